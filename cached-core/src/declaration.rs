@@ -1,0 +1,321 @@
+//! Declarations: the annotated functions of the program, found at link time, and the ledger.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use linkme::distributed_slice;
+
+/// Every annotated function of the program, collected by the linker.
+#[doc(hidden)]
+#[distributed_slice]
+pub static DECLARATIONS: [Declaration];
+
+/// How long an entry lives where the function does not say: a checkout session.
+pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(30 * 60);
+
+/// One annotated function: its name, its place, and what it declares.
+pub struct Declaration {
+    name: &'static str,
+    function: &'static str,
+    file: &'static str,
+    line: u32,
+    column: u32,
+    reason: Option<&'static str>,
+    ttl: Option<Duration>,
+    /// [`UNKNOWN`], [`SHARED_NAME`], or the index in [`DECLARATIONS`] plus 1.
+    index: AtomicUsize,
+    /// The site that was last seen to be without type arguments; see `private::Types`.
+    pub(crate) plain_site: AtomicUsize,
+    /// Why its values stay out of memcached, once one was found to have to.
+    pub(crate) unstorable: OnceLock<&'static str>,
+}
+
+const UNKNOWN: usize = 0;
+const SHARED_NAME: usize = usize::MAX;
+
+impl Declaration {
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(
+        name: &'static str,
+        function: &'static str,
+        file: &'static str,
+        line: u32,
+        column: u32,
+    ) -> Declaration {
+        Declaration {
+            name,
+            function,
+            file,
+            line,
+            column,
+            reason: None,
+            ttl: None,
+            index: AtomicUsize::new(UNKNOWN),
+            plain_site: AtomicUsize::new(0),
+            unstorable: OnceLock::new(),
+        }
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn overwrite(mut self, reason: &'static str) -> Declaration {
+        self.reason = Some(reason);
+        self
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn ttl(mut self, ttl: Duration) -> Declaration {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// The cache name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The path of the function, with its module.
+    #[must_use]
+    pub fn function(&self) -> &'static str {
+        self.function
+    }
+
+    /// Where it stands: `file:line`.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.file, self.line)
+    }
+
+    /// Why its entries may be overwritten; `None` where they are write-once.
+    #[must_use]
+    pub fn overwrite_reason(&self) -> Option<&'static str> {
+        self.reason
+    }
+
+    pub(crate) fn declared_ttl(&self) -> Option<Duration> {
+        self.ttl
+    }
+
+    /// Its index among all declarations; `None` where it shares its name, and so must not cache.
+    #[inline]
+    pub(crate) fn index(&self) -> Option<usize> {
+        let index = match self.index.load(Ordering::Acquire) {
+            UNKNOWN => {
+                registry();
+                self.index.load(Ordering::Acquire)
+            }
+            known => known,
+        };
+        (index != SHARED_NAME && index != UNKNOWN).then(|| index - 1)
+    }
+}
+
+impl fmt::Debug for Declaration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Declaration")
+            .field("name", &self.name)
+            .field("function", &self.function)
+            .field("place", &self.place())
+            .field("overwrite_reason", &self.reason)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A companion's way to its function's declaration, which stands in the function's body.
+pub struct Declared {
+    /// What the companion goes by where the linker dropped the function: it never caches.
+    missing: Declaration,
+    found: OnceLock<&'static Declaration>,
+}
+
+impl Declared {
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(name: &'static str, function: &'static str) -> Declared {
+        Declared {
+            missing: Declaration::new(name, function, "", 0, 0),
+            found: OnceLock::new(),
+        }
+    }
+
+    #[doc(hidden)]
+    pub fn get(&'static self) -> &'static Declaration {
+        let Declaration { name, function, .. } = self.missing;
+        self.found.get_or_init(|| {
+            // Two functions of one path share a name, so it does not matter which is found.
+            DECLARATIONS
+                .iter()
+                .find(|d| d.name == name && d.function == function)
+                .unwrap_or(&self.missing)
+        })
+    }
+}
+
+/// All declarations by name, in order; made on first use, which also numbers them.
+fn registry() -> &'static [&'static Declaration] {
+    static REGISTRY: OnceLock<Vec<&'static Declaration>> = OnceLock::new();
+    REGISTRY.get_or_init(|| {
+        let mut uses: HashMap<&str, usize> = HashMap::new();
+        for declaration in DECLARATIONS {
+            *uses.entry(declaration.name).or_default() += 1;
+        }
+        for (index, declaration) in DECLARATIONS.iter().enumerate() {
+            let index = if uses[declaration.name] == 1 {
+                index + 1
+            } else {
+                SHARED_NAME
+            };
+            declaration.index.store(index, Ordering::Release);
+        }
+        let mut all: Vec<_> = DECLARATIONS.iter().collect();
+        all.sort_by_key(|d| (d.name, d.file, d.line, d.column));
+        all
+    })
+}
+
+/// One line for each name that several functions share, with every place.
+pub(crate) fn shared_names() -> Vec<Finding> {
+    registry()
+        .chunk_by(|a, b| a.name == b.name)
+        .filter(|sharing| sharing.len() > 1)
+        .map(|sharing| Finding::SharedName {
+            name: sharing[0].name,
+            places: sharing.iter().map(|d| (d.function, d.place())).collect(),
+        })
+        .collect()
+}
+
+/// The ledger: every annotated function of the program, with its overwrite reason if it has one.
+///
+/// ```
+/// println!("{}", cached_core::ledger());
+/// for finding in cached_core::ledger().audit() {
+///     eprintln!("{finding}");
+/// }
+/// ```
+#[must_use]
+pub fn ledger() -> Ledger {
+    Ledger {
+        declarations: registry(),
+    }
+}
+
+/// See [`ledger`]. `Display` prints a table, each reason whole.
+#[derive(Debug, Clone, Copy)]
+pub struct Ledger {
+    declarations: &'static [&'static Declaration],
+}
+
+impl Ledger {
+    /// Every declaration, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &'static Declaration> + use<> {
+        self.declarations.iter().copied()
+    }
+
+    /// What is wrong with the declarations, as far as the program has found out by now: names that
+    /// are shared, and values that have to stay out of memcached. Empty when all is well.
+    #[must_use]
+    pub fn audit(&self) -> Vec<Finding> {
+        let mut findings = shared_names();
+        findings.extend(self.iter().filter_map(|declaration| {
+            let why = declaration.unstorable.get()?;
+            Some(Finding::NotStoredRemotely {
+                name: declaration.name,
+                function: declaration.function,
+                place: declaration.place(),
+                why,
+            })
+        }));
+        findings
+    }
+}
+
+/// One finding of [`Ledger::audit`]; `Display` is one line that says what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Finding {
+    /// Functions that share a cache name. Until one is renamed, none of them caches.
+    SharedName {
+        /// The name.
+        name: &'static str,
+        /// The path of each function and where it stands.
+        places: Vec<(&'static str, String)>,
+    },
+    /// A function with a value that had to stay out of memcached.
+    NotStoredRemotely {
+        /// The cache name.
+        name: &'static str,
+        /// The path of the function.
+        function: &'static str,
+        /// Where it stands.
+        place: String,
+        /// Why.
+        why: &'static str,
+    },
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Finding::SharedName { name, places } => {
+                let places: Vec<String> = places
+                    .iter()
+                    .map(|(function, place)| format!("`{function}` ({place})"))
+                    .collect();
+                write!(
+                    f,
+                    "the cache name `{name}` is shared by {}: none of them caches; rename all but one",
+                    places.join(" and ")
+                )
+            }
+            Finding::NotStoredRemotely {
+                name,
+                function,
+                place,
+                why,
+            } => {
+                write!(
+                    f,
+                    "`{name}`, the function `{function}` ({place}), is cached in this process only: {why}"
+                )
+            }
+        }
+    }
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = |column: fn(&Declaration) -> String, title: &str| {
+            self.iter()
+                .map(|d| column(d).chars().count())
+                .max()
+                .unwrap_or(0)
+                .max(title.len())
+        };
+        let names = width(|d| d.name.to_owned(), "name");
+        let functions = width(|d| d.function.to_owned(), "function");
+        let places = width(Declaration::place, "place");
+        writeln!(
+            f,
+            "{:names$}  {:functions$}  {:places$}  overwrite reason",
+            "name", "function", "place"
+        )?;
+        for d in self.iter() {
+            let reason = d.reason.unwrap_or("write-once");
+            writeln!(
+                f,
+                "{:names$}  {:functions$}  {:places$}  {reason}",
+                d.name,
+                d.function,
+                d.place()
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,495 @@
+//! An entry, to look at, add, invalidate or overwrite.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cache::{Cache, Frame, Site, UNCONFIRMED};
+use crate::declaration::Declaration;
+use crate::error::CacheError;
+use crate::key::{Key, KeyError};
+use crate::tier::Tier;
+use crate::tier::local::{Ticket, Write};
+use crate::tier::remote::{Condition, Found, Item, RemoteError, RemoteKey};
+use crate::tier::request::Request;
+use crate::value::{CachedValue, Value, ValueType};
+
+/// Policy of entries that are stored once and then kept: the function declares no reason to
+/// overwrite.
+#[derive(Debug, Clone, Copy)]
+pub enum WriteOnce {}
+
+/// Policy of entries that may be replaced: the function declares `overwrite(reason = "…")`.
+#[derive(Debug, Clone, Copy)]
+pub enum Overwritable {}
+
+/// Policies under which an entry may be overwritten: [`Overwritable`] alone.
+#[diagnostic::on_unimplemented(
+    message = "entries of this function are write-once: they cannot be overwritten",
+    label = "`overwrite` needs a declared reason",
+    note = "declare why overwriting is necessary, `#[coordinator_cached(…, overwrite(reason = \"…\"))]`, or make what changes part of the key, `version = …`, and add another entry"
+)]
+pub trait MayOverwrite: sealed::Sealed {}
+
+impl MayOverwrite for Overwritable {}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Overwritable {}
+}
+
+/// One entry of an annotated function, from the companion that `entry = …` names.
+///
+/// An entry belongs to the cache that was current (or given with `cache = …`) when it was made.
+/// Its methods never fetch, and never fail because memcached does, except where they say so.
+///
+/// ```
+/// # use cached_core::{Cache, coordinator_cached};
+/// #[coordinator_cached(
+///     name = "entry_doc",
+///     version = state,
+///     entry = payment_entry,
+/// )]
+/// async fn payment(number: &str, state: &str) -> Result<String, std::io::Error> {
+///     Ok(format!("{number} is {state}"))
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// assert!(!payment_entry("7", "paid").get().await.is_found());
+/// assert!(payment_entry("7", "paid").add("7 was paid in cash".into()).await);
+/// assert_eq!(payment("7", "paid").await?, "7 was paid in cash");
+/// payment_entry("7", "paid").invalidate().await.unwrap();
+/// assert_eq!(payment("7", "paid").await?, "7 is paid");
+/// # Ok::<(), std::io::Error>(())
+/// # }).unwrap();
+/// ```
+#[must_use = "an entry does nothing until one of its methods is awaited"]
+pub struct CacheEntry<V, P> {
+    cache: Cache,
+    declaration: &'static Declaration,
+    /// The canonical bytes, or why the arguments gave none.
+    key: Result<Arc<[u8]>, KeyError>,
+    value_type: &'static ValueType,
+    ttl: Option<Duration>,
+    types: PhantomData<fn() -> (V, P)>,
+}
+
+impl<V, P> Clone for CacheEntry<V, P> {
+    fn clone(&self) -> CacheEntry<V, P> {
+        CacheEntry {
+            cache: self.cache.clone(),
+            key: self.key.clone(),
+            ..*self
+        }
+    }
+}
+
+impl<V, P> fmt::Debug for CacheEntry<V, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CacheEntry({})", self.key())
+    }
+}
+
+impl<V, P> CacheEntry<V, P> {
+    pub(crate) fn new(
+        cache: Cache,
+        declaration: &'static Declaration,
+        key: Result<Arc<[u8]>, KeyError>,
+        value_type: &'static ValueType,
+    ) -> CacheEntry<V, P> {
+        CacheEntry {
+            cache,
+            declaration,
+            key,
+            value_type,
+            ttl: None,
+            types: PhantomData,
+        }
+    }
+
+    /// Sets how long what is added or overwritten through this entry lives.
+    #[doc(hidden)]
+    pub fn ttl(mut self, ttl: Duration) -> CacheEntry<V, P> {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// The key as it stands in memcached; it never shows the identifier.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        let bytes = self.key.as_deref().unwrap_or_default();
+        self.cache.key(self.declaration, bytes)
+    }
+
+    /// `None` where the cache is off, the function shares its name or the arguments gave no key:
+    /// then nothing is found and nothing is stored.
+    fn site(&self) -> Option<Site> {
+        let key = self.key.as_ref().ok()?;
+        Site::new(
+            &self.cache,
+            self.declaration,
+            Arc::clone(key),
+            self.value_type,
+            self.ttl,
+        )
+    }
+
+    /// The same, for what has to tell its caller where nothing can be done.
+    fn site_to_change(&self) -> Result<Option<Site>, CacheError> {
+        match &self.key {
+            Ok(_) => Ok(self.site()),
+            Err(error) => Err(CacheError::Key(error.to_string())),
+        }
+    }
+
+    /// Removes the entry from every tier of this process (of request tiers, from the running
+    /// request's) and from memcached. A fetch under way anywhere when this is called does not
+    /// store its result. Callers who wait for such a fetch get its answer: they asked before.
+    ///
+    /// Other processes' local tiers keep theirs for the rest of its `local_ttl` at most: 5 s for
+    /// an overwritable entry by default, the ttl for a write-once one.
+    ///
+    /// # Errors
+    /// [`CacheError::Remote`] when memcached could not be told; it may then serve the old value
+    /// until that expires. This process's tiers are cleared all the same.
+    ///
+    /// # Cancellation
+    /// This process's tiers are cleared at the first poll; a call that is dropped while it waits
+    /// for memcached may or may not have reached it.
+    pub async fn invalidate(&self) -> Result<(), CacheError> {
+        let Some(site) = self.site_to_change()? else {
+            return Ok(());
+        };
+        site.counters().invalidations.add();
+        site.cache.forget(&site.key);
+        let Some((_, key)) = site.remote() else {
+            return Ok(());
+        };
+        let told = key.delete(None).await;
+        // Until memcached was told, others of this process could read it there.
+        site.cache.forget(&site.key);
+        told.map_err(|error| site.remote_failed(error))
+    }
+}
+
+impl Site {
+    fn remote_failed(&self, error: RemoteError) -> CacheError {
+        self.counters().remote_errors.add();
+        CacheError::Remote(error.0)
+    }
+
+    /// The value that this process has, without asking memcached.
+    fn look(&self) -> Option<(Value, Tier)> {
+        if let Some(value) = Request::current().and_then(|r| r.get(self.cache.id(), &self.key)) {
+            self.counters().request_hits.add();
+            return Some((value, Tier::Request));
+        }
+        let value = self.local().get(&self.key)?;
+        self.counters().local_hits.add();
+        Some((value, Tier::Local))
+    }
+
+    /// The value of an item, which the local tier then has too.
+    fn admit(&self, item: &Item, ticket: Ticket) -> Option<Value> {
+        let Frame::Value(value, weight) = self.open(&item.frame) else {
+            return None;
+        };
+        let expires = item.expires.min(Instant::now() + self.lifetime().local);
+        self.local()
+            .publish(&self.key, ticket, Write::Once, &value, weight, expires);
+        self.counters().remote_hits.add();
+        Some(value)
+    }
+
+    /// Stores a value that was given, not fetched, in this process.
+    fn put(&self, write: Write, value: &Value, weight: usize, lives: Duration) -> bool {
+        let ticket = self.local().ticket(&self.key);
+        self.local().publish(
+            &self.key,
+            ticket,
+            write,
+            value,
+            weight,
+            Instant::now() + lives,
+        )
+    }
+}
+
+impl<V: CachedValue, P> CacheEntry<V, P> {
+    /// Looks in every tier, and never fetches. A memcached that fails is a miss.
+    pub async fn get(&self) -> CachedResponse<V> {
+        let Some(site) = self.site() else {
+            return CachedResponse::missing();
+        };
+        if let Some((value, tier)) = site.look() {
+            return CachedResponse::found(&value, tier);
+        }
+        let ticket = site.local().ticket(&site.key);
+        let Some((_, key)) = site.remote() else {
+            return CachedResponse::missing();
+        };
+        match key.read().await {
+            Ok(Found::Item(item)) => match site.admit(&item, ticket) {
+                Some(value) => CachedResponse::found(&value, Tier::Remote),
+                None => CachedResponse::missing(),
+            },
+            Ok(_) => CachedResponse::missing(),
+            Err(error) => {
+                log::debug!("{error}");
+                site.counters().remote_errors.add();
+                CachedResponse::missing()
+            }
+        }
+    }
+
+    /// Stores `value` where no entry is. `false` where one is already, which is kept, and where
+    /// nothing was stored. The right to fill that another caller holds is no entry: this call
+    /// takes it.
+    ///
+    /// With memcached out of reach the value is stored in this process, for 5 s at most.
+    pub async fn add(&self, value: V) -> bool {
+        let Some(site) = self.site() else {
+            return false;
+        };
+        let value: Value = Arc::new(value);
+        if (site.value_type.is_absent)(&value) || site.local().get(&site.key).is_some() {
+            return false;
+        }
+        let payload = (site.value_type.encode)(&value);
+        let weight = payload.as_ref().map_or(0, Vec::len);
+        let lifetime = site.lifetime();
+        let lives = match site.remote() {
+            None => lifetime.local,
+            Some((_, key)) => {
+                let added = match site.seal(&value, payload.as_deref()) {
+                    Ok(frame) => add_remote(&site, &key, &frame, lifetime.ttl).await,
+                    // What cannot be in memcached is not there already.
+                    Err(_) => Ok(true),
+                };
+                match added {
+                    Ok(true) => lifetime.local,
+                    Ok(false) => return false,
+                    Err(error) => {
+                        log::debug!("{error}");
+                        site.counters().remote_errors.add();
+                        lifetime.ttl.min(UNCONFIRMED)
+                    }
+                }
+            }
+        };
+        // Whoever fetched meanwhile has filled the local tier with something else.
+        let stored = site.put(Write::Once, &value, weight, lives);
+        if stored && let Some(request) = Request::current() {
+            request.replace(site.cache.id(), &site.key, value);
+        }
+        stored
+    }
+
+    /// Replaces the entry, in this process and in memcached. A fetch under way anywhere does not
+    /// store its result over it. Other processes' local tiers keep the old value for the rest of
+    /// its `local_ttl` at most, 5 s by default.
+    ///
+    /// Entries of a function that declares no reason have no such method: it does not compile.
+    ///
+    /// # Errors
+    /// [`CacheError::Remote`] when memcached could not be told: it may serve the old value to
+    /// others until that expires, and this process keeps the new one for 5 s at most.
+    /// [`CacheError::NotStorable`] when the value cannot be stored there: the old one is removed.
+    ///
+    /// # Cancellation
+    /// A call that is dropped while it waits for memcached may or may not have replaced the value
+    /// there; this process keeps neither.
+    pub fn overwrite(
+        &self,
+        value: V,
+    ) -> impl Future<Output = Result<(), CacheError>> + Send + use<'_, V, P>
+    where
+        P: MayOverwrite,
+    {
+        self.replace(value)
+    }
+
+    async fn replace(&self, value: V) -> Result<(), CacheError> {
+        let Some(site) = self.site_to_change()? else {
+            return Ok(());
+        };
+        let value: Value = Arc::new(value);
+        if (site.value_type.is_absent)(&value) {
+            return self.invalidate().await;
+        }
+        site.counters().overwrites.add();
+        site.cache.forget(&site.key);
+        let payload = (site.value_type.encode)(&value);
+        let weight = payload.as_ref().map_or(0, Vec::len);
+        let lifetime = site.lifetime();
+        let (told, lives) = match site.remote() {
+            None => (Ok(()), lifetime.local),
+            Some((_, key)) => {
+                let written = match site.seal(&value, payload.as_deref()) {
+                    Ok(frame) => key.write(&frame, lifetime.ttl, Condition::Always).await,
+                    Err(why) => match key.delete(None).await {
+                        Ok(()) => return Err(CacheError::NotStorable(why)),
+                        Err(error) => Err(error),
+                    },
+                };
+                // Others of this process may have read the old value there meanwhile.
+                site.cache.forget(&site.key);
+                match written {
+                    Ok(_) => (Ok(()), lifetime.local),
+                    Err(error) => (
+                        Err(site.remote_failed(error)),
+                        lifetime.ttl.min(UNCONFIRMED),
+                    ),
+                }
+            }
+        };
+        site.put(Write::Replace, &value, weight, lives);
+        if let Some(request) = Request::current() {
+            request.replace(site.cache.id(), &site.key, value);
+        }
+        told
+    }
+}
+
+/// Adds where nothing is, or where what is there is no entry: another caller's placeholder, or
+/// bytes that are of no use to anybody.
+async fn add_remote(
+    site: &Site,
+    key: &RemoteKey,
+    frame: &[u8],
+    ttl: Duration,
+) -> Result<bool, RemoteError> {
+    if key.write(frame, ttl, Condition::Absent).await? {
+        return Ok(true);
+    }
+    match key.read().await? {
+        // It went away since.
+        Found::Nothing => key.write(frame, ttl, Condition::Absent).await,
+        Found::Busy(Some(cas)) => key.write(frame, ttl, Condition::Unchanged(cas)).await,
+        Found::Item(item) if matches!(site.open(&item.frame), Frame::Corrupt) => {
+            key.write(frame, ttl, Condition::Unchanged(item.cas)).await
+        }
+        Found::Item(_) | Found::Busy(None) | Found::Lease(_) => Ok(false),
+    }
+}
+
+/// Looks several versions of an entry up, in order, and returns the first that is found. What
+/// this process does not have is read from memcached in one round trip.
+///
+/// ```
+/// # use cached_core::{coordinator_cached, first_found};
+/// #[coordinator_cached(name = "first_found_doc", version = state, entry = payment_entry)]
+/// async fn payment(number: u32, state: &str) -> Result<String, std::io::Error> {
+///     Ok(format!("{number} is {state}"))
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// payment(7, "processing").await?;
+/// let last = first_found([payment_entry(7, "paid"), payment_entry(7, "processing")]).await;
+/// assert_eq!(last.as_deref(), Some("7 is processing"));
+/// # Ok::<(), std::io::Error>(())
+/// # }).unwrap();
+/// ```
+pub async fn first_found<V: CachedValue, P>(
+    entries: impl IntoIterator<Item = CacheEntry<V, P>>,
+) -> Option<V> {
+    let entries: Vec<CacheEntry<V, P>> = entries.into_iter().collect();
+    // Up to the first that this process has; what comes after it cannot be the answer.
+    let mut asked = Vec::new();
+    let mut last = None;
+    for site in entries.iter().filter_map(CacheEntry::site) {
+        if let Some((value, _)) = site.look() {
+            last = Some(value);
+            break;
+        }
+        let ticket = site.local().ticket(&site.key);
+        asked.push((site, ticket));
+    }
+    for (site, ticket, item) in read_many(asked).await {
+        if let Some(value) = site.admit(&item, ticket) {
+            return value.downcast_ref::<V>().cloned();
+        }
+    }
+    last.and_then(|value| value.downcast_ref::<V>().cloned())
+}
+
+/// The items that are found, in order; each cache's in one round trip.
+async fn read_many(asked: Vec<(Site, Ticket)>) -> Vec<(Site, Ticket, Item)> {
+    let mut found: Vec<Option<Item>> = asked.iter().map(|_| None).collect();
+    let mut left: Vec<usize> = (0..asked.len()).collect();
+    while let Some(&first) = left.first() {
+        let cache = asked[first].0.cache.id();
+        let (group, others): (Vec<_>, _) = left
+            .into_iter()
+            .partition(|&index| asked[index].0.cache.id() == cache);
+        left = others;
+        let Some((remote, _)) = asked[first].0.remote() else {
+            continue;
+        };
+        let keys: Vec<_> = group
+            .iter()
+            .filter_map(|&index| Some(asked[index].0.remote()?.1))
+            .collect();
+        for (index, read) in group.into_iter().zip(remote.read_many(&keys).await) {
+            match read {
+                Ok(item) => found[index] = item,
+                Err(error) => {
+                    log::debug!("{error}");
+                    asked[index].0.counters().remote_errors.add();
+                }
+            }
+        }
+    }
+    asked
+        .into_iter()
+        .zip(found)
+        .filter_map(|((site, ticket), item)| Some((site, ticket, item?)))
+        .collect()
+}
+
+/// What [`CacheEntry::get`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct CachedResponse<V> {
+    found: Option<(V, Tier)>,
+}
+
+impl<V> CachedResponse<V> {
+    fn missing() -> CachedResponse<V> {
+        CachedResponse { found: None }
+    }
+
+    /// Whether there is a value.
+    #[must_use]
+    pub fn is_found(&self) -> bool {
+        self.found.is_some()
+    }
+
+    /// The tier it was found in.
+    #[must_use]
+    pub fn tier(&self) -> Option<Tier> {
+        self.found.as_ref().map(|(_, tier)| *tier)
+    }
+
+    /// The value, if one was found.
+    #[must_use]
+    pub fn into_option(self) -> Option<V> {
+        self.found.map(|(value, _)| value)
+    }
+
+    /// The value, or `default`.
+    #[must_use]
+    pub fn value_or(self, default: V) -> V {
+        self.into_option().unwrap_or(default)
+    }
+}
+
+impl<V: CachedValue> CachedResponse<V> {
+    fn found(value: &Value, tier: Tier) -> CachedResponse<V> {
+        let value = value.downcast_ref::<V>().cloned();
+        CachedResponse {
+            found: value.map(|value| (value, tier)),
+        }
+    }
+}

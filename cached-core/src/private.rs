@@ -1,0 +1,309 @@
+//! All that an expansion of the attribute may name. Not public: it changes without notice.
+
+use std::any::type_name;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+pub use linkme;
+
+use crate::cache::{Cache, Missed, Site, alone};
+use crate::current::with_current;
+pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
+use crate::entry::CacheEntry;
+use crate::key::{Buffer, Encoder, KeyError, KeyPart};
+use crate::tier::request::Request;
+pub use crate::value::{ByType, Errors, Returned, Returns, Sharing, Whole};
+use crate::value::{TypeOf, Value, ValueType};
+
+/// One part of a key.
+pub type Part<'p> = &'p (dyn KeyPart + 'p);
+
+/// Makes a key's part of an expression; a call of its own, so that its error stands there.
+pub fn part<T: KeyPart>(part: &T) -> Part<'_> {
+    part
+}
+
+/// The bounds on a function's return type, in one plain call that is spanned there.
+pub fn returns<Mode, R: Returned<Mode>>(errors: Errors<R>) -> Returns<R> {
+    Returns::new(errors)
+}
+
+/// The cache given with `cache = …`.
+pub fn cache<C: AsRef<Cache> + ?Sized>(cache: &C) -> &Cache {
+    cache.as_ref()
+}
+
+/// The type and const arguments of a function and of the impl around it.
+pub struct Types<'t> {
+    site: &'static str,
+    own: &'static str,
+    constants: &'t [Part<'t>],
+}
+
+impl<'t> Types<'t> {
+    /// Takes a closure of the function's body: its type's name shows the arguments of the impl,
+    /// which the attribute does not see.
+    pub fn new<Closure>(_: &Closure) -> Types<'t> {
+        Types {
+            site: type_name::<Closure>(),
+            own: "",
+            constants: &[],
+        }
+    }
+
+    /// Adds the function's own type arguments, as a tuple of `PhantomData`.
+    #[must_use]
+    pub fn of<Arguments>(self) -> Types<'t> {
+        Types {
+            own: type_name::<Arguments>(),
+            ..self
+        }
+    }
+
+    /// Adds the function's own const arguments.
+    #[must_use]
+    pub fn constants(self, constants: &'t [Part<'t>]) -> Types<'t> {
+        Types { constants, ..self }
+    }
+
+    /// Adds what there is to the key; nothing where there are no arguments, so that such keys
+    /// do not depend on how the compiler writes a type.
+    fn encode(&self, declaration: &Declaration, encoder: &mut Encoder) -> Result<(), KeyError> {
+        if self.own.is_empty() && self.constants.is_empty() {
+            // An ordinary function has one site, and it is looked at once.
+            let site = self.site.as_ptr().addr();
+            if declaration.plain_site.load(Ordering::Relaxed) == site {
+                return Ok(());
+            }
+            if is_plain(container(self.site)) {
+                declaration.plain_site.store(site, Ordering::Relaxed);
+                return Ok(());
+            }
+        }
+        let container = container(self.site);
+        encoder.str(if is_plain(container) { "" } else { container });
+        encoder.str(self.own);
+        encoder.parts(self.constants)
+    }
+}
+
+/// The part of a closure's type name that stands before the function: its module, or its type.
+/// `app::Client<A>::fetch<B>::{{closure}}` → `app::Client<A>`.
+fn container(site: &str) -> &str {
+    let mut path = site;
+    while let Some(outer) = path.strip_suffix("::{{closure}}") {
+        path = outer;
+    }
+    if path.ends_with('>') {
+        let mut depth = 0usize;
+        let open = path.char_indices().rev().find(|&(index, c)| {
+            match c {
+                // The arrow of a function pointer closes nothing.
+                '>' if !path[..index].ends_with('-') => depth += 1,
+                '<' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            depth == 0
+        });
+        path = open.map_or(path, |(open, _)| &path[..open]);
+    }
+    path.rsplit_once("::")
+        .map_or("", |(container, _)| container)
+}
+
+/// Whether a path names no type arguments: a plain path, or `<plain as plain>`.
+fn is_plain(container: &str) -> bool {
+    let plain = |path: &str| {
+        path.chars()
+            .all(|c| c == ':' || c == '_' || c.is_alphanumeric())
+    };
+    match container
+        .strip_prefix('<')
+        .and_then(|rest| rest.strip_suffix('>'))
+    {
+        Some(inner) => inner.split(" as ").all(plain),
+        None => plain(container),
+    }
+}
+
+fn encode(
+    declaration: &Declaration,
+    types: &Types<'_>,
+    identifier: &[Part<'_>],
+    version: Option<Part<'_>>,
+) -> Result<Buffer, KeyError> {
+    let mut encoder = Encoder::new(declaration.name());
+    encoder.parts(identifier)?;
+    encoder.version(version)?;
+    types.encode(declaration, &mut encoder)?;
+    Ok(encoder.finish())
+}
+
+/// A call of an annotated function: begun with a look at the tiers of this process, then answered.
+pub struct Call<R> {
+    returns: Returns<R>,
+    state: State,
+}
+
+enum State {
+    Answered(Value),
+    Missed(Missed),
+    /// The cache is off, the name is shared, or the arguments gave no key.
+    Bypassed(Cache, &'static Declaration),
+}
+
+impl<R> Call<R> {
+    /// Encodes the key and looks in the request and local tiers.
+    #[must_use]
+    pub fn begin(
+        declaration: &'static Declaration,
+        returns: Returns<R>,
+        cache: Option<&Cache>,
+        types: Types<'_>,
+        identifier: &[Part<'_>],
+        version: Option<Part<'_>>,
+    ) -> Call<R> {
+        let value_type = returns.value_type;
+        let look =
+            |cache: &Cache| look(cache, declaration, value_type, &types, identifier, version);
+        let state = match cache {
+            Some(cache) => look(cache),
+            None => with_current(look),
+        };
+        Call { returns, state }
+    }
+
+    /// Sets how long what this call fetches lives.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Call<R> {
+        if let State::Missed(missed) = &mut self.state {
+            missed.site.ttl = Some(ttl);
+        }
+        self
+    }
+
+    /// Answers from a tier, from another's fetch, or by running `fetch`.
+    pub async fn answer<F: Future<Output = R>>(self, mut fetch: Pin<&mut F>) -> R {
+        match self.state {
+            State::Answered(value) => match (self.returns.join)(&value) {
+                Some(returned) => returned,
+                None => fetch.await,
+            },
+            // Boxed, so that the future of a function that is hit stays small.
+            State::Missed(missed) => Box::pin(missed.run(self.returns, fetch)).await,
+            State::Bypassed(cache, declaration) => {
+                alone(cache.counters(declaration), fetch.as_mut()).await
+            }
+        }
+    }
+}
+
+fn look(
+    cache: &Cache,
+    declaration: &'static Declaration,
+    value_type: &'static ValueType,
+    types: &Types<'_>,
+    identifier: &[Part<'_>],
+    version: Option<Part<'_>>,
+) -> State {
+    let bypassed = || State::Bypassed(cache.clone(), declaration);
+    let Some(counters) = cache.counters(declaration).filter(|_| cache.is_enabled()) else {
+        return bypassed();
+    };
+    let key = match encode(declaration, types, identifier, version) {
+        Ok(key) => key,
+        Err(error) => {
+            log::warn!(
+                "`{}` is not cached for this call: {error}",
+                declaration.name()
+            );
+            return bypassed();
+        }
+    };
+    let request = Request::current();
+    if let Some(value) = request
+        .as_ref()
+        .and_then(|request| request.get(cache.id(), &key))
+    {
+        counters.request_hits.add();
+        return State::Answered(value);
+    }
+    let force_miss = request.as_ref().is_some_and(|request| request.force_miss());
+    if !force_miss && let Some(value) = cache.local().get(&key) {
+        counters.local_hits.add();
+        return State::Answered(match request {
+            Some(request) => request.keep(cache.id(), &Arc::from(&key[..]), value),
+            None => value,
+        });
+    }
+    match Site::new(cache, declaration, Arc::from(&key[..]), value_type, None) {
+        Some(site) => State::Missed(Missed { site, request }),
+        None => bypassed(),
+    }
+}
+
+/// Makes a companion's entry.
+pub fn entry<Mode, R: Returned<Mode>, P>(
+    declaration: &'static Declaration,
+    cache: Option<&Cache>,
+    types: Types<'_>,
+    identifier: &[Part<'_>],
+    version: Option<Part<'_>>,
+) -> CacheEntry<R::Value, P> {
+    let cache = cache.cloned().unwrap_or_else(Cache::current);
+    let key = encode(declaration, &types, identifier, version).map(|key| Arc::from(&key[..]));
+    CacheEntry::new(cache, declaration, key, TypeOf::<R::Value>::TYPE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_container_of_a_function_is_what_stands_before_it() {
+        for (site, expected, plain) in [
+            ("app::free::{{closure}}::{{closure}}", "app", true),
+            (
+                "app::free<alloc::vec::Vec<u8>, 3>::{{closure}}",
+                "app",
+                true,
+            ),
+            ("app::Client::fetch::{{closure}}", "app::Client", true),
+            (
+                "app::Client<u8>::fetch::{{closure}}",
+                "app::Client<u8>",
+                false,
+            ),
+            (
+                "app::Client<u8>::fetch<fn(u8) -> u8>::{{closure}}",
+                "app::Client<u8>",
+                false,
+            ),
+            (
+                "<app::P as app::Tr>::g::{{closure}}",
+                "<app::P as app::Tr>",
+                true,
+            ),
+            (
+                "<app::P as app::Tr<u8>>::g::{{closure}}",
+                "<app::P as app::Tr<u8>>",
+                false,
+            ),
+            (
+                "<&app::P as app::Tr>::g::{{closure}}",
+                "<&app::P as app::Tr>",
+                false,
+            ),
+            (
+                "<(u8, u16) as app::Tr>::g<u8>::{{closure}}",
+                "<(u8, u16) as app::Tr>",
+                false,
+            ),
+        ] {
+            assert_eq!(container(site), expected, "{site}");
+            assert_eq!(is_plain(container(site)), plain, "{site}");
+        }
+    }
+}

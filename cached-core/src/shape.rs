@@ -1,0 +1,379 @@
+//! The shape of a value: a hash of the names and kinds that its `Serialize` goes through.
+//!
+//! A positional codec reads two swapped fields, or a skipped one, as another value without an
+//! error. So the shape is taken when a value is stored, and again from what was decoded: the two
+//! agree only if the reader's type walks through the same structs, fields, variants and kinds.
+//! Elements of sequences and entries of maps are added up without order, because a `HashMap`
+//! that was decoded has another one.
+
+use std::fmt;
+
+use serde::ser::{self, Serialize};
+
+/// The shape of `value`, or why it has none that can be relied on.
+pub(crate) fn of<V: Serialize + ?Sized>(value: &V) -> Result<u64, Unshaped> {
+    value.serialize(Walk)
+}
+
+/// Why a value has no reliable shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unshaped {
+    /// It left a field out, which a positional codec cannot tell from the next one.
+    SkippedField,
+    /// Its own `Serialize` failed.
+    Failed,
+}
+
+impl Unshaped {
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Unshaped::SkippedField => {
+                "the value skips a field (`skip_serializing_if`), which the codec cannot tell from the next one"
+            }
+            Unshaped::Failed => "the value's own `Serialize` failed",
+        }
+    }
+}
+
+impl fmt::Display for Unshaped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason())
+    }
+}
+
+impl std::error::Error for Unshaped {}
+
+impl ser::Error for Unshaped {
+    fn custom<T: fmt::Display>(_message: T) -> Unshaped {
+        Unshaped::Failed
+    }
+}
+
+/// One number for each kind of the serde data model; stored shapes depend on them.
+#[derive(Clone, Copy)]
+enum Kind {
+    Bool = 1,
+    I8,
+    I16,
+    I32,
+    I64,
+    I128,
+    U8,
+    U16,
+    U32,
+    U64,
+    U128,
+    F32,
+    F64,
+    Char,
+    Str,
+    Bytes,
+    None,
+    Some,
+    Unit,
+    UnitStruct,
+    UnitVariant,
+    NewtypeStruct,
+    NewtypeVariant,
+    Seq,
+    Tuple,
+    TupleStruct,
+    TupleVariant,
+    Map,
+    Struct,
+    StructVariant,
+}
+
+/// FNV-1a (Fowler, Noll, Vo; 64 bits) over words, with a final mix (MurmurHash3's `fmix64`) so
+/// that shapes can be added up.
+#[derive(Clone, Copy)]
+struct Hash(u64);
+
+impl Hash {
+    fn new(kind: Kind) -> Hash {
+        Hash(0xcbf2_9ce4_8422_2325).word(kind as u64)
+    }
+
+    fn word(self, word: u64) -> Hash {
+        word.to_le_bytes()
+            .iter()
+            .fold(self, |hash, &byte| hash.byte(byte))
+    }
+
+    fn text(self, text: &str) -> Hash {
+        text.bytes().fold(self.word(text.len() as u64), Hash::byte)
+    }
+
+    fn byte(self, byte: u8) -> Hash {
+        Hash((self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    }
+
+    fn finish(self) -> u64 {
+        let mut x = self.0;
+        x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        x ^ (x >> 33)
+    }
+}
+
+fn leaf(kind: Kind) -> Result<u64, Unshaped> {
+    Ok(Hash::new(kind).finish())
+}
+
+#[derive(Clone, Copy)]
+struct Walk;
+
+/// A form under way.
+struct Members {
+    hash: Hash,
+    /// The sum of an unordered form's members.
+    sum: u64,
+    count: u64,
+    ordered: bool,
+}
+
+impl Members {
+    fn ordered(hash: Hash) -> Result<Members, Unshaped> {
+        Ok(Members {
+            hash,
+            sum: 0,
+            count: 0,
+            ordered: true,
+        })
+    }
+
+    fn unordered(kind: Kind) -> Result<Members, Unshaped> {
+        Ok(Members {
+            hash: Hash::new(kind),
+            sum: 0,
+            count: 0,
+            ordered: false,
+        })
+    }
+
+    fn add(&mut self, member: u64) {
+        self.count += 1;
+        if self.ordered {
+            self.hash = self.hash.word(member);
+        } else {
+            self.sum = self.sum.wrapping_add(member);
+        }
+    }
+
+    fn finish(self) -> Result<u64, Unshaped> {
+        Ok(self.hash.word(self.sum).word(self.count).finish())
+    }
+}
+
+macro_rules! leaves {
+    ($($method:ident $type:ty, $kind:ident;)*) => {$(
+        fn $method(self, _value: $type) -> Result<u64, Unshaped> {
+            leaf(Kind::$kind)
+        }
+    )*};
+}
+
+impl ser::Serializer for Walk {
+    type Ok = u64;
+    type Error = Unshaped;
+    type SerializeSeq = Members;
+    type SerializeTuple = Members;
+    type SerializeTupleStruct = Members;
+    type SerializeTupleVariant = Members;
+    type SerializeMap = Entries;
+    type SerializeStruct = Members;
+    type SerializeStructVariant = Members;
+
+    leaves! {
+        serialize_bool bool, Bool;
+        serialize_i8 i8, I8;
+        serialize_i16 i16, I16;
+        serialize_i32 i32, I32;
+        serialize_i64 i64, I64;
+        serialize_i128 i128, I128;
+        serialize_u8 u8, U8;
+        serialize_u16 u16, U16;
+        serialize_u32 u32, U32;
+        serialize_u64 u64, U64;
+        serialize_u128 u128, U128;
+        serialize_f32 f32, F32;
+        serialize_f64 f64, F64;
+        serialize_char char, Char;
+        serialize_str &str, Str;
+        serialize_bytes &[u8], Bytes;
+    }
+
+    // The codec's own answer, so that a type takes the same way here and there.
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+
+    fn serialize_none(self) -> Result<u64, Unshaped> {
+        leaf(Kind::None)
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<u64, Unshaped> {
+        Ok(Hash::new(Kind::Some).word(value.serialize(Walk)?).finish())
+    }
+
+    fn serialize_unit(self) -> Result<u64, Unshaped> {
+        leaf(Kind::Unit)
+    }
+
+    fn serialize_unit_struct(self, name: &'static str) -> Result<u64, Unshaped> {
+        Ok(Hash::new(Kind::UnitStruct).text(name).finish())
+    }
+
+    fn serialize_unit_variant(
+        self,
+        name: &'static str,
+        _index: u32,
+        variant: &'static str,
+    ) -> Result<u64, Unshaped> {
+        Ok(Hash::new(Kind::UnitVariant)
+            .text(name)
+            .text(variant)
+            .finish())
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<u64, Unshaped> {
+        Ok(Hash::new(Kind::NewtypeStruct)
+            .text(name)
+            .word(value.serialize(Walk)?)
+            .finish())
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        _index: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result<u64, Unshaped> {
+        let hash = Hash::new(Kind::NewtypeVariant).text(name).text(variant);
+        Ok(hash.word(value.serialize(Walk)?).finish())
+    }
+
+    fn serialize_seq(self, _length: Option<usize>) -> Result<Members, Unshaped> {
+        Members::unordered(Kind::Seq)
+    }
+
+    fn serialize_tuple(self, _length: usize) -> Result<Members, Unshaped> {
+        Members::ordered(Hash::new(Kind::Tuple))
+    }
+
+    fn serialize_tuple_struct(
+        self,
+        name: &'static str,
+        _length: usize,
+    ) -> Result<Members, Unshaped> {
+        Members::ordered(Hash::new(Kind::TupleStruct).text(name))
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        name: &'static str,
+        _index: u32,
+        variant: &'static str,
+        _length: usize,
+    ) -> Result<Members, Unshaped> {
+        Members::ordered(Hash::new(Kind::TupleVariant).text(name).text(variant))
+    }
+
+    fn serialize_map(self, _length: Option<usize>) -> Result<Entries, Unshaped> {
+        Ok(Entries {
+            members: Members::unordered(Kind::Map)?,
+            key: 0,
+        })
+    }
+
+    fn serialize_struct(self, name: &'static str, _length: usize) -> Result<Members, Unshaped> {
+        Members::ordered(Hash::new(Kind::Struct).text(name))
+    }
+
+    fn serialize_struct_variant(
+        self,
+        name: &'static str,
+        _index: u32,
+        variant: &'static str,
+        _length: usize,
+    ) -> Result<Members, Unshaped> {
+        Members::ordered(Hash::new(Kind::StructVariant).text(name).text(variant))
+    }
+}
+
+macro_rules! members {
+    ($($form:ident $add:ident),*) => {$(
+        impl ser::$form for Members {
+            type Ok = u64;
+            type Error = Unshaped;
+            fn $add<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unshaped> {
+                self.add(value.serialize(Walk)?);
+                Ok(())
+            }
+            fn end(self) -> Result<u64, Unshaped> {
+                self.finish()
+            }
+        }
+    )*};
+}
+
+members! {
+    SerializeSeq serialize_element,
+    SerializeTuple serialize_element,
+    SerializeTupleStruct serialize_field,
+    SerializeTupleVariant serialize_field
+}
+
+macro_rules! fields {
+    ($($form:ident),*) => {$(
+        impl ser::$form for Members {
+            type Ok = u64;
+            type Error = Unshaped;
+            fn serialize_field<T: Serialize + ?Sized>(
+                &mut self,
+                name: &'static str,
+                value: &T,
+            ) -> Result<(), Unshaped> {
+                self.hash = self.hash.text(name);
+                self.add(value.serialize(Walk)?);
+                Ok(())
+            }
+            fn skip_field(&mut self, _name: &'static str) -> Result<(), Unshaped> {
+                Err(Unshaped::SkippedField)
+            }
+            fn end(self) -> Result<u64, Unshaped> {
+                self.finish()
+            }
+        }
+    )*};
+}
+
+fields! { SerializeStruct, SerializeStructVariant }
+
+struct Entries {
+    members: Members,
+    key: u64,
+}
+
+impl ser::SerializeMap for Entries {
+    type Ok = u64;
+    type Error = Unshaped;
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Unshaped> {
+        self.key = key.serialize(Walk)?;
+        Ok(())
+    }
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unshaped> {
+        let value = value.serialize(Walk)?;
+        self.members
+            .add(Hash::new(Kind::Map).word(self.key).word(value).finish());
+        Ok(())
+    }
+    fn end(self) -> Result<u64, Unshaped> {
+        self.members.finish()
+    }
+}

@@ -1,0 +1,196 @@
+//! Counters, one set for each declaration in each cache.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::declaration::{DECLARATIONS, ledger};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The counters of one declaration, as they count.
+        #[derive(Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: Counter,)*
+            /// See [`Counters::observe`]; nanoseconds, 0 before the first fetch.
+            fetch_time: AtomicU64,
+        }
+
+        /// What one declaration has done in one cache since that was built.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct DeclarationStats {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            fn read(&self) -> DeclarationStats {
+                DeclarationStats { $($name: self.$name.get(),)* }
+            }
+        }
+
+        impl std::ops::AddAssign for DeclarationStats {
+            fn add_assign(&mut self, other: DeclarationStats) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Answers from the request tier.
+    request_hits,
+    /// Answers from the local tier.
+    local_hits,
+    /// Answers from memcached.
+    remote_hits,
+    /// Answers that another caller of this process fetched meanwhile.
+    waits,
+    /// Runs of the function's body.
+    fetches,
+    /// Runs of the body that ended in an error.
+    fetch_errors,
+    /// Values stored in memcached.
+    fills,
+    /// Values that memcached did not take: the lease had run out, an invalidation came first, the
+    /// value was too large, the server failed, or too many fills were under way.
+    fills_dropped,
+    /// Exchanges with memcached that failed or came too late.
+    remote_errors,
+    /// Waits for another process's lease that ended without a value.
+    lease_timeouts,
+    /// Calls that did not use the cache: it is off, the name is shared, the key could not be
+    /// encoded, or the function called itself.
+    bypassed,
+    /// Entries taken from every tier by `invalidate`.
+    invalidations,
+    /// Entries replaced by `overwrite`.
+    overwrites,
+}
+
+impl DeclarationStats {
+    /// Answers from any tier.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        self.request_hits + self.local_hits + self.remote_hits
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub(crate) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Counters {
+    /// Takes note of how long a fetch took. The estimate rises at once and falls slowly, because
+    /// waiting too short for another process's fetch costs a fetch.
+    pub(crate) fn observe(&self, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
+        // A lost update between two fetches only makes the estimate a little older.
+        let estimate = self.fetch_time.load(Ordering::Relaxed);
+        let next = if took >= estimate {
+            took
+        } else {
+            estimate - estimate / 8 + took / 8
+        };
+        self.fetch_time.store(next, Ordering::Relaxed);
+    }
+
+    /// How long a fetch takes, once one was seen.
+    pub(crate) fn fetch_time(&self) -> Option<Duration> {
+        match self.fetch_time.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+}
+
+pub(crate) fn all_counters() -> Box<[Counters]> {
+    DECLARATIONS.iter().map(|_| Counters::default()).collect()
+}
+
+/// The counters of a cache, by declaration; see [`Cache::stats`](crate::Cache::stats).
+///
+/// `Display` prints a table of the declarations that were called.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    rows: Vec<(&'static str, DeclarationStats)>,
+}
+
+impl Stats {
+    pub(crate) fn read(counters: &[Counters]) -> Stats {
+        // Functions that share a name have no counters; they count nothing.
+        let rows = ledger()
+            .iter()
+            .filter_map(|d| Some((d.name(), counters.get(d.index()?)?.read())));
+        Stats {
+            rows: rows.collect(),
+        }
+    }
+
+    /// The counters of the declaration called `name`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<DeclarationStats> {
+        self.iter()
+            .find(|(of, _)| *of == name)
+            .map(|(_, stats)| stats)
+    }
+
+    /// Every declaration's name and counters, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, DeclarationStats)> + '_ {
+        self.rows.iter().copied()
+    }
+
+    /// The sums over all declarations.
+    #[must_use]
+    pub fn total(&self) -> DeclarationStats {
+        let mut total = DeclarationStats::default();
+        self.iter().for_each(|(_, stats)| total += stats);
+        total
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let called = || {
+            self.iter()
+                .filter(|(_, stats)| *stats != DeclarationStats::default())
+        };
+        let width = called()
+            .map(|(name, _)| name.len())
+            .max()
+            .unwrap_or(0)
+            .max(5);
+        writeln!(
+            f,
+            "{:width$} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8} {:>13}",
+            "name", "request", "local", "remote", "waited", "fetched", "failed", "remote errors"
+        )?;
+        let mut row = |name: &str, s: &DeclarationStats| {
+            writeln!(
+                f,
+                "{name:width$} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8} {:>13}",
+                s.request_hits,
+                s.local_hits,
+                s.remote_hits,
+                s.waits,
+                s.fetches,
+                s.fetch_errors,
+                s.remote_errors
+            )
+        };
+        for (name, stats) in called() {
+            row(name, &stats)?;
+        }
+        row("total", &self.total())
+    }
+}

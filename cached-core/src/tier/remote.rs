@@ -1,0 +1,271 @@
+//! The remote tier: memcached. Which server a key lives on, the lease, the fill, the deadline.
+//!
+//! Nothing here fails a call. A server that errs or is late costs at most the deadline, and, once
+//! it has done so a few times, nothing.
+
+mod server;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use crate::key::Key;
+use server::Server;
+
+/// memcached takes a longer relative lifetime for a date.
+pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// More writes than this under way are dropped, and counted.
+const PENDING_LIMIT: usize = 4096;
+
+pub(crate) struct Remote {
+    servers: Vec<Arc<Server>>,
+    pending: Arc<Pending>,
+}
+
+/// A key on its server.
+#[derive(Clone)]
+pub(crate) struct RemoteKey {
+    server: Arc<Server>,
+    key: Arc<str>,
+}
+
+/// What a read found.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Item(Item),
+    /// Nothing, and the caller has the right to fill it: the CAS of the lease.
+    Lease(u64),
+    /// Nothing yet: another caller has the right to fill it, under this CAS.
+    Busy(Option<u64>),
+    /// Nothing, on a read that asked for no lease.
+    Nothing,
+}
+
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) frame: Vec<u8>,
+    pub(crate) cas: u64,
+    /// When the local tier must let go of it, so that it does not outlive the server's item.
+    pub(crate) expires: Instant,
+}
+
+/// How a write is conditioned.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Condition {
+    /// Only where nothing is.
+    Absent,
+    /// Only where nothing has happened since the read that gave this CAS.
+    Unchanged(u64),
+    Always,
+}
+
+/// Why an exchange with memcached came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RemoteError(pub(crate) String);
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Remote {
+    pub(crate) fn new(servers: &[String], timeout: Duration) -> Remote {
+        let servers = servers
+            .iter()
+            .map(|address| Arc::new(Server::new(address, timeout)));
+        Remote {
+            servers: servers.collect(),
+            pending: Arc::default(),
+        }
+    }
+
+    /// Where `key` lives: the server with the highest score (rendezvous hashing, Thaler and
+    /// Ravishankar 1998), so that a server that leaves moves only its own keys.
+    pub(crate) fn locate(&self, key: &Key) -> Option<RemoteKey> {
+        let server = self
+            .servers
+            .iter()
+            .max_by_key(|server| server.score(key.digest()))?;
+        Some(RemoteKey {
+            server: Arc::clone(server),
+            key: key.to_string().into(),
+        })
+    }
+
+    /// Reads several keys, all servers at once and each in one round trip. Answers in order; a
+    /// key whose server failed is not found.
+    pub(crate) async fn read_many(
+        &self,
+        keys: &[RemoteKey],
+    ) -> Vec<Result<Option<Item>, RemoteError>> {
+        let mut groups: Vec<(Arc<Server>, Vec<usize>)> = Vec::new();
+        for (index, key) in keys.iter().enumerate() {
+            match groups
+                .iter_mut()
+                .find(|(server, _)| Arc::ptr_eq(server, &key.server))
+            {
+                Some((_, group)) => group.push(index),
+                None => groups.push((Arc::clone(&key.server), vec![index])),
+            }
+        }
+        let mut exchanges = tokio::task::JoinSet::new();
+        for (server, group) in groups {
+            let group_keys: Vec<_> = group
+                .iter()
+                .map(|&index| Arc::clone(&keys[index].key))
+                .collect();
+            exchanges.spawn(async move { (group, server.read_many(&group_keys).await) });
+        }
+        let lost = || RemoteError("the exchange was lost".into());
+        let mut answers: Vec<_> = keys.iter().map(|_| Err(lost())).collect();
+        while let Some(exchange) = exchanges.join_next().await {
+            let Ok((group, read)) = exchange else {
+                continue;
+            };
+            match read {
+                Ok(items) => {
+                    group
+                        .into_iter()
+                        .zip(items)
+                        .for_each(|(index, item)| answers[index] = Ok(item));
+                }
+                Err(error) => group
+                    .into_iter()
+                    .for_each(|index| answers[index] = Err(error.clone())),
+            }
+        }
+        answers
+    }
+
+    /// Runs a write off the caller's path. Without a runtime, and with too many under way, it is
+    /// dropped; `false` says so.
+    pub(crate) fn in_background(&self, write: impl Future<Output = ()> + Send + 'static) -> bool {
+        let Ok(runtime) = Handle::try_current() else {
+            return false;
+        };
+        let Some(pending) = Pending::begin(&self.pending) else {
+            return false;
+        };
+        runtime.spawn(async move {
+            write.await;
+            drop(pending);
+        });
+        true
+    }
+
+    /// Waits until no write is under way.
+    pub(crate) async fn flush(&self) {
+        loop {
+            let done = self.pending.done.notified();
+            tokio::pin!(done);
+            done.as_mut().enable();
+            if self.pending.count.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            done.await;
+        }
+    }
+}
+
+impl RemoteKey {
+    pub(crate) async fn read(&self) -> Result<Found, RemoteError> {
+        self.server.read(&self.key, None).await
+    }
+
+    /// Reads, or wins the right to fill, in one round trip. The lease lasts whole seconds.
+    pub(crate) async fn read_or_lease(&self, lease: Duration) -> Result<Found, RemoteError> {
+        self.server
+            .read(&self.key, Some(whole_seconds(lease).max(1)))
+            .await
+    }
+
+    /// Stores a frame; `Ok(false)` where the condition did not hold.
+    pub(crate) async fn write(
+        &self,
+        frame: &[u8],
+        ttl: Duration,
+        condition: Condition,
+    ) -> Result<bool, RemoteError> {
+        match whole_seconds(ttl.min(LONGEST_TTL)) {
+            // memcached would read it as "for ever".
+            0 => Ok(false),
+            seconds => {
+                self.server
+                    .write(&self.key, frame, seconds, condition)
+                    .await
+            }
+        }
+    }
+
+    pub(crate) async fn delete(&self, unchanged: Option<u64>) -> Result<(), RemoteError> {
+        self.server.delete(&self.key, unchanged).await
+    }
+}
+
+/// Rounded down: an item may live shorter than its ttl, never longer.
+pub(crate) fn whole_seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// A won lease. Dropped unused, it is given back in the background, so that nobody waits for it.
+pub(crate) struct Lease {
+    remote: Arc<Remote>,
+    key: RemoteKey,
+    cas: Option<u64>,
+}
+
+impl Lease {
+    pub(crate) fn new(remote: &Arc<Remote>, key: RemoteKey, cas: u64) -> Lease {
+        Lease {
+            remote: Arc::clone(remote),
+            key,
+            cas: Some(cas),
+        }
+    }
+
+    /// The CAS to fill under; the lease is used up.
+    pub(crate) fn take(mut self) -> Option<u64> {
+        self.cas.take()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(cas) = self.cas else { return };
+        let key = self.key.clone();
+        self.remote.in_background(async move {
+            // Best effort: the lease runs out by itself.
+            let _ = key.delete(Some(cas)).await;
+        });
+    }
+}
+
+/// The writes under way.
+#[derive(Default)]
+struct Pending {
+    count: AtomicUsize,
+    done: Notify,
+}
+
+struct PendingGuard(Arc<Pending>);
+
+impl Pending {
+    fn begin(pending: &Arc<Pending>) -> Option<PendingGuard> {
+        let guard = PendingGuard(Arc::clone(pending));
+        (pending.count.fetch_add(1, Ordering::AcqRel) < PENDING_LIMIT).then_some(guard)
+    }
+}
+
+impl Drop for PendingGuard {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.done.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! What can be cached: the value inside a return type, and how the untyped core handles it.
+//!
+//! The path of a call is compiled once, for an untyped [`Value`]; what it must know of a type is a
+//! handful of function pointers, made here. So an annotated function costs little to compile.
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{codec, shape};
+
+/// A cached value without its type; the type is the declaration's.
+pub(crate) type Value = Arc<dyn Any + Send + Sync>;
+
+/// A fetch's error without its type.
+pub(crate) type SharedError = Arc<dyn Any + Send + Sync>;
+
+/// A value that the tiers can keep: `Serialize + DeserializeOwned + Clone + Send + Sync + 'static`.
+///
+/// Implemented for every such type; there is nothing to implement by hand. An `Arc<T>` of such a
+/// type is one too, and makes a hit a reference count.
+///
+/// ```
+/// fn is_cached_value<T: cached_core::CachedValue>() {}
+/// is_cached_value::<std::sync::Arc<Vec<String>>>();
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be cached",
+    label = "this value cannot be cached",
+    note = "a cached value is `Serialize + DeserializeOwned + Clone + Send + Sync + 'static`: derive `serde::Serialize`, `serde::Deserialize` and `Clone` for it, and let it own its data"
+)]
+pub trait CachedValue: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> CachedValue for T {}
+
+/// Mode of [`Returned`]: the type says what is cached. Of `Result` the `Ok`, of `Option` the
+/// `Some`, of `Result<Option<T>, E>` the `Ok(Some)`, a standard type whole.
+#[derive(Debug, Clone, Copy)]
+pub enum ByType {}
+
+/// Mode of [`Returned`] under the option `infallible`: the returned value is cached whole.
+#[derive(Debug, Clone, Copy)]
+pub enum Whole {}
+
+/// The return type of an annotated function, and the value in it that is cached.
+///
+/// Implemented for `Result`, `Option` and the types of the standard library. A function that
+/// returns a bare type of the program's own adds the option `infallible`.
+#[diagnostic::on_unimplemented(
+    message = "the attribute cannot tell what of `{Self}` to cache",
+    label = "neither a `Result`, an `Option` nor a standard type",
+    note = "where every `{Self}` is a good answer, add the option `infallible`: it is then cached whole; where it can fail, return a `Result`"
+)]
+pub trait Returned<Mode>: Sized {
+    /// The value that is cached.
+    type Value: CachedValue;
+
+    /// The value to cache, or what was returned, if that is an error.
+    #[doc(hidden)]
+    fn split(self) -> Result<Self::Value, Self>;
+
+    /// What the function returns for a cached value.
+    #[doc(hidden)]
+    fn join(value: Self::Value) -> Self;
+}
+
+impl<T: CachedValue, E> Returned<ByType> for Result<T, E> {
+    type Value = T;
+    fn split(self) -> Result<T, Self> {
+        self.map_err(Err)
+    }
+    fn join(value: T) -> Self {
+        Ok(value)
+    }
+}
+
+macro_rules! whole {
+    ($mode:ty: $([$($generics:tt)*] $type:ty),* $(,)?) => {$(
+        impl<$($generics)*> Returned<$mode> for $type
+        where
+            $type: CachedValue,
+        {
+            type Value = Self;
+            fn split(self) -> Result<Self, Self> {
+                Ok(self)
+            }
+            fn join(value: Self) -> Self {
+                value
+            }
+        }
+    )*};
+}
+
+whole! { Whole: [T] T }
+
+#[rustfmt::skip]
+whole! { ByType:
+    [T] Option<T>,
+    [] (), [] bool, [] char, [] String, [] f32, [] f64,
+    [] i8, [] i16, [] i32, [] i64, [] i128, [] isize,
+    [] u8, [] u16, [] u32, [] u64, [] u128, [] usize,
+    [T] Vec<T>, [T] std::collections::VecDeque<T>, [T] Box<T>, [T, const N: usize] [T; N],
+    [T: ?Sized] Arc<T>,
+    [K, V] std::collections::BTreeMap<K, V>, [K, V, S] std::collections::HashMap<K, V, S>,
+    [K] std::collections::BTreeSet<K>, [K, S] std::collections::HashSet<K, S>,
+    [A] (A,), [A, B] (A, B), [A, B, C] (A, B, C), [A, B, C, D] (A, B, C, D),
+    [A, B, C, D, E] (A, B, C, D, E), [A, B, C, D, E, F] (A, B, C, D, E, F),
+    [] std::time::Duration, [] std::time::SystemTime,
+    [] std::net::IpAddr, [] std::net::Ipv4Addr, [] std::net::Ipv6Addr, [] std::net::SocketAddr,
+    [] std::path::PathBuf, [T] std::num::Wrapping<T>, [T] std::cmp::Reverse<T>,
+    [T] std::ops::Range<T>, [T] std::ops::RangeInclusive<T>, [T] std::ops::Bound<T>,
+}
+
+/// What the core must know of a value's type.
+pub(crate) struct ValueType {
+    /// The codec's bytes; `None` where the codec cannot write the value.
+    pub(crate) encode: fn(&Value) -> Option<Vec<u8>>,
+    pub(crate) decode: fn(&[u8]) -> Option<Value>,
+    pub(crate) shape: fn(&Value) -> Result<u64, shape::Unshaped>,
+    /// A `None`, or an `Err` that a function declared `infallible` returned.
+    pub(crate) is_absent: fn(&Value) -> bool,
+}
+
+pub(crate) struct TypeOf<V>(PhantomData<V>);
+
+impl<V: CachedValue> TypeOf<V> {
+    pub(crate) const TYPE: &'static ValueType = &ValueType {
+        encode: |value| codec::encode(value.downcast_ref::<V>()?),
+        decode: |bytes| Some(Arc::new(codec::decode::<V>(bytes)?)),
+        shape: |value| {
+            value
+                .downcast_ref::<V>()
+                .map_or(Err(shape::Unshaped::Failed), shape::of)
+        },
+        is_absent: |value| value.downcast_ref::<V>().is_none_or(absent::is_absent),
+    };
+}
+
+/// What the path of a call must know of a function's return type.
+pub struct Returns<R> {
+    /// Splits what the function returned into a value and what the caller gets.
+    pub(crate) split: fn(R) -> Split<R>,
+    /// `None` where the value is of another type.
+    pub(crate) join: fn(&Value) -> Option<R>,
+    pub(crate) errors: Errors<R>,
+    pub(crate) value_type: &'static ValueType,
+}
+
+pub(crate) enum Split<R> {
+    Value(Value),
+    Error(R),
+}
+
+impl<R> Returns<R> {
+    pub(crate) fn new<Mode>(errors: Errors<R>) -> Returns<R>
+    where
+        R: Returned<Mode>,
+    {
+        Returns {
+            split: |returned| match returned.split() {
+                Ok(value) => Split::Value(Arc::new(value)),
+                Err(returned) => Split::Error(returned),
+            },
+            join: |value| value.downcast_ref::<R::Value>().cloned().map(R::join),
+            errors,
+            value_type: TypeOf::<R::Value>::TYPE,
+        }
+    }
+}
+
+/// How an error reaches the followers of a fetch: `None` where its type cannot be shared.
+pub struct Errors<R>(pub(crate) Option<ShareError<R>>);
+
+pub(crate) struct ShareError<R> {
+    pub(crate) share: fn(&R) -> Option<SharedError>,
+    pub(crate) clone: fn(&SharedError) -> Option<R>,
+}
+
+/// Finds out, for the type at hand, whether its error can be shared: the inherent method below is
+/// taken where its bounds hold, and the one behind `Deref` otherwise.
+pub struct Sharing<R> {
+    unshared: Unshared<R>,
+}
+
+#[doc(hidden)]
+pub struct Unshared<R>(PhantomData<fn() -> R>);
+
+impl<R> Sharing<R> {
+    #[doc(hidden)]
+    pub const NEW: Sharing<R> = Sharing {
+        unshared: Unshared(PhantomData),
+    };
+
+    #[doc(hidden)]
+    pub fn no_errors(&self) -> Errors<R> {
+        Errors(None)
+    }
+}
+
+impl<T, E: Clone + Send + Sync + 'static> Sharing<Result<T, E>> {
+    #[doc(hidden)]
+    pub fn errors(&self) -> Errors<Result<T, E>> {
+        Errors(Some(ShareError {
+            share: |returned| {
+                let error = returned.as_ref().err()?;
+                Some(Arc::new(error.clone()))
+            },
+            clone: |error| error.downcast_ref::<E>().cloned().map(Err),
+        }))
+    }
+}
+
+impl<R> Deref for Sharing<R> {
+    type Target = Unshared<R>;
+    fn deref(&self) -> &Unshared<R> {
+        &self.unshared
+    }
+}
+
+impl<R> Unshared<R> {
+    #[doc(hidden)]
+    pub fn errors(&self) -> Errors<R> {
+        Errors(None)
+    }
+}
+
+/// Whether a value is a `None`, seen through `Serialize`: the type parameter of a `Result<T, E>`
+/// does not say whether `T` is an `Option`.
+mod absent {
+    use std::fmt;
+
+    use serde::ser::{self, Impossible, Serialize};
+
+    pub(super) fn is_absent<V: Serialize + ?Sized>(value: &V) -> bool {
+        value.serialize(Look).is_ok()
+    }
+
+    /// Serializes to `Ok` what is absent, to `Err` everything else, after its first step.
+    struct Look;
+
+    #[derive(Debug)]
+    struct Present;
+
+    impl fmt::Display for Present {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("present")
+        }
+    }
+
+    impl std::error::Error for Present {}
+
+    impl ser::Error for Present {
+        fn custom<T: fmt::Display>(_message: T) -> Present {
+            Present
+        }
+    }
+
+    macro_rules! present {
+        ($($method:ident($($argument:ty),*) $(-> $form:ty)?;)*) => {$(
+            present! { @one $method ($($argument),*) $($form)? }
+        )*};
+        (@one $method:ident ($a:ty)) => {
+            fn $method(self, _: $a) -> Result<(), Present> { Err(Present) }
+        };
+        (@one $method:ident ()) => {
+            fn $method(self) -> Result<(), Present> { Err(Present) }
+        };
+        (@one $method:ident ($a:ty, $b:ty, $c:ty)) => {
+            fn $method(self, _: $a, _: $b, _: $c) -> Result<(), Present> { Err(Present) }
+        };
+        (@one $method:ident ($a:ty) $form:ty) => {
+            fn $method(self, _: $a) -> Result<$form, Present> { Err(Present) }
+        };
+        (@one $method:ident ($a:ty, $b:ty) $form:ty) => {
+            fn $method(self, _: $a, _: $b) -> Result<$form, Present> { Err(Present) }
+        };
+        (@one $method:ident ($a:ty, $b:ty, $c:ty, $d:ty) $form:ty) => {
+            fn $method(self, _: $a, _: $b, _: $c, _: $d) -> Result<$form, Present> { Err(Present) }
+        };
+    }
+
+    type Never = Impossible<(), Present>;
+
+    impl ser::Serializer for Look {
+        type Ok = ();
+        type Error = Present;
+        type SerializeSeq = Never;
+        type SerializeTuple = Never;
+        type SerializeTupleStruct = Never;
+        type SerializeTupleVariant = Never;
+        type SerializeMap = Never;
+        type SerializeStruct = Never;
+        type SerializeStructVariant = Never;
+
+        present! {
+            serialize_bool(bool);
+            serialize_i8(i8);
+            serialize_i16(i16);
+            serialize_i32(i32);
+            serialize_i64(i64);
+            serialize_i128(i128);
+            serialize_u8(u8);
+            serialize_u16(u16);
+            serialize_u32(u32);
+            serialize_u64(u64);
+            serialize_u128(u128);
+            serialize_f32(f32);
+            serialize_f64(f64);
+            serialize_char(char);
+            serialize_str(&str);
+            serialize_bytes(&[u8]);
+            serialize_unit();
+            serialize_unit_struct(&'static str);
+            serialize_unit_variant(&'static str, u32, &'static str);
+            serialize_seq(Option<usize>) -> Never;
+            serialize_tuple(usize) -> Never;
+            serialize_tuple_struct(&'static str, usize) -> Never;
+            serialize_tuple_variant(&'static str, u32, &'static str, usize) -> Never;
+            serialize_map(Option<usize>) -> Never;
+            serialize_struct(&'static str, usize) -> Never;
+            serialize_struct_variant(&'static str, u32, &'static str, usize) -> Never;
+        }
+
+        fn is_human_readable(&self) -> bool {
+            false
+        }
+
+        fn serialize_none(self) -> Result<(), Present> {
+            Ok(())
+        }
+
+        fn serialize_some<T: Serialize + ?Sized>(self, _value: &T) -> Result<(), Present> {
+            Err(Present)
+        }
+
+        fn serialize_newtype_struct<T: Serialize + ?Sized>(
+            self,
+            _name: &'static str,
+            _value: &T,
+        ) -> Result<(), Present> {
+            Err(Present)
+        }
+
+        fn serialize_newtype_variant<T: Serialize + ?Sized>(
+            self,
+            name: &'static str,
+            _index: u32,
+            variant: &'static str,
+            _value: &T,
+        ) -> Result<(), Present> {
+            // An error is never cached, not even where `infallible` was declared wrongly.
+            if name == "Result" && variant == "Err" {
+                Ok(())
+            } else {
+                Err(Present)
+            }
+        }
+    }
+}

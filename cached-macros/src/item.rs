@@ -1,0 +1,291 @@
+//! The annotated function: its signature parsed, its body kept as it was written.
+
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::parse::{ParseStream, Parser};
+use syn::visit::Visit;
+use syn::{Attribute, FnArg, Pat, PatIdent, ReturnType, Signature, Type, Visibility};
+
+/// A function with the attribute on it.
+pub(crate) struct Function {
+    /// All of it, for the case that it is given back unchanged.
+    pub(crate) tokens: TokenStream,
+    /// Attributes, visibility and signature as they were written.
+    pub(crate) head: TokenStream,
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) visibility: Visibility,
+    pub(crate) signature: Signature,
+    /// The braces and what is in them, not parsed: a body that is half typed still expands, and
+    /// an editor goes on completing in it. `None` for a function that ends with a `;`.
+    pub(crate) body: Option<Group>,
+    pub(crate) parameters: Vec<Parameter>,
+}
+
+/// A name that the signature brings into the body: a parameter, a binding in the pattern of one,
+/// or `self`.
+pub(crate) struct Parameter {
+    pub(crate) ident: Ident,
+    /// The place of the argument that it is bound by.
+    pub(crate) argument: usize,
+}
+
+/// Something else than a function, by the keyword that it begins with.
+pub(crate) struct NotAFunction {
+    pub(crate) keyword: Option<Ident>,
+    pub(crate) span: Span,
+}
+
+impl Function {
+    pub(crate) fn parse(tokens: TokenStream) -> Result<Function, NotAFunction> {
+        let tokens = ungrouped(tokens);
+        let mut trees: Vec<TokenTree> = tokens.clone().into_iter().collect();
+        let body = trees.last().and_then(braces);
+        if body.is_some() {
+            trees.pop();
+        }
+        let head: TokenStream = trees.into_iter().collect();
+        let parsed = parse_head.parse2(head.clone());
+        let Ok((attributes, visibility, signature)) = parsed else {
+            return Err(NotAFunction::of(&tokens));
+        };
+        let parameters = parameters(&signature);
+        Ok(Function {
+            tokens,
+            head,
+            attributes,
+            visibility,
+            signature,
+            body,
+            parameters,
+        })
+    }
+
+    pub(crate) fn parameter(&self, name: &Ident) -> Option<&Parameter> {
+        self.parameters
+            .iter()
+            .find(|parameter| parameter.ident == *name)
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.parameters
+            .iter()
+            .map(|parameter| parameter.ident.to_string())
+            .collect()
+    }
+
+    pub(crate) fn returned(&self) -> Option<&Type> {
+        match &self.signature.output {
+            ReturnType::Type(_, returned) => Some(returned),
+            ReturnType::Default => None,
+        }
+    }
+}
+
+impl NotAFunction {
+    fn of(tokens: &TokenStream) -> NotAFunction {
+        const KEYWORDS: &[&str] = &[
+            "struct", "enum", "union", "trait", "impl", "mod", "const", "static", "type", "use",
+            "extern", "let",
+        ];
+        let keyword = tokens.clone().into_iter().find_map(|token| match token {
+            TokenTree::Ident(ident) if KEYWORDS.contains(&ident.to_string().as_str()) => {
+                Some(ident)
+            }
+            _ => None,
+        });
+        let first = tokens.clone().into_iter().next().map(|token| token.span());
+        let span = keyword
+            .as_ref()
+            .map(Ident::span)
+            .or(first)
+            .unwrap_or_else(Span::call_site);
+        NotAFunction { keyword, span }
+    }
+}
+
+fn parse_head(input: ParseStream<'_>) -> syn::Result<(Vec<Attribute>, Visibility, Signature)> {
+    let attributes = input.call(Attribute::parse_outer)?;
+    let visibility = input.parse()?;
+    let signature = input.parse()?;
+    input.parse::<Option<syn::Token![;]>>()?;
+    Ok((attributes, visibility, signature))
+}
+
+/// A function that comes out of a `macro_rules` variable is wrapped in a group without delimiters.
+fn ungrouped(tokens: TokenStream) -> TokenStream {
+    let mut trees = tokens.clone().into_iter();
+    match (trees.next(), trees.next()) {
+        (Some(TokenTree::Group(group)), None) if group.delimiter() == Delimiter::None => {
+            ungrouped(group.stream())
+        }
+        _ => tokens,
+    }
+}
+
+/// The body, also where it comes out of a `macro_rules` variable.
+fn braces(token: &TokenTree) -> Option<Group> {
+    let TokenTree::Group(group) = token else {
+        return None;
+    };
+    match group.delimiter() {
+        Delimiter::Brace => Some(group.clone()),
+        Delimiter::None => {
+            let mut inner = group.stream().into_iter();
+            let first = inner.next()?;
+            if inner.next().is_none() {
+                braces(&first)
+            } else {
+                None
+            }
+        }
+        _ => None,
+    }
+}
+
+fn parameters(signature: &Signature) -> Vec<Parameter> {
+    let mut parameters: Vec<Parameter> = Vec::new();
+    for (argument, input) in signature.inputs.iter().enumerate() {
+        let mut bindings = Bindings::default();
+        match input {
+            FnArg::Receiver(receiver) => {
+                bindings
+                    .0
+                    .push(Ident::new("self", receiver.self_token.span));
+            }
+            FnArg::Typed(typed) => bindings.visit_pat(&typed.pat),
+        }
+        for ident in bindings.0 {
+            // The cases of an or-pattern bind the same names.
+            if !parameters.iter().any(|parameter| parameter.ident == ident) {
+                parameters.push(Parameter { ident, argument });
+            }
+        }
+    }
+    parameters
+}
+
+#[derive(Default)]
+struct Bindings(Vec<Ident>);
+
+impl<'ast> Visit<'ast> for Bindings {
+    // A name in a pattern may also be a unit struct or a constant, which cannot be seen here. It
+    // counts as a parameter: one too many in the key is seen at once, one too few never.
+    fn visit_pat_ident(&mut self, binding: &'ast PatIdent) {
+        self.0.push(binding.ident.clone());
+        if let Some((_, pattern)) = &binding.subpat {
+            self.visit_pat(pattern);
+        }
+    }
+}
+
+/// Whether a pattern holds something whose names cannot be seen.
+pub(crate) fn hides_names(pattern: &Pat) -> bool {
+    struct Hidden(bool);
+    impl<'ast> Visit<'ast> for Hidden {
+        fn visit_pat(&mut self, pattern: &'ast Pat) {
+            self.0 |= matches!(pattern, Pat::Macro(_) | Pat::Verbatim(_));
+            syn::visit::visit_pat(self, pattern);
+        }
+    }
+    let mut hidden = Hidden(false);
+    hidden.visit_pat(pattern);
+    hidden.0
+}
+
+/// Whether an expression mentions a parameter (or `self`), also inside a macro.
+///
+/// By its tokens, since the arguments of a macro are nothing else. What only looks like the
+/// parameter does not count: a field or method `.state`, a path `state::X`, a field's name in a
+/// struct literal. A parameter taken for mentioned would be missing in the key.
+pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
+    mentioned_in(expression.to_token_stream(), &parameter.to_string(), false)
+}
+
+fn mentioned_in(tokens: TokenStream, name: &str, in_group: bool) -> bool {
+    let trees: Vec<TokenTree> = tokens.into_iter().collect();
+    let punct = |place: Option<usize>| match place.and_then(|place| trees.get(place)) {
+        Some(TokenTree::Punct(punct)) => Some(punct.as_char()),
+        _ => None,
+    };
+    trees.iter().enumerate().any(|(place, tree)| match tree {
+        TokenTree::Group(group) => mentioned_in(group.stream(), name, true),
+        TokenTree::Ident(ident) if ident == name => {
+            let before = (punct(place.checked_sub(2)), punct(place.checked_sub(1)));
+            let after = (punct(Some(place + 1)), punct(Some(place + 2)));
+            let is_member = before.1 == Some('.') && before.0 != Some('.');
+            let is_path = before == (Some(':'), Some(':')) || after == (Some(':'), Some(':'));
+            let is_field_name = after.0 == Some(':');
+            let is_lifetime = before.1 == Some('\'');
+            let is_macro = after.0 == Some('!') && after.1 != Some('=');
+            !(is_member || is_path || is_field_name || is_lifetime || is_macro)
+        }
+        // `format!("{state}")` names the parameter inside the text.
+        TokenTree::Literal(literal) if in_group => {
+            let text = literal.to_string();
+            text.match_indices('{').any(|(start, _)| {
+                text[start + 1..]
+                    .strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with(['}', ':']))
+            })
+        }
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proc_macro2::Span;
+    use quote::quote;
+
+    use super::*;
+
+    #[test]
+    fn mentions_are_uses_and_nothing_else() {
+        let state = Ident::new("state", Span::call_site());
+        for yes in [
+            quote!(state),
+            quote!(&state),
+            quote!(state.code()),
+            quote!(f(1, state)),
+            quote!(format!("{}", state)),
+            quote!(format!("{state:?}")),
+            quote!(Key { state }),
+            quote!(Key { number: state }),
+            quote!(0..state),
+            quote!(state == 1),
+            quote!(state != 1),
+        ] {
+            assert!(mentions(&yes, &state), "{yes}");
+        }
+        for no in [
+            quote!(client.state),
+            quote!(client.state()),
+            quote!(state::X),
+            quote!(crate::state),
+            quote!(Key { state: 1 }),
+            quote!(state!(1)),
+            quote!("{state}"),
+            quote!(format!("{states}")),
+        ] {
+            assert!(!mentions(&no, &state), "{no}");
+        }
+    }
+
+    #[test]
+    fn bindings_of_patterns_are_parameters() {
+        let function = Function::parse(quote! {
+            async fn f(&self, mut a: A, (b, [c, ..]): B, S { d, e: ref f, .. }: S, _: C, g @ Some(_): G) {}
+        });
+        let names = function.ok().map(|function| function.names());
+        assert_eq!(
+            names.unwrap_or_default(),
+            ["self", "a", "b", "c", "d", "f", "g"]
+        );
+    }
+
+    #[test]
+    fn a_half_typed_body_is_kept() {
+        let function = Function::parse(quote! { async fn f() -> u8 { let x = client. ; if } });
+        assert!(function.is_ok_and(|function| function.body.is_some()));
+    }
+}

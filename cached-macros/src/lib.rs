@@ -1,0 +1,59 @@
+//! The attribute of `cached_core`. Use it through that crate, which documents it.
+//!
+//! An expansion goes through the modules in this order: `args` reads the attribute, `item` the
+//! function; `validate` (with `signature` and `literal`) holds them against the rules; `expand`
+//! (with `companion`) writes what keeps them all. `errors` collects what does not.
+
+mod args;
+mod companion;
+mod errors;
+mod expand;
+mod item;
+mod literal;
+mod signature;
+mod validate;
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use crate::args::Args;
+use crate::companion::Companion;
+use crate::errors::Errors;
+use crate::expand::Krate;
+use crate::item::Function;
+
+/// Has the calls of an `async fn` answered from the cache; see the documentation of `cached_core`.
+#[proc_macro_attribute]
+pub fn coordinator_cached(
+    options: proc_macro::TokenStream,
+    item: proc_macro::TokenStream,
+) -> proc_macro::TokenStream {
+    expand(options.into(), item.into()).into()
+}
+
+fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
+    let mut errors = Errors::default();
+    let function = match Function::parse(item.clone()) {
+        Ok(function) => function,
+        // What is wrong with the options of a struct is of no interest.
+        Err(other) => {
+            signature::refuse(&other, &mut errors);
+            let errors = errors.into_compile_errors();
+            return quote!(#item #errors);
+        }
+    };
+    let args = Args::parse(options, &mut errors);
+    let krate = Krate::new(&args);
+
+    let Some(cached) = validate::validate(&args, &function, &mut errors) else {
+        // The function as it was written, so that its callers add no errors of their own.
+        let unchanged = &function.tokens;
+        let stub = expand::companion_stub(&args, &function, &krate);
+        let errors = errors.into_compile_errors();
+        return quote!(#unchanged #stub #errors);
+    };
+    let companion = Companion::new(&args, &function);
+    let function = expand::function(&cached, companion.as_ref(), &krate);
+    let companion = companion.map(|companion| expand::companion(&cached, &companion, &krate));
+    quote!(#function #companion)
+}

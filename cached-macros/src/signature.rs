@@ -1,0 +1,188 @@
+//! The rules about the function itself.
+
+use proc_macro2::{Group, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::visit::Visit;
+use syn::{FnArg, GenericArgument, PathArguments, Safety, Signature, Type, TypeImplTrait};
+
+use crate::errors::Errors;
+use crate::item::{Function, NotAFunction, hides_names};
+
+/// What is sure to be there once the rules hold.
+pub(crate) struct Sound<'a> {
+    pub(crate) body: &'a Group,
+    pub(crate) returned: &'a Type,
+}
+
+/// The attribute is on something that is no function.
+pub(crate) fn refuse(item: &NotAFunction, errors: &mut Errors) {
+    let keyword = item.keyword.as_ref().map(ToString::to_string);
+    let message = match keyword.as_deref() {
+        Some("impl") => {
+            "only an `async fn` can be cached, not an `impl`; annotate the methods in it".into()
+        }
+        Some("trait") => {
+            "only an `async fn` can be cached, not a `trait`; annotate the methods in its impls"
+                .into()
+        }
+        Some(keyword) => format!("only an `async fn` can be cached, not a `{keyword}`"),
+        None => "only an `async fn` can be cached".to_owned(),
+    };
+    errors.at(item.span, message);
+}
+
+pub(crate) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Option<Sound<'a>> {
+    asynchronous(function, errors);
+    qualifiers(&function.signature, errors);
+    parameters(&function.signature, errors);
+    let returned = returned(function, errors);
+    let body = function.body.as_ref();
+    if body.is_none() {
+        let name = &function.signature.ident;
+        errors.on(
+            name,
+            format!("`{name}` has no body to cache the answer of; annotate the method in the impl"),
+        );
+    }
+    Some(Sound {
+        body: body?,
+        returned: returned?,
+    })
+}
+
+fn asynchronous(function: &Function, errors: &mut Errors) {
+    let signature = &function.signature;
+    if signature.asyncness.is_some() {
+        return;
+    }
+    let name = &signature.ident;
+    let returned = function
+        .returned()
+        .map(ToTokens::to_token_stream)
+        .unwrap_or_default();
+    let message = if contains(&returned, "async_trait") {
+        format!(
+            "`#[async_trait]` has rewritten `{name}`; put the body in an `async fn` of an inherent impl, annotate that and call it from here"
+        )
+    } else if contains(&returned, "Future") {
+        format!("must be an `async fn`; write `async fn {name}` and return what the future gives")
+    } else {
+        format!("must be an `async fn`; write `async fn {name}`")
+    };
+    errors.at(signature.fn_token.span, message);
+}
+
+fn qualifiers(signature: &Signature, errors: &mut Errors) {
+    if let Some(constness) = &signature.constness {
+        errors.on(constness, "a `const fn` cannot be cached; remove `const`");
+    }
+    if let Some(abi) = &signature.abi {
+        errors.on(
+            abi,
+            "an `extern` function cannot be cached; annotate a Rust function that calls it",
+        );
+    }
+    if let Some(variadic) = &signature.variadic {
+        errors.on(
+            variadic.dots,
+            "a variadic function cannot be cached; name its parameters",
+        );
+    }
+    if let Safety::Safe(safe) = &signature.safety {
+        errors.on(
+            safe,
+            "a foreign function cannot be cached; annotate a Rust function that calls it",
+        );
+    }
+}
+
+fn parameters(signature: &Signature, errors: &mut Errors) {
+    for input in &signature.inputs {
+        let attributes = match input {
+            FnArg::Receiver(receiver) => &receiver.attrs,
+            FnArg::Typed(typed) => &typed.attrs,
+        };
+        for attribute in attributes {
+            if attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr") {
+                errors.on(attribute, "a parameter that is not always there cannot be in a key; write two functions, each with its own `#[cfg]`");
+            }
+        }
+        if let FnArg::Typed(typed) = input {
+            if hides_names(&typed.pat) {
+                errors.on(&typed.pat, "the names in this pattern cannot be seen; write a plain parameter and match on it in the body");
+            }
+        }
+    }
+}
+
+fn returned<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a Type> {
+    let signature = &function.signature;
+    let Some(returned) = function.returned() else {
+        let message = format!(
+            "`{0}` returns nothing that could be cached; return the answer, or remove the attribute",
+            signature.ident
+        );
+        errors.on(&signature.ident, message);
+        return None;
+    };
+    if matches!(returned, Type::Tuple(tuple) if tuple.elems.is_empty())
+        || matches!(returned, Type::Never(_))
+    {
+        let message = format!(
+            "`{0}` returns nothing that could be cached; return the answer, or remove the attribute",
+            signature.ident
+        );
+        errors.on(returned, message);
+    }
+    if let Some(borrow) = borrowed_value(returned) {
+        errors.on(borrow, "a cached value outlives the call, so it cannot borrow; return an owned type, such as `String` for `&str`");
+    }
+    // A function that is not async has been told already what to return.
+    if signature.asyncness.is_some() && let Some(opaque) = opaque(returned) {
+        errors.on(
+            opaque,
+            "an `impl Trait` cannot be read back from a cache; name the type that is returned",
+        );
+    }
+    Some(returned)
+}
+
+/// A value that is seen to borrow. The type decides about what is not seen here; but what it says of
+/// lifetimes does not name the cause.
+fn borrowed_value(returned: &Type) -> Option<&Type> {
+    match returned {
+        Type::Group(inner) => borrowed_value(&inner.elem),
+        Type::Paren(inner) => borrowed_value(&inner.elem),
+        Type::Reference(_) => Some(returned),
+        Type::Path(path) => {
+            let last = path.path.segments.last()?;
+            let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+            let first = arguments.args.iter().find_map(|argument| match argument {
+                GenericArgument::Type(first) => Some(first),
+                _ => None,
+            });
+            first.filter(|_| last.ident == "Result" || last.ident == "Option").and_then(borrowed_value)
+        }
+        _ => None,
+    }
+}
+
+fn opaque(returned: &Type) -> Option<&TypeImplTrait> {
+    struct Opaque<'a>(Option<&'a TypeImplTrait>);
+    impl<'ast> Visit<'ast> for Opaque<'ast> {
+        fn visit_type_impl_trait(&mut self, found: &'ast TypeImplTrait) {
+            self.0 = self.0.or(Some(found));
+        }
+    }
+    let mut opaque = Opaque(None);
+    opaque.visit_type(returned);
+    opaque.0
+}
+
+fn contains(tokens: &TokenStream, word: &str) -> bool {
+    tokens.clone().into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => ident == word,
+        TokenTree::Group(group) => contains(&group.stream(), word),
+        _ => false,
+    })
+}

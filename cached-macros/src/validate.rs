@@ -1,0 +1,391 @@
+//! The rules. What passes them all is a [`Cached`] function, which alone can be expanded.
+
+use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::visit::Visit;
+use syn::{Expr, ExprLit, ExprPath, Lit, LitStr, Type};
+
+use crate::args::Args;
+use crate::errors::{Errors, listed, nearest};
+use crate::item::{Function, Parameter, mentions};
+use crate::{literal, signature};
+
+/// An annotated function that keeps every rule.
+pub(crate) struct Cached<'a> {
+    pub(crate) function: &'a Function,
+    pub(crate) body: &'a Group,
+    pub(crate) returned: &'a Type,
+    pub(crate) name: &'a LitStr,
+    pub(crate) reason: Option<&'a LitStr>,
+    /// Each expression is one part of the key.
+    pub(crate) identifier: Vec<Expr>,
+    pub(crate) version: Option<&'a Expr>,
+    pub(crate) ttl: Ttl<'a>,
+    pub(crate) cache: Option<&'a Expr>,
+    /// The returned value is cached whole, whatever its type.
+    pub(crate) whole: bool,
+}
+
+/// How long an entry lives.
+pub(crate) enum Ttl<'a> {
+    Default,
+    Milliseconds(u64),
+    Expression(&'a Expr),
+}
+
+pub(crate) fn validate<'a>(
+    args: &'a Args,
+    function: &'a Function,
+    errors: &mut Errors,
+) -> Option<Cached<'a>> {
+    let sound = signature::validate(function, errors);
+    let name = name(args, function, errors);
+    let reason = reason(args, errors);
+    let ttl = ttl(args, errors);
+    entry(args, function, errors);
+    overwriting(args, errors);
+    waiting(args, errors);
+
+    // Parameters that a mistake already reported is about: one mistake, one error.
+    let mut reported = Vec::new();
+    skipped(args, function, &mut reported, errors);
+    version(args, function, &mut reported, errors);
+    accounted(args, function, &mut reported, errors);
+
+    let (sound, name) = (sound?, name?);
+    errors.is_empty().then(|| Cached {
+        function,
+        body: sound.body,
+        returned: sound.returned,
+        name,
+        reason,
+        identifier: identifier(args, function),
+        version: args.version.as_ref().map(|version| &version.value),
+        ttl,
+        cache: args.cache.as_ref().map(|cache| &cache.value),
+        whole: args.infallible.is_some(),
+    })
+}
+
+fn name<'a>(args: &'a Args, function: &Function, errors: &mut Errors) -> Option<&'a LitStr> {
+    let Some(name) = &args.name else {
+        if !args.tried("name") {
+            let own = function.signature.ident.to_string();
+            let example = if literal::check_name(&own).is_ok() {
+                &own
+            } else {
+                "payment"
+            };
+            errors.at(
+                Span::call_site(),
+                format!("option `name` is missing; write `name = \"{example}\"`"),
+            );
+        }
+        return None;
+    };
+    if let Err(message) = literal::check_name(&name.value.value()) {
+        errors.on(&name.value, message);
+    }
+    Some(&name.value)
+}
+
+fn reason<'a>(args: &'a Args, errors: &mut Errors) -> Option<&'a LitStr> {
+    let reason = &args.overwrite.as_ref()?.value;
+    if let Err(message) = literal::check_reason(&reason.value()) {
+        errors.on(reason, message);
+    }
+    Some(reason)
+}
+
+fn ttl<'a>(args: &'a Args, errors: &mut Errors) -> Ttl<'a> {
+    let Some(ttl) = &args.ttl else {
+        return Ttl::Default;
+    };
+    let Expr::Lit(ExprLit { lit, .. }) = &ttl.value else {
+        return Ttl::Expression(&ttl.value);
+    };
+    let milliseconds = match lit {
+        Lit::Str(text) => literal::milliseconds(&text.value()),
+        Lit::Int(number) => Err(format!(
+            "`{number}` has no unit; write `ttl = \"{number}s\"`, or an expression of type `Duration`"
+        )),
+        _ => Err("a `ttl` is a text such as `\"90s\"` or an expression of type `Duration`".into()),
+    };
+    match milliseconds {
+        Ok(milliseconds) => Ttl::Milliseconds(milliseconds),
+        Err(message) => {
+            errors.on(lit, message);
+            Ttl::Default
+        }
+    }
+}
+
+fn entry(args: &Args, function: &Function, errors: &mut Errors) {
+    if let Some(entry) = args
+        .entry
+        .as_ref()
+        .filter(|entry| entry.value == function.signature.ident)
+    {
+        let message = format!(
+            "`{0}` is the function itself; give the entry another name, such as `{0}_entry`",
+            entry.value
+        );
+        errors.on(&entry.value, message);
+    }
+}
+
+/// Either the key has a version or a reason to overwrite is declared.
+fn overwriting(args: &Args, errors: &mut Errors) {
+    if !args.tried("version") && !args.tried("overwrite") {
+        errors.at(
+            Span::call_site(),
+            "neither `version` nor `overwrite` is declared; write `version = …` with the parameter that changes when the answer does, or `overwrite(reason = \"…\")`",
+        );
+    }
+}
+
+/// The key is computed before anything is awaited, and an entry without awaiting at all.
+fn waiting(args: &Args, errors: &mut Errors) {
+    fn find_await(tokens: TokenStream) -> Option<Ident> {
+        tokens.into_iter().find_map(|token| match token {
+            TokenTree::Ident(ident) if ident == "await" => Some(ident),
+            TokenTree::Group(group) => find_await(group.stream()),
+            _ => None,
+        })
+    }
+    for option in [&args.identifier, &args.version, &args.cache, &args.ttl]
+        .into_iter()
+        .flatten()
+    {
+        if let Some(found) = find_await(option.value.to_token_stream()) {
+            let message = format!(
+                "`{}` cannot await; pass what it needs as a parameter",
+                option.key
+            );
+            errors.at(found.span(), message);
+        }
+    }
+}
+
+fn skipped(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: &mut Errors) {
+    let Some(skip) = &args.skip else { return };
+    for (place, name) in skip.value.iter().enumerate() {
+        let Some(parameter) = function.parameter(name) else {
+            errors.on(name, no_parameter(name, function, reported));
+            continue;
+        };
+        let in_key = [&args.identifier, &args.version]
+            .into_iter()
+            .flatten()
+            .find(|option| mentions(&option.value, &parameter.ident));
+        if skip.value[..place].contains(name) {
+            errors.on(name, format!("`{name}` is skipped twice; remove one"));
+        } else if let Some(option) = in_key {
+            let message = format!(
+                "`{name}` is skipped, but `{}` puts it in the key; remove it from one",
+                option.key
+            );
+            errors.on(name, message);
+        }
+    }
+}
+
+fn version(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: &mut Errors) {
+    let Some(version) = &args.version else { return };
+    let version = &version.value;
+    if function
+        .parameters
+        .iter()
+        .any(|parameter| mentions(version, &parameter.ident))
+    {
+        return;
+    }
+    if let Some(name) = lone_name(version) {
+        let message = no_parameter(name, function, reported);
+        let is_constant = name
+            .to_string()
+            .starts_with(|first: char| first.is_ascii_uppercase());
+        if !is_constant {
+            errors.on(name, message);
+            return;
+        }
+    } else if let Some((name, meant)) = misspelt(version, function, &[]) {
+        errors.on(
+            &name,
+            format!("no parameter `{name}`; did you mean `{}`?", meant.ident),
+        );
+        reported.push(meant.ident.clone());
+        return;
+    }
+    errors.on(
+        version,
+        "a constant version never changes, so it would not prevent overwriting; mention a parameter, or write `overwrite(reason = \"…\")`",
+    );
+}
+
+/// Every parameter is in the key or skipped: none is left out without anyone having said so.
+fn accounted(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: &mut Errors) {
+    let is_accounted = |parameter: &Parameter| {
+        let name = &parameter.ident;
+        let in_key = match &args.identifier {
+            Some(identifier) => mentions(&identifier.value, name),
+            None => name != "self",
+        };
+        in_key
+            || args.version.as_ref().is_some_and(|version| mentions(&version.value, name))
+            || args.skip.as_ref().is_some_and(|skip| skip.value.contains(name))
+            // The option was not understood; it may well have accounted for this parameter.
+            || (args.identifier.is_none() && args.tried("identifier"))
+            || (args.skip.is_none() && args.tried("skip"))
+    };
+    let left_out: Vec<&Parameter> = function
+        .parameters
+        .iter()
+        .filter(|parameter| !is_accounted(parameter))
+        .collect();
+
+    if let Some(identifier) = &args.identifier
+        && let Some((name, meant)) = misspelt(&identifier.value, function, &left_out)
+    {
+        errors.on(&name, format!("no parameter `{name}`; did you mean `{}`?", meant.ident));
+        reported.push(meant.ident.clone());
+    }
+    for Parameter { ident, .. } in left_out {
+        if reported.contains(ident) {
+            continue;
+        }
+        let skip = match &args.skip {
+            Some(_) => format!("add it to `skip({ident})`"),
+            None => format!("write `skip({ident})`"),
+        };
+        let message = if ident == "self" {
+            format!(
+                "`self` is in neither the key nor `skip`; put what matters of it in `identifier`, or {skip}"
+            )
+        } else {
+            format!(
+                "parameter `{ident}` is in neither the key nor `skip`; add it to `identifier`, or {skip}"
+            )
+        };
+        errors.on(ident, message);
+    }
+}
+
+/// What is in the key besides the version: each element of a tuple is a part of its own.
+fn identifier(args: &Args, function: &Function) -> Vec<Expr> {
+    if let Some(identifier) = &args.identifier {
+        return match stripped(&identifier.value) {
+            Expr::Tuple(tuple) => tuple.elems.iter().cloned().collect(),
+            other => vec![other.clone()],
+        };
+    }
+    let versions = args
+        .version
+        .as_ref()
+        .map(|version| whole_names(&version.value))
+        .unwrap_or_default();
+    let skip = args
+        .skip
+        .as_ref()
+        .map(|skip| skip.value.as_slice())
+        .unwrap_or_default();
+    let parameters = function.parameters.iter().map(|parameter| &parameter.ident);
+    parameters
+        .filter(|name| *name != "self" && !skip.contains(name) && !versions.contains(name))
+        .map(|name| {
+            Expr::Path(ExprPath {
+                attrs: Vec::new(),
+                qself: None,
+                path: name.clone().into(),
+            })
+        })
+        .collect()
+}
+
+/// The parameters that are the version as they stand: in it, nothing of them is lost.
+fn whole_names(version: &Expr) -> Vec<&Ident> {
+    match stripped(version) {
+        Expr::Tuple(tuple) => tuple.elems.iter().flat_map(whole_names).collect(),
+        other => lone_name(other).into_iter().collect(),
+    }
+}
+
+/// The expression without parentheses and borrows around it.
+fn stripped(mut expression: &Expr) -> &Expr {
+    loop {
+        expression = match expression {
+            Expr::Paren(inner) => &inner.expr,
+            Expr::Group(inner) => &inner.expr,
+            Expr::Reference(inner) => &inner.expr,
+            other => return other,
+        }
+    }
+}
+
+fn lone_name(expression: &Expr) -> Option<&Ident> {
+    match stripped(expression) {
+        Expr::Path(ExprPath {
+            qself: None, path, ..
+        }) => path.get_ident(),
+        _ => None,
+    }
+}
+
+fn no_parameter(name: &Ident, function: &Function, reported: &mut Vec<Ident>) -> String {
+    let names = function.names();
+    if names.is_empty() {
+        return format!("no parameter `{name}`: the function has none");
+    }
+    match nearest(&name.to_string(), names.iter().map(String::as_str)) {
+        Some(meant) => {
+            reported.push(Ident::new(meant, Span::call_site()));
+            format!("no parameter `{name}`; did you mean `{meant}`?")
+        }
+        None if names.len() == 1 => {
+            format!("no parameter `{name}`; the only one is `{}`", names[0])
+        }
+        None => {
+            let names = listed(names.iter().map(String::as_str));
+            format!("no parameter `{name}`; the parameters are {names}")
+        }
+    }
+}
+
+/// A name in the expression that is no parameter, and the one that was probably meant; among
+/// `candidates` only, where there are some.
+fn misspelt<'a>(
+    expression: &Expr,
+    function: &'a Function,
+    candidates: &[&'a Parameter],
+) -> Option<(Ident, &'a Parameter)> {
+    #[derive(Default)]
+    struct Names(Vec<Ident>);
+    impl<'ast> Visit<'ast> for Names {
+        fn visit_expr_path(&mut self, path: &'ast ExprPath) {
+            self.0.extend(path.path.get_ident().cloned());
+        }
+    }
+    let mut names = Names::default();
+    names.visit_expr(expression);
+    names
+        .0
+        .into_iter()
+        .filter(|name| function.parameter(name).is_none())
+        .find_map(|name| {
+            let all: Vec<&Parameter> = function.parameters.iter().collect();
+            let candidates = if candidates.is_empty() {
+                &all
+            } else {
+                candidates
+            };
+            let spelt: Vec<String> = candidates
+                .iter()
+                .map(|parameter| parameter.ident.to_string())
+                .collect();
+            let meant = nearest(&name.to_string(), spelt.iter().map(String::as_str))?;
+            let meant = candidates
+                .iter()
+                .find(|parameter| parameter.ident == meant)?;
+            Some((name, *meant))
+        })
+}

@@ -1,0 +1,451 @@
+//! The broker: the service in front of the upstreams, and the place where calls are annotated.
+//!
+//! The first half is what a user of the library writes: one attribute on each expensive call. The
+//! second half is an ordinary HTTP service, which calls those functions as if there were no cache.
+
+use crate::model::{Course, Order, Payment, PaymentState, Profile};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use axum::{Json, Router};
+use cached_core::{Cache, RequestScope, coordinator_cached, first_found};
+use reqwest::{Method, Url};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+// ----------------------------------------------------------------------------- the annotated calls
+
+/// A payment changes only by moving to its next state, so the state is the version in its key: each
+/// state has an entry of its own, and nothing is ever overwritten. `client` changes no answer, so
+/// it is no part of the key.
+#[coordinator_cached(name = "payment", version = state, skip(client), entry = payment_entry)]
+async fn fetch_payment(
+    client: &Client,
+    number: &str,
+    state: PaymentState,
+) -> Result<Payment, UpstreamError> {
+    client.get(&["payments", number, &state.to_string()]).await
+}
+
+/// A course belongs to one edition of the catalogue. An `Arc` makes a hit cost a reference count,
+/// however long the description is. A course that does not exist is a `None`, which is not cached.
+#[coordinator_cached(name = "course", version = catalogue, skip(client), ttl = "2h")]
+async fn fetch_course(
+    client: &Client,
+    slug: &str,
+    catalogue: u64,
+) -> Result<Option<Arc<Course>>, UpstreamError> {
+    match client.get(&["courses", &catalogue.to_string(), slug]).await {
+        Ok(course) => Ok(Some(Arc::new(course))),
+        Err(UpstreamError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Client {
+    /// Methods are annotated in the same way; `self` is skipped as `client` is above.
+    #[coordinator_cached(name = "order", version = revision, skip(self))]
+    async fn order(&self, number: &str, revision: u32) -> Result<Order, UpstreamError> {
+        self.get(&["orders", number, &revision.to_string()]).await
+    }
+
+    /// A profile has no version, so a change replaces the entry. That needs a reason, or it would
+    /// not compile.
+    #[coordinator_cached(
+        name = "profile",
+        overwrite(reason = "users edit their profile during checkout, and it carries no version"),
+        skip(self),
+        ttl = "10m",
+        entry = profile_entry
+    )]
+    async fn profile(&self, id: &str) -> Result<Profile, UpstreamError> {
+        self.get(&["users", id]).await
+    }
+}
+
+// --------------------------------------------------------------------- the client of the upstreams
+
+/// An HTTP client that knows where the upstream services are.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: Url,
+}
+
+/// Why an upstream call failed. `Clone`, so that callers who waited for the same fetch share its
+/// error.
+#[derive(Debug, Clone)]
+pub(crate) enum UpstreamError {
+    NotFound(String),
+    Failed(String),
+}
+
+impl Client {
+    /// # Errors
+    /// When `base` is no `http` URL.
+    pub(crate) fn new(base: &str) -> Result<Client, String> {
+        let base = Url::parse(base).ok().filter(|base| base.scheme() == "http");
+        let base = base.ok_or("it must be a URL such as http://127.0.0.1:8080")?;
+        Ok(Client {
+            http: http_client(),
+            base,
+        })
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, UpstreamError> {
+        let answer = self.send(Method::GET, path, &()).await?;
+        answer
+            .json()
+            .await
+            .map_err(|error| UpstreamError::Failed(format!("{}: {error}", path.join("/"))))
+    }
+
+    /// Calls that change something are never cached.
+    async fn send(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: &impl Serialize,
+    ) -> Result<reqwest::Response, UpstreamError> {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        let request = self.http.request(method.clone(), url);
+        let request = if method == Method::GET {
+            request
+        } else {
+            request.json(body)
+        };
+        let failed =
+            |error: reqwest::Error| UpstreamError::Failed(format!("{}: {error}", path.join("/")));
+        let answer = request.send().await.map_err(failed)?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            return Err(UpstreamError::NotFound(path.join("/")));
+        }
+        answer.error_for_status().map_err(failed)
+    }
+}
+
+/// A client for loopback: no proxy, and a bound on every call.
+pub(crate) fn http_client() -> reqwest::Client {
+    let builder = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(10));
+    builder
+        .build()
+        .expect("a client without TLS has nothing that can fail to load")
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UpstreamError::NotFound(what) => write!(out, "{what}: there is none"),
+            UpstreamError::Failed(why) => write!(out, "the upstream call failed: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for UpstreamError {}
+
+impl IntoResponse for UpstreamError {
+    fn into_response(self) -> Response {
+        let status = match self {
+            UpstreamError::NotFound(_) => StatusCode::NOT_FOUND,
+            UpstreamError::Failed(_) => StatusCode::BAD_GATEWAY,
+        };
+        (status, format!("{self}\n")).into_response()
+    }
+}
+
+// -------------------------------------------------------------------------------- the HTTP service
+
+/// One instance of the broker.
+#[derive(Clone)]
+pub(crate) struct Broker {
+    pub(crate) cache: Cache,
+    pub(crate) client: Client,
+    /// The edition of the catalogue that is on sale.
+    pub(crate) catalogue: u64,
+    pub(crate) checkouts: Checkouts,
+}
+
+/// What the broker itself knows of each checkout: a table of its database, so every instance sees
+/// the same.
+#[derive(Clone, Default)]
+pub(crate) struct Checkouts(Arc<Mutex<HashMap<String, PaymentState>>>);
+
+impl Checkouts {
+    fn state(&self, number: &str) -> PaymentState {
+        let states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        states.get(number).copied().unwrap_or(PaymentState::Created)
+    }
+
+    fn move_to(&self, number: String, state: PaymentState) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(number, state);
+    }
+}
+
+/// The page that a customer's browser asks for again and again until the payment is through.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StatusPage {
+    pub(crate) signed_in_as: String,
+    pub(crate) order: String,
+    pub(crate) course: String,
+    pub(crate) payment: PaymentState,
+    pub(crate) amount_cents: u64,
+    /// Where the receipt was sent, once there is one.
+    pub(crate) receipt: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CoursePage {
+    pub(crate) signed_in_as: String,
+    pub(crate) slug: String,
+    pub(crate) title: String,
+    pub(crate) price_cents: u64,
+}
+
+#[derive(Deserialize)]
+struct Visitor {
+    #[serde(default = "Visitor::guest")]
+    user: String,
+}
+
+impl Visitor {
+    fn guest() -> String {
+        "guest".to_string()
+    }
+}
+
+#[derive(Deserialize)]
+struct NewOrder {
+    user: String,
+    course: String,
+}
+
+#[derive(Deserialize)]
+struct AtState {
+    state: Option<PaymentState>,
+}
+
+impl Broker {
+    /// What to try with curl when the broker listens on `address`.
+    pub(crate) fn routes(address: &str) -> String {
+        [
+            "'http://{}/courses/rust-basics?user=ada'",
+            "http://{}/users/ada",
+            "-X PUT http://{}/users/ada/email -d ada@example.org",
+            "-X PUT 'http://{}/orders/17?user=ada&course=rust-basics'",
+            "-X PUT http://{}/payments/17/processing",
+            "http://{}/orders/17",
+            "'http://{}/payments/17?state=paid'",
+            "http://{}/payments/17/known",
+            "http://{}/stats",
+            "http://{}/ledger",
+        ]
+        .map(|arguments| format!("  curl {}\n", arguments.replace("{}", address)))
+        .concat()
+    }
+
+    /// The routes, each request answered with this broker's cache and in a request scope of its
+    /// own.
+    pub(crate) fn router(self) -> Router {
+        Router::new()
+            .route("/courses/{slug}", get(course_page))
+            .route("/orders/{number}", get(status_page).put(place_order))
+            .route("/payments/{number}", get(payment))
+            .route("/payments/{number}/known", get(known_payment))
+            .route("/payments/{number}/{state}", put(payment_moved))
+            .route("/users/{id}", get(user))
+            .route("/users/{id}/email", put(change_email))
+            .layer(middleware::from_fn_with_state(
+                self.clone(),
+                in_request_scope,
+            ))
+            .route(
+                "/stats",
+                get(async |State(broker): State<Broker>| format!("{}\n", broker.cache.stats())),
+            )
+            .route(
+                "/ledger",
+                get(async || format!("{}\n", cached_core::ledger())),
+            )
+            .route("/", get(index))
+            .with_state(self)
+    }
+
+    async fn course(&self, slug: &str) -> Result<Arc<Course>, UpstreamError> {
+        let course = fetch_course(&self.client, slug, self.catalogue).await?;
+        course.ok_or_else(|| UpstreamError::NotFound(format!("courses/{slug}")))
+    }
+}
+
+/// Within one request a key has one answer. `Cache-Control: no-cache` asks the upstreams again,
+/// whatever is cached.
+async fn in_request_scope(State(broker): State<Broker>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let no_cache = request
+        .headers()
+        .get("cache-control")
+        .is_some_and(|value| value == "no-cache");
+    let scope = RequestScope::new().force_miss(no_cache);
+    let mut response = broker.cache.scope(scope.run(next.run(request))).await;
+    let took = format!(
+        "broker;dur={:.1}",
+        started.elapsed().as_secs_f64() * 1_000.0
+    );
+    if let Ok(took) = HeaderValue::try_from(took) {
+        response.headers_mut().insert("server-timing", took);
+    }
+    response
+}
+
+async fn index(headers: HeaderMap) -> String {
+    let host = headers.get("host").and_then(|host| host.to_str().ok());
+    Broker::routes(host.unwrap_or("127.0.0.1"))
+}
+
+async fn course_page(
+    State(broker): State<Broker>,
+    Path(slug): Path<String>,
+    Query(visitor): Query<Visitor>,
+) -> Result<Json<CoursePage>, UpstreamError> {
+    let (profile, course) =
+        tokio::try_join!(broker.client.profile(&visitor.user), broker.course(&slug))?;
+    Ok(Json(CoursePage {
+        signed_in_as: profile.email,
+        slug,
+        title: course.title.clone(),
+        price_cents: course.price_cents,
+    }))
+}
+
+async fn place_order(
+    State(broker): State<Broker>,
+    Path(number): Path<String>,
+    Query(NewOrder { user, course }): Query<NewOrder>,
+) -> Result<(StatusCode, String), UpstreamError> {
+    tokio::try_join!(broker.client.profile(&user), broker.course(&course))?;
+    let order = Order {
+        number: number.clone(),
+        revision: 1,
+        user,
+        course,
+    };
+    broker
+        .client
+        .send(Method::PUT, &["orders", &number], &order)
+        .await?;
+    let placed = format!("order {number} is placed\n");
+    broker.checkouts.move_to(number, PaymentState::Created);
+    Ok((StatusCode::CREATED, placed))
+}
+
+async fn status_page(
+    State(broker): State<Broker>,
+    Path(number): Path<String>,
+) -> Result<Json<StatusPage>, UpstreamError> {
+    let state = broker.checkouts.state(&number);
+    let revision = if state == PaymentState::Paid { 2 } else { 1 };
+    let (order, payment) = tokio::try_join!(
+        broker.client.order(&number, revision),
+        fetch_payment(&broker.client, &number, state)
+    )?;
+    let (profile, course) = tokio::try_join!(
+        broker.client.profile(&order.user),
+        broker.course(&order.course)
+    )?;
+    let receipt = match payment.state {
+        PaymentState::Paid => Some(receipt_address(&broker.client, &order).await?),
+        PaymentState::Created | PaymentState::Processing => None,
+    };
+    Ok(Json(StatusPage {
+        signed_in_as: profile.email,
+        order: order.number,
+        course: course.slug.clone(),
+        payment: payment.state,
+        amount_cents: payment.amount_cents,
+        receipt,
+    }))
+}
+
+/// A part of the page that asks for what it needs, not knowing that the page did so already: the
+/// request tier answers it, so both parts show the same address.
+async fn receipt_address(client: &Client, order: &Order) -> Result<String, UpstreamError> {
+    Ok(client.profile(&order.user).await?.email)
+}
+
+/// The payment provider tells us that a payment moved on (its *webhook*).
+async fn payment_moved(
+    State(broker): State<Broker>,
+    Path((number, state)): Path<(String, PaymentState)>,
+) -> String {
+    let moved = format!("payment {number} is {state}\n");
+    broker.checkouts.move_to(number, state);
+    moved
+}
+
+async fn payment(
+    State(broker): State<Broker>,
+    Path(number): Path<String>,
+    Query(AtState { state }): Query<AtState>,
+) -> Result<Json<Payment>, UpstreamError> {
+    let state = state.unwrap_or_else(|| broker.checkouts.state(&number));
+    Ok(Json(fetch_payment(&broker.client, &number, state).await?))
+}
+
+/// The furthest state of a payment that any process has cached: it looks, and never asks an
+/// upstream.
+async fn known_payment(Path(number): Path<String>) -> Result<Json<Payment>, UpstreamError> {
+    let states = [
+        PaymentState::Paid,
+        PaymentState::Processing,
+        PaymentState::Created,
+    ];
+    let known = first_found(states.map(|state| payment_entry(&number, state))).await;
+    known
+        .map(Json)
+        .ok_or_else(|| UpstreamError::NotFound(format!("cached states of payment {number}")))
+}
+
+async fn user(
+    State(broker): State<Broker>,
+    Path(id): Path<String>,
+) -> Result<Json<Profile>, UpstreamError> {
+    Ok(Json(broker.client.profile(&id).await?))
+}
+
+async fn change_email(
+    State(broker): State<Broker>,
+    Path(id): Path<String>,
+    email: String,
+) -> Result<Json<Profile>, UpstreamError> {
+    let answer = broker
+        .client
+        .send(Method::PUT, &["users", &id], &email)
+        .await?;
+    let profile: Profile = answer
+        .json()
+        .await
+        .map_err(|error| UpstreamError::Failed(error.to_string()))?;
+    // The other callers of this user must not see the old address for the rest of the ten minutes.
+    if let Err(error) = broker
+        .client
+        .profile_entry(&id)
+        .overwrite(profile.clone())
+        .await
+    {
+        eprintln!("the new profile of {id} could not be cached: {error}");
+    }
+    Ok(Json(profile))
+}

@@ -1,0 +1,348 @@
+//! The load: a fixed number of checkout sessions, played against the broker over HTTP as browsers
+//! would.
+
+use crate::broker::{Broker, Checkouts, Client, CoursePage, StatusPage, http_client};
+use crate::model::PaymentState;
+use crate::report::Run;
+use crate::upstream::{COURSES, Dice, Upstream};
+use cached_core::{Cache, DeclarationStats};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::de::DeserializeOwned;
+use std::io::{self, IsTerminal};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+const SESSIONS: u64 = 120;
+/// Sessions that go on at the same time.
+const AT_ONCE: usize = 20;
+/// How long a browser waits between two requests. A real one waits a second or two; the load is
+/// played faster.
+const PAUSE: Duration = Duration::from_millis(8);
+
+/// What every session does, drawn once and played in both runs.
+pub(crate) struct Load {
+    sessions: Vec<Session>,
+    /// Is in every identifier, so that a shared memcached holds no entries of an earlier run.
+    run: u64,
+}
+
+#[derive(Clone)]
+struct Session {
+    user: String,
+    number: String,
+    /// The courses that the customer looks at; the last one is bought.
+    courses: Vec<&'static str>,
+    /// Whether the customer corrects the e-mail address.
+    corrects: bool,
+    /// How often the status page is asked for in each state of the payment.
+    polls: [(PaymentState, u64); 3],
+}
+
+impl Load {
+    pub(crate) fn new(run: u64) -> Load {
+        let mut dice = Dice::new(20);
+        let sessions = (1..=SESSIONS)
+            .map(|n| Session::draw(&mut dice, run, n))
+            .collect();
+        Load { sessions, run }
+    }
+
+    /// The requests of all sessions together.
+    pub(crate) fn requests(&self) -> u64 {
+        self.sessions.iter().map(Session::requests).sum()
+    }
+
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// How often a payment's status page is asked for, on average.
+    pub(crate) fn polls(&self) -> u64 {
+        let polls: u64 = self
+            .sessions
+            .iter()
+            .flat_map(|session| session.polls)
+            .map(|(_, polls)| polls)
+            .sum();
+        polls / SESSIONS
+    }
+
+    /// Plays the load against one broker for each of `caches`, in front of upstream services of
+    /// their own.
+    pub(crate) async fn play(&self, label: &'static str, caches: &[Cache]) -> Result<Run, String> {
+        let upstream = Upstream::start()
+            .await
+            .map_err(|error| format!("cannot start the upstream server: {error}"))?;
+        let checkouts = Checkouts::default();
+        let mut servers = JoinSet::new();
+        let mut brokers = Vec::new();
+        for cache in caches {
+            let broker = Broker {
+                cache: cache.clone(),
+                client: Client::new(&upstream.url)?,
+                catalogue: self.run,
+                checkouts: checkouts.clone(),
+            };
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+            let (listener, address) = listener
+                .and_then(|listener| listener.local_addr().map(|address| (listener, address)))
+                .map_err(|error| format!("cannot start the broker: {error}"))?;
+            brokers.push(format!("http://{address}"));
+            servers.spawn(async move { axum::serve(listener, broker.router()).await });
+        }
+
+        let progress = Arc::new(Progress::new(label, self.requests()));
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let browser = Browser {
+            http: http_client(),
+            brokers: brokers.into(),
+            progress: Arc::clone(&progress),
+        };
+        let started = Instant::now();
+        let mut sessions = JoinSet::new();
+        for session in self.sessions.clone() {
+            let (places, browser) = (Arc::clone(&places), browser.clone());
+            sessions.spawn(async move {
+                let _place = places.acquire_owned().await;
+                session.play(browser).await
+            });
+        }
+        let mut waits = Vec::new();
+        while let Some(session) = sessions.join_next().await {
+            waits.extend(session.map_err(|error| format!("a session ended early: {error}"))??);
+        }
+        let took = started.elapsed();
+        progress.finish();
+        for cache in caches {
+            cache.flush().await;
+        }
+        let mut answered = DeclarationStats::default();
+        for cache in caches {
+            answered += cache.stats().total();
+        }
+        Ok(Run::new(upstream.calls(), waits, took, answered))
+    }
+}
+
+impl Session {
+    fn draw(dice: &mut Dice, run: u64, n: u64) -> Session {
+        let courses = (0..2 + dice.below(3))
+            .map(|_| popular_course(dice))
+            .collect();
+        Session {
+            user: format!("{run:x}-{n}"),
+            number: format!("{run:x}-{n}"),
+            courses,
+            corrects: dice.below(10) == 0,
+            polls: [
+                (PaymentState::Created, 1 + dice.below(3)),
+                (PaymentState::Processing, 15 + dice.below(10)),
+                (PaymentState::Paid, 2 + dice.below(2)),
+            ],
+        }
+    }
+
+    /// The customer's requests: the course pages, the order, perhaps a corrected address, and the
+    /// status pages.
+    fn requests(&self) -> u64 {
+        let polls: u64 = self.polls.iter().map(|(_, polls)| polls).sum();
+        self.courses.len() as u64 + 1 + u64::from(self.corrects) + polls
+    }
+
+    /// How long the customer waited for each request, in the order they were made.
+    async fn play(self, mut browser: Browser) -> Result<Vec<Duration>, String> {
+        let Session {
+            user,
+            number,
+            courses,
+            corrects,
+            polls,
+        } = self;
+        let mut waits = Vec::new();
+        let mut email = format!("{user}@example.com");
+        let mut bought = "";
+        for slug in courses {
+            let page: CoursePage = browser
+                .get(&mut waits, &format!("/courses/{slug}?user={user}"))
+                .await?;
+            expect("course", slug, &page.slug)?;
+            expect("address", &email, &page.signed_in_as)?;
+            bought = slug;
+        }
+        browser
+            .put(
+                &mut waits,
+                &format!("/orders/{number}?user={user}&course={bought}"),
+                "",
+            )
+            .await?;
+        if corrects {
+            email = format!("{user}@example.org");
+            browser
+                .put(&mut waits, &format!("/users/{user}/email"), &email)
+                .await?;
+        }
+        for (state, polls) in polls {
+            browser
+                .webhook(&format!("/payments/{number}/{state}"))
+                .await?;
+            for _ in 0..polls {
+                let page: StatusPage = browser
+                    .get(&mut waits, &format!("/orders/{number}"))
+                    .await?;
+                expect("order", &number, &page.order)?;
+                expect("course", bought, &page.course)?;
+                expect("state", &state.to_string(), &page.payment.to_string())?;
+                expect("address", &email, &page.signed_in_as)?;
+            }
+        }
+        Ok(waits)
+    }
+}
+
+/// Every answer is checked: a cache that saves calls by answering wrongly would be no use.
+fn expect(what: &str, expected: &str, answered: &str) -> Result<(), String> {
+    if expected == answered {
+        return Ok(());
+    }
+    Err(format!(
+        "a wrong answer: the {what} is {expected}, and the broker answered {answered}"
+    ))
+}
+
+/// A course drawn after its popularity: the second most popular is drawn half as often as the
+/// first, the third a third as often, and so on (Zipf's law).
+fn popular_course(dice: &mut Dice) -> &'static str {
+    let weight = |place: usize| 1.0 / (place + 1) as f64;
+    let mut left = dice.unit() * (0..COURSES.len()).map(weight).sum::<f64>();
+    for (place, course) in COURSES.iter().enumerate() {
+        left -= weight(place);
+        if left <= 0.0 {
+            return course;
+        }
+    }
+    COURSES[0]
+}
+
+/// A customer's browser. Its requests go to one broker after another, as behind a load balancer.
+#[derive(Clone)]
+struct Browser {
+    http: reqwest::Client,
+    brokers: Arc<[String]>,
+    progress: Arc<Progress>,
+}
+
+impl Browser {
+    async fn get<T: DeserializeOwned>(
+        &mut self,
+        waits: &mut Vec<Duration>,
+        path: &str,
+    ) -> Result<T, String> {
+        let request = self.http.get(self.url(waits.len(), path));
+        let answer = self.timed(waits, request).await?;
+        answer
+            .json()
+            .await
+            .map_err(|error| format!("{path}: {error}"))
+    }
+
+    async fn put(
+        &mut self,
+        waits: &mut Vec<Duration>,
+        path: &str,
+        body: &str,
+    ) -> Result<(), String> {
+        let request = self
+            .http
+            .put(self.url(waits.len(), path))
+            .body(body.to_string());
+        self.timed(waits, request).await.map(drop)
+    }
+
+    /// A request of the payment provider, for which no customer waits.
+    async fn webhook(&self, path: &str) -> Result<(), String> {
+        let answer = self.http.put(self.url(0, path)).send().await;
+        answer
+            .and_then(reqwest::Response::error_for_status)
+            .map(drop)
+            .map_err(|error| format!("{path}: {error}"))
+    }
+
+    async fn timed(
+        &self,
+        waits: &mut Vec<Duration>,
+        request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, String> {
+        tokio::time::sleep(PAUSE).await;
+        let started = Instant::now();
+        let answer = request.send().await.map_err(|error| error.to_string())?;
+        waits.push(started.elapsed());
+        self.progress.one_more();
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        Err(format!(
+            "the broker answered {}: {}",
+            answer.status(),
+            answer.text().await.unwrap_or_default().trim_end()
+        ))
+    }
+
+    fn url(&self, n: usize, path: &str) -> String {
+        format!("{}{path}", self.brokers[n % self.brokers.len()])
+    }
+}
+
+/// A bar on a terminal, a line for every quarter elsewhere; on standard error, so that the table
+/// can be piped.
+struct Progress {
+    label: &'static str,
+    bar: Option<ProgressBar>,
+    total: u64,
+    done: AtomicU64,
+}
+
+impl Progress {
+    fn new(label: &'static str, total: u64) -> Progress {
+        let bar = io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template(
+                "{prefix:18} [{bar:40}] {pos}/{len} requests, {eta} left",
+            );
+            bar.set_style(
+                style
+                    .unwrap_or_else(|_| ProgressStyle::default_bar())
+                    .progress_chars("=> "),
+            );
+            bar.with_prefix(label)
+        });
+        Progress {
+            label,
+            bar,
+            total,
+            done: AtomicU64::new(0),
+        }
+    }
+
+    fn one_more(&self) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        match &self.bar {
+            Some(bar) => bar.inc(1),
+            None if done * 4 / self.total != (done - 1) * 4 / self.total => {
+                eprintln!("{}: {done} of {} requests", self.label, self.total);
+            }
+            None => {}
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

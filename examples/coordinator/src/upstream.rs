@@ -1,0 +1,286 @@
+//! The upstream services (payments, orders with their catalogue of courses, users): a real HTTP
+//! server on a loopback port of its own, which takes its time to answer and counts what it is
+//! asked.
+
+use crate::model::{Course, Order, Payment, PaymentState, Profile};
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, put};
+use axum::{Json, Router};
+use std::collections::HashMap;
+use std::f64::consts::TAU;
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// The courses of the catalogue, the most popular first.
+pub(crate) const COURSES: [&str; 24] = [
+    "rust-basics",
+    "async-rust",
+    "sql-for-everyone",
+    "statistics",
+    "web-design",
+    "photography",
+    "spanish-a1",
+    "public-speaking",
+    "drawing",
+    "bookkeeping",
+    "guitar",
+    "linear-algebra",
+    "gardening",
+    "first-aid",
+    "chess",
+    "typography",
+    "italian-b1",
+    "pottery",
+    "astronomy",
+    "negotiation",
+    "embedded-rust",
+    "calligraphy",
+    "beekeeping",
+    "sailing",
+];
+
+/// The three services, as the figures tell them apart.
+pub(crate) const SERVICES: [Service; 3] = [
+    Service {
+        name: "payments",
+        median_ms: 18.0,
+    },
+    Service {
+        name: "orders and courses",
+        median_ms: 9.0,
+    },
+    Service {
+        name: "users",
+        median_ms: 6.0,
+    },
+];
+
+pub(crate) struct Service {
+    pub(crate) name: &'static str,
+    median_ms: f64,
+}
+
+impl Service {
+    /// How long the `n`th call takes: log-normal around the median, and one call in a hundred is
+    /// six times slower. It is computed from `n` alone, so that every run meets the same delays.
+    fn latency(&self, n: u64) -> Duration {
+        let mut dice = Dice::new(n ^ self.median_ms.to_bits());
+        let tail = if dice.below(100) == 0 { 6.0 } else { 1.0 };
+        Duration::from_secs_f64(self.median_ms * (0.45 * dice.normal()).exp() * tail / 1_000.0)
+    }
+}
+
+/// A running upstream server; it ends when this value is dropped.
+pub(crate) struct Upstream {
+    pub(crate) url: String,
+    calls: Arc<Calls>,
+    server: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Calls([AtomicU64; SERVICES.len()]);
+
+impl Upstream {
+    /// Starts the server on a free loopback port.
+    pub(crate) async fn start() -> io::Result<Upstream> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let calls = Arc::new(Calls::default());
+        let services = Router::new()
+            .route("/payments/{number}/{state}", get(payment))
+            .route("/orders/{number}", put(place_order))
+            .route("/orders/{number}/{revision}", get(order))
+            .route("/courses/{catalogue}/{slug}", get(course))
+            .route("/users/{id}", get(profile).put(change_profile))
+            .with_state(Arc::new(Records::default()))
+            .layer(middleware::from_fn_with_state(
+                Arc::clone(&calls),
+                take_time,
+            ));
+        let server = tokio::spawn(async move {
+            // Serving ends with the task; `axum::serve` itself retries a failed `accept`.
+            let _ = axum::serve(listener, services).await;
+        });
+        Ok(Upstream { url, calls, server })
+    }
+
+    /// The calls that each of the [`SERVICES`] was asked so far.
+    pub(crate) fn calls(&self) -> [u64; SERVICES.len()] {
+        self.calls
+            .0
+            .each_ref()
+            .map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// Counts the call for its service and delays it.
+async fn take_time(State(calls): State<Arc<Calls>>, request: Request, next: Next) -> Response {
+    let service = match request.uri().path().split('/').nth(1) {
+        Some("payments") => 0,
+        Some("users") => 2,
+        _ => 1,
+    };
+    let n = calls.0[service].fetch_add(1, Ordering::Relaxed);
+    tokio::time::sleep(SERVICES[service].latency(n)).await;
+    next.run(request).await
+}
+
+/// What the services remember. Everything else is computed from the path.
+#[derive(Default)]
+struct Records {
+    orders: Mutex<HashMap<String, Order>>,
+    emails: Mutex<HashMap<String, String>>,
+}
+
+type Shared = State<Arc<Records>>;
+
+async fn payment(
+    State(records): Shared,
+    Path((number, state)): Path<(String, PaymentState)>,
+) -> Json<Payment> {
+    let orders = records
+        .orders
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let place = orders
+        .get(&number)
+        .and_then(|order| place_of(&order.course));
+    Json(Payment {
+        number,
+        state,
+        amount_cents: price_cents(place.unwrap_or(0)),
+        currency: "EUR".into(),
+        method: "bank transfer".into(),
+    })
+}
+
+fn place_of(slug: &str) -> Option<usize> {
+    COURSES.iter().position(|known| *known == slug)
+}
+
+fn price_cents(place: usize) -> u64 {
+    4_900 + 500 * place as u64
+}
+
+async fn place_order(
+    State(records): Shared,
+    Path(number): Path<String>,
+    Json(order): Json<Order>,
+) -> StatusCode {
+    records
+        .orders
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(number, order);
+    StatusCode::CREATED
+}
+
+async fn order(
+    State(records): Shared,
+    Path((number, revision)): Path<(String, u32)>,
+) -> Result<Json<Order>, StatusCode> {
+    let orders = records
+        .orders
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    orders
+        .get(&number)
+        .map(|order| {
+            Json(Order {
+                revision,
+                ..order.clone()
+            })
+        })
+        .ok_or(StatusCode::NOT_FOUND)
+}
+
+async fn course(Path((catalogue, slug)): Path<(u64, String)>) -> Result<Json<Course>, StatusCode> {
+    let place = place_of(&slug).ok_or(StatusCode::NOT_FOUND)?;
+    let title = slug.replace('-', " ");
+    let description =
+        format!("{title}, as edition {catalogue} of the catalogue has it. ").repeat(12);
+    Ok(Json(Course {
+        slug,
+        title,
+        price_cents: price_cents(place),
+        description,
+    }))
+}
+
+async fn profile(State(records): Shared, Path(id): Path<String>) -> Json<Profile> {
+    let known = records
+        .emails
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&id)
+        .cloned();
+    Json(Profile {
+        name: format!("user {id}"),
+        email: known.unwrap_or_else(|| format!("{id}@example.com")),
+        id,
+    })
+}
+
+async fn change_profile(
+    State(records): Shared,
+    Path(id): Path<String>,
+    Json(email): Json<String>,
+) -> Json<Profile> {
+    records
+        .emails
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(id.clone(), email.clone());
+    Json(Profile {
+        name: format!("user {id}"),
+        email,
+        id,
+    })
+}
+
+/// A small deterministic generator (SplitMix64), so that every run plays the same load.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Dice {
+        Dice(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    /// A number in `0..bound`.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// A number in `0.0..1.0`.
+    pub(crate) fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// A number of the standard normal distribution (Box and Muller).
+    fn normal(&mut self) -> f64 {
+        let (radius, angle) = (1.0 - self.unit(), self.unit());
+        (-2.0 * radius.ln()).sqrt() * (TAU * angle).cos()
+    }
+}

@@ -1,0 +1,366 @@
+//! Runs the coordinator as a user does, and reads what it prints.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The program, with CACHE_URL set to `cache_url` or not set at all.
+fn coordinator(arguments: &[&str], cache_url: Option<&str>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
+    command
+        .args(arguments)
+        .env_remove("CACHE_URL")
+        .stdin(Stdio::null());
+    if let Some(url) = cache_url {
+        command.env("CACHE_URL", url);
+    }
+    command
+}
+
+fn run(arguments: &[&str], cache_url: Option<&str>) -> Output {
+    coordinator(arguments, cache_url)
+        .output()
+        .expect("the program starts")
+}
+
+/// Ends the process when a test is done with it, however the test ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A memcached of this test's own: the process, and its CACHE_URL.
+fn memcached() -> (Running, String) {
+    for _ in 0..5 {
+        let port = free_port();
+        let child = Command::new("memcached")
+            .args([
+                "-u",
+                "root",
+                "-l",
+                "127.0.0.1",
+                "-U",
+                "0",
+                "-p",
+                &port.to_string(),
+            ])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("memcached is installed (scripts/test installs it)");
+        let mut server = Running(child);
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(5) {
+            if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+                return (server, format!("memcache://127.0.0.1:{port}"));
+            }
+            // Another process may have taken the port in the meantime.
+            if matches!(server.0.try_wait(), Ok(Some(_))) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    panic!("memcached did not start");
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
+    listener
+        .local_addr()
+        .expect("a bound socket has an address")
+        .port()
+}
+
+/// The line of the table that begins with `name`.
+fn row<'a>(table: &'a str, name: &str) -> &'a str {
+    let found = table
+        .lines()
+        .find(|line| line.trim_start().starts_with(name));
+    found.unwrap_or_else(|| panic!("no row {name} in:\n{table}"))
+}
+
+/// The count at `place` among the words of a row, its thousands separated by commas.
+fn count(row: &str, place: usize) -> u64 {
+    let word = row
+        .split_whitespace()
+        .filter(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+        .nth(place);
+    word.and_then(|word| word.replace(',', "").parse().ok())
+        .unwrap_or_else(|| panic!("no count {place} in: {row}"))
+}
+
+/// Plays the load alone on the machine's cores, so that its figures and its minute are its own.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn played(cache_url: Option<&str>) -> String {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let started = Instant::now();
+    let output = run(&[], cache_url);
+    let (table, progress) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "{}\n{table}{progress}",
+        output.status
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(60),
+        "it took {:?}",
+        started.elapsed()
+    );
+    assert!(
+        progress.contains("with the cache: "),
+        "no progress in: {progress}"
+    );
+    let calls = row(&table, "upstream calls");
+    let (without, with) = (count(calls, 0), count(calls, 1));
+    assert!(without >= 10 * with, "fewer than ten times: {calls}");
+    table.into_owned()
+}
+
+#[test]
+fn the_cache_saves_nine_of_ten_upstream_calls() {
+    let table = played(None);
+    assert!(count(row(&table, "request tier"), 0) > 0, "{table}");
+    assert!(count(row(&table, "local tier"), 0) > 0, "{table}");
+    assert_eq!(count(row(&table, "memcached"), 0), 0, "{table}");
+}
+
+#[test]
+fn two_brokers_share_through_memcached() {
+    let (_server, url) = memcached();
+    let mut fetches = Vec::new();
+    // The second run meets the entries of the first, and must not be flattered by them.
+    for _ in 0..2 {
+        let table = played(Some(&url));
+        assert!(count(row(&table, "memcached"), 0) > 0, "{table}");
+        fetches.push(count(row(&table, "a fetch of its own"), 0));
+    }
+    assert!(
+        fetches[1] * 10 > fetches[0] * 9,
+        "the second run was flattered: {fetches:?}"
+    );
+}
+
+#[test]
+fn a_memcached_that_is_killed_half_way_costs_no_answer() {
+    let (server, url) = memcached();
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut command = coordinator(&[], Some(&url));
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let progress = BufReader::new(child.stderr.take().expect("standard error is piped"));
+    let mut server = Some(server);
+    // A line for each quarter of each run: the sixth is the middle of the run with the cache.
+    for (place, line) in progress.lines().enumerate() {
+        let line = line.expect("progress is text");
+        if place == 5 {
+            assert!(line.starts_with("with the cache: "), "{line}");
+            drop(server.take());
+        }
+    }
+    let output = child.wait_with_output().expect("the program ends");
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && server.is_none(), "{table}");
+    assert!(
+        table.contains("Every answer of both runs was checked."),
+        "{table}"
+    );
+}
+
+/// A mistake is answered with one line that says `expected`, and exit code 2.
+#[track_caller]
+fn assert_one_line(output: &Output, expected: &str) {
+    let line = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{line}");
+    assert_eq!(
+        line.trim_end().lines().count(),
+        1,
+        "more than a line: {line}"
+    );
+    assert!(
+        line.starts_with("error: ") && line.contains(expected),
+        "{line}"
+    );
+    assert!(
+        output.stdout.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+}
+
+#[test]
+fn a_mistake_is_one_clear_line() {
+    assert_one_line(&run(&["--sessions"], None), "--sessions");
+    assert_one_line(&run(&["server"], None), "server");
+    assert_one_line(&run(&["serve", "--port", "70000"], None), "70000");
+    assert_one_line(&run(&["serve", "--port"], None), "--port");
+    assert_one_line(
+        &run(&["serve", "--upstream", "ftp://127.0.0.1"], None),
+        "http://",
+    );
+    assert_one_line(&run(&[], Some("redis://127.0.0.1:6379")), "redis");
+    assert_one_line(&run(&["serve"], Some("memcache://127.0.0.1:port")), "port");
+
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
+    let port = taken
+        .local_addr()
+        .expect("a bound socket has an address")
+        .port()
+        .to_string();
+    assert_one_line(
+        &run(&["serve", "--port", &port], None),
+        &format!("port {port} of 127.0.0.1 is in use"),
+    );
+}
+
+#[test]
+fn help_is_complete() {
+    let help = run(&["--help"], None);
+    assert!(help.status.success());
+    let text = String::from_utf8_lossy(&help.stdout);
+    for word in ["serve", "CACHE_URL", "memcache://", "Exit codes"] {
+        assert!(text.contains(word), "no {word} in: {text}");
+    }
+    let text = String::from_utf8_lossy(&run(&["serve", "--help"], None).stdout).into_owned();
+    for word in ["--port", "--upstream", "CACHE_URL"] {
+        assert!(text.contains(word), "no {word} in: {text}");
+    }
+}
+
+/// A `serve` process, with the URLs that it printed.
+struct Served {
+    process: Running,
+    broker: String,
+    upstream: String,
+}
+
+fn serve(arguments: &[&str], cache_url: Option<&str>) -> Served {
+    let mut command = coordinator(&[&["serve"], arguments].concat(), cache_url);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut output = BufReader::new(child.stdout.take().expect("standard output is piped"));
+    let (mut line, mut both) = (String::new(), String::new());
+    for _ in 0..2 {
+        output
+            .read_line(&mut line)
+            .expect("the program prints where it listens");
+        both.push_str(line.trim_end());
+        both.push(' ');
+        line.clear();
+    }
+    let mut urls = both
+        .split([' ', ';'])
+        .filter(|word| word.starts_with("http://"))
+        .map(str::to_string);
+    let (Some(broker), Some(upstream)) = (urls.next(), urls.next()) else {
+        panic!("no URLs in: {both}")
+    };
+    child.stdout = Some(output.into_inner());
+    Served {
+        process: Running(child),
+        broker,
+        upstream,
+    }
+}
+
+impl Served {
+    async fn get(&self, path: &str) -> String {
+        self.answer(reqwest::Method::GET, path, "").await
+    }
+
+    async fn answer(&self, method: reqwest::Method, path: &str, body: &str) -> String {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .expect("a client without TLS can be built");
+        let request = client
+            .request(method, format!("{}{path}", self.broker))
+            .body(body.to_string());
+        let answer = request.send().await.expect("the broker answers");
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+        answer.text().await.expect("the answer is text")
+    }
+}
+
+#[tokio::test]
+async fn two_processes_share_entries_through_memcached() {
+    let (_server, url) = memcached();
+    let first = serve(&[], Some(&url));
+    let second = serve(&["--upstream", &first.upstream], Some(&url));
+
+    let fetched = first.get("/payments/17?state=paid").await;
+    assert!(fetched.contains("\"paid\""), "{fetched}");
+    // The first process writes to memcached after it has answered. `known` looks without fetching,
+    // so it is found only when it came from there.
+    let mut found = String::new();
+    for _ in 0..100 {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .expect("a client without TLS can be built");
+        let answer = client
+            .get(format!("{}/payments/17/known", second.broker))
+            .send()
+            .await;
+        let answer = answer.expect("the broker answers");
+        if answer.status().is_success() {
+            found = answer.text().await.expect("the answer is text");
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(found, fetched);
+
+    // What one process overwrites, the other reads.
+    second
+        .answer(reqwest::Method::PUT, "/users/ada/email", "ada@example.org")
+        .await;
+    assert!(first.get("/users/ada").await.contains("ada@example.org"));
+    assert!(second.get("/stats").await.contains("payment"));
+    let ledger = second.get("/ledger").await;
+    assert!(
+        ledger.contains("users edit their profile during checkout"),
+        "{ledger}"
+    );
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn ctrl_c_ends_the_service_in_order() {
+    let mut served = serve(&[], None);
+    served.get("/courses/rust-basics?user=ada").await;
+    let told = Command::new("kill")
+        .args(["-INT", &served.process.0.id().to_string()])
+        .status();
+    assert!(told.expect("kill is installed").success());
+    let status = served
+        .process
+        .0
+        .wait()
+        .expect("the process can be waited for");
+    assert!(status.success(), "{status}");
+    let mut rest = String::new();
+    served
+        .process
+        .0
+        .stdout
+        .take()
+        .expect("piped")
+        .read_to_string(&mut rest)
+        .expect("it is text");
+    assert!(rest.contains("The broker has ended"), "{rest}");
+}

@@ -1,0 +1,53 @@
+//! One process of a fleet: `fleet KEY CALLERS FETCH_MILLIS`. Says `ready`, waits for a line on its
+//! input, calls one key from many tasks at once, and prints how often it fetched and which values
+//! it saw. `hang` in place of the milliseconds makes a fetch that does not end.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use cached_core::{Cache, coordinator_cached};
+use serde::Serialize;
+
+static FETCHES: AtomicUsize = AtomicUsize::new(0);
+
+#[derive(Clone, Copy, Serialize)]
+enum State {
+    Paid,
+}
+
+#[coordinator_cached(name = "fleet_payment", version = state, skip(takes))]
+async fn payment(number: &str, state: State, takes: Duration) -> Result<String, String> {
+    FETCHES.fetch_add(1, Ordering::SeqCst);
+    tokio::time::sleep(takes).await;
+    Ok(format!("{number} fetched by {}", std::process::id()))
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let [_, number, callers, takes] = &std::env::args().collect::<Vec<_>>()[..] else {
+        return Err("usage: CACHE_URL=… fleet KEY CALLERS FETCH_MILLIS|hang".into());
+    };
+    let takes = match takes.as_str() {
+        "hang" => Duration::from_secs(3600),
+        millis => Duration::from_millis(millis.parse()?),
+    };
+    let cache = Cache::from_env().await?;
+    cache.install()?;
+    println!("ready");
+    std::io::stdin().read_line(&mut String::new())?;
+    let calls: Vec<_> = (0..callers.parse()?)
+        .map(|_| {
+            let number = number.clone();
+            tokio::spawn(async move { payment(&number, State::Paid, takes).await })
+        })
+        .collect();
+    let mut values = BTreeSet::new();
+    for call in calls {
+        values.insert(call.await??);
+    }
+    cache.flush().await;
+    let values: Vec<_> = values.into_iter().collect();
+    println!("{} {}", FETCHES.load(Ordering::SeqCst), values.join("|"));
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! What the integration tests share: memcached servers of their own, and a runtime to run on.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A memcached of the test's own, on a free port of loopback; ended when dropped.
+#[derive(Debug)]
+pub struct Memcached {
+    child: Child,
+    port: u16,
+}
+
+impl Memcached {
+    /// Starts one and waits until it answers.
+    ///
+    /// # Panics
+    /// Where memcached is missing or does not start: a test that needs it is never skipped.
+    #[must_use]
+    pub fn start() -> Memcached {
+        // Another process may take the port between looking and starting: then take another.
+        for _ in 0..20 {
+            if let Some(memcached) = Memcached::start_on(free_port()) {
+                return memcached;
+            }
+        }
+        panic!("memcached did not start on any of 20 ports");
+    }
+
+    /// Starts one on `port`; `None` where it did not come up.
+    ///
+    /// # Panics
+    /// Where memcached is missing.
+    #[must_use]
+    pub fn start_on(port: u16) -> Option<Memcached> {
+        let mut command = Command::new("memcached");
+        command
+            .args(["-l", "127.0.0.1", "-U", "0", "-t", "2", "-m", "64", "-p"])
+            .arg(port.to_string());
+        // Ignored where the user is not root.
+        command.args(["-u", "nobody"]);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let child = command
+            .spawn()
+            .expect("memcached is not installed; scripts/test installs it");
+        let mut memcached = Memcached { child, port };
+        let give_up = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < give_up {
+            if memcached
+                .child
+                .try_wait()
+                .expect("the child can be waited for")
+                .is_some()
+            {
+                return None;
+            }
+            if memcached
+                .try_command("mn")
+                .is_some_and(|answer| answer.starts_with("MN"))
+            {
+                return Some(memcached);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        None
+    }
+
+    /// `host:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The port it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Sends one line of the protocol and returns the first line of the answer.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    #[must_use]
+    pub fn command(&self, line: &str) -> String {
+        self.try_command(line).expect("memcached answers")
+    }
+
+    fn try_command(&self, line: &str) -> Option<String> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        stream.write_all(format!("{line}\r\n").as_bytes()).ok()?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).ok()?;
+        Some(answer.trim_end().to_owned())
+    }
+
+    /// The remaining lifetime of an item in seconds, as the server says (`mg KEY t`).
+    #[must_use]
+    pub fn remaining(&self, key: &str) -> Option<i64> {
+        self.command(&format!("mg {key} t"))
+            .strip_prefix("HD t")?
+            .parse()
+            .ok()
+    }
+
+    /// Stores raw bytes under a key, as no client of ours would.
+    ///
+    /// # Panics
+    /// When the server does not store them.
+    pub fn store(&self, key: &str, value: &str) {
+        let answer = self.command(&format!("ms {key} {}\r\n{value}", value.len()));
+        assert_eq!(answer, "HD");
+    }
+
+    /// Stops the process without closing its sockets (`SIGSTOP`).
+    pub fn stop(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets a stopped process go on (`SIGCONT`).
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    /// Kills it (`SIGKILL`).
+    pub fn kill(&mut self) {
+        // It may be dead already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args([signal, &self.child.id().to_string()])
+            .status();
+        assert!(sent.expect("kill is there").success());
+    }
+}
+
+impl Drop for Memcached {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port of loopback that was free a moment ago.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
+    listener
+        .local_addr()
+        .expect("a bound listener has an address")
+        .port()
+}

@@ -1,0 +1,676 @@
+//! The path of a call, with the local tier alone.
+#![allow(missing_docs)]
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use cached_core::{Cache, RequestScope, Tier, coordinator_cached};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum State {
+    Processing,
+    Paid,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Payment {
+    number: String,
+    state: String,
+    fetched: usize,
+}
+
+/// Counts fetches; every test has its own, so that tests do not disturb each other.
+#[derive(Clone, Default)]
+pub struct Upstream {
+    fetches: Arc<AtomicUsize>,
+    takes: Duration,
+    fails: bool,
+    knows: bool,
+}
+
+impl Upstream {
+    fn taking(takes: Duration) -> Upstream {
+        Upstream {
+            takes,
+            ..Upstream::default()
+        }
+    }
+
+    async fn answer(&self) -> usize {
+        let count = self.fetches.fetch_add(1, Ordering::SeqCst) + 1;
+        if !self.takes.is_zero() {
+            tokio::time::sleep(self.takes).await;
+        }
+        count
+    }
+
+    fn fetches(&self) -> usize {
+        self.fetches.load(Ordering::SeqCst)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Down;
+
+type Answer<T> = Result<T, Down>;
+
+#[coordinator_cached(name = "payment", version = state, skip(upstream), entry = payment_entry)]
+async fn payment(upstream: &Upstream, number: &str, state: State) -> Result<Payment, Down> {
+    let fetched = upstream.answer().await;
+    if upstream.fails {
+        return Err(Down);
+    }
+    Ok(Payment {
+        number: number.to_owned(),
+        state: format!("{state:?}"),
+        fetched,
+    })
+}
+
+#[coordinator_cached(name = "aliased", version = number, skip(upstream))]
+async fn aliased(upstream: &Upstream, number: u32) -> Answer<u32> {
+    upstream.answer().await;
+    if upstream.fails {
+        Err(Down)
+    } else {
+        Ok(number)
+    }
+}
+
+#[coordinator_cached(name = "optional", version = number, skip(upstream))]
+async fn optional(upstream: &Upstream, number: u32) -> Option<u32> {
+    upstream.answer().await;
+    upstream.knows.then_some(number)
+}
+
+#[coordinator_cached(name = "optional_answer", version = number, skip(upstream))]
+async fn optional_answer(upstream: &Upstream, number: u32) -> Answer<Option<u32>> {
+    upstream.answer().await;
+    Ok(upstream.knows.then_some(number))
+}
+
+#[coordinator_cached(
+    name = "profile",
+    overwrite(reason = "a profile has no version of its own"),
+    skip(upstream),
+    entry = profile_entry
+)]
+async fn profile(upstream: &Upstream, user: u32) -> Result<String, Down> {
+    Ok(format!("user {user}, fetch {}", upstream.answer().await))
+}
+
+async fn local() -> Cache {
+    Cache::builder().build().await.expect("the defaults fit")
+}
+
+#[tokio::test]
+async fn same_arguments_are_fetched_once_and_another_state_is_another_entry() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            let first = payment(&upstream, "7", State::Processing).await;
+            assert_eq!(payment(&upstream, "7", State::Processing).await, first);
+            assert_eq!(upstream.fetches(), 1);
+            let paid = payment(&upstream, "7", State::Paid).await.expect("fetched");
+            assert_eq!(paid.state, "Paid");
+            assert_eq!(upstream.fetches(), 2);
+            // Both live.
+            assert_eq!(payment(&upstream, "7", State::Processing).await, first);
+            assert_eq!(
+                payment(&upstream, "7", State::Paid).await.as_ref(),
+                Ok(&paid)
+            );
+            assert_eq!(
+                payment(&upstream, "8", State::Paid)
+                    .await
+                    .expect("fetched")
+                    .number,
+                "8"
+            );
+            assert_eq!(upstream.fetches(), 3);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn errors_and_nones_are_not_cached_also_through_an_alias() {
+    let failing = Upstream {
+        fails: true,
+        ..Upstream::default()
+    };
+    local()
+        .await
+        .scope(async {
+            for call in 1..=3 {
+                assert_eq!(payment(&failing, "7", State::Paid).await, Err(Down));
+                assert_eq!(aliased(&failing, 7).await, Err(Down));
+                assert_eq!(optional(&failing, 7).await, None);
+                assert_eq!(optional_answer(&failing, 7).await, Ok(None));
+                assert_eq!(failing.fetches(), call * 4);
+            }
+            let well = Upstream {
+                knows: true,
+                ..Upstream::default()
+            };
+            for _ in 0..3 {
+                assert_eq!(aliased(&well, 7).await, Ok(7));
+                assert_eq!(optional(&well, 7).await, Some(7));
+                assert_eq!(optional_answer(&well, 7).await, Ok(Some(7)));
+            }
+            assert_eq!(well.fetches(), 3);
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_callers_of_one_cold_key_fetch_once() {
+    let cache = local().await;
+    let upstream = Upstream::taking(Duration::from_millis(50));
+    let calls: Vec<_> = (0..1000)
+        .map(|_| {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move { payment(&upstream, "7", State::Paid).await }))
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(
+            call.await
+                .expect("no call panics")
+                .expect("fetched")
+                .fetched,
+            1
+        );
+    }
+    assert_eq!(upstream.fetches(), 1);
+    let stats = cache.stats().get("payment").expect("it was called");
+    assert_eq!((stats.fetches, stats.waits + stats.local_hits), (1, 999));
+}
+
+#[tokio::test]
+async fn an_error_reaches_every_follower_at_once() {
+    let cache = local().await;
+    let upstream = Upstream {
+        fails: true,
+        ..Upstream::taking(Duration::from_millis(50))
+    };
+    let calls: Vec<_> = (0..10)
+        .map(|_| {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move { payment(&upstream, "7", State::Paid).await }))
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.expect("no call panics"), Err(Down));
+    }
+    assert_eq!(upstream.fetches(), 1);
+}
+
+#[derive(Debug)]
+pub struct NotClone;
+
+#[coordinator_cached(name = "unshared", version = number, skip(upstream))]
+async fn unshared(upstream: &Upstream, number: u32) -> Result<u32, NotClone> {
+    upstream.answer().await;
+    if upstream.fails {
+        Err(NotClone)
+    } else {
+        Ok(number)
+    }
+}
+
+#[tokio::test]
+async fn followers_of_an_error_that_cannot_be_shared_fetch_for_themselves() {
+    let cache = local().await;
+    let upstream = Upstream {
+        fails: true,
+        ..Upstream::taking(Duration::from_millis(20))
+    };
+    let calls: Vec<_> = (0..5)
+        .map(|_| {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move { unshared(&upstream, 7).await }))
+        })
+        .collect();
+    for call in calls {
+        assert!(call.await.expect("no call panics").is_err());
+    }
+    assert_eq!(upstream.fetches(), 5);
+}
+
+#[coordinator_cached(name = "stepwise", version = number, skip(upstream))]
+async fn stepwise(upstream: &Upstream, number: u32) -> Result<u32, Down> {
+    upstream.answer().await;
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(number)
+}
+
+#[tokio::test]
+async fn a_leader_that_is_cancelled_at_any_await_hands_over() {
+    for polls in 1..=7 {
+        let cache = local().await;
+        let upstream = Upstream::default();
+        let followers: Vec<_> = cache
+            .scope(async {
+                let mut leader = Box::pin(stepwise(&upstream, 7));
+                for _ in 0..polls {
+                    let polled = futures_poll(leader.as_mut()).await;
+                    assert!(polled.is_none());
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                let followers = (0..20)
+                    .map(|_| {
+                        let upstream = upstream.clone();
+                        tokio::spawn(cache.scope(async move { stepwise(&upstream, 7).await }))
+                    })
+                    .collect();
+                tokio::task::yield_now().await;
+                drop(leader);
+                followers
+            })
+            .await;
+        let began = Instant::now();
+        for follower in followers {
+            assert_eq!(follower.await.expect("no call panics"), Ok(7));
+        }
+        assert!(
+            began.elapsed() < Duration::from_millis(500),
+            "handed over at once, polls {polls}"
+        );
+        assert!(
+            upstream.fetches() <= 2,
+            "{} fetches after {polls} polls",
+            upstream.fetches()
+        );
+    }
+}
+
+/// Polls once.
+async fn futures_poll<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    std::future::poll_fn(|context| {
+        std::task::Poll::Ready(match future.as_mut().poll(context) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+#[coordinator_cached(name = "panics_once", version = number, skip(upstream))]
+async fn panics_once(upstream: &Upstream, number: u32) -> Result<u32, Down> {
+    assert!(upstream.answer().await != 1, "the first fetch panics");
+    Ok(number)
+}
+
+#[tokio::test]
+async fn a_leader_that_panics_hands_over_and_its_key_is_well_afterwards() {
+    let cache = local().await;
+    let upstream = Upstream::taking(Duration::from_millis(20));
+    let calls: Vec<_> = (0..10)
+        .map(|_| {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move { panics_once(&upstream, 7).await }))
+        })
+        .collect();
+    let mut panicked = 0;
+    for call in calls {
+        match call.await {
+            Ok(answer) => assert_eq!(answer, Ok(7)),
+            Err(error) if error.is_panic() => panicked += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((panicked, upstream.fetches()), (1, 2));
+    assert_eq!(cache.scope(panics_once(&upstream, 7)).await, Ok(7));
+    assert_eq!(upstream.fetches(), 2);
+}
+
+#[tokio::test]
+async fn a_leader_held_unpolled_in_its_followers_task_is_relieved_within_about_a_second() {
+    let upstream = Upstream::taking(Duration::from_millis(20));
+    local()
+        .await
+        .scope(async {
+            let mut held = pin!(payment(&upstream, "7", State::Paid));
+            assert!(futures_poll(held.as_mut()).await.is_none());
+            let began = Instant::now();
+            let answer = payment(&upstream, "7", State::Paid).await.expect("fetched");
+            assert!(
+                began.elapsed() < Duration::from_millis(1500),
+                "{:?}",
+                began.elapsed()
+            );
+            assert_eq!(answer.fetched, 2);
+            // The one that was held goes on to its own end, and what stands in the cache stays.
+            assert_eq!(held.await.expect("fetched").number, "7");
+            assert_eq!(payment(&upstream, "7", State::Paid).await, Ok(answer));
+            assert_eq!(upstream.fetches(), 2);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_slow_fetch_stays_one_fetch() {
+    let cache = local().await;
+    let upstream = Upstream::taking(Duration::from_secs(3));
+    let calls: Vec<_> = (0..10)
+        .map(|_| {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move { payment(&upstream, "7", State::Paid).await }))
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(
+            call.await
+                .expect("no call panics")
+                .expect("fetched")
+                .fetched,
+            1
+        );
+    }
+    assert_eq!(upstream.fetches(), 1);
+}
+
+thread_local! {
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+#[coordinator_cached(name = "recursive", version = number)]
+async fn recursive(number: u32) -> Result<usize, Down> {
+    let depth = DEPTH.get();
+    if depth == 2 {
+        return Ok(depth);
+    }
+    DEPTH.set(depth + 1);
+    Box::pin(recursive(number)).await
+}
+
+#[tokio::test]
+async fn a_function_that_awaits_itself_on_the_same_key_does_not_deadlock() {
+    let cache = local().await;
+    let answer = tokio::time::timeout(Duration::from_secs(5), cache.scope(recursive(7))).await;
+    assert_eq!(answer.expect("it ends"), Ok(2));
+}
+
+#[tokio::test]
+async fn an_entry_can_be_looked_at_added_and_invalidated() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            let entry = payment_entry("7", State::Paid);
+            assert!(!entry.get().await.is_found());
+            let cash = Payment {
+                number: "7".into(),
+                state: "cash".into(),
+                fetched: 0,
+            };
+            assert!(entry.add(cash.clone()).await);
+            assert!(
+                !entry
+                    .add(Payment {
+                        fetched: 9,
+                        ..cash.clone()
+                    })
+                    .await,
+                "the first is kept"
+            );
+            assert_eq!(payment(&upstream, "7", State::Paid).await, Ok(cash.clone()));
+            let found = entry.get().await;
+            assert_eq!(found.tier(), Some(Tier::Local));
+            assert_eq!(found.into_option(), Some(cash));
+            entry.invalidate().await.expect("no memcached to tell");
+            assert!(!entry.get().await.is_found());
+            assert_eq!(
+                payment(&upstream, "7", State::Paid)
+                    .await
+                    .expect("fetched")
+                    .fetched,
+                1
+            );
+            let key = entry.key().to_string();
+            assert_eq!(key, format!("payment:{}", entry.key().digest()));
+            assert_eq!(key.len(), "payment:".len() + 64);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn overwrite_replaces_and_a_fetch_under_way_does_not_undo_it() {
+    let upstream = Upstream::taking(Duration::from_millis(50));
+    local()
+        .await
+        .scope(async {
+            let fetch = profile(&upstream, 7);
+            let write = async {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                profile_entry(7)
+                    .overwrite("new".into())
+                    .await
+                    .expect("no memcached to tell");
+            };
+            let (fetched, ()) = tokio::join!(fetch, write);
+            assert_eq!(fetched.as_deref(), Ok("user 7, fetch 1"));
+            assert_eq!(profile(&upstream, 7).await.as_deref(), Ok("new"));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn an_invalidation_during_a_fetch_wins_and_later_callers_fetch_anew() {
+    let upstream = Upstream::taking(Duration::from_millis(50));
+    local()
+        .await
+        .scope(async {
+            let fetch = payment(&upstream, "7", State::Paid);
+            let invalidate = async {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                payment_entry("7", State::Paid)
+                    .invalidate()
+                    .await
+                    .expect("no memcached to tell");
+                payment(&upstream, "7", State::Paid)
+                    .await
+                    .expect("fetched")
+                    .fetched
+            };
+            let (overtaken, later) = tokio::join!(fetch, invalidate);
+            assert_eq!((overtaken.expect("fetched").fetched, later), (1, 2));
+            assert_eq!(
+                payment(&upstream, "7", State::Paid)
+                    .await
+                    .expect("cached")
+                    .fetched,
+                2
+            );
+        })
+        .await;
+}
+
+#[coordinator_cached(name = "short", version = number, ttl = "200ms", skip(upstream))]
+async fn short(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+    let _ = number;
+    Ok(upstream.answer().await)
+}
+
+#[tokio::test]
+async fn an_entry_expires() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            assert_eq!(short(&upstream, 7).await, Ok(1));
+            assert_eq!(short(&upstream, 7).await, Ok(1));
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            assert_eq!(short(&upstream, 7).await, Ok(2));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn within_a_request_a_key_has_one_answer() {
+    let upstream = Upstream::default();
+    let cache = local().await;
+    cache
+        .scope(async {
+            RequestScope::new()
+                .run(async {
+                    let first = profile(&upstream, 7).await;
+                    // Another request replaces the entry; this one keeps its answer.
+                    let other = RequestScope::new()
+                        .force_miss(true)
+                        .run(profile(&upstream, 7))
+                        .await;
+                    assert_ne!(first, other);
+                    assert_eq!(profile(&upstream, 7).await, first);
+                })
+                .await;
+            assert_eq!(
+                profile(&upstream, 7).await.as_deref(),
+                Ok("user 7, fetch 2"),
+                "it was replaced"
+            );
+            RequestScope::new()
+                .force_miss(true)
+                .run(async {
+                    let first = payment(&upstream, "7", State::Paid).await;
+                    assert_eq!(
+                        payment(&upstream, "7", State::Paid).await,
+                        first,
+                        "request hits still win"
+                    );
+                    let again = RequestScope::new()
+                        .force_miss(true)
+                        .run(payment(&upstream, "7", State::Paid))
+                        .await;
+                    assert_ne!(again, first);
+                })
+                .await;
+            let kept = payment(&upstream, "7", State::Paid)
+                .await
+                .expect("cached")
+                .fetched;
+            assert_eq!(kept, 3, "a write-once entry is left as it is");
+        })
+        .await;
+    assert!(cache.stats().get("payment").expect("called").request_hits > 0);
+}
+
+#[tokio::test]
+async fn a_disabled_cache_fetches_every_time() {
+    let upstream = Upstream::default();
+    Cache::disabled()
+        .scope(async {
+            for call in 1..=3 {
+                assert_eq!(
+                    payment(&upstream, "7", State::Paid)
+                        .await
+                        .expect("fetched")
+                        .fetched,
+                    call
+                );
+            }
+            assert!(!payment_entry("7", State::Paid).get().await.is_found());
+            assert!(
+                !payment_entry("7", State::Paid)
+                    .add(Payment {
+                        number: "7".into(),
+                        state: "Paid".into(),
+                        fetched: 0,
+                    })
+                    .await
+            );
+            payment_entry("7", State::Paid)
+                .invalidate()
+                .await
+                .expect("nothing to do");
+        })
+        .await;
+}
+
+#[test]
+fn without_a_runtime_the_local_tier_answers() {
+    let upstream = Upstream::default();
+    let call = || {
+        let mut call = pin!(profile(&upstream, 12345));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match call.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(answer) => answer,
+            std::task::Poll::Pending => panic!("nothing to wait for"),
+        }
+    };
+    assert_eq!(call(), call());
+    assert_eq!(upstream.fetches(), 1);
+}
+
+#[tokio::test]
+async fn the_ledger_lists_every_declaration_with_its_reason() {
+    let ledger = cached_core::ledger();
+    let profile = ledger
+        .iter()
+        .find(|d| d.name() == "profile")
+        .expect("listed");
+    assert_eq!(
+        profile.overwrite_reason(),
+        Some("a profile has no version of its own")
+    );
+    assert!(profile.place().contains("path.rs:"), "{}", profile.place());
+    assert!(
+        ledger
+            .to_string()
+            .contains("a profile has no version of its own")
+    );
+    assert!(
+        ledger
+            .iter()
+            .any(|d| d.name() == "payment" && d.overwrite_reason().is_none())
+    );
+    assert!(ledger.audit().is_empty(), "{:?}", ledger.audit());
+}
+
+struct Client<T> {
+    tag: T,
+}
+
+impl<T: Send + Sync> Client<T> {
+    #[coordinator_cached(name = "client_fetch", version = number, skip(self, upstream))]
+    async fn fetch(&self, upstream: &Upstream, number: u32) -> Result<(usize, u32), Down> {
+        let _ = &self.tag;
+        Ok((upstream.answer().await, number))
+    }
+}
+
+#[coordinator_cached(name = "const_generic", version = number, skip(upstream))]
+async fn sized<const N: usize>(upstream: &Upstream, number: u32) -> Result<(usize, u32), Down> {
+    upstream.answer().await;
+    Ok((N, number))
+}
+
+#[coordinator_cached(name = "type_generic", version = number, skip(upstream))]
+async fn named<T>(upstream: &Upstream, number: u32) -> Result<(String, u32), Down> {
+    upstream.answer().await;
+    Ok((std::any::type_name::<T>().to_owned(), number))
+}
+
+#[tokio::test]
+async fn type_and_const_arguments_are_part_of_the_key() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            let a = Client { tag: 1u8 }.fetch(&upstream, 7).await;
+            assert_eq!(Client { tag: 2u8 }.fetch(&upstream, 7).await, a);
+            assert_ne!(Client { tag: "b" }.fetch(&upstream, 7).await, a);
+            assert_eq!(sized::<1>(&upstream, 7).await, Ok((1, 7)));
+            assert_eq!(sized::<2>(&upstream, 7).await, Ok((2, 7)));
+            assert_eq!(named::<u8>(&upstream, 7).await, Ok(("u8".into(), 7)));
+            assert_eq!(named::<u16>(&upstream, 7).await, Ok(("u16".into(), 7)));
+        })
+        .await;
+}

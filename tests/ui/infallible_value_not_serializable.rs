@@ -1,0 +1,18 @@
+//! A value that cannot be stored whole.
+
+use cached_core::coordinator_cached;
+
+#[derive(Clone)]
+struct Payment {
+    number: String,
+}
+
+#[coordinator_cached(name = "payment", version = state, infallible)]
+async fn fetch(number: &str, state: u8) -> Payment {
+    let _ = state;
+    Payment { number: number.to_owned() }
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await.number });
+}

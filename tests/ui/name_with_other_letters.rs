@@ -1,0 +1,12 @@
+//! A cache name is made of few letters, since it stands in keys.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "Payment Data", version = state)]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

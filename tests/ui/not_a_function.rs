@@ -1,0 +1,10 @@
+//! Something that is no function.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state)]
+struct Payment;
+
+fn main() {
+    drop(async { Payment });
+}

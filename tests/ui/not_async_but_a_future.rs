@@ -1,0 +1,12 @@
+//! A function that returns a future.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state)]
+fn fetch(number: &str, state: u8) -> impl Future<Output = Result<String, String>> {
+    async move { Ok(format!("{number}{state}")) }
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

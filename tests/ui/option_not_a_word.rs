@@ -1,0 +1,12 @@
+//! Something that is no option.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached("payment", version = state)]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

@@ -1,0 +1,12 @@
+//! An option that is planned.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state, stale_if_error = "1h")]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

@@ -1,0 +1,12 @@
+//! An option that does not exist, near to one that does.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", verison = state)]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

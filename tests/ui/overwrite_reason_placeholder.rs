@@ -1,0 +1,12 @@
+//! A reason that somebody meant to write later.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", overwrite(reason = "TODO: say why"))]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

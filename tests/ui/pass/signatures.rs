@@ -1,0 +1,83 @@
+//! Visibility, attributes, `unsafe`, aliases, `infallible`, another path to the crate, and functions
+//! that a macro writes.
+#![deny(warnings)]
+
+mod reexported {
+    pub(crate) use cached_core as cache;
+}
+
+use serde::{Deserialize, Serialize};
+
+mod inner {
+    use super::*;
+
+    type Aliased<T> = Result<T, std::num::ParseIntError>;
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    pub(crate) struct Rates {
+        pub(crate) eur: u32,
+    }
+
+    /// Attributes stand where they stood.
+    #[inline]
+    #[must_use = "the answer of a network call"]
+    #[cached_core::coordinator_cached(name = "aliased", version = number)]
+    #[allow(clippy::unused_async)]
+    pub(crate) async fn aliased(#[allow(unused)] number: &str) -> Aliased<u32> {
+        #![allow(unused_variables)]
+        //! Documentation from the inside.
+        let unused = 1;
+        Ok(number.parse::<u32>()?)
+    }
+
+    #[reexported::cache::coordinator_cached(
+        name = "rates",
+        overwrite(reason = "rates are replaced every morning"),
+        crate = reexported::cache,
+        entry = rates_entry,
+        infallible
+    )]
+    pub(super) async fn rates() -> Rates {
+        Rates { eur: 1 }
+    }
+
+    /// # Safety
+    /// None needed.
+    #[cached_core::coordinator_cached(name = "unsafe", version = number)]
+    pub(in crate::inner) async unsafe fn dangerous(number: u8) -> Option<u8> {
+        if number == 0 {
+            return None;
+        }
+        Some(number)
+    }
+
+    pub(crate) async fn safe(number: u8) -> Option<u8> {
+        unsafe { dangerous(number).await }
+    }
+}
+
+macro_rules! annotated {
+    ($function:ident, $entry:ident, $name:literal, $ttl:expr, $number:ident: $type:ty => $body:block) => {
+        #[cached_core::coordinator_cached(name = $name, version = $number, ttl = $ttl, entry = $entry)]
+        async fn $function($number: $type) -> Result<$type, String> $body
+    };
+}
+
+annotated!(written, written_entry, "written", "5m", number: u8 => { Ok(number + 1) });
+
+/// Errors in no body, warnings in no caller; a future as `Send` as its body.
+fn spawned() -> impl Future<Output = ()> + Send {
+    async {
+        assert_eq!(inner::aliased("1").await, Ok(1));
+        assert_eq!(inner::rates().await, inner::Rates { eur: 1 });
+        assert_eq!(inner::safe(0).await, None);
+        assert_eq!(written(1).await, Ok(2));
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    spawned().await;
+    let _ = inner::rates_entry();
+    let _ = written_entry(1);
+}

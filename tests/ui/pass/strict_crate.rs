@@ -1,0 +1,68 @@
+//! A crate with every strict lint, and a module without the prelude.
+#![forbid(unsafe_code)]
+#![deny(warnings, missing_docs, unused, unreachable_pub, missing_debug_implementations)]
+#![deny(clippy::all, clippy::pedantic)]
+
+/// The calls.
+pub mod calls {
+    #![no_implicit_prelude]
+
+    use ::cached_core::coordinator_cached;
+    use ::std::result::Result;
+    use ::std::string::String;
+
+    /// Upstream.
+    #[derive(Debug)]
+    pub struct Client;
+
+    impl Client {
+        /// A call with everything that an expansion can hold.
+        #[coordinator_cached(
+            name = "strict",
+            version = version,
+            identifier = (number, region.len(), &self.name()),
+            overwrite(reason = "the broker rewrites what it is told of"),
+            skip(client),
+            ttl = ::std::time::Duration::from_mins(1),
+            entry = fetch_entry
+        )]
+        /// # Errors
+        /// None.
+        pub async fn fetch(
+            &self,
+            client: &Client,
+            number: &str,
+            region: String,
+            version: u64,
+        ) -> Result<String, String> {
+            let _ = client.name();
+            Result::Ok(::std::format!("{number} {region} {version}"))
+        }
+
+        fn name(&self) -> &'static str {
+            let _ = self;
+            "client"
+        }
+    }
+
+    /// An entry of a free function is as strict.
+    #[coordinator_cached(name = "free", version = state, skip(client), entry = free_entry)]
+    ///
+    /// # Errors
+    /// None.
+    pub async fn free(client: &Client, number: String, state: &u8) -> Result<u8, String> {
+        let _ = (client.name(), number);
+        Result::Ok(*state)
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    use calls::{Client, free, free_entry};
+
+    let answer = Client.fetch(&Client, "1", "eu".to_owned(), 2).await;
+    assert_eq!(answer.as_deref(), Ok("1 eu 2"));
+    let _ = Client.fetch_entry("1", "eu".to_owned(), 2);
+    assert_eq!(free(&Client, String::new(), &1).await, Ok(1));
+    let _ = free_entry(String::new(), &1);
+}

@@ -1,0 +1,12 @@
+//! An answer whose type has no name.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state)]
+async fn fetch(number: &str, state: u8) -> Result<impl ToString, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

@@ -1,0 +1,12 @@
+//! Units out of order.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state, ttl = "30m1h")]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

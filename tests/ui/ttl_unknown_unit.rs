@@ -1,0 +1,12 @@
+//! A unit that does not exist.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state, ttl = "30min")]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

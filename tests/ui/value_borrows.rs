@@ -1,0 +1,13 @@
+//! A value that borrows does not outlive its call.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state)]
+async fn fetch(number: &str, state: u8) -> Result<&str, String> {
+    let _ = state;
+    Ok(number)
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

@@ -1,0 +1,18 @@
+//! A value that cannot be stored.
+
+use cached_core::coordinator_cached;
+
+#[derive(Clone)]
+struct Payment {
+    number: String,
+}
+
+#[coordinator_cached(name = "payment", version = state)]
+async fn fetch(number: &str, state: u8) -> Result<Payment, String> {
+    let _ = state;
+    Ok(Payment { number: number.to_owned() })
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await.map(|payment| payment.number) });
+}

@@ -1,0 +1,12 @@
+//! A version that is always the same prevents no overwriting.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = 3)]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

@@ -1,0 +1,12 @@
+//! A version computed from a misspelt parameter.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = sate.leading_zeros())]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}
