@@ -521,3 +521,6 @@ impl fmt::Display for Key {
         write!(f, "{}:{}", self.name, self.digest)
     }
 }
+
+#[cfg(test)]
+mod tests;

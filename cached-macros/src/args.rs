@@ -285,9 +285,10 @@ fn value(input: ParseStream<'_>) -> Result<Expr, Wrong> {
     match input.parse() {
         Ok(value) => Ok(ungrouped(value)),
         // The error's own place would be the end of the attribute, which has no token.
-        Err(_) if input.is_empty() => {
-            Err(Wrong::Syntax(syn::Error::new(start, "this value is unfinished; write an expression")))
-        }
+        Err(_) if input.is_empty() => Err(Wrong::Syntax(syn::Error::new(
+            start,
+            "this value is unfinished; write an expression",
+        ))),
         Err(error) => Err(Wrong::Syntax(error)),
     }
 }
@@ -332,7 +333,8 @@ fn names(input: ParseStream<'_>) -> Result<Vec<Ident>, Wrong> {
 
 /// `(reason = "…")`.
 fn reason(overwrite: &Ident, input: ParseStream<'_>) -> Result<LitStr, Wrong> {
-    const MISSING: &str = "overwriting needs a reason; write `overwrite(reason = \"…\")` with a sentence that says why entries must be replaced";
+    const MISSING: &str = "overwriting needs a reason; \
+        write `overwrite(reason = \"…\")` with a sentence that says why entries must be replaced";
     if input.is_empty() || input.peek(Token![,]) {
         return Err(refused(overwrite, MISSING));
     }
@@ -367,7 +369,10 @@ fn flag(key: &Ident, input: ParseStream<'_>) -> Result<(), Wrong> {
     if input.is_empty() || input.peek(Token![,]) {
         return Ok(());
     }
-    Err(refused(next(input), format!("option `{key}` takes no value; write `{key}` alone")))
+    Err(refused(
+        next(input),
+        format!("option `{key}` takes no value; write `{key}` alone"),
+    ))
 }
 
 /// What was written instead of what should come here; nothing where the option ends.

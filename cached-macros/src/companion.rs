@@ -1,14 +1,16 @@
-//! The signature of the companion function: the annotated one's, less what does not say which
-//! entry is meant.
+//! The companion function that `entry = NAME` asks for. Its signature is the annotated one's, less
+//! what does not say which entry is meant.
 
 use std::collections::BTreeSet;
 
-use proc_macro2::{Ident, Punct, Spacing, TokenStream, TokenTree};
-use quote::{ToTokens, quote};
+use proc_macro2::{Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::{Attribute, FnArg, GenericParam, Generics, WherePredicate};
 
 use crate::args::Args;
-use crate::item::{Function, mentions};
+use crate::expand::{Key, Krate, function_path, mode, policy};
+use crate::item::{Function, is_punct, mentions};
+use crate::validate::Cached;
 
 /// What the companion takes over from the function.
 pub(crate) struct Companion<'a> {
@@ -18,7 +20,140 @@ pub(crate) struct Companion<'a> {
     pub(crate) attributes: Vec<TokenStream>,
 }
 
+/// ```text
+/// pub fn payment_entry(number: &str, state: State) -> CacheEntry<Payment, WriteOnce> {
+///     let declaration = { static DECLARED: Declared = …; DECLARED.get() };
+///     entry::<ByType, Result<Payment, FetchError>, WriteOnce>(declaration, None, Types::new(…), &[…], …)
+/// }
+/// ```
+pub(crate) fn expand(
+    cached: &Cached<'_>,
+    companion: &Companion<'_>,
+    krate: &Krate<'_>,
+) -> TokenStream {
+    let declaration = Ident::new("declaration", Span::mixed_site());
+    let declared = declared_lookup(cached, krate);
+    let returned = without_lifetimes(cached.returned);
+    let overwritable = cached.reason.is_some();
+    let (mode, policy) = (mode(cached.whole, krate), policy(overwritable, krate));
+    let entry = krate.private(Span::call_site(), "entry");
+    let key = Key {
+        cached,
+        krate,
+        generics: &companion.generics,
+    };
+    let (cache, types, identifier, version, ttl) = (
+        key.cache(),
+        key.types(),
+        key.identifier(),
+        key.version(),
+        key.ttl(),
+    );
+    let head = head(
+        cached.function,
+        companion,
+        cached.whole,
+        overwritable,
+        krate,
+    );
+    let span = companion.place();
+    quote_spanned! {span=>
+        #head {
+            let #declaration = #declared;
+            #entry::<#mode, #returned, #policy>(#declaration, #cache, #types, #identifier, #version) #ttl
+        }
+    }
+}
+
+/// What stays of the companion where the attribute has mistakes: something to call, so that its
+/// callers add no errors to those that are shown.
+pub(crate) fn stub(args: &Args, function: &Function, krate: &Krate<'_>) -> Option<TokenStream> {
+    let companion = Companion::new(args, function)?;
+    let is_taken = *companion.name == function.signature.ident;
+    let head = head(
+        function,
+        &companion,
+        args.infallible.is_some(),
+        args.tried("overwrite"),
+        krate,
+    );
+    let stub =
+        quote_spanned!(companion.place()=> #[allow(unused, clippy::empty_loop)] #head { loop {} });
+    (!is_taken).then_some(stub)
+}
+
+fn head(
+    function: &Function,
+    companion: &Companion<'_>,
+    whole: bool,
+    overwritable: bool,
+    krate: &Krate<'_>,
+) -> TokenStream {
+    let Companion {
+        name,
+        arguments,
+        generics,
+        attributes,
+    } = companion;
+    let (path, policy) = (krate.path(), policy(overwritable, krate));
+    let value = match function.returned() {
+        Some(returned) if function.signature.asyncness.is_some() => {
+            let (mode, returned) = (mode(whole, krate), without_lifetimes(returned));
+            let trait_path = krate.private(Span::call_site(), "Returned");
+            quote!(<#returned as #trait_path<#mode>>::Value)
+        }
+        _ => quote!(()),
+    };
+    let doc = format!(
+        "The cache entry of `{}` for these arguments: looks at it, adds{} or invalidates it. \
+            Fetches nothing.",
+        function.signature.ident,
+        if overwritable { ", overwrites" } else { "" },
+    );
+    let span = companion.place();
+    let visibility = moved_to(function.visibility.to_token_stream(), span);
+    let where_clause = &generics.where_clause;
+    quote_spanned! {span=>
+        #(#attributes)*
+        #[doc = #doc]
+        #[must_use = "an entry does nothing by itself; call one of its methods"]
+        #[allow(unused_mut, unused_variables, clippy::needless_lifetimes, clippy::elidable_lifetime_names,
+            clippy::needless_pass_by_value, clippy::too_many_arguments, clippy::trivially_copy_pass_by_ref,
+            clippy::unused_self)]
+        #visibility fn #name #generics(#(#arguments),*) -> #path::CacheEntry<#value, #policy> #where_clause
+    }
+}
+
+/// The function's declaration. It is a static in the function's body, since beside a function
+/// nothing can be put that both can name: the attribute does not see whether it is in an impl. So
+/// the companion looks for it, once.
+fn declared_lookup(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
+    let declared = krate.private(Span::call_site(), "Declared");
+    let (name, function) = (cached.name, function_path(cached));
+    quote! {{
+        static DECLARED: #declared = #declared::new(#name, #function);
+        DECLARED.get()
+    }}
+}
+
+/// The tokens with the place of `span`, and the names they had.
+fn moved_to(tokens: TokenStream, span: Span) -> TokenStream {
+    let moved = |mut token: TokenTree| {
+        if let TokenTree::Group(group) = &token {
+            token = Group::new(group.delimiter(), moved_to(group.stream(), span)).into();
+        }
+        token.set_span(token.span().located_at(span));
+        token
+    };
+    tokens.into_iter().map(moved).collect()
+}
+
 impl<'a> Companion<'a> {
+    /// Where the companion is defined, as far as errors and editors are concerned: at its name.
+    fn place(&self) -> Span {
+        Span::mixed_site().located_at(self.name.span())
+    }
+
     /// `None` where there is no option `entry`. Also made of a function with mistakes, so that its
     /// callers see something to call.
     pub(crate) fn new(args: &'a Args, function: &'a Function) -> Option<Companion<'a>> {
@@ -189,12 +324,10 @@ pub(crate) fn borrows(returned: &impl ToTokens) -> bool {
 pub(crate) fn without_lifetimes(returned: &impl ToTokens) -> TokenStream {
     let mut result = TokenStream::new();
     let mut tokens = returned.to_token_stream().into_iter().peekable();
-    let is = |token: Option<&TokenTree>, expected: char| matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == expected);
     while let Some(token) = tokens.next() {
         match token {
             TokenTree::Group(group) => {
-                let mut inner =
-                    proc_macro2::Group::new(group.delimiter(), without_lifetimes(&group.stream()));
+                let mut inner = Group::new(group.delimiter(), without_lifetimes(&group.stream()));
                 inner.set_span(group.span());
                 inner.to_tokens(&mut result);
             }
@@ -205,7 +338,7 @@ pub(crate) fn without_lifetimes(returned: &impl ToTokens) -> TokenStream {
             }
             TokenTree::Punct(reference) if reference.as_char() == '&' => {
                 reference.to_tokens(&mut result);
-                if !is(tokens.peek(), '\'') {
+                if !is_punct(tokens.peek(), '\'') {
                     lifetime(reference.span()).to_tokens(&mut result);
                 }
             }
@@ -215,7 +348,7 @@ pub(crate) fn without_lifetimes(returned: &impl ToTokens) -> TokenStream {
     result
 }
 
-fn lifetime(span: proc_macro2::Span) -> TokenStream {
+fn lifetime(span: Span) -> TokenStream {
     let mut quote = Punct::new('\'', Spacing::Joint);
     quote.set_span(span);
     let name = Ident::new("static", span);

@@ -10,9 +10,9 @@ use syn::spanned::Spanned;
 use syn::{Expr, Generics, Path, Type};
 
 use crate::args::Args;
-use crate::companion::{Companion, borrows, type_and_const_params, without_lifetimes};
+use crate::companion::{Companion, borrows, type_and_const_params};
 
-use crate::item::Function;
+use crate::item::is_punct;
 use crate::validate::{Cached, Ttl};
 
 /// The path of the runtime crate.
@@ -25,7 +25,7 @@ impl<'a> Krate<'a> {
 
     /// The path of something in the runtime's `private` module; errors in its use are shown at
     /// `span`.
-    fn private(&self, span: Span, item: &str) -> TokenStream {
+    pub(crate) fn private(&self, span: Span, item: &str) -> TokenStream {
         let item = Ident::new(item, span);
         match self.0 {
             Some(path) => quote_spanned!(span=> #path::private::#item),
@@ -33,7 +33,7 @@ impl<'a> Krate<'a> {
         }
     }
 
-    fn path(&self) -> TokenStream {
+    pub(crate) fn path(&self) -> TokenStream {
         self.0
             .map_or_else(|| quote!(::cached_core), ToTokens::to_token_stream)
     }
@@ -97,109 +97,6 @@ pub(crate) fn function(
     quote!(#attributes #head #statements)
 }
 
-/// ```text
-/// pub fn payment_entry(number: &str, state: State) -> CacheEntry<Payment, WriteOnce> {
-///     let declaration = { static DECLARED: Declared = …; DECLARED.get() };
-///     entry::<ByType, Result<Payment, FetchError>, WriteOnce>(declaration, None, Types::new(…), &[…], …)
-/// }
-/// ```
-pub(crate) fn companion(
-    cached: &Cached<'_>,
-    companion: &Companion<'_>,
-    krate: &Krate<'_>,
-) -> TokenStream {
-    let declaration = Ident::new("declaration", Span::mixed_site());
-    let declared = declared_lookup(cached, krate);
-    let (mode, returned) = (
-        mode(cached.whole, krate),
-        without_lifetimes(cached.returned),
-    );
-    let policy = policy(cached.reason.is_some(), krate);
-    let entry = krate.private(Span::call_site(), "entry");
-    let key = Key {
-        cached,
-        krate,
-        generics: &companion.generics,
-    };
-    let (cache, types, identifier, version, ttl) = (
-        key.cache(),
-        key.types(),
-        key.identifier(),
-        key.version(),
-        key.ttl(),
-    );
-    let head = companion_head(
-        cached.function,
-        companion,
-        cached.whole,
-        cached.reason.is_some(),
-        krate,
-    );
-    quote! {
-        #head {
-            let #declaration = #declared;
-            #entry::<#mode, #returned, #policy>(#declaration, #cache, #types, #identifier, #version) #ttl
-        }
-    }
-}
-
-/// What stays of the companion where the attribute has mistakes: something to call, so that its
-/// callers add no errors to those that are shown.
-pub(crate) fn companion_stub(
-    args: &Args,
-    function: &Function,
-    krate: &Krate<'_>,
-) -> Option<TokenStream> {
-    let companion = Companion::new(args, function)?;
-    let head = companion_head(
-        function,
-        &companion,
-        args.infallible.is_some(),
-        args.tried("overwrite"),
-        krate,
-    );
-    Some(quote!(#[allow(unused, clippy::empty_loop)] #head { loop {} }))
-}
-
-fn companion_head(
-    function: &Function,
-    companion: &Companion<'_>,
-    whole: bool,
-    overwritable: bool,
-    krate: &Krate<'_>,
-) -> TokenStream {
-    let Companion {
-        name,
-        arguments,
-        generics,
-        attributes,
-    } = companion;
-    let visibility = &function.visibility;
-    let (_, _, where_clause) = generics.split_for_impl();
-    let (path, policy) = (krate.path(), policy(overwritable, krate));
-    let value = match function.returned() {
-        Some(returned) if function.signature.asyncness.is_some() => {
-            let (mode, returned) = (mode(whole, krate), without_lifetimes(returned));
-            let trait_path = krate.private(Span::call_site(), "Returned");
-            quote!(<#returned as #trait_path<#mode>>::Value)
-        }
-        _ => quote!(()),
-    };
-    let doc = format!(
-        "The cache entry of `{}` for these arguments: looks at it, adds, invalidates{} it. Fetches nothing.",
-        function.signature.ident,
-        if overwritable { " or overwrites" } else { "" },
-    );
-    quote! {
-        #(#attributes)*
-        #[doc = #doc]
-        #[must_use = "an entry does nothing by itself; call one of its methods"]
-        #[allow(unused_mut, unused_variables, clippy::needless_lifetimes, clippy::elidable_lifetime_names,
-            clippy::needless_pass_by_value, clippy::too_many_arguments, clippy::trivially_copy_pass_by_ref, clippy::unused_self)]
-        #visibility fn #name #generics(#(#arguments),*) -> #path::CacheEntry<#value, #policy> #where_clause
-    }
-}
-
 fn declaration_static(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
     let [linkme, slice, declaration] = ["linkme", "DECLARATIONS", "Declaration"]
         .map(|item| krate.private(Span::call_site(), item));
@@ -219,28 +116,16 @@ fn declaration_static(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
     }}
 }
 
-/// The function's declaration, for the companion. The static is in the function's body, since
-/// beside a function nothing can be put that both can name: the macro does not see whether it is
-/// in an impl. So the companion looks for it, once.
-fn declared_lookup(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
-    let declared = krate.private(Span::call_site(), "Declared");
-    let (name, function) = (cached.name, function_path(cached));
-    quote! {{
-        static DECLARED: #declared = #declared::new(#name, #function);
-        DECLARED.get()
-    }}
-}
-
-fn function_path(cached: &Cached<'_>) -> TokenStream {
+pub(crate) fn function_path(cached: &Cached<'_>) -> TokenStream {
     let in_module = format!("::{}", cached.function.signature.ident);
     quote!(::core::concat!(::core::module_path!(), #in_module))
 }
 
 /// The one place where the return type's trait bounds are checked, so that what is wrong with the
 /// type is said once, and at the type.
-fn returns_value(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
+pub(crate) fn returns_value(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
     let returned = cached.returned;
-    let span = returned.span();
+    let span = cached.returned.span();
     let [returns, sharing] = ["returns", "Sharing"].map(|item| krate.private(span, item));
     let mode = mode(cached.whole, krate);
     // Only an error without borrows can outlive the call that it ended.
@@ -255,11 +140,11 @@ fn returns_value(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
     quote_spanned!(span=> #returns::<#mode, #returned>(#sharing::<#returned>::NEW.#errors()))
 }
 
-fn mode(whole: bool, krate: &Krate<'_>) -> TokenStream {
+pub(crate) fn mode(whole: bool, krate: &Krate<'_>) -> TokenStream {
     krate.private(Span::call_site(), if whole { "Whole" } else { "ByType" })
 }
 
-fn policy(overwritable: bool, krate: &Krate<'_>) -> TokenStream {
+pub(crate) fn policy(overwritable: bool, krate: &Krate<'_>) -> TokenStream {
     let krate = krate.path();
     if overwritable {
         quote!(#krate::Overwritable)
@@ -269,14 +154,14 @@ fn policy(overwritable: bool, krate: &Krate<'_>) -> TokenStream {
 }
 
 /// The arguments that say which entry is meant. The function and its companion make the same.
-struct Key<'a> {
-    cached: &'a Cached<'a>,
-    krate: &'a Krate<'a>,
-    generics: &'a Generics,
+pub(crate) struct Key<'a> {
+    pub(crate) cached: &'a Cached<'a>,
+    pub(crate) krate: &'a Krate<'a>,
+    pub(crate) generics: &'a Generics,
 }
 
 impl Key<'_> {
-    fn cache(&self) -> TokenStream {
+    pub(crate) fn cache(&self) -> TokenStream {
         let cache = self.cached.cache.map(|cache| {
             let (function, borrowed) = (self.krate.private(cache.span(), "cache"), borrowed(cache));
             quote_spanned!(cache.span()=> #function(#borrowed))
@@ -284,7 +169,7 @@ impl Key<'_> {
         optional(cache)
     }
 
-    fn types(&self) -> TokenStream {
+    pub(crate) fn types(&self) -> TokenStream {
         let types = self.krate.private(Span::call_site(), "Types");
         let (own, constants) = type_and_const_params(self.generics);
         let own =
@@ -296,16 +181,16 @@ impl Key<'_> {
         quote!(#types::new(&|| ()) #own #constants)
     }
 
-    fn identifier(&self) -> TokenStream {
+    pub(crate) fn identifier(&self) -> TokenStream {
         let parts = self.cached.identifier.iter().map(|part| self.part(part));
         quote!(&[#(#parts),*])
     }
 
-    fn version(&self) -> TokenStream {
+    pub(crate) fn version(&self) -> TokenStream {
         optional(self.cached.version.map(|version| self.part(version)))
     }
 
-    fn ttl(&self) -> TokenStream {
+    pub(crate) fn ttl(&self) -> TokenStream {
         match self.cached.ttl {
             Ttl::Expression(ttl) => quote_spanned!(ttl.span()=> .ttl(#ttl)),
             Ttl::Default | Ttl::Milliseconds(_) => TokenStream::new(),
@@ -365,8 +250,8 @@ fn in_braces_of(body: &Group, tokens: &TokenStream) -> TokenTree {
     TokenTree::Group(group)
 }
 
-/// Attributes at the beginning of a body (`#![allow(…)]`). They must stay the first thing in it, or
-/// stand before the function, where they mean the same.
+/// Attributes at the beginning of a body (`#![allow(…)]`). They must stay the first thing in it,
+/// or stand before the function, where they mean the same.
 struct InnerAttributes {
     as_outer: TokenStream,
     rest: TokenStream,
@@ -376,9 +261,8 @@ impl InnerAttributes {
     fn split(body: &Group) -> InnerAttributes {
         let mut trees = body.stream().into_iter().peekable();
         let mut as_outer = TokenStream::new();
-        let is = |tree: Option<&TokenTree>, expected: char| matches!(tree, Some(TokenTree::Punct(punct)) if punct.as_char() == expected);
         let mut rest = trees.clone();
-        while is(trees.next().as_ref(), '#') && is(trees.next().as_ref(), '!') {
+        while is_punct(trees.next().as_ref(), '#') && is_punct(trees.next().as_ref(), '!') {
             let Some(TokenTree::Group(attribute)) = trees.next() else {
                 break;
             };

@@ -142,6 +142,10 @@ fn braces(token: &TokenTree) -> Option<Group> {
     }
 }
 
+pub(crate) fn is_punct(token: Option<&TokenTree>, expected: char) -> bool {
+    matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == expected)
+}
+
 fn parameters(signature: &Signature) -> Vec<Parameter> {
     let mut parameters: Vec<Parameter> = Vec::new();
     for (argument, input) in signature.inputs.iter().enumerate() {

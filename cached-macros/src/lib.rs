@@ -48,12 +48,12 @@ fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
     let Some(cached) = validate::validate(&args, &function, &mut errors) else {
         // The function as it was written, so that its callers add no errors of their own.
         let unchanged = &function.tokens;
-        let stub = expand::companion_stub(&args, &function, &krate);
+        let stub = companion::stub(&args, &function, &krate);
         let errors = errors.into_compile_errors();
         return quote!(#unchanged #stub #errors);
     };
     let companion = Companion::new(&args, &function);
     let function = expand::function(&cached, companion.as_ref(), &krate);
-    let companion = companion.map(|companion| expand::companion(&cached, &companion, &krate));
+    let companion = companion.map(|companion| companion::expand(&cached, &companion, &krate));
     quote!(#function #companion)
 }

@@ -24,7 +24,8 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     if well_formed {
         return Ok(());
     }
-    let rule = "a cache name is made of `a-z`, `0-9`, `.`, `_` and `-`, and begins with a letter or a digit";
+    let rule = "a cache name is made of `a-z`, `0-9`, `.`, `_` and `-`, and begins with a \
+        letter or a digit";
     match similar_name(name) {
         Some(similar) => Err(format!("{rule}; write `name = \"{similar}\"`")),
         None => Err(format!("{rule}; write one such as `name = \"payment\"`")),
@@ -83,7 +84,8 @@ pub(crate) fn milliseconds(ttl: &str) -> Result<u64, String> {
             .ok_or_else(|| unknown_unit(ttl, number, unit))?;
         if place < next_unit {
             return Err(format!(
-                "the units of `{ttl}` are out of order; write each once, the longest first, as in `\"1h30m\"`"
+                "the units of `{ttl}` are out of order; \
+                    write each once, the longest first, as in `\"1h30m\"`"
             ));
         }
         next_unit = place + 1;
@@ -223,7 +225,11 @@ pub(crate) fn check_reason(reason: &str) -> Result<(), String> {
     const WRITE: &str = "write a sentence that says why entries must be replaced";
     let words = words(reason);
     if words.is_empty() {
-        let wrong = if reason.trim().is_empty() { "is empty" } else { "says nothing" };
+        let wrong = if reason.trim().is_empty() {
+            "is empty"
+        } else {
+            "says nothing"
+        };
         return Err(format!("the reason {wrong}; {WRITE}"));
     }
     let begins_as_placeholder = PLACEHOLDERS.contains(&words[0].as_str()) && words[0] != "test";

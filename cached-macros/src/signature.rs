@@ -62,7 +62,8 @@ fn asynchronous(function: &Function, errors: &mut Errors) {
         .unwrap_or_default();
     let message = if contains(&returned, "async_trait") {
         format!(
-            "`#[async_trait]` has rewritten `{name}`; put the body in an `async fn` of an inherent impl, annotate that and call it from here"
+            "`#[async_trait]` has rewritten `{name}`; \
+                put the body in an `async fn` of an inherent impl, annotate that and call it from here"
         )
     } else if contains(&returned, "Future") {
         format!("must be an `async fn`; write `async fn {name}` and return what the future gives")
@@ -104,41 +105,51 @@ fn parameters(signature: &Signature, errors: &mut Errors) {
         };
         for attribute in attributes {
             if attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr") {
-                errors.on(attribute, "a parameter that is not always there cannot be in a key; write two functions, each with its own `#[cfg]`");
+                errors.on(
+                    attribute,
+                    "a parameter that is not always there cannot be in a key; \
+                    write two functions, each with its own `#[cfg]`",
+                );
             }
         }
-        if let FnArg::Typed(typed) = input {
-            if hides_names(&typed.pat) {
-                errors.on(&typed.pat, "the names in this pattern cannot be seen; write a plain parameter and match on it in the body");
-            }
+        if let FnArg::Typed(typed) = input
+            && hides_names(&typed.pat)
+        {
+            errors.on(
+                &typed.pat,
+                "the names in this pattern cannot be seen; \
+                write a plain parameter and match on it in the body",
+            );
         }
     }
 }
 
 fn returned<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a Type> {
     let signature = &function.signature;
+    let nothing = format!(
+        "`{}` returns nothing that could be cached; return the answer, or remove the attribute",
+        signature.ident
+    );
     let Some(returned) = function.returned() else {
-        let message = format!(
-            "`{0}` returns nothing that could be cached; return the answer, or remove the attribute",
-            signature.ident
-        );
-        errors.on(&signature.ident, message);
+        errors.on(&signature.ident, nothing);
         return None;
     };
     if matches!(returned, Type::Tuple(tuple) if tuple.elems.is_empty())
         || matches!(returned, Type::Never(_))
     {
-        let message = format!(
-            "`{0}` returns nothing that could be cached; return the answer, or remove the attribute",
-            signature.ident
-        );
-        errors.on(returned, message);
+        errors.on(returned, nothing);
     }
     if let Some(borrow) = borrowed_value(returned) {
-        errors.on(borrow, "a cached value outlives the call, so it cannot borrow; return an owned type, such as `String` for `&str`");
+        errors.on(
+            borrow,
+            "a cached value outlives the call, so it cannot borrow; \
+            return an owned type, such as `String` for `&str`",
+        );
     }
     // A function that is not async has been told already what to return.
-    if signature.asyncness.is_some() && let Some(opaque) = opaque(returned) {
+    if signature.asyncness.is_some()
+        && let Some(opaque) = opaque(returned)
+    {
         errors.on(
             opaque,
             "an `impl Trait` cannot be read back from a cache; name the type that is returned",
@@ -147,8 +158,8 @@ fn returned<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a Type>
     Some(returned)
 }
 
-/// A value that is seen to borrow. The type decides about what is not seen here; but what it says of
-/// lifetimes does not name the cause.
+/// A value that is seen to borrow. The type decides about what is not seen here; but what it says
+/// of lifetimes does not name the cause.
 fn borrowed_value(returned: &Type) -> Option<&Type> {
     match returned {
         Type::Group(inner) => borrowed_value(&inner.elem),
@@ -156,12 +167,16 @@ fn borrowed_value(returned: &Type) -> Option<&Type> {
         Type::Reference(_) => Some(returned),
         Type::Path(path) => {
             let last = path.path.segments.last()?;
-            let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+            let PathArguments::AngleBracketed(arguments) = &last.arguments else {
+                return None;
+            };
             let first = arguments.args.iter().find_map(|argument| match argument {
                 GenericArgument::Type(first) => Some(first),
                 _ => None,
             });
-            first.filter(|_| last.ident == "Result" || last.ident == "Option").and_then(borrowed_value)
+            first
+                .filter(|_| last.ident == "Result" || last.ident == "Option")
+                .and_then(borrowed_value)
         }
         _ => None,
     }

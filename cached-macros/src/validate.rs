@@ -107,7 +107,8 @@ fn ttl<'a>(args: &'a Args, errors: &mut Errors) -> Ttl<'a> {
     let milliseconds = match lit {
         Lit::Str(text) => literal::milliseconds(&text.value()),
         Lit::Int(number) => Err(format!(
-            "`{number}` has no unit; write `ttl = \"{number}s\"`, or an expression of type `Duration`"
+            "`{number}` has no unit; \
+                write `ttl = \"{number}s\"`, or an expression of type `Duration`"
         )),
         _ => Err("a `ttl` is a text such as `\"90s\"` or an expression of type `Duration`".into()),
     };
@@ -139,7 +140,8 @@ fn overwriting(args: &Args, errors: &mut Errors) {
     if !args.tried("version") && !args.tried("overwrite") {
         errors.at(
             Span::call_site(),
-            "neither `version` nor `overwrite` is declared; write `version = …` with the parameter that changes when the answer does, or `overwrite(reason = \"…\")`",
+            "neither `version` nor `overwrite` is declared; \
+                write `version = …` with the parameter that changes when the answer does, or `overwrite(reason = \"…\")`",
         );
     }
 }
@@ -219,7 +221,8 @@ fn version(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: 
     }
     errors.on(
         version,
-        "a constant version never changes, so it would not prevent overwriting; mention a parameter, or write `overwrite(reason = \"…\")`",
+        "a constant version never changes, so it would not prevent overwriting; \
+            mention a parameter, or write `overwrite(reason = \"…\")`",
     );
 }
 
@@ -247,7 +250,10 @@ fn accounted(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors
     if let Some(identifier) = &args.identifier
         && let Some((name, meant)) = misspelt(&identifier.value, function, &left_out)
     {
-        errors.on(&name, format!("no parameter `{name}`; did you mean `{}`?", meant.ident));
+        errors.on(
+            &name,
+            format!("no parameter `{name}`; did you mean `{}`?", meant.ident),
+        );
         reported.push(meant.ident.clone());
     }
     for Parameter { ident, .. } in left_out {
@@ -260,11 +266,13 @@ fn accounted(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors
         };
         let message = if ident == "self" {
             format!(
-                "`self` is in neither the key nor `skip`; put what matters of it in `identifier`, or {skip}"
+                "`self` is in neither the key nor `skip`; \
+                    put what matters of it in `identifier`, or {skip}"
             )
         } else {
             format!(
-                "parameter `{ident}` is in neither the key nor `skip`; add it to `identifier`, or {skip}"
+                "parameter `{ident}` is in neither the key nor `skip`; \
+                    add it to `identifier`, or {skip}"
             )
         };
         errors.on(ident, message);

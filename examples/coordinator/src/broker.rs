@@ -274,12 +274,9 @@ impl Broker {
             ))
             .route(
                 "/stats",
-                get(async |State(broker): State<Broker>| format!("{}\n", broker.cache.stats())),
+                get(async |State(broker): State<Broker>| broker.cache.stats().to_string()),
             )
-            .route(
-                "/ledger",
-                get(async || format!("{}\n", cached_core::ledger())),
-            )
+            .route("/ledger", get(async || cached_core::ledger().to_string()))
             .route("/", get(index))
             .with_state(self)
     }

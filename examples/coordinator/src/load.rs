@@ -101,12 +101,17 @@ impl Load {
         let browser = Browser {
             http: http_client(),
             brokers: brokers.into(),
+            at: 0,
             progress: Arc::clone(&progress),
         };
         let started = Instant::now();
         let mut sessions = JoinSet::new();
-        for session in self.sessions.clone() {
-            let (places, browser) = (Arc::clone(&places), browser.clone());
+        for (n, session) in self.sessions.iter().cloned().enumerate() {
+            let places = Arc::clone(&places);
+            let browser = Browser {
+                at: n,
+                ..browser.clone()
+            };
             sessions.spawn(async move {
                 let _place = places.acquire_owned().await;
                 session.play(browser).await
@@ -191,7 +196,11 @@ impl Session {
             browser
                 .webhook(&format!("/payments/{number}/{state}"))
                 .await?;
-            for _ in 0..polls {
+            for poll in 0..polls {
+                if state == PaymentState::Processing && poll == polls / 2 {
+                    // The customer goes on with the phone, which another broker serves.
+                    browser.at += 1;
+                }
                 let page: StatusPage = browser
                     .get(&mut waits, &format!("/orders/{number}"))
                     .await?;
@@ -229,11 +238,13 @@ fn popular_course(dice: &mut Dice) -> &'static str {
     COURSES[0]
 }
 
-/// A customer's browser. Its requests go to one broker after another, as behind a load balancer.
+/// A customer's browser.
 #[derive(Clone)]
 struct Browser {
     http: reqwest::Client,
     brokers: Arc<[String]>,
+    /// The broker that serves this customer, as a load balancer with sticky sessions has it.
+    at: usize,
     progress: Arc<Progress>,
 }
 
@@ -243,7 +254,7 @@ impl Browser {
         waits: &mut Vec<Duration>,
         path: &str,
     ) -> Result<T, String> {
-        let request = self.http.get(self.url(waits.len(), path));
+        let request = self.http.get(self.url(path));
         let answer = self.timed(waits, request).await?;
         answer
             .json()
@@ -257,16 +268,13 @@ impl Browser {
         path: &str,
         body: &str,
     ) -> Result<(), String> {
-        let request = self
-            .http
-            .put(self.url(waits.len(), path))
-            .body(body.to_string());
+        let request = self.http.put(self.url(path)).body(body.to_string());
         self.timed(waits, request).await.map(drop)
     }
 
     /// A request of the payment provider, for which no customer waits.
     async fn webhook(&self, path: &str) -> Result<(), String> {
-        let answer = self.http.put(self.url(0, path)).send().await;
+        let answer = self.http.put(self.url(path)).send().await;
         answer
             .and_then(reqwest::Response::error_for_status)
             .map(drop)
@@ -293,8 +301,8 @@ impl Browser {
         ))
     }
 
-    fn url(&self, n: usize, path: &str) -> String {
-        format!("{}{path}", self.brokers[n % self.brokers.len()])
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.brokers[self.at % self.brokers.len()])
     }
 }
 

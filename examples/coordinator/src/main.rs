@@ -164,9 +164,13 @@ async fn play() -> Result<(), Failure> {
     say("too, and are never cached.");
     match (url.as_str(), memcached) {
         ("off", _) => say("CACHE_URL is off, so the second run had no cache either."),
+        (_, true) if !with.used_memcached() => say(format_args!(
+            "Nothing came from {url}, so two brokers kept entries for themselves alone."
+        )),
         (_, true) => say(format_args!(
-            "Two brokers took the requests in turn and shared their entries through {url};\n\
-             identifiers were new to this run, so an earlier run's entries were of no help."
+            "Two brokers shared their entries through {url}; each customer went\n\
+             from one to the other half-way. Identifiers were new to this run, so the entries of an\n\
+             earlier one were of no help."
         )),
         (_, false) => say("Entries were kept in the broker's memory; \
              CACHE_URL=memcache://127.0.0.1:11211 adds memcached."),

@@ -32,6 +32,11 @@ impl Run {
         }
     }
 
+    /// Whether memcached answered any call.
+    pub(crate) fn used_memcached(&self) -> bool {
+        self.answered.remote_hits > 0
+    }
+
     fn upstream_calls(&self) -> u64 {
         self.calls.iter().sum()
     }
@@ -112,10 +117,10 @@ impl fmt::Display for Table<'_> {
             "",
         )?;
         let answered = &with.answered;
-        let remote = if *memcached {
-            "found in memcached"
-        } else {
-            "none is configured"
+        let remote = match (memcached, answered.remote_errors) {
+            (false, _) => "none is configured".to_string(),
+            (true, 0) => "the other broker had put it there".to_string(),
+            (true, failed) => format!("{} exchanges with it failed", grouped(failed)),
         };
         let tiers = [
             (
@@ -128,7 +133,7 @@ impl fmt::Display for Table<'_> {
                 answered.local_hits,
                 "found in the broker's memory",
             ),
-            ("memcached", answered.remote_hits, remote),
+            ("memcached", answered.remote_hits, &remote),
             (
                 "another call's fetch",
                 answered.waits,
@@ -148,11 +153,7 @@ impl fmt::Display for Table<'_> {
         )?;
         for (name, count, note) in tiers {
             let share = format!("{:.1} %", 100.0 * count as f64 / calls.max(1) as f64);
-            writeln!(
-                out,
-                "  {name:<26}{:>15}{share:>14}   {note}",
-                grouped(count)
-            )?;
+            writeln!(out, "  {name:<22}{:>8}{share:>9}   {note}", grouped(count))?;
         }
         Ok(())
     }

@@ -50,6 +50,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("a second answer is added: {added}");
     println!("{}\n", fetch_order(17, 1).await?);
 
-    println!("The ledger:\n{}", ledger());
+    print!("The ledger:\n{}", ledger());
     Ok(())
 }
