@@ -5,10 +5,11 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cache::{Cache, Frame, Site, UNCONFIRMED};
+use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::error::CacheError;
 use crate::key::{Key, KeyError};
+use crate::site::{Frame, Site, UNCONFIRMED};
 use crate::tier::Tier;
 use crate::tier::local::{Ticket, Write};
 use crate::tier::remote::{Condition, Found, Item, RemoteError, RemoteKey};

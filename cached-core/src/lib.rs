@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod cache;
+mod call;
 mod codec;
 mod config;
 mod current;
@@ -15,6 +16,7 @@ mod key;
 #[allow(missing_docs)]
 pub mod private;
 mod shape;
+mod site;
 mod stats;
 mod tier;
 mod value;

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 pub use linkme;
 
-use crate::cache::{Cache, Missed, Site, alone};
+use crate::cache::Cache;
+use crate::call::{Missed, alone};
 use crate::current::with_current;
 pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
 use crate::key::{Buffer, Encoder, KeyError, KeyPart};
+use crate::site::Site;
 use crate::tier::request::Request;
 pub use crate::value::{ByType, Errors, Returned, Returns, Sharing, Whole};
 use crate::value::{TypeOf, Value, ValueType};

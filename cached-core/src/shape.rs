@@ -377,3 +377,6 @@ impl ser::SerializeMap for Entries {
         self.members.finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! Builds whose types differ never read each other's values; shapes stay what they are.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::*;
+use crate::codec;
+
+/// What the other build makes of this build's bytes; `None` is a miss.
+fn read<V: Serialize, W: Serialize + DeserializeOwned>(value: &V) -> Option<W> {
+    let bytes = codec::encode(value).expect("encodes");
+    let read = codec::decode::<W>(&bytes)?;
+    (of(&read) == of(value)).then_some(read)
+}
+
+macro_rules! build {
+    ($name:ident: $($item:item)*) => {
+        mod $name {
+            #![allow(dead_code)]
+            use super::*;
+            $(#[derive(Debug, PartialEq, serde::Serialize, Deserialize)] $item)*
+        }
+    };
+}
+
+build! { old:
+    pub(super) struct Payment { pub(super) amount: u32, pub(super) fee: u32, pub(super) state: State }
+    pub(super) enum State { Paid, Refunded, Partly(u8) }
+}
+build! { swapped:
+    pub(super) struct Payment { fee: u32, amount: u32, state: State }
+    pub(super) enum State { Paid, Refunded, Partly(u8) }
+}
+build! { renamed_field:
+    pub(super) struct Payment { amount: u32, cost: u32, state: State }
+    pub(super) enum State { Paid, Refunded, Partly(u8) }
+}
+build! { wider:
+    pub(super) struct Payment { amount: u64, fee: u32, state: State }
+    pub(super) enum State { Paid, Refunded, Partly(u8) }
+}
+build! { signed:
+    pub(super) struct Payment { amount: i32, fee: u32, state: State }
+    pub(super) enum State { Paid, Refunded, Partly(u8) }
+}
+build! { fewer_fields:
+    pub(super) struct Payment { amount: u32, state: State }
+    pub(super) enum State { Paid, Refunded, Partly(u8) }
+}
+build! { more_fields:
+    pub(super) struct Payment { amount: u32, fee: u32, tax: Option<u8>, state: State }
+    pub(super) enum State { Paid, Refunded, Partly(u8) }
+}
+build! { reordered_enum:
+    pub(super) struct Payment { amount: u32, fee: u32, state: State }
+    pub(super) enum State { Refunded, Paid, Partly(u8) }
+}
+build! { renamed_variant:
+    pub(super) struct Payment { amount: u32, fee: u32, state: State }
+    pub(super) enum State { Settled, Refunded, Partly(u8) }
+}
+build! { other_payload:
+    pub(super) struct Payment { amount: u32, fee: u32, state: State }
+    pub(super) enum State { Paid, Refunded, Partly(i8) }
+}
+build! { optional:
+    pub(super) struct Payment { amount: u32, fee: Option<u32>, state: State }
+    pub(super) enum State { Paid, Refunded, Partly(u8) }
+}
+build! { renamed_struct:
+    pub(super) struct Receipt { amount: u32, fee: u32, state: State }
+    pub(super) enum State { Paid, Refunded, Partly(u8) }
+}
+
+#[test]
+fn another_builds_type_never_reads_this_builds_bytes() {
+    use old::{Payment, State};
+    for state in [State::Paid, State::Refunded, State::Partly(1)] {
+        let of_state = match state {
+            State::Paid => "Paid",
+            State::Refunded => "Refunded",
+            State::Partly(_) => "Partly",
+        };
+        let value = Payment {
+            amount: 1,
+            fee: 2,
+            state,
+        };
+        assert_eq!(read::<_, Payment>(&value).as_ref(), Some(&value));
+        assert_eq!(read::<_, swapped::Payment>(&value), None);
+        assert_eq!(read::<_, renamed_field::Payment>(&value), None);
+        assert_eq!(read::<_, wider::Payment>(&value), None);
+        assert_eq!(read::<_, signed::Payment>(&value), None);
+        assert_eq!(read::<_, fewer_fields::Payment>(&value), None);
+        assert_eq!(read::<_, more_fields::Payment>(&value), None);
+        assert_eq!(read::<_, optional::Payment>(&value), None);
+        assert_eq!(read::<_, renamed_struct::Receipt>(&value), None);
+        assert_eq!(read::<_, (u32, u32, State)>(&value), None);
+        // Of an enum that changed elsewhere, a value that reads the same is the same.
+        let other_payload = read::<_, other_payload::Payment>(&value);
+        assert_eq!(other_payload.is_some(), of_state != "Partly");
+        let reordered = read::<_, reordered_enum::Payment>(&value);
+        assert_eq!(reordered.is_some(), of_state == "Partly");
+        let renamed = read::<_, renamed_variant::Payment>(&value);
+        assert_eq!(renamed.is_some(), of_state != "Paid");
+    }
+}
+
+#[test]
+fn a_map_has_one_shape_in_every_order() {
+    let forward: HashMap<u32, Option<u8>> = (0..9).map(|n| (n, (n > 4).then_some(1))).collect();
+    let backward: HashMap<u32, Option<u8>> =
+        (0..9).rev().map(|n| (n, (n > 4).then_some(1))).collect();
+    assert_eq!(of(&forward), of(&backward));
+    let other: HashMap<u32, Option<u8>> = (0..9).map(|n| (n, Some(1))).collect();
+    assert_ne!(of(&forward), of(&other));
+}
+
+/// Shapes stand in frames, so they must never change.
+#[test]
+fn golden_shapes() {
+    let value = old::Payment {
+        amount: 1,
+        fee: 2,
+        state: old::State::Partly(3),
+    };
+    assert_eq!(of(&value), Ok(5073298335665052891));
+    assert_eq!(of(&BTreeMap::from([(1u8, "a")])), Ok(5483355857714463444));
+    assert_eq!(of(&(true, 'x', 1.5f32, Some(()), [0i16; 2])), Ok(9194496380955997442));
+}

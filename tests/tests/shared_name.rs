@@ -1,0 +1,88 @@
+//! Two functions with one cache name: both go without the cache, and both are named.
+#![allow(missing_docs)]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cached_core::{Cache, Finding, InstallError, coordinator_cached};
+
+static FETCHES: AtomicUsize = AtomicUsize::new(0);
+
+mod orders {
+    use super::*;
+
+    #[coordinator_cached(name = "shared", version = number, entry = order_entry)]
+    pub(crate) async fn order(number: u32) -> Result<String, std::io::Error> {
+        FETCHES.fetch_add(1, Ordering::SeqCst);
+        Ok(format!("order {number}"))
+    }
+}
+
+mod payments {
+    use super::*;
+
+    #[coordinator_cached(name = "shared", version = number)]
+    pub(crate) async fn payment(number: u32) -> Result<String, std::io::Error> {
+        FETCHES.fetch_add(1, Ordering::SeqCst);
+        Ok(format!("payment {number}"))
+    }
+}
+
+#[coordinator_cached(name = "of_its_own", version = number)]
+async fn of_its_own(number: u32) -> Result<String, std::io::Error> {
+    FETCHES.fetch_add(1, Ordering::SeqCst);
+    Ok(format!("own {number}"))
+}
+
+#[tokio::test]
+async fn functions_that_share_a_name_bypass_the_cache_and_are_reported_with_both_places() {
+    for call in 1..=3 {
+        assert_eq!(orders::order(7).await.expect("fetched"), "order 7");
+        assert_eq!(payments::payment(7).await.expect("fetched"), "payment 7");
+        assert_eq!(FETCHES.load(Ordering::SeqCst), call * 2);
+    }
+    assert!(!orders::order_entry(7).add("nothing".into()).await);
+    assert!(!orders::order_entry(7).get().await.is_found());
+
+    let findings = cached_core::ledger().audit();
+    let [
+        finding @ Finding::SharedName {
+            name: "shared",
+            places,
+        },
+    ] = &findings[..]
+    else {
+        panic!("{findings:?}");
+    };
+    let line = finding.to_string();
+    for (function, module) in [("order", "orders"), ("payment", "payments")] {
+        assert!(
+            line.contains(&format!("shared_name::{module}::{function}")),
+            "{line}"
+        );
+    }
+    assert!(
+        places
+            .iter()
+            .all(|(_, place)| place.contains("shared_name.rs:")),
+        "{line}"
+    );
+
+    // The first `install` installs, and says what is wrong; the second says where the first was.
+    let cache = Cache::builder().build().await.expect("fits");
+    let error = cache.install().expect_err("the name is shared");
+    assert_eq!(error.to_string(), line);
+    let error = Cache::disabled().install().expect_err("one is installed");
+    assert!(matches!(error, InstallError::AlreadyInstalled { .. }));
+    let places = error.to_string().matches("shared_name.rs:").count();
+    assert_eq!(places, 2, "{error}");
+
+    // A function with a name of its own is cached, in the cache that is installed.
+    of_its_own(7).await.expect("fetched");
+    of_its_own(7).await.expect("cached");
+    assert_eq!(FETCHES.load(Ordering::SeqCst), 7);
+    assert_eq!(
+        cache.stats().get("of_its_own").expect("called").local_hits,
+        1
+    );
+    assert_eq!(Cache::current().stats().total(), cache.stats().total());
+}
