@@ -320,7 +320,7 @@ impl Progress {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template(
-                "{prefix:18} [{bar:40}] {pos}/{len} requests, {eta} left",
+                "{prefix:18} [{wide_bar}] {pos}/{len} requests, {eta} left",
             );
             bar.set_style(
                 style
