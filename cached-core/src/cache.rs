@@ -89,13 +89,7 @@ impl Cache {
     /// A cache that is off: every call fetches, nothing is stored or shared.
     #[must_use]
     pub fn disabled() -> Cache {
-        Cache::build(
-            Config {
-                local_capacity: 0,
-                ..Config::default()
-            },
-            false,
-        )
+        Cache::build(Config { local_capacity: 0, ..Config::default() }, false)
     }
 
     /// Waits until the writes to memcached that are under way are done, each of which takes at
@@ -151,11 +145,7 @@ impl Cache {
     }
 
     pub(crate) fn key(&self, declaration: &Declaration, bytes: &[u8]) -> Key {
-        Key::new(
-            self.inner.config.namespace.clone(),
-            declaration.name(),
-            bytes,
-        )
+        Key::new(self.inner.config.namespace.clone(), declaration.name(), bytes)
     }
 
     /// Takes the entry out of this process's tiers, and makes every fetch and read under way keep

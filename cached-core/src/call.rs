@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::flight::{Followed, Leader, Outcome, Role};
-use crate::site::{Frame, Lifetime, Site, UNCONFIRMED};
+use crate::site::{Frame, Lifetime, Site, UNCONFIRMED, UNKNOWN_WEIGHT};
 use crate::stats::Counters;
 use crate::tier::local::{Ticket, Write};
 use crate::tier::remote::{Condition, Found, Item, Lease, whole_seconds};
 use crate::tier::request::Request;
-use crate::value::{Returns, SharedError, Split, Value};
+use crate::value::{Returns, SharedError, Split, Value, Verdict};
 
 /// The lease, until fetches are seen to take longer than a quarter of it.
 const LEASE: Duration = Duration::from_secs(5);
@@ -40,6 +40,8 @@ struct Fetching {
     leader: Leader,
     ticket: Ticket,
     right: Right,
+    /// What memcached has to serve if the fetch fails.
+    stale: Option<Value>,
 }
 
 /// What a fetch may store.
@@ -57,29 +59,37 @@ enum Right {
 /// What the remote tier answers a leader.
 enum Acquired {
     Value(Value),
-    Right(Right),
+    Right { right: Right, stale: Option<Value> },
+}
+
+impl Acquired {
+    fn without_stale(right: Right) -> Acquired {
+        Acquired::Right { right, stale: None }
+    }
+}
+
+/// What comes of an item that was read.
+enum Taken {
+    Now(Acquired),
+    /// Another caller has won the right to replace it.
+    Later(Acquired),
 }
 
 impl Missed {
     /// The rest of the path, as the leader of the key's flight or as its follower.
-    pub(crate) async fn run<R, F>(self, returns: Returns<R>, mut fetch: Pin<&mut F>) -> R
+    pub(crate) async fn run<R, V, F>(self, returns: Returns<R, V>, mut fetch: Pin<&mut F>) -> R
     where
         F: Future<Output = R>,
     {
         let counters = self.site.counters();
         let fetching = match self.step().await {
             Step::Fetch(fetching) => fetching,
-            Step::Answer(value) => match (returns.join)(&self.keep(value)) {
+            Step::Answer(value) => match (returns.join)(&value) {
                 Some(returned) => return returned,
                 None => return alone(Some(counters), fetch).await,
             },
             Step::Error(error) => {
-                return match returns
-                    .errors
-                    .0
-                    .as_ref()
-                    .and_then(|errors| (errors.clone)(&error))
-                {
+                return match returns.errors.0.as_ref().and_then(|errors| (errors.clone)(&error)) {
                     Some(returned) => returned,
                     None => alone(Some(counters), fetch).await,
                 };
@@ -91,9 +101,9 @@ impl Missed {
         let returned = fetching.leader.run(fetch.as_mut()).await;
         // From here on nothing is awaited: an error need not be `Send`.
         counters.observe(began.elapsed());
-        match (returns.split)(returned) {
-            Split::Value(value) => {
-                let value = self.fill(*fetching, value);
+        match (returns.split)(returned, &returns.rules) {
+            Split::Value(value, verdict) => {
+                let value = self.fill(*fetching, value, verdict);
                 // The type is the one that was split, so this is always there.
                 match (returns.join)(&value) {
                     Some(returned) => returned,
@@ -102,14 +112,15 @@ impl Missed {
             }
             Split::Error(returned) => {
                 counters.fetch_errors.add();
-                let shared = returns
-                    .errors
-                    .0
-                    .as_ref()
-                    .and_then(|errors| (errors.share)(&returned));
-                fetching
-                    .leader
-                    .answer(shared.map_or(Outcome::Unshared, Outcome::Error));
+                if let Some(value) = self.stale_for(&fetching)
+                    && let Some(stale) = (returns.join)(&value)
+                {
+                    counters.stale_answers.add();
+                    fetching.leader.answer(Outcome::Uncached(value));
+                    return stale;
+                }
+                let shared = returns.errors.0.as_ref().and_then(|errors| (errors.share)(&returned));
+                fetching.leader.answer(shared.map_or(Outcome::Unshared, Outcome::Error));
                 returned
             }
         }
@@ -117,19 +128,23 @@ impl Missed {
 
     /// Skips what the tiers hold.
     fn force_miss(&self) -> bool {
-        self.request
-            .as_ref()
-            .is_some_and(|request| request.force_miss())
+        self.request.as_ref().is_some_and(|request| request.force_miss())
     }
 
     /// Keeps the answer for the rest of the request; returns the request's answer.
     fn keep(&self, value: Value) -> Value {
         match &self.request {
-            Some(request) if !(self.site.value_type.is_absent)(&value) => {
-                request.keep(self.site.cache.id(), &self.site.key, value)
-            }
-            _ => value,
+            Some(request) => request.keep(self.site.cache.id(), &self.site.key, value),
+            None => value,
         }
+    }
+
+    /// What there is to serve in place of an error, where the function declares that.
+    fn stale_for(&self, fetching: &Fetching) -> Option<Value> {
+        if self.site.lifetime(None).kept.is_zero() || self.force_miss() {
+            return None;
+        }
+        fetching.stale.clone().or_else(|| self.site.look_for_stale())
     }
 
     async fn step(&self) -> Step {
@@ -142,7 +157,8 @@ impl Missed {
                 Followed::Outcome(outcome) => {
                     self.site.counters().waits.add();
                     match outcome {
-                        Outcome::Value(value) => Step::Answer(value),
+                        Outcome::Cached(value) => Step::Answer(self.keep(value)),
+                        Outcome::Uncached(value) => Step::Answer(value),
                         Outcome::Error(error) => Step::Error(error),
                         Outcome::Unshared => Step::Alone,
                     }
@@ -164,14 +180,14 @@ impl Missed {
 
     async fn lead(&self, leader: Leader) -> Step {
         let site = &self.site;
-        let ticket = site.local().ticket(&site.key);
+        let ticket = site.ticket();
         // Between this call's look and its lead another may have fetched.
         if !self.force_miss()
-            && let Some(value) = site.local().get(&site.key)
+            && let Some(value) = site.look_locally()
         {
             site.counters().local_hits.add();
-            leader.answer(Outcome::Value(Arc::clone(&value)));
-            return Step::Answer(value);
+            leader.answer(Outcome::Cached(Arc::clone(&value)));
+            return Step::Answer(self.keep(value));
         }
         let acquired = {
             let acquire = std::pin::pin!(self.acquire(ticket));
@@ -180,58 +196,53 @@ impl Missed {
         match acquired {
             Acquired::Value(value) => {
                 site.counters().remote_hits.add();
-                leader.answer(Outcome::Value(Arc::clone(&value)));
-                Step::Answer(value)
+                leader.answer(Outcome::Cached(Arc::clone(&value)));
+                Step::Answer(self.keep(value))
             }
-            Acquired::Right(right) => Step::Fetch(Box::new(Fetching {
-                leader,
-                ticket,
-                right,
-            })),
+            Acquired::Right { right, stale } => {
+                Step::Fetch(Box::new(Fetching { leader, ticket, right, stale }))
+            }
         }
     }
 
     /// Asks memcached for the value, or for the right to fill it.
     async fn acquire(&self, ticket: Ticket) -> Acquired {
         let site = &self.site;
-        let Some((remote, key)) = site.remote() else {
-            return Acquired::Right(Right::LocalOnly);
+        let lifetime = site.lifetime(None);
+        let Some((remote, key)) = site.remote().filter(|_| whole_seconds(lifetime.ttl) > 0) else {
+            return Acquired::without_stale(Right::LocalOnly);
         };
-        if whole_seconds(site.lifetime().ttl) == 0 {
-            return Acquired::Right(Right::LocalOnly);
-        }
         let counters = site.counters();
         let config = site.cache.config();
         let observed = counters.fetch_time();
-        let lease = config
-            .lease
-            .unwrap_or_else(|| observed.map_or(LEASE, |time| LEASE.max(time * 4)));
-        let wait = config
-            .lease_wait
-            .unwrap_or_else(|| observed.map_or(lease, |time| time * 2));
-        let mut pause = FIRST_LOOK;
+        let lease = config.lease.unwrap_or(observed.map_or(LEASE, |time| LEASE.max(time * 4)));
+        let wait = config.lease_wait.unwrap_or(observed.map_or(lease, |time| time * 2));
         let give_up = Instant::now() + wait;
+        let mut pause = FIRST_LOOK;
+        let mut passed_by = Acquired::without_stale(Right::Nothing);
         loop {
-            let found = match key.read_or_lease(lease).await {
-                Ok(found) => found,
+            match key.read_or_lease(lease, lifetime.kept).await {
                 Err(error) => {
                     log::debug!("{error}");
                     counters.remote_errors.add();
-                    return Acquired::Right(Right::Nothing);
+                    return Acquired::without_stale(Right::Nothing);
                 }
-            };
-            match found {
-                Found::Item(item) => return self.take(item, ticket),
-                Found::Lease(cas) => {
-                    return Acquired::Right(Right::Lease(Lease::new(remote, key, cas)));
+                Ok(Found::Item(item)) => match self.take(item, lifetime, ticket) {
+                    Taken::Now(acquired) => return acquired,
+                    // Another replaces it; in case that does not happen, this call will.
+                    Taken::Later(acquired) => passed_by = acquired,
+                },
+                Ok(Found::Lease(cas)) => {
+                    let lease = Lease::new(remote, key, cas);
+                    return Acquired::without_stale(Right::Lease(lease));
                 }
-                Found::Nothing => return Acquired::Right(Right::Nothing),
-                Found::Busy(_) => {}
+                Ok(Found::Nothing) => return Acquired::without_stale(Right::Nothing),
+                Ok(Found::Busy(_)) => {}
             }
             let left = give_up.saturating_duration_since(Instant::now());
             if left.is_zero() || self.force_miss() {
                 counters.lease_timeouts.add();
-                return Acquired::Right(Right::Nothing);
+                return passed_by;
             }
             tokio::time::sleep(pause.min(left)).await;
             pause = (pause * 2).min(LONGEST_LOOK);
@@ -239,66 +250,51 @@ impl Missed {
     }
 
     /// What an item is worth to this call.
-    fn take(&self, item: Item, ticket: Ticket) -> Acquired {
+    fn take(&self, item: Item, lifetime: Lifetime, ticket: Ticket) -> Taken {
         let site = &self.site;
-        let frame = site.open(&item.frame);
-        match frame {
+        let replace = Right::Replace(item.cas);
+        let (value, weight) = match site.open(&item.frame) {
             // An item that nobody can read may be replaced by anybody.
-            Frame::Corrupt => Acquired::Right(Right::Replace(item.cas)),
-            _ if self.force_miss() && site.overwritable() => {
-                Acquired::Right(Right::Replace(item.cas))
-            }
-            _ if self.force_miss() => Acquired::Right(Right::Nothing),
-            Frame::Foreign => Acquired::Right(Right::Nothing),
-            Frame::Value(value, weight) => {
-                let expires = item.expires.min(Instant::now() + site.lifetime().local);
-                site.local()
-                    .publish(&site.key, ticket, Write::Once, &value, weight, expires);
-                Acquired::Value(value)
-            }
+            Frame::Corrupt => return Taken::Now(Acquired::without_stale(replace)),
+            Frame::Foreign => return Taken::Now(Acquired::without_stale(Right::Nothing)),
+            Frame::Value(value, weight) => (value, weight),
+        };
+        if self.force_miss() {
+            let right = if site.overwritable() { replace } else { Right::Nothing };
+            return Taken::Now(Acquired::without_stale(right));
         }
+        let Some(fresh) = lifetime.left_of(&item) else {
+            let acquired = Acquired::Right { right: replace, stale: Some(value) };
+            return if item.won { Taken::Now(acquired) } else { Taken::Later(acquired) };
+        };
+        let life = lifetime.local_life(fresh.min(lifetime.local));
+        site.publish(ticket, Write::Once, &value, weight, life);
+        Taken::Now(Acquired::Value(value))
     }
 
     /// Stores what was fetched in every tier that may have it, and answers everybody. The caller
     /// does not wait for memcached.
-    fn fill(&self, fetching: Fetching, value: Value) -> Value {
-        let Fetching {
-            leader,
-            ticket,
-            right,
-        } = fetching;
+    fn fill(&self, fetching: Fetching, value: Value, verdict: Verdict) -> Value {
+        let Fetching { leader, ticket, right, .. } = fetching;
         let site = &self.site;
-        if (site.value_type.is_absent)(&value) {
-            leader.answer(Outcome::Value(Arc::clone(&value)));
+        if !site.keeps(&verdict) {
+            leader.answer(Outcome::Uncached(Arc::clone(&value)));
             return value;
         }
         let payload = (site.value_type.encode)(&value);
-        // What the codec cannot write is as heavy as a page: it is not free, and not much else is known.
-        let weight = payload.as_ref().map_or(4096, Vec::len);
-        let lifetime = site.lifetime();
-        let fetched = Instant::now();
-        let local = match right {
+        let weight = payload.as_ref().map_or(UNKNOWN_WEIGHT, Vec::len);
+        let lifetime = site.lifetime(Some(&verdict));
+        let fresh = match right {
             Right::LocalOnly => lifetime.local,
             // Longer once the fill is confirmed.
             Right::Lease(_) | Right::Replace(_) => lifetime.local.min(UNCONFIRMED),
             Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
         };
-        let write = if self.force_miss() && site.overwritable() {
-            Write::Replace
-        } else {
-            Write::Once
-        };
-        site.local()
-            .publish(&site.key, ticket, write, &value, weight, fetched + local);
-        leader.answer(Outcome::Value(Arc::clone(&value)));
-        self.fill_remote(
-            right,
-            ticket,
-            Arc::clone(&value),
-            payload,
-            lifetime,
-            fetched + lifetime.local,
-        );
+        let replaces = self.force_miss() && site.overwritable();
+        let write = if replaces { Write::Replace } else { Write::Once };
+        site.publish(ticket, write, &value, weight, lifetime.local_life(fresh));
+        leader.answer(Outcome::Cached(Arc::clone(&value)));
+        self.fill_remote(right, ticket, Arc::clone(&value), payload, lifetime);
         self.keep(value)
     }
 
@@ -309,23 +305,19 @@ impl Missed {
         value: Value,
         payload: Option<Vec<u8>>,
         lifetime: Lifetime,
-        expires: Instant,
     ) {
         let cas = match right {
             Right::LocalOnly | Right::Nothing => return,
             Right::Lease(lease) => lease.take(),
             Right::Replace(cas) => Some(cas),
         };
-        let (Some(cas), Some((remote, key))) = (cas, self.site.remote()) else {
-            return;
-        };
+        let (Some(cas), Some((remote, key))) = (cas, self.site.remote()) else { return };
         let site = self.site.clone();
+        let confirmed = lifetime.local_life(lifetime.local);
         let started = remote.in_background(async move {
+            let condition = Condition::Unchanged(cas);
             let stored = match site.seal(&value, payload.as_deref()) {
-                Ok(frame) => {
-                    key.write(&frame, lifetime.ttl, Condition::Unchanged(cas))
-                        .await
-                }
+                Ok(frame) => key.write(&frame, lifetime.ttl, lifetime.kept, condition).await,
                 Err(_) => Ok(false),
             };
             if let Err(error) = &stored {
@@ -334,7 +326,7 @@ impl Missed {
             }
             if stored == Ok(true) {
                 site.counters().fills.add();
-                site.local().extend(&site.key, ticket, &value, expires);
+                site.extend(ticket, &value, confirmed);
             } else {
                 site.counters().fills_dropped.add();
                 // Nobody need wait for a fill that does not come.

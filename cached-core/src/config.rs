@@ -81,10 +81,8 @@ impl CacheBuilder {
         mut self,
         servers: impl IntoIterator<Item = S>,
     ) -> CacheBuilder {
-        self.config.servers = servers
-            .into_iter()
-            .map(|server| server.as_ref().to_owned())
-            .collect();
+        self.config.servers =
+            servers.into_iter().map(|server| server.as_ref().to_owned()).collect();
         self
     }
 
@@ -154,14 +152,10 @@ impl CacheBuilder {
         let mut seen: Vec<&str> = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let Some((name, value)) = pair.split_once('=') else {
-                return Err(ConfigError::new(format!(
-                    "`{pair}` has no value; write `{pair}=…`"
-                )));
+                return Err(ConfigError::new(format!("`{pair}` has no value; write `{pair}=…`")));
             };
             if seen.contains(&name) {
-                return Err(ConfigError::new(format!(
-                    "`{name}` is given twice; give it once"
-                )));
+                return Err(ConfigError::new(format!("`{name}` is given twice; give it once")));
             }
             seen.push(name);
             self = match name {
@@ -201,28 +195,20 @@ impl Config {
         for (index, server) in self.servers.iter().enumerate() {
             check_server(server)?;
             if self.servers[..index].contains(server) {
-                return error(format!(
-                    "the server `{server}` is given twice; give it once"
-                ));
+                return error(format!("the server `{server}` is given twice; give it once"));
             }
         }
         if self.remote_timeout.is_zero() {
             return error("the timeout is zero; write for instance 50ms".into());
         }
-        if self
-            .lease
-            .is_some_and(|lease| lease < Duration::from_secs(1))
-        {
+        if self.lease.is_some_and(|lease| lease < Duration::from_secs(1)) {
             return error(
                 "the lease is under a second, which memcached cannot count; write 1s or more"
                     .into(),
             );
         }
         if !(0.0..=1.0).contains(&self.jitter) {
-            return error(format!(
-                "the jitter {} is no fraction; write 0 to 1",
-                self.jitter
-            ));
+            return error(format!("the jitter {} is no fraction; write 0 to 1", self.jitter));
         }
         if self.default_ttl.is_zero() {
             return error(
@@ -259,9 +245,7 @@ fn check_server(server: &str) -> Result<(), ConfigError> {
 }
 
 fn number<N: std::str::FromStr>(name: &str, value: &str) -> Result<N, ConfigError> {
-    value
-        .parse()
-        .map_err(|_| ConfigError::new(format!("`{name}={value}` is no number")))
+    value.parse().map_err(|_| ConfigError::new(format!("`{name}={value}` is no number")))
 }
 
 /// A duration such as `50ms`, `5s`, `30m`, `2h`, `1h30m`.
@@ -287,17 +271,11 @@ fn duration(name: &str, value: &str) -> Result<Duration, ConfigError> {
             "d" => Duration::from_secs(24 * 60 * 60),
             _ => return Err(wrong()),
         };
-        total = unit
-            .checked_mul(count)
-            .and_then(|part| total.checked_add(part))
-            .ok_or_else(wrong)?;
+        total =
+            unit.checked_mul(count).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
         rest = &rest[unit_end..];
     }
-    if value.is_empty() {
-        Err(wrong())
-    } else {
-        Ok(total)
-    }
+    if value.is_empty() { Err(wrong()) } else { Ok(total) }
 }
 
 #[cfg(test)]
@@ -306,26 +284,13 @@ mod tests {
 
     fn config(url: &str) -> Result<Option<Config>, String> {
         let builder = CacheBuilder::from_url(url).map_err(|e| e.to_string())?;
-        builder
-            .map(|b| {
-                b.config
-                    .check()
-                    .map(|()| b.config)
-                    .map_err(|e| e.to_string())
-            })
-            .transpose()
+        builder.map(|b| b.config.check().map(|()| b.config).map_err(|e| e.to_string())).transpose()
     }
 
     #[test]
     fn urls_that_mean_something() {
         assert!(config("off").expect("fits").is_none());
-        assert!(
-            config("local:")
-                .expect("fits")
-                .expect("on")
-                .servers
-                .is_empty()
-        );
+        assert!(config("local:").expect("fits").expect("on").servers.is_empty());
         let url = "memcache://a:11211,b:11212?namespace=shop&timeout=50ms&lease=6s&lease_wait=1s&jitter=0.1&ttl=1h30m&local_capacity=1000";
         let config = config(url).expect("fits").expect("on");
         assert_eq!(config.servers, ["a:11211", "b:11212"]);
@@ -351,10 +316,7 @@ mod tests {
             ("memcache://a:1?tiemout=50ms", "`tiemout`"),
             ("memcache://a:1?namespace=My Shop", "namespace `My Shop`"),
             ("memcache://a:1?namespace", "`namespace` has no value"),
-            (
-                "memcache://a:1?timeout=1s&timeout=2s",
-                "`timeout` is given twice",
-            ),
+            ("memcache://a:1?timeout=1s&timeout=2s", "`timeout` is given twice"),
             ("memcache://a:1?jitter=2", "jitter 2"),
             ("memcache://a:1?jitter=NaN", "jitter NaN"),
             ("memcache://a:1?lease=10ms", "lease is under a second"),

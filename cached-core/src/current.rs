@@ -59,9 +59,7 @@ impl Cache {
         if shared.is_empty() {
             return Ok(());
         }
-        Err(InstallError::SharedNames(
-            shared.iter().map(ToString::to_string).collect(),
-        ))
+        Err(InstallError::SharedNames(shared.iter().map(ToString::to_string).collect()))
     }
 
     /// Makes this the cache of one future and of what it calls; for tests and tenants. The future

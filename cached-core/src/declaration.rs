@@ -25,6 +25,11 @@ pub struct Declaration {
     column: u32,
     reason: Option<&'static str>,
     ttl: Option<Duration>,
+    local_ttl: Option<Duration>,
+    none_ttl: Option<Duration>,
+    stale_if_error: Duration,
+    uses_local: bool,
+    uses_remote: bool,
     /// [`UNKNOWN`], [`SHARED_NAME`], or the index in [`DECLARATIONS`] plus 1.
     index: AtomicUsize,
     /// The site that was last seen to be without type arguments; see `private::Types`.
@@ -54,6 +59,11 @@ impl Declaration {
             column,
             reason: None,
             ttl: None,
+            local_ttl: None,
+            none_ttl: None,
+            stale_if_error: Duration::ZERO,
+            uses_local: true,
+            uses_remote: true,
             index: AtomicUsize::new(UNKNOWN),
             plain_site: AtomicUsize::new(0),
             unstorable: OnceLock::new(),
@@ -71,6 +81,35 @@ impl Declaration {
     #[must_use]
     pub const fn ttl(mut self, ttl: Duration) -> Declaration {
         self.ttl = Some(ttl);
+        self
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn local_ttl(mut self, ttl: Duration) -> Declaration {
+        self.local_ttl = Some(ttl);
+        self
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn none_ttl(mut self, ttl: Duration) -> Declaration {
+        self.none_ttl = Some(ttl);
+        self
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn stale_if_error(mut self, keep: Duration) -> Declaration {
+        self.stale_if_error = keep;
+        self
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn tiers(mut self, local: bool, remote: bool) -> Declaration {
+        self.uses_local = local;
+        self.uses_remote = remote;
         self
     }
 
@@ -100,6 +139,29 @@ impl Declaration {
 
     pub(crate) fn declared_ttl(&self) -> Option<Duration> {
         self.ttl
+    }
+
+    pub(crate) fn declared_local_ttl(&self) -> Option<Duration> {
+        self.local_ttl
+    }
+
+    /// How long a `None` is cached; `None` where it is not.
+    pub(crate) fn declared_none_ttl(&self) -> Option<Duration> {
+        self.none_ttl
+    }
+
+    /// How long a value is kept after it expired, for a fetch that fails.
+    pub(crate) fn kept_for_errors(&self) -> Duration {
+        self.stale_if_error
+    }
+
+    #[inline]
+    pub(crate) fn uses_local(&self) -> bool {
+        self.uses_local
+    }
+
+    pub(crate) fn uses_remote(&self) -> bool {
+        self.uses_remote
     }
 
     /// Its index among all declarations; `None` where it shares its name, and so must not cache.
@@ -138,10 +200,7 @@ impl Declared {
     #[doc(hidden)]
     #[must_use]
     pub const fn new(name: &'static str, function: &'static str) -> Declared {
-        Declared {
-            missing: Declaration::new(name, function, "", 0, 0),
-            found: OnceLock::new(),
-        }
+        Declared { missing: Declaration::new(name, function, "", 0, 0), found: OnceLock::new() }
     }
 
     #[doc(hidden)]
@@ -166,11 +225,7 @@ fn registry() -> &'static [&'static Declaration] {
             *uses.entry(declaration.name).or_default() += 1;
         }
         for (index, declaration) in DECLARATIONS.iter().enumerate() {
-            let index = if uses[declaration.name] == 1 {
-                index + 1
-            } else {
-                SHARED_NAME
-            };
+            let index = if uses[declaration.name] == 1 { index + 1 } else { SHARED_NAME };
             declaration.index.store(index, Ordering::Release);
         }
         let mut all: Vec<_> = DECLARATIONS.iter().collect();
@@ -201,9 +256,7 @@ pub(crate) fn shared_names() -> Vec<Finding> {
 /// ```
 #[must_use]
 pub fn ledger() -> Ledger {
-    Ledger {
-        declarations: registry(),
-    }
+    Ledger { declarations: registry() }
 }
 
 /// See [`ledger`]. `Display` prints a table, each reason whole.
@@ -274,12 +327,7 @@ impl fmt::Display for Finding {
                     places.join(" and ")
                 )
             }
-            Finding::NotStoredRemotely {
-                name,
-                function,
-                place,
-                why,
-            } => {
+            Finding::NotStoredRemotely { name, function, place, why } => {
                 write!(
                     f,
                     "`{name}`, the function `{function}` ({place}), is cached in this process only: {why}"
@@ -292,11 +340,7 @@ impl fmt::Display for Finding {
 impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = |column: fn(&Declaration) -> String, title: &str| {
-            self.iter()
-                .map(|d| column(d).chars().count())
-                .max()
-                .unwrap_or(0)
-                .max(title.len())
+            self.iter().map(|d| column(d).chars().count()).max().unwrap_or(0).max(title.len())
         };
         let names = width(|d| d.name.to_owned(), "name");
         let functions = width(|d| d.function.to_owned(), "function");

@@ -3,18 +3,18 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::error::CacheError;
 use crate::key::{Key, KeyError};
-use crate::site::{Frame, Site, UNCONFIRMED};
+use crate::site::{Frame, Lifetime, Site, UNCONFIRMED, UNKNOWN_WEIGHT};
 use crate::tier::Tier;
 use crate::tier::local::{Ticket, Write};
-use crate::tier::remote::{Condition, Found, Item, RemoteError, RemoteKey};
+use crate::tier::remote::{Condition, Found, Item, RemoteError, RemoteKey, whole_seconds};
 use crate::tier::request::Request;
-use crate::value::{CachedValue, Value, ValueType};
+use crate::value::{CachedValue, Rules, Value, ValueType};
 
 /// Policy of entries that are stored once and then kept: the function declares no reason to
 /// overwrite.
@@ -73,16 +73,13 @@ pub struct CacheEntry<V, P> {
     key: Result<Arc<[u8]>, KeyError>,
     value_type: &'static ValueType,
     ttl: Option<Duration>,
-    types: PhantomData<fn() -> (V, P)>,
+    rules: Rules<V>,
+    policy: PhantomData<fn() -> P>,
 }
 
 impl<V, P> Clone for CacheEntry<V, P> {
     fn clone(&self) -> CacheEntry<V, P> {
-        CacheEntry {
-            cache: self.cache.clone(),
-            key: self.key.clone(),
-            ..*self
-        }
+        CacheEntry { cache: self.cache.clone(), key: self.key.clone(), ..*self }
     }
 }
 
@@ -105,7 +102,8 @@ impl<V, P> CacheEntry<V, P> {
             key,
             value_type,
             ttl: None,
-            types: PhantomData,
+            rules: Rules::NONE,
+            policy: PhantomData,
         }
     }
 
@@ -113,6 +111,18 @@ impl<V, P> CacheEntry<V, P> {
     #[doc(hidden)]
     pub fn ttl(mut self, ttl: Duration) -> CacheEntry<V, P> {
         self.ttl = Some(ttl);
+        self
+    }
+
+    #[doc(hidden)]
+    pub fn cache_if(mut self, cache_if: fn(&V) -> bool) -> CacheEntry<V, P> {
+        self.rules.cache_if = Some(cache_if);
+        self
+    }
+
+    #[doc(hidden)]
+    pub fn ttl_with(mut self, ttl_with: fn(&V) -> Duration) -> CacheEntry<V, P> {
+        self.rules.ttl_with = Some(ttl_with);
         self
     }
 
@@ -127,13 +137,7 @@ impl<V, P> CacheEntry<V, P> {
     /// then nothing is found and nothing is stored.
     fn site(&self) -> Option<Site> {
         let key = self.key.as_ref().ok()?;
-        Site::new(
-            &self.cache,
-            self.declaration,
-            Arc::clone(key),
-            self.value_type,
-            self.ttl,
-        )
+        Site::new(&self.cache, self.declaration, Arc::clone(key), self.value_type, self.ttl)
     }
 
     /// The same, for what has to tell its caller where nothing can be done.
@@ -175,8 +179,13 @@ impl<V, P> CacheEntry<V, P> {
 }
 
 impl Site {
-    fn remote_failed(&self, error: RemoteError) -> CacheError {
+    fn note(&self, error: &RemoteError) {
+        log::debug!("{error}");
         self.counters().remote_errors.add();
+    }
+
+    fn remote_failed(&self, error: RemoteError) -> CacheError {
+        self.note(&error);
         CacheError::Remote(error.0)
     }
 
@@ -186,50 +195,86 @@ impl Site {
             self.counters().request_hits.add();
             return Some((value, Tier::Request));
         }
-        let value = self.local().get(&self.key)?;
+        let value = self.look_locally()?;
         self.counters().local_hits.add();
         Some((value, Tier::Local))
     }
 
-    /// The value of an item, which the local tier then has too.
+    /// The value of an item that is not expired, which the local tier then has too.
     fn admit(&self, item: &Item, ticket: Ticket) -> Option<Value> {
-        let Frame::Value(value, weight) = self.open(&item.frame) else {
-            return None;
-        };
-        let expires = item.expires.min(Instant::now() + self.lifetime().local);
-        self.local()
-            .publish(&self.key, ticket, Write::Once, &value, weight, expires);
+        let Frame::Value(value, weight) = self.open(&item.frame) else { return None };
+        let lifetime = self.lifetime(None);
+        let fresh = lifetime.left_of(item)?;
+        let life = lifetime.local_life(fresh.min(lifetime.local));
+        self.publish(ticket, Write::Once, &value, weight, life);
         self.counters().remote_hits.add();
         Some(value)
     }
+}
 
-    /// Stores a value that was given, not fetched, in this process.
-    fn put(&self, write: Write, value: &Value, weight: usize, lives: Duration) -> bool {
-        let ticket = self.local().ticket(&self.key);
-        self.local().publish(
-            &self.key,
-            ticket,
-            write,
-            value,
-            weight,
-            Instant::now() + lives,
-        )
+/// A value that was given, not fetched.
+struct Given {
+    value: Value,
+    payload: Option<Vec<u8>>,
+    lifetime: Lifetime,
+}
+
+impl Given {
+    /// `None` where the function's rules do not let it be cached.
+    fn new<V: CachedValue>(site: &Site, rules: &Rules<V>, value: V) -> Option<Given> {
+        let verdict = rules.judge(&value);
+        if !site.keeps(&verdict) {
+            return None;
+        }
+        let value: Value = Arc::new(value);
+        let payload = (site.value_type.encode)(&value);
+        Some(Given { value, payload, lifetime: site.lifetime(Some(&verdict)) })
     }
+
+    /// Writes it to memcached.
+    async fn write(
+        &self,
+        site: &Site,
+        key: &RemoteKey,
+        condition: Condition,
+    ) -> Result<bool, WriteError> {
+        let frame =
+            site.seal(&self.value, self.payload.as_deref()).map_err(WriteError::NotStorable)?;
+        let Lifetime { ttl, kept, .. } = self.lifetime;
+        key.write(&frame, ttl, kept, condition).await.map_err(WriteError::Remote)
+    }
+
+    /// Stores it in this process, for `fresh`.
+    fn publish(self, site: &Site, write: Write, fresh: Duration) -> bool {
+        let weight = self.payload.as_ref().map_or(UNKNOWN_WEIGHT, Vec::len);
+        let stored = site.publish(
+            site.ticket(),
+            write,
+            &self.value,
+            weight,
+            self.lifetime.local_life(fresh),
+        );
+        if let Some(request) = Request::current() {
+            request.replace(site.cache.id(), &site.key, self.value);
+        }
+        stored
+    }
+}
+
+enum WriteError {
+    NotStorable(&'static str),
+    Remote(RemoteError),
 }
 
 impl<V: CachedValue, P> CacheEntry<V, P> {
     /// Looks in every tier, and never fetches. A memcached that fails is a miss.
     pub async fn get(&self) -> CachedResponse<V> {
-        let Some(site) = self.site() else {
-            return CachedResponse::missing();
-        };
+        let Some(site) = self.site() else { return CachedResponse::missing() };
         if let Some((value, tier)) = site.look() {
             return CachedResponse::found(&value, tier);
         }
-        let ticket = site.local().ticket(&site.key);
-        let Some((_, key)) = site.remote() else {
-            return CachedResponse::missing();
-        };
+        let ticket = site.ticket();
+        let Some((_, key)) = site.remote() else { return CachedResponse::missing() };
         match key.read().await {
             Ok(Found::Item(item)) => match site.admit(&item, ticket) {
                 Some(value) => CachedResponse::found(&value, Tier::Remote),
@@ -237,59 +282,45 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             },
             Ok(_) => CachedResponse::missing(),
             Err(error) => {
-                log::debug!("{error}");
-                site.counters().remote_errors.add();
+                site.note(&error);
                 CachedResponse::missing()
             }
         }
     }
 
     /// Stores `value` where no entry is. `false` where one is already, which is kept, and where
-    /// nothing was stored. The right to fill that another caller holds is no entry: this call
-    /// takes it.
+    /// nothing was stored: a `None` or a value that `cache_if` refuses is no entry. The right to
+    /// fill that another caller holds is none either: this call takes it.
     ///
     /// With memcached out of reach the value is stored in this process, for 5 s at most.
     pub async fn add(&self, value: V) -> bool {
-        let Some(site) = self.site() else {
-            return false;
-        };
-        let value: Value = Arc::new(value);
-        if (site.value_type.is_absent)(&value) || site.local().get(&site.key).is_some() {
+        let Some(site) = self.site() else { return false };
+        if site.look_locally().is_some() {
             return false;
         }
-        let payload = (site.value_type.encode)(&value);
-        let weight = payload.as_ref().map_or(0, Vec::len);
-        let lifetime = site.lifetime();
-        let lives = match site.remote() {
-            None => lifetime.local,
-            Some((_, key)) => {
-                let added = match site.seal(&value, payload.as_deref()) {
-                    Ok(frame) => add_remote(&site, &key, &frame, lifetime.ttl).await,
-                    // What cannot be in memcached is not there already.
-                    Err(_) => Ok(true),
-                };
-                match added {
-                    Ok(true) => lifetime.local,
-                    Ok(false) => return false,
-                    Err(error) => {
-                        log::debug!("{error}");
-                        site.counters().remote_errors.add();
-                        lifetime.ttl.min(UNCONFIRMED)
-                    }
+        let Some(given) = Given::new(&site, &self.rules, value) else { return false };
+        let mut fresh = given.lifetime.local;
+        let mut everywhere = false;
+        if let Some((_, key)) = site.remote() {
+            match add_remote(&site, &key, &given).await {
+                Ok(true) => everywhere = true,
+                Ok(false) => return false,
+                // What cannot be in memcached is not there already.
+                Err(WriteError::NotStorable(_)) => {}
+                Err(WriteError::Remote(error)) => {
+                    site.note(&error);
+                    fresh = given.lifetime.ttl.min(UNCONFIRMED);
                 }
             }
-        };
-        // Whoever fetched meanwhile has filled the local tier with something else.
-        let stored = site.put(Write::Once, &value, weight, lives);
-        if stored && let Some(request) = Request::current() {
-            request.replace(site.cache.id(), &site.key, value);
         }
-        stored
+        // Whoever fetched meanwhile has filled the local tier with something else.
+        given.publish(&site, Write::Once, fresh) || everywhere
     }
 
     /// Replaces the entry, in this process and in memcached. A fetch under way anywhere does not
     /// store its result over it. Other processes' local tiers keep the old value for the rest of
-    /// its `local_ttl` at most, 5 s by default.
+    /// its `local_ttl` at most, 5 s by default. A `None` that is not cached, and a value that
+    /// `cache_if` refuses, take the entry's place by invalidating it.
     ///
     /// Entries of a function that declares no reason have no such method: it does not compile.
     ///
@@ -312,64 +343,58 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
     }
 
     async fn replace(&self, value: V) -> Result<(), CacheError> {
-        let Some(site) = self.site_to_change()? else {
-            return Ok(());
-        };
-        let value: Value = Arc::new(value);
-        if (site.value_type.is_absent)(&value) {
+        let Some(site) = self.site_to_change()? else { return Ok(()) };
+        let Some(given) = Given::new(&site, &self.rules, value) else {
             return self.invalidate().await;
-        }
+        };
         site.counters().overwrites.add();
         site.cache.forget(&site.key);
-        let payload = (site.value_type.encode)(&value);
-        let weight = payload.as_ref().map_or(0, Vec::len);
-        let lifetime = site.lifetime();
-        let (told, lives) = match site.remote() {
-            None => (Ok(()), lifetime.local),
-            Some((_, key)) => {
-                let written = match site.seal(&value, payload.as_deref()) {
-                    Ok(frame) => key.write(&frame, lifetime.ttl, Condition::Always).await,
-                    Err(why) => match key.delete(None).await {
-                        Ok(()) => return Err(CacheError::NotStorable(why)),
-                        Err(error) => Err(error),
-                    },
-                };
-                // Others of this process may have read the old value there meanwhile.
-                site.cache.forget(&site.key);
-                match written {
-                    Ok(_) => (Ok(()), lifetime.local),
-                    Err(error) => (
-                        Err(site.remote_failed(error)),
-                        lifetime.ttl.min(UNCONFIRMED),
-                    ),
-                }
-            }
+        let Some((_, key)) = site.remote() else {
+            let fresh = given.lifetime.local;
+            given.publish(&site, Write::Replace, fresh);
+            return Ok(());
         };
-        site.put(Write::Replace, &value, weight, lives);
-        if let Some(request) = Request::current() {
-            request.replace(site.cache.id(), &site.key, value);
+        let mut written = given.write(&site, &key, Condition::Always).await;
+        if !matches!(written, Ok(true)) {
+            // What is there is the old value; a write that the server refused leaves it.
+            let removed = key.delete(None).await;
+            if let Err(error) = removed {
+                written = Err(WriteError::Remote(error));
+            }
         }
-        told
+        // Others of this process may have read the old value there meanwhile.
+        site.cache.forget(&site.key);
+        let Lifetime { local, ttl, .. } = given.lifetime;
+        match written {
+            Ok(_) => {
+                given.publish(&site, Write::Replace, local);
+                Ok(())
+            }
+            Err(WriteError::NotStorable(why)) => {
+                given.publish(&site, Write::Replace, ttl.min(UNCONFIRMED));
+                Err(CacheError::NotStorable(why))
+            }
+            Err(WriteError::Remote(error)) => {
+                given.publish(&site, Write::Replace, ttl.min(UNCONFIRMED));
+                Err(site.remote_failed(error))
+            }
+        }
     }
 }
 
 /// Adds where nothing is, or where what is there is no entry: another caller's placeholder, or
-/// bytes that are of no use to anybody.
-async fn add_remote(
-    site: &Site,
-    key: &RemoteKey,
-    frame: &[u8],
-    ttl: Duration,
-) -> Result<bool, RemoteError> {
-    if key.write(frame, ttl, Condition::Absent).await? {
+/// bytes that are of no use to anybody. `Ok(true)` also where the value lives too briefly for
+/// memcached to keep it.
+async fn add_remote(site: &Site, key: &RemoteKey, given: &Given) -> Result<bool, WriteError> {
+    if whole_seconds(given.lifetime.ttl) == 0 || given.write(site, key, Condition::Absent).await? {
         return Ok(true);
     }
-    match key.read().await? {
+    match key.read().await.map_err(WriteError::Remote)? {
         // It went away since.
-        Found::Nothing => key.write(frame, ttl, Condition::Absent).await,
-        Found::Busy(Some(cas)) => key.write(frame, ttl, Condition::Unchanged(cas)).await,
+        Found::Nothing => given.write(site, key, Condition::Absent).await,
+        Found::Busy(Some(cas)) => given.write(site, key, Condition::Unchanged(cas)).await,
         Found::Item(item) if matches!(site.open(&item.frame), Frame::Corrupt) => {
-            key.write(frame, ttl, Condition::Unchanged(item.cas)).await
+            given.write(site, key, Condition::Unchanged(item.cas)).await
         }
         Found::Item(_) | Found::Busy(None) | Found::Lease(_) => Ok(false),
     }
@@ -404,7 +429,7 @@ pub async fn first_found<V: CachedValue, P>(
             last = Some(value);
             break;
         }
-        let ticket = site.local().ticket(&site.key);
+        let ticket = site.ticket();
         asked.push((site, ticket));
     }
     for (site, ticket, item) in read_many(asked).await {
@@ -421,24 +446,18 @@ async fn read_many(asked: Vec<(Site, Ticket)>) -> Vec<(Site, Ticket, Item)> {
     let mut left: Vec<usize> = (0..asked.len()).collect();
     while let Some(&first) = left.first() {
         let cache = asked[first].0.cache.id();
-        let (group, others): (Vec<_>, _) = left
-            .into_iter()
-            .partition(|&index| asked[index].0.cache.id() == cache);
+        let (group, others): (Vec<_>, _) =
+            left.into_iter().partition(|&index| asked[index].0.cache.id() == cache);
         left = others;
         let Some((remote, _)) = asked[first].0.remote() else {
             continue;
         };
-        let keys: Vec<_> = group
-            .iter()
-            .filter_map(|&index| Some(asked[index].0.remote()?.1))
-            .collect();
+        let keys: Vec<_> =
+            group.iter().filter_map(|&index| Some(asked[index].0.remote()?.1)).collect();
         for (index, read) in group.into_iter().zip(remote.read_many(&keys).await) {
             match read {
                 Ok(item) => found[index] = item,
-                Err(error) => {
-                    log::debug!("{error}");
-                    asked[index].0.counters().remote_errors.add();
-                }
+                Err(error) => asked[index].0.note(&error),
             }
         }
     }
@@ -489,8 +508,6 @@ impl<V> CachedResponse<V> {
 impl<V: CachedValue> CachedResponse<V> {
     fn found(value: &Value, tier: Tier) -> CachedResponse<V> {
         let value = value.downcast_ref::<V>().cloned();
-        CachedResponse {
-            found: value.map(|value| (value, tier)),
-        }
+        CachedResponse { found: value.map(|value| (value, tier)) }
     }
 }

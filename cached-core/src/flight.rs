@@ -30,7 +30,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What a leader's fetch came to, for its followers.
 #[derive(Clone)]
 pub(crate) enum Outcome {
-    Value(Value),
+    Cached(Value),
+    /// A value that this one fetch answers with, and no later call.
+    Uncached(Value),
     Error(SharedError),
     /// There is an error and it cannot be shared: each follower fetches for itself.
     Unshared,
@@ -59,10 +61,7 @@ pub(crate) enum Role {
 
 impl Flights {
     pub(crate) fn new() -> Flights {
-        Flights {
-            shards: (0..32).map(|_| Shard::default()).collect(),
-            hasher: RandomState::new(),
-        }
+        Flights { shards: (0..32).map(|_| Shard::default()).collect(), hasher: RandomState::new() }
     }
 
     fn shard(&self, key: &[u8]) -> &Shard {
@@ -140,11 +139,7 @@ impl Flight {
             crew.watched = true;
             Watch::add(self);
         }
-        Follower {
-            flight: Arc::clone(self),
-            id,
-            done: false,
-        }
+        Follower { flight: Arc::clone(self), id, done: false }
     }
 
     /// Takes this flight out of the map, unless another has its place.
@@ -153,10 +148,7 @@ impl Flight {
             return;
         };
         let mut shard = lock(flights.shard(&self.key));
-        if shard
-            .get(&self.key[..])
-            .is_some_and(|flight| Arc::ptr_eq(flight, self))
-        {
+        if shard.get(&self.key[..]).is_some_and(|flight| Arc::ptr_eq(flight, self)) {
             shard.remove(&self.key[..]);
         }
     }
@@ -166,10 +158,7 @@ impl Flight {
         // The first answer stands: a leader that lost its lead may finish after its successor.
         let _ = self.outcome.set(outcome);
         let followers = std::mem::take(&mut lock(&self.crew).followers);
-        followers
-            .into_iter()
-            .filter_map(|(_, waker)| waker)
-            .for_each(Waker::wake);
+        followers.into_iter().filter_map(|(_, waker)| waker).for_each(Waker::wake);
     }
 
     /// Ends the lead of `term`: hands it to the follower that has waited longest, or lands the
@@ -193,9 +182,7 @@ impl Flight {
                 waker.wake();
             }
             None => {
-                let here = shard
-                    .get(&self.key[..])
-                    .is_some_and(|flight| Arc::ptr_eq(flight, self));
+                let here = shard.get(&self.key[..]).is_some_and(|flight| Arc::ptr_eq(flight, self));
                 let empty = lock(&self.crew).followers.is_empty();
                 if here && empty {
                     shard.remove(&self.key[..]);
@@ -248,11 +235,7 @@ impl Leader {
     fn new(flight: Arc<Flight>, term: u64) -> Leader {
         flight.polled.store(now(), Ordering::Release);
         flight.woken.store(0, Ordering::Release);
-        Leader {
-            flight,
-            term,
-            done: false,
-        }
+        Leader { flight, term, done: false }
     }
 
     /// Answers every follower.
@@ -263,11 +246,7 @@ impl Leader {
 
     /// Runs a part of the leader's work, so that the flight knows when it is woken and polled.
     pub(crate) fn run<'l, F: Future>(&'l self, work: Pin<&'l mut F>) -> Run<'l, F> {
-        Run {
-            leader: self,
-            work,
-            waker: None,
-        }
+        Run { leader: self, work, waker: None }
     }
 }
 
@@ -296,10 +275,7 @@ impl<F: Future> Future for Run<'_, F> {
             Some((task, waker)) if task.will_wake(context.waker()) => (task, waker),
             _ => {
                 let task = context.waker().clone();
-                let wake = LeaderWake {
-                    flight: Arc::downgrade(flight),
-                    task: task.clone(),
-                };
+                let wake = LeaderWake { flight: Arc::downgrade(flight), task: task.clone() };
                 (task, Waker::from(Arc::new(wake)))
             }
         };
@@ -327,9 +303,7 @@ impl Wake for LeaderWake {
     fn wake_by_ref(self: &Arc<Self>) {
         if let Some(flight) = self.flight.upgrade() {
             // The first wake counts: a later one does not make the leader any more alive.
-            let _ = flight
-                .woken
-                .compare_exchange(0, now(), Ordering::AcqRel, Ordering::Acquire);
+            let _ = flight.woken.compare_exchange(0, now(), Ordering::AcqRel, Ordering::Acquire);
         }
         self.task.wake_by_ref();
     }
@@ -386,10 +360,7 @@ impl Future for Follower {
             crew.promoted = None;
             crew.followers.retain(|(id, _)| *id != this.id);
             this.done = true;
-            return Poll::Ready(Followed::Lead(Leader::new(
-                Arc::clone(&this.flight),
-                crew.term,
-            )));
+            return Poll::Ready(Followed::Lead(Leader::new(Arc::clone(&this.flight), crew.term)));
         }
         if let Some((_, waker)) = crew.followers.iter_mut().rfind(|(id, _)| *id == this.id) {
             match waker {
@@ -435,10 +406,7 @@ impl Watch {
         static THREAD: OnceLock<bool> = OnceLock::new();
         THREAD.get_or_init(|| {
             // Without a thread to be had, stalled leaders are not relieved; all else works.
-            std::thread::Builder::new()
-                .name("cached-watch".into())
-                .spawn(|| WATCH.watch())
-                .is_ok()
+            std::thread::Builder::new().name("cached-watch".into()).spawn(|| WATCH.watch()).is_ok()
         });
         lock(&WATCH.flights).push(Arc::downgrade(flight));
         WATCH.added.notify_one();
@@ -449,15 +417,10 @@ impl Watch {
             let flights: Vec<Arc<Flight>> = {
                 let mut flights = lock(&self.flights);
                 while flights.is_empty() {
-                    flights = self
-                        .added
-                        .wait(flights)
-                        .unwrap_or_else(PoisonError::into_inner);
+                    flights = self.added.wait(flights).unwrap_or_else(PoisonError::into_inner);
                 }
                 flights.retain(|flight| {
-                    flight
-                        .upgrade()
-                        .is_some_and(|flight| flight.outcome.get().is_none())
+                    flight.upgrade().is_some_and(|flight| flight.outcome.get().is_none())
                 });
                 flights.iter().filter_map(Weak::upgrade).collect()
             };

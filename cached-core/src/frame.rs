@@ -51,10 +51,7 @@ pub(crate) fn open<'f>(key: &[u8], frame: &'f [u8]) -> Opened<'f> {
     }
     let mut shape = [0; 8];
     shape.copy_from_slice(&body[3..HEADER]);
-    Opened::Payload {
-        shape: u64::from_be_bytes(shape),
-        payload: &body[HEADER..],
-    }
+    Opened::Payload { shape: u64::from_be_bytes(shape), payload: &body[HEADER..] }
 }
 
 fn checksum(key: &[u8], body: &[u8]) -> [u8; CHECKSUM] {
@@ -75,13 +72,7 @@ mod tests {
     #[test]
     fn a_sealed_frame_opens_under_its_key_alone() {
         let frame = seal(b"key", 7, b"payload");
-        assert_eq!(
-            open(b"key", &frame),
-            Opened::Payload {
-                shape: 7,
-                payload: b"payload"
-            }
-        );
+        assert_eq!(open(b"key", &frame), Opened::Payload { shape: 7, payload: b"payload" });
         assert_eq!(open(b"kez", &frame), Opened::Corrupt);
         assert_eq!(open(b"", &frame), Opened::Corrupt);
     }
@@ -90,19 +81,12 @@ mod tests {
     fn every_truncation_and_every_flipped_bit_is_seen() {
         let frame = seal(b"key", 7, b"payload");
         for length in 0..frame.len() {
-            assert_eq!(
-                open(b"key", &frame[..length]),
-                Opened::Corrupt,
-                "cut at {length}"
-            );
+            assert_eq!(open(b"key", &frame[..length]), Opened::Corrupt, "cut at {length}");
         }
         for bit in 0..frame.len() * 8 {
             let mut garbled = frame.clone();
             garbled[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                !matches!(open(b"key", &garbled), Opened::Payload { .. }),
-                "bit {bit}"
-            );
+            assert!(!matches!(open(b"key", &garbled), Opened::Payload { .. }), "bit {bit}");
         }
     }
 
@@ -111,12 +95,6 @@ mod tests {
     fn golden_frame() {
         let golden = b"cc\x01\0\0\0\0\0\0\0\x07payload\x71\x76\x16\xe1\xea\x92\xc1\xb8";
         assert_eq!(seal(b"key", 7, b"payload"), golden);
-        assert_eq!(
-            open(b"key", golden),
-            Opened::Payload {
-                shape: 7,
-                payload: b"payload"
-            }
-        );
+        assert_eq!(open(b"key", golden), Opened::Payload { shape: 7, payload: b"payload" });
     }
 }

@@ -227,11 +227,7 @@ impl<'e> ser::Serializer for &'e mut Encoder {
 
     fn serialize_f64(self, value: f64) -> Result<(), KeyError> {
         // The bits of a NaN differ between machines; it must be one key everywhere.
-        let bits = if value.is_nan() {
-            0x7ff8_0000_0000_0000
-        } else {
-            value.to_bits()
-        };
+        let bits = if value.is_nan() { 0x7ff8_0000_0000_0000 } else { value.to_bits() };
         self.bytes.push(FLOAT);
         self.bytes.extend_from_slice(&bits.to_be_bytes());
         Ok(())
@@ -239,8 +235,7 @@ impl<'e> ser::Serializer for &'e mut Encoder {
 
     fn serialize_char(self, value: char) -> Result<(), KeyError> {
         self.bytes.push(CHAR);
-        self.bytes
-            .extend_from_slice(&u32::from(value).to_be_bytes());
+        self.bytes.extend_from_slice(&u32::from(value).to_be_bytes());
         Ok(())
     }
 
@@ -383,10 +378,7 @@ pub struct Sorted<'e> {
 
 impl<'e> Sorted<'e> {
     fn new(encoder: &'e mut Encoder) -> Sorted<'e> {
-        Sorted {
-            encoder,
-            starts: SmallVec::new(),
-        }
+        Sorted { encoder, starts: SmallVec::new() }
     }
 
     fn start(&mut self) {
@@ -493,11 +485,7 @@ impl Key {
         name: &'static str,
         bytes: &[u8],
     ) -> Key {
-        Key {
-            namespace,
-            name,
-            digest: Digest::of(bytes),
-        }
+        Key { namespace, name, digest: Digest::of(bytes) }
     }
 
     /// The cache name of the declaration.

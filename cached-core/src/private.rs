@@ -28,7 +28,7 @@ pub fn part<T: KeyPart>(part: &T) -> Part<'_> {
 }
 
 /// The bounds on a function's return type, in one plain call that is spanned there.
-pub fn returns<Mode, R: Returned<Mode>>(errors: Errors<R>) -> Returns<R> {
+pub fn returns<Mode, R: Returned<Mode>>(errors: Errors<R>) -> Returns<R, R::Value> {
     Returns::new(errors)
 }
 
@@ -48,20 +48,13 @@ impl<'t> Types<'t> {
     /// Takes a closure of the function's body: its type's name shows the arguments of the impl,
     /// which the attribute does not see.
     pub fn new<Closure>(_: &Closure) -> Types<'t> {
-        Types {
-            site: type_name::<Closure>(),
-            own: "",
-            constants: &[],
-        }
+        Types { site: type_name::<Closure>(), own: "", constants: &[] }
     }
 
     /// Adds the function's own type arguments, as a tuple of `PhantomData`.
     #[must_use]
     pub fn of<Arguments>(self) -> Types<'t> {
-        Types {
-            own: type_name::<Arguments>(),
-            ..self
-        }
+        Types { own: type_name::<Arguments>(), ..self }
     }
 
     /// Adds the function's own const arguments.
@@ -111,20 +104,13 @@ fn container(site: &str) -> &str {
         });
         path = open.map_or(path, |(open, _)| &path[..open]);
     }
-    path.rsplit_once("::")
-        .map_or("", |(container, _)| container)
+    path.rsplit_once("::").map_or("", |(container, _)| container)
 }
 
 /// Whether a path names no type arguments: a plain path, or `<plain as plain>`.
 fn is_plain(container: &str) -> bool {
-    let plain = |path: &str| {
-        path.chars()
-            .all(|c| c == ':' || c == '_' || c.is_alphanumeric())
-    };
-    match container
-        .strip_prefix('<')
-        .and_then(|rest| rest.strip_suffix('>'))
-    {
+    let plain = |path: &str| path.chars().all(|c| c == ':' || c == '_' || c.is_alphanumeric());
+    match container.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')) {
         Some(inner) => inner.split(" as ").all(plain),
         None => plain(container),
     }
@@ -144,8 +130,8 @@ fn encode(
 }
 
 /// A call of an annotated function: begun with a look at the tiers of this process, then answered.
-pub struct Call<R> {
-    returns: Returns<R>,
+pub struct Call<R, V> {
+    returns: Returns<R, V>,
     state: State,
 }
 
@@ -156,17 +142,17 @@ enum State {
     Bypassed(Cache, &'static Declaration),
 }
 
-impl<R> Call<R> {
+impl<R, V> Call<R, V> {
     /// Encodes the key and looks in the request and local tiers.
     #[must_use]
     pub fn begin(
         declaration: &'static Declaration,
-        returns: Returns<R>,
+        returns: Returns<R, V>,
         cache: Option<&Cache>,
         types: Types<'_>,
         identifier: &[Part<'_>],
         version: Option<Part<'_>>,
-    ) -> Call<R> {
+    ) -> Call<R, V> {
         let value_type = returns.value_type;
         let look =
             |cache: &Cache| look(cache, declaration, value_type, &types, identifier, version);
@@ -179,10 +165,24 @@ impl<R> Call<R> {
 
     /// Sets how long what this call fetches lives.
     #[must_use]
-    pub fn ttl(mut self, ttl: Duration) -> Call<R> {
+    pub fn ttl(mut self, ttl: Duration) -> Call<R, V> {
         if let State::Missed(missed) = &mut self.state {
             missed.site.ttl = Some(ttl);
         }
+        self
+    }
+
+    /// Sets which values are cached.
+    #[must_use]
+    pub fn cache_if(mut self, cache_if: fn(&V) -> bool) -> Call<R, V> {
+        self.returns.rules.cache_if = Some(cache_if);
+        self
+    }
+
+    /// Sets how long a value is cached, from the value.
+    #[must_use]
+    pub fn ttl_with(mut self, ttl_with: fn(&V) -> Duration) -> Call<R, V> {
+        self.returns.rules.ttl_with = Some(ttl_with);
         self
     }
 
@@ -217,23 +217,20 @@ fn look(
     let key = match encode(declaration, types, identifier, version) {
         Ok(key) => key,
         Err(error) => {
-            log::warn!(
-                "`{}` is not cached for this call: {error}",
-                declaration.name()
-            );
+            log::warn!("`{}` is not cached for this call: {error}", declaration.name());
             return bypassed();
         }
     };
     let request = Request::current();
-    if let Some(value) = request
-        .as_ref()
-        .and_then(|request| request.get(cache.id(), &key))
-    {
+    if let Some(value) = request.as_ref().and_then(|request| request.get(cache.id(), &key)) {
         counters.request_hits.add();
         return State::Answered(value);
     }
     let force_miss = request.as_ref().is_some_and(|request| request.force_miss());
-    if !force_miss && let Some(value) = cache.local().get(&key) {
+    if !force_miss
+        && declaration.uses_local()
+        && let Some(value) = cache.local().get(&key)
+    {
         counters.local_hits.add();
         return State::Answered(match request {
             Some(request) => request.keep(cache.id(), &Arc::from(&key[..]), value),
@@ -267,42 +264,14 @@ mod tests {
     fn the_container_of_a_function_is_what_stands_before_it() {
         for (site, expected, plain) in [
             ("app::free::{{closure}}::{{closure}}", "app", true),
-            (
-                "app::free<alloc::vec::Vec<u8>, 3>::{{closure}}",
-                "app",
-                true,
-            ),
+            ("app::free<alloc::vec::Vec<u8>, 3>::{{closure}}", "app", true),
             ("app::Client::fetch::{{closure}}", "app::Client", true),
-            (
-                "app::Client<u8>::fetch::{{closure}}",
-                "app::Client<u8>",
-                false,
-            ),
-            (
-                "app::Client<u8>::fetch<fn(u8) -> u8>::{{closure}}",
-                "app::Client<u8>",
-                false,
-            ),
-            (
-                "<app::P as app::Tr>::g::{{closure}}",
-                "<app::P as app::Tr>",
-                true,
-            ),
-            (
-                "<app::P as app::Tr<u8>>::g::{{closure}}",
-                "<app::P as app::Tr<u8>>",
-                false,
-            ),
-            (
-                "<&app::P as app::Tr>::g::{{closure}}",
-                "<&app::P as app::Tr>",
-                false,
-            ),
-            (
-                "<(u8, u16) as app::Tr>::g<u8>::{{closure}}",
-                "<(u8, u16) as app::Tr>",
-                false,
-            ),
+            ("app::Client<u8>::fetch::{{closure}}", "app::Client<u8>", false),
+            ("app::Client<u8>::fetch<fn(u8) -> u8>::{{closure}}", "app::Client<u8>", false),
+            ("<app::P as app::Tr>::g::{{closure}}", "<app::P as app::Tr>", true),
+            ("<app::P as app::Tr<u8>>::g::{{closure}}", "<app::P as app::Tr<u8>>", false),
+            ("<&app::P as app::Tr>::g::{{closure}}", "<&app::P as app::Tr>", false),
+            ("<(u8, u16) as app::Tr>::g<u8>::{{closure}}", "<(u8, u16) as app::Tr>", false),
         ] {
             assert_eq!(container(site), expected, "{site}");
             assert_eq!(is_plain(container(site)), plain, "{site}");

@@ -95,9 +95,7 @@ impl Hash {
     }
 
     fn word(self, word: u64) -> Hash {
-        word.to_le_bytes()
-            .iter()
-            .fold(self, |hash, &byte| hash.byte(byte))
+        word.to_le_bytes().iter().fold(self, |hash, &byte| hash.byte(byte))
     }
 
     fn text(self, text: &str) -> Hash {
@@ -134,21 +132,11 @@ struct Members {
 
 impl Members {
     fn ordered(hash: Hash) -> Result<Members, Unshaped> {
-        Ok(Members {
-            hash,
-            sum: 0,
-            count: 0,
-            ordered: true,
-        })
+        Ok(Members { hash, sum: 0, count: 0, ordered: true })
     }
 
     fn unordered(kind: Kind) -> Result<Members, Unshaped> {
-        Ok(Members {
-            hash: Hash::new(kind),
-            sum: 0,
-            count: 0,
-            ordered: false,
-        })
+        Ok(Members { hash: Hash::new(kind), sum: 0, count: 0, ordered: false })
     }
 
     fn add(&mut self, member: u64) {
@@ -230,10 +218,7 @@ impl ser::Serializer for Walk {
         _index: u32,
         variant: &'static str,
     ) -> Result<u64, Unshaped> {
-        Ok(Hash::new(Kind::UnitVariant)
-            .text(name)
-            .text(variant)
-            .finish())
+        Ok(Hash::new(Kind::UnitVariant).text(name).text(variant).finish())
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
@@ -241,10 +226,7 @@ impl ser::Serializer for Walk {
         name: &'static str,
         value: &T,
     ) -> Result<u64, Unshaped> {
-        Ok(Hash::new(Kind::NewtypeStruct)
-            .text(name)
-            .word(value.serialize(Walk)?)
-            .finish())
+        Ok(Hash::new(Kind::NewtypeStruct).text(name).word(value.serialize(Walk)?).finish())
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -285,10 +267,7 @@ impl ser::Serializer for Walk {
     }
 
     fn serialize_map(self, _length: Option<usize>) -> Result<Entries, Unshaped> {
-        Ok(Entries {
-            members: Members::unordered(Kind::Map)?,
-            key: 0,
-        })
+        Ok(Entries { members: Members::unordered(Kind::Map)?, key: 0 })
     }
 
     fn serialize_struct(self, name: &'static str, _length: usize) -> Result<Members, Unshaped> {
@@ -369,8 +348,7 @@ impl ser::SerializeMap for Entries {
     }
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unshaped> {
         let value = value.serialize(Walk)?;
-        self.members
-            .add(Hash::new(Kind::Map).word(self.key).word(value).finish());
+        self.members.add(Hash::new(Kind::Map).word(self.key).word(value).finish());
         Ok(())
     }
     fn end(self) -> Result<u64, Unshaped> {

@@ -1,19 +1,22 @@
 //! One key in one cache: how long its entry lives, and its value as a frame.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::frame::{self, Opened};
 use crate::stats::Counters;
-use crate::tier::local::Local;
-use crate::tier::remote::{LONGEST_TTL, Remote, RemoteKey, whole_seconds};
-use crate::value::{Value, ValueType};
+use crate::tier::local::{Life, Local, Ticket, Write};
+use crate::tier::remote::{Item, LONGEST_TTL, Remote, RemoteKey, whole_seconds};
+use crate::value::{Value, ValueType, Verdict};
 
 /// What the local tier may keep of a value that is not confirmed to stand in memcached, and by
 /// default of one that another process may overwrite.
 pub(crate) const UNCONFIRMED: Duration = Duration::from_secs(5);
+
+/// What a value weighs that the codec cannot write: it is not free, and not much else is known.
+pub(crate) const UNKNOWN_WEIGHT: usize = 4096;
 
 /// One key in one cache: what every step of a call, and an entry, work with.
 #[derive(Clone)]
@@ -34,6 +37,24 @@ pub(crate) struct Lifetime {
     pub(crate) ttl: Duration,
     /// What the local tier may keep once memcached has the value, or where there is no memcached.
     pub(crate) local: Duration,
+    /// How long both keep it after that, for a fetch that fails.
+    pub(crate) kept: Duration,
+}
+
+impl Lifetime {
+    /// Of a local entry that begins now and is fresh for `fresh`.
+    pub(crate) fn local_life(&self, fresh: Duration) -> Life {
+        Life { expires: Instant::now() + fresh, kept: self.kept }
+    }
+
+    /// How long an item of memcached is fresh yet; `None` where it is only kept for errors.
+    pub(crate) fn left_of(&self, item: &Item) -> Option<Duration> {
+        let now = Instant::now();
+        let expires = item.gone.checked_sub(self.kept).unwrap_or(now);
+        let left = expires.saturating_duration_since(now);
+        // Without a time for errors an item is as good as its presence.
+        (!left.is_zero() || self.kept.is_zero()).then_some(left)
+    }
 }
 
 impl Site {
@@ -46,27 +67,53 @@ impl Site {
         ttl: Option<Duration>,
     ) -> Option<Site> {
         let index = declaration.index().filter(|_| cache.is_enabled())?;
-        Some(Site {
-            cache: cache.clone(),
-            declaration,
-            index,
-            key,
-            value_type,
-            ttl,
-        })
+        Some(Site { cache: cache.clone(), declaration, index, key, value_type, ttl })
     }
 
     pub(crate) fn counters(&self) -> &Counters {
         self.cache.counters_at(self.index)
     }
 
-    pub(crate) fn local(&self) -> &Local {
-        self.cache.local()
+    /// What the local tier holds and is not expired.
+    pub(crate) fn look_locally(&self) -> Option<Value> {
+        self.local()?.get(&self.key)
     }
 
-    /// Where the key lives in memcached, if there is a remote tier.
+    /// The same, also where it expired and is kept for a fetch that fails.
+    pub(crate) fn look_for_stale(&self) -> Option<Value> {
+        self.local()?.get_stale(&self.key)
+    }
+
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.cache.local().ticket(&self.key)
+    }
+
+    /// See [`Local::publish`]. `false` where the declaration leaves the local tier out.
+    pub(crate) fn publish(
+        &self,
+        ticket: Ticket,
+        write: Write,
+        value: &Value,
+        weight: usize,
+        life: Life,
+    ) -> bool {
+        self.local()
+            .is_some_and(|local| local.publish(&self.key, ticket, write, value, weight, life))
+    }
+
+    pub(crate) fn extend(&self, ticket: Ticket, value: &Value, life: Life) {
+        if let Some(local) = self.local() {
+            local.extend(&self.key, ticket, value, life);
+        }
+    }
+
+    fn local(&self) -> Option<&Local> {
+        self.declaration.uses_local().then(|| self.cache.local())
+    }
+
+    /// Where the key lives in memcached, if there is a remote tier for it.
     pub(crate) fn remote(&self) -> Option<(&Arc<Remote>, RemoteKey)> {
-        let remote = self.cache.remote()?;
+        let remote = self.cache.remote().filter(|_| self.declaration.uses_remote())?;
         let key = remote.locate(&self.cache.key(self.declaration, &self.key))?;
         Some((remote, key))
     }
@@ -75,32 +122,37 @@ impl Site {
         self.declaration.overwrite_reason().is_some()
     }
 
-    pub(crate) fn lifetime(&self) -> Lifetime {
+    /// Whether a value that was judged so is cached.
+    pub(crate) fn keeps(&self, verdict: &Verdict) -> bool {
+        verdict.cache && (!verdict.absent || self.declaration.declared_none_ttl().is_some())
+    }
+
+    /// How long a value lives: one that was judged, or any where there is no verdict.
+    pub(crate) fn lifetime(&self, verdict: Option<&Verdict>) -> Lifetime {
         let config = self.cache.config();
-        let ttl = self
-            .ttl
-            .or(self.declaration.declared_ttl())
-            .unwrap_or(config.default_ttl);
-        let ttl = if config.jitter > 0.0 {
-            ttl.mul_f64(1.0 - config.jitter * random())
-        } else {
-            ttl
+        let judged = verdict.and_then(|verdict| match verdict.absent {
+            true => self.declaration.declared_none_ttl(),
+            false => verdict.ttl,
+        });
+        let declared = self.ttl.or(self.declaration.declared_ttl());
+        let ttl = judged.or(declared).unwrap_or(config.default_ttl);
+        let ttl = match config.jitter {
+            0.0 => ttl,
+            jitter => ttl.mul_f64(1.0 - jitter * random()),
         };
-        let local = match (self.cache.remote(), whole_seconds(ttl.min(LONGEST_TTL))) {
+        let bound = self.declaration.declared_local_ttl();
+        let remote = self.cache.remote().filter(|_| self.declaration.uses_remote());
+        let local = match (remote, whole_seconds(ttl.min(LONGEST_TTL))) {
             // memcached counts in whole seconds: what lives shorter stays in this process.
-            (None, _) | (_, 0) => ttl,
+            (None, _) | (_, 0) => ttl.min(bound.unwrap_or(ttl)),
+            // The server counts on ticks of its own, so an item may live a second less than its
+            // ttl; the local entry must not outlive it.
             (Some(_), seconds) => {
-                // The server counts on ticks of its own, so an item may live a second less than
-                // its ttl; the local entry must not outlive it.
-                let remote = Duration::from_secs(u64::from(seconds - 1));
-                if self.overwritable() {
-                    remote.min(UNCONFIRMED)
-                } else {
-                    remote
-                }
+                let unbounded = if self.overwritable() { UNCONFIRMED } else { ttl };
+                Duration::from_secs(u64::from(seconds - 1)).min(bound.unwrap_or(unbounded))
             }
         };
-        Lifetime { ttl, local }
+        Lifetime { ttl, local, kept: self.declaration.kept_for_errors() }
     }
 
     /// The value of a frame, if it is this key's, whole, and of this build's type.

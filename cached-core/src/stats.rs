@@ -50,6 +50,8 @@ counters! {
     fetches,
     /// Runs of the body that ended in an error.
     fetch_errors,
+    /// Expired values served because the fetch failed (`stale_if_error`).
+    stale_answers,
     /// Values stored in memcached.
     fills,
     /// Values that memcached did not take: the lease had run out, an invalidation came first, the
@@ -97,11 +99,7 @@ impl Counters {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
         // A lost update between two fetches only makes the estimate a little older.
         let estimate = self.fetch_time.load(Ordering::Relaxed);
-        let next = if took >= estimate {
-            took
-        } else {
-            estimate - estimate / 8 + took / 8
-        };
+        let next = if took >= estimate { took } else { estimate - estimate / 8 + took / 8 };
         self.fetch_time.store(next, Ordering::Relaxed);
     }
 
@@ -129,20 +127,15 @@ pub struct Stats {
 impl Stats {
     pub(crate) fn read(counters: &[Counters]) -> Stats {
         // Functions that share a name have no counters; they count nothing.
-        let rows = ledger()
-            .iter()
-            .filter_map(|d| Some((d.name(), counters.get(d.index()?)?.read())));
-        Stats {
-            rows: rows.collect(),
-        }
+        let rows =
+            ledger().iter().filter_map(|d| Some((d.name(), counters.get(d.index()?)?.read())));
+        Stats { rows: rows.collect() }
     }
 
     /// The counters of the declaration called `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<DeclarationStats> {
-        self.iter()
-            .find(|(of, _)| *of == name)
-            .map(|(_, stats)| stats)
+        self.iter().find(|(of, _)| *of == name).map(|(_, stats)| stats)
     }
 
     /// Every declaration's name and counters, by name.
@@ -161,15 +154,8 @@ impl Stats {
 
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let called = || {
-            self.iter()
-                .filter(|(_, stats)| *stats != DeclarationStats::default())
-        };
-        let width = called()
-            .map(|(name, _)| name.len())
-            .max()
-            .unwrap_or(0)
-            .max(5);
+        let called = || self.iter().filter(|(_, stats)| *stats != DeclarationStats::default());
+        let width = called().map(|(name, _)| name.len()).max().unwrap_or(0).max(5);
         writeln!(
             f,
             "{:width$} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8} {:>13}",

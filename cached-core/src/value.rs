@@ -7,6 +7,7 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -122,8 +123,6 @@ pub(crate) struct ValueType {
     pub(crate) encode: fn(&Value) -> Option<Vec<u8>>,
     pub(crate) decode: fn(&[u8]) -> Option<Value>,
     pub(crate) shape: fn(&Value) -> Result<u64, shape::Unshaped>,
-    /// A `None`, or an `Err` that a function declared `infallible` returned.
-    pub(crate) is_absent: fn(&Value) -> bool,
 }
 
 pub(crate) struct TypeOf<V>(PhantomData<V>);
@@ -132,43 +131,83 @@ impl<V: CachedValue> TypeOf<V> {
     pub(crate) const TYPE: &'static ValueType = &ValueType {
         encode: |value| codec::encode(value.downcast_ref::<V>()?),
         decode: |bytes| Some(Arc::new(codec::decode::<V>(bytes)?)),
-        shape: |value| {
-            value
-                .downcast_ref::<V>()
-                .map_or(Err(shape::Unshaped::Failed), shape::of)
-        },
-        is_absent: |value| value.downcast_ref::<V>().is_none_or(absent::is_absent),
+        shape: |value| value.downcast_ref::<V>().map_or(Err(shape::Unshaped::Failed), shape::of),
     };
 }
 
+/// What a function declares about its values.
+pub(crate) struct Rules<V> {
+    /// Whether a value is cached.
+    pub(crate) cache_if: Option<fn(&V) -> bool>,
+    /// How long it is.
+    pub(crate) ttl_with: Option<fn(&V) -> Duration>,
+}
+
+impl<V> Clone for Rules<V> {
+    fn clone(&self) -> Rules<V> {
+        *self
+    }
+}
+
+impl<V> Copy for Rules<V> {}
+
+impl<V> Rules<V> {
+    pub(crate) const NONE: Rules<V> = Rules { cache_if: None, ttl_with: None };
+}
+
+/// What is decided about one value.
+#[derive(Clone, Copy)]
+pub(crate) struct Verdict {
+    /// A `None`, or an `Err` that a function declared `infallible` returned.
+    pub(crate) absent: bool,
+    pub(crate) cache: bool,
+    pub(crate) ttl: Option<Duration>,
+}
+
+impl<V: CachedValue> Rules<V> {
+    pub(crate) fn judge(&self, value: &V) -> Verdict {
+        Verdict {
+            absent: absent::is_absent(value),
+            cache: self.cache_if.is_none_or(|cache_if| cache_if(value)),
+            ttl: self.ttl_with.map(|ttl_with| ttl_with(value)),
+        }
+    }
+}
+
 /// What the path of a call must know of a function's return type.
-pub struct Returns<R> {
+pub struct Returns<R, V> {
     /// Splits what the function returned into a value and what the caller gets.
-    pub(crate) split: fn(R) -> Split<R>,
+    pub(crate) split: fn(R, &Rules<V>) -> Split<R>,
     /// `None` where the value is of another type.
     pub(crate) join: fn(&Value) -> Option<R>,
     pub(crate) errors: Errors<R>,
     pub(crate) value_type: &'static ValueType,
+    pub(crate) rules: Rules<V>,
 }
 
 pub(crate) enum Split<R> {
-    Value(Value),
+    Value(Value, Verdict),
     Error(R),
 }
 
-impl<R> Returns<R> {
-    pub(crate) fn new<Mode>(errors: Errors<R>) -> Returns<R>
+impl<R, V> Returns<R, V> {
+    pub(crate) fn new<Mode>(errors: Errors<R>) -> Returns<R, V>
     where
-        R: Returned<Mode>,
+        R: Returned<Mode, Value = V>,
+        V: CachedValue,
     {
         Returns {
-            split: |returned| match returned.split() {
-                Ok(value) => Split::Value(Arc::new(value)),
+            split: |returned, rules| match returned.split() {
+                Ok(value) => {
+                    let verdict = rules.judge(&value);
+                    Split::Value(Arc::new(value), verdict)
+                }
                 Err(returned) => Split::Error(returned),
             },
-            join: |value| value.downcast_ref::<R::Value>().cloned().map(R::join),
+            join: |value| value.downcast_ref::<V>().cloned().map(R::join),
             errors,
-            value_type: TypeOf::<R::Value>::TYPE,
+            value_type: TypeOf::<V>::TYPE,
+            rules: Rules::NONE,
         }
     }
 }
@@ -192,9 +231,7 @@ pub struct Unshared<R>(PhantomData<fn() -> R>);
 
 impl<R> Sharing<R> {
     #[doc(hidden)]
-    pub const NEW: Sharing<R> = Sharing {
-        unshared: Unshared(PhantomData),
-    };
+    pub const NEW: Sharing<R> = Sharing { unshared: Unshared(PhantomData) };
 
     #[doc(hidden)]
     pub fn no_errors(&self) -> Errors<R> {
@@ -354,11 +391,7 @@ mod absent {
             _value: &T,
         ) -> Result<(), Present> {
             // An error is never cached, not even where `infallible` was declared wrongly.
-            if name == "Result" && variant == "Err" {
-                Ok(())
-            } else {
-                Err(Present)
-            }
+            if name == "Result" && variant == "Err" { Ok(()) } else { Err(Present) }
         }
     }
 }

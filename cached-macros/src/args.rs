@@ -105,46 +105,14 @@ const OPTIONS: &[Syntax] = &[
         usage: "crate = path::to::cached_core",
         read: Some(|args, key, input| once(&mut args.krate, key, path(value(input)?)?)),
     },
-    Syntax {
-        name: "ttl_with",
-        usage: "ttl_with = |value| value.lifetime()",
-        read: None,
-    },
-    Syntax {
-        name: "local_ttl",
-        usage: "local_ttl = \"5s\"",
-        read: None,
-    },
-    Syntax {
-        name: "none_ttl",
-        usage: "none_ttl = \"30s\"",
-        read: None,
-    },
-    Syntax {
-        name: "cache_if",
-        usage: "cache_if = |value| value.is_final()",
-        read: None,
-    },
-    Syntax {
-        name: "stale_if_error",
-        usage: "stale_if_error = \"1h\"",
-        read: None,
-    },
-    Syntax {
-        name: "refresh_ahead",
-        usage: "refresh_ahead = \"5m\"",
-        read: None,
-    },
-    Syntax {
-        name: "local",
-        usage: "local = false",
-        read: None,
-    },
-    Syntax {
-        name: "remote",
-        usage: "remote = false",
-        read: None,
-    },
+    Syntax { name: "ttl_with", usage: "ttl_with = |value| value.lifetime()", read: None },
+    Syntax { name: "local_ttl", usage: "local_ttl = \"5s\"", read: None },
+    Syntax { name: "none_ttl", usage: "none_ttl = \"30s\"", read: None },
+    Syntax { name: "cache_if", usage: "cache_if = |value| value.is_final()", read: None },
+    Syntax { name: "stale_if_error", usage: "stale_if_error = \"1h\"", read: None },
+    Syntax { name: "refresh_ahead", usage: "refresh_ahead = \"5m\"", read: None },
+    Syntax { name: "local", usage: "local = false", read: None },
+    Syntax { name: "remote", usage: "remote = false", read: None },
 ];
 
 /// Why an option could not be read.
@@ -211,10 +179,7 @@ impl Args {
         };
         self.attempted.push(syntax.name);
         let Some(read) = syntax.read else {
-            errors.at(
-                key.span(),
-                format!("option `{written}` is not supported yet"),
-            );
+            errors.at(key.span(), format!("option `{written}` is not supported yet"));
             skip_value(input);
             return;
         };
@@ -222,11 +187,7 @@ impl Args {
             Ok(()) => {}
             Err(Wrong::Form(shown)) => {
                 let message = format!("option `{written}` is written `{}`", syntax.usage);
-                let shown = if shown.is_empty() {
-                    key.into_token_stream()
-                } else {
-                    shown
-                };
+                let shown = if shown.is_empty() { key.into_token_stream() } else { shown };
                 errors.on(shown, message);
                 skip_value(input);
             }
@@ -246,26 +207,17 @@ impl Args {
         let Some(syntax) = OPTIONS.iter().find(|syntax| Some(syntax.name) == meant) else {
             let names = OPTIONS.iter().filter(|option| option.read.is_some());
             let names = listed(names.map(|option| option.name));
-            errors.at(
-                key.span(),
-                format!("unknown option `{key}`; the options are {names}"),
-            );
+            errors.at(key.span(), format!("unknown option `{key}`; the options are {names}"));
             return;
         };
-        errors.at(
-            key.span(),
-            format!("unknown option `{key}`; did you mean `{}`?", syntax.name),
-        );
+        errors.at(key.span(), format!("unknown option `{key}`; did you mean `{}`?", syntax.name));
         self.attempted.push(syntax.name);
     }
 }
 
 fn once<T>(slot: &mut Option<Given<T>>, key: Ident, value: T) -> Result<(), Wrong> {
     if slot.is_some() {
-        return Err(refused(
-            &key,
-            format!("option `{key}` is given twice; keep one"),
-        ));
+        return Err(refused(&key, format!("option `{key}` is given twice; keep one")));
     }
     *slot = Some(Given { key, value });
     Ok(())
@@ -295,28 +247,21 @@ fn value(input: ParseStream<'_>) -> Result<Expr, Wrong> {
 
 fn string(value: Expr) -> Result<LitStr, Wrong> {
     match value {
-        Expr::Lit(ExprLit {
-            lit: Lit::Str(text),
-            ..
-        }) => Ok(text),
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Ok(text),
         other => Err(Wrong::Form(other.into_token_stream())),
     }
 }
 
 fn path(value: Expr) -> Result<Path, Wrong> {
     match value {
-        Expr::Path(ExprPath {
-            path, qself: None, ..
-        }) => Ok(path),
+        Expr::Path(ExprPath { path, qself: None, .. }) => Ok(path),
         other => Err(Wrong::Form(other.into_token_stream())),
     }
 }
 
 fn name(value: Expr) -> Result<Ident, Wrong> {
     let path = path(value)?;
-    path.get_ident()
-        .cloned()
-        .ok_or_else(|| Wrong::Form(path.into_token_stream()))
+    path.get_ident().cloned().ok_or_else(|| Wrong::Form(path.into_token_stream()))
 }
 
 /// `(a, b, self)`.
@@ -353,8 +298,7 @@ fn reason(overwrite: &Ident, input: ParseStream<'_>) -> Result<LitStr, Wrong> {
         input.parse::<Option<Token![,]>>()?;
         Ok(text)
     };
-    read.parse2(list.stream())
-        .unwrap_or_else(|_| Err(Wrong::Form(list.into_token_stream())))
+    read.parse2(list.stream()).unwrap_or_else(|_| Err(Wrong::Form(list.into_token_stream())))
 }
 
 fn parentheses(input: ParseStream<'_>) -> Result<Group, Wrong> {
@@ -369,10 +313,7 @@ fn flag(key: &Ident, input: ParseStream<'_>) -> Result<(), Wrong> {
     if input.is_empty() || input.peek(Token![,]) {
         return Ok(());
     }
-    Err(refused(
-        next(input),
-        format!("option `{key}` takes no value; write `{key}` alone"),
-    ))
+    Err(refused(next(input), format!("option `{key}` takes no value; write `{key}` alone")))
 }
 
 /// What was written instead of what should come here; nothing where the option ends.

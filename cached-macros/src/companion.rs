@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use proc_macro2::{Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
+use syn::spanned::Spanned;
 use syn::{Attribute, FnArg, GenericParam, Generics, WherePredicate};
 
 use crate::args::Args;
-use crate::expand::{Key, Krate, function_path, mode, policy};
+use crate::expand::{Key, Krate, function_path, mode};
 use crate::item::{Function, is_punct, mentions};
 use crate::validate::Cached;
 
@@ -23,7 +24,7 @@ pub(crate) struct Companion<'a> {
 /// ```text
 /// pub fn payment_entry(number: &str, state: State) -> CacheEntry<Payment, WriteOnce> {
 ///     let declaration = { static DECLARED: Declared = …; DECLARED.get() };
-///     entry::<ByType, Result<Payment, FetchError>, WriteOnce>(declaration, None, Types::new(…), &[…], …)
+///     entry::<ByType, Result<Payment, FetchError>, WriteOnce>(declaration, None, Types::new(…), …)
 /// }
 /// ```
 pub(crate) fn expand(
@@ -33,29 +34,19 @@ pub(crate) fn expand(
 ) -> TokenStream {
     let declaration = Ident::new("declaration", Span::mixed_site());
     let declared = declared_lookup(cached, krate);
-    let returned = without_lifetimes(cached.returned);
-    let overwritable = cached.reason.is_some();
-    let (mode, policy) = (mode(cached.whole, krate), policy(overwritable, krate));
-    let entry = krate.private(Span::call_site(), "entry");
-    let key = Key {
-        cached,
-        krate,
-        generics: &companion.generics,
+    let (mode, returned) =
+        (mode(Span::call_site(), cached.whole, krate), without_lifetimes(cached.returned));
+    let policy = krate.path(Span::call_site());
+    let policy = match cached.reason {
+        Some(_) => quote!(#policy::Overwritable),
+        None => quote!(#policy::WriteOnce),
     };
-    let (cache, types, identifier, version, ttl) = (
-        key.cache(),
-        key.types(),
-        key.identifier(),
-        key.version(),
-        key.ttl(),
-    );
-    let head = head(
-        cached.function,
-        companion,
-        cached.whole,
-        overwritable,
-        krate,
-    );
+    let overwritable = cached.reason.is_some();
+    let entry = krate.private(Span::call_site(), "entry");
+    let key = Key { cached, krate, generics: &companion.generics };
+    let (cache, types, identifier, version, ttl) =
+        (key.cache(), key.types(), key.identifier(), key.version(), key.ttl());
+    let head = head(cached.function, companion, cached.whole, overwritable, krate);
     let span = companion.place();
     quote_spanned! {span=>
         #head {
@@ -70,13 +61,8 @@ pub(crate) fn expand(
 pub(crate) fn stub(args: &Args, function: &Function, krate: &Krate<'_>) -> Option<TokenStream> {
     let companion = Companion::new(args, function)?;
     let is_taken = *companion.name == function.signature.ident;
-    let head = head(
-        function,
-        &companion,
-        args.infallible.is_some(),
-        args.tried("overwrite"),
-        krate,
-    );
+    let head =
+        head(function, &companion, args.infallible.is_some(), args.tried("overwrite"), krate);
     let stub =
         quote_spanned!(companion.place()=> #[allow(unused, clippy::empty_loop)] #head { loop {} });
     (!is_taken).then_some(stub)
@@ -89,21 +75,8 @@ fn head(
     overwritable: bool,
     krate: &Krate<'_>,
 ) -> TokenStream {
-    let Companion {
-        name,
-        arguments,
-        generics,
-        attributes,
-    } = companion;
-    let (path, policy) = (krate.path(), policy(overwritable, krate));
-    let value = match function.returned() {
-        Some(returned) if function.signature.asyncness.is_some() => {
-            let (mode, returned) = (mode(whole, krate), without_lifetimes(returned));
-            let trait_path = krate.private(Span::call_site(), "Returned");
-            quote!(<#returned as #trait_path<#mode>>::Value)
-        }
-        _ => quote!(()),
-    };
+    let Companion { name, arguments, generics, attributes } = companion;
+    let entry = entry_type(function, whole, overwritable, krate);
     let doc = format!(
         "The cache entry of `{}` for these arguments: looks at it, adds{} or invalidates it. \
             Fetches nothing.",
@@ -117,11 +90,32 @@ fn head(
         #(#attributes)*
         #[doc = #doc]
         #[must_use = "an entry does nothing by itself; call one of its methods"]
-        #[allow(unused_mut, unused_variables, clippy::needless_lifetimes, clippy::elidable_lifetime_names,
-            clippy::needless_pass_by_value, clippy::too_many_arguments, clippy::trivially_copy_pass_by_ref,
-            clippy::unused_self)]
-        #visibility fn #name #generics(#(#arguments),*) -> #path::CacheEntry<#value, #policy> #where_clause
+        #[allow(unused_variables, clippy::all, clippy::pedantic)]
+        #visibility fn #name #generics(#(#arguments),*) -> #entry #where_clause
     }
+}
+
+/// `CacheEntry<V, P>`, at the function's return type: what is wrong with that is said there by the
+/// function already, and at one place the compiler says a thing once.
+fn entry_type(
+    function: &Function,
+    whole: bool,
+    overwritable: bool,
+    krate: &Krate<'_>,
+) -> TokenStream {
+    let returned = function.returned().filter(|_| function.signature.asyncness.is_some());
+    let span = returned.map_or_else(Span::call_site, Spanned::span);
+    let value = match returned {
+        Some(returned) => {
+            let (mode, returned) = (mode(span, whole, krate), without_lifetimes(returned));
+            let trait_path = krate.private(span, "Returned");
+            quote_spanned!(span=> <#returned as #trait_path<#mode>>::Value)
+        }
+        None => quote!(()),
+    };
+    let path = krate.path(span);
+    let policy = Ident::new(if overwritable { "Overwritable" } else { "WriteOnce" }, span);
+    quote_spanned!(span=> #path::CacheEntry<#value, #path::#policy>)
 }
 
 /// The function's declaration. It is a static in the function's body, since beside a function
@@ -159,49 +153,26 @@ impl<'a> Companion<'a> {
     pub(crate) fn new(args: &'a Args, function: &'a Function) -> Option<Companion<'a>> {
         let name = &args.entry.as_ref()?.value;
         let inputs = &function.signature.inputs;
-        let kept: Vec<bool> = (0..inputs.len())
-            .map(|argument| is_kept(args, function, argument))
-            .collect();
-        let arguments = inputs
-            .iter()
-            .zip(&kept)
-            .filter(|(_, kept)| **kept)
-            .map(|(input, _)| input);
-        let dropped = inputs
-            .iter()
-            .zip(&kept)
-            .filter(|(_, kept)| !**kept)
-            .map(|(input, _)| input);
+        let kept: Vec<bool> =
+            (0..inputs.len()).map(|argument| is_kept(args, function, argument)).collect();
+        let arguments = inputs.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(input, _)| input);
+        let dropped = inputs.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(input, _)| input);
         let arguments: Vec<&FnArg> = arguments.collect();
         let generics = generics(function, &arguments, &dropped.collect::<Vec<_>>());
         let attributes = attributes(&function.attributes);
-        Some(Companion {
-            name,
-            arguments,
-            generics,
-            attributes,
-        })
+        Some(Companion { name, arguments, generics, attributes })
     }
 }
 
 /// The receiver is kept even where it is skipped, so that a method has a method beside it. Of the
 /// other arguments a skipped one is kept only where the cache or the lifetime comes from it.
 fn is_kept(args: &Args, function: &Function, argument: usize) -> bool {
-    let skipped = |name: &Ident| {
-        args.skip
-            .as_ref()
-            .is_some_and(|skip| skip.value.contains(name))
-    };
+    let skipped = |name: &Ident| args.skip.as_ref().is_some_and(|skip| skip.value.contains(name));
     let used = |name: &Ident| {
-        [&args.cache, &args.ttl]
-            .into_iter()
-            .flatten()
-            .any(|option| mentions(&option.value, name))
+        [&args.cache, &args.ttl].into_iter().flatten().any(|option| mentions(&option.value, name))
     };
-    let parameters = &mut function
-        .parameters
-        .iter()
-        .filter(|parameter| parameter.argument == argument);
+    let parameters =
+        &mut function.parameters.iter().filter(|parameter| parameter.argument == argument);
     parameters.any(|parameter| {
         let name = &parameter.ident;
         name == "self" || !skipped(name) || used(name)
@@ -220,12 +191,7 @@ fn generics(function: &Function, kept: &[&FnArg], dropped: &[&FnArg]) -> Generic
     };
 
     let of_dropped = used(quote!(#(#dropped)*));
-    let of_returned = used(
-        function
-            .returned()
-            .map(without_lifetimes)
-            .unwrap_or_default(),
-    );
+    let of_returned = used(function.returned().map(without_lifetimes).unwrap_or_default());
     let mut needed = &used(quote!(#(#kept)*)) | &of_returned;
     for param in &all.params {
         let name = name_of(param);
@@ -234,28 +200,18 @@ fn generics(function: &Function, kept: &[&FnArg], dropped: &[&FnArg]) -> Generic
         }
     }
 
-    let predicates: Vec<&WherePredicate> = all
-        .where_clause
-        .iter()
-        .flat_map(|clause| &clause.predicates)
-        .collect();
+    let predicates: Vec<&WherePredicate> =
+        all.where_clause.iter().flat_map(|clause| &clause.predicates).collect();
     let concerns = |predicate: &WherePredicate, needed: &BTreeSet<String>| {
         let subject = used(subject(predicate));
         subject.is_empty() || !subject.is_disjoint(needed)
     };
     loop {
         let mut more = needed.clone();
-        for param in all
-            .params
-            .iter()
-            .filter(|param| needed.contains(&name_of(param)))
-        {
+        for param in all.params.iter().filter(|param| needed.contains(&name_of(param))) {
             more.extend(used(param.to_token_stream()));
         }
-        for predicate in predicates
-            .iter()
-            .filter(|predicate| concerns(predicate, &needed))
-        {
+        for predicate in predicates.iter().filter(|predicate| concerns(predicate, &needed)) {
             more.extend(used(predicate.to_token_stream()));
         }
         if more == needed {
@@ -265,12 +221,8 @@ fn generics(function: &Function, kept: &[&FnArg], dropped: &[&FnArg]) -> Generic
     }
 
     let mut generics = all.clone();
-    generics.params = all
-        .params
-        .iter()
-        .filter(|param| needed.contains(&name_of(param)))
-        .cloned()
-        .collect();
+    generics.params =
+        all.params.iter().filter(|param| needed.contains(&name_of(param))).cloned().collect();
     if let Some(clause) = &mut generics.where_clause {
         clause.predicates = predicates
             .into_iter()
@@ -365,11 +317,7 @@ fn attributes(attributes: &[Attribute]) -> Vec<TokenStream> {
                 return Some(attribute.to_token_stream());
             }
             // What is expected of the function need not be there in its companion.
-            let lints = attribute
-                .meta
-                .require_list()
-                .ok()
-                .filter(|_| is("expect"))?;
+            let lints = attribute.meta.require_list().ok().filter(|_| is("expect"))?;
             let lints = &lints.tokens;
             Some(quote!(#[allow(#lints)]))
         })

@@ -28,10 +28,7 @@ impl Errors {
     }
 
     pub(crate) fn into_compile_errors(self) -> TokenStream {
-        self.0
-            .into_iter()
-            .map(syn::Error::into_compile_error)
-            .collect()
+        self.0.into_iter().map(syn::Error::into_compile_error).collect()
     }
 }
 
@@ -55,11 +52,8 @@ pub(crate) fn nearest<'a>(
 
 /// Whether one is the beginning of the other, as `stat` is of `state` and `ident` of `identifier`.
 fn starts_alike(word: &str, candidate: &str) -> bool {
-    let (short, long) = if word.len() < candidate.len() {
-        (word, candidate)
-    } else {
-        (candidate, word)
-    };
+    let (short, long) =
+        if word.len() < candidate.len() { (word, candidate) } else { (candidate, word) };
     short.len() >= 3 && short.len() < long.len() && long.starts_with(short)
 }
 

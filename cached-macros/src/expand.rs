@@ -12,7 +12,7 @@ use syn::{Expr, Generics, Path, Type};
 use crate::args::Args;
 use crate::companion::{Companion, borrows, type_and_const_params};
 
-use crate::item::is_punct;
+use crate::item::{Parameter, is_punct};
 use crate::validate::{Cached, Ttl};
 
 /// The path of the runtime crate.
@@ -33,9 +33,8 @@ impl<'a> Krate<'a> {
         }
     }
 
-    pub(crate) fn path(&self) -> TokenStream {
-        self.0
-            .map_or_else(|| quote!(::cached_core), ToTokens::to_token_stream)
+    pub(crate) fn path(&self, span: Span) -> TokenStream {
+        self.0.map_or_else(|| quote_spanned!(span=> ::cached_core), ToTokens::to_token_stream)
     }
 }
 
@@ -64,24 +63,15 @@ pub(crate) fn function(
     let declared = declaration_static(cached, krate);
     let returns_value = returns_value(cached, krate);
     let begin = krate.private(Span::call_site(), "Call");
-    let generics = companion.map_or(&cached.function.signature.generics, |companion| {
-        &companion.generics
-    });
-    let key = Key {
-        cached,
-        krate,
-        generics,
-    };
-    let (cache, types, identifier, version, ttl) = (
-        key.cache(),
-        key.types(),
-        key.identifier(),
-        key.version(),
-        key.ttl(),
-    );
+    let generics =
+        companion.map_or(&cached.function.signature.generics, |companion| &companion.generics);
+    let key = Key { cached, krate, generics };
+    let (cache, types, identifier, version, ttl) =
+        (key.cache(), key.types(), key.identifier(), key.version(), key.ttl());
     let body = in_braces_of(cached.body, &{
-        let (edge, rest) = (fake_return_edge(cached.returned), inner.rest);
-        quote!(#edge #rest)
+        let (taken, edge) = (take_over(cached), fake_return_edge(cached.returned));
+        let rest = inner.rest;
+        quote!(#taken #edge #rest)
     });
     let statements = in_braces_of(
         cached.body,
@@ -127,30 +117,14 @@ pub(crate) fn returns_value(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStre
     let returned = cached.returned;
     let span = cached.returned.span();
     let [returns, sharing] = ["returns", "Sharing"].map(|item| krate.private(span, item));
-    let mode = mode(cached.whole, krate);
+    let mode = mode(span, cached.whole, krate);
     // Only an error without borrows can outlive the call that it ended.
-    let errors = Ident::new(
-        if borrows(returned) {
-            "no_errors"
-        } else {
-            "errors"
-        },
-        span,
-    );
+    let errors = Ident::new(if borrows(returned) { "no_errors" } else { "errors" }, span);
     quote_spanned!(span=> #returns::<#mode, #returned>(#sharing::<#returned>::NEW.#errors()))
 }
 
-pub(crate) fn mode(whole: bool, krate: &Krate<'_>) -> TokenStream {
-    krate.private(Span::call_site(), if whole { "Whole" } else { "ByType" })
-}
-
-pub(crate) fn policy(overwritable: bool, krate: &Krate<'_>) -> TokenStream {
-    let krate = krate.path();
-    if overwritable {
-        quote!(#krate::Overwritable)
-    } else {
-        quote!(#krate::WriteOnce)
-    }
+pub(crate) fn mode(span: Span, whole: bool, krate: &Krate<'_>) -> TokenStream {
+    krate.private(span, if whole { "Whole" } else { "ByType" })
 }
 
 /// The arguments that say which entry is meant. The function and its companion make the same.
@@ -228,14 +202,30 @@ fn borrowed(expression: &Expr) -> TokenStream {
     }
 }
 
+/// `let (number, mut state) = (number, state);`, as the compiler does it for a plain `async fn`: what
+/// it says of a local names it, what it says of a captured variable does not.
+fn take_over(cached: &Cached<'_>) -> TokenStream {
+    let all = cached.function.parameters.iter().filter(|parameter| parameter.ident != "self");
+    let (skipped, in_key): (Vec<_>, Vec<_>) =
+        all.partition(|parameter| cached.skipped.contains(&parameter.ident));
+    let bind = |parameters: &[&Parameter]| {
+        let names: Vec<&Ident> = parameters.iter().map(|parameter| &parameter.ident).collect();
+        let mutability = parameters.iter().map(|parameter| &parameter.mutability);
+        (!names.is_empty()).then(|| quote!(let (#(#mutability #names,)*) = (#(#names,)*);))
+    };
+    // A parameter that is in the key is used, even where the body does not use it.
+    let in_key = bind(&in_key).map(|bind| quote!(#[allow(unused_variables)] #bind));
+    let skipped = bind(&skipped);
+    quote!(#in_key #skipped)
+}
+
 /// `if false { return … }`: it tells the compiler what the body returns, so that an error in the
 /// body is shown there and not at the call that is made of it.
 fn fake_return_edge(returned: &Type) -> TokenStream {
     let value = Ident::new("returned", Span::mixed_site());
     let span = returned.span();
     quote_spanned! {span=>
-        #[allow(unknown_lints, unreachable_code, clippy::diverging_sub_expression, clippy::empty_loop,
-            clippy::let_unit_value, clippy::needless_return, clippy::unreachable)]
+        #[allow(unreachable_code, clippy::all)]
         if false {
             let #value: #returned = loop {};
             return #value;
@@ -269,9 +259,6 @@ impl InnerAttributes {
             as_outer.extend(quote!(# #attribute));
             rest = trees.clone();
         }
-        InnerAttributes {
-            as_outer,
-            rest: rest.collect(),
-        }
+        InnerAttributes { as_outer, rest: rest.collect() }
     }
 }

@@ -1,16 +1,18 @@
 //! The annotated function: its signature parsed, its body kept as it was written.
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
-use quote::ToTokens;
+use quote::{ToTokens, quote};
 use syn::parse::{ParseStream, Parser};
 use syn::visit::Visit;
-use syn::{Attribute, FnArg, Pat, PatIdent, ReturnType, Signature, Type, Visibility};
+use syn::visit_mut::VisitMut;
+use syn::{Attribute, FnArg, Pat, PatIdent, ReturnType, Signature, Token, Type, Visibility};
 
 /// A function with the attribute on it.
 pub(crate) struct Function {
     /// All of it, for the case that it is given back unchanged.
     pub(crate) tokens: TokenStream,
-    /// Attributes, visibility and signature as they were written.
+    /// Attributes, visibility and signature. The `mut` of a parameter is not in it, but where the
+    /// body takes the parameter over.
     pub(crate) head: TokenStream,
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) visibility: Visibility,
@@ -25,6 +27,8 @@ pub(crate) struct Function {
 /// or `self`.
 pub(crate) struct Parameter {
     pub(crate) ident: Ident,
+    /// The `mut` before it.
+    pub(crate) mutability: Option<Token![mut]>,
     /// The place of the argument that it is bound by.
     pub(crate) argument: usize,
 }
@@ -49,28 +53,16 @@ impl Function {
             return Err(NotAFunction::of(&tokens));
         };
         let parameters = parameters(&signature);
-        Ok(Function {
-            tokens,
-            head,
-            attributes,
-            visibility,
-            signature,
-            body,
-            parameters,
-        })
+        let head = without_mut(&attributes, &visibility, &signature);
+        Ok(Function { tokens, head, attributes, visibility, signature, body, parameters })
     }
 
     pub(crate) fn parameter(&self, name: &Ident) -> Option<&Parameter> {
-        self.parameters
-            .iter()
-            .find(|parameter| parameter.ident == *name)
+        self.parameters.iter().find(|parameter| parameter.ident == *name)
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
-        self.parameters
-            .iter()
-            .map(|parameter| parameter.ident.to_string())
-            .collect()
+        self.parameters.iter().map(|parameter| parameter.ident.to_string()).collect()
     }
 
     pub(crate) fn returned(&self) -> Option<&Type> {
@@ -94,11 +86,7 @@ impl NotAFunction {
             _ => None,
         });
         let first = tokens.clone().into_iter().next().map(|token| token.span());
-        let span = keyword
-            .as_ref()
-            .map(Ident::span)
-            .or(first)
-            .unwrap_or_else(Span::call_site);
+        let span = keyword.as_ref().map(Ident::span).or(first).unwrap_or_else(Span::call_site);
         NotAFunction { keyword, span }
     }
 }
@@ -107,7 +95,7 @@ fn parse_head(input: ParseStream<'_>) -> syn::Result<(Vec<Attribute>, Visibility
     let attributes = input.call(Attribute::parse_outer)?;
     let visibility = input.parse()?;
     let signature = input.parse()?;
-    input.parse::<Option<syn::Token![;]>>()?;
+    input.parse::<Option<Token![;]>>()?;
     Ok((attributes, visibility, signature))
 }
 
@@ -132,11 +120,7 @@ fn braces(token: &TokenTree) -> Option<Group> {
         Delimiter::None => {
             let mut inner = group.stream().into_iter();
             let first = inner.next()?;
-            if inner.next().is_none() {
-                braces(&first)
-            } else {
-                None
-            }
+            if inner.next().is_none() { braces(&first) } else { None }
         }
         _ => None,
     }
@@ -152,16 +136,14 @@ fn parameters(signature: &Signature) -> Vec<Parameter> {
         let mut bindings = Bindings::default();
         match input {
             FnArg::Receiver(receiver) => {
-                bindings
-                    .0
-                    .push(Ident::new("self", receiver.self_token.span));
+                bindings.0.push((Ident::new("self", receiver.self_token.span), None));
             }
             FnArg::Typed(typed) => bindings.visit_pat(&typed.pat),
         }
-        for ident in bindings.0 {
+        for (ident, mutability) in bindings.0 {
             // The cases of an or-pattern bind the same names.
             if !parameters.iter().any(|parameter| parameter.ident == ident) {
-                parameters.push(Parameter { ident, argument });
+                parameters.push(Parameter { ident, mutability, argument });
             }
         }
     }
@@ -169,17 +151,40 @@ fn parameters(signature: &Signature) -> Vec<Parameter> {
 }
 
 #[derive(Default)]
-struct Bindings(Vec<Ident>);
+struct Bindings(Vec<(Ident, Option<Token![mut]>)>);
 
 impl<'ast> Visit<'ast> for Bindings {
     // A name in a pattern may also be a unit struct or a constant, which cannot be seen here. It
     // counts as a parameter: one too many in the key is seen at once, one too few never.
     fn visit_pat_ident(&mut self, binding: &'ast PatIdent) {
-        self.0.push(binding.ident.clone());
+        // In `ref mut x` it is not `x` that is mutable.
+        let mutability = binding.mutability.filter(|_| binding.by_ref.is_none());
+        self.0.push((binding.ident.clone(), mutability));
         if let Some((_, pattern)) = &binding.subpat {
             self.visit_pat(pattern);
         }
     }
+}
+
+fn without_mut(
+    attributes: &[Attribute],
+    visibility: &Visibility,
+    signature: &Signature,
+) -> TokenStream {
+    struct WithoutMut;
+    impl VisitMut for WithoutMut {
+        fn visit_pat_ident_mut(&mut self, binding: &mut PatIdent) {
+            if binding.by_ref.is_none() {
+                binding.mutability = None;
+            }
+            syn::visit_mut::visit_pat_ident_mut(self, binding);
+        }
+    }
+    let mut signature = signature.clone();
+    for input in &mut signature.inputs {
+        WithoutMut.visit_fn_arg_mut(input);
+    }
+    quote!(#(#attributes)* #visibility #signature)
 }
 
 /// Whether a pattern holds something whose names cannot be seen.
@@ -238,10 +243,8 @@ fn mentioned_in(tokens: TokenStream, name: &str, in_group: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proc_macro2::Span;
-    use quote::quote;
-
     use super::*;
+    use proc_macro2::Span;
 
     #[test]
     fn mentions_are_uses_and_nothing_else() {
@@ -281,10 +284,7 @@ mod tests {
             async fn f(&self, mut a: A, (b, [c, ..]): B, S { d, e: ref f, .. }: S, _: C, g @ Some(_): G) {}
         });
         let names = function.ok().map(|function| function.names());
-        assert_eq!(
-            names.unwrap_or_default(),
-            ["self", "a", "b", "c", "d", "f", "g"]
-        );
+        assert_eq!(names.unwrap_or_default(), ["self", "a", "b", "c", "d", "f", "g"]);
     }
 
     #[test]

@@ -49,13 +49,8 @@ fn similar_name(name: &str) -> Option<String> {
 }
 
 /// The units of a lifetime, longest first: the order in which they must be written.
-const UNITS: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1_000),
-    ("ms", 1),
-];
+const UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 const TTL_EXAMPLE: &str = "write one such as `\"90s\"`, `\"1h30m\"` or `\"500ms\"`";
 
@@ -225,19 +220,13 @@ pub(crate) fn check_reason(reason: &str) -> Result<(), String> {
     const WRITE: &str = "write a sentence that says why entries must be replaced";
     let words = words(reason);
     if words.is_empty() {
-        let wrong = if reason.trim().is_empty() {
-            "is empty"
-        } else {
-            "says nothing"
-        };
+        let wrong = if reason.trim().is_empty() { "is empty" } else { "says nothing" };
         return Err(format!("the reason {wrong}; {WRITE}"));
     }
     let begins_as_placeholder = PLACEHOLDERS.contains(&words[0].as_str()) && words[0] != "test";
-    let shouts = ["TODO", "FIXME", "TBD", "XXX"].iter().any(|mark| {
-        reason
-            .split(|c: char| !c.is_alphanumeric())
-            .any(|word| word == *mark)
-    });
+    let shouts = ["TODO", "FIXME", "TBD", "XXX"]
+        .iter()
+        .any(|mark| reason.split(|c: char| !c.is_alphanumeric()).any(|word| word == *mark));
     let says_something = words.iter().any(|word| {
         let filler = FILLERS.contains(&word.as_str()) || PLACEHOLDERS.contains(&word.as_str());
         !filler && (word.chars().count() >= 3 || !word.is_ascii())
@@ -283,32 +272,13 @@ mod tests {
 
     #[test]
     fn names() {
-        for good in [
-            "payment",
-            "a",
-            "0",
-            "user-profile.v2",
-            "a_b",
-            &"x".repeat(48),
-        ] {
+        for good in ["payment", "a", "0", "user-profile.v2", "a_b", &"x".repeat(48)] {
             assert_eq!(check_name(good), Ok(()), "{good}");
         }
-        for bad in [
-            "",
-            "Payment",
-            "-a",
-            ".a",
-            "a b",
-            "a/b",
-            "zahlung-ü",
-            &"x".repeat(49),
-        ] {
+        for bad in ["", "Payment", "-a", ".a", "a b", "a/b", "zahlung-ü", &"x".repeat(49)] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
-        assert_eq!(
-            similar_name("Payment Data!").as_deref(),
-            Some("payment-data")
-        );
+        assert_eq!(similar_name("Payment Data!").as_deref(), Some("payment-data"));
         assert_eq!(similar_name("!!").as_deref(), None);
     }
 
@@ -339,10 +309,7 @@ mod tests {
         ] {
             assert!(milliseconds(bad).is_err(), "{bad}");
         }
-        assert_eq!(
-            milliseconds("30min"),
-            Err("there is no unit `min`; write `30m`".into())
-        );
+        assert_eq!(milliseconds("30min"), Err("there is no unit `min`; write `30m`".into()));
     }
 
     #[test]

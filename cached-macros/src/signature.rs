@@ -44,10 +44,7 @@ pub(crate) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Optio
             format!("`{name}` has no body to cache the answer of; annotate the method in the impl"),
         );
     }
-    Some(Sound {
-        body: body?,
-        returned: returned?,
-    })
+    Some(Sound { body: body?, returned: returned? })
 }
 
 fn asynchronous(function: &Function, errors: &mut Errors) {
@@ -56,10 +53,7 @@ fn asynchronous(function: &Function, errors: &mut Errors) {
         return;
     }
     let name = &signature.ident;
-    let returned = function
-        .returned()
-        .map(ToTokens::to_token_stream)
-        .unwrap_or_default();
+    let returned = function.returned().map(ToTokens::to_token_stream).unwrap_or_default();
     let message = if contains(&returned, "async_trait") {
         format!(
             "`#[async_trait]` has rewritten `{name}`; \
@@ -84,10 +78,7 @@ fn qualifiers(signature: &Signature, errors: &mut Errors) {
         );
     }
     if let Some(variadic) = &signature.variadic {
-        errors.on(
-            variadic.dots,
-            "a variadic function cannot be cached; name its parameters",
-        );
+        errors.on(variadic.dots, "a variadic function cannot be cached; name its parameters");
     }
     if let Safety::Safe(safe) = &signature.safety {
         errors.on(

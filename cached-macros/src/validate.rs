@@ -20,6 +20,7 @@ pub(crate) struct Cached<'a> {
     /// Each expression is one part of the key.
     pub(crate) identifier: Vec<Expr>,
     pub(crate) version: Option<&'a Expr>,
+    pub(crate) skipped: &'a [Ident],
     pub(crate) ttl: Ttl<'a>,
     pub(crate) cache: Option<&'a Expr>,
     /// The returned value is cached whole, whatever its type.
@@ -61,6 +62,7 @@ pub(crate) fn validate<'a>(
         reason,
         identifier: identifier(args, function),
         version: args.version.as_ref().map(|version| &version.value),
+        skipped: args.skip.as_ref().map(|skip| skip.value.as_slice()).unwrap_or_default(),
         ttl,
         cache: args.cache.as_ref().map(|cache| &cache.value),
         whole: args.infallible.is_some(),
@@ -71,11 +73,7 @@ fn name<'a>(args: &'a Args, function: &Function, errors: &mut Errors) -> Option<
     let Some(name) = &args.name else {
         if !args.tried("name") {
             let own = function.signature.ident.to_string();
-            let example = if literal::check_name(&own).is_ok() {
-                &own
-            } else {
-                "payment"
-            };
+            let example = if literal::check_name(&own).is_ok() { &own } else { "payment" };
             errors.at(
                 Span::call_site(),
                 format!("option `name` is missing; write `name = \"{example}\"`"),
@@ -122,10 +120,7 @@ fn ttl<'a>(args: &'a Args, errors: &mut Errors) -> Ttl<'a> {
 }
 
 fn entry(args: &Args, function: &Function, errors: &mut Errors) {
-    if let Some(entry) = args
-        .entry
-        .as_ref()
-        .filter(|entry| entry.value == function.signature.ident)
+    if let Some(entry) = args.entry.as_ref().filter(|entry| entry.value == function.signature.ident)
     {
         let message = format!(
             "`{0}` is the function itself; give the entry another name, such as `{0}_entry`",
@@ -155,15 +150,10 @@ fn waiting(args: &Args, errors: &mut Errors) {
             _ => None,
         })
     }
-    for option in [&args.identifier, &args.version, &args.cache, &args.ttl]
-        .into_iter()
-        .flatten()
-    {
+    for option in [&args.identifier, &args.version, &args.cache, &args.ttl].into_iter().flatten() {
         if let Some(found) = find_await(option.value.to_token_stream()) {
-            let message = format!(
-                "`{}` cannot await; pass what it needs as a parameter",
-                option.key
-            );
+            let message =
+                format!("`{}` cannot await; pass what it needs as a parameter", option.key);
             errors.at(found.span(), message);
         }
     }
@@ -195,27 +185,18 @@ fn skipped(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: 
 fn version(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: &mut Errors) {
     let Some(version) = &args.version else { return };
     let version = &version.value;
-    if function
-        .parameters
-        .iter()
-        .any(|parameter| mentions(version, &parameter.ident))
-    {
+    if function.parameters.iter().any(|parameter| mentions(version, &parameter.ident)) {
         return;
     }
     if let Some(name) = lone_name(version) {
         let message = no_parameter(name, function, reported);
-        let is_constant = name
-            .to_string()
-            .starts_with(|first: char| first.is_ascii_uppercase());
+        let is_constant = name.to_string().starts_with(|first: char| first.is_ascii_uppercase());
         if !is_constant {
             errors.on(name, message);
             return;
         }
     } else if let Some((name, meant)) = misspelt(version, function, &[]) {
-        errors.on(
-            &name,
-            format!("no parameter `{name}`; did you mean `{}`?", meant.ident),
-        );
+        errors.on(&name, format!("no parameter `{name}`; did you mean `{}`?", meant.ident));
         reported.push(meant.ident.clone());
         return;
     }
@@ -241,19 +222,13 @@ fn accounted(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors
             || (args.identifier.is_none() && args.tried("identifier"))
             || (args.skip.is_none() && args.tried("skip"))
     };
-    let left_out: Vec<&Parameter> = function
-        .parameters
-        .iter()
-        .filter(|parameter| !is_accounted(parameter))
-        .collect();
+    let left_out: Vec<&Parameter> =
+        function.parameters.iter().filter(|parameter| !is_accounted(parameter)).collect();
 
     if let Some(identifier) = &args.identifier
         && let Some((name, meant)) = misspelt(&identifier.value, function, &left_out)
     {
-        errors.on(
-            &name,
-            format!("no parameter `{name}`; did you mean `{}`?", meant.ident),
-        );
+        errors.on(&name, format!("no parameter `{name}`; did you mean `{}`?", meant.ident));
         reported.push(meant.ident.clone());
     }
     for Parameter { ident, .. } in left_out {
@@ -287,25 +262,14 @@ fn identifier(args: &Args, function: &Function) -> Vec<Expr> {
             other => vec![other.clone()],
         };
     }
-    let versions = args
-        .version
-        .as_ref()
-        .map(|version| whole_names(&version.value))
-        .unwrap_or_default();
-    let skip = args
-        .skip
-        .as_ref()
-        .map(|skip| skip.value.as_slice())
-        .unwrap_or_default();
+    let versions =
+        args.version.as_ref().map(|version| whole_names(&version.value)).unwrap_or_default();
+    let skip = args.skip.as_ref().map(|skip| skip.value.as_slice()).unwrap_or_default();
     let parameters = function.parameters.iter().map(|parameter| &parameter.ident);
     parameters
         .filter(|name| *name != "self" && !skip.contains(name) && !versions.contains(name))
         .map(|name| {
-            Expr::Path(ExprPath {
-                attrs: Vec::new(),
-                qself: None,
-                path: name.clone().into(),
-            })
+            Expr::Path(ExprPath { attrs: Vec::new(), qself: None, path: name.clone().into() })
         })
         .collect()
 }
@@ -332,9 +296,7 @@ fn stripped(mut expression: &Expr) -> &Expr {
 
 fn lone_name(expression: &Expr) -> Option<&Ident> {
     match stripped(expression) {
-        Expr::Path(ExprPath {
-            qself: None, path, ..
-        }) => path.get_ident(),
+        Expr::Path(ExprPath { qself: None, path, .. }) => path.get_ident(),
         _ => None,
     }
 }
@@ -375,25 +337,13 @@ fn misspelt<'a>(
     }
     let mut names = Names::default();
     names.visit_expr(expression);
-    names
-        .0
-        .into_iter()
-        .filter(|name| function.parameter(name).is_none())
-        .find_map(|name| {
-            let all: Vec<&Parameter> = function.parameters.iter().collect();
-            let candidates = if candidates.is_empty() {
-                &all
-            } else {
-                candidates
-            };
-            let spelt: Vec<String> = candidates
-                .iter()
-                .map(|parameter| parameter.ident.to_string())
-                .collect();
-            let meant = nearest(&name.to_string(), spelt.iter().map(String::as_str))?;
-            let meant = candidates
-                .iter()
-                .find(|parameter| parameter.ident == meant)?;
-            Some((name, *meant))
-        })
+    names.0.into_iter().filter(|name| function.parameter(name).is_none()).find_map(|name| {
+        let all: Vec<&Parameter> = function.parameters.iter().collect();
+        let candidates = if candidates.is_empty() { &all } else { candidates };
+        let spelt: Vec<String> =
+            candidates.iter().map(|parameter| parameter.ident.to_string()).collect();
+        let meant = nearest(&name.to_string(), spelt.iter().map(String::as_str))?;
+        let meant = candidates.iter().find(|parameter| parameter.ident == meant)?;
+        Some((name, *meant))
+    })
 }

@@ -60,30 +60,22 @@ impl Serialize for Tree {
             Tree::Unit => s.serialize_unit(),
             Tree::Seq(values) => {
                 let mut seq = s.serialize_seq(None)?;
-                values
-                    .iter()
-                    .try_for_each(|value| seq.serialize_element(value))?;
+                values.iter().try_for_each(|value| seq.serialize_element(value))?;
                 seq.end()
             }
             Tree::Tuple(values) => {
                 let mut tuple = s.serialize_tuple(values.len())?;
-                values
-                    .iter()
-                    .try_for_each(|value| tuple.serialize_element(value))?;
+                values.iter().try_for_each(|value| tuple.serialize_element(value))?;
                 tuple.end()
             }
             Tree::Map(entries) => {
                 let mut map = s.serialize_map(None)?;
-                entries
-                    .iter()
-                    .try_for_each(|(key, value)| map.serialize_entry(key, value))?;
+                entries.iter().try_for_each(|(key, value)| map.serialize_entry(key, value))?;
                 map.end()
             }
             Tree::Struct(fields) => {
                 let mut form = s.serialize_struct("Name", fields.len())?;
-                fields
-                    .iter()
-                    .try_for_each(|(name, value)| form.serialize_field(name, value))?;
+                fields.iter().try_for_each(|(name, value)| form.serialize_field(name, value))?;
                 form.end()
             }
             Tree::UnitVariant(variant) => s.serialize_unit_variant("Name", 7, variant),
@@ -92,16 +84,12 @@ impl Serialize for Tree {
             }
             Tree::TupleVariant(variant, values) => {
                 let mut form = s.serialize_tuple_variant("Name", 7, variant, values.len())?;
-                values
-                    .iter()
-                    .try_for_each(|value| form.serialize_field(value))?;
+                values.iter().try_for_each(|value| form.serialize_field(value))?;
                 form.end()
             }
             Tree::StructVariant(variant, fields) => {
                 let mut form = s.serialize_struct_variant("Name", 7, variant, fields.len())?;
-                fields
-                    .iter()
-                    .try_for_each(|(name, value)| form.serialize_field(name, value))?;
+                fields.iter().try_for_each(|(name, value)| form.serialize_field(name, value))?;
                 form.end()
             }
         }
@@ -143,10 +131,7 @@ impl Reader<'_> {
 
     fn name(&mut self) -> &'static str {
         let text = self.text();
-        NAMES
-            .into_iter()
-            .find(|name| *name == text)
-            .expect("one of the names")
+        NAMES.into_iter().find(|name| *name == text).expect("one of the names")
     }
 
     fn until_end<T>(&mut self, mut read: impl FnMut(&mut Self) -> T) -> Vec<T> {
@@ -161,9 +146,7 @@ impl Reader<'_> {
     fn magnitude(&mut self, length: u8) -> u128 {
         let bytes = self.take(length.into());
         assert_ne!(bytes.first(), Some(&0), "shortest form");
-        bytes
-            .into_iter()
-            .fold(0, |value, byte| (value << 8) | u128::from(byte))
+        bytes.into_iter().fold(0, |value, byte| (value << 8) | u128::from(byte))
     }
 
     fn tree(&mut self) -> Tree {
@@ -202,10 +185,7 @@ impl Reader<'_> {
 fn kept(tree: &Tree) -> Tree {
     let all = |trees: &[Tree]| trees.iter().map(kept).collect::<Vec<_>>();
     let fields = |fields: &[(&'static str, Tree)]| {
-        let mut fields: Vec<_> = fields
-            .iter()
-            .map(|(name, value)| (*name, kept(value)))
-            .collect();
+        let mut fields: Vec<_> = fields.iter().map(|(name, value)| (*name, kept(value))).collect();
         fields.sort();
         fields
     };
@@ -252,11 +232,8 @@ fn trees() -> impl Strategy<Value = Tree> {
             boxed().prop_map(Tree::Some),
             trees().prop_map(Tree::Seq),
             trees().prop_map(Tree::Tuple),
-            vec(
-                (trees().prop_map(Tree::Tuple), trees().prop_map(Tree::Seq)),
-                0..4
-            )
-            .prop_map(Tree::Map),
+            vec((trees().prop_map(Tree::Tuple), trees().prop_map(Tree::Seq)), 0..4)
+                .prop_map(Tree::Map),
             fields().prop_map(Tree::Struct),
             (name(), boxed()).prop_map(|(name, value)| Tree::NewtypeVariant(name, value)),
             (name(), trees()).prop_map(|(name, values)| Tree::TupleVariant(name, values)),
@@ -341,10 +318,7 @@ fn values_that_look_alike_differ() {
     }
     assert_eq!(bytes("n", &[&1u8], None), bytes("n", &[&1i64], None));
     assert_eq!(bytes("n", &[&1.5f32], None), bytes("n", &[&1.5f64], None));
-    assert_eq!(
-        bytes("n", &[&f64::NAN], None),
-        bytes("n", &[&-f64::NAN], None)
-    );
+    assert_eq!(bytes("n", &[&f64::NAN], None), bytes("n", &[&-f64::NAN], None));
 }
 
 mod before {
@@ -373,10 +347,7 @@ mod after {
 #[test]
 fn reordering_an_enum_changes_no_key() {
     let key = |part: &dyn KeyPart| bytes("payment", &[&"7"], Some(part));
-    assert_eq!(
-        key(&before::State::Processing),
-        key(&after::State::Processing)
-    );
+    assert_eq!(key(&before::State::Processing), key(&after::State::Processing));
     assert_eq!(key(&before::State::Paid(1)), key(&after::State::Paid(1)));
     assert_eq!(
         key(&before::State::Refunded { by: 1, why: 2 }),
@@ -389,10 +360,7 @@ fn hash_maps_of_any_order_are_one_key() {
     let forward: HashMap<u32, u32> = (0..50).map(|n| (n, n * n)).collect();
     let backward: HashMap<u32, u32> = (0..50).rev().map(|n| (n, n * n)).collect();
     let sorted: BTreeMap<u32, u32> = forward.clone().into_iter().collect();
-    assert_eq!(
-        bytes("n", &[&forward], None),
-        bytes("n", &[&backward], None)
-    );
+    assert_eq!(bytes("n", &[&forward], None), bytes("n", &[&backward], None));
     assert_eq!(bytes("n", &[&forward], None), bytes("n", &[&sorted], None));
 }
 
@@ -431,11 +399,7 @@ fn golden_vectors() {
         ),
         (
             "refund",
-            bytes(
-                "refund",
-                &[],
-                Some(&before::State::Refunded { by: 0, why: 255 }),
-            ),
+            bytes("refund", &[], Some(&before::State::Refunded { by: 0, why: 255 })),
             "010806726566756e640a0002110808526566756e6465640802627920080377687921ff00",
             "7ca9bb9f9c55dcbbfd81bac489c82459eeb4c46316559c2505e103b1796799e7",
         ),

@@ -83,11 +83,7 @@ fn another_builds_type_never_reads_this_builds_bytes() {
             State::Refunded => "Refunded",
             State::Partly(_) => "Partly",
         };
-        let value = Payment {
-            amount: 1,
-            fee: 2,
-            state,
-        };
+        let value = Payment { amount: 1, fee: 2, state };
         assert_eq!(read::<_, Payment>(&value).as_ref(), Some(&value));
         assert_eq!(read::<_, swapped::Payment>(&value), None);
         assert_eq!(read::<_, renamed_field::Payment>(&value), None);
@@ -121,11 +117,7 @@ fn a_map_has_one_shape_in_every_order() {
 /// Shapes stand in frames, so they must never change.
 #[test]
 fn golden_shapes() {
-    let value = old::Payment {
-        amount: 1,
-        fee: 2,
-        state: old::State::Partly(3),
-    };
+    let value = old::Payment { amount: 1, fee: 2, state: old::State::Partly(3) };
     assert_eq!(of(&value), Ok(5073298335665052891));
     assert_eq!(of(&BTreeMap::from([(1u8, "a")])), Ok(5483355857714463444));
     assert_eq!(of(&(true, 'x', 1.5f32, Some(()), [0i16; 2])), Ok(9194496380955997442));

@@ -11,10 +11,24 @@ use crate::value::Value;
 
 /// An entry of the local tier; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct LocalEntry {
-    pub(crate) value: Value,
-    expires: Instant,
+struct LocalEntry {
+    value: Value,
+    life: Life,
     weight: u32,
+}
+
+/// How long an entry answers.
+#[derive(Clone, Copy)]
+pub(crate) struct Life {
+    pub(crate) expires: Instant,
+    /// How long it is kept after that, for a fetch that fails.
+    pub(crate) kept: Duration,
+}
+
+impl Life {
+    fn rest(&self, now: Instant) -> Duration {
+        (self.expires + self.kept).saturating_duration_since(now)
+    }
 }
 
 /// What an entry costs beside its key and value, roughly.
@@ -53,7 +67,7 @@ impl Expiry<Arc<[u8]>, LocalEntry> for ByEntry {
         entry: &LocalEntry,
         now: Instant,
     ) -> Option<Duration> {
-        Some(entry.expires.saturating_duration_since(now))
+        Some(entry.life.rest(now))
     }
 
     fn expire_after_update(
@@ -63,7 +77,7 @@ impl Expiry<Arc<[u8]>, LocalEntry> for ByEntry {
         now: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        Some(entry.expires.saturating_duration_since(now))
+        Some(entry.life.rest(now))
     }
 }
 
@@ -72,9 +86,7 @@ impl Local {
         let entries = Cache::builder()
             .max_capacity(capacity)
             .weigher(|key: &Arc<[u8]>, entry: &LocalEntry| {
-                entry
-                    .weight
-                    .saturating_add(u32::try_from(key.len() + OVERHEAD).unwrap_or(u32::MAX))
+                entry.weight.saturating_add(u32::try_from(key.len() + OVERHEAD).unwrap_or(u32::MAX))
             })
             .expire_after(ByEntry)
             .build();
@@ -89,24 +101,25 @@ impl Local {
     pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
         let entry = self.entries.get(key)?;
         // moka expires on its own clock's ticks; the promise is on ours.
-        (Instant::now() < entry.expires).then_some(entry.value)
+        (Instant::now() < entry.life.expires).then_some(entry.value)
+    }
+
+    /// The value also where it has expired and is kept for a fetch that fails.
+    pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
+        let entry = self.entries.get(key)?;
+        (!entry.life.rest(Instant::now()).is_zero()).then_some(entry.value)
     }
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
         let stripe = self.hasher.hash_one(key) as usize % self.stripes.len();
-        Ticket {
-            stripe,
-            count: *self.lock(stripe),
-        }
+        Ticket { stripe, count: *self.lock(stripe) }
     }
 
     fn lock(&self, stripe: usize) -> MutexGuard<'_, u64> {
-        self.stripes[stripe]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.stripes[stripe].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stores `value` until `expires`, unless the ticket is out of date, or `Once` finds an entry
+    /// Stores `value` for its life, unless the ticket is out of date, or `Once` finds an entry
     /// alive. Returns whether it is stored.
     pub(crate) fn publish(
         &self,
@@ -115,9 +128,9 @@ impl Local {
         write: Write,
         value: &Value,
         weight: usize,
-        expires: Instant,
+        life: Life,
     ) -> bool {
-        if expires <= Instant::now() {
+        if life.expires <= Instant::now() {
             return false;
         }
         let count = self.lock(ticket.stripe);
@@ -125,26 +138,22 @@ impl Local {
             return false;
         }
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
-        let entry = LocalEntry {
-            value: Arc::clone(value),
-            expires,
-            weight,
-        };
+        let entry = LocalEntry { value: Arc::clone(value), life, weight };
         self.entries.insert(Arc::clone(key), entry);
         true
     }
 
-    /// Lets the entry that holds just this `value` live until `expires`, if it is still there.
-    pub(crate) fn extend(&self, key: &Arc<[u8]>, ticket: Ticket, value: &Value, expires: Instant) {
+    /// Lets the entry that holds just this `value` live for `life`, if it is still there.
+    pub(crate) fn extend(&self, key: &Arc<[u8]>, ticket: Ticket, value: &Value, life: Life) {
         let count = self.lock(ticket.stripe);
         if *count != ticket.count {
             return;
         }
         if let Some(mut entry) = self.entries.get(key)
             && Arc::ptr_eq(&entry.value, value)
-            && entry.expires < expires
+            && entry.life.expires < life.expires
         {
-            entry.expires = expires;
+            entry.life = life;
             self.entries.insert(Arc::clone(key), entry);
         }
     }

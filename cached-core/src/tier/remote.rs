@@ -50,8 +50,19 @@ pub(crate) enum Found {
 pub(crate) struct Item {
     pub(crate) frame: Vec<u8>,
     pub(crate) cas: u64,
-    /// When the local tier must let go of it, so that it does not outlive the server's item.
-    pub(crate) expires: Instant,
+    /// When the server lets go of it, at the earliest.
+    pub(crate) gone: Instant,
+    /// Whether the caller has won the right to replace it, as it is about to go.
+    pub(crate) won: bool,
+}
+
+/// What a read asks for beside the value.
+#[derive(Debug, Clone, Copy)]
+struct LeaseTerms {
+    /// How long the right to fill lasts.
+    seconds: u32,
+    /// An item with less than this left may be replaced by one caller; 0 for none.
+    replace_before: u32,
 }
 
 /// How a write is conditioned.
@@ -76,26 +87,15 @@ impl fmt::Display for RemoteError {
 
 impl Remote {
     pub(crate) fn new(servers: &[String], timeout: Duration) -> Remote {
-        let servers = servers
-            .iter()
-            .map(|address| Arc::new(Server::new(address, timeout)));
-        Remote {
-            servers: servers.collect(),
-            pending: Arc::default(),
-        }
+        let servers = servers.iter().map(|address| Arc::new(Server::new(address, timeout)));
+        Remote { servers: servers.collect(), pending: Arc::default() }
     }
 
     /// Where `key` lives: the server with the highest score (rendezvous hashing, Thaler and
     /// Ravishankar 1998), so that a server that leaves moves only its own keys.
     pub(crate) fn locate(&self, key: &Key) -> Option<RemoteKey> {
-        let server = self
-            .servers
-            .iter()
-            .max_by_key(|server| server.score(key.digest()))?;
-        Some(RemoteKey {
-            server: Arc::clone(server),
-            key: key.to_string().into(),
-        })
+        let server = self.servers.iter().max_by_key(|server| server.score(key.digest()))?;
+        Some(RemoteKey { server: Arc::clone(server), key: key.to_string().into() })
     }
 
     /// Reads several keys, all servers at once and each in one round trip. Answers in order; a
@@ -106,20 +106,15 @@ impl Remote {
     ) -> Vec<Result<Option<Item>, RemoteError>> {
         let mut groups: Vec<(Arc<Server>, Vec<usize>)> = Vec::new();
         for (index, key) in keys.iter().enumerate() {
-            match groups
-                .iter_mut()
-                .find(|(server, _)| Arc::ptr_eq(server, &key.server))
-            {
+            match groups.iter_mut().find(|(server, _)| Arc::ptr_eq(server, &key.server)) {
                 Some((_, group)) => group.push(index),
                 None => groups.push((Arc::clone(&key.server), vec![index])),
             }
         }
         let mut exchanges = tokio::task::JoinSet::new();
         for (server, group) in groups {
-            let group_keys: Vec<_> = group
-                .iter()
-                .map(|&index| Arc::clone(&keys[index].key))
-                .collect();
+            let group_keys: Vec<_> =
+                group.iter().map(|&index| Arc::clone(&keys[index].key)).collect();
             exchanges.spawn(async move { (group, server.read_many(&group_keys).await) });
         }
         let lost = || RemoteError("the exchange was lost".into());
@@ -135,9 +130,9 @@ impl Remote {
                         .zip(items)
                         .for_each(|(index, item)| answers[index] = Ok(item));
                 }
-                Err(error) => group
-                    .into_iter()
-                    .for_each(|index| answers[index] = Err(error.clone())),
+                Err(error) => {
+                    group.into_iter().for_each(|index| answers[index] = Err(error.clone()))
+                }
             }
         }
         answers
@@ -178,29 +173,36 @@ impl RemoteKey {
         self.server.read(&self.key, None).await
     }
 
-    /// Reads, or wins the right to fill, in one round trip. The lease lasts whole seconds.
-    pub(crate) async fn read_or_lease(&self, lease: Duration) -> Result<Found, RemoteError> {
-        self.server
-            .read(&self.key, Some(whole_seconds(lease).max(1)))
-            .await
+    /// Reads, or wins the right to fill, in one round trip; the right to replace an item too, in
+    /// the last `kept` of its life. The lease lasts whole seconds.
+    pub(crate) async fn read_or_lease(
+        &self,
+        lease: Duration,
+        kept: Duration,
+    ) -> Result<Found, RemoteError> {
+        let lease = LeaseTerms {
+            seconds: whole_seconds(lease).max(1),
+            replace_before: whole_seconds(kept),
+        };
+        self.server.read(&self.key, Some(lease)).await
     }
 
-    /// Stores a frame; `Ok(false)` where the condition did not hold.
+    /// Stores a frame for `ttl`, and `kept` after that; `Ok(false)` where the condition did not
+    /// hold, and where the ttl is under a second.
     pub(crate) async fn write(
         &self,
         frame: &[u8],
         ttl: Duration,
+        kept: Duration,
         condition: Condition,
     ) -> Result<bool, RemoteError> {
-        match whole_seconds(ttl.min(LONGEST_TTL)) {
-            // memcached would read it as "for ever".
-            0 => Ok(false),
-            seconds => {
-                self.server
-                    .write(&self.key, frame, seconds, condition)
-                    .await
-            }
+        // memcached would read no seconds as "for ever".
+        if whole_seconds(ttl) == 0 {
+            return Ok(false);
         }
+        let whole = |duration: Duration| Duration::from_secs(duration.as_secs());
+        let seconds = whole_seconds(whole(ttl).saturating_add(whole(kept)).min(LONGEST_TTL));
+        self.server.write(&self.key, frame, seconds, condition).await
     }
 
     pub(crate) async fn delete(&self, unchanged: Option<u64>) -> Result<(), RemoteError> {
@@ -222,11 +224,7 @@ pub(crate) struct Lease {
 
 impl Lease {
     pub(crate) fn new(remote: &Arc<Remote>, key: RemoteKey, cas: u64) -> Lease {
-        Lease {
-            remote: Arc::clone(remote),
-            key,
-            cas: Some(cas),
-        }
+        Lease { remote: Arc::clone(remote), key, cas: Some(cas) }
     }
 
     /// The CAS to fill under; the lease is used up.

@@ -41,20 +41,11 @@ impl Request {
     /// Keeps the first answer for the rest of the request; returns the one that is kept.
     pub(crate) fn keep(&self, cache: usize, key: &Arc<[u8]>, value: Value) -> Value {
         let mut answers = self.lock();
-        Arc::clone(
-            answers
-                .entry(cache)
-                .or_default()
-                .entry(Arc::clone(key))
-                .or_insert(value),
-        )
+        Arc::clone(answers.entry(cache).or_default().entry(Arc::clone(key)).or_insert(value))
     }
 
     pub(crate) fn replace(&self, cache: usize, key: &Arc<[u8]>, value: Value) {
-        self.lock()
-            .entry(cache)
-            .or_default()
-            .insert(Arc::clone(key), value);
+        self.lock().entry(cache).or_default().insert(Arc::clone(key), value);
     }
 
     pub(crate) fn remove(&self, cache: usize, key: &[u8]) {
@@ -109,10 +100,7 @@ impl RequestScope {
 
     /// Runs the request. The future may be spawned, and may be dropped at any time.
     pub fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> + use<F> {
-        let request = Request {
-            force_miss: self.force_miss,
-            ..Request::default()
-        };
+        let request = Request { force_miss: self.force_miss, ..Request::default() };
         REQUEST.scope(Arc::new(request), future)
     }
 }

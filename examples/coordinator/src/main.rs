@@ -158,10 +158,8 @@ async fn play() -> Result<(), Failure> {
         with: &with,
         memcached,
     });
-    say(
-        "Every answer of both runs was checked. Writes (an order, a new address) are upstream calls",
-    );
-    say("too, and are never cached.");
+    say("Every answer of both runs was checked. Writes (an order, a new address) are upstream");
+    say("calls too, and are never cached.");
     match (url.as_str(), memcached) {
         ("off", _) => say("CACHE_URL is off, so the second run had no cache either."),
         (_, true) if !with.used_memcached() => say(format_args!(
@@ -169,8 +167,8 @@ async fn play() -> Result<(), Failure> {
         )),
         (_, true) => say(format_args!(
             "Two brokers shared their entries through {url}; each customer went\n\
-             from one to the other half-way. Identifiers were new to this run, so the entries of an\n\
-             earlier one were of no help."
+             from one to the other half-way. Identifiers were new to this run, so the entries of\n\
+             an earlier one were of no help."
         )),
         (_, false) => say("Entries were kept in the broker's memory; \
              CACHE_URL=memcache://127.0.0.1:11211 adds memcached."),

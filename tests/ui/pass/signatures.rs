@@ -1,6 +1,7 @@
 //! Visibility, attributes, `unsafe`, aliases, `infallible`, another path to the crate, and functions
 //! that a macro writes.
 #![deny(warnings)]
+#![allow(clippy::needless_question_mark, clippy::manual_async_fn)]
 
 mod reexported {
     pub(crate) use cached_core as cache;

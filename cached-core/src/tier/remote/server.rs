@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
-use super::{Condition, Found, Item, RemoteError};
+use super::{Condition, Found, Item, LeaseTerms, RemoteError};
 use crate::key::Digest;
 
 /// Connections to one server; further callers wait for one within their deadline.
@@ -60,10 +60,17 @@ impl Server {
         x ^ (x >> 31)
     }
 
-    pub(super) async fn read(&self, key: &str, lease: Option<u32>) -> Result<Found, RemoteError> {
+    pub(super) async fn read(
+        &self,
+        key: &str,
+        lease: Option<LeaseTerms>,
+    ) -> Result<Found, RemoteError> {
         let sent = Instant::now();
         let mut get = Get::new(key).meta(Meta::NONE.ttl().cas());
-        get.lease_ttl = lease;
+        if let Some(lease) = lease {
+            get.lease_ttl = Some(lease.seconds);
+            get.refresh_before = (lease.replace_before > 0).then_some(lease.replace_before);
+        }
         let read = self.exchange(async |client| client.run(get).await).await?;
         Ok(found(read, sent))
     }
@@ -73,17 +80,11 @@ impl Server {
         keys: &[Arc<str>],
     ) -> Result<Vec<Option<Item>>, RemoteError> {
         let sent = Instant::now();
-        let gets: Vec<_> = keys
-            .iter()
-            .map(|key| Get::new(key.as_bytes()).meta(Meta::NONE.ttl().cas()))
-            .collect();
+        let gets: Vec<_> =
+            keys.iter().map(|key| Get::new(key.as_bytes()).meta(Meta::NONE.ttl().cas())).collect();
         let read = self
             .exchange(async |client| {
-                client
-                    .run_many(gets)
-                    .await?
-                    .into_iter()
-                    .collect::<Result<Vec<_>, _>>()
+                client.run_many(gets).await?.into_iter().collect::<Result<Vec<_>, _>>()
             })
             .await?;
         Ok(read
@@ -119,8 +120,7 @@ impl Server {
     ) -> Result<(), RemoteError> {
         let mut delete = Delete::new(key);
         delete.compare_cas = unchanged;
-        self.exchange(async |client| client.run(delete).await)
-            .await?;
+        self.exchange(async |client| client.run(delete).await).await?;
         Ok(())
     }
 
@@ -134,10 +134,7 @@ impl Server {
             return Err(RemoteError("there is no tokio runtime here".into()));
         }
         if !self.health.admits() {
-            return Err(RemoteError(format!(
-                "memcached at {} is ejected",
-                self.address
-            )));
+            return Err(RemoteError(format!("memcached at {} is ejected", self.address)));
         }
         let deadline = Instant::now() + self.timeout;
         let Ok(Ok(_slot)) = timeout_at(deadline.into(), self.slots.acquire()).await else {
@@ -157,10 +154,7 @@ impl Server {
             // The server is well; it is this command that it did not take.
             Ok(Err(error @ (Error::Server(_) | Error::Rejected(_) | Error::Usage(_)))) => {
                 self.health.succeeded(&self.address);
-                return Err(RemoteError(format!(
-                    "memcached at {}: {error}",
-                    self.address
-                )));
+                return Err(RemoteError(format!("memcached at {}: {error}", self.address)));
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {:?}", self.timeout),
@@ -170,18 +164,11 @@ impl Server {
         if deadline.saturating_duration_since(began) >= self.timeout / 2 {
             self.health.failed(&self.address, &error);
         }
-        Err(RemoteError(format!(
-            "memcached at {}: {error}",
-            self.address
-        )))
+        Err(RemoteError(format!("memcached at {}: {error}", self.address)))
     }
 
     async fn client(&self) -> Result<AsyncMetaClient, Error> {
-        let made = self
-            .client
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let made = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(client) = made {
             return Ok(client);
         }
@@ -200,19 +187,18 @@ impl Server {
 
 fn found(read: GetResult, sent: Instant) -> Found {
     match (read.lease_state, read.value, read.item.cas) {
-        (_, Some(frame), Some(cas)) if read.status == GetStatus::Hit && !frame.is_empty() => {
+        (lease_state, Some(frame), Some(cas))
+            if read.status == GetStatus::Hit && !frame.is_empty() =>
+        {
             // The server counts whole seconds, rounded up: the item may be gone a second earlier.
-            let expires = match read.item.ttl {
-                Some(seconds) if seconds >= 0 => {
-                    sent + Duration::from_secs((seconds as u64).saturating_sub(1))
+            let gone = match read.item.ttl {
+                Some(left) if left >= 0 => {
+                    sent + Duration::from_secs((left as u64).saturating_sub(1))
                 }
                 _ => sent + super::LONGEST_TTL,
             };
-            Found::Item(Item {
-                frame,
-                cas,
-                expires,
-            })
+            let won = lease_state == LeaseState::Granted;
+            Found::Item(Item { frame, cas, gone, won })
         }
         (LeaseState::Granted, _, Some(cas)) => Found::Lease(cas),
         // An empty item is somebody's placeholder, also where the server does not say so.
@@ -307,10 +293,7 @@ mod tests {
         assert!(!health.admits());
         std::thread::sleep(FIRST_PAUSE + Duration::from_millis(20));
         assert!(health.admits());
-        assert!(
-            !health.admits(),
-            "the next one waits for the first's answer"
-        );
+        assert!(!health.admits(), "the next one waits for the first's answer");
         health.succeeded("test");
         assert!(health.admits());
     }
