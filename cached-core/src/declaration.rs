@@ -345,20 +345,14 @@ impl fmt::Display for Ledger {
         let names = width(|d| d.name.to_owned(), "name");
         let functions = width(|d| d.function.to_owned(), "function");
         let places = width(Declaration::place, "place");
-        writeln!(
+        write!(
             f,
             "{:names$}  {:functions$}  {:places$}  overwrite reason",
             "name", "function", "place"
         )?;
         for d in self.iter() {
-            let reason = d.reason.unwrap_or("write-once");
-            writeln!(
-                f,
-                "{:names$}  {:functions$}  {:places$}  {reason}",
-                d.name,
-                d.function,
-                d.place()
-            )?;
+            let (place, reason) = (d.place(), d.reason.unwrap_or("write-once"));
+            write!(f, "\n{:names$}  {:functions$}  {place:places$}  {reason}", d.name, d.function)?;
         }
         Ok(())
     }

@@ -156,15 +156,15 @@ impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let called = || self.iter().filter(|(_, stats)| *stats != DeclarationStats::default());
         let width = called().map(|(name, _)| name.len()).max().unwrap_or(0).max(5);
-        writeln!(
+        write!(
             f,
             "{:width$} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8} {:>13}",
             "name", "request", "local", "remote", "waited", "fetched", "failed", "remote errors"
         )?;
         let mut row = |name: &str, s: &DeclarationStats| {
-            writeln!(
+            write!(
                 f,
-                "{name:width$} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8} {:>13}",
+                "\n{name:width$} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8} {:>13}",
                 s.request_hits,
                 s.local_hits,
                 s.remote_hits,

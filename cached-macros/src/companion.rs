@@ -90,7 +90,7 @@ fn head(
         #(#attributes)*
         #[doc = #doc]
         #[must_use = "an entry does nothing by itself; call one of its methods"]
-        #[allow(unused_variables, clippy::all, clippy::pedantic)]
+        #[allow(unused_variables, unused_mut, clippy::all, clippy::pedantic)]
         #visibility fn #name #generics(#(#arguments),*) -> #entry #where_clause
     }
 }

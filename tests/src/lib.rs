@@ -40,28 +40,15 @@ impl Memcached {
             .arg(port.to_string());
         // Ignored where the user is not root.
         command.args(["-u", "nobody"]);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let child = command
-            .spawn()
-            .expect("memcached is not installed; scripts/test installs it");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().expect("memcached is not installed; scripts/test installs it");
         let mut memcached = Memcached { child, port };
         let give_up = Instant::now() + Duration::from_secs(10);
         while Instant::now() < give_up {
-            if memcached
-                .child
-                .try_wait()
-                .expect("the child can be waited for")
-                .is_some()
-            {
+            if memcached.child.try_wait().expect("the child can be waited for").is_some() {
                 return None;
             }
-            if memcached
-                .try_command("mn")
-                .is_some_and(|answer| answer.starts_with("MN"))
-            {
+            if memcached.try_command("mn").is_some_and(|answer| answer.starts_with("MN")) {
                 return Some(memcached);
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -103,10 +90,7 @@ impl Memcached {
     /// The remaining lifetime of an item in seconds, as the server says (`mg KEY t`).
     #[must_use]
     pub fn remaining(&self, key: &str) -> Option<i64> {
-        self.command(&format!("mg {key} t"))
-            .strip_prefix("HD t")?
-            .parse()
-            .ok()
+        self.command(&format!("mg {key} t")).strip_prefix("HD t")?.parse().ok()
     }
 
     /// Stores raw bytes under a key, as no client of ours would.
@@ -136,9 +120,7 @@ impl Memcached {
     }
 
     fn signal(&self, signal: &str) {
-        let sent = Command::new("kill")
-            .args([signal, &self.child.id().to_string()])
-            .status();
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
         assert!(sent.expect("kill is there").success());
     }
 }
@@ -156,8 +138,5 @@ impl Drop for Memcached {
 #[must_use]
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
-    listener
-        .local_addr()
-        .expect("a bound listener has an address")
-        .port()
+    listener.local_addr().expect("a bound listener has an address").port()
 }

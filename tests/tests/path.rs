@@ -34,10 +34,7 @@ pub struct Upstream {
 
 impl Upstream {
     fn taking(takes: Duration) -> Upstream {
-        Upstream {
-            takes,
-            ..Upstream::default()
-        }
+        Upstream { takes, ..Upstream::default() }
     }
 
     async fn answer(&self) -> usize {
@@ -64,21 +61,13 @@ async fn payment(upstream: &Upstream, number: &str, state: State) -> Result<Paym
     if upstream.fails {
         return Err(Down);
     }
-    Ok(Payment {
-        number: number.to_owned(),
-        state: format!("{state:?}"),
-        fetched,
-    })
+    Ok(Payment { number: number.to_owned(), state: format!("{state:?}"), fetched })
 }
 
 #[coordinator_cached(name = "aliased", version = number, skip(upstream))]
 async fn aliased(upstream: &Upstream, number: u32) -> Answer<u32> {
     upstream.answer().await;
-    if upstream.fails {
-        Err(Down)
-    } else {
-        Ok(number)
-    }
+    if upstream.fails { Err(Down) } else { Ok(number) }
 }
 
 #[coordinator_cached(name = "optional", version = number, skip(upstream))]
@@ -121,17 +110,8 @@ async fn same_arguments_are_fetched_once_and_another_state_is_another_entry() {
             assert_eq!(upstream.fetches(), 2);
             // Both live.
             assert_eq!(payment(&upstream, "7", State::Processing).await, first);
-            assert_eq!(
-                payment(&upstream, "7", State::Paid).await.as_ref(),
-                Ok(&paid)
-            );
-            assert_eq!(
-                payment(&upstream, "8", State::Paid)
-                    .await
-                    .expect("fetched")
-                    .number,
-                "8"
-            );
+            assert_eq!(payment(&upstream, "7", State::Paid).await.as_ref(), Ok(&paid));
+            assert_eq!(payment(&upstream, "8", State::Paid).await.expect("fetched").number, "8");
             assert_eq!(upstream.fetches(), 3);
         })
         .await;
@@ -139,10 +119,7 @@ async fn same_arguments_are_fetched_once_and_another_state_is_another_entry() {
 
 #[tokio::test]
 async fn errors_and_nones_are_not_cached_also_through_an_alias() {
-    let failing = Upstream {
-        fails: true,
-        ..Upstream::default()
-    };
+    let failing = Upstream { fails: true, ..Upstream::default() };
     local()
         .await
         .scope(async {
@@ -153,10 +130,7 @@ async fn errors_and_nones_are_not_cached_also_through_an_alias() {
                 assert_eq!(optional_answer(&failing, 7).await, Ok(None));
                 assert_eq!(failing.fetches(), call * 4);
             }
-            let well = Upstream {
-                knows: true,
-                ..Upstream::default()
-            };
+            let well = Upstream { knows: true, ..Upstream::default() };
             for _ in 0..3 {
                 assert_eq!(aliased(&well, 7).await, Ok(7));
                 assert_eq!(optional(&well, 7).await, Some(7));
@@ -178,13 +152,7 @@ async fn a_thousand_callers_of_one_cold_key_fetch_once() {
         })
         .collect();
     for call in calls {
-        assert_eq!(
-            call.await
-                .expect("no call panics")
-                .expect("fetched")
-                .fetched,
-            1
-        );
+        assert_eq!(call.await.expect("no call panics").expect("fetched").fetched, 1);
     }
     assert_eq!(upstream.fetches(), 1);
     let stats = cache.stats().get("payment").expect("it was called");
@@ -194,10 +162,7 @@ async fn a_thousand_callers_of_one_cold_key_fetch_once() {
 #[tokio::test]
 async fn an_error_reaches_every_follower_at_once() {
     let cache = local().await;
-    let upstream = Upstream {
-        fails: true,
-        ..Upstream::taking(Duration::from_millis(50))
-    };
+    let upstream = Upstream { fails: true, ..Upstream::taking(Duration::from_millis(50)) };
     let calls: Vec<_> = (0..10)
         .map(|_| {
             let upstream = upstream.clone();
@@ -216,20 +181,13 @@ pub struct NotClone;
 #[coordinator_cached(name = "unshared", version = number, skip(upstream))]
 async fn unshared(upstream: &Upstream, number: u32) -> Result<u32, NotClone> {
     upstream.answer().await;
-    if upstream.fails {
-        Err(NotClone)
-    } else {
-        Ok(number)
-    }
+    if upstream.fails { Err(NotClone) } else { Ok(number) }
 }
 
 #[tokio::test]
 async fn followers_of_an_error_that_cannot_be_shared_fetch_for_themselves() {
     let cache = local().await;
-    let upstream = Upstream {
-        fails: true,
-        ..Upstream::taking(Duration::from_millis(20))
-    };
+    let upstream = Upstream { fails: true, ..Upstream::taking(Duration::from_millis(20)) };
     let calls: Vec<_> = (0..5)
         .map(|_| {
             let upstream = upstream.clone();
@@ -279,15 +237,8 @@ async fn a_leader_that_is_cancelled_at_any_await_hands_over() {
         for follower in followers {
             assert_eq!(follower.await.expect("no call panics"), Ok(7));
         }
-        assert!(
-            began.elapsed() < Duration::from_millis(500),
-            "handed over at once, polls {polls}"
-        );
-        assert!(
-            upstream.fetches() <= 2,
-            "{} fetches after {polls} polls",
-            upstream.fetches()
-        );
+        assert!(began.elapsed() < Duration::from_millis(500), "handed over at once, polls {polls}");
+        assert!(upstream.fetches() <= 2, "{} fetches after {polls} polls", upstream.fetches());
     }
 }
 
@@ -341,11 +292,7 @@ async fn a_leader_held_unpolled_in_its_followers_task_is_relieved_within_about_a
             assert!(futures_poll(held.as_mut()).await.is_none());
             let began = Instant::now();
             let answer = payment(&upstream, "7", State::Paid).await.expect("fetched");
-            assert!(
-                began.elapsed() < Duration::from_millis(1500),
-                "{:?}",
-                began.elapsed()
-            );
+            assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
             assert_eq!(answer.fetched, 2);
             // The one that was held goes on to its own end, and what stands in the cache stays.
             assert_eq!(held.await.expect("fetched").number, "7");
@@ -366,13 +313,7 @@ async fn a_slow_fetch_stays_one_fetch() {
         })
         .collect();
     for call in calls {
-        assert_eq!(
-            call.await
-                .expect("no call panics")
-                .expect("fetched")
-                .fetched,
-            1
-        );
+        assert_eq!(call.await.expect("no call panics").expect("fetched").fetched, 1);
     }
     assert_eq!(upstream.fetches(), 1);
 }
@@ -406,34 +347,16 @@ async fn an_entry_can_be_looked_at_added_and_invalidated() {
         .scope(async {
             let entry = payment_entry("7", State::Paid);
             assert!(!entry.get().await.is_found());
-            let cash = Payment {
-                number: "7".into(),
-                state: "cash".into(),
-                fetched: 0,
-            };
+            let cash = Payment { number: "7".into(), state: "cash".into(), fetched: 0 };
             assert!(entry.add(cash.clone()).await);
-            assert!(
-                !entry
-                    .add(Payment {
-                        fetched: 9,
-                        ..cash.clone()
-                    })
-                    .await,
-                "the first is kept"
-            );
+            assert!(!entry.add(Payment { fetched: 9, ..cash.clone() }).await, "the first is kept");
             assert_eq!(payment(&upstream, "7", State::Paid).await, Ok(cash.clone()));
             let found = entry.get().await;
             assert_eq!(found.tier(), Some(Tier::Local));
             assert_eq!(found.into_option(), Some(cash));
             entry.invalidate().await.expect("no memcached to tell");
             assert!(!entry.get().await.is_found());
-            assert_eq!(
-                payment(&upstream, "7", State::Paid)
-                    .await
-                    .expect("fetched")
-                    .fetched,
-                1
-            );
+            assert_eq!(payment(&upstream, "7", State::Paid).await.expect("fetched").fetched, 1);
             let key = entry.key().to_string();
             assert_eq!(key, format!("payment:{}", entry.key().digest()));
             assert_eq!(key.len(), "payment:".len() + 64);
@@ -450,10 +373,7 @@ async fn overwrite_replaces_and_a_fetch_under_way_does_not_undo_it() {
             let fetch = profile(&upstream, 7);
             let write = async {
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                profile_entry(7)
-                    .overwrite("new".into())
-                    .await
-                    .expect("no memcached to tell");
+                profile_entry(7).overwrite("new".into()).await.expect("no memcached to tell");
             };
             let (fetched, ()) = tokio::join!(fetch, write);
             assert_eq!(fetched.as_deref(), Ok("user 7, fetch 1"));
@@ -471,24 +391,12 @@ async fn an_invalidation_during_a_fetch_wins_and_later_callers_fetch_anew() {
             let fetch = payment(&upstream, "7", State::Paid);
             let invalidate = async {
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                payment_entry("7", State::Paid)
-                    .invalidate()
-                    .await
-                    .expect("no memcached to tell");
-                payment(&upstream, "7", State::Paid)
-                    .await
-                    .expect("fetched")
-                    .fetched
+                payment_entry("7", State::Paid).invalidate().await.expect("no memcached to tell");
+                payment(&upstream, "7", State::Paid).await.expect("fetched").fetched
             };
             let (overtaken, later) = tokio::join!(fetch, invalidate);
             assert_eq!((overtaken.expect("fetched").fetched, later), (1, 2));
-            assert_eq!(
-                payment(&upstream, "7", State::Paid)
-                    .await
-                    .expect("cached")
-                    .fetched,
-                2
-            );
+            assert_eq!(payment(&upstream, "7", State::Paid).await.expect("cached").fetched, 2);
         })
         .await;
 }
@@ -523,10 +431,8 @@ async fn within_a_request_a_key_has_one_answer() {
                 .run(async {
                     let first = profile(&upstream, 7).await;
                     // Another request replaces the entry; this one keeps its answer.
-                    let other = RequestScope::new()
-                        .force_miss(true)
-                        .run(profile(&upstream, 7))
-                        .await;
+                    let other =
+                        RequestScope::new().force_miss(true).run(profile(&upstream, 7)).await;
                     assert_ne!(first, other);
                     assert_eq!(profile(&upstream, 7).await, first);
                 })
@@ -552,10 +458,7 @@ async fn within_a_request_a_key_has_one_answer() {
                     assert_ne!(again, first);
                 })
                 .await;
-            let kept = payment(&upstream, "7", State::Paid)
-                .await
-                .expect("cached")
-                .fetched;
+            let kept = payment(&upstream, "7", State::Paid).await.expect("cached").fetched;
             assert_eq!(kept, 3, "a write-once entry is left as it is");
         })
         .await;
@@ -569,27 +472,17 @@ async fn a_disabled_cache_fetches_every_time() {
         .scope(async {
             for call in 1..=3 {
                 assert_eq!(
-                    payment(&upstream, "7", State::Paid)
-                        .await
-                        .expect("fetched")
-                        .fetched,
+                    payment(&upstream, "7", State::Paid).await.expect("fetched").fetched,
                     call
                 );
             }
             assert!(!payment_entry("7", State::Paid).get().await.is_found());
             assert!(
                 !payment_entry("7", State::Paid)
-                    .add(Payment {
-                        number: "7".into(),
-                        state: "Paid".into(),
-                        fetched: 0,
-                    })
+                    .add(Payment { number: "7".into(), state: "Paid".into(), fetched: 0 })
                     .await
             );
-            payment_entry("7", State::Paid)
-                .invalidate()
-                .await
-                .expect("nothing to do");
+            payment_entry("7", State::Paid).invalidate().await.expect("nothing to do");
         })
         .await;
 }
@@ -612,25 +505,11 @@ fn without_a_runtime_the_local_tier_answers() {
 #[tokio::test]
 async fn the_ledger_lists_every_declaration_with_its_reason() {
     let ledger = cached_core::ledger();
-    let profile = ledger
-        .iter()
-        .find(|d| d.name() == "profile")
-        .expect("listed");
-    assert_eq!(
-        profile.overwrite_reason(),
-        Some("a profile has no version of its own")
-    );
+    let profile = ledger.iter().find(|d| d.name() == "profile").expect("listed");
+    assert_eq!(profile.overwrite_reason(), Some("a profile has no version of its own"));
     assert!(profile.place().contains("path.rs:"), "{}", profile.place());
-    assert!(
-        ledger
-            .to_string()
-            .contains("a profile has no version of its own")
-    );
-    assert!(
-        ledger
-            .iter()
-            .any(|d| d.name() == "payment" && d.overwrite_reason().is_none())
-    );
+    assert!(ledger.to_string().contains("a profile has no version of its own"));
+    assert!(ledger.iter().any(|d| d.name() == "payment" && d.overwrite_reason().is_none()));
     assert!(ledger.audit().is_empty(), "{:?}", ledger.audit());
 }
 

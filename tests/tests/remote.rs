@@ -25,10 +25,7 @@ struct Upstream {
 
 impl Upstream {
     fn taking(millis: u64) -> Upstream {
-        Upstream {
-            takes: Duration::from_millis(millis),
-            ..Upstream::default()
-        }
+        Upstream { takes: Duration::from_millis(millis), ..Upstream::default() }
     }
 
     async fn answer(&self) -> usize {
@@ -47,10 +44,7 @@ struct Down;
 
 #[coordinator_cached(name = "payment", version = state, skip(upstream), entry = payment_entry)]
 async fn payment(upstream: &Upstream, number: &str, state: &str) -> Result<Payment, Down> {
-    Ok(Payment {
-        number: number.to_owned(),
-        fetched: upstream.answer().await,
-    })
+    Ok(Payment { number: number.to_owned(), fetched: upstream.answer().await })
 }
 
 #[coordinator_cached(name = "failing", version = number, skip(upstream))]
@@ -71,14 +65,8 @@ async fn profile(upstream: &Upstream, user: u32) -> Result<String, Down> {
 
 /// A cache of its own, as another process would have.
 async fn process(memcached: &Memcached) -> Cache {
-    let builder = Cache::builder()
-        .namespace("test")
-        .memcached([memcached.address()]);
-    builder
-        .remote_timeout(Duration::from_secs(1))
-        .build()
-        .await
-        .expect("fits")
+    let builder = Cache::builder().namespace("test").memcached([memcached.address()]);
+    builder.remote_timeout(Duration::from_secs(1)).build().await.expect("fits")
 }
 
 #[tokio::test]
@@ -92,24 +80,16 @@ async fn what_one_process_fetched_another_finds() {
     assert_eq!(b.scope(payment(&upstream, "7", "paid")).await, fetched);
     assert_eq!(upstream.fetches(), 1);
     let stats = b.stats().get("payment").expect("called");
-    assert_eq!(
-        (stats.remote_hits, stats.local_hits, stats.fetches),
-        (1, 1, 0)
-    );
+    assert_eq!((stats.remote_hits, stats.local_hits, stats.fetches), (1, 1, 0));
 }
 
 #[tokio::test]
 async fn an_entry_lives_for_thirty_minutes_by_default() {
     let memcached = Memcached::start();
     let cache = process(&memcached).await;
-    cache
-        .scope(payment(&Upstream::default(), "7", "paid"))
-        .await
-        .expect("fetched");
+    cache.scope(payment(&Upstream::default(), "7", "paid")).await.expect("fetched");
     cache.flush().await;
-    let key = cache
-        .scope(async { payment_entry("7", "paid").key().to_string() })
-        .await;
+    let key = cache.scope(async { payment_entry("7", "paid").key().to_string() }).await;
     assert!(key.starts_with("test:payment:"), "{key}");
     let remaining = memcached.remaining(&key).expect("the item is there");
     assert!((1799..=1800).contains(&remaining), "{remaining} s");
@@ -135,10 +115,8 @@ async fn a_local_entry_does_not_outlive_its_item() {
     loop {
         let item = memcached.remaining(&key);
         let look = async { brief_entry(7).get().await.tier() };
-        let (of_a, of_b) = (
-            a.scope(look).await,
-            b.scope(async { brief_entry(7).get().await.tier() }).await,
-        );
+        let (of_a, of_b) =
+            (a.scope(look).await, b.scope(async { brief_entry(7).get().await.tier() }).await);
         if item.is_none() {
             assert_eq!((of_a, of_b), (None, None));
             return;
@@ -165,9 +143,7 @@ fn fleet(
                 .expect("the program starts");
             let mut output = BufReader::new(process.stdout.take().expect("piped"));
             let mut line = String::new();
-            output
-                .read_line(&mut line)
-                .expect("it says that it is ready");
+            output.read_line(&mut line).expect("it says that it is ready");
             assert_eq!(line, "ready\n");
             (process, output)
         })
@@ -175,12 +151,7 @@ fn fleet(
 }
 
 fn go(process: &mut Child) {
-    process
-        .stdin
-        .as_mut()
-        .expect("piped")
-        .write_all(b"go\n")
-        .expect("it listens");
+    process.stdin.as_mut().expect("piped").write_all(b"go\n").expect("it listens");
 }
 
 /// What a process printed at its end: its fetches, and the values it saw.
@@ -201,15 +172,8 @@ fn four_processes_of_a_thousand_callers_fetch_a_cold_key_once_in_total() {
     let mut processes = fleet(&url, 4, 1000, "300");
     processes.iter_mut().for_each(|(process, _)| go(process));
     let outcomes: Vec<_> = processes.into_iter().map(outcome).collect();
-    assert_eq!(
-        outcomes.iter().map(|(fetches, _)| fetches).sum::<usize>(),
-        1,
-        "{outcomes:?}"
-    );
-    assert!(
-        outcomes.iter().all(|(_, values)| *values == outcomes[0].1),
-        "{outcomes:?}"
-    );
+    assert_eq!(outcomes.iter().map(|(fetches, _)| fetches).sum::<usize>(), 1, "{outcomes:?}");
+    assert!(outcomes.iter().all(|(_, values)| *values == outcomes[0].1), "{outcomes:?}");
 }
 
 #[test]
@@ -228,11 +192,7 @@ fn when_the_process_that_fetches_is_killed_another_takes_over_after_the_lease() 
     // The lease and the wait for it are equally long, so each may give up just before it ends.
     let fetches: usize = outcomes.iter().map(|(fetches, _)| fetches).sum();
     assert!((1..=3).contains(&fetches), "{outcomes:?}");
-    assert!(
-        began.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -242,17 +202,13 @@ async fn a_failed_or_cancelled_fetch_gives_its_lease_back() {
     let upstream = Upstream::taking(20);
     assert_eq!(a.scope(failing(&upstream, 7)).await, Err(Down));
     let hanging = Upstream::taking(10_000);
-    let cancelled = tokio::time::timeout(
-        Duration::from_millis(200),
-        a.scope(payment(&hanging, "7", "paid")),
-    );
+    let cancelled =
+        tokio::time::timeout(Duration::from_millis(200), a.scope(payment(&hanging, "7", "paid")));
     assert!(cancelled.await.is_err());
     a.flush().await;
     let began = Instant::now();
     assert_eq!(b.scope(failing(&upstream, 7)).await, Err(Down));
-    b.scope(payment(&upstream, "7", "paid"))
-        .await
-        .expect("fetched");
+    b.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
     assert!(
         began.elapsed() < Duration::from_secs(1),
         "nobody waits for a lease: {:?}",
@@ -273,12 +229,7 @@ struct Skipping {
 #[coordinator_cached(name = "skipping", version = amount, skip(upstream), entry = skipping_entry)]
 async fn skipping(upstream: &Upstream, amount: u8) -> Result<Skipping, Down> {
     upstream.answer().await;
-    Ok(Skipping {
-        note: None,
-        amount,
-        fee: 1,
-        tail: vec![2, 3],
-    })
+    Ok(Skipping { note: None, amount, fee: 1, tail: vec![2, 3] })
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -305,11 +256,7 @@ struct NeverWritten {
 #[coordinator_cached(name = "never_written", version = number, skip(upstream))]
 async fn never_written(upstream: &Upstream, number: u8) -> Result<NeverWritten, Down> {
     upstream.answer().await;
-    Ok(NeverWritten {
-        secret: 9,
-        amount: number,
-        rest: vec![0; 4],
-    })
+    Ok(NeverWritten { secret: 9, amount: number, rest: vec![0; 4] })
 }
 
 #[tokio::test]
@@ -319,49 +266,23 @@ async fn a_value_that_does_not_read_back_never_comes_from_memcached() {
         let (a, b) = (process(&memcached).await, process(&memcached).await);
         let upstream = Upstream::default();
         for cache in [&a, &b, &a] {
-            let value = cache
-                .scope(skipping(&upstream, number))
-                .await
-                .expect("fetched");
-            assert_eq!(
-                value,
-                Skipping {
-                    note: None,
-                    amount: number,
-                    fee: 1,
-                    tail: vec![2, 3]
-                }
-            );
-            let value = cache
-                .scope(untagged(&upstream, number.into()))
-                .await
-                .expect("fetched");
+            let value = cache.scope(skipping(&upstream, number)).await.expect("fetched");
+            assert_eq!(value, Skipping { note: None, amount: number, fee: 1, tail: vec![2, 3] });
+            let value = cache.scope(untagged(&upstream, number.into())).await.expect("fetched");
             assert_eq!(value, Untagged::Number(number.into()));
-            let value = cache
-                .scope(never_written(&upstream, number))
-                .await
-                .expect("fetched");
+            let value = cache.scope(never_written(&upstream, number)).await.expect("fetched");
             assert_eq!(value.amount, number);
             assert_eq!(value.secret, 9);
             cache.flush().await;
         }
-        assert_eq!(
-            upstream.fetches(),
-            6,
-            "each process fetches for itself, once"
-        );
+        assert_eq!(upstream.fetches(), 6, "each process fetches for itself, once");
         assert_eq!(b.stats().total().remote_hits, 0);
     }
-    let findings: Vec<String> = cached_core::ledger()
-        .audit()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let findings: Vec<String> =
+        cached_core::ledger().audit().iter().map(ToString::to_string).collect();
     for name in ["skipping", "untagged", "never_written"] {
         assert!(
-            findings
-                .iter()
-                .any(|finding| finding.contains(&format!("`{name}`"))),
+            findings.iter().any(|finding| finding.contains(&format!("`{name}`"))),
             "{findings:?}"
         );
     }
@@ -376,24 +297,10 @@ async fn garbage_in_memcached_is_a_miss_and_is_mended() {
     };
     let upstream = Upstream::default();
     memcached.store(&key("1").await, "garbage");
-    assert_eq!(
-        cache
-            .scope(payment(&upstream, "1", "paid"))
-            .await
-            .expect("fetched")
-            .fetched,
-        1
-    );
+    assert_eq!(cache.scope(payment(&upstream, "1", "paid")).await.expect("fetched").fetched, 1);
     cache.flush().await;
     let other = process(&memcached).await;
-    assert_eq!(
-        other
-            .scope(payment(&upstream, "1", "paid"))
-            .await
-            .expect("read")
-            .fetched,
-        1
-    );
+    assert_eq!(other.scope(payment(&upstream, "1", "paid")).await.expect("read").fetched, 1);
     // Another key's entry under this key.
     let frame = memcached.command(&format!("mg {} s", key("1").await));
     assert!(frame.starts_with("HD s"), "{frame}");
@@ -415,20 +322,14 @@ async fn a_server_name_that_does_not_resolve_changes_no_answer() {
 async fn memcached_killed_in_mid_load_changes_no_answer() {
     let mut memcached = Memcached::start();
     let builder = Cache::builder().memcached([memcached.address()]);
-    answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || {
-        memcached.kill()
-    })
-    .await;
+    answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || memcached.kill()).await;
 }
 
 #[tokio::test]
 async fn memcached_stopped_in_mid_load_changes_no_answer() {
     let memcached = Memcached::start();
     let builder = Cache::builder().memcached([memcached.address()]);
-    answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || {
-        memcached.stop()
-    })
-    .await;
+    answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || memcached.stop()).await;
     memcached.resume();
 }
 
@@ -447,9 +348,7 @@ async fn answers_in_time(builder: cached_core::CacheBuilder, happens: impl FnOnc
                 for call in 0..30 {
                     let number = (task * 15 + call / 2).to_string();
                     let began = Instant::now();
-                    let answer = payment(&upstream, &number, "paid")
-                        .await
-                        .expect("it answers");
+                    let answer = payment(&upstream, &number, "paid").await.expect("it answers");
                     slowest = slowest.max(began.elapsed());
                     assert_eq!(answer.number, number);
                     progress.fetch_add(1, Ordering::SeqCst);
@@ -478,18 +377,12 @@ async fn a_server_that_comes_back_is_used_again() {
     let upstream = Upstream::default();
     memcached.kill();
     for number in 0..10 {
-        cache
-            .scope(payment(&upstream, &number.to_string(), "paid"))
-            .await
-            .expect("it answers");
+        cache.scope(payment(&upstream, &number.to_string(), "paid")).await.expect("it answers");
     }
     let _memcached = Memcached::start_on(port).expect("the port is free again");
     let give_up = Instant::now() + Duration::from_secs(20);
     for number in 10.. {
-        cache
-            .scope(payment(&upstream, &number.to_string(), "paid"))
-            .await
-            .expect("it answers");
+        cache.scope(payment(&upstream, &number.to_string(), "paid")).await.expect("it answers");
         cache.flush().await;
         if cache.stats().get("payment").expect("called").fills > 0 {
             break;
@@ -509,34 +402,16 @@ async fn invalidate_reaches_memcached_and_beats_a_fetch_of_another_process() {
         async move { a.scope(payment(&upstream, "7", "paid")).await }
     });
     tokio::time::sleep(Duration::from_millis(50)).await;
-    b.scope(async {
-        payment_entry("7", "paid")
-            .invalidate()
-            .await
-            .expect("memcached is told")
-    })
-    .await;
+    b.scope(async { payment_entry("7", "paid").invalidate().await.expect("memcached is told") })
+        .await;
     assert_eq!(fetch.await.expect("no panic").expect("fetched").fetched, 1);
     a.flush().await;
     // The overtaken fetch stored nothing where others can see it.
-    assert_eq!(
-        b.scope(payment(&upstream, "7", "paid"))
-            .await
-            .expect("fetched")
-            .fetched,
-        2
-    );
+    assert_eq!(b.scope(payment(&upstream, "7", "paid")).await.expect("fetched").fetched, 2);
     b.flush().await;
-    b.scope(async {
-        payment_entry("7", "paid")
-            .invalidate()
-            .await
-            .expect("memcached is told")
-    })
-    .await;
-    let found = b
-        .scope(async { payment_entry("7", "paid").get().await })
+    b.scope(async { payment_entry("7", "paid").invalidate().await.expect("memcached is told") })
         .await;
+    let found = b.scope(async { payment_entry("7", "paid").get().await }).await;
     assert!(!found.is_found());
 }
 
@@ -545,35 +420,16 @@ async fn add_and_overwrite_reach_every_process() {
     let memcached = Memcached::start();
     let (a, b) = (process(&memcached).await, process(&memcached).await);
     let upstream = Upstream::default();
-    let cash = Payment {
-        number: "7".into(),
-        fetched: 99,
-    };
-    assert!(
-        a.scope(async { payment_entry("7", "paid").add(cash.clone()).await })
-            .await
-    );
-    assert!(
-        !b.scope(async { payment_entry("7", "paid").add(cash.clone()).await })
-            .await
-    );
-    let found = b
-        .scope(async { payment_entry("7", "paid").get().await })
-        .await;
-    assert_eq!(
-        (found.tier(), found.into_option()),
-        (Some(Tier::Remote), Some(cash))
-    );
+    let cash = Payment { number: "7".into(), fetched: 99 };
+    assert!(a.scope(async { payment_entry("7", "paid").add(cash.clone()).await }).await);
+    assert!(!b.scope(async { payment_entry("7", "paid").add(cash.clone()).await }).await);
+    let found = b.scope(async { payment_entry("7", "paid").get().await }).await;
+    assert_eq!((found.tier(), found.into_option()), (Some(Tier::Remote), Some(cash)));
 
     a.scope(profile(&upstream, 7)).await.expect("fetched");
     a.flush().await;
-    a.scope(async {
-        profile_entry(7)
-            .overwrite("new".into())
-            .await
-            .expect("memcached is told")
-    })
-    .await;
+    a.scope(async { profile_entry(7).overwrite("new".into()).await.expect("memcached is told") })
+        .await;
     assert_eq!(a.scope(profile(&upstream, 7)).await.as_deref(), Ok("new"));
     assert_eq!(b.scope(profile(&upstream, 7)).await.as_deref(), Ok("new"));
     assert_eq!(upstream.fetches(), 1);
@@ -589,14 +445,8 @@ async fn add_fills_another_callers_placeholder() {
         async move { a.scope(payment(&upstream, "7", "paid")).await }
     });
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let cash = Payment {
-        number: "7".into(),
-        fetched: 99,
-    };
-    assert!(
-        b.scope(async { payment_entry("7", "paid").add(cash.clone()).await })
-            .await
-    );
+    let cash = Payment { number: "7".into(), fetched: 99 };
+    assert!(b.scope(async { payment_entry("7", "paid").add(cash.clone()).await }).await);
     fetch.await.expect("no panic").expect("fetched");
     a.flush().await;
     let c = process(&memcached).await;
@@ -612,25 +462,17 @@ async fn first_found_looks_versions_up_in_order() {
     let memcached = Memcached::start();
     let (a, b) = (process(&memcached).await, process(&memcached).await);
     let upstream = Upstream::default();
-    a.scope(payment(&upstream, "7", "processing"))
-        .await
-        .expect("fetched");
+    a.scope(payment(&upstream, "7", "processing")).await.expect("fetched");
     a.flush().await;
     let both = || async {
         first_found([payment_entry("7", "paid"), payment_entry("7", "processing")]).await
     };
     assert_eq!(b.scope(both()).await.expect("found").fetched, 1);
-    a.scope(payment(&upstream, "7", "paid"))
-        .await
-        .expect("fetched");
+    a.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
     a.flush().await;
     // What this process holds of a later entry does not hide an earlier one in memcached.
     assert_eq!(b.scope(both()).await.expect("found").fetched, 2);
-    assert!(
-        b.scope(first_found([payment_entry("8", "paid")]))
-            .await
-            .is_none()
-    );
+    assert!(b.scope(first_found([payment_entry("8", "paid")])).await.is_none());
 }
 
 #[tokio::test]
@@ -641,17 +483,12 @@ async fn force_miss_replaces_an_overwritable_item_and_leaves_a_write_once_one() 
     let both = || async {
         (
             profile(&upstream, 7).await.expect("fetched"),
-            payment(&upstream, "7", "paid")
-                .await
-                .expect("fetched")
-                .fetched,
+            payment(&upstream, "7", "paid").await.expect("fetched").fetched,
         )
     };
     assert_eq!(a.scope(both()).await, ("user 7, fetch 1".into(), 2));
     a.flush().await;
-    let forced = a
-        .scope(RequestScope::new().force_miss(true).run(both()))
-        .await;
+    let forced = a.scope(RequestScope::new().force_miss(true).run(both())).await;
     assert_eq!(forced, ("user 7, fetch 3".into(), 4));
     a.flush().await;
     assert_eq!(b.scope(both()).await, ("user 7, fetch 3".into(), 2));
@@ -666,10 +503,7 @@ fn without_a_runtime_the_remote_tier_is_skipped() {
     let upstream = Upstream::default();
     let mut call = std::pin::pin!(cache.scope(instant(&upstream, 7)));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    assert_eq!(
-        call.as_mut().poll(&mut context),
-        std::task::Poll::Ready(Ok(7))
-    );
+    assert_eq!(call.as_mut().poll(&mut context), std::task::Poll::Ready(Ok(7)));
 }
 
 #[coordinator_cached(name = "instant", version = number, skip(upstream))]

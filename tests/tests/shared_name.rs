@@ -44,28 +44,14 @@ async fn functions_that_share_a_name_bypass_the_cache_and_are_reported_with_both
     assert!(!orders::order_entry(7).get().await.is_found());
 
     let findings = cached_core::ledger().audit();
-    let [
-        finding @ Finding::SharedName {
-            name: "shared",
-            places,
-        },
-    ] = &findings[..]
-    else {
+    let [finding @ Finding::SharedName { name: "shared", places }] = &findings[..] else {
         panic!("{findings:?}");
     };
     let line = finding.to_string();
     for (function, module) in [("order", "orders"), ("payment", "payments")] {
-        assert!(
-            line.contains(&format!("shared_name::{module}::{function}")),
-            "{line}"
-        );
+        assert!(line.contains(&format!("shared_name::{module}::{function}")), "{line}");
     }
-    assert!(
-        places
-            .iter()
-            .all(|(_, place)| place.contains("shared_name.rs:")),
-        "{line}"
-    );
+    assert!(places.iter().all(|(_, place)| place.contains("shared_name.rs:")), "{line}");
 
     // The first `install` installs, and says what is wrong; the second says where the first was.
     let cache = Cache::builder().build().await.expect("fits");
@@ -80,9 +66,6 @@ async fn functions_that_share_a_name_bypass_the_cache_and_are_reported_with_both
     of_its_own(7).await.expect("fetched");
     of_its_own(7).await.expect("cached");
     assert_eq!(FETCHES.load(Ordering::SeqCst), 7);
-    assert_eq!(
-        cache.stats().get("of_its_own").expect("called").local_hits,
-        1
-    );
+    assert_eq!(cache.stats().get("of_its_own").expect("called").local_hits, 1);
     assert_eq!(Cache::current().stats().total(), cache.stats().total());
 }

@@ -92,10 +92,7 @@ impl Client {
     pub(crate) fn new(base: &str) -> Result<Client, String> {
         let base = Url::parse(base).ok().filter(|base| base.scheme() == "http");
         let base = base.ok_or("it must be a URL such as http://127.0.0.1:8080")?;
-        Ok(Client {
-            http: http_client(),
-            base,
-        })
+        Ok(Client { http: http_client(), base })
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, UpstreamError> {
@@ -118,11 +115,7 @@ impl Client {
             segments.pop_if_empty().extend(path);
         }
         let request = self.http.request(method.clone(), url);
-        let request = if method == Method::GET {
-            request
-        } else {
-            request.json(body)
-        };
+        let request = if method == Method::GET { request } else { request.json(body) };
         let failed =
             |error: reqwest::Error| UpstreamError::Failed(format!("{}: {error}", path.join("/")));
         let answer = request.send().await.map_err(failed)?;
@@ -135,12 +128,8 @@ impl Client {
 
 /// A client for loopback: no proxy, and a bound on every call.
 pub(crate) fn http_client() -> reqwest::Client {
-    let builder = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(Duration::from_secs(10));
-    builder
-        .build()
-        .expect("a client without TLS has nothing that can fail to load")
+    let builder = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10));
+    builder.build().expect("a client without TLS has nothing that can fail to load")
 }
 
 impl fmt::Display for UpstreamError {
@@ -188,10 +177,7 @@ impl Checkouts {
     }
 
     fn move_to(&self, number: String, state: PaymentState) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(number, state);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(number, state);
     }
 }
 
@@ -268,10 +254,7 @@ impl Broker {
             .route("/payments/{number}/{state}", put(payment_moved))
             .route("/users/{id}", get(user))
             .route("/users/{id}/email", put(change_email))
-            .layer(middleware::from_fn_with_state(
-                self.clone(),
-                in_request_scope,
-            ))
+            .layer(middleware::from_fn_with_state(self.clone(), in_request_scope))
             .route(
                 "/stats",
                 get(async |State(broker): State<Broker>| broker.cache.stats().to_string()),
@@ -291,16 +274,10 @@ impl Broker {
 /// whatever is cached.
 async fn in_request_scope(State(broker): State<Broker>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let no_cache = request
-        .headers()
-        .get("cache-control")
-        .is_some_and(|value| value == "no-cache");
+    let no_cache = request.headers().get("cache-control").is_some_and(|value| value == "no-cache");
     let scope = RequestScope::new().force_miss(no_cache);
     let mut response = broker.cache.scope(scope.run(next.run(request))).await;
-    let took = format!(
-        "broker;dur={:.1}",
-        started.elapsed().as_secs_f64() * 1_000.0
-    );
+    let took = format!("broker;dur={:.1}", started.elapsed().as_secs_f64() * 1_000.0);
     if let Ok(took) = HeaderValue::try_from(took) {
         response.headers_mut().insert("server-timing", took);
     }
@@ -333,16 +310,8 @@ async fn place_order(
     Query(NewOrder { user, course }): Query<NewOrder>,
 ) -> Result<(StatusCode, String), UpstreamError> {
     tokio::try_join!(broker.client.profile(&user), broker.course(&course))?;
-    let order = Order {
-        number: number.clone(),
-        revision: 1,
-        user,
-        course,
-    };
-    broker
-        .client
-        .send(Method::PUT, &["orders", &number], &order)
-        .await?;
+    let order = Order { number: number.clone(), revision: 1, user, course };
+    broker.client.send(Method::PUT, &["orders", &number], &order).await?;
     let placed = format!("order {number} is placed\n");
     broker.checkouts.move_to(number, PaymentState::Created);
     Ok((StatusCode::CREATED, placed))
@@ -358,10 +327,8 @@ async fn status_page(
         broker.client.order(&number, revision),
         fetch_payment(&broker.client, &number, state)
     )?;
-    let (profile, course) = tokio::try_join!(
-        broker.client.profile(&order.user),
-        broker.course(&order.course)
-    )?;
+    let (profile, course) =
+        tokio::try_join!(broker.client.profile(&order.user), broker.course(&order.course))?;
     let receipt = match payment.state {
         PaymentState::Paid => Some(receipt_address(&broker.client, &order).await?),
         PaymentState::Created | PaymentState::Processing => None,
@@ -404,11 +371,7 @@ async fn payment(
 /// The furthest state of a payment that any process has cached: it looks, and never asks an
 /// upstream.
 async fn known_payment(Path(number): Path<String>) -> Result<Json<Payment>, UpstreamError> {
-    let states = [
-        PaymentState::Paid,
-        PaymentState::Processing,
-        PaymentState::Created,
-    ];
+    let states = [PaymentState::Paid, PaymentState::Processing, PaymentState::Created];
     let known = first_found(states.map(|state| payment_entry(&number, state))).await;
     known
         .map(Json)
@@ -427,21 +390,11 @@ async fn change_email(
     Path(id): Path<String>,
     email: String,
 ) -> Result<Json<Profile>, UpstreamError> {
-    let answer = broker
-        .client
-        .send(Method::PUT, &["users", &id], &email)
-        .await?;
-    let profile: Profile = answer
-        .json()
-        .await
-        .map_err(|error| UpstreamError::Failed(error.to_string()))?;
+    let answer = broker.client.send(Method::PUT, &["users", &id], &email).await?;
+    let profile: Profile =
+        answer.json().await.map_err(|error| UpstreamError::Failed(error.to_string()))?;
     // The other callers of this user must not see the old address for the rest of the ten minutes.
-    if let Err(error) = broker
-        .client
-        .profile_entry(&id)
-        .overwrite(profile.clone())
-        .await
-    {
+    if let Err(error) = broker.client.profile_entry(&id).overwrite(profile.clone()).await {
         eprintln!("the new profile of {id} could not be cached: {error}");
     }
     Ok(Json(profile))

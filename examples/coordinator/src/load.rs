@@ -46,9 +46,7 @@ struct Session {
 impl Load {
     pub(crate) fn new(run: u64) -> Load {
         let mut dice = Dice::new(20);
-        let sessions = (1..=SESSIONS)
-            .map(|n| Session::draw(&mut dice, run, n))
-            .collect();
+        let sessions = (1..=SESSIONS).map(|n| Session::draw(&mut dice, run, n)).collect();
         Load { sessions, run }
     }
 
@@ -63,12 +61,8 @@ impl Load {
 
     /// How often a payment's status page is asked for, on average.
     pub(crate) fn polls(&self) -> u64 {
-        let polls: u64 = self
-            .sessions
-            .iter()
-            .flat_map(|session| session.polls)
-            .map(|(_, polls)| polls)
-            .sum();
+        let polls: u64 =
+            self.sessions.iter().flat_map(|session| session.polls).map(|(_, polls)| polls).sum();
         polls / SESSIONS
     }
 
@@ -108,10 +102,7 @@ impl Load {
         let mut sessions = JoinSet::new();
         for (n, session) in self.sessions.iter().cloned().enumerate() {
             let places = Arc::clone(&places);
-            let browser = Browser {
-                at: n,
-                ..browser.clone()
-            };
+            let browser = Browser { at: n, ..browser.clone() };
             sessions.spawn(async move {
                 let _place = places.acquire_owned().await;
                 session.play(browser).await
@@ -136,9 +127,7 @@ impl Load {
 
 impl Session {
     fn draw(dice: &mut Dice, run: u64, n: u64) -> Session {
-        let courses = (0..2 + dice.below(3))
-            .map(|_| popular_course(dice))
-            .collect();
+        let courses = (0..2 + dice.below(3)).map(|_| popular_course(dice)).collect();
         Session {
             user: format!("{run:x}-{n}"),
             number: format!("{run:x}-{n}"),
@@ -161,49 +150,33 @@ impl Session {
 
     /// How long the customer waited for each request, in the order they were made.
     async fn play(self, mut browser: Browser) -> Result<Vec<Duration>, String> {
-        let Session {
-            user,
-            number,
-            courses,
-            corrects,
-            polls,
-        } = self;
+        let Session { user, number, courses, corrects, polls } = self;
         let mut waits = Vec::new();
         let mut email = format!("{user}@example.com");
         let mut bought = "";
         for slug in courses {
-            let page: CoursePage = browser
-                .get(&mut waits, &format!("/courses/{slug}?user={user}"))
-                .await?;
+            let page: CoursePage =
+                browser.get(&mut waits, &format!("/courses/{slug}?user={user}")).await?;
             expect("course", slug, &page.slug)?;
             expect("address", &email, &page.signed_in_as)?;
             bought = slug;
         }
         browser
-            .put(
-                &mut waits,
-                &format!("/orders/{number}?user={user}&course={bought}"),
-                "",
-            )
+            .put(&mut waits, &format!("/orders/{number}?user={user}&course={bought}"), "")
             .await?;
         if corrects {
             email = format!("{user}@example.org");
-            browser
-                .put(&mut waits, &format!("/users/{user}/email"), &email)
-                .await?;
+            browser.put(&mut waits, &format!("/users/{user}/email"), &email).await?;
         }
         for (state, polls) in polls {
-            browser
-                .webhook(&format!("/payments/{number}/{state}"))
-                .await?;
+            browser.webhook(&format!("/payments/{number}/{state}")).await?;
             for poll in 0..polls {
                 if state == PaymentState::Processing && poll == polls / 2 {
                     // The customer goes on with the phone, which another broker serves.
                     browser.at += 1;
                 }
-                let page: StatusPage = browser
-                    .get(&mut waits, &format!("/orders/{number}"))
-                    .await?;
+                let page: StatusPage =
+                    browser.get(&mut waits, &format!("/orders/{number}")).await?;
                 expect("order", &number, &page.order)?;
                 expect("course", bought, &page.course)?;
                 expect("state", &state.to_string(), &page.payment.to_string())?;
@@ -219,9 +192,7 @@ fn expect(what: &str, expected: &str, answered: &str) -> Result<(), String> {
     if expected == answered {
         return Ok(());
     }
-    Err(format!(
-        "a wrong answer: the {what} is {expected}, and the broker answered {answered}"
-    ))
+    Err(format!("a wrong answer: the {what} is {expected}, and the broker answered {answered}"))
 }
 
 /// A course drawn after its popularity: the second most popular is drawn half as often as the
@@ -256,10 +227,7 @@ impl Browser {
     ) -> Result<T, String> {
         let request = self.http.get(self.url(path));
         let answer = self.timed(waits, request).await?;
-        answer
-            .json()
-            .await
-            .map_err(|error| format!("{path}: {error}"))
+        answer.json().await.map_err(|error| format!("{path}: {error}"))
     }
 
     async fn put(
@@ -323,18 +291,11 @@ impl Progress {
                 "{prefix:18} [{wide_bar}] {pos}/{len} requests, {eta} left",
             );
             bar.set_style(
-                style
-                    .unwrap_or_else(|_| ProgressStyle::default_bar())
-                    .progress_chars("=> "),
+                style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "),
             );
             bar.with_prefix(label)
         });
-        Progress {
-            label,
-            bar,
-            total,
-            done: AtomicU64::new(0),
-        }
+        Progress { label, bar, total, done: AtomicU64::new(0) }
     }
 
     fn one_more(&self) {

@@ -100,17 +100,12 @@ fn say(text: impl fmt::Display) {
 
 /// The part of a message before its first empty line, on one line.
 fn first_paragraph(message: &str) -> String {
-    let lines = message
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.is_empty());
+    let lines = message.lines().map(str::trim).take_while(|line| !line.is_empty());
     lines.collect::<Vec<_>>().join(" ")
 }
 
 async fn cache_from_env() -> Result<Cache, Failure> {
-    Cache::from_env()
-        .await
-        .map_err(|error| mistake(error.to_string()))
+    Cache::from_env().await.map_err(|error| mistake(error.to_string()))
 }
 
 /// What CACHE_URL says, or what stands for it.
@@ -132,9 +127,8 @@ async fn play() -> Result<(), Failure> {
         caches.push(cache_from_env().await?);
     }
     let disabled = vec![Cache::disabled(); brokers];
-    let run = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_micros() as u64);
+    let run =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64);
     let load = Load::new(run ^ u64::from(std::process::id()) << 44);
 
     say(format_args!(
@@ -145,19 +139,10 @@ async fn play() -> Result<(), Failure> {
         load.requests(),
         load.polls(),
     ));
-    let without = load
-        .play("without the cache", &disabled)
-        .await
-        .map_err(|message| Failure(1, message))?;
-    let with = load
-        .play("with the cache", &caches)
-        .await
-        .map_err(|message| Failure(1, message))?;
-    say(Table {
-        without: &without,
-        with: &with,
-        memcached,
-    });
+    let without =
+        load.play("without the cache", &disabled).await.map_err(|message| Failure(1, message))?;
+    let with = load.play("with the cache", &caches).await.map_err(|message| Failure(1, message))?;
+    say(Table { without: &without, with: &with, memcached });
     say("Every answer of both runs was checked. Writes (an order, a new address) are upstream");
     say("calls too, and are never cached.");
     match (url.as_str(), memcached) {
@@ -179,9 +164,7 @@ async fn play() -> Result<(), Failure> {
 /// Keeps one broker up until it is told to end.
 async fn serve(port: u16, upstream: Option<String>) -> Result<(), Failure> {
     let cache = cache_from_env().await?;
-    cache
-        .install()
-        .map_err(|error| Failure(1, error.to_string()))?;
+    cache.install().map_err(|error| Failure(1, error.to_string()))?;
     // Kept until the end: the server ends with the value.
     let (_own, upstream) = match upstream {
         Some(url) => (None, url),
@@ -196,20 +179,15 @@ async fn serve(port: u16, upstream: Option<String>) -> Result<(), Failure> {
     };
     let client = Client::new(&upstream)
         .map_err(|error| mistake(format!("--upstream {upstream}: {error}")))?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-        .await
-        .map_err(|error| {
-            mistake(match error.kind() {
-                io::ErrorKind::AddrInUse => {
-                    format!("port {port} of 127.0.0.1 is in use; choose another with --port")
-                }
-                _ => format!("cannot listen on port {port} of 127.0.0.1: {error}"),
-            })
-        })?;
-    let address = listener
-        .local_addr()
-        .map_err(|error| Failure(1, error.to_string()))?
-        .to_string();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| {
+        mistake(match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("port {port} of 127.0.0.1 is in use; choose another with --port")
+            }
+            _ => format!("cannot listen on port {port} of 127.0.0.1: {error}"),
+        })
+    })?;
+    let address = listener.local_addr().map_err(|error| Failure(1, error.to_string()))?.to_string();
     let cache_url = cache_url();
     say(format_args!(
         "The broker listens on http://{address}\n\
@@ -218,12 +196,8 @@ async fn serve(port: u16, upstream: Option<String>) -> Result<(), Failure> {
          {}\nCtrl-C ends it.",
         Broker::routes(&address)
     ));
-    let broker = Broker {
-        cache: cache.clone(),
-        client,
-        catalogue: 1,
-        checkouts: Checkouts::default(),
-    };
+    let broker =
+        Broker { cache: cache.clone(), client, catalogue: 1, checkouts: Checkouts::default() };
     let (told, mut end) = tokio::sync::watch::channel(());
     let server = axum::serve(listener, broker.router()).with_graceful_shutdown(async move {
         told_to_end().await;

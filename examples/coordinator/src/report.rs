@@ -24,12 +24,7 @@ impl Run {
         answered: DeclarationStats,
     ) -> Run {
         waits.sort_unstable();
-        Run {
-            calls,
-            waits,
-            took,
-            answered,
-        }
+        Run { calls, waits, took, answered }
     }
 
     /// Whether memcached answered any call.
@@ -43,10 +38,7 @@ impl Run {
 
     fn percentile(&self, percent: usize) -> Duration {
         let last = self.waits.len().saturating_sub(1);
-        self.waits
-            .get(last * percent / 100)
-            .copied()
-            .unwrap_or_default()
+        self.waits.get(last * percent / 100).copied().unwrap_or_default()
     }
 
     fn waited(&self) -> Duration {
@@ -64,28 +56,15 @@ pub(crate) struct Table<'a> {
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Table {
-            without,
-            with,
-            memcached,
-        } = self;
+        let Table { without, with, memcached } = self;
         let rule = "-".repeat(78);
         let mut row = |name: &str, left: &str, right: &str, note: &str| {
-            writeln!(
-                out,
-                "{}",
-                format!("{name:<28}{left:>15}{right:>14}   {note}").trim_end()
-            )
+            writeln!(out, "{}", format!("{name:<28}{left:>15}{right:>14}   {note}").trim_end())
         };
         row("", "without cache", "with cache", "")?;
         row(&rule, "", "", "")?;
         let (before, after) = (without.upstream_calls(), with.upstream_calls());
-        row(
-            "upstream calls",
-            &grouped(before),
-            &grouped(after),
-            &fewer(before, after),
-        )?;
+        row("upstream calls", &grouped(before), &grouped(after), &fewer(before, after))?;
         for (place, service) in SERVICES.iter().enumerate() {
             let (before, after) = (without.calls[place], with.calls[place]);
             row(
@@ -104,18 +83,8 @@ impl fmt::Display for Table<'_> {
         let saved = before.saturating_sub(after);
         let share = 100.0 * saved.as_secs_f64() / before.as_secs_f64().max(f64::EPSILON);
         let note = format!("time saved: {} ({share:.0} %)", seconds(saved));
-        row(
-            "customers waited, in all",
-            &seconds(before),
-            &seconds(after),
-            &note,
-        )?;
-        row(
-            "the run took",
-            &seconds(without.took),
-            &seconds(with.took),
-            "",
-        )?;
+        row("customers waited, in all", &seconds(before), &seconds(after), &note)?;
+        row("the run took", &seconds(without.took), &seconds(with.took), "")?;
         let answered = &with.answered;
         let remote = match (memcached, answered.remote_errors) {
             (false, _) => "none is configured".to_string(),
@@ -123,34 +92,18 @@ impl fmt::Display for Table<'_> {
             (true, failed) => format!("{} exchanges with it failed", grouped(failed)),
         };
         let tiers = [
-            (
-                "request tier",
-                answered.request_hits,
-                "asked before within the same request",
-            ),
-            (
-                "local tier",
-                answered.local_hits,
-                "found in the broker's memory",
-            ),
+            ("request tier", answered.request_hits, "asked before within the same request"),
+            ("local tier", answered.local_hits, "found in the broker's memory"),
             ("memcached", answered.remote_hits, &remote),
             (
                 "another call's fetch",
                 answered.waits,
                 "it was under way, so this call waited for it",
             ),
-            (
-                "a fetch of its own",
-                answered.fetches,
-                "found nowhere: an upstream was called",
-            ),
+            ("a fetch of its own", answered.fetches, "found nowhere: an upstream was called"),
         ];
         let calls: u64 = tiers.iter().map(|(_, count, _)| count).sum();
-        writeln!(
-            out,
-            "\nWith the cache, {} annotated calls were answered from:",
-            grouped(calls)
-        )?;
+        writeln!(out, "\nWith the cache, {} annotated calls were answered from:", grouped(calls))?;
         for (name, count, note) in tiers {
             let share = format!("{:.1} %", 100.0 * count as f64 / calls.max(1) as f64);
             writeln!(out, "  {name:<22}{:>8}{share:>9}   {note}", grouped(count))?;
@@ -161,11 +114,7 @@ impl fmt::Display for Table<'_> {
 
 fn fewer(before: u64, after: u64) -> String {
     let times = before as f64 / after.max(1) as f64;
-    if times < 1.05 {
-        "no fewer".to_string()
-    } else {
-        format!("{times:.1} times fewer")
-    }
+    if times < 1.05 { "no fewer".to_string() } else { format!("{times:.1} times fewer") }
 }
 
 /// A count with a comma between its thousands.
@@ -204,20 +153,11 @@ mod tests {
     #[test]
     fn a_percentile_is_one_of_the_waits() {
         let waits = (1..=100).rev().map(Duration::from_millis).collect();
-        let run = Run::new(
-            [0; SERVICES.len()],
-            waits,
-            Duration::ZERO,
-            DeclarationStats::default(),
-        );
+        let run = Run::new([0; SERVICES.len()], waits, Duration::ZERO, DeclarationStats::default());
         assert_eq!(run.percentile(50), Duration::from_millis(50));
         assert_eq!(run.percentile(99), Duration::from_millis(99));
-        let empty = Run::new(
-            [0; SERVICES.len()],
-            Vec::new(),
-            Duration::ZERO,
-            DeclarationStats::default(),
-        );
+        let empty =
+            Run::new([0; SERVICES.len()], Vec::new(), Duration::ZERO, DeclarationStats::default());
         assert_eq!(empty.percentile(99), Duration::ZERO);
     }
 }

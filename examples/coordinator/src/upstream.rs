@@ -49,18 +49,9 @@ pub(crate) const COURSES: [&str; 24] = [
 
 /// The three services, as the figures tell them apart.
 pub(crate) const SERVICES: [Service; 3] = [
-    Service {
-        name: "payments",
-        median_ms: 18.0,
-    },
-    Service {
-        name: "orders and courses",
-        median_ms: 9.0,
-    },
-    Service {
-        name: "users",
-        median_ms: 6.0,
-    },
+    Service { name: "payments", median_ms: 18.0 },
+    Service { name: "orders and courses", median_ms: 9.0 },
+    Service { name: "users", median_ms: 6.0 },
 ];
 
 pub(crate) struct Service {
@@ -101,10 +92,7 @@ impl Upstream {
             .route("/courses/{catalogue}/{slug}", get(course))
             .route("/users/{id}", get(profile).put(change_profile))
             .with_state(Arc::new(Records::default()))
-            .layer(middleware::from_fn_with_state(
-                Arc::clone(&calls),
-                take_time,
-            ));
+            .layer(middleware::from_fn_with_state(Arc::clone(&calls), take_time));
         let server = tokio::spawn(async move {
             // Serving ends with the task; `axum::serve` itself retries a failed `accept`.
             let _ = axum::serve(listener, services).await;
@@ -114,10 +102,7 @@ impl Upstream {
 
     /// The calls that each of the [`SERVICES`] was asked so far.
     pub(crate) fn calls(&self) -> [u64; SERVICES.len()] {
-        self.calls
-            .0
-            .each_ref()
-            .map(|count| count.load(Ordering::Relaxed))
+        self.calls.0.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 }
 
@@ -152,13 +137,8 @@ async fn payment(
     State(records): Shared,
     Path((number, state)): Path<(String, PaymentState)>,
 ) -> Json<Payment> {
-    let orders = records
-        .orders
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    let place = orders
-        .get(&number)
-        .and_then(|order| place_of(&order.course));
+    let orders = records.orders.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = orders.get(&number).and_then(|order| place_of(&order.course));
     Json(Payment {
         number,
         state,
@@ -181,11 +161,7 @@ async fn place_order(
     Path(number): Path<String>,
     Json(order): Json<Order>,
 ) -> StatusCode {
-    records
-        .orders
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(number, order);
+    records.orders.lock().unwrap_or_else(PoisonError::into_inner).insert(number, order);
     StatusCode::CREATED
 }
 
@@ -193,18 +169,10 @@ async fn order(
     State(records): Shared,
     Path((number, revision)): Path<(String, u32)>,
 ) -> Result<Json<Order>, StatusCode> {
-    let orders = records
-        .orders
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let orders = records.orders.lock().unwrap_or_else(PoisonError::into_inner);
     orders
         .get(&number)
-        .map(|order| {
-            Json(Order {
-                revision,
-                ..order.clone()
-            })
-        })
+        .map(|order| Json(Order { revision, ..order.clone() }))
         .ok_or(StatusCode::NOT_FOUND)
 }
 
@@ -213,21 +181,11 @@ async fn course(Path((catalogue, slug)): Path<(u64, String)>) -> Result<Json<Cou
     let title = slug.replace('-', " ");
     let description =
         format!("{title}, as edition {catalogue} of the catalogue has it. ").repeat(12);
-    Ok(Json(Course {
-        slug,
-        title,
-        price_cents: price_cents(place),
-        description,
-    }))
+    Ok(Json(Course { slug, title, price_cents: price_cents(place), description }))
 }
 
 async fn profile(State(records): Shared, Path(id): Path<String>) -> Json<Profile> {
-    let known = records
-        .emails
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .get(&id)
-        .cloned();
+    let known = records.emails.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
     Json(Profile {
         name: format!("user {id}"),
         email: known.unwrap_or_else(|| format!("{id}@example.com")),
@@ -240,16 +198,8 @@ async fn change_profile(
     Path(id): Path<String>,
     Json(email): Json<String>,
 ) -> Json<Profile> {
-    records
-        .emails
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(id.clone(), email.clone());
-    Json(Profile {
-        name: format!("user {id}"),
-        email,
-        id,
-    })
+    records.emails.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), email.clone());
+    Json(Profile { name: format!("user {id}"), email, id })
 }
 
 /// A small deterministic generator (SplitMix64), so that every run plays the same load.

@@ -9,10 +9,7 @@ use std::time::{Duration, Instant};
 /// The program, with CACHE_URL set to `cache_url` or not set at all.
 fn coordinator(arguments: &[&str], cache_url: Option<&str>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
-    command
-        .args(arguments)
-        .env_remove("CACHE_URL")
-        .stdin(Stdio::null());
+    command.args(arguments).env_remove("CACHE_URL").stdin(Stdio::null());
     if let Some(url) = cache_url {
         command.env("CACHE_URL", url);
     }
@@ -20,9 +17,7 @@ fn coordinator(arguments: &[&str], cache_url: Option<&str>) -> Command {
 }
 
 fn run(arguments: &[&str], cache_url: Option<&str>) -> Output {
-    coordinator(arguments, cache_url)
-        .output()
-        .expect("the program starts")
+    coordinator(arguments, cache_url).output().expect("the program starts")
 }
 
 /// Ends the process when a test is done with it, however the test ends.
@@ -40,16 +35,7 @@ fn memcached() -> (Running, String) {
     for _ in 0..5 {
         let port = free_port();
         let child = Command::new("memcached")
-            .args([
-                "-u",
-                "root",
-                "-l",
-                "127.0.0.1",
-                "-U",
-                "0",
-                "-p",
-                &port.to_string(),
-            ])
+            .args(["-u", "root", "-l", "127.0.0.1", "-U", "0", "-p", &port.to_string()])
             .stderr(Stdio::null())
             .spawn()
             .expect("memcached is installed (scripts/test installs it)");
@@ -71,17 +57,12 @@ fn memcached() -> (Running, String) {
 
 fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
-    listener
-        .local_addr()
-        .expect("a bound socket has an address")
-        .port()
+    listener.local_addr().expect("a bound socket has an address").port()
 }
 
 /// The line of the table that begins with `name`.
 fn row<'a>(table: &'a str, name: &str) -> &'a str {
-    let found = table
-        .lines()
-        .find(|line| line.trim_start().starts_with(name));
+    let found = table.lines().find(|line| line.trim_start().starts_with(name));
     found.unwrap_or_else(|| panic!("no row {name} in:\n{table}"))
 }
 
@@ -102,24 +83,11 @@ fn played(cache_url: Option<&str>) -> String {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let started = Instant::now();
     let output = run(&[], cache_url);
-    let (table, progress) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(
-        output.status.success(),
-        "{}\n{table}{progress}",
-        output.status
-    );
-    assert!(
-        started.elapsed() < Duration::from_secs(60),
-        "it took {:?}",
-        started.elapsed()
-    );
-    assert!(
-        progress.contains("with the cache: "),
-        "no progress in: {progress}"
-    );
+    let (table, progress) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}\n{table}{progress}", output.status);
+    assert!(started.elapsed() < Duration::from_secs(60), "it took {:?}", started.elapsed());
+    assert!(progress.contains("with the cache: "), "no progress in: {progress}");
     let calls = row(&table, "upstream calls");
     let (without, with) = (count(calls, 0), count(calls, 1));
     assert!(without >= 10 * with, "fewer than ten times: {calls}");
@@ -144,10 +112,7 @@ fn two_brokers_share_through_memcached() {
         assert!(count(row(&table, "memcached"), 0) > 0, "{table}");
         fetches.push(count(row(&table, "a fetch of its own"), 0));
     }
-    assert!(
-        fetches[1] * 10 > fetches[0] * 9,
-        "the second run was flattered: {fetches:?}"
-    );
+    assert!(fetches[1] * 10 > fetches[0] * 9, "the second run was flattered: {fetches:?}");
 }
 
 #[test]
@@ -155,11 +120,8 @@ fn a_memcached_that_is_killed_half_way_costs_no_answer() {
     let (server, url) = memcached();
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut command = coordinator(&[], Some(&url));
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
     let progress = BufReader::new(child.stderr.take().expect("standard error is piped"));
     let mut server = Some(server);
     // A line for each quarter of each run: the sixth is the middle of the run with the cache.
@@ -173,10 +135,7 @@ fn a_memcached_that_is_killed_half_way_costs_no_answer() {
     let output = child.wait_with_output().expect("the program ends");
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && server.is_none(), "{table}");
-    assert!(
-        table.contains("Every answer of both runs was checked."),
-        "{table}"
-    );
+    assert!(table.contains("Every answer of both runs was checked."), "{table}");
 }
 
 /// A mistake is answered with one line that says `expected`, and exit code 2.
@@ -184,20 +143,9 @@ fn a_memcached_that_is_killed_half_way_costs_no_answer() {
 fn assert_one_line(output: &Output, expected: &str) {
     let line = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{line}");
-    assert_eq!(
-        line.trim_end().lines().count(),
-        1,
-        "more than a line: {line}"
-    );
-    assert!(
-        line.starts_with("error: ") && line.contains(expected),
-        "{line}"
-    );
-    assert!(
-        output.stdout.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&output.stdout)
-    );
+    assert_eq!(line.trim_end().lines().count(), 1, "more than a line: {line}");
+    assert!(line.starts_with("error: ") && line.contains(expected), "{line}");
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
@@ -206,19 +154,12 @@ fn a_mistake_is_one_clear_line() {
     assert_one_line(&run(&["server"], None), "server");
     assert_one_line(&run(&["serve", "--port", "70000"], None), "70000");
     assert_one_line(&run(&["serve", "--port"], None), "--port");
-    assert_one_line(
-        &run(&["serve", "--upstream", "ftp://127.0.0.1"], None),
-        "http://",
-    );
+    assert_one_line(&run(&["serve", "--upstream", "ftp://127.0.0.1"], None), "http://");
     assert_one_line(&run(&[], Some("redis://127.0.0.1:6379")), "redis");
     assert_one_line(&run(&["serve"], Some("memcache://127.0.0.1:port")), "port");
 
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
-    let port = taken
-        .local_addr()
-        .expect("a bound socket has an address")
-        .port()
-        .to_string();
+    let port = taken.local_addr().expect("a bound socket has an address").port().to_string();
     assert_one_line(
         &run(&["serve", "--port", &port], None),
         &format!("port {port} of 127.0.0.1 is in use"),
@@ -248,33 +189,22 @@ struct Served {
 
 fn serve(arguments: &[&str], cache_url: Option<&str>) -> Served {
     let mut command = coordinator(&[&["serve"], arguments].concat(), cache_url);
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
     let mut output = BufReader::new(child.stdout.take().expect("standard output is piped"));
     let (mut line, mut both) = (String::new(), String::new());
     for _ in 0..2 {
-        output
-            .read_line(&mut line)
-            .expect("the program prints where it listens");
+        output.read_line(&mut line).expect("the program prints where it listens");
         both.push_str(line.trim_end());
         both.push(' ');
         line.clear();
     }
-    let mut urls = both
-        .split([' ', ';'])
-        .filter(|word| word.starts_with("http://"))
-        .map(str::to_string);
+    let mut urls =
+        both.split([' ', ';']).filter(|word| word.starts_with("http://")).map(str::to_string);
     let (Some(broker), Some(upstream)) = (urls.next(), urls.next()) else {
         panic!("no URLs in: {both}")
     };
     child.stdout = Some(output.into_inner());
-    Served {
-        process: Running(child),
-        broker,
-        upstream,
-    }
+    Served { process: Running(child), broker, upstream }
 }
 
 impl Served {
@@ -287,9 +217,8 @@ impl Served {
             .no_proxy()
             .build()
             .expect("a client without TLS can be built");
-        let request = client
-            .request(method, format!("{}{path}", self.broker))
-            .body(body.to_string());
+        let request =
+            client.request(method, format!("{}{path}", self.broker)).body(body.to_string());
         let answer = request.send().await.expect("the broker answers");
         assert!(answer.status().is_success(), "{path}: {}", answer.status());
         answer.text().await.expect("the answer is text")
@@ -312,10 +241,7 @@ async fn two_processes_share_entries_through_memcached() {
             .no_proxy()
             .build()
             .expect("a client without TLS can be built");
-        let answer = client
-            .get(format!("{}/payments/17/known", second.broker))
-            .send()
-            .await;
+        let answer = client.get(format!("{}/payments/17/known", second.broker)).send().await;
         let answer = answer.expect("the broker answers");
         if answer.status().is_success() {
             found = answer.text().await.expect("the answer is text");
@@ -326,16 +252,11 @@ async fn two_processes_share_entries_through_memcached() {
     assert_eq!(found, fetched);
 
     // What one process overwrites, the other reads.
-    second
-        .answer(reqwest::Method::PUT, "/users/ada/email", "ada@example.org")
-        .await;
+    second.answer(reqwest::Method::PUT, "/users/ada/email", "ada@example.org").await;
     assert!(first.get("/users/ada").await.contains("ada@example.org"));
     assert!(second.get("/stats").await.contains("payment"));
     let ledger = second.get("/ledger").await;
-    assert!(
-        ledger.contains("users edit their profile during checkout"),
-        "{ledger}"
-    );
+    assert!(ledger.contains("users edit their profile during checkout"), "{ledger}");
 }
 
 #[cfg(unix)]
@@ -343,24 +264,11 @@ async fn two_processes_share_entries_through_memcached() {
 async fn ctrl_c_ends_the_service_in_order() {
     let mut served = serve(&[], None);
     served.get("/courses/rust-basics?user=ada").await;
-    let told = Command::new("kill")
-        .args(["-INT", &served.process.0.id().to_string()])
-        .status();
+    let told = Command::new("kill").args(["-INT", &served.process.0.id().to_string()]).status();
     assert!(told.expect("kill is installed").success());
-    let status = served
-        .process
-        .0
-        .wait()
-        .expect("the process can be waited for");
+    let status = served.process.0.wait().expect("the process can be waited for");
     assert!(status.success(), "{status}");
     let mut rest = String::new();
-    served
-        .process
-        .0
-        .stdout
-        .take()
-        .expect("piped")
-        .read_to_string(&mut rest)
-        .expect("it is text");
+    served.process.0.stdout.take().expect("piped").read_to_string(&mut rest).expect("it is text");
     assert!(rest.contains("The broker has ended"), "{rest}");
 }

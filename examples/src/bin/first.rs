@@ -30,27 +30,18 @@ async fn fetch_payment(number: &str, state: PaymentState) -> Result<Payment, Fet
     if number.is_empty() {
         return Err(FetchError);
     }
-    Ok(Payment {
-        number: number.to_string(),
-        state,
-    })
+    Ok(Payment { number: number.to_string(), state })
 }
 
 #[tokio::main]
 async fn main() -> Result<(), FetchError> {
-    for state in [
-        PaymentState::Processing,
-        PaymentState::Processing,
-        PaymentState::Paid,
-        PaymentState::Paid,
-    ] {
+    for state in
+        [PaymentState::Processing, PaymentState::Processing, PaymentState::Paid, PaymentState::Paid]
+    {
         let started = Instant::now();
         let payment = fetch_payment("4711", state).await?;
         let took = started.elapsed().as_secs_f64() * 1_000.0;
-        println!(
-            "payment {} is {:?}: {took:.3} ms",
-            payment.number, payment.state
-        );
+        println!("payment {} is {:?}: {took:.3} ms", payment.number, payment.state);
     }
     Ok(())
 }

@@ -22,10 +22,7 @@ struct Profile {
 )]
 async fn fetch_profile(id: u64) -> Result<Profile, Infallible> {
     println!("  (fetching profile {id})");
-    Ok(Profile {
-        id,
-        email: format!("user-{id}@example.com"),
-    })
+    Ok(Profile { id, email: format!("user-{id}@example.com") })
 }
 
 // Versioned, so write-once: `order_entry(17, 1)` has `add`, but no `overwrite`.
@@ -38,10 +35,7 @@ async fn fetch_order(number: u64, revision: u32) -> Result<String, Infallible> {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     println!("{:?}", fetch_profile(7).await?);
-    let edited = Profile {
-        id: 7,
-        email: "ada@example.org".to_string(),
-    };
+    let edited = Profile { id: 7, email: "ada@example.org".to_string() };
     profile_entry(7).overwrite(edited).await?;
     println!("{:?}\n", fetch_profile(7).await?);
 
