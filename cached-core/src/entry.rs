@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -266,7 +267,7 @@ enum WriteError {
     Remote(RemoteError),
 }
 
-impl<V: CachedValue, P> CacheEntry<V, P> {
+impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
     /// Looks in every tier, and never fetches. A memcached that fails is a miss.
     pub async fn get(&self) -> CachedResponse<V> {
         let Some(site) = self.site() else { return CachedResponse::missing() };
@@ -287,7 +288,9 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             }
         }
     }
+}
 
+impl<V: CachedValue, P> CacheEntry<V, P> {
     /// Stores `value` where no entry is. `false` where one is already, which is kept, and where
     /// nothing was stored: a `None` or a value that `cache_if` refuses is no entry. The right to
     /// fill that another caller holds is none either: this call takes it.
@@ -335,11 +338,13 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
     pub fn overwrite(
         &self,
         value: V,
-    ) -> impl Future<Output = Result<(), CacheError>> + Send + use<'_, V, P>
+    ) -> Pin<Box<dyn Future<Output = Result<(), CacheError>> + Send + '_>>
     where
         P: MayOverwrite,
     {
-        self.replace(value)
+        // Boxed, since a bound is checked again wherever an opaque type that depends on it is
+        // named: one mistake was three errors.
+        Box::pin(self.replace(value))
     }
 
     async fn replace(&self, value: V) -> Result<(), CacheError> {
@@ -505,7 +510,7 @@ impl<V> CachedResponse<V> {
     }
 }
 
-impl<V: CachedValue> CachedResponse<V> {
+impl<V: Clone + Send + Sync + 'static> CachedResponse<V> {
     fn found(value: &Value, tier: Tier) -> CachedResponse<V> {
         let value = value.downcast_ref::<V>().cloned();
         CachedResponse { found: value.map(|value| (value, tier)) }

@@ -17,7 +17,7 @@ use crate::key::{Buffer, Encoder, KeyError, KeyPart};
 use crate::site::Site;
 use crate::tier::request::Request;
 pub use crate::value::{ByType, Errors, Returned, Returns, Sharing, Whole};
-use crate::value::{TypeOf, Value, ValueType};
+use crate::value::{CachedValue, Value, ValueType};
 
 /// One part of a key.
 pub type Part<'p> = &'p (dyn KeyPart + 'p);
@@ -28,13 +28,34 @@ pub fn part<T: KeyPart>(part: &T) -> Part<'_> {
 }
 
 /// The bounds on a function's return type, in one plain call that is spanned there.
-pub fn returns<Mode, R: Returned<Mode>>(errors: Errors<R>) -> Returns<R, R::Value> {
+pub fn returns<Mode, R>(errors: Errors<R>) -> Returns<R, R::Value>
+where
+    R: Returned<Mode>,
+    R::Value: CachedValue,
+{
     Returns::new(errors)
 }
 
 /// The cache given with `cache = …`.
-pub fn cache<C: AsRef<Cache> + ?Sized>(cache: &C) -> &Cache {
-    cache.as_ref()
+pub fn cache<C: LendsCache + ?Sized>(cache: &C) -> &Cache {
+    cache.lend()
+}
+
+/// `AsRef<Cache>`, with an error of its own.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no cache",
+    label = "expected a `Cache`, or a type that lends one (`AsRef<Cache>`)"
+)]
+pub trait LendsCache {
+    /// The cache.
+    fn lend(&self) -> &Cache;
+}
+
+#[diagnostic::do_not_recommend]
+impl<C: AsRef<Cache> + ?Sized> LendsCache for C {
+    fn lend(&self) -> &Cache {
+        self.as_ref()
+    }
 }
 
 /// The type and const arguments of a function and of the impl around it.
@@ -107,13 +128,10 @@ fn container(site: &str) -> &str {
     path.rsplit_once("::").map_or("", |(container, _)| container)
 }
 
-/// Whether a path names no type arguments: a plain path, or `<plain as plain>`.
+/// Whether a path names no type arguments. A method of a trait has its `Self` for one: a default
+/// method runs for every type that implements the trait.
 fn is_plain(container: &str) -> bool {
-    let plain = |path: &str| path.chars().all(|c| c == ':' || c == '_' || c.is_alphanumeric());
-    match container.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')) {
-        Some(inner) => inner.split(" as ").all(plain),
-        None => plain(container),
-    }
+    container.chars().all(|c| c == ':' || c == '_' || c.is_alphanumeric())
 }
 
 fn encode(
@@ -243,17 +261,19 @@ fn look(
     }
 }
 
-/// Makes a companion's entry.
-pub fn entry<Mode, R: Returned<Mode>, P>(
+/// Makes a companion's entry. It asks nothing of `R` and `V` that [`returns`] has not asked: what is
+/// wrong with a return type is said once.
+pub fn entry<R, V, P>(
     declaration: &'static Declaration,
+    returns: Returns<R, V>,
     cache: Option<&Cache>,
     types: Types<'_>,
     identifier: &[Part<'_>],
     version: Option<Part<'_>>,
-) -> CacheEntry<R::Value, P> {
+) -> CacheEntry<V, P> {
     let cache = cache.cloned().unwrap_or_else(Cache::current);
     let key = encode(declaration, &types, identifier, version).map(|key| Arc::from(&key[..]));
-    CacheEntry::new(cache, declaration, key, TypeOf::<R::Value>::TYPE)
+    CacheEntry::new(cache, declaration, key, returns.value_type)
 }
 
 #[cfg(test)]
@@ -268,7 +288,7 @@ mod tests {
             ("app::Client::fetch::{{closure}}", "app::Client", true),
             ("app::Client<u8>::fetch::{{closure}}", "app::Client<u8>", false),
             ("app::Client<u8>::fetch<fn(u8) -> u8>::{{closure}}", "app::Client<u8>", false),
-            ("<app::P as app::Tr>::g::{{closure}}", "<app::P as app::Tr>", true),
+            ("<app::P as app::Tr>::g::{{closure}}", "<app::P as app::Tr>", false),
             ("<app::P as app::Tr<u8>>::g::{{closure}}", "<app::P as app::Tr<u8>>", false),
             ("<&app::P as app::Tr>::g::{{closure}}", "<&app::P as app::Tr>", false),
             ("<(u8, u16) as app::Tr>::g<u8>::{{closure}}", "<(u8, u16) as app::Tr>", false),

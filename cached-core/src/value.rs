@@ -58,8 +58,8 @@ pub enum Whole {}
     note = "where every `{Self}` is a good answer, add the option `infallible`: it is then cached whole; where it can fail, return a `Result`"
 )]
 pub trait Returned<Mode>: Sized {
-    /// The value that is cached.
-    type Value: CachedValue;
+    /// The value that is cached; a [`CachedValue`], which is asked for where a call is made.
+    type Value;
 
     /// The value to cache, or what was returned, if that is an error.
     #[doc(hidden)]
@@ -70,7 +70,7 @@ pub trait Returned<Mode>: Sized {
     fn join(value: Self::Value) -> Self;
 }
 
-impl<T: CachedValue, E> Returned<ByType> for Result<T, E> {
+impl<T, E> Returned<ByType> for Result<T, E> {
     type Value = T;
     fn split(self) -> Result<T, Self> {
         self.map_err(Err)
@@ -82,10 +82,7 @@ impl<T: CachedValue, E> Returned<ByType> for Result<T, E> {
 
 macro_rules! whole {
     ($mode:ty: $([$($generics:tt)*] $type:ty),* $(,)?) => {$(
-        impl<$($generics)*> Returned<$mode> for $type
-        where
-            $type: CachedValue,
-        {
+        impl<$($generics)*> Returned<$mode> for $type {
             type Value = Self;
             fn split(self) -> Result<Self, Self> {
                 Ok(self)

@@ -9,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::{Attribute, FnArg, GenericParam, Generics, WherePredicate};
 
 use crate::args::Args;
-use crate::expand::{Key, Krate, function_path, mode};
+use crate::expand::{Key, Krate, function_path, mode, returns_value};
 use crate::item::{Function, is_punct, mentions};
 use crate::validate::Cached;
 
@@ -24,7 +24,8 @@ pub(crate) struct Companion<'a> {
 /// ```text
 /// pub fn payment_entry(number: &str, state: State) -> CacheEntry<Payment, WriteOnce> {
 ///     let declaration = { static DECLARED: Declared = …; DECLARED.get() };
-///     entry::<ByType, Result<Payment, FetchError>, WriteOnce>(declaration, None, Types::new(…), …)
+///     let returns = returns::<ByType, Result<Payment, FetchError>>(…);
+///     entry(declaration, returns, None, Types::new(…), &[…], …)
 /// }
 /// ```
 pub(crate) fn expand(
@@ -32,15 +33,11 @@ pub(crate) fn expand(
     companion: &Companion<'_>,
     krate: &Krate<'_>,
 ) -> TokenStream {
-    let declaration = Ident::new("declaration", Span::mixed_site());
+    let [declaration, returns] =
+        ["declaration", "returns"].map(|name| Ident::new(name, Span::mixed_site()));
     let declared = declared_lookup(cached, krate);
-    let (mode, returned) =
-        (mode(Span::call_site(), cached.whole, krate), without_lifetimes(cached.returned));
-    let policy = krate.path(Span::call_site());
-    let policy = match cached.reason {
-        Some(_) => quote!(#policy::Overwritable),
-        None => quote!(#policy::WriteOnce),
-    };
+    // The same tokens as in the function, so that an error in them is one error.
+    let returns_value = returns_value(cached, krate);
     let overwritable = cached.reason.is_some();
     let entry = krate.private(Span::call_site(), "entry");
     let key = Key { cached, krate, generics: &companion.generics };
@@ -51,7 +48,8 @@ pub(crate) fn expand(
     quote_spanned! {span=>
         #head {
             let #declaration = #declared;
-            #entry::<#mode, #returned, #policy>(#declaration, #cache, #types, #identifier, #version) #ttl
+            let #returns = #returns_value;
+            #entry(#declaration, #returns, #cache, #types, #identifier, #version) #ttl
         }
     }
 }
