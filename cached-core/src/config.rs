@@ -10,6 +10,9 @@ use crate::error::ConfigError;
 /// The longest namespace; with it a remote key has at most 250 bytes: 64 + 48 + 64 and two colons.
 const NAMESPACE_LIMIT: usize = 64;
 
+/// Nobody waits longer than this for anything.
+const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
+
 /// A cache's configuration, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -198,8 +201,14 @@ impl Config {
                 return error(format!("the server `{server}` is given twice; give it once"));
             }
         }
-        if self.remote_timeout.is_zero() {
-            return error("the timeout is zero; write for instance 50ms".into());
+        if self.remote_timeout.is_zero() || self.remote_timeout > LONGEST_WAIT {
+            return error(format!(
+                "the timeout {:?} is not between nothing and an hour; write for instance 50ms",
+                self.remote_timeout
+            ));
+        }
+        if self.lease.into_iter().chain(self.lease_wait).any(|wait| wait > LONGEST_WAIT) {
+            return error("the lease or its wait is over an hour; write for instance 5s".into());
         }
         if self.lease.is_some_and(|lease| lease < Duration::from_secs(1)) {
             return error(
@@ -312,7 +321,9 @@ mod tests {
             ("memcache://a:99999", "`a:99999` has a port"),
             ("memcache://a:11211,a:11211", "`a:11211` is given twice"),
             ("memcache://a:1/?timeout=50", "`timeout=50`"),
-            ("memcache://a:1?timeout=0ms", "timeout is zero"),
+            ("memcache://a:1?timeout=0ms", "timeout 0ns"),
+            ("memcache://a:1?timeout=2h", "timeout 7200s"),
+            ("memcache://a:1?lease_wait=2h", "over an hour"),
             ("memcache://a:1?tiemout=50ms", "`tiemout`"),
             ("memcache://a:1?namespace=My Shop", "namespace `My Shop`"),
             ("memcache://a:1?namespace", "`namespace` has no value"),

@@ -15,6 +15,9 @@ use crate::value::{Value, ValueType, Verdict};
 /// default of one that another process may overwrite.
 pub(crate) const UNCONFIRMED: Duration = Duration::from_secs(5);
 
+/// A longer lifetime than this is cut to it: nothing outlives it, and clocks can be added to it.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 /// What a value weighs that the codec cannot write: it is not free, and not much else is known.
 pub(crate) const UNKNOWN_WEIGHT: usize = 4096;
 
@@ -135,7 +138,7 @@ impl Site {
             false => verdict.ttl,
         });
         let declared = self.ttl.or(self.declaration.declared_ttl());
-        let ttl = judged.or(declared).unwrap_or(config.default_ttl);
+        let ttl = judged.or(declared).unwrap_or(config.default_ttl).min(FOR_EVER);
         let ttl = match config.jitter {
             0.0 => ttl,
             jitter => ttl.mul_f64(1.0 - jitter * random()),
@@ -152,7 +155,7 @@ impl Site {
                 Duration::from_secs(u64::from(seconds - 1)).min(bound.unwrap_or(unbounded))
             }
         };
-        Lifetime { ttl, local, kept: self.declaration.kept_for_errors() }
+        Lifetime { ttl, local, kept: self.declaration.kept_for_errors().min(FOR_EVER) }
     }
 
     /// The value of a frame, if it is this key's, whole, and of this build's type.

@@ -29,6 +29,13 @@ pub(crate) struct Args {
     pub(crate) ttl: Option<Given<Expr>>,
     pub(crate) cache: Option<Given<Expr>>,
     pub(crate) entry: Option<Given<Ident>>,
+    pub(crate) ttl_with: Option<Given<Expr>>,
+    pub(crate) local_ttl: Option<Given<LitStr>>,
+    pub(crate) none_ttl: Option<Given<LitStr>>,
+    pub(crate) cache_if: Option<Given<Expr>>,
+    pub(crate) stale_if_error: Option<Given<LitStr>>,
+    pub(crate) local: Option<Given<bool>>,
+    pub(crate) remote: Option<Given<bool>>,
     pub(crate) infallible: Option<Given<()>>,
     pub(crate) krate: Option<Given<Path>>,
     /// Every option that somebody tried to write, misspelt ones by the name that was meant.
@@ -42,8 +49,8 @@ struct Syntax {
     name: &'static str,
     /// How to write it, for the error when it was written otherwise.
     usage: &'static str,
-    /// Reads what follows the name; `None` for an option that does nothing yet.
-    read: Option<Read>,
+    /// Reads what follows the name.
+    read: Read,
 }
 
 type Read = fn(&mut Args, Ident, ParseStream<'_>) -> Result<(), Wrong>;
@@ -52,67 +59,99 @@ const OPTIONS: &[Syntax] = &[
     Syntax {
         name: "name",
         usage: "name = \"payment\"",
-        read: Some(|args, key, input| once(&mut args.name, key, string(value(input)?)?)),
+        read: |args, key, input| once(&mut args.name, key, string(value(input)?)?),
     },
     Syntax {
         name: "version",
         usage: "version = state",
-        read: Some(|args, key, input| once(&mut args.version, key, value(input)?)),
+        read: |args, key, input| once(&mut args.version, key, value(input)?),
     },
     Syntax {
         name: "overwrite",
         usage: "overwrite(reason = \"…\")",
-        read: Some(|args, key, input| {
+        read: |args, key, input| {
             let reason = reason(&key, input)?;
             once(&mut args.overwrite, key, reason)
-        }),
+        },
     },
     Syntax {
         name: "identifier",
         usage: "identifier = (number, region)",
-        read: Some(|args, key, input| once(&mut args.identifier, key, value(input)?)),
+        read: |args, key, input| once(&mut args.identifier, key, value(input)?),
     },
     Syntax {
         name: "skip",
         usage: "skip(client)",
-        read: Some(|args, key, input| once(&mut args.skip, key, names(input)?)),
+        read: |args, key, input| once(&mut args.skip, key, names(input)?),
     },
     Syntax {
         name: "ttl",
         usage: "ttl = \"30m\"",
-        read: Some(|args, key, input| once(&mut args.ttl, key, value(input)?)),
+        read: |args, key, input| once(&mut args.ttl, key, value(input)?),
     },
     Syntax {
         name: "cache",
         usage: "cache = client.cache",
-        read: Some(|args, key, input| once(&mut args.cache, key, value(input)?)),
+        read: |args, key, input| once(&mut args.cache, key, value(input)?),
     },
     Syntax {
         name: "entry",
         usage: "entry = payment_entry",
-        read: Some(|args, key, input| once(&mut args.entry, key, name(value(input)?)?)),
+        read: |args, key, input| once(&mut args.entry, key, name(value(input)?)?),
     },
     Syntax {
         name: "infallible",
         usage: "infallible",
-        read: Some(|args, key, input| {
+        read: |args, key, input| {
             flag(&key, input)?;
             once(&mut args.infallible, key, ())
-        }),
+        },
     },
     Syntax {
         name: "crate",
         usage: "crate = path::to::cached_core",
-        read: Some(|args, key, input| once(&mut args.krate, key, path(value(input)?)?)),
+        read: |args, key, input| once(&mut args.krate, key, path(value(input)?)?),
     },
-    Syntax { name: "ttl_with", usage: "ttl_with = |value| value.lifetime()", read: None },
-    Syntax { name: "local_ttl", usage: "local_ttl = \"5s\"", read: None },
-    Syntax { name: "none_ttl", usage: "none_ttl = \"30s\"", read: None },
-    Syntax { name: "cache_if", usage: "cache_if = |value| value.is_final()", read: None },
-    Syntax { name: "stale_if_error", usage: "stale_if_error = \"1h\"", read: None },
-    Syntax { name: "refresh_ahead", usage: "refresh_ahead = \"5m\"", read: None },
-    Syntax { name: "local", usage: "local = false", read: None },
-    Syntax { name: "remote", usage: "remote = false", read: None },
+    Syntax {
+        name: "ttl_with",
+        usage: "ttl_with = |value| value.lifetime()",
+        read: |args, key, input| once(&mut args.ttl_with, key, value(input)?),
+    },
+    Syntax {
+        name: "local_ttl",
+        usage: "local_ttl = \"5s\"",
+        read: |args, key, input| once(&mut args.local_ttl, key, string(value(input)?)?),
+    },
+    Syntax {
+        name: "none_ttl",
+        usage: "none_ttl = \"30s\"",
+        read: |args, key, input| once(&mut args.none_ttl, key, string(value(input)?)?),
+    },
+    Syntax {
+        name: "cache_if",
+        usage: "cache_if = |value| value.is_final()",
+        read: |args, key, input| once(&mut args.cache_if, key, value(input)?),
+    },
+    Syntax {
+        name: "stale_if_error",
+        usage: "stale_if_error = \"1h\"",
+        read: |args, key, input| once(&mut args.stale_if_error, key, string(value(input)?)?),
+    },
+    Syntax {
+        name: "refresh_ahead",
+        usage: "refresh_ahead = \"5m\"",
+        read: |_, key, _| Err(refused(&key, format!("option `{key}` is not supported yet"))),
+    },
+    Syntax {
+        name: "local",
+        usage: "local = false",
+        read: |args, key, input| once(&mut args.local, key, boolean(value(input)?)?),
+    },
+    Syntax {
+        name: "remote",
+        usage: "remote = false",
+        read: |args, key, input| once(&mut args.remote, key, boolean(value(input)?)?),
+    },
 ];
 
 /// Why an option could not be read.
@@ -178,12 +217,7 @@ impl Args {
             return;
         };
         self.attempted.push(syntax.name);
-        let Some(read) = syntax.read else {
-            errors.at(key.span(), format!("option `{written}` is not supported yet"));
-            skip_value(input);
-            return;
-        };
-        match read(self, key.clone(), input) {
+        match (syntax.read)(self, key.clone(), input) {
             Ok(()) => {}
             Err(Wrong::Form(shown)) => {
                 let message = format!("option `{written}` is written `{}`", syntax.usage);
@@ -205,8 +239,7 @@ impl Args {
     fn unknown(&mut self, key: &Ident, errors: &mut Errors) {
         let meant = nearest(&key.to_string(), OPTIONS.iter().map(|syntax| syntax.name));
         let Some(syntax) = OPTIONS.iter().find(|syntax| Some(syntax.name) == meant) else {
-            let names = OPTIONS.iter().filter(|option| option.read.is_some());
-            let names = listed(names.map(|option| option.name));
+            let names = listed(OPTIONS.iter().map(|option| option.name));
             errors.at(key.span(), format!("unknown option `{key}`; the options are {names}"));
             return;
         };
@@ -248,6 +281,13 @@ fn value(input: ParseStream<'_>) -> Result<Expr, Wrong> {
 fn string(value: Expr) -> Result<LitStr, Wrong> {
     match value {
         Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Ok(text),
+        other => Err(Wrong::Form(other.into_token_stream())),
+    }
+}
+
+fn boolean(value: Expr) -> Result<bool, Wrong> {
+    match value {
+        Expr::Lit(ExprLit { lit: Lit::Bool(flag), .. }) => Ok(flag.value),
         other => Err(Wrong::Form(other.into_token_stream())),
     }
 }

@@ -41,15 +41,15 @@ pub(crate) fn expand(
     let overwritable = cached.reason.is_some();
     let entry = krate.private(Span::call_site(), "entry");
     let key = Key { cached, krate, generics: &companion.generics };
-    let (cache, types, identifier, version, ttl) =
-        (key.cache(), key.types(), key.identifier(), key.version(), key.ttl());
+    let (cache, types, identifier, version, rules) =
+        (key.cache(), key.types(), key.identifier(), key.version(), key.rules());
     let head = head(cached.function, companion, cached.whole, overwritable, krate);
     let span = companion.place();
     quote_spanned! {span=>
         #head {
             let #declaration = #declared;
             let #returns = #returns_value;
-            #entry(#declaration, #returns, #cache, #types, #identifier, #version) #ttl
+            #entry(#declaration, #returns, #cache, #types, #identifier, #version) #rules
         }
     }
 }

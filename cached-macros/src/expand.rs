@@ -12,7 +12,7 @@ use syn::{Expr, Generics, Path, Type};
 use crate::args::Args;
 use crate::companion::{Companion, borrows, type_and_const_params};
 
-use crate::item::{Parameter, is_punct};
+use crate::item::{Parameter, is_punct, mentions};
 use crate::validate::{Cached, Ttl};
 
 /// The path of the runtime crate.
@@ -66,8 +66,8 @@ pub(crate) fn function(
     let generics =
         companion.map_or(&cached.function.signature.generics, |companion| &companion.generics);
     let key = Key { cached, krate, generics };
-    let (cache, types, identifier, version, ttl) =
-        (key.cache(), key.types(), key.identifier(), key.version(), key.ttl());
+    let (cache, types, identifier, version, rules) =
+        (key.cache(), key.types(), key.identifier(), key.version(), key.rules());
     let body = in_braces_of(cached.body, &{
         let (taken, edge) = (take_over(cached), fake_return_edge(cached.returned));
         let rest = inner.rest;
@@ -78,7 +78,7 @@ pub(crate) fn function(
         &quote! {
             let #declaration = #declared;
             let #returns = #returns_value;
-            let #call = #begin::begin(#declaration, #returns, #cache, #types, #identifier, #version) #ttl;
+            let #call = #begin::begin(#declaration, #returns, #cache, #types, #identifier, #version) #rules;
             let #fetch = async move #body;
             #call.answer(::core::pin::pin!(#fetch)).await
         },
@@ -95,13 +95,19 @@ fn declaration_static(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
         Ttl::Milliseconds(ttl) => Some(quote!(.ttl(::core::time::Duration::from_millis(#ttl)))),
         Ttl::Default | Ttl::Expression(_) => None,
     };
+    let lifetimes = cached.lifetimes.iter().map(|(option, milliseconds)| {
+        let option = Ident::new(option, Span::call_site());
+        quote!(.#option(::core::time::Duration::from_millis(#milliseconds)))
+    });
+    let [local, remote] = cached.tiers;
+    let tiers = (!local || !remote).then(|| quote!(.tiers(#local, #remote)));
     let overwrite = cached.reason.map(|reason| quote!(.overwrite(#reason)));
     quote! {{
         #[#linkme::distributed_slice(#slice)]
         #[linkme(crate = #linkme)]
         static DECLARATION: #declaration = #declaration::new(
             #name, #function, ::core::file!(), ::core::line!(), ::core::column!(),
-        ) #ttl #overwrite;
+        ) #ttl #(#lifetimes)* #tiers #overwrite;
         &DECLARATION
     }}
 }
@@ -164,11 +170,19 @@ impl Key<'_> {
         optional(self.cached.version.map(|version| self.part(version)))
     }
 
-    pub(crate) fn ttl(&self) -> TokenStream {
-        match self.cached.ttl {
-            Ttl::Expression(ttl) => quote_spanned!(ttl.span()=> .ttl(#ttl)),
-            Ttl::Default | Ttl::Milliseconds(_) => TokenStream::new(),
-        }
+    /// What else is told to the runtime, each by a method of what the call begins with.
+    pub(crate) fn rules(&self) -> TokenStream {
+        let ttl = match self.cached.ttl {
+            Ttl::Expression(ttl) => Some(("ttl", ttl)),
+            Ttl::Default | Ttl::Milliseconds(_) => None,
+        };
+        let rules = ttl.into_iter().chain(self.cached.rules.iter().copied());
+        rules
+            .map(|(rule, expression)| {
+                let rule = Ident::new(rule, expression.span());
+                quote_spanned!(expression.span()=> .#rule(#expression))
+            })
+            .collect()
     }
 
     fn part(&self, part: &Expr) -> TokenStream {
@@ -206,14 +220,22 @@ fn borrowed(expression: &Expr) -> TokenStream {
 /// it says of a local names it, what it says of a captured variable does not.
 fn take_over(cached: &Cached<'_>) -> TokenStream {
     let all = cached.function.parameters.iter().filter(|parameter| parameter.ident != "self");
-    let (skipped, in_key): (Vec<_>, Vec<_>) =
-        all.partition(|parameter| cached.skipped.contains(&parameter.ident));
+    let in_option = |name: &Ident| {
+        let ttl = match cached.ttl {
+            Ttl::Expression(ttl) => Some(ttl),
+            Ttl::Default | Ttl::Milliseconds(_) => None,
+        };
+        cached.cache.into_iter().chain(ttl).any(|option| mentions(option, name))
+    };
+    let (skipped, in_key): (Vec<_>, Vec<_>) = all.partition(|parameter| {
+        cached.skipped.contains(&parameter.ident) && !in_option(&parameter.ident)
+    });
     let bind = |parameters: &[&Parameter]| {
         let names: Vec<&Ident> = parameters.iter().map(|parameter| &parameter.ident).collect();
         let mutability = parameters.iter().map(|parameter| &parameter.mutability);
         (!names.is_empty()).then(|| quote!(let (#(#mutability #names,)*) = (#(#names,)*);))
     };
-    // A parameter that is in the key is used, even where the body does not use it.
+    // A parameter of the key or of an option is used, even where the body does not use it.
     let in_key = bind(&in_key).map(|bind| quote!(#[allow(unused_variables)] #bind));
     let skipped = bind(&skipped);
     quote!(#in_key #skipped)

@@ -5,7 +5,7 @@ use quote::ToTokens;
 use syn::visit::Visit;
 use syn::{Expr, ExprLit, ExprPath, Lit, LitStr, Type};
 
-use crate::args::Args;
+use crate::args::{Args, Given};
 use crate::errors::{Errors, listed, nearest};
 use crate::item::{Function, Parameter, mentions};
 use crate::{literal, signature};
@@ -22,6 +22,12 @@ pub(crate) struct Cached<'a> {
     pub(crate) version: Option<&'a Expr>,
     pub(crate) skipped: &'a [Ident],
     pub(crate) ttl: Ttl<'a>,
+    /// Further lifetimes: the declaration's method that sets one, and its milliseconds.
+    pub(crate) lifetimes: Vec<(&'static str, u64)>,
+    /// What is asked of each value: the runtime's method that takes it, and the function.
+    pub(crate) rules: Vec<(&'static str, &'a Expr)>,
+    /// Whether the local and the remote tier are used.
+    pub(crate) tiers: [bool; 2],
     pub(crate) cache: Option<&'a Expr>,
     /// The returned value is cached whole, whatever its type.
     pub(crate) whole: bool,
@@ -43,6 +49,8 @@ pub(crate) fn validate<'a>(
     let name = name(args, function, errors);
     let reason = reason(args, errors);
     let ttl = ttl(args, errors);
+    let lifetimes = lifetimes(args, errors);
+    let tiers = tiers(args, errors);
     entry(args, function, errors);
     overwriting(args, errors);
     waiting(args, errors);
@@ -64,6 +72,9 @@ pub(crate) fn validate<'a>(
         version: args.version.as_ref().map(|version| &version.value),
         skipped: args.skip.as_ref().map(|skip| skip.value.as_slice()).unwrap_or_default(),
         ttl,
+        lifetimes,
+        rules: rules(args),
+        tiers,
         cache: args.cache.as_ref().map(|cache| &cache.value),
         whole: args.infallible.is_some(),
     })
@@ -119,6 +130,45 @@ fn ttl<'a>(args: &'a Args, errors: &mut Errors) -> Ttl<'a> {
     }
 }
 
+/// The lifetimes that are always texts.
+fn lifetimes(args: &Args, errors: &mut Errors) -> Vec<(&'static str, u64)> {
+    let given = [
+        ("local_ttl", &args.local_ttl),
+        ("none_ttl", &args.none_ttl),
+        ("stale_if_error", &args.stale_if_error),
+    ];
+    let mut lifetimes = Vec::new();
+    for (option, given) in given {
+        let Some(given) = given else { continue };
+        match literal::milliseconds(&given.value.value()) {
+            Ok(milliseconds) => lifetimes.push((option, milliseconds)),
+            Err(message) => errors.on(&given.value, message),
+        }
+    }
+    lifetimes
+}
+
+fn rules(args: &Args) -> Vec<(&'static str, &Expr)> {
+    let given = [("cache_if", &args.cache_if), ("ttl_with", &args.ttl_with)];
+    given.into_iter().filter_map(|(rule, given)| Some((rule, &given.as_ref()?.value))).collect()
+}
+
+fn tiers(args: &Args, errors: &mut Errors) -> [bool; 2] {
+    let uses = |given: &Option<Given<bool>>| given.as_ref().is_none_or(|given| given.value);
+    let tiers = [uses(&args.local), uses(&args.remote)];
+    if let (Some(remote), [false, false]) = (&args.remote, tiers) {
+        let message = "without the local and the remote tier nothing is cached; \
+            leave one of them, or remove the attribute";
+        errors.on(&remote.key, message);
+    }
+    if let (Some(local_ttl), [false, true]) = (&args.local_ttl, tiers) {
+        let message = "without the local tier there is nothing that `local_ttl` bounds; \
+            remove it, or `local = false`";
+        errors.on(&local_ttl.key, message);
+    }
+    tiers
+}
+
 fn entry(args: &Args, function: &Function, errors: &mut Errors) {
     if let Some(entry) = args.entry.as_ref().filter(|entry| entry.value == function.signature.ident)
     {
@@ -150,7 +200,8 @@ fn waiting(args: &Args, errors: &mut Errors) {
             _ => None,
         })
     }
-    for option in [&args.identifier, &args.version, &args.cache, &args.ttl].into_iter().flatten() {
+    let options = [&args.identifier, &args.version, &args.cache, &args.ttl];
+    for option in options.into_iter().chain([&args.cache_if, &args.ttl_with]).flatten() {
         if let Some(found) = find_await(option.value.to_token_stream()) {
             let message =
                 format!("`{}` cannot await; pass what it needs as a parameter", option.key);

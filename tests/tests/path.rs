@@ -553,3 +553,30 @@ async fn type_and_const_arguments_are_part_of_the_key() {
         })
         .await;
 }
+
+#[coordinator_cached(name = "instant", version = number, skip(upstream))]
+async fn instant(upstream: &Upstream, number: u32) -> Result<u32, Down> {
+    upstream.answer().await;
+    Ok(number)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_comes_just_after_the_fetch_does_not_fetch_again() {
+    const KEYS: u32 = 20_000;
+    let cache = local().await;
+    let upstream = Upstream::default();
+    let tasks: Vec<_> = (0..2)
+        .map(|_| {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move {
+                for number in 0..KEYS {
+                    assert_eq!(instant(&upstream, number).await, Ok(number));
+                }
+            }))
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("no call panics");
+    }
+    assert_eq!(upstream.fetches(), KEYS as usize);
+}

@@ -2,7 +2,7 @@
 
 use cached_core::coordinator_cached;
 
-#[coordinator_cached(name = "payment", version = state, stale_if_error = "1h")]
+#[coordinator_cached(name = "payment", version = state, refresh_ahead = "5m")]
 async fn fetch(number: &str, state: u8) -> Result<String, String> {
     Ok(format!("{number}{state}"))
 }

@@ -1,0 +1,324 @@
+//! The attribute's options, each by what it does.
+#![allow(missing_docs)]
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use cached_core::{Cache, Tier, coordinator_cached};
+use cached_tests::Memcached;
+use serde::{Deserialize, Serialize};
+
+#[derive(Default)]
+struct Upstream {
+    fetches: AtomicUsize,
+    fails: AtomicBool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Down;
+
+impl Upstream {
+    fn answer(&self) -> Result<usize, Down> {
+        let count = self.fetches.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.fails.load(Ordering::SeqCst) { Err(Down) } else { Ok(count) }
+    }
+
+    fn fetches(&self) -> usize {
+        self.fetches.load(Ordering::SeqCst)
+    }
+}
+
+async fn local() -> Cache {
+    Cache::builder().build().await.expect("the defaults fit")
+}
+
+async fn process(memcached: &Memcached) -> Cache {
+    let builder = Cache::builder().memcached([memcached.address()]);
+    builder.remote_timeout(Duration::from_secs(1)).build().await.expect("fits")
+}
+
+async fn after(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Token {
+    count: usize,
+    lives: Duration,
+}
+
+#[coordinator_cached(
+    name = "token",
+    version = user,
+    skip(upstream, lives),
+    ttl_with = |token| token.lives,
+    entry = token_entry
+)]
+async fn token(upstream: &Upstream, user: u32, lives: Duration) -> Result<Token, Down> {
+    Ok(Token { count: upstream.answer()?, lives })
+}
+
+#[tokio::test]
+async fn ttl_with_takes_the_lifetime_from_the_value() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            let brief = Duration::from_millis(100);
+            token(&upstream, 1, brief).await.expect("fetched");
+            token(&upstream, 2, Duration::from_secs(60)).await.expect("fetched");
+            assert_eq!(token(&upstream, 1, brief).await.expect("cached").count, 1);
+            after(150).await;
+            assert_eq!(token(&upstream, 1, brief).await.expect("fetched").count, 3);
+            assert_eq!(token(&upstream, 2, brief).await.expect("cached").count, 2);
+            // A value without any lifetime left is not cached.
+            assert_eq!(token(&upstream, 3, Duration::ZERO).await.expect("fetched").count, 4);
+            assert_eq!(token(&upstream, 3, Duration::ZERO).await.expect("fetched").count, 5);
+            // What is added lives as its value says, too.
+            assert!(token_entry(4).add(Token { count: 0, lives: brief }).await);
+            assert!(token_entry(4).get().await.is_found());
+            after(150).await;
+            assert!(!token_entry(4).get().await.is_found());
+        })
+        .await;
+}
+
+#[coordinator_cached(name = "lasting", version = user, ttl = lives, skip(upstream, lives))]
+async fn lasting(upstream: &Upstream, user: u32, lives: Duration) -> Result<usize, Down> {
+    upstream.answer()
+}
+
+#[tokio::test]
+async fn ttl_may_be_an_expression_of_any_length() {
+    let upstream = Upstream::default();
+    let memcached = Memcached::start();
+    for cache in [local().await, process(&memcached).await] {
+        let fetched = upstream.fetches();
+        cache
+            .scope(async {
+                for lives in [Duration::MAX, Duration::from_secs(u64::MAX / 2)] {
+                    let user = lives.as_secs() as u32;
+                    let first = lasting(&upstream, user, lives).await;
+                    assert_eq!(lasting(&upstream, user, lives).await, first);
+                }
+                lasting(&upstream, 1, Duration::from_millis(80)).await.expect("fetched");
+                lasting(&upstream, 1, Duration::from_millis(80)).await.expect("cached");
+                after(120).await;
+                lasting(&upstream, 1, Duration::from_millis(80)).await.expect("fetched");
+            })
+            .await;
+        cache.flush().await;
+        assert!(upstream.fetches() - fetched <= 4, "{}", upstream.fetches() - fetched);
+    }
+}
+
+#[coordinator_cached(
+    name = "maybe",
+    version = user,
+    skip(upstream, known),
+    none_ttl = "150ms",
+    entry = maybe_entry
+)]
+async fn maybe(upstream: &Upstream, user: u32, known: bool) -> Result<Option<usize>, Down> {
+    let count = upstream.answer()?;
+    Ok(known.then_some(count))
+}
+
+#[tokio::test]
+async fn none_ttl_caches_a_none_for_so_long() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            assert_eq!(maybe(&upstream, 1, false).await, Ok(None));
+            assert_eq!(maybe(&upstream, 1, true).await, Ok(None));
+            assert_eq!(maybe_entry(1).get().await.into_option(), Some(None));
+            assert_eq!(maybe(&upstream, 2, true).await, Ok(Some(2)));
+            after(200).await;
+            assert_eq!(maybe(&upstream, 1, true).await, Ok(Some(3)));
+            assert_eq!(maybe(&upstream, 2, true).await, Ok(Some(2)), "a `Some` has the ttl");
+        })
+        .await;
+}
+
+#[coordinator_cached(
+    name = "finished",
+    version = user,
+    skip(upstream),
+    cache_if = |count| count % 2 == 0,
+    entry = finished_entry
+)]
+async fn finished(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+    upstream.answer()
+}
+
+#[tokio::test]
+async fn cache_if_caches_only_what_it_is_true_for() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            assert_eq!(finished(&upstream, 1).await, Ok(1));
+            assert_eq!(finished(&upstream, 1).await, Ok(2));
+            assert_eq!(finished(&upstream, 1).await, Ok(2));
+            assert!(!finished_entry(2).add(3).await);
+            assert!(finished_entry(2).add(4).await);
+        })
+        .await;
+}
+
+#[coordinator_cached(name = "bounded", version = user, local_ttl = "100ms", skip(upstream))]
+async fn bounded(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+    upstream.answer()
+}
+
+#[tokio::test]
+async fn local_ttl_bounds_the_local_tier_alone() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached).await;
+    let upstream = Upstream::default();
+    cache.scope(bounded(&upstream, 1)).await.expect("fetched");
+    cache.flush().await;
+    cache.scope(bounded(&upstream, 1)).await.expect("cached");
+    after(150).await;
+    cache.scope(bounded(&upstream, 1)).await.expect("cached");
+    let stats = cache.stats().get("bounded").expect("called");
+    assert_eq!((stats.fetches, stats.local_hits, stats.remote_hits), (1, 1, 1));
+}
+
+#[coordinator_cached(
+    name = "remote_only",
+    version = user,
+    local = false,
+    skip(upstream),
+    entry = remote_only_entry
+)]
+async fn remote_only(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+    upstream.answer()
+}
+
+#[coordinator_cached(
+    name = "local_only",
+    version = user,
+    remote = false,
+    skip(upstream),
+    entry = local_only_entry
+)]
+async fn local_only(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+    upstream.answer()
+}
+
+#[tokio::test]
+async fn a_tier_can_be_left_out() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached).await;
+    let upstream = Upstream::default();
+    cache
+        .scope(async {
+            assert_eq!(remote_only(&upstream, 1).await, Ok(1));
+            cache.flush().await;
+            assert_eq!(remote_only(&upstream, 1).await, Ok(1));
+            assert_eq!(remote_only_entry(1).get().await.tier(), Some(Tier::Remote));
+            assert!(remote_only_entry(2).add(7).await);
+            assert_eq!(remote_only(&upstream, 2).await, Ok(7));
+
+            assert_eq!(local_only(&upstream, 1).await, Ok(2));
+            cache.flush().await;
+            assert_eq!(local_only(&upstream, 1).await, Ok(2));
+            assert_eq!(local_only_entry(1).get().await.tier(), Some(Tier::Local));
+            let key = local_only_entry(1).key().to_string();
+            assert_eq!(memcached.remaining(&key), None, "nothing went to memcached");
+        })
+        .await;
+}
+
+#[coordinator_cached(
+    name = "kept",
+    version = user,
+    ttl = "2s",
+    stale_if_error = "3s",
+    skip(upstream),
+    entry = kept_entry
+)]
+async fn kept(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+    upstream.answer()
+}
+
+#[tokio::test]
+async fn stale_if_error_serves_an_expired_value_when_the_fetch_fails() {
+    let upstream = Upstream::default();
+    let cache = local().await;
+    cache
+        .scope(async {
+            assert_eq!(kept(&upstream, 1).await, Ok(1));
+            upstream.fails.store(true, Ordering::SeqCst);
+            after(2100).await;
+            assert!(!kept_entry(1).get().await.is_found(), "it has expired");
+            assert_eq!(kept(&upstream, 1).await, Ok(1));
+            assert_eq!(kept(&upstream, 1).await, Ok(1));
+            assert_eq!(upstream.fetches(), 3, "each call tries");
+            assert_eq!(kept(&upstream, 2).await, Err(Down), "there is nothing to serve");
+            upstream.fails.store(false, Ordering::SeqCst);
+            assert_eq!(kept(&upstream, 1).await, Ok(5));
+            assert_eq!(kept(&upstream, 1).await, Ok(5), "replaced");
+            upstream.fails.store(true, Ordering::SeqCst);
+            after(5200).await;
+            assert_eq!(kept(&upstream, 1).await, Err(Down), "kept no longer than declared");
+        })
+        .await;
+    assert_eq!(cache.stats().get("kept").expect("called").stale_answers, 2);
+}
+
+#[tokio::test]
+async fn stale_if_error_also_serves_what_another_process_left_in_memcached() {
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let upstream = Upstream::default();
+    assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));
+    a.flush().await;
+    upstream.fails.store(true, Ordering::SeqCst);
+    after(2200).await;
+    assert_eq!(b.scope(kept(&upstream, 1)).await, Ok(1));
+    assert_eq!(b.stats().get("kept").expect("called").stale_answers, 1);
+    // When it works again, what expired is replaced, for everybody.
+    upstream.fails.store(false, Ordering::SeqCst);
+    let fetched = b.scope(kept(&upstream, 1)).await.expect("fetched");
+    assert!(fetched > 1);
+    b.flush().await;
+    let c = process(&memcached).await;
+    assert_eq!(c.scope(kept(&upstream, 1)).await, Ok(fetched));
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Settings {
+    theme: String,
+}
+
+#[coordinator_cached(name = "settings", version = user, infallible, skip(upstream))]
+async fn settings(upstream: &Upstream, user: u32) -> Settings {
+    Settings { theme: format!("{:?}", upstream.answer()) }
+}
+
+type Answer = Result<usize, String>;
+
+#[coordinator_cached(name = "mistaken", version = user, infallible, skip(upstream))]
+async fn mistaken(upstream: &Upstream, user: u32) -> Answer {
+    upstream.answer().map_err(|_| "down".to_owned())
+}
+
+#[tokio::test]
+async fn infallible_caches_the_returned_value_whole_but_never_an_error() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            let first = settings(&upstream, 1).await;
+            assert_eq!(settings(&upstream, 1).await, first);
+            assert_eq!(upstream.fetches(), 1);
+            upstream.fails.store(true, Ordering::SeqCst);
+            assert!(mistaken(&upstream, 1).await.is_err());
+            upstream.fails.store(false, Ordering::SeqCst);
+            assert_eq!(mistaken(&upstream, 1).await, Ok(3));
+        })
+        .await;
+}
