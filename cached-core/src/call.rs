@@ -48,7 +48,7 @@ struct Fetching {
 enum Right {
     /// There is no remote tier.
     LocalOnly,
-    /// The lease was won.
+    /// The lease was won, to fill what is missing or to replace what has expired.
     Lease(Lease),
     /// An item may be replaced, if it is still what was read.
     Replace(u64),
@@ -264,8 +264,14 @@ impl Missed {
             return Taken::Now(Acquired::without_stale(right));
         }
         let Some(fresh) = lifetime.left_of(&item) else {
-            let acquired = Acquired::Right { right: replace, stale: Some(value) };
-            return if item.won { Taken::Now(acquired) } else { Taken::Later(acquired) };
+            let stale = Some(value);
+            return match (item.won, site.remote()) {
+                (true, Some((remote, key))) => {
+                    let right = Right::Lease(Lease::of_item(remote, key, &item));
+                    Taken::Now(Acquired::Right { right, stale })
+                }
+                _ => Taken::Later(Acquired::Right { right: replace, stale }),
+            };
         };
         let life = lifetime.local_life(fresh.min(lifetime.local));
         site.publish(ticket, Write::Once, &value, weight, life);

@@ -12,6 +12,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -419,14 +420,13 @@ impl Watch {
                 while flights.is_empty() {
                     flights = self.added.wait(flights).unwrap_or_else(PoisonError::into_inner);
                 }
-                flights.retain(|flight| {
-                    flight.upgrade().is_some_and(|flight| flight.outcome.get().is_none())
-                });
+                flights.retain(|flight| flight.strong_count() > 0);
                 flights.iter().filter_map(Weak::upgrade).collect()
             };
             let now = now();
             flights.iter().for_each(|flight| flight.look(now));
-            drop(flights);
+            // Ours may be the last reference to a value of the program's, whose `Drop` may panic.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(flights)));
             std::thread::sleep(LOOK);
         }
     }

@@ -554,29 +554,44 @@ async fn type_and_const_arguments_are_part_of_the_key() {
         .await;
 }
 
-#[coordinator_cached(name = "instant", version = number, skip(upstream))]
-async fn instant(upstream: &Upstream, number: u32) -> Result<u32, Down> {
-    upstream.answer().await;
-    Ok(number)
+/// Signals that a call has looked, and waits until it may go on; run between its look at the local
+/// tier and its joining the flight.
+struct Gate {
+    looked: std::sync::mpsc::Sender<()>,
+    go_on: std::sync::mpsc::Receiver<()>,
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_that_comes_just_after_the_fetch_does_not_fetch_again() {
-    const KEYS: u32 = 20_000;
+fn between(gate: Option<&Gate>) -> Duration {
+    if let Some(gate) = gate {
+        gate.looked.send(()).expect("somebody waits");
+        gate.go_on.recv().expect("somebody lets it go on");
+    }
+    Duration::from_secs(60)
+}
+
+#[coordinator_cached(name = "gated", version = number, ttl = between(gate), skip(upstream, gate))]
+async fn gated(upstream: &Upstream, number: u32, gate: Option<&Gate>) -> Result<usize, Down> {
+    Ok(upstream.answer().await)
+}
+
+#[tokio::test]
+async fn a_caller_that_looked_before_a_fetch_ended_and_joins_after_it_does_not_fetch_again() {
     let cache = local().await;
     let upstream = Upstream::default();
-    let tasks: Vec<_> = (0..2)
-        .map(|_| {
-            let upstream = upstream.clone();
-            tokio::spawn(cache.scope(async move {
-                for number in 0..KEYS {
-                    assert_eq!(instant(&upstream, number).await, Ok(number));
-                }
-            }))
-        })
-        .collect();
-    for task in tasks {
-        task.await.expect("no call panics");
-    }
-    assert_eq!(upstream.fetches(), KEYS as usize);
+    let (looked, has_looked) = std::sync::mpsc::channel();
+    let (lets_go_on, go_on) = std::sync::mpsc::channel();
+    let late = std::thread::spawn({
+        let (cache, upstream) = (cache.clone(), upstream.clone());
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let gate = Gate { looked, go_on };
+            let call = cache.scope(async { gated(&upstream, 7, Some(&gate)).await });
+            runtime.expect("a runtime").block_on(call)
+        }
+    });
+    has_looked.recv().expect("it looks");
+    assert_eq!(cache.scope(gated(&upstream, 7, None)).await, Ok(1));
+    lets_go_on.send(()).expect("it waits");
+    assert_eq!(late.join().expect("no panic"), Ok(1));
+    assert_eq!(upstream.fetches(), 1);
 }

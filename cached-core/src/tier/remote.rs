@@ -180,10 +180,12 @@ impl RemoteKey {
         lease: Duration,
         kept: Duration,
     ) -> Result<Found, RemoteError> {
-        let lease = LeaseTerms {
-            seconds: whole_seconds(lease).max(1),
-            replace_before: whole_seconds(kept),
+        let replace_before = match whole_seconds(kept) {
+            0 => 0,
+            // As the caller counts: an item may be gone a second before the server says so.
+            kept => kept.saturating_add(2),
         };
+        let lease = LeaseTerms { seconds: whole_seconds(lease).max(1), replace_before };
         self.server.read(&self.key, Some(lease)).await
     }
 
@@ -220,11 +222,21 @@ pub(crate) struct Lease {
     remote: Arc<Remote>,
     key: RemoteKey,
     cas: Option<u64>,
+    /// When the item goes that the lease lets its holder replace; `None` where there is no item.
+    item_gone: Option<Instant>,
 }
 
 impl Lease {
+    /// To fill what is missing.
     pub(crate) fn new(remote: &Arc<Remote>, key: RemoteKey, cas: u64) -> Lease {
-        Lease { remote: Arc::clone(remote), key, cas: Some(cas) }
+        Lease { remote: Arc::clone(remote), key, cas: Some(cas), item_gone: None }
+    }
+
+    /// To replace an item.
+    pub(crate) fn of_item(remote: &Arc<Remote>, key: RemoteKey, item: &Item) -> Lease {
+        let mut lease = Lease::new(remote, key, item.cas);
+        lease.item_gone = Some(item.gone);
+        lease
     }
 
     /// The CAS to fill under; the lease is used up.
@@ -236,10 +248,16 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let Some(cas) = self.cas else { return };
-        let key = self.key.clone();
+        let (key, item_gone) = (self.key.clone(), self.item_gone);
         self.remote.in_background(async move {
-            // Best effort: the lease runs out by itself.
-            let _ = key.delete(Some(cas)).await;
+            // Best effort: the lease runs out by itself, and an item goes.
+            let _ = match item_gone {
+                None => key.delete(Some(cas)).await,
+                Some(gone) => {
+                    let left = gone.saturating_duration_since(Instant::now());
+                    key.server.let_others_win(&key.key, cas, whole_seconds(left).max(1)).await
+                }
+            };
         });
     }
 }

@@ -124,6 +124,19 @@ impl Server {
         Ok(())
     }
 
+    /// Keeps an item that nobody has changed for `seconds`, and lets the next reader win the
+    /// right to replace it: marking it stale takes back that it was won.
+    pub(super) async fn let_others_win(
+        &self,
+        key: &str,
+        cas: u64,
+        seconds: u32,
+    ) -> Result<(), RemoteError> {
+        let mark = Delete::new(key).compare_cas(cas).invalidate().stale_for(Ttl::secs(seconds));
+        self.exchange(async |client| client.run(mark).await).await?;
+        Ok(())
+    }
+
     /// One exchange under one deadline, which covers waiting for a connection, resolving and
     /// dialling too.
     async fn exchange<T>(
