@@ -1,0 +1,12 @@
+//! What is asked of a value depends on the value alone.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state, cache_if = |value| value.len() > limit, skip(limit))]
+async fn fetch(number: &str, state: u8, limit: usize) -> Result<String, String> {
+    Ok(format!("{number}{state}{limit}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2, 3).await });
+}

@@ -1,0 +1,12 @@
+//! `cache_if` answers with a `bool`.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state, cache_if = |value| value.len())]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

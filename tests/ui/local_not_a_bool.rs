@@ -1,0 +1,12 @@
+//! A tier is left out or it is not.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state, local = "no")]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

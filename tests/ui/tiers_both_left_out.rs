@@ -1,0 +1,12 @@
+//! Without any tier there is no cache.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state, local = false, remote = false)]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

@@ -1,0 +1,12 @@
+//! `ttl_with` answers with a `Duration`.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state, ttl_with = |value| value.len())]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}
