@@ -4,10 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
+
+use crate::cache::Cache;
 use crate::flight::{Followed, Leader, Outcome, Role};
 use crate::site::{Frame, Lifetime, Site, UNCONFIRMED, UNKNOWN_WEIGHT};
 use crate::stats::Counters;
-use crate::tier::local::{Ticket, Write};
+use crate::tier::local::{Refresh, Ticket, Write};
 use crate::tier::remote::{Condition, Found, Item, Lease, whole_seconds};
 use crate::tier::request::Request;
 use crate::value::{Returns, SharedError, Split, Value, Verdict};
@@ -29,6 +32,8 @@ enum Step {
     /// With another's answer.
     Answer(Value),
     Error(SharedError),
+    /// With an answer that is to be refreshed.
+    AnswerAndRefresh(Value, Box<Fetching>),
     /// With its own fetch, which then answers others and fills the tiers.
     Fetch(Box<Fetching>),
     /// With its own fetch, for itself.
@@ -37,17 +42,28 @@ enum Step {
 
 /// The right to fetch for everybody.
 struct Fetching {
-    leader: Leader,
+    /// `None` for a refresh, for which nobody waits.
+    leader: Option<Leader>,
     ticket: Ticket,
     right: Right,
     /// What memcached has to serve if the fetch fails.
     stale: Option<Value>,
 }
 
+impl Fetching {
+    fn answer(self, outcome: Outcome) {
+        if let Some(leader) = self.leader {
+            leader.answer(outcome);
+        }
+    }
+}
+
 /// What a fetch may store.
 enum Right {
     /// There is no remote tier.
     LocalOnly,
+    /// There is none, and the entry is refreshed.
+    LocalRefresh { _until_dropped: Refresh },
     /// The lease was won, to fill what is missing or to replace what has expired.
     Lease(Lease),
     /// An item may be replaced, if it is still what was read.
@@ -59,7 +75,12 @@ enum Right {
 /// What the remote tier answers a leader.
 enum Acquired {
     Value(Value),
-    Right { right: Right, stale: Option<Value> },
+    /// A value that is to be refreshed.
+    Due(Value, Right),
+    Right {
+        right: Right,
+        stale: Option<Value>,
+    },
 }
 
 impl Acquired {
@@ -77,28 +98,92 @@ enum Taken {
 
 impl Missed {
     /// The rest of the path, as the leader of the key's flight or as its follower.
-    pub(crate) async fn run<R, V, F>(self, returns: Returns<R, V>, mut fetch: Pin<&mut F>) -> R
+    pub(crate) async fn run<R, V, F>(self, returns: Returns<R, V>, fetch: Pin<&mut F>) -> R
+    where
+        F: Future<Output = R>,
+    {
+        let step = self.step().await;
+        self.take_step(step, &returns, fetch).await
+    }
+
+    /// The same for a function that declares `refresh_ahead`: an entry that is about to expire
+    /// answers, and is refreshed by the fetch, which goes on by itself.
+    pub(crate) async fn run_ahead<R, V, F>(
+        self,
+        returns: Returns<R, V>,
+        mut fetch: Pin<Box<F>>,
+    ) -> R
+    where
+        R: 'static,
+        V: 'static,
+        F: Future<Output = R> + Send + 'static,
+    {
+        let step = self.step().await;
+        if let Step::AnswerAndRefresh(value, fetching) = step {
+            if let Some(returned) = (returns.join)(&value) {
+                self.refresh(returns, *fetching, fetch);
+                return returned;
+            }
+            return alone(Some(self.site.counters()), fetch.as_mut()).await;
+        }
+        self.take_step(step, &returns, fetch.as_mut()).await
+    }
+
+    /// Fetches in the background, and stores what comes of it. Without a runtime it is left to a
+    /// later call.
+    fn refresh<R, V, F>(self, returns: Returns<R, V>, fetching: Fetching, mut fetch: Pin<Box<F>>)
+    where
+        R: 'static,
+        V: 'static,
+        F: Future<Output = R> + Send + 'static,
+    {
+        let Ok(runtime) = Handle::try_current() else { return };
+        // The body's own calls use the cache that they would have used here.
+        let refresh = Cache::current().scope(async move {
+            self.site.counters().refreshes.add();
+            let fetched = Step::Fetch(Box::new(fetching));
+            self.take_step(fetched, &returns, fetch.as_mut()).await;
+        });
+        runtime.spawn(refresh);
+    }
+
+    /// Refreshes what the local tier answered with, where that is due.
+    pub(crate) fn refresh_local<R, V, F>(self, returns: Returns<R, V>, fetch: Pin<Box<F>>)
+    where
+        R: 'static,
+        V: 'static,
+        F: Future<Output = R> + Send + 'static,
+    {
+        if let Some(refresh) = self.site.refresh_locally() {
+            let (ticket, right) =
+                (self.site.ticket(), Right::LocalRefresh { _until_dropped: refresh });
+            self.refresh(returns, Fetching { leader: None, ticket, right, stale: None }, fetch);
+        }
+    }
+
+    async fn take_step<R, V, F>(
+        &self,
+        step: Step,
+        returns: &Returns<R, V>,
+        mut fetch: Pin<&mut F>,
+    ) -> R
     where
         F: Future<Output = R>,
     {
         let counters = self.site.counters();
-        let fetching = match self.step().await {
-            Step::Fetch(fetching) => fetching,
-            Step::Answer(value) => match (returns.join)(&value) {
-                Some(returned) => return returned,
-                None => return alone(Some(counters), fetch).await,
-            },
-            Step::Error(error) => {
-                return match returns.errors.0.as_ref().and_then(|errors| (errors.clone)(&error)) {
-                    Some(returned) => returned,
-                    None => alone(Some(counters), fetch).await,
-                };
+        let Step::Fetch(fetching) = step else {
+            // What is returned need not be `Send`, so none of it is held across an await.
+            if let Some(returned) = answer_of(step, returns) {
+                return returned;
             }
-            Step::Alone => return alone(Some(counters), fetch).await,
+            return alone(Some(counters), fetch).await;
         };
         let began = Instant::now();
         counters.fetches.add();
-        let returned = fetching.leader.run(fetch.as_mut()).await;
+        let returned = match &fetching.leader {
+            Some(leader) => leader.run(fetch.as_mut()).await,
+            None => fetch.await,
+        };
         // From here on nothing is awaited: an error need not be `Send`.
         counters.observe(began.elapsed());
         match (returns.split)(returned, &returns.rules) {
@@ -116,11 +201,12 @@ impl Missed {
                     && let Some(stale) = (returns.join)(&value)
                 {
                     counters.stale_answers.add();
-                    fetching.leader.answer(Outcome::Uncached(value));
+                    fetching.answer(Outcome::Uncached(value));
                     return stale;
                 }
-                let shared = returns.errors.0.as_ref().and_then(|errors| (errors.share)(&returned));
-                fetching.leader.answer(shared.map_or(Outcome::Unshared, Outcome::Error));
+                fetching.answer(
+                    returns.errors.share(&returned).map_or(Outcome::Unshared, Outcome::Error),
+                );
                 returned
             }
         }
@@ -199,8 +285,14 @@ impl Missed {
                 leader.answer(Outcome::Cached(Arc::clone(&value)));
                 Step::Answer(self.keep(value))
             }
+            Acquired::Due(value, right) => {
+                site.counters().remote_hits.add();
+                leader.answer(Outcome::Cached(Arc::clone(&value)));
+                let refresh = Fetching { leader: None, ticket, right, stale: None };
+                Step::AnswerAndRefresh(self.keep(value), Box::new(refresh))
+            }
             Acquired::Right { right, stale } => {
-                Step::Fetch(Box::new(Fetching { leader, ticket, right, stale }))
+                Step::Fetch(Box::new(Fetching { leader: Some(leader), ticket, right, stale }))
             }
         }
     }
@@ -221,7 +313,7 @@ impl Missed {
         let mut pause = FIRST_LOOK;
         let mut passed_by = Acquired::without_stale(Right::Nothing);
         loop {
-            match key.read_or_lease(lease, lifetime.kept).await {
+            match key.read_or_lease(lease, lifetime.kept + lifetime.ahead).await {
                 Err(error) => {
                     log::debug!("{error}");
                     counters.remote_errors.add();
@@ -275,31 +367,44 @@ impl Missed {
         };
         let life = lifetime.local_life(fresh.min(lifetime.local));
         site.publish(ticket, Write::Once, &value, weight, life);
-        Taken::Now(Acquired::Value(value))
+        Taken::Now(match (item.won, site.remote()) {
+            (true, Some((remote, key))) => {
+                Acquired::Due(value, Right::Lease(Lease::of_item(remote, key, &item)))
+            }
+            _ => Acquired::Value(value),
+        })
     }
 
     /// Stores what was fetched in every tier that may have it, and answers everybody. The caller
     /// does not wait for memcached.
     fn fill(&self, fetching: Fetching, value: Value, verdict: Verdict) -> Value {
         let Fetching { leader, ticket, right, .. } = fetching;
+        let refreshes = leader.is_none();
+        let answer = |outcome| {
+            if let Some(leader) = leader {
+                leader.answer(outcome);
+            }
+        };
         let site = &self.site;
         if !site.keeps(&verdict) {
-            leader.answer(Outcome::Uncached(Arc::clone(&value)));
+            answer(Outcome::Uncached(Arc::clone(&value)));
             return value;
         }
         let payload = (site.value_type.encode)(&value);
         let weight = payload.as_ref().map_or(UNKNOWN_WEIGHT, Vec::len);
         let lifetime = site.lifetime(Some(&verdict));
         let fresh = match right {
-            Right::LocalOnly => lifetime.local,
+            Right::LocalOnly | Right::LocalRefresh { .. } => lifetime.local,
             // Longer once the fill is confirmed.
             Right::Lease(_) | Right::Replace(_) => lifetime.local.min(UNCONFIRMED),
             Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
         };
-        let replaces = self.force_miss() && site.overwritable();
+        // A refresh needs a declared reason, so it is of an overwritable entry.
+        let asked_for = self.force_miss() || refreshes;
+        let replaces = asked_for && site.overwritable();
         let write = if replaces { Write::Replace } else { Write::Once };
         site.publish(ticket, write, &value, weight, lifetime.local_life(fresh));
-        leader.answer(Outcome::Cached(Arc::clone(&value)));
+        answer(Outcome::Cached(Arc::clone(&value)));
         self.fill_remote(right, ticket, Arc::clone(&value), payload, lifetime);
         self.keep(value)
     }
@@ -313,7 +418,7 @@ impl Missed {
         lifetime: Lifetime,
     ) {
         let cas = match right {
-            Right::LocalOnly | Right::Nothing => return,
+            Right::LocalOnly | Right::LocalRefresh { .. } | Right::Nothing => return,
             Right::Lease(lease) => lease.take(),
             Right::Replace(cas) => Some(cas),
         };
@@ -342,6 +447,15 @@ impl Missed {
         if !started {
             self.site.counters().fills_dropped.add();
         }
+    }
+}
+
+/// What a step answers, if it does.
+fn answer_of<R, V>(step: Step, returns: &Returns<R, V>) -> Option<R> {
+    match step {
+        Step::Answer(value) | Step::AnswerAndRefresh(value, _) => (returns.join)(&value),
+        Step::Error(error) => returns.errors.clone_of(&error),
+        Step::Fetch(_) | Step::Alone => None,
     }
 }
 

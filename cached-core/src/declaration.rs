@@ -28,6 +28,7 @@ pub struct Declaration {
     local_ttl: Option<Duration>,
     none_ttl: Option<Duration>,
     stale_if_error: Duration,
+    refresh_ahead: Duration,
     uses_local: bool,
     uses_remote: bool,
     /// [`UNKNOWN`], [`SHARED_NAME`], or the index in [`DECLARATIONS`] plus 1.
@@ -62,6 +63,7 @@ impl Declaration {
             local_ttl: None,
             none_ttl: None,
             stale_if_error: Duration::ZERO,
+            refresh_ahead: Duration::ZERO,
             uses_local: true,
             uses_remote: true,
             index: AtomicUsize::new(UNKNOWN),
@@ -102,6 +104,13 @@ impl Declaration {
     #[must_use]
     pub const fn stale_if_error(mut self, keep: Duration) -> Declaration {
         self.stale_if_error = keep;
+        self
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn refresh_ahead(mut self, ahead: Duration) -> Declaration {
+        self.refresh_ahead = ahead;
         self
     }
 
@@ -153,6 +162,11 @@ impl Declaration {
     /// How long a value is kept after it expired, for a fetch that fails.
     pub(crate) fn kept_for_errors(&self) -> Duration {
         self.stale_if_error
+    }
+
+    /// How long before its end an entry is refreshed; zero where it is not.
+    pub(crate) fn refreshed_ahead(&self) -> Duration {
+        self.refresh_ahead
     }
 
     #[inline]

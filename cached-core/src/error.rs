@@ -11,8 +11,15 @@ use std::panic::Location;
 /// assert!(error.to_string().contains("namespace `My Shop`"));
 /// # });
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ConfigError(String);
+
+/// The line itself: it is what a `main` that returns the error prints.
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 impl ConfigError {
     pub(crate) fn new(message: impl Into<String>) -> ConfigError {
@@ -34,7 +41,7 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Why [`Cache::install`](crate::Cache::install) did not install.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InstallError {
     /// A cache is installed already; where, and where the second was to be.
@@ -46,6 +53,13 @@ pub enum InstallError {
     },
     /// Two functions share a cache name: one line for each such name, with both places.
     SharedNames(Vec<String>),
+}
+
+/// As `Display`: it is what a `main` that returns the error prints.
+impl fmt::Debug for InstallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl fmt::Display for InstallError {

@@ -154,7 +154,8 @@ pub struct Call<R, V> {
 }
 
 enum State {
-    Answered(Value),
+    /// From a tier of this process; with the site of an entry that may be due for a refresh.
+    Answered(Value, Option<Site>),
     Missed(Missed),
     /// The cache is off, the name is shared, or the arguments gave no key.
     Bypassed(Cache, &'static Declaration),
@@ -184,8 +185,11 @@ impl<R, V> Call<R, V> {
     /// Sets how long what this call fetches lives.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Call<R, V> {
-        if let State::Missed(missed) = &mut self.state {
-            missed.site.ttl = Some(ttl);
+        match &mut self.state {
+            State::Missed(Missed { site, .. }) | State::Answered(_, Some(site)) => {
+                site.ttl = Some(ttl);
+            }
+            State::Answered(_, None) | State::Bypassed(..) => {}
         }
         self
     }
@@ -207,12 +211,37 @@ impl<R, V> Call<R, V> {
     /// Answers from a tier, from another's fetch, or by running `fetch`.
     pub async fn answer<F: Future<Output = R>>(self, mut fetch: Pin<&mut F>) -> R {
         match self.state {
-            State::Answered(value) => match (self.returns.join)(&value) {
-                Some(returned) => returned,
-                None => fetch.await,
-            },
+            State::Answered(value, _) => {
+                // What is returned need not be `Send`, so none of it is held across an await.
+                if let Some(returned) = (self.returns.join)(&value) {
+                    return returned;
+                }
+                fetch.await
+            }
             // Boxed, so that the future of a function that is hit stays small.
             State::Missed(missed) => Box::pin(missed.run(self.returns, fetch)).await,
+            State::Bypassed(cache, declaration) => {
+                alone(cache.counters(declaration), fetch.as_mut()).await
+            }
+        }
+    }
+}
+
+impl<R: 'static, V: 'static> Call<R, V> {
+    /// The same for a function that declares `refresh_ahead`, whose fetch may outlive the call.
+    pub async fn answer_ahead<F>(self, mut fetch: Pin<Box<F>>) -> R
+    where
+        F: Future<Output = R> + Send + 'static,
+    {
+        match self.state {
+            State::Answered(value, site) => {
+                let Some(returned) = (self.returns.join)(&value) else { return fetch.await };
+                if let Some(site) = site {
+                    Missed { site, request: None }.refresh_local(self.returns, fetch);
+                }
+                returned
+            }
+            State::Missed(missed) => Box::pin(missed.run_ahead(self.returns, fetch)).await,
             State::Bypassed(cache, declaration) => {
                 alone(cache.counters(declaration), fetch.as_mut()).await
             }
@@ -242,7 +271,7 @@ fn look(
     let request = Request::current();
     if let Some(value) = request.as_ref().and_then(|request| request.get(cache.id(), &key)) {
         counters.request_hits.add();
-        return State::Answered(value);
+        return State::Answered(value, None);
     }
     let force_miss = request.as_ref().is_some_and(|request| request.force_miss());
     if !force_miss
@@ -250,10 +279,14 @@ fn look(
         && let Some(value) = cache.local().get(&key)
     {
         counters.local_hits.add();
-        return State::Answered(match request {
-            Some(request) => request.keep(cache.id(), &Arc::from(&key[..]), value),
+        let refreshed = !declaration.refreshed_ahead().is_zero();
+        let key = || Arc::from(&key[..]);
+        let site = refreshed.then(|| Site::new(cache, declaration, key(), value_type, None));
+        let value = match request {
+            Some(request) => request.keep(cache.id(), &key(), value),
             None => value,
-        });
+        };
+        return State::Answered(value, site.flatten());
     }
     match Site::new(cache, declaration, Arc::from(&key[..]), value_type, None) {
         Some(site) => State::Missed(Missed { site, request }),

@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::frame::{self, Opened};
 use crate::stats::Counters;
-use crate::tier::local::{Life, Local, Ticket, Write};
+use crate::tier::local::{Life, Local, Refresh, Ticket, Write};
 use crate::tier::remote::{Item, LONGEST_TTL, Remote, RemoteKey, whole_seconds};
 use crate::value::{Value, ValueType, Verdict};
 
@@ -42,6 +42,8 @@ pub(crate) struct Lifetime {
     pub(crate) local: Duration,
     /// How long both keep it after that, for a fetch that fails.
     pub(crate) kept: Duration,
+    /// How long before its end it is refreshed.
+    pub(crate) ahead: Duration,
 }
 
 impl Lifetime {
@@ -85,6 +87,16 @@ impl Site {
     /// The same, also where it expired and is kept for a fetch that fails.
     pub(crate) fn look_for_stale(&self) -> Option<Value> {
         self.local()?.get_stale(&self.key)
+    }
+
+    /// The duty to refresh what the local tier holds. Where there is memcached, that says who is to
+    /// refresh an entry, and what is held here is younger.
+    pub(crate) fn refresh_locally(&self) -> Option<Refresh> {
+        let ahead = self.declaration.refreshed_ahead();
+        if ahead.is_zero() || self.remote().is_some() {
+            return None;
+        }
+        self.local()?.refresh(&self.key, ahead)
     }
 
     pub(crate) fn ticket(&self) -> Ticket {
@@ -155,7 +167,8 @@ impl Site {
                 Duration::from_secs(u64::from(seconds - 1)).min(bound.unwrap_or(unbounded))
             }
         };
-        Lifetime { ttl, local, kept: self.declaration.kept_for_errors().min(FOR_EVER) }
+        let kept = self.declaration.kept_for_errors().min(FOR_EVER);
+        Lifetime { ttl, local, kept, ahead: self.declaration.refreshed_ahead().min(FOR_EVER) }
     }
 
     /// The value of a frame, if it is this key's, whole, and of this build's type.

@@ -52,6 +52,8 @@ counters! {
     fetch_errors,
     /// Expired values served because the fetch failed (`stale_if_error`).
     stale_answers,
+    /// Fetches in the background of entries that were about to expire (`refresh_ahead`).
+    refreshes,
     /// Values stored in memcached.
     fills,
     /// Values that memcached did not take: the lease had run out, an invalidation came first, the

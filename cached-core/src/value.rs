@@ -210,7 +210,17 @@ impl<R, V> Returns<R, V> {
 }
 
 /// How an error reaches the followers of a fetch: `None` where its type cannot be shared.
-pub struct Errors<R>(pub(crate) Option<ShareError<R>>);
+pub struct Errors<R>(Option<ShareError<R>>);
+
+impl<R> Errors<R> {
+    pub(crate) fn share(&self, returned: &R) -> Option<SharedError> {
+        (self.0.as_ref()?.share)(returned)
+    }
+
+    pub(crate) fn clone_of(&self, error: &SharedError) -> Option<R> {
+        (self.0.as_ref()?.clone)(error)
+    }
+}
 
 pub(crate) struct ShareError<R> {
     pub(crate) share: fn(&R) -> Option<SharedError>,

@@ -34,6 +34,7 @@ pub(crate) struct Args {
     pub(crate) none_ttl: Option<Given<LitStr>>,
     pub(crate) cache_if: Option<Given<Expr>>,
     pub(crate) stale_if_error: Option<Given<LitStr>>,
+    pub(crate) refresh_ahead: Option<Given<LitStr>>,
     pub(crate) local: Option<Given<bool>>,
     pub(crate) remote: Option<Given<bool>>,
     pub(crate) infallible: Option<Given<()>>,
@@ -100,19 +101,6 @@ const OPTIONS: &[Syntax] = &[
         read: |args, key, input| once(&mut args.entry, key, name(value(input)?)?),
     },
     Syntax {
-        name: "infallible",
-        usage: "infallible",
-        read: |args, key, input| {
-            flag(&key, input)?;
-            once(&mut args.infallible, key, ())
-        },
-    },
-    Syntax {
-        name: "crate",
-        usage: "crate = path::to::cached_core",
-        read: |args, key, input| once(&mut args.krate, key, path(value(input)?)?),
-    },
-    Syntax {
         name: "ttl_with",
         usage: "ttl_with = |value| value.lifetime()",
         read: |args, key, input| once(&mut args.ttl_with, key, value(input)?),
@@ -140,7 +128,7 @@ const OPTIONS: &[Syntax] = &[
     Syntax {
         name: "refresh_ahead",
         usage: "refresh_ahead = \"5m\"",
-        read: |_, key, _| Err(refused(&key, format!("option `{key}` is not supported yet"))),
+        read: |args, key, input| once(&mut args.refresh_ahead, key, string(value(input)?)?),
     },
     Syntax {
         name: "local",
@@ -151,6 +139,19 @@ const OPTIONS: &[Syntax] = &[
         name: "remote",
         usage: "remote = false",
         read: |args, key, input| once(&mut args.remote, key, boolean(value(input)?)?),
+    },
+    Syntax {
+        name: "infallible",
+        usage: "infallible",
+        read: |args, key, input| {
+            flag(&key, input)?;
+            once(&mut args.infallible, key, ())
+        },
+    },
+    Syntax {
+        name: "crate",
+        usage: "crate = path::to::cached_core",
+        read: |args, key, input| once(&mut args.krate, key, path(value(input)?)?),
     },
 ];
 

@@ -73,6 +73,10 @@ pub(crate) fn function(
         let rest = inner.rest;
         quote!(#taken #edge #rest)
     });
+    let answer = match cached.refreshed {
+        true => quote!(#call.answer_ahead(::std::boxed::Box::pin(#fetch)).await),
+        false => quote!(#call.answer(::core::pin::pin!(#fetch)).await),
+    };
     let statements = in_braces_of(
         cached.body,
         &quote! {
@@ -80,7 +84,7 @@ pub(crate) fn function(
             let #returns = #returns_value;
             let #call = #begin::begin(#declaration, #returns, #cache, #types, #identifier, #version) #rules;
             let #fetch = async move #body;
-            #call.answer(::core::pin::pin!(#fetch)).await
+            #answer
         },
     );
     let attributes = inner.as_outer;

@@ -3,9 +3,10 @@
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::visit::Visit;
-use syn::{Expr, ExprLit, ExprPath, Lit, LitStr, Type};
+use syn::{Expr, ExprLit, ExprPath, FnArg, Lit, LitStr, Type};
 
 use crate::args::{Args, Given};
+use crate::companion::borrows;
 use crate::errors::{Errors, listed, nearest};
 use crate::item::{Function, Parameter, mentions};
 use crate::{literal, signature};
@@ -26,6 +27,8 @@ pub(crate) struct Cached<'a> {
     pub(crate) lifetimes: Vec<(&'static str, u64)>,
     /// What is asked of each value: the runtime's method that takes it, and the function.
     pub(crate) rules: Vec<(&'static str, &'a Expr)>,
+    /// The fetch may outlive the call, to refresh the entry.
+    pub(crate) refreshed: bool,
     /// Whether the local and the remote tier are used.
     pub(crate) tiers: [bool; 2],
     pub(crate) cache: Option<&'a Expr>,
@@ -53,6 +56,7 @@ pub(crate) fn validate<'a>(
     let tiers = tiers(args, errors);
     entry(args, function, errors);
     overwriting(args, errors);
+    refreshing(args, function, errors);
     waiting(args, errors);
 
     // Parameters that a mistake already reported is about: one mistake, one error.
@@ -74,6 +78,7 @@ pub(crate) fn validate<'a>(
         ttl,
         lifetimes,
         rules: rules(args),
+        refreshed: args.refresh_ahead.is_some(),
         tiers,
         cache: args.cache.as_ref().map(|cache| &cache.value),
         whole: args.infallible.is_some(),
@@ -136,6 +141,7 @@ fn lifetimes(args: &Args, errors: &mut Errors) -> Vec<(&'static str, u64)> {
         ("local_ttl", &args.local_ttl),
         ("none_ttl", &args.none_ttl),
         ("stale_if_error", &args.stale_if_error),
+        ("refresh_ahead", &args.refresh_ahead),
     ];
     let mut lifetimes = Vec::new();
     for (option, given) in given {
@@ -146,6 +152,50 @@ fn lifetimes(args: &Args, errors: &mut Errors) -> Vec<(&'static str, u64)> {
         }
     }
     lifetimes
+}
+
+/// A refresh replaces an entry, and runs when the call is over.
+fn refreshing(args: &Args, function: &Function, errors: &mut Errors) {
+    let Some(refresh_ahead) = &args.refresh_ahead else { return };
+    if !args.tried("overwrite") {
+        let message = "`refresh_ahead` replaces an entry, which needs a reason; \
+            add `overwrite(reason = \"…\")`";
+        errors.on(&refresh_ahead.key, message);
+    }
+    for argument in &function.signature.inputs {
+        let (borrowed, name, owned) = match argument {
+            FnArg::Typed(argument) if borrows(&argument.ty) => {
+                let owned = match &*argument.ty {
+                    Type::Reference(reference) => owned(&reference.elem),
+                    _ => "a type that owns its data".to_owned(),
+                };
+                (argument.ty.to_token_stream(), bare(&argument.pat), owned)
+            }
+            FnArg::Receiver(receiver) if borrows(receiver) => {
+                (receiver.to_token_stream(), "self".to_owned(), "`self: Arc<Self>`".to_owned())
+            }
+            _ => continue,
+        };
+        let message = format!(
+            "`refresh_ahead` fetches when the call is over, so it must own `{name}`; take {owned}"
+        );
+        errors.on(borrowed, message);
+    }
+}
+
+/// What to take in place of a borrow of this type.
+fn owned(borrowed: &Type) -> String {
+    match bare(borrowed).as_str() {
+        "str" => "a `String`".to_owned(),
+        other => match other.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(element) => format!("a `Vec<{element}>`"),
+            None => format!("a `{other}`, or an `Arc` of it"),
+        },
+    }
+}
+
+fn bare(tokens: &impl ToTokens) -> String {
+    tokens.to_token_stream().to_string().replace(' ', "")
 }
 
 fn rules(args: &Args) -> Vec<(&'static str, &Expr)> {

@@ -1,6 +1,7 @@
 //! The attribute's options, each by what it does.
 #![allow(missing_docs)]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -325,6 +326,89 @@ async fn infallible_caches_the_returned_value_whole_but_never_an_error() {
             assert!(mistaken(&upstream, 1).await.is_err());
             upstream.fails.store(false, Ordering::SeqCst);
             assert_eq!(mistaken(&upstream, 1).await, Ok(3));
+        })
+        .await;
+}
+
+#[coordinator_cached(
+    name = "price",
+    overwrite(reason = "the upstream has no versions of a price"),
+    ttl = "3s",
+    refresh_ahead = "2s",
+    skip(upstream),
+    entry = price_entry
+)]
+async fn price(upstream: Arc<Upstream>, course: u32) -> Result<usize, Down> {
+    after(20).await;
+    upstream.answer()
+}
+
+#[tokio::test]
+async fn refresh_ahead_refreshes_in_the_background_while_all_are_served() {
+    let upstream = Arc::new(Upstream::default());
+    local()
+        .await
+        .scope(async {
+            let price = || price(Arc::clone(&upstream), 1);
+            assert_eq!(price().await, Ok(1));
+            after(500).await;
+            assert_eq!(price().await, Ok(1));
+            assert_eq!(upstream.fetches(), 1, "not due yet");
+            after(700).await;
+            let began = Instant::now();
+            for _ in 0..50 {
+                assert_eq!(price().await, Ok(1));
+            }
+            assert!(began.elapsed() < Duration::from_millis(15), "nobody waits");
+            after(100).await;
+            assert_eq!(upstream.fetches(), 2, "one of them refreshed it");
+            assert_eq!(price().await, Ok(2));
+            // A refresh that fails leaves the entry, and the next caller tries.
+            upstream.fails.store(true, Ordering::SeqCst);
+            after(1200).await;
+            for fetches in 3..=4 {
+                assert_eq!(price().await, Ok(2));
+                after(60).await;
+                assert_eq!(upstream.fetches(), fetches);
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn refresh_ahead_is_done_once_across_processes() {
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let upstream = Arc::new(Upstream::default());
+    let price = |cache: &Cache| cache.scope(price(Arc::clone(&upstream), 1));
+    assert_eq!(price(&a).await, Ok(1));
+    a.flush().await;
+    after(2100).await;
+    // Both read an item that is about to go; one of them refreshes it.
+    assert_eq!((price(&a).await, price(&b).await), (Ok(1), Ok(1)));
+    after(100).await;
+    a.flush().await;
+    b.flush().await;
+    assert_eq!(upstream.fetches(), 2);
+    assert_eq!(a.stats().total().refreshes + b.stats().total().refreshes, 1);
+    let c = process(&memcached).await;
+    assert_eq!(price(&c).await, Ok(2), "the fleet has the new one");
+}
+
+#[tokio::test]
+async fn an_invalidation_during_a_refresh_wins() {
+    let upstream = Arc::new(Upstream::default());
+    local()
+        .await
+        .scope(async {
+            let price = || price(Arc::clone(&upstream), 1);
+            assert_eq!(price().await, Ok(1));
+            after(1200).await;
+            assert_eq!(price().await, Ok(1), "and refreshes");
+            price_entry(1).overwrite(77).await.expect("no memcached");
+            after(100).await;
+            assert_eq!(upstream.fetches(), 2);
+            assert_eq!(price().await, Ok(77));
         })
         .await;
 }

@@ -595,3 +595,21 @@ async fn a_caller_that_looked_before_a_fetch_ended_and_joins_after_it_does_not_f
     assert_eq!(late.join().expect("no panic"), Ok(1));
     assert_eq!(upstream.fetches(), 1);
 }
+
+/// An error that is neither `Send` nor `Clone`, in a future that is `Send`.
+#[coordinator_cached(name = "unsendable", version = number, skip(upstream))]
+async fn unsendable(upstream: &Upstream, number: u32) -> Result<u32, Box<dyn std::error::Error>> {
+    upstream.answer().await;
+    if upstream.fails { Err("down".into()) } else { Ok(number) }
+}
+
+#[tokio::test]
+async fn the_future_is_send_whenever_the_bodys_is() {
+    fn is_send<T: Send>(future: T) -> T {
+        future
+    }
+    let upstream = Upstream::default();
+    let call = is_send(unsendable(&upstream, 7));
+    assert_eq!(local().await.scope(call).await.ok(), Some(7));
+    let _ = is_send(payment(&upstream, "7", State::Paid));
+}

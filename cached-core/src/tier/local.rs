@@ -1,6 +1,7 @@
 //! The local tier: this process's memory, bounded by bytes.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,17 @@ struct LocalEntry {
     value: Value,
     life: Life,
     weight: u32,
+    /// Whether somebody refreshes it.
+    refreshing: Arc<AtomicBool>,
+}
+
+/// The duty to refresh an entry of the local tier; another caller gets it when this is dropped.
+pub(crate) struct Refresh(Arc<AtomicBool>);
+
+impl Drop for Refresh {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 /// How long an entry answers.
@@ -104,6 +116,13 @@ impl Local {
         (Instant::now() < entry.life.expires).then_some(entry.value)
     }
 
+    /// The duty to refresh the entry, for one caller in the last `ahead` of its life.
+    pub(crate) fn refresh(&self, key: &[u8], ahead: Duration) -> Option<Refresh> {
+        let entry = self.entries.get(key)?;
+        let due = entry.life.expires.saturating_duration_since(Instant::now()) < ahead;
+        (due && !entry.refreshing.swap(true, Ordering::AcqRel)).then(|| Refresh(entry.refreshing))
+    }
+
     /// The value also where it has expired and is kept for a fetch that fails.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
         let entry = self.entries.get(key)?;
@@ -138,7 +157,8 @@ impl Local {
             return false;
         }
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
-        let entry = LocalEntry { value: Arc::clone(value), life, weight };
+        let refreshing = Arc::default();
+        let entry = LocalEntry { value: Arc::clone(value), life, weight, refreshing };
         self.entries.insert(Arc::clone(key), entry);
         true
     }

@@ -1,12 +1,12 @@
-//! An option that is planned.
+//! A refresh replaces an entry.
 
 use cached_core::coordinator_cached;
 
 #[coordinator_cached(name = "payment", version = state, refresh_ahead = "5m")]
-async fn fetch(number: &str, state: u8) -> Result<String, String> {
+async fn fetch(number: String, state: u8) -> Result<String, String> {
     Ok(format!("{number}{state}"))
 }
 
 fn main() {
-    drop(async { fetch("1", 2).await });
+    drop(async { fetch("1".into(), 2).await });
 }
