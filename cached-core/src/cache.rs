@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::{CacheBuilder, Config};
 use crate::declaration::Declaration;
@@ -9,7 +10,7 @@ use crate::error::ConfigError;
 use crate::flight::Flights;
 use crate::key::Key;
 use crate::stats::{Counters, Stats, all_counters};
-use crate::tier::local::Local;
+use crate::tier::local::{Local, Ticket};
 use crate::tier::remote::Remote;
 use crate::tier::request::Request;
 
@@ -23,6 +24,8 @@ pub struct Cache {
 }
 
 struct Inner {
+    /// Tells this cache from every other of the process, also from those that are gone.
+    id: u64,
     enabled: bool,
     config: Config,
     counters: Box<[Counters]>,
@@ -30,6 +33,8 @@ struct Inner {
     local: Local,
     remote: Option<Arc<Remote>>,
 }
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 impl Cache {
     pub(crate) fn new(config: Config) -> Cache {
@@ -41,6 +46,7 @@ impl Cache {
             .then(|| Arc::new(Remote::new(&config.servers, config.remote_timeout)));
         Cache {
             inner: Arc::new(Inner {
+                id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 enabled,
                 counters: all_counters(),
                 flights: Arc::new(Flights::new()),
@@ -107,8 +113,8 @@ impl Cache {
     }
 
     /// Tells this cache's answers in a request from another cache's.
-    pub(crate) fn id(&self) -> usize {
-        Arc::as_ptr(&self.inner).addr()
+    pub(crate) fn id(&self) -> u64 {
+        self.inner.id
     }
 
     #[inline]
@@ -150,12 +156,15 @@ impl Cache {
 
     /// Takes the entry out of this process's tiers, and makes every fetch and read under way keep
     /// its result to itself.
-    pub(crate) fn forget(&self, key: &[u8]) {
+    ///
+    /// Returns a ticket for what replaces it; `None` where somebody else changed the entry since
+    /// `before`, and what replaces it is theirs to say.
+    pub(crate) fn forget(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {
         self.inner.flights.detach(key);
-        self.inner.local.invalidate(key);
         if let Some(request) = Request::current() {
             request.remove(self.id(), key);
         }
+        self.inner.local.invalidate(key, before)
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::cache::Cache;
 use crate::flight::{Followed, Leader, Outcome, Role};
-use crate::site::{Frame, Lifetime, Site, UNCONFIRMED, UNKNOWN_WEIGHT};
+use crate::site::{Frame, Lifetime, Site, UNCONFIRMED};
 use crate::stats::Counters;
 use crate::tier::local::{Refresh, Ticket, Write};
 use crate::tier::remote::{Condition, Found, Item, Lease, whole_seconds};
@@ -40,10 +40,12 @@ enum Step {
     Alone,
 }
 
-/// The right to fetch for everybody.
+/// The right to fetch and to store.
 struct Fetching {
-    /// `None` for a refresh, for which nobody waits.
+    /// `None` where nobody waits for it.
     leader: Option<Leader>,
+    /// Whether it refreshes an entry that is alive.
+    refresh: bool,
     ticket: Ticket,
     right: Right,
     /// What memcached has to serve if the fetch fails.
@@ -64,12 +66,15 @@ enum Right {
     LocalOnly,
     /// There is none, and the entry is refreshed.
     LocalRefresh { _until_dropped: Refresh },
-    /// The lease was won, to fill what is missing or to replace what has expired.
-    Lease(Lease),
+    /// A lease was won, to fill what is missing or to replace what has expired. A leader stows it
+    /// on its flight, so that whoever takes its lead over need not wait for it.
+    Lease(Option<Lease>),
     /// An item may be replaced, if it is still what was read.
     Replace(u64),
     /// Not in memcached: it could not be asked, or somebody else has the lease.
     Nothing,
+    /// Nowhere: memcached has an entry that stays.
+    Leave,
 }
 
 /// What the remote tier answers a leader.
@@ -157,7 +162,8 @@ impl Missed {
         if let Some(refresh) = self.site.refresh_locally() {
             let (ticket, right) =
                 (self.site.ticket(), Right::LocalRefresh { _until_dropped: refresh });
-            self.refresh(returns, Fetching { leader: None, ticket, right, stale: None }, fetch);
+            let fetching = Fetching { leader: None, refresh: true, ticket, right, stale: None };
+            self.refresh(returns, fetching, fetch);
         }
     }
 
@@ -185,9 +191,9 @@ impl Missed {
             None => fetch.await,
         };
         // From here on nothing is awaited: an error need not be `Send`.
-        counters.observe(began.elapsed());
         match (returns.split)(returned, &returns.rules) {
             Split::Value(value, verdict) => {
+                counters.observe(began.elapsed());
                 let value = self.fill(*fetching, value, verdict);
                 // The type is the one that was split, so this is always there.
                 match (returns.join)(&value) {
@@ -246,7 +252,20 @@ impl Missed {
                         Outcome::Cached(value) => Step::Answer(self.keep(value)),
                         Outcome::Uncached(value) => Step::Answer(value),
                         Outcome::Error(error) => Step::Error(error),
-                        Outcome::Unshared => Step::Alone,
+                        // For itself; but what it gets may serve others.
+                        Outcome::Unshared => {
+                            let right = match self.site.remote() {
+                                Some(_) => Right::Nothing,
+                                None => Right::LocalOnly,
+                            };
+                            Step::Fetch(Box::new(Fetching {
+                                leader: None,
+                                refresh: false,
+                                ticket: self.site.ticket(),
+                                right,
+                                stale: None,
+                            }))
+                        }
                     }
                 }
             },
@@ -275,6 +294,19 @@ impl Missed {
             leader.answer(Outcome::Cached(Arc::clone(&value)));
             return Step::Answer(self.keep(value));
         }
+        // The leader before this one had won the right to fill.
+        if let Some(lease) = leader.unstow::<Lease>() {
+            leader.stow(lease);
+            let right = Right::Lease(None);
+            let leader = Some(leader);
+            return Step::Fetch(Box::new(Fetching {
+                leader,
+                refresh: false,
+                ticket,
+                right,
+                stale: None,
+            }));
+        }
         let acquired = {
             let acquire = std::pin::pin!(self.acquire(ticket));
             leader.run(acquire).await
@@ -288,11 +320,17 @@ impl Missed {
             Acquired::Due(value, right) => {
                 site.counters().remote_hits.add();
                 leader.answer(Outcome::Cached(Arc::clone(&value)));
-                let refresh = Fetching { leader: None, ticket, right, stale: None };
+                let refresh = Fetching { leader: None, refresh: true, ticket, right, stale: None };
                 Step::AnswerAndRefresh(self.keep(value), Box::new(refresh))
             }
-            Acquired::Right { right, stale } => {
-                Step::Fetch(Box::new(Fetching { leader: Some(leader), ticket, right, stale }))
+            Acquired::Right { mut right, stale } => {
+                if let Right::Lease(lease) = &mut right
+                    && let Some(lease) = lease.take()
+                {
+                    leader.stow(lease);
+                }
+                let leader = Some(leader);
+                Step::Fetch(Box::new(Fetching { leader, refresh: false, ticket, right, stale }))
             }
         }
     }
@@ -326,7 +364,7 @@ impl Missed {
                 },
                 Ok(Found::Lease(cas)) => {
                     let lease = Lease::new(remote, key, cas);
-                    return Acquired::without_stale(Right::Lease(lease));
+                    return Acquired::without_stale(Right::Lease(Some(lease)));
                 }
                 Ok(Found::Nothing) => return Acquired::without_stale(Right::Nothing),
                 Ok(Found::Busy(_)) => {}
@@ -352,14 +390,14 @@ impl Missed {
             Frame::Value(value, weight) => (value, weight),
         };
         if self.force_miss() {
-            let right = if site.overwritable() { replace } else { Right::Nothing };
+            let right = if site.overwritable() { replace } else { Right::Leave };
             return Taken::Now(Acquired::without_stale(right));
         }
         let Some(fresh) = lifetime.left_of(&item) else {
             let stale = Some(value);
             return match (item.won, site.remote()) {
                 (true, Some((remote, key))) => {
-                    let right = Right::Lease(Lease::of_item(remote, key, &item));
+                    let right = Right::Lease(Some(Lease::of_item(remote, key, &item)));
                     Taken::Now(Acquired::Right { right, stale })
                 }
                 _ => Taken::Later(Acquired::Right { right: replace, stale }),
@@ -369,7 +407,7 @@ impl Missed {
         site.publish(ticket, Write::Once, &value, weight, life);
         Taken::Now(match (item.won, site.remote()) {
             (true, Some((remote, key))) => {
-                Acquired::Due(value, Right::Lease(Lease::of_item(remote, key, &item)))
+                Acquired::Due(value, Right::Lease(Some(Lease::of_item(remote, key, &item))))
             }
             _ => Acquired::Value(value),
         })
@@ -378,8 +416,10 @@ impl Missed {
     /// Stores what was fetched in every tier that may have it, and answers everybody. The caller
     /// does not wait for memcached.
     fn fill(&self, fetching: Fetching, value: Value, verdict: Verdict) -> Value {
-        let Fetching { leader, ticket, right, .. } = fetching;
-        let refreshes = leader.is_none();
+        let Fetching { leader, refresh, ticket, mut right, .. } = fetching;
+        if let (Right::Lease(lease @ None), Some(leader)) = (&mut right, &leader) {
+            *lease = leader.unstow();
+        }
         let answer = |outcome| {
             if let Some(leader) = leader {
                 leader.answer(outcome);
@@ -391,16 +431,17 @@ impl Missed {
             return value;
         }
         let payload = (site.value_type.encode)(&value);
-        let weight = payload.as_ref().map_or(UNKNOWN_WEIGHT, Vec::len);
+        let weight = site.weight(&value, payload.as_deref());
         let lifetime = site.lifetime(Some(&verdict));
         let fresh = match right {
             Right::LocalOnly | Right::LocalRefresh { .. } => lifetime.local,
             // Longer once the fill is confirmed.
             Right::Lease(_) | Right::Replace(_) => lifetime.local.min(UNCONFIRMED),
             Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
+            Right::Leave => Duration::ZERO,
         };
         // A refresh needs a declared reason, so it is of an overwritable entry.
-        let asked_for = self.force_miss() || refreshes;
+        let asked_for = self.force_miss() || refresh;
         let replaces = asked_for && site.overwritable();
         let write = if replaces { Write::Replace } else { Write::Once };
         site.publish(ticket, write, &value, weight, lifetime.local_life(fresh));
@@ -417,12 +458,13 @@ impl Missed {
         payload: Option<Vec<u8>>,
         lifetime: Lifetime,
     ) {
-        let cas = match right {
-            Right::LocalOnly | Right::LocalRefresh { .. } | Right::Nothing => return,
-            Right::Lease(lease) => lease.take(),
-            Right::Replace(cas) => Some(cas),
+        let (cas, lease) = match right {
+            Right::Lease(Some(lease)) => (lease.cas(), Some(lease)),
+            Right::Replace(cas) => (cas, None),
+            _ => return,
         };
-        let (Some(cas), Some((remote, key))) = (cas, self.site.remote()) else { return };
+        let Some((remote, key)) = self.site.remote() else { return };
+        let key = key.in_background();
         let site = self.site.clone();
         let confirmed = lifetime.local_life(lifetime.local);
         let started = remote.in_background(async move {
@@ -435,14 +477,14 @@ impl Missed {
                 log::debug!("{error}");
                 site.counters().remote_errors.add();
             }
-            if stored == Ok(true) {
-                site.counters().fills.add();
-                site.extend(ticket, &value, confirmed);
-            } else {
+            if stored != Ok(true) {
+                // The lease, dropped, is given back: nobody need wait for a fill that does not come.
                 site.counters().fills_dropped.add();
-                // Nobody need wait for a fill that does not come.
-                let _ = key.delete(Some(cas)).await;
+                return;
             }
+            site.counters().fills.add();
+            lease.into_iter().for_each(Lease::used);
+            site.extend(ticket, &value, confirmed);
         });
         if !started {
             self.site.counters().fills_dropped.add();

@@ -10,7 +10,7 @@ use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::error::CacheError;
 use crate::key::{Key, KeyError};
-use crate::site::{Frame, Lifetime, Site, UNCONFIRMED, UNKNOWN_WEIGHT};
+use crate::site::{Frame, Lifetime, Site, UNCONFIRMED};
 use crate::tier::Tier;
 use crate::tier::local::{Ticket, Write};
 use crate::tier::remote::{Condition, Found, Item, RemoteError, RemoteKey, whole_seconds};
@@ -168,13 +168,13 @@ impl<V, P> CacheEntry<V, P> {
             return Ok(());
         };
         site.counters().invalidations.add();
-        site.cache.forget(&site.key);
+        site.cache.forget(&site.key, None);
         let Some((_, key)) = site.remote() else {
             return Ok(());
         };
         let told = key.delete(None).await;
         // Until memcached was told, others of this process could read it there.
-        site.cache.forget(&site.key);
+        site.cache.forget(&site.key, None);
         told.map_err(|error| site.remote_failed(error))
     }
 }
@@ -245,17 +245,12 @@ impl Given {
         key.write(&frame, ttl, kept, condition).await.map_err(WriteError::Remote)
     }
 
-    /// Stores it in this process, for `fresh`.
-    fn publish(self, site: &Site, write: Write, fresh: Duration) -> bool {
-        let weight = self.payload.as_ref().map_or(UNKNOWN_WEIGHT, Vec::len);
-        let stored = site.publish(
-            site.ticket(),
-            write,
-            &self.value,
-            weight,
-            self.lifetime.local_life(fresh),
-        );
-        if let Some(request) = Request::current() {
+    /// Stores it in this process, for `fresh`, unless somebody changed the entry since the ticket.
+    fn publish(self, site: &Site, ticket: Ticket, write: Write, fresh: Duration) -> bool {
+        let weight = site.weight(&self.value, self.payload.as_deref());
+        let life = self.lifetime.local_life(fresh);
+        let stored = site.publish(ticket, write, &self.value, weight, life);
+        if stored && let Some(request) = Request::current() {
             request.replace(site.cache.id(), &site.key, self.value);
         }
         stored
@@ -302,6 +297,8 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             return false;
         }
         let Some(given) = Given::new(&site, &self.rules, value) else { return false };
+        // Before memcached is told: who invalidates the entry after that must not find it here.
+        let ticket = site.ticket();
         let mut fresh = given.lifetime.local;
         let mut everywhere = false;
         if let Some((_, key)) = site.remote() {
@@ -317,7 +314,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             }
         }
         // Whoever fetched meanwhile has filled the local tier with something else.
-        given.publish(&site, Write::Once, fresh) || everywhere
+        given.publish(&site, ticket, Write::Once, fresh) || everywhere
     }
 
     /// Replaces the entry, in this process and in memcached. A fetch under way anywhere does not
@@ -353,10 +350,12 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             return self.invalidate().await;
         };
         site.counters().overwrites.add();
-        site.cache.forget(&site.key);
+        let ticket = site.cache.forget(&site.key, None);
         let Some((_, key)) = site.remote() else {
             let fresh = given.lifetime.local;
-            given.publish(&site, Write::Replace, fresh);
+            if let Some(ticket) = ticket {
+                given.publish(&site, ticket, Write::Replace, fresh);
+            }
             return Ok(());
         };
         let mut written = given.write(&site, &key, Condition::Always).await;
@@ -368,21 +367,17 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             }
         }
         // Others of this process may have read the old value there meanwhile.
-        site.cache.forget(&site.key);
+        // If others replaced it too, memcached says which of the values it is.
+        let ticket = site.cache.forget(&site.key, ticket);
         let Lifetime { local, ttl, .. } = given.lifetime;
+        let fresh = if written.is_ok() { local } else { ttl.min(UNCONFIRMED) };
+        if let Some(ticket) = ticket {
+            given.publish(&site, ticket, Write::Replace, fresh);
+        }
         match written {
-            Ok(_) => {
-                given.publish(&site, Write::Replace, local);
-                Ok(())
-            }
-            Err(WriteError::NotStorable(why)) => {
-                given.publish(&site, Write::Replace, ttl.min(UNCONFIRMED));
-                Err(CacheError::NotStorable(why))
-            }
-            Err(WriteError::Remote(error)) => {
-                given.publish(&site, Write::Replace, ttl.min(UNCONFIRMED));
-                Err(site.remote_failed(error))
-            }
+            Ok(_) => Ok(()),
+            Err(WriteError::NotStorable(why)) => Err(CacheError::NotStorable(why)),
+            Err(WriteError::Remote(error)) => Err(site.remote_failed(error)),
         }
     }
 }

@@ -9,12 +9,13 @@
 //! States of a flight: *led* (a leader, any number of followers) → *answered* (an outcome that
 //! every follower takes) or *led* by another; without followers a flight ends with its leader.
 
+use std::any::Any;
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -23,8 +24,9 @@ use crate::value::{SharedError, Value};
 
 /// A leader that was woken and not polled for this long has lost its lead.
 pub(crate) const STALL: Duration = Duration::from_millis(900);
-/// A leader that was neither woken nor polled for this long counts as lost.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// A leader that was neither woken nor polled for this long counts as lost: its future was leaked,
+/// or its runtime is not driven, or it waits for a task of its own that waits for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// How often flights with followers are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -99,6 +101,10 @@ struct Flight {
     /// milliseconds since [`EPOCH`], 0 for never.
     woken: AtomicU64,
     polled: AtomicU64,
+    /// Whether the leader is being polled just now.
+    polling: AtomicBool,
+    /// What a leader has for its successor, should it lose the lead.
+    stowed: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 #[derive(Default)]
@@ -107,7 +113,8 @@ struct Crew {
     term: u64,
     /// The follower to whom the lead was handed, until it takes it.
     promoted: Option<u64>,
-    followers: VecDeque<(u64, Option<Waker>)>,
+    /// In the order in which they came. No waker: not polled yet, or just woken.
+    followers: BTreeMap<u64, Option<Waker>>,
     next_id: u64,
     watched: bool,
 }
@@ -128,6 +135,8 @@ impl Flight {
             crew: Mutex::default(),
             woken: AtomicU64::new(0),
             polled: AtomicU64::new(now()),
+            polling: AtomicBool::new(false),
+            stowed: Mutex::new(None),
         }
     }
 
@@ -135,7 +144,7 @@ impl Flight {
         let mut crew = lock(&self.crew);
         let id = crew.next_id;
         crew.next_id += 1;
-        crew.followers.push_back((id, None));
+        crew.followers.insert(id, None);
         if !crew.watched {
             crew.watched = true;
             Watch::add(self);
@@ -158,8 +167,12 @@ impl Flight {
         self.land();
         // The first answer stands: a leader that lost its lead may finish after its successor.
         let _ = self.outcome.set(outcome);
-        let followers = std::mem::take(&mut lock(&self.crew).followers);
-        followers.into_iter().filter_map(|(_, waker)| waker).for_each(Waker::wake);
+        let followers = {
+            let mut crew = lock(&self.crew);
+            crew.promoted = None;
+            std::mem::take(&mut crew.followers)
+        };
+        followers.into_values().flatten().for_each(Waker::wake);
     }
 
     /// Ends the lead of `term`: hands it to the follower that has waited longest, or lands the
@@ -196,10 +209,16 @@ impl Flight {
     fn look(&self, now: u64) {
         let woken = self.woken.load(Ordering::Acquire);
         let polled = self.polled.load(Ordering::Acquire);
-        let stalled = woken != 0 && now.saturating_sub(woken) >= STALL.as_millis() as u64;
+        // One that is being polled is being run, however long that takes.
+        let polling = self.polling.load(Ordering::Acquire);
+        let waits = woken != 0 && !polling;
+        let stalled = waits && now.saturating_sub(woken) >= STALL.as_millis() as u64;
         let lost = now.saturating_sub(woken.max(polled)) >= PATIENCE.as_millis() as u64;
         if stalled || lost {
-            let heir = lock(&self.crew).promote(self);
+            let heir = {
+                let mut crew = lock(&self.crew);
+                if self.outcome.get().is_some() { None } else { crew.promote(self) }
+            };
             if let Some(heir) = heir {
                 heir.wake();
             }
@@ -208,19 +227,18 @@ impl Flight {
 }
 
 impl Crew {
-    /// Gives the lead to the follower that has waited longest, and the one promoted before it
-    /// another turn at the end of the queue. Returns whom to wake.
+    /// Gives the lead to the follower that has waited longest; where one was promoted and did not
+    /// take it, to the next one. Returns whom to wake.
     fn promote(&mut self, flight: &Flight) -> Option<Waker> {
-        if self.promoted.is_some() {
-            self.followers.rotate_left(1);
-        }
-        let (id, waker) = self.followers.front_mut()?;
-        self.promoted = Some(*id);
-        let waker = waker.take();
+        let next = self.promoted.map_or(0, |promoted| promoted + 1);
+        let id = *self.followers.range(next..).chain(&self.followers).next()?.0;
+        self.promoted = Some(id);
         self.term += 1;
         // Promoted is as good as woken: who does not take the lead in time loses it again.
         flight.woken.store(now(), Ordering::Release);
+        flight.polling.store(false, Ordering::Release);
         // One that has not been polled yet finds out when it is.
+        let waker = self.followers.get_mut(&id).and_then(Option::take);
         Some(waker.unwrap_or_else(|| Waker::noop().clone()))
     }
 }
@@ -243,6 +261,17 @@ impl Leader {
     pub(crate) fn answer(mut self, outcome: Outcome) {
         self.done = true;
         self.flight.answer(outcome);
+    }
+
+    /// Leaves something for whoever leads next, if this one loses the lead.
+    pub(crate) fn stow<T: Send + 'static>(&self, luggage: T) {
+        *lock(&self.flight.stowed) = Some(Box::new(luggage));
+    }
+
+    /// Takes what was stowed; `None` also where another leader has taken it.
+    pub(crate) fn unstow<T: Send + 'static>(&self) -> Option<T> {
+        let luggage = lock(&self.flight.stowed).take()?;
+        luggage.downcast().ok().map(|luggage| *luggage)
     }
 
     /// Runs a part of the leader's work, so that the flight knows when it is woken and polled.
@@ -282,12 +311,24 @@ impl<F: Future> Future for Run<'_, F> {
         };
         let (_, waker) = this.waker.insert(waker);
         // A leader that lost its lead must not vouch for its successor.
-        if lock(&flight.crew).term == this.leader.term {
+        let leads = || lock(&flight.crew).term == this.leader.term;
+        if leads() {
             flight.polled.store(now(), Ordering::Release);
             flight.woken.store(0, Ordering::Release);
+            flight.polling.store(true, Ordering::Release);
         }
-        let _leading = Leading::enter(flight);
-        this.work.as_mut().poll(&mut Context::from_waker(waker))
+        let polled = {
+            let _leading = Leading::enter(flight);
+            this.work.as_mut().poll(&mut Context::from_waker(waker))
+        };
+        if leads() {
+            flight.polling.store(false, Ordering::Release);
+            // Woken while it was polled: it waits to be polled again from now on.
+            if flight.woken.load(Ordering::Acquire) != 0 {
+                flight.woken.store(now(), Ordering::Release);
+            }
+        }
+        polled
     }
 }
 
@@ -359,11 +400,11 @@ impl Future for Follower {
         }
         if crew.promoted == Some(this.id) {
             crew.promoted = None;
-            crew.followers.retain(|(id, _)| *id != this.id);
+            crew.followers.remove(&this.id);
             this.done = true;
             return Poll::Ready(Followed::Lead(Leader::new(Arc::clone(&this.flight), crew.term)));
         }
-        if let Some((_, waker)) = crew.followers.iter_mut().rfind(|(id, _)| *id == this.id) {
+        if let Some(waker) = crew.followers.get_mut(&this.id) {
             match waker {
                 Some(waker) => waker.clone_from(context.waker()),
                 None => *waker = Some(context.waker().clone()),
@@ -380,7 +421,7 @@ impl Drop for Follower {
         }
         let handed_on = {
             let mut crew = lock(&self.flight.crew);
-            crew.followers.retain(|(id, _)| *id != self.id);
+            crew.followers.remove(&self.id);
             (crew.promoted == Some(self.id)).then(|| {
                 crew.promoted = None;
                 crew.term
@@ -423,11 +464,78 @@ impl Watch {
                 flights.retain(|flight| flight.strong_count() > 0);
                 flights.iter().filter_map(Weak::upgrade).collect()
             };
-            let now = now();
-            flights.iter().for_each(|flight| flight.look(now));
-            // Ours may be the last reference to a value of the program's, whose `Drop` may panic.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(flights)));
+            // What runs here may be the program's own: a waker, the `Drop` of a value to which
+            // ours was the last reference. If that panics, the watch goes on.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                let now = now();
+                flights.iter().for_each(|flight| flight.look(now));
+                drop(flights);
+            }));
             std::thread::sleep(LOOK);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> Arc<[u8]> {
+        Arc::from(&b"key"[..])
+    }
+
+    fn leader(flights: &Arc<Flights>) -> Leader {
+        match flights.join(&key()) {
+            Role::Leader(leader) => leader,
+            _ => panic!("there is a leader already"),
+        }
+    }
+
+    fn follower(flights: &Arc<Flights>) -> Follower {
+        match flights.join(&key()) {
+            Role::Follower(follower) => follower,
+            _ => panic!("there is no leader"),
+        }
+    }
+
+    #[test]
+    fn the_watch_leaves_an_answered_flight_alone() {
+        let flights = Arc::new(Flights::new());
+        let leader = leader(&flights);
+        let _follower = follower(&flights);
+        let flight = Arc::clone(&leader.flight);
+        assert!(lock(&flight.crew).promote(&flight).is_some());
+        leader.answer(Outcome::Unshared);
+        flight.look(now() + 60_000);
+        assert_eq!(lock(&flight.crew).promoted, None);
+    }
+
+    #[test]
+    fn the_lead_goes_round_among_those_who_do_not_take_it() {
+        let flights = Arc::new(Flights::new());
+        let leader = leader(&flights);
+        let followers = [follower(&flights), follower(&flights), follower(&flights)];
+        let promoted = || {
+            lock(&leader.flight.crew).promote(&leader.flight);
+            lock(&leader.flight.crew).promoted
+        };
+        let ids: Vec<_> = (0..5).map(|_| promoted()).collect();
+        assert_eq!(ids, [Some(0), Some(1), Some(2), Some(0), Some(1)]);
+        drop(followers);
+    }
+
+    #[test]
+    fn what_a_leader_stowed_its_successor_finds() {
+        let flights = Arc::new(Flights::new());
+        let leader = leader(&flights);
+        let mut follower = Box::pin(follower(&flights));
+        leader.stow(7);
+        drop(leader);
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(Followed::Lead(heir)) = follower.as_mut().poll(&mut context) else {
+            panic!("the lead is handed over");
+        };
+        assert_eq!(heir.unstow::<i32>(), Some(7));
+        assert_eq!(heir.unstow::<i32>(), None);
     }
 }

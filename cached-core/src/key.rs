@@ -156,6 +156,13 @@ impl Encoder {
     }
 }
 
+/// The length of a value in this encoding, which writes what other codecs cannot.
+pub(crate) fn length_of<T: Serialize>(value: &T) -> Option<usize> {
+    let mut encoder = Encoder::default();
+    value.serialize(&mut encoder).ok()?;
+    Some(encoder.bytes.len())
+}
+
 /// Why an argument could not be encoded: its own `Serialize` failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyError(String);

@@ -2,9 +2,10 @@
 //!
 //! A positional codec reads two swapped fields, or a skipped one, as another value without an
 //! error. So the shape is taken when a value is stored, and again from what was decoded: the two
-//! agree only if the reader's type walks through the same structs, fields, variants and kinds.
-//! Elements of sequences and entries of maps are added up without order, because a `HashMap`
-//! that was decoded has another one.
+//! agree only if the reader's type walks through the same structs, fields, variants and kinds, in
+//! the same order. A `HashMap` that was decoded has another order, so of a map each entry's
+//! contents are hashed too, and the entries added up. A set with elements of several shapes has
+//! neither, and does not read back as what was written.
 
 use std::fmt;
 
@@ -12,7 +13,7 @@ use serde::ser::{self, Serialize};
 
 /// The shape of `value`, or why it has none that can be relied on.
 pub(crate) fn of<V: Serialize + ?Sized>(value: &V) -> Result<u64, Unshaped> {
-    value.serialize(Walk)
+    value.serialize(Walk { contents: false })
 }
 
 /// Why a value has no reliable shape.
@@ -99,7 +100,11 @@ impl Hash {
     }
 
     fn text(self, text: &str) -> Hash {
-        text.bytes().fold(self.word(text.len() as u64), Hash::byte)
+        self.bytes(text.as_bytes())
+    }
+
+    fn bytes(self, bytes: &[u8]) -> Hash {
+        bytes.iter().fold(self.word(bytes.len() as u64), |hash, &byte| hash.byte(byte))
     }
 
     fn byte(self, byte: u8) -> Hash {
@@ -114,49 +119,46 @@ impl Hash {
     }
 }
 
-fn leaf(kind: Kind) -> Result<u64, Unshaped> {
-    Ok(Hash::new(kind).finish())
+#[derive(Clone, Copy)]
+struct Walk {
+    /// Whether what the leaves hold is hashed, beside what they are.
+    contents: bool,
 }
 
-#[derive(Clone, Copy)]
-struct Walk;
+impl Walk {
+    fn leaf(self, kind: Kind, contents: &[u8]) -> Result<u64, Unshaped> {
+        let hash = Hash::new(kind);
+        Ok(if self.contents { hash.bytes(contents) } else { hash }.finish())
+    }
+}
 
-/// A form under way.
+/// A form under way, whose members come in order.
 struct Members {
+    walk: Walk,
     hash: Hash,
-    /// The sum of an unordered form's members.
-    sum: u64,
     count: u64,
-    ordered: bool,
 }
 
 impl Members {
-    fn ordered(hash: Hash) -> Result<Members, Unshaped> {
-        Ok(Members { hash, sum: 0, count: 0, ordered: true })
+    fn new(walk: Walk, hash: Hash) -> Result<Members, Unshaped> {
+        Ok(Members { walk, hash, count: 0 })
     }
 
-    fn unordered(kind: Kind) -> Result<Members, Unshaped> {
-        Ok(Members { hash: Hash::new(kind), sum: 0, count: 0, ordered: false })
-    }
-
-    fn add(&mut self, member: u64) {
+    fn add<T: Serialize + ?Sized>(&mut self, member: &T) -> Result<(), Unshaped> {
         self.count += 1;
-        if self.ordered {
-            self.hash = self.hash.word(member);
-        } else {
-            self.sum = self.sum.wrapping_add(member);
-        }
+        self.hash = self.hash.word(member.serialize(self.walk)?);
+        Ok(())
     }
 
     fn finish(self) -> Result<u64, Unshaped> {
-        Ok(self.hash.word(self.sum).word(self.count).finish())
+        Ok(self.hash.word(self.count).finish())
     }
 }
 
 macro_rules! leaves {
     ($($method:ident $type:ty, $kind:ident;)*) => {$(
-        fn $method(self, _value: $type) -> Result<u64, Unshaped> {
-            leaf(Kind::$kind)
+        fn $method(self, value: $type) -> Result<u64, Unshaped> {
+            self.leaf(Kind::$kind, &value.to_le_bytes())
         }
     )*};
 }
@@ -173,7 +175,6 @@ impl ser::Serializer for Walk {
     type SerializeStructVariant = Members;
 
     leaves! {
-        serialize_bool bool, Bool;
         serialize_i8 i8, I8;
         serialize_i16 i16, I16;
         serialize_i32 i32, I32;
@@ -186,9 +187,22 @@ impl ser::Serializer for Walk {
         serialize_u128 u128, U128;
         serialize_f32 f32, F32;
         serialize_f64 f64, F64;
-        serialize_char char, Char;
-        serialize_str &str, Str;
-        serialize_bytes &[u8], Bytes;
+    }
+
+    fn serialize_bool(self, value: bool) -> Result<u64, Unshaped> {
+        self.leaf(Kind::Bool, &[value.into()])
+    }
+
+    fn serialize_char(self, value: char) -> Result<u64, Unshaped> {
+        self.leaf(Kind::Char, &u32::from(value).to_le_bytes())
+    }
+
+    fn serialize_str(self, value: &str) -> Result<u64, Unshaped> {
+        self.leaf(Kind::Str, value.as_bytes())
+    }
+
+    fn serialize_bytes(self, value: &[u8]) -> Result<u64, Unshaped> {
+        self.leaf(Kind::Bytes, value)
     }
 
     // The codec's own answer, so that a type takes the same way here and there.
@@ -197,15 +211,15 @@ impl ser::Serializer for Walk {
     }
 
     fn serialize_none(self) -> Result<u64, Unshaped> {
-        leaf(Kind::None)
+        self.leaf(Kind::None, &[])
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<u64, Unshaped> {
-        Ok(Hash::new(Kind::Some).word(value.serialize(Walk)?).finish())
+        Ok(Hash::new(Kind::Some).word(value.serialize(self)?).finish())
     }
 
     fn serialize_unit(self) -> Result<u64, Unshaped> {
-        leaf(Kind::Unit)
+        self.leaf(Kind::Unit, &[])
     }
 
     fn serialize_unit_struct(self, name: &'static str) -> Result<u64, Unshaped> {
@@ -226,7 +240,7 @@ impl ser::Serializer for Walk {
         name: &'static str,
         value: &T,
     ) -> Result<u64, Unshaped> {
-        Ok(Hash::new(Kind::NewtypeStruct).text(name).word(value.serialize(Walk)?).finish())
+        Ok(Hash::new(Kind::NewtypeStruct).text(name).word(value.serialize(self)?).finish())
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -237,15 +251,15 @@ impl ser::Serializer for Walk {
         value: &T,
     ) -> Result<u64, Unshaped> {
         let hash = Hash::new(Kind::NewtypeVariant).text(name).text(variant);
-        Ok(hash.word(value.serialize(Walk)?).finish())
+        Ok(hash.word(value.serialize(self)?).finish())
     }
 
     fn serialize_seq(self, _length: Option<usize>) -> Result<Members, Unshaped> {
-        Members::unordered(Kind::Seq)
+        Members::new(self, Hash::new(Kind::Seq))
     }
 
     fn serialize_tuple(self, _length: usize) -> Result<Members, Unshaped> {
-        Members::ordered(Hash::new(Kind::Tuple))
+        Members::new(self, Hash::new(Kind::Tuple))
     }
 
     fn serialize_tuple_struct(
@@ -253,7 +267,7 @@ impl ser::Serializer for Walk {
         name: &'static str,
         _length: usize,
     ) -> Result<Members, Unshaped> {
-        Members::ordered(Hash::new(Kind::TupleStruct).text(name))
+        Members::new(self, Hash::new(Kind::TupleStruct).text(name))
     }
 
     fn serialize_tuple_variant(
@@ -263,15 +277,15 @@ impl ser::Serializer for Walk {
         variant: &'static str,
         _length: usize,
     ) -> Result<Members, Unshaped> {
-        Members::ordered(Hash::new(Kind::TupleVariant).text(name).text(variant))
+        Members::new(self, Hash::new(Kind::TupleVariant).text(name).text(variant))
     }
 
     fn serialize_map(self, _length: Option<usize>) -> Result<Entries, Unshaped> {
-        Ok(Entries { members: Members::unordered(Kind::Map)?, key: 0 })
+        Ok(Entries { sum: 0, count: 0, key: 0 })
     }
 
     fn serialize_struct(self, name: &'static str, _length: usize) -> Result<Members, Unshaped> {
-        Members::ordered(Hash::new(Kind::Struct).text(name))
+        Members::new(self, Hash::new(Kind::Struct).text(name))
     }
 
     fn serialize_struct_variant(
@@ -281,7 +295,7 @@ impl ser::Serializer for Walk {
         variant: &'static str,
         _length: usize,
     ) -> Result<Members, Unshaped> {
-        Members::ordered(Hash::new(Kind::StructVariant).text(name).text(variant))
+        Members::new(self, Hash::new(Kind::StructVariant).text(name).text(variant))
     }
 }
 
@@ -291,8 +305,7 @@ macro_rules! members {
             type Ok = u64;
             type Error = Unshaped;
             fn $add<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unshaped> {
-                self.add(value.serialize(Walk)?);
-                Ok(())
+                self.add(value)
             }
             fn end(self) -> Result<u64, Unshaped> {
                 self.finish()
@@ -319,8 +332,7 @@ macro_rules! fields {
                 value: &T,
             ) -> Result<(), Unshaped> {
                 self.hash = self.hash.text(name);
-                self.add(value.serialize(Walk)?);
-                Ok(())
+                self.add(value)
             }
             fn skip_field(&mut self, _name: &'static str) -> Result<(), Unshaped> {
                 Err(Unshaped::SkippedField)
@@ -334,8 +346,10 @@ macro_rules! fields {
 
 fields! { SerializeStruct, SerializeStructVariant }
 
+/// A map under way, whose entries come in any order.
 struct Entries {
-    members: Members,
+    sum: u64,
+    count: u64,
     key: u64,
 }
 
@@ -343,16 +357,18 @@ impl ser::SerializeMap for Entries {
     type Ok = u64;
     type Error = Unshaped;
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Unshaped> {
-        self.key = key.serialize(Walk)?;
+        self.key = key.serialize(Walk { contents: true })?;
         Ok(())
     }
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unshaped> {
-        let value = value.serialize(Walk)?;
-        self.members.add(Hash::new(Kind::Map).word(self.key).word(value).finish());
+        let value = value.serialize(Walk { contents: true })?;
+        let entry = Hash::new(Kind::Map).word(self.key).word(value).finish();
+        self.sum = self.sum.wrapping_add(entry);
+        self.count += 1;
         Ok(())
     }
     fn end(self) -> Result<u64, Unshaped> {
-        self.members.finish()
+        Ok(Hash::new(Kind::Map).word(self.sum).word(self.count).finish())
     }
 }
 

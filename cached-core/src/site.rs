@@ -18,8 +18,8 @@ pub(crate) const UNCONFIRMED: Duration = Duration::from_secs(5);
 /// A longer lifetime than this is cut to it: nothing outlives it, and clocks can be added to it.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// What a value weighs that the codec cannot write: it is not free, and not much else is known.
-pub(crate) const UNKNOWN_WEIGHT: usize = 4096;
+/// What a value weighs that cannot be written at all: it is not free, and not much else is known.
+const UNKNOWN_WEIGHT: usize = 4096;
 
 /// One key in one cache: what every step of a call, and an entry, work with.
 #[derive(Clone)]
@@ -77,6 +77,12 @@ impl Site {
 
     pub(crate) fn counters(&self) -> &Counters {
         self.cache.counters_at(self.index)
+    }
+
+    /// What a value weighs in the local tier: its encoded length.
+    pub(crate) fn weight(&self, value: &Value, payload: Option<&[u8]>) -> usize {
+        let unencoded = || (self.value_type.weigh)(value).unwrap_or(UNKNOWN_WEIGHT);
+        payload.map_or_else(unencoded, <[u8]>::len)
     }
 
     /// What the local tier holds and is not expired.

@@ -80,6 +80,9 @@ impl DeclarationStats {
     }
 }
 
+/// Fetches that took longer count as this long.
+const LONGEST_FETCH: Duration = Duration::from_secs(30);
+
 #[derive(Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -98,7 +101,8 @@ impl Counters {
     /// Takes note of how long a fetch took. The estimate rises at once and falls slowly, because
     /// waiting too short for another process's fetch costs a fetch.
     pub(crate) fn observe(&self, took: Duration) {
-        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
+        // A future that was held and not polled does not take long, it is not run.
+        let took = u64::try_from(took.min(LONGEST_FETCH).as_nanos()).unwrap_or(u64::MAX).max(1);
         // A lost update between two fetches only makes the estimate a little older.
         let estimate = self.fetch_time.load(Ordering::Relaxed);
         let next = if took >= estimate { took } else { estimate - estimate / 8 + took / 8 };

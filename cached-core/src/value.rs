@@ -6,13 +6,14 @@
 use std::any::Any;
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{codec, shape};
+use crate::{codec, key, shape};
 
 /// A cached value without its type; the type is the declaration's.
 pub(crate) type Value = Arc<dyn Any + Send + Sync>;
@@ -116,19 +117,31 @@ whole! { ByType:
 
 /// What the core must know of a value's type.
 pub(crate) struct ValueType {
-    /// The codec's bytes; `None` where the codec cannot write the value.
+    /// The codec's bytes; `None` where the codec cannot write the value. Neither this nor the
+    /// next two panic where the type's own `Serialize` or `Deserialize` does.
     pub(crate) encode: fn(&Value) -> Option<Vec<u8>>,
     pub(crate) decode: fn(&[u8]) -> Option<Value>,
     pub(crate) shape: fn(&Value) -> Result<u64, shape::Unshaped>,
+    /// About how many bytes the value holds, where the codec cannot write it.
+    pub(crate) weigh: fn(&Value) -> Option<usize>,
+}
+
+/// `None` where `run` panics. It leaves nothing behind: what it makes is lost with it.
+fn calm<T>(run: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(run)).ok()
 }
 
 pub(crate) struct TypeOf<V>(PhantomData<V>);
 
 impl<V: CachedValue> TypeOf<V> {
     pub(crate) const TYPE: &'static ValueType = &ValueType {
-        encode: |value| codec::encode(value.downcast_ref::<V>()?),
-        decode: |bytes| Some(Arc::new(codec::decode::<V>(bytes)?)),
-        shape: |value| value.downcast_ref::<V>().map_or(Err(shape::Unshaped::Failed), shape::of),
+        encode: |value| calm(|| codec::encode(value.downcast_ref::<V>()?))?,
+        decode: |bytes| Some(Arc::new(calm(|| codec::decode::<V>(bytes))??)),
+        shape: |value| {
+            calm(|| shape::of(value.downcast_ref::<V>().ok_or(shape::Unshaped::Failed)?))
+                .unwrap_or(Err(shape::Unshaped::Failed))
+        },
+        weigh: |value| calm(|| key::length_of(value.downcast_ref::<V>()?))?,
     };
 }
 

@@ -178,11 +178,14 @@ impl Local {
         }
     }
 
-    /// Removes the entry, and every publication under an earlier ticket.
-    pub(crate) fn invalidate(&self, key: &[u8]) {
+    /// Removes the entry, and every publication under an earlier ticket. Returns the next ticket;
+    /// `None` where `before` is out of date.
+    pub(crate) fn invalidate(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {
         let stripe = self.hasher.hash_one(key) as usize % self.stripes.len();
         let mut count = self.lock(stripe);
+        let in_time = before.is_none_or(|before| before.count == *count);
         *count += 1;
         self.entries.invalidate(key);
+        in_time.then_some(Ticket { stripe, count: *count })
     }
 }

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::key::Key;
-use server::Server;
+use server::{Errand, Server};
 
 /// memcached takes a longer relative lifetime for a date.
 pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -32,6 +32,8 @@ pub(crate) struct Remote {
 pub(crate) struct RemoteKey {
     server: Arc<Server>,
     key: Arc<str>,
+    /// What changes to it are for.
+    errand: Errand,
 }
 
 /// What a read found.
@@ -95,7 +97,11 @@ impl Remote {
     /// Ravishankar 1998), so that a server that leaves moves only its own keys.
     pub(crate) fn locate(&self, key: &Key) -> Option<RemoteKey> {
         let server = self.servers.iter().max_by_key(|server| server.score(key.digest()))?;
-        Some(RemoteKey { server: Arc::clone(server), key: key.to_string().into() })
+        Some(RemoteKey {
+            server: Arc::clone(server),
+            key: key.to_string().into(),
+            errand: Errand::Change,
+        })
     }
 
     /// Reads several keys, all servers at once and each in one round trip. Answers in order; a
@@ -110,6 +116,9 @@ impl Remote {
                 Some((_, group)) => group.push(index),
                 None => groups.push((Arc::clone(&key.server), vec![index])),
             }
+        }
+        if Handle::try_current().is_err() {
+            return keys.iter().map(|_| Ok(None)).collect();
         }
         let mut exchanges = tokio::task::JoinSet::new();
         for (server, group) in groups {
@@ -141,12 +150,13 @@ impl Remote {
     /// Runs a write off the caller's path. Without a runtime, and with too many under way, it is
     /// dropped; `false` says so.
     pub(crate) fn in_background(&self, write: impl Future<Output = ()> + Send + 'static) -> bool {
-        let Ok(runtime) = Handle::try_current() else {
-            return false;
-        };
-        let Some(pending) = Pending::begin(&self.pending) else {
-            return false;
-        };
+        let few = self.pending.count.load(Ordering::Relaxed) < PENDING_LIMIT;
+        few && self.in_background_always(write)
+    }
+
+    fn in_background_always(&self, write: impl Future<Output = ()> + Send + 'static) -> bool {
+        let Ok(runtime) = Handle::try_current() else { return false };
+        let pending = PendingGuard::new(&self.pending);
         runtime.spawn(async move {
             write.await;
             drop(pending);
@@ -154,8 +164,15 @@ impl Remote {
         true
     }
 
-    /// Waits until no write is under way.
+    /// Waits until no write is under way; not for one whose runtime is not driven.
     pub(crate) async fn flush(&self) {
+        // Without a runtime here there is no clock to wait by.
+        if Handle::try_current().is_ok() {
+            let _ = tokio::time::timeout(server::LONGEST_WRITE, self.flushed()).await;
+        }
+    }
+
+    async fn flushed(&self) {
         loop {
             let done = self.pending.done.notified();
             tokio::pin!(done);
@@ -169,6 +186,12 @@ impl Remote {
 }
 
 impl RemoteKey {
+    /// For writes that nobody waits for.
+    pub(crate) fn in_background(mut self) -> RemoteKey {
+        self.errand = Errand::Background;
+        self
+    }
+
     pub(crate) async fn read(&self) -> Result<Found, RemoteError> {
         self.server.read(&self.key, None).await
     }
@@ -204,11 +227,11 @@ impl RemoteKey {
         }
         let whole = |duration: Duration| Duration::from_secs(duration.as_secs());
         let seconds = whole_seconds(whole(ttl).saturating_add(whole(kept)).min(LONGEST_TTL));
-        self.server.write(&self.key, frame, seconds, condition).await
+        self.server.write(&self.key, frame, seconds, condition, self.errand).await
     }
 
     pub(crate) async fn delete(&self, unchanged: Option<u64>) -> Result<(), RemoteError> {
-        self.server.delete(&self.key, unchanged).await
+        self.server.delete(&self.key, unchanged, self.errand).await
     }
 }
 
@@ -221,7 +244,8 @@ pub(crate) fn whole_seconds(duration: Duration) -> u32 {
 pub(crate) struct Lease {
     remote: Arc<Remote>,
     key: RemoteKey,
-    cas: Option<u64>,
+    cas: u64,
+    is_used: bool,
     /// When the item goes that the lease lets its holder replace; `None` where there is no item.
     item_gone: Option<Instant>,
 }
@@ -229,7 +253,7 @@ pub(crate) struct Lease {
 impl Lease {
     /// To fill what is missing.
     pub(crate) fn new(remote: &Arc<Remote>, key: RemoteKey, cas: u64) -> Lease {
-        Lease { remote: Arc::clone(remote), key, cas: Some(cas), item_gone: None }
+        Lease { remote: Arc::clone(remote), key, cas, is_used: false, item_gone: None }
     }
 
     /// To replace an item.
@@ -239,17 +263,26 @@ impl Lease {
         lease
     }
 
-    /// The CAS to fill under; the lease is used up.
-    pub(crate) fn take(mut self) -> Option<u64> {
-        self.cas.take()
+    /// The CAS to fill under.
+    pub(crate) fn cas(&self) -> u64 {
+        self.cas
+    }
+
+    /// The fill is done: there is nothing to give back.
+    pub(crate) fn used(mut self) {
+        self.is_used = true;
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Some(cas) = self.cas else { return };
-        let (key, item_gone) = (self.key.clone(), self.item_gone);
-        self.remote.in_background(async move {
+        if self.is_used {
+            return;
+        }
+        let (cas, item_gone) = (self.cas, self.item_gone);
+        let key = self.key.clone().in_background();
+        // Also where many writes are under way: there are no more leases than fetches.
+        self.remote.in_background_always(async move {
             // Best effort: the lease runs out by itself, and an item goes.
             let _ = match item_gone {
                 None => key.delete(Some(cas)).await,
@@ -271,10 +304,10 @@ struct Pending {
 
 struct PendingGuard(Arc<Pending>);
 
-impl Pending {
-    fn begin(pending: &Arc<Pending>) -> Option<PendingGuard> {
-        let guard = PendingGuard(Arc::clone(pending));
-        (pending.count.fetch_add(1, Ordering::AcqRel) < PENDING_LIMIT).then_some(guard)
+impl PendingGuard {
+    fn new(pending: &Arc<Pending>) -> PendingGuard {
+        pending.count.fetch_add(1, Ordering::AcqRel);
+        PendingGuard(Arc::clone(pending))
     }
 }
 

@@ -15,7 +15,7 @@ tokio::task_local! {
 pub(crate) struct Request {
     force_miss: bool,
     /// By the cache that gave them; a request may use several.
-    answers: Mutex<HashMap<usize, Answers>>,
+    answers: Mutex<HashMap<u64, Answers>>,
 }
 
 type Answers = HashMap<Arc<[u8]>, Value>;
@@ -30,25 +30,25 @@ impl Request {
         self.force_miss
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Answers>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Answers>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn get(&self, cache: usize, key: &[u8]) -> Option<Value> {
+    pub(crate) fn get(&self, cache: u64, key: &[u8]) -> Option<Value> {
         self.lock().get(&cache)?.get(key).cloned()
     }
 
     /// Keeps the first answer for the rest of the request; returns the one that is kept.
-    pub(crate) fn keep(&self, cache: usize, key: &Arc<[u8]>, value: Value) -> Value {
+    pub(crate) fn keep(&self, cache: u64, key: &Arc<[u8]>, value: Value) -> Value {
         let mut answers = self.lock();
         Arc::clone(answers.entry(cache).or_default().entry(Arc::clone(key)).or_insert(value))
     }
 
-    pub(crate) fn replace(&self, cache: usize, key: &Arc<[u8]>, value: Value) {
+    pub(crate) fn replace(&self, cache: u64, key: &Arc<[u8]>, value: Value) {
         self.lock().entry(cache).or_default().insert(Arc::clone(key), value);
     }
 
-    pub(crate) fn remove(&self, cache: usize, key: &[u8]) {
+    pub(crate) fn remove(&self, cache: u64, key: &[u8]) {
         if let Some(answers) = self.lock().get_mut(&cache) {
             answers.remove(key);
         }
