@@ -92,14 +92,16 @@ impl Cache {
         }
     }
 
-    /// A cache that is off: every call fetches, nothing is stored or shared.
+    /// A cache that is off: every call fetches, nothing is stored or shared. What `invalidate` and
+    /// `overwrite` are asked meanwhile nobody is told: take another namespace, or empty memcached,
+    /// before it is turned on again.
     #[must_use]
     pub fn disabled() -> Cache {
         Cache::build(Config { local_capacity: 0, ..Config::default() }, false)
     }
 
-    /// Waits until the writes to memcached that are under way are done, each of which takes at
-    /// most the remote timeout. For a program that ends, and for tests.
+    /// Waits until the writes to memcached that are under way are done, 10 s at most. For a program
+    /// that ends, and for tests.
     pub async fn flush(&self) {
         if let Some(remote) = &self.inner.remote {
             remote.flush().await;

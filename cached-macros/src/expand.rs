@@ -7,12 +7,13 @@
 use proc_macro2::{Delimiter, Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Expr, Generics, Path, Type};
+use syn::{Expr, FnArg, Generics, Path, Type};
 
 use crate::args::Args;
 use crate::companion::{Companion, borrows, type_and_const_params};
 
 use crate::item::{Parameter, is_punct, mentions};
+use crate::signature::opaque;
 use crate::validate::{Cached, Ttl};
 
 /// The path of the runtime crate.
@@ -158,11 +159,26 @@ impl Key<'_> {
         let (own, constants) = type_and_const_params(self.generics);
         let own =
             (!own.is_empty()).then(|| quote!(.of::<(#(::core::marker::PhantomData<#own>,)*)>()));
+        // The type of an `impl Trait` cannot be named, but that of its value can.
+        let unnamed = self.unnamed().map(|name| quote!(::core::any::type_name_of_val(&#name)));
+        let constants: Vec<TokenStream> =
+            constants.iter().map(ToTokens::to_token_stream).chain(unnamed).collect();
         let constants = (!constants.is_empty()).then(|| {
             let part = self.krate.private(Span::call_site(), "part");
             quote!(.constants(&[#(#part(&#constants)),*]))
         });
         quote!(#types::new(&|| ()) #own #constants)
+    }
+
+    /// The parameters of the key whose types are written `impl Trait`.
+    fn unnamed(&self) -> impl Iterator<Item = &Ident> {
+        let Cached { function, skipped, .. } = self.cached;
+        let is_unnamed = |parameter: &&Parameter| {
+            let argument = function.signature.inputs.get(parameter.argument);
+            matches!(argument, Some(FnArg::Typed(argument)) if opaque(&argument.ty).is_some())
+        };
+        let parameters = function.parameters.iter().filter(is_unnamed);
+        parameters.map(|parameter| &parameter.ident).filter(|name| !skipped.contains(name))
     }
 
     pub(crate) fn identifier(&self) -> TokenStream {

@@ -173,7 +173,7 @@ fn borrowed_value(returned: &Type) -> Option<&Type> {
     }
 }
 
-fn opaque(returned: &Type) -> Option<&TypeImplTrait> {
+pub(crate) fn opaque(returned: &Type) -> Option<&TypeImplTrait> {
     struct Opaque<'a>(Option<&'a TypeImplTrait>);
     impl<'ast> Visit<'ast> for Opaque<'ast> {
         fn visit_type_impl_trait(&mut self, found: &'ast TypeImplTrait) {

@@ -613,3 +613,123 @@ async fn the_future_is_send_whenever_the_bodys_is() {
     assert_eq!(local().await.scope(call).await.ok(), Some(7));
     let _ = is_send(payment(&upstream, "7", State::Paid));
 }
+
+#[coordinator_cached(name = "unnamed_type", version = id, skip(upstream))]
+async fn unnamed_type(
+    upstream: &Upstream,
+    id: impl Serialize + Copy + Send + Sync,
+) -> Result<String, Down> {
+    upstream.answer().await;
+    Ok(std::any::type_name_of_val(&id).to_owned())
+}
+
+#[tokio::test]
+async fn the_type_behind_an_impl_trait_is_part_of_the_key() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            assert_eq!(unnamed_type(&upstream, 1u8).await.as_deref(), Ok("u8"));
+            assert_eq!(unnamed_type(&upstream, 1u64).await.as_deref(), Ok("u64"));
+            assert_eq!(unnamed_type(&upstream, 1u8).await.as_deref(), Ok("u8"));
+        })
+        .await;
+    assert_eq!(upstream.fetches(), 2);
+}
+
+trait Named {
+    fn name(&self) -> String;
+
+    #[coordinator_cached(name = "default_method", version = number, skip(self))]
+    async fn fetch(&self, number: u32) -> Result<String, Down>
+    where
+        Self: Sync,
+    {
+        Ok(format!("{} {number}", self.name()))
+    }
+}
+
+struct Left;
+struct Right;
+
+impl Named for Left {
+    fn name(&self) -> String {
+        "left".into()
+    }
+}
+
+impl Named for Right {
+    fn name(&self) -> String {
+        "right".into()
+    }
+}
+
+#[tokio::test]
+async fn a_default_method_has_its_self_type_in_the_key() {
+    local()
+        .await
+        .scope(async {
+            assert_eq!(Left.fetch(1).await.as_deref(), Ok("left 1"));
+            assert_eq!(Right.fetch(1).await.as_deref(), Ok("right 1"));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_request_keeps_the_answers_of_caches_apart_that_are_gone() {
+    let upstream = Upstream::default();
+    RequestScope::new()
+        .run(async {
+            for count in 1..=50 {
+                let cache = local().await;
+                let answer = cache.scope(payment(&upstream, "7", State::Paid)).await;
+                assert_eq!(answer.expect("fetched").fetched, count);
+                drop(cache);
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_request_has_one_answer_also_after_an_error_that_cannot_be_shared() {
+    let upstream = Upstream { fails: true, ..Upstream::taking(Duration::from_millis(20)) };
+    let well = Upstream::taking(Duration::from_millis(20));
+    local()
+        .await
+        .scope(RequestScope::new().run(async {
+            let (failed, fetched) = tokio::join!(unshared(&upstream, 7), unshared(&well, 7));
+            assert!(failed.is_err());
+            assert_eq!(fetched.ok(), Some(7));
+            assert_eq!(unshared(&well, 7).await.ok(), Some(7));
+            assert_eq!(well.fetches(), 1, "what the follower fetched for itself is kept");
+        }))
+        .await;
+}
+
+#[coordinator_cached(name = "busy", version = number, skip(upstream))]
+async fn busy(upstream: &Upstream, number: u32) -> Result<u32, Down> {
+    let waker =
+        std::future::poll_fn(|context| std::task::Poll::Ready(context.waker().clone())).await;
+    upstream.answer().await;
+    // Woken by another thread while it computes.
+    std::thread::spawn(move || waker.wake());
+    std::thread::sleep(Duration::from_millis(1500));
+    tokio::task::yield_now().await;
+    Ok(number)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_computes_is_not_relieved() {
+    let cache = local().await;
+    let upstream = Upstream::default();
+    let calls: Vec<_> = (0..3)
+        .map(|_| {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move { busy(&upstream, 7).await }))
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.expect("no call panics"), Ok(7));
+    }
+    assert_eq!(upstream.fetches(), 1);
+}

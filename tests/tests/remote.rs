@@ -521,3 +521,175 @@ async fn instant(upstream: &Upstream, number: u32) -> Result<u32, Down> {
     upstream.fetches.fetch_add(1, Ordering::SeqCst);
     Ok(number)
 }
+
+/// Polls once.
+async fn poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    std::future::poll_fn(|context| {
+        std::task::Poll::Ready(match future.as_mut().poll(context) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_heir_of_a_held_leader_does_not_wait_for_its_own_processs_lease() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached).await;
+    let upstream = Upstream::taking(20);
+    let took = cache
+        .scope(async {
+            let mut held = Box::pin(payment(&upstream, "7", "paid"));
+            while upstream.fetches() == 0 {
+                assert!(poll_once(held.as_mut()).await.is_none());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let began = Instant::now();
+            let answer = payment(&upstream, "7", "paid").await.expect("fetched");
+            assert_eq!(answer.fetched, 2);
+            began.elapsed()
+        })
+        .await;
+    assert!(took < Duration::from_millis(1500), "{took:?}");
+    // It has filled memcached, by the lease of the one that was held.
+    cache.flush().await;
+    let other = process(&memcached).await;
+    assert_eq!(other.scope(payment(&upstream, "7", "paid")).await.expect("read").fetched, 2);
+}
+
+#[tokio::test]
+async fn an_add_that_is_polled_late_does_not_undo_an_invalidation() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached).await;
+    cache
+        .scope(async {
+            let value = Payment { number: "7".into(), fetched: 5 };
+            assert!(!payment_entry("8", "paid").get().await.is_found(), "and it has connected");
+            let entry = payment_entry("7", "paid");
+            let mut add = Box::pin(entry.add(value));
+            while memcached.remaining(&entry.key().to_string()).is_none() {
+                assert!(poll_once(add.as_mut()).await.is_none());
+            }
+            payment_entry("7", "paid").invalidate().await.expect("memcached is told");
+            add.await;
+            assert!(!payment_entry("7", "paid").get().await.is_found());
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn an_overwrite_that_is_polled_late_does_not_hide_a_later_one() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached).await;
+    cache
+        .scope(async {
+            assert!(!profile_entry(8).get().await.is_found(), "and it has connected");
+            let entry = profile_entry(7);
+            let mut late = Box::pin(entry.overwrite("first".into()));
+            while memcached.remaining(&entry.key().to_string()).is_none() {
+                assert!(poll_once(late.as_mut()).await.is_none());
+            }
+            profile_entry(7).overwrite("second".into()).await.expect("memcached is told");
+            late.await.expect("memcached was told");
+            let found = profile_entry(7).get().await;
+            assert_eq!(found.into_option().as_deref(), Some("second"));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn force_miss_leaves_a_write_once_entry_of_memcached_as_it_is_here_too() {
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let upstream = Upstream::default();
+    a.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
+    a.flush().await;
+    let forced = RequestScope::new().force_miss(true).run(payment(&upstream, "7", "paid"));
+    assert_eq!(b.scope(forced).await.expect("fetched").fetched, 2);
+    assert_eq!(b.scope(payment(&upstream, "7", "paid")).await.expect("read").fetched, 1);
+}
+
+#[tokio::test]
+async fn an_empty_item_that_is_no_placeholder_is_not_waited_for_and_is_mended() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached).await;
+    let upstream = Upstream::default();
+    let key = cache.scope(async { payment_entry("7", "paid").key().to_string() }).await;
+    memcached.store(&key, "");
+    let began = Instant::now();
+    cache.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    cache.flush().await;
+    let other = process(&memcached).await;
+    assert_eq!(other.scope(payment(&upstream, "7", "paid")).await.expect("read").fetched, 1);
+}
+
+#[test]
+fn runtimes_that_are_used_in_turn_each_have_their_connections() {
+    let memcached = Memcached::start();
+    let runtime = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime")
+    };
+    let (a, b) = (runtime(), runtime());
+    let cache = a.block_on(process(&memcached));
+    for number in 0..20 {
+        for runtime in [&a, &b] {
+            let number = number.to_string();
+            let get = cache.scope(async move { payment_entry(&number, "paid").get().await });
+            assert!(!runtime.block_on(get).is_found());
+        }
+    }
+    assert_eq!(cache.stats().total().remote_errors, 0);
+}
+
+#[test]
+fn a_fill_that_its_runtime_did_not_live_to_finish_is_found_out_by_the_next_flush() {
+    let memcached = Memcached::start();
+    let runtime = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime")
+    };
+    let cache = runtime().block_on(process(&memcached));
+    let upstream = Upstream::default();
+    let answer = runtime().block_on(cache.scope(payment(&upstream, "7", "paid")));
+    assert_eq!(answer.expect("fetched").fetched, 1);
+    runtime().block_on(cache.flush());
+}
+
+#[test]
+fn outside_of_a_runtime_first_found_finds_nothing_in_memcached_and_does_not_panic() {
+    let memcached = Memcached::start();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let cache = runtime.block_on(process(&memcached));
+    drop(runtime);
+    let look = cache.scope(async { first_found([payment_entry("7", "paid")]).await.is_none() });
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert_eq!(std::pin::pin!(look).as_mut().poll(&mut context), std::task::Poll::Ready(true));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_cold_keys_leaves_nobody_waiting_for_its_leases() {
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let upstream = Upstream::taking(5);
+    let calls: Vec<_> = (0..3000)
+        .map(|number| {
+            let upstream = upstream.clone();
+            let call = async move { payment(&upstream, &number.to_string(), "paid").await };
+            tokio::spawn(a.scope(call))
+        })
+        .collect();
+    for call in calls {
+        call.await.expect("no call panics").expect("fetched");
+    }
+    a.flush().await;
+    let mut slowest = Duration::ZERO;
+    for number in 0..300 {
+        let began = Instant::now();
+        b.scope(payment(&upstream, &(number * 10).to_string(), "paid")).await.expect("answered");
+        slowest = slowest.max(began.elapsed());
+    }
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}: somebody held a lease");
+}
