@@ -53,8 +53,19 @@ struct Fetching {
 }
 
 impl Fetching {
+    fn new(leader: Option<Leader>, ticket: Ticket, right: Right) -> Fetching {
+        Fetching { leader, refresh: false, ticket, right, stale: None }
+    }
+
+    fn refresh(ticket: Ticket, right: Right) -> Fetching {
+        Fetching { refresh: true, ..Fetching::new(None, ticket, right) }
+    }
+
+    /// Ends the fetch with nothing to store.
     fn answer(self, outcome: Outcome) {
         if let Some(leader) = self.leader {
+            // Given back here, where there is a runtime, and before others look again.
+            drop(leader.unstow::<Lease>());
             leader.answer(outcome);
         }
     }
@@ -160,9 +171,8 @@ impl Missed {
         F: Future<Output = R> + Send + 'static,
     {
         if let Some(refresh) = self.site.refresh_locally() {
-            let (ticket, right) =
-                (self.site.ticket(), Right::LocalRefresh { _until_dropped: refresh });
-            let fetching = Fetching { leader: None, refresh: true, ticket, right, stale: None };
+            let right = Right::LocalRefresh { _until_dropped: refresh };
+            let fetching = Fetching::refresh(self.site.ticket(), right);
             self.refresh(returns, fetching, fetch);
         }
     }
@@ -258,13 +268,8 @@ impl Missed {
                                 Some(_) => Right::Nothing,
                                 None => Right::LocalOnly,
                             };
-                            Step::Fetch(Box::new(Fetching {
-                                leader: None,
-                                refresh: false,
-                                ticket: self.site.ticket(),
-                                right,
-                                stale: None,
-                            }))
+                            let fetching = Fetching::new(None, self.site.ticket(), right);
+                            Step::Fetch(Box::new(fetching))
                         }
                     }
                 }
@@ -297,15 +302,8 @@ impl Missed {
         // The leader before this one had won the right to fill.
         if let Some(lease) = leader.unstow::<Lease>() {
             leader.stow(lease);
-            let right = Right::Lease(None);
-            let leader = Some(leader);
-            return Step::Fetch(Box::new(Fetching {
-                leader,
-                refresh: false,
-                ticket,
-                right,
-                stale: None,
-            }));
+            let fetching = Fetching::new(Some(leader), ticket, Right::Lease(None));
+            return Step::Fetch(Box::new(fetching));
         }
         let acquired = {
             let acquire = std::pin::pin!(self.acquire(ticket));
@@ -320,8 +318,8 @@ impl Missed {
             Acquired::Due(value, right) => {
                 site.counters().remote_hits.add();
                 leader.answer(Outcome::Cached(Arc::clone(&value)));
-                let refresh = Fetching { leader: None, refresh: true, ticket, right, stale: None };
-                Step::AnswerAndRefresh(self.keep(value), Box::new(refresh))
+                let refresh = Box::new(Fetching::refresh(ticket, right));
+                Step::AnswerAndRefresh(self.keep(value), refresh)
             }
             Acquired::Right { mut right, stale } => {
                 if let Right::Lease(lease) = &mut right
@@ -329,8 +327,8 @@ impl Missed {
                 {
                     leader.stow(lease);
                 }
-                let leader = Some(leader);
-                Step::Fetch(Box::new(Fetching { leader, refresh: false, ticket, right, stale }))
+                let fetching = Fetching { stale, ..Fetching::new(Some(leader), ticket, right) };
+                Step::Fetch(Box::new(fetching))
             }
         }
     }

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use proc_macro2::{Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
+use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Attribute, FnArg, GenericParam, Generics, WherePredicate};
 
 use crate::args::Args;
 use crate::expand::{Key, Krate, function_path, mode, returns_value};
-use crate::item::{Function, is_punct, mentions};
+use crate::item::{Function, mentions};
+use crate::lifetimes::without_lifetimes;
 use crate::validate::Cached;
 
 /// What the companion takes over from the function.
@@ -262,49 +263,6 @@ fn names_in(tokens: TokenStream, names: &mut BTreeSet<String>) {
     }
 }
 
-/// Whether something in the type may be borrowed for less than `'static`.
-pub(crate) fn borrows(returned: &impl ToTokens) -> bool {
-    let returned = returned.to_token_stream();
-    let bare = |tokens: &TokenStream| tokens.to_string().replace(' ', "");
-    bare(&returned) != bare(&without_lifetimes(&returned))
-}
-
-/// The type with `'static` for every lifetime. What is cached is `'static` anyway, and an error
-/// that is not is none of the companion's concern.
-pub(crate) fn without_lifetimes(returned: &impl ToTokens) -> TokenStream {
-    let mut result = TokenStream::new();
-    let mut tokens = returned.to_token_stream().into_iter().peekable();
-    while let Some(token) = tokens.next() {
-        match token {
-            TokenTree::Group(group) => {
-                let mut inner = Group::new(group.delimiter(), without_lifetimes(&group.stream()));
-                inner.set_span(group.span());
-                inner.to_tokens(&mut result);
-            }
-            TokenTree::Punct(quote) if quote.as_char() == '\'' => {
-                let name = tokens.next();
-                let span = name.map_or(quote.span(), |name| name.span());
-                lifetime(span).to_tokens(&mut result);
-            }
-            TokenTree::Punct(reference) if reference.as_char() == '&' => {
-                reference.to_tokens(&mut result);
-                if !is_punct(tokens.peek(), '\'') {
-                    lifetime(reference.span()).to_tokens(&mut result);
-                }
-            }
-            other => other.to_tokens(&mut result),
-        }
-    }
-    result
-}
-
-fn lifetime(span: Span) -> TokenStream {
-    let mut quote = Punct::new('\'', Spacing::Joint);
-    quote.set_span(span);
-    let name = Ident::new("static", span);
-    quote!(#quote #name)
-}
-
 /// The attributes of the function that hold for the companion too.
 fn attributes(attributes: &[Attribute]) -> Vec<TokenStream> {
     attributes
@@ -320,11 +278,4 @@ fn attributes(attributes: &[Attribute]) -> Vec<TokenStream> {
             Some(quote!(#[allow(#lints)]))
         })
         .collect()
-}
-
-/// The type and const parameters among the generics.
-pub(crate) fn type_and_const_params(generics: &Generics) -> (Vec<&Ident>, Vec<&Ident>) {
-    let types = generics.type_params().map(|param| &param.ident).collect();
-    let constants = generics.const_params().map(|param| &param.ident).collect();
-    (types, constants)
 }

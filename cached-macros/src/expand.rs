@@ -10,9 +10,9 @@ use syn::spanned::Spanned;
 use syn::{Expr, FnArg, Generics, Path, Type};
 
 use crate::args::Args;
-use crate::companion::{Companion, borrows, type_and_const_params};
 
 use crate::item::{Parameter, is_punct, mentions};
+use crate::lifetimes::borrows;
 use crate::signature::opaque;
 use crate::validate::{Cached, Ttl};
 
@@ -53,19 +53,13 @@ impl<'a> Krate<'a> {
 ///     call.answer(pin!(fetch)).await
 /// }
 /// ```
-pub(crate) fn function(
-    cached: &Cached<'_>,
-    companion: Option<&Companion<'_>>,
-    krate: &Krate<'_>,
-) -> TokenStream {
+pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'_>) -> TokenStream {
     let (head, inner) = (&cached.function.head, InnerAttributes::split(cached.body));
     let [declaration, returns, call, fetch] = ["declaration", "returns", "call", "fetch"]
         .map(|name| Ident::new(name, Span::mixed_site()));
     let declared = declaration_static(cached, krate);
     let returns_value = returns_value(cached, krate);
     let begin = krate.private(Span::call_site(), "Call");
-    let generics =
-        companion.map_or(&cached.function.signature.generics, |companion| &companion.generics);
     let key = Key { cached, krate, generics };
     let (cache, types, identifier, version, rules) =
         (key.cache(), key.types(), key.identifier(), key.version(), key.rules());
@@ -303,4 +297,11 @@ impl InnerAttributes {
         }
         InnerAttributes { as_outer, rest: rest.collect() }
     }
+}
+
+/// The type and const parameters among the generics.
+fn type_and_const_params(generics: &Generics) -> (Vec<&Ident>, Vec<&Ident>) {
+    let types = generics.type_params().map(|param| &param.ident).collect();
+    let constants = generics.const_params().map(|param| &param.ident).collect();
+    (types, constants)
 }

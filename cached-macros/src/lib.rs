@@ -9,6 +9,7 @@ mod companion;
 mod errors;
 mod expand;
 mod item;
+mod lifetimes;
 mod literal;
 mod signature;
 mod validate;
@@ -53,7 +54,12 @@ fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
         return quote!(#unchanged #stub #errors);
     };
     let companion = Companion::new(&args, &function);
-    let function = expand::function(&cached, companion.as_ref(), &krate);
+    // What the companion does not know of is no part of the key.
+    let generics = match &companion {
+        Some(companion) => &companion.generics,
+        None => &function.signature.generics,
+    };
+    let expanded = expand::function(&cached, generics, &krate);
     let companion = companion.map(|companion| companion::expand(&cached, &companion, &krate));
-    quote!(#function #companion)
+    quote!(#expanded #companion)
 }

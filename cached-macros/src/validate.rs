@@ -6,9 +6,9 @@ use syn::visit::Visit;
 use syn::{Expr, ExprLit, ExprPath, FnArg, Lit, LitStr, Type};
 
 use crate::args::{Args, Given};
-use crate::companion::borrows;
 use crate::errors::{Errors, listed, nearest};
 use crate::item::{Function, Parameter, mentions};
+use crate::lifetimes::borrows;
 use crate::{literal, signature};
 
 /// An annotated function that keeps every rule.

@@ -162,7 +162,7 @@ async fn a_thousand_callers_of_one_cold_key_fetch_once() {
 #[tokio::test]
 async fn an_error_reaches_every_follower_at_once() {
     let cache = local().await;
-    let upstream = Upstream { fails: true, ..Upstream::taking(Duration::from_millis(50)) };
+    let upstream = Upstream { fails: true, ..Upstream::taking(Duration::from_millis(300)) };
     let calls: Vec<_> = (0..10)
         .map(|_| {
             let upstream = upstream.clone();
@@ -204,14 +204,14 @@ async fn followers_of_an_error_that_cannot_be_shared_fetch_for_themselves() {
 async fn stepwise(upstream: &Upstream, number: u32) -> Result<u32, Down> {
     upstream.answer().await;
     for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::task::yield_now().await;
     }
     Ok(number)
 }
 
 #[tokio::test]
 async fn a_leader_that_is_cancelled_at_any_await_hands_over() {
-    for polls in 1..=7 {
+    for polls in 1..=4 {
         let cache = local().await;
         let upstream = Upstream::default();
         let followers: Vec<_> = cache
@@ -220,7 +220,6 @@ async fn a_leader_that_is_cancelled_at_any_await_hands_over() {
                 for _ in 0..polls {
                     let polled = futures_poll(leader.as_mut()).await;
                     assert!(polled.is_none());
-                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 let followers = (0..20)
                     .map(|_| {
@@ -237,7 +236,7 @@ async fn a_leader_that_is_cancelled_at_any_await_hands_over() {
         for follower in followers {
             assert_eq!(follower.await.expect("no call panics"), Ok(7));
         }
-        assert!(began.elapsed() < Duration::from_millis(500), "handed over at once, polls {polls}");
+        assert!(began.elapsed() < Duration::from_millis(800), "handed over at once, polls {polls}");
         assert!(upstream.fetches() <= 2, "{} fetches after {polls} polls", upstream.fetches());
     }
 }
@@ -292,7 +291,7 @@ async fn a_leader_held_unpolled_in_its_followers_task_is_relieved_within_about_a
             assert!(futures_poll(held.as_mut()).await.is_none());
             let began = Instant::now();
             let answer = payment(&upstream, "7", State::Paid).await.expect("fetched");
-            assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+            assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
             assert_eq!(answer.fetched, 2);
             // The one that was held goes on to its own end, and what stands in the cache stays.
             assert_eq!(held.await.expect("fetched").number, "7");
@@ -366,7 +365,7 @@ async fn an_entry_can_be_looked_at_added_and_invalidated() {
 
 #[tokio::test]
 async fn overwrite_replaces_and_a_fetch_under_way_does_not_undo_it() {
-    let upstream = Upstream::taking(Duration::from_millis(50));
+    let upstream = Upstream::taking(Duration::from_millis(300));
     local()
         .await
         .scope(async {
@@ -384,7 +383,7 @@ async fn overwrite_replaces_and_a_fetch_under_way_does_not_undo_it() {
 
 #[tokio::test]
 async fn an_invalidation_during_a_fetch_wins_and_later_callers_fetch_anew() {
-    let upstream = Upstream::taking(Duration::from_millis(50));
+    let upstream = Upstream::taking(Duration::from_millis(300));
     local()
         .await
         .scope(async {
@@ -401,7 +400,7 @@ async fn an_invalidation_during_a_fetch_wins_and_later_callers_fetch_anew() {
         .await;
 }
 
-#[coordinator_cached(name = "short", version = number, ttl = "200ms", skip(upstream))]
+#[coordinator_cached(name = "short", version = number, ttl = "1s", skip(upstream))]
 async fn short(upstream: &Upstream, number: u32) -> Result<usize, Down> {
     let _ = number;
     Ok(upstream.answer().await)
@@ -415,7 +414,7 @@ async fn an_entry_expires() {
         .scope(async {
             assert_eq!(short(&upstream, 7).await, Ok(1));
             assert_eq!(short(&upstream, 7).await, Ok(1));
-            tokio::time::sleep(Duration::from_millis(250)).await;
+            tokio::time::sleep(Duration::from_millis(1100)).await;
             assert_eq!(short(&upstream, 7).await, Ok(2));
         })
         .await;
@@ -611,7 +610,7 @@ async fn the_future_is_send_whenever_the_bodys_is() {
     let upstream = Upstream::default();
     let call = is_send(unsendable(&upstream, 7));
     assert_eq!(local().await.scope(call).await.ok(), Some(7));
-    let _ = is_send(payment(&upstream, "7", State::Paid));
+    drop(is_send(payment(&upstream, "7", State::Paid)));
 }
 
 #[coordinator_cached(name = "unnamed_type", version = id, skip(upstream))]

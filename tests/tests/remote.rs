@@ -220,7 +220,7 @@ async fn a_failed_or_cancelled_fetch_gives_its_lease_back() {
     assert_eq!(b.scope(failing(&upstream, 7)).await, Err(Down));
     b.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
     assert!(
-        began.elapsed() < Duration::from_secs(1),
+        began.elapsed() < Duration::from_secs(2),
         "nobody waits for a lease: {:?}",
         began.elapsed()
     );
@@ -367,15 +367,33 @@ async fn answers_in_time(builder: cached_core::CacheBuilder, happens: impl FnOnc
             }))
         })
         .collect();
+    // How late this machine is, busy as it may be: a timer's delay on the same thread.
+    let lateness = Arc::new(std::sync::Mutex::new(Duration::ZERO));
+    let watch = tokio::spawn({
+        let lateness = Arc::clone(&lateness);
+        async move {
+            loop {
+                let began = Instant::now();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let late = began.elapsed().saturating_sub(Duration::from_millis(5));
+                let mut latest = lateness.lock().expect("nobody panics with it");
+                *latest = late.max(*latest);
+            }
+        }
+    });
     while progress.load(Ordering::SeqCst) < 200 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     happens();
+    let mut slowest = Duration::ZERO;
     for task in tasks {
-        let slowest = task.await.expect("no call panics");
-        let limit = Duration::from_millis(FETCH + 100 + 80);
-        assert!(slowest < limit, "{slowest:?}");
+        slowest = slowest.max(task.await.expect("no call panics"));
     }
+    watch.abort();
+    // A call waits for a timer twice: for its deadline and for its fetch.
+    let late = *lateness.lock().expect("nobody panics with it");
+    let limit = Duration::from_millis(FETCH + 100 + 40) + 2 * late;
+    assert!(slowest < limit, "{slowest:?}, with timers up to {late:?} late");
     assert!(upstream.fetches() <= 600);
 }
 
@@ -406,7 +424,7 @@ async fn a_server_that_comes_back_is_used_again() {
 async fn invalidate_reaches_memcached_and_beats_a_fetch_of_another_process() {
     let memcached = Memcached::start();
     let (a, b) = (process(&memcached).await, process(&memcached).await);
-    let upstream = Upstream::taking(200);
+    let upstream = Upstream::taking(500);
     let fetch = tokio::spawn({
         let (a, upstream) = (a.clone(), upstream.clone());
         async move { a.scope(payment(&upstream, "7", "paid")).await }
@@ -449,7 +467,7 @@ async fn add_and_overwrite_reach_every_process() {
 async fn add_fills_another_callers_placeholder() {
     let memcached = Memcached::start();
     let (a, b) = (process(&memcached).await, process(&memcached).await);
-    let upstream = Upstream::taking(200);
+    let upstream = Upstream::taking(500);
     let fetch = tokio::spawn({
         let (a, upstream) = (a.clone(), upstream.clone());
         async move { a.scope(payment(&upstream, "7", "paid")).await }
@@ -551,7 +569,7 @@ async fn the_heir_of_a_held_leader_does_not_wait_for_its_own_processs_lease() {
             began.elapsed()
         })
         .await;
-    assert!(took < Duration::from_millis(1500), "{took:?}");
+    assert!(took < Duration::from_millis(2500), "{took:?}");
     // It has filled memcached, by the lease of the one that was held.
     cache.flush().await;
     let other = process(&memcached).await;
@@ -619,7 +637,7 @@ async fn an_empty_item_that_is_no_placeholder_is_not_waited_for_and_is_mended() 
     memcached.store(&key, "");
     let began = Instant::now();
     cache.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
-    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
     cache.flush().await;
     let other = process(&memcached).await;
     assert_eq!(other.scope(payment(&upstream, "7", "paid")).await.expect("read").fetched, 1);
@@ -691,5 +709,5 @@ async fn a_burst_of_cold_keys_leaves_nobody_waiting_for_its_leases() {
         b.scope(payment(&upstream, &(number * 10).to_string(), "paid")).await.expect("answered");
         slowest = slowest.max(began.elapsed());
     }
-    assert!(slowest < Duration::from_millis(500), "{slowest:?}: somebody held a lease");
+    assert!(slowest < Duration::from_millis(1500), "{slowest:?}: somebody held a lease");
 }
