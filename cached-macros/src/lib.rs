@@ -14,6 +14,9 @@ mod literal;
 mod signature;
 mod validate;
 
+#[cfg(test)]
+mod expansions;
+
 use proc_macro2::TokenStream;
 use quote::quote;
 

@@ -1,0 +1,108 @@
+//! Expansions as rustfmt prints them, checked in so that a change of the macro is reviewed as a
+//! difference of what it emits. `WRITE_EXPANSIONS=1 cargo test -p cached-macros` writes them anew.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+fn formatted(tokens: &TokenStream) -> String {
+    let mut rustfmt = Command::new("rustfmt")
+        .args(["--edition", "2024", "--config", "max_width=100"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("rustfmt is there");
+    let mut input = rustfmt.stdin.take().expect("piped");
+    input.write_all(tokens.to_string().as_bytes()).expect("rustfmt reads");
+    drop(input);
+    let output = rustfmt.wait_with_output().expect("rustfmt ends");
+    assert!(output.status.success(), "{tokens}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Compares an expansion with the one that is checked in, and returns its lines.
+fn check(name: &str, options: TokenStream, item: TokenStream, is_method: bool) -> usize {
+    let expanded = super::expand(options, item);
+    let in_place = if is_method { quote!(impl Client { #expanded }) } else { expanded };
+    let expanded = formatted(&in_place);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("expansions/{name}.rs"));
+    if std::env::var_os("WRITE_EXPANSIONS").is_some() {
+        std::fs::write(&path, &expanded).expect("it can be written");
+    }
+    let checked_in = std::fs::read_to_string(&path).expect("it is checked in");
+    assert!(expanded == checked_in, "expansions/{name}.rs is out of date:\n{expanded}");
+    expanded.lines().count()
+}
+
+#[test]
+fn ordinary() {
+    let options = quote!(name = "payment", version = state);
+    let item = quote! {
+        pub async fn fetch_payment(number: &str, state: PaymentState) -> Result<Payment, FetchError> {
+            upstream(number, state).await
+        }
+    };
+    check("ordinary", options, item, false);
+}
+
+#[test]
+fn with_a_companion() {
+    let options = quote!(name = "payment", version = state, skip(client), entry = payment_entry);
+    let item = quote! {
+        async fn fetch_payment(client: &Http, number: &str, state: State) -> Result<Payment, Error> {
+            client.get(number, state).await
+        }
+    };
+    check("companion", options, item, false);
+}
+
+#[test]
+fn overwritable_method() {
+    let options = quote!(
+        name = "profile",
+        identifier = (self.region, id),
+        overwrite(reason = "users edit their profile and expect to see the edit"),
+        ttl = self.lifetime,
+        cache = self.cache
+    );
+    let item = quote! {
+        pub(crate) async fn profile(&self, id: u64) -> Result<Option<Profile>, Error> {
+            self.http.profile(id).await
+        }
+    };
+    check("overwritable_method", options, item, true);
+}
+
+#[test]
+fn generic() {
+    let options = quote!(name = "page", version = edition, cache_if = |page| page.is_final());
+    let item = quote! {
+        async fn page<T: Kind, const N: usize>(kind: T, edition: u8) -> Option<Page<N>>
+        where
+            T: serde::Serialize,
+        {
+            kind.page(edition).await
+        }
+    };
+    check("generic", options, item, false);
+}
+
+#[test]
+fn refreshed() {
+    let options = quote!(
+        name = "price",
+        overwrite(reason = "the upstream has no versions of a price"),
+        ttl = "10m",
+        refresh_ahead = "2m",
+        infallible
+    );
+    let item = quote! {
+        async fn price(course: String) -> Price {
+            upstream(course).await
+        }
+    };
+    check("refreshed", options, item, false);
+}
