@@ -22,6 +22,24 @@ mod tier;
 mod value;
 
 pub use cache::Cache;
+/// The attribute of this crate; its options are [in the crate's documentation](crate#options-of-the-attribute).
+///
+/// On an `async fn` (free, a method, a method of a trait impl; generic or not) that returns a
+/// `Result`, an `Option` or a standard type. The body runs in the caller's own task, so it may
+/// borrow, and dropping the call drops it.
+///
+/// ```
+/// # use cached_core::coordinator_cached;
+/// #[coordinator_cached(name = "attribute_doc", version = edition)]
+/// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+///     Ok(format!("course {id}, edition {edition}"))
+/// }
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// assert_eq!(course(1, 2).await?, course(1, 2).await?);
+/// # Ok::<(), std::io::Error>(())
+/// # }).unwrap();
+/// ```
+///
 pub use cached_macros::coordinator_cached;
 pub use config::CacheBuilder;
 pub use declaration::{Declaration, Finding, Ledger, ledger};
