@@ -39,7 +39,6 @@ pub use cache::Cache;
 /// # Ok::<(), std::io::Error>(())
 /// # }).unwrap();
 /// ```
-///
 pub use cached_macros::coordinator_cached;
 pub use config::CacheBuilder;
 pub use declaration::{Declaration, Finding, Ledger, ledger};
