@@ -243,7 +243,7 @@ impl Missed {
 
     /// What there is to serve in place of an error, where the function declares that.
     fn stale_for(&self, fetching: &Fetching) -> Option<Value> {
-        if self.site.lifetime(None).kept.is_zero() || self.force_miss() {
+        if fetching.refresh || self.site.lifetime(None).kept.is_zero() || self.force_miss() {
             return None;
         }
         fetching.stale.clone().or_else(|| self.site.look_for_stale())

@@ -161,8 +161,8 @@ impl<V, P> CacheEntry<V, P> {
     /// until that expires. This process's tiers are cleared all the same.
     ///
     /// # Cancellation
-    /// This process's tiers are cleared at the first poll; a call that is dropped while it waits
-    /// for memcached may or may not have reached it.
+    /// This process's tiers are cleared at the first poll, and again when a call that waits for
+    /// memcached is dropped; that may or may not have reached it.
     pub async fn invalidate(&self) -> Result<(), CacheError> {
         let Some(site) = self.site_to_change()? else {
             return Ok(());
@@ -172,10 +172,18 @@ impl<V, P> CacheEntry<V, P> {
         let Some((_, key)) = site.remote() else {
             return Ok(());
         };
-        let told = key.delete(None).await;
         // Until memcached was told, others of this process could read it there.
-        site.cache.forget(&site.key, None);
-        told.map_err(|error| site.remote_failed(error))
+        let _again = ForgetOnDrop(&site);
+        key.delete(None).await.map_err(|error| site.remote_failed(error))
+    }
+}
+
+/// Forgets the entry once more, also where the call that wants it is dropped while it waits.
+struct ForgetOnDrop<'s>(&'s Site);
+
+impl Drop for ForgetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.cache.forget(&self.0.key, None);
     }
 }
 
@@ -358,6 +366,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             }
             return Ok(());
         };
+        let if_dropped = ForgetOnDrop(&site);
         let mut written = given.write(&site, &key, Condition::Always).await;
         if !matches!(written, Ok(true)) {
             // What is there is the old value; a write that the server refused leaves it.
@@ -367,6 +376,8 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             }
         }
         // Others of this process may have read the old value there meanwhile.
+        // Before the ticket that is taken next, which it would make out of date.
+        std::mem::forget(if_dropped);
         // If others replaced it too, memcached says which of the values it is.
         let ticket = site.cache.forget(&site.key, ticket);
         let Lifetime { local, ttl, .. } = given.lifetime;

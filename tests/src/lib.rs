@@ -90,7 +90,9 @@ impl Memcached {
     /// The remaining lifetime of an item in seconds, as the server says (`mg KEY t`).
     #[must_use]
     pub fn remaining(&self, key: &str) -> Option<i64> {
-        self.command(&format!("mg {key} t")).strip_prefix("HD t")?.parse().ok()
+        let answer = self.command(&format!("mg {key} t"));
+        // Other flags may follow: a stale item's reader wins the right to replace it.
+        answer.strip_prefix("HD t")?.split(' ').next()?.parse().ok()
     }
 
     /// Stores raw bytes under a key, as no client of ours would.

@@ -424,3 +424,35 @@ async fn an_invalidation_during_a_refresh_wins() {
         })
         .await;
 }
+
+#[coordinator_cached(
+    name = "kept_long",
+    version = user,
+    ttl = "1s",
+    stale_if_error = "1h",
+    skip(upstream),
+    entry = kept_long_entry
+)]
+async fn kept_long(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+    upstream.answer()
+}
+
+#[tokio::test]
+async fn fetches_that_fail_do_not_shorten_how_long_a_value_is_kept() {
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let upstream = Upstream::default();
+    assert_eq!(a.scope(kept_long(&upstream, 1)).await, Ok(1));
+    a.flush().await;
+    let key = a.scope(async { kept_long_entry(1).key().to_string() }).await;
+    upstream.fails.store(true, Ordering::SeqCst);
+    let (began, before) = (Instant::now(), memcached.remaining(&key).expect("it is there"));
+    after(1200).await;
+    for _ in 0..20 {
+        assert_eq!(b.scope(kept_long(&upstream, 1)).await, Ok(1));
+        b.flush().await;
+    }
+    let left = memcached.remaining(&key).expect("it is there still");
+    let passed = began.elapsed().as_secs() as i64 + 1;
+    assert!(left >= before - passed, "{before} s, {passed} s later {left} s");
+}

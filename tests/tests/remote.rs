@@ -711,3 +711,28 @@ async fn a_burst_of_cold_keys_leaves_nobody_waiting_for_its_leases() {
     }
     assert!(slowest < Duration::from_millis(1500), "{slowest:?}: somebody held a lease");
 }
+
+/// memcached is slow in answering the delete; meanwhile another caller of this process reads the
+/// old value there, and the invalidation is dropped before it has its answer.
+#[tokio::test]
+async fn an_invalidation_that_is_dropped_leaves_no_old_value_that_was_read_meanwhile() {
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let upstream = Upstream::default();
+    a.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
+    a.flush().await;
+    b.scope(async {
+        assert!(!payment_entry("8", "paid").get().await.is_found(), "and it has connected");
+        let entry = payment_entry("7", "paid");
+        let mut invalidate = Box::pin(entry.invalidate());
+        memcached.stop();
+        assert!(poll_once(invalidate.as_mut()).await.is_none());
+        // Read before the delete is carried out, published after this process forgot it.
+        memcached.resume();
+        payment(&upstream, "7", "paid").await.expect("answered");
+        drop(invalidate);
+        let found = entry.get().await;
+        assert_ne!(found.tier(), Some(Tier::Local), "the drop has cleared this process's tiers");
+    })
+    .await;
+}

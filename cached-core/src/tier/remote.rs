@@ -246,20 +246,20 @@ pub(crate) struct Lease {
     key: RemoteKey,
     cas: u64,
     is_used: bool,
-    /// When the item goes that the lease lets its holder replace; `None` where there is no item.
-    item_gone: Option<Instant>,
+    /// Whether there is an item, which the lease lets its holder replace.
+    of_item: bool,
 }
 
 impl Lease {
     /// To fill what is missing.
     pub(crate) fn new(remote: &Arc<Remote>, key: RemoteKey, cas: u64) -> Lease {
-        Lease { remote: Arc::clone(remote), key, cas, is_used: false, item_gone: None }
+        Lease { remote: Arc::clone(remote), key, cas, is_used: false, of_item: false }
     }
 
     /// To replace an item.
     pub(crate) fn of_item(remote: &Arc<Remote>, key: RemoteKey, item: &Item) -> Lease {
         let mut lease = Lease::new(remote, key, item.cas);
-        lease.item_gone = Some(item.gone);
+        lease.of_item = true;
         lease
     }
 
@@ -279,17 +279,14 @@ impl Drop for Lease {
         if self.is_used {
             return;
         }
-        let (cas, item_gone) = (self.cas, self.item_gone);
+        let (cas, of_item) = (self.cas, self.of_item);
         let key = self.key.clone().in_background();
         // Also where many writes are under way: there are no more leases than fetches.
         self.remote.in_background_always(async move {
             // Best effort: the lease runs out by itself, and an item goes.
-            let _ = match item_gone {
-                None => key.delete(Some(cas)).await,
-                Some(gone) => {
-                    let left = gone.saturating_duration_since(Instant::now());
-                    key.server.let_others_win(&key.key, cas, whole_seconds(left).max(1)).await
-                }
+            let _ = match of_item {
+                false => key.delete(Some(cas)).await,
+                true => key.server.let_others_win(&key.key, cas).await,
             };
         });
     }

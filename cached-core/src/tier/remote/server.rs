@@ -149,15 +149,10 @@ impl Server {
         Ok(())
     }
 
-    /// Keeps an item that nobody has changed for `seconds`, and lets the next reader win the
-    /// right to replace it: marking it stale takes back that it was won.
-    pub(super) async fn let_others_win(
-        &self,
-        key: &str,
-        cas: u64,
-        seconds: u32,
-    ) -> Result<(), RemoteError> {
-        let mark = Delete::new(key).compare_cas(cas).invalidate().stale_for(Ttl::secs(seconds));
+    /// Lets the next reader win the right to replace an item that nobody has changed: marking it
+    /// stale takes back that it was won. The item keeps its lifetime.
+    pub(super) async fn let_others_win(&self, key: &str, cas: u64) -> Result<(), RemoteError> {
+        let mark = Delete::new(key).compare_cas(cas).invalidate();
         self.exchange(Errand::Background, async |client| client.run(mark).await).await?;
         Ok(())
     }
