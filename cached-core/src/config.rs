@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cache::Cache;
+use crate::clock::Clock;
 use crate::declaration::DEFAULT_TTL;
 use crate::error::ConfigError;
 
@@ -24,6 +25,7 @@ pub(crate) struct Config {
     pub(crate) lease_wait: Option<Duration>,
     pub(crate) jitter: f64,
     pub(crate) default_ttl: Duration,
+    pub(crate) clock: Clock,
 }
 
 impl Default for Config {
@@ -37,6 +39,7 @@ impl Default for Config {
             lease_wait: None,
             jitter: 0.0,
             default_ttl: DEFAULT_TTL,
+            clock: Clock::default(),
         }
     }
 }

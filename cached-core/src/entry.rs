@@ -217,9 +217,9 @@ impl Site {
     /// The value of an item that is not expired, which the local tier then has too.
     fn admit(&self, item: &Item, ticket: Ticket) -> Option<Value> {
         let Frame::Value(value, weight) = self.open(&item.frame) else { return None };
-        let lifetime = self.lifetime(None);
-        let fresh = lifetime.left_of(item)?;
-        let life = lifetime.local_life(fresh.min(lifetime.local));
+        let (now, lifetime) = (self.now(), self.lifetime(None));
+        let fresh = lifetime.left_of(now, item)?;
+        let life = lifetime.local_life(now, fresh.min(lifetime.local));
         self.publish(ticket, Write::Once, &value, weight, life);
         self.counters().remote_hits.add();
         Some(value)
@@ -255,13 +255,13 @@ impl Given {
         let frame =
             site.seal(&self.value, self.payload.as_deref()).map_err(WriteError::NotStorable)?;
         let Lifetime { ttl, kept, .. } = self.lifetime;
-        key.write(&frame, ttl, kept, condition).await.map_err(WriteError::Remote)
+        key.write(frame, ttl, kept, condition).await.map_err(WriteError::Remote)
     }
 
     /// Stores it in this process, for `fresh`, unless somebody changed the entry since the ticket.
     fn publish(self, site: &Site, ticket: Ticket, write: Write, fresh: Duration) -> bool {
         let weight = site.weight(&self.value, self.payload.as_deref());
-        let life = self.lifetime.local_life(fresh);
+        let life = self.lifetime.local_life(site.now(), fresh);
         let stored = site.publish(ticket, write, &self.value, weight, life);
         if stored && let Some(request) = Request::current() {
             request.replace(site.cache.id(), &site.key, self.value);

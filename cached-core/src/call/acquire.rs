@@ -97,7 +97,8 @@ impl Missed {
             let right = if site.overwritable() { replace } else { Right::Leave };
             return Taken::Now(Acquired::without_stale(right));
         }
-        let Some(fresh) = lifetime.left_of(&item) else {
+        let now = site.now();
+        let Some(fresh) = lifetime.left_of(now, &item) else {
             let stale = Some(value);
             return match (item.won, site.remote()) {
                 (true, Some((remote, key))) => {
@@ -107,7 +108,7 @@ impl Missed {
                 _ => Taken::Later(Acquired::Right { right: replace, stale }),
             };
         };
-        let life = lifetime.local_life(fresh.min(lifetime.local));
+        let life = lifetime.local_life(now, fresh.min(lifetime.local));
         site.publish(ticket, Write::Once, &value, weight, life);
         Taken::Now(match (item.won, site.remote()) {
             (true, Some((remote, key))) => {

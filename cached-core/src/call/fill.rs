@@ -42,7 +42,7 @@ impl Missed {
         let asked_for = self.force_miss() || refresh;
         let replaces = asked_for && site.overwritable();
         let write = if replaces { Write::Replace } else { Write::Once };
-        site.publish(ticket, write, &value, weight, lifetime.local_life(fresh));
+        site.publish(ticket, write, &value, weight, lifetime.local_life(site.now(), fresh));
         answer(Outcome::Cached(Arc::clone(&value)));
         self.fill_remote(right, ticket, Arc::clone(&value), payload, lifetime);
         self.keep(value)
@@ -64,11 +64,11 @@ impl Missed {
         let Some((remote, key)) = self.site.remote() else { return };
         let key = key.in_background();
         let site = self.site.clone();
-        let confirmed = lifetime.local_life(lifetime.local);
+        let began = site.now();
         let started = remote.in_background(async move {
             let condition = Condition::Unchanged(cas);
             let stored = match site.seal(&value, payload.as_deref()) {
-                Ok(frame) => key.write(&frame, lifetime.ttl, lifetime.kept, condition).await,
+                Ok(frame) => key.write(frame, lifetime.ttl, lifetime.kept, condition).await,
                 Err(_) => Ok(false),
             };
             if let Err(error) = &stored {
@@ -82,7 +82,7 @@ impl Missed {
             }
             site.counters().fills.add();
             lease.into_iter().for_each(Lease::used);
-            site.extend(ticket, &value, confirmed);
+            site.extend(ticket, &value, lifetime.local_life(began, lifetime.local));
         });
         if !started {
             self.site.counters().fills_dropped.add();
