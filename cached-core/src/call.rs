@@ -14,7 +14,7 @@ use crate::flight::{Followed, Leader, Outcome, Role};
 use crate::site::Site;
 use crate::stats::Counters;
 use crate::tier::local::{Refresh, Ticket};
-use crate::tier::remote::Lease;
+use crate::tier::remote::{Lease, RemoteKey};
 use crate::tier::request::Request;
 use crate::value::{Returns, SharedError, Split, Value};
 use acquire::Acquired;
@@ -78,8 +78,8 @@ enum Right {
     /// A lease was won, to fill what is missing or to replace what has expired. A leader stows it
     /// on its flight, so that whoever takes its lead over need not wait for it.
     Lease(Option<Lease>),
-    /// An item may be replaced, if it is still what was read.
-    Replace(u64),
+    /// An item may be replaced, where it was read and if it is still what was read.
+    Replace(RemoteKey, u64),
     /// Not in memcached: it could not be asked, or somebody else has the lease.
     Nothing,
     /// Nowhere: memcached has an entry that stays.
@@ -288,6 +288,11 @@ impl Missed {
                 site.counters().remote_hits.add();
                 leader.answer(Outcome::Cached(Arc::clone(&value)));
                 Step::Answer(self.keep(value))
+            }
+            Acquired::Stale(value) => {
+                site.counters().stale_answers.add();
+                leader.answer(Outcome::Uncached(Arc::clone(&value)));
+                Step::Answer(value)
             }
             Acquired::Due(value, right) => {
                 site.counters().remote_hits.add();

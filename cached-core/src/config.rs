@@ -198,12 +198,7 @@ impl Config {
                 ));
             }
         }
-        for (index, server) in self.servers.iter().enumerate() {
-            check_server(server)?;
-            if self.servers[..index].contains(server) {
-                return error(format!("the server `{server}` is given twice; give it once"));
-            }
-        }
+        check_servers(&self.servers)?;
         if self.remote_timeout.is_zero() || self.remote_timeout > LONGEST_WAIT {
             return error(format!(
                 "the timeout {:?} is not between nothing and an hour; write for instance 50ms",
@@ -229,6 +224,17 @@ impl Config {
         }
         Ok(())
     }
+}
+
+pub(crate) fn check_servers(servers: &[String]) -> Result<(), ConfigError> {
+    for (index, server) in servers.iter().enumerate() {
+        check_server(server)?;
+        if servers[..index].contains(server) {
+            let twice = format!("the server `{server}` is given twice; give it once");
+            return Err(ConfigError::new(twice));
+        }
+    }
+    Ok(())
 }
 
 fn check_server(server: &str) -> Result<(), ConfigError> {

@@ -179,7 +179,7 @@ impl<V, P> CacheEntry<V, P> {
         };
         // Until memcached was told, others of this process could read it there.
         let _again = ForgetOnDrop(&site);
-        key.delete(None).await.map_err(|error| site.remote_failed(error))
+        key.forget().await.map_err(|error| site.remote_failed(error))
     }
 }
 
@@ -375,7 +375,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         let mut written = given.write(&site, &key, Condition::Always).await;
         if !matches!(written, Ok(true)) {
             // What is there is the old value; a write that the server refused leaves it.
-            let removed = key.delete(None).await;
+            let removed = key.forget().await;
             if let Err(error) = removed {
                 written = Err(WriteError::Remote(error));
             }

@@ -54,10 +54,12 @@ impl Lifetime {
 
     /// How long an item of memcached is fresh yet; `None` where it is only kept for errors.
     pub(crate) fn left_of(&self, now: Instant, item: &Item) -> Option<Duration> {
-        let expires = item.gone.checked_sub(self.kept).unwrap_or(now);
+        // What is in the gutter is not kept for errors.
+        let kept = if item.in_gutter { Duration::ZERO } else { self.kept };
+        let expires = item.gone.checked_sub(kept).unwrap_or(now);
         let left = expires.saturating_duration_since(now);
         // Without a time for errors an item is as good as its presence.
-        (!left.is_zero() || self.kept.is_zero()).then_some(left)
+        (!left.is_zero() || kept.is_zero()).then_some(left)
     }
 }
 

@@ -50,7 +50,8 @@ counters! {
     fetches,
     /// Runs of the body that ended in an error.
     fetch_errors,
-    /// Expired values served because the fetch failed (`stale_if_error`).
+    /// Expired values served because the fetch failed, or while another process fetched
+    /// (`stale_if_error`).
     stale_answers,
     /// Fetches in the background of entries that were about to expire (`refresh_ahead`).
     refreshes,

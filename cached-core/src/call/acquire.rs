@@ -1,11 +1,12 @@
 //! What memcached answers a leader: the value, or the right to fill.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Missed, Right};
 use crate::site::{Frame, Lifetime};
 use crate::tier::local::{Ticket, Write};
-use crate::tier::remote::{Found, Item, Lease, whole_seconds};
+use crate::tier::remote::{Found, Item, Lease, Remote, RemoteKey, whole_seconds};
 use crate::value::Value;
 
 /// The lease, until fetches are seen to take longer than a quarter of it.
@@ -19,6 +20,8 @@ pub(super) enum Acquired {
     Value(Value),
     /// A value that is to be refreshed.
     Due(Value, Right),
+    /// A value that has expired, while somebody else fetches.
+    Stale(Value),
     Right {
         right: Right,
         stale: Option<Value>,
@@ -29,13 +32,6 @@ impl Acquired {
     fn without_stale(right: Right) -> Acquired {
         Acquired::Right { right, stale: None }
     }
-}
-
-/// What comes of an item that was read.
-enum Taken {
-    Now(Acquired),
-    /// Another caller has won the right to replace it.
-    Later(Acquired),
 }
 
 impl Missed {
@@ -53,7 +49,6 @@ impl Missed {
         let wait = config.lease_wait.unwrap_or(observed.map_or(lease, |time| time * 2));
         let give_up = Instant::now() + wait;
         let mut pause = FIRST_LOOK;
-        let mut passed_by = Acquired::without_stale(Right::Nothing);
         loop {
             match key.read_or_lease(lease, lifetime.kept + lifetime.ahead).await {
                 Err(error) => {
@@ -61,11 +56,9 @@ impl Missed {
                     counters.remote_errors.add();
                     return Acquired::without_stale(Right::Nothing);
                 }
-                Ok(Found::Item(item)) => match self.take(item, lifetime, ticket) {
-                    Taken::Now(acquired) => return acquired,
-                    // Another replaces it; in case that does not happen, this call will.
-                    Taken::Later(acquired) => passed_by = acquired,
-                },
+                Ok(Found::Item(item)) => {
+                    return self.take(item, remote, &key, lease, lifetime, ticket);
+                }
                 Ok(Found::Lease(cas)) => {
                     let lease = Lease::new(remote, key, cas);
                     return Acquired::without_stale(Right::Lease(Some(lease)));
@@ -76,7 +69,7 @@ impl Missed {
             let left = give_up.saturating_duration_since(Instant::now());
             if left.is_zero() || self.force_miss() {
                 counters.lease_timeouts.add();
-                return passed_by;
+                return Acquired::without_stale(Right::Nothing);
             }
             tokio::time::sleep(pause.min(left)).await;
             pause = (pause * 2).min(LONGEST_LOOK);
@@ -84,37 +77,44 @@ impl Missed {
     }
 
     /// What an item is worth to this call.
-    fn take(&self, item: Item, lifetime: Lifetime, ticket: Ticket) -> Taken {
+    fn take(
+        &self,
+        item: Item,
+        remote: &Arc<Remote>,
+        key: &RemoteKey,
+        lease: Duration,
+        lifetime: Lifetime,
+        ticket: Ticket,
+    ) -> Acquired {
         let site = &self.site;
-        let replace = Right::Replace(item.cas);
+        let replace = || Right::Replace(key.clone(), item.cas);
+        let won = || Right::Lease(Some(Lease::of_item(remote, key.clone(), &item)));
         let (value, weight) = match site.open(&item.frame) {
             // An item that nobody can read may be replaced by anybody.
-            Frame::Corrupt => return Taken::Now(Acquired::without_stale(replace)),
-            Frame::Foreign => return Taken::Now(Acquired::without_stale(Right::Nothing)),
+            Frame::Corrupt => return Acquired::without_stale(replace()),
+            Frame::Foreign => return Acquired::without_stale(Right::Nothing),
             Frame::Value(value, weight) => (value, weight),
         };
         if self.force_miss() {
-            let right = if site.overwritable() { replace } else { Right::Leave };
-            return Taken::Now(Acquired::without_stale(right));
+            let right = if site.overwritable() { replace() } else { Right::Leave };
+            return Acquired::without_stale(right);
         }
         let now = site.now();
         let Some(fresh) = lifetime.left_of(now, &item) else {
-            let stale = Some(value);
-            return match (item.won, site.remote()) {
-                (true, Some((remote, key))) => {
-                    let right = Right::Lease(Some(Lease::of_item(remote, key, &item)));
-                    Taken::Now(Acquired::Right { right, stale })
+            return match item.won {
+                true => Acquired::Right { right: won(), stale: Some(value) },
+                // The winner may have been killed.
+                false if remote.is_lost(key, item.cas, lease) => {
+                    Acquired::Right { right: replace(), stale: Some(value) }
                 }
-                _ => Taken::Later(Acquired::Right { right: replace, stale }),
+                false => Acquired::Stale(value),
             };
         };
         let life = lifetime.local_life(now, fresh.min(lifetime.local));
         site.publish(ticket, Write::Once, &value, weight, life);
-        Taken::Now(match (item.won, site.remote()) {
-            (true, Some((remote, key))) => {
-                Acquired::Due(value, Right::Lease(Some(Lease::of_item(remote, key, &item))))
-            }
-            _ => Acquired::Value(value),
-        })
+        match item.won {
+            true => Acquired::Due(value, won()),
+            false => Acquired::Value(value),
+        }
     }
 }

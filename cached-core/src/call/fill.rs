@@ -34,7 +34,7 @@ impl Missed {
         let fresh = match right {
             Right::LocalOnly | Right::LocalRefresh { .. } => lifetime.local,
             // Longer once the fill is confirmed.
-            Right::Lease(_) | Right::Replace(_) => lifetime.local.min(UNCONFIRMED),
+            Right::Lease(_) | Right::Replace(..) => lifetime.local.min(UNCONFIRMED),
             Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
             Right::Leave => Duration::ZERO,
         };
@@ -56,16 +56,18 @@ impl Missed {
         payload: Option<Vec<u8>>,
         lifetime: Lifetime,
     ) {
-        let (cas, lease) = match right {
-            Right::Lease(Some(lease)) => (lease.cas(), Some(lease)),
-            Right::Replace(cas) => (cas, None),
+        // On the server that was read: a CAS is good for nothing on another.
+        let (key, cas, lease) = match right {
+            Right::Lease(Some(lease)) => (lease.key().clone(), lease.cas(), Some(lease)),
+            Right::Replace(key, cas) => (key, cas, None),
             _ => return,
         };
-        let Some((remote, key)) = self.site.remote() else { return };
+        let Some(remote) = self.site.cache.remote() else { return };
         let key = key.in_background();
+        let bytes = payload.as_ref().map_or(0, Vec::len);
         let site = self.site.clone();
         let began = site.now();
-        let started = remote.in_background(async move {
+        let started = remote.in_background(bytes, async move {
             let condition = Condition::Unchanged(cas);
             let stored = match site.seal(&value, payload.as_deref()) {
                 Ok(frame) => key.write(frame, lifetime.ttl, lifetime.kept, condition).await,
@@ -82,7 +84,9 @@ impl Missed {
             }
             site.counters().fills.add();
             lease.into_iter().for_each(Lease::used);
-            site.extend(ticket, &value, lifetime.local_life(began, lifetime.local));
+            if !key.is_in_gutter() {
+                site.extend(ticket, &value, lifetime.local_life(began, lifetime.local));
+            }
         });
         if !started {
             self.site.counters().fills_dropped.add();

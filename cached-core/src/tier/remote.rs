@@ -4,37 +4,58 @@
 //! it has done so a few times, nothing.
 
 mod client;
+mod debts;
+mod health;
+mod lane;
+mod lease;
+mod pending;
 mod server;
+mod winners;
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::key::Key;
+use crate::key::{Digest, Key};
 use client::Command;
+pub(crate) use lease::Lease;
+use pending::Pending;
 use server::{Errand, Server};
+use winners::Winners;
 
 /// memcached takes a longer relative lifetime for a date.
 pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// More writes than this under way are dropped, and counted.
-const PENDING_LIMIT: usize = 4096;
+/// How long the *gutter* keeps what it holds for a server that is out of reach: the next server in
+/// a key's order, under a key of its own. Long enough to spare the upstream, short enough for what
+/// other processes invalidate meanwhile.
+const GUTTER_TTL: Duration = Duration::from_secs(10);
 
 pub(crate) struct Remote {
-    servers: Vec<Arc<Server>>,
+    servers: RwLock<Servers>,
+    timeout: Duration,
+    clock: Clock,
     pending: Arc<Pending>,
+    winners: Winners,
 }
+
+type Servers = Arc<[Arc<Server>]>;
 
 /// A key on its server.
 #[derive(Clone)]
 pub(crate) struct RemoteKey {
+    servers: Servers,
+    digest: Digest,
+    /// The key at home.
+    home: Arc<str>,
     server: Arc<Server>,
+    /// The key on `server`.
     key: Arc<str>,
+    /// Whether `server` stands in for the key's own.
+    in_gutter: bool,
     /// What changes to it are for.
     errand: Errand,
 }
@@ -59,6 +80,8 @@ pub(crate) struct Item {
     pub(crate) gone: Instant,
     /// Whether the caller has won the right to replace it, as it is about to go.
     pub(crate) won: bool,
+    /// Whether it stands in for what is out of reach, and is not kept beyond its lifetime.
+    pub(crate) in_gutter: bool,
 }
 
 /// What a read asks for beside the value.
@@ -92,20 +115,71 @@ impl fmt::Display for RemoteError {
 
 impl Remote {
     pub(crate) fn new(servers: &[String], timeout: Duration, clock: &Clock) -> Remote {
-        let server = |address: &String| Arc::new(Server::new(address, timeout, clock.clone()));
-        let servers = servers.iter().map(server);
-        Remote { servers: servers.collect(), pending: Arc::default() }
+        let server = |address: &String| Server::new(address, timeout, clock.clone());
+        Remote {
+            servers: RwLock::new(servers.iter().map(server).collect()),
+            timeout,
+            clock: clock.clone(),
+            pending: Arc::default(),
+            winners: Winners::default(),
+        }
+    }
+
+    /// Takes other servers from now on. Those that stay keep their connections and their state.
+    pub(crate) fn set_servers(&self, addresses: &[String]) {
+        let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
+        let kept = |address: &String| servers.iter().find(|server| server.address == *address);
+        let next: Servers = addresses
+            .iter()
+            .map(|address| match kept(address) {
+                Some(server) => Arc::clone(server),
+                None => {
+                    let server = Server::added(address, self.timeout, self.clock.clone());
+                    // It may have been here before, and have missed what was changed since.
+                    server.distrust();
+                    server
+                }
+            })
+            .collect();
+        // What was moved to a server and comes back from it was perhaps changed meanwhile.
+        let gone = |server: &Arc<Server>| !addresses.contains(&server.address);
+        if servers.iter().any(|server| server.was_added && gone(server)) {
+            next.iter().for_each(|server| server.distrust());
+        }
+        *servers = next;
+    }
+
+    fn servers(&self) -> Servers {
+        Arc::clone(&self.servers.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Where `key` lives: the server with the highest score (rendezvous hashing, Thaler and
-    /// Ravishankar 1998), so that a server that leaves moves only its own keys.
+    /// Ravishankar 1998), so that a server that leaves moves only its own keys; the next in order
+    /// while that one is out of reach.
     pub(crate) fn locate(&self, key: &Key) -> Option<RemoteKey> {
-        let server = self.servers.iter().max_by_key(|server| server.score(key.digest()))?;
-        Some(RemoteKey {
-            server: Arc::clone(server),
-            key: key.to_string().into(),
-            errand: Errand::Change,
-        })
+        let (servers, digest) = (self.servers(), key.digest());
+        let best = |server: &&Arc<Server>| server.score(digest);
+        let first = servers.iter().max_by_key(best)?;
+        let home: Arc<str> = key.to_string().into();
+        let mut located = RemoteKey {
+            digest,
+            server: Arc::clone(first),
+            key: Arc::clone(&home),
+            home,
+            in_gutter: false,
+            errand: Errand::Call,
+            servers: Arc::clone(&servers),
+        };
+        if !first.serves(&located.home) && servers.len() > 1 {
+            let key = located.gutter_key();
+            let others = servers.iter().filter(|server| !Arc::ptr_eq(server, first));
+            if let Some(next) = others.filter(|server| server.serves(&key)).max_by_key(best) {
+                located.server = Arc::clone(next);
+                located.key = key;
+                located.in_gutter = true;
+            }
+        }
+        Some(located)
     }
 
     /// Reads several keys, all servers at once and each in one round trip. Answers in order; a
@@ -141,7 +215,7 @@ impl Remote {
                     group
                         .into_iter()
                         .zip(items)
-                        .for_each(|(index, item)| answers[index] = Ok(item));
+                        .for_each(|(index, item)| answers[index] = Ok(keys[index].mark(item)));
                 }
                 Err(error) => {
                     group.into_iter().for_each(|index| answers[index] = Err(error.clone()))
@@ -151,40 +225,26 @@ impl Remote {
         answers
     }
 
-    /// Runs a write off the caller's path. Without a runtime, and with too many under way, it is
-    /// dropped; `false` says so.
-    pub(crate) fn in_background(&self, write: impl Future<Output = ()> + Send + 'static) -> bool {
-        let few = self.pending.count.load(Ordering::Relaxed) < PENDING_LIMIT;
-        few && self.in_background_always(write)
+    /// Whether who won the right to replace an item, a lease's length ago, will not do it.
+    pub(crate) fn is_lost(&self, key: &RemoteKey, cas: u64, lease: Duration) -> bool {
+        self.winners.is_lost(&key.key, cas, lease)
     }
 
-    fn in_background_always(&self, write: impl Future<Output = ()> + Send + 'static) -> bool {
-        let Ok(runtime) = Handle::try_current() else { return false };
-        let pending = PendingGuard::new(&self.pending);
-        runtime.spawn(async move {
-            write.await;
-            drop(pending);
-        });
-        true
+    /// Runs a write of about so many bytes off the caller's path. Without a runtime, and with too
+    /// much under way, it is dropped; `false` says so.
+    pub(crate) fn in_background(
+        &self,
+        bytes: usize,
+        write: impl Future<Output = ()> + Send + 'static,
+    ) -> bool {
+        self.pending.has_room(bytes) && self.pending.run(bytes, write)
     }
 
     /// Waits until no write is under way; not for one whose runtime is not driven.
     pub(crate) async fn flush(&self) {
         // Without a runtime here there is no clock to wait by.
         if Handle::try_current().is_ok() {
-            let _ = tokio::time::timeout(server::LONGEST_WRITE, self.flushed()).await;
-        }
-    }
-
-    async fn flushed(&self) {
-        loop {
-            let done = self.pending.done.notified();
-            tokio::pin!(done);
-            done.as_mut().enable();
-            if self.pending.count.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            done.await;
+            let _ = tokio::time::timeout(server::LONGEST_WRITE, self.pending.done()).await;
         }
     }
 }
@@ -196,8 +256,13 @@ impl RemoteKey {
         self
     }
 
+    /// Whether another server stands in for the key's own.
+    pub(crate) fn is_in_gutter(&self) -> bool {
+        self.in_gutter
+    }
+
     pub(crate) async fn read(&self) -> Result<Found, RemoteError> {
-        self.server.read(&self.key, None).await
+        self.read_under(None).await
     }
 
     /// Reads, or wins the right to fill, in one round trip; the right to replace an item too, in
@@ -207,13 +272,29 @@ impl RemoteKey {
         lease: Duration,
         kept: Duration,
     ) -> Result<Found, RemoteError> {
+        let (lease, kept) = match self.in_gutter {
+            true => (lease.min(GUTTER_TTL), Duration::ZERO),
+            false => (lease, kept),
+        };
         let replace_before = match whole_seconds(kept) {
             0 => 0,
             // As the caller counts: an item may be gone a second before the server says so.
             kept => kept.saturating_add(2),
         };
         let lease = LeaseTerms { seconds: whole_seconds(lease).max(1), replace_before };
-        self.server.read(&self.key, Some(lease)).await
+        self.read_under(Some(lease)).await
+    }
+
+    async fn read_under(&self, lease: Option<LeaseTerms>) -> Result<Found, RemoteError> {
+        let mut found = self.server.read(&self.key, lease).await?;
+        if let Found::Item(item) = &mut found {
+            item.in_gutter = self.in_gutter;
+        }
+        Ok(found)
+    }
+
+    fn mark(&self, item: Option<Item>) -> Option<Item> {
+        item.map(|item| Item { in_gutter: self.in_gutter, ..item })
     }
 
     /// Stores a frame for `ttl`, and `kept` after that; `Ok(false)` where the condition did not
@@ -225,6 +306,10 @@ impl RemoteKey {
         kept: Duration,
         condition: Condition,
     ) -> Result<bool, RemoteError> {
+        let (ttl, kept) = match self.in_gutter {
+            true => (ttl.min(GUTTER_TTL), Duration::ZERO),
+            false => (ttl, kept),
+        };
         // memcached would read no seconds as "for ever".
         if whole_seconds(ttl) == 0 {
             return Ok(false);
@@ -233,11 +318,16 @@ impl RemoteKey {
         let seconds = whole_seconds(whole(ttl).saturating_add(whole(kept)).min(LONGEST_TTL));
         let key = Arc::clone(&self.key);
         let write = Command::Write { key, frame: frame.into(), seconds, condition };
-        self.server.change(write, self.errand).await
+        let written = self.server.change(write, self.errand).await?;
+        if let Condition::Always = condition {
+            self.forget_elsewhere().await?;
+        }
+        Ok(written)
     }
 
-    pub(crate) async fn delete(&self, unchanged: Option<u64>) -> Result<(), RemoteError> {
-        let delete = Command::Delete { key: Arc::clone(&self.key), unchanged };
+    /// Gives a lease back: what is there is removed if nobody has changed it.
+    async fn give_back(&self, cas: u64) -> Result<(), RemoteError> {
+        let delete = Command::Delete { key: Arc::clone(&self.key), unchanged: Some(cas) };
         self.server.change(delete, self.errand).await.map(drop)
     }
 
@@ -245,85 +335,52 @@ impl RemoteKey {
         let mark = Command::LetOthersWin { key: Arc::clone(&self.key), cas };
         self.server.change(mark, self.errand).await.map(drop)
     }
+
+    /// Removes the entry wherever this process could find it. A server that cannot be told now is
+    /// told before this process asks it for the key again.
+    ///
+    /// # Errors
+    /// Where a server could not be told: to others it may serve what it has meanwhile.
+    pub(crate) async fn forget(&self) -> Result<(), RemoteError> {
+        self.forget_but_on(None).await
+    }
+
+    /// Removes what others than the server that was just written to may have.
+    async fn forget_elsewhere(&self) -> Result<(), RemoteError> {
+        match self.in_gutter || !self.server.health.is_settled() {
+            true => self.forget_but_on(Some(&self.server)).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn forget_but_on(&self, written: Option<&Arc<Server>>) -> Result<(), RemoteError> {
+        let deadline = Instant::now() + self.server.timeout;
+        let mut order: Vec<&Arc<Server>> = self.servers.iter().collect();
+        order.sort_by_key(|server| std::cmp::Reverse(server.score(self.digest)));
+        let mut forgotten = Ok(());
+        let mut key = Arc::clone(&self.home);
+        for server in order {
+            if !written.is_some_and(|written| Arc::ptr_eq(written, server))
+                && let Err(error) = server.forget(&key, deadline).await
+            {
+                forgotten = Err(error);
+            } else if server.health.is_settled() {
+                // Behind it in the order this process has found and left nothing.
+                break;
+            }
+            key = self.gutter_key();
+        }
+        forgotten
+    }
+
+    /// Of its own, so that what a server has as the key's own and what it has in another's place
+    /// are never taken for each other.
+    fn gutter_key(&self) -> Arc<str> {
+        format!("{}:gutter", self.home).into()
+    }
 }
 
 /// Rounded down: an item may live shorter than its ttl, never longer.
 pub(crate) fn whole_seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
-}
-
-/// A won lease. Dropped unused, it is given back in the background, so that nobody waits for it.
-pub(crate) struct Lease {
-    remote: Arc<Remote>,
-    key: RemoteKey,
-    cas: u64,
-    is_used: bool,
-    /// Whether there is an item, which the lease lets its holder replace.
-    of_item: bool,
-}
-
-impl Lease {
-    /// To fill what is missing.
-    pub(crate) fn new(remote: &Arc<Remote>, key: RemoteKey, cas: u64) -> Lease {
-        Lease { remote: Arc::clone(remote), key, cas, is_used: false, of_item: false }
-    }
-
-    /// To replace an item.
-    pub(crate) fn of_item(remote: &Arc<Remote>, key: RemoteKey, item: &Item) -> Lease {
-        let mut lease = Lease::new(remote, key, item.cas);
-        lease.of_item = true;
-        lease
-    }
-
-    /// The CAS to fill under.
-    pub(crate) fn cas(&self) -> u64 {
-        self.cas
-    }
-
-    /// The fill is done: there is nothing to give back.
-    pub(crate) fn used(mut self) {
-        self.is_used = true;
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.is_used {
-            return;
-        }
-        let (cas, of_item) = (self.cas, self.of_item);
-        let key = self.key.clone().in_background();
-        // Also where many writes are under way: there are no more leases than fetches.
-        self.remote.in_background_always(async move {
-            // Best effort: the lease runs out by itself, and an item goes.
-            let _ = match of_item {
-                false => key.delete(Some(cas)).await,
-                true => key.let_others_win(cas).await,
-            };
-        });
-    }
-}
-
-/// The writes under way.
-#[derive(Default)]
-struct Pending {
-    count: AtomicUsize,
-    done: Notify,
-}
-
-struct PendingGuard(Arc<Pending>);
-
-impl PendingGuard {
-    fn new(pending: &Arc<Pending>) -> PendingGuard {
-        pending.count.fetch_add(1, Ordering::AcqRel);
-        PendingGuard(Arc::clone(pending))
-    }
-}
-
-impl Drop for PendingGuard {
-    fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.done.notify_waiters();
-        }
-    }
 }

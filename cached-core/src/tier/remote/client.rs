@@ -72,7 +72,7 @@ impl Client {
     ) -> Result<Client, Failure> {
         let client = AsyncMetaClient::builder()
             .max_idle(connections)
-            // The deadline around the exchange is the one that counts.
+            // Replies that came in time are kept where the rest comes too late.
             .connect_timeout(Some(timeout))
             .io_timeout(Some(timeout))
             .connect_async(address)
@@ -103,6 +103,28 @@ impl Client {
 }
 
 impl Command {
+    pub(super) fn key(&self) -> &Arc<str> {
+        match self {
+            Command::Read { key, .. }
+            | Command::Write { key, .. }
+            | Command::Delete { key, .. }
+            | Command::LetOthersWin { key, .. } => key,
+        }
+    }
+
+    /// The key, where the command may win a lease of it.
+    pub(super) fn leased_key(&self) -> Option<Arc<str>> {
+        self.asks_for_a_lease().then(|| Arc::clone(self.key()))
+    }
+
+    /// The bytes of the frame that it carries.
+    pub(super) fn frame_bytes(&self) -> usize {
+        match self {
+            Command::Write { frame, .. } => frame.len(),
+            _ => 0,
+        }
+    }
+
     fn asks_for_a_lease(&self) -> bool {
         matches!(self, Command::Read { lease: Some(_), .. })
     }
@@ -162,12 +184,12 @@ fn found(read: GetResult, sent: Instant, leased: bool) -> Found {
                 _ => sent + super::LONGEST_TTL,
             };
             let won = lease_state == LeaseState::Granted;
-            Found::Item(Item { frame, cas, gone, won })
+            Found::Item(Item { frame, cas, gone, won, in_gutter: false })
         }
         (LeaseState::Granted, _, Some(cas)) => Found::Lease(cas),
         // To a lease read the server says what is a placeholder: this is an entry, and a bad one.
         (LeaseState::None, Some(frame), Some(cas)) if leased => {
-            Found::Item(Item { frame, cas, gone: sent, won: false })
+            Found::Item(Item { frame, cas, gone: sent, won: false, in_gutter: false })
         }
         // Else an empty item is somebody's placeholder.
         (LeaseState::Busy, _, cas) | (_, Some(_), cas) => Found::Busy(cas),

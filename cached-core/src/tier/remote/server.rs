@@ -1,74 +1,88 @@
-//! One memcached server: its clients, its deadline, its health.
+//! One memcached server: the ways to it, whether it is worth asking, and what it has to be told.
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Id};
-use tokio::sync::Semaphore;
-use tokio::time::timeout_at;
 
-use super::client::{Client, Command, Failure, Reply};
-use super::{Found, Item, LeaseTerms, RemoteError};
+use super::client::{Command, Failure, Reply};
+use super::debts::Debts;
+use super::health::{FAILURES, Health};
+use super::lane::{Answer, BATCH, Lane};
+use super::{Condition, Found, Item, LeaseTerms, RemoteError};
 use crate::clock::Clock;
 use crate::key::Digest;
 
-/// Connections to one server; further callers wait for one within their deadline.
-const CONNECTIONS: usize = 32;
-/// Of which so many are for writes in the background, which wait longer for one, so that neither
-/// keeps the other from the server.
-const WRITE_CONNECTIONS: usize = 8;
 /// The longest that a write in the background waits and takes.
 pub(super) const LONGEST_WRITE: Duration = Duration::from_secs(10);
-/// A server that fails so often in a row is ejected.
-const FAILURES: u32 = 3;
-/// An ejected server is tried again after this long, then after twice as long, up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-
+/// An attempt that is overdue by more has nobody who makes it: its runtime is gone, or not driven.
+const OVERDUE: Duration = Duration::from_secs(1);
 /// The runtimes whose connections are kept.
 const RUNTIMES: usize = 8;
+/// What is written to see whether a server answers. No entry's key looks like it.
+const MARK: &str = "cached-core.mark";
 
 /// What an exchange is for, and so how long it may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Errand {
-    /// A call waits for an answer that it can do without.
-    Read,
-    /// A caller wants to change what the server has, and to know whether that went well.
-    Change,
+    /// Somebody waits for the answer.
+    Call,
     /// Nobody waits.
     Background,
 }
 
 pub(super) struct Server {
-    address: String,
+    me: Weak<Server>,
+    pub(super) address: String,
     /// The address as a number, for [`Server::score`].
     seed: u64,
-    timeout: Duration,
-    clock: Clock,
-    /// One for each of the last runtimes that asked, made on first use and again after a failure:
-    /// a client resolves its name but once.
-    clients: Mutex<Vec<(Id, Client)>>,
-    read_slots: Semaphore,
-    write_slots: Semaphore,
-    health: Health,
+    pub(super) timeout: Duration,
+    pub(super) clock: Clock,
+    /// Of the last runtimes that asked.
+    lanes: Mutex<Vec<(Id, Lanes)>>,
+    pub(super) health: Health,
+    pub(super) was_added: bool,
+    debts: Debts,
+    /// Items with a lower CAS are not believed: the server has them from before it was away, and
+    /// this process no longer knows which of them it invalidated meanwhile.
+    believed_from: AtomicU64,
+}
+
+/// The ways of one runtime, in which a connection works only while that runtime is driven. Writes
+/// in the background have their own, so that neither keeps the other from the server.
+#[derive(Clone)]
+struct Lanes {
+    calls: Arc<Lane>,
+    writes: Arc<Lane>,
 }
 
 impl Server {
-    pub(super) fn new(address: &str, timeout: Duration, clock: Clock) -> Server {
-        Server {
+    pub(super) fn new(address: &str, timeout: Duration, clock: Clock) -> Arc<Server> {
+        Server::build(address, timeout, clock, false)
+    }
+
+    /// One that was not there from the start.
+    pub(super) fn added(address: &str, timeout: Duration, clock: Clock) -> Arc<Server> {
+        Server::build(address, timeout, clock, true)
+    }
+
+    fn build(address: &str, timeout: Duration, clock: Clock, was_added: bool) -> Arc<Server> {
+        Arc::new_cyclic(|me| Server {
+            was_added,
+            me: Weak::clone(me),
             address: address.to_owned(),
             seed: address.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
             }),
             timeout,
             clock,
-            clients: Mutex::default(),
-            read_slots: Semaphore::new(CONNECTIONS - WRITE_CONNECTIONS),
-            write_slots: Semaphore::new(WRITE_CONNECTIONS),
+            lanes: Mutex::default(),
             health: Health::default(),
-        }
+            debts: Debts::default(),
+            believed_from: AtomicU64::new(0),
+        })
     }
 
     /// How much this server wants the key: the same in every process, on every machine and for
@@ -82,15 +96,29 @@ impl Server {
         x ^ (x >> 31)
     }
 
+    /// Whether it is in rotation, and was told all that concerns the key.
+    #[inline]
+    pub(super) fn serves(&self, key: &str) -> bool {
+        let (in_rotation, owes_nothing) = (self.health.in_rotation(), self.debts.is_empty());
+        if in_rotation && owes_nothing {
+            return true;
+        }
+        if self.health.is_overdue(OVERDUE + self.timeout) {
+            self.mend_in_background();
+        }
+        in_rotation && !self.debts.contains(key)
+    }
+
     pub(super) async fn read(
         &self,
         key: &Arc<str>,
         lease: Option<LeaseTerms>,
     ) -> Result<Found, RemoteError> {
+        let lane = self.lane(key, Errand::Call)?;
         let read = Command::Read { key: Arc::clone(key), lease };
-        match self.exchange(Errand::Read, vec![read]).await?.pop() {
-            Some(Ok(Reply::Found(found))) => Ok(found),
-            other => Err(self.unanswered(other)),
+        match lane.ask(read, Instant::now() + self.timeout).await {
+            Ok(Reply::Found(found)) => Ok(self.believed(found)),
+            answer => Err(self.unanswered(answer)),
         }
     }
 
@@ -98,198 +126,238 @@ impl Server {
         &self,
         keys: &[Arc<str>],
     ) -> Result<Vec<Option<Item>>, RemoteError> {
+        let lane = self.lane("", Errand::Call)?;
         let reads = keys.iter().map(|key| Command::Read { key: Arc::clone(key), lease: None });
-        let replies = self.exchange(Errand::Read, reads.collect()).await?;
-        replies
-            .into_iter()
-            .map(|reply| match reply {
-                Ok(Reply::Found(Found::Item(item))) => Ok(Some(item)),
-                Ok(Reply::Found(_)) => Ok(None),
-                other => Err(self.unanswered(Some(other))),
-            })
-            .collect()
+        let answers = lane.ask_many(reads.collect(), Instant::now() + self.timeout).await;
+        let item = |answer| match answer {
+            Ok(Reply::Found(found)) => match self.believed(found) {
+                Found::Item(item) => Ok(Some(item)),
+                _ => Ok(None),
+            },
+            answer => Err(self.unanswered(answer)),
+        };
+        answers.into_iter().map(item).collect()
     }
 
-    /// Runs one command that changes something; returns whether it took effect.
+    /// Changes something under a condition; returns whether it took effect.
     pub(super) async fn change(
         &self,
         command: Command,
         errand: Errand,
     ) -> Result<bool, RemoteError> {
-        match self.exchange(errand, vec![command]).await?.pop() {
-            Some(Ok(Reply::Applied(applied))) => Ok(applied),
-            other => Err(self.unanswered(other)),
+        let lane = self.lane(command.key(), errand)?;
+        self.changed(lane.ask(command, Instant::now() + self.patience(errand)).await)
+    }
+
+    /// Removes an entry. Where the server cannot be told by the deadline, it is not asked for the
+    /// entry before it was.
+    pub(super) async fn forget(
+        &self,
+        key: &Arc<str>,
+        deadline: Instant,
+    ) -> Result<(), RemoteError> {
+        if !self.health.in_rotation() {
+            self.owe(key);
+            return Err(self.ejected());
+        }
+        let unless_told = OweOnDrop { server: self, key };
+        let lane = self.lanes()?.calls;
+        let delete = Command::Delete { key: Arc::clone(key), unchanged: None };
+        self.changed(lane.ask(delete, deadline).await)?;
+        std::mem::forget(unless_told);
+        Ok(())
+    }
+
+    /// Remembers what the server has to be told.
+    pub(super) fn owe(&self, key: &Arc<str>) {
+        // Where it is ejected, there is somebody who mends it.
+        let is_first = self.debts.is_empty() && self.health.in_rotation();
+        if is_first {
+            self.health.schedule(0);
+        }
+        if !self.debts.remember(key) {
+            self.distrust();
+        } else if is_first {
+            self.mend_in_background();
         }
     }
 
-    fn unanswered(&self, reply: Option<Result<Reply, Failure>>) -> RemoteError {
-        match reply {
-            Some(Err(Failure::Refused(why) | Failure::Lost(why))) => self.failed(&why),
-            _ => self.failed(&"an answer to another command"),
+    /// Takes it out of rotation until it can tell what it has now from what it will have.
+    pub(super) fn distrust(&self) {
+        self.debts.distrust();
+        self.health.eject();
+        self.mend_in_background();
+    }
+
+    /// An exchange came to nothing.
+    pub(super) fn failed(&self, why: &str) {
+        if self.health.failed() {
+            let error = self.error(&why);
+            log::warn!("{error}; it is ejected after {FAILURES} failures in a row");
+            self.mend_in_background();
         }
     }
 
-    fn failed(&self, why: &dyn Display) -> RemoteError {
+    fn patience(&self, errand: Errand) -> Duration {
+        match errand {
+            Errand::Call => self.timeout,
+            Errand::Background => LONGEST_WRITE,
+        }
+    }
+
+    /// What the server has from before its return is nothing that anybody can read.
+    fn believed(&self, mut found: Found) -> Found {
+        if let Found::Item(item) = &mut found
+            && item.cas < self.believed_from.load(Ordering::Acquire)
+        {
+            item.frame.clear();
+        }
+        found
+    }
+
+    fn changed(&self, answer: Answer) -> Result<bool, RemoteError> {
+        match answer {
+            Ok(Reply::Applied(applied)) => Ok(applied),
+            answer => Err(self.unanswered(answer)),
+        }
+    }
+
+    fn unanswered(&self, answer: Answer) -> RemoteError {
+        match answer {
+            Err(Failure::Refused(why) | Failure::Lost(why)) => self.error(&why),
+            Ok(_) => self.error(&"an answer to another command"),
+        }
+    }
+
+    fn error(&self, why: &dyn Display) -> RemoteError {
         RemoteError(format!("memcached at {}: {why}", self.address))
     }
 
-    /// One exchange under one deadline, which covers waiting for a connection, resolving and
-    /// dialling too.
-    async fn exchange(
-        &self,
-        errand: Errand,
-        commands: Vec<Command>,
-    ) -> Result<Vec<Result<Reply, Failure>>, RemoteError> {
+    fn ejected(&self) -> RemoteError {
+        self.error(&"it is ejected, or was not told yet what changed")
+    }
+
+    /// The way for an errand that concerns the key, where the server serves that.
+    fn lane(&self, key: &str, errand: Errand) -> Result<Arc<Lane>, RemoteError> {
+        if !self.serves(key) {
+            return Err(self.ejected());
+        }
+        let lanes = self.lanes()?;
+        Ok(match errand {
+            Errand::Call => lanes.calls,
+            Errand::Background => lanes.writes,
+        })
+    }
+
+    /// The ways of the running runtime.
+    fn lanes(&self) -> Result<Lanes, RemoteError> {
         let Ok(runtime) = Handle::try_current() else {
-            return Err(self.failed(&"there is no tokio runtime here"));
+            return Err(self.error(&"there is no tokio runtime here"));
         };
-        let admission = match self.health.admits() {
-            // What is not told to a server now, it gets wrong when it is back.
-            Admission::Refused if errand != Errand::Change => {
-                return Err(self.failed(&"it is ejected"));
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, lanes)) = lanes.iter().find(|(of, _)| *of == runtime.id()) {
+            return Ok(lanes.clone());
+        }
+        if lanes.len() == RUNTIMES {
+            lanes.remove(0);
+        }
+        let lane = || Lane::new(Weak::clone(&self.me), &runtime);
+        let made = Lanes { calls: lane(), writes: lane() };
+        lanes.push((runtime.id(), made.clone()));
+        Ok(made)
+    }
+
+    /// Sees to it that the server comes back and is told what it missed. Without a runtime it is
+    /// left to a later caller, who finds it overdue.
+    fn mend_in_background(&self) {
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(mend(Weak::clone(&self.me)));
+        }
+    }
+
+    fn is_well(&self) -> bool {
+        self.health.in_rotation() && self.debts.is_empty()
+    }
+
+    /// Whether the server answers; then it is told what it missed, and is back in rotation.
+    async fn attempt(&self) -> Result<(), RemoteError> {
+        let distrusted = self.debts.distrusted();
+        let mark = self.mark().await?;
+        let believed_from = self.believed_from.load(Ordering::Acquire);
+        if let Some(distrusted) = distrusted {
+            self.believed_from.store(mark, Ordering::Release);
+            self.debts.marked(distrusted);
+        } else if mark < believed_from {
+            // It counts from the start again: it was started anew, and has nothing from before.
+            self.believed_from.store(0, Ordering::Release);
+        }
+        loop {
+            let owed = self.debts.some(BATCH);
+            if owed.is_empty() {
+                break;
             }
-            admission => admission,
-        };
-        let (slots, patience) = match errand {
-            Errand::Read | Errand::Change => (&self.read_slots, self.timeout),
-            Errand::Background => (&self.write_slots, LONGEST_WRITE.saturating_sub(self.timeout)),
-        };
-        let arrived = Instant::now();
-        let Ok(Ok(_slot)) = timeout_at((arrived + patience).into(), slots.acquire()).await else {
-            // This process is what is slow; the server may be well.
-            return Err(self.failed(&"no connection was free in time"));
-        };
-        let began = Instant::now();
-        let deadline = match errand {
-            Errand::Read | Errand::Change => arrived + self.timeout,
-            Errand::Background => began + self.timeout,
-        };
-        let exchange = async {
-            let client = self.client(&runtime).await?;
-            Ok(client.run(commands, self.clock.now()).await)
-        };
-        let lost = match timeout_at(deadline.into(), exchange).await {
-            Ok(Ok(replies)) => match replies.iter().find_map(lost) {
-                Some(why) => why,
-                None => {
-                    self.health.succeeded(&self.address);
-                    return Ok(replies);
-                }
-            },
-            Ok(Err(Failure::Refused(why) | Failure::Lost(why))) => why,
-            Err(_) => format!("no answer within {:?}", self.timeout),
-        };
-        let error = self.failed(&lost);
-        self.clients().retain(|(of, _)| *of != runtime.id());
-        // A caller that spent its time on waiting for a connection cannot blame the server.
-        if deadline.saturating_duration_since(began) >= self.timeout / 2 {
-            self.health.failed(admission, &error);
+            let deletes = owed
+                .iter()
+                .map(|(key, _)| Command::Delete { key: Arc::clone(key), unchanged: None });
+            let deadline = Instant::now() + self.timeout;
+            let lane = self.lanes()?.writes;
+            for answer in lane.ask_many(deletes.collect(), deadline).await {
+                self.changed(answer)?;
+            }
+            self.debts.settle(&owed);
         }
-        Err(error)
+        if self.debts.if_empty(|| self.health.reinstate()) == Some(true) {
+            log::info!("memcached at {} answers again and is back in rotation", self.address);
+        }
+        Ok(())
     }
 
-    fn clients(&self) -> MutexGuard<'_, Vec<(Id, Client)>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The client of a runtime.
-    async fn client(&self, runtime: &Handle) -> Result<Client, Failure> {
-        let of_runtime = |(of, _): &&(Id, Client)| *of == runtime.id();
-        let made = self.clients().iter().find(of_runtime).map(|(_, client)| client.clone());
-        if let Some(client) = made {
-            return Ok(client);
+    /// The CAS of an item that is written now: what the server has is older, what it will have is
+    /// younger.
+    async fn mark(&self) -> Result<u64, RemoteError> {
+        let lane = self.lanes()?.writes;
+        let key: Arc<str> = MARK.into();
+        let (frame, condition) = ([1][..].into(), Condition::Always);
+        let write = Command::Write { key: Arc::clone(&key), frame, seconds: 60, condition };
+        self.changed(lane.ask(write, Instant::now() + self.timeout).await)?;
+        let read = Command::Read { key, lease: None };
+        match lane.ask(read, Instant::now() + self.timeout).await {
+            Ok(Reply::Found(Found::Item(item))) => Ok(item.cas),
+            Ok(_) => Err(self.error(&"it does not keep what it is given")),
+            answer => Err(self.unanswered(answer)),
         }
-        let client = Client::connect(&self.address, CONNECTIONS, self.timeout).await?;
-        let mut clients = self.clients();
-        // Two that dial at once make two clients; one of them is kept.
-        if let Some((_, kept)) = clients.iter().find(of_runtime) {
-            return Ok(kept.clone());
-        }
-        if clients.len() == RUNTIMES {
-            clients.remove(0);
-        }
-        clients.push((runtime.id(), client.clone()));
-        Ok(client)
     }
 }
 
-/// Why a command was lost, if it was.
-fn lost(reply: &Result<Reply, Failure>) -> Option<String> {
-    match reply {
-        Err(Failure::Lost(why)) => Some(why.clone()),
-        Ok(_) | Err(Failure::Refused(_)) => None,
+/// What is to be told is owed also where the call that wants it is dropped or fails.
+struct OweOnDrop<'s> {
+    server: &'s Server,
+    key: &'s Arc<str>,
+}
+
+impl Drop for OweOnDrop<'_> {
+    fn drop(&mut self) {
+        self.server.owe(self.key);
     }
 }
 
-/// Whether a server is worth asking. *In rotation* → ([`FAILURES`] in a row) → *ejected*: nobody
-/// asks, but one caller after each pause, which grows → (an answer) → *in rotation*.
-#[derive(Default)]
-struct Health {
-    /// In a row, up to [`FAILURES`].
-    failures: AtomicU32,
-    /// Attempts in a row that an ejected server did not answer.
-    attempts: AtomicU32,
-    /// When the next caller may ask an ejected server; milliseconds since [`EPOCH`].
-    retry_at: AtomicU64,
-}
-
-static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Admission {
-    Granted,
-    /// To find out whether an ejected server answers again.
-    Attempt,
-    Refused,
-}
-
-impl Health {
-    fn admits(&self) -> Admission {
-        if self.failures.load(Ordering::Acquire) < FAILURES {
-            return Admission::Granted;
-        }
-        let now = EPOCH.elapsed().as_millis() as u64;
-        let retry_at = self.retry_at.load(Ordering::Acquire);
-        let next = now + pause(self.attempts.load(Ordering::Acquire));
-        // Whoever moves the time of the next attempt makes this one.
-        let (set, fetched) = (Ordering::AcqRel, Ordering::Acquire);
-        if now >= retry_at && self.retry_at.compare_exchange(retry_at, next, set, fetched).is_ok() {
-            Admission::Attempt
-        } else {
-            Admission::Refused
-        }
-    }
-
-    fn succeeded(&self, address: &str) {
-        if self.failures.load(Ordering::Relaxed) != 0
-            && self.failures.swap(0, Ordering::AcqRel) >= FAILURES
+/// Makes an attempt whenever one is due, until the server is well, or gone.
+async fn mend(server: Weak<Server>) {
+    loop {
+        let due_in = match server.upgrade() {
+            Some(server) if !server.is_well() => server.health.due_in(),
+            _ => return,
+        };
+        tokio::time::sleep(due_in).await;
+        let Some(server) = server.upgrade() else { return };
+        if !server.is_well()
+            && server.health.begins_attempt()
+            && let Err(error) = server.attempt().await
         {
-            log::info!("memcached at {address} answers again and is back in rotation");
+            log::debug!("{error}");
+            server.health.attempt_failed();
         }
     }
-
-    fn failed(&self, admission: Admission, error: &RemoteError) {
-        let now = EPOCH.elapsed().as_millis() as u64;
-        if admission == Admission::Attempt {
-            let attempts = self.attempts.load(Ordering::Acquire).saturating_add(1);
-            self.attempts.store(attempts, Ordering::Release);
-            self.retry_at.store(now + pause(attempts), Ordering::Release);
-        }
-        // Those who asked before the ejection and fail after it add nothing.
-        let (set, fetched) = (Ordering::AcqRel, Ordering::Acquire);
-        let one_more = |failures| (failures < FAILURES).then_some(failures + 1);
-        if self.failures.fetch_update(set, fetched, one_more) == Ok(FAILURES - 1) {
-            self.attempts.store(0, Ordering::Release);
-            self.retry_at.store(now + pause(0), Ordering::Release);
-            log::warn!("{error}; it is ejected after {FAILURES} failures in a row");
-        }
-    }
-}
-
-/// In milliseconds.
-fn pause(attempts: u32) -> u64 {
-    let doubled = FIRST_PAUSE.saturating_mul(1 << attempts.min(16));
-    doubled.min(LONGEST_PAUSE).as_millis() as u64
 }
 
 #[cfg(test)]
@@ -302,23 +370,5 @@ mod tests {
         let scores = ["10.0.0.1:11211", "cache-a:11211"]
             .map(|a| Server::new(a, Duration::ZERO, Clock::default()).score(digest));
         assert_eq!(scores, [16926019881397665348, 1166268213767805196]);
-    }
-
-    #[test]
-    fn an_ejected_server_is_asked_once_a_pause_and_comes_back() {
-        let (health, down) = (Health::default(), RemoteError("down".into()));
-        // More fail at once than it takes: that does not lengthen the pause.
-        for _ in 0..FAILURES + 20 {
-            health.failed(Admission::Granted, &down);
-        }
-        assert!(health.admits() == Admission::Refused);
-        std::thread::sleep(FIRST_PAUSE + Duration::from_millis(20));
-        assert!(health.admits() == Admission::Attempt);
-        assert!(health.admits() == Admission::Refused, "the next waits for the first's answer");
-        health.failed(Admission::Attempt, &down);
-        std::thread::sleep(FIRST_PAUSE + Duration::from_millis(20));
-        assert!(health.admits() == Admission::Refused, "the pause has grown");
-        health.succeeded("test");
-        assert!(health.admits() == Admission::Granted);
     }
 }

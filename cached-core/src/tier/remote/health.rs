@@ -1,0 +1,153 @@
+//! Whether a server is worth asking.
+//!
+//! *In rotation* → ([`FAILURES`] in a row) → *ejected*: nobody asks it; a task in the background
+//! makes an attempt after each pause, and the pauses grow → (it answers, and was told what it
+//! missed) → *in rotation*.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::GUTTER_TTL;
+
+/// A server that fails so often in a row is ejected.
+pub(super) const FAILURES: u32 = 3;
+/// An ejected server is tried again after this long, then after twice as long, up to the longest.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+pub(super) struct Health {
+    /// In a row, up to [`FAILURES`].
+    failures: AtomicU32,
+    /// Attempts in a row that came to nothing.
+    attempts: AtomicU32,
+    /// When the next attempt is due; milliseconds since [`EPOCH`], as the next.
+    retry_at: AtomicU64,
+    /// When it came back last; 0 where it was never ejected.
+    returned_at: AtomicU64,
+}
+
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Never 0.
+fn now() -> u64 {
+    millis(EPOCH.elapsed()) + 1
+}
+
+impl Health {
+    #[inline]
+    pub(super) fn in_rotation(&self) -> bool {
+        self.failures.load(Ordering::Acquire) < FAILURES
+    }
+
+    /// Whether in its absence nothing can have been left elsewhere that is alive yet.
+    pub(super) fn is_settled(&self) -> bool {
+        let returned_at = self.returned_at.load(Ordering::Acquire);
+        self.in_rotation() && (returned_at == 0 || now() > returned_at + 2 * millis(GUTTER_TTL))
+    }
+
+    /// An exchange went well. That alone does not bring an ejected server back.
+    pub(super) fn succeeded(&self) {
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            let (set, fetched) = (Ordering::AcqRel, Ordering::Acquire);
+            let none = |failures| (failures < FAILURES).then_some(0);
+            let _ = self.failures.fetch_update(set, fetched, none);
+        }
+    }
+
+    /// An exchange failed; `true` where it is the one that ejects the server. Those who asked
+    /// before the ejection and fail after it add nothing.
+    pub(super) fn failed(&self) -> bool {
+        let (set, fetched) = (Ordering::AcqRel, Ordering::Acquire);
+        let one_more = |failures| (failures < FAILURES).then_some(failures + 1);
+        // Before the last failure counts: who sees the ejection sees when the attempt is due.
+        if self.failures.load(Ordering::Acquire) == FAILURES - 1 {
+            self.schedule(0);
+        }
+        self.failures.fetch_update(set, fetched, one_more) == Ok(FAILURES - 1)
+    }
+
+    /// Takes the server out; an attempt is due at once.
+    pub(super) fn eject(&self) {
+        self.retry_at.store(now(), Ordering::Release);
+        self.failures.store(FAILURES, Ordering::Release);
+    }
+
+    /// An attempt is due after a first pause, where none is due already.
+    pub(super) fn schedule(&self, attempts: u32) {
+        self.attempts.store(attempts, Ordering::Release);
+        self.retry_at.store(now() + pause(attempts), Ordering::Release);
+    }
+
+    /// How long until the next attempt is due.
+    pub(super) fn due_in(&self) -> Duration {
+        Duration::from_millis(self.retry_at.load(Ordering::Acquire).saturating_sub(now()))
+    }
+
+    /// Whether the next attempt is overdue by more than `by`: whoever was to make it is gone. Says
+    /// so to one caller, who is to see to it.
+    pub(super) fn is_overdue(&self, by: Duration) -> bool {
+        let (now, retry_at) = (now(), self.retry_at.load(Ordering::Acquire));
+        now > retry_at + millis(by) && self.move_attempt(retry_at, now)
+    }
+
+    /// Whether the caller is to make the attempt that is due.
+    pub(super) fn begins_attempt(&self) -> bool {
+        let (now, retry_at) = (now(), self.retry_at.load(Ordering::Acquire));
+        let next = now + pause(self.attempts.load(Ordering::Acquire));
+        now >= retry_at && self.move_attempt(retry_at, next)
+    }
+
+    fn move_attempt(&self, from: u64, to: u64) -> bool {
+        self.retry_at.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    pub(super) fn attempt_failed(&self) {
+        self.schedule(self.attempts.load(Ordering::Acquire).saturating_add(1));
+    }
+
+    /// Puts the server back; `true` where it was ejected.
+    pub(super) fn reinstate(&self) -> bool {
+        self.attempts.store(0, Ordering::Release);
+        if self.in_rotation() {
+            return false;
+        }
+        self.returned_at.store(now(), Ordering::Release);
+        self.failures.swap(0, Ordering::AcqRel) >= FAILURES
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
+/// In milliseconds.
+fn pause(attempts: u32) -> u64 {
+    let doubled = FIRST_PAUSE.saturating_mul(1 << attempts.min(16));
+    millis(doubled.min(LONGEST_PAUSE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ejected_server_is_tried_once_a_pause_and_comes_back() {
+        let health = Health::default();
+        // More fail at once than it takes: that does not lengthen the pause.
+        let ejections = (0..FAILURES + 20).filter(|_| health.failed()).count();
+        assert_eq!(ejections, 1, "one of them ejects it");
+        assert!(!health.in_rotation() && !health.begins_attempt());
+        std::thread::sleep(FIRST_PAUSE + Duration::from_millis(20));
+        assert!(health.begins_attempt());
+        assert!(!health.begins_attempt(), "the next waits for the first's answer");
+        health.attempt_failed();
+        std::thread::sleep(FIRST_PAUSE + Duration::from_millis(20));
+        assert!(!health.begins_attempt(), "the pause has grown");
+        health.succeeded();
+        assert!(!health.in_rotation(), "a late answer alone does not bring it back");
+        assert!(health.reinstate());
+        assert!(health.in_rotation() && !health.is_settled());
+    }
+}
