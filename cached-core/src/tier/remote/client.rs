@@ -49,6 +49,8 @@ impl Failure {
             Error::Server(_) | Error::Rejected(_) | Error::Usage(_) => {
                 Failure::Refused(error.to_string())
             }
+            // What a server says to one command, the client says of it and of those behind it.
+            Error::Ambiguous { source, .. } => Failure::of(*source),
             error => Failure::lost(error),
         }
     }
@@ -61,23 +63,26 @@ impl Failure {
 /// The connections to one server, of one runtime: a connection works only while the runtime that
 /// opened it is driven.
 #[derive(Clone)]
-pub(super) struct Client(AsyncMetaClient);
+pub(super) struct Client {
+    /// For one command, which is bounded by whoever waits for it: each timer is felt.
+    one: AsyncMetaClient,
+    /// For many, of which those that are answered in time are kept where the rest is not.
+    many: AsyncMetaClient,
+}
 
 impl Client {
-    /// Resolves the name. Connections are opened when they are needed.
+    /// Resolves the name. Connections are opened when they are needed; one for a single command is
+    /// kept, and so many for batches.
     pub(super) async fn connect(
         address: &str,
         connections: usize,
         timeout: Duration,
     ) -> Result<Client, Failure> {
-        let client = AsyncMetaClient::builder()
-            .max_idle(connections)
-            // Replies that came in time are kept where the rest comes too late.
-            .connect_timeout(Some(timeout))
-            .io_timeout(Some(timeout))
-            .connect_async(address)
-            .await;
-        client.map(Client).map_err(Failure::of)
+        let builder = || AsyncMetaClient::builder().connect_timeout(Some(timeout));
+        let one = builder().max_idle(1).io_timeout(None).connect_async(address);
+        let one = one.await.map_err(Failure::of)?;
+        let many = builder().max_idle(connections).io_timeout(Some(timeout)).connect_async(address);
+        Ok(Client { one, many: many.await.map_err(Failure::of)? })
     }
 
     /// Runs the commands in one round trip; answers in order. `sent` is the time at which what the
@@ -87,8 +92,16 @@ impl Client {
         commands: Vec<Command>,
         sent: Instant,
     ) -> Vec<Result<Reply, Failure>> {
+        // One alone is spared what it takes to tell many apart.
+        if let [command] = &commands[..] {
+            let answer = match self.one.run(command.operation()).await {
+                Ok(result) => reply(result, sent, command.asks_for_a_lease()),
+                Err(error) => Err(Failure::of(error)),
+            };
+            return vec![answer];
+        }
         let leased: Vec<bool> = commands.iter().map(Command::asks_for_a_lease).collect();
-        match self.0.run_batch(commands.iter().map(Command::operation)).await {
+        match self.many.run_batch(commands.iter().map(Command::operation)).await {
             Ok(results) => results
                 .into_iter()
                 .zip(leased)

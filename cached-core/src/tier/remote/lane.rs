@@ -74,7 +74,8 @@ impl Lane {
     /// Runs a command; its answer, or a failure at the deadline.
     pub(super) async fn ask(self: &Arc<Lane>, command: Command, deadline: Instant) -> Answer {
         let answered = match self.enter(command) {
-            Entered::Alone(alone) => timeout_at(deadline.into(), alone).await,
+            // Its exchange ends in time by itself.
+            Entered::Alone(alone) => return alone.await,
             Entered::Waits(answer) => timeout_at(deadline.into(), answer).await.map(unwrap),
             Entered::Refused => return Err(too_many()),
         };
@@ -138,8 +139,9 @@ impl Lane {
         let Some(server) = self.server.upgrade() else {
             return failed(Failure::lost("it is no longer used"));
         };
-        // The client bounds dialling and the exchange by a timeout each; this bounds the whole.
-        let deadline = Instant::now() + server.timeout * 2;
+        // The client bounds a batch and lets a part of it be answered; this bounds what it may not.
+        let patience = if count == 1 { server.timeout } else { server.timeout * 2 };
+        let deadline = Instant::now() + patience;
         let exchange = async {
             let client = self.client(&server).await?;
             Ok(client.run(commands, server.clock.now()).await)
@@ -165,7 +167,7 @@ impl Lane {
         if let Some(client) = made {
             return Ok(client);
         }
-        let client = Client::connect(&server.address, DRAINS + 1, server.timeout).await?;
+        let client = Client::connect(&server.address, DRAINS, server.timeout).await?;
         // Two that dial at once make two clients; one of them is kept.
         let mut kept = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(kept.get_or_insert(client).clone())
