@@ -112,8 +112,9 @@ impl Cache {
     /// entries and connections, and only the keys of servers that came or went move. Commands under
     /// way end where they began.
     ///
-    /// What a server that comes has already this process does not believe: it may have been in use
-    /// before and have missed invalidations. What other processes invalidate before they too know
+    /// A server that comes should be empty. Of one that was taken out before and comes back, and of
+    /// what its keys' former servers still have when an added one goes, this process believes
+    /// nothing that is older than the change. What other processes invalidate before they too know
     /// the new servers reaches the old ones alone: tell all of them within a short time.
     ///
     /// # Errors

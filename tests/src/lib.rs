@@ -87,6 +87,21 @@ impl Memcached {
         Some(answer.trim_end().to_owned())
     }
 
+    /// One of the numbers that `stats` lists.
+    ///
+    /// # Panics
+    /// When the server does not answer, or knows no such number.
+    #[must_use]
+    pub fn stat(&self, name: &str) -> u64 {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let mut stream = TcpStream::connect(address).expect("memcached answers");
+        stream.write_all(b"stats\r\nquit\r\n").expect("memcached answers");
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        let prefix = format!("STAT {name} ");
+        let number = lines.into_iter().find_map(|l| l.strip_prefix(&prefix)?.parse().ok());
+        number.expect("memcached counts it")
+    }
+
     /// The remaining lifetime of an item in seconds, as the server says (`mg KEY t`).
     #[must_use]
     pub fn remaining(&self, key: &str) -> Option<i64> {

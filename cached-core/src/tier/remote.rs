@@ -12,8 +12,9 @@ mod pending;
 mod server;
 mod winners;
 
+use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -36,6 +37,8 @@ const GUTTER_TTL: Duration = Duration::from_secs(10);
 
 pub(crate) struct Remote {
     servers: RwLock<Servers>,
+    /// The addresses of those that were taken out.
+    former: Mutex<HashSet<String>>,
     timeout: Duration,
     clock: Clock,
     pending: Arc<Pending>,
@@ -118,6 +121,7 @@ impl Remote {
         let server = |address: &String| Server::new(address, timeout, clock.clone());
         Remote {
             servers: RwLock::new(servers.iter().map(server).collect()),
+            former: Mutex::default(),
             timeout,
             clock: clock.clone(),
             pending: Arc::default(),
@@ -128,6 +132,7 @@ impl Remote {
     /// Takes other servers from now on. Those that stay keep their connections and their state.
     pub(crate) fn set_servers(&self, addresses: &[String]) {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = |address: &String| servers.iter().find(|server| server.address == *address);
         let next: Servers = addresses
             .iter()
@@ -135,16 +140,20 @@ impl Remote {
                 Some(server) => Arc::clone(server),
                 None => {
                     let server = Server::added(address, self.timeout, self.clock.clone());
-                    // It may have been here before, and have missed what was changed since.
-                    server.distrust();
+                    // What changed since it was here it was not told.
+                    if former.contains(address) {
+                        server.distrust(None);
+                    }
                     server
                 }
             })
             .collect();
-        // What was moved to a server and comes back from it was perhaps changed meanwhile.
-        let gone = |server: &Arc<Server>| !addresses.contains(&server.address);
-        if servers.iter().any(|server| server.was_added && gone(server)) {
-            next.iter().for_each(|server| server.distrust());
+        for gone in servers.iter().filter(|server| !addresses.contains(&server.address)) {
+            former.insert(gone.address.clone());
+            // What its keys' former servers have of them is from before it came.
+            if gone.was_added {
+                next.iter().for_each(|server| server.distrust(Some(gone)));
+            }
         }
         *servers = next;
     }
@@ -215,7 +224,7 @@ impl Remote {
                     group
                         .into_iter()
                         .zip(items)
-                        .for_each(|(index, item)| answers[index] = Ok(keys[index].mark(item)));
+                        .for_each(|(index, item)| answers[index] = Ok(item.map(|item| keys[index].judge(item))));
                 }
                 Err(error) => {
                     group.into_iter().for_each(|index| answers[index] = Err(error.clone()))
@@ -286,15 +295,19 @@ impl RemoteKey {
     }
 
     async fn read_under(&self, lease: Option<LeaseTerms>) -> Result<Found, RemoteError> {
-        let mut found = self.server.read(&self.key, lease).await?;
-        if let Found::Item(item) = &mut found {
-            item.in_gutter = self.in_gutter;
-        }
-        Ok(found)
+        Ok(match self.server.read(&self.key, lease).await? {
+            Found::Item(item) => Found::Item(self.judge(item)),
+            found => found,
+        })
     }
 
-    fn mark(&self, item: Option<Item>) -> Option<Item> {
-        item.map(|item| Item { in_gutter: self.in_gutter, ..item })
+    fn judge(&self, mut item: Item) -> Item {
+        item.in_gutter = self.in_gutter;
+        if !self.in_gutter && !self.server.is_believed(self.digest, item.cas) {
+            // Nobody can read it, and so anybody may replace it.
+            item.frame.clear();
+        }
+        item
     }
 
     /// Stores a frame for `ttl`, and `kept` after that; `Ok(false)` where the condition did not

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Id};
@@ -36,7 +36,7 @@ pub(super) enum Errand {
 pub(super) struct Server {
     me: Weak<Server>,
     pub(super) address: String,
-    /// The address as a number, for [`Server::score`].
+    /// The address as a number, for [`score`].
     seed: u64,
     pub(super) timeout: Duration,
     pub(super) clock: Clock,
@@ -45,9 +45,11 @@ pub(super) struct Server {
     pub(super) health: Health,
     pub(super) was_added: bool,
     debts: Debts,
-    /// Items with a lower CAS are not believed: the server has them from before it was away, and
-    /// this process no longer knows which of them it invalidated meanwhile.
-    believed_from: AtomicU64,
+    /// Items with a lower CAS are from before a time in which this process may have changed them
+    /// without telling this server.
+    marked: AtomicU64,
+    /// Of which keys that is so.
+    doubts: Mutex<Doubts>,
 }
 
 /// The ways of one runtime, in which a connection works only while that runtime is driven. Writes
@@ -56,6 +58,25 @@ pub(super) struct Server {
 struct Lanes {
     calls: Arc<Lane>,
     writes: Arc<Lane>,
+}
+
+#[derive(Default)]
+struct Doubts {
+    /// Of all.
+    all: bool,
+    /// Of those that these servers, by their seeds, had while they were there.
+    of: Vec<u64>,
+}
+
+/// How much a server wants a key: the same in every process, on every machine and for every build.
+/// FNV-1a of the address, mixed with the digest by SplitMix64's finalizer.
+fn score(seed: u64, digest: Digest) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&digest.as_bytes()[..8]);
+    let mut x = seed ^ u64::from_be_bytes(word);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 impl Server {
@@ -81,19 +102,13 @@ impl Server {
             lanes: Mutex::default(),
             health: Health::default(),
             debts: Debts::default(),
-            believed_from: AtomicU64::new(0),
+            marked: AtomicU64::new(0),
+            doubts: Mutex::default(),
         })
     }
 
-    /// How much this server wants the key: the same in every process, on every machine and for
-    /// every build. FNV-1a of the address, mixed with the digest by SplitMix64's finalizer.
     pub(super) fn score(&self, digest: Digest) -> u64 {
-        let mut word = [0; 8];
-        word.copy_from_slice(&digest.as_bytes()[..8]);
-        let mut x = self.seed ^ u64::from_be_bytes(word);
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
+        score(self.seed, digest)
     }
 
     /// Whether it is in rotation, and was told all that concerns the key.
@@ -117,7 +132,7 @@ impl Server {
         let lane = self.lane(key, Errand::Call)?;
         let read = Command::Read { key: Arc::clone(key), lease };
         match lane.ask(read, Instant::now() + self.timeout).await {
-            Ok(Reply::Found(found)) => Ok(self.believed(found)),
+            Ok(Reply::Found(found)) => Ok(found),
             answer => Err(self.unanswered(answer)),
         }
     }
@@ -130,10 +145,8 @@ impl Server {
         let reads = keys.iter().map(|key| Command::Read { key: Arc::clone(key), lease: None });
         let answers = lane.ask_many(reads.collect(), Instant::now() + self.timeout).await;
         let item = |answer| match answer {
-            Ok(Reply::Found(found)) => match self.believed(found) {
-                Found::Item(item) => Ok(Some(item)),
-                _ => Ok(None),
-            },
+            Ok(Reply::Found(Found::Item(item))) => Ok(Some(item)),
+            Ok(Reply::Found(_)) => Ok(None),
             answer => Err(self.unanswered(answer)),
         };
         answers.into_iter().map(item).collect()
@@ -176,17 +189,39 @@ impl Server {
             self.health.schedule(0);
         }
         if !self.debts.remember(key) {
-            self.distrust();
+            self.distrust(None);
         } else if is_first {
             self.mend_in_background();
         }
     }
 
-    /// Takes it out of rotation until it can tell what it has now from what it will have.
-    pub(super) fn distrust(&self) {
+    /// Believes nothing of what the server has by now; of the keys of `gone` alone, where that is
+    /// given. It is out of rotation until it can tell what it has from what it will have.
+    pub(super) fn distrust(&self, gone: Option<&Server>) {
+        {
+            let mut doubts = self.doubts();
+            match gone {
+                Some(gone) => doubts.of.push(gone.seed),
+                None => doubts.all = true,
+            }
+        }
         self.debts.distrust();
         self.health.eject();
         self.mend_in_background();
+    }
+
+    /// Whether an item of the key may be what this process stored last.
+    pub(super) fn is_believed(&self, digest: Digest, cas: u64) -> bool {
+        if cas >= self.marked.load(Ordering::Acquire) {
+            return true;
+        }
+        let own = self.score(digest);
+        let doubts = self.doubts();
+        !doubts.all && !doubts.of.iter().any(|&seed| score(seed, digest) > own)
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, Doubts> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An exchange came to nothing.
@@ -203,16 +238,6 @@ impl Server {
             Errand::Call => self.timeout,
             Errand::Background => LONGEST_WRITE,
         }
-    }
-
-    /// What the server has from before its return is nothing that anybody can read.
-    fn believed(&self, mut found: Found) -> Found {
-        if let Found::Item(item) = &mut found
-            && item.cas < self.believed_from.load(Ordering::Acquire)
-        {
-            item.frame.clear();
-        }
-        found
     }
 
     fn changed(&self, answer: Answer) -> Result<bool, RemoteError> {
@@ -283,13 +308,13 @@ impl Server {
     async fn attempt(&self) -> Result<(), RemoteError> {
         let distrusted = self.debts.distrusted();
         let mark = self.mark().await?;
-        let believed_from = self.believed_from.load(Ordering::Acquire);
         if let Some(distrusted) = distrusted {
-            self.believed_from.store(mark, Ordering::Release);
+            self.marked.store(mark, Ordering::Release);
             self.debts.marked(distrusted);
-        } else if mark < believed_from {
+        } else if mark < self.marked.load(Ordering::Acquire) {
             // It counts from the start again: it was started anew, and has nothing from before.
-            self.believed_from.store(0, Ordering::Release);
+            self.marked.store(0, Ordering::Release);
+            *self.doubts() = Doubts::default();
         }
         loop {
             let owed = self.debts.some(BATCH);

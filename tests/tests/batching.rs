@@ -1,0 +1,271 @@
+//! Many callers, one round trip: what travels together, and what happens to those who go away.
+#![allow(missing_docs)]
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use cached_core::{Cache, coordinator_cached};
+use cached_tests::Memcached;
+
+#[derive(Clone, Default)]
+struct Upstream(Arc<AtomicUsize>);
+
+impl Upstream {
+    fn fetches(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Read from memcached each time.
+#[coordinator_cached(
+    name = "square",
+    version = number,
+    local = false,
+    skip(upstream),
+    entry = square_entry
+)]
+async fn square(upstream: &Upstream, number: u64) -> Result<u64, String> {
+    upstream.0.fetch_add(1, Ordering::SeqCst);
+    Ok(number * number)
+}
+
+#[coordinator_cached(
+    name = "counted",
+    overwrite(reason = "the count goes up with time"),
+    local = false,
+    skip(upstream),
+    entry = counted_entry
+)]
+async fn counted(upstream: &Upstream, number: u64) -> Result<usize, String> {
+    let _ = number;
+    Ok(upstream.0.fetch_add(1, Ordering::SeqCst))
+}
+
+async fn process(memcached: &Memcached, timeout: u64) -> Cache {
+    let builder = Cache::builder().memcached([memcached.address()]);
+    builder.remote_timeout(Duration::from_secs(timeout)).build().await.expect("fits")
+}
+
+/// Polls a few times, and leaves it at that.
+async fn poll_some<F: Future>(mut future: Pin<&mut F>, times: usize) -> Option<F::Output> {
+    for _ in 0..times {
+        let mut polled = None;
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(output) = future.as_mut().poll(context) {
+                polled = Some(output);
+            }
+            Poll::Ready(())
+        })
+        .await;
+        if polled.is_some() {
+            return polled;
+        }
+        tokio::task::yield_now().await;
+    }
+    None
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_callers_share_a_few_connections_and_exchanges() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached, 10).await;
+    let upstream = Upstream::default();
+    for _ in 0..2 {
+        let calls: Vec<_> = (0..1000)
+            .map(|number| {
+                let upstream = upstream.clone();
+                tokio::spawn(cache.scope(async move { square(&upstream, number).await }))
+            })
+            .collect();
+        for (number, call) in (0u64..).zip(calls) {
+            assert_eq!(call.await.expect("no panic"), Ok(number * number));
+        }
+        cache.flush().await;
+    }
+    assert_eq!(upstream.fetches(), 1000, "the second time every one was found");
+    // This test's own, those of `stat`, and the batches'.
+    let connections = memcached.stat("total_connections");
+    assert!(connections <= 12, "{connections} connections");
+}
+
+/// A third of the callers goes away at some await; nobody else gets an answer of theirs.
+async fn each_gets_its_own(cache: Cache) {
+    let upstream = Upstream::default();
+    for number in 0..200 {
+        cache.scope(square(&upstream, number)).await.expect("fetched");
+    }
+    cache.flush().await;
+    for round in 0..10 {
+        let calls: Vec<_> = (0..600u64)
+            .map(|caller| {
+                let upstream = upstream.clone();
+                let number = (caller * 7 + round) % 200;
+                tokio::spawn(cache.scope(async move {
+                    let mut call = Box::pin(square(&upstream, number));
+                    let answer = match caller % 3 {
+                        0 => poll_some(call.as_mut(), (caller % 5) as usize + 1).await,
+                        _ => Some(call.await),
+                    };
+                    assert!(answer.is_none_or(|answer| answer == Ok(number * number)));
+                }))
+            })
+            .collect();
+        for call in calls {
+            call.await.expect("its own answer");
+        }
+    }
+    assert_eq!(upstream.fetches(), 200, "and nobody's command was lost");
+    assert_eq!(cache.stats().total().remote_errors, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_caller_never_shifts_answers_on_many_threads() {
+    let memcached = Memcached::start();
+    each_gets_its_own(process(&memcached, 10).await).await;
+}
+
+#[tokio::test]
+async fn a_cancelled_caller_never_shifts_answers_on_one_thread() {
+    let memcached = Memcached::start();
+    each_gets_its_own(process(&memcached, 10).await).await;
+}
+
+#[tokio::test]
+async fn a_lease_that_was_won_for_callers_who_went_away_is_given_back() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached, 5).await;
+    let upstream = Upstream::default();
+    cache.scope(async { assert!(!square_entry(0).get().await.is_found()) }).await;
+    memcached.stop();
+    {
+        // The first runs its command itself, the others' travel together.
+        let mut calls: Vec<_> = (0..20)
+            .map(|number| Box::pin(cache.scope(square(&upstream, number))))
+            .collect();
+        for call in &mut calls {
+            assert!(poll_some(call.as_mut(), 1).await.is_none());
+        }
+        // Sent, or about to be.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    memcached.resume();
+    let other = process(&memcached, 5).await;
+    let began = Instant::now();
+    for number in 0..20 {
+        assert_eq!(other.scope(square(&upstream, number)).await, Ok(number * number));
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(2500), "{took:?}: somebody held a lease");
+    assert_eq!(upstream.fetches(), 20);
+}
+
+#[tokio::test]
+async fn a_caller_that_is_held_and_not_polled_holds_up_nobody() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached, 5).await;
+    let upstream = Upstream::default();
+    cache
+        .scope(async {
+            for number in 0..50 {
+                square(&upstream, number).await.expect("fetched");
+            }
+            Cache::current().flush().await;
+            let mut held = pin!(square(&upstream, 0));
+            assert!(poll_some(held.as_mut(), 1).await.is_none(), "it is under way");
+            let began = Instant::now();
+            for number in 1..50 {
+                assert_eq!(square(&upstream, number).await, Ok(number * number));
+            }
+            assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
+            assert_eq!(held.await, Ok(0));
+            assert_eq!(upstream.fetches(), 50);
+        })
+        .await;
+}
+
+#[test]
+fn what_waits_when_its_runtime_ends_is_lost_and_the_next_runtime_starts_anew() {
+    let memcached = Memcached::start();
+    let runtime = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime")
+    };
+    let first = runtime();
+    let cache = first.block_on(process(&memcached, 20));
+    let upstream = Upstream::default();
+    first.block_on(async {
+        cache.scope(square(&upstream, 0)).await.expect("fetched");
+        memcached.stop();
+        for number in 0..100 {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move { square(&upstream, number).await }));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    });
+    // A caller from outside of the runtime that carries its command.
+    let mut outside = Box::pin(cache.scope(square(&upstream, 101)));
+    first.block_on(async { assert!(poll_some(outside.as_mut(), 1).await.is_none()) });
+    drop(first);
+    memcached.resume();
+    let began = Instant::now();
+    let second = runtime();
+    assert_eq!(second.block_on(outside), Ok(101 * 101));
+    for number in 0..100 {
+        let answer = second.block_on(cache.scope(square(&upstream, number)));
+        assert_eq!(answer, Ok(number * number));
+    }
+    second.block_on(cache.flush());
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_caller_invalidates_it_does_not_read_after_that() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached, 10).await;
+    let upstream = Upstream::default();
+    let callers: Vec<_> = (0..64)
+        .map(|caller| {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move {
+                for _ in 0..20 {
+                    let before = counted(&upstream, caller).await.expect("fetched");
+                    counted_entry(caller).invalidate().await.expect("memcached is told");
+                    let after = counted(&upstream, caller).await.expect("fetched");
+                    assert!(after > before, "{before}, then {after}");
+                }
+            }))
+        })
+        .collect();
+    for caller in callers {
+        caller.await.expect("no old value");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_is_too_large_is_refused_alone_and_ejects_nobody() {
+    #[coordinator_cached(name = "large", version = number, skip(upstream), local = false)]
+    async fn large(upstream: &Upstream, number: u64) -> Result<String, String> {
+        upstream.0.fetch_add(1, Ordering::SeqCst);
+        Ok("x".repeat(if number % 5 == 0 { 2 << 20 } else { 30 << 10 }))
+    }
+    let memcached = Memcached::start();
+    let cache = process(&memcached, 10).await;
+    let upstream = Upstream::default();
+    for _ in 0..2 {
+        let calls: Vec<_> = (0..50)
+            .map(|number| {
+                let upstream = upstream.clone();
+                tokio::spawn(cache.scope(async move { large(&upstream, number).await }))
+            })
+            .collect();
+        for call in calls {
+            call.await.expect("no panic").expect("fetched");
+        }
+        cache.flush().await;
+    }
+    let stats = cache.stats().get("large").expect("called");
+    assert_eq!((stats.fetches, stats.remote_hits, stats.fills), (60, 40, 40), "{stats:?}");
+}
