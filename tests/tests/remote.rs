@@ -692,7 +692,7 @@ async fn a_burst_of_cold_keys_leaves_nobody_waiting_for_its_leases() {
     let memcached = Memcached::start();
     let (a, b) = (process(&memcached).await, process(&memcached).await);
     let upstream = Upstream::taking(5);
-    let calls: Vec<_> = (0..3000)
+    let calls: Vec<_> = (0..10_000)
         .map(|number| {
             let upstream = upstream.clone();
             let call = async move { payment(&upstream, &number.to_string(), "paid").await };
@@ -706,10 +706,81 @@ async fn a_burst_of_cold_keys_leaves_nobody_waiting_for_its_leases() {
     let mut slowest = Duration::ZERO;
     for number in 0..300 {
         let began = Instant::now();
-        b.scope(payment(&upstream, &(number * 10).to_string(), "paid")).await.expect("answered");
+        b.scope(payment(&upstream, &(number * 33).to_string(), "paid")).await.expect("answered");
         slowest = slowest.max(began.elapsed());
     }
     assert!(slowest < Duration::from_millis(1500), "{slowest:?}: somebody held a lease");
+}
+
+#[coordinator_cached(
+    name = "kept",
+    version = number,
+    ttl = "2s",
+    stale_if_error = "60s",
+    skip(upstream),
+    entry = kept_entry
+)]
+async fn kept(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+    let _ = number;
+    Ok(upstream.answer().await)
+}
+
+#[tokio::test]
+async fn while_one_process_replaces_an_expired_value_others_are_served_it() {
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let upstream = Upstream::default();
+    assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));
+    a.flush().await;
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    let slow = Upstream { takes: Duration::from_millis(1500), ..upstream.clone() };
+    let refetch = tokio::spawn({
+        let slow = slow.clone();
+        a.scope(async move { kept(&slow, 1).await })
+    });
+    while slow.fetches() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for _ in 0..5 {
+        assert_eq!(b.scope(kept(&upstream, 1)).await, Ok(1), "stale, and at once");
+    }
+    assert!(!refetch.is_finished(), "nobody waited for it");
+    let stats = b.stats().get("kept").expect("called");
+    assert_eq!((stats.fetches, stats.stale_answers), (0, 5));
+    assert_eq!(refetch.await.expect("no panic"), Ok(2));
+    a.flush().await;
+    assert_eq!(b.scope(kept(&upstream, 1)).await, Ok(2));
+}
+
+#[tokio::test]
+async fn a_killed_winner_does_not_keep_an_expired_value_from_being_replaced() {
+    let memcached = Memcached::start();
+    let builder = || Cache::builder().memcached([memcached.address()]).lease(Duration::from_secs(1));
+    let (a, b) = (builder().build().await.expect("fits"), builder().build().await.expect("fits"));
+    let upstream = Upstream::default();
+    assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));
+    a.flush().await;
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    // Somebody wins, and is not heard of again.
+    let key = a.scope(async { kept_entry(1).key().to_string() }).await;
+    let won = memcached.command(&format!("mg {key} R62"));
+    assert!(won.split(' ').any(|flag| flag == "W"), "{won}");
+    let began = Instant::now();
+    while upstream.fetches() == 1 {
+        for process in [&a, &b] {
+            let answer = process.scope(kept(&upstream, 1)).await.expect("served");
+            assert!(answer == 1 || began.elapsed() > Duration::from_secs(1), "{answer}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "nobody takes over");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    a.flush().await;
+    b.flush().await;
+    for process in [&a, &b] {
+        let answer = process.scope(kept(&upstream, 1)).await.expect("answered");
+        assert!(answer > 1, "replaced, for everybody");
+    }
+    assert!(upstream.fetches() <= 3, "once in a process at most");
 }
 
 /// memcached is slow in answering the delete; meanwhile another caller of this process reads the
