@@ -333,7 +333,7 @@ impl RemoteKey {
         let write = Command::Write { key, frame: frame.into(), seconds, condition };
         let written = self.server.change(write, self.errand).await?;
         if let Condition::Always = condition {
-            self.forget_elsewhere().await?;
+            self.forget_but_on(Some(&self.server)).await?;
         }
         Ok(written)
     }
@@ -353,34 +353,34 @@ impl RemoteKey {
     /// told before this process asks it for the key again.
     ///
     /// # Errors
-    /// Where a server could not be told: to others it may serve what it has meanwhile.
+    /// Where the key's own server could not be told, or all that stand in for it: to others they
+    /// may serve what they have meanwhile.
     pub(crate) async fn forget(&self) -> Result<(), RemoteError> {
         self.forget_but_on(None).await
     }
 
-    /// Removes what others than the server that was just written to may have.
-    async fn forget_elsewhere(&self) -> Result<(), RemoteError> {
-        match self.in_gutter || !self.server.health.is_settled() {
-            true => self.forget_but_on(Some(&self.server)).await,
-            false => Ok(()),
-        }
-    }
-
+    /// The same, but for the server that was just written to.
     async fn forget_but_on(&self, written: Option<&Arc<Server>>) -> Result<(), RemoteError> {
         let deadline = Instant::now() + self.server.timeout;
         let mut order: Vec<&Arc<Server>> = self.servers.iter().collect();
         order.sort_by_key(|server| std::cmp::Reverse(server.score(self.digest)));
         let mut forgotten = Ok(());
         let mut key = Arc::clone(&self.home);
+        // The next in order too, always: for another process it may stand in already.
+        let mut is_last = false;
         for server in order {
-            if !written.is_some_and(|written| Arc::ptr_eq(written, server))
-                && let Err(error) = server.forget(&key, deadline).await
-            {
-                forgotten = Err(error);
-            } else if server.health.is_settled() {
-                // Behind it in the order this process has found and left nothing.
+            let told = match written {
+                Some(written) if Arc::ptr_eq(written, server) => Ok(()),
+                _ => server.forget(&key, deadline).await,
+            };
+            let is_told = told.is_ok() && server.health.is_settled();
+            if !is_last {
+                forgotten = forgotten.and(told);
+            }
+            if is_last && is_told {
                 break;
             }
+            is_last = is_last || is_told;
             key = self.gutter_key();
         }
         forgotten
