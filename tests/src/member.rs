@@ -86,7 +86,7 @@ fn say(line: &str) -> Result<(), Error> {
 /// `UPSTREAM PAYMENTS` on the command line; then, a line each:
 /// - `invalidate NUMBER VERSION`: what is older than the version is not seen any more. `true` where
 ///   memcached was told.
-/// - `oldest NUMBER VERSION`: another process has done so.
+/// - `oldest NUMBER VERSION …`: other processes have done so.
 /// - `count`: calls, fetches, and what went wrong with memcached, so far.
 /// - `end`.
 #[tokio::main]
@@ -120,9 +120,12 @@ pub(crate) async fn main() -> Result<(), Error> {
                 oldest[number].fetch_max(version.parse()?, Ordering::SeqCst);
                 say(&told.is_ok().to_string())?;
             }
-            ["oldest", number, version] => {
+            ["oldest", ref changes @ ..] => {
                 calls_under_way_have_ended().await;
-                oldest[number.parse::<usize>()?].fetch_max(version.parse()?, Ordering::SeqCst);
+                for change in changes.chunks_exact(2) {
+                    let number: usize = change[0].parse()?;
+                    oldest[number].fetch_max(change[1].parse()?, Ordering::SeqCst);
+                }
                 say("noted")?;
             }
             ["count"] => {

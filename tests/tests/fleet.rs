@@ -76,8 +76,16 @@ impl Member {
     }
 
     fn ask(&mut self, line: &str) -> String {
+        self.tell(line);
+        self.answer()
+    }
+
+    fn tell(&mut self, line: &str) {
         let input = self.process.stdin.as_mut().expect("piped");
         writeln!(input, "{line}").expect("it listens: it has seen nothing wrong");
+    }
+
+    fn answer(&mut self) -> String {
         let mut answer = String::new();
         self.output.read_line(&mut answer).expect("it answers");
         assert!(!answer.is_empty(), "it has ended: it says why above");
@@ -121,18 +129,25 @@ impl Drop for Member {
     }
 }
 
-/// One member says so, and where memcached was told, all hold to it.
-fn change_everywhere(upstream: &Upstream, members: &mut [Member], number: u64) {
-    let version = upstream.change(number);
-    let by = number as usize % members.len();
-    let give_up = Instant::now() + Duration::from_secs(30);
-    while !members[by].invalidate(number, version) {
-        assert!(Instant::now() < give_up, "memcached is not told");
-        std::thread::sleep(Duration::from_millis(20));
+/// Each is said by one member, and as memcached is told, all hold to it.
+fn change_everywhere(
+    upstream: &Upstream,
+    members: &mut [Member],
+    numbers: impl IntoIterator<Item = u64>,
+) {
+    let mut changes = "oldest".to_owned();
+    for number in numbers {
+        let version = upstream.change(number);
+        let by = number as usize % members.len();
+        let give_up = Instant::now() + Duration::from_secs(30);
+        while !members[by].invalidate(number, version) {
+            assert!(Instant::now() < give_up, "memcached is not told");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        changes += &format!(" {number} {version}");
     }
-    for member in members {
-        assert_eq!(member.ask(&format!("oldest {number} {version}")), "noted");
-    }
+    members.iter_mut().for_each(|member| member.tell(&changes));
+    members.iter_mut().for_each(|member| assert_eq!(member.answer(), "noted"));
 }
 
 /// Every member goes on, and nobody fetches but for what went amiss.
@@ -190,8 +205,8 @@ fn a_fleet_rolls_a_deploy_while_servers_fail_and_nobody_sees_a_wrong_value() {
     let amiss: u64 = counts.iter().map(|count| count.amiss).sum();
     assert!((PAYMENTS..=PAYMENTS + amiss).contains(&fetches), "{fetches}, amiss {amiss}");
     // In the middle of fetches: four invalidate the same payments again and again.
-    for number in (0..10).cycle().take(60) {
-        change_everywhere(&upstream, &mut fleet, number);
+    for _ in 0..15 {
+        change_everywhere(&upstream, &mut fleet, 0..10);
     }
     fleet.iter_mut().for_each(|member| member.goes_on(300));
     nobody_fetches(&mut fleet);
@@ -202,18 +217,14 @@ fn a_fleet_rolls_a_deploy_while_servers_fail_and_nobody_sees_a_wrong_value() {
     rolled.iter_mut().for_each(|member| member.goes_on(200));
     nobody_fetches(&mut fleet);
     // An invalidation of either build's.
-    for number in 10..20 {
-        change_everywhere(&upstream, &mut rolled, number);
-        change_everywhere(&upstream, &mut fleet, number + 10);
-    }
+    change_everywhere(&upstream, &mut rolled, 10..20);
+    change_everywhere(&upstream, &mut fleet, 20..30);
     rolled.iter_mut().chain(&mut fleet).for_each(|member| member.goes_on(100));
     // The rest of it.
     fleet.into_iter().for_each(|member| assert!(member.end().calls > 0));
     rolled.extend((0..2).map(|_| Member::start(new, &url, &upstream)));
     let mut fleet = rolled;
-    for number in 0..PAYMENTS {
-        change_everywhere(&upstream, &mut fleet, number);
-    }
+    change_everywhere(&upstream, &mut fleet, 0..PAYMENTS);
     fleet.iter_mut().for_each(|member| member.goes_on(500));
     nobody_fetches(&mut fleet);
 
@@ -236,9 +247,7 @@ fn a_fleet_rolls_a_deploy_while_servers_fail_and_nobody_sees_a_wrong_value() {
     // A process that is killed leaves nothing behind that others wait for longer than a lease.
     let mut killed = fleet.remove(0);
     killed.process.kill().expect("it runs");
-    for number in 0..PAYMENTS {
-        change_everywhere(&upstream, &mut fleet, number);
-    }
+    change_everywhere(&upstream, &mut fleet, 0..PAYMENTS);
     fleet.iter_mut().for_each(|member| member.goes_on(300));
     let calls: u64 = fleet.into_iter().map(|member| member.end().calls).sum();
     assert!(calls > 3000, "{calls} calls");
