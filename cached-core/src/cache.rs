@@ -136,7 +136,9 @@ impl Cache {
         let servers: Vec<String> = servers.into_iter().map(|s| s.as_ref().to_owned()).collect();
         check_servers(&servers)?;
         match &self.inner.remote {
-            _ if servers.is_empty() => Err(ConfigError::new("no server is given; give one or more")),
+            _ if servers.is_empty() => {
+                Err(ConfigError::new("no server is given; give one or more"))
+            }
             None => Err(ConfigError::new(
                 "the cache was built without a remote tier; build it with `.memcached([…])`",
             )),

@@ -52,11 +52,14 @@ async fn load(upstream: String, oldest: Arc<[AtomicU64]>, task: usize) -> Result
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let number = (seed >> 33) % oldest.len() as u64;
         let at_least = oldest[number as usize].load(Ordering::SeqCst);
-        let payment = payment(&upstream, number).await.map_err(|e| format!("a call failed: {e}"))?;
+        let payment =
+            payment(&upstream, number).await.map_err(|e| format!("a call failed: {e}"))?;
         let Payment { number: of, version, fee } = payment;
         if of != number || fee != FEE || version < at_least {
             let expected = format!("payment {number}, version {at_least} or later, fee {FEE}");
-            return Err(format!("a wrong value: {of}, version {version}, fee {fee}; not {expected}"));
+            return Err(format!(
+                "a wrong value: {of}, version {version}, fee {fee}; not {expected}"
+            ));
         }
         CALLS[task].fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -45,7 +45,9 @@ async fn counted(upstream: &Upstream, number: u64) -> Result<usize, String> {
 }
 
 async fn process(memcached: &Memcached, timeout: u64) -> Cache {
-    let builder = Cache::builder().memcached([memcached.address()]);
+    // A lease that runs out on a busy machine is another test's matter.
+    let lease = Duration::from_secs(60);
+    let builder = Cache::builder().memcached([memcached.address()]).lease(lease);
     builder.remote_timeout(Duration::from_secs(timeout)).build().await.expect("fits")
 }
 
@@ -73,6 +75,7 @@ async fn a_thousand_callers_share_a_few_connections_and_exchanges() {
     let memcached = Memcached::start();
     let cache = process(&memcached, 10).await;
     let upstream = Upstream::default();
+    let before = memcached.stat("total_connections");
     for _ in 0..2 {
         let calls: Vec<_> = (0..1000)
             .map(|number| {
@@ -86,9 +89,9 @@ async fn a_thousand_callers_share_a_few_connections_and_exchanges() {
         cache.flush().await;
     }
     assert_eq!(upstream.fetches(), 1000, "the second time every one was found");
-    // This test's own, those of `stat`, and the batches'.
-    let connections = memcached.stat("total_connections");
-    assert!(connections <= 12, "{connections} connections");
+    // Reads and writes in the background have three for single commands and two for batches each.
+    let connections = memcached.stat("total_connections") - before - 1;
+    assert!(connections <= 10, "{connections} connections");
 }
 
 /// A third of the callers goes away at some await; nobody else gets an answer of theirs.
@@ -142,9 +145,8 @@ async fn a_lease_that_was_won_for_callers_who_went_away_is_given_back() {
     memcached.stop();
     {
         // The first runs its command itself, the others' travel together.
-        let mut calls: Vec<_> = (0..20)
-            .map(|number| Box::pin(cache.scope(square(&upstream, number))))
-            .collect();
+        let mut calls: Vec<_> =
+            (0..20).map(|number| Box::pin(cache.scope(square(&upstream, number)))).collect();
         for call in &mut calls {
             assert!(poll_some(call.as_mut(), 1).await.is_none());
         }
@@ -249,13 +251,13 @@ async fn a_value_that_is_too_large_is_refused_alone_and_ejects_nobody() {
     #[coordinator_cached(name = "large", version = number, skip(upstream), local = false)]
     async fn large(upstream: &Upstream, number: u64) -> Result<String, String> {
         upstream.0.fetch_add(1, Ordering::SeqCst);
-        Ok("x".repeat(if number % 5 == 0 { 2 << 20 } else { 30 << 10 }))
+        Ok("x".repeat(if number % 5 == 0 { 1100 << 10 } else { 10 << 10 }))
     }
     let memcached = Memcached::start();
     let cache = process(&memcached, 10).await;
     let upstream = Upstream::default();
     for _ in 0..2 {
-        let calls: Vec<_> = (0..50)
+        let calls: Vec<_> = (0..20)
             .map(|number| {
                 let upstream = upstream.clone();
                 tokio::spawn(cache.scope(async move { large(&upstream, number).await }))
@@ -267,5 +269,5 @@ async fn a_value_that_is_too_large_is_refused_alone_and_ejects_nobody() {
         cache.flush().await;
     }
     let stats = cache.stats().get("large").expect("called");
-    assert_eq!((stats.fetches, stats.remote_hits, stats.fills), (60, 40, 40), "{stats:?}");
+    assert_eq!((stats.fetches, stats.remote_hits, stats.fills), (24, 16, 16), "{stats:?}");
 }

@@ -191,7 +191,6 @@ fn all_is_well(upstream: &Upstream, members: &mut [Member]) {
 #[test]
 fn a_fleet_rolls_a_deploy_while_servers_fail_and_nobody_sees_a_wrong_value() {
     let (old, new) = (env!("CARGO_BIN_EXE_fleet_old"), env!("CARGO_BIN_EXE_fleet_new"));
-    let began = Instant::now();
     let mut servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
     let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
     let url = format!("memcache://{}?namespace=fleet&timeout=300ms", addresses.join(","));
@@ -251,5 +250,4 @@ fn a_fleet_rolls_a_deploy_while_servers_fail_and_nobody_sees_a_wrong_value() {
     fleet.iter_mut().for_each(|member| member.goes_on(300));
     let calls: u64 = fleet.into_iter().map(|member| member.end().calls).sum();
     assert!(calls > 3000, "{calls} calls");
-    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
 }

@@ -755,7 +755,8 @@ async fn while_one_process_replaces_an_expired_value_others_are_served_it() {
 #[tokio::test]
 async fn a_killed_winner_does_not_keep_an_expired_value_from_being_replaced() {
     let memcached = Memcached::start();
-    let builder = || Cache::builder().memcached([memcached.address()]).lease(Duration::from_secs(1));
+    let builder =
+        || Cache::builder().memcached([memcached.address()]).lease(Duration::from_secs(1));
     let (a, b) = (builder().build().await.expect("fits"), builder().build().await.expect("fits"));
     let upstream = Upstream::default();
     assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));

@@ -364,7 +364,9 @@ async fn keys_that_come_back_from_a_server_bring_no_old_value_back() {
     for round in [&addresses[..2], &addresses[1..], &addresses[..]] {
         cache.set_memcached(round).expect("they fit");
         let before = upstream.fetches();
-        for answers in [calls(&cache, &upstream, 0..60).await, calls(&cache, &upstream, 0..60).await] {
+        for answers in
+            [calls(&cache, &upstream, 0..60).await, calls(&cache, &upstream, 0..60).await]
+        {
             assert!(answers.iter().all(|&answer| answer > 60), "{answers:?}");
         }
         for user in 0..20 {

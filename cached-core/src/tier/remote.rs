@@ -221,10 +221,9 @@ impl Remote {
             };
             match read {
                 Ok(items) => {
-                    group
-                        .into_iter()
-                        .zip(items)
-                        .for_each(|(index, item)| answers[index] = Ok(item.map(|item| keys[index].judge(item))));
+                    group.into_iter().zip(items).for_each(|(index, item)| {
+                        answers[index] = Ok(item.map(|item| keys[index].judge(item)))
+                    });
                 }
                 Err(error) => {
                     group.into_iter().for_each(|index| answers[index] = Err(error.clone()))

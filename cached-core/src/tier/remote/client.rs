@@ -71,18 +71,18 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Resolves the name. Connections are opened when they are needed; one for a single command is
-    /// kept, and so many for batches.
+    /// Resolves the name. Connections are opened when they are needed; so many are kept for single
+    /// commands, and as many for batches.
     pub(super) async fn connect(
         address: &str,
         connections: usize,
         timeout: Duration,
     ) -> Result<Client, Failure> {
-        let builder = || AsyncMetaClient::builder().connect_timeout(Some(timeout));
-        let one = builder().max_idle(1).io_timeout(None).connect_async(address);
-        let one = one.await.map_err(Failure::of)?;
-        let many = builder().max_idle(connections).io_timeout(Some(timeout)).connect_async(address);
-        Ok(Client { one, many: many.await.map_err(Failure::of)? })
+        let builder =
+            AsyncMetaClient::builder().connect_timeout(Some(timeout)).max_idle(connections);
+        let one = builder.clone().io_timeout(None).connect_async(address).await;
+        let many = builder.io_timeout(Some(timeout)).connect_async(address).await;
+        Ok(Client { one: one.map_err(Failure::of)?, many: many.map_err(Failure::of)? })
     }
 
     /// Runs the commands in one round trip; answers in order. `sent` is the time at which what the

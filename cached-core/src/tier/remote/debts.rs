@@ -76,7 +76,12 @@ impl Debts {
     }
 
     pub(super) fn some(&self, count: usize) -> Vec<Debt> {
-        self.book().keys.iter().take(count).map(|(key, &change)| (Arc::clone(key), change)).collect()
+        self.book()
+            .keys
+            .iter()
+            .take(count)
+            .map(|(key, &change)| (Arc::clone(key), change))
+            .collect()
     }
 
     /// Forgets what the server was told, and not what changed again meanwhile.

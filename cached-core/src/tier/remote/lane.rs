@@ -167,7 +167,7 @@ impl Lane {
         if let Some(client) = made {
             return Ok(client);
         }
-        let client = Client::connect(&server.address, DRAINS, server.timeout).await?;
+        let client = Client::connect(&server.address, DRAINS + 1, server.timeout).await?;
         // Two that dial at once make two clients; one of them is kept.
         let mut kept = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(kept.get_or_insert(client).clone())
