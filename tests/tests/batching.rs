@@ -270,4 +270,12 @@ async fn a_value_that_is_too_large_is_refused_alone_and_ejects_nobody() {
     }
     let stats = cache.stats().get("large").expect("called");
     assert_eq!((stats.fetches, stats.remote_hits, stats.fills), (24, 16, 16), "{stats:?}");
+    // A server that refuses in a row is well.
+    for number in (100..140).step_by(5) {
+        cache.scope(large(&upstream, number)).await.expect("fetched");
+        cache.flush().await;
+    }
+    cache.scope(large(&upstream, 1)).await.expect("read");
+    let stats = cache.stats().get("large").expect("called");
+    assert_eq!((stats.fetches, stats.remote_hits), (32, 17), "{stats:?}");
 }

@@ -215,6 +215,30 @@ async fn the_keys_of_a_server_that_is_gone_are_cached_for_seconds_on_the_next() 
     }
 }
 
+/// Another process may have found a key's own server out of reach when this one has not.
+#[tokio::test]
+async fn an_invalidation_reaches_what_stands_in_for_another_process() {
+    let servers = [Memcached::start(), Memcached::start()];
+    let cache = process(&servers).await;
+    let upstream = Upstream::default();
+    calls(&cache, &upstream, 0..10).await;
+    cache.flush().await;
+    for overwrites in [false, true] {
+        for user in 0..10 {
+            let entry = cache.scope(async { profile_entry(user) }).await;
+            let key = format!("{}:gutter", entry.key());
+            servers.iter().for_each(|server| server.store(&key, "stands in"));
+            match overwrites {
+                false => entry.invalidate().await.expect("told"),
+                true => entry.overwrite(1000).await.expect("told"),
+            }
+            let left = servers.iter().filter(|server| server.remaining(&key).is_some()).count();
+            // At home it stands in for nobody, and nobody looks.
+            assert_eq!(left, 1, "user {user}");
+        }
+    }
+}
+
 /// What the library said, of all servers of this test program.
 struct Lines(Mutex<Vec<String>>);
 
