@@ -159,11 +159,14 @@ impl<V, P> CacheEntry<V, P> {
     /// store its result. Callers who wait for such a fetch get its answer: they asked before.
     ///
     /// Other processes' local tiers keep theirs for the rest of its `local_ttl` at most: 5 s for
-    /// an overwritable entry by default, the ttl for a write-once one.
+    /// an overwritable entry by default, the ttl for a write-once one. A fetch under way there
+    /// answers those who call there until it ends.
     ///
     /// # Errors
-    /// [`CacheError::Remote`] when memcached could not be told; it may then serve the old value
-    /// until that expires. This process's tiers are cleared all the same.
+    /// [`CacheError::Remote`] when the key's memcached server could not be told, as it is ejected
+    /// or did not answer in time. This process's tiers are cleared all the same, it does not ask
+    /// that server for the entry until it was told, and it tells it as soon as it answers. Other
+    /// processes may see the old value until then.
     ///
     /// # Cancellation
     /// This process's tiers are cleared at the first poll, and again when a call that waits for

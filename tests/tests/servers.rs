@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use cached_core::{Cache, CacheError, coordinator_cached};
+use cached_core::{Cache, CacheError, coordinator_cached, first_found};
 use cached_tests::{Memcached, free_port};
 
 #[derive(Clone, Default)]
@@ -101,6 +101,8 @@ async fn stopped_and_resumed(servers: usize, overwrites: bool) {
             let answer = calls(&cache, &upstream, *user..*user + 1).await[0];
             assert!(answer >= *least, "{when}: user {user} has {answer}, not {least} or later");
             let found = cache.scope(async { profile_entry(*user).get().await.into_option() });
+            assert!(found.await.is_none_or(|found| found >= *least), "{when}: user {user}");
+            let found = cache.scope(async { first_found([profile_entry(*user)]).await });
             assert!(found.await.is_none_or(|found| found >= *least), "{when}: user {user}");
         }
     };

@@ -198,7 +198,9 @@ impl Remote {
         keys: &[RemoteKey],
     ) -> Vec<Result<Option<Item>, RemoteError>> {
         let mut groups: Vec<(Arc<Server>, Vec<usize>)> = Vec::new();
-        for (index, key) in keys.iter().enumerate() {
+        // What a server was not told yet it is not asked for.
+        let served = |(_, key): &(usize, &RemoteKey)| key.server.serves(&key.key);
+        for (index, key) in keys.iter().enumerate().filter(served) {
             match groups.iter_mut().find(|(server, _)| Arc::ptr_eq(server, &key.server)) {
                 Some((_, group)) => group.push(index),
                 None => groups.push((Arc::clone(&key.server), vec![index])),
@@ -213,7 +215,7 @@ impl Remote {
                 group.iter().map(|&index| Arc::clone(&keys[index].key)).collect();
             exchanges.spawn(async move { (group, server.read_many(&group_keys).await) });
         }
-        let lost = || RemoteError("the exchange was lost".into());
+        let lost = || RemoteError("its server was not asked, or the exchange was lost".into());
         let mut answers: Vec<_> = keys.iter().map(|_| Err(lost())).collect();
         while let Some(exchange) = exchanges.join_next().await {
             let Ok((group, read)) = exchange else {

@@ -201,6 +201,7 @@ impl Server {
         {
             let mut doubts = self.doubts();
             match gone {
+                Some(gone) if doubts.of.contains(&gone.seed) => {}
                 Some(gone) => doubts.of.push(gone.seed),
                 None => doubts.all = true,
             }
