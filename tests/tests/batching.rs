@@ -279,3 +279,46 @@ async fn a_value_that_is_too_large_is_refused_alone_and_ejects_nobody() {
     let stats = cache.stats().get("large").expect("called");
     assert_eq!((stats.fetches, stats.remote_hits), (32, 17), "{stats:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fill_delays_no_caller_and_too_many_are_dropped_and_counted() {
+    #[coordinator_cached(name = "gated", version = number, skip(upstream, gate), local = false)]
+    async fn gated(
+        upstream: &Upstream,
+        gate: tokio::sync::watch::Receiver<bool>,
+        number: u64,
+    ) -> Result<u64, String> {
+        upstream.0.fetch_add(1, Ordering::SeqCst);
+        let mut gate = gate;
+        gate.wait_for(|open| *open).await.map_err(|error| error.to_string())?;
+        Ok(number)
+    }
+    const CALLS: u64 = 5000;
+    let memcached = Memcached::start();
+    let cache = process(&memcached, 30).await;
+    let upstream = Upstream::default();
+    let (open, gate) = tokio::sync::watch::channel(false);
+    let calls: Vec<_> = (0..CALLS)
+        .map(|number| {
+            let (upstream, gate) = (upstream.clone(), gate.clone());
+            tokio::spawn(cache.scope(async move { gated(&upstream, gate, number).await }))
+        })
+        .collect();
+    while upstream.fetches() < CALLS as usize {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Each has its lease; now memcached takes nothing, and every caller is answered all the same.
+    memcached.stop();
+    open.send(true).expect("they wait");
+    for (number, call) in (0..CALLS).zip(calls) {
+        assert_eq!(call.await.expect("no panic"), Ok(number));
+    }
+    let stats = cache.stats().get("gated").expect("called");
+    assert_eq!(stats.fills, 0);
+    assert!(stats.fills_dropped >= CALLS - 4096, "{stats:?}");
+    memcached.resume();
+    cache.flush().await;
+    let stats = cache.stats().get("gated").expect("called");
+    assert_eq!(stats.fills + stats.fills_dropped, CALLS, "{stats:?}");
+    assert!(stats.fills > 0, "{stats:?}");
+}
