@@ -26,6 +26,9 @@ pub(crate) struct Config {
     pub(crate) jitter: f64,
     pub(crate) default_ttl: Duration,
     pub(crate) clock: Clock,
+    /// A test's server.
+    #[cfg(feature = "testing")]
+    pub(crate) memory: Option<Arc<crate::tier::remote::memory::Memory>>,
 }
 
 impl Default for Config {
@@ -40,6 +43,8 @@ impl Default for Config {
             jitter: 0.0,
             default_ttl: DEFAULT_TTL,
             clock: Clock::default(),
+            #[cfg(feature = "testing")]
+            memory: None,
         }
     }
 }
@@ -135,6 +140,23 @@ impl CacheBuilder {
     pub async fn build(self) -> Result<Cache, ConfigError> {
         self.config.check()?;
         Ok(Cache::new(self.config))
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        self.config.check()
+    }
+
+    /// The cache with a test's clock, and a test's server in place of its own.
+    #[cfg(feature = "testing")]
+    pub(crate) fn with_test_parts(
+        mut self,
+        clock: Clock,
+        memory: Option<Arc<crate::tier::remote::memory::Memory>>,
+    ) -> Cache {
+        self.config.servers.clear();
+        (self.config.clock, self.config.memory) = (clock, memory);
+        Cache::new(self.config)
     }
 
     /// Reads the value of `CACHE_URL`; `None` is the switch `off`.

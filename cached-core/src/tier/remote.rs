@@ -4,6 +4,8 @@
 //! it has done so a few times, nothing.
 
 mod client;
+#[cfg(feature = "testing")]
+pub(crate) mod memory;
 mod server;
 
 use std::fmt;
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::clock::Clock;
+use crate::config::Config;
 use crate::key::Key;
 use client::Command;
 use server::{Errand, Server};
@@ -91,10 +93,19 @@ impl fmt::Display for RemoteError {
 }
 
 impl Remote {
-    pub(crate) fn new(servers: &[String], timeout: Duration, clock: &Clock) -> Remote {
-        let server = |address: &String| Arc::new(Server::new(address, timeout, clock.clone()));
-        let servers = servers.iter().map(server);
-        Remote { servers: servers.collect(), pending: Arc::default() }
+    /// `None` where no server is configured.
+    pub(crate) fn new(config: &Config) -> Option<Remote> {
+        let new = |address: &str| Server::new(address, config.remote_timeout, config.clock.clone());
+        let servers = config.servers.iter().map(|address| Arc::new(new(address)));
+        #[cfg(feature = "testing")]
+        let servers = servers.chain(
+            config
+                .memory
+                .iter()
+                .map(|memory| Arc::new(new("a test's memory").with_memory(Arc::clone(memory)))),
+        );
+        let servers: Vec<_> = servers.collect();
+        (!servers.is_empty()).then(|| Remote { servers, pending: Arc::default() })
     }
 
     /// Where `key` lives: the server with the highest score (rendezvous hashing, Thaler and

@@ -61,7 +61,12 @@ impl Failure {
 /// The connections to one server, of one runtime: a connection works only while the runtime that
 /// opened it is driven.
 #[derive(Clone)]
-pub(super) struct Client(AsyncMetaClient);
+pub(super) enum Client {
+    Memcached(AsyncMetaClient),
+    /// A test's server, which has no connections.
+    #[cfg(feature = "testing")]
+    Memory(Arc<super::memory::Memory>),
+}
 
 impl Client {
     /// Resolves the name. Connections are opened when they are needed.
@@ -77,7 +82,7 @@ impl Client {
             .io_timeout(Some(timeout))
             .connect_async(address)
             .await;
-        client.map(Client).map_err(Failure::of)
+        client.map(Client::Memcached).map_err(Failure::of)
     }
 
     /// Runs the commands in one round trip; answers in order. `sent` is the time at which what the
@@ -87,8 +92,13 @@ impl Client {
         commands: Vec<Command>,
         sent: Instant,
     ) -> Vec<Result<Reply, Failure>> {
+        let client = match self {
+            Client::Memcached(client) => client,
+            #[cfg(feature = "testing")]
+            Client::Memory(memory) => return memory.run(commands).await,
+        };
         let leased: Vec<bool> = commands.iter().map(Command::asks_for_a_lease).collect();
-        match self.0.run_batch(commands.iter().map(Command::operation)).await {
+        match client.run_batch(commands.iter().map(Command::operation)).await {
             Ok(results) => results
                 .into_iter()
                 .zip(leased)

@@ -47,6 +47,8 @@ pub(super) struct Server {
     seed: u64,
     timeout: Duration,
     clock: Clock,
+    #[cfg(feature = "testing")]
+    memory: Option<Arc<super::memory::Memory>>,
     /// One for each of the last runtimes that asked, made on first use and again after a failure:
     /// a client resolves its name but once.
     clients: Mutex<Vec<(Id, Client)>>,
@@ -63,12 +65,21 @@ impl Server {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
             }),
             timeout,
-            clock,
+            #[cfg(feature = "testing")]
+            memory: None,
             clients: Mutex::default(),
             read_slots: Semaphore::new(CONNECTIONS - WRITE_CONNECTIONS),
             write_slots: Semaphore::new(WRITE_CONNECTIONS),
-            health: Health::default(),
+            health: Health::new(clock.clone()),
+            clock,
         }
+    }
+
+    /// Has a test's server in the place of the one at the address.
+    #[cfg(feature = "testing")]
+    pub(super) fn with_memory(mut self, memory: Arc<super::memory::Memory>) -> Server {
+        self.memory = Some(memory);
+        self
     }
 
     /// How much this server wants the key: the same in every process, on every machine and for
@@ -194,6 +205,10 @@ impl Server {
 
     /// The client of a runtime.
     async fn client(&self, runtime: &Handle) -> Result<Client, Failure> {
+        #[cfg(feature = "testing")]
+        if let Some(memory) = &self.memory {
+            return Ok(Client::Memory(Arc::clone(memory)));
+        }
         let of_runtime = |(of, _): &&(Id, Client)| *of == runtime.id();
         let made = self.clients().iter().find(of_runtime).map(|(_, client)| client.clone());
         if let Some(client) = made {
@@ -225,6 +240,7 @@ fn lost(reply: &Result<Reply, Failure>) -> Option<String> {
 /// asks, but one caller after each pause, which grows → (an answer) → *in rotation*.
 #[derive(Default)]
 struct Health {
+    clock: Clock,
     /// In a row, up to [`FAILURES`].
     failures: AtomicU32,
     /// Attempts in a row that an ejected server did not answer.
@@ -244,11 +260,19 @@ enum Admission {
 }
 
 impl Health {
+    fn new(clock: Clock) -> Health {
+        Health { clock, ..Health::default() }
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.now().saturating_duration_since(*EPOCH).as_millis() as u64
+    }
+
     fn admits(&self) -> Admission {
         if self.failures.load(Ordering::Acquire) < FAILURES {
             return Admission::Granted;
         }
-        let now = EPOCH.elapsed().as_millis() as u64;
+        let now = self.now();
         let retry_at = self.retry_at.load(Ordering::Acquire);
         let next = now + pause(self.attempts.load(Ordering::Acquire));
         // Whoever moves the time of the next attempt makes this one.
@@ -269,7 +293,7 @@ impl Health {
     }
 
     fn failed(&self, admission: Admission, error: &RemoteError) {
-        let now = EPOCH.elapsed().as_millis() as u64;
+        let now = self.now();
         if admission == Admission::Attempt {
             let attempts = self.attempts.load(Ordering::Acquire).saturating_add(1);
             self.attempts.store(attempts, Ordering::Release);
