@@ -92,22 +92,29 @@ impl Client {
         commands: Vec<Command>,
         sent: Instant,
     ) -> Vec<Result<Reply, Failure>> {
-        let client = match self {
-            Client::Memcached(client) => client,
+        match self {
+            Client::Memcached(client) => exchange(client, commands, sent).await,
             #[cfg(feature = "testing")]
-            Client::Memory(memory) => return memory.run(commands).await,
-        };
-        let leased: Vec<bool> = commands.iter().map(Command::asks_for_a_lease).collect();
-        match client.run_batch(commands.iter().map(Command::operation)).await {
-            Ok(results) => results
-                .into_iter()
-                .zip(leased)
-                .map(|(result, leased)| reply(result.map_err(Failure::of)?, sent, leased))
-                .collect(),
-            Err(error) => {
-                let failure = Failure::of(error);
-                leased.iter().map(|_| Err(failure.clone())).collect()
-            }
+            Client::Memory(memory) => memory.run(commands).await,
+        }
+    }
+}
+
+async fn exchange(
+    client: &AsyncMetaClient,
+    commands: Vec<Command>,
+    sent: Instant,
+) -> Vec<Result<Reply, Failure>> {
+    let leased: Vec<bool> = commands.iter().map(Command::asks_for_a_lease).collect();
+    match client.run_batch(commands.iter().map(Command::operation)).await {
+        Ok(results) => results
+            .into_iter()
+            .zip(leased)
+            .map(|(result, leased)| reply(result.map_err(Failure::of)?, sent, leased))
+            .collect(),
+        Err(error) => {
+            let failure = Failure::of(error);
+            leased.iter().map(|_| Err(failure.clone())).collect()
         }
     }
 }
