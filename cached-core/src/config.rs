@@ -26,9 +26,9 @@ pub(crate) struct Config {
     pub(crate) jitter: f64,
     pub(crate) default_ttl: Duration,
     pub(crate) clock: Clock,
-    /// A test's server.
+    /// A test's servers, which stand at the addresses of its own.
     #[cfg(feature = "testing")]
-    pub(crate) memory: Option<Arc<crate::tier::remote::memory::Memory>>,
+    pub(crate) network: Option<crate::tier::remote::memory::Network>,
 }
 
 impl Default for Config {
@@ -44,7 +44,7 @@ impl Default for Config {
             default_ttl: DEFAULT_TTL,
             clock: Clock::default(),
             #[cfg(feature = "testing")]
-            memory: None,
+            network: None,
         }
     }
 }
@@ -142,21 +142,10 @@ impl CacheBuilder {
         Ok(Cache::new(self.config))
     }
 
+    /// The configuration, once it is checked.
     #[cfg(feature = "testing")]
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        self.config.check()
-    }
-
-    /// The cache with a test's clock, and a test's server in place of its own.
-    #[cfg(feature = "testing")]
-    pub(crate) fn with_test_parts(
-        mut self,
-        clock: Clock,
-        memory: Option<Arc<crate::tier::remote::memory::Memory>>,
-    ) -> Cache {
-        self.config.servers.clear();
-        (self.config.clock, self.config.memory) = (clock, memory);
-        Cache::new(self.config)
+    pub(crate) fn checked(self) -> Result<Config, ConfigError> {
+        self.config.check().map(|()| self.config)
     }
 
     /// Reads the value of `CACHE_URL`; `None` is the switch `off`.

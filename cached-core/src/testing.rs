@@ -36,12 +36,15 @@ use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::config::CacheBuilder;
+use crate::config::{CacheBuilder, Config};
 use crate::declaration::ledger;
 use crate::error::ConfigError;
 use crate::key::Key;
 use crate::stats::DeclarationStats;
-use crate::tier::remote::memory::{Conduct, Memory};
+use crate::tier::remote::memory::{Conduct, Memory, Network};
+
+/// Where the memcached of a test stands that names no address.
+const ADDRESS: &str = "memcached:11211";
 
 /// A cache for one test: its tiers, its clock, its counters.
 ///
@@ -49,29 +52,26 @@ use crate::tier::remote::memory::{Conduct, Memory};
 #[derive(Debug, Clone)]
 pub struct TestCache {
     cache: Cache,
-    builder: CacheBuilder,
-    clock: Clock,
-    memcached: TestMemcached,
+    config: Config,
+    network: Network,
 }
 
 impl TestCache {
     /// With a local tier and a memcached in memory, as a program in production has.
     #[must_use]
     pub fn new() -> TestCache {
-        TestCache::process(CacheBuilder::default(), Clock::default(), None)
+        TestCache::of(Config { servers: vec![ADDRESS.to_owned()], ..Config::default() })
     }
 
     /// With a local tier alone, as a program in development has.
     #[must_use]
     pub fn local() -> TestCache {
-        let builder = CacheBuilder::default();
-        let clock = Clock::default();
-        let memcached = TestMemcached { memory: Arc::new(Memory::new(clock.clone())) };
-        let cache = builder.clone().with_test_parts(clock.clone(), None);
-        TestCache { cache, builder, clock, memcached }
+        TestCache::of(Config::default())
     }
 
-    /// With the settings of a builder and a memcached in memory, in place of the builder's servers.
+    /// With the settings of a builder. At each address that it gives to
+    /// [`memcached`](CacheBuilder::memcached) stands a memcached in memory; where it gives none
+    /// there is one all the same.
     ///
     /// # Errors
     /// As of [`CacheBuilder::build`].
@@ -79,14 +79,25 @@ impl TestCache {
     /// ```
     /// # use std::time::Duration;
     /// # use cached_core::{Cache, testing::TestCache};
-    /// let builder = Cache::builder().remote_timeout(Duration::from_millis(10));
-    /// let test = TestCache::with(builder)?;
-    /// # drop(test);
+    /// let builder = Cache::builder().memcached(["a:11211", "b:11211"]);
+    /// let test = TestCache::with(builder.remote_timeout(Duration::from_millis(10)))?;
+    /// test.memcached_at("b:11211").stall();
     /// # Ok::<(), cached_core::ConfigError>(())
     /// ```
     pub fn with(builder: CacheBuilder) -> Result<TestCache, ConfigError> {
-        builder.check()?;
-        Ok(TestCache::process(builder, Clock::default(), None))
+        let mut config = builder.checked()?;
+        if config.servers.is_empty() {
+            config.servers.push(ADDRESS.to_owned());
+        }
+        Ok(TestCache::of(config))
+    }
+
+    fn of(config: Config) -> TestCache {
+        // A clock of its own, whatever else was made of a clone of the builder.
+        let clock = Clock::default();
+        let network = Network::new(clock.clone());
+        let config = Config { clock, network: Some(network.clone()), ..config };
+        TestCache { cache: Cache::new(config.clone()), config, network }
     }
 
     /// Another process of the same fleet: a local tier and counters of its own, the same memcached,
@@ -109,14 +120,7 @@ impl TestCache {
     /// ```
     #[must_use]
     pub fn another_process(&self) -> TestCache {
-        let memory = Arc::clone(&self.memcached.memory);
-        TestCache::process(self.builder.clone(), self.clock.clone(), Some(memory))
-    }
-
-    fn process(builder: CacheBuilder, clock: Clock, memory: Option<Arc<Memory>>) -> TestCache {
-        let memory = memory.unwrap_or_else(|| Arc::new(Memory::new(clock.clone())));
-        let cache = builder.clone().with_test_parts(clock.clone(), Some(Arc::clone(&memory)));
-        TestCache { cache, builder, clock, memcached: TestMemcached { memory } }
+        TestCache { cache: Cache::new(self.config.clone()), ..self.clone() }
     }
 
     /// The cache itself: for `cache = …`, or [`Cache::scope`].
@@ -137,13 +141,19 @@ impl TestCache {
     /// most by a hundred years in all. Nothing sleeps. What waits for a network (`remote_timeout`,
     /// `lease_wait`) goes by the runtime's time.
     pub fn advance(&self, by: Duration) {
-        self.clock.advance(by);
+        self.config.clock.advance(by);
     }
 
-    /// The memcached. Of a cache that is [`local`](Self::local) nobody asks it.
+    /// The memcached; of several the first. Of a cache that is [`local`](Self::local) nobody asks it.
     #[must_use]
-    pub fn memcached(&self) -> &TestMemcached {
-        &self.memcached
+    pub fn memcached(&self) -> TestMemcached {
+        self.memcached_at(self.config.servers.first().map_or(ADDRESS, String::as_str))
+    }
+
+    /// The memcached at an address (`host:port`), as it was given to the builder.
+    #[must_use]
+    pub fn memcached_at(&self, address: &str) -> TestMemcached {
+        TestMemcached { memory: self.network.at(address) }
     }
 
     /// What the function of this cache name did here: `fetches`, [`hits`](DeclarationStats::hits),
@@ -203,6 +213,12 @@ impl TestMemcached {
     /// Forgets everything, as a restart does.
     pub fn clear(&self) {
         self.memory.clear();
+    }
+
+    /// How many commands it has taken: reads, fills, deletes.
+    #[must_use]
+    pub fn commands(&self) -> u64 {
+        self.memory.commands()
     }
 
     /// Whether it has a value under the key, as `payment_entry(…).key()` gives it.

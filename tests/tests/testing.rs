@@ -156,3 +156,18 @@ fn a_test_cache_takes_no_settings_that_a_cache_would_not_take() {
     let error = TestCache::with(Cache::builder().namespace("My Shop")).expect_err("it is refused");
     assert!(error.to_string().contains("namespace `My Shop`"));
 }
+
+#[tokio::test]
+async fn tests_that_share_a_builder_share_nothing_else() {
+    let builder = Cache::builder().memcached(["a:11211", "b:11211"]);
+    let [one, other] = [(); 2].map(|()| TestCache::with(builder.clone()).expect("it fits"));
+    let upstream = Upstream::default();
+    one.run(payment(&upstream, 7, "paid")).await.expect("fetched");
+    other.run(payment(&upstream, 7, "paid")).await.expect("fetched");
+    assert_eq!(upstream.fetches.load(Ordering::SeqCst), 2);
+    one.advance(31 * MINUTE);
+    other.run(payment(&upstream, 7, "paid")).await.expect("cached");
+    assert_eq!(other.stats("test_payment").fetches, 1);
+    let asked = ["a:11211", "b:11211"].map(|address| one.memcached_at(address).commands());
+    assert_eq!(asked.iter().filter(|&&commands| commands > 0).count(), 1, "{asked:?}");
+}

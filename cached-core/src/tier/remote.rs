@@ -95,15 +95,7 @@ impl fmt::Display for RemoteError {
 impl Remote {
     /// `None` where no server is configured.
     pub(crate) fn new(config: &Config) -> Option<Remote> {
-        let new = |address: &str| Server::new(address, config.remote_timeout, config.clock.clone());
-        let servers = config.servers.iter().map(|address| Arc::new(new(address)));
-        #[cfg(feature = "testing")]
-        let servers = servers.chain(
-            config
-                .memory
-                .iter()
-                .map(|memory| Arc::new(new("a test's memory").with_memory(Arc::clone(memory)))),
-        );
+        let servers = config.servers.iter().map(|address| Arc::new(Server::new(address, config)));
         let servers: Vec<_> = servers.collect();
         (!servers.is_empty()).then(|| Remote { servers, pending: Arc::default() })
     }

@@ -120,6 +120,16 @@ async fn exchange(
 }
 
 impl Command {
+    #[cfg(feature = "testing")]
+    pub(super) fn key(&self) -> &Arc<str> {
+        match self {
+            Command::Read { key, .. }
+            | Command::Write { key, .. }
+            | Command::Delete { key, .. }
+            | Command::LetOthersWin { key, .. } => key,
+        }
+    }
+
     fn asks_for_a_lease(&self) -> bool {
         matches!(self, Command::Read { lease: Some(_), .. })
     }

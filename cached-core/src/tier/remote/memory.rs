@@ -26,7 +26,28 @@ struct State {
     // Ordered, so that a lie is the same lie each time.
     items: BTreeMap<Arc<str>, Kept>,
     last_cas: u64,
+    commands: u64,
     lies: usize,
+}
+
+/// The servers of one test, by address. Clones are the same servers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Network {
+    clock: Clock,
+    servers: Arc<Mutex<BTreeMap<String, Arc<Memory>>>>,
+}
+
+impl Network {
+    pub(crate) fn new(clock: Clock) -> Network {
+        Network { clock, servers: Arc::default() }
+    }
+
+    /// The server at the address; there is one at every address.
+    pub(crate) fn at(&self, address: &str) -> Arc<Memory> {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Memory::new(self.clock.clone()));
+        Arc::clone(servers.entry(address.to_owned()).or_insert_with(new))
+    }
 }
 
 /// How the server treats those who ask.
@@ -73,6 +94,11 @@ impl Memory {
         self.lock().items.clear();
     }
 
+    /// How many commands it has taken.
+    pub(crate) fn commands(&self) -> u64 {
+        self.lock().commands
+    }
+
     /// Whether there is a value under `key`.
     pub(crate) fn holds(&self, key: &str) -> bool {
         let now = self.clock.now();
@@ -89,7 +115,6 @@ impl Memory {
             Conduct::Stalled => std::future::pending().await,
             Conduct::Honest | Conduct::Lying => {
                 let (now, mut state) = (self.clock.now(), self.lock());
-                state.items.retain(|_, kept| kept.expires > now);
                 commands.into_iter().map(|command| state.answer(command, now)).collect()
             }
         }
@@ -98,6 +123,10 @@ impl Memory {
 
 impl State {
     fn answer(&mut self, command: Command, now: Instant) -> Result<Reply, Failure> {
+        self.commands += 1;
+        if self.items.get(command.key()).is_some_and(|kept| kept.expires <= now) {
+            self.items.remove(command.key());
+        }
         if self.conduct == Conduct::Lying {
             return Ok(self.lie(&command, now));
         }

@@ -12,6 +12,7 @@ use tokio::time::timeout_at;
 use super::client::{Client, Command, Failure, Reply};
 use super::{Found, Item, LeaseTerms, RemoteError};
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::key::Digest;
 
 /// Connections to one server; further callers wait for one within their deadline.
@@ -48,7 +49,7 @@ pub(super) struct Server {
     timeout: Duration,
     clock: Clock,
     #[cfg(feature = "testing")]
-    memory: Option<Arc<super::memory::Memory>>,
+    network: Option<super::memory::Network>,
     /// One for each of the last runtimes that asked, made on first use and again after a failure:
     /// a client resolves its name but once.
     clients: Mutex<Vec<(Id, Client)>>,
@@ -58,28 +59,21 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(address: &str, timeout: Duration, clock: Clock) -> Server {
+    pub(super) fn new(address: &str, config: &Config) -> Server {
         Server {
             address: address.to_owned(),
             seed: address.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
             }),
-            timeout,
+            timeout: config.remote_timeout,
+            clock: config.clock.clone(),
             #[cfg(feature = "testing")]
-            memory: None,
+            network: config.network.clone(),
             clients: Mutex::default(),
             read_slots: Semaphore::new(CONNECTIONS - WRITE_CONNECTIONS),
             write_slots: Semaphore::new(WRITE_CONNECTIONS),
-            health: Health::new(clock.clone()),
-            clock,
+            health: Health::new(config.clock.clone()),
         }
-    }
-
-    /// Has a test's server in the place of the one at the address.
-    #[cfg(feature = "testing")]
-    pub(super) fn with_memory(mut self, memory: Arc<super::memory::Memory>) -> Server {
-        self.memory = Some(memory);
-        self
     }
 
     /// How much this server wants the key: the same in every process, on every machine and for
@@ -206,8 +200,8 @@ impl Server {
     /// The client of a runtime.
     async fn client(&self, runtime: &Handle) -> Result<Client, Failure> {
         #[cfg(feature = "testing")]
-        if let Some(memory) = &self.memory {
-            return Ok(Client::Memory(Arc::clone(memory)));
+        if let Some(network) = &self.network {
+            return Ok(Client::Memory(network.at(&self.address)));
         }
         let of_runtime = |(of, _): &&(Id, Client)| *of == runtime.id();
         let made = self.clients().iter().find(of_runtime).map(|(_, client)| client.clone());
@@ -324,7 +318,7 @@ mod tests {
     fn scores_are_the_same_for_good() {
         let digest = Digest::of(b"key");
         let scores = ["10.0.0.1:11211", "cache-a:11211"]
-            .map(|a| Server::new(a, Duration::ZERO, Clock::default()).score(digest));
+            .map(|a| Server::new(a, &Config::default()).score(digest));
         assert_eq!(scores, [16926019881397665348, 1166268213767805196]);
     }
 
