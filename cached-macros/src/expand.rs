@@ -56,6 +56,10 @@ impl<'a> Krate<'a> {
 /// The call is begun in a statement of its own: what its arguments borrow must be gone before the
 /// body moves the parameters, and before anything is awaited.
 pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'_>) -> TokenStream {
+    // There is nothing to fetch yet, and the compiler says so at the braces.
+    if cached.body.stream().is_empty() {
+        return cached.function.tokens.clone();
+    }
     let (head, inner) = (&cached.function.head, InnerAttributes::split(cached.body));
     let [call, fetch] = ["call", "fetch"].map(|name| Ident::new(name, Span::mixed_site()));
     let key = Key { cached, krate, generics };
