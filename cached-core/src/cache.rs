@@ -42,8 +42,7 @@ impl Cache {
     }
 
     fn build(config: Config, enabled: bool) -> Cache {
-        let remote = (!config.servers.is_empty())
-            .then(|| Arc::new(Remote::new(&config.servers, config.remote_timeout, &config.clock)));
+        let remote = Remote::new(&config).map(Arc::new);
         Cache {
             inner: Arc::new(Inner {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),

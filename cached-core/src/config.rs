@@ -26,6 +26,9 @@ pub(crate) struct Config {
     pub(crate) jitter: f64,
     pub(crate) default_ttl: Duration,
     pub(crate) clock: Clock,
+    /// A test's servers, which stand at the addresses of its own.
+    #[cfg(feature = "testing")]
+    pub(crate) network: Option<crate::tier::remote::memory::Network>,
 }
 
 impl Default for Config {
@@ -40,6 +43,8 @@ impl Default for Config {
             jitter: 0.0,
             default_ttl: DEFAULT_TTL,
             clock: Clock::default(),
+            #[cfg(feature = "testing")]
+            network: None,
         }
     }
 }
@@ -135,6 +140,12 @@ impl CacheBuilder {
     pub async fn build(self) -> Result<Cache, ConfigError> {
         self.config.check()?;
         Ok(Cache::new(self.config))
+    }
+
+    /// The configuration, once it is checked.
+    #[cfg(feature = "testing")]
+    pub(crate) fn checked(self) -> Result<Config, ConfigError> {
+        self.config.check().map(|()| self.config)
     }
 
     /// Reads the value of `CACHE_URL`; `None` is the switch `off`.

@@ -27,13 +27,113 @@ pub fn part<T: KeyPart>(part: &T) -> Part<'_> {
     part
 }
 
-/// The bounds on a function's return type, in one plain call that is spanned there.
-pub fn returns<Mode, R>(errors: Errors<R>) -> Returns<R, R::Value>
+/// The declaration of the function around it: a static, found by the linker. Each option is a call
+/// of the method of [`Declaration`] that sets it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __declaration {
+    ($name:literal, $function:literal $(, $option:ident($($value:expr),*))*) => {{
+        #[$crate::private::linkme::distributed_slice($crate::private::DECLARATIONS)]
+        #[linkme(crate = $crate::private::linkme)]
+        static DECLARATION: $crate::private::Declaration = $crate::private::Declaration::new(
+            $name,
+            ::core::concat!(::core::module_path!(), "::", $function),
+            ::core::file!(),
+            ::core::line!(),
+            ::core::column!(),
+        )$(.$option($($value),*))*;
+        &DECLARATION
+    }};
+}
+
+/// The same in the companion beside that function.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __declared {
+    ($name:literal, $function:literal) => {{
+        static DECLARED: $crate::private::Declared = $crate::private::Declared::new(
+            $name,
+            ::core::concat!(::core::module_path!(), "::", $function),
+        );
+        DECLARED.get()
+    }};
+}
+
+pub use crate::{__declaration as declaration, __declared as declared};
+
+/// Which entry is meant, before it is looked at.
+pub struct Lookup<'k, R, V> {
+    returns: Returns<R, V>,
+    declaration: &'static Declaration,
+    types: Types<'k>,
+    identifier: &'k [Part<'k>],
+    version: Option<Part<'k>>,
+    cache: Option<&'k Cache>,
+}
+
+/// The bounds on a function's return type are here, in one plain call that is spanned at the type.
+/// The function and its companion make the same, so that an error in it is one error.
+pub fn lookup<'k, R>(
+    errors: Errors<R>,
+    declaration: &'static Declaration,
+    types: Types<'k>,
+    identifier: &'k [Part<'k>],
+    version: Option<Part<'k>>,
+) -> Lookup<'k, R, R::Value>
 where
-    R: Returned<Mode>,
+    R: Returned<ByType>,
     R::Value: CachedValue,
 {
-    Returns::new(errors)
+    let returns = Returns::new::<ByType>(errors);
+    Lookup { returns, declaration, types, identifier, version, cache: None }
+}
+
+/// The same for a function that is `infallible`.
+pub fn lookup_whole<'k, R: CachedValue>(
+    errors: Errors<R>,
+    declaration: &'static Declaration,
+    types: Types<'k>,
+    identifier: &'k [Part<'k>],
+    version: Option<Part<'k>>,
+) -> Lookup<'k, R, R> {
+    let returns = Returns::new::<Whole>(errors);
+    Lookup { returns, declaration, types, identifier, version, cache: None }
+}
+
+impl<'k, R, V> Lookup<'k, R, V> {
+    /// Sets the cache, where it is not the current one.
+    #[must_use]
+    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V> {
+        Lookup { cache: Some(cache), ..self }
+    }
+
+    /// Encodes the key and looks in the request and local tiers.
+    #[must_use]
+    pub fn begin(self) -> Call<R, V> {
+        let Lookup { returns, declaration, types, identifier, version, cache } = self;
+        let value_type = returns.value_type;
+        let look =
+            |cache: &Cache| look(cache, declaration, value_type, &types, identifier, version);
+        let state = match cache {
+            Some(cache) => look(cache),
+            None => with_current(look),
+        };
+        Call { returns, state }
+    }
+
+    /// The entry, for the companion.
+    pub fn entry<P>(self) -> CacheEntry<V, P> {
+        let Lookup { returns, declaration, types, identifier, version, cache } = self;
+        let cache = cache.cloned().unwrap_or_else(Cache::current);
+        let key = encode(declaration, &types, identifier, version).map(|key| Arc::from(&key[..]));
+        CacheEntry::new(cache, declaration, key, returns.value_type)
+    }
+}
+
+/// What `if false { return … }` at the beginning of a body returns: it tells the compiler the
+/// body's type, and is never run.
+pub fn never<R>() -> R {
+    unreachable!("it stands behind `if false`")
 }
 
 /// The cache given with `cache = …`.
@@ -162,26 +262,6 @@ enum State {
 }
 
 impl<R, V> Call<R, V> {
-    /// Encodes the key and looks in the request and local tiers.
-    #[must_use]
-    pub fn begin(
-        declaration: &'static Declaration,
-        returns: Returns<R, V>,
-        cache: Option<&Cache>,
-        types: Types<'_>,
-        identifier: &[Part<'_>],
-        version: Option<Part<'_>>,
-    ) -> Call<R, V> {
-        let value_type = returns.value_type;
-        let look =
-            |cache: &Cache| look(cache, declaration, value_type, &types, identifier, version);
-        let state = match cache {
-            Some(cache) => look(cache),
-            None => with_current(look),
-        };
-        Call { returns, state }
-    }
-
     /// Sets how long what this call fetches lives.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Call<R, V> {
@@ -292,21 +372,6 @@ fn look(
         Some(site) => State::Missed(Missed { site, request }),
         None => bypassed(),
     }
-}
-
-/// Makes a companion's entry. It asks nothing of `R` and `V` that [`returns`] has not asked: what is
-/// wrong with a return type is said once.
-pub fn entry<R, V, P>(
-    declaration: &'static Declaration,
-    returns: Returns<R, V>,
-    cache: Option<&Cache>,
-    types: Types<'_>,
-    identifier: &[Part<'_>],
-    version: Option<Part<'_>>,
-) -> CacheEntry<V, P> {
-    let cache = cache.cloned().unwrap_or_else(Cache::current);
-    let key = encode(declaration, &types, identifier, version).map(|key| Arc::from(&key[..]));
-    CacheEntry::new(cache, declaration, key, returns.value_type)
 }
 
 #[cfg(test)]

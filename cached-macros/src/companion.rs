@@ -9,7 +9,7 @@ use syn::spanned::Spanned;
 use syn::{Attribute, FnArg, GenericParam, Generics, WherePredicate};
 
 use crate::args::Args;
-use crate::expand::{Key, Krate, function_path, mode, returns_value};
+use crate::expand::{Key, Krate};
 use crate::item::{Function, mentions};
 use crate::lifetimes::without_lifetimes;
 use crate::validate::Cached;
@@ -24,9 +24,7 @@ pub(crate) struct Companion<'a> {
 
 /// ```text
 /// pub fn payment_entry(number: &str, state: State) -> CacheEntry<Payment, WriteOnce> {
-///     let declaration = { static DECLARED: Declared = …; DECLARED.get() };
-///     let returns = returns::<ByType, Result<Payment, FetchError>>(…);
-///     entry(declaration, returns, None, Types::new(…), &[…], …)
+///     lookup::<Result<Payment, FetchError>>(…, declared!(…), Types::new(…), &[part(&number)], Some(part(&state))).entry()
 /// }
 /// ```
 pub(crate) fn expand(
@@ -34,25 +32,10 @@ pub(crate) fn expand(
     companion: &Companion<'_>,
     krate: &Krate<'_>,
 ) -> TokenStream {
-    let [declaration, returns] =
-        ["declaration", "returns"].map(|name| Ident::new(name, Span::mixed_site()));
-    let declared = declared_lookup(cached, krate);
-    // The same tokens as in the function, so that an error in them is one error.
-    let returns_value = returns_value(cached, krate);
-    let overwritable = cached.reason.is_some();
-    let entry = krate.private(Span::call_site(), "entry");
     let key = Key { cached, krate, generics: &companion.generics };
-    let (cache, types, identifier, version, rules) =
-        (key.cache(), key.types(), key.identifier(), key.version(), key.rules());
-    let head = head(cached.function, companion, cached.whole, overwritable, krate);
-    let span = companion.place();
-    quote_spanned! {span=>
-        #head {
-            let #declaration = #declared;
-            let #returns = #returns_value;
-            #entry(#declaration, #returns, #cache, #types, #identifier, #version) #rules
-        }
-    }
+    let (lookup, rules) = (key.lookup(&declared(cached, krate)), key.rules());
+    let head = head(cached.function, companion, cached.whole, cached.reason.is_some(), krate);
+    quote_spanned!(companion.place()=> #head { #lookup.entry() #rules })
 }
 
 /// What stays of the companion where the attribute has mistakes: something to call, so that its
@@ -88,7 +71,6 @@ fn head(
     quote_spanned! {span=>
         #(#attributes)*
         #[doc = #doc]
-        #[must_use = "an entry does nothing by itself; call one of its methods"]
         #[allow(unused_variables, unused_mut, clippy::all, clippy::pedantic)]
         #visibility fn #name #generics(#(#arguments),*) -> #entry #where_clause
     }
@@ -106,7 +88,8 @@ fn entry_type(
     let span = returned.map_or_else(Span::call_site, Spanned::span);
     let value = match returned {
         Some(returned) => {
-            let (mode, returned) = (mode(span, whole, krate), without_lifetimes(returned));
+            let mode = krate.private(span, if whole { "Whole" } else { "ByType" });
+            let returned = without_lifetimes(returned);
             let trait_path = krate.private(span, "Returned");
             quote_spanned!(span=> <#returned as #trait_path<#mode>>::Value)
         }
@@ -120,13 +103,10 @@ fn entry_type(
 /// The function's declaration. It is a static in the function's body, since beside a function
 /// nothing can be put that both can name: the attribute does not see whether it is in an impl. So
 /// the companion looks for it, once.
-fn declared_lookup(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
-    let declared = krate.private(Span::call_site(), "Declared");
-    let (name, function) = (cached.name, function_path(cached));
-    quote! {{
-        static DECLARED: #declared = #declared::new(#name, #function);
-        DECLARED.get()
-    }}
+fn declared(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
+    let declared = krate.private(Span::call_site(), "declared");
+    let (name, function) = (cached.name, cached.function.signature.ident.to_string());
+    quote!(#declared!(#name, #function))
 }
 
 /// The tokens with the place of `span`, and the names they had.

@@ -46,25 +46,26 @@ impl<'a> Krate<'a> {
 ///
 /// // Output:
 /// async fn fetch_payment(number: &str, state: State) -> Result<Payment, FetchError> {
-///     let declaration = { static DECLARATION: Declaration = …; &DECLARATION };
-///     let returns = returns::<ByType, Result<Payment, FetchError>>(…);
-///     let call = Call::begin(declaration, returns, None, Types::new(…), &[part(&number)], Some(part(&state)));
+///     let call = lookup::<Result<Payment, FetchError>>(…, declaration!(…), Types::new(…), &[part(&number)], Some(part(&state)))
+///         .begin();
 ///     let fetch = async move { BODY };
 ///     call.answer(pin!(fetch)).await
 /// }
 /// ```
+///
+/// The call is begun in a statement of its own: what its arguments borrow must be gone before the
+/// body moves the parameters, and before anything is awaited.
 pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'_>) -> TokenStream {
+    // There is nothing to fetch yet, and the compiler says so at the braces.
+    if cached.body.stream().is_empty() {
+        return cached.function.tokens.clone();
+    }
     let (head, inner) = (&cached.function.head, InnerAttributes::split(cached.body));
-    let [declaration, returns, call, fetch] = ["declaration", "returns", "call", "fetch"]
-        .map(|name| Ident::new(name, Span::mixed_site()));
-    let declared = declaration_static(cached, krate);
-    let returns_value = returns_value(cached, krate);
-    let begin = krate.private(Span::call_site(), "Call");
+    let [call, fetch] = ["call", "fetch"].map(|name| Ident::new(name, Span::mixed_site()));
     let key = Key { cached, krate, generics };
-    let (cache, types, identifier, version, rules) =
-        (key.cache(), key.types(), key.identifier(), key.version(), key.rules());
+    let (lookup, rules) = (key.lookup(&declaration(cached, krate)), key.rules());
     let body = in_braces_of(cached.body, &{
-        let (taken, edge) = (take_over(cached), fake_return_edge(cached.returned));
+        let (taken, edge) = (take_over(cached), fake_return_edge(cached.returned, krate));
         let rest = inner.rest;
         quote!(#taken #edge #rest)
     });
@@ -75,9 +76,7 @@ pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'
     let statements = in_braces_of(
         cached.body,
         &quote! {
-            let #declaration = #declared;
-            let #returns = #returns_value;
-            let #call = #begin::begin(#declaration, #returns, #cache, #types, #identifier, #version) #rules;
+            let #call = #lookup.begin() #rules;
             let #fetch = async move #body;
             #answer
         },
@@ -86,50 +85,21 @@ pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'
     quote!(#attributes #head #statements)
 }
 
-fn declaration_static(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
-    let [linkme, slice, declaration] = ["linkme", "DECLARATIONS", "Declaration"]
-        .map(|item| krate.private(Span::call_site(), item));
-    let (name, function) = (cached.name, function_path(cached));
+fn declaration(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
+    let declaration = krate.private(Span::call_site(), "declaration");
+    let (name, function) = (cached.name, cached.function.signature.ident.to_string());
     let ttl = match cached.ttl {
-        Ttl::Milliseconds(ttl) => Some(quote!(.ttl(::core::time::Duration::from_millis(#ttl)))),
+        Ttl::Milliseconds(ttl) => Some(("ttl", ttl)),
         Ttl::Default | Ttl::Expression(_) => None,
     };
-    let lifetimes = cached.lifetimes.iter().map(|(option, milliseconds)| {
+    let lifetimes = ttl.iter().chain(&cached.lifetimes).map(|(option, milliseconds)| {
         let option = Ident::new(option, Span::call_site());
-        quote!(.#option(::core::time::Duration::from_millis(#milliseconds)))
+        quote!(, #option(::core::time::Duration::from_millis(#milliseconds)))
     });
     let [local, remote] = cached.tiers;
-    let tiers = (!local || !remote).then(|| quote!(.tiers(#local, #remote)));
-    let overwrite = cached.reason.map(|reason| quote!(.overwrite(#reason)));
-    quote! {{
-        #[#linkme::distributed_slice(#slice)]
-        #[linkme(crate = #linkme)]
-        static DECLARATION: #declaration = #declaration::new(
-            #name, #function, ::core::file!(), ::core::line!(), ::core::column!(),
-        ) #ttl #(#lifetimes)* #tiers #overwrite;
-        &DECLARATION
-    }}
-}
-
-pub(crate) fn function_path(cached: &Cached<'_>) -> TokenStream {
-    let in_module = format!("::{}", cached.function.signature.ident);
-    quote!(::core::concat!(::core::module_path!(), #in_module))
-}
-
-/// The one place where the return type's trait bounds are checked, so that what is wrong with the
-/// type is said once, and at the type.
-pub(crate) fn returns_value(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
-    let returned = cached.returned;
-    let span = cached.returned.span();
-    let [returns, sharing] = ["returns", "Sharing"].map(|item| krate.private(span, item));
-    let mode = mode(span, cached.whole, krate);
-    // Only an error without borrows can outlive the call that it ended.
-    let errors = Ident::new(if borrows(returned) { "no_errors" } else { "errors" }, span);
-    quote_spanned!(span=> #returns::<#mode, #returned>(#sharing::<#returned>::NEW.#errors()))
-}
-
-pub(crate) fn mode(span: Span, whole: bool, krate: &Krate<'_>) -> TokenStream {
-    krate.private(span, if whole { "Whole" } else { "ByType" })
+    let tiers = (!local || !remote).then(|| quote!(, tiers(#local, #remote)));
+    let overwrite = cached.reason.map(|reason| quote!(, overwrite(#reason)));
+    quote!(#declaration!(#name, #function #(#lifetimes)* #tiers #overwrite))
 }
 
 /// The arguments that say which entry is meant. The function and its companion make the same.
@@ -140,15 +110,29 @@ pub(crate) struct Key<'a> {
 }
 
 impl Key<'_> {
-    pub(crate) fn cache(&self) -> TokenStream {
+    /// The call that is the same in both. It is the one place where the return type's trait bounds
+    /// are checked, so that what is wrong with the type is said once, and at the type.
+    pub(crate) fn lookup(&self, declaration: &TokenStream) -> TokenStream {
+        let Key { cached, krate, .. } = self;
+        let returned = cached.returned;
+        let span = returned.span();
+        let [lookup, sharing] = [if cached.whole { "lookup_whole" } else { "lookup" }, "Sharing"]
+            .map(|item| krate.private(span, item));
+        // Only an error without borrows can outlive the call that it ended.
+        let errors = Ident::new(if borrows(returned) { "no_errors" } else { "errors" }, span);
+        let (types, identifier, version) = (self.types(), self.identifier(), self.version());
         let cache = self.cached.cache.map(|cache| {
-            let (function, borrowed) = (self.krate.private(cache.span(), "cache"), borrowed(cache));
-            quote_spanned!(cache.span()=> #function(#borrowed))
+            let (function, borrowed) = (krate.private(cache.span(), "cache"), borrowed(cache));
+            quote_spanned!(cache.span()=> .cache(#function(#borrowed)))
         });
-        optional(cache)
+        quote_spanned! {span=>
+            #lookup::<#returned>(
+                #sharing::<#returned>::NEW.#errors(), #declaration, #types, #identifier, #version,
+            ) #cache
+        }
     }
 
-    pub(crate) fn types(&self) -> TokenStream {
+    fn types(&self) -> TokenStream {
         let types = self.krate.private(Span::call_site(), "Types");
         let (own, constants) = type_and_const_params(self.generics);
         let own =
@@ -175,13 +159,16 @@ impl Key<'_> {
         parameters.map(|parameter| &parameter.ident).filter(|name| !skipped.contains(name))
     }
 
-    pub(crate) fn identifier(&self) -> TokenStream {
+    fn identifier(&self) -> TokenStream {
         let parts = self.cached.identifier.iter().map(|part| self.part(part));
         quote!(&[#(#parts),*])
     }
 
-    pub(crate) fn version(&self) -> TokenStream {
-        optional(self.cached.version.map(|version| self.part(version)))
+    fn version(&self) -> TokenStream {
+        match self.cached.version.map(|version| self.part(version)) {
+            Some(version) => quote!(::core::option::Option::Some(#version)),
+            None => quote!(::core::option::Option::None),
+        }
     }
 
     /// What else is told to the runtime, each by a method of what the call begins with.
@@ -202,13 +189,6 @@ impl Key<'_> {
     fn part(&self, part: &Expr) -> TokenStream {
         let (function, borrowed) = (self.krate.private(part.span(), "part"), borrowed(part));
         quote_spanned!(part.span()=> #function(#borrowed))
-    }
-}
-
-fn optional(value: Option<TokenStream>) -> TokenStream {
-    match value {
-        Some(value) => quote!(::core::option::Option::Some(#value)),
-        None => quote!(::core::option::Option::None),
     }
 }
 
@@ -257,14 +237,12 @@ fn take_over(cached: &Cached<'_>) -> TokenStream {
 
 /// `if false { return … }`: it tells the compiler what the body returns, so that an error in the
 /// body is shown there and not at the call that is made of it.
-fn fake_return_edge(returned: &Type) -> TokenStream {
-    let value = Ident::new("returned", Span::mixed_site());
+fn fake_return_edge(returned: &Type, krate: &Krate<'_>) -> TokenStream {
     let span = returned.span();
+    let never = krate.private(span, "never");
     quote_spanned! {span=>
-        #[allow(unreachable_code, clippy::all)]
         if false {
-            let #value: #returned = loop {};
-            return #value;
+            return #never::<#returned>();
         }
     }
 }

@@ -120,8 +120,26 @@ impl Memcached {
     }
 
     /// Stops the process without closing its sockets (`SIGSTOP`).
+    ///
+    /// # Panics
+    /// When it does not stop.
     pub fn stop(&self) {
         self.signal("-STOP");
+        // On a busy machine its threads run on for a while.
+        let give_up = Instant::now() + Duration::from_secs(10);
+        while !self.is_stopped() {
+            assert!(Instant::now() < give_up, "memcached does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let is_stopped = |thread: std::fs::DirEntry| {
+            std::fs::read_to_string(thread.path().join("stat"))
+                .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|s| s.starts_with(" T")))
+        };
+        threads.is_ok_and(|mut threads| threads.all(|thread| thread.is_ok_and(is_stopped)))
     }
 
     /// Lets a stopped process go on (`SIGCONT`).

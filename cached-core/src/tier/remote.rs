@@ -8,6 +8,8 @@ mod debts;
 mod health;
 mod lane;
 mod lease;
+#[cfg(feature = "testing")]
+pub(crate) mod memory;
 mod pending;
 mod server;
 mod winners;
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-use crate::clock::Clock;
+use crate::config::Config;
 use crate::key::{Digest, Key};
 use client::Command;
 pub(crate) use lease::Lease;
@@ -39,8 +41,7 @@ pub(crate) struct Remote {
     servers: RwLock<Servers>,
     /// The addresses of those that were taken out.
     former: Mutex<HashSet<String>>,
-    timeout: Duration,
-    clock: Clock,
+    config: Config,
     pending: Arc<Pending>,
     winners: Winners,
 }
@@ -117,16 +118,17 @@ impl fmt::Display for RemoteError {
 }
 
 impl Remote {
-    pub(crate) fn new(servers: &[String], timeout: Duration, clock: &Clock) -> Remote {
-        let server = |address: &String| Server::new(address, timeout, clock.clone());
-        Remote {
-            servers: RwLock::new(servers.iter().map(server).collect()),
+    /// `None` where no server is configured.
+    pub(crate) fn new(config: &Config) -> Option<Remote> {
+        let servers: Servers =
+            config.servers.iter().map(|address| Server::new(address, config)).collect();
+        (!servers.is_empty()).then(|| Remote {
+            servers: RwLock::new(servers),
             former: Mutex::default(),
-            timeout,
-            clock: clock.clone(),
+            config: config.clone(),
             pending: Arc::default(),
             winners: Winners::default(),
-        }
+        })
     }
 
     /// Takes other servers from now on. Those that stay keep their connections and their state.
@@ -139,7 +141,7 @@ impl Remote {
             .map(|address| match kept(address) {
                 Some(server) => Arc::clone(server),
                 None => {
-                    let server = Server::added(address, self.timeout, self.clock.clone());
+                    let server = Server::added(address, &self.config);
                     // What changed since it was here it was not told.
                     if former.contains(address) {
                         server.distrust(None);

@@ -63,11 +63,16 @@ impl Failure {
 /// The connections to one server, of one runtime: a connection works only while the runtime that
 /// opened it is driven.
 #[derive(Clone)]
-pub(super) struct Client {
-    /// For one command, which is bounded by whoever waits for it: each timer is felt.
-    one: AsyncMetaClient,
-    /// For many, of which those that are answered in time are kept where the rest is not.
-    many: AsyncMetaClient,
+pub(super) enum Client {
+    Memcached {
+        /// For one command, which is bounded by whoever waits for it: each timer is felt.
+        one: AsyncMetaClient,
+        /// For many, of which those that are answered in time are kept where the rest is not.
+        many: AsyncMetaClient,
+    },
+    /// A test's server, which has no connections.
+    #[cfg(feature = "testing")]
+    Memory(Arc<super::memory::Memory>),
 }
 
 impl Client {
@@ -82,7 +87,7 @@ impl Client {
             AsyncMetaClient::builder().connect_timeout(Some(timeout)).max_idle(connections);
         let one = builder.clone().io_timeout(None).connect_async(address).await;
         let many = builder.io_timeout(Some(timeout)).connect_async(address).await;
-        Ok(Client { one: one.map_err(Failure::of)?, many: many.map_err(Failure::of)? })
+        Ok(Client::Memcached { one: one.map_err(Failure::of)?, many: many.map_err(Failure::of)? })
     }
 
     /// Runs the commands in one round trip; answers in order. `sent` is the time at which what the
@@ -92,25 +97,37 @@ impl Client {
         commands: Vec<Command>,
         sent: Instant,
     ) -> Vec<Result<Reply, Failure>> {
-        // One alone is spared what it takes to tell many apart.
-        if let [command] = &commands[..] {
-            let answer = match self.one.run(command.operation()).await {
-                Ok(result) => reply(result, sent, command.asks_for_a_lease()),
-                Err(error) => Err(Failure::of(error)),
-            };
-            return vec![answer];
+        match self {
+            Client::Memcached { one, many } => match &commands[..] {
+                // One alone is spared what it takes to tell many apart.
+                [command] => {
+                    let result = one.run(command.operation()).await.map_err(Failure::of);
+                    let leased = command.asks_for_a_lease();
+                    vec![result.and_then(|result| reply(result, sent, leased))]
+                }
+                _ => exchange(many, commands, sent).await,
+            },
+            #[cfg(feature = "testing")]
+            Client::Memory(memory) => memory.run(commands).await,
         }
-        let leased: Vec<bool> = commands.iter().map(Command::asks_for_a_lease).collect();
-        match self.many.run_batch(commands.iter().map(Command::operation)).await {
-            Ok(results) => results
-                .into_iter()
-                .zip(leased)
-                .map(|(result, leased)| reply(result.map_err(Failure::of)?, sent, leased))
-                .collect(),
-            Err(error) => {
-                let failure = Failure::of(error);
-                leased.iter().map(|_| Err(failure.clone())).collect()
-            }
+    }
+}
+
+async fn exchange(
+    client: &AsyncMetaClient,
+    commands: Vec<Command>,
+    sent: Instant,
+) -> Vec<Result<Reply, Failure>> {
+    let leased: Vec<bool> = commands.iter().map(Command::asks_for_a_lease).collect();
+    match client.run_batch(commands.iter().map(Command::operation)).await {
+        Ok(results) => results
+            .into_iter()
+            .zip(leased)
+            .map(|(result, leased)| reply(result.map_err(Failure::of)?, sent, leased))
+            .collect(),
+        Err(error) => {
+            let failure = Failure::of(error);
+            leased.iter().map(|_| Err(failure.clone())).collect()
         }
     }
 }

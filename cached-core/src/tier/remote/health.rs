@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::GUTTER_TTL;
+use crate::clock::Clock;
 
 /// A server that fails so often in a row is ejected.
 pub(super) const FAILURES: u32 = 3;
@@ -18,6 +19,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 pub(super) struct Health {
+    clock: Clock,
     /// In a row, up to [`FAILURES`].
     failures: AtomicU32,
     /// Attempts in a row that came to nothing.
@@ -30,12 +32,16 @@ pub(super) struct Health {
 
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Never 0.
-fn now() -> u64 {
-    millis(EPOCH.elapsed()) + 1
-}
-
 impl Health {
+    pub(super) fn new(clock: Clock) -> Health {
+        Health { clock, ..Health::default() }
+    }
+
+    /// Never 0.
+    fn now(&self) -> u64 {
+        millis(self.clock.now().saturating_duration_since(*EPOCH)) + 1
+    }
+
     #[inline]
     pub(super) fn in_rotation(&self) -> bool {
         self.failures.load(Ordering::Acquire) < FAILURES
@@ -44,7 +50,8 @@ impl Health {
     /// Whether in its absence nothing can have been left elsewhere that is alive yet.
     pub(super) fn is_settled(&self) -> bool {
         let returned_at = self.returned_at.load(Ordering::Acquire);
-        self.in_rotation() && (returned_at == 0 || now() > returned_at + 2 * millis(GUTTER_TTL))
+        self.in_rotation()
+            && (returned_at == 0 || self.now() > returned_at + 2 * millis(GUTTER_TTL))
     }
 
     /// An exchange went well. That alone does not bring an ejected server back.
@@ -70,31 +77,31 @@ impl Health {
 
     /// Takes the server out; an attempt is due at once.
     pub(super) fn eject(&self) {
-        self.retry_at.store(now(), Ordering::Release);
+        self.retry_at.store(self.now(), Ordering::Release);
         self.failures.store(FAILURES, Ordering::Release);
     }
 
     /// An attempt is due after a first pause, where none is due already.
     pub(super) fn schedule(&self, attempts: u32) {
         self.attempts.store(attempts, Ordering::Release);
-        self.retry_at.store(now() + pause(attempts), Ordering::Release);
+        self.retry_at.store(self.now() + pause(attempts), Ordering::Release);
     }
 
     /// How long until the next attempt is due.
     pub(super) fn due_in(&self) -> Duration {
-        Duration::from_millis(self.retry_at.load(Ordering::Acquire).saturating_sub(now()))
+        Duration::from_millis(self.retry_at.load(Ordering::Acquire).saturating_sub(self.now()))
     }
 
     /// Whether the next attempt is overdue by more than `by`: whoever was to make it is gone. Says
     /// so to one caller, who is to see to it.
     pub(super) fn is_overdue(&self, by: Duration) -> bool {
-        let (now, retry_at) = (now(), self.retry_at.load(Ordering::Acquire));
+        let (now, retry_at) = (self.now(), self.retry_at.load(Ordering::Acquire));
         now > retry_at + millis(by) && self.move_attempt(retry_at, now)
     }
 
     /// Whether the caller is to make the attempt that is due.
     pub(super) fn begins_attempt(&self) -> bool {
-        let (now, retry_at) = (now(), self.retry_at.load(Ordering::Acquire));
+        let (now, retry_at) = (self.now(), self.retry_at.load(Ordering::Acquire));
         let next = now + pause(self.attempts.load(Ordering::Acquire));
         now >= retry_at && self.move_attempt(retry_at, next)
     }
@@ -113,7 +120,7 @@ impl Health {
         if self.in_rotation() {
             return false;
         }
-        self.returned_at.store(now(), Ordering::Release);
+        self.returned_at.store(self.now(), Ordering::Release);
         self.failures.swap(0, Ordering::AcqRel) >= FAILURES
     }
 }

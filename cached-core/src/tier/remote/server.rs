@@ -13,6 +13,7 @@ use super::health::{FAILURES, Health};
 use super::lane::{Answer, BATCH, Lane};
 use super::{Condition, Found, Item, LeaseTerms, RemoteError};
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::key::Digest;
 
 /// The longest that a write in the background waits and takes.
@@ -40,6 +41,8 @@ pub(super) struct Server {
     seed: u64,
     pub(super) timeout: Duration,
     pub(super) clock: Clock,
+    #[cfg(feature = "testing")]
+    pub(super) network: Option<super::memory::Network>,
     /// Of the last runtimes that asked.
     lanes: Mutex<Vec<(Id, Lanes)>>,
     pub(super) health: Health,
@@ -80,16 +83,16 @@ fn score(seed: u64, digest: Digest) -> u64 {
 }
 
 impl Server {
-    pub(super) fn new(address: &str, timeout: Duration, clock: Clock) -> Arc<Server> {
-        Server::build(address, timeout, clock, false)
+    pub(super) fn new(address: &str, config: &Config) -> Arc<Server> {
+        Server::build(address, config, false)
     }
 
     /// One that was not there from the start.
-    pub(super) fn added(address: &str, timeout: Duration, clock: Clock) -> Arc<Server> {
-        Server::build(address, timeout, clock, true)
+    pub(super) fn added(address: &str, config: &Config) -> Arc<Server> {
+        Server::build(address, config, true)
     }
 
-    fn build(address: &str, timeout: Duration, clock: Clock, was_added: bool) -> Arc<Server> {
+    fn build(address: &str, config: &Config, was_added: bool) -> Arc<Server> {
         Arc::new_cyclic(|me| Server {
             was_added,
             me: Weak::clone(me),
@@ -97,10 +100,12 @@ impl Server {
             seed: address.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
             }),
-            timeout,
-            clock,
+            timeout: config.remote_timeout,
+            clock: config.clock.clone(),
+            #[cfg(feature = "testing")]
+            network: config.network.clone(),
             lanes: Mutex::default(),
-            health: Health::default(),
+            health: Health::new(config.clock.clone()),
             debts: Debts::default(),
             marked: AtomicU64::new(0),
             doubts: Mutex::default(),
@@ -129,7 +134,7 @@ impl Server {
         key: &Arc<str>,
         lease: Option<LeaseTerms>,
     ) -> Result<Found, RemoteError> {
-        let lane = self.lane(key, Errand::Call)?;
+        let lane = self.lane(key, Errand::Call).await?;
         let read = Command::Read { key: Arc::clone(key), lease };
         match lane.ask(read, Instant::now() + self.timeout).await {
             Ok(Reply::Found(found)) => Ok(found),
@@ -141,7 +146,7 @@ impl Server {
         &self,
         keys: &[Arc<str>],
     ) -> Result<Vec<Option<Item>>, RemoteError> {
-        let lane = self.lane("", Errand::Call)?;
+        let lane = self.lane("", Errand::Call).await?;
         let reads = keys.iter().map(|key| Command::Read { key: Arc::clone(key), lease: None });
         let answers = lane.ask_many(reads.collect(), Instant::now() + self.timeout).await;
         let item = |answer| match answer {
@@ -158,7 +163,7 @@ impl Server {
         command: Command,
         errand: Errand,
     ) -> Result<bool, RemoteError> {
-        let lane = self.lane(command.key(), errand)?;
+        let lane = self.lane(command.key(), errand).await?;
         self.changed(lane.ask(command, Instant::now() + self.patience(errand)).await)
     }
 
@@ -264,7 +269,9 @@ impl Server {
     }
 
     /// The way for an errand that concerns the key, where the server serves that.
-    fn lane(&self, key: &str, errand: Errand) -> Result<Arc<Lane>, RemoteError> {
+    async fn lane(&self, key: &str, errand: Errand) -> Result<Arc<Lane>, RemoteError> {
+        #[cfg(feature = "testing")]
+        self.mend_if_in_memory().await;
         if !self.serves(key) {
             return Err(self.ejected());
         }
@@ -298,6 +305,18 @@ impl Server {
     fn mend_in_background(&self) {
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(mend(Weak::clone(&self.me)));
+        }
+    }
+
+    /// A test that has moved the clock sees the attempt that is due made by its next call.
+    #[cfg(feature = "testing")]
+    async fn mend_if_in_memory(&self) {
+        if self.network.is_some()
+            && !self.is_well()
+            && self.health.begins_attempt()
+            && self.attempt().await.is_err()
+        {
+            self.health.attempt_failed();
         }
     }
 
@@ -394,7 +413,7 @@ mod tests {
     fn scores_are_the_same_for_good() {
         let digest = Digest::of(b"key");
         let scores = ["10.0.0.1:11211", "cache-a:11211"]
-            .map(|a| Server::new(a, Duration::ZERO, Clock::default()).score(digest));
+            .map(|a| Server::new(a, &Config::default()).score(digest));
         assert_eq!(scores, [16926019881397665348, 1166268213767805196]);
     }
 }
