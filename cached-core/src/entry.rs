@@ -136,7 +136,7 @@ impl<V, P> CacheEntry<V, P> {
     #[must_use]
     pub fn key(&self) -> Key {
         let bytes = self.key.as_deref().unwrap_or_default();
-        self.cache.key(self.declaration, bytes)
+        self.cache.key(self.declaration.name(), bytes, self.value_type)
     }
 
     /// `None` where the cache is off, the function shares its name or the arguments gave no key:
@@ -160,6 +160,10 @@ impl<V, P> CacheEntry<V, P> {
     ///
     /// Other processes' local tiers keep theirs for the rest of its `local_ttl` at most: 5 s for
     /// an overwritable entry by default, the ttl for a write-once one.
+    ///
+    /// While two builds run whose value types differ (a rollout), each has entries of its own: the
+    /// other build's keeps the old value until its ttl ends. `overwrite` reaches its own build's
+    /// entry only, too.
     ///
     /// # Errors
     /// [`CacheError::Remote`] when memcached could not be told; it may then serve the old value

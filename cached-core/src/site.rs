@@ -138,7 +138,8 @@ impl Site {
     /// Where the key lives in memcached, if there is a remote tier for it.
     pub(crate) fn remote(&self) -> Option<(&Arc<Remote>, RemoteKey)> {
         let remote = self.cache.remote().filter(|_| self.declaration.uses_remote())?;
-        let key = remote.locate(&self.cache.key(self.declaration, &self.key))?;
+        let key = self.cache.key(self.declaration.name(), &self.key, self.value_type);
+        let key = remote.locate(&key)?;
         Some((remote, key))
     }
 
