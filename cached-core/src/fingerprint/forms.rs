@@ -56,6 +56,15 @@ const IDENTIFIER: u8 = b'i';
 const IGNORED: u8 = b'_';
 const END: u8 = b';';
 
+/// What a collection is called, without its path and its elements. A list and a set ask for the same
+/// and write the same, but the set has lost the list's order. How the compiler writes a path may
+/// change; the last word of it has not.
+fn collection<T>() -> &'static str {
+    let path = type_name::<T>();
+    let path = path.split_once('<').map_or(path, |(path, _)| path);
+    path.rsplit_once("::").map_or(path, |(_, name)| name)
+}
+
 /// Deserializes made-up values, and writes down what it is asked for.
 pub(super) struct Tracer<'t>(pub(super) &'t mut Trace);
 
@@ -154,6 +163,7 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Ended> {
         self.0.word(SEQ);
+        self.0.text(collection::<V::Value>());
         self.within::<V, _>(|trace| {
             let count = usize::from(trace.closing == 0);
             visitor.visit_seq(Members { trace, fields: &[], count })
@@ -182,6 +192,7 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Ended> {
         self.0.word(MAP);
+        self.0.text(collection::<V::Value>());
         self.within::<V, _>(|trace| {
             let count = usize::from(trace.closing == 0);
             visitor.visit_map(Members { trace, fields: &[], count })

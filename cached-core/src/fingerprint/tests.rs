@@ -1,6 +1,6 @@
 #![allow(dead_code)]
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Deserialize;
 
@@ -196,11 +196,9 @@ fn every_kind_is_another_fingerprint() {
     all! {
         (), bool, char, String, i8, i16, i32, i64, i128, u8, u16, u32, u64, u128, f32, f64,
         Option<u8>, Vec<u8>, (u8,), (u8, u8), [u8; 3], BTreeMap<u8, u8>, Option<Option<u8>>,
-        Generic<u8>, std::time::Duration, std::time::SystemTime, Result<u8, u8>,
+        HashSet<u8>, BTreeSet<u8>, HashMap<u8, u8>, Generic<u8>, std::time::Duration, std::time::SystemTime, Result<u8, u8>,
     }
-    // What is written and read alike need not differ.
-    assert_eq!(of::<Vec<u8>>(), of::<HashSet<u8>>());
-    assert_eq!(of::<Box<u8>>(), of::<u8>());
+    assert_eq!(of::<Box<u8>>(), of::<u8>(), "the same value");
 }
 
 /// They are in the keys of entries in memcached, which outlive a build.
@@ -208,9 +206,9 @@ fn every_kind_is_another_fingerprint() {
 fn golden_fingerprints() {
     let golden = [
         (of::<u32>(), "786087bec2ca103f"),
-        (of::<base::Payment>(), "5ad2ce165e700979"),
-        (of::<Expr>(), "2daff2e28bdb45d8"),
-        (of::<Option<Vec<(String, f64)>>>(), "482bdfadee8a2b0b"),
+        (of::<base::Payment>(), "174912abe7f0fe1a"),
+        (of::<Expr>(), "f58568013069431c"),
+        (of::<Option<Vec<(String, f64)>>>(), "d4dbe420826fd64e"),
     ];
     for (fingerprint, expected) in golden {
         let hexadecimal: String = fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -432,7 +432,7 @@ fn golden_keys_in_memcached() {
         ),
         (
             Key::new(None, "order", &order, crate::fingerprint::of::<Vec<String>>()),
-            "order:d64073df0b9eceafdc9b9faedd23fddbdc218405f2a31aa1d781667c6ab132ef",
+            "order:da732d0e2a614e4b58275d59d17a9fa6f70556e17fe55ffedbff4a04cdf71e2c",
         ),
     ];
     for (key, expected) in golden {
