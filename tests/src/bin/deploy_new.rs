@@ -53,7 +53,7 @@ cached_tests::build! {
         enum State { Paid, Refunded }
     }
 
-    variant_renamed "variant_renamed": State = State::Refunded; {
+    variant_renamed "variant_renamed": State = State::Settled; {
         enum State { Settled, Refunded }
     }
 
