@@ -221,8 +221,9 @@ impl Site {
         let shape = (self.value_type.shape)(value).map_err(|error| unstorable(error.reason()))?;
         if self.decode(shape, payload).is_none() {
             return Err(unstorable(
-                "the value does not read back as what was written (an untagged or internally tagged enum, \
-                 a flattened or skipped field, or another type that only a self-describing format can read)",
+                "the value does not read back as what was written (an enum that is untagged, internally or \
+                 adjacently tagged, a flattened or skipped field, or another type that only a \
+                 self-describing format can read)",
             ));
         }
         Ok(frame::seal(&self.key, shape, payload))
