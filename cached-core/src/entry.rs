@@ -197,11 +197,6 @@ impl Drop for ForgetOnDrop<'_> {
 }
 
 impl Site {
-    fn note(&self, error: &RemoteError) {
-        log::debug!("{error}");
-        self.counters().remote_errors.add();
-    }
-
     fn remote_failed(&self, error: RemoteError) -> CacheError {
         self.note(&error);
         CacheError::Remote(error.0)
