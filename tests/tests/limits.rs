@@ -44,6 +44,33 @@ async fn less_than_a_second_stays_in_the_process_and_ends_in_time() {
     assert_ne!(a.scope(brief(7)).await, first);
 }
 
+/// Its lifetime is known only once there is a value, after memcached has been asked.
+#[coordinator_cached(
+    name = "token",
+    overwrite(reason = "a token has no version of its own"),
+    ttl_with = |_| Duration::from_millis(600),
+    entry = token_entry
+)]
+async fn token(number: u32) -> Result<u32, ()> {
+    Ok(number)
+}
+
+#[tokio::test]
+async fn less_than_a_second_is_known_from_the_value_too() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached).await;
+    let key = cache.scope(async { token_entry(7).key().to_string() }).await;
+    assert_eq!(cache.scope(token(7)).await, Ok(7));
+    cache.flush().await;
+    assert_eq!(memcached.remaining(&key), None, "neither the value nor the lease");
+    cache
+        .scope(async { token_entry(7).overwrite(8).await })
+        .await
+        .expect("there is nothing to tell");
+    assert_eq!(memcached.remaining(&key), None);
+    assert_eq!(cache.scope(token(7)).await, Ok(8));
+}
+
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[coordinator_cached(name = "long", version = number, ttl = 45 * DAY, entry = long_entry)]
