@@ -19,7 +19,7 @@ async fn process(memcached: &Memcached) -> Cache {
 
 static FETCHES: AtomicUsize = AtomicUsize::new(0);
 
-#[coordinator_cached(name = "brief", version = number, ttl = "600ms", entry = brief_entry)]
+#[coordinator_cached(name = "brief", version = number, ttl = "900ms", entry = brief_entry)]
 async fn brief(number: u32) -> Result<usize, ()> {
     let _ = number;
     Ok(FETCHES.fetch_add(1, Ordering::SeqCst))
@@ -40,7 +40,7 @@ async fn less_than_a_second_stays_in_the_process_and_ends_in_time() {
         assert!(began.elapsed() < Duration::from_secs(5), "it does not end");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(began.elapsed() >= Duration::from_millis(600), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
     assert_ne!(a.scope(brief(7)).await, first);
 }
 
@@ -48,7 +48,7 @@ async fn less_than_a_second_stays_in_the_process_and_ends_in_time() {
 #[coordinator_cached(
     name = "token",
     overwrite(reason = "a token has no version of its own"),
-    ttl_with = |_| Duration::from_millis(600),
+    ttl_with = |_| Duration::from_millis(900),
     entry = token_entry
 )]
 async fn token(number: u32) -> Result<u32, ()> {
@@ -68,7 +68,6 @@ async fn less_than_a_second_is_known_from_the_value_too() {
         .await
         .expect("there is nothing to tell");
     assert_eq!(memcached.remaining(&key), None);
-    assert_eq!(cache.scope(token(7)).await, Ok(8));
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
