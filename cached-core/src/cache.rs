@@ -13,6 +13,7 @@ use crate::stats::{Counters, Stats, all_counters};
 use crate::tier::local::{Local, Ticket};
 use crate::tier::remote::Remote;
 use crate::tier::request::Request;
+use crate::value::ValueType;
 
 /// A tiered cache. A cheap clone shares the same tiers and counters.
 ///
@@ -192,8 +193,10 @@ impl Cache {
         self.inner.remote.as_ref()
     }
 
-    pub(crate) fn key(&self, declaration: &Declaration, bytes: &[u8]) -> Key {
-        Key::new(self.inner.config.namespace.clone(), declaration.name(), bytes)
+    /// The key of an entry as it stands in memcached.
+    pub(crate) fn key(&self, name: &'static str, bytes: &[u8], value_type: &ValueType) -> Key {
+        let namespace = self.inner.config.namespace.clone();
+        Key::new(namespace, name, bytes, (value_type.fingerprint)())
     }
 
     /// Takes the entry out of this process's tiers, and makes every fetch and read under way keep

@@ -37,6 +37,8 @@ pub struct Declaration {
     pub(crate) plain_site: AtomicUsize,
     /// Why its values stay out of memcached, once one was found to have to.
     pub(crate) unstorable: OnceLock<&'static str>,
+    /// Set once a value was seen that is larger than memcached takes.
+    pub(crate) too_large: OnceLock<()>,
 }
 
 const UNKNOWN: usize = 0;
@@ -69,6 +71,7 @@ impl Declaration {
             index: AtomicUsize::new(UNKNOWN),
             plain_site: AtomicUsize::new(0),
             unstorable: OnceLock::new(),
+            too_large: OnceLock::new(),
         }
     }
 

@@ -136,7 +136,7 @@ impl<V, P> CacheEntry<V, P> {
     #[must_use]
     pub fn key(&self) -> Key {
         let bytes = self.key.as_deref().unwrap_or_default();
-        self.cache.key(self.declaration, bytes)
+        self.cache.key(self.declaration.name(), bytes, self.value_type)
     }
 
     /// `None` where the cache is off, the function shares its name or the arguments gave no key:
@@ -161,6 +161,10 @@ impl<V, P> CacheEntry<V, P> {
     /// Other processes' local tiers keep theirs for the rest of its `local_ttl` at most: 5 s for
     /// an overwritable entry by default, the ttl for a write-once one. A fetch under way there
     /// answers those who call there until it ends.
+    ///
+    /// While two builds run whose value types differ (a rollout), each has entries of its own: the
+    /// other build's keeps the old value until its ttl ends. `overwrite` reaches its own build's
+    /// entry only, too.
     ///
     /// # Errors
     /// [`CacheError::Remote`] when the key's memcached server could not be told, as it is ejected
@@ -196,11 +200,6 @@ impl Drop for ForgetOnDrop<'_> {
 }
 
 impl Site {
-    fn note(&self, error: &RemoteError) {
-        log::debug!("{error}");
-        self.counters().remote_errors.add();
-    }
-
     fn remote_failed(&self, error: RemoteError) -> CacheError {
         self.note(&error);
         CacheError::Remote(error.0)

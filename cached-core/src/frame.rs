@@ -66,35 +66,4 @@ fn checksum(key: &[u8], body: &[u8]) -> [u8; CHECKSUM] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sealed_frame_opens_under_its_key_alone() {
-        let frame = seal(b"key", 7, b"payload");
-        assert_eq!(open(b"key", &frame), Opened::Payload { shape: 7, payload: b"payload" });
-        assert_eq!(open(b"kez", &frame), Opened::Corrupt);
-        assert_eq!(open(b"", &frame), Opened::Corrupt);
-    }
-
-    #[test]
-    fn every_truncation_and_every_flipped_bit_is_seen() {
-        let frame = seal(b"key", 7, b"payload");
-        for length in 0..frame.len() {
-            assert_eq!(open(b"key", &frame[..length]), Opened::Corrupt, "cut at {length}");
-        }
-        for bit in 0..frame.len() * 8 {
-            let mut garbled = frame.clone();
-            garbled[bit / 8] ^= 1 << (bit % 8);
-            assert!(!matches!(open(b"key", &garbled), Opened::Payload { .. }), "bit {bit}");
-        }
-    }
-
-    /// A frame of format 1, kept for good: entries in memcached outlive a build.
-    #[test]
-    fn golden_frame() {
-        let golden = b"cc\x01\0\0\0\0\0\0\0\x07payload\x71\x76\x16\xe1\xea\x92\xc1\xb8";
-        assert_eq!(seal(b"key", 7, b"payload"), golden);
-        assert_eq!(open(b"key", golden), Opened::Payload { shape: 7, payload: b"payload" });
-    }
-}
+mod tests;

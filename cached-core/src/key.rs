@@ -19,6 +19,8 @@ use std::fmt;
 use serde::ser::{self, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::fingerprint::Fingerprint;
+
 pub(crate) use encoder::Encoder;
 pub(crate) use encoder::{Buffer, length_of};
 
@@ -58,15 +60,23 @@ impl ser::Error for KeyError {
     }
 }
 
-/// SHA-256 of a key's canonical bytes: how a key is written wherever it leaves the process.
+/// SHA-256 of a key's canonical bytes and the fingerprint of its value's type: how a key is written
+/// wherever it leaves the process. Two builds whose types differ have different digests.
 ///
 /// `Display` is 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    pub(crate) fn of(key: &[u8]) -> Digest {
-        Digest(Sha256::digest(key).into())
+    /// Of bytes as they are.
+    #[cfg(test)]
+    pub(crate) fn of(bytes: &[u8]) -> Digest {
+        Digest(Sha256::digest(bytes).into())
+    }
+
+    /// The fingerprint has always the same length, so no two pairs give the same bytes.
+    pub(crate) fn new(key: &[u8], fingerprint: Fingerprint) -> Digest {
+        Digest(Sha256::new().chain_update(key).chain_update(fingerprint).finalize().into())
     }
 
     /// The 32 bytes.
@@ -111,8 +121,9 @@ impl Key {
         namespace: Option<std::sync::Arc<str>>,
         name: &'static str,
         bytes: &[u8],
+        fingerprint: Fingerprint,
     ) -> Key {
-        Key { namespace, name, digest: Digest::of(bytes) }
+        Key { namespace, name, digest: Digest::new(bytes, fingerprint) }
     }
 
     /// The cache name of the declaration.
@@ -121,7 +132,7 @@ impl Key {
         self.name
     }
 
-    /// The digest of the canonical bytes.
+    /// The digest of the canonical bytes and the value's type.
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.digest

@@ -10,6 +10,7 @@ mod current;
 mod declaration;
 mod entry;
 mod error;
+mod fingerprint;
 mod flight;
 mod frame;
 mod key;

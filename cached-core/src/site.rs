@@ -8,7 +8,7 @@ use crate::declaration::Declaration;
 use crate::frame::{self, Opened};
 use crate::stats::Counters;
 use crate::tier::local::{Life, Local, Refresh, Ticket, Write};
-use crate::tier::remote::{Item, LONGEST_TTL, Remote, RemoteKey, whole_seconds};
+use crate::tier::remote::{Item, LONGEST_TTL, Remote, RemoteError, RemoteKey, whole_seconds};
 use crate::value::{Value, ValueType, Verdict};
 
 /// What the local tier may keep of a value that is not confirmed to stand in memcached, and by
@@ -140,7 +140,8 @@ impl Site {
     /// Where the key lives in memcached, if there is a remote tier for it.
     pub(crate) fn remote(&self) -> Option<(&Arc<Remote>, RemoteKey)> {
         let remote = self.cache.remote().filter(|_| self.declaration.uses_remote())?;
-        let key = remote.locate(&self.cache.key(self.declaration, &self.key))?;
+        let key = self.cache.key(self.declaration.name(), &self.key, self.value_type);
+        let key = remote.locate(&key)?;
         Some((remote, key))
     }
 
@@ -180,6 +181,21 @@ impl Site {
         };
         let kept = self.declaration.kept_for_errors().min(FOR_EVER);
         Lifetime { ttl, local, kept, ahead: self.declaration.refreshed_ahead().min(FOR_EVER) }
+    }
+
+    /// Takes note of an exchange that came to nothing. A value that is too large for memcached is
+    /// so for good, which is said once for each function.
+    pub(crate) fn note(&self, error: &RemoteError) {
+        self.counters().remote_errors.add();
+        if error.is_too_large() && self.declaration.too_large.set(()).is_ok() {
+            log::warn!(
+                "a value of `{}` ({}) stays in this process, as others may that are so large: {error}",
+                self.declaration.name(),
+                self.declaration.function()
+            );
+        } else {
+            log::debug!("{error}");
+        }
     }
 
     /// The value of a frame, if it is this key's, whole, and of this build's type.
@@ -222,8 +238,9 @@ impl Site {
         let shape = (self.value_type.shape)(value).map_err(|error| unstorable(error.reason()))?;
         if self.decode(shape, payload).is_none() {
             return Err(unstorable(
-                "the value does not read back as what was written (an untagged or internally tagged enum, \
-                 a flattened or skipped field, or another type that only a self-describing format can read)",
+                "the value does not read back as what was written (an enum that is untagged, internally or \
+                 adjacently tagged, a flattened or skipped field, or another type that only a \
+                 self-describing format can read)",
             ));
         }
         Ok(frame::seal(&self.key, shape, payload))

@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::fingerprint::{self, Fingerprint};
 use crate::{codec, key, shape};
 
 /// A cached value without its type; the type is the declaration's.
@@ -124,6 +125,8 @@ pub(crate) struct ValueType {
     pub(crate) shape: fn(&Value) -> Result<u64, shape::Unshaped>,
     /// About how many bytes the value holds, where the codec cannot write it.
     pub(crate) weigh: fn(&Value) -> Option<usize>,
+    /// What tells it from another build's type in the key.
+    pub(crate) fingerprint: fn() -> Fingerprint,
 }
 
 /// `None` where `run` panics. It leaves nothing behind: what it makes is lost with it.
@@ -142,6 +145,7 @@ impl<V: CachedValue> TypeOf<V> {
                 .unwrap_or(Err(shape::Unshaped::Failed))
         },
         weigh: |value| calm(|| key::length_of(value.downcast_ref::<V>()?))?,
+        fingerprint: fingerprint::of::<V>,
     };
 }
 

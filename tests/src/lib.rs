@@ -1,5 +1,7 @@
 //! What the integration tests share: memcached servers of their own, and a runtime to run on.
 
+mod deploy;
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};

@@ -74,8 +74,7 @@ impl Missed {
                 Err(_) => Ok(false),
             };
             if let Err(error) = &stored {
-                log::debug!("{error}");
-                site.counters().remote_errors.add();
+                site.note(error);
             }
             if stored != Ok(true) {
                 // The lease, dropped, is given back: nobody need wait for a fill that does not come.

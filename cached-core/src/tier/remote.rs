@@ -111,6 +111,13 @@ pub(crate) enum Condition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RemoteError(pub(crate) String);
 
+impl RemoteError {
+    /// Whether the server takes no item of this size, whatever is done.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.0.contains("too large")
+    }
+}
+
 impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

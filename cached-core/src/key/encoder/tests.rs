@@ -12,7 +12,7 @@ use serde::ser::{
 };
 
 use super::*;
-use crate::key::Digest;
+use crate::key::{Digest, Key};
 
 /// Any value of the serde data model, as far as keys tell values apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -414,5 +414,28 @@ fn golden_vectors() {
     for (what, bytes, expected, digest) in &vectors {
         assert_eq!(hex(bytes), *expected, "{what}");
         assert_eq!(Digest::of(bytes).to_string(), *digest, "{what}");
+    }
+}
+
+/// Of keys in memcached, with the fingerprint of the value's type.
+#[test]
+fn golden_keys_in_memcached() {
+    let order = bytes("order", &[&42u64], None);
+    let golden = [
+        (
+            Key::new(Some("shop".into()), "order", &order, [0; 8]),
+            "shop:order:8eb0bc27d7eb673849e66e23a6d050c8e477f2e8a8ab2fa862d47252ec77ad34",
+        ),
+        (
+            Key::new(None, "order", &order, *b"\x01\x23\x45\x67\x89\xab\xcd\xef"),
+            "order:a3fc1207c93e3f0fce31fd7197b4e651fe832a23492cf52bc1327109c0819792",
+        ),
+        (
+            Key::new(None, "order", &order, crate::fingerprint::of::<Vec<String>>()),
+            "order:da732d0e2a614e4b58275d59d17a9fa6f70556e17fe55ffedbff4a04cdf71e2c",
+        ),
+    ];
+    for (key, expected) in golden {
+        assert_eq!(key.to_string(), expected);
     }
 }

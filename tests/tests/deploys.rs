@@ -1,0 +1,57 @@
+//! A rollout: two builds of one program on one memcached, which differ in the types of what they
+//! cache. Each change of a type is a function of its own in `deploy_old` and `deploy_new`.
+#![allow(missing_docs)]
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use cached_tests::Memcached;
+
+const OLD: &str = env!("CARGO_BIN_EXE_deploy_old");
+const NEW: &str = env!("CARGO_BIN_EXE_deploy_new");
+
+/// Runs a process of a build, which has nothing in its own memory. Returns how each call was
+/// answered; every answer is the one that this build's function gives.
+fn run(build: &str, memcached: &Memcached) -> BTreeMap<String, String> {
+    let url = format!("memcache://{}?timeout=5s", memcached.address());
+    let output = Command::new(build).env("CACHE_URL", url).output().expect("it starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = String::from_utf8(output.stdout).expect("text");
+    let lines = output.lines().map(|line| {
+        let [change, how, answer] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{line}");
+        };
+        assert_eq!(answer, "right", "{build}: {line}");
+        (change.to_owned(), how.to_owned())
+    });
+    lines.collect()
+}
+
+fn each(answers: &BTreeMap<String, String>, expected: &str, but: &[(&str, &str)]) {
+    for (change, how) in answers {
+        let excepted = but.iter().find(|(name, _)| name == change);
+        assert_eq!(how, excepted.map_or(expected, |(_, how)| *how), "{change}: {answers:?}");
+    }
+}
+
+#[test]
+fn two_builds_cache_side_by_side_and_never_read_each_others_values() {
+    let memcached = Memcached::start();
+    let first = run(OLD, &memcached);
+    assert!(first.len() >= 24, "{first:?}");
+    each(&first, "fetched", &[]);
+    each(&run(NEW, &memcached), "fetched", &[("unchanged", "hit")]);
+    for _ in 0..2 {
+        each(&run(OLD, &memcached), "hit", &[]);
+        each(&run(NEW, &memcached), "hit", &[]);
+    }
+}
+
+#[test]
+fn going_back_to_the_old_build_is_as_safe() {
+    let memcached = Memcached::start();
+    each(&run(NEW, &memcached), "fetched", &[]);
+    each(&run(OLD, &memcached), "fetched", &[("unchanged", "hit")]);
+    each(&run(NEW, &memcached), "hit", &[]);
+    each(&run(OLD, &memcached), "hit", &[]);
+}

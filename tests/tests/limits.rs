@@ -1,0 +1,203 @@
+//! Lifetimes and sizes at their limits, on a real memcached.
+#![allow(missing_docs)]
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use cached_core::{Cache, CacheBuilder, Tier, coordinator_cached};
+use cached_tests::Memcached;
+
+fn builder(memcached: &Memcached) -> CacheBuilder {
+    Cache::builder().memcached([memcached.address()]).remote_timeout(Duration::from_secs(5))
+}
+
+async fn process(memcached: &Memcached) -> Cache {
+    builder(memcached).build().await.expect("fits")
+}
+
+static FETCHES: AtomicUsize = AtomicUsize::new(0);
+
+#[coordinator_cached(name = "brief", version = number, ttl = "900ms", entry = brief_entry)]
+async fn brief(number: u32) -> Result<usize, ()> {
+    let _ = number;
+    Ok(FETCHES.fetch_add(1, Ordering::SeqCst))
+}
+
+#[tokio::test]
+async fn less_than_a_second_stays_in_the_process_and_ends_in_time() {
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let began = Instant::now();
+    let first = a.scope(brief(7)).await;
+    assert_eq!(a.scope(brief(7)).await, first);
+    a.flush().await;
+    let key = a.scope(async { brief_entry(7).key().to_string() }).await;
+    assert_eq!(memcached.remaining(&key), None, "no second is memcached's for ever");
+    assert_ne!(b.scope(brief(7)).await, first);
+    while a.scope(async { brief_entry(7).get().await.is_found() }).await {
+        assert!(began.elapsed() < Duration::from_secs(5), "it does not end");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    assert_ne!(a.scope(brief(7)).await, first);
+}
+
+/// Its lifetime is known only once there is a value, after memcached has been asked.
+#[coordinator_cached(
+    name = "token",
+    overwrite(reason = "a token has no version of its own"),
+    ttl_with = |_| Duration::from_millis(900),
+    entry = token_entry
+)]
+async fn token(number: u32) -> Result<u32, ()> {
+    Ok(number)
+}
+
+#[tokio::test]
+async fn less_than_a_second_is_known_from_the_value_too() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached).await;
+    let key = cache.scope(async { token_entry(7).key().to_string() }).await;
+    assert_eq!(cache.scope(token(7)).await, Ok(7));
+    cache.flush().await;
+    assert_eq!(memcached.remaining(&key), None, "neither the value nor the lease");
+    cache
+        .scope(async { token_entry(7).overwrite(8).await })
+        .await
+        .expect("there is nothing to tell");
+    assert_eq!(memcached.remaining(&key), None);
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[coordinator_cached(name = "long", version = number, ttl = 45 * DAY, entry = long_entry)]
+async fn long(number: u32) -> Result<u32, ()> {
+    Ok(number)
+}
+
+#[tokio::test]
+async fn more_than_thirty_days_is_no_date_in_1970() {
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    assert_eq!(a.scope(long(7)).await, Ok(7));
+    a.flush().await;
+    let key = a.scope(async { long_entry(7).key().to_string() }).await;
+    let remaining = memcached.remaining(&key).expect("it is stored");
+    let month = 30 * DAY.as_secs() as i64;
+    assert!((month - 5..=month).contains(&remaining), "{remaining} s");
+    let tier = b.scope(async { long_entry(7).get().await.tier() }).await;
+    assert_eq!(tier, Some(Tier::Remote));
+}
+
+#[coordinator_cached(name = "jittered", version = number, ttl = "1000s", entry = jittered_entry)]
+async fn jittered(number: u32) -> Result<u32, ()> {
+    Ok(number)
+}
+
+#[tokio::test]
+async fn jitter_spreads_lifetimes_and_never_lengthens_one() {
+    let memcached = Memcached::start();
+    let cache = builder(&memcached).jitter(0.5).build().await.expect("fits");
+    let mut lifetimes = BTreeSet::new();
+    for number in 0..200 {
+        cache.scope(jittered(number)).await.expect("fetched");
+        cache.flush().await;
+        let key = cache.scope(async { jittered_entry(number).key().to_string() }).await;
+        lifetimes.insert(memcached.remaining(&key).expect("it is stored"));
+    }
+    let (shortest, longest) = (lifetimes.first().expect("200"), lifetimes.last().expect("200"));
+    // A few seconds may pass between the fill and the look.
+    assert!(*longest <= 1000 && *shortest >= 490, "{shortest} to {longest}");
+    assert!(*longest > 900 && *shortest < 600, "{shortest} to {longest}");
+    assert!(lifetimes.len() > 50, "{lifetimes:?}");
+}
+
+/// What was logged as a warning.
+static WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            WARNINGS.lock().expect("nobody panics with it").push(record.args().to_string());
+        }
+    }
+    fn flush(&self) {}
+}
+
+#[coordinator_cached(
+    name = "large",
+    overwrite(reason = "a report has no version of its own"),
+    entry = large_entry
+)]
+async fn large(number: u32) -> Result<String, ()> {
+    Ok(number.to_string().repeat(2 << 20))
+}
+
+#[tokio::test]
+async fn a_value_that_memcached_does_not_take_is_counted_and_said_once() {
+    log::set_logger(&Logger).expect("there is no other");
+    log::set_max_level(log::LevelFilter::Warn);
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    for number in 1..=3 {
+        for cache in [&a, &b] {
+            let answer = cache.scope(large(number)).await.expect("fetched");
+            assert_eq!(answer.len(), 2 << 20);
+            cache.flush().await;
+        }
+    }
+    for cache in [&a, &b] {
+        let stats = cache.stats().get("large").expect("called");
+        assert_eq!((stats.fetches, stats.fills, stats.fills_dropped), (3, 0, 3));
+        assert_eq!(stats.remote_hits, 0);
+    }
+    // Nor does it leave an old value in its place, or a placeholder that others wait for.
+    let overwrite = |value| a.scope(async { large_entry(7).overwrite(value).await });
+    overwrite("small".to_owned()).await.expect("stored");
+    let told = overwrite("large".repeat(1 << 20)).await;
+    assert!(told.is_err());
+    let began = Instant::now();
+    assert_eq!(b.scope(large(7)).await.expect("fetched").len(), 2 << 20);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let warnings = WARNINGS.lock().expect("nobody panics with it");
+    let said: Vec<_> = warnings.iter().filter(|said| said.contains("`large`")).collect();
+    assert_eq!(said.len(), 1, "{warnings:?}");
+}
+
+const LONGEST_NAME: &str = "a-name-of-48-characters-which-is-the-longest-one";
+
+#[coordinator_cached(
+    name = "a-name-of-48-characters-which-is-the-longest-one",
+    version = text,
+    entry = longest_entry
+)]
+async fn longest(text: &str) -> Result<usize, ()> {
+    Ok(text.len())
+}
+
+#[tokio::test]
+async fn the_longest_namespace_and_name_make_a_key_that_memcached_takes() {
+    assert_eq!(LONGEST_NAME.len(), 48);
+    let memcached = Memcached::start();
+    let namespace = "n".repeat(64);
+    let fits = || builder(&memcached).namespace(&namespace).build();
+    let (a, b) = (fits().await.expect("fits"), fits().await.expect("fits"));
+    let text = "any identifier: \r\n\0 ".repeat(1000);
+    let key = a.scope(async { longest_entry(&text).key().to_string() }).await;
+    assert!(key.starts_with(&format!("{namespace}:{LONGEST_NAME}:")), "{key}");
+    assert!(key.len() <= 250, "{}", key.len());
+    assert_eq!(a.scope(longest(&text)).await, Ok(text.len()));
+    a.flush().await;
+    assert!(memcached.remaining(&key).is_some());
+    let tier = b.scope(async { longest_entry(&text).get().await.tier() }).await;
+    assert_eq!(tier, Some(Tier::Remote));
+    let too_long = builder(&memcached).namespace("n".repeat(65)).build().await;
+    assert!(too_long.is_err());
+}

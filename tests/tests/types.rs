@@ -1,0 +1,230 @@
+//! Types as programs have them. Of each it is known what happens: a second process reads from
+//! memcached what the first one stored, or the value stays in the process that fetched it, and the
+//! audit names the function. Never another value, and never an error.
+#![allow(missing_docs)]
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use cached_core::Cache;
+use cached_tests::Memcached;
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use serde_json::{Value, json};
+use url::Url;
+use uuid::Uuid;
+
+async fn process(memcached: &Memcached) -> Cache {
+    let builder = Cache::builder().memcached([memcached.address()]);
+    builder.remote_timeout(Duration::from_secs(5)).build().await.expect("fits")
+}
+
+fn audited(name: &str) -> Option<String> {
+    let findings = cached_core::ledger().audit();
+    findings.iter().map(ToString::to_string).find(|finding| finding.contains(&format!("`{name}`")))
+}
+
+macro_rules! types {
+    ($($what:ident $name:tt $type:ty = $value:expr;)*) => {$(
+        #[tokio::test]
+        async fn $what() {
+            use std::sync::atomic::{AtomicUsize, Ordering};
+            static FETCHES: AtomicUsize = AtomicUsize::new(0);
+
+            #[cached_core::coordinator_cached(name = $name, version = number)]
+            async fn value(number: u32) -> Result<$type, ()> {
+                let _ = number;
+                FETCHES.fetch_add(1, Ordering::SeqCst);
+                let value: $type = $value;
+                Ok(value)
+            }
+
+            let memcached = Memcached::start();
+            let (a, b) = (process(&memcached).await, process(&memcached).await);
+            for cache in [&a, &b, &a, &b] {
+                let expected: $type = $value;
+                assert_eq!(cache.scope(value(7)).await, Ok(expected));
+                cache.flush().await;
+            }
+            let fetches = FETCHES.load(Ordering::SeqCst);
+            match (KEPT.contains(&$name), audited($name)) {
+                (true, Some(_)) => assert_eq!(fetches, 2, "once in each process"),
+                (false, None) => assert_eq!(fetches, 1, "the second reads what the first stored"),
+                (_, audit) => panic!("fetched {fetches} times, and the audit says {audit:?}"),
+            }
+        }
+    )*};
+}
+
+/// The types that stay in the process.
+const KEPT: &[&str] = &[
+    "decimal",
+    "json",
+    "adjacently_tagged",
+    "adjacently_tagged_one",
+    "flattened",
+    "untagged",
+    "internally_tagged",
+    "skipped_if_empty",
+    "never_serialized",
+    "set_of_shapes",
+];
+
+types! {
+    date_time "date_time" DateTime<Utc> =
+        DateTime::from_timestamp(1_700_000_000, 123_456_789).expect("a time");
+    date "date" NaiveDate = NaiveDate::from_ymd_opt(2024, 2, 29).expect("a day");
+    local_date_time "local_date_time" NaiveDateTime =
+        NaiveDate::from_ymd_opt(2024, 2, 29).and_then(|day| day.and_hms_opt(1, 2, 3)).expect("a time");
+    uuid "uuid" Uuid = Uuid::from_u128(0x0123_4567_89ab_cdef);
+    uuids "uuids" HashMap<Uuid, Vec<Uuid>> = HashMap::from([(Uuid::nil(), vec![Uuid::max()])]);
+    decimal "decimal" Decimal = Decimal::new(-12_345, 2);
+    decimal_as_text "decimal_as_text" Vec<Price> =
+        vec![Price { amount: Decimal::new(100, 2), count: 1 }];
+    url "url" Url = "https://example.org/a?b=c#d".parse().expect("a URL");
+    sorted "sorted" BTreeMap<String, u32> = BTreeMap::from([("b".into(), 2), ("a".into(), 1)]);
+    hashed "hashed" HashMap<u32, String> = (0..100).map(|n| (n, n.to_string())).collect();
+    hashed_deep "hashed_deep" HashMap<String, HashMap<u8, Option<u8>>> =
+        (0..9).map(|n| (n.to_string(), HashMap::from([(n, Some(n)), (n + 1, None)]))).collect();
+    set "set" HashSet<u64> = (0..100).collect();
+    sorted_set "sorted_set" BTreeSet<(u8, String)> = BTreeSet::from([(1, "a".into())]);
+    queue "queue" VecDeque<i8> = VecDeque::from([-1, 0, 1]);
+    nested_some "nested_some" Vec<Option<Option<u8>>> = vec![None, Some(None), Some(Some(7))];
+    wide "wide" (i128, u128) = (i128::MIN, u128::MAX);
+    duration "duration" Duration = Duration::new(7, 8);
+    system_time "system_time" SystemTime =
+        SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 5);
+    addresses "addresses" Vec<IpAddr> = vec![[127, 0, 0, 1].into(), [0; 16].into()];
+    socket "socket" SocketAddr = ([10, 0, 0, 1], 80).into();
+    shared_text "shared_text" Arc<str> = Arc::from("text");
+    shared "shared" Arc<Vec<Arc<String>>> = Arc::new(vec![Arc::new("text".into())]);
+    cow "cow" Cow<'static, str> = Cow::Borrowed("text");
+    boxed "boxed" Box<[u16]> = Box::new([1, 2, 3]);
+    text_bytes "text_bytes" ByteBuf = ByteBuf::from(vec![0, 255, 7]);
+    floats "floats" [f64; 3] = [f64::MAX, -0.0, f64::INFINITY];
+    characters "characters" Vec<char> = vec!['a', 'é', '🦀'];
+    nonzero "nonzero" Option<NonZeroU32> = NonZeroU32::new(7);
+    range "range" std::ops::Range<u32> = 1..7;
+    result "result" Vec<Result<u8, String>> = vec![Ok(7), Err("no".into())];
+    newtypes "newtypes" (Cents, Unit) = (Cents(Wrapped { inner: 7 }), Unit);
+    transparent "transparent" Transparent = Transparent { inner: 7 };
+    modules "modules" WithModules = WithModules {
+        at: DateTime::from_timestamp(1_700_000_000, 0).expect("a time"),
+        bytes: vec![1, 2, 3],
+        code: Code("EUR".into()),
+    };
+    defaults "defaults" Defaulted = Defaulted { amount: 1, fee: 0 };
+    renamed "renamed" Renamed = Renamed { in_use: true, kind: Kind::Big { size: 7 } };
+    externally_tagged "externally_tagged" Vec<Kind> = vec![Kind::Small, Kind::Big { size: 7 }];
+    adjacently_tagged "adjacently_tagged" Vec<Adjacent> =
+        vec![Adjacent::None, Adjacent::One(1), Adjacent::Many { of: vec![2, 3] }];
+    adjacently_tagged_one "adjacently_tagged_one" Adjacent = Adjacent::One(1);
+    recursive "recursive" Tree = Tree { children: vec![Tree::default()], label: Some(Box::default()) };
+    set_of_shapes "set_of_shapes" HashSet<Option<u8>> =
+        (0..100).map(Some).chain([None]).collect();
+    json "json" Value = json!({ "a": [1, 2.5, null], "b": { "c": "d" } });
+    flattened "flattened" Flat =
+        Flat { id: 7, rest: BTreeMap::from([("a".into(), 1), ("b".into(), 2)]) };
+    untagged "untagged" Vec<Untagged> = vec![Untagged::Number(1), Untagged::Text("2".into())];
+    internally_tagged "internally_tagged" Vec<Internal> =
+        vec![Internal::Card { last: 1234 }, Internal::Cash];
+    skipped_if_empty "skipped_if_empty" SkippedIf = SkippedIf { note: None, amount: 1, fee: 2 };
+    never_serialized "never_serialized" NeverSerialized =
+        NeverSerialized { secret: 9, amount: 1, rest: vec![0; 4] };
+}
+
+/// What a type says is no part of it, `#[serde(skip)]`, is in no tier but the process's own: the one
+/// field that another process does not have. The README says so where it speaks of fields.
+#[tokio::test]
+async fn a_skipped_field_is_no_part_of_the_value() {
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Skipped {
+        amount: u8,
+        #[serde(skip)]
+        seen: bool,
+    }
+
+    #[cached_core::coordinator_cached(name = "skipped", version = number)]
+    async fn value(number: u8) -> Result<Skipped, ()> {
+        Ok(Skipped { amount: number, seen: true })
+    }
+
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    assert_eq!(a.scope(value(7)).await, Ok(Skipped { amount: 7, seen: true }));
+    a.flush().await;
+    assert_eq!(b.scope(value(7)).await, Ok(Skipped { amount: 7, seen: false }));
+}
+
+macro_rules! derived {
+    ($($item:item)*) => {$(
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        $item
+    )*};
+}
+
+derived! {
+    struct Wrapped { inner: u8 }
+    struct Cents(Wrapped);
+    struct Unit;
+    #[serde(transparent)]
+    struct Transparent { inner: u8 }
+    struct WithModules {
+        #[serde(with = "chrono::serde::ts_seconds")]
+        at: DateTime<Utc>,
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+        code: Code,
+    }
+    struct Price {
+        #[serde(with = "rust_decimal::serde::str")]
+        amount: Decimal,
+        count: u8,
+    }
+    #[serde(try_from = "String", into = "String")]
+    struct Code(String);
+    struct Defaulted { amount: u8, #[serde(default)] fee: u8 }
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Renamed { in_use: bool, #[serde(rename = "type")] kind: Kind }
+    enum Kind { Small, Big { size: u8 } }
+    #[serde(tag = "kind", content = "value")]
+    enum Adjacent { None, One(u8), Many { of: Vec<u8> } }
+    #[derive(Default)]
+    struct Tree { children: Vec<Tree>, label: Option<Box<Tree>> }
+    struct Flat { id: u8, #[serde(flatten)] rest: BTreeMap<String, u8> }
+    #[serde(untagged)]
+    enum Untagged { Number(u8), Text(String) }
+    #[serde(tag = "kind")]
+    enum Internal { Card { last: u16 }, Cash }
+    struct SkippedIf {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<u8>,
+        amount: u8,
+        fee: u8,
+    }
+    struct NeverSerialized {
+        #[serde(skip_serializing, default)]
+        secret: u8,
+        amount: u8,
+        rest: Vec<u8>,
+    }
+}
+
+impl TryFrom<String> for Code {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Code, &'static str> {
+        if text.len() == 3 { Ok(Code(text)) } else { Err("three letters") }
+    }
+}
+
+impl From<Code> for String {
+    fn from(code: Code) -> String {
+        code.0
+    }
+}
