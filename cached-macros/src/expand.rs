@@ -81,6 +81,10 @@ pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'
             #answer
         },
     );
+    let statements = match &cached.function.desugared {
+        Some(desugared) => desugared.around(&statements),
+        None => statements,
+    };
     let attributes = inner.as_outer;
     quote!(#attributes #head #statements)
 }
