@@ -42,15 +42,14 @@ impl Cache {
     }
 
     fn build(config: Config, enabled: bool) -> Cache {
-        let remote = (!config.servers.is_empty())
-            .then(|| Arc::new(Remote::new(&config.servers, config.remote_timeout)));
+        let remote = Remote::new(&config).map(Arc::new);
         Cache {
             inner: Arc::new(Inner {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 enabled,
                 counters: all_counters(),
                 flights: Arc::new(Flights::new()),
-                local: Local::new(config.local_capacity),
+                local: Local::new(config.local_capacity, config.clock.clone()),
                 remote,
                 config,
             }),

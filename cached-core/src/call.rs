@@ -1,25 +1,23 @@
 //! The one path of a call: lookup → fetch → fill. `ARCHITECTURE.md` has the picture.
 
+mod acquire;
+mod fill;
+
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 
 use crate::cache::Cache;
 use crate::flight::{Followed, Leader, Outcome, Role};
-use crate::site::{Frame, Lifetime, Site, UNCONFIRMED};
+use crate::site::Site;
 use crate::stats::Counters;
-use crate::tier::local::{Refresh, Ticket, Write};
-use crate::tier::remote::{Condition, Found, Item, Lease, whole_seconds};
+use crate::tier::local::{Refresh, Ticket};
+use crate::tier::remote::Lease;
 use crate::tier::request::Request;
-use crate::value::{Returns, SharedError, Split, Value, Verdict};
-
-/// The lease, until fetches are seen to take longer than a quarter of it.
-const LEASE: Duration = Duration::from_secs(5);
-/// Pauses between two looks at an entry whose lease another process holds.
-const FIRST_LOOK: Duration = Duration::from_millis(5);
-const LONGEST_LOOK: Duration = Duration::from_millis(100);
+use crate::value::{Returns, SharedError, Split, Value};
+use acquire::Acquired;
 
 /// A call that the request and local tiers did not answer.
 pub(crate) struct Missed {
@@ -86,30 +84,6 @@ enum Right {
     Nothing,
     /// Nowhere: memcached has an entry that stays.
     Leave,
-}
-
-/// What the remote tier answers a leader.
-enum Acquired {
-    Value(Value),
-    /// A value that is to be refreshed.
-    Due(Value, Right),
-    Right {
-        right: Right,
-        stale: Option<Value>,
-    },
-}
-
-impl Acquired {
-    fn without_stale(right: Right) -> Acquired {
-        Acquired::Right { right, stale: None }
-    }
-}
-
-/// What comes of an item that was read.
-enum Taken {
-    Now(Acquired),
-    /// Another caller has won the right to replace it.
-    Later(Acquired),
 }
 
 impl Missed {
@@ -330,162 +304,6 @@ impl Missed {
                 let fetching = Fetching { stale, ..Fetching::new(Some(leader), ticket, right) };
                 Step::Fetch(Box::new(fetching))
             }
-        }
-    }
-
-    /// Asks memcached for the value, or for the right to fill it.
-    async fn acquire(&self, ticket: Ticket) -> Acquired {
-        let site = &self.site;
-        let lifetime = site.lifetime(None);
-        let Some((remote, key)) = site.remote().filter(|_| whole_seconds(lifetime.ttl) > 0) else {
-            return Acquired::without_stale(Right::LocalOnly);
-        };
-        let counters = site.counters();
-        let config = site.cache.config();
-        let observed = counters.fetch_time();
-        let lease = config.lease.unwrap_or(observed.map_or(LEASE, |time| LEASE.max(time * 4)));
-        let wait = config.lease_wait.unwrap_or(observed.map_or(lease, |time| time * 2));
-        let give_up = Instant::now() + wait;
-        let mut pause = FIRST_LOOK;
-        let mut passed_by = Acquired::without_stale(Right::Nothing);
-        loop {
-            match key.read_or_lease(lease, lifetime.kept + lifetime.ahead).await {
-                Err(error) => {
-                    log::debug!("{error}");
-                    counters.remote_errors.add();
-                    return Acquired::without_stale(Right::Nothing);
-                }
-                Ok(Found::Item(item)) => match self.take(item, lifetime, ticket) {
-                    Taken::Now(acquired) => return acquired,
-                    // Another replaces it; in case that does not happen, this call will.
-                    Taken::Later(acquired) => passed_by = acquired,
-                },
-                Ok(Found::Lease(cas)) => {
-                    let lease = Lease::new(remote, key, cas);
-                    return Acquired::without_stale(Right::Lease(Some(lease)));
-                }
-                Ok(Found::Nothing) => return Acquired::without_stale(Right::Nothing),
-                Ok(Found::Busy(_)) => {}
-            }
-            let left = give_up.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.force_miss() {
-                counters.lease_timeouts.add();
-                return passed_by;
-            }
-            tokio::time::sleep(pause.min(left)).await;
-            pause = (pause * 2).min(LONGEST_LOOK);
-        }
-    }
-
-    /// What an item is worth to this call.
-    fn take(&self, item: Item, lifetime: Lifetime, ticket: Ticket) -> Taken {
-        let site = &self.site;
-        let replace = Right::Replace(item.cas);
-        let (value, weight) = match site.open(&item.frame) {
-            // An item that nobody can read may be replaced by anybody.
-            Frame::Corrupt => return Taken::Now(Acquired::without_stale(replace)),
-            Frame::Foreign => return Taken::Now(Acquired::without_stale(Right::Nothing)),
-            Frame::Value(value, weight) => (value, weight),
-        };
-        if self.force_miss() {
-            let right = if site.overwritable() { replace } else { Right::Leave };
-            return Taken::Now(Acquired::without_stale(right));
-        }
-        let Some(fresh) = lifetime.left_of(&item) else {
-            let stale = Some(value);
-            return match (item.won, site.remote()) {
-                (true, Some((remote, key))) => {
-                    let right = Right::Lease(Some(Lease::of_item(remote, key, &item)));
-                    Taken::Now(Acquired::Right { right, stale })
-                }
-                _ => Taken::Later(Acquired::Right { right: replace, stale }),
-            };
-        };
-        let life = lifetime.local_life(fresh.min(lifetime.local));
-        site.publish(ticket, Write::Once, &value, weight, life);
-        Taken::Now(match (item.won, site.remote()) {
-            (true, Some((remote, key))) => {
-                Acquired::Due(value, Right::Lease(Some(Lease::of_item(remote, key, &item))))
-            }
-            _ => Acquired::Value(value),
-        })
-    }
-
-    /// Stores what was fetched in every tier that may have it, and answers everybody. The caller
-    /// does not wait for memcached.
-    fn fill(&self, fetching: Fetching, value: Value, verdict: Verdict) -> Value {
-        let Fetching { leader, refresh, ticket, mut right, .. } = fetching;
-        if let (Right::Lease(lease @ None), Some(leader)) = (&mut right, &leader) {
-            *lease = leader.unstow();
-        }
-        let answer = |outcome| {
-            if let Some(leader) = leader {
-                leader.answer(outcome);
-            }
-        };
-        let site = &self.site;
-        if !site.keeps(&verdict) {
-            answer(Outcome::Uncached(Arc::clone(&value)));
-            return value;
-        }
-        let payload = (site.value_type.encode)(&value);
-        let weight = site.weight(&value, payload.as_deref());
-        let lifetime = site.lifetime(Some(&verdict));
-        let fresh = match right {
-            Right::LocalOnly | Right::LocalRefresh { .. } => lifetime.local,
-            // Longer once the fill is confirmed.
-            Right::Lease(_) | Right::Replace(_) => lifetime.local.min(UNCONFIRMED),
-            Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
-            Right::Leave => Duration::ZERO,
-        };
-        // A refresh needs a declared reason, so it is of an overwritable entry.
-        let asked_for = self.force_miss() || refresh;
-        let replaces = asked_for && site.overwritable();
-        let write = if replaces { Write::Replace } else { Write::Once };
-        site.publish(ticket, write, &value, weight, lifetime.local_life(fresh));
-        answer(Outcome::Cached(Arc::clone(&value)));
-        self.fill_remote(right, ticket, Arc::clone(&value), payload, lifetime);
-        self.keep(value)
-    }
-
-    fn fill_remote(
-        &self,
-        right: Right,
-        ticket: Ticket,
-        value: Value,
-        payload: Option<Vec<u8>>,
-        lifetime: Lifetime,
-    ) {
-        let (cas, lease) = match right {
-            Right::Lease(Some(lease)) => (lease.cas(), Some(lease)),
-            Right::Replace(cas) => (cas, None),
-            _ => return,
-        };
-        let Some((remote, key)) = self.site.remote() else { return };
-        let key = key.in_background();
-        let site = self.site.clone();
-        let confirmed = lifetime.local_life(lifetime.local);
-        let started = remote.in_background(async move {
-            let condition = Condition::Unchanged(cas);
-            let stored = match site.seal(&value, payload.as_deref()) {
-                Ok(frame) => key.write(&frame, lifetime.ttl, lifetime.kept, condition).await,
-                Err(_) => Ok(false),
-            };
-            if let Err(error) = &stored {
-                log::debug!("{error}");
-                site.counters().remote_errors.add();
-            }
-            if stored != Ok(true) {
-                // The lease, dropped, is given back: nobody need wait for a fill that does not come.
-                site.counters().fills_dropped.add();
-                return;
-            }
-            site.counters().fills.add();
-            lease.into_iter().for_each(Lease::used);
-            site.extend(ticket, &value, confirmed);
-        });
-        if !started {
-            self.site.counters().fills_dropped.add();
         }
     }
 }

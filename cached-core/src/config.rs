@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cache::Cache;
+use crate::clock::Clock;
 use crate::declaration::DEFAULT_TTL;
 use crate::error::ConfigError;
 
@@ -24,6 +25,10 @@ pub(crate) struct Config {
     pub(crate) lease_wait: Option<Duration>,
     pub(crate) jitter: f64,
     pub(crate) default_ttl: Duration,
+    pub(crate) clock: Clock,
+    /// A test's servers, which stand at the addresses of its own.
+    #[cfg(feature = "testing")]
+    pub(crate) network: Option<crate::tier::remote::memory::Network>,
 }
 
 impl Default for Config {
@@ -37,6 +42,9 @@ impl Default for Config {
             lease_wait: None,
             jitter: 0.0,
             default_ttl: DEFAULT_TTL,
+            clock: Clock::default(),
+            #[cfg(feature = "testing")]
+            network: None,
         }
     }
 }
@@ -132,6 +140,12 @@ impl CacheBuilder {
     pub async fn build(self) -> Result<Cache, ConfigError> {
         self.config.check()?;
         Ok(Cache::new(self.config))
+    }
+
+    /// The configuration, once it is checked.
+    #[cfg(feature = "testing")]
+    pub(crate) fn checked(self) -> Result<Config, ConfigError> {
+        self.config.check().map(|()| self.config)
     }
 
     /// Reads the value of `CACHE_URL`; `None` is the switch `off`.

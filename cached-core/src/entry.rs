@@ -1,5 +1,8 @@
 //! An entry, to look at, add, invalidate or overwrite.
 
+mod first_found;
+mod response;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -16,6 +19,8 @@ use crate::tier::local::{Ticket, Write};
 use crate::tier::remote::{Condition, Found, Item, RemoteError, RemoteKey, whole_seconds};
 use crate::tier::request::Request;
 use crate::value::{CachedValue, Rules, Value, ValueType};
+pub use first_found::first_found;
+pub use response::CachedResponse;
 
 /// Policy of entries that are stored once and then kept: the function declares no reason to
 /// overwrite.
@@ -212,9 +217,9 @@ impl Site {
     /// The value of an item that is not expired, which the local tier then has too.
     fn admit(&self, item: &Item, ticket: Ticket) -> Option<Value> {
         let Frame::Value(value, weight) = self.open(&item.frame) else { return None };
-        let lifetime = self.lifetime(None);
-        let fresh = lifetime.left_of(item)?;
-        let life = lifetime.local_life(fresh.min(lifetime.local));
+        let (now, lifetime) = (self.now(), self.lifetime(None));
+        let fresh = lifetime.left_of(now, item)?;
+        let life = lifetime.local_life(now, fresh.min(lifetime.local));
         self.publish(ticket, Write::Once, &value, weight, life);
         self.counters().remote_hits.add();
         Some(value)
@@ -250,13 +255,13 @@ impl Given {
         let frame =
             site.seal(&self.value, self.payload.as_deref()).map_err(WriteError::NotStorable)?;
         let Lifetime { ttl, kept, .. } = self.lifetime;
-        key.write(&frame, ttl, kept, condition).await.map_err(WriteError::Remote)
+        key.write(frame, ttl, kept, condition).await.map_err(WriteError::Remote)
     }
 
     /// Stores it in this process, for `fresh`, unless somebody changed the entry since the ticket.
     fn publish(self, site: &Site, ticket: Ticket, write: Write, fresh: Duration) -> bool {
         let weight = site.weight(&self.value, self.payload.as_deref());
-        let life = self.lifetime.local_life(fresh);
+        let life = self.lifetime.local_life(site.now(), fresh);
         let stored = site.publish(ticket, write, &self.value, weight, life);
         if stored && let Some(request) = Request::current() {
             request.replace(site.cache.id(), &site.key, self.value);
@@ -408,117 +413,5 @@ async fn add_remote(site: &Site, key: &RemoteKey, given: &Given) -> Result<bool,
             given.write(site, key, Condition::Unchanged(item.cas)).await
         }
         Found::Item(_) | Found::Busy(None) | Found::Lease(_) => Ok(false),
-    }
-}
-
-/// Looks several versions of an entry up, in order, and returns the first that is found. What
-/// this process does not have is read from memcached in one round trip.
-///
-/// ```
-/// # use cached_core::{coordinator_cached, first_found};
-/// #[coordinator_cached(name = "first_found_doc", version = state, entry = payment_entry)]
-/// async fn payment(number: u32, state: &str) -> Result<String, std::io::Error> {
-///     Ok(format!("{number} is {state}"))
-/// }
-///
-/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
-/// payment(7, "processing").await?;
-/// let last = first_found([payment_entry(7, "paid"), payment_entry(7, "processing")]).await;
-/// assert_eq!(last.as_deref(), Some("7 is processing"));
-/// # Ok::<(), std::io::Error>(())
-/// # }).unwrap();
-/// ```
-pub async fn first_found<V: CachedValue, P>(
-    entries: impl IntoIterator<Item = CacheEntry<V, P>>,
-) -> Option<V> {
-    let entries: Vec<CacheEntry<V, P>> = entries.into_iter().collect();
-    // Up to the first that this process has; what comes after it cannot be the answer.
-    let mut asked = Vec::new();
-    let mut last = None;
-    for site in entries.iter().filter_map(CacheEntry::site) {
-        if let Some((value, _)) = site.look() {
-            last = Some(value);
-            break;
-        }
-        let ticket = site.ticket();
-        asked.push((site, ticket));
-    }
-    for (site, ticket, item) in read_many(asked).await {
-        if let Some(value) = site.admit(&item, ticket) {
-            return value.downcast_ref::<V>().cloned();
-        }
-    }
-    last.and_then(|value| value.downcast_ref::<V>().cloned())
-}
-
-/// The items that are found, in order; each cache's in one round trip.
-async fn read_many(asked: Vec<(Site, Ticket)>) -> Vec<(Site, Ticket, Item)> {
-    let mut found: Vec<Option<Item>> = asked.iter().map(|_| None).collect();
-    let mut left: Vec<usize> = (0..asked.len()).collect();
-    while let Some(&first) = left.first() {
-        let cache = asked[first].0.cache.id();
-        let (group, others): (Vec<_>, _) =
-            left.into_iter().partition(|&index| asked[index].0.cache.id() == cache);
-        left = others;
-        let Some((remote, _)) = asked[first].0.remote() else {
-            continue;
-        };
-        let keys: Vec<_> =
-            group.iter().filter_map(|&index| Some(asked[index].0.remote()?.1)).collect();
-        for (index, read) in group.into_iter().zip(remote.read_many(&keys).await) {
-            match read {
-                Ok(item) => found[index] = item,
-                Err(error) => asked[index].0.note(&error),
-            }
-        }
-    }
-    asked
-        .into_iter()
-        .zip(found)
-        .filter_map(|((site, ticket), item)| Some((site, ticket, item?)))
-        .collect()
-}
-
-/// What [`CacheEntry::get`] found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use]
-pub struct CachedResponse<V> {
-    found: Option<(V, Tier)>,
-}
-
-impl<V> CachedResponse<V> {
-    fn missing() -> CachedResponse<V> {
-        CachedResponse { found: None }
-    }
-
-    /// Whether there is a value.
-    #[must_use]
-    pub fn is_found(&self) -> bool {
-        self.found.is_some()
-    }
-
-    /// The tier it was found in.
-    #[must_use]
-    pub fn tier(&self) -> Option<Tier> {
-        self.found.as_ref().map(|(_, tier)| *tier)
-    }
-
-    /// The value, if one was found.
-    #[must_use]
-    pub fn into_option(self) -> Option<V> {
-        self.found.map(|(value, _)| value)
-    }
-
-    /// The value, or `default`.
-    #[must_use]
-    pub fn value_or(self, default: V) -> V {
-        self.into_option().unwrap_or(default)
-    }
-}
-
-impl<V: Clone + Send + Sync + 'static> CachedResponse<V> {
-    fn found(value: &Value, tier: Tier) -> CachedResponse<V> {
-        let value = value.downcast_ref::<V>().cloned();
-        CachedResponse { found: value.map(|value| (value, tier)) }
     }
 }

@@ -9,26 +9,28 @@
 //! States of a flight: *led* (a leader, any number of followers) → *answered* (an outcome that
 //! every follower takes) or *led* by another; without followers a flight ends with its leader.
 
+mod leader;
+mod watch;
+
 use std::any::Any;
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::value::{SharedError, Value};
+pub(crate) use leader::Leader;
+use leader::is_led_here;
+use watch::Watch;
 
 /// A leader that was woken and not polled for this long has lost its lead.
 pub(crate) const STALL: Duration = Duration::from_millis(900);
 /// A leader that was neither woken nor polled for this long counts as lost: its future was leaked,
 /// or its runtime is not driven, or it waits for a task of its own that waits for it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// How often flights with followers are looked at.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// What a leader's fetch came to, for its followers.
 #[derive(Clone)]
@@ -243,138 +245,6 @@ impl Crew {
     }
 }
 
-/// The right, and the duty, to answer a flight.
-pub(crate) struct Leader {
-    flight: Arc<Flight>,
-    term: u64,
-    done: bool,
-}
-
-impl Leader {
-    fn new(flight: Arc<Flight>, term: u64) -> Leader {
-        flight.polled.store(now(), Ordering::Release);
-        flight.woken.store(0, Ordering::Release);
-        Leader { flight, term, done: false }
-    }
-
-    /// Answers every follower.
-    pub(crate) fn answer(mut self, outcome: Outcome) {
-        self.done = true;
-        self.flight.answer(outcome);
-    }
-
-    /// Leaves something for whoever leads next, if this one loses the lead.
-    pub(crate) fn stow<T: Send + 'static>(&self, luggage: T) {
-        *lock(&self.flight.stowed) = Some(Box::new(luggage));
-    }
-
-    /// Takes what was stowed; `None` also where another leader has taken it.
-    pub(crate) fn unstow<T: Send + 'static>(&self) -> Option<T> {
-        let luggage = lock(&self.flight.stowed).take()?;
-        luggage.downcast().ok().map(|luggage| *luggage)
-    }
-
-    /// Runs a part of the leader's work, so that the flight knows when it is woken and polled.
-    pub(crate) fn run<'l, F: Future>(&'l self, work: Pin<&'l mut F>) -> Run<'l, F> {
-        Run { leader: self, work, waker: None }
-    }
-}
-
-impl Drop for Leader {
-    fn drop(&mut self) {
-        if !self.done {
-            self.flight.abandon(self.term);
-        }
-    }
-}
-
-/// See [`Leader::run`].
-pub(crate) struct Run<'l, F> {
-    leader: &'l Leader,
-    work: Pin<&'l mut F>,
-    waker: Option<(Waker, Waker)>,
-}
-
-impl<F: Future> Future for Run<'_, F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let this = &mut *self;
-        let flight = &this.leader.flight;
-        let waker = match this.waker.take() {
-            Some((task, waker)) if task.will_wake(context.waker()) => (task, waker),
-            _ => {
-                let task = context.waker().clone();
-                let wake = LeaderWake { flight: Arc::downgrade(flight), task: task.clone() };
-                (task, Waker::from(Arc::new(wake)))
-            }
-        };
-        let (_, waker) = this.waker.insert(waker);
-        // A leader that lost its lead must not vouch for its successor.
-        let leads = || lock(&flight.crew).term == this.leader.term;
-        if leads() {
-            flight.polled.store(now(), Ordering::Release);
-            flight.woken.store(0, Ordering::Release);
-            flight.polling.store(true, Ordering::Release);
-        }
-        let polled = {
-            let _leading = Leading::enter(flight);
-            this.work.as_mut().poll(&mut Context::from_waker(waker))
-        };
-        if leads() {
-            flight.polling.store(false, Ordering::Release);
-            // Woken while it was polled: it waits to be polled again from now on.
-            if flight.woken.load(Ordering::Acquire) != 0 {
-                flight.woken.store(now(), Ordering::Release);
-            }
-        }
-        polled
-    }
-}
-
-struct LeaderWake {
-    flight: Weak<Flight>,
-    task: Waker,
-}
-
-impl Wake for LeaderWake {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if let Some(flight) = self.flight.upgrade() {
-            // The first wake counts: a later one does not make the leader any more alive.
-            let _ = flight.woken.compare_exchange(0, now(), Ordering::AcqRel, Ordering::Acquire);
-        }
-        self.task.wake_by_ref();
-    }
-}
-
-thread_local! {
-    /// The flights whose leaders' work is being polled on this thread, outermost first.
-    static LEADING: RefCell<Vec<*const ()>> = const { RefCell::new(Vec::new()) };
-}
-
-struct Leading;
-
-impl Leading {
-    fn enter(flight: &Arc<Flight>) -> Leading {
-        LEADING.with_borrow_mut(|leading| leading.push(Arc::as_ptr(flight).cast()));
-        Leading
-    }
-}
-
-impl Drop for Leading {
-    fn drop(&mut self) {
-        LEADING.with_borrow_mut(|leading| leading.pop());
-    }
-}
-
-fn is_led_here(flight: &Arc<Flight>) -> bool {
-    LEADING.with_borrow(|leading| leading.contains(&Arc::as_ptr(flight).cast()))
-}
-
 /// One who waits: resolves to the outcome, or to the lead.
 pub(crate) struct Follower {
     flight: Arc<Flight>,
@@ -433,109 +303,5 @@ impl Drop for Follower {
     }
 }
 
-/// Looks at the flights that have followers, on one thread of its own, so that single-flight
-/// needs no runtime. The thread sleeps while there are none.
-#[derive(Default)]
-struct Watch {
-    flights: Mutex<Vec<Weak<Flight>>>,
-    added: Condvar,
-}
-
-static WATCH: LazyLock<Watch> = LazyLock::new(Watch::default);
-
-impl Watch {
-    fn add(flight: &Arc<Flight>) {
-        static THREAD: OnceLock<bool> = OnceLock::new();
-        THREAD.get_or_init(|| {
-            // Without a thread to be had, stalled leaders are not relieved; all else works.
-            std::thread::Builder::new().name("cached-watch".into()).spawn(|| WATCH.watch()).is_ok()
-        });
-        lock(&WATCH.flights).push(Arc::downgrade(flight));
-        WATCH.added.notify_one();
-    }
-
-    fn watch(&self) -> ! {
-        loop {
-            let flights: Vec<Arc<Flight>> = {
-                let mut flights = lock(&self.flights);
-                while flights.is_empty() {
-                    flights = self.added.wait(flights).unwrap_or_else(PoisonError::into_inner);
-                }
-                flights.retain(|flight| flight.strong_count() > 0);
-                flights.iter().filter_map(Weak::upgrade).collect()
-            };
-            // What runs here may be the program's own: a waker, the `Drop` of a value to which
-            // ours was the last reference. If that panics, the watch goes on.
-            let _ = catch_unwind(AssertUnwindSafe(|| {
-                let now = now();
-                flights.iter().for_each(|flight| flight.look(now));
-                drop(flights);
-            }));
-            std::thread::sleep(LOOK);
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key() -> Arc<[u8]> {
-        Arc::from(&b"key"[..])
-    }
-
-    fn leader(flights: &Arc<Flights>) -> Leader {
-        match flights.join(&key()) {
-            Role::Leader(leader) => leader,
-            _ => panic!("there is a leader already"),
-        }
-    }
-
-    fn follower(flights: &Arc<Flights>) -> Follower {
-        match flights.join(&key()) {
-            Role::Follower(follower) => follower,
-            _ => panic!("there is no leader"),
-        }
-    }
-
-    #[test]
-    fn the_watch_leaves_an_answered_flight_alone() {
-        let flights = Arc::new(Flights::new());
-        let leader = leader(&flights);
-        let _follower = follower(&flights);
-        let flight = Arc::clone(&leader.flight);
-        assert!(lock(&flight.crew).promote(&flight).is_some());
-        leader.answer(Outcome::Unshared);
-        flight.look(now() + 60_000);
-        assert_eq!(lock(&flight.crew).promoted, None);
-    }
-
-    #[test]
-    fn the_lead_goes_round_among_those_who_do_not_take_it() {
-        let flights = Arc::new(Flights::new());
-        let leader = leader(&flights);
-        let followers = [follower(&flights), follower(&flights), follower(&flights)];
-        let promoted = || {
-            lock(&leader.flight.crew).promote(&leader.flight);
-            lock(&leader.flight.crew).promoted
-        };
-        let ids: Vec<_> = (0..5).map(|_| promoted()).collect();
-        assert_eq!(ids, [Some(0), Some(1), Some(2), Some(0), Some(1)]);
-        drop(followers);
-    }
-
-    #[test]
-    fn what_a_leader_stowed_its_successor_finds() {
-        let flights = Arc::new(Flights::new());
-        let leader = leader(&flights);
-        let mut follower = Box::pin(follower(&flights));
-        leader.stow(7);
-        drop(leader);
-        let mut context = Context::from_waker(Waker::noop());
-        let Poll::Ready(Followed::Lead(heir)) = follower.as_mut().poll(&mut context) else {
-            panic!("the lead is handed over");
-        };
-        assert_eq!(heir.unstow::<i32>(), Some(7));
-        assert_eq!(heir.unstow::<i32>(), None);
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 
 mod cache;
 mod call;
+mod clock;
 mod codec;
 mod config;
 mod current;
@@ -18,6 +19,9 @@ pub mod private;
 mod shape;
 mod site;
 mod stats;
+#[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+pub mod testing;
 mod tier;
 mod value;
 

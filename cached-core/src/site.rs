@@ -48,13 +48,12 @@ pub(crate) struct Lifetime {
 
 impl Lifetime {
     /// Of a local entry that begins now and is fresh for `fresh`.
-    pub(crate) fn local_life(&self, fresh: Duration) -> Life {
-        Life { expires: Instant::now() + fresh, kept: self.kept }
+    pub(crate) fn local_life(&self, now: Instant, fresh: Duration) -> Life {
+        Life { expires: now + fresh, kept: self.kept }
     }
 
     /// How long an item of memcached is fresh yet; `None` where it is only kept for errors.
-    pub(crate) fn left_of(&self, item: &Item) -> Option<Duration> {
-        let now = Instant::now();
+    pub(crate) fn left_of(&self, now: Instant, item: &Item) -> Option<Duration> {
         let expires = item.gone.checked_sub(self.kept).unwrap_or(now);
         let left = expires.saturating_duration_since(now);
         // Without a time for errors an item is as good as its presence.
@@ -73,6 +72,10 @@ impl Site {
     ) -> Option<Site> {
         let index = declaration.index().filter(|_| cache.is_enabled())?;
         Some(Site { cache: cache.clone(), declaration, index, key, value_type, ttl })
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.cache.config().clock.now()
     }
 
     pub(crate) fn counters(&self) -> &Counters {

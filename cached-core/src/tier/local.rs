@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use moka::Expiry;
 use moka::sync::Cache;
 
+use crate::clock::Clock;
 use crate::value::Value;
 
 /// An entry of the local tier; cheap to clone.
@@ -52,6 +53,7 @@ pub(crate) struct Local {
     /// that none can slip in behind the invalidation that overtook it.
     stripes: Vec<Mutex<u64>>,
     hasher: RandomState,
+    clock: Clock,
 }
 
 /// What the local tier was like before a fetch or a remote read began: publishing under it does
@@ -94,7 +96,7 @@ impl Expiry<Arc<[u8]>, LocalEntry> for ByEntry {
 }
 
 impl Local {
-    pub(crate) fn new(capacity: u64) -> Local {
+    pub(crate) fn new(capacity: u64, clock: Clock) -> Local {
         let entries = Cache::builder()
             .max_capacity(capacity)
             .weigher(|key: &Arc<[u8]>, entry: &LocalEntry| {
@@ -106,6 +108,7 @@ impl Local {
             entries,
             stripes: (0..256).map(|_| Mutex::new(0)).collect(),
             hasher: RandomState::new(),
+            clock,
         }
     }
 
@@ -113,20 +116,20 @@ impl Local {
     pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
         let entry = self.entries.get(key)?;
         // moka expires on its own clock's ticks; the promise is on ours.
-        (Instant::now() < entry.life.expires).then_some(entry.value)
+        (self.clock.now() < entry.life.expires).then_some(entry.value)
     }
 
     /// The duty to refresh the entry, for one caller in the last `ahead` of its life.
     pub(crate) fn refresh(&self, key: &[u8], ahead: Duration) -> Option<Refresh> {
         let entry = self.entries.get(key)?;
-        let due = entry.life.expires.saturating_duration_since(Instant::now()) < ahead;
+        let due = entry.life.expires.saturating_duration_since(self.clock.now()) < ahead;
         (due && !entry.refreshing.swap(true, Ordering::AcqRel)).then(|| Refresh(entry.refreshing))
     }
 
     /// The value also where it has expired and is kept for a fetch that fails.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
         let entry = self.entries.get(key)?;
-        (!entry.life.rest(Instant::now()).is_zero()).then_some(entry.value)
+        (!entry.life.rest(self.clock.now()).is_zero()).then_some(entry.value)
     }
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
@@ -149,7 +152,7 @@ impl Local {
         weight: usize,
         life: Life,
     ) -> bool {
-        if life.expires <= Instant::now() {
+        if life.expires <= self.clock.now() {
             return false;
         }
         let count = self.lock(ticket.stripe);

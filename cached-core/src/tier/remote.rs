@@ -3,6 +3,9 @@
 //! Nothing here fails a call. A server that errs or is late costs at most the deadline, and, once
 //! it has done so a few times, nothing.
 
+mod client;
+#[cfg(feature = "testing")]
+pub(crate) mod memory;
 mod server;
 
 use std::fmt;
@@ -13,7 +16,9 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use crate::config::Config;
 use crate::key::Key;
+use client::Command;
 use server::{Errand, Server};
 
 /// memcached takes a longer relative lifetime for a date.
@@ -88,9 +93,11 @@ impl fmt::Display for RemoteError {
 }
 
 impl Remote {
-    pub(crate) fn new(servers: &[String], timeout: Duration) -> Remote {
-        let servers = servers.iter().map(|address| Arc::new(Server::new(address, timeout)));
-        Remote { servers: servers.collect(), pending: Arc::default() }
+    /// `None` where no server is configured.
+    pub(crate) fn new(config: &Config) -> Option<Remote> {
+        let servers = config.servers.iter().map(|address| Arc::new(Server::new(address, config)));
+        let servers: Vec<_> = servers.collect();
+        (!servers.is_empty()).then(|| Remote { servers, pending: Arc::default() })
     }
 
     /// Where `key` lives: the server with the highest score (rendezvous hashing, Thaler and
@@ -216,7 +223,7 @@ impl RemoteKey {
     /// hold, and where the ttl is under a second.
     pub(crate) async fn write(
         &self,
-        frame: &[u8],
+        frame: Vec<u8>,
         ttl: Duration,
         kept: Duration,
         condition: Condition,
@@ -227,11 +234,19 @@ impl RemoteKey {
         }
         let whole = |duration: Duration| Duration::from_secs(duration.as_secs());
         let seconds = whole_seconds(whole(ttl).saturating_add(whole(kept)).min(LONGEST_TTL));
-        self.server.write(&self.key, frame, seconds, condition, self.errand).await
+        let key = Arc::clone(&self.key);
+        let write = Command::Write { key, frame: frame.into(), seconds, condition };
+        self.server.change(write, self.errand).await
     }
 
     pub(crate) async fn delete(&self, unchanged: Option<u64>) -> Result<(), RemoteError> {
-        self.server.delete(&self.key, unchanged, self.errand).await
+        let delete = Command::Delete { key: Arc::clone(&self.key), unchanged };
+        self.server.change(delete, self.errand).await.map(drop)
+    }
+
+    async fn let_others_win(&self, cas: u64) -> Result<(), RemoteError> {
+        let mark = Command::LetOthersWin { key: Arc::clone(&self.key), cas };
+        self.server.change(mark, self.errand).await.map(drop)
     }
 }
 
@@ -286,7 +301,7 @@ impl Drop for Lease {
             // Best effort: the lease runs out by itself, and an item goes.
             let _ = match of_item {
                 false => key.delete(Some(cas)).await,
-                true => key.server.let_others_win(&key.key, cas).await,
+                true => key.let_others_win(cas).await,
             };
         });
     }

@@ -1,20 +1,18 @@
-//! One memcached server: its client, its deadline, its health. The only module that names the
-//! memcache crate, whose client is marked experimental.
+//! One memcached server: its clients, its deadline, its health.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use memcache::exp::{
-    AsyncMetaClient, Delete, Error, Get, GetResult, GetStatus, LeaseState, Meta, MutationStatus,
-    Set, Ttl,
-};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
-use super::{Condition, Found, Item, LeaseTerms, RemoteError};
+use super::client::{Client, Command, Failure, Reply};
+use super::{Found, Item, LeaseTerms, RemoteError};
+use crate::clock::Clock;
+use crate::config::Config;
 use crate::key::Digest;
 
 /// Connections to one server; further callers wait for one within their deadline.
@@ -49,26 +47,32 @@ pub(super) struct Server {
     /// The address as a number, for [`Server::score`].
     seed: u64,
     timeout: Duration,
+    clock: Clock,
+    #[cfg(feature = "testing")]
+    network: Option<super::memory::Network>,
     /// One for each of the last runtimes that asked, made on first use and again after a failure:
     /// a client resolves its name but once.
-    clients: Mutex<Vec<(Id, AsyncMetaClient)>>,
+    clients: Mutex<Vec<(Id, Client)>>,
     read_slots: Semaphore,
     write_slots: Semaphore,
     health: Health,
 }
 
 impl Server {
-    pub(super) fn new(address: &str, timeout: Duration) -> Server {
+    pub(super) fn new(address: &str, config: &Config) -> Server {
         Server {
             address: address.to_owned(),
             seed: address.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
             }),
-            timeout,
+            timeout: config.remote_timeout,
+            clock: config.clock.clone(),
+            #[cfg(feature = "testing")]
+            network: config.network.clone(),
             clients: Mutex::default(),
             read_slots: Semaphore::new(CONNECTIONS - WRITE_CONNECTIONS),
             write_slots: Semaphore::new(WRITE_CONNECTIONS),
-            health: Health::default(),
+            health: Health::new(config.clock.clone()),
         }
     }
 
@@ -85,93 +89,70 @@ impl Server {
 
     pub(super) async fn read(
         &self,
-        key: &str,
+        key: &Arc<str>,
         lease: Option<LeaseTerms>,
     ) -> Result<Found, RemoteError> {
-        let sent = Instant::now();
-        let mut get = Get::new(key).meta(Meta::NONE.ttl().cas());
-        if let Some(lease) = lease {
-            get.lease_ttl = Some(lease.seconds);
-            get.refresh_before = (lease.replace_before > 0).then_some(lease.replace_before);
+        let read = Command::Read { key: Arc::clone(key), lease };
+        match self.exchange(Errand::Read, vec![read]).await?.pop() {
+            Some(Ok(Reply::Found(found))) => Ok(found),
+            other => Err(self.unanswered(other)),
         }
-        let read = self.exchange(Errand::Read, async |client| client.run(get).await).await?;
-        Ok(found(read, sent, lease.is_some()))
     }
 
     pub(super) async fn read_many(
         &self,
         keys: &[Arc<str>],
     ) -> Result<Vec<Option<Item>>, RemoteError> {
-        let sent = Instant::now();
-        let gets: Vec<_> =
-            keys.iter().map(|key| Get::new(key.as_bytes()).meta(Meta::NONE.ttl().cas())).collect();
-        let read = self
-            .exchange(Errand::Read, async |client| {
-                client.run_many(gets).await?.into_iter().collect::<Result<Vec<_>, _>>()
-            })
-            .await?;
-        Ok(read
+        let reads = keys.iter().map(|key| Command::Read { key: Arc::clone(key), lease: None });
+        let replies = self.exchange(Errand::Read, reads.collect()).await?;
+        replies
             .into_iter()
-            .map(|read| match found(read, sent, false) {
-                Found::Item(item) => Some(item),
-                Found::Lease(_) | Found::Busy(_) | Found::Nothing => None,
+            .map(|reply| match reply {
+                Ok(Reply::Found(Found::Item(item))) => Ok(Some(item)),
+                Ok(Reply::Found(_)) => Ok(None),
+                other => Err(self.unanswered(Some(other))),
             })
-            .collect())
+            .collect()
     }
 
-    pub(super) async fn write(
+    /// Runs one command that changes something; returns whether it took effect.
+    pub(super) async fn change(
         &self,
-        key: &str,
-        frame: &[u8],
-        seconds: u32,
-        condition: Condition,
+        command: Command,
         errand: Errand,
     ) -> Result<bool, RemoteError> {
-        let set = Set::new(key, frame).ttl(Ttl::secs(seconds));
-        let set = match condition {
-            Condition::Absent => set.add(),
-            Condition::Unchanged(cas) => set.compare_cas(cas),
-            Condition::Always => set,
-        };
-        let written = self.exchange(errand, async |client| client.run(set).await).await?;
-        Ok(written.status == MutationStatus::Applied)
+        match self.exchange(errand, vec![command]).await?.pop() {
+            Some(Ok(Reply::Applied(applied))) => Ok(applied),
+            other => Err(self.unanswered(other)),
+        }
     }
 
-    pub(super) async fn delete(
-        &self,
-        key: &str,
-        unchanged: Option<u64>,
-        errand: Errand,
-    ) -> Result<(), RemoteError> {
-        let mut delete = Delete::new(key);
-        delete.compare_cas = unchanged;
-        self.exchange(errand, async |client| client.run(delete).await).await?;
-        Ok(())
+    fn unanswered(&self, reply: Option<Result<Reply, Failure>>) -> RemoteError {
+        match reply {
+            Some(Err(Failure::Refused(why) | Failure::Lost(why))) => self.failed(&why),
+            _ => self.failed(&"an answer to another command"),
+        }
     }
 
-    /// Lets the next reader win the right to replace an item that nobody has changed: marking it
-    /// stale takes back that it was won. The item keeps its lifetime.
-    pub(super) async fn let_others_win(&self, key: &str, cas: u64) -> Result<(), RemoteError> {
-        let mark = Delete::new(key).compare_cas(cas).invalidate();
-        self.exchange(Errand::Background, async |client| client.run(mark).await).await?;
-        Ok(())
+    fn failed(&self, why: &dyn Display) -> RemoteError {
+        RemoteError(format!("memcached at {}: {why}", self.address))
     }
 
     /// One exchange under one deadline, which covers waiting for a connection, resolving and
     /// dialling too.
-    async fn exchange<T>(
+    async fn exchange(
         &self,
         errand: Errand,
-        run: impl AsyncFnOnce(AsyncMetaClient) -> Result<T, Error>,
-    ) -> Result<T, RemoteError> {
-        let failed =
-            |why: &dyn Display| RemoteError(format!("memcached at {}: {why}", self.address));
+        commands: Vec<Command>,
+    ) -> Result<Vec<Result<Reply, Failure>>, RemoteError> {
         let Ok(runtime) = Handle::try_current() else {
-            return Err(failed(&"there is no tokio runtime here"));
+            return Err(self.failed(&"there is no tokio runtime here"));
         };
         let admission = match self.health.admits() {
             // What is not told to a server now, it gets wrong when it is back.
-            Admission::Refused if errand != Errand::Change => return Err(failed(&"it is ejected")),
+            Admission::Refused if errand != Errand::Change => {
+                return Err(self.failed(&"it is ejected"));
+            }
             admission => admission,
         };
         let (slots, patience) = match errand {
@@ -181,27 +162,29 @@ impl Server {
         let arrived = Instant::now();
         let Ok(Ok(_slot)) = timeout_at((arrived + patience).into(), slots.acquire()).await else {
             // This process is what is slow; the server may be well.
-            return Err(failed(&"no connection was free in time"));
+            return Err(self.failed(&"no connection was free in time"));
         };
         let began = Instant::now();
         let deadline = match errand {
             Errand::Read | Errand::Change => arrived + self.timeout,
             Errand::Background => began + self.timeout,
         };
-        let exchange = async { run(self.client(&runtime).await?).await };
-        let error = match timeout_at(deadline.into(), exchange).await {
-            Ok(Ok(answer)) => {
-                self.health.succeeded(&self.address);
-                return Ok(answer);
-            }
-            // The server is well; it is this command that it did not take.
-            Ok(Err(error @ (Error::Server(_) | Error::Rejected(_) | Error::Usage(_)))) => {
-                self.health.succeeded(&self.address);
-                return Err(failed(&error));
-            }
-            Ok(Err(error)) => failed(&error),
-            Err(_) => failed(&format_args!("no answer within {:?}", self.timeout)),
+        let exchange = async {
+            let client = self.client(&runtime).await?;
+            Ok(client.run(commands, self.clock.now()).await)
         };
+        let lost = match timeout_at(deadline.into(), exchange).await {
+            Ok(Ok(replies)) => match replies.iter().find_map(lost) {
+                Some(why) => why,
+                None => {
+                    self.health.succeeded(&self.address);
+                    return Ok(replies);
+                }
+            },
+            Ok(Err(Failure::Refused(why) | Failure::Lost(why))) => why,
+            Err(_) => format!("no answer within {:?}", self.timeout),
+        };
+        let error = self.failed(&lost);
         self.clients().retain(|(of, _)| *of != runtime.id());
         // A caller that spent its time on waiting for a connection cannot blame the server.
         if deadline.saturating_duration_since(began) >= self.timeout / 2 {
@@ -210,24 +193,22 @@ impl Server {
         Err(error)
     }
 
-    fn clients(&self) -> MutexGuard<'_, Vec<(Id, AsyncMetaClient)>> {
+    fn clients(&self) -> MutexGuard<'_, Vec<(Id, Client)>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The client of a runtime: a connection works only while the runtime that opened it is driven.
-    async fn client(&self, runtime: &Handle) -> Result<AsyncMetaClient, Error> {
-        let of_runtime = |(of, _): &&(Id, AsyncMetaClient)| *of == runtime.id();
+    /// The client of a runtime.
+    async fn client(&self, runtime: &Handle) -> Result<Client, Failure> {
+        #[cfg(feature = "testing")]
+        if let Some(network) = &self.network {
+            return Ok(Client::Memory(network.at(&self.address)));
+        }
+        let of_runtime = |(of, _): &&(Id, Client)| *of == runtime.id();
         let made = self.clients().iter().find(of_runtime).map(|(_, client)| client.clone());
         if let Some(client) = made {
             return Ok(client);
         }
-        let client = AsyncMetaClient::builder()
-            .max_idle(CONNECTIONS)
-            // The deadline around the exchange is the one that counts.
-            .connect_timeout(Some(self.timeout))
-            .io_timeout(Some(self.timeout))
-            .connect_async(self.address.as_str())
-            .await?;
+        let client = Client::connect(&self.address, CONNECTIONS, self.timeout).await?;
         let mut clients = self.clients();
         // Two that dial at once make two clients; one of them is kept.
         if let Some((_, kept)) = clients.iter().find(of_runtime) {
@@ -241,30 +222,11 @@ impl Server {
     }
 }
 
-/// What a read says; `leased` where it asked for the right to fill.
-fn found(read: GetResult, sent: Instant, leased: bool) -> Found {
-    match (read.lease_state, read.value, read.item.cas) {
-        (lease_state, Some(frame), Some(cas))
-            if read.status == GetStatus::Hit && !frame.is_empty() =>
-        {
-            // The server counts whole seconds, rounded up: the item may be gone a second earlier.
-            let gone = match read.item.ttl {
-                Some(left) if left >= 0 => {
-                    sent + Duration::from_secs((left as u64).saturating_sub(1))
-                }
-                _ => sent + super::LONGEST_TTL,
-            };
-            let won = lease_state == LeaseState::Granted;
-            Found::Item(Item { frame, cas, gone, won })
-        }
-        (LeaseState::Granted, _, Some(cas)) => Found::Lease(cas),
-        // To a lease read the server says what is a placeholder: this is an entry, and a bad one.
-        (LeaseState::None, Some(frame), Some(cas)) if leased => {
-            Found::Item(Item { frame, cas, gone: sent, won: false })
-        }
-        // Else an empty item is somebody's placeholder.
-        (LeaseState::Busy, _, cas) | (_, Some(_), cas) => Found::Busy(cas),
-        _ => Found::Nothing,
+/// Why a command was lost, if it was.
+fn lost(reply: &Result<Reply, Failure>) -> Option<String> {
+    match reply {
+        Err(Failure::Lost(why)) => Some(why.clone()),
+        Ok(_) | Err(Failure::Refused(_)) => None,
     }
 }
 
@@ -272,6 +234,7 @@ fn found(read: GetResult, sent: Instant, leased: bool) -> Found {
 /// asks, but one caller after each pause, which grows → (an answer) → *in rotation*.
 #[derive(Default)]
 struct Health {
+    clock: Clock,
     /// In a row, up to [`FAILURES`].
     failures: AtomicU32,
     /// Attempts in a row that an ejected server did not answer.
@@ -291,11 +254,19 @@ enum Admission {
 }
 
 impl Health {
+    fn new(clock: Clock) -> Health {
+        Health { clock, ..Health::default() }
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.now().saturating_duration_since(*EPOCH).as_millis() as u64
+    }
+
     fn admits(&self) -> Admission {
         if self.failures.load(Ordering::Acquire) < FAILURES {
             return Admission::Granted;
         }
-        let now = EPOCH.elapsed().as_millis() as u64;
+        let now = self.now();
         let retry_at = self.retry_at.load(Ordering::Acquire);
         let next = now + pause(self.attempts.load(Ordering::Acquire));
         // Whoever moves the time of the next attempt makes this one.
@@ -316,7 +287,7 @@ impl Health {
     }
 
     fn failed(&self, admission: Admission, error: &RemoteError) {
-        let now = EPOCH.elapsed().as_millis() as u64;
+        let now = self.now();
         if admission == Admission::Attempt {
             let attempts = self.attempts.load(Ordering::Acquire).saturating_add(1);
             self.attempts.store(attempts, Ordering::Release);
@@ -347,7 +318,7 @@ mod tests {
     fn scores_are_the_same_for_good() {
         let digest = Digest::of(b"key");
         let scores = ["10.0.0.1:11211", "cache-a:11211"]
-            .map(|a| Server::new(a, Duration::ZERO).score(digest));
+            .map(|a| Server::new(a, &Config::default()).score(digest));
         assert_eq!(scores, [16926019881397665348, 1166268213767805196]);
     }
 

@@ -12,6 +12,7 @@ use serde::ser::{
 };
 
 use super::*;
+use crate::key::Digest;
 
 /// Any value of the serde data model, as far as keys tell values apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,0 +1,120 @@
+//! What memcached answers a leader: the value, or the right to fill.
+
+use std::time::{Duration, Instant};
+
+use super::{Missed, Right};
+use crate::site::{Frame, Lifetime};
+use crate::tier::local::{Ticket, Write};
+use crate::tier::remote::{Found, Item, Lease, whole_seconds};
+use crate::value::Value;
+
+/// The lease, until fetches are seen to take longer than a quarter of it.
+const LEASE: Duration = Duration::from_secs(5);
+/// Pauses between two looks at an entry whose lease another process holds.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LONGEST_LOOK: Duration = Duration::from_millis(100);
+
+/// What the remote tier answers a leader.
+pub(super) enum Acquired {
+    Value(Value),
+    /// A value that is to be refreshed.
+    Due(Value, Right),
+    Right {
+        right: Right,
+        stale: Option<Value>,
+    },
+}
+
+impl Acquired {
+    fn without_stale(right: Right) -> Acquired {
+        Acquired::Right { right, stale: None }
+    }
+}
+
+/// What comes of an item that was read.
+enum Taken {
+    Now(Acquired),
+    /// Another caller has won the right to replace it.
+    Later(Acquired),
+}
+
+impl Missed {
+    /// Asks memcached for the value, or for the right to fill it.
+    pub(super) async fn acquire(&self, ticket: Ticket) -> Acquired {
+        let site = &self.site;
+        let lifetime = site.lifetime(None);
+        let Some((remote, key)) = site.remote().filter(|_| whole_seconds(lifetime.ttl) > 0) else {
+            return Acquired::without_stale(Right::LocalOnly);
+        };
+        let counters = site.counters();
+        let config = site.cache.config();
+        let observed = counters.fetch_time();
+        let lease = config.lease.unwrap_or(observed.map_or(LEASE, |time| LEASE.max(time * 4)));
+        let wait = config.lease_wait.unwrap_or(observed.map_or(lease, |time| time * 2));
+        let give_up = Instant::now() + wait;
+        let mut pause = FIRST_LOOK;
+        let mut passed_by = Acquired::without_stale(Right::Nothing);
+        loop {
+            match key.read_or_lease(lease, lifetime.kept + lifetime.ahead).await {
+                Err(error) => {
+                    log::debug!("{error}");
+                    counters.remote_errors.add();
+                    return Acquired::without_stale(Right::Nothing);
+                }
+                Ok(Found::Item(item)) => match self.take(item, lifetime, ticket) {
+                    Taken::Now(acquired) => return acquired,
+                    // Another replaces it; in case that does not happen, this call will.
+                    Taken::Later(acquired) => passed_by = acquired,
+                },
+                Ok(Found::Lease(cas)) => {
+                    let lease = Lease::new(remote, key, cas);
+                    return Acquired::without_stale(Right::Lease(Some(lease)));
+                }
+                Ok(Found::Nothing) => return Acquired::without_stale(Right::Nothing),
+                Ok(Found::Busy(_)) => {}
+            }
+            let left = give_up.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.force_miss() {
+                counters.lease_timeouts.add();
+                return passed_by;
+            }
+            tokio::time::sleep(pause.min(left)).await;
+            pause = (pause * 2).min(LONGEST_LOOK);
+        }
+    }
+
+    /// What an item is worth to this call.
+    fn take(&self, item: Item, lifetime: Lifetime, ticket: Ticket) -> Taken {
+        let site = &self.site;
+        let replace = Right::Replace(item.cas);
+        let (value, weight) = match site.open(&item.frame) {
+            // An item that nobody can read may be replaced by anybody.
+            Frame::Corrupt => return Taken::Now(Acquired::without_stale(replace)),
+            Frame::Foreign => return Taken::Now(Acquired::without_stale(Right::Nothing)),
+            Frame::Value(value, weight) => (value, weight),
+        };
+        if self.force_miss() {
+            let right = if site.overwritable() { replace } else { Right::Leave };
+            return Taken::Now(Acquired::without_stale(right));
+        }
+        let now = site.now();
+        let Some(fresh) = lifetime.left_of(now, &item) else {
+            let stale = Some(value);
+            return match (item.won, site.remote()) {
+                (true, Some((remote, key))) => {
+                    let right = Right::Lease(Some(Lease::of_item(remote, key, &item)));
+                    Taken::Now(Acquired::Right { right, stale })
+                }
+                _ => Taken::Later(Acquired::Right { right: replace, stale }),
+            };
+        };
+        let life = lifetime.local_life(now, fresh.min(lifetime.local));
+        site.publish(ticket, Write::Once, &value, weight, life);
+        Taken::Now(match (item.won, site.remote()) {
+            (true, Some((remote, key))) => {
+                Acquired::Due(value, Right::Lease(Some(Lease::of_item(remote, key, &item))))
+            }
+            _ => Acquired::Value(value),
+        })
+    }
+}

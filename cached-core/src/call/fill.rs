@@ -1,0 +1,91 @@
+//! What becomes of a fetched value: it fills the tiers and answers those who wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Fetching, Missed, Right};
+use crate::flight::Outcome;
+use crate::site::{Lifetime, UNCONFIRMED};
+use crate::tier::local::{Ticket, Write};
+use crate::tier::remote::{Condition, Lease};
+use crate::value::{Value, Verdict};
+
+impl Missed {
+    /// Stores what was fetched in every tier that may have it, and answers everybody. The caller
+    /// does not wait for memcached.
+    pub(super) fn fill(&self, fetching: Fetching, value: Value, verdict: Verdict) -> Value {
+        let Fetching { leader, refresh, ticket, mut right, .. } = fetching;
+        if let (Right::Lease(lease @ None), Some(leader)) = (&mut right, &leader) {
+            *lease = leader.unstow();
+        }
+        let answer = |outcome| {
+            if let Some(leader) = leader {
+                leader.answer(outcome);
+            }
+        };
+        let site = &self.site;
+        if !site.keeps(&verdict) {
+            answer(Outcome::Uncached(Arc::clone(&value)));
+            return value;
+        }
+        let payload = (site.value_type.encode)(&value);
+        let weight = site.weight(&value, payload.as_deref());
+        let lifetime = site.lifetime(Some(&verdict));
+        let fresh = match right {
+            Right::LocalOnly | Right::LocalRefresh { .. } => lifetime.local,
+            // Longer once the fill is confirmed.
+            Right::Lease(_) | Right::Replace(_) => lifetime.local.min(UNCONFIRMED),
+            Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
+            Right::Leave => Duration::ZERO,
+        };
+        // A refresh needs a declared reason, so it is of an overwritable entry.
+        let asked_for = self.force_miss() || refresh;
+        let replaces = asked_for && site.overwritable();
+        let write = if replaces { Write::Replace } else { Write::Once };
+        site.publish(ticket, write, &value, weight, lifetime.local_life(site.now(), fresh));
+        answer(Outcome::Cached(Arc::clone(&value)));
+        self.fill_remote(right, ticket, Arc::clone(&value), payload, lifetime);
+        self.keep(value)
+    }
+
+    fn fill_remote(
+        &self,
+        right: Right,
+        ticket: Ticket,
+        value: Value,
+        payload: Option<Vec<u8>>,
+        lifetime: Lifetime,
+    ) {
+        let (cas, lease) = match right {
+            Right::Lease(Some(lease)) => (lease.cas(), Some(lease)),
+            Right::Replace(cas) => (cas, None),
+            _ => return,
+        };
+        let Some((remote, key)) = self.site.remote() else { return };
+        let key = key.in_background();
+        let site = self.site.clone();
+        let began = site.now();
+        let started = remote.in_background(async move {
+            let condition = Condition::Unchanged(cas);
+            let stored = match site.seal(&value, payload.as_deref()) {
+                Ok(frame) => key.write(frame, lifetime.ttl, lifetime.kept, condition).await,
+                Err(_) => Ok(false),
+            };
+            if let Err(error) = &stored {
+                log::debug!("{error}");
+                site.counters().remote_errors.add();
+            }
+            if stored != Ok(true) {
+                // The lease, dropped, is given back: nobody need wait for a fill that does not come.
+                site.counters().fills_dropped.add();
+                return;
+            }
+            site.counters().fills.add();
+            lease.into_iter().for_each(Lease::used);
+            site.extend(ticket, &value, lifetime.local_life(began, lifetime.local));
+        });
+        if !started {
+            self.site.counters().fills_dropped.add();
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Several entries looked up at once.
+
+use super::CacheEntry;
+use crate::site::Site;
+use crate::tier::local::Ticket;
+use crate::tier::remote::Item;
+use crate::value::CachedValue;
+
+/// Looks several versions of an entry up, in order, and returns the first that is found. What
+/// this process does not have is read from memcached in one round trip.
+///
+/// ```
+/// # use cached_core::{coordinator_cached, first_found};
+/// #[coordinator_cached(name = "first_found_doc", version = state, entry = payment_entry)]
+/// async fn payment(number: u32, state: &str) -> Result<String, std::io::Error> {
+///     Ok(format!("{number} is {state}"))
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// payment(7, "processing").await?;
+/// let last = first_found([payment_entry(7, "paid"), payment_entry(7, "processing")]).await;
+/// assert_eq!(last.as_deref(), Some("7 is processing"));
+/// # Ok::<(), std::io::Error>(())
+/// # }).unwrap();
+/// ```
+pub async fn first_found<V: CachedValue, P>(
+    entries: impl IntoIterator<Item = CacheEntry<V, P>>,
+) -> Option<V> {
+    let entries: Vec<CacheEntry<V, P>> = entries.into_iter().collect();
+    // Up to the first that this process has; what comes after it cannot be the answer.
+    let mut asked = Vec::new();
+    let mut last = None;
+    for site in entries.iter().filter_map(CacheEntry::site) {
+        if let Some((value, _)) = site.look() {
+            last = Some(value);
+            break;
+        }
+        let ticket = site.ticket();
+        asked.push((site, ticket));
+    }
+    for (site, ticket, item) in read_many(asked).await {
+        if let Some(value) = site.admit(&item, ticket) {
+            return value.downcast_ref::<V>().cloned();
+        }
+    }
+    last.and_then(|value| value.downcast_ref::<V>().cloned())
+}
+
+/// The items that are found, in order; each cache's in one round trip.
+async fn read_many(asked: Vec<(Site, Ticket)>) -> Vec<(Site, Ticket, Item)> {
+    let mut found: Vec<Option<Item>> = asked.iter().map(|_| None).collect();
+    let mut left: Vec<usize> = (0..asked.len()).collect();
+    while let Some(&first) = left.first() {
+        let cache = asked[first].0.cache.id();
+        let (group, others): (Vec<_>, _) =
+            left.into_iter().partition(|&index| asked[index].0.cache.id() == cache);
+        left = others;
+        let Some((remote, _)) = asked[first].0.remote() else {
+            continue;
+        };
+        let keys: Vec<_> =
+            group.iter().filter_map(|&index| Some(asked[index].0.remote()?.1)).collect();
+        for (index, read) in group.into_iter().zip(remote.read_many(&keys).await) {
+            match read {
+                Ok(item) => found[index] = item,
+                Err(error) => asked[index].0.note(&error),
+            }
+        }
+    }
+    asked
+        .into_iter()
+        .zip(found)
+        .filter_map(|((site, ticket), item)| Some((site, ticket, item?)))
+        .collect()
+}

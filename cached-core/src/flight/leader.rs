@@ -1,0 +1,141 @@
+//! The leader of a flight, and how its work is run.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Wake, Waker};
+
+use super::{Flight, Outcome, lock, now};
+
+/// The right, and the duty, to answer a flight.
+pub(crate) struct Leader {
+    pub(super) flight: Arc<Flight>,
+    term: u64,
+    done: bool,
+}
+
+impl Leader {
+    pub(super) fn new(flight: Arc<Flight>, term: u64) -> Leader {
+        flight.polled.store(now(), Ordering::Release);
+        flight.woken.store(0, Ordering::Release);
+        Leader { flight, term, done: false }
+    }
+
+    /// Answers every follower.
+    pub(crate) fn answer(mut self, outcome: Outcome) {
+        self.done = true;
+        self.flight.answer(outcome);
+    }
+
+    /// Leaves something for whoever leads next, if this one loses the lead.
+    pub(crate) fn stow<T: Send + 'static>(&self, luggage: T) {
+        *lock(&self.flight.stowed) = Some(Box::new(luggage));
+    }
+
+    /// Takes what was stowed; `None` also where another leader has taken it.
+    pub(crate) fn unstow<T: Send + 'static>(&self) -> Option<T> {
+        let luggage = lock(&self.flight.stowed).take()?;
+        luggage.downcast().ok().map(|luggage| *luggage)
+    }
+
+    /// Runs a part of the leader's work, so that the flight knows when it is woken and polled.
+    pub(crate) fn run<'l, F: Future>(&'l self, work: Pin<&'l mut F>) -> Run<'l, F> {
+        Run { leader: self, work, waker: None }
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if !self.done {
+            self.flight.abandon(self.term);
+        }
+    }
+}
+
+/// See [`Leader::run`].
+pub(crate) struct Run<'l, F> {
+    leader: &'l Leader,
+    work: Pin<&'l mut F>,
+    waker: Option<(Waker, Waker)>,
+}
+
+impl<F: Future> Future for Run<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        let flight = &this.leader.flight;
+        let waker = match this.waker.take() {
+            Some((task, waker)) if task.will_wake(context.waker()) => (task, waker),
+            _ => {
+                let task = context.waker().clone();
+                let wake = LeaderWake { flight: Arc::downgrade(flight), task: task.clone() };
+                (task, Waker::from(Arc::new(wake)))
+            }
+        };
+        let (_, waker) = this.waker.insert(waker);
+        // A leader that lost its lead must not vouch for its successor.
+        let leads = || lock(&flight.crew).term == this.leader.term;
+        if leads() {
+            flight.polled.store(now(), Ordering::Release);
+            flight.woken.store(0, Ordering::Release);
+            flight.polling.store(true, Ordering::Release);
+        }
+        let polled = {
+            let _leading = Leading::enter(flight);
+            this.work.as_mut().poll(&mut Context::from_waker(waker))
+        };
+        if leads() {
+            flight.polling.store(false, Ordering::Release);
+            // Woken while it was polled: it waits to be polled again from now on.
+            if flight.woken.load(Ordering::Acquire) != 0 {
+                flight.woken.store(now(), Ordering::Release);
+            }
+        }
+        polled
+    }
+}
+
+struct LeaderWake {
+    flight: Weak<Flight>,
+    task: Waker,
+}
+
+impl Wake for LeaderWake {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(flight) = self.flight.upgrade() {
+            // The first wake counts: a later one does not make the leader any more alive.
+            let _ = flight.woken.compare_exchange(0, now(), Ordering::AcqRel, Ordering::Acquire);
+        }
+        self.task.wake_by_ref();
+    }
+}
+
+thread_local! {
+    /// The flights whose leaders' work is being polled on this thread, outermost first.
+    static LEADING: RefCell<Vec<*const ()>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Leading;
+
+impl Leading {
+    fn enter(flight: &Arc<Flight>) -> Leading {
+        LEADING.with_borrow_mut(|leading| leading.push(Arc::as_ptr(flight).cast()));
+        Leading
+    }
+}
+
+impl Drop for Leading {
+    fn drop(&mut self) {
+        LEADING.with_borrow_mut(|leading| leading.pop());
+    }
+}
+
+pub(super) fn is_led_here(flight: &Arc<Flight>) -> bool {
+    LEADING.with_borrow(|leading| leading.contains(&Arc::as_ptr(flight).cast()))
+}

@@ -1,0 +1,228 @@
+//! A memcached in memory, for users' tests: it keeps what it is told, counts lifetimes by the
+//! clock that the test moves, and fails, stalls or lies when it is asked to.
+//!
+//! It answers as a memcached does; `tests` holds it against one.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::client::{Command, Failure, Reply};
+use super::{Condition, Found, Item, LeaseTerms};
+use crate::clock::Clock;
+
+/// The largest item that a memcached takes unless it is told otherwise.
+const ITEM_LIMIT: usize = 1 << 20;
+
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    conduct: Conduct,
+    // Ordered, so that a lie is the same lie each time.
+    items: BTreeMap<Arc<str>, Kept>,
+    last_cas: u64,
+    commands: u64,
+    lies: usize,
+}
+
+/// The servers of one test, by address. Clones are the same servers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Network {
+    clock: Clock,
+    servers: Arc<Mutex<BTreeMap<String, Arc<Memory>>>>,
+}
+
+impl Network {
+    pub(crate) fn new(clock: Clock) -> Network {
+        Network { clock, servers: Arc::default() }
+    }
+
+    /// The server at the address; there is one at every address.
+    pub(crate) fn at(&self, address: &str) -> Arc<Memory> {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Memory::new(self.clock.clone()));
+        Arc::clone(servers.entry(address.to_owned()).or_insert_with(new))
+    }
+}
+
+/// How the server treats those who ask.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Conduct {
+    #[default]
+    Honest,
+    /// It refuses every connection.
+    Down,
+    /// It takes commands and never answers.
+    Stalled,
+    /// It answers reads with what it was not given, and says of writes that they went well.
+    Lying,
+}
+
+/// An item, or with an empty frame the placeholder of one who has won the right to fill.
+#[derive(Debug)]
+struct Kept {
+    frame: Vec<u8>,
+    cas: u64,
+    expires: Instant,
+    /// Whether somebody has won the right to replace it.
+    won: bool,
+    /// Whether it waits to be replaced, whatever is left of its life.
+    stale: bool,
+}
+
+impl Memory {
+    pub(crate) fn new(clock: Clock) -> Memory {
+        Memory { clock, state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn conduct(&self, conduct: Conduct) {
+        self.lock().conduct = conduct;
+    }
+
+    /// Forgets everything, as a restart does.
+    pub(crate) fn clear(&self) {
+        self.lock().items.clear();
+    }
+
+    /// How many commands it has taken.
+    pub(crate) fn commands(&self) -> u64 {
+        self.lock().commands
+    }
+
+    /// Whether there is a value under `key`.
+    pub(crate) fn holds(&self, key: &str) -> bool {
+        let now = self.clock.now();
+        self.lock().items.get(key).is_some_and(|kept| kept.expires > now && !kept.frame.is_empty())
+    }
+
+    /// Runs the commands; answers in order.
+    pub(super) async fn run(&self, commands: Vec<Command>) -> Vec<Result<Reply, Failure>> {
+        let conduct = self.lock().conduct;
+        match conduct {
+            Conduct::Down => {
+                commands.iter().map(|_| Err(Failure::lost("connection refused"))).collect()
+            }
+            Conduct::Stalled => std::future::pending().await,
+            Conduct::Honest | Conduct::Lying => {
+                let (now, mut state) = (self.clock.now(), self.lock());
+                commands.into_iter().map(|command| state.answer(command, now)).collect()
+            }
+        }
+    }
+}
+
+impl State {
+    fn answer(&mut self, command: Command, now: Instant) -> Result<Reply, Failure> {
+        self.commands += 1;
+        if self.items.get(command.key()).is_some_and(|kept| kept.expires <= now) {
+            self.items.remove(command.key());
+        }
+        if self.conduct == Conduct::Lying {
+            return Ok(self.lie(&command, now));
+        }
+        match command {
+            Command::Read { key, lease } => Ok(Reply::Found(self.read(key, lease, now))),
+            Command::Write { key, frame, .. } if frame.len() > ITEM_LIMIT => {
+                // What is there is let go of, since it is known to be old.
+                self.items.remove(&key);
+                Err(Failure::Refused("object too large for cache".to_owned()))
+            }
+            Command::Write { key, frame, seconds, condition } => {
+                let there = self.items.get(&key);
+                let applies = match condition {
+                    Condition::Always => true,
+                    Condition::Absent => there.is_none(),
+                    Condition::Unchanged(cas) => there.is_some_and(|kept| kept.cas == cas),
+                };
+                if applies {
+                    self.store(key, frame.to_vec(), seconds, now);
+                }
+                Ok(Reply::Applied(applies))
+            }
+            Command::Delete { key, unchanged } => {
+                let applies = self.is_unchanged(&key, unchanged);
+                if applies {
+                    self.items.remove(&key);
+                }
+                Ok(Reply::Applied(applies))
+            }
+            Command::LetOthersWin { key, cas } => {
+                let applies = self.is_unchanged(&key, Some(cas));
+                let next = self.next_cas();
+                if let Some(kept) = self.items.get_mut(&key).filter(|_| applies) {
+                    (kept.cas, kept.won, kept.stale) = (next, false, true);
+                }
+                Ok(Reply::Applied(applies))
+            }
+        }
+    }
+
+    fn next_cas(&mut self) -> u64 {
+        self.last_cas += 1;
+        self.last_cas
+    }
+
+    fn is_unchanged(&self, key: &str, since: Option<u64>) -> bool {
+        self.items.get(key).is_some_and(|kept| since.is_none_or(|cas| kept.cas == cas))
+    }
+
+    fn store(&mut self, key: Arc<str>, frame: Vec<u8>, seconds: u32, now: Instant) -> u64 {
+        let expires = now + Duration::from_secs(seconds.into());
+        let cas = self.next_cas();
+        self.items.insert(key, Kept { frame, cas, expires, won: false, stale: false });
+        cas
+    }
+
+    fn read(&mut self, key: Arc<str>, lease: Option<LeaseTerms>, now: Instant) -> Found {
+        let Some(kept) = self.items.get_mut(&key) else {
+            let Some(lease) = lease else { return Found::Nothing };
+            let cas = self.store(Arc::clone(&key), Vec::new(), lease.seconds, now);
+            self.items.entry(key).and_modify(|placeholder| placeholder.won = true);
+            return Found::Lease(cas);
+        };
+        let left = kept.expires.saturating_duration_since(now);
+        let replace_before = lease.map_or(0, |lease| lease.replace_before);
+        let is_due = kept.stale || left < Duration::from_secs(replace_before.into());
+        let won = is_due && !kept.won;
+        kept.won |= won;
+        match kept.frame.is_empty() {
+            true if won => Found::Lease(kept.cas),
+            true => Found::Busy(Some(kept.cas)),
+            false => {
+                let Kept { cas, expires, .. } = *kept;
+                Found::Item(Item { frame: kept.frame.clone(), cas, gone: expires, won })
+            }
+        }
+    }
+
+    /// Another key's item, a truncated one, a garbled one, a right that is not theirs, nothing.
+    fn lie(&mut self, command: &Command, now: Instant) -> Reply {
+        let Command::Read { key, .. } = command else { return Reply::Applied(true) };
+        self.lies += 1;
+        let values = |(_, kept): &(&Arc<str>, &Kept)| !kept.frame.is_empty();
+        let mut others = self.items.iter().filter(|(other, _)| *other != key).filter(values);
+        let own = self.items.get(key).map(|kept| kept.frame.clone()).unwrap_or_default();
+        let frame = match self.lies % 5 {
+            0 => return Reply::Found(Found::Nothing),
+            1 => return Reply::Found(Found::Lease(u64::MAX)),
+            2 => others.next().map_or_else(|| b"no entry of yours".to_vec(), |o| o.1.frame.clone()),
+            3 => own[..own.len() / 2].to_vec(),
+            _ => own.iter().map(|byte| byte ^ 1).collect(),
+        };
+        let gone = now + Duration::from_secs(60);
+        Reply::Found(Found::Item(Item { frame, cas: u64::MAX, gone, won: false }))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! What is promised of the server in memory: that it answers as a memcached does.
+
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command as Process, Stdio};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::tier::remote::client::Client;
+
+struct Memcached(Child, u16);
+
+impl Memcached {
+    fn start() -> Memcached {
+        for _ in 0..20 {
+            let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+            let port = free.expect("a free port").port();
+            let (port_option, user) = (["-p", &port.to_string()], ["-u", "nobody"]);
+            let mut process = Process::new("memcached");
+            process.args(["-l", "127.0.0.1", "-U", "0"]).args(port_option).args(user);
+            process.stdout(Stdio::null()).stderr(Stdio::null());
+            let mut child = process.spawn().expect("memcached is installed by scripts/test");
+            for _ in 0..500 {
+                if TcpStream::connect(("127.0.0.1", port))
+                    .and_then(|mut s| s.write(b"mn\r\n"))
+                    .is_ok()
+                    && child.try_wait().expect("a child").is_none()
+                {
+                    return Memcached(child, port);
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        panic!("memcached did not start");
+    }
+}
+
+impl Drop for Memcached {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A command on one of three keys, its CAS the one that was last seen there or an old one.
+#[derive(Debug, Clone)]
+enum Step {
+    Read(usize, Option<(u32, bool)>),
+    Write(usize, u8, Option<Option<bool>>),
+    Delete(usize, Option<bool>),
+    LetOthersWin(usize, bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let lease = prop::option::of((100u32..200, any::<bool>()));
+    prop_oneof![
+        4 => (0..3usize, lease).prop_map(|(key, lease)| Step::Read(key, lease)),
+        3 => (0..3usize, any::<u8>(), any::<Option<Option<bool>>>())
+            .prop_map(|(key, value, condition)| Step::Write(key, value, condition)),
+        1 => (0..3usize, any::<Option<bool>>()).prop_map(|(key, cas)| Step::Delete(key, cas)),
+        1 => (0..3usize, any::<bool>()).prop_map(|(key, current)| Step::LetOthersWin(key, current)),
+    ]
+}
+
+/// One server as a run of steps sees it: each has CAS numbers of its own.
+struct Side {
+    client: Client,
+    seen: [u64; 3],
+}
+
+impl Side {
+    fn command(&self, step: &Step, keys: &[Arc<str>]) -> Command {
+        let cas = |key: usize, current: bool| if current { self.seen[key] } else { 1 << 60 };
+        match *step {
+            Step::Read(key, lease) => Command::Read {
+                key: Arc::clone(&keys[key]),
+                lease: lease.map(|(seconds, replace)| LeaseTerms {
+                    seconds,
+                    // More than any item has left, or nothing.
+                    replace_before: if replace { 100_000 } else { 0 },
+                }),
+            },
+            Step::Write(key, value, condition) => Command::Write {
+                key: Arc::clone(&keys[key]),
+                frame: Arc::from(&[value; 3][..]),
+                seconds: 1000,
+                condition: match condition {
+                    None => Condition::Always,
+                    Some(None) => Condition::Absent,
+                    Some(Some(current)) => Condition::Unchanged(cas(key, current)),
+                },
+            },
+            Step::Delete(key, current) => Command::Delete {
+                key: Arc::clone(&keys[key]),
+                unchanged: current.map(|current| cas(key, current)),
+            },
+            Step::LetOthersWin(key, current) => {
+                Command::LetOthersWin { key: Arc::clone(&keys[key]), cas: cas(key, current) }
+            }
+        }
+    }
+
+    /// Runs one step; what is answered, in words without CAS numbers and moments.
+    async fn take(&mut self, step: &Step, keys: &[Arc<str>]) -> String {
+        let now = Instant::now();
+        let command = self.command(step, keys);
+        let reply = self.client.run(vec![command], now).await.pop().expect("one answer");
+        let mut see = |cas: u64| match *step {
+            Step::Read(key, _) => self.seen[key] = cas,
+            _ => panic!("only reads find"),
+        };
+        match reply.expect("the server answers") {
+            Reply::Applied(applied) => format!("applied: {applied}"),
+            Reply::Found(Found::Nothing) => "nothing".to_owned(),
+            Reply::Found(Found::Lease(cas)) => {
+                see(cas);
+                "the lease".to_owned()
+            }
+            Reply::Found(Found::Busy(cas)) => {
+                see(cas.expect("a CAS was asked for"));
+                "busy".to_owned()
+            }
+            Reply::Found(Found::Item(item)) => {
+                see(item.cas);
+                let left = item.gone.saturating_duration_since(now).as_secs();
+                format!("{:?}, won: {}, about {} s left", item.frame, item.won, left / 100)
+            }
+        }
+    }
+}
+
+#[test]
+fn it_answers_as_a_memcached_does() {
+    let memcached = Memcached::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let count = std::cell::Cell::new(0);
+    let timeout = Duration::from_secs(5);
+    proptest!(ProptestConfig::with_cases(200), |(steps in vec(step(), 1..40))| {
+        count.set(count.get() + 1);
+        let keys: Vec<Arc<str>> =
+            (0..3).map(|key| format!("{}:{key}", count.get()).into()).collect();
+        let memory = Arc::new(Memory::new(Clock::default()));
+        runtime.block_on(async {
+            let address = format!("127.0.0.1:{}", memcached.1);
+            let real = Client::connect(&address, 1, timeout).await.expect("it is up");
+            let mut sides = [real, Client::Memory(memory)].map(|client| Side { client, seen: [0; 3] });
+            for step in &steps {
+                let (real, memory) = sides.split_at_mut(1);
+                let real = real[0].take(step, &keys).await;
+                let memory = memory[0].take(step, &keys).await;
+                assert_eq!(real, memory, "{step:?} of {steps:?}");
+            }
+        });
+    });
+}
+
+#[test]
+fn what_it_keeps_expires_by_its_clock() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let clock = Clock::default();
+    let memory = Memory::new(clock.clone());
+    let key: Arc<str> = "key".into();
+    let write = Command::Write {
+        key: Arc::clone(&key),
+        frame: Arc::from(&b"frame"[..]),
+        seconds: 60,
+        condition: Condition::Always,
+    };
+    runtime.block_on(memory.run(vec![write]));
+    clock.advance(Duration::from_secs(58));
+    assert!(memory.holds(&key));
+    clock.advance(Duration::from_secs(2));
+    assert!(!memory.holds(&key));
+}
+
+#[test]
+fn it_takes_no_more_than_a_memcached_takes() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let memory = Memory::default();
+    let write = |length: usize| Command::Write {
+        key: "key".into(),
+        frame: vec![1; length].into(),
+        seconds: 60,
+        condition: Condition::Always,
+    };
+    let replies = runtime.block_on(memory.run(vec![write(ITEM_LIMIT), write(ITEM_LIMIT + 1)]));
+    assert!(matches!(replies[..], [Ok(Reply::Applied(true)), Err(Failure::Refused(_))]));
+}

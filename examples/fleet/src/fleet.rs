@@ -1,0 +1,233 @@
+//! The processes, the servers, and the calls between them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cached_core::testing::TestCache;
+use cached_core::{Cache, CacheEntry, WriteOnce, coordinator_cached};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use rand_distr::{Distribution, Zipf};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use crate::report::Phase;
+
+/// Calls under way at once, in all processes together.
+const AT_ONCE: u32 = 2000;
+/// How long the upstream takes.
+const FETCH: Duration = Duration::from_millis(20);
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    pub(crate) processes: u32,
+    pub(crate) servers: u32,
+    pub(crate) keys: u32,
+    pub(crate) calls: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Payment {
+    number: u32,
+    version: u32,
+}
+
+/// Counts its answers by key and version.
+#[derive(Default)]
+struct Upstream {
+    fetches: Mutex<HashMap<(u32, u32), u32>>,
+}
+
+impl Upstream {
+    async fn answer(&self, number: u32, version: u32) -> Payment {
+        tokio::time::sleep(FETCH).await;
+        let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        *fetches.entry((number, version)).or_default() += 1;
+        Payment { number, version }
+    }
+
+    /// What was fetched since this was last asked.
+    fn take(&self) -> HashMap<(u32, u32), u32> {
+        std::mem::take(&mut self.fetches.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[coordinator_cached(
+    name = "fleet_payment",
+    version = version,
+    skip(upstream),
+    entry = payment_entry
+)]
+async fn payment(upstream: &Upstream, number: u32, version: u32) -> Result<Payment, Infallible> {
+    Ok(upstream.answer(number, version).await)
+}
+
+pub(crate) struct Fleet {
+    size: Size,
+    processes: Vec<TestCache>,
+    /// The servers in the pool.
+    addresses: Vec<String>,
+    /// Whether every one of them answers.
+    whole: bool,
+    upstream: Arc<Upstream>,
+    dice: StdRng,
+}
+
+impl Fleet {
+    pub(crate) fn new(size: Size) -> Fleet {
+        let addresses: Vec<String> =
+            (0..size.servers).map(|server| format!("cache-{server}:11211")).collect();
+        let builder = Cache::builder()
+            .namespace("fleet")
+            .memcached(&addresses)
+            // The upstream takes no time that the library could observe.
+            .lease_wait(Duration::from_secs(60));
+        let first = TestCache::with(builder).expect("the addresses are well-formed");
+        let mut processes: Vec<TestCache> =
+            (1..size.processes).map(|_| first.another_process()).collect();
+        processes.push(first);
+        let dice = StdRng::seed_from_u64(20);
+        Fleet { size, processes, addresses, whole: true, upstream: Arc::default(), dice }
+    }
+
+    fn any(&self) -> &TestCache {
+        &self.processes[0]
+    }
+
+    /// Every process asks for one cold key at once.
+    pub(crate) async fn stampede(&mut self) -> Phase {
+        let calls = (0..self.processes.len()).map(|process| (process, 0)).collect();
+        self.play("every process asks for one cold key", 1, calls).await
+    }
+
+    /// Calls from any process, for keys by Zipf's law.
+    pub(crate) async fn phase(&mut self, title: &'static str, version: u32) -> Phase {
+        let keys = Zipf::new(self.size.keys.into(), 1.0).expect("there is a key");
+        let calls = (0..self.size.calls).map(|_| {
+            let process = self.dice.random_range(0..self.processes.len());
+            (process, keys.sample(&mut self.dice) as u32)
+        });
+        let calls = calls.collect();
+        self.play(title, version, calls).await
+    }
+
+    async fn play(&mut self, title: &'static str, version: u32, calls: Vec<(usize, u32)>) -> Phase {
+        self.upstream.take();
+        let before = self.count();
+        let mut wrong = 0;
+        for burst in calls.chunks(AT_ONCE as usize) {
+            let mut running = JoinSet::new();
+            for &(process, number) in burst {
+                let upstream = Arc::clone(&self.upstream);
+                let call = async move { (number, payment(&upstream, number, version).await) };
+                running.spawn(self.processes[process].cache().scope(call));
+            }
+            while let Some(answer) = running.join_next().await {
+                // A call that panicked is as wrong as an answer can be.
+                let is_right =
+                    answer.is_ok_and(|(number, answer)| answer == Ok(Payment { number, version }));
+                wrong += u32::from(!is_right);
+            }
+        }
+        for process in &self.processes {
+            process.cache().flush().await;
+        }
+        let after = self.count();
+        let fetched = self.upstream.take();
+        let asked: HashSet<u32> = calls.iter().map(|&(_, number)| number).collect();
+        let alone: HashSet<(usize, u32)> = calls.iter().copied().collect();
+        Phase {
+            title,
+            whole: self.whole,
+            calls: calls.len() as u64,
+            local_hits: after.local_hits - before.local_hits,
+            remote_hits: after.remote_hits - before.remote_hits,
+            waits: after.waits - before.waits,
+            fetches: fetched.values().map(|&count| u64::from(count)).sum(),
+            most_fetches: fetched.values().copied().max().unwrap_or(0),
+            keys: asked.len() as u64,
+            alone: alone.len() as u64,
+            wrong: wrong.into(),
+        }
+    }
+
+    fn count(&self) -> cached_core::DeclarationStats {
+        let mut sum = cached_core::DeclarationStats::default();
+        self.processes.iter().for_each(|process| sum += process.stats("fleet_payment"));
+        sum
+    }
+
+    /// Commands that each server has taken.
+    pub(crate) fn loads(&self) -> Vec<u64> {
+        self.addresses.iter().map(|address| self.any().memcached_at(address).commands()).collect()
+    }
+
+    /// Which server each key of the newest version is on.
+    pub(crate) fn homes(&self) -> Homes {
+        let servers: Vec<_> = self
+            .addresses
+            .iter()
+            .map(|address| (address, self.any().memcached_at(address)))
+            .collect();
+        let mut homes = BTreeMap::new();
+        for number in 1..=self.size.keys {
+            let key = self.entry(number).key();
+            let home = servers.iter().find(|(_, server)| server.holds(&key));
+            if let Some((address, _)) = home {
+                homes.insert(number, (*address).clone());
+            }
+        }
+        Homes(homes)
+    }
+
+    fn entry(&self, number: u32) -> CacheEntry<Payment, WriteOnce> {
+        let entry = async || payment_entry(number, 2);
+        let entry = std::pin::pin!(self.any().cache().scope(entry()));
+        match entry.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+            std::task::Poll::Ready(entry) => entry,
+            std::task::Poll::Pending => unreachable!("a companion awaits nothing"),
+        }
+    }
+
+    /// One server goes down, without notice. Returns its address.
+    pub(crate) fn lose_a_server(&mut self) -> String {
+        let lost = self.addresses[self.addresses.len() / 2].clone();
+        self.any().memcached_at(&lost).fail();
+        self.whole = false;
+        lost
+    }
+
+    /// Every entry has expired.
+    pub(crate) fn half_an_hour_later(&self) {
+        self.any().advance(Duration::from_secs(31 * 60));
+    }
+}
+
+/// Where each key is.
+pub(crate) struct Homes(BTreeMap<u32, String>);
+
+impl Homes {
+    /// How many of the keys that are in both are on another server there.
+    pub(crate) fn moved_to(&self, later: &Homes) -> Moved {
+        let both = self.0.iter().filter_map(|(key, home)| Some((home, later.0.get(key)?)));
+        let (mut moved, mut keys) = (0, 0);
+        for (before, after) in both {
+            keys += 1;
+            moved += u64::from(before != after);
+        }
+        Moved { moved, keys }
+    }
+
+    /// How many keys are on this server.
+    pub(crate) fn at(&self, address: &str) -> u64 {
+        self.0.values().filter(|home| *home == address).count() as u64
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moved {
+    pub(crate) moved: u64,
+    pub(crate) keys: u64,
+}

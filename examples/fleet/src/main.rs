@@ -1,0 +1,83 @@
+//! A fleet on one machine: 1,000 processes of a service over 100 memcached servers. Each process
+//! is a cache of its own with the library's whole path (local tier, single-flight, leases, fills,
+//! ejection); only the network is left out, and the clock is moved instead of waited for.
+//!
+//! It counts what the promises are about: fetches per key and version, keys that move when a
+//! server leaves, the load of the busiest server.
+
+mod fleet;
+mod plot;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::fleet::{Fleet, Size};
+use crate::report::Report;
+
+/// Simulates a fleet of processes over a pool of memcached servers, and prints what it did.
+#[derive(Parser)]
+#[command(name = "fleet", version, max_term_width = 100)]
+struct Arguments {
+    /// Processes of the service
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=5000))]
+    processes: u32,
+    /// memcached servers
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    servers: u32,
+    /// Keys, asked for by Zipf's law
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    keys: u32,
+    /// Calls in each phase
+    #[arg(long, default_value_t = 300_000)]
+    calls: u32,
+    /// Where the plots go
+    #[arg(long, value_name = "FILE", default_value = "fleet.svg")]
+    svg: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let Arguments { processes, servers, keys, calls, svg } = Arguments::parse();
+    let size = Size { processes, servers, keys, calls };
+    // Time stands still while anything can run, so that the network's pauses cost nothing.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = match runtime.enable_time().start_paused(true).build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("fleet: no runtime could be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let report = runtime.block_on(play(size));
+    println!("{report}");
+    if let Err(error) = plot::draw(&report, &svg) {
+        eprintln!("fleet: {} could not be written: {error}", svg.display());
+        return ExitCode::FAILURE;
+    }
+    println!("\nplots: {}", svg.display());
+    let broken = report.broken_promises();
+    broken.iter().for_each(|promise| eprintln!("fleet: {promise}"));
+    if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn play(size: Size) -> Report {
+    let mut fleet = Fleet::new(size);
+    let mut phases = vec![
+        fleet.stampede().await,
+        fleet.phase("cold", 1).await,
+        fleet.phase("the same again", 1).await,
+        fleet.phase("every key has a new version", 2).await,
+    ];
+    let load = fleet.loads();
+    let before = fleet.homes();
+
+    let lost = fleet.lose_a_server();
+    phases.push(fleet.phase("a server is lost", 2).await);
+    let moved = before.moved_to(&fleet.homes());
+
+    fleet.half_an_hour_later();
+    phases.push(fleet.phase("half an hour later", 2).await);
+    Report { size, phases, load, moved, of_lost: before.at(&lost) }
+}

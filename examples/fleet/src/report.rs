@@ -1,0 +1,111 @@
+//! What the simulation found, as a table, and the promises that it holds them against.
+
+use std::fmt;
+
+use crate::fleet::{Moved, Size};
+
+pub(crate) struct Phase {
+    pub(crate) title: &'static str,
+    /// Whether every server of the pool answered.
+    pub(crate) whole: bool,
+    pub(crate) calls: u64,
+    pub(crate) local_hits: u64,
+    pub(crate) remote_hits: u64,
+    pub(crate) waits: u64,
+    pub(crate) fetches: u64,
+    /// Of one key and version.
+    pub(crate) most_fetches: u32,
+    /// That were asked for.
+    pub(crate) keys: u64,
+    /// Fetches if each process had a cache of its own and no other.
+    pub(crate) alone: u64,
+    /// Answers that were not the upstream's, and calls that gave none.
+    pub(crate) wrong: u64,
+}
+
+pub(crate) struct Report {
+    pub(crate) size: Size,
+    pub(crate) phases: Vec<Phase>,
+    /// Commands by server, before one was lost.
+    pub(crate) load: Vec<u64>,
+    /// Keys that moved when it was taken out of the pool.
+    pub(crate) moved: Moved,
+    /// Keys that it had.
+    pub(crate) of_lost: u64,
+}
+
+impl Report {
+    /// One line for each promise that did not hold.
+    pub(crate) fn broken_promises(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        for phase in &self.phases {
+            if phase.wrong > 0 {
+                broken.push(format!("{}: {} wrong or failed answers", phase.title, phase.wrong));
+            }
+            if phase.whole && phase.most_fetches > 1 {
+                broken.push(format!(
+                    "{}: one key and version was fetched {} times",
+                    phase.title, phase.most_fetches
+                ));
+            }
+        }
+        let Moved { moved, .. } = self.moved;
+        if moved > self.of_lost {
+            broken.push(format!("{moved} keys moved, though the lost server had {}", self.of_lost));
+        }
+        broken
+    }
+
+    fn mean_load(&self) -> f64 {
+        self.load.iter().sum::<u64>() as f64 / self.load.len().max(1) as f64
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Size { processes, servers, keys, .. } = self.size;
+        writeln!(
+            f,
+            "{processes} processes, {servers} memcached servers, {keys} keys (Zipf, s = 1)\n"
+        )?;
+        writeln!(
+            f,
+            "{:36} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9}",
+            "phase", "calls", "local", "remote", "waited", "fetches", "keys", "most/key", "alone"
+        )?;
+        for phase in &self.phases {
+            writeln!(
+                f,
+                "{:36} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9}",
+                phase.title,
+                phase.calls,
+                phase.local_hits,
+                phase.remote_hits,
+                phase.waits,
+                phase.fetches,
+                phase.keys,
+                phase.most_fetches,
+                phase.alone
+            )?;
+        }
+        writeln!(
+            f,
+            "\nmost/key: the most fetches of one key and version. alone: the fetches if each process had\n\
+             only a cache of its own.\n"
+        )?;
+        let busiest = self.load.iter().copied().max().unwrap_or(0) as f64;
+        writeln!(
+            f,
+            "load: the busiest server took {busiest:.0} commands, {:.2} times the mean",
+            busiest / self.mean_load()
+        )?;
+        let Moved { moved, keys } = self.moved;
+        write!(
+            f,
+            "a server that left moved {moved} of {keys} keys ({:.2}%); it had {}; a modulus would have moved {:.0}%",
+            100.0 * moved as f64 / keys.max(1) as f64,
+            self.of_lost,
+            100.0 * (1.0 - 1.0 / f64::from(servers))
+        )
+    }
+}
