@@ -22,8 +22,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::value::{SharedError, Value};
-pub(crate) use leader::Leader;
 use leader::is_led_here;
+pub(crate) use leader::{LastWaker, Leader, Run};
 use watch::Watch;
 
 /// A leader that was woken and not polled for this long has lost its lead.

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub use linkme;
 
 use crate::cache::Cache;
-use crate::call::{Missed, alone};
+use crate::call::{Begun, Missed, count_alone};
 use crate::current::with_current;
 pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
@@ -257,6 +257,8 @@ enum State {
     /// From a tier of this process; with the site of an entry that may be due for a refresh.
     Answered(Value, Option<Site>),
     Missed(Missed),
+    /// Missed, and begun.
+    Begun(Box<Begun>),
     /// The cache is off, the name is shared, or the arguments gave no key.
     Bypassed(Cache, &'static Declaration),
 }
@@ -269,7 +271,7 @@ impl<R, V> Call<R, V> {
             State::Missed(Missed { site, .. }) | State::Answered(_, Some(site)) => {
                 site.ttl = Some(ttl);
             }
-            State::Answered(_, None) | State::Bypassed(..) => {}
+            State::Answered(_, None) | State::Begun(_) | State::Bypassed(..) => {}
         }
         self
     }
@@ -290,20 +292,28 @@ impl<R, V> Call<R, V> {
 
     /// Answers from a tier, from another's fetch, or by running `fetch`.
     pub async fn answer<F: Future<Output = R>>(self, mut fetch: Pin<&mut F>) -> R {
-        match self.state {
+        let Call { returns, state } = self;
+        let mut begun = match state {
             State::Answered(value, _) => {
                 // What is returned need not be `Send`, so none of it is held across an await.
-                if let Some(returned) = (self.returns.join)(&value) {
+                if let Some(returned) = (returns.join)(&value) {
                     return returned;
                 }
-                fetch.await
+                return fetch.await;
+            }
+            State::Bypassed(cache, declaration) => {
+                count_alone(cache.counters(declaration));
+                return fetch.await;
             }
             // Boxed, so that the future of a function that is hit stays small.
-            State::Missed(missed) => Box::pin(missed.run(self.returns, fetch)).await,
-            State::Bypassed(cache, declaration) => {
-                alone(cache.counters(declaration), fetch.as_mut()).await
-            }
+            State::Missed(missed) => Box::pin(missed.begin()).await,
+            State::Begun(begun) => begun,
+        };
+        if let Some(returned) = begun.answer(&returns) {
+            return returned;
         }
+        let returned = begun.run(fetch.as_mut()).await;
+        begun.settle(returned, &returns)
     }
 }
 
@@ -313,19 +323,24 @@ impl<R: 'static, V: 'static> Call<R, V> {
     where
         F: Future<Output = R> + Send + 'static,
     {
-        match self.state {
-            State::Answered(value, site) => {
-                let Some(returned) = (self.returns.join)(&value) else { return fetch.await };
-                if let Some(site) = site {
-                    Missed { site, request: None }.refresh_local(self.returns, fetch);
+        let Call { returns, state } = self;
+        let state = match state {
+            State::Answered(value, Some(site)) => {
+                let Some(returned) = (returns.join)(&value) else { return fetch.await };
+                Missed { site, request: None }.refresh_local(returns, fetch);
+                return returned;
+            }
+            State::Missed(missed) => {
+                let begun = Box::pin(missed.begin()).await;
+                if let Some(returned) = begun.answer_to_refresh(&returns) {
+                    begun.refresh(returns, fetch);
+                    return returned;
                 }
-                returned
+                State::Begun(begun)
             }
-            State::Missed(missed) => Box::pin(missed.run_ahead(self.returns, fetch)).await,
-            State::Bypassed(cache, declaration) => {
-                alone(cache.counters(declaration), fetch.as_mut()).await
-            }
-        }
+            other => other,
+        };
+        Call { returns, state }.answer(fetch.as_mut()).await
     }
 }
 
