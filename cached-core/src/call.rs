@@ -22,7 +22,7 @@ use acquire::Acquired;
 /// A call that the request and local tiers did not answer.
 pub(crate) struct Missed {
     pub(crate) site: Site,
-    pub(crate) request: Option<Arc<Request>>,
+    pub(crate) request: Option<Request>,
 }
 
 /// How a missed call goes on.
@@ -280,7 +280,7 @@ impl Missed {
     fn flight_key(&self) -> Arc<[u8]> {
         match &self.request {
             Some(request) if request.force_miss() => {
-                let request = Arc::as_ptr(request).addr().to_ne_bytes();
+                let request = request.id().to_ne_bytes();
                 [&self.site.key[..], &request[..]].concat().into()
             }
             _ => Arc::clone(&self.site.key),

@@ -12,6 +12,7 @@
 //! - `is_human_readable` is false.
 //! - A `HashSet` has no stable order and would miss at random: use a `BTreeSet`.
 
+mod buffer;
 mod encoder;
 
 use std::fmt;
@@ -20,7 +21,7 @@ use serde::ser::{self, Serialize};
 use sha2::{Digest as _, Sha256};
 
 pub(crate) use encoder::Encoder;
-pub(crate) use encoder::{Buffer, length_of};
+pub(crate) use encoder::length_of;
 
 /// What can be part of a key: everything that is [`Serialize`].
 #[diagnostic::on_unimplemented(

@@ -13,7 +13,7 @@ use crate::call::{Begun, Missed, count_alone};
 use crate::current::with_current;
 pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
-use crate::key::{Buffer, Encoder, KeyError, KeyPart};
+use crate::key::{Encoder, KeyError, KeyPart};
 use crate::site::Site;
 use crate::tier::request::Request;
 pub use crate::value::{ByType, Errors, Returned, Returns, Sharing, Whole};
@@ -59,7 +59,19 @@ macro_rules! __declared {
     }};
 }
 
-pub use crate::{__declaration as declaration, __declared as declared};
+/// Looks, and returns from the function with a hit; else the call that is to be answered.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __begin {
+    ($lookup:expr) => {
+        match $lookup.begin() {
+            ::core::result::Result::Ok(hit) => return hit,
+            ::core::result::Result::Err(call) => call,
+        }
+    };
+}
+
+pub use crate::{__begin as begin, __declaration as declaration, __declared as declared};
 
 /// Which entry is meant, before it is looked at.
 pub struct Lookup<'k, R, V> {
@@ -107,25 +119,44 @@ impl<'k, R, V> Lookup<'k, R, V> {
         Lookup { cache: Some(cache), ..self }
     }
 
-    /// Encodes the key and looks in the request and local tiers.
-    #[must_use]
-    pub fn begin(self) -> Call<R, V> {
+    /// Encodes the key and looks in the request and local tiers. A hit ends here, before there is
+    /// a fetch: what is not made is not moved about.
+    ///
+    /// # Errors
+    /// The call that is to be answered otherwise.
+    #[inline]
+    pub fn begin(self) -> Result<R, Call<R, V>> {
         let Lookup { returns, declaration, types, identifier, version, cache } = self;
-        let value_type = returns.value_type;
-        let look =
-            |cache: &Cache| look(cache, declaration, value_type, &types, identifier, version);
+        let mut hit = None;
+        let mut serve = |value: &Value| {
+            hit = (returns.join)(value);
+            hit.is_some()
+        };
+        let asked = Asked {
+            declaration,
+            value_type: returns.value_type,
+            types: &types,
+            identifier,
+            version,
+        };
+        let mut look = |cache: &Cache| look(cache, &asked, &mut serve);
         let state = match cache {
             Some(cache) => look(cache),
             None => with_current(look),
         };
-        Call { returns, state }
+        match (hit, state) {
+            (Some(hit), _) => Ok(hit),
+            (None, Some(state)) => Err(Call { returns, state }),
+            (None, None) => unreachable!("a look serves a value, or says how the call goes on"),
+        }
     }
 
     /// The entry, for the companion.
     pub fn entry<P>(self) -> CacheEntry<V, P> {
         let Lookup { returns, declaration, types, identifier, version, cache } = self;
         let cache = cache.cloned().unwrap_or_else(Cache::current);
-        let key = encode(declaration, &types, identifier, version).map(|key| Arc::from(&key[..]));
+        let mut encoder = Encoder::default();
+        let key = encode(&mut encoder, declaration, &types, identifier, version).map(Arc::from);
         CacheEntry::new(cache, declaration, key, returns.value_type)
     }
 }
@@ -234,17 +265,19 @@ fn is_plain(container: &str) -> bool {
     container.chars().all(|c| c == ':' || c == '_' || c.is_alphanumeric())
 }
 
-fn encode(
+/// Encodes the key into `encoder`, which stays where it is: moving a key costs a part of a hit.
+fn encode<'e>(
+    encoder: &'e mut Encoder,
     declaration: &Declaration,
     types: &Types<'_>,
     identifier: &[Part<'_>],
     version: Option<Part<'_>>,
-) -> Result<Buffer, KeyError> {
-    let mut encoder = Encoder::new(declaration.name());
+) -> Result<&'e [u8], KeyError> {
+    encoder.start(declaration.name());
     encoder.parts(identifier)?;
     encoder.version(version)?;
-    types.encode(declaration, &mut encoder)?;
-    Ok(encoder.finish())
+    types.encode(declaration, encoder)?;
+    Ok(encoder.bytes())
 }
 
 /// A call of an annotated function: begun with a look at the tiers of this process, then answered.
@@ -253,10 +286,11 @@ pub struct Call<R, V> {
     state: State,
 }
 
+/// How a call goes on that was not served. Boxed, so that little is moved about.
 enum State {
-    /// From a tier of this process; with the site of an entry that may be due for a refresh.
-    Answered(Value, Option<Site>),
-    Missed(Missed),
+    /// Served from the local tier, by an entry that may be due for a refresh.
+    Due(Box<(Value, Site)>),
+    Missed(Box<Missed>),
     /// Missed, and begun.
     Begun(Box<Begun>),
     /// The cache is off, the name is shared, or the arguments gave no key.
@@ -268,10 +302,9 @@ impl<R, V> Call<R, V> {
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Call<R, V> {
         match &mut self.state {
-            State::Missed(Missed { site, .. }) | State::Answered(_, Some(site)) => {
-                site.ttl = Some(ttl);
-            }
-            State::Answered(_, None) | State::Begun(_) | State::Bypassed(..) => {}
+            State::Missed(missed) => missed.site.ttl = Some(ttl),
+            State::Due(due) => due.1.ttl = Some(ttl),
+            State::Begun(_) | State::Bypassed(..) => {}
         }
         self
     }
@@ -290,13 +323,13 @@ impl<R, V> Call<R, V> {
         self
     }
 
-    /// Answers from a tier, from another's fetch, or by running `fetch`.
+    /// Answers from another's fetch, from memcached, or by running `fetch`.
     pub async fn answer<F: Future<Output = R>>(self, mut fetch: Pin<&mut F>) -> R {
         let Call { returns, state } = self;
         let mut begun = match state {
-            State::Answered(value, _) => {
+            State::Due(due) => {
                 // What is returned need not be `Send`, so none of it is held across an await.
-                if let Some(returned) = (returns.join)(&value) {
+                if let Some(returned) = (returns.join)(&due.0) {
                     return returned;
                 }
                 return fetch.await;
@@ -325,7 +358,8 @@ impl<R: 'static, V: 'static> Call<R, V> {
     {
         let Call { returns, state } = self;
         let state = match state {
-            State::Answered(value, Some(site)) => {
+            State::Due(due) => {
+                let (value, site) = *due;
                 let Some(returned) = (returns.join)(&value) else { return fetch.await };
                 Missed { site, request: None }.refresh_local(returns, fetch);
                 return returned;
@@ -344,19 +378,25 @@ impl<R: 'static, V: 'static> Call<R, V> {
     }
 }
 
-fn look(
-    cache: &Cache,
+/// Which entry is asked for, whatever the type of its value.
+struct Asked<'k> {
     declaration: &'static Declaration,
     value_type: &'static ValueType,
-    types: &Types<'_>,
-    identifier: &[Part<'_>],
-    version: Option<Part<'_>>,
-) -> State {
-    let bypassed = || State::Bypassed(cache.clone(), declaration);
+    types: &'k Types<'k>,
+    identifier: &'k [Part<'k>],
+    version: Option<Part<'k>>,
+}
+
+/// Lets `serve` have the value that the request or the local tier has; `None` where it took it.
+fn look(cache: &Cache, asked: &Asked<'_>, serve: &mut dyn FnMut(&Value) -> bool) -> Option<State> {
+    let Asked { declaration, value_type, .. } = *asked;
+    let bypassed = || Some(State::Bypassed(cache.clone(), declaration));
     let Some(counters) = cache.counters(declaration).filter(|_| cache.is_enabled()) else {
         return bypassed();
     };
-    let key = match encode(declaration, types, identifier, version) {
+    let mut encoder = Encoder::default();
+    let Asked { types, identifier, version, .. } = *asked;
+    let key = match encode(&mut encoder, declaration, types, identifier, version) {
         Ok(key) => key,
         Err(error) => {
             log::warn!("`{}` is not cached for this call: {error}", declaration.name());
@@ -364,27 +404,34 @@ fn look(
         }
     };
     let request = Request::current();
-    if let Some(value) = request.as_ref().and_then(|request| request.get(cache.id(), &key)) {
+    if let Some(served) = request.and_then(|request| request.serve(cache.id(), key, &mut *serve)) {
         counters.request_hits.add();
-        return State::Answered(value, None);
+        return if served { None } else { bypassed() };
     }
-    let force_miss = request.as_ref().is_some_and(|request| request.force_miss());
-    if !force_miss
-        && declaration.uses_local()
-        && let Some(value) = cache.local().get(&key)
-    {
-        counters.local_hits.add();
-        let refreshed = !declaration.refreshed_ahead().is_zero();
-        let key = || Arc::from(&key[..]);
-        let site = refreshed.then(|| Site::new(cache, declaration, key(), value_type, None));
-        let value = match request {
-            Some(request) => request.keep(cache.id(), &key(), value),
-            None => value,
-        };
-        return State::Answered(value, site.flatten());
+    let site = || Site::new(cache, declaration, Arc::from(key), value_type, None);
+    let force_miss = request.is_some_and(|request| request.force_miss());
+    if !force_miss && declaration.uses_local() {
+        let plain = request.is_none() && declaration.refreshed_ahead().is_zero();
+        if plain && let Some(served) = cache.local().serve(key, &mut *serve) {
+            counters.local_hits.add();
+            return if served { None } else { bypassed() };
+        }
+        if !plain && let Some(value) = cache.local().get(key) {
+            counters.local_hits.add();
+            let value = match request {
+                Some(request) => request.keep(cache.id(), &Arc::from(key), value),
+                None => value,
+            };
+            if !declaration.refreshed_ahead().is_zero()
+                && let Some(site) = site()
+            {
+                return Some(State::Due(Box::new((value, site))));
+            }
+            return if serve(&value) { None } else { bypassed() };
+        }
     }
-    match Site::new(cache, declaration, Arc::from(&key[..]), value_type, None) {
-        Some(site) => State::Missed(Missed { site, request }),
+    match site() {
+        Some(site) => Some(State::Missed(Box::new(Missed { site, request }))),
         None => bypassed(),
     }
 }

@@ -11,17 +11,16 @@ impl Client {
         Self: 'async_trait,
     {
         Box::pin(async move {
-            let call = ::cached_core::private::lookup::<Answer>(
+            let call = ::cached_core::private::begin!(::cached_core::private::lookup::<Answer>(
                 ::cached_core::private::Sharing::<Answer>::NEW.errors(),
                 ::cached_core::private::declaration!("payment", "payment"),
                 ::cached_core::private::Types::new(&|| ()),
                 &[
                     ::cached_core::private::part(&self.region),
-                    ::cached_core::private::part(&number),
+                    ::cached_core::private::part(&number)
                 ],
                 ::core::option::Option::Some(::cached_core::private::part(&state)),
-            )
-            .begin();
+            ));
             let fetch = async move {
                 #[allow(unused_variables)]
                 let (number, state) = (number, state);

@@ -1,10 +1,14 @@
 //! The local tier: this process's memory, bounded by bytes.
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
+mod mirror;
+
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::quality::RandomState;
+use mirror::{Kept, Place};
 use moka::Expiry;
 use moka::sync::Cache;
 
@@ -47,8 +51,20 @@ impl Life {
 /// What an entry costs beside its key and value, roughly.
 const OVERHEAD: usize = 64;
 
+/// The part of its capacity that the mirrors may keep alive: one in so many bytes.
+const MIRRORED: u64 = 16;
+/// In the last bit of its life an entry is looked up in the store, with the precise clock. The
+/// coarse one may be behind by a tick of the system's timer, which is some milliseconds.
+const LAST_BIT: Duration = Duration::from_secs(1);
+
+/// Keys share so many marks; see [`mirror`].
+const MARKS: usize = 2048;
+
 pub(crate) struct Local {
-    entries: Cache<Arc<[u8]>, LocalEntry>,
+    /// Tells this store's entries in a mirror from every other's.
+    id: u64,
+    entries: Cache<Arc<[u8]>, LocalEntry, RandomState>,
+    marks: Box<[AtomicU64]>,
     /// Counts the invalidations of the keys of a stripe. A publication holds its stripe's lock, so
     /// that none can slip in behind the invalidation that overtook it.
     stripes: Vec<Mutex<u64>>,
@@ -70,6 +86,10 @@ pub(crate) struct Ticket {
 pub(crate) enum Write {
     Once,
     Replace,
+}
+
+fn weigh(key: &[u8], entry: &LocalEntry) -> u32 {
+    entry.weight.saturating_add(u32::try_from(key.len() + OVERHEAD).unwrap_or(u32::MAX))
 }
 
 struct ByEntry;
@@ -97,26 +117,72 @@ impl Expiry<Arc<[u8]>, LocalEntry> for ByEntry {
 
 impl Local {
     pub(crate) fn new(capacity: u64, clock: Clock) -> Local {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let hasher = RandomState::default();
         let entries = Cache::builder()
             .max_capacity(capacity)
-            .weigher(|key: &Arc<[u8]>, entry: &LocalEntry| {
-                entry.weight.saturating_add(u32::try_from(key.len() + OVERHEAD).unwrap_or(u32::MAX))
-            })
+            .weigher(|key: &Arc<[u8]>, entry: &LocalEntry| weigh(key, entry))
             .expire_after(ByEntry)
-            .build();
+            .build_with_hasher(hasher.clone());
         Local {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             entries,
+            marks: (0..MARKS).map(|_| AtomicU64::new(0)).collect(),
             stripes: (0..256).map(|_| Mutex::new(0)).collect(),
-            hasher: RandomState::new(),
+            hasher,
             clock,
         }
     }
 
-    #[inline]
     pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
-        let entry = self.entries.get(key)?;
+        self.serve(key, Value::clone)
+    }
+
+    /// What `serve` makes of the value, if there is one.
+    #[inline]
+    pub(crate) fn serve<T>(&self, key: &[u8], mut serve: impl FnMut(&Value) -> T) -> Option<T> {
+        let place = self.place(key);
+        let answers = |slot: &mirror::Slot| {
+            slot.mark == self.mark(place).load(Ordering::Acquire)
+                && self.clock.coarse() < slot.until
+        };
+        match mirror::look(place, answers, &mut serve) {
+            Some(served) => Some(served),
+            None => self.get_from_store(place).map(|value| serve(&value)),
+        }
+    }
+
+    fn get_from_store(&self, place: Place<'_>) -> Option<Value> {
+        mirror::tidy();
+        let mark = self.mark(place).load(Ordering::Acquire);
+        let entry = self.entries.get(place.key)?;
         // moka expires on its own clock's ticks; the promise is on ours.
-        (self.clock.now() < entry.life.expires).then_some(entry.value)
+        let left = entry.life.expires.checked_duration_since(self.clock.now())?;
+        if left > LAST_BIT {
+            let until = self.clock.coarse() + (left - LAST_BIT);
+            let weight = weigh(place.key, &entry);
+            let kept = Kept { mark, until, value: &entry.value, weight };
+            let allowed = self.entries.policy().max_capacity().unwrap_or(0) / MIRRORED;
+            mirror::keep(place, kept, allowed);
+        }
+        (!left.is_zero()).then_some(entry.value)
+    }
+
+    fn is_alive(&self, key: &[u8]) -> bool {
+        self.entries.get(key).is_some_and(|entry| self.clock.now() < entry.life.expires)
+    }
+
+    fn place<'k>(&self, key: &'k [u8]) -> Place<'k> {
+        Place { store: self.id, hash: self.hasher.hash_one(key), key }
+    }
+
+    fn mark(&self, place: Place<'_>) -> &AtomicU64 {
+        &self.marks[place.hash as usize % MARKS]
+    }
+
+    /// To be called after each change of the store; see [`mirror`].
+    fn changed(&self, key: &[u8]) {
+        self.mark(self.place(key)).fetch_add(1, Ordering::Release);
     }
 
     /// The duty to refresh the entry, for one caller in the last `ahead` of its life.
@@ -156,13 +222,14 @@ impl Local {
             return false;
         }
         let count = self.lock(ticket.stripe);
-        if *count != ticket.count || (write == Write::Once && self.get(key).is_some()) {
+        if *count != ticket.count || (write == Write::Once && self.is_alive(key)) {
             return false;
         }
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let refreshing = Arc::default();
         let entry = LocalEntry { value: Arc::clone(value), life, weight, refreshing };
         self.entries.insert(Arc::clone(key), entry);
+        self.changed(key);
         true
     }
 
@@ -189,6 +256,13 @@ impl Local {
         let in_time = before.is_none_or(|before| before.count == *count);
         *count += 1;
         self.entries.invalidate(key);
+        self.changed(key);
         in_time.then_some(Ticket { stripe, count: *count })
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        mirror::forget_store();
     }
 }
