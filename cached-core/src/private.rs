@@ -23,6 +23,7 @@ use crate::value::{CachedValue, Value, ValueType};
 pub type Part<'p> = &'p (dyn KeyPart + 'p);
 
 /// Makes a key's part of an expression; a call of its own, so that its error stands there.
+#[inline]
 pub fn part<T: KeyPart>(part: &T) -> Part<'_> {
     part
 }
@@ -76,15 +77,13 @@ pub use crate::{__begin as begin, __declaration as declaration, __declared as de
 /// Which entry is meant, before it is looked at.
 pub struct Lookup<'k, R, V> {
     returns: Returns<R, V>,
-    declaration: &'static Declaration,
-    types: Types<'k>,
-    identifier: &'k [Part<'k>],
-    version: Option<Part<'k>>,
+    asked: Asked<'k>,
     cache: Option<&'k Cache>,
 }
 
 /// The bounds on a function's return type are here, in one plain call that is spanned at the type.
 /// The function and its companion make the same, so that an error in it is one error.
+#[inline]
 pub fn lookup<'k, R>(
     errors: Errors<R>,
     declaration: &'static Declaration,
@@ -97,10 +96,13 @@ where
     R::Value: CachedValue,
 {
     let returns = Returns::new::<ByType>(errors);
-    Lookup { returns, declaration, types, identifier, version, cache: None }
+    let value_type = returns.value_type;
+    let asked = Asked { declaration, value_type, types, identifier, version };
+    Lookup { returns, asked, cache: None }
 }
 
 /// The same for a function that is `infallible`.
+#[inline]
 pub fn lookup_whole<'k, R: CachedValue>(
     errors: Errors<R>,
     declaration: &'static Declaration,
@@ -109,7 +111,9 @@ pub fn lookup_whole<'k, R: CachedValue>(
     version: Option<Part<'k>>,
 ) -> Lookup<'k, R, R> {
     let returns = Returns::new::<Whole>(errors);
-    Lookup { returns, declaration, types, identifier, version, cache: None }
+    let value_type = returns.value_type;
+    let asked = Asked { declaration, value_type, types, identifier, version };
+    Lookup { returns, asked, cache: None }
 }
 
 impl<'k, R, V> Lookup<'k, R, V> {
@@ -126,34 +130,29 @@ impl<'k, R, V> Lookup<'k, R, V> {
     /// The call that is to be answered otherwise.
     #[inline]
     pub fn begin(self) -> Result<R, Call<R, V>> {
-        let Lookup { returns, declaration, types, identifier, version, cache } = self;
+        // Read where they are: what was just written is slow to copy.
+        let Lookup { returns, asked, cache } = &self;
         let mut hit = None;
         let mut serve = |value: &Value| {
             hit = (returns.join)(value);
             hit.is_some()
         };
-        let asked = Asked {
-            declaration,
-            value_type: returns.value_type,
-            types: &types,
-            identifier,
-            version,
-        };
-        let mut look = |cache: &Cache| look(cache, &asked, &mut serve);
+        let mut look = |cache: &Cache| look(cache, asked, &mut serve);
         let state = match cache {
             Some(cache) => look(cache),
             None => with_current(look),
         };
         match (hit, state) {
             (Some(hit), _) => Ok(hit),
-            (None, Some(state)) => Err(Call { returns, state }),
+            (None, Some(state)) => Err(Call { returns: self.returns, state }),
             (None, None) => unreachable!("a look serves a value, or says how the call goes on"),
         }
     }
 
     /// The entry, for the companion.
     pub fn entry<P>(self) -> CacheEntry<V, P> {
-        let Lookup { returns, declaration, types, identifier, version, cache } = self;
+        let Lookup { returns, asked, cache } = self;
+        let Asked { declaration, types, identifier, version, .. } = asked;
         let cache = cache.cloned().unwrap_or_else(Cache::current);
         let mut encoder = Encoder::default();
         let key = encode(&mut encoder, declaration, &types, identifier, version).map(Arc::from);
@@ -199,6 +198,7 @@ pub struct Types<'t> {
 impl<'t> Types<'t> {
     /// Takes a closure of the function's body: its type's name shows the arguments of the impl,
     /// which the attribute does not see.
+    #[inline]
     pub fn new<Closure>(_: &Closure) -> Types<'t> {
         Types { site: type_name::<Closure>(), own: "", constants: &[] }
     }
@@ -217,6 +217,7 @@ impl<'t> Types<'t> {
 
     /// Adds what there is to the key; nothing where there are no arguments, so that such keys
     /// do not depend on how the compiler writes a type.
+    #[inline]
     fn encode(&self, declaration: &Declaration, encoder: &mut Encoder) -> Result<(), KeyError> {
         if self.own.is_empty() && self.constants.is_empty() {
             // An ordinary function has one site, and it is looked at once.
@@ -266,6 +267,7 @@ fn is_plain(container: &str) -> bool {
 }
 
 /// Encodes the key into `encoder`, which stays where it is: moving a key costs a part of a hit.
+#[inline]
 fn encode<'e>(
     encoder: &'e mut Encoder,
     declaration: &Declaration,
@@ -382,7 +384,7 @@ impl<R: 'static, V: 'static> Call<R, V> {
 struct Asked<'k> {
     declaration: &'static Declaration,
     value_type: &'static ValueType,
-    types: &'k Types<'k>,
+    types: Types<'k>,
     identifier: &'k [Part<'k>],
     version: Option<Part<'k>>,
 }
@@ -395,8 +397,8 @@ fn look(cache: &Cache, asked: &Asked<'_>, serve: &mut dyn FnMut(&Value) -> bool)
         return bypassed();
     };
     let mut encoder = Encoder::default();
-    let Asked { types, identifier, version, .. } = *asked;
-    let key = match encode(&mut encoder, declaration, types, identifier, version) {
+    let Asked { types, identifier, version, .. } = asked;
+    let key = match encode(&mut encoder, declaration, types, identifier, *version) {
         Ok(key) => key,
         Err(error) => {
             log::warn!("`{}` is not cached for this call: {error}", declaration.name());

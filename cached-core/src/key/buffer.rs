@@ -33,19 +33,21 @@ impl Buffer {
         }
     }
 
-    /// Adds a few bytes of a fixed number, and others.
-    #[inline]
-    pub(crate) fn extend<const N: usize>(&mut self, head: [u8; N], tail: &[u8]) {
-        let end = self.length.saturating_add(N).saturating_add(tail.len());
-        match self.inline.get_mut(self.length..end).and_then(|place| place.split_first_chunk_mut())
-        {
-            Some((place, rest)) => {
+    /// Adds a few bytes of a fixed number, one more, and others.
+    #[inline(always)]
+    pub(crate) fn extend<const N: usize>(&mut self, head: [u8; N], next: u8, tail: &[u8]) {
+        let end = self.length.saturating_add(N + 1).saturating_add(tail.len());
+        let place = self.inline.get_mut(self.length..end);
+        match place.and_then(|place| place.split_first_chunk_mut()) {
+            Some((place, [after, rest @ ..])) => {
                 *place = head;
+                *after = next;
                 copy(rest, tail);
                 self.length = end;
             }
-            None => {
+            _ => {
                 self.spill(&head);
+                self.spill(&[next]);
                 self.spill(tail);
             }
         }
@@ -81,7 +83,7 @@ impl Deref for Buffer {
 }
 
 /// Copies without a call where there are few bytes: as two pieces of a fixed length that overlap.
-#[inline]
+#[inline(always)]
 fn copy(place: &mut [u8], bytes: &[u8]) {
     match bytes.len() {
         0 => {}
@@ -97,7 +99,7 @@ fn copy(place: &mut [u8], bytes: &[u8]) {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn overlapping<const PIECE: usize>(place: &mut [u8], bytes: &[u8]) {
     if let (Some(to), Some(from)) = (place.first_chunk_mut(), bytes.first_chunk::<PIECE>()) {
         *to = *from;
@@ -117,7 +119,7 @@ mod tests {
             let (mut buffer, mut expected) = (Buffer::default(), Vec::new());
             while expected.len() < 3 * INLINE {
                 let added: Vec<u8> = (0..piece).map(|i| (expected.len() + i) as u8 | 1).collect();
-                buffer.extend([7, piece as u8], &added);
+                buffer.extend([7], piece as u8, &added);
                 buffer.push(9);
                 expected.extend_from_slice(&[7, piece as u8]);
                 expected.extend_from_slice(&added);

@@ -42,11 +42,12 @@ impl Encoder {
     /// Starts the key of the declaration called `name`.
     #[inline]
     pub(crate) fn start(&mut self, name: &str) {
-        self.bytes.push(FORMAT);
-        self.str(name);
+        // Each addition waits for the one before it, so there are few.
+        self.counted([FORMAT, STR], name.as_bytes());
     }
 
     /// Adds the parts as one sequence.
+    #[inline]
     pub(crate) fn parts(&mut self, parts: &[&dyn KeyPart]) -> Result<(), KeyError> {
         self.bytes.push(SEQ);
         for part in parts {
@@ -57,6 +58,7 @@ impl Encoder {
     }
 
     /// Adds the version, or that there is none.
+    #[inline]
     pub(crate) fn version(&mut self, version: Option<&dyn KeyPart>) -> Result<(), KeyError> {
         match version {
             None => self.bytes.push(NONE),
@@ -70,7 +72,7 @@ impl Encoder {
 
     #[inline]
     pub(crate) fn str(&mut self, text: &str) {
-        self.counted(STR, text.as_bytes());
+        self.counted([STR], text.as_bytes());
     }
 
     /// What was written.
@@ -79,29 +81,34 @@ impl Encoder {
         &self.bytes
     }
 
-    /// A tag, a LEB128 length, then the bytes.
-    fn counted(&mut self, tag: u8, bytes: &[u8]) {
+    /// Tags, a LEB128 length, then the bytes.
+    #[inline]
+    fn counted<const N: usize>(&mut self, tags: [u8; N], bytes: &[u8]) {
         if let Ok(length @ ..0x80) = u8::try_from(bytes.len()) {
-            return self.bytes.extend([tag, length], bytes);
+            return self.bytes.extend(tags, length, bytes);
         }
-        self.bytes.push(tag);
+        self.long(&tags, bytes);
+    }
+
+    #[cold]
+    fn long(&mut self, tags: &[u8], bytes: &[u8]) {
+        tags.iter().for_each(|&tag| self.bytes.push(tag));
         let mut length = bytes.len();
         while length >= 0x80 {
             self.bytes.push((length as u8 & 0x7f) | 0x80);
             length >>= 7;
         }
-        self.bytes.extend([length as u8], bytes);
+        self.bytes.extend([], length as u8, bytes);
     }
 
     fn magnitude(&mut self, tag: u8, magnitude: u128) {
         let bytes = magnitude.to_be_bytes();
         let skipped = magnitude.leading_zeros() as usize / 8;
-        self.bytes.extend([tag + (bytes.len() - skipped) as u8], &bytes[skipped..]);
+        self.bytes.extend([], tag + (bytes.len() - skipped) as u8, &bytes[skipped..]);
     }
 
     fn variant(&mut self, tag: u8, variant: &'static str) {
-        self.bytes.push(tag);
-        self.str(variant);
+        self.counted([tag, STR], variant.as_bytes());
     }
 
     /// Ends a sorted form whose entries start at `starts`: sorts them by their bytes if they are not.
@@ -184,12 +191,12 @@ impl<'e> ser::Serializer for &'e mut Encoder {
     fn serialize_f64(self, value: f64) -> Result<(), KeyError> {
         // The bits of a NaN differ between machines; it must be one key everywhere.
         let bits = if value.is_nan() { 0x7ff8_0000_0000_0000 } else { value.to_bits() };
-        self.bytes.extend([FLOAT], &bits.to_be_bytes());
+        self.bytes.extend([], FLOAT, &bits.to_be_bytes());
         Ok(())
     }
 
     fn serialize_char(self, value: char) -> Result<(), KeyError> {
-        self.bytes.extend([CHAR], &u32::from(value).to_be_bytes());
+        self.bytes.extend([], CHAR, &u32::from(value).to_be_bytes());
         Ok(())
     }
 
@@ -200,7 +207,7 @@ impl<'e> ser::Serializer for &'e mut Encoder {
     }
 
     fn serialize_bytes(self, value: &[u8]) -> Result<(), KeyError> {
-        self.counted(BYTES, value);
+        self.counted([BYTES], value);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 mod mirror;
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -173,7 +173,10 @@ impl Local {
     }
 
     fn place<'k>(&self, key: &'k [u8]) -> Place<'k> {
-        Place { store: self.id, hash: self.hasher.hash_one(key), key }
+        let mut hasher = self.hasher.build_hasher();
+        // Not `hash_one`, which hashes a length too.
+        hasher.write(key);
+        Place { store: self.id, hash: hasher.finish(), key }
     }
 
     fn mark(&self, place: Place<'_>) -> &AtomicU64 {
