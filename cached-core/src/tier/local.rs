@@ -1,55 +1,43 @@
 //! The local tier: this process's memory, bounded by bytes.
 
+mod entry;
 mod mirror;
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use foldhash::quality::RandomState;
-use mirror::{Kept, Place};
-use moka::Expiry;
 use moka::sync::Cache;
+
+use entry::{ByEntry, LocalEntry, Since};
+use mirror::{Kept, Place};
 
 use crate::clock::Clock;
 use crate::value::Value;
 
-/// An entry of the local tier; cheap to clone.
-#[derive(Clone)]
-struct LocalEntry {
-    value: Value,
-    life: Life,
-    weight: u32,
-    /// Whether somebody refreshes it.
-    refreshing: Arc<AtomicBool>,
-}
+pub(crate) use entry::Life;
+
+/// The keys whose entries somebody refreshes.
+type Refreshing = Arc<Mutex<HashSet<Arc<[u8]>>>>;
 
 /// The duty to refresh an entry of the local tier; another caller gets it when this is dropped.
-pub(crate) struct Refresh(Arc<AtomicBool>);
+pub(crate) struct Refresh {
+    refreshing: Refreshing,
+    key: Arc<[u8]>,
+}
 
 impl Drop for Refresh {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        lock(&self.refreshing).remove(&self.key);
     }
 }
 
-/// How long an entry answers.
-#[derive(Clone, Copy)]
-pub(crate) struct Life {
-    pub(crate) expires: Instant,
-    /// How long it is kept after that, for a fetch that fails.
-    pub(crate) kept: Duration,
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-impl Life {
-    fn rest(&self, now: Instant) -> Duration {
-        (self.expires + self.kept).saturating_duration_since(now)
-    }
-}
-
-/// What an entry costs beside its key and value, roughly.
-const OVERHEAD: usize = 64;
 
 /// The part of its capacity that the mirrors may keep alive: one in so many bytes.
 const MIRRORED: u64 = 16;
@@ -60,11 +48,20 @@ const LAST_BIT: Duration = Duration::from_secs(1);
 /// Keys share so many marks; see [`mirror`].
 const MARKS: usize = 2048;
 
+/// Apart from what every hit reads and nobody writes.
+#[derive(Default)]
+#[repr(align(128))]
+struct Apart(AtomicU64);
+
 pub(crate) struct Local {
     /// Tells this store's entries in a mirror from every other's.
     id: u64,
     entries: Cache<Arc<[u8]>, LocalEntry, RandomState>,
     marks: Box<[AtomicU64]>,
+    /// How often something was stored.
+    stored: Apart,
+    since: Since,
+    refreshing: Refreshing,
     /// Counts the invalidations of the keys of a stripe. A publication holds its stripe's lock, so
     /// that none can slip in behind the invalidation that overtook it.
     stripes: Vec<Mutex<u64>>,
@@ -88,45 +85,22 @@ pub(crate) enum Write {
     Replace,
 }
 
-fn weigh(key: &[u8], entry: &LocalEntry) -> u32 {
-    entry.weight.saturating_add(u32::try_from(key.len() + OVERHEAD).unwrap_or(u32::MAX))
-}
-
-struct ByEntry;
-
-impl Expiry<Arc<[u8]>, LocalEntry> for ByEntry {
-    fn expire_after_create(
-        &self,
-        _: &Arc<[u8]>,
-        entry: &LocalEntry,
-        now: Instant,
-    ) -> Option<Duration> {
-        Some(entry.life.rest(now))
-    }
-
-    fn expire_after_update(
-        &self,
-        _: &Arc<[u8]>,
-        entry: &LocalEntry,
-        now: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(entry.life.rest(now))
-    }
-}
-
 impl Local {
     pub(crate) fn new(capacity: u64, clock: Clock) -> Local {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let hasher = RandomState::default();
+        let since = Since(clock.now());
         let entries = Cache::builder()
             .max_capacity(capacity)
-            .weigher(|key: &Arc<[u8]>, entry: &LocalEntry| weigh(key, entry))
-            .expire_after(ByEntry)
+            .weigher(|key: &Arc<[u8]>, entry: &LocalEntry| entry.weigh(key))
+            .expire_after(ByEntry(since))
             .build_with_hasher(hasher.clone());
         Local {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             entries,
+            stored: Apart::default(),
+            since,
+            refreshing: Refreshing::default(),
             marks: (0..MARKS).map(|_| AtomicU64::new(0)).collect(),
             stripes: (0..256).map(|_| Mutex::new(0)).collect(),
             hasher,
@@ -146,7 +120,7 @@ impl Local {
             slot.mark == self.mark(place).load(Ordering::Acquire)
                 && self.clock.coarse() < slot.until
         };
-        match mirror::look(place, answers, &mut serve) {
+        match mirror::look(place, &self.stored.0, answers, &mut serve) {
             Some(served) => Some(served),
             None => self.get_from_store(place).map(|value| serve(&value)),
         }
@@ -157,10 +131,10 @@ impl Local {
         let mark = self.mark(place).load(Ordering::Acquire);
         let entry = self.entries.get(place.key)?;
         // moka expires on its own clock's ticks; the promise is on ours.
-        let left = entry.life.expires.checked_duration_since(self.clock.now())?;
+        let left = entry.left(self.since, self.clock.now());
         if left > LAST_BIT {
             let until = self.clock.coarse() + (left - LAST_BIT);
-            let weight = weigh(place.key, &entry);
+            let weight = entry.weigh(place.key);
             let kept = Kept { mark, until, value: &entry.value, weight };
             let allowed = self.entries.policy().max_capacity().unwrap_or(0) / MIRRORED;
             mirror::keep(place, kept, allowed);
@@ -169,7 +143,9 @@ impl Local {
     }
 
     fn is_alive(&self, key: &[u8]) -> bool {
-        self.entries.get(key).is_some_and(|entry| self.clock.now() < entry.life.expires)
+        self.entries
+            .get(key)
+            .is_some_and(|entry| !entry.left(self.since, self.clock.now()).is_zero())
     }
 
     fn place<'k>(&self, key: &'k [u8]) -> Place<'k> {
@@ -191,14 +167,18 @@ impl Local {
     /// The duty to refresh the entry, for one caller in the last `ahead` of its life.
     pub(crate) fn refresh(&self, key: &[u8], ahead: Duration) -> Option<Refresh> {
         let entry = self.entries.get(key)?;
-        let due = entry.life.expires.saturating_duration_since(self.clock.now()) < ahead;
-        (due && !entry.refreshing.swap(true, Ordering::AcqRel)).then(|| Refresh(entry.refreshing))
+        if entry.left(self.since, self.clock.now()) >= ahead {
+            return None;
+        }
+        let key = Arc::from(key);
+        let mine = lock(&self.refreshing).insert(Arc::clone(&key));
+        mine.then(|| Refresh { refreshing: Arc::clone(&self.refreshing), key })
     }
 
     /// The value also where it has expired and is kept for a fetch that fails.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
         let entry = self.entries.get(key)?;
-        (!entry.life.rest(self.clock.now()).is_zero()).then_some(entry.value)
+        (!entry.rest(self.since, self.clock.now()).is_zero()).then_some(entry.value)
     }
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
@@ -207,7 +187,7 @@ impl Local {
     }
 
     fn lock(&self, stripe: usize) -> MutexGuard<'_, u64> {
-        self.stripes[stripe].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.stripes[stripe])
     }
 
     /// Stores `value` for its life, unless the ticket is out of date, or `Once` finds an entry
@@ -228,11 +208,10 @@ impl Local {
         if *count != ticket.count || (write == Write::Once && self.is_alive(key)) {
             return false;
         }
-        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
-        let refreshing = Arc::default();
-        let entry = LocalEntry { value: Arc::clone(value), life, weight, refreshing };
+        let entry = LocalEntry::new(self.since, value, weight, life);
         self.entries.insert(Arc::clone(key), entry);
         self.changed(key);
+        self.stored.0.fetch_add(1, Ordering::Relaxed);
         true
     }
 
@@ -242,12 +221,14 @@ impl Local {
         if *count != ticket.count {
             return;
         }
-        if let Some(mut entry) = self.entries.get(key)
+        let now = self.clock.now();
+        if let Some(entry) = self.entries.get(key)
             && Arc::ptr_eq(&entry.value, value)
-            && entry.life.expires < life.expires
         {
-            entry.life = life;
-            self.entries.insert(Arc::clone(key), entry);
+            let longer = entry.with_life(self.since, life);
+            if entry.left(self.since, now) < longer.left(self.since, now) {
+                self.entries.insert(Arc::clone(key), longer);
+            }
         }
     }
 

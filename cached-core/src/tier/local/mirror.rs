@@ -2,8 +2,9 @@
 //!
 //! The store counts on shared memory who reads what; on a hit that costs more than all the rest,
 //! and two threads hinder each other. So each thread keeps references to the entries it served
-//! last, reads them without touching memory that another thread writes, and passes one hit in
-//! [`PASSED_ON`] to the store, which so learns what is asked for.
+//! last, and reads them without touching memory that another thread writes. While something is
+//! stored it passes one hit in [`PASSED_ON`] to the store, which so learns what is asked for and
+//! should be kept; while nothing is stored there is nothing to make room for.
 //!
 //! # Why no old value is served
 //! Keys share a table of *marks*, counters that only grow. Whoever changes an entry of the store
@@ -27,7 +28,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::clock::Coarse;
 use crate::value::Value;
 
-/// One hit in so many is passed on to the store.
+/// One hit in so many may be passed on to the store.
 const PASSED_ON: u32 = 32;
 /// Slots that a key can have.
 const WAYS: usize = 4;
@@ -57,6 +58,8 @@ struct Mirror {
     /// How many stores were gone when this began.
     gone: u64,
     hits: Cell<u32>,
+    /// How much had been stored, and where, when a hit was passed on last.
+    passed_on: Cell<(u64, u64)>,
 }
 
 thread_local! {
@@ -90,10 +93,12 @@ impl Place<'_> {
     }
 }
 
-/// What `serve` makes of the entry's value, if this thread has it and `answers` is true of it.
+/// What `serve` makes of the entry's value, if this thread has it, `answers` is true of it, and it is
+/// not to be passed on. `stored` counts what was stored in the store.
 #[inline]
 pub(super) fn look<T>(
     place: Place<'_>,
+    stored: &AtomicU64,
     answers: impl FnOnce(&Slot) -> bool,
     serve: impl FnOnce(&Value) -> T,
 ) -> Option<T> {
@@ -108,7 +113,13 @@ pub(super) fn look<T>(
         }
         let hits = mirror.hits.get().wrapping_add(1);
         mirror.hits.set(hits);
-        (hits % PASSED_ON != 0).then(|| serve(&slot.value))
+        if hits % PASSED_ON == 0 {
+            let stored = (place.store, stored.load(Ordering::Relaxed));
+            if mirror.passed_on.replace(stored) != stored {
+                return None;
+            }
+        }
+        Some(serve(&slot.value))
     };
     // Without thread-locals, at the end of a thread, there is the store.
     MIRROR.try_with(look).ok().flatten()
@@ -159,7 +170,8 @@ pub(super) struct Kept<'v> {
 
 impl Mirror {
     const fn empty(gone: u64) -> Mirror {
-        Mirror { slots: Vec::new(), weight: 0, hand: 0, gone, hits: Cell::new(0) }
+        let (hits, passed_on) = (Cell::new(0), Cell::new((0, 0)));
+        Mirror { slots: Vec::new(), weight: 0, hand: 0, gone, hits, passed_on }
     }
 
     /// What this thread may keep of what all may keep.
