@@ -45,6 +45,11 @@ const MIRRORED: u64 = 16;
 /// coarse one may be behind by a tick of the system's timer, which is some milliseconds.
 const LAST_BIT: Duration = Duration::from_secs(1);
 
+/// A hit of an entry is passed on to the store when so many others were stored since the last one
+/// was: often enough for the store to see that the entry is in use, long before it is its turn to
+/// go. While nothing is stored nothing has to go.
+const PASSED_ON: u64 = 16;
+
 /// Keys share so many marks; see [`mirror`].
 const MARKS: usize = 2048;
 
@@ -116,14 +121,23 @@ impl Local {
     #[inline]
     pub(crate) fn serve<T>(&self, key: &[u8], mut serve: impl FnMut(&Value) -> T) -> Option<T> {
         let place = self.place(key);
-        let answers = |slot: &mirror::Slot| {
-            slot.mark == self.mark(place).load(Ordering::Acquire)
-                && self.clock.coarse() < slot.until
-        };
-        match mirror::look(place, &self.stored.0, answers, &mut serve) {
+        match mirror::look(place, |slot| self.answers(place, slot), &mut serve) {
             Some(served) => Some(served),
             None => self.get_from_store(place).map(|value| serve(&value)),
         }
+    }
+
+    /// Whether what the thread keeps is served: it is what the store has, alive, and not to be
+    /// passed on.
+    #[inline]
+    fn answers(&self, place: Place<'_>, slot: &mirror::Slot) -> bool {
+        slot.mark == self.mark(place).load(Ordering::Acquire)
+            && self.stored().wrapping_sub(slot.stored) < PASSED_ON
+            && self.clock.coarse() < slot.until
+    }
+
+    fn stored(&self) -> u64 {
+        self.stored.0.load(Ordering::Relaxed)
     }
 
     fn get_from_store(&self, place: Place<'_>) -> Option<Value> {
@@ -135,17 +149,17 @@ impl Local {
         if left > LAST_BIT {
             let until = self.clock.coarse() + (left - LAST_BIT);
             let weight = entry.weigh(place.key);
-            let kept = Kept { mark, until, value: &entry.value, weight };
+            let kept = Kept { mark, until, stored: self.stored(), value: &entry.value, weight };
             let allowed = self.entries.policy().max_capacity().unwrap_or(0) / MIRRORED;
             mirror::keep(place, kept, allowed);
         }
         (!left.is_zero()).then_some(entry.value)
     }
 
-    fn is_alive(&self, key: &[u8]) -> bool {
-        self.entries
-            .get(key)
-            .is_some_and(|entry| !entry.left(self.since, self.clock.now()).is_zero())
+    /// The same for a key that was looked for and not found: if it is not there yet, the store does
+    /// not take that for another wish to have it. It admits what is asked for more often.
+    pub(crate) fn get_again(&self, key: &[u8]) -> Option<Value> {
+        self.entries.contains_key(key).then(|| self.get_from_store(self.place(key)))?
     }
 
     fn place<'k>(&self, key: &'k [u8]) -> Place<'k> {
@@ -205,7 +219,7 @@ impl Local {
             return false;
         }
         let count = self.lock(ticket.stripe);
-        if *count != ticket.count || (write == Write::Once && self.is_alive(key)) {
+        if *count != ticket.count || (write == Write::Once && self.get_again(key).is_some()) {
             return false;
         }
         let entry = LocalEntry::new(self.since, value, weight, life);

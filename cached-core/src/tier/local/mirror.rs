@@ -2,9 +2,9 @@
 //!
 //! The store counts on shared memory who reads what; on a hit that costs more than all the rest,
 //! and two threads hinder each other. So each thread keeps references to the entries it served
-//! last, and reads them without touching memory that another thread writes. While something is
-//! stored it passes one hit in [`PASSED_ON`] to the store, which so learns what is asked for and
-//! should be kept; while nothing is stored there is nothing to make room for.
+//! last, and reads them without touching memory that another thread writes. Of an entry that is
+//! kept so, a hit is passed on to the store now and then, while other entries are stored, so that
+//! the store learns what is asked for and what to make room with; see `Local::answers`.
 //!
 //! # Why no old value is served
 //! Keys share a table of *marks*, counters that only grow. Whoever changes an entry of the store
@@ -20,7 +20,7 @@
 //!
 //! What it costs when keys share a mark is a look in the store.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::mem::replace;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -28,11 +28,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::clock::Coarse;
 use crate::value::Value;
 
-/// One hit in so many may be passed on to the store.
-const PASSED_ON: u32 = 32;
 /// Slots that a key can have.
 const WAYS: usize = 4;
-/// Room for 2,048 entries a thread, which is 144 KiB.
+/// Room for 2,048 entries a thread, which is 160 KiB.
 const SETS: usize = 512;
 
 /// One entry, in one cache.
@@ -44,6 +42,8 @@ pub(super) struct Slot {
     pub(super) mark: u64,
     /// Until when it answers.
     pub(super) until: Coarse,
+    /// How much had been stored when it was looked up in the store.
+    pub(super) stored: u64,
     /// A buffer that the slot's next key uses again: a hit allocates nothing.
     key: Vec<u8>,
     value: Value,
@@ -57,9 +57,6 @@ struct Mirror {
     hand: usize,
     /// How many stores were gone when this began.
     gone: u64,
-    hits: Cell<u32>,
-    /// How much had been stored, and where, when a hit was passed on last.
-    passed_on: Cell<(u64, u64)>,
 }
 
 thread_local! {
@@ -93,12 +90,10 @@ impl Place<'_> {
     }
 }
 
-/// What `serve` makes of the entry's value, if this thread has it, `answers` is true of it, and it is
-/// not to be passed on. `stored` counts what was stored in the store.
+/// What `serve` makes of the entry's value, if this thread has it and `answers` is true of it.
 #[inline]
 pub(super) fn look<T>(
     place: Place<'_>,
-    stored: &AtomicU64,
     answers: impl FnOnce(&Slot) -> bool,
     serve: impl FnOnce(&Value) -> T,
 ) -> Option<T> {
@@ -110,14 +105,6 @@ pub(super) fn look<T>(
         let slot = set.iter().flatten().find(|slot| place.is_of(slot))?;
         if !answers(slot) {
             return None;
-        }
-        let hits = mirror.hits.get().wrapping_add(1);
-        mirror.hits.set(hits);
-        if hits % PASSED_ON == 0 {
-            let stored = (place.store, stored.load(Ordering::Relaxed));
-            if mirror.passed_on.replace(stored) != stored {
-                return None;
-            }
         }
         Some(serve(&slot.value))
     };
@@ -164,14 +151,14 @@ pub(super) fn keep(place: Place<'_>, kept: Kept<'_>, allowed: u64) {
 pub(super) struct Kept<'v> {
     pub(super) mark: u64,
     pub(super) until: Coarse,
+    pub(super) stored: u64,
     pub(super) value: &'v Value,
     pub(super) weight: u32,
 }
 
 impl Mirror {
     const fn empty(gone: u64) -> Mirror {
-        let (hits, passed_on) = (Cell::new(0), Cell::new((0, 0)));
-        Mirror { slots: Vec::new(), weight: 0, hand: 0, gone, hits, passed_on }
+        Mirror { slots: Vec::new(), weight: 0, hand: 0, gone }
     }
 
     /// What this thread may keep of what all may keep.
@@ -209,12 +196,15 @@ impl Mirror {
             self.slots.resize_with(SETS * WAYS, || None);
             MIRRORS.fetch_add(1, Ordering::Relaxed);
         }
-        let Kept { mark, until, value, weight } = kept;
+        let Kept { mark, until, stored, value, weight } = kept;
         let first = place.first();
         let index =
             self.find(place).or_else(|| (first..first + WAYS).find(|&i| self.slots[i].is_none()));
         // Any of the four, but not always the same.
-        let index = index.unwrap_or(first + self.hits.get() as usize % WAYS);
+        let index = index.unwrap_or_else(|| {
+            self.hand = (self.hand + 1) % self.slots.len();
+            first + self.hand % WAYS
+        });
         let old = self.slots[index].take();
         let (mut key, value_before) = match old {
             Some(slot) => {
@@ -227,8 +217,16 @@ impl Mirror {
         key.extend_from_slice(place.key);
         self.weight += u64::from(weight);
         let value = Arc::clone(value);
-        self.slots[index] =
-            Some(Slot { tag: place.tag(), weight, store: place.store, mark, until, key, value });
+        self.slots[index] = Some(Slot {
+            tag: place.tag(),
+            weight,
+            store: place.store,
+            mark,
+            until,
+            stored,
+            key,
+            value,
+        });
         value_before
     }
 }
