@@ -23,10 +23,7 @@ pub fn timed<'b>(name: &'static str, mut run: impl FnMut(usize) + 'b) -> Contend
 }
 
 /// A contender that measures itself.
-pub fn measured<'b>(
-    name: &'static str,
-    batch: impl FnMut(usize) -> f64 + 'b,
-) -> Contender<'b> {
+pub fn measured<'b>(name: &'static str, batch: impl FnMut(usize) -> f64 + 'b) -> Contender<'b> {
     Contender { name, batch: Box::new(batch) }
 }
 
@@ -59,6 +56,10 @@ pub fn race(rounds: usize, count: usize, mut contenders: Vec<Contender<'_>>) -> 
 }
 
 impl Results {
+    pub fn of<const N: usize>(rows: [(&'static str, Vec<f64>); N]) -> Results {
+        Results { order: rows.iter().map(|row| row.0).collect(), rounds: rows.into() }
+    }
+
     pub fn names(&self) -> &[&'static str] {
         &self.order
     }
@@ -71,12 +72,6 @@ impl Results {
     pub fn ratio(&self, name: &str, other: &str) -> f64 {
         let pairs = self.rounds[name].iter().zip(&self.rounds[other]);
         median(pairs.map(|(one, other)| one / other).collect())
-    }
-
-    /// The median over the rounds of how many nanoseconds more `name` took than `other`.
-    pub fn over(&self, name: &str, other: &str) -> f64 {
-        let pairs = self.rounds[name].iter().zip(&self.rounds[other]);
-        median(pairs.map(|(one, other)| one - other).collect())
     }
 }
 

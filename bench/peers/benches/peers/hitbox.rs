@@ -25,7 +25,8 @@ pub fn hits<'b>(runtime: &'b Runtime, numbers: &'b [String]) -> impl FnMut(usize
     move |count| {
         runtime.block_on(async {
             for key in keys.by_ref().take(count) {
-                black_box(payment(numbers[key].clone(), State::Paid).cache(&cache).await).expect("it answers");
+                black_box(payment(numbers[key].clone(), State::Paid).cache(&cache).await)
+                    .expect("it answers");
             }
         })
     }

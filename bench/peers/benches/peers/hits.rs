@@ -60,7 +60,13 @@ macro_rules! ask {
     }};
 }
 
-pub fn run(runtime: &Runtime, keys: usize, rounds: usize, count: usize, only: Option<&str>) -> Results {
+pub fn run(
+    runtime: &Runtime,
+    keys: usize,
+    rounds: usize,
+    count: usize,
+    only: Option<&str>,
+) -> Results {
     let numbers = &numbers(keys);
     let values: Vec<Payment> = runtime.block_on(async {
         let mut values = Vec::new();
@@ -74,7 +80,8 @@ pub fn run(runtime: &Runtime, keys: usize, rounds: usize, count: usize, only: Op
     let moka_sync = moka::sync::Cache::builder().max_capacity(10_000).time_to_live(TTL).build();
     let moka_future = moka::future::Cache::builder().max_capacity(10_000).time_to_live(TTL).build();
     let quick = quick_cache::sync::Cache::new(10_000);
-    let foyer = foyer_memory::Cache::<String, Arc<Payment>>::builder(10_000).build::<foyer_memory::CacheProperties>();
+    let foyer = foyer_memory::Cache::<String, Arc<Payment>>::builder(10_000)
+        .build::<foyer_memory::CacheProperties>();
     let cachet = runtime.block_on(async {
         cachet::Cache::builder::<String, Arc<Payment>>(tick::Clock::new_tokio())
             .memory()
@@ -101,17 +108,30 @@ pub fn run(runtime: &Runtime, keys: usize, rounds: usize, count: usize, only: Op
             runtime.block_on(RequestScope::new().run(async {
                 let few: Vec<usize> = in_request.by_ref().take(8).collect();
                 for repeat in 0..count {
-                    let _ = black_box(ours_shared(&numbers[few[repeat % few.len()]], State::Paid).await);
+                    let _ = black_box(
+                        ours_shared(&numbers[few[repeat % few.len()]], State::Paid).await,
+                    );
                 }
             }))
         }),
         timed(PEER, ask!(runtime, numbers, |number| concurrent_shared(number, State::Paid).await)),
-        timed(PEER_OWNED, ask!(runtime, numbers, |number| concurrent_owned(number, State::Paid).await)),
-        timed("cached #[cached], owned value", ask!(runtime, numbers, |number| cached_owned(number, State::Paid).await)),
+        timed(
+            PEER_OWNED,
+            ask!(runtime, numbers, |number| concurrent_owned(number, State::Paid).await),
+        ),
+        timed(
+            "cached #[cached], owned value",
+            ask!(runtime, numbers, |number| cached_owned(number, State::Paid).await),
+        ),
         timed("moka sync alone", ask!(runtime, numbers, |number| moka_sync.get(number))),
         timed("moka future alone", ask!(runtime, numbers, |number| moka_future.get(number).await)),
         timed("quick_cache alone", ask!(runtime, numbers, |number| quick.get(number))),
-        timed("foyer memory alone", ask!(runtime, numbers, |number| foyer.get(number).map(|entry| Arc::clone(entry.value())))),
+        timed(
+            "foyer memory alone",
+            ask!(runtime, numbers, |number| foyer
+                .get(number)
+                .map(|entry| Arc::clone(entry.value()))),
+        ),
         timed("cachet", ask!(runtime, numbers, |number| cachet.get(number).await)),
         timed("hitbox-fn", crate::hitbox::hits(runtime, numbers)),
         timed(CLONE, move |count| {
