@@ -14,11 +14,13 @@ tokio::task_local! {
     static ANSWERS: Answers;
 }
 
+type ByKey = HashMap<Arc<[u8]>, Value, RandomState>;
+
 /// The answers of one request. They are reached through the task alone, so they need no lock.
 struct Answers {
     request: Request,
     /// By the cache that gave them; a request may use several, and mostly uses one.
-    caches: RefCell<Vec<(u64, HashMap<Arc<[u8]>, Value, RandomState>)>>,
+    caches: RefCell<Vec<(u64, ByKey)>>,
 }
 
 /// A request, as a call remembers it. What it asks of a request that its task is not in is not
@@ -67,7 +69,7 @@ impl Request {
 
     /// Keeps the first answer for the rest of the request; returns the one that is kept.
     pub(crate) fn keep(&self, cache: u64, key: &Arc<[u8]>, value: Value) -> Value {
-        let kept = |answers: &mut HashMap<_, Value, _>| {
+        let kept = |answers: &mut ByKey| {
             Arc::clone(answers.entry(Arc::clone(key)).or_insert_with(|| Arc::clone(&value)))
         };
         self.change(cache, kept).unwrap_or(value)
@@ -82,11 +84,7 @@ impl Request {
     }
 
     /// What it returns is dropped outside of the borrow: a value's own `Drop` may make a call.
-    fn change<T>(
-        &self,
-        cache: u64,
-        change: impl FnOnce(&mut HashMap<Arc<[u8]>, Value, RandomState>) -> T,
-    ) -> Option<T> {
+    fn change<T>(&self, cache: u64, change: impl FnOnce(&mut ByKey) -> T) -> Option<T> {
         let change = |answers: &Answers| {
             if answers.request != *self {
                 return None;
