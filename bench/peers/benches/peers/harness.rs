@@ -88,6 +88,6 @@ pub fn sequence(keys: usize) -> impl Iterator<Item = usize> {
         state ^= state >> 7;
         state ^= state << 17;
         // Without a division, which would take as long as a part of what is measured.
-        ((state >> 32) * keys as u64 >> 32) as usize
+        (((state >> 32) * keys as u64) >> 32) as usize
     })
 }
