@@ -3,7 +3,7 @@
 use crate::tier::Tier;
 use crate::value::Value;
 
-/// What [`CacheEntry::get`] found.
+/// What [`CacheEntry::get`](crate::CacheEntry::get) found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct CachedResponse<V> {
