@@ -10,7 +10,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 
 use crate::cache::Cache;
-use crate::flight::{Followed, Leader, Outcome, Role};
+use crate::flight::{Followed, LastWaker, Leader, Outcome, Role, Run};
 use crate::site::Site;
 use crate::stats::Counters;
 use crate::tier::local::{Refresh, Ticket};
@@ -22,7 +22,7 @@ use acquire::Acquired;
 /// A call that the request and local tiers did not answer.
 pub(crate) struct Missed {
     pub(crate) site: Site,
-    pub(crate) request: Option<Arc<Request>>,
+    pub(crate) request: Option<Request>,
 }
 
 /// How a missed call goes on.
@@ -86,37 +86,111 @@ enum Right {
     Leave,
 }
 
-impl Missed {
-    /// The rest of the path, as the leader of the key's flight or as its follower.
-    pub(crate) async fn run<R, V, F>(self, returns: Returns<R, V>, fetch: Pin<&mut F>) -> R
-    where
-        F: Future<Output = R>,
-    {
-        let step = self.step().await;
-        self.take_step(step, &returns, fetch).await
+/// A missed call of which only the fetch is left, if that. It is untyped, and what is typed are small
+/// functions: one of them is compiled for each annotated function, the others for each return type.
+pub(crate) struct Begun {
+    missed: Missed,
+    step: Step,
+    began: Instant,
+    waker: LastWaker,
+}
+
+impl Begun {
+    fn new(missed: Missed, step: Step) -> Begun {
+        Begun { missed, step, began: Instant::now(), waker: None }
     }
 
-    /// The same for a function that declares `refresh_ahead`: an entry that is about to expire
-    /// answers, and is refreshed by the fetch, which goes on by itself.
-    pub(crate) async fn run_ahead<R, V, F>(
-        self,
-        returns: Returns<R, V>,
-        mut fetch: Pin<Box<F>>,
-    ) -> R
+    /// Another's answer, if there is one; else the fetch begins.
+    pub(crate) fn answer<R, V>(&mut self, returns: &Returns<R, V>) -> Option<R> {
+        let answer = match &self.step {
+            Step::Answer(value) | Step::AnswerAndRefresh(value, _) => (returns.join)(value),
+            Step::Error(error) => returns.errors.clone_of(error),
+            Step::Fetch(_) | Step::Alone => None,
+        };
+        if answer.is_none() {
+            self.count();
+        }
+        answer
+    }
+
+    fn count(&mut self) {
+        let counters = self.missed.site.counters();
+        match self.step {
+            Step::Fetch(_) => counters.fetches.add(),
+            _ => count_alone(Some(counters)),
+        }
+        self.began = Instant::now();
+    }
+
+    /// The fetch, as the leader where it is one.
+    pub(crate) fn run<'b, F: Future>(&'b mut self, fetch: Pin<&'b mut F>) -> Run<'b, F> {
+        let leader = match &self.step {
+            Step::Fetch(fetching) => fetching.leader.as_ref(),
+            _ => None,
+        };
+        Run::new(leader, &mut self.waker, fetch)
+    }
+
+    /// What the call returns, and for the tiers what there is to store. Nothing is awaited here: an
+    /// error need not be `Send`.
+    pub(crate) fn settle<R, V>(self, returned: R, returns: &Returns<R, V>) -> R {
+        let Begun { missed, step: Step::Fetch(fetching), began, .. } = self else {
+            return returned;
+        };
+        let counters = missed.site.counters();
+        match (returns.split)(returned, &returns.rules) {
+            Split::Value(value, verdict) => {
+                counters.observe(began.elapsed());
+                let value = missed.fill(*fetching, value, verdict);
+                // The type is the one that was split, so this is always there.
+                match (returns.join)(&value) {
+                    Some(returned) => returned,
+                    None => unreachable!("a value is of the type it was made from"),
+                }
+            }
+            Split::Error(returned) => {
+                counters.fetch_errors.add();
+                if let Some(value) = missed.stale_for(&fetching)
+                    && let Some(stale) = (returns.join)(&value)
+                {
+                    counters.stale_answers.add();
+                    fetching.answer(Outcome::Uncached(value));
+                    return stale;
+                }
+                fetching.answer(
+                    returns.errors.share(&returned).map_or(Outcome::Unshared, Outcome::Error),
+                );
+                returned
+            }
+        }
+    }
+
+    /// The answer, where it is one that is to be refreshed.
+    pub(crate) fn answer_to_refresh<R, V>(&self, returns: &Returns<R, V>) -> Option<R> {
+        match &self.step {
+            Step::AnswerAndRefresh(value, _) => (returns.join)(value),
+            _ => None,
+        }
+    }
+
+    /// Refreshes it by the fetch, which goes on by itself.
+    pub(crate) fn refresh<R, V, F>(self, returns: Returns<R, V>, fetch: Pin<Box<F>>)
     where
         R: 'static,
         V: 'static,
         F: Future<Output = R> + Send + 'static,
     {
-        let step = self.step().await;
-        if let Step::AnswerAndRefresh(value, fetching) = step {
-            if let Some(returned) = (returns.join)(&value) {
-                self.refresh(returns, *fetching, fetch);
-                return returned;
-            }
-            return alone(Some(self.site.counters()), fetch.as_mut()).await;
+        if let Begun { missed, step: Step::AnswerAndRefresh(_, fetching), .. } = self {
+            missed.refresh(returns, *fetching, fetch);
         }
-        self.take_step(step, &returns, fetch.as_mut()).await
+    }
+}
+
+impl Missed {
+    /// The next part of the path, as the leader of the key's flight or as its follower.
+    pub(crate) async fn begin(self) -> Box<Begun> {
+        let step = self.step().await;
+        Box::new(Begun::new(self, step))
     }
 
     /// Fetches in the background, and stores what comes of it. Without a runtime it is left to a
@@ -128,11 +202,13 @@ impl Missed {
         F: Future<Output = R> + Send + 'static,
     {
         let Ok(runtime) = Handle::try_current() else { return };
+        let mut begun = Begun::new(self, Step::Fetch(Box::new(fetching)));
         // The body's own calls use the cache that they would have used here.
         let refresh = Cache::current().scope(async move {
-            self.site.counters().refreshes.add();
-            let fetched = Step::Fetch(Box::new(fetching));
-            self.take_step(fetched, &returns, fetch.as_mut()).await;
+            begun.missed.site.counters().refreshes.add();
+            begun.count();
+            let returned = begun.run(fetch.as_mut()).await;
+            begun.settle(returned, &returns);
         });
         runtime.spawn(refresh);
     }
@@ -148,57 +224,6 @@ impl Missed {
             let right = Right::LocalRefresh { _until_dropped: refresh };
             let fetching = Fetching::refresh(self.site.ticket(), right);
             self.refresh(returns, fetching, fetch);
-        }
-    }
-
-    async fn take_step<R, V, F>(
-        &self,
-        step: Step,
-        returns: &Returns<R, V>,
-        mut fetch: Pin<&mut F>,
-    ) -> R
-    where
-        F: Future<Output = R>,
-    {
-        let counters = self.site.counters();
-        let Step::Fetch(fetching) = step else {
-            // What is returned need not be `Send`, so none of it is held across an await.
-            if let Some(returned) = answer_of(step, returns) {
-                return returned;
-            }
-            return alone(Some(counters), fetch).await;
-        };
-        let began = Instant::now();
-        counters.fetches.add();
-        let returned = match &fetching.leader {
-            Some(leader) => leader.run(fetch.as_mut()).await,
-            None => fetch.await,
-        };
-        // From here on nothing is awaited: an error need not be `Send`.
-        match (returns.split)(returned, &returns.rules) {
-            Split::Value(value, verdict) => {
-                counters.observe(began.elapsed());
-                let value = self.fill(*fetching, value, verdict);
-                // The type is the one that was split, so this is always there.
-                match (returns.join)(&value) {
-                    Some(returned) => returned,
-                    None => unreachable!("a value is of the type it was made from"),
-                }
-            }
-            Split::Error(returned) => {
-                counters.fetch_errors.add();
-                if let Some(value) = self.stale_for(&fetching)
-                    && let Some(stale) = (returns.join)(&value)
-                {
-                    counters.stale_answers.add();
-                    fetching.answer(Outcome::Uncached(value));
-                    return stale;
-                }
-                fetching.answer(
-                    returns.errors.share(&returned).map_or(Outcome::Unshared, Outcome::Error),
-                );
-                returned
-            }
         }
     }
 
@@ -255,7 +280,7 @@ impl Missed {
     fn flight_key(&self) -> Arc<[u8]> {
         match &self.request {
             Some(request) if request.force_miss() => {
-                let request = Arc::as_ptr(request).addr().to_ne_bytes();
+                let request = request.id().to_ne_bytes();
                 [&self.site.key[..], &request[..]].concat().into()
             }
             _ => Arc::clone(&self.site.key),
@@ -281,7 +306,7 @@ impl Missed {
         }
         let acquired = {
             let acquire = std::pin::pin!(self.acquire(ticket));
-            leader.run(acquire).await
+            Run::new(Some(&leader), &mut None, acquire).await
         };
         match acquired {
             Acquired::Value(value) => {
@@ -313,20 +338,10 @@ impl Missed {
     }
 }
 
-/// What a step answers, if it does.
-fn answer_of<R, V>(step: Step, returns: &Returns<R, V>) -> Option<R> {
-    match step {
-        Step::Answer(value) | Step::AnswerAndRefresh(value, _) => (returns.join)(&value),
-        Step::Error(error) => returns.errors.clone_of(&error),
-        Step::Fetch(_) | Step::Alone => None,
-    }
-}
-
-/// The function as it is without the cache.
-pub(crate) async fn alone<F: Future>(counters: Option<&Counters>, fetch: Pin<&mut F>) -> F::Output {
+/// Counts a function that runs as it is without the cache.
+pub(crate) fn count_alone(counters: Option<&Counters>) {
     if let Some(counters) = counters {
         counters.bypassed.add();
         counters.fetches.add();
     }
-    fetch.await
 }

@@ -1,6 +1,26 @@
 //! The clock that lifetimes are measured by.
 
-use std::time::Instant;
+use std::ops::Add;
+use std::time::{Duration, Instant};
+
+/// A time of [`Clock::coarse`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Coarse(u64);
+
+impl Coarse {
+    fn now() -> Coarse {
+        // Without the crate's own memory of the last time, which every thread would write to.
+        Coarse(coarsetime::Instant::now_without_cache_update().as_ticks())
+    }
+}
+
+impl Add<Duration> for Coarse {
+    type Output = Coarse;
+
+    fn add(self, duration: Duration) -> Coarse {
+        Coarse(self.0.saturating_add(coarsetime::Duration::from(duration).as_ticks()))
+    }
+}
 
 /// The time as one cache sees it. Clones are the same clock.
 #[derive(Debug, Clone, Default)]
@@ -16,18 +36,33 @@ impl Clock {
     pub(crate) fn now(&self) -> Instant {
         Instant::now()
     }
+
+    /// Now, in a fifth of the time, but perhaps a tick of the system's timer ago.
+    #[cfg(not(feature = "testing"))]
+    #[inline]
+    pub(crate) fn coarse(&self) -> Coarse {
+        Coarse::now()
+    }
 }
 
 #[cfg(feature = "testing")]
 impl Clock {
     #[inline]
     pub(crate) fn now(&self) -> Instant {
-        let moved = self.moved.load(std::sync::atomic::Ordering::Acquire);
-        Instant::now() + std::time::Duration::from_nanos(moved)
+        Instant::now() + self.moved()
+    }
+
+    #[inline]
+    pub(crate) fn coarse(&self) -> Coarse {
+        Coarse::now() + self.moved()
+    }
+
+    fn moved(&self) -> Duration {
+        Duration::from_nanos(self.moved.load(std::sync::atomic::Ordering::Acquire))
     }
 
     /// Moves it on; it never goes back.
-    pub(crate) fn advance(&self, by: std::time::Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         let add = |moved: u64| Some(moved.saturating_add(by).min(LONGEST));
         let ordering = std::sync::atomic::Ordering::AcqRel;

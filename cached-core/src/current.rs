@@ -18,8 +18,8 @@ static EMBEDDED: LazyLock<Cache> = LazyLock::new(|| Cache::new(crate::config::Co
 
 /// Runs `look` with the current cache, without counting a reference.
 #[inline]
-pub(crate) fn with_current<T>(look: impl Fn(&Cache) -> T) -> T {
-    match SCOPED.try_with(&look) {
+pub(crate) fn with_current<T>(mut look: impl FnMut(&Cache) -> T) -> T {
+    match SCOPED.try_with(&mut look) {
         Ok(seen) => seen,
         Err(_) => match INSTALLED.get() {
             Some((cache, _)) => look(cache),

@@ -14,16 +14,18 @@ mod watch;
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use foldhash::quality::RandomState;
+
 use crate::value::{SharedError, Value};
-pub(crate) use leader::Leader;
 use leader::is_led_here;
+pub(crate) use leader::{LastWaker, Leader, Run};
 use watch::Watch;
 
 /// A leader that was woken and not polled for this long has lost its lead.
@@ -48,7 +50,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-type Shard = Mutex<HashMap<Arc<[u8]>, Arc<Flight>>>;
+type Shard = Mutex<HashMap<Arc<[u8]>, Arc<Flight>, RandomState>>;
 
 /// The flights of one cache.
 pub(crate) struct Flights {
@@ -66,7 +68,10 @@ pub(crate) enum Role {
 
 impl Flights {
     pub(crate) fn new() -> Flights {
-        Flights { shards: (0..32).map(|_| Shard::default()).collect(), hasher: RandomState::new() }
+        Flights {
+            shards: (0..32).map(|_| Shard::default()).collect(),
+            hasher: RandomState::default(),
+        }
     }
 
     fn shard(&self, key: &[u8]) -> &Shard {

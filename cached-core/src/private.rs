@@ -9,11 +9,11 @@ use std::time::Duration;
 pub use linkme;
 
 use crate::cache::Cache;
-use crate::call::{Missed, alone};
+use crate::call::{Begun, Missed, count_alone};
 use crate::current::with_current;
 pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
-use crate::key::{Buffer, Encoder, KeyError, KeyPart};
+use crate::key::{Encoder, KeyError, KeyPart};
 use crate::site::Site;
 use crate::tier::request::Request;
 pub use crate::value::{ByType, Errors, Returned, Returns, Sharing, Whole};
@@ -23,6 +23,7 @@ use crate::value::{CachedValue, Value, ValueType};
 pub type Part<'p> = &'p (dyn KeyPart + 'p);
 
 /// Makes a key's part of an expression; a call of its own, so that its error stands there.
+#[inline]
 pub fn part<T: KeyPart>(part: &T) -> Part<'_> {
     part
 }
@@ -59,20 +60,30 @@ macro_rules! __declared {
     }};
 }
 
-pub use crate::{__declaration as declaration, __declared as declared};
+/// Looks, and returns from the function with a hit; else the call that is to be answered.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __begin {
+    ($lookup:expr) => {
+        match $lookup.begin() {
+            ::core::result::Result::Ok(hit) => return hit,
+            ::core::result::Result::Err(call) => call,
+        }
+    };
+}
+
+pub use crate::{__begin as begin, __declaration as declaration, __declared as declared};
 
 /// Which entry is meant, before it is looked at.
 pub struct Lookup<'k, R, V> {
     returns: Returns<R, V>,
-    declaration: &'static Declaration,
-    types: Types<'k>,
-    identifier: &'k [Part<'k>],
-    version: Option<Part<'k>>,
+    asked: Asked<'k>,
     cache: Option<&'k Cache>,
 }
 
 /// The bounds on a function's return type are here, in one plain call that is spanned at the type.
 /// The function and its companion make the same, so that an error in it is one error.
+#[inline]
 pub fn lookup<'k, R>(
     errors: Errors<R>,
     declaration: &'static Declaration,
@@ -85,10 +96,13 @@ where
     R::Value: CachedValue,
 {
     let returns = Returns::new::<ByType>(errors);
-    Lookup { returns, declaration, types, identifier, version, cache: None }
+    let value_type = returns.value_type;
+    let asked = Asked { declaration, value_type, types, identifier, version };
+    Lookup { returns, asked, cache: None }
 }
 
 /// The same for a function that is `infallible`.
+#[inline]
 pub fn lookup_whole<'k, R: CachedValue>(
     errors: Errors<R>,
     declaration: &'static Declaration,
@@ -97,7 +111,9 @@ pub fn lookup_whole<'k, R: CachedValue>(
     version: Option<Part<'k>>,
 ) -> Lookup<'k, R, R> {
     let returns = Returns::new::<Whole>(errors);
-    Lookup { returns, declaration, types, identifier, version, cache: None }
+    let value_type = returns.value_type;
+    let asked = Asked { declaration, value_type, types, identifier, version };
+    Lookup { returns, asked, cache: None }
 }
 
 impl<'k, R, V> Lookup<'k, R, V> {
@@ -107,25 +123,39 @@ impl<'k, R, V> Lookup<'k, R, V> {
         Lookup { cache: Some(cache), ..self }
     }
 
-    /// Encodes the key and looks in the request and local tiers.
-    #[must_use]
-    pub fn begin(self) -> Call<R, V> {
-        let Lookup { returns, declaration, types, identifier, version, cache } = self;
-        let value_type = returns.value_type;
-        let look =
-            |cache: &Cache| look(cache, declaration, value_type, &types, identifier, version);
+    /// Encodes the key and looks in the request and local tiers. A hit ends here, before there is
+    /// a fetch: what is not made is not moved about.
+    ///
+    /// # Errors
+    /// The call that is to be answered otherwise.
+    #[inline]
+    pub fn begin(self) -> Result<R, Call<R, V>> {
+        // Read where they are: what was just written is slow to copy.
+        let Lookup { returns, asked, cache } = &self;
+        let mut hit = None;
+        let mut serve = |value: &Value| {
+            hit = (returns.join)(value);
+            hit.is_some()
+        };
+        let mut look = |cache: &Cache| look(cache, asked, &mut serve);
         let state = match cache {
             Some(cache) => look(cache),
             None => with_current(look),
         };
-        Call { returns, state }
+        match (hit, state) {
+            (Some(hit), _) => Ok(hit),
+            (None, Some(state)) => Err(Call { returns: self.returns, state }),
+            (None, None) => unreachable!("a look serves a value, or says how the call goes on"),
+        }
     }
 
     /// The entry, for the companion.
     pub fn entry<P>(self) -> CacheEntry<V, P> {
-        let Lookup { returns, declaration, types, identifier, version, cache } = self;
+        let Lookup { returns, asked, cache } = self;
+        let Asked { declaration, types, identifier, version, .. } = asked;
         let cache = cache.cloned().unwrap_or_else(Cache::current);
-        let key = encode(declaration, &types, identifier, version).map(|key| Arc::from(&key[..]));
+        let mut encoder = Encoder::default();
+        let key = encode(&mut encoder, declaration, &types, identifier, version).map(Arc::from);
         CacheEntry::new(cache, declaration, key, returns.value_type)
     }
 }
@@ -168,6 +198,7 @@ pub struct Types<'t> {
 impl<'t> Types<'t> {
     /// Takes a closure of the function's body: its type's name shows the arguments of the impl,
     /// which the attribute does not see.
+    #[inline]
     pub fn new<Closure>(_: &Closure) -> Types<'t> {
         Types { site: type_name::<Closure>(), own: "", constants: &[] }
     }
@@ -186,6 +217,7 @@ impl<'t> Types<'t> {
 
     /// Adds what there is to the key; nothing where there are no arguments, so that such keys
     /// do not depend on how the compiler writes a type.
+    #[inline]
     fn encode(&self, declaration: &Declaration, encoder: &mut Encoder) -> Result<(), KeyError> {
         if self.own.is_empty() && self.constants.is_empty() {
             // An ordinary function has one site, and it is looked at once.
@@ -234,17 +266,20 @@ fn is_plain(container: &str) -> bool {
     container.chars().all(|c| c == ':' || c == '_' || c.is_alphanumeric())
 }
 
-fn encode(
+/// Encodes the key into `encoder`, which stays where it is: moving a key costs a part of a hit.
+#[inline]
+fn encode<'e>(
+    encoder: &'e mut Encoder,
     declaration: &Declaration,
     types: &Types<'_>,
     identifier: &[Part<'_>],
     version: Option<Part<'_>>,
-) -> Result<Buffer, KeyError> {
-    let mut encoder = Encoder::new(declaration.name());
+) -> Result<&'e [u8], KeyError> {
+    encoder.start(declaration.name());
     encoder.parts(identifier)?;
     encoder.version(version)?;
-    types.encode(declaration, &mut encoder)?;
-    Ok(encoder.finish())
+    types.encode(declaration, encoder)?;
+    Ok(encoder.bytes())
 }
 
 /// A call of an annotated function: begun with a look at the tiers of this process, then answered.
@@ -253,10 +288,13 @@ pub struct Call<R, V> {
     state: State,
 }
 
+/// How a call goes on that was not served. Boxed, so that little is moved about.
 enum State {
-    /// From a tier of this process; with the site of an entry that may be due for a refresh.
-    Answered(Value, Option<Site>),
-    Missed(Missed),
+    /// Served from the local tier, by an entry that may be due for a refresh.
+    Due(Box<(Value, Site)>),
+    Missed(Box<Missed>),
+    /// Missed, and begun.
+    Begun(Box<Begun>),
     /// The cache is off, the name is shared, or the arguments gave no key.
     Bypassed(Cache, &'static Declaration),
 }
@@ -266,10 +304,9 @@ impl<R, V> Call<R, V> {
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Call<R, V> {
         match &mut self.state {
-            State::Missed(Missed { site, .. }) | State::Answered(_, Some(site)) => {
-                site.ttl = Some(ttl);
-            }
-            State::Answered(_, None) | State::Bypassed(..) => {}
+            State::Missed(missed) => missed.site.ttl = Some(ttl),
+            State::Due(due) => due.1.ttl = Some(ttl),
+            State::Begun(_) | State::Bypassed(..) => {}
         }
         self
     }
@@ -288,22 +325,30 @@ impl<R, V> Call<R, V> {
         self
     }
 
-    /// Answers from a tier, from another's fetch, or by running `fetch`.
+    /// Answers from another's fetch, from memcached, or by running `fetch`.
     pub async fn answer<F: Future<Output = R>>(self, mut fetch: Pin<&mut F>) -> R {
-        match self.state {
-            State::Answered(value, _) => {
+        let Call { returns, state } = self;
+        let mut begun = match state {
+            State::Due(due) => {
                 // What is returned need not be `Send`, so none of it is held across an await.
-                if let Some(returned) = (self.returns.join)(&value) {
+                if let Some(returned) = (returns.join)(&due.0) {
                     return returned;
                 }
-                fetch.await
+                return fetch.await;
+            }
+            State::Bypassed(cache, declaration) => {
+                count_alone(cache.counters(declaration));
+                return fetch.await;
             }
             // Boxed, so that the future of a function that is hit stays small.
-            State::Missed(missed) => Box::pin(missed.run(self.returns, fetch)).await,
-            State::Bypassed(cache, declaration) => {
-                alone(cache.counters(declaration), fetch.as_mut()).await
-            }
+            State::Missed(missed) => Box::pin(missed.begin()).await,
+            State::Begun(begun) => begun,
+        };
+        if let Some(returned) = begun.answer(&returns) {
+            return returned;
         }
+        let returned = begun.run(fetch.as_mut()).await;
+        begun.settle(returned, &returns)
     }
 }
 
@@ -313,35 +358,47 @@ impl<R: 'static, V: 'static> Call<R, V> {
     where
         F: Future<Output = R> + Send + 'static,
     {
-        match self.state {
-            State::Answered(value, site) => {
-                let Some(returned) = (self.returns.join)(&value) else { return fetch.await };
-                if let Some(site) = site {
-                    Missed { site, request: None }.refresh_local(self.returns, fetch);
+        let Call { returns, state } = self;
+        let state = match state {
+            State::Due(due) => {
+                let (value, site) = *due;
+                let Some(returned) = (returns.join)(&value) else { return fetch.await };
+                Missed { site, request: None }.refresh_local(returns, fetch);
+                return returned;
+            }
+            State::Missed(missed) => {
+                let begun = Box::pin(missed.begin()).await;
+                if let Some(returned) = begun.answer_to_refresh(&returns) {
+                    begun.refresh(returns, fetch);
+                    return returned;
                 }
-                returned
+                State::Begun(begun)
             }
-            State::Missed(missed) => Box::pin(missed.run_ahead(self.returns, fetch)).await,
-            State::Bypassed(cache, declaration) => {
-                alone(cache.counters(declaration), fetch.as_mut()).await
-            }
-        }
+            other => other,
+        };
+        Call { returns, state }.answer(fetch.as_mut()).await
     }
 }
 
-fn look(
-    cache: &Cache,
+/// Which entry is asked for, whatever the type of its value.
+struct Asked<'k> {
     declaration: &'static Declaration,
     value_type: &'static ValueType,
-    types: &Types<'_>,
-    identifier: &[Part<'_>],
-    version: Option<Part<'_>>,
-) -> State {
-    let bypassed = || State::Bypassed(cache.clone(), declaration);
+    types: Types<'k>,
+    identifier: &'k [Part<'k>],
+    version: Option<Part<'k>>,
+}
+
+/// Lets `serve` have the value that the request or the local tier has; `None` where it took it.
+fn look(cache: &Cache, asked: &Asked<'_>, serve: &mut dyn FnMut(&Value) -> bool) -> Option<State> {
+    let Asked { declaration, value_type, .. } = *asked;
+    let bypassed = || Some(State::Bypassed(cache.clone(), declaration));
     let Some(counters) = cache.counters(declaration).filter(|_| cache.is_enabled()) else {
         return bypassed();
     };
-    let key = match encode(declaration, types, identifier, version) {
+    let mut encoder = Encoder::default();
+    let Asked { types, identifier, version, .. } = asked;
+    let key = match encode(&mut encoder, declaration, types, identifier, *version) {
         Ok(key) => key,
         Err(error) => {
             log::warn!("`{}` is not cached for this call: {error}", declaration.name());
@@ -349,27 +406,34 @@ fn look(
         }
     };
     let request = Request::current();
-    if let Some(value) = request.as_ref().and_then(|request| request.get(cache.id(), &key)) {
+    if let Some(served) = request.and_then(|request| request.serve(cache.id(), key, &mut *serve)) {
         counters.request_hits.add();
-        return State::Answered(value, None);
+        return if served { None } else { bypassed() };
     }
-    let force_miss = request.as_ref().is_some_and(|request| request.force_miss());
-    if !force_miss
-        && declaration.uses_local()
-        && let Some(value) = cache.local().get(&key)
-    {
-        counters.local_hits.add();
-        let refreshed = !declaration.refreshed_ahead().is_zero();
-        let key = || Arc::from(&key[..]);
-        let site = refreshed.then(|| Site::new(cache, declaration, key(), value_type, None));
-        let value = match request {
-            Some(request) => request.keep(cache.id(), &key(), value),
-            None => value,
-        };
-        return State::Answered(value, site.flatten());
+    let site = || Site::new(cache, declaration, Arc::from(key), value_type, None);
+    let force_miss = request.is_some_and(|request| request.force_miss());
+    if !force_miss && declaration.uses_local() {
+        let plain = request.is_none() && declaration.refreshed_ahead().is_zero();
+        if plain && let Some(served) = cache.local().serve(key, &mut *serve) {
+            counters.local_hits.add();
+            return if served { None } else { bypassed() };
+        }
+        if !plain && let Some(value) = cache.local().get(key) {
+            counters.local_hits.add();
+            let value = match request {
+                Some(request) => request.keep(cache.id(), &Arc::from(key), value),
+                None => value,
+            };
+            if !declaration.refreshed_ahead().is_zero()
+                && let Some(site) = site()
+            {
+                return Some(State::Due(Box::new((value, site))));
+            }
+            return if serve(&value) { None } else { bypassed() };
+        }
     }
-    match Site::new(cache, declaration, Arc::from(&key[..]), value_type, None) {
-        Some(site) => State::Missed(Missed { site, request }),
+    match site() {
+        Some(site) => Some(State::Missed(Box::new(Missed { site, request }))),
         None => bypassed(),
     }
 }

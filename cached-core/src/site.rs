@@ -92,7 +92,7 @@ impl Site {
 
     /// What the local tier holds and is not expired.
     pub(crate) fn look_locally(&self) -> Option<Value> {
-        self.local()?.get(&self.key)
+        self.local()?.get_again(&self.key)
     }
 
     /// The same, also where it expired and is kept for a fetch that fails.

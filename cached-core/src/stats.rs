@@ -1,17 +1,20 @@
 //! Counters, one set for each declaration in each cache.
 
+mod hits;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::declaration::{DECLARATIONS, ledger};
+use hits::Hits;
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[$doc:meta])* $name:ident: $counter:ty,)*) => {
         /// The counters of one declaration, as they count.
         #[derive(Default)]
         pub(crate) struct Counters {
-            $(pub(crate) $name: Counter,)*
+            $(pub(crate) $name: $counter,)*
             /// See [`Counters::observe`]; nanoseconds, 0 before the first fetch.
             fetch_time: AtomicU64,
         }
@@ -39,38 +42,38 @@ macro_rules! counters {
 
 counters! {
     /// Answers from the request tier.
-    request_hits,
+    request_hits: Hits,
     /// Answers from the local tier.
-    local_hits,
+    local_hits: Hits,
     /// Answers from memcached.
-    remote_hits,
+    remote_hits: Counter,
     /// Answers that another caller of this process fetched meanwhile.
-    waits,
+    waits: Counter,
     /// Runs of the function's body.
-    fetches,
+    fetches: Counter,
     /// Runs of the body that ended in an error.
-    fetch_errors,
+    fetch_errors: Counter,
     /// Expired values served because the fetch failed, or while another process fetched
     /// (`stale_if_error`).
-    stale_answers,
+    stale_answers: Counter,
     /// Fetches in the background of entries that were about to expire (`refresh_ahead`).
-    refreshes,
+    refreshes: Counter,
     /// Values stored in memcached.
-    fills,
+    fills: Counter,
     /// Values that memcached did not take: the lease had run out, an invalidation came first, the
     /// value was too large, the server failed, or too many fills were under way.
-    fills_dropped,
+    fills_dropped: Counter,
     /// Exchanges with memcached that failed or came too late.
-    remote_errors,
+    remote_errors: Counter,
     /// Waits for another process's lease that ended without a value.
-    lease_timeouts,
+    lease_timeouts: Counter,
     /// Calls that did not use the cache: it is off, the name is shared, the key could not be
     /// encoded, or the function called itself.
-    bypassed,
+    bypassed: Counter,
     /// Entries taken from every tier by `invalidate`.
-    invalidations,
+    invalidations: Counter,
     /// Entries replaced by `overwrite`.
-    overwrites,
+    overwrites: Counter,
 }
 
 impl DeclarationStats {

@@ -1,12 +1,12 @@
 async fn fetch_payment(client: &Http, number: &str, state: State) -> Result<Payment, Error> {
-    let call = ::cached_core::private::lookup::<Result<Payment, Error>>(
-        ::cached_core::private::Sharing::<Result<Payment, Error>>::NEW.errors(),
-        ::cached_core::private::declaration!("payment", "fetch_payment"),
-        ::cached_core::private::Types::new(&|| ()),
-        &[::cached_core::private::part(&number)],
-        ::core::option::Option::Some(::cached_core::private::part(&state)),
-    )
-    .begin();
+    let call =
+        ::cached_core::private::begin!(::cached_core::private::lookup::<Result<Payment, Error>>(
+            ::cached_core::private::Sharing::<Result<Payment, Error>>::NEW.errors(),
+            ::cached_core::private::declaration!("payment", "fetch_payment"),
+            ::cached_core::private::Types::new(&|| ()),
+            &[::cached_core::private::part(&number)],
+            ::core::option::Option::Some(::cached_core::private::part(&state)),
+        ));
     let fetch = async move {
         #[allow(unused_variables)]
         let (number, state) = (number, state);

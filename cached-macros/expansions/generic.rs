@@ -2,7 +2,7 @@ async fn page<T: Kind, const N: usize>(kind: T, edition: u8) -> Option<Page<N>>
 where
     T: serde::Serialize,
 {
-    let call = ::cached_core::private::lookup::<Option<Page<N>>>(
+    let call = ::cached_core::private::begin!(::cached_core::private::lookup::<Option<Page<N>>>(
         ::cached_core::private::Sharing::<Option<Page<N>>>::NEW.errors(),
         ::cached_core::private::declaration!("page", "page"),
         ::cached_core::private::Types::new(&|| ())
@@ -10,8 +10,7 @@ where
             .constants(&[::cached_core::private::part(&N)]),
         &[::cached_core::private::part(&kind)],
         ::core::option::Option::Some(::cached_core::private::part(&edition)),
-    )
-    .begin()
+    ))
     .cache_if(|page| page.is_final());
     let fetch = async move {
         #[allow(unused_variables)]

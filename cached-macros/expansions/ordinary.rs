@@ -1,12 +1,13 @@
 pub async fn fetch_payment(number: &str, state: PaymentState) -> Result<Payment, FetchError> {
-    let call = ::cached_core::private::lookup::<Result<Payment, FetchError>>(
+    let call = ::cached_core::private::begin!(::cached_core::private::lookup::<
+        Result<Payment, FetchError>,
+    >(
         ::cached_core::private::Sharing::<Result<Payment, FetchError>>::NEW.errors(),
         ::cached_core::private::declaration!("payment", "fetch_payment"),
         ::cached_core::private::Types::new(&|| ()),
         &[::cached_core::private::part(&number)],
         ::core::option::Option::Some(::cached_core::private::part(&state)),
-    )
-    .begin();
+    ));
     let fetch = async move {
         #[allow(unused_variables)]
         let (number, state) = (number, state);

@@ -1,18 +1,19 @@
 impl Client {
     pub(crate) async fn profile(&self, id: u64) -> Result<Option<Profile>, Error> {
-        let call = ::cached_core::private::lookup::<Result<Option<Profile>, Error>>(
-            ::cached_core::private::Sharing::<Result<Option<Profile>, Error>>::NEW.errors(),
-            ::cached_core::private::declaration!(
-                "profile",
-                "profile",
-                overwrite("users edit their profile and expect to see the edit")
-            ),
-            ::cached_core::private::Types::new(&|| ()),
-            &[::cached_core::private::part(&self.region), ::cached_core::private::part(&id)],
-            ::core::option::Option::None,
+        let call = ::cached_core::private::begin!(
+            ::cached_core::private::lookup::<Result<Option<Profile>, Error>>(
+                ::cached_core::private::Sharing::<Result<Option<Profile>, Error>>::NEW.errors(),
+                ::cached_core::private::declaration!(
+                    "profile",
+                    "profile",
+                    overwrite("users edit their profile and expect to see the edit")
+                ),
+                ::cached_core::private::Types::new(&|| ()),
+                &[::cached_core::private::part(&self.region), ::cached_core::private::part(&id)],
+                ::core::option::Option::None,
+            )
+            .cache(::cached_core::private::cache(&self.cache))
         )
-        .cache(::cached_core::private::cache(&self.cache))
-        .begin()
         .ttl(self.lifetime);
         let fetch = async move {
             #[allow(unused_variables)]

@@ -1,5 +1,5 @@
 async fn price(course: String) -> Price {
-    let call = ::cached_core::private::lookup_whole::<Price>(
+    let call = ::cached_core::private::begin!(::cached_core::private::lookup_whole::<Price>(
         ::cached_core::private::Sharing::<Price>::NEW.errors(),
         ::cached_core::private::declaration!(
             "price",
@@ -11,8 +11,7 @@ async fn price(course: String) -> Price {
         ::cached_core::private::Types::new(&|| ()),
         &[::cached_core::private::part(&course)],
         ::core::option::Option::None,
-    )
-    .begin();
+    ));
     let fetch = async move {
         #[allow(unused_variables)]
         let (course,) = (course,);

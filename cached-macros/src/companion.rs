@@ -84,7 +84,7 @@ fn entry_type(
     overwritable: bool,
     krate: &Krate<'_>,
 ) -> TokenStream {
-    let returned = function.returned().filter(|_| function.signature.asyncness.is_some());
+    let returned = function.returned().filter(|_| function.is_async());
     let span = returned.map_or_else(Span::call_site, Spanned::span);
     let value = match returned {
         Some(returned) => {

@@ -46,8 +46,9 @@ impl<'a> Krate<'a> {
 ///
 /// // Output:
 /// async fn fetch_payment(number: &str, state: State) -> Result<Payment, FetchError> {
-///     let call = lookup::<Result<Payment, FetchError>>(…, declaration!(…), Types::new(…), &[part(&number)], Some(part(&state)))
-///         .begin();
+///     let call = begin!(
+///         lookup::<Result<Payment, FetchError>>(…, declaration!(…), Types::new(…), &[part(&number)], Some(part(&state)))
+///     );
 ///     let fetch = async move { BODY };
 ///     call.answer(pin!(fetch)).await
 /// }
@@ -63,6 +64,7 @@ pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'
     let (head, inner) = (&cached.function.head, InnerAttributes::split(cached.body));
     let [call, fetch] = ["call", "fetch"].map(|name| Ident::new(name, Span::mixed_site()));
     let key = Key { cached, krate, generics };
+    let begin = krate.private(Span::call_site(), "begin");
     let (lookup, rules) = (key.lookup(&declaration(cached, krate)), key.rules());
     let body = in_braces_of(cached.body, &{
         let (taken, edge) = (take_over(cached), fake_return_edge(cached.returned, krate));
@@ -76,11 +78,15 @@ pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'
     let statements = in_braces_of(
         cached.body,
         &quote! {
-            let #call = #lookup.begin() #rules;
+            let #call = #begin!(#lookup) #rules;
             let #fetch = async move #body;
             #answer
         },
     );
+    let statements = match &cached.function.desugared {
+        Some(desugared) => desugared.around(&statements),
+        None => statements,
+    };
     let attributes = inner.as_outer;
     quote!(#attributes #head #statements)
 }

@@ -106,3 +106,25 @@ fn refreshed() {
     };
     check("refreshed", options, item, false);
 }
+
+#[test]
+fn desugared() {
+    let options = quote!(name = "payment", version = state, identifier = (self.region, number));
+    // As `#[async_trait]` leaves it.
+    let item = quote! {
+        fn payment<'life0, 'async_trait>(&'life0 self, number: u32, state: State)
+            -> ::core::pin::Pin<Box<dyn ::core::future::Future<Output = Answer> + ::core::marker::Send + 'async_trait>>
+        where
+            'life0: 'async_trait,
+            Self: 'async_trait,
+        {
+            Box::pin(async move {
+                let __self = self;
+                let number = number;
+                let __ret: Answer = { __self.http.payment(number, state).await };
+                __ret
+            })
+        }
+    };
+    check("desugared", options, item, true);
+}

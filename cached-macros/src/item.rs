@@ -7,6 +7,8 @@ use syn::visit::Visit;
 use syn::visit_mut::VisitMut;
 use syn::{Attribute, FnArg, Pat, PatIdent, ReturnType, Signature, Token, Type, Visibility};
 
+use crate::desugared::Desugared;
+
 /// A function with the attribute on it.
 pub(crate) struct Function {
     /// All of it, for the case that it is given back unchanged.
@@ -19,7 +21,9 @@ pub(crate) struct Function {
     pub(crate) signature: Signature,
     /// The braces and what is in them, not parsed: a body that is half typed still expands, and
     /// an editor goes on completing in it. `None` for a function that ends with a `;`.
+    /// Of a function that is not `async`, those of the block whose future it returns.
     pub(crate) body: Option<Group>,
+    pub(crate) desugared: Option<Desugared>,
     pub(crate) parameters: Vec<Parameter>,
 }
 
@@ -52,9 +56,23 @@ impl Function {
         let Ok((attributes, visibility, signature)) = parsed else {
             return Err(NotAFunction::of(&tokens));
         };
+        let desugared = match (&signature.asyncness, &signature.output, &body) {
+            (None, ReturnType::Type(_, returned), Some(body)) => Desugared::of(returned, body),
+            _ => None,
+        };
+        let body = desugared.as_ref().map(|desugared| desugared.block.clone()).or(body);
         let parameters = parameters(&signature);
         let head = without_mut(&attributes, &visibility, &signature);
-        Ok(Function { tokens, head, attributes, visibility, signature, body, parameters })
+        Ok(Function {
+            tokens,
+            head,
+            attributes,
+            visibility,
+            signature,
+            body,
+            desugared,
+            parameters,
+        })
     }
 
     pub(crate) fn parameter(&self, name: &Ident) -> Option<&Parameter> {
@@ -65,11 +83,17 @@ impl Function {
         self.parameters.iter().map(|parameter| parameter.ident.to_string()).collect()
     }
 
+    /// What is returned, or what the future gives that is returned.
     pub(crate) fn returned(&self) -> Option<&Type> {
-        match &self.signature.output {
-            ReturnType::Type(_, returned) => Some(returned),
-            ReturnType::Default => None,
+        match (&self.desugared, &self.signature.output) {
+            (Some(desugared), _) => Some(&desugared.output),
+            (None, ReturnType::Type(_, returned)) => Some(returned),
+            (None, ReturnType::Default) => None,
         }
+    }
+
+    pub(crate) fn is_async(&self) -> bool {
+        self.signature.asyncness.is_some() || self.desugared.is_some()
     }
 }
 

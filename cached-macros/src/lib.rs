@@ -1,11 +1,12 @@
 //! The attribute of `cached_core`. Use it through that crate, which documents it.
 //!
 //! An expansion goes through the modules in this order: `args` reads the attribute, `item` the
-//! function; `validate` (with `signature` and `literal`) holds them against the rules; `expand`
+//! function (one that is not `async` through `desugared`); `validate` (with `signature` and `literal`) holds them against the rules; `expand`
 //! (with `companion`) writes what keeps them all. `errors` collects what does not.
 
 mod args;
 mod companion;
+mod desugared;
 mod errors;
 mod expand;
 mod item;

@@ -3,8 +3,9 @@
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::visit::Visit;
-use syn::{FnArg, GenericArgument, PathArguments, Safety, Signature, Type, TypeImplTrait};
+use syn::{FnArg, GenericArgument, Pat, PathArguments, Safety, Signature, Type, TypeImplTrait};
 
+use crate::desugared::output;
 use crate::errors::Errors;
 use crate::item::{Function, NotAFunction, hides_names};
 
@@ -34,7 +35,7 @@ pub(crate) fn refuse(item: &NotAFunction, errors: &mut Errors) {
 pub(crate) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Option<Sound<'a>> {
     asynchronous(function, errors);
     qualifiers(&function.signature, errors);
-    parameters(&function.signature, errors);
+    parameters(function, errors);
     let returned = returned(function, errors);
     let body = function.body.as_ref();
     if body.is_none() {
@@ -48,16 +49,17 @@ pub(crate) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Optio
 }
 
 fn asynchronous(function: &Function, errors: &mut Errors) {
-    let signature = &function.signature;
-    if signature.asyncness.is_some() {
+    if function.is_async() {
         return;
     }
+    let signature = &function.signature;
     let name = &signature.ident;
     let returned = function.returned().map(ToTokens::to_token_stream).unwrap_or_default();
-    let message = if contains(&returned, "async_trait") {
+    let message = if function.returned().and_then(output).is_some() {
+        let is_pinned = contains(&returned, "Pin");
+        let block = if is_pinned { "Box::pin(async move { … })" } else { "async move { … }" };
         format!(
-            "`#[async_trait]` has rewritten `{name}`; \
-                put the body in an `async fn` of an inherent impl, annotate that and call it from here"
+            "must be an `async fn`, or have one `{block}` for its body; write `async fn {name}`"
         )
     } else if contains(&returned, "Future") {
         format!("must be an `async fn`; write `async fn {name}` and return what the future gives")
@@ -88,8 +90,8 @@ fn qualifiers(signature: &Signature, errors: &mut Errors) {
     }
 }
 
-fn parameters(signature: &Signature, errors: &mut Errors) {
-    for input in &signature.inputs {
+fn parameters(function: &Function, errors: &mut Errors) {
+    for input in &function.signature.inputs {
         let attributes = match input {
             FnArg::Receiver(receiver) => &receiver.attrs,
             FnArg::Typed(typed) => &typed.attrs,
@@ -104,7 +106,7 @@ fn parameters(signature: &Signature, errors: &mut Errors) {
             }
         }
         if let FnArg::Typed(typed) = input
-            && hides_names(&typed.pat)
+            && are_names_hidden(function, &typed.pat)
         {
             errors.on(
                 &typed.pat,
@@ -113,6 +115,20 @@ fn parameters(signature: &Signature, errors: &mut Errors) {
             );
         }
     }
+}
+
+pub(crate) fn shows_all_names(function: &Function) -> bool {
+    function.signature.inputs.iter().all(|input| match input {
+        FnArg::Receiver(_) => true,
+        FnArg::Typed(typed) => !are_names_hidden(function, &typed.pat),
+    })
+}
+
+/// Whether the names that the body uses cannot be seen in the pattern: those of a macro, and those
+/// for which `#[async_trait]` has put one of its own.
+fn are_names_hidden(function: &Function, pattern: &Pat) -> bool {
+    let is_put = |pattern: &Pat| matches!(pattern, Pat::Ident(name) if name.ident.to_string().starts_with("__arg"));
+    hides_names(pattern) || (function.desugared.is_some() && is_put(pattern))
 }
 
 fn returned<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a Type> {
@@ -138,7 +154,7 @@ fn returned<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a Type>
         );
     }
     // A function that is not async has been told already what to return.
-    if signature.asyncness.is_some()
+    if function.is_async()
         && let Some(opaque) = opaque(returned)
     {
         errors.on(

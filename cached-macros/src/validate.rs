@@ -61,9 +61,12 @@ pub(crate) fn validate<'a>(
 
     // Parameters that a mistake already reported is about: one mistake, one error.
     let mut reported = Vec::new();
-    skipped(args, function, &mut reported, errors);
-    version(args, function, &mut reported, errors);
-    accounted(args, function, &mut reported, errors);
+    // Where a name is hidden, one that is not found may well be it.
+    if signature::shows_all_names(function) {
+        skipped(args, function, &mut reported, errors);
+        version(args, function, &mut reported, errors);
+        accounted(args, function, &mut reported, errors);
+    }
 
     let (sound, name) = (sound?, name?);
     errors.is_empty().then(|| Cached {

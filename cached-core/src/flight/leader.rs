@@ -38,11 +38,6 @@ impl Leader {
         let luggage = lock(&self.flight.stowed).take()?;
         luggage.downcast().ok().map(|luggage| *luggage)
     }
-
-    /// Runs a part of the leader's work, so that the flight knows when it is woken and polled.
-    pub(crate) fn run<'l, F: Future>(&'l self, work: Pin<&'l mut F>) -> Run<'l, F> {
-        Run { leader: self, work, waker: None }
-    }
 }
 
 impl Drop for Leader {
@@ -53,47 +48,74 @@ impl Drop for Leader {
     }
 }
 
-/// See [`Leader::run`].
+/// A part of a leader's work, run so that the flight knows when it is woken and polled; or work that
+/// nobody waits for.
 pub(crate) struct Run<'l, F> {
-    leader: &'l Leader,
+    leader: Option<&'l Leader>,
+    waker: &'l mut LastWaker,
     work: Pin<&'l mut F>,
-    waker: Option<(Waker, Waker)>,
+}
+
+/// The task's waker at the last poll, and the one that was made of it.
+pub(crate) type LastWaker = Option<(Waker, Waker)>;
+
+impl<'l, F: Future> Run<'l, F> {
+    pub(crate) fn new(
+        leader: Option<&'l Leader>,
+        waker: &'l mut LastWaker,
+        work: Pin<&'l mut F>,
+    ) -> Run<'l, F> {
+        Run { leader, waker, work }
+    }
 }
 
 impl<F: Future> Future for Run<'_, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let this = &mut *self;
-        let flight = &this.leader.flight;
-        let waker = match this.waker.take() {
-            Some((task, waker)) if task.will_wake(context.waker()) => (task, waker),
-            _ => {
-                let task = context.waker().clone();
-                let wake = LeaderWake { flight: Arc::downgrade(flight), task: task.clone() };
-                (task, Waker::from(Arc::new(wake)))
-            }
-        };
-        let (_, waker) = this.waker.insert(waker);
-        // A leader that lost its lead must not vouch for its successor.
-        let leads = || lock(&flight.crew).term == this.leader.term;
-        if leads() {
-            flight.polled.store(now(), Ordering::Release);
-            flight.woken.store(0, Ordering::Release);
-            flight.polling.store(true, Ordering::Release);
-        }
-        let polled = {
-            let _leading = Leading::enter(flight);
-            this.work.as_mut().poll(&mut Context::from_waker(waker))
-        };
-        if leads() {
-            flight.polling.store(false, Ordering::Release);
-            // Woken while it was polled: it waits to be polled again from now on.
-            if flight.woken.load(Ordering::Acquire) != 0 {
-                flight.woken.store(now(), Ordering::Release);
-            }
-        }
+        let Run { leader, waker, work } = &mut *self;
+        let mut polled = Poll::Pending;
+        poll_as(*leader, waker, context, &mut |context| polled = work.as_mut().poll(context));
         polled
+    }
+}
+
+/// Polls as the leader. A function of its own, since it is compiled once and its caller for each
+/// annotated function.
+fn poll_as(
+    leader: Option<&Leader>,
+    last: &mut LastWaker,
+    context: &mut Context<'_>,
+    poll: &mut dyn FnMut(&mut Context<'_>),
+) {
+    let Some(leader) = leader else { return poll(context) };
+    let flight = &leader.flight;
+    let waker = match last.take() {
+        Some((task, waker)) if task.will_wake(context.waker()) => (task, waker),
+        _ => {
+            let task = context.waker().clone();
+            let wake = LeaderWake { flight: Arc::downgrade(flight), task: task.clone() };
+            (task, Waker::from(Arc::new(wake)))
+        }
+    };
+    let (_, waker) = last.insert(waker);
+    // A leader that lost its lead must not vouch for its successor.
+    let leads = || lock(&flight.crew).term == leader.term;
+    if leads() {
+        flight.polled.store(now(), Ordering::Release);
+        flight.woken.store(0, Ordering::Release);
+        flight.polling.store(true, Ordering::Release);
+    }
+    {
+        let _leading = Leading::enter(flight);
+        poll(&mut Context::from_waker(waker));
+    }
+    if leads() {
+        flight.polling.store(false, Ordering::Release);
+        // Woken while it was polled: it waits to be polled again from now on.
+        if flight.woken.load(Ordering::Acquire) != 0 {
+            flight.woken.store(now(), Ordering::Release);
+        }
     }
 }
 

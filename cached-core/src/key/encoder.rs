@@ -3,12 +3,8 @@
 use serde::ser::{self, Serialize};
 use smallvec::SmallVec;
 
+use super::buffer::Buffer;
 use super::{KeyError, KeyPart};
-
-/// A key longer than this moves to the heap; ordinary ones stay on the stack.
-const INLINE: usize = 192;
-
-pub(crate) type Buffer = SmallVec<[u8; INLINE]>;
 
 /// First byte of every key. A change of the encoding changes it, so old entries are misses.
 const FORMAT: u8 = 1;
@@ -44,14 +40,14 @@ pub struct Encoder {
 
 impl Encoder {
     /// Starts the key of the declaration called `name`.
-    pub(crate) fn new(name: &str) -> Encoder {
-        let mut encoder = Encoder::default();
-        encoder.bytes.push(FORMAT);
-        encoder.str(name);
-        encoder
+    #[inline]
+    pub(crate) fn start(&mut self, name: &str) {
+        // Each addition waits for the one before it, so there are few.
+        self.counted([FORMAT, STR], name.as_bytes());
     }
 
     /// Adds the parts as one sequence.
+    #[inline]
     pub(crate) fn parts(&mut self, parts: &[&dyn KeyPart]) -> Result<(), KeyError> {
         self.bytes.push(SEQ);
         for part in parts {
@@ -62,6 +58,7 @@ impl Encoder {
     }
 
     /// Adds the version, or that there is none.
+    #[inline]
     pub(crate) fn version(&mut self, version: Option<&dyn KeyPart>) -> Result<(), KeyError> {
         match version {
             None => self.bytes.push(NONE),
@@ -73,36 +70,45 @@ impl Encoder {
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn str(&mut self, text: &str) {
-        self.bytes.push(STR);
-        self.counted(text.as_bytes());
+        self.counted([STR], text.as_bytes());
     }
 
-    pub(crate) fn finish(self) -> Buffer {
-        self.bytes
+    /// What was written.
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
-    /// A LEB128 length, then the bytes.
-    fn counted(&mut self, bytes: &[u8]) {
+    /// Tags, a LEB128 length, then the bytes.
+    #[inline]
+    fn counted<const N: usize>(&mut self, tags: [u8; N], bytes: &[u8]) {
+        if let Ok(length @ ..0x80) = u8::try_from(bytes.len()) {
+            return self.bytes.extend(tags, length, bytes);
+        }
+        self.long(&tags, bytes);
+    }
+
+    #[cold]
+    fn long(&mut self, tags: &[u8], bytes: &[u8]) {
+        tags.iter().for_each(|&tag| self.bytes.push(tag));
         let mut length = bytes.len();
         while length >= 0x80 {
             self.bytes.push((length as u8 & 0x7f) | 0x80);
             length >>= 7;
         }
-        self.bytes.push(length as u8);
-        self.bytes.extend_from_slice(bytes);
+        self.bytes.extend([], length as u8, bytes);
     }
 
     fn magnitude(&mut self, tag: u8, magnitude: u128) {
         let bytes = magnitude.to_be_bytes();
         let skipped = magnitude.leading_zeros() as usize / 8;
-        self.bytes.push(tag + (bytes.len() - skipped) as u8);
-        self.bytes.extend_from_slice(&bytes[skipped..]);
+        self.bytes.extend([], tag + (bytes.len() - skipped) as u8, &bytes[skipped..]);
     }
 
     fn variant(&mut self, tag: u8, variant: &'static str) {
-        self.bytes.push(tag);
-        self.str(variant);
+        self.counted([tag, STR], variant.as_bytes());
     }
 
     /// Ends a sorted form whose entries start at `starts`: sorts them by their bytes if they are not.
@@ -114,12 +120,11 @@ impl Encoder {
         if !sorted {
             let mut order: SmallVec<[usize; 16]> = (0..starts.len()).collect();
             order.sort_by(|&a, &b| self.bytes[entry(a)].cmp(&self.bytes[entry(b)]));
-            let mut sorted = Buffer::with_capacity(end - starts[0]);
+            let mut sorted = Vec::with_capacity(end - starts[0]);
             for index in order {
                 sorted.extend_from_slice(&self.bytes[entry(index)]);
             }
-            self.bytes.truncate(starts[0]);
-            self.bytes.extend_from_slice(&sorted);
+            self.bytes.replace_tail(starts[0], &sorted);
         }
         self.bytes.push(END);
     }
@@ -186,14 +191,12 @@ impl<'e> ser::Serializer for &'e mut Encoder {
     fn serialize_f64(self, value: f64) -> Result<(), KeyError> {
         // The bits of a NaN differ between machines; it must be one key everywhere.
         let bits = if value.is_nan() { 0x7ff8_0000_0000_0000 } else { value.to_bits() };
-        self.bytes.push(FLOAT);
-        self.bytes.extend_from_slice(&bits.to_be_bytes());
+        self.bytes.extend([], FLOAT, &bits.to_be_bytes());
         Ok(())
     }
 
     fn serialize_char(self, value: char) -> Result<(), KeyError> {
-        self.bytes.push(CHAR);
-        self.bytes.extend_from_slice(&u32::from(value).to_be_bytes());
+        self.bytes.extend([], CHAR, &u32::from(value).to_be_bytes());
         Ok(())
     }
 
@@ -204,8 +207,7 @@ impl<'e> ser::Serializer for &'e mut Encoder {
     }
 
     fn serialize_bytes(self, value: &[u8]) -> Result<(), KeyError> {
-        self.bytes.push(BYTES);
-        self.counted(value);
+        self.counted([BYTES], value);
         Ok(())
     }
 

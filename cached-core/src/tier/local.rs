@@ -1,54 +1,72 @@
 //! The local tier: this process's memory, bounded by bytes.
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+mod entry;
+mod mirror;
 
-use moka::Expiry;
+use std::collections::HashSet;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use foldhash::quality::RandomState;
 use moka::sync::Cache;
+
+use entry::{ByEntry, LocalEntry, Since};
+use mirror::{Kept, Place};
 
 use crate::clock::Clock;
 use crate::value::Value;
 
-/// An entry of the local tier; cheap to clone.
-#[derive(Clone)]
-struct LocalEntry {
-    value: Value,
-    life: Life,
-    weight: u32,
-    /// Whether somebody refreshes it.
-    refreshing: Arc<AtomicBool>,
-}
+pub(crate) use entry::Life;
+
+/// The keys whose entries somebody refreshes.
+type Refreshing = Arc<Mutex<HashSet<Arc<[u8]>>>>;
 
 /// The duty to refresh an entry of the local tier; another caller gets it when this is dropped.
-pub(crate) struct Refresh(Arc<AtomicBool>);
+pub(crate) struct Refresh {
+    refreshing: Refreshing,
+    key: Arc<[u8]>,
+}
 
 impl Drop for Refresh {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        lock(&self.refreshing).remove(&self.key);
     }
 }
 
-/// How long an entry answers.
-#[derive(Clone, Copy)]
-pub(crate) struct Life {
-    pub(crate) expires: Instant,
-    /// How long it is kept after that, for a fetch that fails.
-    pub(crate) kept: Duration,
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Life {
-    fn rest(&self, now: Instant) -> Duration {
-        (self.expires + self.kept).saturating_duration_since(now)
-    }
-}
+/// The part of its capacity that the mirrors may keep alive: one in so many bytes.
+const MIRRORED: u64 = 16;
+/// In the last bit of its life an entry is looked up in the store, with the precise clock. The
+/// coarse one may be behind by a tick of the system's timer, which is some milliseconds.
+const LAST_BIT: Duration = Duration::from_secs(1);
 
-/// What an entry costs beside its key and value, roughly.
-const OVERHEAD: usize = 64;
+/// A hit of an entry is passed on to the store when so many others were stored since the last one
+/// was: often enough for the store to see that the entry is in use, long before it is its turn to
+/// go. While nothing is stored nothing has to go.
+const PASSED_ON: u64 = 16;
+
+/// Keys share so many marks; see [`mirror`].
+const MARKS: usize = 2048;
+
+/// Apart from what every hit reads and nobody writes.
+#[derive(Default)]
+#[repr(align(128))]
+struct Apart(AtomicU64);
 
 pub(crate) struct Local {
-    entries: Cache<Arc<[u8]>, LocalEntry>,
+    /// Tells this store's entries in a mirror from every other's.
+    id: u64,
+    entries: Cache<Arc<[u8]>, LocalEntry, RandomState>,
+    marks: Box<[AtomicU64]>,
+    /// How often something was stored.
+    stored: Apart,
+    since: Since,
+    refreshing: Refreshing,
     /// Counts the invalidations of the keys of a stripe. A publication holds its stripe's lock, so
     /// that none can slip in behind the invalidation that overtook it.
     stripes: Vec<Mutex<u64>>,
@@ -72,64 +90,109 @@ pub(crate) enum Write {
     Replace,
 }
 
-struct ByEntry;
-
-impl Expiry<Arc<[u8]>, LocalEntry> for ByEntry {
-    fn expire_after_create(
-        &self,
-        _: &Arc<[u8]>,
-        entry: &LocalEntry,
-        now: Instant,
-    ) -> Option<Duration> {
-        Some(entry.life.rest(now))
-    }
-
-    fn expire_after_update(
-        &self,
-        _: &Arc<[u8]>,
-        entry: &LocalEntry,
-        now: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(entry.life.rest(now))
-    }
-}
-
 impl Local {
     pub(crate) fn new(capacity: u64, clock: Clock) -> Local {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let hasher = RandomState::default();
+        let since = Since(clock.now());
         let entries = Cache::builder()
             .max_capacity(capacity)
-            .weigher(|key: &Arc<[u8]>, entry: &LocalEntry| {
-                entry.weight.saturating_add(u32::try_from(key.len() + OVERHEAD).unwrap_or(u32::MAX))
-            })
-            .expire_after(ByEntry)
-            .build();
+            .weigher(|key: &Arc<[u8]>, entry: &LocalEntry| entry.weigh(key))
+            .expire_after(ByEntry(since))
+            .build_with_hasher(hasher.clone());
         Local {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             entries,
+            stored: Apart::default(),
+            since,
+            refreshing: Refreshing::default(),
+            marks: (0..MARKS).map(|_| AtomicU64::new(0)).collect(),
             stripes: (0..256).map(|_| Mutex::new(0)).collect(),
-            hasher: RandomState::new(),
+            hasher,
             clock,
         }
     }
 
-    #[inline]
     pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
-        let entry = self.entries.get(key)?;
+        self.serve(key, Value::clone)
+    }
+
+    /// What `serve` makes of the value, if there is one.
+    #[inline]
+    pub(crate) fn serve<T>(&self, key: &[u8], mut serve: impl FnMut(&Value) -> T) -> Option<T> {
+        let place = self.place(key);
+        match mirror::look(place, |slot| self.answers(place, slot), &mut serve) {
+            Some(served) => Some(served),
+            None => self.get_from_store(place).map(|value| serve(&value)),
+        }
+    }
+
+    /// Whether what the thread keeps is served: it is what the store has, alive, and not to be
+    /// passed on.
+    #[inline]
+    fn answers(&self, place: Place<'_>, slot: &mirror::Slot) -> bool {
+        slot.mark == self.mark(place).load(Ordering::Acquire)
+            && self.stored().wrapping_sub(slot.stored) < PASSED_ON
+            && self.clock.coarse() < slot.until
+    }
+
+    fn stored(&self) -> u64 {
+        self.stored.0.load(Ordering::Relaxed)
+    }
+
+    fn get_from_store(&self, place: Place<'_>) -> Option<Value> {
+        mirror::tidy();
+        let mark = self.mark(place).load(Ordering::Acquire);
+        let entry = self.entries.get(place.key)?;
         // moka expires on its own clock's ticks; the promise is on ours.
-        (self.clock.now() < entry.life.expires).then_some(entry.value)
+        let left = entry.left(self.since, self.clock.now());
+        if left > LAST_BIT {
+            let until = self.clock.coarse() + (left - LAST_BIT);
+            let weight = entry.weigh(place.key);
+            let kept = Kept { mark, until, stored: self.stored(), value: &entry.value, weight };
+            let allowed = self.entries.policy().max_capacity().unwrap_or(0) / MIRRORED;
+            mirror::keep(place, kept, allowed);
+        }
+        (!left.is_zero()).then_some(entry.value)
+    }
+
+    /// The same for a key that was looked for and not found: if it is not there yet, the store does
+    /// not take that for another wish to have it. It admits what is asked for more often.
+    pub(crate) fn get_again(&self, key: &[u8]) -> Option<Value> {
+        self.entries.contains_key(key).then(|| self.get_from_store(self.place(key)))?
+    }
+
+    fn place<'k>(&self, key: &'k [u8]) -> Place<'k> {
+        let mut hasher = self.hasher.build_hasher();
+        // Not `hash_one`, which hashes a length too.
+        hasher.write(key);
+        Place { store: self.id, hash: hasher.finish(), key }
+    }
+
+    fn mark(&self, place: Place<'_>) -> &AtomicU64 {
+        &self.marks[place.hash as usize % MARKS]
+    }
+
+    /// To be called after each change of the store; see [`mirror`].
+    fn changed(&self, key: &[u8]) {
+        self.mark(self.place(key)).fetch_add(1, Ordering::Release);
     }
 
     /// The duty to refresh the entry, for one caller in the last `ahead` of its life.
     pub(crate) fn refresh(&self, key: &[u8], ahead: Duration) -> Option<Refresh> {
         let entry = self.entries.get(key)?;
-        let due = entry.life.expires.saturating_duration_since(self.clock.now()) < ahead;
-        (due && !entry.refreshing.swap(true, Ordering::AcqRel)).then(|| Refresh(entry.refreshing))
+        if entry.left(self.since, self.clock.now()) >= ahead {
+            return None;
+        }
+        let key = Arc::from(key);
+        let mine = lock(&self.refreshing).insert(Arc::clone(&key));
+        mine.then(|| Refresh { refreshing: Arc::clone(&self.refreshing), key })
     }
 
     /// The value also where it has expired and is kept for a fetch that fails.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
         let entry = self.entries.get(key)?;
-        (!entry.life.rest(self.clock.now()).is_zero()).then_some(entry.value)
+        (!entry.rest(self.since, self.clock.now()).is_zero()).then_some(entry.value)
     }
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
@@ -138,7 +201,7 @@ impl Local {
     }
 
     fn lock(&self, stripe: usize) -> MutexGuard<'_, u64> {
-        self.stripes[stripe].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.stripes[stripe])
     }
 
     /// Stores `value` for its life, unless the ticket is out of date, or `Once` finds an entry
@@ -156,13 +219,13 @@ impl Local {
             return false;
         }
         let count = self.lock(ticket.stripe);
-        if *count != ticket.count || (write == Write::Once && self.get(key).is_some()) {
+        if *count != ticket.count || (write == Write::Once && self.get_again(key).is_some()) {
             return false;
         }
-        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
-        let refreshing = Arc::default();
-        let entry = LocalEntry { value: Arc::clone(value), life, weight, refreshing };
+        let entry = LocalEntry::new(self.since, value, weight, life);
         self.entries.insert(Arc::clone(key), entry);
+        self.changed(key);
+        self.stored.0.fetch_add(1, Ordering::Relaxed);
         true
     }
 
@@ -172,12 +235,14 @@ impl Local {
         if *count != ticket.count {
             return;
         }
-        if let Some(mut entry) = self.entries.get(key)
+        let now = self.clock.now();
+        if let Some(entry) = self.entries.get(key)
             && Arc::ptr_eq(&entry.value, value)
-            && entry.life.expires < life.expires
         {
-            entry.life = life;
-            self.entries.insert(Arc::clone(key), entry);
+            let longer = entry.with_life(self.since, life);
+            if entry.left(self.since, now) < longer.left(self.since, now) {
+                self.entries.insert(Arc::clone(key), longer);
+            }
         }
     }
 
@@ -189,6 +254,13 @@ impl Local {
         let in_time = before.is_none_or(|before| before.count == *count);
         *count += 1;
         self.entries.invalidate(key);
+        self.changed(key);
         in_time.then_some(Ticket { stripe, count: *count })
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        mirror::forget_store();
     }
 }

@@ -1,57 +1,104 @@
 //! The request tier: within one request a key has one answer.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use foldhash::fast::RandomState;
 
 use crate::value::Value;
 
 tokio::task_local! {
-    static REQUEST: Arc<Request>;
+    static ANSWERS: Answers;
 }
 
-/// The answers of one request.
-#[derive(Default)]
+type ByKey = HashMap<Arc<[u8]>, Value, RandomState>;
+
+/// The answers of one request. They are reached through the task alone, so they need no lock.
+struct Answers {
+    request: Request,
+    /// By the cache that gave them; a request may use several, and mostly uses one.
+    caches: RefCell<Vec<(u64, ByKey)>>,
+}
+
+/// A request, as a call remembers it. What it asks of a request that its task is not in is not
+/// done: a call that was begun in a request and is run elsewhere is no part of it any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Request {
+    id: u64,
     force_miss: bool,
-    /// By the cache that gave them; a request may use several.
-    answers: Mutex<HashMap<u64, Answers>>,
 }
-
-type Answers = HashMap<Arc<[u8]>, Value>;
 
 impl Request {
-    /// The running request's, if there is one.
-    pub(crate) fn current() -> Option<Arc<Request>> {
-        REQUEST.try_with(Arc::clone).ok()
+    /// The running request, if there is one.
+    #[inline]
+    pub(crate) fn current() -> Option<Request> {
+        ANSWERS.try_with(|answers| answers.request).ok()
+    }
+
+    /// Tells this request from every other of the process.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     pub(crate) fn force_miss(&self) -> bool {
         self.force_miss
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Answers>> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn get(&self, cache: u64, key: &[u8]) -> Option<Value> {
+        self.serve(cache, key, Value::clone)
     }
 
-    pub(crate) fn get(&self, cache: u64, key: &[u8]) -> Option<Value> {
-        self.lock().get(&cache)?.get(key).cloned()
+    /// What `serve` makes of the request's answer, if it has one.
+    #[inline]
+    pub(crate) fn serve<T>(
+        &self,
+        cache: u64,
+        key: &[u8],
+        serve: impl FnOnce(&Value) -> T,
+    ) -> Option<T> {
+        let serve = |answers: &Answers| {
+            let caches = answers.caches.borrow();
+            let (_, answers) = caches.iter().find(|(id, _)| *id == cache)?;
+            answers.get(key).map(serve)
+        };
+        ANSWERS.try_with(serve).ok().flatten()
     }
 
     /// Keeps the first answer for the rest of the request; returns the one that is kept.
     pub(crate) fn keep(&self, cache: u64, key: &Arc<[u8]>, value: Value) -> Value {
-        let mut answers = self.lock();
-        Arc::clone(answers.entry(cache).or_default().entry(Arc::clone(key)).or_insert(value))
+        let kept = |answers: &mut ByKey| {
+            Arc::clone(answers.entry(Arc::clone(key)).or_insert_with(|| Arc::clone(&value)))
+        };
+        self.change(cache, kept).unwrap_or(value)
     }
 
     pub(crate) fn replace(&self, cache: u64, key: &Arc<[u8]>, value: Value) {
-        self.lock().entry(cache).or_default().insert(Arc::clone(key), value);
+        drop(self.change(cache, |answers| answers.insert(Arc::clone(key), value)));
     }
 
     pub(crate) fn remove(&self, cache: u64, key: &[u8]) {
-        if let Some(answers) = self.lock().get_mut(&cache) {
-            answers.remove(key);
-        }
+        drop(self.change(cache, |answers| answers.remove(key)));
+    }
+
+    /// What it returns is dropped outside of the borrow: a value's own `Drop` may make a call.
+    fn change<T>(&self, cache: u64, change: impl FnOnce(&mut ByKey) -> T) -> Option<T> {
+        let change = |answers: &Answers| {
+            if answers.request != *self {
+                return None;
+            }
+            // Borrowed already where a value's own `Clone` makes a call; that one is not kept.
+            let mut caches = answers.caches.try_borrow_mut().ok()?;
+            let known = caches.iter().position(|(id, _)| *id == cache);
+            let index = known.unwrap_or_else(|| {
+                caches.push((cache, HashMap::default()));
+                caches.len() - 1
+            });
+            Some(change(&mut caches[index].1))
+        };
+        ANSWERS.try_with(change).ok().flatten()
     }
 }
 
@@ -100,7 +147,9 @@ impl RequestScope {
 
     /// Runs the request. The future may be spawned, and may be dropped at any time.
     pub fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> + use<F> {
-        let request = Request { force_miss: self.force_miss, ..Request::default() };
-        REQUEST.scope(Arc::new(request), future)
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let request = Request { id, force_miss: self.force_miss };
+        ANSWERS.scope(Answers { request, caches: RefCell::default() }, future)
     }
 }

@@ -23,7 +23,7 @@ pub mod calls {
             identifier = (number, region.len(), &self.name()),
             overwrite(reason = "the broker rewrites what it is told of"),
             skip(client),
-            ttl = ::std::time::Duration::from_mins(1),
+            ttl = ::std::time::Duration::from_secs(90),
             entry = fetch_entry
         )]
         /// # Errors

@@ -244,10 +244,11 @@ fn trees() -> impl Strategy<Value = Tree> {
 }
 
 fn bytes(name: &str, identifier: &[&dyn KeyPart], version: Option<&dyn KeyPart>) -> Vec<u8> {
-    let mut encoder = Encoder::new(name);
+    let mut encoder = Encoder::default();
+    encoder.start(name);
     encoder.parts(identifier).expect("encodes");
     encoder.version(version).expect("encodes");
-    encoder.finish().to_vec()
+    encoder.bytes().to_vec()
 }
 
 proptest! {

@@ -1,9 +1,10 @@
-//! A function that returns a future.
+//! A function that returns a future and does something before that is made.
 
 use cached_core::coordinator_cached;
 
 #[coordinator_cached(name = "payment", version = state)]
 fn fetch(number: &str, state: u8) -> impl Future<Output = Result<String, String>> {
+    let number = number.trim();
     async move { Ok(format!("{number}{state}")) }
 }
 

@@ -1,0 +1,208 @@
+//! How long a crate of 200 annotated functions takes to build, beside the same crate with the
+//! runtime called by hand, and one with the attribute of the crate `cached`.
+//!
+//! `cargo run --release` here prints medians and ratios; `cargo run --release -- 9` takes nine
+//! rounds in place of five. Only the crate itself is built: its dependencies are ready before. It is
+//! built from nothing (no incremental compilation), in turns, so that what else the machine does
+//! falls on all three.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const FUNCTIONS: usize = 200;
+/// Several functions return the same type, as functions of one service do.
+const TYPES: usize = 20;
+const CRATES: [(&str, fn(usize) -> String); 4] =
+    [("plain", plain), ("hand", hand), ("ours", ours), ("cached", cached)];
+
+/// Without a cache: what the rest is measured over.
+fn plain(number: usize) -> String {
+    function("", number, &body(number))
+}
+
+fn ours(number: usize) -> String {
+    let name = format!("name = \"payment-{number}\", version = state, skip(client)");
+    function(&format!("#[cached_core::coordinator_cached({name})]"), number, &body(number))
+}
+
+fn hand(number: usize) -> String {
+    let (returned, body) = (returned(number), body(number));
+    let body = format!(
+        "
+    use cached_core::private;
+    let call = private::lookup::<{returned}>(
+        private::Sharing::<{returned}>::NEW.errors(),
+        private::declaration!(\"payment-{number}\", \"fetch_{number}\"),
+        private::Types::new(&|| ()),
+        &[private::part(&order)],
+        Some(private::part(&state)),
+    )
+    .begin();
+    let fetch = async move {{{body}}};
+    call.answer(std::pin::pin!(fetch)).await
+"
+    );
+    function("", number, &body)
+}
+
+fn cached(number: usize) -> String {
+    // Its key is every argument, or what `convert` makes of them.
+    let options = "max_size = 10_000, ttl_secs = 1800, key = \"(String, u8)\", \
+        convert = r#\"{ (order.to_owned(), state) }\"#";
+    function(&format!("#[cached::macros::cached({options})]"), number, &body(number))
+}
+
+fn function(attribute: &str, number: usize, body: &str) -> String {
+    let returned = returned(number);
+    format!(
+        "{attribute}\npub async fn fetch_{number}(client: &Client, order: &str, state: u8) -> {returned} {{{body}}}\n"
+    )
+}
+
+fn returned(number: usize) -> String {
+    format!("Result<Payment{}, FetchError>", number % TYPES)
+}
+
+/// What a call over the network looks like.
+fn body(number: usize) -> String {
+    format!(
+        "
+    let answer = client.get(\"/payments/{number}\", order, state).await?;
+    if answer.is_empty() {{
+        return Err(FetchError::NotFound);
+    }}
+    let amount = answer.len() as u64 + u64::from(state);
+    Ok(Payment{} {{ number: order.to_owned(), state, amount, lines: vec![answer] }})
+",
+        number % TYPES
+    )
+}
+
+fn library(written: fn(usize) -> String) -> String {
+    let mut library = String::from(
+        "#![allow(unused_imports)]
+use std::future::Future;
+use std::pin::Pin;
+
+use serde::{Deserialize, Serialize};
+
+pub struct Client;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FetchError {
+    NotFound,
+    Status(u16),
+}
+
+impl Client {
+    pub async fn get(&self, path: &str, order: &str, state: u8) -> Result<String, FetchError> {
+        if state == 0 { Err(FetchError::Status(500)) } else { Ok(format!(\"{path}/{order}\")) }
+    }
+}
+",
+    );
+    for number in 0..TYPES {
+        write!(
+            library,
+            "
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Payment{number} {{
+    pub number: String,
+    pub state: u8,
+    pub amount: u64,
+    pub lines: Vec<String>,
+}}
+"
+        )
+        .expect("a String takes everything");
+    }
+    (0..FUNCTIONS).for_each(|number| library.push_str(&written(number)));
+    // A future that nobody polls is not compiled to the end.
+    library.push_str("\npub fn polled(client: &'static Client) {\n");
+    for number in 0..FUNCTIONS {
+        writeln!(
+            library,
+            "    let _: Pin<Box<dyn Future<Output = {}> + Send>> = Box::pin(fetch_{number}(client, \"1\", 2));",
+            returned(number)
+        )
+        .expect("a String takes everything");
+    }
+    library.push_str("}\n");
+    library
+}
+
+fn write_crates(crates: &Path) {
+    let core = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cached-core");
+    let write = |path: PathBuf, text: &str| {
+        std::fs::create_dir_all(path.parent().expect("it has one")).expect("a folder is made");
+        std::fs::write(path, text).expect("a file is written");
+    };
+    let members = CRATES.map(|(name, _)| name);
+    write(
+        crates.join("Cargo.toml"),
+        &format!("[workspace]\nresolver = \"3\"\nmembers = {members:?}\n"),
+    );
+    for (name, written) in CRATES {
+        let dependency = match name {
+            "cached" => "cached = { version = \"4.1\", features = [\"async\"] }".to_owned(),
+            _ => format!("cached-core.path = {core:?}"),
+        };
+        let manifest = format!(
+            "[package]\nname = \"{name}-200\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
+             [dependencies]\nserde = {{ version = \"1\", features = [\"derive\"] }}\n{dependency}\n"
+        );
+        write(crates.join(name).join("Cargo.toml"), &manifest);
+        write(crates.join(name).join("src/lib.rs"), &library(written));
+    }
+}
+
+/// Builds one crate, whatever was built of it before.
+fn build(crates: &Path, command: &str, name: &str) -> Duration {
+    let library = crates.join(name).join("src/lib.rs");
+    let file = std::fs::File::options().append(true).open(&library).expect("it is there");
+    file.set_modified(std::time::SystemTime::now()).expect("it can be touched");
+    let began = Instant::now();
+    let status = Command::new(env!("CARGO"))
+        .args([command, "--quiet", "--package", &format!("{name}-200")])
+        .env("CARGO_INCREMENTAL", "0")
+        .env_remove("CARGO_TARGET_DIR")
+        .current_dir(crates)
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "`cargo {command}` of {name} failed");
+    began.elapsed()
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_secs_f64()
+}
+
+fn main() {
+    let rounds = std::env::args().nth(1).map_or(5, |rounds| rounds.parse().expect("a number"));
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/crates");
+    write_crates(&crates);
+    println!("{FUNCTIONS} functions, {TYPES} types, the crate itself, median of {rounds} rounds\n");
+    println!("          plain    hand    ours  cached   ours/hand  ours/cached");
+    for command in ["check", "build"] {
+        // Once for the dependencies.
+        for (name, _) in CRATES {
+            build(&crates, command, name);
+        }
+        let mut times = CRATES.map(|_| Vec::new());
+        for round in 0..rounds {
+            for turn in 0..CRATES.len() {
+                let which = (round + turn) % CRATES.len();
+                times[which].push(build(&crates, command, CRATES[which].0));
+            }
+        }
+        let [plain, hand, ours, cached] = times.map(median);
+        println!(
+            "{command:6} {plain:6.2} s {hand:5.2} s {ours:5.2} s {cached:5.2} s {:10.2} {:12.2}",
+            ours / hand,
+            ours / cached
+        );
+    }
+}

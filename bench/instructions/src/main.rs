@@ -1,0 +1,75 @@
+//! `cached-instructions WHAT COUNT [SERVER]` does one thing so many times, for callgrind to count.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use cached_core::{Cache, coordinator_cached};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    Paid,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Payment {
+    number: String,
+    state: State,
+    cents: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct FetchError;
+
+async fn upstream(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
+    Ok(Arc::new(Payment { number: number.to_owned(), state, cents: 1999 }))
+}
+
+#[coordinator_cached(name = "payment", version = state)]
+async fn payment(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
+    upstream(number, state).await
+}
+
+/// Asks memcached each time.
+#[coordinator_cached(name = "remote_payment", version = state, local = false)]
+async fn remote_payment(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
+    upstream(number, state).await
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, what, count, servers @ ..] = &arguments[..] else {
+        panic!("cached-instructions hit|miss|remote COUNT [SERVER]");
+    };
+    let count: usize = count.parse().expect("a number");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let cache = Cache::builder().memcached(servers).build().await.expect("it fits");
+        cache.install().expect("the first");
+        match &what[..] {
+            "hit" => {
+                for _ in 0..count {
+                    let _ = black_box(payment(black_box("payment-000007"), State::Paid).await);
+                }
+            }
+            "miss" => {
+                // All keys are as long as each other.
+                for number in 0..count {
+                    let _ = black_box(payment(&format!("payment-{number:06}"), State::Paid).await);
+                }
+            }
+            "remote" => {
+                let _ = remote_payment("payment-000007", State::Paid).await;
+                cache.flush().await;
+                for _ in 0..count {
+                    let _ =
+                        black_box(remote_payment(black_box("payment-000007"), State::Paid).await);
+                }
+                let stats = cache.stats().get("remote_payment").expect("it was called");
+                assert!(stats.remote_hits >= count as u64, "{stats:?}");
+            }
+            _ => panic!("`{what}` is none of hit, miss and remote"),
+        }
+    });
+}

@@ -1,0 +1,93 @@
+//! An entry of the local tier: a value, its life and its weight, in as few bytes as they need.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use moka::Expiry;
+
+use crate::value::Value;
+
+/// How long an entry answers.
+#[derive(Clone, Copy)]
+pub(crate) struct Life {
+    pub(crate) expires: Instant,
+    /// How long it is kept after that, for a fetch that fails.
+    pub(crate) kept: Duration,
+}
+
+/// Times as nanoseconds since a store began, which is half of what an [`Instant`] takes.
+#[derive(Clone, Copy)]
+pub(super) struct Since(pub(super) Instant);
+
+impl Since {
+    fn nanos(self, time: Instant) -> u64 {
+        u64::try_from(time.saturating_duration_since(self.0).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) struct LocalEntry {
+    pub(super) value: Value,
+    expires: u64,
+    /// In milliseconds, 49 days at most.
+    kept: u32,
+    weight: u32,
+}
+
+/// What an entry costs beside its key and value, roughly.
+const OVERHEAD: usize = 64;
+
+impl LocalEntry {
+    pub(super) fn new(since: Since, value: &Value, weight: usize, life: Life) -> LocalEntry {
+        LocalEntry {
+            value: Arc::clone(value),
+            expires: since.nanos(life.expires),
+            kept: u32::try_from(life.kept.as_millis()).unwrap_or(u32::MAX),
+            weight: u32::try_from(weight).unwrap_or(u32::MAX),
+        }
+    }
+
+    pub(super) fn with_life(&self, since: Since, life: Life) -> LocalEntry {
+        LocalEntry::new(since, &self.value, self.weight as usize, life)
+    }
+
+    pub(super) fn weigh(&self, key: &[u8]) -> u32 {
+        self.weight.saturating_add(u32::try_from(key.len() + OVERHEAD).unwrap_or(u32::MAX))
+    }
+
+    /// How long it answers yet; zero where it has expired.
+    pub(super) fn left(&self, since: Since, now: Instant) -> Duration {
+        Duration::from_nanos(self.expires.saturating_sub(since.nanos(now)))
+    }
+
+    /// How long it is kept yet.
+    pub(super) fn rest(&self, since: Since, now: Instant) -> Duration {
+        let gone = self.expires.saturating_add(u64::from(self.kept) * 1_000_000);
+        Duration::from_nanos(gone.saturating_sub(since.nanos(now)))
+    }
+}
+
+/// Tells moka when an entry is of no use any more.
+pub(super) struct ByEntry(pub(super) Since);
+
+impl Expiry<Arc<[u8]>, LocalEntry> for ByEntry {
+    fn expire_after_create(
+        &self,
+        _: &Arc<[u8]>,
+        entry: &LocalEntry,
+        now: Instant,
+    ) -> Option<Duration> {
+        Some(entry.rest(self.0, now))
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &Arc<[u8]>,
+        entry: &LocalEntry,
+        now: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(entry.rest(self.0, now))
+    }
+}

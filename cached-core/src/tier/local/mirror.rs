@@ -1,0 +1,251 @@
+//! What a thread is asked for most, before the local tier's store.
+//!
+//! The store counts on shared memory who reads what; on a hit that costs more than all the rest,
+//! and two threads hinder each other. So each thread keeps references to the entries it served
+//! last, and reads them without touching memory that another thread writes. Of an entry that is
+//! kept so, a hit is passed on to the store now and then, while other entries are stored, so that
+//! the store learns what is asked for and what to make room with; see `Local::answers`.
+//!
+//! # Why no old value is served
+//! Keys share a table of *marks*, counters that only grow. Whoever changes an entry of the store
+//! (a publication, an invalidation) counts the key's mark up *after* that, with `Release`. Whoever
+//! fills a slot loads the mark with `Acquire` *before* it reads the store, and keeps it in the slot;
+//! a slot answers only while its mark is the current one.
+//!
+//! - A slot never holds a value that is older than its mark: if the load saw the count of a change,
+//!   it synchronizes with it, so the read of the store came after the change and saw it.
+//! - After a change has returned, no call that begins later is answered from a slot filled before:
+//!   the call happens after the count, so by coherence it loads that count or a later one, and no
+//!   slot from before it has that mark.
+//!
+//! What it costs when keys share a mark is a look in the store.
+
+use std::cell::RefCell;
+use std::mem::replace;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use smallvec::SmallVec;
+
+use crate::clock::Coarse;
+use crate::value::Value;
+
+/// Slots of a set.
+const WAYS: usize = 4;
+/// Room for 2,048 entries a thread, which is 256 KiB.
+const SETS: usize = 512;
+
+/// One entry, in one cache; in two lines of the processor's cache.
+#[repr(align(64))]
+pub(super) struct Slot {
+    /// What of the hash the place does not say, to tell most other keys without reading them.
+    tag: u32,
+    weight: u32,
+    store: u64,
+    pub(super) mark: u64,
+    /// Until when it answers.
+    pub(super) until: Coarse,
+    /// How much had been stored when it was looked up in the store.
+    pub(super) stored: u64,
+    /// In the slot, where it is short; else a buffer that the next key uses again, so that a hit
+    /// allocates nothing.
+    key: SmallVec<[u8; 56]>,
+    value: Value,
+}
+
+struct Mirror {
+    /// None until something is kept.
+    slots: Vec<Option<Slot>>,
+    weight: u64,
+    /// The slot that is emptied next where there is too much.
+    hand: usize,
+    /// How many stores were gone when this began.
+    gone: u64,
+}
+
+thread_local! {
+    static MIRROR: RefCell<Mirror> = const { RefCell::new(Mirror::empty(0)) };
+}
+
+/// Threads that have a mirror; they share what a store allows all of them.
+static MIRRORS: AtomicUsize = AtomicUsize::new(0);
+/// Stores that are gone. A mirror that sees this grow lets go of everything.
+static GONE: AtomicU64 = AtomicU64::new(0);
+
+/// A key as the mirrors find it.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'k> {
+    pub(super) store: u64,
+    pub(super) hash: u64,
+    pub(super) key: &'k [u8],
+}
+
+impl Place<'_> {
+    fn tag(&self) -> u32 {
+        self.hash as u32
+    }
+
+    /// Where its two sets begin. With one, a seventh of a thousand keys would share a set with four
+    /// others or more, and drive each other out.
+    fn sets(&self) -> [usize; 2] {
+        [self.hash >> 32, self.hash >> 48].map(|bits| bits as usize % SETS * WAYS)
+    }
+
+    /// Its slot.
+    #[inline]
+    fn find<'m>(&self, slots: &'m [Option<Slot>]) -> Option<(usize, &'m Slot)> {
+        self.sets().into_iter().find_map(|first| {
+            let set = slots.get(first..first + WAYS)?;
+            let way =
+                set.iter().position(|slot| slot.as_ref().is_some_and(|slot| self.is_of(slot)))?;
+            Some((first + way, set[way].as_ref()?))
+        })
+    }
+
+    fn is_of(&self, slot: &Slot) -> bool {
+        slot.tag == self.tag() && slot.store == self.store && *slot.key == *self.key
+    }
+}
+
+/// What `serve` makes of the entry's value, if this thread has it and `answers` is true of it.
+#[inline]
+pub(super) fn look<T>(
+    place: Place<'_>,
+    answers: impl FnOnce(&Slot) -> bool,
+    serve: impl FnOnce(&Value) -> T,
+) -> Option<T> {
+    let look = |mirror: &RefCell<Mirror>| {
+        // A value's own `Clone` may ask for another entry, hence no more than a shared borrow.
+        let mirror = mirror.try_borrow().ok()?;
+        let (_, slot) = place.find(&mirror.slots)?;
+        if !answers(slot) {
+            return None;
+        }
+        Some(serve(&slot.value))
+    };
+    // Without thread-locals, at the end of a thread, there is the store.
+    MIRROR.try_with(look).ok().flatten()
+}
+
+/// Lets go of everything where a store is gone. Called on the way to the store.
+#[inline]
+pub(super) fn tidy() {
+    let gone = GONE.load(Ordering::Relaxed);
+    // What is let go is dropped after the borrow: a value's own `Drop` may ask for an entry.
+    let old = MIRROR.try_with(|mirror| {
+        let mut mirror = mirror.try_borrow_mut().ok()?;
+        (mirror.gone != gone).then(|| replace(&mut *mirror, Mirror::empty(gone)))
+    });
+    drop(old);
+}
+
+/// A store is gone: this thread lets go of it now, every other when it next looks into a store, or
+/// ends.
+pub(super) fn forget_store() {
+    GONE.fetch_add(1, Ordering::Relaxed);
+    tidy();
+}
+
+/// Keeps an entry, where this thread's share of `allowed` has room for it.
+pub(super) fn keep(place: Place<'_>, kept: Kept<'_>, allowed: u64) {
+    let keep = |mirror: &RefCell<Mirror>| {
+        mirror.try_borrow_mut().ok().and_then(|mut mirror| mirror.make_room(place, kept, allowed))
+    };
+    // Each is dropped after the borrow: a value's own `Drop` may ask for an entry.
+    while let Ok(Some(let_go)) = MIRROR.try_with(keep) {
+        drop(let_go);
+    }
+    let keep = |mirror: &RefCell<Mirror>| {
+        mirror.try_borrow_mut().ok().and_then(|mut mirror| mirror.keep(place, kept, allowed))
+    };
+    drop(MIRROR.try_with(keep));
+}
+
+/// What is kept of an entry.
+#[derive(Clone, Copy)]
+pub(super) struct Kept<'v> {
+    pub(super) mark: u64,
+    pub(super) until: Coarse,
+    pub(super) stored: u64,
+    pub(super) value: &'v Value,
+    pub(super) weight: u32,
+}
+
+impl Mirror {
+    const fn empty(gone: u64) -> Mirror {
+        Mirror { slots: Vec::new(), weight: 0, hand: 0, gone }
+    }
+
+    /// What this thread may keep of what all may keep.
+    fn share(allowed: u64) -> u64 {
+        allowed / MIRRORS.load(Ordering::Relaxed).max(1) as u64
+    }
+
+    /// Takes one entry out, if that is needed for another's sake.
+    fn make_room(&mut self, place: Place<'_>, kept: Kept<'_>, allowed: u64) -> Option<Value> {
+        let full = self.weight + u64::from(kept.weight) > Mirror::share(allowed);
+        if !full || self.weight == 0 || place.find(&self.slots).is_some() {
+            return None;
+        }
+        loop {
+            self.hand = (self.hand + 1) % self.slots.len();
+            if let Some(slot) = self.slots[self.hand].take() {
+                self.weight -= u64::from(slot.weight);
+                return Some(slot.value);
+            }
+        }
+    }
+
+    /// Returns what had its place.
+    fn keep(&mut self, place: Place<'_>, kept: Kept<'_>, allowed: u64) -> Option<Value> {
+        if u64::from(kept.weight) > Mirror::share(allowed) {
+            return None;
+        }
+        if self.slots.is_empty() {
+            self.slots.resize_with(SETS * WAYS, || None);
+            MIRRORS.fetch_add(1, Ordering::Relaxed);
+        }
+        let Kept { mark, until, stored, value, weight } = kept;
+        let free = || {
+            let ways = place.sets().into_iter().flat_map(|first| first..first + WAYS);
+            ways.into_iter().find(|&index| self.slots[index].is_none())
+        };
+        let index = place.find(&self.slots).map(|(index, _)| index).or_else(free);
+        // Any of its places, but not always the same.
+        let index = index.unwrap_or_else(|| {
+            self.hand = (self.hand + 1) % self.slots.len();
+            place.sets()[self.hand / WAYS % 2] + self.hand % WAYS
+        });
+        let old = self.slots[index].take();
+        let (mut key, value_before) = match old {
+            Some(slot) => {
+                self.weight -= u64::from(slot.weight);
+                (slot.key, Some(slot.value))
+            }
+            None => (SmallVec::new(), None),
+        };
+        key.clear();
+        key.extend_from_slice(place.key);
+        self.weight += u64::from(weight);
+        let value = Arc::clone(value);
+        self.slots[index] = Some(Slot {
+            tag: place.tag(),
+            weight,
+            store: place.store,
+            mark,
+            until,
+            stored,
+            key,
+            value,
+        });
+        value_before
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        if !self.slots.is_empty() {
+            MIRRORS.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

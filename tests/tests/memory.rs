@@ -1,0 +1,66 @@
+//! What an entry of the local tier takes. Alone in its program: moka frees what others of its caches
+//! let go when it is their turn.
+#![allow(missing_docs)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use allocation_counter::measure;
+use cached_core::{Cache, coordinator_cached};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Payment {
+    number: String,
+    cents: u64,
+}
+
+#[coordinator_cached(name = "payment", version = state)]
+async fn payment(number: &str, state: u8) -> Result<Arc<Payment>, std::io::Error> {
+    Ok(Arc::new(Payment { number: number.to_owned(), cents: 1999 }))
+}
+
+#[test]
+fn an_entry_takes_little_more_memory_than_in_moka_alone() {
+    const ENTRIES: usize = 50_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    // The keys as this library encodes them, and the same values.
+    let ours = measure(|| {
+        runtime.block_on(async {
+            let cache = Cache::builder().local_capacity(1 << 30).build().await.expect("it fits");
+            for number in 0..ENTRIES {
+                let number = format!("payment-{number:06}");
+                cache.scope(payment(&number, 1)).await.expect("it answers");
+            }
+            // The store puts off a part of its work until it is asked again.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            for number in 0..5_000 {
+                let number = format!("payment-{number:06}");
+                cache.scope(payment(&number, 1)).await.expect("it answers");
+            }
+            std::mem::forget(cache);
+        });
+    });
+    let key_length = "payment-000000".len() + "payment".len() + 12;
+    let alone = measure(|| {
+        let moka: moka::sync::Cache<Arc<[u8]>, Arc<Payment>> = moka::sync::Cache::builder()
+            .max_capacity(1 << 30)
+            .weigher(|key: &Arc<[u8]>, _| key.len() as u32)
+            .time_to_live(Duration::from_secs(30 * 60))
+            .build();
+        for number in 0..ENTRIES {
+            let mut key = vec![0; key_length];
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            let value = Payment { number: format!("payment-{number:06}"), cents: 1999 };
+            moka.insert(Arc::from(key), Arc::new(value));
+        }
+        moka.run_pending_tasks();
+        std::mem::forget(moka);
+    });
+    let bytes =
+        |measured: allocation_counter::AllocationInfo| measured.bytes_current / ENTRIES as i64;
+    let (ours, alone) = (bytes(ours), bytes(alone));
+    println!("bytes an entry: {ours}, moka alone {alone}");
+    assert!(ours - alone <= 64, "{ours} bytes an entry, moka alone {alone}");
+}

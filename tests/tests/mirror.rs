@@ -1,0 +1,184 @@
+//! What a thread keeps for itself is never older than what every thread sees.
+#![allow(missing_docs)]
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex, Weak};
+use std::time::Duration;
+
+use cached_core::testing::TestCache;
+use cached_core::{Cache, coordinator_cached};
+use tokio::runtime::{Builder, Runtime};
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+async fn cache() -> Cache {
+    Cache::builder().build().await.expect("it fits")
+}
+
+/// What the upstream says at the moment.
+type Source = Arc<AtomicU64>;
+
+#[coordinator_cached(
+    name = "level",
+    overwrite(reason = "a level is read while it changes"),
+    skip(source),
+    entry = level_entry
+)]
+async fn level(source: &Source, tank: u32) -> Result<u64, std::io::Error> {
+    Ok(source.load(Ordering::SeqCst))
+}
+
+/// Four threads read two tanks as fast as they can, while a fifth overwrites and invalidates them.
+/// Levels only rise. Once a change has returned, no call that begins later may see an older one.
+#[test]
+fn no_thread_sees_a_level_that_was_overwritten_or_invalidated() {
+    const CHANGES: u64 = 4_000;
+    let cache = runtime().block_on(cache());
+    let source = Source::default();
+    // Below this every level was replaced before the reader's call began.
+    let floors: [AtomicU64; 2] = Default::default();
+    let done = AtomicBool::new(false);
+    let start = Barrier::new(5);
+    let reads = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                start.wait();
+                runtime().block_on(cache.scope(async {
+                    while !done.load(Ordering::Relaxed) {
+                        for (tank, floor) in [(0, &floors[0]), (1, &floors[1])] {
+                            let floor = floor.load(Ordering::SeqCst);
+                            let seen = level(&source, tank).await.expect("it answers");
+                            assert!(seen >= floor, "tank {tank}: {seen} was replaced by {floor}");
+                            reads.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }));
+            });
+        }
+        start.wait();
+        runtime().block_on(cache.scope(async {
+            for change in 1..=CHANGES {
+                let tank = change as usize % 2;
+                source.store(change, Ordering::SeqCst);
+                if change % 3 == 0 {
+                    level_entry(tank as u32)
+                        .overwrite(change)
+                        .await
+                        .expect("there is no memcached");
+                } else {
+                    level_entry(tank as u32).invalidate().await.expect("there is no memcached");
+                }
+                floors[tank].store(change, Ordering::SeqCst);
+                // Long enough for a reader to keep what it reads.
+                for _ in 0..200 {
+                    std::hint::spin_loop();
+                }
+                if change % 16 == 0 {
+                    std::thread::yield_now();
+                }
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(reads.load(Ordering::Relaxed) > CHANGES, "there was too little to see");
+}
+
+#[coordinator_cached(name = "expiring", version = number, ttl = "30m", skip(source))]
+async fn expiring(source: &Source, number: u32) -> Result<u64, std::io::Error> {
+    Ok(source.fetch_add(1, Ordering::SeqCst))
+}
+
+#[tokio::test]
+async fn what_has_expired_is_not_served_by_the_thread_that_keeps_it() {
+    let cache = TestCache::local();
+    let source = Source::default();
+    cache
+        .run(async {
+            for _ in 0..100 {
+                assert_eq!(expiring(&source, 7).await.expect("it answers"), 0);
+            }
+            cache.advance(Duration::from_secs(30 * 60 - 2));
+            for _ in 0..100 {
+                assert_eq!(expiring(&source, 7).await.expect("it answers"), 0);
+            }
+            cache.advance(Duration::from_secs(2));
+            for _ in 0..100 {
+                assert_eq!(expiring(&source, 7).await.expect("it answers"), 1);
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn caches_of_scopes_do_not_mix() {
+    let (one, other) = (cache().await, cache().await);
+    let source = Source::default();
+    for _ in 0..100 {
+        assert_eq!(one.scope(expiring(&source, 1)).await.expect("it answers"), 0);
+        assert_eq!(other.scope(expiring(&source, 1)).await.expect("it answers"), 1);
+    }
+}
+
+#[coordinator_cached(name = "watched", version = number, skip(seen))]
+async fn watched(
+    seen: &Mutex<Option<Weak<String>>>,
+    number: u32,
+) -> Result<Arc<String>, std::io::Error> {
+    let value = Arc::new("watched".to_owned());
+    *seen.lock().expect("nobody panics") = Some(Arc::downgrade(&value));
+    Ok(value)
+}
+
+fn is_alive(seen: &Mutex<Option<Weak<String>>>) -> bool {
+    let seen = seen.lock().expect("nobody panics");
+    seen.as_ref().expect("it was fetched").strong_count() > 0
+}
+
+#[test]
+fn a_cache_that_is_dropped_frees_its_values_on_every_thread() {
+    let (seen, runtime) = (Mutex::new(None), runtime());
+    let cache = runtime.block_on(cache());
+    let ask = |runtime: &Runtime, cache: &Cache| {
+        for _ in 0..100 {
+            runtime.block_on(cache.scope(watched(&seen, 7))).expect("it answers");
+        }
+    };
+    ask(&runtime, &cache);
+    let (asked, dropped) = (Barrier::new(2), Barrier::new(2));
+    std::thread::scope(|scope| {
+        let clone = cache.clone();
+        scope.spawn(|| {
+            let here = self::runtime();
+            {
+                let cache = clone;
+                ask(&here, &cache);
+            }
+            asked.wait();
+            dropped.wait();
+            // The thread lives on; its next call of any function, in any cache, lets go.
+            let (another, source) = (here.block_on(self::cache()), Source::default());
+            here.block_on(another.scope(expiring(&source, 1))).expect("it answers");
+            assert!(!is_alive(&seen));
+        });
+        asked.wait();
+        assert!(is_alive(&seen));
+        drop(cache);
+        dropped.wait();
+    });
+    assert!(!is_alive(&seen));
+}
+
+#[test]
+fn a_cache_that_is_dropped_frees_its_values_at_once_on_the_thread_that_drops_it() {
+    let (seen, runtime) = (Mutex::new(None), runtime());
+    let cache = runtime.block_on(cache());
+    for _ in 0..100 {
+        runtime.block_on(cache.scope(watched(&seen, 7))).expect("it answers");
+    }
+    assert!(is_alive(&seen));
+    drop(cache);
+    assert!(!is_alive(&seen));
+}

@@ -1,0 +1,23 @@
+//! A method under `#[async_trait]` is held against the same rules.
+
+use async_trait::async_trait;
+use cached_core::coordinator_cached;
+
+#[async_trait]
+trait Payments {
+    async fn payment(&self, number: u32, state: u8) -> Result<String, String>;
+}
+
+struct Client;
+
+#[async_trait]
+impl Payments for Client {
+    #[coordinator_cached(name = "payment", version = stat)]
+    async fn payment(&self, number: u32, state: u8) -> Result<String, String> {
+        Ok(format!("{number}{state}"))
+    }
+}
+
+fn main() {
+    drop(async { Client.payment(1, 2).await });
+}
