@@ -9,7 +9,7 @@ use std::time::Duration;
 pub use linkme;
 
 use crate::cache::Cache;
-use crate::call::{Begun, Missed, count_alone};
+use crate::call::{Begun, Missed};
 use crate::current::with_current;
 pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
@@ -255,8 +255,8 @@ pub struct Call<R, V> {
 
 enum State {
     /// From a tier of this process; with the site of an entry that may be due for a refresh.
-    Answered(Value, Option<Site>),
-    Missed(Missed),
+    Answered(Value, Option<Box<Site>>),
+    Missed(Box<Missed>),
     /// Missed, and begun.
     Begun(Box<Begun>),
     /// The cache is off, the name is shared, or the arguments gave no key.
@@ -268,9 +268,8 @@ impl<R, V> Call<R, V> {
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Call<R, V> {
         match &mut self.state {
-            State::Missed(Missed { site, .. }) | State::Answered(_, Some(site)) => {
-                site.ttl = Some(ttl);
-            }
+            State::Missed(missed) => missed.site.ttl = Some(ttl),
+            State::Answered(_, Some(site)) => site.ttl = Some(ttl),
             State::Answered(_, None) | State::Begun(_) | State::Bypassed(..) => {}
         }
         self
@@ -294,19 +293,14 @@ impl<R, V> Call<R, V> {
     pub async fn answer<F: Future<Output = R>>(self, mut fetch: Pin<&mut F>) -> R {
         let Call { returns, state } = self;
         let mut begun = match state {
-            State::Answered(value, _) => {
+            State::Answered(value, _) => match (returns.join)(&value) {
                 // What is returned need not be `Send`, so none of it is held across an await.
-                if let Some(returned) = (returns.join)(&value) {
-                    return returned;
-                }
-                return fetch.await;
-            }
-            State::Bypassed(cache, declaration) => {
-                count_alone(cache.counters(declaration));
-                return fetch.await;
-            }
+                Some(returned) => return returned,
+                None => Begun::alone(None),
+            },
+            State::Bypassed(cache, declaration) => Begun::alone(cache.counters(declaration)),
             // Boxed, so that the future of a function that is hit stays small.
-            State::Missed(missed) => Box::pin(missed.begin()).await,
+            State::Missed(missed) => missed.begin().await,
             State::Begun(begun) => begun,
         };
         if let Some(returned) = begun.answer(&returns) {
@@ -327,11 +321,11 @@ impl<R: 'static, V: 'static> Call<R, V> {
         let state = match state {
             State::Answered(value, Some(site)) => {
                 let Some(returned) = (returns.join)(&value) else { return fetch.await };
-                Missed { site, request: None }.refresh_local(returns, fetch);
+                Box::new(Missed { site: *site, request: None }).refresh_local(returns, fetch);
                 return returned;
             }
             State::Missed(missed) => {
-                let begun = Box::pin(missed.begin()).await;
+                let begun = missed.begin().await;
                 if let Some(returned) = begun.answer_to_refresh(&returns) {
                     begun.refresh(returns, fetch);
                     return returned;
@@ -381,10 +375,10 @@ fn look(
             Some(request) => request.keep(cache.id(), &key(), value),
             None => value,
         };
-        return State::Answered(value, site.flatten());
+        return State::Answered(value, site.flatten().map(Box::new));
     }
     match Site::new(cache, declaration, Arc::from(&key[..]), value_type, None) {
-        Some(site) => State::Missed(Missed { site, request }),
+        Some(site) => State::Missed(Box::new(Missed { site, request })),
         None => bypassed(),
     }
 }
