@@ -89,15 +89,22 @@ enum Right {
 /// A missed call of which only the fetch is left, if that. It is untyped, and what is typed are small
 /// functions: one of them is compiled for each annotated function, the others for each return type.
 pub(crate) struct Begun {
-    missed: Missed,
+    /// `None` for a call that is not cached.
+    missed: Option<Box<Missed>>,
     step: Step,
     began: Instant,
     waker: LastWaker,
 }
 
 impl Begun {
-    fn new(missed: Missed, step: Step) -> Begun {
-        Begun { missed, step, began: Instant::now(), waker: None }
+    fn new(missed: Option<Box<Missed>>, step: Step) -> Box<Begun> {
+        Box::new(Begun { missed, step, began: Instant::now(), waker: None })
+    }
+
+    /// The function as it is without the cache.
+    pub(crate) fn alone(counters: Option<&Counters>) -> Box<Begun> {
+        count_alone(counters);
+        Begun::new(None, Step::Alone)
     }
 
     /// Another's answer, if there is one; else the fetch begins.
@@ -114,7 +121,8 @@ impl Begun {
     }
 
     fn count(&mut self) {
-        let counters = self.missed.site.counters();
+        let Some(missed) = &self.missed else { return };
+        let counters = missed.site.counters();
         match self.step {
             Step::Fetch(_) => counters.fetches.add(),
             _ => count_alone(Some(counters)),
@@ -134,7 +142,7 @@ impl Begun {
     /// What the call returns, and for the tiers what there is to store. Nothing is awaited here: an
     /// error need not be `Send`.
     pub(crate) fn settle<R, V>(self, returned: R, returns: &Returns<R, V>) -> R {
-        let Begun { missed, step: Step::Fetch(fetching), began, .. } = self else {
+        let Begun { missed: Some(missed), step: Step::Fetch(fetching), began, .. } = self else {
             return returned;
         };
         let counters = missed.site.counters();
@@ -180,7 +188,8 @@ impl Begun {
         V: 'static,
         F: Future<Output = R> + Send + 'static,
     {
-        if let Begun { missed, step: Step::AnswerAndRefresh(_, fetching), .. } = self {
+        if let Begun { missed: Some(missed), step: Step::AnswerAndRefresh(_, fetching), .. } = self
+        {
             missed.refresh(returns, *fetching, fetch);
         }
     }
@@ -188,24 +197,30 @@ impl Begun {
 
 impl Missed {
     /// The next part of the path, as the leader of the key's flight or as its follower.
-    pub(crate) async fn begin(self) -> Box<Begun> {
-        let step = self.step().await;
-        Box::new(Begun::new(self, step))
+    pub(crate) fn begin(self: Box<Self>) -> Pin<Box<dyn Future<Output = Box<Begun>> + Send>> {
+        Box::pin(async move {
+            let step = self.step().await;
+            Begun::new(Some(self), step)
+        })
     }
 
     /// Fetches in the background, and stores what comes of it. Without a runtime it is left to a
     /// later call.
-    fn refresh<R, V, F>(self, returns: Returns<R, V>, fetching: Fetching, mut fetch: Pin<Box<F>>)
-    where
+    fn refresh<R, V, F>(
+        self: Box<Self>,
+        returns: Returns<R, V>,
+        fetching: Fetching,
+        mut fetch: Pin<Box<F>>,
+    ) where
         R: 'static,
         V: 'static,
         F: Future<Output = R> + Send + 'static,
     {
         let Ok(runtime) = Handle::try_current() else { return };
-        let mut begun = Begun::new(self, Step::Fetch(Box::new(fetching)));
         // The body's own calls use the cache that they would have used here.
         let refresh = Cache::current().scope(async move {
-            begun.missed.site.counters().refreshes.add();
+            self.site.counters().refreshes.add();
+            let mut begun = Begun::new(Some(self), Step::Fetch(Box::new(fetching)));
             begun.count();
             let returned = begun.run(fetch.as_mut()).await;
             begun.settle(returned, &returns);
@@ -214,8 +229,11 @@ impl Missed {
     }
 
     /// Refreshes what the local tier answered with, where that is due.
-    pub(crate) fn refresh_local<R, V, F>(self, returns: Returns<R, V>, fetch: Pin<Box<F>>)
-    where
+    pub(crate) fn refresh_local<R, V, F>(
+        self: Box<Self>,
+        returns: Returns<R, V>,
+        fetch: Pin<Box<F>>,
+    ) where
         R: 'static,
         V: 'static,
         F: Future<Output = R> + Send + 'static,
@@ -339,7 +357,7 @@ impl Missed {
 }
 
 /// Counts a function that runs as it is without the cache.
-pub(crate) fn count_alone(counters: Option<&Counters>) {
+fn count_alone(counters: Option<&Counters>) {
     if let Some(counters) = counters {
         counters.bypassed.add();
         counters.fetches.add();

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub use linkme;
 
 use crate::cache::Cache;
-use crate::call::{Begun, Missed, count_alone};
+use crate::call::{Begun, Missed};
 use crate::current::with_current;
 pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
@@ -329,19 +329,14 @@ impl<R, V> Call<R, V> {
     pub async fn answer<F: Future<Output = R>>(self, mut fetch: Pin<&mut F>) -> R {
         let Call { returns, state } = self;
         let mut begun = match state {
-            State::Due(due) => {
+            State::Due(due) => match (returns.join)(&due.0) {
                 // What is returned need not be `Send`, so none of it is held across an await.
-                if let Some(returned) = (returns.join)(&due.0) {
-                    return returned;
-                }
-                return fetch.await;
-            }
-            State::Bypassed(cache, declaration) => {
-                count_alone(cache.counters(declaration));
-                return fetch.await;
-            }
+                Some(returned) => return returned,
+                None => Begun::alone(None),
+            },
+            State::Bypassed(cache, declaration) => Begun::alone(cache.counters(declaration)),
             // Boxed, so that the future of a function that is hit stays small.
-            State::Missed(missed) => Box::pin(missed.begin()).await,
+            State::Missed(missed) => missed.begin().await,
             State::Begun(begun) => begun,
         };
         if let Some(returned) = begun.answer(&returns) {
@@ -363,11 +358,11 @@ impl<R: 'static, V: 'static> Call<R, V> {
             State::Due(due) => {
                 let (value, site) = *due;
                 let Some(returned) = (returns.join)(&value) else { return fetch.await };
-                Missed { site, request: None }.refresh_local(returns, fetch);
+                Box::new(Missed { site, request: None }).refresh_local(returns, fetch);
                 return returned;
             }
             State::Missed(missed) => {
-                let begun = Box::pin(missed.begin()).await;
+                let begun = missed.begin().await;
                 if let Some(returned) = begun.answer_to_refresh(&returns) {
                     begun.refresh(returns, fetch);
                     return returned;

@@ -198,7 +198,7 @@ fn owned(borrowed: &Type) -> String {
 }
 
 fn bare(tokens: &impl ToTokens) -> String {
-    tokens.to_token_stream().to_string().replace(' ', "")
+    tokens.to_token_stream().to_string().replace(" ", "").replace(",", ", ")
 }
 
 fn rules(args: &Args) -> Vec<(&'static str, &Expr)> {
