@@ -30,7 +30,8 @@ pub use cache::Cache;
 /// The attribute of this crate; its options are [in the crate's documentation](crate#options-of-the-attribute).
 ///
 /// On an `async fn` (free, a method, a method of a trait impl; generic or not) that returns a
-/// `Result`, an `Option` or a standard type. The body runs in the caller's own task, so it may
+/// `Result`, an `Option` or a standard type; or on a function whose body is one `async` block, also
+/// under `#[async_trait]`. The body runs in the caller's own task, so it may
 /// borrow, and dropping the call drops it.
 ///
 /// ```

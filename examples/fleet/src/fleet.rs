@@ -199,6 +199,16 @@ impl Fleet {
         lost
     }
 
+    /// Every process is told the servers that are left.
+    pub(crate) fn leave_out(&mut self, lost: &str) {
+        self.addresses.retain(|address| address != lost);
+        for process in &self.processes {
+            let told = process.cache().set_memcached(&self.addresses);
+            told.expect("there are servers left, and their addresses are well-formed");
+        }
+        self.whole = true;
+    }
+
     /// Every entry has expired.
     pub(crate) fn half_an_hour_later(&self) {
         self.any().advance(Duration::from_secs(31 * 60));

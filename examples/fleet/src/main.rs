@@ -19,7 +19,7 @@ use crate::report::Report;
 
 /// Simulates a fleet of processes over a pool of memcached servers, and prints what it did.
 #[derive(Parser)]
-#[command(name = "fleet", version, max_term_width = 100)]
+#[command(name = "fleet-simulation", version, max_term_width = 100)]
 struct Arguments {
     /// Processes of the service
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=5000))]
@@ -46,19 +46,19 @@ fn main() -> ExitCode {
     let runtime = match runtime.enable_time().start_paused(true).build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("fleet: no runtime could be started: {error}");
+            eprintln!("fleet-simulation: no runtime could be started: {error}");
             return ExitCode::FAILURE;
         }
     };
     let report = runtime.block_on(play(size));
     println!("{report}");
     if let Err(error) = plot::draw(&report, &svg) {
-        eprintln!("fleet: {} could not be written: {error}", svg.display());
+        eprintln!("fleet-simulation: {} could not be written: {error}", svg.display());
         return ExitCode::FAILURE;
     }
     println!("\nplots: {}", svg.display());
     let broken = report.broken_promises();
-    broken.iter().for_each(|promise| eprintln!("fleet: {promise}"));
+    broken.iter().for_each(|promise| eprintln!("fleet-simulation: {promise}"));
     if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -75,6 +75,8 @@ async fn play(size: Size) -> Report {
 
     let lost = fleet.lose_a_server();
     phases.push(fleet.phase("a server is lost", 2).await);
+    fleet.leave_out(&lost);
+    phases.push(fleet.phase("it is taken out of the pool", 2).await);
     let moved = before.moved_to(&fleet.homes());
 
     fleet.half_an_hour_later();

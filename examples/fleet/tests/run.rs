@@ -5,7 +5,7 @@ use std::process::Command;
 #[test]
 fn a_small_fleet_keeps_the_promises_and_is_plotted() {
     let svg = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("fleet.svg");
-    let output = Command::new(env!("CARGO_BIN_EXE_fleet"))
+    let output = Command::new(env!("CARGO_BIN_EXE_fleet-simulation"))
         .args(["--processes", "40", "--servers", "8", "--keys", "300", "--calls", "4000"])
         .arg("--svg")
         .arg(&svg)
