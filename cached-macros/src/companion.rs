@@ -10,8 +10,9 @@ use syn::{Attribute, FnArg, GenericParam, Generics, WherePredicate};
 
 use crate::args::Args;
 use crate::expand::{Key, Krate};
-use crate::item::{Function, mentions};
+use crate::item::Function;
 use crate::lifetimes::without_lifetimes;
+use crate::mentions::mentions;
 use crate::validate::Cached;
 
 /// What the companion takes over from the function.

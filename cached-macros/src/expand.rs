@@ -11,8 +11,9 @@ use syn::{Expr, FnArg, Generics, Path, Type};
 
 use crate::args::Args;
 
-use crate::item::{Parameter, is_punct, mentions};
+use crate::item::{Parameter, is_punct};
 use crate::lifetimes::borrows;
+use crate::mentions::mentions;
 use crate::signature::opaque;
 use crate::validate::{Cached, Ttl};
 

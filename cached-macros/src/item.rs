@@ -1,7 +1,7 @@
 //! The annotated function: its signature parsed, its body kept as it was written.
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
-use quote::{ToTokens, quote};
+use quote::quote;
 use syn::parse::{ParseStream, Parser};
 use syn::visit::Visit;
 use syn::visit_mut::VisitMut;
@@ -225,82 +225,9 @@ pub(crate) fn hides_names(pattern: &Pat) -> bool {
     hidden.0
 }
 
-/// Whether an expression mentions a parameter (or `self`), also inside a macro.
-///
-/// By its tokens, since the arguments of a macro are nothing else. What only looks like the
-/// parameter does not count: a field or method `.state`, a path `state::X`, a field's name in a
-/// struct literal. A parameter taken for mentioned would be missing in the key.
-pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
-    mentioned_in(expression.to_token_stream(), &parameter.to_string(), false)
-}
-
-fn mentioned_in(tokens: TokenStream, name: &str, in_group: bool) -> bool {
-    let trees: Vec<TokenTree> = tokens.into_iter().collect();
-    let punct = |place: Option<usize>| match place.and_then(|place| trees.get(place)) {
-        Some(TokenTree::Punct(punct)) => Some(punct.as_char()),
-        _ => None,
-    };
-    trees.iter().enumerate().any(|(place, tree)| match tree {
-        TokenTree::Group(group) => mentioned_in(group.stream(), name, true),
-        TokenTree::Ident(ident) if ident == name => {
-            let before = (punct(place.checked_sub(2)), punct(place.checked_sub(1)));
-            let after = (punct(Some(place + 1)), punct(Some(place + 2)));
-            let is_member = before.1 == Some('.') && before.0 != Some('.');
-            let is_path = before == (Some(':'), Some(':')) || after == (Some(':'), Some(':'));
-            let is_field_name = after.0 == Some(':');
-            let is_lifetime = before.1 == Some('\'');
-            let is_macro = after.0 == Some('!') && after.1 != Some('=');
-            !(is_member || is_path || is_field_name || is_lifetime || is_macro)
-        }
-        // `format!("{state}")` names the parameter inside the text.
-        TokenTree::Literal(literal) if in_group => {
-            let text = literal.to_string();
-            text.match_indices('{').any(|(start, _)| {
-                text[start + 1..]
-                    .strip_prefix(name)
-                    .is_some_and(|rest| rest.starts_with(['}', ':']))
-            })
-        }
-        _ => false,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proc_macro2::Span;
-
-    #[test]
-    fn mentions_are_uses_and_nothing_else() {
-        let state = Ident::new("state", Span::call_site());
-        for yes in [
-            quote!(state),
-            quote!(&state),
-            quote!(state.code()),
-            quote!(f(1, state)),
-            quote!(format!("{}", state)),
-            quote!(format!("{state:?}")),
-            quote!(Key { state }),
-            quote!(Key { number: state }),
-            quote!(0..state),
-            quote!(state == 1),
-            quote!(state != 1),
-        ] {
-            assert!(mentions(&yes, &state), "{yes}");
-        }
-        for no in [
-            quote!(client.state),
-            quote!(client.state()),
-            quote!(state::X),
-            quote!(crate::state),
-            quote!(Key { state: 1 }),
-            quote!(state!(1)),
-            quote!("{state}"),
-            quote!(format!("{states}")),
-        ] {
-            assert!(!mentions(&no, &state), "{no}");
-        }
-    }
 
     #[test]
     fn bindings_of_patterns_are_parameters() {

@@ -12,6 +12,7 @@ mod expand;
 mod item;
 mod lifetimes;
 mod literal;
+mod mentions;
 mod signature;
 mod validate;
 

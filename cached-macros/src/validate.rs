@@ -7,8 +7,9 @@ use syn::{Expr, ExprLit, ExprPath, FnArg, Lit, LitStr, Type};
 
 use crate::args::{Args, Given};
 use crate::errors::{Errors, listed, nearest};
-use crate::item::{Function, Parameter, mentions};
+use crate::item::{Function, Parameter};
 use crate::lifetimes::borrows;
+use crate::mentions::mentions;
 use crate::{literal, signature};
 
 /// An annotated function that keeps every rule.

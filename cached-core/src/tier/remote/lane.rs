@@ -1,7 +1,7 @@
 //! Many callers, one round trip: the way of one runtime's commands to one server.
 //!
-//! A caller that finds nobody under way runs its own command in its own task, and pays nothing for
-//! the others. Who comes meanwhile queues, and a *drain* carries the queue: a task of its own, which
+//! A caller that finds few under way runs its own command in its own task, and pays nothing for the
+//! others. Who comes meanwhile queues, and a *drain* carries the queue: a task of its own, which
 //! takes what has gathered while its last exchange was under way and ends when nothing has. So
 //! nobody's command waits for a task that somebody else may have dropped, or holds and does not
 //! poll.
@@ -30,6 +30,9 @@ const BATCH_BYTES: usize = 48 << 10;
 const COMMAND_BYTES: usize = 320;
 /// Exchanges of drains under way at once.
 const DRAINS: usize = 2;
+/// Callers that run their own commands at once: a few do better each on a connection of its own than
+/// by waiting for one another.
+const ALONE: usize = 4;
 /// Another drain starts when so many wait.
 const FULL: usize = 64;
 /// Where more wait, a command is refused at once.
@@ -49,8 +52,8 @@ pub(super) struct Lane {
 struct Queue {
     waiting: VecDeque<Waiting>,
     drains: usize,
-    /// Whether a caller runs its own command.
-    alone: bool,
+    /// Callers that run their own commands.
+    alone: usize,
 }
 
 struct Waiting {
@@ -109,8 +112,8 @@ impl Lane {
 
     fn enter(self: &Arc<Lane>, command: Command) -> Entered {
         let mut queue = self.queue();
-        if !queue.alone && queue.drains == 0 {
-            queue.alone = true;
+        if queue.alone < ALONE && queue.drains == 0 {
+            queue.alone += 1;
             drop(queue);
             return Entered::Alone(Alone::new(self, command));
         }
@@ -171,7 +174,7 @@ impl Lane {
         if let Some(client) = made {
             return Ok(client);
         }
-        let client = Client::connect(&server.address, DRAINS + 1, server.timeout).await?;
+        let client = Client::connect(&server.address, DRAINS + ALONE, server.timeout).await?;
         // Two that dial at once make two clients; one of them is kept.
         let mut kept = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(kept.get_or_insert(client).clone())
@@ -352,11 +355,11 @@ impl Drop for Alone {
     }
 }
 
-/// The place of the one who runs its own command.
+/// The place of one who runs its own command.
 struct Seat(Arc<Lane>);
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.queue().alone = false;
+        self.0.queue().alone -= 1;
     }
 }

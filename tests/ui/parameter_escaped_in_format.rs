@@ -1,0 +1,12 @@
+//! A parameter that the version seems to mention: `{{id}}` is text.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "courses", identifier = who, version = format!("{{id}}{edition}"))]
+async fn course(who: u32, id: u32, edition: u32) -> Option<u32> {
+    Some(who + id + edition)
+}
+
+fn main() {
+    drop(course(1, 2, 3));
+}
