@@ -147,12 +147,23 @@ impl TestCache {
     /// The memcached; of several the first. Of a cache that is [`local`](Self::local) nobody asks it.
     #[must_use]
     pub fn memcached(&self) -> TestMemcached {
-        self.memcached_at(self.config.servers.first().map_or(ADDRESS, String::as_str))
+        let address = self.config.servers.first().map_or(ADDRESS, String::as_str);
+        TestMemcached { memory: self.network.at(address) }
     }
 
-    /// The memcached at an address (`host:port`), as it was given to the builder.
+    /// The memcached at an address (`host:port`), as it was given to the builder or to
+    /// [`Cache::set_memcached`].
+    ///
+    /// # Panics
+    /// Where no server was given that address: a test that breaks another one than it means must
+    /// not pass.
+    #[track_caller]
     #[must_use]
     pub fn memcached_at(&self, address: &str) -> TestMemcached {
+        let servers = &self.config.servers;
+        let is_now = || self.cache.remote().is_some_and(|remote| remote.has(address));
+        let is_given = servers.iter().any(|server| server == address) || is_now();
+        assert!(is_given, "no memcached is at `{address}`; those given are at {servers:?}");
         TestMemcached { memory: self.network.at(address) }
     }
 

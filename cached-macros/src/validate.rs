@@ -68,6 +68,7 @@ pub(crate) fn validate<'a>(
         version(args, function, &mut reported, errors);
         accounted(args, function, &mut reported, errors);
     }
+    of_the_value_alone(args, function, errors);
 
     let (sound, name) = (sound?, name?);
     errors.is_empty().then(|| Cached {
@@ -205,6 +206,20 @@ fn bare(tokens: &impl ToTokens) -> String {
 fn rules(args: &Args) -> Vec<(&'static str, &Expr)> {
     let given = [("cache_if", &args.cache_if), ("ttl_with", &args.ttl_with)];
     given.into_iter().filter_map(|(rule, given)| Some((rule, &given.as_ref()?.value))).collect()
+}
+
+/// A rule is asked wherever a value comes from, where there are no parameters.
+fn of_the_value_alone(args: &Args, function: &Function, errors: &mut Errors) {
+    for (rule, expression) in rules(args) {
+        let mentioned = function.parameters.iter().find(|p| mentions(expression, &p.ident));
+        if let Some(Parameter { ident: name, .. }) = mentioned {
+            let message = format!(
+                "`{rule}` sees the value alone, not `{name}`; \
+                    compare with a constant, or put what it needs into the value"
+            );
+            errors.on(expression, message);
+        }
+    }
 }
 
 fn tiers(args: &Args, errors: &mut Errors) -> [bool; 2] {

@@ -152,6 +152,14 @@ fn statistics_of_a_name_that_nobody_has_panic() {
 }
 
 #[test]
+#[should_panic(expected = "no memcached is at `b:11212`")]
+fn a_server_that_nobody_has_cannot_be_broken() {
+    let test =
+        TestCache::with(Cache::builder().memcached(["a:11211", "b:11211"])).expect("it fits");
+    test.memcached_at("b:11212").fail();
+}
+
+#[test]
 fn a_test_cache_takes_no_settings_that_a_cache_would_not_take() {
     let error = TestCache::with(Cache::builder().namespace("My Shop")).expect_err("it is refused");
     assert!(error.to_string().contains("namespace `My Shop`"));

@@ -167,6 +167,12 @@ impl Remote {
         *servers = next;
     }
 
+    /// Whether one of the servers is at the address.
+    #[cfg(feature = "testing")]
+    pub(crate) fn has(&self, address: &str) -> bool {
+        self.servers().iter().any(|server| server.address == address)
+    }
+
     fn servers(&self) -> Servers {
         Arc::clone(&self.servers.read().unwrap_or_else(PoisonError::into_inner))
     }
