@@ -130,7 +130,7 @@ impl TestCache {
     }
 
     /// Runs the future with this cache as the current one, then waits until what it wrote to
-    /// memcached is there. Tasks that it spawns are outside of it.
+    /// memcached is there, 10 s at most. Tasks that it spawns are outside of it.
     pub async fn run<F: Future>(&self, future: F) -> F::Output {
         let output = self.cache.scope(future).await;
         self.cache.flush().await;
