@@ -32,7 +32,7 @@ fn hand(number: usize) -> String {
     let body = format!(
         "
     use cached_core::private;
-    let call = private::lookup::<{returned}>(
+    let looked = private::lookup::<{returned}>(
         private::Sharing::<{returned}>::NEW.errors(),
         private::declaration!(\"payment-{number}\", \"fetch_{number}\"),
         private::Types::new(&|| ()),
@@ -40,6 +40,10 @@ fn hand(number: usize) -> String {
         Some(private::part(&state)),
     )
     .begin();
+    let call = match looked {{
+        Ok(hit) => return hit,
+        Err(call) => call,
+    }};
     let fetch = async move {{{body}}};
     call.answer(std::pin::pin!(fetch)).await
 "
