@@ -95,10 +95,7 @@ where
     R: Returned<ByType>,
     R::Value: CachedValue,
 {
-    let returns = Returns::new::<ByType>(errors);
-    let value_type = returns.value_type;
-    let asked = Asked { declaration, value_type, types, identifier, version };
-    Lookup { returns, asked, cache: None }
+    Lookup::new(Returns::new::<ByType>(errors), declaration, types, identifier, version)
 }
 
 /// The same for a function that is `infallible`.
@@ -110,13 +107,23 @@ pub fn lookup_whole<'k, R: CachedValue>(
     identifier: &'k [Part<'k>],
     version: Option<Part<'k>>,
 ) -> Lookup<'k, R, R> {
-    let returns = Returns::new::<Whole>(errors);
-    let value_type = returns.value_type;
-    let asked = Asked { declaration, value_type, types, identifier, version };
-    Lookup { returns, asked, cache: None }
+    Lookup::new(Returns::new::<Whole>(errors), declaration, types, identifier, version)
 }
 
 impl<'k, R, V> Lookup<'k, R, V> {
+    #[inline]
+    fn new(
+        returns: Returns<R, V>,
+        declaration: &'static Declaration,
+        types: Types<'k>,
+        identifier: &'k [Part<'k>],
+        version: Option<Part<'k>>,
+    ) -> Lookup<'k, R, V> {
+        let value_type = returns.value_type;
+        let asked = Asked { declaration, value_type, types, identifier, version };
+        Lookup { returns, asked, cache: None }
+    }
+
     /// Sets the cache, where it is not the current one.
     #[must_use]
     pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V> {
