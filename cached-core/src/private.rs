@@ -135,23 +135,16 @@ impl<'k, R, V> Lookup<'k, R, V> {
     ///
     /// # Errors
     /// The call that is to be answered otherwise.
-    #[inline]
+    #[inline(always)]
     pub fn begin(self) -> Result<R, Call<R, V>> {
-        // Read where they are: what was just written is slow to copy.
-        let Lookup { returns, asked, cache } = &self;
         let mut hit = None;
         let mut serve = |value: &Value| {
-            hit = (returns.join)(value);
+            hit = (self.returns.join)(value);
             hit.is_some()
         };
-        let mut look = |cache: &Cache| look(cache, asked, &mut serve);
-        let state = match cache {
-            Some(cache) => look(cache),
-            None => with_current(look),
-        };
-        match (hit, state) {
-            (Some(hit), _) => Ok(hit),
-            (None, Some(state)) => Err(Call { returns: self.returns, state }),
+        match (look(self.cache, &self.asked, &mut serve), hit) {
+            (None, Some(hit)) => Ok(hit),
+            (Some(state), _) => Err(Call { returns: self.returns, state }),
             (None, None) => unreachable!("a look serves a value, or says how the call goes on"),
         }
     }
@@ -282,11 +275,12 @@ fn encode<'e>(
     identifier: &[Part<'_>],
     version: Option<Part<'_>>,
 ) -> Result<&'e [u8], KeyError> {
-    encoder.start(declaration.name());
+    // What shares its name has no index, and is not cached.
+    encoder.start(declaration.index().map_or(u32::MAX, |index| index as u32));
     encoder.parts(identifier)?;
     encoder.version(version)?;
     types.encode(declaration, encoder)?;
-    Ok(encoder.bytes())
+    Ok(encoder.finish())
 }
 
 /// A call of an annotated function: begun with a look at the tiers of this process, then answered.
@@ -295,7 +289,7 @@ pub struct Call<R, V> {
     state: State,
 }
 
-/// How a call goes on that was not served. Boxed, so that little is moved about.
+/// How a call goes on that was not served. Boxed, so that a look returns two words.
 enum State {
     /// Served from the local tier, by an entry that may be due for a refresh.
     Due(Box<(Value, Site)>),
@@ -303,7 +297,7 @@ enum State {
     /// Missed, and begun.
     Begun(Box<Begun>),
     /// The cache is off, the name is shared, or the arguments gave no key.
-    Bypassed(Cache, &'static Declaration),
+    Bypassed(Box<(Cache, &'static Declaration)>),
 }
 
 impl<R, V> Call<R, V> {
@@ -313,7 +307,7 @@ impl<R, V> Call<R, V> {
         match &mut self.state {
             State::Missed(missed) => missed.site.ttl = Some(ttl),
             State::Due(due) => due.1.ttl = Some(ttl),
-            State::Begun(_) | State::Bypassed(..) => {}
+            State::Begun(_) | State::Bypassed(_) => {}
         }
         self
     }
@@ -341,7 +335,10 @@ impl<R, V> Call<R, V> {
                 Some(returned) => return returned,
                 None => Begun::alone(None),
             },
-            State::Bypassed(cache, declaration) => Begun::alone(cache.counters(declaration)),
+            State::Bypassed(bypassed) => {
+                let (cache, declaration) = *bypassed;
+                Begun::alone(cache.counters(declaration))
+            }
             // Boxed, so that the future of a function that is hit stays small.
             State::Missed(missed) => missed.begin().await,
             State::Begun(begun) => begun,
@@ -391,12 +388,23 @@ struct Asked<'k> {
     version: Option<Part<'k>>,
 }
 
+/// What has the value that the request or the local tier has; whether it took it.
+type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
+
 /// Lets `serve` have the value that the request or the local tier has; `None` where it took it.
-fn look(cache: &Cache, asked: &Asked<'_>, serve: &mut dyn FnMut(&Value) -> bool) -> Option<State> {
-    let Asked { declaration, value_type, .. } = *asked;
-    let bypassed = || Some(State::Bypassed(cache.clone(), declaration));
+#[inline(never)]
+fn look(cache: Option<&Cache>, asked: &Asked<'_>, serve: Serve<'_>) -> Option<State> {
+    match cache {
+        Some(cache) => look_in(cache, asked, serve),
+        None => with_current(|cache| look_in(cache, asked, serve)),
+    }
+}
+
+/// The way of a hit outside of a request, as one function that calls few others.
+fn look_in(cache: &Cache, asked: &Asked<'_>, serve: Serve<'_>) -> Option<State> {
+    let declaration = asked.declaration;
     let Some(counters) = cache.counters(declaration).filter(|_| cache.is_enabled()) else {
-        return bypassed();
+        return bypass(cache, declaration);
     };
     let mut encoder = Encoder::default();
     let Asked { types, identifier, version, .. } = asked;
@@ -404,40 +412,64 @@ fn look(cache: &Cache, asked: &Asked<'_>, serve: &mut dyn FnMut(&Value) -> bool)
         Ok(key) => key,
         Err(error) => {
             log::warn!("`{}` is not cached for this call: {error}", declaration.name());
-            return bypassed();
+            return bypass(cache, declaration);
         }
     };
     let request = Request::current();
+    if request.is_none()
+        && declaration.is_plain()
+        && let Some(served) = cache.local().serve(key, &mut *serve)
+    {
+        counters.local_hits.add();
+        return if served { None } else { bypass(cache, declaration) };
+    }
+    look_further(cache, asked, key, request, serve)
+}
+
+/// The way of every other call.
+#[inline(never)]
+fn look_further(
+    cache: &Cache,
+    asked: &Asked<'_>,
+    key: &[u8],
+    request: Option<Request>,
+    serve: Serve<'_>,
+) -> Option<State> {
+    let Asked { declaration, value_type, .. } = *asked;
+    let site = || Site::new(cache, declaration, Arc::from(key), value_type, None);
+    let Some(counters) = cache.counters(declaration) else { return bypass(cache, declaration) };
     if let Some(served) = request.and_then(|request| request.serve(cache.id(), key, &mut *serve)) {
         counters.request_hits.add();
-        return if served { None } else { bypassed() };
+        return if served { None } else { bypass(cache, declaration) };
     }
-    let site = || Site::new(cache, declaration, Arc::from(key), value_type, None);
     let force_miss = request.is_some_and(|request| request.force_miss());
-    if !force_miss && declaration.uses_local() {
-        let plain = request.is_none() && declaration.refreshed_ahead().is_zero();
-        if plain && let Some(served) = cache.local().serve(key, &mut *serve) {
-            counters.local_hits.add();
-            return if served { None } else { bypassed() };
+    let looked = request.is_none() && declaration.is_plain();
+    if !looked
+        && !force_miss
+        && declaration.uses_local()
+        && let Some(value) = cache.local().get(key)
+    {
+        counters.local_hits.add();
+        let value = match request {
+            Some(request) => request.keep(cache.id(), &Arc::from(key), value),
+            None => value,
+        };
+        if !declaration.refreshed_ahead().is_zero()
+            && let Some(site) = site()
+        {
+            return Some(State::Due(Box::new((value, site))));
         }
-        if !plain && let Some(value) = cache.local().get(key) {
-            counters.local_hits.add();
-            let value = match request {
-                Some(request) => request.keep(cache.id(), &Arc::from(key), value),
-                None => value,
-            };
-            if !declaration.refreshed_ahead().is_zero()
-                && let Some(site) = site()
-            {
-                return Some(State::Due(Box::new((value, site))));
-            }
-            return if serve(&value) { None } else { bypassed() };
-        }
+        return if serve(&value) { None } else { bypass(cache, declaration) };
     }
     match site() {
         Some(site) => Some(State::Missed(Box::new(Missed { site, request }))),
-        None => bypassed(),
+        None => bypass(cache, declaration),
     }
+}
+
+#[cold]
+fn bypass(cache: &Cache, declaration: &'static Declaration) -> Option<State> {
+    Some(State::Bypassed(Box::new((cache.clone(), declaration))))
 }
 
 #[cfg(test)]

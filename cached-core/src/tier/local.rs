@@ -4,7 +4,7 @@ mod entry;
 mod mirror;
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, Hasher};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use entry::{ByEntry, LocalEntry, Since};
 use mirror::{Kept, Place};
 
 use crate::clock::Clock;
+use crate::key::hash_of;
 use crate::value::Value;
 
 pub(crate) use entry::Life;
@@ -118,7 +119,7 @@ impl Local {
     }
 
     /// What `serve` makes of the value, if there is one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn serve<T>(&self, key: &[u8], mut serve: impl FnMut(&Value) -> T) -> Option<T> {
         let place = self.place(key);
         match mirror::look(place, |slot| self.answers(place, slot), &mut serve) {
@@ -129,7 +130,7 @@ impl Local {
 
     /// Whether what the thread keeps is served: it is what the store has, alive, and not to be
     /// passed on.
-    #[inline]
+    #[inline(always)]
     fn answers(&self, place: Place<'_>, slot: &mirror::Slot) -> bool {
         slot.mark == self.mark(place).load(Ordering::Acquire)
             && self.stored().wrapping_sub(slot.stored) < PASSED_ON
@@ -163,10 +164,7 @@ impl Local {
     }
 
     fn place<'k>(&self, key: &'k [u8]) -> Place<'k> {
-        let mut hasher = self.hasher.build_hasher();
-        // Not `hash_one`, which hashes a length too.
-        hasher.write(key);
-        Place { store: self.id, hash: hasher.finish(), key }
+        Place { store: self.id, hash: hash_of(key), key }
     }
 
     fn mark(&self, place: Place<'_>) -> &AtomicU64 {

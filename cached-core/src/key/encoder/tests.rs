@@ -245,10 +245,10 @@ fn trees() -> impl Strategy<Value = Tree> {
 
 fn bytes(name: &str, identifier: &[&dyn KeyPart], version: Option<&dyn KeyPart>) -> Vec<u8> {
     let mut encoder = Encoder::default();
-    encoder.start(name);
+    encoder.start(0);
     encoder.parts(identifier).expect("encodes");
     encoder.version(version).expect("encodes");
-    encoder.bytes().to_vec()
+    canonical(name, encoder.finish())
 }
 
 proptest! {
