@@ -20,18 +20,20 @@ static EMBEDDED: LazyLock<Cache> = LazyLock::new(|| Cache::new(crate::config::Co
 /// Whether any cache was made a future's, ever: where none was, the task is not asked for it.
 static IS_USED: AtomicBool = AtomicBool::new(false);
 
-/// Runs `look` with the current cache, without counting a reference.
+/// The current cache, where it is known to be the process's.
 #[inline]
+pub(crate) fn current_of_process<'c>() -> Option<&'c Cache> {
+    (!IS_USED.load(Ordering::Relaxed)).then(of_process)
+}
+
+#[inline]
+fn of_process() -> &'static Cache {
+    INSTALLED.get().map_or_else(|| &*EMBEDDED, |(cache, _)| cache)
+}
+
+/// Runs `look` with the current cache, without counting a reference.
 pub(crate) fn with_current<T>(mut look: impl FnMut(&Cache) -> T) -> T {
-    if IS_USED.load(Ordering::Relaxed)
-        && let Ok(seen) = SCOPED.try_with(&mut look)
-    {
-        return seen;
-    }
-    match INSTALLED.get() {
-        Some((cache, _)) => look(cache),
-        None => look(&EMBEDDED),
-    }
+    SCOPED.try_with(&mut look).unwrap_or_else(|_| look(of_process()))
 }
 
 impl Cache {

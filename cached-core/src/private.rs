@@ -10,14 +10,14 @@ pub use linkme;
 
 use crate::cache::Cache;
 use crate::call::{Begun, Missed};
-use crate::current::with_current;
+use crate::current::{current_of_process, with_current};
 pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
 use crate::key::{Encoder, KeyError, KeyPart};
 use crate::site::Site;
 use crate::tier::request::Request;
 pub use crate::value::{ByType, Errors, Returned, Returns, Sharing, Whole};
-use crate::value::{CachedValue, Value, ValueType};
+use crate::value::{CachedValue, Value, ValueType, joined};
 
 /// One part of a key.
 pub type Part<'p> = &'p (dyn KeyPart + 'p);
@@ -75,8 +75,10 @@ macro_rules! __begin {
 pub use crate::{__begin as begin, __declaration as declaration, __declared as declared};
 
 /// Which entry is meant, before it is looked at.
-pub struct Lookup<'k, R, V> {
+pub struct Lookup<'k, R, V, J> {
     returns: Returns<R, V>,
+    /// The same as `returns.join`, as a type: a call of it can be inlined.
+    join: J,
     asked: Asked<'k>,
     cache: Option<&'k Cache>,
 }
@@ -90,12 +92,14 @@ pub fn lookup<'k, R>(
     types: Types<'k>,
     identifier: &'k [Part<'k>],
     version: Option<Part<'k>>,
-) -> Lookup<'k, R, R::Value>
+) -> Lookup<'k, R, R::Value, impl Fn(&Value) -> Option<R>>
 where
     R: Returned<ByType>,
     R::Value: CachedValue,
 {
-    Lookup::new(Returns::new::<ByType>(errors), declaration, types, identifier, version)
+    let returns = Returns::new::<ByType>(errors);
+    let asked = Asked::new(declaration, returns.value_type, types, identifier, version);
+    Lookup { returns, join: joined::<ByType, R>, asked, cache: None }
 }
 
 /// The same for a function that is `infallible`.
@@ -106,27 +110,16 @@ pub fn lookup_whole<'k, R: CachedValue>(
     types: Types<'k>,
     identifier: &'k [Part<'k>],
     version: Option<Part<'k>>,
-) -> Lookup<'k, R, R> {
-    Lookup::new(Returns::new::<Whole>(errors), declaration, types, identifier, version)
+) -> Lookup<'k, R, R, impl Fn(&Value) -> Option<R>> {
+    let returns = Returns::new::<Whole>(errors);
+    let asked = Asked::new(declaration, returns.value_type, types, identifier, version);
+    Lookup { returns, join: joined::<Whole, R>, asked, cache: None }
 }
 
-impl<'k, R, V> Lookup<'k, R, V> {
-    #[inline]
-    fn new(
-        returns: Returns<R, V>,
-        declaration: &'static Declaration,
-        types: Types<'k>,
-        identifier: &'k [Part<'k>],
-        version: Option<Part<'k>>,
-    ) -> Lookup<'k, R, V> {
-        let value_type = returns.value_type;
-        let asked = Asked { declaration, value_type, types, identifier, version };
-        Lookup { returns, asked, cache: None }
-    }
-
+impl<'k, R, V, J> Lookup<'k, R, V, J> {
     /// Sets the cache, where it is not the current one.
     #[must_use]
-    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V> {
+    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V, J> {
         Lookup { cache: Some(cache), ..self }
     }
 
@@ -136,27 +129,31 @@ impl<'k, R, V> Lookup<'k, R, V> {
     /// # Errors
     /// The call that is to be answered otherwise.
     #[inline(always)]
-    pub fn begin(self) -> Result<R, Call<R, V>> {
+    pub fn begin(self) -> Result<R, Call<R, V>>
+    where
+        J: Fn(&Value) -> Option<R>,
+    {
+        let Lookup { returns, join, asked, cache } = self;
         let mut hit = None;
         let mut serve = |value: &Value| {
-            hit = (self.returns.join)(value);
+            hit = join(value);
             hit.is_some()
         };
-        match (look(self.cache, &self.asked, &mut serve), hit) {
+        match (look(cache, &asked, &mut serve), hit) {
             (None, Some(hit)) => Ok(hit),
-            (Some(state), _) => Err(Call { returns: self.returns, state }),
+            (Some(state), _) => Err(Call { returns, state }),
             (None, None) => unreachable!("a look serves a value, or says how the call goes on"),
         }
     }
 
     /// The entry, for the companion.
     pub fn entry<P>(self) -> CacheEntry<V, P> {
-        let Lookup { returns, asked, cache } = self;
-        let Asked { declaration, types, identifier, version, .. } = asked;
+        let Lookup { returns, asked, cache, .. } = self;
         let cache = cache.cloned().unwrap_or_else(Cache::current);
-        let mut encoder = Encoder::default();
-        let key = encode(&mut encoder, declaration, &types, identifier, version).map(Arc::from);
-        CacheEntry::new(cache, declaration, key, returns.value_type)
+        // What shares its name has no index, and is not cached.
+        let index = asked.declaration.index().unwrap_or(usize::MAX);
+        let key = encode(&mut Encoder::default(), index, &asked).map(Arc::from);
+        CacheEntry::new(cache, asked.declaration, key, returns.value_type)
     }
 }
 
@@ -217,7 +214,7 @@ impl<'t> Types<'t> {
 
     /// Adds what there is to the key; nothing where there are no arguments, so that such keys
     /// do not depend on how the compiler writes a type.
-    #[inline]
+    #[inline(always)]
     fn encode(&self, declaration: &Declaration, encoder: &mut Encoder) -> Result<(), KeyError> {
         if self.own.is_empty() && self.constants.is_empty() {
             // An ordinary function has one site, and it is looked at once.
@@ -267,19 +264,16 @@ fn is_plain(container: &str) -> bool {
 }
 
 /// Encodes the key into `encoder`, which stays where it is: moving a key costs a part of a hit.
-#[inline]
+#[inline(always)]
 fn encode<'e>(
     encoder: &'e mut Encoder,
-    declaration: &Declaration,
-    types: &Types<'_>,
-    identifier: &[Part<'_>],
-    version: Option<Part<'_>>,
+    index: usize,
+    asked: &Asked<'_>,
 ) -> Result<&'e [u8], KeyError> {
-    // What shares its name has no index, and is not cached.
-    encoder.start(declaration.index().map_or(u32::MAX, |index| index as u32));
-    encoder.parts(identifier)?;
-    encoder.version(version)?;
-    types.encode(declaration, encoder)?;
+    encoder.start(index as u32);
+    encoder.parts(asked.identifier)?;
+    encoder.version(asked.version)?;
+    asked.types.encode(asked.declaration, encoder)?;
     Ok(encoder.finish())
 }
 
@@ -388,39 +382,42 @@ struct Asked<'k> {
     version: Option<Part<'k>>,
 }
 
-/// What has the value that the request or the local tier has; whether it took it.
-type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
-
-/// Lets `serve` have the value that the request or the local tier has; `None` where it took it.
-#[inline(never)]
-fn look(cache: Option<&Cache>, asked: &Asked<'_>, serve: Serve<'_>) -> Option<State> {
-    match cache {
-        Some(cache) => look_in(cache, asked, serve),
-        None => with_current(|cache| look_in(cache, asked, serve)),
+impl<'k> Asked<'k> {
+    #[inline]
+    fn new(
+        declaration: &'static Declaration,
+        value_type: &'static ValueType,
+        types: Types<'k>,
+        identifier: &'k [Part<'k>],
+        version: Option<Part<'k>>,
+    ) -> Asked<'k> {
+        Asked { declaration, value_type, types, identifier, version }
     }
 }
 
-/// The way of a hit outside of a request, as one function that calls few others.
-fn look_in(cache: &Cache, asked: &Asked<'_>, serve: Serve<'_>) -> Option<State> {
-    let declaration = asked.declaration;
-    let Some(counters) = cache.counters(declaration).filter(|_| cache.is_enabled()) else {
-        return bypass(cache, declaration);
+/// What has the value that the request or the local tier has; whether it took it.
+type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
+
+/// Lets `serve` have the value that the request or the local tier has; `None` where it took it. The
+/// way of a hit outside of a request is this one function, which calls few others.
+fn look(cache: Option<&Cache>, asked: &Asked<'_>, serve: Serve<'_>) -> Option<State> {
+    let Some(cache) = cache.or_else(current_of_process) else {
+        return with_current(|cache| look(Some(cache), asked, serve));
     };
+    let declaration = asked.declaration;
+    let index = declaration.index().filter(|_| cache.is_enabled());
+    let Some(index) = index else { return bypass(cache, declaration) };
     let mut encoder = Encoder::default();
-    let Asked { types, identifier, version, .. } = asked;
-    let key = match encode(&mut encoder, declaration, types, identifier, *version) {
+    let key = match encode(&mut encoder, index, asked) {
         Ok(key) => key,
-        Err(error) => {
-            log::warn!("`{}` is not cached for this call: {error}", declaration.name());
-            return bypass(cache, declaration);
-        }
+        Err(error) => return without_key(cache, declaration, &error),
     };
     let request = Request::current();
     if request.is_none()
         && declaration.is_plain()
         && let Some(served) = cache.local().serve(key, &mut *serve)
     {
-        counters.local_hits.add();
+        cache.counters_at(index).local_hits.add();
         return if served { None } else { bypass(cache, declaration) };
     }
     look_further(cache, asked, key, request, serve)
@@ -465,6 +462,16 @@ fn look_further(
         Some(site) => Some(State::Missed(Box::new(Missed { site, request }))),
         None => bypass(cache, declaration),
     }
+}
+
+#[cold]
+fn without_key(
+    cache: &Cache,
+    declaration: &'static Declaration,
+    error: &KeyError,
+) -> Option<State> {
+    log::warn!("`{}` is not cached for this call: {error}", declaration.name());
+    bypass(cache, declaration)
 }
 
 #[cold]

@@ -104,18 +104,16 @@ impl Buffer {
         self.hash = product as u64 ^ (product >> 64) as u64;
     }
 
-    /// Of what was added. The same additions give the same hash; others may, too.
+    /// What was added, with its hash in front. The same additions give the same hash; others may,
+    /// too.
     #[inline]
-    pub(super) fn hash(&self) -> u64 {
-        self.hash
-    }
-
-    /// Puts `bytes` in the place of the first ones.
-    #[inline]
-    pub(super) fn replace_front<const N: usize>(&mut self, bytes: [u8; N]) {
-        if let Some(front) = self.written().first_chunk_mut() {
-            *front = bytes;
+    pub(super) fn finish(&mut self) -> &[u8] {
+        let hash = self.hash.to_ne_bytes();
+        let written = self.written();
+        if let Some(front) = written.first_chunk_mut() {
+            *front = hash;
         }
+        written
     }
 
     #[inline]

@@ -69,8 +69,7 @@ impl Encoder {
     /// What was written, with its hash in its head.
     #[inline]
     pub(crate) fn finish(&mut self) -> &[u8] {
-        self.bytes.replace_front(self.bytes.hash().to_ne_bytes());
-        &self.bytes
+        self.bytes.finish()
     }
 
     #[inline]

@@ -63,7 +63,7 @@ pub(crate) struct Local {
     /// Tells this store's entries in a mirror from every other's.
     id: u64,
     entries: Cache<Arc<[u8]>, LocalEntry, RandomState>,
-    marks: Box<[AtomicU64]>,
+    marks: Box<[AtomicU64; MARKS]>,
     /// How often something was stored.
     stored: Apart,
     since: Since,
@@ -107,7 +107,7 @@ impl Local {
             stored: Apart::default(),
             since,
             refreshing: Refreshing::default(),
-            marks: (0..MARKS).map(|_| AtomicU64::new(0)).collect(),
+            marks: Box::new([const { AtomicU64::new(0) }; MARKS]),
             stripes: (0..256).map(|_| Mutex::new(0)).collect(),
             hasher,
             clock,

@@ -92,16 +92,16 @@ impl Place<'_> {
         [self.hash >> 32, self.hash >> 48].map(|bits| bits as usize % SETS)
     }
 
-    /// Its set and its way in it.
+    /// Its set, its way in it, and what is there.
     #[inline(always)]
-    fn find(&self, mirror: &Mirror) -> Option<(usize, usize)> {
+    fn find<'m>(&self, mirror: &'m Mirror) -> Option<(usize, usize, &'m Slot)> {
         for set in self.sets() {
             let (tags, slots) = (mirror.tags.get(set)?, mirror.slots.get(set)?);
             for way in 0..WAYS {
                 if tags[way] == self.tag()
-                    && slots[way].as_ref().is_some_and(|slot| self.is_of(slot))
+                    && let Some(slot) = slots[way].as_ref().filter(|slot| self.is_of(slot))
                 {
-                    return Some((set, way));
+                    return Some((set, way, slot));
                 }
             }
         }
@@ -123,9 +123,8 @@ pub(super) fn look<T>(
     let look = |mirror: &RefCell<Mirror>| {
         // A value's own `Clone` may ask for another entry, hence no more than a shared borrow.
         let mirror = mirror.try_borrow().ok()?;
-        let (set, way) = place.find(&mirror)?;
-        let slot = mirror.slots[set][way].as_ref().filter(|slot| answers(slot))?;
-        Some(serve(&slot.value))
+        let (.., slot) = place.find(&mirror)?;
+        answers(slot).then(|| serve(&slot.value))
     };
     // Without thread-locals, at the end of a thread, there is the store.
     MIRROR.try_with(look).ok().flatten()
@@ -221,7 +220,7 @@ impl Mirror {
             let ways = place.sets().into_iter().flat_map(|set| (0..WAYS).map(move |way| (set, way)));
             ways.into_iter().find(|&(set, way)| self.slots[set][way].is_none())
         };
-        let (set, way) = place.find(self).or_else(free).unwrap_or_else(|| {
+        let (set, way) = place.find(self).map(|(set, way, _)| (set, way)).or_else(free).unwrap_or_else(|| {
             // Any of its places, but not always the same.
             let (turn, way) = self.next();
             (place.sets()[turn % 2], way)
