@@ -217,14 +217,16 @@ impl Mirror {
         }
         let Kept { mark, until, stored, value, weight } = kept;
         let free = || {
-            let ways = place.sets().into_iter().flat_map(|set| (0..WAYS).map(move |way| (set, way)));
+            let ways =
+                place.sets().into_iter().flat_map(|set| (0..WAYS).map(move |way| (set, way)));
             ways.into_iter().find(|&(set, way)| self.slots[set][way].is_none())
         };
-        let (set, way) = place.find(self).map(|(set, way, _)| (set, way)).or_else(free).unwrap_or_else(|| {
-            // Any of its places, but not always the same.
-            let (turn, way) = self.next();
-            (place.sets()[turn % 2], way)
-        });
+        let (set, way) =
+            place.find(self).map(|(set, way, _)| (set, way)).or_else(free).unwrap_or_else(|| {
+                // Any of its places, but not always the same.
+                let (turn, way) = self.next();
+                (place.sets()[turn % 2], way)
+            });
         let old = self.slots[set][way].take();
         let (mut key, value_before) = match old {
             Some(slot) => {
@@ -238,15 +240,8 @@ impl Mirror {
         self.weight += u64::from(weight);
         let value = Arc::clone(value);
         self.tags[set][way] = place.tag();
-        self.slots[set][way] = Some(Slot {
-            weight,
-            store: place.store,
-            mark,
-            until,
-            stored,
-            key,
-            value,
-        });
+        self.slots[set][way] =
+            Some(Slot { weight, store: place.store, mark, until, stored, key, value });
         value_before
     }
 }
