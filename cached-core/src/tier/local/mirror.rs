@@ -52,8 +52,8 @@ pub(super) struct Slot {
 }
 
 struct Mirror {
-    /// What of each slot's hash the place does not say, by which most other keys are told without
-    /// reading them. None until something is kept.
+    /// The hash of each slot's key, by which other keys are told without reading them. None until
+    /// something is kept.
     tags: Vec<[u32; WAYS]>,
     /// As many sets.
     slots: Vec<[Option<Slot>; WAYS]>,
@@ -77,19 +77,15 @@ static GONE: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone, Copy)]
 pub(super) struct Place<'k> {
     pub(super) store: u64,
-    pub(super) hash: u64,
+    pub(super) hash: u32,
     pub(super) key: &'k [u8],
 }
 
 impl Place<'_> {
-    fn tag(&self) -> u32 {
-        self.hash as u32
-    }
-
     /// Its two sets. With one, a seventh of a thousand keys would share a set with four others or
     /// more, and drive each other out.
     fn sets(&self) -> [usize; 2] {
-        [self.hash >> 32, self.hash >> 48].map(|bits| bits as usize % SETS)
+        [self.hash >> 23, self.hash >> 14].map(|bits| bits as usize % SETS)
     }
 
     /// Its set, its way in it, and what is there.
@@ -98,7 +94,7 @@ impl Place<'_> {
         for set in self.sets() {
             let (tags, slots) = (mirror.tags.get(set)?, mirror.slots.get(set)?);
             for way in 0..WAYS {
-                if tags[way] == self.tag()
+                if tags[way] == self.hash
                     && let Some(slot) = slots[way].as_ref().filter(|slot| self.is_of(slot))
                 {
                     return Some((set, way, slot));
@@ -108,6 +104,7 @@ impl Place<'_> {
         None
     }
 
+    #[inline(always)]
     fn is_of(&self, slot: &Slot) -> bool {
         slot.store == self.store && *slot.key == *self.key
     }
@@ -239,7 +236,7 @@ impl Mirror {
         key.extend_from_slice(place.key);
         self.weight += u64::from(weight);
         let value = Arc::clone(value);
-        self.tags[set][way] = place.tag();
+        self.tags[set][way] = place.hash;
         self.slots[set][way] =
             Some(Slot { weight, store: place.store, mark, until, stored, key, value });
         value_before
