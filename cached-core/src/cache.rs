@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::config::{CacheBuilder, Config, check_servers};
+use crate::config::{CacheBuilder, Config};
 use crate::declaration::Declaration;
 use crate::error::ConfigError;
 use crate::flight::Flights;
@@ -65,7 +65,8 @@ impl Cache {
     /// The cache that the environment variable `CACHE_URL` describes: `local:` (the default),
     /// `memcache://a:11211,b:11211?namespace=shop&timeout=50ms`, or `off`, which is
     /// [`Cache::disabled`]. Further settings: `lease`, `lease_wait`, `ttl` (durations such as
-    /// `5s`), `jitter`, `local_capacity` (bytes).
+    /// `5s`), `jitter`, `local_capacity` (bytes). In a program that is built without the feature
+    /// `memcached` a `memcache://…` is a mistake.
     ///
     /// # Errors
     /// One line that names the part that is wrong. Nothing is dialled.
@@ -105,47 +106,6 @@ impl Cache {
     pub async fn flush(&self) {
         if let Some(remote) = &self.inner.remote {
             remote.flush().await;
-        }
-    }
-
-    /// Takes other memcached servers from now on, without a restart: those that stay keep their
-    /// entries and connections, and only the keys of servers that came or went move. Commands under
-    /// way end where they began.
-    ///
-    /// A server that comes should be empty. Of one that was taken out before and comes back, and of
-    /// what its keys' former servers still have when an added one goes, this process believes
-    /// nothing that is older than the change. What other processes invalidate before they too know
-    /// the new servers reaches the old ones alone: tell all of them within a short time.
-    ///
-    /// # Errors
-    /// One line, where the cache was built without memcached servers, none is given, or one is no
-    /// `host:port` or is given twice. Then nothing changes.
-    ///
-    /// ```
-    /// # use cached_core::Cache;
-    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
-    /// let cache = Cache::builder().memcached(["cache-a:11211", "cache-b:11211"]).build().await?;
-    /// cache.set_memcached(["cache-a:11211", "cache-c:11211"])?;
-    /// # Ok::<(), cached_core::ConfigError>(())
-    /// # }).unwrap();
-    /// ```
-    pub fn set_memcached<S: AsRef<str>>(
-        &self,
-        servers: impl IntoIterator<Item = S>,
-    ) -> Result<(), ConfigError> {
-        let servers: Vec<String> = servers.into_iter().map(|s| s.as_ref().to_owned()).collect();
-        check_servers(&servers)?;
-        match &self.inner.remote {
-            _ if servers.is_empty() => {
-                Err(ConfigError::new("no server is given; give one or more"))
-            }
-            None => Err(ConfigError::new(
-                "the cache was built without a remote tier; build it with `.memcached([…])`",
-            )),
-            Some(remote) => {
-                remote.set_servers(&servers);
-                Ok(())
-            }
         }
     }
 

@@ -91,7 +91,7 @@ impl<V, P> Clone for CacheEntry<V, P> {
 
 impl<V, P> fmt::Debug for CacheEntry<V, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CacheEntry({})", self.key())
+        write!(f, "CacheEntry({})", self.shown())
     }
 }
 
@@ -132,9 +132,15 @@ impl<V, P> CacheEntry<V, P> {
         self
     }
 
-    /// The key as it stands in memcached; it never shows the identifier.
+    /// The key as it stands in memcached; it never shows the identifier. Needs the feature
+    /// `memcached`, which is on by default.
+    #[cfg(feature = "memcached")]
     #[must_use]
     pub fn key(&self) -> Key {
+        self.shown()
+    }
+
+    fn shown(&self) -> Key {
         let bytes = self.key.as_deref().unwrap_or_default();
         self.cache.key(self.declaration.name(), bytes, self.value_type)
     }

@@ -7,8 +7,8 @@ use std::panic::Location;
 ///
 /// ```
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
-/// let error = cached_core::Cache::builder().namespace("My Shop").build().await.unwrap_err();
-/// assert!(error.to_string().contains("namespace `My Shop`"));
+/// let error = cached_core::Cache::builder().jitter(2.0).build().await.unwrap_err();
+/// assert_eq!(error.to_string(), "the jitter 2 is no fraction; write 0 to 1");
 /// # });
 /// ```
 #[derive(Clone, PartialEq, Eq)]

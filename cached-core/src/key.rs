@@ -1,4 +1,4 @@
-//! The key: name, identifier and version as canonical bytes, and their digest.
+//! The key: name, identifier and version as canonical bytes, and their digest for memcached.
 //!
 //! Within the process the name is left to the declaration's index: a key is a head, which is a hash
 //! of the rest and that index, and then what follows the name in the canonical bytes. What leaves
@@ -17,15 +17,18 @@
 //! - A `HashSet` has no stable order and would miss at random: use a `BTreeSet`.
 
 mod buffer;
+#[cfg(feature = "memcached")]
+mod digest;
 mod encoder;
 
 use std::fmt;
 
 use serde::ser::{self, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use crate::fingerprint::Fingerprint;
-
+#[cfg(not(feature = "memcached"))]
+pub(crate) use crate::embedded::Key;
+#[cfg(feature = "memcached")]
+pub use digest::{Digest, Key};
 /// First byte of every key. A change of the encoding changes it, so old entries are misses.
 const FORMAT: u8 = 1;
 /// The bytes of a key's head within the process.
@@ -85,92 +88,5 @@ impl std::error::Error for KeyError {}
 impl ser::Error for KeyError {
     fn custom<T: fmt::Display>(message: T) -> KeyError {
         KeyError(message.to_string().into())
-    }
-}
-
-/// SHA-256 of a key's canonical bytes and the fingerprint of its value's type: how a key is written
-/// wherever it leaves the process. Two builds whose types differ have different digests.
-///
-/// `Display` is 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest([u8; 32]);
-
-impl Digest {
-    /// Of bytes as they are.
-    #[cfg(test)]
-    pub(crate) fn of(bytes: &[u8]) -> Digest {
-        Digest(Sha256::digest(bytes).into())
-    }
-
-    /// The fingerprint has always the same length, so no two pairs give the same bytes.
-    pub(crate) fn new(key: &[u8], fingerprint: Fingerprint) -> Digest {
-        Digest(Sha256::new().chain_update(key).chain_update(fingerprint).finalize().into())
-    }
-
-    /// The 32 bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Every remote hit writes one, and `{byte:02x}` takes longer than all the rest of it.
-        let mut digits = [0; 64];
-        for (byte, pair) in self.0.iter().zip(digits.as_chunks_mut::<2>().0) {
-            let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
-            *pair = [digit(byte >> 4), digit(byte & 0xf)];
-        }
-        f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Digest({self})")
-    }
-}
-
-/// A key as it stands in memcached, without anything of its identifier.
-///
-/// `Display` is `namespace:name:digest`, or `name:digest` without a namespace; at most 250 bytes,
-/// of letters, digits, `.`, `_`, `-` and `:`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    namespace: Option<std::sync::Arc<str>>,
-    name: &'static str,
-    digest: Digest,
-}
-
-impl Key {
-    pub(crate) fn new(
-        namespace: Option<std::sync::Arc<str>>,
-        name: &'static str,
-        bytes: &[u8],
-        fingerprint: Fingerprint,
-    ) -> Key {
-        Key { namespace, name, digest: Digest::new(bytes, fingerprint) }
-    }
-
-    /// The cache name of the declaration.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// The digest of the canonical bytes and the value's type.
-    #[must_use]
-    pub fn digest(&self) -> Digest {
-        self.digest
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(namespace) = &self.namespace {
-            write!(f, "{namespace}:")?;
-        }
-        write!(f, "{}:{}", self.name, self.digest)
     }
 }

@@ -4,19 +4,25 @@
 mod cache;
 mod call;
 mod clock;
+#[cfg(feature = "memcached")]
 mod codec;
 mod config;
 mod current;
 mod declaration;
+#[cfg(not(feature = "memcached"))]
+mod embedded;
 mod entry;
 mod error;
+#[cfg(feature = "memcached")]
 mod fingerprint;
 mod flight;
+#[cfg(feature = "memcached")]
 mod frame;
 mod key;
 #[doc(hidden)]
 #[allow(missing_docs)]
 pub mod private;
+#[cfg(feature = "memcached")]
 mod shape;
 mod site;
 mod stats;
@@ -25,6 +31,9 @@ mod stats;
 pub mod testing;
 mod tier;
 mod value;
+
+#[cfg(not(feature = "memcached"))]
+use embedded::{codec, fingerprint, frame, shape};
 
 pub use cache::Cache;
 /// The attribute of this crate; its options are [in the crate's documentation](crate#options-of-the-attribute).
@@ -50,6 +59,7 @@ pub use config::CacheBuilder;
 pub use declaration::{Declaration, Finding, Ledger, ledger};
 pub use entry::{CacheEntry, CachedResponse, MayOverwrite, Overwritable, WriteOnce, first_found};
 pub use error::{CacheError, ConfigError, InstallError};
+#[cfg(feature = "memcached")]
 pub use key::{Digest, Key};
 pub use stats::{DeclarationStats, Stats};
 pub use tier::Tier;

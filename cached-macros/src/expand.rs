@@ -15,7 +15,8 @@ use crate::item::{Parameter, is_punct};
 use crate::lifetimes::borrows;
 use crate::mentions::mentions;
 use crate::signature::opaque;
-use crate::validate::{Cached, Ttl};
+use crate::ttl::Ttl;
+use crate::validate::Cached;
 
 /// The path of the runtime crate.
 pub(crate) struct Krate<'a>(Option<&'a Path>);

@@ -14,6 +14,7 @@ mod lifetimes;
 mod literal;
 mod mentions;
 mod signature;
+mod ttl;
 mod validate;
 
 #[cfg(test)]

@@ -3,13 +3,14 @@
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::visit::Visit;
-use syn::{Expr, ExprLit, ExprPath, FnArg, Lit, LitStr, Type};
+use syn::{Expr, ExprPath, FnArg, LitStr, Type};
 
 use crate::args::{Args, Given};
 use crate::errors::{Errors, listed, nearest};
 use crate::item::{Function, Parameter};
 use crate::lifetimes::borrows;
 use crate::mentions::mentions;
+use crate::ttl::{Ttl, lifetimes, ttl};
 use crate::{literal, signature};
 
 /// An annotated function that keeps every rule.
@@ -37,13 +38,6 @@ pub(crate) struct Cached<'a> {
     pub(crate) whole: bool,
 }
 
-/// How long an entry lives.
-pub(crate) enum Ttl<'a> {
-    Default,
-    Milliseconds(u64),
-    Expression(&'a Expr),
-}
-
 pub(crate) fn validate<'a>(
     args: &'a Args,
     function: &'a Function,
@@ -53,7 +47,7 @@ pub(crate) fn validate<'a>(
     let name = name(args, function, errors);
     let reason = reason(args, errors);
     let ttl = ttl(args, errors);
-    let lifetimes = lifetimes(args, errors);
+    let lifetimes = lifetimes(args, &ttl, errors);
     let tiers = tiers(args, errors);
     entry(args, function, errors);
     overwriting(args, errors);
@@ -114,49 +108,6 @@ fn reason<'a>(args: &'a Args, errors: &mut Errors) -> Option<&'a LitStr> {
         errors.on(reason, message);
     }
     Some(reason)
-}
-
-fn ttl<'a>(args: &'a Args, errors: &mut Errors) -> Ttl<'a> {
-    let Some(ttl) = &args.ttl else {
-        return Ttl::Default;
-    };
-    let Expr::Lit(ExprLit { lit, .. }) = &ttl.value else {
-        return Ttl::Expression(&ttl.value);
-    };
-    let milliseconds = match lit {
-        Lit::Str(text) => literal::milliseconds(&text.value()),
-        Lit::Int(number) => Err(format!(
-            "`{number}` has no unit; \
-                write `ttl = \"{number}s\"`, or an expression of type `Duration`"
-        )),
-        _ => Err("a `ttl` is a text such as `\"90s\"` or an expression of type `Duration`".into()),
-    };
-    match milliseconds {
-        Ok(milliseconds) => Ttl::Milliseconds(milliseconds),
-        Err(message) => {
-            errors.on(lit, message);
-            Ttl::Default
-        }
-    }
-}
-
-/// The lifetimes that are always texts.
-fn lifetimes(args: &Args, errors: &mut Errors) -> Vec<(&'static str, u64)> {
-    let given = [
-        ("local_ttl", &args.local_ttl),
-        ("none_ttl", &args.none_ttl),
-        ("stale_if_error", &args.stale_if_error),
-        ("refresh_ahead", &args.refresh_ahead),
-    ];
-    let mut lifetimes = Vec::new();
-    for (option, given) in given {
-        let Some(given) = given else { continue };
-        match literal::milliseconds(&given.value.value()) {
-            Ok(milliseconds) => lifetimes.push((option, milliseconds)),
-            Err(message) => errors.on(&given.value, message),
-        }
-    }
-    lifetimes
 }
 
 /// A refresh replaces an entry, and runs when the call is over.

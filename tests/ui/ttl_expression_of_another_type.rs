@@ -2,7 +2,7 @@
 
 use cached_core::coordinator_cached;
 
-#[coordinator_cached(name = "payment", version = state, ttl = 90_u64 + 1)]
+#[coordinator_cached(name = "payment", version = state, ttl = u64::from(state))]
 async fn fetch(number: &str, state: u8) -> Result<String, String> {
     Ok(format!("{number}{state}"))
 }

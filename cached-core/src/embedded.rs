@@ -1,0 +1,235 @@
+//! What stands in for the rooms of the remote tier in a build without the feature `memcached`: of
+//! each the names that the rest of the library uses, and nothing behind them.
+//!
+//! No [`Remote`](remote::Remote) can be made, so what is asked of one is never run; the path of a
+//! call and the entries are the same code in every build. The compiler keeps this file true: what
+//! the rest uses and is not here does not compile.
+
+// Most of it is there for code that is compiled and never run.
+#![allow(dead_code, clippy::extra_unused_type_parameters)]
+
+use std::fmt;
+use std::sync::Arc;
+
+use fingerprint::Fingerprint;
+
+/// An entry's name, in place of its key in memcached.
+pub(crate) struct Key(&'static str);
+
+impl Key {
+    pub(crate) fn new(_: Option<Arc<str>>, name: &'static str, _: &[u8], _: Fingerprint) -> Key {
+        Key(name)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+pub(crate) mod fingerprint {
+    pub(crate) struct Fingerprint;
+
+    pub(crate) fn of<V>() -> Fingerprint {
+        Fingerprint
+    }
+}
+
+pub(crate) mod codec {
+    pub(crate) fn encode<V>(_: &V) -> Option<Vec<u8>> {
+        None
+    }
+
+    pub(crate) fn decode<V>(_: &[u8]) -> Option<V> {
+        None
+    }
+}
+
+pub(crate) mod shape {
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum Unshaped {
+        Failed,
+    }
+
+    impl Unshaped {
+        pub(crate) fn reason(self) -> &'static str {
+            "there is no remote tier"
+        }
+    }
+
+    pub(crate) fn of<V>(_: &V) -> Result<u64, Unshaped> {
+        Err(Unshaped::Failed)
+    }
+}
+
+pub(crate) mod frame {
+    pub(crate) enum Opened<'f> {
+        Payload { shape: u64, payload: &'f [u8] },
+        Foreign,
+        Corrupt,
+    }
+
+    pub(crate) fn open<'f>(_: &[u8], _: &'f [u8]) -> Opened<'f> {
+        Opened::Corrupt
+    }
+
+    pub(crate) fn seal(_: &[u8], _: u64, _: &[u8]) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+pub(crate) mod remote {
+    use std::fmt;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use super::Key;
+    use crate::config::Config;
+
+    /// What there is none of. Only in here is it seen to be so: elsewhere the compiler takes the
+    /// types around it for ordinary ones, and warns of nothing.
+    #[derive(Debug, Clone, Copy)]
+    enum Never {}
+
+    pub(crate) const LONGEST_TTL: Duration = Duration::MAX;
+
+    pub(crate) fn whole_seconds(duration: Duration) -> u32 {
+        u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) struct Remote(Never);
+
+    impl Remote {
+        pub(crate) fn new(_: &Config) -> Option<Remote> {
+            None
+        }
+
+        pub(crate) fn locate(&self, _: &Key) -> Option<RemoteKey> {
+            match self.0 {}
+        }
+
+        pub(crate) async fn read_many(
+            &self,
+            _: &[RemoteKey],
+        ) -> Vec<Result<Option<Item>, RemoteError>> {
+            match self.0 {}
+        }
+
+        pub(crate) fn is_lost(&self, _: &RemoteKey, _: u64, _: Duration) -> bool {
+            match self.0 {}
+        }
+
+        pub(crate) fn in_background(&self, _: usize, _: impl Future<Output = ()>) -> bool {
+            match self.0 {}
+        }
+
+        pub(crate) async fn flush(&self) {
+            match self.0 {}
+        }
+    }
+
+    #[derive(Clone)]
+    pub(crate) struct RemoteKey(Never);
+
+    impl RemoteKey {
+        pub(crate) fn in_background(self) -> RemoteKey {
+            self
+        }
+
+        pub(crate) fn is_in_gutter(&self) -> bool {
+            match self.0 {}
+        }
+
+        pub(crate) async fn read(&self) -> Result<Found, RemoteError> {
+            match self.0 {}
+        }
+
+        pub(crate) async fn read_or_lease(
+            &self,
+            _: Duration,
+            _: Duration,
+        ) -> Result<Found, RemoteError> {
+            match self.0 {}
+        }
+
+        pub(crate) async fn write(
+            &self,
+            _: Vec<u8>,
+            _: Duration,
+            _: Duration,
+            _: Condition,
+        ) -> Result<bool, RemoteError> {
+            match self.0 {}
+        }
+
+        pub(crate) async fn forget(&self) -> Result<(), RemoteError> {
+            match self.0 {}
+        }
+    }
+
+    pub(crate) struct Lease(Never);
+
+    impl Lease {
+        pub(crate) fn new(_: &Arc<Remote>, key: RemoteKey, _: u64) -> Lease {
+            match key.0 {}
+        }
+
+        pub(crate) fn of_item(_: &Arc<Remote>, key: RemoteKey, _: &Item) -> Lease {
+            match key.0 {}
+        }
+
+        pub(crate) fn key(&self) -> &RemoteKey {
+            match self.0 {}
+        }
+
+        pub(crate) fn cas(&self) -> u64 {
+            match self.0 {}
+        }
+
+        pub(crate) fn used(self) {}
+    }
+
+    // So that dropping one early reads as what it is.
+    impl Drop for Lease {
+        fn drop(&mut self) {}
+    }
+
+    pub(crate) enum Found {
+        Item(Item),
+        Lease(u64),
+        Busy(Option<u64>),
+        Nothing,
+    }
+
+    pub(crate) struct Item {
+        pub(crate) frame: Vec<u8>,
+        pub(crate) cas: u64,
+        pub(crate) gone: Instant,
+        pub(crate) won: bool,
+        pub(crate) in_gutter: bool,
+        never: Never,
+    }
+
+    #[derive(Clone, Copy)]
+    pub(crate) enum Condition {
+        Absent,
+        Unchanged(u64),
+        Always,
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    pub(crate) struct RemoteError(pub(crate) String);
+
+    impl RemoteError {
+        pub(crate) fn is_too_large(&self) -> bool {
+            false
+        }
+    }
+
+    impl fmt::Display for RemoteError {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(&self.0)
+        }
+    }
+}

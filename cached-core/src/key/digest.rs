@@ -1,0 +1,95 @@
+//! The digest, and the key as memcached sees it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::fingerprint::Fingerprint;
+
+/// SHA-256 of a key's canonical bytes and the fingerprint of its value's type: how a key is written
+/// wherever it leaves the process. Two builds whose types differ have different digests.
+///
+/// `Display` is 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Of bytes as they are.
+    #[cfg(test)]
+    pub(crate) fn of(bytes: &[u8]) -> Digest {
+        Digest(Sha256::digest(bytes).into())
+    }
+
+    /// The fingerprint has always the same length, so no two pairs give the same bytes.
+    pub(crate) fn new(key: &[u8], fingerprint: Fingerprint) -> Digest {
+        Digest(Sha256::new().chain_update(key).chain_update(fingerprint).finalize().into())
+    }
+
+    /// The 32 bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Every remote hit writes one, and `{byte:02x}` takes longer than all the rest of it.
+        let mut digits = [0; 64];
+        for (byte, pair) in self.0.iter().zip(digits.as_chunks_mut::<2>().0) {
+            let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
+            *pair = [digit(byte >> 4), digit(byte & 0xf)];
+        }
+        f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+/// A key as it stands in memcached, without anything of its identifier.
+///
+/// `Display` is `namespace:name:digest`, or `name:digest` without a namespace; at most 250 bytes,
+/// of letters, digits, `.`, `_`, `-` and `:`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    namespace: Option<Arc<str>>,
+    name: &'static str,
+    digest: Digest,
+}
+
+impl Key {
+    pub(crate) fn new(
+        namespace: Option<Arc<str>>,
+        name: &'static str,
+        bytes: &[u8],
+        fingerprint: Fingerprint,
+    ) -> Key {
+        Key { namespace, name, digest: Digest::new(bytes, fingerprint) }
+    }
+
+    /// The cache name of the declaration.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The digest of the canonical bytes and the value's type.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(namespace) = &self.namespace {
+            write!(f, "{namespace}:")?;
+        }
+        write!(f, "{}:{}", self.name, self.digest)
+    }
+}

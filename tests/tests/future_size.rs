@@ -1,0 +1,173 @@
+//! What the attribute adds to a function's future: at most 512 bytes beside its body's, so that
+//! futures which await many annotated functions stay small.
+// The form that traits use is measured too.
+#![allow(missing_docs, clippy::manual_async_fn)]
+
+use std::hint::black_box;
+use std::io;
+
+use cached_core::{Cache, coordinator_cached};
+use serde::{Deserialize, Serialize};
+
+/// What a future may grow by.
+const BOUND: usize = 512;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Payment {
+    number: String,
+    cents: u64,
+    history: [u64; 8],
+}
+
+type Courses = [[u32; 32]; 8];
+
+/// The network.
+async fn upstream(number: &str) -> Result<Payment, io::Error> {
+    tokio::task::yield_now().await;
+    Ok(Payment { number: number.to_owned(), cents: 1, history: [0; 8] })
+}
+
+/// The same functions without the attribute and with it; `sizes!` measures the two futures.
+macro_rules! twice {
+    ($($name:ident [$($option:tt)*] ($($argument:ident: $type:ty),*) -> $returned:ty $body:block)*) => {
+        mod plain {
+            use super::*;
+            $(pub(super) async fn $name($($argument: $type),*) -> $returned $body)*
+        }
+        mod cached {
+            use super::*;
+            $(
+                #[coordinator_cached($($option)*)]
+                pub(super) async fn $name($($argument: $type),*) -> $returned $body
+            )*
+        }
+    };
+}
+
+twice! {
+    versioned [name = "size_versioned", version = state] (number: &str, state: u8) -> Result<Payment, io::Error> {
+        let _ = state;
+        upstream(number).await
+    }
+    whole [name = "size_whole", version = state] (number: u64, state: u8) -> u64 {
+        tokio::task::yield_now().await;
+        number + u64::from(state)
+    }
+    overwritable [
+        name = "size_overwritable",
+        overwrite(reason = "a test of the future's size"),
+        ttl = "1m",
+        cache_if = |payment| payment.cents > 0,
+        local_ttl = "5s"
+    ] (number: &str) -> Result<Payment, io::Error> {
+        upstream(number).await
+    }
+    stale_if_error [name = "size_stale", version = state, stale_if_error = "1h"] (number: &str, state: u8) -> Result<Payment, io::Error> {
+        let _ = state;
+        upstream(number).await
+    }
+    dynamic_ttl [
+        name = "size_ttl",
+        version = state,
+        ttl = std::time::Duration::from_secs(u64::from(state))
+    ] (number: &str, state: u8) -> Result<Payment, io::Error> {
+        let _ = state;
+        upstream(number).await
+    }
+    own_cache [name = "size_cache", version = number, skip(cache), cache = cache] (cache: &Cache, number: &str) -> Result<Payment, io::Error> {
+        let _ = cache;
+        upstream(number).await
+    }
+    large_body [name = "size_large_body", version = state] (number: &str, state: u8) -> Result<Payment, io::Error> {
+        let buffer = [state; 4096];
+        let payment = upstream(number).await;
+        black_box(&buffer);
+        payment
+    }
+    owned_arguments [name = "size_owned", version = state] (number: String, region: String, course: String, state: u8) -> Result<Payment, io::Error> {
+        let _ = (region, course, state);
+        upstream(&number).await
+    }
+    large_argument [name = "size_large_argument", version = state] (courses: Courses, state: u8) -> Result<Payment, io::Error> {
+        let payment = upstream("7").await;
+        black_box((&courses, state));
+        payment
+    }
+    refreshed [
+        name = "size_refreshed",
+        overwrite(reason = "a test of the future's size"),
+        ttl = "10m",
+        refresh_ahead = "2m"
+    ] (number: String) -> Result<Payment, io::Error> {
+        upstream(&number).await
+    }
+}
+
+struct Client {
+    region: String,
+}
+
+impl Client {
+    async fn plain(&self, number: u64) -> Result<Payment, io::Error> {
+        let number = format!("{number} in {}", self.region);
+        upstream(&number).await
+    }
+
+    #[coordinator_cached(name = "size_method", version = number, identifier = self.region)]
+    async fn cached(&self, number: u64) -> Result<Payment, io::Error> {
+        let number = format!("{number} in {}", self.region);
+        upstream(&number).await
+    }
+}
+
+fn plain_desugared(number: &str) -> impl Future<Output = Result<Payment, io::Error>> + Send {
+    async move { upstream(number).await }
+}
+
+#[coordinator_cached(name = "size_desugared", version = number)]
+fn cached_desugared(number: &str) -> impl Future<Output = Result<Payment, io::Error>> + Send {
+    async move { upstream(number).await }
+}
+
+#[test]
+fn a_future_is_at_most_512_bytes_larger_than_its_body() {
+    let cache = Cache::disabled();
+    let client = Client { region: "eu".into() };
+    let text = || "7".to_owned();
+    macro_rules! sizes {
+        ($($name:ident($($argument:expr),*)),* $(,)?) => {
+            vec![$((
+                stringify!($name),
+                size_of_val(&plain::$name($($argument),*)),
+                size_of_val(&cached::$name($($argument),*)),
+            )),*]
+        };
+    }
+    let mut sizes = sizes![
+        versioned("7", 1),
+        whole(7, 1),
+        overwritable("7"),
+        stale_if_error("7", 1),
+        dynamic_ttl("7", 1),
+        own_cache(&cache, "7"),
+        large_body("7", 1),
+        owned_arguments(text(), text(), text(), 1),
+        refreshed(text()),
+    ];
+    sizes.push(("method", size_of_val(&client.plain(7)), size_of_val(&client.cached(7))));
+    let desugared = (size_of_val(&plain_desugared("7")), size_of_val(&cached_desugared("7")));
+    sizes.push(("desugared", desugared.0, desugared.1));
+    // What is taken by value is there once more for the key, and once more in the fetch.
+    let courses = [[7; 32]; 8];
+    let large = sizes![large_argument(courses, 1)][0];
+    sizes.push((large.0, large.1 + 2 * size_of::<Courses>(), large.2));
+    for (name, body, cached) in &sizes {
+        println!(
+            "{name:>16}: {body:5} without, {cached:5} with the attribute, {:+}",
+            *cached as isize - *body as isize
+        );
+    }
+    for (name, body, cached) in sizes {
+        assert!(cached <= body + BOUND, "`{name}` takes {cached} bytes, its body {body}");
+    }
+}

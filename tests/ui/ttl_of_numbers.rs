@@ -1,0 +1,12 @@
+//! What is calculated of numbers has no unit either.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state, ttl = 5 * 60)]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}
