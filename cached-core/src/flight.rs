@@ -13,16 +13,18 @@ mod leader;
 mod watch;
 
 use std::any::Any;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use foldhash::quality::RandomState;
 
+use crate::clock::Coarse;
 use crate::value::{SharedError, Value};
 use leader::is_led_here;
 pub(crate) use leader::{LastWaker, Leader, Run};
@@ -81,15 +83,14 @@ impl Flights {
     /// Joins the flight of `key`, or starts it.
     pub(crate) fn join(self: &Arc<Flights>, key: &Arc<[u8]>) -> Role {
         let mut shard = lock(self.shard(key));
-        if let Some(flight) = shard.get(&key[..]) {
-            if is_led_here(flight) {
-                return Role::Recursive;
+        match shard.entry(Arc::clone(key)) {
+            Entry::Occupied(flight) if is_led_here(flight.get()) => Role::Recursive,
+            Entry::Occupied(flight) => Role::Follower(Flight::follow(flight.get())),
+            Entry::Vacant(place) => {
+                let flight = Arc::new(Flight::new(self, Arc::clone(key)));
+                Role::Leader(Leader::new(Arc::clone(place.insert(flight)), 0))
             }
-            return Role::Follower(Flight::follow(flight));
         }
-        let flight = Arc::new(Flight::new(self, Arc::clone(key)));
-        shard.insert(Arc::clone(key), Arc::clone(&flight));
-        Role::Leader(Leader::new(flight, 0))
     }
 
     /// Takes the flight of `key` out, so that later callers start another. Those who are on it
@@ -102,10 +103,11 @@ impl Flights {
 struct Flight {
     flights: Weak<Flights>,
     key: Arc<[u8]>,
-    outcome: OnceLock<Outcome>,
     crew: Mutex<Crew>,
+    /// Counts changes of the lead; a leader with an older number has lost it.
+    term: AtomicU64,
     /// When the leader was woken and has not been polled since, and when it last was polled; in
-    /// milliseconds since [`EPOCH`], 0 for never.
+    /// milliseconds as [`now`] counts them, 0 for never.
     woken: AtomicU64,
     polled: AtomicU64,
     /// Whether the leader is being polled just now.
@@ -116,8 +118,7 @@ struct Flight {
 
 #[derive(Default)]
 struct Crew {
-    /// Counts changes of the lead; a leader with an older number has lost it.
-    term: u64,
+    outcome: Option<Outcome>,
     /// The follower to whom the lead was handed, until it takes it.
     promoted: Option<u64>,
     /// In the order in which they came. No waker: not polled yet, or just woken.
@@ -126,11 +127,9 @@ struct Crew {
     watched: bool,
 }
 
-static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
-
 fn now() -> u64 {
-    // Never 0, which stands for never.
-    EPOCH.elapsed().as_millis() as u64 + 1
+    // Never 0, which stands for never. A tick of the system's timer matters to none of the bounds.
+    Coarse::now().millis() + 1
 }
 
 impl Flight {
@@ -138,10 +137,10 @@ impl Flight {
         Flight {
             flights: Arc::downgrade(flights),
             key,
-            outcome: OnceLock::new(),
             crew: Mutex::default(),
+            term: AtomicU64::new(0),
             woken: AtomicU64::new(0),
-            polled: AtomicU64::new(now()),
+            polled: AtomicU64::new(0),
             polling: AtomicBool::new(false),
             stowed: Mutex::new(None),
         }
@@ -165,17 +164,21 @@ impl Flight {
             return;
         };
         let mut shard = lock(flights.shard(&self.key));
-        if shard.get(&self.key[..]).is_some_and(|flight| Arc::ptr_eq(flight, self)) {
-            shard.remove(&self.key[..]);
+        if let Some(flight) = shard.remove(&self.key[..])
+            && !Arc::ptr_eq(&flight, self)
+        {
+            shard.insert(Arc::clone(&self.key), flight);
         }
     }
 
     fn answer(self: &Arc<Flight>, outcome: Outcome) {
         self.land();
-        // The first answer stands: a leader that lost its lead may finish after its successor.
-        let _ = self.outcome.set(outcome);
         let followers = {
             let mut crew = lock(&self.crew);
+            // The first answer stands: a leader that lost its lead may finish after its successor.
+            if crew.outcome.is_none() {
+                crew.outcome = Some(outcome);
+            }
             crew.promoted = None;
             std::mem::take(&mut crew.followers)
         };
@@ -192,7 +195,7 @@ impl Flight {
         let mut shard = lock(flights.shard(&self.key));
         let heir = {
             let mut crew = lock(&self.crew);
-            if crew.term != term || self.outcome.get().is_some() {
+            if self.term.load(Ordering::Acquire) != term || crew.outcome.is_some() {
                 return;
             }
             crew.promote(self)
@@ -224,7 +227,7 @@ impl Flight {
         if stalled || lost {
             let heir = {
                 let mut crew = lock(&self.crew);
-                if self.outcome.get().is_some() { None } else { crew.promote(self) }
+                if crew.outcome.is_some() { None } else { crew.promote(self) }
             };
             if let Some(heir) = heir {
                 heir.wake();
@@ -240,7 +243,7 @@ impl Crew {
         let next = self.promoted.map_or(0, |promoted| promoted + 1);
         let id = *self.followers.range(next..).chain(&self.followers).next()?.0;
         self.promoted = Some(id);
-        self.term += 1;
+        flight.term.fetch_add(1, Ordering::AcqRel);
         // Promoted is as good as woken: who does not take the lead in time loses it again.
         flight.woken.store(now(), Ordering::Release);
         flight.polling.store(false, Ordering::Release);
@@ -268,8 +271,7 @@ impl Future for Follower {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Followed> {
         let this = &mut *self;
         let mut crew = lock(&this.flight.crew);
-        // Under the lock: an answer takes the followers' wakers after it is set.
-        if let Some(outcome) = this.flight.outcome.get() {
+        if let Some(outcome) = &crew.outcome {
             this.done = true;
             return Poll::Ready(Followed::Outcome(outcome.clone()));
         }
@@ -277,7 +279,8 @@ impl Future for Follower {
             crew.promoted = None;
             crew.followers.remove(&this.id);
             this.done = true;
-            return Poll::Ready(Followed::Lead(Leader::new(Arc::clone(&this.flight), crew.term)));
+            let term = this.flight.term.load(Ordering::Acquire);
+            return Poll::Ready(Followed::Lead(Leader::new(Arc::clone(&this.flight), term)));
         }
         if let Some(waker) = crew.followers.get_mut(&this.id) {
             match waker {
@@ -299,7 +302,7 @@ impl Drop for Follower {
             crew.followers.remove(&self.id);
             (crew.promoted == Some(self.id)).then(|| {
                 crew.promoted = None;
-                crew.term
+                self.flight.term.load(Ordering::Acquire)
             })
         };
         if let Some(term) = handed_on {
