@@ -13,8 +13,7 @@ mod leader;
 mod watch;
 
 use std::any::Any;
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -52,11 +51,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-type Shard = Mutex<HashMap<Arc<[u8]>, Arc<Flight>, RandomState>>;
+/// Flights whose keys' hashes end alike, each with the hash; mostly none or one.
+type Shard = Vec<(u64, Arc<Flight>)>;
+
+/// So many that a search from the beginning is short: 40 flights where 10,000 are under way.
+const SHARDS: usize = 256;
 
 /// The flights of one cache.
 pub(crate) struct Flights {
-    shards: Vec<Shard>,
+    shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
 }
 
@@ -71,24 +74,27 @@ pub(crate) enum Role {
 impl Flights {
     pub(crate) fn new() -> Flights {
         Flights {
-            shards: (0..32).map(|_| Shard::default()).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::default(),
         }
     }
 
-    fn shard(&self, key: &[u8]) -> &Shard {
-        &self.shards[self.hasher.hash_one(key) as usize % self.shards.len()]
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[hash as usize % SHARDS])
     }
 
     /// Joins the flight of `key`, or starts it.
     pub(crate) fn join(self: &Arc<Flights>, key: &Arc<[u8]>) -> Role {
-        let mut shard = lock(self.shard(key));
-        match shard.entry(Arc::clone(key)) {
-            Entry::Occupied(flight) if is_led_here(flight.get()) => Role::Recursive,
-            Entry::Occupied(flight) => Role::Follower(Flight::follow(flight.get())),
-            Entry::Vacant(place) => {
-                let flight = Arc::new(Flight::new(self, Arc::clone(key)));
-                Role::Leader(Leader::new(Arc::clone(place.insert(flight)), 0))
+        let hash = self.hasher.hash_one(key);
+        let mut shard = self.shard(hash);
+        let known = shard.iter().find(|(of, flight)| *of == hash && flight.key == *key);
+        match known.map(|(_, flight)| flight) {
+            Some(flight) if is_led_here(flight) => Role::Recursive,
+            Some(flight) => Role::Follower(Flight::follow(flight)),
+            None => {
+                let flight = Arc::new(Flight::new(self, hash, Arc::clone(key)));
+                shard.push((hash, Arc::clone(&flight)));
+                Role::Leader(Leader::new(flight, 0))
             }
         }
     }
@@ -96,12 +102,14 @@ impl Flights {
     /// Takes the flight of `key` out, so that later callers start another. Those who are on it
     /// asked before now, and get its answer.
     pub(crate) fn detach(&self, key: &[u8]) {
-        lock(self.shard(key)).remove(key);
+        let hash = self.hasher.hash_one(key);
+        self.shard(hash).retain(|(of, flight)| *of != hash || *flight.key != *key);
     }
 }
 
 struct Flight {
     flights: Weak<Flights>,
+    hash: u64,
     key: Arc<[u8]>,
     crew: Mutex<Crew>,
     /// Counts changes of the lead; a leader with an older number has lost it.
@@ -133,9 +141,10 @@ fn now() -> u64 {
 }
 
 impl Flight {
-    fn new(flights: &Arc<Flights>, key: Arc<[u8]>) -> Flight {
+    fn new(flights: &Arc<Flights>, hash: u64, key: Arc<[u8]>) -> Flight {
         Flight {
             flights: Arc::downgrade(flights),
+            hash,
             key,
             crew: Mutex::default(),
             term: AtomicU64::new(0),
@@ -158,21 +167,17 @@ impl Flight {
         Follower { flight: Arc::clone(self), id, done: false }
     }
 
-    /// Takes this flight out of the map, unless another has its place.
-    fn land(self: &Arc<Flight>) {
-        let Some(flights) = self.flights.upgrade() else {
-            return;
-        };
-        let mut shard = lock(flights.shard(&self.key));
-        if let Some(flight) = shard.remove(&self.key[..])
-            && !Arc::ptr_eq(&flight, self)
-        {
-            shard.insert(Arc::clone(&self.key), flight);
+    /// Takes this flight out of its shard, if it is there.
+    fn land(self: &Arc<Flight>, shard: &mut Shard) {
+        if let Some(index) = shard.iter().position(|(_, flight)| Arc::ptr_eq(flight, self)) {
+            shard.swap_remove(index);
         }
     }
 
     fn answer(self: &Arc<Flight>, outcome: Outcome) {
-        self.land();
+        if let Some(flights) = self.flights.upgrade() {
+            self.land(&mut flights.shard(self.hash));
+        }
         let followers = {
             let mut crew = lock(&self.crew);
             // The first answer stands: a leader that lost its lead may finish after its successor.
@@ -192,7 +197,7 @@ impl Flight {
             return;
         };
         // Under the shard's lock, so that nobody joins between looking and landing.
-        let mut shard = lock(flights.shard(&self.key));
+        let mut shard = flights.shard(self.hash);
         let heir = {
             let mut crew = lock(&self.crew);
             if self.term.load(Ordering::Acquire) != term || crew.outcome.is_some() {
@@ -205,13 +210,7 @@ impl Flight {
                 drop(shard);
                 waker.wake();
             }
-            None => {
-                let here = shard.get(&self.key[..]).is_some_and(|flight| Arc::ptr_eq(flight, self));
-                let empty = lock(&self.crew).followers.is_empty();
-                if here && empty {
-                    shard.remove(&self.key[..]);
-                }
-            }
+            None => self.land(&mut shard),
         }
     }
 
