@@ -8,7 +8,7 @@ use crate::config::{CacheBuilder, Config, check_servers};
 use crate::declaration::Declaration;
 use crate::error::ConfigError;
 use crate::flight::Flights;
-use crate::key::Key;
+use crate::key::{Key, canonical};
 use crate::stats::{Counters, Stats, all_counters};
 use crate::tier::local::{Local, Ticket};
 use crate::tier::remote::Remote;
@@ -194,9 +194,9 @@ impl Cache {
     }
 
     /// The key of an entry as it stands in memcached.
-    pub(crate) fn key(&self, name: &'static str, bytes: &[u8], value_type: &ValueType) -> Key {
+    pub(crate) fn key(&self, name: &'static str, key: &[u8], value_type: &ValueType) -> Key {
         let namespace = self.inner.config.namespace.clone();
-        Key::new(namespace, name, bytes, (value_type.fingerprint)())
+        Key::new(namespace, name, &canonical(name, key), (value_type.fingerprint)())
     }
 
     /// Takes the entry out of this process's tiers, and makes every fetch and read under way keep

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::panic::Location;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, OnceLock};
 
 use crate::cache::Cache;
@@ -16,16 +17,23 @@ static INSTALLED: OnceLock<(Cache, &'static Location<'static>)> = OnceLock::new(
 
 static EMBEDDED: LazyLock<Cache> = LazyLock::new(|| Cache::new(crate::config::Config::default()));
 
-/// Runs `look` with the current cache, without counting a reference.
+/// Whether any cache was made a future's, ever: where none was, the task is not asked for it.
+static IS_USED: AtomicBool = AtomicBool::new(false);
+
+/// The current cache, where it is known to be the process's.
 #[inline]
+pub(crate) fn current_of_process<'c>() -> Option<&'c Cache> {
+    (!IS_USED.load(Ordering::Relaxed)).then(of_process)
+}
+
+#[inline]
+fn of_process() -> &'static Cache {
+    INSTALLED.get().map_or_else(|| &*EMBEDDED, |(cache, _)| cache)
+}
+
+/// Runs `look` with the current cache, without counting a reference.
 pub(crate) fn with_current<T>(mut look: impl FnMut(&Cache) -> T) -> T {
-    match SCOPED.try_with(&mut look) {
-        Ok(seen) => seen,
-        Err(_) => match INSTALLED.get() {
-            Some((cache, _)) => look(cache),
-            None => look(&EMBEDDED),
-        },
-    }
+    SCOPED.try_with(&mut look).unwrap_or_else(|_| look(of_process()))
 }
 
 impl Cache {
@@ -74,6 +82,8 @@ impl Cache {
     /// # }).unwrap();
     /// ```
     pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        // Whoever polls the future sees this: it was handed over since.
+        IS_USED.store(true, Ordering::Relaxed);
         SCOPED.scope(self.clone(), future)
     }
 }

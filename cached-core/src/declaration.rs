@@ -177,6 +177,12 @@ impl Declaration {
         self.uses_local
     }
 
+    /// Whether the local tier may answer, and no answer is due for anything.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.uses_local && self.refresh_ahead.is_zero()
+    }
+
     pub(crate) fn uses_remote(&self) -> bool {
         self.uses_remote
     }

@@ -1,5 +1,9 @@
 //! The key: name, identifier and version as canonical bytes, and their digest.
 //!
+//! Within the process the name is left to the declaration's index: a key is a head, which is a hash
+//! of the rest and that index, and then what follows the name in the canonical bytes. What leaves
+//! the process is made of the [`canonical`] bytes.
+//!
 //! The encoding is a prefix code: every value starts with a tag that fixes its form, and every
 //! open form ends with [`END`], which starts no value. So no two different keys can give the same
 //! bytes, whatever characters they hold. It is pinned by golden vectors; the rules that a reader
@@ -22,8 +26,31 @@ use sha2::{Digest as _, Sha256};
 
 use crate::fingerprint::Fingerprint;
 
+/// First byte of every key. A change of the encoding changes it, so old entries are misses.
+const FORMAT: u8 = 1;
+/// The bytes of a key's head within the process.
+const HEAD: usize = 12;
+
 pub(crate) use encoder::Encoder;
 pub(crate) use encoder::length_of;
+
+/// The hash of a key of this process. Of no secret and no great quality: for tables where a collision
+/// costs a look elsewhere.
+#[inline]
+pub(crate) fn hash_of(key: &[u8]) -> u64 {
+    key.first_chunk().map_or(0, |hash| u64::from_ne_bytes(*hash))
+}
+
+/// The canonical bytes of a key of the declaration called `name`.
+pub(crate) fn canonical(name: &str, key: &[u8]) -> Vec<u8> {
+    let rest = key.get(HEAD..).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(3 + name.len() + rest.len());
+    // A name has 48 bytes at most, so that its length is one.
+    bytes.extend_from_slice(&[FORMAT, encoder::STR, name.len() as u8]);
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.extend_from_slice(rest);
+    bytes
+}
 
 /// What can be part of a key: everything that is [`Serialize`].
 #[diagnostic::on_unimplemented(
@@ -45,7 +72,7 @@ impl<T: Serialize + ?Sized> KeyPart for T {
 
 /// Why an argument could not be encoded: its own `Serialize` failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyError(String);
+pub struct KeyError(Box<str>);
 
 impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,7 +84,7 @@ impl std::error::Error for KeyError {}
 
 impl ser::Error for KeyError {
     fn custom<T: fmt::Display>(message: T) -> KeyError {
-        KeyError(message.to_string())
+        KeyError(message.to_string().into())
     }
 }
 

@@ -1,23 +1,23 @@
 //! All that an expansion of the attribute may name. Not public: it changes without notice.
 
-use std::any::type_name;
+mod look;
+mod types;
+
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub use linkme;
 
 use crate::cache::Cache;
 use crate::call::{Begun, Missed};
-use crate::current::with_current;
 pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
-use crate::key::{Encoder, KeyError, KeyPart};
-use crate::site::Site;
-use crate::tier::request::Request;
+use crate::key::{Encoder, KeyPart};
 pub use crate::value::{ByType, Errors, Returned, Returns, Sharing, Whole};
-use crate::value::{CachedValue, Value, ValueType};
+use crate::value::{CachedValue, Value, joined};
+use look::{Asked, State, encode, look};
+pub use types::Types;
 
 /// One part of a key.
 pub type Part<'p> = &'p (dyn KeyPart + 'p);
@@ -75,8 +75,10 @@ macro_rules! __begin {
 pub use crate::{__begin as begin, __declaration as declaration, __declared as declared};
 
 /// Which entry is meant, before it is looked at.
-pub struct Lookup<'k, R, V> {
+pub struct Lookup<'k, R, V, J> {
     returns: Returns<R, V>,
+    /// The same as `returns.join`, as a type: a call of it can be inlined.
+    join: J,
     asked: Asked<'k>,
     cache: Option<&'k Cache>,
 }
@@ -90,12 +92,14 @@ pub fn lookup<'k, R>(
     types: Types<'k>,
     identifier: &'k [Part<'k>],
     version: Option<Part<'k>>,
-) -> Lookup<'k, R, R::Value>
+) -> Lookup<'k, R, R::Value, impl Fn(&Value) -> Option<R>>
 where
     R: Returned<ByType>,
     R::Value: CachedValue,
 {
-    Lookup::new(Returns::new::<ByType>(errors), declaration, types, identifier, version)
+    let returns = Returns::new::<ByType>(errors);
+    let asked = Asked { declaration, value_type: returns.value_type, types, identifier, version };
+    Lookup { returns, join: joined::<ByType, R>, asked, cache: None }
 }
 
 /// The same for a function that is `infallible`.
@@ -106,27 +110,16 @@ pub fn lookup_whole<'k, R: CachedValue>(
     types: Types<'k>,
     identifier: &'k [Part<'k>],
     version: Option<Part<'k>>,
-) -> Lookup<'k, R, R> {
-    Lookup::new(Returns::new::<Whole>(errors), declaration, types, identifier, version)
+) -> Lookup<'k, R, R, impl Fn(&Value) -> Option<R>> {
+    let returns = Returns::new::<Whole>(errors);
+    let asked = Asked { declaration, value_type: returns.value_type, types, identifier, version };
+    Lookup { returns, join: joined::<Whole, R>, asked, cache: None }
 }
 
-impl<'k, R, V> Lookup<'k, R, V> {
-    #[inline]
-    fn new(
-        returns: Returns<R, V>,
-        declaration: &'static Declaration,
-        types: Types<'k>,
-        identifier: &'k [Part<'k>],
-        version: Option<Part<'k>>,
-    ) -> Lookup<'k, R, V> {
-        let value_type = returns.value_type;
-        let asked = Asked { declaration, value_type, types, identifier, version };
-        Lookup { returns, asked, cache: None }
-    }
-
+impl<'k, R, V, J> Lookup<'k, R, V, J> {
     /// Sets the cache, where it is not the current one.
     #[must_use]
-    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V> {
+    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V, J> {
         Lookup { cache: Some(cache), ..self }
     }
 
@@ -135,35 +128,32 @@ impl<'k, R, V> Lookup<'k, R, V> {
     ///
     /// # Errors
     /// The call that is to be answered otherwise.
-    #[inline]
-    pub fn begin(self) -> Result<R, Call<R, V>> {
-        // Read where they are: what was just written is slow to copy.
-        let Lookup { returns, asked, cache } = &self;
+    #[inline(always)]
+    pub fn begin(self) -> Result<R, Call<R, V>>
+    where
+        J: Fn(&Value) -> Option<R>,
+    {
+        let Lookup { returns, join, asked, cache } = self;
         let mut hit = None;
         let mut serve = |value: &Value| {
-            hit = (returns.join)(value);
+            hit = join(value);
             hit.is_some()
         };
-        let mut look = |cache: &Cache| look(cache, asked, &mut serve);
-        let state = match cache {
-            Some(cache) => look(cache),
-            None => with_current(look),
-        };
-        match (hit, state) {
-            (Some(hit), _) => Ok(hit),
-            (None, Some(state)) => Err(Call { returns: self.returns, state }),
+        match (look(cache, &asked, &mut serve), hit) {
+            (None, Some(hit)) => Ok(hit),
+            (Some(state), _) => Err(Call { returns, state }),
             (None, None) => unreachable!("a look serves a value, or says how the call goes on"),
         }
     }
 
     /// The entry, for the companion.
     pub fn entry<P>(self) -> CacheEntry<V, P> {
-        let Lookup { returns, asked, cache } = self;
-        let Asked { declaration, types, identifier, version, .. } = asked;
+        let Lookup { returns, asked, cache, .. } = self;
         let cache = cache.cloned().unwrap_or_else(Cache::current);
-        let mut encoder = Encoder::default();
-        let key = encode(&mut encoder, declaration, &types, identifier, version).map(Arc::from);
-        CacheEntry::new(cache, declaration, key, returns.value_type)
+        // What shares its name has no index, and is not cached.
+        let index = asked.declaration.index().unwrap_or(usize::MAX);
+        let key = encode(&mut Encoder::default(), index, &asked).map(Arc::from);
+        CacheEntry::new(cache, asked.declaration, key, returns.value_type)
     }
 }
 
@@ -195,115 +185,10 @@ impl<C: AsRef<Cache> + ?Sized> LendsCache for C {
     }
 }
 
-/// The type and const arguments of a function and of the impl around it.
-pub struct Types<'t> {
-    site: &'static str,
-    own: &'static str,
-    constants: &'t [Part<'t>],
-}
-
-impl<'t> Types<'t> {
-    /// Takes a closure of the function's body: its type's name shows the arguments of the impl,
-    /// which the attribute does not see.
-    #[inline]
-    pub fn new<Closure>(_: &Closure) -> Types<'t> {
-        Types { site: type_name::<Closure>(), own: "", constants: &[] }
-    }
-
-    /// Adds the function's own type arguments, as a tuple of `PhantomData`.
-    #[must_use]
-    pub fn of<Arguments>(self) -> Types<'t> {
-        Types { own: type_name::<Arguments>(), ..self }
-    }
-
-    /// Adds the function's own const arguments.
-    #[must_use]
-    pub fn constants(self, constants: &'t [Part<'t>]) -> Types<'t> {
-        Types { constants, ..self }
-    }
-
-    /// Adds what there is to the key; nothing where there are no arguments, so that such keys
-    /// do not depend on how the compiler writes a type.
-    #[inline]
-    fn encode(&self, declaration: &Declaration, encoder: &mut Encoder) -> Result<(), KeyError> {
-        if self.own.is_empty() && self.constants.is_empty() {
-            // An ordinary function has one site, and it is looked at once.
-            let site = self.site.as_ptr().addr();
-            if declaration.plain_site.load(Ordering::Relaxed) == site {
-                return Ok(());
-            }
-            if is_plain(container(self.site)) {
-                declaration.plain_site.store(site, Ordering::Relaxed);
-                return Ok(());
-            }
-        }
-        let container = container(self.site);
-        encoder.str(if is_plain(container) { "" } else { container });
-        encoder.str(self.own);
-        encoder.parts(self.constants)
-    }
-}
-
-/// The part of a closure's type name that stands before the function: its module, or its type.
-/// `app::Client<A>::fetch<B>::{{closure}}` → `app::Client<A>`.
-fn container(site: &str) -> &str {
-    let mut path = site;
-    while let Some(outer) = path.strip_suffix("::{{closure}}") {
-        path = outer;
-    }
-    if path.ends_with('>') {
-        let mut depth = 0usize;
-        let open = path.char_indices().rev().find(|&(index, c)| {
-            match c {
-                // The arrow of a function pointer closes nothing.
-                '>' if !path[..index].ends_with('-') => depth += 1,
-                '<' => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            depth == 0
-        });
-        path = open.map_or(path, |(open, _)| &path[..open]);
-    }
-    path.rsplit_once("::").map_or("", |(container, _)| container)
-}
-
-/// Whether a path names no type arguments. A method of a trait has its `Self` for one: a default
-/// method runs for every type that implements the trait.
-fn is_plain(container: &str) -> bool {
-    container.chars().all(|c| c == ':' || c == '_' || c.is_alphanumeric())
-}
-
-/// Encodes the key into `encoder`, which stays where it is: moving a key costs a part of a hit.
-#[inline]
-fn encode<'e>(
-    encoder: &'e mut Encoder,
-    declaration: &Declaration,
-    types: &Types<'_>,
-    identifier: &[Part<'_>],
-    version: Option<Part<'_>>,
-) -> Result<&'e [u8], KeyError> {
-    encoder.start(declaration.name());
-    encoder.parts(identifier)?;
-    encoder.version(version)?;
-    types.encode(declaration, encoder)?;
-    Ok(encoder.bytes())
-}
-
 /// A call of an annotated function: begun with a look at the tiers of this process, then answered.
 pub struct Call<R, V> {
     returns: Returns<R, V>,
     state: State,
-}
-
-/// How a call goes on that was not served. Boxed, so that little is moved about.
-enum State {
-    /// Served from the local tier, by an entry that may be due for a refresh.
-    Due(Box<(Value, Site)>),
-    Missed(Box<Missed>),
-    /// Missed, and begun.
-    Begun(Box<Begun>),
-    /// The cache is off, the name is shared, or the arguments gave no key.
-    Bypassed(Cache, &'static Declaration),
 }
 
 impl<R, V> Call<R, V> {
@@ -313,7 +198,7 @@ impl<R, V> Call<R, V> {
         match &mut self.state {
             State::Missed(missed) => missed.site.ttl = Some(ttl),
             State::Due(due) => due.1.ttl = Some(ttl),
-            State::Begun(_) | State::Bypassed(..) => {}
+            State::Begun(_) | State::Bypassed(_) => {}
         }
         self
     }
@@ -341,7 +226,10 @@ impl<R, V> Call<R, V> {
                 Some(returned) => return returned,
                 None => Begun::alone(None),
             },
-            State::Bypassed(cache, declaration) => Begun::alone(cache.counters(declaration)),
+            State::Bypassed(bypassed) => {
+                let (cache, declaration) = *bypassed;
+                Begun::alone(cache.counters(declaration))
+            }
             // Boxed, so that the future of a function that is hit stays small.
             State::Missed(missed) => missed.begin().await,
             State::Begun(begun) => begun,
@@ -379,86 +267,5 @@ impl<R: 'static, V: 'static> Call<R, V> {
             other => other,
         };
         Call { returns, state }.answer(fetch.as_mut()).await
-    }
-}
-
-/// Which entry is asked for, whatever the type of its value.
-struct Asked<'k> {
-    declaration: &'static Declaration,
-    value_type: &'static ValueType,
-    types: Types<'k>,
-    identifier: &'k [Part<'k>],
-    version: Option<Part<'k>>,
-}
-
-/// Lets `serve` have the value that the request or the local tier has; `None` where it took it.
-fn look(cache: &Cache, asked: &Asked<'_>, serve: &mut dyn FnMut(&Value) -> bool) -> Option<State> {
-    let Asked { declaration, value_type, .. } = *asked;
-    let bypassed = || Some(State::Bypassed(cache.clone(), declaration));
-    let Some(counters) = cache.counters(declaration).filter(|_| cache.is_enabled()) else {
-        return bypassed();
-    };
-    let mut encoder = Encoder::default();
-    let Asked { types, identifier, version, .. } = asked;
-    let key = match encode(&mut encoder, declaration, types, identifier, *version) {
-        Ok(key) => key,
-        Err(error) => {
-            log::warn!("`{}` is not cached for this call: {error}", declaration.name());
-            return bypassed();
-        }
-    };
-    let request = Request::current();
-    if let Some(served) = request.and_then(|request| request.serve(cache.id(), key, &mut *serve)) {
-        counters.request_hits.add();
-        return if served { None } else { bypassed() };
-    }
-    let site = || Site::new(cache, declaration, Arc::from(key), value_type, None);
-    let force_miss = request.is_some_and(|request| request.force_miss());
-    if !force_miss && declaration.uses_local() {
-        let plain = request.is_none() && declaration.refreshed_ahead().is_zero();
-        if plain && let Some(served) = cache.local().serve(key, &mut *serve) {
-            counters.local_hits.add();
-            return if served { None } else { bypassed() };
-        }
-        if !plain && let Some(value) = cache.local().get(key) {
-            counters.local_hits.add();
-            let value = match request {
-                Some(request) => request.keep(cache.id(), &Arc::from(key), value),
-                None => value,
-            };
-            if !declaration.refreshed_ahead().is_zero()
-                && let Some(site) = site()
-            {
-                return Some(State::Due(Box::new((value, site))));
-            }
-            return if serve(&value) { None } else { bypassed() };
-        }
-    }
-    match site() {
-        Some(site) => Some(State::Missed(Box::new(Missed { site, request }))),
-        None => bypassed(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_container_of_a_function_is_what_stands_before_it() {
-        for (site, expected, plain) in [
-            ("app::free::{{closure}}::{{closure}}", "app", true),
-            ("app::free<alloc::vec::Vec<u8>, 3>::{{closure}}", "app", true),
-            ("app::Client::fetch::{{closure}}", "app::Client", true),
-            ("app::Client<u8>::fetch::{{closure}}", "app::Client<u8>", false),
-            ("app::Client<u8>::fetch<fn(u8) -> u8>::{{closure}}", "app::Client<u8>", false),
-            ("<app::P as app::Tr>::g::{{closure}}", "<app::P as app::Tr>", false),
-            ("<app::P as app::Tr<u8>>::g::{{closure}}", "<app::P as app::Tr<u8>>", false),
-            ("<&app::P as app::Tr>::g::{{closure}}", "<&app::P as app::Tr>", false),
-            ("<(u8, u16) as app::Tr>::g<u8>::{{closure}}", "<(u8, u16) as app::Tr>", false),
-        ] {
-            assert_eq!(container(site), expected, "{site}");
-            assert_eq!(is_plain(container(site)), plain, "{site}");
-        }
     }
 }

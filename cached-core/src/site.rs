@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::frame::{self, Opened};
+use crate::key::canonical;
 use crate::stats::Counters;
 use crate::tier::local::{Life, Local, Refresh, Ticket, Write};
 use crate::tier::remote::{Item, LONGEST_TTL, Remote, RemoteError, RemoteKey, whole_seconds};
@@ -210,9 +211,13 @@ impl Site {
         }
     }
 
+    fn canonical(&self) -> Vec<u8> {
+        canonical(self.declaration.name(), &self.key)
+    }
+
     /// The value of a frame, if it is this key's, whole, and of this build's type.
     pub(crate) fn open(&self, frame: &[u8]) -> Frame {
-        match frame::open(&self.key, frame) {
+        match frame::open(&self.canonical(), frame) {
             Opened::Corrupt => Frame::Corrupt,
             Opened::Foreign => Frame::Foreign,
             Opened::Payload { shape, payload } => match self.decode(shape, payload) {
@@ -252,7 +257,7 @@ impl Site {
                  self-describing format can read)",
             ));
         }
-        Ok(frame::seal(&self.key, shape, &payload))
+        Ok(frame::seal(&self.canonical(), shape, &payload))
     }
 }
 

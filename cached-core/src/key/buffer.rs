@@ -1,29 +1,44 @@
-//! Bytes on the stack, as long as they are few.
+//! Bytes on the stack, as long as they are few, and a hash of them.
 
 use std::ops::Deref;
 
 /// A key longer than this moves to the heap; ordinary ones stay on the stack.
 const INLINE: usize = 192;
+/// What is added at once where it fits: a head, and so many bytes.
+const SHORT: usize = 32;
+const HEAD: usize = 4;
+const WINDOW: usize = HEAD + SHORT;
 
 /// Bytes that are only added to. `SmallVec` does the same; this one adds a few bytes, as keys
-/// mostly do, in a quarter of the instructions.
-pub(crate) struct Buffer {
+/// mostly do, in a quarter of the instructions, and hashes them while it has them at hand: what was
+/// just written is slow to read.
+pub(super) struct Buffer {
     inline: [u8; INLINE],
     length: usize,
     /// All of the bytes, once they do not fit.
     heap: Vec<u8>,
+    hash: u64,
 }
 
 impl Default for Buffer {
     #[inline]
     fn default() -> Buffer {
-        Buffer { inline: [0; INLINE], length: 0, heap: Vec::new() }
+        Buffer { inline: [0; INLINE], length: 0, heap: Vec::new(), hash: 0 }
     }
 }
 
 impl Buffer {
+    /// Begins with room for the hash, and a number.
     #[inline]
-    pub(crate) fn push(&mut self, byte: u8) {
+    pub(super) fn start(&mut self, number: u32) {
+        self.inline[8..12].copy_from_slice(&number.to_ne_bytes());
+        self.length = 12;
+        self.hash = number.into();
+    }
+
+    /// Adds a byte that the hash has no use for: a bracket.
+    #[inline]
+    pub(super) fn bracket(&mut self, byte: u8) {
         match self.inline.get_mut(self.length) {
             Some(place) => {
                 *place = byte;
@@ -33,27 +48,43 @@ impl Buffer {
         }
     }
 
-    /// Adds a few bytes of a fixed number, one more, and others.
+    #[inline]
+    pub(super) fn push(&mut self, byte: u8) {
+        self.mix(byte.into(), 0);
+        self.bracket(byte);
+    }
+
+    /// Adds the first bytes of a head, `length` of them, and others. The rest of the head is 0.
     #[inline(always)]
-    pub(crate) fn extend<const N: usize>(&mut self, head: [u8; N], next: u8, tail: &[u8]) {
-        let end = self.length.saturating_add(N + 1).saturating_add(tail.len());
-        let place = self.inline.get_mut(self.length..end);
-        match place.and_then(|place| place.split_first_chunk_mut()) {
-            Some((place, [after, rest @ ..])) => {
-                *place = head;
-                *after = next;
-                copy(rest, tail);
-                self.length = end;
-            }
-            _ => {
-                self.spill(&head);
-                self.spill(&[next]);
-                self.spill(tail);
-            }
+    pub(super) fn extend(&mut self, head: [u8; HEAD], length: usize, tail: &[u8]) {
+        if tail.len() > SHORT || self.length > INLINE - WINDOW {
+            return self.extend_slowly(&head[..length], tail);
+        }
+        let window = &mut self.inline[self.length..self.length + WINDOW];
+        window[..HEAD].copy_from_slice(&head);
+        let words = copy(&mut window[length..], tail);
+        self.length += length + tail.len();
+        self.mix(words[0], words[1] ^ (u64::from(u32::from_le_bytes(head)) << 32));
+        if tail.len() > SHORT / 2 {
+            self.mix(words[2], words[3]);
         }
     }
 
     #[cold]
+    #[inline(never)]
+    fn extend_slowly(&mut self, head: &[u8], tail: &[u8]) {
+        for bytes in [head, tail] {
+            for word in bytes.chunks(8) {
+                let mut bytes = [0; 8];
+                bytes[..word.len()].copy_from_slice(word);
+                self.mix(u64::from_le_bytes(bytes), word.len() as u64);
+            }
+            self.spill(bytes);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
     fn spill(&mut self, bytes: &[u8]) {
         if self.length <= INLINE {
             self.heap.extend_from_slice(&self.inline[..self.length]);
@@ -63,13 +94,39 @@ impl Buffer {
         self.heap.extend_from_slice(bytes);
     }
 
-    /// Puts `tail` in the place of what follows the first `length` bytes, and is as long.
-    pub(crate) fn replace_tail(&mut self, length: usize, tail: &[u8]) {
-        let bytes = match self.length {
+    /// Both halves of a product, as `wyhash` and `foldhash` do. It has no secret: whoever makes
+    /// keys that collide makes them slow to find, here and nowhere else.
+    #[inline(always)]
+    fn mix(&mut self, first: u64, second: u64) {
+        // Digits of pi.
+        let first = first ^ self.hash ^ 0x243f_6a88_85a3_08d3;
+        let product = u128::from(first) * u128::from(second ^ 0x1319_8a2e_0370_7344);
+        self.hash = product as u64 ^ (product >> 64) as u64;
+    }
+
+    /// What was added, with its hash in front. The same additions give the same hash; others may,
+    /// too.
+    #[inline]
+    pub(super) fn finish(&mut self) -> &[u8] {
+        let hash = self.hash.to_ne_bytes();
+        let written = self.written();
+        if let Some(front) = written.first_chunk_mut() {
+            *front = hash;
+        }
+        written
+    }
+
+    #[inline]
+    fn written(&mut self) -> &mut [u8] {
+        match self.length {
             inline @ ..=INLINE => &mut self.inline[..inline],
             _ => &mut self.heap[..],
-        };
-        bytes[length..].copy_from_slice(tail);
+        }
+    }
+
+    /// Puts `tail` in the place of what follows the first `length` bytes, and is as long.
+    pub(crate) fn replace_tail(&mut self, length: usize, tail: &[u8]) {
+        self.written()[length..].copy_from_slice(tail);
     }
 }
 
@@ -82,31 +139,45 @@ impl Deref for Buffer {
     }
 }
 
-/// Copies without a call where there are few bytes: as two pieces of a fixed length that overlap.
+/// Copies up to [`SHORT`] bytes without a call, as pieces of a fixed length that overlap, and
+/// returns what they are: all bytes are in these words, but not each length has words of its own.
 #[inline(always)]
-fn copy(place: &mut [u8], bytes: &[u8]) {
+fn copy(place: &mut [u8], bytes: &[u8]) -> [u64; 4] {
     match bytes.len() {
-        0 => {}
+        0 => [0; 4],
         length @ 1..=3 => {
-            place[0] = bytes[0];
-            place[length / 2] = bytes[length / 2];
-            place[length - 1] = bytes[length - 1];
+            let three = [bytes[0], bytes[length / 2], bytes[length - 1]];
+            (place[0], place[length / 2], place[length - 1]) = three.into();
+            [u32::from_le_bytes([three[0], three[1], three[2], 0]).into(), 0, 0, 0]
         }
-        4..=7 => overlapping::<4>(place, bytes),
-        8..=15 => overlapping::<8>(place, bytes),
-        16..=32 => overlapping::<16>(place, bytes),
-        _ => place.copy_from_slice(bytes),
+        4..=7 => {
+            let [first, last] = overlapping::<4>(place, bytes);
+            [u32::from_le_bytes(first).into(), u32::from_le_bytes(last).into(), 0, 0]
+        }
+        8..=15 => {
+            let [first, last] = overlapping::<8>(place, bytes).map(u64::from_le_bytes);
+            [first, last, 0, 0]
+        }
+        _ => {
+            let [first, last] = overlapping::<16>(place, bytes).map(u128::from_le_bytes);
+            [first as u64, (first >> 64) as u64, last as u64, (last >> 64) as u64]
+        }
     }
 }
 
 #[inline(always)]
-fn overlapping<const PIECE: usize>(place: &mut [u8], bytes: &[u8]) {
-    if let (Some(to), Some(from)) = (place.first_chunk_mut(), bytes.first_chunk::<PIECE>()) {
-        *to = *from;
+fn overlapping<const PIECE: usize>(place: &mut [u8], bytes: &[u8]) -> [[u8; PIECE]; 2] {
+    let first = bytes.first_chunk().copied().unwrap_or([0; PIECE]);
+    let last = bytes.last_chunk().copied().unwrap_or([0; PIECE]);
+    if let Some(place) = place.get_mut(..bytes.len()) {
+        if let Some(to) = place.first_chunk_mut() {
+            *to = first;
+        }
+        if let Some(to) = place.last_chunk_mut() {
+            *to = last;
+        }
     }
-    if let (Some(to), Some(from)) = (place.last_chunk_mut(), bytes.last_chunk::<PIECE>()) {
-        *to = *from;
-    }
+    [first, last]
 }
 
 #[cfg(test)]
@@ -119,7 +190,7 @@ mod tests {
             let (mut buffer, mut expected) = (Buffer::default(), Vec::new());
             while expected.len() < 3 * INLINE {
                 let added: Vec<u8> = (0..piece).map(|i| (expected.len() + i) as u8 | 1).collect();
-                buffer.extend([7], piece as u8, &added);
+                buffer.extend([7, piece as u8, 0, 0], 2, &added);
                 buffer.push(9);
                 expected.extend_from_slice(&[7, piece as u8]);
                 expected.extend_from_slice(&added);

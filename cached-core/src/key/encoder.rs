@@ -6,9 +6,6 @@ use smallvec::SmallVec;
 use super::buffer::Buffer;
 use super::{KeyError, KeyPart};
 
-/// First byte of every key. A change of the encoding changes it, so old entries are misses.
-const FORMAT: u8 = 1;
-
 const END: u8 = 0x00;
 const NONE: u8 = 0x01;
 const SOME: u8 = 0x02;
@@ -17,7 +14,7 @@ const FALSE: u8 = 0x04;
 const TRUE: u8 = 0x05;
 const FLOAT: u8 = 0x06;
 const CHAR: u8 = 0x07;
-const STR: u8 = 0x08;
+pub(super) const STR: u8 = 0x08;
 const BYTES: u8 = 0x09;
 const SEQ: u8 = 0x0A;
 const TUPLE: u8 = 0x0B;
@@ -32,28 +29,27 @@ const NON_NEGATIVE: u8 = 0x20;
 /// Plus the number of bytes of `-(n + 1)`, 0 to 16.
 const NEGATIVE: u8 = 0x40;
 
-/// The canonical bytes of one key while they are written.
+/// A key while it is written: its head, then all that follows the name in its canonical bytes.
 #[derive(Default)]
 pub struct Encoder {
     bytes: Buffer,
 }
 
 impl Encoder {
-    /// Starts the key of the declaration called `name`.
+    /// Starts the key of the declaration with this index.
     #[inline]
-    pub(crate) fn start(&mut self, name: &str) {
-        // Each addition waits for the one before it, so there are few.
-        self.counted([FORMAT, STR], name.as_bytes());
+    pub(crate) fn start(&mut self, index: u32) {
+        self.bytes.start(index);
     }
 
     /// Adds the parts as one sequence.
     #[inline]
     pub(crate) fn parts(&mut self, parts: &[&dyn KeyPart]) -> Result<(), KeyError> {
-        self.bytes.push(SEQ);
+        self.bytes.bracket(SEQ);
         for part in parts {
             part.encode(self)?;
         }
-        self.bytes.push(END);
+        self.bytes.bracket(END);
         Ok(())
     }
 
@@ -61,13 +57,19 @@ impl Encoder {
     #[inline]
     pub(crate) fn version(&mut self, version: Option<&dyn KeyPart>) -> Result<(), KeyError> {
         match version {
-            None => self.bytes.push(NONE),
+            None => self.bytes.bracket(NONE),
             Some(version) => {
-                self.bytes.push(SOME);
+                self.bytes.bracket(SOME);
                 version.encode(self)?;
             }
         }
         Ok(())
+    }
+
+    /// What was written, with its hash in its head.
+    #[inline]
+    pub(crate) fn finish(&mut self) -> &[u8] {
+        self.bytes.finish()
     }
 
     #[inline]
@@ -75,17 +77,14 @@ impl Encoder {
         self.counted([STR], text.as_bytes());
     }
 
-    /// What was written.
-    #[inline]
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
     /// Tags, a LEB128 length, then the bytes.
     #[inline]
     fn counted<const N: usize>(&mut self, tags: [u8; N], bytes: &[u8]) {
-        if let Ok(length @ ..0x80) = u8::try_from(bytes.len()) {
-            return self.bytes.extend(tags, length, bytes);
+        if bytes.len() < 0x80 {
+            let mut head = [0; 4];
+            head[..N].copy_from_slice(&tags);
+            head[N] = bytes.len() as u8;
+            return self.bytes.extend(head, N + 1, bytes);
         }
         self.long(&tags, bytes);
     }
@@ -98,13 +97,14 @@ impl Encoder {
             self.bytes.push((length as u8 & 0x7f) | 0x80);
             length >>= 7;
         }
-        self.bytes.extend([], length as u8, bytes);
+        self.bytes.extend([length as u8, 0, 0, 0], 1, bytes);
     }
 
     fn magnitude(&mut self, tag: u8, magnitude: u128) {
         let bytes = magnitude.to_be_bytes();
         let skipped = magnitude.leading_zeros() as usize / 8;
-        self.bytes.extend([], tag + (bytes.len() - skipped) as u8, &bytes[skipped..]);
+        let tag = tag + (bytes.len() - skipped) as u8;
+        self.bytes.extend([tag, 0, 0, 0], 1, &bytes[skipped..]);
     }
 
     fn variant(&mut self, tag: u8, variant: &'static str) {
@@ -126,7 +126,7 @@ impl Encoder {
             }
             self.bytes.replace_tail(starts[0], &sorted);
         }
-        self.bytes.push(END);
+        self.bytes.bracket(END);
     }
 }
 
@@ -191,12 +191,12 @@ impl<'e> ser::Serializer for &'e mut Encoder {
     fn serialize_f64(self, value: f64) -> Result<(), KeyError> {
         // The bits of a NaN differ between machines; it must be one key everywhere.
         let bits = if value.is_nan() { 0x7ff8_0000_0000_0000 } else { value.to_bits() };
-        self.bytes.extend([], FLOAT, &bits.to_be_bytes());
+        self.bytes.extend([FLOAT, 0, 0, 0], 1, &bits.to_be_bytes());
         Ok(())
     }
 
     fn serialize_char(self, value: char) -> Result<(), KeyError> {
-        self.bytes.extend([], CHAR, &u32::from(value).to_be_bytes());
+        self.bytes.extend([CHAR, 0, 0, 0], 1, &u32::from(value).to_be_bytes());
         Ok(())
     }
 
@@ -261,12 +261,12 @@ impl<'e> ser::Serializer for &'e mut Encoder {
     }
 
     fn serialize_seq(self, _length: Option<usize>) -> Result<Self, KeyError> {
-        self.bytes.push(SEQ);
+        self.bytes.bracket(SEQ);
         Ok(self)
     }
 
     fn serialize_tuple(self, _length: usize) -> Result<Self, KeyError> {
-        self.bytes.push(TUPLE);
+        self.bytes.bracket(TUPLE);
         Ok(self)
     }
 
@@ -286,12 +286,12 @@ impl<'e> ser::Serializer for &'e mut Encoder {
     }
 
     fn serialize_map(self, _length: Option<usize>) -> Result<Sorted<'e>, KeyError> {
-        self.bytes.push(MAP);
+        self.bytes.bracket(MAP);
         Ok(Sorted::new(self))
     }
 
     fn serialize_struct(self, _name: &'static str, _length: usize) -> Result<Sorted<'e>, KeyError> {
-        self.bytes.push(STRUCT);
+        self.bytes.bracket(STRUCT);
         Ok(Sorted::new(self))
     }
 
@@ -316,7 +316,7 @@ macro_rules! ordered {
                 value.serialize(&mut **self)
             }
             fn end(self) -> Result<(), KeyError> {
-                self.bytes.push(END);
+                self.bytes.bracket(END);
                 Ok(())
             }
         }

@@ -17,7 +17,7 @@ struct Place(AtomicU64);
 pub(crate) struct Hits(OnceLock<Box<[Place; PLACES]>>);
 
 impl Hits {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add(&self) {
         let places = self.0.get_or_init(Box::default);
         let number = NUMBER.get();
@@ -29,11 +29,15 @@ impl Hits {
             Some(Place(shared)) => {
                 shared.fetch_add(1, Ordering::Relaxed);
             }
-            None => {
-                number_this_thread();
-                self.add();
-            }
+            None => self.add_first(),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn add_first(&self) {
+        number_this_thread();
+        self.add();
     }
 
     pub(crate) fn get(&self) -> u64 {

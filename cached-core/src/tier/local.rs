@@ -4,7 +4,6 @@ mod entry;
 mod mirror;
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use entry::{ByEntry, LocalEntry, Since};
 use mirror::{Kept, Place};
 
 use crate::clock::Clock;
+use crate::key::hash_of;
 use crate::value::Value;
 
 pub(crate) use entry::Life;
@@ -62,7 +62,7 @@ pub(crate) struct Local {
     /// Tells this store's entries in a mirror from every other's.
     id: u64,
     entries: Cache<Arc<[u8]>, LocalEntry, RandomState>,
-    marks: Box<[AtomicU64]>,
+    marks: Box<[AtomicU64; MARKS]>,
     /// How often something was stored.
     stored: Apart,
     since: Since,
@@ -70,7 +70,6 @@ pub(crate) struct Local {
     /// Counts the invalidations of the keys of a stripe. A publication holds its stripe's lock, so
     /// that none can slip in behind the invalidation that overtook it.
     stripes: Vec<Mutex<u64>>,
-    hasher: RandomState,
     clock: Clock,
 }
 
@@ -96,22 +95,20 @@ pub(crate) enum Write {
 impl Local {
     pub(crate) fn new(capacity: u64, clock: Clock) -> Local {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let hasher = RandomState::default();
         let since = Since(clock.now());
         let entries = Cache::builder()
             .max_capacity(capacity)
             .weigher(|key: &Arc<[u8]>, entry: &LocalEntry| entry.weigh(key))
             .expire_after(ByEntry(since))
-            .build_with_hasher(hasher.clone());
+            .build_with_hasher(RandomState::default());
         Local {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             entries,
             stored: Apart::default(),
             since,
             refreshing: Refreshing::default(),
-            marks: (0..MARKS).map(|_| AtomicU64::new(0)).collect(),
+            marks: Box::new([const { AtomicU64::new(0) }; MARKS]),
             stripes: (0..256).map(|_| Mutex::new(0)).collect(),
-            hasher,
             clock,
         }
     }
@@ -121,7 +118,7 @@ impl Local {
     }
 
     /// What `serve` makes of the value, if there is one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn serve<T>(&self, key: &[u8], mut serve: impl FnMut(&Value) -> T) -> Option<T> {
         let place = self.place(key);
         match mirror::look(place, |slot| self.answers(place, slot), &mut serve) {
@@ -132,7 +129,7 @@ impl Local {
 
     /// Whether what the thread keeps is served: it is what the store has, alive, and not to be
     /// passed on.
-    #[inline]
+    #[inline(always)]
     fn answers(&self, place: Place<'_>, slot: &mirror::Slot) -> bool {
         slot.mark == self.mark(place.hash).load(Ordering::Acquire)
             && self.stored().wrapping_sub(slot.stored) < PASSED_ON
@@ -173,14 +170,7 @@ impl Local {
     }
 
     fn place<'k>(&self, key: &'k [u8]) -> Place<'k> {
-        Place { store: self.id, hash: self.hash(key), key }
-    }
-
-    fn hash(&self, key: &[u8]) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        // Not `hash_one`, which hashes a length too.
-        hasher.write(key);
-        hasher.finish()
+        Place { store: self.id, hash: hash_of(key), key }
     }
 
     fn mark(&self, hash: u64) -> &AtomicU64 {
@@ -210,7 +200,7 @@ impl Local {
     }
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
-        let hash = self.hash(key);
+        let hash = hash_of(key);
         Ticket { hash, count: *self.lock(hash), absent: None }
     }
 
@@ -268,7 +258,7 @@ impl Local {
     /// Removes the entry, and every publication under an earlier ticket. Returns the next ticket;
     /// `None` where `before` is out of date.
     pub(crate) fn invalidate(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {
-        let hash = self.hash(key);
+        let hash = hash_of(key);
         let mut count = self.lock(hash);
         let in_time = before.is_none_or(|before| before.count == *count);
         *count += 1;
@@ -283,3 +273,6 @@ impl Drop for Local {
         mirror::forget_store();
     }
 }
+
+#[cfg(test)]
+mod tests;

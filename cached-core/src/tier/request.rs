@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
 
@@ -13,6 +13,9 @@ use crate::value::Value;
 tokio::task_local! {
     static ANSWERS: Answers;
 }
+
+/// Whether there was any request, ever: where there was none, the task is not asked for it.
+static IS_USED: AtomicBool = AtomicBool::new(false);
 
 type ByKey = HashMap<Arc<[u8]>, Value, RandomState>;
 
@@ -35,6 +38,9 @@ impl Request {
     /// The running request, if there is one.
     #[inline]
     pub(crate) fn current() -> Option<Request> {
+        if !IS_USED.load(Ordering::Relaxed) {
+            return None;
+        }
         ANSWERS.try_with(|answers| answers.request).ok()
     }
 
@@ -149,6 +155,8 @@ impl RequestScope {
     pub fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> + use<F> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        // Whoever polls the future sees this: it was handed over since.
+        IS_USED.store(true, Ordering::Relaxed);
         let request = Request { id, force_miss: self.force_miss };
         ANSWERS.scope(Answers { request, caches: RefCell::default() }, future)
     }

@@ -12,7 +12,7 @@ use serde::ser::{
 };
 
 use super::*;
-use crate::key::{Digest, Key};
+use crate::key::{Digest, FORMAT, Key, canonical, hash_of};
 
 /// Any value of the serde data model, as far as keys tell values apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -243,12 +243,44 @@ fn trees() -> impl Strategy<Value = Tree> {
     })
 }
 
+/// Keys that a program may well ask for: as many hashes as keys, and in every place of the hash that
+/// tables look at.
+#[test]
+fn hashes_tell_keys_apart() {
+    let mut hashes = std::collections::HashSet::new();
+    let mut sets = [[0u32; 512]; 2];
+    let keys = 20_000;
+    let mut add = |parts: &[&dyn KeyPart]| {
+        let mut encoder = Encoder::default();
+        encoder.start(3);
+        encoder.parts(parts).expect("encodes");
+        encoder.version(None).expect("encodes");
+        let hash = hash_of(encoder.finish());
+        assert!(hashes.insert(hash), "{hash:x} is another key's, too");
+        sets[0][hash as usize >> 32 & 511] += 1;
+        sets[1][hash as usize >> 48 & 511] += 1;
+    };
+    for number in 0..keys {
+        match number % 5 {
+            0 => add(&[&number]),
+            1 => add(&[&format!("{number}")]),
+            2 => add(&[&format!("payment-{number:08}"), &true]),
+            3 => add(&[&format!("{number:040}"), &Some(number % 7)]),
+            _ => add(&[&(number, "x".repeat(200))]),
+        }
+    }
+    let fair = keys / 512;
+    for count in sets.as_flattened() {
+        assert!((fair / 3..fair * 3).contains(&(*count as i32)), "{count} keys in one of 512 sets");
+    }
+}
+
 fn bytes(name: &str, identifier: &[&dyn KeyPart], version: Option<&dyn KeyPart>) -> Vec<u8> {
     let mut encoder = Encoder::default();
-    encoder.start(name);
+    encoder.start(0);
     encoder.parts(identifier).expect("encodes");
     encoder.version(version).expect("encodes");
-    encoder.bytes().to_vec()
+    canonical(name, encoder.finish())
 }
 
 proptest! {

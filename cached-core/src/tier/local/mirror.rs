@@ -38,8 +38,6 @@ const SETS: usize = 512;
 /// One entry, in one cache; in two lines of the processor's cache.
 #[repr(align(64))]
 pub(super) struct Slot {
-    /// What of the hash the place does not say, to tell most other keys without reading them.
-    tag: u32,
     weight: u32,
     store: u64,
     pub(super) mark: u64,
@@ -54,8 +52,11 @@ pub(super) struct Slot {
 }
 
 struct Mirror {
-    /// None until something is kept.
-    slots: Vec<Option<Slot>>,
+    /// What of each slot's hash the place does not say, by which most other keys are told without
+    /// reading them. None until something is kept.
+    tags: Vec<[u32; WAYS]>,
+    /// As many sets.
+    slots: Vec<[Option<Slot>; WAYS]>,
     weight: u64,
     /// The slot that is emptied next where there is too much.
     hand: usize,
@@ -85,30 +86,35 @@ impl Place<'_> {
         self.hash as u32
     }
 
-    /// Where its two sets begin. With one, a seventh of a thousand keys would share a set with four
-    /// others or more, and drive each other out.
+    /// Its two sets. With one, a seventh of a thousand keys would share a set with four others or
+    /// more, and drive each other out.
     fn sets(&self) -> [usize; 2] {
-        [self.hash >> 32, self.hash >> 48].map(|bits| bits as usize % SETS * WAYS)
+        [self.hash >> 32, self.hash >> 48].map(|bits| bits as usize % SETS)
     }
 
-    /// Its slot.
-    #[inline]
-    fn find<'m>(&self, slots: &'m [Option<Slot>]) -> Option<(usize, &'m Slot)> {
-        self.sets().into_iter().find_map(|first| {
-            let set = slots.get(first..first + WAYS)?;
-            let way =
-                set.iter().position(|slot| slot.as_ref().is_some_and(|slot| self.is_of(slot)))?;
-            Some((first + way, set[way].as_ref()?))
-        })
+    /// Its set, its way in it, and what is there.
+    #[inline(always)]
+    fn find<'m>(&self, mirror: &'m Mirror) -> Option<(usize, usize, &'m Slot)> {
+        for set in self.sets() {
+            let (tags, slots) = (mirror.tags.get(set)?, mirror.slots.get(set)?);
+            for way in 0..WAYS {
+                if tags[way] == self.tag()
+                    && let Some(slot) = slots[way].as_ref().filter(|slot| self.is_of(slot))
+                {
+                    return Some((set, way, slot));
+                }
+            }
+        }
+        None
     }
 
     fn is_of(&self, slot: &Slot) -> bool {
-        slot.tag == self.tag() && slot.store == self.store && *slot.key == *self.key
+        slot.store == self.store && *slot.key == *self.key
     }
 }
 
 /// What `serve` makes of the entry's value, if this thread has it and `answers` is true of it.
-#[inline]
+#[inline(always)]
 pub(super) fn look<T>(
     place: Place<'_>,
     answers: impl FnOnce(&Slot) -> bool,
@@ -117,11 +123,8 @@ pub(super) fn look<T>(
     let look = |mirror: &RefCell<Mirror>| {
         // A value's own `Clone` may ask for another entry, hence no more than a shared borrow.
         let mirror = mirror.try_borrow().ok()?;
-        let (_, slot) = place.find(&mirror.slots)?;
-        if !answers(slot) {
-            return None;
-        }
-        Some(serve(&slot.value))
+        let (.., slot) = place.find(&mirror)?;
+        answers(slot).then(|| serve(&slot.value))
     };
     // Without thread-locals, at the end of a thread, there is the store.
     MIRROR.try_with(look).ok().flatten()
@@ -173,7 +176,7 @@ pub(super) struct Kept<'v> {
 
 impl Mirror {
     const fn empty(gone: u64) -> Mirror {
-        Mirror { slots: Vec::new(), weight: 0, hand: 0, gone }
+        Mirror { tags: Vec::new(), slots: Vec::new(), weight: 0, hand: 0, gone }
     }
 
     /// What this thread may keep of what all may keep.
@@ -184,16 +187,22 @@ impl Mirror {
     /// Takes one entry out, if that is needed for another's sake.
     fn make_room(&mut self, place: Place<'_>, kept: Kept<'_>, allowed: u64) -> Option<Value> {
         let full = self.weight + u64::from(kept.weight) > Mirror::share(allowed);
-        if !full || self.weight == 0 || place.find(&self.slots).is_some() {
+        if !full || self.weight == 0 || place.find(self).is_some() {
             return None;
         }
         loop {
-            self.hand = (self.hand + 1) % self.slots.len();
-            if let Some(slot) = self.slots[self.hand].take() {
+            let (set, way) = self.next();
+            if let Some(slot) = self.slots[set][way].take() {
                 self.weight -= u64::from(slot.weight);
                 return Some(slot.value);
             }
         }
+    }
+
+    /// The set and the way that the hand points at, after it was moved on.
+    fn next(&mut self) -> (usize, usize) {
+        self.hand = (self.hand + 1) % (SETS * WAYS);
+        (self.hand / WAYS, self.hand % WAYS)
     }
 
     /// Returns what had its place.
@@ -202,21 +211,23 @@ impl Mirror {
             return None;
         }
         if self.slots.is_empty() {
-            self.slots.resize_with(SETS * WAYS, || None);
+            self.tags.resize(SETS, [0; WAYS]);
+            self.slots.resize_with(SETS, Default::default);
             MIRRORS.fetch_add(1, Ordering::Relaxed);
         }
         let Kept { mark, until, stored, value, weight } = kept;
         let free = || {
-            let ways = place.sets().into_iter().flat_map(|first| first..first + WAYS);
-            ways.into_iter().find(|&index| self.slots[index].is_none())
+            let ways =
+                place.sets().into_iter().flat_map(|set| (0..WAYS).map(move |way| (set, way)));
+            ways.into_iter().find(|&(set, way)| self.slots[set][way].is_none())
         };
-        let index = place.find(&self.slots).map(|(index, _)| index).or_else(free);
-        // Any of its places, but not always the same.
-        let index = index.unwrap_or_else(|| {
-            self.hand = (self.hand + 1) % self.slots.len();
-            place.sets()[self.hand / WAYS % 2] + self.hand % WAYS
-        });
-        let old = self.slots[index].take();
+        let (set, way) =
+            place.find(self).map(|(set, way, _)| (set, way)).or_else(free).unwrap_or_else(|| {
+                // Any of its places, but not always the same.
+                let (turn, way) = self.next();
+                (place.sets()[turn % 2], way)
+            });
+        let old = self.slots[set][way].take();
         let (mut key, value_before) = match old {
             Some(slot) => {
                 self.weight -= u64::from(slot.weight);
@@ -228,16 +239,9 @@ impl Mirror {
         key.extend_from_slice(place.key);
         self.weight += u64::from(weight);
         let value = Arc::clone(value);
-        self.slots[index] = Some(Slot {
-            tag: place.tag(),
-            weight,
-            store: place.store,
-            mark,
-            until,
-            stored,
-            key,
-            value,
-        });
+        self.tags[set][way] = place.tag();
+        self.slots[set][way] =
+            Some(Slot { weight, store: place.store, mark, until, stored, key, value });
         value_before
     }
 }
