@@ -29,7 +29,7 @@ use crate::fingerprint::Fingerprint;
 /// First byte of every key. A change of the encoding changes it, so old entries are misses.
 const FORMAT: u8 = 1;
 /// The bytes of a key's head within the process.
-const HEAD: usize = 12;
+const HEAD: usize = 8;
 
 pub(crate) use encoder::Encoder;
 pub(crate) use encoder::length_of;
@@ -37,8 +37,8 @@ pub(crate) use encoder::length_of;
 /// The hash of a key of this process. Of no secret and no great quality: for tables where a collision
 /// costs a look elsewhere.
 #[inline]
-pub(crate) fn hash_of(key: &[u8]) -> u64 {
-    key.first_chunk().map_or(0, |hash| u64::from_ne_bytes(*hash))
+pub(crate) fn hash_of(key: &[u8]) -> u32 {
+    key.first_chunk().map_or(0, |hash| u32::from_ne_bytes(*hash))
 }
 
 /// The canonical bytes of a key of the declaration called `name`.

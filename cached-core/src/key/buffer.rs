@@ -31,8 +31,8 @@ impl Buffer {
     /// Begins with room for the hash, and a number.
     #[inline]
     pub(super) fn start(&mut self, number: u32) {
-        self.inline[8..12].copy_from_slice(&number.to_ne_bytes());
-        self.length = 12;
+        self.inline[4..8].copy_from_slice(&number.to_ne_bytes());
+        self.length = 8;
         self.hash = number.into();
     }
 
@@ -108,7 +108,7 @@ impl Buffer {
     /// too.
     #[inline]
     pub(super) fn finish(&mut self) -> &[u8] {
-        let hash = self.hash.to_ne_bytes();
+        let hash = (self.hash as u32).to_ne_bytes();
         let written = self.written();
         if let Some(front) = written.first_chunk_mut() {
             *front = hash;

@@ -35,6 +35,18 @@ const WAYS: usize = 4;
 /// Room for 2,048 entries a thread, which is 256 KiB.
 const SETS: usize = 512;
 
+/// Bits of a tag; one for each way fits in a word.
+const LANE: usize = 64 / WAYS;
+/// 1 in each lane.
+const LANES: u64 = 0x0001_0001_0001_0001;
+
+/// The highest bit of each lane that is 0; where there is one, perhaps of others above it too.
+/// (Mycroft's test for a zero byte, in lanes of 16 bits.)
+#[inline(always)]
+fn zero_lanes(word: u64) -> u64 {
+    word.wrapping_sub(LANES) & !word & (LANES << (LANE - 1))
+}
+
 /// One entry, in one cache; in two lines of the processor's cache.
 #[repr(align(64))]
 pub(super) struct Slot {
@@ -52,9 +64,9 @@ pub(super) struct Slot {
 }
 
 struct Mirror {
-    /// What of each slot's hash the place does not say, by which most other keys are told without
-    /// reading them. None until something is kept.
-    tags: Vec<[u32; WAYS]>,
+    /// For each set a word, of whose lanes each has a part of a key's hash, by which most other keys
+    /// are told without reading them. None until something is kept.
+    tags: Vec<u64>,
     /// As many sets.
     slots: Vec<[Option<Slot>; WAYS]>,
     weight: u64,
@@ -77,37 +89,44 @@ static GONE: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone, Copy)]
 pub(super) struct Place<'k> {
     pub(super) store: u64,
-    pub(super) hash: u64,
+    pub(super) hash: u32,
     pub(super) key: &'k [u8],
 }
 
 impl Place<'_> {
-    fn tag(&self) -> u32 {
-        self.hash as u32
-    }
-
     /// Its two sets. With one, a seventh of a thousand keys would share a set with four others or
     /// more, and drive each other out.
     fn sets(&self) -> [usize; 2] {
-        [self.hash >> 32, self.hash >> 48].map(|bits| bits as usize % SETS)
+        [self.hash >> 23, self.hash >> 14].map(|bits| bits as usize % SETS)
+    }
+
+    /// What each lane of a set's tags holds where the key may be.
+    fn tag(&self) -> u64 {
+        u64::from(self.hash as u16) * LANES
     }
 
     /// Its set, its way in it, and what is there.
     #[inline(always)]
     fn find<'m>(&self, mirror: &'m Mirror) -> Option<(usize, usize, &'m Slot)> {
-        for set in self.sets() {
-            let (tags, slots) = (mirror.tags.get(set)?, mirror.slots.get(set)?);
-            for way in 0..WAYS {
-                if tags[way] == self.tag()
-                    && let Some(slot) = slots[way].as_ref().filter(|slot| self.is_of(slot))
-                {
-                    return Some((set, way, slot));
-                }
+        // Where among its places a key is cannot be foreseen, so that is no branch.
+        let [first, second] = self.sets();
+        let in_first = zero_lanes(mirror.tags.get(first)? ^ self.tag());
+        let in_second = zero_lanes(mirror.tags.get(second)? ^ self.tag());
+        let mut found = in_first | (in_second >> 1);
+        while found != 0 {
+            let bit = found.trailing_zeros() as usize;
+            let set = if bit % LANE == LANE - 1 { first } else { second };
+            let way = bit / LANE;
+            let slot = mirror.slots.get(set)?[way].as_ref();
+            if let Some(slot) = slot.filter(|slot| self.is_of(slot)) {
+                return Some((set, way, slot));
             }
+            found &= found - 1;
         }
         None
     }
 
+    #[inline(always)]
     fn is_of(&self, slot: &Slot) -> bool {
         slot.store == self.store && *slot.key == *self.key
     }
@@ -211,7 +230,7 @@ impl Mirror {
             return None;
         }
         if self.slots.is_empty() {
-            self.tags.resize(SETS, [0; WAYS]);
+            self.tags.resize(SETS, 0);
             self.slots.resize_with(SETS, Default::default);
             MIRRORS.fetch_add(1, Ordering::Relaxed);
         }
@@ -239,7 +258,8 @@ impl Mirror {
         key.extend_from_slice(place.key);
         self.weight += u64::from(weight);
         let value = Arc::clone(value);
-        self.tags[set][way] = place.tag();
+        let lane = u64::from(u16::MAX) << (way * LANE);
+        self.tags[set] = (self.tags[set] & !lane) | (place.tag() & lane);
         self.slots[set][way] =
             Some(Slot { weight, store: place.store, mark, until, stored, key, value });
         value_before
