@@ -79,7 +79,7 @@ pub(crate) struct Local {
 /// may be given up for another key's sake; that costs a fetch, never a wrong value.
 #[derive(Clone, Copy)]
 pub(crate) struct Ticket {
-    hash: u64,
+    hash: u32,
     count: u64,
     /// The key's mark, where the key was looked for under it and not found: while the mark stands,
     /// the key is not there. See [`mirror`].
@@ -174,12 +174,12 @@ impl Local {
         Place { store: self.id, hash: hash_of(key), key }
     }
 
-    fn mark(&self, hash: u64) -> &AtomicU64 {
+    fn mark(&self, hash: u32) -> &AtomicU64 {
         &self.marks[hash as usize % MARKS]
     }
 
     /// To be called after each change of the store, with the stripe locked; see [`mirror`].
-    fn changed(&self, hash: u64) {
+    fn changed(&self, hash: u32) {
         self.mark(hash).fetch_add(1, Ordering::Release);
     }
 
@@ -205,7 +205,7 @@ impl Local {
         Ticket { hash, count: *self.lock(hash), absent: None }
     }
 
-    fn lock(&self, hash: u64) -> MutexGuard<'_, u64> {
+    fn lock(&self, hash: u32) -> MutexGuard<'_, u64> {
         lock(&self.stripes[hash as usize % self.stripes.len()])
     }
 
