@@ -54,8 +54,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Flights whose keys' hashes end alike, each with the hash; mostly none or one.
 type Shard = Vec<(u64, Arc<Flight>)>;
 
-/// So many that a search from the beginning is short: 40 flights where 10,000 are under way.
-const SHARDS: usize = 256;
+/// So many that a search from the beginning is short, 160 flights where 10,000 are under way, and so
+/// few that they stay in the processor's cache.
+const SHARDS: usize = 64;
 
 /// The flights of one cache.
 pub(crate) struct Flights {
