@@ -10,7 +10,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 
 use crate::cache::Cache;
-use crate::flight::{Followed, LastWaker, Leader, Outcome, Role, Run};
+use crate::flight::{Followed, Follower, LastWaker, Leader, Outcome, Role, Run};
 use crate::site::Site;
 use crate::stats::Counters;
 use crate::tier::local::{Refresh, Ticket};
@@ -31,11 +31,17 @@ enum Step {
     Answer(Value),
     Error(SharedError),
     /// With an answer that is to be refreshed.
-    AnswerAndRefresh(Value, Box<Fetching>),
+    AnswerAndRefresh(Value, Fetching),
     /// With its own fetch, which then answers others and fills the tiers.
-    Fetch(Box<Fetching>),
+    Fetch(Fetching),
     /// With its own fetch, for itself.
     Alone,
+}
+
+/// How a leader goes on: as it finds out by itself, or as memcached says.
+enum Lead {
+    Step(Step),
+    Ask(Leader, Ticket),
 }
 
 /// The right to fetch and to store.
@@ -92,13 +98,14 @@ pub(crate) struct Begun {
     /// `None` for a call that is not cached.
     missed: Option<Box<Missed>>,
     step: Step,
-    began: Instant,
+    /// When the fetch began, where there is somebody who may wait for as long.
+    began: Option<Instant>,
     waker: LastWaker,
 }
 
 impl Begun {
     fn new(missed: Option<Box<Missed>>, step: Step) -> Box<Begun> {
-        Box::new(Begun { missed, step, began: Instant::now(), waker: None })
+        Box::new(Begun { missed, step, began: None, waker: None })
     }
 
     /// The function as it is without the cache.
@@ -127,7 +134,7 @@ impl Begun {
             Step::Fetch(_) => counters.fetches.add(),
             _ => count_alone(Some(counters)),
         }
-        self.began = Instant::now();
+        self.began = missed.site.remote_tier().map(|_| Instant::now());
     }
 
     /// The fetch, as the leader where it is one.
@@ -141,15 +148,17 @@ impl Begun {
 
     /// What the call returns, and for the tiers what there is to store. Nothing is awaited here: an
     /// error need not be `Send`.
-    pub(crate) fn settle<R, V>(self, returned: R, returns: &Returns<R, V>) -> R {
-        let Begun { missed: Some(missed), step: Step::Fetch(fetching), began, .. } = self else {
+    pub(crate) fn settle<R, V>(self: Box<Self>, returned: R, returns: &Returns<R, V>) -> R {
+        let Begun { missed: Some(missed), step: Step::Fetch(fetching), began, .. } = *self else {
             return returned;
         };
         let counters = missed.site.counters();
         match (returns.split)(returned, &returns.rules) {
             Split::Value(value, verdict) => {
-                counters.observe(began.elapsed());
-                let value = missed.fill(*fetching, value, verdict);
+                if let Some(began) = began {
+                    counters.observe(began.elapsed());
+                }
+                let value = missed.fill(fetching, value, verdict);
                 // The type is the one that was split, so this is always there.
                 match (returns.join)(&value) {
                     Some(returned) => returned,
@@ -190,18 +199,24 @@ impl Begun {
     {
         if let Begun { missed: Some(missed), step: Step::AnswerAndRefresh(_, fetching), .. } = self
         {
-            missed.refresh(returns, *fetching, fetch);
+            missed.refresh(returns, fetching, fetch);
         }
     }
 }
 
 impl Missed {
-    /// The next part of the path, as the leader of the key's flight or as its follower.
-    pub(crate) fn begin(self: Box<Self>) -> Pin<Box<dyn Future<Output = Box<Begun>> + Send>> {
-        Box::pin(async move {
-            let step = self.step().await;
-            Begun::new(Some(self), step)
-        })
+    /// The next part of the path, as the leader of the key's flight or as its follower. What waits
+    /// is boxed, so that the future of a function that does not wait here stays small.
+    pub(crate) async fn begin(self: Box<Self>) -> Box<Begun> {
+        let step = match self.site.cache.flights().join(&self.flight_key()) {
+            Role::Recursive => Step::Alone,
+            Role::Leader(leader) => match self.lead(leader) {
+                Lead::Step(step) => step,
+                Lead::Ask(leader, ticket) => Box::pin(self.ask(leader, ticket)).await,
+            },
+            Role::Follower(follower) => Box::pin(self.follow(follower)).await,
+        };
+        Begun::new(Some(self), step)
     }
 
     /// Fetches in the background, and stores what comes of it. Without a runtime it is left to a
@@ -220,7 +235,7 @@ impl Missed {
         // The body's own calls use the cache that they would have used here.
         let refresh = Cache::current().scope(async move {
             self.site.counters().refreshes.add();
-            let mut begun = Begun::new(Some(self), Step::Fetch(Box::new(fetching)));
+            let mut begun = Begun::new(Some(self), Step::Fetch(fetching));
             begun.count();
             let returned = begun.run(fetch.as_mut()).await;
             begun.settle(returned, &returns);
@@ -266,31 +281,29 @@ impl Missed {
         fetching.stale.clone().or_else(|| self.site.look_for_stale())
     }
 
-    async fn step(&self) -> Step {
-        let flights = self.site.cache.flights();
-        match flights.join(&self.flight_key()) {
-            Role::Recursive => Step::Alone,
-            Role::Leader(leader) => self.lead(leader).await,
-            Role::Follower(follower) => match follower.await {
-                Followed::Lead(leader) => self.lead(leader).await,
-                Followed::Outcome(outcome) => {
-                    self.site.counters().waits.add();
-                    match outcome {
-                        Outcome::Cached(value) => Step::Answer(self.keep(value)),
-                        Outcome::Uncached(value) => Step::Answer(value),
-                        Outcome::Error(error) => Step::Error(error),
-                        // For itself; but what it gets may serve others.
-                        Outcome::Unshared => {
-                            let right = match self.site.remote() {
-                                Some(_) => Right::Nothing,
-                                None => Right::LocalOnly,
-                            };
-                            let fetching = Fetching::new(None, self.site.ticket(), right);
-                            Step::Fetch(Box::new(fetching))
-                        }
-                    }
-                }
-            },
+    async fn follow(&self, follower: Follower) -> Step {
+        let outcome = match follower.await {
+            Followed::Outcome(outcome) => outcome,
+            Followed::Lead(leader) => {
+                return match self.lead(leader) {
+                    Lead::Step(step) => step,
+                    Lead::Ask(leader, ticket) => self.ask(leader, ticket).await,
+                };
+            }
+        };
+        self.site.counters().waits.add();
+        match outcome {
+            Outcome::Cached(value) => Step::Answer(self.keep(value)),
+            Outcome::Uncached(value) => Step::Answer(value),
+            Outcome::Error(error) => Step::Error(error),
+            // For itself; but what it gets may serve others.
+            Outcome::Unshared => {
+                let right = match self.site.remote_tier() {
+                    Some(_) => Right::Nothing,
+                    None => Right::LocalOnly,
+                };
+                Step::Fetch(Fetching::new(None, self.site.ticket(), right))
+            }
         }
     }
 
@@ -305,43 +318,54 @@ impl Missed {
         }
     }
 
-    async fn lead(&self, leader: Leader) -> Step {
+    fn lead(&self, leader: Leader) -> Lead {
         let site = &self.site;
-        let ticket = site.ticket();
-        // Between this call's look and its lead another may have fetched.
-        if !self.force_miss()
-            && let Some(value) = site.look_locally()
-        {
-            site.counters().local_hits.add();
-            leader.answer(Outcome::Cached(Arc::clone(&value)));
-            return Step::Answer(self.keep(value));
+        let looked = match self.force_miss() {
+            true => Err(site.ticket()),
+            // Between this call's look and its lead another may have fetched.
+            false => site.look_locally_or_ticket(),
+        };
+        let ticket = match looked {
+            Ok(value) => {
+                site.counters().local_hits.add();
+                leader.answer(Outcome::Cached(Arc::clone(&value)));
+                return Lead::Step(Step::Answer(self.keep(value)));
+            }
+            Err(ticket) => ticket,
+        };
+        let fetch = |leader, right| Step::Fetch(Fetching::new(Some(leader), ticket, right));
+        if site.remote_tier().is_none() {
+            return Lead::Step(fetch(leader, Right::LocalOnly));
         }
         // The leader before this one had won the right to fill.
         if let Some(lease) = leader.unstow::<Lease>() {
             leader.stow(lease);
-            let fetching = Fetching::new(Some(leader), ticket, Right::Lease(None));
-            return Step::Fetch(Box::new(fetching));
+            return Lead::Step(fetch(leader, Right::Lease(None)));
         }
+        Lead::Ask(leader, ticket)
+    }
+
+    async fn ask(&self, leader: Leader, ticket: Ticket) -> Step {
         let acquired = {
             let acquire = std::pin::pin!(self.acquire(ticket));
             Run::new(Some(&leader), &mut None, acquire).await
         };
+        let counters = self.site.counters();
         match acquired {
             Acquired::Value(value) => {
-                site.counters().remote_hits.add();
+                counters.remote_hits.add();
                 leader.answer(Outcome::Cached(Arc::clone(&value)));
                 Step::Answer(self.keep(value))
             }
             Acquired::Stale(value) => {
-                site.counters().stale_answers.add();
+                counters.stale_answers.add();
                 leader.answer(Outcome::Uncached(Arc::clone(&value)));
                 Step::Answer(value)
             }
             Acquired::Due(value, right) => {
-                site.counters().remote_hits.add();
+                counters.remote_hits.add();
                 leader.answer(Outcome::Cached(Arc::clone(&value)));
-                let refresh = Box::new(Fetching::refresh(ticket, right));
-                Step::AnswerAndRefresh(self.keep(value), refresh)
+                Step::AnswerAndRefresh(self.keep(value), Fetching::refresh(ticket, right))
             }
             Acquired::Right { mut right, stale } => {
                 if let Right::Lease(lease) = &mut right
@@ -349,8 +373,7 @@ impl Missed {
                 {
                     leader.stow(lease);
                 }
-                let fetching = Fetching { stale, ..Fetching::new(Some(leader), ticket, right) };
-                Step::Fetch(Box::new(fetching))
+                Step::Fetch(Fetching { stale, ..Fetching::new(Some(leader), ticket, right) })
             }
         }
     }

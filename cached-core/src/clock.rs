@@ -8,9 +8,14 @@ use std::time::{Duration, Instant};
 pub(crate) struct Coarse(u64);
 
 impl Coarse {
-    fn now() -> Coarse {
+    pub(crate) fn now() -> Coarse {
         // Without the crate's own memory of the last time, which every thread would write to.
         Coarse(coarsetime::Instant::now_without_cache_update().as_ticks())
+    }
+
+    /// In milliseconds since some time before the program began.
+    pub(crate) fn millis(self) -> u64 {
+        coarsetime::Duration::from_ticks(self.0).as_millis()
     }
 }
 

@@ -237,7 +237,6 @@ impl Site {
 /// A value that was given, not fetched.
 struct Given {
     value: Value,
-    payload: Option<Vec<u8>>,
     lifetime: Lifetime,
 }
 
@@ -248,9 +247,7 @@ impl Given {
         if !site.keeps(&verdict) {
             return None;
         }
-        let value: Value = Arc::new(value);
-        let payload = (site.value_type.encode)(&value);
-        Some(Given { value, payload, lifetime: site.lifetime(Some(&verdict)) })
+        Some(Given { value: Arc::new(value), lifetime: site.lifetime(Some(&verdict)) })
     }
 
     /// Writes it to memcached.
@@ -260,15 +257,14 @@ impl Given {
         key: &RemoteKey,
         condition: Condition,
     ) -> Result<bool, WriteError> {
-        let frame =
-            site.seal(&self.value, self.payload.as_deref()).map_err(WriteError::NotStorable)?;
+        let frame = site.seal(&self.value).map_err(WriteError::NotStorable)?;
         let Lifetime { ttl, kept, .. } = self.lifetime;
         key.write(frame, ttl, kept, condition).await.map_err(WriteError::Remote)
     }
 
     /// Stores it in this process, for `fresh`, unless somebody changed the entry since the ticket.
     fn publish(self, site: &Site, ticket: Ticket, write: Write, fresh: Duration) -> bool {
-        let weight = site.weight(&self.value, self.payload.as_deref());
+        let weight = site.weight(&self.value);
         let life = self.lifetime.local_life(site.now(), fresh);
         let stored = site.publish(ticket, write, &self.value, weight, life);
         if stored && let Some(request) = Request::current() {

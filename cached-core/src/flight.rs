@@ -13,16 +13,17 @@ mod leader;
 mod watch;
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use foldhash::quality::RandomState;
 
+use crate::clock::Coarse;
 use crate::value::{SharedError, Value};
 use leader::is_led_here;
 pub(crate) use leader::{LastWaker, Leader, Run};
@@ -50,11 +51,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-type Shard = Mutex<HashMap<Arc<[u8]>, Arc<Flight>, RandomState>>;
+/// Flights whose keys' hashes end alike, each with the hash; mostly none or one.
+type Shard = Vec<(u64, Arc<Flight>)>;
+
+/// So many that a search from the beginning is short, 160 flights where 10,000 are under way, and so
+/// few that they stay in the processor's cache.
+const SHARDS: usize = 64;
 
 /// The flights of one cache.
 pub(crate) struct Flights {
-    shards: Vec<Shard>,
+    shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
 }
 
@@ -69,43 +75,48 @@ pub(crate) enum Role {
 impl Flights {
     pub(crate) fn new() -> Flights {
         Flights {
-            shards: (0..32).map(|_| Shard::default()).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::default(),
         }
     }
 
-    fn shard(&self, key: &[u8]) -> &Shard {
-        &self.shards[self.hasher.hash_one(key) as usize % self.shards.len()]
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[hash as usize % SHARDS])
     }
 
     /// Joins the flight of `key`, or starts it.
     pub(crate) fn join(self: &Arc<Flights>, key: &Arc<[u8]>) -> Role {
-        let mut shard = lock(self.shard(key));
-        if let Some(flight) = shard.get(&key[..]) {
-            if is_led_here(flight) {
-                return Role::Recursive;
+        let hash = self.hasher.hash_one(key);
+        let mut shard = self.shard(hash);
+        let known = shard.iter().find(|(of, flight)| *of == hash && flight.key == *key);
+        match known.map(|(_, flight)| flight) {
+            Some(flight) if is_led_here(flight) => Role::Recursive,
+            Some(flight) => Role::Follower(Flight::follow(flight)),
+            None => {
+                let flight = Arc::new(Flight::new(self, hash, Arc::clone(key)));
+                shard.push((hash, Arc::clone(&flight)));
+                Role::Leader(Leader::new(flight, 0))
             }
-            return Role::Follower(Flight::follow(flight));
         }
-        let flight = Arc::new(Flight::new(self, Arc::clone(key)));
-        shard.insert(Arc::clone(key), Arc::clone(&flight));
-        Role::Leader(Leader::new(flight, 0))
     }
 
     /// Takes the flight of `key` out, so that later callers start another. Those who are on it
     /// asked before now, and get its answer.
     pub(crate) fn detach(&self, key: &[u8]) {
-        lock(self.shard(key)).remove(key);
+        let hash = self.hasher.hash_one(key);
+        self.shard(hash).retain(|(of, flight)| *of != hash || *flight.key != *key);
     }
 }
 
 struct Flight {
     flights: Weak<Flights>,
+    hash: u64,
     key: Arc<[u8]>,
-    outcome: OnceLock<Outcome>,
     crew: Mutex<Crew>,
+    /// Counts changes of the lead; a leader with an older number has lost it.
+    term: AtomicU64,
     /// When the leader was woken and has not been polled since, and when it last was polled; in
-    /// milliseconds since [`EPOCH`], 0 for never.
+    /// milliseconds as [`now`] counts them, 0 for never.
     woken: AtomicU64,
     polled: AtomicU64,
     /// Whether the leader is being polled just now.
@@ -116,8 +127,7 @@ struct Flight {
 
 #[derive(Default)]
 struct Crew {
-    /// Counts changes of the lead; a leader with an older number has lost it.
-    term: u64,
+    outcome: Option<Outcome>,
     /// The follower to whom the lead was handed, until it takes it.
     promoted: Option<u64>,
     /// In the order in which they came. No waker: not polled yet, or just woken.
@@ -126,22 +136,21 @@ struct Crew {
     watched: bool,
 }
 
-static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
-
 fn now() -> u64 {
-    // Never 0, which stands for never.
-    EPOCH.elapsed().as_millis() as u64 + 1
+    // Never 0, which stands for never. A tick of the system's timer matters to none of the bounds.
+    Coarse::now().millis() + 1
 }
 
 impl Flight {
-    fn new(flights: &Arc<Flights>, key: Arc<[u8]>) -> Flight {
+    fn new(flights: &Arc<Flights>, hash: u64, key: Arc<[u8]>) -> Flight {
         Flight {
             flights: Arc::downgrade(flights),
+            hash,
             key,
-            outcome: OnceLock::new(),
             crew: Mutex::default(),
+            term: AtomicU64::new(0),
             woken: AtomicU64::new(0),
-            polled: AtomicU64::new(now()),
+            polled: AtomicU64::new(0),
             polling: AtomicBool::new(false),
             stowed: Mutex::new(None),
         }
@@ -159,23 +168,23 @@ impl Flight {
         Follower { flight: Arc::clone(self), id, done: false }
     }
 
-    /// Takes this flight out of the map, unless another has its place.
-    fn land(self: &Arc<Flight>) {
-        let Some(flights) = self.flights.upgrade() else {
-            return;
-        };
-        let mut shard = lock(flights.shard(&self.key));
-        if shard.get(&self.key[..]).is_some_and(|flight| Arc::ptr_eq(flight, self)) {
-            shard.remove(&self.key[..]);
+    /// Takes this flight out of its shard, if it is there.
+    fn land(self: &Arc<Flight>, shard: &mut Shard) {
+        if let Some(index) = shard.iter().position(|(_, flight)| Arc::ptr_eq(flight, self)) {
+            shard.swap_remove(index);
         }
     }
 
     fn answer(self: &Arc<Flight>, outcome: Outcome) {
-        self.land();
-        // The first answer stands: a leader that lost its lead may finish after its successor.
-        let _ = self.outcome.set(outcome);
+        if let Some(flights) = self.flights.upgrade() {
+            self.land(&mut flights.shard(self.hash));
+        }
         let followers = {
             let mut crew = lock(&self.crew);
+            // The first answer stands: a leader that lost its lead may finish after its successor.
+            if crew.outcome.is_none() {
+                crew.outcome = Some(outcome);
+            }
             crew.promoted = None;
             std::mem::take(&mut crew.followers)
         };
@@ -189,10 +198,10 @@ impl Flight {
             return;
         };
         // Under the shard's lock, so that nobody joins between looking and landing.
-        let mut shard = lock(flights.shard(&self.key));
+        let mut shard = flights.shard(self.hash);
         let heir = {
             let mut crew = lock(&self.crew);
-            if crew.term != term || self.outcome.get().is_some() {
+            if self.term.load(Ordering::Acquire) != term || crew.outcome.is_some() {
                 return;
             }
             crew.promote(self)
@@ -202,13 +211,7 @@ impl Flight {
                 drop(shard);
                 waker.wake();
             }
-            None => {
-                let here = shard.get(&self.key[..]).is_some_and(|flight| Arc::ptr_eq(flight, self));
-                let empty = lock(&self.crew).followers.is_empty();
-                if here && empty {
-                    shard.remove(&self.key[..]);
-                }
-            }
+            None => self.land(&mut shard),
         }
     }
 
@@ -224,7 +227,7 @@ impl Flight {
         if stalled || lost {
             let heir = {
                 let mut crew = lock(&self.crew);
-                if self.outcome.get().is_some() { None } else { crew.promote(self) }
+                if crew.outcome.is_some() { None } else { crew.promote(self) }
             };
             if let Some(heir) = heir {
                 heir.wake();
@@ -240,7 +243,7 @@ impl Crew {
         let next = self.promoted.map_or(0, |promoted| promoted + 1);
         let id = *self.followers.range(next..).chain(&self.followers).next()?.0;
         self.promoted = Some(id);
-        self.term += 1;
+        flight.term.fetch_add(1, Ordering::AcqRel);
         // Promoted is as good as woken: who does not take the lead in time loses it again.
         flight.woken.store(now(), Ordering::Release);
         flight.polling.store(false, Ordering::Release);
@@ -268,8 +271,7 @@ impl Future for Follower {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Followed> {
         let this = &mut *self;
         let mut crew = lock(&this.flight.crew);
-        // Under the lock: an answer takes the followers' wakers after it is set.
-        if let Some(outcome) = this.flight.outcome.get() {
+        if let Some(outcome) = &crew.outcome {
             this.done = true;
             return Poll::Ready(Followed::Outcome(outcome.clone()));
         }
@@ -277,7 +279,8 @@ impl Future for Follower {
             crew.promoted = None;
             crew.followers.remove(&this.id);
             this.done = true;
-            return Poll::Ready(Followed::Lead(Leader::new(Arc::clone(&this.flight), crew.term)));
+            let term = this.flight.term.load(Ordering::Acquire);
+            return Poll::Ready(Followed::Lead(Leader::new(Arc::clone(&this.flight), term)));
         }
         if let Some(waker) = crew.followers.get_mut(&this.id) {
             match waker {
@@ -299,7 +302,7 @@ impl Drop for Follower {
             crew.followers.remove(&self.id);
             (crew.promoted == Some(self.id)).then(|| {
                 crew.promoted = None;
-                crew.term
+                self.flight.term.load(Ordering::Acquire)
             })
         };
         if let Some(term) = handed_on {

@@ -48,9 +48,9 @@ pub(crate) struct Lifetime {
 }
 
 impl Lifetime {
-    /// Of a local entry that begins now and is fresh for `fresh`.
-    pub(crate) fn local_life(&self, now: Instant, fresh: Duration) -> Life {
-        Life { expires: now + fresh, kept: self.kept }
+    /// Of a local entry that begins at `from` and is fresh for `fresh`.
+    pub(crate) fn local_life(&self, from: Instant, fresh: Duration) -> Life {
+        Life { from, fresh, kept: self.kept }
     }
 
     /// How long an item of memcached is fresh yet; `None` where it is only kept for errors.
@@ -85,10 +85,10 @@ impl Site {
         self.cache.counters_at(self.index)
     }
 
-    /// What a value weighs in the local tier: its encoded length.
-    pub(crate) fn weight(&self, value: &Value, payload: Option<&[u8]>) -> usize {
-        let unencoded = || (self.value_type.weigh)(value).unwrap_or(UNKNOWN_WEIGHT);
-        payload.map_or_else(unencoded, <[u8]>::len)
+    /// What a value weighs in the local tier: its encoded length. It is counted, not encoded; only
+    /// memcached needs the bytes.
+    pub(crate) fn weight(&self, value: &Value) -> usize {
+        (self.value_type.weigh)(value).unwrap_or(UNKNOWN_WEIGHT)
     }
 
     /// What the local tier holds and is not expired.
@@ -96,7 +96,15 @@ impl Site {
         self.local()?.get_again(&self.key)
     }
 
-    /// The same, also where it expired and is kept for a fetch that fails.
+    /// The same, or a ticket for what is to be published where nothing is found.
+    pub(crate) fn look_locally_or_ticket(&self) -> Result<Value, Ticket> {
+        match self.local() {
+            Some(local) => local.get_or_ticket(&self.key),
+            None => Err(self.ticket()),
+        }
+    }
+
+    /// What the local tier holds, also where it expired and is kept for a fetch that fails.
     pub(crate) fn look_for_stale(&self) -> Option<Value> {
         self.local()?.get_stale(&self.key)
     }
@@ -105,7 +113,7 @@ impl Site {
     /// refresh an entry, and what is held here is younger.
     pub(crate) fn refresh_locally(&self) -> Option<Refresh> {
         let ahead = self.declaration.refreshed_ahead();
-        if ahead.is_zero() || self.remote().is_some() {
+        if ahead.is_zero() || self.remote_tier().is_some() {
             return None;
         }
         self.local()?.refresh(&self.key, ahead)
@@ -138,9 +146,14 @@ impl Site {
         self.declaration.uses_local().then(|| self.cache.local())
     }
 
+    /// The remote tier, if there is one for this declaration.
+    pub(crate) fn remote_tier(&self) -> Option<&Arc<Remote>> {
+        self.cache.remote().filter(|_| self.declaration.uses_remote())
+    }
+
     /// Where the key lives in memcached, if there is a remote tier for it.
     pub(crate) fn remote(&self) -> Option<(&Arc<Remote>, RemoteKey)> {
-        let remote = self.cache.remote().filter(|_| self.declaration.uses_remote())?;
+        let remote = self.remote_tier()?;
         let key = self.cache.key(self.declaration.name(), &self.key, self.value_type);
         let key = remote.locate(&key)?;
         Some((remote, key))
@@ -169,8 +182,7 @@ impl Site {
             jitter => ttl.mul_f64(1.0 - jitter * random()),
         };
         let bound = self.declaration.declared_local_ttl();
-        let remote = self.cache.remote().filter(|_| self.declaration.uses_remote());
-        let local = match (remote, whole_seconds(ttl.min(LONGEST_TTL))) {
+        let local = match (self.remote_tier(), whole_seconds(ttl.min(LONGEST_TTL))) {
             // memcached counts in whole seconds: what lives shorter stays in this process.
             (None, _) | (_, 0) => ttl.min(bound.unwrap_or(ttl)),
             // The server counts on ticks of its own, so an item may live a second less than its
@@ -224,11 +236,7 @@ impl Site {
     ///
     /// # Errors
     /// Why this value has to stay out of memcached.
-    pub(crate) fn seal(
-        &self,
-        value: &Value,
-        payload: Option<&[u8]>,
-    ) -> Result<Vec<u8>, &'static str> {
+    pub(crate) fn seal(&self, value: &Value) -> Result<Vec<u8>, &'static str> {
         let unstorable = |why: &'static str| {
             if self.declaration.unstorable.set(why).is_ok() {
                 log::warn!(
@@ -239,16 +247,17 @@ impl Site {
             }
             why
         };
-        let payload = payload.ok_or_else(|| unstorable("the codec cannot write the value"))?;
+        let payload = (self.value_type.encode)(value)
+            .ok_or_else(|| unstorable("the codec cannot write the value"))?;
         let shape = (self.value_type.shape)(value).map_err(|error| unstorable(error.reason()))?;
-        if self.decode(shape, payload).is_none() {
+        if self.decode(shape, &payload).is_none() {
             return Err(unstorable(
                 "the value does not read back as what was written (an enum that is untagged, internally or \
                  adjacently tagged, a flattened or skipped field, or another type that only a \
                  self-describing format can read)",
             ));
         }
-        Ok(frame::seal(&self.canonical(), shape, payload))
+        Ok(frame::seal(&self.canonical(), shape, &payload))
     }
 }
 

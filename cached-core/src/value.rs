@@ -123,7 +123,8 @@ pub(crate) struct ValueType {
     pub(crate) encode: fn(&Value) -> Option<Vec<u8>>,
     pub(crate) decode: fn(&[u8]) -> Option<Value>,
     pub(crate) shape: fn(&Value) -> Result<u64, shape::Unshaped>,
-    /// About how many bytes the value holds, where the codec cannot write it.
+    /// How many bytes the codec makes of the value, or about how many it holds where the codec
+    /// cannot write it.
     pub(crate) weigh: fn(&Value) -> Option<usize>,
     /// What tells it from another build's type in the key.
     pub(crate) fingerprint: fn() -> Fingerprint,
@@ -144,7 +145,10 @@ impl<V: CachedValue> TypeOf<V> {
             calm(|| shape::of(value.downcast_ref::<V>().ok_or(shape::Unshaped::Failed)?))
                 .unwrap_or(Err(shape::Unshaped::Failed))
         },
-        weigh: |value| calm(|| key::length_of(value.downcast_ref::<V>()?))?,
+        weigh: |value| {
+            let value = value.downcast_ref::<V>()?;
+            calm(|| codec::length_of(value)).flatten().or_else(|| calm(|| key::length_of(value))?)
+        },
         fingerprint: fingerprint::of::<V>,
     };
 }

@@ -28,8 +28,7 @@ impl Missed {
             answer(Outcome::Uncached(Arc::clone(&value)));
             return value;
         }
-        let payload = (site.value_type.encode)(&value);
-        let weight = site.weight(&value, payload.as_deref());
+        let weight = site.weight(&value);
         let lifetime = site.lifetime(Some(&verdict));
         let fresh = match right {
             Right::LocalOnly | Right::LocalRefresh { .. } => lifetime.local,
@@ -44,7 +43,7 @@ impl Missed {
         let write = if replaces { Write::Replace } else { Write::Once };
         site.publish(ticket, write, &value, weight, lifetime.local_life(site.now(), fresh));
         answer(Outcome::Cached(Arc::clone(&value)));
-        self.fill_remote(right, ticket, Arc::clone(&value), payload, lifetime);
+        self.fill_remote(right, ticket, &value, weight, lifetime);
         self.keep(value)
     }
 
@@ -52,8 +51,8 @@ impl Missed {
         &self,
         right: Right,
         ticket: Ticket,
-        value: Value,
-        payload: Option<Vec<u8>>,
+        value: &Value,
+        weight: usize,
         lifetime: Lifetime,
     ) {
         // On the server that was read: a CAS is good for nothing on another.
@@ -64,12 +63,11 @@ impl Missed {
         };
         let Some(remote) = self.site.cache.remote() else { return };
         let key = key.in_background();
-        let bytes = payload.as_ref().map_or(0, Vec::len);
-        let site = self.site.clone();
+        let (site, value) = (self.site.clone(), Arc::clone(value));
         let began = site.now();
-        let started = remote.in_background(bytes, async move {
+        let started = remote.in_background(weight, async move {
             let condition = Condition::Unchanged(cas);
-            let stored = match site.seal(&value, payload.as_deref()) {
+            let stored = match site.seal(&value) {
                 Ok(frame) => key.write(frame, lifetime.ttl, lifetime.kept, condition).await,
                 Err(_) => Ok(false),
             };

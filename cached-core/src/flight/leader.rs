@@ -100,7 +100,7 @@ fn poll_as(
     };
     let (_, waker) = last.insert(waker);
     // A leader that lost its lead must not vouch for its successor.
-    let leads = || lock(&flight.crew).term == leader.term;
+    let leads = || flight.term.load(Ordering::Acquire) == leader.term;
     if leads() {
         flight.polled.store(now(), Ordering::Release);
         flight.woken.store(0, Ordering::Release);

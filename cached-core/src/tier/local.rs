@@ -4,7 +4,6 @@ mod entry;
 mod mirror;
 
 use std::collections::HashSet;
-use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -72,7 +71,6 @@ pub(crate) struct Local {
     /// Counts the invalidations of the keys of a stripe. A publication holds its stripe's lock, so
     /// that none can slip in behind the invalidation that overtook it.
     stripes: Vec<Mutex<u64>>,
-    hasher: RandomState,
     clock: Clock,
 }
 
@@ -81,8 +79,11 @@ pub(crate) struct Local {
 /// may be given up for another key's sake; that costs a fetch, never a wrong value.
 #[derive(Clone, Copy)]
 pub(crate) struct Ticket {
-    stripe: usize,
+    hash: u32,
     count: u64,
+    /// The key's mark, where the key was looked for under it and not found: while the mark stands,
+    /// the key is not there. See [`mirror`].
+    absent: Option<u64>,
 }
 
 /// Whether a publication may replace an entry that is still alive.
@@ -95,13 +96,12 @@ pub(crate) enum Write {
 impl Local {
     pub(crate) fn new(capacity: u64, clock: Clock) -> Local {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let hasher = RandomState::default();
         let since = Since(clock.now());
         let entries = Cache::builder()
             .max_capacity(capacity)
             .weigher(|key: &Arc<[u8]>, entry: &LocalEntry| entry.weigh(key))
             .expire_after(ByEntry(since))
-            .build_with_hasher(hasher.clone());
+            .build_with_hasher(RandomState::default());
         Local {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             entries,
@@ -110,7 +110,6 @@ impl Local {
             refreshing: Refreshing::default(),
             marks: Box::new([const { AtomicU64::new(0) }; MARKS]),
             stripes: (0..256).map(|_| Mutex::new(0)).collect(),
-            hasher,
             clock,
         }
     }
@@ -133,7 +132,7 @@ impl Local {
     /// passed on.
     #[inline(always)]
     fn answers(&self, place: Place<'_>, slot: &mirror::Slot) -> bool {
-        slot.mark == self.mark(place).load(Ordering::Acquire)
+        slot.mark == self.mark(place.hash).load(Ordering::Acquire)
             && self.stored().wrapping_sub(slot.stored) < PASSED_ON
             && self.clock.coarse() < slot.until
     }
@@ -144,7 +143,7 @@ impl Local {
 
     fn get_from_store(&self, place: Place<'_>) -> Option<Value> {
         mirror::tidy();
-        let mark = self.mark(place).load(Ordering::Acquire);
+        let mark = self.mark(place.hash).load(Ordering::Acquire);
         let entry = self.entries.get(place.key)?;
         // moka expires on its own clock's ticks; the promise is on ours.
         let left = entry.left(self.since, self.clock.now());
@@ -164,17 +163,24 @@ impl Local {
         self.entries.contains_key(key).then(|| self.get_from_store(self.place(key)))?
     }
 
+    /// The same, and a ticket for what is to be published where nothing is found.
+    pub(crate) fn get_or_ticket(&self, key: &[u8]) -> Result<Value, Ticket> {
+        let ticket = self.ticket(key);
+        let mark = self.mark(ticket.hash).load(Ordering::Acquire);
+        self.get_again(key).ok_or(Ticket { absent: Some(mark), ..ticket })
+    }
+
     fn place<'k>(&self, key: &'k [u8]) -> Place<'k> {
         Place { store: self.id, hash: hash_of(key), key }
     }
 
-    fn mark(&self, place: Place<'_>) -> &AtomicU64 {
-        &self.marks[place.hash as usize % MARKS]
+    fn mark(&self, hash: u32) -> &AtomicU64 {
+        &self.marks[hash as usize % MARKS]
     }
 
-    /// To be called after each change of the store; see [`mirror`].
-    fn changed(&self, key: &[u8]) {
-        self.mark(self.place(key)).fetch_add(1, Ordering::Release);
+    /// To be called after each change of the store, with the stripe locked; see [`mirror`].
+    fn changed(&self, hash: u32) {
+        self.mark(hash).fetch_add(1, Ordering::Release);
     }
 
     /// The duty to refresh the entry, for one caller in the last `ahead` of its life.
@@ -195,12 +201,12 @@ impl Local {
     }
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
-        let stripe = self.hasher.hash_one(key) as usize % self.stripes.len();
-        Ticket { stripe, count: *self.lock(stripe) }
+        let hash = hash_of(key);
+        Ticket { hash, count: *self.lock(hash), absent: None }
     }
 
-    fn lock(&self, stripe: usize) -> MutexGuard<'_, u64> {
-        lock(&self.stripes[stripe])
+    fn lock(&self, hash: u32) -> MutexGuard<'_, u64> {
+        lock(&self.stripes[hash as usize % self.stripes.len()])
     }
 
     /// Stores `value` for its life, unless the ticket is out of date, or `Once` finds an entry
@@ -214,23 +220,27 @@ impl Local {
         weight: usize,
         life: Life,
     ) -> bool {
-        if life.expires <= self.clock.now() {
+        if life.fresh.is_zero() {
             return false;
         }
-        let count = self.lock(ticket.stripe);
-        if *count != ticket.count || (write == Write::Once && self.get_again(key).is_some()) {
+        let count = self.lock(ticket.hash);
+        if *count != ticket.count {
+            return false;
+        }
+        let absent = ticket.absent == Some(self.mark(ticket.hash).load(Ordering::Acquire));
+        if write == Write::Once && !absent && self.get_again(key).is_some() {
             return false;
         }
         let entry = LocalEntry::new(self.since, value, weight, life);
         self.entries.insert(Arc::clone(key), entry);
-        self.changed(key);
+        self.changed(ticket.hash);
         self.stored.0.fetch_add(1, Ordering::Relaxed);
         true
     }
 
     /// Lets the entry that holds just this `value` live for `life`, if it is still there.
     pub(crate) fn extend(&self, key: &Arc<[u8]>, ticket: Ticket, value: &Value, life: Life) {
-        let count = self.lock(ticket.stripe);
+        let count = self.lock(ticket.hash);
         if *count != ticket.count {
             return;
         }
@@ -241,6 +251,7 @@ impl Local {
             let longer = entry.with_life(self.since, life);
             if entry.left(self.since, now) < longer.left(self.since, now) {
                 self.entries.insert(Arc::clone(key), longer);
+                self.changed(ticket.hash);
             }
         }
     }
@@ -248,13 +259,13 @@ impl Local {
     /// Removes the entry, and every publication under an earlier ticket. Returns the next ticket;
     /// `None` where `before` is out of date.
     pub(crate) fn invalidate(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {
-        let stripe = self.hasher.hash_one(key) as usize % self.stripes.len();
-        let mut count = self.lock(stripe);
+        let hash = hash_of(key);
+        let mut count = self.lock(hash);
         let in_time = before.is_none_or(|before| before.count == *count);
         *count += 1;
         self.entries.invalidate(key);
-        self.changed(key);
-        in_time.then_some(Ticket { stripe, count: *count })
+        self.changed(hash);
+        in_time.then_some(Ticket { hash, count: *count, absent: None })
     }
 }
 
@@ -263,3 +274,6 @@ impl Drop for Local {
         mirror::forget_store();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,8 @@ use crate::value::Value;
 /// How long an entry answers.
 #[derive(Clone, Copy)]
 pub(crate) struct Life {
-    pub(crate) expires: Instant,
+    pub(crate) from: Instant,
+    pub(crate) fresh: Duration,
     /// How long it is kept after that, for a fetch that fails.
     pub(crate) kept: Duration,
 }
@@ -42,7 +43,7 @@ impl LocalEntry {
     pub(super) fn new(since: Since, value: &Value, weight: usize, life: Life) -> LocalEntry {
         LocalEntry {
             value: Arc::clone(value),
-            expires: since.nanos(life.expires),
+            expires: since.nanos(life.from + life.fresh),
             kept: u32::try_from(life.kept.as_millis()).unwrap_or(u32::MAX),
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
         }
