@@ -29,13 +29,13 @@ use serde::ser::{self, Serialize};
 pub(crate) use crate::embedded::Key;
 #[cfg(feature = "memcached")]
 pub use digest::{Digest, Key};
+pub(crate) use encoder::Encoder;
+pub(crate) use encoder::length_of;
+
 /// First byte of every key. A change of the encoding changes it, so old entries are misses.
 const FORMAT: u8 = 1;
 /// The bytes of a key's head within the process.
 const HEAD: usize = 8;
-
-pub(crate) use encoder::Encoder;
-pub(crate) use encoder::length_of;
 
 /// The hash of a key of this process. Of no secret and no great quality: for tables where a collision
 /// costs a look elsewhere.
