@@ -26,15 +26,16 @@ use crate::key::{Digest, Key};
 use client::Command;
 pub(crate) use lease::Lease;
 use pending::Pending;
-use server::{Errand, Server};
+use server::{Errand, Server, Untold};
 use winners::Winners;
 
 /// memcached takes a longer relative lifetime for a date.
 pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// How long the *gutter* keeps what it holds for a server that is out of reach: the next server in
-/// a key's order, under a key of its own. Long enough to spare the upstream, short enough for what
-/// other processes invalidate meanwhile.
+/// a key's order, under a key of its own, and never the one after that, so that an invalidation has
+/// two servers to reach and no more. Long enough to spare the upstream, short enough for what other
+/// processes invalidate meanwhile.
 const GUTTER_TTL: Duration = Duration::from_secs(10);
 
 pub(crate) struct Remote {
@@ -48,18 +49,21 @@ pub(crate) struct Remote {
 
 type Servers = Arc<[Arc<Server>]>;
 
-/// A key on its server.
+/// A key, and where it is asked for: on its own server, its *home*, or in the gutter.
 #[derive(Clone)]
 pub(crate) struct RemoteKey {
-    servers: Servers,
     digest: Digest,
-    /// The key at home.
-    home: Arc<str>,
-    server: Arc<Server>,
-    /// The key on `server`.
-    key: Arc<str>,
-    /// Whether `server` stands in for the key's own.
+    home: Arc<Server>,
+    home_key: Arc<str>,
+    /// The server that stands in for its home; `None` where there is but one.
+    gutter: Option<Arc<Server>>,
     in_gutter: bool,
+    /// The key where it is asked for.
+    key: Arc<str>,
+    /// The longest that a lookup takes, at home and in the gutter together.
+    timeout: Duration,
+    /// When the lookup that was begun at home is to be over.
+    deadline: Option<Instant>,
     /// What changes to it are for.
     errand: Errand,
 }
@@ -109,26 +113,38 @@ pub(crate) enum Condition {
 
 /// Why an exchange with memcached came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RemoteError(pub(crate) String);
+pub(crate) struct RemoteError {
+    pub(crate) why: String,
+    /// Whether the server is out of reach; else it is well, and did not take this command.
+    is_lost: bool,
+}
 
 impl RemoteError {
+    fn lost(why: impl Into<String>) -> RemoteError {
+        RemoteError { why: why.into(), is_lost: true }
+    }
+
     /// Whether the server takes no item of this size, whatever is done.
     pub(crate) fn is_too_large(&self) -> bool {
-        self.0.contains("too large")
+        self.why.contains("too large")
     }
 }
 
 impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 
 impl Remote {
     /// `None` where no server is configured.
     pub(crate) fn new(config: &Config) -> Option<Remote> {
-        let servers: Servers =
-            config.servers.iter().map(|address| Server::new(address, config)).collect();
+        let timeout = timeout_of_one(config, config.servers.len());
+        let servers: Servers = config
+            .servers
+            .iter()
+            .map(|address| Server::new(address, config, timeout, false))
+            .collect();
         (!servers.is_empty()).then(|| Remote {
             servers: RwLock::new(servers),
             former: Mutex::default(),
@@ -142,13 +158,14 @@ impl Remote {
     pub(crate) fn set_servers(&self, addresses: &[String]) {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
         let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+        let timeout = timeout_of_one(&self.config, addresses.len());
         let kept = |address: &String| servers.iter().find(|server| server.address == *address);
         let next: Servers = addresses
             .iter()
             .map(|address| match kept(address) {
                 Some(server) => Arc::clone(server),
                 None => {
-                    let server = Server::added(address, &self.config);
+                    let server = Server::new(address, &self.config, timeout, true);
                     // What changed since it was here it was not told.
                     if former.contains(address) {
                         server.distrust(None);
@@ -182,26 +199,29 @@ impl Remote {
     /// while that one is out of reach.
     pub(crate) fn locate(&self, key: &Key) -> Option<RemoteKey> {
         let (servers, digest) = (self.servers(), key.digest());
-        let best = |server: &&Arc<Server>| server.score(digest);
-        let first = servers.iter().max_by_key(best)?;
-        let home: Arc<str> = key.to_string().into();
+        let (mut home, mut gutter): (Option<(u64, &Arc<Server>)>, _) = (None, None);
+        for server in servers.iter() {
+            let scored = (server.score(digest), server);
+            if home.is_none_or(|(best, _)| scored.0 > best) {
+                gutter = home.replace(scored);
+            } else if gutter.is_none_or(|(next, _)| scored.0 > next) {
+                gutter = Some(scored);
+            }
+        }
+        let home_key: Arc<str> = key.to_string().into();
         let mut located = RemoteKey {
             digest,
-            server: Arc::clone(first),
-            key: Arc::clone(&home),
-            home,
+            home: Arc::clone(home?.1),
+            gutter: gutter.map(|(_, server)| Arc::clone(server)),
             in_gutter: false,
+            key: Arc::clone(&home_key),
+            home_key,
+            timeout: self.config.remote_timeout,
+            deadline: None,
             errand: Errand::Call,
-            servers: Arc::clone(&servers),
         };
-        if !first.serves(&located.home) && servers.len() > 1 {
-            let key = located.gutter_key();
-            let others = servers.iter().filter(|server| !Arc::ptr_eq(server, first));
-            if let Some(next) = others.filter(|server| server.serves(&key)).max_by_key(best) {
-                located.server = Arc::clone(next);
-                located.key = key;
-                located.in_gutter = true;
-            }
+        if !located.home.serves(&located.home_key) {
+            located.enter_gutter();
         }
         Some(located)
     }
@@ -214,11 +234,11 @@ impl Remote {
     ) -> Vec<Result<Option<Item>, RemoteError>> {
         let mut groups: Vec<(Arc<Server>, Vec<usize>)> = Vec::new();
         // What a server was not told yet it is not asked for.
-        let served = |(_, key): &(usize, &RemoteKey)| key.server.serves(&key.key);
+        let served = |(_, key): &(usize, &RemoteKey)| key.server().serves(&key.key);
         for (index, key) in keys.iter().enumerate().filter(served) {
-            match groups.iter_mut().find(|(server, _)| Arc::ptr_eq(server, &key.server)) {
+            match groups.iter_mut().find(|(server, _)| Arc::ptr_eq(server, key.server())) {
                 Some((_, group)) => group.push(index),
-                None => groups.push((Arc::clone(&key.server), vec![index])),
+                None => groups.push((Arc::clone(key.server()), vec![index])),
             }
         }
         if Handle::try_current().is_err() {
@@ -230,7 +250,7 @@ impl Remote {
                 group.iter().map(|&index| Arc::clone(&keys[index].key)).collect();
             exchanges.spawn(async move { (group, server.read_many(&group_keys).await) });
         }
-        let lost = || RemoteError("its server was not asked, or the exchange was lost".into());
+        let lost = || RemoteError::lost("its server was not asked, or the exchange was lost");
         let mut answers: Vec<_> = keys.iter().map(|_| Err(lost())).collect();
         while let Some(exchange) = exchanges.join_next().await {
             let Ok((group, read)) = exchange else {
@@ -286,14 +306,48 @@ impl RemoteKey {
         self.in_gutter
     }
 
-    pub(crate) async fn read(&self) -> Result<Found, RemoteError> {
+    /// Where it is asked for.
+    fn server(&self) -> &Arc<Server> {
+        match &self.gutter {
+            Some(gutter) if self.in_gutter => gutter,
+            _ => &self.home,
+        }
+    }
+
+    /// Of its own, so that what a server has as the key's own and what it has in another's place
+    /// are never taken for each other.
+    fn gutter_key(&self) -> Arc<str> {
+        format!("{}:gutter", self.home_key).into()
+    }
+
+    /// Asks in the gutter from now on, if that is there.
+    fn enter_gutter(&mut self) {
+        let Some(gutter) = &self.gutter else { return };
+        let key = self.gutter_key();
+        if gutter.serves(&key) {
+            (self.key, self.in_gutter) = (key, true);
+        }
+    }
+
+    /// After a lookup that came to nothing, as its server is lost: whether it is to be tried once
+    /// more, in the gutter, with the time that is left of it.
+    pub(crate) fn turns_to_gutter(&mut self, error: &RemoteError) -> bool {
+        let has_time = self.deadline.is_some_and(|deadline| Instant::now() < deadline);
+        if !error.is_lost || !has_time || self.in_gutter {
+            return false;
+        }
+        self.enter_gutter();
+        self.in_gutter
+    }
+
+    pub(crate) async fn read(&mut self) -> Result<Found, RemoteError> {
         self.read_under(None).await
     }
 
     /// Reads, or wins the right to fill, in one round trip; the right to replace an item too, in
     /// the last `kept` of its life. The lease lasts whole seconds.
     pub(crate) async fn read_or_lease(
-        &self,
+        &mut self,
         lease: Duration,
         kept: Duration,
     ) -> Result<Found, RemoteError> {
@@ -310,16 +364,40 @@ impl RemoteKey {
         self.read_under(Some(lease)).await
     }
 
-    async fn read_under(&self, lease: Option<LeaseTerms>) -> Result<Found, RemoteError> {
-        Ok(match self.server.read(&self.key, lease).await? {
+    async fn read_under(&mut self, lease: Option<LeaseTerms>) -> Result<Found, RemoteError> {
+        #[cfg(feature = "testing")]
+        self.go_home_if_in_memory().await;
+        let rest = self.deadline.take();
+        if !self.in_gutter {
+            self.deadline = Some(Instant::now() + self.timeout);
+        }
+        let read = self.server().read(&self.key, lease);
+        let found = match rest.filter(|_| self.in_gutter) {
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), read)
+                .await
+                .unwrap_or_else(|_| Err(RemoteError::lost("no time was left for the gutter"))),
+            None => read.await,
+        };
+        Ok(match found? {
             Found::Item(item) => Found::Item(self.judge(item)),
             found => found,
         })
     }
 
+    /// A test that has moved the clock finds a server that has recovered in use.
+    #[cfg(feature = "testing")]
+    async fn go_home_if_in_memory(&mut self) {
+        if self.in_gutter && !self.home.health.in_rotation() {
+            self.home.mend_if_in_memory().await;
+            if self.home.serves(&self.home_key) {
+                (self.key, self.in_gutter) = (Arc::clone(&self.home_key), false);
+            }
+        }
+    }
+
     fn judge(&self, mut item: Item) -> Item {
         item.in_gutter = self.in_gutter;
-        if !self.in_gutter && !self.server.is_believed(self.digest, item.cas) {
+        if !self.server().is_believed(self.digest, item.cas) {
             // Nobody can read it, and so anybody may replace it.
             item.frame.clear();
         }
@@ -347,9 +425,13 @@ impl RemoteKey {
         let seconds = whole_seconds(whole(ttl).saturating_add(whole(kept)).min(LONGEST_TTL));
         let key = Arc::clone(&self.key);
         let write = Command::Write { key, frame: frame.into(), seconds, condition };
-        let written = self.server.change(write, self.errand).await?;
+        let deadline = Instant::now() + self.timeout;
+        let written = self.server().change(write, self.errand).await?;
         if let Condition::Always = condition {
-            self.forget_but_on(Some(&self.server)).await?;
+            match self.in_gutter {
+                true => Untold::new(&self.home, &self.home_key).tell(deadline).await?,
+                false => self.tell_gutter(self.untold_gutter(), deadline).await,
+            }
         }
         Ok(written)
     }
@@ -357,55 +439,47 @@ impl RemoteKey {
     /// Gives a lease back: what is there is removed if nobody has changed it.
     async fn give_back(&self, cas: u64) -> Result<(), RemoteError> {
         let delete = Command::Delete { key: Arc::clone(&self.key), unchanged: Some(cas) };
-        self.server.change(delete, self.errand).await.map(drop)
+        self.server().change(delete, self.errand).await.map(drop)
     }
 
     async fn let_others_win(&self, cas: u64) -> Result<(), RemoteError> {
         let mark = Command::LetOthersWin { key: Arc::clone(&self.key), cas };
-        self.server.change(mark, self.errand).await.map(drop)
+        self.server().change(mark, self.errand).await.map(drop)
     }
 
-    /// Removes the entry wherever this process could find it. A server that cannot be told now is
-    /// told before this process asks it for the key again.
+    /// Removes the entry wherever this process could find it: at home and, always, in the gutter,
+    /// where another process may look already. A server that cannot be told now is told before this
+    /// process asks it for the key again, also where this is dropped.
     ///
     /// # Errors
-    /// Where the key's own server could not be told, or all that stand in for it: to others they
-    /// may serve what they have meanwhile.
+    /// Where its home could not be told: to others it may serve what it has meanwhile. What the
+    /// gutter may serve to others is gone in seconds.
     pub(crate) async fn forget(&self) -> Result<(), RemoteError> {
-        self.forget_but_on(None).await
+        let deadline = Instant::now() + self.timeout;
+        let in_gutter = self.untold_gutter();
+        let told = Untold::new(&self.home, &self.home_key).tell(deadline).await;
+        self.tell_gutter(in_gutter, deadline).await;
+        told
     }
 
-    /// The same, but for the server that was just written to.
-    async fn forget_but_on(&self, written: Option<&Arc<Server>>) -> Result<(), RemoteError> {
-        let deadline = Instant::now() + self.server.timeout;
-        let mut order: Vec<&Arc<Server>> = self.servers.iter().collect();
-        order.sort_by_key(|server| std::cmp::Reverse(server.score(self.digest)));
-        let mut forgotten = Ok(());
-        let mut key = Arc::clone(&self.home);
-        // The next in order too, always: for another process it may stand in already.
-        let mut is_last = false;
-        for server in order {
-            let told = match written {
-                Some(written) if Arc::ptr_eq(written, server) => Ok(()),
-                _ => server.forget(&key, deadline).await,
-            };
-            let is_told = told.is_ok() && server.health.is_settled();
-            if !is_last {
-                forgotten = forgotten.and(told);
-            }
-            if is_last && is_told {
-                break;
-            }
-            is_last = is_last || is_told;
-            key = self.gutter_key();
+    fn untold_gutter(&self) -> Option<Untold<'_>> {
+        Some(Untold::new(self.gutter.as_ref()?, &self.gutter_key()))
+    }
+
+    async fn tell_gutter(&self, untold: Option<Untold<'_>>, deadline: Instant) {
+        if let Some(untold) = untold {
+            // Dropped untold it is owed.
+            let _ = tokio::time::timeout_at(deadline.into(), untold.tell(deadline)).await;
         }
-        forgotten
     }
+}
 
-    /// Of its own, so that what a server has as the key's own and what it has in another's place
-    /// are never taken for each other.
-    fn gutter_key(&self) -> Arc<str> {
-        format!("{}:gutter", self.home).into()
+/// How long one exchange may take: a lookup whose server hangs has time left for the gutter, which
+/// answers in a fraction of what is long for a server.
+fn timeout_of_one(config: &Config, servers: usize) -> Duration {
+    match servers {
+        1 => config.remote_timeout,
+        _ => config.remote_timeout * 3 / 4,
     }
 }
 
