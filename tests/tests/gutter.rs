@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 const FETCH: Duration = Duration::from_millis(20);
-const TIMEOUT: Duration = Duration::from_millis(400);
+const TIMEOUT: Duration = Duration::from_millis(800);
 /// What a busy machine adds.
 const LATE: Duration = Duration::from_millis(300);
 
