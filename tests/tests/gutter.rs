@@ -246,9 +246,13 @@ async fn a_fetch_for_the_gutter_that_is_invalidated_by_another_process_is_not_st
     pair.home.fail();
     let (cache, source) = (pair.processes[0].cache().clone(), Arc::clone(&pair.source));
     let fetch = tokio::spawn(cache.scope(async move { status(&source).await }));
-    while pair.gutter.commands() == 0 {
-        tokio::task::yield_now().await;
-    }
+    let gutter = pair.gutter.clone();
+    let asked = async {
+        while gutter.commands() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, asked).await.expect("the gutter is asked");
     tokio::time::sleep(FETCH).await;
     pair.home.recover();
     let new = pair.source.changes();
