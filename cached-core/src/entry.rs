@@ -202,7 +202,7 @@ impl Drop for ForgetOnDrop<'_> {
 impl Site {
     fn remote_failed(&self, error: RemoteError) -> CacheError {
         self.note(&error);
-        CacheError::Remote(error.why)
+        CacheError::Remote(error.to_string())
     }
 
     /// The value that this process has, without asking memcached.

@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -294,4 +295,36 @@ async fn a_server_that_has_recovered_is_asked_by_the_next_call_and_told_by_the_n
     pair.processes[0].advance(Duration::from_secs(60));
     assert!(pair.invalidate(0).await, "it is told");
     assert!(!pair.home.holds(&key));
+}
+
+/// A server that answers every command with an error of its own: it is there, and asking another in
+/// its place would only move its load.
+#[tokio::test]
+async fn a_server_that_refuses_a_command_is_not_stood_in_for() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let refusing = listener.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
+                while lines.next()?.is_ok() {
+                    (&stream).write_all(b"SERVER_ERROR out of memory\r\n").ok()?;
+                }
+                Some(())
+            });
+        }
+    });
+    let memcached = Memcached::start();
+    let builder = Cache::builder().memcached([refusing, memcached.address()]);
+    let cache = builder.remote_timeout(TIMEOUT).build().await.expect("fits");
+    let upstream = Upstream::default();
+    let mut refused = 0;
+    for number in 0..20 {
+        assert_eq!(cache.scope(record(&upstream, number)).await, Ok(number));
+        cache.flush().await;
+        let key = key(&cache, number);
+        refused += usize::from(memcached.remaining(&key).is_none());
+        assert_eq!(memcached.remaining(&format!("{key}:gutter")), None, "key {number}");
+    }
+    assert!(refused > 3, "{refused} of 20 are at home on the other");
 }
