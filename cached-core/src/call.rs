@@ -148,8 +148,8 @@ impl Begun {
 
     /// What the call returns, and for the tiers what there is to store. Nothing is awaited here: an
     /// error need not be `Send`.
-    pub(crate) fn settle<R, V>(self: Box<Self>, returned: R, returns: &Returns<R, V>) -> R {
-        let Begun { missed: Some(missed), step: Step::Fetch(fetching), began, .. } = *self else {
+    pub(crate) fn settle<R, V>(self, returned: R, returns: &Returns<R, V>) -> R {
+        let Begun { missed: Some(missed), step: Step::Fetch(fetching), began, .. } = self else {
             return returned;
         };
         let counters = missed.site.counters();

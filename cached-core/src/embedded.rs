@@ -141,6 +141,10 @@ pub(crate) mod remote {
             self
         }
 
+        pub(crate) fn turns_to_gutter(&mut self, _: &RemoteError) -> bool {
+            match self.0 {}
+        }
+
         pub(crate) fn is_in_gutter(&self) -> bool {
             match self.0 {}
         }

@@ -208,7 +208,7 @@ impl Drop for ForgetOnDrop<'_> {
 impl Site {
     fn remote_failed(&self, error: RemoteError) -> CacheError {
         self.note(&error);
-        CacheError::Remote(error.0)
+        CacheError::Remote(error.to_string())
     }
 
     /// The value that this process has, without asking memcached.
@@ -287,16 +287,20 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
             return CachedResponse::found(&value, tier);
         }
         let ticket = site.ticket();
-        let Some((_, key)) = site.remote() else { return CachedResponse::missing() };
-        match key.read().await {
-            Ok(Found::Item(item)) => match site.admit(&item, ticket) {
-                Some(value) => CachedResponse::found(&value, Tier::Remote),
-                None => CachedResponse::missing(),
-            },
-            Ok(_) => CachedResponse::missing(),
-            Err(error) => {
-                site.note(&error);
-                CachedResponse::missing()
+        let Some((_, mut key)) = site.remote() else { return CachedResponse::missing() };
+        loop {
+            match key.read().await {
+                Ok(Found::Item(item)) => match site.admit(&item, ticket) {
+                    Some(value) => return CachedResponse::found(&value, Tier::Remote),
+                    None => return CachedResponse::missing(),
+                },
+                Ok(_) => return CachedResponse::missing(),
+                Err(error) => {
+                    site.note(&error);
+                    if !key.turns_to_gutter(&error) {
+                        return CachedResponse::missing();
+                    }
+                }
             }
         }
     }
@@ -318,8 +322,8 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         let ticket = site.ticket();
         let mut fresh = given.lifetime.local;
         let mut everywhere = false;
-        if let Some((_, key)) = site.remote() {
-            match add_remote(&site, &key, &given).await {
+        if let Some((_, mut key)) = site.remote() {
+            match add_remote(&site, &mut key, &given).await {
                 Ok(true) => everywhere = true,
                 Ok(false) => return false,
                 // What cannot be in memcached is not there already.
@@ -405,7 +409,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
 /// Adds where nothing is, or where what is there is no entry: another caller's placeholder, or
 /// bytes that are of no use to anybody. `Ok(true)` also where the value lives too briefly for
 /// memcached to keep it.
-async fn add_remote(site: &Site, key: &RemoteKey, given: &Given) -> Result<bool, WriteError> {
+async fn add_remote(site: &Site, key: &mut RemoteKey, given: &Given) -> Result<bool, WriteError> {
     if whole_seconds(given.lifetime.ttl) == 0 || given.write(site, key, Condition::Absent).await? {
         return Ok(true);
     }

@@ -397,7 +397,7 @@ async fn refresh_ahead_is_done_once_across_processes() {
     assert_eq!(upstream.fetches(), 1, "not due yet");
     after(4200).await;
     // Both read an item that is about to go; one of them refreshes it.
-    assert_eq!((price(&a).await, price(&b).await), (Ok(1), Ok(1)));
+    assert_eq!(tokio::join!(price(&a), price(&b)), (Ok(1), Ok(1)));
     after(300).await;
     a.flush().await;
     b.flush().await;

@@ -39,7 +39,8 @@ impl Missed {
     pub(super) async fn acquire(&self, ticket: Ticket) -> Acquired {
         let site = &self.site;
         let lifetime = site.lifetime(None);
-        let Some((remote, key)) = site.remote().filter(|_| whole_seconds(lifetime.ttl) > 0) else {
+        let Some((remote, mut key)) = site.remote().filter(|_| whole_seconds(lifetime.ttl) > 0)
+        else {
             return Acquired::without_stale(Right::LocalOnly);
         };
         let counters = site.counters();
@@ -54,6 +55,9 @@ impl Missed {
                 Err(error) => {
                     log::debug!("{error}");
                     counters.remote_errors.add();
+                    if key.turns_to_gutter(&error) {
+                        continue;
+                    }
                     return Acquired::without_stale(Right::Nothing);
                 }
                 Ok(Found::Item(item)) => {

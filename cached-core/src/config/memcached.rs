@@ -47,8 +47,9 @@ impl CacheBuilder {
         self
     }
 
-    /// The longest that one exchange with memcached may take, dialling included, and so the most
-    /// that a failing server adds to a call. 100 ms by default.
+    /// The longest that a call's exchange with memcached may take, dialling included, and so the
+    /// most that a failing server adds to it. 100 ms by default. With several servers each has
+    /// three quarters of it: the rest is for the one that stands in.
     pub fn remote_timeout(mut self, timeout: Duration) -> CacheBuilder {
         self.config.remote_timeout = timeout;
         self

@@ -11,6 +11,7 @@ mod lease;
 #[cfg(feature = "testing")]
 pub(crate) mod memory;
 mod pending;
+mod place;
 mod server;
 mod winners;
 
@@ -22,19 +23,20 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use crate::config::Config;
-use crate::key::{Digest, Key};
-use client::Command;
+use crate::key::Key;
 pub(crate) use lease::Lease;
 use pending::Pending;
-use server::{Errand, Server};
+pub(crate) use place::RemoteKey;
+use server::Server;
 use winners::Winners;
 
 /// memcached takes a longer relative lifetime for a date.
 pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// How long the *gutter* keeps what it holds for a server that is out of reach: the next server in
-/// a key's order, under a key of its own. Long enough to spare the upstream, short enough for what
-/// other processes invalidate meanwhile.
+/// a key's order, under a key of its own, and never the one after that, so that an invalidation has
+/// two servers to reach and no more. Long enough to spare the upstream, short enough for what other
+/// processes invalidate meanwhile.
 const GUTTER_TTL: Duration = Duration::from_secs(10);
 
 pub(crate) struct Remote {
@@ -47,22 +49,6 @@ pub(crate) struct Remote {
 }
 
 type Servers = Arc<[Arc<Server>]>;
-
-/// A key on its server.
-#[derive(Clone)]
-pub(crate) struct RemoteKey {
-    servers: Servers,
-    digest: Digest,
-    /// The key at home.
-    home: Arc<str>,
-    server: Arc<Server>,
-    /// The key on `server`.
-    key: Arc<str>,
-    /// Whether `server` stands in for the key's own.
-    in_gutter: bool,
-    /// What changes to it are for.
-    errand: Errand,
-}
 
 /// What a read found.
 #[derive(Debug)]
@@ -109,26 +95,38 @@ pub(crate) enum Condition {
 
 /// Why an exchange with memcached came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RemoteError(pub(crate) String);
+pub(crate) struct RemoteError {
+    pub(crate) why: String,
+    /// Whether the server is out of reach; else it is well, and did not take this command.
+    is_lost: bool,
+}
 
 impl RemoteError {
+    fn lost(why: impl Into<String>) -> RemoteError {
+        RemoteError { why: why.into(), is_lost: true }
+    }
+
     /// Whether the server takes no item of this size, whatever is done.
     pub(crate) fn is_too_large(&self) -> bool {
-        self.0.contains("too large")
+        self.why.contains("too large")
     }
 }
 
 impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 
 impl Remote {
     /// `None` where no server is configured.
     pub(crate) fn new(config: &Config) -> Option<Remote> {
-        let servers: Servers =
-            config.servers.iter().map(|address| Server::new(address, config)).collect();
+        let timeout = timeout_of_one(config, config.servers.len());
+        let servers: Servers = config
+            .servers
+            .iter()
+            .map(|address| Server::new(address, config, timeout, false))
+            .collect();
         (!servers.is_empty()).then(|| Remote {
             servers: RwLock::new(servers),
             former: Mutex::default(),
@@ -142,13 +140,14 @@ impl Remote {
     pub(crate) fn set_servers(&self, addresses: &[String]) {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
         let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+        let timeout = timeout_of_one(&self.config, addresses.len());
         let kept = |address: &String| servers.iter().find(|server| server.address == *address);
         let next: Servers = addresses
             .iter()
             .map(|address| match kept(address) {
                 Some(server) => Arc::clone(server),
                 None => {
-                    let server = Server::added(address, &self.config);
+                    let server = Server::new(address, &self.config, timeout, true);
                     // What changed since it was here it was not told.
                     if former.contains(address) {
                         server.distrust(None);
@@ -182,28 +181,19 @@ impl Remote {
     /// while that one is out of reach.
     pub(crate) fn locate(&self, key: &Key) -> Option<RemoteKey> {
         let (servers, digest) = (self.servers(), key.digest());
-        let best = |server: &&Arc<Server>| server.score(digest);
-        let first = servers.iter().max_by_key(best)?;
-        let home: Arc<str> = key.to_string().into();
-        let mut located = RemoteKey {
-            digest,
-            server: Arc::clone(first),
-            key: Arc::clone(&home),
-            home,
-            in_gutter: false,
-            errand: Errand::Call,
-            servers: Arc::clone(&servers),
-        };
-        if !first.serves(&located.home) && servers.len() > 1 {
-            let key = located.gutter_key();
-            let others = servers.iter().filter(|server| !Arc::ptr_eq(server, first));
-            if let Some(next) = others.filter(|server| server.serves(&key)).max_by_key(best) {
-                located.server = Arc::clone(next);
-                located.key = key;
-                located.in_gutter = true;
+        let (mut home, mut gutter): (Option<(u64, &Arc<Server>)>, _) = (None, None);
+        for server in servers.iter() {
+            let scored = (server.score(digest), server);
+            if home.is_none_or(|(best, _)| scored.0 > best) {
+                gutter = home.replace(scored);
+            } else if gutter.is_none_or(|(next, _)| scored.0 > next) {
+                gutter = Some(scored);
             }
         }
-        Some(located)
+        let gutter = gutter.map(|(_, server)| Arc::clone(server));
+        let home_key: Arc<str> = key.to_string().into();
+        let timeout = self.config.remote_timeout;
+        Some(RemoteKey::new(digest, Arc::clone(home?.1), gutter, home_key, timeout))
     }
 
     /// Reads several keys, all servers at once and each in one round trip. Answers in order; a
@@ -214,11 +204,11 @@ impl Remote {
     ) -> Vec<Result<Option<Item>, RemoteError>> {
         let mut groups: Vec<(Arc<Server>, Vec<usize>)> = Vec::new();
         // What a server was not told yet it is not asked for.
-        let served = |(_, key): &(usize, &RemoteKey)| key.server.serves(&key.key);
+        let served = |(_, key): &(usize, &RemoteKey)| key.server().serves(&key.key);
         for (index, key) in keys.iter().enumerate().filter(served) {
-            match groups.iter_mut().find(|(server, _)| Arc::ptr_eq(server, &key.server)) {
+            match groups.iter_mut().find(|(server, _)| Arc::ptr_eq(server, key.server())) {
                 Some((_, group)) => group.push(index),
-                None => groups.push((Arc::clone(&key.server), vec![index])),
+                None => groups.push((Arc::clone(key.server()), vec![index])),
             }
         }
         if Handle::try_current().is_err() {
@@ -230,7 +220,7 @@ impl Remote {
                 group.iter().map(|&index| Arc::clone(&keys[index].key)).collect();
             exchanges.spawn(async move { (group, server.read_many(&group_keys).await) });
         }
-        let lost = || RemoteError("its server was not asked, or the exchange was lost".into());
+        let lost = || RemoteError::lost("its server was not asked, or the exchange was lost");
         let mut answers: Vec<_> = keys.iter().map(|_| Err(lost())).collect();
         while let Some(exchange) = exchanges.join_next().await {
             let Ok((group, read)) = exchange else {
@@ -274,138 +264,12 @@ impl Remote {
     }
 }
 
-impl RemoteKey {
-    /// For writes that nobody waits for.
-    pub(crate) fn in_background(mut self) -> RemoteKey {
-        self.errand = Errand::Background;
-        self
-    }
-
-    /// Whether another server stands in for the key's own.
-    pub(crate) fn is_in_gutter(&self) -> bool {
-        self.in_gutter
-    }
-
-    pub(crate) async fn read(&self) -> Result<Found, RemoteError> {
-        self.read_under(None).await
-    }
-
-    /// Reads, or wins the right to fill, in one round trip; the right to replace an item too, in
-    /// the last `kept` of its life. The lease lasts whole seconds.
-    pub(crate) async fn read_or_lease(
-        &self,
-        lease: Duration,
-        kept: Duration,
-    ) -> Result<Found, RemoteError> {
-        let (lease, kept) = match self.in_gutter {
-            true => (lease.min(GUTTER_TTL), Duration::ZERO),
-            false => (lease, kept),
-        };
-        let replace_before = match whole_seconds(kept) {
-            0 => 0,
-            // As the caller counts: an item may be gone a second before the server says so.
-            kept => kept.saturating_add(2),
-        };
-        let lease = LeaseTerms { seconds: whole_seconds(lease).max(1), replace_before };
-        self.read_under(Some(lease)).await
-    }
-
-    async fn read_under(&self, lease: Option<LeaseTerms>) -> Result<Found, RemoteError> {
-        Ok(match self.server.read(&self.key, lease).await? {
-            Found::Item(item) => Found::Item(self.judge(item)),
-            found => found,
-        })
-    }
-
-    fn judge(&self, mut item: Item) -> Item {
-        item.in_gutter = self.in_gutter;
-        if !self.in_gutter && !self.server.is_believed(self.digest, item.cas) {
-            // Nobody can read it, and so anybody may replace it.
-            item.frame.clear();
-        }
-        item
-    }
-
-    /// Stores a frame for `ttl`, and `kept` after that; `Ok(false)` where the condition did not
-    /// hold, and where the ttl is under a second.
-    pub(crate) async fn write(
-        &self,
-        frame: Vec<u8>,
-        ttl: Duration,
-        kept: Duration,
-        condition: Condition,
-    ) -> Result<bool, RemoteError> {
-        let (ttl, kept) = match self.in_gutter {
-            true => (ttl.min(GUTTER_TTL), Duration::ZERO),
-            false => (ttl, kept),
-        };
-        // memcached would read no seconds as "for ever".
-        if whole_seconds(ttl) == 0 {
-            return Ok(false);
-        }
-        let whole = |duration: Duration| Duration::from_secs(duration.as_secs());
-        let seconds = whole_seconds(whole(ttl).saturating_add(whole(kept)).min(LONGEST_TTL));
-        let key = Arc::clone(&self.key);
-        let write = Command::Write { key, frame: frame.into(), seconds, condition };
-        let written = self.server.change(write, self.errand).await?;
-        if let Condition::Always = condition {
-            self.forget_but_on(Some(&self.server)).await?;
-        }
-        Ok(written)
-    }
-
-    /// Gives a lease back: what is there is removed if nobody has changed it.
-    async fn give_back(&self, cas: u64) -> Result<(), RemoteError> {
-        let delete = Command::Delete { key: Arc::clone(&self.key), unchanged: Some(cas) };
-        self.server.change(delete, self.errand).await.map(drop)
-    }
-
-    async fn let_others_win(&self, cas: u64) -> Result<(), RemoteError> {
-        let mark = Command::LetOthersWin { key: Arc::clone(&self.key), cas };
-        self.server.change(mark, self.errand).await.map(drop)
-    }
-
-    /// Removes the entry wherever this process could find it. A server that cannot be told now is
-    /// told before this process asks it for the key again.
-    ///
-    /// # Errors
-    /// Where the key's own server could not be told, or all that stand in for it: to others they
-    /// may serve what they have meanwhile.
-    pub(crate) async fn forget(&self) -> Result<(), RemoteError> {
-        self.forget_but_on(None).await
-    }
-
-    /// The same, but for the server that was just written to.
-    async fn forget_but_on(&self, written: Option<&Arc<Server>>) -> Result<(), RemoteError> {
-        let deadline = Instant::now() + self.server.timeout;
-        let mut order: Vec<&Arc<Server>> = self.servers.iter().collect();
-        order.sort_by_key(|server| std::cmp::Reverse(server.score(self.digest)));
-        let mut forgotten = Ok(());
-        let mut key = Arc::clone(&self.home);
-        // The next in order too, always: for another process it may stand in already.
-        let mut is_last = false;
-        for server in order {
-            let told = match written {
-                Some(written) if Arc::ptr_eq(written, server) => Ok(()),
-                _ => server.forget(&key, deadline).await,
-            };
-            let is_told = told.is_ok() && server.health.is_settled();
-            if !is_last {
-                forgotten = forgotten.and(told);
-            }
-            if is_last && is_told {
-                break;
-            }
-            is_last = is_last || is_told;
-            key = self.gutter_key();
-        }
-        forgotten
-    }
-
-    /// Of its own, so that what a server has as the key's own and what it has in another's place
-    /// are never taken for each other.
-    fn gutter_key(&self) -> Arc<str> {
-        format!("{}:gutter", self.home).into()
+/// How long one exchange may take: a lookup whose server hangs has time left for the gutter, which
+/// answers in a fraction of what is long for a server.
+fn timeout_of_one(config: &Config, servers: usize) -> Duration {
+    match servers {
+        1 => config.remote_timeout,
+        _ => config.remote_timeout * 3 / 4,
     }
 }
 

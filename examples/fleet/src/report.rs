@@ -6,8 +6,6 @@ use crate::fleet::{Moved, Size};
 
 pub(crate) struct Phase {
     pub(crate) title: &'static str,
-    /// Whether every server of the pool answered.
-    pub(crate) whole: bool,
     pub(crate) calls: u64,
     pub(crate) local_hits: u64,
     pub(crate) remote_hits: u64,
@@ -42,7 +40,7 @@ impl Report {
             if phase.wrong > 0 {
                 broken.push(format!("{}: {} wrong or failed answers", phase.title, phase.wrong));
             }
-            if phase.whole && phase.most_fetches > 1 {
+            if phase.most_fetches > 1 {
                 broken.push(format!(
                     "{}: one key and version was fetched {} times",
                     phase.title, phase.most_fetches

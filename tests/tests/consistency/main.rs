@@ -2,11 +2,12 @@
 //! model; and the worst orders played to the library on a real memcached.
 #![allow(missing_docs)]
 
+mod gutter;
 mod model;
 mod replay;
 mod search;
 
-use model::{Broken, Scope};
+use model::{Broken, Scope, State};
 use search::{Search, search};
 
 const WRITE_ONCE: Scope = Scope {
@@ -23,7 +24,7 @@ const OVERWRITABLE: Scope =
 const KEPT_FOR_ERRORS: Scope = Scope { calls: 2, keeps_stale: true, expiries: 2, ..WRITE_ONCE };
 
 fn holds(scope: Scope) {
-    let Search { states, violation } = search(&scope);
+    let Search { states, violation } = search::<State>(&scope);
     assert!(violation.is_none(), "{states} states: {}", violation.unwrap_or_default());
     println!("{states} states");
     assert!(states > 10_000, "{states} states: the model has hardly moved");
@@ -31,7 +32,7 @@ fn holds(scope: Scope) {
 
 /// The trace that is found with one rule broken.
 fn counterexample(scope: Scope, broken: Broken) -> String {
-    let found = search(&Scope { broken, ..scope });
+    let found = search::<State>(&Scope { broken, ..scope });
     let trace = found.violation.unwrap_or_else(|| panic!("{broken:?}: no trace is found"));
     println!("{broken:?}:\n{trace}");
     trace

@@ -11,6 +11,8 @@ mod change;
 use call::Call;
 use change::change_steps;
 
+use crate::search::{Event, Model, Steps, Violation};
+
 /// What a fetch or an overwrite made, by number: 1 is the first.
 pub(crate) type Value = u8;
 /// What a reader would have in hand that took a placeholder for a value.
@@ -178,34 +180,12 @@ pub(crate) struct State {
     expiries: u8,
 }
 
-/// One step: who, and what.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Event {
-    process: usize,
-    what: &'static str,
-    /// Something new, or a mishap: nobody may count on it to end a wait.
-    pub(crate) from_outside: bool,
-}
-
-impl std::fmt::Display for Event {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.process {
-            SERVER => write!(f, "memcached: {}", self.what),
-            process => write!(f, "process {}: {}", ["a", "b"][process], self.what),
-        }
-    }
-}
-
 const SERVER: usize = 2;
 
-/// What must not be.
-pub(crate) type Violation = &'static str;
+impl Model for State {
+    type Scope = Scope;
 
-/// What a state leads to.
-pub(crate) type Steps = Vec<(Event, Result<State, Violation>)>;
-
-impl State {
-    pub(crate) fn first() -> State {
+    fn first() -> State {
         let process = Process {
             local: None,
             count: 0,
@@ -229,13 +209,18 @@ impl State {
         }
     }
 
-    /// Nothing is under way.
-    pub(crate) fn is_quiet(&self) -> bool {
+    fn is_quiet(&self) -> bool {
         self.processes
             .iter()
             .all(|process| process.change == Change::Idle && process.callers == [Caller::Idle; 2])
     }
 
+    fn steps(&self, scope: &Scope) -> Steps<State> {
+        steps(self, scope)
+    }
+}
+
+impl State {
     /// What a change does away with: all that there is, and what fetches under way will make of it.
     /// Not what another change under way stores: either of the two may come last.
     fn old(&self) -> Values {
@@ -271,12 +256,12 @@ impl State {
     }
 }
 
-/// Every step that may come next.
-pub(crate) fn steps(state: &State, scope: &Scope) -> Steps {
+fn steps(state: &State, scope: &Scope) -> Steps<State> {
     let mut steps = Steps::new();
     let mut add = |process, what, from_outside, next: Result<State, Violation>| {
         let next = next.and_then(|next| next.check().map(|()| next.canonical(scope)));
-        steps.push((Event { process, what, from_outside }, next));
+        let who = ["process a", "process b", "memcached"][process];
+        steps.push((Event { who, what, from_outside }, next));
     };
     for process in 0..2 {
         for caller in 0..2 {

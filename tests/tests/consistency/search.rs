@@ -2,8 +2,41 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::hash::Hash;
 
-use crate::model::{Event, Scope, State, Violation, steps};
+/// A state machine to be looked at whole.
+pub(crate) trait Model: Copy + Eq + Hash {
+    type Scope;
+
+    fn first() -> Self;
+
+    /// Every step that may come next.
+    fn steps(&self, scope: &Self::Scope) -> Steps<Self>;
+
+    /// Nothing is under way.
+    fn is_quiet(&self) -> bool;
+}
+
+/// One step: who, and what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Event {
+    pub(crate) who: &'static str,
+    pub(crate) what: &'static str,
+    /// Something new, or a mishap: nobody may count on it to end a wait.
+    pub(crate) from_outside: bool,
+}
+
+impl std::fmt::Display for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.who, self.what)
+    }
+}
+
+/// What must not be.
+pub(crate) type Violation = &'static str;
+
+/// What a state leads to.
+pub(crate) type Steps<M> = Vec<(Event, Result<M, Violation>)>;
 
 pub(crate) struct Search {
     pub(crate) states: usize,
@@ -11,15 +44,15 @@ pub(crate) struct Search {
     pub(crate) violation: Option<String>,
 }
 
-pub(crate) fn search(scope: &Scope) -> Search {
-    let mut seen = HashMap::from([(State::first(), 0)]);
-    let mut states = vec![State::first()];
+pub(crate) fn search<M: Model>(scope: &M::Scope) -> Search {
+    let mut seen = HashMap::from([(M::first(), 0)]);
+    let mut states = vec![M::first()];
     // How each state was first reached, and which states lead to it by themselves.
     let mut reached: Vec<Option<(usize, Event)>> = vec![None];
     let mut before: Vec<Vec<u32>> = vec![Vec::new()];
     let mut from = 0;
     while from < states.len() {
-        for (event, next) in steps(&states[from], scope) {
+        for (event, next) in states[from].steps(scope) {
             let next = match next {
                 Ok(next) => next,
                 Err(violation) => {
@@ -45,7 +78,7 @@ pub(crate) fn search(scope: &Scope) -> Search {
 }
 
 /// The first state from which what is under way does not come to its end by itself.
-fn stuck(states: &[State], before: &[Vec<u32>]) -> Option<usize> {
+fn stuck<M: Model>(states: &[M], before: &[Vec<u32>]) -> Option<usize> {
     let mut ends = vec![false; states.len()];
     let mut todo: Vec<usize> = (0..states.len()).filter(|&at| states[at].is_quiet()).collect();
     todo.iter().for_each(|&at| ends[at] = true);

@@ -8,7 +8,6 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::GUTTER_TTL;
 use crate::clock::Clock;
 
 /// A server that fails so often in a row is ejected.
@@ -26,8 +25,6 @@ pub(super) struct Health {
     attempts: AtomicU32,
     /// When the next attempt is due; milliseconds since [`EPOCH`], as the next.
     retry_at: AtomicU64,
-    /// When it came back last; 0 where it was never ejected.
-    returned_at: AtomicU64,
 }
 
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -45,13 +42,6 @@ impl Health {
     #[inline]
     pub(super) fn in_rotation(&self) -> bool {
         self.failures.load(Ordering::Acquire) < FAILURES
-    }
-
-    /// Whether in its absence nothing can have been left elsewhere that is alive yet.
-    pub(super) fn is_settled(&self) -> bool {
-        let returned_at = self.returned_at.load(Ordering::Acquire);
-        self.in_rotation()
-            && (returned_at == 0 || self.now() > returned_at + 2 * millis(GUTTER_TTL))
     }
 
     /// An exchange went well. That alone does not bring an ejected server back.
@@ -120,7 +110,6 @@ impl Health {
         if self.in_rotation() {
             return false;
         }
-        self.returned_at.store(self.now(), Ordering::Release);
         self.failures.swap(0, Ordering::AcqRel) >= FAILURES
     }
 }
@@ -155,6 +144,6 @@ mod tests {
         health.succeeded();
         assert!(!health.in_rotation(), "a late answer alone does not bring it back");
         assert!(health.reinstate());
-        assert!(health.in_rotation() && !health.is_settled());
+        assert!(health.in_rotation());
     }
 }

@@ -83,16 +83,13 @@ fn score(seed: u64, digest: Digest) -> u64 {
 }
 
 impl Server {
-    pub(super) fn new(address: &str, config: &Config) -> Arc<Server> {
-        Server::build(address, config, false)
-    }
-
-    /// One that was not there from the start.
-    pub(super) fn added(address: &str, config: &Config) -> Arc<Server> {
-        Server::build(address, config, true)
-    }
-
-    fn build(address: &str, config: &Config, was_added: bool) -> Arc<Server> {
+    /// `timeout` is of one exchange; `was_added` says that it was not there from the start.
+    pub(super) fn new(
+        address: &str,
+        config: &Config,
+        timeout: Duration,
+        was_added: bool,
+    ) -> Arc<Server> {
         Arc::new_cyclic(|me| Server {
             was_added,
             me: Weak::clone(me),
@@ -100,7 +97,7 @@ impl Server {
             seed: address.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
             }),
-            timeout: config.remote_timeout,
+            timeout,
             clock: config.clock.clone(),
             #[cfg(feature = "testing")]
             network: config.network.clone(),
@@ -167,27 +164,8 @@ impl Server {
         self.changed(lane.ask(command, Instant::now() + self.patience(errand)).await)
     }
 
-    /// Removes an entry. Where the server cannot be told by the deadline, it is not asked for the
-    /// entry before it was.
-    pub(super) async fn forget(
-        &self,
-        key: &Arc<str>,
-        deadline: Instant,
-    ) -> Result<(), RemoteError> {
-        if !self.health.in_rotation() {
-            self.owe(key);
-            return Err(self.ejected());
-        }
-        let unless_told = OweOnDrop { server: self, key };
-        let lane = self.lanes()?.calls;
-        let delete = Command::Delete { key: Arc::clone(key), unchanged: None };
-        self.changed(lane.ask(delete, deadline).await)?;
-        std::mem::forget(unless_told);
-        Ok(())
-    }
-
     /// Remembers what the server has to be told.
-    pub(super) fn owe(&self, key: &Arc<str>) {
+    fn owe(&self, key: &Arc<str>) {
         // Where it is ejected, there is somebody who mends it.
         let is_first = self.debts.is_empty() && self.health.in_rotation();
         if is_first {
@@ -255,17 +233,19 @@ impl Server {
 
     fn unanswered(&self, answer: Answer) -> RemoteError {
         match answer {
-            Err(Failure::Refused(why) | Failure::Lost(why)) => self.error(&why),
+            Err(Failure::Refused(why)) => self.error(&why),
+            Err(Failure::Lost(why)) => RemoteError { is_lost: true, ..self.error(&why) },
             Ok(_) => self.error(&"an answer to another command"),
         }
     }
 
     fn error(&self, why: &dyn Display) -> RemoteError {
-        RemoteError(format!("memcached at {}: {why}", self.address))
+        RemoteError { why: format!("memcached at {}: {why}", self.address), is_lost: false }
     }
 
     fn ejected(&self) -> RemoteError {
-        self.error(&"it is ejected, or was not told yet what changed")
+        let why = "it is ejected, or was not told yet what changed";
+        RemoteError { is_lost: true, ..self.error(&why) }
     }
 
     /// The way for an errand that concerns the key, where the server serves that.
@@ -310,7 +290,7 @@ impl Server {
 
     /// A test that has moved the clock sees the attempt that is due made by its next call.
     #[cfg(feature = "testing")]
-    async fn mend_if_in_memory(&self) {
+    pub(super) async fn mend_if_in_memory(&self) {
         if self.network.is_some()
             && !self.is_well()
             && self.health.begins_attempt()
@@ -374,15 +354,39 @@ impl Server {
     }
 }
 
-/// What is to be told is owed also where the call that wants it is dropped or fails.
-struct OweOnDrop<'s> {
+/// An entry that a server is to remove. Where it cannot be told, also as the call that wants it is
+/// dropped, the server is not asked for the entry before it was.
+pub(super) struct Untold<'s> {
     server: &'s Server,
-    key: &'s Arc<str>,
+    key: Arc<str>,
+    is_told: bool,
 }
 
-impl Drop for OweOnDrop<'_> {
+impl<'s> Untold<'s> {
+    pub(super) fn new(server: &'s Server, key: &Arc<str>) -> Untold<'s> {
+        Untold { server, key: Arc::clone(key), is_told: false }
+    }
+
+    pub(super) async fn tell(mut self, deadline: Instant) -> Result<(), RemoteError> {
+        let server = self.server;
+        #[cfg(feature = "testing")]
+        server.mend_if_in_memory().await;
+        if !server.health.in_rotation() {
+            return Err(server.ejected());
+        }
+        let lane = server.lanes()?.calls;
+        let delete = Command::Delete { key: Arc::clone(&self.key), unchanged: None };
+        server.changed(lane.ask(delete, deadline).await)?;
+        self.is_told = true;
+        Ok(())
+    }
+}
+
+impl Drop for Untold<'_> {
     fn drop(&mut self) {
-        self.server.owe(self.key);
+        if !self.is_told {
+            self.server.owe(&self.key);
+        }
     }
 }
 
@@ -412,8 +416,9 @@ mod tests {
     #[test]
     fn scores_are_the_same_for_good() {
         let digest = Digest::of(b"key");
+        let timeout = Duration::from_millis(100);
         let scores = ["10.0.0.1:11211", "cache-a:11211"]
-            .map(|a| Server::new(a, &Config::default()).score(digest));
+            .map(|a| Server::new(a, &Config::default(), timeout, false).score(digest));
         assert_eq!(scores, [16926019881397665348, 1166268213767805196]);
     }
 }

@@ -1,0 +1,236 @@
+//! A key on its server, or on the one that stands in for it: what is asked and told there.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::client::Command;
+use super::server::{Errand, Server, Untold};
+use super::{
+    Condition, Found, GUTTER_TTL, Item, LONGEST_TTL, LeaseTerms, RemoteError, whole_seconds,
+};
+use crate::key::Digest;
+
+/// A key, and where it is asked for: on its own server, its *home*, or in the gutter.
+#[derive(Clone)]
+pub(crate) struct RemoteKey {
+    digest: Digest,
+    home: Arc<Server>,
+    home_key: Arc<str>,
+    /// The server that stands in for its home; `None` where there is but one.
+    gutter: Option<Arc<Server>>,
+    in_gutter: bool,
+    /// The key where it is asked for.
+    pub(super) key: Arc<str>,
+    /// The longest that a lookup takes, at home and in the gutter together.
+    timeout: Duration,
+    /// When the lookup that was begun at home is to be over.
+    deadline: Option<Instant>,
+    /// What changes to it are for.
+    errand: Errand,
+}
+
+impl RemoteKey {
+    /// At home, or where that is out of reach in the gutter.
+    pub(super) fn new(
+        digest: Digest,
+        home: Arc<Server>,
+        gutter: Option<Arc<Server>>,
+        home_key: Arc<str>,
+        timeout: Duration,
+    ) -> RemoteKey {
+        let key = Arc::clone(&home_key);
+        let mut located = RemoteKey {
+            digest,
+            home,
+            home_key,
+            gutter,
+            in_gutter: false,
+            key,
+            timeout,
+            deadline: None,
+            errand: Errand::Call,
+        };
+        if !located.home.serves(&located.home_key) {
+            located.enter_gutter();
+        }
+        located
+    }
+
+    /// For writes that nobody waits for.
+    pub(crate) fn in_background(mut self) -> RemoteKey {
+        self.errand = Errand::Background;
+        self
+    }
+
+    /// Whether another server stands in for the key's own.
+    pub(crate) fn is_in_gutter(&self) -> bool {
+        self.in_gutter
+    }
+
+    /// Where it is asked for.
+    pub(super) fn server(&self) -> &Arc<Server> {
+        match &self.gutter {
+            Some(gutter) if self.in_gutter => gutter,
+            _ => &self.home,
+        }
+    }
+
+    /// Of its own, so that what a server has as the key's own and what it has in another's place
+    /// are never taken for each other.
+    fn gutter_key(&self) -> Arc<str> {
+        format!("{}:gutter", self.home_key).into()
+    }
+
+    /// Asks in the gutter from now on, if that is there.
+    fn enter_gutter(&mut self) {
+        let Some(gutter) = &self.gutter else { return };
+        let key = self.gutter_key();
+        if gutter.serves(&key) {
+            (self.key, self.in_gutter) = (key, true);
+        }
+    }
+
+    /// After a lookup that came to nothing, as its server is lost: whether it is to be tried once
+    /// more, in the gutter, with the time that is left of it.
+    pub(crate) fn turns_to_gutter(&mut self, error: &RemoteError) -> bool {
+        let has_time = self.deadline.is_some_and(|deadline| Instant::now() < deadline);
+        if !error.is_lost || !has_time || self.in_gutter {
+            return false;
+        }
+        self.enter_gutter();
+        self.in_gutter
+    }
+
+    pub(crate) async fn read(&mut self) -> Result<Found, RemoteError> {
+        self.read_under(None).await
+    }
+
+    /// Reads, or wins the right to fill, in one round trip; the right to replace an item too, in
+    /// the last `kept` of its life. The lease lasts whole seconds.
+    pub(crate) async fn read_or_lease(
+        &mut self,
+        lease: Duration,
+        kept: Duration,
+    ) -> Result<Found, RemoteError> {
+        let (lease, kept) = match self.in_gutter {
+            true => (lease.min(GUTTER_TTL), Duration::ZERO),
+            false => (lease, kept),
+        };
+        let replace_before = match whole_seconds(kept) {
+            0 => 0,
+            // As the caller counts: an item may be gone a second before the server says so.
+            kept => kept.saturating_add(2),
+        };
+        let lease = LeaseTerms { seconds: whole_seconds(lease).max(1), replace_before };
+        self.read_under(Some(lease)).await
+    }
+
+    async fn read_under(&mut self, lease: Option<LeaseTerms>) -> Result<Found, RemoteError> {
+        #[cfg(feature = "testing")]
+        self.go_home_if_in_memory().await;
+        let rest = self.deadline.take();
+        if !self.in_gutter {
+            self.deadline = Some(Instant::now() + self.timeout);
+        }
+        let read = self.server().read(&self.key, lease);
+        let found = match rest.filter(|_| self.in_gutter) {
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), read)
+                .await
+                .unwrap_or_else(|_| Err(RemoteError::lost("no time was left for the gutter"))),
+            None => read.await,
+        };
+        Ok(match found? {
+            Found::Item(item) => Found::Item(self.judge(item)),
+            found => found,
+        })
+    }
+
+    /// A test that has moved the clock finds a server that has recovered in use.
+    #[cfg(feature = "testing")]
+    async fn go_home_if_in_memory(&mut self) {
+        if self.in_gutter && !self.home.health.in_rotation() {
+            self.home.mend_if_in_memory().await;
+            if self.home.serves(&self.home_key) {
+                (self.key, self.in_gutter) = (Arc::clone(&self.home_key), false);
+            }
+        }
+    }
+
+    pub(super) fn judge(&self, mut item: Item) -> Item {
+        item.in_gutter = self.in_gutter;
+        if !self.server().is_believed(self.digest, item.cas) {
+            // Nobody can read it, and so anybody may replace it.
+            item.frame.clear();
+        }
+        item
+    }
+
+    /// Stores a frame for `ttl`, and `kept` after that; `Ok(false)` where the condition did not
+    /// hold, and where the ttl is under a second.
+    pub(crate) async fn write(
+        &self,
+        frame: Vec<u8>,
+        ttl: Duration,
+        kept: Duration,
+        condition: Condition,
+    ) -> Result<bool, RemoteError> {
+        let (ttl, kept) = match self.in_gutter {
+            true => (ttl.min(GUTTER_TTL), Duration::ZERO),
+            false => (ttl, kept),
+        };
+        // memcached would read no seconds as "for ever".
+        if whole_seconds(ttl) == 0 {
+            return Ok(false);
+        }
+        let whole = |duration: Duration| Duration::from_secs(duration.as_secs());
+        let seconds = whole_seconds(whole(ttl).saturating_add(whole(kept)).min(LONGEST_TTL));
+        let key = Arc::clone(&self.key);
+        let write = Command::Write { key, frame: frame.into(), seconds, condition };
+        let deadline = Instant::now() + self.timeout;
+        let written = self.server().change(write, self.errand).await?;
+        if let Condition::Always = condition {
+            match self.in_gutter {
+                true => Untold::new(&self.home, &self.home_key).tell(deadline).await?,
+                false => self.tell_gutter(self.untold_gutter(), deadline).await,
+            }
+        }
+        Ok(written)
+    }
+
+    /// Gives a lease back: what is there is removed if nobody has changed it.
+    pub(super) async fn give_back(&self, cas: u64) -> Result<(), RemoteError> {
+        let delete = Command::Delete { key: Arc::clone(&self.key), unchanged: Some(cas) };
+        self.server().change(delete, self.errand).await.map(drop)
+    }
+
+    pub(super) async fn let_others_win(&self, cas: u64) -> Result<(), RemoteError> {
+        let mark = Command::LetOthersWin { key: Arc::clone(&self.key), cas };
+        self.server().change(mark, self.errand).await.map(drop)
+    }
+
+    /// Removes the entry wherever this process could find it: at home and, always, in the gutter,
+    /// where another process may look already. A server that cannot be told now is told before this
+    /// process asks it for the key again, also where this is dropped.
+    ///
+    /// # Errors
+    /// Where its home could not be told: to others it may serve what it has meanwhile. What the
+    /// gutter may serve to others is gone in seconds.
+    pub(crate) async fn forget(&self) -> Result<(), RemoteError> {
+        let deadline = Instant::now() + self.timeout;
+        let in_gutter = self.untold_gutter();
+        let told = Untold::new(&self.home, &self.home_key).tell(deadline).await;
+        self.tell_gutter(in_gutter, deadline).await;
+        told
+    }
+
+    fn untold_gutter(&self) -> Option<Untold<'_>> {
+        Some(Untold::new(self.gutter.as_ref()?, &self.gutter_key()))
+    }
+
+    async fn tell_gutter(&self, untold: Option<Untold<'_>>, deadline: Instant) {
+        if let Some(untold) = untold {
+            // Dropped untold it is owed.
+            let _ = tokio::time::timeout_at(deadline.into(), untold.tell(deadline)).await;
+        }
+    }
+}
