@@ -4,6 +4,7 @@
 //! it has done so a few times, nothing.
 
 mod client;
+mod connection;
 mod debts;
 mod health;
 mod lane;
