@@ -185,7 +185,7 @@ impl Remote {
         let (servers, digest) = (self.servers(), key.digest());
         let best = |server: &&Arc<Server>| server.score(digest);
         let first = servers.iter().max_by_key(best)?;
-        let home: Arc<str> = key.to_string().into();
+        let home = key.text();
         let mut located = RemoteKey {
             digest,
             server: Arc::clone(first),

@@ -100,12 +100,12 @@ impl Client {
     }
 
     /// Runs one command. `sent` is the time at which what the server says of lifetimes counts from.
-    pub(super) async fn run_one(&self, command: Command, sent: Instant) -> Result<Reply, Failure> {
+    pub(super) async fn run_one(&self, command: &Command, sent: Instant) -> Result<Reply, Failure> {
         match self {
-            Client::Memcached { one, .. } => one.ask(&command, sent).await,
+            Client::Memcached { one, .. } => one.ask(command, sent).await,
             #[cfg(feature = "testing")]
             Client::Memory(memory) => {
-                let answer = memory.run(vec![command]).await.pop();
+                let answer = memory.run(vec![command.clone()]).await.pop();
                 answer.unwrap_or_else(|| Err(Failure::lost("no answer")))
             }
         }

@@ -75,7 +75,8 @@ impl Connections {
             let was_idle = idle.is_some();
             let mut connection = match idle {
                 Some(connection) => connection,
-                None => Connection::open(&self.addresses).await.map_err(Failure::lost)?,
+                // In a box, as it is rare, so that what holds it stays small.
+                None => Box::pin(Connection::open(&self.addresses)).await.map_err(Failure::lost)?,
             };
             match connection.send(command).await {
                 Ok(()) => {}

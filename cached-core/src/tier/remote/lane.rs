@@ -136,15 +136,15 @@ impl Lane {
     }
 
     /// One command's exchange, and what it says of the server's health.
-    async fn exchange_one(&self, command: Command) -> Answer {
+    async fn exchange_one(&self, command: &Command) -> Answer {
         let server = self.server.upgrade().ok_or_else(unused)?;
-        let exchange = async {
+        let deadline = Instant::now() + server.timeout;
+        let answer = timeout_at(deadline.into(), async {
             let client = self.client(&server).await?;
             client.run_one(command, server.clock.now()).await
-        };
-        let deadline = Instant::now() + server.timeout;
-        let answer = timeout_at(deadline.into(), exchange).await;
-        let answer = answer.unwrap_or_else(|_| Err(too_late()));
+        })
+        .await
+        .unwrap_or_else(|_| Err(too_late()));
         self.judge(&server, std::slice::from_ref(&answer));
         answer
     }
@@ -189,7 +189,9 @@ impl Lane {
         if let Some(client) = made {
             return Ok(client);
         }
-        let client = Client::connect(&server.address, DRAINS + ALONE, server.timeout).await?;
+        // In a box, as it is rare: what holds the command of one alone is made for each call.
+        let connect = Client::connect(&server.address, DRAINS + ALONE, server.timeout);
+        let client = Box::pin(connect).await?;
         // Two that dial at once make two clients; one of them is kept.
         let mut kept = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(kept.get_or_insert(client).clone())
@@ -306,7 +308,7 @@ impl Drain {
             .unzip();
         let answered = match <[Command; 1]>::try_from(commands) {
             // One alone is spared what it takes to tell many apart.
-            Ok([command]) => vec![self.lane.exchange_one(command).await],
+            Ok([command]) => vec![self.lane.exchange_one(&command).await],
             Err(commands) => self.lane.exchange(commands).await,
         };
         for ((leased, waits), answer) in answers.into_iter().zip(answered) {
@@ -350,7 +352,7 @@ impl Alone {
         let seat = Seat(Arc::clone(lane));
         let exchange = Box::pin(async move {
             let seat = seat;
-            seat.0.exchange_one(command).await
+            seat.0.exchange_one(&command).await
         });
         Alone { lane: Arc::clone(lane), leased, exchange: Some(exchange) }
     }

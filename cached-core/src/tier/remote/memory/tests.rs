@@ -110,7 +110,7 @@ impl Side {
         let command = self.command(step, keys);
         let reply = match self.as_many {
             true => self.client.run(vec![command], now).await.pop().expect("one answer"),
-            false => self.client.run_one(command, now).await,
+            false => self.client.run_one(&command, now).await,
         };
         let mut see = |cas: u64| match *step {
             Step::Read(key, _) => self.seen[key] = cas,
