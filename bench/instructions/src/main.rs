@@ -1,9 +1,11 @@
-//! `cached-instructions WHAT COUNT [SERVER]` does one thing so many times, for callgrind to count.
+//! `cached-instructions WHAT COUNT [SERVER]` does one thing so many times, for callgrind to count. Beside what
+//! is kept in `counts`: `look`, the entry's get of a remote hit, and `bare`, the client's get of the same item.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
 use cached_core::{Cache, coordinator_cached};
+use memcache::exp::AsyncMetaClient;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +33,12 @@ async fn payment(number: &str, state: State) -> Result<Arc<Payment>, FetchError>
 }
 
 /// Asks memcached each time.
-#[coordinator_cached(name = "remote_payment", version = state, local = false)]
+#[coordinator_cached(
+    name = "remote_payment",
+    version = state,
+    local = false,
+    entry = remote_payment_entry
+)]
 async fn remote_payment(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
     upstream(number, state).await
 }
@@ -39,7 +46,7 @@ async fn remote_payment(number: &str, state: State) -> Result<Arc<Payment>, Fetc
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, what, count, servers @ ..] = &arguments[..] else {
-        panic!("cached-instructions hit|miss|remote COUNT [SERVER]");
+        panic!("cached-instructions hit|miss|remote|look|bare COUNT [SERVER]");
     };
     let count: usize = count.parse().expect("a number");
     let runtime =
@@ -69,7 +76,25 @@ fn main() {
                 let stats = cache.stats().get("remote_payment").expect("it was called");
                 assert!(stats.remote_hits >= count as u64, "{stats:?}");
             }
-            _ => panic!("`{what}` is none of hit, miss and remote"),
+            "bare" => {
+                let _ = remote_payment("payment-000007", State::Paid).await;
+                cache.flush().await;
+                let key = remote_payment_entry("payment-000007", State::Paid).key().to_string();
+                let client = AsyncMetaClient::connect(&*servers[0]).await.expect("it is there");
+                for _ in 0..count {
+                    let got = client.get(black_box(&key)).send().await.expect("it answers");
+                    assert!(black_box(got.value).is_some());
+                }
+            }
+            "look" => {
+                let _ = remote_payment("payment-000007", State::Paid).await;
+                cache.flush().await;
+                for _ in 0..count {
+                    let entry = remote_payment_entry(black_box("payment-000007"), State::Paid);
+                    assert!(black_box(entry.get().await).is_found());
+                }
+            }
+            _ => panic!("`{what}` is none of hit, miss, remote, look and bare"),
         }
     });
 }

@@ -4,6 +4,7 @@
 //! it has done so a few times, nothing.
 
 mod client;
+mod connection;
 mod debts;
 mod health;
 mod lane;
@@ -191,7 +192,7 @@ impl Remote {
             }
         }
         let gutter = gutter.map(|(_, server)| Arc::clone(server));
-        let home_key: Arc<str> = key.to_string().into();
+        let home_key = key.text();
         let timeout = self.config.remote_timeout;
         Some(RemoteKey::new(digest, Arc::clone(home?.1), gutter, home_key, timeout))
     }

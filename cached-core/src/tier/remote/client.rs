@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use memcache::exp::{
-    AsyncMetaClient, Delete, Error, Get, GetResult, GetStatus, LeaseState, Meta, MutationStatus,
+    AsyncMetaClient, Delete, Error, Get, GetResult, LeaseState, Meta, MetaResponse, MutationStatus,
     Op, OpResult, Set, Ttl,
 };
 
+use super::connection::Connections;
 use super::{Condition, Found, Item, LeaseTerms};
 
 /// One thing asked of a server. It owns what it holds, so that it can travel with others.
@@ -58,15 +59,24 @@ impl Failure {
     pub(super) fn lost(why: impl Display) -> Failure {
         Failure::Lost(why.to_string())
     }
+
+    pub(super) fn other_command() -> Failure {
+        Failure::lost("an answer to another command")
+    }
+
+    /// What a line means that is no answer to a command.
+    pub(super) fn said(line: &[u8]) -> Failure {
+        MetaResponse::parse_header(line).map_or_else(Failure::of, |_| Failure::other_command())
+    }
 }
 
-/// The connections to one server, of one runtime: a connection works only while the runtime that
-/// opened it is driven.
+/// The ways to one server, of one runtime: a connection works only while the runtime that opened it
+/// is driven.
 #[derive(Clone)]
 pub(super) enum Client {
     Memcached {
-        /// For one command, which is bounded by whoever waits for it: each timer is felt.
-        one: AsyncMetaClient,
+        /// For one command, which is bounded by whoever waits for it.
+        one: Arc<Connections>,
         /// For many, of which those that are answered in time are kept where the rest is not.
         many: AsyncMetaClient,
     },
@@ -83,30 +93,32 @@ impl Client {
         connections: usize,
         timeout: Duration,
     ) -> Result<Client, Failure> {
-        let builder =
-            AsyncMetaClient::builder().connect_timeout(Some(timeout)).max_idle(connections);
-        let one = builder.clone().io_timeout(None).connect_async(address).await;
-        let many = builder.io_timeout(Some(timeout)).connect_async(address).await;
-        Ok(Client::Memcached { one: one.map_err(Failure::of)?, many: many.map_err(Failure::of)? })
+        let one = Connections::to(address, connections).await.map_err(Failure::lost)?;
+        let builder = AsyncMetaClient::builder().connect_timeout(Some(timeout));
+        let many = builder.io_timeout(Some(timeout)).max_idle(connections).connect_async(address);
+        Ok(Client::Memcached { one: Arc::new(one), many: many.await.map_err(Failure::of)? })
     }
 
-    /// Runs the commands in one round trip; answers in order. `sent` is the time at which what the
-    /// server says of lifetimes counts from.
+    /// Runs one command. `sent` is the time at which what the server says of lifetimes counts from.
+    pub(super) async fn run_one(&self, command: &Command, sent: Instant) -> Result<Reply, Failure> {
+        match self {
+            Client::Memcached { one, .. } => one.ask(command, sent).await,
+            #[cfg(feature = "testing")]
+            Client::Memory(memory) => {
+                let answer = memory.run(vec![command.clone()]).await.pop();
+                answer.unwrap_or_else(|| Err(Failure::lost("no answer")))
+            }
+        }
+    }
+
+    /// Runs several in one round trip; answers in order.
     pub(super) async fn run(
         &self,
         commands: Vec<Command>,
         sent: Instant,
     ) -> Vec<Result<Reply, Failure>> {
         match self {
-            Client::Memcached { one, many } => match &commands[..] {
-                // One alone is spared what it takes to tell many apart.
-                [command] => {
-                    let result = one.run(command.operation()).await.map_err(Failure::of);
-                    let leased = command.asks_for_a_lease();
-                    vec![result.and_then(|result| reply(result, sent, leased))]
-                }
-                _ => exchange(many, commands, sent).await,
-            },
+            Client::Memcached { many, .. } => exchange(many, commands, sent).await,
             #[cfg(feature = "testing")]
             Client::Memory(memory) => memory.run(commands).await,
         }
@@ -118,16 +130,15 @@ async fn exchange(
     commands: Vec<Command>,
     sent: Instant,
 ) -> Vec<Result<Reply, Failure>> {
-    let leased: Vec<bool> = commands.iter().map(Command::asks_for_a_lease).collect();
     match client.run_batch(commands.iter().map(Command::operation)).await {
         Ok(results) => results
             .into_iter()
-            .zip(leased)
-            .map(|(result, leased)| reply(result.map_err(Failure::of)?, sent, leased))
+            .zip(&commands)
+            .map(|(result, command)| reply(result.map_err(Failure::of)?, command, sent))
             .collect(),
         Err(error) => {
             let failure = Failure::of(error);
-            leased.iter().map(|_| Err(failure.clone())).collect()
+            commands.iter().map(|_| Err(failure.clone())).collect()
         }
     }
 }
@@ -190,39 +201,63 @@ impl Command {
     }
 }
 
-fn reply(result: OpResult, sent: Instant, leased: bool) -> Result<Reply, Failure> {
+fn reply(result: OpResult, command: &Command, sent: Instant) -> Result<Reply, Failure> {
     match result {
-        OpResult::Get(read) => Ok(Reply::Found(found(read, sent, leased))),
+        OpResult::Get(read) => Ok(Reply::Found(Read::from(read).found(command, sent))),
         OpResult::Mutation(mutation) => {
             Ok(Reply::Applied(mutation.status == MutationStatus::Applied))
         }
-        _ => Err(Failure::lost("an answer to another command")),
+        _ => Err(Failure::other_command()),
     }
 }
 
-/// What a read says; `leased` where it asked for the right to fill.
-fn found(read: GetResult, sent: Instant, leased: bool) -> Found {
-    match (read.lease_state, read.value, read.item.cas) {
-        (lease_state, Some(frame), Some(cas))
-            if read.status == GetStatus::Hit && !frame.is_empty() =>
-        {
-            // The server counts whole seconds, rounded up: the item may be gone a second earlier.
-            let gone = match read.item.ttl {
-                Some(left) if left >= 0 => {
-                    sent + Duration::from_secs((left as u64).saturating_sub(1))
-                }
-                _ => sent + super::LONGEST_TTL,
-            };
-            let won = lease_state == LeaseState::Granted;
-            Found::Item(Item { frame, cas, gone, won, in_gutter: false })
+/// What a server says to a read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Read {
+    pub(super) frame: Option<Vec<u8>>,
+    pub(super) cas: Option<u64>,
+    /// In seconds; -1 where it has none.
+    pub(super) ttl: Option<i64>,
+    /// Whether the reader has won a right, to fill or to replace.
+    pub(super) won: bool,
+    /// Whether another has.
+    pub(super) busy: bool,
+}
+
+impl From<GetResult> for Read {
+    fn from(read: GetResult) -> Read {
+        Read {
+            frame: read.value,
+            cas: read.item.cas,
+            ttl: read.item.ttl,
+            won: read.lease_state == LeaseState::Granted,
+            busy: read.lease_state == LeaseState::Busy,
         }
-        (LeaseState::Granted, _, Some(cas)) => Found::Lease(cas),
-        // To a lease read the server says what is a placeholder: this is an entry, and a bad one.
-        (LeaseState::None, Some(frame), Some(cas)) if leased => {
-            Found::Item(Item { frame, cas, gone: sent, won: false, in_gutter: false })
+    }
+}
+
+impl Read {
+    pub(super) fn found(self, command: &Command, sent: Instant) -> Found {
+        let Read { frame, cas, ttl, won, busy } = self;
+        match (frame, cas) {
+            (Some(frame), Some(cas)) if !frame.is_empty() => {
+                // The server counts whole seconds, rounded up: the item may be gone a second
+                // earlier.
+                let gone = match ttl.map(u64::try_from) {
+                    Some(Ok(left)) => sent + Duration::from_secs(left.saturating_sub(1)),
+                    _ => sent + super::LONGEST_TTL,
+                };
+                Found::Item(Item { frame, cas, gone, won, in_gutter: false })
+            }
+            (_, Some(cas)) if won => Found::Lease(cas),
+            // To a lease read the server says what is a placeholder: this is an entry, and a bad
+            // one.
+            (Some(frame), Some(cas)) if !busy && command.asks_for_a_lease() => {
+                Found::Item(Item { frame, cas, gone: sent, won: false, in_gutter: false })
+            }
+            // Else an empty item is somebody's placeholder.
+            (frame, cas) if busy || frame.is_some() => Found::Busy(cas),
+            _ => Found::Nothing,
         }
-        // Else an empty item is somebody's placeholder.
-        (LeaseState::Busy, _, cas) | (_, Some(_), cas) => Found::Busy(cas),
-        _ => Found::Nothing,
     }
 }

@@ -135,25 +135,41 @@ impl Lane {
         }
     }
 
-    /// One exchange, and what it says of the server's health.
+    /// One command's exchange, and what it says of the server's health.
+    async fn exchange_one(&self, command: &Command) -> Answer {
+        let server = self.server.upgrade().ok_or_else(unused)?;
+        let deadline = Instant::now() + server.timeout;
+        let answer = timeout_at(deadline.into(), async {
+            let client = self.client(&server).await?;
+            client.run_one(command, server.clock.now()).await
+        })
+        .await
+        .unwrap_or_else(|_| Err(too_late()));
+        self.judge(&server, std::slice::from_ref(&answer));
+        answer
+    }
+
+    /// The same for several.
     async fn exchange(&self, commands: Vec<Command>) -> Vec<Answer> {
         let count = commands.len();
         let failed = |failure: Failure| (0..count).map(|_| Err(failure.clone())).collect();
-        let Some(server) = self.server.upgrade() else {
-            return failed(Failure::lost("it is no longer used"));
-        };
-        // The client bounds a batch and lets a part of it be answered; this bounds what it may not.
-        let patience = if count == 1 { server.timeout } else { server.timeout * 2 };
-        let deadline = Instant::now() + patience;
+        let Some(server) = self.server.upgrade() else { return failed(unused()) };
         let exchange = async {
             let client = self.client(&server).await?;
             Ok(client.run(commands, server.clock.now()).await)
         };
+        // The client bounds a batch and lets a part of it be answered; this bounds what it may not.
+        let deadline = Instant::now() + server.timeout * 2;
         let answers = match timeout_at(deadline.into(), exchange).await {
             Ok(Ok(answers)) => answers,
             Ok(Err(failure)) => failed(failure),
             Err(_) => failed(too_late()),
         };
+        self.judge(&server, &answers);
+        answers
+    }
+
+    fn judge(&self, server: &Server, answers: &[Answer]) {
         // A server that answers a part is slow, or the batch large; it is there.
         match answers.iter().find_map(|answer| answer.as_ref().err()) {
             Some(Failure::Lost(why)) if answers.iter().all(is_lost) => {
@@ -162,7 +178,6 @@ impl Lane {
             }
             _ => server.health.succeeded(),
         }
-        answers
     }
 
     async fn client(&self, server: &Server) -> Result<Client, Failure> {
@@ -174,7 +189,9 @@ impl Lane {
         if let Some(client) = made {
             return Ok(client);
         }
-        let client = Client::connect(&server.address, DRAINS + ALONE, server.timeout).await?;
+        // In a box, as it is rare: what holds the command of one alone is made for each call.
+        let connect = Client::connect(&server.address, DRAINS + ALONE, server.timeout);
+        let client = Box::pin(connect).await?;
         // Two that dial at once make two clients; one of them is kept.
         let mut kept = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(kept.get_or_insert(client).clone())
@@ -196,6 +213,10 @@ impl Lane {
         queue.waiting.push_back(Waiting { command, answer: None });
         self.start_drains(&mut queue);
     }
+}
+
+fn unused() -> Failure {
+    Failure::lost("it is no longer used")
 }
 
 fn too_late() -> Failure {
@@ -285,7 +306,11 @@ impl Drain {
                 (waiting.command, (leased, waiting.answer))
             })
             .unzip();
-        let answered = self.lane.exchange(commands).await;
+        let answered = match <[Command; 1]>::try_from(commands) {
+            // One alone is spared what it takes to tell many apart.
+            Ok([command]) => vec![self.lane.exchange_one(&command).await],
+            Err(commands) => self.lane.exchange(commands).await,
+        };
         for ((leased, waits), answer) in answers.into_iter().zip(answered) {
             if let Some(waits) = waits
                 && let Err(answer) = waits.send(answer)
@@ -327,8 +352,7 @@ impl Alone {
         let seat = Seat(Arc::clone(lane));
         let exchange = Box::pin(async move {
             let seat = seat;
-            let answer = seat.0.exchange(vec![command]).await.pop();
-            answer.unwrap_or_else(|| Err(Failure::lost("no answer")))
+            seat.0.exchange_one(&command).await
         });
         Alone { lane: Arc::clone(lane), leased, exchange: Some(exchange) }
     }

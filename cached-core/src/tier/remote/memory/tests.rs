@@ -67,6 +67,8 @@ fn step() -> impl Strategy<Value = Step> {
 /// One server as a run of steps sees it: each has CAS numbers of its own.
 struct Side {
     client: Client,
+    /// Whether each command travels as those of many do, or as that of one alone.
+    as_many: bool,
     seen: [u64; 3],
 }
 
@@ -106,7 +108,10 @@ impl Side {
     async fn take(&mut self, step: &Step, keys: &[Arc<str>]) -> String {
         let now = Instant::now();
         let command = self.command(step, keys);
-        let reply = self.client.run(vec![command], now).await.pop().expect("one answer");
+        let reply = match self.as_many {
+            true => self.client.run(vec![command], now).await.pop().expect("one answer"),
+            false => self.client.run_one(&command, now).await,
+        };
         let mut see = |cas: u64| match *step {
             Step::Read(key, _) => self.seen[key] = cas,
             _ => panic!("only reads find"),
@@ -140,18 +145,22 @@ fn it_answers_as_a_memcached_does() {
     let timeout = Duration::from_secs(5);
     proptest!(ProptestConfig::with_cases(200), |(steps in vec(step(), 1..40))| {
         count.set(count.get() + 1);
-        let keys: Vec<Arc<str>> =
-            (0..3).map(|key| format!("{}:{key}", count.get()).into()).collect();
+        let keys = |way: &str| -> Vec<Arc<str>> {
+            (0..3).map(|key| format!("{way}:{}:{key}", count.get()).into()).collect()
+        };
         let memory = Arc::new(Memory::new(Clock::default()));
         runtime.block_on(async {
             let address = format!("127.0.0.1:{}", memcached.1);
             let real = Client::connect(&address, 1, timeout).await.expect("it is up");
-            let mut sides = [real, Client::Memory(memory)].map(|client| Side { client, seen: [0; 3] });
+            let side = |client, as_many| Side { client, as_many, seen: [0; 3] };
+            let mut memory = side(Client::Memory(memory), false);
+            let mut real = [false, true].map(|as_many| (side(real.clone(), as_many), as_many));
             for step in &steps {
-                let (real, memory) = sides.split_at_mut(1);
-                let real = real[0].take(step, &keys).await;
-                let memory = memory[0].take(step, &keys).await;
-                assert_eq!(real, memory, "{step:?} of {steps:?}");
+                let memory = memory.take(step, &keys("memory")).await;
+                for (real, as_many) in &mut real {
+                    let real = real.take(step, &keys(if *as_many { "many" } else { "one" })).await;
+                    assert_eq!(real, memory, "{step:?} of {steps:?}, as many: {as_many}");
+                }
             }
         });
     });

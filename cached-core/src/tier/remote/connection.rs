@@ -1,0 +1,273 @@
+//! Connections on which one command is asked at a time. Whoever is alone waits for everything that
+//! is done between a question and its answer; so a command is written here as it travels, and an
+//! answer read as it came, with one allocation: the frame.
+
+use std::future::poll_fn;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, lookup_host};
+
+use super::Condition;
+use super::client::{Command, Failure, Read, Reply};
+
+/// A connection that was idle for longer may have been forgotten on its way.
+const LONGEST_IDLE: Duration = Duration::from_secs(90);
+/// What a connection reads into at first, and at most before it has seen the end of a line.
+const BUFFER: usize = 4096;
+/// A buffer that had to grow beyond this is not kept.
+const LARGE: usize = 64 << 10;
+/// A buffer grows by so much at most before it is filled: a length may be a lie.
+const GROWTH: usize = 1 << 20;
+/// The largest item that a memcached can be told to take.
+const LONGEST_FRAME: usize = 1 << 30;
+
+/// The connections to one server.
+pub(super) struct Connections {
+    addresses: Vec<SocketAddr>,
+    /// So many are kept.
+    most: usize,
+    idle: Mutex<Vec<(Connection, Instant)>>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    command: Vec<u8>,
+    answer: Vec<u8>,
+    /// So much of `answer` was read.
+    filled: usize,
+}
+
+/// The first line of an answer.
+#[derive(Debug, PartialEq, Eq)]
+struct Head {
+    outcome: Outcome,
+    /// Of the frame that follows.
+    length: Option<usize>,
+    read: Read,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    /// There is nothing to read.
+    Miss,
+    /// A condition did not hold.
+    NotDone,
+}
+
+impl Connections {
+    /// Resolves the name. Connections are opened when they are needed.
+    pub(super) async fn to(address: &str, most: usize) -> io::Result<Connections> {
+        let addresses = lookup_host(address).await?.collect();
+        Ok(Connections { addresses, most, idle: Mutex::default() })
+    }
+
+    /// Asks one command. Dropped in the middle, it takes its connection with it, on which an answer
+    /// may be under way.
+    pub(super) async fn ask(&self, command: &Command, sent: Instant) -> Result<Reply, Failure> {
+        loop {
+            let idle = self.take(sent);
+            let was_idle = idle.is_some();
+            let mut connection = match idle {
+                Some(connection) => connection,
+                // In a box, as it is rare, so that what holds it stays small.
+                None => Box::pin(Connection::open(&self.addresses)).await.map_err(Failure::lost)?,
+            };
+            match connection.send(command).await {
+                Ok(()) => {}
+                // The server closed it meanwhile. What is not sent whole is not carried out.
+                Err(_) if was_idle => continue,
+                Err(error) => return Err(Failure::lost(error)),
+            }
+            // After anything but an answer a connection is not used again.
+            let reply = connection.receive(command, sent).await?;
+            self.keep(connection, sent);
+            return Ok(reply);
+        }
+    }
+
+    fn take(&self, now: Instant) -> Option<Connection> {
+        loop {
+            let (connection, since) = self.idle().pop()?;
+            if now.saturating_duration_since(since) < LONGEST_IDLE && connection.is_quiet() {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn keep(&self, connection: Connection, now: Instant) {
+        let mut idle = self.idle();
+        if idle.len() < self.most {
+            idle.push((connection, now));
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<(Connection, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connection {
+    async fn open(addresses: &[SocketAddr]) -> io::Result<Connection> {
+        let stream = TcpStream::connect(addresses).await?;
+        stream.set_nodelay(true)?;
+        Ok(Connection { stream, command: Vec::new(), answer: Vec::new(), filled: 0 })
+    }
+
+    /// Whether the server has neither closed it nor said what it was not asked. Where the runtime
+    /// has seen neither, this asks nobody.
+    fn is_quiet(&self) -> bool {
+        let read = self.stream.try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    async fn send(&mut self, command: &Command) -> io::Result<()> {
+        self.command.clear();
+        write(command, &mut self.command)?;
+        let mut unsent = &self.command[..];
+        while !unsent.is_empty() {
+            match poll_fn(|c| Pin::new(&mut self.stream).poll_write(c, unsent)).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                sent => unsent = &unsent[sent..],
+            }
+        }
+        if self.command.capacity() > LARGE {
+            self.command = Vec::new();
+        }
+        Ok(())
+    }
+
+    async fn receive(&mut self, command: &Command, sent: Instant) -> Result<Reply, Failure> {
+        self.filled = 0;
+        let line = loop {
+            self.read_towards(BUFFER).await?;
+            if let Some(line) = self.answer[..self.filled].iter().position(|&byte| byte == b'\n') {
+                break line;
+            }
+            if self.filled == BUFFER {
+                return Err(Failure::lost("an answer without an end"));
+            }
+        };
+        let Head { outcome, length, mut read } = Head::of(&self.answer[..line])?;
+        let begin = line + 1;
+        let end = begin + length.unwrap_or(0);
+        let whole = if length.is_some() { end + 2 } else { begin };
+        while self.filled < whole {
+            self.read_towards(whole).await?;
+        }
+        if self.filled > whole || (length.is_some() && self.answer[end..whole] != *b"\r\n") {
+            return Err(Failure::lost("an answer of another length than it says"));
+        }
+        read.frame = length.map(|_| self.answer[begin..end].to_vec());
+        if self.answer.len() > LARGE {
+            self.answer = Vec::new();
+        }
+        match (command, outcome) {
+            (Command::Read { .. }, Outcome::Done | Outcome::Miss) => {
+                Ok(Reply::Found(read.found(command, sent)))
+            }
+            (Command::Read { .. }, _) | (_, Outcome::Miss) => Err(Failure::other_command()),
+            (_, outcome) => Ok(Reply::Applied(outcome == Outcome::Done)),
+        }
+    }
+
+    /// Reads what there is, of an answer that is whole with so many bytes.
+    async fn read_towards(&mut self, whole: usize) -> Result<(), Failure> {
+        let room = whole.clamp(BUFFER, self.filled + GROWTH);
+        if self.answer.len() < room {
+            self.answer.resize(room, 0);
+        }
+        let mut into = ReadBuf::new(&mut self.answer[self.filled..]);
+        let read = poll_fn(|context| Pin::new(&mut self.stream).poll_read(context, &mut into));
+        read.await.map_err(Failure::lost)?;
+        match into.filled().len() {
+            0 => Err(Failure::lost("it closed the connection")),
+            read => {
+                self.filled += read;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A command as it travels. Keys are of an alphabet and a length that memcached takes as they are.
+fn write(command: &Command, into: &mut Vec<u8>) -> io::Result<()> {
+    let name = match command {
+        Command::Read { .. } => "mg ",
+        Command::Write { .. } => "ms ",
+        Command::Delete { .. } | Command::LetOthersWin { .. } => "md ",
+    };
+    into.extend_from_slice(name.as_bytes());
+    into.extend_from_slice(command.key().as_bytes());
+    match command {
+        Command::Read { lease, .. } => {
+            into.extend_from_slice(b" v c t");
+            if let Some(lease) = lease {
+                write!(into, " N{}", lease.seconds)?;
+                if lease.replace_before > 0 {
+                    write!(into, " R{}", lease.replace_before)?;
+                }
+            }
+        }
+        Command::Write { frame, seconds, condition, .. } => {
+            write!(into, " {} T{seconds}", frame.len())?;
+            match condition {
+                Condition::Absent => into.extend_from_slice(b" ME"),
+                Condition::Unchanged(cas) => write!(into, " C{cas}")?,
+                Condition::Always => {}
+            }
+            into.extend_from_slice(b"\r\n");
+            into.extend_from_slice(frame);
+        }
+        Command::Delete { unchanged: Some(cas), .. } => write!(into, " C{cas}")?,
+        Command::Delete { unchanged: None, .. } => {}
+        Command::LetOthersWin { cas, .. } => write!(into, " I C{cas}")?,
+    }
+    into.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+impl Head {
+    fn of(line: &[u8]) -> Result<Head, Failure> {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+        let (outcome, has_frame) = match words.next() {
+            Some(b"VA") => (Outcome::Done, true),
+            Some(b"HD") => (Outcome::Done, false),
+            Some(b"EN") => (Outcome::Miss, false),
+            Some(b"EX" | b"NF" | b"NS") => (Outcome::NotDone, false),
+            _ => return Err(Failure::said(line)),
+        };
+        let unreadable = || Failure::lost("an answer that is not in its protocol");
+        let length = match has_frame {
+            true => {
+                let length = words.next().and_then(number).filter(|&l| l <= LONGEST_FRAME);
+                Some(length.ok_or_else(unreadable)?)
+            }
+            false => None,
+        };
+        let mut read = Read::default();
+        for word in words {
+            match word {
+                [b'c', cas @ ..] => read.cas = Some(number(cas).ok_or_else(unreadable)?),
+                [b't', ttl @ ..] => read.ttl = Some(number(ttl).ok_or_else(unreadable)?),
+                b"W" => read.won = true,
+                b"Z" => read.busy = true,
+                _ => {}
+            }
+        }
+        Ok(Head { outcome, length, read })
+    }
+}
+
+fn number<N: std::str::FromStr>(digits: &[u8]) -> Option<N> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! What is promised of a connection: that an answer is whole and its own, however it comes.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::tier::remote::Found;
+
+/// What a server does with each command in turn, on whichever connection it comes.
+#[derive(Clone, Copy)]
+enum Act {
+    /// It says this in pieces of so many bytes.
+    Says(&'static [u8], usize),
+    SaysAndCloses(&'static [u8]),
+    /// It says something, and more when that has been read.
+    SaysMore(&'static [u8], &'static [u8]),
+    Nothing,
+}
+
+/// A server that answers by the script; `ask` is given connections to it.
+fn with_server<F: Future<Output = ()>>(acts: Vec<Act>, ask: impl FnOnce(Connections) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let acts = Arc::new(Mutex::new(acts.into_iter()));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, Arc::clone(&acts)));
+            }
+        });
+        ask(Connections::to(&address, 4).await.expect("an address")).await;
+    });
+}
+
+async fn serve(mut stream: TcpStream, acts: Arc<Mutex<std::vec::IntoIter<Act>>>) {
+    stream.set_nodelay(true).expect("a socket");
+    while let Ok(1..) = stream.read(&mut [0; 4096]).await {
+        let act = acts.lock().expect("nobody panics with it").next().expect("it is asked no more");
+        let (bytes, piece) = match act {
+            Act::Says(bytes, piece) => (bytes, piece),
+            Act::SaysAndCloses(bytes) | Act::SaysMore(bytes, _) => (bytes, bytes.len()),
+            Act::Nothing => continue,
+        };
+        for piece in bytes.chunks(piece) {
+            if stream.write_all(piece).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        match act {
+            Act::SaysAndCloses(_) => return,
+            Act::SaysMore(_, more) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                let _ = stream.write_all(more).await;
+            }
+            _ => {}
+        }
+    }
+}
+
+fn read() -> Command {
+    Command::Read { key: "key".into(), lease: None }
+}
+
+fn delete() -> Command {
+    Command::Delete { key: "key".into(), unchanged: None }
+}
+
+async fn frame(connections: &Connections) -> Result<Vec<u8>, Failure> {
+    match connections.ask(&read(), Instant::now()).await? {
+        Reply::Found(Found::Item(item)) => Ok(item.frame),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_answer_in_pieces_is_read_whole_and_the_connection_kept() {
+    const ANSWER: &[u8] = b"VA 8 c7 t60\r\na\r\nVA 1 \r\n";
+    let acts = (1..=ANSWER.len()).map(|piece| Act::Says(ANSWER, piece)).collect();
+    with_server(acts, |connections| async move {
+        for _ in 1..=ANSWER.len() {
+            assert_eq!(frame(&connections).await, Ok(b"a\r\nVA 1 ".to_vec()));
+            assert_eq!(connections.idle().len(), 1);
+        }
+    });
+}
+
+#[test]
+fn what_is_no_answer_is_lost_or_refused_and_its_connection_not_used_again() {
+    let long: &[u8] = vec![b'x'; 5000].leak();
+    let (lost, refused) = (false, true);
+    let cases: [(Command, &[u8], bool); 14] = [
+        (read(), b"SERVER_ERROR out of memory\r\n", refused),
+        (read(), b"CLIENT_ERROR bad command line format\r\n", refused),
+        (read(), b"ERROR\r\n", refused),
+        (read(), b"VA\r\n", lost),
+        (read(), b"VA x c1\r\n", lost),
+        (read(), b"VA 99999999999 c1\r\n", lost),
+        (read(), b"VA 3 cx\r\nabc\r\n", lost),
+        (read(), b"VA 3 c1\r\nabcde", lost),
+        (read(), b"VA 3 c1\r\nabc\r\nVA 3 c1\r\nabc\r\n", lost),
+        (read(), b"EN\r\nEN\r\n", lost),
+        (read(), b"NF\r\n", lost),
+        (read(), long, lost),
+        (delete(), b"EN\r\n", lost),
+        (delete(), b"MN\r\n", lost),
+    ];
+    for (command, said, is_refused) in cases {
+        let acts = vec![Act::Says(said, said.len()), Act::Says(b"VA 1 c1 t9\r\nx\r\n", 99)];
+        with_server(acts, |connections| async move {
+            let said = String::from_utf8_lossy(said);
+            match connections.ask(&command, Instant::now()).await {
+                Err(Failure::Refused(_)) => assert!(is_refused, "{said}"),
+                Err(Failure::Lost(_)) => assert!(!is_refused, "{said}"),
+                other => panic!("{other:?} of {said}"),
+            }
+            assert!(connections.idle().is_empty(), "{said}");
+            assert_eq!(frame(&connections).await, Ok(b"x".to_vec()));
+        });
+    }
+}
+
+#[test]
+fn a_connection_that_was_closed_or_spoke_while_idle_is_not_used() {
+    let acts = vec![
+        Act::SaysAndCloses(b"VA 1 c1 t9\r\nx\r\n"),
+        Act::SaysMore(b"VA 1 c1 t9\r\nx\r\n", b"VA 1 c1 t9\r\nz\r\n"),
+        Act::Says(b"VA 1 c1 t9\r\ny\r\n", 99),
+    ];
+    with_server(acts, |connections| async move {
+        for expected in [b"x", b"x", b"y"] {
+            assert_eq!(frame(&connections).await, Ok(expected.to_vec()));
+            assert_eq!(connections.idle().len(), 1);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+}
+
+#[test]
+fn who_goes_away_in_the_middle_takes_the_connection_along() {
+    let acts = vec![Act::Nothing, Act::Says(b"VA 1 c1 t9\r\nx\r\n", 99)];
+    with_server(acts, |connections| async move {
+        let patience = Duration::from_millis(50);
+        assert!(tokio::time::timeout(patience, frame(&connections)).await.is_err());
+        assert!(connections.idle().is_empty());
+        assert_eq!(frame(&connections).await, Ok(b"x".to_vec()));
+    });
+}
