@@ -103,6 +103,9 @@ pub(crate) struct Begun {
     waker: LastWaker,
 }
 
+/// What begins once another's fetch, or memcached, has answered.
+pub(crate) type Waiting = Pin<Box<dyn Future<Output = Box<Begun>> + Send>>;
+
 impl Begun {
     fn new(missed: Option<Box<Missed>>, step: Step) -> Box<Begun> {
         Box::new(Begun { missed, step, began: None, waker: None })
@@ -205,18 +208,28 @@ impl Begun {
 }
 
 impl Missed {
-    /// The next part of the path, as the leader of the key's flight or as its follower. What waits
-    /// is boxed, so that the future of a function that does not wait here stays small.
-    pub(crate) async fn begin(self: Box<Self>) -> Box<Begun> {
+    /// The next part of the path, as the leader of the key's flight or as its follower. What has to
+    /// wait is boxed, so that the future of a function that is hit stays small.
+    pub(crate) fn begin(self: Box<Self>) -> Result<Box<Begun>, Waiting> {
         let step = match self.site.cache.flights().join(&self.flight_key()) {
             Role::Recursive => Step::Alone,
             Role::Leader(leader) => match self.lead(leader) {
                 Lead::Step(step) => step,
-                Lead::Ask(leader, ticket) => Box::pin(self.ask(leader, ticket)).await,
+                Lead::Ask(leader, ticket) => {
+                    return Err(Box::pin(async move {
+                        let step = self.ask(leader, ticket).await;
+                        Begun::new(Some(self), step)
+                    }));
+                }
             },
-            Role::Follower(follower) => Box::pin(self.follow(follower)).await,
+            Role::Follower(follower) => {
+                return Err(Box::pin(async move {
+                    let step = self.follow(follower).await;
+                    Begun::new(Some(self), step)
+                }));
+            }
         };
-        Begun::new(Some(self), step)
+        Ok(Begun::new(Some(self), step))
     }
 
     /// Fetches in the background, and stores what comes of it. Without a runtime it is left to a

@@ -15,7 +15,7 @@ pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
 use crate::key::{Encoder, KeyPart};
 pub use crate::value::{ByType, Errors, Returned, Returns, Sharing, Whole};
-use crate::value::{CachedValue, Value, joined};
+use crate::value::{CachedValue, Value};
 use look::{Asked, State, encode, look};
 pub use types::Types;
 
@@ -75,10 +75,8 @@ macro_rules! __begin {
 pub use crate::{__begin as begin, __declaration as declaration, __declared as declared};
 
 /// Which entry is meant, before it is looked at.
-pub struct Lookup<'k, R, V, J> {
+pub struct Lookup<'k, R, V> {
     returns: Returns<R, V>,
-    /// The same as `returns.join`, as a type: a call of it can be inlined.
-    join: J,
     asked: Asked<'k>,
     cache: Option<&'k Cache>,
 }
@@ -92,14 +90,14 @@ pub fn lookup<'k, R>(
     types: Types<'k>,
     identifier: &'k [Part<'k>],
     version: Option<Part<'k>>,
-) -> Lookup<'k, R, R::Value, impl Fn(&Value) -> Option<R>>
+) -> Lookup<'k, R, R::Value>
 where
     R: Returned<ByType>,
     R::Value: CachedValue,
 {
     let returns = Returns::new::<ByType>(errors);
     let asked = Asked { declaration, value_type: returns.value_type, types, identifier, version };
-    Lookup { returns, join: joined::<ByType, R>, asked, cache: None }
+    Lookup { returns, asked, cache: None }
 }
 
 /// The same for a function that is `infallible`.
@@ -110,16 +108,16 @@ pub fn lookup_whole<'k, R: CachedValue>(
     types: Types<'k>,
     identifier: &'k [Part<'k>],
     version: Option<Part<'k>>,
-) -> Lookup<'k, R, R, impl Fn(&Value) -> Option<R>> {
+) -> Lookup<'k, R, R> {
     let returns = Returns::new::<Whole>(errors);
     let asked = Asked { declaration, value_type: returns.value_type, types, identifier, version };
-    Lookup { returns, join: joined::<Whole, R>, asked, cache: None }
+    Lookup { returns, asked, cache: None }
 }
 
-impl<'k, R, V, J> Lookup<'k, R, V, J> {
+impl<'k, R, V> Lookup<'k, R, V> {
     /// Sets the cache, where it is not the current one.
     #[must_use]
-    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V, J> {
+    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V> {
         Lookup { cache: Some(cache), ..self }
     }
 
@@ -129,12 +127,10 @@ impl<'k, R, V, J> Lookup<'k, R, V, J> {
     /// # Errors
     /// The call that is to be answered otherwise.
     #[inline(always)]
-    pub fn begin(self) -> Result<R, Call<R, V>>
-    where
-        J: Fn(&Value) -> Option<R>,
-    {
-        let Lookup { returns, join, asked, cache } = self;
-        let mut hit = None;
+    pub fn begin(self) -> Result<R, Call<R, V>> {
+        // Taken apart, so that what only a miss needs is not made for a hit.
+        let Lookup { returns, asked, cache } = self;
+        let (join, mut hit) = (returns.join, None);
         let mut serve = |value: &Value| {
             hit = join(value);
             hit.is_some()
@@ -148,7 +144,7 @@ impl<'k, R, V, J> Lookup<'k, R, V, J> {
 
     /// The entry, for the companion.
     pub fn entry<P>(self) -> CacheEntry<V, P> {
-        let Lookup { returns, asked, cache, .. } = self;
+        let Lookup { returns, asked, cache } = self;
         let cache = cache.cloned().unwrap_or_else(Cache::current);
         // What shares its name has no index, and is not cached.
         let index = asked.declaration.index().unwrap_or(usize::MAX);
@@ -230,8 +226,10 @@ impl<R, V> Call<R, V> {
                 let (cache, declaration) = *bypassed;
                 Begun::alone(cache.counters(declaration))
             }
-            // Boxed, so that the future of a function that is hit stays small.
-            State::Missed(missed) => missed.begin().await,
+            State::Missed(missed) => match missed.begin() {
+                Ok(begun) => begun,
+                Err(waiting) => waiting.await,
+            },
             State::Begun(begun) => begun,
         };
         if let Some(returned) = begun.answer(&returns) {
@@ -257,7 +255,10 @@ impl<R: 'static, V: 'static> Call<R, V> {
                 return returned;
             }
             State::Missed(missed) => {
-                let begun = missed.begin().await;
+                let begun = match missed.begin() {
+                    Ok(begun) => begun,
+                    Err(waiting) => waiting.await,
+                };
                 if let Some(returned) = begun.answer_to_refresh(&returns) {
                     begun.refresh(returns, fetch);
                     return returned;

@@ -222,22 +222,12 @@ impl<R, V> Returns<R, V> {
                 }
                 Err(returned) => Split::Error(returned),
             },
-            join: joined::<Mode, R>,
+            join: |value| value.downcast_ref::<V>().cloned().map(R::join),
             errors,
             value_type: TypeOf::<V>::TYPE,
             rules: Rules::NONE,
         }
     }
-}
-
-/// What the function returns for a cached value; `None` where that is of another type.
-#[inline]
-pub(crate) fn joined<Mode, R>(value: &Value) -> Option<R>
-where
-    R: Returned<Mode>,
-    R::Value: CachedValue,
-{
-    value.downcast_ref::<R::Value>().cloned().map(R::join)
 }
 
 /// How an error reaches the followers of a fetch: `None` where its type cannot be shared.

@@ -21,6 +21,7 @@
 //! What it costs when keys share a mark is a look in the store.
 
 use std::cell::RefCell;
+use std::hint::select_unpredictable;
 use std::mem::replace;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -115,7 +116,7 @@ impl Place<'_> {
         let mut found = in_first | (in_second >> 1);
         while found != 0 {
             let bit = found.trailing_zeros() as usize;
-            let set = if bit % LANE == LANE - 1 { first } else { second };
+            let set = select_unpredictable(bit % LANE == LANE - 1, first, second);
             let way = bit / LANE;
             let slot = mirror.slots.get(set)?[way].as_ref();
             if let Some(slot) = slot.filter(|slot| self.is_of(slot)) {
