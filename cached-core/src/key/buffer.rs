@@ -28,30 +28,31 @@ impl Default for Buffer {
 }
 
 impl Buffer {
-    /// Begins with room for the hash, and a number.
+    /// Begins with room for the hash, a number, and a bracket.
     #[inline]
-    pub(super) fn start(&mut self, number: u32) {
+    pub(super) fn start(&mut self, number: u32, bracket: u8) {
         self.inline[4..8].copy_from_slice(&number.to_ne_bytes());
-        self.length = 8;
+        self.inline[8] = bracket;
+        self.length = 9;
         self.hash = number.into();
     }
 
-    /// Adds a byte that the hash has no use for: a bracket.
+    /// Adds bytes that the hash has no use for.
     #[inline]
-    pub(super) fn bracket(&mut self, byte: u8) {
-        match self.inline.get_mut(self.length) {
+    pub(super) fn brackets<const N: usize>(&mut self, bytes: [u8; N]) {
+        match self.inline.get_mut(self.length..).and_then(<[u8]>::first_chunk_mut) {
             Some(place) => {
-                *place = byte;
-                self.length += 1;
+                *place = bytes;
+                self.length += N;
             }
-            None => self.spill(&[byte]),
+            None => self.spill(&bytes),
         }
     }
 
     #[inline]
     pub(super) fn push(&mut self, byte: u8) {
         self.mix(byte.into(), 0);
-        self.bracket(byte);
+        self.brackets([byte]);
     }
 
     /// Adds the first bytes of a head, `length` of them, and others. The rest of the head is 0.

@@ -36,33 +36,36 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Starts the key of the declaration with this index.
+    /// The key of the declaration with this index, up to its version. Each addition waits for the one
+    /// before it, so what can be added at once is.
     #[inline]
-    pub(crate) fn start(&mut self, index: u32) {
-        self.bytes.start(index);
-    }
-
-    /// Adds the parts as one sequence.
-    #[inline]
-    pub(crate) fn parts(&mut self, parts: &[&dyn KeyPart]) -> Result<(), KeyError> {
-        self.bytes.bracket(SEQ);
-        for part in parts {
+    pub(crate) fn key(
+        &mut self,
+        index: u32,
+        identifier: &[&dyn KeyPart],
+        version: Option<&dyn KeyPart>,
+    ) -> Result<(), KeyError> {
+        self.bytes.start(index, SEQ);
+        for part in identifier {
             part.encode(self)?;
         }
-        self.bytes.bracket(END);
-        Ok(())
-    }
-
-    /// Adds the version, or that there is none.
-    #[inline]
-    pub(crate) fn version(&mut self, version: Option<&dyn KeyPart>) -> Result<(), KeyError> {
         match version {
-            None => self.bytes.bracket(NONE),
+            None => self.bytes.brackets([END, NONE]),
             Some(version) => {
-                self.bytes.bracket(SOME);
+                self.bytes.brackets([END, SOME]);
                 version.encode(self)?;
             }
         }
+        Ok(())
+    }
+
+    /// Adds the parts as one sequence.
+    pub(crate) fn parts(&mut self, parts: &[&dyn KeyPart]) -> Result<(), KeyError> {
+        self.bytes.brackets([SEQ]);
+        for part in parts {
+            part.encode(self)?;
+        }
+        self.bytes.brackets([END]);
         Ok(())
     }
 
@@ -126,7 +129,7 @@ impl Encoder {
             }
             self.bytes.replace_tail(starts[0], &sorted);
         }
-        self.bytes.bracket(END);
+        self.bytes.brackets([END]);
     }
 }
 
@@ -261,12 +264,12 @@ impl<'e> ser::Serializer for &'e mut Encoder {
     }
 
     fn serialize_seq(self, _length: Option<usize>) -> Result<Self, KeyError> {
-        self.bytes.bracket(SEQ);
+        self.bytes.brackets([SEQ]);
         Ok(self)
     }
 
     fn serialize_tuple(self, _length: usize) -> Result<Self, KeyError> {
-        self.bytes.bracket(TUPLE);
+        self.bytes.brackets([TUPLE]);
         Ok(self)
     }
 
@@ -286,12 +289,12 @@ impl<'e> ser::Serializer for &'e mut Encoder {
     }
 
     fn serialize_map(self, _length: Option<usize>) -> Result<Sorted<'e>, KeyError> {
-        self.bytes.bracket(MAP);
+        self.bytes.brackets([MAP]);
         Ok(Sorted::new(self))
     }
 
     fn serialize_struct(self, _name: &'static str, _length: usize) -> Result<Sorted<'e>, KeyError> {
-        self.bytes.bracket(STRUCT);
+        self.bytes.brackets([STRUCT]);
         Ok(Sorted::new(self))
     }
 
@@ -316,7 +319,7 @@ macro_rules! ordered {
                 value.serialize(&mut **self)
             }
             fn end(self) -> Result<(), KeyError> {
-                self.bytes.bracket(END);
+                self.bytes.brackets([END]);
                 Ok(())
             }
         }

@@ -40,9 +40,7 @@ pub(super) fn encode<'e>(
     index: usize,
     asked: &Asked<'_>,
 ) -> Result<&'e [u8], KeyError> {
-    encoder.start(index as u32);
-    encoder.parts(asked.identifier)?;
-    encoder.version(asked.version)?;
+    encoder.key(index as u32, asked.identifier, asked.version)?;
     asked.types.encode(asked.declaration, encoder)?;
     Ok(encoder.finish())
 }

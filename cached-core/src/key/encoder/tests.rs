@@ -254,9 +254,7 @@ fn hashes_tell_keys_apart() {
     let (keys, mut collisions) = (20_000, 0);
     let mut add = |parts: &[&dyn KeyPart]| {
         let mut encoder = Encoder::default();
-        encoder.start(3);
-        encoder.parts(parts).expect("encodes");
-        encoder.version(None).expect("encodes");
+        encoder.key(3, parts, None).expect("encodes");
         let hash = hash_of(encoder.finish());
         collisions += i32::from(!hashes.insert(hash));
         sets[0][hash as usize >> 23 & 511] += 1;
@@ -280,9 +278,7 @@ fn hashes_tell_keys_apart() {
 
 fn bytes(name: &str, identifier: &[&dyn KeyPart], version: Option<&dyn KeyPart>) -> Vec<u8> {
     let mut encoder = Encoder::default();
-    encoder.start(0);
-    encoder.parts(identifier).expect("encodes");
-    encoder.version(version).expect("encodes");
+    encoder.key(0, identifier, version).expect("encodes");
     canonical(name, encoder.finish())
 }
 
