@@ -13,7 +13,7 @@ use crate::cache::Cache;
 use crate::flight::{Followed, Follower, LastWaker, Leader, Outcome, Role, Run};
 use crate::site::Site;
 use crate::stats::Counters;
-use crate::tier::local::{Refresh, Ticket};
+use crate::tier::local::{Mark, Refresh, Ticket};
 use crate::tier::remote::{Lease, RemoteKey};
 use crate::tier::request::Request;
 use crate::value::{Returns, SharedError, Split, Value};
@@ -23,6 +23,8 @@ use acquire::Acquired;
 pub(crate) struct Missed {
     pub(crate) site: Site,
     pub(crate) request: Option<Request>,
+    /// That the local tier was looked in, and had nothing.
+    pub(crate) looked: Option<Mark>,
 }
 
 /// How a missed call goes on.
@@ -336,7 +338,7 @@ impl Missed {
         let looked = match self.force_miss() {
             true => Err(site.ticket()),
             // Between this call's look and its lead another may have fetched.
-            false => site.look_locally_or_ticket(),
+            false => site.look_locally_or_ticket(self.looked),
         };
         let ticket = match looked {
             Ok(value) => {

@@ -251,7 +251,8 @@ impl<R: 'static, V: 'static> Call<R, V> {
             State::Due(due) => {
                 let (value, site) = *due;
                 let Some(returned) = (returns.join)(&value) else { return fetch.await };
-                Box::new(Missed { site, request: None }).refresh_local(returns, fetch);
+                Box::new(Missed { site, request: None, looked: None })
+                    .refresh_local(returns, fetch);
                 return returned;
             }
             State::Missed(missed) => {

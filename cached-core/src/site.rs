@@ -8,7 +8,7 @@ use crate::declaration::Declaration;
 use crate::frame::{self, Opened};
 use crate::key::canonical;
 use crate::stats::Counters;
-use crate::tier::local::{Life, Local, Refresh, Ticket, Write};
+use crate::tier::local::{Life, Local, Mark, Refresh, Ticket, Write};
 use crate::tier::remote::{Item, LONGEST_TTL, Remote, RemoteError, RemoteKey, whole_seconds};
 use crate::value::{Value, ValueType, Verdict};
 
@@ -97,9 +97,9 @@ impl Site {
     }
 
     /// The same, or a ticket for what is to be published where nothing is found.
-    pub(crate) fn look_locally_or_ticket(&self) -> Result<Value, Ticket> {
+    pub(crate) fn look_locally_or_ticket(&self, looked: Option<Mark>) -> Result<Value, Ticket> {
         match self.local() {
-            Some(local) => local.get_or_ticket(&self.key),
+            Some(local) => local.get_or_ticket(&self.key, looked),
             None => Err(self.ticket()),
         }
     }

@@ -10,6 +10,7 @@ use crate::current::{current_of_process, with_current};
 use crate::declaration::Declaration;
 use crate::key::{Encoder, KeyError};
 use crate::site::Site;
+use crate::tier::local::Mark;
 use crate::tier::request::Request;
 use crate::value::{Value, ValueType};
 
@@ -63,14 +64,17 @@ pub(super) fn look(cache: Option<&Cache>, asked: &Asked<'_>, serve: Serve<'_>) -
         Err(error) => return without_key(cache, declaration, &error),
     };
     let request = Request::current();
-    if request.is_none()
-        && declaration.is_plain()
-        && let Some(served) = cache.local().serve(key, &mut *serve)
-    {
-        cache.counters_at(index).local_hits.add();
-        return if served { None } else { bypass(cache, declaration) };
+    let mut looked = None;
+    if request.is_none() && declaration.is_plain() {
+        match cache.local().serve(key, &mut *serve) {
+            Ok(served) => {
+                cache.counters_at(index).local_hits.add();
+                return if served { None } else { bypass(cache, declaration) };
+            }
+            Err(mark) => looked = Some(mark),
+        }
     }
-    look_further(cache, asked, key, request, serve)
+    look_further(cache, asked, key, request, looked, serve)
 }
 
 /// The way of every other call.
@@ -80,6 +84,7 @@ fn look_further(
     asked: &Asked<'_>,
     key: &[u8],
     request: Option<Request>,
+    looked: Option<Mark>,
     serve: Serve<'_>,
 ) -> Option<State> {
     let Asked { declaration, value_type, .. } = *asked;
@@ -90,11 +95,10 @@ fn look_further(
         return if served { None } else { bypass(cache, declaration) };
     }
     let force_miss = request.is_some_and(|request| request.force_miss());
-    let looked = request.is_none() && declaration.is_plain();
-    if !looked
+    if looked.is_none()
         && !force_miss
         && declaration.uses_local()
-        && let Some(value) = cache.local().get(key)
+        && let Ok(value) = cache.local().get(key)
     {
         counters.local_hits.add();
         let value = match request {
@@ -109,7 +113,7 @@ fn look_further(
         return if serve(&value) { None } else { bypass(cache, declaration) };
     }
     match site() {
-        Some(site) => Some(State::Missed(Box::new(Missed { site, request }))),
+        Some(site) => Some(State::Missed(Box::new(Missed { site, request, looked }))),
         None => bypass(cache, declaration),
     }
 }

@@ -83,8 +83,13 @@ pub(crate) struct Ticket {
     count: u64,
     /// The key's mark, where the key was looked for under it and not found: while the mark stands,
     /// the key is not there. See [`mirror`].
-    absent: Option<u64>,
+    absent: Option<Mark>,
 }
+
+/// What a key's mark was before it was looked for and not found. While it is the same, the key is
+/// not there. See [`mirror`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark(u64);
 
 /// Whether a publication may replace an entry that is still alive.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -114,16 +119,20 @@ impl Local {
         }
     }
 
-    pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Value, Mark> {
         self.serve(key, Value::clone)
     }
 
     /// What `serve` makes of the value, if there is one.
     #[inline(always)]
-    pub(crate) fn serve<T>(&self, key: &[u8], mut serve: impl FnMut(&Value) -> T) -> Option<T> {
+    pub(crate) fn serve<T>(
+        &self,
+        key: &[u8],
+        mut serve: impl FnMut(&Value) -> T,
+    ) -> Result<T, Mark> {
         let place = self.place(key);
         match mirror::look(place, |slot| self.answers(place, slot), &mut serve) {
-            Some(served) => Some(served),
+            Some(served) => Ok(served),
             None => self.get_from_store(place).map(|value| serve(&value)),
         }
     }
@@ -141,10 +150,10 @@ impl Local {
         self.stored.0.load(Ordering::Relaxed)
     }
 
-    fn get_from_store(&self, place: Place<'_>) -> Option<Value> {
+    fn get_from_store(&self, place: Place<'_>) -> Result<Value, Mark> {
         mirror::tidy();
         let mark = self.mark(place.hash).load(Ordering::Acquire);
-        let entry = self.entries.get(place.key)?;
+        let entry = self.entries.get(place.key).ok_or(Mark(mark))?;
         // moka expires on its own clock's ticks; the promise is on ours.
         let left = entry.left(self.since, self.clock.now());
         if left > LAST_BIT {
@@ -154,20 +163,25 @@ impl Local {
             let allowed = self.entries.policy().max_capacity().unwrap_or(0) / MIRRORED;
             mirror::keep(place, kept, allowed);
         }
-        (!left.is_zero()).then_some(entry.value)
+        if left.is_zero() { Err(Mark(mark)) } else { Ok(entry.value) }
     }
 
     /// The same for a key that was looked for and not found: if it is not there yet, the store does
     /// not take that for another wish to have it. It admits what is asked for more often.
     pub(crate) fn get_again(&self, key: &[u8]) -> Option<Value> {
-        self.entries.contains_key(key).then(|| self.get_from_store(self.place(key)))?
+        self.entries.contains_key(key).then(|| self.get_from_store(self.place(key)).ok())?
     }
 
-    /// The same, and a ticket for what is to be published where nothing is found.
-    pub(crate) fn get_or_ticket(&self, key: &[u8]) -> Result<Value, Ticket> {
+    /// The same, and a ticket for what is to be published where nothing is found. Nothing has to be
+    /// looked for where it was `looked` for already and nothing has changed since.
+    pub(crate) fn get_or_ticket(&self, key: &[u8], looked: Option<Mark>) -> Result<Value, Ticket> {
         let ticket = self.ticket(key);
-        let mark = self.mark(ticket.hash).load(Ordering::Acquire);
-        self.get_again(key).ok_or(Ticket { absent: Some(mark), ..ticket })
+        let mark = Mark(self.mark(ticket.hash).load(Ordering::Acquire));
+        let ticket = Ticket { absent: Some(mark), ..ticket };
+        if looked == Some(mark) {
+            return Err(ticket);
+        }
+        self.get_again(key).ok_or(ticket)
     }
 
     fn place<'k>(&self, key: &'k [u8]) -> Place<'k> {
@@ -227,7 +241,8 @@ impl Local {
         if *count != ticket.count {
             return false;
         }
-        let absent = ticket.absent == Some(self.mark(ticket.hash).load(Ordering::Acquire));
+        let mark = Mark(self.mark(ticket.hash).load(Ordering::Acquire));
+        let absent = ticket.absent == Some(mark);
         if write == Write::Once && !absent && self.get_again(key).is_some() {
             return false;
         }

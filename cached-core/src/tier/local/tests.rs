@@ -13,11 +13,11 @@ fn publish(local: &Local, ticket: Ticket, write: Write, value: u32) -> bool {
 }
 
 fn held(local: &Local) -> Option<u32> {
-    local.get(&key()).and_then(|value| value.downcast_ref().copied())
+    local.get(&key()).ok().and_then(|value| value.downcast_ref().copied())
 }
 
 fn absent(local: &Local) -> Ticket {
-    match local.get_or_ticket(&key()) {
+    match local.get_or_ticket(&key(), None) {
         Err(ticket) => ticket,
         Ok(_) => panic!("nothing was published yet"),
     }
@@ -52,4 +52,13 @@ fn what_is_not_fresh_for_any_time_is_not_stored() {
     let life = Life { from: Instant::now(), fresh: Duration::ZERO, kept: Duration::ZERO };
     let value: Value = Arc::new(1_u32);
     assert!(!local.publish(&key(), absent(&local), Write::Once, &value, 4, life));
+}
+
+#[test]
+fn who_looked_before_another_published_finds_it_in_the_second_look() {
+    let local = Local::new(1 << 20, Clock::default());
+    let looked = local.get(&key()).err();
+    assert!(local.get_or_ticket(&key(), looked).is_err());
+    assert!(publish(&local, absent(&local), Write::Once, 1));
+    assert!(local.get_or_ticket(&key(), looked).is_ok());
 }
