@@ -14,7 +14,11 @@ pub struct Report {
 impl Report {
     /// Adds what came of a race, each contender also as a multiple of `other`.
     pub fn table(&mut self, title: &str, unit: &str, other: &str, results: &Results) {
-        let other = if results.names().contains(&other) { other } else { results.names()[0] };
+        let Some(&first) = results.names().first() else {
+            println!("{title}: no contender has that in its name");
+            return;
+        };
+        let other = if results.names().contains(&other) { other } else { first };
         println!("{title}");
         let _ = write!(self.markdown, "\n### {title}\n\n| | {unit} | × {other} |\n|---|--:|--:|\n");
         let mut rows = Vec::new();
