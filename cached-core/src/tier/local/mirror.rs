@@ -33,7 +33,7 @@ use crate::value::Value;
 
 /// Slots of a set.
 const WAYS: usize = 4;
-/// Room for 2,048 entries a thread, which is 256 KiB.
+/// Room for 2,048 entries a thread, which is 260 KiB.
 const SETS: usize = 512;
 
 /// Bits of a tag; one for each way fits in a word.
