@@ -51,7 +51,7 @@ impl Buffer {
 
     #[inline]
     pub(super) fn push(&mut self, byte: u8) {
-        self.mix(byte.into(), 0);
+        self.hash = mix(self.hash, byte.into(), 0);
         self.brackets([byte]);
     }
 
@@ -65,9 +65,10 @@ impl Buffer {
         window[..HEAD].copy_from_slice(&head);
         let words = copy(&mut window[length..], tail);
         self.length += length + tail.len();
-        self.mix(words[0], words[1] ^ (u64::from(u32::from_le_bytes(head)) << 32));
+        let head = u64::from(u32::from_le_bytes(head)) << 32;
+        self.hash = mix(self.hash, words[0], words[1] ^ head);
         if tail.len() > SHORT / 2 {
-            self.mix(words[2], words[3]);
+            self.hash = mix(self.hash, words[2], words[3]);
         }
     }
 
@@ -75,12 +76,19 @@ impl Buffer {
     #[inline(never)]
     fn extend_slowly(&mut self, head: &[u8], tail: &[u8]) {
         for bytes in [head, tail] {
-            for word in bytes.chunks(8) {
-                let mut bytes = [0; 8];
-                bytes[..word.len()].copy_from_slice(word);
-                self.mix(u64::from_le_bytes(bytes), word.len() as u64);
+            self.hash = mix_all(self.hash, bytes);
+            self.add(bytes);
+        }
+    }
+
+    /// Without the hash.
+    fn add(&mut self, bytes: &[u8]) {
+        match self.inline.get_mut(self.length..self.length.saturating_add(bytes.len())) {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                self.length += bytes.len();
             }
-            self.spill(bytes);
+            None => self.spill(bytes),
         }
     }
 
@@ -93,16 +101,6 @@ impl Buffer {
             self.length = INLINE + 1;
         }
         self.heap.extend_from_slice(bytes);
-    }
-
-    /// Both halves of a product, as `wyhash` and `foldhash` do. It has no secret: whoever makes
-    /// keys that collide makes them slow to find, here and nowhere else.
-    #[inline(always)]
-    fn mix(&mut self, first: u64, second: u64) {
-        // Digits of pi.
-        let first = first ^ self.hash ^ 0x243f_6a88_85a3_08d3;
-        let product = u128::from(first) * u128::from(second ^ 0x1319_8a2e_0370_7344);
-        self.hash = product as u64 ^ (product >> 64) as u64;
     }
 
     /// What was added, with its hash in front. The same additions give the same hash; others may,
@@ -125,8 +123,19 @@ impl Buffer {
         }
     }
 
+    /// The hash so far.
+    pub(super) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// Hashes all that follows the first `length` bytes anew, as one piece: `before` was the hash when
+    /// there were so many.
+    pub(super) fn hash_again(&mut self, length: usize, before: u64) {
+        self.hash = mix_all(before, &self[length..]);
+    }
+
     /// Puts `tail` in the place of what follows the first `length` bytes, and is as long.
-    pub(crate) fn replace_tail(&mut self, length: usize, tail: &[u8]) {
+    pub(super) fn replace_tail(&mut self, length: usize, tail: &[u8]) {
         self.written()[length..].copy_from_slice(tail);
     }
 }
@@ -138,6 +147,24 @@ impl Deref for Buffer {
     fn deref(&self) -> &[u8] {
         self.inline.get(..self.length).unwrap_or(&self.heap)
     }
+}
+
+/// Both halves of a product, as `wyhash` and `foldhash` do. It has no secret: whoever makes keys that
+/// collide makes them slow to find, here and nowhere else.
+#[inline(always)]
+fn mix(hash: u64, first: u64, second: u64) -> u64 {
+    // Digits of pi.
+    let first = first ^ hash ^ 0x243f_6a88_85a3_08d3;
+    let product = u128::from(first) * u128::from(second ^ 0x1319_8a2e_0370_7344);
+    product as u64 ^ (product >> 64) as u64
+}
+
+fn mix_all(hash: u64, bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let hash = words.iter().fold(hash, |hash, word| mix(hash, u64::from_le_bytes(*word), 8));
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    mix(hash, u64::from_le_bytes(last), rest.len() as u64)
 }
 
 /// Copies up to [`SHORT`] bytes without a call, as pieces of a fixed length that overlap, and

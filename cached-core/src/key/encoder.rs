@@ -337,11 +337,14 @@ ordered! {
 pub struct Sorted<'e> {
     encoder: &'e mut Encoder,
     starts: SmallVec<[usize; 16]>,
+    /// The hash before the first one.
+    hash: u64,
 }
 
 impl<'e> Sorted<'e> {
     fn new(encoder: &'e mut Encoder) -> Sorted<'e> {
-        Sorted { encoder, starts: SmallVec::new() }
+        let hash = encoder.bytes.hash();
+        Sorted { encoder, starts: SmallVec::new(), hash }
     }
 
     fn start(&mut self) {
@@ -360,6 +363,10 @@ impl<'e> Sorted<'e> {
 
     fn finish(self) {
         self.encoder.sort_entries(&self.starts);
+        // As they were written they were hashed in an order that a map may not have the next time.
+        if let Some(&first) = self.starts.first() {
+            self.encoder.bytes.hash_again(first, self.hash);
+        }
     }
 }
 
