@@ -126,8 +126,8 @@ types! {
         vec![Adjacent::None, Adjacent::One(1), Adjacent::Many { of: vec![2, 3] }];
     adjacently_tagged_one "adjacently_tagged_one" Adjacent = Adjacent::One(1);
     recursive "recursive" Tree = Tree { children: vec![Tree::default()], label: Some(Box::default()) };
-    set_of_shapes "set_of_shapes" HashSet<Option<u8>> =
-        (0..100).map(Some).chain([None]).collect();
+    set_of_shapes "set_of_shapes" HashSet<Result<u8, u8>> =
+        (0..100).map(|number| if number % 2 == 0 { Ok(number) } else { Err(number) }).collect();
     json "json" Value = json!({ "a": [1, 2.5, null], "b": { "c": "d" } });
     flattened "flattened" Flat =
         Flat { id: 7, rest: BTreeMap::from([("a".into(), 1), ("b".into(), 2)]) };
