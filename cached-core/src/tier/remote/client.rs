@@ -243,10 +243,11 @@ impl Read {
             (Some(frame), Some(cas)) if !frame.is_empty() => {
                 // The server counts whole seconds, rounded up: the item may be gone a second
                 // earlier.
-                let gone = match ttl.map(u64::try_from) {
-                    Some(Ok(left)) => sent + Duration::from_secs(left.saturating_sub(1)),
-                    _ => sent + super::LONGEST_TTL,
+                let left = match ttl.map(u64::try_from) {
+                    Some(Ok(left)) => Duration::from_secs(left.saturating_sub(1)),
+                    _ => super::LONGEST_TTL,
                 };
+                let gone = sent + left.min(super::LONGEST_TTL);
                 Found::Item(Item { frame, cas, gone, won, in_gutter: false })
             }
             (_, Some(cas)) if won => Found::Lease(cas),

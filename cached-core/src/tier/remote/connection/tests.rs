@@ -89,6 +89,14 @@ fn an_answer_in_pieces_is_read_whole_and_the_connection_kept() {
 }
 
 #[test]
+fn a_time_to_live_beyond_all_clocks_is_the_longest_there_is() {
+    let said: &[u8] = b"VA 1 c1 t9223372036854775807\r\nx\r\n";
+    with_server(vec![Act::Says(said, said.len())], |connections| async move {
+        assert_eq!(frame(&connections).await, Ok(b"x".to_vec()));
+    });
+}
+
+#[test]
 fn what_is_no_answer_is_lost_or_refused_and_its_connection_not_used_again() {
     let long: &[u8] = vec![b'x'; 5000].leak();
     let (lost, refused) = (false, true);
