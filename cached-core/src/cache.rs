@@ -165,11 +165,14 @@ impl Cache {
     /// Returns a ticket for what replaces it; `None` where somebody else changed the entry since
     /// `before`, and what replaces it is theirs to say.
     pub(crate) fn forget(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {
-        self.inner.flights.detach(key);
         if let Some(request) = Request::current() {
             request.remove(self.id(), key);
         }
-        self.inner.local.invalidate(key, before)
+        let ticket = self.inner.local.invalidate(key, before);
+        // After that: a leader that found the old value before is not joined by anybody who asks
+        // once this has returned.
+        self.inner.flights.detach(key);
+        ticket
     }
 }
 
