@@ -167,12 +167,16 @@ impl Connection {
         if self.answer.len() > LARGE {
             self.answer = Vec::new();
         }
-        match (command, outcome) {
-            (Command::Read { .. }, Outcome::Done | Outcome::Miss) => {
+        // A value is what a read that finds something is answered with, and nothing else is.
+        match (command, outcome, length.is_some()) {
+            (Command::Read { .. }, Outcome::Done, true)
+            | (Command::Read { .. }, Outcome::Miss, false) => {
                 Ok(Reply::Found(read.found(command, sent)))
             }
-            (Command::Read { .. }, _) | (_, Outcome::Miss) => Err(Failure::other_command()),
-            (_, outcome) => Ok(Reply::Applied(outcome == Outcome::Done)),
+            (Command::Read { .. }, ..) | (_, Outcome::Miss, _) | (.., true) => {
+                Err(Failure::other_command())
+            }
+            (_, outcome, false) => Ok(Reply::Applied(outcome == Outcome::Done)),
         }
     }
 

@@ -100,7 +100,7 @@ fn a_time_to_live_beyond_all_clocks_is_the_longest_there_is() {
 fn what_is_no_answer_is_lost_or_refused_and_its_connection_not_used_again() {
     let long: &[u8] = vec![b'x'; 5000].leak();
     let (lost, refused) = (false, true);
-    let cases: [(Command, &[u8], bool); 14] = [
+    let cases: [(Command, &[u8], bool); 16] = [
         (read(), b"SERVER_ERROR out of memory\r\n", refused),
         (read(), b"CLIENT_ERROR bad command line format\r\n", refused),
         (read(), b"ERROR\r\n", refused),
@@ -113,7 +113,9 @@ fn what_is_no_answer_is_lost_or_refused_and_its_connection_not_used_again() {
         (read(), b"EN\r\nEN\r\n", lost),
         (read(), b"NF\r\n", lost),
         (read(), long, lost),
+        (read(), b"HD\r\n", lost),
         (delete(), b"EN\r\n", lost),
+        (delete(), b"VA 2 c1 t9\r\nhi\r\n", lost),
         (delete(), b"MN\r\n", lost),
     ];
     for (command, said, is_refused) in cases {
