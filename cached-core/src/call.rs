@@ -10,6 +10,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 
 use crate::cache::Cache;
+use crate::current::current_of_process;
 use crate::flight::{Followed, Follower, LastWaker, Leader, Outcome, Role, Run};
 use crate::site::Site;
 use crate::stats::Counters;
@@ -247,15 +248,18 @@ impl Missed {
         F: Future<Output = R> + Send + 'static,
     {
         let Ok(runtime) = Handle::try_current() else { return };
-        // The body's own calls use the cache that they would have used here.
-        let refresh = Cache::current().scope(async move {
+        let refresh = async move {
             self.site.counters().refreshes.add();
             let mut begun = Begun::new(Some(self), Step::Fetch(fetching));
             begun.count();
             let returned = begun.run(fetch.as_mut()).await;
             begun.settle(returned, &returns);
-        });
-        runtime.spawn(refresh);
+        };
+        // The body's own calls use the cache that they would have used here.
+        match current_of_process() {
+            Some(_) => drop(runtime.spawn(refresh)),
+            None => drop(runtime.spawn(Cache::current().scope(refresh))),
+        }
     }
 
     /// Refreshes what the local tier answered with, where that is due.

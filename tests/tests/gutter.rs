@@ -134,6 +134,27 @@ async fn a_server_that_hangs_costs_one_fetch_for_each_of_its_keys_in_total() {
 }
 
 #[tokio::test]
+async fn a_server_that_was_alone_leaves_time_for_the_one_that_was_added() {
+    let servers = [Memcached::start(), Memcached::start()];
+    let keys = keys_of_the_first(&servers, 2).await;
+    let grown = async || {
+        let cache = process(&servers[..1]).await;
+        cache.set_memcached(servers.iter().map(Memcached::address)).expect("they fit");
+        cache
+    };
+    let (one, other, upstream) = (grown().await, grown().await, Upstream::default());
+    servers[0].stop();
+    for number in keys {
+        for cache in [&one, &other] {
+            assert_eq!(cache.scope(record(&upstream, number)).await, Ok(number));
+            cache.flush().await;
+        }
+        assert_eq!(upstream.fetches(number), 1);
+    }
+    servers[0].resume();
+}
+
+#[tokio::test]
 async fn a_server_and_the_next_that_hang_cost_a_call_its_bound_and_no_more() {
     let servers = [Memcached::start(), Memcached::start()];
     let (cache, upstream) = (process(&servers).await, Upstream::default());

@@ -146,7 +146,10 @@ impl Remote {
         let next: Servers = addresses
             .iter()
             .map(|address| match kept(address) {
-                Some(server) => Arc::clone(server),
+                Some(server) => {
+                    server.set_timeout(timeout);
+                    Arc::clone(server)
+                }
                 None => {
                     let server = Server::new(address, &self.config, timeout, true);
                     // What changed since it was here it was not told.

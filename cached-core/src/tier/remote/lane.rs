@@ -138,7 +138,7 @@ impl Lane {
     /// One command's exchange, and what it says of the server's health.
     async fn exchange_one(&self, command: &Command) -> Answer {
         let server = self.server.upgrade().ok_or_else(unused)?;
-        let deadline = Instant::now() + server.timeout;
+        let deadline = Instant::now() + server.timeout();
         let answer = timeout_at(deadline.into(), async {
             let client = self.client(&server).await?;
             client.run_one(command, server.clock.now()).await
@@ -159,7 +159,7 @@ impl Lane {
             Ok(client.run(commands, server.clock.now()).await)
         };
         // The client bounds a batch and lets a part of it be answered; this bounds what it may not.
-        let deadline = Instant::now() + server.timeout * 2;
+        let deadline = Instant::now() + server.timeout() * 2;
         let answers = match timeout_at(deadline.into(), exchange).await {
             Ok(Ok(answers)) => answers,
             Ok(Err(failure)) => failed(failure),
@@ -190,7 +190,7 @@ impl Lane {
             return Ok(client);
         }
         // In a box, as it is rare: what holds the command of one alone is made for each call.
-        let connect = Client::connect(&server.address, DRAINS + ALONE, server.timeout);
+        let connect = Client::connect(&server.address, DRAINS + ALONE, server.timeout());
         let client = Box::pin(connect).await?;
         // Two that dial at once make two clients; one of them is kept.
         let mut kept = self.client.lock().unwrap_or_else(PoisonError::into_inner);
@@ -362,10 +362,15 @@ impl Future for Alone {
     type Output = Answer;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
-        let Some(exchange) = &mut self.exchange else { return Poll::Ready(Err(too_late())) };
-        let answer = std::task::ready!(exchange.as_mut().poll(context));
-        self.exchange = None;
-        Poll::Ready(answer)
+        // Taken out while it is polled: one that panics is not to be gone on with.
+        let Some(mut exchange) = self.exchange.take() else {
+            return Poll::Ready(Err(too_late()));
+        };
+        let polled = exchange.as_mut().poll(context);
+        if polled.is_pending() {
+            self.exchange = Some(exchange);
+        }
+        polled
     }
 }
 

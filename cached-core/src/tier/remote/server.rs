@@ -39,7 +39,8 @@ pub(super) struct Server {
     pub(super) address: String,
     /// The address as a number, for [`score`].
     seed: u64,
-    pub(super) timeout: Duration,
+    /// Of one exchange; nanoseconds.
+    timeout: AtomicU64,
     pub(super) clock: Clock,
     #[cfg(feature = "testing")]
     pub(super) network: Option<super::memory::Network>,
@@ -82,6 +83,10 @@ fn score(seed: u64, digest: Digest) -> u64 {
     x ^ (x >> 31)
 }
 
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Server {
     /// `timeout` is of one exchange; `was_added` says that it was not there from the start.
     pub(super) fn new(
@@ -97,7 +102,7 @@ impl Server {
             seed: address.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
             }),
-            timeout,
+            timeout: AtomicU64::new(nanos(timeout)),
             clock: config.clock.clone(),
             #[cfg(feature = "testing")]
             network: config.network.clone(),
@@ -107,6 +112,15 @@ impl Server {
             marked: AtomicU64::new(0),
             doubts: Mutex::default(),
         })
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        Duration::from_nanos(self.timeout.load(Ordering::Relaxed))
+    }
+
+    /// How long one exchange may take depends on whether another server can stand in.
+    pub(super) fn set_timeout(&self, timeout: Duration) {
+        self.timeout.store(nanos(timeout), Ordering::Relaxed);
     }
 
     pub(super) fn score(&self, digest: Digest) -> u64 {
@@ -120,7 +134,7 @@ impl Server {
         if in_rotation && owes_nothing {
             return true;
         }
-        if self.health.is_overdue(OVERDUE + self.timeout) {
+        if self.health.is_overdue(OVERDUE + self.timeout()) {
             self.mend_in_background();
         }
         in_rotation && !self.debts.contains(key)
@@ -133,7 +147,7 @@ impl Server {
     ) -> Result<Found, RemoteError> {
         let lane = self.lane(key, Errand::Call).await?;
         let read = Command::Read { key: Arc::clone(key), lease };
-        match lane.ask(read, Instant::now() + self.timeout).await {
+        match lane.ask(read, Instant::now() + self.timeout()).await {
             Ok(Reply::Found(found)) => Ok(found),
             answer => Err(self.unanswered(answer)),
         }
@@ -145,7 +159,7 @@ impl Server {
     ) -> Result<Vec<Option<Item>>, RemoteError> {
         let lane = self.lane("", Errand::Call).await?;
         let reads = keys.iter().map(|key| Command::Read { key: Arc::clone(key), lease: None });
-        let answers = lane.ask_many(reads.collect(), Instant::now() + self.timeout).await;
+        let answers = lane.ask_many(reads.collect(), Instant::now() + self.timeout()).await;
         let item = |answer| match answer {
             Ok(Reply::Found(Found::Item(item))) => Ok(Some(item)),
             Ok(Reply::Found(_)) => Ok(None),
@@ -219,7 +233,7 @@ impl Server {
 
     fn patience(&self, errand: Errand) -> Duration {
         match errand {
-            Errand::Call => self.timeout,
+            Errand::Call => self.timeout(),
             Errand::Background => LONGEST_WRITE,
         }
     }
@@ -324,7 +338,7 @@ impl Server {
             let deletes = owed
                 .iter()
                 .map(|(key, _)| Command::Delete { key: Arc::clone(key), unchanged: None });
-            let deadline = Instant::now() + self.timeout;
+            let deadline = Instant::now() + self.timeout();
             let lane = self.lanes()?.writes;
             for answer in lane.ask_many(deletes.collect(), deadline).await {
                 self.changed(answer)?;
@@ -344,9 +358,9 @@ impl Server {
         let key: Arc<str> = MARK.into();
         let (frame, condition) = ([1][..].into(), Condition::Always);
         let write = Command::Write { key: Arc::clone(&key), frame, seconds: 60, condition };
-        self.changed(lane.ask(write, Instant::now() + self.timeout).await)?;
+        self.changed(lane.ask(write, Instant::now() + self.timeout()).await)?;
         let read = Command::Read { key, lease: None };
-        match lane.ask(read, Instant::now() + self.timeout).await {
+        match lane.ask(read, Instant::now() + self.timeout()).await {
             Ok(Reply::Found(Found::Item(item))) => Ok(item.cas),
             Ok(_) => Err(self.error(&"it does not keep what it is given")),
             answer => Err(self.unanswered(answer)),
