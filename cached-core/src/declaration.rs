@@ -31,6 +31,8 @@ pub struct Declaration {
     refresh_ahead: Duration,
     uses_local: bool,
     uses_remote: bool,
+    /// Whether a value that the local tier has is an answer, and no more is to be done.
+    is_plain: bool,
     /// [`UNKNOWN`], [`SHARED_NAME`], or the index in [`DECLARATIONS`] plus 1.
     index: AtomicUsize,
     /// The site that was last seen to be without type arguments; see `private::Types`.
@@ -68,6 +70,7 @@ impl Declaration {
             refresh_ahead: Duration::ZERO,
             uses_local: true,
             uses_remote: true,
+            is_plain: true,
             index: AtomicUsize::new(UNKNOWN),
             plain_site: AtomicUsize::new(0),
             unstorable: OnceLock::new(),
@@ -114,6 +117,7 @@ impl Declaration {
     #[must_use]
     pub const fn refresh_ahead(mut self, ahead: Duration) -> Declaration {
         self.refresh_ahead = ahead;
+        self.is_plain &= ahead.is_zero();
         self
     }
 
@@ -121,6 +125,7 @@ impl Declaration {
     #[must_use]
     pub const fn tiers(mut self, local: bool, remote: bool) -> Declaration {
         self.uses_local = local;
+        self.is_plain &= local;
         self.uses_remote = remote;
         self
     }
@@ -180,7 +185,7 @@ impl Declaration {
     /// Whether the local tier may answer, and no answer is due for anything.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        self.uses_local && self.refresh_ahead.is_zero()
+        self.is_plain
     }
 
     pub(crate) fn uses_remote(&self) -> bool {

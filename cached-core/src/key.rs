@@ -16,10 +16,12 @@
 //! - `is_human_readable` is false.
 //! - A `HashSet` has no stable order and would miss at random: use a `BTreeSet`.
 
-mod buffer;
+mod bytes;
 #[cfg(feature = "memcached")]
 mod digest;
-mod encoder;
+mod hash;
+mod matching;
+mod writer;
 
 use std::fmt;
 
@@ -27,29 +29,76 @@ use serde::ser::{self, Serialize};
 
 #[cfg(not(feature = "memcached"))]
 pub(crate) use crate::embedded::Key;
+pub(crate) use bytes::Bytes;
 #[cfg(feature = "memcached")]
 pub use digest::{Digest, Key};
-pub(crate) use encoder::Encoder;
-pub(crate) use encoder::length_of;
+pub(crate) use hash::Hasher;
+pub(crate) use matching::Matching;
+pub(crate) use writer::{END, NONE, SEQ, SOME, Sink, Writer};
 
 /// First byte of every key. A change of the encoding changes it, so old entries are misses.
 const FORMAT: u8 = 1;
 /// The bytes of a key's head within the process.
 const HEAD: usize = 8;
 
-/// The hash of a key of this process. Of no secret and no great quality: for tables where a collision
-/// costs a look elsewhere.
+/// The head of a key of this process: a hash of what follows it, and its declaration's index.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Head(u64);
+
+impl Head {
+    #[inline]
+    fn new(hash: u32, index: u32) -> Head {
+        Head(u64::from(index) << 32 | u64::from(hash))
+    }
+
+    #[inline]
+    pub(crate) fn of(key: &[u8]) -> Head {
+        Head(key.first_chunk().map_or(0, |head| u64::from_ne_bytes(*head)))
+    }
+
+    #[inline]
+    fn to_bytes(self) -> [u8; HEAD] {
+        self.0.to_ne_bytes()
+    }
+
+    #[inline]
+    pub(crate) fn hash(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+/// A key that is looked for.
+pub(crate) trait Sought {
+    fn head(&self) -> Head;
+
+    /// Whether a key with this head is the one, by what follows the head.
+    fn is(&self, body: &[u8]) -> bool;
+}
+
+/// What follows the head of a key.
 #[inline]
-pub(crate) fn hash_of(key: &[u8]) -> u32 {
-    key.first_chunk().map_or(0, |hash| u32::from_ne_bytes(*hash))
+pub(crate) fn body(key: &[u8]) -> &[u8] {
+    key.get(HEAD..).unwrap_or_default()
+}
+
+impl Sought for &[u8] {
+    #[inline]
+    fn head(&self) -> Head {
+        Head::of(self)
+    }
+
+    #[inline]
+    fn is(&self, other: &[u8]) -> bool {
+        body(self) == other
+    }
 }
 
 /// The canonical bytes of a key of the declaration called `name`.
 pub(crate) fn canonical(name: &str, key: &[u8]) -> Vec<u8> {
-    let rest = key.get(HEAD..).unwrap_or_default();
+    let rest = body(key);
     let mut bytes = Vec::with_capacity(3 + name.len() + rest.len());
     // A name has 48 bytes at most, so that its length is one.
-    bytes.extend_from_slice(&[FORMAT, encoder::STR, name.len() as u8]);
+    bytes.extend_from_slice(&[FORMAT, writer::STR, name.len() as u8]);
     bytes.extend_from_slice(name.as_bytes());
     bytes.extend_from_slice(rest);
     bytes
@@ -61,16 +110,16 @@ pub(crate) fn canonical(name: &str, key: &[u8]) -> Vec<u8> {
     label = "not `Serialize`",
     note = "derive `serde::Serialize` for it, name the part that matters with `identifier = …`, or, where it does not change the answer, write `skip(…)`"
 )]
-pub trait KeyPart {
-    #[doc(hidden)]
-    fn encode(&self, encoder: &mut Encoder) -> Result<(), KeyError>;
-}
+pub trait KeyPart: Serialize {}
 
 #[diagnostic::do_not_recommend]
-impl<T: Serialize + ?Sized> KeyPart for T {
-    fn encode(&self, encoder: &mut Encoder) -> Result<(), KeyError> {
-        self.serialize(encoder)
-    }
+impl<T: Serialize + ?Sized> KeyPart for T {}
+
+/// The length of a value in the encoding of keys, which writes what other codecs cannot.
+pub(crate) fn length_of<T: Serialize>(value: &T) -> Option<usize> {
+    let mut bytes = Bytes::default();
+    value.serialize(Writer(&mut bytes)).ok()?;
+    Some(bytes.len())
 }
 
 /// Why an argument could not be encoded: its own `Serialize` failed.
@@ -90,3 +139,25 @@ impl ser::Error for KeyError {
         KeyError(message.to_string().into())
     }
 }
+
+/// A key could not be hashed or is another than it was compared with. Whoever needs to know why
+/// writes it as bytes.
+#[derive(Debug)]
+pub(crate) struct Failed;
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no such key")
+    }
+}
+
+impl std::error::Error for Failed {}
+
+impl ser::Error for Failed {
+    fn custom<T: fmt::Display>(_: T) -> Failed {
+        Failed
+    }
+}
+
+#[cfg(test)]
+mod tests;

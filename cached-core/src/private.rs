@@ -1,8 +1,10 @@
 //! All that an expansion of the attribute may name. Not public: it changes without notice.
 
+mod asked;
 mod look;
 mod types;
 
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,22 +13,15 @@ pub use linkme;
 
 use crate::cache::Cache;
 use crate::call::{Begun, Missed};
+use crate::current::{current_of_process, with_current};
 pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
-use crate::key::{Encoder, KeyPart};
-pub use crate::value::{ByType, Errors, Returned, Returns, Sharing, Whole};
-use crate::value::{CachedValue, Value};
-use look::{Asked, State, encode, look};
-pub use types::Types;
-
-/// One part of a key.
-pub type Part<'p> = &'p (dyn KeyPart + 'p);
-
-/// Makes a key's part of an expression; a call of its own, so that its error stands there.
-#[inline]
-pub fn part<T: KeyPart>(part: &T) -> Part<'_> {
-    part
-}
+use crate::key::Head;
+pub use crate::value::{ByType, Errors, Returned, Sharing, Typed, Whole};
+use crate::value::{CachedValue, In, Returns};
+use asked::Hashed;
+pub use asked::{Asked, Parts, part};
+use look::{Serve, State, look, look_further};
 
 /// The declaration of the function around it: a static, found by the linker. Each option is a call
 /// of the method of [`Declaration`] that sets it.
@@ -75,81 +70,94 @@ macro_rules! __begin {
 pub use crate::{__begin as begin, __declaration as declaration, __declared as declared};
 
 /// Which entry is meant, before it is looked at.
-pub struct Lookup<'k, R, V> {
-    returns: Returns<R, V>,
-    asked: Asked<'k>,
+pub struct Lookup<'k, A, T> {
+    asked: A,
+    returned: T,
     cache: Option<&'k Cache>,
 }
 
 /// The bounds on a function's return type are here, in one plain call that is spanned at the type.
 /// The function and its companion make the same, so that an error in it is one error.
-#[inline]
-pub fn lookup<'k, R>(
+#[inline(always)]
+pub fn lookup<'k, R, A>(
     errors: Errors<R>,
-    declaration: &'static Declaration,
-    types: Types<'k>,
-    identifier: &'k [Part<'k>],
-    version: Option<Part<'k>>,
-) -> Lookup<'k, R, R::Value>
+    asked: A,
+) -> Lookup<'k, A, impl Typed<Returned = R, Value = R::Value>>
 where
     R: Returned<ByType>,
     R::Value: CachedValue,
 {
-    let returns = Returns::new::<ByType>(errors);
-    let asked = Asked { declaration, value_type: returns.value_type, types, identifier, version };
-    Lookup { returns, asked, cache: None }
+    Lookup { asked, returned: In { errors, mode: PhantomData::<ByType> }, cache: None }
 }
 
 /// The same for a function that is `infallible`.
-#[inline]
-pub fn lookup_whole<'k, R: CachedValue>(
+#[inline(always)]
+pub fn lookup_whole<'k, R: CachedValue, A>(
     errors: Errors<R>,
-    declaration: &'static Declaration,
-    types: Types<'k>,
-    identifier: &'k [Part<'k>],
-    version: Option<Part<'k>>,
-) -> Lookup<'k, R, R> {
-    let returns = Returns::new::<Whole>(errors);
-    let asked = Asked { declaration, value_type: returns.value_type, types, identifier, version };
-    Lookup { returns, asked, cache: None }
+    asked: A,
+) -> Lookup<'k, A, impl Typed<Returned = R, Value = R>> {
+    Lookup { asked, returned: In { errors, mode: PhantomData::<Whole> }, cache: None }
 }
 
-impl<'k, R, V> Lookup<'k, R, V> {
+impl<'k, A, T> Lookup<'k, A, T> {
     /// Sets the cache, where it is not the current one.
     #[must_use]
-    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V> {
+    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, A, T> {
         Lookup { cache: Some(cache), ..self }
     }
+}
 
-    /// Encodes the key and looks in the request and local tiers. A hit ends here, before there is
-    /// a fetch: what is not made is not moved about.
+impl<I: Parts, W: Parts, C: Parts, T: Typed> Lookup<'_, Asked<I, W, C>, T> {
+    /// Looks in the request and local tiers. A hit ends here, before there is a fetch: what is not
+    /// made is not moved about.
     ///
     /// # Errors
     /// The call that is to be answered otherwise.
     #[inline(always)]
-    pub fn begin(self) -> Result<R, Call<R, V>> {
-        // Taken apart, so that what only a miss needs is not made for a hit.
-        let Lookup { returns, asked, cache } = self;
-        let (join, mut hit) = (returns.join, None);
-        let mut serve = |value: &Value| {
-            hit = join(value);
-            hit.is_some()
-        };
-        match (look(cache, &asked, &mut serve), hit) {
-            (None, Some(hit)) => Ok(hit),
-            (Some(state), _) => Err(Call { returns, state }),
-            (None, None) => unreachable!("a look serves a value, or says how the call goes on"),
+    pub fn begin(self) -> Result<T::Returned, Call<T::Returned, T::Value>> {
+        let Lookup { asked, returned, cache } = self;
+        let key = asked.hashed();
+        let mut hit = None;
+        if let (Some(key), Some(cache)) = (&key, cache.or_else(current_of_process)) {
+            look(cache, key, |value| T::join(value, &mut hit));
+        }
+        match hit {
+            Some(hit) => Ok(hit),
+            None => begin_further(returned, &asked, key.map(Hashed::head), cache),
         }
     }
 
     /// The entry, for the companion.
-    pub fn entry<P>(self) -> CacheEntry<V, P> {
-        let Lookup { returns, asked, cache } = self;
+    pub fn entry<P>(self) -> CacheEntry<T::Value, P> {
+        let Lookup { asked, returned, cache } = self;
         let cache = cache.cloned().unwrap_or_else(Cache::current);
-        // What shares its name has no index, and is not cached.
-        let index = asked.declaration.index().unwrap_or(usize::MAX);
-        let key = encode(&mut Encoder::default(), index, &asked).map(Arc::from);
-        CacheEntry::new(cache, asked.declaration, key, returns.value_type)
+        let key = asked.encoded(asked.hashed().map(Hashed::head)).map(|key| Arc::from(&*key));
+        CacheEntry::new(cache, asked.declaration, key, returned.returns().value_type)
+    }
+}
+
+#[inline(never)]
+fn begin_further<I: Parts, W: Parts, C: Parts, T: Typed>(
+    returned: T,
+    asked: &Asked<I, W, C>,
+    head: Option<Head>,
+    cache: Option<&Cache>,
+) -> Result<T::Returned, Call<T::Returned, T::Value>> {
+    let returns = returned.returns();
+    let mut hit = None;
+    let serve: Serve<'_> = &mut |value| T::join(value, &mut hit);
+    let key = || asked.encoded(head);
+    let mut look = |cache: &Cache| {
+        look_further(cache, asked.declaration, &key, returns.value_type, &mut *serve)
+    };
+    let state = match cache {
+        Some(cache) => look(cache),
+        None => with_current(look),
+    };
+    match (state, hit) {
+        (None, Some(hit)) => Ok(hit),
+        (Some(state), _) => Err(Call { returns, state }),
+        (None, None) => unreachable!("a look serves a value, or says how the call goes on"),
     }
 }
 

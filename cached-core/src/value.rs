@@ -208,12 +208,40 @@ pub(crate) enum Split<R> {
     Error(R),
 }
 
-impl<R, V> Returns<R, V> {
-    pub(crate) fn new<Mode>(errors: Errors<R>) -> Returns<R, V>
-    where
-        R: Returned<Mode, Value = V>,
-        V: CachedValue,
-    {
+/// The same as a type, so that a hit runs it without a call.
+pub trait Typed {
+    /// What the function returns.
+    type Returned;
+    /// What of it is cached.
+    type Value;
+
+    /// Puts what the function returns for a cached value in its place; `false` where the value is
+    /// of another type. Put and not handed on: a value is slow to move that was only just written.
+    #[doc(hidden)]
+    fn join(value: &Value, place: &mut Option<Self::Returned>) -> bool;
+
+    #[doc(hidden)]
+    fn returns(self) -> Returns<Self::Returned, Self::Value>;
+}
+
+/// A return type in its mode.
+pub(crate) struct In<Mode, R> {
+    pub(crate) errors: Errors<R>,
+    pub(crate) mode: PhantomData<Mode>,
+}
+
+impl<Mode, R: Returned<Mode, Value: CachedValue>> Typed for In<Mode, R> {
+    type Returned = R;
+    type Value = R::Value;
+
+    #[inline(always)]
+    fn join(value: &Value, place: &mut Option<R>) -> bool {
+        let Some(value) = value.downcast_ref::<R::Value>() else { return false };
+        *place = Some(R::join(value.clone()));
+        true
+    }
+
+    fn returns(self) -> Returns<R, R::Value> {
         Returns {
             split: |returned, rules| match returned.split() {
                 Ok(value) => {
@@ -222,9 +250,9 @@ impl<R, V> Returns<R, V> {
                 }
                 Err(returned) => Split::Error(returned),
             },
-            join: |value| value.downcast_ref::<V>().cloned().map(R::join),
-            errors,
-            value_type: TypeOf::<V>::TYPE,
+            join: |value| value.downcast_ref::<R::Value>().cloned().map(R::join),
+            errors: self.errors,
+            value_type: TypeOf::<R::Value>::TYPE,
             rules: Rules::NONE,
         }
     }

@@ -2,23 +2,29 @@ async fn page<T: Kind, const N: usize>(kind: T, edition: u8) -> Option<Page<N>>
 where
     T: serde::Serialize,
 {
-    let call = ::cached_core::private::begin!(::cached_core::private::lookup::<Option<Page<N>>>(
-        ::cached_core::private::Sharing::<Option<Page<N>>>::NEW.errors(),
-        ::cached_core::private::declaration!("page", "page"),
-        ::cached_core::private::Types::new(&|| ())
-            .of::<(::core::marker::PhantomData<T>,)>()
-            .constants(&[::cached_core::private::part(&N)]),
-        &[::cached_core::private::part(&kind)],
-        ::core::option::Option::Some(::cached_core::private::part(&edition)),
-    ))
-    .cache_if(|page| page.is_final());
-    let fetch = async move {
-        #[allow(unused_variables)]
+    let (call, fetch) = {
         let (kind, edition) = (kind, edition);
-        if false {
-            return ::cached_core::private::never::<Option<Page<N>>>();
-        }
-        kind.page(edition).await
+        let call =
+            ::cached_core::private::begin!(::cached_core::private::lookup::<Option<Page<N>>, _>(
+                ::cached_core::private::Sharing::<Option<Page<N>>>::NEW.errors(),
+                ::cached_core::private::Asked::new(
+                    ::cached_core::private::declaration!("page", "page"),
+                    &|| (),
+                    ::cached_core::private::part(&kind),
+                    ::cached_core::private::part(&edition)
+                )
+                .of::<(::core::marker::PhantomData<T>,)>()
+                .constants(::cached_core::private::part(&N))
+            ))
+            .cache_if(|page| page.is_final());
+        (call, async move {
+            #[allow(unused_variables)]
+            let (kind, edition) = (kind, edition);
+            if false {
+                return ::cached_core::private::never::<Option<Page<N>>>();
+            }
+            kind.page(edition).await
+        })
     };
     call.answer(::core::pin::pin!(fetch)).await
 }

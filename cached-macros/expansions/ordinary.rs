@@ -1,20 +1,26 @@
 pub async fn fetch_payment(number: &str, state: PaymentState) -> Result<Payment, FetchError> {
-    let call = ::cached_core::private::begin!(::cached_core::private::lookup::<
-        Result<Payment, FetchError>,
-    >(
-        ::cached_core::private::Sharing::<Result<Payment, FetchError>>::NEW.errors(),
-        ::cached_core::private::declaration!("payment", "fetch_payment"),
-        ::cached_core::private::Types::new(&|| ()),
-        &[::cached_core::private::part(&number)],
-        ::core::option::Option::Some(::cached_core::private::part(&state)),
-    ));
-    let fetch = async move {
-        #[allow(unused_variables)]
+    let (call, fetch) = {
         let (number, state) = (number, state);
-        if false {
-            return ::cached_core::private::never::<Result<Payment, FetchError>>();
-        }
-        upstream(number, state).await
+        let call = ::cached_core::private::begin!(::cached_core::private::lookup::<
+            Result<Payment, FetchError>,
+            _,
+        >(
+            ::cached_core::private::Sharing::<Result<Payment, FetchError>>::NEW.errors(),
+            ::cached_core::private::Asked::new(
+                ::cached_core::private::declaration!("payment", "fetch_payment"),
+                &|| (),
+                ::cached_core::private::part(&number),
+                ::cached_core::private::part(&state)
+            )
+        ));
+        (call, async move {
+            #[allow(unused_variables)]
+            let (number, state) = (number, state);
+            if false {
+                return ::cached_core::private::never::<Result<Payment, FetchError>>();
+            }
+            upstream(number, state).await
+        })
     };
     call.answer(::core::pin::pin!(fetch)).await
 }

@@ -1,27 +1,35 @@
 impl Client {
     pub(crate) async fn profile(&self, id: u64) -> Result<Option<Profile>, Error> {
-        let call = ::cached_core::private::begin!(
-            ::cached_core::private::lookup::<Result<Option<Profile>, Error>>(
-                ::cached_core::private::Sharing::<Result<Option<Profile>, Error>>::NEW.errors(),
-                ::cached_core::private::declaration!(
-                    "profile",
-                    "profile",
-                    overwrite("users edit their profile and expect to see the edit")
-                ),
-                ::cached_core::private::Types::new(&|| ()),
-                &[::cached_core::private::part(&self.region), ::cached_core::private::part(&id)],
-                ::core::option::Option::None,
-            )
-            .cache(::cached_core::private::cache(&self.cache))
-        )
-        .ttl(self.lifetime);
-        let fetch = async move {
-            #[allow(unused_variables)]
+        let (call, fetch) = {
             let (id,) = (id,);
-            if false {
-                return ::cached_core::private::never::<Result<Option<Profile>, Error>>();
-            }
-            self.http.profile(id).await
+            let call = ::cached_core::private::begin!(
+                ::cached_core::private::lookup::<Result<Option<Profile>, Error>, _>(
+                    ::cached_core::private::Sharing::<Result<Option<Profile>, Error>>::NEW.errors(),
+                    ::cached_core::private::Asked::new(
+                        ::cached_core::private::declaration!(
+                            "profile",
+                            "profile",
+                            overwrite("users edit their profile and expect to see the edit")
+                        ),
+                        &|| (),
+                        (
+                            ::cached_core::private::part(&self.region),
+                            ::cached_core::private::part(&id)
+                        ),
+                        ()
+                    )
+                )
+                .cache(::cached_core::private::cache(&self.cache))
+            )
+            .ttl(self.lifetime);
+            (call, async move {
+                #[allow(unused_variables)]
+                let (id,) = (id,);
+                if false {
+                    return ::cached_core::private::never::<Result<Option<Profile>, Error>>();
+                }
+                self.http.profile(id).await
+            })
         };
         call.answer(::core::pin::pin!(fetch)).await
     }

@@ -1,24 +1,30 @@
 async fn price(course: String) -> Price {
-    let call = ::cached_core::private::begin!(::cached_core::private::lookup_whole::<Price>(
-        ::cached_core::private::Sharing::<Price>::NEW.errors(),
-        ::cached_core::private::declaration!(
-            "price",
-            "price",
-            ttl(::core::time::Duration::from_millis(600000u64)),
-            refresh_ahead(::core::time::Duration::from_millis(120000u64)),
-            overwrite("the upstream has no versions of a price")
-        ),
-        ::cached_core::private::Types::new(&|| ()),
-        &[::cached_core::private::part(&course)],
-        ::core::option::Option::None,
-    ));
-    let fetch = async move {
-        #[allow(unused_variables)]
+    let (call, fetch) = {
         let (course,) = (course,);
-        if false {
-            return ::cached_core::private::never::<Price>();
-        }
-        upstream(course).await
+        let call =
+            ::cached_core::private::begin!(::cached_core::private::lookup_whole::<Price, _>(
+                ::cached_core::private::Sharing::<Price>::NEW.errors(),
+                ::cached_core::private::Asked::new(
+                    ::cached_core::private::declaration!(
+                        "price",
+                        "price",
+                        ttl(::core::time::Duration::from_millis(600000u64)),
+                        refresh_ahead(::core::time::Duration::from_millis(120000u64)),
+                        overwrite("the upstream has no versions of a price")
+                    ),
+                    &|| (),
+                    ::cached_core::private::part(&course),
+                    ()
+                )
+            ));
+        (call, async move {
+            #[allow(unused_variables)]
+            let (course,) = (course,);
+            if false {
+                return ::cached_core::private::never::<Price>();
+            }
+            upstream(course).await
+        })
     };
     call.answer_ahead(::std::boxed::Box::pin(fetch)).await
 }

@@ -48,16 +48,20 @@ impl<'a> Krate<'a> {
 ///
 /// // Output:
 /// async fn fetch_payment(number: &str, state: State) -> Result<Payment, FetchError> {
-///     let call = begin!(
-///         lookup::<Result<Payment, FetchError>>(…, declaration!(…), Types::new(…), &[part(&number)], Some(part(&state)))
-///     );
-///     let fetch = async move { BODY };
+///     let (call, fetch) = {
+///         let (number, state) = (number, state);
+///         let call = begin!(
+///             lookup::<Result<Payment, FetchError>, _>(…, Asked::new(declaration!(…), …, part(&number), part(&state)))
+///         );
+///         (call, async move { BODY })
+///     };
 ///     call.answer(pin!(fetch)).await
 /// }
 /// ```
 ///
 /// The call is begun in a statement of its own: what its arguments borrow must be gone before the
-/// body moves the parameters, and before anything is awaited.
+/// body moves the parameters, and before anything is awaited. And it borrows locals of a block of
+/// their own: a parameter that was borrowed is kept in the future for as long as that lives.
 pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'_>) -> TokenStream {
     // There is nothing to fetch yet, and the compiler says so at the braces.
     if cached.body.stream().is_empty() {
@@ -73,6 +77,8 @@ pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'
         let rest = inner.rest;
         quote!(#taken #edge #rest)
     });
+    let names: Vec<&Ident> = arguments(cached).map(|parameter| &parameter.ident).collect();
+    let moved = (!names.is_empty()).then(|| quote!(let (#(#names,)*) = (#(#names,)*);));
     let answer = match cached.refreshed {
         true => quote!(#call.answer_ahead(::std::boxed::Box::pin(#fetch)).await),
         false => quote!(#call.answer(::core::pin::pin!(#fetch)).await),
@@ -80,8 +86,11 @@ pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'
     let statements = in_braces_of(
         cached.body,
         &quote! {
-            let #call = #begin!(#lookup) #rules;
-            let #fetch = async move #body;
+            let (#call, #fetch) = {
+                #moved
+                let #call = #begin!(#lookup) #rules;
+                (#call, async move #body)
+            };
             #answer
         },
     );
@@ -128,32 +137,36 @@ impl Key<'_> {
             .map(|item| krate.private(span, item));
         // Only an error without borrows can outlive the call that it ended.
         let errors = Ident::new(if borrows(returned) { "no_errors" } else { "errors" }, span);
-        let (types, identifier, version) = (self.types(), self.identifier(), self.version());
+        let asked = self.asked(declaration);
         let cache = self.cached.cache.map(|cache| {
             let (function, borrowed) = (krate.private(cache.span(), "cache"), borrowed(cache));
             quote_spanned!(cache.span()=> .cache(#function(#borrowed)))
         });
         quote_spanned! {span=>
-            #lookup::<#returned>(
-                #sharing::<#returned>::NEW.#errors(), #declaration, #types, #identifier, #version,
-            ) #cache
+            #lookup::<#returned, _>(#sharing::<#returned>::NEW.#errors(), #asked) #cache
         }
     }
 
-    fn types(&self) -> TokenStream {
-        let types = self.krate.private(Span::call_site(), "Types");
+    fn asked(&self, declaration: &TokenStream) -> TokenStream {
+        let asked = self.krate.private(Span::call_site(), "Asked");
+        let identifier = self.parts(&self.cached.identifier);
+        let version = self.parts(self.cached.version);
         let (own, constants) = type_and_const_params(self.generics);
         let own =
             (!own.is_empty()).then(|| quote!(.of::<(#(::core::marker::PhantomData<#own>,)*)>()));
         // The type of an `impl Trait` cannot be named, but that of its value can.
         let unnamed = self.unnamed().map(|name| quote!(::core::any::type_name_of_val(&#name)));
-        let constants: Vec<TokenStream> =
-            constants.iter().map(ToTokens::to_token_stream).chain(unnamed).collect();
+        let constants: Vec<Expr> = constants
+            .iter()
+            .map(ToTokens::to_token_stream)
+            .chain(unnamed)
+            .map(Expr::Verbatim)
+            .collect();
         let constants = (!constants.is_empty()).then(|| {
-            let part = self.krate.private(Span::call_site(), "part");
-            quote!(.constants(&[#(#part(&#constants)),*]))
+            let constants = self.parts(&constants);
+            quote!(.constants(#constants))
         });
-        quote!(#types::new(&|| ()) #own #constants)
+        quote!(#asked::new(#declaration, &|| (), #identifier, #version) #own #constants)
     }
 
     /// The parameters of the key whose types are written `impl Trait`.
@@ -167,16 +180,11 @@ impl Key<'_> {
         parameters.map(|parameter| &parameter.ident).filter(|name| !skipped.contains(name))
     }
 
-    fn identifier(&self) -> TokenStream {
-        let parts = self.cached.identifier.iter().map(|part| self.part(part));
-        quote!(&[#(#parts),*])
-    }
-
-    fn version(&self) -> TokenStream {
-        match self.cached.version.map(|version| self.part(version)) {
-            Some(version) => quote!(::core::option::Option::Some(#version)),
-            None => quote!(::core::option::Option::None),
-        }
+    /// None, one, or a pair of one and the rest.
+    fn parts<'e>(&self, parts: impl IntoIterator<Item = &'e Expr>) -> TokenStream {
+        let parts: Vec<TokenStream> = parts.into_iter().map(|part| self.part(part)).collect();
+        let pairs = parts.into_iter().rev().reduce(|rest, first| quote!((#first, #rest)));
+        pairs.unwrap_or_else(|| quote!(()))
     }
 
     /// What else is told to the runtime, each by a method of what the call begins with.
@@ -218,10 +226,14 @@ fn borrowed(expression: &Expr) -> TokenStream {
     }
 }
 
+/// The parameters but `self`, which cannot be bound anew.
+fn arguments<'c>(cached: &'c Cached<'_>) -> impl Iterator<Item = &'c Parameter> {
+    cached.function.parameters.iter().filter(|parameter| parameter.ident != "self")
+}
+
 /// `let (number, mut state) = (number, state);`, as the compiler does it for a plain `async fn`: what
 /// it says of a local names it, what it says of a captured variable does not.
 fn take_over(cached: &Cached<'_>) -> TokenStream {
-    let all = cached.function.parameters.iter().filter(|parameter| parameter.ident != "self");
     let in_option = |name: &Ident| {
         let ttl = match cached.ttl {
             Ttl::Expression(ttl) => Some(ttl),
@@ -229,7 +241,7 @@ fn take_over(cached: &Cached<'_>) -> TokenStream {
         };
         cached.cache.into_iter().chain(ttl).any(|option| mentions(option, name))
     };
-    let (skipped, in_key): (Vec<_>, Vec<_>) = all.partition(|parameter| {
+    let (skipped, in_key): (Vec<_>, Vec<_>) = arguments(cached).partition(|parameter| {
         cached.skipped.contains(&parameter.ident) && !in_option(&parameter.ident)
     });
     let bind = |parameters: &[&Parameter]| {

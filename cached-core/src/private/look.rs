@@ -2,26 +2,14 @@
 
 use std::sync::Arc;
 
-use super::Part;
-use super::types::Types;
+use super::asked::{Asked, Hashed, Parts};
 use crate::cache::Cache;
 use crate::call::{Begun, Missed};
-use crate::current::{current_of_process, with_current};
 use crate::declaration::Declaration;
-use crate::key::{Encoder, KeyError};
+use crate::key::{Bytes, KeyError};
 use crate::site::Site;
-use crate::tier::local::Mark;
 use crate::tier::request::Request;
 use crate::value::{Value, ValueType};
-
-/// Which entry is asked for, whatever the type of its value.
-pub(super) struct Asked<'k> {
-    pub(super) declaration: &'static Declaration,
-    pub(super) value_type: &'static ValueType,
-    pub(super) types: Types<'k>,
-    pub(super) identifier: &'k [Part<'k>],
-    pub(super) version: Option<Part<'k>>,
-}
 
 /// How a call goes on that was not served. Boxed, so that a look returns two words.
 pub(super) enum State {
@@ -34,83 +22,90 @@ pub(super) enum State {
     Bypassed(Box<(Cache, &'static Declaration)>),
 }
 
-/// Encodes the key into `encoder`, which stays where it is: moving a key costs a part of a hit.
-#[inline(always)]
-pub(super) fn encode<'e>(
-    encoder: &'e mut Encoder,
-    index: usize,
-    asked: &Asked<'_>,
-) -> Result<&'e [u8], KeyError> {
-    encoder.key(index as u32, asked.identifier, asked.version)?;
-    asked.types.encode(asked.declaration, encoder)?;
-    Ok(encoder.finish())
-}
-
-/// What has the value that the request or the local tier has; whether it took it.
+/// What has the value that is found; whether it took it.
 pub(super) type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
 
-/// Lets `serve` have the value that the request or the local tier has; `None` where it took it. The
-/// way of a hit outside of a request is this one function, which calls few others.
-pub(super) fn look(cache: Option<&Cache>, asked: &Asked<'_>, serve: Serve<'_>) -> Option<State> {
-    let Some(cache) = cache.or_else(current_of_process) else {
-        return with_current(|cache| look(Some(cache), asked, serve));
-    };
-    let declaration = asked.declaration;
-    let index = declaration.index().filter(|_| cache.is_enabled());
-    let Some(index) = index else { return bypass(cache, declaration) };
-    let mut encoder = Encoder::default();
-    let key = match encode(&mut encoder, index, asked) {
-        Ok(key) => key,
-        Err(error) => return without_key(cache, declaration, &error),
-    };
-    let request = Request::current();
-    let mut looked = None;
-    if request.is_none() && declaration.is_plain() {
-        match cache.local().serve(key, &mut *serve) {
-            Ok(served) => {
-                cache.counters_at(index).local_hits.add();
-                return if served { None } else { bypass(cache, declaration) };
-            }
-            Err(mark) => looked = Some(mark),
-        }
+/// Lets `serve` have the value that the request or this thread has, found without the bytes of the
+/// key. This is the way of a hit.
+#[inline(always)]
+pub(super) fn look<I: Parts, V: Parts, C: Parts>(
+    cache: &Cache,
+    key: &Hashed<'_, Asked<I, V, C>>,
+    serve: impl FnMut(&Value) -> bool,
+) {
+    if !cache.is_enabled() {
+        return;
     }
-    look_further(cache, asked, key, request, looked, serve)
+    let (served, hits) = match Request::current() {
+        Some(request) => (request.serve(cache.id(), key, serve), &key.counters(cache).request_hits),
+        None if key.is_plain() => {
+            (cache.local().serve_kept(key, serve), &key.counters(cache).local_hits)
+        }
+        None => return,
+    };
+    if served == Some(true) {
+        hits.add();
+    }
 }
 
-/// The way of every other call.
-#[inline(never)]
-fn look_further(
+/// The way of every other call: lets `serve` have the value that the request or the local tier has.
+/// `None` where it took it.
+pub(super) fn look_further(
     cache: &Cache,
-    asked: &Asked<'_>,
-    key: &[u8],
-    request: Option<Request>,
-    looked: Option<Mark>,
+    declaration: &'static Declaration,
+    key: &dyn Fn() -> Result<Bytes, KeyError>,
+    value_type: &'static ValueType,
     serve: Serve<'_>,
 ) -> Option<State> {
-    let Asked { declaration, value_type, .. } = *asked;
+    if !cache.is_enabled() || declaration.index().is_none() {
+        return bypass(cache, declaration);
+    }
+    match key() {
+        Ok(key) => look_in_tiers(cache, declaration, &key, value_type, serve),
+        Err(error) => without_key(cache, declaration, &error),
+    }
+}
+
+fn look_in_tiers(
+    cache: &Cache,
+    declaration: &'static Declaration,
+    key: &[u8],
+    value_type: &'static ValueType,
+    serve: Serve<'_>,
+) -> Option<State> {
     let site = || Site::new(cache, declaration, Arc::from(key), value_type, None);
     let Some(counters) = cache.counters(declaration) else { return bypass(cache, declaration) };
-    if let Some(served) = request.and_then(|request| request.serve(cache.id(), key, &mut *serve)) {
+    let request = Request::current();
+    if let Some(served) = request.and_then(|request| request.serve(cache.id(), &key, &mut *serve)) {
         counters.request_hits.add();
         return if served { None } else { bypass(cache, declaration) };
     }
     let force_miss = request.is_some_and(|request| request.force_miss());
-    if looked.is_none()
-        && !force_miss
-        && declaration.uses_local()
-        && let Ok(value) = cache.local().get(key)
+    let mut looked = None;
+    if request.is_none()
+        && declaration.is_plain()
+        && let Some(served) = cache.local().serve_kept(&key, &mut *serve)
     {
         counters.local_hits.add();
-        let value = match request {
-            Some(request) => request.keep(cache.id(), &Arc::from(key), value),
-            None => value,
-        };
-        if !declaration.refreshed_ahead().is_zero()
-            && let Some(site) = site()
-        {
-            return Some(State::Due(Box::new((value, site))));
+        return if served { None } else { bypass(cache, declaration) };
+    }
+    if !force_miss && declaration.uses_local() {
+        match cache.local().get(key) {
+            Ok(value) => {
+                counters.local_hits.add();
+                let value = match request {
+                    Some(request) => request.keep(cache.id(), &Arc::from(key), value),
+                    None => value,
+                };
+                if !declaration.refreshed_ahead().is_zero()
+                    && let Some(site) = site()
+                {
+                    return Some(State::Due(Box::new((value, site))));
+                }
+                return if serve(&value) { None } else { bypass(cache, declaration) };
+            }
+            Err(mark) => looked = Some(mark),
         }
-        return if serve(&value) { None } else { bypass(cache, declaration) };
     }
     match site() {
         Some(site) => Some(State::Missed(Box::new(Missed { site, request, looked }))),

@@ -1,63 +1,76 @@
 //! What tells the keys of a function's type arguments apart.
 
-use std::any::type_name;
 use std::sync::atomic::Ordering;
 
-use super::Part;
+use serde::ser::Serializer;
+
+use super::asked::Parts;
 use crate::declaration::Declaration;
-use crate::key::{Encoder, KeyError};
+use crate::key::{END, SEQ, Sink, Writer};
 
 /// The type and const arguments of a function and of the impl around it.
-pub struct Types<'t> {
+pub(super) struct Types<C> {
     site: &'static str,
     own: &'static str,
-    constants: &'t [Part<'t>],
+    constants: C,
 }
 
-impl<'t> Types<'t> {
-    /// Takes a closure of the function's body: its type's name shows the arguments of the impl,
-    /// which the attribute does not see.
+impl Types<()> {
+    /// Takes the name of the type of a closure in the function's body.
     #[inline]
-    pub fn new<Closure>(_: &Closure) -> Types<'t> {
-        Types { site: type_name::<Closure>(), own: "", constants: &[] }
+    pub(super) fn new(site: &'static str) -> Types<()> {
+        Types { site, own: "", constants: () }
+    }
+}
+
+impl<C> Types<C> {
+    #[inline]
+    pub(super) fn of(self, own: &'static str) -> Types<C> {
+        Types { own, ..self }
     }
 
-    /// Adds the function's own type arguments, as a tuple of `PhantomData`.
-    #[must_use]
-    pub fn of<Arguments>(self) -> Types<'t> {
-        Types { own: type_name::<Arguments>(), ..self }
+    #[inline]
+    pub(super) fn constants<D>(self, constants: D) -> Types<D> {
+        Types { site: self.site, own: self.own, constants }
     }
+}
 
-    /// Adds the function's own const arguments.
-    #[must_use]
-    pub fn constants(self, constants: &'t [Part<'t>]) -> Types<'t> {
-        Types { constants, ..self }
-    }
-
+impl<C: Parts> Types<C> {
     /// Adds what there is to the key; nothing where there are no arguments, so that such keys
     /// do not depend on how the compiler writes a type.
     #[inline(always)]
-    pub(super) fn encode(
-        &self,
-        declaration: &Declaration,
-        encoder: &mut Encoder,
-    ) -> Result<(), KeyError> {
-        if self.own.is_empty() && self.constants.is_empty() {
-            // An ordinary function has one site, and it is looked at once.
-            let site = self.site.as_ptr().addr();
-            if declaration.plain_site.load(Ordering::Relaxed) == site {
-                return Ok(());
-            }
-            if is_plain(container(self.site)) {
-                declaration.plain_site.store(site, Ordering::Relaxed);
-                return Ok(());
-            }
+    pub(super) fn write<S: Sink>(&self, declaration: &Declaration, sink: S) -> Result<S, S::Error> {
+        if self.own.is_empty() && !C::ANY && is_plain_site(declaration, self.site) {
+            return Ok(sink);
         }
-        let container = container(self.site);
-        encoder.str(if is_plain(container) { "" } else { container });
-        encoder.str(self.own);
-        encoder.parts(self.constants)
+        self.write_all(sink)
     }
+
+    #[inline(never)]
+    fn write_all<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
+        let container = container(self.site);
+        let container = if is_plain(container) { "" } else { container };
+        let sink = Writer(sink).serialize_str(container)?;
+        let sink = Writer(sink).serialize_str(self.own)?;
+        self.constants.write(sink.brackets([SEQ])?)?.brackets([END])
+    }
+}
+
+/// Whether a site has no type arguments. An ordinary function has one site, and it is looked at once.
+#[inline(always)]
+fn is_plain_site(declaration: &Declaration, site: &'static str) -> bool {
+    let address = site.as_ptr().addr();
+    declaration.plain_site.load(Ordering::Relaxed) == address
+        || look_at_site(declaration, site, address)
+}
+
+#[inline(never)]
+fn look_at_site(declaration: &Declaration, site: &'static str, address: usize) -> bool {
+    let is_plain = is_plain(container(site));
+    if is_plain {
+        declaration.plain_site.store(address, Ordering::Relaxed);
+    }
+    is_plain
 }
 
 /// The part of a closure's type name that stands before the function: its module, or its type.

@@ -12,10 +12,10 @@ use foldhash::quality::RandomState;
 use moka::sync::Cache;
 
 use entry::{ByEntry, LocalEntry, Since};
-use mirror::{Kept, Place};
+use mirror::Kept;
 
 use crate::clock::Clock;
-use crate::key::hash_of;
+use crate::key::{Head, Sought};
 use crate::value::Value;
 
 pub(crate) use entry::Life;
@@ -120,28 +120,24 @@ impl Local {
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Value, Mark> {
-        self.serve(key, Value::clone)
+        self.serve_kept(&key, Value::clone).map_or_else(|| self.get_from_store(key), Ok)
     }
 
-    /// What `serve` makes of the value, if there is one.
+    /// What `serve` makes of the value, if this thread keeps it.
     #[inline(always)]
-    pub(crate) fn serve<T>(
+    pub(crate) fn serve_kept<T>(
         &self,
-        key: &[u8],
-        mut serve: impl FnMut(&Value) -> T,
-    ) -> Result<T, Mark> {
-        let place = self.place(key);
-        match mirror::look(place, |slot| self.answers(place, slot), &mut serve) {
-            Some(served) => Ok(served),
-            None => self.get_from_store(place).map(|value| serve(&value)),
-        }
+        key: &impl Sought,
+        serve: impl FnOnce(&Value) -> T,
+    ) -> Option<T> {
+        mirror::look(self.id, key, |slot| self.answers(key.head(), slot), serve)
     }
 
     /// Whether what the thread keeps is served: it is what the store has, alive, and not to be
     /// passed on.
     #[inline(always)]
-    fn answers(&self, place: Place<'_>, slot: &mirror::Slot) -> bool {
-        slot.mark == self.mark(place.hash).load(Ordering::Acquire)
+    fn answers(&self, head: Head, slot: &mirror::Slot) -> bool {
+        slot.mark == self.mark(head.hash()).load(Ordering::Acquire)
             && self.stored().wrapping_sub(slot.stored) < PASSED_ON
             && self.clock.coarse() < slot.until
     }
@@ -150,18 +146,19 @@ impl Local {
         self.stored.0.load(Ordering::Relaxed)
     }
 
-    fn get_from_store(&self, place: Place<'_>) -> Result<Value, Mark> {
+    /// The same without a look at what this thread keeps.
+    pub(crate) fn get_from_store(&self, key: &[u8]) -> Result<Value, Mark> {
         mirror::tidy();
-        let mark = self.mark(place.hash).load(Ordering::Acquire);
-        let entry = self.entries.get(place.key).ok_or(Mark(mark))?;
+        let mark = self.mark(Head::of(key).hash()).load(Ordering::Acquire);
+        let entry = self.entries.get(key).ok_or(Mark(mark))?;
         // moka expires on its own clock's ticks; the promise is on ours.
         let left = entry.left(self.since, self.clock.now());
         if left > LAST_BIT {
             let until = self.clock.coarse() + (left - LAST_BIT);
-            let weight = entry.weigh(place.key);
+            let weight = entry.weigh(key);
             let kept = Kept { mark, until, stored: self.stored(), value: &entry.value, weight };
             let allowed = self.entries.policy().max_capacity().unwrap_or(0) / MIRRORED;
-            mirror::keep(place, kept, allowed);
+            mirror::keep(self.id, key, kept, allowed);
         }
         if left.is_zero() { Err(Mark(mark)) } else { Ok(entry.value) }
     }
@@ -169,7 +166,7 @@ impl Local {
     /// The same for a key that was looked for and not found: if it is not there yet, the store does
     /// not take that for another wish to have it. It admits what is asked for more often.
     pub(crate) fn get_again(&self, key: &[u8]) -> Option<Value> {
-        self.entries.contains_key(key).then(|| self.get_from_store(self.place(key)).ok())?
+        self.entries.contains_key(key).then(|| self.get_from_store(key).ok())?
     }
 
     /// The same, and a ticket for what is to be published where nothing is found. Nothing has to be
@@ -182,10 +179,6 @@ impl Local {
             return Err(ticket);
         }
         self.get_again(key).ok_or(ticket)
-    }
-
-    fn place<'k>(&self, key: &'k [u8]) -> Place<'k> {
-        Place { store: self.id, hash: hash_of(key), key }
     }
 
     fn mark(&self, hash: u32) -> &AtomicU64 {
@@ -215,7 +208,7 @@ impl Local {
     }
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
-        let hash = hash_of(key);
+        let hash = Head::of(key).hash();
         Ticket { hash, count: *self.lock(hash), absent: None }
     }
 
@@ -274,7 +267,7 @@ impl Local {
     /// Removes the entry, and every publication under an earlier ticket. Returns the next ticket;
     /// `None` where `before` is out of date.
     pub(crate) fn invalidate(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {
-        let hash = hash_of(key);
+        let hash = Head::of(key).hash();
         let mut count = self.lock(hash);
         let in_time = before.is_none_or(|before| before.count == *count);
         *count += 1;

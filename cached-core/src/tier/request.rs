@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 
+use crate::key::{Head, Sought, body};
 use crate::value::Value;
 
 tokio::task_local! {
@@ -17,7 +19,9 @@ tokio::task_local! {
 /// Whether there was any request, ever: where there was none, the task is not asked for it.
 static IS_USED: AtomicBool = AtomicBool::new(false);
 
-type ByKey = HashMap<Arc<[u8]>, Value, RandomState>;
+/// Answers by the heads of their keys. Several keys may have the same.
+type ByKey = HashMap<Head, WithHead, RandomState>;
+type WithHead = SmallVec<[(Arc<[u8]>, Value); 1]>;
 
 /// The answers of one request. They are reached through the task alone, so they need no lock.
 struct Answers {
@@ -54,7 +58,7 @@ impl Request {
     }
 
     pub(crate) fn get(&self, cache: u64, key: &[u8]) -> Option<Value> {
-        self.serve(cache, key, Value::clone)
+        self.serve(cache, &key, Value::clone)
     }
 
     /// What `serve` makes of the request's answer, if it has one.
@@ -62,13 +66,14 @@ impl Request {
     pub(crate) fn serve<T>(
         &self,
         cache: u64,
-        key: &[u8],
+        key: &impl Sought,
         serve: impl FnOnce(&Value) -> T,
     ) -> Option<T> {
         let serve = |answers: &Answers| {
             let caches = answers.caches.borrow();
             let (_, answers) = caches.iter().find(|(id, _)| *id == cache)?;
-            answers.get(key).map(serve)
+            let with_head = answers.get(&key.head())?;
+            with_head.iter().find(|(other, _)| key.is(body(other))).map(|(_, value)| serve(value))
         };
         ANSWERS.try_with(serve).ok().flatten()
     }
@@ -76,17 +81,29 @@ impl Request {
     /// Keeps the first answer for the rest of the request; returns the one that is kept.
     pub(crate) fn keep(&self, cache: u64, key: &Arc<[u8]>, value: Value) -> Value {
         let kept = |answers: &mut ByKey| {
-            Arc::clone(answers.entry(Arc::clone(key)).or_insert_with(|| Arc::clone(&value)))
+            let with_head = answers.entry(Head::of(key)).or_default();
+            if let Some((_, kept)) = with_head.iter().find(|(other, _)| other == key) {
+                return Arc::clone(kept);
+            }
+            with_head.push((Arc::clone(key), Arc::clone(&value)));
+            Arc::clone(&value)
         };
         self.change(cache, kept).unwrap_or(value)
     }
 
     pub(crate) fn replace(&self, cache: u64, key: &Arc<[u8]>, value: Value) {
-        drop(self.change(cache, |answers| answers.insert(Arc::clone(key), value)));
+        let replaced = |answers: &mut ByKey| {
+            let with_head = answers.entry(Head::of(key)).or_default();
+            let before = taken(with_head, key);
+            with_head.push((Arc::clone(key), value));
+            before
+        };
+        drop(self.change(cache, replaced));
     }
 
     pub(crate) fn remove(&self, cache: u64, key: &[u8]) {
-        drop(self.change(cache, |answers| answers.remove(key)));
+        let removed = |answers: &mut ByKey| taken(answers.get_mut(&Head::of(key))?, key);
+        drop(self.change(cache, removed));
     }
 
     /// What it returns is dropped outside of the borrow: a value's own `Drop` may make a call.
@@ -106,6 +123,12 @@ impl Request {
         };
         ANSWERS.try_with(change).ok().flatten()
     }
+}
+
+/// Takes a key's answer out of those with its head.
+fn taken(with_head: &mut WithHead, key: &[u8]) -> Option<Value> {
+    let place = with_head.iter().position(|(other, _)| **other == *key)?;
+    Some(with_head.swap_remove(place).1)
 }
 
 /// A request, within which a key has one answer.

@@ -21,14 +21,13 @@
 //! What it costs when keys share a mark is a look in the store.
 
 use std::cell::RefCell;
-use std::hint::select_unpredictable;
-use std::mem::replace;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use smallvec::SmallVec;
 
 use crate::clock::Coarse;
+use crate::key::{Head, Sought, body};
 use crate::value::Value;
 
 /// Slots of a set.
@@ -53,23 +52,23 @@ fn zero_lanes(word: u64) -> u64 {
 pub(super) struct Slot {
     weight: u32,
     store: u64,
+    head: Head,
     pub(super) mark: u64,
     /// Until when it answers.
     pub(super) until: Coarse,
     /// How much had been stored when it was looked up in the store.
     pub(super) stored: u64,
-    /// In the slot, where it is short; else a buffer that the next key uses again, so that a hit
-    /// allocates nothing.
-    key: SmallVec<[u8; 56]>,
+    /// The key without its head: in the slot, where it is short; else a buffer that the next one
+    /// uses again, so that a hit allocates nothing.
+    body: SmallVec<[u8; 56]>,
     value: Value,
 }
 
 struct Mirror {
     /// For each set a word, of whose lanes each has a part of a key's hash, by which most other keys
-    /// are told without reading them. None until something is kept.
-    tags: Vec<u64>,
-    /// As many sets.
-    slots: Vec<[Option<Slot>; WAYS]>,
+    /// are told without reading them.
+    tags: [u64; SETS],
+    slots: Box<[Set; SETS]>,
     weight: u64,
     /// The slot that is emptied next where there is too much.
     hand: usize,
@@ -77,8 +76,12 @@ struct Mirror {
     gone: u64,
 }
 
+type Set = [Option<Slot>; WAYS];
+
 thread_local! {
-    static MIRROR: RefCell<Mirror> = const { RefCell::new(Mirror::empty(0)) };
+    /// None until something is kept. A value whose own `Clone` or `Drop` asks for an entry while
+    /// this is borrowed gets it from the store.
+    static MIRROR: RefCell<Option<Box<Mirror>>> = const { RefCell::new(None) };
 }
 
 /// Threads that have a mirror; they share what a store allows all of them.
@@ -86,64 +89,37 @@ static MIRRORS: AtomicUsize = AtomicUsize::new(0);
 /// Stores that are gone. A mirror that sees this grow lets go of everything.
 static GONE: AtomicU64 = AtomicU64::new(0);
 
-/// A key as the mirrors find it.
-#[derive(Clone, Copy)]
-pub(super) struct Place<'k> {
-    pub(super) store: u64,
-    pub(super) hash: u32,
-    pub(super) key: &'k [u8],
+impl Slot {
+    #[inline(always)]
+    fn is_of(&self, store: u64, key: &impl Sought) -> bool {
+        self.store == store && self.head == key.head() && key.is(&self.body)
+    }
 }
 
-impl Place<'_> {
-    /// Its two sets. With one, a seventh of a thousand keys would share a set with four others or
-    /// more, and drive each other out.
-    fn sets(&self) -> [usize; 2] {
-        [self.hash >> 23, self.hash >> 14].map(|bits| bits as usize % SETS)
-    }
+/// The two sets where a key may be. With one, a seventh of a thousand keys would share a set with
+/// four others or more, and drive each other out.
+#[inline(always)]
+fn sets(head: Head) -> [usize; 2] {
+    [head.hash() >> 23, head.hash() >> 14].map(|bits| bits as usize % SETS)
+}
 
-    /// What each lane of a set's tags holds where the key may be.
-    fn tag(&self) -> u64 {
-        u64::from(self.hash as u16) * LANES
-    }
-
-    /// Its set, its way in it, and what is there.
-    #[inline(always)]
-    fn find<'m>(&self, mirror: &'m Mirror) -> Option<(usize, usize, &'m Slot)> {
-        // Where among its places a key is cannot be foreseen, so that is no branch.
-        let [first, second] = self.sets();
-        let in_first = zero_lanes(mirror.tags.get(first)? ^ self.tag());
-        let in_second = zero_lanes(mirror.tags.get(second)? ^ self.tag());
-        let mut found = in_first | (in_second >> 1);
-        while found != 0 {
-            let bit = found.trailing_zeros() as usize;
-            let set = select_unpredictable(bit % LANE == LANE - 1, first, second);
-            let way = bit / LANE;
-            let slot = mirror.slots.get(set)?[way].as_ref();
-            if let Some(slot) = slot.filter(|slot| self.is_of(slot)) {
-                return Some((set, way, slot));
-            }
-            found &= found - 1;
-        }
-        None
-    }
-
-    #[inline(always)]
-    fn is_of(&self, slot: &Slot) -> bool {
-        slot.store == self.store && *slot.key == *self.key
-    }
+/// What each lane of a set's tags holds where the key may be.
+#[inline(always)]
+fn tag(head: Head) -> u64 {
+    u64::from(head.hash() as u16) * LANES
 }
 
 /// What `serve` makes of the entry's value, if this thread has it and `answers` is true of it.
 #[inline(always)]
 pub(super) fn look<T>(
-    place: Place<'_>,
+    store: u64,
+    key: &impl Sought,
     answers: impl FnOnce(&Slot) -> bool,
     serve: impl FnOnce(&Value) -> T,
 ) -> Option<T> {
-    let look = |mirror: &RefCell<Mirror>| {
-        // A value's own `Clone` may ask for another entry, hence no more than a shared borrow.
+    let look = |mirror: &RefCell<Option<Box<Mirror>>>| {
         let mirror = mirror.try_borrow().ok()?;
-        let (.., slot) = place.find(&mirror)?;
+        let (.., slot) = mirror.as_ref()?.find(store, key)?;
         answers(slot).then(|| serve(&slot.value))
     };
     // Without thread-locals, at the end of a thread, there is the store.
@@ -154,12 +130,18 @@ pub(super) fn look<T>(
 #[inline]
 pub(super) fn tidy() {
     let gone = GONE.load(Ordering::Relaxed);
-    // What is let go is dropped after the borrow: a value's own `Drop` may ask for an entry.
-    let old = MIRROR.try_with(|mirror| {
-        let mut mirror = mirror.try_borrow_mut().ok()?;
-        (mirror.gone != gone).then(|| replace(&mut *mirror, Mirror::empty(gone)))
+    change(|mirror| {
+        if mirror.as_ref().is_some_and(|mirror| mirror.gone != gone) {
+            *mirror = None;
+        }
     });
-    drop(old);
+}
+
+fn change(change: impl FnOnce(&mut Option<Box<Mirror>>)) {
+    let change = |mirror: &RefCell<Option<Box<Mirror>>>| {
+        mirror.try_borrow_mut().map(|mut mirror| change(&mut mirror))
+    };
+    let _ = MIRROR.try_with(change);
 }
 
 /// A store is gone: this thread lets go of it now, every other when it next looks into a store, or
@@ -170,18 +152,8 @@ pub(super) fn forget_store() {
 }
 
 /// Keeps an entry, where this thread's share of `allowed` has room for it.
-pub(super) fn keep(place: Place<'_>, kept: Kept<'_>, allowed: u64) {
-    let keep = |mirror: &RefCell<Mirror>| {
-        mirror.try_borrow_mut().ok().and_then(|mut mirror| mirror.make_room(place, kept, allowed))
-    };
-    // Each is dropped after the borrow: a value's own `Drop` may ask for an entry.
-    while let Ok(Some(let_go)) = MIRROR.try_with(keep) {
-        drop(let_go);
-    }
-    let keep = |mirror: &RefCell<Mirror>| {
-        mirror.try_borrow_mut().ok().and_then(|mut mirror| mirror.keep(place, kept, allowed))
-    };
-    drop(MIRROR.try_with(keep));
+pub(super) fn keep(store: u64, key: &[u8], kept: Kept<'_>, allowed: u64) {
+    change(|mirror| mirror.get_or_insert_with(Mirror::new).keep(store, key, kept, allowed));
 }
 
 /// What is kept of an entry.
@@ -195,8 +167,13 @@ pub(super) struct Kept<'v> {
 }
 
 impl Mirror {
-    const fn empty(gone: u64) -> Mirror {
-        Mirror { tags: Vec::new(), slots: Vec::new(), weight: 0, hand: 0, gone }
+    fn new() -> Box<Mirror> {
+        MIRRORS.fetch_add(1, Ordering::Relaxed);
+        let gone = GONE.load(Ordering::Relaxed);
+        // By way of a vector: an array would be made on the stack, which may be too small for it.
+        let slots: Box<[Set]> = std::iter::repeat_with(Set::default).take(SETS).collect();
+        let slots = slots.try_into().unwrap_or_else(|_| unreachable!("it has as many sets"));
+        Box::new(Mirror { tags: [0; SETS], slots, weight: 0, hand: 0, gone })
     }
 
     /// What this thread may keep of what all may keep.
@@ -204,17 +181,32 @@ impl Mirror {
         allowed / MIRRORS.load(Ordering::Relaxed).max(1) as u64
     }
 
-    /// Takes one entry out, if that is needed for another's sake.
-    fn make_room(&mut self, place: Place<'_>, kept: Kept<'_>, allowed: u64) -> Option<Value> {
-        let full = self.weight + u64::from(kept.weight) > Mirror::share(allowed);
-        if !full || self.weight == 0 || place.find(self).is_some() {
-            return None;
+    /// A key's set, its way in it, and what is there.
+    #[inline(always)]
+    fn find(&self, store: u64, key: &impl Sought) -> Option<(usize, usize, &Slot)> {
+        let tag = tag(key.head());
+        // Mostly it is in the first, until those are full.
+        for set in sets(key.head()) {
+            let mut found = zero_lanes(self.tags[set] ^ tag);
+            while found != 0 {
+                let way = found.trailing_zeros() as usize / LANE;
+                if let Some(slot) = &self.slots[set][way]
+                    && slot.is_of(store, key)
+                {
+                    return Some((set, way, slot));
+                }
+                found &= found - 1;
+            }
         }
-        loop {
+        None
+    }
+
+    /// Takes entries out until there is room for the weight of another.
+    fn make_room(&mut self, weight: u32, allowed: u64) {
+        while self.weight > 0 && self.weight + u64::from(weight) > Mirror::share(allowed) {
             let (set, way) = self.next();
             if let Some(slot) = self.slots[set][way].take() {
                 self.weight -= u64::from(slot.weight);
-                return Some(slot.value);
             }
         }
     }
@@ -225,52 +217,49 @@ impl Mirror {
         (self.hand / WAYS, self.hand % WAYS)
     }
 
-    /// Returns what had its place.
-    fn keep(&mut self, place: Place<'_>, kept: Kept<'_>, allowed: u64) -> Option<Value> {
-        if u64::from(kept.weight) > Mirror::share(allowed) {
-            return None;
-        }
-        if self.slots.is_empty() {
-            self.tags.resize(SETS, 0);
-            self.slots.resize_with(SETS, Default::default);
-            MIRRORS.fetch_add(1, Ordering::Relaxed);
-        }
+    fn keep(&mut self, store: u64, key: &[u8], kept: Kept<'_>, allowed: u64) {
         let Kept { mark, until, stored, value, weight } = kept;
+        if u64::from(weight) > Mirror::share(allowed) {
+            return;
+        }
+        let head = Head::of(key);
+        let sets = sets(head);
+        let its_own = self.find(store, &key).map(|(set, way, _)| (set, way));
+        if its_own.is_none() {
+            self.make_room(weight, allowed);
+        }
+        // Begins at any of a set's ways: the first ones of all sets share a part of the processor's
+        // cache.
+        let begin = head.hash() as usize >> 4;
         let free = || {
-            let ways =
-                place.sets().into_iter().flat_map(|set| (0..WAYS).map(move |way| (set, way)));
+            let ways = sets
+                .into_iter()
+                .flat_map(|set| (begin..begin + WAYS).map(move |way| (set, way % WAYS)));
             ways.into_iter().find(|&(set, way)| self.slots[set][way].is_none())
         };
-        let (set, way) =
-            place.find(self).map(|(set, way, _)| (set, way)).or_else(free).unwrap_or_else(|| {
-                // Any of its places, but not always the same.
-                let (turn, way) = self.next();
-                (place.sets()[turn % 2], way)
-            });
-        let old = self.slots[set][way].take();
-        let (mut key, value_before) = match old {
-            Some(slot) => {
-                self.weight -= u64::from(slot.weight);
-                (slot.key, Some(slot.value))
-            }
-            None => (SmallVec::new(), None),
-        };
-        key.clear();
-        key.extend_from_slice(place.key);
+        let (set, way) = its_own.or_else(free).unwrap_or_else(|| {
+            // Any of its places, but not always the same.
+            let (turn, way) = self.next();
+            (sets[turn % 2], way)
+        });
+        let mut room = SmallVec::new();
+        if let Some(old) = self.slots[set][way].take() {
+            self.weight -= u64::from(old.weight);
+            room = old.body;
+            room.clear();
+        }
+        room.extend_from_slice(body(key));
         self.weight += u64::from(weight);
         let value = Arc::clone(value);
         let lane = u64::from(u16::MAX) << (way * LANE);
-        self.tags[set] = (self.tags[set] & !lane) | (place.tag() & lane);
+        self.tags[set] = (self.tags[set] & !lane) | (tag(head) & lane);
         self.slots[set][way] =
-            Some(Slot { weight, store: place.store, mark, until, stored, key, value });
-        value_before
+            Some(Slot { weight, store, head, mark, until, stored, body: room, value });
     }
 }
 
 impl Drop for Mirror {
     fn drop(&mut self) {
-        if !self.slots.is_empty() {
-            MIRRORS.fetch_sub(1, Ordering::Relaxed);
-        }
+        MIRRORS.fetch_sub(1, Ordering::Relaxed);
     }
 }

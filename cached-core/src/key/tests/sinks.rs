@@ -1,0 +1,135 @@
+//! The hash and the comparison, which never see the bytes, agree with them.
+
+use std::collections::HashSet;
+
+use super::*;
+
+fn hash_of(parts: &[impl Serialize]) -> u32 {
+    let write = |hasher, part: &_| Serialize::serialize(part, Writer(hasher)).expect("hashes");
+    parts.iter().fold(Hasher::new(3), write).head(3).hash()
+}
+
+fn is_the_same(trees: &[Tree], bytes: &[u8]) -> bool {
+    let write = |matching, tree: &Tree| tree.serialize(Writer(matching));
+    trees.iter().try_fold(Matching::new(bytes), write).is_ok_and(Matching::is_done)
+}
+
+/// Another of the kind, or nearly: what a comparison that is not whole would take for the same.
+fn altered(tree: &Tree, how: usize) -> Tree {
+    match tree {
+        Tree::Str(text) => {
+            let mut chars: Vec<char> = text.chars().collect();
+            let place = how % (chars.len() + 1);
+            match chars.get_mut(place) {
+                Some(char) => *char = if *char == 'x' { 'y' } else { 'x' },
+                None => chars.push('x'),
+            }
+            Tree::Str(chars.into_iter().collect())
+        }
+        Tree::Bytes(bytes) => Tree::Bytes([&bytes[..], &[0]].concat()),
+        Tree::Unsigned(value) => Tree::Unsigned(value ^ (1 << (how % 128))),
+        Tree::Signed(value) => Tree::Signed(value ^ (1 << (how % 128))),
+        Tree::Float(bits) => Tree::Float(bits ^ (1 << (how % 64))),
+        Tree::Some(tree) => Tree::Some(Box::new(altered(tree, how))),
+        Tree::Seq(trees) if !trees.is_empty() => {
+            let mut trees = trees.clone();
+            let place = how % trees.len();
+            trees[place] = altered(&trees[place], how / 7);
+            Tree::Seq(trees)
+        }
+        Tree::Struct(fields) if !fields.is_empty() => {
+            let mut fields = fields.clone();
+            let place = how % fields.len();
+            fields[place].1 = altered(&fields[place].1, how / 7);
+            Tree::Struct(fields)
+        }
+        _ => Tree::Some(Box::new(tree.clone())),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_key_is_the_same_exactly_where_its_bytes_are(
+        one in vec(trees(), 0..4),
+        other in vec(trees(), 0..4),
+        how in any::<usize>(),
+    ) {
+        let mut nearly = one.clone();
+        if !nearly.is_empty() {
+            let place = how % nearly.len();
+            nearly[place] = altered(&nearly[place], how / 5);
+        }
+        let shorter = &one[..one.len().saturating_sub(1)];
+        for another in [&one[..], &other, &nearly, shorter] {
+            let bytes = bytes_of(another);
+            prop_assert_eq!(is_the_same(&one, &bytes), bytes_of(&one) == bytes, "{:?}", another);
+        }
+    }
+
+    #[test]
+    fn the_same_bytes_have_the_same_hash(
+        entries in vec((trees(), trees()), 0..5),
+        before in trees(),
+        after in trees(),
+        places in vec(any::<prop::sample::Index>(), 5),
+    ) {
+        let mut shuffled = entries.clone();
+        for (index, place) in places.iter().enumerate().take(entries.len()) {
+            shuffled.swap(index, place.index(entries.len()));
+        }
+        let key = |entries| [before.clone(), Tree::Map(entries), after.clone()];
+        let (one, other) = (key(entries), key(shuffled));
+        prop_assert_eq!(bytes_of(&one), bytes_of(&other));
+        prop_assert_eq!(hash_of(&one), hash_of(&other));
+        prop_assert!(is_the_same(&one, &bytes_of(&other)));
+    }
+}
+
+/// Texts of every length around those that are compared in another way, with each byte changed.
+#[test]
+fn a_text_differs_by_any_of_its_bytes() {
+    for length in (0..40).chain([127, 128, 129, 300]) {
+        let text = "a".repeat(length);
+        let bytes = bytes_of(&[Tree::Str(text.clone())]);
+        assert!(is_the_same(&[Tree::Str(text.clone())], &bytes));
+        let hash = hash_of(&[&text]);
+        for place in 0..length {
+            let mut other = text.clone();
+            other.replace_range(place..=place, "b");
+            assert!(!is_the_same(&[Tree::Str(other)], &bytes), "byte {place} of {length}");
+        }
+        let longer = format!("{text}a");
+        assert_ne!(hash_of(&[&longer]), hash, "{length}");
+        assert!(!is_the_same(&[Tree::Str(longer)], &bytes), "{length}");
+    }
+}
+
+/// Keys that a program may well ask for have hashes of their own, and spread over the bits that
+/// tables look at.
+#[test]
+fn hashes_tell_keys_apart() {
+    let mut hashes = HashSet::new();
+    let mut sets = [[0u32; 512]; 2];
+    let (keys, mut collisions) = (20_000, 0);
+    let mut add = |hash: u32| {
+        collisions += i32::from(!hashes.insert(hash));
+        sets[0][hash as usize >> 23 & 511] += 1;
+        sets[1][hash as usize >> 14 & 511] += 1;
+    };
+    for number in 0..keys {
+        match number % 5 {
+            0 => add(hash_of(&[number])),
+            1 => add(hash_of(&[format!("{number}")])),
+            2 => add(hash_of(&[(format!("payment-{number:08}"), true)])),
+            3 => add(hash_of(&[(format!("{number:040}"), Some(number % 7))])),
+            _ => add(hash_of(&[(number, "x".repeat(200))])),
+        }
+    }
+    assert!(collisions <= 2, "{collisions} of {keys} keys have another's hash");
+    let fair = keys / 512;
+    for count in sets.as_flattened() {
+        assert!((fair / 3..fair * 3).contains(&(*count as i32)), "{count} keys in one of 512 sets");
+    }
+}

@@ -1,0 +1,386 @@
+//! The serde data model as a prefix code.
+
+use std::fmt::{self, Write as _};
+
+use serde::ser::{self, Serialize};
+use smallvec::SmallVec;
+
+pub(crate) const END: u8 = 0x00;
+pub(crate) const NONE: u8 = 0x01;
+pub(crate) const SOME: u8 = 0x02;
+pub(super) const UNIT: u8 = 0x03;
+pub(super) const FALSE: u8 = 0x04;
+pub(super) const TRUE: u8 = 0x05;
+pub(super) const FLOAT: u8 = 0x06;
+pub(super) const CHAR: u8 = 0x07;
+pub(super) const STR: u8 = 0x08;
+pub(super) const BYTES: u8 = 0x09;
+pub(crate) const SEQ: u8 = 0x0A;
+pub(super) const TUPLE: u8 = 0x0B;
+pub(super) const MAP: u8 = 0x0C;
+pub(super) const STRUCT: u8 = 0x0D;
+pub(super) const UNIT_VARIANT: u8 = 0x0E;
+pub(super) const NEWTYPE_VARIANT: u8 = 0x0F;
+pub(super) const TUPLE_VARIANT: u8 = 0x10;
+pub(super) const STRUCT_VARIANT: u8 = 0x11;
+/// Plus the number of magnitude bytes, 0 to 16.
+pub(super) const NON_NEGATIVE: u8 = 0x20;
+/// Plus the number of bytes of `-(n + 1)`, 0 to 16.
+pub(super) const NEGATIVE: u8 = 0x40;
+
+/// What a key is written to, piece by piece: bytes, a hash, or a comparison with a key that is there.
+/// A sink is handed on by value, so that a small one stays in the processor's registers.
+pub trait Sink: Sized {
+    /// Why a key could not be written.
+    type Error: ser::Error;
+    /// The entries of a map or of a struct under way.
+    type Entries: Entries<Self>;
+
+    /// Bytes that say how the rest belongs together, and nothing by themselves.
+    fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<Self, Self::Error>;
+
+    /// Tags and a length, and the bytes that they announce.
+    fn piece<const N: usize>(self, head: [u8; N], bytes: &[u8]) -> Result<Self, Self::Error>;
+
+    /// A number, as the tag plus its length, and its bytes from the highest.
+    #[inline]
+    fn number(self, tag: u8, magnitude: u128) -> Result<Self, Self::Error> {
+        let bytes = magnitude.to_be_bytes();
+        let skipped = magnitude.leading_zeros() as usize / 8;
+        let tag = tag + (bytes.len() - skipped) as u8;
+        self.piece([tag], &bytes[skipped..])
+    }
+
+    /// Begins entries; their bracket is written.
+    fn entries(self) -> Self::Entries;
+}
+
+/// Entries that are one key in whatever order they come.
+pub trait Entries<S: Sink> {
+    /// What is added next begins an entry.
+    fn begin(&mut self);
+
+    /// Adds to the entry.
+    fn add<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), S::Error>;
+
+    /// Ends them, with their bracket.
+    fn end(self) -> Result<S, S::Error>;
+}
+
+/// Writes one value to a sink, and returns the sink.
+pub(crate) struct Writer<S>(pub(crate) S);
+
+impl<S: Sink> Writer<S> {
+    /// A tag, a LEB128 length, then the bytes.
+    #[inline(always)]
+    fn counted(self, tag: u8, bytes: &[u8]) -> Result<S, S::Error> {
+        match short(bytes) {
+            Some(length) => self.0.piece([tag, length], bytes),
+            None => long(self.0.piece([tag], &[])?, bytes),
+        }
+    }
+
+    #[inline(always)]
+    fn variant(self, tag: u8, variant: &'static str) -> Result<S, S::Error> {
+        let name = variant.as_bytes();
+        match short(name) {
+            Some(length) => self.0.piece([tag, STR, length], name),
+            None => long(self.0.piece([tag, STR], &[])?, name),
+        }
+    }
+}
+
+/// The length of bytes whose length takes one byte.
+#[inline(always)]
+fn short(bytes: &[u8]) -> Option<u8> {
+    (bytes.len() < 0x80).then_some(bytes.len() as u8)
+}
+
+#[cold]
+fn long<S: Sink>(mut sink: S, bytes: &[u8]) -> Result<S, S::Error> {
+    let mut length = bytes.len();
+    while length >= 0x80 {
+        sink = sink.piece([(length as u8 & 0x7f) | 0x80], &[])?;
+        length >>= 7;
+    }
+    sink.piece([length as u8], bytes)
+}
+
+macro_rules! integers {
+    ($($signed:ident $unsigned:ident $signed_type:ty, $unsigned_type:ty;)*) => {$(
+        #[inline]
+        fn $signed(self, value: $signed_type) -> Result<S, S::Error> {
+            match value < 0 {
+                true => self.0.number(NEGATIVE, !i128::from(value) as u128),
+                false => self.0.number(NON_NEGATIVE, i128::from(value) as u128),
+            }
+        }
+        #[inline]
+        fn $unsigned(self, value: $unsigned_type) -> Result<S, S::Error> {
+            self.0.number(NON_NEGATIVE, u128::from(value))
+        }
+    )*};
+}
+
+impl<S: Sink> ser::Serializer for Writer<S> {
+    type Ok = S;
+    type Error = S::Error;
+    type SerializeSeq = Ordered<S>;
+    type SerializeTuple = Ordered<S>;
+    type SerializeTupleStruct = Ordered<S>;
+    type SerializeTupleVariant = Ordered<S>;
+    type SerializeMap = Unordered<S>;
+    type SerializeStruct = Unordered<S>;
+    type SerializeStructVariant = Unordered<S>;
+
+    integers! {
+        serialize_i8 serialize_u8 i8, u8;
+        serialize_i16 serialize_u16 i16, u16;
+        serialize_i32 serialize_u32 i32, u32;
+        serialize_i64 serialize_u64 i64, u64;
+        serialize_i128 serialize_u128 i128, u128;
+    }
+
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+
+    #[inline]
+    fn serialize_bool(self, value: bool) -> Result<S, S::Error> {
+        self.0.piece([if value { TRUE } else { FALSE }], &[])
+    }
+
+    #[inline]
+    fn serialize_f32(self, value: f32) -> Result<S, S::Error> {
+        self.serialize_f64(f64::from(value))
+    }
+
+    #[inline]
+    fn serialize_f64(self, value: f64) -> Result<S, S::Error> {
+        // The bits of a NaN differ between machines; it must be one key everywhere.
+        let bits = if value.is_nan() { 0x7ff8_0000_0000_0000 } else { value.to_bits() };
+        self.0.piece([FLOAT], &bits.to_be_bytes())
+    }
+
+    #[inline]
+    fn serialize_char(self, value: char) -> Result<S, S::Error> {
+        self.0.piece([CHAR], &u32::from(value).to_be_bytes())
+    }
+
+    #[inline]
+    fn serialize_str(self, value: &str) -> Result<S, S::Error> {
+        self.counted(STR, value.as_bytes())
+    }
+
+    /// Without a `String`, as long as the text is short: many types of identifiers are shown so.
+    fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<S, S::Error> {
+        let mut text = Text(SmallVec::new());
+        write!(text, "{value}").map_err(ser::Error::custom)?;
+        self.counted(STR, &text.0)
+    }
+
+    #[inline]
+    fn serialize_bytes(self, value: &[u8]) -> Result<S, S::Error> {
+        self.counted(BYTES, value)
+    }
+
+    #[inline]
+    fn serialize_none(self) -> Result<S, S::Error> {
+        self.0.piece([NONE], &[])
+    }
+
+    #[inline]
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S, S::Error> {
+        value.serialize(Writer(self.0.piece([SOME], &[])?))
+    }
+
+    #[inline]
+    fn serialize_unit(self) -> Result<S, S::Error> {
+        self.0.piece([UNIT], &[])
+    }
+
+    #[inline]
+    fn serialize_unit_struct(self, _name: &'static str) -> Result<S, S::Error> {
+        self.serialize_unit()
+    }
+
+    #[inline]
+    fn serialize_unit_variant(
+        self,
+        _name: &'static str,
+        _index: u32,
+        variant: &'static str,
+    ) -> Result<S, S::Error> {
+        self.variant(UNIT_VARIANT, variant)
+    }
+
+    #[inline]
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _name: &'static str,
+        value: &T,
+    ) -> Result<S, S::Error> {
+        value.serialize(self)
+    }
+
+    #[inline]
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _name: &'static str,
+        _index: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result<S, S::Error> {
+        value.serialize(Writer(self.variant(NEWTYPE_VARIANT, variant)?))
+    }
+
+    #[inline]
+    fn serialize_seq(self, _length: Option<usize>) -> Result<Ordered<S>, S::Error> {
+        Ok(Ordered(Some(self.0.brackets([SEQ])?)))
+    }
+
+    #[inline]
+    fn serialize_tuple(self, _length: usize) -> Result<Ordered<S>, S::Error> {
+        Ok(Ordered(Some(self.0.brackets([TUPLE])?)))
+    }
+
+    #[inline]
+    fn serialize_tuple_struct(
+        self,
+        _name: &'static str,
+        length: usize,
+    ) -> Result<Ordered<S>, S::Error> {
+        self.serialize_tuple(length)
+    }
+
+    #[inline]
+    fn serialize_tuple_variant(
+        self,
+        _name: &'static str,
+        _index: u32,
+        variant: &'static str,
+        _length: usize,
+    ) -> Result<Ordered<S>, S::Error> {
+        Ok(Ordered(Some(self.variant(TUPLE_VARIANT, variant)?)))
+    }
+
+    fn serialize_map(self, _length: Option<usize>) -> Result<Unordered<S>, S::Error> {
+        Ok(Unordered(self.0.brackets([MAP])?.entries()))
+    }
+
+    fn serialize_struct(
+        self,
+        _name: &'static str,
+        _length: usize,
+    ) -> Result<Unordered<S>, S::Error> {
+        Ok(Unordered(self.0.brackets([STRUCT])?.entries()))
+    }
+
+    fn serialize_struct_variant(
+        self,
+        _name: &'static str,
+        _index: u32,
+        variant: &'static str,
+        _length: usize,
+    ) -> Result<Unordered<S>, S::Error> {
+        Ok(Unordered(self.variant(STRUCT_VARIANT, variant)?.entries()))
+    }
+}
+
+/// A text that is written by its `Display`.
+struct Text(SmallVec<[u8; 64]>);
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// A sequence under way; without its sink once an element could not be written.
+pub(crate) struct Ordered<S>(Option<S>);
+
+impl<S: Sink> Ordered<S> {
+    #[inline]
+    fn add<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
+        let sink = self.0.take().ok_or_else(failed_before)?;
+        self.0 = Some(value.serialize(Writer(sink))?);
+        Ok(())
+    }
+
+    #[inline]
+    fn end(self) -> Result<S, S::Error> {
+        self.0.ok_or_else(failed_before)?.brackets([END])
+    }
+}
+
+/// Of a type that goes on although an element of it failed.
+#[cold]
+fn failed_before<E: ser::Error>() -> E {
+    E::custom("a part of it could not be written")
+}
+
+macro_rules! ordered {
+    ($($form:ident $add:ident),*) => {$(
+        impl<S: Sink> ser::$form for Ordered<S> {
+            type Ok = S;
+            type Error = S::Error;
+            #[inline]
+            fn $add<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
+                self.add(value)
+            }
+            #[inline]
+            fn end(self) -> Result<S, S::Error> {
+                self.end()
+            }
+        }
+    )*};
+}
+
+ordered! {
+    SerializeSeq serialize_element,
+    SerializeTuple serialize_element,
+    SerializeTupleStruct serialize_field,
+    SerializeTupleVariant serialize_field
+}
+
+/// A map or a struct under way.
+pub(crate) struct Unordered<S: Sink>(S::Entries);
+
+impl<S: Sink> ser::SerializeMap for Unordered<S> {
+    type Ok = S;
+    type Error = S::Error;
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), S::Error> {
+        self.0.begin();
+        self.0.add(key)
+    }
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
+        self.0.add(value)
+    }
+    fn end(self) -> Result<S, S::Error> {
+        self.0.end()
+    }
+}
+
+macro_rules! fields {
+    ($($form:ident),*) => {$(
+        impl<S: Sink> ser::$form for Unordered<S> {
+            type Ok = S;
+            type Error = S::Error;
+            fn serialize_field<T: Serialize + ?Sized>(
+                &mut self,
+                name: &'static str,
+                value: &T,
+            ) -> Result<(), S::Error> {
+                self.0.begin();
+                self.0.add(name)?;
+                self.0.add(value)
+            }
+            fn end(self) -> Result<S, S::Error> {
+                self.0.end()
+            }
+        }
+    )*};
+}
+
+fields! { SerializeStruct, SerializeStructVariant }

@@ -1,0 +1,163 @@
+//! What a call asks for: the arguments that are its key, as they are.
+
+use std::any::type_name;
+
+use serde::ser::Serialize;
+
+use super::types::Types;
+use crate::cache::Cache;
+use crate::declaration::Declaration;
+use crate::key::{
+    Bytes, END, Hasher, Head, KeyError, KeyPart, Matching, NONE, SEQ, SOME, Sink, Sought, Writer,
+};
+use crate::stats::Counters;
+
+/// Parts of a key: none, one, or a pair of such. Types and not a list, so that hashing and comparing
+/// a key is code without a call for each of its parts.
+pub trait Parts {
+    /// Whether there is any.
+    const ANY: bool = true;
+
+    /// Writes them one after the other.
+    ///
+    /// # Errors
+    /// The sink's, which may be that of a part's own `Serialize`.
+    fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error>;
+}
+
+impl Parts for () {
+    const ANY: bool = false;
+
+    #[inline(always)]
+    fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
+        Ok(sink)
+    }
+}
+
+impl<First: Parts, Rest: Parts> Parts for (First, Rest) {
+    #[inline(always)]
+    fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
+        self.1.write(self.0.write(sink)?)
+    }
+}
+
+struct Part<'p, T>(&'p T);
+
+impl<T: Serialize> Parts for Part<'_, T> {
+    #[inline(always)]
+    fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
+        self.0.serialize(Writer(sink))
+    }
+}
+
+/// Makes a key's part of an expression; a call of its own, so that its error stands there, and of a
+/// type that says no more, so that it is the only one.
+#[inline]
+pub fn part<T: KeyPart>(part: &T) -> impl Parts {
+    Part(part)
+}
+
+/// Which entry is asked for.
+pub struct Asked<I, V, C> {
+    pub(super) declaration: &'static Declaration,
+    identifier: I,
+    version: V,
+    types: Types<C>,
+}
+
+impl<I, V> Asked<I, V, ()> {
+    /// Takes a closure of the function's body: its type's name shows the arguments of the impl,
+    /// which the attribute does not see.
+    #[inline]
+    pub fn new<Closure>(
+        declaration: &'static Declaration,
+        _: &Closure,
+        identifier: I,
+        version: V,
+    ) -> Asked<I, V, ()> {
+        Asked { declaration, identifier, version, types: Types::new(type_name::<Closure>()) }
+    }
+}
+
+impl<I, V, C> Asked<I, V, C> {
+    /// Adds the function's own type arguments, as a tuple of `PhantomData`.
+    #[must_use]
+    pub fn of<Arguments>(self) -> Asked<I, V, C> {
+        Asked { types: self.types.of(type_name::<Arguments>()), ..self }
+    }
+
+    /// Adds the function's own const arguments.
+    #[must_use]
+    pub fn constants<D>(self, constants: D) -> Asked<I, V, D> {
+        let Asked { declaration, identifier, version, types } = self;
+        Asked { declaration, identifier, version, types: types.constants(constants) }
+    }
+}
+
+impl<I: Parts, V: Parts, C: Parts> Asked<I, V, C> {
+    /// All that follows the name in the canonical bytes.
+    #[inline(always)]
+    fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
+        let sink = self.identifier.write(sink.brackets([SEQ])?)?;
+        let version = if V::ANY { SOME } else { NONE };
+        let sink = self.version.write(sink.brackets([END, version])?)?;
+        self.types.write(self.declaration, sink)
+    }
+
+    /// The head of the key. None where the arguments cannot be written, and where the function
+    /// shares its name, and is not cached.
+    #[inline(always)]
+    pub(super) fn hashed(&self) -> Option<Hashed<'_, Self>> {
+        let index = self.declaration.index()?;
+        let hasher = self.write(Hasher::new(index as u32)).ok()?;
+        Some(Hashed { index, head: hasher.head(index as u32), asked: self })
+    }
+
+    /// The key.
+    pub(super) fn encoded(&self, head: Option<Head>) -> Result<Bytes, KeyError> {
+        // What cannot be hashed cannot be encoded either, and that says why.
+        let mut bytes = Bytes::of(head.unwrap_or_default());
+        self.write(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// The same, to be looked for without its bytes.
+pub(super) struct Hashed<'a, A> {
+    index: usize,
+    head: Head,
+    asked: &'a A,
+}
+
+impl<A> Hashed<'_, A> {
+    pub(super) fn head(self) -> Head {
+        self.head
+    }
+}
+
+impl<I, V, C> Hashed<'_, Asked<I, V, C>> {
+    #[inline(always)]
+    pub(super) fn is_plain(&self) -> bool {
+        self.asked.declaration.is_plain()
+    }
+
+    #[inline(always)]
+    pub(super) fn counters<'c>(&self, cache: &'c Cache) -> &'c Counters {
+        cache.counters_at(self.index)
+    }
+}
+
+impl<I: Parts, V: Parts, C: Parts> Sought for Hashed<'_, Asked<I, V, C>> {
+    #[inline(always)]
+    fn head(&self) -> Head {
+        self.head
+    }
+
+    #[inline(always)]
+    fn is(&self, body: &[u8]) -> bool {
+        self.asked.write(Matching::new(body)).is_ok_and(Matching::is_done)
+    }
+}
+
+#[cfg(test)]
+mod tests;
