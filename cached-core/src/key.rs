@@ -21,6 +21,7 @@ mod bytes;
 mod digest;
 mod hash;
 mod matching;
+mod parts;
 mod writer;
 
 use std::fmt;
@@ -34,6 +35,8 @@ pub(crate) use bytes::Bytes;
 pub use digest::{Digest, Key};
 pub(crate) use hash::Hasher;
 pub(crate) use matching::Matching;
+pub(crate) use parts::Part;
+pub use parts::Parts;
 pub(crate) use writer::{END, NONE, SEQ, SOME, Sink, Writer};
 
 /// First byte of every key. A change of the encoding changes it, so old entries are misses.
@@ -110,10 +113,33 @@ pub(crate) fn canonical(name: &str, key: &[u8]) -> Vec<u8> {
     label = "not `Serialize`",
     note = "derive `serde::Serialize` for it, name the part that matters with `identifier = …`, or, where it does not change the answer, write `skip(…)`"
 )]
-pub trait KeyPart: Serialize {}
+pub trait KeyPart {
+    #[doc(hidden)]
+    fn hash(&self, hasher: Hasher) -> Result<Hasher, Failed>;
+
+    #[doc(hidden)]
+    fn compare<'k>(&self, key: Matching<'k>) -> Result<Matching<'k>, Failed>;
+
+    #[doc(hidden)]
+    fn encode<'b>(&self, bytes: &'b mut Bytes) -> Result<&'b mut Bytes, KeyError>;
+}
 
 #[diagnostic::do_not_recommend]
-impl<T: Serialize + ?Sized> KeyPart for T {}
+impl<T: Serialize + ?Sized> KeyPart for T {
+    #[inline]
+    fn hash(&self, hasher: Hasher) -> Result<Hasher, Failed> {
+        self.serialize(Writer(hasher))
+    }
+
+    #[inline]
+    fn compare<'k>(&self, key: Matching<'k>) -> Result<Matching<'k>, Failed> {
+        self.serialize(Writer(key))
+    }
+
+    fn encode<'b>(&self, bytes: &'b mut Bytes) -> Result<&'b mut Bytes, KeyError> {
+        self.serialize(Writer(bytes))
+    }
+}
 
 /// The length of a value in the encoding of keys, which writes what other codecs cannot.
 pub(crate) fn length_of<T: Serialize>(value: &T) -> Option<usize> {
@@ -143,7 +169,7 @@ impl ser::Error for KeyError {
 /// A key could not be hashed or is another than it was compared with. Whoever needs to know why
 /// writes it as bytes.
 #[derive(Debug)]
-pub(crate) struct Failed;
+pub struct Failed;
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,6 +4,7 @@ mod asked;
 mod look;
 mod types;
 
+use std::any::type_name;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,12 +17,19 @@ use crate::call::{Begun, Missed};
 use crate::current::{current_of_process, with_current};
 pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
-use crate::key::Head;
+pub use crate::key::Parts;
+use crate::key::{Head, KeyPart, Part};
 pub use crate::value::{ByType, Errors, Returned, Sharing, Typed, Whole};
 use crate::value::{CachedValue, In, Returns};
 use asked::Hashed;
-pub use asked::{Asked, Parts, part};
+pub use asked::{Asked, Met};
 use look::{Serve, State, look, look_further};
+
+/// Makes a key's part of an expression; a call of its own, so that its error stands there.
+#[inline]
+pub fn part<T: KeyPart>(part: &T) -> Part<'_> {
+    part
+}
 
 /// The declaration of the function around it: a static, found by the linker. Each option is a call
 /// of the method of [`Declaration`] that sets it.
@@ -38,7 +46,7 @@ macro_rules! __declaration {
             ::core::line!(),
             ::core::column!(),
         )$(.$option($($value),*))*;
-        &DECLARATION
+        $crate::private::Met::new(&DECLARATION, &|| ())
     }};
 }
 
@@ -51,7 +59,7 @@ macro_rules! __declared {
             $name,
             ::core::concat!(::core::module_path!(), "::", $function),
         );
-        DECLARED.get()
+        $crate::private::Met::new(DECLARED.get(), &|| ())
     }};
 }
 
@@ -67,7 +75,21 @@ macro_rules! __begin {
     };
 }
 
-pub use crate::{__begin as begin, __declaration as declaration, __declared as declared};
+/// Tells the compiler what a body returns, so that an error in it is shown there and not at the call
+/// that is made of it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __returns {
+    ($returned:ty) => {
+        if false {
+            return $crate::private::never::<$returned>();
+        }
+    };
+}
+
+pub use crate::{
+    __begin as begin, __declaration as declaration, __declared as declared, __returns as returns,
+};
 
 /// Which entry is meant, before it is looked at.
 pub struct Lookup<'k, A, T> {
@@ -79,23 +101,29 @@ pub struct Lookup<'k, A, T> {
 /// The bounds on a function's return type are here, in one plain call that is spanned at the type.
 /// The function and its companion make the same, so that an error in it is one error.
 #[inline(always)]
-pub fn lookup<'k, R, A>(
+pub fn lookup<'k, R>(
     errors: Errors<R>,
-    asked: A,
-) -> Lookup<'k, A, impl Typed<Returned = R, Value = R::Value>>
+    met: Met,
+    identifier: impl Parts,
+    version: impl Parts,
+) -> Lookup<'k, Asked<impl Parts, impl Parts, ()>, impl Typed<Returned = R, Value = R::Value>>
 where
     R: Returned<ByType>,
     R::Value: CachedValue,
 {
+    let asked = Asked::new(met, identifier, version);
     Lookup { asked, returned: In { errors, mode: PhantomData::<ByType> }, cache: None }
 }
 
 /// The same for a function that is `infallible`.
 #[inline(always)]
-pub fn lookup_whole<'k, R: CachedValue, A>(
+pub fn lookup_whole<'k, R: CachedValue>(
     errors: Errors<R>,
-    asked: A,
-) -> Lookup<'k, A, impl Typed<Returned = R, Value = R>> {
+    met: Met,
+    identifier: impl Parts,
+    version: impl Parts,
+) -> Lookup<'k, Asked<impl Parts, impl Parts, ()>, impl Typed<Returned = R, Value = R>> {
+    let asked = Asked::new(met, identifier, version);
     Lookup { asked, returned: In { errors, mode: PhantomData::<Whole> }, cache: None }
 }
 
@@ -107,7 +135,20 @@ impl<'k, A, T> Lookup<'k, A, T> {
     }
 }
 
-impl<I: Parts, W: Parts, C: Parts, T: Typed> Lookup<'_, Asked<I, W, C>, T> {
+impl<'k, I: Parts, W: Parts, C: Parts, T: Typed> Lookup<'k, Asked<I, W, C>, T> {
+    /// Adds the function's own type arguments, as a tuple of `PhantomData`.
+    #[must_use]
+    pub fn of<Arguments>(self) -> Lookup<'k, Asked<I, W, C>, T> {
+        Lookup { asked: self.asked.of(type_name::<Arguments>()), ..self }
+    }
+
+    /// Adds the function's own const arguments.
+    #[must_use]
+    pub fn constants<D: Parts>(self, constants: D) -> Lookup<'k, Asked<I, W, D>, T> {
+        let Lookup { asked, returned, cache } = self;
+        Lookup { asked: asked.constants(constants), returned, cache }
+    }
+
     /// Looks in the request and local tiers. A hit ends here, before there is a fetch: what is not
     /// made is not moved about.
     ///
@@ -161,8 +202,7 @@ fn begin_further<I: Parts, W: Parts, C: Parts, T: Typed>(
     }
 }
 
-/// What `if false { return … }` at the beginning of a body returns: it tells the compiler the
-/// body's type, and is never run.
+/// What [`returns!`] returns; never run.
 pub fn never<R>() -> R {
     unreachable!("it stands behind `if false`")
 }

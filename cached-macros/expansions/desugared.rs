@@ -14,24 +14,19 @@ impl Client {
             let (call, fetch) = {
                 let (number, state) = (number, state);
                 let call =
-                    ::cached_core::private::begin!(::cached_core::private::lookup::<Answer, _>(
+                    ::cached_core::private::begin!(::cached_core::private::lookup::<Answer>(
                         ::cached_core::private::Sharing::<Answer>::NEW.errors(),
-                        ::cached_core::private::Asked::new(
-                            ::cached_core::private::declaration!("payment", "payment"),
-                            &|| (),
-                            (
-                                ::cached_core::private::part(&self.region),
-                                ::cached_core::private::part(&number)
-                            ),
-                            ::cached_core::private::part(&state)
-                        )
+                        ::cached_core::private::declaration!("payment", "payment"),
+                        (
+                            ::cached_core::private::part(&self.region),
+                            ::cached_core::private::part(&number)
+                        ),
+                        ::cached_core::private::part(&state),
                     ));
                 (call, async move {
                     #[allow(unused_variables)]
                     let (number, state) = (number, state);
-                    if false {
-                        return ::cached_core::private::never::<Answer>();
-                    }
+                    ::cached_core::private::returns!(Answer);
                     let __self = self;
                     let number = number;
                     let __ret: Answer = { __self.http.payment(number, state).await };

@@ -4,25 +4,21 @@ where
 {
     let (call, fetch) = {
         let (kind, edition) = (kind, edition);
-        let call =
-            ::cached_core::private::begin!(::cached_core::private::lookup::<Option<Page<N>>, _>(
+        let call = ::cached_core::private::begin!(
+            ::cached_core::private::lookup::<Option<Page<N>>>(
                 ::cached_core::private::Sharing::<Option<Page<N>>>::NEW.errors(),
-                ::cached_core::private::Asked::new(
-                    ::cached_core::private::declaration!("page", "page"),
-                    &|| (),
-                    ::cached_core::private::part(&kind),
-                    ::cached_core::private::part(&edition)
-                )
-                .of::<(::core::marker::PhantomData<T>,)>()
-                .constants(::cached_core::private::part(&N))
-            ))
-            .cache_if(|page| page.is_final());
+                ::cached_core::private::declaration!("page", "page"),
+                ::cached_core::private::part(&kind),
+                ::cached_core::private::part(&edition),
+            )
+            .of::<(::core::marker::PhantomData<T>,)>()
+            .constants(::cached_core::private::part(&N))
+        )
+        .cache_if(|page| page.is_final());
         (call, async move {
             #[allow(unused_variables)]
             let (kind, edition) = (kind, edition);
-            if false {
-                return ::cached_core::private::never::<Option<Page<N>>>();
-            }
+            ::cached_core::private::returns!(Option<Page<N>>);
             kind.page(edition).await
         })
     };

@@ -51,7 +51,7 @@ impl<'a> Krate<'a> {
 ///     let (call, fetch) = {
 ///         let (number, state) = (number, state);
 ///         let call = begin!(
-///             lookup::<Result<Payment, FetchError>, _>(…, Asked::new(declaration!(…), …, part(&number), part(&state)))
+///             lookup::<Result<Payment, FetchError>>(…, declaration!(…), part(&number), part(&state))
 ///         );
 ///         (call, async move { BODY })
 ///     };
@@ -137,20 +137,22 @@ impl Key<'_> {
             .map(|item| krate.private(span, item));
         // Only an error without borrows can outlive the call that it ended.
         let errors = Ident::new(if borrows(returned) { "no_errors" } else { "errors" }, span);
-        let asked = self.asked(declaration);
+        let identifier = self.parts(&self.cached.identifier);
+        let version = self.parts(self.cached.version);
+        let types = self.types();
         let cache = self.cached.cache.map(|cache| {
             let (function, borrowed) = (krate.private(cache.span(), "cache"), borrowed(cache));
             quote_spanned!(cache.span()=> .cache(#function(#borrowed)))
         });
         quote_spanned! {span=>
-            #lookup::<#returned, _>(#sharing::<#returned>::NEW.#errors(), #asked) #cache
+            #lookup::<#returned>(
+                #sharing::<#returned>::NEW.#errors(), #declaration, #identifier, #version,
+            ) #types #cache
         }
     }
 
-    fn asked(&self, declaration: &TokenStream) -> TokenStream {
-        let asked = self.krate.private(Span::call_site(), "Asked");
-        let identifier = self.parts(&self.cached.identifier);
-        let version = self.parts(self.cached.version);
+    /// Adds the function's own type and const arguments, if it has any.
+    fn types(&self) -> TokenStream {
         let (own, constants) = type_and_const_params(self.generics);
         let own =
             (!own.is_empty()).then(|| quote!(.of::<(#(::core::marker::PhantomData<#own>,)*)>()));
@@ -166,7 +168,7 @@ impl Key<'_> {
             let constants = self.parts(&constants);
             quote!(.constants(#constants))
         });
-        quote!(#asked::new(#declaration, &|| (), #identifier, #version) #own #constants)
+        quote!(#own #constants)
     }
 
     /// The parameters of the key whose types are written `impl Trait`.
@@ -255,16 +257,12 @@ fn take_over(cached: &Cached<'_>) -> TokenStream {
     quote!(#in_key #skipped)
 }
 
-/// `if false { return … }`: it tells the compiler what the body returns, so that an error in the
-/// body is shown there and not at the call that is made of it.
+/// Tells the compiler what the body returns, so that an error in the body is shown there and not at
+/// the call that is made of it.
 fn fake_return_edge(returned: &Type, krate: &Krate<'_>) -> TokenStream {
     let span = returned.span();
-    let never = krate.private(span, "never");
-    quote_spanned! {span=>
-        if false {
-            return #never::<#returned>();
-        }
-    }
+    let returns = krate.private(span, "returns");
+    quote_spanned!(span=> #returns!(#returned);)
 }
 
 /// The tokens in braces that stand where the body's own do.

@@ -6,11 +6,11 @@ use serde::ser::Serialize;
 use smallvec::SmallVec;
 
 use super::writer::{END, Entries, Sink, Writer};
-use super::{Head, KeyError};
+use super::{Head, KeyError, Part};
 
 /// Bytes that are only added to; ordinary keys stay on the stack.
 #[derive(Default)]
-pub(crate) struct Bytes(SmallVec<[u8; 192]>);
+pub struct Bytes(SmallVec<[u8; 192]>);
 
 impl Bytes {
     /// A key of this process, up to its head.
@@ -42,13 +42,17 @@ impl<'b> Sink for &'b mut Bytes {
         Ok(self)
     }
 
+    fn part(self, part: Part<'_>) -> Result<Self, KeyError> {
+        part.encode(self)
+    }
+
     fn entries(self) -> Added<'b> {
         Added { starts: Starts::default(), bytes: self }
     }
 }
 
 /// Entries that are added to bytes.
-pub(crate) struct Added<'b> {
+pub struct Added<'b> {
     bytes: &'b mut Bytes,
     starts: Starts,
 }

@@ -6,13 +6,13 @@ use std::sync::OnceLock;
 use serde::ser::Serialize;
 
 use super::writer::{Entries, Sink, Writer};
-use super::{Failed, Head};
+use super::{Failed, Head, Part};
 
 /// Hashes what is written to it, and nothing that only brackets it. What gives the same bytes gives
 /// the same hash in this process; what gives others may, too. For tables where a collision costs a
 /// look elsewhere.
 #[derive(Clone, Copy)]
-pub(crate) struct Hasher(u64);
+pub struct Hasher(u64);
 
 impl Hasher {
     #[inline]
@@ -73,6 +73,11 @@ impl Sink for Hasher {
         Ok(self.mix(magnitude as u64, (magnitude >> 64) as u64 ^ (u64::from(tag) << 32)))
     }
 
+    #[inline(always)]
+    fn part(self, part: Part<'_>) -> Result<Hasher, Failed> {
+        part.hash(self)
+    }
+
     fn entries(self) -> Sum {
         Sum { before: self, sum: 0, entry: self }
     }
@@ -114,7 +119,7 @@ fn secret() -> u64 {
 }
 
 /// Entries under way: each is hashed by itself, and their sum does not know their order.
-pub(crate) struct Sum {
+pub struct Sum {
     before: Hasher,
     sum: u64,
     /// The hash of the entry under way.

@@ -2,14 +2,14 @@
 
 use serde::ser::Serialize;
 
-use super::Failed;
 use super::bytes::{Bytes, Starts};
 use super::writer::{END, Entries, Sink, Writer};
+use super::{Failed, Part};
 
 /// What is left of a key's bytes after all that was written so far. Writing what the key does not
 /// have fails.
 #[derive(Clone, Copy)]
-pub(crate) struct Matching<'k>(&'k [u8]);
+pub struct Matching<'k>(&'k [u8]);
 
 impl<'k> Matching<'k> {
     #[inline]
@@ -50,6 +50,11 @@ impl<'k> Sink for Matching<'k> {
         }
     }
 
+    #[inline(always)]
+    fn part(self, part: Part<'_>) -> Result<Matching<'k>, Failed> {
+        part.compare(self)
+    }
+
     fn entries(self) -> Compared<'k> {
         Compared { key: self, bytes: Bytes::default(), starts: Starts::default() }
     }
@@ -74,7 +79,7 @@ fn ends<const N: usize>(bytes: &[u8]) -> [Option<&[u8; N]>; 2] {
 }
 
 /// Entries under way. They are sorted before they are compared, so their bytes are needed.
-pub(crate) struct Compared<'k> {
+pub struct Compared<'k> {
     key: Matching<'k>,
     bytes: Bytes,
     starts: Starts,

@@ -5,6 +5,10 @@ use std::fmt::{self, Write as _};
 use serde::ser::{self, Serialize};
 use smallvec::SmallVec;
 
+#[cfg(doc)]
+use super::KeyPart;
+use super::Part;
+
 pub(crate) const END: u8 = 0x00;
 pub(crate) const NONE: u8 = 0x01;
 pub(crate) const SOME: u8 = 0x02;
@@ -53,6 +57,9 @@ pub trait Sink: Sized {
 
     /// Begins entries; their bracket is written.
     fn entries(self) -> Self::Entries;
+
+    /// A whole part, by the method of [`KeyPart`] that is for this sink.
+    fn part(self, part: Part<'_>) -> Result<Self, Self::Error>;
 }
 
 /// Entries that are one key in whatever order they come.

@@ -2,60 +2,13 @@
 
 use std::any::type_name;
 
-use serde::ser::Serialize;
-
 use super::types::Types;
 use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::key::{
-    Bytes, END, Hasher, Head, KeyError, KeyPart, Matching, NONE, SEQ, SOME, Sink, Sought, Writer,
+    Bytes, END, Hasher, Head, KeyError, Matching, NONE, Parts, SEQ, SOME, Sink, Sought,
 };
 use crate::stats::Counters;
-
-/// Parts of a key: none, one, or a pair of such. Types and not a list, so that hashing and comparing
-/// a key is code without a call for each of its parts.
-pub trait Parts {
-    /// Whether there is any.
-    const ANY: bool = true;
-
-    /// Writes them one after the other.
-    ///
-    /// # Errors
-    /// The sink's, which may be that of a part's own `Serialize`.
-    fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error>;
-}
-
-impl Parts for () {
-    const ANY: bool = false;
-
-    #[inline(always)]
-    fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
-        Ok(sink)
-    }
-}
-
-impl<First: Parts, Rest: Parts> Parts for (First, Rest) {
-    #[inline(always)]
-    fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
-        self.1.write(self.0.write(sink)?)
-    }
-}
-
-struct Part<'p, T>(&'p T);
-
-impl<T: Serialize> Parts for Part<'_, T> {
-    #[inline(always)]
-    fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
-        self.0.serialize(Writer(sink))
-    }
-}
-
-/// Makes a key's part of an expression; a call of its own, so that its error stands there, and of a
-/// type that says no more, so that it is the only one.
-#[inline]
-pub fn part<T: KeyPart>(part: &T) -> impl Parts {
-    Part(part)
-}
 
 /// Which entry is asked for.
 pub struct Asked<I, V, C> {
@@ -65,30 +18,35 @@ pub struct Asked<I, V, C> {
     types: Types<C>,
 }
 
-impl<I, V> Asked<I, V, ()> {
-    /// Takes a closure of the function's body: its type's name shows the arguments of the impl,
-    /// which the attribute does not see.
+/// A declaration, as it is met in a function's body.
+#[derive(Clone, Copy)]
+pub struct Met {
+    declaration: &'static Declaration,
+    site: &'static str,
+}
+
+impl Met {
+    /// Takes a closure of that body: its type's name shows the arguments of the impl, which the
+    /// attribute does not see.
     #[inline]
-    pub fn new<Closure>(
-        declaration: &'static Declaration,
-        _: &Closure,
-        identifier: I,
-        version: V,
-    ) -> Asked<I, V, ()> {
-        Asked { declaration, identifier, version, types: Types::new(type_name::<Closure>()) }
+    pub fn new<Closure>(declaration: &'static Declaration, _: &Closure) -> Met {
+        Met { declaration, site: type_name::<Closure>() }
+    }
+}
+
+impl<I, V> Asked<I, V, ()> {
+    #[inline]
+    pub(super) fn new(met: Met, identifier: I, version: V) -> Asked<I, V, ()> {
+        Asked { declaration: met.declaration, identifier, version, types: Types::new(met.site) }
     }
 }
 
 impl<I, V, C> Asked<I, V, C> {
-    /// Adds the function's own type arguments, as a tuple of `PhantomData`.
-    #[must_use]
-    pub fn of<Arguments>(self) -> Asked<I, V, C> {
-        Asked { types: self.types.of(type_name::<Arguments>()), ..self }
+    pub(super) fn of(self, types: &'static str) -> Asked<I, V, C> {
+        Asked { types: self.types.of(types), ..self }
     }
 
-    /// Adds the function's own const arguments.
-    #[must_use]
-    pub fn constants<D>(self, constants: D) -> Asked<I, V, D> {
+    pub(super) fn constants<D>(self, constants: D) -> Asked<I, V, D> {
         let Asked { declaration, identifier, version, types } = self;
         Asked { declaration, identifier, version, types: types.constants(constants) }
     }

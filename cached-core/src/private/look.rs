@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::asked::{Asked, Hashed, Parts};
+use super::asked::{Asked, Hashed};
 use crate::cache::Cache;
 use crate::call::{Begun, Missed};
 use crate::declaration::Declaration;
-use crate::key::{Bytes, KeyError};
+use crate::key::{Bytes, KeyError, Parts};
 use crate::site::Site;
 use crate::tier::request::Request;
 use crate::value::{Value, ValueType};

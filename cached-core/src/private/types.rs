@@ -4,9 +4,8 @@ use std::sync::atomic::Ordering;
 
 use serde::ser::Serializer;
 
-use super::asked::Parts;
 use crate::declaration::Declaration;
-use crate::key::{END, SEQ, Sink, Writer};
+use crate::key::{END, Parts, SEQ, Sink, Writer};
 
 /// The type and const arguments of a function and of the impl around it.
 pub(super) struct Types<C> {
