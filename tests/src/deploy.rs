@@ -1,11 +1,134 @@
-//! Two builds of one program, of which the types of some values differ: what their `main`s share.
+//! Two builds of one program, of which the types of some values differ.
+
+/// `build! { old }` is the build that runs before a deploy, `build! { new }` the one after it.
+/// Each change of a type is a function of both, with what it returns before and after.
+#[macro_export]
+macro_rules! build {
+    ($build:ident) => {
+        $crate::functions! { $build
+            unchanged "unchanged":
+                [Payment = Payment { amount: 1, fee: 2 }; struct Payment { amount: u32, fee: u32 }]
+                [Payment = Payment { amount: 1, fee: 2 }; struct Payment { amount: u32, fee: u32 }]
+
+            field_added "field_added":
+                [Payment = Payment { amount: 1, fee: 2 }; struct Payment { amount: u32, fee: u32 }]
+                [Payment = Payment { amount: 1, fee: 2, tax: 0 };
+                    struct Payment { amount: u32, fee: u32, tax: u32 }]
+
+            field_removed "field_removed":
+                [Payment = Payment { amount: 1, fee: 2 }; struct Payment { amount: u32, fee: u32 }]
+                [Payment = Payment { amount: 1 }; struct Payment { amount: u32 }]
+
+            field_renamed "field_renamed":
+                [Payment = Payment { amount: 1, fee: 2 }; struct Payment { amount: u32, fee: u32 }]
+                [Payment = Payment { amount: 1, charge: 3 };
+                    struct Payment { amount: u32, charge: u32 }]
+
+            fields_reordered "fields_reordered":
+                [Payment = Payment { amount: 1, by: String::new() };
+                    struct Payment { amount: u8, by: String }]
+                [Payment = Payment { by: String::new(), amount: 1 };
+                    struct Payment { by: String, amount: u8 }]
+
+            fields_swapped "fields_swapped":
+                [Payment = Payment { amount: 1, fee: 2 }; struct Payment { amount: u32, fee: u32 }]
+                [Payment = Payment { fee: 2, amount: 1 }; struct Payment { fee: u32, amount: u32 }]
+
+            struct_renamed "struct_renamed":
+                [Payment = Payment { amount: 1 }; struct Payment { amount: u32 }]
+                [Refund = Refund { amount: 3 }; struct Refund { amount: u32 }]
+
+            widened "widened":
+                [Payment = Payment { amount: 1 }; struct Payment { amount: u32 }]
+                [Payment = Payment { amount: 1 }; struct Payment { amount: u64 }]
+
+            signed "signed":
+                [Payment = Payment { amount: 2 }; struct Payment { amount: u32 }]
+                [Payment = Payment { amount: 2 }; struct Payment { amount: i32 }]
+
+            float_widened "float_widened":
+                [Vec<f32> = vec![1.0, 2.0];]
+                [Vec<f64> = vec![1.0, 2.0];]
+
+            bytes_of_text "bytes_of_text":
+                [String = "seven".into();]
+                [Vec<u8> = b"eight".to_vec();]
+
+            option_added "option_added":
+                [Payment = Payment { amount: 1, fee: 2 }; struct Payment { amount: u8, fee: u8 }]
+                [Payment = Payment { amount: Some(1), fee: 2 };
+                    struct Payment { amount: Option<u8>, fee: u8 }]
+
+            variant_added "variant_added":
+                [State = State::Refunded; enum State { Paid, Refunded }]
+                [State = State::Refunded; enum State { Paid, Failed, Refunded }]
+
+            variant_removed "variant_removed":
+                [State = State::Refunded; enum State { Paid, Failed, Refunded }]
+                [State = State::Refunded; enum State { Paid, Refunded }]
+
+            variant_renamed "variant_renamed":
+                [State = State::Paid; enum State { Paid, Refunded }]
+                [State = State::Settled; enum State { Settled, Refunded }]
+
+            variants_reordered "variants_reordered":
+                [Vec<State> = vec![State::Paid, State::Refunded]; enum State { Paid, Refunded }]
+                [Vec<State> = vec![State::Paid, State::Refunded]; enum State { Refunded, Paid }]
+
+            variant_filled "variant_filled":
+                [State = State::Paid; enum State { Paid, Refunded }]
+                [State = State::Paid(7); enum State { Paid(u8), Refunded }]
+
+            newtype_wrapped "newtype_wrapped":
+                [u32 = 7;]
+                [Cents = Cents(8); struct Cents(u32);]
+
+            tuple_for_struct "tuple_for_struct":
+                [Payment = Payment { amount: 1, fee: 2 }; struct Payment { amount: u32, fee: u32 }]
+                [Payment = Payment(2, 1); struct Payment(u32, u32);]
+
+            nested "nested":
+                [BTreeMap<String, Vec<Order>> =
+                    [("7".into(), vec![Order { lines: vec![Line { price: 1, count: 2 }] }])].into();
+                    struct Order { lines: Vec<Line> }
+                    struct Line { price: u32, count: u32 }]
+                [BTreeMap<String, Vec<Order>> =
+                    [("7".into(), vec![Order { lines: vec![Line { count: 2, price: 1 }] }])].into();
+                    struct Order { lines: Vec<Line> }
+                    struct Line { count: u32, price: u32 }]
+
+            array_grown "array_grown":
+                [[u8; 3] = [1, 2, 3];]
+                [[u8; 4] = [1, 2, 3, 4];]
+
+            pairs_for_map "pairs_for_map":
+                [BTreeMap<u8, u8> = BTreeMap::from([(1, 2)]);]
+                [Vec<(u8, u8)> = vec![(1, 3)];]
+
+            after_an_address "after_an_address":
+                [(std::net::IpAddr, u8) = ([127, 0, 0, 1].into(), 7);]
+                [(std::net::IpAddr, i8) = ([127, 0, 0, 1].into(), 7);]
+
+            set_for_list "set_for_list":
+                [Vec<u8> = vec![3, 1, 1];]
+                [HashSet<u8> = HashSet::from([1, 3]);]
+        }
+    };
+}
 
 /// For each change of a type a module with the type, a value of it and a function that is cached,
 /// and a `main` that calls each function once. It prints a line for each: the change, how the
 /// call was answered, and whether the value is the one that this build's function returns.
+#[doc(hidden)]
 #[macro_export]
-macro_rules! build {
-    ($($change:ident $name:tt: $type:ty = $value:expr; { $($item:item)* })*) => {
+macro_rules! functions {
+    (old $($change:ident $name:tt: [$($old:tt)*] [$($new:tt)*])*) => {
+        $crate::functions! { $($change $name: [$($old)*])* }
+    };
+    (new $($change:ident $name:tt: [$($old:tt)*] [$($new:tt)*])*) => {
+        $crate::functions! { $($change $name: [$($new)*])* }
+    };
+    ($($change:ident $name:tt: [$type:ty = $value:expr; $($item:item)*])*) => {
         $(mod $change {
             #[allow(unused_imports)]
             use std::collections::{BTreeMap, HashSet};

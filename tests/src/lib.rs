@@ -1,11 +1,16 @@
-//! What the integration tests share: memcached servers of their own, and a runtime to run on.
+//! What the integration tests share: memcached servers of their own, and an upstream that counts.
 
 mod deploy;
+mod upstream;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
+use std::task::Poll;
 use std::time::{Duration, Instant};
+
+pub use upstream::{Down, Upstream};
 
 /// A memcached of the test's own, on a free port of loopback; ended when dropped.
 #[derive(Debug)]
@@ -176,4 +181,15 @@ impl Drop for Memcached {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
     listener.local_addr().expect("a bound listener has an address").port()
+}
+
+/// Polls once: what is under way after that, a test can hold or drop.
+pub async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    std::future::poll_fn(|context| {
+        Poll::Ready(match future.as_mut().poll(context) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        })
+    })
+    .await
 }

@@ -2,22 +2,10 @@
 #![allow(missing_docs)]
 
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::Memcached;
-
-#[derive(Clone, Default)]
-struct Upstream(Arc<AtomicUsize>);
-
-impl Upstream {
-    fn fetches(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-}
+use cached_tests::{Down, Memcached, Upstream, poll_once};
 
 /// Read from memcached each time.
 #[coordinator_cached(
@@ -27,8 +15,8 @@ impl Upstream {
     skip(upstream),
     entry = square_entry
 )]
-async fn square(upstream: &Upstream, number: u64) -> Result<u64, String> {
-    upstream.0.fetch_add(1, Ordering::SeqCst);
+async fn square(upstream: &Upstream, number: u64) -> Result<u64, Down> {
+    upstream.answer().await?;
     Ok(number * number)
 }
 
@@ -39,9 +27,9 @@ async fn square(upstream: &Upstream, number: u64) -> Result<u64, String> {
     skip(upstream),
     entry = counted_entry
 )]
-async fn counted(upstream: &Upstream, number: u64) -> Result<usize, String> {
+async fn counted(upstream: &Upstream, number: u64) -> Result<usize, Down> {
     let _ = number;
-    Ok(upstream.0.fetch_add(1, Ordering::SeqCst))
+    upstream.answer().await
 }
 
 async fn process(memcached: &Memcached, timeout: u64) -> Cache {
@@ -54,16 +42,8 @@ async fn process(memcached: &Memcached, timeout: u64) -> Cache {
 /// Polls a few times, and leaves it at that.
 async fn poll_some<F: Future>(mut future: Pin<&mut F>, times: usize) -> Option<F::Output> {
     for _ in 0..times {
-        let mut polled = None;
-        std::future::poll_fn(|context| {
-            if let Poll::Ready(output) = future.as_mut().poll(context) {
-                polled = Some(output);
-            }
-            Poll::Ready(())
-        })
-        .await;
-        if polled.is_some() {
-            return polled;
+        if let Some(output) = poll_once(future.as_mut()).await {
+            return Some(output);
         }
         tokio::task::yield_now().await;
     }
@@ -249,8 +229,8 @@ async fn what_a_caller_invalidates_it_does_not_read_after_that() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_that_is_too_large_is_refused_alone_and_ejects_nobody() {
     #[coordinator_cached(name = "large", version = number, skip(upstream), local = false)]
-    async fn large(upstream: &Upstream, number: u64) -> Result<String, String> {
-        upstream.0.fetch_add(1, Ordering::SeqCst);
+    async fn large(upstream: &Upstream, number: u64) -> Result<String, Down> {
+        upstream.answer().await?;
         Ok("x".repeat(if number % 5 == 0 { 1100 << 10 } else { 10 << 10 }))
     }
     let memcached = Memcached::start();
@@ -287,10 +267,10 @@ async fn a_fill_delays_no_caller_and_too_many_are_dropped_and_counted() {
         upstream: &Upstream,
         gate: tokio::sync::watch::Receiver<bool>,
         number: u64,
-    ) -> Result<u64, String> {
-        upstream.0.fetch_add(1, Ordering::SeqCst);
+    ) -> Result<u64, Down> {
+        upstream.answer().await?;
         let mut gate = gate;
-        gate.wait_for(|open| *open).await.map_err(|error| error.to_string())?;
+        gate.wait_for(|open| *open).await.map_err(|_| Down)?;
         Ok(number)
     }
     const CALLS: u64 = 5000;

@@ -1,5 +1,5 @@
 //! A rollout: two builds of one program on one memcached, which differ in the types of what they
-//! cache. Each change of a type is a function of its own in `deploy_old` and `deploy_new`.
+//! cache. Each change of a type is a function of its own; `src/deploy.rs` lists them.
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;

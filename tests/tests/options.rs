@@ -1,33 +1,11 @@
 //! The attribute's options, each by what it does.
 #![allow(missing_docs)]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, Tier, coordinator_cached};
-use cached_tests::Memcached;
+use cached_tests::{Down, Memcached, Upstream};
 use serde::{Deserialize, Serialize};
-
-#[derive(Default)]
-struct Upstream {
-    fetches: AtomicUsize,
-    fails: AtomicBool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Down;
-
-impl Upstream {
-    fn answer(&self) -> Result<usize, Down> {
-        let count = self.fetches.fetch_add(1, Ordering::SeqCst) + 1;
-        if self.fails.load(Ordering::SeqCst) { Err(Down) } else { Ok(count) }
-    }
-
-    fn fetches(&self) -> usize {
-        self.fetches.load(Ordering::SeqCst)
-    }
-}
 
 async fn local() -> Cache {
     Cache::builder().build().await.expect("the defaults fit")
@@ -56,7 +34,7 @@ struct Token {
     entry = token_entry
 )]
 async fn token(upstream: &Upstream, user: u32, lives: Duration) -> Result<Token, Down> {
-    Ok(Token { count: upstream.answer()?, lives })
+    Ok(Token { count: upstream.answer().await?, lives })
 }
 
 #[tokio::test]
@@ -86,7 +64,7 @@ async fn ttl_with_takes_the_lifetime_from_the_value() {
 
 #[coordinator_cached(name = "lasting", version = user, ttl = lives, skip(upstream, lives))]
 async fn lasting(upstream: &Upstream, user: u32, lives: Duration) -> Result<usize, Down> {
-    upstream.answer()
+    upstream.answer().await
 }
 
 #[tokio::test]
@@ -121,7 +99,7 @@ async fn ttl_may_be_an_expression_of_any_length() {
     entry = maybe_entry
 )]
 async fn maybe(upstream: &Upstream, user: u32, known: bool) -> Result<Option<usize>, Down> {
-    let count = upstream.answer()?;
+    let count = upstream.answer().await?;
     Ok(known.then_some(count))
 }
 
@@ -150,7 +128,7 @@ async fn none_ttl_caches_a_none_for_so_long() {
     entry = finished_entry
 )]
 async fn finished(upstream: &Upstream, user: u32) -> Result<usize, Down> {
-    upstream.answer()
+    upstream.answer().await
 }
 
 #[tokio::test]
@@ -170,7 +148,7 @@ async fn cache_if_caches_only_what_it_is_true_for() {
 
 #[coordinator_cached(name = "bounded", version = user, local_ttl = "700ms", skip(upstream))]
 async fn bounded(upstream: &Upstream, user: u32) -> Result<usize, Down> {
-    upstream.answer()
+    upstream.answer().await
 }
 
 #[tokio::test]
@@ -195,7 +173,7 @@ async fn local_ttl_bounds_the_local_tier_alone() {
     entry = remote_only_entry
 )]
 async fn remote_only(upstream: &Upstream, user: u32) -> Result<usize, Down> {
-    upstream.answer()
+    upstream.answer().await
 }
 
 #[coordinator_cached(
@@ -206,7 +184,7 @@ async fn remote_only(upstream: &Upstream, user: u32) -> Result<usize, Down> {
     entry = local_only_entry
 )]
 async fn local_only(upstream: &Upstream, user: u32) -> Result<usize, Down> {
-    upstream.answer()
+    upstream.answer().await
 }
 
 #[tokio::test]
@@ -242,7 +220,7 @@ async fn a_tier_can_be_left_out() {
     entry = kept_entry
 )]
 async fn kept(upstream: &Upstream, user: u32) -> Result<usize, Down> {
-    upstream.answer()
+    upstream.answer().await
 }
 
 #[tokio::test]
@@ -252,17 +230,17 @@ async fn stale_if_error_serves_an_expired_value_when_the_fetch_fails() {
     cache
         .scope(async {
             assert_eq!(kept(&upstream, 1).await, Ok(1));
-            upstream.fails.store(true, Ordering::SeqCst);
+            upstream.fail();
             after(2100).await;
             assert!(!kept_entry(1).get().await.is_found(), "it has expired");
             assert_eq!(kept(&upstream, 1).await, Ok(1));
             assert_eq!(kept(&upstream, 1).await, Ok(1));
             assert_eq!(upstream.fetches(), 3, "each call tries");
             assert_eq!(kept(&upstream, 2).await, Err(Down), "there is nothing to serve");
-            upstream.fails.store(false, Ordering::SeqCst);
+            upstream.recover();
             assert_eq!(kept(&upstream, 1).await, Ok(5));
             assert_eq!(kept(&upstream, 1).await, Ok(5), "replaced");
-            upstream.fails.store(true, Ordering::SeqCst);
+            upstream.fail();
             after(5200).await;
             assert_eq!(kept(&upstream, 1).await, Err(Down), "kept no longer than declared");
         })
@@ -277,7 +255,7 @@ async fn stale_if_error_also_serves_what_another_process_left_in_memcached() {
     let upstream = Upstream::default();
     assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));
     a.flush().await;
-    upstream.fails.store(true, Ordering::SeqCst);
+    upstream.fail();
     after(2200).await;
     // A fetch that fails gives the right to replace the item back: nobody waits for it.
     let began = Instant::now();
@@ -288,7 +266,7 @@ async fn stale_if_error_also_serves_what_another_process_left_in_memcached() {
     assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
     assert_eq!(b.stats().get("kept").expect("called").stale_answers, 2);
     // When it works again, what expired is replaced, for everybody.
-    upstream.fails.store(false, Ordering::SeqCst);
+    upstream.recover();
     let fetched = b.scope(kept(&upstream, 1)).await.expect("fetched");
     assert!(fetched > 1);
     b.flush().await;
@@ -303,14 +281,14 @@ struct Settings {
 
 #[coordinator_cached(name = "settings", version = user, infallible, skip(upstream))]
 async fn settings(upstream: &Upstream, user: u32) -> Settings {
-    Settings { theme: format!("{:?}", upstream.answer()) }
+    Settings { theme: format!("{:?}", upstream.answer().await) }
 }
 
 type Answer = Result<usize, String>;
 
 #[coordinator_cached(name = "mistaken", version = user, infallible, skip(upstream))]
 async fn mistaken(upstream: &Upstream, user: u32) -> Answer {
-    upstream.answer().map_err(|_| "down".to_owned())
+    upstream.answer().await.map_err(|_| "down".to_owned())
 }
 
 #[tokio::test]
@@ -322,9 +300,9 @@ async fn infallible_caches_the_returned_value_whole_but_never_an_error() {
             let first = settings(&upstream, 1).await;
             assert_eq!(settings(&upstream, 1).await, first);
             assert_eq!(upstream.fetches(), 1);
-            upstream.fails.store(true, Ordering::SeqCst);
+            upstream.fail();
             assert!(mistaken(&upstream, 1).await.is_err());
-            upstream.fails.store(false, Ordering::SeqCst);
+            upstream.recover();
             assert_eq!(mistaken(&upstream, 1).await, Ok(3));
         })
         .await;
@@ -338,18 +316,18 @@ async fn infallible_caches_the_returned_value_whole_but_never_an_error() {
     skip(upstream),
     entry = price_entry
 )]
-async fn price(upstream: Arc<Upstream>, course: u32) -> Result<usize, Down> {
+async fn price(upstream: Upstream, course: u32) -> Result<usize, Down> {
     after(20).await;
-    upstream.answer()
+    upstream.answer().await
 }
 
 #[tokio::test]
 async fn refresh_ahead_refreshes_in_the_background_while_all_are_served() {
-    let upstream = Arc::new(Upstream::default());
+    let upstream = Upstream::default();
     local()
         .await
         .scope(async {
-            let price = || price(Arc::clone(&upstream), 1);
+            let price = || price(upstream.clone(), 1);
             assert_eq!(price().await, Ok(1));
             after(500).await;
             assert_eq!(price().await, Ok(1));
@@ -362,7 +340,7 @@ async fn refresh_ahead_refreshes_in_the_background_while_all_are_served() {
             assert_eq!(upstream.fetches(), 2, "one of them refreshed it");
             assert_eq!(price().await, Ok(2));
             // A refresh that fails leaves the entry, and the next caller tries.
-            upstream.fails.store(true, Ordering::SeqCst);
+            upstream.fail();
             after(1200).await;
             for fetches in 3..=4 {
                 assert_eq!(price().await, Ok(2));
@@ -381,16 +359,16 @@ async fn refresh_ahead_refreshes_in_the_background_while_all_are_served() {
     refresh_ahead = "4s",
     skip(upstream)
 )]
-async fn fleet_price(upstream: Arc<Upstream>, course: u32) -> Result<usize, Down> {
-    upstream.answer()
+async fn fleet_price(upstream: Upstream, course: u32) -> Result<usize, Down> {
+    upstream.answer().await
 }
 
 #[tokio::test]
 async fn refresh_ahead_is_done_once_across_processes() {
     let memcached = Memcached::start();
     let (a, b) = (process(&memcached).await, process(&memcached).await);
-    let upstream = Arc::new(Upstream::default());
-    let price = |cache: &Cache| cache.scope(fleet_price(Arc::clone(&upstream), 1));
+    let upstream = Upstream::default();
+    let price = |cache: &Cache| cache.scope(fleet_price(upstream.clone(), 1));
     assert_eq!(price(&a).await, Ok(1));
     a.flush().await;
     assert_eq!(price(&b).await, Ok(1));
@@ -409,11 +387,11 @@ async fn refresh_ahead_is_done_once_across_processes() {
 
 #[tokio::test]
 async fn an_invalidation_during_a_refresh_wins() {
-    let upstream = Arc::new(Upstream::default());
+    let upstream = Upstream::default();
     local()
         .await
         .scope(async {
-            let price = || price(Arc::clone(&upstream), 1);
+            let price = || price(upstream.clone(), 1);
             assert_eq!(price().await, Ok(1));
             after(1200).await;
             assert_eq!(price().await, Ok(1), "and refreshes");
@@ -434,7 +412,7 @@ async fn an_invalidation_during_a_refresh_wins() {
     entry = kept_long_entry
 )]
 async fn kept_long(upstream: &Upstream, user: u32) -> Result<usize, Down> {
-    upstream.answer()
+    upstream.answer().await
 }
 
 #[tokio::test]
@@ -445,7 +423,7 @@ async fn fetches_that_fail_do_not_shorten_how_long_a_value_is_kept() {
     assert_eq!(a.scope(kept_long(&upstream, 1)).await, Ok(1));
     a.flush().await;
     let key = a.scope(async { kept_long_entry(1).key().to_string() }).await;
-    upstream.fails.store(true, Ordering::SeqCst);
+    upstream.fail();
     let (began, before) = (Instant::now(), memcached.remaining(&key).expect("it is there"));
     after(1200).await;
     for _ in 0..20 {

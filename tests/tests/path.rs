@@ -3,11 +3,10 @@
 
 use std::cell::Cell;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, RequestScope, Tier, coordinator_cached};
+use cached_tests::{Down, Upstream, poll_once};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -23,63 +22,28 @@ pub struct Payment {
     fetched: usize,
 }
 
-/// Counts fetches; every test has its own, so that tests do not disturb each other.
-#[derive(Clone, Default)]
-pub struct Upstream {
-    fetches: Arc<AtomicUsize>,
-    takes: Duration,
-    fails: bool,
-    knows: bool,
-}
-
-impl Upstream {
-    fn taking(takes: Duration) -> Upstream {
-        Upstream { takes, ..Upstream::default() }
-    }
-
-    async fn answer(&self) -> usize {
-        let count = self.fetches.fetch_add(1, Ordering::SeqCst) + 1;
-        if !self.takes.is_zero() {
-            tokio::time::sleep(self.takes).await;
-        }
-        count
-    }
-
-    fn fetches(&self) -> usize {
-        self.fetches.load(Ordering::SeqCst)
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Down;
-
 type Answer<T> = Result<T, Down>;
 
 #[coordinator_cached(name = "payment", version = state, skip(upstream), entry = payment_entry)]
 async fn payment(upstream: &Upstream, number: &str, state: State) -> Result<Payment, Down> {
-    let fetched = upstream.answer().await;
-    if upstream.fails {
-        return Err(Down);
-    }
+    let fetched = upstream.answer().await?;
     Ok(Payment { number: number.to_owned(), state: format!("{state:?}"), fetched })
 }
 
 #[coordinator_cached(name = "aliased", version = number, skip(upstream))]
 async fn aliased(upstream: &Upstream, number: u32) -> Answer<u32> {
-    upstream.answer().await;
-    if upstream.fails { Err(Down) } else { Ok(number) }
+    upstream.answer().await?;
+    Ok(number)
 }
 
 #[coordinator_cached(name = "optional", version = number, skip(upstream))]
 async fn optional(upstream: &Upstream, number: u32) -> Option<u32> {
-    upstream.answer().await;
-    upstream.knows.then_some(number)
+    upstream.answer().await.is_ok().then_some(number)
 }
 
 #[coordinator_cached(name = "optional_answer", version = number, skip(upstream))]
 async fn optional_answer(upstream: &Upstream, number: u32) -> Answer<Option<u32>> {
-    upstream.answer().await;
-    Ok(upstream.knows.then_some(number))
+    Ok(upstream.answer().await.is_ok().then_some(number))
 }
 
 #[coordinator_cached(
@@ -89,7 +53,7 @@ async fn optional_answer(upstream: &Upstream, number: u32) -> Answer<Option<u32>
     entry = profile_entry
 )]
 async fn profile(upstream: &Upstream, user: u32) -> Result<String, Down> {
-    Ok(format!("user {user}, fetch {}", upstream.answer().await))
+    Ok(format!("user {user}, fetch {}", upstream.answer().await?))
 }
 
 async fn local() -> Cache {
@@ -119,7 +83,8 @@ async fn same_arguments_are_fetched_once_and_another_state_is_another_entry() {
 
 #[tokio::test]
 async fn errors_and_nones_are_not_cached_also_through_an_alias() {
-    let failing = Upstream { fails: true, ..Upstream::default() };
+    let failing = Upstream::default();
+    failing.fail();
     local()
         .await
         .scope(async {
@@ -130,7 +95,7 @@ async fn errors_and_nones_are_not_cached_also_through_an_alias() {
                 assert_eq!(optional_answer(&failing, 7).await, Ok(None));
                 assert_eq!(failing.fetches(), call * 4);
             }
-            let well = Upstream { knows: true, ..Upstream::default() };
+            let well = Upstream::default();
             for _ in 0..3 {
                 assert_eq!(aliased(&well, 7).await, Ok(7));
                 assert_eq!(optional(&well, 7).await, Some(7));
@@ -144,7 +109,7 @@ async fn errors_and_nones_are_not_cached_also_through_an_alias() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_callers_of_one_cold_key_fetch_once() {
     let cache = local().await;
-    let upstream = Upstream::taking(Duration::from_millis(50));
+    let upstream = Upstream::default().taking(50);
     let calls: Vec<_> = (0..1000)
         .map(|_| {
             let upstream = upstream.clone();
@@ -162,7 +127,8 @@ async fn a_thousand_callers_of_one_cold_key_fetch_once() {
 #[tokio::test]
 async fn an_error_reaches_every_follower_at_once() {
     let cache = local().await;
-    let upstream = Upstream { fails: true, ..Upstream::taking(Duration::from_millis(300)) };
+    let upstream = Upstream::default().taking(300);
+    upstream.fail();
     let calls: Vec<_> = (0..10)
         .map(|_| {
             let upstream = upstream.clone();
@@ -180,14 +146,15 @@ pub struct NotClone;
 
 #[coordinator_cached(name = "unshared", version = number, skip(upstream))]
 async fn unshared(upstream: &Upstream, number: u32) -> Result<u32, NotClone> {
-    upstream.answer().await;
-    if upstream.fails { Err(NotClone) } else { Ok(number) }
+    upstream.answer().await.map_err(|Down| NotClone)?;
+    Ok(number)
 }
 
 #[tokio::test]
 async fn followers_of_an_error_that_cannot_be_shared_fetch_for_themselves() {
     let cache = local().await;
-    let upstream = Upstream { fails: true, ..Upstream::taking(Duration::from_millis(20)) };
+    let upstream = Upstream::default().taking(20);
+    upstream.fail();
     let calls: Vec<_> = (0..5)
         .map(|_| {
             let upstream = upstream.clone();
@@ -202,7 +169,7 @@ async fn followers_of_an_error_that_cannot_be_shared_fetch_for_themselves() {
 
 #[coordinator_cached(name = "stepwise", version = number, skip(upstream))]
 async fn stepwise(upstream: &Upstream, number: u32) -> Result<u32, Down> {
-    upstream.answer().await;
+    upstream.answer().await?;
     for _ in 0..4 {
         tokio::task::yield_now().await;
     }
@@ -218,7 +185,7 @@ async fn a_leader_that_is_cancelled_at_any_await_hands_over() {
             .scope(async {
                 let mut leader = Box::pin(stepwise(&upstream, 7));
                 for _ in 0..polls {
-                    let polled = futures_poll(leader.as_mut()).await;
+                    let polled = poll_once(leader.as_mut()).await;
                     assert!(polled.is_none());
                 }
                 let followers = (0..20)
@@ -241,27 +208,16 @@ async fn a_leader_that_is_cancelled_at_any_await_hands_over() {
     }
 }
 
-/// Polls once.
-async fn futures_poll<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
-    std::future::poll_fn(|context| {
-        std::task::Poll::Ready(match future.as_mut().poll(context) {
-            std::task::Poll::Ready(output) => Some(output),
-            std::task::Poll::Pending => None,
-        })
-    })
-    .await
-}
-
 #[coordinator_cached(name = "panics_once", version = number, skip(upstream))]
 async fn panics_once(upstream: &Upstream, number: u32) -> Result<u32, Down> {
-    assert!(upstream.answer().await != 1, "the first fetch panics");
+    assert!(upstream.answer().await != Ok(1), "the first fetch panics");
     Ok(number)
 }
 
 #[tokio::test]
 async fn a_leader_that_panics_hands_over_and_its_key_is_well_afterwards() {
     let cache = local().await;
-    let upstream = Upstream::taking(Duration::from_millis(20));
+    let upstream = Upstream::default().taking(20);
     let calls: Vec<_> = (0..10)
         .map(|_| {
             let upstream = upstream.clone();
@@ -283,12 +239,12 @@ async fn a_leader_that_panics_hands_over_and_its_key_is_well_afterwards() {
 
 #[tokio::test]
 async fn a_leader_held_unpolled_in_its_followers_task_is_relieved_within_about_a_second() {
-    let upstream = Upstream::taking(Duration::from_millis(20));
+    let upstream = Upstream::default().taking(20);
     local()
         .await
         .scope(async {
             let mut held = pin!(payment(&upstream, "7", State::Paid));
-            assert!(futures_poll(held.as_mut()).await.is_none());
+            assert!(poll_once(held.as_mut()).await.is_none());
             let began = Instant::now();
             let answer = payment(&upstream, "7", State::Paid).await.expect("fetched");
             assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
@@ -304,7 +260,7 @@ async fn a_leader_held_unpolled_in_its_followers_task_is_relieved_within_about_a
 #[tokio::test]
 async fn a_slow_fetch_stays_one_fetch() {
     let cache = local().await;
-    let upstream = Upstream::taking(Duration::from_secs(3));
+    let upstream = Upstream::default().taking(3000);
     let calls: Vec<_> = (0..10)
         .map(|_| {
             let upstream = upstream.clone();
@@ -365,7 +321,7 @@ async fn an_entry_can_be_looked_at_added_and_invalidated() {
 
 #[tokio::test]
 async fn overwrite_replaces_and_a_fetch_under_way_does_not_undo_it() {
-    let upstream = Upstream::taking(Duration::from_millis(300));
+    let upstream = Upstream::default().taking(300);
     local()
         .await
         .scope(async {
@@ -383,7 +339,7 @@ async fn overwrite_replaces_and_a_fetch_under_way_does_not_undo_it() {
 
 #[tokio::test]
 async fn an_invalidation_during_a_fetch_wins_and_later_callers_fetch_anew() {
-    let upstream = Upstream::taking(Duration::from_millis(300));
+    let upstream = Upstream::default().taking(300);
     local()
         .await
         .scope(async {
@@ -403,7 +359,7 @@ async fn an_invalidation_during_a_fetch_wins_and_later_callers_fetch_anew() {
 #[coordinator_cached(name = "short", version = number, ttl = "1s", skip(upstream))]
 async fn short(upstream: &Upstream, number: u32) -> Result<usize, Down> {
     let _ = number;
-    Ok(upstream.answer().await)
+    upstream.answer().await
 }
 
 #[tokio::test]
@@ -520,19 +476,19 @@ impl<T: Send + Sync> Client<T> {
     #[coordinator_cached(name = "client_fetch", version = number, skip(self, upstream))]
     async fn fetch(&self, upstream: &Upstream, number: u32) -> Result<(usize, u32), Down> {
         let _ = &self.tag;
-        Ok((upstream.answer().await, number))
+        Ok((upstream.answer().await?, number))
     }
 }
 
 #[coordinator_cached(name = "const_generic", version = number, skip(upstream))]
 async fn sized<const N: usize>(upstream: &Upstream, number: u32) -> Result<(usize, u32), Down> {
-    upstream.answer().await;
+    upstream.answer().await?;
     Ok((N, number))
 }
 
 #[coordinator_cached(name = "type_generic", version = number, skip(upstream))]
 async fn named<T>(upstream: &Upstream, number: u32) -> Result<(String, u32), Down> {
-    upstream.answer().await;
+    upstream.answer().await?;
     Ok((std::any::type_name::<T>().to_owned(), number))
 }
 
@@ -570,7 +526,7 @@ fn between(gate: Option<&Gate>) -> Duration {
 
 #[coordinator_cached(name = "gated", version = number, ttl = between(gate), skip(upstream, gate))]
 async fn gated(upstream: &Upstream, number: u32, gate: Option<&Gate>) -> Result<usize, Down> {
-    Ok(upstream.answer().await)
+    upstream.answer().await
 }
 
 #[tokio::test]
@@ -598,8 +554,8 @@ async fn a_caller_that_looked_before_a_fetch_ended_and_joins_after_it_does_not_f
 /// An error that is neither `Send` nor `Clone`, in a future that is `Send`.
 #[coordinator_cached(name = "unsendable", version = number, skip(upstream))]
 async fn unsendable(upstream: &Upstream, number: u32) -> Result<u32, Box<dyn std::error::Error>> {
-    upstream.answer().await;
-    if upstream.fails { Err("down".into()) } else { Ok(number) }
+    upstream.answer().await.map_err(|Down| "down")?;
+    Ok(number)
 }
 
 #[tokio::test]
@@ -618,7 +574,7 @@ async fn unnamed_type(
     upstream: &Upstream,
     id: impl Serialize + Copy + Send + Sync,
 ) -> Result<String, Down> {
-    upstream.answer().await;
+    upstream.answer().await?;
     Ok(std::any::type_name_of_val(&id).to_owned())
 }
 
@@ -691,8 +647,9 @@ async fn a_request_keeps_the_answers_of_caches_apart_that_are_gone() {
 
 #[tokio::test]
 async fn a_request_has_one_answer_also_after_an_error_that_cannot_be_shared() {
-    let upstream = Upstream { fails: true, ..Upstream::taking(Duration::from_millis(20)) };
-    let well = Upstream::taking(Duration::from_millis(20));
+    let upstream = Upstream::default().taking(20);
+    upstream.fail();
+    let well = Upstream::default().taking(20);
     local()
         .await
         .scope(RequestScope::new().run(async {
@@ -709,7 +666,7 @@ async fn a_request_has_one_answer_also_after_an_error_that_cannot_be_shared() {
 async fn busy(upstream: &Upstream, number: u32) -> Result<u32, Down> {
     let waker =
         std::future::poll_fn(|context| std::task::Poll::Ready(context.waker().clone())).await;
-    upstream.answer().await;
+    upstream.answer().await?;
     // Woken by another thread while it computes.
     std::thread::spawn(move || waker.wake());
     std::thread::sleep(Duration::from_millis(1500));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, RequestScope, Tier, coordinator_cached, first_found};
-use cached_tests::{Memcached, free_port};
+use cached_tests::{Down, Memcached, Upstream, free_port, poll_once};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,39 +17,14 @@ struct Payment {
     fetched: usize,
 }
 
-#[derive(Clone, Default)]
-struct Upstream {
-    fetches: Arc<AtomicUsize>,
-    takes: Duration,
-}
-
-impl Upstream {
-    fn taking(millis: u64) -> Upstream {
-        Upstream { takes: Duration::from_millis(millis), ..Upstream::default() }
-    }
-
-    async fn answer(&self) -> usize {
-        let count = self.fetches.fetch_add(1, Ordering::SeqCst) + 1;
-        tokio::time::sleep(self.takes).await;
-        count
-    }
-
-    fn fetches(&self) -> usize {
-        self.fetches.load(Ordering::SeqCst)
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Down;
-
 #[coordinator_cached(name = "payment", version = state, skip(upstream), entry = payment_entry)]
 async fn payment(upstream: &Upstream, number: &str, state: &str) -> Result<Payment, Down> {
-    Ok(Payment { number: number.to_owned(), fetched: upstream.answer().await })
+    Ok(Payment { number: number.to_owned(), fetched: upstream.answer().await? })
 }
 
 #[coordinator_cached(name = "failing", version = number, skip(upstream))]
 async fn failing(upstream: &Upstream, number: u32) -> Result<u32, Down> {
-    upstream.answer().await;
+    upstream.answer().await?;
     Err(Down)
 }
 
@@ -60,7 +35,7 @@ async fn failing(upstream: &Upstream, number: u32) -> Result<u32, Down> {
     entry = profile_entry
 )]
 async fn profile(upstream: &Upstream, user: u32) -> Result<String, Down> {
-    Ok(format!("user {user}, fetch {}", upstream.answer().await))
+    Ok(format!("user {user}, fetch {}", upstream.answer().await?))
 }
 
 /// A cache of its own, as another process would have.
@@ -98,7 +73,7 @@ async fn an_entry_lives_for_thirty_minutes_by_default() {
 #[coordinator_cached(name = "brief", version = number, ttl = "3s", skip(upstream), entry = brief_entry)]
 async fn brief(upstream: &Upstream, number: u32) -> Result<usize, Down> {
     let _ = number;
-    Ok(upstream.answer().await)
+    upstream.answer().await
 }
 
 /// The server counts seconds on ticks of its own, so entries begin at all places between two ticks.
@@ -209,9 +184,9 @@ fn when_the_process_that_fetches_is_killed_another_takes_over_after_the_lease() 
 async fn a_failed_or_cancelled_fetch_gives_its_lease_back() {
     let memcached = Memcached::start();
     let (a, b) = (process(&memcached).await, process(&memcached).await);
-    let upstream = Upstream::taking(20);
+    let upstream = Upstream::default().taking(20);
     assert_eq!(a.scope(failing(&upstream, 7)).await, Err(Down));
-    let hanging = Upstream::taking(10_000);
+    let hanging = Upstream::default().taking(10_000);
     let cancelled =
         tokio::time::timeout(Duration::from_millis(200), a.scope(payment(&hanging, "7", "paid")));
     assert!(cancelled.await.is_err());
@@ -238,7 +213,7 @@ struct Skipping {
 
 #[coordinator_cached(name = "skipping", version = amount, skip(upstream), entry = skipping_entry)]
 async fn skipping(upstream: &Upstream, amount: u8) -> Result<Skipping, Down> {
-    upstream.answer().await;
+    upstream.answer().await?;
     Ok(Skipping { note: None, amount, fee: 1, tail: vec![2, 3] })
 }
 
@@ -251,7 +226,7 @@ enum Untagged {
 
 #[coordinator_cached(name = "untagged", version = number, skip(upstream))]
 async fn untagged(upstream: &Upstream, number: u32) -> Result<Untagged, Down> {
-    upstream.answer().await;
+    upstream.answer().await?;
     Ok(Untagged::Number(number))
 }
 
@@ -265,7 +240,7 @@ struct NeverWritten {
 
 #[coordinator_cached(name = "never_written", version = number, skip(upstream))]
 async fn never_written(upstream: &Upstream, number: u8) -> Result<NeverWritten, Down> {
-    upstream.answer().await;
+    upstream.answer().await?;
     Ok(NeverWritten { secret: 9, amount: number, rest: vec![0; 4] })
 }
 
@@ -348,7 +323,7 @@ async fn memcached_stopped_in_mid_load_changes_no_answer() {
 async fn answers_in_time(builder: cached_core::CacheBuilder, happens: impl FnOnce()) {
     const FETCH: u64 = 20;
     let cache = builder.build().await.expect("fits");
-    let upstream = Upstream::taking(FETCH);
+    let upstream = Upstream::default().taking(FETCH);
     let progress = Arc::new(AtomicUsize::new(0));
     let tasks: Vec<_> = (0..20)
         .map(|task| {
@@ -424,7 +399,7 @@ async fn a_server_that_comes_back_is_used_again() {
 async fn invalidate_reaches_memcached_and_beats_a_fetch_of_another_process() {
     let memcached = Memcached::start();
     let (a, b) = (process(&memcached).await, process(&memcached).await);
-    let upstream = Upstream::taking(500);
+    let upstream = Upstream::default().taking(500);
     let fetch = tokio::spawn({
         let (a, upstream) = (a.clone(), upstream.clone());
         async move { a.scope(payment(&upstream, "7", "paid")).await }
@@ -467,7 +442,7 @@ async fn add_and_overwrite_reach_every_process() {
 async fn add_fills_another_callers_placeholder() {
     let memcached = Memcached::start();
     let (a, b) = (process(&memcached).await, process(&memcached).await);
-    let upstream = Upstream::taking(500);
+    let upstream = Upstream::default().taking(500);
     let fetch = tokio::spawn({
         let (a, upstream) = (a.clone(), upstream.clone());
         async move { a.scope(payment(&upstream, "7", "paid")).await }
@@ -529,33 +504,17 @@ fn without_a_runtime_the_remote_tier_is_skipped() {
     let cache = runtime.block_on(process(&memcached));
     drop(runtime);
     let upstream = Upstream::default();
-    let mut call = std::pin::pin!(cache.scope(instant(&upstream, 7)));
+    let mut call = std::pin::pin!(cache.scope(payment(&upstream, "7", "paid")));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    assert_eq!(call.as_mut().poll(&mut context), std::task::Poll::Ready(Ok(7)));
-}
-
-#[coordinator_cached(name = "instant", version = number, skip(upstream))]
-async fn instant(upstream: &Upstream, number: u32) -> Result<u32, Down> {
-    upstream.fetches.fetch_add(1, Ordering::SeqCst);
-    Ok(number)
-}
-
-/// Polls once.
-async fn poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
-    std::future::poll_fn(|context| {
-        std::task::Poll::Ready(match future.as_mut().poll(context) {
-            std::task::Poll::Ready(output) => Some(output),
-            std::task::Poll::Pending => None,
-        })
-    })
-    .await
+    let fetched = Payment { number: "7".into(), fetched: 1 };
+    assert_eq!(call.as_mut().poll(&mut context), std::task::Poll::Ready(Ok(fetched)));
 }
 
 #[tokio::test]
 async fn the_heir_of_a_held_leader_does_not_wait_for_its_own_processs_lease() {
     let memcached = Memcached::start();
     let cache = process(&memcached).await;
-    let upstream = Upstream::taking(20);
+    let upstream = Upstream::default().taking(20);
     let took = cache
         .scope(async {
             let mut held = Box::pin(payment(&upstream, "7", "paid"));
@@ -691,7 +650,7 @@ fn outside_of_a_runtime_first_found_finds_nothing_in_memcached_and_does_not_pani
 async fn a_burst_of_cold_keys_leaves_nobody_waiting_for_its_leases() {
     let memcached = Memcached::start();
     let (a, b) = (process(&memcached).await, process(&memcached).await);
-    let upstream = Upstream::taking(5);
+    let upstream = Upstream::default().taking(5);
     let calls: Vec<_> = (0..10_000)
         .map(|number| {
             let upstream = upstream.clone();
@@ -722,7 +681,7 @@ async fn a_burst_of_cold_keys_leaves_nobody_waiting_for_its_leases() {
 )]
 async fn kept(upstream: &Upstream, number: u32) -> Result<usize, Down> {
     let _ = number;
-    Ok(upstream.answer().await)
+    upstream.answer().await
 }
 
 #[tokio::test]
@@ -733,7 +692,7 @@ async fn while_one_process_replaces_an_expired_value_others_are_served_it() {
     assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));
     a.flush().await;
     tokio::time::sleep(Duration::from_millis(2200)).await;
-    let slow = Upstream { takes: Duration::from_millis(1500), ..upstream.clone() };
+    let slow = upstream.clone().taking(1500);
     let refetch = tokio::spawn({
         let slow = slow.clone();
         a.scope(async move { kept(&slow, 1).await })

@@ -1,25 +1,11 @@
 //! Servers that fail, come back, come and go.
 #![allow(missing_docs)]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, CacheError, coordinator_cached, first_found};
-use cached_tests::{Memcached, free_port};
-
-#[derive(Clone, Default)]
-struct Upstream(Arc<AtomicUsize>);
-
-impl Upstream {
-    fn next(&self) -> usize {
-        self.0.fetch_add(1, Ordering::SeqCst) + 1
-    }
-
-    fn fetches(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-}
+use cached_tests::{Down, Memcached, Upstream, free_port};
 
 /// Counts up with each fetch: a lower count than was seen is an old value.
 #[coordinator_cached(
@@ -29,9 +15,9 @@ impl Upstream {
     skip(upstream),
     entry = profile_entry
 )]
-async fn profile(upstream: &Upstream, user: u32) -> Result<usize, String> {
+async fn profile(upstream: &Upstream, user: u32) -> Result<usize, Down> {
     let _ = user;
-    Ok(upstream.next())
+    upstream.answer().await
 }
 
 const TIMEOUT: Duration = Duration::from_millis(100);
@@ -85,16 +71,17 @@ async fn stopped_and_resumed(servers: usize, overwrites: bool) {
     // The first few find out; one that is told while nobody knows yet takes its time.
     let mut least = Vec::new();
     for &user in &its_own {
+        let new = upstream.answer().await.expect("it works");
         let changed = cache.scope(async {
             match overwrites {
                 false => profile_entry(user).invalidate().await,
-                true => profile_entry(user).overwrite(upstream.next()).await,
+                true => profile_entry(user).overwrite(new).await,
             }
         });
         let error = changed.await.expect_err("its server could not be told");
         assert!(matches!(error, CacheError::Remote(_)), "{error}");
         // What was before this is old.
-        least.push((user, upstream.fetches()));
+        least.push((user, new));
     }
     let is_new = async |when: &str| {
         for (user, least) in &mut *least.clone() {

@@ -1,32 +1,13 @@
 //! `cached_core::testing`: a test moves the clock, and breaks memcached, without a server and
 //! without sleeping.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cached_core::testing::TestCache;
 use cached_core::{Cache, coordinator_cached};
+use cached_tests::{Down, Upstream};
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-#[derive(Default)]
-struct Upstream {
-    fetches: AtomicUsize,
-    fails: AtomicBool,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Down;
-
-impl Upstream {
-    fn answer(&self, number: u32) -> Result<String, Down> {
-        let fetch = self.fetches.fetch_add(1, Ordering::SeqCst) + 1;
-        if self.fails.load(Ordering::SeqCst) {
-            return Err(Down);
-        }
-        Ok(format!("payment {number}, fetch {fetch}"))
-    }
-}
 
 #[coordinator_cached(
     name = "test_payment",
@@ -35,7 +16,7 @@ impl Upstream {
     entry = payment_entry
 )]
 async fn payment(upstream: &Upstream, number: u32, state: &str) -> Result<String, Down> {
-    upstream.answer(number)
+    Ok(format!("payment {number}, fetch {}", upstream.answer().await?))
 }
 
 #[tokio::test]
@@ -123,12 +104,12 @@ async fn a_memcached_that_was_restarted_is_empty() {
     test.run(payment(&upstream, 7, "paid")).await.expect("fetched");
     test.memcached().clear();
     test.another_process().run(payment(&upstream, 7, "paid")).await.expect("fetched");
-    assert_eq!(upstream.fetches.load(Ordering::SeqCst), 2);
+    assert_eq!(upstream.fetches(), 2);
 }
 
 #[coordinator_cached(name = "test_kept", version = number, ttl = "10m", stale_if_error = "1h", skip(upstream))]
 async fn kept(upstream: &Upstream, number: u32) -> Result<String, Down> {
-    upstream.answer(number)
+    Ok(format!("payment {number}, fetch {}", upstream.answer().await?))
 }
 
 #[tokio::test]
@@ -136,7 +117,7 @@ async fn what_is_kept_for_errors_is_kept_by_the_same_clock() {
     for test in [TestCache::local(), TestCache::new()] {
         let upstream = Upstream::default();
         let first = test.run(kept(&upstream, 7)).await;
-        upstream.fails.store(true, Ordering::SeqCst);
+        upstream.fail();
         test.advance(69 * MINUTE);
         assert_eq!(test.run(kept(&upstream, 7)).await, first);
         test.advance(2 * MINUTE);
@@ -172,7 +153,7 @@ async fn tests_that_share_a_builder_share_nothing_else() {
     let upstream = Upstream::default();
     one.run(payment(&upstream, 7, "paid")).await.expect("fetched");
     other.run(payment(&upstream, 7, "paid")).await.expect("fetched");
-    assert_eq!(upstream.fetches.load(Ordering::SeqCst), 2);
+    assert_eq!(upstream.fetches(), 2);
     one.advance(31 * MINUTE);
     other.run(payment(&upstream, 7, "paid")).await.expect("cached");
     assert_eq!(other.stats("test_payment").fetches, 1);
