@@ -5,7 +5,6 @@ mod look;
 mod types;
 
 use std::any::type_name;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +18,8 @@ pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
 pub use crate::key::Parts;
 use crate::key::{Head, KeyPart, Part};
-pub use crate::value::{ByType, Errors, Returned, Sharing, Typed, Whole};
-use crate::value::{CachedValue, In, Returns};
+use crate::value::{self, CachedValue, Returns, Value};
+pub use crate::value::{ByType, Errors, Returned, Sharing, Whole};
 use asked::Hashed;
 pub use asked::{Asked, Met};
 use look::{Serve, State, look, look_further};
@@ -92,61 +91,68 @@ pub use crate::{
 };
 
 /// Which entry is meant, before it is looked at.
-pub struct Lookup<'k, A, T> {
+pub struct Lookup<'k, R, V, A> {
     asked: A,
-    returned: T,
+    /// What is to be known of the return type: on a hit, where the compiler sees which function it
+    /// is, and otherwise.
+    join: Join<R>,
+    returns: fn(Errors<R>) -> Returns<R, V>,
+    errors: Errors<R>,
     cache: Option<&'k Cache>,
 }
+
+/// See [`join`](value::join).
+type Join<R> = fn(&Value, &mut Option<R>) -> bool;
 
 /// The bounds on a function's return type are here, in one plain call that is spanned at the type.
 /// The function and its companion make the same, so that an error in it is one error.
 #[inline(always)]
-pub fn lookup<'k, R>(
+pub fn lookup<'k, R, P>(
     errors: Errors<R>,
     met: Met,
-    identifier: impl Parts,
-    version: impl Parts,
-) -> Lookup<'k, Asked<impl Parts, impl Parts, ()>, impl Typed<Returned = R, Value = R::Value>>
+    parts: P,
+) -> Lookup<'k, R, R::Value, Asked<P, ()>>
 where
     R: Returned<ByType>,
     R::Value: CachedValue,
 {
-    let asked = Asked::new(met, identifier, version);
-    Lookup { asked, returned: In { errors, mode: PhantomData::<ByType> }, cache: None }
+    let asked = Asked::new(met, parts);
+    let (join, returns) = (value::join::<R, ByType>, Returns::new::<ByType>);
+    Lookup { asked, join, returns, errors, cache: None }
 }
 
 /// The same for a function that is `infallible`.
 #[inline(always)]
-pub fn lookup_whole<'k, R: CachedValue>(
+pub fn lookup_whole<'k, R: CachedValue, P>(
     errors: Errors<R>,
     met: Met,
-    identifier: impl Parts,
-    version: impl Parts,
-) -> Lookup<'k, Asked<impl Parts, impl Parts, ()>, impl Typed<Returned = R, Value = R>> {
-    let asked = Asked::new(met, identifier, version);
-    Lookup { asked, returned: In { errors, mode: PhantomData::<Whole> }, cache: None }
+    parts: P,
+) -> Lookup<'k, R, R, Asked<P, ()>> {
+    let asked = Asked::new(met, parts);
+    let (join, returns) = (value::join::<R, Whole>, Returns::new::<Whole>);
+    Lookup { asked, join, returns, errors, cache: None }
 }
 
-impl<'k, A, T> Lookup<'k, A, T> {
+impl<'k, R, V, A> Lookup<'k, R, V, A> {
     /// Sets the cache, where it is not the current one.
     #[must_use]
-    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, A, T> {
+    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V, A> {
         Lookup { cache: Some(cache), ..self }
     }
 }
 
-impl<'k, I: Parts, W: Parts, C: Parts, T: Typed> Lookup<'k, Asked<I, W, C>, T> {
+impl<'k, R, V, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, Asked<(I, W), C>> {
     /// Adds the function's own type arguments, as a tuple of `PhantomData`.
     #[must_use]
-    pub fn of<Arguments>(self) -> Lookup<'k, Asked<I, W, C>, T> {
+    pub fn of<Arguments>(self) -> Lookup<'k, R, V, Asked<(I, W), C>> {
         Lookup { asked: self.asked.of(type_name::<Arguments>()), ..self }
     }
 
     /// Adds the function's own const arguments.
     #[must_use]
-    pub fn constants<D: Parts>(self, constants: D) -> Lookup<'k, Asked<I, W, D>, T> {
-        let Lookup { asked, returned, cache } = self;
-        Lookup { asked: asked.constants(constants), returned, cache }
+    pub fn constants<D: Parts>(self, constants: D) -> Lookup<'k, R, V, Asked<(I, W), D>> {
+        let Lookup { asked, join, returns, errors, cache } = self;
+        Lookup { asked: asked.constants(constants), join, returns, errors, cache }
     }
 
     /// Looks in the request and local tiers. A hit ends here, before there is a fetch: what is not
@@ -155,38 +161,38 @@ impl<'k, I: Parts, W: Parts, C: Parts, T: Typed> Lookup<'k, Asked<I, W, C>, T> {
     /// # Errors
     /// The call that is to be answered otherwise.
     #[inline(always)]
-    pub fn begin(self) -> Result<T::Returned, Call<T::Returned, T::Value>> {
-        let Lookup { asked, returned, cache } = self;
+    pub fn begin(self) -> Result<R, Call<R, V>> {
+        let Lookup { asked, join, returns, errors, cache } = self;
         let key = asked.hashed();
         let mut hit = None;
         if let (Some(key), Some(cache)) = (&key, cache.or_else(current_of_process)) {
-            look(cache, key, |value| T::join(value, &mut hit));
+            look(cache, key, |value| join(value, &mut hit));
         }
         match hit {
             Some(hit) => Ok(hit),
-            None => begin_further(returned, &asked, key.map(Hashed::head), cache),
+            None => begin_further(&asked, key.map(Hashed::head), cache, join, returns(errors)),
         }
     }
 
     /// The entry, for the companion.
-    pub fn entry<P>(self) -> CacheEntry<T::Value, P> {
-        let Lookup { asked, returned, cache } = self;
+    pub fn entry<P>(self) -> CacheEntry<V, P> {
+        let Lookup { asked, returns, errors, cache, .. } = self;
         let cache = cache.cloned().unwrap_or_else(Cache::current);
         let key = asked.encoded(asked.hashed().map(Hashed::head)).map(|key| Arc::from(&*key));
-        CacheEntry::new(cache, asked.declaration, key, returned.returns().value_type)
+        CacheEntry::new(cache, asked.declaration, key, returns(errors).value_type)
     }
 }
 
 #[inline(never)]
-fn begin_further<I: Parts, W: Parts, C: Parts, T: Typed>(
-    returned: T,
-    asked: &Asked<I, W, C>,
+fn begin_further<R, V, I: Parts, W: Parts, C: Parts>(
+    asked: &Asked<(I, W), C>,
     head: Option<Head>,
     cache: Option<&Cache>,
-) -> Result<T::Returned, Call<T::Returned, T::Value>> {
-    let returns = returned.returns();
+    join: Join<R>,
+    returns: Returns<R, V>,
+) -> Result<R, Call<R, V>> {
     let mut hit = None;
-    let serve: Serve<'_> = &mut |value| T::join(value, &mut hit);
+    let serve: Serve<'_> = &mut |value| join(value, &mut hit);
     let key = || asked.encoded(head);
     let mut look = |cache: &Cache| {
         look_further(cache, asked.declaration, &key, returns.value_type, &mut *serve)

@@ -193,7 +193,7 @@ impl<V: CachedValue> Rules<V> {
 }
 
 /// What the path of a call must know of a function's return type.
-pub struct Returns<R, V> {
+pub(crate) struct Returns<R, V> {
     /// Splits what the function returned into a value and what the caller gets.
     pub(crate) split: fn(R, &Rules<V>) -> Split<R>,
     /// `None` where the value is of another type.
@@ -208,40 +208,12 @@ pub(crate) enum Split<R> {
     Error(R),
 }
 
-/// The same as a type, so that a hit runs it without a call.
-pub trait Typed {
-    /// What the function returns.
-    type Returned;
-    /// What of it is cached.
-    type Value;
-
-    /// Puts what the function returns for a cached value in its place; `false` where the value is
-    /// of another type. Put and not handed on: a value is slow to move that was only just written.
-    #[doc(hidden)]
-    fn join(value: &Value, place: &mut Option<Self::Returned>) -> bool;
-
-    #[doc(hidden)]
-    fn returns(self) -> Returns<Self::Returned, Self::Value>;
-}
-
-/// A return type in its mode.
-pub(crate) struct In<Mode, R> {
-    pub(crate) errors: Errors<R>,
-    pub(crate) mode: PhantomData<Mode>,
-}
-
-impl<Mode, R: Returned<Mode, Value: CachedValue>> Typed for In<Mode, R> {
-    type Returned = R;
-    type Value = R::Value;
-
-    #[inline(always)]
-    fn join(value: &Value, place: &mut Option<R>) -> bool {
-        let Some(value) = value.downcast_ref::<R::Value>() else { return false };
-        *place = Some(R::join(value.clone()));
-        true
-    }
-
-    fn returns(self) -> Returns<R, R::Value> {
+impl<R, V> Returns<R, V> {
+    pub(crate) fn new<Mode>(errors: Errors<R>) -> Returns<R, V>
+    where
+        R: Returned<Mode, Value = V>,
+        V: CachedValue,
+    {
         Returns {
             split: |returned, rules| match returned.split() {
                 Ok(value) => {
@@ -250,12 +222,24 @@ impl<Mode, R: Returned<Mode, Value: CachedValue>> Typed for In<Mode, R> {
                 }
                 Err(returned) => Split::Error(returned),
             },
-            join: |value| value.downcast_ref::<R::Value>().cloned().map(R::join),
-            errors: self.errors,
-            value_type: TypeOf::<R::Value>::TYPE,
+            join: |value| value.downcast_ref::<V>().cloned().map(R::join),
+            errors,
+            value_type: TypeOf::<V>::TYPE,
             rules: Rules::NONE,
         }
     }
+}
+
+/// Puts what the function returns for a cached value in its place; `false` where the value is of
+/// another type. Put and not handed on: a value is slow to move that was only just written.
+#[inline(always)]
+pub(crate) fn join<R, Mode>(value: &Value, place: &mut Option<R>) -> bool
+where
+    R: Returned<Mode, Value: CachedValue>,
+{
+    let Some(value) = value.downcast_ref::<R::Value>() else { return false };
+    *place = Some(R::join(value.clone()));
+    true
 }
 
 /// How an error reaches the followers of a fetch: `None` where its type cannot be shared.

@@ -3,11 +3,11 @@ async fn fetch_payment(client: &Http, number: &str, state: State) -> Result<Paym
         let (client, number, state) = (client, number, state);
         let call = ::cached_core::private::begin!(::cached_core::private::lookup::<
             Result<Payment, Error>,
+            _,
         >(
             ::cached_core::private::Sharing::<Result<Payment, Error>>::NEW.errors(),
             ::cached_core::private::declaration!("payment", "fetch_payment"),
-            ::cached_core::private::part(&number),
-            ::cached_core::private::part(&state),
+            (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
         ));
         (call, async move {
             #[allow(unused_variables)]
@@ -21,11 +21,10 @@ async fn fetch_payment(client: &Http, number: &str, state: State) -> Result<Paym
 }
 #[doc = "The cache entry of `fetch_payment` for these arguments: looks at it, adds or invalidates it. Fetches nothing."]
 #[allow(unused_variables, unused_mut, clippy::all, clippy::pedantic)]fn payment_entry (number : & str , state : State) -> :: cached_core :: CacheEntry < < Result < Payment , Error > as :: cached_core :: private :: Returned < :: cached_core :: private :: ByType >> :: Value , :: cached_core :: WriteOnce >{
-    ::cached_core::private::lookup::<Result<Payment, Error>>(
+    ::cached_core::private::lookup::<Result<Payment, Error>, _>(
         ::cached_core::private::Sharing::<Result<Payment, Error>>::NEW.errors(),
         ::cached_core::private::declared!("payment", "fetch_payment"),
-        ::cached_core::private::part(&number),
-        ::cached_core::private::part(&state),
+        (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
     )
     .entry()
 }

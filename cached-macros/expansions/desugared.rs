@@ -14,14 +14,16 @@ impl Client {
             let (call, fetch) = {
                 let (number, state) = (number, state);
                 let call =
-                    ::cached_core::private::begin!(::cached_core::private::lookup::<Answer>(
+                    ::cached_core::private::begin!(::cached_core::private::lookup::<Answer, _>(
                         ::cached_core::private::Sharing::<Answer>::NEW.errors(),
                         ::cached_core::private::declaration!("payment", "payment"),
                         (
-                            ::cached_core::private::part(&self.region),
-                            ::cached_core::private::part(&number)
+                            (
+                                ::cached_core::private::part(&self.region),
+                                ::cached_core::private::part(&number)
+                            ),
+                            ::cached_core::private::part(&state)
                         ),
-                        ::cached_core::private::part(&state),
                     ));
                 (call, async move {
                     #[allow(unused_variables)]

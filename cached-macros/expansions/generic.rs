@@ -5,11 +5,10 @@ where
     let (call, fetch) = {
         let (kind, edition) = (kind, edition);
         let call = ::cached_core::private::begin!(
-            ::cached_core::private::lookup::<Option<Page<N>>>(
+            ::cached_core::private::lookup::<Option<Page<N>>, _>(
                 ::cached_core::private::Sharing::<Option<Page<N>>>::NEW.errors(),
                 ::cached_core::private::declaration!("page", "page"),
-                ::cached_core::private::part(&kind),
-                ::cached_core::private::part(&edition),
+                (::cached_core::private::part(&kind), ::cached_core::private::part(&edition)),
             )
             .of::<(::core::marker::PhantomData<T>,)>()
             .constants(::cached_core::private::part(&N))

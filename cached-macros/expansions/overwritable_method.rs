@@ -3,15 +3,20 @@ impl Client {
         let (call, fetch) = {
             let (id,) = (id,);
             let call = ::cached_core::private::begin!(
-                ::cached_core::private::lookup::<Result<Option<Profile>, Error>>(
+                ::cached_core::private::lookup::<Result<Option<Profile>, Error>, _>(
                     ::cached_core::private::Sharing::<Result<Option<Profile>, Error>>::NEW.errors(),
                     ::cached_core::private::declaration!(
                         "profile",
                         "profile",
                         overwrite("users edit their profile and expect to see the edit")
                     ),
-                    (::cached_core::private::part(&self.region), ::cached_core::private::part(&id)),
-                    (),
+                    (
+                        (
+                            ::cached_core::private::part(&self.region),
+                            ::cached_core::private::part(&id)
+                        ),
+                        ()
+                    ),
                 )
                 .cache(::cached_core::private::cache(&self.cache))
             )

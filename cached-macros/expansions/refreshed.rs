@@ -1,18 +1,18 @@
 async fn price(course: String) -> Price {
     let (call, fetch) = {
         let (course,) = (course,);
-        let call = ::cached_core::private::begin!(::cached_core::private::lookup_whole::<Price>(
-            ::cached_core::private::Sharing::<Price>::NEW.errors(),
-            ::cached_core::private::declaration!(
-                "price",
-                "price",
-                ttl(::core::time::Duration::from_millis(600000u64)),
-                refresh_ahead(::core::time::Duration::from_millis(120000u64)),
-                overwrite("the upstream has no versions of a price")
-            ),
-            ::cached_core::private::part(&course),
-            (),
-        ));
+        let call =
+            ::cached_core::private::begin!(::cached_core::private::lookup_whole::<Price, _>(
+                ::cached_core::private::Sharing::<Price>::NEW.errors(),
+                ::cached_core::private::declaration!(
+                    "price",
+                    "price",
+                    ttl(::core::time::Duration::from_millis(600000u64)),
+                    refresh_ahead(::core::time::Duration::from_millis(120000u64)),
+                    overwrite("the upstream has no versions of a price")
+                ),
+                (::cached_core::private::part(&course), ()),
+            ));
         (call, async move {
             #[allow(unused_variables)]
             let (course,) = (course,);

@@ -25,7 +25,7 @@ pub(crate) struct Companion<'a> {
 
 /// ```text
 /// pub fn payment_entry(number: &str, state: State) -> CacheEntry<Payment, WriteOnce> {
-///     lookup::<Result<Payment, FetchError>>(…, declared!(…), part(&number), part(&state)).entry()
+///     lookup::<Result<Payment, FetchError>, _>(…, declared!(…), (part(&number), part(&state))).entry()
 /// }
 /// ```
 pub(crate) fn expand(

@@ -51,7 +51,7 @@ impl<'a> Krate<'a> {
 ///     let (call, fetch) = {
 ///         let (number, state) = (number, state);
 ///         let call = begin!(
-///             lookup::<Result<Payment, FetchError>>(…, declaration!(…), part(&number), part(&state))
+///             lookup::<Result<Payment, FetchError>, _>(…, declaration!(…), (part(&number), part(&state)))
 ///         );
 ///         (call, async move { BODY })
 ///     };
@@ -145,8 +145,8 @@ impl Key<'_> {
             quote_spanned!(cache.span()=> .cache(#function(#borrowed)))
         });
         quote_spanned! {span=>
-            #lookup::<#returned>(
-                #sharing::<#returned>::NEW.#errors(), #declaration, #identifier, #version,
+            #lookup::<#returned, _>(
+                #sharing::<#returned>::NEW.#errors(), #declaration, (#identifier, #version),
             ) #types #cache
         }
     }

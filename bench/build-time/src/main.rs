@@ -32,12 +32,10 @@ fn hand(number: usize) -> String {
     let body = format!(
         "
     use cached_core::private;
-    let looked = private::lookup::<{returned}>(
+    let looked = private::lookup::<{returned}, _>(
         private::Sharing::<{returned}>::NEW.errors(),
         private::declaration!(\"payment-{number}\", \"fetch_{number}\"),
-        private::Types::new(&|| ()),
-        &[private::part(&order)],
-        Some(private::part(&state)),
+        (private::part(&order), private::part(&state)),
     )
     .begin();
     let call = match looked {{

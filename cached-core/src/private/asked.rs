@@ -11,10 +11,10 @@ use crate::key::{
 use crate::stats::Counters;
 
 /// Which entry is asked for.
-pub struct Asked<I, V, C> {
+pub struct Asked<P, C> {
     pub(super) declaration: &'static Declaration,
-    identifier: I,
-    version: V,
+    /// The identifier and the version.
+    parts: P,
     types: Types<C>,
 }
 
@@ -34,31 +34,32 @@ impl Met {
     }
 }
 
-impl<I, V> Asked<I, V, ()> {
+impl<P> Asked<P, ()> {
     #[inline]
-    pub(super) fn new(met: Met, identifier: I, version: V) -> Asked<I, V, ()> {
-        Asked { declaration: met.declaration, identifier, version, types: Types::new(met.site) }
+    pub(super) fn new(met: Met, parts: P) -> Asked<P, ()> {
+        Asked { declaration: met.declaration, parts, types: Types::new(met.site) }
     }
 }
 
-impl<I, V, C> Asked<I, V, C> {
-    pub(super) fn of(self, types: &'static str) -> Asked<I, V, C> {
+impl<P, C> Asked<P, C> {
+    pub(super) fn of(self, types: &'static str) -> Asked<P, C> {
         Asked { types: self.types.of(types), ..self }
     }
 
-    pub(super) fn constants<D>(self, constants: D) -> Asked<I, V, D> {
-        let Asked { declaration, identifier, version, types } = self;
-        Asked { declaration, identifier, version, types: types.constants(constants) }
+    pub(super) fn constants<D>(self, constants: D) -> Asked<P, D> {
+        let Asked { declaration, parts, types } = self;
+        Asked { declaration, parts, types: types.constants(constants) }
     }
 }
 
-impl<I: Parts, V: Parts, C: Parts> Asked<I, V, C> {
+impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
     /// All that follows the name in the canonical bytes.
     #[inline(always)]
     fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
-        let sink = self.identifier.write(sink.brackets([SEQ])?)?;
-        let version = if V::ANY { SOME } else { NONE };
-        let sink = self.version.write(sink.brackets([END, version])?)?;
+        let (identifier, version) = &self.parts;
+        let sink = identifier.write(sink.brackets([SEQ])?)?;
+        let sink = sink.brackets([END, if V::ANY { SOME } else { NONE }])?;
+        let sink = version.write(sink)?;
         self.types.write(self.declaration, sink)
     }
 
@@ -93,7 +94,7 @@ impl<A> Hashed<'_, A> {
     }
 }
 
-impl<I, V, C> Hashed<'_, Asked<I, V, C>> {
+impl<P, C> Hashed<'_, Asked<P, C>> {
     #[inline(always)]
     pub(super) fn is_plain(&self) -> bool {
         self.asked.declaration.is_plain()
@@ -105,7 +106,7 @@ impl<I, V, C> Hashed<'_, Asked<I, V, C>> {
     }
 }
 
-impl<I: Parts, V: Parts, C: Parts> Sought for Hashed<'_, Asked<I, V, C>> {
+impl<I: Parts, V: Parts, C: Parts> Sought for Hashed<'_, Asked<(I, V), C>> {
     #[inline(always)]
     fn head(&self) -> Head {
         self.head

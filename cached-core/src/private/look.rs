@@ -30,7 +30,7 @@ pub(super) type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
 #[inline(always)]
 pub(super) fn look<I: Parts, V: Parts, C: Parts>(
     cache: &Cache,
-    key: &Hashed<'_, Asked<I, V, C>>,
+    key: &Hashed<'_, Asked<(I, V), C>>,
     serve: impl FnMut(&Value) -> bool,
 ) {
     if !cache.is_enabled() {
