@@ -123,7 +123,7 @@ impl Begun {
     /// Another's answer, if there is one; else the fetch begins.
     pub(crate) fn answer<R, V>(&mut self, returns: &Returns<R, V>) -> Option<R> {
         let answer = match &self.step {
-            Step::Answer(value) | Step::AnswerAndRefresh(value, _) => (returns.join)(value),
+            Step::Answer(value) | Step::AnswerAndRefresh(value, _) => returns.joined(value),
             Step::Error(error) => returns.errors.clone_of(error),
             Step::Fetch(_) | Step::Alone => None,
         };
@@ -166,7 +166,7 @@ impl Begun {
                 }
                 let value = missed.fill(fetching, value, verdict);
                 // The type is the one that was split, so this is always there.
-                match (returns.join)(&value) {
+                match returns.joined(&value) {
                     Some(returned) => returned,
                     None => unreachable!("a value is of the type it was made from"),
                 }
@@ -174,7 +174,7 @@ impl Begun {
             Split::Error(returned) => {
                 counters.fetch_errors.add();
                 if let Some(value) = missed.stale_for(&fetching)
-                    && let Some(stale) = (returns.join)(&value)
+                    && let Some(stale) = returns.joined(&value)
                 {
                     counters.stale_answers.add();
                     fetching.answer(Outcome::Uncached(value));
@@ -191,7 +191,7 @@ impl Begun {
     /// The answer, where it is one that is to be refreshed.
     pub(crate) fn answer_to_refresh<R, V>(&self, returns: &Returns<R, V>) -> Option<R> {
         match &self.step {
-            Step::AnswerAndRefresh(value, _) => (returns.join)(value),
+            Step::AnswerAndRefresh(value, _) => returns.joined(value),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ mod look;
 mod types;
 
 use std::any::type_name;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
 pub use crate::key::Parts;
 use crate::key::{Head, KeyPart, Part};
-use crate::value::{self, CachedValue, Returns, Value};
+use crate::value::{self, CachedValue, Returns, TypeOf};
 pub use crate::value::{ByType, Errors, Returned, Sharing, Whole};
 use asked::Hashed;
 pub use asked::{Asked, Met};
@@ -66,8 +67,8 @@ macro_rules! __declared {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __begin {
-    ($lookup:expr) => {
-        match $lookup.begin() {
+    ($begun:expr) => {
+        match $begun {
             ::core::result::Result::Ok(hit) => return hit,
             ::core::result::Result::Err(call) => call,
         }
@@ -90,19 +91,13 @@ pub use crate::{
     __begin as begin, __declaration as declaration, __declared as declared, __returns as returns,
 };
 
-/// Which entry is meant, before it is looked at.
-pub struct Lookup<'k, R, V, A> {
+/// Which entry is meant, before it is looked at. `M` is the mode of the return type.
+pub struct Lookup<'k, R, V, M, A> {
     asked: A,
-    /// What is to be known of the return type: on a hit, where the compiler sees which function it
-    /// is, and otherwise.
-    join: Join<R>,
-    returns: fn(Errors<R>) -> Returns<R, V>,
     errors: Errors<R>,
     cache: Option<&'k Cache>,
+    types: PhantomData<(V, M)>,
 }
-
-/// See [`join`](value::join).
-type Join<R> = fn(&Value, &mut Option<R>) -> bool;
 
 /// The bounds on a function's return type are here, in one plain call that is spanned at the type.
 /// The function and its companion make the same, so that an error in it is one error.
@@ -111,14 +106,12 @@ pub fn lookup<'k, R, P>(
     errors: Errors<R>,
     met: Met,
     parts: P,
-) -> Lookup<'k, R, R::Value, Asked<P, ()>>
+) -> Lookup<'k, R, R::Value, ByType, Asked<P, ()>>
 where
     R: Returned<ByType>,
     R::Value: CachedValue,
 {
-    let asked = Asked::new(met, parts);
-    let (join, returns) = (value::join::<R, ByType>, Returns::new::<ByType>);
-    Lookup { asked, join, returns, errors, cache: None }
+    Lookup { asked: Asked::new(met, parts), errors, cache: None, types: PhantomData }
 }
 
 /// The same for a function that is `infallible`.
@@ -127,32 +120,30 @@ pub fn lookup_whole<'k, R: CachedValue, P>(
     errors: Errors<R>,
     met: Met,
     parts: P,
-) -> Lookup<'k, R, R, Asked<P, ()>> {
-    let asked = Asked::new(met, parts);
-    let (join, returns) = (value::join::<R, Whole>, Returns::new::<Whole>);
-    Lookup { asked, join, returns, errors, cache: None }
+) -> Lookup<'k, R, R, Whole, Asked<P, ()>> {
+    Lookup { asked: Asked::new(met, parts), errors, cache: None, types: PhantomData }
 }
 
-impl<'k, R, V, A> Lookup<'k, R, V, A> {
+impl<'k, R, V, M, A> Lookup<'k, R, V, M, A> {
     /// Sets the cache, where it is not the current one.
     #[must_use]
-    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V, A> {
+    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V, M, A> {
         Lookup { cache: Some(cache), ..self }
     }
 }
 
-impl<'k, R, V, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, Asked<(I, W), C>> {
+impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, Asked<(I, W), C>> {
     /// Adds the function's own type arguments, as a tuple of `PhantomData`.
     #[must_use]
-    pub fn of<Arguments>(self) -> Lookup<'k, R, V, Asked<(I, W), C>> {
+    pub fn of<Arguments>(self) -> Lookup<'k, R, V, M, Asked<(I, W), C>> {
         Lookup { asked: self.asked.of(type_name::<Arguments>()), ..self }
     }
 
     /// Adds the function's own const arguments.
     #[must_use]
-    pub fn constants<D: Parts>(self, constants: D) -> Lookup<'k, R, V, Asked<(I, W), D>> {
-        let Lookup { asked, join, returns, errors, cache } = self;
-        Lookup { asked: asked.constants(constants), join, returns, errors, cache }
+    pub fn constants<D: Parts>(self, constants: D) -> Lookup<'k, R, V, M, Asked<(I, W), D>> {
+        let Lookup { asked, errors, cache, types } = self;
+        Lookup { asked: asked.constants(constants), errors, cache, types }
     }
 
     /// Looks in the request and local tiers. A hit ends here, before there is a fetch: what is not
@@ -161,25 +152,32 @@ impl<'k, R, V, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, Asked<(I, W), C>> 
     /// # Errors
     /// The call that is to be answered otherwise.
     #[inline(always)]
-    pub fn begin(self) -> Result<R, Call<R, V>> {
-        let Lookup { asked, join, returns, errors, cache } = self;
+    pub fn begin(self) -> Result<R, Call<R, V>>
+    where
+        R: Returned<M, Value = V>,
+        V: CachedValue,
+    {
+        let Lookup { asked, errors, cache, .. } = self;
         let key = asked.hashed();
         let mut hit = None;
         if let (Some(key), Some(cache)) = (&key, cache.or_else(current_of_process)) {
-            look(cache, key, |value| join(value, &mut hit));
+            look(cache, key, |value| value::join::<R, M>(value, &mut hit));
         }
         match hit {
             Some(hit) => Ok(hit),
-            None => begin_further(&asked, key.map(Hashed::head), cache, join, returns(errors)),
+            None => begin_further(&asked, key.map(Hashed::head), cache, Returns::new::<M>(errors)),
         }
     }
 
     /// The entry, for the companion.
-    pub fn entry<P>(self) -> CacheEntry<V, P> {
-        let Lookup { asked, returns, errors, cache, .. } = self;
+    pub fn entry<P>(self) -> CacheEntry<V, P>
+    where
+        V: CachedValue,
+    {
+        let Lookup { asked, cache, .. } = self;
         let cache = cache.cloned().unwrap_or_else(Cache::current);
         let key = asked.encoded(asked.hashed().map(Hashed::head)).map(|key| Arc::from(&*key));
-        CacheEntry::new(cache, asked.declaration, key, returns(errors).value_type)
+        CacheEntry::new(cache, asked.declaration, key, TypeOf::<V>::TYPE)
     }
 }
 
@@ -188,10 +186,9 @@ fn begin_further<R, V, I: Parts, W: Parts, C: Parts>(
     asked: &Asked<(I, W), C>,
     head: Option<Head>,
     cache: Option<&Cache>,
-    join: Join<R>,
     returns: Returns<R, V>,
 ) -> Result<R, Call<R, V>> {
-    let mut hit = None;
+    let (join, mut hit) = (returns.join, None);
     let serve: Serve<'_> = &mut |value| join(value, &mut hit);
     let key = || asked.encoded(head);
     let mut look = |cache: &Cache| {
@@ -271,7 +268,7 @@ impl<R, V> Call<R, V> {
     pub async fn answer<F: Future<Output = R>>(self, mut fetch: Pin<&mut F>) -> R {
         let Call { returns, state } = self;
         let mut begun = match state {
-            State::Due(due) => match (returns.join)(&due.0) {
+            State::Due(due) => match returns.joined(&due.0) {
                 // What is returned need not be `Send`, so none of it is held across an await.
                 Some(returned) => return returned,
                 None => Begun::alone(None),
@@ -304,7 +301,7 @@ impl<R: 'static, V: 'static> Call<R, V> {
         let state = match state {
             State::Due(due) => {
                 let (value, site) = *due;
-                let Some(returned) = (returns.join)(&value) else { return fetch.await };
+                let Some(returned) = returns.joined(&value) else { return fetch.await };
                 Box::new(Missed { site, request: None, looked: None })
                     .refresh_local(returns, fetch);
                 return returned;

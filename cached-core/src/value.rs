@@ -196,8 +196,8 @@ impl<V: CachedValue> Rules<V> {
 pub(crate) struct Returns<R, V> {
     /// Splits what the function returned into a value and what the caller gets.
     pub(crate) split: fn(R, &Rules<V>) -> Split<R>,
-    /// `None` where the value is of another type.
-    pub(crate) join: fn(&Value) -> Option<R>,
+    /// See [`join`].
+    pub(crate) join: fn(&Value, &mut Option<R>) -> bool,
     pub(crate) errors: Errors<R>,
     pub(crate) value_type: &'static ValueType,
     pub(crate) rules: Rules<V>,
@@ -222,11 +222,18 @@ impl<R, V> Returns<R, V> {
                 }
                 Err(returned) => Split::Error(returned),
             },
-            join: |value| value.downcast_ref::<V>().cloned().map(R::join),
+            join: join::<R, Mode>,
             errors,
             value_type: TypeOf::<V>::TYPE,
             rules: Rules::NONE,
         }
+    }
+
+    /// What the function returns for a cached value; `None` where the value is of another type.
+    pub(crate) fn joined(&self, value: &Value) -> Option<R> {
+        let mut place = None;
+        (self.join)(value, &mut place);
+        place
     }
 }
 

@@ -1,14 +1,14 @@
 async fn fetch_payment(client: &Http, number: &str, state: State) -> Result<Payment, Error> {
     let (call, fetch) = {
         let (client, number, state) = (client, number, state);
-        let call = ::cached_core::private::begin!(::cached_core::private::lookup::<
-            Result<Payment, Error>,
-            _,
-        >(
-            ::cached_core::private::Sharing::<Result<Payment, Error>>::NEW.errors(),
-            ::cached_core::private::declaration!("payment", "fetch_payment"),
-            (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
-        ));
+        let call = ::cached_core::private::begin!(
+            ::cached_core::private::lookup::<Result<Payment, Error>, _>(
+                ::cached_core::private::Sharing::<Result<Payment, Error>>::NEW.errors(),
+                ::cached_core::private::declaration!("payment", "fetch_payment"),
+                (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
+            )
+            .begin()
+        );
         (call, async move {
             #[allow(unused_variables)]
             let (number, state) = (number, state);

@@ -13,8 +13,8 @@ impl Client {
         Box::pin(async move {
             let (call, fetch) = {
                 let (number, state) = (number, state);
-                let call =
-                    ::cached_core::private::begin!(::cached_core::private::lookup::<Answer, _>(
+                let call = ::cached_core::private::begin!(
+                    ::cached_core::private::lookup::<Answer, _>(
                         ::cached_core::private::Sharing::<Answer>::NEW.errors(),
                         ::cached_core::private::declaration!("payment", "payment"),
                         (
@@ -24,7 +24,9 @@ impl Client {
                             ),
                             ::cached_core::private::part(&state)
                         ),
-                    ));
+                    )
+                    .begin()
+                );
                 (call, async move {
                     #[allow(unused_variables)]
                     let (number, state) = (number, state);

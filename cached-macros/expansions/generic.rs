@@ -12,6 +12,7 @@ where
             )
             .of::<(::core::marker::PhantomData<T>,)>()
             .constants(::cached_core::private::part(&N))
+            .begin()
         )
         .cache_if(|page| page.is_final());
         (call, async move {

@@ -1,14 +1,14 @@
 pub async fn fetch_payment(number: &str, state: PaymentState) -> Result<Payment, FetchError> {
     let (call, fetch) = {
         let (number, state) = (number, state);
-        let call = ::cached_core::private::begin!(::cached_core::private::lookup::<
-            Result<Payment, FetchError>,
-            _,
-        >(
-            ::cached_core::private::Sharing::<Result<Payment, FetchError>>::NEW.errors(),
-            ::cached_core::private::declaration!("payment", "fetch_payment"),
-            (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
-        ));
+        let call = ::cached_core::private::begin!(
+            ::cached_core::private::lookup::<Result<Payment, FetchError>, _>(
+                ::cached_core::private::Sharing::<Result<Payment, FetchError>>::NEW.errors(),
+                ::cached_core::private::declaration!("payment", "fetch_payment"),
+                (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
+            )
+            .begin()
+        );
         (call, async move {
             #[allow(unused_variables)]
             let (number, state) = (number, state);

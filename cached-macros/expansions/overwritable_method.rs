@@ -19,6 +19,7 @@ impl Client {
                     ),
                 )
                 .cache(::cached_core::private::cache(&self.cache))
+                .begin()
             )
             .ttl(self.lifetime);
             (call, async move {

@@ -1,8 +1,8 @@
 async fn price(course: String) -> Price {
     let (call, fetch) = {
         let (course,) = (course,);
-        let call =
-            ::cached_core::private::begin!(::cached_core::private::lookup_whole::<Price, _>(
+        let call = ::cached_core::private::begin!(
+            ::cached_core::private::lookup_whole::<Price, _>(
                 ::cached_core::private::Sharing::<Price>::NEW.errors(),
                 ::cached_core::private::declaration!(
                     "price",
@@ -12,7 +12,9 @@ async fn price(course: String) -> Price {
                     overwrite("the upstream has no versions of a price")
                 ),
                 (::cached_core::private::part(&course), ()),
-            ));
+            )
+            .begin()
+        );
         (call, async move {
             #[allow(unused_variables)]
             let (course,) = (course,);

@@ -36,7 +36,8 @@ pub(crate) fn expand(
     let key = Key { cached, krate, generics: &companion.generics };
     let (lookup, rules) = (key.lookup(&declared(cached, krate)), key.rules());
     let head = head(cached.function, companion, cached.whole, cached.reason.is_some(), krate);
-    quote_spanned!(companion.place()=> #head { #lookup.entry() #rules })
+    let entry = quote_spanned!(cached.returned.span()=> .entry());
+    quote_spanned!(companion.place()=> #head { #lookup #entry #rules })
 }
 
 /// What stays of the companion where the attribute has mistakes: something to call, so that its

@@ -71,6 +71,8 @@ pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'
     let [call, fetch] = ["call", "fetch"].map(|name| Ident::new(name, Span::mixed_site()));
     let key = Key { cached, krate, generics };
     let begin = krate.private(Span::call_site(), "begin");
+    // Its bounds are those of the lookup: what is said twice at one place is shown once.
+    let begins = quote_spanned!(cached.returned.span()=> .begin());
     let (lookup, rules) = (key.lookup(&declaration(cached, krate)), key.rules());
     let body = in_braces_of(cached.body, &{
         let (taken, edge) = (take_over(cached), fake_return_edge(cached.returned, krate));
@@ -88,7 +90,7 @@ pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'
         &quote! {
             let (#call, #fetch) = {
                 #moved
-                let #call = #begin!(#lookup) #rules;
+                let #call = #begin!(#lookup #begins) #rules;
                 (#call, async move #body)
             };
             #answer

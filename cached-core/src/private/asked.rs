@@ -53,18 +53,23 @@ impl<P, C> Asked<P, C> {
 }
 
 impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
-    /// All that follows the name in the canonical bytes.
+    /// The identifier and the version, as they follow the name in the canonical bytes.
     #[inline(always)]
     fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
         let (identifier, version) = &self.parts;
         let sink = identifier.write(sink.brackets([SEQ])?)?;
         let sink = sink.brackets([END, if V::ANY { SOME } else { NONE }])?;
-        let sink = version.write(sink)?;
-        self.types.write(self.declaration, sink)
+        version.write(sink)
     }
 
-    /// The head of the key. None where the arguments cannot be written, and where the function
-    /// shares its name, and is not cached.
+    /// The same, and what tells type arguments apart.
+    #[inline(always)]
+    fn write_all<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
+        self.types.write(self.declaration, self.write(sink)?)
+    }
+
+    /// The head of the key; its hash leaves the type arguments out. None where the arguments cannot
+    /// be written, and where the function shares its name, and is not cached.
     #[inline(always)]
     pub(super) fn hashed(&self) -> Option<Hashed<'_, Self>> {
         let index = self.declaration.index()?;
@@ -76,7 +81,7 @@ impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
     pub(super) fn encoded(&self, head: Option<Head>) -> Result<Bytes, KeyError> {
         // What cannot be hashed cannot be encoded either, and that says why.
         let mut bytes = Bytes::of(head.unwrap_or_default());
-        self.write(&mut bytes)?;
+        self.write_all(&mut bytes)?;
         Ok(bytes)
     }
 }
@@ -114,7 +119,7 @@ impl<I: Parts, V: Parts, C: Parts> Sought for Hashed<'_, Asked<(I, V), C>> {
 
     #[inline(always)]
     fn is(&self, body: &[u8]) -> bool {
-        self.asked.write(Matching::new(body)).is_ok_and(Matching::is_done)
+        self.asked.write_all(Matching::new(body)).is_ok_and(Matching::is_done)
     }
 }
 
