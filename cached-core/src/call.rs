@@ -5,7 +5,7 @@ mod fill;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
@@ -41,10 +41,13 @@ enum Step {
     Alone,
 }
 
-/// How a leader goes on: as it finds out by itself, or as memcached says.
-enum Lead {
+/// How a call goes on at once, or what it waits for.
+enum Joined {
     Step(Step),
+    /// What memcached says to the leader.
     Ask(Leader, Ticket),
+    /// What the leader finds.
+    Follow(Follower),
 }
 
 /// The right to fetch and to store.
@@ -99,7 +102,7 @@ enum Right {
 /// functions: one of them is compiled for each annotated function, the others for each return type.
 pub(crate) struct Begun {
     /// `None` for a call that is not cached.
-    missed: Option<Box<Missed>>,
+    missed: Option<Missed>,
     step: Step,
     /// When the fetch began, where there is somebody who may wait for as long.
     began: Option<Instant>,
@@ -110,8 +113,38 @@ pub(crate) struct Begun {
 pub(crate) type Waiting = Pin<Box<dyn Future<Output = Box<Begun>> + Send>>;
 
 impl Begun {
-    fn new(missed: Option<Box<Missed>>, step: Step) -> Box<Begun> {
+    fn new(missed: Option<Missed>, step: Step) -> Box<Begun> {
         Box::new(Begun { missed, step, began: None, waker: None })
+    }
+
+    /// A call that missed, in the one box that it stays in until it is answered.
+    pub(crate) fn missed(missed: Missed) -> Box<Begun> {
+        Begun::new(Some(missed), Step::Alone)
+    }
+
+    /// Sets how long what is fetched lives.
+    pub(crate) fn set_ttl(&mut self, ttl: Duration) {
+        if let Some(missed) = &mut self.missed {
+            missed.site.ttl = Some(ttl);
+        }
+    }
+
+    /// Takes the next part of the path, as the leader of the key's flight or as its follower. What has
+    /// to wait is boxed, so that the future of a function that is hit stays small.
+    pub(crate) fn begin(mut self: Box<Self>) -> Result<Box<Begun>, Waiting> {
+        let Some(missed) = &self.missed else { return Ok(self) };
+        match missed.join() {
+            Joined::Step(step) => {
+                self.step = step;
+                Ok(self)
+            }
+            waits => Err(Box::pin(async move {
+                if let Some(missed) = &self.missed {
+                    self.step = missed.wait(waits).await;
+                }
+                self
+            })),
+        }
     }
 
     /// The function as it is without the cache.
@@ -211,38 +244,29 @@ impl Begun {
 }
 
 impl Missed {
-    /// The next part of the path, as the leader of the key's flight or as its follower. What has to
-    /// wait is boxed, so that the future of a function that is hit stays small.
-    pub(crate) fn begin(self: Box<Self>) -> Result<Box<Begun>, Waiting> {
-        let step = match self.site.cache.flights().join(&self.flight_key()) {
-            Role::Recursive => Step::Alone,
-            Role::Leader(leader) => match self.lead(leader) {
-                Lead::Step(step) => step,
-                Lead::Ask(leader, ticket) => {
-                    return Err(Box::pin(async move {
-                        let step = self.ask(leader, ticket).await;
-                        Begun::new(Some(self), step)
-                    }));
-                }
-            },
-            Role::Follower(follower) => {
-                return Err(Box::pin(async move {
-                    let step = self.follow(follower).await;
-                    Begun::new(Some(self), step)
-                }));
-            }
-        };
-        Ok(Begun::new(Some(self), step))
+    fn join(&self) -> Joined {
+        match self.site.cache.flights().join(&self.flight_key()) {
+            Role::Recursive => Joined::Step(Step::Alone),
+            Role::Leader(leader) => self.lead(leader),
+            Role::Follower(follower) => Joined::Follow(follower),
+        }
+    }
+
+    async fn wait(&self, waits: Joined) -> Step {
+        let mut joined = waits;
+        loop {
+            joined = match joined {
+                Joined::Step(step) => return step,
+                Joined::Ask(leader, ticket) => return self.ask(leader, ticket).await,
+                Joined::Follow(follower) => self.follow(follower).await,
+            };
+        }
     }
 
     /// Fetches in the background, and stores what comes of it. Without a runtime it is left to a
     /// later call.
-    fn refresh<R, V, F>(
-        self: Box<Self>,
-        returns: Returns<R, V>,
-        fetching: Fetching,
-        mut fetch: Pin<Box<F>>,
-    ) where
+    fn refresh<R, V, F>(self, returns: Returns<R, V>, fetching: Fetching, mut fetch: Pin<Box<F>>)
+    where
         R: 'static,
         V: 'static,
         F: Future<Output = R> + Send + 'static,
@@ -263,11 +287,8 @@ impl Missed {
     }
 
     /// Refreshes what the local tier answered with, where that is due.
-    pub(crate) fn refresh_local<R, V, F>(
-        self: Box<Self>,
-        returns: Returns<R, V>,
-        fetch: Pin<Box<F>>,
-    ) where
+    pub(crate) fn refresh_local<R, V, F>(self, returns: Returns<R, V>, fetch: Pin<Box<F>>)
+    where
         R: 'static,
         V: 'static,
         F: Future<Output = R> + Send + 'static,
@@ -300,18 +321,13 @@ impl Missed {
         fetching.stale.clone().or_else(|| self.site.look_for_stale())
     }
 
-    async fn follow(&self, follower: Follower) -> Step {
+    async fn follow(&self, follower: Follower) -> Joined {
         let outcome = match follower.await {
             Followed::Outcome(outcome) => outcome,
-            Followed::Lead(leader) => {
-                return match self.lead(leader) {
-                    Lead::Step(step) => step,
-                    Lead::Ask(leader, ticket) => self.ask(leader, ticket).await,
-                };
-            }
+            Followed::Lead(leader) => return self.lead(leader),
         };
         self.site.counters().waits.add();
-        match outcome {
+        Joined::Step(match outcome {
             Outcome::Cached(value) => Step::Answer(self.keep(value)),
             Outcome::Uncached(value) => Step::Answer(value),
             Outcome::Error(error) => Step::Error(error),
@@ -323,7 +339,7 @@ impl Missed {
                 };
                 Step::Fetch(Fetching::new(None, self.site.ticket(), right))
             }
-        }
+        })
     }
 
     /// A request that wants a fresh answer takes none from a fetch that began before it.
@@ -337,7 +353,7 @@ impl Missed {
         }
     }
 
-    fn lead(&self, leader: Leader) -> Lead {
+    fn lead(&self, leader: Leader) -> Joined {
         let site = &self.site;
         let looked = match self.force_miss() {
             true => Err(site.ticket()),
@@ -348,20 +364,20 @@ impl Missed {
             Ok(value) => {
                 site.counters().local_hits.add();
                 leader.answer(Outcome::Cached(Arc::clone(&value)));
-                return Lead::Step(Step::Answer(self.keep(value)));
+                return Joined::Step(Step::Answer(self.keep(value)));
             }
             Err(ticket) => ticket,
         };
         let fetch = |leader, right| Step::Fetch(Fetching::new(Some(leader), ticket, right));
         if site.remote_tier().is_none() {
-            return Lead::Step(fetch(leader, Right::LocalOnly));
+            return Joined::Step(fetch(leader, Right::LocalOnly));
         }
         // The leader before this one had won the right to fill.
         if let Some(lease) = leader.unstow::<Lease>() {
             leader.stow(lease);
-            return Lead::Step(fetch(leader, Right::Lease(None)));
+            return Joined::Step(fetch(leader, Right::Lease(None)));
         }
-        Lead::Ask(leader, ticket)
+        Joined::Ask(leader, ticket)
     }
 
     async fn ask(&self, leader: Leader, ticket: Ticket) -> Step {

@@ -14,16 +14,14 @@ mod watch;
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::hash::BuildHasher;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use foldhash::quality::RandomState;
-
 use crate::clock::Coarse;
+use crate::key::Head;
 use crate::value::{SharedError, Value};
 use leader::is_led_here;
 pub(crate) use leader::{LastWaker, Leader, Run};
@@ -61,7 +59,6 @@ const SHARDS: usize = 64;
 /// The flights of one cache.
 pub(crate) struct Flights {
     shards: Vec<Mutex<Shard>>,
-    hasher: RandomState,
 }
 
 /// What a caller is on its key's flight.
@@ -74,10 +71,7 @@ pub(crate) enum Role {
 
 impl Flights {
     pub(crate) fn new() -> Flights {
-        Flights {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::default(),
-        }
+        Flights { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
@@ -86,7 +80,7 @@ impl Flights {
 
     /// Joins the flight of `key`, or starts it.
     pub(crate) fn join(self: &Arc<Flights>, key: &Arc<[u8]>) -> Role {
-        let hash = self.hasher.hash_one(key);
+        let hash = Head::of(key).spread();
         let mut shard = self.shard(hash);
         let known = shard.iter().find(|(of, flight)| *of == hash && flight.key == *key);
         match known.map(|(_, flight)| flight) {
@@ -103,7 +97,7 @@ impl Flights {
     /// Takes the flight of `key` out, so that later callers start another. Those who are on it
     /// asked before now, and get its answer.
     pub(crate) fn detach(&self, key: &[u8]) {
-        let hash = self.hasher.hash_one(key);
+        let hash = Head::of(key).spread();
         self.shard(hash).retain(|(of, flight)| *of != hash || *flight.key != *key);
     }
 }

@@ -19,12 +19,13 @@
 mod bytes;
 #[cfg(feature = "memcached")]
 mod digest;
-mod hash;
+mod hasher;
 mod matching;
 mod parts;
 mod writer;
 
 use std::fmt;
+use std::hash::{self, BuildHasher};
 
 use serde::ser::{self, Serialize};
 
@@ -33,7 +34,7 @@ pub(crate) use crate::embedded::Key;
 pub(crate) use bytes::Bytes;
 #[cfg(feature = "memcached")]
 pub use digest::{Digest, Key};
-pub(crate) use hash::Hasher;
+pub(crate) use hasher::Hasher;
 pub(crate) use matching::Matching;
 pub(crate) use parts::Part;
 pub use parts::Parts;
@@ -67,6 +68,41 @@ impl Head {
     #[inline]
     pub(crate) fn hash(self) -> u32 {
         self.0 as u32
+    }
+
+    /// In all bits of a word: tables look at the highest as well as at the lowest.
+    pub(crate) fn spread(self) -> u64 {
+        // 2^64 through the golden ratio, and the halves changed over.
+        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
+    }
+}
+
+/// For tables of keys: takes the hash that every key has in its head.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ByHead;
+
+impl BuildHasher for ByHead {
+    type Hasher = HeadHasher;
+
+    fn build_hasher(&self) -> HeadHasher {
+        HeadHasher::default()
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct HeadHasher(Head);
+
+impl hash::Hasher for HeadHasher {
+    /// A key, as one piece.
+    fn write(&mut self, key: &[u8]) {
+        self.0 = Head::of(key);
+    }
+
+    /// Its length.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0.spread()
     }
 }
 

@@ -19,7 +19,7 @@ pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
 pub use crate::key::Parts;
 use crate::key::{Head, KeyPart, Part};
-use crate::value::{self, CachedValue, Returns, TypeOf};
+use crate::value::{self, CachedValue, Returns, TypeOf, Value};
 pub use crate::value::{ByType, Errors, Returned, Sharing, Whole};
 use asked::Hashed;
 pub use asked::{Asked, Met};
@@ -160,8 +160,11 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, Asked<(I, W)
         let Lookup { asked, errors, cache, .. } = self;
         let key = asked.hashed();
         let mut hit = None;
-        if let (Some(key), Some(cache)) = (&key, cache.or_else(current_of_process)) {
-            look(cache, key, |value| value::join::<R, M>(value, &mut hit));
+        let serve = |value: &Value| value::join::<R, M>(value, &mut hit);
+        match (&key, cache.or_else(current_of_process)) {
+            (Some(key), Some(cache)) => look(cache, key, serve),
+            (Some(key), None) => look_in_scope(key, serve),
+            (None, _) => {}
         }
         match hit {
             Some(hit) => Ok(hit),
@@ -179,6 +182,14 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, Asked<(I, W)
         let key = asked.encoded(asked.hashed().map(Hashed::head)).map(|key| Arc::from(&*key));
         CacheEntry::new(cache, asked.declaration, key, TypeOf::<V>::TYPE)
     }
+}
+
+#[inline(never)]
+fn look_in_scope<I: Parts, W: Parts, C: Parts>(
+    key: &Hashed<'_, Asked<(I, W), C>>,
+    mut serve: impl FnMut(&Value) -> bool,
+) {
+    with_current(|cache| look(cache, key, &mut serve));
 }
 
 #[inline(never)]
@@ -243,7 +254,7 @@ impl<R, V> Call<R, V> {
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Call<R, V> {
         match &mut self.state {
-            State::Missed(missed) => missed.site.ttl = Some(ttl),
+            State::Missed(missed) => missed.set_ttl(ttl),
             State::Due(due) => due.1.ttl = Some(ttl),
             State::Begun(_) | State::Bypassed(_) => {}
         }
@@ -302,8 +313,7 @@ impl<R: 'static, V: 'static> Call<R, V> {
             State::Due(due) => {
                 let (value, site) = *due;
                 let Some(returned) = returns.joined(&value) else { return fetch.await };
-                Box::new(Missed { site, request: None, looked: None })
-                    .refresh_local(returns, fetch);
+                Missed { site, request: None, looked: None }.refresh_local(returns, fetch);
                 return returned;
             }
             State::Missed(missed) => {

@@ -8,14 +8,60 @@ use smallvec::SmallVec;
 use super::writer::{END, Entries, Sink, Writer};
 use super::{Head, KeyError, Part};
 
-/// Bytes that are only added to; ordinary keys stay on the stack.
-#[derive(Default)]
-pub struct Bytes(SmallVec<[u8; 192]>);
+/// A key longer than this moves to the heap; ordinary ones stay on the stack.
+const INLINE: usize = 192;
+
+/// Bytes that are only added to. `SmallVec` does the same, in three times the instructions.
+pub struct Bytes {
+    inline: [u8; INLINE],
+    length: usize,
+    /// All of the bytes, once they do not fit.
+    heap: Vec<u8>,
+}
+
+impl Default for Bytes {
+    fn default() -> Bytes {
+        Bytes { inline: [0; INLINE], length: 0, heap: Vec::new() }
+    }
+}
 
 impl Bytes {
     /// A key of this process, up to its head.
     pub(crate) fn of(head: Head) -> Bytes {
-        Bytes(SmallVec::from_slice(&head.to_bytes()))
+        let mut bytes = Bytes::default();
+        bytes.add(&head.to_bytes());
+        bytes
+    }
+
+    #[inline]
+    fn add(&mut self, bytes: &[u8]) {
+        match self.inline.get_mut(self.length..self.length.saturating_add(bytes.len())) {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                self.length += bytes.len();
+            }
+            None => self.add_to_heap(bytes),
+        }
+    }
+
+    #[cold]
+    fn add_to_heap(&mut self, bytes: &[u8]) {
+        if self.length <= INLINE {
+            self.heap.extend_from_slice(&self.inline[..self.length]);
+            // Nothing fits in any more.
+            self.length = INLINE + 1;
+        }
+        self.heap.extend_from_slice(bytes);
+    }
+
+    /// Puts `tail` in the place of as many bytes at the end.
+    fn replace_tail(&mut self, tail: &[u8]) {
+        let bytes = match self.length {
+            inline @ ..=INLINE => &mut self.inline[..inline],
+            _ => &mut self.heap[..],
+        };
+        let start = bytes.len() - tail.len();
+        bytes[start..].copy_from_slice(tail);
     }
 }
 
@@ -23,7 +69,7 @@ impl Deref for Bytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        self.inline.get(..self.length).unwrap_or(&self.heap)
     }
 }
 
@@ -32,13 +78,13 @@ impl<'b> Sink for &'b mut Bytes {
     type Entries = Added<'b>;
 
     fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<Self, KeyError> {
-        self.0.extend_from_slice(&bytes);
+        self.add(&bytes);
         Ok(self)
     }
 
     fn piece<const N: usize>(self, head: [u8; N], bytes: &[u8]) -> Result<Self, KeyError> {
-        self.0.extend_from_slice(&head);
-        self.0.extend_from_slice(bytes);
+        self.add(&head);
+        self.add(bytes);
         Ok(self)
     }
 
@@ -81,8 +127,8 @@ impl Starts {
         self.0.push(bytes.len());
     }
 
-    /// Sorts the entries by their bytes, if they are not.
-    pub(super) fn sort(&self, Bytes(bytes): &mut Bytes) {
+    /// Sorts the entries, which are the last of these bytes, by their bytes if they are not.
+    pub(super) fn sort(&self, bytes: &mut Bytes) {
         let Starts(starts) = self;
         let end = bytes.len();
         let entry = |index: usize| starts[index]..starts.get(index + 1).copied().unwrap_or(end);
@@ -93,10 +139,40 @@ impl Starts {
         }
         let mut order: SmallVec<[usize; 16]> = (0..starts.len()).collect();
         order.sort_by(|&a, &b| bytes[entry(a)].cmp(&bytes[entry(b)]));
-        let unsorted: SmallVec<[u8; 192]> = SmallVec::from_slice(bytes);
-        bytes.truncate(starts[0]);
+        let mut sorted: SmallVec<[u8; INLINE]> = SmallVec::new();
         for index in order {
-            bytes.extend_from_slice(&unsorted[entry(index)]);
+            sorted.extend_from_slice(&bytes[entry(index)]);
+        }
+        bytes.replace_tail(&sorted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_what_was_added_however_long_the_pieces_are() {
+        for piece in 0..70 {
+            let (mut bytes, mut expected) = (Bytes::default(), Vec::new());
+            while expected.len() < 3 * INLINE {
+                let added: Vec<u8> = (0..piece).map(|i| (expected.len() + i) as u8 | 1).collect();
+                let _ = (&mut bytes).piece([7, piece as u8], &added).expect("takes all");
+                expected.extend_from_slice(&[7, piece as u8]);
+                expected.extend_from_slice(&added);
+                assert_eq!(*bytes, *expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_tail_is_replaced_on_the_stack_and_on_the_heap() {
+        for length in [10, INLINE, INLINE + 1, 3 * INLINE] {
+            let mut bytes = Bytes::default();
+            (0..length).for_each(|byte| bytes.add(&[byte as u8]));
+            bytes.replace_tail(b"end");
+            assert_eq!(bytes[length - 3..], *b"end");
+            assert_eq!(bytes.len(), length);
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::value::{Value, ValueType};
 pub(super) enum State {
     /// Served from the local tier, by an entry that may be due for a refresh.
     Due(Box<(Value, Site)>),
-    Missed(Box<Missed>),
+    Missed(Box<Begun>),
     /// Missed, and begun.
     Begun(Box<Begun>),
     /// The cache is off, the name is shared, or the arguments gave no key.
@@ -82,15 +82,13 @@ fn look_in_tiers(
     }
     let force_miss = request.is_some_and(|request| request.force_miss());
     let mut looked = None;
-    if request.is_none()
-        && declaration.is_plain()
-        && let Some(served) = cache.local().serve_kept(&key, &mut *serve)
-    {
-        counters.local_hits.add();
-        return if served { None } else { bypass(cache, declaration) };
-    }
     if !force_miss && declaration.uses_local() {
-        match cache.local().get(key) {
+        // What this thread keeps was looked at already, where that could be the answer.
+        let found = match request.is_none() && declaration.is_plain() {
+            true => cache.local().get_from_store(key),
+            false => cache.local().get(key),
+        };
+        match found {
             Ok(value) => {
                 counters.local_hits.add();
                 let value = match request {
@@ -108,7 +106,7 @@ fn look_in_tiers(
         }
     }
     match site() {
-        Some(site) => Some(State::Missed(Box::new(Missed { site, request, looked }))),
+        Some(site) => Some(State::Missed(Begun::missed(Missed { site, request, looked }))),
         None => bypass(cache, declaration),
     }
 }

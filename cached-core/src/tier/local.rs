@@ -8,14 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use foldhash::quality::RandomState;
 use moka::sync::Cache;
 
 use entry::{ByEntry, LocalEntry, Since};
 use mirror::Kept;
 
 use crate::clock::Clock;
-use crate::key::{Head, Sought};
+use crate::key::{ByHead, Head, Sought};
 use crate::value::Value;
 
 pub(crate) use entry::Life;
@@ -62,7 +61,7 @@ struct Apart(AtomicU64);
 pub(crate) struct Local {
     /// Tells this store's entries in a mirror from every other's.
     id: u64,
-    entries: Cache<Arc<[u8]>, LocalEntry, RandomState>,
+    entries: Cache<Arc<[u8]>, LocalEntry, ByHead>,
     marks: Box<[AtomicU64; MARKS]>,
     /// How often something was stored.
     stored: Apart,
@@ -106,7 +105,7 @@ impl Local {
             .max_capacity(capacity)
             .weigher(|key: &Arc<[u8]>, entry: &LocalEntry| entry.weigh(key))
             .expire_after(ByEntry(since))
-            .build_with_hasher(RandomState::default());
+            .build_with_hasher(ByHead);
         Local {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             entries,
