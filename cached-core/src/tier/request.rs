@@ -6,10 +6,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
-use crate::key::{Head, Sought, body};
+use crate::key::{ByHead, Head, Sought, body};
 use crate::value::Value;
 
 tokio::task_local! {
@@ -20,7 +19,7 @@ tokio::task_local! {
 static IS_USED: AtomicBool = AtomicBool::new(false);
 
 /// Answers by the heads of their keys. Several keys may have the same.
-type ByKey = HashMap<Head, WithHead, RandomState>;
+type ByKey = HashMap<Head, WithHead, ByHead>;
 type WithHead = SmallVec<[(Arc<[u8]>, Value); 1]>;
 
 /// The answers of one request. They are reached through the task alone, so they need no lock.
