@@ -63,16 +63,19 @@ macro_rules! __declared {
     }};
 }
 
-/// Looks, and returns from the function with a hit; else the call that is to be answered.
+/// Looks, and returns from the function with a hit; else the call that is to be answered. The name of
+/// the method comes from the attribute, for the sake of its place.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __begin {
-    ($begun:expr) => {
-        match $begun {
-            ::core::result::Result::Ok(hit) => return hit,
-            ::core::result::Result::Err(call) => call,
+    ($lookup:expr, $begin:ident) => {{
+        let mut hit = ::core::option::Option::None;
+        let begun = $lookup.$begin(&mut hit);
+        if let ::core::option::Option::Some(hit) = hit {
+            return hit;
         }
-    };
+        $crate::private::begun(begun)
+    }};
 }
 
 /// Tells the compiler what a body returns, so that an error in it is shown there and not at the call
@@ -146,30 +149,27 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, Asked<(I, W)
         Lookup { asked: asked.constants(constants), errors, cache, types }
     }
 
-    /// Looks in the request and local tiers. A hit ends here, before there is a fetch: what is not
-    /// made is not moved about.
-    ///
-    /// # Errors
-    /// The call that is to be answered otherwise.
+    /// Looks in the request and local tiers, and puts a hit in its place: there it is made, and from
+    /// there it is returned. Otherwise there is a call to be answered. A hit ends here, before there
+    /// is a fetch: what is not made is not moved about.
     #[inline(always)]
-    pub fn begin(self) -> Result<R, Call<R, V>>
+    pub fn begin(self, hit: &mut Option<R>) -> Option<Call<R, V>>
     where
         R: Returned<M, Value = V>,
         V: CachedValue,
     {
         let Lookup { asked, errors, cache, .. } = self;
         let key = asked.hashed();
-        let mut hit = None;
-        let serve = |value: &Value| value::join::<R, M>(value, &mut hit);
+        let serve = |value: &Value| value::join::<R, M>(value, hit);
         match (&key, cache.or_else(current_of_process)) {
             (Some(key), Some(cache)) => look(cache, key, serve),
             (Some(key), None) => look_in_scope(key, serve),
             (None, _) => {}
         }
-        match hit {
-            Some(hit) => Ok(hit),
-            None => begin_further(&asked, key.map(Hashed::head), cache, Returns::new::<M>(errors)),
+        if hit.is_some() {
+            return None;
         }
+        begin_further(&asked, key.map(Hashed::head), cache, Returns::new::<M>(errors), hit)
     }
 
     /// The entry, for the companion.
@@ -198,9 +198,10 @@ fn begin_further<R, V, I: Parts, W: Parts, C: Parts>(
     head: Option<Head>,
     cache: Option<&Cache>,
     returns: Returns<R, V>,
-) -> Result<R, Call<R, V>> {
-    let (join, mut hit) = (returns.join, None);
-    let serve: Serve<'_> = &mut |value| join(value, &mut hit);
+    hit: &mut Option<R>,
+) -> Option<Call<R, V>> {
+    let join = returns.join;
+    let serve: Serve<'_> = &mut |value| join(value, hit);
     let key = || asked.encoded(head);
     let mut look = |cache: &Cache| {
         look_further(cache, asked.declaration, &key, returns.value_type, &mut *serve)
@@ -209,11 +210,12 @@ fn begin_further<R, V, I: Parts, W: Parts, C: Parts>(
         Some(cache) => look(cache),
         None => with_current(look),
     };
-    match (state, hit) {
-        (None, Some(hit)) => Ok(hit),
-        (Some(state), _) => Err(Call { returns, state }),
-        (None, None) => unreachable!("a look serves a value, or says how the call goes on"),
-    }
+    state.map(|state| Call { returns, state })
+}
+
+/// The call that was begun where there is no hit.
+pub fn begun<R, V>(call: Option<Call<R, V>>) -> Call<R, V> {
+    call.unwrap_or_else(|| unreachable!("a look serves a value, or says how the call goes on"))
 }
 
 /// What [`returns!`] returns; never run.

@@ -6,8 +6,8 @@ async fn fetch_payment(client: &Http, number: &str, state: State) -> Result<Paym
                 ::cached_core::private::Sharing::<Result<Payment, Error>>::NEW.errors(),
                 ::cached_core::private::declaration!("payment", "fetch_payment"),
                 (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
-            )
-            .begin()
+            ),
+            begin
         );
         (call, async move {
             #[allow(unused_variables)]

@@ -24,8 +24,8 @@ impl Client {
                             ),
                             ::cached_core::private::part(&state)
                         ),
-                    )
-                    .begin()
+                    ),
+                    begin
                 );
                 (call, async move {
                     #[allow(unused_variables)]

@@ -11,8 +11,8 @@ where
                 (::cached_core::private::part(&kind), ::cached_core::private::part(&edition)),
             )
             .of::<(::core::marker::PhantomData<T>,)>()
-            .constants(::cached_core::private::part(&N))
-            .begin()
+            .constants(::cached_core::private::part(&N)),
+            begin
         )
         .cache_if(|page| page.is_final());
         (call, async move {

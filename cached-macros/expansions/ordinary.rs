@@ -6,8 +6,8 @@ pub async fn fetch_payment(number: &str, state: PaymentState) -> Result<Payment,
                 ::cached_core::private::Sharing::<Result<Payment, FetchError>>::NEW.errors(),
                 ::cached_core::private::declaration!("payment", "fetch_payment"),
                 (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
-            )
-            .begin()
+            ),
+            begin
         );
         (call, async move {
             #[allow(unused_variables)]

@@ -18,8 +18,8 @@ impl Client {
                         ()
                     ),
                 )
-                .cache(::cached_core::private::cache(&self.cache))
-                .begin()
+                .cache(::cached_core::private::cache(&self.cache)),
+                begin
             )
             .ttl(self.lifetime);
             (call, async move {

@@ -12,8 +12,8 @@ async fn price(course: String) -> Price {
                     overwrite("the upstream has no versions of a price")
                 ),
                 (::cached_core::private::part(&course), ()),
-            )
-            .begin()
+            ),
+            begin
         );
         (call, async move {
             #[allow(unused_variables)]

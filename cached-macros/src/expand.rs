@@ -72,7 +72,7 @@ pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'
     let key = Key { cached, krate, generics };
     let begin = krate.private(Span::call_site(), "begin");
     // Its bounds are those of the lookup: what is said twice at one place is shown once.
-    let begins = quote_spanned!(cached.returned.span()=> .begin());
+    let method = Ident::new("begin", cached.returned.span());
     let (lookup, rules) = (key.lookup(&declaration(cached, krate)), key.rules());
     let body = in_braces_of(cached.body, &{
         let (taken, edge) = (take_over(cached), fake_return_edge(cached.returned, krate));
@@ -90,7 +90,7 @@ pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'
         &quote! {
             let (#call, #fetch) = {
                 #moved
-                let #call = #begin!(#lookup #begins) #rules;
+                let #call = #begin!(#lookup, #method) #rules;
                 (#call, async move #body)
             };
             #answer

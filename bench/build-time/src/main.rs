@@ -32,16 +32,11 @@ fn hand(number: usize) -> String {
     let body = format!(
         "
     use cached_core::private;
-    let looked = private::lookup::<{returned}, _>(
+    let call = private::begin!(private::lookup::<{returned}, _>(
         private::Sharing::<{returned}>::NEW.errors(),
         private::declaration!(\"payment-{number}\", \"fetch_{number}\"),
         (private::part(&order), private::part(&state)),
-    )
-    .begin();
-    let call = match looked {{
-        Ok(hit) => return hit,
-        Err(call) => call,
-    }};
+    ), begin);
     let fetch = async move {{{body}}};
     call.answer(std::pin::pin!(fetch)).await
 "
