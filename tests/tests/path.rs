@@ -509,6 +509,24 @@ async fn type_and_const_arguments_are_part_of_the_key() {
         .await;
 }
 
+/// Keys that differ in their type arguments alone have one hash: within a request they must be told
+/// apart by what they are.
+#[tokio::test]
+async fn type_arguments_tell_answers_of_a_request_apart() {
+    let upstream = Upstream::default();
+    let cache = local().await;
+    let ask = async |expected: usize| {
+        for _ in 0..2 {
+            assert_eq!(named::<u8>(&upstream, 7).await, Ok(("u8".into(), 7)));
+            assert_eq!(named::<u16>(&upstream, 7).await, Ok(("u16".into(), 7)));
+        }
+        assert_eq!(upstream.fetches(), expected);
+    };
+    cache.scope(RequestScope::new().run(ask(2))).await;
+    cache.scope(RequestScope::new().run(ask(2))).await;
+    cache.scope(RequestScope::new().force_miss(true).run(ask(4))).await;
+}
+
 /// Signals that a call has looked, and waits until it may go on; run between its look at the local
 /// tier and its joining the flight.
 struct Gate {
