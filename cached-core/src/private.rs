@@ -18,10 +18,9 @@ use crate::current::{current_of_process, with_current};
 pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
 pub use crate::key::Parts;
-use crate::key::{Head, KeyPart, Part};
+use crate::key::{Head, KeyPart, Part, Sought};
 use crate::value::{self, CachedValue, Returns, TypeOf, Value};
 pub use crate::value::{ByType, Errors, Returned, Sharing, Whole};
-use asked::Hashed;
 pub use asked::{Asked, Met};
 use look::{Serve, State, look, look_further};
 
@@ -159,17 +158,15 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, Asked<(I, W)
         V: CachedValue,
     {
         let Lookup { asked, errors, cache, .. } = self;
-        let key = asked.hashed();
         let serve = |value: &Value| value::join::<R, M>(value, hit);
-        match (&key, cache.or_else(current_of_process)) {
-            (Some(key), Some(cache)) => look(cache, key, serve),
-            (Some(key), None) => look_in_scope(key, serve),
-            (None, _) => {}
-        }
+        let head = match cache.or_else(current_of_process) {
+            Some(cache) => look(cache, &asked, serve),
+            None => look_in_scope(&asked, serve),
+        };
         if hit.is_some() {
             return None;
         }
-        begin_further(&asked, key.map(Hashed::head), cache, Returns::new::<M>(errors), hit)
+        begin_further(&asked, head, cache, Returns::new::<M>(errors), hit)
     }
 
     /// The entry, for the companion.
@@ -179,17 +176,17 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, Asked<(I, W)
     {
         let Lookup { asked, cache, .. } = self;
         let cache = cache.cloned().unwrap_or_else(Cache::current);
-        let key = asked.encoded(asked.hashed().map(Hashed::head)).map(|key| Arc::from(&*key));
+        let key = asked.encoded(asked.hashed().map(|key| key.head())).map(|key| Arc::from(&*key));
         CacheEntry::new(cache, asked.declaration, key, TypeOf::<V>::TYPE)
     }
 }
 
 #[inline(never)]
 fn look_in_scope<I: Parts, W: Parts, C: Parts>(
-    key: &Hashed<'_, Asked<(I, W), C>>,
+    asked: &Asked<(I, W), C>,
     mut serve: impl FnMut(&Value) -> bool,
-) {
-    with_current(|cache| look(cache, key, &mut serve));
+) -> Option<Head> {
+    with_current(|cache| look(cache, asked, &mut serve))
 }
 
 #[inline(never)]

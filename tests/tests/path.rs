@@ -3,10 +3,12 @@
 
 use std::cell::Cell;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, RequestScope, Tier, coordinator_cached};
 use cached_tests::{Down, Upstream, poll_once};
+use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -525,6 +527,84 @@ async fn type_arguments_tell_answers_of_a_request_apart() {
     cache.scope(RequestScope::new().run(ask(2))).await;
     cache.scope(RequestScope::new().run(ask(2))).await;
     cache.scope(RequestScope::new().force_miss(true).run(ask(4))).await;
+}
+
+/// A key whose `Serialize` fails once, and goes well from then on.
+struct FailsOnce(AtomicBool);
+
+impl Serialize for FailsOnce {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.swap(true, Ordering::Relaxed) {
+            false => Err(serde::ser::Error::custom("not now")),
+            true => serializer.serialize_u8(1),
+        }
+    }
+}
+
+#[coordinator_cached(name = "secret", version = key)]
+async fn secret(key: FailsOnce) -> Answer<String> {
+    Ok("secret".into())
+}
+
+#[coordinator_cached(name = "price", version = key)]
+async fn price(key: FailsOnce) -> Answer<String> {
+    Ok("price".into())
+}
+
+#[tokio::test]
+async fn a_key_that_is_written_only_at_times_is_no_other_functions_key() {
+    let key = || FailsOnce(AtomicBool::new(false));
+    let asked = async {
+        assert_eq!(secret(key()).await, Ok("secret".into()));
+        assert_eq!(price(key()).await, Ok("price".into()));
+    };
+    local().await.scope(RequestScope::new().run(asked)).await;
+}
+
+/// A key whose `Serialize` expects that nothing fails.
+struct Rows(Vec<Vec<u8>>);
+
+impl Serialize for Rows {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut rows = serializer.serialize_seq(None)?;
+        self.0.iter().for_each(|row| rows.serialize_element(row).expect("it is written"));
+        rows.end()
+    }
+}
+
+#[coordinator_cached(name = "rows", version = rows)]
+async fn count_of(rows: Rows) -> Answer<usize> {
+    Ok(rows.0.len())
+}
+
+#[tokio::test]
+async fn a_key_that_is_another_is_no_error_to_its_serialize() {
+    let asked = async {
+        for rows in [vec![vec![1, 2], vec![3]], vec![vec![1], vec![2, 3], vec![]], vec![vec![1]]] {
+            let count = rows.len();
+            assert_eq!(count_of(Rows(rows)).await, Ok(count));
+        }
+    };
+    local().await.scope(RequestScope::new().run(asked)).await;
+}
+
+/// A key that must not be written.
+struct Unwritten;
+
+impl Serialize for Unwritten {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        panic!("the key is written")
+    }
+}
+
+#[coordinator_cached(name = "unwritten", version = key)]
+async fn unwritten(key: Unwritten) -> Answer<u8> {
+    Ok(1)
+}
+
+#[tokio::test]
+async fn a_cache_that_is_off_writes_no_key() {
+    assert_eq!(Cache::disabled().scope(unwritten(Unwritten)).await, Ok(1));
 }
 
 /// Signals that a call has looked, and waits until it may go on; run between its look at the local

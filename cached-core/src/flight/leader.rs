@@ -147,17 +147,19 @@ struct Leading;
 
 impl Leading {
     fn enter(flight: &Arc<Flight>) -> Leading {
-        LEADING.with_borrow_mut(|leading| leading.push(Arc::as_ptr(flight).cast()));
+        // At the end of a thread there is none: a value's own `Drop` may call even there.
+        let _ = LEADING.try_with(|leading| leading.borrow_mut().push(Arc::as_ptr(flight).cast()));
         Leading
     }
 }
 
 impl Drop for Leading {
     fn drop(&mut self) {
-        LEADING.with_borrow_mut(|leading| leading.pop());
+        let _ = LEADING.try_with(|leading| leading.borrow_mut().pop());
     }
 }
 
 pub(super) fn is_led_here(flight: &Arc<Flight>) -> bool {
-    LEADING.with_borrow(|leading| leading.contains(&Arc::as_ptr(flight).cast()))
+    let leads = |leading: &RefCell<Vec<_>>| leading.borrow().contains(&Arc::as_ptr(flight).cast());
+    LEADING.try_with(leads).unwrap_or(false)
 }

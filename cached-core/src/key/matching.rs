@@ -6,26 +6,38 @@ use super::bytes::{Bytes, Starts};
 use super::writer::{END, Entries, Sink, Writer};
 use super::{Failed, Part};
 
-/// What is left of a key's bytes after all that was written so far. Writing what the key does not
-/// have fails.
+/// What is left of a key's bytes after all that was written so far; nothing more to compare once it
+/// was another. That is no error: a `Serialize` need not expect one.
 #[derive(Clone, Copy)]
-pub struct Matching<'k>(&'k [u8]);
+pub struct Matching<'k>(Option<&'k [u8]>);
 
 impl<'k> Matching<'k> {
     #[inline]
     pub(crate) fn new(bytes: &'k [u8]) -> Matching<'k> {
-        Matching(bytes)
+        Matching(Some(bytes))
     }
 
     /// Whether all of it was written.
     #[inline]
     pub(crate) fn is_done(self) -> bool {
-        self.0.is_empty()
+        self.0.is_some_and(<[u8]>::is_empty)
     }
 
     /// Apart from `piece`, for what has no bytes of its own.
-    fn bytes(self, bytes: &[u8]) -> Result<Matching<'k>, Failed> {
-        self.0.strip_prefix(bytes).map(Matching).ok_or(Failed)
+    fn bytes(self, bytes: &[u8]) -> Matching<'k> {
+        Matching(self.0.and_then(|key| key.strip_prefix(bytes)))
+    }
+
+    #[inline(always)]
+    fn head<const N: usize>(self, head: [u8; N]) -> Option<&'k [u8]> {
+        let (found, rest) = self.0?.split_first_chunk()?;
+        (*found == head).then_some(rest)
+    }
+
+    #[inline(always)]
+    fn tail(rest: &'k [u8], bytes: &[u8]) -> Option<&'k [u8]> {
+        let (found, rest) = rest.split_at_checked(bytes.len())?;
+        are_same(found, bytes).then_some(rest)
     }
 }
 
@@ -35,19 +47,12 @@ impl<'k> Sink for Matching<'k> {
 
     #[inline(always)]
     fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<Matching<'k>, Failed> {
-        match self.0.split_first_chunk() {
-            Some((found, rest)) if *found == bytes => Ok(Matching(rest)),
-            _ => Err(Failed),
-        }
+        Ok(Matching(self.head(bytes)))
     }
 
     #[inline(always)]
     fn piece<const N: usize>(self, head: [u8; N], bytes: &[u8]) -> Result<Matching<'k>, Failed> {
-        let Matching(rest) = self.brackets(head)?;
-        match rest.split_at_checked(bytes.len()) {
-            Some((found, rest)) if are_same(found, bytes) => Ok(Matching(rest)),
-            _ => Err(Failed),
-        }
+        Ok(Matching(self.head(head).and_then(|rest| Matching::tail(rest, bytes))))
     }
 
     #[inline(always)]
@@ -96,6 +101,6 @@ impl<'k> Entries<Matching<'k>> for Compared<'k> {
 
     fn end(mut self) -> Result<Matching<'k>, Failed> {
         self.starts.sort(&mut self.bytes);
-        self.key.bytes(&self.bytes)?.brackets([END])
+        self.key.bytes(&self.bytes).brackets([END])
     }
 }

@@ -243,12 +243,12 @@ impl<S: Sink> ser::Serializer for Writer<S> {
 
     #[inline]
     fn serialize_seq(self, _length: Option<usize>) -> Result<Ordered<S>, S::Error> {
-        Ok(Ordered(Some(self.0.brackets([SEQ])?)))
+        Ok(Ordered(Some(self.0.piece([SEQ], &[])?)))
     }
 
     #[inline]
     fn serialize_tuple(self, _length: usize) -> Result<Ordered<S>, S::Error> {
-        Ok(Ordered(Some(self.0.brackets([TUPLE])?)))
+        Ok(Ordered(Some(self.0.piece([TUPLE], &[])?)))
     }
 
     #[inline]
@@ -272,7 +272,7 @@ impl<S: Sink> ser::Serializer for Writer<S> {
     }
 
     fn serialize_map(self, _length: Option<usize>) -> Result<Unordered<S>, S::Error> {
-        Ok(Unordered(self.0.brackets([MAP])?.entries()))
+        Ok(Unordered::new(self.0.brackets([MAP])?))
     }
 
     fn serialize_struct(
@@ -280,7 +280,7 @@ impl<S: Sink> ser::Serializer for Writer<S> {
         _name: &'static str,
         _length: usize,
     ) -> Result<Unordered<S>, S::Error> {
-        Ok(Unordered(self.0.brackets([STRUCT])?.entries()))
+        Ok(Unordered::new(self.0.brackets([STRUCT])?))
     }
 
     fn serialize_struct_variant(
@@ -290,7 +290,7 @@ impl<S: Sink> ser::Serializer for Writer<S> {
         variant: &'static str,
         _length: usize,
     ) -> Result<Unordered<S>, S::Error> {
-        Ok(Unordered(self.variant(STRUCT_VARIANT, variant)?.entries()))
+        Ok(Unordered::new(self.variant(STRUCT_VARIANT, variant)?))
     }
 }
 
@@ -317,7 +317,7 @@ impl<S: Sink> Ordered<S> {
 
     #[inline]
     fn end(self) -> Result<S, S::Error> {
-        self.0.ok_or_else(failed_before)?.brackets([END])
+        self.0.ok_or_else(failed_before)?.piece([END], &[])
     }
 }
 
@@ -351,21 +351,45 @@ ordered! {
     SerializeTupleVariant serialize_field
 }
 
-/// A map or a struct under way.
-pub(crate) struct Unordered<S: Sink>(S::Entries);
+/// A map or a struct under way; without its entries once a part of one could not be written.
+pub(crate) struct Unordered<S: Sink>(Option<S::Entries>);
+
+impl<S: Sink> Unordered<S> {
+    fn new(sink: S) -> Unordered<S> {
+        Unordered(Some(sink.entries()))
+    }
+
+    fn begin(&mut self) {
+        if let Some(entries) = &mut self.0 {
+            entries.begin();
+        }
+    }
+
+    fn add<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), S::Error> {
+        let added = self.0.as_mut().ok_or_else(failed_before)?.add(part);
+        if added.is_err() {
+            self.0 = None;
+        }
+        added
+    }
+
+    fn end(self) -> Result<S, S::Error> {
+        self.0.ok_or_else(failed_before)?.end()
+    }
+}
 
 impl<S: Sink> ser::SerializeMap for Unordered<S> {
     type Ok = S;
     type Error = S::Error;
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), S::Error> {
-        self.0.begin();
-        self.0.add(key)
+        self.begin();
+        self.add(key)
     }
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
-        self.0.add(value)
+        self.add(value)
     }
     fn end(self) -> Result<S, S::Error> {
-        self.0.end()
+        self.end()
     }
 }
 
@@ -379,12 +403,12 @@ macro_rules! fields {
                 name: &'static str,
                 value: &T,
             ) -> Result<(), S::Error> {
-                self.0.begin();
-                self.0.add(name)?;
-                self.0.add(value)
+                self.begin();
+                self.add(name)?;
+                self.add(value)
             }
             fn end(self) -> Result<S, S::Error> {
-                self.0.end()
+                self.end()
             }
         }
     )*};

@@ -2,6 +2,8 @@
 
 use std::any::type_name;
 
+use serde::ser;
+
 use super::types::Types;
 use crate::cache::Cache;
 use crate::declaration::Declaration;
@@ -77,11 +79,16 @@ impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
         Some(Hashed { index, head: hasher.head(index as u32), asked: self })
     }
 
-    /// The key.
+    /// The key, after its head. Without one it is nobody's, and for functions that are not cached.
     pub(super) fn encoded(&self, head: Option<Head>) -> Result<Bytes, KeyError> {
-        // What cannot be hashed cannot be encoded either, and that says why.
         let mut bytes = Bytes::of(head.unwrap_or_default());
+        // What could not be hashed is not encoded either, and this says why.
         self.write_all(&mut bytes)?;
+        if head.is_none() && self.declaration.index().is_some() {
+            return Err(ser::Error::custom(
+                "its `Serialize` fails at times, and at times does not",
+            ));
+        }
         Ok(bytes)
     }
 }
@@ -94,17 +101,6 @@ pub(super) struct Hashed<'a, A> {
 }
 
 impl<A> Hashed<'_, A> {
-    pub(super) fn head(self) -> Head {
-        self.head
-    }
-}
-
-impl<P, C> Hashed<'_, Asked<P, C>> {
-    #[inline(always)]
-    pub(super) fn is_plain(&self) -> bool {
-        self.asked.declaration.is_plain()
-    }
-
     #[inline(always)]
     pub(super) fn counters<'c>(&self, cache: &'c Cache) -> &'c Counters {
         cache.counters_at(self.index)

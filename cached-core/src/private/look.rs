@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::asked::{Asked, Hashed};
+use super::asked::Asked;
 use crate::cache::Cache;
 use crate::call::{Begun, Missed};
 use crate::declaration::Declaration;
-use crate::key::{Bytes, KeyError, Parts};
+use crate::key::{Bytes, Head, KeyError, Parts, Sought};
 use crate::site::Site;
 use crate::tier::request::Request;
 use crate::value::{Value, ValueType};
@@ -26,30 +26,33 @@ pub(super) enum State {
 pub(super) type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
 
 /// Lets `serve` have the value that the request or this thread has, found without the bytes of the
-/// key. This is the way of a hit.
+/// key. This is the way of a hit. Returns the key's head, if it has one and the cache is on.
 #[inline(always)]
 pub(super) fn look<I: Parts, V: Parts, C: Parts>(
     cache: &Cache,
-    key: &Hashed<'_, Asked<(I, V), C>>,
+    asked: &Asked<(I, V), C>,
     serve: impl FnMut(&Value) -> bool,
-) {
+) -> Option<Head> {
     if !cache.is_enabled() {
-        return;
+        return None;
     }
+    let key = asked.hashed()?;
+    let counters = key.counters(cache);
     let (served, hits) = match Request::current() {
-        Some(request) => (request.serve(cache.id(), key, serve), &key.counters(cache).request_hits),
-        None if key.is_plain() => {
-            (cache.local().serve_kept(key, serve), &key.counters(cache).local_hits)
+        Some(request) => (request.serve(cache.id(), &key, serve), &counters.request_hits),
+        None if asked.declaration.is_plain() => {
+            (cache.local().serve_kept(&key, serve), &counters.local_hits)
         }
-        None => return,
+        None => return Some(key.head()),
     };
     if served == Some(true) {
         hits.add();
     }
+    Some(key.head())
 }
 
-/// The way of every other call: lets `serve` have the value that the request or the local tier has.
-/// `None` where it took it.
+/// The way of every other call, which has been looked for by [`look`]: lets `serve` have the value
+/// that the local tier has. `None` where it took it.
 pub(super) fn look_further(
     cache: &Cache,
     declaration: &'static Declaration,
@@ -76,10 +79,6 @@ fn look_in_tiers(
     let site = || Site::new(cache, declaration, Arc::from(key), value_type, None);
     let Some(counters) = cache.counters(declaration) else { return bypass(cache, declaration) };
     let request = Request::current();
-    if let Some(served) = request.and_then(|request| request.serve(cache.id(), &key, &mut *serve)) {
-        counters.request_hits.add();
-        return if served { None } else { bypass(cache, declaration) };
-    }
     let force_miss = request.is_some_and(|request| request.force_miss());
     let mut looked = None;
     if !force_miss && declaration.uses_local() {

@@ -106,6 +106,30 @@ fn a_text_differs_by_any_of_its_bytes() {
     }
 }
 
+/// A list that is cut in other places is another key, with a hash of its own: else whoever chooses
+/// the cuts chooses keys that collide.
+#[test]
+fn cuts_of_one_list_have_hashes_of_their_own() {
+    let cut = |cuts: u32| {
+        let mut lists = vec![Tree::Seq(Vec::new())];
+        for bit in 0..12 {
+            if cuts >> bit & 1 == 1 {
+                lists.push(Tree::Seq(Vec::new()));
+            }
+            let Some(Tree::Seq(last)) = lists.last_mut() else { unreachable!() };
+            last.push(Tree::Unsigned(1));
+        }
+        hash_of(&[Tree::Seq(lists)])
+    };
+    let hashes: HashSet<u32> = (0..1 << 12).map(cut).collect();
+    assert!(hashes.len() >= (1 << 12) - 2, "{} hashes", hashes.len());
+    let nested = |inner| Tree::Seq(vec![Tree::Unsigned(1), Tree::Seq(inner)]);
+    assert_ne!(
+        hash_of(&[nested(vec![Tree::Unsigned(2)])]),
+        hash_of(&[Tree::Seq(vec![Tree::Seq(vec![Tree::Unsigned(1), Tree::Unsigned(2)])])])
+    );
+}
+
 /// Keys that a program may well ask for have hashes of their own, and spread over the bits that
 /// tables look at.
 #[test]
