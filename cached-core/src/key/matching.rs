@@ -6,31 +6,34 @@ use super::bytes::{Bytes, Starts};
 use super::writer::{END, Entries, Sink, Writer};
 use super::{Failed, Part};
 
-/// What is left of a key's bytes after all that was written so far; nothing more to compare once it
-/// was another. That is no error: a `Serialize` need not expect one.
+/// What is left of a key's bytes after all that was written so far, or [`ANOTHER`] once something else
+/// was written. That is no error: a `Serialize` need not expect one.
 #[derive(Clone, Copy)]
-pub struct Matching<'k>(Option<&'k [u8]>);
+pub struct Matching<'k>(&'k [u8]);
+
+/// What nothing that is written goes on with: no tag is this byte.
+const ANOTHER: &[u8] = &[0xff];
 
 impl<'k> Matching<'k> {
     #[inline]
     pub(crate) fn new(bytes: &'k [u8]) -> Matching<'k> {
-        Matching(Some(bytes))
+        Matching(bytes)
     }
 
     /// Whether all of it was written.
     #[inline]
     pub(crate) fn is_done(self) -> bool {
-        self.0.is_some_and(<[u8]>::is_empty)
+        self.0.is_empty()
     }
 
     /// Apart from `piece`, for what has no bytes of its own.
     fn bytes(self, bytes: &[u8]) -> Matching<'k> {
-        Matching(self.0.and_then(|key| key.strip_prefix(bytes)))
+        Matching(self.0.strip_prefix(bytes).unwrap_or(ANOTHER))
     }
 
     #[inline(always)]
     fn head<const N: usize>(self, head: [u8; N]) -> Option<&'k [u8]> {
-        let (found, rest) = self.0?.split_first_chunk()?;
+        let (found, rest) = self.0.split_first_chunk()?;
         (*found == head).then_some(rest)
     }
 
@@ -47,12 +50,13 @@ impl<'k> Sink for Matching<'k> {
 
     #[inline(always)]
     fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<Matching<'k>, Failed> {
-        Ok(Matching(self.head(bytes)))
+        Ok(Matching(self.head(bytes).unwrap_or(ANOTHER)))
     }
 
     #[inline(always)]
     fn piece<const N: usize>(self, head: [u8; N], bytes: &[u8]) -> Result<Matching<'k>, Failed> {
-        Ok(Matching(self.head(head).and_then(|rest| Matching::tail(rest, bytes))))
+        let rest = self.head(head).and_then(|rest| Matching::tail(rest, bytes));
+        Ok(Matching(rest.unwrap_or(ANOTHER)))
     }
 
     #[inline(always)]
