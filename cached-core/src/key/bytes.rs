@@ -11,7 +11,7 @@ use super::{Head, KeyError, Part};
 /// A key longer than this moves to the heap; ordinary ones stay on the stack.
 const INLINE: usize = 192;
 
-/// Bytes that are only added to. `SmallVec` does the same, in three times the instructions.
+/// Bytes that are only added to. `SmallVec` does the same, in more instructions.
 pub struct Bytes {
     inline: [u8; INLINE],
     length: usize,

@@ -26,7 +26,7 @@ impl<'k> Matching<'k> {
         self.0.is_empty()
     }
 
-    /// Apart from `piece`, for what has no bytes of its own.
+    /// Of bytes that were written elsewhere before.
     fn bytes(self, bytes: &[u8]) -> Matching<'k> {
         Matching(self.0.strip_prefix(bytes).unwrap_or(ANOTHER))
     }
@@ -82,6 +82,7 @@ fn are_same(found: &[u8], bytes: &[u8]) -> bool {
     }
 }
 
+/// Not the hasher's, which needs the bytes themselves: so a hit compares them where they are.
 #[inline(always)]
 fn ends<const N: usize>(bytes: &[u8]) -> [Option<&[u8; N]>; 2] {
     [bytes.first_chunk(), bytes.last_chunk()]

@@ -153,7 +153,10 @@ pub(super) fn forget_store() {
 
 /// Keeps an entry, where this thread's share of `allowed` has room for it.
 pub(super) fn keep(store: u64, key: &[u8], kept: Kept<'_>, allowed: u64) {
-    change(|mirror| mirror.get_or_insert_with(Mirror::new).keep(store, key, kept, allowed));
+    // What is too large for it is no reason to begin one.
+    if u64::from(kept.weight) <= Mirror::share(allowed) {
+        change(|mirror| mirror.get_or_insert_with(Mirror::new).keep(store, key, kept, allowed));
+    }
 }
 
 /// What is kept of an entry.
@@ -219,9 +222,6 @@ impl Mirror {
 
     fn keep(&mut self, store: u64, key: &[u8], kept: Kept<'_>, allowed: u64) {
         let Kept { mark, until, stored, value, weight } = kept;
-        if u64::from(weight) > Mirror::share(allowed) {
-            return;
-        }
         let head = Head::of(key);
         let sets = sets(head);
         let its_own = self.find(store, &key).map(|(set, way, _)| (set, way));
