@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Coarse(u64);
 
 impl Coarse {
+    #[inline]
     pub(crate) fn now() -> Coarse {
         // Without the crate's own memory of the last time, which every thread would write to.
         Coarse(coarsetime::Instant::now_without_cache_update().as_ticks())

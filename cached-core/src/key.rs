@@ -66,6 +66,11 @@ impl Head {
     }
 
     #[inline]
+    pub(crate) fn index(self) -> usize {
+        (self.0 >> 32) as usize
+    }
+
+    #[inline]
     pub(crate) fn hash(self) -> u32 {
         self.0 as u32
     }

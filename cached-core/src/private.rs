@@ -19,8 +19,8 @@ pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
 pub use crate::key::Parts;
 use crate::key::{Head, KeyPart, Part, Sought};
-use crate::value::{self, CachedValue, Returns, TypeOf, Value};
 pub use crate::value::{ByType, Errors, Returned, Sharing, Whole};
+use crate::value::{CachedValue, Returns, TypeOf};
 pub use asked::{Asked, Met};
 use look::{Serve, State, look, look_further};
 
@@ -94,8 +94,11 @@ pub use crate::{
 };
 
 /// Which entry is meant, before it is looked at. `M` is the mode of the return type.
-pub struct Lookup<'k, R, V, M, A> {
-    asked: A,
+pub struct Lookup<'k, R, V, M, P, C> {
+    met: Met,
+    parts: P,
+    own_types: &'static str,
+    constants: C,
     errors: Errors<R>,
     cache: Option<&'k Cache>,
     types: PhantomData<(V, M)>,
@@ -108,12 +111,12 @@ pub fn lookup<'k, R, P>(
     errors: Errors<R>,
     met: Met,
     parts: P,
-) -> Lookup<'k, R, R::Value, ByType, Asked<P, ()>>
+) -> Lookup<'k, R, R::Value, ByType, P, ()>
 where
     R: Returned<ByType>,
     R::Value: CachedValue,
 {
-    Lookup { asked: Asked::new(met, parts), errors, cache: None, types: PhantomData }
+    Lookup::new(errors, met, parts)
 }
 
 /// The same for a function that is `infallible`.
@@ -122,30 +125,45 @@ pub fn lookup_whole<'k, R: CachedValue, P>(
     errors: Errors<R>,
     met: Met,
     parts: P,
-) -> Lookup<'k, R, R, Whole, Asked<P, ()>> {
-    Lookup { asked: Asked::new(met, parts), errors, cache: None, types: PhantomData }
+) -> Lookup<'k, R, R, Whole, P, ()> {
+    Lookup::new(errors, met, parts)
 }
 
-impl<'k, R, V, M, A> Lookup<'k, R, V, M, A> {
-    /// Sets the cache, where it is not the current one.
-    #[must_use]
-    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V, M, A> {
-        Lookup { cache: Some(cache), ..self }
+impl<R, V, M, P> Lookup<'_, R, V, M, P, ()> {
+    #[inline(always)]
+    fn new(errors: Errors<R>, met: Met, parts: P) -> Self {
+        let types = PhantomData;
+        Lookup { met, parts, own_types: "", constants: (), errors, cache: None, types }
     }
 }
 
-impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, Asked<(I, W), C>> {
+impl<'k, R, V, M, P, C> Lookup<'k, R, V, M, P, C> {
+    /// Sets the cache, where it is not the current one.
+    #[must_use]
+    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V, M, P, C> {
+        Lookup { cache: Some(cache), ..self }
+    }
+
     /// Adds the function's own type arguments, as a tuple of `PhantomData`.
     #[must_use]
-    pub fn of<Arguments>(self) -> Lookup<'k, R, V, M, Asked<(I, W), C>> {
-        Lookup { asked: self.asked.of(type_name::<Arguments>()), ..self }
+    pub fn of<Arguments>(self) -> Lookup<'k, R, V, M, P, C> {
+        Lookup { own_types: type_name::<Arguments>(), ..self }
     }
 
     /// Adds the function's own const arguments.
     #[must_use]
-    pub fn constants<D: Parts>(self, constants: D) -> Lookup<'k, R, V, M, Asked<(I, W), D>> {
-        let Lookup { asked, errors, cache, types } = self;
-        Lookup { asked: asked.constants(constants), errors, cache, types }
+    pub fn constants<D: Parts>(self, constants: D) -> Lookup<'k, R, V, M, P, D> {
+        let Lookup { met, parts, own_types, errors, cache, types, .. } = self;
+        Lookup { met, parts, own_types, constants, errors, cache, types }
+    }
+}
+
+impl<R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'_, R, V, M, (I, W), C> {
+    /// Each time anew: what is lent to a function that is not inlined is in memory, and not in registers,
+    /// also for everyone else.
+    #[inline(always)]
+    fn asked(&self) -> Asked<(I, W), C> {
+        Asked::new(self.met, self.parts, self.own_types, self.constants)
     }
 
     /// Looks in the request and local tiers, and puts a hit in its place: there it is made, and from
@@ -157,16 +175,14 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, Asked<(I, W)
         R: Returned<M, Value = V>,
         V: CachedValue,
     {
-        let Lookup { asked, errors, cache, .. } = self;
-        let serve = |value: &Value| value::join::<R, M>(value, hit);
-        let head = match cache.or_else(current_of_process) {
-            Some(cache) => look(cache, &asked, serve),
-            None => look_in_scope(&asked, serve),
+        let head = match self.cache.or_else(current_of_process) {
+            Some(cache) => look::<R, M, _, _, _>(cache, || self.asked(), hit),
+            None => look_in_scope::<R, M, _, _, _>(self.asked(), hit),
         };
         if hit.is_some() {
             return None;
         }
-        begin_further(&asked, head, cache, Returns::new::<M>(errors), hit)
+        begin_further(self.asked(), head, self.cache, Returns::new::<M>(self.errors), hit)
     }
 
     /// The entry, for the companion.
@@ -174,24 +190,27 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, Asked<(I, W)
     where
         V: CachedValue,
     {
-        let Lookup { asked, cache, .. } = self;
-        let cache = cache.cloned().unwrap_or_else(Cache::current);
+        let cache = self.cache.cloned().unwrap_or_else(Cache::current);
+        let asked = self.asked();
         let key = asked.encoded(asked.hashed().map(|key| key.head())).map(|key| Arc::from(&*key));
         CacheEntry::new(cache, asked.declaration, key, TypeOf::<V>::TYPE)
     }
 }
 
 #[inline(never)]
-fn look_in_scope<I: Parts, W: Parts, C: Parts>(
-    asked: &Asked<(I, W), C>,
-    mut serve: impl FnMut(&Value) -> bool,
-) -> Option<Head> {
-    with_current(|cache| look(cache, asked, &mut serve))
+fn look_in_scope<R, M, I: Parts, W: Parts, C: Parts>(
+    asked: Asked<(I, W), C>,
+    hit: &mut Option<R>,
+) -> Option<Head>
+where
+    R: Returned<M, Value: CachedValue>,
+{
+    with_current(|cache| look::<R, M, _, _, _>(cache, || asked, hit))
 }
 
 #[inline(never)]
 fn begin_further<R, V, I: Parts, W: Parts, C: Parts>(
-    asked: &Asked<(I, W), C>,
+    asked: Asked<(I, W), C>,
     head: Option<Head>,
     cache: Option<&Cache>,
     returns: Returns<R, V>,

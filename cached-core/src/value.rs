@@ -245,7 +245,8 @@ where
     R: Returned<Mode, Value: CachedValue>,
 {
     let Some(value) = value.downcast_ref::<R::Value>() else { return false };
-    *place = Some(R::join(value.clone()));
+    // There is nothing in it yet; without this it would be asked whether there is.
+    std::mem::forget(place.replace(R::join(value.clone())));
     true
 }
 

@@ -8,7 +8,7 @@ pub(crate) type Part<'p> = &'p (dyn KeyPart + 'p);
 
 /// Parts of a key: none, one, or a pair of such. A type and not a list: the compiler sees through it,
 /// and makes of hashing and comparing a key code without a loop and without a call for each part.
-pub trait Parts {
+pub trait Parts: Copy {
     /// Whether there is any.
     const ANY: bool = true;
 

@@ -5,14 +5,13 @@ use std::any::type_name;
 use serde::ser;
 
 use super::types::Types;
-use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::key::{
     Bytes, END, Hasher, Head, KeyError, Matching, NONE, Parts, SEQ, SOME, Sink, Sought,
 };
-use crate::stats::Counters;
 
 /// Which entry is asked for.
+#[derive(Clone, Copy)]
 pub struct Asked<P, C> {
     pub(super) declaration: &'static Declaration,
     /// The identifier and the version.
@@ -36,21 +35,11 @@ impl Met {
     }
 }
 
-impl<P> Asked<P, ()> {
-    #[inline]
-    pub(super) fn new(met: Met, parts: P) -> Asked<P, ()> {
-        Asked { declaration: met.declaration, parts, types: Types::new(met.site) }
-    }
-}
-
 impl<P, C> Asked<P, C> {
-    pub(super) fn of(self, types: &'static str) -> Asked<P, C> {
-        Asked { types: self.types.of(types), ..self }
-    }
-
-    pub(super) fn constants<D>(self, constants: D) -> Asked<P, D> {
-        let Asked { declaration, parts, types } = self;
-        Asked { declaration, parts, types: types.constants(constants) }
+    #[inline(always)]
+    pub(super) fn new(met: Met, parts: P, own: &'static str, constants: C) -> Asked<P, C> {
+        let types = Types { site: met.site, own, constants };
+        Asked { declaration: met.declaration, parts, types }
     }
 }
 
@@ -70,13 +59,19 @@ impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
         self.types.write(self.declaration, self.write(sink)?)
     }
 
-    /// The head of the key; its hash leaves the type arguments out. None where the arguments cannot
-    /// be written, and where the function shares its name, and is not cached.
+    /// To be looked for without its bytes; the hash leaves the type arguments out. None where the
+    /// arguments cannot be written, and where the function shares its name, and is not cached.
     #[inline(always)]
     pub(super) fn hashed(&self) -> Option<Hashed<'_, Self>> {
-        let index = self.declaration.index()?;
-        let hasher = self.write(Hasher::new(index as u32)).ok()?;
-        Some(Hashed { index, head: hasher.head(index as u32), asked: self })
+        let index = self.declaration.index()? as u32;
+        let hasher = self.write(Hasher::new(index)).ok()?;
+        Some(self.with(hasher.head(index)))
+    }
+
+    /// The same where the head is known.
+    #[inline(always)]
+    pub(super) fn with(&self, head: Head) -> Hashed<'_, Self> {
+        Hashed { head, asked: self }
     }
 
     /// The key, after its head. Without one it is nobody's, and for functions that are not cached.
@@ -93,18 +88,10 @@ impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
     }
 }
 
-/// The same, to be looked for without its bytes.
+/// A key that is looked for without its bytes.
 pub(super) struct Hashed<'a, A> {
-    index: usize,
     head: Head,
     asked: &'a A,
-}
-
-impl<A> Hashed<'_, A> {
-    #[inline(always)]
-    pub(super) fn counters<'c>(&self, cache: &'c Cache) -> &'c Counters {
-        cache.counters_at(self.index)
-    }
 }
 
 impl<I: Parts, V: Parts, C: Parts> Sought for Hashed<'_, Asked<(I, V), C>> {

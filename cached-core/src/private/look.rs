@@ -9,7 +9,7 @@ use crate::declaration::Declaration;
 use crate::key::{Bytes, Head, KeyError, Parts, Sought};
 use crate::site::Site;
 use crate::tier::request::Request;
-use crate::value::{Value, ValueType};
+use crate::value::{CachedValue, Returned, Value, ValueType, join};
 
 /// How a call goes on that was not served. Boxed, so that a look returns two words.
 pub(super) enum State {
@@ -25,23 +25,36 @@ pub(super) enum State {
 /// What has the value that is found; whether it took it.
 pub(super) type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
 
-/// Lets `serve` have the value that the request or this thread has, found without the bytes of the
-/// key. This is the way of a hit. Returns the key's head, if it has one and the cache is on.
+/// Puts what the request or this thread has in the place of a `hit`, found without the bytes of the
+/// key. This is the way of a hit: all of it is inlined, so that the compiler sees the arguments' types
+/// and keeps what it works with in registers. Returns the key's head, if it has one and the cache is on.
 #[inline(always)]
-pub(super) fn look<I: Parts, V: Parts, C: Parts>(
+pub(super) fn look<R, M, I: Parts, V: Parts, C: Parts>(
     cache: &Cache,
-    asked: &Asked<(I, V), C>,
-    serve: impl FnMut(&Value) -> bool,
-) -> Option<Head> {
+    asked: impl Fn() -> Asked<(I, V), C>,
+    hit: &mut Option<R>,
+) -> Option<Head>
+where
+    R: Returned<M, Value: CachedValue>,
+{
     if !cache.is_enabled() {
         return None;
     }
-    let key = asked.hashed()?;
-    let counters = key.counters(cache);
+    let looked_for = asked();
+    let key = looked_for.hashed()?;
+    let counters = cache.counters_at(key.head().index());
     let (served, hits) = match Request::current() {
-        Some(request) => (request.serve(cache.id(), &key, serve), &counters.request_hits),
-        None if asked.declaration.is_plain() => {
-            (cache.local().serve_kept(&key, serve), &counters.local_hits)
+        Some(request) => {
+            let served = look_in_request::<R, M, _, _, _>(request, cache, asked(), key.head(), hit);
+            (served, &counters.request_hits)
+        }
+        None if looked_for.declaration.is_plain() => {
+            let served = cache.local().serve_kept(
+                &key,
+                #[inline(always)]
+                |value| join::<R, M>(value, hit),
+            );
+            (served, &counters.local_hits)
         }
         None => return Some(key.head()),
     };
@@ -49,6 +62,20 @@ pub(super) fn look<I: Parts, V: Parts, C: Parts>(
         hits.add();
     }
     Some(key.head())
+}
+
+#[inline(never)]
+fn look_in_request<R, M, I: Parts, V: Parts, C: Parts>(
+    request: Request,
+    cache: &Cache,
+    asked: Asked<(I, V), C>,
+    head: Head,
+    hit: &mut Option<R>,
+) -> Option<bool>
+where
+    R: Returned<M, Value: CachedValue>,
+{
+    request.serve(cache.id(), &asked.with(head), |value| join::<R, M>(value, hit))
 }
 
 /// The way of every other call, which has been looked for by [`look`]: lets `serve` have the value

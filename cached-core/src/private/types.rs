@@ -8,30 +8,13 @@ use crate::declaration::Declaration;
 use crate::key::{END, Parts, SEQ, Sink, Writer};
 
 /// The type and const arguments of a function and of the impl around it.
+#[derive(Clone, Copy)]
 pub(super) struct Types<C> {
-    site: &'static str,
-    own: &'static str,
-    constants: C,
-}
-
-impl Types<()> {
-    /// Takes the name of the type of a closure in the function's body.
-    #[inline]
-    pub(super) fn new(site: &'static str) -> Types<()> {
-        Types { site, own: "", constants: () }
-    }
-}
-
-impl<C> Types<C> {
-    #[inline]
-    pub(super) fn of(self, own: &'static str) -> Types<C> {
-        Types { own, ..self }
-    }
-
-    #[inline]
-    pub(super) fn constants<D>(self, constants: D) -> Types<D> {
-        Types { site: self.site, own: self.own, constants }
-    }
+    /// The name of the type of a closure in the function's body.
+    pub(super) site: &'static str,
+    /// The names of the function's own type arguments.
+    pub(super) own: &'static str,
+    pub(super) constants: C,
 }
 
 impl<C: Parts> Types<C> {
@@ -46,7 +29,7 @@ impl<C: Parts> Types<C> {
     }
 
     #[inline(never)]
-    fn write_all<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
+    fn write_all<S: Sink>(self, sink: S) -> Result<S, S::Error> {
         let container = container(self.site);
         let container = if is_plain(container) { "" } else { container };
         let sink = Writer(sink).serialize_str(container)?;

@@ -129,7 +129,13 @@ impl Local {
         key: &impl Sought,
         serve: impl FnOnce(&Value) -> T,
     ) -> Option<T> {
-        mirror::look(self.id, key, |slot| self.answers(key.head(), slot), serve)
+        mirror::look(
+            self.id,
+            key,
+            #[inline(always)]
+            |slot| self.answers(key.head(), slot),
+            serve,
+        )
     }
 
     /// Whether what the thread keeps is served: it is what the store has, alive, and not to be
@@ -141,6 +147,7 @@ impl Local {
             && self.clock.coarse() < slot.until
     }
 
+    #[inline(always)]
     fn stored(&self) -> u64 {
         self.stored.0.load(Ordering::Relaxed)
     }
@@ -180,6 +187,7 @@ impl Local {
         self.get_again(key).ok_or(ticket)
     }
 
+    #[inline(always)]
     fn mark(&self, hash: u32) -> &AtomicU64 {
         &self.marks[hash as usize % MARKS]
     }

@@ -20,7 +20,7 @@
 //!
 //! What it costs when keys share a mark is a look in the store.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -79,9 +79,11 @@ struct Mirror {
 type Set = [Option<Slot>; WAYS];
 
 thread_local! {
-    /// None until something is kept. A value whose own `Clone` or `Drop` asks for an entry while
-    /// this is borrowed gets it from the store.
-    static MIRROR: RefCell<Option<Box<Mirror>>> = const { RefCell::new(None) };
+    /// None until something is kept, and while somebody has it in hand: a value whose own `Clone` or
+    /// `Drop` asks for an entry meanwhile gets it from the store. What it keeps is let go of when this
+    /// is put back; where it panics, all is let go of. Taken and not borrowed, so that what is done
+    /// with it is no closure, and is inlined.
+    static MIRROR: Cell<Option<Box<Mirror>>> = const { Cell::new(None) };
 }
 
 /// Threads that have a mirror; they share what a store allows all of them.
@@ -117,14 +119,27 @@ pub(super) fn look<T>(
     answers: impl FnOnce(&Slot) -> bool,
     serve: impl FnOnce(&Value) -> T,
 ) -> Option<T> {
-    let look = |mirror: &RefCell<Option<Box<Mirror>>>| {
-        let mirror = mirror.try_borrow().ok()?;
-        let (.., slot) = mirror.as_ref()?.find(store, key)?;
-        answers(slot).then(|| serve(&slot.value))
-    };
     // Without thread-locals, at the end of a thread, there is the store.
-    MIRROR.try_with(look).ok().flatten()
+    let mirror = MIRROR.try_with(Cell::take).ok()??;
+    let served = match mirror.find(store, key) {
+        Some((.., slot)) if answers(slot) => Some(serve(&slot.value)),
+        _ => None,
+    };
+    put_back(mirror);
+    served
 }
+
+#[inline(always)]
+fn put_back(mirror: Box<Mirror>) {
+    let other = MIRROR.try_with(|place| place.replace(Some(mirror)));
+    if let Ok(Some(other)) = other {
+        let_go(other);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn let_go(_: Box<Mirror>) {}
 
 /// Lets go of everything where a store is gone. Called on the way to the store.
 #[inline]
@@ -138,10 +153,9 @@ pub(super) fn tidy() {
 }
 
 fn change(change: impl FnOnce(&mut Option<Box<Mirror>>)) {
-    let change = |mirror: &RefCell<Option<Box<Mirror>>>| {
-        mirror.try_borrow_mut().map(|mut mirror| change(&mut mirror))
-    };
-    let _ = MIRROR.try_with(change);
+    let Ok(mut mirror) = MIRROR.try_with(Cell::take) else { return };
+    change(&mut mirror);
+    let _ = MIRROR.try_with(|place| place.set(mirror));
 }
 
 /// A store is gone: this thread lets go of it now, every other when it next looks into a store, or
