@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use entry::{ByEntry, LocalEntry, Since};
+use entry::{ByEntry, LocalEntry, Since, StoredKey, Wanted};
 use mirror::Kept;
 
 use crate::clock::Clock;
@@ -61,7 +61,7 @@ struct Apart(AtomicU64);
 pub(crate) struct Local {
     /// Tells this store's entries in a mirror from every other's.
     id: u64,
-    entries: Cache<Arc<[u8]>, LocalEntry, ByHead>,
+    entries: Cache<StoredKey, LocalEntry, ByHead>,
     marks: Box<[AtomicU64; MARKS]>,
     /// How often something was stored.
     stored: Apart,
@@ -103,7 +103,7 @@ impl Local {
         let since = Since(clock.now());
         let entries = Cache::builder()
             .max_capacity(capacity)
-            .weigher(|key: &Arc<[u8]>, entry: &LocalEntry| entry.weigh(key))
+            .weigher(|key: &StoredKey, entry: &LocalEntry| entry.weigh(key.bytes()))
             .expire_after(ByEntry(since))
             .build_with_hasher(ByHead);
         Local {
@@ -149,7 +149,7 @@ impl Local {
     pub(crate) fn get_from_store(&self, key: &[u8]) -> Result<Value, Mark> {
         mirror::tidy();
         let mark = self.mark(Head::of(key).hash()).load(Ordering::Acquire);
-        let entry = self.entries.get(key).ok_or(Mark(mark))?;
+        let entry = self.entries.get(&Wanted(key)).ok_or(Mark(mark))?;
         // moka expires on its own clock's ticks; the promise is on ours.
         let left = entry.left(self.since, self.clock.now());
         if left > LAST_BIT {
@@ -165,7 +165,7 @@ impl Local {
     /// The same for a key that was looked for and not found: if it is not there yet, the store does
     /// not take that for another wish to have it. It admits what is asked for more often.
     pub(crate) fn get_again(&self, key: &[u8]) -> Option<Value> {
-        self.entries.contains_key(key).then(|| self.get_from_store(key).ok())?
+        self.entries.contains_key(&Wanted(key)).then(|| self.get_from_store(key).ok())?
     }
 
     /// The same, and a ticket for what is to be published where nothing is found. Nothing has to be
@@ -191,7 +191,7 @@ impl Local {
 
     /// The duty to refresh the entry, for one caller in the last `ahead` of its life.
     pub(crate) fn refresh(&self, key: &[u8], ahead: Duration) -> Option<Refresh> {
-        let entry = self.entries.get(key)?;
+        let entry = self.entries.get(&Wanted(key))?;
         if entry.left(self.since, self.clock.now()) >= ahead {
             return None;
         }
@@ -202,7 +202,7 @@ impl Local {
 
     /// The value also where it has expired and is kept for a fetch that fails.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
-        let entry = self.entries.get(key)?;
+        let entry = self.entries.get(&Wanted(key))?;
         (!entry.rest(self.since, self.clock.now()).is_zero()).then_some(entry.value)
     }
 
@@ -239,7 +239,7 @@ impl Local {
             return false;
         }
         let entry = LocalEntry::new(self.since, value, weight, life);
-        self.entries.insert(Arc::clone(key), entry);
+        self.entries.insert(StoredKey::new(key), entry);
         self.changed(ticket.hash);
         self.stored.0.fetch_add(1, Ordering::Relaxed);
         true
@@ -252,12 +252,12 @@ impl Local {
             return;
         }
         let now = self.clock.now();
-        if let Some(entry) = self.entries.get(key)
+        if let Some(entry) = self.entries.get(&Wanted(key))
             && Arc::ptr_eq(&entry.value, value)
         {
             let longer = entry.with_life(self.since, life);
             if entry.left(self.since, now) < longer.left(self.since, now) {
-                self.entries.insert(Arc::clone(key), longer);
+                self.entries.insert(StoredKey::new(key), longer);
                 self.changed(ticket.hash);
             }
         }
@@ -270,7 +270,7 @@ impl Local {
         let mut count = self.lock(hash);
         let in_time = before.is_none_or(|before| before.count == *count);
         *count += 1;
-        self.entries.invalidate(key);
+        self.entries.invalidate(&Wanted(key));
         self.changed(hash);
         in_time.then_some(Ticket { hash, count: *count, absent: None })
     }

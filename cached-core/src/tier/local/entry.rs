@@ -1,11 +1,70 @@
-//! An entry of the local tier: a value, its life and its weight, in as few bytes as they need.
+//! An entry of the local tier: its key, and a value, its life and its weight, in as few bytes as they
+//! need.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use moka::Expiry;
+use moka::{Equivalent, Expiry};
 
+use crate::key::Head;
 use crate::value::Value;
+
+/// A key this long has its bytes in the place where the store looks for them: what it looks at on
+/// the way to another key, and when it grows, is mostly in none of the processor's caches.
+const SHORT: usize = 54;
+
+/// A key of an entry.
+pub(super) enum StoredKey {
+    Short { length: u8, bytes: [u8; SHORT] },
+    Long(Arc<[u8]>),
+}
+
+impl StoredKey {
+    pub(super) fn new(key: &Arc<[u8]>) -> StoredKey {
+        let mut bytes = [0; SHORT];
+        match bytes.get_mut(..key.len()) {
+            Some(place) => {
+                place.copy_from_slice(key);
+                StoredKey::Short { length: key.len() as u8, bytes }
+            }
+            None => StoredKey::Long(Arc::clone(key)),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            StoredKey::Short { length, bytes } => &bytes[..usize::from(*length)],
+            StoredKey::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for StoredKey {
+    fn eq(&self, other: &StoredKey) -> bool {
+        Wanted(other.bytes()).equivalent(self)
+    }
+}
+
+impl Eq for StoredKey {}
+
+impl Hash for StoredKey {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        Wanted(self.bytes()).hash(hasher);
+    }
+}
+
+/// A key that the store is asked for.
+#[derive(Hash)]
+pub(super) struct Wanted<'k>(pub(super) &'k [u8]);
+
+impl Equivalent<StoredKey> for Wanted<'_> {
+    /// Keys that the store finds beside each other differ in their heads.
+    fn equivalent(&self, key: &StoredKey) -> bool {
+        let key = key.bytes();
+        Head::of(self.0) == Head::of(key) && self.0 == key
+    }
+}
 
 /// How long an entry answers.
 #[derive(Clone, Copy)]
@@ -72,10 +131,10 @@ impl LocalEntry {
 /// Tells moka when an entry is of no use any more.
 pub(super) struct ByEntry(pub(super) Since);
 
-impl Expiry<Arc<[u8]>, LocalEntry> for ByEntry {
+impl Expiry<StoredKey, LocalEntry> for ByEntry {
     fn expire_after_create(
         &self,
-        _: &Arc<[u8]>,
+        _: &StoredKey,
         entry: &LocalEntry,
         now: Instant,
     ) -> Option<Duration> {
@@ -84,7 +143,7 @@ impl Expiry<Arc<[u8]>, LocalEntry> for ByEntry {
 
     fn expire_after_update(
         &self,
-        _: &Arc<[u8]>,
+        _: &StoredKey,
         entry: &LocalEntry,
         now: Instant,
         _: Option<Duration>,
