@@ -5,14 +5,14 @@ fn key() -> Arc<[u8]> {
 }
 
 fn leader(flights: &Arc<Flights>) -> Leader {
-    match flights.join(&key()) {
+    match flights.join(key()) {
         Role::Leader(leader) => leader,
         _ => panic!("there is a leader already"),
     }
 }
 
 fn follower(flights: &Arc<Flights>) -> Follower {
-    match flights.join(&key()) {
+    match flights.join(key()) {
         Role::Follower(follower) => follower,
         _ => panic!("there is no leader"),
     }
@@ -25,7 +25,7 @@ fn the_watch_leaves_an_answered_flight_alone() {
     let _follower = follower(&flights);
     let flight = Arc::clone(&leader.flight);
     assert!(lock(&flight.crew).promote(&flight).is_some());
-    leader.answer(Outcome::Unshared);
+    leader.answer(|| Outcome::Unshared);
     flight.look(now() + 60_000);
     assert_eq!(lock(&flight.crew).promoted, None);
 }
@@ -49,12 +49,12 @@ fn what_a_leader_stowed_its_successor_finds() {
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
     let mut follower = Box::pin(follower(&flights));
-    leader.stow(7);
+    leader.stow(Box::new(7));
     drop(leader);
     let mut context = Context::from_waker(Waker::noop());
     let Poll::Ready(Followed::Lead(heir)) = follower.as_mut().poll(&mut context) else {
         panic!("the lead is handed over");
     };
-    assert_eq!(heir.unstow::<i32>(), Some(7));
+    assert_eq!(heir.unstow::<i32>().as_deref(), Some(&7));
     assert_eq!(heir.unstow::<i32>(), None);
 }

@@ -58,6 +58,17 @@ const MARKS: usize = 256;
 #[repr(align(128))]
 struct Apart(AtomicU64);
 
+/// Keys that share a mark.
+#[derive(Default)]
+struct Stripe {
+    /// Held by whoever changes the store, so that no publication can slip in behind the invalidation
+    /// that overtook it.
+    changing: Mutex<()>,
+    /// Counts the invalidations of these keys. Counted before the entry goes, so that whoever sees
+    /// the count without the lock began after the invalidation did.
+    invalidated: AtomicU64,
+}
+
 pub(crate) struct Local {
     /// Tells this store's entries in a mirror from every other's.
     id: u64,
@@ -67,9 +78,7 @@ pub(crate) struct Local {
     stored: Apart,
     since: Since,
     refreshing: Refreshing,
-    /// Counts the invalidations of the keys of a stripe. A publication holds its stripe's lock, so
-    /// that none can slip in behind the invalidation that overtook it.
-    stripes: Vec<Mutex<u64>>,
+    stripes: Vec<Stripe>,
     clock: Clock,
 }
 
@@ -113,7 +122,7 @@ impl Local {
             since,
             refreshing: Refreshing::default(),
             marks: Box::new([const { AtomicU64::new(0) }; MARKS]),
-            stripes: (0..256).map(|_| Mutex::new(0)).collect(),
+            stripes: (0..MARKS).map(|_| Stripe::default()).collect(),
             clock,
         }
     }
@@ -184,9 +193,11 @@ impl Local {
         &self.marks[hash as usize % MARKS]
     }
 
-    /// To be called after each change of the store, with the stripe locked; see [`mirror`].
+    /// To be called after each change of the store, with the stripe locked; see [`mirror`]. So nobody
+    /// else counts this mark, and what another did before happened before this.
     fn changed(&self, hash: u32) {
-        self.mark(hash).fetch_add(1, Ordering::Release);
+        let mark = self.mark(hash);
+        mark.store(mark.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 
     /// The duty to refresh the entry, for one caller in the last `ahead` of its life.
@@ -208,11 +219,19 @@ impl Local {
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
         let hash = Head::of(key).hash();
-        Ticket { hash, count: *self.lock(hash), absent: None }
+        let count = self.stripe(hash).invalidated.load(Ordering::Acquire);
+        Ticket { hash, count, absent: None }
     }
 
-    fn lock(&self, hash: u32) -> MutexGuard<'_, u64> {
-        lock(&self.stripes[hash as usize % self.stripes.len()])
+    fn stripe(&self, hash: u32) -> &Stripe {
+        &self.stripes[hash as usize % MARKS]
+    }
+
+    /// The right to change the store under this ticket; `None` where it is out of date.
+    fn change(&self, ticket: Ticket) -> Option<MutexGuard<'_, ()>> {
+        let stripe = self.stripe(ticket.hash);
+        let changing = lock(&stripe.changing);
+        (stripe.invalidated.load(Ordering::Relaxed) == ticket.count).then_some(changing)
     }
 
     /// Stores `value` for its life, unless the ticket is out of date, or `Once` finds an entry
@@ -229,10 +248,7 @@ impl Local {
         if life.fresh.is_zero() {
             return false;
         }
-        let count = self.lock(ticket.hash);
-        if *count != ticket.count {
-            return false;
-        }
+        let Some(_changing) = self.change(ticket) else { return false };
         let mark = Mark(self.mark(ticket.hash).load(Ordering::Acquire));
         let absent = ticket.absent == Some(mark);
         if write == Write::Once && !absent && self.get_again(key).is_some() {
@@ -247,10 +263,7 @@ impl Local {
 
     /// Lets the entry that holds just this `value` live for `life`, if it is still there.
     pub(crate) fn extend(&self, key: &Arc<[u8]>, ticket: Ticket, value: &Value, life: Life) {
-        let count = self.lock(ticket.hash);
-        if *count != ticket.count {
-            return;
-        }
+        let Some(_changing) = self.change(ticket) else { return };
         let now = self.clock.now();
         if let Some(entry) = self.entries.get(&Wanted(key))
             && Arc::ptr_eq(&entry.value, value)
@@ -267,12 +280,15 @@ impl Local {
     /// `None` where `before` is out of date.
     pub(crate) fn invalidate(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {
         let hash = Head::of(key).hash();
-        let mut count = self.lock(hash);
-        let in_time = before.is_none_or(|before| before.count == *count);
-        *count += 1;
+        let stripe = self.stripe(hash);
+        let _changing = lock(&stripe.changing);
+        let count = stripe.invalidated.load(Ordering::Relaxed);
+        let in_time = before.is_none_or(|before| before.count == count);
+        let count = count + 1;
+        stripe.invalidated.store(count, Ordering::Release);
         self.entries.invalidate(&Wanted(key));
         self.changed(hash);
-        in_time.then_some(Ticket { hash, count: *count, absent: None })
+        in_time.then_some(Ticket { hash, count, absent: None })
     }
 }
 
