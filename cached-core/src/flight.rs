@@ -170,13 +170,13 @@ impl Flight {
     }
 
     fn answer(self: &Arc<Flight>, outcome: impl FnOnce() -> Outcome) {
-        // From here on nobody joins.
         self.land(&mut self.flights.shard(self.hash));
+        // From here on nobody joins, and whoever has joined holds the flight.
+        if Arc::strong_count(self) == 1 {
+            return;
+        }
         let followers = {
             let mut crew = lock(&self.crew);
-            if crew.followers.is_empty() {
-                return;
-            }
             // The first answer stands: a leader that lost its lead may finish after its successor.
             crew.outcome.get_or_insert_with(outcome);
             crew.promoted = None;

@@ -81,8 +81,12 @@ pub(super) struct Since(pub(super) Instant);
 
 impl Since {
     fn nanos(self, time: Instant) -> u64 {
-        u64::try_from(time.saturating_duration_since(self.0).as_nanos()).unwrap_or(u64::MAX)
+        nanos(time.saturating_duration_since(self.0))
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Cheap to clone.
@@ -102,7 +106,7 @@ impl LocalEntry {
     pub(super) fn new(since: Since, value: &Value, weight: usize, life: Life) -> LocalEntry {
         LocalEntry {
             value: Arc::clone(value),
-            expires: since.nanos(life.from + life.fresh),
+            expires: since.nanos(life.from).saturating_add(nanos(life.fresh)),
             kept: u32::try_from(life.kept.as_millis()).unwrap_or(u32::MAX),
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
         }
