@@ -112,7 +112,7 @@ impl Local {
         let since = Since(clock.now());
         let entries = Cache::builder()
             .max_capacity(capacity)
-            .weigher(|key: &StoredKey, entry: &LocalEntry| entry.weigh(key.bytes()))
+            .weigher(|key: &StoredKey, entry: &LocalEntry| entry.weigh(key.len()))
             .expire_after(ByEntry(since))
             .build_with_hasher(ByHead);
         Local {
@@ -163,7 +163,7 @@ impl Local {
         let left = entry.left(self.since, self.clock.now());
         if left > LAST_BIT {
             let until = self.clock.coarse() + (left - LAST_BIT);
-            let weight = entry.weigh(key);
+            let weight = entry.weigh(key.len());
             let kept = Kept { mark, until, stored: self.stored(), value: &entry.value, weight };
             let allowed = self.entries.policy().max_capacity().unwrap_or(0) / MIRRORED;
             mirror::keep(self.id, key, kept, allowed);

@@ -7,42 +7,54 @@ use std::time::{Duration, Instant};
 
 use moka::{Equivalent, Expiry};
 
-use crate::key::Head;
+use crate::key::{Head, body};
 use crate::value::Value;
 
-/// A key this long has its bytes in the place where the store looks for them: what it looks at on
-/// the way to another key, and when it grows, is mostly in none of the processor's caches.
-const SHORT: usize = 54;
+/// A key this long has its bytes in the place where the store looks for them. Such a place is then as
+/// large as one with the bytes of a longer key elsewhere.
+const SHORT: usize = 38;
 
-/// A key of an entry.
+/// A key of an entry. Its head is where the store looks: what that passes on the way to another key,
+/// and all that it looks at when it grows, is mostly in none of the processor's caches.
 pub(super) enum StoredKey {
     Short { length: u8, bytes: [u8; SHORT] },
-    Long(Arc<[u8]>),
+    Long { head: Head, body: Box<[u8]> },
 }
 
 impl StoredKey {
-    pub(super) fn new(key: &Arc<[u8]>) -> StoredKey {
+    pub(super) fn new(key: &[u8]) -> StoredKey {
         let mut bytes = [0; SHORT];
         match bytes.get_mut(..key.len()) {
             Some(place) => {
                 place.copy_from_slice(key);
                 StoredKey::Short { length: key.len() as u8, bytes }
             }
-            None => StoredKey::Long(Arc::clone(key)),
+            None => StoredKey::Long { head: Head::of(key), body: Box::from(body(key)) },
         }
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(super) fn len(&self) -> usize {
+        size_of::<Head>() + self.body().len()
+    }
+
+    fn head(&self) -> Head {
         match self {
-            StoredKey::Short { length, bytes } => &bytes[..usize::from(*length)],
-            StoredKey::Long(bytes) => bytes,
+            StoredKey::Short { bytes, .. } => Head::of(bytes),
+            StoredKey::Long { head, .. } => *head,
+        }
+    }
+
+    fn body(&self) -> &[u8] {
+        match self {
+            StoredKey::Short { length, bytes } => body(&bytes[..usize::from(*length)]),
+            StoredKey::Long { body, .. } => body,
         }
     }
 }
 
 impl PartialEq for StoredKey {
     fn eq(&self, other: &StoredKey) -> bool {
-        Wanted(other.bytes()).equivalent(self)
+        self.head() == other.head() && self.body() == other.body()
     }
 }
 
@@ -50,19 +62,22 @@ impl Eq for StoredKey {}
 
 impl Hash for StoredKey {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        Wanted(self.bytes()).hash(hasher);
+        Hash::hash(&self.head(), hasher);
     }
 }
 
 /// A key that the store is asked for.
-#[derive(Hash)]
 pub(super) struct Wanted<'k>(pub(super) &'k [u8]);
 
+impl Hash for Wanted<'_> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        Hash::hash(&Head::of(self.0), hasher);
+    }
+}
+
 impl Equivalent<StoredKey> for Wanted<'_> {
-    /// Keys that the store finds beside each other differ in their heads.
     fn equivalent(&self, key: &StoredKey) -> bool {
-        let key = key.bytes();
-        Head::of(self.0) == Head::of(key) && self.0 == key
+        key.head() == Head::of(self.0) && key.body() == body(self.0)
     }
 }
 
@@ -116,8 +131,9 @@ impl LocalEntry {
         LocalEntry::new(since, &self.value, self.weight as usize, life)
     }
 
-    pub(super) fn weigh(&self, key: &[u8]) -> u32 {
-        self.weight.saturating_add(u32::try_from(key.len() + OVERHEAD).unwrap_or(u32::MAX))
+    /// With a key of this length.
+    pub(super) fn weigh(&self, key: usize) -> u32 {
+        self.weight.saturating_add(u32::try_from(key + OVERHEAD).unwrap_or(u32::MAX))
     }
 
     /// How long it answers yet; zero where it has expired.
