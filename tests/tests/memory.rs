@@ -27,7 +27,7 @@ fn number_of(number: usize, digits: usize) -> String {
 
 #[test]
 fn an_entry_takes_little_more_memory_than_in_moka_alone() {
-    // Keys of two lengths: the store has the bytes of a short one in another place.
+    // With keys of two lengths.
     [6, 60].into_iter().for_each(takes_little_more);
 }
 

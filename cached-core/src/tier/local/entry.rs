@@ -10,59 +10,27 @@ use moka::{Equivalent, Expiry};
 use crate::key::{Head, body};
 use crate::value::Value;
 
-/// A key this long has its bytes in the place where the store looks for them. Such a place is then as
-/// large as one with the bytes of a longer key elsewhere.
-const SHORT: usize = 38;
-
 /// A key of an entry. Its head is where the store looks: what that passes on the way to another key,
 /// and all that it looks at when it grows, is mostly in none of the processor's caches.
-pub(super) enum StoredKey {
-    Short { length: u8, bytes: [u8; SHORT] },
-    Long { head: Head, body: Box<[u8]> },
+#[derive(PartialEq, Eq)]
+pub(super) struct StoredKey {
+    head: Head,
+    body: Box<[u8]>,
 }
 
 impl StoredKey {
     pub(super) fn new(key: &[u8]) -> StoredKey {
-        let mut bytes = [0; SHORT];
-        match bytes.get_mut(..key.len()) {
-            Some(place) => {
-                place.copy_from_slice(key);
-                StoredKey::Short { length: key.len() as u8, bytes }
-            }
-            None => StoredKey::Long { head: Head::of(key), body: Box::from(body(key)) },
-        }
+        StoredKey { head: Head::of(key), body: Box::from(body(key)) }
     }
 
     pub(super) fn len(&self) -> usize {
-        size_of::<Head>() + self.body().len()
-    }
-
-    fn head(&self) -> Head {
-        match self {
-            StoredKey::Short { bytes, .. } => Head::of(bytes),
-            StoredKey::Long { head, .. } => *head,
-        }
-    }
-
-    fn body(&self) -> &[u8] {
-        match self {
-            StoredKey::Short { length, bytes } => body(&bytes[..usize::from(*length)]),
-            StoredKey::Long { body, .. } => body,
-        }
+        size_of::<Head>() + self.body.len()
     }
 }
-
-impl PartialEq for StoredKey {
-    fn eq(&self, other: &StoredKey) -> bool {
-        self.head() == other.head() && self.body() == other.body()
-    }
-}
-
-impl Eq for StoredKey {}
 
 impl Hash for StoredKey {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        Hash::hash(&self.head(), hasher);
+        Hash::hash(&self.head, hasher);
     }
 }
 
@@ -77,7 +45,7 @@ impl Hash for Wanted<'_> {
 
 impl Equivalent<StoredKey> for Wanted<'_> {
     fn equivalent(&self, key: &StoredKey) -> bool {
-        key.head() == Head::of(self.0) && key.body() == body(self.0)
+        key.head == Head::of(self.0) && *key.body == *body(self.0)
     }
 }
 
