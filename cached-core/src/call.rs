@@ -76,7 +76,7 @@ impl Fetching {
         if let Some(leader) = self.leader {
             // Given back here, where there is a runtime, and before others look again.
             drop(leader.unstow::<Lease>());
-            leader.answer(outcome);
+            leader.answer(|| outcome);
         }
     }
 }
@@ -89,9 +89,9 @@ enum Right {
     LocalRefresh { _until_dropped: Refresh },
     /// A lease was won, to fill what is missing or to replace what has expired. A leader stows it
     /// on its flight, so that whoever takes its lead over need not wait for it.
-    Lease(Option<Lease>),
+    Lease(Option<Box<Lease>>),
     /// An item may be replaced, where it was read and if it is still what was read.
-    Replace(RemoteKey, u64),
+    Replace(Box<(RemoteKey, u64)>),
     /// Not in memcached: it could not be asked, or somebody else has the lease.
     Nothing,
     /// Nowhere: memcached has an entry that stays.
@@ -245,7 +245,7 @@ impl Begun {
 
 impl Missed {
     fn join(&self) -> Joined {
-        match self.site.cache.flights().join(&self.flight_key()) {
+        match self.site.cache.flights().join(self.flight_key()) {
             Role::Recursive => Joined::Step(Step::Alone),
             Role::Leader(leader) => self.lead(leader),
             Role::Follower(follower) => Joined::Follow(follower),
@@ -363,7 +363,7 @@ impl Missed {
         let ticket = match looked {
             Ok(value) => {
                 site.counters().local_hits.add();
-                leader.answer(Outcome::Cached(Arc::clone(&value)));
+                leader.answer(|| Outcome::Cached(Arc::clone(&value)));
                 return Joined::Step(Step::Answer(self.keep(value)));
             }
             Err(ticket) => ticket,
@@ -389,17 +389,17 @@ impl Missed {
         match acquired {
             Acquired::Value(value) => {
                 counters.remote_hits.add();
-                leader.answer(Outcome::Cached(Arc::clone(&value)));
+                leader.answer(|| Outcome::Cached(Arc::clone(&value)));
                 Step::Answer(self.keep(value))
             }
             Acquired::Stale(value) => {
                 counters.stale_answers.add();
-                leader.answer(Outcome::Uncached(Arc::clone(&value)));
+                leader.answer(|| Outcome::Uncached(Arc::clone(&value)));
                 Step::Answer(value)
             }
             Acquired::Due(value, right) => {
                 counters.remote_hits.add();
-                leader.answer(Outcome::Cached(Arc::clone(&value)));
+                leader.answer(|| Outcome::Cached(Arc::clone(&value)));
                 Step::AnswerAndRefresh(self.keep(value), Fetching::refresh(ticket, right))
             }
             Acquired::Right { mut right, stale } => {

@@ -16,7 +16,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -79,15 +79,15 @@ impl Flights {
     }
 
     /// Joins the flight of `key`, or starts it.
-    pub(crate) fn join(self: &Arc<Flights>, key: &Arc<[u8]>) -> Role {
-        let hash = Head::of(key).spread();
+    pub(crate) fn join(self: &Arc<Flights>, key: Arc<[u8]>) -> Role {
+        let hash = Head::of(&key).spread();
         let mut shard = self.shard(hash);
-        let known = shard.iter().find(|(of, flight)| *of == hash && flight.key == *key);
+        let known = shard.iter().find(|(of, flight)| *of == hash && flight.key == key);
         match known.map(|(_, flight)| flight) {
             Some(flight) if is_led_here(flight) => Role::Recursive,
             Some(flight) => Role::Follower(Flight::follow(flight)),
             None => {
-                let flight = Arc::new(Flight::new(self, hash, Arc::clone(key)));
+                let flight = Arc::new(Flight::new(self, hash, key));
                 shard.push((hash, Arc::clone(&flight)));
                 Role::Leader(Leader::new(flight, 0))
             }
@@ -103,7 +103,7 @@ impl Flights {
 }
 
 struct Flight {
-    flights: Weak<Flights>,
+    flights: Arc<Flights>,
     hash: u64,
     key: Arc<[u8]>,
     crew: Mutex<Crew>,
@@ -138,7 +138,7 @@ fn now() -> u64 {
 impl Flight {
     fn new(flights: &Arc<Flights>, hash: u64, key: Arc<[u8]>) -> Flight {
         Flight {
-            flights: Arc::downgrade(flights),
+            flights: Arc::clone(flights),
             hash,
             key,
             crew: Mutex::default(),
@@ -169,16 +169,16 @@ impl Flight {
         }
     }
 
-    fn answer(self: &Arc<Flight>, outcome: Outcome) {
-        if let Some(flights) = self.flights.upgrade() {
-            self.land(&mut flights.shard(self.hash));
+    fn answer(self: &Arc<Flight>, outcome: impl FnOnce() -> Outcome) {
+        self.land(&mut self.flights.shard(self.hash));
+        // From here on nobody joins, and whoever has joined holds the flight.
+        if Arc::strong_count(self) == 1 {
+            return;
         }
         let followers = {
             let mut crew = lock(&self.crew);
             // The first answer stands: a leader that lost its lead may finish after its successor.
-            if crew.outcome.is_none() {
-                crew.outcome = Some(outcome);
-            }
+            crew.outcome.get_or_insert_with(outcome);
             crew.promoted = None;
             std::mem::take(&mut crew.followers)
         };
@@ -188,11 +188,8 @@ impl Flight {
     /// Ends the lead of `term`: hands it to the follower that has waited longest, or lands the
     /// flight where there is none.
     fn abandon(self: &Arc<Flight>, term: u64) {
-        let Some(flights) = self.flights.upgrade() else {
-            return;
-        };
         // Under the shard's lock, so that nobody joins between looking and landing.
-        let mut shard = flights.shard(self.hash);
+        let mut shard = self.flights.shard(self.hash);
         let heir = {
             let mut crew = lock(&self.crew);
             if self.term.load(Ordering::Acquire) != term || crew.outcome.is_some() {

@@ -64,7 +64,7 @@ impl Missed {
                     return self.take(item, remote, &key, lease, lifetime, ticket);
                 }
                 Ok(Found::Lease(cas)) => {
-                    let lease = Lease::new(remote, key, cas);
+                    let lease = Box::new(Lease::new(remote, key, cas));
                     return Acquired::without_stale(Right::Lease(Some(lease)));
                 }
                 Ok(Found::Nothing) => return Acquired::without_stale(Right::Nothing),
@@ -91,8 +91,8 @@ impl Missed {
         ticket: Ticket,
     ) -> Acquired {
         let site = &self.site;
-        let replace = || Right::Replace(key.clone(), item.cas);
-        let won = || Right::Lease(Some(Lease::of_item(remote, key.clone(), &item)));
+        let replace = || Right::Replace(Box::new((key.clone(), item.cas)));
+        let won = || Right::Lease(Some(Box::new(Lease::of_item(remote, key.clone(), &item))));
         let (value, weight) = match site.open(&item.frame) {
             // An item that nobody can read may be replaced by anybody.
             Frame::Corrupt => return Acquired::without_stale(replace()),

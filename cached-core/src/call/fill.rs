@@ -7,7 +7,7 @@ use super::{Fetching, Missed, Right};
 use crate::flight::Outcome;
 use crate::site::{Lifetime, UNCONFIRMED};
 use crate::tier::local::{Ticket, Write};
-use crate::tier::remote::{Condition, Lease};
+use crate::tier::remote::Condition;
 use crate::value::{Value, Verdict};
 
 impl Missed {
@@ -18,14 +18,11 @@ impl Missed {
         if let (Right::Lease(lease @ None), Some(leader)) = (&mut right, &leader) {
             *lease = leader.unstow();
         }
-        let answer = |outcome| {
-            if let Some(leader) = leader {
-                leader.answer(outcome);
-            }
-        };
         let site = &self.site;
         if !site.keeps(&verdict) {
-            answer(Outcome::Uncached(Arc::clone(&value)));
+            if let Some(leader) = leader {
+                leader.answer(|| Outcome::Uncached(Arc::clone(&value)));
+            }
             return value;
         }
         let weight = site.weight(&value);
@@ -42,7 +39,9 @@ impl Missed {
         let replaces = asked_for && site.overwritable();
         let write = if replaces { Write::Replace } else { Write::Once };
         site.publish(ticket, write, &value, weight, lifetime.local_life(site.now(), fresh));
-        answer(Outcome::Cached(Arc::clone(&value)));
+        if let Some(leader) = leader {
+            leader.answer(|| Outcome::Cached(Arc::clone(&value)));
+        }
         self.fill_remote(right, ticket, &value, weight, lifetime);
         self.keep(value)
     }
@@ -58,7 +57,10 @@ impl Missed {
         // On the server that was read: a CAS is good for nothing on another.
         let (key, cas, lease) = match right {
             Right::Lease(Some(lease)) => (lease.key().clone(), lease.cas(), Some(lease)),
-            Right::Replace(key, cas) => (key, cas, None),
+            Right::Replace(item) => {
+                let (key, cas) = *item;
+                (key, cas, None)
+            }
             _ => return,
         };
         let Some(remote) = self.site.cache.remote() else { return };
@@ -80,7 +82,7 @@ impl Missed {
                 return;
             }
             site.counters().fills.add();
-            lease.into_iter().for_each(Lease::used);
+            lease.into_iter().for_each(|lease| lease.used());
             if !key.is_in_gutter() {
                 site.extend(ticket, &value, lifetime.local_life(began, lifetime.local));
             }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, RawWakerVTable, Wake, Waker};
 
 use super::{Flight, Outcome, lock, now};
 
@@ -22,21 +22,20 @@ impl Leader {
         Leader { flight, term, done: false }
     }
 
-    /// Answers every follower.
-    pub(crate) fn answer(mut self, outcome: Outcome) {
+    /// Answers every follower, if there is one.
+    pub(crate) fn answer(mut self, outcome: impl FnOnce() -> Outcome) {
         self.done = true;
         self.flight.answer(outcome);
     }
 
     /// Leaves something for whoever leads next, if this one loses the lead.
-    pub(crate) fn stow<T: Send + 'static>(&self, luggage: T) {
-        *lock(&self.flight.stowed) = Some(Box::new(luggage));
+    pub(crate) fn stow<T: Send + 'static>(&self, luggage: Box<T>) {
+        *lock(&self.flight.stowed) = Some(luggage);
     }
 
     /// Takes what was stowed; `None` also where another leader has taken it.
-    pub(crate) fn unstow<T: Send + 'static>(&self) -> Option<T> {
-        let luggage = lock(&self.flight.stowed).take()?;
-        luggage.downcast().ok().map(|luggage| *luggage)
+    pub(crate) fn unstow<T: Send + 'static>(&self) -> Option<Box<T>> {
+        lock(&self.flight.stowed).take()?.downcast().ok()
     }
 }
 
@@ -56,8 +55,25 @@ pub(crate) struct Run<'l, F> {
     work: Pin<&'l mut F>,
 }
 
-/// The task's waker at the last poll, and the one that was made of it.
-pub(crate) type LastWaker = Option<(Waker, Waker)>;
+/// The task at the last poll, and the waker that was made of its own. That one is in there, so that no
+/// other task has the same address meanwhile.
+pub(crate) type LastWaker = Option<(Task, Waker)>;
+
+/// What two wakers of one task have in common.
+pub(crate) struct Task {
+    address: usize,
+    vtable: &'static RawWakerVTable,
+}
+
+impl Task {
+    fn of(waker: &Waker) -> Task {
+        Task { address: waker.data().addr(), vtable: waker.vtable() }
+    }
+
+    fn is(&self, other: &Task) -> bool {
+        self.address == other.address && std::ptr::eq(self.vtable, other.vtable)
+    }
+}
 
 impl<'l, F: Future> Run<'l, F> {
     pub(crate) fn new(
@@ -90,15 +106,15 @@ fn poll_as(
 ) {
     let Some(leader) = leader else { return poll(context) };
     let flight = &leader.flight;
+    let task = Task::of(context.waker());
     let waker = match last.take() {
-        Some((task, waker)) if task.will_wake(context.waker()) => (task, waker),
+        Some((known, waker)) if known.is(&task) => waker,
         _ => {
             let task = context.waker().clone();
-            let wake = LeaderWake { flight: Arc::downgrade(flight), task: task.clone() };
-            (task, Waker::from(Arc::new(wake)))
+            Waker::from(Arc::new(LeaderWake { flight: Arc::downgrade(flight), task }))
         }
     };
-    let (_, waker) = last.insert(waker);
+    let (_, waker) = last.insert((task, waker));
     // A leader that lost its lead must not vouch for its successor.
     let leads = || flight.term.load(Ordering::Acquire) == leader.term;
     if leads() {

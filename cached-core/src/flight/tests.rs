@@ -1,3 +1,5 @@
+use std::task::Wake;
+
 use super::*;
 
 fn key() -> Arc<[u8]> {
@@ -5,14 +7,14 @@ fn key() -> Arc<[u8]> {
 }
 
 fn leader(flights: &Arc<Flights>) -> Leader {
-    match flights.join(&key()) {
+    match flights.join(key()) {
         Role::Leader(leader) => leader,
         _ => panic!("there is a leader already"),
     }
 }
 
 fn follower(flights: &Arc<Flights>) -> Follower {
-    match flights.join(&key()) {
+    match flights.join(key()) {
         Role::Follower(follower) => follower,
         _ => panic!("there is no leader"),
     }
@@ -25,7 +27,7 @@ fn the_watch_leaves_an_answered_flight_alone() {
     let _follower = follower(&flights);
     let flight = Arc::clone(&leader.flight);
     assert!(lock(&flight.crew).promote(&flight).is_some());
-    leader.answer(Outcome::Unshared);
+    leader.answer(|| Outcome::Unshared);
     flight.look(now() + 60_000);
     assert_eq!(lock(&flight.crew).promoted, None);
 }
@@ -49,12 +51,55 @@ fn what_a_leader_stowed_its_successor_finds() {
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
     let mut follower = Box::pin(follower(&flights));
-    leader.stow(7);
+    leader.stow(Box::new(7));
     drop(leader);
     let mut context = Context::from_waker(Waker::noop());
     let Poll::Ready(Followed::Lead(heir)) = follower.as_mut().poll(&mut context) else {
         panic!("the lead is handed over");
     };
-    assert_eq!(heir.unstow::<i32>(), Some(7));
+    assert_eq!(heir.unstow::<i32>().as_deref(), Some(&7));
     assert_eq!(heir.unstow::<i32>(), None);
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicU64);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn work_that_moves_to_another_task_is_woken_there() {
+    let flights = Arc::new(Flights::new());
+    let leader = leader(&flights);
+    let mut last = None;
+    let mut work = std::pin::pin!(std::future::poll_fn(|context| {
+        context.waker().wake_by_ref();
+        Poll::<()>::Pending
+    }));
+    let tasks = [Arc::new(Woken::default()), Arc::new(Woken::default())];
+    for (task, expected) in [(0, [1, 0]), (0, [2, 0]), (1, [2, 1]), (0, [3, 1])] {
+        let waker = Waker::from(Arc::clone(&tasks[task]));
+        let mut run = Run::new(Some(&leader), &mut last, work.as_mut());
+        assert!(Pin::new(&mut run).poll(&mut Context::from_waker(&waker)).is_pending());
+        assert_eq!(tasks.each_ref().map(|task| task.0.load(Ordering::Relaxed)), expected);
+        assert_ne!(leader.flight.woken.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[test]
+fn an_answer_is_made_only_where_somebody_waits_for_it() {
+    let flights = Arc::new(Flights::new());
+    leader(&flights).answer(|| unreachable!("nobody waits"));
+    let leader = leader(&flights);
+    let mut follower = Box::pin(follower(&flights));
+    leader.answer(|| Outcome::Unshared);
+    let mut context = Context::from_waker(Waker::noop());
+    let Poll::Ready(Followed::Outcome(Outcome::Unshared)) = follower.as_mut().poll(&mut context)
+    else {
+        panic!("there is an answer");
+    };
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use entry::{ByEntry, LocalEntry, Since};
+use entry::{ByEntry, LocalEntry, Since, StoredKey, Wanted};
 use mirror::Kept;
 
 use crate::clock::Clock;
@@ -58,18 +58,27 @@ const MARKS: usize = 256;
 #[repr(align(128))]
 struct Apart(AtomicU64);
 
+/// Keys that share a mark.
+#[derive(Default)]
+struct Stripe {
+    /// Held by whoever changes the store, so that no publication can slip in behind the invalidation
+    /// that overtook it.
+    changing: Mutex<()>,
+    /// Counts the invalidations of these keys. Counted before the entry goes, so that whoever sees
+    /// the count without the lock began after the invalidation did.
+    invalidated: AtomicU64,
+}
+
 pub(crate) struct Local {
     /// Tells this store's entries in a mirror from every other's.
     id: u64,
-    entries: Cache<Arc<[u8]>, LocalEntry, ByHead>,
+    entries: Cache<StoredKey, LocalEntry, ByHead>,
     marks: Box<[AtomicU64; MARKS]>,
     /// How often something was stored.
     stored: Apart,
     since: Since,
     refreshing: Refreshing,
-    /// Counts the invalidations of the keys of a stripe. A publication holds its stripe's lock, so
-    /// that none can slip in behind the invalidation that overtook it.
-    stripes: Vec<Mutex<u64>>,
+    stripes: Vec<Stripe>,
     clock: Clock,
 }
 
@@ -103,7 +112,7 @@ impl Local {
         let since = Since(clock.now());
         let entries = Cache::builder()
             .max_capacity(capacity)
-            .weigher(|key: &Arc<[u8]>, entry: &LocalEntry| entry.weigh(key))
+            .weigher(|key: &StoredKey, entry: &LocalEntry| entry.weigh(key.len()))
             .expire_after(ByEntry(since))
             .build_with_hasher(ByHead);
         Local {
@@ -113,7 +122,7 @@ impl Local {
             since,
             refreshing: Refreshing::default(),
             marks: Box::new([const { AtomicU64::new(0) }; MARKS]),
-            stripes: (0..256).map(|_| Mutex::new(0)).collect(),
+            stripes: (0..MARKS).map(|_| Stripe::default()).collect(),
             clock,
         }
     }
@@ -156,12 +165,12 @@ impl Local {
     pub(crate) fn get_from_store(&self, key: &[u8]) -> Result<Value, Mark> {
         mirror::tidy();
         let mark = self.mark(Head::of(key).hash()).load(Ordering::Acquire);
-        let entry = self.entries.get(key).ok_or(Mark(mark))?;
+        let entry = self.entries.get(&Wanted(key)).ok_or(Mark(mark))?;
         // moka expires on its own clock's ticks; the promise is on ours.
         let left = entry.left(self.since, self.clock.now());
         if left > LAST_BIT {
             let until = self.clock.coarse() + (left - LAST_BIT);
-            let weight = entry.weigh(key);
+            let weight = entry.weigh(key.len());
             let kept = Kept { mark, until, stored: self.stored(), value: &entry.value, weight };
             let allowed = self.entries.policy().max_capacity().unwrap_or(0) / MIRRORED;
             mirror::keep(self.id, key, kept, allowed);
@@ -172,7 +181,7 @@ impl Local {
     /// The same for a key that was looked for and not found: if it is not there yet, the store does
     /// not take that for another wish to have it. It admits what is asked for more often.
     pub(crate) fn get_again(&self, key: &[u8]) -> Option<Value> {
-        self.entries.contains_key(key).then(|| self.get_from_store(key).ok())?
+        self.entries.contains_key(&Wanted(key)).then(|| self.get_from_store(key).ok())?
     }
 
     /// The same, and a ticket for what is to be published where nothing is found. Nothing has to be
@@ -192,14 +201,16 @@ impl Local {
         &self.marks[hash as usize % MARKS]
     }
 
-    /// To be called after each change of the store, with the stripe locked; see [`mirror`].
+    /// To be called after each change of the store, with the stripe locked; see [`mirror`]. So nobody
+    /// else counts this mark, and what another did before happened before this.
     fn changed(&self, hash: u32) {
-        self.mark(hash).fetch_add(1, Ordering::Release);
+        let mark = self.mark(hash);
+        mark.store(mark.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 
     /// The duty to refresh the entry, for one caller in the last `ahead` of its life.
     pub(crate) fn refresh(&self, key: &[u8], ahead: Duration) -> Option<Refresh> {
-        let entry = self.entries.get(key)?;
+        let entry = self.entries.get(&Wanted(key))?;
         if entry.left(self.since, self.clock.now()) >= ahead {
             return None;
         }
@@ -210,17 +221,25 @@ impl Local {
 
     /// The value also where it has expired and is kept for a fetch that fails.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
-        let entry = self.entries.get(key)?;
+        let entry = self.entries.get(&Wanted(key))?;
         (!entry.rest(self.since, self.clock.now()).is_zero()).then_some(entry.value)
     }
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
         let hash = Head::of(key).hash();
-        Ticket { hash, count: *self.lock(hash), absent: None }
+        let count = self.stripe(hash).invalidated.load(Ordering::Acquire);
+        Ticket { hash, count, absent: None }
     }
 
-    fn lock(&self, hash: u32) -> MutexGuard<'_, u64> {
-        lock(&self.stripes[hash as usize % self.stripes.len()])
+    fn stripe(&self, hash: u32) -> &Stripe {
+        &self.stripes[hash as usize % MARKS]
+    }
+
+    /// The right to change the store under this ticket; `None` where it is out of date.
+    fn change(&self, ticket: Ticket) -> Option<MutexGuard<'_, ()>> {
+        let stripe = self.stripe(ticket.hash);
+        let changing = lock(&stripe.changing);
+        (stripe.invalidated.load(Ordering::Relaxed) == ticket.count).then_some(changing)
     }
 
     /// Stores `value` for its life, unless the ticket is out of date, or `Once` finds an entry
@@ -237,17 +256,14 @@ impl Local {
         if life.fresh.is_zero() {
             return false;
         }
-        let count = self.lock(ticket.hash);
-        if *count != ticket.count {
-            return false;
-        }
+        let Some(_changing) = self.change(ticket) else { return false };
         let mark = Mark(self.mark(ticket.hash).load(Ordering::Acquire));
         let absent = ticket.absent == Some(mark);
         if write == Write::Once && !absent && self.get_again(key).is_some() {
             return false;
         }
         let entry = LocalEntry::new(self.since, value, weight, life);
-        self.entries.insert(Arc::clone(key), entry);
+        self.entries.insert(StoredKey::new(key), entry);
         self.changed(ticket.hash);
         self.stored.0.fetch_add(1, Ordering::Relaxed);
         true
@@ -255,17 +271,14 @@ impl Local {
 
     /// Lets the entry that holds just this `value` live for `life`, if it is still there.
     pub(crate) fn extend(&self, key: &Arc<[u8]>, ticket: Ticket, value: &Value, life: Life) {
-        let count = self.lock(ticket.hash);
-        if *count != ticket.count {
-            return;
-        }
+        let Some(_changing) = self.change(ticket) else { return };
         let now = self.clock.now();
-        if let Some(entry) = self.entries.get(key)
+        if let Some(entry) = self.entries.get(&Wanted(key))
             && Arc::ptr_eq(&entry.value, value)
         {
             let longer = entry.with_life(self.since, life);
             if entry.left(self.since, now) < longer.left(self.since, now) {
-                self.entries.insert(Arc::clone(key), longer);
+                self.entries.insert(StoredKey::new(key), longer);
                 self.changed(ticket.hash);
             }
         }
@@ -275,12 +288,15 @@ impl Local {
     /// `None` where `before` is out of date.
     pub(crate) fn invalidate(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {
         let hash = Head::of(key).hash();
-        let mut count = self.lock(hash);
-        let in_time = before.is_none_or(|before| before.count == *count);
-        *count += 1;
-        self.entries.invalidate(key);
+        let stripe = self.stripe(hash);
+        let _changing = lock(&stripe.changing);
+        let count = stripe.invalidated.load(Ordering::Relaxed);
+        let in_time = before.is_none_or(|before| before.count == count);
+        let count = count + 1;
+        stripe.invalidated.store(count, Ordering::Release);
+        self.entries.invalidate(&Wanted(key));
         self.changed(hash);
-        in_time.then_some(Ticket { hash, count: *count, absent: None })
+        in_time.then_some(Ticket { hash, count, absent: None })
     }
 }
 

@@ -1,11 +1,53 @@
-//! An entry of the local tier: a value, its life and its weight, in as few bytes as they need.
+//! An entry of the local tier: its key, and a value, its life and its weight, in as few bytes as they
+//! need.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use moka::Expiry;
+use moka::{Equivalent, Expiry};
 
+use crate::key::{Head, body};
 use crate::value::Value;
+
+/// A key of an entry. Its head is where the store looks: what that passes on the way to another key,
+/// and all that it looks at when it grows, is mostly in none of the processor's caches.
+#[derive(PartialEq, Eq)]
+pub(super) struct StoredKey {
+    head: Head,
+    body: Box<[u8]>,
+}
+
+impl StoredKey {
+    pub(super) fn new(key: &[u8]) -> StoredKey {
+        StoredKey { head: Head::of(key), body: Box::from(body(key)) }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        size_of::<Head>() + self.body.len()
+    }
+}
+
+impl Hash for StoredKey {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        Hash::hash(&self.head, hasher);
+    }
+}
+
+/// A key that the store is asked for.
+pub(super) struct Wanted<'k>(pub(super) &'k [u8]);
+
+impl Hash for Wanted<'_> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        Hash::hash(&Head::of(self.0), hasher);
+    }
+}
+
+impl Equivalent<StoredKey> for Wanted<'_> {
+    fn equivalent(&self, key: &StoredKey) -> bool {
+        key.head == Head::of(self.0) && *key.body == *body(self.0)
+    }
+}
 
 /// How long an entry answers.
 #[derive(Clone, Copy)]
@@ -22,8 +64,12 @@ pub(super) struct Since(pub(super) Instant);
 
 impl Since {
     fn nanos(self, time: Instant) -> u64 {
-        u64::try_from(time.saturating_duration_since(self.0).as_nanos()).unwrap_or(u64::MAX)
+        nanos(time.saturating_duration_since(self.0))
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Cheap to clone.
@@ -43,7 +89,7 @@ impl LocalEntry {
     pub(super) fn new(since: Since, value: &Value, weight: usize, life: Life) -> LocalEntry {
         LocalEntry {
             value: Arc::clone(value),
-            expires: since.nanos(life.from + life.fresh),
+            expires: since.nanos(life.from).saturating_add(nanos(life.fresh)),
             kept: u32::try_from(life.kept.as_millis()).unwrap_or(u32::MAX),
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
         }
@@ -53,8 +99,9 @@ impl LocalEntry {
         LocalEntry::new(since, &self.value, self.weight as usize, life)
     }
 
-    pub(super) fn weigh(&self, key: &[u8]) -> u32 {
-        self.weight.saturating_add(u32::try_from(key.len() + OVERHEAD).unwrap_or(u32::MAX))
+    /// With a key of this length.
+    pub(super) fn weigh(&self, key: usize) -> u32 {
+        self.weight.saturating_add(u32::try_from(key + OVERHEAD).unwrap_or(u32::MAX))
     }
 
     /// How long it answers yet; zero where it has expired.
@@ -72,10 +119,10 @@ impl LocalEntry {
 /// Tells moka when an entry is of no use any more.
 pub(super) struct ByEntry(pub(super) Since);
 
-impl Expiry<Arc<[u8]>, LocalEntry> for ByEntry {
+impl Expiry<StoredKey, LocalEntry> for ByEntry {
     fn expire_after_create(
         &self,
-        _: &Arc<[u8]>,
+        _: &StoredKey,
         entry: &LocalEntry,
         now: Instant,
     ) -> Option<Duration> {
@@ -84,7 +131,7 @@ impl Expiry<Arc<[u8]>, LocalEntry> for ByEntry {
 
     fn expire_after_update(
         &self,
-        _: &Arc<[u8]>,
+        _: &StoredKey,
         entry: &LocalEntry,
         now: Instant,
         _: Option<Duration>,

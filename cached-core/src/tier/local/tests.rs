@@ -62,3 +62,30 @@ fn who_looked_before_another_published_finds_it_in_the_second_look() {
     assert!(publish(&local, absent(&local), Write::Once, 1));
     assert!(local.get_or_ticket(&key(), looked).is_ok());
 }
+
+#[test]
+fn keys_of_one_head_have_entries_of_their_own_however_long_they_are() {
+    let local = Local::new(1 << 20, Clock::default());
+    let keys: Vec<Arc<[u8]>> = (8..140)
+        .flat_map(|length| [7, 8].map(|last| (length, last)))
+        .map(|(length, last)| {
+            let mut key = vec![1; length];
+            key.push(last);
+            Arc::from(key)
+        })
+        .collect();
+    let life = Life { from: Instant::now(), fresh: Duration::from_secs(60), kept: Duration::ZERO };
+    for (number, key) in keys.iter().enumerate() {
+        let value: Value = Arc::new(number);
+        let Err(ticket) = local.get_or_ticket(key, None) else {
+            panic!("{number} is not there yet")
+        };
+        assert!(local.publish(key, ticket, Write::Once, &value, 8, life));
+    }
+    for (number, key) in keys.iter().enumerate() {
+        let held = local.get_from_store(key).ok().and_then(|value| value.downcast_ref().copied());
+        assert_eq!(held, Some(number));
+        local.invalidate(key, None);
+        assert!(local.get_from_store(key).is_err());
+    }
+}
