@@ -43,6 +43,13 @@ impl Clock {
         Instant::now()
     }
 
+    /// What [`now`](Self::now) said, or would have, at a time of the system's.
+    #[cfg(all(feature = "memcached", not(feature = "testing")))]
+    #[inline]
+    pub(crate) fn at(&self, time: Instant) -> Instant {
+        time
+    }
+
     /// Now, in a fifth of the time, but perhaps a tick of the system's timer ago.
     #[cfg(not(feature = "testing"))]
     #[inline]
@@ -56,6 +63,12 @@ impl Clock {
     #[inline]
     pub(crate) fn now(&self) -> Instant {
         Instant::now() + self.moved()
+    }
+
+    #[cfg(feature = "memcached")]
+    #[inline]
+    pub(crate) fn at(&self, time: Instant) -> Instant {
+        time + self.moved()
     }
 
     #[inline]

@@ -15,6 +15,7 @@ mod forms;
 use std::any::{TypeId, type_name};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{LazyLock, PoisonError, RwLock};
 
@@ -29,9 +30,29 @@ pub(crate) type Fingerprint = [u8; 8];
 /// Of a type whose `Deserialize` panics.
 const NONE: Fingerprint = [0; 8];
 
+type Known = HashMap<TypeId, Fingerprint, BuildHasherDefault<AsItIs>>;
+
+/// The hasher of what is a hash already, as a `TypeId` is.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.0 = self.0.rotate_left(8) ^ u64::from(byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 ^= hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// The fingerprint of `V`, found out once in a process.
 pub(crate) fn of<V: DeserializeOwned + 'static>() -> Fingerprint {
-    static KNOWN: LazyLock<RwLock<HashMap<TypeId, Fingerprint>>> = LazyLock::new(RwLock::default);
+    static KNOWN: LazyLock<RwLock<Known>> = LazyLock::new(RwLock::default);
     // Nothing in here panics while it holds the lock.
     let known =
         KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(&TypeId::of::<V>()).copied();

@@ -90,13 +90,20 @@ enum Kind {
 #[derive(Clone, Copy)]
 struct Hash(u64);
 
+/// Of FNV-1a.
+const PRIME: u64 = 0x0000_0100_0000_01b3;
+
 impl Hash {
     fn new(kind: Kind) -> Hash {
         Hash(0xcbf2_9ce4_8422_2325).word(kind as u64)
     }
 
     fn word(self, word: u64) -> Hash {
-        word.to_le_bytes().iter().fold(self, |hash, &byte| hash.byte(byte))
+        match u8::try_from(word) {
+            // Most words are one byte and seven zeros, of which each multiplies and no more.
+            Ok(byte) => Hash((self.0 ^ u64::from(byte)).wrapping_mul(PRIME.wrapping_pow(8))),
+            Err(_) => word.to_le_bytes().iter().fold(self, |hash, &byte| hash.byte(byte)),
+        }
     }
 
     fn text(self, text: &str) -> Hash {
@@ -108,7 +115,7 @@ impl Hash {
     }
 
     fn byte(self, byte: u8) -> Hash {
-        Hash((self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+        Hash((self.0 ^ u64::from(byte)).wrapping_mul(PRIME))
     }
 
     fn finish(self) -> u64 {

@@ -1,5 +1,6 @@
 //! What memcached answers a leader: the value, or the right to fill.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,8 +36,13 @@ impl Acquired {
 }
 
 impl Missed {
-    /// Asks memcached for the value, or for the right to fill it.
-    pub(super) async fn acquire(&self, ticket: Ticket) -> Acquired {
+    /// Asks memcached for the value, or for the right to fill it. In a box of its own: together with
+    /// what waits for it, it is more than an allocator has at hand.
+    pub(super) fn acquire(&self, ticket: Ticket) -> Pin<Box<impl Future<Output = Acquired>>> {
+        Box::pin(self.acquire_in_place(ticket))
+    }
+
+    async fn acquire_in_place(&self, ticket: Ticket) -> Acquired {
         let site = &self.site;
         let lifetime = site.lifetime(None);
         let Some((remote, mut key)) = site.remote().filter(|_| whole_seconds(lifetime.ttl) > 0)
@@ -48,7 +54,7 @@ impl Missed {
         let observed = counters.fetch_time();
         let lease = config.lease.unwrap_or(observed.map_or(LEASE, |time| LEASE.max(time * 4)));
         let wait = config.lease_wait.unwrap_or(observed.map_or(lease, |time| time * 2));
-        let give_up = Instant::now() + wait;
+        let mut give_up = None;
         let mut pause = FIRST_LOOK;
         loop {
             match key.read_or_lease(lease, lifetime.kept + lifetime.ahead).await {
@@ -70,7 +76,9 @@ impl Missed {
                 Ok(Found::Nothing) => return Acquired::without_stale(Right::Nothing),
                 Ok(Found::Busy(_)) => {}
             }
-            let left = give_up.saturating_duration_since(Instant::now());
+            // From the first look on, of which most callers need no more.
+            let now = Instant::now();
+            let left = give_up.get_or_insert(now + wait).saturating_duration_since(now);
             if left.is_zero() || self.force_miss() {
                 counters.lease_timeouts.add();
                 return Acquired::without_stale(Right::Nothing);

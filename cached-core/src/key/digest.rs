@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
+use smallvec::SmallVec;
 
 use crate::fingerprint::Fingerprint;
 
@@ -36,7 +37,8 @@ impl Digest {
     fn digits(&self) -> [u8; 64] {
         let mut digits = [0; 64];
         for (byte, pair) in self.0.iter().zip(digits.as_chunks_mut::<2>().0) {
-            let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
+            // Without a table, so that it is done to many at once.
+            let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
             *pair = [digit(byte >> 4), digit(byte & 0xf)];
         }
         digits
@@ -90,12 +92,15 @@ impl Key {
 
     /// What `Display` writes. Every remote hit needs it, and a formatter takes ten times as long.
     pub(crate) fn text(&self) -> Arc<str> {
-        let digits = self.digest.digits();
-        let digits = std::str::from_utf8(&digits).unwrap_or_default();
-        match &self.namespace {
-            Some(namespace) => [namespace, ":", self.name, ":", digits].concat().into(),
-            None => [self.name, ":", digits].concat().into(),
+        let mut text = SmallVec::<[u8; 256]>::new();
+        if let Some(namespace) = &self.namespace {
+            text.extend_from_slice(namespace.as_bytes());
+            text.push(b':');
         }
+        text.extend_from_slice(self.name.as_bytes());
+        text.push(b':');
+        text.extend_from_slice(&self.digest.digits());
+        std::str::from_utf8(&text).unwrap_or_default().into()
     }
 }
 

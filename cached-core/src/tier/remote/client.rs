@@ -60,6 +60,10 @@ impl Failure {
         Failure::Lost(why.to_string())
     }
 
+    pub(super) fn too_late() -> Failure {
+        Failure::lost("no answer in time")
+    }
+
     pub(super) fn other_command() -> Failure {
         Failure::lost("an answer to another command")
     }
@@ -72,11 +76,10 @@ impl Failure {
 
 /// The ways to one server, of one runtime: a connection works only while the runtime that opened it
 /// is driven.
-#[derive(Clone)]
 pub(super) enum Client {
     Memcached {
-        /// For one command, which is bounded by whoever waits for it.
-        one: Arc<Connections>,
+        /// For one command.
+        one: Connections,
         /// For many, of which those that are answered in time are kept where the rest is not.
         many: AsyncMetaClient,
     },
@@ -96,17 +99,25 @@ impl Client {
         let one = Connections::to(address, connections).await.map_err(Failure::lost)?;
         let builder = AsyncMetaClient::builder().connect_timeout(Some(timeout));
         let many = builder.io_timeout(Some(timeout)).max_idle(connections).connect_async(address);
-        Ok(Client::Memcached { one: Arc::new(one), many: many.await.map_err(Failure::of)? })
+        Ok(Client::Memcached { one, many: many.await.map_err(Failure::of)? })
     }
 
-    /// Runs one command. `sent` is the time at which what the server says of lifetimes counts from.
-    pub(super) async fn run_one(&self, command: &Command, sent: Instant) -> Result<Reply, Failure> {
+    /// Runs one command, which fails at the deadline. What the server says of lifetimes counts from
+    /// `sent`.
+    pub(super) async fn run_one(
+        &self,
+        command: &Command,
+        sent: Instant,
+        deadline: Instant,
+    ) -> Result<Reply, Failure> {
         match self {
-            Client::Memcached { one, .. } => one.ask(command, sent).await,
+            Client::Memcached { one, .. } => one.ask(command, sent, deadline).await,
             #[cfg(feature = "testing")]
             Client::Memory(memory) => {
-                let answer = memory.run(vec![command.clone()]).await.pop();
-                answer.unwrap_or_else(|| Err(Failure::lost("no answer")))
+                let answers = memory.run(vec![command.clone()]);
+                let answers = tokio::time::timeout_at(deadline.into(), answers).await;
+                let mut answers = answers.map_err(|_| Failure::too_late())?;
+                answers.pop().unwrap_or_else(|| Err(Failure::lost("no answer")))
             }
         }
     }
@@ -216,8 +227,8 @@ fn reply(result: OpResult, command: &Command, sent: Instant) -> Result<Reply, Fa
 pub(super) struct Read {
     pub(super) frame: Option<Vec<u8>>,
     pub(super) cas: Option<u64>,
-    /// In seconds; -1 where it has none.
-    pub(super) ttl: Option<i64>,
+    /// In seconds; `None` where the item stays for good.
+    pub(super) ttl: Option<u64>,
     /// Whether the reader has won a right, to fill or to replace.
     pub(super) won: bool,
     /// Whether another has.
@@ -229,7 +240,7 @@ impl From<GetResult> for Read {
         Read {
             frame: read.value,
             cas: read.item.cas,
-            ttl: read.item.ttl,
+            ttl: read.item.ttl.and_then(|ttl| u64::try_from(ttl).ok()),
             won: read.lease_state == LeaseState::Granted,
             busy: read.lease_state == LeaseState::Busy,
         }
@@ -243,9 +254,9 @@ impl Read {
             (Some(frame), Some(cas)) if !frame.is_empty() => {
                 // The server counts whole seconds, rounded up: the item may be gone a second
                 // earlier.
-                let left = match ttl.map(u64::try_from) {
-                    Some(Ok(left)) => Duration::from_secs(left.saturating_sub(1)),
-                    _ => super::LONGEST_TTL,
+                let left = match ttl {
+                    Some(left) => Duration::from_secs(left.saturating_sub(1)),
+                    None => super::LONGEST_TTL,
                 };
                 let gone = sent + left.min(super::LONGEST_TTL);
                 Found::Item(Item { frame, cas, gone, won, in_gutter: false })

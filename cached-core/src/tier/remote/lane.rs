@@ -44,7 +44,7 @@ pub(super) struct Lane {
     server: Weak<Server>,
     runtime: Handle,
     /// Made on first use and again after a failure: a client resolves its name but once.
-    client: Mutex<Option<Client>>,
+    client: Mutex<Option<Arc<Client>>>,
     queue: Mutex<Queue>,
 }
 
@@ -74,15 +74,20 @@ impl Lane {
         Arc::new(Lane { server, runtime, client: Mutex::default(), queue: Mutex::default() })
     }
 
-    /// Runs a command; its answer, or a failure at the deadline.
-    pub(super) async fn ask(self: &Arc<Lane>, command: Command, deadline: Instant) -> Answer {
-        let answered = match self.enter(command) {
+    /// Runs a command that is asked `now`; its answer, or a failure at the deadline.
+    pub(super) async fn ask(
+        self: &Arc<Lane>,
+        command: Command,
+        now: Instant,
+        deadline: Instant,
+    ) -> Answer {
+        let answered = match self.enter(command, now) {
             // Its exchange ends in time by itself.
             Entered::Alone(alone) => return alone.await,
             Entered::Waits(answer) => timeout_at(deadline.into(), answer).await.map(unwrap),
             Entered::Refused => return Err(too_many()),
         };
-        answered.unwrap_or_else(|_| Err(too_late()))
+        answered.unwrap_or_else(|_| Err(Failure::too_late()))
     }
 
     /// Runs several that travel together, where there is room; answers in order.
@@ -102,7 +107,7 @@ impl Lane {
             answered.push(match answer {
                 Some(answer) => match timeout_at(deadline.into(), answer).await {
                     Ok(answer) => unwrap(answer),
-                    Err(_) => Err(too_late()),
+                    Err(_) => Err(Failure::too_late()),
                 },
                 None => Err(too_many()),
             });
@@ -110,12 +115,12 @@ impl Lane {
         answered
     }
 
-    fn enter(self: &Arc<Lane>, command: Command) -> Entered {
+    fn enter(self: &Arc<Lane>, command: Command, now: Instant) -> Entered {
         let mut queue = self.queue();
         if queue.alone < ALONE && queue.drains == 0 {
             queue.alone += 1;
             drop(queue);
-            return Entered::Alone(Alone::new(self, command));
+            return Entered::Alone(Alone::new(self, command, now));
         }
         match queue.push(command) {
             Some(answer) => {
@@ -136,15 +141,13 @@ impl Lane {
     }
 
     /// One command's exchange, and what it says of the server's health.
-    async fn exchange_one(&self, command: &Command) -> Answer {
+    async fn exchange_one(&self, command: &Command, now: Instant) -> Answer {
         let server = self.server.upgrade().ok_or_else(unused)?;
-        let deadline = Instant::now() + server.timeout();
-        let answer = timeout_at(deadline.into(), async {
-            let client = self.client(&server).await?;
-            client.run_one(command, server.clock.now()).await
-        })
-        .await
-        .unwrap_or_else(|_| Err(too_late()));
+        let deadline = now + server.timeout();
+        let answer = match self.client(&server, deadline).await {
+            Ok(client) => client.run_one(command, server.clock.at(now), deadline).await,
+            Err(failure) => Err(failure),
+        };
         self.judge(&server, std::slice::from_ref(&answer));
         answer
     }
@@ -154,16 +157,16 @@ impl Lane {
         let count = commands.len();
         let failed = |failure: Failure| (0..count).map(|_| Err(failure.clone())).collect();
         let Some(server) = self.server.upgrade() else { return failed(unused()) };
-        let exchange = async {
-            let client = self.client(&server).await?;
-            Ok(client.run(commands, server.clock.now()).await)
-        };
         // The client bounds a batch and lets a part of it be answered; this bounds what it may not.
         let deadline = Instant::now() + server.timeout() * 2;
+        let exchange = async {
+            let client = self.client(&server, deadline).await?;
+            Ok(client.run(commands, server.clock.now()).await)
+        };
         let answers = match timeout_at(deadline.into(), exchange).await {
             Ok(Ok(answers)) => answers,
             Ok(Err(failure)) => failed(failure),
-            Err(_) => failed(too_late()),
+            Err(_) => failed(Failure::too_late()),
         };
         self.judge(&server, &answers);
         answers
@@ -180,10 +183,10 @@ impl Lane {
         }
     }
 
-    async fn client(&self, server: &Server) -> Result<Client, Failure> {
+    async fn client(&self, server: &Server, deadline: Instant) -> Result<Arc<Client>, Failure> {
         #[cfg(feature = "testing")]
         if let Some(network) = &server.network {
-            return Ok(Client::Memory(network.at(&server.address)));
+            return Ok(Arc::new(Client::Memory(network.at(&server.address))));
         }
         let made = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(client) = made {
@@ -191,10 +194,11 @@ impl Lane {
         }
         // In a box, as it is rare: what holds the command of one alone is made for each call.
         let connect = Client::connect(&server.address, DRAINS + ALONE, server.timeout());
-        let client = Box::pin(connect).await?;
+        let connect = Box::pin(timeout_at(deadline.into(), connect));
+        let client = connect.await.unwrap_or_else(|_| Err(Failure::too_late()))?;
         // Two that dial at once make two clients; one of them is kept.
         let mut kept = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(kept.get_or_insert(client).clone())
+        Ok(Arc::clone(kept.get_or_insert_with(|| Arc::new(client))))
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -217,10 +221,6 @@ impl Lane {
 
 fn unused() -> Failure {
     Failure::lost("it is no longer used")
-}
-
-fn too_late() -> Failure {
-    Failure::lost("no answer in time")
 }
 
 fn too_many() -> Failure {
@@ -308,7 +308,7 @@ impl Drain {
             .unzip();
         let answered = match <[Command; 1]>::try_from(commands) {
             // One alone is spared what it takes to tell many apart.
-            Ok([command]) => vec![self.lane.exchange_one(&command).await],
+            Ok([command]) => vec![self.lane.exchange_one(&command, Instant::now()).await],
             Err(commands) => self.lane.exchange(commands).await,
         };
         for ((leased, waits), answer) in answers.into_iter().zip(answered) {
@@ -347,12 +347,12 @@ struct Alone {
 }
 
 impl Alone {
-    fn new(lane: &Arc<Lane>, command: Command) -> Alone {
+    fn new(lane: &Arc<Lane>, command: Command, now: Instant) -> Alone {
         let leased = command.leased_key();
         let seat = Seat(Arc::clone(lane));
         let exchange = Box::pin(async move {
             let seat = seat;
-            seat.0.exchange_one(&command).await
+            seat.0.exchange_one(&command, now).await
         });
         Alone { lane: Arc::clone(lane), leased, exchange: Some(exchange) }
     }
@@ -364,7 +364,7 @@ impl Future for Alone {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
         // Taken out while it is polled: one that panics is not to be gone on with.
         let Some(mut exchange) = self.exchange.take() else {
-            return Poll::Ready(Err(too_late()));
+            return Poll::Ready(Err(Failure::too_late()));
         };
         let polled = exchange.as_mut().poll(context);
         if polled.is_pending() {

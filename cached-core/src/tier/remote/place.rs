@@ -128,11 +128,11 @@ impl RemoteKey {
     async fn read_under(&mut self, lease: Option<LeaseTerms>) -> Result<Found, RemoteError> {
         #[cfg(feature = "testing")]
         self.go_home_if_in_memory().await;
-        let rest = self.deadline.take();
+        let (rest, now) = (self.deadline.take(), Instant::now());
         if !self.in_gutter {
-            self.deadline = Some(Instant::now() + self.timeout);
+            self.deadline = Some(now + self.timeout);
         }
-        let read = self.server().read(&self.key, lease);
+        let read = self.server().read(&self.key, lease, now);
         let found = match rest.filter(|_| self.in_gutter) {
             Some(deadline) => tokio::time::timeout_at(deadline.into(), read)
                 .await

@@ -58,10 +58,18 @@ pub(super) struct Server {
 
 /// The ways of one runtime, in which a connection works only while that runtime is driven. Writes
 /// in the background have their own, so that neither keeps the other from the server.
-#[derive(Clone)]
 struct Lanes {
     calls: Arc<Lane>,
     writes: Arc<Lane>,
+}
+
+impl Lanes {
+    fn of(&self, errand: Errand) -> Arc<Lane> {
+        Arc::clone(match errand {
+            Errand::Call => &self.calls,
+            Errand::Background => &self.writes,
+        })
+    }
 }
 
 #[derive(Default)]
@@ -144,10 +152,11 @@ impl Server {
         &self,
         key: &Arc<str>,
         lease: Option<LeaseTerms>,
+        now: Instant,
     ) -> Result<Found, RemoteError> {
         let lane = self.lane(key, Errand::Call).await?;
         let read = Command::Read { key: Arc::clone(key), lease };
-        match lane.ask(read, Instant::now() + self.timeout()).await {
+        match lane.ask(read, now, now + self.timeout()).await {
             Ok(Reply::Found(found)) => Ok(found),
             answer => Err(self.unanswered(answer)),
         }
@@ -175,7 +184,8 @@ impl Server {
         errand: Errand,
     ) -> Result<bool, RemoteError> {
         let lane = self.lane(command.key(), errand).await?;
-        self.changed(lane.ask(command, Instant::now() + self.patience(errand)).await)
+        let now = Instant::now();
+        self.changed(lane.ask(command, now, now + self.patience(errand)).await)
     }
 
     /// Remembers what the server has to be told.
@@ -269,29 +279,26 @@ impl Server {
         if !self.serves(key) {
             return Err(self.ejected());
         }
-        let lanes = self.lanes()?;
-        Ok(match errand {
-            Errand::Call => lanes.calls,
-            Errand::Background => lanes.writes,
-        })
+        self.way(errand)
     }
 
-    /// The ways of the running runtime.
-    fn lanes(&self) -> Result<Lanes, RemoteError> {
+    /// The way of the running runtime.
+    fn way(&self, errand: Errand) -> Result<Arc<Lane>, RemoteError> {
         let Ok(runtime) = Handle::try_current() else {
             return Err(self.error(&"there is no tokio runtime here"));
         };
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, lanes)) = lanes.iter().find(|(of, _)| *of == runtime.id()) {
-            return Ok(lanes.clone());
+            return Ok(lanes.of(errand));
         }
         if lanes.len() == RUNTIMES {
             lanes.remove(0);
         }
         let lane = || Lane::new(Weak::clone(&self.me), &runtime);
         let made = Lanes { calls: lane(), writes: lane() };
-        lanes.push((runtime.id(), made.clone()));
-        Ok(made)
+        let way = made.of(errand);
+        lanes.push((runtime.id(), made));
+        Ok(way)
     }
 
     /// Sees to it that the server comes back and is told what it missed. Without a runtime it is
@@ -339,7 +346,7 @@ impl Server {
                 .iter()
                 .map(|(key, _)| Command::Delete { key: Arc::clone(key), unchanged: None });
             let deadline = Instant::now() + self.timeout();
-            let lane = self.lanes()?.writes;
+            let lane = self.way(Errand::Background)?;
             for answer in lane.ask_many(deletes.collect(), deadline).await {
                 self.changed(answer)?;
             }
@@ -354,13 +361,15 @@ impl Server {
     /// The CAS of an item that is written now: what the server has is older, what it will have is
     /// younger.
     async fn mark(&self) -> Result<u64, RemoteError> {
-        let lane = self.lanes()?.writes;
+        let lane = self.way(Errand::Background)?;
         let key: Arc<str> = MARK.into();
         let (frame, condition) = ([1][..].into(), Condition::Always);
         let write = Command::Write { key: Arc::clone(&key), frame, seconds: 60, condition };
-        self.changed(lane.ask(write, Instant::now() + self.timeout()).await)?;
+        let now = Instant::now();
+        self.changed(lane.ask(write, now, now + self.timeout()).await)?;
         let read = Command::Read { key, lease: None };
-        match lane.ask(read, Instant::now() + self.timeout()).await {
+        let now = Instant::now();
+        match lane.ask(read, now, now + self.timeout()).await {
             Ok(Reply::Found(Found::Item(item))) => Ok(item.cas),
             Ok(_) => Err(self.error(&"it does not keep what it is given")),
             answer => Err(self.unanswered(answer)),
@@ -388,9 +397,9 @@ impl<'s> Untold<'s> {
         if !server.health.in_rotation() {
             return Err(server.ejected());
         }
-        let lane = server.lanes()?.calls;
+        let lane = server.way(Errand::Call)?;
         let delete = Command::Delete { key: Arc::clone(&self.key), unchanged: None };
-        server.changed(lane.ask(delete, deadline).await)?;
+        server.changed(lane.ask(delete, Instant::now(), deadline).await)?;
         self.is_told = true;
         Ok(())
     }

@@ -69,8 +69,19 @@ fn delete() -> Command {
     Command::Delete { key: "key".into(), unchanged: None }
 }
 
+const LONG: Duration = Duration::from_secs(30);
+
+async fn ask(
+    connections: &Connections,
+    command: &Command,
+    timeout: Duration,
+) -> Result<Reply, Failure> {
+    let now = Instant::now();
+    connections.ask(command, now, now + timeout).await
+}
+
 async fn frame(connections: &Connections) -> Result<Vec<u8>, Failure> {
-    match connections.ask(&read(), Instant::now()).await? {
+    match ask(connections, &read(), LONG).await? {
         Reply::Found(Found::Item(item)) => Ok(item.frame),
         other => panic!("{other:?}"),
     }
@@ -122,7 +133,7 @@ fn what_is_no_answer_is_lost_or_refused_and_its_connection_not_used_again() {
         let acts = vec![Act::Says(said, said.len()), Act::Says(b"VA 1 c1 t9\r\nx\r\n", 99)];
         with_server(acts, |connections| async move {
             let said = String::from_utf8_lossy(said);
-            match connections.ask(&command, Instant::now()).await {
+            match ask(&connections, &command, LONG).await {
                 Err(Failure::Refused(_)) => assert!(is_refused, "{said}"),
                 Err(Failure::Lost(_)) => assert!(!is_refused, "{said}"),
                 other => panic!("{other:?} of {said}"),
@@ -158,4 +169,35 @@ fn who_goes_away_in_the_middle_takes_the_connection_along() {
         assert!(connections.idle().is_empty());
         assert_eq!(frame(&connections).await, Ok(b"x".to_vec()));
     });
+}
+
+#[test]
+fn an_exchange_ends_at_its_own_deadline_on_a_connection_that_had_others() {
+    const FOUND: Act = Act::Says(b"VA 1 c1 t9\r\nx\r\n", 99);
+    for (before, pause, timeout) in [(30_000, 0, 60), (40, 0, 160), (40, 80, 160)] {
+        let [before, pause, timeout] = [before, pause, timeout].map(Duration::from_millis);
+        with_server(vec![FOUND, Act::Nothing, FOUND], |connections| async move {
+            assert!(ask(&connections, &read(), before).await.is_ok());
+            tokio::time::sleep(pause).await;
+            let began = Instant::now();
+            assert_eq!(ask(&connections, &read(), timeout).await.err(), Some(Failure::too_late()));
+            assert!(began.elapsed() >= timeout, "{:?} of {timeout:?}", began.elapsed());
+            assert!(began.elapsed() < LONG / 10, "{:?} of {timeout:?}", began.elapsed());
+            assert!(connections.idle().is_empty());
+            assert_eq!(frame(&connections).await, Ok(b"x".to_vec()));
+        });
+    }
+}
+
+#[test]
+fn numbers_are_written_and_read_as_decimals() {
+    for number in [0, 9, 10, 255, 4_294_967_295, u64::MAX] {
+        let mut written = Vec::new();
+        write_number(&mut written, b" C", number);
+        assert_eq!(written, format!(" C{number}").as_bytes());
+        assert_eq!(super::number(&written[2..]), Some(number));
+    }
+    for text in ["", "-1", "+1", "1x", ":", "18446744073709551616", "99999999999999999999"] {
+        assert_eq!(super::number(text.as_bytes()), None, "{text}");
+    }
 }

@@ -66,7 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// One server as a run of steps sees it: each has CAS numbers of its own.
 struct Side {
-    client: Client,
+    client: Arc<Client>,
     /// Whether each command travels as those of many do, or as that of one alone.
     as_many: bool,
     seen: [u64; 3],
@@ -110,7 +110,7 @@ impl Side {
         let command = self.command(step, keys);
         let reply = match self.as_many {
             true => self.client.run(vec![command], now).await.pop().expect("one answer"),
-            false => self.client.run_one(&command, now).await,
+            false => self.client.run_one(&command, now, now + Duration::from_secs(30)).await,
         };
         let mut see = |cas: u64| match *step {
             Step::Read(key, _) => self.seen[key] = cas,
@@ -151,9 +151,9 @@ fn it_answers_as_a_memcached_does() {
         let memory = Arc::new(Memory::new(Clock::default()));
         runtime.block_on(async {
             let address = format!("127.0.0.1:{}", memcached.1);
-            let real = Client::connect(&address, 1, timeout).await.expect("it is up");
+            let real = Arc::new(Client::connect(&address, 1, timeout).await.expect("it is up"));
             let side = |client, as_many| Side { client, as_many, seen: [0; 3] };
-            let mut memory = side(Client::Memory(memory), false);
+            let mut memory = side(Arc::new(Client::Memory(memory)), false);
             let mut real = [false, true].map(|as_many| (side(real.clone(), as_many), as_many));
             for step in &steps {
                 let memory = memory.take(step, &keys("memory")).await;
