@@ -1,10 +1,10 @@
 //! Misses: every key is new, and the fetch does no more than to make its answer.
 
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cached::macros::concurrent_cached;
-use cached_core::coordinator_cached;
+use cached_core::{Cache, coordinator_cached};
 use tokio::runtime::Runtime;
 
 use crate::harness::{Results, race, timed};
@@ -14,6 +14,15 @@ pub const BARE: &str = "the bare fetch";
 
 #[coordinator_cached(name = "missed", version = state)]
 async fn ours(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
+    shared_upstream(number, state).await
+}
+
+/// Full after some ten thousand entries, as the peers are after just so many.
+static FULL: OnceLock<Cache> = OnceLock::new();
+const FULL_AT: u64 = 10_000 * 140;
+
+#[coordinator_cached(name = "missed_full", version = state, cache = FULL.get().expect("it is built"))]
+async fn ours_full(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
     shared_upstream(number, state).await
 }
 
@@ -44,9 +53,18 @@ macro_rules! ask {
 
 pub fn run(runtime: &Runtime, rounds: usize, count: usize) -> Results {
     let moka = moka::future::Cache::builder().max_capacity(10_000).build();
+    let full = runtime.block_on(Cache::builder().local_capacity(FULL_AT).build());
+    FULL.set(full.expect("it fits")).expect("the first");
     let contenders = vec![
         timed(BARE, ask!(runtime, |number| shared_upstream(number, State::Paid).await)),
-        timed("cached-core", ask!(runtime, |number| ours(number, State::Paid).await)),
+        timed(
+            "cached-core, a full store",
+            ask!(runtime, |number| ours_full(number, State::Paid).await),
+        ),
+        timed(
+            "cached-core, a store with room",
+            ask!(runtime, |number| ours(number, State::Paid).await),
+        ),
         timed(
             "cached #[concurrent_cached]",
             ask!(runtime, |number| concurrent_missed(number, State::Paid).await),
