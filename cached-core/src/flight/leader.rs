@@ -55,8 +55,8 @@ pub(crate) struct Run<'l, F> {
     work: Pin<&'l mut F>,
 }
 
-/// The task at the last poll, and the waker that was made of its own. That one is in there, so that no
-/// other task has the same address meanwhile.
+/// The task at the last poll, by its waker's clone, and the waker that was made of that. It is in there,
+/// so that no other task has the same address meanwhile.
 pub(crate) type LastWaker = Option<(Task, Waker)>;
 
 /// What two wakers of one task have in common.
@@ -106,15 +106,13 @@ fn poll_as(
 ) {
     let Some(leader) = leader else { return poll(context) };
     let flight = &leader.flight;
-    let task = Task::of(context.waker());
-    let waker = match last.take() {
-        Some((known, waker)) if known.is(&task) => waker,
-        _ => {
-            let task = context.waker().clone();
-            Waker::from(Arc::new(LeaderWake { flight: Arc::downgrade(flight), task }))
-        }
-    };
-    let (_, waker) = last.insert((task, waker));
+    let known = last.take().filter(|(task, _)| task.is(&Task::of(context.waker())));
+    let (_, waker) = last.insert(known.unwrap_or_else(|| {
+        let task = context.waker().clone();
+        // Of the one that is kept: what is lent may be somewhere else, for one task after another.
+        let of = Task::of(&task);
+        (of, Waker::from(Arc::new(LeaderWake { flight: Arc::downgrade(flight), task })))
+    }));
     // A leader that lost its lead must not vouch for its successor.
     let leads = || flight.term.load(Ordering::Acquire) == leader.term;
     if leads() {

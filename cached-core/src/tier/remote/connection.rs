@@ -6,8 +6,8 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -44,7 +44,31 @@ struct Connection {
 /// One that is set to a time and left running when what it bounds is over: setting and stopping it
 /// take a lock of the runtime's, and most exchanges are over long before. So it may end early, for
 /// an exchange that is past, and is then set anew.
-struct Timer(Pin<Box<Sleep>>);
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    waits: Arc<Waits>,
+    /// Wakes who waits.
+    waker: Waker,
+}
+
+/// Who waits for the timer, during an exchange. After it a timer that is still running wakes nobody.
+#[derive(Default)]
+struct Waits(Mutex<Option<Waker>>);
+
+impl Waits {
+    fn who(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Waits {
+    fn wake(self: Arc<Waits>) {
+        let waker = self.who().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
 
 struct Wire {
     stream: TcpStream,
@@ -137,33 +161,43 @@ impl Connection {
         let stream = stream.map_err(|_| Failure::too_late())?.map_err(Failure::lost)?;
         stream.set_nodelay(true).map_err(Failure::lost)?;
         let wire = Wire { stream, command: Vec::new(), answer: Vec::new(), filled: 0 };
-        Ok(Connection { wire, timer: Timer(Box::pin(sleep_until(deadline.into()))) })
+        Ok(Connection { wire, timer: Timer::new(deadline) })
     }
 
     async fn ask(&mut self, command: &Command, sent: Instant, deadline: Instant) -> Asked {
         let Connection { wire, timer } = self;
         let mut exchange = pin!(wire.exchange(command, sent));
-        poll_fn(|context| match exchange.as_mut().poll(context) {
+        let asked = poll_fn(|context| match exchange.as_mut().poll(context) {
             Poll::Pending => timer.poll(deadline, context).map(|()| Asked::TooLate),
             asked => asked,
         })
-        .await
+        .await;
+        *timer.waits.who() = None;
+        asked
     }
 }
 
 impl Timer {
+    fn new(deadline: Instant) -> Timer {
+        let waits = Arc::new(Waits::default());
+        let waker = Waker::from(Arc::clone(&waits));
+        Timer { sleep: Box::pin(sleep_until(deadline.into())), waits, waker }
+    }
+
     /// Ready at the deadline.
-    fn poll(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
-        let deadline = deadline.into();
-        if self.0.deadline() > deadline {
-            self.0.as_mut().reset(deadline);
+    fn poll(&mut self, deadline: Instant, context: &Context<'_>) -> Poll<()> {
+        *self.waits.who() = Some(context.waker().clone());
+        let (sleep, deadline) = (&mut self.sleep, deadline.into());
+        let mut context = Context::from_waker(&self.waker);
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
         }
         loop {
-            ready!(self.0.as_mut().poll(context));
-            if self.0.deadline() == deadline {
+            ready!(sleep.as_mut().poll(&mut context));
+            if sleep.deadline() == deadline {
                 return Poll::Ready(());
             }
-            self.0.as_mut().reset(deadline);
+            sleep.as_mut().reset(deadline);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What is promised of a connection: that an answer is whole and its own, however it comes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -187,6 +188,35 @@ fn an_exchange_ends_at_its_own_deadline_on_a_connection_that_had_others() {
             assert_eq!(frame(&connections).await, Ok(b"x".to_vec()));
         });
     }
+}
+
+/// A task whose own wakes are counted.
+struct Counted(Waker, AtomicUsize);
+
+impl Wake for Counted {
+    fn wake(self: Arc<Counted>) {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.wake_by_ref();
+    }
+}
+
+#[test]
+fn a_timer_that_outlives_its_exchange_wakes_nobody() {
+    const FOUND: Act = Act::Says(b"VA 1 c1 t9\r\nx\r\n", 1);
+    with_server(vec![FOUND], |connections| async move {
+        let task = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
+        let counted = Arc::new(Counted(task, AtomicUsize::new(0)));
+        let timeout = Duration::from_millis(50);
+        let command = read();
+        let mut asked = pin!(ask(&connections, &command, timeout));
+        let waker = Waker::from(Arc::clone(&counted));
+        let found = poll_fn(|_| asked.as_mut().poll(&mut Context::from_waker(&waker))).await;
+        assert!(found.is_ok() && !connections.idle().is_empty());
+        let woken = counted.1.load(Ordering::SeqCst);
+        assert!(woken > 0, "it waited");
+        tokio::time::sleep(timeout * 3).await;
+        assert_eq!(counted.1.load(Ordering::SeqCst), woken);
+    });
 }
 
 #[test]
