@@ -65,6 +65,38 @@ fn a_hit_allocates_nothing() {
     assert_eq!(allocated_in_request.count_total, 0, "{allocated_in_request:?}");
 }
 
+/// A value whose `Clone` makes a call itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Calling(u8);
+
+impl Clone for Calling {
+    fn clone(&self) -> Calling {
+        let mut call = std::pin::pin!(payment("inner", 1));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(call.as_mut().poll(&mut context).is_ready());
+        Calling(self.0)
+    }
+}
+
+#[coordinator_cached(name = "calling", version = number)]
+async fn calling(number: u8) -> Result<Calling, std::io::Error> {
+    Ok(Calling(number))
+}
+
+#[test]
+fn a_hit_within_a_hit_begins_nothing_anew_for_its_thread() {
+    let ask = async || {
+        for _ in 0..40 {
+            calling(1).await.expect("it answers");
+        }
+    };
+    runtime().block_on(ask());
+    let runtime = runtime();
+    let allocated = measure(|| runtime.block_on(ask()));
+    // The store's own books, for hits that are passed on.
+    assert!(allocated.bytes_total < 16 << 10, "{allocated:?}");
+}
+
 /// Bytes of values that are alive.
 static ALIVE: AtomicU64 = AtomicU64::new(0);
 

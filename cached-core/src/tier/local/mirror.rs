@@ -78,12 +78,43 @@ struct Mirror {
 
 type Set = [Option<Slot>; WAYS];
 
+/// Where a thread's mirror is. Taken and not borrowed, so that what is done with it is no closure, and
+/// is inlined.
+enum Place {
+    /// Nothing is kept yet.
+    None,
+    Here(Box<Mirror>),
+    /// Somebody has it: a value whose own `Clone` or `Drop` asks for an entry meanwhile gets it from the
+    /// store.
+    InHand,
+}
+
 thread_local! {
-    /// None until something is kept, and while somebody has it in hand: a value whose own `Clone` or
-    /// `Drop` asks for an entry meanwhile gets it from the store. What it keeps is let go of when this
-    /// is put back; where it panics, all is let go of. Taken and not borrowed, so that what is done
-    /// with it is no closure, and is inlined.
-    static MIRROR: Cell<Option<Box<Mirror>>> = const { Cell::new(None) };
+    static MIRROR: Cell<Place> = const { Cell::new(Place::None) };
+}
+
+/// A thread's mirror, until this is dropped, also by a value that panics.
+struct InHand(Option<Box<Mirror>>);
+
+impl InHand {
+    /// `None` where somebody has it, and without thread-locals, at the end of a thread.
+    #[inline(always)]
+    fn take() -> Option<InHand> {
+        match MIRROR.try_with(|place| place.replace(Place::InHand)).ok()? {
+            Place::Here(mirror) => Some(InHand(Some(mirror))),
+            Place::None => Some(InHand(None)),
+            Place::InHand => None,
+        }
+    }
+}
+
+impl Drop for InHand {
+    #[inline(always)]
+    fn drop(&mut self) {
+        let place = self.0.take().map_or(Place::None, Place::Here);
+        // There is nothing in its place. Without thread-locals it goes with them.
+        let _ = MIRROR.try_with(|mirror| std::mem::forget(mirror.replace(place)));
+    }
 }
 
 /// Threads that have a mirror; they share what a store allows all of them.
@@ -119,27 +150,12 @@ pub(super) fn look<T>(
     answers: impl FnOnce(&Slot) -> bool,
     serve: impl FnOnce(&Value) -> T,
 ) -> Option<T> {
-    // Without thread-locals, at the end of a thread, there is the store.
-    let mirror = MIRROR.try_with(Cell::take).ok()??;
-    let served = match mirror.find(store, key) {
+    let in_hand = InHand::take()?;
+    match in_hand.0.as_ref()?.find(store, key) {
         Some((.., slot)) if answers(slot) => Some(serve(&slot.value)),
         _ => None,
-    };
-    put_back(mirror);
-    served
-}
-
-#[inline(always)]
-fn put_back(mirror: Box<Mirror>) {
-    let other = MIRROR.try_with(|place| place.replace(Some(mirror)));
-    if let Ok(Some(other)) = other {
-        let_go(other);
     }
 }
-
-#[cold]
-#[inline(never)]
-fn let_go(_: Box<Mirror>) {}
 
 /// Lets go of everything where a store is gone. Called on the way to the store.
 #[inline]
@@ -153,9 +169,9 @@ pub(super) fn tidy() {
 }
 
 fn change(change: impl FnOnce(&mut Option<Box<Mirror>>)) {
-    let Ok(mut mirror) = MIRROR.try_with(Cell::take) else { return };
-    change(&mut mirror);
-    let _ = MIRROR.try_with(|place| place.set(mirror));
+    if let Some(mut in_hand) = InHand::take() {
+        change(&mut in_hand.0);
+    }
 }
 
 /// A store is gone: this thread lets go of it now, every other when it next looks into a store, or
