@@ -238,10 +238,16 @@ impl Mirror {
     fn make_room(&mut self, weight: u32, allowed: u64) {
         while self.weight > 0 && self.weight + u64::from(weight) > Mirror::share(allowed) {
             let (set, way) = self.next();
-            if let Some(slot) = self.slots[set][way].take() {
-                self.weight -= u64::from(slot.weight);
-            }
+            self.take_out(set, way);
         }
+    }
+
+    /// Takes out what there is; returns the buffer of its key, emptied.
+    fn take_out(&mut self, set: usize, way: usize) -> SmallVec<[u8; 56]> {
+        let Some(mut old) = self.slots[set][way].take() else { return SmallVec::new() };
+        self.weight -= u64::from(old.weight);
+        old.body.clear();
+        old.body
     }
 
     /// The set and the way that the hand points at, after it was moved on.
@@ -255,9 +261,9 @@ impl Mirror {
         let head = Head::of(key);
         let sets = sets(head);
         let its_own = self.find(store, &key).map(|(set, way, _)| (set, way));
-        if its_own.is_none() {
-            self.make_room(weight, allowed);
-        }
+        // What it was before makes room too, and what it is now needs it also where it has a place.
+        let mut room = its_own.map_or_else(SmallVec::new, |(set, way)| self.take_out(set, way));
+        self.make_room(weight, allowed);
         // Begins at any of a set's ways: the first ones of all sets share a part of the processor's
         // cache.
         let begin = head.hash() as usize >> 4;
@@ -272,11 +278,8 @@ impl Mirror {
             let (turn, way) = self.next();
             (sets[turn % 2], way)
         });
-        let mut room = SmallVec::new();
-        if let Some(old) = self.slots[set][way].take() {
-            self.weight -= u64::from(old.weight);
-            room = old.body;
-            room.clear();
+        if self.slots[set][way].is_some() {
+            room = self.take_out(set, way);
         }
         room.extend_from_slice(body(key));
         self.weight += u64::from(weight);
@@ -291,5 +294,31 @@ impl Mirror {
 impl Drop for Mirror {
     fn drop(&mut self) {
         MIRRORS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_grow_in_their_places_make_room_like_others() {
+        const ALLOWED: u64 = 1 << 20;
+        let value: Value = Arc::new(1);
+        // Of no store that there is.
+        let keep_all = |weight| {
+            for number in 0..200_u64 {
+                let key =
+                    [number.wrapping_mul(0x9e37_79b9_7f4a_7c15), number].map(u64::to_ne_bytes);
+                let until = Coarse::now();
+                let kept = Kept { mark: 0, until, stored: 0, value: &value, weight };
+                keep(u64::MAX, key.as_flattened(), kept, ALLOWED);
+            }
+        };
+        let weight = || InHand::take().and_then(|in_hand| Some(in_hand.0.as_ref()?.weight));
+        keep_all(1);
+        assert_eq!(weight(), Some(200));
+        keep_all(1 << 14);
+        assert!(weight().is_some_and(|weight| weight <= ALLOWED), "{:?}", weight());
     }
 }
