@@ -21,7 +21,8 @@ pub use crate::key::Parts;
 use crate::key::{Head, KeyPart, Part, Sought};
 pub use crate::value::{ByType, Errors, Returned, Sharing, Whole};
 use crate::value::{CachedValue, Returns, TypeOf};
-pub use asked::{Asked, Met};
+use asked::Asked;
+pub use asked::Met;
 use look::{Serve, State, look, look_further};
 
 /// Makes a key's part of an expression; a call of its own, so that its error stands there.

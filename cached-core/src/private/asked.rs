@@ -12,7 +12,7 @@ use crate::key::{
 
 /// Which entry is asked for.
 #[derive(Clone, Copy)]
-pub struct Asked<P, C> {
+pub(super) struct Asked<P, C> {
     pub(super) declaration: &'static Declaration,
     /// The identifier and the version.
     parts: P,
