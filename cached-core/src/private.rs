@@ -19,11 +19,12 @@ pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
 pub use crate::key::Parts;
 use crate::key::{Head, KeyPart, Part, Sought};
+use crate::tier::local::mirror;
 pub use crate::value::{ByType, Errors, Returned, Sharing, Whole};
-use crate::value::{CachedValue, Returns, TypeOf};
+use crate::value::{CachedValue, Returns, TypeOf, Value, join};
 use asked::Asked;
 pub use asked::Met;
-use look::{Serve, State, look, look_further};
+use look::{Keeper, Serve, State, look, look_further};
 
 /// Makes a key's part of an expression; a call of its own, so that its error stands there.
 #[inline]
@@ -65,16 +66,29 @@ macro_rules! __declared {
 
 /// Looks, and returns from the function with a hit; else the call that is to be answered. The name of
 /// the method comes from the attribute, for the sake of its place.
+///
+/// What this thread keeps is cloned in the `return` itself, which makes it where the caller wants it:
+/// a value is slow to move that was only just written.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __begin {
     ($lookup:expr, $begin:ident) => {{
         let mut hit = ::core::option::Option::None;
-        let begun = $lookup.$begin(&mut hit);
-        if let ::core::option::Option::Some(hit) = hit {
-            return hit;
+        // A `match`, for what the lookup borrows of a temporary lives as long as that.
+        match $lookup.$begin(&mut hit) {
+            looked => {
+                let in_hand = looked.in_hand();
+                if let ::core::option::Option::Some(hit) = looked.kept(&in_hand) {
+                    return looked.returned(hit);
+                }
+                ::core::mem::drop(in_hand);
+                let call = looked.further(&mut hit);
+                if let ::core::option::Option::Some(hit) = hit {
+                    return hit;
+                }
+                $crate::private::begun(call)
+            }
         }
-        $crate::private::begun(begun)
     }};
 }
 
@@ -159,7 +173,7 @@ impl<'k, R, V, M, P, C> Lookup<'k, R, V, M, P, C> {
     }
 }
 
-impl<R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'_, R, V, M, (I, W), C> {
+impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
     /// Each time anew: what is lent to a function that is not inlined is in memory, and not in registers,
     /// also for everyone else.
     #[inline(always)]
@@ -167,23 +181,26 @@ impl<R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'_, R, V, M, (I, W), C> {
         Asked::new(self.met, self.parts, self.own_types, self.constants)
     }
 
-    /// Looks in the request and local tiers, and puts a hit in its place: there it is made, and from
-    /// there it is returned. Otherwise there is a call to be answered. A hit ends here, before there
-    /// is a fetch: what is not made is not moved about.
+    /// Looks in the request, which puts a hit in its place.
     #[inline(always)]
-    pub fn begin(self, hit: &mut Option<R>) -> Option<Call<R, V>>
+    pub fn begin(self, hit: &mut Option<R>) -> Looked<'k, R, V, (I, W), C>
     where
         R: Returned<M, Value = V>,
         V: CachedValue,
     {
-        let head = match self.cache.or_else(current_of_process) {
+        let (head, keeper) = match self.cache.or_else(current_of_process) {
             Some(cache) => look::<R, M, _, _, _>(cache, || self.asked(), hit),
             None => look_in_scope::<R, M, _, _, _>(self.asked(), hit),
         };
-        if hit.is_some() {
-            return None;
+        Looked {
+            asked: self.asked(),
+            cache: self.cache,
+            head,
+            keeper,
+            cast: |value| value.downcast_ref(),
+            join: |value| R::join(value.clone()),
+            returns: Returns::new::<M>(self.errors),
         }
-        begin_further(self.asked(), head, self.cache, Returns::new::<M>(self.errors), hit)
     }
 
     /// The entry, for the companion.
@@ -198,15 +215,75 @@ impl<R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'_, R, V, M, (I, W), C> {
     }
 }
 
+/// A call that has looked in its request. Of the return type it has functions, so that its bounds are
+/// asked for once, where the look begins.
+pub struct Looked<'k, R, V, P, C> {
+    asked: Asked<P, C>,
+    cache: Option<&'k Cache>,
+    head: Option<Head>,
+    keeper: Option<Keeper<'k>>,
+    cast: fn(&Value) -> Option<&V>,
+    join: fn(&V) -> R,
+    returns: Returns<R, V>,
+}
+
+/// What this thread keeps, if the answer may be in it. A variable of the function, so that the answer can
+/// be lent from it.
+pub struct InHand(Option<mirror::InHand>);
+
+impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
+    /// Takes what this thread keeps.
+    #[inline(always)]
+    pub fn in_hand(&self) -> InHand {
+        InHand(self.keeper.as_ref().and_then(|_| mirror::InHand::take()))
+    }
+
+    /// What this thread keeps of the entry.
+    #[inline(always)]
+    pub fn kept<'h>(&self, in_hand: &'h InHand) -> Option<&'h V> {
+        let keeper = self.keeper.as_ref()?;
+        let value = keeper.local.find_kept(in_hand.0.as_ref()?, &self.asked.with(self.head?))?;
+        let value = (self.cast)(value)?;
+        keeper.hits.add();
+        Some(value)
+    }
+
+    /// What the function returns for it.
+    #[inline(always)]
+    pub fn returned(&self, value: &V) -> R {
+        (self.join)(value)
+    }
+
+    /// Looks in the store, and puts a hit in its place; otherwise there is a call to be answered. Called
+    /// before there is a fetch: what is not made is not moved about.
+    #[inline(always)]
+    pub fn further(self, hit: &mut Option<R>) -> Option<Call<R, V>> {
+        if hit.is_some() {
+            return None;
+        }
+        begin_further(self.asked, self.head, self.cache, self.returns, hit)
+    }
+}
+
 #[inline(never)]
-fn look_in_scope<R, M, I: Parts, W: Parts, C: Parts>(
+fn look_in_scope<'c, R, M, I: Parts, W: Parts, C: Parts>(
     asked: Asked<(I, W), C>,
     hit: &mut Option<R>,
-) -> Option<Head>
+) -> (Option<Head>, Option<Keeper<'c>>)
 where
     R: Returned<M, Value: CachedValue>,
 {
-    with_current(|cache| look::<R, M, _, _, _>(cache, || asked, hit))
+    with_current(|cache| {
+        let (head, keeper) = look::<R, M, _, _, _>(cache, || asked, hit);
+        if let (Some(head), Some(keeper)) = (head, keeper)
+            && let Some(in_hand) = mirror::InHand::take()
+            && let Some(value) = keeper.local.find_kept(&in_hand, &asked.with(head))
+            && join::<R, M>(value, hit)
+        {
+            keeper.hits.add();
+        }
+        (head, None)
+    })
 }
 
 #[inline(never)]

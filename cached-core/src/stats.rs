@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::declaration::{DECLARATIONS, ledger};
-use hits::Hits;
+pub(crate) use hits::Hits;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident: $counter:ty,)*) => {

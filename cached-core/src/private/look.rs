@@ -8,6 +8,8 @@ use crate::call::{Begun, Missed};
 use crate::declaration::Declaration;
 use crate::key::{Bytes, Head, KeyError, Parts, Sought};
 use crate::site::Site;
+use crate::stats::Hits;
+use crate::tier::local::Local;
 use crate::tier::request::Request;
 use crate::value::{CachedValue, Returned, Value, ValueType, join};
 
@@ -25,43 +27,44 @@ pub(super) enum State {
 /// What has the value that is found; whether it took it.
 pub(super) type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
 
-/// Puts what the request or this thread has in the place of a `hit`, found without the bytes of the
-/// key. This is the way of a hit: all of it is inlined, so that the compiler sees the arguments' types
-/// and keeps what it works with in registers. Returns the key's head, if it has one and the cache is on.
+/// The local tier whose entries a thread keeps, and where a hit of one is counted.
+pub(super) struct Keeper<'c> {
+    pub(super) local: &'c Local,
+    pub(super) hits: &'c Hits,
+}
+
+/// Looks in the request, which puts a hit in its place, or at what this thread keeps, without the bytes
+/// of the key. This is the way of a hit: all of it is inlined, so that the compiler sees the arguments'
+/// types and keeps what it works with in registers. Returns the key's head, if it has one and the cache
+/// is on.
 #[inline(always)]
-pub(super) fn look<R, M, I: Parts, V: Parts, C: Parts>(
-    cache: &Cache,
+pub(super) fn look<'c, R, M, I: Parts, V: Parts, C: Parts>(
+    cache: &'c Cache,
     asked: impl Fn() -> Asked<(I, V), C>,
     hit: &mut Option<R>,
-) -> Option<Head>
+) -> (Option<Head>, Option<Keeper<'c>>)
 where
     R: Returned<M, Value: CachedValue>,
 {
     if !cache.is_enabled() {
-        return None;
+        return (None, None);
     }
     let looked_for = asked();
-    let key = looked_for.hashed()?;
+    let Some(key) = looked_for.hashed() else { return (None, None) };
     let counters = cache.counters_at(key.head().index());
-    let (served, hits) = match Request::current() {
+    let keeper = match Request::current() {
         Some(request) => {
-            let served = look_in_request::<R, M, _, _, _>(request, cache, asked(), key.head(), hit);
-            (served, &counters.request_hits)
+            if look_in_request::<R, M, _, _, _>(request, cache, asked(), key.head(), hit) {
+                counters.request_hits.add();
+            }
+            None
         }
         None if looked_for.declaration.is_plain() => {
-            let served = cache.local().serve_kept(
-                &key,
-                #[inline(always)]
-                |value| join::<R, M>(value, hit),
-            );
-            (served, &counters.local_hits)
+            Some(Keeper { local: cache.local(), hits: &counters.local_hits })
         }
-        None => return Some(key.head()),
+        None => None,
     };
-    if served == Some(true) {
-        hits.add();
-    }
-    Some(key.head())
+    (Some(key.head()), keeper)
 }
 
 #[inline(never)]
@@ -71,11 +74,11 @@ fn look_in_request<R, M, I: Parts, V: Parts, C: Parts>(
     asked: Asked<(I, V), C>,
     head: Head,
     hit: &mut Option<R>,
-) -> Option<bool>
+) -> bool
 where
     R: Returned<M, Value: CachedValue>,
 {
-    request.serve(cache.id(), &asked.with(head), |value| join::<R, M>(value, hit))
+    request.serve(cache.id(), &asked.with(head), |value| join::<R, M>(value, hit)).unwrap_or(false)
 }
 
 /// The way of every other call, which has been looked for by [`look`]: lets `serve` have the value

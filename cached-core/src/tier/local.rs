@@ -1,7 +1,7 @@
 //! The local tier: this process's memory, bounded by bytes.
 
 mod entry;
-mod mirror;
+pub(crate) mod mirror;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use moka::sync::Cache;
 
 use entry::{ByEntry, LocalEntry, Since, StoredKey, Wanted};
-use mirror::Kept;
+use mirror::{InHand, Kept};
 
 use crate::clock::Clock;
 use crate::key::{ByHead, Head, Sought};
@@ -128,23 +128,20 @@ impl Local {
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Value, Mark> {
-        self.serve_kept(&key, Value::clone).map_or_else(|| self.get_from_store(key), Ok)
+        // Not held where the store is asked, which keeps anew what it has.
+        let kept = InHand::take().and_then(|in_hand| self.find_kept(&in_hand, &key).cloned());
+        kept.map_or_else(|| self.get_from_store(key), Ok)
     }
 
-    /// What `serve` makes of the value, if this thread keeps it.
+    /// The value, if this thread keeps it.
     #[inline(always)]
-    pub(crate) fn serve_kept<T>(
+    pub(crate) fn find_kept<'h>(
         &self,
+        in_hand: &'h InHand,
         key: &impl Sought,
-        serve: impl FnOnce(&Value) -> T,
-    ) -> Option<T> {
-        mirror::look(
-            self.id,
-            key,
-            #[inline(always)]
-            |slot| self.answers(key.head(), slot),
-            serve,
-        )
+    ) -> Option<&'h Value> {
+        let slot = in_hand.find(self.id, key)?;
+        self.answers(key.head(), slot).then_some(&slot.value)
     }
 
     /// Whether what the thread keeps is served: it is what the store has, alive, and not to be

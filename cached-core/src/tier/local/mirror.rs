@@ -61,7 +61,7 @@ pub(super) struct Slot {
     /// The key without its head: in the slot, where it is short; else a buffer that the next one
     /// uses again, so that a hit allocates nothing.
     body: SmallVec<[u8; 56]>,
-    value: Value,
+    pub(super) value: Value,
 }
 
 struct Mirror {
@@ -94,17 +94,23 @@ thread_local! {
 }
 
 /// A thread's mirror, until this is dropped, also by a value that panics.
-struct InHand(Option<Box<Mirror>>);
+pub(crate) struct InHand(Option<Box<Mirror>>);
 
 impl InHand {
     /// `None` where somebody has it, and without thread-locals, at the end of a thread.
     #[inline(always)]
-    fn take() -> Option<InHand> {
+    pub(crate) fn take() -> Option<InHand> {
         match MIRROR.try_with(|place| place.replace(Place::InHand)).ok()? {
             Place::Here(mirror) => Some(InHand(Some(mirror))),
             Place::None => Some(InHand(None)),
             Place::InHand => None,
         }
+    }
+
+    /// What it has of an entry.
+    #[inline(always)]
+    pub(super) fn find(&self, store: u64, key: &impl Sought) -> Option<&Slot> {
+        self.0.as_ref()?.find(store, key).map(|(.., slot)| slot)
     }
 }
 
@@ -140,21 +146,6 @@ fn sets(head: Head) -> [usize; 2] {
 #[inline(always)]
 fn tag(head: Head) -> u64 {
     u64::from(head.hash() as u16) * LANES
-}
-
-/// What `serve` makes of the entry's value, if this thread has it and `answers` is true of it.
-#[inline(always)]
-pub(super) fn look<T>(
-    store: u64,
-    key: &impl Sought,
-    answers: impl FnOnce(&Slot) -> bool,
-    serve: impl FnOnce(&Value) -> T,
-) -> Option<T> {
-    let in_hand = InHand::take()?;
-    match in_hand.0.as_ref()?.find(store, key) {
-        Some((.., slot)) if answers(slot) => Some(serve(&slot.value)),
-        _ => None,
-    }
 }
 
 /// Lets go of everything where a store is gone. Called on the way to the store.
