@@ -3,15 +3,17 @@
 mod acquire;
 mod fill;
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
 use crate::cache::Cache;
 use crate::current::current_of_process;
-use crate::flight::{Followed, Follower, LastWaker, Leader, Outcome, Role, Run};
+use crate::flight::{Followed, Follower, LastWaker, Leader, Outcome, Role, poll_work};
 use crate::site::Site;
 use crate::stats::Counters;
 use crate::tier::local::{Mark, Refresh, Ticket};
@@ -99,7 +101,7 @@ enum Right {
 }
 
 /// A missed call of which only the fetch is left, if that. It is untyped, and what is typed are small
-/// functions: one of them is compiled for each annotated function, the others for each return type.
+/// functions, compiled for each return type.
 pub(crate) struct Begun {
     /// `None` for a call that is not cached.
     missed: Option<Missed>,
@@ -176,13 +178,17 @@ impl Begun {
         self.began = missed.site.remote_tier().map(|_| Instant::now());
     }
 
-    /// The fetch, as the leader where it is one.
-    pub(crate) fn run<'b, F: Future>(&'b mut self, fetch: Pin<&'b mut F>) -> Run<'b, F> {
+    /// Polls the fetch, as the leader where it is one.
+    pub(crate) fn poll<R>(
+        &mut self,
+        fetch: Pin<&mut dyn Future<Output = R>>,
+        context: &mut Context<'_>,
+    ) -> Poll<R> {
         let leader = match &self.step {
             Step::Fetch(fetching) => fetching.leader.as_ref(),
             _ => None,
         };
-        Run::new(leader, &mut self.waker, fetch)
+        poll_work(leader, &mut self.waker, fetch, context)
     }
 
     /// What the call returns, and for the tiers what there is to store. Nothing is awaited here: an
@@ -276,7 +282,7 @@ impl Missed {
             self.site.counters().refreshes.add();
             let mut begun = Begun::new(Some(self), Step::Fetch(fetching));
             begun.count();
-            let returned = begun.run(fetch.as_mut()).await;
+            let returned = poll_fn(|context| begun.poll(fetch.as_mut(), context)).await;
             begun.settle(returned, &returns);
         };
         // The body's own calls use the cache that they would have used here.
@@ -382,8 +388,11 @@ impl Missed {
 
     async fn ask(&self, leader: Leader, ticket: Ticket) -> Step {
         let acquired = {
-            let acquire = std::pin::pin!(self.acquire(ticket));
-            Run::new(Some(&leader), &mut None, acquire).await
+            let (mut acquire, mut waker) = (std::pin::pin!(self.acquire(ticket)), None);
+            let acquire = |context: &mut Context<'_>| {
+                poll_work(Some(&leader), &mut waker, acquire.as_mut(), context)
+            };
+            poll_fn(acquire).await
         };
         let counters = self.site.counters();
         match acquired {

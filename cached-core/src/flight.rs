@@ -24,7 +24,7 @@ use crate::clock::Coarse;
 use crate::key::Head;
 use crate::value::{SharedError, Value};
 use leader::is_led_here;
-pub(crate) use leader::{LastWaker, Leader, Run};
+pub(crate) use leader::{LastWaker, Leader, poll_work};
 use watch::Watch;
 
 /// A leader that was woken and not polled for this long has lost its lead.

@@ -1,19 +1,17 @@
 //! All that an expansion of the attribute may name. Not public: it changes without notice.
 
+mod answer;
 mod asked;
 mod look;
 mod types;
 
 use std::any::type_name;
 use std::marker::PhantomData;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use linkme;
 
 use crate::cache::Cache;
-use crate::call::{Begun, Missed};
 use crate::current::{current_of_process, with_current};
 pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
@@ -22,9 +20,10 @@ use crate::key::{Head, KeyPart, Part, Sought};
 use crate::tier::local::mirror;
 pub use crate::value::{ByType, Errors, Returned, Sharing, Whole};
 use crate::value::{CachedValue, Returns, TypeOf, Value, join};
+pub use answer::{Answer, Call};
 use asked::Asked;
 pub use asked::Met;
-use look::{Keeper, Serve, State, look, look_further};
+use look::{Keeper, Serve, look, look_further};
 
 /// Makes a key's part of an expression; a call of its own, so that its error stands there.
 #[inline]
@@ -121,7 +120,7 @@ pub struct Lookup<'k, R, V, M, P, C> {
 
 /// The bounds on a function's return type are here, in one plain call that is spanned at the type.
 /// The function and its companion make the same, so that an error in it is one error.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup<'k, R, P>(
     errors: Errors<R>,
     met: Met,
@@ -135,7 +134,7 @@ where
 }
 
 /// The same for a function that is `infallible`.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup_whole<'k, R: CachedValue, P>(
     errors: Errors<R>,
     met: Met,
@@ -145,7 +144,7 @@ pub fn lookup_whole<'k, R: CachedValue, P>(
 }
 
 impl<R, V, M, P> Lookup<'_, R, V, M, P, ()> {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn new(errors: Errors<R>, met: Met, parts: P) -> Self {
         let types = PhantomData;
         Lookup { met, parts, own_types: "", constants: (), errors, cache: None, types }
@@ -176,13 +175,13 @@ impl<'k, R, V, M, P, C> Lookup<'k, R, V, M, P, C> {
 impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
     /// Each time anew: what is lent to a function that is not inlined is in memory, and not in registers,
     /// also for everyone else.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn asked(&self) -> Asked<(I, W), C> {
         Asked::new(self.met, self.parts, self.own_types, self.constants)
     }
 
     /// Looks in the request, which puts a hit in its place.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn begin(self, hit: &mut Option<R>) -> Looked<'k, R, V, (I, W), C>
     where
         R: Returned<M, Value = V>,
@@ -233,13 +232,13 @@ pub struct InHand(Option<mirror::InHand>);
 
 impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
     /// Takes what this thread keeps.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn in_hand(&self) -> InHand {
         InHand(self.keeper.as_ref().and_then(|_| mirror::InHand::take()))
     }
 
     /// What this thread keeps of the entry.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn kept<'h>(&self, in_hand: &'h InHand) -> Option<&'h V> {
         let keeper = self.keeper.as_ref()?;
         let value = keeper.local.find_kept(in_hand.0.as_ref()?, &self.asked.with(self.head?))?;
@@ -249,14 +248,14 @@ impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
     }
 
     /// What the function returns for it.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn returned(&self, value: &V) -> R {
         (self.join)(value)
     }
 
     /// Looks in the store, and puts a hit in its place; otherwise there is a call to be answered. Called
     /// before there is a fetch: what is not made is not moved about.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn further(self, hit: &mut Option<R>) -> Option<Call<R, V>> {
         if hit.is_some() {
             return None;
@@ -304,7 +303,7 @@ fn begin_further<R, V, I: Parts, W: Parts, C: Parts>(
         Some(cache) => look(cache),
         None => with_current(look),
     };
-    state.map(|state| Call { returns, state })
+    state.map(|state| Call::new(returns, state))
 }
 
 /// The call that was begun where there is no hit.
@@ -336,95 +335,5 @@ pub trait LendsCache {
 impl<C: AsRef<Cache> + ?Sized> LendsCache for C {
     fn lend(&self) -> &Cache {
         self.as_ref()
-    }
-}
-
-/// A call of an annotated function: begun with a look at the tiers of this process, then answered.
-pub struct Call<R, V> {
-    returns: Returns<R, V>,
-    state: State,
-}
-
-impl<R, V> Call<R, V> {
-    /// Sets how long what this call fetches lives.
-    #[must_use]
-    pub fn ttl(mut self, ttl: Duration) -> Call<R, V> {
-        match &mut self.state {
-            State::Missed(missed) => missed.set_ttl(ttl),
-            State::Due(due) => due.1.ttl = Some(ttl),
-            State::Begun(_) | State::Bypassed(_) => {}
-        }
-        self
-    }
-
-    /// Sets which values are cached.
-    #[must_use]
-    pub fn cache_if(mut self, cache_if: fn(&V) -> bool) -> Call<R, V> {
-        self.returns.rules.cache_if = Some(cache_if);
-        self
-    }
-
-    /// Sets how long a value is cached, from the value.
-    #[must_use]
-    pub fn ttl_with(mut self, ttl_with: fn(&V) -> Duration) -> Call<R, V> {
-        self.returns.rules.ttl_with = Some(ttl_with);
-        self
-    }
-
-    /// Answers from another's fetch, from memcached, or by running `fetch`.
-    pub async fn answer<F: Future<Output = R>>(self, mut fetch: Pin<&mut F>) -> R {
-        let Call { returns, state } = self;
-        let mut begun = match state {
-            State::Due(due) => match returns.joined(&due.0) {
-                // What is returned need not be `Send`, so none of it is held across an await.
-                Some(returned) => return returned,
-                None => Begun::alone(None),
-            },
-            State::Bypassed(bypassed) => {
-                let (cache, declaration) = *bypassed;
-                Begun::alone(cache.counters(declaration))
-            }
-            State::Missed(missed) => match missed.begin() {
-                Ok(begun) => begun,
-                Err(waiting) => waiting.await,
-            },
-            State::Begun(begun) => begun,
-        };
-        if let Some(returned) = begun.answer(&returns) {
-            return returned;
-        }
-        let returned = begun.run(fetch.as_mut()).await;
-        begun.settle(returned, &returns)
-    }
-}
-
-impl<R: 'static, V: 'static> Call<R, V> {
-    /// The same for a function that declares `refresh_ahead`, whose fetch may outlive the call.
-    pub async fn answer_ahead<F>(self, mut fetch: Pin<Box<F>>) -> R
-    where
-        F: Future<Output = R> + Send + 'static,
-    {
-        let Call { returns, state } = self;
-        let state = match state {
-            State::Due(due) => {
-                let (value, site) = *due;
-                let Some(returned) = returns.joined(&value) else { return fetch.await };
-                Missed { site, request: None, looked: None }.refresh_local(returns, fetch);
-                return returned;
-            }
-            State::Missed(missed) => {
-                let begun = match missed.begin() {
-                    Ok(begun) => begun,
-                    Err(waiting) => waiting.await,
-                };
-                if let Some(returned) = begun.answer_to_refresh(&returns) {
-                    begun.refresh(returns, fetch);
-                    return returned;
-                }
-                State::Begun(begun)
-            }
-            other => other,
-        };
-        Call { returns, state }.answer(fetch.as_mut()).await
     }
 }

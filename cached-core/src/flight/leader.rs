@@ -47,14 +47,6 @@ impl Drop for Leader {
     }
 }
 
-/// A part of a leader's work, run so that the flight knows when it is woken and polled; or work that
-/// nobody waits for.
-pub(crate) struct Run<'l, F> {
-    leader: Option<&'l Leader>,
-    waker: &'l mut LastWaker,
-    work: Pin<&'l mut F>,
-}
-
 /// The task at the last poll, by its waker's clone, and the waker that was made of that. It is in there,
 /// so that no other task has the same address meanwhile.
 pub(crate) type LastWaker = Option<(Task, Waker)>;
@@ -75,29 +67,20 @@ impl Task {
     }
 }
 
-impl<'l, F: Future> Run<'l, F> {
-    pub(crate) fn new(
-        leader: Option<&'l Leader>,
-        waker: &'l mut LastWaker,
-        work: Pin<&'l mut F>,
-    ) -> Run<'l, F> {
-        Run { leader, waker, work }
-    }
+/// Polls a part of a leader's work, so that the flight knows when it is woken and polled; or work that
+/// nobody waits for.
+pub(crate) fn poll_work<T>(
+    leader: Option<&Leader>,
+    last: &mut LastWaker,
+    mut work: Pin<&mut dyn Future<Output = T>>,
+    context: &mut Context<'_>,
+) -> Poll<T> {
+    let mut polled = Poll::Pending;
+    poll_as(leader, last, context, &mut |context| polled = work.as_mut().poll(context));
+    polled
 }
 
-impl<F: Future> Future for Run<'_, F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let Run { leader, waker, work } = &mut *self;
-        let mut polled = Poll::Pending;
-        poll_as(*leader, waker, context, &mut |context| polled = work.as_mut().poll(context));
-        polled
-    }
-}
-
-/// Polls as the leader. A function of its own, since it is compiled once and its caller for each
-/// annotated function.
+/// The same whatever it results in, so that it is compiled once.
 fn poll_as(
     leader: Option<&Leader>,
     last: &mut LastWaker,

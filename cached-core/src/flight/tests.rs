@@ -83,8 +83,8 @@ fn work_that_moves_to_another_task_is_woken_there() {
     let tasks = [Arc::new(Woken::default()), Arc::new(Woken::default())];
     for (task, expected) in [(0, [1, 0]), (0, [2, 0]), (1, [2, 1]), (0, [3, 1])] {
         let waker = Waker::from(Arc::clone(&tasks[task]));
-        let mut run = Run::new(Some(&leader), &mut last, work.as_mut());
-        assert!(Pin::new(&mut run).poll(&mut Context::from_waker(&waker)).is_pending());
+        let context = &mut Context::from_waker(&waker);
+        assert!(poll_work(Some(&leader), &mut last, work.as_mut(), context).is_pending());
         assert_eq!(tasks.each_ref().map(|task| task.0.load(Ordering::Relaxed)), expected);
         assert_ne!(leader.flight.woken.load(Ordering::Relaxed), 0);
     }
