@@ -239,7 +239,7 @@ impl<R, V> Returns<R, V> {
 
 /// Puts what the function returns for a cached value in its place; `false` where the value is of
 /// another type. Put and not handed on: a value is slow to move that was only just written.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn join<R, Mode>(value: &Value, place: &mut Option<R>) -> bool
 where
     R: Returned<Mode, Value: CachedValue>,

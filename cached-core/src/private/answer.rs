@@ -46,8 +46,7 @@ impl<R, V> Call<R, V> {
 
     /// Answers from another's fetch, from memcached, or by running `fetch`.
     pub fn answer<F: Future<Output = R>>(self, fetch: Pin<&mut F>) -> Answer<'_, R, V, F> {
-        let Call { returns, state } = self;
-        Answer { path: Path { returns, stage: Stage::Looked(state) }, fetch }
+        Answer { path: Path::new(self), fetch }
     }
 }
 
@@ -91,8 +90,8 @@ pub struct Answer<'f, R, V, F> {
 impl<R, V, F: Future<Output = R>> Future for Answer<'_, R, V, F> {
     type Output = R;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R> {
-        let Answer { path, fetch } = &mut *self;
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R> {
+        let Answer { path, fetch } = self.get_mut();
         path.poll(fetch.as_mut(), context)
     }
 }
@@ -112,6 +111,10 @@ enum Stage {
 }
 
 impl<R, V> Path<R, V> {
+    fn new(call: Call<R, V>) -> Path<R, V> {
+        Path { returns: call.returns, stage: Stage::Looked(call.state) }
+    }
+
     fn poll(
         &mut self,
         mut fetch: Pin<&mut dyn Future<Output = R>>,

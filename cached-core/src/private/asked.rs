@@ -36,7 +36,7 @@ impl Met {
 }
 
 impl<P, C> Asked<P, C> {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn new(met: Met, parts: P, own: &'static str, constants: C) -> Asked<P, C> {
         let types = Types { site: met.site, own, constants };
         Asked { declaration: met.declaration, parts, types }
@@ -45,7 +45,7 @@ impl<P, C> Asked<P, C> {
 
 impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
     /// The identifier and the version, as they follow the name in the canonical bytes.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
         let (identifier, version) = &self.parts;
         let sink = identifier.write(sink.brackets([SEQ])?)?;
@@ -54,14 +54,14 @@ impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
     }
 
     /// The same, and what tells type arguments apart.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn write_all<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
         self.types.write(self.declaration, self.write(sink)?)
     }
 
     /// To be looked for without its bytes; the hash leaves the type arguments out. None where the
     /// arguments cannot be written, and where the function shares its name, and is not cached.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn hashed(&self) -> Option<Hashed<'_, Self>> {
         let index = self.declaration.index()? as u32;
         let hasher = self.write(Hasher::new(index)).ok()?;
@@ -69,7 +69,7 @@ impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
     }
 
     /// The same where the head is known.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn with(&self, head: Head) -> Hashed<'_, Self> {
         Hashed { head, asked: self }
     }
@@ -95,12 +95,12 @@ pub(super) struct Hashed<'a, A> {
 }
 
 impl<I: Parts, V: Parts, C: Parts> Sought for Hashed<'_, Asked<(I, V), C>> {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn head(&self) -> Head {
         self.head
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn is(&self, body: &[u8]) -> bool {
         self.asked.write_all(Matching::new(body)).is_ok_and(Matching::is_done)
     }

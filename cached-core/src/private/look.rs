@@ -37,7 +37,7 @@ pub(super) struct Keeper<'c> {
 /// of the key. This is the way of a hit: all of it is inlined, so that the compiler sees the arguments'
 /// types and keeps what it works with in registers. Returns the key's head, if it has one and the cache
 /// is on.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn look<'c, R, M, I: Parts, V: Parts, C: Parts>(
     cache: &'c Cache,
     asked: impl Fn() -> Asked<(I, V), C>,

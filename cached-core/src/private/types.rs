@@ -20,7 +20,7 @@ pub(super) struct Types<C> {
 impl<C: Parts> Types<C> {
     /// Adds what there is to the key; nothing where there are no arguments, so that such keys
     /// do not depend on how the compiler writes a type.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn write<S: Sink>(&self, declaration: &Declaration, sink: S) -> Result<S, S::Error> {
         if self.own.is_empty() && !C::ANY && is_plain_site(declaration, self.site) {
             return Ok(sink);
@@ -39,7 +39,7 @@ impl<C: Parts> Types<C> {
 }
 
 /// Whether a site has no type arguments. An ordinary function has one site, and it is looked at once.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn is_plain_site(declaration: &Declaration, site: &'static str) -> bool {
     let address = site.as_ptr().addr();
     declaration.plain_site.load(Ordering::Relaxed) == address

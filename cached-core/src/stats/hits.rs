@@ -17,7 +17,7 @@ struct Place(AtomicU64);
 pub(crate) struct Hits(OnceLock<Box<[Place; PLACES]>>);
 
 impl Hits {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn add(&self) {
         let places = self.0.get_or_init(Box::default);
         let number = NUMBER.get();

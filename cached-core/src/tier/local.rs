@@ -134,7 +134,7 @@ impl Local {
     }
 
     /// The value, if this thread keeps it.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find_kept<'h>(
         &self,
         in_hand: &'h InHand,
@@ -146,14 +146,14 @@ impl Local {
 
     /// Whether what the thread keeps is served: it is what the store has, alive, and not to be
     /// passed on.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn answers(&self, head: Head, slot: &mirror::Slot) -> bool {
         slot.mark == self.mark(head.hash()).load(Ordering::Acquire)
             && self.stored().wrapping_sub(slot.stored) < PASSED_ON
             && self.clock.coarse() < slot.until
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn stored(&self) -> u64 {
         self.stored.0.load(Ordering::Relaxed)
     }
@@ -193,7 +193,7 @@ impl Local {
         self.get_again(key).ok_or(ticket)
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn mark(&self, hash: u32) -> &AtomicU64 {
         &self.marks[hash as usize % MARKS]
     }

@@ -42,7 +42,7 @@ const LANES: u64 = 0x0001_0001_0001_0001;
 
 /// The highest bit of each lane that is 0; where there is one, perhaps of others above it too.
 /// (Mycroft's test for a zero byte, in lanes of 16 bits.)
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn zero_lanes(word: u64) -> u64 {
     word.wrapping_sub(LANES) & !word & (LANES << (LANE - 1))
 }
@@ -98,7 +98,7 @@ pub(crate) struct InHand(Option<Box<Mirror>>);
 
 impl InHand {
     /// `None` where somebody has it, and without thread-locals, at the end of a thread.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn take() -> Option<InHand> {
         match MIRROR.try_with(|place| place.replace(Place::InHand)).ok()? {
             Place::Here(mirror) => Some(InHand(Some(mirror))),
@@ -108,14 +108,14 @@ impl InHand {
     }
 
     /// What it has of an entry.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn find(&self, store: u64, key: &impl Sought) -> Option<&Slot> {
         self.0.as_ref()?.find(store, key).map(|(.., slot)| slot)
     }
 }
 
 impl Drop for InHand {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(&mut self) {
         let place = self.0.take().map_or(Place::None, Place::Here);
         // There is nothing in its place. Without thread-locals it goes with them.
@@ -129,7 +129,7 @@ static MIRRORS: AtomicUsize = AtomicUsize::new(0);
 static GONE: AtomicU64 = AtomicU64::new(0);
 
 impl Slot {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn is_of(&self, store: u64, key: &impl Sought) -> bool {
         self.store == store && self.head == key.head() && key.is(&self.body)
     }
@@ -137,13 +137,13 @@ impl Slot {
 
 /// The two sets where a key may be. With one, a seventh of a thousand keys would share a set with
 /// four others or more, and drive each other out.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn sets(head: Head) -> [usize; 2] {
     [head.hash() >> 23, head.hash() >> 14].map(|bits| bits as usize % SETS)
 }
 
 /// What each lane of a set's tags holds where the key may be.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn tag(head: Head) -> u64 {
     u64::from(head.hash() as u16) * LANES
 }
@@ -206,7 +206,7 @@ impl Mirror {
     }
 
     /// A key's set, its way in it, and what is there.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn find(&self, store: u64, key: &impl Sought) -> Option<(usize, usize, &Slot)> {
         let tag = tag(key.head());
         // Mostly it is in the first, until those are full.
