@@ -140,9 +140,15 @@ impl Begun {
                 self.step = step;
                 Ok(self)
             }
-            waits => Err(Box::pin(async move {
+            mut joined => Err(Box::pin(async move {
                 if let Some(missed) = &self.missed {
-                    self.step = missed.wait(waits).await;
+                    self.step = loop {
+                        joined = match joined {
+                            Joined::Step(step) => break step,
+                            Joined::Ask(leader, ticket) => break missed.ask(leader, ticket).await,
+                            Joined::Follow(follower) => missed.follow(follower).await,
+                        };
+                    };
                 }
                 self
             })),
@@ -255,17 +261,6 @@ impl Missed {
             Role::Recursive => Joined::Step(Step::Alone),
             Role::Leader(leader) => self.lead(leader),
             Role::Follower(follower) => Joined::Follow(follower),
-        }
-    }
-
-    async fn wait(&self, waits: Joined) -> Step {
-        let mut joined = waits;
-        loop {
-            joined = match joined {
-                Joined::Step(step) => return step,
-                Joined::Ask(leader, ticket) => return self.ask(leader, ticket).await,
-                Joined::Follow(follower) => self.follow(follower).await,
-            };
         }
     }
 
@@ -386,38 +381,40 @@ impl Missed {
         Joined::Ask(leader, ticket)
     }
 
-    async fn ask(&self, leader: Leader, ticket: Ticket) -> Step {
-        let acquired = {
-            let (mut acquire, mut waker) = (std::pin::pin!(self.acquire(ticket)), None);
-            let acquire = |context: &mut Context<'_>| {
-                poll_work(Some(&leader), &mut waker, acquire.as_mut(), context)
-            };
-            poll_fn(acquire).await
-        };
+    fn ask(&self, leader: Leader, ticket: Ticket) -> impl Future<Output = Step> {
         let counters = self.site.counters();
-        match acquired {
-            Acquired::Value(value) => {
-                counters.remote_hits.add();
-                leader.answer(|| Outcome::Cached(Arc::clone(&value)));
-                Step::Answer(self.keep(value))
-            }
-            Acquired::Stale(value) => {
-                counters.stale_answers.add();
-                leader.answer(|| Outcome::Uncached(Arc::clone(&value)));
-                Step::Answer(value)
-            }
-            Acquired::Due(value, right) => {
-                counters.remote_hits.add();
-                leader.answer(|| Outcome::Cached(Arc::clone(&value)));
-                Step::AnswerAndRefresh(self.keep(value), Fetching::refresh(ticket, right))
-            }
-            Acquired::Right { mut right, stale } => {
-                if let Right::Lease(lease) = &mut right
-                    && let Some(lease) = lease.take()
-                {
-                    leader.stow(lease);
+        async move {
+            let acquired = {
+                let (mut acquire, mut waker) = (std::pin::pin!(self.acquire(ticket)), None);
+                let acquire = |context: &mut Context<'_>| {
+                    poll_work(Some(&leader), &mut waker, acquire.as_mut(), context)
+                };
+                poll_fn(acquire).await
+            };
+            match acquired {
+                Acquired::Value(value) => {
+                    counters.remote_hits.add();
+                    leader.answer(|| Outcome::Cached(Arc::clone(&value)));
+                    Step::Answer(self.keep(value))
                 }
-                Step::Fetch(Fetching { stale, ..Fetching::new(Some(leader), ticket, right) })
+                Acquired::Stale(value) => {
+                    counters.stale_answers.add();
+                    leader.answer(|| Outcome::Uncached(Arc::clone(&value)));
+                    Step::Answer(value)
+                }
+                Acquired::Due(value, right) => {
+                    counters.remote_hits.add();
+                    leader.answer(|| Outcome::Cached(Arc::clone(&value)));
+                    Step::AnswerAndRefresh(self.keep(value), Fetching::refresh(ticket, right))
+                }
+                Acquired::Right { mut right, stale } => {
+                    if let Right::Lease(lease) = &mut right
+                        && let Some(lease) = lease.take()
+                    {
+                        leader.stow(lease);
+                    }
+                    Step::Fetch(Fetching { stale, ..Fetching::new(Some(leader), ticket, right) })
+                }
             }
         }
     }

@@ -138,13 +138,12 @@ impl Sought for &[u8] {
 }
 
 /// The canonical bytes of a key of the declaration called `name`.
-pub(crate) fn canonical(name: &str, key: &[u8]) -> Vec<u8> {
-    let rest = body(key);
-    let mut bytes = Vec::with_capacity(3 + name.len() + rest.len());
+pub(crate) fn canonical(name: &str, key: &[u8]) -> Bytes {
+    let mut bytes = Bytes::default();
     // A name has 48 bytes at most, so that its length is one.
-    bytes.extend_from_slice(&[FORMAT, writer::STR, name.len() as u8]);
-    bytes.extend_from_slice(name.as_bytes());
-    bytes.extend_from_slice(rest);
+    bytes.add(&[FORMAT, writer::STR, name.len() as u8]);
+    bytes.add(name.as_bytes());
+    bytes.add(body(key));
     bytes
 }
 

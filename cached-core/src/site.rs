@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::frame::{self, Opened};
-use crate::key::canonical;
+use crate::key::{Bytes, canonical};
 use crate::stats::Counters;
 use crate::tier::local::{Life, Local, Mark, Refresh, Ticket, Write};
 use crate::tier::remote::{Item, LONGEST_TTL, Remote, RemoteError, RemoteKey, whole_seconds};
@@ -211,7 +211,7 @@ impl Site {
         }
     }
 
-    fn canonical(&self) -> Vec<u8> {
+    fn canonical(&self) -> Bytes {
         canonical(self.declaration.name(), &self.key)
     }
 

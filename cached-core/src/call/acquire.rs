@@ -1,6 +1,5 @@
 //! What memcached answers a leader: the value, or the right to fill.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,55 +35,54 @@ impl Acquired {
 }
 
 impl Missed {
-    /// Asks memcached for the value, or for the right to fill it. In a box of its own: together with
-    /// what waits for it, it is more than an allocator has at hand.
-    pub(super) fn acquire(&self, ticket: Ticket) -> Pin<Box<impl Future<Output = Acquired>>> {
-        Box::pin(self.acquire_in_place(ticket))
-    }
-
-    async fn acquire_in_place(&self, ticket: Ticket) -> Acquired {
+    /// Asks memcached for the value, or for the right to fill it. An `async fn` keeps what it is given
+    /// twice; this is a block, so that it and what waits for it fit in a box that an allocator has at
+    /// hand.
+    pub(super) fn acquire(&self, ticket: Ticket) -> impl Future<Output = Acquired> {
         let site = &self.site;
         let lifetime = site.lifetime(None);
-        let Some((remote, mut key)) = site.remote().filter(|_| whole_seconds(lifetime.ttl) > 0)
-        else {
-            return Acquired::without_stale(Right::LocalOnly);
-        };
-        let counters = site.counters();
-        let config = site.cache.config();
-        let observed = counters.fetch_time();
-        let lease = config.lease.unwrap_or(observed.map_or(LEASE, |time| LEASE.max(time * 4)));
-        let wait = config.lease_wait.unwrap_or(observed.map_or(lease, |time| time * 2));
-        let mut give_up = None;
-        let mut pause = FIRST_LOOK;
-        loop {
-            match key.read_or_lease(lease, lifetime.kept + lifetime.ahead).await {
-                Err(error) => {
-                    log::debug!("{error}");
-                    counters.remote_errors.add();
-                    if key.turns_to_gutter(&error) {
-                        continue;
+        async move {
+            let Some((remote, mut key)) = site.remote().filter(|_| whole_seconds(lifetime.ttl) > 0)
+            else {
+                return Acquired::without_stale(Right::LocalOnly);
+            };
+            let counters = site.counters();
+            let config = site.cache.config();
+            let observed = counters.fetch_time();
+            let lease = config.lease.unwrap_or(observed.map_or(LEASE, |time| LEASE.max(time * 4)));
+            let wait = config.lease_wait.unwrap_or(observed.map_or(lease, |time| time * 2));
+            let mut give_up = None;
+            let mut pause = FIRST_LOOK;
+            loop {
+                match key.read_or_lease(lease, lifetime.kept + lifetime.ahead).await {
+                    Err(error) => {
+                        log::debug!("{error}");
+                        counters.remote_errors.add();
+                        if key.turns_to_gutter(&error) {
+                            continue;
+                        }
+                        return Acquired::without_stale(Right::Nothing);
                     }
+                    Ok(Found::Item(item)) => {
+                        return self.take(item, remote, &key, lease, lifetime, ticket);
+                    }
+                    Ok(Found::Lease(cas)) => {
+                        let lease = Box::new(Lease::new(remote, key, cas));
+                        return Acquired::without_stale(Right::Lease(Some(lease)));
+                    }
+                    Ok(Found::Nothing) => return Acquired::without_stale(Right::Nothing),
+                    Ok(Found::Busy(_)) => {}
+                }
+                // From the first look on, of which most callers need no more.
+                let now = Instant::now();
+                let left = give_up.get_or_insert(now + wait).saturating_duration_since(now);
+                if left.is_zero() || self.force_miss() {
+                    counters.lease_timeouts.add();
                     return Acquired::without_stale(Right::Nothing);
                 }
-                Ok(Found::Item(item)) => {
-                    return self.take(item, remote, &key, lease, lifetime, ticket);
-                }
-                Ok(Found::Lease(cas)) => {
-                    let lease = Box::new(Lease::new(remote, key, cas));
-                    return Acquired::without_stale(Right::Lease(Some(lease)));
-                }
-                Ok(Found::Nothing) => return Acquired::without_stale(Right::Nothing),
-                Ok(Found::Busy(_)) => {}
+                tokio::time::sleep(pause.min(left)).await;
+                pause = (pause * 2).min(LONGEST_LOOK);
             }
-            // From the first look on, of which most callers need no more.
-            let now = Instant::now();
-            let left = give_up.get_or_insert(now + wait).saturating_duration_since(now);
-            if left.is_zero() || self.force_miss() {
-                counters.lease_timeouts.add();
-                return Acquired::without_stale(Right::Nothing);
-            }
-            tokio::time::sleep(pause.min(left)).await;
-            pause = (pause * 2).min(LONGEST_LOOK);
         }
     }
 

@@ -34,7 +34,7 @@ impl Bytes {
     }
 
     #[inline]
-    fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         match self.inline.get_mut(self.length..self.length.saturating_add(bytes.len())) {
             Some(place) => {
                 place.copy_from_slice(bytes);

@@ -5,7 +5,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::{Duration, Instant};
@@ -33,9 +33,10 @@ pub(super) struct Connections {
     addresses: Vec<SocketAddr>,
     /// So many are kept.
     most: usize,
-    idle: Mutex<Vec<(Connection, Instant)>>,
+    idle: Mutex<Vec<(Box<Connection>, Instant)>>,
 }
 
+/// In a box wherever it goes, so that it is not moved from where it was used last.
 struct Connection {
     wire: Wire,
     timer: Timer,
@@ -73,6 +74,8 @@ impl Wake for Waits {
 struct Wire {
     stream: TcpStream,
     command: Vec<u8>,
+    /// So much of `command` was sent.
+    sent: usize,
     answer: Vec<u8>,
     /// So much of `answer` was read.
     filled: usize,
@@ -134,7 +137,7 @@ impl Connections {
         }
     }
 
-    fn take(&self, now: Instant) -> Option<Connection> {
+    fn take(&self, now: Instant) -> Option<Box<Connection>> {
         loop {
             let (connection, since) = self.idle().pop()?;
             if now.saturating_duration_since(since) < LONGEST_IDLE && connection.wire.is_quiet() {
@@ -143,37 +146,46 @@ impl Connections {
         }
     }
 
-    fn keep(&self, connection: Connection, now: Instant) {
+    fn keep(&self, mut connection: Box<Connection>, now: Instant) {
+        connection.wire.trim();
         let mut idle = self.idle();
         if idle.len() < self.most {
             idle.push((connection, now));
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<(Connection, Instant)>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<(Box<Connection>, Instant)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Connection {
-    async fn open(addresses: &[SocketAddr], deadline: Instant) -> Result<Connection, Failure> {
+    async fn open(addresses: &[SocketAddr], deadline: Instant) -> Result<Box<Connection>, Failure> {
         let stream = timeout_at(deadline.into(), TcpStream::connect(addresses)).await;
         let stream = stream.map_err(|_| Failure::too_late())?.map_err(Failure::lost)?;
         stream.set_nodelay(true).map_err(Failure::lost)?;
-        let wire = Wire { stream, command: Vec::new(), answer: Vec::new(), filled: 0 };
-        Ok(Connection { wire, timer: Timer::new(deadline) })
+        let wire = Wire { stream, command: Vec::new(), sent: 0, answer: Vec::new(), filled: 0 };
+        Ok(Box::new(Connection { wire, timer: Timer::new(deadline) }))
     }
 
-    async fn ask(&mut self, command: &Command, sent: Instant, deadline: Instant) -> Asked {
+    fn ask(
+        &mut self,
+        command: &Command,
+        sent: Instant,
+        deadline: Instant,
+    ) -> impl Future<Output = Asked> {
         let Connection { wire, timer } = self;
-        let mut exchange = pin!(wire.exchange(command, sent));
-        let asked = poll_fn(|context| match exchange.as_mut().poll(context) {
-            Poll::Pending => timer.poll(deadline, context).map(|()| Asked::TooLate),
-            asked => asked,
+        wire.begin(command);
+        poll_fn(move |context| {
+            let asked = match wire.poll(command, sent, context) {
+                Poll::Pending => timer.poll(deadline, context).map(|()| Asked::TooLate),
+                asked => asked,
+            };
+            if asked.is_ready() {
+                *timer.waits.who() = None;
+            }
+            asked
         })
-        .await;
-        *timer.waits.who() = None;
-        asked
     }
 }
 
@@ -210,14 +222,9 @@ enum Asked {
     TooLate,
 }
 
+/// An exchange is polled by hand: what it waits with is in here, where it stays from one to the next,
+/// and not in futures within futures that are made and walked through each time.
 impl Wire {
-    async fn exchange(&mut self, command: &Command, sent: Instant) -> Asked {
-        if let Err(error) = self.send(command).await {
-            return Asked::Unsent(error);
-        }
-        self.receive(command, sent).await.map_or_else(Asked::Failed, Asked::Answered)
-    }
-
     /// Whether the server has neither closed it nor said what it was not asked. Where the runtime
     /// has seen neither, this asks nobody.
     fn is_quiet(&self) -> bool {
@@ -225,74 +232,112 @@ impl Wire {
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    async fn send(&mut self, command: &Command) -> io::Result<()> {
+    fn begin(&mut self, command: &Command) {
         self.command.clear();
         write(command, &mut self.command);
-        let mut unsent = &self.command[..];
-        while !unsent.is_empty() {
-            match poll_fn(|c| Pin::new(&mut self.stream).poll_write(c, unsent)).await? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                sent => unsent = &unsent[sent..],
-            }
-        }
-        if self.command.capacity() > LARGE {
-            self.command = Vec::new();
-        }
-        Ok(())
+        (self.sent, self.filled) = (0, 0);
     }
 
-    async fn receive(&mut self, command: &Command, sent: Instant) -> Result<Reply, Failure> {
-        self.filled = 0;
-        let line = loop {
-            self.read_towards(BUFFER).await?;
-            if let Some(line) = self.answer[..self.filled].iter().position(|&byte| byte == b'\n') {
-                break line;
+    /// What comes of the command that was begun.
+    fn poll(&mut self, command: &Command, sent: Instant, context: &mut Context<'_>) -> Poll<Asked> {
+        while self.sent < self.command.len() {
+            let unsent = &self.command[self.sent..];
+            match ready!(Pin::new(&mut self.stream).poll_write(context, unsent)) {
+                Ok(0) => return Poll::Ready(Asked::Unsent(io::ErrorKind::WriteZero.into())),
+                Ok(count) => self.sent += count,
+                Err(error) => return Poll::Ready(Asked::Unsent(error)),
             }
-            if self.filled == BUFFER {
-                return Err(Failure::lost("an answer without an end"));
-            }
+        }
+        let answer = ready!(self.poll_answer(command, sent, context));
+        Poll::Ready(answer.map_or_else(Asked::Failed, Asked::Answered))
+    }
+
+    fn poll_answer(
+        &mut self,
+        command: &Command,
+        sent: Instant,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Reply, Failure>> {
+        loop {
+            let whole = match self.head()? {
+                Some((head, begin)) => {
+                    let whole = begin + head.length.map_or(0, |length| length + 2);
+                    if self.filled >= whole {
+                        return Poll::Ready(self.reply(head, begin, command, sent));
+                    }
+                    whole
+                }
+                None => BUFFER,
+            };
+            ready!(self.poll_read_towards(whole, context))?;
+        }
+    }
+
+    /// The first line of the answer, once there is all of it, and where it ends.
+    fn head(&self) -> Result<Option<(Head, usize)>, Failure> {
+        match self.answer[..self.filled].iter().position(|&byte| byte == b'\n') {
+            Some(line) => Ok(Some((Head::of(&self.answer[..line])?, line + 1))),
+            None if self.filled >= BUFFER => Err(Failure::lost("an answer without an end")),
+            None => Ok(None),
+        }
+    }
+
+    /// What an answer means of which all was read. What follows its first line begins there.
+    fn reply(
+        &self,
+        head: Head,
+        begin: usize,
+        command: &Command,
+        sent: Instant,
+    ) -> Result<Reply, Failure> {
+        let Head { outcome, length, mut read } = head;
+        let frame = match (length, &self.answer[begin..self.filled]) {
+            (None, []) => None,
+            (Some(length), whole) if whole.get(length..) == Some(b"\r\n") => Some(&whole[..length]),
+            _ => return Err(Failure::lost("an answer of another length than it says")),
         };
-        let Head { outcome, length, mut read } = Head::of(&self.answer[..line])?;
-        let begin = line + 1;
-        let end = begin + length.unwrap_or(0);
-        let whole = if length.is_some() { end + 2 } else { begin };
-        while self.filled < whole {
-            self.read_towards(whole).await?;
-        }
-        if self.filled > whole || (length.is_some() && self.answer[end..whole] != *b"\r\n") {
-            return Err(Failure::lost("an answer of another length than it says"));
-        }
-        read.frame = length.map(|_| self.answer[begin..end].to_vec());
-        if self.answer.len() > LARGE {
-            self.answer = Vec::new();
-        }
         // A value is what a read that finds something is answered with, and nothing else is.
-        match (command, outcome, length.is_some()) {
-            (Command::Read { .. }, Outcome::Done, true)
-            | (Command::Read { .. }, Outcome::Miss, false) => {
+        match (command, outcome, frame) {
+            (Command::Read { .. }, Outcome::Done, Some(frame)) => {
+                read.frame = Some(frame.to_vec());
                 Ok(Reply::Found(read.found(command, sent)))
             }
-            (Command::Read { .. }, ..) | (_, Outcome::Miss, _) | (.., true) => {
+            (Command::Read { .. }, Outcome::Miss, None) => {
+                Ok(Reply::Found(read.found(command, sent)))
+            }
+            (Command::Read { .. }, ..) | (_, Outcome::Miss, _) | (.., Some(_)) => {
                 Err(Failure::other_command())
             }
-            (_, outcome, false) => Ok(Reply::Applied(outcome == Outcome::Done)),
+            (_, outcome, None) => Ok(Reply::Applied(outcome == Outcome::Done)),
         }
     }
 
     /// Reads what there is, of an answer that is whole with so many bytes.
-    async fn read_towards(&mut self, whole: usize) -> Result<(), Failure> {
+    fn poll_read_towards(
+        &mut self,
+        whole: usize,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure>> {
         let room = whole.clamp(BUFFER, self.filled + GROWTH);
         if self.answer.len() < room {
             self.answer.resize(room, 0);
         }
         let mut into = ReadBuf::new(&mut self.answer[self.filled..]);
-        let read = poll_fn(|context| Pin::new(&mut self.stream).poll_read(context, &mut into));
-        read.await.map_err(Failure::lost)?;
-        match into.filled().len() {
+        let read = ready!(Pin::new(&mut self.stream).poll_read(context, &mut into));
+        read.map_err(Failure::lost)?;
+        Poll::Ready(match into.filled().len() {
             0 => Err(Failure::lost("it closed the connection")),
             read => {
                 self.filled += read;
                 Ok(())
+            }
+        })
+    }
+
+    fn trim(&mut self) {
+        for buffer in [&mut self.command, &mut self.answer] {
+            if buffer.len() > LARGE {
+                *buffer = Vec::new();
             }
         }
     }

@@ -101,17 +101,17 @@ impl RemoteKey {
         self.in_gutter
     }
 
-    pub(crate) async fn read(&mut self) -> Result<Found, RemoteError> {
-        self.read_under(None).await
+    pub(crate) fn read(&mut self) -> impl Future<Output = Result<Found, RemoteError>> {
+        self.read_under(None)
     }
 
     /// Reads, or wins the right to fill, in one round trip; the right to replace an item too, in
     /// the last `kept` of its life. The lease lasts whole seconds.
-    pub(crate) async fn read_or_lease(
+    pub(crate) fn read_or_lease(
         &mut self,
         lease: Duration,
         kept: Duration,
-    ) -> Result<Found, RemoteError> {
+    ) -> impl Future<Output = Result<Found, RemoteError>> {
         let (lease, kept) = match self.in_gutter {
             true => (lease.min(GUTTER_TTL), Duration::ZERO),
             false => (lease, kept),
@@ -122,7 +122,7 @@ impl RemoteKey {
             kept => kept.saturating_add(2),
         };
         let lease = LeaseTerms { seconds: whole_seconds(lease).max(1), replace_before };
-        self.read_under(Some(lease)).await
+        self.read_under(Some(lease))
     }
 
     async fn read_under(&mut self, lease: Option<LeaseTerms>) -> Result<Found, RemoteError> {
@@ -134,7 +134,8 @@ impl RemoteKey {
         }
         let read = self.server().read(&self.key, lease, now);
         let found = match rest.filter(|_| self.in_gutter) {
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), read)
+            // In a box, as it is rare, so that what holds a read stays small.
+            Some(deadline) => Box::pin(tokio::time::timeout_at(deadline.into(), read))
                 .await
                 .unwrap_or_else(|_| Err(RemoteError::lost("no time was left for the gutter"))),
             None => read.await,

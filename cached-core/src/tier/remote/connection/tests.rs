@@ -1,5 +1,6 @@
 //! What is promised of a connection: that an answer is whole and its own, however it comes.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
