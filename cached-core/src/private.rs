@@ -182,7 +182,10 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
 
     /// Looks in the request, which puts a hit in its place.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn begin(self, hit: &mut Option<R>) -> Looked<'k, R, V, (I, W), C>
+    pub fn begin(
+        self,
+        hit: &mut Option<R>,
+    ) -> Looked<'k, R, V, (I, W), C, impl Fn(&V) -> R + use<'k, R, V, M, I, W, C>>
     where
         R: Returned<M, Value = V>,
         V: CachedValue,
@@ -197,7 +200,7 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
             head,
             keeper,
             cast: |value| value.downcast_ref(),
-            join: |value| R::join(value.clone()),
+            join: |value: &V| R::join(value.clone()),
             returns: Returns::new::<M>(self.errors),
         }
     }
@@ -215,14 +218,14 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
 }
 
 /// A call that has looked in its request. Of the return type it has functions, so that its bounds are
-/// asked for once, where the look begins.
-pub struct Looked<'k, R, V, P, C> {
+/// asked for once, where the look begins. The one that clones is a type of its own, and so inlined.
+pub struct Looked<'k, R, V, P, C, Join> {
     asked: Asked<P, C>,
     cache: Option<&'k Cache>,
     head: Option<Head>,
     keeper: Option<Keeper<'k>>,
     cast: fn(&Value) -> Option<&V>,
-    join: fn(&V) -> R,
+    join: Join,
     returns: Returns<R, V>,
 }
 
@@ -230,7 +233,7 @@ pub struct Looked<'k, R, V, P, C> {
 /// be lent from it.
 pub struct InHand(Option<mirror::InHand>);
 
-impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
+impl<R, V, I: Parts, W: Parts, C: Parts, Join: Fn(&V) -> R> Looked<'_, R, V, (I, W), C, Join> {
     /// Takes what this thread keeps.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn in_hand(&self) -> InHand {
