@@ -178,7 +178,10 @@ impl Flight {
         let followers = {
             let mut crew = lock(&self.crew);
             // The first answer stands: a leader that lost its lead may finish after its successor.
-            crew.outcome.get_or_insert_with(outcome);
+            // Its own is dropped when nothing is locked any more.
+            if crew.outcome.is_none() {
+                crew.outcome = Some(outcome());
+            }
             crew.promoted = None;
             std::mem::take(&mut crew.followers)
         };
@@ -261,6 +264,8 @@ impl Future for Follower {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Followed> {
         let this = &mut *self;
+        // Dropped after the lock: with a waker a whole task may go.
+        let _replaced;
         let mut crew = lock(&this.flight.crew);
         if let Some(outcome) = &crew.outcome {
             this.done = true;
@@ -273,11 +278,10 @@ impl Future for Follower {
             let term = this.flight.term.load(Ordering::Acquire);
             return Poll::Ready(Followed::Lead(Leader::new(Arc::clone(&this.flight), term)));
         }
-        if let Some(waker) = crew.followers.get_mut(&this.id) {
-            match waker {
-                Some(waker) => waker.clone_from(context.waker()),
-                None => *waker = Some(context.waker().clone()),
-            }
+        if let Some(waker) = crew.followers.get_mut(&this.id)
+            && !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()))
+        {
+            _replaced = waker.replace(context.waker().clone());
         }
         Poll::Pending
     }
@@ -288,13 +292,14 @@ impl Drop for Follower {
         if self.done {
             return;
         }
-        let handed_on = {
+        let (_waker, handed_on) = {
             let mut crew = lock(&self.flight.crew);
-            crew.followers.remove(&self.id);
-            (crew.promoted == Some(self.id)).then(|| {
+            let waker = crew.followers.remove(&self.id);
+            let handed_on = (crew.promoted == Some(self.id)).then(|| {
                 crew.promoted = None;
                 self.flight.term.load(Ordering::Acquire)
-            })
+            });
+            (waker, handed_on)
         };
         if let Some(term) = handed_on {
             self.flight.abandon(term);

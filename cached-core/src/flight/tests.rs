@@ -103,3 +103,60 @@ fn an_answer_is_made_only_where_somebody_waits_for_it() {
         panic!("there is an answer");
     };
 }
+
+/// One that is promoted, and polled, so that the first leader has lost its lead.
+fn heir(flights: &Arc<Flights>, leader: &Leader) -> Leader {
+    let mut follower = Box::pin(follower(flights));
+    assert!(lock(&leader.flight.crew).promote(&leader.flight).is_some());
+    match follower.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Followed::Lead(heir)) => heir,
+        _ => panic!("the lead is handed over"),
+    }
+}
+
+/// Whatever the program's own types hold when they are dropped, here one who waits for the flight.
+struct Holds(#[expect(dead_code, reason = "it is there to be dropped")] Mutex<Option<Follower>>);
+
+impl Wake for Holds {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// Runs it on a thread of its own, so that what hangs is a test that fails.
+fn in_time(run: impl FnOnce() + Send + 'static) {
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        run();
+        let _ = done.send(());
+    });
+    let waited = is_done.recv_timeout(Duration::from_secs(10));
+    assert!(waited.is_ok(), "it hangs, or has panicked");
+}
+
+#[test]
+fn an_answer_that_comes_too_late_is_dropped_with_nothing_locked() {
+    in_time(|| {
+        let flights = Arc::new(Flights::new());
+        let leader = leader(&flights);
+        let heir = heir(&flights, &leader);
+        let holds: Value = Arc::new(Holds(Mutex::new(Some(follower(&flights)))));
+        heir.answer(|| Outcome::Unshared);
+        leader.answer(move || Outcome::Cached(holds));
+    });
+}
+
+#[test]
+fn a_waker_that_is_not_needed_any_more_is_dropped_with_nothing_locked() {
+    fn is_polled(follower: &mut Pin<Box<Follower>>, waker: &Waker) {
+        assert!(follower.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+    }
+    in_time(|| {
+        let flights = Arc::new(Flights::new());
+        let _leader = leader(&flights);
+        let waker = || Waker::from(Arc::new(Holds(Mutex::new(Some(follower(&flights))))));
+        let mut moved = Box::pin(follower(&flights));
+        is_polled(&mut moved, &waker());
+        is_polled(&mut moved, Waker::noop());
+        is_polled(&mut moved, &waker());
+        drop(moved);
+    });
+}

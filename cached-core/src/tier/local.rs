@@ -2,6 +2,7 @@
 
 mod entry;
 pub(crate) mod mirror;
+mod store;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use moka::sync::Cache;
 
 use entry::{ByEntry, LocalEntry, Since, StoredKey, Wanted};
 use mirror::{InHand, Kept};
+use store::{Inside, Store};
 
 use crate::clock::Clock;
 use crate::key::{ByHead, Head, Sought};
@@ -72,7 +74,9 @@ struct Stripe {
 pub(crate) struct Local {
     /// Tells this store's entries in a mirror from every other's.
     id: u64,
-    entries: Cache<StoredKey, LocalEntry, ByHead>,
+    entries: Store,
+    /// What the mirrors may keep alive, in bytes.
+    mirrored: u64,
     marks: Box<[AtomicU64; MARKS]>,
     /// How often something was stored.
     stored: Apart,
@@ -117,7 +121,8 @@ impl Local {
             .build_with_hasher(ByHead);
         Local {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            entries,
+            entries: Store::new(entries),
+            mirrored: capacity / MIRRORED,
             stored: Apart::default(),
             since,
             refreshing: Refreshing::default(),
@@ -162,23 +167,24 @@ impl Local {
     pub(crate) fn get_from_store(&self, key: &[u8]) -> Result<Value, Mark> {
         mirror::tidy();
         let mark = self.mark(Head::of(key).hash()).load(Ordering::Acquire);
-        let entry = self.entries.get(&Wanted(key)).ok_or(Mark(mark))?;
+        let entry = self.entries.enter().get(&Wanted(key)).ok_or(Mark(mark))?;
         // moka expires on its own clock's ticks; the promise is on ours.
         let left = entry.left(self.since, self.clock.now());
+        let weight = entry.weigh(key.len());
+        let value = entry.value.take().filter(|_| !left.is_zero()).ok_or(Mark(mark))?;
         if left > LAST_BIT {
             let until = self.clock.coarse() + (left - LAST_BIT);
-            let weight = entry.weigh(key.len());
-            let kept = Kept { mark, until, stored: self.stored(), value: &entry.value, weight };
-            let allowed = self.entries.policy().max_capacity().unwrap_or(0) / MIRRORED;
-            mirror::keep(self.id, key, kept, allowed);
+            let kept = Kept { mark, until, stored: self.stored(), value: &value, weight };
+            mirror::keep(self.id, key, kept, self.mirrored);
         }
-        if left.is_zero() { Err(Mark(mark)) } else { Ok(entry.value) }
+        Ok(value)
     }
 
     /// The same for a key that was looked for and not found: if it is not there yet, the store does
     /// not take that for another wish to have it. It admits what is asked for more often.
     pub(crate) fn get_again(&self, key: &[u8]) -> Option<Value> {
-        self.entries.contains_key(&Wanted(key)).then(|| self.get_from_store(key).ok())?
+        let is_there = self.entries.enter().contains_key(&Wanted(key));
+        is_there.then(|| self.get_from_store(key).ok())?
     }
 
     /// The same, and a ticket for what is to be published where nothing is found. Nothing has to be
@@ -207,7 +213,7 @@ impl Local {
 
     /// The duty to refresh the entry, for one caller in the last `ahead` of its life.
     pub(crate) fn refresh(&self, key: &[u8], ahead: Duration) -> Option<Refresh> {
-        let entry = self.entries.get(&Wanted(key))?;
+        let entry = self.entries.enter().get(&Wanted(key))?;
         if entry.left(self.since, self.clock.now()) >= ahead {
             return None;
         }
@@ -218,8 +224,9 @@ impl Local {
 
     /// The value also where it has expired and is kept for a fetch that fails.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
-        let entry = self.entries.get(&Wanted(key))?;
-        (!entry.rest(self.since, self.clock.now()).is_zero()).then_some(entry.value)
+        let entry = self.entries.enter().get(&Wanted(key))?;
+        let is_kept = !entry.rest(self.since, self.clock.now()).is_zero();
+        entry.value.take().filter(|_| is_kept)
     }
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
@@ -253,29 +260,40 @@ impl Local {
         if life.fresh.is_zero() {
             return false;
         }
+        let entries = self.entries.enter();
         let Some(_changing) = self.change(ticket) else { return false };
         let mark = Mark(self.mark(ticket.hash).load(Ordering::Acquire));
         let absent = ticket.absent == Some(mark);
-        if write == Write::Once && !absent && self.get_again(key).is_some() {
+        if write == Write::Once && !absent && self.is_there(&entries, key) {
             return false;
         }
         let entry = LocalEntry::new(self.since, value, weight, life);
-        self.entries.insert(StoredKey::new(key), entry);
+        entries.insert(StoredKey::new(key), value, entry);
         self.changed(ticket.hash);
         self.stored.0.fetch_add(1, Ordering::Relaxed);
         true
     }
 
+    /// Whether there is an entry alive. Takes it into no mirror, which may let go of values: a stripe
+    /// is locked.
+    fn is_there(&self, entries: &Inside<'_>, key: &[u8]) -> bool {
+        entries.contains_key(&Wanted(key))
+            && entries
+                .get(&Wanted(key))
+                .is_some_and(|entry| !entry.left(self.since, self.clock.now()).is_zero())
+    }
+
     /// Lets the entry that holds just this `value` live for `life`, if it is still there.
     pub(crate) fn extend(&self, key: &Arc<[u8]>, ticket: Ticket, value: &Value, life: Life) {
+        let entries = self.entries.enter();
         let Some(_changing) = self.change(ticket) else { return };
         let now = self.clock.now();
-        if let Some(entry) = self.entries.get(&Wanted(key))
-            && Arc::ptr_eq(&entry.value, value)
+        if let Some(entry) = entries.get(&Wanted(key))
+            && entry.value.is(value)
         {
-            let longer = entry.with_life(self.since, life);
+            let longer = entry.with_life(self.since, value, life);
             if entry.left(self.since, now) < longer.left(self.since, now) {
-                self.entries.insert(StoredKey::new(key), longer);
+                entries.insert(StoredKey::new(key), value, longer);
                 self.changed(ticket.hash);
             }
         }
@@ -286,12 +304,13 @@ impl Local {
     pub(crate) fn invalidate(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {
         let hash = Head::of(key).hash();
         let stripe = self.stripe(hash);
+        let entries = self.entries.enter();
         let _changing = lock(&stripe.changing);
         let count = stripe.invalidated.load(Ordering::Relaxed);
         let in_time = before.is_none_or(|before| before.count == count);
         let count = count + 1;
         stripe.invalidated.store(count, Ordering::Release);
-        self.entries.invalidate(&Wanted(key));
+        entries.invalidate(&Wanted(key));
         self.changed(hash);
         in_time.then_some(Ticket { hash, count, absent: None })
     }

@@ -2,11 +2,11 @@
 //! need.
 
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moka::{Equivalent, Expiry};
 
+use super::store::Stored;
 use crate::key::{Head, body};
 use crate::value::Value;
 
@@ -75,7 +75,7 @@ fn nanos(duration: Duration) -> u64 {
 /// Cheap to clone.
 #[derive(Clone)]
 pub(super) struct LocalEntry {
-    pub(super) value: Value,
+    pub(super) value: Stored,
     expires: u64,
     /// In milliseconds, 49 days at most.
     kept: u32,
@@ -88,15 +88,16 @@ const OVERHEAD: usize = 64;
 impl LocalEntry {
     pub(super) fn new(since: Since, value: &Value, weight: usize, life: Life) -> LocalEntry {
         LocalEntry {
-            value: Arc::clone(value),
+            value: Stored::new(value),
             expires: since.nanos(life.from).saturating_add(nanos(life.fresh)),
             kept: u32::try_from(life.kept.as_millis()).unwrap_or(u32::MAX),
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
         }
     }
 
-    pub(super) fn with_life(&self, since: Since, life: Life) -> LocalEntry {
-        LocalEntry::new(since, &self.value, self.weight as usize, life)
+    /// The same `value` for another life.
+    pub(super) fn with_life(&self, since: Since, value: &Value, life: Life) -> LocalEntry {
+        LocalEntry::new(since, value, self.weight as usize, life)
     }
 
     /// With a key of this length.

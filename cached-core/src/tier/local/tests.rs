@@ -1,3 +1,6 @@
+use std::sync::Weak;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc;
 use std::time::Instant;
 
 use super::*;
@@ -88,4 +91,163 @@ fn keys_of_one_head_have_entries_of_their_own_however_long_they_are() {
         local.invalidate(key, None);
         assert!(local.get_from_store(key).is_err());
     }
+}
+
+/// A value whose `Drop` does something with the store that it was in.
+struct Dropped {
+    local: Weak<Local>,
+    number: u64,
+    drop: fn(&Arc<Local>, u64),
+}
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        if let Some(local) = self.local.upgrade() {
+            (self.drop)(&local, self.number);
+        }
+    }
+}
+
+/// In one of few stripes, which is often the one that is locked when a value is dropped.
+fn numbered(number: u64) -> Arc<[u8]> {
+    let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let stripe = number % 4;
+    let head = (hash & !(MARKS as u64 - 1)) | stripe;
+    Arc::from([head, number].map(u64::to_ne_bytes).as_flattened())
+}
+
+fn publish_numbered(local: &Arc<Local>, number: u64, weight: usize, drop: fn(&Arc<Local>, u64)) {
+    let key = numbered(number);
+    let life = Life { from: Instant::now(), fresh: Duration::from_secs(60), kept: Duration::ZERO };
+    let value: Value = Arc::new(Dropped { local: Arc::downgrade(local), number, drop });
+    if let Err(ticket) = local.get_or_ticket(&key, None) {
+        local.publish(&key, ticket, Write::Once, &value, weight, life);
+    }
+}
+
+/// Runs it on a thread of its own, so that what hangs is a test that fails.
+fn in_time(run: impl FnOnce() + Send + 'static) {
+    let (done, is_done) = mpsc::channel();
+    std::thread::spawn(move || {
+        run();
+        let _ = done.send(());
+    });
+    let waited = is_done.recv_timeout(Duration::from_secs(30));
+    assert!(waited.is_ok(), "it hangs, or has panicked");
+}
+
+#[test]
+fn a_value_dropped_by_an_invalidation_invalidates_and_publishes() {
+    static HELD: AtomicBool = AtomicBool::new(false);
+    in_time(|| {
+        let local = Arc::new(Local::new(1 << 20, Clock::default()));
+        for number in 0..5000 {
+            publish_numbered(&local, number, 1, |local, number| {
+                local.invalidate(&numbered(number), None);
+                let another = number + 10_000;
+                publish_numbered(local, another, 1, |_, _| ());
+                local.get(&numbered(another)).ok();
+                local.invalidate(&numbered(another), None);
+                HELD.fetch_or(local.get(&numbered(another)).is_ok(), Ordering::Relaxed);
+            });
+            local.get(&numbered(number)).ok();
+            local.invalidate(&numbered(number), None);
+        }
+    });
+    assert!(!HELD.load(Ordering::Relaxed), "what is invalidated is gone");
+}
+
+#[test]
+fn a_value_dropped_by_what_takes_its_place_replaces_it_again() {
+    in_time(|| {
+        let local = Arc::new(Local::new(1 << 20, Clock::default()));
+        let life =
+            Life { from: Instant::now(), fresh: Duration::from_secs(60), kept: Duration::ZERO };
+        fn replace(local: &Arc<Local>, life: Life, drop: fn(&Arc<Local>, u64)) {
+            let ticket = local.ticket(&numbered(0));
+            let value: Value = Arc::new(Dropped { local: Arc::downgrade(local), number: 0, drop });
+            local.publish(&numbered(0), ticket, Write::Replace, &value, 1, life);
+        }
+        for second in 0..5000 {
+            replace(&local, life, |local, _| {
+                let life = Life {
+                    from: Instant::now(),
+                    fresh: Duration::from_secs(70),
+                    kept: Duration::ZERO,
+                };
+                replace(local, life, |_, _| ());
+            });
+            if let Ok(value) = local.get(&numbered(0)) {
+                let longer = Life { fresh: Duration::from_secs(100 + second), ..life };
+                local.extend(&numbered(0), local.ticket(&numbered(0)), &value, longer);
+            }
+        }
+    });
+}
+
+/// So many give their places to one that is large, that the store has no room for what each of them
+/// stores, until it is done with making room.
+#[test]
+fn values_that_are_dropped_at_once_each_store_another() {
+    in_time(|| {
+        let local = Arc::new(Local::new(1 << 20, Clock::default()));
+        for round in 0..20 {
+            for number in 0..4000 {
+                publish_numbered(&local, round * 10_000 + number, 100, |local, number| {
+                    publish_numbered(local, (1 << 40) + number, 1, |_, _| ());
+                });
+            }
+            let large = round * 10_000 + 9_999;
+            // Asked for often, so that it is let in.
+            for _ in 0..50 {
+                local.get(&numbered(large)).ok();
+            }
+            publish_numbered(&local, large, 1 << 19, |_, _| ());
+            for number in 0..500 {
+                publish_numbered(&local, (1 << 50) + number, 1, |_, _| ());
+            }
+        }
+    });
+}
+
+/// Nothing of ours is locked while a value is dropped: it may wait for a thread that needs it.
+#[test]
+fn a_value_that_is_dropped_waits_for_another_thread() {
+    in_time(|| {
+        let local = Arc::new(Local::new(1 << 16, Clock::default()));
+        for number in 0..3000 {
+            publish_numbered(&local, number, 1, |local, number| {
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        publish_numbered(local, number, 1, |_, _| ());
+                        local.invalidate(&numbered(number), None);
+                    });
+                });
+            });
+            if number % 3 == 0 {
+                local.invalidate(&numbered(number), None);
+            }
+        }
+    });
+}
+
+/// Each holds the stripe that the other's value needs.
+#[test]
+fn values_that_are_dropped_on_several_threads_invalidate_each_others_keys() {
+    in_time(|| {
+        let local = Arc::new(Local::new(1 << 16, Clock::default()));
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let local = &local;
+                scope.spawn(move || {
+                    for number in 0..5000 {
+                        let number = number * 4 + thread;
+                        publish_numbered(local, number, 1, |local, number| {
+                            local.invalidate(&numbered(number ^ 1), None);
+                        });
+                    }
+                });
+            }
+        });
+    });
 }

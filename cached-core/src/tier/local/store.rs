@@ -1,0 +1,188 @@
+//! The store, and what becomes of the values that it lets go of.
+//!
+//! A value's own `Drop` may do anything: make a call, invalidate an entry, wait for a thread that does.
+//! The store lets go of values wherever it comes to that, mostly in a call for another key, and with
+//! locks held: its own, for making room and for growing, and around them a stripe's. So what goes
+//! while a thread is inside of the store is put aside, and dropped by the next thread that has left it
+//! and holds no lock, which mostly is the same.
+
+use std::cell::Cell;
+use std::ops::Deref;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use moka::sync::Cache;
+
+use super::entry::{LocalEntry, StoredKey};
+use super::lock;
+use crate::key::ByHead;
+use crate::value::Value;
+
+type Entries = Cache<StoredKey, LocalEntry, ByHead>;
+
+/// Is entered for whatever is done with it.
+pub(super) struct Store(Entries);
+
+/// Inside of the store. What was put aside is dropped when this is; what was locked since goes before.
+pub(super) struct Inside<'s> {
+    entries: &'s Entries,
+    /// `None` where the thread was inside already, or drops what was put aside.
+    outermost: Option<Outermost>,
+}
+
+struct Outermost;
+
+/// A value in the store; empty once it was taken out.
+#[derive(Clone)]
+pub(super) struct Stored(Option<Value>);
+
+/// What was put aside. All threads': one that is held up inside need not keep what others can drop.
+static ASIDE: Mutex<Vec<Value>> = Mutex::new(Vec::new());
+/// Whether there is any; changed with the lock held.
+static IS_ANY_ASIDE: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// Whether this thread is inside of a store, or drops what was put aside there.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// Where the value is that this thread stores. Its caller has it yet.
+    static STORED: Cell<*const ()> = const { Cell::new(ptr::null()) };
+}
+
+/// One at a time, so that one that panics takes none of the others with it.
+fn next_aside() -> Option<Value> {
+    let mut aside = lock(&ASIDE);
+    let next = aside.pop();
+    IS_ANY_ASIDE.store(!aside.is_empty(), Ordering::Relaxed);
+    next
+}
+
+impl Store {
+    pub(super) fn new(entries: Entries) -> Store {
+        Store(entries)
+    }
+
+    pub(super) fn enter(&self) -> Inside<'_> {
+        let outermost = (!INSIDE.replace(true)).then(|| Outermost);
+        Inside { entries: &self.0, outermost }
+    }
+}
+
+impl Inside<'_> {
+    /// Inserts an entry that holds this `value`.
+    pub(super) fn insert(&self, key: StoredKey, value: &Value, entry: LocalEntry) {
+        STORED.set(Arc::as_ptr(value).cast());
+        self.entries.insert(key, entry);
+        STORED.set(ptr::null());
+    }
+}
+
+impl Deref for Inside<'_> {
+    type Target = Entries;
+
+    fn deref(&self) -> &Entries {
+        self.entries
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        if self.outermost.is_some() && IS_ANY_ASIDE.load(Ordering::Relaxed) {
+            // As many as there are now. Each might store another when it is dropped, and so let go of
+            // one, and there would be no end.
+            let aside = lock(&ASIDE).len();
+            (0..aside).map_while(|_| next_aside()).for_each(drop);
+        }
+    }
+}
+
+impl Drop for Outermost {
+    /// Also where a value panics when it is dropped.
+    fn drop(&mut self) {
+        INSIDE.set(false);
+    }
+}
+
+impl Stored {
+    pub(super) fn new(value: &Value) -> Stored {
+        Stored(Some(Arc::clone(value)))
+    }
+
+    pub(super) fn is(&self, value: &Value) -> bool {
+        self.0.as_ref().is_some_and(|stored| Arc::ptr_eq(stored, value))
+    }
+
+    pub(super) fn take(mut self) -> Option<Value> {
+        self.0.take()
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        if INSIDE.get()
+            && let Some(value) = self.0.take()
+            && !ptr::eq(Arc::as_ptr(&value).cast(), STORED.get())
+        {
+            let mut aside = lock(&ASIDE);
+            aside.push(value);
+            IS_ANY_ASIDE.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Duration;
+
+    use super::*;
+
+    thread_local! {
+        static IS_IN: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Says when it is dropped whether this thread was inside.
+    struct Says(Sender<bool>);
+
+    impl Drop for Says {
+        fn drop(&mut self) {
+            self.0.send(IS_IN.get()).ok();
+        }
+    }
+
+    fn store() -> Store {
+        Store::new(Cache::builder().max_capacity(1000).build_with_hasher(ByHead))
+    }
+
+    fn says() -> (Value, Receiver<bool>) {
+        let (says, said) = channel();
+        (Arc::new(Says(says)), said)
+    }
+
+    #[test]
+    fn what_goes_inside_is_dropped_outside() {
+        let store = store();
+        let (value, said) = says();
+        let outer = store.enter();
+        IS_IN.set(true);
+        let inner = store.enter();
+        let stored = Stored::new(&value);
+        drop(value);
+        drop(stored);
+        drop(inner);
+        IS_IN.set(false);
+        drop(outer);
+        // Another test's thread may have it.
+        assert_eq!(said.recv_timeout(Duration::from_secs(10)), Ok(false));
+    }
+
+    #[test]
+    fn what_goes_outside_is_dropped_at_once() {
+        let (value, said) = says();
+        let stored = Stored::new(&value);
+        drop(value);
+        assert!(said.try_recv().is_err());
+        drop(stored);
+        assert_eq!(said.try_recv(), Ok(false));
+    }
+}
