@@ -182,10 +182,7 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
 
     /// Looks in the request, which puts a hit in its place.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn begin(
-        self,
-        hit: &mut Option<R>,
-    ) -> Looked<'k, R, V, (I, W), C, impl Fn(&V) -> R + use<'k, R, V, M, I, W, C>>
+    pub fn begin(self, hit: &mut Option<R>) -> Looked<'k, R, V, (I, W), C>
     where
         R: Returned<M, Value = V>,
         V: CachedValue,
@@ -200,7 +197,7 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
             head,
             keeper,
             cast: |value| value.downcast_ref(),
-            join: |value: &V| R::join(value.clone()),
+            join: cloned::<R, M>,
             returns: Returns::new::<M>(self.errors),
         }
     }
@@ -218,22 +215,27 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
 }
 
 /// A call that has looked in its request. Of the return type it has functions, so that its bounds are
-/// asked for once, where the look begins. The one that clones is a type of its own, and so inlined.
-pub struct Looked<'k, R, V, P, C, Join> {
+/// asked for once, where the look begins.
+pub struct Looked<'k, R, V, P, C> {
     asked: Asked<P, C>,
     cache: Option<&'k Cache>,
     head: Option<Head>,
     keeper: Option<Keeper<'k>>,
     cast: fn(&Value) -> Option<&V>,
-    join: Join,
+    join: fn(&V) -> R,
     returns: Returns<R, V>,
+}
+
+#[cfg_attr(not(debug_assertions), inline(always))]
+fn cloned<R: Returned<M, Value: CachedValue>, M>(value: &R::Value) -> R {
+    R::join(value.clone())
 }
 
 /// What this thread keeps, if the answer may be in it. A variable of the function, so that the answer can
 /// be lent from it.
 pub struct InHand(Option<mirror::InHand>);
 
-impl<R, V, I: Parts, W: Parts, C: Parts, Join: Fn(&V) -> R> Looked<'_, R, V, (I, W), C, Join> {
+impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
     /// Takes what this thread keeps.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn in_hand(&self) -> InHand {
