@@ -18,6 +18,8 @@ mod fingerprint;
 mod flight;
 #[cfg(feature = "memcached")]
 mod frame;
+#[cfg(test)]
+mod in_time;
 mod key;
 #[doc(hidden)]
 #[allow(missing_docs)]

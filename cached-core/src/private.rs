@@ -180,7 +180,8 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
         Asked::new(self.met, self.parts, self.own_types, self.constants)
     }
 
-    /// Looks in the request, which puts a hit in its place.
+    /// Looks in the request or the running scope, which put a hit in its place; else finds out whose
+    /// entries this thread may keep.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn begin(self, hit: &mut Option<R>) -> Looked<'k, R, V, (I, W), C>
     where
@@ -189,7 +190,7 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
     {
         let (head, keeper) = match self.cache.or_else(current_of_process) {
             Some(cache) => look::<R, M, _, _, _>(cache, || self.asked(), hit),
-            None => look_in_scope::<R, M, _, _, _>(self.asked(), hit),
+            None => (look_in_scope::<R, M, _, _, _>(self.asked(), hit), None),
         };
         Looked {
             asked: self.asked(),
@@ -226,6 +227,7 @@ pub struct Looked<'k, R, V, P, C> {
     returns: Returns<R, V>,
 }
 
+/// Named, so that it can be inlined by force: only then is the value made where it is returned.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn cloned<R: Returned<M, Value: CachedValue>, M>(value: &R::Value) -> R {
     R::join(value.clone())
@@ -269,11 +271,12 @@ impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
     }
 }
 
+/// The same in the running scope, where what is found has to be put in its place at once.
 #[inline(never)]
-fn look_in_scope<'c, R, M, I: Parts, W: Parts, C: Parts>(
+fn look_in_scope<R, M, I: Parts, W: Parts, C: Parts>(
     asked: Asked<(I, W), C>,
     hit: &mut Option<R>,
-) -> (Option<Head>, Option<Keeper<'c>>)
+) -> Option<Head>
 where
     R: Returned<M, Value: CachedValue>,
 {
@@ -286,7 +289,7 @@ where
         {
             keeper.hits.add();
         }
-        (head, None)
+        head
     })
 }
 

@@ -1,6 +1,7 @@
 use std::task::Wake;
 
 use super::*;
+use crate::in_time::in_time;
 
 fn key() -> Arc<[u8]> {
     Arc::from(&b"key"[..])
@@ -119,17 +120,6 @@ struct Holds(#[expect(dead_code, reason = "it is there to be dropped")] Mutex<Op
 
 impl Wake for Holds {
     fn wake(self: Arc<Self>) {}
-}
-
-/// Runs it on a thread of its own, so that what hangs is a test that fails.
-fn in_time(run: impl FnOnce() + Send + 'static) {
-    let (done, is_done) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        run();
-        let _ = done.send(());
-    });
-    let waited = is_done.recv_timeout(Duration::from_secs(10));
-    assert!(waited.is_ok(), "it hangs, or has panicked");
 }
 
 #[test]

@@ -33,10 +33,10 @@ pub(super) struct Keeper<'c> {
     pub(super) hits: &'c Hits,
 }
 
-/// Looks in the request, which puts a hit in its place, or at what this thread keeps, without the bytes
-/// of the key. This is the way of a hit: all of it is inlined, so that the compiler sees the arguments'
-/// types and keeps what it works with in registers. Returns the key's head, if it has one and the cache
-/// is on.
+/// Looks in the request, which puts a hit in its place, or finds out whose entries this thread may keep,
+/// without the bytes of the key. The way of a hit begins here: all of it is inlined, so that the compiler
+/// sees the arguments' types and keeps what it works with in registers. Returns the key's head too, if
+/// it has one and the cache is on.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn look<'c, R, M, I: Parts, V: Parts, C: Parts>(
     cache: &'c Cache,

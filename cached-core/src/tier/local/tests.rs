@@ -1,9 +1,9 @@
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc;
 use std::time::Instant;
 
 use super::*;
+use crate::in_time::in_time;
 
 fn key() -> Arc<[u8]> {
     Arc::from(&b"12345678 a key behind its hash"[..])
@@ -123,17 +123,6 @@ fn publish_numbered(local: &Arc<Local>, number: u64, weight: usize, drop: fn(&Ar
     if let Err(ticket) = local.get_or_ticket(&key, None) {
         local.publish(&key, ticket, Write::Once, &value, weight, life);
     }
-}
-
-/// Runs it on a thread of its own, so that what hangs is a test that fails.
-fn in_time(run: impl FnOnce() + Send + 'static) {
-    let (done, is_done) = mpsc::channel();
-    std::thread::spawn(move || {
-        run();
-        let _ = done.send(());
-    });
-    let waited = is_done.recv_timeout(Duration::from_secs(30));
-    assert!(waited.is_ok(), "it hangs, or has panicked");
 }
 
 #[test]
