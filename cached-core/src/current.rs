@@ -31,17 +31,13 @@ fn of_process() -> &'static Cache {
     INSTALLED.get().map_or_else(|| &*EMBEDDED, |(cache, _)| cache)
 }
 
-/// Runs `look` with the current cache, without counting a reference.
-pub(crate) fn with_current<T>(mut look: impl FnMut(&Cache) -> T) -> T {
-    SCOPED.try_with(&mut look).unwrap_or_else(|_| look(of_process()))
-}
-
 impl Cache {
     /// The cache of the running [`scope`](Self::scope), else the [`install`](Self::install)ed one,
     /// else an embedded local one, of 64 MiB. Also outside of a runtime.
     #[must_use]
     pub fn current() -> Cache {
-        with_current(Cache::clone)
+        // Out of the scope's own: what is done with it may enter another.
+        SCOPED.try_with(Cache::clone).unwrap_or_else(|_| of_process().clone())
     }
 
     /// Makes this the process's cache, for good.

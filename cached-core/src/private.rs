@@ -12,18 +12,19 @@ use std::sync::Arc;
 pub use linkme;
 
 use crate::cache::Cache;
-use crate::current::{current_of_process, with_current};
+use crate::current::current_of_process;
 pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
 pub use crate::key::Parts;
 use crate::key::{Head, KeyPart, Part, Sought};
 use crate::tier::local::mirror;
+use crate::tier::request;
 pub use crate::value::{ByType, Errors, Returned, Sharing, Whole};
-use crate::value::{CachedValue, Returns, TypeOf, Value, join};
+use crate::value::{CachedValue, Returns, TypeOf, Value};
 pub use answer::{Answer, Call};
 use asked::Asked;
 pub use asked::Met;
-use look::{Keeper, Serve, look, look_further};
+use look::{Serve, look_further};
 
 /// Makes a key's part of an expression; a call of its own, so that its error stands there.
 #[inline]
@@ -66,21 +67,27 @@ macro_rules! __declared {
 /// Looks, and returns from the function with a hit; else the call that is to be answered. The name of
 /// the method comes from the attribute, for the sake of its place.
 ///
-/// What this thread keeps is cloned in the `return` itself, which makes it where the caller wants it:
-/// a value is slow to move that was only just written.
+/// What the thread or the request keeps is cloned in the `return` itself, which makes it where the caller
+/// wants it: a value is slow to move that was only just written.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __begin {
-    ($lookup:expr, $begin:ident) => {{
-        let mut hit = ::core::option::Option::None;
+    ($lookup:expr, $begin:ident) => {
         // A `match`, for what the lookup borrows of a temporary lives as long as that.
-        match $lookup.$begin(&mut hit) {
-            looked => {
-                let in_hand = looked.in_hand();
-                if let ::core::option::Option::Some(hit) = looked.kept(&in_hand) {
-                    return looked.returned(hit);
+        match $lookup.$begin() {
+            look => {
+                let current = look.current();
+                let looked = look.hashed(&current);
+                if let ::core::option::Option::Some(request) = looked.request() {
+                    if let ::core::option::Option::Some(hit) = looked.answered(&request) {
+                        return looked.returned(hit);
+                    }
+                } else if let ::core::option::Option::Some(thread) = looked.thread() {
+                    if let ::core::option::Option::Some(hit) = looked.kept(&thread) {
+                        return looked.returned(hit);
+                    }
                 }
-                ::core::mem::drop(in_hand);
+                let mut hit = ::core::option::Option::None;
                 let call = looked.further(&mut hit);
                 if let ::core::option::Option::Some(hit) = hit {
                     return hit;
@@ -88,7 +95,7 @@ macro_rules! __begin {
                 $crate::private::begun(call)
             }
         }
-    }};
+    };
 }
 
 /// Tells the compiler what a body returns, so that an error in it is shown there and not at the call
@@ -173,30 +180,22 @@ impl<'k, R, V, M, P, C> Lookup<'k, R, V, M, P, C> {
 }
 
 impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
-    /// Each time anew: what is lent to a function that is not inlined is in memory, and not in registers,
-    /// also for everyone else.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn asked(&self) -> Asked<(I, W), C> {
         Asked::new(self.met, self.parts, self.own_types, self.constants)
     }
 
-    /// Looks in the request or the running scope, which put a hit in its place; else finds out whose
-    /// entries this thread may keep.
+    /// Asks for the bounds of the return type, which is done in no call after this one: each would say once
+    /// more what is wrong with it.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn begin(self, hit: &mut Option<R>) -> Looked<'k, R, V, (I, W), C>
+    pub fn begin(self) -> Look<'k, R, V, (I, W), C>
     where
         R: Returned<M, Value = V>,
         V: CachedValue,
     {
-        let (head, keeper) = match self.cache.or_else(current_of_process) {
-            Some(cache) => look::<R, M, _, _, _>(cache, || self.asked(), hit),
-            None => (look_in_scope::<R, M, _, _, _>(self.asked(), hit), None),
-        };
-        Looked {
+        Look {
             asked: self.asked(),
             cache: self.cache,
-            head,
-            keeper,
             cast: |value| value.downcast_ref(),
             join: cloned::<R, M>,
             returns: Returns::new::<M>(self.errors),
@@ -215,13 +214,61 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
     }
 }
 
-/// A call that has looked in its request. Of the return type it has functions, so that its bounds are
-/// asked for once, where the look begins.
-pub struct Looked<'k, R, V, P, C> {
+/// The cache that a call asks. A variable of the function, so that what is looked up in it can be lent.
+pub enum Current<'k> {
+    /// One that was given, or the process's.
+    Lent(&'k Cache),
+    /// The running scope's.
+    Own(Cache),
+}
+
+impl Current<'_> {
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn cache(&self) -> &Cache {
+        match self {
+            Current::Lent(cache) => cache,
+            Current::Own(cache) => cache,
+        }
+    }
+}
+
+/// A call that knows of its return type what it needs, as functions.
+pub struct Look<'k, R, V, P, C> {
     asked: Asked<P, C>,
     cache: Option<&'k Cache>,
+    cast: fn(&Value) -> Option<&V>,
+    join: fn(&V) -> R,
+    returns: Returns<R, V>,
+}
+
+impl<'k, R, V, I: Parts, W: Parts, C: Parts> Look<'k, R, V, (I, W), C> {
+    /// The cache that is asked.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub fn current(&self) -> Current<'k> {
+        match self.cache.or_else(current_of_process) {
+            Some(cache) => Current::Lent(cache),
+            None => Current::Own(Cache::current()),
+        }
+    }
+
+    /// Hashes the key.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub fn hashed<'c>(self, current: &'c Current<'_>) -> Looked<'c, R, V, (I, W), C> {
+        let Look { asked, cast, join, returns, .. } = self;
+        let cache = current.cache();
+        // Of a copy: what is lent to a function that is not inlined is in memory, and not in registers, also
+        // for everyone else.
+        let copy = asked;
+        let key = if cache.is_enabled() { copy.hashed() } else { None };
+        Looked { head: key.map(|key| key.head()), asked, cache, cast, join, returns }
+    }
+}
+
+/// A call whose key is hashed, if it has one and the cache is on.
+pub struct Looked<'c, R, V, P, C> {
+    asked: Asked<P, C>,
+    cache: &'c Cache,
     head: Option<Head>,
-    keeper: Option<Keeper<'k>>,
     cast: fn(&Value) -> Option<&V>,
     join: fn(&V) -> R,
     returns: Returns<R, V>,
@@ -233,24 +280,36 @@ fn cloned<R: Returned<M, Value: CachedValue>, M>(value: &R::Value) -> R {
     R::join(value.clone())
 }
 
-/// What this thread keeps, if the answer may be in it. A variable of the function, so that the answer can
-/// be lent from it.
-pub struct InHand(Option<mirror::InHand>);
-
 impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
-    /// Takes what this thread keeps.
+    /// Takes the answers of the request, if there is one.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn in_hand(&self) -> InHand {
-        InHand(self.keeper.as_ref().and_then(|_| mirror::InHand::take()))
+    pub fn request(&self) -> Option<request::InHand> {
+        request::InHand::take()
+    }
+
+    /// What the request answers with.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub fn answered<'h>(&self, request: &'h request::InHand) -> Option<&'h V> {
+        let head = self.head?;
+        let value = request.find(self.cache.id(), &self.asked.with(head))?;
+        let value = (self.cast)(value)?;
+        self.cache.counters_at(head.index()).request_hits.add();
+        Some(value)
+    }
+
+    /// Takes what this thread keeps, where the answer may be in that.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub fn thread(&self) -> Option<mirror::InHand> {
+        if self.asked.declaration.is_plain() { mirror::InHand::take() } else { None }
     }
 
     /// What this thread keeps of the entry.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn kept<'h>(&self, in_hand: &'h InHand) -> Option<&'h V> {
-        let keeper = self.keeper.as_ref()?;
-        let value = keeper.local.find_kept(in_hand.0.as_ref()?, &self.asked.with(self.head?))?;
+    pub fn kept<'h>(&self, thread: &'h mirror::InHand) -> Option<&'h V> {
+        let head = self.head?;
+        let value = self.cache.local().find_kept(thread, &self.asked.with(head))?;
         let value = (self.cast)(value)?;
-        keeper.hits.add();
+        self.cache.counters_at(head.index()).local_hits.add();
         Some(value)
     }
 
@@ -262,56 +321,15 @@ impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
 
     /// Looks in the store, and puts a hit in its place; otherwise there is a call to be answered. Called
     /// before there is a fetch: what is not made is not moved about.
-    #[cfg_attr(not(debug_assertions), inline(always))]
+    #[inline(never)]
     pub fn further(self, hit: &mut Option<R>) -> Option<Call<R, V>> {
-        if hit.is_some() {
-            return None;
-        }
-        begin_further(self.asked, self.head, self.cache, self.returns, hit)
+        let Looked { asked, cache, head, returns, .. } = self;
+        let join = returns.join;
+        let serve: Serve<'_> = &mut |value| join(value, hit);
+        let key = || asked.encoded(head);
+        let state = look_further(cache, asked.declaration, &key, returns.value_type, serve);
+        state.map(|state| Call::new(returns, state))
     }
-}
-
-/// The same in the running scope, where what is found has to be put in its place at once.
-#[inline(never)]
-fn look_in_scope<R, M, I: Parts, W: Parts, C: Parts>(
-    asked: Asked<(I, W), C>,
-    hit: &mut Option<R>,
-) -> Option<Head>
-where
-    R: Returned<M, Value: CachedValue>,
-{
-    with_current(|cache| {
-        let (head, keeper) = look::<R, M, _, _, _>(cache, || asked, hit);
-        if let (Some(head), Some(keeper)) = (head, keeper)
-            && let Some(in_hand) = mirror::InHand::take()
-            && let Some(value) = keeper.local.find_kept(&in_hand, &asked.with(head))
-            && join::<R, M>(value, hit)
-        {
-            keeper.hits.add();
-        }
-        head
-    })
-}
-
-#[inline(never)]
-fn begin_further<R, V, I: Parts, W: Parts, C: Parts>(
-    asked: Asked<(I, W), C>,
-    head: Option<Head>,
-    cache: Option<&Cache>,
-    returns: Returns<R, V>,
-    hit: &mut Option<R>,
-) -> Option<Call<R, V>> {
-    let join = returns.join;
-    let serve: Serve<'_> = &mut |value| join(value, hit);
-    let key = || asked.encoded(head);
-    let mut look = |cache: &Cache| {
-        look_further(cache, asked.declaration, &key, returns.value_type, &mut *serve)
-    };
-    let state = match cache {
-        Some(cache) => look(cache),
-        None => with_current(look),
-    };
-    state.map(|state| Call::new(returns, state))
 }
 
 /// The call that was begun where there is no hit.

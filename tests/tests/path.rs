@@ -3,7 +3,9 @@
 
 use std::cell::Cell;
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, RequestScope, Tier, coordinator_cached};
@@ -741,6 +743,76 @@ async fn a_request_keeps_the_answers_of_caches_apart_that_are_gone() {
             }
         })
         .await;
+}
+
+/// As a key and as a value it enters another cache and a request of its own wherever its code is run.
+#[derive(PartialEq, Debug, Deserialize)]
+struct Enters;
+
+impl Enters {
+    fn enter() {
+        static OTHER: OnceLock<Cache> = OnceLock::new();
+        let other = OTHER.get_or_init(|| at_once(Cache::builder().build()).expect("it fits"));
+        let call = RequestScope::new().run(count_of(Rows(vec![])));
+        assert_eq!(at_once(other.scope(call)), Ok(0));
+        ENTERED.set(ENTERED.get() + 1);
+    }
+}
+
+/// Of what waits for nobody.
+fn at_once<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => unreachable!("it waits"),
+    }
+}
+
+thread_local! {
+    static ENTERED: Cell<usize> = const { Cell::new(0) };
+}
+
+impl Serialize for Enters {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Enters::enter();
+        serializer.serialize_unit_struct("Enters")
+    }
+}
+
+impl Clone for Enters {
+    fn clone(&self) -> Enters {
+        Enters::enter();
+        Enters
+    }
+}
+
+impl Drop for Enters {
+    fn drop(&mut self) {
+        Enters::enter();
+    }
+}
+
+#[coordinator_cached(name = "enters", version = key, skip(upstream))]
+async fn enters(upstream: &Upstream, key: &Enters, number: u32) -> Answer<(Enters, u32)> {
+    upstream.answer().await?;
+    Ok((Enters, number))
+}
+
+#[tokio::test]
+async fn a_key_and_a_value_may_enter_a_cache_and_a_request_wherever_they_are_used() {
+    let upstream = Upstream::default();
+    // So few fit in that most are dropped again.
+    let cache = Cache::builder().local_capacity(4 << 10).build().await.expect("it fits");
+    let ask = async || {
+        for number in [1, 1, 2, 1, 2, 1].into_iter().chain(3..400) {
+            let answer = enters(&upstream, &Enters, number).await.expect("fetched");
+            assert_eq!(answer.1, number);
+        }
+    };
+    cache.scope(ask()).await;
+    cache.scope(RequestScope::new().run(ask())).await;
+    RequestScope::new().run(cache.scope(ask())).await;
+    assert!(upstream.fetches() >= 800, "most were fetched again: {}", upstream.fetches());
+    assert!(ENTERED.get() > 5_000, "{}", ENTERED.get());
 }
 
 #[tokio::test]

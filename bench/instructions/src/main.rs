@@ -1,10 +1,11 @@
 //! `cached-instructions WHAT COUNT [SERVER]` does one thing so many times, for callgrind to count. Beside what
-//! is kept in `counts`: `look`, the entry's get of a remote hit, and `bare`, the client's get of the same item.
+//! is kept in `counts`: `request` and `scope`, a hit in one; `look`, the entry's get of a remote hit; and `bare`,
+//! the client's get of the same item.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
-use cached_core::{Cache, coordinator_cached};
+use cached_core::{Cache, RequestScope, coordinator_cached};
 use memcache::exp::AsyncMetaClient;
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +47,7 @@ async fn remote_payment(number: &str, state: State) -> Result<Arc<Payment>, Fetc
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, what, count, servers @ ..] = &arguments[..] else {
-        panic!("cached-instructions hit|miss|remote|look|bare COUNT [SERVER]");
+        panic!("cached-instructions hit|request|scope|miss|remote|look|bare COUNT [SERVER]");
     };
     let count: usize = count.parse().expect("a number");
     let runtime =
@@ -58,6 +59,17 @@ fn main() {
             "hit" => {
                 for _ in 0..count {
                     let _ = black_box(payment(black_box("payment-000007"), State::Paid).await);
+                }
+            }
+            "request" | "scope" => {
+                let ask = async {
+                    for _ in 0..count {
+                        let _ = black_box(payment(black_box("payment-000007"), State::Paid).await);
+                    }
+                };
+                match &what[..] {
+                    "request" => RequestScope::new().run(ask).await,
+                    _ => cache.scope(ask).await,
                 }
             }
             "miss" => {
@@ -94,7 +106,7 @@ fn main() {
                     assert!(black_box(entry.get().await).is_found());
                 }
             }
-            _ => panic!("`{what}` is none of hit, miss, remote, look and bare"),
+            _ => panic!("`{what}` is none of hit, request, scope, miss, remote, look and bare"),
         }
     });
 }

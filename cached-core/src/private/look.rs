@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use super::asked::Asked;
 use crate::cache::Cache;
 use crate::call::{Begun, Missed};
 use crate::declaration::Declaration;
-use crate::key::{Bytes, Head, KeyError, Parts, Sought};
+use crate::key::{Bytes, KeyError};
 use crate::site::Site;
-use crate::stats::Hits;
-use crate::tier::local::Local;
 use crate::tier::request::Request;
-use crate::value::{CachedValue, Returned, Value, ValueType, join};
+use crate::value::{Value, ValueType};
 
 /// How a call goes on that was not served. Boxed, so that a look returns two words.
 pub(super) enum State {
@@ -27,61 +24,7 @@ pub(super) enum State {
 /// What has the value that is found; whether it took it.
 pub(super) type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
 
-/// The local tier whose entries a thread keeps, and where a hit of one is counted.
-pub(super) struct Keeper<'c> {
-    pub(super) local: &'c Local,
-    pub(super) hits: &'c Hits,
-}
-
-/// Looks in the request, which puts a hit in its place, or finds out whose entries this thread may keep,
-/// without the bytes of the key. The way of a hit begins here: all of it is inlined, so that the compiler
-/// sees the arguments' types and keeps what it works with in registers. Returns the key's head too, if
-/// it has one and the cache is on.
-#[cfg_attr(not(debug_assertions), inline(always))]
-pub(super) fn look<'c, R, M, I: Parts, V: Parts, C: Parts>(
-    cache: &'c Cache,
-    asked: impl Fn() -> Asked<(I, V), C>,
-    hit: &mut Option<R>,
-) -> (Option<Head>, Option<Keeper<'c>>)
-where
-    R: Returned<M, Value: CachedValue>,
-{
-    if !cache.is_enabled() {
-        return (None, None);
-    }
-    let looked_for = asked();
-    let Some(key) = looked_for.hashed() else { return (None, None) };
-    let counters = cache.counters_at(key.head().index());
-    let keeper = match Request::current() {
-        Some(request) => {
-            if look_in_request::<R, M, _, _, _>(request, cache, asked(), key.head(), hit) {
-                counters.request_hits.add();
-            }
-            None
-        }
-        None if looked_for.declaration.is_plain() => {
-            Some(Keeper { local: cache.local(), hits: &counters.local_hits })
-        }
-        None => None,
-    };
-    (Some(key.head()), keeper)
-}
-
-#[inline(never)]
-fn look_in_request<R, M, I: Parts, V: Parts, C: Parts>(
-    request: Request,
-    cache: &Cache,
-    asked: Asked<(I, V), C>,
-    head: Head,
-    hit: &mut Option<R>,
-) -> bool
-where
-    R: Returned<M, Value: CachedValue>,
-{
-    request.serve(cache.id(), &asked.with(head), |value| join::<R, M>(value, hit)).unwrap_or(false)
-}
-
-/// The way of every other call, which has been looked for by [`look`]: lets `serve` have the value
+/// The way of every other call, which neither the request nor the thread had a hit for: lets `serve` have the value
 /// that the local tier has. `None` where it took it.
 pub(super) fn look_further(
     cache: &Cache,

@@ -1,32 +1,43 @@
 //! The request tier: within one request a key has one answer.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
-use smallvec::SmallVec;
-
-use crate::key::{ByHead, Head, Sought, body};
+use crate::key::{Head, Sought, body};
 use crate::value::Value;
 
-tokio::task_local! {
-    static ANSWERS: Answers;
+thread_local! {
+    /// The answers of the request that this thread runs just now. Taken and not borrowed, so that one can
+    /// be lent, and what is done with it may make calls.
+    static ANSWERS: Cell<Option<Box<Answers>>> = const { Cell::new(None) };
 }
 
-/// Whether there was any request, ever: where there was none, the task is not asked for it.
-static IS_USED: AtomicBool = AtomicBool::new(false);
-
-/// Answers by the heads of their keys. Several keys may have the same.
-type ByKey = HashMap<Head, WithHead, ByHead>;
-type WithHead = SmallVec<[(Arc<[u8]>, Value); 1]>;
-
-/// The answers of one request. They are reached through the task alone, so they need no lock.
+/// The answers of one request.
 struct Answers {
     request: Request,
-    /// By the cache that gave them; a request may use several, and mostly uses one.
-    caches: RefCell<Vec<(u64, ByKey)>>,
+    caches: ByCache,
+}
+
+/// Answers by the cache that gave them; a request may use several, and mostly uses one.
+type ByCache = Vec<(u64, ByKey)>;
+
+/// Answers by their keys, in an open table whose places are probed in a row (linear probing). The standard
+/// map takes some instructions more of a hit, each of which waits for the one before.
+struct ByKey {
+    /// As many as a power of two, and at most half of them taken, so that each search ends.
+    places: Vec<Option<Answer>>,
+    taken: usize,
+}
+
+struct Answer {
+    head: Head,
+    key: Arc<[u8]>,
+    /// `None` once it was removed. Its place stays taken, for those that were put behind it.
+    value: Option<Value>,
 }
 
 /// A request, as a call remembers it. What it asks of a request that its task is not in is not
@@ -37,14 +48,96 @@ pub(crate) struct Request {
     force_miss: bool,
 }
 
+/// The answers of the running request, until this is dropped. Who makes a call meanwhile, as a value's own
+/// `Clone` may, is outside of the request.
+pub struct InHand(Option<Box<Answers>>);
+
+impl InHand {
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn take() -> Option<InHand> {
+        let answers = ANSWERS.try_with(Cell::take).ok()??;
+        Some(InHand(Some(answers)))
+    }
+
+    fn is_of(&self, request: Request) -> bool {
+        self.0.as_ref().is_some_and(|answers| answers.request == request)
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn find(&self, cache: u64, key: &impl Sought) -> Option<&Value> {
+        let (_, answers) = self.0.as_ref()?.caches.iter().find(|(id, _)| *id == cache)?;
+        answers.places[answers.place(key)].as_ref()?.value.as_ref()
+    }
+}
+
+impl Drop for InHand {
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn drop(&mut self) {
+        // There is nothing in its place: a request that ran meanwhile is over.
+        let answers = self.0.take();
+        let _ = ANSWERS.try_with(|here| std::mem::forget(here.replace(answers)));
+    }
+}
+
+impl Answers {
+    fn of(&mut self, cache: u64) -> &mut ByKey {
+        let known = self.caches.iter().position(|(id, _)| *id == cache);
+        let index = known.unwrap_or_else(|| {
+            self.caches.push((cache, ByKey::new()));
+            self.caches.len() - 1
+        });
+        &mut self.caches[index].1
+    }
+}
+
+impl ByKey {
+    fn new() -> ByKey {
+        ByKey { places: none(16), taken: 0 }
+    }
+
+    /// The place of a key, or the free one that it would take.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn place(&self, key: &impl Sought) -> usize {
+        let last = self.places.len() - 1;
+        let mut place = key.head().hash() as usize & last;
+        while let Some(other) = &self.places[place]
+            && !(other.head == key.head() && key.is(body(&other.key)))
+        {
+            place = (place + 1) & last;
+        }
+        place
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Option<Value> {
+        let place = self.place(&key);
+        self.places[place].as_mut()?.value.take()
+    }
+
+    /// The answer of a key, which has a place from now on.
+    fn answer(&mut self, key: &Arc<[u8]>) -> &mut Option<Value> {
+        if (self.taken + 1) * 2 > self.places.len() {
+            let twice = none(self.places.len() * 2);
+            for answer in std::mem::replace(&mut self.places, twice).into_iter().flatten() {
+                let place = self.place(&&*answer.key);
+                self.places[place] = Some(answer);
+            }
+        }
+        let place = self.place(&&**key);
+        let place = &mut self.places[place];
+        self.taken += usize::from(place.is_none());
+        let new = || Answer { head: Head::of(key), key: Arc::clone(key), value: None };
+        &mut place.get_or_insert_with(new).value
+    }
+}
+
+fn none(places: usize) -> Vec<Option<Answer>> {
+    std::iter::repeat_with(|| None).take(places).collect()
+}
+
 impl Request {
     /// The running request, if there is one.
-    #[inline]
     pub(crate) fn current() -> Option<Request> {
-        if !IS_USED.load(Ordering::Relaxed) {
-            return None;
-        }
-        ANSWERS.try_with(|answers| answers.request).ok()
+        InHand::take()?.0.as_ref().map(|answers| answers.request)
     }
 
     /// Tells this request from every other of the process.
@@ -57,77 +150,85 @@ impl Request {
     }
 
     pub(crate) fn get(&self, cache: u64, key: &[u8]) -> Option<Value> {
-        self.serve(cache, &key, Value::clone)
-    }
-
-    /// What `serve` makes of the request's answer, if it has one.
-    #[inline]
-    pub(crate) fn serve<T>(
-        &self,
-        cache: u64,
-        key: &impl Sought,
-        serve: impl FnOnce(&Value) -> T,
-    ) -> Option<T> {
-        let serve = |answers: &Answers| {
-            let caches = answers.caches.borrow();
-            let (_, answers) = caches.iter().find(|(id, _)| *id == cache)?;
-            let with_head = answers.get(&key.head())?;
-            with_head.iter().find(|(other, _)| key.is(body(other))).map(|(_, value)| serve(value))
-        };
-        ANSWERS.try_with(serve).ok().flatten()
+        InHand::take().filter(|in_hand| in_hand.is_of(*self))?.find(cache, &key).cloned()
     }
 
     /// Keeps the first answer for the rest of the request; returns the one that is kept.
     pub(crate) fn keep(&self, cache: u64, key: &Arc<[u8]>, value: Value) -> Value {
-        let kept = |answers: &mut ByKey| {
-            let with_head = answers.entry(Head::of(key)).or_default();
-            if let Some((_, kept)) = with_head.iter().find(|(other, _)| other == key) {
-                return Arc::clone(kept);
-            }
-            with_head.push((Arc::clone(key), Arc::clone(&value)));
-            Arc::clone(&value)
-        };
-        self.change(cache, kept).unwrap_or(value)
+        let kept = self.change(cache, |answers| {
+            Arc::clone(answers.answer(key).get_or_insert_with(|| Arc::clone(&value)))
+        });
+        kept.unwrap_or(value)
     }
 
     pub(crate) fn replace(&self, cache: u64, key: &Arc<[u8]>, value: Value) {
-        let replaced = |answers: &mut ByKey| {
-            let with_head = answers.entry(Head::of(key)).or_default();
-            let before = taken(with_head, key);
-            with_head.push((Arc::clone(key), value));
-            before
-        };
-        drop(self.change(cache, replaced));
+        drop(self.change(cache, |answers| answers.answer(key).replace(value)));
     }
 
     pub(crate) fn remove(&self, cache: u64, key: &[u8]) {
-        let removed = |answers: &mut ByKey| taken(answers.get_mut(&Head::of(key))?, key);
-        drop(self.change(cache, removed));
+        drop(self.change(cache, |answers| answers.remove(key)));
     }
 
-    /// What it returns is dropped outside of the borrow: a value's own `Drop` may make a call.
+    /// What it returns is dropped when the answers are in their place again: a value's own `Drop` may make
+    /// a call.
     fn change<T>(&self, cache: u64, change: impl FnOnce(&mut ByKey) -> T) -> Option<T> {
-        let change = |answers: &Answers| {
-            if answers.request != *self {
-                return None;
-            }
-            // Borrowed already where a value's own `Clone` makes a call; that one is not kept.
-            let mut caches = answers.caches.try_borrow_mut().ok()?;
-            let known = caches.iter().position(|(id, _)| *id == cache);
-            let index = known.unwrap_or_else(|| {
-                caches.push((cache, HashMap::default()));
-                caches.len() - 1
-            });
-            Some(change(&mut caches[index].1))
-        };
-        ANSWERS.try_with(change).ok().flatten()
+        let mut in_hand = InHand::take().filter(|in_hand| in_hand.is_of(*self))?;
+        Some(change(in_hand.0.as_mut()?.of(cache)))
     }
 }
 
-/// Takes a key's answer out of those with its head.
-fn taken(with_head: &mut WithHead, key: &[u8]) -> Option<Value> {
-    let place = with_head.iter().position(|(other, _)| **other == *key)?;
-    Some(with_head.swap_remove(place).1)
+/// A future in its request. It is in a box, and so are the answers, to be put in their place and out again
+/// each time it is polled.
+struct InRequest<F> {
+    /// While it is polled what was in their place before.
+    answers: Option<Box<Answers>>,
+    future: Option<Pin<Box<F>>>,
+}
+
+/// Within the request, until it is dropped.
+struct Entered<'r>(&'r mut Option<Box<Answers>>);
+
+impl Entered<'_> {
+    fn enter(answers: &mut Option<Box<Answers>>) -> Entered<'_> {
+        let mut entered = Entered(answers);
+        entered.change_places();
+        entered
+    }
+
+    fn change_places(&mut self) {
+        // At the end of a thread it is run outside of its request.
+        let _ = ANSWERS.try_with(|here| {
+            let before = here.replace(self.0.take());
+            *self.0 = before;
+        });
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.change_places();
+    }
+}
+
+impl<F: Future> Future for InRequest<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let InRequest { answers, future } = &mut *self;
+        let _entered = Entered::enter(answers);
+        match future {
+            Some(future) => future.as_mut().poll(context),
+            None => unreachable!("it is there until this is dropped"),
+        }
+    }
+}
+
+impl<F> Drop for InRequest<F> {
+    /// What it holds may make calls of the request when it is dropped.
+    fn drop(&mut self) {
+        let _entered = Entered::enter(&mut self.answers);
+        self.future = None;
+    }
 }
 
 /// A request, within which a key has one answer.
@@ -177,9 +278,103 @@ impl RequestScope {
     pub fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> + use<F> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        // Whoever polls the future sees this: it was handed over since.
-        IS_USED.store(true, Ordering::Relaxed);
         let request = Request { id, force_miss: self.force_miss };
-        ANSWERS.scope(Answers { request, caches: RefCell::default() }, future)
+        let answers = Some(Box::new(Answers { request, caches: Vec::new() }));
+        InRequest { answers, future: Some(Box::pin(future)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CACHE: u64 = 1;
+
+    fn key(head: u64, body: u64) -> Arc<[u8]> {
+        Arc::from([head, body].map(u64::to_ne_bytes).as_flattened())
+    }
+
+    fn number(value: Option<Value>) -> Option<u64> {
+        value.map(|value| *value.downcast_ref().expect("a number"))
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_found_whatever_was_kept_or_removed_around_it() {
+        // Five with each head, of which many begin their search at one place.
+        let keys: Vec<_> = (0..1_000).map(|number| key(number % 200 * 8, number)).collect();
+        let ask = async {
+            let request = Request::current().expect("it runs in one");
+            let get = |at: u64| {
+                let others = [(CACHE + 1, key(8, 1)), (CACHE, key(8, 5_000))];
+                assert!(others.iter().all(|(cache, key)| request.get(*cache, key).is_none()));
+                number(request.get(CACHE, &keys[at as usize]))
+            };
+            for (at, key) in keys.iter().enumerate() {
+                assert_eq!(get(at as u64), None);
+                let kept = request.keep(CACHE, key, Arc::new(at as u64));
+                assert_eq!(number(Some(kept)), Some(at as u64));
+                assert_eq!(
+                    number(Some(request.keep(CACHE, key, Arc::new(0_u64)))),
+                    Some(at as u64)
+                );
+            }
+            for key in keys.iter().step_by(3) {
+                request.remove(CACHE, key);
+                request.remove(CACHE, key);
+            }
+            for at in 0..1_000 {
+                assert_eq!(get(at), (at % 3 != 0).then_some(at));
+            }
+            for (at, key) in keys.iter().enumerate().skip(1).step_by(3) {
+                request.replace(CACHE, key, Arc::new(at as u64 + 1_000));
+            }
+            for (at, key) in keys.iter().enumerate().step_by(3) {
+                request.keep(CACHE, key, Arc::new(at as u64 + 2_000));
+            }
+            for at in 0..1_000 {
+                let expected = at + [2_000, 1_000, 0][at as usize % 3];
+                assert_eq!(get(at), Some(expected));
+            }
+        };
+        RequestScope::new().run(ask).await;
+        assert_eq!(Request::current(), None);
+    }
+
+    #[tokio::test]
+    async fn a_request_is_where_its_future_is_polled_and_dropped() {
+        struct Looks(Arc<AtomicU64>);
+        impl Drop for Looks {
+            fn drop(&mut self) {
+                self.0.store(
+                    Request::current().map_or(0, |request| request.id() + 1),
+                    Ordering::Relaxed,
+                );
+            }
+        }
+        let dropped_in = Arc::new(AtomicU64::new(0));
+        let looks = Looks(Arc::clone(&dropped_in));
+        let outer = async move {
+            let outer = Request::current();
+            let inner = async {
+                let inner = Request::current();
+                tokio::task::yield_now().await;
+                assert_eq!(Request::current(), inner);
+                inner
+            };
+            let inner = RequestScope::new().run(inner).await;
+            assert!(outer.is_some() && inner.is_some() && outer != inner);
+            assert_eq!(Request::current(), outer);
+            let _looks = looks;
+            std::future::pending().await
+        };
+        let mut outer = Box::pin(RequestScope::new().run(outer));
+        for _ in 0..3 {
+            let polled = std::future::poll_fn(|context| Poll::Ready(outer.as_mut().poll(context)));
+            assert_eq!(polled.await, Poll::<()>::Pending);
+            assert_eq!(Request::current(), None);
+        }
+        drop(outer);
+        assert_ne!(dropped_in.load(Ordering::Relaxed), 0);
+        assert_eq!(Request::current(), None);
     }
 }

@@ -107,10 +107,8 @@ pub fn run(
             // One request that asks for a few keys again and again.
             runtime.block_on(RequestScope::new().run(async {
                 let few: Vec<usize> = in_request.by_ref().take(8).collect();
-                for repeat in 0..count {
-                    let _ = black_box(
-                        ours_shared(&numbers[few[repeat % few.len()]], State::Paid).await,
-                    );
+                for &key in few.iter().cycle().take(count) {
+                    let _ = black_box(ours_shared(&numbers[key], State::Paid).await);
                 }
             }))
         }),

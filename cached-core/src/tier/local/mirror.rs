@@ -94,7 +94,7 @@ thread_local! {
 }
 
 /// A thread's mirror, until this is dropped, also by a value that panics.
-pub(crate) struct InHand(Option<Box<Mirror>>);
+pub struct InHand(Option<Box<Mirror>>);
 
 impl InHand {
     /// `None` where somebody has it, and without thread-locals, at the end of a thread.
