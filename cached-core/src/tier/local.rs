@@ -336,6 +336,7 @@ impl Local {
 impl Drop for Local {
     fn drop(&mut self) {
         mirror::forget_store();
+        drop_aside();
     }
 }
 

@@ -273,6 +273,17 @@ fn let_go(local: &Local) -> [Receiver<ThreadId>; 2] {
     [aside_said, kept_said]
 }
 
+/// There may be no call any more.
+#[test]
+fn what_was_put_aside_is_dropped_with_a_cache() {
+    let local = Local::new(1 << 20, Clock::default());
+    let [aside, kept] = let_go(&local);
+    drop(local);
+    assert!(kept.try_recv().is_ok());
+    // Another test's thread may drop it.
+    assert!(aside.recv_timeout(Duration::from_secs(10)).is_ok());
+}
+
 /// A value may ask for the key whose flight is led, and would wait for its own thread.
 #[test]
 fn who_leads_a_flight_drops_no_value() {
