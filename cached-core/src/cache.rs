@@ -10,7 +10,7 @@ use crate::error::ConfigError;
 use crate::flight::Flights;
 use crate::key::{Key, canonical};
 use crate::stats::{Counters, Stats, all_counters};
-use crate::tier::local::{Local, Ticket};
+use crate::tier::local::{Local, Ticket, drop_aside};
 use crate::tier::remote::Remote;
 use crate::tier::request::Request;
 use crate::value::ValueType;
@@ -172,6 +172,7 @@ impl Cache {
         // After that: a leader that found the old value before is not joined by anybody who asks
         // once this has returned.
         self.inner.flights.detach(key);
+        drop_aside();
         ticket
     }
 }

@@ -16,7 +16,7 @@ use crate::current::current_of_process;
 use crate::flight::{Followed, Follower, LastWaker, Leader, Outcome, Role, poll_work};
 use crate::site::Site;
 use crate::stats::Counters;
-use crate::tier::local::{Mark, Refresh, Ticket};
+use crate::tier::local::{Mark, Refresh, Ticket, drop_aside};
 use crate::tier::remote::{Lease, RemoteKey};
 use crate::tier::request::Request;
 use crate::value::{Returns, SharedError, Split, Value};
@@ -364,8 +364,7 @@ impl Missed {
         let ticket = match looked {
             Ok(value) => {
                 site.counters().local_hits.add();
-                leader.answer(|| Outcome::Cached(Arc::clone(&value)));
-                return Joined::Step(Step::Answer(self.keep(value)));
+                return Joined::Step(Step::Answer(self.serve(leader, value)));
             }
             Err(ticket) => ticket,
         };
@@ -381,6 +380,13 @@ impl Missed {
         Joined::Ask(leader, ticket)
     }
 
+    /// Answers everybody with what a tier has.
+    fn serve(&self, leader: Leader, value: Value) -> Value {
+        leader.answer(|| Outcome::Cached(Arc::clone(&value)));
+        drop_aside();
+        self.keep(value)
+    }
+
     fn ask(&self, leader: Leader, ticket: Ticket) -> impl Future<Output = Step> {
         let counters = self.site.counters();
         async move {
@@ -394,8 +400,7 @@ impl Missed {
             match acquired {
                 Acquired::Value(value) => {
                     counters.remote_hits.add();
-                    leader.answer(|| Outcome::Cached(Arc::clone(&value)));
-                    Step::Answer(self.keep(value))
+                    Step::Answer(self.serve(leader, value))
                 }
                 Acquired::Stale(value) => {
                     counters.stale_answers.add();
@@ -404,8 +409,8 @@ impl Missed {
                 }
                 Acquired::Due(value, right) => {
                     counters.remote_hits.add();
-                    leader.answer(|| Outcome::Cached(Arc::clone(&value)));
-                    Step::AnswerAndRefresh(self.keep(value), Fetching::refresh(ticket, right))
+                    let answer = self.serve(leader, value);
+                    Step::AnswerAndRefresh(answer, Fetching::refresh(ticket, right))
                 }
                 Acquired::Right { mut right, stale } => {
                     if let Right::Lease(lease) = &mut right

@@ -73,6 +73,10 @@ pub struct CacheBuilder {
 impl CacheBuilder {
     /// Bound of the local tier in bytes: keys, encoded values and 64 bytes an entry. 64 MiB by
     /// default; 0 keeps nothing locally.
+    ///
+    /// What was removed is freed in the course of later calls. A thread holds on to what it served
+    /// last, also of a cache that is gone, until it next looks further than that, or ends: 2,048
+    /// values, and all threads together a sixteenth of this bound, at most.
     pub fn local_capacity(mut self, bytes: u64) -> CacheBuilder {
         self.config.local_capacity = bytes;
         self

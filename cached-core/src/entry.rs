@@ -15,7 +15,7 @@ use crate::error::CacheError;
 use crate::key::{Key, KeyError};
 use crate::site::{Frame, Lifetime, Site, UNCONFIRMED};
 use crate::tier::Tier;
-use crate::tier::local::{Ticket, Write};
+use crate::tier::local::{Ticket, Write, drop_aside};
 use crate::tier::remote::{Condition, Found, Item, RemoteError, RemoteKey, whole_seconds};
 use crate::tier::request::Request;
 use crate::value::{CachedValue, Rules, Value, ValueType};
@@ -229,6 +229,7 @@ impl Site {
         let fresh = lifetime.left_of(now, item)?;
         let life = lifetime.local_life(now, fresh.min(lifetime.local));
         self.publish(ticket, Write::Once, &value, weight, life);
+        drop_aside();
         self.counters().remote_hits.add();
         Some(value)
     }
@@ -270,6 +271,7 @@ impl Given {
         if stored && let Some(request) = Request::current() {
             request.replace(site.cache.id(), &site.key, self.value);
         }
+        drop_aside();
         stored
     }
 }

@@ -8,7 +8,7 @@ use crate::declaration::Declaration;
 use crate::frame::{self, Opened};
 use crate::key::{Bytes, canonical};
 use crate::stats::Counters;
-use crate::tier::local::{Life, Local, Mark, Refresh, Ticket, Write};
+use crate::tier::local::{Life, Local, Mark, Refresh, Ticket, Write, drop_aside};
 use crate::tier::remote::{Item, LONGEST_TTL, Remote, RemoteError, RemoteKey, whole_seconds};
 use crate::value::{Value, ValueType, Verdict};
 
@@ -139,6 +139,7 @@ impl Site {
     pub(crate) fn extend(&self, ticket: Ticket, value: &Value, life: Life) {
         if let Some(local) = self.local() {
             local.extend(&self.key, ticket, value, life);
+            drop_aside();
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Fetching, Missed, Right};
 use crate::flight::Outcome;
 use crate::site::{Lifetime, UNCONFIRMED};
-use crate::tier::local::{Ticket, Write};
+use crate::tier::local::{Ticket, Write, drop_aside};
 use crate::tier::remote::Condition;
 use crate::value::{Value, Verdict};
 
@@ -43,6 +43,8 @@ impl Missed {
             leader.answer(|| Outcome::Cached(Arc::clone(&value)));
         }
         self.fill_remote(right, ticket, &value, weight, lifetime);
+        // Not before the flight is answered: what is dropped here may ask for this very key.
+        drop_aside();
         self.keep(value)
     }
 

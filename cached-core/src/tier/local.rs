@@ -20,6 +20,7 @@ use crate::key::{ByHead, Head, Sought};
 use crate::value::Value;
 
 pub(crate) use entry::Life;
+pub(crate) use store::drop_aside;
 
 /// The keys whose entries somebody refreshes.
 type Refreshing = Arc<Mutex<HashSet<Arc<[u8]>>>>;
@@ -165,6 +166,12 @@ impl Local {
 
     /// The same without a look at what this thread keeps.
     pub(crate) fn get_from_store(&self, key: &[u8]) -> Result<Value, Mark> {
+        let found = self.find_in_store(key);
+        drop_aside();
+        found
+    }
+
+    fn find_in_store(&self, key: &[u8]) -> Result<Value, Mark> {
         mirror::tidy();
         let mark = self.mark(Head::of(key).hash()).load(Ordering::Acquire);
         let entry = self.entries.enter().get(&Wanted(key)).ok_or(Mark(mark))?;
@@ -188,7 +195,9 @@ impl Local {
     }
 
     /// The same, and a ticket for what is to be published where nothing is found. Nothing has to be
-    /// looked for where it was `looked` for already and nothing has changed since.
+    /// looked for where it was `looked` for already and nothing has changed since. For who leads a
+    /// flight: no value is dropped here, see [`store`], and none taken into a mirror, which may let go
+    /// of others.
     pub(crate) fn get_or_ticket(&self, key: &[u8], looked: Option<Mark>) -> Result<Value, Ticket> {
         let ticket = self.ticket(key);
         let mark = Mark(self.mark(ticket.hash).load(Ordering::Acquire));
@@ -196,7 +205,14 @@ impl Local {
         if looked == Some(mark) {
             return Err(ticket);
         }
-        self.get_again(key).ok_or(ticket)
+        self.find_again(key).ok_or(ticket)
+    }
+
+    /// Apart, as it is rare.
+    #[cold]
+    fn find_again(&self, key: &[u8]) -> Option<Value> {
+        let entries = self.entries.enter();
+        self.find_alive(&entries, key)?.value.take()
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -222,11 +238,12 @@ impl Local {
         mine.then(|| Refresh { refreshing: Arc::clone(&self.refreshing), key })
     }
 
-    /// The value also where it has expired and is kept for a fetch that fails.
+    /// The value also where it has expired and is kept for a fetch that fails. For who leads a flight:
+    /// no other value is dropped here.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
-        let entry = self.entries.enter().get(&Wanted(key))?;
-        let is_kept = !entry.rest(self.since, self.clock.now()).is_zero();
-        entry.value.take().filter(|_| is_kept)
+        let entries = self.entries.enter();
+        let is_kept = |entry: &LocalEntry| !entry.rest(self.since, self.clock.now()).is_zero();
+        entries.get(&Wanted(key)).filter(is_kept)?.value.take()
     }
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
@@ -247,7 +264,8 @@ impl Local {
     }
 
     /// Stores `value` for its life, unless the ticket is out of date, or `Once` finds an entry
-    /// alive. Returns whether it is stored.
+    /// alive. Returns whether it is stored. Also for who leads a flight: what goes is put aside, until
+    /// [`drop_aside`].
     pub(crate) fn publish(
         &self,
         key: &Arc<[u8]>,
@@ -264,7 +282,7 @@ impl Local {
         let Some(_changing) = self.change(ticket) else { return false };
         let mark = Mark(self.mark(ticket.hash).load(Ordering::Acquire));
         let absent = ticket.absent == Some(mark);
-        if write == Write::Once && !absent && self.is_there(&entries, key) {
+        if write == Write::Once && !absent && self.find_alive(&entries, key).is_some() {
             return false;
         }
         let entry = LocalEntry::new(self.since, value, weight, life);
@@ -274,13 +292,12 @@ impl Local {
         true
     }
 
-    /// Whether there is an entry alive. Takes it into no mirror, which may let go of values: a stripe
-    /// is locked.
-    fn is_there(&self, entries: &Inside<'_>, key: &[u8]) -> bool {
-        entries.contains_key(&Wanted(key))
-            && entries
-                .get(&Wanted(key))
-                .is_some_and(|entry| !entry.left(self.since, self.clock.now()).is_zero())
+    /// The entry, where it is alive. Takes it into no mirror, which may let go of values: a stripe is
+    /// locked, or a flight led. To be dropped inside.
+    fn find_alive(&self, entries: &Inside<'_>, key: &[u8]) -> Option<LocalEntry> {
+        let is_there = entries.contains_key(&Wanted(key));
+        let entry = is_there.then(|| entries.get(&Wanted(key)))??;
+        (!entry.left(self.since, self.clock.now()).is_zero()).then_some(entry)
     }
 
     /// Lets the entry that holds just this `value` live for `life`, if it is still there.
@@ -319,6 +336,7 @@ impl Local {
 impl Drop for Local {
     fn drop(&mut self) {
         mirror::forget_store();
+        drop_aside();
     }
 }
 

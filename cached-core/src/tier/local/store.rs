@@ -3,8 +3,11 @@
 //! A value's own `Drop` may do anything: make a call, invalidate an entry, wait for a thread that does.
 //! The store lets go of values wherever it comes to that, mostly in a call for another key, and with
 //! locks held: its own, for making room and for growing, and around them a stripe's. So what goes
-//! while a thread is inside of the store is put aside, and dropped by the next thread that has left it
-//! and holds no lock, which mostly is the same.
+//! while a thread is inside of the store is put aside, and dropped at the end of a look, of a fill or
+//! of a change, or with a cache, by whichever thread comes to that first. There it is inside no more,
+//! and has answered the flight that it led, for whose key the value may ask and would wait in vain.
+//! (From within a leader's work who asks for its key is answered alone, and waits for nobody.) So
+//! nothing stays aside for good where calls go on, whatever was cancelled or has panicked.
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -24,11 +27,11 @@ type Entries = Cache<StoredKey, LocalEntry, ByHead>;
 /// Is entered for whatever is done with it.
 pub(super) struct Store(Entries);
 
-/// Inside of the store. What was put aside is dropped when this is; what was locked since goes before.
+/// Inside of the store.
 pub(super) struct Inside<'s> {
     entries: &'s Entries,
     /// `None` where the thread was inside already, or drops what was put aside.
-    outermost: Option<Outermost>,
+    _outermost: Option<Outermost>,
 }
 
 struct Outermost;
@@ -49,6 +52,25 @@ thread_local! {
     static STORED: Cell<*const ()> = const { Cell::new(ptr::null()) };
 }
 
+/// Drops what was put aside. For who leads no flight. Where this thread does that already, or is
+/// inside, it does nothing.
+#[inline]
+pub(crate) fn drop_aside() {
+    if IS_ANY_ASIDE.load(Ordering::Relaxed) {
+        drop_as_many();
+    }
+}
+
+#[cold]
+fn drop_as_many() {
+    if let Some(_outermost) = Outermost::enter() {
+        // As many as there are now. Each might store another when it is dropped, and so let go of one,
+        // and there would be no end.
+        let aside = lock(&ASIDE).len();
+        (0..aside).map_while(|_| next_aside()).for_each(drop);
+    }
+}
+
 /// One at a time, so that one that panics takes none of the others with it.
 fn next_aside() -> Option<Value> {
     let mut aside = lock(&ASIDE);
@@ -63,8 +85,7 @@ impl Store {
     }
 
     pub(super) fn enter(&self) -> Inside<'_> {
-        let outermost = (!INSIDE.replace(true)).then(|| Outermost);
-        Inside { entries: &self.0, outermost }
+        Inside { entries: &self.0, _outermost: Outermost::enter() }
     }
 }
 
@@ -85,14 +106,10 @@ impl Deref for Inside<'_> {
     }
 }
 
-impl Drop for Inside<'_> {
-    fn drop(&mut self) {
-        if self.outermost.is_some() && IS_ANY_ASIDE.load(Ordering::Relaxed) {
-            // As many as there are now. Each might store another when it is dropped, and so let go of
-            // one, and there would be no end.
-            let aside = lock(&ASIDE).len();
-            (0..aside).map_while(|_| next_aside()).for_each(drop);
-        }
+impl Outermost {
+    fn enter() -> Option<Outermost> {
+        // One that is made is dropped too, and this thread has left then.
+        (!INSIDE.replace(true)).then(|| Outermost)
     }
 }
 
@@ -170,8 +187,10 @@ mod tests {
         drop(value);
         drop(stored);
         drop(inner);
-        IS_IN.set(false);
+        drop_aside();
         drop(outer);
+        IS_IN.set(false);
+        drop_aside();
         // Another test's thread may have it.
         assert_eq!(said.recv_timeout(Duration::from_secs(10)), Ok(false));
     }

@@ -1,7 +1,10 @@
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::ThreadId;
 use std::time::Instant;
 
+use super::store::Stored;
 use super::*;
 use crate::in_time::in_time;
 
@@ -239,4 +242,72 @@ fn values_that_are_dropped_on_several_threads_invalidate_each_others_keys() {
             }
         });
     });
+}
+
+/// Says which thread drops it.
+struct Says(Sender<ThreadId>);
+
+impl Drop for Says {
+    fn drop(&mut self) {
+        self.0.send(std::thread::current().id()).ok();
+    }
+}
+
+fn says() -> (Value, Receiver<ThreadId>) {
+    let (says, said) = channel();
+    (Arc::new(Says(says)), said)
+}
+
+/// A value that was put aside, and one that only this thread keeps, of a store that is gone.
+fn let_go(local: &Local) -> [Receiver<ThreadId>; 2] {
+    let (aside, aside_said) = says();
+    let inside = local.entries.enter();
+    let stored = Stored::new(&aside);
+    drop(aside);
+    drop(stored);
+    drop(inside);
+    let (value, kept_said) = says();
+    let kept = Kept { mark: 0, until: local.clock.coarse(), stored: 0, value: &value, weight: 1 };
+    mirror::keep(u64::MAX, &numbered(1), kept, 1 << 20);
+    std::thread::scope(|scope| scope.spawn(mirror::forget_store).join()).expect("it does little");
+    [aside_said, kept_said]
+}
+
+/// There may be no call any more.
+#[test]
+fn what_was_put_aside_is_dropped_with_a_cache() {
+    let local = Local::new(1 << 20, Clock::default());
+    let [aside, kept] = let_go(&local);
+    drop(local);
+    assert!(kept.try_recv().is_ok());
+    // Another test's thread may drop it.
+    assert!(aside.recv_timeout(Duration::from_secs(10)).is_ok());
+}
+
+/// A value may ask for the key whose flight is led, and would wait for its own thread.
+#[test]
+fn who_leads_a_flight_drops_no_value() {
+    let local = Local::new(1 << 20, Clock::default());
+    let ticket = local.ticket(&key());
+    let acts: [&dyn Fn(); 5] = [
+        &|| assert!(local.get_or_ticket(&key(), None).is_err()),
+        &|| assert!(publish(&local, ticket, Write::Once, 1)),
+        &|| assert!(local.get_or_ticket(&key(), None).is_ok()),
+        &|| assert!(!publish(&local, ticket, Write::Once, 2)),
+        &|| assert!(local.get_stale(&key()).is_some()),
+    ];
+    let here = std::thread::current().id();
+    for (number, act) in acts.into_iter().enumerate() {
+        let said = let_go(&local);
+        act();
+        for said in &said {
+            assert_ne!(said.try_recv(), Ok(here), "act {number}");
+        }
+        // The next look drops them.
+        assert!(local.get(&numbered(1)).is_err());
+        for said in said {
+            // Another test's thread may drop the one.
+            assert!(said.recv_timeout(Duration::from_secs(10)).is_ok(), "act {number}");
+        }
+    }
 }

@@ -79,6 +79,8 @@ struct Wire {
     answer: Vec<u8>,
     /// So much of `answer` was read.
     filled: usize,
+    /// Of the exchange.
+    deadline: Instant,
 }
 
 /// The first line of an answer.
@@ -164,7 +166,8 @@ impl Connection {
         let stream = timeout_at(deadline.into(), TcpStream::connect(addresses)).await;
         let stream = stream.map_err(|_| Failure::too_late())?.map_err(Failure::lost)?;
         stream.set_nodelay(true).map_err(Failure::lost)?;
-        let wire = Wire { stream, command: Vec::new(), sent: 0, answer: Vec::new(), filled: 0 };
+        let (command, answer) = (Vec::new(), Vec::new());
+        let wire = Wire { stream, command, sent: 0, answer, filled: 0, deadline };
         Ok(Box::new(Connection { wire, timer: Timer::new(deadline) }))
     }
 
@@ -175,7 +178,7 @@ impl Connection {
         deadline: Instant,
     ) -> impl Future<Output = Asked> {
         let Connection { wire, timer } = self;
-        wire.begin(command);
+        wire.begin(command, deadline);
         poll_fn(move |context| {
             let asked = match wire.poll(command, sent, context) {
                 Poll::Pending => timer.poll(deadline, context).map(|()| Asked::TooLate),
@@ -232,10 +235,10 @@ impl Wire {
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    fn begin(&mut self, command: &Command) {
+    fn begin(&mut self, command: &Command, deadline: Instant) {
         self.command.clear();
         write(command, &mut self.command);
-        (self.sent, self.filled) = (0, 0);
+        (self.sent, self.filled, self.deadline) = (0, 0, deadline);
     }
 
     /// What comes of the command that was begun.
@@ -258,6 +261,7 @@ impl Wire {
         sent: Instant,
         context: &mut Context<'_>,
     ) -> Poll<Result<Reply, Failure>> {
+        let mut has_read = false;
         loop {
             let whole = match self.head()? {
                 Some((head, begin)) => {
@@ -269,8 +273,19 @@ impl Wire {
                 }
                 None => BUFFER,
             };
+            if has_read {
+                self.in_time()?;
+            }
             ready!(self.poll_read_towards(whole, context))?;
+            has_read = true;
         }
+    }
+
+    /// The timer has no turn where a server sends as fast as it is read: the runtime bounds how much
+    /// a task does at once, and then says of a timer too that it is not ready.
+    #[cold]
+    fn in_time(&self) -> Result<(), Failure> {
+        if Instant::now() < self.deadline { Ok(()) } else { Err(Failure::too_late()) }
     }
 
     /// The first line of the answer, once there is all of it, and where it ends.

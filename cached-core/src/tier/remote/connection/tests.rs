@@ -1,8 +1,10 @@
 //! What is promised of a connection: that an answer is whole and its own, however it comes.
 
+use std::io::{Read as _, Write as _};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -188,6 +190,43 @@ fn an_exchange_ends_at_its_own_deadline_on_a_connection_that_had_others() {
             assert!(connections.idle().is_empty());
             assert_eq!(frame(&connections).await, Ok(b"x".to_vec()));
         });
+    }
+}
+
+/// A server that says that its answer is as long as any, and sends it as fast as it is read. Returns
+/// its address, and how much was sent once the connection is closed.
+fn flooding() -> (String, Receiver<usize>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let (sent, was_sent) = channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("it is dialled");
+        stream.read_exact(&mut [0; 2]).expect("it is asked");
+        let head = format!("VA {LONGEST_FRAME} c1 t9\r\n");
+        stream.write_all(head.as_bytes()).expect("it is read");
+        let piece = vec![b'x'; 1 << 20];
+        let mut total = 0;
+        while stream.write_all(&piece).is_ok() {
+            total += piece.len();
+        }
+        sent.send(total).expect("it is waited for");
+    });
+    (address, was_sent)
+}
+
+#[test]
+fn an_answer_that_never_ends_is_read_until_the_deadline() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    // Where the server falls behind at times, a timer is enough.
+    for _ in 0..5 {
+        let (address, sent) = flooding();
+        runtime.block_on(async {
+            let connections = Connections::to(&address, 4).await.expect("an address");
+            let answer = ask(&connections, &read(), Duration::from_millis(10)).await;
+            assert_eq!(answer.err(), Some(Failure::too_late()));
+        });
+        assert!(sent.recv().expect("it ends") < LONGEST_FRAME / 2);
     }
 }
 
