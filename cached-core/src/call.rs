@@ -115,8 +115,10 @@ pub(crate) struct Begun {
 pub(crate) type Waiting = Pin<Box<dyn Future<Output = Box<Begun>> + Send>>;
 
 impl Begun {
+    #[inline]
     fn new(missed: Option<Missed>, step: Step) -> Box<Begun> {
-        Box::new(Begun { missed, step, began: None, waker: None })
+        // Written where it stays: what was only just written is slow to move.
+        Box::write(Box::new_uninit(), Begun { missed, step, began: None, waker: None })
     }
 
     /// A call that missed, in the one box that it stays in until it is answered.
@@ -199,8 +201,8 @@ impl Begun {
 
     /// What the call returns, and for the tiers what there is to store. Nothing is awaited here: an
     /// error need not be `Send`.
-    pub(crate) fn settle<R, V>(self, returned: R, returns: &Returns<R, V>) -> R {
-        let Begun { missed: Some(missed), step: Step::Fetch(fetching), began, .. } = self else {
+    pub(crate) fn settle<R, V>(self: Box<Self>, returned: R, returns: &Returns<R, V>) -> R {
+        let Begun { missed: Some(missed), step: Step::Fetch(fetching), began, .. } = *self else {
             return returned;
         };
         let counters = missed.site.counters();

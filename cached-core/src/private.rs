@@ -16,7 +16,7 @@ use crate::current::current_of_process;
 pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
 pub use crate::key::Parts;
-use crate::key::{Head, KeyPart, Part, Sought};
+use crate::key::{Bytes, Head, KeyPart, Part, Sought};
 use crate::tier::local::mirror;
 use crate::tier::request;
 pub use crate::value::{ByType, Errors, Returned, Sharing, Whole};
@@ -209,7 +209,9 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
     {
         let cache = self.cache.cloned().unwrap_or_else(Cache::current);
         let asked = self.asked();
-        let key = asked.encoded(asked.hashed().map(|key| key.head())).map(|key| Arc::from(&*key));
+        let mut bytes = Bytes::default();
+        let head = asked.hashed().map(|key| key.head());
+        let key = asked.encode(head, &mut bytes).map(|()| Arc::from(&*bytes));
         CacheEntry::new(cache, asked.declaration, key, TypeOf::<V>::TYPE)
     }
 }
@@ -326,8 +328,8 @@ impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
         let Looked { asked, cache, head, returns, .. } = self;
         let join = returns.join;
         let serve: Serve<'_> = &mut |value| join(value, hit);
-        let key = || asked.encoded(head);
-        let state = look_further(cache, asked.declaration, &key, returns.value_type, serve);
+        let encode = |bytes: &mut Bytes| asked.encode(head, bytes);
+        let state = look_further(cache, asked.declaration, &encode, returns.value_type, serve);
         state.map(|state| Call::new(returns, state))
     }
 }

@@ -26,11 +26,9 @@ impl Default for Bytes {
 }
 
 impl Bytes {
-    /// A key of this process, up to its head.
-    pub(crate) fn of(head: Head) -> Bytes {
-        let mut bytes = Bytes::default();
-        bytes.add(&head.to_bytes());
-        bytes
+    /// Begins a key of this process.
+    pub(crate) fn begin(&mut self, head: Head) {
+        self.add(&head.to_bytes());
     }
 
     #[inline]

@@ -74,17 +74,18 @@ impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
         Hashed { head, asked: self }
     }
 
-    /// The key, after its head. Without one it is nobody's, and for functions that are not cached.
-    pub(super) fn encoded(&self, head: Option<Head>) -> Result<Bytes, KeyError> {
-        let mut bytes = Bytes::of(head.unwrap_or_default());
+    /// Writes the key, after its head. Without one it is nobody's, and for functions that are not cached.
+    /// Into bytes that are lent: they are many, and slow to move when they were only just written.
+    pub(super) fn encode(&self, head: Option<Head>, bytes: &mut Bytes) -> Result<(), KeyError> {
+        bytes.begin(head.unwrap_or_default());
         // What could not be hashed is not encoded either, and this says why.
-        self.write_all(&mut bytes)?;
+        self.write_all(&mut *bytes)?;
         if head.is_none() && self.declaration.index().is_some() {
             return Err(ser::Error::custom(
                 "its `Serialize` fails at times, and at times does not",
             ));
         }
-        Ok(bytes)
+        Ok(())
     }
 }
 

@@ -29,15 +29,16 @@ pub(super) type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
 pub(super) fn look_further(
     cache: &Cache,
     declaration: &'static Declaration,
-    key: &dyn Fn() -> Result<Bytes, KeyError>,
+    encode: &dyn Fn(&mut Bytes) -> Result<(), KeyError>,
     value_type: &'static ValueType,
     serve: Serve<'_>,
 ) -> Option<State> {
     if !cache.is_enabled() || declaration.index().is_none() {
         return bypass(cache, declaration);
     }
-    match key() {
-        Ok(key) => look_in_tiers(cache, declaration, &key, value_type, serve),
+    let mut key = Bytes::default();
+    match encode(&mut key) {
+        Ok(()) => look_in_tiers(cache, declaration, &key, value_type, serve),
         Err(error) => without_key(cache, declaration, &error),
     }
 }

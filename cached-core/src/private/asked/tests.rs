@@ -13,7 +13,9 @@ use crate::key::{Digest, Key};
 fn bytes(name: &str, identifier: impl Parts, version: impl Parts) -> Vec<u8> {
     static DECLARATION: Declaration = Declaration::new("asked", "asked", "asked.rs", 1, 1);
     let asked = Asked::new(Met::new(&DECLARATION, &|| ()), (identifier, version), "", ());
-    canonical(name, &asked.encoded(None).expect("encodes")).to_vec()
+    let mut bytes = Bytes::default();
+    asked.encode(None, &mut bytes).expect("encodes");
+    canonical(name, &bytes).to_vec()
 }
 
 #[test]
