@@ -23,6 +23,11 @@ async fn ours_owned(number: &str, state: State) -> Result<Payment, FetchError> {
     upstream(number, state).await
 }
 
+#[coordinator_cached(name = "repeated", version = state)]
+async fn ours_repeated(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
+    shared_upstream(number, state).await
+}
+
 #[concurrent_cached(max_size = 10_000, ttl_secs = 1800, key = "(String, State)", convert = { (number.to_owned(), state) })]
 async fn concurrent_shared(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
     shared_upstream(number, state).await
@@ -40,7 +45,8 @@ async fn cached_owned(number: &str, state: State) -> Result<Payment, FetchError>
 
 pub const OURS: &str = "cached-core, Arc value";
 pub const OURS_OWNED: &str = "cached-core, owned value";
-pub const OURS_IN_REQUEST: &str = "cached-core, repeated in a request";
+pub const OURS_REPEATED: &str = "cached-core, eight keys repeated";
+pub const OURS_IN_REQUEST: &str = "cached-core, eight keys repeated in a request";
 pub const PEER: &str = "cached #[concurrent_cached], Arc value";
 pub const PEER_OWNED: &str = "cached #[concurrent_cached], owned value";
 pub const CLONE: &str = "the clone of the value alone";
@@ -99,18 +105,18 @@ pub fn run(
     });
 
     let mut clones = sequence(keys);
-    let mut in_request = sequence(keys);
+    // Asks for a few keys again and again.
+    let repeat = |count: usize| async move {
+        for number in numbers[..8].iter().cycle().take(count) {
+            let _ = black_box(ours_repeated(number, State::Paid).await);
+        }
+    };
     let mut contenders: Vec<Contender<'_>> = vec![
         timed(OURS, ask!(runtime, numbers, |number| ours_shared(number, State::Paid).await)),
         timed(OURS_OWNED, ask!(runtime, numbers, |number| ours_owned(number, State::Paid).await)),
+        timed(OURS_REPEATED, move |count| runtime.block_on(repeat(count))),
         timed(OURS_IN_REQUEST, move |count| {
-            // One request that asks for a few keys again and again.
-            runtime.block_on(RequestScope::new().run(async {
-                let few: Vec<usize> = in_request.by_ref().take(8).collect();
-                for &key in few.iter().cycle().take(count) {
-                    let _ = black_box(ours_shared(&numbers[key], State::Paid).await);
-                }
-            }))
+            runtime.block_on(RequestScope::new().run(repeat(count)));
         }),
         timed(PEER, ask!(runtime, numbers, |number| concurrent_shared(number, State::Paid).await)),
         timed(
