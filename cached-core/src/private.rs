@@ -67,8 +67,8 @@ macro_rules! __declared {
 /// Looks, and returns from the function with a hit; else the call that is to be answered. The name of
 /// the method comes from the attribute, for the sake of its place.
 ///
-/// What the thread or the request keeps is cloned in the `return` itself, which makes it where the caller
-/// wants it: a value is slow to move that was only just written.
+/// What the thread or the request keeps is cloned in the `return` itself, which makes it where the
+/// caller wants it: a value is slow to move that was only just written.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __begin {
@@ -98,8 +98,8 @@ macro_rules! __begin {
     };
 }
 
-/// Tells the compiler what a body returns, so that an error in it is shown there and not at the call
-/// that is made of it.
+/// Tells the compiler what a body returns, so that an error in it is shown there and not at the
+/// call that is made of it.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __returns {
@@ -185,8 +185,8 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
         Asked::new(self.met, self.parts, self.own_types, self.constants)
     }
 
-    /// Asks for the bounds of the return type, which is done in no call after this one: each would say once
-    /// more what is wrong with it.
+    /// Asks for the bounds of the return type, which is done in no call after this one: each would
+    /// say once more what is wrong with it.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn begin(self) -> Look<'k, R, V, (I, W), C>
     where
@@ -216,7 +216,8 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
     }
 }
 
-/// The cache that a call asks. A variable of the function, so that what is looked up in it can be lent.
+/// The cache that a call asks. A variable of the function, so that what is looked up in it can be
+/// lent.
 pub enum Current<'k> {
     /// One that was given, or the process's.
     Lent(&'k Cache),
@@ -258,8 +259,8 @@ impl<'k, R, V, I: Parts, W: Parts, C: Parts> Look<'k, R, V, (I, W), C> {
     pub fn hashed<'c>(self, current: &'c Current<'_>) -> Looked<'c, R, V, (I, W), C> {
         let Look { asked, cast, join, returns, .. } = self;
         let cache = current.cache();
-        // Of a copy: what is lent to a function that is not inlined is in memory, and not in registers, also
-        // for everyone else.
+        // Of a copy: what is lent to a function that is not inlined is in memory, and not in
+        // registers, also for everyone else.
         let copy = asked;
         let key = if cache.is_enabled() { copy.hashed() } else { None };
         Looked { head: key.map(|key| key.head()), asked, cache, cast, join, returns }
@@ -321,8 +322,8 @@ impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
         (self.join)(value)
     }
 
-    /// Looks in the store, and puts a hit in its place; otherwise there is a call to be answered. Called
-    /// before there is a fetch: what is not made is not moved about.
+    /// Looks in the store, and puts a hit in its place; otherwise there is a call to be answered.
+    /// Called before there is a fetch: what is not made is not moved about.
     #[inline(never)]
     pub fn further(self, hit: &mut Option<R>) -> Option<Call<R, V>> {
         let Looked { asked, cache, head, returns, .. } = self;

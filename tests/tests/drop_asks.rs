@@ -1,5 +1,5 @@
-//! Values whose own `Drop` makes a call and waits for it. In a program of its own: whichever thread is
-//! about drops them.
+//! Values whose own `Drop` makes a call and waits for it. In a program of its own: whichever thread
+//! is about drops them.
 #![allow(missing_docs)]
 
 use std::cell::Cell;

@@ -1,6 +1,6 @@
-//! `cached-instructions WHAT COUNT [SERVER]` does one thing so many times, for callgrind to count. Beside what
-//! is kept in `counts`: `request` and `scope`, a hit in one; `look`, the entry's get of a remote hit; and `bare`,
-//! the client's get of the same item.
+//! `cached-instructions WHAT COUNT [SERVER]` does one thing so many times, for callgrind to count.
+//! Beside what is kept in `counts`: `request` and `scope`, a hit in one; `look`, the entry's get of
+//! a remote hit; and `bare`, the client's get of the same item.
 
 use std::hint::black_box;
 use std::sync::Arc;

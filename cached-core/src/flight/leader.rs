@@ -47,8 +47,8 @@ impl Drop for Leader {
     }
 }
 
-/// The task at the last poll, by its waker's clone, and the waker that was made of that. It is in there,
-/// so that no other task has the same address meanwhile.
+/// The task at the last poll, by its waker's clone, and the waker that was made of that. It is in
+/// there, so that no other task has the same address meanwhile.
 pub(crate) type LastWaker = Option<(Task, Waker)>;
 
 /// What two wakers of one task have in common.
@@ -67,8 +67,8 @@ impl Task {
     }
 }
 
-/// Polls a part of a leader's work, so that the flight knows when it is woken and polled; or work that
-/// nobody waits for.
+/// Polls a part of a leader's work, so that the flight knows when it is woken and polled; or work
+/// that nobody waits for.
 pub(crate) fn poll_work<T>(
     leader: Option<&Leader>,
     last: &mut LastWaker,

@@ -6,8 +6,8 @@ use super::bytes::{Bytes, Starts};
 use super::writer::{END, Entries, Sink, Writer};
 use super::{Failed, Part};
 
-/// What is left of a key's bytes after all that was written so far, or [`ANOTHER`] once something else
-/// was written. That is no error: a `Serialize` need not expect one.
+/// What is left of a key's bytes after all that was written so far, or [`ANOTHER`] once something
+/// else was written. That is no error: a `Serialize` need not expect one.
 #[derive(Clone, Copy)]
 pub struct Matching<'k>(&'k [u8]);
 

@@ -74,8 +74,9 @@ impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
         Hashed { head, asked: self }
     }
 
-    /// Writes the key, after its head. Without one it is nobody's, and for functions that are not cached.
-    /// Into bytes that are lent: they are many, and slow to move when they were only just written.
+    /// Writes the key, after its head. Without one it is nobody's, and for functions that are not
+    /// cached. Into bytes that are lent: they are many, and slow to move when they were only just
+    /// written.
     pub(super) fn encode(&self, head: Option<Head>, bytes: &mut Bytes) -> Result<(), KeyError> {
         bytes.begin(head.unwrap_or_default());
         // What could not be hashed is not encoded either, and this says why.

@@ -24,8 +24,8 @@ pub(super) enum State {
 /// What has the value that is found; whether it took it.
 pub(super) type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
 
-/// The way of every other call, which neither the request nor the thread had a hit for: lets `serve` have the value
-/// that the local tier has. `None` where it took it.
+/// The way of every other call, which neither the request nor the thread had a hit for: lets
+/// `serve` have the value that the local tier has. `None` where it took it.
 pub(super) fn look_further(
     cache: &Cache,
     declaration: &'static Declaration,

@@ -25,8 +25,8 @@ struct Answers {
 /// Answers by the cache that gave them; a request may use several, and mostly uses one.
 type ByCache = Vec<(u64, ByKey)>;
 
-/// Answers by their keys, in an open table whose places are probed in a row (linear probing). The standard
-/// map takes some instructions more of a hit, each of which waits for the one before.
+/// Answers by their keys, in an open table whose places are probed in a row (linear probing). The
+/// standard map takes some instructions more of a hit, each of which waits for the one before.
 struct ByKey {
     /// As many as a power of two, and at most half of them taken, so that each search ends.
     places: Vec<Option<Answer>>,
@@ -48,8 +48,8 @@ pub(crate) struct Request {
     force_miss: bool,
 }
 
-/// The answers of the running request, until this is dropped. Who makes a call meanwhile, as a value's own
-/// `Clone` may, is outside of the request.
+/// The answers of the running request, until this is dropped. Who makes a call meanwhile, as a
+/// value's own `Clone` may, is outside of the request.
 pub struct InHand(Option<Box<Answers>>);
 
 impl InHand {
@@ -169,16 +169,16 @@ impl Request {
         drop(self.change(cache, |answers| answers.remove(key)));
     }
 
-    /// What it returns is dropped when the answers are in their place again: a value's own `Drop` may make
-    /// a call.
+    /// What it returns is dropped when the answers are in their place again: a value's own `Drop`
+    /// may make a call.
     fn change<T>(&self, cache: u64, change: impl FnOnce(&mut ByKey) -> T) -> Option<T> {
         let mut in_hand = InHand::take().filter(|in_hand| in_hand.is_of(*self))?;
         Some(change(in_hand.0.as_mut()?.of(cache)))
     }
 }
 
-/// A future in its request. It is in a box, and so are the answers, to be put in their place and out again
-/// each time it is polled.
+/// A future in its request. It is in a box, and so are the answers, to be put in their place and
+/// out again each time it is polled.
 struct InRequest<F> {
     /// While it is polled what was in their place before.
     answers: Option<Box<Answers>>,

@@ -10,7 +10,8 @@ use crate::payment::{State, numbers};
 
 pub const ONE: &str = "cached-core, one thread";
 
-/// Nanoseconds a hit, over all threads: half of what one thread takes, if they do not hinder each other.
+/// Nanoseconds a hit, over all threads: half of what one thread takes, if they do not hinder each
+/// other.
 fn hit_on(threads: usize, count: usize, one_key: bool, hit: impl Fn(&str) + Sync) -> f64 {
     let numbers = numbers(400);
     let start = Barrier::new(threads);
@@ -34,7 +35,8 @@ fn hit_on(threads: usize, count: usize, one_key: bool, hit: impl Fn(&str) + Sync
     took.expect("a thread").as_nanos() as f64 / (threads * count) as f64
 }
 
-/// Shares nothing and reads no memory, and takes about as long as a hit: what two threads come to here at best.
+/// Shares nothing and reads no memory, and takes about as long as a hit: what two threads come to
+/// here at best.
 fn arithmetic(number: &str) {
     let word = (0..50).fold(black_box(number.len() as u64), |word, _| {
         word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)

@@ -78,8 +78,8 @@ struct Mirror {
 
 type Set = [Option<Slot>; WAYS];
 
-/// Where a thread's mirror is. Taken and not borrowed, so that what is done with it is no closure, and
-/// is inlined.
+/// Where a thread's mirror is. Taken and not borrowed, so that what is done with it is no closure,
+/// and is inlined.
 enum Place {
     /// Nothing is kept yet.
     None,

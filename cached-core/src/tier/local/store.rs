@@ -1,13 +1,14 @@
 //! The store, and what becomes of the values that it lets go of.
 //!
-//! A value's own `Drop` may do anything: make a call, invalidate an entry, wait for a thread that does.
-//! The store lets go of values wherever it comes to that, mostly in a call for another key, and with
-//! locks held: its own, for making room and for growing, and around them a stripe's. So what goes
-//! while a thread is inside of the store is put aside, and dropped at the end of a look, of a fill or
-//! of a change, or with a cache, by whichever thread comes to that first. There it is inside no more,
-//! and has answered the flight that it led, for whose key the value may ask and would wait in vain.
-//! (From within a leader's work who asks for its key is answered alone, and waits for nobody.) So
-//! nothing stays aside for good where calls go on, whatever was cancelled or has panicked.
+//! A value's own `Drop` may do anything: make a call, invalidate an entry, wait for a thread that
+//! does. The store lets go of values wherever it comes to that, mostly in a call for another key,
+//! and with locks held: its own, for making room and for growing, and around them a stripe's. So
+//! what goes while a thread is inside of the store is put aside, and dropped at the end of a look,
+//! of a fill or of a change, or with a cache, by whichever thread comes to that first. There it is
+//! inside no more, and has answered the flight that it led, for whose key the value may ask and
+//! would wait in vain. (From within a leader's work who asks for its key is answered alone, and
+//! waits for nobody.) So nothing stays aside for good where calls go on, whatever was cancelled or
+//! has panicked.
 
 use std::cell::Cell;
 use std::ops::Deref;
