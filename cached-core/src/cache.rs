@@ -164,7 +164,7 @@ impl Cache {
     ///
     /// Returns a ticket for what replaces it; `None` where somebody else changed the entry since
     /// `before`, and what replaces it is theirs to say.
-    pub(crate) fn forget(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {
+    pub(crate) fn forget(&self, key: &Arc<[u8]>, before: Option<Ticket>) -> Option<Ticket> {
         if let Some(request) = Request::current() {
             request.remove(self.id(), key);
         }

@@ -259,7 +259,7 @@ impl Begun {
 
 impl Missed {
     fn join(&self) -> Joined {
-        match self.site.cache.flights().join(self.flight_key()) {
+        match self.site.cache.flights().join(&self.site.key, self.flight_of()) {
             Role::Recursive => Joined::Step(Step::Alone),
             Role::Leader(leader) => self.lead(leader),
             Role::Follower(follower) => Joined::Follow(follower),
@@ -346,14 +346,8 @@ impl Missed {
     }
 
     /// A request that wants a fresh answer takes none from a fetch that began before it.
-    fn flight_key(&self) -> Arc<[u8]> {
-        match &self.request {
-            Some(request) if request.force_miss() => {
-                let request = request.id().to_ne_bytes();
-                [&self.site.key[..], &request[..]].concat().into()
-            }
-            _ => Arc::clone(&self.site.key),
-        }
+    fn flight_of(&self) -> Option<u64> {
+        self.request.filter(Request::force_miss).map(|request| request.id())
     }
 
     fn lead(&self, leader: Leader) -> Joined {

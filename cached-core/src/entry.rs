@@ -268,7 +268,11 @@ impl Given {
         let weight = site.weight(&self.value);
         let life = self.lifetime.local_life(site.now(), fresh);
         let stored = site.publish(ticket, write, &self.value, weight, life);
-        if stored && let Some(request) = Request::current() {
+        // What takes an entry's place is the request's answer, also where no other tier keeps it.
+        let replaces = write == Write::Replace && site.is_current(ticket);
+        if (stored || replaces)
+            && let Some(request) = Request::current()
+        {
             request.replace(site.cache.id(), &site.key, self.value);
         }
         drop_aside();

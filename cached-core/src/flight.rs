@@ -78,23 +78,24 @@ impl Flights {
         lock(&self.shards[hash as usize % SHARDS])
     }
 
-    /// Joins the flight of `key`, or starts it.
-    pub(crate) fn join(self: &Arc<Flights>, key: Arc<[u8]>) -> Role {
-        let hash = Head::of(&key).spread();
+    /// Joins the flight of `key`, or starts it; where it is for one request alone, the request's.
+    pub(crate) fn join(self: &Arc<Flights>, key: &Arc<[u8]>, request: Option<u64>) -> Role {
+        let hash = Head::of(key).spread();
         let mut shard = self.shard(hash);
-        let known = shard.iter().find(|(of, flight)| *of == hash && flight.key == key);
+        let is_it = |flight: &Flight| flight.key == *key && flight.request == request;
+        let known = shard.iter().find(|(of, flight)| *of == hash && is_it(flight));
         match known.map(|(_, flight)| flight) {
             Some(flight) if is_led_here(flight) => Role::Recursive,
             Some(flight) => Role::Follower(Flight::follow(flight)),
             None => {
-                let flight = Arc::new(Flight::new(self, hash, key));
+                let flight = Arc::new(Flight::new(self, hash, key, request));
                 shard.push((hash, Arc::clone(&flight)));
                 Role::Leader(Leader::new(flight, 0))
             }
         }
     }
 
-    /// Takes the flight of `key` out, so that later callers start another. Those who are on it
+    /// Takes the flights of `key` out, so that later callers start another. Those who are on one
     /// asked before now, and get its answer.
     pub(crate) fn detach(&self, key: &[u8]) {
         let hash = Head::of(key).spread();
@@ -106,6 +107,8 @@ struct Flight {
     flights: Arc<Flights>,
     hash: u64,
     key: Arc<[u8]>,
+    /// The one request that it is for.
+    request: Option<u64>,
     crew: Mutex<Crew>,
     /// Counts changes of the lead; a leader with an older number has lost it.
     term: AtomicU64,
@@ -136,11 +139,12 @@ fn now() -> u64 {
 }
 
 impl Flight {
-    fn new(flights: &Arc<Flights>, hash: u64, key: Arc<[u8]>) -> Flight {
+    fn new(flights: &Arc<Flights>, hash: u64, key: &Arc<[u8]>, request: Option<u64>) -> Flight {
         Flight {
             flights: Arc::clone(flights),
             hash,
-            key,
+            key: Arc::clone(key),
+            request,
             crew: Mutex::default(),
             term: AtomicU64::new(0),
             woken: AtomicU64::new(0),

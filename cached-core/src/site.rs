@@ -123,6 +123,11 @@ impl Site {
         self.cache.local().ticket(&self.key)
     }
 
+    /// Whether nobody has changed the entry since the ticket.
+    pub(crate) fn is_current(&self, ticket: Ticket) -> bool {
+        self.cache.local().is_current(ticket)
+    }
+
     /// See [`Local::publish`]. `false` where the declaration leaves the local tier out.
     pub(crate) fn publish(
         &self,

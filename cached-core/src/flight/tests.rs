@@ -8,14 +8,14 @@ fn key() -> Arc<[u8]> {
 }
 
 fn leader(flights: &Arc<Flights>) -> Leader {
-    match flights.join(key()) {
+    match flights.join(&key(), None) {
         Role::Leader(leader) => leader,
         _ => panic!("there is a leader already"),
     }
 }
 
 fn follower(flights: &Arc<Flights>) -> Follower {
-    match flights.join(key()) {
+    match flights.join(&key(), None) {
         Role::Follower(follower) => follower,
         _ => panic!("there is no leader"),
     }

@@ -252,6 +252,11 @@ impl Local {
         Ticket { hash, count, absent: None }
     }
 
+    /// Whether nobody has changed the entry since.
+    pub(crate) fn is_current(&self, ticket: Ticket) -> bool {
+        self.stripe(ticket.hash).invalidated.load(Ordering::Acquire) == ticket.count
+    }
+
     fn stripe(&self, hash: u32) -> &Stripe {
         &self.stripes[hash as usize % MARKS]
     }

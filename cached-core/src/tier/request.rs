@@ -38,6 +38,8 @@ struct Answer {
     key: Arc<[u8]>,
     /// `None` once it was removed. Its place stays taken, for those that were put behind it.
     value: Option<Value>,
+    /// Which of the request's changes was the last one of this answer.
+    changed: u64,
 }
 
 /// A request, as a call remembers it. What it asks of a request that its task is not in is not
@@ -46,6 +48,8 @@ struct Answer {
 pub(crate) struct Request {
     id: u64,
     force_miss: bool,
+    /// How often the request has removed or replaced an answer, so far.
+    changes: u64,
 }
 
 /// The answers of the running request, until this is dropped. Who makes a call meanwhile, as a
@@ -60,7 +64,7 @@ impl InHand {
     }
 
     fn is_of(&self, request: Request) -> bool {
-        self.0.as_ref().is_some_and(|answers| answers.request == request)
+        self.0.as_ref().is_some_and(|answers| answers.request.id == request.id)
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -76,17 +80,6 @@ impl Drop for InHand {
         // There is nothing in its place: a request that ran meanwhile is over.
         let answers = self.0.take();
         let _ = ANSWERS.try_with(|here| std::mem::forget(here.replace(answers)));
-    }
-}
-
-impl Answers {
-    fn of(&mut self, cache: u64) -> &mut ByKey {
-        let known = self.caches.iter().position(|(id, _)| *id == cache);
-        let index = known.unwrap_or_else(|| {
-            self.caches.push((cache, ByKey::new()));
-            self.caches.len() - 1
-        });
-        &mut self.caches[index].1
     }
 }
 
@@ -108,13 +101,8 @@ impl ByKey {
         place
     }
 
-    fn remove(&mut self, key: &[u8]) -> Option<Value> {
-        let place = self.place(&key);
-        self.places[place].as_mut()?.value.take()
-    }
-
     /// The answer of a key, which has a place from now on.
-    fn answer(&mut self, key: &Arc<[u8]>) -> &mut Option<Value> {
+    fn answer(&mut self, key: &Arc<[u8]>) -> &mut Answer {
         if (self.taken + 1) * 2 > self.places.len() {
             let twice = none(self.places.len() * 2);
             for answer in std::mem::replace(&mut self.places, twice).into_iter().flatten() {
@@ -125,8 +113,8 @@ impl ByKey {
         let place = self.place(&&**key);
         let place = &mut self.places[place];
         self.taken += usize::from(place.is_none());
-        let new = || Answer { head: Head::of(key), key: Arc::clone(key), value: None };
-        &mut place.get_or_insert_with(new).value
+        let new = || Answer { head: Head::of(key), key: Arc::clone(key), value: None, changed: 0 };
+        place.get_or_insert_with(new)
     }
 }
 
@@ -153,28 +141,55 @@ impl Request {
         InHand::take().filter(|in_hand| in_hand.is_of(*self))?.find(cache, &key).cloned()
     }
 
-    /// Keeps the first answer for the rest of the request; returns the one that is kept.
+    /// Keeps the first answer for the rest of the request, unless the request has removed or replaced
+    /// it since this was asked for; returns the one that is kept, if there is one, and else `value`.
     pub(crate) fn keep(&self, cache: u64, key: &Arc<[u8]>, value: Value) -> Value {
-        let kept = self.change(cache, |answers| {
-            Arc::clone(answers.answer(key).get_or_insert_with(|| Arc::clone(&value)))
+        let kept = self.change(cache, |answers, _| {
+            let answer = answers.answer(key);
+            if answer.value.is_none() && answer.changed <= self.changes {
+                answer.value = Some(Arc::clone(&value));
+            }
+            answer.value.clone()
         });
-        kept.unwrap_or(value)
+        kept.flatten().unwrap_or(value)
     }
 
     pub(crate) fn replace(&self, cache: u64, key: &Arc<[u8]>, value: Value) {
-        drop(self.change(cache, |answers| answers.answer(key).replace(value)));
+        drop(self.put(cache, key, Some(value)));
     }
 
-    pub(crate) fn remove(&self, cache: u64, key: &[u8]) {
-        drop(self.change(cache, |answers| answers.remove(key)));
+    pub(crate) fn remove(&self, cache: u64, key: &Arc<[u8]>) {
+        drop(self.put(cache, key, None));
     }
 
-    /// What it returns is dropped when the answers are in their place again: a value's own `Drop`
-    /// may make a call.
-    fn change<T>(&self, cache: u64, change: impl FnOnce(&mut ByKey) -> T) -> Option<T> {
+    /// Returns what was there.
+    fn put(&self, cache: u64, key: &Arc<[u8]>, value: Option<Value>) -> Option<Value> {
+        let put = |answers: &mut ByKey, changes: &mut u64| {
+            *changes += 1;
+            let answer = answers.answer(key);
+            answer.changed = *changes;
+            std::mem::replace(&mut answer.value, value)
+        };
+        self.change(cache, put)?
+    }
+
+    /// Lets `change` have the answers, and the request's count of changes. What it returns is dropped
+    /// when the answers are in their place again: a value's own `Drop` may make a call.
+    fn change<T>(&self, cache: u64, change: impl FnOnce(&mut ByKey, &mut u64) -> T) -> Option<T> {
         let mut in_hand = InHand::take().filter(|in_hand| in_hand.is_of(*self))?;
-        Some(change(in_hand.0.as_mut()?.of(cache)))
+        let Answers { request, caches } = &mut **in_hand.0.as_mut()?;
+        Some(change(of(caches, cache), &mut request.changes))
     }
+}
+
+/// The answers of this cache.
+fn of(caches: &mut ByCache, cache: u64) -> &mut ByKey {
+    let known = caches.iter().position(|(id, _)| *id == cache);
+    let index = known.unwrap_or_else(|| {
+        caches.push((cache, ByKey::new()));
+        caches.len() - 1
+    });
+    &mut caches[index].1
 }
 
 /// A future in its request. It is in a box, and so are the answers, to be put in their place and
@@ -231,10 +246,13 @@ impl<F> Drop for InRequest<F> {
     }
 }
 
-/// A request, within which a key has one answer.
+/// A request, within which a key has one answer: the first cached value that one of its calls has,
+/// until the request itself invalidates or overwrites the entry. What is not cached (an error, a
+/// value that `cache_if` refuses, a stale one in place of an error) answers its own call alone.
 ///
-/// Wrap the handling of a request in it, for instance in a middleware. Calls in tasks that the
-/// request spawns are outside of it.
+/// Wrap the handling of a request in it, for instance in a middleware. Calls are in the request that
+/// polls them, so those in tasks that it spawns are outside of it. An entry's `get` and
+/// `first_found` see the request's answers, and add none.
 ///
 /// ```
 /// # use cached_core::{RequestScope, coordinator_cached};
@@ -278,7 +296,7 @@ impl RequestScope {
     pub fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> + use<F> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let request = Request { id, force_miss: self.force_miss };
+        let request = Request { id, force_miss: self.force_miss, changes: 0 };
         let answers = Some(Box::new(Answers { request, caches: Vec::new() }));
         InRequest { answers, future: Some(Box::pin(future)) }
     }

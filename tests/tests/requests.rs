@@ -1,0 +1,251 @@
+//! What a request answers with once somebody has changed the entry.
+#![allow(missing_docs)]
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cached_core::{Cache, RequestScope, coordinator_cached};
+use cached_tests::{Down, Memcached, Upstream};
+use proptest::collection::vec;
+use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
+use tokio::sync::Mutex;
+use tokio::task::yield_now;
+
+#[coordinator_cached(
+    name = "profile",
+    overwrite(reason = "a profile has no version of its own"),
+    skip(upstream),
+    entry = profile_entry
+)]
+async fn profile(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+    let _ = user;
+    upstream.answer().await
+}
+
+#[coordinator_cached(
+    name = "remote_profile",
+    overwrite(reason = "a profile has no version of its own"),
+    skip(upstream),
+    entry = remote_profile_entry,
+    local = false
+)]
+async fn remote_profile(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+    let _ = user;
+    upstream.answer().await
+}
+
+async fn local() -> Cache {
+    Cache::builder().build().await.expect("the defaults fit")
+}
+
+/// `first` begins, and `then` while it is under way.
+async fn overtaken<A, B>(first: impl Future<Output = A>, then: impl Future<Output = B>) -> (A, B) {
+    tokio::join!(biased; first, then)
+}
+
+#[tokio::test]
+async fn a_fetch_that_the_requests_own_change_overtook_is_not_its_answer() {
+    for force_miss in [false, true] {
+        let upstream = Upstream::default().taking(20);
+        let request = RequestScope::new().force_miss(force_miss).run(async {
+            let changed_and_asked = async {
+                profile_entry(7).invalidate().await.expect("no server can fail");
+                profile(&upstream, 7).await
+            };
+            let (first, second) = overtaken(profile(&upstream, 7), changed_and_asked).await;
+            assert_eq!((first, second), (Ok(1), Ok(2)));
+            assert_eq!(profile(&upstream, 7).await, Ok(2));
+            assert_eq!(upstream.fetches(), 2);
+        });
+        local().await.scope(request).await;
+    }
+}
+
+#[tokio::test]
+async fn nor_is_what_a_request_waited_for() {
+    let upstream = Upstream::default().taking(20);
+    let cache = local().await;
+    let request = RequestScope::new().run(async {
+        let change = async { profile_entry(7).invalidate().await };
+        let (first, changed) = overtaken(profile(&upstream, 7), change).await;
+        assert_eq!((first, changed), (Ok(1), Ok(())));
+        assert_eq!(profile(&upstream, 7).await, Ok(2));
+    });
+    let (led, ()) = cache.scope(overtaken(profile(&upstream, 7), request)).await;
+    assert_eq!(led, Ok(1));
+    assert_eq!(cache.stats().get("profile").expect("called").waits, 1);
+}
+
+#[tokio::test]
+async fn other_keys_changes_leave_a_request_its_answer() {
+    let upstream = Upstream::default().taking(20);
+    let request = RequestScope::new().run(async {
+        let change = async { profile_entry(8).overwrite(0).await };
+        let (first, changed) = overtaken(profile(&upstream, 7), change).await;
+        assert_eq!((first, changed), (Ok(1), Ok(())));
+        let change = RequestScope::new().run(async { profile_entry(7).invalidate().await });
+        assert_eq!(change.await, Ok(()), "of another request");
+        assert_eq!(profile(&upstream, 7).await, Ok(1));
+    });
+    local().await.scope(request).await;
+}
+
+#[tokio::test]
+async fn a_request_answers_with_what_it_has_overwritten_also_where_nothing_else_keeps_it() {
+    let upstream = Upstream::default();
+    let request = RequestScope::new().run(async {
+        assert_eq!(remote_profile(&upstream, 7).await, Ok(1));
+        assert_eq!(remote_profile_entry(7).overwrite(70).await, Ok(()));
+        assert_eq!(remote_profile(&upstream, 7).await, Ok(70));
+        assert!(!remote_profile_entry(7).add(71).await);
+        assert_eq!(remote_profile(&upstream, 7).await, Ok(70));
+    });
+    local().await.scope(request).await;
+}
+
+/// What one of those does that run at once.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Ask,
+    Invalidate,
+    Overwrite,
+    Yield,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step =
+        [Step::Ask, Step::Invalidate, Step::Overwrite, Step::Yield].map(|step| Just(step).boxed());
+    let [ask, invalidate, overwrite, pause] = step;
+    vec(prop_oneof![4 => ask, 1 => invalidate, 1 => overwrite, 4 => pause], 0..12)
+}
+
+/// A price that goes up.
+#[derive(Debug, Default)]
+struct Price {
+    now: AtomicU64,
+    /// What a call must see at least that begins now, within the request and outside.
+    in_request: AtomicU64,
+    outside: AtomicU64,
+    fetches: AtomicU64,
+    /// One change at a time: of two that run at once either may be the last.
+    change: Mutex<()>,
+}
+
+impl Price {
+    /// Takes a while that differs from fetch to fetch.
+    async fn fetch(&self) -> u64 {
+        let price = self.now.load(Ordering::SeqCst);
+        let fetch = self.fetches.fetch_add(1, Ordering::SeqCst);
+        for _ in 0..fetch * 5 % 8 {
+            yield_now().await;
+        }
+        price
+    }
+}
+
+#[coordinator_cached(
+    name = "price",
+    overwrite(reason = "a price has no version"),
+    skip(price),
+    entry = price_entry
+)]
+async fn price_of(price: &Price, item: u8) -> Result<u64, Down> {
+    let _ = item;
+    Ok(price.fetch().await)
+}
+
+#[coordinator_cached(
+    name = "remote_price",
+    overwrite(reason = "a price has no version"),
+    skip(price),
+    entry = remote_price_entry,
+    local = false
+)]
+async fn remote_price_of(price: &Price, item: u8) -> Result<u64, Down> {
+    let _ = item;
+    Ok(price.fetch().await)
+}
+
+async fn run(price: &Price, steps: Vec<Step>, is_local: bool, in_request: bool) {
+    let entry = || if is_local { price_entry(7) } else { remote_price_entry(7) };
+    for step in steps {
+        match step {
+            Step::Yield => yield_now().await,
+            Step::Ask => {
+                let least = if in_request { &price.in_request } else { &price.outside };
+                let least = least.load(Ordering::SeqCst);
+                let seen = match is_local {
+                    true => price_of(price, 7).await,
+                    false => remote_price_of(price, 7).await,
+                };
+                assert!(
+                    seen.clone().is_ok_and(|seen| seen >= least),
+                    "{seen:?} is from before {least}"
+                );
+            }
+            Step::Invalidate | Step::Overwrite => {
+                let _changing = price.change.lock().await;
+                let new = price.now.fetch_add(1, Ordering::SeqCst) + 1;
+                let changed = match step {
+                    Step::Overwrite => entry().overwrite(new).await,
+                    _ => entry().invalidate().await,
+                };
+                assert_eq!(changed, Ok(()));
+                price.outside.store(new, Ordering::SeqCst);
+                if in_request {
+                    price.in_request.store(new, Ordering::SeqCst);
+                }
+            }
+        }
+    }
+}
+
+/// Three at once in a request, and one outside.
+async fn run_all(cache: Cache, steps: [Vec<Step>; 4], is_local: bool, force_miss: bool) {
+    let price = Arc::new(Price::default());
+    let [a, b, c, outside] = steps;
+    let request = {
+        let price = Arc::clone(&price);
+        async move {
+            let run = |steps| run(&price, steps, is_local, true);
+            tokio::join!(run(a), run(b), run(c));
+        }
+    };
+    let request = RequestScope::new().force_miss(force_miss).run(request);
+    let outside = async move { run(&price, outside, is_local, false).await };
+    tokio::join!(cache.scope(request), cache.scope(outside));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn whoever_asks_after_a_change_of_the_own_request_sees_it(
+        steps in [steps(), steps(), steps(), steps()],
+        is_local in any::<bool>(),
+        force_miss in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async { run_all(local().await, steps, is_local, force_miss).await });
+    }
+}
+
+/// The same with memcached; its cases share a server.
+#[test]
+fn whoever_asks_after_a_change_sees_it_in_memcached_too() {
+    let memcached = Memcached::start();
+    let (server, number) = (memcached.address(), AtomicU64::new(0));
+    proptest!(ProptestConfig::with_cases(300), |(
+        steps in [steps(), steps(), steps(), steps()],
+        is_local in any::<bool>(),
+        force_miss in any::<bool>(),
+    )| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let number = number.fetch_add(1, Ordering::SeqCst);
+            let cache = Cache::builder().memcached([&server]).namespace(format!("case-{number}"));
+            run_all(cache.build().await.expect("it fits"), steps, is_local, force_miss).await;
+        });
+    });
+}
