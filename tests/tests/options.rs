@@ -367,7 +367,8 @@ async fn fleet_price(upstream: Upstream, course: u32) -> Result<usize, Down> {
 async fn refresh_ahead_is_done_once_across_processes() {
     let memcached = Memcached::start();
     let (a, b) = (process(&memcached).await, process(&memcached).await);
-    let upstream = Upstream::default();
+    // So long that both have read the item before it is refreshed.
+    let upstream = Upstream::default().taking(100);
     let price = |cache: &Cache| cache.scope(fleet_price(upstream.clone(), 1));
     assert_eq!(price(&a).await, Ok(1));
     a.flush().await;

@@ -346,8 +346,12 @@ mod tests {
             for (at, key) in keys.iter().enumerate().skip(1).step_by(3) {
                 request.replace(CACHE, key, Arc::new(at as u64 + 1_000));
             }
+            let later = Request::current().expect("it runs in one");
             for (at, key) in keys.iter().enumerate().step_by(3) {
-                request.keep(CACHE, key, Arc::new(at as u64 + 2_000));
+                // It was asked for before.
+                let overtaken = request.keep(CACHE, key, Arc::new(0_u64));
+                assert_eq!((number(Some(overtaken)), get(at as u64)), (Some(0), None));
+                later.keep(CACHE, key, Arc::new(at as u64 + 2_000));
             }
             for at in 0..1_000 {
                 let expected = at + [2_000, 1_000, 0][at as usize % 3];
