@@ -3,7 +3,10 @@
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::visit::Visit;
-use syn::{FnArg, GenericArgument, Pat, PathArguments, Safety, Signature, Type, TypeImplTrait};
+use syn::{
+    FnArg, GenericArgument, ParenthesizedGenericArguments, Pat, PathArguments, Receiver,
+    ReceiverKind, Safety, Signature, Type, TypeFnPtr, TypeImplTrait, TypeReference,
+};
 
 use crate::desugared::output;
 use crate::errors::Errors;
@@ -199,6 +202,35 @@ pub(crate) fn opaque(returned: &Type) -> Option<&TypeImplTrait> {
     let mut opaque = Opaque(None);
     opaque.visit_type(returned);
     opaque.0
+}
+
+/// The first `&mut` in an argument's type. One that a function in it takes is not the caller's.
+pub(crate) fn mutable_reference(argument: &FnArg) -> Option<TokenStream> {
+    #[derive(Default)]
+    struct Mutable(Option<TokenStream>);
+    impl<'ast> Visit<'ast> for Mutable {
+        fn visit_receiver(&mut self, receiver: &'ast Receiver) {
+            if matches!(receiver.kind, ReceiverKind::Reference(_, _, Some(_))) {
+                self.0 = Some(receiver.to_token_stream());
+            }
+            syn::visit::visit_receiver(self, receiver);
+        }
+        fn visit_type_reference(&mut self, reference: &'ast TypeReference) {
+            if self.0.is_none() && reference.mutability.is_some() {
+                self.0 = Some(reference.to_token_stream());
+            }
+            syn::visit::visit_type_reference(self, reference);
+        }
+        fn visit_type_fn_ptr(&mut self, _: &'ast TypeFnPtr) {}
+        fn visit_parenthesized_generic_arguments(
+            &mut self,
+            _: &'ast ParenthesizedGenericArguments,
+        ) {
+        }
+    }
+    let mut mutable = Mutable::default();
+    mutable.visit_fn_arg(argument);
+    mutable.0
 }
 
 fn contains(tokens: &TokenStream, word: &str) -> bool {

@@ -61,6 +61,7 @@ pub(crate) fn validate<'a>(
         skipped(args, function, &mut reported, errors);
         version(args, function, &mut reported, errors);
         accounted(args, function, &mut reported, errors);
+        written(args, function, &reported, errors);
     }
     of_the_value_alone(args, function, errors);
 
@@ -289,9 +290,7 @@ fn accounted(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors
         in_key
             || args.version.as_ref().is_some_and(|version| mentions(&version.value, name))
             || args.skip.as_ref().is_some_and(|skip| skip.value.contains(name))
-            // The option was not understood; it may well have accounted for this parameter.
-            || (args.identifier.is_none() && args.tried("identifier"))
-            || (args.skip.is_none() && args.tried("skip"))
+            || may_account_for_more(args)
     };
     let left_out: Vec<&Parameter> =
         function.parameters.iter().filter(|parameter| !is_accounted(parameter)).collect();
@@ -306,10 +305,7 @@ fn accounted(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors
         if reported.contains(ident) {
             continue;
         }
-        let skip = match &args.skip {
-            Some(_) => format!("add it to `skip({ident})`"),
-            None => format!("write `skip({ident})`"),
-        };
+        let skip = to_skip(ident, args);
         let message = if ident == "self" {
             format!(
                 "`self` is in neither the key nor `skip`; \
@@ -322,6 +318,44 @@ fn accounted(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors
             )
         };
         errors.on(ident, message);
+    }
+}
+
+/// Whether an option was not understood that says which parameters are in the key.
+fn may_account_for_more(args: &Args) -> bool {
+    (args.identifier.is_none() && args.tried("identifier"))
+        || (args.skip.is_none() && args.tried("skip"))
+}
+
+fn to_skip(parameter: &Ident, args: &Args) -> String {
+    match &args.skip {
+        Some(_) => format!("add it to `skip({parameter})`"),
+        None => format!("write `skip({parameter})`"),
+    }
+}
+
+/// A hit does not run the body, so nothing is written to a `&mut`. One of which something else is
+/// made for the key (`out.len()`) is left to who wrote that.
+fn written(args: &Args, function: &Function, reported: &[Ident], errors: &mut Errors) {
+    if may_account_for_more(args) {
+        return;
+    }
+    let identifier = identifier(args, function);
+    let key = identifier.iter().chain(args.version.as_ref().map(|version| &version.value));
+    let in_key: Vec<&Ident> = key.flat_map(whole_names).collect();
+    for Parameter { ident, argument, .. } in &function.parameters {
+        let argument = function.signature.inputs.get(*argument);
+        if let Some(reference) = argument.and_then(signature::mutable_reference)
+            && in_key.contains(&ident)
+            && !reported.contains(ident)
+        {
+            let message = format!(
+                "`{ident}` is a `&mut` in the key, but a hit does not run the body and writes \
+                    nothing to it; return what is written, or, where only the fetch uses it, {}",
+                to_skip(ident, args)
+            );
+            errors.on(reference, message);
+        }
     }
 }
 

@@ -57,6 +57,25 @@ mod inner {
     }
 }
 
+#[cached_core::coordinator_cached(name = "connection", version = number, skip(connection))]
+async fn fetch_through(connection: &mut u32, number: u8) -> Result<u8, String> {
+    *connection += 1;
+    Ok(number)
+}
+
+/// What of a `&mut` is in the key, its user has said.
+#[cached_core::coordinator_cached(name = "database", version = number, identifier = database.len())]
+async fn fetch_from(database: &mut String, number: u8) -> Result<u8, String> {
+    database.clear();
+    Ok(number)
+}
+
+#[cached_core::coordinator_cached(name = "change", version = number, skip(change))]
+async fn changed<F: Fn(&mut u8)>(change: F, mut number: u8) -> Result<u8, String> {
+    change(&mut number);
+    Ok(number)
+}
+
 macro_rules! annotated {
     ($function:ident, $entry:ident, $name:literal, $ttl:expr, $number:ident: $type:ty => $body:block) => {
         #[cached_core::coordinator_cached(name = $name, version = $number, ttl = $ttl, entry = $entry)]
@@ -73,6 +92,9 @@ fn spawned() -> impl Future<Output = ()> + Send {
         assert_eq!(inner::rates().await, inner::Rates { eur: 1 });
         assert_eq!(inner::safe(0).await, None);
         assert_eq!(written(1).await, Ok(2));
+        assert_eq!(fetch_through(&mut 1, 2).await, Ok(2));
+        assert_eq!(fetch_from(&mut "eu".to_owned(), 2).await, Ok(2));
+        assert_eq!(changed(|number| *number += 1, 2).await, Ok(3));
     }
 }
 
