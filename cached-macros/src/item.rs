@@ -37,14 +37,16 @@ pub(crate) struct Parameter {
     pub(crate) argument: usize,
 }
 
-/// Something else than a function, by the keyword that it begins with.
-pub(crate) struct NotAFunction {
-    pub(crate) keyword: Option<Ident>,
-    pub(crate) span: Span,
+/// What is no function that can be read.
+pub(crate) enum Unread {
+    /// A function with a mistake in its syntax, of which the compiler has told already.
+    Function,
+    /// Something else, by the keyword that it begins with.
+    Other { keyword: Option<Ident>, span: Span },
 }
 
 impl Function {
-    pub(crate) fn parse(tokens: TokenStream) -> Result<Function, NotAFunction> {
+    pub(crate) fn parse(tokens: TokenStream) -> Result<Function, Unread> {
         let tokens = ungrouped(tokens);
         let mut trees: Vec<TokenTree> = tokens.clone().into_iter().collect();
         let body = trees.last().and_then(braces);
@@ -54,7 +56,7 @@ impl Function {
         let head: TokenStream = trees.into_iter().collect();
         let parsed = parse_head.parse2(head.clone());
         let Ok((attributes, visibility, signature)) = parsed else {
-            return Err(NotAFunction::of(&tokens));
+            return Err(Unread::of(&tokens));
         };
         let desugared = match (&signature.asyncness, &signature.output, &body) {
             (None, ReturnType::Type(_, returned), Some(body)) => Desugared::of(returned, body),
@@ -97,21 +99,27 @@ impl Function {
     }
 }
 
-impl NotAFunction {
-    fn of(tokens: &TokenStream) -> NotAFunction {
+impl Unread {
+    fn of(tokens: &TokenStream) -> Unread {
+        const QUALIFIERS: &[&str] =
+            &["pub", "default", "const", "async", "unsafe", "safe", "extern"];
         const KEYWORDS: &[&str] = &[
             "struct", "enum", "union", "trait", "impl", "mod", "const", "static", "type", "use",
             "extern", "let",
         ];
-        let keyword = tokens.clone().into_iter().find_map(|token| match token {
-            TokenTree::Ident(ident) if KEYWORDS.contains(&ident.to_string().as_str()) => {
-                Some(ident)
-            }
+        let mut words = tokens.clone().into_iter().filter_map(|token| match token {
+            TokenTree::Ident(word) => Some(word),
             _ => None,
         });
+        let is_one_of = |word: &Ident, some: &[&str]| some.contains(&word.to_string().as_str());
+        let name_or_keyword = words.clone().find(|word| !is_one_of(word, QUALIFIERS));
+        if name_or_keyword.is_some_and(|word| word == "fn") {
+            return Unread::Function;
+        }
+        let keyword = words.find(|word| is_one_of(word, KEYWORDS));
         let first = tokens.clone().into_iter().next().map(|token| token.span());
         let span = keyword.as_ref().map(Ident::span).or(first).unwrap_or_else(Span::call_site);
-        NotAFunction { keyword, span }
+        Unread::Other { keyword, span }
     }
 }
 

@@ -10,7 +10,7 @@ use syn::{
 
 use crate::desugared::output;
 use crate::errors::Errors;
-use crate::item::{Function, NotAFunction, hides_names};
+use crate::item::{Function, Unread, hides_names};
 
 /// What is sure to be there once the rules hold.
 pub(crate) struct Sound<'a> {
@@ -18,9 +18,10 @@ pub(crate) struct Sound<'a> {
     pub(crate) returned: &'a Type,
 }
 
-/// The attribute is on something that is no function.
-pub(crate) fn refuse(item: &NotAFunction, errors: &mut Errors) {
-    let keyword = item.keyword.as_ref().map(ToString::to_string);
+/// The attribute is on something that is no function, or cannot be read as one.
+pub(crate) fn refuse(item: &Unread, errors: &mut Errors) {
+    let Unread::Other { keyword, span } = item else { return };
+    let keyword = keyword.as_ref().map(ToString::to_string);
     let message = match keyword.as_deref() {
         Some("impl") => {
             "only an `async fn` can be cached, not an `impl`; annotate the methods in it".into()
@@ -32,7 +33,7 @@ pub(crate) fn refuse(item: &NotAFunction, errors: &mut Errors) {
         Some(keyword) => format!("only an `async fn` can be cached, not a `{keyword}`"),
         None => "only an `async fn` can be cached".to_owned(),
     };
-    errors.at(item.span, message);
+    errors.at(*span, message);
 }
 
 pub(crate) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Option<Sound<'a>> {
