@@ -12,12 +12,6 @@ use crate::desugared::output;
 use crate::errors::Errors;
 use crate::item::{Function, Unread, hides_names};
 
-/// What is sure to be there once the rules hold.
-pub(crate) struct Sound<'a> {
-    pub(crate) body: &'a Group,
-    pub(crate) returned: &'a Type,
-}
-
 /// The attribute is on something that is no function, or cannot be read as one.
 pub(crate) fn refuse(item: &Unread, errors: &mut Errors) {
     let Unread::Other { keyword, span } = item else { return };
@@ -36,11 +30,8 @@ pub(crate) fn refuse(item: &Unread, errors: &mut Errors) {
     errors.at(*span, message);
 }
 
-pub(crate) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Option<Sound<'a>> {
-    asynchronous(function, errors);
-    qualifiers(&function.signature, errors);
-    parameters(function, errors);
-    let returned = returned(function, errors);
+/// The body, which a declaration in a trait has not.
+pub(crate) fn body<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a Group> {
     let body = function.body.as_ref();
     if body.is_none() {
         let name = &function.signature.ident;
@@ -49,7 +40,15 @@ pub(crate) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Optio
             format!("`{name}` has no body to cache the answer of; annotate the method in the impl"),
         );
     }
-    Some(Sound { body: body?, returned: returned? })
+    body
+}
+
+/// The rest, of which the returned type is sure to be there once the rules hold.
+pub(crate) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a Type> {
+    asynchronous(function, errors);
+    qualifiers(&function.signature, errors);
+    parameters(function, errors);
+    returned(function, errors)
 }
 
 fn asynchronous(function: &Function, errors: &mut Errors) {

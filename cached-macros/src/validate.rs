@@ -43,7 +43,9 @@ pub(crate) fn validate<'a>(
     function: &'a Function,
     errors: &mut Errors,
 ) -> Option<Cached<'a>> {
-    let sound = signature::validate(function, errors);
+    // Where there is no body, nothing else that is wrong matters.
+    let body = signature::body(function, errors)?;
+    let returned = signature::validate(function, errors);
     let name = name(args, function, errors);
     let reason = reason(args, errors);
     let ttl = ttl(args, errors);
@@ -65,11 +67,11 @@ pub(crate) fn validate<'a>(
     }
     of_the_value_alone(args, function, errors);
 
-    let (sound, name) = (sound?, name?);
+    let (returned, name) = (returned?, name?);
     errors.is_empty().then(|| Cached {
         function,
-        body: sound.body,
-        returned: sound.returned,
+        body,
+        returned,
         name,
         reason,
         identifier: identifier(args, function),
