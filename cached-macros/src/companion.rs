@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
+use proc_macro2::{Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Attribute, FnArg, GenericParam, Generics, WherePredicate};
@@ -99,7 +99,11 @@ fn entry_type(
     };
     let path = krate.path(span);
     let policy = Ident::new(if overwritable { "Overwritable" } else { "WriteOnce" }, span);
-    quote_spanned!(span=> #path::CacheEntry<#value, #path::#policy>)
+    // It ends where the type does: there the compiler proposes bounds, and for both the same.
+    let mut end = Punct::new('>', Spacing::Alone);
+    let last = returned.and_then(|returned| returned.to_token_stream().into_iter().last());
+    end.set_span(last.map_or(span, |last| last.span()));
+    quote_spanned!(span=> #path::CacheEntry<#value, #path::#policy #end)
 }
 
 /// The function's declaration. It is a static in the function's body, since beside a function

@@ -141,10 +141,12 @@ impl Key<'_> {
         let errors = Ident::new(if borrows(returned) { "no_errors" } else { "errors" }, span);
         let identifier = self.parts(&self.cached.identifier);
         let version = self.parts(self.cached.version);
-        let types = self.types();
+        // All calls in the chain are at the type, so that the whole of it is.
+        let types = self.types(span);
         let cache = self.cached.cache.map(|cache| {
             let (function, borrowed) = (krate.private(cache.span(), "cache"), borrowed(cache));
-            quote_spanned!(cache.span()=> .cache(#function(#borrowed)))
+            let lent = quote_spanned!(cache.span()=> #function(#borrowed));
+            quote_spanned!(span=> .cache(#lent))
         });
         quote_spanned! {span=>
             #lookup::<#returned, _>(
@@ -154,10 +156,10 @@ impl Key<'_> {
     }
 
     /// Adds the function's own type and const arguments, if it has any.
-    fn types(&self) -> TokenStream {
+    fn types(&self, span: Span) -> TokenStream {
         let (own, constants) = type_and_const_params(self.generics);
-        let own =
-            (!own.is_empty()).then(|| quote!(.of::<(#(::core::marker::PhantomData<#own>,)*)>()));
+        let own = (!own.is_empty())
+            .then(|| quote_spanned!(span=> .of::<(#(::core::marker::PhantomData<#own>,)*)>()));
         // The type of an `impl Trait` cannot be named, but that of its value can.
         let unnamed = self.unnamed().map(|name| quote!(::core::any::type_name_of_val(&#name)));
         let constants: Vec<Expr> = constants
@@ -168,7 +170,7 @@ impl Key<'_> {
             .collect();
         let constants = (!constants.is_empty()).then(|| {
             let constants = self.parts(&constants);
-            quote!(.constants(#constants))
+            quote_spanned!(span=> .constants(#constants))
         });
         quote!(#own #constants)
     }
