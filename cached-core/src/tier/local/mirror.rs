@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use smallvec::SmallVec;
 
+use super::store::put_aside;
 use crate::clock::Coarse;
 use crate::key::{Head, Sought, body};
 use crate::value::Value;
@@ -89,8 +90,22 @@ enum Place {
     InHand,
 }
 
+/// Goes with its thread.
+struct OfThread(Cell<Place>);
+
 thread_local! {
-    static MIRROR: Cell<Place> = const { Cell::new(Place::None) };
+    static MIRROR: OfThread = const { OfThread(Cell::new(Place::None)) };
+}
+
+impl Drop for OfThread {
+    /// Drops no value: thread-locals that its own `Drop` uses may be gone already, and where one
+    /// panics here, the process ends.
+    fn drop(&mut self) {
+        if let Place::Here(mut mirror) = self.0.replace(Place::None) {
+            let slots = mirror.slots.as_flattened_mut();
+            put_aside(slots.iter_mut().filter_map(Option::take).map(|slot| slot.value));
+        }
+    }
 }
 
 /// A thread's mirror, until this is dropped, also by a value that panics.
@@ -100,7 +115,7 @@ impl InHand {
     /// `None` where somebody has it, and without thread-locals, at the end of a thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn take() -> Option<InHand> {
-        match MIRROR.try_with(|place| place.replace(Place::InHand)).ok()? {
+        match MIRROR.try_with(|OfThread(place)| place.replace(Place::InHand)).ok()? {
             Place::Here(mirror) => Some(InHand(Some(mirror))),
             Place::None => Some(InHand(None)),
             Place::InHand => None,
@@ -119,7 +134,7 @@ impl Drop for InHand {
     fn drop(&mut self) {
         let place = self.0.take().map_or(Place::None, Place::Here);
         // There is nothing in its place. Without thread-locals it goes with them.
-        let _ = MIRROR.try_with(|mirror| std::mem::forget(mirror.replace(place)));
+        let _ = MIRROR.try_with(|OfThread(here)| std::mem::forget(here.replace(place)));
     }
 }
 

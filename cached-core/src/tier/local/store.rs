@@ -9,6 +9,9 @@
 //! would wait in vain. (From within a leader's work who asks for its key is answered alone, and
 //! waits for nobody.) So nothing stays aside for good where calls go on, whatever was cancelled or
 //! has panicked.
+//!
+//! At the end of a thread a value's own `Drop` may do little: thread-locals that it uses may be gone,
+//! and if it panics there the process ends. So what a thread keeps is put aside too when it ends.
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -51,6 +54,13 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
     /// Where the value is that this thread stores. Its caller has it yet.
     static STORED: Cell<*const ()> = const { Cell::new(ptr::null()) };
+}
+
+/// For whoever next drops what was put aside.
+pub(super) fn put_aside(values: impl IntoIterator<Item = Value>) {
+    let mut aside = lock(&ASIDE);
+    aside.extend(values);
+    IS_ANY_ASIDE.store(!aside.is_empty(), Ordering::Relaxed);
 }
 
 /// Drops what was put aside. For who leads no flight. Where this thread does that already, or is
@@ -141,9 +151,7 @@ impl Drop for Stored {
             && let Some(value) = self.0.take()
             && !ptr::eq(Arc::as_ptr(&value).cast(), STORED.get())
         {
-            let mut aside = lock(&ASIDE);
-            aside.push(value);
-            IS_ANY_ASIDE.store(true, Ordering::Relaxed);
+            put_aside([value]);
         }
     }
 }
