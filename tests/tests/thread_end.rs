@@ -5,12 +5,13 @@
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
-use cached_core::{Cache, coordinator_cached};
+use cached_core::{Cache, RequestScope, coordinator_cached};
 use serde::{Deserialize, Serialize};
 
 /// Whoever looks drops what others have put aside, so the tests take turns.
@@ -137,4 +138,21 @@ fn one_that_panics_when_it_is_dropped_takes_no_other_with_it() {
         assert_eq!(dropped(), number);
     }
     look();
+}
+
+/// Who ends the program in a request ends its thread there, with the answers.
+#[test]
+fn a_program_that_ends_in_a_request_ends_as_it_says() {
+    const NAME: &str = "a_program_that_ends_in_a_request_ends_as_it_says";
+    const ENDS: &str = "ENDS_IN_A_REQUEST";
+    if std::env::var_os(ENDS).is_some() {
+        at_once(RequestScope::new().run(async {
+            keep(|| assert_eq!(at_once(uses(1)).expect("it answers").0, 1));
+            std::process::exit(7);
+        }));
+    }
+    let program = std::env::current_exe().expect("it runs");
+    let ran = Command::new(program).args(["--exact", NAME]).env(ENDS, "yes").output();
+    let ran = ran.expect("it starts");
+    assert_eq!(ran.status.code(), Some(7), "{}", String::from_utf8_lossy(&ran.stderr));
 }
