@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
@@ -65,7 +65,7 @@ async fn plain(number: u64) -> Result<u64, std::io::Error> {
     Ok(number)
 }
 
-#[coordinator_cached(name = "uses", version = number)]
+#[coordinator_cached(name = "uses", overwrite(reason = "it is removed"), entry = uses_entry)]
 async fn uses(number: u64) -> Result<Arc<Uses>, std::io::Error> {
     Ok(Arc::new(Uses(number)))
 }
@@ -138,6 +138,35 @@ fn one_that_panics_when_it_is_dropped_takes_no_other_with_it() {
         assert_eq!(dropped(), number);
     }
     look();
+}
+
+/// The map collects the garbage of all threads wherever it comes to that: every 128 times that a
+/// thread looks into it, and so also where one that has looked as often ends.
+#[test]
+fn what_the_store_makes_room_with_is_not_dropped_at_the_end_of_a_thread() {
+    let _turn = turn();
+    let cache = at_once(Cache::builder().local_capacity(20_000).build()).expect("it fits");
+    for turn in 0..30 {
+        let (looked, has_looked) = mpsc::channel();
+        let (ends, is_to_end) = mpsc::channel::<()>();
+        let of_thread = cache.clone();
+        let thread = thread::spawn(move || {
+            BEFORE.with_borrow_mut(Vec::clear);
+            for _ in 0..128 {
+                let invalidated = at_once(of_thread.scope(uses_entry(u64::MAX).invalidate()));
+                invalidated.expect("there is no memcached");
+            }
+            AFTER.with_borrow_mut(Vec::clear);
+            looked.send(()).expect("somebody waits");
+            is_to_end.recv().expect("somebody says so");
+        });
+        has_looked.recv().expect("it looks");
+        for number in 0..130 {
+            at_once(cache.scope(uses(turn * 130 + number))).expect("it answers");
+        }
+        ends.send(()).expect("somebody waits");
+        thread.join().expect("it ends");
+    }
 }
 
 /// Who ends the program in a request ends its thread there, with the answers.
