@@ -122,22 +122,36 @@ fn what_a_thread_kept_is_dropped_by_another_that_looks() {
     assert_eq!(dropped(), 10);
 }
 
+fn three_that_panic() {
+    for number in 0..3 {
+        at_once(panics(number)).expect("it answers");
+    }
+}
+
+/// Each look drops one of the three that panic.
+fn look_until_none_is_left(before: u64) {
+    for dropped in 1..=3 {
+        assert!(catch_unwind(AssertUnwindSafe(look)).is_err());
+        assert_eq!(PUT_DOWN.load(Ordering::Relaxed), before + dropped);
+    }
+    look();
+}
+
 #[test]
 fn one_that_panics_when_it_is_dropped_takes_no_other_with_it() {
     let _turn = turn();
     let before = PUT_DOWN.load(Ordering::Relaxed);
-    let dropped = || PUT_DOWN.load(Ordering::Relaxed) - before;
-    keep_on_a_thread_that_ends(|| {
-        for number in 0..3 {
-            at_once(panics(number)).expect("it answers");
-        }
-    });
-    assert_eq!(dropped(), 0, "at the end of a thread none is dropped");
-    for number in 1..=3 {
-        assert!(catch_unwind(AssertUnwindSafe(look)).is_err());
-        assert_eq!(dropped(), number);
-    }
-    look();
+    keep_on_a_thread_that_ends(three_that_panic);
+    assert_eq!(PUT_DOWN.load(Ordering::Relaxed), before, "at the end of a thread none is dropped");
+    look_until_none_is_left(before);
+}
+
+#[test]
+fn one_that_panics_on_the_thread_that_kept_it_takes_no_other_with_it() {
+    let _turn = turn();
+    let before = PUT_DOWN.load(Ordering::Relaxed);
+    keep(three_that_panic);
+    look_until_none_is_left(before);
 }
 
 /// The map collects the garbage of all threads wherever it comes to that: every 128 times that a

@@ -90,22 +90,8 @@ enum Place {
     InHand,
 }
 
-/// Goes with its thread.
-struct OfThread(Cell<Place>);
-
 thread_local! {
-    static MIRROR: OfThread = const { OfThread(Cell::new(Place::None)) };
-}
-
-impl Drop for OfThread {
-    /// Drops no value: thread-locals that its own `Drop` uses may be gone already, and where one
-    /// panics here, the process ends.
-    fn drop(&mut self) {
-        if let Place::Here(mut mirror) = self.0.replace(Place::None) {
-            let slots = mirror.slots.as_flattened_mut();
-            put_aside(slots.iter_mut().filter_map(Option::take).map(|slot| slot.value));
-        }
-    }
+    static MIRROR: Cell<Place> = const { Cell::new(Place::None) };
 }
 
 /// A thread's mirror, until this is dropped, also by a value that panics.
@@ -115,7 +101,7 @@ impl InHand {
     /// `None` where somebody has it, and without thread-locals, at the end of a thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn take() -> Option<InHand> {
-        match MIRROR.try_with(|OfThread(place)| place.replace(Place::InHand)).ok()? {
+        match MIRROR.try_with(|place| place.replace(Place::InHand)).ok()? {
             Place::Here(mirror) => Some(InHand(Some(mirror))),
             Place::None => Some(InHand(None)),
             Place::InHand => None,
@@ -134,7 +120,7 @@ impl Drop for InHand {
     fn drop(&mut self) {
         let place = self.0.take().map_or(Place::None, Place::Here);
         // There is nothing in its place. Without thread-locals it goes with them.
-        let _ = MIRROR.try_with(|OfThread(here)| std::mem::forget(here.replace(place)));
+        let _ = MIRROR.try_with(|mirror| std::mem::forget(mirror.replace(place)));
     }
 }
 
@@ -168,8 +154,8 @@ fn tag(head: Head) -> u64 {
 pub(super) fn tidy() {
     let gone = GONE.load(Ordering::Relaxed);
     change(|mirror| {
-        if mirror.as_ref().is_some_and(|mirror| mirror.gone != gone) {
-            *mirror = None;
+        if let Some(mut mirror) = mirror.take_if(|mirror| mirror.gone != gone) {
+            mirror.values().for_each(drop);
         }
     });
 }
@@ -213,6 +199,12 @@ impl Mirror {
         let slots: Box<[Set]> = std::iter::repeat_with(Set::default).take(SETS).collect();
         let slots = slots.try_into().unwrap_or_else(|_| unreachable!("it has as many sets"));
         Box::new(Mirror { tags: [0; SETS], slots, weight: 0, hand: 0, gone })
+    }
+
+    /// Takes one after the other out.
+    fn values(&mut self) -> impl Iterator<Item = Value> {
+        let slots = self.slots.as_flattened_mut().iter_mut();
+        slots.filter_map(Option::take).map(|slot| slot.value)
     }
 
     /// What this thread may keep of what all may keep.
@@ -298,8 +290,11 @@ impl Mirror {
 }
 
 impl Drop for Mirror {
+    /// Drops no value: it goes at the end of its thread, or while another value panics. See
+    /// [`store`](super::store).
     fn drop(&mut self) {
         MIRRORS.fetch_sub(1, Ordering::Relaxed);
+        put_aside(self.values());
     }
 }
 
