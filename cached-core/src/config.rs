@@ -75,8 +75,9 @@ impl CacheBuilder {
     /// default; 0 keeps nothing locally.
     ///
     /// What was removed is freed in the course of later calls. A thread holds on to what it served
-    /// last, also of a cache that is gone, until it next looks further than that, or ends: 2,048
-    /// values, and all threads together a sixteenth of this bound, at most.
+    /// last, also of a cache that is gone, until it next looks further than that, or, once it has
+    /// ended, until another does: 2,048 values, and all threads together a sixteenth of this bound,
+    /// at most.
     pub fn local_capacity(mut self, bytes: u64) -> CacheBuilder {
         self.config.local_capacity = bytes;
         self

@@ -230,7 +230,10 @@ impl Local {
     /// The duty to refresh the entry, for one caller in the last `ahead` of its life.
     pub(crate) fn refresh(&self, key: &[u8], ahead: Duration) -> Option<Refresh> {
         let entry = self.entries.enter().get(&Wanted(key))?;
-        if entry.left(self.since, self.clock.now()) >= ahead {
+        let left = entry.left(self.since, self.clock.now());
+        // A hit puts nothing aside: its caller has the value, mostly.
+        drop(entry.value.take());
+        if left >= ahead {
             return None;
         }
         let key = Arc::from(key);

@@ -13,7 +13,17 @@ use crate::value::Value;
 thread_local! {
     /// The answers of the request that this thread runs just now. Taken and not borrowed, so that one can
     /// be lent, and what is done with it may make calls.
-    static ANSWERS: Cell<Option<Box<Answers>>> = const { Cell::new(None) };
+    static ANSWERS: Here = const { Here(Cell::new(None)) };
+}
+
+struct Here(Cell<Option<Box<Answers>>>);
+
+impl Drop for Here {
+    /// Drops no value, whose own `Drop` could do little at the end of a thread: one that ends in a
+    /// request ends the program.
+    fn drop(&mut self) {
+        std::mem::forget(self.0.take());
+    }
 }
 
 /// The answers of one request.
@@ -59,7 +69,7 @@ pub struct InHand(Option<Box<Answers>>);
 impl InHand {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn take() -> Option<InHand> {
-        let answers = ANSWERS.try_with(Cell::take).ok()??;
+        let answers = ANSWERS.try_with(|Here(answers)| answers.take()).ok()??;
         Some(InHand(Some(answers)))
     }
 
@@ -79,7 +89,7 @@ impl Drop for InHand {
     fn drop(&mut self) {
         // There is nothing in its place: a request that ran meanwhile is over.
         let answers = self.0.take();
-        let _ = ANSWERS.try_with(|here| std::mem::forget(here.replace(answers)));
+        let _ = ANSWERS.try_with(|Here(here)| std::mem::forget(here.replace(answers)));
     }
 }
 
@@ -212,7 +222,7 @@ impl Entered<'_> {
 
     fn change_places(&mut self) {
         // At the end of a thread it is run outside of its request.
-        let _ = ANSWERS.try_with(|here| {
+        let _ = ANSWERS.try_with(|Here(here)| {
             let before = here.replace(self.0.take());
             *self.0 = before;
         });

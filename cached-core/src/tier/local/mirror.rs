@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use smallvec::SmallVec;
 
+use super::store::put_aside;
 use crate::clock::Coarse;
 use crate::key::{Head, Sought, body};
 use crate::value::Value;
@@ -153,8 +154,8 @@ fn tag(head: Head) -> u64 {
 pub(super) fn tidy() {
     let gone = GONE.load(Ordering::Relaxed);
     change(|mirror| {
-        if mirror.as_ref().is_some_and(|mirror| mirror.gone != gone) {
-            *mirror = None;
+        if let Some(mut mirror) = mirror.take_if(|mirror| mirror.gone != gone) {
+            mirror.values().for_each(drop);
         }
     });
 }
@@ -198,6 +199,12 @@ impl Mirror {
         let slots: Box<[Set]> = std::iter::repeat_with(Set::default).take(SETS).collect();
         let slots = slots.try_into().unwrap_or_else(|_| unreachable!("it has as many sets"));
         Box::new(Mirror { tags: [0; SETS], slots, weight: 0, hand: 0, gone })
+    }
+
+    /// Takes one after the other out.
+    fn values(&mut self) -> impl Iterator<Item = Value> {
+        let slots = self.slots.as_flattened_mut().iter_mut();
+        slots.filter_map(Option::take).map(|slot| slot.value)
     }
 
     /// What this thread may keep of what all may keep.
@@ -283,8 +290,11 @@ impl Mirror {
 }
 
 impl Drop for Mirror {
+    /// Drops no value: it goes at the end of its thread, or while another value panics. See
+    /// [`store`](super::store).
     fn drop(&mut self) {
         MIRRORS.fetch_sub(1, Ordering::Relaxed);
+        put_aside(self.values());
     }
 }
 

@@ -3,12 +3,17 @@
 //! A value's own `Drop` may do anything: make a call, invalidate an entry, wait for a thread that
 //! does. The store lets go of values wherever it comes to that, mostly in a call for another key,
 //! and with locks held: its own, for making room and for growing, and around them a stripe's. So
-//! what goes while a thread is inside of the store is put aside, and dropped at the end of a look,
-//! of a fill or of a change, or with a cache, by whichever thread comes to that first. There it is
-//! inside no more, and has answered the flight that it led, for whose key the value may ask and
-//! would wait in vain. (From within a leader's work who asks for its key is answered alone, and
-//! waits for nobody.) So nothing stays aside for good where calls go on, whatever was cancelled or
-//! has panicked.
+//! what goes before the store itself does is put aside, and dropped at the end of a look, of a fill
+//! or of a change, or with a cache, by whichever thread comes to that first. There it is inside no
+//! more, and has answered the flight that it led, for whose key the value may ask and would wait in
+//! vain. (From within a leader's work who asks for its key is answered alone, and waits for
+//! nobody.) So nothing stays aside for good where calls go on, whatever was cancelled or has
+//! panicked.
+//!
+//! At the end of a thread a value's own `Drop` can do little: thread-locals that it uses may be
+//! gone, and if it panics there the process ends. So what a thread keeps is put aside when it ends,
+//! and also what goes while a thread is in no store: any thread that uses a map of this kind
+//! collects the garbage of all of them, now and then, and perhaps when it ends.
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -25,8 +30,8 @@ use crate::value::Value;
 
 type Entries = Cache<StoredKey, LocalEntry, ByHead>;
 
-/// Is entered for whatever is done with it.
-pub(super) struct Store(Entries);
+/// Is entered for whatever is done with it. `None` once it is dropped.
+pub(super) struct Store(Option<Entries>);
 
 /// Inside of the store.
 pub(super) struct Inside<'s> {
@@ -49,8 +54,17 @@ static IS_ANY_ASIDE: AtomicBool = AtomicBool::new(false);
 thread_local! {
     /// Whether this thread is inside of a store, or drops what was put aside there.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread drops a store, with what is in it.
+    static DROPS: Cell<bool> = const { Cell::new(false) };
     /// Where the value is that this thread stores. Its caller has it yet.
     static STORED: Cell<*const ()> = const { Cell::new(ptr::null()) };
+}
+
+/// For whoever next drops what was put aside.
+pub(super) fn put_aside(values: impl IntoIterator<Item = Value>) {
+    let mut aside = lock(&ASIDE);
+    aside.extend(values);
+    IS_ANY_ASIDE.store(!aside.is_empty(), Ordering::Relaxed);
 }
 
 /// Drops what was put aside. For who leads no flight. Where this thread does that already, or is
@@ -82,11 +96,32 @@ fn next_aside() -> Option<Value> {
 
 impl Store {
     pub(super) fn new(entries: Entries) -> Store {
-        Store(entries)
+        Store(Some(entries))
     }
 
     pub(super) fn enter(&self) -> Inside<'_> {
-        Inside { entries: &self.0, _outermost: Outermost::enter() }
+        match &self.0 {
+            Some(entries) => Inside { entries, _outermost: Outermost::enter() },
+            None => unreachable!("it is there until this is dropped"),
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _drops = Drops { before: DROPS.replace(true) };
+        self.0 = None;
+    }
+}
+
+/// While a store is dropped; perhaps by a value that was in another.
+struct Drops {
+    before: bool,
+}
+
+impl Drop for Drops {
+    fn drop(&mut self) {
+        DROPS.set(self.before);
     }
 }
 
@@ -137,13 +172,11 @@ impl Stored {
 
 impl Drop for Stored {
     fn drop(&mut self) {
-        if INSIDE.get()
+        if (INSIDE.get() || !DROPS.get())
             && let Some(value) = self.0.take()
             && !ptr::eq(Arc::as_ptr(&value).cast(), STORED.get())
         {
-            let mut aside = lock(&ASIDE);
-            aside.push(value);
-            IS_ANY_ASIDE.store(true, Ordering::Relaxed);
+            put_aside([value]);
         }
     }
 }
@@ -151,8 +184,9 @@ impl Drop for Stored {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
+    use super::super::entry::{Life, Since};
     use super::*;
 
     thread_local! {
@@ -197,12 +231,16 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_outside_is_dropped_at_once() {
+    fn what_goes_with_its_store_is_dropped_at_once() {
+        let store = store();
         let (value, said) = says();
-        let stored = Stored::new(&value);
+        let now = Instant::now();
+        let life = Life { from: now, fresh: Duration::from_secs(60), kept: Duration::ZERO };
+        let entry = LocalEntry::new(Since(now), &value, 1, life);
+        store.enter().insert(StoredKey::new(&[1; 16]), &value, entry);
         drop(value);
         assert!(said.try_recv().is_err());
-        drop(stored);
+        drop(store);
         assert_eq!(said.try_recv(), Ok(false));
     }
 }
