@@ -344,7 +344,6 @@ impl Local {
 impl Drop for Local {
     fn drop(&mut self) {
         mirror::forget_store();
-        drop_aside();
     }
 }
 
