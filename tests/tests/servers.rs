@@ -399,6 +399,39 @@ async fn keys_that_come_back_from_a_server_bring_no_old_value_back() {
     }
 }
 
+/// What a server has from before it came back is not believed. It may be started anew after that, with
+/// nothing from before, while nobody asks it.
+#[tokio::test]
+async fn a_server_that_came_back_and_was_started_anew_is_believed() {
+    let mut servers = [Memcached::start(), Memcached::start()];
+    let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
+    let cache = process(&servers).await;
+    let upstream = Upstream::default();
+    // So many that it takes the new one longer to count as far.
+    calls(&cache, &upstream, 0..3_000).await;
+    cache.flush().await;
+    cache.set_memcached(&addresses[1..]).expect("they fit");
+    cache.set_memcached(&addresses).expect("they fit");
+    for user in 0..20 {
+        until_it_is_told(&cache, user).await;
+    }
+    servers[0].kill();
+    let port = servers[0].port();
+    servers[0] = Memcached::start_on(port).expect("the port is free");
+    let give_up = Instant::now() + Duration::from_secs(3);
+    for users in (5_000..).step_by(20).map(|first| first..first + 20) {
+        let fetched = upstream.fetches();
+        calls(&cache, &upstream, users.clone()).await;
+        cache.flush().await;
+        calls(&cache, &upstream, users).await;
+        if upstream.fetches() - fetched == 20 {
+            return;
+        }
+        assert!(Instant::now() < give_up, "what it has is fetched again and again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_name_that_does_not_resolve_at_first_neither_fails_the_build_nor_a_call() {
     let server = Memcached::start();

@@ -212,20 +212,27 @@ impl Server {
                 Some(gone) => doubts.of.push(gone.seed),
                 None => doubts.all = true,
             }
+            self.debts.distrust();
         }
-        self.debts.distrust();
         self.health.eject();
         self.mend_in_background();
     }
 
-    /// Whether an item of the key may be what this process stored last.
+    /// Whether an item of the key may be what this process stored last. One that may not is from
+    /// before the mark, or from after a restart that nobody noticed: that is found out.
     pub(super) fn is_believed(&self, digest: Digest, cas: u64) -> bool {
         if cas >= self.marked.load(Ordering::Acquire) {
             return true;
         }
         let own = self.score(digest);
-        let doubts = self.doubts();
-        !doubts.all && !doubts.of.iter().any(|&seed| score(seed, digest) > own)
+        let is_believed = {
+            let doubts = self.doubts();
+            !doubts.all && !doubts.of.iter().any(|&seed| score(seed, digest) > own)
+        };
+        if !is_believed && self.is_well() && self.health.begins_attempt() {
+            self.attempt_in_background();
+        }
+        is_believed
     }
 
     fn doubts(&self) -> MutexGuard<'_, Doubts> {
@@ -309,6 +316,16 @@ impl Server {
         }
     }
 
+    fn attempt_in_background(&self) {
+        if let (Ok(runtime), Some(server)) = (Handle::try_current(), self.me.upgrade()) {
+            runtime.spawn(async move {
+                if let Err(error) = server.attempt().await {
+                    log::debug!("{error}");
+                }
+            });
+        }
+    }
+
     /// A test that has moved the clock sees the attempt that is due made by its next call.
     #[cfg(feature = "testing")]
     pub(super) async fn mend_if_in_memory(&self) {
@@ -327,15 +344,22 @@ impl Server {
 
     /// Whether the server answers; then it is told what it missed, and is back in rotation.
     async fn attempt(&self) -> Result<(), RemoteError> {
+        let marked = self.marked.load(Ordering::Acquire);
         let distrusted = self.debts.distrusted();
         let mark = self.mark().await?;
         if let Some(distrusted) = distrusted {
             self.marked.store(mark, Ordering::Release);
             self.debts.marked(distrusted);
-        } else if mark < self.marked.load(Ordering::Acquire) {
-            // It counts from the start again: it was started anew, and has nothing from before.
-            self.marked.store(0, Ordering::Release);
-            *self.doubts() = Doubts::default();
+        } else if mark < marked {
+            // It counts from the start again: it was started anew, and has nothing from before. Unless
+            // there are doubts since, or another mark: then another attempt sees to it.
+            let mut doubts = self.doubts();
+            let (set, failed) = (Ordering::AcqRel, Ordering::Relaxed);
+            if self.debts.distrusted().is_none()
+                && self.marked.compare_exchange(marked, 0, set, failed).is_ok()
+            {
+                *doubts = Doubts::default();
+            }
         }
         loop {
             let owed = self.debts.some(BATCH);
