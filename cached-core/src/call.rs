@@ -94,7 +94,9 @@ enum Right {
     Lease(Option<Box<Lease>>),
     /// An item may be replaced, where it was read and if it is still what was read.
     Replace(Box<(RemoteKey, u64)>),
-    /// Not in memcached: it could not be asked, or somebody else has the lease.
+    /// Not in memcached, which could not be asked.
+    Unasked,
+    /// Not in memcached: somebody else has the lease, or it has what only another build reads.
     Nothing,
     /// Nowhere: memcached has an entry that stays.
     Leave,
@@ -321,7 +323,11 @@ impl Missed {
         if fetching.refresh || self.site.lifetime(None).kept.is_zero() || self.force_miss() {
             return None;
         }
-        fetching.stale.clone().or_else(|| self.site.look_for_stale())
+        match fetching.right {
+            Right::LocalOnly | Right::Unasked => self.site.look_for_stale(),
+            // What memcached was asked for and does not have, another process may have invalidated.
+            _ => fetching.stale.clone(),
+        }
     }
 
     async fn follow(&self, follower: Follower) -> Joined {

@@ -61,7 +61,10 @@ impl Missed {
                         if key.turns_to_gutter(&error) {
                             continue;
                         }
-                        return Acquired::without_stale(Right::Nothing);
+                        // Where it has said before that another has the lease, it has answered.
+                        let unasked = give_up.is_none();
+                        let right = if unasked { Right::Unasked } else { Right::Nothing };
+                        return Acquired::without_stale(right);
                     }
                     Ok(Found::Item(item)) => {
                         return self.take(item, remote, &key, lease, lifetime, ticket);

@@ -31,7 +31,7 @@ impl Missed {
             Right::LocalOnly | Right::LocalRefresh { .. } => lifetime.local,
             // Longer once the fill is confirmed.
             Right::Lease(_) | Right::Replace(..) => lifetime.local.min(UNCONFIRMED),
-            Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
+            Right::Unasked | Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
             Right::Leave => Duration::ZERO,
         };
         // A refresh needs a declared reason, so it is of an overwritable entry.

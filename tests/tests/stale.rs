@@ -1,0 +1,120 @@
+//! `stale_if_error`: what is kept of an entry that has expired, for how long, and who may have it.
+#![allow(missing_docs)]
+
+use std::time::Duration;
+
+use cached_core::testing::TestCache;
+use cached_core::{Cache, coordinator_cached};
+use cached_tests::{Down, Upstream};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[coordinator_cached(
+    name = "stale_profile",
+    overwrite(reason = "users edit their profile and expect to see the edit"),
+    stale_if_error = "1h",
+    skip(upstream),
+    entry = profile_entry
+)]
+async fn profile(upstream: &Upstream) -> Result<usize, Down> {
+    upstream.answer().await
+}
+
+#[coordinator_cached(
+    name = "stale_rate",
+    version = day,
+    stale_if_error = "1h",
+    skip(upstream),
+    entry = rate_entry
+)]
+async fn rate(upstream: &Upstream, day: u32) -> Result<usize, Down> {
+    upstream.answer().await
+}
+
+#[tokio::test]
+async fn what_another_process_invalidated_is_not_served_where_fetches_fail() {
+    let (upstream, a) = (Upstream::default(), TestCache::new());
+    let b = a.another_process();
+    assert_eq!(a.run(profile(&upstream)).await, Ok(1));
+    assert_eq!(a.run(rate(&upstream, 1)).await, Ok(2));
+    b.run(async { profile_entry().invalidate().await }).await.expect("told");
+    b.run(async { rate_entry(1).invalidate().await }).await.expect("told");
+    upstream.fail();
+    for passed in [6 * SECOND, MINUTE, 30 * MINUTE] {
+        a.advance(passed);
+        assert_eq!(a.run(profile(&upstream)).await, Err(Down));
+        assert_eq!(b.run(profile(&upstream)).await, Err(Down));
+    }
+    assert_eq!(a.run(rate(&upstream, 1)).await, Err(Down));
+}
+
+#[tokio::test]
+async fn what_another_process_invalidated_is_not_served_while_a_third_has_the_lease() {
+    let builder = Cache::builder().lease_wait(Duration::from_millis(20));
+    let (upstream, a) = (Upstream::default(), TestCache::with(builder).expect("fits"));
+    let (b, c) = (a.another_process(), a.another_process());
+    assert_eq!(a.run(profile(&upstream)).await, Ok(1));
+    b.run(async { profile_entry().invalidate().await }).await.expect("told");
+    a.advance(6 * SECOND);
+    upstream.fail();
+    let slow = upstream.clone().taking(10_000);
+    let fetch = tokio::spawn(c.cache().scope(async move { profile(&slow).await }));
+    while upstream.fetches() == 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(a.run(profile(&upstream)).await, Err(Down));
+    fetch.abort();
+}
+
+/// The gutter keeps nothing for errors, so it cannot say that the entry was not invalidated at home.
+#[tokio::test]
+async fn what_another_process_invalidated_is_not_served_where_another_server_stands_in() {
+    let builder = Cache::builder().memcached(["one:1", "other:1"]);
+    let (upstream, a) = (Upstream::default(), TestCache::with(builder).expect("fits"));
+    let b = a.another_process();
+    assert_eq!(a.run(profile(&upstream)).await, Ok(1));
+    let key = a.run(async { profile_entry().key() }).await;
+    let home = ["one:1", "other:1"].into_iter().find(|at| a.memcached_at(at).holds(&key));
+    b.run(async { profile_entry().invalidate().await }).await.expect("told");
+    upstream.fail();
+    a.advance(6 * SECOND);
+    a.memcached_at(home.expect("it is stored")).fail();
+    for _ in 0..5 {
+        assert_eq!(a.run(profile(&upstream)).await, Err(Down));
+    }
+}
+
+#[tokio::test]
+async fn a_lie_of_a_memcached_brings_back_nothing_that_has_expired() {
+    let (upstream, a) = (Upstream::default(), TestCache::new());
+    assert_eq!(a.run(profile(&upstream)).await, Ok(1));
+    upstream.fail();
+    a.advance(6 * SECOND);
+    a.memcached().lie();
+    for _ in 0..10 {
+        assert_eq!(a.run(profile(&upstream)).await, Err(Down));
+    }
+}
+
+#[tokio::test]
+async fn with_memcached_out_of_reach_the_process_serves_what_it_keeps_itself() {
+    for hangs in [false, true] {
+        let builder = Cache::builder().remote_timeout(Duration::from_millis(10));
+        let (upstream, a) = (Upstream::default(), TestCache::with(builder).expect("fits"));
+        assert_eq!(a.run(profile(&upstream)).await, Ok(1));
+        upstream.fail();
+        match hangs {
+            true => a.memcached().stall(),
+            false => a.memcached().fail(),
+        }
+        a.advance(6 * SECOND);
+        // Ejected from the third call on.
+        for _ in 0..5 {
+            assert_eq!(a.run(profile(&upstream)).await, Ok(1));
+        }
+        assert_eq!(a.stats("stale_profile").stale_answers, 5);
+        a.advance(61 * MINUTE);
+        assert_eq!(a.run(profile(&upstream)).await, Err(Down), "it is kept no longer");
+    }
+}
