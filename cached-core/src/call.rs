@@ -77,7 +77,7 @@ impl Fetching {
     fn answer(self, outcome: Outcome) {
         if let Some(leader) = self.leader {
             // Given back here, where there is a runtime, and before others look again.
-            drop(leader.unstow::<Lease>());
+            drop(leader.unstow::<Won>());
             leader.answer(|| outcome);
         }
     }
@@ -91,7 +91,7 @@ enum Right {
     LocalRefresh { _until_dropped: Refresh },
     /// A lease was won, to fill what is missing or to replace what has expired. A leader stows it
     /// on its flight, so that whoever takes its lead over need not wait for it.
-    Lease(Option<Box<Lease>>),
+    Lease(Option<Box<Won>>),
     /// An item may be replaced, where it was read and if it is still what was read.
     Replace(Box<(RemoteKey, u64)>),
     /// Not in memcached, which could not be asked.
@@ -100,6 +100,13 @@ enum Right {
     Nothing,
     /// Nowhere: memcached has an entry that stays.
     Leave,
+}
+
+/// What a leader leaves to whoever takes its lead over.
+struct Won {
+    lease: Lease,
+    /// What memcached has to serve if the fetch fails.
+    stale: Option<Value>,
 }
 
 /// A missed call of which only the fetch is left, if that. It is untyped, and what is typed are small
@@ -370,14 +377,18 @@ impl Missed {
             }
             Err(ticket) => ticket,
         };
-        let fetch = |leader, right| Step::Fetch(Fetching::new(Some(leader), ticket, right));
+        let fetch = |leader, right, stale| {
+            let fetching = Fetching::new(Some(leader), ticket, right);
+            Joined::Step(Step::Fetch(Fetching { stale, ..fetching }))
+        };
         if site.remote_tier().is_none() {
-            return Joined::Step(fetch(leader, Right::LocalOnly));
+            return fetch(leader, Right::LocalOnly, None);
         }
         // The leader before this one had won the right to fill.
-        if let Some(lease) = leader.unstow::<Lease>() {
-            leader.stow(lease);
-            return Joined::Step(fetch(leader, Right::Lease(None)));
+        if let Some(won) = leader.unstow::<Won>() {
+            let stale = won.stale.clone();
+            leader.stow(won);
+            return fetch(leader, Right::Lease(None), stale);
         }
         Joined::Ask(leader, ticket)
     }
@@ -415,10 +426,10 @@ impl Missed {
                     Step::AnswerAndRefresh(answer, Fetching::refresh(ticket, right))
                 }
                 Acquired::Right { mut right, stale } => {
-                    if let Right::Lease(lease) = &mut right
-                        && let Some(lease) = lease.take()
+                    if let Right::Lease(won) = &mut right
+                        && let Some(won) = won.take()
                     {
-                        leader.stow(lease);
+                        leader.stow(won);
                     }
                     Step::Fetch(Fetching { stale, ..Fetching::new(Some(leader), ticket, right) })
                 }

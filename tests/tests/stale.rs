@@ -6,6 +6,7 @@ use std::time::Duration;
 use cached_core::testing::TestCache;
 use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Down, Upstream};
+use tokio::task::JoinHandle;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -117,4 +118,43 @@ async fn with_memcached_out_of_reach_the_process_serves_what_it_keeps_itself() {
         a.advance(61 * MINUTE);
         assert_eq!(a.run(profile(&upstream)).await, Err(Down), "it is kept no longer");
     }
+}
+
+/// Calls in a task of its own.
+fn call(cache: &TestCache, upstream: &Upstream) -> JoinHandle<Result<usize, Down>> {
+    let upstream = upstream.clone();
+    tokio::spawn(cache.cache().scope(async move { rate(&upstream, 1).await }))
+}
+
+async fn fetched(upstream: &Upstream, fetches: usize) {
+    let began = async {
+        while upstream.fetches() < fetches {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(10 * SECOND, began).await.expect("the fetch begins");
+}
+
+#[tokio::test]
+async fn who_takes_over_from_a_cancelled_leader_has_its_kept_value_too() {
+    let (upstream, a) = (Upstream::default(), TestCache::new());
+    assert_eq!(a.run(rate(&upstream, 1)).await, Ok(1));
+    a.advance(31 * MINUTE);
+    upstream.fail();
+    // A process whose local tier never had it.
+    let (b, slow) = (a.another_process(), upstream.clone().taking(500));
+    let leader = call(&b, &slow);
+    fetched(&upstream, 2).await;
+    let (heir, follower) = (call(&b, &slow), call(&b, &slow));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    leader.abort();
+    fetched(&upstream, 3).await;
+    heir.abort();
+    assert_eq!(follower.await.expect("no panic"), Ok(1));
+    assert_eq!(upstream.fetches(), 4, "each of the three has led");
+    assert_eq!(b.stats("stale_rate").stale_answers, 1);
+    // The right to replace it was given back.
+    upstream.recover();
+    let c = a.another_process();
+    assert_eq!(c.run(rate(&upstream, 1)).await, Ok(5));
 }

@@ -15,8 +15,8 @@ impl Missed {
     /// does not wait for memcached.
     pub(super) fn fill(&self, fetching: Fetching, value: Value, verdict: Verdict) -> Value {
         let Fetching { leader, refresh, ticket, mut right, .. } = fetching;
-        if let (Right::Lease(lease @ None), Some(leader)) = (&mut right, &leader) {
-            *lease = leader.unstow();
+        if let (Right::Lease(won @ None), Some(leader)) = (&mut right, &leader) {
+            *won = leader.unstow();
         }
         let site = &self.site;
         if !site.keeps(&verdict) {
@@ -58,7 +58,7 @@ impl Missed {
     ) {
         // On the server that was read: a CAS is good for nothing on another.
         let (key, cas, lease) = match right {
-            Right::Lease(Some(lease)) => (lease.key().clone(), lease.cas(), Some(lease)),
+            Right::Lease(Some(won)) => (won.lease.key().clone(), won.lease.cas(), Some(won.lease)),
             Right::Replace(item) => {
                 let (key, cas) = *item;
                 (key, cas, None)
