@@ -19,6 +19,10 @@ pub(crate) const UNCONFIRMED: Duration = Duration::from_secs(5);
 /// A longer lifetime than this is cut to it: nothing outlives it, and clocks can be added to it.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+/// What memcached may keep of a value after its ttl: an item there lives for both together. However
+/// long the ttl is, which may be of the value: who reads it must count back as its writer counted.
+const LONGEST_KEPT: Duration = Duration::from_secs(LONGEST_TTL.as_secs() / 2);
+
 /// What a value weighs that cannot be written at all: it is not free, and not much else is known.
 const UNKNOWN_WEIGHT: usize = 4096;
 
@@ -182,13 +186,22 @@ impl Site {
             false => verdict.ttl,
         });
         let declared = self.ttl.or(self.declaration.declared_ttl());
-        let ttl = judged.or(declared).unwrap_or(config.default_ttl).min(FOR_EVER);
+        let asked = judged.or(declared).unwrap_or(config.default_ttl);
+        let mut kept = self.declaration.kept_for_errors().min(FOR_EVER);
+        let mut longest = FOR_EVER;
+        if self.remote_tier().is_some() {
+            kept = kept.min(LONGEST_KEPT);
+            longest = LONGEST_TTL - kept;
+        }
+        let ahead = self.declaration.refreshed_ahead().min(FOR_EVER);
+        // Not all of a life that is cut.
+        let ahead = if asked > longest { ahead.min(longest / 2) } else { ahead };
         let ttl = match config.jitter {
-            0.0 => ttl,
-            jitter => ttl.mul_f64(1.0 - jitter * random()),
+            0.0 => asked.min(longest),
+            jitter => asked.min(longest).mul_f64(1.0 - jitter * random()),
         };
         let bound = self.declaration.declared_local_ttl();
-        let local = match (self.remote_tier(), whole_seconds(ttl.min(LONGEST_TTL))) {
+        let local = match (self.remote_tier(), whole_seconds(ttl)) {
             // memcached counts in whole seconds: what lives shorter stays in this process.
             (None, _) | (_, 0) => ttl.min(bound.unwrap_or(ttl)),
             // The server counts on ticks of its own, so an item may live a second less than its
@@ -198,8 +211,7 @@ impl Site {
                 Duration::from_secs(u64::from(seconds - 1)).min(bound.unwrap_or(unbounded))
             }
         };
-        let kept = self.declaration.kept_for_errors().min(FOR_EVER);
-        Lifetime { ttl, local, kept, ahead: self.declaration.refreshed_ahead().min(FOR_EVER) }
+        Lifetime { ttl, local, kept, ahead }
     }
 
     /// Takes note of an exchange that came to nothing. A value that is too large for memcached is

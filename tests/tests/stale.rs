@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cached_core::testing::TestCache;
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Down, Upstream};
+use cached_tests::{Down, Memcached, Upstream};
 use tokio::task::JoinHandle;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -157,4 +157,95 @@ async fn who_takes_over_from_a_cancelled_leader_has_its_kept_value_too() {
     upstream.recover();
     let c = a.another_process();
     assert_eq!(c.run(rate(&upstream, 1)).await, Ok(5));
+}
+
+#[coordinator_cached(
+    name = "stale_month",
+    version = user,
+    ttl = "24h",
+    stale_if_error = "720h",
+    skip(upstream)
+)]
+async fn month(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+    upstream.answer().await
+}
+
+#[coordinator_cached(
+    name = "stale_weeks",
+    version = user,
+    ttl = "480h",
+    stale_if_error = "288h",
+    skip(upstream)
+)]
+async fn weeks(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+    upstream.answer().await
+}
+
+/// Who reads it knows only the ttl that is declared.
+#[coordinator_cached(
+    name = "stale_weeks_or_an_hour",
+    version = user,
+    ttl = "696h",
+    ttl_with = |_| Duration::from_secs(3600),
+    stale_if_error = "480h",
+    skip(upstream)
+)]
+async fn weeks_or_an_hour(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+    upstream.answer().await
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[tokio::test]
+async fn a_ttl_and_a_time_for_errors_of_over_30_days_together_leave_an_entry_fresh_at_first() {
+    let (upstream, a) = (Upstream::default(), TestCache::new());
+    assert_eq!(a.run(month(&upstream, 1)).await, Ok(1));
+    assert_eq!(a.run(weeks(&upstream, 1)).await, Ok(2));
+    assert_eq!(a.run(weeks_or_an_hour(&upstream, 1)).await, Ok(3));
+    a.advance(23 * 60 * MINUTE);
+    let b = a.another_process();
+    assert_eq!(b.run(month(&upstream, 1)).await, Ok(1));
+    assert_eq!(b.run(weeks(&upstream, 1)).await, Ok(2));
+    assert_eq!(b.stats("stale_month").remote_hits, 1);
+    upstream.fail();
+    a.advance(60 * MINUTE);
+    for process in [&a, &b, &a.another_process()] {
+        assert_eq!(process.run(month(&upstream, 1)).await, Ok(1));
+        assert_eq!(process.run(weeks_or_an_hour(&upstream, 1)).await, Ok(3));
+    }
+    assert_eq!(upstream.fetches(), 3 + 6, "they have expired");
+    assert_eq!(b.run(weeks(&upstream, 1)).await, Ok(2));
+    assert_eq!(b.stats("stale_weeks").stale_answers, 0, "20 days of ttl, of which 18 are left");
+    a.advance(17 * DAY);
+    assert_eq!(b.run(weeks(&upstream, 1)).await, Ok(2));
+    assert_eq!(b.stats("stale_weeks").stale_answers, 1);
+}
+
+#[coordinator_cached(
+    name = "stale_for_long_on_a_server",
+    overwrite(reason = "a lease can be seen by who replaces the item"),
+    ttl = lives,
+    stale_if_error = "720h",
+    refresh_ahead = "400h",
+    skip(upstream, lives)
+)]
+async fn on_a_server(upstream: Upstream, lives: Duration) -> Result<usize, Down> {
+    upstream.answer().await
+}
+
+/// memcached takes a number of seconds over 30 days for a date, and then lets nobody replace an item.
+#[tokio::test]
+async fn what_is_refreshed_and_kept_for_over_30_days_together_is_refreshed_in_memcached() {
+    let (memcached, upstream) = (Memcached::start(), Upstream::default());
+    let process = async || {
+        let builder = Cache::builder().memcached([memcached.address()]);
+        builder.remote_timeout(SECOND).build().await.expect("fits")
+    };
+    let (a, b) = (process().await, process().await);
+    assert_eq!(a.scope(on_a_server(upstream.clone(), MINUTE)).await, Ok(1));
+    a.flush().await;
+    assert_eq!(b.scope(on_a_server(upstream.clone(), MINUTE)).await, Ok(1));
+    fetched(&upstream, 2).await;
+    let stats = b.stats().get("stale_for_long_on_a_server").expect("called");
+    assert_eq!((stats.remote_hits, stats.refreshes, stats.stale_answers), (1, 1, 0));
 }
