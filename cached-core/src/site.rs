@@ -152,6 +152,14 @@ impl Site {
         }
     }
 
+    /// See [`Local::remove_expired`].
+    pub(crate) fn remove_expired(&self, ticket: Ticket) {
+        let keeps = !self.declaration.kept_for_errors().is_zero();
+        if let Some(local) = self.local().filter(|_| keeps) {
+            local.remove_expired(&self.key, ticket);
+        }
+    }
+
     fn local(&self) -> Option<&Local> {
         self.declaration.uses_local().then(|| self.cache.local())
     }

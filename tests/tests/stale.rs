@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cached_core::testing::TestCache;
-use cached_core::{Cache, coordinator_cached};
+use cached_core::{Cache, RequestScope, coordinator_cached};
 use cached_tests::{Down, Memcached, Upstream};
 use tokio::task::JoinHandle;
 
@@ -248,4 +248,145 @@ async fn what_is_refreshed_and_kept_for_over_30_days_together_is_refreshed_in_me
     fetched(&upstream, 2).await;
     let stats = b.stats().get("stale_for_long_on_a_server").expect("called");
     assert_eq!((stats.remote_hits, stats.refreshes, stats.stale_answers), (1, 1, 0));
+}
+
+#[coordinator_cached(
+    name = "stale_offer",
+    version = number,
+    ttl = "10m",
+    stale_if_error = "1h",
+    skip(upstream, gone),
+    entry = offer_entry
+)]
+async fn offer(upstream: &Upstream, number: u32, gone: bool) -> Result<Option<usize>, Down> {
+    Ok(Some(upstream.answer().await?).filter(|_| !gone))
+}
+
+#[coordinator_cached(
+    name = "stale_even",
+    overwrite(reason = "a count has no version of its own"),
+    ttl = "10m",
+    stale_if_error = "1h",
+    cache_if = |count| count % 2 == 1,
+    skip(upstream),
+    entry = odd_entry
+)]
+async fn odd(upstream: &Upstream) -> Result<usize, Down> {
+    upstream.answer().await
+}
+
+#[tokio::test]
+async fn what_a_healthy_upstream_says_is_gone_is_not_served_for_errors() {
+    for a in [TestCache::local(), TestCache::new()] {
+        let (upstream, b) = (Upstream::default(), a.another_process());
+        assert_eq!(a.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
+        assert_eq!(b.run(offer(&upstream, 2, false)).await, Ok(Some(2)));
+        assert_eq!(a.run(odd(&upstream)).await, Ok(3));
+        a.advance(11 * MINUTE);
+        assert_eq!(a.run(odd(&upstream)).await, Ok(4));
+        assert_eq!(a.run(offer(&upstream, 1, true)).await, Ok(None));
+        upstream.fail();
+        for process in [&a, &b] {
+            assert_eq!(process.run(offer(&upstream, 1, false)).await, Err(Down));
+            assert_eq!(process.run(odd(&upstream)).await, Err(Down));
+        }
+        assert_eq!(b.run(offer(&upstream, 2, false)).await, Ok(Some(2)), "nobody said that");
+    }
+}
+
+/// The process that gets the answer cannot ask memcached afterwards: nor has it kept the value itself.
+#[tokio::test]
+async fn what_is_gone_is_gone_from_the_local_tier_too() {
+    let (upstream, a) = (Upstream::default(), TestCache::new());
+    assert_eq!(a.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
+    a.advance(11 * MINUTE);
+    assert_eq!(a.run(offer(&upstream, 1, true)).await, Ok(None));
+    upstream.fail();
+    a.memcached().fail();
+    assert_eq!(a.run(offer(&upstream, 1, false)).await, Err(Down));
+}
+
+#[tokio::test]
+async fn followers_are_told_that_it_is_gone_and_others_what_is_kept_until_then() {
+    let (upstream, a) = (Upstream::default(), TestCache::new());
+    let b = a.another_process();
+    assert_eq!(a.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
+    a.advance(11 * MINUTE);
+    let slow = upstream.clone().taking(100);
+    let call = || {
+        let slow = slow.clone();
+        tokio::spawn(a.cache().scope(async move { offer(&slow, 1, true).await }))
+    };
+    let leader = call();
+    fetched(&upstream, 2).await;
+    let follower = call();
+    assert_eq!(b.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
+    assert_eq!(leader.await.expect("no panic"), Ok(None));
+    assert_eq!(follower.await.expect("no panic"), Ok(None));
+    a.cache().flush().await;
+    assert_eq!(upstream.fetches(), 2);
+    let key = a.run(async { offer_entry(1).key() }).await;
+    assert!(!a.memcached().holds(&key));
+    assert_eq!(b.run(offer(&upstream, 1, false)).await, Ok(Some(3)));
+}
+
+#[tokio::test]
+async fn what_another_stored_meanwhile_is_not_gone() {
+    let (upstream, a) = (Upstream::default(), TestCache::new());
+    assert_eq!(a.run(odd(&upstream)).await, Ok(1));
+    a.advance(11 * MINUTE);
+    for (process, value) in [(a.another_process(), 101), (a.clone(), 103)] {
+        let slow = upstream.clone().taking(100);
+        let fetches = upstream.fetches();
+        let fetch = tokio::spawn(a.cache().scope(async move { odd(&slow).await }));
+        fetched(&upstream, fetches + 1).await;
+        process.run(async { odd_entry().overwrite(value).await }).await.expect("told");
+        assert_eq!(fetch.await.expect("no panic"), Ok(fetches + 1));
+        a.cache().flush().await;
+        upstream.fail();
+        for process in [&a, &a.another_process()] {
+            assert_eq!(process.run(odd(&upstream)).await, Ok(value));
+            process.advance(11 * MINUTE);
+            assert_eq!(process.run(odd(&upstream)).await, Ok(value), "kept for errors");
+        }
+        upstream.recover();
+        // An odd number of them, so that the next answer is refused.
+        if upstream.fetches() % 2 == 0 {
+            upstream.answer().await.expect("it is well");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_is_alive_stays_where_a_request_that_misses_by_force_finds_nothing() {
+    for a in [TestCache::local(), TestCache::new()] {
+        let upstream = Upstream::default();
+        assert_eq!(a.run(odd(&upstream)).await, Ok(1));
+        let forced = RequestScope::new().force_miss(true);
+        assert_eq!(a.run(forced.run(odd(&upstream))).await, Ok(2));
+        assert_eq!(a.run(odd(&upstream)).await, Ok(1));
+        assert_eq!(upstream.fetches(), 2);
+    }
+}
+
+#[tokio::test]
+async fn what_is_gone_is_gone_too_for_who_fetches_in_place_of_a_lost_winner() {
+    let builder = Cache::builder().lease(SECOND);
+    let (upstream, a) = (Upstream::default(), TestCache::with(builder).expect("fits"));
+    let b = a.another_process();
+    assert_eq!(a.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
+    a.advance(11 * MINUTE);
+    // It wins the right to replace it, and is not heard of again.
+    let (lost, slow) = (a.another_process(), upstream.clone().taking(60_000));
+    let lost = lost.cache().scope(async move { offer(&slow, 1, false).await });
+    let lost = tokio::spawn(lost);
+    fetched(&upstream, 2).await;
+    assert_eq!(b.run(offer(&upstream, 1, true)).await, Ok(Some(1)));
+    tokio::time::sleep(SECOND + SECOND / 10).await;
+    assert_eq!(b.run(offer(&upstream, 1, true)).await, Ok(None));
+    upstream.fail();
+    for process in [&a, &b] {
+        assert_eq!(process.run(offer(&upstream, 1, false)).await, Err(Down));
+    }
+    lost.abort();
 }

@@ -7,22 +7,28 @@ use super::{Fetching, Missed, Right};
 use crate::flight::Outcome;
 use crate::site::{Lifetime, UNCONFIRMED};
 use crate::tier::local::{Ticket, Write, drop_aside};
-use crate::tier::remote::Condition;
+use crate::tier::remote::{Condition, Lease};
 use crate::value::{Value, Verdict};
 
 impl Missed {
     /// Stores what was fetched in every tier that may have it, and answers everybody. The caller
     /// does not wait for memcached.
     pub(super) fn fill(&self, fetching: Fetching, value: Value, verdict: Verdict) -> Value {
-        let Fetching { leader, refresh, ticket, mut right, .. } = fetching;
+        let Fetching { leader, refresh, ticket, mut right, stale } = fetching;
         if let (Right::Lease(won @ None), Some(leader)) = (&mut right, &leader) {
             *won = leader.unstow();
         }
         let site = &self.site;
         if !site.keeps(&verdict) {
+            // The upstream is well, and this is its answer: what has expired is none any more.
+            site.remove_expired(ticket);
             if let Some(leader) = leader {
                 leader.answer(|| Outcome::Uncached(Arc::clone(&value)));
             }
+            if stale.is_some() {
+                self.remove_kept(right);
+            }
+            drop_aside();
             return value;
         }
         let weight = site.weight(&value);
@@ -46,6 +52,18 @@ impl Missed {
         // Not before the flight is answered: what is dropped here may ask for this very key.
         drop_aside();
         self.keep(value)
+    }
+
+    /// Removes what memcached keeps for a fetch that fails, if it is still what was read there.
+    fn remove_kept(&self, right: Right) {
+        match (right, self.site.remote_tier()) {
+            (Right::Lease(Some(won)), _) => won.lease.takes_its_item(),
+            (Right::Replace(item), Some(remote)) => {
+                let (key, cas) = *item;
+                Lease::new(remote, key, cas).takes_its_item();
+            }
+            _ => {}
+        }
     }
 
     fn fill_remote(
