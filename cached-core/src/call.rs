@@ -85,7 +85,7 @@ impl Fetching {
 
 /// What a fetch may store.
 enum Right {
-    /// There is no remote tier.
+    /// There is no remote tier, or none for what lives so short.
     LocalOnly,
     /// There is none, and the entry is refreshed.
     LocalRefresh { _until_dropped: Refresh },

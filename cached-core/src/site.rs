@@ -186,15 +186,19 @@ impl Site {
         verdict.cache && (!verdict.absent || self.declaration.declared_none_ttl().is_some())
     }
 
-    /// How long a value lives: one that was judged, or any where there is no verdict.
-    pub(crate) fn lifetime(&self, verdict: Option<&Verdict>) -> Lifetime {
-        let config = self.cache.config();
+    /// The ttl that is asked for: of a value that was judged, or of any where there is no verdict.
+    pub(crate) fn ttl(&self, verdict: Option<&Verdict>) -> Duration {
         let judged = verdict.and_then(|verdict| match verdict.absent {
             true => self.declaration.declared_none_ttl(),
             false => verdict.ttl,
         });
         let declared = self.ttl.or(self.declaration.declared_ttl());
-        let asked = judged.or(declared).unwrap_or(config.default_ttl);
+        judged.or(declared).unwrap_or(self.cache.config().default_ttl)
+    }
+
+    /// How long such a value lives, of which a part at random is taken off where that is configured.
+    pub(crate) fn lifetime(&self, verdict: Option<&Verdict>) -> Lifetime {
+        let asked = self.ttl(verdict);
         let mut kept = self.declaration.kept_for_errors().min(FOR_EVER);
         let mut longest = FOR_EVER;
         if self.remote_tier().is_some() {
@@ -204,7 +208,7 @@ impl Site {
         let ahead = self.declaration.refreshed_ahead().min(FOR_EVER);
         // Not all of a life that is cut.
         let ahead = if asked > longest { ahead.min(longest / 2) } else { ahead };
-        let ttl = match config.jitter {
+        let ttl = match self.cache.config().jitter {
             0.0 => asked.min(longest),
             jitter => asked.min(longest).mul_f64(1.0 - jitter * random()),
         };

@@ -42,8 +42,9 @@ impl Missed {
         let site = &self.site;
         let lifetime = site.lifetime(None);
         async move {
-            let Some((remote, mut key)) = site.remote().filter(|_| whole_seconds(lifetime.ttl) > 0)
-            else {
+            // By the ttl that is asked for: what jitter makes of that is another time for each value.
+            let lasts = whole_seconds(site.ttl(None)) > 0;
+            let Some((remote, mut key)) = site.remote().filter(|_| lasts) else {
                 return Acquired::without_stale(Right::LocalOnly);
             };
             let counters = site.counters();

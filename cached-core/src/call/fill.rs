@@ -34,9 +34,12 @@ impl Missed {
         let weight = site.weight(&value);
         let lifetime = site.lifetime(Some(&verdict));
         let fresh = match right {
-            Right::LocalOnly | Right::LocalRefresh { .. } => lifetime.local,
-            // Longer once the fill is confirmed.
-            Right::Lease(_) | Right::Replace(..) => lifetime.local.min(UNCONFIRMED),
+            Right::LocalRefresh { .. } => lifetime.local,
+            Right::LocalOnly if site.remote_tier().is_none() => lifetime.local,
+            // Longer once the fill is confirmed, which it is not where memcached was not asked.
+            Right::Lease(_) | Right::Replace(..) | Right::LocalOnly => {
+                lifetime.local.min(UNCONFIRMED)
+            }
             Right::Unasked | Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
             Right::Leave => Duration::ZERO,
         };
