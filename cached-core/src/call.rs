@@ -377,18 +377,16 @@ impl Missed {
             }
             Err(ticket) => ticket,
         };
-        let fetch = |leader, right, stale| {
-            let fetching = Fetching::new(Some(leader), ticket, right);
-            Joined::Step(Step::Fetch(Fetching { stale, ..fetching }))
-        };
+        let fetch = |leader, right| Fetching::new(Some(leader), ticket, right);
         if site.remote_tier().is_none() {
-            return fetch(leader, Right::LocalOnly, None);
+            return Joined::Step(Step::Fetch(fetch(leader, Right::LocalOnly)));
         }
         // The leader before this one had won the right to fill.
         if let Some(won) = leader.unstow::<Won>() {
             let stale = won.stale.clone();
             leader.stow(won);
-            return fetch(leader, Right::Lease(None), stale);
+            let fetching = fetch(leader, Right::Lease(None));
+            return Joined::Step(Step::Fetch(Fetching { stale, ..fetching }));
         }
         Joined::Ask(leader, ticket)
     }

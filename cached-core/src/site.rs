@@ -187,6 +187,7 @@ impl Site {
     }
 
     /// The ttl that is asked for: of a value that was judged, or of any where there is no verdict.
+    #[inline]
     pub(crate) fn ttl(&self, verdict: Option<&Verdict>) -> Duration {
         let judged = verdict.and_then(|verdict| match verdict.absent {
             true => self.declaration.declared_none_ttl(),
@@ -199,26 +200,29 @@ impl Site {
     /// How long such a value lives, of which a part at random is taken off where that is configured.
     pub(crate) fn lifetime(&self, verdict: Option<&Verdict>) -> Lifetime {
         let asked = self.ttl(verdict);
-        let mut kept = self.declaration.kept_for_errors().min(FOR_EVER);
-        let mut longest = FOR_EVER;
-        if self.remote_tier().is_some() {
-            kept = kept.min(LONGEST_KEPT);
-            longest = LONGEST_TTL - kept;
+        let remote = self.remote_tier().is_some();
+        let mut longest = if remote { LONGEST_TTL } else { FOR_EVER };
+        let mut kept = self.declaration.kept_for_errors();
+        if !kept.is_zero() {
+            kept = kept.min(if remote { LONGEST_KEPT } else { FOR_EVER });
+            longest = if remote { longest - kept } else { longest };
         }
-        let ahead = self.declaration.refreshed_ahead().min(FOR_EVER);
-        // Not all of a life that is cut.
-        let ahead = if asked > longest { ahead.min(longest / 2) } else { ahead };
+        let mut ahead = self.declaration.refreshed_ahead();
+        if !ahead.is_zero() {
+            // Not all of a life that is cut.
+            ahead = ahead.min(if asked > longest { longest / 2 } else { FOR_EVER });
+        }
         let ttl = match self.cache.config().jitter {
             0.0 => asked.min(longest),
             jitter => asked.min(longest).mul_f64(1.0 - jitter * random()),
         };
         let bound = self.declaration.declared_local_ttl();
-        let local = match (self.remote_tier(), whole_seconds(ttl)) {
+        let local = match (remote, whole_seconds(ttl)) {
             // memcached counts in whole seconds: what lives shorter stays in this process.
-            (None, _) | (_, 0) => ttl.min(bound.unwrap_or(ttl)),
+            (false, _) | (_, 0) => ttl.min(bound.unwrap_or(ttl)),
             // The server counts on ticks of its own, so an item may live a second less than its
             // ttl; the local entry must not outlive it.
-            (Some(_), seconds) => {
+            (true, seconds) => {
                 let unbounded = if self.overwritable() { UNCONFIRMED } else { ttl };
                 Duration::from_secs(u64::from(seconds - 1)).min(bound.unwrap_or(unbounded))
             }

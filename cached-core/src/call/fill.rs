@@ -13,33 +13,25 @@ use crate::value::{Value, Verdict};
 impl Missed {
     /// Stores what was fetched in every tier that may have it, and answers everybody. The caller
     /// does not wait for memcached.
-    pub(super) fn fill(&self, fetching: Fetching, value: Value, verdict: Verdict) -> Value {
-        let Fetching { leader, refresh, ticket, mut right, stale } = fetching;
-        if let (Right::Lease(won @ None), Some(leader)) = (&mut right, &leader) {
+    pub(super) fn fill(&self, mut fetching: Fetching, value: Value, verdict: Verdict) -> Value {
+        let site = &self.site;
+        if let (Right::Lease(won @ None), Some(leader)) = (&mut fetching.right, &fetching.leader) {
             *won = leader.unstow();
         }
-        let site = &self.site;
         if !site.keeps(&verdict) {
-            // The upstream is well, and this is its answer: what has expired is none any more.
-            site.remove_expired(ticket);
-            if let Some(leader) = leader {
-                leader.answer(|| Outcome::Uncached(Arc::clone(&value)));
-            }
-            if stale.is_some() {
-                self.remove_kept(right);
-            }
-            drop_aside();
+            self.store_nothing(fetching, &value);
             return value;
         }
+        let Fetching { leader, refresh, ticket, right, .. } = fetching;
         let weight = site.weight(&value);
         let lifetime = site.lifetime(Some(&verdict));
         let fresh = match right {
-            Right::LocalRefresh { .. } => lifetime.local,
-            Right::LocalOnly if site.remote_tier().is_none() => lifetime.local,
+            _ if site.remote_tier().is_none() => lifetime.local,
             // Longer once the fill is confirmed, which it is not where memcached was not asked.
-            Right::Lease(_) | Right::Replace(..) | Right::LocalOnly => {
-                lifetime.local.min(UNCONFIRMED)
-            }
+            Right::Lease(_)
+            | Right::Replace(..)
+            | Right::LocalOnly
+            | Right::LocalRefresh { .. } => lifetime.local.min(UNCONFIRMED),
             Right::Unasked | Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
             Right::Leave => Duration::ZERO,
         };
@@ -57,16 +49,24 @@ impl Missed {
         self.keep(value)
     }
 
-    /// Removes what memcached keeps for a fetch that fails, if it is still what was read there.
-    fn remove_kept(&self, right: Right) {
+    /// Answers everybody with a value that is not cached. The upstream is well, and this is its
+    /// answer: what has expired is kept no more, where it is still what was read.
+    #[cold]
+    fn store_nothing(&self, fetching: Fetching, value: &Value) {
+        let Fetching { leader, ticket, right, stale, .. } = fetching;
+        self.site.remove_expired(ticket);
+        if let Some(leader) = leader {
+            leader.answer(|| Outcome::Uncached(Arc::clone(value)));
+        }
         match (right, self.site.remote_tier()) {
-            (Right::Lease(Some(won)), _) => won.lease.takes_its_item(),
-            (Right::Replace(item), Some(remote)) => {
+            (Right::Lease(Some(won)), _) if stale.is_some() => won.lease.takes_its_item(),
+            (Right::Replace(item), Some(remote)) if stale.is_some() => {
                 let (key, cas) = *item;
                 Lease::new(remote, key, cas).takes_its_item();
             }
             _ => {}
         }
+        drop_aside();
     }
 
     fn fill_remote(
