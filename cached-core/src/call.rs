@@ -77,7 +77,7 @@ impl Fetching {
     fn answer(self, outcome: Outcome) {
         if let Some(leader) = self.leader {
             // Given back here, where there is a runtime, and before others look again.
-            drop(leader.unstow::<Lease>());
+            drop(leader.unstow::<Won>());
             leader.answer(|| outcome);
         }
     }
@@ -85,19 +85,28 @@ impl Fetching {
 
 /// What a fetch may store.
 enum Right {
-    /// There is no remote tier.
+    /// There is no remote tier, or none for what lives so short.
     LocalOnly,
     /// There is none, and the entry is refreshed.
     LocalRefresh { _until_dropped: Refresh },
     /// A lease was won, to fill what is missing or to replace what has expired. A leader stows it
     /// on its flight, so that whoever takes its lead over need not wait for it.
-    Lease(Option<Box<Lease>>),
+    Lease(Option<Box<Won>>),
     /// An item may be replaced, where it was read and if it is still what was read.
     Replace(Box<(RemoteKey, u64)>),
-    /// Not in memcached: it could not be asked, or somebody else has the lease.
+    /// Not in memcached, which could not be asked.
+    Unasked,
+    /// Not in memcached: somebody else has the lease, or it has what only another build reads.
     Nothing,
     /// Nowhere: memcached has an entry that stays.
     Leave,
+}
+
+/// What a leader leaves to whoever takes its lead over.
+struct Won {
+    lease: Lease,
+    /// What memcached has to serve if the fetch fails.
+    stale: Option<Value>,
 }
 
 /// A missed call of which only the fetch is left, if that. It is untyped, and what is typed are small
@@ -321,7 +330,11 @@ impl Missed {
         if fetching.refresh || self.site.lifetime(None).kept.is_zero() || self.force_miss() {
             return None;
         }
-        fetching.stale.clone().or_else(|| self.site.look_for_stale())
+        match fetching.right {
+            Right::LocalOnly | Right::Unasked => self.site.look_for_stale(),
+            // What memcached was asked for and does not have, another process may have invalidated.
+            _ => fetching.stale.clone(),
+        }
     }
 
     async fn follow(&self, follower: Follower) -> Joined {
@@ -364,14 +377,16 @@ impl Missed {
             }
             Err(ticket) => ticket,
         };
-        let fetch = |leader, right| Step::Fetch(Fetching::new(Some(leader), ticket, right));
+        let fetch = |leader, right| Fetching::new(Some(leader), ticket, right);
         if site.remote_tier().is_none() {
-            return Joined::Step(fetch(leader, Right::LocalOnly));
+            return Joined::Step(Step::Fetch(fetch(leader, Right::LocalOnly)));
         }
         // The leader before this one had won the right to fill.
-        if let Some(lease) = leader.unstow::<Lease>() {
-            leader.stow(lease);
-            return Joined::Step(fetch(leader, Right::Lease(None)));
+        if let Some(won) = leader.unstow::<Won>() {
+            let stale = won.stale.clone();
+            leader.stow(won);
+            let fetching = fetch(leader, Right::Lease(None));
+            return Joined::Step(Step::Fetch(Fetching { stale, ..fetching }));
         }
         Joined::Ask(leader, ticket)
     }
@@ -409,10 +424,10 @@ impl Missed {
                     Step::AnswerAndRefresh(answer, Fetching::refresh(ticket, right))
                 }
                 Acquired::Right { mut right, stale } => {
-                    if let Right::Lease(lease) = &mut right
-                        && let Some(lease) = lease.take()
+                    if let Right::Lease(won) = &mut right
+                        && let Some(won) = won.take()
                     {
-                        leader.stow(lease);
+                        leader.stow(won);
                     }
                     Step::Fetch(Fetching { stale, ..Fetching::new(Some(leader), ticket, right) })
                 }

@@ -195,6 +195,8 @@ pub(crate) mod remote {
             match self.0 {}
         }
 
+        pub(crate) fn takes_its_item(self) {}
+
         pub(crate) fn used(self) {}
     }
 

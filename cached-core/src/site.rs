@@ -19,6 +19,10 @@ pub(crate) const UNCONFIRMED: Duration = Duration::from_secs(5);
 /// A longer lifetime than this is cut to it: nothing outlives it, and clocks can be added to it.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+/// What memcached may keep of a value after its ttl: an item there lives for both together. However
+/// long the ttl is, which may be of the value: who reads it must count back as its writer counted.
+const LONGEST_KEPT: Duration = Duration::from_secs(LONGEST_TTL.as_secs() / 2);
+
 /// What a value weighs that cannot be written at all: it is not free, and not much else is known.
 const UNKNOWN_WEIGHT: usize = 4096;
 
@@ -148,6 +152,14 @@ impl Site {
         }
     }
 
+    /// See [`Local::remove_expired`].
+    pub(crate) fn remove_expired(&self, ticket: Ticket) {
+        let keeps = !self.declaration.kept_for_errors().is_zero();
+        if let Some(local) = self.local().filter(|_| keeps) {
+            local.remove_expired(&self.key, ticket);
+        }
+    }
+
     fn local(&self) -> Option<&Local> {
         self.declaration.uses_local().then(|| self.cache.local())
     }
@@ -174,32 +186,48 @@ impl Site {
         verdict.cache && (!verdict.absent || self.declaration.declared_none_ttl().is_some())
     }
 
-    /// How long a value lives: one that was judged, or any where there is no verdict.
-    pub(crate) fn lifetime(&self, verdict: Option<&Verdict>) -> Lifetime {
-        let config = self.cache.config();
+    /// The ttl that is asked for: of a value that was judged, or of any where there is no verdict.
+    #[inline]
+    pub(crate) fn ttl(&self, verdict: Option<&Verdict>) -> Duration {
         let judged = verdict.and_then(|verdict| match verdict.absent {
             true => self.declaration.declared_none_ttl(),
             false => verdict.ttl,
         });
         let declared = self.ttl.or(self.declaration.declared_ttl());
-        let ttl = judged.or(declared).unwrap_or(config.default_ttl).min(FOR_EVER);
-        let ttl = match config.jitter {
-            0.0 => ttl,
-            jitter => ttl.mul_f64(1.0 - jitter * random()),
+        judged.or(declared).unwrap_or(self.cache.config().default_ttl)
+    }
+
+    /// How long such a value lives, of which a part at random is taken off where that is configured.
+    pub(crate) fn lifetime(&self, verdict: Option<&Verdict>) -> Lifetime {
+        let asked = self.ttl(verdict);
+        let remote = self.remote_tier().is_some();
+        let mut longest = if remote { LONGEST_TTL } else { FOR_EVER };
+        let mut kept = self.declaration.kept_for_errors();
+        if !kept.is_zero() {
+            kept = kept.min(if remote { LONGEST_KEPT } else { FOR_EVER });
+            longest = if remote { longest - kept } else { longest };
+        }
+        let mut ahead = self.declaration.refreshed_ahead();
+        if !ahead.is_zero() {
+            // Not all of a life that is cut.
+            ahead = ahead.min(if asked > longest { longest / 2 } else { FOR_EVER });
+        }
+        let ttl = match self.cache.config().jitter {
+            0.0 => asked.min(longest),
+            jitter => asked.min(longest).mul_f64(1.0 - jitter * random()),
         };
         let bound = self.declaration.declared_local_ttl();
-        let local = match (self.remote_tier(), whole_seconds(ttl.min(LONGEST_TTL))) {
+        let local = match (remote, whole_seconds(ttl)) {
             // memcached counts in whole seconds: what lives shorter stays in this process.
-            (None, _) | (_, 0) => ttl.min(bound.unwrap_or(ttl)),
+            (false, _) | (_, 0) => ttl.min(bound.unwrap_or(ttl)),
             // The server counts on ticks of its own, so an item may live a second less than its
             // ttl; the local entry must not outlive it.
-            (Some(_), seconds) => {
+            (true, seconds) => {
                 let unbounded = if self.overwritable() { UNCONFIRMED } else { ttl };
                 Duration::from_secs(u64::from(seconds - 1)).min(bound.unwrap_or(unbounded))
             }
         };
-        let kept = self.declaration.kept_for_errors().min(FOR_EVER);
-        Lifetime { ttl, local, kept, ahead: self.declaration.refreshed_ahead().min(FOR_EVER) }
+        Lifetime { ttl, local, kept, ahead }
     }
 
     /// Takes note of an exchange that came to nothing. A value that is too large for memcached is

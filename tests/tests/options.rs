@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use cached_core::testing::TestCache;
 use cached_core::{Cache, Tier, coordinator_cached};
 use cached_tests::{Down, Memcached, Upstream};
 use serde::{Deserialize, Serialize};
@@ -434,4 +435,60 @@ async fn fetches_that_fail_do_not_shorten_how_long_a_value_is_kept() {
     let left = memcached.remaining(&key).expect("it is there still");
     let passed = began.elapsed().as_secs() as i64 + 1;
     assert!(left >= before - passed, "{before} s, {passed} s later {left} s");
+}
+
+#[coordinator_cached(
+    name = "jittered",
+    version = number,
+    ttl = "30s",
+    skip(upstream),
+    entry = jittered_entry
+)]
+async fn jittered(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+    upstream.answer().await
+}
+
+#[coordinator_cached(
+    name = "briefly_or_none",
+    version = user,
+    ttl = "500ms",
+    none_ttl = "1h",
+    skip(upstream)
+)]
+async fn briefly_or_none(upstream: &Upstream, user: u32) -> Result<Option<usize>, Down> {
+    upstream.answer().await.map(|_| None)
+}
+
+#[tokio::test]
+async fn what_memcached_was_not_asked_for_is_not_kept_as_if_it_had_it() {
+    let test = TestCache::with(Cache::builder().jitter(1.0)).expect("it fits");
+    let upstream = Upstream::default();
+    let mut alone = Vec::new();
+    for number in 0..600 {
+        test.run(jittered(&upstream, number)).await.expect("fetched");
+        let key = test.run(async { jittered_entry(number).key() }).await;
+        if !test.memcached().holds(&key) {
+            alone.push(number);
+        }
+    }
+    // One in 30 lives under a second.
+    let asked = alone.len() + 600;
+    test.run(briefly_or_none(&upstream, 1)).await.expect("fetched");
+    test.advance(Duration::from_secs(6));
+    for number in alone {
+        test.run(jittered(&upstream, number)).await.expect("fetched");
+    }
+    test.run(briefly_or_none(&upstream, 1)).await.expect("fetched");
+    assert_eq!(upstream.fetches(), asked + 2);
+}
+
+#[tokio::test]
+async fn jitter_keeps_no_call_from_asking_memcached() {
+    let test = TestCache::with(Cache::builder().jitter(1.0)).expect("it fits");
+    let upstream = Upstream::default();
+    for number in 0..600 {
+        test.run(jittered(&upstream, number)).await.expect("fetched");
+    }
+    let stats = test.stats("jittered");
+    assert_eq!(stats.fills + stats.fills_dropped, 600, "{stats:?}");
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Missed, Right};
+use super::{Missed, Right, Won};
 use crate::site::{Frame, Lifetime};
 use crate::tier::local::{Ticket, Write};
 use crate::tier::remote::{Found, Item, Lease, Remote, RemoteKey, whole_seconds};
@@ -42,8 +42,9 @@ impl Missed {
         let site = &self.site;
         let lifetime = site.lifetime(None);
         async move {
-            let Some((remote, mut key)) = site.remote().filter(|_| whole_seconds(lifetime.ttl) > 0)
-            else {
+            // By the ttl that is asked for: what jitter makes of that is another time for each value.
+            let lasts = whole_seconds(site.ttl(None)) > 0;
+            let Some((remote, mut key)) = site.remote().filter(|_| lasts) else {
                 return Acquired::without_stale(Right::LocalOnly);
             };
             let counters = site.counters();
@@ -61,14 +62,18 @@ impl Missed {
                         if key.turns_to_gutter(&error) {
                             continue;
                         }
-                        return Acquired::without_stale(Right::Nothing);
+                        // Where it has said before that another has the lease, it has answered.
+                        let unasked = give_up.is_none();
+                        let right = if unasked { Right::Unasked } else { Right::Nothing };
+                        return Acquired::without_stale(right);
                     }
                     Ok(Found::Item(item)) => {
                         return self.take(item, remote, &key, lease, lifetime, ticket);
                     }
                     Ok(Found::Lease(cas)) => {
-                        let lease = Box::new(Lease::new(remote, key, cas));
-                        return Acquired::without_stale(Right::Lease(Some(lease)));
+                        let lease = Lease::new(remote, key, cas);
+                        let won = Box::new(Won { lease, stale: None });
+                        return Acquired::without_stale(Right::Lease(Some(won)));
                     }
                     Ok(Found::Nothing) => return Acquired::without_stale(Right::Nothing),
                     Ok(Found::Busy(_)) => {}
@@ -98,7 +103,10 @@ impl Missed {
     ) -> Acquired {
         let site = &self.site;
         let replace = || Right::Replace(Box::new((key.clone(), item.cas)));
-        let won = || Right::Lease(Some(Box::new(Lease::of_item(remote, key.clone(), &item))));
+        let won = |stale| {
+            let lease = Lease::of_item(remote, key.clone(), &item);
+            Right::Lease(Some(Box::new(Won { lease, stale })))
+        };
         let (value, weight) = match site.open(&item.frame) {
             // An item that nobody can read may be replaced by anybody.
             Frame::Corrupt => return Acquired::without_stale(replace()),
@@ -112,7 +120,7 @@ impl Missed {
         let now = site.now();
         let Some(fresh) = lifetime.left_of(now, &item) else {
             return match item.won {
-                true => Acquired::Right { right: won(), stale: Some(value) },
+                true => Acquired::Right { right: won(Some(value.clone())), stale: Some(value) },
                 // The winner may have been killed.
                 false if remote.is_lost(key, item.cas, lease) => {
                     Acquired::Right { right: replace(), stale: Some(value) }
@@ -123,7 +131,7 @@ impl Missed {
         let life = lifetime.local_life(now, fresh.min(lifetime.local));
         site.publish(ticket, Write::Once, &value, weight, life);
         match item.won {
-            true => Acquired::Due(value, won()),
+            true => Acquired::Due(value, won(None)),
             false => Acquired::Value(value),
         }
     }

@@ -7,31 +7,32 @@ use super::{Fetching, Missed, Right};
 use crate::flight::Outcome;
 use crate::site::{Lifetime, UNCONFIRMED};
 use crate::tier::local::{Ticket, Write, drop_aside};
-use crate::tier::remote::Condition;
+use crate::tier::remote::{Condition, Lease};
 use crate::value::{Value, Verdict};
 
 impl Missed {
     /// Stores what was fetched in every tier that may have it, and answers everybody. The caller
     /// does not wait for memcached.
-    pub(super) fn fill(&self, fetching: Fetching, value: Value, verdict: Verdict) -> Value {
-        let Fetching { leader, refresh, ticket, mut right, .. } = fetching;
-        if let (Right::Lease(lease @ None), Some(leader)) = (&mut right, &leader) {
-            *lease = leader.unstow();
-        }
+    pub(super) fn fill(&self, mut fetching: Fetching, value: Value, verdict: Verdict) -> Value {
         let site = &self.site;
+        if let (Right::Lease(won @ None), Some(leader)) = (&mut fetching.right, &fetching.leader) {
+            *won = leader.unstow();
+        }
         if !site.keeps(&verdict) {
-            if let Some(leader) = leader {
-                leader.answer(|| Outcome::Uncached(Arc::clone(&value)));
-            }
+            self.store_nothing(fetching, &value);
             return value;
         }
+        let Fetching { leader, refresh, ticket, right, .. } = fetching;
         let weight = site.weight(&value);
         let lifetime = site.lifetime(Some(&verdict));
         let fresh = match right {
-            Right::LocalOnly | Right::LocalRefresh { .. } => lifetime.local,
-            // Longer once the fill is confirmed.
-            Right::Lease(_) | Right::Replace(..) => lifetime.local.min(UNCONFIRMED),
-            Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
+            _ if site.remote_tier().is_none() => lifetime.local,
+            // Longer once the fill is confirmed, which it is not where memcached was not asked.
+            Right::Lease(_)
+            | Right::Replace(..)
+            | Right::LocalOnly
+            | Right::LocalRefresh { .. } => lifetime.local.min(UNCONFIRMED),
+            Right::Unasked | Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
             Right::Leave => Duration::ZERO,
         };
         // A refresh needs a declared reason, so it is of an overwritable entry.
@@ -48,6 +49,26 @@ impl Missed {
         self.keep(value)
     }
 
+    /// Answers everybody with a value that is not cached. The upstream is well, and this is its
+    /// answer: what has expired is kept no more, where it is still what was read.
+    #[cold]
+    fn store_nothing(&self, fetching: Fetching, value: &Value) {
+        let Fetching { leader, ticket, right, stale, .. } = fetching;
+        self.site.remove_expired(ticket);
+        if let Some(leader) = leader {
+            leader.answer(|| Outcome::Uncached(Arc::clone(value)));
+        }
+        match (right, self.site.remote_tier()) {
+            (Right::Lease(Some(won)), _) if stale.is_some() => won.lease.takes_its_item(),
+            (Right::Replace(item), Some(remote)) if stale.is_some() => {
+                let (key, cas) = *item;
+                Lease::new(remote, key, cas).takes_its_item();
+            }
+            _ => {}
+        }
+        drop_aside();
+    }
+
     fn fill_remote(
         &self,
         right: Right,
@@ -58,7 +79,7 @@ impl Missed {
     ) {
         // On the server that was read: a CAS is good for nothing on another.
         let (key, cas, lease) = match right {
-            Right::Lease(Some(lease)) => (lease.key().clone(), lease.cas(), Some(lease)),
+            Right::Lease(Some(won)) => (won.lease.key().clone(), won.lease.cas(), Some(won.lease)),
             Right::Replace(item) => {
                 let (key, cas) = *item;
                 (key, cas, None)

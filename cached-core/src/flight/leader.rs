@@ -30,7 +30,8 @@ impl Leader {
 
     /// Leaves something for whoever leads next, if this one loses the lead.
     pub(crate) fn stow<T: Send + 'static>(&self, luggage: Box<T>) {
-        *lock(&self.flight.stowed) = Some(luggage);
+        // What a leader that lost its lead had stowed is dropped when nothing is locked any more.
+        let _before = lock(&self.flight.stowed).replace(luggage);
     }
 
     /// Takes what was stowed; `None` also where another leader has taken it.

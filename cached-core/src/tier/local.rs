@@ -324,6 +324,17 @@ impl Local {
         }
     }
 
+    /// Removes what has expired and is kept for a fetch that fails, unless the ticket is out of date.
+    /// Also for who leads a flight: what goes is put aside, until [`drop_aside`].
+    pub(crate) fn remove_expired(&self, key: &[u8], ticket: Ticket) {
+        let entries = self.entries.enter();
+        let Some(_changing) = self.change(ticket) else { return };
+        if self.find_alive(&entries, key).is_none() {
+            entries.invalidate(&Wanted(key));
+            self.changed(ticket.hash);
+        }
+    }
+
     /// Removes the entry, and every publication under an earlier ticket. Returns the next ticket;
     /// `None` where `before` is out of date.
     pub(crate) fn invalidate(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {

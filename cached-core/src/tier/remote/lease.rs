@@ -36,6 +36,11 @@ impl Lease {
         self.cas
     }
 
+    /// Given back so that the item goes too, which else is left for others to replace.
+    pub(crate) fn takes_its_item(mut self) {
+        self.of_item = false;
+    }
+
     /// The fill is done: there is nothing to give back.
     pub(crate) fn used(mut self) {
         self.is_used = true;

@@ -119,7 +119,7 @@ impl RemoteKey {
         let replace_before = match whole_seconds(kept) {
             0 => 0,
             // As the caller counts: an item may be gone a second before the server says so.
-            kept => kept.saturating_add(2),
+            kept => kept.saturating_add(2).min(whole_seconds(LONGEST_TTL)),
         };
         let lease = LeaseTerms { seconds: whole_seconds(lease).max(1), replace_before };
         self.read_under(Some(lease))
