@@ -263,6 +263,13 @@ impl Given {
         key.write(frame, ttl, kept, condition).await.map_err(WriteError::Remote)
     }
 
+    /// How long this process may keep what was written. In the gutter it is gone soon, and others
+    /// fetch another value then.
+    fn confirmed(&self, key: &RemoteKey) -> Duration {
+        let local = self.lifetime.local;
+        if key.is_in_gutter() { local.min(UNCONFIRMED) } else { local }
+    }
+
     /// Stores it in this process, for `fresh`, unless somebody changed the entry since the ticket.
     fn publish(self, site: &Site, ticket: Ticket, write: Write, fresh: Duration) -> bool {
         let weight = site.weight(&self.value);
@@ -330,7 +337,10 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         let mut everywhere = false;
         if let Some((_, mut key)) = site.remote() {
             match add_remote(&site, &mut key, &given).await {
-                Ok(true) => everywhere = true,
+                Ok(true) => {
+                    everywhere = true;
+                    fresh = given.confirmed(&key);
+                }
                 Ok(false) => return false,
                 // What cannot be in memcached is not there already.
                 Err(WriteError::NotStorable(_)) => {}
@@ -399,8 +409,10 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         std::mem::forget(if_dropped);
         // If others replaced it too, memcached says which of the values it is.
         let ticket = site.cache.forget(&site.key, ticket);
-        let Lifetime { local, ttl, .. } = given.lifetime;
-        let fresh = if written.is_ok() { local } else { ttl.min(UNCONFIRMED) };
+        let fresh = match written {
+            Ok(_) => given.confirmed(&key),
+            Err(_) => given.lifetime.ttl.min(UNCONFIRMED),
+        };
         if let Some(ticket) = ticket {
             given.publish(&site, ticket, Write::Replace, fresh);
         }
