@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cached_core::testing::{TestCache, TestMemcached};
-use cached_core::{Cache, coordinator_cached};
+use cached_core::{Cache, coordinator_cached, first_found};
 use cached_tests::{Down, Upstream};
 
 #[coordinator_cached(name = "price", version = number, skip(upstream), entry = price_entry)]
@@ -91,4 +91,34 @@ async fn what_was_overwritten_in_the_gutter_is_not_kept_here_for_its_local_ttl()
     for process in [&other, &test] {
         assert_ne!(process.run(stock(&upstream, number)).await, Ok(99));
     }
+}
+
+#[coordinator_cached(
+    name = "price_here",
+    version = number,
+    remote = false,
+    skip(upstream),
+    entry = price_here_entry
+)]
+async fn price_here(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+    let _ = number;
+    upstream.answer().await
+}
+
+#[tokio::test]
+async fn an_entry_without_a_remote_tier_hides_no_other_from_first_found() {
+    let (test, upstream) = (TestCache::new(), Upstream::default());
+    test.run(price(&upstream, 1)).await.expect("fetched");
+    for place in 0..3 {
+        let other = test.another_process();
+        let found = other.run(async {
+            let mut entries = vec![price_entry(2), price_entry(1)];
+            entries.insert(place, price_here_entry(1));
+            first_found(entries).await
+        });
+        assert_eq!(found.await, Some(1), "the one that is only here is at {place}");
+    }
+    test.run(price_here(&upstream, 1)).await.expect("fetched");
+    let both = async { first_found([price_entry(2), price_here_entry(1)]).await };
+    assert_eq!(test.run(both).await, Some(2));
 }
