@@ -260,7 +260,13 @@ impl Given {
     ) -> Result<bool, WriteError> {
         let frame = site.seal(&self.value).map_err(WriteError::NotStorable)?;
         let Lifetime { ttl, kept, .. } = self.lifetime;
-        key.write(frame, ttl, kept, condition).await.map_err(WriteError::Remote)
+        key.write(frame, ttl, kept, condition).await.map_err(|error| {
+            if !error.is_too_large() {
+                return WriteError::Remote(error);
+            }
+            site.note(&error);
+            WriteError::NotStorable("it is larger than the server takes")
+        })
     }
 
     /// How long this process may keep what was written. In the gutter it is gone soon, and others
@@ -324,7 +330,8 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
     /// nothing was stored: a `None` or a value that `cache_if` refuses is no entry. The right to
     /// fill that another caller holds is none either: this call takes it.
     ///
-    /// With memcached out of reach the value is stored in this process, for 5 s at most.
+    /// With memcached out of reach, and where it does not take the value, that is stored in this
+    /// process, for 5 s at most.
     pub async fn add(&self, value: V) -> bool {
         let Some(site) = self.site() else { return false };
         if site.look_locally().is_some() {
@@ -342,10 +349,10 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
                     fresh = given.confirmed(&key);
                 }
                 Ok(false) => return false,
-                // What cannot be in memcached is not there already.
-                Err(WriteError::NotStorable(_)) => {}
-                Err(WriteError::Remote(error)) => {
-                    site.note(&error);
+                Err(error) => {
+                    if let WriteError::Remote(error) = error {
+                        site.note(&error);
+                    }
                     fresh = given.lifetime.ttl.min(UNCONFIRMED);
                 }
             }
@@ -428,16 +435,24 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
 /// bytes that are of no use to anybody. `Ok(true)` also where the value lives too briefly for
 /// memcached to keep it.
 async fn add_remote(site: &Site, key: &mut RemoteKey, given: &Given) -> Result<bool, WriteError> {
-    if whole_seconds(given.lifetime.ttl) == 0 || given.write(site, key, Condition::Absent).await? {
+    if whole_seconds(given.lifetime.ttl) == 0 {
         return Ok(true);
     }
-    match key.read().await.map_err(WriteError::Remote)? {
-        // It went away since.
-        Found::Nothing => given.write(site, key, Condition::Absent).await,
-        Found::Busy(Some(cas)) => given.write(site, key, Condition::Unchanged(cas)).await,
-        Found::Item(item) if matches!(site.open(&item.frame), Frame::Corrupt) => {
-            given.write(site, key, Condition::Unchanged(item.cas)).await
+    // Once more where somebody changed it between the two.
+    for _ in 0..2 {
+        // Before anything is written: where memcached is given an item that is too large for it, it
+        // lets go of what it has, also under a condition.
+        let condition = match key.read().await.map_err(WriteError::Remote)? {
+            Found::Nothing => Condition::Absent,
+            Found::Busy(Some(cas)) => Condition::Unchanged(cas),
+            Found::Item(item) if matches!(site.open(&item.frame), Frame::Corrupt) => {
+                Condition::Unchanged(item.cas)
+            }
+            Found::Item(_) | Found::Busy(None) | Found::Lease(_) => return Ok(false),
+        };
+        if given.write(site, key, condition).await? {
+            return Ok(true);
         }
-        Found::Item(_) | Found::Busy(None) | Found::Lease(_) => Ok(false),
     }
+    Ok(false)
 }

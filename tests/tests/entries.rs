@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use cached_core::testing::{TestCache, TestMemcached};
-use cached_core::{Cache, coordinator_cached, first_found};
+use cached_core::{Cache, CacheError, coordinator_cached, first_found};
 use cached_tests::{Down, Upstream};
+use serde::{Deserialize, Serialize};
 
 #[coordinator_cached(name = "price", version = number, skip(upstream), entry = price_entry)]
 async fn price(upstream: &Upstream, number: u32) -> Result<usize, Down> {
@@ -121,4 +122,82 @@ async fn an_entry_without_a_remote_tier_hides_no_other_from_first_found() {
     test.run(price_here(&upstream, 1)).await.expect("fetched");
     let both = async { first_found([price_entry(2), price_here_entry(1)]).await };
     assert_eq!(test.run(both).await, Some(2));
+}
+
+/// More than a memcached takes.
+fn too_large() -> Vec<u8> {
+    vec![9; 3 << 20]
+}
+
+#[coordinator_cached(name = "report", version = number, entry = report_entry)]
+async fn report(number: u32) -> Result<Vec<u8>, Down> {
+    let _ = number;
+    Ok(vec![1; 10])
+}
+
+#[coordinator_cached(
+    name = "draft",
+    overwrite(reason = "an author edits the draft"),
+    entry = draft_entry
+)]
+async fn draft(number: u32) -> Result<Vec<u8>, Down> {
+    let _ = number;
+    Ok(vec![1; 10])
+}
+
+/// memcached lets go of what it has where it is given something that is too large, whatever the
+/// condition is.
+#[tokio::test]
+async fn an_add_of_what_is_too_large_for_memcached_keeps_what_is_there() {
+    let test = TestCache::new();
+    let entry = test.run(async { report_entry(1) }).await;
+    test.another_process().run(report(1)).await.expect("fetched");
+    assert!(!entry.add(too_large()).await);
+    assert!(test.memcached().holds(&entry.key()));
+    assert_eq!(test.run(report(1)).await, Ok(vec![1; 10]));
+
+    // Where nothing is it is kept here, as what memcached has not acknowledged.
+    let entry = test.run(async { report_entry(2) }).await;
+    assert!(entry.add(too_large()).await);
+    assert_eq!(test.run(report(2)).await, Ok(too_large()));
+    test.advance(Duration::from_secs(6));
+    assert_eq!(test.run(report(2)).await, Ok(vec![1; 10]));
+}
+
+#[tokio::test]
+async fn an_overwrite_with_what_is_too_large_for_memcached_says_so() {
+    let test = TestCache::new();
+    let entry = test.run(async { draft_entry(1) }).await;
+    test.run(draft(1)).await.expect("fetched");
+    let error = entry.overwrite(too_large()).await.expect_err("it cannot be stored");
+    assert!(matches!(error, CacheError::NotStorable(why) if why.contains("large")), "{error:?}");
+    assert!(!test.memcached().holds(&entry.key()), "the old one is removed");
+    assert_eq!(test.run(draft(1)).await, Ok(too_large()));
+}
+
+/// A field that is left out where it is empty keeps the value out of memcached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Note {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    lines: u32,
+}
+
+#[coordinator_cached(name = "note", version = lines, entry = note_entry)]
+async fn note(lines: u32) -> Result<Note, Down> {
+    Ok(Note { text: Some("read me".into()), lines })
+}
+
+#[tokio::test]
+async fn an_add_of_what_cannot_be_in_memcached_keeps_what_is_there() {
+    let test = TestCache::new();
+    let empty = |lines| Note { text: None, lines };
+    let first = test.another_process().run(note(1)).await.expect("fetched");
+    assert!(!test.run(async { note_entry(1).add(empty(1)).await }).await);
+    assert_eq!(test.run(note(1)).await, Ok(first));
+    // Others may fetch another, which can be there.
+    assert!(test.run(async { note_entry(2).add(empty(2)).await }).await);
+    assert_eq!(test.run(note(2)).await, Ok(empty(2)));
+    test.advance(Duration::from_secs(6));
+    assert_ne!(test.run(note(2)).await, Ok(empty(2)));
 }
