@@ -345,7 +345,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         if let Some((_, mut key)) = site.remote() {
             match add_remote(&site, &mut key, &given).await {
                 Ok(true) => {
-                    everywhere = true;
+                    everywhere = whole_seconds(given.lifetime.ttl) > 0;
                     fresh = given.confirmed(&key);
                 }
                 Ok(false) => return false,
@@ -432,12 +432,10 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
 }
 
 /// Adds where nothing is, or where what is there is no entry: another caller's placeholder, or
-/// bytes that are of no use to anybody. `Ok(true)` also where the value lives too briefly for
-/// memcached to keep it.
+/// bytes that are of no use to anybody. `Ok(true)` also where nothing is, and the value lives too
+/// briefly for memcached to keep it.
 async fn add_remote(site: &Site, key: &mut RemoteKey, given: &Given) -> Result<bool, WriteError> {
-    if whole_seconds(given.lifetime.ttl) == 0 {
-        return Ok(true);
-    }
+    let is_brief = whole_seconds(given.lifetime.ttl) == 0;
     // Once more where somebody changed it between the two.
     for _ in 0..2 {
         // Before anything is written: where memcached is given an item that is too large for it, it
@@ -450,7 +448,7 @@ async fn add_remote(site: &Site, key: &mut RemoteKey, given: &Given) -> Result<b
             }
             Found::Item(_) | Found::Busy(None) | Found::Lease(_) => return Ok(false),
         };
-        if given.write(site, key, condition).await? {
+        if is_brief || given.write(site, key, condition).await? {
             return Ok(true);
         }
     }

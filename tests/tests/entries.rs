@@ -201,3 +201,24 @@ async fn an_add_of_what_cannot_be_in_memcached_keeps_what_is_there() {
     test.advance(Duration::from_secs(6));
     assert_ne!(test.run(note(2)).await, Ok(empty(2)));
 }
+
+#[coordinator_cached(
+    name = "token",
+    version = number,
+    ttl_with = |millis| Duration::from_millis(*millis),
+    entry = token_entry
+)]
+async fn token(number: u32) -> Result<u64, Down> {
+    let _ = number;
+    Ok(60_000)
+}
+
+#[tokio::test]
+async fn an_add_of_what_lives_for_less_than_a_second_sees_what_memcached_has() {
+    let test = TestCache::new();
+    let first = test.another_process().run(token(1)).await;
+    assert!(!test.run(async { token_entry(1).add(900).await }).await);
+    assert_eq!(test.run(token(1)).await, first);
+    assert!(test.run(async { token_entry(2).add(900).await }).await);
+    assert_eq!(test.run(token(2)).await, Ok(900));
+}
