@@ -327,8 +327,9 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
 
 impl<V: CachedValue, P> CacheEntry<V, P> {
     /// Stores `value` where no entry is. `false` where one is already, which is kept, and where
-    /// nothing was stored: a `None` or a value that `cache_if` refuses is no entry. The right to
-    /// fill that another caller holds is none either: this call takes it.
+    /// nothing was stored: a `None` or a value that `cache_if` refuses is no entry. What has expired
+    /// and is kept for errors is none either, nor is the right to fill that another caller holds:
+    /// this call takes their place.
     ///
     /// With memcached out of reach, and where it does not take the value, that is stored in this
     /// process, for 5 s at most.
@@ -431,9 +432,9 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
     }
 }
 
-/// Adds where nothing is, or where what is there is no entry: another caller's placeholder, or
-/// bytes that are of no use to anybody. `Ok(true)` also where nothing is, and the value lives too
-/// briefly for memcached to keep it.
+/// Adds where nothing is, or where what is there is no entry: another caller's placeholder, what has
+/// expired and is kept for errors, or bytes that are of no use to anybody. `Ok(true)` also where the
+/// value lives too briefly for memcached to keep it.
 async fn add_remote(site: &Site, key: &mut RemoteKey, given: &Given) -> Result<bool, WriteError> {
     let is_brief = whole_seconds(given.lifetime.ttl) == 0;
     // Once more where somebody changed it between the two.
@@ -443,7 +444,7 @@ async fn add_remote(site: &Site, key: &mut RemoteKey, given: &Given) -> Result<b
         let condition = match key.read().await.map_err(WriteError::Remote)? {
             Found::Nothing => Condition::Absent,
             Found::Busy(Some(cas)) => Condition::Unchanged(cas),
-            Found::Item(item) if matches!(site.open(&item.frame), Frame::Corrupt) => {
+            Found::Item(item) if !is_entry(site, &item, given.lifetime) => {
                 Condition::Unchanged(item.cas)
             }
             Found::Item(_) | Found::Busy(None) | Found::Lease(_) => return Ok(false),
@@ -453,4 +454,9 @@ async fn add_remote(site: &Site, key: &mut RemoteKey, given: &Given) -> Result<b
         }
     }
     Ok(false)
+}
+
+fn is_entry(site: &Site, item: &Item, lifetime: Lifetime) -> bool {
+    let is_fresh = lifetime.left_of(site.now(), item).is_some();
+    is_fresh && !matches!(site.open(&item.frame), Frame::Corrupt)
 }

@@ -222,3 +222,35 @@ async fn an_add_of_what_lives_for_less_than_a_second_sees_what_memcached_has() {
     assert!(test.run(async { token_entry(2).add(900).await }).await);
     assert_eq!(test.run(token(2)).await, Ok(900));
 }
+
+#[coordinator_cached(
+    name = "quote",
+    version = number,
+    ttl = "10m",
+    stale_if_error = "1h",
+    skip(upstream),
+    entry = quote_entry
+)]
+async fn quote(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+    let _ = number;
+    upstream.answer().await
+}
+
+#[tokio::test]
+async fn what_has_expired_and_is_kept_for_errors_is_replaced_by_an_add() {
+    for test in [TestCache::local(), TestCache::new()] {
+        let upstream = Upstream::default();
+        test.run(quote(&upstream, 1)).await.expect("fetched");
+        assert!(!test.run(async { quote_entry(1).add(99).await }).await);
+        test.advance(Duration::from_secs(11 * 60));
+        assert!(!test.run(async { quote_entry(1).get().await.is_found() }).await);
+        assert!(test.run(async { quote_entry(1).add(99).await }).await);
+        assert!(!test.run(async { quote_entry(1).add(100).await }).await);
+        assert_eq!(test.run(quote(&upstream, 1)).await, Ok(99));
+    }
+    let (test, upstream) = (TestCache::new(), Upstream::default());
+    test.run(quote(&upstream, 1)).await.expect("fetched");
+    test.advance(Duration::from_secs(11 * 60));
+    assert!(test.run(async { quote_entry(1).add(99).await }).await);
+    assert_eq!(test.another_process().run(quote(&upstream, 1)).await, Ok(99));
+}
