@@ -7,7 +7,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
 use crate::declaration::Declaration;
@@ -192,7 +192,7 @@ impl<V, P> CacheEntry<V, P> {
         };
         // Until memcached was told, others of this process could read it there.
         let _again = ForgetOnDrop(&site);
-        key.forget().await.map_err(|error| site.remote_failed(error))
+        key.forget(None).await.map_err(|error| site.remote_failed(error))
     }
 }
 
@@ -251,14 +251,18 @@ impl Given {
         Some(Given { value: Arc::new(value), lifetime: site.lifetime(Some(&verdict)) })
     }
 
-    /// Writes it to memcached.
+    fn seal(&self, site: &Site) -> Result<Vec<u8>, WriteError> {
+        site.seal(&self.value).map_err(WriteError::NotStorable)
+    }
+
+    /// Writes its frame to memcached.
     async fn write(
         &self,
         site: &Site,
         key: &RemoteKey,
+        frame: Vec<u8>,
         condition: Condition,
     ) -> Result<bool, WriteError> {
-        let frame = site.seal(&self.value).map_err(WriteError::NotStorable)?;
         let Lifetime { ttl, kept, .. } = self.lifetime;
         key.write(frame, ttl, kept, condition).await.map_err(|error| {
             if !error.is_too_large() {
@@ -404,12 +408,18 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             return Ok(());
         };
         let if_dropped = ForgetOnDrop(&site);
-        let mut written = given.write(&site, &key, Condition::Always).await;
+        let frame = given.seal(&site);
+        let began = Instant::now();
+        let mut written = match frame {
+            Ok(frame) => given.write(&site, &key, frame, Condition::Always).await,
+            Err(error) => Err(error),
+        };
         if !matches!(written, Ok(true)) {
             // What is there is the old value; a write that the server refused leaves it.
-            let removed = key.forget().await;
-            if let Err(error) = removed {
-                written = Err(WriteError::Remote(error));
+            let removed = key.forget(Some(began)).await.map_err(WriteError::Remote);
+            // Of two errors the first says more.
+            if !matches!(written, Err(WriteError::Remote(_))) {
+                written = removed.and(written);
             }
         }
         // Others of this process may have read the old value there meanwhile.
@@ -449,7 +459,7 @@ async fn add_remote(site: &Site, key: &mut RemoteKey, given: &Given) -> Result<b
             }
             Found::Item(_) | Found::Busy(None) | Found::Lease(_) => return Ok(false),
         };
-        if is_brief || given.write(site, key, condition).await? {
+        if is_brief || given.write(site, key, given.seal(site)?, condition).await? {
             return Ok(true);
         }
     }

@@ -1,7 +1,7 @@
 //! What is added, overwritten and looked up through entries, where memcached has another say.
 #![allow(missing_docs)]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cached_core::testing::{TestCache, TestMemcached};
 use cached_core::{Cache, CacheError, coordinator_cached, first_found};
@@ -253,4 +253,23 @@ async fn what_has_expired_and_is_kept_for_errors_is_replaced_by_an_add() {
     test.advance(Duration::from_secs(11 * 60));
     assert!(test.run(async { quote_entry(1).add(99).await }).await);
     assert_eq!(test.another_process().run(quote(&upstream, 1)).await, Ok(99));
+}
+
+/// What a busy machine adds.
+const LATE: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn an_overwrite_on_servers_that_hang_takes_no_longer_than_the_timeout() {
+    const TIMEOUT: Duration = Duration::from_millis(800);
+    for addresses in [&["a:1"][..], &["a:1", "b:1"]] {
+        let builder = Cache::builder().memcached(addresses).remote_timeout(TIMEOUT);
+        let test = TestCache::with(builder).expect("it fits");
+        addresses.iter().for_each(|address| test.memcached_at(address).stall());
+        let began = Instant::now();
+        let told = test.run(async { stock_entry(1).overwrite(99).await }).await;
+        let took = began.elapsed();
+        let Err(CacheError::Remote(why)) = told else { panic!("{told:?}") };
+        assert!(addresses.iter().any(|address| why.contains(address)), "{why}");
+        assert!(took < TIMEOUT + LATE, "{took:?} with {} servers", addresses.len());
+    }
 }
