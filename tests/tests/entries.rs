@@ -273,3 +273,19 @@ async fn an_overwrite_on_servers_that_hang_takes_no_longer_than_the_timeout() {
         assert!(took < TIMEOUT + LATE, "{took:?} with {} servers", addresses.len());
     }
 }
+
+/// There nothing can be waited for.
+#[test]
+fn outside_of_a_runtime_a_change_is_an_error_and_no_panic() {
+    let test = two_servers();
+    let changes = async {
+        let invalidated = stock_entry(1).invalidate().await;
+        assert!(matches!(invalidated, Err(CacheError::Remote(_))), "{invalidated:?}");
+        let overwritten = stock_entry(1).overwrite(99).await;
+        assert!(matches!(overwritten, Err(CacheError::Remote(_))), "{overwritten:?}");
+        assert!(price_entry(1).add(99).await);
+    };
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let polled = std::pin::pin!(test.run(changes)).as_mut().poll(&mut context);
+    assert_eq!(polled, std::task::Poll::Ready(()));
+}

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
+
 use super::client::Command;
 use super::server::{Errand, Server, Untold};
 use super::{
@@ -244,6 +246,10 @@ impl RemoteKey {
 
 /// What is not answered by the deadline was begun all the same, and goes on in the background.
 async fn tell_by(deadline: Instant, untold: Untold<'_>) -> Result<(), RemoteError> {
+    // Without a runtime there is no clock to wait by, and nobody is asked.
+    if Handle::try_current().is_err() {
+        return untold.tell(deadline).await;
+    }
     tokio::time::timeout_at(deadline.into(), untold.tell(deadline))
         .await
         .unwrap_or_else(|_| Err(RemoteError::lost("no time was left to tell a key's server")))
