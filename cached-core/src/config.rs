@@ -3,6 +3,7 @@
 #[cfg(feature = "memcached")]
 mod memcached;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,7 +124,8 @@ impl CacheBuilder {
 
     #[cfg(not(feature = "memcached"))]
     fn from_remote_url(url: &str) -> Result<CacheBuilder, ConfigError> {
-        Err(ConfigError::new(match url.starts_with("memcache://") {
+        let (is_memcached, url) = (url.starts_with("memcache://"), without_password(url));
+        Err(ConfigError::new(match is_memcached {
             true => format!(
                 "`{url}` is memcached, which this program was built without; turn the feature `memcached` of cached-core on in its Cargo.toml, or write `local:` or `off`"
             ),
@@ -149,6 +151,14 @@ impl Config {
     }
 }
 
+/// What is said of a URL or an address: not what stands before an `@`, which may be a password.
+fn without_password(text: &str) -> Cow<'_, str> {
+    match text.rsplit_once('@') {
+        Some((_, rest)) => format!("…@{rest}").into(),
+        None => text.into(),
+    }
+}
+
 #[cfg(all(test, not(feature = "memcached")))]
 mod tests {
     use super::*;
@@ -160,6 +170,10 @@ mod tests {
         assert!(error.contains("feature `memcached`") && error.contains("`local:`"), "{error}");
         assert!(!error.contains('\n'), "{error}");
         assert_eq!(mistake("redis://a:1"), "`redis://a:1` is no cache; write `local:` or `off`");
+        for url in ["memcache://me:secret@a:1", "redis://me:secret@a:1"] {
+            let error = mistake(url);
+            assert!(error.contains("`…@a:1`") && !error.contains("secret"), "{error}");
+        }
         assert!(CacheBuilder::from_url("off").expect("fits").is_none());
         assert!(CacheBuilder::from_url("local:").expect("fits").is_some());
     }

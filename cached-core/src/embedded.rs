@@ -171,7 +171,7 @@ pub(crate) mod remote {
             match self.0 {}
         }
 
-        pub(crate) async fn forget(&self) -> Result<(), RemoteError> {
+        pub(crate) async fn forget(&self, _: Option<Instant>) -> Result<(), RemoteError> {
             match self.0 {}
         }
     }

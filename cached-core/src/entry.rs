@@ -7,7 +7,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
 use crate::declaration::Declaration;
@@ -192,7 +192,7 @@ impl<V, P> CacheEntry<V, P> {
         };
         // Until memcached was told, others of this process could read it there.
         let _again = ForgetOnDrop(&site);
-        key.forget().await.map_err(|error| site.remote_failed(error))
+        key.forget(None).await.map_err(|error| site.remote_failed(error))
     }
 }
 
@@ -251,16 +251,33 @@ impl Given {
         Some(Given { value: Arc::new(value), lifetime: site.lifetime(Some(&verdict)) })
     }
 
-    /// Writes it to memcached.
+    fn seal(&self, site: &Site) -> Result<Vec<u8>, WriteError> {
+        site.seal(&self.value).map_err(WriteError::NotStorable)
+    }
+
+    /// Writes its frame to memcached.
     async fn write(
         &self,
         site: &Site,
         key: &RemoteKey,
+        frame: Vec<u8>,
         condition: Condition,
     ) -> Result<bool, WriteError> {
-        let frame = site.seal(&self.value).map_err(WriteError::NotStorable)?;
         let Lifetime { ttl, kept, .. } = self.lifetime;
-        key.write(frame, ttl, kept, condition).await.map_err(WriteError::Remote)
+        key.write(frame, ttl, kept, condition).await.map_err(|error| {
+            if !error.is_too_large() {
+                return WriteError::Remote(error);
+            }
+            site.note(&error);
+            WriteError::NotStorable("it is larger than the server takes")
+        })
+    }
+
+    /// How long this process may keep what was written. In the gutter it is gone soon, and others
+    /// fetch another value then.
+    fn confirmed(&self, key: &RemoteKey) -> Duration {
+        let local = self.lifetime.local;
+        if key.is_in_gutter() { local.min(UNCONFIRMED) } else { local }
     }
 
     /// Stores it in this process, for `fresh`, unless somebody changed the entry since the ticket.
@@ -314,10 +331,12 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
 
 impl<V: CachedValue, P> CacheEntry<V, P> {
     /// Stores `value` where no entry is. `false` where one is already, which is kept, and where
-    /// nothing was stored: a `None` or a value that `cache_if` refuses is no entry. The right to
-    /// fill that another caller holds is none either: this call takes it.
+    /// nothing was stored: a `None` or a value that `cache_if` refuses is no entry. What has expired
+    /// and is kept for errors is none either, nor is the right to fill that another caller holds:
+    /// this call takes their place.
     ///
-    /// With memcached out of reach the value is stored in this process, for 5 s at most.
+    /// With memcached out of reach, and where it does not take the value, that is stored in this
+    /// process, for 5 s at most.
     pub async fn add(&self, value: V) -> bool {
         let Some(site) = self.site() else { return false };
         if site.look_locally().is_some() {
@@ -330,12 +349,15 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         let mut everywhere = false;
         if let Some((_, mut key)) = site.remote() {
             match add_remote(&site, &mut key, &given).await {
-                Ok(true) => everywhere = true,
+                Ok(true) => {
+                    everywhere = whole_seconds(given.lifetime.ttl) > 0;
+                    fresh = given.confirmed(&key);
+                }
                 Ok(false) => return false,
-                // What cannot be in memcached is not there already.
-                Err(WriteError::NotStorable(_)) => {}
-                Err(WriteError::Remote(error)) => {
-                    site.note(&error);
+                Err(error) => {
+                    if let WriteError::Remote(error) = error {
+                        site.note(&error);
+                    }
                     fresh = given.lifetime.ttl.min(UNCONFIRMED);
                 }
             }
@@ -386,12 +408,18 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             return Ok(());
         };
         let if_dropped = ForgetOnDrop(&site);
-        let mut written = given.write(&site, &key, Condition::Always).await;
+        let frame = given.seal(&site);
+        let began = Instant::now();
+        let mut written = match frame {
+            Ok(frame) => given.write(&site, &key, frame, Condition::Always).await,
+            Err(error) => Err(error),
+        };
         if !matches!(written, Ok(true)) {
             // What is there is the old value; a write that the server refused leaves it.
-            let removed = key.forget().await;
-            if let Err(error) = removed {
-                written = Err(WriteError::Remote(error));
+            let removed = key.forget(Some(began)).await.map_err(WriteError::Remote);
+            // Of two errors the first says more.
+            if !matches!(written, Err(WriteError::Remote(_))) {
+                written = removed.and(written);
             }
         }
         // Others of this process may have read the old value there meanwhile.
@@ -399,8 +427,10 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         std::mem::forget(if_dropped);
         // If others replaced it too, memcached says which of the values it is.
         let ticket = site.cache.forget(&site.key, ticket);
-        let Lifetime { local, ttl, .. } = given.lifetime;
-        let fresh = if written.is_ok() { local } else { ttl.min(UNCONFIRMED) };
+        let fresh = match written {
+            Ok(_) => given.confirmed(&key),
+            Err(_) => given.lifetime.ttl.min(UNCONFIRMED),
+        };
         if let Some(ticket) = ticket {
             given.publish(&site, ticket, Write::Replace, fresh);
         }
@@ -412,20 +442,31 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
     }
 }
 
-/// Adds where nothing is, or where what is there is no entry: another caller's placeholder, or
-/// bytes that are of no use to anybody. `Ok(true)` also where the value lives too briefly for
-/// memcached to keep it.
+/// Adds where nothing is, or where what is there is no entry: another caller's placeholder, what has
+/// expired and is kept for errors, or bytes that are of no use to anybody. `Ok(true)` also where the
+/// value lives too briefly for memcached to keep it.
 async fn add_remote(site: &Site, key: &mut RemoteKey, given: &Given) -> Result<bool, WriteError> {
-    if whole_seconds(given.lifetime.ttl) == 0 || given.write(site, key, Condition::Absent).await? {
-        return Ok(true);
-    }
-    match key.read().await.map_err(WriteError::Remote)? {
-        // It went away since.
-        Found::Nothing => given.write(site, key, Condition::Absent).await,
-        Found::Busy(Some(cas)) => given.write(site, key, Condition::Unchanged(cas)).await,
-        Found::Item(item) if matches!(site.open(&item.frame), Frame::Corrupt) => {
-            given.write(site, key, Condition::Unchanged(item.cas)).await
+    let is_brief = whole_seconds(given.lifetime.ttl) == 0;
+    // Once more where somebody changed it between the two.
+    for _ in 0..2 {
+        // Before anything is written: where memcached is given an item that is too large for it, it
+        // lets go of what it has, also under a condition.
+        let condition = match key.read().await.map_err(WriteError::Remote)? {
+            Found::Nothing => Condition::Absent,
+            Found::Busy(Some(cas)) => Condition::Unchanged(cas),
+            Found::Item(item) if !is_entry(site, &item, given.lifetime) => {
+                Condition::Unchanged(item.cas)
+            }
+            Found::Item(_) | Found::Busy(None) | Found::Lease(_) => return Ok(false),
+        };
+        if is_brief || given.write(site, key, given.seal(site)?, condition).await? {
+            return Ok(true);
         }
-        Found::Item(_) | Found::Busy(None) | Found::Lease(_) => Ok(false),
     }
+    Ok(false)
+}
+
+fn is_entry(site: &Site, item: &Item, lifetime: Lifetime) -> bool {
+    let is_fresh = lifetime.left_of(site.now(), item).is_some();
+    is_fresh && !matches!(site.open(&item.frame), Frame::Corrupt)
 }

@@ -1,8 +1,9 @@
 //! What is configured of memcached.
 
+use std::net::SocketAddrV6;
 use std::time::Duration;
 
-use super::{CacheBuilder, Config};
+use super::{CacheBuilder, Config, without_password};
 use crate::cache::Cache;
 use crate::error::ConfigError;
 
@@ -74,9 +75,16 @@ impl CacheBuilder {
     pub(super) fn from_remote_url(url: &str) -> Result<CacheBuilder, ConfigError> {
         let Some(rest) = url.strip_prefix("memcache://") else {
             return Err(ConfigError::new(format!(
-                "`{url}` is no cache; write `local:`, `off` or `memcache://host:11211,host:11211?namespace=shop&timeout=50ms`"
+                "`{}` is no cache; write `local:`, `off` or `memcache://host:11211,host:11211?namespace=shop&timeout=50ms`",
+                without_password(url)
             )));
         };
+        // Before anything of it is said: what stands before an `@` may be a password, with any
+        // character in it. No server has one.
+        if let Some(at) = rest.rfind('@') {
+            let server = rest[at..].split(['/', '?', ',']).next().unwrap_or_default();
+            check_server(server)?;
+        }
         let (servers, query) = rest.split_once('?').unwrap_or((rest, ""));
         let mut builder =
             CacheBuilder::default().memcached(servers.trim_end_matches('/').split(','));
@@ -202,7 +210,8 @@ fn check_servers(servers: &[String]) -> Result<(), ConfigError> {
 fn check_server(server: &str) -> Result<(), ConfigError> {
     let error = |why: &str| {
         Err(ConfigError::new(format!(
-            "the server `{server}` {why}; write `host:port`, for instance `127.0.0.1:11211`"
+            "the server `{}` {why}; write `host:port`, for instance `127.0.0.1:11211`",
+            without_password(server)
         )))
     };
     if server.is_empty() {
@@ -211,15 +220,20 @@ fn check_server(server: &str) -> Result<(), ConfigError> {
     let Some((host, port)) = server.rsplit_once(':') else {
         return error("has no port");
     };
+    if host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c)) {
+        return error("has a host with characters that no host has");
+    }
     let bracketed = host.starts_with('[') && host.ends_with(']');
     if host.is_empty() || (host.contains(':') && !bracketed) {
         return error("has no host that can be told from its port");
     }
-    if host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c)) {
-        return error("has a host with characters that no host has");
+    if host.contains(['[', ']']) && format!("{host}:1").parse::<SocketAddrV6>().is_err() {
+        return error("has a host in brackets that is no IPv6 address");
     }
+    // Each port in one spelling: two of one server would be two servers.
+    let is_number = port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
     match port.parse::<u16>() {
-        Ok(port) if port != 0 => Ok(()),
+        Ok(_) if is_number => Ok(()),
         _ => error("has a port that is none of 1 to 65535"),
     }
 }
@@ -303,12 +317,50 @@ mod tests {
             ("memcache://a:1?jitter=NaN", "jitter NaN"),
             ("memcache://a:1?lease=10ms", "lease is under a second"),
             ("memcache://a:1?ttl=99999999999d", "`ttl=99999999999d`"),
-            ("memcache://user@a:1", "`user@a:1` has a host"),
+            ("memcache://user@a:1", "`…@a:1` has a host"),
             ("memcache://fe80::1:11211", "no host that can be told"),
+            ("memcache://a:+5", "`a:+5` has a port"),
+            ("memcache://a:01", "`a:01` has a port"),
+            ("memcache://a:", "`a:` has a port"),
+            ("memcache://a:1٣", "`a:1٣` has a port"),
+            ("memcache://[]:5", "`[]:5` has a host"),
+            ("memcache://[x]:5", "`[x]:5` has a host"),
+            ("memcache://[127.0.0.1]:5", "`[127.0.0.1]:5` has a host"),
+            ("memcache://[::1:5", "no host that can be told"),
+            ("memcache://[a:5", "`[a:5` has a host"),
+            ("memcache://a]:5", "`a]:5` has a host"),
         ] {
             let error = config(url).expect_err(url);
             assert!(error.contains(part), "{url}: {error}");
             assert!(!error.contains('\n'), "{url}: {error}");
         }
+    }
+
+    #[test]
+    fn addresses_of_every_kind() {
+        for address in ["a:1", "cache-a.shop.internal:11211", "10.0.0.1:65535", "[::1]:11211"] {
+            let config = config(&format!("memcache://{address}")).expect(address).expect("on");
+            assert_eq!(config.servers, [address]);
+        }
+    }
+
+    #[test]
+    fn a_mistake_does_not_say_a_password() {
+        for url in [
+            "memcache://me:secret@a:1",
+            "memcache://a:1,me:secret@b:1",
+            "memcache://me:secret,secret@a:1",
+            "memcache://me:secret?secret@a:1",
+            "memcache://me:secret/secret@a:1",
+            "memcache://me:secret@secret@a:1?namespace=shop",
+            "redis://me:secret@a:1",
+            "me:secret@a:1",
+        ] {
+            let error = config(url).expect_err(url);
+            assert!(error.contains("@a:1") || error.contains("@b:1"), "{url}: {error}");
+            assert!(!error.contains("secret") && !error.contains('\n'), "{url}: {error}");
+        }
+        let error = check_server("me:secret@a:1").expect_err("no server").to_string();
+        assert!(error.contains("`…@a:1` has a host") && !error.contains("secret"), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use super::CacheEntry;
 use crate::site::Site;
 use crate::tier::local::Ticket;
-use crate::tier::remote::Item;
+use crate::tier::remote::{Item, RemoteKey};
 use crate::value::CachedValue;
 
 /// Looks several versions of an entry up, in order, and returns the first that is found. What
@@ -49,17 +49,16 @@ pub async fn first_found<V: CachedValue, P>(
 /// The items that are found, in order; each cache's in one round trip.
 async fn read_many(asked: Vec<(Site, Ticket)>) -> Vec<(Site, Ticket, Item)> {
     let mut found: Vec<Option<Item>> = asked.iter().map(|_| None).collect();
-    let mut left: Vec<usize> = (0..asked.len()).collect();
-    while let Some(&first) = left.first() {
-        let cache = asked[first].0.cache.id();
+    // A site without a remote tier has its place among those that were asked, and no key.
+    let key_of = |(index, (site, _)): (usize, &(Site, Ticket))| Some((index, site.remote()?.1));
+    let mut left: Vec<(usize, RemoteKey)> = asked.iter().enumerate().filter_map(key_of).collect();
+    while let Some(&(first, _)) = left.first() {
+        let first = &asked[first].0;
         let (group, others): (Vec<_>, _) =
-            left.into_iter().partition(|&index| asked[index].0.cache.id() == cache);
+            left.into_iter().partition(|(index, _)| asked[*index].0.cache.id() == first.cache.id());
         left = others;
-        let Some((remote, _)) = asked[first].0.remote() else {
-            continue;
-        };
-        let keys: Vec<_> =
-            group.iter().filter_map(|&index| Some(asked[index].0.remote()?.1)).collect();
+        let Some(remote) = first.remote_tier() else { continue };
+        let (group, keys): (Vec<_>, Vec<_>) = group.into_iter().unzip();
         for (index, read) in group.into_iter().zip(remote.read_many(&keys).await) {
             match read {
                 Ok(item) => found[index] = item,

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
+
 use super::client::Command;
 use super::server::{Errand, Server, Untold};
 use super::{
@@ -191,7 +193,7 @@ impl RemoteKey {
         let written = self.server().change(write, self.errand).await?;
         if let Condition::Always = condition {
             match self.in_gutter {
-                true => Untold::new(&self.home, &self.home_key).tell(deadline).await?,
+                true => tell_by(deadline, Untold::new(&self.home, &self.home_key)).await?,
                 false => self.tell_gutter(self.untold_gutter(), deadline).await,
             }
         }
@@ -211,15 +213,21 @@ impl RemoteKey {
 
     /// Removes the entry wherever this process could find it: at home and, always, in the gutter,
     /// where another process may look already. A server that cannot be told now is told before this
-    /// process asks it for the key again, also where this is dropped.
+    /// process asks it for the key again, also where this is dropped. As part of a change that
+    /// `began` before, it ends in time for that.
     ///
     /// # Errors
     /// Where its home could not be told: to others it may serve what it has meanwhile. What the
     /// gutter may serve to others is gone in seconds.
-    pub(crate) async fn forget(&self) -> Result<(), RemoteError> {
-        let deadline = Instant::now() + self.timeout;
+    pub(crate) async fn forget(&self, began: Option<Instant>) -> Result<(), RemoteError> {
+        let deadline = began.unwrap_or_else(Instant::now) + self.timeout;
         let in_gutter = self.untold_gutter();
-        let told = Untold::new(&self.home, &self.home_key).tell(deadline).await;
+        let at_home = Untold::new(&self.home, &self.home_key);
+        let told = match began {
+            // What begins now ends in time by itself.
+            None => at_home.tell(deadline).await,
+            Some(_) => tell_by(deadline, at_home).await,
+        };
         self.tell_gutter(in_gutter, deadline).await;
         told
     }
@@ -231,7 +239,18 @@ impl RemoteKey {
     async fn tell_gutter(&self, untold: Option<Untold<'_>>, deadline: Instant) {
         if let Some(untold) = untold {
             // Dropped untold it is owed.
-            let _ = tokio::time::timeout_at(deadline.into(), untold.tell(deadline)).await;
+            let _ = tell_by(deadline, untold).await;
         }
     }
+}
+
+/// What is not answered by the deadline was begun all the same, and goes on in the background.
+async fn tell_by(deadline: Instant, untold: Untold<'_>) -> Result<(), RemoteError> {
+    // Without a runtime there is no clock to wait by, and nobody is asked.
+    if Handle::try_current().is_err() {
+        return untold.tell(deadline).await;
+    }
+    tokio::time::timeout_at(deadline.into(), untold.tell(deadline))
+        .await
+        .unwrap_or_else(|_| Err(RemoteError::lost("no time was left to tell a key's server")))
 }

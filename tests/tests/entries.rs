@@ -1,0 +1,291 @@
+//! What is added, overwritten and looked up through entries, where memcached has another say.
+#![allow(missing_docs)]
+
+use std::time::{Duration, Instant};
+
+use cached_core::testing::{TestCache, TestMemcached};
+use cached_core::{Cache, CacheError, coordinator_cached, first_found};
+use cached_tests::{Down, Upstream};
+use serde::{Deserialize, Serialize};
+
+#[coordinator_cached(name = "price", version = number, skip(upstream), entry = price_entry)]
+async fn price(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+    let _ = number;
+    upstream.answer().await
+}
+
+#[coordinator_cached(
+    name = "stock",
+    overwrite(reason = "the warehouse counts anew"),
+    local_ttl = "20m",
+    skip(upstream),
+    entry = stock_entry
+)]
+async fn stock(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+    let _ = number;
+    upstream.answer().await
+}
+
+/// A process over two servers in memory.
+fn two_servers() -> TestCache {
+    TestCache::with(Cache::builder().memcached(["a:1", "b:1"])).expect("it fits")
+}
+
+/// Three failures in a row.
+async fn eject(test: &TestCache, upstream: &Upstream) {
+    for number in 1000..1020 {
+        test.run(price(upstream, number)).await.expect("no call fails");
+    }
+}
+
+/// A number of `price` and `stock` whose home is the server.
+async fn first_at(server: &TestMemcached, test: &TestCache) -> u32 {
+    let upstream = Upstream::default();
+    let stranger = test.another_process();
+    for number in 0..100 {
+        let (one, other) = stranger
+            .run(async {
+                price(&upstream, number).await.expect("fetched");
+                stock(&upstream, number).await.expect("fetched");
+                (price_entry(number), stock_entry(number))
+            })
+            .await;
+        if server.holds(&one.key()) && server.holds(&other.key()) {
+            one.invalidate().await.expect("told");
+            other.invalidate().await.expect("told");
+            return number;
+        }
+    }
+    panic!("100 numbers, and none is at home there");
+}
+
+/// What was added or overwritten in the gutter is gone there after 10 s, and then another process
+/// fetches; so it is not kept here for longer.
+#[tokio::test]
+async fn what_was_added_in_the_gutter_is_not_kept_here_for_its_ttl() {
+    let (test, upstream) = (two_servers(), Upstream::default());
+    let (other, home) = (test.another_process(), test.memcached_at("a:1"));
+    let number = first_at(&home, &test).await;
+    home.fail();
+    eject(&test, &upstream).await;
+    assert!(test.run(async { price_entry(number).add(99).await }).await);
+    assert_eq!(test.run(price(&upstream, number)).await, Ok(99));
+    home.recover();
+    test.advance(Duration::from_secs(60));
+    let answer = other.run(price(&upstream, number)).await;
+    assert_ne!(answer, Ok(99));
+    assert_eq!(test.run(price(&upstream, number)).await, answer);
+}
+
+#[tokio::test]
+async fn what_was_overwritten_in_the_gutter_is_not_kept_here_for_its_local_ttl() {
+    let (test, upstream) = (two_servers(), Upstream::default());
+    let (other, home) = (test.another_process(), test.memcached_at("a:1"));
+    let number = first_at(&home, &test).await;
+    // It is in rotation, and is owed the key.
+    home.fail();
+    test.run(async { stock_entry(number).invalidate().await }).await.expect_err("not told");
+    home.recover();
+    test.run(async { stock_entry(number).overwrite(99).await }).await.expect("told");
+    assert_eq!(test.run(stock(&upstream, number)).await, Ok(99));
+    test.advance(Duration::from_secs(15));
+    for process in [&other, &test] {
+        assert_ne!(process.run(stock(&upstream, number)).await, Ok(99));
+    }
+}
+
+#[coordinator_cached(
+    name = "price_here",
+    version = number,
+    remote = false,
+    skip(upstream),
+    entry = price_here_entry
+)]
+async fn price_here(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+    let _ = number;
+    upstream.answer().await
+}
+
+#[tokio::test]
+async fn an_entry_without_a_remote_tier_hides_no_other_from_first_found() {
+    let (test, upstream) = (TestCache::new(), Upstream::default());
+    test.run(price(&upstream, 1)).await.expect("fetched");
+    for place in 0..3 {
+        let other = test.another_process();
+        let found = other.run(async {
+            let mut entries = vec![price_entry(2), price_entry(1)];
+            entries.insert(place, price_here_entry(1));
+            first_found(entries).await
+        });
+        assert_eq!(found.await, Some(1), "the one that is only here is at {place}");
+    }
+    test.run(price_here(&upstream, 1)).await.expect("fetched");
+    let both = async { first_found([price_entry(2), price_here_entry(1)]).await };
+    assert_eq!(test.run(both).await, Some(2));
+}
+
+/// More than a memcached takes.
+fn too_large() -> Vec<u8> {
+    vec![9; 3 << 20]
+}
+
+#[coordinator_cached(name = "report", version = number, entry = report_entry)]
+async fn report(number: u32) -> Result<Vec<u8>, Down> {
+    let _ = number;
+    Ok(vec![1; 10])
+}
+
+#[coordinator_cached(
+    name = "draft",
+    overwrite(reason = "an author edits the draft"),
+    entry = draft_entry
+)]
+async fn draft(number: u32) -> Result<Vec<u8>, Down> {
+    let _ = number;
+    Ok(vec![1; 10])
+}
+
+/// memcached lets go of what it has where it is given something that is too large, whatever the
+/// condition is.
+#[tokio::test]
+async fn an_add_of_what_is_too_large_for_memcached_keeps_what_is_there() {
+    let test = TestCache::new();
+    let entry = test.run(async { report_entry(1) }).await;
+    test.another_process().run(report(1)).await.expect("fetched");
+    assert!(!entry.add(too_large()).await);
+    assert!(test.memcached().holds(&entry.key()));
+    assert_eq!(test.run(report(1)).await, Ok(vec![1; 10]));
+
+    // Where nothing is it is kept here, as what memcached has not acknowledged.
+    let entry = test.run(async { report_entry(2) }).await;
+    assert!(entry.add(too_large()).await);
+    assert_eq!(test.run(report(2)).await, Ok(too_large()));
+    test.advance(Duration::from_secs(6));
+    assert_eq!(test.run(report(2)).await, Ok(vec![1; 10]));
+}
+
+#[tokio::test]
+async fn an_overwrite_with_what_is_too_large_for_memcached_says_so() {
+    let test = TestCache::new();
+    let entry = test.run(async { draft_entry(1) }).await;
+    test.run(draft(1)).await.expect("fetched");
+    let error = entry.overwrite(too_large()).await.expect_err("it cannot be stored");
+    assert!(matches!(error, CacheError::NotStorable(why) if why.contains("large")), "{error:?}");
+    assert!(!test.memcached().holds(&entry.key()), "the old one is removed");
+    assert_eq!(test.run(draft(1)).await, Ok(too_large()));
+}
+
+/// A field that is left out where it is empty keeps the value out of memcached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Note {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    lines: u32,
+}
+
+#[coordinator_cached(name = "note", version = lines, entry = note_entry)]
+async fn note(lines: u32) -> Result<Note, Down> {
+    Ok(Note { text: Some("read me".into()), lines })
+}
+
+#[tokio::test]
+async fn an_add_of_what_cannot_be_in_memcached_keeps_what_is_there() {
+    let test = TestCache::new();
+    let empty = |lines| Note { text: None, lines };
+    let first = test.another_process().run(note(1)).await.expect("fetched");
+    assert!(!test.run(async { note_entry(1).add(empty(1)).await }).await);
+    assert_eq!(test.run(note(1)).await, Ok(first));
+    // Others may fetch another, which can be there.
+    assert!(test.run(async { note_entry(2).add(empty(2)).await }).await);
+    assert_eq!(test.run(note(2)).await, Ok(empty(2)));
+    test.advance(Duration::from_secs(6));
+    assert_ne!(test.run(note(2)).await, Ok(empty(2)));
+}
+
+#[coordinator_cached(
+    name = "token",
+    version = number,
+    ttl_with = |millis| Duration::from_millis(*millis),
+    entry = token_entry
+)]
+async fn token(number: u32) -> Result<u64, Down> {
+    let _ = number;
+    Ok(60_000)
+}
+
+#[tokio::test]
+async fn an_add_of_what_lives_for_less_than_a_second_sees_what_memcached_has() {
+    let test = TestCache::new();
+    let first = test.another_process().run(token(1)).await;
+    assert!(!test.run(async { token_entry(1).add(900).await }).await);
+    assert_eq!(test.run(token(1)).await, first);
+    assert!(test.run(async { token_entry(2).add(900).await }).await);
+    assert_eq!(test.run(token(2)).await, Ok(900));
+}
+
+#[coordinator_cached(
+    name = "quote",
+    version = number,
+    ttl = "10m",
+    stale_if_error = "1h",
+    skip(upstream),
+    entry = quote_entry
+)]
+async fn quote(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+    let _ = number;
+    upstream.answer().await
+}
+
+#[tokio::test]
+async fn what_has_expired_and_is_kept_for_errors_is_replaced_by_an_add() {
+    for test in [TestCache::local(), TestCache::new()] {
+        let upstream = Upstream::default();
+        test.run(quote(&upstream, 1)).await.expect("fetched");
+        assert!(!test.run(async { quote_entry(1).add(99).await }).await);
+        test.advance(Duration::from_secs(11 * 60));
+        assert!(!test.run(async { quote_entry(1).get().await.is_found() }).await);
+        assert!(test.run(async { quote_entry(1).add(99).await }).await);
+        assert!(!test.run(async { quote_entry(1).add(100).await }).await);
+        assert_eq!(test.run(quote(&upstream, 1)).await, Ok(99));
+    }
+    let (test, upstream) = (TestCache::new(), Upstream::default());
+    test.run(quote(&upstream, 1)).await.expect("fetched");
+    test.advance(Duration::from_secs(11 * 60));
+    assert!(test.run(async { quote_entry(1).add(99).await }).await);
+    assert_eq!(test.another_process().run(quote(&upstream, 1)).await, Ok(99));
+}
+
+/// What a busy machine adds.
+const LATE: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn an_overwrite_on_servers_that_hang_takes_no_longer_than_the_timeout() {
+    const TIMEOUT: Duration = Duration::from_millis(800);
+    for addresses in [&["a:1"][..], &["a:1", "b:1"]] {
+        let builder = Cache::builder().memcached(addresses).remote_timeout(TIMEOUT);
+        let test = TestCache::with(builder).expect("it fits");
+        addresses.iter().for_each(|address| test.memcached_at(address).stall());
+        let began = Instant::now();
+        let told = test.run(async { stock_entry(1).overwrite(99).await }).await;
+        let took = began.elapsed();
+        let Err(CacheError::Remote(why)) = told else { panic!("{told:?}") };
+        assert!(addresses.iter().any(|address| why.contains(address)), "{why}");
+        assert!(took < TIMEOUT + LATE, "{took:?} with {} servers", addresses.len());
+    }
+}
+
+/// There nothing can be waited for.
+#[test]
+fn outside_of_a_runtime_a_change_is_an_error_and_no_panic() {
+    let test = two_servers();
+    let changes = async {
+        let invalidated = stock_entry(1).invalidate().await;
+        assert!(matches!(invalidated, Err(CacheError::Remote(_))), "{invalidated:?}");
+        let overwritten = stock_entry(1).overwrite(99).await;
+        assert!(matches!(overwritten, Err(CacheError::Remote(_))), "{overwritten:?}");
+        assert!(price_entry(1).add(99).await);
+    };
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let polled = std::pin::pin!(test.run(changes)).as_mut().poll(&mut context);
+    assert_eq!(polled, std::task::Poll::Ready(()));
+}
