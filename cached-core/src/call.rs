@@ -176,11 +176,15 @@ impl Begun {
         answer
     }
 
+    /// Counts the fetch, which begins now.
     fn count(&mut self) {
         let Some(missed) = &self.missed else { return };
         let counters = missed.site.counters();
-        match self.step {
-            Step::Fetch(_) => counters.fetches.add(),
+        match &mut self.step {
+            Step::Fetch(fetching) => {
+                counters.fetches.add();
+                fetching.ticket = missed.site.begin(fetching.ticket);
+            }
             _ => count_alone(Some(counters)),
         }
         self.began = missed.site.remote_tier().map(|_| Instant::now());

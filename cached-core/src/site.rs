@@ -123,6 +123,11 @@ impl Site {
         self.cache.local().ticket(&self.key)
     }
 
+    /// The ticket for a fetch that begins now.
+    pub(crate) fn begin(&self, ticket: Ticket) -> Ticket {
+        self.cache.local().begin(ticket)
+    }
+
     /// Whether nobody has changed the entry since the ticket.
     pub(crate) fn is_current(&self, ticket: Ticket) -> bool {
         self.cache.local().is_current(ticket)

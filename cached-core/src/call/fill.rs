@@ -14,7 +14,7 @@ impl Missed {
     /// Stores what was fetched in every tier that may have it, and answers everybody. The caller
     /// does not wait for memcached.
     pub(super) fn fill(&self, fetching: Fetching, value: Value, verdict: Verdict) -> Value {
-        let Fetching { leader, refresh, ticket, mut right, .. } = fetching;
+        let Fetching { leader, ticket, mut right, .. } = fetching;
         if let (Right::Lease(lease @ None), Some(leader)) = (&mut right, &leader) {
             *lease = leader.unstow();
         }
@@ -34,10 +34,8 @@ impl Missed {
             Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
             Right::Leave => Duration::ZERO,
         };
-        // A refresh needs a declared reason, so it is of an overwritable entry.
-        let asked_for = self.force_miss() || refresh;
-        let replaces = asked_for && site.overwritable();
-        let write = if replaces { Write::Replace } else { Write::Once };
+        // Of two fetches whose entries may be replaced the one that began later counts.
+        let write = if site.overwritable() { Write::Replace } else { Write::Once };
         site.publish(ticket, write, &value, weight, lifetime.local_life(site.now(), fresh));
         if let Some(leader) = leader {
             leader.answer(|| Outcome::Cached(Arc::clone(&value)));

@@ -2,6 +2,7 @@
 
 mod entry;
 pub(crate) mod mirror;
+mod order;
 mod store;
 
 use std::collections::HashSet;
@@ -13,6 +14,7 @@ use moka::sync::Cache;
 
 use entry::{ByEntry, LocalEntry, Since, StoredKey, Wanted};
 use mirror::{InHand, Kept};
+use order::{Began, Beginnings};
 use store::{Inside, Store};
 
 use crate::clock::Clock;
@@ -70,6 +72,7 @@ struct Stripe {
     /// Counts the invalidations of these keys. Counted before the entry goes, so that whoever sees
     /// the count without the lock began after the invalidation did.
     invalidated: AtomicU64,
+    fetches: Beginnings,
 }
 
 pub(crate) struct Local {
@@ -93,6 +96,8 @@ pub(crate) struct Local {
 #[derive(Clone, Copy)]
 pub(crate) struct Ticket {
     hash: u32,
+    /// When what is published under it was asked for.
+    began: Began,
     count: u64,
     /// The key's mark, where the key was looked for under it and not found: while the mark stands,
     /// the key is not there. See [`mirror`].
@@ -108,6 +113,7 @@ pub(crate) struct Mark(u64);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Write {
     Once,
+    /// One that was not asked for later.
     Replace,
 }
 
@@ -251,8 +257,14 @@ impl Local {
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
         let hash = Head::of(key).hash();
-        let count = self.stripe(hash).invalidated.load(Ordering::Acquire);
-        Ticket { hash, count, absent: None }
+        let stripe = self.stripe(hash);
+        let count = stripe.invalidated.load(Ordering::Acquire);
+        Ticket { hash, began: stripe.fetches.now(), count, absent: None }
+    }
+
+    /// The ticket for a fetch that begins now.
+    pub(crate) fn begin(&self, ticket: Ticket) -> Ticket {
+        Ticket { began: self.stripe(ticket.hash).fetches.next(), ..ticket }
     }
 
     /// Whether nobody has changed the entry since.
@@ -271,9 +283,9 @@ impl Local {
         (stripe.invalidated.load(Ordering::Relaxed) == ticket.count).then_some(changing)
     }
 
-    /// Stores `value` for its life, unless the ticket is out of date, or `Once` finds an entry
-    /// alive. Returns whether it is stored. Also for who leads a flight: what goes is put aside, until
-    /// [`drop_aside`].
+    /// Stores `value` for its life, unless the ticket is out of date, or an entry is alive and the
+    /// `write` may not replace it. Returns whether it is stored. Also for who leads a flight: what goes
+    /// is put aside, until [`drop_aside`].
     pub(crate) fn publish(
         &self,
         key: &Arc<[u8]>,
@@ -290,10 +302,13 @@ impl Local {
         let Some(_changing) = self.change(ticket) else { return false };
         let mark = Mark(self.mark(ticket.hash).load(Ordering::Acquire));
         let absent = ticket.absent == Some(mark);
-        if write == Write::Once && !absent && self.find_alive(&entries, key).is_some() {
+        if !absent
+            && let Some(alive) = self.find_alive(&entries, key)
+            && (write == Write::Once || alive.began.is_after(ticket.began))
+        {
             return false;
         }
-        let entry = LocalEntry::new(self.since, value, weight, life);
+        let entry = LocalEntry::new(self.since, ticket.began, value, weight, life);
         entries.insert(StoredKey::new(key), value, entry);
         self.changed(ticket.hash);
         self.stored.0.fetch_add(1, Ordering::Relaxed);
@@ -308,19 +323,23 @@ impl Local {
         (!entry.left(self.since, self.clock.now()).is_zero()).then_some(entry)
     }
 
-    /// Lets the entry that holds just this `value` live for `life`, if it is still there.
+    /// Lets the entry that holds just this `value`, which memcached has now, live for `life`, if it
+    /// is still there. If what is there was read in memcached while the value was fetched or on its way,
+    /// it goes: memcached has the value, or what has replaced it since.
     pub(crate) fn extend(&self, key: &Arc<[u8]>, ticket: Ticket, value: &Value, life: Life) {
         let entries = self.entries.enter();
         let Some(_changing) = self.change(ticket) else { return };
         let now = self.clock.now();
-        if let Some(entry) = entries.get(&Wanted(key))
-            && entry.value.is(value)
-        {
+        let Some(entry) = entries.get(&Wanted(key)) else { return };
+        if entry.value.is(value) {
             let longer = entry.with_life(self.since, value, life);
             if entry.left(self.since, now) < longer.left(self.since, now) {
                 entries.insert(StoredKey::new(key), value, longer);
                 self.changed(ticket.hash);
             }
+        } else if entry.began.is_after(ticket.began) && !entry.began.is_fetch() {
+            entries.invalidate(&Wanted(key));
+            self.changed(ticket.hash);
         }
     }
 
@@ -337,7 +356,7 @@ impl Local {
         stripe.invalidated.store(count, Ordering::Release);
         entries.invalidate(&Wanted(key));
         self.changed(hash);
-        in_time.then_some(Ticket { hash, count, absent: None })
+        in_time.then_some(Ticket { hash, began: stripe.fetches.now(), count, absent: None })
     }
 }
 

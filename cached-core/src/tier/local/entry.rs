@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use moka::{Equivalent, Expiry};
 
+use super::order::Began;
 use super::store::Stored;
 use crate::key::{Head, body};
 use crate::value::Value;
@@ -80,24 +81,32 @@ pub(super) struct LocalEntry {
     /// In milliseconds, 49 days at most.
     kept: u32,
     weight: u32,
+    pub(super) began: Began,
 }
 
 /// What an entry costs beside its key and value, roughly.
 const OVERHEAD: usize = 64;
 
 impl LocalEntry {
-    pub(super) fn new(since: Since, value: &Value, weight: usize, life: Life) -> LocalEntry {
+    pub(super) fn new(
+        since: Since,
+        began: Began,
+        value: &Value,
+        weight: usize,
+        life: Life,
+    ) -> LocalEntry {
         LocalEntry {
             value: Stored::new(value),
             expires: since.nanos(life.from).saturating_add(nanos(life.fresh)),
             kept: u32::try_from(life.kept.as_millis()).unwrap_or(u32::MAX),
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
+            began,
         }
     }
 
     /// The same `value` for another life.
     pub(super) fn with_life(&self, since: Since, value: &Value, life: Life) -> LocalEntry {
-        LocalEntry::new(since, value, self.weight as usize, life)
+        LocalEntry::new(since, self.began, value, self.weight as usize, life)
     }
 
     /// With a key of this length.

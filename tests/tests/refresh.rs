@@ -1,0 +1,205 @@
+//! Fetches that replace an entry which is alive: `refresh_ahead`, `force_miss`, and what is fetched
+//! beside them.
+#![allow(missing_docs)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cached_core::testing::TestCache;
+use cached_core::{RequestScope, coordinator_cached};
+use cached_tests::Down;
+use tokio::sync::oneshot::{Receiver, Sender, channel};
+
+/// A value that changes, and fetches of it that end when the test says so.
+#[derive(Clone, Default)]
+struct Source(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    truth: AtomicU64,
+    fetches: AtomicU64,
+    held: Mutex<Option<Receiver<()>>>,
+}
+
+impl Source {
+    fn new() -> Source {
+        let source = Source::default();
+        source.becomes(1);
+        source
+    }
+
+    fn becomes(&self, truth: u64) {
+        self.0.truth.store(truth, Ordering::SeqCst);
+    }
+
+    fn fetches(&self) -> u64 {
+        self.0.fetches.load(Ordering::SeqCst)
+    }
+
+    /// The next fetch takes the truth of its beginning, and ends when what is returned is dropped.
+    fn hold_next(&self) -> Sender<()> {
+        let (end, held) = channel();
+        *self.0.held.lock().expect("nothing panics with it") = Some(held);
+        end
+    }
+
+    async fn fetch(&self) -> Result<u64, Down> {
+        self.0.fetches.fetch_add(1, Ordering::SeqCst);
+        let truth = self.0.truth.load(Ordering::SeqCst);
+        let held = self.0.held.lock().expect("nothing panics with it").take();
+        if let Some(held) = held {
+            held.await.ok();
+        }
+        Ok(truth)
+    }
+}
+
+#[coordinator_cached(
+    name = "rate",
+    overwrite(reason = "a rate has no version of its own"),
+    ttl = "10m",
+    refresh_ahead = "2m",
+    skip(source),
+    entry = rate_entry
+)]
+async fn rate(source: Source, key: u32) -> Result<u64, Down> {
+    source.fetch().await
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// So long that what was spawned gets on.
+async fn a_moment() {
+    tokio::time::sleep(Duration::from_millis(30)).await;
+}
+
+async fn forced(cache: &TestCache, source: &Source) -> Result<u64, Down> {
+    cache.run(RequestScope::new().force_miss(true).run(rate(source.clone(), 1))).await
+}
+
+async fn called(cache: &TestCache, source: &Source) -> Result<u64, Down> {
+    let answer = cache.run(rate(source.clone(), 1)).await;
+    a_moment().await;
+    answer
+}
+
+/// Begins a fetch, by a refresh that is due or by a forced one, which takes the truth as it is and
+/// goes on until what is returned is dropped.
+async fn begin_slow(cache: &TestCache, source: &Source, is_forced: bool) -> Sender<()> {
+    let (end, fetches) = (source.hold_next(), source.fetches());
+    if is_forced {
+        let (cache, source) = (cache.clone(), source.clone());
+        tokio::spawn(async move { forced(&cache, &source).await });
+        a_moment().await;
+    } else {
+        called(cache, source).await.expect("it is there");
+    }
+    assert_eq!(source.fetches(), fetches + 1, "the slow fetch has begun");
+    end
+}
+
+async fn end(slow: Sender<()>) {
+    drop(slow);
+    a_moment().await;
+}
+
+#[tokio::test]
+async fn a_slow_fetch_does_not_replace_what_a_later_one_fetched() {
+    for (cache, is_forced) in [
+        (TestCache::local(), false),
+        (TestCache::local(), true),
+        (TestCache::new(), false),
+        (TestCache::new(), true),
+    ] {
+        let source = Source::new();
+        assert_eq!(called(&cache, &source).await, Ok(1));
+        cache.advance(secs(540));
+        let slow = begin_slow(&cache, &source, is_forced).await;
+        source.becomes(2);
+        cache.advance(secs(120));
+        let newer = match is_forced {
+            true => forced(&cache, &source).await,
+            false => called(&cache, &source).await,
+        };
+        assert_eq!(newer, Ok(2));
+        end(slow).await;
+        for passed in [0, 4, 400] {
+            cache.advance(secs(passed));
+            assert_eq!(called(&cache, &source).await, Ok(2), "forced: {is_forced}, {passed} s");
+        }
+        assert_eq!(source.fetches(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_fetch_replaces_what_one_that_began_before_it_has_stored_meanwhile() {
+    for cache in [TestCache::local(), TestCache::new()] {
+        let source = Source::new();
+        assert_eq!(called(&cache, &source).await, Ok(1));
+        cache.advance(secs(540));
+        let older = begin_slow(&cache, &source, false).await;
+        cache.advance(secs(120));
+        source.becomes(2);
+        let newer = source.hold_next();
+        let call = {
+            let (cache, source) = (cache.clone(), source.clone());
+            tokio::spawn(async move { called(&cache, &source).await })
+        };
+        a_moment().await;
+        end(older).await;
+        end(newer).await;
+        assert_eq!(call.await.expect("it answers"), Ok(2));
+        assert_eq!(called(&cache, &source).await, Ok(2));
+        cache.advance(secs(6));
+        assert_eq!(called(&cache, &source).await, Ok(2));
+        assert_eq!(source.fetches(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_fetch_does_not_replace_what_was_read_of_another_process_meanwhile() {
+    for is_forced in [false, true] {
+        let (cache, source) = (TestCache::new(), Source::new());
+        let other = cache.another_process();
+        assert_eq!(called(&cache, &source).await, Ok(1));
+        cache.advance(secs(540));
+        let slow = begin_slow(&cache, &source, is_forced).await;
+        source.becomes(2);
+        assert_eq!(forced(&other, &source).await, Ok(2));
+        cache.advance(secs(6));
+        assert_eq!(called(&cache, &source).await, Ok(2));
+        end(slow).await;
+        assert_eq!(called(&cache, &source).await, Ok(2), "forced: {is_forced}");
+    }
+}
+
+#[tokio::test]
+async fn a_forced_fetch_replaces_what_was_read_before_memcached_had_it() {
+    let (cache, source) = (TestCache::new(), Source::new());
+    assert_eq!(called(&cache.another_process(), &source).await, Ok(1));
+    source.becomes(2);
+    let slow = begin_slow(&cache, &source, true).await;
+    assert_eq!(called(&cache, &source).await, Ok(1), "that is what memcached has");
+    end(slow).await;
+    assert_eq!(called(&cache, &source).await, Ok(2));
+    assert_eq!(source.fetches(), 2);
+}
+
+#[tokio::test]
+async fn what_is_overwritten_stays_also_where_a_fetch_ends_that_began_before() {
+    for cache in [TestCache::local(), TestCache::new()] {
+        let source = Source::new();
+        assert_eq!(called(&cache, &source).await, Ok(1));
+        let slow = begin_slow(&cache, &source, true).await;
+        cache.run(async { rate_entry(1).overwrite(7).await }).await.expect("memcached is told");
+        end(slow).await;
+        assert_eq!(called(&cache, &source).await, Ok(7));
+        // One that begins after it replaces it.
+        source.becomes(2);
+        assert_eq!(forced(&cache, &source).await, Ok(2));
+        assert_eq!(called(&cache, &source).await, Ok(2));
+    }
+}
