@@ -203,3 +203,19 @@ async fn what_is_overwritten_stays_also_where_a_fetch_ends_that_began_before() {
         assert_eq!(called(&cache, &source).await, Ok(2));
     }
 }
+
+#[tokio::test]
+async fn a_refresh_that_does_not_end_gives_way_to_another() {
+    let (cache, source) = (TestCache::local(), Source::new());
+    assert_eq!(called(&cache, &source).await, Ok(1));
+    cache.advance(secs(500));
+    let _for_good = begin_slow(&cache, &source, false).await;
+    source.becomes(2);
+    cache.advance(secs(10));
+    assert_eq!(called(&cache, &source).await, Ok(1));
+    assert_eq!(source.fetches(), 2, "it may end yet");
+    cache.advance(secs(11));
+    assert_eq!(called(&cache, &source).await, Ok(1));
+    assert_eq!(source.fetches(), 3);
+    assert_eq!(called(&cache, &source).await, Ok(2));
+}

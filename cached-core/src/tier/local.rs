@@ -3,9 +3,9 @@
 mod entry;
 pub(crate) mod mirror;
 mod order;
+mod refresh;
 mod store;
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use moka::sync::Cache;
 use entry::{ByEntry, LocalEntry, Since, StoredKey, Wanted};
 use mirror::{InHand, Kept};
 use order::{Began, Beginnings};
+use refresh::Refreshing;
 use store::{Inside, Store};
 
 use crate::clock::Clock;
@@ -22,22 +23,8 @@ use crate::key::{ByHead, Head, Sought};
 use crate::value::Value;
 
 pub(crate) use entry::Life;
+pub(crate) use refresh::Refresh;
 pub(crate) use store::drop_aside;
-
-/// The keys whose entries somebody refreshes.
-type Refreshing = Arc<Mutex<HashSet<Arc<[u8]>>>>;
-
-/// The duty to refresh an entry of the local tier; another caller gets it when this is dropped.
-pub(crate) struct Refresh {
-    refreshing: Refreshing,
-    key: Arc<[u8]>,
-}
-
-impl Drop for Refresh {
-    fn drop(&mut self) {
-        lock(&self.refreshing).remove(&self.key);
-    }
-}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -85,7 +72,7 @@ pub(crate) struct Local {
     /// How often something was stored.
     stored: Apart,
     since: Since,
-    refreshing: Refreshing,
+    refreshing: Arc<Refreshing>,
     stripes: Vec<Stripe>,
     clock: Clock,
 }
@@ -132,7 +119,7 @@ impl Local {
             mirrored: capacity / MIRRORED,
             stored: Apart::default(),
             since,
-            refreshing: Refreshing::default(),
+            refreshing: Refreshing::new(clock.clone()),
             marks: Box::new([const { AtomicU64::new(0) }; MARKS]),
             stripes: (0..MARKS).map(|_| Stripe::default()).collect(),
             clock,
@@ -235,16 +222,18 @@ impl Local {
 
     /// The duty to refresh the entry, for one caller in the last `ahead` of its life.
     pub(crate) fn refresh(&self, key: &[u8], ahead: Duration) -> Option<Refresh> {
-        let entry = self.entries.enter().get(&Wanted(key))?;
+        if !self.is_due(key, ahead) {
+            return None;
+        }
+        self.refreshing.take(key)
+    }
+
+    fn is_due(&self, key: &[u8], ahead: Duration) -> bool {
+        let Some(entry) = self.entries.enter().get(&Wanted(key)) else { return false };
         let left = entry.left(self.since, self.clock.now());
         // A hit puts nothing aside: its caller has the value, mostly.
         drop(entry.value.take());
-        if left >= ahead {
-            return None;
-        }
-        let key = Arc::from(key);
-        let mine = lock(&self.refreshing).insert(Arc::clone(&key));
-        mine.then(|| Refresh { refreshing: Arc::clone(&self.refreshing), key })
+        left < ahead
     }
 
     /// The value also where it has expired and is kept for a fetch that fails. For who leads a flight:
