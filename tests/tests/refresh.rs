@@ -219,3 +219,31 @@ async fn a_refresh_that_does_not_end_gives_way_to_another() {
     assert_eq!(source.fetches(), 3);
     assert_eq!(called(&cache, &source).await, Ok(2));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_entry_that_is_due_is_refreshed_once() {
+    const KEYS: u32 = 200;
+    for round in 0..40 {
+        let (cache, source) = (TestCache::local(), Source::new());
+        for key in 0..KEYS {
+            cache.run(rate(source.clone(), key)).await.expect("fetched");
+        }
+        cache.advance(secs(500));
+        let callers: Vec<_> = (0..8)
+            .map(|_| {
+                let (cache, source) = (cache.clone(), source.clone());
+                tokio::spawn(async move {
+                    for key in 0..KEYS {
+                        cache.run(rate(source.clone(), key)).await.expect("it is there");
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        for caller in callers {
+            caller.await.expect("it ends");
+        }
+        a_moment().await;
+        assert_eq!(source.fetches(), 2 * u64::from(KEYS), "round {round}");
+    }
+}

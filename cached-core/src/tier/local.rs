@@ -225,7 +225,9 @@ impl Local {
         if !self.is_due(key, ahead) {
             return None;
         }
-        self.refreshing.take(key)
+        let refresh = self.refreshing.take(key)?;
+        // Another may have refreshed it since.
+        self.is_due(key, ahead).then_some(refresh)
     }
 
     fn is_due(&self, key: &[u8], ahead: Duration) -> bool {
