@@ -2,7 +2,7 @@
 //! beside them.
 #![allow(missing_docs)]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ struct Source(Arc<State>);
 struct State {
     truth: AtomicU64,
     fetches: AtomicU64,
+    fails: AtomicBool,
     held: Mutex<Option<Receiver<()>>>,
 }
 
@@ -51,7 +52,7 @@ impl Source {
         if let Some(held) = held {
             held.await.ok();
         }
-        Ok(truth)
+        if self.0.fails.load(Ordering::SeqCst) { Err(Down) } else { Ok(truth) }
     }
 }
 
@@ -201,6 +202,30 @@ async fn what_is_overwritten_stays_also_where_a_fetch_ends_that_began_before() {
         source.becomes(2);
         assert_eq!(forced(&cache, &source).await, Ok(2));
         assert_eq!(called(&cache, &source).await, Ok(2));
+    }
+}
+
+#[tokio::test]
+async fn refreshes_that_fail_pause() {
+    for cache in [TestCache::local(), TestCache::new()] {
+        let source = Source::new();
+        assert_eq!(called(&cache, &source).await, Ok(1));
+        cache.advance(secs(500));
+        source.0.fails.store(true, Ordering::SeqCst);
+        let began = std::time::Instant::now();
+        let mut calls = 0;
+        while calls < 100 || began.elapsed() < Duration::from_millis(250) {
+            assert_eq!(cache.run(rate(source.clone(), 1)).await, Ok(1));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            calls += 1;
+        }
+        let (tried, most) = (source.fetches() - 1, 1 + began.elapsed().as_millis() as u64 / 100);
+        assert!((1..=most).contains(&tried), "{tried} of {calls} calls tried, at most {most} may");
+        source.0.fails.store(false, Ordering::SeqCst);
+        source.becomes(2);
+        cache.advance(secs(6));
+        called(&cache, &source).await.expect("it is there");
+        assert_eq!(called(&cache, &source).await, Ok(2), "in the end it is refreshed");
     }
 }
 
