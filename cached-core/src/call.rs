@@ -88,7 +88,7 @@ enum Right {
     /// There is no remote tier.
     LocalOnly,
     /// There is none, and the entry is refreshed.
-    LocalRefresh { _until_dropped: Refresh },
+    LocalRefresh { _until_dropped: Box<Refresh> },
     /// A lease was won, to fill what is missing or to replace what has expired. A leader stows it
     /// on its flight, so that whoever takes its lead over need not wait for it.
     Lease(Option<Box<Lease>>),
@@ -301,7 +301,7 @@ impl Missed {
         F: Future<Output = R> + Send + 'static,
     {
         if let Some(refresh) = self.site.refresh_locally() {
-            let right = Right::LocalRefresh { _until_dropped: refresh };
+            let right = Right::LocalRefresh { _until_dropped: Box::new(refresh) };
             let fetching = Fetching::refresh(self.site.ticket(), right);
             self.refresh(returns, fetching, fetch);
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cached_core::testing::TestCache;
-use cached_core::{RequestScope, coordinator_cached};
+use cached_core::{Cache, CacheBuilder, RequestScope, coordinator_cached};
 use cached_tests::Down;
 use tokio::sync::oneshot::{Receiver, Sender, channel};
 
@@ -203,6 +203,95 @@ async fn what_is_overwritten_stays_also_where_a_fetch_ends_that_began_before() {
         assert_eq!(forced(&cache, &source).await, Ok(2));
         assert_eq!(called(&cache, &source).await, Ok(2));
     }
+}
+
+#[coordinator_cached(
+    name = "briefly_local",
+    overwrite(reason = "a rate has no version of its own"),
+    ttl = "10m",
+    local_ttl = "30s",
+    refresh_ahead = "2m",
+    skip(source)
+)]
+async fn briefly_local(source: Source) -> Result<u64, Down> {
+    source.fetch().await
+}
+
+#[coordinator_cached(
+    name = "by_default_here",
+    overwrite(reason = "a rate has no version of its own"),
+    remote = false,
+    refresh_ahead = "2m",
+    skip(source)
+)]
+async fn by_default_here(source: Source) -> Result<u64, Down> {
+    source.fetch().await
+}
+
+#[coordinator_cached(
+    name = "as_it_says_here",
+    overwrite(reason = "a rate has no version of its own"),
+    ttl_with = |_| Duration::from_secs(60),
+    refresh_ahead = "2m",
+    skip(source)
+)]
+async fn as_it_says_here(source: Source) -> Result<u64, Down> {
+    source.fetch().await
+}
+
+/// Calls the function often while its entry, which lives for so long, is young, and once late in its
+/// life.
+macro_rules! is_refreshed_once {
+    ($cache:expr, $function:ident, $life:expr) => {{
+        let (cache, source): (TestCache, _) = ($cache, Source::new());
+        let call = async || {
+            cache.run($function(source.clone())).await.expect("it answers");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        for _ in 0..60 {
+            call().await;
+        }
+        assert_eq!(source.fetches(), 1, "{}: it is not due", stringify!($function));
+        cache.advance(secs($life * 9 / 10));
+        // Whoever has won the right to refresh it too early gives it back when it is due.
+        for _ in 0..60 {
+            call().await;
+            if source.fetches() == 2 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        a_moment().await;
+        for _ in 0..60 {
+            call().await;
+        }
+        assert_eq!(source.fetches(), 2, "{}: it was due once", stringify!($function));
+        assert_eq!(cache.stats(stringify!($function)).refreshes, 1);
+    }};
+}
+
+fn short_lived() -> CacheBuilder {
+    Cache::builder().default_ttl(secs(60))
+}
+
+#[tokio::test]
+async fn an_entry_that_lives_shorter_than_refresh_ahead_is_not_refreshed_all_its_life() {
+    is_refreshed_once!(TestCache::local(), briefly_local, 30);
+    is_refreshed_once!(TestCache::local(), as_it_says_here, 60);
+    is_refreshed_once!(TestCache::with(short_lived()).expect("fits"), by_default_here, 60);
+    is_refreshed_once!(TestCache::with(short_lived()).expect("fits"), perhaps_here, 60);
+}
+
+#[coordinator_cached(
+    name = "perhaps_here",
+    overwrite(reason = "a rate has no version of its own"),
+    none_ttl = "60s",
+    remote = false,
+    refresh_ahead = "2m",
+    skip(source)
+)]
+async fn perhaps_here(source: Source) -> Result<Option<u64>, Down> {
+    source.fetch().await.map(|_| None)
 }
 
 #[tokio::test]

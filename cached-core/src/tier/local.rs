@@ -23,7 +23,7 @@ use crate::key::{ByHead, Head, Sought};
 use crate::value::Value;
 
 pub(crate) use entry::Life;
-pub(crate) use refresh::Refresh;
+pub(crate) use refresh::{Refresh, ahead_of};
 pub(crate) use store::drop_aside;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -220,7 +220,8 @@ impl Local {
         mark.store(mark.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 
-    /// The duty to refresh the entry, for one caller in the last `ahead` of its life.
+    /// The duty to refresh the entry, for one caller in the last `ahead` of its life; see
+    /// [`ahead_of`].
     pub(crate) fn refresh(&self, key: &[u8], ahead: Duration) -> Option<Refresh> {
         if !self.is_due(key, ahead) {
             return None;
@@ -233,6 +234,7 @@ impl Local {
     fn is_due(&self, key: &[u8], ahead: Duration) -> bool {
         let Some(entry) = self.entries.enter().get(&Wanted(key)) else { return false };
         let left = entry.left(self.since, self.clock.now());
+        let ahead = ahead_of(entry.life(), ahead);
         // A hit puts nothing aside: its caller has the value, mostly.
         drop(entry.value.take());
         left < ahead

@@ -73,6 +73,10 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub(super) struct LocalEntry {
@@ -80,6 +84,8 @@ pub(super) struct LocalEntry {
     expires: u64,
     /// In milliseconds, 49 days at most.
     kept: u32,
+    /// How long it answers in all, in milliseconds, 49 days at most.
+    life: u32,
     weight: u32,
     pub(super) began: Began,
 }
@@ -98,7 +104,8 @@ impl LocalEntry {
         LocalEntry {
             value: Stored::new(value),
             expires: since.nanos(life.from).saturating_add(nanos(life.fresh)),
-            kept: u32::try_from(life.kept.as_millis()).unwrap_or(u32::MAX),
+            kept: millis(life.kept),
+            life: millis(life.fresh),
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
             began,
         }
@@ -117,6 +124,10 @@ impl LocalEntry {
     /// How long it answers yet; zero where it has expired.
     pub(super) fn left(&self, since: Since, now: Instant) -> Duration {
         Duration::from_nanos(self.expires.saturating_sub(since.nanos(now)))
+    }
+
+    pub(super) fn life(&self) -> Duration {
+        Duration::from_millis(self.life.into())
     }
 
     /// How long it is kept yet.

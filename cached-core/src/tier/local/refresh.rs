@@ -12,6 +12,12 @@ use crate::flight::PATIENCE;
 /// entry as due as it was.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How long before its end an entry that lives for `life` is refreshed, where `ahead` is declared: in
+/// the first third of its life it is as good as new.
+pub(crate) fn ahead_of(life: Duration, ahead: Duration) -> Duration {
+    ahead.min(life / 3 * 2)
+}
+
 /// The keys whose entries somebody refreshes, and until when nobody else does.
 pub(super) struct Refreshing {
     until: Mutex<HashMap<Arc<[u8]>, Instant>>,
