@@ -19,8 +19,11 @@ use crate::stats::Counters;
 use crate::tier::local::{Mark, Refresh, Ticket, drop_aside};
 use crate::tier::remote::{Lease, RemoteKey};
 use crate::tier::request::Request;
-use crate::value::{Returns, SharedError, Split, Value};
+use crate::value::{Returns, SharedError, Split, Value, Verdict};
 use acquire::Acquired;
+
+/// So long a right that was won too early is held before another look at the clock.
+const HELD_AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A call that the request and local tiers did not answer.
 pub(crate) struct Missed {
@@ -35,8 +38,8 @@ enum Step {
     /// With another's answer.
     Answer(Value),
     Error(SharedError),
-    /// With an answer that is to be refreshed.
-    AnswerAndRefresh(Value, Fetching),
+    /// With an answer that is to be refreshed, and when it expires.
+    AnswerAndRefresh(Value, Box<(Fetching, Instant)>),
     /// With its own fetch, which then answers others and fills the tiers.
     Fetch(Fetching),
     /// With its own fetch, for itself.
@@ -247,16 +250,23 @@ impl Begun {
         }
     }
 
-    /// Refreshes it by the fetch, which goes on by itself.
+    /// Refreshes it by the fetch, which goes on by itself; not before it is due by its own life.
     pub(crate) fn refresh<R, V, F>(self, returns: Returns<R, V>, fetch: Pin<Box<F>>)
     where
         R: 'static,
         V: 'static,
         F: Future<Output = R> + Send + 'static,
     {
-        if let Begun { missed: Some(missed), step: Step::AnswerAndRefresh(_, fetching), .. } = self
-        {
-            missed.refresh(returns, fetching, fetch);
+        let Begun { missed: Some(missed), step: Step::AnswerAndRefresh(value, refresh), .. } = self
+        else {
+            return;
+        };
+        let (fetching, expires) = *refresh;
+        let ttl_with = returns.rules.ttl_with.zip(value.downcast_ref::<V>());
+        let ttl = ttl_with.map(|(ttl_with, value)| ttl_with(value));
+        match missed.due_later(&value, ttl, expires) {
+            None => missed.refresh(returns, fetching, fetch),
+            Some(due) => missed.hold(fetching, due),
         }
     }
 }
@@ -291,6 +301,30 @@ impl Missed {
             Some(_) => drop(runtime.spawn(refresh)),
             None => drop(runtime.spawn(Cache::current().scope(refresh))),
         }
+    }
+
+    /// See [`Site::due_later`].
+    fn due_later(&self, value: &Value, ttl: Option<Duration>, expires: Instant) -> Option<Instant> {
+        let absent = (self.site.value_type.is_absent)(value);
+        self.site.due_later(&Verdict { absent, cache: true, ttl }, expires)
+    }
+
+    /// Holds a right that was won too early until it is due. Given back at once it would be won at every
+    /// hit; then whoever wins it refreshes.
+    fn hold(self, fetching: Fetching, due: Instant) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let clock = self.site.cache.config().clock.clone();
+        runtime.spawn(async move {
+            loop {
+                let left = due.saturating_duration_since(clock.now());
+                if left.is_zero() {
+                    break;
+                }
+                // A test may move the clock.
+                tokio::time::sleep(left.min(HELD_AT_ONCE)).await;
+            }
+            drop(fetching);
+        });
     }
 
     /// Refreshes what the local tier answered with, where that is due.
@@ -407,10 +441,11 @@ impl Missed {
                     leader.answer(|| Outcome::Uncached(Arc::clone(&value)));
                     Step::Answer(value)
                 }
-                Acquired::Due(value, right) => {
+                Acquired::Due(value, right, expires) => {
                     counters.remote_hits.add();
                     let answer = self.serve(leader, value);
-                    Step::AnswerAndRefresh(answer, Fetching::refresh(ticket, right))
+                    let fetching = Fetching::refresh(ticket, right);
+                    Step::AnswerAndRefresh(answer, Box::new((fetching, expires)))
                 }
                 Acquired::Right { mut right, stale } => {
                     if let Right::Lease(lease) = &mut right

@@ -218,6 +218,16 @@ async fn briefly_local(source: Source) -> Result<u64, Down> {
 }
 
 #[coordinator_cached(
+    name = "by_default",
+    overwrite(reason = "a rate has no version of its own"),
+    refresh_ahead = "2m",
+    skip(source)
+)]
+async fn by_default(source: Source) -> Result<u64, Down> {
+    source.fetch().await
+}
+
+#[coordinator_cached(
     name = "by_default_here",
     overwrite(reason = "a rate has no version of its own"),
     remote = false,
@@ -226,6 +236,30 @@ async fn briefly_local(source: Source) -> Result<u64, Down> {
 )]
 async fn by_default_here(source: Source) -> Result<u64, Down> {
     source.fetch().await
+}
+
+#[coordinator_cached(
+    name = "as_it_says",
+    overwrite(reason = "a rate has no version of its own"),
+    ttl_with = |_| Duration::from_secs(60),
+    local = false,
+    refresh_ahead = "2m",
+    skip(source)
+)]
+async fn as_it_says(source: Source) -> Result<u64, Down> {
+    source.fetch().await
+}
+
+#[coordinator_cached(
+    name = "perhaps",
+    overwrite(reason = "a rate has no version of its own"),
+    none_ttl = "60s",
+    local_ttl = "1s",
+    refresh_ahead = "2m",
+    skip(source)
+)]
+async fn perhaps(source: Source) -> Result<Option<u64>, Down> {
+    source.fetch().await.map(|_| None)
 }
 
 #[coordinator_cached(
@@ -280,6 +314,13 @@ async fn an_entry_that_lives_shorter_than_refresh_ahead_is_not_refreshed_all_its
     is_refreshed_once!(TestCache::local(), as_it_says_here, 60);
     is_refreshed_once!(TestCache::with(short_lived()).expect("fits"), by_default_here, 60);
     is_refreshed_once!(TestCache::with(short_lived()).expect("fits"), perhaps_here, 60);
+}
+
+#[tokio::test]
+async fn an_item_that_lives_shorter_than_refresh_ahead_is_not_refreshed_all_its_life() {
+    is_refreshed_once!(TestCache::new(), as_it_says, 60);
+    is_refreshed_once!(TestCache::new(), perhaps, 60);
+    is_refreshed_once!(TestCache::with(short_lived()).expect("fits"), by_default, 60);
 }
 
 #[coordinator_cached(
