@@ -186,7 +186,7 @@ impl Begun {
         match &mut self.step {
             Step::Fetch(fetching) => {
                 counters.fetches.add();
-                fetching.ticket = missed.site.begin(fetching.ticket);
+                missed.site.begin(&mut fetching.ticket);
             }
             _ => count_alone(Some(counters)),
         }

@@ -132,9 +132,9 @@ impl Site {
         self.cache.local().ticket(&self.key)
     }
 
-    /// The ticket for a fetch that begins now.
-    pub(crate) fn begin(&self, ticket: Ticket) -> Ticket {
-        self.cache.local().begin(ticket)
+    /// Makes the ticket that of a fetch that begins now.
+    pub(crate) fn begin(&self, ticket: &mut Ticket) {
+        self.cache.local().begin(ticket);
     }
 
     /// Whether nobody has changed the entry since the ticket.

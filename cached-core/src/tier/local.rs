@@ -255,9 +255,9 @@ impl Local {
         Ticket { hash, began: stripe.fetches.now(), count, absent: None }
     }
 
-    /// The ticket for a fetch that begins now.
-    pub(crate) fn begin(&self, ticket: Ticket) -> Ticket {
-        Ticket { began: self.stripe(ticket.hash).fetches.next(), ..ticket }
+    /// Makes the ticket that of a fetch that begins now.
+    pub(crate) fn begin(&self, ticket: &mut Ticket) {
+        ticket.began = self.stripe(ticket.hash).fetches.next();
     }
 
     /// Whether nobody has changed the entry since.
