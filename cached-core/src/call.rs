@@ -19,8 +19,11 @@ use crate::stats::Counters;
 use crate::tier::local::{Mark, Refresh, Ticket, drop_aside};
 use crate::tier::remote::{Lease, RemoteKey};
 use crate::tier::request::Request;
-use crate::value::{Returns, SharedError, Split, Value};
+use crate::value::{Returns, SharedError, Split, Value, Verdict};
 use acquire::Acquired;
+
+/// So long a right that was won too early is held before another look at the clock.
+const HELD_AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A call that the request and local tiers did not answer.
 pub(crate) struct Missed {
@@ -35,8 +38,8 @@ enum Step {
     /// With another's answer.
     Answer(Value),
     Error(SharedError),
-    /// With an answer that is to be refreshed.
-    AnswerAndRefresh(Value, Fetching),
+    /// With an answer that is to be refreshed, and when it expires.
+    AnswerAndRefresh(Value, Box<(Fetching, Instant)>),
     /// With its own fetch, which then answers others and fills the tiers.
     Fetch(Fetching),
     /// With its own fetch, for itself.
@@ -88,7 +91,7 @@ enum Right {
     /// There is no remote tier, or none for what lives so short.
     LocalOnly,
     /// There is none, and the entry is refreshed.
-    LocalRefresh { _until_dropped: Refresh },
+    LocalRefresh { _until_dropped: Box<Refresh> },
     /// A lease was won, to fill what is missing or to replace what has expired. A leader stows it
     /// on its flight, so that whoever takes its lead over need not wait for it.
     Lease(Option<Box<Won>>),
@@ -185,11 +188,15 @@ impl Begun {
         answer
     }
 
+    /// Counts the fetch, which begins now.
     fn count(&mut self) {
         let Some(missed) = &self.missed else { return };
         let counters = missed.site.counters();
-        match self.step {
-            Step::Fetch(_) => counters.fetches.add(),
+        match &mut self.step {
+            Step::Fetch(fetching) => {
+                counters.fetches.add();
+                missed.site.begin(&mut fetching.ticket);
+            }
             _ => count_alone(Some(counters)),
         }
         self.began = missed.site.remote_tier().map(|_| Instant::now());
@@ -252,16 +259,23 @@ impl Begun {
         }
     }
 
-    /// Refreshes it by the fetch, which goes on by itself.
+    /// Refreshes it by the fetch, which goes on by itself; not before it is due by its own life.
     pub(crate) fn refresh<R, V, F>(self, returns: Returns<R, V>, fetch: Pin<Box<F>>)
     where
         R: 'static,
         V: 'static,
         F: Future<Output = R> + Send + 'static,
     {
-        if let Begun { missed: Some(missed), step: Step::AnswerAndRefresh(_, fetching), .. } = self
-        {
-            missed.refresh(returns, fetching, fetch);
+        let Begun { missed: Some(missed), step: Step::AnswerAndRefresh(value, refresh), .. } = self
+        else {
+            return;
+        };
+        let (fetching, expires) = *refresh;
+        let ttl_with = returns.rules.ttl_with.zip(value.downcast_ref::<V>());
+        let ttl = ttl_with.map(|(ttl_with, value)| ttl_with(value));
+        match missed.due_later(&value, ttl, expires) {
+            None => missed.refresh(returns, fetching, fetch),
+            Some(due) => missed.hold(fetching, due),
         }
     }
 }
@@ -298,6 +312,30 @@ impl Missed {
         }
     }
 
+    /// See [`Site::due_later`].
+    fn due_later(&self, value: &Value, ttl: Option<Duration>, expires: Instant) -> Option<Instant> {
+        let absent = (self.site.value_type.is_absent)(value);
+        self.site.due_later(&Verdict { absent, cache: true, ttl }, expires)
+    }
+
+    /// Holds a right that was won too early until it is due. Given back at once it would be won at every
+    /// hit; then whoever wins it refreshes.
+    fn hold(self, fetching: Fetching, due: Instant) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let clock = self.site.cache.config().clock.clone();
+        runtime.spawn(async move {
+            loop {
+                let left = due.saturating_duration_since(clock.now());
+                if left.is_zero() {
+                    break;
+                }
+                // A test may move the clock.
+                tokio::time::sleep(left.min(HELD_AT_ONCE)).await;
+            }
+            drop(fetching);
+        });
+    }
+
     /// Refreshes what the local tier answered with, where that is due.
     pub(crate) fn refresh_local<R, V, F>(self, returns: Returns<R, V>, fetch: Pin<Box<F>>)
     where
@@ -306,7 +344,7 @@ impl Missed {
         F: Future<Output = R> + Send + 'static,
     {
         if let Some(refresh) = self.site.refresh_locally() {
-            let right = Right::LocalRefresh { _until_dropped: refresh };
+            let right = Right::LocalRefresh { _until_dropped: Box::new(refresh) };
             let fetching = Fetching::refresh(self.site.ticket(), right);
             self.refresh(returns, fetching, fetch);
         }
@@ -418,10 +456,11 @@ impl Missed {
                     leader.answer(|| Outcome::Uncached(Arc::clone(&value)));
                     Step::Answer(value)
                 }
-                Acquired::Due(value, right) => {
+                Acquired::Due(value, right, expires) => {
                     counters.remote_hits.add();
                     let answer = self.serve(leader, value);
-                    Step::AnswerAndRefresh(answer, Fetching::refresh(ticket, right))
+                    let fetching = Fetching::refresh(ticket, right);
+                    Step::AnswerAndRefresh(answer, Box::new((fetching, expires)))
                 }
                 Acquired::Right { mut right, stale } => {
                     if let Right::Lease(won) = &mut right

@@ -8,7 +8,7 @@ use crate::declaration::Declaration;
 use crate::frame::{self, Opened};
 use crate::key::{Bytes, canonical};
 use crate::stats::Counters;
-use crate::tier::local::{Life, Local, Mark, Refresh, Ticket, Write, drop_aside};
+use crate::tier::local::{Life, Local, Mark, Refresh, Ticket, Write, ahead_of, drop_aside};
 use crate::tier::remote::{Item, LONGEST_TTL, Remote, RemoteError, RemoteKey, whole_seconds};
 use crate::value::{Value, ValueType, Verdict};
 
@@ -123,8 +123,22 @@ impl Site {
         self.local()?.refresh(&self.key, ahead)
     }
 
+    /// When a value of memcached, which is gone at `expires`, is due for a refresh; `None` where that is
+    /// as soon as memcached says so, which does not know how long it lives in all.
+    pub(crate) fn due_later(&self, verdict: &Verdict, expires: Instant) -> Option<Instant> {
+        let declared = self.declaration.refreshed_ahead();
+        let ahead = ahead_of(self.lifetime(Some(verdict)).ttl, declared);
+        let due = expires.checked_sub(ahead)?;
+        (ahead < declared && self.now() < due).then_some(due)
+    }
+
     pub(crate) fn ticket(&self) -> Ticket {
         self.cache.local().ticket(&self.key)
+    }
+
+    /// Makes the ticket that of a fetch that begins now.
+    pub(crate) fn begin(&self, ticket: &mut Ticket) {
+        self.cache.local().begin(ticket);
     }
 
     /// Whether nobody has changed the entry since the ticket.

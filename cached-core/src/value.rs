@@ -126,6 +126,8 @@ pub(crate) struct ValueType {
     /// How many bytes the codec makes of the value, or about how many it holds where the codec
     /// cannot write it.
     pub(crate) weigh: fn(&Value) -> Option<usize>,
+    /// As [`Verdict::absent`].
+    pub(crate) is_absent: fn(&Value) -> bool,
     /// What tells it from another build's type in the key.
     pub(crate) fingerprint: fn() -> Fingerprint,
 }
@@ -148,6 +150,9 @@ impl<V: CachedValue> TypeOf<V> {
         weigh: |value| {
             let value = value.downcast_ref::<V>()?;
             calm(|| codec::length_of(value)).flatten().or_else(|| calm(|| key::length_of(value))?)
+        },
+        is_absent: |value| {
+            calm(|| value.downcast_ref::<V>().is_some_and(absent::is_absent)).unwrap_or(false)
         },
         fingerprint: fingerprint::of::<V>,
     };

@@ -22,7 +22,7 @@ impl Missed {
             self.store_nothing(fetching, &value);
             return value;
         }
-        let Fetching { leader, refresh, ticket, right, .. } = fetching;
+        let Fetching { leader, ticket, right, .. } = fetching;
         let weight = site.weight(&value);
         let lifetime = site.lifetime(Some(&verdict));
         let fresh = match right {
@@ -35,10 +35,8 @@ impl Missed {
             Right::Unasked | Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
             Right::Leave => Duration::ZERO,
         };
-        // A refresh needs a declared reason, so it is of an overwritable entry.
-        let asked_for = self.force_miss() || refresh;
-        let replaces = asked_for && site.overwritable();
-        let write = if replaces { Write::Replace } else { Write::Once };
+        // Of two fetches whose entries may be replaced the one that began later counts.
+        let write = if site.overwritable() { Write::Replace } else { Write::Once };
         site.publish(ticket, write, &value, weight, lifetime.local_life(site.now(), fresh));
         if let Some(leader) = leader {
             leader.answer(|| Outcome::Cached(Arc::clone(&value)));

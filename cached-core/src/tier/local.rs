@@ -2,9 +2,10 @@
 
 mod entry;
 pub(crate) mod mirror;
+mod order;
+mod refresh;
 mod store;
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +14,8 @@ use moka::sync::Cache;
 
 use entry::{ByEntry, LocalEntry, Since, StoredKey, Wanted};
 use mirror::{InHand, Kept};
+use order::{Began, Beginnings};
+use refresh::Refreshing;
 use store::{Inside, Store};
 
 use crate::clock::Clock;
@@ -20,22 +23,8 @@ use crate::key::{ByHead, Head, Sought};
 use crate::value::Value;
 
 pub(crate) use entry::Life;
+pub(crate) use refresh::{Refresh, ahead_of};
 pub(crate) use store::drop_aside;
-
-/// The keys whose entries somebody refreshes.
-type Refreshing = Arc<Mutex<HashSet<Arc<[u8]>>>>;
-
-/// The duty to refresh an entry of the local tier; another caller gets it when this is dropped.
-pub(crate) struct Refresh {
-    refreshing: Refreshing,
-    key: Arc<[u8]>,
-}
-
-impl Drop for Refresh {
-    fn drop(&mut self) {
-        lock(&self.refreshing).remove(&self.key);
-    }
-}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -70,6 +59,7 @@ struct Stripe {
     /// Counts the invalidations of these keys. Counted before the entry goes, so that whoever sees
     /// the count without the lock began after the invalidation did.
     invalidated: AtomicU64,
+    fetches: Beginnings,
 }
 
 pub(crate) struct Local {
@@ -82,7 +72,7 @@ pub(crate) struct Local {
     /// How often something was stored.
     stored: Apart,
     since: Since,
-    refreshing: Refreshing,
+    refreshing: Arc<Refreshing>,
     stripes: Vec<Stripe>,
     clock: Clock,
 }
@@ -93,6 +83,8 @@ pub(crate) struct Local {
 #[derive(Clone, Copy)]
 pub(crate) struct Ticket {
     hash: u32,
+    /// When what is published under it was asked for.
+    began: Began,
     count: u64,
     /// The key's mark, where the key was looked for under it and not found: while the mark stands,
     /// the key is not there. See [`mirror`].
@@ -108,6 +100,7 @@ pub(crate) struct Mark(u64);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Write {
     Once,
+    /// One that was not asked for later.
     Replace,
 }
 
@@ -126,7 +119,7 @@ impl Local {
             mirrored: capacity / MIRRORED,
             stored: Apart::default(),
             since,
-            refreshing: Refreshing::default(),
+            refreshing: Refreshing::new(clock.clone()),
             marks: Box::new([const { AtomicU64::new(0) }; MARKS]),
             stripes: (0..MARKS).map(|_| Stripe::default()).collect(),
             clock,
@@ -227,18 +220,24 @@ impl Local {
         mark.store(mark.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 
-    /// The duty to refresh the entry, for one caller in the last `ahead` of its life.
+    /// The duty to refresh the entry, for one caller in the last `ahead` of its life; see
+    /// [`ahead_of`].
     pub(crate) fn refresh(&self, key: &[u8], ahead: Duration) -> Option<Refresh> {
-        let entry = self.entries.enter().get(&Wanted(key))?;
-        let left = entry.left(self.since, self.clock.now());
-        // A hit puts nothing aside: its caller has the value, mostly.
-        drop(entry.value.take());
-        if left >= ahead {
+        if !self.is_due(key, ahead) {
             return None;
         }
-        let key = Arc::from(key);
-        let mine = lock(&self.refreshing).insert(Arc::clone(&key));
-        mine.then(|| Refresh { refreshing: Arc::clone(&self.refreshing), key })
+        let refresh = self.refreshing.take(key)?;
+        // Another may have refreshed it since.
+        self.is_due(key, ahead).then_some(refresh)
+    }
+
+    fn is_due(&self, key: &[u8], ahead: Duration) -> bool {
+        let Some(entry) = self.entries.enter().get(&Wanted(key)) else { return false };
+        let left = entry.left(self.since, self.clock.now());
+        let ahead = ahead_of(entry.life(), ahead);
+        // A hit puts nothing aside: its caller has the value, mostly.
+        drop(entry.value.take());
+        left < ahead
     }
 
     /// The value also where it has expired and is kept for a fetch that fails. For who leads a flight:
@@ -251,8 +250,14 @@ impl Local {
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
         let hash = Head::of(key).hash();
-        let count = self.stripe(hash).invalidated.load(Ordering::Acquire);
-        Ticket { hash, count, absent: None }
+        let stripe = self.stripe(hash);
+        let count = stripe.invalidated.load(Ordering::Acquire);
+        Ticket { hash, began: stripe.fetches.now(), count, absent: None }
+    }
+
+    /// Makes the ticket that of a fetch that begins now.
+    pub(crate) fn begin(&self, ticket: &mut Ticket) {
+        ticket.began = self.stripe(ticket.hash).fetches.next();
     }
 
     /// Whether nobody has changed the entry since.
@@ -271,9 +276,9 @@ impl Local {
         (stripe.invalidated.load(Ordering::Relaxed) == ticket.count).then_some(changing)
     }
 
-    /// Stores `value` for its life, unless the ticket is out of date, or `Once` finds an entry
-    /// alive. Returns whether it is stored. Also for who leads a flight: what goes is put aside, until
-    /// [`drop_aside`].
+    /// Stores `value` for its life, unless the ticket is out of date, or an entry is alive and the
+    /// `write` may not replace it. Returns whether it is stored. Also for who leads a flight: what goes
+    /// is put aside, until [`drop_aside`].
     pub(crate) fn publish(
         &self,
         key: &Arc<[u8]>,
@@ -290,10 +295,13 @@ impl Local {
         let Some(_changing) = self.change(ticket) else { return false };
         let mark = Mark(self.mark(ticket.hash).load(Ordering::Acquire));
         let absent = ticket.absent == Some(mark);
-        if write == Write::Once && !absent && self.find_alive(&entries, key).is_some() {
+        if !absent
+            && let Some(alive) = self.find_alive(&entries, key)
+            && (write == Write::Once || alive.began.is_after(ticket.began))
+        {
             return false;
         }
-        let entry = LocalEntry::new(self.since, value, weight, life);
+        let entry = LocalEntry::new(self.since, ticket.began, value, weight, life);
         entries.insert(StoredKey::new(key), value, entry);
         self.changed(ticket.hash);
         self.stored.0.fetch_add(1, Ordering::Relaxed);
@@ -308,19 +316,23 @@ impl Local {
         (!entry.left(self.since, self.clock.now()).is_zero()).then_some(entry)
     }
 
-    /// Lets the entry that holds just this `value` live for `life`, if it is still there.
+    /// Lets the entry that holds just this `value`, which memcached has now, live for `life`, if it
+    /// is still there. If what is there was read in memcached while the value was fetched or on its way,
+    /// it goes: memcached has the value, or what has replaced it since.
     pub(crate) fn extend(&self, key: &Arc<[u8]>, ticket: Ticket, value: &Value, life: Life) {
         let entries = self.entries.enter();
         let Some(_changing) = self.change(ticket) else { return };
         let now = self.clock.now();
-        if let Some(entry) = entries.get(&Wanted(key))
-            && entry.value.is(value)
-        {
+        let Some(entry) = entries.get(&Wanted(key)) else { return };
+        if entry.value.is(value) {
             let longer = entry.with_life(self.since, value, life);
             if entry.left(self.since, now) < longer.left(self.since, now) {
                 entries.insert(StoredKey::new(key), value, longer);
                 self.changed(ticket.hash);
             }
+        } else if entry.began.is_after(ticket.began) && !entry.began.is_fetch() {
+            entries.invalidate(&Wanted(key));
+            self.changed(ticket.hash);
         }
     }
 
@@ -348,7 +360,7 @@ impl Local {
         stripe.invalidated.store(count, Ordering::Release);
         entries.invalidate(&Wanted(key));
         self.changed(hash);
-        in_time.then_some(Ticket { hash, count, absent: None })
+        in_time.then_some(Ticket { hash, began: stripe.fetches.now(), count, absent: None })
     }
 }
 

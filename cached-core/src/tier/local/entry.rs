@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use moka::{Equivalent, Expiry};
 
+use super::order::Began;
 use super::store::Stored;
 use crate::key::{Head, body};
 use crate::value::Value;
@@ -79,25 +80,39 @@ pub(super) struct LocalEntry {
     expires: u64,
     /// In milliseconds, 49 days at most.
     kept: u32,
+    /// How long it answers in all, in 2^20 nanoseconds, 52 days at most.
+    life: u32,
     weight: u32,
+    pub(super) began: Began,
 }
 
+/// A millisecond, nearly: a shift takes less than a division.
+const LIFE_UNIT: u32 = 20;
 /// What an entry costs beside its key and value, roughly.
 const OVERHEAD: usize = 64;
 
 impl LocalEntry {
-    pub(super) fn new(since: Since, value: &Value, weight: usize, life: Life) -> LocalEntry {
+    pub(super) fn new(
+        since: Since,
+        began: Began,
+        value: &Value,
+        weight: usize,
+        life: Life,
+    ) -> LocalEntry {
+        let fresh = nanos(life.fresh);
         LocalEntry {
             value: Stored::new(value),
-            expires: since.nanos(life.from).saturating_add(nanos(life.fresh)),
+            expires: since.nanos(life.from).saturating_add(fresh),
             kept: u32::try_from(life.kept.as_millis()).unwrap_or(u32::MAX),
+            life: u32::try_from(fresh >> LIFE_UNIT).unwrap_or(u32::MAX),
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
+            began,
         }
     }
 
     /// The same `value` for another life.
     pub(super) fn with_life(&self, since: Since, value: &Value, life: Life) -> LocalEntry {
-        LocalEntry::new(since, value, self.weight as usize, life)
+        LocalEntry::new(since, self.began, value, self.weight as usize, life)
     }
 
     /// With a key of this length.
@@ -108,6 +123,10 @@ impl LocalEntry {
     /// How long it answers yet; zero where it has expired.
     pub(super) fn left(&self, since: Since, now: Instant) -> Duration {
         Duration::from_nanos(self.expires.saturating_sub(since.nanos(now)))
+    }
+
+    pub(super) fn life(&self) -> Duration {
+        Duration::from_nanos(u64::from(self.life) << LIFE_UNIT)
     }
 
     /// How long it is kept yet.
