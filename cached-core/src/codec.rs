@@ -10,6 +10,7 @@ pub(crate) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
 }
 
 /// How many bytes [`encode`] makes of the value, without making them.
+#[inline]
 pub(crate) fn length_of<V: Serialize>(value: &V) -> Option<usize> {
     let mut size = SizeWriter::default();
     bincode::serde::encode_into_writer(value, &mut size, standard()).ok()?;

@@ -154,12 +154,21 @@ fn tag(head: Head) -> u64 {
 pub(super) fn tidy() {
     let gone = GONE.load(Ordering::Relaxed);
     change(|mirror| {
-        if let Some(mut mirror) = mirror.take_if(|mirror| mirror.gone != gone) {
-            mirror.values().for_each(drop);
+        if mirror.as_ref().is_some_and(|mirror| mirror.gone != gone) {
+            let_go(mirror);
         }
     });
 }
 
+#[cold]
+fn let_go(mirror: &mut Option<Box<Mirror>>) {
+    // Where one panics, the others are put aside.
+    if let Some(mut mirror) = mirror.take() {
+        mirror.values().for_each(drop);
+    }
+}
+
+#[inline]
 fn change(change: impl FnOnce(&mut Option<Box<Mirror>>)) {
     if let Some(mut in_hand) = InHand::take() {
         change(&mut in_hand.0);
