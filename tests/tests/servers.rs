@@ -399,6 +399,45 @@ async fn keys_that_come_back_from_a_server_bring_no_old_value_back() {
     }
 }
 
+/// A fetch that began before a server was taken out, and ends when it is used again, has a lease of it
+/// that nobody has revoked meanwhile.
+#[tokio::test]
+async fn a_fetch_from_before_a_server_was_taken_out_leaves_nothing_old_in_it() {
+    let servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
+    let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
+    let cache = process(&servers).await;
+    let upstream = Upstream::default().taking(600);
+    let first = tokio::spawn({
+        let (cache, upstream) = (cache.clone(), upstream.clone());
+        async move {
+            let calls = (0..30).map(|user| {
+                let upstream = upstream.clone();
+                tokio::spawn(cache.scope(async move { profile(&upstream, user).await }))
+            });
+            for call in calls.collect::<Vec<_>>() {
+                call.await.expect("it ends").expect("it is fetched");
+            }
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(upstream.fetches(), 30, "each has its lease");
+    cache.set_memcached(&addresses[1..]).expect("they fit");
+    for user in 0..30 {
+        cache.scope(async { profile_entry(user).invalidate().await.expect("told") }).await;
+    }
+    cache.set_memcached(&addresses).expect("they fit");
+    // Of other keys, so that the leases stay.
+    for user in 1_000..1_020 {
+        until_it_is_told(&cache, user).await;
+    }
+    first.await.expect("they end");
+    cache.flush().await;
+    for user in 0..30 {
+        let found = cache.scope(async { profile_entry(user).get().await.into_option() }).await;
+        assert_eq!(found, None, "user {user}");
+    }
+}
+
 /// What a server has from before it came back is not believed. It may be started anew after that, with
 /// nothing from before, while nobody asks it.
 #[tokio::test]

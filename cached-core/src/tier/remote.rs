@@ -162,6 +162,7 @@ impl Remote {
             .collect();
         for gone in servers.iter().filter(|server| !addresses.contains(&server.address)) {
             former.insert(gone.address.clone());
+            gone.leave();
             // What its keys' former servers have of them is from before it came.
             if gone.was_added {
                 next.iter().for_each(|server| server.distrust(Some(gone)));

@@ -1,7 +1,7 @@
 //! One memcached server: the ways to it, whether it is worth asking, and what it has to be told.
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ pub(super) struct Server {
     lanes: Mutex<Vec<(Id, Lanes)>>,
     pub(super) health: Health,
     pub(super) was_added: bool,
+    /// Whether it is used no longer. At its address there may be another of these since.
+    is_gone: AtomicBool,
     debts: Debts,
     /// Items with a lower CAS are from before a time in which this process may have changed them
     /// without telling this server.
@@ -116,6 +118,7 @@ impl Server {
             network: config.network.clone(),
             lanes: Mutex::default(),
             health: Health::new(config.clock.clone()),
+            is_gone: AtomicBool::new(false),
             debts: Debts::default(),
             marked: AtomicU64::new(0),
             doubts: Mutex::default(),
@@ -177,12 +180,21 @@ impl Server {
         answers.into_iter().map(item).collect()
     }
 
+    /// From now on it is told nothing of what changes, and so it is to be given nothing either: a lease
+    /// of it would be good yet when it is used again, for a value from before a change.
+    pub(super) fn leave(&self) {
+        self.is_gone.store(true, Ordering::Release);
+    }
+
     /// Changes something under a condition; returns whether it took effect.
     pub(super) async fn change(
         &self,
         command: Command,
         errand: Errand,
     ) -> Result<bool, RemoteError> {
+        if self.is_gone.load(Ordering::Acquire) {
+            return Err(self.error(&"it is not used any more"));
+        }
         let lane = self.lane(command.key(), errand).await?;
         let now = Instant::now();
         self.changed(lane.ask(command, now, now + self.patience(errand)).await)
