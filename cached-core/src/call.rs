@@ -22,8 +22,8 @@ use crate::tier::request::Request;
 use crate::value::{Returns, SharedError, Split, Value, Verdict};
 use acquire::Acquired;
 
-/// So long a right that was won too early is held before another look at the clock.
-const HELD_AT_ONCE: Duration = Duration::from_secs(1);
+/// While a right is held that was won too early a test may move the clock: it is looked at so often.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// A call that the request and local tiers did not answer.
 pub(crate) struct Missed {
@@ -38,8 +38,8 @@ enum Step {
     /// With another's answer.
     Answer(Value),
     Error(SharedError),
-    /// With an answer that is to be refreshed, and when it expires.
-    AnswerAndRefresh(Value, Box<(Fetching, Instant)>),
+    /// With an answer that is to be refreshed; and see [`Acquired::Due`].
+    AnswerAndRefresh(Value, Box<(Fetching, Option<Instant>)>),
     /// With its own fetch, which then answers others and fills the tiers.
     Fetch(Fetching),
     /// With its own fetch, for itself.
@@ -183,19 +183,19 @@ impl Begun {
             Step::Fetch(_) | Step::Alone => None,
         };
         if answer.is_none() {
-            self.count();
+            self.begin_fetch();
         }
         answer
     }
 
     /// Counts the fetch, which begins now.
-    fn count(&mut self) {
+    fn begin_fetch(&mut self) {
         let Some(missed) = &self.missed else { return };
         let counters = missed.site.counters();
         match &mut self.step {
             Step::Fetch(fetching) => {
                 counters.fetches.add();
-                missed.site.begin(&mut fetching.ticket);
+                missed.site.number_fetch(&mut fetching.ticket);
             }
             _ => count_alone(Some(counters)),
         }
@@ -273,7 +273,7 @@ impl Begun {
         let (fetching, expires) = *refresh;
         let ttl_with = returns.rules.ttl_with.zip(value.downcast_ref::<V>());
         let ttl = ttl_with.map(|(ttl_with, value)| ttl_with(value));
-        match missed.due_later(&value, ttl, expires) {
+        match expires.and_then(|expires| missed.due_later(&value, ttl, expires)) {
             None => missed.refresh(returns, fetching, fetch),
             Some(due) => missed.hold(fetching, due),
         }
@@ -301,7 +301,7 @@ impl Missed {
         let refresh = async move {
             self.site.counters().refreshes.add();
             let mut begun = Begun::new(Some(self), Step::Fetch(fetching));
-            begun.count();
+            begun.begin_fetch();
             let returned = poll_fn(|context| begun.poll(fetch.as_mut(), context)).await;
             begun.settle(returned, &returns);
         };
@@ -329,8 +329,8 @@ impl Missed {
                 if left.is_zero() {
                     break;
                 }
-                // A test may move the clock.
-                tokio::time::sleep(left.min(HELD_AT_ONCE)).await;
+                tokio::time::sleep(if cfg!(feature = "testing") { left.min(GLANCE) } else { left })
+                    .await;
             }
             drop(fetching);
         });

@@ -217,6 +217,7 @@ pub(crate) mod remote {
         pub(crate) cas: u64,
         pub(crate) gone: Instant,
         pub(crate) won: bool,
+        pub(crate) given_back: bool,
         pub(crate) in_gutter: bool,
         never: Never,
     }

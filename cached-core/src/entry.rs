@@ -16,7 +16,7 @@ use crate::key::{Key, KeyError};
 use crate::site::{Frame, Lifetime, Site, UNCONFIRMED};
 use crate::tier::Tier;
 use crate::tier::local::{Ticket, Write, drop_aside};
-use crate::tier::remote::{Condition, Found, Item, RemoteError, RemoteKey, whole_seconds};
+use crate::tier::remote::{Condition, Found, Item, Lease, RemoteError, RemoteKey, whole_seconds};
 use crate::tier::request::Request;
 use crate::value::{CachedValue, Rules, Value, ValueType};
 pub use first_found::first_found;
@@ -225,6 +225,13 @@ impl Site {
     /// The value of an item that is not expired, which the local tier then has too.
     fn admit(&self, item: &Item, ticket: Ticket) -> Option<Value> {
         let Frame::Value(value, weight) = self.open(&item.frame) else { return None };
+        if item.won
+            && !item.in_gutter
+            && let Some((remote, key)) = self.remote()
+        {
+            // Nobody fetches here: the right to replace it is given back.
+            drop(Lease::of_item(remote, key, item));
+        }
         let (now, lifetime) = (self.now(), self.lifetime(None));
         let fresh = lifetime.left_of(now, item)?;
         let life = lifetime.local_life(now, fresh.min(lifetime.local));
@@ -344,7 +351,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         }
         let Some(given) = Given::new(&site, &self.rules, value) else { return false };
         // Before memcached is told: who invalidates the entry after that must not find it here.
-        let ticket = site.ticket();
+        let mut ticket = site.ticket();
         let mut fresh = given.lifetime.local;
         let mut everywhere = false;
         if let Some((_, mut key)) = site.remote() {
@@ -352,13 +359,15 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
                 Ok(true) => {
                     everywhere = whole_seconds(given.lifetime.ttl) > 0;
                     fresh = given.confirmed(&key);
+                    // After the fetches that began meanwhile: memcached has this value, and none of theirs.
+                    site.number_given(&mut ticket);
                 }
                 Ok(false) => return false,
                 Err(error) => {
                     if let WriteError::Remote(error) = error {
                         site.note(&error);
                     }
-                    fresh = given.lifetime.ttl.min(UNCONFIRMED);
+                    fresh = given.lifetime.unconfirmed;
                 }
             }
         }
@@ -429,7 +438,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         let ticket = site.cache.forget(&site.key, ticket);
         let fresh = match written {
             Ok(_) => given.confirmed(&key),
-            Err(_) => given.lifetime.ttl.min(UNCONFIRMED),
+            Err(_) => given.lifetime.unconfirmed,
         };
         if let Some(ticket) = ticket {
             given.publish(&site, ticket, Write::Replace, fresh);

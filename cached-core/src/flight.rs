@@ -1,4 +1,4 @@
-//! Single-flight: one fetch per key per process.
+//! Single-flight: one fetch per key per process, and per request that wants a fresh answer.
 //!
 //! A *leader* fetches, *followers* wait for it. Leadership goes to a follower when the leader is
 //! dropped without an outcome (cancelled, panicked), and when it was woken but not polled for

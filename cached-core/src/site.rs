@@ -45,6 +45,8 @@ pub(crate) struct Lifetime {
     pub(crate) ttl: Duration,
     /// What the local tier may keep once memcached has the value, or where there is no memcached.
     pub(crate) local: Duration,
+    /// The same while memcached has not confirmed it.
+    pub(crate) unconfirmed: Duration,
     /// How long both keep it after that, for a fetch that fails.
     pub(crate) kept: Duration,
     /// How long before its end it is refreshed.
@@ -137,8 +139,13 @@ impl Site {
     }
 
     /// Makes the ticket that of a fetch that begins now.
-    pub(crate) fn begin(&self, ticket: &mut Ticket) {
-        self.cache.local().begin(ticket);
+    pub(crate) fn number_fetch(&self, ticket: &mut Ticket) {
+        self.cache.local().number_fetch(ticket);
+    }
+
+    /// Makes it that of a value which memcached has taken now.
+    pub(crate) fn number_given(&self, ticket: &mut Ticket) {
+        self.cache.local().number_given(ticket);
     }
 
     /// Whether nobody has changed the entry since the ticket.
@@ -224,7 +231,7 @@ impl Site {
         let mut ahead = self.declaration.refreshed_ahead();
         if !ahead.is_zero() {
             // Not all of a life that is cut.
-            ahead = ahead.min(if asked > longest { longest / 2 } else { FOR_EVER });
+            ahead = if asked > longest { ahead_of(longest, ahead) } else { ahead.min(FOR_EVER) };
         }
         let ttl = match self.cache.config().jitter {
             0.0 => asked.min(longest),
@@ -241,7 +248,8 @@ impl Site {
                 Duration::from_secs(u64::from(seconds - 1)).min(bound.unwrap_or(unbounded))
             }
         };
-        Lifetime { ttl, local, kept, ahead }
+        let unconfirmed = ttl.min(UNCONFIRMED).min(bound.unwrap_or(UNCONFIRMED));
+        Lifetime { ttl, local, unconfirmed, kept, ahead }
     }
 
     /// Takes note of an exchange that came to nothing. A value that is too large for memcached is

@@ -39,8 +39,9 @@ pub(crate) struct Parameter {
 
 /// What is no function that can be read.
 pub(crate) enum Unread {
-    /// A function with a mistake in its syntax, of which the compiler has told already.
-    Function,
+    /// A function, by its `fn`. Where there is a mistake in its syntax the compiler tells of that; but it
+    /// may know some that is not known here.
+    Function(Span),
     /// Something else, by the keyword that it begins with.
     Other { keyword: Option<Ident>, span: Span },
 }
@@ -113,8 +114,8 @@ impl Unread {
         });
         let is_one_of = |word: &Ident, some: &[&str]| some.contains(&word.to_string().as_str());
         let name_or_keyword = words.clone().find(|word| !is_one_of(word, QUALIFIERS));
-        if name_or_keyword.is_some_and(|word| word == "fn") {
-            return Unread::Function;
+        if let Some(word) = name_or_keyword.filter(|word| word == "fn") {
+            return Unread::Function(word.span());
         }
         let keyword = words.find(|word| is_one_of(word, KEYWORDS));
         let first = tokens.clone().into_iter().next().map(|token| token.span());

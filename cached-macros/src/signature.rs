@@ -14,8 +14,12 @@ use crate::item::{Function, Unread, hides_names};
 
 /// The attribute is on something that is no function, or cannot be read as one.
 pub(crate) fn refuse(item: &Unread, errors: &mut Errors) {
-    let Unread::Other { keyword, span } = item else { return };
-    let keyword = keyword.as_ref().map(ToString::to_string);
+    let (keyword, span) = match item {
+        Unread::Function(span) => {
+            return errors.at(*span, "the attribute cannot read the signature of this function");
+        }
+        Unread::Other { keyword, span } => (keyword.as_ref().map(ToString::to_string), span),
+    };
     let message = match keyword.as_deref() {
         Some("impl") => {
             "only an `async fn` can be cached, not an `impl`; annotate the methods in it".into()

@@ -402,3 +402,97 @@ async fn an_entry_that_is_due_is_refreshed_once() {
         assert_eq!(source.fetches(), 2 * u64::from(KEYS), "round {round}");
     }
 }
+
+/// In seconds, as the test's clock.
+static NOW: AtomicU64 = AtomicU64::new(0);
+
+/// A token, by when it expires, which says how long it lives yet.
+#[coordinator_cached(
+    name = "token",
+    overwrite(reason = "a token is renewed before it expires"),
+    ttl_with = |expires| secs(expires - NOW.load(Ordering::SeqCst)),
+    refresh_ahead = "2m",
+    skip(source),
+    local = false
+)]
+async fn token(source: Source) -> Result<u64, Down> {
+    source.fetch().await?;
+    Ok(NOW.load(Ordering::SeqCst) + 3600)
+}
+
+/// The time that is left is not the whole life, of which there is a third without a refresh.
+#[tokio::test]
+async fn a_value_that_says_how_long_it_lives_yet_is_refreshed() {
+    let (source, cache) = (Source::new(), TestCache::new());
+    let after = |seconds| {
+        NOW.fetch_add(seconds, Ordering::SeqCst);
+        cache.advance(secs(seconds));
+    };
+    assert_eq!(cache.run(token(source.clone())).await, Ok(3600));
+    after(3600 - 110);
+    assert_eq!(cache.run(token(source.clone())).await, Ok(3600));
+    after(40);
+    for _ in 0..100 {
+        a_moment().await;
+        cache.run(token(source.clone())).await.expect("it is there");
+        if source.fetches() == 2 {
+            return;
+        }
+    }
+    panic!("it is not refreshed");
+}
+
+#[coordinator_cached(
+    name = "remote_rate",
+    overwrite(reason = "a rate has no version of its own"),
+    ttl = "10m",
+    refresh_ahead = "5m",
+    skip(source),
+    entry = remote_rate_entry,
+    local = false
+)]
+async fn remote_rate(source: Source) -> Result<u64, Down> {
+    source.fetch().await
+}
+
+#[tokio::test]
+async fn who_only_looks_leaves_the_refresh_to_a_call() {
+    let (source, cache) = (Source::new(), TestCache::new());
+    let called = || cache.run(remote_rate(source.clone()));
+    assert_eq!(called().await, Ok(1));
+    cache.advance(secs(360));
+    source.0.fails.store(true, Ordering::SeqCst);
+    assert_eq!(called().await, Ok(1));
+    a_moment().await;
+    assert_eq!(source.fetches(), 2, "a refresh that failed");
+    source.0.fails.store(false, Ordering::SeqCst);
+    let looked = cache.run(async { remote_rate_entry().get().await.into_option() }).await;
+    assert_eq!(looked, Some(1));
+    a_moment().await;
+    assert_eq!(called().await, Ok(1));
+    a_moment().await;
+    assert_eq!(source.fetches(), 3);
+}
+
+#[coordinator_cached(
+    name = "second",
+    overwrite(reason = "a rate has no version of its own"),
+    local_ttl = "1s",
+    skip(source)
+)]
+async fn second(source: Source) -> Result<u64, Down> {
+    source.fetch().await
+}
+
+#[tokio::test]
+async fn what_memcached_has_not_confirmed_has_its_local_ttl_too() {
+    let (source, cache) = (Source::new(), TestCache::new());
+    cache.memcached().fail();
+    for fetches in 1..=3 {
+        for _ in 0..3 {
+            assert_eq!(cache.run(second(source.clone())).await, Ok(1));
+            assert_eq!(source.fetches(), fetches);
+        }
+        cache.advance(Duration::from_millis(1100));
+    }
+}

@@ -1,4 +1,4 @@
-//! A signature that the compiler cannot read: it says what is wrong, and nothing else is said.
+//! A signature that cannot be read: the compiler says what is wrong with it.
 
 use cached_core::coordinator_cached;
 

@@ -18,8 +18,9 @@ const LONGEST_LOOK: Duration = Duration::from_millis(100);
 /// What the remote tier answers a leader.
 pub(super) enum Acquired {
     Value(Value),
-    /// A value that is to be refreshed, and when it expires.
-    Due(Value, Right, Instant),
+    /// A value that is to be refreshed, and when it expires, where the right may have been won too
+    /// early: once, for then it is given back.
+    Due(Value, Right, Option<Instant>),
     /// A value that has expired, while somebody else fetches.
     Stale(Value),
     Right {
@@ -131,7 +132,7 @@ impl Missed {
         let life = lifetime.local_life(now, fresh.min(lifetime.local));
         site.publish(ticket, Write::Once, &value, weight, life);
         match item.won {
-            true => Acquired::Due(value, won(None), now + fresh),
+            true => Acquired::Due(value, won(None), (!item.given_back).then(|| now + fresh)),
             false => Acquired::Value(value),
         }
     }

@@ -26,14 +26,11 @@ impl Missed {
         let weight = site.weight(&value);
         let lifetime = site.lifetime(Some(&verdict));
         let fresh = match right {
-            _ if site.remote_tier().is_none() => lifetime.local,
-            // Longer once the fill is confirmed, which it is not where memcached was not asked.
-            Right::Lease(_)
-            | Right::Replace(..)
-            | Right::LocalOnly
-            | Right::LocalRefresh { .. } => lifetime.local.min(UNCONFIRMED),
-            Right::Unasked | Right::Nothing => lifetime.ttl.min(UNCONFIRMED),
             Right::Leave => Duration::ZERO,
+            _ if site.remote_tier().is_none() => lifetime.local,
+            Right::Unasked | Right::Nothing => lifetime.unconfirmed,
+            // Longer once the fill is confirmed, which it is not where memcached was not asked.
+            _ => lifetime.local.min(UNCONFIRMED),
         };
         // Of two fetches whose entries may be replaced the one that began later counts.
         let write = if site.overwritable() { Write::Replace } else { Write::Once };

@@ -14,7 +14,7 @@ use moka::sync::Cache;
 
 use entry::{ByEntry, LocalEntry, Since, StoredKey, Wanted};
 use mirror::{InHand, Kept};
-use order::{Began, Beginnings};
+use order::{Sequence, Sequences};
 use refresh::Refreshing;
 use store::{Inside, Store};
 
@@ -59,7 +59,7 @@ struct Stripe {
     /// Counts the invalidations of these keys. Counted before the entry goes, so that whoever sees
     /// the count without the lock began after the invalidation did.
     invalidated: AtomicU64,
-    fetches: Beginnings,
+    fetches: Sequences,
 }
 
 pub(crate) struct Local {
@@ -84,7 +84,7 @@ pub(crate) struct Local {
 pub(crate) struct Ticket {
     hash: u32,
     /// When what is published under it was asked for.
-    began: Began,
+    sequence: Sequence,
     count: u64,
     /// The key's mark, where the key was looked for under it and not found: while the mark stands,
     /// the key is not there. See [`mirror`].
@@ -252,12 +252,17 @@ impl Local {
         let hash = Head::of(key).hash();
         let stripe = self.stripe(hash);
         let count = stripe.invalidated.load(Ordering::Acquire);
-        Ticket { hash, began: stripe.fetches.now(), count, absent: None }
+        Ticket { hash, sequence: stripe.fetches.now(), count, absent: None }
     }
 
     /// Makes the ticket that of a fetch that begins now.
-    pub(crate) fn begin(&self, ticket: &mut Ticket) {
-        ticket.began = self.stripe(ticket.hash).fetches.next();
+    pub(crate) fn number_fetch(&self, ticket: &mut Ticket) {
+        ticket.sequence = self.stripe(ticket.hash).fetches.next();
+    }
+
+    /// Makes it that of what is read or given now.
+    pub(crate) fn number_given(&self, ticket: &mut Ticket) {
+        ticket.sequence = self.stripe(ticket.hash).fetches.now();
     }
 
     /// Whether nobody has changed the entry since.
@@ -297,11 +302,11 @@ impl Local {
         let absent = ticket.absent == Some(mark);
         if !absent
             && let Some(alive) = self.find_alive(&entries, key)
-            && (write == Write::Once || alive.began.is_after(ticket.began))
+            && (write == Write::Once || alive.sequence.is_after(ticket.sequence))
         {
             return false;
         }
-        let entry = LocalEntry::new(self.since, ticket.began, value, weight, life);
+        let entry = LocalEntry::new(self.since, ticket.sequence, value, weight, life);
         entries.insert(StoredKey::new(key), value, entry);
         self.changed(ticket.hash);
         self.stored.0.fetch_add(1, Ordering::Relaxed);
@@ -330,7 +335,7 @@ impl Local {
                 entries.insert(StoredKey::new(key), value, longer);
                 self.changed(ticket.hash);
             }
-        } else if entry.began.is_after(ticket.began) && !entry.began.is_fetch() {
+        } else if entry.sequence.is_after(ticket.sequence) && !entry.sequence.is_fetch() {
             entries.invalidate(&Wanted(key));
             self.changed(ticket.hash);
         }
@@ -360,7 +365,7 @@ impl Local {
         stripe.invalidated.store(count, Ordering::Release);
         entries.invalidate(&Wanted(key));
         self.changed(hash);
-        in_time.then_some(Ticket { hash, began: stripe.fetches.now(), count, absent: None })
+        in_time.then_some(Ticket { hash, sequence: stripe.fetches.now(), count, absent: None })
     }
 }
 

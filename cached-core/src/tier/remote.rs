@@ -71,8 +71,16 @@ pub(crate) struct Item {
     pub(crate) gone: Instant,
     /// Whether the caller has won the right to replace it, as it is about to go.
     pub(crate) won: bool,
+    /// Whether somebody had won that before, and has given it back.
+    pub(crate) given_back: bool,
     /// Whether it stands in for what is out of reach, and is not kept beyond its lifetime.
     pub(crate) in_gutter: bool,
+}
+
+impl Item {
+    fn new(frame: Vec<u8>, cas: u64, gone: Instant) -> Item {
+        Item { frame, cas, gone, won: false, given_back: false, in_gutter: false }
+    }
 }
 
 /// What a read asks for beside the value.

@@ -257,7 +257,7 @@ impl<F> Drop for InRequest<F> {
 }
 
 /// A request, within which a key has one answer: the first cached value that one of its calls has,
-/// until the request itself invalidates or overwrites the entry. What is not cached (an error, a
+/// until the request itself invalidates, overwrites or adds the entry. What is not cached (an error, a
 /// value that `cache_if` refuses, a stale one in place of an error) answers its own call alone.
 ///
 /// Wrap the handling of a request in it, for instance in a middleware. Calls are in the request that

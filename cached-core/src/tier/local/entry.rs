@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use moka::{Equivalent, Expiry};
 
-use super::order::Began;
+use super::order::Sequence;
 use super::store::Stored;
 use crate::key::{Head, body};
 use crate::value::Value;
@@ -83,7 +83,7 @@ pub(super) struct LocalEntry {
     /// How long it answers in all, in 2^20 nanoseconds, 52 days at most.
     life: u32,
     weight: u32,
-    pub(super) began: Began,
+    pub(super) sequence: Sequence,
 }
 
 /// A millisecond, nearly: a shift takes less than a division.
@@ -94,7 +94,7 @@ const OVERHEAD: usize = 64;
 impl LocalEntry {
     pub(super) fn new(
         since: Since,
-        began: Began,
+        sequence: Sequence,
         value: &Value,
         weight: usize,
         life: Life,
@@ -106,13 +106,13 @@ impl LocalEntry {
             kept: u32::try_from(life.kept.as_millis()).unwrap_or(u32::MAX),
             life: u32::try_from(fresh >> LIFE_UNIT).unwrap_or(u32::MAX),
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
-            began,
+            sequence,
         }
     }
 
     /// The same `value` for another life.
     pub(super) fn with_life(&self, since: Since, value: &Value, life: Life) -> LocalEntry {
-        LocalEntry::new(since, self.began, value, self.weight as usize, life)
+        LocalEntry::new(since, self.sequence, value, self.weight as usize, life)
     }
 
     /// With a key of this length.

@@ -184,7 +184,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::super::entry::{Life, Since};
-    use super::super::order::Beginnings;
+    use super::super::order::Sequences;
     use super::*;
 
     thread_local! {
@@ -240,7 +240,7 @@ mod tests {
         let (value, said) = says();
         let now = Instant::now();
         let life = Life { from: now, fresh: Duration::from_secs(60), kept: Duration::ZERO };
-        let entry = LocalEntry::new(Since(now), Beginnings::default().next(), &value, 1, life);
+        let entry = LocalEntry::new(Since(now), Sequences::default().next(), &value, 1, life);
         store.enter().insert(StoredKey::new(&[1; 16]), &value, entry);
         drop(value);
         assert!(said.try_recv().is_err());

@@ -244,6 +244,19 @@ fn values_that_are_dropped_on_several_threads_invalidate_each_others_keys() {
     });
 }
 
+/// Fetches that began while an entry was added elsewhere end after that.
+#[test]
+fn what_was_given_last_is_not_replaced_by_fetches_that_began_before() {
+    let local = Local::new(1 << 20, Clock::default());
+    let (mut given, mut fetched) = (local.ticket(&key()), local.ticket(&key()));
+    local.number_fetch(&mut fetched);
+    local.number_given(&mut given);
+    assert!(publish(&local, given, Write::Once, 1));
+    assert!(!publish(&local, fetched, Write::Replace, 2));
+    local.number_fetch(&mut fetched);
+    assert!(publish(&local, fetched, Write::Replace, 2));
+}
+
 /// Says which thread drops it.
 struct Says(Sender<ThreadId>);
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use memcache::exp::{
     AsyncMetaClient, Delete, Error, Get, GetResult, LeaseState, Meta, MetaResponse, MutationStatus,
-    Op, OpResult, Set, Ttl,
+    Op, OpResult, Set, Ttl, ValueState,
 };
 
 use super::connection::Connections;
@@ -233,6 +233,8 @@ pub(super) struct Read {
     pub(super) won: bool,
     /// Whether another has.
     pub(super) busy: bool,
+    /// Whether who had won it has given it back.
+    pub(super) given_back: bool,
 }
 
 impl From<GetResult> for Read {
@@ -243,13 +245,14 @@ impl From<GetResult> for Read {
             ttl: read.item.ttl.and_then(|ttl| u64::try_from(ttl).ok()),
             won: read.lease_state == LeaseState::Granted,
             busy: read.lease_state == LeaseState::Busy,
+            given_back: read.value_state == ValueState::Stale,
         }
     }
 }
 
 impl Read {
     pub(super) fn found(self, command: &Command, sent: Instant) -> Found {
-        let Read { frame, cas, ttl, won, busy } = self;
+        let Read { frame, cas, ttl, won, busy, given_back } = self;
         match (frame, cas) {
             (Some(frame), Some(cas)) if !frame.is_empty() => {
                 // The server counts whole seconds, rounded up: the item may be gone a second
@@ -259,13 +262,13 @@ impl Read {
                     None => super::LONGEST_TTL,
                 };
                 let gone = sent + left.min(super::LONGEST_TTL);
-                Found::Item(Item { frame, cas, gone, won, in_gutter: false })
+                Found::Item(Item { gone, won, given_back, ..Item::new(frame, cas, sent) })
             }
             (_, Some(cas)) if won => Found::Lease(cas),
             // To a lease read the server says what is a placeholder: this is an entry, and a bad
             // one.
             (Some(frame), Some(cas)) if !busy && command.asks_for_a_lease() => {
-                Found::Item(Item { frame, cas, gone: sent, won: false, in_gutter: false })
+                Found::Item(Item::new(frame, cas, sent))
             }
             // Else an empty item is somebody's placeholder.
             (frame, cas) if busy || frame.is_some() => Found::Busy(cas),

@@ -439,6 +439,7 @@ impl Head {
                 [b't', ttl @ ..] => read.ttl = Some(number(ttl).ok_or_else(unreadable)?),
                 b"W" => read.won = true,
                 b"Z" => read.busy = true,
+                b"X" => read.given_back = true,
                 _ => {}
             }
         }

@@ -199,14 +199,9 @@ impl State {
             true if won => Found::Lease(kept.cas),
             true => Found::Busy(Some(kept.cas)),
             false => {
-                let Kept { cas, expires, .. } = *kept;
-                Found::Item(Item {
-                    frame: kept.frame.clone(),
-                    cas,
-                    gone: expires,
-                    won,
-                    in_gutter: false,
-                })
+                let Kept { cas, expires, stale, .. } = *kept;
+                let item = Item::new(kept.frame.clone(), cas, expires);
+                Found::Item(Item { won, given_back: stale, ..item })
             }
         }
     }
@@ -226,7 +221,7 @@ impl State {
             _ => own.iter().map(|byte| byte ^ 1).collect(),
         };
         let gone = now + Duration::from_secs(60);
-        Reply::Found(Found::Item(Item { frame, cas: u64::MAX, gone, won: false, in_gutter: false }))
+        Reply::Found(Found::Item(Item::new(frame, u64::MAX, gone)))
     }
 }
 

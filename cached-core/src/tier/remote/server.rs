@@ -360,8 +360,11 @@ impl Server {
         let distrusted = self.debts.distrusted();
         let mark = self.mark().await?;
         if let Some(distrusted) = distrusted {
-            self.marked.store(mark, Ordering::Release);
-            self.debts.marked(distrusted);
+            // Unless there is a later mark: then the next attempt sees to what is distrusted yet.
+            let (set, failed) = (Ordering::AcqRel, Ordering::Relaxed);
+            if self.marked.compare_exchange(marked, mark, set, failed).is_ok() {
+                self.debts.marked(distrusted);
+            }
         } else if mark < marked {
             // It counts from the start again: it was started anew, and has nothing from before. Unless
             // there are doubts since, or another mark: then another attempt sees to it.
