@@ -1,6 +1,7 @@
 //! An entry, to look at, add, invalidate or overwrite.
 
 mod first_found;
+mod given;
 mod response;
 
 use std::fmt;
@@ -13,13 +14,14 @@ use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::error::CacheError;
 use crate::key::{Key, KeyError};
-use crate::site::{Frame, Lifetime, Site, UNCONFIRMED};
+use crate::site::{Frame, Site};
 use crate::tier::Tier;
 use crate::tier::local::{Ticket, Write, drop_aside};
-use crate::tier::remote::{Condition, Found, Item, Lease, RemoteError, RemoteKey, whole_seconds};
+use crate::tier::remote::{Condition, Found, Item, Lease, RemoteError, whole_seconds};
 use crate::tier::request::Request;
 use crate::value::{CachedValue, Rules, Value, ValueType};
 pub use first_found::first_found;
+use given::{Given, WriteError, add_remote};
 pub use response::CachedResponse;
 
 /// Policy of entries that are stored once and then kept: the function declares no reason to
@@ -222,16 +224,20 @@ impl Site {
         Some((value, Tier::Local))
     }
 
-    /// The value of an item that is not expired, which the local tier then has too.
-    fn admit(&self, item: &Item, ticket: Ticket) -> Option<Value> {
-        let Frame::Value(value, weight) = self.open(&item.frame) else { return None };
+    /// Gives back the right to replace an item, which memcached gives to whoever reads one that was
+    /// given back: nobody fetches here.
+    fn leave(&self, item: &Item) {
         if item.won
             && !item.in_gutter
             && let Some((remote, key)) = self.remote()
         {
-            // Nobody fetches here: the right to replace it is given back.
             drop(Lease::of_item(remote, key, item));
         }
+    }
+
+    /// The value of an item that is not expired, which the local tier then has too.
+    fn admit(&self, item: &Item, ticket: Ticket) -> Option<Value> {
+        let Frame::Value(value, weight) = self.open(&item.frame) else { return None };
         let (now, lifetime) = (self.now(), self.lifetime(None));
         let fresh = lifetime.left_of(now, item)?;
         let life = lifetime.local_life(now, fresh.min(lifetime.local));
@@ -240,73 +246,6 @@ impl Site {
         self.counters().remote_hits.add();
         Some(value)
     }
-}
-
-/// A value that was given, not fetched.
-struct Given {
-    value: Value,
-    lifetime: Lifetime,
-}
-
-impl Given {
-    /// `None` where the function's rules do not let it be cached.
-    fn new<V: CachedValue>(site: &Site, rules: &Rules<V>, value: V) -> Option<Given> {
-        let verdict = rules.judge(&value);
-        if !site.keeps(&verdict) {
-            return None;
-        }
-        Some(Given { value: Arc::new(value), lifetime: site.lifetime(Some(&verdict)) })
-    }
-
-    fn seal(&self, site: &Site) -> Result<Vec<u8>, WriteError> {
-        site.seal(&self.value).map_err(WriteError::NotStorable)
-    }
-
-    /// Writes its frame to memcached.
-    async fn write(
-        &self,
-        site: &Site,
-        key: &RemoteKey,
-        frame: Vec<u8>,
-        condition: Condition,
-    ) -> Result<bool, WriteError> {
-        let Lifetime { ttl, kept, .. } = self.lifetime;
-        key.write(frame, ttl, kept, condition).await.map_err(|error| {
-            if !error.is_too_large() {
-                return WriteError::Remote(error);
-            }
-            site.note(&error);
-            WriteError::NotStorable("it is larger than the server takes")
-        })
-    }
-
-    /// How long this process may keep what was written. In the gutter it is gone soon, and others
-    /// fetch another value then.
-    fn confirmed(&self, key: &RemoteKey) -> Duration {
-        let local = self.lifetime.local;
-        if key.is_in_gutter() { local.min(UNCONFIRMED) } else { local }
-    }
-
-    /// Stores it in this process, for `fresh`, unless somebody changed the entry since the ticket.
-    fn publish(self, site: &Site, ticket: Ticket, write: Write, fresh: Duration) -> bool {
-        let weight = site.weight(&self.value);
-        let life = self.lifetime.local_life(site.now(), fresh);
-        let stored = site.publish(ticket, write, &self.value, weight, life);
-        // What takes an entry's place is the request's answer, also where no other tier keeps it.
-        let replaces = write == Write::Replace && site.is_current(ticket);
-        if (stored || replaces)
-            && let Some(request) = Request::current()
-        {
-            request.replace(site.cache.id(), &site.key, self.value);
-        }
-        drop_aside();
-        stored
-    }
-}
-
-enum WriteError {
-    NotStorable(&'static str),
-    Remote(RemoteError),
 }
 
 impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
@@ -320,10 +259,13 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
         let Some((_, mut key)) = site.remote() else { return CachedResponse::missing() };
         loop {
             match key.read().await {
-                Ok(Found::Item(item)) => match site.admit(&item, ticket) {
-                    Some(value) => return CachedResponse::found(&value, Tier::Remote),
-                    None => return CachedResponse::missing(),
-                },
+                Ok(Found::Item(item)) => {
+                    site.leave(&item);
+                    return match site.admit(&item, ticket) {
+                        Some(value) => CachedResponse::found(&value, Tier::Remote),
+                        None => CachedResponse::missing(),
+                    };
+                }
                 Ok(_) => return CachedResponse::missing(),
                 Err(error) => {
                     site.note(&error);
@@ -449,33 +391,4 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             Err(WriteError::Remote(error)) => Err(site.remote_failed(error)),
         }
     }
-}
-
-/// Adds where nothing is, or where what is there is no entry: another caller's placeholder, what has
-/// expired and is kept for errors, or bytes that are of no use to anybody. `Ok(true)` also where the
-/// value lives too briefly for memcached to keep it.
-async fn add_remote(site: &Site, key: &mut RemoteKey, given: &Given) -> Result<bool, WriteError> {
-    let is_brief = whole_seconds(given.lifetime.ttl) == 0;
-    // Once more where somebody changed it between the two.
-    for _ in 0..2 {
-        // Before anything is written: where memcached is given an item that is too large for it, it
-        // lets go of what it has, also under a condition.
-        let condition = match key.read().await.map_err(WriteError::Remote)? {
-            Found::Nothing => Condition::Absent,
-            Found::Busy(Some(cas)) => Condition::Unchanged(cas),
-            Found::Item(item) if !is_entry(site, &item, given.lifetime) => {
-                Condition::Unchanged(item.cas)
-            }
-            Found::Item(_) | Found::Busy(None) | Found::Lease(_) => return Ok(false),
-        };
-        if is_brief || given.write(site, key, given.seal(site)?, condition).await? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn is_entry(site: &Site, item: &Item, lifetime: Lifetime) -> bool {
-    let is_fresh = lifetime.left_of(site.now(), item).is_some();
-    is_fresh && !matches!(site.open(&item.frame), Frame::Corrupt)
 }

@@ -197,6 +197,16 @@ impl<V: CachedValue> Rules<V> {
     }
 }
 
+impl<V: 'static> Rules<V> {
+    /// The same of a value that is stored, and so cached. It is an answer already: where its own
+    /// code panics the declaration says what it does not.
+    pub(crate) fn judge_stored(&self, value: &Value, value_type: &ValueType) -> Verdict {
+        let ttl_with = self.ttl_with.zip(value.downcast_ref::<V>());
+        let ttl = ttl_with.and_then(|(ttl_with, value)| calm(|| ttl_with(value)));
+        Verdict { absent: (value_type.is_absent)(value), cache: true, ttl }
+    }
+}
+
 /// What the path of a call must know of a function's return type.
 pub(crate) struct Returns<R, V> {
     /// Splits what the function returned into a value and what the caller gets.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cached_core::testing::TestCache;
-use cached_core::{Cache, CacheBuilder, RequestScope, coordinator_cached};
+use cached_core::{Cache, CacheBuilder, RequestScope, coordinator_cached, first_found};
 use cached_tests::Down;
 use tokio::sync::oneshot::{Receiver, Sender, channel};
 
@@ -451,27 +451,65 @@ async fn a_value_that_says_how_long_it_lives_yet_is_refreshed() {
     entry = remote_rate_entry,
     local = false
 )]
-async fn remote_rate(source: Source) -> Result<u64, Down> {
+async fn remote_rate(source: Source, key: u32) -> Result<u64, Down> {
     source.fetch().await
+}
+
+/// Looks in one of the ways that fetch nothing.
+async fn look(way: usize) {
+    match way {
+        0 => assert_eq!(remote_rate_entry(1).get().await.into_option(), Some(1)),
+        1 => assert!(!remote_rate_entry(1).add(5).await),
+        // Another one is the answer.
+        _ => assert_eq!(first_found([2, 1].map(remote_rate_entry)).await, Some(1)),
+    }
 }
 
 #[tokio::test]
 async fn who_only_looks_leaves_the_refresh_to_a_call() {
+    for way in 0..3 {
+        let (source, cache) = (Source::new(), TestCache::new());
+        let called = |key| cache.run(remote_rate(source.clone(), key));
+        assert_eq!(called(1).await, Ok(1));
+        cache.advance(secs(360));
+        assert_eq!(called(2).await, Ok(1));
+        source.0.fails.store(true, Ordering::SeqCst);
+        assert_eq!(called(1).await, Ok(1));
+        a_moment().await;
+        assert_eq!(source.fetches(), 3, "a refresh that failed");
+        source.0.fails.store(false, Ordering::SeqCst);
+        cache.run(look(way)).await;
+        a_moment().await;
+        assert_eq!(called(1).await, Ok(1));
+        a_moment().await;
+        assert_eq!(source.fetches(), 4, "way {way}");
+    }
+}
+
+static PANICS: AtomicBool = AtomicBool::new(false);
+
+#[coordinator_cached(
+    name = "panicking",
+    overwrite(reason = "a rate has no version of its own"),
+    ttl_with = |_| {
+        assert!(!PANICS.load(Ordering::SeqCst), "as the test wants it");
+        secs(600)
+    },
+    refresh_ahead = "2m",
+    skip(source),
+    local = false
+)]
+async fn panicking(source: Source) -> Result<u64, Down> {
+    source.fetch().await
+}
+
+#[tokio::test]
+async fn an_answer_is_served_also_where_a_ttl_with_panics() {
     let (source, cache) = (Source::new(), TestCache::new());
-    let called = || cache.run(remote_rate(source.clone()));
-    assert_eq!(called().await, Ok(1));
-    cache.advance(secs(360));
-    source.0.fails.store(true, Ordering::SeqCst);
-    assert_eq!(called().await, Ok(1));
-    a_moment().await;
-    assert_eq!(source.fetches(), 2, "a refresh that failed");
-    source.0.fails.store(false, Ordering::SeqCst);
-    let looked = cache.run(async { remote_rate_entry().get().await.into_option() }).await;
-    assert_eq!(looked, Some(1));
-    a_moment().await;
-    assert_eq!(called().await, Ok(1));
-    a_moment().await;
-    assert_eq!(source.fetches(), 3);
+    assert_eq!(cache.run(panicking(source.clone())).await, Ok(1));
+    cache.advance(secs(500));
+    PANICS.store(true, Ordering::SeqCst);
+    assert_eq!(cache.run(panicking(source.clone())).await, Ok(1));
 }
 
 #[coordinator_cached(

@@ -61,7 +61,10 @@ async fn read_many(asked: Vec<(Site, Ticket)>) -> Vec<(Site, Ticket, Item)> {
         let (group, keys): (Vec<_>, Vec<_>) = group.into_iter().unzip();
         for (index, read) in group.into_iter().zip(remote.read_many(&keys).await) {
             match read {
-                Ok(item) => found[index] = item,
+                Ok(item) => {
+                    item.iter().for_each(|item| asked[index].0.leave(item));
+                    found[index] = item;
+                }
                 Err(error) => asked[index].0.note(&error),
             }
         }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Default)]
 pub(super) struct Sequences(AtomicU32);
 
-/// Where in that order a value was asked for: a fetch has an even number of its own, what is read or given an odd
-/// one, that of all after the last fetch that had begun.
+/// Where in that order a value was asked for: a fetch has an even number of its own, what is read
+/// or given an odd one, that of all after the last fetch that had begun.
 #[derive(Clone, Copy)]
 pub(super) struct Sequence(u32);
 

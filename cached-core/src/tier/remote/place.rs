@@ -162,6 +162,7 @@ impl RemoteKey {
     pub(super) fn judge(&self, mut item: Item) -> Item {
         item.in_gutter = self.in_gutter;
         if !self.server().is_believed(self.digest, item.cas) {
+            self.server().doubted();
             // Nobody can read it, and so anybody may replace it.
             item.frame.clear();
         }

@@ -230,21 +230,22 @@ impl Server {
         self.mend_in_background();
     }
 
-    /// Whether an item of the key may be what this process stored last. One that may not is from
-    /// before the mark, or from after a restart that nobody noticed: that is found out.
+    /// Whether an item of the key may be what this process stored last.
     pub(super) fn is_believed(&self, digest: Digest, cas: u64) -> bool {
         if cas >= self.marked.load(Ordering::Acquire) {
             return true;
         }
         let own = self.score(digest);
-        let is_believed = {
-            let doubts = self.doubts();
-            !doubts.all && !doubts.of.iter().any(|&seed| score(seed, digest) > own)
-        };
-        if !is_believed && self.is_well() && self.health.begins_attempt() {
+        let doubts = self.doubts();
+        !doubts.all && !doubts.of.iter().any(|&seed| score(seed, digest) > own)
+    }
+
+    /// An item that is not believed is from before the mark, or from after a restart that nobody
+    /// noticed: finds that out.
+    pub(super) fn doubted(&self) {
+        if self.is_well() && self.health.begins_attempt() {
             self.attempt_in_background();
         }
-        is_believed
     }
 
     fn doubts(&self) -> MutexGuard<'_, Doubts> {

@@ -1,0 +1,120 @@
+//! Values that are given, not fetched: added, or put in an entry's place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::site::{Frame, Lifetime, Site, UNCONFIRMED};
+use crate::tier::local::{Ticket, Write, drop_aside};
+use crate::tier::remote::{Condition, Found, Item, RemoteError, RemoteKey, whole_seconds};
+use crate::tier::request::Request;
+use crate::value::{CachedValue, Rules, Value};
+
+/// A value that was given, not fetched.
+pub(super) struct Given {
+    value: Value,
+    pub(super) lifetime: Lifetime,
+}
+
+impl Given {
+    /// `None` where the function's rules do not let it be cached.
+    pub(super) fn new<V: CachedValue>(site: &Site, rules: &Rules<V>, value: V) -> Option<Given> {
+        let verdict = rules.judge(&value);
+        if !site.keeps(&verdict) {
+            return None;
+        }
+        Some(Given { value: Arc::new(value), lifetime: site.lifetime(Some(&verdict)) })
+    }
+
+    pub(super) fn seal(&self, site: &Site) -> Result<Vec<u8>, WriteError> {
+        site.seal(&self.value).map_err(WriteError::NotStorable)
+    }
+
+    /// Writes its frame to memcached.
+    pub(super) async fn write(
+        &self,
+        site: &Site,
+        key: &RemoteKey,
+        frame: Vec<u8>,
+        condition: Condition,
+    ) -> Result<bool, WriteError> {
+        let Lifetime { ttl, kept, .. } = self.lifetime;
+        key.write(frame, ttl, kept, condition).await.map_err(|error| {
+            if !error.is_too_large() {
+                return WriteError::Remote(error);
+            }
+            site.note(&error);
+            WriteError::NotStorable("it is larger than the server takes")
+        })
+    }
+
+    /// How long this process may keep what was written. In the gutter it is gone soon, and others
+    /// fetch another value then.
+    pub(super) fn confirmed(&self, key: &RemoteKey) -> Duration {
+        let local = self.lifetime.local;
+        if key.is_in_gutter() { local.min(UNCONFIRMED) } else { local }
+    }
+
+    /// Stores it in this process, for `fresh`, unless somebody changed the entry since the ticket.
+    pub(super) fn publish(
+        self,
+        site: &Site,
+        ticket: Ticket,
+        write: Write,
+        fresh: Duration,
+    ) -> bool {
+        let weight = site.weight(&self.value);
+        let life = self.lifetime.local_life(site.now(), fresh);
+        let stored = site.publish(ticket, write, &self.value, weight, life);
+        // What takes an entry's place is the request's answer, also where no other tier keeps it.
+        let replaces = write == Write::Replace && site.is_current(ticket);
+        if (stored || replaces)
+            && let Some(request) = Request::current()
+        {
+            request.replace(site.cache.id(), &site.key, self.value);
+        }
+        drop_aside();
+        stored
+    }
+}
+
+pub(super) enum WriteError {
+    NotStorable(&'static str),
+    Remote(RemoteError),
+}
+
+/// Adds where nothing is, or where what is there is no entry: another caller's placeholder, what has
+/// expired and is kept for errors, or bytes that are of no use to anybody. `Ok(true)` also where the
+/// value lives too briefly for memcached to keep it.
+pub(super) async fn add_remote(
+    site: &Site,
+    key: &mut RemoteKey,
+    given: &Given,
+) -> Result<bool, WriteError> {
+    let is_brief = whole_seconds(given.lifetime.ttl) == 0;
+    // Once more where somebody changed it between the two.
+    for _ in 0..2 {
+        // Before anything is written: where memcached is given an item that is too large for it, it
+        // lets go of what it has, also under a condition.
+        let condition = match key.read().await.map_err(WriteError::Remote)? {
+            Found::Nothing => Condition::Absent,
+            Found::Busy(Some(cas)) => Condition::Unchanged(cas),
+            Found::Item(item) if !is_entry(site, &item, given.lifetime) => {
+                Condition::Unchanged(item.cas)
+            }
+            Found::Item(item) => {
+                site.leave(&item);
+                return Ok(false);
+            }
+            Found::Busy(None) | Found::Lease(_) => return Ok(false),
+        };
+        if is_brief || given.write(site, key, given.seal(site)?, condition).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_entry(site: &Site, item: &Item, lifetime: Lifetime) -> bool {
+    let is_fresh = lifetime.left_of(site.now(), item).is_some();
+    is_fresh && !matches!(site.open(&item.frame), Frame::Corrupt)
+}
