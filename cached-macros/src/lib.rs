@@ -10,6 +10,7 @@ mod desugared;
 mod errors;
 mod expand;
 mod item;
+mod key;
 mod lifetimes;
 mod literal;
 mod mentions;

@@ -104,6 +104,22 @@ fn an_answer_in_pieces_is_read_whole_and_the_connection_kept() {
 }
 
 #[test]
+fn a_right_that_somebody_has_given_back_is_told_from_a_new_one() {
+    let said: [&[u8]; 2] = [b"VA 1 c1 t9 W\r\nx\r\n", b"VA 1 c1 t9 W X\r\nx\r\n"];
+    let acts = said.map(|said| Act::Says(said, said.len())).into();
+    with_server(acts, |connections| async move {
+        for given_back in [false, true] {
+            match ask(&connections, &read(), LONG).await {
+                Ok(Reply::Found(Found::Item(item))) => {
+                    assert_eq!((item.won, item.given_back), (true, given_back));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+}
+
+#[test]
 fn a_time_to_live_beyond_all_clocks_is_the_longest_there_is() {
     let said: &[u8] = b"VA 1 c1 t9223372036854775807\r\nx\r\n";
     with_server(vec![Act::Says(said, said.len())], |connections| async move {
