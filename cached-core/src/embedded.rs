@@ -208,8 +208,12 @@ pub(crate) mod remote {
     pub(crate) enum Found {
         Item(Item),
         Lease(u64),
-        Busy(Option<u64>),
+        Busy(Busy),
         Nothing,
+    }
+
+    pub(crate) struct Busy {
+        pub(crate) cas: Option<u64>,
     }
 
     pub(crate) struct Item {

@@ -10,7 +10,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-const MAGIC: [u8; 2] = *b"cc";
+pub(crate) const MAGIC: [u8; 2] = *b"cc";
 const FORMAT: u8 = 1;
 const HEADER: usize = 11;
 const CHECKSUM: usize = 8;

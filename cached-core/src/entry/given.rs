@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::site::{Frame, Lifetime, Site, UNCONFIRMED};
 use crate::tier::local::{Ticket, Write, drop_aside};
-use crate::tier::remote::{Condition, Found, Item, RemoteError, RemoteKey, whole_seconds};
+use crate::tier::remote::{Busy, Condition, Found, Item, RemoteError, RemoteKey, whole_seconds};
 use crate::tier::request::Request;
 use crate::value::{CachedValue, Rules, Value};
 
@@ -97,7 +97,7 @@ pub(super) async fn add_remote(
         // lets go of what it has, also under a condition.
         let condition = match key.read().await.map_err(WriteError::Remote)? {
             Found::Nothing => Condition::Absent,
-            Found::Busy(Some(cas)) => Condition::Unchanged(cas),
+            Found::Busy(Busy { cas: Some(cas), .. }) => Condition::Unchanged(cas),
             Found::Item(item) if !is_entry(site, &item, given.lifetime) => {
                 Condition::Unchanged(item.cas)
             }
@@ -105,7 +105,7 @@ pub(super) async fn add_remote(
                 site.leave(&item);
                 return Ok(false);
             }
-            Found::Busy(None) | Found::Lease(_) => return Ok(false),
+            Found::Busy(Busy { cas: None, .. }) | Found::Lease(_) => return Ok(false),
         };
         if is_brief || given.write(site, key, given.seal(site)?, condition).await? {
             return Ok(true);

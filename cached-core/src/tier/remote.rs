@@ -9,6 +9,7 @@ mod debts;
 mod health;
 mod lane;
 mod lease;
+mod marker;
 #[cfg(feature = "testing")]
 pub(crate) mod memory;
 mod pending;
@@ -26,6 +27,7 @@ use tokio::runtime::Handle;
 use crate::config::Config;
 use crate::key::Key;
 pub(crate) use lease::Lease;
+pub(crate) use marker::Marker;
 use pending::Pending;
 pub(crate) use place::RemoteKey;
 use server::Server;
@@ -57,10 +59,19 @@ pub(crate) enum Found {
     Item(Item),
     /// Nothing, and the caller has the right to fill it: the CAS of the lease.
     Lease(u64),
-    /// Nothing yet: another caller has the right to fill it, under this CAS.
-    Busy(Option<u64>),
+    /// Nothing yet: another caller has the right to fill it.
+    Busy(Busy),
     /// Nothing, on a read that asked for no lease.
     Nothing,
+}
+
+/// What a read shows of another caller's lease.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Busy {
+    /// The CAS of its placeholder or marker.
+    pub(crate) cas: Option<u64>,
+    /// What its holder says of the fetch, once it has renewed the lease.
+    pub(crate) marker: Option<Marker>,
 }
 
 #[derive(Debug)]

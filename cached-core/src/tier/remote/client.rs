@@ -11,7 +11,8 @@ use memcache::exp::{
 };
 
 use super::connection::Connections;
-use super::{Condition, Found, Item, LeaseTerms};
+use super::marker::{Marker, RENEWED_SECONDS};
+use super::{Busy, Condition, Found, Item, LeaseTerms};
 
 /// One thing asked of a server. It owns what it holds, so that it can travel with others.
 #[derive(Debug, Clone)]
@@ -20,6 +21,9 @@ pub(super) enum Command {
     Read { key: Arc<str>, lease: Option<LeaseTerms> },
     /// Stores for so many seconds.
     Write { key: Arc<str>, frame: Arc<[u8]>, seconds: u32, condition: Condition },
+    /// Replaces the placeholder or marker of a lease that this process holds by `marker`, for
+    /// [`RENEWED_SECONDS`], if it still has this CAS. The answer carries the marker's CAS.
+    Renew { key: Arc<str>, marker: Arc<[u8]>, cas: u64 },
     /// Removes, with a CAS only what nobody has changed since.
     Delete { key: Arc<str>, unchanged: Option<u64> },
     /// Lets the next reader win the right to replace an item that nobody has changed: marking it
@@ -33,6 +37,8 @@ pub(super) enum Reply {
     Found(Found),
     /// Whether a write or a delete took effect.
     Applied(bool),
+    /// The CAS of a renewed lease; `None` if the lease was lost.
+    Renewed(Option<u64>),
 }
 
 /// Why a command was not answered.
@@ -159,6 +165,7 @@ impl Command {
         match self {
             Command::Read { key, .. }
             | Command::Write { key, .. }
+            | Command::Renew { key, .. }
             | Command::Delete { key, .. }
             | Command::LetOthersWin { key, .. } => key,
         }
@@ -173,6 +180,7 @@ impl Command {
     pub(super) fn frame_bytes(&self) -> usize {
         match self {
             Command::Write { frame, .. } => frame.len(),
+            Command::Renew { marker, .. } => marker.len(),
             _ => 0,
         }
     }
@@ -200,6 +208,11 @@ impl Command {
                 }
                 .into()
             }
+            Command::Renew { key, marker, cas } => Set::new(key.as_bytes(), marker)
+                .ttl(Ttl::secs(RENEWED_SECONDS))
+                .compare_cas(*cas)
+                .return_cas()
+                .into(),
             Command::Delete { key, unchanged } => {
                 let mut delete = Delete::new(key.as_bytes());
                 delete.compare_cas = *unchanged;
@@ -216,7 +229,11 @@ fn reply(result: OpResult, command: &Command, sent: Instant) -> Result<Reply, Fa
     match result {
         OpResult::Get(read) => Ok(Reply::Found(Read::from(read).found(command, sent))),
         OpResult::Mutation(mutation) => {
-            Ok(Reply::Applied(mutation.status == MutationStatus::Applied))
+            let applied = mutation.status == MutationStatus::Applied;
+            Ok(match command {
+                Command::Renew { .. } => Reply::Renewed(mutation.cas.filter(|_| applied)),
+                _ => Reply::Applied(applied),
+            })
         }
         _ => Err(Failure::other_command()),
     }
@@ -253,6 +270,11 @@ impl From<GetResult> for Read {
 impl Read {
     pub(super) fn found(self, command: &Command, sent: Instant) -> Found {
         let Read { frame, cas, ttl, won, busy, given_back } = self;
+        // A marker means that its holder fetches, whatever the server says of the right to fill: the
+        // renewal took the server's own record of who won it away.
+        if let (Some(marker), Some(cas)) = (frame.as_deref().and_then(Marker::decode), cas) {
+            return Found::Busy(Busy { cas: Some(cas), marker: Some(marker) });
+        }
         match (frame, cas) {
             (Some(frame), Some(cas)) if !frame.is_empty() => {
                 // The server counts whole seconds, rounded up: the item may be gone a second
@@ -271,7 +293,7 @@ impl Read {
                 Found::Item(Item::new(frame, cas, sent))
             }
             // Else an empty item is somebody's placeholder.
-            (frame, cas) if busy || frame.is_some() => Found::Busy(cas),
+            (frame, cas) if busy || frame.is_some() => Found::Busy(Busy { cas, marker: None }),
             _ => Found::Nothing,
         }
     }

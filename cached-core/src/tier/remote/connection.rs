@@ -16,6 +16,7 @@ use tokio::time::{Sleep, sleep_until, timeout_at};
 
 use super::Condition;
 use super::client::{Command, Failure, Read, Reply};
+use super::marker::RENEWED_SECONDS;
 
 /// A connection that was idle for longer may have been forgotten on its way.
 const LONGEST_IDLE: Duration = Duration::from_secs(90);
@@ -323,6 +324,9 @@ impl Wire {
             (Command::Read { .. }, ..) | (_, Outcome::Miss, _) | (.., Some(_)) => {
                 Err(Failure::other_command())
             }
+            (Command::Renew { .. }, outcome, None) => {
+                Ok(Reply::Renewed(read.cas.filter(|_| outcome == Outcome::Done)))
+            }
             (_, outcome, None) => Ok(Reply::Applied(outcome == Outcome::Done)),
         }
     }
@@ -362,7 +366,7 @@ impl Wire {
 fn write(command: &Command, into: &mut Vec<u8>) {
     let name = match command {
         Command::Read { .. } => "mg ",
-        Command::Write { .. } => "ms ",
+        Command::Write { .. } | Command::Renew { .. } => "ms ",
         Command::Delete { .. } | Command::LetOthersWin { .. } => "md ",
     };
     into.extend_from_slice(name.as_bytes());
@@ -387,6 +391,13 @@ fn write(command: &Command, into: &mut Vec<u8>) {
             }
             into.extend_from_slice(b"\r\n");
             into.extend_from_slice(frame);
+        }
+        Command::Renew { marker, cas, .. } => {
+            write_number(into, b" ", marker.len() as u64);
+            write_number(into, b" T", RENEWED_SECONDS);
+            write_number(into, b" C", *cas);
+            into.extend_from_slice(b" c\r\n");
+            into.extend_from_slice(marker);
         }
         Command::Delete { unchanged: Some(cas), .. } => write_number(into, b" C", *cas),
         Command::Delete { unchanged: None, .. } => {}

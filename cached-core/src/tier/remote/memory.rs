@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::client::{Command, Failure, Reply};
-use super::{Condition, Found, Item, LeaseTerms};
+use super::marker::{Marker, RENEWED_SECONDS};
+use super::{Busy, Condition, Found, Item, LeaseTerms};
 use crate::clock::Clock;
 
 /// The largest item that a memcached takes unless it is told otherwise.
@@ -149,6 +150,12 @@ impl State {
                 }
                 Ok(Reply::Applied(applies))
             }
+            Command::Renew { key, marker, cas } => {
+                let applies = self.is_unchanged(&key, Some(cas));
+                Ok(Reply::Renewed(
+                    applies.then(|| self.store(key, marker.to_vec(), RENEWED_SECONDS, now)),
+                ))
+            }
             Command::Delete { key, unchanged } => {
                 let applies = self.is_unchanged(&key, unchanged);
                 if applies {
@@ -195,9 +202,12 @@ impl State {
         let is_due = kept.stale || left < Duration::from_secs(replace_before.into());
         let won = is_due && !kept.won;
         kept.won |= won;
+        if let Some(marker) = Marker::decode(&kept.frame) {
+            return Found::Busy(Busy { cas: Some(kept.cas), marker: Some(marker) });
+        }
         match kept.frame.is_empty() {
             true if won => Found::Lease(kept.cas),
-            true => Found::Busy(Some(kept.cas)),
+            true => Found::Busy(Busy { cas: Some(kept.cas), marker: None }),
             false => {
                 let Kept { cas, expires, stale, .. } = *kept;
                 let item = Item::new(kept.frame.clone(), cas, expires);

@@ -51,6 +51,7 @@ enum Step {
     Write(usize, u8, Option<Option<bool>>),
     Delete(usize, Option<bool>),
     LetOthersWin(usize, bool),
+    Renew(usize, bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -61,8 +62,12 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(key, value, condition)| Step::Write(key, value, condition)),
         1 => (0..3usize, any::<Option<bool>>()).prop_map(|(key, cas)| Step::Delete(key, cas)),
         1 => (0..3usize, any::<bool>()).prop_map(|(key, current)| Step::LetOthersWin(key, current)),
+        1 => (0..3usize, any::<bool>()).prop_map(|(key, current)| Step::Renew(key, current)),
     ]
 }
+
+const MARKER: Marker =
+    Marker { nonce: 7, elapsed: Duration::from_secs(1), expected: Duration::from_secs(2) };
 
 /// One server as a run of steps sees it: each has CAS numbers of its own.
 struct Side {
@@ -98,6 +103,11 @@ impl Side {
                 key: Arc::clone(&keys[key]),
                 unchanged: current.map(|current| cas(key, current)),
             },
+            Step::Renew(key, current) => Command::Renew {
+                key: Arc::clone(&keys[key]),
+                marker: Arc::from(&MARKER.encode()[..]),
+                cas: cas(key, current),
+            },
             Step::LetOthersWin(key, current) => {
                 Command::LetOthersWin { key: Arc::clone(&keys[key]), cas: cas(key, current) }
             }
@@ -113,19 +123,23 @@ impl Side {
             false => self.client.run_one(&command, now, now + Duration::from_secs(30)).await,
         };
         let mut see = |cas: u64| match *step {
-            Step::Read(key, _) => self.seen[key] = cas,
-            _ => panic!("only reads find"),
+            Step::Read(key, _) | Step::Renew(key, _) => self.seen[key] = cas,
+            _ => panic!("this step shows no CAS"),
         };
         match reply.expect("the server answers") {
+            Reply::Renewed(cas) => {
+                cas.map(&mut see);
+                format!("renewed: {}", cas.is_some())
+            }
             Reply::Applied(applied) => format!("applied: {applied}"),
             Reply::Found(Found::Nothing) => "nothing".to_owned(),
             Reply::Found(Found::Lease(cas)) => {
                 see(cas);
                 "the lease".to_owned()
             }
-            Reply::Found(Found::Busy(cas)) => {
+            Reply::Found(Found::Busy(Busy { cas, marker })) => {
                 see(cas.expect("a CAS was asked for"));
-                "busy".to_owned()
+                format!("busy: {marker:?}")
             }
             Reply::Found(Found::Item(item)) => {
                 see(item.cas);

@@ -1,0 +1,83 @@
+//! The marker that a lease's holder stores in place of memcached's empty placeholder while it fetches.
+//!
+//! memcached's own lease is as long as it was asked for, however long the fetch takes. So a lease is
+//! won for a short time, and its holder replaces the placeholder by a marker again and again until it
+//! has a value. A marker is no value: whoever reads one knows that a living process fetches, for how
+//! long it has done so and how long it expects to take.
+//!
+//! ```text
+//! magic 2 | format 1 | nonce 8 | elapsed 4 | expected 4
+//! ```
+//!
+//! The magic is that of a frame and the format is another, so that a build that knows no markers
+//! takes one for another build's value and leaves it alone. It does so from 19 bytes on.
+
+use std::time::Duration;
+
+use crate::frame::MAGIC;
+
+/// How long memcached keeps a marker that its holder does not renew.
+pub(super) const RENEWED_SECONDS: u32 = 3;
+
+const FORMAT: u8 = b'L';
+const LENGTH: usize = 19;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Marker {
+    /// Tells one holder's marker from another's.
+    pub(crate) nonce: u64,
+    /// How long the holder has fetched.
+    pub(crate) elapsed: Duration,
+    /// How long it expects the whole fetch to take; zero if it does not know.
+    pub(crate) expected: Duration,
+}
+
+impl Marker {
+    pub(crate) fn encode(&self) -> [u8; LENGTH] {
+        let mut bytes = [0; LENGTH];
+        bytes[..2].copy_from_slice(&MAGIC);
+        bytes[2] = FORMAT;
+        bytes[3..11].copy_from_slice(&self.nonce.to_be_bytes());
+        bytes[11..15].copy_from_slice(&milliseconds(self.elapsed).to_be_bytes());
+        bytes[15..].copy_from_slice(&milliseconds(self.expected).to_be_bytes());
+        bytes
+    }
+
+    /// The marker in an item's bytes, or `None` if they are anything else.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Marker> {
+        let bytes: &[u8; LENGTH] = bytes.try_into().ok()?;
+        if bytes[..2] != MAGIC || bytes[2] != FORMAT {
+            return None;
+        }
+        let number = |at: usize| {
+            let mut number = [0; 4];
+            number.copy_from_slice(&bytes[at..at + 4]);
+            Duration::from_millis(u32::from_be_bytes(number).into())
+        };
+        let mut nonce = [0; 8];
+        nonce.copy_from_slice(&bytes[3..11]);
+        let nonce = u64::from_be_bytes(nonce);
+        Some(Marker { nonce, elapsed: number(11), expected: number(15) })
+    }
+}
+
+fn milliseconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_reads_back_and_nothing_else_is_one() {
+        let expected = Duration::from_secs(2);
+        let marker = Marker { nonce: 7, elapsed: Duration::from_millis(500), expected };
+        let bytes = marker.encode();
+        assert_eq!(Marker::decode(&bytes), Some(marker));
+        assert_eq!(Marker::decode(&bytes[..18]), None);
+        let frame = crate::frame::seal(b"key", 7, b"");
+        assert_eq!((frame.len(), Marker::decode(&frame)), (LENGTH, None));
+        assert_eq!(crate::frame::open(b"key", &bytes), crate::frame::Opened::Foreign);
+    }
+}
