@@ -2,6 +2,7 @@
 
 mod acquire;
 mod fill;
+mod lease_wait;
 mod refresh;
 
 use std::future::poll_fn;
@@ -18,6 +19,9 @@ use crate::tier::remote::{Lease, RemoteKey};
 use crate::tier::request::Request;
 use crate::value::{Returns, SharedError, Split, Value};
 use acquire::Acquired;
+
+/// A fetch that takes longer is known to the flight, which is more patient with its leader.
+const SLOW_FETCH: Duration = Duration::from_secs(15);
 
 /// A call that the request and local tiers did not answer.
 pub(crate) struct Missed {
@@ -106,6 +110,13 @@ struct Won {
     stale: Option<Value>,
 }
 
+/// What came of polling a fetch.
+pub(crate) enum Fetched<R> {
+    Returned(R),
+    /// The lead went from one leader to another and both went on: the other's fetch ended first.
+    Overtaken(Outcome),
+}
+
 /// A missed call of which only the fetch is left, if that. It is untyped, and what is typed are small
 /// functions, compiled for each return type.
 pub(crate) struct Begun {
@@ -189,6 +200,11 @@ impl Begun {
         match &mut self.step {
             Step::Fetch(fetching) => {
                 counters.fetches.add();
+                if let Some(leader) = &fetching.leader
+                    && let Some(time) = counters.fetch_time().filter(|time| *time > SLOW_FETCH)
+                {
+                    leader.expect(time);
+                }
                 missed.site.number_fetch(&mut fetching.ticket);
             }
             _ => count_alone(Some(counters)),
@@ -201,12 +217,34 @@ impl Begun {
         &mut self,
         fetch: Pin<&mut dyn Future<Output = R>>,
         context: &mut Context<'_>,
-    ) -> Poll<R> {
+    ) -> Poll<Fetched<R>> {
         let leader = match &self.step {
             Step::Fetch(fetching) => fetching.leader.as_ref(),
             _ => None,
         };
-        poll_work(leader, &mut self.waker, fetch, context)
+        if let Some(outcome) = leader.and_then(|leader| leader.overtaken(context)) {
+            return Poll::Ready(Fetched::Overtaken(outcome));
+        }
+        poll_work(leader, &mut self.waker, fetch, context).map(Fetched::Returned)
+    }
+
+    /// What the call returns where another leader's fetch has ended first; `None` where that outcome is
+    /// of no use to it, and its own fetch goes on for itself.
+    #[cold]
+    pub(crate) fn settle_overtaken<R, V>(
+        &mut self,
+        outcome: Outcome,
+        returns: &Returns<R, V>,
+    ) -> Option<R> {
+        if let Step::Fetch(fetching) = &mut self.step {
+            fetching.leader.take().into_iter().for_each(Leader::yield_to_outcome);
+        }
+        let missed = self.missed.as_ref()?;
+        match missed.step_of(outcome) {
+            Step::Answer(value) => returns.joined(&value),
+            Step::Error(error) => returns.errors.clone_of(&error),
+            _ => None,
+        }
     }
 
     /// What the call returns, and for the tiers what there is to store. Nothing is awaited here: an
@@ -218,8 +256,14 @@ impl Begun {
         let counters = missed.site.counters();
         match (returns.split)(returned, &returns.rules) {
             Split::Value(value, verdict) => {
-                if let Some(began) = began {
-                    counters.observe(began.elapsed());
+                let coarsely = || fetching.leader.as_ref().map(Leader::lasted);
+                match began.map(|began| began.elapsed()) {
+                    Some(took) => counters.observe(took),
+                    // Without memcached only the bound of a stuck leader depends on it.
+                    None => coarsely()
+                        .filter(|took| *took > SLOW_FETCH)
+                        .into_iter()
+                        .for_each(|took| counters.observe(took)),
                 }
                 let value = missed.fill(fetching, value, verdict);
                 // The type is the one that was split, so this is always there.
@@ -285,8 +329,13 @@ impl Missed {
             Followed::Outcome(outcome) => outcome,
             Followed::Lead(leader) => return self.lead(leader),
         };
+        Joined::Step(self.step_of(outcome))
+    }
+
+    /// How a call goes on with the outcome of another's fetch.
+    fn step_of(&self, outcome: Outcome) -> Step {
         self.site.counters().waits.add();
-        Joined::Step(match outcome {
+        match outcome {
             Outcome::Cached(value) => Step::Answer(self.keep(value)),
             Outcome::Uncached(value) => Step::Answer(value),
             Outcome::Error(error) => Step::Error(error),
@@ -298,7 +347,7 @@ impl Missed {
                 };
                 Step::Fetch(Fetching::new(None, self.site.ticket(), right))
             }
-        })
+        }
     }
 
     /// A request that wants a fresh answer takes none from a fetch that began before it.
@@ -346,10 +395,18 @@ impl Missed {
         async move {
             let acquired = {
                 let (mut acquire, mut waker) = (std::pin::pin!(self.acquire(ticket)), None);
-                let acquire = |context: &mut Context<'_>| {
-                    poll_work(Some(&leader), &mut waker, acquire.as_mut(), context)
+                let acquire = |context: &mut Context<'_>| match leader.overtaken(context) {
+                    Some(outcome) => Poll::Ready(Err(outcome)),
+                    None => poll_work(Some(&leader), &mut waker, acquire.as_mut(), context).map(Ok),
                 };
                 poll_fn(acquire).await
+            };
+            let acquired = match acquired {
+                Ok(acquired) => acquired,
+                Err(outcome) => {
+                    leader.yield_to_outcome();
+                    return self.step_of(outcome);
+                }
             };
             match acquired {
                 Acquired::Value(value) => {
@@ -371,6 +428,7 @@ impl Missed {
                     if let Right::Lease(won) = &mut right
                         && let Some(won) = won.take()
                     {
+                        won.lease.follow(leader.pulse());
                         leader.stow(won);
                     }
                     Step::Fetch(Fetching { stale, ..Fetching::new(Some(leader), ticket, right) })

@@ -85,11 +85,13 @@ pub(crate) mod frame {
 
 pub(crate) mod remote {
     use std::fmt;
+    use std::pin::Pin;
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     use super::Key;
     use crate::config::Config;
+    use crate::flight::Pulse;
 
     /// What there is none of. Only in here is it seen to be so: elsewhere the compiler takes the
     /// types around it for ordinary ones, and warns of nothing.
@@ -97,6 +99,7 @@ pub(crate) mod remote {
     enum Never {}
 
     pub(crate) const LONGEST_TTL: Duration = Duration::MAX;
+    pub(crate) const FIRST_LEASE: Duration = Duration::MAX;
 
     pub(crate) fn whole_seconds(duration: Duration) -> u32 {
         u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
@@ -124,7 +127,7 @@ pub(crate) mod remote {
             match self.0 {}
         }
 
-        pub(crate) fn in_background(&self, _: usize, _: impl Future<Output = ()>) -> bool {
+        pub(crate) fn in_background(&self, _: usize, _: Write) -> bool {
             match self.0 {}
         }
 
@@ -133,12 +136,22 @@ pub(crate) mod remote {
         }
     }
 
+    pub(crate) type Write = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
     #[derive(Clone)]
     pub(crate) struct RemoteKey(Never);
 
     impl RemoteKey {
         pub(crate) fn in_background(self) -> RemoteKey {
             self
+        }
+
+        pub(crate) fn leases_end(&self) -> bool {
+            match self.0 {}
+        }
+
+        pub(crate) fn lease_was_waited_for(&self, _: bool) {
+            match self.0 {}
         }
 
         pub(crate) fn turns_to_gutter(&mut self, _: &RemoteError) -> bool {
@@ -179,8 +192,16 @@ pub(crate) mod remote {
     pub(crate) struct Lease(Never);
 
     impl Lease {
-        pub(crate) fn new(_: &Arc<Remote>, key: RemoteKey, _: u64) -> Lease {
+        pub(crate) fn new(_: &Arc<Remote>, key: RemoteKey, _: u64, _: Duration) -> Lease {
             match key.0 {}
+        }
+
+        pub(crate) fn remove_item(_: &Arc<Remote>, key: RemoteKey, _: u64) {
+            match key.0 {}
+        }
+
+        pub(crate) fn follow(&self, _: Pulse) {
+            match self.0 {}
         }
 
         pub(crate) fn of_item(_: &Arc<Remote>, key: RemoteKey, _: &Item) -> Lease {
@@ -191,13 +212,13 @@ pub(crate) mod remote {
             match self.0 {}
         }
 
-        pub(crate) fn cas(&self) -> u64 {
+        pub(crate) async fn settle(&self) -> Option<u64> {
             match self.0 {}
         }
 
         pub(crate) fn takes_its_item(self) {}
 
-        pub(crate) fn used(self) {}
+        pub(crate) fn used(&self) {}
     }
 
     // So that dropping one early reads as what it is.
@@ -214,6 +235,13 @@ pub(crate) mod remote {
 
     pub(crate) struct Busy {
         pub(crate) cas: Option<u64>,
+        pub(crate) marker: Option<Marker>,
+    }
+
+    #[derive(Clone, Copy)]
+    pub(crate) struct Marker {
+        pub(crate) elapsed: Duration,
+        pub(crate) expected: Duration,
     }
 
     pub(crate) struct Item {

@@ -4,7 +4,12 @@
 //! dropped without an outcome (cancelled, panicked), and when it was woken but not polled for
 //! [`STALL`]: its future is then held by somebody who does not run it, perhaps by the very task
 //! that waits here. A leader that waits for its network is not woken, so a slow fetch stays one
-//! fetch, up to [`PATIENCE`], after which it counts as lost.
+//! fetch.
+//!
+//! A leader that is neither woken nor polled may also be leaked, or wait for a task that waits here.
+//! Nothing tells these from a slow fetch, so such a leader is relieved after [`STUCK_LEADER_AFTER`],
+//! or after four times as long as fetches of its function take. The first of the two fetches that
+//! ends then answers everybody, the leaders included.
 //!
 //! States of a flight: *led* (a leader, any number of followers) → *answered* (an outcome that
 //! every follower takes) or *led* by another; without followers a flight ends with its leader.
@@ -24,14 +29,19 @@ use crate::clock::Coarse;
 use crate::key::Head;
 use crate::value::{SharedError, Value};
 use leader::is_led_here;
-pub(crate) use leader::{LastWaker, Leader, poll_work};
+pub(crate) use leader::{LastWaker, Leader, Pulse, poll_work};
 use watch::Watch;
 
 /// A leader that was woken and not polled for this long has lost its lead.
 pub(crate) const STALL: Duration = Duration::from_millis(900);
-/// A leader that was neither woken nor polled for this long counts as lost: its future was leaked,
-/// or its runtime is not driven, or it waits for a task of its own that waits for it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// A leader that was neither woken nor polled for this long is relieved, if fetches of its function
+/// are not known to take long: its future may have been leaked, its runtime may not be driven, or it
+/// may wait for a task of its own that waits for it.
+pub(crate) const STUCK_LEADER_AFTER: Duration = Duration::from_secs(60);
+
+/// A follower takes over from one leader that panicked, and the others wait for it. Where that one
+/// panics too, each of them fetches for itself: a caller waits for no more than two that panic.
+const MOST_PANICS: u32 = 2;
 
 /// What a leader's fetch came to, for its followers.
 #[derive(Clone)]
@@ -118,6 +128,8 @@ struct Flight {
     polled: AtomicU64,
     /// Whether the leader is being polled just now.
     polling: AtomicBool,
+    /// How long the leader may be neither woken nor polled; in milliseconds.
+    stuck_after: AtomicU64,
     /// What a leader has for its successor, should it lose the lead.
     stowed: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -131,11 +143,19 @@ struct Crew {
     followers: BTreeMap<u64, Option<Waker>>,
     next_id: u64,
     watched: bool,
+    /// The leaders whose lead was taken over or that took over one, to be woken by the outcome.
+    rivals: Vec<Waker>,
+    /// How many leaders have panicked.
+    panics: u32,
 }
 
 fn now() -> u64 {
     // Never 0, which stands for never. A tick of the system's timer matters to none of the bounds.
     Coarse::now().millis() + 1
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Flight {
@@ -150,6 +170,7 @@ impl Flight {
             woken: AtomicU64::new(0),
             polled: AtomicU64::new(0),
             polling: AtomicBool::new(false),
+            stuck_after: AtomicU64::new(millis(STUCK_LEADER_AFTER)),
             stowed: Mutex::new(None),
         }
     }
@@ -179,7 +200,7 @@ impl Flight {
         if Arc::strong_count(self) == 1 {
             return;
         }
-        let followers = {
+        let (followers, rivals) = {
             let mut crew = lock(&self.crew);
             // The first answer stands: a leader that lost its lead may finish after its successor.
             // Its own is dropped when nothing is locked any more.
@@ -187,20 +208,25 @@ impl Flight {
                 crew.outcome = Some(outcome());
             }
             crew.promoted = None;
-            std::mem::take(&mut crew.followers)
+            (std::mem::take(&mut crew.followers), std::mem::take(&mut crew.rivals))
         };
-        followers.into_values().flatten().for_each(Waker::wake);
+        followers.into_values().flatten().chain(rivals).for_each(Waker::wake);
     }
 
     /// Ends the lead of `term`: hands it to the follower that has waited longest, or lands the
-    /// flight where there is none.
-    fn abandon(self: &Arc<Flight>, term: u64) {
+    /// flight where there is none. If too many leaders have panicked, each follower fetches for itself.
+    fn abandon(self: &Arc<Flight>, term: u64, panicked: bool) {
         // Under the shard's lock, so that nobody joins between looking and landing.
         let mut shard = self.flights.shard(self.hash);
         let heir = {
             let mut crew = lock(&self.crew);
             if self.term.load(Ordering::Acquire) != term || crew.outcome.is_some() {
                 return;
+            }
+            crew.panics += u32::from(panicked);
+            if crew.panics >= MOST_PANICS {
+                drop((crew, shard));
+                return self.answer(|| Outcome::Unshared);
             }
             crew.promote(self)
         };
@@ -220,9 +246,10 @@ impl Flight {
         // One that is being polled is being run, however long that takes.
         let polling = self.polling.load(Ordering::Acquire);
         let waits = woken != 0 && !polling;
-        let stalled = waits && now.saturating_sub(woken) >= STALL.as_millis() as u64;
-        let lost = now.saturating_sub(woken.max(polled)) >= PATIENCE.as_millis() as u64;
-        if stalled || lost {
+        let stalled = waits && now.saturating_sub(woken) >= millis(STALL);
+        let stuck_after = self.stuck_after.load(Ordering::Acquire);
+        let is_stuck = now.saturating_sub(woken.max(polled)) >= stuck_after;
+        if stalled || is_stuck {
             let heir = {
                 let mut crew = lock(&self.crew);
                 if crew.outcome.is_some() { None } else { crew.promote(self) }
@@ -306,7 +333,7 @@ impl Drop for Follower {
             (waker, handed_on)
         };
         if let Some(term) = handed_on {
-            self.flight.abandon(term);
+            self.flight.abandon(term, false);
         }
     }
 }

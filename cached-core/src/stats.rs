@@ -85,7 +85,7 @@ impl DeclarationStats {
 }
 
 /// Fetches that took longer count as this long.
-const LONGEST_FETCH: Duration = Duration::from_secs(30);
+const LONGEST_FETCH: Duration = Duration::from_secs(300);
 
 #[derive(Default)]
 pub(crate) struct Counter(AtomicU64);

@@ -3,17 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::lease_wait::LeaseWait;
 use super::{Missed, Right, Won};
 use crate::site::{Frame, Lifetime};
 use crate::tier::local::{Ticket, Write};
-use crate::tier::remote::{Found, Item, Lease, Remote, RemoteKey, whole_seconds};
+use crate::tier::remote::{FIRST_LEASE, Found, Item, Lease, Remote, RemoteKey, whole_seconds};
 use crate::value::Value;
 
-/// The lease, until fetches are seen to take longer than a quarter of it.
-const LEASE: Duration = Duration::from_secs(5);
-/// Pauses between two looks at an entry whose lease another process holds.
-const FIRST_LOOK: Duration = Duration::from_millis(5);
-const LONGEST_LOOK: Duration = Duration::from_millis(100);
+/// After this long whoever won the right to replace an item counts as killed, unless fetches are seen
+/// to take longer than a quarter of it.
+const REPLACED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the remote tier answers a leader.
 pub(super) enum Acquired {
@@ -50,13 +49,17 @@ impl Missed {
             };
             let counters = site.counters();
             let config = site.cache.config();
-            let observed = counters.fetch_time();
-            let lease = config.lease.unwrap_or(observed.map_or(LEASE, |time| LEASE.max(time * 4)));
-            let wait = config.lease_wait.unwrap_or(observed.map_or(lease, |time| time * 2));
-            let mut give_up = None;
-            let mut pause = FIRST_LOOK;
+            let fetch_time = counters.fetch_time();
+            let lease = config.lease.unwrap_or(FIRST_LEASE);
+            let mut wait: Option<LeaseWait> = None;
             loop {
-                match key.read_or_lease(lease, lifetime.kept + lifetime.ahead).await {
+                let found = key.read_or_lease(lease, lifetime.kept + lifetime.ahead).await;
+                if let Some(wait) = &wait
+                    && let Ok(Found::Item(_) | Found::Lease(_)) = found
+                {
+                    wait.ended(&key);
+                }
+                match found {
                     Err(error) => {
                         log::debug!("{error}");
                         counters.remote_errors.add();
@@ -64,30 +67,34 @@ impl Missed {
                             continue;
                         }
                         // Where it has said before that another has the lease, it has answered.
-                        let unasked = give_up.is_none();
+                        let unasked = wait.is_none();
                         let right = if unasked { Right::Unasked } else { Right::Nothing };
                         return Acquired::without_stale(right);
                     }
                     Ok(Found::Item(item)) => {
-                        return self.take(item, remote, &key, lease, lifetime, ticket);
+                        return self.take(item, remote, &key, lifetime, ticket);
                     }
                     Ok(Found::Lease(cas)) => {
-                        let lease = Lease::new(remote, key, cas);
+                        let expected = fetch_time.unwrap_or_default();
+                        let lease = Lease::new(remote, key, cas, expected);
                         let won = Box::new(Won { lease, stale: None });
                         return Acquired::without_stale(Right::Lease(Some(won)));
                     }
                     Ok(Found::Nothing) => return Acquired::without_stale(Right::Nothing),
-                    Ok(Found::Busy(_)) => {}
+                    Ok(Found::Busy(busy)) => {
+                        let wait = wait.get_or_insert_with(|| {
+                            LeaseWait::new(config.lease_wait, fetch_time, &key)
+                        });
+                        match wait.next_look(&busy).filter(|_| !self.force_miss()) {
+                            Some(pause) => tokio::time::sleep(pause).await,
+                            None => {
+                                counters.lease_timeouts.add();
+                                wait.gave_up(&key);
+                                return Acquired::without_stale(Right::Nothing);
+                            }
+                        }
+                    }
                 }
-                // From the first look on, of which most callers need no more.
-                let now = Instant::now();
-                let left = give_up.get_or_insert(now + wait).saturating_duration_since(now);
-                if left.is_zero() || self.force_miss() {
-                    counters.lease_timeouts.add();
-                    return Acquired::without_stale(Right::Nothing);
-                }
-                tokio::time::sleep(pause.min(left)).await;
-                pause = (pause * 2).min(LONGEST_LOOK);
             }
         }
     }
@@ -98,7 +105,6 @@ impl Missed {
         item: Item,
         remote: &Arc<Remote>,
         key: &RemoteKey,
-        lease: Duration,
         lifetime: Lifetime,
         ticket: Ticket,
     ) -> Acquired {
@@ -123,7 +129,7 @@ impl Missed {
             return match item.won {
                 true => Acquired::Right { right: won(Some(value.clone())), stale: Some(value) },
                 // The winner may have been killed.
-                false if remote.is_lost(key, item.cas, lease) => {
+                false if remote.is_lost(key, item.cas, self.replaced_within()) => {
                     Acquired::Right { right: replace(), stale: Some(value) }
                 }
                 false => Acquired::Stale(value),
@@ -135,5 +141,12 @@ impl Missed {
             true => Acquired::Due(value, won(None), (!item.given_back).then(|| now + fresh)),
             false => Acquired::Value(value),
         }
+    }
+
+    /// How long whoever won the right to replace an item has for it.
+    fn replaced_within(&self) -> Duration {
+        let fetch_time = self.site.counters().fetch_time().unwrap_or_default();
+        let by_fetch_time = REPLACED_WITHIN.max(fetch_time.saturating_mul(4));
+        self.site.cache.config().lease.unwrap_or(by_fetch_time)
     }
 }

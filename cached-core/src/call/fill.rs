@@ -1,13 +1,13 @@
 //! What becomes of a fetched value: it fills the tiers and answers those who wait.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Fetching, Missed, Right};
 use crate::flight::Outcome;
-use crate::site::{Lifetime, UNCONFIRMED};
+use crate::site::{Lifetime, Site, UNCONFIRMED};
 use crate::tier::local::{Ticket, Write, drop_aside};
-use crate::tier::remote::{Condition, Lease};
+use crate::tier::remote::{Condition, Lease, RemoteError, RemoteKey};
 use crate::value::{Value, Verdict};
 
 impl Missed {
@@ -57,7 +57,7 @@ impl Missed {
             (Right::Lease(Some(won)), _) if stale.is_some() => won.lease.takes_its_item(),
             (Right::Replace(item), Some(remote)) if stale.is_some() => {
                 let (key, cas) = *item;
-                Lease::new(remote, key, cas).takes_its_item();
+                Lease::remove_item(remote, key, cas);
             }
             _ => {}
         }
@@ -72,41 +72,78 @@ impl Missed {
         weight: usize,
         lifetime: Lifetime,
     ) {
-        // On the server that was read: a CAS is good for nothing on another.
-        let (key, cas, lease) = match right {
-            Right::Lease(Some(won)) => (won.lease.key().clone(), won.lease.cas(), Some(won.lease)),
-            Right::Replace(item) => {
-                let (key, cas) = *item;
-                (key, cas, None)
-            }
+        let right = match right {
+            Right::Lease(Some(won)) => FillRight::Lease(won.lease),
+            Right::Replace(item) => FillRight::Replace(item.0.in_background(), item.1),
             _ => return,
         };
         let Some(remote) = self.site.cache.remote() else { return };
-        let key = key.in_background();
         let (site, value) = (self.site.clone(), Arc::clone(value));
-        let began = site.now();
-        let started = remote.in_background(weight, async move {
-            let condition = Condition::Unchanged(cas);
-            let stored = match site.seal(&value) {
-                Ok(frame) => key.write(frame, lifetime.ttl, lifetime.kept, condition).await,
-                Err(_) => Ok(false),
-            };
-            if let Err(error) = &stored {
-                site.note(error);
-            }
-            if stored != Ok(true) {
-                // The lease, dropped, is given back: nobody need wait for a fill that does not come.
-                site.counters().fills_dropped.add();
-                return;
-            }
-            site.counters().fills.add();
-            lease.into_iter().for_each(|lease| lease.used());
-            if !key.is_in_gutter() {
-                site.extend(ticket, &value, lifetime.local_life(began, lifetime.local));
-            }
-        });
-        if !started {
+        let fill = Arc::new(Fill { began: site.now(), site, value, right, ticket, lifetime });
+        let run = move || {
+            let fill = Arc::clone(&fill);
+            async move { fill.run().await }
+        };
+        if !remote.in_background(weight, Box::new(move || Box::pin(run()))) {
             self.site.counters().fills_dropped.add();
         }
+    }
+}
+
+/// Under what a fill is written: always on the server that was read, since a CAS is good for nothing
+/// on another.
+enum FillRight {
+    /// A lease. Dropped unused, it is given back: nobody need wait for a fill that does not come.
+    Lease(Lease),
+    /// An item that may be replaced if it is still what was read.
+    Replace(RemoteKey, u64),
+}
+
+/// A fetched value on its way to memcached.
+struct Fill {
+    site: Site,
+    value: Value,
+    right: FillRight,
+    ticket: Ticket,
+    lifetime: Lifetime,
+    began: Instant,
+}
+
+impl Fill {
+    /// Writes the value. Begun again after it was cut off, it changes nothing that was written.
+    async fn run(&self) {
+        let (site, lifetime) = (&self.site, self.lifetime);
+        let key = match &self.right {
+            FillRight::Lease(lease) => lease.key(),
+            FillRight::Replace(key, _) => key,
+        };
+        let stored = self.write(key).await;
+        if let Err(error) = &stored {
+            site.note(error);
+        }
+        if stored != Ok(true) {
+            site.counters().fills_dropped.add();
+            return;
+        }
+        site.counters().fills.add();
+        if let FillRight::Lease(lease) = &self.right {
+            lease.used();
+        }
+        if !key.is_in_gutter() {
+            let life = lifetime.local_life(self.began, lifetime.local);
+            site.extend(self.ticket, &self.value, life);
+        }
+    }
+
+    async fn write(&self, key: &RemoteKey) -> Result<bool, RemoteError> {
+        let Ok(frame) = self.site.seal(&self.value) else { return Ok(false) };
+        let cas = match &self.right {
+            FillRight::Lease(lease) => lease.settle().await,
+            FillRight::Replace(_, cas) => Some(*cas),
+        };
+        // Somebody has changed the entry since the lease was won.
+        let Some(cas) = cas else { return Ok(false) };
+        let Lifetime { ttl, kept, .. } = self.lifetime;
+        key.write(frame, ttl, kept, Condition::Unchanged(cas)).await
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-use super::{Begun, Fetching, Missed, Right, Step};
+use super::{Begun, Fetched, Fetching, Missed, Right, Step};
 use crate::cache::Cache;
 use crate::current::current_of_process;
 use crate::value::Returns;
@@ -60,8 +60,12 @@ impl Missed {
             self.site.counters().refreshes.add();
             let mut begun = Begun::new(Some(self), Step::Fetch(fetching));
             begun.begin_fetch();
-            let returned = poll_fn(|context| begun.poll(fetch.as_mut(), context)).await;
-            begun.settle(returned, &returns);
+            // Nobody leads here, so nobody is overtaken.
+            if let Fetched::Returned(returned) =
+                poll_fn(|context| begun.poll(fetch.as_mut(), context)).await
+            {
+                begun.settle(returned, &returns);
+            }
         };
         // The body's own calls use the cache that they would have used here.
         match current_of_process() {

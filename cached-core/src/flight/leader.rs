@@ -5,27 +5,67 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, RawWakerVTable, Wake, Waker};
+use std::time::Duration;
 
-use super::{Flight, Outcome, lock, now};
+use super::{Flight, Outcome, STUCK_LEADER_AFTER, lock, millis, now};
 
 /// The right, and the duty, to answer a flight.
 pub(crate) struct Leader {
     pub(super) flight: Arc<Flight>,
     term: u64,
+    /// When the lead began; in milliseconds as [`now`] counts them.
+    began: u64,
     done: bool,
 }
 
 impl Leader {
     pub(super) fn new(flight: Arc<Flight>, term: u64) -> Leader {
-        flight.polled.store(now(), Ordering::Release);
+        let began = now();
+        flight.polled.store(began, Ordering::Release);
         flight.woken.store(0, Ordering::Release);
-        Leader { flight, term, done: false }
+        Leader { flight, term, began, done: false }
+    }
+
+    /// How long the lead has lasted, to a tick of the system's timer.
+    pub(crate) fn lasted(&self) -> Duration {
+        Duration::from_millis(now().saturating_sub(self.began))
     }
 
     /// Answers every follower, if there is one.
     pub(crate) fn answer(mut self, outcome: impl FnOnce() -> Outcome) {
         self.done = true;
         self.flight.answer(outcome);
+    }
+
+    /// Tells how long fetches of this function take: it is not stuck before four times that.
+    pub(crate) fn expect(&self, fetch_time: Duration) {
+        let stuck_after = millis(STUCK_LEADER_AFTER.max(fetch_time.saturating_mul(4)));
+        self.flight.stuck_after.store(stuck_after, Ordering::Release);
+    }
+
+    /// The outcome of another leader's fetch, where the lead went from one to the other and both go on.
+    /// The task is woken when there is one.
+    pub(crate) fn overtaken(&self, context: &Context<'_>) -> Option<Outcome> {
+        // The lead has never changed hands: nobody else fetches.
+        if self.flight.term.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let mut crew = lock(&self.flight.crew);
+        let outcome = crew.outcome.clone();
+        if outcome.is_none() && !crew.rivals.iter().any(|rival| rival.will_wake(context.waker())) {
+            crew.rivals.push(context.waker().clone());
+        }
+        outcome
+    }
+
+    /// Ends without an answer of its own: the flight has one.
+    pub(crate) fn yield_to_outcome(mut self) {
+        self.done = true;
+    }
+
+    /// Tells whether the leader is still run, for as long as the flight lasts.
+    pub(crate) fn pulse(&self) -> Pulse {
+        Pulse(Arc::downgrade(&self.flight))
     }
 
     /// Leaves something for whoever leads next, if this one loses the lead.
@@ -43,8 +83,24 @@ impl Leader {
 impl Drop for Leader {
     fn drop(&mut self) {
         if !self.done {
-            self.flight.abandon(self.term);
+            self.flight.abandon(self.term, std::thread::panicking());
         }
+    }
+}
+
+/// Whether a flight's leader is run, for who does something on its behalf meanwhile.
+#[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "leases alone ask"))]
+pub(crate) struct Pulse(Weak<Flight>);
+
+#[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "leases alone ask"))]
+impl Pulse {
+    /// Whether the leader was woken `after` ago or earlier and has not been polled since.
+    pub(crate) fn has_stopped(&self, after: Duration) -> bool {
+        self.0.upgrade().is_some_and(|flight| {
+            let woken = flight.woken.load(Ordering::Acquire);
+            let is_polled = flight.polling.load(Ordering::Acquire);
+            woken != 0 && !is_polled && now().saturating_sub(woken) >= millis(after)
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The watch: relieves leaders that are not run.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::{Flight, lock, now};
@@ -17,17 +17,39 @@ pub(super) struct Watch {
     added: Condvar,
 }
 
-static WATCH: LazyLock<Watch> = LazyLock::new(Watch::default);
+/// The watch of this process, by the process's id. Its thread does not take this lock, so that a fork
+/// does not find it locked by a thread that the child does not have.
+static CURRENT: Mutex<Option<(u32, Arc<Watch>)>> = Mutex::new(None);
 
 impl Watch {
     pub(super) fn add(flight: &Arc<Flight>) {
-        static THREAD: OnceLock<bool> = OnceLock::new();
-        THREAD.get_or_init(|| {
-            // Without a thread to be had, stalled leaders are not relieved; all else works.
-            std::thread::Builder::new().name("cached-watch".into()).spawn(|| WATCH.watch()).is_ok()
-        });
-        lock(&WATCH.flights).push(Arc::downgrade(flight));
-        WATCH.added.notify_one();
+        let watch = Watch::current();
+        lock(&watch.flights).push(Arc::downgrade(flight));
+        watch.added.notify_one();
+    }
+
+    /// The watch whose thread runs in this process: a child after `fork` has none, and starts its own,
+    /// which takes over the flights that it can see.
+    fn current() -> Arc<Watch> {
+        let process = std::process::id();
+        let mut current = lock(&CURRENT);
+        match &*current {
+            Some((of, watch)) if *of == process => Arc::clone(watch),
+            before => {
+                let inherited = before.as_ref().and_then(|(_, watch)| {
+                    // The thread that the child does not have may have held it.
+                    Some(std::mem::take(&mut *watch.flights.try_lock().ok()?))
+                });
+                let flights = Mutex::new(inherited.unwrap_or_default());
+                let watch = Arc::new(Watch { flights, added: Condvar::new() });
+                *current = Some((process, Arc::clone(&watch)));
+                let watched = Arc::clone(&watch);
+                // Without a thread to be had, stalled leaders are not relieved; all else works.
+                let thread = std::thread::Builder::new().name("cached-watch".into());
+                let _ = thread.spawn(move || watched.watch());
+                watch
+            }
+        }
     }
 
     fn watch(&self) -> ! {

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::look::State;
-use crate::call::{Begun, Missed, Waiting};
+use crate::call::{Begun, Fetched, Missed, Waiting};
 use crate::value::Returns;
 
 /// A call of an annotated function: begun with a look at the tiers of this process, then answered.
@@ -146,8 +146,15 @@ impl<R, V> Path<R, V> {
                     }
                 },
                 Stage::Fetching(mut begun) => match begun.poll(fetch.as_mut(), context) {
-                    Poll::Ready(returned) => {
+                    Poll::Ready(Fetched::Returned(returned)) => {
                         return Poll::Ready(begun.settle(returned, &self.returns));
+                    }
+                    Poll::Ready(Fetched::Overtaken(outcome)) => {
+                        if let Some(returned) = begun.settle_overtaken(outcome, &self.returns) {
+                            return Poll::Ready(returned);
+                        }
+                        self.stage = Stage::Fetching(begun);
+                        continue;
                     }
                     Poll::Pending => {
                         self.stage = Stage::Fetching(begun);

@@ -3,16 +3,18 @@
 //! Nothing here fails a call. A server that errs or is late costs at most the deadline, and, once
 //! it has done so a few times, nothing.
 
+mod background;
 mod client;
 mod connection;
 mod debts;
 mod health;
 mod lane;
+mod last_words;
 mod lease;
+mod lease_record;
 mod marker;
 #[cfg(feature = "testing")]
 pub(crate) mod memory;
-mod pending;
 mod place;
 mod server;
 mod winners;
@@ -26,9 +28,11 @@ use tokio::runtime::Handle;
 
 use crate::config::Config;
 use crate::key::Key;
-pub(crate) use lease::Lease;
+use background::BackgroundWrites;
+pub(crate) use background::Write;
+use lease::Renewals;
+pub(crate) use lease::{FIRST_LEASE, Lease};
 pub(crate) use marker::Marker;
-use pending::Pending;
 pub(crate) use place::RemoteKey;
 use server::Server;
 use winners::Winners;
@@ -47,7 +51,8 @@ pub(crate) struct Remote {
     /// The addresses of those that were taken out.
     former: Mutex<HashSet<String>>,
     config: Config,
-    pending: Arc<Pending>,
+    background: Arc<BackgroundWrites>,
+    renewals: Arc<Renewals>,
     winners: Winners,
 }
 
@@ -151,7 +156,8 @@ impl Remote {
             servers: RwLock::new(servers),
             former: Mutex::default(),
             config: config.clone(),
-            pending: Arc::default(),
+            background: Arc::default(),
+            renewals: Arc::default(),
             winners: Winners::default(),
         })
     }
@@ -269,21 +275,17 @@ impl Remote {
         self.winners.is_lost(&key.key, cas, lease)
     }
 
-    /// Runs a write of about so many bytes off the caller's path. Without a runtime, and with too
-    /// much under way, it is dropped; `false` says so.
-    pub(crate) fn in_background(
-        &self,
-        bytes: usize,
-        write: impl Future<Output = ()> + Send + 'static,
-    ) -> bool {
-        self.pending.has_room(bytes) && self.pending.run(bytes, write)
+    /// Runs a fill of about so many bytes off the caller's path. Returns false, and drops it, if too
+    /// much waits to be written.
+    pub(crate) fn in_background(&self, bytes: usize, write: Write) -> bool {
+        self.background.fill(bytes, write)
     }
 
     /// Waits until no write is under way; not for one whose runtime is not driven.
     pub(crate) async fn flush(&self) {
         // Without a runtime here there is no clock to wait by.
         if Handle::try_current().is_ok() {
-            let _ = tokio::time::timeout(server::LONGEST_WRITE, self.pending.done()).await;
+            let _ = tokio::time::timeout(server::LONGEST_WRITE, self.background.done()).await;
         }
     }
 }

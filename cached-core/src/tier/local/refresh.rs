@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::lock;
 use crate::clock::Clock;
-use crate::flight::PATIENCE;
+use crate::flight::STUCK_LEADER_AFTER;
 
 /// Between the end of one refresh and the next: one that fails, or brings nothing to store, leaves the
 /// entry as due as it was.
@@ -49,7 +49,7 @@ impl Refreshing {
             let kept = held.len();
             held.reserve(kept);
         }
-        let (key, until) = (Arc::from(key), now + PATIENCE);
+        let (key, until) = (Arc::from(key), now + STUCK_LEADER_AFTER);
         held.insert(Arc::clone(&key), until);
         Some(Refresh { refreshing: Arc::clone(self), key, until })
     }

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use super::client::Command;
 use super::server::{Errand, Server, Untold};
 use super::{
-    Condition, Found, GUTTER_TTL, Item, LONGEST_TTL, LeaseTerms, RemoteError, whole_seconds,
+    Condition, Found, GUTTER_TTL, Item, LONGEST_TTL, LeaseTerms, Marker, RemoteError, whole_seconds,
 };
 use crate::key::Digest;
 
@@ -199,6 +199,26 @@ impl RemoteKey {
             }
         }
         Ok(written)
+    }
+
+    /// Reads without asking for a right, on the server where the key was asked for.
+    pub(super) async fn look(&self) -> Result<Found, RemoteError> {
+        self.server().read(&self.key, None, Instant::now()).await
+    }
+
+    /// Renews a lease that was won under this CAS; returns the new CAS, or `None` if it was lost.
+    pub(super) async fn renew(&self, marker: Marker, cas: u64) -> Result<Option<u64>, RemoteError> {
+        self.server().renew(&self.key, marker, cas).await
+    }
+
+    /// Whether it is worth waiting for another caller's lease on this server.
+    pub(crate) fn leases_end(&self) -> bool {
+        self.server().lease_record.leases_end()
+    }
+
+    /// Takes note of whether a lease that was waited for ended.
+    pub(crate) fn lease_was_waited_for(&self, has_ended: bool) {
+        self.server().lease_record.note(has_ended);
     }
 
     /// Gives a lease back: what is there is removed if nobody has changed it.

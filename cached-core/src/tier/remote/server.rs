@@ -11,7 +11,8 @@ use super::client::{Command, Failure, Reply};
 use super::debts::Debts;
 use super::health::{FAILURES, Health};
 use super::lane::{Answer, BATCH, Lane};
-use super::{Condition, Found, Item, LeaseTerms, RemoteError};
+use super::lease_record::LeaseRecord;
+use super::{Condition, Found, Item, LeaseTerms, Marker, RemoteError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::key::Digest;
@@ -47,6 +48,7 @@ pub(super) struct Server {
     /// Of the last runtimes that asked.
     lanes: Mutex<Vec<(Id, Lanes)>>,
     pub(super) health: Health,
+    pub(super) lease_record: LeaseRecord,
     pub(super) was_added: bool,
     /// Whether it is used no longer. At its address there may be another of these since.
     is_gone: AtomicBool,
@@ -118,6 +120,7 @@ impl Server {
             network: config.network.clone(),
             lanes: Mutex::default(),
             health: Health::new(config.clock.clone()),
+            lease_record: LeaseRecord::default(),
             is_gone: AtomicBool::new(false),
             debts: Debts::default(),
             marked: AtomicU64::new(0),
@@ -198,6 +201,26 @@ impl Server {
         let lane = self.lane(command.key(), errand).await?;
         let now = Instant::now();
         self.changed(lane.ask(command, now, now + self.patience(errand)).await)
+    }
+
+    /// Renews a lease; returns the new CAS, or `None` if the lease was lost.
+    pub(super) async fn renew(
+        &self,
+        key: &Arc<str>,
+        marker: Marker,
+        cas: u64,
+    ) -> Result<Option<u64>, RemoteError> {
+        if self.is_gone.load(Ordering::Acquire) {
+            return Err(self.error(&"it is not used any more"));
+        }
+        let lane = self.lane(key, Errand::Call).await?;
+        let marker = marker.encode()[..].into();
+        let renew = Command::Renew { key: Arc::clone(key), marker, cas };
+        let now = Instant::now();
+        match lane.ask(renew, now, now + self.timeout()).await {
+            Ok(Reply::Renewed(renewed)) => Ok(renewed),
+            answer => Err(self.unanswered(answer)),
+        }
     }
 
     /// Remembers what the server has to be told.

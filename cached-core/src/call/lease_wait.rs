@@ -1,0 +1,153 @@
+//! How long a call waits for the lease that another process holds.
+//!
+//! A holder that lives says so after half a second, by a marker. So a lease without a marker is waited
+//! for briefly: as long as fetches of the function take, and no longer than it takes a lease of a killed
+//! process to end. A lease with a marker is waited for until the fetch takes twice as long as expected.
+
+use std::time::{Duration, Instant};
+
+use crate::tier::remote::{Busy, RemoteKey};
+
+/// Pauses between two looks at the entry.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// When a holder that lives has stored its first marker, with some room.
+const FIRST_MARKER_BY: Duration = Duration::from_millis(750);
+/// When the lease of a process that was killed has ended, with some room.
+const ORPHAN_ENDS_BY: Duration = Duration::from_millis(2500);
+/// How long a fetch is waited for of which nobody knows how long it takes.
+const LONGEST_UNKNOWN: Duration = Duration::from_secs(60);
+
+pub(super) struct LeaseWait {
+    began: Instant,
+    pause: Duration,
+    /// The whole wait, if the configuration says so.
+    configured: Option<Duration>,
+    /// How long fetches of this function take, as far as this process has seen.
+    fetch_time: Option<Duration>,
+    /// Whether leases of this server have ended lately.
+    leases_end: bool,
+    has_seen_marker: bool,
+}
+
+impl LeaseWait {
+    pub(super) fn new(
+        configured: Option<Duration>,
+        fetch_time: Option<Duration>,
+        key: &RemoteKey,
+    ) -> LeaseWait {
+        LeaseWait {
+            began: Instant::now(),
+            pause: FIRST_PAUSE,
+            configured,
+            fetch_time,
+            leases_end: key.leases_end(),
+            has_seen_marker: false,
+        }
+    }
+
+    /// The pause before the next look, or `None` if the wait is over.
+    pub(super) fn next_look(&mut self, busy: &Busy) -> Option<Duration> {
+        let left = self.left(busy, self.began.elapsed())?;
+        let pause = self.pause.min(left);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Some(pause)
+    }
+
+    /// How much longer the call waits after it has waited for `waited`.
+    fn left(&mut self, busy: &Busy, waited: Duration) -> Option<Duration> {
+        self.has_seen_marker |= busy.marker.is_some();
+        let left = match (self.configured, busy.marker) {
+            (Some(configured), _) => configured.checked_sub(waited),
+            (None, Some(marker)) => {
+                let expected = marker.expected.max(self.fetch_time.unwrap_or_default());
+                match expected.is_zero() {
+                    true => LONGEST_UNKNOWN.checked_sub(waited),
+                    false => expected.saturating_mul(2).checked_sub(marker.elapsed),
+                }
+            }
+            (None, None) if !self.leases_end => None,
+            (None, None) => {
+                let bound = self
+                    .fetch_time
+                    .map_or(FIRST_MARKER_BY, |time| time.saturating_mul(2).min(ORPHAN_ENDS_BY));
+                bound.checked_sub(waited)
+            }
+        };
+        left.filter(|left| !left.is_zero())
+    }
+
+    /// The lease that was waited for has ended.
+    pub(super) fn ended(&self, key: &RemoteKey) {
+        key.lease_was_waited_for(true);
+    }
+
+    /// The lease has not ended, and the call goes on without it.
+    pub(super) fn gave_up(&self, key: &RemoteKey) {
+        // One that its holder renews is alive: that says nothing against the server.
+        key.lease_was_waited_for(self.has_seen_marker);
+    }
+}
+
+#[cfg(all(test, feature = "memcached"))]
+mod tests {
+    use super::*;
+    use crate::tier::remote::Marker;
+
+    fn wait(fetch_time: Option<Duration>) -> LeaseWait {
+        LeaseWait {
+            began: Instant::now(),
+            pause: FIRST_PAUSE,
+            configured: None,
+            fetch_time,
+            leases_end: true,
+            has_seen_marker: false,
+        }
+    }
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn busy(marker: Option<(u64, u64)>) -> Busy {
+        let marker = marker.map(|(elapsed, expected)| Marker {
+            nonce: 7,
+            elapsed: millis(elapsed),
+            expected: millis(expected),
+        });
+        Busy { cas: Some(7), marker }
+    }
+
+    #[test]
+    fn a_wait_without_a_marker_is_short() {
+        for (fetch_time, bound) in [(None, 750), (Some(10), 20), (Some(8000), 2500)] {
+            let mut wait = wait(fetch_time.map(millis));
+            assert_eq!(wait.left(&busy(None), millis(bound - 1)), Some(millis(1)));
+            assert_eq!(wait.left(&busy(None), millis(bound)), None);
+        }
+        let mut distrusting = LeaseWait { leases_end: false, ..wait(None) };
+        assert_eq!(distrusting.left(&busy(None), millis(0)), None);
+        assert!(distrusting.left(&busy(Some((500, 0))), millis(0)).is_some(), "it lives");
+    }
+
+    #[test]
+    fn a_marker_is_waited_for_until_twice_the_expected_time() {
+        let mut nothing_known = wait(None);
+        assert!(nothing_known.left(&busy(Some((55_000, 0))), millis(59_000)).is_some());
+        assert!(nothing_known.left(&busy(Some((55_000, 0))), millis(60_000)).is_none());
+        let marker = |elapsed| busy(Some((elapsed, 8000)));
+        assert!(nothing_known.left(&marker(15_000), millis(15_000)).is_some());
+        assert!(nothing_known.left(&marker(16_000), millis(100)).is_none());
+        let mut knows_more = wait(Some(millis(20_000)));
+        assert!(knows_more.left(&marker(16_000), millis(100)).is_some());
+    }
+
+    #[test]
+    fn a_configured_wait_is_the_whole_wait() {
+        let mut wait = LeaseWait { configured: Some(millis(300)), ..wait(Some(millis(8000))) };
+        for busy in [busy(None), busy(Some((20_000, 10)))] {
+            assert!(wait.left(&busy, millis(299)).is_some());
+            assert!(wait.left(&busy, millis(300)).is_none());
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Writes that nobody waits for: fills, and leases that are given back.
+//!
+//! They wait in one queue, bounded by its bytes, and a bounded number of workers carry them out. So a
+//! burst of fills waits for its turn and is not lost. A worker is a task of the runtime that queued a
+//! write. When that runtime ends before the write is done, as at the end of `main`, the write is begun
+//! again by the workers of another runtime or, where there is none, by [`last_words`].
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use super::last_words;
+
+/// Workers that carry writes out at once.
+const MOST_WORKERS: usize = 256;
+/// Writes of more bytes than this are not queued.
+const MOST_QUEUED_BYTES: usize = 64 << 20;
+/// What a queued write takes in memory beside its value.
+const WRITE_BYTES: usize = 512;
+
+/// A write. It may be begun again after it was begun elsewhere and not finished, so all that it does to
+/// an entry must depend on the entry's CAS.
+pub(crate) type Write = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+#[derive(Default)]
+pub(super) struct BackgroundWrites {
+    queue: Mutex<Queue>,
+    all_done: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<QueuedWrite>,
+    workers: usize,
+    /// The bytes and the number of the writes that are waiting or being carried out.
+    bytes: usize,
+    unfinished: usize,
+}
+
+pub(super) struct QueuedWrite {
+    pub(super) write: Write,
+    bytes: usize,
+    writes: Arc<BackgroundWrites>,
+}
+
+/// A write that is dropped is done, or given up.
+impl Drop for QueuedWrite {
+    fn drop(&mut self) {
+        let is_last = {
+            let mut queue = self.writes.queue();
+            queue.bytes -= self.bytes;
+            queue.unfinished -= 1;
+            queue.unfinished == 0
+        };
+        if is_last {
+            self.writes.all_done.notify_waiters();
+        }
+    }
+}
+
+impl BackgroundWrites {
+    /// Queues a fill of about so many bytes. Returns false, and drops it, if the queue is full.
+    pub(super) fn fill(self: &Arc<BackgroundWrites>, bytes: usize, write: Write) -> bool {
+        let has_room = self.queue().bytes.saturating_add(bytes) <= MOST_QUEUED_BYTES;
+        if has_room {
+            self.run(bytes, write);
+        }
+        has_room
+    }
+
+    /// Queues a write that is never refused: there are no more of these than leases.
+    pub(super) fn run(self: &Arc<BackgroundWrites>, bytes: usize, write: Write) {
+        let runtime = Handle::try_current().ok();
+        let bytes = bytes.saturating_add(WRITE_BYTES);
+        let queued = QueuedWrite { write, bytes, writes: Arc::clone(self) };
+        let mut queue = self.queue();
+        queue.bytes += bytes;
+        queue.unfinished += 1;
+        queue.waiting.push_back(queued);
+        match runtime {
+            Some(runtime) if queue.workers < MOST_WORKERS => {
+                queue.workers += 1;
+                drop(queue);
+                let worker = Worker { writes: Arc::clone(self), current: None, is_counted: true };
+                runtime.spawn(worker.run());
+            }
+            None if queue.workers == 0 => {
+                let waiting = std::mem::take(&mut queue.waiting);
+                drop(queue);
+                last_words::carry_out(waiting);
+            }
+            _ => {}
+        }
+    }
+
+    /// Waits until every write is done.
+    pub(super) async fn done(&self) {
+        loop {
+            let done = self.all_done.notified();
+            tokio::pin!(done);
+            done.as_mut().enable();
+            if self.queue().unfinished == 0 {
+                return;
+            }
+            done.await;
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Nothing panics while it holds this lock.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Carries out one write after another until none waits.
+struct Worker {
+    writes: Arc<BackgroundWrites>,
+    /// The write under way.
+    current: Option<QueuedWrite>,
+    /// Whether the queue counts this worker.
+    is_counted: bool,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        while let Some(write) = self.next() {
+            let write = (self.current.insert(write).write)();
+            write.await;
+            self.current = None;
+        }
+    }
+
+    fn next(&mut self) -> Option<QueuedWrite> {
+        let mut queue = self.writes.queue();
+        let next = queue.waiting.pop_front();
+        if next.is_none() {
+            queue.workers -= 1;
+            self.is_counted = false;
+        }
+        next
+    }
+}
+
+/// A worker that is dropped before it has ended was dropped by its runtime, which ends.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if !self.is_counted {
+            return;
+        }
+        let mut queue = self.writes.queue();
+        queue.workers -= 1;
+        queue.waiting.extend(self.current.take());
+        let left = match queue.workers {
+            0 => std::mem::take(&mut queue.waiting),
+            _ => VecDeque::new(),
+        };
+        drop(queue);
+        last_words::carry_out(left);
+    }
+}
