@@ -150,3 +150,76 @@ fn a_waker_that_is_not_needed_any_more_is_dropped_with_nothing_locked() {
         drop(moved);
     });
 }
+
+fn promoted(flight: &Arc<Flight>) -> Option<u64> {
+    lock(&flight.crew).promoted
+}
+
+#[test]
+fn a_fetch_of_45_s_keeps_its_lead_and_one_that_never_ends_loses_it() {
+    let flights = Arc::new(Flights::new());
+    let leader = leader(&flights);
+    let _follower = follower(&flights);
+    leader.flight.look(now() + 45_000);
+    assert_eq!(promoted(&leader.flight), None);
+    leader.flight.look(now() + 61_000);
+    assert_eq!(promoted(&leader.flight), Some(0));
+}
+
+#[test]
+fn a_fetch_that_is_known_to_be_slow_keeps_its_lead_for_longer() {
+    let flights = Arc::new(Flights::new());
+    let leader = leader(&flights);
+    let _follower = follower(&flights);
+    leader.expect(Duration::from_secs(30));
+    leader.flight.look(now() + 119_000);
+    assert_eq!(promoted(&leader.flight), None);
+    leader.flight.look(now() + 121_000);
+    assert_eq!(promoted(&leader.flight), Some(0));
+}
+
+#[test]
+fn of_two_leaders_whoever_ends_first_answers_the_other() {
+    for first_ends in [true, false] {
+        let flights = Arc::new(Flights::new());
+        let first = leader(&flights);
+        let second = heir(&flights, &first);
+        let (ends, waits) = if first_ends { (first, second) } else { (second, first) };
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let context = Context::from_waker(&waker);
+        assert!(waits.overtaken(&context).is_none());
+        ends.answer(|| Outcome::Cached(Arc::new(7)));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert!(matches!(waits.overtaken(&context), Some(Outcome::Cached(_))));
+        waits.yield_to_outcome();
+    }
+}
+
+fn panics(leader: Leader) {
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _leader = leader;
+        std::panic::resume_unwind(Box::new("the fetch panics"));
+    }));
+    assert!(panicked.is_err());
+}
+
+#[test]
+fn a_second_panic_lets_every_follower_fetch_for_itself() {
+    let flights = Arc::new(Flights::new());
+    let first = leader(&flights);
+    let mut followers = [(); 3].map(|()| Box::pin(follower(&flights)));
+    let mut context = Context::from_waker(Waker::noop());
+    panics(first);
+    let mut polled = followers.each_mut().map(|follower| follower.as_mut().poll(&mut context));
+    let Poll::Ready(Followed::Lead(second)) = std::mem::replace(&mut polled[0], Poll::Pending)
+    else {
+        panic!("the lead is handed over");
+    };
+    assert!(polled.iter().all(Poll::is_pending), "the others wait");
+    panics(second);
+    for follower in &mut followers[1..] {
+        let polled = follower.as_mut().poll(&mut context);
+        assert!(matches!(polled, Poll::Ready(Followed::Outcome(Outcome::Unshared))));
+    }
+}

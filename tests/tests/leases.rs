@@ -1,0 +1,187 @@
+//! Leases: short, alive while their holder fetches, and given back at a normal end.
+#![allow(missing_docs)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use cached_core::{Cache, coordinator_cached};
+use cached_tests::{Down, Memcached, Upstream};
+
+const SHORT_PROGRAM: &str = env!("CARGO_BIN_EXE_short_program");
+
+/// Runs the program; returns how its call was answered and how long that took.
+fn run(address: &str, settings: &[(&str, &str)]) -> (String, Duration) {
+    let mut command = Command::new(SHORT_PROGRAM);
+    command.env("CACHE_URL", format!("memcache://{address}?timeout=1s"));
+    let output = command.envs(settings.iter().copied()).output().expect("it starts");
+    let output = String::from_utf8(output.stdout).expect("text");
+    match output.trim().split_once(' ') {
+        Some((how, millis)) => {
+            (how.to_owned(), Duration::from_millis(millis.parse().expect("a number")))
+        }
+        None => ("ended".to_owned(), Duration::ZERO),
+    }
+}
+
+#[test]
+fn a_program_that_ends_without_flush_leaves_its_value() {
+    for runtime in ["multi_thread", "current_thread"] {
+        let memcached = Memcached::start();
+        let run = || run(&memcached.address(), &[("RUNTIME", runtime)]);
+        assert_eq!(run().0, "fetched");
+        for _ in 0..3 {
+            let (how, took) = run();
+            assert_eq!(how, "hit", "{runtime}");
+            assert!(took < Duration::from_millis(200), "{runtime}: {took:?}");
+        }
+    }
+}
+
+#[test]
+fn a_program_that_gives_up_its_call_leaves_no_lease() {
+    for runtime in ["multi_thread", "current_thread"] {
+        let memcached = Memcached::start();
+        let gives_up = [("RUNTIME", runtime), ("END", "gives_up"), ("FETCH_MS", "500")];
+        assert_eq!(run(&memcached.address(), &gives_up).0, "gave-up");
+        let (how, took) = run(&memcached.address(), &[("RUNTIME", runtime)]);
+        assert_eq!(how, "fetched");
+        assert!(took < Duration::from_millis(250), "{runtime}: {took:?}");
+        assert_eq!(run(&memcached.address(), &[]).0, "hit", "the lease was won at once");
+    }
+}
+
+#[test]
+fn the_lease_of_a_killed_process_holds_the_next_up_for_less_than_a_second() {
+    let memcached = Memcached::start();
+    assert_eq!(run(&memcached.address(), &[("END", "aborts")]).0, "ended");
+    let (how, took) = run(&memcached.address(), &[]);
+    assert_eq!(how, "fetched");
+    assert!(took < Duration::from_millis(1100), "{took:?}");
+}
+
+#[test]
+fn a_killed_process_that_had_renewed_its_lease_loses_it_within_three_seconds() {
+    let memcached = Memcached::start();
+    assert_eq!(run(&memcached.address(), &[("END", "aborts"), ("FETCH_MS", "1300")]).0, "ended");
+    let (how, took) = run(&memcached.address(), &[]);
+    assert_eq!(how, "fetched");
+    assert!(took < Duration::from_millis(3500), "{took:?}");
+    assert_eq!(run(&memcached.address(), &[]).0, "hit", "the next process had won the lease");
+}
+
+#[coordinator_cached(name = "slow_report", version = edition, skip(upstream), entry = slow_entry)]
+async fn slow_report(upstream: &Upstream, edition: u32) -> Result<usize, Down> {
+    upstream.answer().await
+}
+
+/// A cache of its own, as another process would have.
+async fn process(address: &str) -> Cache {
+    let builder = Cache::builder().memcached([address]);
+    builder.remote_timeout(Duration::from_millis(200)).build().await.expect("it fits")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_of_four_seconds_is_done_once_by_processes_that_know_nothing() {
+    let memcached = Memcached::start();
+    let upstream = Upstream::default().taking(4000);
+    let began = Instant::now();
+    let mut calls = Vec::new();
+    for _ in 0..4 {
+        let (cache, upstream) = (process(&memcached.address()).await, upstream.clone());
+        calls.push(tokio::spawn(cache.scope(async move { slow_report(&upstream, 7).await })));
+    }
+    for call in calls {
+        assert_eq!(call.await.expect("no call panics"), Ok(1));
+    }
+    assert_eq!(upstream.fetches(), 1);
+    assert!(began.elapsed() < Duration::from_millis(4500), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_fetch_that_an_invalidation_overtakes_stores_nothing() {
+    let memcached = Memcached::start();
+    let upstream = Upstream::default().taking(1800);
+    let holder = process(&memcached.address()).await;
+    let call = {
+        let upstream = upstream.clone();
+        tokio::spawn(holder.scope(async move { slow_report(&upstream, 8).await }))
+    };
+    // The lease was renewed by now.
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    let other = process(&memcached.address()).await;
+    other.scope(async { slow_entry(8).invalidate().await }).await.expect("memcached is told");
+    assert_eq!(call.await.expect("no call panics"), Ok(1));
+    holder.flush().await;
+    let found = other.scope(async { slow_entry(8).get().await }).await;
+    assert!(!found.is_found(), "what was fetched before the invalidation is not stored");
+    assert_eq!(holder.stats().get("slow_report").expect("called").fills, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_added_value_takes_the_place_of_a_renewed_lease() {
+    let memcached = Memcached::start();
+    let upstream = Upstream::default().taking(1500);
+    let holder = process(&memcached.address()).await;
+    let call = {
+        let upstream = upstream.clone();
+        tokio::spawn(holder.scope(async move { slow_report(&upstream, 9).await }))
+    };
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    let other = process(&memcached.address()).await;
+    assert!(other.scope(async { slow_entry(9).add(77).await }).await);
+    assert_eq!(call.await.expect("no call panics"), Ok(1));
+    holder.flush().await;
+    let third = process(&memcached.address()).await;
+    let found = third.scope(async { slow_entry(9).get().await }).await;
+    assert_eq!(found.into_option(), Some(77));
+}
+
+/// A server that says of every key that another caller fetches it, for ever.
+fn busy_for_ever() -> String {
+    fn serve(stream: TcpStream) -> std::io::Result<()> {
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        let mut stream = stream;
+        while let Some(line) = lines.next() {
+            let line = line?;
+            let answer = match line.split(' ').next().unwrap_or_default() {
+                "version" => "VERSION 1.6.18\r\n",
+                "mg" => "VA 0 c7 t2 Z\r\n\r\n",
+                "ms" => {
+                    lines.next();
+                    "NF\r\n"
+                }
+                "mn" => "MN\r\n",
+                _ => "NF\r\n",
+            };
+            stream.write_all(answer.as_bytes())?;
+        }
+        Ok(())
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_for_ever_is_not_waited_for() {
+    let cache = process(&busy_for_ever()).await;
+    let upstream = Upstream::default().taking(10);
+    let began = Instant::now();
+    for edition in 0..3 {
+        cache.scope(slow_report(&upstream, edition)).await.expect("fetched");
+    }
+    assert!(began.elapsed() < Duration::from_millis(2600), "{:?}", began.elapsed());
+    let began = Instant::now();
+    for edition in 3..23 {
+        cache.scope(slow_report(&upstream, edition)).await.expect("fetched");
+    }
+    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    assert_eq!(upstream.fetches(), 23);
+}
