@@ -101,8 +101,23 @@ impl Cache {
         Cache::build(Config { local_capacity: 0, ..Config::default() }, false)
     }
 
-    /// Waits until the writes to memcached that are under way are done, 10 s at most. For a program
-    /// that ends, and for tests.
+    /// Waits until the writes to memcached that are under way are done, 10 s at most: fills, and leases
+    /// that are given back. A program that calls `std::process::exit` calls this before, and so does a test that
+    /// looks at memcached.
+    ///
+    /// A runtime that ends with such writes under way, as when `main` returns, carries them out too. It
+    /// waits for them for a second at most in all.
+    ///
+    /// # Cancellation
+    /// The writes go on.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let cache = cached_core::Cache::builder().build().await?;
+    /// cache.flush().await;
+    /// # Ok::<(), cached_core::ConfigError>(())
+    /// # }).unwrap();
+    /// ```
     pub async fn flush(&self) {
         if let Some(remote) = &self.inner.remote {
             remote.flush().await;

@@ -56,17 +56,19 @@ impl CacheBuilder {
         self
     }
 
-    /// How long the right to fill an entry lasts, in whole seconds: a process that is killed while
-    /// it fetches holds the others up for so long at most. 5 s by default, or four times as long
-    /// as the function's fetches were seen to take, whichever is longer.
+    /// How long a lease lasts, in whole seconds, before its holder has renewed it: the right to fill
+    /// an entry, which holds up the others. 2 s by default. A holder renews its lease every half
+    /// second while it fetches, so a lease need not be as long as a fetch: this bounds how long a
+    /// process that is killed in the first half second of a fetch holds the others up.
     pub fn lease(mut self, lease: Duration) -> CacheBuilder {
         self.config.lease = Some(lease);
         self
     }
 
     /// How long a call waits for the process that holds the lease before it fetches for itself,
-    /// without storing. Twice as long as the function's fetches were seen to take by default; as
-    /// long as the lease until one was seen.
+    /// without storing. By default it waits until the fetch has taken twice as long as it is expected
+    /// to take, or 60 s where nobody knows; and, for a holder that has not renewed its lease, twice as
+    /// long as the function's fetches take, 2.5 s at most, or 0.75 s where this process has seen none.
     pub fn lease_wait(mut self, wait: Duration) -> CacheBuilder {
         self.config.lease_wait = Some(wait);
         self
