@@ -122,7 +122,7 @@ impl Site {
         if ahead.is_zero() || self.remote_tier().is_some() {
             return None;
         }
-        self.local()?.refresh(&self.key, ahead)
+        self.local()?.refresh(&self.key, ahead, self.counters().fetch_time())
     }
 
     /// When a value of memcached, which is gone at `expires`, is due for a refresh; `None` where that is

@@ -222,11 +222,16 @@ impl Local {
 
     /// The duty to refresh the entry, for one caller in the last `ahead` of its life; see
     /// [`ahead_of`].
-    pub(crate) fn refresh(&self, key: &[u8], ahead: Duration) -> Option<Refresh> {
+    pub(crate) fn refresh(
+        &self,
+        key: &[u8],
+        ahead: Duration,
+        fetch_time: Option<Duration>,
+    ) -> Option<Refresh> {
         if !self.is_due(key, ahead) {
             return None;
         }
-        let refresh = self.refreshing.take(key)?;
+        let refresh = self.refreshing.take(key, fetch_time)?;
         // Another may have refreshed it since.
         self.is_due(key, ahead).then_some(refresh)
     }

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::lock;
 use crate::clock::Clock;
-use crate::flight::STUCK_LEADER_AFTER;
 
 /// Between the end of one refresh and the next: one that fails, or brings nothing to store, leaves the
 /// entry as due as it was.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// A refresh that takes longer counts as lost, if fetches of its function are not known to take long.
+const LOST_AFTER: Duration = Duration::from_secs(20);
 
 /// How long before its end an entry that lives for `life` is refreshed, where `ahead` is declared: in
 /// the first third of its life it is as good as new.
@@ -37,7 +39,12 @@ impl Refreshing {
         Arc::new(Refreshing { until: Mutex::default(), clock })
     }
 
-    pub(super) fn take(self: &Arc<Refreshing>, key: &[u8]) -> Option<Refresh> {
+    /// `fetch_time` is how long a fetch takes, as far as is known.
+    pub(super) fn take(
+        self: &Arc<Refreshing>,
+        key: &[u8],
+        fetch_time: Option<Duration>,
+    ) -> Option<Refresh> {
         let now = self.clock.now();
         let mut held = lock(&self.until);
         if held.get(key).is_some_and(|until| now < *until) {
@@ -49,7 +56,8 @@ impl Refreshing {
             let kept = held.len();
             held.reserve(kept);
         }
-        let (key, until) = (Arc::from(key), now + STUCK_LEADER_AFTER);
+        let lost_after = LOST_AFTER.max(fetch_time.unwrap_or_default().saturating_mul(4));
+        let (key, until) = (Arc::from(key), now + lost_after);
         held.insert(Arc::clone(&key), until);
         Some(Refresh { refreshing: Arc::clone(self), key, until })
     }
@@ -72,19 +80,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_refresh_is_lost_after_four_times_what_its_fetches_take() {
+        let clock = Clock::default();
+        let refreshing = Refreshing::new(clock.clone());
+        let slow = Some(Duration::from_secs(25));
+        let _held = refreshing.take(b"key", slow).expect("nobody has it");
+        clock.advance(Duration::from_secs(99));
+        assert!(refreshing.take(b"key", slow).is_none());
+        clock.advance(Duration::from_secs(2));
+        assert!(refreshing.take(b"key", slow).is_some());
+    }
+
+    #[test]
     fn what_is_over_takes_no_room() {
         let refreshing = Refreshing::new(Clock::default());
         let key = |number: u32| number.to_ne_bytes();
-        let held: Vec<_> = (0..100).map(|number| refreshing.take(&key(number))).collect();
+        let held: Vec<_> = (0..100).map(|number| refreshing.take(&key(number), None)).collect();
         assert!(held.iter().all(Option::is_some));
         for number in 100..1000 {
-            assert!(refreshing.take(&key(number)).is_some());
+            assert!(refreshing.take(&key(number), None).is_some());
             // As if its pause were over.
             *lock(&refreshing.until).get_mut(&key(number)[..]).expect("it was taken") =
                 Instant::now();
         }
         let kept = lock(&refreshing.until).len();
         assert!(kept < 500, "{kept}");
-        assert!((0..100).all(|number| refreshing.take(&key(number)).is_none()));
+        assert!((0..100).all(|number| refreshing.take(&key(number), None).is_none()));
     }
 }
