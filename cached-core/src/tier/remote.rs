@@ -5,19 +5,27 @@
 
 mod background;
 mod client;
+mod command;
 mod connection;
 mod debts;
+mod dial;
 mod health;
-mod lane;
 mod last_words;
 mod lease;
 mod lease_record;
 mod marker;
 #[cfg(feature = "testing")]
 pub(crate) mod memory;
+mod pipeline;
 mod place;
+mod probe;
+mod protocol;
+mod queue;
+mod runtimes;
 mod server;
+mod timer;
 mod winners;
+mod wire;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -122,18 +130,43 @@ pub(crate) enum Condition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RemoteError {
     pub(crate) why: String,
-    /// Whether the server is out of reach; else it is well, and did not take this command.
-    is_lost: bool,
+    kind: ErrorKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ErrorKind {
+    /// The server did not answer, or is ejected since it did not.
+    Lost,
+    /// The server answers and refuses everything, or is ejected since it does: it asks for a
+    /// password, is too old, or is not a memcached.
+    Unusable,
+    /// The server is well, and did not take this command.
+    Refused,
+    /// The server is well, and takes no item of this size.
+    TooLarge,
+    /// The server was not asked.
+    NotAsked,
 }
 
 impl RemoteError {
     fn lost(why: impl Into<String>) -> RemoteError {
-        RemoteError { why: why.into(), is_lost: true }
+        RemoteError { why: why.into(), kind: ErrorKind::Lost }
     }
 
-    /// Whether the server takes no item of this size, whatever is done.
+    /// Returns true if the server takes no item of this size, whatever is done.
     pub(crate) fn is_too_large(&self) -> bool {
-        self.why.contains("too large")
+        self.kind == ErrorKind::TooLarge
+    }
+
+    /// Returns true if the server is there and of no use: it refuses everything. It does so until
+    /// somebody changes it, so that nothing is shared meanwhile.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.kind == ErrorKind::Unusable
+    }
+
+    /// Returns true if another server is to stand in for this one.
+    fn is_out_of_reach(&self) -> bool {
+        matches!(self.kind, ErrorKind::Lost | ErrorKind::Unusable)
     }
 }
 

@@ -5,7 +5,7 @@
 //! missed) → *in rotation*.
 
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
@@ -21,6 +21,8 @@ pub(super) struct Health {
     clock: Clock,
     /// In a row, up to [`FAILURES`].
     failures: AtomicU32,
+    /// True if the last failure was an answer: the server refuses everything.
+    refuses: AtomicBool,
     /// Attempts in a row that came to nothing.
     attempts: AtomicU32,
     /// When the next attempt is due; milliseconds since [`EPOCH`], as the next.
@@ -55,7 +57,8 @@ impl Health {
 
     /// An exchange failed; `true` where it is the one that ejects the server. Those who asked
     /// before the ejection and fail after it add nothing.
-    pub(super) fn failed(&self) -> bool {
+    pub(super) fn failed(&self, refuses: bool) -> bool {
+        self.refuses.store(refuses, Ordering::Relaxed);
         let (set, fetched) = (Ordering::AcqRel, Ordering::Acquire);
         let one_more = |failures| (failures < FAILURES).then_some(failures + 1);
         // Before the last failure counts: who sees the ejection sees when the attempt is due.
@@ -65,8 +68,15 @@ impl Health {
         self.failures.fetch_update(set, fetched, one_more) == Ok(FAILURES - 1)
     }
 
+    /// Returns true if the server is ejected, was there when it failed last, and refused what it was
+    /// asked.
+    pub(super) fn refuses(&self) -> bool {
+        !self.in_rotation() && self.refuses.load(Ordering::Relaxed)
+    }
+
     /// Takes the server out; an attempt is due at once.
     pub(super) fn eject(&self) {
+        self.refuses.store(false, Ordering::Relaxed);
         self.retry_at.store(self.now(), Ordering::Release);
         self.failures.store(FAILURES, Ordering::Release);
     }
@@ -132,7 +142,7 @@ mod tests {
     fn an_ejected_server_is_tried_once_a_pause_and_comes_back() {
         let health = Health::default();
         // More fail at once than it takes: that does not lengthen the pause.
-        let ejections = (0..FAILURES + 20).filter(|_| health.failed()).count();
+        let ejections = (0..FAILURES + 20).filter(|_| health.failed(false)).count();
         assert_eq!(ejections, 1, "one of them ejects it");
         assert!(!health.in_rotation() && !health.begins_attempt());
         std::thread::sleep(FIRST_PAUSE + Duration::from_millis(20));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::client::{Command, Failure, Reply};
+use super::command::{Answer, Command, Failure, Reply};
 use super::marker::{Marker, RENEWED_SECONDS};
 use super::{Busy, Condition, Found, Item, LeaseTerms};
 use crate::clock::Clock;
@@ -107,7 +107,7 @@ impl Memory {
     }
 
     /// Runs the commands; answers in order.
-    pub(super) async fn run(&self, commands: Vec<Command>) -> Vec<Result<Reply, Failure>> {
+    pub(super) async fn run(&self, commands: Vec<Command>) -> Vec<Answer> {
         let conduct = self.lock().conduct;
         match conduct {
             Conduct::Down => {
@@ -123,7 +123,7 @@ impl Memory {
 }
 
 impl State {
-    fn answer(&mut self, command: Command, now: Instant) -> Result<Reply, Failure> {
+    fn answer(&mut self, command: Command, now: Instant) -> Answer {
         self.commands += 1;
         if self.items.get(command.key()).is_some_and(|kept| kept.expires <= now) {
             self.items.remove(command.key());
@@ -136,7 +136,7 @@ impl State {
             Command::Write { key, frame, .. } if frame.len() > ITEM_LIMIT => {
                 // What is there is let go of, since it is known to be old.
                 self.items.remove(&key);
-                Err(Failure::Refused("object too large for cache".to_owned()))
+                Err(Failure::too_large("object too large for cache"))
             }
             Command::Write { key, frame, seconds, condition } => {
                 let there = self.items.get(&key);

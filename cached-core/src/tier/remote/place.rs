@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-use super::client::Command;
+use super::command::Command;
 use super::server::{Errand, Server, Untold};
 use super::{
     Condition, Found, GUTTER_TTL, Item, LONGEST_TTL, LeaseTerms, Marker, RemoteError, whole_seconds,
@@ -96,7 +96,7 @@ impl RemoteKey {
     /// more, in the gutter, with the time that is left of it.
     pub(crate) fn turns_to_gutter(&mut self, error: &RemoteError) -> bool {
         let has_time = self.deadline.is_some_and(|deadline| Instant::now() < deadline);
-        if !error.is_lost || !has_time || self.in_gutter {
+        if !error.is_out_of_reach() || !has_time || self.in_gutter {
             return false;
         }
         self.enter_gutter();

@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Handle, Id};
+use tokio::runtime::Handle;
 
-use super::client::{Command, Failure, Reply};
+use super::command::{Answer, Command, Failure, Reply};
 use super::debts::Debts;
 use super::health::{FAILURES, Health};
-use super::lane::{Answer, BATCH, Lane};
 use super::lease_record::LeaseRecord;
-use super::{Condition, Found, Item, LeaseTerms, Marker, RemoteError};
+use super::pipeline::Pipeline;
+use super::queue::BATCH;
+use super::runtimes::Runtimes;
+use super::{Condition, ErrorKind, Found, Item, LeaseTerms, Marker, RemoteError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::key::Digest;
@@ -21,8 +23,6 @@ use crate::key::Digest;
 pub(super) const LONGEST_WRITE: Duration = Duration::from_secs(10);
 /// An attempt that is overdue by more has nobody who makes it: its runtime is gone, or not driven.
 const OVERDUE: Duration = Duration::from_secs(1);
-/// The runtimes whose connections are kept.
-const RUNTIMES: usize = 8;
 /// What is written to see whether a server answers. No entry's key looks like it.
 const MARK: &str = "cached-core.mark";
 
@@ -45,8 +45,7 @@ pub(super) struct Server {
     pub(super) clock: Clock,
     #[cfg(feature = "testing")]
     pub(super) network: Option<super::memory::Network>,
-    /// Of the last runtimes that asked.
-    lanes: Mutex<Vec<(Id, Lanes)>>,
+    pub(super) runtimes: Runtimes,
     pub(super) health: Health,
     pub(super) lease_record: LeaseRecord,
     pub(super) was_added: bool,
@@ -58,22 +57,6 @@ pub(super) struct Server {
     marked: AtomicU64,
     /// Of which keys that is so.
     doubts: Mutex<Doubts>,
-}
-
-/// The ways of one runtime, in which a connection works only while that runtime is driven. Writes
-/// in the background have their own, so that neither keeps the other from the server.
-struct Lanes {
-    calls: Arc<Lane>,
-    writes: Arc<Lane>,
-}
-
-impl Lanes {
-    fn of(&self, errand: Errand) -> Arc<Lane> {
-        Arc::clone(match errand {
-            Errand::Call => &self.calls,
-            Errand::Background => &self.writes,
-        })
-    }
 }
 
 #[derive(Default)]
@@ -118,7 +101,7 @@ impl Server {
             clock: config.clock.clone(),
             #[cfg(feature = "testing")]
             network: config.network.clone(),
-            lanes: Mutex::default(),
+            runtimes: Runtimes::default(),
             health: Health::new(config.clock.clone()),
             lease_record: LeaseRecord::default(),
             is_gone: AtomicBool::new(false),
@@ -160,9 +143,9 @@ impl Server {
         lease: Option<LeaseTerms>,
         now: Instant,
     ) -> Result<Found, RemoteError> {
-        let lane = self.lane(key, Errand::Call).await?;
+        let pipeline = self.pipeline(key, Errand::Call).await?;
         let read = Command::Read { key: Arc::clone(key), lease };
-        match lane.ask(read, now, now + self.timeout()).await {
+        match pipeline.ask(read, now, now + self.timeout()).await {
             Ok(Reply::Found(found)) => Ok(found),
             answer => Err(self.unanswered(answer)),
         }
@@ -172,9 +155,9 @@ impl Server {
         &self,
         keys: &[Arc<str>],
     ) -> Result<Vec<Option<Item>>, RemoteError> {
-        let lane = self.lane("", Errand::Call).await?;
+        let pipeline = self.pipeline("", Errand::Call).await?;
         let reads = keys.iter().map(|key| Command::Read { key: Arc::clone(key), lease: None });
-        let answers = lane.ask_many(reads.collect(), Instant::now() + self.timeout()).await;
+        let answers = pipeline.ask_many(reads.collect(), Instant::now() + self.timeout()).await;
         let item = |answer| match answer {
             Ok(Reply::Found(Found::Item(item))) => Ok(Some(item)),
             Ok(Reply::Found(_)) => Ok(None),
@@ -196,11 +179,11 @@ impl Server {
         errand: Errand,
     ) -> Result<bool, RemoteError> {
         if self.is_gone.load(Ordering::Acquire) {
-            return Err(self.error(&"it is not used any more"));
+            return Err(self.error(ErrorKind::NotAsked, &"it is not used any more"));
         }
-        let lane = self.lane(command.key(), errand).await?;
+        let pipeline = self.pipeline(command.key(), errand).await?;
         let now = Instant::now();
-        self.changed(lane.ask(command, now, now + self.patience(errand)).await)
+        self.changed(pipeline.ask(command, now, now + self.patience(errand)).await)
     }
 
     /// Renews a lease; returns the new CAS, or `None` if the lease was lost.
@@ -211,13 +194,13 @@ impl Server {
         cas: u64,
     ) -> Result<Option<u64>, RemoteError> {
         if self.is_gone.load(Ordering::Acquire) {
-            return Err(self.error(&"it is not used any more"));
+            return Err(self.error(ErrorKind::NotAsked, &"it is not used any more"));
         }
-        let lane = self.lane(key, Errand::Call).await?;
+        let pipeline = self.pipeline(key, Errand::Call).await?;
         let marker = marker.encode()[..].into();
         let renew = Command::Renew { key: Arc::clone(key), marker, cas };
         let now = Instant::now();
-        match lane.ask(renew, now, now + self.timeout()).await {
+        match pipeline.ask(renew, now, now + self.timeout()).await {
             Ok(Reply::Renewed(renewed)) => Ok(renewed),
             answer => Err(self.unanswered(answer)),
         }
@@ -275,10 +258,19 @@ impl Server {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An exchange came to nothing.
+    /// The server did not answer an exchange.
     pub(super) fn failed(&self, why: &str) {
-        if self.health.failed() {
-            let error = self.error(&why);
+        self.count_failure(ErrorKind::Lost, why);
+    }
+
+    /// The server answered an exchange, and refused it.
+    pub(super) fn refuses(&self, why: &str) {
+        self.count_failure(ErrorKind::Unusable, why);
+    }
+
+    fn count_failure(&self, kind: ErrorKind, why: &str) {
+        if self.health.failed(kind == ErrorKind::Unusable) {
+            let error = self.error(kind, &why);
             log::warn!("{error}; it is ejected after {FAILURES} failures in a row");
             self.mend_in_background();
         }
@@ -299,49 +291,37 @@ impl Server {
     }
 
     fn unanswered(&self, answer: Answer) -> RemoteError {
-        match answer {
-            Err(Failure::Refused(why)) => self.error(&why),
-            Err(Failure::Lost(why)) => RemoteError { is_lost: true, ..self.error(&why) },
-            Ok(_) => self.error(&"an answer to another command"),
-        }
+        let Failure { kind, why } = answer.err().unwrap_or_else(Failure::other_command);
+        self.error(kind, &why)
     }
 
-    fn error(&self, why: &dyn Display) -> RemoteError {
-        RemoteError { why: format!("memcached at {}: {why}", self.address), is_lost: false }
+    fn error(&self, kind: ErrorKind, why: &dyn Display) -> RemoteError {
+        RemoteError { why: format!("memcached at {}: {why}", self.address), kind }
     }
 
     fn ejected(&self) -> RemoteError {
-        let why = "it is ejected, or was not told yet what changed";
-        RemoteError { is_lost: true, ..self.error(&why) }
+        match self.health.refuses() {
+            true => self.error(ErrorKind::Unusable, &"it is ejected, as it refuses every command"),
+            false => {
+                self.error(ErrorKind::Lost, &"it is ejected, or was not told yet what changed")
+            }
+        }
     }
 
-    /// The way for an errand that concerns the key, where the server serves that.
-    async fn lane(&self, key: &str, errand: Errand) -> Result<Arc<Lane>, RemoteError> {
+    /// The pipeline for an errand that concerns the key, if the server serves it.
+    async fn pipeline(&self, key: &str, errand: Errand) -> Result<Arc<Pipeline>, RemoteError> {
         #[cfg(feature = "testing")]
         self.mend_if_in_memory().await;
         if !self.serves(key) {
             return Err(self.ejected());
         }
-        self.way(errand)
+        self.any_pipeline(errand)
     }
 
-    /// The way of the running runtime.
-    fn way(&self, errand: Errand) -> Result<Arc<Lane>, RemoteError> {
-        let Ok(runtime) = Handle::try_current() else {
-            return Err(self.error(&"there is no tokio runtime here"));
-        };
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, lanes)) = lanes.iter().find(|(of, _)| *of == runtime.id()) {
-            return Ok(lanes.of(errand));
-        }
-        if lanes.len() == RUNTIMES {
-            lanes.remove(0);
-        }
-        let lane = || Lane::new(Weak::clone(&self.me), &runtime);
-        let made = Lanes { calls: lane(), writes: lane() };
-        let way = made.of(errand);
-        lanes.push((runtime.id(), made));
-        Ok(way)
+    /// The pipeline of the running runtime, also to a server that is ejected.
+    fn any_pipeline(&self, errand: Errand) -> Result<Arc<Pipeline>, RemoteError> {
+        let pipeline = self.runtimes.pipeline(&self.me, errand);
+        pipeline.map_err(|why| self.error(ErrorKind::NotAsked, &why))
     }
 
     /// Sees to it that the server comes back and is told what it missed. Without a runtime it is
@@ -409,8 +389,8 @@ impl Server {
                 .iter()
                 .map(|(key, _)| Command::Delete { key: Arc::clone(key), unchanged: None });
             let deadline = Instant::now() + self.timeout();
-            let lane = self.way(Errand::Background)?;
-            for answer in lane.ask_many(deletes.collect(), deadline).await {
+            let pipeline = self.any_pipeline(Errand::Background)?;
+            for answer in pipeline.ask_many(deletes.collect(), deadline).await {
                 self.changed(answer)?;
             }
             self.debts.settle(&owed);
@@ -424,17 +404,17 @@ impl Server {
     /// The CAS of an item that is written now: what the server has is older, what it will have is
     /// younger.
     async fn mark(&self) -> Result<u64, RemoteError> {
-        let lane = self.way(Errand::Background)?;
+        let pipeline = self.any_pipeline(Errand::Background)?;
         let key: Arc<str> = MARK.into();
         let (frame, condition) = ([1][..].into(), Condition::Always);
         let write = Command::Write { key: Arc::clone(&key), frame, seconds: 60, condition };
         let now = Instant::now();
-        self.changed(lane.ask(write, now, now + self.timeout()).await)?;
+        self.changed(pipeline.ask(write, now, now + self.timeout()).await)?;
         let read = Command::Read { key, lease: None };
         let now = Instant::now();
-        match lane.ask(read, now, now + self.timeout()).await {
+        match pipeline.ask(read, now, now + self.timeout()).await {
             Ok(Reply::Found(Found::Item(item))) => Ok(item.cas),
-            Ok(_) => Err(self.error(&"it does not keep what it is given")),
+            Ok(_) => Err(self.error(ErrorKind::Refused, &"it does not keep what it is given")),
             answer => Err(self.unanswered(answer)),
         }
     }
@@ -460,9 +440,9 @@ impl<'s> Untold<'s> {
         if !server.health.in_rotation() {
             return Err(server.ejected());
         }
-        let lane = server.way(Errand::Call)?;
+        let pipeline = server.any_pipeline(Errand::Call)?;
         let delete = Command::Delete { key: Arc::clone(&self.key), unchanged: None };
-        server.changed(lane.ask(delete, Instant::now(), deadline).await)?;
+        server.changed(pipeline.ask(delete, Instant::now(), deadline).await)?;
         self.is_told = true;
         Ok(())
     }

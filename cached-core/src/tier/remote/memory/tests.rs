@@ -6,8 +6,10 @@ use std::process::{Child, Command as Process, Stdio};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use tokio::runtime::Handle;
 
 use super::*;
+use crate::tier::remote::ErrorKind;
 use crate::tier::remote::client::Client;
 
 struct Memcached(Child, u16);
@@ -118,10 +120,17 @@ impl Side {
     async fn take(&mut self, step: &Step, keys: &[Arc<str>]) -> String {
         let now = Instant::now();
         let command = self.command(step, keys);
-        let reply = match self.as_many {
-            true => self.client.run(vec![command], now).await.pop().expect("one answer"),
-            false => self.client.run_one(&command, now, now + Duration::from_secs(30)).await,
+        let other = || Command::Read { key: "other".into(), lease: None };
+        let commands = match self.as_many {
+            true => vec![other(), command, other()],
+            false => vec![command],
         };
+        let (deadline, mut answers) = (now + Duration::from_secs(30), Vec::new());
+        let mut answered = |answer| answers.push(answer);
+        let exchange = self.client.exchange(&commands, now, deadline, &mut answered);
+        assert!(exchange.await.is_ok(), "the server answers");
+        assert_eq!(answers.len(), commands.len());
+        let reply = answers.swap_remove(commands.len() / 2);
         let mut see = |cas: u64| match *step {
             Step::Read(key, _) | Step::Renew(key, _) => self.seen[key] = cas,
             _ => panic!("this step shows no CAS"),
@@ -156,7 +165,6 @@ fn it_answers_as_a_memcached_does() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
     let count = std::cell::Cell::new(0);
-    let timeout = Duration::from_secs(5);
     proptest!(ProptestConfig::with_cases(200), |(steps in vec(step(), 1..40))| {
         count.set(count.get() + 1);
         let keys = |way: &str| -> Vec<Arc<str>> {
@@ -165,7 +173,7 @@ fn it_answers_as_a_memcached_does() {
         let memory = Arc::new(Memory::new(Clock::default()));
         runtime.block_on(async {
             let address = format!("127.0.0.1:{}", memcached.1);
-            let real = Arc::new(Client::connect(&address, 1, timeout).await.expect("it is up"));
+            let real = Arc::new(Client::connect(&address, 1, &Handle::current()).await.expect("it is up"));
             let side = |client, as_many| Side { client, as_many, seen: [0; 3] };
             let mut memory = side(Arc::new(Client::Memory(memory)), false);
             let mut real = [false, true].map(|as_many| (side(real.clone(), as_many), as_many));
@@ -210,5 +218,6 @@ fn it_takes_no_more_than_a_memcached_takes() {
         condition: Condition::Always,
     };
     let replies = runtime.block_on(memory.run(vec![write(ITEM_LIMIT), write(ITEM_LIMIT + 1)]));
-    assert!(matches!(replies[..], [Ok(Reply::Applied(true)), Err(Failure::Refused(_))]));
+    assert!(matches!(replies[..], [Ok(Reply::Applied(true)), Err(ref failure)]
+            if failure.kind == ErrorKind::TooLarge));
 }

@@ -1,0 +1,109 @@
+//! The pipelines of each runtime that asks. A connection works only while its runtime is driven, so
+//! each has its own, for as long as it lives.
+
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::runtime::{Handle, Id};
+use tokio::task::AbortHandle;
+
+use super::pipeline::Pipeline;
+use super::server::{Errand, Server};
+
+/// The runtimes that use one server.
+#[derive(Default)]
+pub(super) struct Runtimes(Mutex<Vec<(Id, Option<Pipelines>)>>);
+
+/// The pipelines of one runtime. Writes in the background have their own, so that neither keeps the
+/// other from the server.
+struct Pipelines {
+    calls: Arc<Pipeline>,
+    writes: Arc<Pipeline>,
+    watch: Option<AbortHandle>,
+}
+
+impl Pipelines {
+    fn for_errand(&self, errand: Errand) -> Arc<Pipeline> {
+        Arc::clone(match errand {
+            Errand::Call => &self.calls,
+            Errand::Background => &self.writes,
+        })
+    }
+}
+
+/// The server is gone, and with it the reason to watch the runtime.
+impl Drop for Pipelines {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.abort();
+        }
+    }
+}
+
+impl Runtimes {
+    /// The pipeline of the running runtime.
+    ///
+    /// # Errors
+    /// Says why there is none here.
+    pub(super) fn pipeline(
+        &self,
+        server: &Weak<Server>,
+        errand: Errand,
+    ) -> Result<Arc<Pipeline>, &'static str> {
+        let runtime = Handle::try_current().map_err(|_| "there is no tokio runtime here")?;
+        let id = runtime.id();
+        if let Some((_, known)) = self.list().iter().find(|(of, _)| *of == id) {
+            return known.as_ref().map(|known| known.for_errand(errand)).ok_or(NO_DRIVERS);
+        }
+        let made = has_drivers().then(|| Pipelines {
+            calls: Pipeline::new(Weak::clone(server), &runtime),
+            writes: Pipeline::new(Weak::clone(server), &runtime),
+            watch: None,
+        });
+        let pipeline = made.as_ref().map(|made| made.for_errand(errand)).ok_or(NO_DRIVERS);
+        {
+            let mut list = self.list();
+            // Another thread of the runtime may have been faster.
+            if let Some((_, known)) = list.iter().find(|(of, _)| *of == id) {
+                return known.as_ref().map(|known| known.for_errand(errand)).ok_or(NO_DRIVERS);
+            }
+            list.push((id, made));
+        }
+        // With nothing locked: a runtime that is about to end drops the task at once.
+        let end = RuntimeEnd { server: Weak::clone(server), id };
+        let watch = runtime.spawn(async move {
+            let _end = end;
+            pending::<()>().await;
+        });
+        let watch = watch.abort_handle();
+        if let Some((_, Some(made))) = self.list().iter_mut().find(|(of, _)| *of == id) {
+            made.watch = Some(watch);
+        }
+        pipeline
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<(Id, Option<Pipelines>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const NO_DRIVERS: &str = "the tokio runtime here has no time or no I/O";
+
+/// Held by a task that does nothing. The runtime drops it when it ends.
+struct RuntimeEnd {
+    server: Weak<Server>,
+    id: Id,
+}
+
+impl Drop for RuntimeEnd {
+    fn drop(&mut self) {
+        let Some(server) = self.server.upgrade() else { return };
+        let ended: Vec<_> =
+            server.runtimes.list().extract_if(.., |(id, _)| *id == self.id).collect();
+        drop(ended);
+    }
+}
+
+fn has_drivers() -> bool {
+    true
+}
