@@ -135,8 +135,13 @@ impl Key<'_> {
         let span = returned.span();
         let [lookup, sharing] = [if cached.whole { "lookup_whole" } else { "lookup" }, "Sharing"]
             .map(|item| krate.private(span, item));
-        // Only an error without borrows can outlive the call that it ended.
-        let errors = Ident::new(if borrows(returned) { "no_errors" } else { "errors" }, span);
+        let errors = match cached.whole {
+            true => "whole",
+            // Only an error without borrows can outlive the call that it ended.
+            false if borrows(returned) => "no_errors",
+            false => "errors",
+        };
+        let errors = Ident::new(errors, span);
         let identifier = self.parts(&self.cached.identifier);
         let version = self.parts(self.cached.version);
         // All calls in the chain are at the type, so that the whole of it is.
