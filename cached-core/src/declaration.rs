@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use linkme::distributed_slice;
 
+use crate::value::ValueType;
+
 /// Every annotated function of the program, collected by the linker.
 #[doc(hidden)]
 #[distributed_slice]
@@ -39,6 +41,8 @@ pub struct Declaration {
     pub(crate) plain_site: AtomicUsize,
     /// Why its values stay out of memcached, once one was found to have to.
     pub(crate) unstorable: OnceLock<&'static str>,
+    /// The type of a value that `none_ttl` can mean nothing for, once one was seen.
+    never_none: OnceLock<&'static str>,
     /// Set once a value was seen that is larger than memcached takes.
     pub(crate) too_large: OnceLock<()>,
 }
@@ -74,6 +78,7 @@ impl Declaration {
             index: AtomicUsize::new(UNKNOWN),
             plain_site: AtomicUsize::new(0),
             unstorable: OnceLock::new(),
+            never_none: OnceLock::new(),
             too_large: OnceLock::new(),
         }
     }
@@ -165,6 +170,14 @@ impl Declaration {
     /// How long a `None` is cached; `None` where it is not.
     pub(crate) fn declared_none_ttl(&self) -> Option<Duration> {
         self.none_ttl
+    }
+
+    /// Notes that `none_ttl` is declared and the value is not an `Option`.
+    #[inline]
+    pub(crate) fn check_none_ttl(&self, value_type: &ValueType) {
+        if self.none_ttl.is_some() && !(value_type.is_option)() {
+            self.never_none.get_or_init(value_type.name);
+        }
     }
 
     /// How long a value is kept after it expired, for a fetch that fails.
@@ -300,19 +313,22 @@ impl Ledger {
     }
 
     /// What is wrong with the declarations, as far as the program has found out by now: names that
-    /// are shared, and values that have to stay out of memcached. Empty when all is well.
+    /// are shared, values that have to stay out of memcached, and options that mean nothing for the values
+    /// that were seen. Empty when all is well.
     #[must_use]
     pub fn audit(&self) -> Vec<Finding> {
         let mut findings = shared_names();
-        findings.extend(self.iter().filter_map(|declaration| {
-            let why = declaration.unstorable.get()?;
-            Some(Finding::NotStoredRemotely {
-                name: declaration.name,
-                function: declaration.function,
-                place: declaration.place(),
-                why,
-            })
-        }));
+        for declaration in self.iter() {
+            let Declaration { name, function, .. } = *declaration;
+            let place = declaration.place();
+            if let Some(why) = declaration.unstorable.get() {
+                let place = place.clone();
+                findings.push(Finding::NotStoredRemotely { name, function, place, why });
+            }
+            if let Some(value) = declaration.never_none.get() {
+                findings.push(Finding::NeverNone { name, function, place, value });
+            }
+        }
         findings
     }
 }
@@ -339,6 +355,17 @@ pub enum Finding {
         /// Why.
         why: &'static str,
     },
+    /// A function that declares `none_ttl`, with a value that is not an `Option`.
+    NeverNone {
+        /// The cache name.
+        name: &'static str,
+        /// The path of the function.
+        function: &'static str,
+        /// Where it stands.
+        place: String,
+        /// The type of the value.
+        value: &'static str,
+    },
 }
 
 impl fmt::Display for Finding {
@@ -359,6 +386,13 @@ impl fmt::Display for Finding {
                 write!(
                     f,
                     "`{name}`, the function `{function}` ({place}), is cached in this process only: {why}"
+                )
+            }
+            Finding::NeverNone { name, function, place, value } => {
+                write!(
+                    f,
+                    "`{name}`, the function `{function}` ({place}), declares `none_ttl` for a value of the type \
+                     `{value}`, which is not an `Option` and is never `None`; remove `none_ttl`"
                 )
             }
         }

@@ -204,6 +204,7 @@ impl Site {
 
     /// Whether a value that was judged so is cached.
     pub(crate) fn keeps(&self, verdict: &Verdict) -> bool {
+        self.declaration.check_none_ttl(self.value_type);
         verdict.cache && (!verdict.absent || self.declaration.declared_none_ttl().is_some())
     }
 

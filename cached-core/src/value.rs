@@ -3,7 +3,9 @@
 //! The path of a call is compiled once, for an untyped [`Value`]; what it must know of a type is a
 //! handful of function pointers, made here. So an annotated function costs little to compile.
 
-use std::any::Any;
+mod absent;
+
+use std::any::{Any, type_name};
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -126,8 +128,12 @@ pub(crate) struct ValueType {
     /// How many bytes the codec makes of the value, or about how many it holds where the codec
     /// cannot write it.
     pub(crate) weigh: fn(&Value) -> Option<usize>,
-    /// As [`Verdict::absent`].
-    pub(crate) is_absent: fn(&Value) -> bool,
+    /// Returns true for a `None`.
+    pub(crate) is_none: fn(&Value) -> bool,
+    /// Returns true if the type is an `Option`.
+    pub(crate) is_option: fn() -> bool,
+    /// Returns the type's name, for messages.
+    pub(crate) name: fn() -> &'static str,
     /// What tells it from another build's type in the key.
     pub(crate) fingerprint: fn() -> Fingerprint,
 }
@@ -151,9 +157,9 @@ impl<V: CachedValue> TypeOf<V> {
             let value = value.downcast_ref::<V>()?;
             calm(|| codec::length_of(value)).flatten().or_else(|| calm(|| key::length_of(value))?)
         },
-        is_absent: |value| {
-            calm(|| value.downcast_ref::<V>().is_some_and(absent::is_absent)).unwrap_or(false)
-        },
+        is_none: |value| value.downcast_ref::<V>().is_some_and(absent::is_none),
+        is_option: absent::is_option::<V>,
+        name: type_name::<V>,
         fingerprint: fingerprint::of::<V>,
     };
 }
@@ -181,7 +187,7 @@ impl<V> Rules<V> {
 /// What is decided about one value.
 #[derive(Clone, Copy)]
 pub(crate) struct Verdict {
-    /// A `None`, or an `Err` that a function declared `infallible` returned.
+    /// The value is a `None`, which is cached only under `none_ttl`.
     pub(crate) absent: bool,
     pub(crate) cache: bool,
     pub(crate) ttl: Option<Duration>,
@@ -190,8 +196,9 @@ pub(crate) struct Verdict {
 impl<V: CachedValue> Rules<V> {
     pub(crate) fn judge(&self, value: &V) -> Verdict {
         Verdict {
-            absent: absent::is_absent(value),
-            cache: self.cache_if.is_none_or(|cache_if| cache_if(value)),
+            absent: absent::is_none(value),
+            // A generic function may be declared `infallible` and return a `Result` all the same.
+            cache: !absent::is_err(value) && self.cache_if.is_none_or(|cache_if| cache_if(value)),
             ttl: self.ttl_with.map(|ttl_with| ttl_with(value)),
         }
     }
@@ -203,7 +210,7 @@ impl<V: 'static> Rules<V> {
     pub(crate) fn judge_stored(&self, value: &Value, value_type: &ValueType) -> Verdict {
         let ttl_with = self.ttl_with.zip(value.downcast_ref::<V>());
         let ttl = ttl_with.and_then(|(ttl_with, value)| calm(|| ttl_with(value)));
-        Verdict { absent: (value_type.is_absent)(value), cache: true, ttl }
+        Verdict { absent: (value_type.is_none)(value), cache: true, ttl }
     }
 }
 
@@ -315,6 +322,25 @@ impl<T, E: Clone + Send + Sync + 'static> Sharing<Result<T, E>> {
     }
 }
 
+impl<T, E> Sharing<Result<T, E>> {
+    /// Is taken for a `Result` that is to be cached whole, and does not compile.
+    #[doc(hidden)]
+    pub fn whole(&self) -> Errors<Result<T, E>>
+    where
+        Result<T, E>: NeverFails,
+    {
+        Errors(None)
+    }
+}
+
+/// A type that `infallible` may be written for. No `Result` is one, and nobody asks for it of another type.
+#[diagnostic::on_unimplemented(
+    message = "a `Result` can fail, so it cannot be cached whole",
+    label = "the `Ok` of this `Result` is cached without `infallible`",
+    note = "remove the option `infallible`"
+)]
+pub trait NeverFails {}
+
 impl<R> Deref for Sharing<R> {
     type Target = Unshared<R>;
     fn deref(&self) -> &Unshared<R> {
@@ -327,134 +353,9 @@ impl<R> Unshared<R> {
     pub fn errors(&self) -> Errors<R> {
         Errors(None)
     }
-}
 
-/// Whether a value is a `None`, seen through `Serialize`: the type parameter of a `Result<T, E>`
-/// does not say whether `T` is an `Option`.
-mod absent {
-    use std::fmt;
-
-    use serde::ser::{self, Impossible, Serialize};
-
-    pub(super) fn is_absent<V: Serialize + ?Sized>(value: &V) -> bool {
-        value.serialize(Look).is_ok()
-    }
-
-    /// Serializes to `Ok` what is absent, to `Err` everything else, after its first step.
-    struct Look;
-
-    #[derive(Debug)]
-    struct Present;
-
-    impl fmt::Display for Present {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("present")
-        }
-    }
-
-    impl std::error::Error for Present {}
-
-    impl ser::Error for Present {
-        fn custom<T: fmt::Display>(_message: T) -> Present {
-            Present
-        }
-    }
-
-    macro_rules! present {
-        ($($method:ident($($argument:ty),*) $(-> $form:ty)?;)*) => {$(
-            present! { @one $method ($($argument),*) $($form)? }
-        )*};
-        (@one $method:ident ($a:ty)) => {
-            fn $method(self, _: $a) -> Result<(), Present> { Err(Present) }
-        };
-        (@one $method:ident ()) => {
-            fn $method(self) -> Result<(), Present> { Err(Present) }
-        };
-        (@one $method:ident ($a:ty, $b:ty, $c:ty)) => {
-            fn $method(self, _: $a, _: $b, _: $c) -> Result<(), Present> { Err(Present) }
-        };
-        (@one $method:ident ($a:ty) $form:ty) => {
-            fn $method(self, _: $a) -> Result<$form, Present> { Err(Present) }
-        };
-        (@one $method:ident ($a:ty, $b:ty) $form:ty) => {
-            fn $method(self, _: $a, _: $b) -> Result<$form, Present> { Err(Present) }
-        };
-        (@one $method:ident ($a:ty, $b:ty, $c:ty, $d:ty) $form:ty) => {
-            fn $method(self, _: $a, _: $b, _: $c, _: $d) -> Result<$form, Present> { Err(Present) }
-        };
-    }
-
-    type Never = Impossible<(), Present>;
-
-    impl ser::Serializer for Look {
-        type Ok = ();
-        type Error = Present;
-        type SerializeSeq = Never;
-        type SerializeTuple = Never;
-        type SerializeTupleStruct = Never;
-        type SerializeTupleVariant = Never;
-        type SerializeMap = Never;
-        type SerializeStruct = Never;
-        type SerializeStructVariant = Never;
-
-        present! {
-            serialize_bool(bool);
-            serialize_i8(i8);
-            serialize_i16(i16);
-            serialize_i32(i32);
-            serialize_i64(i64);
-            serialize_i128(i128);
-            serialize_u8(u8);
-            serialize_u16(u16);
-            serialize_u32(u32);
-            serialize_u64(u64);
-            serialize_u128(u128);
-            serialize_f32(f32);
-            serialize_f64(f64);
-            serialize_char(char);
-            serialize_str(&str);
-            serialize_bytes(&[u8]);
-            serialize_unit();
-            serialize_unit_struct(&'static str);
-            serialize_unit_variant(&'static str, u32, &'static str);
-            serialize_seq(Option<usize>) -> Never;
-            serialize_tuple(usize) -> Never;
-            serialize_tuple_struct(&'static str, usize) -> Never;
-            serialize_tuple_variant(&'static str, u32, &'static str, usize) -> Never;
-            serialize_map(Option<usize>) -> Never;
-            serialize_struct(&'static str, usize) -> Never;
-            serialize_struct_variant(&'static str, u32, &'static str, usize) -> Never;
-        }
-
-        fn is_human_readable(&self) -> bool {
-            false
-        }
-
-        fn serialize_none(self) -> Result<(), Present> {
-            Ok(())
-        }
-
-        fn serialize_some<T: Serialize + ?Sized>(self, _value: &T) -> Result<(), Present> {
-            Err(Present)
-        }
-
-        fn serialize_newtype_struct<T: Serialize + ?Sized>(
-            self,
-            _name: &'static str,
-            _value: &T,
-        ) -> Result<(), Present> {
-            Err(Present)
-        }
-
-        fn serialize_newtype_variant<T: Serialize + ?Sized>(
-            self,
-            name: &'static str,
-            _index: u32,
-            variant: &'static str,
-            _value: &T,
-        ) -> Result<(), Present> {
-            // An error is never cached, not even where `infallible` was declared wrongly.
-            if name == "Result" && variant == "Err" { Ok(()) } else { Err(Present) }
-        }
+    #[doc(hidden)]
+    pub fn whole(&self) -> Errors<R> {
+        Errors(None)
     }
 }

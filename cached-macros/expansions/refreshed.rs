@@ -3,7 +3,7 @@ async fn price(course: String) -> Price {
         let (course,) = (course,);
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup_whole::<Price, _>(
-                ::cached_core::private::Sharing::<Price>::NEW.errors(),
+                ::cached_core::private::Sharing::<Price>::NEW.whole(),
                 ::cached_core::private::declaration!(
                     "price",
                     "price",

@@ -46,17 +46,17 @@ pub(crate) struct Args {
 }
 
 /// One option of the attribute's grammar.
-struct Syntax {
-    name: &'static str,
+pub(crate) struct Syntax {
+    pub(crate) name: &'static str,
     /// How to write it, for the error when it was written otherwise.
-    usage: &'static str,
+    pub(crate) usage: &'static str,
     /// Reads what follows the name.
     read: Read,
 }
 
 type Read = fn(&mut Args, Ident, ParseStream<'_>) -> Result<(), Wrong>;
 
-const OPTIONS: &[Syntax] = &[
+pub(crate) const OPTIONS: &[Syntax] = &[
     Syntax {
         name: "name",
         usage: "name = \"payment\"",

@@ -1,12 +1,10 @@
 //! The companion function that `entry = NAME` asks for. Its signature is the annotated one's, less
 //! what does not say which entry is meant.
 
-use std::collections::BTreeSet;
-
 use proc_macro2::{Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, GenericParam, Generics, WherePredicate};
+use syn::{Attribute, FnArg};
 
 use crate::args::Args;
 use crate::expand::{Key, Krate};
@@ -19,7 +17,6 @@ use crate::validate::Cached;
 pub(crate) struct Companion<'a> {
     pub(crate) name: &'a Ident,
     pub(crate) arguments: Vec<&'a FnArg>,
-    pub(crate) generics: Generics,
     pub(crate) attributes: Vec<TokenStream>,
 }
 
@@ -33,7 +30,7 @@ pub(crate) fn expand(
     companion: &Companion<'_>,
     krate: &Krate<'_>,
 ) -> TokenStream {
-    let key = Key { cached, krate, generics: &companion.generics };
+    let key = Key { cached, krate };
     let (lookup, rules) = (key.lookup(&declared(cached, krate)), key.rules());
     let head = head(cached.function, companion, cached.whole, cached.reason.is_some(), krate);
     let entry = quote_spanned!(cached.returned.span()=> .entry());
@@ -59,7 +56,8 @@ fn head(
     overwritable: bool,
     krate: &Krate<'_>,
 ) -> TokenStream {
-    let Companion { name, arguments, generics, attributes } = companion;
+    let Companion { name, arguments, attributes } = companion;
+    let generics = &function.signature.generics;
     let entry = entry_type(function, whole, overwritable, krate);
     let doc = format!(
         "The cache entry of `{}` for these arguments: looks at it, adds{} or invalidates it. \
@@ -138,115 +136,27 @@ impl<'a> Companion<'a> {
     pub(crate) fn new(args: &'a Args, function: &'a Function) -> Option<Companion<'a>> {
         let name = &args.entry.as_ref()?.value;
         let inputs = &function.signature.inputs;
-        let kept: Vec<bool> =
-            (0..inputs.len()).map(|argument| is_kept(args, function, argument)).collect();
-        let arguments = inputs.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(input, _)| input);
-        let dropped = inputs.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(input, _)| input);
-        let arguments: Vec<&FnArg> = arguments.collect();
-        let generics = generics(function, &arguments, &dropped.collect::<Vec<_>>());
+        let arguments = inputs.iter().enumerate();
+        let arguments = arguments.filter(|(argument, _)| is_kept(args, function, *argument));
+        let arguments = arguments.map(|(_, input)| input).collect();
         let attributes = attributes(&function.attributes);
-        Some(Companion { name, arguments, generics, attributes })
+        Some(Companion { name, arguments, attributes })
     }
 }
 
-/// The receiver is kept even where it is skipped, so that a method has a method beside it. Of the
-/// other arguments a skipped one is kept only where the cache or the lifetime comes from it.
+/// Returns true if the companion takes this argument. The receiver stays even where it is skipped, so that a
+/// method has a method beside it. A skipped argument stays where the cache or the ttl comes from it, and
+/// where its type is an `impl Trait`: that type is in the key, and a caller cannot name it.
 fn is_kept(args: &Args, function: &Function, argument: usize) -> bool {
     let skipped = |name: &Ident| args.skip.as_ref().is_some_and(|skip| skip.value.contains(name));
     let used = |name: &Ident| {
         [&args.cache, &args.ttl].into_iter().flatten().any(|option| mentions(&option.value, name))
     };
-    let parameters =
-        &mut function.parameters.iter().filter(|parameter| parameter.argument == argument);
+    let mut parameters = function.parameters.iter().filter(|p| p.argument == argument);
     parameters.any(|parameter| {
         let name = &parameter.ident;
-        name == "self" || !skipped(name) || used(name)
+        name == "self" || !skipped(name) || used(name) || function.is_unnamed(parameter)
     })
-}
-
-/// The generics that the companion still needs: those that its arguments and its return type use,
-/// those that no argument uses (they are given at the call), and what the bounds of these name.
-fn generics(function: &Function, kept: &[&FnArg], dropped: &[&FnArg]) -> Generics {
-    let all = &function.signature.generics;
-    let own: BTreeSet<String> = all.params.iter().map(name_of).collect();
-    let used = |tokens: TokenStream| {
-        let mut names = BTreeSet::new();
-        names_in(tokens, &mut names);
-        &names & &own
-    };
-
-    let of_dropped = used(quote!(#(#dropped)*));
-    let of_returned = used(function.returned().map(without_lifetimes).unwrap_or_default());
-    let mut needed = &used(quote!(#(#kept)*)) | &of_returned;
-    for param in &all.params {
-        let name = name_of(param);
-        if !matches!(param, GenericParam::Lifetime(_)) && !of_dropped.contains(&name) {
-            needed.insert(name);
-        }
-    }
-
-    let predicates: Vec<&WherePredicate> =
-        all.where_clause.iter().flat_map(|clause| &clause.predicates).collect();
-    let concerns = |predicate: &WherePredicate, needed: &BTreeSet<String>| {
-        let subject = used(subject(predicate));
-        subject.is_empty() || !subject.is_disjoint(needed)
-    };
-    loop {
-        let mut more = needed.clone();
-        for param in all.params.iter().filter(|param| needed.contains(&name_of(param))) {
-            more.extend(used(param.to_token_stream()));
-        }
-        for predicate in predicates.iter().filter(|predicate| concerns(predicate, &needed)) {
-            more.extend(used(predicate.to_token_stream()));
-        }
-        if more == needed {
-            break;
-        }
-        needed = more;
-    }
-
-    let mut generics = all.clone();
-    generics.params =
-        all.params.iter().filter(|param| needed.contains(&name_of(param))).cloned().collect();
-    if let Some(clause) = &mut generics.where_clause {
-        clause.predicates = predicates
-            .into_iter()
-            .filter(|predicate| concerns(predicate, &needed))
-            .cloned()
-            .collect();
-    }
-    generics
-}
-
-fn name_of(param: &GenericParam) -> String {
-    match param {
-        GenericParam::Lifetime(param) => param.lifetime.to_string(),
-        GenericParam::Type(param) => param.ident.to_string(),
-        GenericParam::Const(param) => param.ident.to_string(),
-    }
-}
-
-fn subject(predicate: &WherePredicate) -> TokenStream {
-    match predicate {
-        WherePredicate::Type(predicate) => predicate.bounded_ty.to_token_stream(),
-        WherePredicate::Lifetime(predicate) => predicate.lifetime.to_token_stream(),
-        other => other.to_token_stream(),
-    }
-}
-
-/// All identifiers and lifetimes in the tokens.
-fn names_in(tokens: TokenStream, names: &mut BTreeSet<String>) {
-    let mut after_quote = false;
-    for token in tokens {
-        let is_quote = matches!(&token, TokenTree::Punct(punct) if punct.as_char() == '\'');
-        match token {
-            TokenTree::Ident(ident) if after_quote => names.extend([format!("'{ident}")]),
-            TokenTree::Ident(ident) => names.extend([ident.to_string()]),
-            TokenTree::Group(group) => names_in(group.stream(), names),
-            _ => {}
-        }
-        after_quote = is_quote;
-    }
 }
 
 /// The attributes of the function that hold for the companion too.

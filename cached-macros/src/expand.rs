@@ -7,14 +7,13 @@
 use proc_macro2::{Delimiter, Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Expr, FnArg, Generics, Path, Type};
+use syn::{Expr, Generics, Path, Type};
 
 use crate::args::Args;
 
 use crate::item::{Parameter, is_punct};
 use crate::lifetimes::borrows;
 use crate::mentions::mentions;
-use crate::signature::opaque;
 use crate::ttl::Ttl;
 use crate::validate::Cached;
 
@@ -62,14 +61,14 @@ impl<'a> Krate<'a> {
 /// The call is begun in a statement of its own: what its arguments borrow must be gone before the
 /// body moves the parameters, and before anything is awaited. And it borrows locals of a block of
 /// their own: a parameter that was borrowed is kept in the future for as long as that lives.
-pub(crate) fn function(cached: &Cached<'_>, generics: &Generics, krate: &Krate<'_>) -> TokenStream {
+pub(crate) fn function(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
     // There is nothing to fetch yet, and the compiler says so at the braces.
     if cached.body.stream().is_empty() {
         return cached.function.tokens.clone();
     }
     let (head, inner) = (&cached.function.head, InnerAttributes::split(cached.body));
     let [call, fetch] = ["call", "fetch"].map(|name| Ident::new(name, Span::mixed_site()));
-    let key = Key { cached, krate, generics };
+    let key = Key { cached, krate };
     let begin = krate.private(Span::call_site(), "begin");
     // Its bounds are those of the lookup: what is said twice at one place is shown once.
     let method = Ident::new("begin", cached.returned.span());
@@ -125,20 +124,24 @@ fn declaration(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
 pub(crate) struct Key<'a> {
     pub(crate) cached: &'a Cached<'a>,
     pub(crate) krate: &'a Krate<'a>,
-    pub(crate) generics: &'a Generics,
 }
 
 impl Key<'_> {
     /// The call that is the same in both. It is the one place where the return type's trait bounds
     /// are checked, so that what is wrong with the type is said once, and at the type.
     pub(crate) fn lookup(&self, declaration: &TokenStream) -> TokenStream {
-        let Key { cached, krate, .. } = self;
+        let Key { cached, krate } = self;
         let returned = cached.returned;
         let span = returned.span();
         let [lookup, sharing] = [if cached.whole { "lookup_whole" } else { "lookup" }, "Sharing"]
             .map(|item| krate.private(span, item));
-        // Only an error without borrows can outlive the call that it ended.
-        let errors = Ident::new(if borrows(returned) { "no_errors" } else { "errors" }, span);
+        let errors = match cached.whole {
+            true => "whole",
+            // Only an error without borrows can outlive the call that it ended.
+            false if borrows(returned) => "no_errors",
+            false => "errors",
+        };
+        let errors = Ident::new(errors, span);
         let identifier = self.parts(&self.cached.identifier);
         let version = self.parts(self.cached.version);
         // All calls in the chain are at the type, so that the whole of it is.
@@ -155,13 +158,19 @@ impl Key<'_> {
         }
     }
 
-    /// Adds the function's own type and const arguments, if it has any.
+    /// Adds the function's own type and const arguments, if it has any. They are in the key also where the
+    /// parameter that has the type is skipped: what the function does depends on them.
     fn types(&self, span: Span) -> TokenStream {
-        let (own, constants) = type_and_const_params(self.generics);
+        let function = self.cached.function;
+        let (own, constants) = type_and_const_params(&function.signature.generics);
         let own = (!own.is_empty())
             .then(|| quote_spanned!(span=> .of::<(#(::core::marker::PhantomData<#own>,)*)>()));
         // The type of an `impl Trait` cannot be named, but that of its value can.
-        let unnamed = self.unnamed().map(|name| quote!(::core::any::type_name_of_val(&#name)));
+        let unnamed = function.parameters.iter().filter(|parameter| function.is_unnamed(parameter));
+        let unnamed = unnamed.map(|parameter| {
+            let name = &parameter.ident;
+            quote!(::core::any::type_name_of_val(&#name))
+        });
         let constants: Vec<Expr> = constants
             .iter()
             .map(ToTokens::to_token_stream)
@@ -173,17 +182,6 @@ impl Key<'_> {
             quote_spanned!(span=> .constants(#constants))
         });
         quote!(#own #constants)
-    }
-
-    /// The parameters of the key whose types are written `impl Trait`.
-    fn unnamed(&self) -> impl Iterator<Item = &Ident> {
-        let Cached { function, skipped, .. } = self.cached;
-        let is_unnamed = |parameter: &&Parameter| {
-            let argument = function.signature.inputs.get(parameter.argument);
-            matches!(argument, Some(FnArg::Typed(argument)) if opaque(&argument.ty).is_some())
-        };
-        let parameters = function.parameters.iter().filter(is_unnamed);
-        parameters.map(|parameter| &parameter.ident).filter(|name| !skipped.contains(name))
     }
 
     /// None, one, or a pair of one and the rest.

@@ -8,6 +8,7 @@ use syn::visit_mut::VisitMut;
 use syn::{Attribute, FnArg, Pat, PatIdent, ReturnType, Signature, Token, Type, Visibility};
 
 use crate::desugared::Desugared;
+use crate::signature::opaque;
 
 /// A function with the attribute on it.
 pub(crate) struct Function {
@@ -80,6 +81,14 @@ impl Function {
 
     pub(crate) fn parameter(&self, name: &Ident) -> Option<&Parameter> {
         self.parameters.iter().find(|parameter| parameter.ident == *name)
+    }
+
+    /// Returns true if the parameter's type is, or holds, an `impl Trait`.
+    pub(crate) fn is_unnamed(&self, parameter: &Parameter) -> bool {
+        match self.signature.inputs.get(parameter.argument) {
+            Some(FnArg::Typed(argument)) => opaque(&argument.ty).is_some(),
+            _ => false,
+        }
     }
 
     pub(crate) fn names(&self) -> Vec<String> {

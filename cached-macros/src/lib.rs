@@ -20,6 +20,8 @@ mod validate;
 
 #[cfg(test)]
 mod expansions;
+#[cfg(test)]
+mod same_key;
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -60,13 +62,8 @@ fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
         let errors = errors.into_compile_errors();
         return quote!(#unchanged #stub #errors);
     };
+    let expanded = expand::function(&cached, &krate);
     let companion = Companion::new(&args, &function);
-    // What the companion does not know of is no part of the key.
-    let generics = match &companion {
-        Some(companion) => &companion.generics,
-        None => &function.signature.generics,
-    };
-    let expanded = expand::function(&cached, generics, &krate);
     let companion = companion.map(|companion| companion::expand(&cached, &companion, &krate));
     quote!(#expanded #companion)
 }

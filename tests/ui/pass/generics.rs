@@ -1,4 +1,4 @@
-//! Types, lifetimes, consts and `where` clauses; a companion has those that it needs.
+//! Types, lifetimes, consts and `where` clauses; a companion has all of them.
 #![deny(warnings)]
 
 use cached_core::coordinator_cached;
@@ -25,7 +25,7 @@ impl Decode for u16 {
     const VALUE: u16 = 7;
 }
 
-/// `C`, `'c` and `'t` belong to the client alone, `V` to the answer, `N` to a parameter.
+/// The companion has no argument from which `C` or `V` could be inferred: its caller names them.
 #[coordinator_cached(name = "generic", identifier = key, version = &versions[..], skip(client), entry = fetch_entry)]
 async fn fetch<'c, 't, 'k, C, K, V, const N: usize>(
     client: &'c C,
@@ -49,7 +49,7 @@ async fn listed<T: Decode, const N: usize>() -> Option<Vec<T>> {
     Some(vec![T::VALUE; N])
 }
 
-/// A type that has no name, skipped and in the key.
+/// Types that have no name: the companion takes a skipped parameter too, for its type.
 #[coordinator_cached(name = "opaque", version = key, skip(log), entry = opaque_entry)]
 async fn opaque(log: impl Fn(&str) + Send, key: impl Serialize + Send) -> Result<u8, String> {
     log("fetch");
@@ -66,11 +66,11 @@ async fn borrowing<'a>(number: &'a str) -> Result<u8, &'a str> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     assert_eq!(fetch::<_, str, u16, 2>(&Http, "k", [1, 2]).await, Ok(7));
-    let _ = fetch_entry::<str, u16, 2>("k", [1, 2]);
+    let _ = fetch_entry::<Http, _, u16, _>("k", [1, 2]);
     assert_eq!(listed::<u16, 2>().await, Some(vec![7, 7]));
     let _ = listed_entry::<u16, 2>();
     assert_eq!(opaque(|_| {}, "k").await, Ok(1));
-    let _ = opaque_entry("k");
+    let _ = opaque_entry(|_| {}, "k");
     assert_eq!(borrowing("no").await, Err("no"));
     let _ = borrowing_entry("no");
 }

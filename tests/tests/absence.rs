@@ -1,0 +1,150 @@
+//! What counts as absent, and so is not cached: a `None`, and the `Err` of a function declared `infallible`.
+//! The type decides, not what its `Serialize` goes through.
+#![allow(missing_docs)]
+
+use std::sync::Arc;
+
+use cached_core::{Cache, Finding, coordinator_cached};
+use cached_tests::{Down, Upstream};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// A note that may be empty. It serializes as an `Option`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Note(Option<String>);
+
+/// A game's result. It serializes like `std::result::Result`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Result<T, E> {
+    Ok(T),
+    Err(E),
+}
+
+type Outcome<T> = std::result::Result<T, Down>;
+
+#[coordinator_cached(name = "note", version = number, skip(upstream))]
+async fn note(upstream: &Upstream, number: u32) -> Outcome<Note> {
+    upstream.answer().await.map(|_| Note(None))
+}
+
+#[coordinator_cached(name = "whole_note", version = number, skip(upstream), infallible)]
+async fn whole_note(upstream: &Upstream, number: u32) -> Note {
+    let _ = upstream.answer().await;
+    Note(None)
+}
+
+#[coordinator_cached(name = "game", version = number, skip(upstream))]
+async fn game(upstream: &Upstream, number: u32) -> Outcome<Result<u8, u8>> {
+    upstream.answer().await.map(|_| Result::Err(1))
+}
+
+#[coordinator_cached(name = "whole_game", version = number, skip(upstream), infallible)]
+async fn whole_game(upstream: &Upstream, number: u32) -> Result<u8, u8> {
+    let _ = upstream.answer().await;
+    Result::Err(1)
+}
+
+#[coordinator_cached(name = "shared_note", version = number, skip(upstream))]
+async fn shared_note(upstream: &Upstream, number: u32) -> Outcome<Arc<Note>> {
+    upstream.answer().await.map(|_| Arc::new(Note(None)))
+}
+
+async fn local() -> Cache {
+    Cache::builder().build().await.expect("the defaults fit")
+}
+
+#[tokio::test]
+async fn a_value_that_serializes_as_a_none_or_an_err_is_cached() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            for _ in 0..2 {
+                assert_eq!(note(&upstream, 1).await, Ok(Note(None)));
+                assert_eq!(whole_note(&upstream, 1).await, Note(None));
+                assert_eq!(game(&upstream, 1).await, Ok(Result::Err(1)));
+                assert_eq!(whole_game(&upstream, 1).await, Result::Err(1));
+                assert_eq!(shared_note(&upstream, 1).await, Ok(Arc::new(Note(None))));
+            }
+        })
+        .await;
+    assert_eq!(upstream.fetches(), 5);
+}
+
+/// A `None` that another name hides, or that only a call decides about.
+type Maybe<T> = Option<T>;
+
+#[coordinator_cached(name = "hidden_none", version = number, skip(upstream))]
+async fn hidden(upstream: &Upstream, number: u32) -> Outcome<Maybe<u8>> {
+    upstream.answer().await.map(|_| None)
+}
+
+#[coordinator_cached(name = "generic_none", version = number, skip(upstream))]
+async fn generic<T>(upstream: &Upstream, number: u32) -> Outcome<T>
+where
+    T: Default + Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    upstream.answer().await.map(|_| T::default())
+}
+
+#[coordinator_cached(name = "generic_err", version = number, skip(upstream), infallible)]
+async fn generic_whole<T>(upstream: &Upstream, number: u32, value: T) -> T
+where
+    T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    let _ = upstream.answer().await;
+    value
+}
+
+#[tokio::test]
+async fn a_none_is_not_cached_whatever_names_its_type() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            for _ in 0..2 {
+                assert_eq!(hidden(&upstream, 1).await, Ok(None));
+                assert_eq!(generic::<Option<Option<u8>>>(&upstream, 1).await, Ok(None));
+                let failed: std::result::Result<u8, u8> = Err(1);
+                assert_eq!(generic_whole(&upstream, 1, failed).await, Err(1));
+            }
+            assert_eq!(upstream.fetches(), 6);
+            for _ in 0..2 {
+                assert_eq!(generic::<u8>(&upstream, 1).await, Ok(0));
+                let present: std::result::Result<Option<u8>, u8> = Ok(None);
+                assert_eq!(generic_whole(&upstream, 1, present).await, Ok(None));
+                assert_eq!(generic_whole(&upstream, 1, Some(Some(2))).await, Some(Some(2)));
+            }
+            assert_eq!(upstream.fetches(), 9);
+        })
+        .await;
+}
+
+#[coordinator_cached(name = "no_none", version = number, skip(upstream), none_ttl = "30s")]
+async fn no_none(upstream: &Upstream, number: u32) -> Outcome<u8> {
+    upstream.answer().await.map(|_| 1)
+}
+
+#[coordinator_cached(name = "some_none", version = number, skip(upstream), none_ttl = "30s")]
+async fn some_none(upstream: &Upstream, number: u32) -> Outcome<Option<u8>> {
+    upstream.answer().await.map(|_| None)
+}
+
+#[tokio::test]
+async fn none_ttl_without_an_option_is_a_finding() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            assert_eq!(no_none(&upstream, 1).await, Ok(1));
+            assert_eq!(some_none(&upstream, 1).await, Ok(None));
+        })
+        .await;
+    let findings: Vec<Finding> = cached_core::ledger().audit();
+    let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    let [finding] = &findings[..] else { panic!("{findings:?}") };
+    for part in ["`no_none`", "absence.rs:", "`none_ttl`", "`u8`", "`Option`"] {
+        assert!(finding.contains(part), "{part} is not in: {finding}");
+    }
+}
