@@ -97,6 +97,9 @@ enum Right {
     Replace(Box<(RemoteKey, u64)>),
     /// Not in memcached, which could not be asked.
     Unasked,
+    /// Not in memcached, which refuses what it is asked. Nothing is shared through it, so this process
+    /// keeps the value as if there were no memcached.
+    Unshared,
     /// Not in memcached: somebody else has the lease, or it has what only another build reads.
     Nothing,
     /// Nowhere: memcached has an entry that stays.
@@ -318,7 +321,7 @@ impl Missed {
             return None;
         }
         match fetching.right {
-            Right::LocalOnly | Right::Unasked => self.site.look_for_stale(),
+            Right::LocalOnly | Right::Unasked | Right::Unshared => self.site.look_for_stale(),
             // What memcached was asked for and does not have, another process may have invalidated.
             _ => fetching.stale.clone(),
         }

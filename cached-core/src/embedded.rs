@@ -268,6 +268,10 @@ pub(crate) mod remote {
         pub(crate) fn is_too_large(&self) -> bool {
             false
         }
+
+        pub(crate) fn is_refusal(&self) -> bool {
+            false
+        }
     }
 
     impl fmt::Display for RemoteError {

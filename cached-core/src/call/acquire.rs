@@ -66,10 +66,12 @@ impl Missed {
                         if key.turns_to_gutter(&error) {
                             continue;
                         }
-                        // Where it has said before that another has the lease, it has answered.
-                        let unasked = wait.is_none();
-                        let right = if unasked { Right::Unasked } else { Right::Nothing };
-                        return Acquired::without_stale(right);
+                        return Acquired::without_stale(match wait {
+                            None if error.is_refusal() => Right::Unshared,
+                            None => Right::Unasked,
+                            // It has answered before, and said that another has the lease.
+                            Some(_) => Right::Nothing,
+                        });
                     }
                     Ok(Found::Item(item)) => {
                         return self.take(item, remote, &key, lifetime, ticket);

@@ -28,6 +28,7 @@ impl Missed {
         let fresh = match right {
             Right::Leave => Duration::ZERO,
             _ if site.remote_tier().is_none() => lifetime.local,
+            Right::Unshared => lifetime.local,
             Right::Unasked | Right::Nothing => lifetime.unconfirmed,
             // Longer once the fill is confirmed, which it is not where memcached was not asked.
             _ => lifetime.local.min(UNCONFIRMED),

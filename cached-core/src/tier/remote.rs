@@ -158,10 +158,10 @@ impl RemoteError {
         self.kind == ErrorKind::TooLarge
     }
 
-    /// Returns true if the server is there and of no use: it refuses everything. It does so until
-    /// somebody changes it, so that nothing is shared meanwhile.
+    /// Returns true if the server answers and refuses what it is asked. A read that is refused says that
+    /// nothing can be shared through this server.
     pub(crate) fn is_refusal(&self) -> bool {
-        self.kind == ErrorKind::Unusable
+        matches!(self.kind, ErrorKind::Unusable | ErrorKind::Refused)
     }
 
     /// Returns true if another server is to stand in for this one.

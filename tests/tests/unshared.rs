@@ -1,0 +1,60 @@
+//! A memcached that refuses every command shares nothing: this process keeps its values as it would
+//! without memcached.
+#![allow(missing_docs)]
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use cached_core::{Cache, coordinator_cached};
+use cached_tests::{Down, Upstream, free_port};
+
+/// A memcached that asks for a password, which this library does not have.
+struct WithPassword(Child);
+
+impl WithPassword {
+    fn start(port: u16) -> WithPassword {
+        let passwords = std::env::temp_dir().join(format!("cached-passwords-{port}"));
+        std::fs::write(&passwords, "user:secret\n").expect("a temporary file");
+        let mut command = Command::new("memcached");
+        command.args(["-l", "127.0.0.1", "-U", "0", "-u", "nobody", "-p", &port.to_string()]);
+        command.arg("-Y").arg(&passwords).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().expect("scripts/test installs memcached");
+        for _ in 0..500 {
+            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = std::fs::remove_file(passwords);
+        WithPassword(child)
+    }
+}
+
+impl Drop for WithPassword {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[coordinator_cached(name = "invoice", version = state, skip(upstream), ttl = "10m")]
+async fn invoice(upstream: &Upstream, state: &str) -> Result<usize, Down> {
+    upstream.answer().await
+}
+
+#[tokio::test]
+async fn an_entry_is_kept_for_its_ttl_where_memcached_refuses_everything() {
+    let port = free_port();
+    let _memcached = WithPassword::start(port);
+    let builder = Cache::builder().memcached([format!("127.0.0.1:{port}")]);
+    let cache = builder.build().await.expect("it fits");
+    let upstream = Upstream::default();
+    for state in ["sent", "paid"] {
+        cache.scope(invoice(&upstream, state)).await.expect("fetched");
+    }
+    tokio::time::sleep(Duration::from_millis(6100)).await;
+    for state in ["sent", "paid"] {
+        cache.scope(invoice(&upstream, state)).await.expect("answered");
+    }
+    assert_eq!(upstream.fetches(), 2);
+}
