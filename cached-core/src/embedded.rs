@@ -99,7 +99,6 @@ pub(crate) mod remote {
     enum Never {}
 
     pub(crate) const LONGEST_TTL: Duration = Duration::MAX;
-    pub(crate) const FIRST_LEASE: Duration = Duration::MAX;
 
     pub(crate) fn whole_seconds(duration: Duration) -> u32 {
         u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
@@ -120,6 +119,10 @@ pub(crate) mod remote {
             &self,
             _: &[RemoteKey],
         ) -> Vec<Result<Option<Item>, RemoteError>> {
+            match self.0 {}
+        }
+
+        pub(crate) fn request_lease(&self) -> (LeaseRequest, Duration) {
             match self.0 {}
         }
 
@@ -189,10 +192,18 @@ pub(crate) mod remote {
         }
     }
 
+    pub(crate) struct LeaseRequest(Never);
+
     pub(crate) struct Lease(Never);
 
     impl Lease {
-        pub(crate) fn new(_: &Arc<Remote>, key: RemoteKey, _: u64, _: Duration) -> Lease {
+        pub(crate) fn new(
+            _: &Arc<Remote>,
+            key: RemoteKey,
+            _: u64,
+            _: Duration,
+            _: Duration,
+        ) -> Lease {
             match key.0 {}
         }
 

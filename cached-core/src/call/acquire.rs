@@ -7,7 +7,7 @@ use super::lease_wait::LeaseWait;
 use super::{Missed, Right, Won};
 use crate::site::{Frame, Lifetime};
 use crate::tier::local::{Ticket, Write};
-use crate::tier::remote::{FIRST_LEASE, Found, Item, Lease, Remote, RemoteKey, whole_seconds};
+use crate::tier::remote::{Found, Item, Lease, Remote, RemoteKey, whole_seconds};
 use crate::value::Value;
 
 /// After this long whoever won the right to replace an item counts as killed, unless fetches are seen
@@ -50,7 +50,7 @@ impl Missed {
             let counters = site.counters();
             let config = site.cache.config();
             let fetch_time = counters.fetch_time();
-            let lease = config.lease.unwrap_or(FIRST_LEASE);
+            let (_request, lease) = remote.request_lease();
             let mut wait: Option<LeaseWait> = None;
             loop {
                 let found = key.read_or_lease(lease, lifetime.kept + lifetime.ahead).await;
@@ -78,7 +78,7 @@ impl Missed {
                     }
                     Ok(Found::Lease(cas)) => {
                         let expected = fetch_time.unwrap_or_default();
-                        let lease = Lease::new(remote, key, cas, expected);
+                        let lease = Lease::new(remote, key, cas, lease, expected);
                         let won = Box::new(Won { lease, stale: None });
                         return Acquired::without_stale(Right::Lease(Some(won)));
                     }

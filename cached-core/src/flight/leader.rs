@@ -89,7 +89,6 @@ impl Drop for Leader {
 }
 
 /// Whether a flight's leader is run, for who does something on its behalf meanwhile.
-#[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "leases alone ask"))]
 pub(crate) struct Pulse(Weak<Flight>);
 
 #[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "leases alone ask"))]

@@ -10,6 +10,7 @@ mod connection;
 mod debts;
 mod dial;
 mod health;
+mod join;
 mod last_words;
 mod lease;
 mod lease_record;
@@ -39,7 +40,7 @@ use crate::key::Key;
 use background::BackgroundWrites;
 pub(crate) use background::Write;
 use lease::Renewals;
-pub(crate) use lease::{FIRST_LEASE, Lease};
+pub(crate) use lease::{Lease, LeaseRequest};
 pub(crate) use marker::Marker;
 pub(crate) use place::RemoteKey;
 use server::Server;
@@ -306,6 +307,13 @@ impl Remote {
     /// Whether who won the right to replace an item, a lease's length ago, will not do it.
     pub(crate) fn is_lost(&self, key: &RemoteKey, cas: u64, lease: Duration) -> bool {
         self.winners.is_lost(&key.key, cas, lease)
+    }
+
+    /// Counts a lease as asked for, and says how long it is to last before its holder renews it.
+    pub(crate) fn request_lease(&self) -> (LeaseRequest, Duration) {
+        let request = LeaseRequest::new(&self.renewals);
+        let lease = self.config.lease.unwrap_or_else(|| request.first_lease());
+        (request, lease)
     }
 
     /// Runs a fill of about so many bytes off the caller's path. Returns false, and drops it, if too

@@ -6,16 +6,17 @@
 //! again by the workers of another runtime or, where there is none, by [`last_words`].
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use super::join::{Joined, join_all};
 use super::last_words;
 
-/// Workers that carry writes out at once.
-const MOST_WORKERS: usize = 256;
+/// Workers that carry writes out at once, and the most writes that one has under way.
+const MOST_WORKERS: usize = 64;
+const MOST_AT_ONCE: usize = 128;
 /// Writes of more bytes than this are not queued.
 const MOST_QUEUED_BYTES: usize = 64 << 20;
 /// What a queued write takes in memory beside its value.
@@ -23,7 +24,7 @@ const WRITE_BYTES: usize = 512;
 
 /// A write. It may be begun again after it was begun elsewhere and not finished, so all that it does to
 /// an entry must depend on the entry's CAS.
-pub(crate) type Write = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+pub(crate) type Write = Box<dyn Fn() -> Joined<'static, ()> + Send + Sync>;
 
 #[derive(Default)]
 pub(super) struct BackgroundWrites {
@@ -84,7 +85,8 @@ impl BackgroundWrites {
             Some(runtime) if queue.workers < MOST_WORKERS => {
                 queue.workers += 1;
                 drop(queue);
-                let worker = Worker { writes: Arc::clone(self), current: None, is_counted: true };
+                let worker =
+                    Worker { writes: Arc::clone(self), current: Vec::new(), is_counted: true };
                 runtime.spawn(worker.run());
             }
             None if queue.workers == 0 => {
@@ -115,32 +117,33 @@ impl BackgroundWrites {
     }
 }
 
-/// Carries out one write after another until none waits.
+/// Carries out writes until none waits.
 struct Worker {
     writes: Arc<BackgroundWrites>,
-    /// The write under way.
-    current: Option<QueuedWrite>,
+    /// The writes under way.
+    current: Vec<QueuedWrite>,
     /// Whether the queue counts this worker.
     is_counted: bool,
 }
 
 impl Worker {
     async fn run(mut self) {
-        while let Some(write) = self.next() {
-            let write = (self.current.insert(write).write)();
-            write.await;
-            self.current = None;
+        while self.take_next() {
+            join_all(self.current.iter().map(|queued| (queued.write)()).collect()).await;
+            self.current.clear();
         }
     }
 
-    fn next(&mut self) -> Option<QueuedWrite> {
+    /// Takes what is to be written next: one write, or this worker's share of the many that wait.
+    fn take_next(&mut self) -> bool {
         let mut queue = self.writes.queue();
-        let next = queue.waiting.pop_front();
-        if next.is_none() {
+        let share = queue.waiting.len().div_ceil(MOST_WORKERS).min(MOST_AT_ONCE);
+        self.current.extend(queue.waiting.drain(..share));
+        if self.current.is_empty() {
             queue.workers -= 1;
             self.is_counted = false;
         }
-        next
+        self.is_counted
     }
 }
 
@@ -152,7 +155,7 @@ impl Drop for Worker {
         }
         let mut queue = self.writes.queue();
         queue.workers -= 1;
-        queue.waiting.extend(self.current.take());
+        queue.waiting.extend(self.current.drain(..));
         let left = match queue.workers {
             0 => std::mem::take(&mut queue.waiting),
             _ => VecDeque::new(),

@@ -10,23 +10,31 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Id};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 
+use super::join::{Joined, join_all};
 use super::{Busy, Found, Item, Marker, Remote, RemoteError, RemoteKey};
 use crate::flight::Pulse;
 
 /// How long memcached keeps the placeholder of a lease: 2 s, which its clock makes 1 to 2.
-pub(crate) const FIRST_LEASE: Duration = Duration::from_secs(2);
+const FIRST_LEASE: Duration = Duration::from_secs(2);
+/// A process that asks for or holds so many leases at once asks for a second more, since its callers and
+/// its fills wait for their turn; up to [`LONGEST_FIRST_LEASE`].
+const LEASES_A_SECOND: usize = 4096;
+const LONGEST_FIRST_LEASE: Duration = Duration::from_secs(10);
 /// How often a lease is renewed.
 const RENEWED_EVERY: Duration = Duration::from_millis(500);
+/// A placeholder is renewed for the first time so long before its end.
+const RENEWED_BEFORE_END: Duration = Duration::from_millis(1500);
 /// How often the leases are looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How many leases are renewed at once.
+const MOST_AT_ONCE: usize = 256;
 /// A lease is not renewed for a fetch that was woken and not polled for this long: nobody runs it.
 const STOPPED_AFTER: Duration = Duration::from_secs(10);
 /// Nor is it renewed for a fetch that takes longer than this: its future was leaked.
@@ -39,6 +47,7 @@ const RENEWAL_WAIT: Duration = Duration::from_secs(2);
 pub(crate) struct Lease {
     remote: Arc<Remote>,
     held: Arc<HeldLease>,
+    _counted: LeaseRequest,
     is_used: AtomicBool,
     /// Whether there is an item, which the lease lets its holder replace.
     of_item: bool,
@@ -78,10 +87,19 @@ enum Phase {
 
 impl Lease {
     /// A lease to fill what is missing, renewed while it is held.
-    pub(crate) fn new(remote: &Arc<Remote>, key: RemoteKey, cas: u64, expected: Duration) -> Lease {
-        let lease = Lease::held(remote, key, cas, expected);
-        remote.renewals.add(&lease.held);
-        lease
+    /// Its placeholder lasts for `lease`, and its fetch is expected to take `expected`, which is zero
+    /// if nothing is known.
+    pub(crate) fn new(
+        remote: &Arc<Remote>,
+        key: RemoteKey,
+        cas: u64,
+        lease: Duration,
+        expected: Duration,
+    ) -> Lease {
+        let held = Lease::held(remote, key, cas, expected);
+        let due_in = lease.saturating_sub(RENEWED_BEFORE_END).max(RENEWED_EVERY);
+        remote.renewals.add(&held.held, due_in);
+        held
     }
 
     /// A lease to replace an item. It is not renewed, since a marker would take the item's place.
@@ -107,7 +125,8 @@ impl Lease {
             renewed: Notify::new(),
         };
         let (remote, held) = (Arc::clone(remote), Arc::new(held));
-        Lease { remote, held, is_used: AtomicBool::new(false), of_item: false }
+        let _counted = LeaseRequest::new(&remote.renewals);
+        Lease { remote, held, _counted, is_used: AtomicBool::new(false), of_item: false }
     }
 
     /// Ends the renewals once the fetch that `pulse` belongs to is not run any more.
@@ -282,19 +301,48 @@ impl Drop for Renewal<'_> {
 #[derive(Default)]
 pub(super) struct Renewals {
     runtimes: Mutex<Vec<(Id, Due)>>,
+    /// The leases that this process asks for or holds.
+    leases: AtomicUsize,
+}
+
+/// Counts as a lease that is asked for until it is dropped.
+pub(crate) struct LeaseRequest(Arc<Renewals>);
+
+impl LeaseRequest {
+    pub(super) fn new(renewals: &Arc<Renewals>) -> LeaseRequest {
+        renewals.leases.fetch_add(1, Ordering::Relaxed);
+        LeaseRequest(Arc::clone(renewals))
+    }
+
+    /// How long the placeholder of the lease is to last.
+    pub(super) fn first_lease(&self) -> Duration {
+        let leases = self.0.leases.load(Ordering::Relaxed);
+        let more = Duration::from_secs((leases / LEASES_A_SECOND) as u64);
+        (FIRST_LEASE + more).min(LONGEST_FIRST_LEASE)
+    }
+}
+
+impl Drop for LeaseRequest {
+    fn drop(&mut self) {
+        self.0.leases.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Leases with the times at which they are due, in that order.
 type Due = VecDeque<(tokio::time::Instant, Weak<HeldLease>)>;
 
 impl Renewals {
-    fn add(self: &Arc<Renewals>, lease: &Arc<HeldLease>) {
+    fn add(self: &Arc<Renewals>, lease: &Arc<HeldLease>, due_in: Duration) {
         // A lease is won in a runtime; one that is not renewed runs out.
         let Ok(runtime) = Handle::try_current() else { return };
-        let due = (tokio::time::Instant::now() + RENEWED_EVERY, Arc::downgrade(lease));
+        let due = (tokio::time::Instant::now() + due_in, Arc::downgrade(lease));
         let mut runtimes = self.runtimes();
         match runtimes.iter_mut().find(|(id, _)| *id == runtime.id()) {
-            Some((_, leases)) => leases.push_back(due),
+            Some((_, leases)) => {
+                // Mostly the last: most leases are due after the same time.
+                let at = leases.iter().rposition(|(due_at, _)| *due_at <= due.0);
+                leases.insert(at.map_or(0, |at| at + 1), due);
+            }
             None => {
                 runtimes.push((runtime.id(), VecDeque::from([due])));
                 drop(runtimes);
@@ -324,16 +372,24 @@ impl Renewer {
         while let Some(due_at) = self.next_due() {
             let soon = tokio::time::Instant::now() + LOOK_EVERY;
             tokio::time::sleep_until(due_at.max(soon)).await;
-            let mut renewals = JoinSet::new();
-            for lease in self.take_due() {
-                renewals.spawn(async move { lease.renew().await.then_some(lease) });
-            }
-            while let Some(renewed) = renewals.join_next().await {
-                if let Ok(Some(lease)) = renewed {
-                    self.renewals.add(&lease);
-                }
+            for lease in self.renew_due().await {
+                self.renewals.add(&lease, RENEWED_EVERY);
             }
         }
+    }
+
+    /// Renews the leases that are due; returns those that are to be renewed again.
+    async fn renew_due(&self) -> Vec<Arc<HeldLease>> {
+        let renew = |lease: Arc<HeldLease>| -> Joined<'_, _> {
+            Box::pin(async move { lease.renew().await.then_some(lease) })
+        };
+        let mut renewed = Vec::new();
+        let mut due = self.take_due().into_iter().peekable();
+        while due.peek().is_some() {
+            let together = due.by_ref().take(MOST_AT_ONCE).map(renew).collect();
+            renewed.extend(join_all(together).await.into_iter().flatten());
+        }
+        renewed
     }
 
     /// When the next lease is due. With none the runtime's entry goes, under the same lock, so that the

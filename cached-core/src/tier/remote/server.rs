@@ -23,6 +23,8 @@ use crate::key::Digest;
 pub(super) const LONGEST_WRITE: Duration = Duration::from_secs(10);
 /// An attempt that is overdue by more has nobody who makes it: its runtime is gone, or not driven.
 const OVERDUE: Duration = Duration::from_secs(1);
+/// How long the renewal of a lease waits for its turn.
+const RENEWAL_PATIENCE: Duration = Duration::from_secs(1);
 /// What is written to see whether a server answers. No entry's key looks like it.
 const MARK: &str = "cached-core.mark";
 
@@ -200,7 +202,9 @@ impl Server {
         let marker = marker.encode()[..].into();
         let renew = Command::Renew { key: Arc::clone(key), marker, cas };
         let now = Instant::now();
-        match pipeline.ask(renew, now, now + self.timeout()).await {
+        // The lease lasts longer than a call waits, so a renewal may wait longer for its turn.
+        let deadline = now + self.timeout().max(RENEWAL_PATIENCE);
+        match pipeline.ask(renew, now, deadline).await {
             Ok(Reply::Renewed(renewed)) => Ok(renewed),
             answer => Err(self.unanswered(answer)),
         }
