@@ -11,8 +11,9 @@ use crate::tier::remote::{Found, Item, Lease, Remote, RemoteKey, whole_seconds};
 use crate::value::Value;
 
 /// After this long whoever won the right to replace an item counts as killed, unless fetches are seen
-/// to take longer than a quarter of it.
+/// to take longer than a quarter of it; and at the latest after the second time.
 const REPLACED_WITHIN: Duration = Duration::from_secs(5);
+const REPLACED_WITHIN_AT_MOST: Duration = Duration::from_secs(120);
 
 /// What the remote tier answers a leader.
 pub(super) enum Acquired {
@@ -148,7 +149,8 @@ impl Missed {
     /// How long whoever won the right to replace an item has for it.
     fn replaced_within(&self) -> Duration {
         let fetch_time = self.site.counters().fetch_time().unwrap_or_default();
-        let by_fetch_time = REPLACED_WITHIN.max(fetch_time.saturating_mul(4));
+        let by_fetch_time =
+            fetch_time.saturating_mul(4).clamp(REPLACED_WITHIN, REPLACED_WITHIN_AT_MOST);
         self.site.cache.config().lease.unwrap_or(by_fetch_time)
     }
 }

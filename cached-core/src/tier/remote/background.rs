@@ -155,7 +155,10 @@ impl Drop for Worker {
         }
         let mut queue = self.writes.queue();
         queue.workers -= 1;
-        queue.waiting.extend(self.current.drain(..));
+        // A write that panicked would do so again.
+        if !std::thread::panicking() {
+            queue.waiting.extend(self.current.drain(..));
+        }
         let left = match queue.workers {
             0 => std::mem::take(&mut queue.waiting),
             _ => VecDeque::new(),
