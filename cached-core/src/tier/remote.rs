@@ -315,8 +315,12 @@ impl Remote {
     /// Waits until no write is under way; not for one whose runtime is not driven.
     pub(crate) async fn flush(&self) {
         // Without a runtime here there is no clock to wait by.
-        if Handle::try_current().is_ok() {
-            let _ = tokio::time::timeout(server::LONGEST_WRITE, self.pending.done()).await;
+        let Ok(runtime) = Handle::try_current() else { return };
+        let done = self.pending.done();
+        if runtimes::is_without_drivers(&runtime) {
+            done.await;
+        } else {
+            timer::run_until(Instant::now() + server::LONGEST_WRITE, done).await;
         }
     }
 }

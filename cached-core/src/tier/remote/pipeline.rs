@@ -67,7 +67,7 @@ impl Pipeline {
         now: Instant,
         deadline: Instant,
     ) -> Answer {
-        match self.admit(command, now, deadline) {
+        match self.admit(command, now) {
             // Its exchange ends in time by itself.
             Admission::Direct(exchange) => exchange.await,
             Admission::Queued(answer) => {
@@ -87,7 +87,7 @@ impl Pipeline {
         let count = commands.len();
         let answers: Vec<_> = {
             let mut state = self.state();
-            let queue = |command| state.queue.push(command, deadline);
+            let queue = |command| state.queue.push(command);
             let answers = commands.into_iter().map(queue).collect();
             self.start_flushers(&mut state);
             answers
@@ -106,14 +106,14 @@ impl Pipeline {
         answered
     }
 
-    fn admit(self: &Arc<Pipeline>, command: Command, now: Instant, deadline: Instant) -> Admission {
+    fn admit(self: &Arc<Pipeline>, command: Command, now: Instant) -> Admission {
         let mut state = self.state();
         if state.direct < DIRECT && state.flushers == 0 {
             state.direct += 1;
             drop(state);
             return Admission::Direct(DirectExchange::new(self, command, now));
         }
-        match state.queue.push(command, deadline) {
+        match state.queue.push(command) {
             Some(answer) => {
                 self.start_flushers(&mut state);
                 Admission::Queued(answer)
@@ -184,10 +184,7 @@ impl Pipeline {
             Err(failure) => Some((Stopped::Failed(failure), None)),
         };
         match stopped {
-            None => {
-                let took = began.elapsed().min(server.timeout() / 2);
-                self.state().queue.exchange_time = took;
-            }
+            None => {}
             Some((Stopped::Failed(failure), _)) => {
                 // What the server says to one command it does not say of those behind it.
                 let lost = Failure::lost("the connection was given up after another command");
@@ -247,7 +244,7 @@ impl Pipeline {
     fn give_back(self: &Arc<Pipeline>, command: &Command, answer: &Answer) {
         let Some(give_back) = command.give_back(answer) else { return };
         let mut state = self.state();
-        state.queue.push_give_back(give_back, Instant::now() + LATE);
+        state.queue.push_give_back(give_back);
         self.start_flushers(&mut state);
     }
 
@@ -346,7 +343,7 @@ impl Flusher {
         loop {
             let batch = {
                 let mut state = self.pipeline.state();
-                let batch = state.queue.next_batch(Instant::now());
+                let batch = state.queue.next_batch();
                 if batch.commands.is_empty() {
                     state.flushers -= 1;
                     self.is_counted = false;

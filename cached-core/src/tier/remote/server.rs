@@ -304,7 +304,9 @@ impl Server {
     /// Sees to it that the server comes back and is told what it missed. Without a runtime it is
     /// left to a later caller, who finds it overdue.
     fn mend_in_background(&self) {
-        if let Ok(runtime) = Handle::try_current() {
+        // A runtime without a clock is as good as none.
+        if let (Ok(runtime), Ok(_)) = (Handle::try_current(), self.any_pipeline(Errand::Background))
+        {
             runtime.spawn(mend(Weak::clone(&self.me)));
         }
     }
