@@ -235,3 +235,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 fn is_past(deadline: Instant) -> bool {
     Instant::now() >= deadline
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, duplex, split};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_list_that_no_buffer_takes_is_written_while_its_answers_are_read() {
+        const COUNT: usize = 2000;
+        let (ours, theirs) = duplex(512);
+        // It reads no more commands while nobody reads its answers.
+        tokio::spawn(async move {
+            let (read, mut write) = split(theirs);
+            let mut lines = BufReader::new(read).lines();
+            while let Ok(Some(_)) = lines.next_line().await {
+                write.write_all(b"VA 20 c1 t9\r\nabcdefghijklmnopqrst\r\n").await.expect("read");
+            }
+        });
+        let commands = vec![Command::Read { key: "key".into(), lease: None }; COUNT];
+        let (mut wire, mut count) = (Wire::new(ours), 0);
+        let now = Instant::now();
+        let deadline = now + Duration::from_secs(30);
+        wire.begin(&commands);
+        let mut answered = |answer: Answer| {
+            assert!(answer.is_ok());
+            count += 1;
+        };
+        let exchange = std::future::poll_fn(|context| {
+            wire.poll(&commands, &mut answered, now, deadline, context)
+        });
+        let end = tokio::time::timeout(Duration::from_secs(10), exchange).await;
+        assert!(matches!(end, Ok(End::Answered)));
+        assert!(wire.is_sound() && count == COUNT);
+    }
+}
