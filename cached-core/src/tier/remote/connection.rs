@@ -101,7 +101,7 @@ impl Connections {
 
     fn take(&self, now: Instant) -> Option<Box<Connection>> {
         loop {
-            let (mut connection, since) = self.idle().pop()?;
+            let (connection, since) = self.idle().pop()?;
             if now.saturating_duration_since(since) < LONGEST_IDLE && connection.wire.is_quiet() {
                 return Some(connection);
             }

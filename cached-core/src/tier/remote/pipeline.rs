@@ -159,7 +159,7 @@ impl Pipeline {
         let answer = answer.unwrap_or(Err(failure));
         let mut health = HealthReport::default();
         health.add(is_read, &answer);
-        self.report(&server, health);
+        self.report(&server, health, deadline);
         answer
     }
 
@@ -204,7 +204,7 @@ impl Pipeline {
                 self.finish_late(client, connection, batch, answered, sent);
             }
         }
-        self.report(&server, health);
+        self.report(&server, health, deadline);
     }
 
     /// Awaits the answers that did not come in time, in a task of its own.
@@ -248,8 +248,11 @@ impl Pipeline {
         self.start_flushers(&mut state);
     }
 
-    fn report(&self, server: &Server, report: HealthReport) {
+    fn report(&self, server: &Server, report: HealthReport, deadline: Instant) {
         match report {
+            // This process was held up itself, so that nothing is known of the server.
+            HealthReport { answers: false, refuses: false, lost: Some(_), .. }
+                if Instant::now() > deadline + server.timeout() / 2 => {}
             // A server that answers a part is slow, or the batch large; it is there.
             HealthReport { answers: false, refused_read: Some(why), .. } => {
                 server.refuses(&why);

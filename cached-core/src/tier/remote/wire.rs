@@ -8,10 +8,11 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::command::{Answer, Command, Failure};
 use super::protocol::{AnswerLine, write_command};
@@ -57,6 +58,15 @@ pub(super) enum End {
     TooLate,
 }
 
+impl Wire<TcpStream> {
+    /// Returns true if the server has neither closed the connection nor said anything unasked. It asks
+    /// the operating system only if the runtime has seen one of them.
+    pub(super) fn is_quiet(&self) -> bool {
+        let read = self.stream.try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn new(stream: S) -> Wire<S> {
         Wire {
@@ -70,15 +80,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             answered: 0,
             is_sound: true,
         }
-    }
-
-    /// Returns true if the server has neither closed the connection nor said anything unasked. It asks
-    /// the operating system only if the runtime has seen one of them.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        let mut buffer = [0];
-        let mut into = ReadBuf::new(&mut buffer);
-        self.is_sound && Pin::new(&mut self.stream).poll_read(&mut context, &mut into).is_pending()
     }
 
     /// Returns true if the connection can carry another exchange.
