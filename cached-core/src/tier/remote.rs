@@ -8,6 +8,7 @@ mod command;
 mod connection;
 mod debts;
 mod dial;
+mod direct;
 mod health;
 mod lease;
 mod marker;

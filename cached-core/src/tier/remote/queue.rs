@@ -17,11 +17,11 @@ const WAITING_BYTES: usize = 64 << 20;
 
 #[derive(Default)]
 pub(super) struct Queue {
-    commands: VecDeque<Waiting>,
+    commands: VecDeque<QueuedCommand>,
     bytes: usize,
 }
 
-struct Waiting {
+struct QueuedCommand {
     command: Command,
     waiter: Waiter,
 }
@@ -52,14 +52,14 @@ impl Queue {
         }
         let (waiter, receiver) = oneshot::channel();
         self.bytes += size(&command);
-        self.commands.push_back(Waiting { command, waiter: Some(waiter) });
+        self.commands.push_back(QueuedCommand { command, waiter: Some(waiter) });
         Some(receiver)
     }
 
     /// Puts a command first that nobody waits for: it gives something back that others wait for.
     pub(super) fn push_give_back(&mut self, command: Command) {
         self.bytes += size(&command);
-        self.commands.push_front(Waiting { command, waiter: None });
+        self.commands.push_front(QueuedCommand { command, waiter: None });
     }
 
     /// Takes the commands that travel next. A command whose waiter has given up does not: its deadline
@@ -79,7 +79,7 @@ impl Queue {
                 break;
             }
             self.bytes -= size;
-            let Waiting { command, waiter } = next;
+            let QueuedCommand { command, waiter } = next;
             let is_gone = waiter.as_ref().is_some_and(oneshot::Sender::is_closed);
             if !is_gone || command.is_removal() {
                 bytes += size;

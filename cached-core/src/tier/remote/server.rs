@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use super::command::{Answer, Command, Failure, Reply};
 use super::debts::Debts;
-use super::health::{FAILURES, Health};
+use super::health::{FAILURES, Health, Verdict};
 use super::pipeline::Pipeline;
 use super::queue::BATCH;
 use super::runtimes::Runtimes;
@@ -235,17 +235,13 @@ impl Server {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server did not answer an exchange.
-    pub(super) fn failed(&self, why: &str) {
-        self.count_failure(ErrorKind::Lost, why);
-    }
-
-    /// The server answered an exchange, and refused it.
-    pub(super) fn refuses(&self, why: &str) {
-        self.count_failure(ErrorKind::Unusable, why);
-    }
-
-    fn count_failure(&self, kind: ErrorKind, why: &str) {
+    /// An exchange came to nothing.
+    pub(super) fn count_failure(&self, verdict: &Verdict) {
+        let (kind, why) = match verdict {
+            Verdict::Answers => return,
+            Verdict::Refuses(why) => (ErrorKind::Unusable, why),
+            Verdict::Lost(why) => (ErrorKind::Lost, why),
+        };
         if self.health.failed(kind == ErrorKind::Unusable) {
             let error = self.error(kind, &why);
             log::warn!("{error}; it is ejected after {FAILURES} failures in a row");

@@ -45,7 +45,7 @@ pub(super) struct Wire<S> {
 }
 
 /// How an exchange ended.
-pub(super) enum End {
+pub(super) enum ExchangeEnd {
     /// Every command was answered.
     Answered,
     /// What the server said is not an answer.
@@ -114,29 +114,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         sent: Instant,
         deadline: Instant,
         context: &mut Context<'_>,
-    ) -> Poll<End> {
+    ) -> Poll<ExchangeEnd> {
         if let Err(error) = self.write(context) {
             let nothing_sent = self.written < self.first_command;
-            return Poll::Ready(End::Closed { error, nothing_sent });
+            return Poll::Ready(ExchangeEnd::Closed { error, nothing_sent });
         }
         let mut has_read = false;
         loop {
             let needed = match self.take_answers(commands, answered, sent) {
                 Ok(Some(needed)) => needed,
-                Ok(None) => return Poll::Ready(End::Answered),
+                Ok(None) => return Poll::Ready(ExchangeEnd::Answered),
                 Err(failure) => {
                     self.is_sound = false;
-                    return Poll::Ready(End::Failed(failure));
+                    return Poll::Ready(ExchangeEnd::Failed(failure));
                 }
             };
             if has_read && is_past(deadline) {
-                return Poll::Ready(End::TooLate);
+                return Poll::Ready(ExchangeEnd::TooLate);
             }
             let read_size = if commands.len() == 1 { LONGEST_LINE } else { LARGE_READ };
             match ready!(self.poll_read(needed.max(read_size), context)) {
                 Ok(()) => has_read = true,
                 Err(error) => {
-                    return Poll::Ready(End::Closed { error, nothing_sent: false });
+                    return Poll::Ready(ExchangeEnd::Closed { error, nothing_sent: false });
                 }
             }
         }
@@ -270,7 +270,7 @@ mod tests {
             wire.poll(&commands, &mut answered, now, deadline, context)
         });
         let end = tokio::time::timeout(Duration::from_secs(10), exchange).await;
-        assert!(matches!(end, Ok(End::Answered)));
+        assert!(matches!(end, Ok(ExchangeEnd::Answered)));
         assert!(wire.is_sound() && count == COUNT);
     }
 }

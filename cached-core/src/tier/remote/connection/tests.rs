@@ -97,8 +97,8 @@ async fn ask(
     let mut answered = |its| answer = Some(its);
     match connections.exchange(commands, now, now + timeout, &mut answered).await {
         Ok(()) => answer.expect("it was answered"),
-        Err(Stopped::Failed(failure)) => Err(failure),
-        Err(Stopped::TooLate(_)) => Err(Failure::too_late()),
+        Err(ExchangeError::Failed(failure)) => Err(failure),
+        Err(ExchangeError::TooLate(_)) => Err(Failure::too_late()),
     }
 }
 
@@ -309,7 +309,7 @@ fn what_is_answered_at_the_deadline_is_kept_and_the_rest_may_come_later() {
         };
         let deadline = now + Duration::from_millis(50);
         let stopped = connections.exchange(&commands, now, deadline, &mut answered).await;
-        let Err(Stopped::TooLate(connection)) = stopped else { panic!("it is too late") };
+        let Err(ExchangeError::TooLate(connection)) = stopped else { panic!("it is too late") };
         assert_eq!(connection.wire.answered(), 2);
         connections.finish(connection, &commands, now, now + LONG, &mut answered).await;
         assert_eq!((count, connections.idle().len()), (3, 1));
