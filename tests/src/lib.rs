@@ -1,6 +1,7 @@
 //! What the integration tests share: memcached servers of their own, and an upstream that counts.
 
 mod deploy;
+mod old;
 mod upstream;
 
 use std::io::{BufRead, BufReader, Write};
@@ -10,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+pub use old::{Behaviour, StandIn};
 pub use upstream::{Down, Upstream};
 
 /// A memcached of the test's own, on a free port of loopback; ended when dropped.
@@ -26,9 +28,24 @@ impl Memcached {
     /// Where memcached is missing or does not start: a test that needs it is never skipped.
     #[must_use]
     pub fn start() -> Memcached {
+        Memcached::start_with(&[], "MN")
+    }
+
+    /// Starts one that refuses everything, as it wants a password.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    #[must_use]
+    pub fn start_with_password() -> Memcached {
+        let file = std::env::temp_dir().join(format!("cached-tests.{}", std::process::id()));
+        std::fs::write(&file, "user:password\n").expect("the file can be written");
+        Memcached::start_with(&["-Y", &file.to_string_lossy()], "CLIENT_ERROR")
+    }
+
+    fn start_with(options: &[&str], answer: &str) -> Memcached {
         // Another process may take the port between looking and starting: then take another.
         for _ in 0..20 {
-            if let Some(memcached) = Memcached::start_on(free_port()) {
+            if let Some(memcached) = Memcached::start_on_with(free_port(), options, answer) {
                 return memcached;
             }
         }
@@ -41,12 +58,16 @@ impl Memcached {
     /// Where memcached is missing.
     #[must_use]
     pub fn start_on(port: u16) -> Option<Memcached> {
+        Memcached::start_on_with(port, &[], "MN")
+    }
+
+    fn start_on_with(port: u16, options: &[&str], answer: &str) -> Option<Memcached> {
         let mut command = Command::new("memcached");
         command
             .args(["-l", "127.0.0.1", "-U", "0", "-t", "2", "-m", "64", "-p"])
             .arg(port.to_string());
         // Ignored where the user is not root.
-        command.args(["-u", "nobody"]);
+        command.args(["-u", "nobody"]).args(options);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("memcached is not installed; scripts/test installs it");
         let mut memcached = Memcached { child, port };
@@ -55,7 +76,7 @@ impl Memcached {
             if memcached.child.try_wait().expect("the child can be waited for").is_some() {
                 return None;
             }
-            if memcached.try_command("mn").is_some_and(|answer| answer.starts_with("MN")) {
+            if memcached.try_command("mn").is_some_and(|its| its.starts_with(answer)) {
                 return Some(memcached);
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -2,14 +2,13 @@
 #![allow(missing_docs)]
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cached_core::testing::{TestCache, TestMemcached};
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::Memcached;
+use cached_tests::{Behaviour, Memcached, StandIn};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -318,25 +317,13 @@ async fn a_server_that_has_recovered_is_asked_by_the_next_call_and_told_by_the_n
     assert!(!pair.home.holds(&key));
 }
 
-/// A server that answers every command with an error of its own: it is there, and asking another in
-/// its place would only move its load.
+/// A server that answers, and refuses a fill: it is there, and asking another in its place would only
+/// move its load.
 #[tokio::test]
-async fn a_server_that_refuses_a_command_is_not_stood_in_for() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let refusing = listener.local_addr().expect("bound").to_string();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            std::thread::spawn(move || {
-                let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
-                while lines.next()?.is_ok() {
-                    (&stream).write_all(b"SERVER_ERROR out of memory\r\n").ok()?;
-                }
-                Some(())
-            });
-        }
-    });
+async fn a_server_that_refuses_a_write_is_not_stood_in_for() {
+    let full = StandIn::start(Behaviour::Full);
     let memcached = Memcached::start();
-    let builder = Cache::builder().memcached([refusing, memcached.address()]);
+    let builder = Cache::builder().memcached([full.address(), memcached.address()]);
     let cache = builder.remote_timeout(TIMEOUT).build().await.expect("fits");
     let upstream = Upstream::default();
     let mut refused = 0;

@@ -488,3 +488,26 @@ async fn a_name_that_does_not_resolve_at_first_neither_fails_the_build_nor_a_cal
     calls(&cache, &upstream, 0..20).await;
     assert_eq!(upstream.fetches(), fetched);
 }
+
+/// A process that is suspended, or that has far more to do than it can, finds every deadline past. That
+/// says nothing of the server.
+#[tokio::test]
+async fn a_process_that_was_held_up_ejects_no_server() {
+    let server = Memcached::start();
+    let cache = process([&server]).await;
+    let upstream = Upstream::default();
+    calls(&cache, &upstream, 0..1).await;
+    cache.flush().await;
+    for user in 1..6 {
+        server.stop();
+        let mut call = std::pin::pin!(cache.scope(profile(&upstream, user)));
+        assert!(cached_tests::poll_once(call.as_mut()).await.is_none(), "it is under way");
+        // This holds up the runtime's only thread.
+        std::thread::sleep(TIMEOUT * 3);
+        call.await.expect("no call fails");
+        server.resume();
+    }
+    let fetched = upstream.fetches();
+    calls(&cache, &upstream, 0..1).await;
+    assert_eq!(upstream.fetches(), fetched, "the server is asked");
+}

@@ -9,6 +9,7 @@ mod command;
 mod connection;
 mod debts;
 mod dial;
+mod direct;
 mod health;
 mod join;
 mod last_words;
@@ -325,8 +326,12 @@ impl Remote {
     /// Waits until no write is under way; not for one whose runtime is not driven.
     pub(crate) async fn flush(&self) {
         // Without a runtime here there is no clock to wait by.
-        if Handle::try_current().is_ok() {
-            let _ = tokio::time::timeout(server::LONGEST_WRITE, self.background.done()).await;
+        let Ok(runtime) = Handle::try_current() else { return };
+        let done = self.background.done();
+        if runtimes::is_without_drivers(&runtime) {
+            done.await;
+        } else {
+            timer::run_until(Instant::now() + server::LONGEST_WRITE, done).await;
         }
     }
 }

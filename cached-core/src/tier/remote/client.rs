@@ -6,7 +6,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 
 use super::command::{Answer, Command, Failure};
-use super::connection::{Connection, Connections, Stopped};
+use super::connection::{Connection, Connections, ExchangeError};
 
 pub(super) enum Client {
     Memcached(Connections),
@@ -33,7 +33,7 @@ impl Client {
         sent: Instant,
         deadline: Instant,
         answered: &mut impl FnMut(Answer),
-    ) -> Result<(), Stopped> {
+    ) -> Result<(), ExchangeError> {
         match self {
             Client::Memcached(connections) => {
                 connections.exchange(commands, sent, deadline, answered).await
@@ -42,7 +42,7 @@ impl Client {
             Client::Memory(memory) => {
                 let answers = memory.run(commands.to_vec());
                 let answers = super::timer::run_until(deadline, answers).await;
-                let answers = answers.ok_or_else(|| Stopped::Failed(Failure::too_late()))?;
+                let answers = answers.ok_or_else(|| ExchangeError::Failed(Failure::too_late()))?;
                 answers.into_iter().for_each(answered);
                 Ok(())
             }

@@ -108,8 +108,9 @@ impl Command {
         matches!(self, Command::Delete { unchanged: None, .. })
     }
 
-    /// Returns true if a server may carry the command out twice. A lease that is won twice is
-    /// another caller's the second time, and ends soon.
+    /// Returns true if a server may carry the command out twice, also one that was started anew
+    /// meanwhile, to which a CAS of before means nothing. A lease that is won twice is another caller's
+    /// the second time, and ends soon.
     pub(super) fn is_repeatable(&self) -> bool {
         self.is_read() || self.is_removal()
     }

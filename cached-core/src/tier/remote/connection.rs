@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use super::command::{Answer, Command, Failure};
 use super::dial::Addresses;
 use super::timer::Timer;
-use super::wire::{End, Wire};
+use super::wire::{ExchangeEnd, Wire};
 
 /// A connection that was idle for longer may have been forgotten on its way.
 const LONGEST_IDLE: Duration = Duration::from_secs(90);
@@ -31,7 +31,7 @@ pub(super) struct Connection {
 }
 
 /// Why an exchange stopped before every command was answered.
-pub(super) enum Stopped {
+pub(super) enum ExchangeError {
     Failed(Failure),
     /// The deadline has passed; the answers may yet come on this connection.
     TooLate(Box<Connection>),
@@ -57,30 +57,34 @@ impl Connections {
         sent: Instant,
         deadline: Instant,
         answered: &mut impl FnMut(Answer),
-    ) -> Result<(), Stopped> {
+    ) -> Result<(), ExchangeError> {
         loop {
             let idle = self.take(sent);
             let was_idle = idle.is_some();
             let mut connection = match idle {
                 Some(connection) => connection,
                 // In a box, as it is rare, so that what holds it stays small.
-                None => Box::pin(self.addresses.open(deadline)).await.map_err(Stopped::Failed)?,
+                None => {
+                    Box::pin(self.addresses.open(deadline)).await.map_err(ExchangeError::Failed)?
+                }
             };
             connection.wire.begin(commands);
             let end = connection.go_on(commands, sent, deadline, answered).await;
             match end {
-                End::Answered => {
+                ExchangeEnd::Answered => {
                     self.keep(connection, sent);
                     return Ok(());
                 }
-                End::Failed(failure) => return Err(Stopped::Failed(failure)),
-                End::TooLate => return Err(Stopped::TooLate(connection)),
+                ExchangeEnd::Failed(failure) => return Err(ExchangeError::Failed(failure)),
+                ExchangeEnd::TooLate => return Err(ExchangeError::TooLate(connection)),
                 // The server closed it while it was idle, and has not read these commands.
-                End::Closed { nothing_sent, .. }
+                ExchangeEnd::Closed { nothing_sent, .. }
                     if was_idle
                         && connection.wire.answered() == 0
                         && (nothing_sent || commands.iter().all(Command::is_repeatable)) => {}
-                End::Closed { error, .. } => return Err(Stopped::Failed(Failure::lost(error))),
+                ExchangeEnd::Closed { error, .. } => {
+                    return Err(ExchangeError::Failed(Failure::lost(error)));
+                }
             }
         }
     }
@@ -94,14 +98,14 @@ impl Connections {
         deadline: Instant,
         answered: &mut impl FnMut(Answer),
     ) {
-        if let End::Answered = connection.go_on(commands, sent, deadline, answered).await {
+        if let ExchangeEnd::Answered = connection.go_on(commands, sent, deadline, answered).await {
             self.keep(connection, Instant::now());
         }
     }
 
     fn take(&self, now: Instant) -> Option<Box<Connection>> {
         loop {
-            let (mut connection, since) = self.idle().pop()?;
+            let (connection, since) = self.idle().pop()?;
             if now.saturating_duration_since(since) < LONGEST_IDLE && connection.wire.is_quiet() {
                 return Some(connection);
             }
@@ -132,11 +136,11 @@ impl Connection {
         sent: Instant,
         deadline: Instant,
         answered: &mut impl FnMut(Answer),
-    ) -> impl Future<Output = End> {
+    ) -> impl Future<Output = ExchangeEnd> {
         let Connection { wire, timer } = self;
         poll_fn(move |context| {
             let end = match wire.poll(commands, answered, sent, deadline, context) {
-                Poll::Pending => timer.poll(deadline, context).map(|()| End::TooLate),
+                Poll::Pending => timer.poll(deadline, context).map(|()| ExchangeEnd::TooLate),
                 end => end,
             };
             if end.is_ready() {

@@ -120,3 +120,64 @@ fn alternate_families(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    /// An address that takes no connection and refuses none, as that of a machine that is gone.
+    async fn silent() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let listener = socket.listen(1).expect("it listens");
+        let address = listener.local_addr().expect("bound");
+        let mut waiting = Vec::new();
+        let patience = Duration::from_millis(50);
+        while let Ok(stream) = tokio::time::timeout(patience, TcpStream::connect(address)).await {
+            waiting.push(stream.expect("its backlog takes it"));
+        }
+        (address, listener, waiting)
+    }
+
+    async fn fit() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 99]).await;
+                let _ = stream.write_all(b"VERSION 1.6.18\r\nNF c0\r\nMN\r\n").await;
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_silent_does_not_keep_the_next_from_answering() {
+        let (silent, _listener, _waiting) = silent().await;
+        // This one accepts connections, and says nothing on them.
+        let mute = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let mute_address = mute.local_addr().expect("bound");
+        let addresses = vec![silent, mute_address, fit().await];
+        let addresses = Addresses::new(addresses, &Handle::current());
+        let timeout = Duration::from_millis(800);
+        let began = Instant::now();
+        assert!(addresses.open(began + timeout).await.is_ok());
+        assert!(began.elapsed() > timeout / 4, "the others had a head start");
+        // The one that answered comes first from now on.
+        let began = Instant::now();
+        assert!(addresses.open(began + timeout).await.is_ok());
+        assert!(began.elapsed() < timeout / 4, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn addresses_of_the_two_families_alternate() {
+        let address = |text: &str| -> SocketAddr { text.parse().expect("an address") };
+        let [a, b, c] = ["[::1]:1", "[::2]:1", "[::3]:1"].map(address);
+        let [x, y] = ["1.1.1.1:1", "1.1.1.2:1"].map(address);
+        assert_eq!(alternate_families(vec![a, b, c, x]), [a, x, b, c]);
+        assert_eq!(alternate_families(vec![x, y, a]), [x, a, y]);
+    }
+}

@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::ErrorKind;
+use super::command::{Answer, Failure};
 use crate::clock::Clock;
 
 /// A server that fails so often in a row is ejected.
@@ -124,6 +126,58 @@ impl Health {
     }
 }
 
+/// What the answers of one exchange say of the server.
+#[derive(Default)]
+pub(super) struct HealthReport {
+    /// True if a command was answered.
+    answers: bool,
+    /// True if a command was refused.
+    refuses: bool,
+    refused_read: Option<String>,
+    lost: Option<String>,
+}
+
+impl HealthReport {
+    /// Takes one answer into account; `is_read` says what was asked.
+    pub(super) fn add(&mut self, is_read: bool, answer: &Answer) {
+        let Err(Failure { kind, why }) = answer else {
+            self.answers = true;
+            return;
+        };
+        let first = match kind {
+            ErrorKind::Lost => &mut self.lost,
+            ErrorKind::Unusable => &mut self.refused_read,
+            // A write may be too large, or the memory full. No read is.
+            _ => {
+                self.refuses = true;
+                if !is_read {
+                    return;
+                }
+                &mut self.refused_read
+            }
+        };
+        first.get_or_insert_with(|| why.clone());
+    }
+
+    pub(super) fn verdict(self) -> Verdict {
+        match self {
+            // A server that answers a part is slow, or the batch large; it is there.
+            HealthReport { answers: true, .. } => Verdict::Answers,
+            HealthReport { refused_read: Some(why), .. } => Verdict::Refuses(why),
+            HealthReport { lost: Some(why), refuses: false, .. } => Verdict::Lost(why),
+            _ => Verdict::Answers,
+        }
+    }
+}
+
+/// What an exchange says of the server; a failure says why.
+pub(super) enum Verdict {
+    Answers,
+    /// It is there, and refuses what no server should.
+    Refuses(String),
+    Lost(String),
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }
@@ -155,5 +209,31 @@ mod tests {
         assert!(!health.in_rotation(), "a late answer alone does not bring it back");
         assert!(health.reinstate());
         assert!(health.in_rotation());
+    }
+
+    #[test]
+    fn a_refused_read_counts_against_a_server_and_a_refused_write_does_not() {
+        let verdict = |answers: &[(bool, Answer)]| {
+            let mut report = HealthReport::default();
+            answers.iter().for_each(|(is_read, answer)| report.add(*is_read, answer));
+            match report.verdict() {
+                Verdict::Answers => "answers",
+                Verdict::Refuses(_) => "refuses",
+                Verdict::Lost(_) => "lost",
+            }
+        };
+        let refused = || Err(Failure::refused("it does"));
+        let lost = || Err(Failure::lost("it is"));
+        let answered = || Ok(super::super::command::Reply::Applied(true));
+        assert_eq!(
+            verdict(&[(false, Err(Failure::too_large("it is"))), (true, lost())]),
+            "answers"
+        );
+        assert_eq!(verdict(&[(false, refused())]), "answers");
+        assert_eq!(verdict(&[(true, refused())]), "refuses");
+        assert_eq!(verdict(&[(false, Err(Failure::unusable("it is")))]), "refuses");
+        assert_eq!(verdict(&[(true, lost()), (true, lost())]), "lost");
+        assert_eq!(verdict(&[(true, lost()), (true, answered())]), "answers");
+        assert_eq!(verdict(&[(true, refused()), (true, answered())]), "answers");
     }
 }

@@ -6,9 +6,7 @@
 //! ends when nothing has. So nobody's command waits for a task that somebody else may have dropped, or
 //! holds and does not poll.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -17,7 +15,9 @@ use tokio::sync::oneshot;
 use super::ErrorKind;
 use super::client::Client;
 use super::command::{Answer, Command, Failure};
-use super::connection::{Connection, Stopped};
+use super::connection::{Connection, ExchangeError};
+use super::direct::{DirectExchange, DirectPermit};
+use super::health::{HealthReport, Verdict};
 use super::queue::{Batch, Queue, Waiter};
 use super::server::Server;
 use super::timer::run_until;
@@ -67,7 +67,7 @@ impl Pipeline {
         now: Instant,
         deadline: Instant,
     ) -> Answer {
-        match self.admit(command, now, deadline) {
+        match self.admit(command, now) {
             // Its exchange ends in time by itself.
             Admission::Direct(exchange) => exchange.await,
             Admission::Queued(answer) => {
@@ -87,7 +87,7 @@ impl Pipeline {
         let count = commands.len();
         let answers: Vec<_> = {
             let mut state = self.state();
-            let queue = |command| state.queue.push(command, deadline);
+            let queue = |command| state.queue.push(command);
             let answers = commands.into_iter().map(queue).collect();
             self.start_flushers(&mut state);
             answers
@@ -106,14 +106,15 @@ impl Pipeline {
         answered
     }
 
-    fn admit(self: &Arc<Pipeline>, command: Command, now: Instant, deadline: Instant) -> Admission {
+    fn admit(self: &Arc<Pipeline>, command: Command, now: Instant) -> Admission {
         let mut state = self.state();
         if state.direct < DIRECT && state.flushers == 0 {
             state.direct += 1;
             drop(state);
-            return Admission::Direct(DirectExchange::new(self, command, now));
+            let permit = DirectPermit::new(self);
+            return Admission::Direct(DirectExchange::new(permit, command, now));
         }
-        match state.queue.push(command, deadline) {
+        match state.queue.push(command) {
             Some(answer) => {
                 self.start_flushers(&mut state);
                 Admission::Queued(answer)
@@ -133,7 +134,11 @@ impl Pipeline {
     }
 
     /// Runs one command that is asked `now`.
-    async fn exchange_one(self: &Arc<Pipeline>, command: Command, now: Instant) -> Answer {
+    pub(super) async fn exchange_one(
+        self: &Arc<Pipeline>,
+        command: Command,
+        now: Instant,
+    ) -> Answer {
         let server = self.server.upgrade().ok_or_else(unused)?;
         let (sent, deadline) = (server.clock.at(now), now + server.timeout());
         let mut answer = None;
@@ -144,13 +149,13 @@ impl Pipeline {
                 let exchange = client.exchange(commands, sent, deadline, &mut answered);
                 exchange.await.err().map(|stopped| (stopped, Some(client)))
             }
-            Err(failure) => Some((Stopped::Failed(failure), None)),
+            Err(failure) => Some((ExchangeError::Failed(failure), None)),
         };
         let is_read = command.is_read();
         let failure = match stopped {
             None => Failure::lost("no answer"),
-            Some((Stopped::Failed(failure), _)) => failure,
-            Some((Stopped::TooLate(connection), client)) => {
+            Some((ExchangeError::Failed(failure), _)) => failure,
+            Some((ExchangeError::TooLate(connection), client)) => {
                 let batch = Batch { commands: vec![command], waiters: vec![None] };
                 self.finish_late(client, connection, batch, 0, sent);
                 Failure::too_late()
@@ -159,7 +164,7 @@ impl Pipeline {
         let answer = answer.unwrap_or(Err(failure));
         let mut health = HealthReport::default();
         health.add(is_read, &answer);
-        self.report(&server, health);
+        self.report(&server, health, deadline);
         answer
     }
 
@@ -181,14 +186,11 @@ impl Pipeline {
                 let exchange = client.exchange(&commands, sent, deadline, &mut answered);
                 exchange.await.err().map(|stopped| (stopped, Some(client)))
             }
-            Err(failure) => Some((Stopped::Failed(failure), None)),
+            Err(failure) => Some((ExchangeError::Failed(failure), None)),
         };
         match stopped {
-            None => {
-                let took = began.elapsed().min(server.timeout() / 2);
-                self.state().queue.exchange_time = took;
-            }
-            Some((Stopped::Failed(failure), _)) => {
+            None => {}
+            Some((ExchangeError::Failed(failure), _)) => {
                 // What the server says to one command it does not say of those behind it.
                 let lost = Failure::lost("the connection was given up after another command");
                 let mut failures = std::iter::once(failure.clone()).chain(std::iter::repeat(
@@ -201,13 +203,13 @@ impl Pipeline {
                     self.tell(command, waiter.take(), answer);
                 }
             }
-            Some((Stopped::TooLate(connection), client)) => {
+            Some((ExchangeError::TooLate(connection), client)) => {
                 health.add(false, &Err(Failure::too_late()));
                 let batch = Batch { commands, waiters };
                 self.finish_late(client, connection, batch, answered, sent);
             }
         }
-        self.report(&server, health);
+        self.report(&server, health, deadline);
     }
 
     /// Awaits the answers that did not come in time, in a task of its own.
@@ -244,24 +246,24 @@ impl Pipeline {
         }
     }
 
-    fn give_back(self: &Arc<Pipeline>, command: &Command, answer: &Answer) {
+    pub(super) fn give_back(self: &Arc<Pipeline>, command: &Command, answer: &Answer) {
         let Some(give_back) = command.give_back(answer) else { return };
         let mut state = self.state();
-        state.queue.push_give_back(give_back, Instant::now() + LATE);
+        state.queue.push_give_back(give_back);
         self.start_flushers(&mut state);
     }
 
-    fn report(&self, server: &Server, report: HealthReport) {
-        match report {
-            // A server that answers a part is slow, or the batch large; it is there.
-            HealthReport { answers: false, refused_read: Some(why), .. } => {
-                server.refuses(&why);
-            }
-            HealthReport { answers: false, lost: Some(why), refuses: false, .. } => {
+    fn report(&self, server: &Server, report: HealthReport, deadline: Instant) {
+        // This process was held up itself, so that nothing is known of the server.
+        let was_held_up = || Instant::now() > deadline + server.timeout() / 2;
+        match report.verdict() {
+            Verdict::Answers => server.health.succeeded(),
+            Verdict::Lost(_) if was_held_up() => {}
+            verdict => {
+                // Its name may have another address by now.
                 *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                server.failed(&why);
+                server.count_failure(&verdict);
             }
-            _ => server.health.succeeded(),
         }
     }
 
@@ -283,41 +285,16 @@ impl Pipeline {
         Ok(Arc::clone(kept.get_or_insert_with(|| Arc::new(client))))
     }
 
+    pub(super) fn end_direct_exchange(&self) {
+        self.state().direct -= 1;
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     fn state(&self) -> MutexGuard<'_, PipelineState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What the answers of one exchange say of the server.
-#[derive(Default)]
-struct HealthReport {
-    /// True if a command was answered.
-    answers: bool,
-    /// True if a command was refused.
-    refuses: bool,
-    refused_read: Option<String>,
-    lost: Option<String>,
-}
-
-impl HealthReport {
-    fn add(&mut self, is_read: bool, answer: &Answer) {
-        let Err(Failure { kind, why }) = answer else {
-            self.answers = true;
-            return;
-        };
-        let first = match kind {
-            ErrorKind::Lost => &mut self.lost,
-            ErrorKind::Unusable => &mut self.refused_read,
-            // A write may be too large, or the memory full. No read is.
-            _ => {
-                self.refuses = true;
-                if !is_read {
-                    return;
-                }
-                &mut self.refused_read
-            }
-        };
-        first.get_or_insert_with(|| why.clone());
     }
 }
 
@@ -346,7 +323,7 @@ impl Flusher {
         loop {
             let batch = {
                 let mut state = self.pipeline.state();
-                let batch = state.queue.next_batch(Instant::now());
+                let batch = state.queue.next_batch();
                 if batch.commands.is_empty() {
                     state.flushers -= 1;
                     self.is_counted = false;
@@ -375,66 +352,5 @@ impl Drop for Flusher {
         let lost = (state.flushers == 0).then(|| state.queue.take_all());
         drop(state);
         drop(lost);
-    }
-}
-
-/// A command that its caller runs itself. If the caller goes away in the middle, a task goes on with
-/// it: the connection stays good, and a lease that is won is given back.
-struct DirectExchange {
-    pipeline: Arc<Pipeline>,
-    exchange: Option<Pin<Box<dyn Future<Output = Answer> + Send>>>,
-    /// What the command may win, as a command of its own.
-    command: Option<Command>,
-}
-
-impl DirectExchange {
-    fn new(pipeline: &Arc<Pipeline>, command: Command, now: Instant) -> DirectExchange {
-        let read = command.is_read().then(|| command.clone());
-        let permit = DirectPermit(Arc::clone(pipeline));
-        let exchange = Box::pin(async move {
-            let permit = permit;
-            permit.0.exchange_one(command, now).await
-        });
-        let pipeline = Arc::clone(pipeline);
-        DirectExchange { pipeline, exchange: Some(exchange), command: read }
-    }
-}
-
-impl Future for DirectExchange {
-    type Output = Answer;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
-        // Taken out while it is polled: one that panics is not to be gone on with.
-        let Some(mut exchange) = self.exchange.take() else {
-            return Poll::Ready(Err(Failure::too_late()));
-        };
-        let polled = exchange.as_mut().poll(context);
-        if polled.is_pending() {
-            self.exchange = Some(exchange);
-        }
-        polled
-    }
-}
-
-impl Drop for DirectExchange {
-    fn drop(&mut self) {
-        if let Some(exchange) = self.exchange.take() {
-            let (pipeline, command) = (Arc::clone(&self.pipeline), self.command.take());
-            self.pipeline.runtime.spawn(async move {
-                let answer = exchange.await;
-                if let Some(command) = command {
-                    pipeline.give_back(&command, &answer);
-                }
-            });
-        }
-    }
-}
-
-/// Counts as a direct exchange until it is dropped.
-struct DirectPermit(Arc<Pipeline>);
-
-impl Drop for DirectPermit {
-    fn drop(&mut self) {
-        self.0.state().direct -= 1;
     }
 }

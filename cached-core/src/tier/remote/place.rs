@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
-
 use super::command::Command;
 use super::server::{Errand, Server, Untold};
+use super::timer::run_until;
 use super::{
     Condition, Found, GUTTER_TTL, Item, LONGEST_TTL, LeaseTerms, Marker, RemoteError, whole_seconds,
 };
@@ -137,9 +136,9 @@ impl RemoteKey {
         let read = self.server().read(&self.key, lease, now);
         let found = match rest.filter(|_| self.in_gutter) {
             // In a box, as it is rare, so that what holds a read stays small.
-            Some(deadline) => Box::pin(tokio::time::timeout_at(deadline.into(), read))
+            Some(deadline) => Box::pin(run_until(deadline, read))
                 .await
-                .unwrap_or_else(|_| Err(RemoteError::lost("no time was left for the gutter"))),
+                .unwrap_or_else(|| Err(RemoteError::lost("no time was left for the gutter"))),
             None => read.await,
         };
         Ok(match found? {
@@ -267,11 +266,7 @@ impl RemoteKey {
 
 /// What is not answered by the deadline was begun all the same, and goes on in the background.
 async fn tell_by(deadline: Instant, untold: Untold<'_>) -> Result<(), RemoteError> {
-    // Without a runtime there is no clock to wait by, and nobody is asked.
-    if Handle::try_current().is_err() {
-        return untold.tell(deadline).await;
-    }
-    tokio::time::timeout_at(deadline.into(), untold.tell(deadline))
+    run_until(deadline, untold.tell(deadline))
         .await
-        .unwrap_or_else(|_| Err(RemoteError::lost("no time was left to tell a key's server")))
+        .unwrap_or_else(|| Err(RemoteError::lost("no time was left to tell a key's server")))
 }

@@ -1,11 +1,10 @@
 //! The commands that wait for a pipeline: how many there may be, and which travel next.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::command::{Answer, Command, Failure};
+use super::command::{Answer, Command};
 
 /// The most commands in a batch.
 pub(super) const BATCH: usize = 512;
@@ -18,16 +17,13 @@ const WAITING_BYTES: usize = 64 << 20;
 
 #[derive(Default)]
 pub(super) struct Queue {
-    commands: VecDeque<Waiting>,
+    commands: VecDeque<QueuedCommand>,
     bytes: usize,
-    /// How long the last batch was under way.
-    pub(super) exchange_time: Duration,
 }
 
-struct Waiting {
+struct QueuedCommand {
     command: Command,
     waiter: Waiter,
-    deadline: Instant,
 }
 
 /// Who is told a command's answer; `None` if nobody waits for it.
@@ -49,34 +45,32 @@ impl Queue {
         self.commands.len()
     }
 
-    /// Puts a command at the end, where there is room.
-    pub(super) fn push(
-        &mut self,
-        command: Command,
-        deadline: Instant,
-    ) -> Option<oneshot::Receiver<Answer>> {
+    /// Puts a command at the end, if there is room.
+    pub(super) fn push(&mut self, command: Command) -> Option<oneshot::Receiver<Answer>> {
         if self.bytes + size(&command) > WAITING_BYTES {
             return None;
         }
         let (waiter, receiver) = oneshot::channel();
         self.bytes += size(&command);
-        self.commands.push_back(Waiting { command, waiter: Some(waiter), deadline });
+        self.commands.push_back(QueuedCommand { command, waiter: Some(waiter) });
         Some(receiver)
     }
 
     /// Puts a command first that nobody waits for: it gives something back that others wait for.
-    pub(super) fn push_give_back(&mut self, command: Command, deadline: Instant) {
+    pub(super) fn push_give_back(&mut self, command: Command) {
         self.bytes += size(&command);
-        self.commands.push_front(Waiting { command, waiter: None, deadline });
+        self.commands.push_front(QueuedCommand { command, waiter: None });
     }
 
-    /// Takes the commands that travel next. One whose waiter is gone, or could not be answered in
-    /// time, does not: its waiter is told at once. A removal travels all the same, since the entry is
-    /// wrong whether or not somebody waits.
-    pub(super) fn next_batch(&mut self, now: Instant) -> Batch {
+    /// Takes the commands that travel next. A command whose waiter has given up does not: its deadline
+    /// has passed, or its caller is gone. A removal travels all the same, since the entry is wrong
+    /// whether or not somebody waits.
+    ///
+    /// The waiter's word counts and not the clock: in a burst a task may be polled long after its
+    /// deadline, and an answer that is there by then is as good as one in time.
+    pub(super) fn next_batch(&mut self) -> Batch {
         let mut batch = Batch::default();
         let mut bytes = 0;
-        let answered_at = now + self.exchange_time;
         while batch.commands.len() < BATCH {
             let Some(next) = self.commands.pop_front() else { break };
             let size = size(&next.command);
@@ -85,19 +79,13 @@ impl Queue {
                 break;
             }
             self.bytes -= size;
-            let Waiting { command, waiter, deadline } = next;
+            let QueuedCommand { command, waiter } = next;
             let is_gone = waiter.as_ref().is_some_and(oneshot::Sender::is_closed);
-            let is_late = deadline < answered_at;
-            if (is_gone || is_late) && !command.is_removal() {
-                if let Some(waiter) = waiter {
-                    // Nobody is there if this fails.
-                    let _ = waiter.send(Err(Failure::too_late()));
-                }
-                continue;
+            if !is_gone || command.is_removal() {
+                bytes += size;
+                batch.commands.push(command);
+                batch.waiters.push(waiter);
             }
-            bytes += size;
-            batch.commands.push(command);
-            batch.waiters.push(waiter);
         }
         batch
     }
@@ -117,50 +105,45 @@ mod tests {
         Command::Read { key: key.into(), lease: None }
     }
 
-    fn keys(batch: &Batch) -> Vec<&str> {
-        batch.commands.iter().map(|command| &**command.key()).collect()
-    }
-
     #[test]
-    fn a_command_that_would_be_answered_too_late_does_not_travel_and_its_waiter_knows_at_once() {
-        let (mut queue, now) = (Queue::default(), Instant::now());
-        queue.exchange_time = Duration::from_millis(10);
-        let mut late = queue.push(read("late"), now + Duration::from_millis(9)).expect("room");
-        let mut early = queue.push(read("early"), now + Duration::from_millis(20)).expect("room");
+    fn a_command_whose_waiter_has_given_up_does_not_travel_unless_it_removes() {
+        let mut queue = Queue::default();
+        let awaited = queue.push(read("awaited")).expect("room");
         let removal = Command::Delete { key: "removal".into(), unchanged: None };
-        drop(queue.push(removal, now).expect("room"));
-        drop(queue.push(read("gone"), now + Duration::from_millis(20)).expect("room"));
-        let batch = queue.next_batch(now);
-        assert_eq!(keys(&batch), ["early", "removal"]);
-        assert!(matches!(late.try_recv(), Ok(Err(failure)) if failure == Failure::too_late()));
-        assert!(early.try_recv().is_err());
+        drop(queue.push(removal).expect("room"));
+        drop(queue.push(read("gone")).expect("room"));
+        queue.push_give_back(Command::Delete { key: "lease".into(), unchanged: Some(7) });
+        let batch = queue.next_batch();
+        let keys: Vec<&str> = batch.commands.iter().map(|command| &**command.key()).collect();
+        assert_eq!(keys, ["lease", "awaited", "removal"]);
         assert_eq!((queue.len(), queue.bytes), (0, 0));
+        drop(awaited);
     }
 
     #[test]
     fn what_waits_is_bounded_by_its_bytes() {
-        let (mut queue, deadline) = (Queue::default(), Instant::now() + Duration::from_secs(9));
+        let mut queue = Queue::default();
         let mut receivers = Vec::new();
-        while let Some(receiver) = queue.push(read("key"), deadline) {
+        while let Some(receiver) = queue.push(read("key")) {
             receivers.push(receiver);
         }
         assert!(receivers.len() > 200_000, "{}", receivers.len());
-        assert_eq!(queue.next_batch(Instant::now()).commands.len(), BATCH);
-        assert!(queue.push(read("key"), deadline).is_some());
+        assert_eq!(queue.next_batch().commands.len(), BATCH);
+        assert!(queue.push(read("key")).is_some());
     }
 
     #[test]
     fn a_batch_is_bounded_by_its_bytes_and_a_larger_command_travels_alone() {
-        let (mut queue, deadline) = (Queue::default(), Instant::now() + Duration::from_secs(9));
+        let mut queue = Queue::default();
         let mut receivers = Vec::new();
         for length in [100 << 10, 100 << 10, 100 << 10, 1 << 20, 1] {
             let (frame, condition) = (vec![0; length].into(), super::super::Condition::Always);
             let write = Command::Write { key: "key".into(), frame, seconds: 9, condition };
-            receivers.push(queue.push(write, deadline).expect("room"));
+            receivers.push(queue.push(write).expect("room"));
         }
         let mut sizes = Vec::new();
         while queue.len() > 0 {
-            sizes.push(queue.next_batch(Instant::now()).commands.len());
+            sizes.push(queue.next_batch().commands.len());
         }
         assert_eq!(sizes, [2, 1, 1, 1]);
     }

@@ -2,7 +2,9 @@
 //! each has its own, for as long as it lives.
 
 use std::future::pending;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
 use tokio::task::AbortHandle;
@@ -55,7 +57,7 @@ impl Runtimes {
         if let Some((_, known)) = self.list().iter().find(|(of, _)| *of == id) {
             return known.as_ref().map(|known| known.for_errand(errand)).ok_or(NO_DRIVERS);
         }
-        let made = has_drivers().then(|| Pipelines {
+        let made = has_drivers(id).then(|| Pipelines {
             calls: Pipeline::new(Weak::clone(server), &runtime),
             writes: Pipeline::new(Weak::clone(server), &runtime),
             watch: None,
@@ -97,6 +99,7 @@ struct RuntimeEnd {
 
 impl Drop for RuntimeEnd {
     fn drop(&mut self) {
+        without_drivers().retain(|id| *id != self.id);
         let Some(server) = self.server.upgrade() else { return };
         let ended: Vec<_> =
             server.runtimes.list().extract_if(.., |(id, _)| *id == self.id).collect();
@@ -104,6 +107,40 @@ impl Drop for RuntimeEnd {
     }
 }
 
-fn has_drivers() -> bool {
-    true
+/// The runtimes that were found to have no time or no I/O.
+static WITHOUT_DRIVERS: Mutex<Vec<Id>> = Mutex::new(Vec::new());
+
+fn without_drivers() -> MutexGuard<'static, Vec<Id>> {
+    WITHOUT_DRIVERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns true if the runtime was asked for a connection before, and could not have one.
+pub(super) fn is_without_drivers(runtime: &Handle) -> bool {
+    without_drivers().contains(&runtime.id())
+}
+
+/// Whether the running runtime has what a connection needs. tokio has no way to ask: whatever needs a
+/// driver panics where there is none. So this panics once for such a runtime, where it is caught, and
+/// not in the middle of a call. The program's panic hook sees it. A program that aborts on a panic
+/// must enable both.
+fn has_drivers(runtime: Id) -> bool {
+    if without_drivers().contains(&runtime) {
+        return false;
+    }
+    let probe = || {
+        drop(tokio::time::sleep(Duration::ZERO));
+        if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+            && socket.set_nonblocking(true).is_ok()
+        {
+            drop(tokio::net::UdpSocket::from_std(socket));
+        }
+    };
+    let has_drivers = std::panic::catch_unwind(probe).is_ok();
+    if !has_drivers {
+        without_drivers().push(runtime);
+        log::warn!(
+            "a tokio runtime has no time or no I/O, so that its calls do without memcached; build it with `enable_all()`"
+        );
+    }
+    has_drivers
 }

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use super::command::{Answer, Command, Failure, Reply};
 use super::debts::Debts;
-use super::health::{FAILURES, Health};
+use super::health::{FAILURES, Health, Verdict};
 use super::lease_record::LeaseRecord;
 use super::pipeline::Pipeline;
 use super::queue::BATCH;
@@ -262,17 +262,13 @@ impl Server {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server did not answer an exchange.
-    pub(super) fn failed(&self, why: &str) {
-        self.count_failure(ErrorKind::Lost, why);
-    }
-
-    /// The server answered an exchange, and refused it.
-    pub(super) fn refuses(&self, why: &str) {
-        self.count_failure(ErrorKind::Unusable, why);
-    }
-
-    fn count_failure(&self, kind: ErrorKind, why: &str) {
+    /// An exchange came to nothing.
+    pub(super) fn count_failure(&self, verdict: &Verdict) {
+        let (kind, why) = match verdict {
+            Verdict::Answers => return,
+            Verdict::Refuses(why) => (ErrorKind::Unusable, why),
+            Verdict::Lost(why) => (ErrorKind::Lost, why),
+        };
         if self.health.failed(kind == ErrorKind::Unusable) {
             let error = self.error(kind, &why);
             log::warn!("{error}; it is ejected after {FAILURES} failures in a row");
@@ -331,7 +327,9 @@ impl Server {
     /// Sees to it that the server comes back and is told what it missed. Without a runtime it is
     /// left to a later caller, who finds it overdue.
     fn mend_in_background(&self) {
-        if let Ok(runtime) = Handle::try_current() {
+        // A runtime without a clock is as good as none.
+        if let (Ok(runtime), Ok(_)) = (Handle::try_current(), self.any_pipeline(Errand::Background))
+        {
             runtime.spawn(mend(Weak::clone(&self.me)));
         }
     }

@@ -70,7 +70,7 @@ fn set(sleep: Pin<&mut Sleep>, left: Duration) {
 pub(super) struct Timer {
     sleep: Pin<Box<Sleep>>,
     fires: Instant,
-    waiter: Arc<Waiter>,
+    slot: Arc<WakerSlot>,
     /// Wakes the waiter.
     waker: Waker,
 }
@@ -78,16 +78,16 @@ pub(super) struct Timer {
 /// The task that waits for a timer during an exchange. After the exchange a timer that is still running
 /// wakes nobody.
 #[derive(Default)]
-struct Waiter(Mutex<Option<Waker>>);
+struct WakerSlot(Mutex<Option<Waker>>);
 
-impl Waiter {
+impl WakerSlot {
     fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Wake for Waiter {
-    fn wake(self: Arc<Waiter>) {
+impl Wake for WakerSlot {
+    fn wake(self: Arc<WakerSlot>) {
         let waker = self.waker().take();
         if let Some(waker) = waker {
             waker.wake();
@@ -97,21 +97,21 @@ impl Wake for Waiter {
 
 impl Timer {
     pub(super) fn new(deadline: Instant) -> Timer {
-        let waiter = Arc::new(Waiter::default());
-        let waker = Waker::from(Arc::clone(&waiter));
+        let slot = Arc::new(WakerSlot::default());
+        let waker = Waker::from(Arc::clone(&slot));
         let left = deadline.saturating_duration_since(Instant::now());
-        Timer { sleep: Box::pin(sleep(left)), fires: deadline, waiter, waker }
+        Timer { sleep: Box::pin(sleep(left)), fires: deadline, slot, waker }
     }
 
     /// Ready at the deadline; until then the task of `context` is woken.
     pub(super) fn poll(&mut self, deadline: Instant, context: &Context<'_>) -> Poll<()> {
-        *self.waiter.waker() = Some(context.waker().clone());
+        *self.slot.waker() = Some(context.waker().clone());
         let mut context = Context::from_waker(&self.waker);
         poll_deadline(self.sleep.as_mut(), &mut self.fires, deadline, &mut context)
     }
 
     /// Wakes nobody from now on.
     pub(super) fn forget_waiter(&self) {
-        *self.waiter.waker() = None;
+        *self.slot.waker() = None;
     }
 }

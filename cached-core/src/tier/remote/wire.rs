@@ -8,10 +8,11 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::command::{Answer, Command, Failure};
 use super::protocol::{AnswerLine, write_command};
@@ -44,7 +45,7 @@ pub(super) struct Wire<S> {
 }
 
 /// How an exchange ended.
-pub(super) enum End {
+pub(super) enum ExchangeEnd {
     /// Every command was answered.
     Answered,
     /// What the server said is not an answer.
@@ -55,6 +56,15 @@ pub(super) enum End {
         nothing_sent: bool,
     },
     TooLate,
+}
+
+impl Wire<TcpStream> {
+    /// Returns true if the server has neither closed the connection nor said anything unasked. It asks
+    /// the operating system only if the runtime has seen one of them.
+    pub(super) fn is_quiet(&self) -> bool {
+        let read = self.stream.try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -70,15 +80,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             answered: 0,
             is_sound: true,
         }
-    }
-
-    /// Returns true if the server has neither closed the connection nor said anything unasked. It asks
-    /// the operating system only if the runtime has seen one of them.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        let mut buffer = [0];
-        let mut into = ReadBuf::new(&mut buffer);
-        self.is_sound && Pin::new(&mut self.stream).poll_read(&mut context, &mut into).is_pending()
     }
 
     /// Returns true if the connection can carry another exchange.
@@ -113,29 +114,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         sent: Instant,
         deadline: Instant,
         context: &mut Context<'_>,
-    ) -> Poll<End> {
+    ) -> Poll<ExchangeEnd> {
         if let Err(error) = self.write(context) {
             let nothing_sent = self.written < self.first_command;
-            return Poll::Ready(End::Closed { error, nothing_sent });
+            return Poll::Ready(ExchangeEnd::Closed { error, nothing_sent });
         }
         let mut has_read = false;
         loop {
             let needed = match self.take_answers(commands, answered, sent) {
                 Ok(Some(needed)) => needed,
-                Ok(None) => return Poll::Ready(End::Answered),
+                Ok(None) => return Poll::Ready(ExchangeEnd::Answered),
                 Err(failure) => {
                     self.is_sound = false;
-                    return Poll::Ready(End::Failed(failure));
+                    return Poll::Ready(ExchangeEnd::Failed(failure));
                 }
             };
             if has_read && is_past(deadline) {
-                return Poll::Ready(End::TooLate);
+                return Poll::Ready(ExchangeEnd::TooLate);
             }
             let read_size = if commands.len() == 1 { LONGEST_LINE } else { LARGE_READ };
             match ready!(self.poll_read(needed.max(read_size), context)) {
                 Ok(()) => has_read = true,
                 Err(error) => {
-                    return Poll::Ready(End::Closed { error, nothing_sent: false });
+                    return Poll::Ready(ExchangeEnd::Closed { error, nothing_sent: false });
                 }
             }
         }
@@ -234,4 +235,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 #[cold]
 fn is_past(deadline: Instant) -> bool {
     Instant::now() >= deadline
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, duplex, split};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_list_that_no_buffer_takes_is_written_while_its_answers_are_read() {
+        const COUNT: usize = 2000;
+        let (ours, theirs) = duplex(512);
+        // It reads no more commands while nobody reads its answers.
+        tokio::spawn(async move {
+            let (read, mut write) = split(theirs);
+            let mut lines = BufReader::new(read).lines();
+            while let Ok(Some(_)) = lines.next_line().await {
+                write.write_all(b"VA 20 c1 t9\r\nabcdefghijklmnopqrst\r\n").await.expect("read");
+            }
+        });
+        let commands = vec![Command::Read { key: "key".into(), lease: None }; COUNT];
+        let (mut wire, mut count) = (Wire::new(ours), 0);
+        let now = Instant::now();
+        let deadline = now + Duration::from_secs(30);
+        wire.begin(&commands);
+        let mut answered = |answer: Answer| {
+            assert!(answer.is_ok());
+            count += 1;
+        };
+        let exchange = std::future::poll_fn(|context| {
+            wire.poll(&commands, &mut answered, now, deadline, context)
+        });
+        let end = tokio::time::timeout(Duration::from_secs(10), exchange).await;
+        assert!(matches!(end, Ok(ExchangeEnd::Answered)));
+        assert!(wire.is_sound() && count == COUNT);
+    }
 }

@@ -97,8 +97,8 @@ async fn ask(
     let mut answered = |its| answer = Some(its);
     match connections.exchange(commands, now, now + timeout, &mut answered).await {
         Ok(()) => answer.expect("it was answered"),
-        Err(Stopped::Failed(failure)) => Err(failure),
-        Err(Stopped::TooLate(_)) => Err(Failure::too_late()),
+        Err(ExchangeError::Failed(failure)) => Err(failure),
+        Err(ExchangeError::TooLate(_)) => Err(Failure::too_late()),
     }
 }
 
@@ -295,4 +295,52 @@ fn a_timer_that_outlives_its_exchange_wakes_nobody() {
         tokio::time::sleep(timeout * 3).await;
         assert_eq!(counted.1.load(Ordering::SeqCst), woken);
     });
+}
+
+#[test]
+fn what_is_answered_at_the_deadline_is_kept_and_the_rest_may_come_later() {
+    with_server(vec![Act::SaysMore(b"EN\r\nEN\r\n", b"EN\r\n")], |connections| async move {
+        let commands = [read(), read(), read()];
+        let now = Instant::now();
+        let mut count = 0;
+        let mut answered = |answer: Answer| {
+            assert!(matches!(answer, Ok(Reply::Found(Found::Nothing))), "{answer:?}");
+            count += 1;
+        };
+        let deadline = now + Duration::from_millis(50);
+        let stopped = connections.exchange(&commands, now, deadline, &mut answered).await;
+        let Err(ExchangeError::TooLate(connection)) = stopped else { panic!("it is too late") };
+        assert_eq!(connection.wire.answered(), 2);
+        connections.finish(connection, &commands, now, now + LONG, &mut answered).await;
+        assert_eq!((count, connections.idle().len()), (3, 1));
+    });
+}
+
+#[test]
+fn an_error_of_the_server_is_one_commands_and_a_line_it_did_not_understand_ends_the_exchange() {
+    let cases: [(&[u8], &[Option<ErrorKind>]); 2] = [
+        (
+            b"SERVER_ERROR object too large for cache\r\nSTORED\r\nEN\r\n",
+            &[Some(ErrorKind::TooLarge), None, None],
+        ),
+        // What follows may be an answer to a piece of the value.
+        (b"CLIENT_ERROR bad data chunk\r\nSTORED\r\nEN\r\n", &[]),
+    ];
+    for (said, expected) in cases {
+        with_server(vec![Act::Says(said, said.len())], |connections| async move {
+            let write = || Command::Write {
+                key: "key".into(),
+                frame: b"x"[..].into(),
+                seconds: 9,
+                condition: crate::tier::remote::Condition::Always,
+            };
+            let (now, mut kinds) = (Instant::now(), Vec::new());
+            let mut answered = |answer: Answer| kinds.push(answer.err().map(|its| its.kind));
+            let commands = [write(), write(), read()];
+            let done = connections.exchange(&commands, now, now + LONG, &mut answered).await;
+            assert_eq!(done.is_ok(), !expected.is_empty());
+            assert_eq!(kinds, expected);
+            assert!(connections.idle().is_empty(), "it is not used again");
+        });
+    }
 }

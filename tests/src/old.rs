@@ -1,0 +1,209 @@
+//! A stand-in for memcached versions that are not installed: it reads line by line, as they do, and
+//! takes the value of a command that it refuses for commands.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// What a stand-in behaves as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    /// memcached before 1.5.16, which knows no meta command.
+    Memcached1_4,
+    /// memcached 1.6.0 to 1.6.9, where `ms` has its length in a flag. It refuses any other form at
+    /// once, and goes on with the next line. From 1.5.16 on 1.5 does so too.
+    Memcached1_6_0,
+    /// memcached 1.6.10 to 1.6.12, where `md` under a CAS removes nothing.
+    Memcached1_6_10,
+    /// A server that asks for a password and refuses everything until it has one.
+    NeedsPassword,
+    /// A server that answers reads and has no memory left for a value.
+    Full,
+}
+
+/// A server that ends with its test's process.
+#[derive(Debug)]
+pub struct StandIn {
+    address: String,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    items: HashMap<String, (Vec<u8>, u64)>,
+    cas: u64,
+    lines: Vec<String>,
+    connections: usize,
+}
+
+impl StandIn {
+    /// Starts one on a free port of loopback.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    #[must_use]
+    pub fn start(behaviour: Behaviour) -> StandIn {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let shared = Arc::clone(&shared);
+                lock(&shared).connections += 1;
+                std::thread::spawn(move || serve(&stream, behaviour, &shared));
+            }
+        });
+        StandIn { address, state }
+    }
+
+    /// `host:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    /// Returns true if there is an item under the key.
+    #[must_use]
+    pub fn holds(&self, key: &str) -> bool {
+        lock(&self.state).items.contains_key(key)
+    }
+
+    /// Every line that it took for a command.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        lock(&self.state).lines.clone()
+    }
+
+    /// How often it was dialled.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        lock(&self.state).connections
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().expect("no thread panics with it")
+}
+
+fn serve(stream: &TcpStream, behaviour: Behaviour, state: &Mutex<State>) -> Option<()> {
+    let mut input = BufReader::new(stream.try_clone().ok()?);
+    loop {
+        let mut line = Vec::new();
+        if input.read_until(b'\n', &mut line).ok()? == 0 {
+            return None;
+        }
+        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        lock(state).lines.push(line.clone());
+        let words: Vec<&str> = line.split(' ').collect();
+        let value = match value_length(&words, behaviour) {
+            Some(length) => {
+                let mut value = vec![0; length + 2];
+                input.read_exact(&mut value).ok()?;
+                value.truncate(length);
+                value
+            }
+            None => Vec::new(),
+        };
+        let answer = lock(state).answer(&words, value, behaviour);
+        (&*stream).write_all(&answer).ok()?;
+        (&*stream).write_all(b"\r\n").ok()?;
+    }
+}
+
+/// The length of the value that the server reads after a line; `None` if it reads the next line.
+fn value_length(words: &[&str], behaviour: Behaviour) -> Option<usize> {
+    match (words, behaviour) {
+        (_, Behaviour::NeedsPassword) => None,
+        (["set" | "add" | "cas", _, _, _, length, ..], _) => length.parse().ok(),
+        (["ms", _, length, ..], Behaviour::Memcached1_6_10 | Behaviour::Full) => {
+            length.parse().ok()
+        }
+        _ => None,
+    }
+}
+
+impl State {
+    fn answer(&mut self, words: &[&str], value: Vec<u8>, behaviour: Behaviour) -> Vec<u8> {
+        use Behaviour::{Full, Memcached1_4, Memcached1_6_0, Memcached1_6_10, NeedsPassword};
+        let text = |text: &str| text.as_bytes().to_vec();
+        match (words, behaviour) {
+            (_, NeedsPassword) => text("CLIENT_ERROR unauthenticated"),
+            (["version"], Memcached1_4) => text("VERSION 1.4.34"),
+            (["version"], Memcached1_6_0) => text("VERSION 1.6.6"),
+            (["version"], Memcached1_6_10) => text("VERSION 1.6.12"),
+            (["version"], Full) => text("VERSION 1.6.18"),
+            (["set" | "add" | "cas", ..], Full) => {
+                text("SERVER_ERROR out of memory storing object")
+            }
+            (["set", key, ..], _) => self.store(key, value, true),
+            (["add", key, ..], _) => {
+                let is_free = !self.items.contains_key(*key);
+                self.store(key, value, is_free)
+            }
+            (["cas", key, _, _, _, cas], _) => {
+                let is_same = self.cas_of(key).is_some_and(|its| its.to_string() == *cas);
+                self.store(key, value, is_same)
+            }
+            (["mg" | "ms" | "md" | "mn", ..], Memcached1_4) => text("ERROR"),
+            (["mn"], _) => text("MN"),
+            (["mg", key, flags @ ..], _) => self.read(key, flags),
+            (["ms", ..], Memcached1_6_0) => text("CLIENT_ERROR invalid flag"),
+            (["ms", key, _, flags @ ..], _) => {
+                let cas = flags.iter().find_map(|flag| flag.strip_prefix('C'));
+                let is_same = cas
+                    .is_none_or(|cas| self.cas_of(key).is_some_and(|its| its.to_string() == cas));
+                let shown = if behaviour == Memcached1_6_10 { cas.unwrap_or("0") } else { "0" };
+                match is_same {
+                    true => {
+                        self.store(key, value, true);
+                        format!("HD c{}", self.cas).into_bytes()
+                    }
+                    false => format!("NF c{shown}").into_bytes(),
+                }
+            }
+            (["md", key, flags @ ..], _) => {
+                let under_cas = flags.iter().any(|flag| flag.starts_with('C'));
+                match self.items.contains_key(*key) {
+                    false => text("NF"),
+                    true if under_cas => text("EX"),
+                    true => {
+                        self.items.remove(*key);
+                        text("HD")
+                    }
+                }
+            }
+            _ => text("ERROR"),
+        }
+    }
+
+    fn cas_of(&self, key: &str) -> Option<u64> {
+        self.items.get(key).map(|(_, cas)| *cas)
+    }
+
+    fn store(&mut self, key: &str, value: Vec<u8>, stores: bool) -> Vec<u8> {
+        if stores {
+            self.cas += 1;
+            self.items.insert(key.to_owned(), (value, self.cas));
+        }
+        let answer = if stores { "STORED" } else { "NOT_STORED" };
+        answer.as_bytes().to_vec()
+    }
+
+    fn read(&mut self, key: &str, flags: &[&str]) -> Vec<u8> {
+        let wins = flags.iter().any(|flag| flag.starts_with('N'));
+        let is_new = !self.items.contains_key(key);
+        if is_new && !wins {
+            return b"EN".to_vec();
+        }
+        if is_new {
+            self.store(key, Vec::new(), true);
+        }
+        let Some((value, cas)) = self.items.get(key) else { return b"EN".to_vec() };
+        let won = if is_new { " W" } else { "" };
+        let mut answer = format!("VA {} c{cas} t60{won}\r\n", value.len()).into_bytes();
+        answer.extend_from_slice(value);
+        answer
+    }
+}
