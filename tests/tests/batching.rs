@@ -261,7 +261,7 @@ async fn a_value_that_is_too_large_is_refused_alone_and_ejects_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fill_delays_no_caller_and_too_many_are_dropped_and_counted() {
+async fn fills_delay_no_caller_and_wait_for_their_turn() {
     #[coordinator_cached(name = "gated", version = number, skip(upstream, gate), local = false)]
     async fn gated(
         upstream: &Upstream,
@@ -294,11 +294,10 @@ async fn a_fill_delays_no_caller_and_too_many_are_dropped_and_counted() {
         assert_eq!(call.await.expect("no panic"), Ok(number));
     }
     let stats = cache.stats().get("gated").expect("called");
-    assert_eq!(stats.fills, 0);
-    assert!(stats.fills_dropped >= CALLS - 4096, "{stats:?}");
+    assert_eq!((stats.fills, stats.fills_dropped), (0, 0));
     memcached.resume();
     cache.flush().await;
     let stats = cache.stats().get("gated").expect("called");
     assert_eq!(stats.fills + stats.fills_dropped, CALLS, "{stats:?}");
-    assert!(stats.fills > 0, "{stats:?}");
+    assert!(stats.fills > CALLS * 9 / 10, "{stats:?}");
 }

@@ -167,3 +167,64 @@ impl Drop for Worker {
         last_words::carry_out(left);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime")
+    }
+
+    /// A write that takes so long, and is counted when it is done.
+    fn write(done: &Arc<AtomicUsize>, takes: Duration) -> Write {
+        let done = Arc::clone(done);
+        Box::new(move || {
+            let done = Arc::clone(&done);
+            Box::pin(async move {
+                tokio::time::sleep(takes).await;
+                done.fetch_add(1, Ordering::SeqCst);
+            })
+        })
+    }
+
+    #[test]
+    fn a_full_queue_refuses_fills_and_takes_leases_that_are_given_back() {
+        let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
+        runtime().block_on(async {
+            let fill = |bytes| writes.fill(bytes, write(&done, Duration::ZERO));
+            let mebibytes = 1 << 20;
+            assert_eq!((0..70).filter(|_| fill(mebibytes)).count(), 63);
+            writes.run(0, write(&done, Duration::ZERO));
+            writes.done().await;
+            assert_eq!(done.load(Ordering::SeqCst), 64);
+            assert!(fill(mebibytes), "there is room again");
+            writes.done().await;
+        });
+    }
+
+    #[test]
+    fn a_runtime_that_ends_leaves_no_write_undone() {
+        let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
+        runtime().block_on(async {
+            for _ in 0..1000 {
+                writes.fill(1, write(&done, Duration::from_millis(100)));
+            }
+            // Some of them are under way.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        });
+        assert_eq!(done.load(Ordering::SeqCst), 1000);
+        assert_eq!(writes.queue().unfinished, 0);
+    }
+
+    #[test]
+    fn a_write_outside_of_a_runtime_is_carried_out() {
+        let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
+        writes.run(0, write(&done, Duration::from_millis(10)));
+        assert_eq!(done.load(Ordering::SeqCst), 1);
+    }
+}
