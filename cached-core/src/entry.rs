@@ -144,7 +144,7 @@ impl<V, P> CacheEntry<V, P> {
 
     fn shown(&self) -> Key {
         let bytes = self.key.as_deref().unwrap_or_default();
-        self.cache.key(self.declaration.name(), bytes, self.value_type)
+        self.cache.key(self.declaration.name(), bytes)
     }
 
     /// `None` where the cache is off, the function shares its name or the arguments gave no key:

@@ -193,7 +193,7 @@ impl Site {
     /// Where the key lives in memcached, if there is a remote tier for it.
     pub(crate) fn remote(&self) -> Option<(&Arc<Remote>, RemoteKey)> {
         let remote = self.remote_tier()?;
-        let key = self.cache.key(self.declaration.name(), &self.key, self.value_type);
+        let key = self.cache.key(self.declaration.name(), &self.key);
         let key = remote.locate(&key)?;
         Some((remote, key))
     }
@@ -276,16 +276,11 @@ impl Site {
         match frame::open(&self.canonical(), frame) {
             Opened::Corrupt => Frame::Corrupt,
             Opened::Foreign => Frame::Foreign,
-            Opened::Payload { shape, payload } => match self.decode(shape, payload) {
-                Some(value) => Frame::Value(value, payload.len()),
+            Opened::Stored(stored) => match (self.value_type.read)(stored) {
+                Some(value) => Frame::Value(value, stored.payload.len()),
                 None => Frame::Foreign,
             },
         }
-    }
-
-    fn decode(&self, shape: u64, payload: &[u8]) -> Option<Value> {
-        let value = (self.value_type.decode)(payload)?;
-        ((self.value_type.shape)(&value) == Ok(shape)).then_some(value)
     }
 
     /// The frame of a value, after making sure that it can be read back as what it is.
@@ -303,17 +298,9 @@ impl Site {
             }
             why
         };
-        let payload = (self.value_type.encode)(value)
-            .ok_or_else(|| unstorable("the codec cannot write the value"))?;
-        let shape = (self.value_type.shape)(value).map_err(|error| unstorable(error.reason()))?;
-        if self.decode(shape, &payload).is_none() {
-            return Err(unstorable(
-                "the value does not read back as what was written (an enum that is untagged, internally or \
-                 adjacently tagged, a flattened or skipped field, or another type that only a \
-                 self-describing format can read)",
-            ));
-        }
-        Ok(frame::seal(&self.canonical(), shape, &payload))
+        let written = (self.value_type.write)(value).map_err(unstorable)?;
+        frame::seal(&self.canonical(), written.stored())
+            .ok_or_else(|| unstorable("the value's type is too large to be described"))
     }
 }
 
