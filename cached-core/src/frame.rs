@@ -4,9 +4,10 @@
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | 4 each … | payload … | checksum 8
 //! ```
 //!
-//! All numbers are big-endian. The checksum covers the whole canonical key and all bytes before it,
-//! so an entry of another key, a truncated one and a garbled one are told from an entry of this key
-//! before a byte of the payload is decoded.
+//! All numbers are big-endian. The checksum covers the whole canonical key, the header and the
+//! payload, and the outline's hash in the header covers its entries: SHA-256 is half of what a remote
+//! hit costs. So an entry of another key, a truncated one and a garbled one are told from an entry of
+//! this key before a byte of the payload is decoded.
 
 use sha2::{Digest as _, Sha256};
 
@@ -37,7 +38,7 @@ pub(crate) fn seal(key: &[u8], stored: Stored<'_>) -> Option<Vec<u8>> {
     frame.extend_from_slice(&count.to_be_bytes());
     frame.extend_from_slice(outline.entries);
     frame.extend_from_slice(payload);
-    let sum = checksum(key, &frame);
+    let sum = checksum(key, &frame[..HEADER], payload);
     frame.extend_from_slice(&sum);
     Some(frame)
 }
@@ -65,22 +66,22 @@ pub(crate) fn open<'f>(key: &[u8], frame: &'f [u8]) -> Opened<'f> {
 
 fn opened<'f>(key: &[u8], frame: &'f [u8]) -> Option<Stored<'f>> {
     let (body, sum) = frame.split_last_chunk::<CHECKSUM>()?;
-    if body.len() < HEADER || *sum != checksum(key, body) {
-        return None;
-    }
-    let number = |at: usize| body[at..].first_chunk().copied().map(u64::from_be_bytes);
-    let count = u16::from_be_bytes(*body[OUTLINE_COUNT..].first_chunk()?);
-    let (entries, payload) = body[HEADER..].split_at_checked(usize::from(count) * ENTRY_BYTES)?;
-    let outline = Outline { hash: number(OUTLINE_HASH)?, entries };
-    Some(Stored { shape: number(SHAPE)?, outline, payload })
+    let (header, rest) = body.split_at_checked(HEADER)?;
+    let count = u16::from_be_bytes(*header[OUTLINE_COUNT..].first_chunk()?);
+    let (entries, payload) = rest.split_at_checked(usize::from(count) * ENTRY_BYTES)?;
+    let number = |at: usize| header[at..].first_chunk().copied().map(u64::from_be_bytes);
+    let (shape, outline) = (number(SHAPE)?, Outline::new(entries));
+    let is_whole = outline.hash == number(OUTLINE_HASH)? && *sum == checksum(key, header, payload);
+    is_whole.then_some(Stored { shape, outline, payload })
 }
 
-fn checksum(key: &[u8], body: &[u8]) -> [u8; CHECKSUM] {
+fn checksum(key: &[u8], header: &[u8], payload: &[u8]) -> [u8; CHECKSUM] {
     let mut hash = Sha256::new();
-    // The key's length keeps a byte from moving between key and body.
+    // The key's length keeps a byte from moving between key and header.
     hash.update((key.len() as u64).to_be_bytes());
     hash.update(key);
-    hash.update(body);
+    hash.update(header);
+    hash.update(payload);
     let mut sum = [0; CHECKSUM];
     sum.copy_from_slice(&hash.finalize()[..CHECKSUM]);
     sum

@@ -270,5 +270,8 @@ fn golden_outlines() {
     let tree = Tree { children: vec![Tree::default()], label: Some(Box::default()) };
     assert_eq!(hash(&tree), 8257243279389529789);
     assert_eq!(hash(&(7u32, Some("text".to_owned()))), 10540640714996831676);
-    assert_eq!(hash(&BTreeMap::from([(1u8, [Ok::<u8, String>(1), Err("no".into())])])), 1984479588303580011);
+    assert_eq!(
+        hash(&BTreeMap::from([(1u8, [Ok::<u8, String>(1), Err("no".into())])])),
+        1984479588303580011
+    );
 }
