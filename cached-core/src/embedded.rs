@@ -135,6 +135,10 @@ pub(crate) mod remote {
             match self.0 {}
         }
 
+        pub(crate) fn turns_to_second_slot(&mut self) -> bool {
+            match self.0 {}
+        }
+
         pub(crate) fn is_in_gutter(&self) -> bool {
             match self.0 {}
         }

@@ -9,7 +9,9 @@ use crate::frame::{self, Opened};
 use crate::key::{Bytes, canonical};
 use crate::stats::Counters;
 use crate::tier::local::{Life, Local, Mark, Refresh, Ticket, Write, ahead_of, drop_aside};
-use crate::tier::remote::{Item, LONGEST_TTL, Remote, RemoteError, RemoteKey, whole_seconds};
+use crate::tier::remote::{
+    Item, LONGEST_TTL, Lease, Remote, RemoteError, RemoteKey, whole_seconds,
+};
 use crate::value::{Value, ValueType, Verdict};
 
 /// What the local tier may keep of a value that is not confirmed to stand in memcached, and by
@@ -198,6 +200,17 @@ impl Site {
         Some((remote, key))
     }
 
+    /// Gives back the right to replace an item, which memcached gives to whoever reads one that was
+    /// given back: nobody fetches here.
+    pub(crate) fn leave(&self, item: &Item, key: &RemoteKey) {
+        if item.won
+            && !item.in_gutter
+            && let Some(remote) = self.remote_tier()
+        {
+            drop(Lease::of_item(remote, key.clone(), item));
+        }
+    }
+
     pub(crate) fn overwritable(&self) -> bool {
         self.declaration.overwrite_reason().is_some()
     }
@@ -311,6 +324,12 @@ pub(crate) enum Frame {
     Foreign,
     /// Of no use to anybody.
     Corrupt,
+}
+
+impl Frame {
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self, Frame::Foreign)
+    }
 }
 
 /// 0 to 1, of no quality but that of not being the same each time.

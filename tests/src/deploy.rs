@@ -152,7 +152,8 @@ macro_rules! build {
 }
 
 /// For each change of a type a module with the type, a value of it and a function that is cached,
-/// and a `main` that calls each function once. It prints a line for each: the change, how the
+/// and a `main` that calls each function once, or does with its entry what its argument says:
+/// `invalidate`, `overwrite`, `get`, `add`, or print the `key`. It prints a line for each: the change, how the
 /// call was answered, and whether the value is the one that this build's function returns.
 #[doc(hidden)]
 #[macro_export]
@@ -184,14 +185,39 @@ macro_rules! functions {
 
             static FETCHED: AtomicBool = AtomicBool::new(false);
 
-            #[coordinator_cached(name = $name, version = number)]
+            #[coordinator_cached(
+                name = $name,
+                version = number,
+                overwrite(reason = "a test overwrites what another build has stored"),
+                entry = call_entry
+            )]
             async fn call(number: u32) -> Result<$type, ()> {
                 let _ = number;
                 FETCHED.store(true, Ordering::SeqCst);
                 Ok($value)
             }
 
-            pub(crate) async fn run() {
+            pub(crate) async fn run(what: Option<&str>) {
+                let entry = call_entry(7);
+                match what {
+                    None => {}
+                    Some("invalidate") => entry.invalidate().await.expect("memcached is told"),
+                    Some("overwrite") => entry.overwrite($value).await.expect("it is stored"),
+                    Some("get") => {
+                        let value: $type = $value;
+                        let first = cached_core::first_found([call_entry(8), entry.clone()]).await;
+                        let found = entry.get().await.into_option() == first && first == Some(value);
+                        return println!("{} {} right", $name, if found { "found" } else { "no" });
+                    }
+                    Some("add") => {
+                        let added = entry.add($value).await;
+                        return println!("{} {} right", $name, if added { "added" } else { "no" });
+                    }
+                    Some(_) => return println!("{} {} right", $name, entry.key()),
+                }
+                if what.is_some() {
+                    return println!("{} done right", $name);
+                }
                 let answer = call(7).await;
                 let how = if FETCHED.load(Ordering::SeqCst) { "fetched" } else { "hit" };
                 let right = answer == Ok($value);
@@ -208,7 +234,8 @@ macro_rules! functions {
             }));
             let cache = cached_core::Cache::from_env().await?;
             cache.clone().install()?;
-            $($change::run().await;)*
+            let what = std::env::args().nth(1);
+            $($change::run(what.as_deref()).await;)*
             cache.flush().await;
             Ok(())
         }
