@@ -13,7 +13,6 @@ use crate::stats::{Counters, Stats, all_counters};
 use crate::tier::local::{Local, Ticket, drop_aside};
 use crate::tier::remote::Remote;
 use crate::tier::request::Request;
-use crate::value::ValueType;
 
 /// A tiered cache. A cheap clone shares the same tiers and counters.
 ///
@@ -169,9 +168,9 @@ impl Cache {
     }
 
     /// The key of an entry as it stands in memcached.
-    pub(crate) fn key(&self, name: &'static str, key: &[u8], value_type: &ValueType) -> Key {
+    pub(crate) fn key(&self, name: &'static str, key: &[u8]) -> Key {
         let namespace = self.inner.config.namespace.clone();
-        Key::new(namespace, name, &canonical(name, key), (value_type.fingerprint)())
+        Key::new(namespace, name, &canonical(name, key))
     }
 
     /// Takes the entry out of this process's tiers, and makes every fetch and read under way keep

@@ -17,7 +17,7 @@ use crate::key::{Key, KeyError};
 use crate::site::{Frame, Site};
 use crate::tier::Tier;
 use crate::tier::local::{Ticket, Write, drop_aside};
-use crate::tier::remote::{Condition, Found, Item, Lease, RemoteError, whole_seconds};
+use crate::tier::remote::{Condition, Found, Item, RemoteError, whole_seconds};
 use crate::tier::request::Request;
 use crate::value::{CachedValue, Rules, Value, ValueType};
 pub use first_found::first_found;
@@ -144,7 +144,7 @@ impl<V, P> CacheEntry<V, P> {
 
     fn shown(&self) -> Key {
         let bytes = self.key.as_deref().unwrap_or_default();
-        self.cache.key(self.declaration.name(), bytes, self.value_type)
+        self.cache.key(self.declaration.name(), bytes)
     }
 
     /// `None` where the cache is off, the function shares its name or the arguments gave no key:
@@ -170,9 +170,8 @@ impl<V, P> CacheEntry<V, P> {
     /// an overwritable entry by default, the ttl for a write-once one. A fetch under way there
     /// answers those who call there until it ends.
     ///
-    /// While two builds run whose value types differ (a rollout), each has entries of its own: the
-    /// other build's keeps the old value until its ttl ends. `overwrite` reaches its own build's
-    /// entry only, too.
+    /// While two builds run whose value types differ (a rollout), each has an entry of its own. This
+    /// removes both, and so does `overwrite`.
     ///
     /// # Errors
     /// [`CacheError::Remote`] when the key's memcached server could not be told, as it is ejected
@@ -224,20 +223,9 @@ impl Site {
         Some((value, Tier::Local))
     }
 
-    /// Gives back the right to replace an item, which memcached gives to whoever reads one that was
-    /// given back: nobody fetches here.
-    fn leave(&self, item: &Item) {
-        if item.won
-            && !item.in_gutter
-            && let Some((remote, key)) = self.remote()
-        {
-            drop(Lease::of_item(remote, key, item));
-        }
-    }
-
     /// The value of an item that is not expired, which the local tier then has too.
-    fn admit(&self, item: &Item, ticket: Ticket) -> Option<Value> {
-        let Frame::Value(value, weight) = self.open(&item.frame) else { return None };
+    fn admit(&self, item: &Item, frame: Frame, ticket: Ticket) -> Option<Value> {
+        let Frame::Value(value, weight) = frame else { return None };
         let (now, lifetime) = (self.now(), self.lifetime(None));
         let fresh = lifetime.left_of(now, item)?;
         let life = lifetime.local_life(now, fresh.min(lifetime.local));
@@ -260,8 +248,12 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
         loop {
             match key.read().await {
                 Ok(Found::Item(item)) => {
-                    site.leave(&item);
-                    return match site.admit(&item, ticket) {
+                    site.leave(&item, &key);
+                    let frame = site.open(&item.frame);
+                    if frame.is_foreign() && key.turns_to_second_slot() {
+                        continue;
+                    }
+                    return match site.admit(&item, frame, ticket) {
                         Some(value) => CachedResponse::found(&value, Tier::Remote),
                         None => CachedResponse::missing(),
                     };

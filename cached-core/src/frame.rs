@@ -1,37 +1,53 @@
 //! The frame around a value's bytes in memcached.
 //!
 //! ```text
-//! magic 2 | format 1 | shape 8 | payload … | checksum 8
+//! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | 4 each … | payload … | checksum 8
 //! ```
 //!
-//! The checksum covers the whole canonical key and all bytes before it, so an entry of another
-//! key, a truncated one and a garbled one are told from an entry of this key before a byte of the
-//! payload is decoded.
+//! All numbers are big-endian. The checksum covers the whole canonical key, the header and the
+//! payload, and the outline's hash in the header covers its entries: SHA-256 is half of what a remote
+//! hit costs. So an entry of another key, a truncated one and a garbled one are told from an entry of
+//! this key before a byte of the payload is decoded.
 
 use sha2::{Digest as _, Sha256};
 
-pub(crate) const MAGIC: [u8; 2] = *b"cc";
-const FORMAT: u8 = 1;
-const HEADER: usize = 11;
-const CHECKSUM: usize = 8;
+use crate::outline::{ENTRY_BYTES, Outline};
+use crate::stored::Stored;
 
-/// The stored bytes of a payload under a key.
-pub(crate) fn seal(key: &[u8], shape: u64, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(HEADER + payload.len() + CHECKSUM);
+pub(crate) const MAGIC: [u8; 2] = *b"cc";
+/// Format 1 had no outline.
+const FORMAT: u8 = 2;
+const SHAPE: usize = 3;
+const OUTLINE_HASH: usize = 11;
+const OUTLINE_COUNT: usize = 19;
+const HEADER: usize = 21;
+const CHECKSUM: usize = 8;
+/// The shortest item that may be another build's: a frame of format 1 without a payload.
+const SHORTEST_FOREIGN: usize = 19;
+
+/// Returns the stored bytes of a value under a key; `None` if its outline is too long for a frame.
+pub(crate) fn seal(key: &[u8], stored: Stored<'_>) -> Option<Vec<u8>> {
+    let Stored { shape, outline, payload } = stored;
+    let count = u16::try_from(outline.entries.len() / ENTRY_BYTES).ok()?;
+    let length = HEADER + outline.entries.len() + payload.len() + CHECKSUM;
+    let mut frame = Vec::with_capacity(length);
     frame.extend_from_slice(&MAGIC);
     frame.push(FORMAT);
     frame.extend_from_slice(&shape.to_be_bytes());
+    frame.extend_from_slice(&outline.hash.to_be_bytes());
+    frame.extend_from_slice(&count.to_be_bytes());
+    frame.extend_from_slice(outline.entries);
     frame.extend_from_slice(payload);
-    let sum = checksum(key, &frame);
+    let sum = checksum(key, &frame[..HEADER], payload);
     frame.extend_from_slice(&sum);
-    frame
+    Some(frame)
 }
 
 /// What stored bytes turn out to be.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Opened<'f> {
     /// Whole, and of this key.
-    Payload { shape: u64, payload: &'f [u8] },
+    Stored(Stored<'f>),
     /// Whole as far as we can tell, of a format that another build writes: leave it to that build.
     Foreign,
     /// Of no use to anybody: garbled, truncated, or another key's.
@@ -39,27 +55,33 @@ pub(crate) enum Opened<'f> {
 }
 
 pub(crate) fn open<'f>(key: &[u8], frame: &'f [u8]) -> Opened<'f> {
-    if frame.len() < HEADER + CHECKSUM || frame[..2] != MAGIC {
+    if frame.len() < SHORTEST_FOREIGN || frame[..2] != MAGIC {
         return Opened::Corrupt;
     }
-    let (body, sum) = frame.split_at(frame.len() - CHECKSUM);
     if frame[2] != FORMAT {
         return Opened::Foreign;
     }
-    if sum != checksum(key, body) {
-        return Opened::Corrupt;
-    }
-    let mut shape = [0; 8];
-    shape.copy_from_slice(&body[3..HEADER]);
-    Opened::Payload { shape: u64::from_be_bytes(shape), payload: &body[HEADER..] }
+    opened(key, frame).map_or(Opened::Corrupt, Opened::Stored)
 }
 
-fn checksum(key: &[u8], body: &[u8]) -> [u8; CHECKSUM] {
+fn opened<'f>(key: &[u8], frame: &'f [u8]) -> Option<Stored<'f>> {
+    let (body, sum) = frame.split_last_chunk::<CHECKSUM>()?;
+    let (header, rest) = body.split_at_checked(HEADER)?;
+    let count = u16::from_be_bytes(*header[OUTLINE_COUNT..].first_chunk()?);
+    let (entries, payload) = rest.split_at_checked(usize::from(count) * ENTRY_BYTES)?;
+    let number = |at: usize| header[at..].first_chunk().copied().map(u64::from_be_bytes);
+    let (shape, outline) = (number(SHAPE)?, Outline::new(entries));
+    let is_whole = outline.hash == number(OUTLINE_HASH)? && *sum == checksum(key, header, payload);
+    is_whole.then_some(Stored { shape, outline, payload })
+}
+
+fn checksum(key: &[u8], header: &[u8], payload: &[u8]) -> [u8; CHECKSUM] {
     let mut hash = Sha256::new();
-    // The key's length keeps a byte from moving between key and body.
+    // The key's length keeps a byte from moving between key and header.
     hash.update((key.len() as u64).to_be_bytes());
     hash.update(key);
-    hash.update(body);
+    hash.update(header);
+    hash.update(payload);
     let mut sum = [0; CHECKSUM];
     sum.copy_from_slice(&hash.finalize()[..CHECKSUM]);
     sum

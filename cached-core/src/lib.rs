@@ -13,21 +13,25 @@ mod declaration;
 mod embedded;
 mod entry;
 mod error;
-#[cfg(feature = "memcached")]
-mod fingerprint;
 mod flight;
 #[cfg(feature = "memcached")]
 mod frame;
 #[cfg(test)]
 mod in_time;
 mod key;
+#[cfg(feature = "memcached")]
+mod outline;
 #[doc(hidden)]
 #[allow(missing_docs)]
 pub mod private;
 #[cfg(feature = "memcached")]
 mod shape;
 mod site;
+#[cfg(feature = "memcached")]
+mod stable_hash;
 mod stats;
+#[cfg(feature = "memcached")]
+mod stored;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
@@ -35,7 +39,7 @@ mod tier;
 mod value;
 
 #[cfg(not(feature = "memcached"))]
-use embedded::{codec, fingerprint, frame, shape};
+use embedded::{codec, frame, stored};
 
 pub use cache::Cache;
 /// The attribute of this crate; its options are [in the crate's documentation](crate#options-of-the-attribute).

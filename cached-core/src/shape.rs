@@ -11,6 +11,8 @@ use std::fmt;
 
 use serde::ser::{self, Serialize};
 
+use crate::stable_hash::StableHash;
+
 /// The shape of `value`, or why it has none that can be relied on.
 pub(crate) fn of<V: Serialize + ?Sized>(value: &V) -> Result<u64, Unshaped> {
     value.serialize(Walk { contents: false })
@@ -85,45 +87,8 @@ enum Kind {
     StructVariant,
 }
 
-/// FNV-1a (Fowler, Noll, Vo; 64 bits) over words, with a final mix (MurmurHash3's `fmix64`) so
-/// that shapes can be added up.
-#[derive(Clone, Copy)]
-struct Hash(u64);
-
-/// Of FNV-1a.
-const PRIME: u64 = 0x0000_0100_0000_01b3;
-
-impl Hash {
-    fn new(kind: Kind) -> Hash {
-        Hash(0xcbf2_9ce4_8422_2325).word(kind as u64)
-    }
-
-    fn word(self, word: u64) -> Hash {
-        match u8::try_from(word) {
-            // Most words are one byte and seven zeros, of which each multiplies and no more.
-            Ok(byte) => Hash((self.0 ^ u64::from(byte)).wrapping_mul(PRIME.wrapping_pow(8))),
-            Err(_) => word.to_le_bytes().iter().fold(self, |hash, &byte| hash.byte(byte)),
-        }
-    }
-
-    fn text(self, text: &str) -> Hash {
-        self.bytes(text.as_bytes())
-    }
-
-    fn bytes(self, bytes: &[u8]) -> Hash {
-        bytes.iter().fold(self.word(bytes.len() as u64), |hash, &byte| hash.byte(byte))
-    }
-
-    fn byte(self, byte: u8) -> Hash {
-        Hash((self.0 ^ u64::from(byte)).wrapping_mul(PRIME))
-    }
-
-    fn finish(self) -> u64 {
-        let mut x = self.0;
-        x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-        x ^ (x >> 33)
-    }
+fn hash_of(kind: Kind) -> StableHash {
+    StableHash::new(kind as u64)
 }
 
 #[derive(Clone, Copy)]
@@ -134,7 +99,7 @@ struct Walk {
 
 impl Walk {
     fn leaf(self, kind: Kind, contents: &[u8]) -> Result<u64, Unshaped> {
-        let hash = Hash::new(kind);
+        let hash = hash_of(kind);
         Ok(if self.contents { hash.bytes(contents) } else { hash }.finish())
     }
 }
@@ -142,12 +107,12 @@ impl Walk {
 /// A form under way, whose members come in order.
 struct Members {
     walk: Walk,
-    hash: Hash,
+    hash: StableHash,
     count: u64,
 }
 
 impl Members {
-    fn new(walk: Walk, hash: Hash) -> Result<Members, Unshaped> {
+    fn new(walk: Walk, hash: StableHash) -> Result<Members, Unshaped> {
         Ok(Members { walk, hash, count: 0 })
     }
 
@@ -222,7 +187,7 @@ impl ser::Serializer for Walk {
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<u64, Unshaped> {
-        Ok(Hash::new(Kind::Some).word(value.serialize(self)?).finish())
+        Ok(hash_of(Kind::Some).word(value.serialize(self)?).finish())
     }
 
     fn serialize_unit(self) -> Result<u64, Unshaped> {
@@ -230,7 +195,7 @@ impl ser::Serializer for Walk {
     }
 
     fn serialize_unit_struct(self, name: &'static str) -> Result<u64, Unshaped> {
-        Ok(Hash::new(Kind::UnitStruct).text(name).finish())
+        Ok(hash_of(Kind::UnitStruct).text(name).finish())
     }
 
     fn serialize_unit_variant(
@@ -239,7 +204,7 @@ impl ser::Serializer for Walk {
         _index: u32,
         variant: &'static str,
     ) -> Result<u64, Unshaped> {
-        Ok(Hash::new(Kind::UnitVariant).text(name).text(variant).finish())
+        Ok(hash_of(Kind::UnitVariant).text(name).text(variant).finish())
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
@@ -247,7 +212,7 @@ impl ser::Serializer for Walk {
         name: &'static str,
         value: &T,
     ) -> Result<u64, Unshaped> {
-        Ok(Hash::new(Kind::NewtypeStruct).text(name).word(value.serialize(self)?).finish())
+        Ok(hash_of(Kind::NewtypeStruct).text(name).word(value.serialize(self)?).finish())
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -257,16 +222,16 @@ impl ser::Serializer for Walk {
         variant: &'static str,
         value: &T,
     ) -> Result<u64, Unshaped> {
-        let hash = Hash::new(Kind::NewtypeVariant).text(name).text(variant);
+        let hash = hash_of(Kind::NewtypeVariant).text(name).text(variant);
         Ok(hash.word(value.serialize(self)?).finish())
     }
 
     fn serialize_seq(self, _length: Option<usize>) -> Result<Members, Unshaped> {
-        Members::new(self, Hash::new(Kind::Seq))
+        Members::new(self, hash_of(Kind::Seq))
     }
 
     fn serialize_tuple(self, _length: usize) -> Result<Members, Unshaped> {
-        Members::new(self, Hash::new(Kind::Tuple))
+        Members::new(self, hash_of(Kind::Tuple))
     }
 
     fn serialize_tuple_struct(
@@ -274,7 +239,7 @@ impl ser::Serializer for Walk {
         name: &'static str,
         _length: usize,
     ) -> Result<Members, Unshaped> {
-        Members::new(self, Hash::new(Kind::TupleStruct).text(name))
+        Members::new(self, hash_of(Kind::TupleStruct).text(name))
     }
 
     fn serialize_tuple_variant(
@@ -284,7 +249,7 @@ impl ser::Serializer for Walk {
         variant: &'static str,
         _length: usize,
     ) -> Result<Members, Unshaped> {
-        Members::new(self, Hash::new(Kind::TupleVariant).text(name).text(variant))
+        Members::new(self, hash_of(Kind::TupleVariant).text(name).text(variant))
     }
 
     fn serialize_map(self, _length: Option<usize>) -> Result<Entries, Unshaped> {
@@ -292,7 +257,7 @@ impl ser::Serializer for Walk {
     }
 
     fn serialize_struct(self, name: &'static str, _length: usize) -> Result<Members, Unshaped> {
-        Members::new(self, Hash::new(Kind::Struct).text(name))
+        Members::new(self, hash_of(Kind::Struct).text(name))
     }
 
     fn serialize_struct_variant(
@@ -302,7 +267,7 @@ impl ser::Serializer for Walk {
         variant: &'static str,
         _length: usize,
     ) -> Result<Members, Unshaped> {
-        Members::new(self, Hash::new(Kind::StructVariant).text(name).text(variant))
+        Members::new(self, hash_of(Kind::StructVariant).text(name).text(variant))
     }
 }
 
@@ -369,13 +334,13 @@ impl ser::SerializeMap for Entries {
     }
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unshaped> {
         let value = value.serialize(Walk { contents: true })?;
-        let entry = Hash::new(Kind::Map).word(self.key).word(value).finish();
+        let entry = hash_of(Kind::Map).word(self.key).word(value).finish();
         self.sum = self.sum.wrapping_add(entry);
         self.count += 1;
         Ok(())
     }
     fn end(self) -> Result<u64, Unshaped> {
-        Ok(Hash::new(Kind::Map).word(self.sum).word(self.count).finish())
+        Ok(hash_of(Kind::Map).word(self.sum).word(self.count).finish())
     }
 }
 

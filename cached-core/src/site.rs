@@ -9,7 +9,9 @@ use crate::frame::{self, Opened};
 use crate::key::{Bytes, canonical};
 use crate::stats::Counters;
 use crate::tier::local::{Life, Local, Mark, Refresh, Ticket, Write, ahead_of, drop_aside};
-use crate::tier::remote::{Item, LONGEST_TTL, Remote, RemoteError, RemoteKey, whole_seconds};
+use crate::tier::remote::{
+    Item, LONGEST_TTL, Lease, Remote, RemoteError, RemoteKey, whole_seconds,
+};
 use crate::value::{Value, ValueType, Verdict};
 
 /// What the local tier may keep of a value that is not confirmed to stand in memcached, and by
@@ -193,9 +195,20 @@ impl Site {
     /// Where the key lives in memcached, if there is a remote tier for it.
     pub(crate) fn remote(&self) -> Option<(&Arc<Remote>, RemoteKey)> {
         let remote = self.remote_tier()?;
-        let key = self.cache.key(self.declaration.name(), &self.key, self.value_type);
+        let key = self.cache.key(self.declaration.name(), &self.key);
         let key = remote.locate(&key)?;
         Some((remote, key))
+    }
+
+    /// Gives back the right to replace an item, which memcached gives to whoever reads one that was
+    /// given back: nobody fetches here.
+    pub(crate) fn leave(&self, item: &Item, key: &RemoteKey) {
+        if item.won
+            && !item.in_gutter
+            && let Some(remote) = self.remote_tier()
+        {
+            drop(Lease::of_item(remote, key.clone(), item));
+        }
     }
 
     pub(crate) fn overwritable(&self) -> bool {
@@ -277,16 +290,11 @@ impl Site {
         match frame::open(&self.canonical(), frame) {
             Opened::Corrupt => Frame::Corrupt,
             Opened::Foreign => Frame::Foreign,
-            Opened::Payload { shape, payload } => match self.decode(shape, payload) {
-                Some(value) => Frame::Value(value, payload.len()),
+            Opened::Stored(stored) => match (self.value_type.read)(stored) {
+                Some(value) => Frame::Value(value, stored.payload.len()),
                 None => Frame::Foreign,
             },
         }
-    }
-
-    fn decode(&self, shape: u64, payload: &[u8]) -> Option<Value> {
-        let value = (self.value_type.decode)(payload)?;
-        ((self.value_type.shape)(&value) == Ok(shape)).then_some(value)
     }
 
     /// The frame of a value, after making sure that it can be read back as what it is.
@@ -304,17 +312,9 @@ impl Site {
             }
             why
         };
-        let payload = (self.value_type.encode)(value)
-            .ok_or_else(|| unstorable("the codec cannot write the value"))?;
-        let shape = (self.value_type.shape)(value).map_err(|error| unstorable(error.reason()))?;
-        if self.decode(shape, &payload).is_none() {
-            return Err(unstorable(
-                "the value does not read back as what was written (an enum that is untagged, internally or \
-                 adjacently tagged, a flattened or skipped field, or another type that only a \
-                 self-describing format can read)",
-            ));
-        }
-        Ok(frame::seal(&self.canonical(), shape, &payload))
+        let written = (self.value_type.write)(value).map_err(unstorable)?;
+        frame::seal(&self.canonical(), written.stored())
+            .ok_or_else(|| unstorable("the value's type is too large to be described"))
     }
 }
 
@@ -325,6 +325,12 @@ pub(crate) enum Frame {
     Foreign,
     /// Of no use to anybody.
     Corrupt,
+}
+
+impl Frame {
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self, Frame::Foreign)
+    }
 }
 
 /// 0 to 1, of no quality but that of not being the same each time.

@@ -15,8 +15,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::fingerprint::{self, Fingerprint};
-use crate::{codec, key, shape};
+use crate::stored::{self, Stored, Written};
+use crate::{codec, key};
 
 /// A cached value without its type; the type is the declaration's.
 pub(crate) type Value = Arc<dyn Any + Send + Sync>;
@@ -120,11 +120,10 @@ whole! { ByType:
 
 /// What the core must know of a value's type.
 pub(crate) struct ValueType {
-    /// The codec's bytes; `None` where the codec cannot write the value. Neither this nor the
-    /// next two panic where the type's own `Serialize` or `Deserialize` does.
-    pub(crate) encode: fn(&Value) -> Option<Vec<u8>>,
-    pub(crate) decode: fn(&[u8]) -> Option<Value>,
-    pub(crate) shape: fn(&Value) -> Result<u64, shape::Unshaped>,
+    /// See [`stored::write`] and [`stored::read`]. Neither panics if the type's own `Serialize` or
+    /// `Deserialize` does.
+    pub(crate) write: fn(&Value) -> Result<Written, &'static str>,
+    pub(crate) read: fn(Stored<'_>) -> Option<Value>,
     /// How many bytes the codec makes of the value, or about how many it holds where the codec
     /// cannot write it.
     pub(crate) weigh: fn(&Value) -> Option<usize>,
@@ -134,8 +133,6 @@ pub(crate) struct ValueType {
     pub(crate) is_option: fn() -> bool,
     /// Returns the type's name, for messages.
     pub(crate) name: fn() -> &'static str,
-    /// What tells it from another build's type in the key.
-    pub(crate) fingerprint: fn() -> Fingerprint,
 }
 
 /// `None` where `run` panics. It leaves nothing behind: what it makes is lost with it.
@@ -147,12 +144,12 @@ pub(crate) struct TypeOf<V>(PhantomData<V>);
 
 impl<V: CachedValue> TypeOf<V> {
     pub(crate) const TYPE: &'static ValueType = &ValueType {
-        encode: |value| calm(|| codec::encode(value.downcast_ref::<V>()?))?,
-        decode: |bytes| Some(Arc::new(calm(|| codec::decode::<V>(bytes))??)),
-        shape: |value| {
-            calm(|| shape::of(value.downcast_ref::<V>().ok_or(shape::Unshaped::Failed)?))
-                .unwrap_or(Err(shape::Unshaped::Failed))
+        write: |value| {
+            let value = value.downcast_ref::<V>().ok_or("the value is of another type")?;
+            calm(|| stored::write(value))
+                .unwrap_or(Err("the value's own `Serialize` or `Deserialize` panicked"))
         },
+        read: |stored| Some(Arc::new(calm(|| stored::read::<V>(stored))??)),
         weigh: |value| {
             let value = value.downcast_ref::<V>()?;
             calm(|| codec::length_of(value)).flatten().or_else(|| calm(|| key::length_of(value))?)
@@ -160,7 +157,6 @@ impl<V: CachedValue> TypeOf<V> {
         is_none: |value| value.downcast_ref::<V>().is_some_and(absent::is_none),
         is_option: absent::is_option::<V>,
         name: type_name::<V>,
-        fingerprint: fingerprint::of::<V>,
     };
 }
 

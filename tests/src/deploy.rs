@@ -1,5 +1,7 @@
 //! Two builds of one program, of which the types of some values differ.
 
+pub mod checked;
+
 /// `build! { old }` is the build that runs before a deploy, `build! { new }` the one after it.
 /// Each change of a type is a function of both, with what it returns before and after.
 #[macro_export]
@@ -109,6 +111,39 @@ macro_rules! build {
                 [(std::net::IpAddr, u8) = ([127, 0, 0, 1].into(), 7);]
                 [(std::net::IpAddr, i8) = ([127, 0, 0, 1].into(), 7);]
 
+            checked "checked":
+                [(Stamp, Currency, Percent) = (Stamp(7), Currency("EUR".into()), Percent(7));]
+                [(Stamp, Currency, Percent) = (Stamp(7), Currency("EUR".into()), Percent(7));]
+
+            text_checked "text_checked":
+                [Payment = Payment { at: "today".into() }; struct Payment { at: String }]
+                [Payment = Payment { at: Stamp(7) }; struct Payment { at: Stamp }]
+
+            number_checked "number_checked":
+                [Payment = Payment { fee: 200 }; struct Payment { fee: u8 }]
+                [Payment = Payment { fee: Percent(1) }; struct Payment { fee: Percent }]
+
+            text_for_number "text_for_number":
+                [Payment = Payment { by: 7 }; struct Payment { by: u64 }]
+                [Payment = Payment { by: Currency("EUR".into()) }; struct Payment { by: Currency }]
+
+            checked_otherwise "checked_otherwise":
+                [Vec<Option<Stamp>> = vec![Some(Stamp(7))];]
+                [Vec<Option<Currency>> = vec![Some(Currency("EUR".into()))];]
+
+            checked_key "checked_key":
+                [BTreeMap<String, u8> = BTreeMap::from([("number".into(), 255)]);]
+                [HashMap<String, Percent> = HashMap::from([("number".into(), Percent(7))]);]
+
+            checked_in_a_variant "checked_in_a_variant":
+                [State = State::Paid("today".into()); enum State { Paid(String) }]
+                [State = State::Paid(Stamp(7)); enum State { Paid(Stamp) }]
+
+            same_name "same_name":
+                [Payment = Payment { at: other::Stamp(4_000_000_000) };
+                    struct Payment { at: other::Stamp }]
+                [Payment = Payment { at: Stamp(7) }; struct Payment { at: Stamp }]
+
             set_for_list "set_for_list":
                 [Vec<u8> = vec![3, 1, 1];]
                 [HashSet<u8> = HashSet::from([1, 3]);]
@@ -117,7 +152,8 @@ macro_rules! build {
 }
 
 /// For each change of a type a module with the type, a value of it and a function that is cached,
-/// and a `main` that calls each function once. It prints a line for each: the change, how the
+/// and a `main` that calls each function once, or does with its entry what its argument says:
+/// `invalidate`, `overwrite`, `get`, `add`, or print the `key`. It prints a line for each: the change, how the
 /// call was answered, and whether the value is the one that this build's function returns.
 #[doc(hidden)]
 #[macro_export]
@@ -131,12 +167,15 @@ macro_rules! functions {
     ($($change:ident $name:tt: [$type:ty = $value:expr; $($item:item)*])*) => {
         $(mod $change {
             #[allow(unused_imports)]
-            use std::collections::{BTreeMap, HashSet};
+            use std::collections::{BTreeMap, HashMap, HashSet};
             use std::sync::atomic::{AtomicBool, Ordering};
 
             use cached_core::coordinator_cached;
             #[allow(unused_imports)]
             use serde::{Deserialize, Serialize};
+
+            #[allow(unused_imports)]
+            use $crate::deploy::checked::{Currency, Percent, Stamp, other};
 
             $(
                 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -146,14 +185,39 @@ macro_rules! functions {
 
             static FETCHED: AtomicBool = AtomicBool::new(false);
 
-            #[coordinator_cached(name = $name, version = number)]
+            #[coordinator_cached(
+                name = $name,
+                version = number,
+                overwrite(reason = "a test overwrites what another build has stored"),
+                entry = call_entry
+            )]
             async fn call(number: u32) -> Result<$type, ()> {
                 let _ = number;
                 FETCHED.store(true, Ordering::SeqCst);
                 Ok($value)
             }
 
-            pub(crate) async fn run() {
+            pub(crate) async fn run(what: Option<&str>) {
+                let entry = call_entry(7);
+                match what {
+                    None => {}
+                    Some("invalidate") => entry.invalidate().await.expect("memcached is told"),
+                    Some("overwrite") => entry.overwrite($value).await.expect("it is stored"),
+                    Some("get") => {
+                        let value: $type = $value;
+                        let first = cached_core::first_found([call_entry(8), entry.clone()]).await;
+                        let found = entry.get().await.into_option() == first && first == Some(value);
+                        return println!("{} {} right", $name, if found { "found" } else { "no" });
+                    }
+                    Some("add") => {
+                        let added = entry.add($value).await;
+                        return println!("{} {} right", $name, if added { "added" } else { "no" });
+                    }
+                    Some(_) => return println!("{} {} right", $name, entry.key()),
+                }
+                if what.is_some() {
+                    return println!("{} done right", $name);
+                }
                 let answer = call(7).await;
                 let how = if FETCHED.load(Ordering::SeqCst) { "fetched" } else { "hit" };
                 let right = answer == Ok($value);
@@ -163,9 +227,15 @@ macro_rules! functions {
 
         #[tokio::main]
         async fn main() -> Result<(), Box<dyn std::error::Error>> {
+            // A panic ends the process, as it does in a build with `panic = "abort"`.
+            std::panic::set_hook(Box::new(|panic| {
+                eprintln!("{panic}");
+                std::process::abort();
+            }));
             let cache = cached_core::Cache::from_env().await?;
             cache.clone().install()?;
-            $($change::run().await;)*
+            let what = std::env::args().nth(1);
+            $($change::run(what.as_deref()).await;)*
             cache.flush().await;
             Ok(())
         }

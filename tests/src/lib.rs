@@ -1,6 +1,7 @@
 //! What the integration tests share: memcached servers of their own, and an upstream that counts.
 
-mod deploy;
+#[doc(hidden)]
+pub mod deploy;
 mod old;
 mod upstream;
 

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +25,9 @@ async fn process(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(5)).build().await.expect("fits")
 }
+
+/// Is set to memcached's address in a process that only reads.
+const READER: &str = "CACHED_TYPES_READER";
 
 fn audited(name: &str) -> Option<String> {
     let findings = cached_core::ledger().audit();
@@ -45,6 +49,16 @@ macro_rules! types {
                 Ok(value)
             }
 
+            // The same test in a process of its own, which has seen no value of this type.
+            if let Ok(address) = std::env::var(READER) {
+                let builder = Cache::builder().memcached([address]);
+                let cache = builder.remote_timeout(Duration::from_secs(5)).build().await;
+                let expected: $type = $value;
+                assert_eq!(cache.expect("fits").scope(value(7)).await, Ok(expected));
+                let is_kept = KEPT.contains(&$name);
+                assert_eq!(FETCHES.load(Ordering::SeqCst), usize::from(is_kept));
+                return;
+            }
             let memcached = Memcached::start();
             let (a, b) = (process(&memcached).await, process(&memcached).await);
             for cache in [&a, &b, &a, &b] {
@@ -58,6 +72,13 @@ macro_rules! types {
                 (false, None) => assert_eq!(fetches, 1, "the second reads what the first stored"),
                 (_, audit) => panic!("fetched {fetches} times, and the audit says {audit:?}"),
             }
+            let reader = std::process::Command::new(std::env::current_exe().expect("it runs"))
+                .args(["--exact", stringify!($what)])
+                .env(READER, memcached.address())
+                .output()
+                .expect("it starts");
+            let output = String::from_utf8_lossy(&reader.stdout);
+            assert!(reader.status.success() && output.contains("1 passed"), "{output}");
         }
     )*};
 }
@@ -111,6 +132,32 @@ types! {
     characters "characters" Vec<char> = vec!['a', 'é', '🦀'];
     nonzero "nonzero" Option<NonZeroU32> = NonZeroU32::new(7);
     range "range" std::ops::Range<u32> = 1..7;
+    bounds "bounds" Vec<Bound<String>> =
+        vec![Bound::Unbounded, Bound::Included("a".into()), Bound::Excluded("b".into())];
+    generics "generics" Generic<Generic<Option<u8>>, Result<String, Generic<u8, ()>>> = Generic {
+        inner: Generic { inner: Some(1), other: None },
+        other: Some(Err(Generic { inner: 7, other: Some(()) })),
+    };
+    variants "variants" Vec<Variants> = vec![
+        Variants::Unit,
+        Variants::Newtype(Cents(Wrapped { inner: 7 })),
+        Variants::Tuple(1, "a".into()),
+        Variants::Struct { a: Unit, b: [1; 3] },
+        Variants::Within(Box::new(Variants::Unit)),
+    ];
+    aliased "aliased" Aliased = Aliased { amount: 7, fee: 1 };
+    validated "validated" Vec<(Email, Percent)> = vec![(Email("a@b".into()), Percent(7))];
+    borrowed_key "borrowed_key" HashMap<Cow<'static, str>, Box<str>> =
+        HashMap::from([(Cow::Borrowed("a"), "b".into())]);
+    path "path" std::path::PathBuf = "/a/b".into();
+    os_text "os_text" std::ffi::OsString = "a".into();
+    nothing "nothing" ((), std::marker::PhantomData<u8>, Option<()>) =
+        ((), std::marker::PhantomData, Some(()));
+    many "many" Vec<u8> = (0..100_000).map(|number| number as u8).collect();
+    deep "deep" Tree = (0..100).fold(Tree::default(), |tree, _| Tree {
+        children: vec![tree],
+        label: None,
+    });
     result "result" Vec<Result<u8, String>> = vec![Ok(7), Err("no".into())];
     newtypes "newtypes" (Cents, Unit) = (Cents(Wrapped { inner: 7 }), Unit);
     transparent "transparent" Transparent = Transparent { inner: 7 };
@@ -197,6 +244,15 @@ derived! {
     enum Adjacent { None, One(u8), Many { of: Vec<u8> } }
     #[derive(Default)]
     struct Tree { children: Vec<Tree>, label: Option<Box<Tree>> }
+    struct Generic<T, U = ()> { inner: T, other: Option<U> }
+    enum Variants {
+        Unit,
+        Newtype(Cents),
+        Tuple(u8, String),
+        Struct { a: Unit, b: [u8; 3] },
+        Within(Box<Variants>),
+    }
+    struct Aliased { #[serde(alias = "sum", alias = "a")] amount: u8, fee: u8 }
     struct Flat { id: u8, #[serde(flatten)] rest: BTreeMap<String, u8> }
     #[serde(untagged)]
     enum Untagged { Number(u8), Text(String) }
@@ -226,5 +282,29 @@ impl TryFrom<String> for Code {
 impl From<Code> for String {
     fn from(code: Code) -> String {
         code.0
+    }
+}
+
+/// Written as a newtype and read by hand as the text in it, as validated types often are.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Email(String);
+
+impl<'de> Deserialize<'de> for Email {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Email, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.contains('@') {
+            true => Ok(Email(text)),
+            false => Err(serde::de::Error::custom("an address has an @")),
+        }
+    }
+}
+
+/// Written by hand as a number and read as a newtype.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct Percent(u8);
+
+impl Serialize for Percent {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(self.0)
     }
 }

@@ -75,7 +75,14 @@ impl Missed {
                         });
                     }
                     Ok(Found::Item(item)) => {
-                        return self.take(item, remote, &key, lifetime, ticket);
+                        let frame = site.open(&item.frame);
+                        if frame.is_foreign() {
+                            site.leave(&item, &key);
+                            if key.turns_to_second_slot() {
+                                continue;
+                            }
+                        }
+                        return self.take(item, frame, remote, &key, lifetime, ticket);
                     }
                     Ok(Found::Lease(cas)) => {
                         let expected = fetch_time.unwrap_or_default();
@@ -106,6 +113,7 @@ impl Missed {
     fn take(
         &self,
         item: Item,
+        frame: Frame,
         remote: &Arc<Remote>,
         key: &RemoteKey,
         lifetime: Lifetime,
@@ -117,10 +125,10 @@ impl Missed {
             let lease = Lease::of_item(remote, key.clone(), &item);
             Right::Lease(Some(Box::new(Won { lease, stale })))
         };
-        let (value, weight) = match site.open(&item.frame) {
-            // An item that nobody can read may be replaced by anybody.
-            Frame::Corrupt => return Acquired::without_stale(replace()),
-            Frame::Foreign => return Acquired::without_stale(Right::Nothing),
+        let (value, weight) = match frame {
+            // An item that nobody can read may be replaced by anybody. So may one that another build
+            // has in the second slot: it has an entry in the first slot too.
+            Frame::Corrupt | Frame::Foreign => return Acquired::without_stale(replace()),
             Frame::Value(value, weight) => (value, weight),
         };
         if self.force_miss() {

@@ -1,7 +1,7 @@
 //! Several entries looked up at once.
 
 use super::CacheEntry;
-use crate::site::Site;
+use crate::site::{Frame, Site};
 use crate::tier::local::Ticket;
 use crate::tier::remote::{Item, RemoteKey};
 use crate::value::CachedValue;
@@ -38,17 +38,18 @@ pub async fn first_found<V: CachedValue, P>(
         let ticket = site.ticket();
         asked.push((site, ticket));
     }
-    for (site, ticket, item) in read_many(asked).await {
-        if let Some(value) = site.admit(&item, ticket) {
+    for (site, ticket, (item, frame)) in read_many(asked).await {
+        if let Some(value) = site.admit(&item, frame, ticket) {
             return value.downcast_ref::<V>().cloned();
         }
     }
     last.and_then(|value| value.downcast_ref::<V>().cloned())
 }
 
-/// The items that are found, in order; each cache's in one round trip.
-async fn read_many(asked: Vec<(Site, Ticket)>) -> Vec<(Site, Ticket, Item)> {
-    let mut found: Vec<Option<Item>> = asked.iter().map(|_| None).collect();
+/// Returns the items that are found, in order. Each cache's are read in one round trip, and those of
+/// which another build has the first slot in one more.
+async fn read_many(asked: Vec<(Site, Ticket)>) -> Vec<(Site, Ticket, (Item, Frame))> {
+    let mut found: Vec<Option<(Item, Frame)>> = asked.iter().map(|_| None).collect();
     // A site without a remote tier has its place among those that were asked, and no key.
     let key_of = |(index, (site, _)): (usize, &(Site, Ticket))| Some((index, site.remote()?.1));
     let mut left: Vec<(usize, RemoteKey)> = asked.iter().enumerate().filter_map(key_of).collect();
@@ -59,19 +60,29 @@ async fn read_many(asked: Vec<(Site, Ticket)>) -> Vec<(Site, Ticket, Item)> {
         left = others;
         let Some(remote) = first.remote_tier() else { continue };
         let (group, keys): (Vec<_>, Vec<_>) = group.into_iter().unzip();
-        for (index, read) in group.into_iter().zip(remote.read_many(&keys).await) {
-            match read {
-                Ok(item) => {
-                    item.iter().for_each(|item| asked[index].0.leave(item));
-                    found[index] = item;
+        let reads = remote.read_many(&keys).await;
+        for ((index, mut key), read) in group.into_iter().zip(keys).zip(reads) {
+            let site = &asked[index].0;
+            let item = match read {
+                Ok(item) => item,
+                Err(error) => {
+                    site.note(&error);
+                    continue;
                 }
-                Err(error) => asked[index].0.note(&error),
+            };
+            let Some(item) = item else { continue };
+            site.leave(&item, &key);
+            let frame = site.open(&item.frame);
+            if frame.is_foreign() && key.turns_to_second_slot() {
+                left.push((index, key));
+            } else {
+                found[index] = Some((item, frame));
             }
         }
     }
     asked
         .into_iter()
         .zip(found)
-        .filter_map(|((site, ticket), item)| Some((site, ticket, item?)))
+        .filter_map(|((site, ticket), found)| Some((site, ticket, found?)))
         .collect()
 }

@@ -91,22 +91,29 @@ pub(super) async fn add_remote(
     given: &Given,
 ) -> Result<bool, WriteError> {
     let is_brief = whole_seconds(given.lifetime.ttl) == 0;
-    // Once more where somebody changed it between the two.
-    for _ in 0..2 {
+    // Once more if somebody changed it between the two.
+    let mut tries_left = 2;
+    while tries_left > 0 {
         // Before anything is written: where memcached is given an item that is too large for it, it
         // lets go of what it has, also under a condition.
         let condition = match key.read().await.map_err(WriteError::Remote)? {
             Found::Nothing => Condition::Absent,
             Found::Busy(Busy { cas: Some(cas), .. }) => Condition::Unchanged(cas),
-            Found::Item(item) if !is_entry(site, &item, given.lifetime) => {
-                Condition::Unchanged(item.cas)
-            }
             Found::Item(item) => {
-                site.leave(&item);
-                return Ok(false);
+                let frame = site.open(&item.frame);
+                if frame.is_foreign() && key.turns_to_second_slot() {
+                    site.leave(&item, key);
+                    continue;
+                }
+                if is_entry(site, &item, &frame, given.lifetime) {
+                    site.leave(&item, key);
+                    return Ok(false);
+                }
+                Condition::Unchanged(item.cas)
             }
             Found::Busy(Busy { cas: None, .. }) | Found::Lease(_) => return Ok(false),
         };
+        tries_left -= 1;
         if is_brief || given.write(site, key, given.seal(site)?, condition).await? {
             return Ok(true);
         }
@@ -114,7 +121,7 @@ pub(super) async fn add_remote(
     Ok(false)
 }
 
-fn is_entry(site: &Site, item: &Item, lifetime: Lifetime) -> bool {
-    let is_fresh = lifetime.left_of(site.now(), item).is_some();
-    is_fresh && !matches!(site.open(&item.frame), Frame::Corrupt)
+fn is_entry(site: &Site, item: &Item, frame: &Frame, lifetime: Lifetime) -> bool {
+    // Another build's item in the second slot is none: that build has an entry in the first.
+    matches!(frame, Frame::Value(..)) && lifetime.left_of(site.now(), item).is_some()
 }

@@ -4,41 +4,67 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::{codec, shape};
+use crate::{outline, stored};
+
+const ENTRIES: &[u8] = &[0, 0, 0, 1, 0, 0, 0, 2];
+
+fn stored(payload: &[u8]) -> Stored<'_> {
+    Stored { shape: 7, outline: Outline::new(ENTRIES), payload }
+}
+
+fn sealed() -> Vec<u8> {
+    seal(b"key", stored(b"payload")).expect("it fits")
+}
 
 #[test]
 fn a_sealed_frame_opens_under_its_key_alone() {
-    let frame = seal(b"key", 7, b"payload");
-    assert_eq!(open(b"key", &frame), Opened::Payload { shape: 7, payload: b"payload" });
+    let frame = sealed();
+    assert_eq!(open(b"key", &frame), Opened::Stored(stored(b"payload")));
     assert_eq!(open(b"kez", &frame), Opened::Corrupt);
     assert_eq!(open(b"", &frame), Opened::Corrupt);
 }
 
 #[test]
 fn every_truncation_and_every_flipped_bit_is_seen() {
-    let frame = seal(b"key", 7, b"payload");
+    let frame = sealed();
     for length in 0..frame.len() {
         assert_eq!(open(b"key", &frame[..length]), Opened::Corrupt, "cut at {length}");
     }
     for bit in 0..frame.len() * 8 {
         let mut garbled = frame.clone();
         garbled[bit / 8] ^= 1 << (bit % 8);
-        assert!(!matches!(open(b"key", &garbled), Opened::Payload { .. }), "bit {bit}");
+        assert!(!matches!(open(b"key", &garbled), Opened::Stored(_)), "bit {bit}");
     }
 }
 
-/// A frame of format 1, kept for good: entries in memcached outlive a build.
+/// The frame of a build that wrote format 1 is that build's.
 #[test]
-fn golden_frame() {
+fn a_frame_of_format_1_is_foreign() {
     let golden = b"cc\x01\0\0\0\0\0\0\0\x07payload\x71\x76\x16\xe1\xea\x92\xc1\xb8";
-    assert_eq!(seal(b"key", 7, b"payload"), golden);
-    assert_eq!(open(b"key", golden), Opened::Payload { shape: 7, payload: b"payload" });
+    assert_eq!(open(b"key", golden), Opened::Foreign);
+}
+
+#[test]
+fn an_outline_that_is_longer_than_its_frame_is_corrupt() {
+    let mut frame = sealed();
+    let body = frame.len() - CHECKSUM;
+    frame[OUTLINE_COUNT] = 1;
+    let sum = checksum(b"key", &frame[..HEADER], b"");
+    frame[body..].copy_from_slice(&sum);
+    assert_eq!(open(b"key", &frame), Opened::Corrupt);
+}
+
+#[test]
+fn an_outline_of_too_many_entries_is_not_sealed() {
+    let entries = vec![0; (usize::from(u16::MAX) + 1) * ENTRY_BYTES];
+    let outline = Outline::new(&entries);
+    assert_eq!(seal(b"key", Stored { shape: 7, outline, payload: b"" }), None);
 }
 
 #[test]
 fn a_frame_of_another_format_is_left_to_the_build_that_writes_it() {
     for format in (0..=u8::MAX).filter(|format| *format != FORMAT) {
-        let mut frame = seal(b"key", 7, b"payload");
+        let mut frame = sealed();
         frame[2] = format;
         assert_eq!(open(b"key", &frame), Opened::Foreign, "format {format}");
     }
@@ -66,44 +92,51 @@ fn payment(state: State) -> Payment {
     Payment { number: "7".into(), amount: -300, state, lines: vec![None, Some(1.5)], by }
 }
 
-/// What a build stores for a value, and that it reads what any build before it has stored.
-fn golden<V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: V, frame: &str) {
-    let payload = codec::encode(&value).expect("the codec takes it");
-    let shape = shape::of(&value).expect("it has a shape");
-    let hexadecimal =
-        |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    assert_eq!(hexadecimal(&seal(b"key", shape, &payload)), frame, "{value:?}");
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Checks what a build stores for a value, and that it reads what any build before it has stored.
+fn golden<V>(value: V, frame: &str)
+where
+    V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + 'static,
+{
+    let written = stored::write(&value).expect("it can be stored");
+    let sealed = seal(b"key", written.stored()).expect("it fits");
+    assert_eq!(hexadecimal(&sealed), frame, "{value:?}");
     let bytes: Vec<u8> = (0..frame.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(&frame[at..at + 2], 16).expect("hexadecimal"))
         .collect();
-    let Opened::Payload { shape: stored, payload } = open(b"key", &bytes) else {
+    let Opened::Stored(stored) = open(b"key", &bytes) else {
         panic!("{value:?} is not read any more");
     };
-    let read: V = codec::decode(payload).expect("it decodes");
-    assert_eq!(shape::of(&read), Ok(stored));
-    assert_eq!(read, value);
+    assert_eq!(outline::follow(stored.outline, stored.payload).as_ref(), Some(&value));
+    assert_eq!(stored::read(stored), Some(value));
 }
 
 /// Frames of whole values, kept for good.
 #[test]
 fn golden_frames_of_values() {
-    golden(7u32, "636301689e604d4750f6ef072e247c41f45de587");
-    golden(Some("text".to_owned()), "6363015f90900462c22c46010474657874b9b0ed7809b9291e");
+    golden(7u32, "636302689e604d4750f6efd66499607de615a600026392fa77d9ad748e07e2925a3925313950");
+    golden(
+        Some("text".to_owned()),
+        "6363025f90900462c22c46395153aedb6a9573000348fc58fe757c0a22a692690d010474657874a1b77df96b112d35",
+    );
     golden(
         payment(State::Open),
-        "636301a5a957e6f074b2170137fb570200020001000000000000f83f020101780200c3a9266180c7716f4ef9",
+        "636302a5a957e6f074b217c7c1dd4d6d279ade001908bfdf66091438931dc60aa31ef0356b2c7fd06d2d775d6332366f1532b8081439c73a7e3c1c60d346dd5691904193c49ab19a68a36fdde4a9c454ebaeefb931b52dd355b806a332ba56e46cd210cb5ddd399c97ef77e13fefe79490fa2efa4afae7b2f00137fb570200020001000000000000f83f020101780200c3a95b86c80e0505c929",
     );
     golden(
         payment(State::Paid { at: 1_700_000_000 }),
-        "63630183a9b45a579d458e0137fb570201fc00f15365020001000000000000f83f020101780200c3a988d714367ba4fc8c",
+        "63630283a9b45a579d458e9fd2f07eca24ba5d001b08bfdf6609143893092a01a01dc60aa31ef0356b2c7fd06d2d775d6332366f1532b808143c1c60d346dd5691904193c49ab19a68a36fdde4a9c454ebab08fb27aeefb931b52dd355ba56e46cbe28c80fd210cb5ddd399c97ef77e13fefe79490f1f287cefa2efa4afae7b2f00137fb570201fc00f15365020001000000000000f83f020101780200c3a9561a4c2c2586aebd",
     );
     golden(
         payment(State::Refunded(7, u128::MAX)),
-        "636301e98f77ffbccd679b0137fb57020207feffffffffffffffffffffffffffffffff020001000000000000f83f020101780200c3a9bb00e3b7a440f71d",
+        "636302e98f77ffbccd679bfe0d5eae327fbaab001c08bfdf66091438930c98be4e1dc60aa31ef0356b2c7fd06d2d775d6332366f1532b808143c1c60d346dd569160d434b8904193c49ab19a68a36fdde4a7d3d363a9c454ebaeefb931b52dd355ba56e46cd210cb5ddd399c97ef77e13fefe79490f154fda3f804d8c4fa2efa4afae7b2f00137fb57020207feffffffffffffffffffffffffffffffff020001000000000000f83f020101780200c3a934263dc8969e96a5",
     );
     golden(
         payment(State::Failed("no".into())),
-        "636301387577246ff4bec20137fb570203026e6f020001000000000000f83f020101780200c3a9c194741b01ca4dc6",
+        "636302387577246ff4bec27ce84a5f74e9003d001a08bfdf66091438931dc60aa31ef0356b2c7fd06d2d775d6332366f1532b808143c1c60d346dd56915e70e026904193c49ab19a68a36fdde4a832a120a9c454ebaeefb931b52dd355ba56e46cd210cb5ddd399c97ef77e13fefe79490f57f1113fa2efa4afae7b2f00137fb570203026e6f020001000000000000f83f020101780200c3a946f98f2910d66ed9",
     );
 }

@@ -6,25 +6,15 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
 
-use crate::fingerprint::Fingerprint;
-
-/// SHA-256 of a key's canonical bytes and the fingerprint of its value's type: how a key is written
-/// wherever it leaves the process. Two builds whose types differ have different digests.
+/// SHA-256 of a key's canonical bytes: how a key is written wherever it leaves the process.
 ///
 /// `Display` is 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// Of bytes as they are.
-    #[cfg(test)]
-    pub(crate) fn of(bytes: &[u8]) -> Digest {
-        Digest(Sha256::digest(bytes).into())
-    }
-
-    /// The fingerprint has always the same length, so no two pairs give the same bytes.
-    pub(crate) fn new(key: &[u8], fingerprint: Fingerprint) -> Digest {
-        Digest(Sha256::new().chain_update(key).chain_update(fingerprint).finalize().into())
+    pub(crate) fn of(key: &[u8]) -> Digest {
+        Digest(Sha256::digest(key).into())
     }
 
     /// The 32 bytes.
@@ -69,13 +59,8 @@ pub struct Key {
 }
 
 impl Key {
-    pub(crate) fn new(
-        namespace: Option<Arc<str>>,
-        name: &'static str,
-        bytes: &[u8],
-        fingerprint: Fingerprint,
-    ) -> Key {
-        Key { namespace, name, digest: Digest::new(bytes, fingerprint) }
+    pub(crate) fn new(namespace: Option<Arc<str>>, name: &'static str, bytes: &[u8]) -> Key {
+        Key { namespace, name, digest: Digest::of(bytes) }
     }
 
     /// The cache name of the declaration.
@@ -84,7 +69,7 @@ impl Key {
         self.name
     }
 
-    /// The digest of the canonical bytes and the value's type.
+    /// The digest of the canonical bytes.
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.digest

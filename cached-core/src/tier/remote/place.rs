@@ -1,6 +1,9 @@
 //! A key on its server, or on the one that stands in for it: what is asked and told there.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::command::Command;
@@ -20,14 +23,28 @@ pub(crate) struct RemoteKey {
     /// The server that stands in for its home; `None` where there is but one.
     gutter: Option<Arc<Server>>,
     in_gutter: bool,
+    in_second_slot: bool,
     /// The key where it is asked for.
     pub(super) key: Arc<str>,
     /// The longest that a lookup takes, at home and in the gutter together.
     timeout: Duration,
     /// When the lookup that was begun at home is to be over.
     deadline: Option<Instant>,
+    /// When the read that is next must be over, as part of a lookup that began in the first slot.
+    read_deadline: Option<Instant>,
     /// What changes to it are for.
     errand: Errand,
+}
+
+/// Returns a key's second slot. An entry stands there while another build's entry, which this build
+/// does not read, is at the key itself: two builds of a rollout have an entry each. Both slots are on
+/// the key's own server.
+fn second_slot(key: &str) -> Arc<str> {
+    format!("{key}:2").into()
+}
+
+fn gutter_key(home_key: &str) -> Arc<str> {
+    format!("{home_key}:gutter").into()
 }
 
 impl RemoteKey {
@@ -46,9 +63,11 @@ impl RemoteKey {
             home_key,
             gutter,
             in_gutter: false,
+            in_second_slot: false,
             key,
             timeout,
             deadline: None,
+            read_deadline: None,
             errand: Errand::Call,
         };
         if !located.home.serves(&located.home_key) {
@@ -79,7 +98,7 @@ impl RemoteKey {
     /// Of its own, so that what a server has as the key's own and what it has in another's place
     /// are never taken for each other.
     fn gutter_key(&self) -> Arc<str> {
-        format!("{}:gutter", self.home_key).into()
+        gutter_key(&self.home_key)
     }
 
     /// Asks in the gutter from now on, if that is there.
@@ -100,6 +119,22 @@ impl RemoteKey {
         }
         self.enter_gutter();
         self.in_gutter
+    }
+
+    /// Turns to the second slot after the first was seen to have another build's entry. Returns false
+    /// if this is the second slot already.
+    pub(crate) fn turns_to_second_slot(&mut self) -> bool {
+        if self.in_second_slot {
+            return false;
+        }
+        self.in_second_slot = true;
+        self.home_key = second_slot(&self.home_key);
+        self.key = match self.in_gutter {
+            true => self.gutter_key(),
+            false => Arc::clone(&self.home_key),
+        };
+        self.read_deadline = self.deadline;
+        true
     }
 
     pub(crate) fn read(&mut self) -> impl Future<Output = Result<Found, RemoteError>> {
@@ -133,12 +168,13 @@ impl RemoteKey {
         if !self.in_gutter {
             self.deadline = Some(now + self.timeout);
         }
+        let deadline = self.read_deadline.take().or(rest.filter(|_| self.in_gutter));
         let read = self.server().read(&self.key, lease, now);
-        let found = match rest.filter(|_| self.in_gutter) {
+        let found = match deadline {
             // In a box, as it is rare, so that what holds a read stays small.
             Some(deadline) => Box::pin(run_until(deadline, read))
                 .await
-                .unwrap_or_else(|| Err(RemoteError::lost("no time was left for the gutter"))),
+                .unwrap_or_else(|| Err(RemoteError::lost("no time was left for a second read"))),
             None => read.await,
         };
         Ok(match found? {
@@ -190,12 +226,19 @@ impl RemoteKey {
         let key = Arc::clone(&self.key);
         let write = Command::Write { key, frame: frame.into(), seconds, condition };
         let deadline = Instant::now() + self.timeout;
-        let written = self.server().change(write, self.errand).await?;
-        if let Condition::Always = condition {
-            match self.in_gutter {
-                true => tell_by(deadline, Untold::new(&self.home, &self.home_key)).await?,
-                false => self.tell_gutter(self.untold_gutter(), deadline).await,
+        let write = self.server().change(write, self.errand);
+        let Condition::Always = condition else { return write.await };
+        // The other build's entry goes too: it is in the other slot, or is what was overwritten.
+        let second = Untold::new(self.server(), &self.slots_where_asked()[1]);
+        let (written, told) = both(write, tell_by(deadline, second.tell(deadline))).await;
+        let written = written?;
+        told?;
+        match self.in_gutter {
+            true => {
+                let at_home = self.untold_at_home();
+                tell_by(deadline, tell_both(at_home, deadline)).await?;
             }
+            false => self.tell_gutter(self.untold_in_gutter(), deadline).await,
         }
         Ok(written)
     }
@@ -231,42 +274,92 @@ impl RemoteKey {
         self.server().change(mark, self.errand).await.map(drop)
     }
 
-    /// Removes the entry wherever this process could find it: at home and, always, in the gutter,
-    /// where another process may look already. A server that cannot be told now is told before this
-    /// process asks it for the key again, also where this is dropped. As part of a change that
+    /// Removes the entry wherever a process could find it: in both slots, at home and, always, in the
+    /// gutter, where another process may look already. A server that cannot be told now is told before
+    /// this process asks it for the key again, also if this is dropped. As part of a change that
     /// `began` before, it ends in time for that.
     ///
     /// # Errors
-    /// Where its home could not be told: to others it may serve what it has meanwhile. What the
-    /// gutter may serve to others is gone in seconds.
+    /// Its home could not be told: to others it may serve what it has meanwhile. What the gutter may
+    /// serve to others is gone in seconds.
     pub(crate) async fn forget(&self, began: Option<Instant>) -> Result<(), RemoteError> {
         let deadline = began.unwrap_or_else(Instant::now) + self.timeout;
-        let in_gutter = self.untold_gutter();
-        let at_home = Untold::new(&self.home, &self.home_key);
+        let in_gutter = self.untold_in_gutter();
+        let at_home = tell_both(self.untold_at_home(), deadline);
         let told = match began {
             // What begins now ends in time by itself.
-            None => at_home.tell(deadline).await,
+            None => at_home.await,
             Some(_) => tell_by(deadline, at_home).await,
         };
         self.tell_gutter(in_gutter, deadline).await;
         told
     }
 
-    fn untold_gutter(&self) -> Option<Untold<'_>> {
-        Some(Untold::new(self.gutter.as_ref()?, &self.gutter_key()))
+    fn slots(&self) -> [Arc<str>; 2] {
+        [Arc::clone(&self.home_key), second_slot(&self.home_key)]
     }
 
-    async fn tell_gutter(&self, untold: Option<Untold<'_>>, deadline: Instant) {
+    fn slots_where_asked(&self) -> [Arc<str>; 2] {
+        self.slots().map(|slot| if self.in_gutter { gutter_key(&slot) } else { slot })
+    }
+
+    fn untold_at_home(&self) -> [Untold<'_>; 2] {
+        self.slots().map(|slot| Untold::new(&self.home, &slot))
+    }
+
+    fn untold_in_gutter(&self) -> Option<[Untold<'_>; 2]> {
+        let gutter = self.gutter.as_ref()?;
+        Some(self.slots().map(|slot| Untold::new(gutter, &gutter_key(&slot))))
+    }
+
+    async fn tell_gutter(&self, untold: Option<[Untold<'_>; 2]>, deadline: Instant) {
         if let Some(untold) = untold {
-            // Dropped untold it is owed.
-            let _ = tell_by(deadline, untold).await;
+            // A slot that is dropped untold is owed.
+            let _ = tell_by(deadline, tell_both(untold, deadline)).await;
         }
     }
 }
 
-/// What is not answered by the deadline was begun all the same, and goes on in the background.
-async fn tell_by(deadline: Instant, untold: Untold<'_>) -> Result<(), RemoteError> {
-    run_until(deadline, untold.tell(deadline))
+/// Tells a server of both slots at once; returns the first error.
+async fn tell_both(slots: [Untold<'_>; 2], deadline: Instant) -> Result<(), RemoteError> {
+    let [first, second] = slots.map(|slot| slot.tell(deadline));
+    let (first, second) = both(first, second).await;
+    first.and(second)
+}
+
+/// Lets `tell` take until the deadline. If it is dropped then, what was begun goes on in the
+/// background.
+async fn tell_by(
+    deadline: Instant,
+    tell: impl Future<Output = Result<(), RemoteError>>,
+) -> Result<(), RemoteError> {
+    run_until(deadline, tell)
         .await
         .unwrap_or_else(|| Err(RemoteError::lost("no time was left to tell a key's server")))
+}
+
+/// Runs two futures at once, in this task.
+async fn both<A: Future, B: Future>(first: A, second: B) -> (A::Output, B::Output) {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    let mut outputs = (None, None);
+    poll_fn(move |context| {
+        if outputs.0.is_none()
+            && let Poll::Ready(output) = first.as_mut().poll(context)
+        {
+            outputs.0 = Some(output);
+        }
+        if outputs.1.is_none()
+            && let Poll::Ready(output) = second.as_mut().poll(context)
+        {
+            outputs.1 = Some(output);
+        }
+        match (outputs.0.take(), outputs.1.take()) {
+            (Some(first), Some(second)) => Poll::Ready((first, second)),
+            unfinished => {
+                outputs = unfinished;
+                Poll::Pending
+            }
+        }
+    })
+    .await
 }

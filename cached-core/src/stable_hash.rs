@@ -1,0 +1,49 @@
+//! A hash that is the same in every build and on every machine, for what stands in a stored frame.
+
+/// FNV-1a (Fowler, Noll, Vo; 64 bits) over words, with a final mix (MurmurHash3's `fmix64`) so
+/// that hashes can be added up.
+#[derive(Clone, Copy)]
+pub(crate) struct StableHash(u64);
+
+const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
+
+impl StableHash {
+    pub(crate) fn new(word: u64) -> StableHash {
+        StableHash(0xcbf2_9ce4_8422_2325).word(word)
+    }
+
+    pub(crate) fn word(self, word: u64) -> StableHash {
+        match u8::try_from(word) {
+            // Most words are one byte and seven zeros, and a zero only multiplies.
+            Ok(byte) => {
+                StableHash((self.0 ^ u64::from(byte)).wrapping_mul(FNV_PRIME.wrapping_pow(8)))
+            }
+            Err(_) => word.to_le_bytes().iter().fold(self, |hash, &byte| hash.byte(byte)),
+        }
+    }
+
+    /// Mixes in what is a hash already, in one step.
+    pub(crate) fn hash(self, hash: u64) -> StableHash {
+        let mixed = (self.0.rotate_left(23) ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        StableHash(mixed ^ (mixed >> 32))
+    }
+
+    pub(crate) fn text(self, text: &str) -> StableHash {
+        self.bytes(text.as_bytes())
+    }
+
+    pub(crate) fn bytes(self, bytes: &[u8]) -> StableHash {
+        bytes.iter().fold(self.word(bytes.len() as u64), |hash, &byte| hash.byte(byte))
+    }
+
+    fn byte(self, byte: u8) -> StableHash {
+        StableHash((self.0 ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
+    }
+
+    pub(crate) fn finish(self) -> u64 {
+        let mut x = self.0;
+        x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        x ^ (x >> 33)
+    }
+}

@@ -1,0 +1,74 @@
+//! Types whose own `Deserialize` panics if it is given anything but what their `Serialize` wrote.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A number of seconds that is written as text, `"7s"`. Any other text panics.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stamp(pub u64);
+
+impl Serialize for Stamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}s", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Stamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Stamp, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let seconds = text.strip_suffix('s').and_then(|seconds| seconds.parse().ok());
+        Ok(Stamp(seconds.unwrap_or_else(|| panic!("`{text}` is not a stamp"))))
+    }
+}
+
+/// Another text: three letters. It also panics on an error of its deserializer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Currency(pub String);
+
+impl Serialize for Currency {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Currency {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Currency, D::Error> {
+        let text = String::deserialize(deserializer).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(text.len(), 3, "`{text}` is not a currency");
+        Ok(Currency(text))
+    }
+}
+
+/// A percentage from a number that must not be greater than 100.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Percent(pub u8);
+
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
+        let number = u8::deserialize(deserializer)?;
+        assert!(number <= 100, "{number} is not a percentage");
+        Ok(Percent(number))
+    }
+}
+
+/// Types of the same names, as another build has them.
+pub mod other {
+    use super::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// A number of seconds, written as a number. Anything before 1970 and after 2100 panics.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Stamp(pub u64);
+
+    impl Serialize for Stamp {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            self.0.serialize(serializer)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Stamp {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Stamp, D::Error> {
+            let seconds = u64::deserialize(deserializer)?;
+            assert!(seconds < 4_102_444_800, "{seconds} is not a stamp");
+            Ok(Stamp(seconds))
+        }
+    }
+}
