@@ -38,6 +38,7 @@ pub fn part<T: KeyPart>(part: &T) -> Part<'_> {
 #[macro_export]
 macro_rules! __declaration {
     ($name:literal, $function:literal $(, $option:ident($($value:expr),*))*) => {{
+        enum Here {}
         #[$crate::private::linkme::distributed_slice($crate::private::DECLARATIONS)]
         #[linkme(crate = $crate::private::linkme)]
         static DECLARATION: $crate::private::Declaration = $crate::private::Declaration::new(
@@ -46,6 +47,7 @@ macro_rules! __declaration {
             ::core::file!(),
             ::core::line!(),
             ::core::column!(),
+            ::core::any::type_name::<Here>,
         )$(.$option($($value),*))*;
         $crate::private::Met::new(&DECLARATION, &|| ())
     }};
