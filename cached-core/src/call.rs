@@ -16,7 +16,7 @@ use crate::stats::Counters;
 use crate::tier::local::{Mark, Refresh, Ticket, drop_aside};
 use crate::tier::remote::{Lease, RemoteKey};
 use crate::tier::request::Request;
-use crate::value::{Returns, SharedError, Split, Value};
+use crate::value::{Returns, SharedError, Split, Value, Weigher};
 use acquire::Acquired;
 
 /// A call that the request and local tiers did not answer.
@@ -136,6 +136,12 @@ impl Begun {
     pub(crate) fn set_ttl(&mut self, ttl: Duration) {
         if let Some(missed) = &mut self.missed {
             missed.site.ttl = Some(ttl);
+        }
+    }
+
+    pub(crate) fn set_weigher(&mut self, weigher: Weigher) {
+        if let Some(missed) = &mut self.missed {
+            missed.site.weigher = Some(weigher);
         }
     }
 

@@ -41,10 +41,6 @@ pub(crate) mod codec {
         None
     }
 
-    pub(crate) fn length_of<V>(_: &V) -> Option<usize> {
-        None
-    }
-
     pub(crate) fn decode<V>(_: &[u8]) -> Option<V> {
         None
     }

@@ -33,6 +33,7 @@ mod stats;
 pub mod testing;
 mod tier;
 mod value;
+mod weight;
 
 #[cfg(not(feature = "memcached"))]
 use embedded::{codec, fingerprint, frame, shape};

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::fingerprint::{self, Fingerprint};
-use crate::{codec, key, shape};
+use crate::{codec, shape, weight};
 
 /// A cached value without its type; the type is the declaration's.
 pub(crate) type Value = Arc<dyn Any + Send + Sync>;
@@ -125,8 +125,7 @@ pub(crate) struct ValueType {
     pub(crate) encode: fn(&Value) -> Option<Vec<u8>>,
     pub(crate) decode: fn(&[u8]) -> Option<Value>,
     pub(crate) shape: fn(&Value) -> Result<u64, shape::Unshaped>,
-    /// How many bytes the codec makes of the value, or about how many it holds where the codec
-    /// cannot write it.
+    /// Returns about how many bytes the value takes in memory; see [`weight`].
     pub(crate) weigh: fn(&Value) -> Option<usize>,
     /// Returns true for a `None`.
     pub(crate) is_none: fn(&Value) -> bool,
@@ -136,6 +135,14 @@ pub(crate) struct ValueType {
     pub(crate) name: fn() -> &'static str,
     /// What tells it from another build's type in the key.
     pub(crate) fingerprint: fn() -> Fingerprint,
+}
+
+/// What a function says that its values weigh.
+pub(crate) type Weigher = Arc<dyn Fn(&Value) -> Option<usize> + Send + Sync>;
+
+/// Makes it of the option `weight`. Where that panics, the value weighs what serde shows of it.
+pub(crate) fn weigher<V: 'static>(weight: fn(&V) -> usize) -> Weigher {
+    Arc::new(move |value| calm(|| value.downcast_ref::<V>().map(weight))?)
 }
 
 /// `None` where `run` panics. It leaves nothing behind: what it makes is lost with it.
@@ -153,10 +160,7 @@ impl<V: CachedValue> TypeOf<V> {
             calm(|| shape::of(value.downcast_ref::<V>().ok_or(shape::Unshaped::Failed)?))
                 .unwrap_or(Err(shape::Unshaped::Failed))
         },
-        weigh: |value| {
-            let value = value.downcast_ref::<V>()?;
-            calm(|| codec::length_of(value)).flatten().or_else(|| calm(|| key::length_of(value))?)
-        },
+        weigh: |value| calm(|| weight::of(value.downcast_ref::<V>()?))?,
         is_none: |value| value.downcast_ref::<V>().is_some_and(absent::is_none),
         is_option: absent::is_option::<V>,
         name: type_name::<V>,

@@ -150,7 +150,8 @@ fn bare(tokens: &impl ToTokens) -> String {
 }
 
 fn rules(args: &Args) -> Vec<(&'static str, &Expr)> {
-    let given = [("cache_if", &args.cache_if), ("ttl_with", &args.ttl_with)];
+    let given =
+        [("cache_if", &args.cache_if), ("ttl_with", &args.ttl_with), ("weight", &args.weight)];
     given.into_iter().filter_map(|(rule, given)| Some((rule, &given.as_ref()?.value))).collect()
 }
 
@@ -176,10 +177,16 @@ fn tiers(args: &Args, errors: &mut Errors) -> [bool; 2] {
             leave one of them, or remove the attribute";
         errors.on(&remote.key, message);
     }
-    if let (Some(local_ttl), [false, true]) = (&args.local_ttl, tiers) {
-        let message = "without the local tier there is nothing that `local_ttl` bounds; \
-            remove it, or `local = false`";
-        errors.on(&local_ttl.key, message);
+    let keys = [
+        args.local_ttl.as_ref().map(|given| &given.key),
+        args.weight.as_ref().map(|given| &given.key),
+    ];
+    for key in keys.into_iter().flatten().filter(|_| tiers == [false, true]) {
+        let message = format!(
+            "without the local tier there is nothing that `{key}` bounds; \
+                remove it, or `local = false`"
+        );
+        errors.on(key, message);
     }
     tiers
 }
@@ -216,7 +223,9 @@ fn waiting(args: &Args, errors: &mut Errors) {
         })
     }
     let options = [&args.identifier, &args.version, &args.cache, &args.ttl];
-    for option in options.into_iter().chain([&args.cache_if, &args.ttl_with]).flatten() {
+    for option in
+        options.into_iter().chain([&args.cache_if, &args.ttl_with, &args.weight]).flatten()
+    {
         if let Some(found) = find_await(option.value.to_token_stream()) {
             let message =
                 format!("`{}` cannot await; pass what it needs as a parameter", option.key);
