@@ -19,7 +19,7 @@ use crate::tier::Tier;
 use crate::tier::local::{Ticket, Write, drop_aside};
 use crate::tier::remote::{Condition, Found, Item, Lease, RemoteError, whole_seconds};
 use crate::tier::request::Request;
-use crate::value::{CachedValue, Rules, Value, ValueType, Weigher, weigher};
+use crate::value::{ByType, CachedValue, Returned, Rules, Value, ValueType, Weigher, weigher};
 pub use first_found::first_found;
 use given::{Given, WriteError, add_remote};
 pub use response::CachedResponse;
@@ -85,6 +85,18 @@ pub struct CacheEntry<V, P> {
     rules: Rules<V>,
     policy: PhantomData<fn() -> P>,
 }
+
+/// The entry of a function that returns `R`, where the type says what of it is cached: of
+/// `Result<Payment, FetchError>` it is `CacheEntry<Payment, P>`. A companion's signature is written so.
+///
+/// ```
+/// # use cached_core::{CacheEntry, EntryOf, WriteOnce};
+/// fn same<E>(entry: EntryOf<Result<String, E>, WriteOnce>) -> CacheEntry<String, WriteOnce> {
+///     entry
+/// }
+/// # let _ = same::<()>;
+/// ```
+pub type EntryOf<R, P> = CacheEntry<<R as Returned<ByType>>::Value, P>;
 
 impl<V, P> Clone for CacheEntry<V, P> {
     fn clone(&self) -> CacheEntry<V, P> {

@@ -60,7 +60,9 @@ pub use cache::Cache;
 pub use cached_macros::coordinator_cached;
 pub use config::CacheBuilder;
 pub use declaration::{Declaration, Finding, Ledger, ledger};
-pub use entry::{CacheEntry, CachedResponse, MayOverwrite, Overwritable, WriteOnce, first_found};
+pub use entry::{
+    CacheEntry, CachedResponse, EntryOf, MayOverwrite, Overwritable, WriteOnce, first_found,
+};
 pub use error::{CacheError, ConfigError, InstallError};
 #[cfg(feature = "memcached")]
 pub use key::{Digest, Key};

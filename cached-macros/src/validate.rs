@@ -45,7 +45,7 @@ pub(crate) fn validate<'a>(
 ) -> Option<Cached<'a>> {
     // Where there is no body, nothing else that is wrong matters.
     let body = signature::body(function, errors)?;
-    let returned = signature::validate(function, errors);
+    let returned = signature::validate(function, args.infallible.is_some(), errors);
     let name = name(args, function, errors);
     let reason = reason(args, errors);
     let ttl = ttl(args, errors);
@@ -134,8 +134,8 @@ fn refreshing(args: &Args, function: &Function, errors: &mut Errors) {
     }
 }
 
-/// What to take in place of a borrow of this type.
-fn owned(borrowed: &Type) -> String {
+/// What to take or to return in place of a borrow of this type.
+pub(crate) fn owned(borrowed: &Type) -> String {
     match bare(borrowed).as_str() {
         "str" => "a `String`".to_owned(),
         other => match other.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
