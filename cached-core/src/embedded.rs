@@ -26,12 +26,6 @@ impl fmt::Display for Key {
     }
 }
 
-pub(crate) mod codec {
-    pub(crate) fn length_of<V>(_: &V) -> Option<usize> {
-        None
-    }
-}
-
 pub(crate) mod stored {
     #[derive(Clone, Copy)]
     pub(crate) struct Stored<'f> {

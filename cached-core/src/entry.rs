@@ -19,7 +19,7 @@ use crate::tier::Tier;
 use crate::tier::local::{Ticket, Write, drop_aside};
 use crate::tier::remote::{Condition, Found, Item, RemoteError, whole_seconds};
 use crate::tier::request::Request;
-use crate::value::{CachedValue, Rules, Value, ValueType};
+use crate::value::{ByType, CachedValue, Returned, Rules, Value, ValueType, Weigher, weigher};
 pub use first_found::first_found;
 use given::{Given, WriteError, add_remote};
 pub use response::CachedResponse;
@@ -81,13 +81,27 @@ pub struct CacheEntry<V, P> {
     key: Result<Arc<[u8]>, KeyError>,
     value_type: &'static ValueType,
     ttl: Option<Duration>,
+    weigher: Option<Weigher>,
     rules: Rules<V>,
     policy: PhantomData<fn() -> P>,
 }
 
+/// The entry of a function that returns `R`, where the type says what of it is cached: of
+/// `Result<Payment, FetchError>` it is `CacheEntry<Payment, P>`. A companion's signature is written so.
+///
+/// ```
+/// # use cached_core::{CacheEntry, EntryOf, WriteOnce};
+/// fn same<E>(entry: EntryOf<Result<String, E>, WriteOnce>) -> CacheEntry<String, WriteOnce> {
+///     entry
+/// }
+/// # let _ = same::<()>;
+/// ```
+pub type EntryOf<R, P> = CacheEntry<<R as Returned<ByType>>::Value, P>;
+
 impl<V, P> Clone for CacheEntry<V, P> {
     fn clone(&self) -> CacheEntry<V, P> {
-        CacheEntry { cache: self.cache.clone(), key: self.key.clone(), ..*self }
+        let (cache, key, weigher) = (self.cache.clone(), self.key.clone(), self.weigher.clone());
+        CacheEntry { cache, key, weigher, ..*self }
     }
 }
 
@@ -110,6 +124,7 @@ impl<V, P> CacheEntry<V, P> {
             key,
             value_type,
             ttl: None,
+            weigher: None,
             rules: Rules::NONE,
             policy: PhantomData,
         }
@@ -134,6 +149,15 @@ impl<V, P> CacheEntry<V, P> {
         self
     }
 
+    #[doc(hidden)]
+    pub fn weight(mut self, weight: fn(&V) -> usize) -> CacheEntry<V, P>
+    where
+        V: 'static,
+    {
+        self.weigher = Some(weigher(weight));
+        self
+    }
+
     /// The key as it stands in memcached; it never shows the identifier. Needs the feature
     /// `memcached`, which is on by default.
     #[cfg(feature = "memcached")]
@@ -151,7 +175,10 @@ impl<V, P> CacheEntry<V, P> {
     /// then nothing is found and nothing is stored.
     fn site(&self) -> Option<Site> {
         let key = self.key.as_ref().ok()?;
-        Site::new(&self.cache, self.declaration, Arc::clone(key), self.value_type, self.ttl)
+        let key = Arc::clone(key);
+        let mut site = Site::new(&self.cache, self.declaration, key, self.value_type, self.ttl)?;
+        site.weigher = self.weigher.clone();
+        Some(site)
     }
 
     /// The same, for what has to tell its caller where nothing can be done.

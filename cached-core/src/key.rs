@@ -181,13 +181,6 @@ impl<T: Serialize + ?Sized> KeyPart for T {
     }
 }
 
-/// The length of a value in the encoding of keys, which writes what other codecs cannot.
-pub(crate) fn length_of<T: Serialize>(value: &T) -> Option<usize> {
-    let mut bytes = Bytes::default();
-    value.serialize(Writer(&mut bytes)).ok()?;
-    Some(bytes.len())
-}
-
 /// Why an argument could not be encoded: its own `Serialize` failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyError(Box<str>);

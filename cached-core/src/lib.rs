@@ -37,9 +37,10 @@ mod stored;
 pub mod testing;
 mod tier;
 mod value;
+mod weight;
 
 #[cfg(not(feature = "memcached"))]
-use embedded::{codec, frame, stored};
+use embedded::{frame, stored};
 
 pub use cache::Cache;
 /// The attribute of this crate; its options are [in the crate's documentation](crate#options-of-the-attribute).
@@ -63,7 +64,9 @@ pub use cache::Cache;
 pub use cached_macros::coordinator_cached;
 pub use config::CacheBuilder;
 pub use declaration::{Declaration, Finding, Ledger, ledger};
-pub use entry::{CacheEntry, CachedResponse, MayOverwrite, Overwritable, WriteOnce, first_found};
+pub use entry::{
+    CacheEntry, CachedResponse, EntryOf, MayOverwrite, Overwritable, WriteOnce, first_found,
+};
 pub use error::{CacheError, ConfigError, InstallError};
 #[cfg(feature = "memcached")]
 pub use key::{Digest, Key};

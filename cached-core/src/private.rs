@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 pub use linkme;
+use serde::Serialize;
 
 use crate::cache::Cache;
 use crate::current::current_of_process;
@@ -32,12 +33,20 @@ pub fn part<T: KeyPart>(part: &T) -> Part<'_> {
     part
 }
 
+/// The same for a parameter whose type is made of the function's type parameters. What one of these lacks is
+/// `Serialize`, and the compiler proposes it where the bound is that.
+#[inline]
+pub fn generic_part<T: Serialize>(part: &T) -> Part<'_> {
+    part
+}
+
 /// The declaration of the function around it: a static, found by the linker. Each option is a call
 /// of the method of [`Declaration`] that sets it.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __declaration {
     ($name:literal, $function:literal $(, $option:ident($($value:expr),*))*) => {{
+        enum Here {}
         #[$crate::private::linkme::distributed_slice($crate::private::DECLARATIONS)]
         #[linkme(crate = $crate::private::linkme)]
         static DECLARATION: $crate::private::Declaration = $crate::private::Declaration::new(
@@ -46,6 +55,7 @@ macro_rules! __declaration {
             ::core::file!(),
             ::core::line!(),
             ::core::column!(),
+            ::core::any::type_name::<Here>,
         )$(.$option($($value),*))*;
         $crate::private::Met::new(&DECLARATION, &|| ())
     }};
@@ -98,6 +108,24 @@ macro_rules! __begin {
     };
 }
 
+/// Binds parameters anew. Their names are the user's own, at their own places, so that lints would hold the
+/// statement against the user: they are allowed in it, and not in the user's body.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __rebind {
+    (used $names:pat = $values:expr) => {
+        #[allow(unused_variables)]
+        #[allow(clippy::shadow_reuse, clippy::shadow_same, clippy::shadow_unrelated)]
+        #[allow(clippy::used_underscore_binding)]
+        let $names = $values;
+    };
+    ($names:pat = $values:expr) => {
+        #[allow(clippy::shadow_reuse, clippy::shadow_same, clippy::shadow_unrelated)]
+        #[allow(clippy::used_underscore_binding)]
+        let $names = $values;
+    };
+}
+
 /// Tells the compiler what a body returns, so that an error in it is shown there and not at the
 /// call that is made of it.
 #[doc(hidden)]
@@ -111,7 +139,8 @@ macro_rules! __returns {
 }
 
 pub use crate::{
-    __begin as begin, __declaration as declaration, __declared as declared, __returns as returns,
+    __begin as begin, __declaration as declaration, __declared as declared, __rebind as rebind,
+    __returns as returns,
 };
 
 /// Which entry is meant, before it is looked at. `M` is the mode of the return type.

@@ -12,7 +12,7 @@ use crate::tier::local::{Life, Local, Mark, Refresh, Ticket, Write, ahead_of, dr
 use crate::tier::remote::{
     Item, LONGEST_TTL, Lease, Remote, RemoteError, RemoteKey, whole_seconds,
 };
-use crate::value::{Value, ValueType, Verdict};
+use crate::value::{Value, ValueType, Verdict, Weigher};
 
 /// What the local tier may keep of a value that is not confirmed to stand in memcached, and by
 /// default of one that another process may overwrite.
@@ -25,7 +25,7 @@ const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// long the ttl is, which may be of the value: who reads it must count back as its writer counted.
 const LONGEST_KEPT: Duration = Duration::from_secs(LONGEST_TTL.as_secs() / 2);
 
-/// What a value weighs that cannot be written at all: it is not free, and not much else is known.
+/// The weight of a value that cannot be serialized: it is not free, and not much else is known.
 const UNKNOWN_WEIGHT: usize = 4096;
 
 /// One key in one cache: what every step of a call, and an entry, work with.
@@ -39,6 +39,8 @@ pub(crate) struct Site {
     pub(crate) value_type: &'static ValueType,
     /// The ttl given with this call, where the declaration has none that is fixed.
     pub(crate) ttl: Option<Duration>,
+    /// What the function says that its values weigh, if it does.
+    pub(crate) weigher: Option<Weigher>,
 }
 
 /// How long an entry lives in each tier.
@@ -82,7 +84,8 @@ impl Site {
         ttl: Option<Duration>,
     ) -> Option<Site> {
         let index = declaration.index().filter(|_| cache.is_enabled())?;
-        Some(Site { cache: cache.clone(), declaration, index, key, value_type, ttl })
+        let cache = cache.clone();
+        Some(Site { cache, declaration, index, key, value_type, ttl, weigher: None })
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -93,10 +96,10 @@ impl Site {
         self.cache.counters_at(self.index)
     }
 
-    /// What a value weighs in the local tier: its encoded length. It is counted, not encoded; only
-    /// memcached needs the bytes.
+    /// Returns what a value takes in memory, as the function says or as serde shows it.
     pub(crate) fn weight(&self, value: &Value) -> usize {
-        (self.value_type.weigh)(value).unwrap_or(UNKNOWN_WEIGHT)
+        let declared = self.weigher.as_ref().and_then(|weigher| weigher(value));
+        declared.or_else(|| (self.value_type.weigh)(value)).unwrap_or(UNKNOWN_WEIGHT)
     }
 
     /// What the local tier holds and is not expired.
@@ -291,7 +294,10 @@ impl Site {
             Opened::Corrupt => Frame::Corrupt,
             Opened::Foreign => Frame::Foreign,
             Opened::Stored(stored) => match (self.value_type.read)(stored) {
-                Some(value) => Frame::Value(value, stored.payload.len()),
+                Some(value) => {
+                    let weight = self.local().map_or(0, |_| self.weight(&value));
+                    Frame::Value(value, weight)
+                }
                 None => Frame::Foreign,
             },
         }
@@ -319,7 +325,7 @@ impl Site {
 }
 
 pub(crate) enum Frame {
-    /// A value, and how many bytes encode it.
+    /// A value, and its weight where the local tier is to have it.
     Value(Value, usize),
     /// Perhaps of use to another build.
     Foreign,

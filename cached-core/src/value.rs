@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::stored::{self, Stored, Written};
-use crate::{codec, key};
+use crate::weight;
 
 /// A cached value without its type; the type is the declaration's.
 pub(crate) type Value = Arc<dyn Any + Send + Sync>;
@@ -124,8 +124,7 @@ pub(crate) struct ValueType {
     /// `Deserialize` does.
     pub(crate) write: fn(&Value) -> Result<Written, &'static str>,
     pub(crate) read: fn(Stored<'_>) -> Option<Value>,
-    /// How many bytes the codec makes of the value, or about how many it holds where the codec
-    /// cannot write it.
+    /// Returns about how many bytes the value takes in memory; see [`weight`].
     pub(crate) weigh: fn(&Value) -> Option<usize>,
     /// Returns true for a `None`.
     pub(crate) is_none: fn(&Value) -> bool,
@@ -133,6 +132,14 @@ pub(crate) struct ValueType {
     pub(crate) is_option: fn() -> bool,
     /// Returns the type's name, for messages.
     pub(crate) name: fn() -> &'static str,
+}
+
+/// What a function says that its values weigh.
+pub(crate) type Weigher = Arc<dyn Fn(&Value) -> Option<usize> + Send + Sync>;
+
+/// Makes it of the option `weight`. Where that panics, the value weighs what serde shows of it.
+pub(crate) fn weigher<V: 'static>(weight: fn(&V) -> usize) -> Weigher {
+    Arc::new(move |value| calm(|| value.downcast_ref::<V>().map(weight))?)
 }
 
 /// `None` where `run` panics. It leaves nothing behind: what it makes is lost with it.
@@ -150,10 +157,7 @@ impl<V: CachedValue> TypeOf<V> {
                 .unwrap_or(Err("the value's own `Serialize` or `Deserialize` panicked"))
         },
         read: |stored| Some(Arc::new(calm(|| stored::read::<V>(stored))??)),
-        weigh: |value| {
-            let value = value.downcast_ref::<V>()?;
-            calm(|| codec::length_of(value)).flatten().or_else(|| calm(|| key::length_of(value))?)
-        },
+        weigh: |value| calm(|| weight::of(value.downcast_ref::<V>()?))?,
         is_none: |value| value.downcast_ref::<V>().is_some_and(absent::is_none),
         is_option: absent::is_option::<V>,
         name: type_name::<V>,

@@ -1,6 +1,11 @@
+#[doc = r" Fetches a payment."]
+#[doc(hidden)]
+#[expect(clippy::too_many_lines)]
+#[deprecated]
 async fn fetch_payment(client: &Http, number: &str, state: State) -> Result<Payment, Error> {
     let (call, fetch) = {
-        let (client, number, state) = (client, number, state);
+        ::cached_core::private::rebind!((client, number, state,) = (client, number, state,));
+        #[allow(clippy::used_underscore_binding)]
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup::<Result<Payment, Error>, _>(
                 ::cached_core::private::Sharing::<Result<Payment, Error>>::NEW.errors(),
@@ -10,17 +15,23 @@ async fn fetch_payment(client: &Http, number: &str, state: State) -> Result<Paym
             begin
         );
         (call, async move {
-            #[allow(unused_variables)]
-            let (number, state) = (number, state);
-            let (client,) = (client,);
+            ::cached_core::private::rebind!(used(number, state,) = (number, state,));
+            ::cached_core::private::rebind!((client,) = (client,));
             :: cached_core :: private :: returns ! (Result < Payment , Error >);
             client.get(number, state).await
         })
     };
     call.answer(::core::pin::pin!(fetch)).await
 }
+#[doc(hidden)]
+#[allow(clippy::too_many_lines)]
+#[deprecated]
 #[doc = "The cache entry of `fetch_payment` for these arguments: looks at it, adds or invalidates it. Fetches nothing."]
-#[allow(unused_variables, unused_mut, clippy::all, clippy::pedantic)]fn payment_entry (number : & str , state : State) -> :: cached_core :: CacheEntry < < Result < Payment , Error > as :: cached_core :: private :: Returned < :: cached_core :: private :: ByType >> :: Value , :: cached_core :: WriteOnce >{
+#[allow(unused_variables, unused_mut, clippy::all, clippy::pedantic)]
+fn payment_entry(
+    number: &str,
+    state: State,
+) -> ::cached_core::EntryOf<Result<Payment, Error>, ::cached_core::WriteOnce> {
     ::cached_core::private::lookup::<Result<Payment, Error>, _>(
         ::cached_core::private::Sharing::<Result<Payment, Error>>::NEW.errors(),
         ::cached_core::private::declared!("payment", "fetch_payment"),

@@ -12,7 +12,8 @@ impl Client {
     {
         Box::pin(async move {
             let (call, fetch) = {
-                let (number, state) = (number, state);
+                ::cached_core::private::rebind!((number, state,) = (number, state,));
+                #[allow(clippy::used_underscore_binding)]
                 let call = ::cached_core::private::begin!(
                     ::cached_core::private::lookup::<Answer, _>(
                         ::cached_core::private::Sharing::<Answer>::NEW.errors(),
@@ -28,8 +29,7 @@ impl Client {
                     begin
                 );
                 (call, async move {
-                    #[allow(unused_variables)]
-                    let (number, state) = (number, state);
+                    ::cached_core::private::rebind!(used(number, state,) = (number, state,));
                     ::cached_core::private::returns!(Answer);
                     let __self = self;
                     let number = number;

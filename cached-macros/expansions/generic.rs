@@ -3,12 +3,16 @@ where
     T: serde::Serialize,
 {
     let (call, fetch) = {
-        let (kind, edition) = (kind, edition);
+        ::cached_core::private::rebind!((kind, edition,) = (kind, edition,));
+        #[allow(clippy::used_underscore_binding)]
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup::<Option<Page<N>>, _>(
                 ::cached_core::private::Sharing::<Option<Page<N>>>::NEW.errors(),
                 ::cached_core::private::declaration!("page", "page"),
-                (::cached_core::private::part(&kind), ::cached_core::private::part(&edition)),
+                (
+                    ::cached_core::private::generic_part(&kind),
+                    ::cached_core::private::part(&edition)
+                ),
             )
             .of::<(::core::marker::PhantomData<T>,)>()
             .constants(::cached_core::private::part(&N)),
@@ -16,8 +20,7 @@ where
         )
         .cache_if(|page| page.is_final());
         (call, async move {
-            #[allow(unused_variables)]
-            let (kind, edition) = (kind, edition);
+            ::cached_core::private::rebind!(used(kind, edition,) = (kind, edition,));
             ::cached_core::private::returns!(Option<Page<N>>);
             kind.page(edition).await
         })

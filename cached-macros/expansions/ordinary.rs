@@ -1,6 +1,7 @@
 pub async fn fetch_payment(number: &str, state: PaymentState) -> Result<Payment, FetchError> {
     let (call, fetch) = {
-        let (number, state) = (number, state);
+        ::cached_core::private::rebind!((number, state,) = (number, state,));
+        #[allow(clippy::used_underscore_binding)]
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup::<Result<Payment, FetchError>, _>(
                 ::cached_core::private::Sharing::<Result<Payment, FetchError>>::NEW.errors(),
@@ -10,8 +11,7 @@ pub async fn fetch_payment(number: &str, state: PaymentState) -> Result<Payment,
             begin
         );
         (call, async move {
-            #[allow(unused_variables)]
-            let (number, state) = (number, state);
+            ::cached_core::private::rebind!(used(number, state,) = (number, state,));
             :: cached_core :: private :: returns ! (Result < Payment , FetchError >);
             upstream(number, state).await
         })

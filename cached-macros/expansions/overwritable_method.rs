@@ -1,7 +1,8 @@
 impl Client {
     pub(crate) async fn profile(&self, id: u64) -> Result<Option<Profile>, Error> {
         let (call, fetch) = {
-            let (id,) = (id,);
+            ::cached_core::private::rebind!((id,) = (id,));
+            #[allow(clippy::used_underscore_binding)]
             let call = ::cached_core::private::begin!(
                 ::cached_core::private::lookup::<Result<Option<Profile>, Error>, _>(
                     ::cached_core::private::Sharing::<Result<Option<Profile>, Error>>::NEW.errors(),
@@ -23,8 +24,7 @@ impl Client {
             )
             .ttl(self.lifetime);
             (call, async move {
-                #[allow(unused_variables)]
-                let (id,) = (id,);
+                ::cached_core::private::rebind!(used(id,) = (id,));
                 ::cached_core::private::returns!(Result<Option<Profile>, Error>);
                 self.http.profile(id).await
             })

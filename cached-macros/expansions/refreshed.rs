@@ -1,6 +1,7 @@
 async fn price(course: String) -> Price {
     let (call, fetch) = {
-        let (course,) = (course,);
+        ::cached_core::private::rebind!((course,) = (course,));
+        #[allow(clippy::used_underscore_binding)]
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup_whole::<Price, _>(
                 ::cached_core::private::Sharing::<Price>::NEW.whole(),
@@ -16,8 +17,7 @@ async fn price(course: String) -> Price {
             begin
         );
         (call, async move {
-            #[allow(unused_variables)]
-            let (course,) = (course,);
+            ::cached_core::private::rebind!(used(course,) = (course,));
             ::cached_core::private::returns!(Price);
             upstream(course).await
         })

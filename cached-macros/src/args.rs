@@ -33,6 +33,7 @@ pub(crate) struct Args {
     pub(crate) local_ttl: Option<Given<LitStr>>,
     pub(crate) none_ttl: Option<Given<LitStr>>,
     pub(crate) cache_if: Option<Given<Expr>>,
+    pub(crate) weight: Option<Given<Expr>>,
     pub(crate) stale_if_error: Option<Given<LitStr>>,
     pub(crate) refresh_ahead: Option<Given<LitStr>>,
     pub(crate) local: Option<Given<bool>>,
@@ -119,6 +120,11 @@ pub(crate) const OPTIONS: &[Syntax] = &[
         name: "cache_if",
         usage: "cache_if = |value| value.is_final()",
         read: |args, key, input| once(&mut args.cache_if, key, value(input)?),
+    },
+    Syntax {
+        name: "weight",
+        usage: "weight = |value| value.size_in_memory()",
+        read: |args, key, input| once(&mut args.weight, key, value(input)?),
     },
     Syntax {
         name: "stale_if_error",

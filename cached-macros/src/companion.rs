@@ -76,7 +76,7 @@ fn head(
     }
 }
 
-/// `CacheEntry<V, P>`, at the function's return type: what is wrong with that is said there by the
+/// `EntryOf<R, P>`, or `CacheEntry<R, P>` where all that is returned is cached, at the function's return type: what is wrong with that is said there by the
 /// function already, and at one place the compiler says a thing once.
 fn entry_type(
     function: &Function,
@@ -86,22 +86,16 @@ fn entry_type(
 ) -> TokenStream {
     let returned = function.returned().filter(|_| function.is_async());
     let span = returned.map_or_else(Span::call_site, Spanned::span);
-    let value = match returned {
-        Some(returned) => {
-            let mode = krate.private(span, if whole { "Whole" } else { "ByType" });
-            let returned = without_lifetimes(returned);
-            let trait_path = krate.private(span, "Returned");
-            quote_spanned!(span=> <#returned as #trait_path<#mode>>::Value)
-        }
-        None => quote!(()),
-    };
+    let value = returned.map_or_else(|| quote!(()), without_lifetimes);
+    let by_type = returned.is_some() && !whole;
+    let entry = Ident::new(if by_type { "EntryOf" } else { "CacheEntry" }, span);
     let path = krate.path(span);
     let policy = Ident::new(if overwritable { "Overwritable" } else { "WriteOnce" }, span);
     // It ends where the type does: there the compiler proposes bounds, and for both the same.
     let mut end = Punct::new('>', Spacing::Alone);
     let last = returned.and_then(|returned| returned.to_token_stream().into_iter().last());
     end.set_span(last.map_or(span, |last| last.span()));
-    quote_spanned!(span=> #path::CacheEntry<#value, #path::#policy #end)
+    quote_spanned!(span=> #path::#entry<#value, #path::#policy #end)
 }
 
 /// The function's declaration. It is a static in the function's body, since beside a function
@@ -165,7 +159,9 @@ fn attributes(attributes: &[Attribute]) -> Vec<TokenStream> {
         .iter()
         .filter_map(|attribute| {
             let is = |name| attribute.path().is_ident(name);
-            if is("cfg") || is("allow") || is("deprecated") {
+            // `#[doc(hidden)]` and `#[doc(cfg(…))]`; the function's text is its own.
+            let is_about_documentation = is("doc") && attribute.meta.require_list().is_ok();
+            if is("cfg") || is("allow") || is("deprecated") || is_about_documentation {
                 return Some(attribute.to_token_stream());
             }
             // What is expected of the function need not be there in its companion.

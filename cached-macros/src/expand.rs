@@ -7,11 +7,12 @@
 use proc_macro2::{Delimiter, Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
+use syn::visit::Visit;
 use syn::{Expr, Generics, Path, Type};
 
 use crate::args::Args;
 
-use crate::item::{Parameter, is_punct};
+use crate::item::{Function, Parameter, is_punct};
 use crate::lifetimes::borrows;
 use crate::mentions::mentions;
 use crate::ttl::Ttl;
@@ -74,12 +75,13 @@ pub(crate) fn function(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
     let method = Ident::new("begin", cached.returned.span());
     let (lookup, rules) = (key.lookup(&declaration(cached, krate)), key.rules());
     let body = in_braces_of(cached.body, &{
-        let (taken, edge) = (take_over(cached), fake_return_edge(cached.returned, krate));
+        let (taken, edge) = (take_over(cached, krate), fake_return_edge(cached.returned, krate));
         let rest = inner.rest;
         quote!(#taken #edge #rest)
     });
     let names: Vec<&Ident> = arguments(cached).map(|parameter| &parameter.ident).collect();
-    let moved = (!names.is_empty()).then(|| quote!(let (#(#names,)*) = (#(#names,)*);));
+    let rebind = krate.private(Span::call_site(), "rebind");
+    let moved = (!names.is_empty()).then(|| quote!(#rebind!((#(#names,)*) = (#(#names,)*));));
     let answer = match cached.refreshed {
         true => quote!(#call.answer_ahead(::std::boxed::Box::pin(#fetch)).await),
         false => quote!(#call.answer(::core::pin::pin!(#fetch)).await),
@@ -89,6 +91,7 @@ pub(crate) fn function(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
         &quote! {
             let (#call, #fetch) = {
                 #moved
+                #[allow(clippy::used_underscore_binding)]
                 let #call = #begin!(#lookup, #method) #rules;
                 (#call, async move #body)
             };
@@ -207,9 +210,29 @@ impl Key<'_> {
     }
 
     fn part(&self, part: &Expr) -> TokenStream {
-        let (function, borrowed) = (self.krate.private(part.span(), "part"), borrowed(part));
+        let function = self.cached.function;
+        let name = if is_of_type_parameters(function, part) { "generic_part" } else { "part" };
+        let (function, borrowed) = (self.krate.private(part.span(), name), borrowed(part));
         quote_spanned!(part.span()=> #function(#borrowed))
     }
+}
+
+/// Returns true for a parameter whose type is made of the function's type parameters, such as `K` or `&[K]`.
+fn is_of_type_parameters(function: &Function, part: &Expr) -> bool {
+    struct Names<'g>(&'g Generics, bool);
+    impl<'ast> Visit<'ast> for Names<'_> {
+        fn visit_path(&mut self, path: &'ast Path) {
+            self.1 |= self.0.type_params().any(|param| path.is_ident(&param.ident));
+            syn::visit::visit_path(self, path);
+        }
+    }
+    let Expr::Path(part) = part else { return false };
+    let parameter = part.path.get_ident().and_then(|name| function.parameter(name));
+    let argument =
+        parameter.and_then(|parameter| function.signature.inputs.get(parameter.argument));
+    let mut names = Names(&function.signature.generics, false);
+    argument.into_iter().for_each(|argument| names.visit_fn_arg(argument));
+    names.1
 }
 
 /// A borrow of the expression; of a tuple, a tuple of borrows, so that none of it is moved.
@@ -237,7 +260,7 @@ fn arguments<'c>(cached: &'c Cached<'_>) -> impl Iterator<Item = &'c Parameter> 
 
 /// `let (number, mut state) = (number, state);`, as the compiler does it for a plain `async fn`: what
 /// it says of a local names it, what it says of a captured variable does not.
-fn take_over(cached: &Cached<'_>) -> TokenStream {
+fn take_over(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
     let in_option = |name: &Ident| {
         let ttl = match cached.ttl {
             Ttl::Expression(ttl) => Some(ttl),
@@ -248,14 +271,16 @@ fn take_over(cached: &Cached<'_>) -> TokenStream {
     let (skipped, in_key): (Vec<_>, Vec<_>) = arguments(cached).partition(|parameter| {
         cached.skipped.contains(&parameter.ident) && !in_option(&parameter.ident)
     });
-    let bind = |parameters: &[&Parameter]| {
+    let rebind = krate.private(Span::call_site(), "rebind");
+    let bind = |parameters: &[&Parameter], is_used: TokenStream| {
         let names: Vec<&Ident> = parameters.iter().map(|parameter| &parameter.ident).collect();
         let mutability = parameters.iter().map(|parameter| &parameter.mutability);
-        (!names.is_empty()).then(|| quote!(let (#(#mutability #names,)*) = (#(#names,)*);))
+        let patterns = quote!((#(#mutability #names,)*));
+        (!names.is_empty()).then(|| quote!(#rebind!(#is_used #patterns = (#(#names,)*));))
     };
     // A parameter of the key or of an option is used, even where the body does not use it.
-    let in_key = bind(&in_key).map(|bind| quote!(#[allow(unused_variables)] #bind));
-    let skipped = bind(&skipped);
+    let in_key = bind(&in_key, quote!(used));
+    let skipped = bind(&skipped, quote!());
     quote!(#in_key #skipped)
 }
 

@@ -6,6 +6,7 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
+use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
@@ -71,7 +72,8 @@ impl Search<'_> {
             && !is_named
             && !self.hidden
         {
-            self.found |= captures(&text.value(), &self.parameter.to_string());
+            // A format string captures `r#type` as `{type}`.
+            self.found |= captures(&text.value(), &self.parameter.unraw().to_string());
         }
     }
 }
@@ -271,5 +273,13 @@ mod tests {
         ] {
             assert!(!mentions(&no, &state), "{no}");
         }
+    }
+
+    #[test]
+    fn a_format_string_captures_a_raw_identifier_without_its_mark() {
+        let raw = Ident::new_raw("type", Span::call_site());
+        assert!(mentions(&quote!(format!("{type}")), &raw));
+        assert!(mentions(&quote!(format!("{}", r#type)), &raw));
+        assert!(!mentions(&quote!(format!("{types}")), &raw));
     }
 }

@@ -4,13 +4,14 @@ use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::visit::Visit;
 use syn::{
-    FnArg, GenericArgument, ParenthesizedGenericArguments, Pat, PathArguments, Receiver,
+    FnArg, GenericArgument, Lifetime, ParenthesizedGenericArguments, Pat, PathArguments, Receiver,
     ReceiverKind, Safety, Signature, Type, TypeFnPtr, TypeImplTrait, TypeReference,
 };
 
 use crate::desugared::output;
 use crate::errors::Errors;
 use crate::item::{Function, Unread, hides_names};
+use crate::validate::owned;
 
 /// The attribute is on something that is no function, or cannot be read as one.
 pub(crate) fn refuse(item: &Unread, errors: &mut Errors) {
@@ -48,11 +49,15 @@ pub(crate) fn body<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'
 }
 
 /// The rest, of which the returned type is sure to be there once the rules hold.
-pub(crate) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a Type> {
+pub(crate) fn validate<'a>(
+    function: &'a Function,
+    whole: bool,
+    errors: &mut Errors,
+) -> Option<&'a Type> {
     asynchronous(function, errors);
     qualifiers(&function.signature, errors);
     parameters(function, errors);
-    returned(function, errors)
+    returned(function, whole, errors)
 }
 
 fn asynchronous(function: &Function, errors: &mut Errors) {
@@ -138,7 +143,7 @@ fn are_names_hidden(function: &Function, pattern: &Pat) -> bool {
     hides_names(pattern) || (function.desugared.is_some() && is_put(pattern))
 }
 
-fn returned<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a Type> {
+fn returned<'a>(function: &'a Function, whole: bool, errors: &mut Errors) -> Option<&'a Type> {
     let signature = &function.signature;
     let nothing = format!(
         "`{}` returns nothing that could be cached; return the answer, or remove the attribute",
@@ -153,12 +158,15 @@ fn returned<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a Type>
     {
         errors.on(returned, nothing);
     }
-    if let Some(borrow) = borrowed_value(returned) {
-        errors.on(
-            borrow,
-            "a cached value outlives the call, so it cannot borrow; \
-            return an owned type, such as `String` for `&str`",
-        );
+    if let Some(borrow) = borrowed_value(returned, whole) {
+        let instead = match syn::parse2(borrow.clone()) {
+            Ok(Type::Reference(reference)) => {
+                format!("return {} instead of this", owned(&reference.elem))
+            }
+            _ => "write `'static` here, or return a type that owns its data".to_owned(),
+        };
+        let message = format!("a cached value outlives the call, so it cannot borrow; {instead}");
+        errors.on(borrow, message);
     }
     // A function that is not async has been told already what to return.
     if function.is_async()
@@ -172,28 +180,66 @@ fn returned<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a Type>
     Some(returned)
 }
 
-/// A value that is seen to borrow. The type decides about what is not seen here; but what it says
-/// of lifetimes does not name the cause.
-fn borrowed_value(returned: &Type) -> Option<&Type> {
+/// Returns the first borrow in the value that is cached: of a `Result`, in the `Ok`; of a type that the standard
+/// library has, or under `infallible`, in all of it. What an alias hides is not seen here.
+fn borrowed_value(returned: &Type, whole: bool) -> Option<TokenStream> {
+    const STANDARD: [&str; 12] = [
+        "Option", "Vec", "VecDeque", "Box", "Arc", "BTreeMap", "HashMap", "BTreeSet", "HashSet",
+        "Wrapping", "Reverse", "Range",
+    ];
     match returned {
-        Type::Group(inner) => borrowed_value(&inner.elem),
-        Type::Paren(inner) => borrowed_value(&inner.elem),
-        Type::Reference(_) => Some(returned),
-        Type::Path(path) => {
+        Type::Group(inner) => borrowed_value(&inner.elem, whole),
+        Type::Paren(inner) => borrowed_value(&inner.elem, whole),
+        Type::Path(path) if !whole => {
             let last = path.path.segments.last()?;
-            let PathArguments::AngleBracketed(arguments) = &last.arguments else {
-                return None;
-            };
-            let first = arguments.args.iter().find_map(|argument| match argument {
-                GenericArgument::Type(first) => Some(first),
-                _ => None,
-            });
-            first
-                .filter(|_| last.ident == "Result" || last.ident == "Option")
-                .and_then(borrowed_value)
+            if last.ident == "Result" {
+                return type_arguments(&last.arguments).next().and_then(borrow);
+            }
+            STANDARD.iter().any(|standard| last.ident == standard).then(|| borrow(returned))?
         }
-        _ => None,
+        _ => borrow(returned),
     }
+}
+
+fn type_arguments(arguments: &PathArguments) -> impl Iterator<Item = &Type> {
+    let arguments = match arguments {
+        PathArguments::AngleBracketed(arguments) => Some(&arguments.args),
+        _ => None,
+    };
+    arguments.into_iter().flatten().filter_map(|argument| match argument {
+        GenericArgument::Type(argument) => Some(argument),
+        _ => None,
+    })
+}
+
+/// Returns the first reference or lifetime in the type that is not `'static`. Those of a function's own
+/// parameters borrow nothing.
+fn borrow(value: &Type) -> Option<TokenStream> {
+    #[derive(Default)]
+    struct Borrow(Option<TokenStream>);
+    impl<'ast> Visit<'ast> for Borrow {
+        fn visit_type_reference(&mut self, reference: &'ast TypeReference) {
+            let is_static = |lifetime: &Lifetime| lifetime.ident == "static";
+            if !reference.lifetime.as_ref().is_some_and(is_static) && self.0.is_none() {
+                self.0 = Some(reference.to_token_stream());
+            }
+            syn::visit::visit_type_reference(self, reference);
+        }
+        fn visit_lifetime(&mut self, lifetime: &'ast Lifetime) {
+            if lifetime.ident != "static" && self.0.is_none() {
+                self.0 = Some(lifetime.to_token_stream());
+            }
+        }
+        fn visit_type_fn_ptr(&mut self, _: &'ast TypeFnPtr) {}
+        fn visit_parenthesized_generic_arguments(
+            &mut self,
+            _: &'ast ParenthesizedGenericArguments,
+        ) {
+        }
+    }
+    let mut found = Borrow::default();
+    found.visit_type(value);
+    found.0
 }
 
 pub(crate) fn opaque(returned: &Type) -> Option<&TypeImplTrait> {

@@ -45,7 +45,7 @@ pub(crate) fn validate<'a>(
 ) -> Option<Cached<'a>> {
     // Where there is no body, nothing else that is wrong matters.
     let body = signature::body(function, errors)?;
-    let returned = signature::validate(function, errors);
+    let returned = signature::validate(function, args.infallible.is_some(), errors);
     let name = name(args, function, errors);
     let reason = reason(args, errors);
     let ttl = ttl(args, errors);
@@ -134,8 +134,8 @@ fn refreshing(args: &Args, function: &Function, errors: &mut Errors) {
     }
 }
 
-/// What to take in place of a borrow of this type.
-fn owned(borrowed: &Type) -> String {
+/// What to take or to return in place of a borrow of this type.
+pub(crate) fn owned(borrowed: &Type) -> String {
     match bare(borrowed).as_str() {
         "str" => "a `String`".to_owned(),
         other => match other.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -150,7 +150,8 @@ fn bare(tokens: &impl ToTokens) -> String {
 }
 
 fn rules(args: &Args) -> Vec<(&'static str, &Expr)> {
-    let given = [("cache_if", &args.cache_if), ("ttl_with", &args.ttl_with)];
+    let given =
+        [("cache_if", &args.cache_if), ("ttl_with", &args.ttl_with), ("weight", &args.weight)];
     given.into_iter().filter_map(|(rule, given)| Some((rule, &given.as_ref()?.value))).collect()
 }
 
@@ -176,10 +177,16 @@ fn tiers(args: &Args, errors: &mut Errors) -> [bool; 2] {
             leave one of them, or remove the attribute";
         errors.on(&remote.key, message);
     }
-    if let (Some(local_ttl), [false, true]) = (&args.local_ttl, tiers) {
-        let message = "without the local tier there is nothing that `local_ttl` bounds; \
-            remove it, or `local = false`";
-        errors.on(&local_ttl.key, message);
+    let keys = [
+        args.local_ttl.as_ref().map(|given| &given.key),
+        args.weight.as_ref().map(|given| &given.key),
+    ];
+    for key in keys.into_iter().flatten().filter(|_| tiers == [false, true]) {
+        let message = format!(
+            "without the local tier there is nothing that `{key}` bounds; \
+                remove it, or `local = false`"
+        );
+        errors.on(key, message);
     }
     tiers
 }
@@ -216,7 +223,9 @@ fn waiting(args: &Args, errors: &mut Errors) {
         })
     }
     let options = [&args.identifier, &args.version, &args.cache, &args.ttl];
-    for option in options.into_iter().chain([&args.cache_if, &args.ttl_with]).flatten() {
+    for option in
+        options.into_iter().chain([&args.cache_if, &args.ttl_with, &args.weight]).flatten()
+    {
         if let Some(found) = find_await(option.value.to_token_stream()) {
             let message =
                 format!("`{}` cannot await; pass what it needs as a parameter", option.key);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::look::State;
 use crate::call::{Begun, Fetched, Missed, Waiting};
-use crate::value::Returns;
+use crate::value::{Returns, weigher};
 
 /// A call of an annotated function: begun with a look at the tiers of this process, then answered.
 pub struct Call<R, V> {
@@ -34,6 +34,20 @@ impl<R, V> Call<R, V> {
     #[must_use]
     pub fn cache_if(mut self, cache_if: fn(&V) -> bool) -> Call<R, V> {
         self.returns.rules.cache_if = Some(cache_if);
+        self
+    }
+
+    /// Sets what a value weighs in the local tier.
+    #[must_use]
+    pub fn weight(mut self, weight: fn(&V) -> usize) -> Call<R, V>
+    where
+        V: 'static,
+    {
+        match &mut self.state {
+            State::Missed(missed) => missed.set_weigher(weigher(weight)),
+            State::Due(due) => due.1.weigher = Some(weigher(weight)),
+            State::Begun(_) | State::Bypassed(_) => {}
+        }
         self
     }
 

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![deny(warnings, missing_docs, unused, unreachable_pub, missing_debug_implementations)]
 #![deny(clippy::all, clippy::pedantic)]
+#![deny(clippy::shadow_reuse, clippy::shadow_same, clippy::shadow_unrelated)]
 
 /// The calls.
 pub mod calls {
@@ -45,6 +46,15 @@ pub mod calls {
         }
     }
 
+    /// Parameters that begin with an underscore, in the key and skipped.
+    #[coordinator_cached(name = "underscored", version = _state, skip(_client), entry = underscored_entry)]
+    ///
+    /// # Errors
+    /// None.
+    pub async fn underscored(_client: &Client, _number: u32, _state: u8) -> Result<u8, String> {
+        Result::Ok(1)
+    }
+
     /// An entry of a free function is as strict.
     #[coordinator_cached(name = "free", version = state, skip(client), entry = free_entry)]
     ///
@@ -58,11 +68,13 @@ pub mod calls {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    use calls::{Client, free, free_entry};
+    use calls::{Client, free, free_entry, underscored, underscored_entry};
 
     let answer = Client.fetch(&Client, "1", "eu".to_owned(), 2).await;
     assert_eq!(answer.as_deref(), Ok("1 eu 2"));
     let _ = Client.fetch_entry("1", "eu".to_owned(), 2);
     assert_eq!(free(&Client, String::new(), &1).await, Ok(1));
     let _ = free_entry(String::new(), &1);
+    assert_eq!(underscored(&Client, 1, 2).await, Ok(1));
+    let _ = underscored_entry(1, 2);
 }

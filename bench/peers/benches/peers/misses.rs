@@ -19,7 +19,7 @@ async fn ours(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
 
 /// Full after some ten thousand entries, as the peers are after just so many.
 static FULL: OnceLock<Cache> = OnceLock::new();
-const FULL_AT: u64 = 10_000 * 140;
+const FULL_AT: u64 = 10_000 * 550;
 
 #[coordinator_cached(name = "missed_full", version = state, cache = FULL.get().expect("it is built"))]
 async fn ours_full(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {

@@ -11,7 +11,7 @@ use crate::key::canonical;
 use crate::key::{Digest, Key};
 
 fn bytes(name: &str, identifier: impl Parts, version: impl Parts) -> Vec<u8> {
-    static DECLARATION: Declaration = Declaration::new("asked", "asked", "asked.rs", 1, 1);
+    static DECLARATION: Declaration = Declaration::new("asked", "asked", "asked.rs", 1, 1, || "");
     let asked = Asked::new(Met::new(&DECLARATION, &|| ()), (identifier, version), "", ());
     let mut bytes = Bytes::default();
     asked.encode(None, &mut bytes).expect("encodes");

@@ -1,0 +1,73 @@
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::*;
+
+#[derive(Serialize, Clone)]
+struct Payment {
+    cents: u64,
+    number: String,
+}
+
+/// Returns what a value of no content weighs: its place, in an `Arc`.
+fn empty<V>() -> usize {
+    allocation(COUNTS + size_of::<V>())
+}
+
+#[test]
+fn a_value_weighs_its_place_and_what_it_owns() {
+    assert_eq!(of(&7u64), Some(empty::<u64>()));
+    assert_eq!(of(&String::new()), Some(empty::<String>()));
+    assert_eq!(of(&"x".repeat(100)), Some(empty::<String>() + allocation(100)));
+    let payment = Payment { cents: 1, number: "x".repeat(40) };
+    assert_eq!(of(&payment), Some(empty::<Payment>() + allocation(40)));
+    assert_eq!(of(&Some(payment)), Some(empty::<Option<Payment>>() + allocation(40)));
+}
+
+#[test]
+fn an_element_weighs_what_it_takes_in_memory() {
+    assert_eq!(of(&vec![1u64; 100]), Some(empty::<Vec<u64>>() + allocation(800)));
+    assert_eq!(of(&vec![1u8; 100]), Some(empty::<Vec<u8>>() + allocation(100)));
+    assert_eq!(of(&[1u64; 32]), Some(empty::<[u64; 32]>()), "it is in the value's place");
+    let payments = vec![Payment { cents: 1, number: "x".repeat(40) }; 3];
+    let expected = empty::<Vec<Payment>>() + allocation(3 * 32) + 3 * allocation(40);
+    assert_eq!(of(&payments), Some(expected));
+    // All elements are as large as the largest.
+    let options = vec![None, None, Some([0u64; 4]), None];
+    assert_eq!(of(&options), Some(empty::<Vec<Payment>>() + allocation(4 * 32)));
+}
+
+#[test]
+fn a_pointer_weighs_what_it_points_to() {
+    let payment = Payment { cents: 1, number: "x".repeat(40) };
+    let expected = empty::<Arc<Payment>>() + allocation(32) + allocation(40);
+    assert_eq!(of(&Arc::new(payment.clone())), Some(expected));
+    #[derive(Serialize)]
+    struct Order {
+        payment: Box<Payment>,
+    }
+    assert_eq!(of(&Order { payment: Box::new(payment) }), Some(expected));
+}
+
+#[test]
+fn an_entry_of_a_map_weighs_its_key_and_its_value() {
+    let numbers: HashMap<u64, u64> = (0..100).map(|number| (number, number)).collect();
+    assert_eq!(of(&numbers), Some(empty::<HashMap<u64, u64>>() + allocation(128 * 16)));
+    let texts = BTreeMap::from([("x".repeat(40), 1u64)]);
+    let expected = empty::<BTreeMap<String, u64>>() + allocation(8 * 32) + allocation(40);
+    assert_eq!(of(&texts), Some(expected));
+    assert_eq!(of(&HashMap::<u8, u8>::new()), Some(empty::<HashMap<u8, u8>>()));
+}
+
+#[test]
+fn a_value_whose_serialize_fails_has_no_weight() {
+    struct Fails;
+    impl Serialize for Fails {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("no"))
+        }
+    }
+    assert_eq!(of(&vec![Fails]), None);
+}

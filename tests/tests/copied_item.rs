@@ -1,0 +1,87 @@
+//! An attribute may copy the function that it stands on: `#[axum::debug_handler]` does, to check it. The copy is
+//! no second declaration. It is called by nobody, and the function is cached.
+#![allow(missing_docs)]
+
+use cached_core::{Cache, Finding, coordinator_cached};
+use cached_tests::Upstream;
+
+/// Emits a function, and checks that hold copies of it, as `#[axum::debug_handler]` does.
+macro_rules! checked {
+    ($function:item) => {
+        $function
+        const _: () = {
+            #[allow(unused)]
+            fn check_its_future() {
+                $function
+            }
+            const _: () = {
+                $function
+            };
+        };
+    };
+}
+
+checked! {
+    #[coordinator_cached(name = "handler", version = number, skip(upstream), entry = handler_entry)]
+    #[allow(dead_code)]
+    async fn handler(upstream: &Upstream, number: u32) -> Option<usize> {
+        upstream.answer().await.ok()
+    }
+}
+
+#[tokio::test]
+async fn a_copy_of_a_function_in_a_check_is_no_declaration() {
+    let upstream = Upstream::default();
+    let cache = Cache::builder().build().await.expect("the defaults fit");
+    cache
+        .scope(async {
+            assert_eq!(handler(&upstream, 1).await, Some(1));
+            assert_eq!(handler(&upstream, 1).await, Some(1));
+            assert!(handler_entry(1).get().await.is_found());
+            handler_entry(1).invalidate().await.expect("there is no memcached");
+            assert_eq!(handler(&upstream, 1).await, Some(2));
+        })
+        .await;
+    let declared = cached_core::ledger().iter().filter(|declared| declared.name() == "handler");
+    assert_eq!(declared.count(), 1);
+    let stats = cache.stats().get("handler").expect("it is declared");
+    assert_eq!((stats.fetches, stats.local_hits), (2, 2));
+    // The other name is shared: see below.
+    let findings = cached_core::ledger().audit();
+    let [Finding::SharedName { name: "at_one_place", places }] = &findings[..] else {
+        panic!("{findings:?}");
+    };
+    assert_eq!(places.len(), 2);
+}
+
+/// Writes a function of one name for several types, all at the place where the macro is called.
+macro_rules! at_one_place {
+    ($($client:ident = $answer:literal)*) => {$(
+        struct $client;
+
+        impl $client {
+            #[coordinator_cached(name = "at_one_place", version = number, skip(self))]
+            async fn call(&self, number: u32) -> Option<String> {
+                Some(format!("{} {number}", $answer))
+            }
+        }
+    )*};
+}
+
+at_one_place! {
+    Orders = "order"
+    Payments = "payment"
+}
+
+#[tokio::test]
+async fn functions_that_a_macro_writes_at_one_place_share_a_name() {
+    let cache = Cache::builder().build().await.expect("the defaults fit");
+    cache
+        .scope(async {
+            for _ in 0..2 {
+                assert_eq!(Orders.call(1).await.as_deref(), Some("order 1"));
+                assert_eq!(Payments.call(1).await.as_deref(), Some("payment 1"));
+            }
+        })
+        .await;
+}

@@ -1,0 +1,12 @@
+//! `weight` answers with a number of bytes.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state, weight = |value| value.len() as u32)]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}

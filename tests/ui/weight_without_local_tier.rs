@@ -1,0 +1,12 @@
+//! A bound on a tier that is left out bounds nothing.
+
+use cached_core::coordinator_cached;
+
+#[coordinator_cached(name = "payment", version = state, local = false, weight = |value| value.len())]
+async fn fetch(number: &str, state: u8) -> Result<String, String> {
+    Ok(format!("{number}{state}"))
+}
+
+fn main() {
+    drop(async { fetch("1", 2).await });
+}
