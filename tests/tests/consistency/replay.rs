@@ -159,7 +159,7 @@ fn copy(mut from: TcpStream, mut to: TcpStream) {
 #[tokio::test]
 async fn a_fill_that_an_invalidation_overtook_on_its_way_is_not_stored() {
     let memcached = Memcached::start();
-    let mut way = Way::to(&memcached, "ms ");
+    let mut way = Way::to(&memcached, "cas ");
     let a = process(&way.address).await;
     let upstream = Upstream::new();
     let fetch = call(&a, &upstream);
