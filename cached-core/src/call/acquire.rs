@@ -76,7 +76,7 @@ impl Missed {
                                 continue;
                             }
                         }
-                        return self.take(item, frame, remote, &key, lease, lifetime, ticket);
+                        return self.take((item, frame), remote, &key, lease, lifetime, ticket);
                     }
                     Ok(Found::Lease(cas)) => {
                         let lease = Lease::new(remote, key, cas);
@@ -102,8 +102,7 @@ impl Missed {
     /// What an item is worth to this call.
     fn take(
         &self,
-        item: Item,
-        frame: Frame,
+        (item, frame): (Item, Frame),
         remote: &Arc<Remote>,
         key: &RemoteKey,
         lease: Duration,

@@ -7,6 +7,7 @@ mod client;
 mod connection;
 mod debts;
 mod health;
+mod join;
 mod lane;
 mod lease;
 mod marker;

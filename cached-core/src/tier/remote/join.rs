@@ -1,0 +1,28 @@
+//! Several futures awaited in one task.
+//!
+//! A task of its own for each would wait for its turn at every step. Where a hundred thousand callers
+//! are ready, a turn takes a second, and what was to be written by then is late.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+
+/// A future that is polled along with others.
+pub(super) type Joined<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
+
+/// Runs all of them at once. Each is polled whenever one of them is woken, so they should be few.
+pub(super) async fn join_all<T>(mut futures: Vec<Joined<'_, T>>) -> Vec<T> {
+    let mut outputs = Vec::with_capacity(futures.len());
+    poll_fn(|context| {
+        futures.retain_mut(|future| match future.as_mut().poll(context) {
+            Poll::Ready(output) => {
+                outputs.push(output);
+                false
+            }
+            Poll::Pending => true,
+        });
+        if futures.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    outputs
+}
