@@ -82,7 +82,7 @@ impl Missed {
                                 continue;
                             }
                         }
-                        return self.take(item, frame, remote, &key, lifetime, ticket);
+                        return self.take((item, frame), remote, &key, lifetime, ticket);
                     }
                     Ok(Found::Lease(cas)) => {
                         let expected = fetch_time.unwrap_or_default();
@@ -112,8 +112,7 @@ impl Missed {
     /// What an item is worth to this call.
     fn take(
         &self,
-        item: Item,
-        frame: Frame,
+        (item, frame): (Item, Frame),
         remote: &Arc<Remote>,
         key: &RemoteKey,
         lifetime: Lifetime,

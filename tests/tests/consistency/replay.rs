@@ -246,6 +246,8 @@ async fn what_is_read_while_memcached_is_being_told_is_forgotten_too() {
     way.holds().await;
     assert_eq!(returns(call(&b, &upstream)).await, 1);
     assert_eq!(look(&b).await, (Some(Tier::Local), Some(1)), "it was asked before");
+    // A key has two slots, and so two commands.
+    way.let_go();
     way.let_go();
     telling.await.expect("no panic").expect("memcached is told");
     assert_eq!(look(&b).await, (None, None));

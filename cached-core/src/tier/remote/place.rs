@@ -1,9 +1,6 @@
 //! A key on its server, or on the one that stands in for it: what is asked and told there.
 
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::command::Command;
@@ -226,19 +223,15 @@ impl RemoteKey {
         let key = Arc::clone(&self.key);
         let write = Command::Write { key, frame: frame.into(), seconds, condition };
         let deadline = Instant::now() + self.timeout;
-        let write = self.server().change(write, self.errand);
-        let Condition::Always = condition else { return write.await };
-        // The other build's entry goes too: it is in the other slot, or is what was overwritten.
-        let second = Untold::new(self.server(), &self.slots_where_asked()[1]);
-        let (written, told) = both(write, tell_by(deadline, second.tell(deadline))).await;
-        let written = written?;
-        told?;
-        match self.in_gutter {
-            true => {
-                let at_home = self.untold_at_home();
-                tell_by(deadline, tell_both(at_home, deadline)).await?;
+        let written = self.server().change(write, self.errand).await?;
+        if let Condition::Always = condition {
+            // The other build's entry goes too.
+            let [_, second] = self.slots_where_asked();
+            tell_by(deadline, Untold::new(self.server(), vec![second])).await?;
+            match self.in_gutter {
+                true => tell_by(deadline, self.untold_at_home()).await?,
+                false => self.tell_gutter(self.untold_in_gutter(), deadline).await,
             }
-            false => self.tell_gutter(self.untold_in_gutter(), deadline).await,
         }
         Ok(written)
     }
@@ -285,10 +278,10 @@ impl RemoteKey {
     pub(crate) async fn forget(&self, began: Option<Instant>) -> Result<(), RemoteError> {
         let deadline = began.unwrap_or_else(Instant::now) + self.timeout;
         let in_gutter = self.untold_in_gutter();
-        let at_home = tell_both(self.untold_at_home(), deadline);
+        let at_home = self.untold_at_home();
         let told = match began {
             // What begins now ends in time by itself.
-            None => at_home.await,
+            None => at_home.tell(deadline).await,
             Some(_) => tell_by(deadline, at_home).await,
         };
         self.tell_gutter(in_gutter, deadline).await;
@@ -303,63 +296,26 @@ impl RemoteKey {
         self.slots().map(|slot| if self.in_gutter { gutter_key(&slot) } else { slot })
     }
 
-    fn untold_at_home(&self) -> [Untold<'_>; 2] {
-        self.slots().map(|slot| Untold::new(&self.home, &slot))
+    fn untold_at_home(&self) -> Untold<'_> {
+        Untold::new(&self.home, self.slots().into())
     }
 
-    fn untold_in_gutter(&self) -> Option<[Untold<'_>; 2]> {
+    fn untold_in_gutter(&self) -> Option<Untold<'_>> {
         let gutter = self.gutter.as_ref()?;
-        Some(self.slots().map(|slot| Untold::new(gutter, &gutter_key(&slot))))
+        Some(Untold::new(gutter, self.slots().map(|slot| gutter_key(&slot)).into()))
     }
 
-    async fn tell_gutter(&self, untold: Option<[Untold<'_>; 2]>, deadline: Instant) {
+    async fn tell_gutter(&self, untold: Option<Untold<'_>>, deadline: Instant) {
         if let Some(untold) = untold {
-            // A slot that is dropped untold is owed.
-            let _ = tell_by(deadline, tell_both(untold, deadline)).await;
+            // Dropped untold it is owed.
+            let _ = tell_by(deadline, untold).await;
         }
     }
 }
 
-/// Tells a server of both slots at once; returns the first error.
-async fn tell_both(slots: [Untold<'_>; 2], deadline: Instant) -> Result<(), RemoteError> {
-    let [first, second] = slots.map(|slot| slot.tell(deadline));
-    let (first, second) = both(first, second).await;
-    first.and(second)
-}
-
-/// Lets `tell` take until the deadline. If it is dropped then, what was begun goes on in the
-/// background.
-async fn tell_by(
-    deadline: Instant,
-    tell: impl Future<Output = Result<(), RemoteError>>,
-) -> Result<(), RemoteError> {
-    run_until(deadline, tell)
+/// Lets a server be told until the deadline. What was begun by then goes on in the background.
+async fn tell_by(deadline: Instant, untold: Untold<'_>) -> Result<(), RemoteError> {
+    run_until(deadline, untold.tell(deadline))
         .await
         .unwrap_or_else(|| Err(RemoteError::lost("no time was left to tell a key's server")))
-}
-
-/// Runs two futures at once, in this task.
-async fn both<A: Future, B: Future>(first: A, second: B) -> (A::Output, B::Output) {
-    let (mut first, mut second) = (pin!(first), pin!(second));
-    let mut outputs = (None, None);
-    poll_fn(move |context| {
-        if outputs.0.is_none()
-            && let Poll::Ready(output) = first.as_mut().poll(context)
-        {
-            outputs.0 = Some(output);
-        }
-        if outputs.1.is_none()
-            && let Poll::Ready(output) = second.as_mut().poll(context)
-        {
-            outputs.1 = Some(output);
-        }
-        match (outputs.0.take(), outputs.1.take()) {
-            (Some(first), Some(second)) => Poll::Ready((first, second)),
-            unfinished => {
-                outputs = unfinished;
-                Poll::Pending
-            }
-        }
-    })
-    .await
 }

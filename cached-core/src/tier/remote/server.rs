@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::command::{Answer, Command, Failure, Reply};
 use super::debts::Debts;
 use super::health::{FAILURES, Health, Verdict};
+use super::join::{Joined, join_all};
 use super::lease_record::LeaseRecord;
 use super::pipeline::Pipeline;
 use super::queue::BATCH;
@@ -422,17 +423,17 @@ impl Server {
     }
 }
 
-/// An entry that a server is to remove. Where it cannot be told, also as the call that wants it is
-/// dropped, the server is not asked for the entry before it was.
+/// Keys that a server must remove, all in the time of one exchange. If it cannot be told, also because the call that
+/// wants it is dropped, the server is not asked for these keys before it was.
 pub(super) struct Untold<'s> {
     server: &'s Server,
-    key: Arc<str>,
+    keys: Vec<Arc<str>>,
     is_told: bool,
 }
 
 impl<'s> Untold<'s> {
-    pub(super) fn new(server: &'s Server, key: &Arc<str>) -> Untold<'s> {
-        Untold { server, key: Arc::clone(key), is_told: false }
+    pub(super) fn new(server: &'s Server, keys: Vec<Arc<str>>) -> Untold<'s> {
+        Untold { server, keys, is_told: false }
     }
 
     pub(super) async fn tell(mut self, deadline: Instant) -> Result<(), RemoteError> {
@@ -443,8 +444,14 @@ impl<'s> Untold<'s> {
             return Err(server.ejected());
         }
         let pipeline = server.any_pipeline(Errand::Call)?;
-        let delete = Command::Delete { key: Arc::clone(&self.key), unchanged: None };
-        server.changed(pipeline.ask(delete, Instant::now(), deadline).await)?;
+        let delete = |key: &Arc<str>| Command::Delete { key: Arc::clone(key), unchanged: None };
+        let now = Instant::now();
+        let tell =
+            |key| -> Joined<'_, Answer> { Box::pin(pipeline.ask(delete(key), now, deadline)) };
+        // At once, and each on its own: behind a batch other callers would wait.
+        for answer in join_all(self.keys.iter().map(tell).collect()).await {
+            server.changed(answer)?;
+        }
         self.is_told = true;
         Ok(())
     }
@@ -453,7 +460,7 @@ impl<'s> Untold<'s> {
 impl Drop for Untold<'_> {
     fn drop(&mut self) {
         if !self.is_told {
-            self.server.owe(&self.key);
+            self.keys.iter().for_each(|key| self.server.owe(key));
         }
     }
 }
