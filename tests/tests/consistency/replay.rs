@@ -253,7 +253,8 @@ async fn what_is_read_while_memcached_is_being_told_is_forgotten_too() {
     assert_eq!(look(&b).await, (None, None));
 }
 
-/// Write-once: whose lease has run out fills nothing, least of all over another's entry.
+/// Write-once: a fetch whose lease is gone, here because memcached has evicted it, fills nothing, least
+/// of all over another's entry.
 #[tokio::test]
 async fn a_fetch_that_outlasts_its_lease_does_not_replace_what_came_after() {
     let memcached = Memcached::start();
@@ -262,9 +263,7 @@ async fn a_fetch_that_outlasts_its_lease_does_not_replace_what_came_after() {
     let slow = call(&a, &slow_upstream);
     slow_upstream.fetch_began().await;
     let key = a.scope(async { once_entry(7).key().to_string() }).await;
-    while memcached.remaining(&key).is_some() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    assert_eq!(memcached.command(&format!("md {key}")), "HD");
     upstream.changes();
     let other = call(&b, &upstream);
     upstream.let_one_end();

@@ -57,7 +57,7 @@ impl Runtimes {
         if let Some((_, known)) = self.list().iter().find(|(of, _)| *of == id) {
             return known.as_ref().map(|known| known.for_errand(errand)).ok_or(NO_DRIVERS);
         }
-        let made = has_drivers(id).then(|| Pipelines {
+        let made = (is_in_memory(server) || has_drivers(id)).then(|| Pipelines {
             calls: Pipeline::new(Weak::clone(server), &runtime),
             writes: Pipeline::new(Weak::clone(server), &runtime),
             watch: None,
@@ -87,6 +87,17 @@ impl Runtimes {
     fn list(&self) -> MutexGuard<'_, Vec<(Id, Option<Pipelines>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns true if the server is one of a test's, which has no sockets.
+#[cfg(feature = "testing")]
+fn is_in_memory(server: &Weak<Server>) -> bool {
+    server.upgrade().is_some_and(|server| server.network.is_some())
+}
+
+#[cfg(not(feature = "testing"))]
+fn is_in_memory(_: &Weak<Server>) -> bool {
+    false
 }
 
 const NO_DRIVERS: &str = "the tokio runtime here has no time or no I/O";
