@@ -1,7 +1,7 @@
 //! Types as programs have them. Of each it is known what happens: a second process reads from
 //! memcached what the first one stored, or the value stays in the process that fetched it, and the
 //! audit names the function. Never another value, and never an error.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::type_complexity)]
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};

@@ -139,7 +139,7 @@ fn a_leaf_of_another_type_is_given_nothing_of_the_same_kind() {
             .is_none()
     );
     assert!(read::<_, Option<Seen<String>>>(&Some("today".to_owned())).is_none());
-    assert_eq!(SEEN.take(), [String::new(); 0]);
+    assert!(SEEN.take().is_empty());
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn types_of_one_short_name_are_not_taken_for_each_other() {
     assert!(follow::<Pair<a::Code, b::Code>>(outline, &payload).is_some());
     SEEN.take();
     assert!(follow::<Pair<b::Code, a::Code>>(outline, &payload).is_none());
-    assert_eq!(SEEN.take(), [String::new(); 0]);
+    assert!(SEEN.take().is_empty());
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
