@@ -284,7 +284,7 @@ fn a_timer_that_outlives_its_exchange_wakes_nobody() {
     with_server(vec![FOUND], |connections| async move {
         let task = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
         let counted = Arc::new(Counted(task, AtomicUsize::new(0)));
-        let timeout = Duration::from_millis(50);
+        let timeout = Duration::from_millis(250);
         let command = read();
         let mut asked = pin!(ask(&connections, &command, timeout));
         let waker = Waker::from(Arc::clone(&counted));
