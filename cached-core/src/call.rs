@@ -385,6 +385,7 @@ impl Missed {
         // The leader before this one had won the right to fill.
         if let Some(won) = leader.unstow::<Won>() {
             let stale = won.stale.clone();
+            won.lease.renew_here();
             leader.stow(won);
             let fetching = fetch(leader, Right::Lease(None));
             return Joined::Step(Step::Fetch(Fetching { stale, ..fetching }));

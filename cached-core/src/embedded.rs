@@ -137,7 +137,11 @@ pub(crate) mod remote {
             match self.0 {}
         }
 
-        pub(crate) fn lease_was_waited_for(&self, _: bool) {
+        pub(crate) fn lease_ends(&self) {
+            match self.0 {}
+        }
+
+        pub(crate) fn doubt_lease(&self, _: u64) {
             match self.0 {}
         }
 
@@ -197,6 +201,10 @@ pub(crate) mod remote {
 
         pub(crate) fn remove_item(_: &Arc<Remote>, key: RemoteKey, _: u64) {
             match key.0 {}
+        }
+
+        pub(crate) fn renew_here(&self) {
+            match self.0 {}
         }
 
         pub(crate) fn follow(&self, _: Pulse) {

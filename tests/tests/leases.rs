@@ -76,6 +76,11 @@ async fn slow_report(upstream: &Upstream, edition: u32) -> Result<usize, Down> {
     upstream.answer().await
 }
 
+#[coordinator_cached(name = "another_report", version = edition, skip(upstream))]
+async fn report(upstream: &Upstream, edition: u32) -> Result<usize, Down> {
+    upstream.answer().await
+}
+
 /// A cache of its own, as another process would have.
 async fn process(address: &str) -> Cache {
     let builder = Cache::builder().memcached([address]);
@@ -172,16 +177,64 @@ fn busy_for_ever() -> String {
 #[tokio::test]
 async fn a_server_that_is_busy_for_ever_is_not_waited_for() {
     let cache = process(&busy_for_ever()).await;
-    let upstream = Upstream::default().taking(10);
+    let upstream = Upstream::default().taking(100);
     let began = Instant::now();
     for edition in 0..3 {
         cache.scope(slow_report(&upstream, edition)).await.expect("fetched");
     }
-    assert!(began.elapsed() < Duration::from_millis(2600), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(2200), "{:?}", began.elapsed());
+    // By then the leases of killed processes would be over, and these are not.
+    tokio::time::sleep(Duration::from_millis(3500)).await;
     let began = Instant::now();
-    for edition in 3..23 {
+    for edition in 3..13 {
         cache.scope(slow_report(&upstream, edition)).await.expect("fetched");
     }
-    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
-    assert_eq!(upstream.fetches(), 23);
+    assert!(began.elapsed() < Duration::from_millis(1800), "{:?}", began.elapsed());
+    assert_eq!(upstream.fetches(), 13);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_wait_for_a_fetch_that_fails_fetch_once_more_in_all() {
+    let memcached = Memcached::start();
+    let upstream = Upstream::default().taking(1300);
+    let quick = Upstream::default().taking(300);
+    upstream.fail();
+    let holder = process(&memcached.address()).await;
+    let failing = {
+        let upstream = upstream.clone();
+        tokio::spawn(holder.scope(async move { slow_report(&upstream, 20).await }))
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut calls = Vec::new();
+    for _ in 0..6 {
+        let (cache, quick) = (process(&memcached.address()).await, quick.clone());
+        calls.push(tokio::spawn(cache.scope(async move { slow_report(&quick, 20).await })));
+    }
+    assert_eq!(failing.await.expect("no call panics"), Err(Down));
+    for call in calls {
+        assert_eq!(call.await.expect("no call panics"), Ok(1));
+    }
+    assert_eq!(quick.fetches(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_processes_leave_the_servers_leases_their_say() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached.address()).await;
+    for edition in 0..3 {
+        // The placeholder of a process that was killed.
+        let key = cache.scope(async { slow_entry(edition).key().to_string() }).await;
+        assert!(memcached.command(&format!("mg {key} N2 v c")).starts_with("VA 0"));
+        cache.scope(slow_report(&Upstream::default(), edition)).await.expect("fetched");
+    }
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    let upstream = Upstream::default().taking(400);
+    let other = process(&memcached.address()).await;
+    let first = {
+        let upstream = upstream.clone();
+        tokio::spawn(other.scope(async move { report(&upstream, 30).await }))
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(cache.scope(report(&upstream, 30)).await, Ok(1), "it waited");
+    assert_eq!(first.await.expect("no call panics"), Ok(1));
 }

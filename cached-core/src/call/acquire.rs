@@ -95,11 +95,15 @@ impl Missed {
                         let wait = wait.get_or_insert_with(|| {
                             LeaseWait::new(config.lease_wait, fetch_time, &key)
                         });
-                        match wait.next_look(&busy).filter(|_| !self.force_miss()) {
+                        if self.force_miss() {
+                            counters.lease_timeouts.add();
+                            return Acquired::without_stale(Right::Nothing);
+                        }
+                        match wait.next_look(&busy) {
                             Some(pause) => tokio::time::sleep(pause).await,
                             None => {
                                 counters.lease_timeouts.add();
-                                wait.gave_up(&key);
+                                wait.gave_up(&key, &busy);
                                 return Acquired::without_stale(Right::Nothing);
                             }
                         }

@@ -3,6 +3,8 @@
 //! A holder that lives says so after half a second, by a marker. So a lease without a marker is waited
 //! for briefly: as long as fetches of the function take, and no longer than it takes a lease of a killed
 //! process to end. A lease with a marker is waited for until the fetch takes twice as long as expected.
+//! A lease that changes hands meanwhile, because its holder failed or was killed, is waited for anew, once:
+//! else all who wait would fetch at once, and a caller waits for two holders at most.
 
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,10 @@ pub(super) struct LeaseWait {
     /// Whether leases of this server have ended lately.
     leases_end: bool,
     has_seen_marker: bool,
+    /// The CAS of the lease without a marker that is waited for, and when it was first seen.
+    placeholder: Option<(Option<u64>, Instant)>,
+    /// Whether the lease has changed hands.
+    has_changed_hands: bool,
 }
 
 impl LeaseWait {
@@ -43,15 +49,39 @@ impl LeaseWait {
             fetch_time,
             leases_end: key.leases_end(),
             has_seen_marker: false,
+            placeholder: None,
+            has_changed_hands: false,
         }
     }
 
     /// The pause before the next look, or `None` if the wait is over.
     pub(super) fn next_look(&mut self, busy: &Busy) -> Option<Duration> {
-        let left = self.left(busy, self.began.elapsed())?;
+        let now = Instant::now();
+        let began = match self.configured {
+            Some(_) => self.began,
+            None => self.begin_of(busy, now),
+        };
+        let waited = now.saturating_duration_since(began);
+        let left = self.left(busy, waited)?;
         let pause = self.pause.min(left);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         Some(pause)
+    }
+
+    /// When the wait for this lease began: with the call's, or when the lease was seen to be another's.
+    fn begin_of(&mut self, busy: &Busy, now: Instant) -> Instant {
+        if busy.marker.is_some() {
+            return self.began;
+        }
+        match self.placeholder {
+            Some((cas, since)) if cas == busy.cas || self.has_changed_hands => since,
+            before => {
+                self.has_changed_hands = before.is_some() || self.has_seen_marker;
+                let since = if self.has_changed_hands { now } else { self.began };
+                self.placeholder = Some((busy.cas, since));
+                since
+            }
+        }
     }
 
     /// How much longer the call waits after it has waited for `waited`.
@@ -79,13 +109,18 @@ impl LeaseWait {
 
     /// The lease that was waited for has ended.
     pub(super) fn ended(&self, key: &RemoteKey) {
-        key.lease_was_waited_for(true);
+        key.lease_ends();
     }
 
     /// The lease has not ended, and the call goes on without it.
-    pub(super) fn gave_up(&self, key: &RemoteKey) {
-        // One that its holder renews is alive: that says nothing against the server.
-        key.lease_was_waited_for(self.has_seen_marker);
+    pub(super) fn gave_up(&self, key: &RemoteKey, busy: &Busy) {
+        if self.has_seen_marker {
+            key.lease_ends();
+        } else if let Some(cas) = busy.cas
+            && self.leases_end
+        {
+            key.doubt_lease(cas);
+        }
     }
 }
 
@@ -102,6 +137,8 @@ mod tests {
             fetch_time,
             leases_end: true,
             has_seen_marker: false,
+            placeholder: None,
+            has_changed_hands: false,
         }
     }
 
@@ -140,6 +177,20 @@ mod tests {
         assert!(nothing_known.left(&marker(16_000), millis(100)).is_none());
         let mut knows_more = wait(Some(millis(20_000)));
         assert!(knows_more.left(&marker(16_000), millis(100)).is_some());
+    }
+
+    #[test]
+    fn a_lease_that_changes_hands_is_waited_for_anew_once() {
+        let mut wait = wait(None);
+        let began = wait.began;
+        let lease = |cas| Busy { cas: Some(cas), marker: None };
+        let at = |seconds| began + Duration::from_secs(seconds);
+        assert_eq!(wait.begin_of(&lease(1), at(0)), began);
+        wait.has_seen_marker = true;
+        assert_eq!(wait.begin_of(&busy(Some((500, 0))), at(1)), began);
+        assert_eq!(wait.begin_of(&lease(2), at(2)), at(2), "another holds it");
+        assert_eq!(wait.begin_of(&lease(2), at(3)), at(2));
+        assert_eq!(wait.begin_of(&lease(3), at(4)), at(2), "once is enough");
     }
 
     #[test]

@@ -5,16 +5,18 @@
 //! write. When that runtime ends before the write is done, as at the end of `main`, the write is begun
 //! again by the workers of another runtime or, where there is none, by [`last_words`].
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id, RuntimeFlavor};
 use tokio::sync::Notify;
 
 use super::join::{Joined, join_all};
 use super::last_words;
 
-/// Workers that carry writes out at once, and the most writes that one has under way.
+/// Workers of a runtime that carry writes out at once, and the most writes that one has under way. Each
+/// runtime has its own: those of a runtime that nobody drives would keep the others from writing.
 const MOST_WORKERS: usize = 64;
 const MOST_AT_ONCE: usize = 128;
 /// Writes of more bytes than this are not queued.
@@ -35,14 +37,29 @@ pub(super) struct BackgroundWrites {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<QueuedWrite>,
-    workers: usize,
+    /// How many workers each runtime has, if it has any.
+    workers: HashMap<Id, usize>,
+    /// Whether writes that wait for too long are carried out elsewhere.
+    is_watched: bool,
     /// The bytes and the number of the writes that are waiting or being carried out.
     bytes: usize,
     unfinished: usize,
 }
 
+impl Queue {
+    fn remove_worker(&mut self, runtime: Id) {
+        if let Some(workers) = self.workers.get_mut(&runtime) {
+            *workers -= 1;
+            if *workers == 0 {
+                self.workers.remove(&runtime);
+            }
+        }
+    }
+}
+
 pub(super) struct QueuedWrite {
     pub(super) write: Write,
+    queued_at: Instant,
     bytes: usize,
     writes: Arc<BackgroundWrites>,
 }
@@ -76,26 +93,49 @@ impl BackgroundWrites {
     pub(super) fn run(self: &Arc<BackgroundWrites>, bytes: usize, write: Write) {
         let runtime = Handle::try_current().ok();
         let bytes = bytes.saturating_add(WRITE_BYTES);
-        let queued = QueuedWrite { write, bytes, writes: Arc::clone(self) };
+        let queued =
+            QueuedWrite { write, queued_at: Instant::now(), bytes, writes: Arc::clone(self) };
         let mut queue = self.queue();
         queue.bytes += bytes;
         queue.unfinished += 1;
         queue.waiting.push_back(queued);
         match runtime {
-            Some(runtime) if queue.workers < MOST_WORKERS => {
-                queue.workers += 1;
+            Some(runtime) => {
+                // A runtime of one thread may end its `block_on` now and be driven no more.
+                let is_watched = runtime.runtime_flavor() != RuntimeFlavor::CurrentThread
+                    || std::mem::replace(&mut queue.is_watched, true);
+                let workers = queue.workers.entry(runtime.id()).or_default();
+                let has_room = *workers < MOST_WORKERS;
+                *workers += usize::from(has_room);
                 drop(queue);
-                let worker =
-                    Worker { writes: Arc::clone(self), current: Vec::new(), is_counted: true };
-                runtime.spawn(worker.run());
+                if has_room {
+                    runtime.spawn(Worker::new(self, runtime.id()).run());
+                }
+                if !is_watched && !last_words::watch_over(self) {
+                    self.queue().is_watched = false;
+                }
             }
-            None if queue.workers == 0 => {
+            None if queue.workers.is_empty() => {
                 let waiting = std::mem::take(&mut queue.waiting);
                 drop(queue);
                 last_words::carry_out(waiting);
             }
-            _ => {}
+            None => {}
         }
+    }
+
+    /// Takes the writes that have waited for so long, or returns `None` if none waits: then the queue is
+    /// not watched any more.
+    pub(super) fn take_overdue(&self, after: Duration) -> Option<Vec<QueuedWrite>> {
+        let now = Instant::now();
+        let mut queue = self.queue();
+        if queue.waiting.is_empty() {
+            queue.is_watched = false;
+            return None;
+        }
+        let is_overdue = |write: &QueuedWrite| now.duration_since(write.queued_at) >= after;
+        let count = queue.waiting.iter().take_while(|write| is_overdue(write)).count();
+        Some(queue.waiting.drain(..count).collect())
     }
 
     /// Waits until every write is done.
@@ -120,6 +160,7 @@ impl BackgroundWrites {
 /// Carries out writes until none waits.
 struct Worker {
     writes: Arc<BackgroundWrites>,
+    runtime: Id,
     /// The writes under way.
     current: Vec<QueuedWrite>,
     /// Whether the queue counts this worker.
@@ -127,6 +168,10 @@ struct Worker {
 }
 
 impl Worker {
+    fn new(writes: &Arc<BackgroundWrites>, runtime: Id) -> Worker {
+        Worker { writes: Arc::clone(writes), runtime, current: Vec::new(), is_counted: true }
+    }
+
     async fn run(mut self) {
         while self.take_next() {
             join_all(self.current.iter().map(|queued| (queued.write)()).collect()).await;
@@ -140,7 +185,7 @@ impl Worker {
         let share = queue.waiting.len().div_ceil(MOST_WORKERS).min(MOST_AT_ONCE);
         self.current.extend(queue.waiting.drain(..share));
         if self.current.is_empty() {
-            queue.workers -= 1;
+            queue.remove_worker(self.runtime);
             self.is_counted = false;
         }
         self.is_counted
@@ -154,14 +199,14 @@ impl Drop for Worker {
             return;
         }
         let mut queue = self.writes.queue();
-        queue.workers -= 1;
+        queue.remove_worker(self.runtime);
         // A write that panicked would do so again.
         if !std::thread::panicking() {
             queue.waiting.extend(self.current.drain(..));
         }
-        let left = match queue.workers {
-            0 => std::mem::take(&mut queue.waiting),
-            _ => VecDeque::new(),
+        let left = match queue.workers.is_empty() {
+            true => std::mem::take(&mut queue.waiting),
+            false => VecDeque::new(),
         };
         drop(queue);
         last_words::carry_out(left);
@@ -171,7 +216,6 @@ impl Drop for Worker {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     use super::*;
 
@@ -219,6 +263,31 @@ mod tests {
         });
         assert_eq!(done.load(Ordering::SeqCst), 1000);
         assert_eq!(writes.queue().unfinished, 0);
+    }
+
+    #[test]
+    fn a_write_of_a_runtime_that_is_not_driven_is_carried_out() {
+        let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
+        let runtime = runtime();
+        for round in 1..=2 {
+            runtime.block_on(async { writes.run(0, write(&done, Duration::ZERO)) });
+            std::thread::sleep(Duration::from_millis(1000));
+            assert_eq!(done.load(Ordering::SeqCst), round);
+        }
+    }
+
+    #[test]
+    fn runtimes_that_nobody_drives_hold_no_other_up() {
+        let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
+        let write = || write(&done, Duration::ZERO);
+        // Their workers wait for their turn for as long as they live.
+        let idle: Vec<_> = (0..2 * MOST_WORKERS).map(|_| runtime()).collect();
+        idle.iter().for_each(|idle| idle.block_on(async { writes.run(0, write()) }));
+        runtime().block_on(async {
+            writes.run(0, write());
+            writes.done().await;
+        });
+        assert_eq!(done.load(Ordering::SeqCst), idle.len() + 1);
     }
 
     #[test]

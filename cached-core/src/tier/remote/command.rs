@@ -14,10 +14,9 @@ pub(super) enum Command {
     Read { key: Arc<str>, lease: Option<LeaseTerms> },
     /// Stores for so many seconds.
     Write { key: Arc<str>, frame: Arc<[u8]>, seconds: u32, condition: Condition },
-    /// Replaces the placeholder or marker of a lease that this process holds by `marker`, for
-    /// [`RENEWED_SECONDS`](super::marker::RENEWED_SECONDS), if it still has this CAS. The answer
-    /// carries the marker's CAS.
-    Renew { key: Arc<str>, marker: Arc<[u8]>, cas: u64 },
+    /// Replaces the placeholder or marker of a lease that this process holds by `marker`, for so
+    /// many seconds, if it still has this CAS. The answer carries the marker's CAS.
+    Renew { key: Arc<str>, marker: Arc<[u8]>, seconds: u32, cas: u64 },
     /// Removes the item. With a CAS it removes only an item that nobody has changed since.
     Delete { key: Arc<str>, unchanged: Option<u64> },
     /// Lets the next reader win the right to replace an item that nobody has changed: marking it

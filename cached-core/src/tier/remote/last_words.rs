@@ -1,5 +1,5 @@
 //! Writes whose runtime has ended: a fill that was under way when `main` returned, a lease that its
-//! fetch still held.
+//! fetch still held. And those of a runtime that is not driven, as between two calls of `block_on`.
 //!
 //! A thread with a runtime of its own carries them out, and whoever dropped them waits for that, for a
 //! short time. A program that ends without [`flush`](crate::Cache::flush) so leaves its values in
@@ -8,23 +8,31 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::background::QueuedWrite;
+use super::background::{BackgroundWrites, QueuedWrite};
 
 /// How long a runtime's end is held up by all of its writes together.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Ends that are further apart than this have a [`LONGEST_WAIT`] each.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 
-/// A write, and the sender that is dropped once it is done.
-type LastWord = (QueuedWrite, Sender<()>);
+/// How long a write waits for a runtime that may not be driven.
+const OVERDUE_AFTER: Duration = Duration::from_millis(250);
+
+/// What the thread is asked to do.
+enum Task {
+    /// To carry out a write, and to drop the sender once it is done.
+    Write(QueuedWrite, Sender<()>),
+    /// To carry out what waits for too long.
+    Watch(Weak<BackgroundWrites>),
+}
 
 /// The thread of this process, by the process's id: a child after `fork` starts its own.
-static THREAD: Mutex<Option<(u32, UnboundedSender<LastWord>)>> = Mutex::new(None);
+static THREAD: Mutex<Option<(u32, UnboundedSender<Task>)>> = Mutex::new(None);
 
 /// When a runtime's end was held up last, and for how long in all.
 static WAITED: Mutex<Option<(Instant, Duration)>> = Mutex::new(None);
@@ -39,10 +47,16 @@ pub(super) fn carry_out(writes: VecDeque<QueuedWrite>) {
     let Some(thread) = thread() else { return };
     for write in writes {
         // A thread that has ended drops them.
-        let _ = thread.send((write, sender.clone()));
+        let _ = thread.send(Task::Write(write, sender.clone()));
     }
     drop(sender);
     wait(&done);
+}
+
+/// Sees to it that the writes of a runtime that may not be driven do not wait for too long. Returns false
+/// without a thread to be had.
+pub(super) fn watch_over(writes: &Arc<BackgroundWrites>) -> bool {
+    thread().is_some_and(|thread| thread.send(Task::Watch(Arc::downgrade(writes))).is_ok())
 }
 
 /// Waits until every sender is dropped, as long as the wait is not too long in all.
@@ -57,7 +71,7 @@ fn wait(done: &Receiver<()>) {
     *lock(&WAITED) = Some((now, waited + now.saturating_duration_since(began)));
 }
 
-fn thread() -> Option<UnboundedSender<LastWord>> {
+fn thread() -> Option<UnboundedSender<Task>> {
     let process = std::process::id();
     let mut thread = lock(&THREAD);
     if let Some((of, sender)) = &*thread
@@ -75,12 +89,27 @@ fn thread() -> Option<UnboundedSender<LastWord>> {
     Some(sender)
 }
 
-async fn run(mut writes: UnboundedReceiver<LastWord>) {
-    while let Some((write, done)) = writes.recv().await {
-        tokio::spawn(async move {
-            (write.write)().await;
-            drop((write, done));
-        });
+async fn run(mut writes: UnboundedReceiver<Task>) {
+    while let Some(task) = writes.recv().await {
+        match task {
+            Task::Write(write, done) => drop(tokio::spawn(async move {
+                (write.write)().await;
+                drop((write, done));
+            })),
+            Task::Watch(writes) => drop(tokio::spawn(watch(writes))),
+        }
+    }
+}
+
+/// Carries out overdue writes of one cache until none waits.
+async fn watch(writes: Weak<BackgroundWrites>) {
+    loop {
+        tokio::time::sleep(OVERDUE_AFTER).await;
+        let Some(writes) = writes.upgrade() else { return };
+        let Some(overdue) = writes.take_overdue(OVERDUE_AFTER) else { return };
+        for write in overdue {
+            tokio::spawn(async move { (write.write)().await });
+        }
     }
 }
 

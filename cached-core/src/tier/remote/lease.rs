@@ -18,7 +18,7 @@ use tokio::runtime::{Handle, Id};
 use tokio::sync::Notify;
 
 use super::join::{Joined, join_all};
-use super::{Busy, Found, Item, Marker, Remote, RemoteError, RemoteKey};
+use super::{Busy, Found, Item, Marker, Remote, RemoteError, RemoteKey, whole_seconds};
 use crate::flight::Pulse;
 
 /// How long memcached keeps the placeholder of a lease: 2 s, which its clock makes 1 to 2.
@@ -29,16 +29,17 @@ const LEASES_A_SECOND: usize = 4096;
 const LONGEST_FIRST_LEASE: Duration = Duration::from_secs(10);
 /// How often a lease is renewed.
 const RENEWED_EVERY: Duration = Duration::from_millis(500);
-/// A placeholder is renewed for the first time so long before its end.
-const RENEWED_BEFORE_END: Duration = Duration::from_millis(1500);
+/// How long memcached keeps a marker that its holder does not renew, if the lease is not longer.
+const LEAST_RENEWED: Duration = Duration::from_secs(3);
 /// How often the leases are looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How many leases are renewed at once.
 const MOST_AT_ONCE: usize = 256;
 /// A lease is not renewed for a fetch that was woken and not polled for this long: nobody runs it.
 const STOPPED_AFTER: Duration = Duration::from_secs(10);
-/// Nor is it renewed for a fetch that takes longer than this: its future was leaked.
-const LONGEST_LEASE: Duration = Duration::from_secs(60 * 60);
+/// Nor is it renewed for a fetch that takes longer than this, if fetches of its function are not known
+/// to take long: it may never end, and others do not wait for longer.
+const LEAST_LONGEST_LEASE: Duration = Duration::from_secs(60);
 /// How long a fill waits for a renewal under way.
 const RENEWAL_WAIT: Duration = Duration::from_secs(2);
 
@@ -58,6 +59,8 @@ struct HeldLease {
     key: RemoteKey,
     nonce: u64,
     won_at: Instant,
+    /// How long memcached keeps a marker.
+    lasts: Duration,
     /// How long the fetch is expected to take; zero if nothing is known.
     expected: Duration,
     /// Tells whether the fetch is still run.
@@ -96,29 +99,36 @@ impl Lease {
         lease: Duration,
         expected: Duration,
     ) -> Lease {
-        let held = Lease::held(remote, key, cas, expected);
-        let due_in = lease.saturating_sub(RENEWED_BEFORE_END).max(RENEWED_EVERY);
-        remote.renewals.add(&held.held, due_in);
+        let lasts = lease.max(LEAST_RENEWED);
+        let held = Lease::held(remote, key, cas, lasts, expected);
+        remote.renewals.add(&held.held, RENEWED_EVERY);
         held
     }
 
     /// A lease to replace an item. It is not renewed, since a marker would take the item's place.
     pub(crate) fn of_item(remote: &Arc<Remote>, key: RemoteKey, item: &Item) -> Lease {
-        let mut lease = Lease::held(remote, key, item.cas, Duration::ZERO);
+        let mut lease = Lease::held(remote, key, item.cas, Duration::ZERO, Duration::ZERO);
         lease.of_item = true;
         lease
     }
 
     /// Removes an item in the background, if it is still what was read under this CAS.
     pub(crate) fn remove_item(remote: &Arc<Remote>, key: RemoteKey, cas: u64) {
-        drop(Lease::held(remote, key, cas, Duration::ZERO));
+        drop(Lease::held(remote, key, cas, Duration::ZERO, Duration::ZERO));
     }
 
-    fn held(remote: &Arc<Remote>, key: RemoteKey, cas: u64, expected: Duration) -> Lease {
+    fn held(
+        remote: &Arc<Remote>,
+        key: RemoteKey,
+        cas: u64,
+        lasts: Duration,
+        expected: Duration,
+    ) -> Lease {
         let held = HeldLease {
             key: key.in_background(),
             nonce: RandomState::new().hash_one(cas),
             won_at: Instant::now(),
+            lasts,
             expected,
             pulse: OnceLock::new(),
             state: Mutex::new(LeaseState { cas, phase: Phase::Held, is_uncertain: false }),
@@ -132,6 +142,14 @@ impl Lease {
     /// Ends the renewals once the fetch that `pulse` belongs to is not run any more.
     pub(crate) fn follow(&self, pulse: Pulse) {
         let _ = self.held.pulse.set(pulse);
+    }
+
+    /// Has the running runtime renew the lease, whose fetch goes on here: the runtime that won it may have
+    /// ended.
+    pub(crate) fn renew_here(&self) {
+        if !self.of_item && !self.remote.renewals.has(&self.held) {
+            self.remote.renewals.add(&self.held, RENEWED_EVERY);
+        }
     }
 
     pub(crate) fn key(&self) -> &RemoteKey {
@@ -234,7 +252,7 @@ impl HeldLease {
     async fn renew(&self) -> bool {
         let lasted = self.won_at.elapsed();
         let is_stopped = self.pulse.get().is_some_and(|pulse| pulse.has_stopped(STOPPED_AFTER));
-        if is_stopped || lasted > LONGEST_LEASE {
+        if is_stopped || lasted > LEAST_LONGEST_LEASE.max(self.expected.saturating_mul(4)) {
             return false;
         }
         let (mut cas, is_uncertain) = {
@@ -257,7 +275,7 @@ impl HeldLease {
             }
         }
         let marker = Marker { nonce: self.nonce, elapsed: lasted, expected: self.expected };
-        match self.key.renew(marker, cas).await {
+        match self.key.renew(marker, whole_seconds(self.lasts), cas).await {
             Ok(renewed) => {
                 renewal.outcome = Some(renewed);
                 renewed.is_some()
@@ -353,6 +371,13 @@ impl Renewals {
         }
     }
 
+    /// Whether a runtime renews the lease.
+    fn has(&self, lease: &Arc<HeldLease>) -> bool {
+        let lease = Arc::downgrade(lease);
+        let mut leases = self.runtimes();
+        leases.iter_mut().any(|(_, due)| due.iter().any(|(_, known)| known.ptr_eq(&lease)))
+    }
+
     fn runtimes(&self) -> MutexGuard<'_, Vec<(Id, Due)>> {
         // Nothing panics while it holds this lock.
         self.runtimes.lock().unwrap_or_else(PoisonError::into_inner)
@@ -373,7 +398,9 @@ impl Renewer {
             let soon = tokio::time::Instant::now() + LOOK_EVERY;
             tokio::time::sleep_until(due_at.max(soon)).await;
             for lease in self.renew_due().await {
-                self.renewals.add(&lease, RENEWED_EVERY);
+                // A longer one, of a process that has many, is renewed as often in its life.
+                let due_in = RENEWED_EVERY.max(lease.lasts / 6);
+                self.renewals.add(&lease, due_in);
             }
         }
     }
@@ -421,8 +448,16 @@ impl Renewer {
 /// A renewer that is dropped ended with its runtime.
 impl Drop for Renewer {
     fn drop(&mut self) {
-        if self.is_listed {
-            self.renewals.runtimes().retain(|(id, _)| *id != self.runtime);
+        if !self.is_listed {
+            return;
+        }
+        let mut runtimes = self.renewals.runtimes();
+        let Some(index) = runtimes.iter().position(|(id, _)| *id == self.runtime) else { return };
+        let (_, leases) = runtimes.swap_remove(index);
+        // A fetch that another runtime has taken over goes on there.
+        if let Some((_, others)) = runtimes.first_mut() {
+            others.extend(leases);
+            others.make_contiguous().sort_by_key(|(due_at, _)| *due_at);
         }
     }
 }

@@ -1,25 +1,40 @@
 //! Whether the leases of a server end, in a value or in another caller's right.
 //!
-//! A server that says "busy" for ever, or that keeps the placeholders of callers who never got its
-//! answers, would have every call wait for nothing. After a few such waits its leases are not waited
-//! for any more, until some time has passed.
+//! A server that says "busy" for ever would have every call wait for nothing. So a lease that was waited
+//! for in vain is looked at once more, when a killed process's lease would be over. After a few that are
+//! still there the server's leases are not waited for, until some time has passed. A fetch that is
+//! slower than usual, or a killed process, says nothing against the server.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Coarse;
 
-/// Waits in a row that came to nothing before the server's leases are not waited for.
-const MOST_FRUITLESS: u32 = 3;
+/// Leases in a row that did not end before the server's leases are not waited for.
+const MOST_ENDLESS: u32 = 3;
 /// For how long they are not.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Leases that are checked at once.
+const MOST_CHECKS: u32 = 8;
 
 #[derive(Default)]
 pub(super) struct LeaseRecord {
-    /// Waits in a row that came to nothing.
-    fruitless: AtomicU32,
+    /// Leases in a row that did not end.
+    endless: AtomicU32,
     /// Until when leases are not waited for; in milliseconds as [`Coarse`] counts them.
     paused_until: AtomicU64,
+    /// The leases that are being checked.
+    checks: AtomicU32,
+}
+
+/// One lease that is being checked.
+pub(super) struct LeaseCheck(Arc<LeaseRecord>);
+
+impl Drop for LeaseCheck {
+    fn drop(&mut self) {
+        self.0.checks.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl LeaseRecord {
@@ -28,14 +43,22 @@ impl LeaseRecord {
         paused_until == 0 || Coarse::now().millis() >= paused_until
     }
 
-    /// Takes note of a wait for a lease, which has ended or not.
-    pub(super) fn note(&self, has_ended: bool) {
-        if has_ended {
-            self.fruitless.store(0, Ordering::Relaxed);
+    pub(super) fn begin_check(record: &Arc<LeaseRecord>) -> Option<LeaseCheck> {
+        if record.checks.fetch_add(1, Ordering::Relaxed) < MOST_CHECKS {
+            return Some(LeaseCheck(Arc::clone(record)));
+        }
+        record.checks.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+
+    /// Takes note of a lease, which ends or does not.
+    pub(super) fn note(&self, ends: bool) {
+        if ends {
+            self.endless.store(0, Ordering::Relaxed);
             self.paused_until.store(0, Ordering::Relaxed);
-        } else if self.fruitless.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_FRUITLESS {
+        } else if self.endless.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_ENDLESS {
             // After the pause one more is enough.
-            self.fruitless.store(MOST_FRUITLESS - 1, Ordering::Relaxed);
+            self.endless.store(MOST_ENDLESS - 1, Ordering::Relaxed);
             let until = Coarse::now().millis().saturating_add(PAUSE.as_millis() as u64);
             self.paused_until.store(until, Ordering::Relaxed);
         }
@@ -57,5 +80,14 @@ mod tests {
         assert!(!record.leases_end());
         record.note(true);
         assert!(record.leases_end());
+    }
+
+    #[test]
+    fn few_leases_are_checked_at_once() {
+        let record = Arc::new(LeaseRecord::default());
+        let checks: Vec<_> = (0..20).filter_map(|_| LeaseRecord::begin_check(&record)).collect();
+        assert_eq!(checks.len(), 8);
+        drop(checks);
+        assert!(LeaseRecord::begin_check(&record).is_some());
     }
 }

@@ -16,9 +16,6 @@ use std::time::Duration;
 
 use crate::frame::MAGIC;
 
-/// How long memcached keeps a marker that its holder does not renew.
-pub(super) const RENEWED_SECONDS: u32 = 3;
-
 const FORMAT: u8 = b'L';
 const LENGTH: usize = 19;
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::command::{Answer, Command, Failure, Reply};
-use super::marker::{Marker, RENEWED_SECONDS};
+use super::marker::Marker;
 use super::{Busy, Condition, Found, Item, LeaseTerms};
 use crate::clock::Clock;
 
@@ -150,11 +150,9 @@ impl State {
                 }
                 Ok(Reply::Applied(applies))
             }
-            Command::Renew { key, marker, cas } => {
+            Command::Renew { key, marker, seconds, cas } => {
                 let applies = self.is_unchanged(&key, Some(cas));
-                Ok(Reply::Renewed(
-                    applies.then(|| self.store(key, marker.to_vec(), RENEWED_SECONDS, now)),
-                ))
+                Ok(Reply::Renewed(applies.then(|| self.store(key, marker.to_vec(), seconds, now))))
             }
             Command::Delete { key, unchanged } => {
                 let applies = self.is_unchanged(&key, unchanged);

@@ -3,13 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
+
 use super::command::Command;
 use super::server::{Errand, Server, Untold};
 use super::timer::run_until;
 use super::{
-    Condition, Found, GUTTER_TTL, Item, LONGEST_TTL, LeaseTerms, Marker, RemoteError, whole_seconds,
+    Busy, Condition, Found, GUTTER_TTL, Item, LONGEST_TTL, LeaseTerms, Marker, RemoteError,
+    whole_seconds,
 };
 use crate::key::Digest;
+
+/// When the lease of a process that was killed is over for certain.
+const ORPHAN_ENDS_AFTER: Duration = Duration::from_millis(3200);
 
 /// A key, and where it is asked for: on its own server, its *home*, or in the gutter.
 #[derive(Clone)]
@@ -241,9 +247,15 @@ impl RemoteKey {
         self.server().read(&self.key, None, Instant::now()).await
     }
 
-    /// Renews a lease that was won under this CAS; returns the new CAS, or `None` if it was lost.
-    pub(super) async fn renew(&self, marker: Marker, cas: u64) -> Result<Option<u64>, RemoteError> {
-        self.server().renew(&self.key, marker, cas).await
+    /// Renews a lease that was won under this CAS for so many seconds; returns the new CAS, or `None`
+    /// if it was lost.
+    pub(super) async fn renew(
+        &self,
+        marker: Marker,
+        seconds: u32,
+        cas: u64,
+    ) -> Result<Option<u64>, RemoteError> {
+        self.server().renew(&self.key, marker, seconds, cas).await
     }
 
     /// Whether it is worth waiting for another caller's lease on this server.
@@ -251,9 +263,29 @@ impl RemoteKey {
         self.server().lease_record.leases_end()
     }
 
-    /// Takes note of whether a lease that was waited for ended.
-    pub(crate) fn lease_was_waited_for(&self, has_ended: bool) {
-        self.server().lease_record.note(has_ended);
+    /// Takes note that a lease of this server has ended, or that its holder lives.
+    pub(crate) fn lease_ends(&self) {
+        self.server().lease_record.note(true);
+    }
+
+    /// Finds out in the background whether a lease that was waited for in vain ends at all.
+    pub(crate) fn doubt_lease(&self, cas: u64) {
+        let (Ok(runtime), Some(check)) = (Handle::try_current(), self.server().begin_lease_check())
+        else {
+            return;
+        };
+        let key = self.clone();
+        runtime.spawn(async move {
+            tokio::time::sleep(ORPHAN_ENDS_AFTER).await;
+            // The placeholder that was there, and no marker in its place.
+            let is_there = |busy: Busy| busy.cas == Some(cas) && busy.marker.is_none();
+            if let Ok(found) = key.look().await {
+                key.server()
+                    .lease_record
+                    .note(!matches!(found, Found::Busy(busy) if is_there(busy)));
+            }
+            drop(check);
+        });
     }
 
     /// Gives a lease back: what is there is removed if nobody has changed it.

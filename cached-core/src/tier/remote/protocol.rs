@@ -12,7 +12,6 @@ use memcache::exp::{Error, MetaResponse};
 
 use super::Condition;
 use super::command::{Command, Failure, ReadAnswer, Reply};
-use super::marker::RENEWED_SECONDS;
 
 /// The largest item that a memcached can be told to take.
 pub(super) const LONGEST_FRAME: usize = 1 << 30;
@@ -177,9 +176,9 @@ pub(super) fn write_command(command: &Command, into: &mut Vec<u8>) {
             into.extend_from_slice(b"\r\n");
             into.extend_from_slice(frame);
         }
-        Command::Renew { marker, cas, .. } => {
+        Command::Renew { marker, seconds, cas, .. } => {
             write_number(into, b" ", marker.len() as u64);
-            write_number(into, b" T", RENEWED_SECONDS);
+            write_number(into, b" T", *seconds);
             write_number(into, b" C", *cas);
             into.extend_from_slice(b" c\r\n");
             into.extend_from_slice(marker);

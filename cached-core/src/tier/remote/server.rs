@@ -11,7 +11,7 @@ use super::command::{Answer, Command, Failure, Reply};
 use super::debts::Debts;
 use super::health::{FAILURES, Health, Verdict};
 use super::join::{Joined, join_all};
-use super::lease_record::LeaseRecord;
+use super::lease_record::{LeaseCheck, LeaseRecord};
 use super::pipeline::Pipeline;
 use super::queue::BATCH;
 use super::runtimes::Runtimes;
@@ -50,7 +50,7 @@ pub(super) struct Server {
     pub(super) network: Option<super::memory::Network>,
     pub(super) runtimes: Runtimes,
     pub(super) health: Health,
-    pub(super) lease_record: LeaseRecord,
+    pub(super) lease_record: Arc<LeaseRecord>,
     pub(super) was_added: bool,
     /// Whether it is used no longer. At its address there may be another of these since.
     is_gone: AtomicBool,
@@ -106,7 +106,7 @@ impl Server {
             network: config.network.clone(),
             runtimes: Runtimes::default(),
             health: Health::new(config.clock.clone()),
-            lease_record: LeaseRecord::default(),
+            lease_record: Arc::default(),
             is_gone: AtomicBool::new(false),
             debts: Debts::default(),
             marked: AtomicU64::new(0),
@@ -189,11 +189,17 @@ impl Server {
         self.changed(pipeline.ask(command, now, now + self.patience(errand)).await)
     }
 
+    /// The right to check whether a lease ends, unless enough are being checked.
+    pub(super) fn begin_lease_check(&self) -> Option<LeaseCheck> {
+        LeaseRecord::begin_check(&self.lease_record)
+    }
+
     /// Renews a lease; returns the new CAS, or `None` if the lease was lost.
     pub(super) async fn renew(
         &self,
         key: &Arc<str>,
         marker: Marker,
+        seconds: u32,
         cas: u64,
     ) -> Result<Option<u64>, RemoteError> {
         if self.is_gone.load(Ordering::Acquire) {
@@ -201,7 +207,7 @@ impl Server {
         }
         let pipeline = self.pipeline(key, Errand::Call).await?;
         let marker = marker.encode()[..].into();
-        let renew = Command::Renew { key: Arc::clone(key), marker, cas };
+        let renew = Command::Renew { key: Arc::clone(key), marker, seconds, cas };
         let now = Instant::now();
         // The lease lasts longer than a call waits, so a renewal may wait longer for its turn.
         let deadline = now + self.timeout().max(RENEWAL_PATIENCE);

@@ -108,6 +108,7 @@ impl Side {
             Step::Renew(key, current) => Command::Renew {
                 key: Arc::clone(&keys[key]),
                 marker: Arc::from(&MARKER.encode()[..]),
+                seconds: 3,
                 cas: cas(key, current),
             },
             Step::LetOthersWin(key, current) => {
