@@ -104,8 +104,9 @@ impl Cache {
     /// that are given back. A program that calls `std::process::exit` calls this before, and so does a test that
     /// looks at memcached.
     ///
-    /// A runtime that ends with such writes under way, as when `main` returns, carries them out too. It
-    /// waits for them for a second at most in all.
+    /// When a runtime ends with such writes under way, as when `main` returns, a thread of this library
+    /// carries them out. The runtime's end waits for that: a second at most, for all runtimes that end within
+    /// ten seconds. `Runtime::shutdown_background` does not wait.
     ///
     /// # Cancellation
     /// The writes go on.

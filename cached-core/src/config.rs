@@ -81,6 +81,9 @@ impl CacheBuilder {
     /// several entries share behind an `Arc` counts for each. Where that is not good enough, as for a value with a
     /// large field that is `#[serde(skip)]`, the function says it: `weight = |value| …`.
     ///
+    /// A sequence whose elements are all `None`, or all of an enum's small variants, counts for less than it
+    /// takes: there serde shows no size. Say it with the option `weight`.
+    ///
     /// The process grew by 107 to 120 percent of this bound with values of seven kinds, from one number to nested
     /// maps.
     ///

@@ -32,6 +32,8 @@ pub struct Declaration {
     column: u32,
     /// Returns the path of a type in the function's body; see `registry`.
     path: fn() -> &'static str,
+    /// A hash of the function's code.
+    code: u32,
     reason: Option<&'static str>,
     ttl: Option<Duration>,
     local_ttl: Option<Duration>,
@@ -76,6 +78,7 @@ impl Declaration {
             line,
             column,
             path,
+            code: 0,
             reason: None,
             ttl: None,
             local_ttl: None,
@@ -91,6 +94,13 @@ impl Declaration {
             never_none: OnceLock::new(),
             too_large: OnceLock::new(),
         }
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn code(mut self, hash: u32) -> Declaration {
+        self.code = hash;
+        self
     }
 
     #[doc(hidden)]

@@ -45,7 +45,7 @@ pub fn generic_part<T: Serialize>(part: &T) -> Part<'_> {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __declaration {
-    ($name:literal, $function:literal $(, $option:ident($($value:expr),*))*) => {{
+    ($name:literal, $function:literal, $code:literal $(, $option:ident($($value:expr),*))*) => {{
         enum Here {}
         #[$crate::private::linkme::distributed_slice($crate::private::DECLARATIONS)]
         #[linkme(crate = $crate::private::linkme)]
@@ -56,7 +56,8 @@ macro_rules! __declaration {
             ::core::line!(),
             ::core::column!(),
             ::core::any::type_name::<Here>,
-        )$(.$option($($value),*))*;
+        )
+        .code($code)$(.$option($($value),*))*;
         $crate::private::Met::new(&DECLARATION, &|| ())
     }};
 }

@@ -195,8 +195,9 @@ impl<'h> ser::Serializer for Weigher<'h> {
         Ok(text(self.heap, value.len()))
     }
 
+    // serde does not say what a `Some` would hold. Few options are smaller than a pointer.
     fn serialize_none(self) -> Result<usize, Unweighed> {
-        Ok(0)
+        Ok(size_of::<usize>())
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<usize, Unweighed> {

@@ -17,7 +17,7 @@ impl Client {
                 let call = ::cached_core::private::begin!(
                     ::cached_core::private::lookup::<Answer, _>(
                         ::cached_core::private::Sharing::<Answer>::NEW.errors(),
-                        ::cached_core::private::declaration!("payment", "payment"),
+                        ::cached_core::private::declaration!("payment", "payment", 3593513369),
                         (
                             (
                                 ::cached_core::private::part(&self.region),

@@ -8,7 +8,7 @@ where
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup::<Option<Page<N>>, _>(
                 ::cached_core::private::Sharing::<Option<Page<N>>>::NEW.errors(),
-                ::cached_core::private::declaration!("page", "page"),
+                ::cached_core::private::declaration!("page", "page", 1181423030),
                 (
                     ::cached_core::private::generic_part(&kind),
                     ::cached_core::private::part(&edition)

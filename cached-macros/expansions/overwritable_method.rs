@@ -9,6 +9,7 @@ impl Client {
                     ::cached_core::private::declaration!(
                         "profile",
                         "profile",
+                        4234631397,
                         overwrite("users edit their profile and expect to see the edit")
                     ),
                     (

@@ -8,6 +8,7 @@ async fn price(course: String) -> Price {
                 ::cached_core::private::declaration!(
                     "price",
                     "price",
+                    2243425222,
                     ttl(::core::time::Duration::from_millis(600000u64)),
                     refresh_ahead(::core::time::Duration::from_millis(120000u64)),
                     overwrite("the upstream has no versions of a price")

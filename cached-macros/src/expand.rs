@@ -4,7 +4,7 @@
 //! Everything is named by its absolute path, and every local has a name that no user can write
 //! (`Span::mixed_site`), so nothing the program defines can get in the way.
 
-use proc_macro2::{Delimiter, Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, Ident, Literal, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::visit::Visit;
@@ -120,7 +120,15 @@ fn declaration(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
     let [local, remote] = cached.tiers;
     let tiers = (!local || !remote).then(|| quote!(, tiers(#local, #remote)));
     let overwrite = cached.reason.map(|reason| quote!(, overwrite(#reason)));
-    quote!(#declaration!(#name, #function #(#lifetimes)* #tiers #overwrite))
+    let code = Literal::u32_unsuffixed(code_hash(&cached.function.tokens));
+    quote!(#declaration!(#name, #function, #code #(#lifetimes)* #tiers #overwrite))
+}
+
+/// A hash of the function's tokens (FNV-1a, Fowler, Noll and Vo), by which the runtime tells a copy of
+/// the function from another function that a macro wrote at the same place.
+fn code_hash(tokens: &TokenStream) -> u32 {
+    let add = |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    tokens.to_string().bytes().fold(0x811c_9dc5, add)
 }
 
 /// The arguments that say which entry is meant. The function and its companion make the same.

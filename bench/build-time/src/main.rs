@@ -34,7 +34,7 @@ fn hand(number: usize) -> String {
     use cached_core::private;
     let call = private::begin!(private::lookup::<{returned}, _>(
         private::Sharing::<{returned}>::NEW.errors(),
-        private::declaration!(\"payment-{number}\", \"fetch_{number}\"),
+        private::declaration!(\"payment-{number}\", \"fetch_{number}\", {number}),
         (private::part(&order), private::part(&state)),
     ), begin);
     let fetch = async move {{{body}}};

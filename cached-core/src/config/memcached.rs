@@ -56,10 +56,11 @@ impl CacheBuilder {
         self
     }
 
-    /// How long a lease lasts, in whole seconds, before its holder has renewed it: the right to fill
-    /// an entry, which holds up the others. 2 s by default. A holder renews its lease every half
-    /// second while it fetches, so a lease need not be as long as a fetch: this bounds how long a
-    /// process that is killed in the first half second of a fetch holds the others up.
+    /// How long a lease lasts, in whole seconds, unless its holder renews it: the right to fill an
+    /// entry, which holds up the others. 2 s by default, and up to 10 s in a process that fetches
+    /// thousands of entries at once. A holder renews its lease half a second after it won it, and
+    /// again and again while it fetches, so a lease need not be as long as a fetch: this bounds
+    /// how long a process that is killed holds the others up.
     pub fn lease(mut self, lease: Duration) -> CacheBuilder {
         self.config.lease = Some(lease);
         self
@@ -68,7 +69,8 @@ impl CacheBuilder {
     /// How long a call waits for the process that holds the lease before it fetches for itself,
     /// without storing. By default it waits until the fetch has taken twice as long as it is expected
     /// to take, or 60 s where nobody knows; and, for a holder that has not renewed its lease, twice as
-    /// long as the function's fetches take, 2.5 s at most, or 0.75 s where this process has seen none.
+    /// long as the function's fetches take, 2.5 s at most, or 0.75 s where this process has seen none. It
+    /// does not wait for a server whose leases were seen not to end.
     pub fn lease_wait(mut self, wait: Duration) -> CacheBuilder {
         self.config.lease_wait = Some(wait);
         self

@@ -4,7 +4,8 @@
 //! `#[axum::debug_handler]` does. Each copy brings a declaration with it, of the same place. A copy is told by
 //! where its code is: not in a function of the declared name, or in one that is nested in another item beside
 //! the declared function. A copy is not cached and not listed, and the function is as if there were none. Two
-//! functions that a macro writes at one place, for two types, are not copies of each other: they share a name.
+//! functions that a macro writes at one place, for two types or with other code, are not copies of each other:
+//! they share a name.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -52,7 +53,7 @@ pub(crate) fn shared_names() -> Vec<Finding> {
 impl Declaration {
     /// Returns true if this declaration came about by copying the code of `original`.
     fn copies(&self, original: &Declaration) -> bool {
-        let place = |d: &Declaration| (d.function, d.file, d.line, d.column);
+        let place = |d: &Declaration| (d.function, d.file, d.line, d.column, d.code);
         place(self) == place(original) && is_copy((self.path)(), (original.path)(), self.function)
     }
 }
