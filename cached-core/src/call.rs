@@ -113,7 +113,7 @@ struct Won {
     stale: Option<Value>,
 }
 
-/// What came of polling a fetch.
+/// The result of polling a fetch.
 pub(crate) enum Fetched<R> {
     Returned(R),
     /// The lead went from one leader to another and both went on: the other's fetch ended first.
@@ -237,8 +237,8 @@ impl Begun {
         poll_work(leader, &mut self.waker, fetch, context).map(Fetched::Returned)
     }
 
-    /// What the call returns where another leader's fetch has ended first; `None` where that outcome is
-    /// of no use to it, and its own fetch goes on for itself.
+    /// Returns the call's answer after another leader's fetch has ended first. Returns `None` if that
+    /// outcome is of no use to the call: then its own fetch goes on, for itself.
     #[cold]
     pub(crate) fn settle_overtaken<R, V>(
         &mut self,

@@ -19,7 +19,7 @@ pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Option<V> {
     decode_seed(bytes, PhantomData)
 }
 
-/// The same as [`decode`], for a seed that looks at what is read.
+/// Decodes as [`decode`] does, for a seed that looks at what is read.
 pub(crate) fn decode_seed<S, V>(bytes: &[u8], seed: S) -> Option<V>
 where
     S: for<'de> DeserializeSeed<'de, Value = V>,

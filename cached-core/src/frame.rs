@@ -43,7 +43,7 @@ pub(crate) fn seal(key: &[u8], stored: Stored<'_>) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// What stored bytes turn out to be.
+/// The kinds of stored bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Opened<'f> {
     /// Whole, and of this key.

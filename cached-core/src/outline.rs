@@ -28,7 +28,7 @@ use crate::codec;
 use crate::stable_hash::StableHash;
 use guided::Root;
 
-/// What an outline takes in a frame for each request.
+/// The bytes that each request of an outline takes in a frame.
 pub(crate) const ENTRY_BYTES: usize = 4;
 /// How deep a value may be nested: a guided read takes four times the stack of a plain one. This
 /// many levels take 140 KB of it, and 600 KB without optimization.

@@ -33,7 +33,7 @@ pub fn part<T: KeyPart>(part: &T) -> Part<'_> {
     part
 }
 
-/// The same for a parameter whose type is made of the function's type parameters. What one of these lacks is
+/// Does the same for a parameter whose type is made of the function's type parameters. What one of these lacks is
 /// `Serialize`, and the compiler proposes it where the bound is that.
 #[inline]
 pub fn generic_part<T: Serialize>(part: &T) -> Part<'_> {

@@ -1,4 +1,4 @@
-//! What memcached has of a value: its bytes, its shape and its outline. How a value is written so
+//! A value as memcached has it: its bytes, its shape and its outline. How a value is written so
 //! that every process reads it back as what it is, and how it is read.
 
 use std::any::TypeId;

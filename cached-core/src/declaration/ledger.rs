@@ -30,7 +30,7 @@ impl Ledger {
         self.declarations.iter().copied()
     }
 
-    /// What is wrong with the declarations, as far as the program has found out by now: names that
+    /// Returns what is wrong with the declarations, as far as the program has found out by now: names that
     /// are shared, values that have to stay out of memcached, and options that mean nothing for the values
     /// that were seen. Empty when all is well.
     #[must_use]

@@ -23,6 +23,7 @@ mod place;
 mod probe;
 mod protocol;
 mod queue;
+mod renewals;
 mod runtimes;
 mod server;
 mod timer;
@@ -40,10 +41,11 @@ use crate::config::Config;
 use crate::key::Key;
 use background::BackgroundWrites;
 pub(crate) use background::Write;
-use lease::Renewals;
-pub(crate) use lease::{Lease, LeaseRequest};
+pub(crate) use lease::Lease;
 pub(crate) use marker::Marker;
 pub(crate) use place::RemoteKey;
+pub(crate) use renewals::LeaseRequest;
+use renewals::Renewals;
 use server::Server;
 use winners::Winners;
 
@@ -80,12 +82,12 @@ pub(crate) enum Found {
     Nothing,
 }
 
-/// What a read shows of another caller's lease.
+/// Another caller's lease, as a read shows it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Busy {
     /// The CAS of its placeholder or marker.
     pub(crate) cas: Option<u64>,
-    /// What its holder says of the fetch, once it has renewed the lease.
+    /// The holder's own word on the fetch, once it has renewed the lease.
     pub(crate) marker: Option<Marker>,
 }
 

@@ -1,4 +1,4 @@
-//! What is read inside a value: the members of a struct, a sequence or a map, and an enum's variant.
+//! Reads inside a value: the members of a struct, a sequence or a map, and an enum's variant.
 
 use std::fmt;
 

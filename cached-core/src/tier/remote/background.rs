@@ -21,7 +21,7 @@ const MOST_WORKERS: usize = 64;
 const MOST_AT_ONCE: usize = 128;
 /// Writes of more bytes than this are not queued.
 const MOST_QUEUED_BYTES: usize = 64 << 20;
-/// What a queued write takes in memory beside its value.
+/// The memory that a queued write takes beside its value.
 const WRITE_BYTES: usize = 512;
 
 /// A write. It may be begun again after it was begun elsewhere and not finished, so all that it does to

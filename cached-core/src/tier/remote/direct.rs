@@ -13,7 +13,7 @@ use super::pipeline::Pipeline;
 pub(super) struct DirectExchange {
     pipeline: Arc<Pipeline>,
     exchange: Option<Pin<Box<dyn Future<Output = Answer> + Send>>>,
-    /// What the command may win, as a command of its own.
+    /// The command, if it may win a right that is to be given back.
     command: Option<Command>,
 }
 

@@ -23,7 +23,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 /// How long a write waits for a runtime that may not be driven.
 const OVERDUE_AFTER: Duration = Duration::from_millis(250);
 
-/// What the thread is asked to do.
+/// A request to the thread.
 enum Task {
     /// To carry out a write, and to drop the sender once it is done.
     Write(QueuedWrite, Sender<()>),

@@ -1,4 +1,4 @@
-//! What a server is, found out before anything is written to it.
+//! Finds out what a server is before anything is written to it.
 //!
 //! The server is asked for its version, and then to renew a lease that does not exist. It says that
 //! there is none. An older one does not understand the question in one way or another, and takes the
@@ -41,7 +41,7 @@ pub(super) async fn probe(
     }
 }
 
-/// What the answer says of the server; `None` if there is not enough of it.
+/// Judges the server by its answer; `None` if there is not enough of it.
 fn judge(answer: &[u8]) -> Option<Result<(), Failure>> {
     let mut lines = answer.split_inclusive(|&byte| byte == b'\n').filter_map(|line| {
         let line = line.strip_suffix(b"\n")?;

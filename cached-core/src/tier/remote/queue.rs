@@ -10,7 +10,7 @@ use super::command::{Answer, Command};
 pub(super) const BATCH: usize = 512;
 /// The most bytes in a batch. A larger command travels alone.
 const BATCH_BYTES: usize = 256 << 10;
-/// What a command takes beside its frame: in memory, and at most on its way.
+/// The bytes that a command takes beside its frame: in memory, and at most on its way.
 const COMMAND_BYTES: usize = 320;
 /// The most bytes that wait. Beyond that a command is refused at once.
 const WAITING_BYTES: usize = 64 << 20;
@@ -26,7 +26,7 @@ struct QueuedCommand {
     waiter: Waiter,
 }
 
-/// Who is told a command's answer; `None` if nobody waits for it.
+/// The sender that tells a command's answer; `None` if nobody waits for it.
 pub(super) type Waiter = Option<oneshot::Sender<Answer>>;
 
 /// Commands that travel together, with their waiters in the same order.

@@ -48,7 +48,7 @@ pub(super) struct Wire<S> {
 pub(super) enum ExchangeEnd {
     /// Every command was answered.
     Answered,
-    /// What the server said is not an answer.
+    /// The server said something that is not an answer.
     Failed(Failure),
     Closed {
         error: io::Error,
