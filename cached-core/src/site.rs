@@ -39,7 +39,7 @@ pub(crate) struct Site {
     pub(crate) value_type: &'static ValueType,
     /// The ttl given with this call, where the declaration has none that is fixed.
     pub(crate) ttl: Option<Duration>,
-    /// What the function says that its values weigh, if it does.
+    /// The function's option `weight`, if it has one.
     pub(crate) weigher: Option<Weigher>,
 }
 

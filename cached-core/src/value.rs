@@ -134,7 +134,7 @@ pub(crate) struct ValueType {
     pub(crate) name: fn() -> &'static str,
 }
 
-/// What a function says that its values weigh.
+/// The option `weight` of a function: how much its values weigh.
 pub(crate) type Weigher = Arc<dyn Fn(&Value) -> Option<usize> + Send + Sync>;
 
 /// Makes it of the option `weight`. Where that panics, the value weighs what serde shows of it.

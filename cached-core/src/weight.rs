@@ -1,4 +1,4 @@
-//! What a value takes in memory, as far as serde shows it.
+//! Estimates the memory that a value takes, as far as serde shows it.
 //!
 //! `size_of` says what a value takes in its own place; what it owns on the heap is counted while it is serialized,
 //! to nowhere: texts by their length, sequences and maps by their elements at the size that these have in memory.

@@ -134,7 +134,7 @@ fn refreshing(args: &Args, function: &Function, errors: &mut Errors) {
     }
 }
 
-/// What to take or to return in place of a borrow of this type.
+/// Names the type to take or to return in place of a borrow of this type.
 pub(crate) fn owned(borrowed: &Type) -> String {
     match bare(borrowed).as_str() {
         "str" => "a `String`".to_owned(),

@@ -1,4 +1,4 @@
-//! What counts as absent, and so is not cached: a `None`, and the `Err` of a function declared `infallible`.
+//! Absent values, which are not cached: a `None`, and the `Err` of a function declared `infallible`.
 //! The type decides, not what its `Serialize` goes through.
 #![allow(missing_docs)]
 

@@ -88,7 +88,7 @@ pub(super) struct LocalEntry {
 
 /// A millisecond, nearly: a shift takes less than a division.
 const LIFE_UNIT: u32 = 20;
-/// What an entry costs beside its key and value: the store's own records of it, each an allocation. It was measured,
+/// The cost of an entry beside its key and value: the store's own records of it, each an allocation. It was measured,
 /// as the memory of a process that keeps 200,000 entries.
 const OVERHEAD: usize = 400;
 

@@ -126,7 +126,7 @@ impl Health {
     }
 }
 
-/// What the answers of one exchange say of the server.
+/// The evidence on the server that the answers of one exchange give.
 #[derive(Default)]
 pub(super) struct HealthReport {
     /// True if a command was answered.
@@ -170,7 +170,7 @@ impl HealthReport {
     }
 }
 
-/// What an exchange says of the server; a failure says why.
+/// The verdict of one exchange on the server; a failure says why.
 pub(super) enum Verdict {
     Answers,
     /// It is there, and refuses what no server should.

@@ -75,8 +75,7 @@ enum Phase {
 }
 
 impl Lease {
-    /// A lease to fill what is missing, renewed while it is held.
-    /// Its placeholder lasts for `lease`, and its fetch is expected to take `expected`, which is zero
+    /// A lease to fill what is missing, renewed while it is held. Its placeholder lasts for `lease`, and its fetch is expected to take `expected`, which is zero
     /// if nothing is known.
     pub(crate) fn new(
         remote: &Arc<Remote>,

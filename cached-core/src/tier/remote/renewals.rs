@@ -79,11 +79,11 @@ impl Renewals {
         }
     }
 
-    /// Whether a runtime renews the lease.
+    /// Returns true if a runtime renews the lease.
     pub(super) fn has(&self, lease: &Arc<HeldLease>) -> bool {
         let lease = Arc::downgrade(lease);
-        let mut leases = self.runtimes();
-        leases.iter_mut().any(|(_, due)| due.iter().any(|(_, known)| known.ptr_eq(&lease)))
+        let runtimes = self.runtimes();
+        runtimes.iter().any(|(_, due)| due.iter().any(|(_, known)| known.ptr_eq(&lease)))
     }
 
     fn runtimes(&self) -> MutexGuard<'_, Vec<(Id, Due)>> {

@@ -323,7 +323,7 @@ fn an_error_of_the_server_is_one_commands_and_a_line_it_did_not_understand_ends_
             b"SERVER_ERROR object too large for cache\r\nSTORED\r\nEN\r\n",
             &[Some(ErrorKind::TooLarge), None, None],
         ),
-        // What follows may be an answer to a piece of the value.
+        // The next answer may be to a piece of the value.
         (b"CLIENT_ERROR bad data chunk\r\nSTORED\r\nEN\r\n", &[]),
     ];
     for (said, expected) in cases {
