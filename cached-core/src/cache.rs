@@ -30,7 +30,7 @@ struct Inner {
     config: Config,
     counters: Box<[Counters]>,
     flights: Arc<Flights>,
-    local: Local,
+    local: Arc<Local>,
     remote: Option<Arc<Remote>>,
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::flight::{Followed, Follower, LastWaker, Leader, Outcome, Role, poll_work};
 use crate::site::Site;
 use crate::stats::Counters;
-use crate::tier::local::{Mark, Refresh, Ticket, drop_aside};
+use crate::tier::local::{Refresh, Ticket, drop_aside};
 use crate::tier::remote::{Lease, RemoteKey};
 use crate::tier::request::Request;
 use crate::value::{Returns, SharedError, Split, Value, Weigher};
@@ -27,8 +27,6 @@ const SLOW_FETCH: Duration = Duration::from_secs(15);
 pub(crate) struct Missed {
     pub(crate) site: Site,
     pub(crate) request: Option<Request>,
-    /// That the local tier was looked in, and had nothing.
-    pub(crate) looked: Option<Mark>,
 }
 
 /// How a missed call goes on.
@@ -369,7 +367,7 @@ impl Missed {
         let looked = match self.force_miss() {
             true => Err(site.ticket()),
             // Between this call's look and its lead another may have fetched.
-            false => site.look_locally_or_ticket(self.looked),
+            false => site.look_locally_or_ticket(),
         };
         let ticket = match looked {
             Ok(value) => {

@@ -14,6 +14,23 @@ impl Coarse {
         Coarse(coarsetime::Instant::now_without_cache_update().as_ticks())
     }
 
+    /// The last time that there is.
+    pub(crate) const NEVER: Coarse = Coarse(u64::MAX);
+
+    /// How long it is from then to this; zero where it was before.
+    pub(crate) fn since(self, then: Coarse) -> Duration {
+        coarsetime::Duration::from_ticks(self.0.saturating_sub(then.0)).into()
+    }
+
+    /// As a number to be kept in an atomic one.
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn of_number(number: u64) -> Coarse {
+        Coarse(number)
+    }
+
     /// In milliseconds since some time before the program began.
     pub(crate) fn millis(self) -> u64 {
         coarsetime::Duration::from_ticks(self.0).as_millis()

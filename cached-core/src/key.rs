@@ -46,7 +46,7 @@ const FORMAT: u8 = 1;
 const HEAD: usize = 8;
 
 /// The head of a key of this process: a hash of what follows it, and its declaration's index.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Head(u64);
 
 impl Head {
@@ -77,12 +77,16 @@ impl Head {
 
     /// In all bits of a word: tables look at the highest as well as at the lowest.
     pub(crate) fn spread(self) -> u64 {
-        // 2^64 through the golden ratio, and the halves changed over.
-        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
+        spread(self.0)
     }
 }
 
-/// For tables of keys: takes the hash that every key has in its head.
+fn spread(word: u64) -> u64 {
+    // 2^64 through the golden ratio, and the halves changed over.
+    word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
+}
+
+/// For tables of keys: takes the hash that every key has in its head, in which its declaration is too.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ByHead;
 
@@ -95,19 +99,26 @@ impl BuildHasher for ByHead {
 }
 
 #[derive(Default)]
-pub(crate) struct HeadHasher(Head);
+pub(crate) struct HeadHasher(u32);
 
 impl hash::Hasher for HeadHasher {
+    /// The hash of a head.
+    #[inline]
+    fn write_u32(&mut self, hash: u32) {
+        self.0 = hash;
+    }
+
     /// A key, as one piece.
     fn write(&mut self, key: &[u8]) {
-        self.0 = Head::of(key);
+        self.0 = Head::of(key).hash();
     }
 
     /// Its length.
     fn write_usize(&mut self, _: usize) {}
 
+    #[inline]
     fn finish(&self) -> u64 {
-        self.0.spread()
+        spread(self.0.into())
     }
 }
 

@@ -18,10 +18,10 @@ pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
 use crate::entry::CacheEntry;
 pub use crate::key::Parts;
 use crate::key::{Bytes, Head, KeyPart, Part, Sought};
-use crate::tier::local::mirror;
+use crate::tier::local::index::Reading;
 use crate::tier::request;
 pub use crate::value::{ByType, Errors, Returned, Sharing, Whole};
-use crate::value::{CachedValue, Returns, TypeOf, Value};
+use crate::value::{CachedValue, Returns, TypeOf, Value, is_cloned_at_once};
 pub use answer::{Answer, Call};
 use asked::Asked;
 pub use asked::Met;
@@ -93,8 +93,15 @@ macro_rules! __begin {
                     if let ::core::option::Option::Some(hit) = looked.answered(&request) {
                         return looked.returned(hit);
                     }
-                } else if let ::core::option::Option::Some(thread) = looked.thread() {
-                    if let ::core::option::Option::Some(hit) = looked.kept(&thread) {
+                } else {
+                    let mut held = ::core::option::Option::None;
+                    if let ::core::option::Option::Some(reading) = looked.reading() {
+                        if let ::core::option::Option::Some(hit) = looked.lent(&reading, &mut held)
+                        {
+                            return looked.returned(hit);
+                        }
+                    }
+                    if let ::core::option::Option::Some(hit) = looked.held(&held) {
                         return looked.returned(hit);
                     }
                 }
@@ -227,6 +234,7 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
             asked: self.asked(),
             cache: self.cache,
             cast: |value| value.downcast_ref(),
+            cloned_at_once: is_cloned_at_once::<V>,
             join: cloned::<R, M>,
             returns: Returns::new::<M>(self.errors),
         }
@@ -270,6 +278,7 @@ pub struct Look<'k, R, V, P, C> {
     asked: Asked<P, C>,
     cache: Option<&'k Cache>,
     cast: fn(&Value) -> Option<&V>,
+    cloned_at_once: fn() -> bool,
     join: fn(&V) -> R,
     returns: Returns<R, V>,
 }
@@ -287,15 +296,26 @@ impl<'k, R, V, I: Parts, W: Parts, C: Parts> Look<'k, R, V, (I, W), C> {
     /// Hashes the key.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn hashed<'c>(self, current: &'c Current<'_>) -> Looked<'c, R, V, (I, W), C> {
-        let Look { asked, cast, join, returns, .. } = self;
+        let Look { asked, cast, cloned_at_once, join, returns, .. } = self;
         let cache = current.cache();
         // Of a copy: what is lent to a function that is not inlined is in memory, and not in
         // registers, also for everyone else.
         let copy = asked;
         let key = if cache.is_enabled() { copy.hashed() } else { None };
-        Looked { head: key.map(|key| key.head()), asked, cache, cast, join, returns }
+        Looked {
+            head: key.map(|key| key.head()),
+            asked,
+            cache,
+            cast,
+            cloned_at_once,
+            join,
+            returns,
+        }
     }
 }
+
+/// A value of the local tier, for the time of its clone.
+pub struct Held(Value);
 
 /// A call whose key is hashed, if it has one and the cache is on.
 pub struct Looked<'c, R, V, P, C> {
@@ -303,6 +323,7 @@ pub struct Looked<'c, R, V, P, C> {
     cache: &'c Cache,
     head: Option<Head>,
     cast: fn(&Value) -> Option<&V>,
+    cloned_at_once: fn() -> bool,
     join: fn(&V) -> R,
     returns: Returns<R, V>,
 }
@@ -330,17 +351,33 @@ impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
         Some(value)
     }
 
-    /// Takes what this thread keeps, where the answer may be in that.
+    /// Reads the local tier, where the answer may be in that.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn thread(&self) -> Option<mirror::InHand> {
-        if self.asked.declaration.is_plain() { mirror::InHand::take() } else { None }
+    pub fn reading(&self) -> Option<Reading<'_>> {
+        if self.asked.declaration.is_plain() { self.cache.local().read() } else { None }
     }
 
-    /// What this thread keeps of the entry.
+    /// What the local tier has, where that is the answer as it is: lent where its clone takes no time,
+    /// else held, so that no garbage waits for the clone.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn kept<'h>(&self, thread: &'h mirror::InHand) -> Option<&'h V> {
+    pub fn lent<'h>(&self, reading: &'h Reading<'_>, held: &mut Option<Held>) -> Option<&'h V> {
         let head = self.head?;
-        let value = self.cache.local().find_kept(thread, &self.asked.with(head))?;
+        let value = self.cache.local().find(reading, &self.asked.with(head))?;
+        if !(self.cloned_at_once)() {
+            *held = Some(Held(Arc::clone(value)));
+            return None;
+        }
+        self.count(head, value)
+    }
+
+    /// What is held of it.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub fn held<'h>(&self, held: &'h Option<Held>) -> Option<&'h V> {
+        self.count(self.head?, &held.as_ref()?.0)
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn count<'h>(&self, head: Head, value: &'h Value) -> Option<&'h V> {
         let value = (self.cast)(value)?;
         self.cache.counters_at(head.index()).local_hits.add();
         Some(value)

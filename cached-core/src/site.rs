@@ -8,7 +8,7 @@ use crate::declaration::Declaration;
 use crate::frame::{self, Opened};
 use crate::key::{Bytes, canonical};
 use crate::stats::Counters;
-use crate::tier::local::{Life, Local, Mark, Refresh, Ticket, Write, ahead_of, drop_aside};
+use crate::tier::local::{Life, Local, Refresh, Ticket, Write, ahead_of, drop_aside};
 use crate::tier::remote::{
     Item, LONGEST_TTL, Lease, Remote, RemoteError, RemoteKey, whole_seconds,
 };
@@ -108,9 +108,9 @@ impl Site {
     }
 
     /// The same, or a ticket for what is to be published where nothing is found.
-    pub(crate) fn look_locally_or_ticket(&self, looked: Option<Mark>) -> Result<Value, Ticket> {
+    pub(crate) fn look_locally_or_ticket(&self) -> Result<Value, Ticket> {
         match self.local() {
-            Some(local) => local.get_or_ticket(&self.key, looked),
+            Some(local) => local.get_or_ticket(&self.key),
             None => Err(self.ticket()),
         }
     }

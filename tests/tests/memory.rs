@@ -72,5 +72,5 @@ fn takes_little_more(digits: usize) {
         |measured: allocation_counter::AllocationInfo| measured.bytes_current / ENTRIES as i64;
     let (ours, alone) = (bytes(ours), bytes(alone));
     println!("bytes an entry, {digits} digits: {ours}, moka alone {alone}");
-    assert!(ours - alone <= 64, "{ours} bytes an entry, moka alone {alone}");
+    assert!(ours - alone <= 96, "{ours} bytes an entry, moka alone {alone}");
 }

@@ -37,7 +37,7 @@ fn a_hit_allocates_nothing() {
         }
     };
     runtime.block_on(async {
-        // Until the store has done what it puts off, and this thread has what it keeps.
+        // Until the store has done what it puts off.
         for _ in 0..40 {
             ask().await;
             cache.scope(ask()).await;

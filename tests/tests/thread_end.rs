@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use cached_core::{Cache, RequestScope, coordinator_cached};
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,7 @@ fn cache() -> Cache {
 
 thread_local! {
     /// One is there before the thread's first call, one after it: whatever the order in which they go,
-    /// one has gone before what the thread keeps.
+    /// one has gone before what a call needs.
     static BEFORE: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
     static AFTER: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
@@ -86,72 +87,104 @@ async fn panics(number: u64) -> Result<Arc<Panics>, std::io::Error> {
     Ok(Arc::new(Panics(number)))
 }
 
-/// Asks in a cache that is gone then: by way of another thread, so that this one keeps the answers.
-fn keep(ask: impl Fn()) {
-    let cache = cache();
-    BEFORE.with_borrow_mut(Vec::clear);
-    for _ in 0..3 {
-        at_once(cache.scope(async { ask() }));
-    }
-    AFTER.with_borrow_mut(Vec::clear);
-    thread::spawn(move || drop(cache)).join().expect("it drops it");
-}
-
-fn keep_on_a_thread_that_ends(ask: impl Fn() + Send + 'static) {
-    thread::spawn(move || keep(ask)).join().expect("it ends");
-}
-
-/// A look further than what a thread keeps.
+/// Makes a call, of which the last part drops what was put aside.
 fn look() {
     static NEXT: AtomicU64 = AtomicU64::new(1_000);
     at_once(plain(NEXT.fetch_add(1, Ordering::Relaxed))).expect("it answers");
 }
 
-#[test]
-fn what_a_thread_kept_is_dropped_by_another_that_looks() {
-    let _turn = turn();
-    let before = PUT_DOWN.load(Ordering::Relaxed);
-    let dropped = || PUT_DOWN.load(Ordering::Relaxed) - before;
-    keep_on_a_thread_that_ends(|| {
-        for number in 0..10 {
-            at_once(uses(number)).expect("it answers");
-        }
-    });
-    assert_eq!(dropped(), 0, "at the end of a thread none is dropped");
-    look();
-    assert_eq!(dropped(), 10);
-}
-
-fn three_that_panic() {
-    for number in 0..3 {
-        at_once(panics(number)).expect("it answers");
-    }
-}
-
-/// Each look drops one of the three that panic.
-fn look_until_none_is_left(before: u64) {
-    for dropped in 1..=3 {
-        assert!(catch_unwind(AssertUnwindSafe(look)).is_err());
-        assert_eq!(PUT_DOWN.load(Ordering::Relaxed), before + dropped);
-    }
-    look();
-}
-
+/// Each goes with the cache. One that panics ends the drop of the cache, and the next look drops the rest.
 #[test]
 fn one_that_panics_when_it_is_dropped_takes_no_other_with_it() {
     let _turn = turn();
     let before = PUT_DOWN.load(Ordering::Relaxed);
-    keep_on_a_thread_that_ends(three_that_panic);
-    assert_eq!(PUT_DOWN.load(Ordering::Relaxed), before, "at the end of a thread none is dropped");
-    look_until_none_is_left(before);
+    let cache = cache();
+    for number in 0..3 {
+        at_once(cache.scope(panics(number))).expect("it answers");
+    }
+    assert_eq!(PUT_DOWN.load(Ordering::Relaxed), before);
+    catch_unwind(AssertUnwindSafe(|| drop(cache))).ok();
+    // The sweeper may drop some of them.
+    let give_up = Instant::now() + Duration::from_secs(10);
+    while PUT_DOWN.load(Ordering::Relaxed) < before + 3 && Instant::now() < give_up {
+        catch_unwind(look).ok();
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(PUT_DOWN.load(Ordering::Relaxed), before + 3);
+}
+
+thread_local! {
+    static AT_THE_END: AtTheEnd = const { AtTheEnd(RefCell::new(None)) };
+}
+
+/// Makes a call when its thread ends.
+struct AtTheEnd(RefCell<Option<Box<dyn FnOnce()>>>);
+
+impl Drop for AtTheEnd {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            call();
+        }
+    }
+}
+
+/// On a thread that has made a call before, or not: the end of that takes away what a call needs.
+fn at_the_end_of_a_thread(call: impl Fn() + Copy + Send + 'static) {
+    for calls_before in [false, true] {
+        let thread = thread::spawn(move || {
+            // What is used first goes last.
+            if calls_before {
+                call();
+            }
+            AT_THE_END.with(|AtTheEnd(at_the_end)| at_the_end.replace(Some(Box::new(call))));
+            if !calls_before {
+                call();
+            }
+        });
+        thread.join().expect("it ends");
+    }
 }
 
 #[test]
-fn one_that_panics_on_the_thread_that_kept_it_takes_no_other_with_it() {
+fn a_call_at_the_end_of_a_thread_is_answered() {
     let _turn = turn();
-    let before = PUT_DOWN.load(Ordering::Relaxed);
-    keep(three_that_panic);
-    look_until_none_is_left(before);
+    static ANSWERED: AtomicU64 = AtomicU64::new(0);
+    at_the_end_of_a_thread(|| {
+        assert_eq!(at_once(counted(7)).expect("it answers"), 7);
+        ANSWERED.fetch_add(1, Ordering::Relaxed);
+    });
+    assert_eq!(ANSWERED.load(Ordering::Relaxed), 4);
+}
+
+#[test]
+fn what_is_invalidated_at_the_end_of_a_thread_is_gone() {
+    let _turn = turn();
+    static FETCHES: AtomicU64 = AtomicU64::new(0);
+    at_the_end_of_a_thread(|| {
+        at_once(counted_entry(8).invalidate()).expect("there is no memcached");
+        FETCHES.fetch_add(fetches_of(8), Ordering::Relaxed);
+    });
+    // Each was fetched anew after that, by another thread.
+    assert_eq!(FETCHES.load(Ordering::Relaxed), 4);
+}
+
+static FETCHED: AtomicU64 = AtomicU64::new(0);
+
+#[coordinator_cached(name = "counted", overwrite(reason = "it is removed"), entry = counted_entry)]
+async fn counted(number: u64) -> Result<u64, std::io::Error> {
+    FETCHED.fetch_add(1, Ordering::Relaxed);
+    Ok(number)
+}
+
+/// How often a call on a thread of its own, which goes on, fetches.
+fn fetches_of(number: u64) -> u64 {
+    let call = move || {
+        let before = FETCHED.load(Ordering::Relaxed);
+        at_once(counted(number)).expect("it answers");
+        at_once(counted(number)).expect("it answers");
+        FETCHED.load(Ordering::Relaxed) - before
+    };
+    thread::spawn(call).join().expect("it answers")
 }
 
 /// The map collects the garbage of all threads wherever it comes to that: every 128 times that a
@@ -190,7 +223,7 @@ fn a_program_that_ends_in_a_request_ends_as_it_says() {
     const ENDS: &str = "ENDS_IN_A_REQUEST";
     if std::env::var_os(ENDS).is_some() {
         at_once(RequestScope::new().run(async {
-            keep(|| assert_eq!(at_once(uses(1)).expect("it answers").0, 1));
+            assert_eq!(at_once(uses(1)).expect("it answers").0, 1);
             std::process::exit(7);
         }));
     }

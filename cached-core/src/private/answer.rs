@@ -75,7 +75,7 @@ impl<R: 'static, V: 'static> Call<R, V> {
             State::Due(due) => {
                 let (value, site) = *due;
                 let Some(returned) = returns.joined(&value) else { return fetch.await };
-                Missed { site, request: None, looked: None }.refresh_local(returns, fetch);
+                Missed { site, request: None }.refresh_local(returns, fetch);
                 return returned;
             }
             State::Missed(missed) => {

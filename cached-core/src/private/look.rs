@@ -54,32 +54,22 @@ fn look_in_tiers(
     let Some(counters) = cache.counters(declaration) else { return bypass(cache, declaration) };
     let request = Request::current();
     let force_miss = request.is_some_and(|request| request.force_miss());
-    let mut looked = None;
-    if !force_miss && declaration.uses_local() {
-        // What this thread keeps was looked at already, where that could be the answer.
-        let found = match request.is_none() && declaration.is_plain() {
-            true => cache.local().get_from_store(key),
-            false => cache.local().get(key),
+    let looks = !force_miss && declaration.uses_local();
+    if let Some(value) = looks.then(|| cache.local().get(key)).flatten() {
+        counters.local_hits.add();
+        let value = match request {
+            Some(request) => request.keep(cache.id(), &Arc::from(key), value),
+            None => value,
         };
-        match found {
-            Ok(value) => {
-                counters.local_hits.add();
-                let value = match request {
-                    Some(request) => request.keep(cache.id(), &Arc::from(key), value),
-                    None => value,
-                };
-                if !declaration.refreshed_ahead().is_zero()
-                    && let Some(site) = site()
-                {
-                    return Some(State::Due(Box::new((value, site))));
-                }
-                return if serve(&value) { None } else { bypass(cache, declaration) };
-            }
-            Err(mark) => looked = Some(mark),
+        if !declaration.refreshed_ahead().is_zero()
+            && let Some(site) = site()
+        {
+            return Some(State::Due(Box::new((value, site))));
         }
+        return if serve(&value) { None } else { bypass(cache, declaration) };
     }
     match site() {
-        Some(site) => Some(State::Missed(Begun::missed(Missed { site, request, looked }))),
+        Some(site) => Some(State::Missed(Begun::missed(Missed { site, request }))),
         None => bypass(cache, declaration),
     }
 }

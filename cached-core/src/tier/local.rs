@@ -1,56 +1,59 @@
 //! The local tier: this process's memory, bounded by bytes.
+//!
+//! Every hit reads the [`index`]; which entries have to go is the [`policy`]'s to say, and what has
+//! expired is taken out by the [`sweeper`]. Whoever changes the entry of a key holds the lock of its
+//! stripe, and changes the index before the policy: an entry that the policy lets go of at once is
+//! found there. Taking an entry out needs no lock, for it is told from every other.
 
+mod aside;
 mod entry;
-pub(crate) mod mirror;
+pub(crate) mod index;
 mod order;
+mod policy;
 mod refresh;
-mod store;
+mod sweeper;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use moka::sync::Cache;
-
-use entry::{ByEntry, LocalEntry, Since, StoredKey, Wanted};
-use mirror::{InHand, Kept};
+use entry::{Entry, EntryId, Given, Known, Since, weigh};
+use index::{Index, Reading};
 use order::{Sequence, Sequences};
+use policy::Policy;
 use refresh::Refreshing;
-use store::{Inside, Store};
 
-use crate::clock::Clock;
-use crate::key::{ByHead, Head, Sought};
+use crate::clock::{Clock, Coarse};
+use crate::key::{Head, Sought};
 use crate::value::Value;
 
+pub(crate) use aside::drop_aside;
 pub(crate) use entry::Life;
 pub(crate) use refresh::{Refresh, ahead_of};
-pub(crate) use store::drop_aside;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The part of its capacity that the mirrors may keep alive: one in so many bytes.
-const MIRRORED: u64 = 16;
-/// In the last bit of its life an entry is looked up in the store, with the precise clock. The
-/// coarse one may be behind by a tick of the system's timer, which is some milliseconds.
-const LAST_BIT: Duration = Duration::from_secs(1);
+/// The policy is told of a hit when so many others were stored since it was told of that entry last:
+/// often enough to see that the entry is in use, long before it is its turn to go. While nothing is
+/// stored nothing has to go.
+const TOLD_AFTER: u32 = 16;
 
-/// A hit of an entry is passed on to the store when so many others were stored since the last one
-/// was: often enough for the store to see that the entry is in use, long before it is its turn to
-/// go. While nothing is stored nothing has to go.
-const PASSED_ON: u64 = 16;
+/// So many entries are taken out by one sweep, so that it takes a bounded time and memory,
+const SWEPT_AT_ONCE: usize = 1 << 16;
+/// and so many while other garbage waits.
+const SWEPT_BETWEEN: usize = 1 << 8;
 
-/// Keys share so many marks; see [`mirror`]. Few, so that they stay in the processor's first cache: a
-/// change makes each thread look up one in 256 of what it keeps once more.
-const MARKS: usize = 256;
+/// Keys share so many locks.
+const STRIPES: usize = 256;
 
 /// Apart from what every hit reads and nobody writes.
 #[derive(Default)]
 #[repr(align(128))]
-struct Apart(AtomicU64);
+struct Apart(AtomicU32);
 
-/// Keys that share a mark.
+/// Keys that share a lock.
 #[derive(Default)]
 struct Stripe {
     /// Held by whoever changes the store, so that no publication can slip in behind the invalidation
@@ -63,19 +66,22 @@ struct Stripe {
 }
 
 pub(crate) struct Local {
-    /// Tells this store's entries in a mirror from every other's.
-    id: u64,
-    entries: Store,
-    /// What the mirrors may keep alive, in bytes.
-    mirrored: u64,
-    marks: Box<[AtomicU64; MARKS]>,
-    /// How often something was stored.
+    index: Index,
+    policy: Policy,
+    /// How often something was stored while entries may have to go.
     stored: Apart,
     since: Since,
     refreshing: Arc<Refreshing>,
     stripes: Vec<Stripe>,
     clock: Clock,
+    /// When the first entry is of no use any more, or sooner; a [`Coarse`].
+    first_gone: AtomicU64,
+    /// Dropped after the entries.
+    _rest: Rest,
 }
+
+/// Drops what the entries leave behind, which was put aside like anything else.
+struct Rest;
 
 /// What the local tier was like before a fetch or a remote read began: publishing under it does
 /// nothing if the key was invalidated or overwritten since. Keys share stripes, so a publication
@@ -86,15 +92,7 @@ pub(crate) struct Ticket {
     /// When what is published under it was asked for.
     sequence: Sequence,
     count: u64,
-    /// The key's mark, where the key was looked for under it and not found: while the mark stands,
-    /// the key is not there. See [`mirror`].
-    absent: Option<Mark>,
 }
-
-/// What a key's mark was before it was looked for and not found. While it is the same, the key is
-/// not there. See [`mirror`].
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Mark(u64);
 
 /// Whether a publication may replace an entry that is still alive.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,119 +103,104 @@ pub(crate) enum Write {
 }
 
 impl Local {
-    pub(crate) fn new(capacity: u64, clock: Clock) -> Local {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let since = Since(clock.now());
-        let entries = Cache::builder()
-            .max_capacity(capacity)
-            .weigher(|key: &StoredKey, entry: &LocalEntry| entry.weigh(key.len()))
-            .expire_after(ByEntry(since))
-            .build_with_hasher(ByHead);
-        Local {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            entries: Store::new(entries),
-            mirrored: capacity / MIRRORED,
+    pub(crate) fn new(capacity: u64, clock: Clock) -> Arc<Local> {
+        let local = Arc::new(Local {
+            index: Index::new(),
+            policy: Policy::new(capacity),
             stored: Apart::default(),
-            since,
+            since: Since::new(&clock),
             refreshing: Refreshing::new(clock.clone()),
-            marks: Box::new([const { AtomicU64::new(0) }; MARKS]),
-            stripes: (0..MARKS).map(|_| Stripe::default()).collect(),
+            stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
             clock,
-        }
+            first_gone: AtomicU64::new(Coarse::NEVER.number()),
+            _rest: Rest,
+        });
+        sweeper::watch(&local);
+        local
     }
 
-    pub(crate) fn get(&self, key: &[u8]) -> Result<Value, Mark> {
-        // Not held where the store is asked, which keeps anew what it has.
-        let kept = InHand::take().and_then(|in_hand| self.find_kept(&in_hand, &key).cloned());
-        kept.map_or_else(|| self.get_from_store(key), Ok)
-    }
-
-    /// The value, if this thread keeps it.
+    /// To be held while something is found. `None` at the end of a thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn find_kept<'h>(
+    pub(crate) fn read(&self) -> Option<Reading<'_>> {
+        self.index.read()
+    }
+
+    /// The value, where it is served as it is: the entry is surely alive, and the policy need not be
+    /// told.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn find<'r>(
         &self,
-        in_hand: &'h InHand,
+        reading: &'r Reading<'_>,
         key: &impl Sought,
-    ) -> Option<&'h Value> {
-        let slot = in_hand.find(self.id, key)?;
-        self.answers(key.head(), slot).then_some(&slot.value)
-    }
-
-    /// Whether what the thread keeps is served: it is what the store has, alive, and not to be
-    /// passed on.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn answers(&self, head: Head, slot: &mirror::Slot) -> bool {
-        slot.mark == self.mark(head.hash()).load(Ordering::Acquire)
-            && self.stored().wrapping_sub(slot.stored) < PASSED_ON
-            && self.clock.coarse() < slot.until
+    ) -> Option<&'r Value> {
+        let (entry, known) = reading.find(key)?;
+        let is_served = entry.is_surely_alive(self.clock.coarse())
+            && !known.is_to_be_told(self.stored(), TOLD_AFTER);
+        is_served.then(|| entry.value())
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn stored(&self) -> u64 {
+    fn stored(&self) -> u32 {
         self.stored.0.load(Ordering::Relaxed)
     }
 
-    /// The same without a look at what this thread keeps.
-    pub(crate) fn get_from_store(&self, key: &[u8]) -> Result<Value, Mark> {
-        let found = self.find_in_store(key);
+    /// The value that a call asks for, of which the policy is told.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
+        let found = self.look(key);
         drop_aside();
         found
     }
 
-    fn find_in_store(&self, key: &[u8]) -> Result<Value, Mark> {
-        mirror::tidy();
-        let mark = self.mark(Head::of(key).hash()).load(Ordering::Acquire);
-        let entry = self.entries.enter().get(&Wanted(key)).ok_or(Mark(mark))?;
-        // moka expires on its own clock's ticks; the promise is on ours.
-        let left = entry.left(self.since, self.clock.now());
-        let weight = entry.weigh(key.len());
-        let value = entry.value.take().filter(|_| !left.is_zero()).ok_or(Mark(mark))?;
-        if left > LAST_BIT {
-            let until = self.clock.coarse() + (left - LAST_BIT);
-            let kept = Kept { mark, until, stored: self.stored(), value: &value, weight };
-            mirror::keep(self.id, key, kept, self.mirrored);
+    fn look(&self, key: &[u8]) -> Option<Value> {
+        let reading = self.read()?;
+        let Some((entry, known)) = self.find_alive(&reading, key) else {
+            drop(reading);
+            if self.policy.is_filling() {
+                self.policy.miss(Head::of(key));
+            }
+            return None;
+        };
+        let (id, value) = (entry.id(), Arc::clone(entry.value()));
+        let stored = self.stored();
+        let is_to_be_told = known.is_to_be_told(stored, TOLD_AFTER);
+        if is_to_be_told {
+            known.is_told(stored);
         }
-        Ok(value)
+        // moka may have much to do, and what goes meanwhile need not wait for that.
+        drop(reading);
+        if is_to_be_told {
+            self.policy.hit(id);
+        }
+        Some(value)
     }
 
-    /// The same for a key that was looked for and not found: if it is not there yet, the store does
-    /// not take that for another wish to have it. It admits what is asked for more often.
+    /// What is alive, by the precise clock.
+    fn find_alive<'r>(
+        &self,
+        reading: &'r Reading<'_>,
+        key: &[u8],
+    ) -> Option<(&'r Entry, &'r Known)> {
+        reading.find(&key).filter(|(entry, _)| entry.is_alive(self.now()))
+    }
+
+    /// The time by the precise clock.
+    fn now(&self) -> Coarse {
+        self.since.time(self.clock.now())
+    }
+
+    /// The same for a key that was looked for and not found: the policy does not take that for another
+    /// wish to have it. It admits what is asked for more often.
     pub(crate) fn get_again(&self, key: &[u8]) -> Option<Value> {
-        let is_there = self.entries.enter().contains_key(&Wanted(key));
-        is_there.then(|| self.get_from_store(key).ok())?
+        let reading = self.read()?;
+        let (entry, _) = self.find_alive(&reading, key)?;
+        Some(Arc::clone(entry.value()))
     }
 
-    /// The same, and a ticket for what is to be published where nothing is found. Nothing has to be
-    /// looked for where it was `looked` for already and nothing has changed since. For who leads a
-    /// flight: no value is dropped here, see [`store`], and none taken into a mirror, which may let go
-    /// of others.
-    pub(crate) fn get_or_ticket(&self, key: &[u8], looked: Option<Mark>) -> Result<Value, Ticket> {
+    /// The same, and a ticket for what is to be published where nothing is found. For who leads a
+    /// flight: no value is dropped here.
+    pub(crate) fn get_or_ticket(&self, key: &[u8]) -> Result<Value, Ticket> {
         let ticket = self.ticket(key);
-        let mark = Mark(self.mark(ticket.hash).load(Ordering::Acquire));
-        let ticket = Ticket { absent: Some(mark), ..ticket };
-        if looked == Some(mark) {
-            return Err(ticket);
-        }
-        self.find_again(key).ok_or(ticket)
-    }
-
-    /// Apart, as it is rare.
-    #[cold]
-    fn find_again(&self, key: &[u8]) -> Option<Value> {
-        let entries = self.entries.enter();
-        self.find_alive(&entries, key)?.value.take()
-    }
-
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn mark(&self, hash: u32) -> &AtomicU64 {
-        &self.marks[hash as usize % MARKS]
-    }
-
-    /// To be called after each change of the store, with the stripe locked; see [`mirror`]. So nobody
-    /// else counts this mark, and what another did before happened before this.
-    fn changed(&self, hash: u32) {
-        let mark = self.mark(hash);
-        mark.store(mark.load(Ordering::Relaxed) + 1, Ordering::Release);
+        self.get_again(key).ok_or(ticket)
     }
 
     /// The duty to refresh the entry, for one caller in the last `ahead` of its life; see
@@ -237,27 +220,24 @@ impl Local {
     }
 
     fn is_due(&self, key: &[u8], ahead: Duration) -> bool {
-        let Some(entry) = self.entries.enter().get(&Wanted(key)) else { return false };
-        let left = entry.left(self.since, self.clock.now());
-        let ahead = ahead_of(entry.life(), ahead);
-        // A hit puts nothing aside: its caller has the value, mostly.
-        drop(entry.value.take());
-        left < ahead
+        let Some(reading) = self.read() else { return false };
+        let Some((entry, _)) = reading.find(&key) else { return false };
+        entry.left(self.now()) < ahead_of(entry.life(), ahead)
     }
 
     /// The value also where it has expired and is kept for a fetch that fails. For who leads a flight:
     /// no other value is dropped here.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
-        let entries = self.entries.enter();
-        let is_kept = |entry: &LocalEntry| !entry.rest(self.since, self.clock.now()).is_zero();
-        entries.get(&Wanted(key)).filter(is_kept)?.value.take()
+        let reading = self.read()?;
+        let (entry, _) = reading.find(&key)?;
+        (self.now() < entry.gone()).then(|| Arc::clone(entry.value()))
     }
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
         let hash = Head::of(key).hash();
         let stripe = self.stripe(hash);
         let count = stripe.invalidated.load(Ordering::Acquire);
-        Ticket { hash, sequence: stripe.fetches.now(), count, absent: None }
+        Ticket { hash, sequence: stripe.fetches.now(), count }
     }
 
     /// Makes the ticket that of a fetch that begins now.
@@ -276,7 +256,7 @@ impl Local {
     }
 
     fn stripe(&self, hash: u32) -> &Stripe {
-        &self.stripes[hash as usize % MARKS]
+        &self.stripes[hash as usize % STRIPES]
     }
 
     /// The right to change the store under this ticket; `None` where it is out of date.
@@ -291,7 +271,7 @@ impl Local {
     /// is put aside, until [`drop_aside`].
     pub(crate) fn publish(
         &self,
-        key: &Arc<[u8]>,
+        key: &[u8],
         ticket: Ticket,
         write: Write,
         value: &Value,
@@ -301,59 +281,149 @@ impl Local {
         if life.fresh.is_zero() {
             return false;
         }
-        let entries = self.entries.enter();
-        let Some(_changing) = self.change(ticket) else { return false };
-        let mark = Mark(self.mark(ticket.hash).load(Ordering::Acquire));
-        let absent = ticket.absent == Some(mark);
-        if !absent
-            && let Some(alive) = self.find_alive(&entries, key)
-            && (write == Write::Once || alive.sequence.is_after(ticket.sequence))
+        let Some(reading) = self.read() else { return false };
         {
-            return false;
+            let Some(_changing) = self.change(ticket) else { return false };
+            let there = reading.find(&key).map(|(entry, _)| entry);
+            if let Some(alive) = there.filter(|entry| entry.is_alive(self.now()))
+                && (write == Write::Once || alive.sequence.is_after(ticket.sequence))
+            {
+                return false;
+            }
+            let given =
+                Given { value, weight: weigh(key.len(), weight), sequence: ticket.sequence };
+            self.put(&reading, key, there.map(Entry::id), given, life);
         }
-        let entry = LocalEntry::new(self.since, ticket.sequence, value, weight, life);
-        entries.insert(StoredKey::new(key), value, entry);
-        self.changed(ticket.hash);
-        self.stored.0.fetch_add(1, Ordering::Relaxed);
+        drop(reading);
+        self.take_out_gone();
         true
     }
 
-    /// The entry, where it is alive. Takes it into no mirror, which may let go of values: a stripe is
-    /// locked, or a flight led. To be dropped inside.
-    fn find_alive(&self, entries: &Inside<'_>, key: &[u8]) -> Option<LocalEntry> {
-        let is_there = entries.contains_key(&Wanted(key));
-        let entry = is_there.then(|| entries.get(&Wanted(key)))??;
-        (!entry.left(self.since, self.clock.now()).is_zero()).then_some(entry)
+    /// Puts an entry into the index, in the place of another, and has it kept.
+    fn put(
+        &self,
+        reading: &Reading<'_>,
+        key: &[u8],
+        there: Option<EntryId>,
+        given: Given<'_>,
+        life: Life,
+    ) {
+        let is_filling = self.policy.is_filling();
+        let stored = match is_filling {
+            true => self.stored.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1),
+            false => self.stored(),
+        };
+        let id = EntryId::new(Head::of(key));
+        let entry = Entry::new(id, key, &self.since, given, life);
+        let gone = entry.gone().number();
+        if let Some(weight) = reading.insert(entry, Known::new(given.weight, stored)) {
+            self.policy.removed(weight);
+        }
+        if let Some(there) = there {
+            self.policy.dismiss(there);
+        }
+        self.policy.admit(id, given.weight);
+        if gone < self.first_gone.load(Ordering::Relaxed)
+            && gone < self.first_gone.fetch_min(gone, Ordering::Relaxed)
+        {
+            sweeper::wake();
+        }
+    }
+
+    /// Takes out what the policy has let go of.
+    fn take_out_gone(&self) {
+        let gone = self.policy.gone();
+        if !gone.is_empty()
+            && let Some(reading) = self.read()
+        {
+            gone.into_iter().for_each(|id| self.remove(&reading, id));
+        }
     }
 
     /// Lets the entry that holds just this `value`, which memcached has now, live for `life`, if it
     /// is still there. If what is there was read in memcached while the value was fetched or on its way,
     /// it goes: memcached has the value, or what has replaced it since.
-    pub(crate) fn extend(&self, key: &Arc<[u8]>, ticket: Ticket, value: &Value, life: Life) {
-        let entries = self.entries.enter();
+    pub(crate) fn extend(&self, key: &[u8], ticket: Ticket, value: &Value, life: Life) {
+        let Some(reading) = self.read() else { return };
         let Some(_changing) = self.change(ticket) else { return };
-        let now = self.clock.now();
-        let Some(entry) = entries.get(&Wanted(key)) else { return };
-        if entry.value.is(value) {
-            let longer = entry.with_life(self.since, value, life);
-            if entry.left(self.since, now) < longer.left(self.since, now) {
-                entries.insert(StoredKey::new(key), value, longer);
-                self.changed(ticket.hash);
+        let Some((entry, known)) = reading.find(&key) else { return };
+        let id = entry.id();
+        if Arc::ptr_eq(entry.value(), value) {
+            let now = self.now();
+            if entry.left(now) < life.left(self.clock.now()) {
+                let given = Given { value, weight: known.weight, sequence: entry.sequence };
+                self.put(&reading, key, Some(id), given, life);
             }
         } else if entry.sequence.is_after(ticket.sequence) && !entry.sequence.is_fetch() {
-            entries.invalidate(&Wanted(key));
-            self.changed(ticket.hash);
+            self.take_out(&reading, id);
+        }
+    }
+
+    /// When it is to be swept next; `None` where no entry will ever be of no use.
+    fn next_sweep(&self) -> Option<Duration> {
+        let gone = Coarse::of_number(self.first_gone.load(Ordering::Relaxed));
+        (gone < Coarse::NEVER).then(|| gone.since(self.now()))
+    }
+
+    /// Takes out what is of no use any more.
+    fn sweep(&self) {
+        let now = self.now();
+        if now < Coarse::of_number(self.first_gone.load(Ordering::Relaxed)) {
+            return;
+        }
+        let mut next = Coarse::NEVER;
+        self.first_gone.store(next.number(), Ordering::Relaxed);
+        let gone = self.read().map(|reading| {
+            let is_gone = |&(entry, _): &(&Entry, &Known)| {
+                let is_gone = entry.gone() <= now;
+                next = if is_gone { next } else { next.min(entry.gone()) };
+                is_gone
+            };
+            let gone = reading.entries().filter(is_gone).take(SWEPT_AT_ONCE);
+            gone.map(|(entry, _)| entry.id()).collect::<Vec<_>>()
+        });
+        let gone = gone.unwrap_or_default();
+        let next = if gone.len() < SWEPT_AT_ONCE { next } else { now };
+        self.first_gone.fetch_min(next.number(), Ordering::Relaxed);
+        for ids in gone.chunks(SWEPT_BETWEEN) {
+            if let Some(reading) = self.read() {
+                ids.iter().for_each(|id| self.take_out(&reading, *id));
+                reading.flush();
+            }
+        }
+        self.take_out_gone();
+    }
+
+    /// `None` at the end of a thread.
+    fn take_out_key(&self, key: &[u8]) -> Option<()> {
+        let reading = self.read()?;
+        if let Some((entry, _)) = reading.find(&key) {
+            self.take_out(&reading, entry.id());
+            reading.flush();
+        }
+        Some(())
+    }
+
+    fn take_out(&self, reading: &Reading<'_>, id: EntryId) {
+        self.remove(reading, id);
+        self.policy.dismiss(id);
+    }
+
+    fn remove(&self, reading: &Reading<'_>, id: EntryId) {
+        if let Some(weight) = reading.remove(id) {
+            self.policy.removed(weight);
         }
     }
 
     /// Removes what has expired and is kept for a fetch that fails, unless the ticket is out of date.
     /// Also for who leads a flight: what goes is put aside, until [`drop_aside`].
     pub(crate) fn remove_expired(&self, key: &[u8], ticket: Ticket) {
-        let entries = self.entries.enter();
+        let Some(reading) = self.read() else { return };
         let Some(_changing) = self.change(ticket) else { return };
-        if self.find_alive(&entries, key).is_none() {
-            entries.invalidate(&Wanted(key));
-            self.changed(ticket.hash);
+        if let Some((entry, _)) = reading.find(&key)
+            && !entry.is_alive(self.now())
+        {
+            self.take_out(&reading, entry.id());
         }
     }
 
@@ -362,21 +432,27 @@ impl Local {
     pub(crate) fn invalidate(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {
         let hash = Head::of(key).hash();
         let stripe = self.stripe(hash);
-        let entries = self.entries.enter();
         let _changing = lock(&stripe.changing);
         let count = stripe.invalidated.load(Ordering::Relaxed);
         let in_time = before.is_none_or(|before| before.count == count);
         let count = count + 1;
         stripe.invalidated.store(count, Ordering::Release);
-        entries.invalidate(&Wanted(key));
-        self.changed(hash);
-        in_time.then_some(Ticket { hash, sequence: stripe.fetches.now(), count, absent: None })
+        if self.take_out_key(key).is_none() {
+            // The thread ends, and the entry is to be gone all the same.
+            std::thread::scope(|scope| {
+                let _ = scope.spawn(|| self.take_out_key(key)).join();
+            });
+        }
+        in_time.then_some(Ticket { hash, sequence: stripe.fetches.now(), count })
     }
 }
 
-impl Drop for Local {
+impl Drop for Rest {
+    /// Not while a value panics that was dropped: another that panics would end the program.
     fn drop(&mut self) {
-        mirror::forget_store();
+        if !std::thread::panicking() {
+            aside::drop_all_aside();
+        }
     }
 }
 

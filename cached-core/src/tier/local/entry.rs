@@ -1,52 +1,44 @@
 //! An entry of the local tier: its key, and a value, its life and its weight, in as few bytes as they
-//! need.
+//! need, and in one piece, of which a hit reads two lines.
 
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use moka::{Equivalent, Expiry};
+use smallvec::SmallVec;
 
+use super::aside::Stored;
 use super::order::Sequence;
-use super::store::Stored;
-use crate::key::{Head, body};
+use crate::clock::{Clock, Coarse};
+use crate::key::{Head, Sought, body};
 use crate::value::Value;
 
-/// A key of an entry. Its head is where the store looks: what that passes on the way to another key,
-/// and all that it looks at when it grows, is mostly in none of the processor's caches.
-#[derive(PartialEq, Eq)]
-pub(super) struct StoredKey {
-    head: Head,
-    body: Box<[u8]>,
+/// In the last bit of its life an entry is looked up with the precise clock. The coarse one may be
+/// behind by a tick of the system's timer, which is some milliseconds.
+const LAST_BIT: Duration = Duration::from_secs(1);
+
+/// The cost of an entry beside its value and a longer key: what the index and the policy keep of it.
+/// It was measured, as the memory of a process that keeps 200,000 entries.
+const OVERHEAD: usize = 400;
+
+/// Tells an entry from others that its index had or has, also of the same key. Where so many were
+/// stored between two that the numbers began anew, one may go in the place of the other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct EntryId {
+    hash: u32,
+    number: u32,
 }
 
-impl StoredKey {
-    pub(super) fn new(key: &[u8]) -> StoredKey {
-        StoredKey { head: Head::of(key), body: Box::from(body(key)) }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        size_of::<Head>() + self.body.len()
+impl EntryId {
+    pub(super) fn new(head: Head) -> EntryId {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        EntryId { hash: head.hash(), number: NEXT.fetch_add(1, Ordering::Relaxed) }
     }
 }
 
-impl Hash for StoredKey {
+impl Hash for EntryId {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        Hash::hash(&self.head, hasher);
-    }
-}
-
-/// A key that the store is asked for.
-pub(super) struct Wanted<'k>(pub(super) &'k [u8]);
-
-impl Hash for Wanted<'_> {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        Hash::hash(&Head::of(self.0), hasher);
-    }
-}
-
-impl Equivalent<StoredKey> for Wanted<'_> {
-    fn equivalent(&self, key: &StoredKey) -> bool {
-        key.head == Head::of(self.0) && *key.body == *body(self.0)
+        hasher.write_u32(self.hash);
     }
 }
 
@@ -59,104 +51,156 @@ pub(crate) struct Life {
     pub(crate) kept: Duration,
 }
 
-/// Times as nanoseconds since a store began, which is half of what an [`Instant`] takes.
-#[derive(Clone, Copy)]
-pub(super) struct Since(pub(super) Instant);
-
-impl Since {
-    fn nanos(self, time: Instant) -> u64 {
-        nanos(time.saturating_duration_since(self.0))
+impl Life {
+    /// How long it answers yet.
+    pub(super) fn left(&self, now: Instant) -> Duration {
+        (self.from + self.fresh).saturating_duration_since(now)
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+/// Times by the precise clock, put down as the coarse one counts: half of what an [`Instant`] takes, and a
+/// hit compares two numbers.
+pub(super) struct Since {
+    began: Instant,
+    coarse: Coarse,
 }
 
-/// Cheap to clone.
-#[derive(Clone)]
-pub(super) struct LocalEntry {
-    pub(super) value: Stored,
-    expires: u64,
+impl Since {
+    pub(super) fn new(clock: &Clock) -> Since {
+        Since { began: clock.now(), coarse: clock.coarse() }
+    }
+
+    pub(super) fn time(&self, time: Instant) -> Coarse {
+        self.coarse + time.saturating_duration_since(self.began)
+    }
+}
+
+pub(super) struct Entry {
+    head: Head,
+    /// What follows the key's head: here where it is short, so that a hit looks nowhere else.
+    body: SmallVec<[u8; 24]>,
+    value: Stored,
+    expires: Coarse,
+    number: u32,
     /// In milliseconds, 49 days at most.
     kept: u32,
-    /// How long it answers in all, in 2^20 nanoseconds, 52 days at most.
+    /// How long it answers in all, in milliseconds, 49 days at most.
     life: u32,
-    weight: u32,
     pub(super) sequence: Sequence,
 }
 
-/// A millisecond, nearly: a shift takes less than a division.
-const LIFE_UNIT: u32 = 20;
-/// The cost of an entry beside its key and value: the store's own records of it, each an allocation. It was measured,
-/// as the memory of a process that keeps 200,000 entries.
-const OVERHEAD: usize = 400;
+/// What the policy knows of an entry.
+pub(super) struct Known {
+    pub(super) weight: u32,
+    /// How many entries had been stored when it was told last that this one is asked for.
+    told: AtomicU32,
+}
 
-impl LocalEntry {
+impl Hash for Entry {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hasher.write_u32(self.head.hash());
+    }
+}
+
+/// By their keys.
+impl PartialEq for Entry {
+    fn eq(&self, other: &Entry) -> bool {
+        self.head == other.head && self.body == other.body
+    }
+}
+
+impl Eq for Entry {}
+
+/// Of which a value the entry is, and how it came.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'v> {
+    pub(super) value: &'v Value,
+    pub(super) weight: u32,
+    pub(super) sequence: Sequence,
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// With a key and a value of so many bytes.
+pub(super) fn weigh(key: usize, value: usize) -> u32 {
+    u32::try_from(value.saturating_add(key + OVERHEAD)).unwrap_or(u32::MAX)
+}
+
+impl Entry {
     pub(super) fn new(
-        since: Since,
-        sequence: Sequence,
-        value: &Value,
-        weight: usize,
+        id: EntryId,
+        key: &[u8],
+        since: &Since,
+        given: Given<'_>,
         life: Life,
-    ) -> LocalEntry {
-        let fresh = nanos(life.fresh);
-        LocalEntry {
+    ) -> Entry {
+        let Given { value, sequence, .. } = given;
+        Entry {
+            head: Head::of(key),
+            body: SmallVec::from_slice(body(key)),
+            number: id.number,
             value: Stored::new(value),
-            expires: since.nanos(life.from).saturating_add(fresh),
-            kept: u32::try_from(life.kept.as_millis()).unwrap_or(u32::MAX),
-            life: u32::try_from(fresh >> LIFE_UNIT).unwrap_or(u32::MAX),
-            weight: u32::try_from(weight).unwrap_or(u32::MAX),
+            expires: since.time(life.from) + life.fresh,
+            kept: millis(life.kept),
+            life: millis(life.fresh),
             sequence,
         }
     }
 
-    /// The same `value` for another life.
-    pub(super) fn with_life(&self, since: Since, value: &Value, life: Life) -> LocalEntry {
-        LocalEntry::new(since, self.sequence, value, self.weight as usize, life)
+    pub(super) fn id(&self) -> EntryId {
+        EntryId { hash: self.head.hash(), number: self.number }
     }
 
-    /// With a key of this length.
-    pub(super) fn weigh(&self, key: usize) -> u32 {
-        self.weight.saturating_add(u32::try_from(key + OVERHEAD).unwrap_or(u32::MAX))
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(super) fn is_of(&self, key: &impl Sought) -> bool {
+        self.head == key.head() && key.is(&self.body)
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(super) fn value(&self) -> &Value {
+        self.value.get()
+    }
+
+    /// Whether it is alive, without a look at the precise clock: in the last bit of its life it is not
+    /// known.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(super) fn is_surely_alive(&self, coarse: Coarse) -> bool {
+        coarse + LAST_BIT < self.expires
+    }
+
+    pub(super) fn is_alive(&self, now: Coarse) -> bool {
+        now < self.expires
     }
 
     /// How long it answers yet; zero where it has expired.
-    pub(super) fn left(&self, since: Since, now: Instant) -> Duration {
-        Duration::from_nanos(self.expires.saturating_sub(since.nanos(now)))
+    pub(super) fn left(&self, now: Coarse) -> Duration {
+        self.expires.since(now)
     }
 
     pub(super) fn life(&self) -> Duration {
-        Duration::from_nanos(u64::from(self.life) << LIFE_UNIT)
+        Duration::from_millis(self.life.into())
     }
 
-    /// How long it is kept yet.
-    pub(super) fn rest(&self, since: Since, now: Instant) -> Duration {
-        let gone = self.expires.saturating_add(u64::from(self.kept) * 1_000_000);
-        Duration::from_nanos(gone.saturating_sub(since.nanos(now)))
+    /// When it is of no use any more.
+    pub(super) fn gone(&self) -> Coarse {
+        self.expires + Duration::from_millis(self.kept.into())
     }
 }
 
-/// Tells moka when an entry is of no use any more.
-pub(super) struct ByEntry(pub(super) Since);
-
-impl Expiry<StoredKey, LocalEntry> for ByEntry {
-    fn expire_after_create(
-        &self,
-        _: &StoredKey,
-        entry: &LocalEntry,
-        now: Instant,
-    ) -> Option<Duration> {
-        Some(entry.rest(self.0, now))
+impl Known {
+    pub(super) fn new(weight: u32, stored: u32) -> Known {
+        Known { weight, told: AtomicU32::new(stored) }
     }
 
-    fn expire_after_update(
-        &self,
-        _: &StoredKey,
-        entry: &LocalEntry,
-        now: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(entry.rest(self.0, now))
+    /// Whether the policy is to be told of this hit, where so many have been `stored`.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(super) fn is_to_be_told(&self, stored: u32, often: u32) -> bool {
+        stored.wrapping_sub(self.told.load(Ordering::Relaxed)) >= often
+    }
+
+    pub(super) fn is_told(&self, stored: u32) {
+        self.told.store(stored, Ordering::Relaxed);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::ThreadId;
 use std::time::Instant;
 
-use super::store::Stored;
+use super::aside::Stored;
 use super::*;
 use crate::in_time::in_time;
 
@@ -19,11 +19,11 @@ fn publish(local: &Local, ticket: Ticket, write: Write, value: u32) -> bool {
 }
 
 fn held(local: &Local) -> Option<u32> {
-    local.get(&key()).ok().and_then(|value| value.downcast_ref().copied())
+    local.get(&key()).and_then(|value| value.downcast_ref().copied())
 }
 
 fn absent(local: &Local) -> Ticket {
-    match local.get_or_ticket(&key(), None) {
+    match local.get_or_ticket(&key()) {
         Err(ticket) => ticket,
         Ok(_) => panic!("nothing was published yet"),
     }
@@ -61,15 +61,6 @@ fn what_is_not_fresh_for_any_time_is_not_stored() {
 }
 
 #[test]
-fn who_looked_before_another_published_finds_it_in_the_second_look() {
-    let local = Local::new(1 << 20, Clock::default());
-    let looked = local.get(&key()).err();
-    assert!(local.get_or_ticket(&key(), looked).is_err());
-    assert!(publish(&local, absent(&local), Write::Once, 1));
-    assert!(local.get_or_ticket(&key(), looked).is_ok());
-}
-
-#[test]
 fn keys_of_one_head_have_entries_of_their_own_however_long_they_are() {
     let local = Local::new(1 << 20, Clock::default());
     let keys: Vec<Arc<[u8]>> = (8..140)
@@ -83,16 +74,14 @@ fn keys_of_one_head_have_entries_of_their_own_however_long_they_are() {
     let life = Life { from: Instant::now(), fresh: Duration::from_secs(60), kept: Duration::ZERO };
     for (number, key) in keys.iter().enumerate() {
         let value: Value = Arc::new(number);
-        let Err(ticket) = local.get_or_ticket(key, None) else {
-            panic!("{number} is not there yet")
-        };
+        let Err(ticket) = local.get_or_ticket(key) else { panic!("{number} is not there yet") };
         assert!(local.publish(key, ticket, Write::Once, &value, 8, life));
     }
     for (number, key) in keys.iter().enumerate() {
-        let held = local.get_from_store(key).ok().and_then(|value| value.downcast_ref().copied());
+        let held = local.get(key).and_then(|value| value.downcast_ref().copied());
         assert_eq!(held, Some(number));
         local.invalidate(key, None);
-        assert!(local.get_from_store(key).is_err());
+        assert!(local.get(key).is_none());
     }
 }
 
@@ -115,7 +104,7 @@ impl Drop for Dropped {
 fn numbered(number: u64) -> Arc<[u8]> {
     let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     let stripe = number % 4;
-    let head = (hash & !(MARKS as u64 - 1)) | stripe;
+    let head = (hash & !(STRIPES as u64 - 1)) | stripe;
     Arc::from([head, number].map(u64::to_ne_bytes).as_flattened())
 }
 
@@ -123,7 +112,7 @@ fn publish_numbered(local: &Arc<Local>, number: u64, weight: usize, drop: fn(&Ar
     let key = numbered(number);
     let life = Life { from: Instant::now(), fresh: Duration::from_secs(60), kept: Duration::ZERO };
     let value: Value = Arc::new(Dropped { local: Arc::downgrade(local), number, drop });
-    if let Err(ticket) = local.get_or_ticket(&key, None) {
+    if let Err(ticket) = local.get_or_ticket(&key) {
         local.publish(&key, ticket, Write::Once, &value, weight, life);
     }
 }
@@ -132,17 +121,17 @@ fn publish_numbered(local: &Arc<Local>, number: u64, weight: usize, drop: fn(&Ar
 fn a_value_dropped_by_an_invalidation_invalidates_and_publishes() {
     static HELD: AtomicBool = AtomicBool::new(false);
     in_time(|| {
-        let local = Arc::new(Local::new(1 << 20, Clock::default()));
+        let local = Local::new(1 << 20, Clock::default());
         for number in 0..5000 {
             publish_numbered(&local, number, 1, |local, number| {
                 local.invalidate(&numbered(number), None);
                 let another = number + 10_000;
                 publish_numbered(local, another, 1, |_, _| ());
-                local.get(&numbered(another)).ok();
+                local.get(&numbered(another));
                 local.invalidate(&numbered(another), None);
-                HELD.fetch_or(local.get(&numbered(another)).is_ok(), Ordering::Relaxed);
+                HELD.fetch_or(local.get(&numbered(another)).is_some(), Ordering::Relaxed);
             });
-            local.get(&numbered(number)).ok();
+            local.get(&numbered(number));
             local.invalidate(&numbered(number), None);
         }
     });
@@ -152,7 +141,7 @@ fn a_value_dropped_by_an_invalidation_invalidates_and_publishes() {
 #[test]
 fn a_value_dropped_by_what_takes_its_place_replaces_it_again() {
     in_time(|| {
-        let local = Arc::new(Local::new(1 << 20, Clock::default()));
+        let local = Local::new(1 << 20, Clock::default());
         let life =
             Life { from: Instant::now(), fresh: Duration::from_secs(60), kept: Duration::ZERO };
         fn replace(local: &Arc<Local>, life: Life, drop: fn(&Arc<Local>, u64)) {
@@ -169,7 +158,7 @@ fn a_value_dropped_by_what_takes_its_place_replaces_it_again() {
                 };
                 replace(local, life, |_, _| ());
             });
-            if let Ok(value) = local.get(&numbered(0)) {
+            if let Some(value) = local.get(&numbered(0)) {
                 let longer = Life { fresh: Duration::from_secs(100 + second), ..life };
                 local.extend(&numbered(0), local.ticket(&numbered(0)), &value, longer);
             }
@@ -182,7 +171,7 @@ fn a_value_dropped_by_what_takes_its_place_replaces_it_again() {
 #[test]
 fn values_that_are_dropped_at_once_each_store_another() {
     in_time(|| {
-        let local = Arc::new(Local::new(1 << 20, Clock::default()));
+        let local = Local::new(1 << 20, Clock::default());
         for round in 0..20 {
             for number in 0..4000 {
                 publish_numbered(&local, round * 10_000 + number, 100, |local, number| {
@@ -192,7 +181,7 @@ fn values_that_are_dropped_at_once_each_store_another() {
             let large = round * 10_000 + 9_999;
             // Asked for often, so that it is let in.
             for _ in 0..50 {
-                local.get(&numbered(large)).ok();
+                local.get(&numbered(large));
             }
             publish_numbered(&local, large, 1 << 19, |_, _| ());
             for number in 0..500 {
@@ -206,7 +195,7 @@ fn values_that_are_dropped_at_once_each_store_another() {
 #[test]
 fn a_value_that_is_dropped_waits_for_another_thread() {
     in_time(|| {
-        let local = Arc::new(Local::new(1 << 16, Clock::default()));
+        let local = Local::new(1 << 16, Clock::default());
         for number in 0..3000 {
             publish_numbered(&local, number, 1, |local, number| {
                 std::thread::scope(|scope| {
@@ -227,7 +216,7 @@ fn a_value_that_is_dropped_waits_for_another_thread() {
 #[test]
 fn values_that_are_dropped_on_several_threads_invalidate_each_others_keys() {
     in_time(|| {
-        let local = Arc::new(Local::new(1 << 16, Clock::default()));
+        let local = Local::new(1 << 16, Clock::default());
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let local = &local;
@@ -271,28 +260,21 @@ fn says() -> (Value, Receiver<ThreadId>) {
     (Arc::new(Says(says)), said)
 }
 
-/// A value that was put aside, and one that only this thread keeps, of a store that is gone.
-fn let_go(local: &Local) -> [Receiver<ThreadId>; 2] {
-    let (aside, aside_said) = says();
-    let inside = local.entries.enter();
+/// A value that was put aside.
+fn let_go() -> Receiver<ThreadId> {
+    let (aside, said) = says();
     let stored = Stored::new(&aside);
     drop(aside);
     drop(stored);
-    drop(inside);
-    let (value, kept_said) = says();
-    let kept = Kept { mark: 0, until: local.clock.coarse(), stored: 0, value: &value, weight: 1 };
-    mirror::keep(u64::MAX, &numbered(1), kept, 1 << 20);
-    std::thread::scope(|scope| scope.spawn(mirror::forget_store).join()).expect("it does little");
-    [aside_said, kept_said]
+    said
 }
 
 /// There may be no call any more.
 #[test]
 fn what_was_put_aside_is_dropped_with_a_cache() {
     let local = Local::new(1 << 20, Clock::default());
-    let [aside, kept] = let_go(&local);
+    let aside = let_go();
     drop(local);
-    assert!(kept.try_recv().is_ok());
     // Another test's thread may drop it.
     assert!(aside.recv_timeout(Duration::from_secs(10)).is_ok());
 }
@@ -303,31 +285,97 @@ fn who_leads_a_flight_drops_no_value() {
     let local = Local::new(1 << 20, Clock::default());
     let ticket = local.ticket(&key());
     let acts: [&dyn Fn(); 5] = [
-        &|| assert!(local.get_or_ticket(&key(), None).is_err()),
+        &|| assert!(local.get_or_ticket(&key()).is_err()),
         &|| assert!(publish(&local, ticket, Write::Once, 1)),
-        &|| assert!(local.get_or_ticket(&key(), None).is_ok()),
+        &|| assert!(local.get_or_ticket(&key()).is_ok()),
         &|| assert!(!publish(&local, ticket, Write::Once, 2)),
         &|| assert!(local.get_stale(&key()).is_some()),
     ];
     let here = std::thread::current().id();
     for (number, act) in acts.into_iter().enumerate() {
-        let said = let_go(&local);
+        let said = let_go();
         act();
-        // Another test's thread may drop the one at any time.
-        let waits = said.into_iter().filter(|said| match said.try_recv() {
-            Ok(by) => {
-                assert_ne!(by, here, "act {number}");
-                false
-            }
-            Err(_) => true,
-        });
-        // The next look drops them, unless another test has left too many.
+        // Another test's thread may drop it at any time.
+        if let Ok(by) = said.try_recv() {
+            assert_ne!(by, here, "act {number}");
+            continue;
+        }
+        // The next look drops it, unless another test has left too many.
         let give_up = Instant::now() + Duration::from_secs(10);
-        for said in waits.collect::<Vec<_>>() {
-            while said.recv_timeout(Duration::from_millis(1)).is_err() {
-                assert!(local.get(&numbered(1)).is_err());
-                assert!(Instant::now() < give_up, "act {number}");
-            }
+        while said.recv_timeout(Duration::from_millis(1)).is_err() {
+            assert!(local.get(&numbered(1)).is_none());
+            assert!(Instant::now() < give_up, "act {number}");
         }
     }
+}
+
+/// Waits for what the sweeper does.
+fn soon(mut done: impl FnMut() -> bool) -> bool {
+    let give_up = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < give_up {
+        if done() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+#[test]
+fn what_has_expired_is_freed_where_nobody_calls() {
+    let local = Local::new(1 << 20, Clock::default());
+    let life = |fresh, kept| Life {
+        from: Instant::now(),
+        fresh: Duration::from_millis(fresh),
+        kept: Duration::from_millis(kept),
+    };
+    let lives = [life(60_000, 0), life(50, 0), life(50, 60_000), life(1500, 0)];
+    let alive = lives.map(|life| {
+        let value: Value = Arc::new(1_u32);
+        let key = numbered(life.fresh.as_millis() as u64 * 1000 + life.kept.as_millis() as u64);
+        assert!(local.publish(&key, local.ticket(&key), Write::Once, &value, 4, life));
+        Arc::downgrade(&value)
+    });
+    let are_alive = || alive.each_ref().map(|value| value.strong_count() > 0);
+    assert!(soon(|| are_alive() == [true, false, true, false]), "{:?}", are_alive());
+}
+
+#[test]
+fn what_was_put_aside_is_dropped_where_nobody_calls() {
+    let _local = Local::new(1 << 20, Clock::default());
+    let aside = let_go();
+    assert!(aside.recv_timeout(Duration::from_secs(10)).is_ok());
+}
+
+/// Entries that go for want of room are in the index no more, and what is in the index is accounted for.
+#[test]
+fn the_index_holds_what_the_policy_holds() {
+    let local = Local::new(1 << 20, Clock::default());
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let local = &local;
+            scope.spawn(move || {
+                for number in 0..20_000 {
+                    let key = numbered(number % 7_000 * 4 + thread % 2);
+                    match number % 5 {
+                        0 => drop(local.invalidate(&key, None)),
+                        _ if local.get(&key).is_some() => {}
+                        _ => publish_numbered(local, number % 7_000 * 4 + thread % 2, 1, |_, _| ()),
+                    }
+                }
+            });
+        }
+    });
+    let held = || {
+        local.take_out_gone();
+        let reading = local.read().expect("the thread goes on");
+        reading.entries().map(|(_, known)| u64::from(known.weight)).sum::<u64>()
+    };
+    assert!((1 << 19..=(1 << 20) * 33 / 32).contains(&held()), "{}", held());
+    // Another test's thread may hold up the garbage.
+    let settled = soon(|| {
+        local.policy.settle();
+        [held(); 2] == local.policy.weights()
+    });
+    assert!(settled, "{} {:?}", held(), local.policy.weights());
 }

@@ -1,4 +1,5 @@
-//! What a thread keeps for itself is never older than what every thread sees.
+//! What the local tier answers with is never older than what was overwritten, invalidated or has expired, and
+//! what it lets go of is freed.
 #![allow(missing_docs)]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use cached_core::testing::TestCache;
 use cached_core::{Cache, coordinator_cached};
+use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 
 fn runtime() -> Runtime {
@@ -72,7 +74,7 @@ fn no_thread_sees_a_level_that_was_overwritten_or_invalidated() {
                     level_entry(tank as u32).invalidate().await.expect("there is no memcached");
                 }
                 floors[tank].store(change, Ordering::SeqCst);
-                // Long enough for a reader to keep what it reads.
+                // Long enough for a reader to fetch.
                 for _ in 0..200 {
                     std::hint::spin_loop();
                 }
@@ -92,7 +94,7 @@ async fn expiring(source: &Source, number: u32) -> Result<u64, std::io::Error> {
 }
 
 #[tokio::test]
-async fn what_has_expired_is_not_served_by_the_thread_that_keeps_it() {
+async fn what_has_expired_is_not_served() {
     let cache = TestCache::local();
     let source = Source::default();
     cache
@@ -138,41 +140,7 @@ fn is_alive(seen: &Mutex<Option<Weak<String>>>) -> bool {
 }
 
 #[test]
-fn a_cache_that_is_dropped_frees_its_values_on_every_thread() {
-    let (seen, runtime) = (Mutex::new(None), runtime());
-    let cache = runtime.block_on(cache());
-    let ask = |runtime: &Runtime, cache: &Cache| {
-        for _ in 0..100 {
-            runtime.block_on(cache.scope(watched(&seen, 7))).expect("it answers");
-        }
-    };
-    ask(&runtime, &cache);
-    let (asked, dropped) = (Barrier::new(2), Barrier::new(2));
-    std::thread::scope(|scope| {
-        let clone = cache.clone();
-        scope.spawn(|| {
-            let here = self::runtime();
-            {
-                let cache = clone;
-                ask(&here, &cache);
-            }
-            asked.wait();
-            dropped.wait();
-            // The thread lives on; its next call of any function, in any cache, lets go.
-            let (another, source) = (here.block_on(self::cache()), Source::default());
-            here.block_on(another.scope(expiring(&source, 1))).expect("it answers");
-            assert!(!is_alive(&seen));
-        });
-        asked.wait();
-        assert!(is_alive(&seen));
-        drop(cache);
-        dropped.wait();
-    });
-    assert!(!is_alive(&seen));
-}
-
-#[test]
-fn a_cache_that_is_dropped_frees_its_values_at_once_on_the_thread_that_drops_it() {
+fn a_cache_that_is_dropped_frees_its_values_at_once() {
     let (seen, runtime) = (Mutex::new(None), runtime());
     let cache = runtime.block_on(cache());
     for _ in 0..100 {
@@ -181,4 +149,56 @@ fn a_cache_that_is_dropped_frees_its_values_at_once_on_the_thread_that_drops_it(
     assert!(is_alive(&seen));
     drop(cache);
     assert!(!is_alive(&seen));
+}
+
+/// Blocks while it is cloned, until the test is over.
+#[derive(Debug, Serialize, Deserialize)]
+struct Slow(u64);
+
+static CLONES: Mutex<()> = Mutex::new(());
+static IN_CLONE: AtomicBool = AtomicBool::new(false);
+
+impl Clone for Slow {
+    fn clone(&self) -> Slow {
+        IN_CLONE.store(true, Ordering::SeqCst);
+        drop(CLONES.lock());
+        Slow(self.0)
+    }
+}
+
+#[coordinator_cached(name = "slow", version = number)]
+async fn slow(number: u64) -> Result<Slow, std::io::Error> {
+    Ok(Slow(number))
+}
+
+#[coordinator_cached(name = "freed", overwrite(reason = "it is removed"), entry = freed_entry, skip(value))]
+async fn freed(value: &Arc<String>, number: u64) -> Result<Arc<String>, std::io::Error> {
+    let _ = number;
+    Ok(Arc::clone(value))
+}
+
+/// A clone is the program's own code, and may take its time.
+#[test]
+fn what_is_invalidated_while_another_thread_clones_a_value_is_freed() {
+    let cache = runtime().block_on(cache());
+    runtime().block_on(cache.scope(slow(1))).expect("it answers");
+    let value = Arc::new("freed".to_owned());
+    let blocked = CLONES.lock().expect("nobody panics");
+    IN_CLONE.store(false, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        scope.spawn(|| runtime().block_on(cache.scope(slow(1))).expect("it answers"));
+        while !IN_CLONE.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        runtime().block_on(cache.scope(async {
+            for number in 0..1000 {
+                freed(&value, number).await.expect("it answers");
+                freed_entry(number).invalidate().await.expect("there is no memcached");
+            }
+        }));
+        // Before this thread's panic would wait for the other.
+        let alive = Arc::strong_count(&value) - 1;
+        drop(blocked);
+        assert!(alive < 10, "{alive} of 1000 are not freed");
+    });
 }

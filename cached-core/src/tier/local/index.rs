@@ -1,0 +1,120 @@
+//! The entries, as every hit reads them: one shared table that is read without a lock and without a
+//! write to shared memory (`papaya`, whose garbage waits until no reader can have it).
+
+use std::hash::{Hash, Hasher};
+
+use papaya::{Equivalent, Guard, HashMap, LocalGuard, ResizeMode};
+
+use super::entry::{Entry, EntryId, Known};
+use crate::key::{ByHead, Sought};
+
+/// So many entries of a table that grows are moved by each insertion: no insertion waits for all.
+const MOVED_AT_ONCE: usize = 64;
+/// Room for so many from the beginning, which is 18 KiB: where little is free a search takes longer.
+const AT_FIRST: usize = 1024;
+/// An entry that weighs more is freed at once, and not with the next ones.
+const LARGE: u32 = 4096;
+
+pub(super) struct Index {
+    entries: HashMap<Entry, Known, ByHead>,
+}
+
+/// Until it is dropped, what was found stays in memory, and with it all that goes meanwhile: it is held
+/// for a moment, and never while a program's own code may run that takes its time.
+pub struct Reading<'i> {
+    index: &'i Index,
+    guard: LocalGuard<'i>,
+}
+
+thread_local! {
+    /// Gone when the thread's last calls can read no more: papaya's own mark of the thread, which is
+    /// made before this, goes after it.
+    static THREAD: Thread = Thread::begin();
+}
+
+struct Thread;
+
+impl Thread {
+    fn begin() -> Thread {
+        drop(HashMap::<(), ()>::new().guard());
+        Thread
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {}
+}
+
+impl Index {
+    pub(super) fn new() -> Index {
+        let entries = HashMap::builder()
+            .hasher(ByHead)
+            .capacity(AT_FIRST)
+            .resize_mode(ResizeMode::Incremental(MOVED_AT_ONCE))
+            .build();
+        Index { entries }
+    }
+
+    /// `None` at the end of a thread.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(super) fn read(&self) -> Option<Reading<'_>> {
+        THREAD.try_with(|_| ()).ok()?;
+        Some(Reading { index: self, guard: self.entries.guard() })
+    }
+}
+
+impl Reading<'_> {
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(super) fn find(&self, key: &impl Sought) -> Option<(&Entry, &Known)> {
+        self.index.entries.get_key_value(&Wanted(key), &self.guard)
+    }
+
+    /// Puts an entry in, in the place of another of its key. Returns what that weighed.
+    pub(super) fn insert(&self, entry: Entry, known: Known) -> Option<u32> {
+        self.weight_of(self.index.entries.insert(entry, known, &self.guard))
+    }
+
+    /// Takes this very entry out. Returns what it weighed.
+    pub(super) fn remove(&self, id: EntryId) -> Option<u32> {
+        self.weight_of(self.index.entries.remove(&id, &self.guard))
+    }
+
+    fn weight_of(&self, gone: Option<&Known>) -> Option<u32> {
+        let weight = gone?.weight;
+        if weight > LARGE {
+            self.flush();
+        }
+        Some(weight)
+    }
+
+    /// Frees what was taken out, when nobody reads it any more.
+    pub(super) fn flush(&self) {
+        self.guard.flush();
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&Entry, &Known)> {
+        self.index.entries.iter(&self.guard)
+    }
+}
+
+struct Wanted<'k, S>(&'k S);
+
+impl<S: Sought> Hash for Wanted<'_, S> {
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hasher.write_u32(self.0.head().hash());
+    }
+}
+
+impl<S: Sought> Equivalent<Entry> for Wanted<'_, S> {
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn equivalent(&self, entry: &Entry) -> bool {
+        entry.is_of(self.0)
+    }
+}
+
+impl Equivalent<Entry> for EntryId {
+    fn equivalent(&self, entry: &Entry) -> bool {
+        *self == entry.id()
+    }
+}

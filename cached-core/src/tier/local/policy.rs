@@ -1,0 +1,176 @@
+//! Which entries go where there is no room for all: moka decides that (TinyLFU over an LRU). It holds
+//! no value, but one [`Held`] for each entry; when it lets go of that, the entry is taken out of the
+//! index.
+//!
+//! moka has a listener for that. It costs a map of locks, of which one is put in and taken out for
+//! each entry that comes or goes, and with it a miss takes twice as long.
+
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use moka::Equivalent;
+use moka::sync::Cache;
+
+use super::entry::EntryId;
+use super::lock;
+use crate::key::{ByHead, Head};
+
+/// moka counts how often a key is asked for only when half of the room is taken; until then nothing
+/// need be told to it.
+const COUNTS_FROM: u64 = 2;
+
+/// One in so many bytes may be in the index beyond the capacity, in entries that moka has let go of and
+/// has not dropped yet.
+const SLACK: u64 = 32;
+/// What went is dropped when the epoch has moved on so often (`crossbeam-epoch`).
+const EPOCHS: usize = 3;
+
+pub(super) struct Policy {
+    moka: Cache<EntryId, Held, ByHead>,
+    gone: Arc<Gone>,
+    capacity: u64,
+    /// What the entries of the index weigh.
+    weight: AtomicU64,
+}
+
+/// What moka holds of an entry. moka stores a clone of what it is given, and hands out clones of that; the
+/// one that it stores says so when it is dropped. (In an `Arc` each entry would take an allocation more.)
+struct Held {
+    id: EntryId,
+    weight: u32,
+    state: State,
+    gone: Arc<Gone>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// To moka, which stores a clone. Where another call is in its way it makes one more, and drops the
+    /// first: the entry goes then, before its time.
+    Given,
+    Stored,
+    /// By moka.
+    HandedOut,
+}
+
+impl Clone for Held {
+    fn clone(&self) -> Held {
+        let state = match self.state {
+            State::Given => State::Stored,
+            State::Stored | State::HandedOut => State::HandedOut,
+        };
+        Held { id: self.id, weight: self.weight, state, gone: Arc::clone(&self.gone) }
+    }
+}
+
+/// Entries that moka has let go of, until they are taken out of the index. moka holds locks of its own
+/// when it lets go.
+#[derive(Default)]
+struct Gone {
+    entries: Mutex<Vec<EntryId>>,
+    /// How many there are; changed with the lock held.
+    count: AtomicUsize,
+    /// There is no index any more.
+    over: AtomicBool,
+}
+
+impl Policy {
+    pub(super) fn new(capacity: u64) -> Policy {
+        let moka = Cache::builder()
+            .max_capacity(capacity)
+            .weigher(|_: &EntryId, held: &Held| held.weight)
+            .build_with_hasher(ByHead);
+        Policy { moka, gone: Arc::default(), capacity, weight: AtomicU64::new(0) }
+    }
+
+    /// To be called when the entry is in the index: one that moka lets go of at once is found there.
+    pub(super) fn admit(&self, id: EntryId, weight: u32) {
+        let gone = Arc::clone(&self.gone);
+        self.moka.insert(id, Held { id, weight, state: State::Given, gone });
+        let all = self.weight.fetch_add(weight.into(), Ordering::Relaxed);
+        if all > self.capacity + self.capacity / SLACK {
+            self.settle();
+        }
+    }
+
+    /// Has moka do what it puts off: its own records, and dropping what it has let go of, which it
+    /// leaves to the garbage of its tables.
+    #[cold]
+    pub(super) fn settle(&self) {
+        self.moka.run_pending_tasks();
+        for _ in 0..EPOCHS {
+            crossbeam_epoch::pin().flush();
+        }
+    }
+
+    /// An entry was taken out of the index.
+    pub(super) fn removed(&self, weight: u32) {
+        self.weight.fetch_sub(weight.into(), Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn weights(&self) -> [u64; 2] {
+        [self.weight.load(Ordering::Relaxed), self.moka.weighted_size()]
+    }
+
+    /// Takes an entry out that is in the index no more.
+    pub(super) fn dismiss(&self, id: EntryId) {
+        self.moka.invalidate(&id);
+    }
+
+    /// Whether entries may have to go soon, so that moka is told what is asked for.
+    pub(super) fn is_filling(&self) -> bool {
+        self.moka.weighted_size() > self.capacity / COUNTS_FROM
+    }
+
+    /// An entry was asked for.
+    pub(super) fn hit(&self, id: EntryId) {
+        self.moka.get(&id);
+    }
+
+    /// A key was asked for that has no entry: what is asked for often is let in.
+    pub(super) fn miss(&self, head: Head) {
+        self.moka.get(&Absent(head.hash()));
+    }
+
+    /// The entries that moka has let go of since.
+    pub(super) fn gone(&self) -> Vec<EntryId> {
+        if self.gone.count.load(Ordering::Relaxed) == 0 {
+            return Vec::new();
+        }
+        let mut entries = lock(&self.gone.entries);
+        self.gone.count.store(0, Ordering::Relaxed);
+        std::mem::take(&mut entries)
+    }
+}
+
+/// No entry, of a key with this hash.
+struct Absent(u32);
+
+impl Hash for Absent {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hasher.write_u32(self.0);
+    }
+}
+
+impl Equivalent<EntryId> for Absent {
+    fn equivalent(&self, _: &EntryId) -> bool {
+        false
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        self.gone.over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.state == State::Stored && !self.gone.over.load(Ordering::Relaxed) {
+            let mut entries = lock(&self.gone.entries);
+            entries.push(self.id);
+            self.gone.count.store(entries.len(), Ordering::Relaxed);
+        }
+    }
+}
