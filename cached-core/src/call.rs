@@ -15,7 +15,7 @@ use crate::flight::{Followed, Follower, LastWaker, Leader, Outcome, Role, poll_w
 use crate::site::Site;
 use crate::stats::Counters;
 use crate::tier::local::{Mark, Refresh, Ticket, drop_aside};
-use crate::tier::remote::{Lease, RemoteKey};
+use crate::tier::remote::{Cas, Lease, RemoteKey};
 use crate::tier::request::Request;
 use crate::value::{Returns, SharedError, Split, Value, Weigher};
 use acquire::Acquired;
@@ -94,7 +94,7 @@ enum Right {
     /// on its flight, so that whoever takes its lead over need not wait for it.
     Lease(Option<Box<Won>>),
     /// An item may be replaced, where it was read and if it is still what was read.
-    Replace(Box<(RemoteKey, u64)>),
+    Replace(Box<(RemoteKey, Cas)>),
     /// Not in memcached, which could not be asked.
     Unasked,
     /// Not in memcached, which refuses what it is asked. Nothing is shared through it, so this process

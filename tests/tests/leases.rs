@@ -158,6 +158,7 @@ fn busy_for_ever() -> String {
                     "NF\r\n"
                 }
                 "mn" => "MN\r\n",
+                "stats" => "END\r\n",
                 _ => "NF\r\n",
             };
             stream.write_all(answer.as_bytes())?;

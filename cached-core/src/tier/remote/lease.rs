@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::renewals::{LeaseRequest, RENEWED_EVERY};
-use super::{Busy, Found, Item, Marker, Remote, RemoteError, RemoteKey, whole_seconds};
+use super::{Busy, Cas, Found, Item, Marker, Remote, RemoteError, RemoteKey, whole_seconds};
 use crate::flight::Pulse;
 
 /// How long memcached keeps a marker that its holder does not renew, if the lease is not longer.
@@ -57,7 +57,7 @@ pub(super) struct HeldLease {
 
 struct LeaseState {
     /// The CAS of the placeholder or of the newest marker.
-    cas: u64,
+    cas: Cas,
     phase: Phase,
     /// Whether a renewal was not answered: the CAS may be another by now.
     is_uncertain: bool,
@@ -80,7 +80,7 @@ impl Lease {
     pub(crate) fn new(
         remote: &Arc<Remote>,
         key: RemoteKey,
-        cas: u64,
+        cas: Cas,
         lease: Duration,
         expected: Duration,
     ) -> Lease {
@@ -98,14 +98,14 @@ impl Lease {
     }
 
     /// Removes an item in the background, if it is still what was read under this CAS.
-    pub(crate) fn remove_item(remote: &Arc<Remote>, key: RemoteKey, cas: u64) {
+    pub(crate) fn remove_item(remote: &Arc<Remote>, key: RemoteKey, cas: Cas) {
         drop(Lease::held(remote, key, cas, Duration::ZERO, Duration::ZERO));
     }
 
     fn held(
         remote: &Arc<Remote>,
         key: RemoteKey,
-        cas: u64,
+        cas: Cas,
         lasts: Duration,
         expected: Duration,
     ) -> Lease {
@@ -142,7 +142,7 @@ impl Lease {
     }
 
     /// Ends the renewals and returns the CAS to fill under, or `None` if the lease was lost.
-    pub(crate) async fn settle(&self) -> Option<u64> {
+    pub(crate) async fn settle(&self) -> Option<Cas> {
         self.held.settle().await
     }
 
@@ -185,7 +185,7 @@ impl HeldLease {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn settle(&self) -> Option<u64> {
+    async fn settle(&self) -> Option<Cas> {
         let give_up = tokio::time::Instant::now() + RENEWAL_WAIT;
         let (cas, is_uncertain) = loop {
             let renewed = self.renewed.notified();
@@ -220,7 +220,7 @@ impl HeldLease {
     }
 
     /// The CAS under which memcached has this lease; `None` if it has something else.
-    async fn find(&self, last_known: u64) -> Result<Option<u64>, RemoteError> {
+    async fn find(&self, last_known: Cas) -> Result<Option<Cas>, RemoteError> {
         Ok(match self.key.look().await? {
             Found::Busy(Busy { cas: Some(cas), marker: Some(marker) }) => {
                 (marker.nonce == self.nonce).then_some(cas)
@@ -278,7 +278,7 @@ impl HeldLease {
 struct Renewal<'l> {
     lease: &'l HeldLease,
     /// The new CAS, or that the lease is lost.
-    outcome: Option<Option<u64>>,
+    outcome: Option<Option<Cas>>,
 }
 
 impl Drop for Renewal<'_> {

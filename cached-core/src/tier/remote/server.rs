@@ -15,7 +15,7 @@ use super::lease_record::{LeaseCheck, LeaseRecord};
 use super::pipeline::Pipeline;
 use super::queue::BATCH;
 use super::runtimes::Runtimes;
-use super::{Condition, ErrorKind, Found, Item, LeaseTerms, Marker, RemoteError};
+use super::{Cas, Condition, ErrorKind, Found, Item, LeaseTerms, Marker, RemoteError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::key::Digest;
@@ -200,8 +200,8 @@ impl Server {
         key: &Arc<str>,
         marker: Marker,
         seconds: u32,
-        cas: u64,
-    ) -> Result<Option<u64>, RemoteError> {
+        cas: Cas,
+    ) -> Result<Option<Cas>, RemoteError> {
         if self.is_gone.load(Ordering::Acquire) {
             return Err(self.error(ErrorKind::NotAsked, &"it is not used any more"));
         }
@@ -248,8 +248,8 @@ impl Server {
     }
 
     /// Whether an item of the key may be what this process stored last.
-    pub(super) fn is_believed(&self, digest: Digest, cas: u64) -> bool {
-        if cas >= self.marked.load(Ordering::Acquire) {
+    pub(super) fn is_believed(&self, digest: Digest, cas_number: u64) -> bool {
+        if cas_number >= self.marked.load(Ordering::Acquire) {
             return true;
         }
         let own = self.score(digest);
@@ -422,7 +422,7 @@ impl Server {
         let read = Command::Read { key, lease: None };
         let now = Instant::now();
         match pipeline.ask(read, now, now + self.timeout()).await {
-            Ok(Reply::Found(Found::Item(item))) => Ok(item.cas),
+            Ok(Reply::Found(Found::Item(item))) => Ok(item.cas.number),
             Ok(_) => Err(self.error(ErrorKind::Refused, &"it does not keep what it is given")),
             answer => Err(self.unanswered(answer)),
         }
