@@ -22,15 +22,15 @@
 //! every follower takes) or *led* by another; without followers a flight ends with its leader.
 
 mod driven;
+mod follower;
 mod leader;
 mod watch;
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
@@ -38,6 +38,7 @@ use tokio::runtime::{Handle, Id};
 use crate::clock::Coarse;
 use crate::key::Head;
 use crate::value::{SharedError, Value};
+pub(crate) use follower::{Followed, Follower};
 use leader::is_led_here;
 pub(crate) use leader::{LastWaker, Leader, Pulse, poll_work};
 use watch::Watch;
@@ -351,67 +352,6 @@ impl Crew {
         // One that has not been polled yet finds out when it is.
         let waker = self.followers.get_mut(&id).and_then(|follower| follower.waker.take());
         Some(waker.unwrap_or_else(|| Waker::noop().clone()))
-    }
-}
-
-/// One who waits: resolves to the outcome, or to the lead.
-pub(crate) struct Follower {
-    flight: Arc<Flight>,
-    id: u64,
-    done: bool,
-}
-
-pub(crate) enum Followed {
-    Outcome(Outcome),
-    Lead(Leader),
-}
-
-impl Future for Follower {
-    type Output = Followed;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Followed> {
-        let this = &mut *self;
-        // Dropped after the lock: with a waker a whole task may go.
-        let _replaced;
-        let mut crew = lock(&this.flight.crew);
-        if let Some(outcome) = &crew.outcome {
-            this.done = true;
-            return Poll::Ready(Followed::Outcome(outcome.clone()));
-        }
-        if crew.promoted == Some(this.id) {
-            (crew.promoted, crew.undriven) = (None, None);
-            crew.followers.remove(&this.id);
-            this.done = true;
-            let term = this.flight.term.load(Ordering::Acquire);
-            return Poll::Ready(Followed::Lead(Leader::new(Arc::clone(&this.flight), term)));
-        }
-        if let Some(WaitingFollower { waker, runtime }) = crew.followers.get_mut(&this.id)
-            && !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()))
-        {
-            _replaced = waker.replace(context.waker().clone());
-            *runtime = Handle::try_current().ok().map(|runtime| runtime.id());
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        if self.done {
-            return;
-        }
-        let (_waker, handed_on) = {
-            let mut crew = lock(&self.flight.crew);
-            let waker = crew.followers.remove(&self.id);
-            let handed_on = (crew.promoted == Some(self.id)).then(|| {
-                crew.promoted = None;
-                self.flight.term.load(Ordering::Acquire)
-            });
-            (waker, handed_on)
-        };
-        if let Some(term) = handed_on {
-            self.flight.abandon(term, false);
-        }
     }
 }
 

@@ -1,4 +1,5 @@
-use std::task::Wake;
+use std::pin::Pin;
+use std::task::{Context, Poll, Wake};
 
 use super::*;
 use crate::in_time::in_time;
