@@ -1,24 +1,25 @@
 //! The one path of a call: lookup → fetch → fill. `ARCHITECTURE.md` has the picture.
 
 mod acquire;
+mod begun;
 mod fill;
 mod lease_wait;
 mod refresh;
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::flight::{Followed, Follower, LastWaker, Leader, Outcome, Role, poll_work};
+use crate::flight::{Followed, Follower, Leader, Outcome, Role, poll_work};
 use crate::site::Site;
 use crate::stats::Counters;
 use crate::tier::local::{Refresh, Ticket, drop_aside};
-use crate::tier::remote::{Lease, RemoteKey};
+use crate::tier::remote::{Cas, Lease, RemoteKey};
 use crate::tier::request::Request;
-use crate::value::{Returns, SharedError, Split, Value, Weigher};
+use crate::value::{SharedError, Value};
 use acquire::Acquired;
+pub(crate) use begun::{Begun, Fetched, Waiting};
 
 /// A fetch that takes longer is known to the flight, which is more patient with its leader.
 const SLOW_FETCH: Duration = Duration::from_secs(15);
@@ -92,7 +93,7 @@ enum Right {
     /// on its flight, so that whoever takes its lead over need not wait for it.
     Lease(Option<Box<Won>>),
     /// An item may be replaced, where it was read and if it is still what was read.
-    Replace(Box<(RemoteKey, u64)>),
+    Replace(Box<(RemoteKey, Cas)>),
     /// Not in memcached, which could not be asked.
     Unasked,
     /// Not in memcached, which refuses what it is asked. Nothing is shared through it, so this process
@@ -109,192 +110,6 @@ struct Won {
     lease: Lease,
     /// What memcached has to serve if the fetch fails.
     stale: Option<Value>,
-}
-
-/// The result of polling a fetch.
-pub(crate) enum Fetched<R> {
-    Returned(R),
-    /// The lead went from one leader to another and both went on: the other's fetch ended first.
-    Overtaken(Outcome),
-}
-
-/// A missed call of which only the fetch is left, if that. It is untyped, and what is typed are small
-/// functions, compiled for each return type.
-pub(crate) struct Begun {
-    /// `None` for a call that is not cached.
-    missed: Option<Missed>,
-    step: Step,
-    /// When the fetch began, where there is somebody who may wait for as long.
-    began: Option<Instant>,
-    waker: LastWaker,
-}
-
-/// What begins once another's fetch, or memcached, has answered.
-pub(crate) type Waiting = Pin<Box<dyn Future<Output = Box<Begun>> + Send>>;
-
-impl Begun {
-    #[inline]
-    fn new(missed: Option<Missed>, step: Step) -> Box<Begun> {
-        // Written where it stays: what was only just written is slow to move.
-        Box::write(Box::new_uninit(), Begun { missed, step, began: None, waker: None })
-    }
-
-    /// A call that missed, in the one box that it stays in until it is answered.
-    pub(crate) fn missed(missed: Missed) -> Box<Begun> {
-        Begun::new(Some(missed), Step::Alone)
-    }
-
-    /// Sets how long what is fetched lives.
-    pub(crate) fn set_ttl(&mut self, ttl: Duration) {
-        if let Some(missed) = &mut self.missed {
-            missed.site.ttl = Some(ttl);
-        }
-    }
-
-    pub(crate) fn set_weigher(&mut self, weigher: Weigher) {
-        if let Some(missed) = &mut self.missed {
-            missed.site.weigher = Some(weigher);
-        }
-    }
-
-    /// Takes the next part of the path, as the leader of the key's flight or as its follower. What has
-    /// to wait is boxed, so that the future of a function that is hit stays small.
-    pub(crate) fn begin(mut self: Box<Self>) -> Result<Box<Begun>, Waiting> {
-        let Some(missed) = &self.missed else { return Ok(self) };
-        match missed.join() {
-            Joined::Step(step) => {
-                self.step = step;
-                Ok(self)
-            }
-            mut joined => Err(Box::pin(async move {
-                if let Some(missed) = &self.missed {
-                    self.step = loop {
-                        joined = match joined {
-                            Joined::Step(step) => break step,
-                            Joined::Ask(leader, ticket) => break missed.ask(leader, ticket).await,
-                            Joined::Follow(follower) => missed.follow(follower).await,
-                        };
-                    };
-                }
-                self
-            })),
-        }
-    }
-
-    /// The function as it is without the cache.
-    pub(crate) fn alone(counters: Option<&Counters>) -> Box<Begun> {
-        count_alone(counters);
-        Begun::new(None, Step::Alone)
-    }
-
-    /// Another's answer, if there is one; else the fetch begins.
-    pub(crate) fn answer<R, V>(&mut self, returns: &Returns<R, V>) -> Option<R> {
-        let answer = match &self.step {
-            Step::Answer(value) | Step::AnswerAndRefresh(value, _) => returns.joined(value),
-            Step::Error(error) => returns.errors.clone_of(error),
-            Step::Fetch(_) | Step::Alone => None,
-        };
-        if answer.is_none() {
-            self.begin_fetch();
-        }
-        answer
-    }
-
-    /// Counts the fetch, which begins now.
-    fn begin_fetch(&mut self) {
-        let Some(missed) = &self.missed else { return };
-        let counters = missed.site.counters();
-        match &mut self.step {
-            Step::Fetch(fetching) => {
-                counters.fetches.add();
-                if let Some(leader) = &fetching.leader
-                    && let Some(time) = counters.fetch_time().filter(|time| *time > SLOW_FETCH)
-                {
-                    leader.expect(time);
-                }
-                missed.site.number_fetch(&mut fetching.ticket);
-            }
-            _ => count_alone(Some(counters)),
-        }
-        self.began = missed.site.remote_tier().map(|_| Instant::now());
-    }
-
-    /// Polls the fetch, as the leader where it is one.
-    pub(crate) fn poll<R>(
-        &mut self,
-        fetch: Pin<&mut dyn Future<Output = R>>,
-        context: &mut Context<'_>,
-    ) -> Poll<Fetched<R>> {
-        let leader = match &self.step {
-            Step::Fetch(fetching) => fetching.leader.as_ref(),
-            _ => None,
-        };
-        if let Some(outcome) = leader.and_then(|leader| leader.overtaken(context)) {
-            return Poll::Ready(Fetched::Overtaken(outcome));
-        }
-        poll_work(leader, &mut self.waker, fetch, context).map(Fetched::Returned)
-    }
-
-    /// Returns the call's answer after another leader's fetch has ended first. Returns `None` if that
-    /// outcome is of no use to the call: then its own fetch goes on, for itself.
-    #[cold]
-    pub(crate) fn settle_overtaken<R, V>(
-        &mut self,
-        outcome: Outcome,
-        returns: &Returns<R, V>,
-    ) -> Option<R> {
-        if let Step::Fetch(fetching) = &mut self.step {
-            fetching.leader.take().into_iter().for_each(Leader::yield_to_outcome);
-        }
-        let missed = self.missed.as_ref()?;
-        match missed.step_of(outcome) {
-            Step::Answer(value) => returns.joined(&value),
-            Step::Error(error) => returns.errors.clone_of(&error),
-            _ => None,
-        }
-    }
-
-    /// What the call returns, and for the tiers what there is to store. Nothing is awaited here: an
-    /// error need not be `Send`.
-    pub(crate) fn settle<R, V>(self: Box<Self>, returned: R, returns: &Returns<R, V>) -> R {
-        let Begun { missed: Some(missed), step: Step::Fetch(fetching), began, .. } = *self else {
-            return returned;
-        };
-        let counters = missed.site.counters();
-        match (returns.split)(returned, &returns.rules) {
-            Split::Value(value, verdict) => {
-                let coarsely = || fetching.leader.as_ref().map(Leader::lasted);
-                match began.map(|began| began.elapsed()) {
-                    Some(took) => counters.observe(took),
-                    // Without memcached only the bound of a stuck leader depends on it.
-                    None => coarsely()
-                        .filter(|took| *took > SLOW_FETCH)
-                        .into_iter()
-                        .for_each(|took| counters.observe(took)),
-                }
-                let value = missed.fill(fetching, value, verdict);
-                // The type is the one that was split, so this is always there.
-                match returns.joined(&value) {
-                    Some(returned) => returned,
-                    None => unreachable!("a value is of the type it was made from"),
-                }
-            }
-            Split::Error(returned) => {
-                counters.fetch_errors.add();
-                if let Some(value) = missed.stale_for(&fetching)
-                    && let Some(stale) = returns.joined(&value)
-                {
-                    counters.stale_answers.add();
-                    fetching.answer(Outcome::Uncached(value));
-                    return stale;
-                }
-                fetching.answer(
-                    returns.errors.share(&returned).map_or(Outcome::Unshared, Outcome::Error),
-                );
-                returned
-            }
-        }
-    }
 }
 
 impl Missed {

@@ -79,7 +79,7 @@ pub(crate) mod remote {
 
     /// What there is none of. Only in here is it seen to be so: elsewhere the compiler takes the
     /// types around it for ordinary ones, and warns of nothing.
-    #[derive(Debug, Clone, Copy)]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Never {}
 
     pub(crate) const LONGEST_TTL: Duration = Duration::MAX;
@@ -110,7 +110,7 @@ pub(crate) mod remote {
             match self.0 {}
         }
 
-        pub(crate) fn is_lost(&self, _: &RemoteKey, _: u64, _: Duration) -> bool {
+        pub(crate) fn is_lost(&self, _: &RemoteKey, _: Cas, _: Duration) -> bool {
             match self.0 {}
         }
 
@@ -141,7 +141,7 @@ pub(crate) mod remote {
             match self.0 {}
         }
 
-        pub(crate) fn doubt_lease(&self, _: u64) {
+        pub(crate) fn doubt_lease(&self, _: Cas) {
             match self.0 {}
         }
 
@@ -184,6 +184,9 @@ pub(crate) mod remote {
         }
     }
 
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct Cas(Never);
+
     pub(crate) struct LeaseRequest(Never);
 
     pub(crate) struct Lease(Never);
@@ -192,14 +195,14 @@ pub(crate) mod remote {
         pub(crate) fn new(
             _: &Arc<Remote>,
             key: RemoteKey,
-            _: u64,
+            _: Cas,
             _: Duration,
             _: Duration,
         ) -> Lease {
             match key.0 {}
         }
 
-        pub(crate) fn remove_item(_: &Arc<Remote>, key: RemoteKey, _: u64) {
+        pub(crate) fn remove_item(_: &Arc<Remote>, key: RemoteKey, _: Cas) {
             match key.0 {}
         }
 
@@ -219,7 +222,7 @@ pub(crate) mod remote {
             match self.0 {}
         }
 
-        pub(crate) async fn settle(&self) -> Option<u64> {
+        pub(crate) async fn settle(&self) -> Option<Cas> {
             match self.0 {}
         }
 
@@ -235,13 +238,13 @@ pub(crate) mod remote {
 
     pub(crate) enum Found {
         Item(Item),
-        Lease(u64),
+        Lease(Cas),
         Busy(Busy),
         Nothing,
     }
 
     pub(crate) struct Busy {
-        pub(crate) cas: Option<u64>,
+        pub(crate) cas: Option<Cas>,
         pub(crate) marker: Option<Marker>,
     }
 
@@ -253,7 +256,7 @@ pub(crate) mod remote {
 
     pub(crate) struct Item {
         pub(crate) frame: Vec<u8>,
-        pub(crate) cas: u64,
+        pub(crate) cas: Cas,
         pub(crate) gone: Instant,
         pub(crate) won: bool,
         pub(crate) given_back: bool,
@@ -264,7 +267,7 @@ pub(crate) mod remote {
     #[derive(Clone, Copy)]
     pub(crate) enum Condition {
         Absent,
-        Unchanged(u64),
+        Unchanged(Cas),
         Always,
     }
 

@@ -6,28 +6,39 @@
 //! that waits here. A leader that waits for its network is not woken, so a slow fetch stays one
 //! fetch.
 //!
+//! Nothing wakes a leader whose runtime is not driven. So the watch gives the runtime of a leader without
+//! a sign of life a small task, and where that is not run either, the lead goes to a follower, if
+//! possible on another runtime.
+//!
 //! A leader that is neither woken nor polled may also be leaked, or wait for a task that waits here.
 //! Nothing tells these from a slow fetch, so such a leader is relieved after [`STUCK_LEADER_AFTER`],
 //! or after four times as long as fetches of its function take. The first of the two fetches that
 //! ends then answers everybody, the leaders included.
 //!
+//! A process that was forked has its parent's flights in its memory, and not their leaders. It starts
+//! flights of its own.
+//!
 //! States of a flight: *led* (a leader, any number of followers) → *answered* (an outcome that
 //! every follower takes) or *led* by another; without followers a flight ends with its leader.
 
+mod driven;
+mod follower;
 mod leader;
 mod watch;
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::Duration;
+
+use tokio::runtime::{Handle, Id};
 
 use crate::clock::Coarse;
 use crate::key::Head;
 use crate::value::{SharedError, Value};
+pub(crate) use follower::{Followed, Follower};
 use leader::is_led_here;
 pub(crate) use leader::{LastWaker, Leader, Pulse, poll_work};
 use watch::Watch;
@@ -35,8 +46,8 @@ use watch::Watch;
 /// A leader that was woken and not polled for this long has lost its lead.
 pub(crate) const STALL: Duration = Duration::from_millis(900);
 /// A leader that was neither woken nor polled for this long is relieved, if fetches of its function
-/// are not known to take long: its future may have been leaked, its runtime may not be driven, or it
-/// may wait for a task of its own that waits for it.
+/// are not known to take long: its future may have been leaked, or it may wait for a task of its own that
+/// waits for it.
 pub(crate) const STUCK_LEADER_AFTER: Duration = Duration::from_secs(60);
 
 /// A follower takes over from one leader that panicked, and the others wait for it. Where that one
@@ -69,6 +80,8 @@ const SHARDS: usize = 64;
 /// The flights of one cache.
 pub(crate) struct Flights {
     shards: Vec<Mutex<Shard>>,
+    /// The process that uses them, as far as is known: a fork is noticed by a caller who finds a flight.
+    process: AtomicU32,
 }
 
 /// What a caller is on its key's flight.
@@ -81,7 +94,10 @@ pub(crate) enum Role {
 
 impl Flights {
     pub(crate) fn new() -> Flights {
-        Flights { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Flights {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            process: AtomicU32::new(std::process::id()),
+        }
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
@@ -91,18 +107,34 @@ impl Flights {
     /// Joins the flight of `key`, or starts it; where it is for one request alone, the request's.
     pub(crate) fn join(self: &Arc<Flights>, key: &Arc<[u8]>, request: Option<u64>) -> Role {
         let hash = Head::of(key).spread();
+        // Dropped after the lock.
+        let _inherited;
         let mut shard = self.shard(hash);
         let is_it = |flight: &Flight| flight.key == *key && flight.request == request;
-        let known = shard.iter().find(|(of, flight)| *of == hash && is_it(flight));
-        match known.map(|(_, flight)| flight) {
-            Some(flight) if is_led_here(flight) => Role::Recursive,
-            Some(flight) => Role::Follower(Flight::follow(flight)),
-            None => {
-                let flight = Arc::new(Flight::new(self, hash, key, request));
-                shard.push((hash, Arc::clone(&flight)));
-                Role::Leader(Leader::new(flight, 0))
+        let known = shard.iter().position(|(of, flight)| *of == hash && is_it(flight));
+        if let Some(index) = known {
+            let flight = &shard[index].1;
+            if is_led_here(flight) {
+                return Role::Recursive;
             }
+            if self.began_here(flight) {
+                return Role::Follower(Flight::follow(flight));
+            }
+            _inherited = shard.swap_remove(index);
         }
+        let flight = Arc::new(Flight::new(self, hash, key, request));
+        shard.push((hash, Arc::clone(&flight)));
+        Role::Leader(Leader::new(flight, 0))
+    }
+
+    /// Returns false if the flight began in a process that this one was forked from, or in this one before
+    /// anybody noticed that.
+    fn began_here(&self, flight: &Flight) -> bool {
+        let process = std::process::id();
+        if flight.process != process {
+            self.process.store(process, Ordering::Relaxed);
+        }
+        flight.process == process
     }
 
     /// Takes the flights of `key` out, so that later callers start another. Those who are on one
@@ -119,6 +151,7 @@ struct Flight {
     key: Arc<[u8]>,
     /// The one request that it is for.
     request: Option<u64>,
+    process: u32,
     crew: Mutex<Crew>,
     /// Counts changes of the lead; a leader with an older number has lost it.
     term: AtomicU64,
@@ -128,6 +161,8 @@ struct Flight {
     polled: AtomicU64,
     /// Whether the leader is being polled just now.
     polling: AtomicBool,
+    /// The runtime that runs the leader of a term, once it waits there.
+    runtime: Mutex<Option<(u64, Handle)>>,
     /// How long the leader may be neither woken nor polled; in milliseconds.
     stuck_after: AtomicU64,
     /// What a leader has for its successor, should it lose the lead.
@@ -139,14 +174,25 @@ struct Crew {
     outcome: Option<Outcome>,
     /// The follower to whom the lead was handed, until it takes it.
     promoted: Option<u64>,
-    /// In the order in which they came. No waker: not polled yet, or just woken.
-    followers: BTreeMap<u64, Option<Waker>>,
+    /// In the order in which they came.
+    followers: BTreeMap<u64, WaitingFollower>,
     next_id: u64,
     watched: bool,
     /// The leaders whose lead was taken over or that took over one, to be woken by the outcome.
     rivals: Vec<Waker>,
     /// How many leaders have panicked.
     panics: u32,
+    /// The runtime that was not driven when its leader was relieved, until another takes the lead.
+    undriven: Option<Id>,
+}
+
+/// A follower as its flight knows it.
+#[derive(Default)]
+struct WaitingFollower {
+    /// `None` if it was not polled yet, or was just woken.
+    waker: Option<Waker>,
+    /// The runtime that polled it.
+    runtime: Option<Id>,
 }
 
 fn now() -> u64 {
@@ -165,11 +211,13 @@ impl Flight {
             hash,
             key: Arc::clone(key),
             request,
+            process: flights.process.load(Ordering::Relaxed),
             crew: Mutex::default(),
             term: AtomicU64::new(0),
             woken: AtomicU64::new(0),
             polled: AtomicU64::new(0),
             polling: AtomicBool::new(false),
+            runtime: Mutex::new(None),
             stuck_after: AtomicU64::new(millis(STUCK_LEADER_AFTER)),
             stowed: Mutex::new(None),
         }
@@ -179,7 +227,7 @@ impl Flight {
         let mut crew = lock(&self.crew);
         let id = crew.next_id;
         crew.next_id += 1;
-        crew.followers.insert(id, None);
+        crew.followers.insert(id, WaitingFollower::default());
         if !crew.watched {
             crew.watched = true;
             Watch::add(self);
@@ -210,7 +258,8 @@ impl Flight {
             crew.promoted = None;
             (std::mem::take(&mut crew.followers), std::mem::take(&mut crew.rivals))
         };
-        followers.into_values().flatten().chain(rivals).for_each(Waker::wake);
+        let wakers = followers.into_values().filter_map(|follower| follower.waker);
+        wakers.chain(rivals).for_each(Waker::wake);
     }
 
     /// Ends the lead of `term`: hands it to the follower that has waited longest, or lands the
@@ -250,13 +299,36 @@ impl Flight {
         let stuck_after = self.stuck_after.load(Ordering::Acquire);
         let is_stuck = now.saturating_sub(woken.max(polled)) >= stuck_after;
         if stalled || is_stuck {
-            let heir = {
-                let mut crew = lock(&self.crew);
-                if crew.outcome.is_some() { None } else { crew.promote(self) }
-            };
-            if let Some(heir) = heir {
-                heir.wake();
+            self.relieve(None);
+        }
+    }
+
+    /// The runtime of a leader that was neither woken nor polled for [`STALL`].
+    fn runtime_of_quiet_leader(&self, now: u64) -> Option<Handle> {
+        let woken = self.woken.load(Ordering::Acquire);
+        let polled = self.polled.load(Ordering::Acquire);
+        let is_quiet = now.saturating_sub(woken.max(polled)) >= millis(STALL);
+        if !is_quiet || self.polling.load(Ordering::Acquire) {
+            return None;
+        }
+        let term = self.term.load(Ordering::Acquire);
+        let runtime = lock(&self.runtime);
+        runtime.as_ref().filter(|(of, _)| *of == term).map(|(_, runtime)| runtime.clone())
+    }
+
+    /// Hands the lead on to a follower, if there is one; where the leader's runtime is not driven, to one
+    /// on another runtime rather than to one there.
+    fn relieve(&self, undriven: Option<Id>) {
+        let heir = {
+            let mut crew = lock(&self.crew);
+            if crew.outcome.is_some() {
+                return;
             }
+            crew.undriven = undriven.or(crew.undriven);
+            crew.promote(self)
+        };
+        if let Some(heir) = heir {
+            heir.wake();
         }
     }
 }
@@ -266,75 +338,20 @@ impl Crew {
     /// take it, to the next one. Returns whom to wake.
     fn promote(&mut self, flight: &Flight) -> Option<Waker> {
         let next = self.promoted.map_or(0, |promoted| promoted + 1);
-        let id = *self.followers.range(next..).chain(&self.followers).next()?.0;
+        let in_turn = || self.followers.range(next..).chain(&self.followers);
+        let is_elsewhere = |follower: &WaitingFollower| {
+            self.undriven.is_none() || follower.runtime != self.undriven
+        };
+        let elsewhere = in_turn().find(|(_, follower)| is_elsewhere(follower));
+        let id = *elsewhere.or_else(|| in_turn().next())?.0;
         self.promoted = Some(id);
         flight.term.fetch_add(1, Ordering::AcqRel);
         // Promoted is as good as woken: who does not take the lead in time loses it again.
         flight.woken.store(now(), Ordering::Release);
         flight.polling.store(false, Ordering::Release);
         // One that has not been polled yet finds out when it is.
-        let waker = self.followers.get_mut(&id).and_then(Option::take);
+        let waker = self.followers.get_mut(&id).and_then(|follower| follower.waker.take());
         Some(waker.unwrap_or_else(|| Waker::noop().clone()))
-    }
-}
-
-/// One who waits: resolves to the outcome, or to the lead.
-pub(crate) struct Follower {
-    flight: Arc<Flight>,
-    id: u64,
-    done: bool,
-}
-
-pub(crate) enum Followed {
-    Outcome(Outcome),
-    Lead(Leader),
-}
-
-impl Future for Follower {
-    type Output = Followed;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Followed> {
-        let this = &mut *self;
-        // Dropped after the lock: with a waker a whole task may go.
-        let _replaced;
-        let mut crew = lock(&this.flight.crew);
-        if let Some(outcome) = &crew.outcome {
-            this.done = true;
-            return Poll::Ready(Followed::Outcome(outcome.clone()));
-        }
-        if crew.promoted == Some(this.id) {
-            crew.promoted = None;
-            crew.followers.remove(&this.id);
-            this.done = true;
-            let term = this.flight.term.load(Ordering::Acquire);
-            return Poll::Ready(Followed::Lead(Leader::new(Arc::clone(&this.flight), term)));
-        }
-        if let Some(waker) = crew.followers.get_mut(&this.id)
-            && !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()))
-        {
-            _replaced = waker.replace(context.waker().clone());
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        if self.done {
-            return;
-        }
-        let (_waker, handed_on) = {
-            let mut crew = lock(&self.flight.crew);
-            let waker = crew.followers.remove(&self.id);
-            let handed_on = (crew.promoted == Some(self.id)).then(|| {
-                crew.promoted = None;
-                self.flight.term.load(Ordering::Acquire)
-            });
-            (waker, handed_on)
-        };
-        if let Some(term) = handed_on {
-            self.flight.abandon(term, false);
-        }
     }
 }
 

@@ -104,6 +104,35 @@ async fn a_fetch_of_six_seconds_is_done_once_by_processes_that_know_nothing() {
     assert!(began.elapsed() < Duration::from_millis(6500), "{:?}", began.elapsed());
 }
 
+/// Whoever waits knows by the marker that the holder lives, and waits for longer than it would for a
+/// holder that may have been killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_was_configured_to_be_long_shows_that_its_holder_lives() {
+    let memcached = Memcached::start();
+    let process = async || {
+        let builder = Cache::builder().memcached([memcached.address()]);
+        builder.lease(Duration::from_secs(10)).build().await.expect("it fits")
+    };
+    let upstream = Upstream::default().taking(2500);
+    let holder = process().await;
+    let call = {
+        let upstream = upstream.clone();
+        tokio::spawn(holder.scope(async move { slow_report(&upstream, 40).await }))
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let waiter = {
+        let (cache, upstream) = (process().await, upstream.clone());
+        tokio::spawn(cache.scope(async move { slow_report(&upstream, 40).await }))
+    };
+    tokio::time::sleep(Duration::from_millis(650)).await;
+    let key = holder.scope(async { slow_entry(40).key().to_string() }).await;
+    assert!(memcached.command(&format!("mg {key} v")).starts_with("VA 19"), "a marker");
+    for call in [call, waiter] {
+        assert_eq!(call.await.expect("no call panics"), Ok(1));
+    }
+    assert_eq!(upstream.fetches(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_fetch_that_an_invalidation_overtakes_stores_nothing() {
     let memcached = Memcached::start();
@@ -158,6 +187,7 @@ fn busy_for_ever() -> String {
                     "NF\r\n"
                 }
                 "mn" => "MN\r\n",
+                "stats" => "END\r\n",
                 _ => "NF\r\n",
             };
             stream.write_all(answer.as_bytes())?;

@@ -91,7 +91,8 @@ async fn is_never_written_to(behaviour: Behaviour, says: &[&str]) {
     write_all(&cache, &upstream).await;
     assert!(!server.holds("canary"), "{:?}", server.lines());
     let is_probe = |line: &String| {
-        line == "version" || line == "mn" || line.starts_with("ms cached-core.probe 2 ")
+        matches!(line.as_str(), "version" | "stats" | "mn")
+            || line.starts_with("ms cached-core.probe 2 ")
     };
     assert!(server.lines().iter().all(is_probe), "{:?}", server.lines());
     let warnings = warnings(&server.address());

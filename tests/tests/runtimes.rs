@@ -31,6 +31,11 @@ async fn level(upstream: &Upstream, number: u64) -> Result<usize, Down> {
     upstream.answer().await
 }
 
+#[coordinator_cached(name = "report", version = number, skip(upstream))]
+async fn report(upstream: &Upstream, number: u64) -> Result<usize, Down> {
+    upstream.answer().await
+}
+
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
@@ -227,4 +232,61 @@ async fn a_paused_clock_and_one_that_goes_on_again_fail_no_exchange() {
     cache.scope(cube(&upstream, 1)).await.expect("fetched");
     let took = began.elapsed();
     assert!(took >= TIMEOUT && took < TIMEOUT * 3, "{took:?}");
+}
+
+/// A fetch begins on one runtime, which runs for long enough to renew its lease once, and then no more:
+/// `stop` sees to that. A follower on another runtime takes the lead over. Meanwhile another process calls
+/// the function, which waits for as long as the lease is alive. Where `in_mid_renewal` is true, memcached
+/// answers the renewal only when nobody reads the answer.
+fn a_lease_goes_on_elsewhere(in_mid_renewal: bool, stop: impl FnOnce(Runtime) -> Option<Runtime>) {
+    let memcached = Memcached::start();
+    let (first, second, elsewhere) = (runtime(), runtime(), runtime());
+    let cache = second.block_on(process(&memcached, TIMEOUT));
+    let upstream = Upstream::default().taking(4000);
+    let call = |cache: &Cache| {
+        let upstream = upstream.clone();
+        cache.scope(async move { report(&upstream, 7).await })
+    };
+    let drive = |millis| {
+        first.block_on(async { tokio::time::sleep(Duration::from_millis(millis)).await });
+    };
+    let _leader = first.spawn(call(&cache));
+    drive(100);
+    let follower = call(&cache);
+    let follower = std::thread::spawn(move || second.block_on(follower));
+    drive(300);
+    if in_mid_renewal {
+        memcached.stop();
+    }
+    drive(300);
+    let _first = stop(first);
+    if in_mid_renewal {
+        memcached.resume();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let waits = elsewhere.block_on(async {
+        let other = process(&memcached, TIMEOUT).await;
+        call(&other).await
+    });
+    assert_eq!(follower.join().expect("no call panics"), Ok(2));
+    assert_eq!(waits, Ok(2), "it waited for the second leader");
+    assert_eq!(upstream.fetches(), 2);
+}
+
+#[test]
+fn a_lease_is_renewed_by_another_runtime_when_its_own_ends() {
+    a_lease_goes_on_elsewhere(false, |first| {
+        drop(first);
+        None
+    });
+}
+
+#[test]
+fn a_lease_is_renewed_by_another_runtime_when_its_own_is_not_driven() {
+    a_lease_goes_on_elsewhere(false, Some);
+}
+
+#[test]
+fn a_lease_is_renewed_by_another_runtime_when_its_own_stands_still_in_mid_renewal() {
+    a_lease_goes_on_elsewhere(true, Some);
 }

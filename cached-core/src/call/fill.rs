@@ -7,7 +7,7 @@ use super::{Fetching, Missed, Right};
 use crate::flight::Outcome;
 use crate::site::{Lifetime, Site, UNCONFIRMED};
 use crate::tier::local::{Ticket, Write, drop_aside};
-use crate::tier::remote::{Condition, Lease, RemoteError, RemoteKey};
+use crate::tier::remote::{Cas, Condition, Lease, RemoteError, RemoteKey};
 use crate::value::{Value, Verdict};
 
 impl Missed {
@@ -97,7 +97,7 @@ enum FillRight {
     /// A lease. Dropped unused, it is given back: nobody need wait for a fill that does not come.
     Lease(Lease),
     /// An item that may be replaced if it is still what was read.
-    Replace(RemoteKey, u64),
+    Replace(RemoteKey, Cas),
 }
 
 /// A fetched value on its way to memcached.

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::tier::remote::{Busy, RemoteKey};
+use crate::tier::remote::{Busy, Cas, RemoteKey};
 
 /// Pauses between two looks at the entry.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -31,7 +31,7 @@ pub(super) struct LeaseWait {
     leases_end: bool,
     has_seen_marker: bool,
     /// The CAS of the lease without a marker that is waited for, and when it was first seen.
-    placeholder: Option<(Option<u64>, Instant)>,
+    placeholder: Option<(Option<Cas>, Instant)>,
     /// Whether the lease has changed hands.
     has_changed_hands: bool,
 }
@@ -152,7 +152,7 @@ mod tests {
             elapsed: millis(elapsed),
             expected: millis(expected),
         });
-        Busy { cas: Some(7), marker }
+        Busy { cas: Some(7.into()), marker }
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
     fn a_lease_that_changes_hands_is_waited_for_anew_once() {
         let mut wait = wait(None);
         let began = wait.began;
-        let lease = |cas| Busy { cas: Some(cas), marker: None };
+        let lease = |cas: u64| Busy { cas: Some(cas.into()), marker: None };
         let at = |seconds| began + Duration::from_secs(seconds);
         assert_eq!(wait.begin_of(&lease(1), at(0)), began);
         wait.has_seen_marker = true;

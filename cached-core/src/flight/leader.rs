@@ -7,6 +7,8 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, RawWakerVTable, Wake, Waker};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use super::{Flight, Outcome, STUCK_LEADER_AFTER, lock, millis, now};
 
 /// The right, and the duty, to answer a flight.
@@ -132,20 +134,27 @@ pub(crate) fn poll_work<T>(
     context: &mut Context<'_>,
 ) -> Poll<T> {
     let mut polled = Poll::Pending;
-    poll_as(leader, last, context, &mut |context| polled = work.as_mut().poll(context));
+    poll_as(leader, last, context, &mut |context| {
+        polled = work.as_mut().poll(context);
+        polled.is_pending()
+    });
     polled
 }
 
-/// The same whatever it results in, so that it is compiled once.
+/// The same whatever it results in, so that it is compiled once. `poll` says whether the work waits.
 fn poll_as(
     leader: Option<&Leader>,
     last: &mut LastWaker,
     context: &mut Context<'_>,
-    poll: &mut dyn FnMut(&mut Context<'_>),
+    poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
 ) {
-    let Some(leader) = leader else { return poll(context) };
+    let Some(leader) = leader else {
+        poll(context);
+        return;
+    };
     let flight = &leader.flight;
     let known = last.take().filter(|(task, _)| task.is(&Task::of(context.waker())));
+    let is_new_here = known.is_none();
     let (_, waker) = last.insert(known.unwrap_or_else(|| {
         let task = context.waker().clone();
         // Of the one that is kept: what is lent may be somewhere else, for one task after another.
@@ -159,11 +168,18 @@ fn poll_as(
         flight.woken.store(0, Ordering::Release);
         flight.polling.store(true, Ordering::Release);
     }
-    {
+    let waits = {
         let _leading = Leading::enter(flight);
-        poll(&mut Context::from_waker(waker));
-    }
+        poll(&mut Context::from_waker(waker))
+    };
     if leads() {
+        // Only for work that waits: most others are over by now.
+        if is_new_here
+            && waits
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let _before = lock(&flight.runtime).replace((leader.term, runtime));
+        }
         flight.polling.store(false, Ordering::Release);
         // Woken while it was polled: it waits to be polled again from now on.
         if flight.woken.load(Ordering::Acquire) != 0 {

@@ -1,4 +1,5 @@
-use std::task::Wake;
+use std::pin::Pin;
+use std::task::{Context, Poll, Wake};
 
 use super::*;
 use crate::in_time::in_time;
@@ -222,4 +223,43 @@ fn a_second_panic_lets_every_follower_fetch_for_itself() {
         let polled = follower.as_mut().poll(&mut context);
         assert!(matches!(polled, Poll::Ready(Followed::Outcome(Outcome::Unshared))));
     }
+}
+
+#[test]
+fn the_lead_of_a_runtime_that_is_not_driven_goes_to_another_runtime() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let (idle, other) = (runtime(), runtime());
+    let flights = Arc::new(Flights::new());
+    let leader = leader(&flights);
+    let polled_on = |runtime: &tokio::runtime::Runtime| {
+        let _entered = runtime.enter();
+        let mut follower = Box::pin(follower(&flights));
+        let context = &mut Context::from_waker(Waker::noop());
+        assert!(follower.as_mut().poll(context).is_pending());
+        follower
+    };
+    let followers = [polled_on(&idle), polled_on(&idle), polled_on(&other)];
+    leader.flight.relieve(Some(idle.handle().id()));
+    assert_eq!(promoted(&leader.flight), Some(2));
+    // It is late to take the lead, and the others cannot.
+    leader.flight.relieve(None);
+    assert_eq!(promoted(&leader.flight), Some(2));
+    drop(followers);
+}
+
+#[test]
+fn a_flight_of_the_process_that_was_forked_is_nobodys() {
+    let flights = Arc::new(Flights::new());
+    // As a child sees it.
+    let parent = std::process::id() + 1;
+    flights.process.store(parent, Ordering::Relaxed);
+    let hash = Head::of(&key()).spread();
+    let flight = Arc::new(Flight::new(&flights, hash, &key(), None));
+    flights.shard(hash).push((hash, Arc::clone(&flight)));
+    let inherited = Leader::new(flight, 0);
+    let own = leader(&flights);
+    let _follower = follower(&flights);
+    inherited.answer(|| Outcome::Unshared);
+    assert!(matches!(flights.join(&key(), None), Role::Follower(_)), "the child's own goes on");
+    drop(own);
 }

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use super::driven::RuntimeProbes;
 use super::{Flight, lock, now};
 
 /// How often flights with followers are looked at.
@@ -53,6 +54,7 @@ impl Watch {
     }
 
     fn watch(&self) -> ! {
+        let mut probes = RuntimeProbes::default();
         loop {
             let flights: Vec<Arc<Flight>> = {
                 let mut flights = lock(&self.flights);
@@ -66,8 +68,16 @@ impl Watch {
             // ours was the last reference. If that panics, the watch goes on.
             let _ = catch_unwind(AssertUnwindSafe(|| {
                 let now = now();
-                flights.iter().for_each(|flight| flight.look(now));
+                for flight in &flights {
+                    flight.look(now);
+                    if let Some(runtime) = flight.runtime_of_quiet_leader(now)
+                        && probes.is_undriven(&runtime)
+                    {
+                        flight.relieve(Some(runtime.id()));
+                    }
+                }
                 drop(flights);
+                probes.end_look();
             }));
             std::thread::sleep(LOOK);
         }

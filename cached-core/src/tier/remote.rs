@@ -4,6 +4,7 @@
 //! it has done so a few times, nothing.
 
 mod background;
+mod cas;
 mod client;
 mod command;
 mod connection;
@@ -41,6 +42,7 @@ use crate::config::Config;
 use crate::key::Key;
 use background::BackgroundWrites;
 pub(crate) use background::Write;
+pub(crate) use cas::Cas;
 pub(crate) use lease::Lease;
 pub(crate) use marker::Marker;
 pub(crate) use place::RemoteKey;
@@ -75,7 +77,7 @@ type Servers = Arc<[Arc<Server>]>;
 pub(crate) enum Found {
     Item(Item),
     /// Nothing, and the caller has the right to fill it: the CAS of the lease.
-    Lease(u64),
+    Lease(Cas),
     /// Nothing yet: another caller has the right to fill it.
     Busy(Busy),
     /// Nothing, on a read that asked for no lease.
@@ -86,7 +88,7 @@ pub(crate) enum Found {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Busy {
     /// The CAS of its placeholder or marker.
-    pub(crate) cas: Option<u64>,
+    pub(crate) cas: Option<Cas>,
     /// The holder's own word on the fetch, once it has renewed the lease.
     pub(crate) marker: Option<Marker>,
 }
@@ -94,7 +96,7 @@ pub(crate) struct Busy {
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) frame: Vec<u8>,
-    pub(crate) cas: u64,
+    pub(crate) cas: Cas,
     /// When the server lets go of it, at the earliest.
     pub(crate) gone: Instant,
     /// Whether the caller has won the right to replace it, as it is about to go.
@@ -106,7 +108,7 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    fn new(frame: Vec<u8>, cas: u64, gone: Instant) -> Item {
+    fn new(frame: Vec<u8>, cas: Cas, gone: Instant) -> Item {
         Item { frame, cas, gone, won: false, given_back: false, in_gutter: false }
     }
 }
@@ -126,7 +128,7 @@ pub(crate) enum Condition {
     /// Only where nothing is.
     Absent,
     /// Only where nothing has happened since the read that gave this CAS.
-    Unchanged(u64),
+    Unchanged(Cas),
     Always,
 }
 
@@ -308,7 +310,7 @@ impl Remote {
     }
 
     /// Whether who won the right to replace an item, a lease's length ago, will not do it.
-    pub(crate) fn is_lost(&self, key: &RemoteKey, cas: u64, lease: Duration) -> bool {
+    pub(crate) fn is_lost(&self, key: &RemoteKey, cas: Cas, lease: Duration) -> bool {
         self.winners.is_lost(&key.key, cas, lease)
     }
 

@@ -41,8 +41,8 @@ pub(crate) struct Scope {
     pub(crate) broken: Broken,
 }
 
-/// A rule that is broken, to see that the search finds out. The last two are not rules of the
-/// library: they are what memcached does not promise.
+/// A rule that is broken, to see that the search finds out. The last is not a rule of the
+/// library: it is what memcached does not promise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Broken {
     Nothing,
@@ -59,8 +59,8 @@ pub(crate) enum Broken {
     PlaceholderIsValue,
     /// Who waits for a lease never gives up, and leases do not end.
     WaitForEver,
-    /// A restarted server counts its CAS from the start again.
-    CasRestarts,
+    /// A CAS is shown to the server also after a restart, when it counts from the start again.
+    CasOutlivesServer,
     /// A write that timed out is carried out later all the same.
     LateWrites,
 }
@@ -307,7 +307,7 @@ fn server_steps(state: &State, scope: &Scope, add: &mut Add<'_>) {
     }
     if state.mishaps < scope.mishaps && state.item != Item::Absent {
         let mut next = State { item: Item::Absent, mishaps: state.mishaps + 1, ..*state };
-        if scope.broken == Broken::CasRestarts {
+        if scope.broken == Broken::CasOutlivesServer {
             next.cas = 1;
         }
         add(SERVER, "is lost, and comes back empty", true, Ok(next));

@@ -4,8 +4,9 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::cas::Incarnation;
 use super::marker::Marker;
-use super::{Busy, Condition, ErrorKind, Found, Item, LeaseTerms};
+use super::{Busy, Cas, Condition, ErrorKind, Found, Item, LeaseTerms};
 
 /// One command. It owns what it carries, so that it can travel with others and outlive its caller.
 #[derive(Debug, Clone)]
@@ -16,12 +17,12 @@ pub(super) enum Command {
     Write { key: Arc<str>, frame: Arc<[u8]>, seconds: u32, condition: Condition },
     /// Replaces the placeholder or marker of a lease that this process holds by `marker`, for so
     /// many seconds, if it still has this CAS. The answer carries the marker's CAS.
-    Renew { key: Arc<str>, marker: Arc<[u8]>, seconds: u32, cas: u64 },
+    Renew { key: Arc<str>, marker: Arc<[u8]>, seconds: u32, cas: Cas },
     /// Removes the item. With a CAS it removes only an item that nobody has changed since.
-    Delete { key: Arc<str>, unchanged: Option<u64> },
+    Delete { key: Arc<str>, unchanged: Option<Cas> },
     /// Lets the next reader win the right to replace an item that nobody has changed: marking it
     /// stale takes back that it was won. The item keeps its time to live.
-    LetOthersWin { key: Arc<str>, cas: u64 },
+    LetOthersWin { key: Arc<str>, cas: Cas },
 }
 
 /// A server's answer to one command.
@@ -31,7 +32,7 @@ pub(super) enum Reply {
     /// True if a write or a delete took effect.
     Applied(bool),
     /// The CAS of a renewed lease; `None` if the lease was lost.
-    Renewed(Option<u64>),
+    Renewed(Option<Cas>),
 }
 
 /// Why a command was not answered.
@@ -87,6 +88,23 @@ impl Command {
             | Command::Delete { key, .. }
             | Command::LetOthersWin { key, .. } => key,
         }
+    }
+
+    /// The CAS that its item must have.
+    fn condition(&self) -> Option<Cas> {
+        match *self {
+            Command::Write { condition: Condition::Unchanged(cas), .. }
+            | Command::Renew { cas, .. }
+            | Command::Delete { unchanged: Some(cas), .. }
+            | Command::LetOthersWin { cas, .. } => Some(cas),
+            _ => None,
+        }
+    }
+
+    /// Returns true if the command is under a CAS that another incarnation of the server has given. There
+    /// is no such item on this one, whatever item has the same number.
+    pub(super) fn is_of_another(&self, incarnation: Incarnation) -> bool {
+        self.condition().is_some_and(|cas| !cas.is_of(incarnation))
     }
 
     /// The bytes of the frame that it carries.
@@ -146,9 +164,15 @@ pub(super) struct ReadAnswer {
 
 impl ReadAnswer {
     /// Says what the answer means to the read that asked with `lease`. The server's count of seconds
-    /// begins at `sent`.
-    pub(super) fn found(self, lease: Option<LeaseTerms>, sent: Instant) -> Found {
+    /// begins at `sent`, and its CAS numbers are those of `incarnation`.
+    pub(super) fn found(
+        self,
+        lease: Option<LeaseTerms>,
+        sent: Instant,
+        incarnation: Incarnation,
+    ) -> Found {
         let ReadAnswer { frame, cas, ttl, won, busy, given_back } = self;
+        let cas = cas.map(|number| Cas { number, of: incarnation });
         // A marker means that its holder fetches, whatever the server says of the right to fill: the
         // renewal took the server's own record of who won it away.
         if let (Some(marker), Some(cas)) = (frame.as_deref().and_then(Marker::decode), cas) {

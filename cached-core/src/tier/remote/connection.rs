@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
+use super::cas::Incarnation;
 use super::command::{Answer, Command, Failure};
 use super::dial::Addresses;
 use super::timer::Timer;
@@ -126,8 +127,12 @@ impl Connections {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, deadline: Instant) -> Connection {
-        Connection { wire: Wire::new(stream), timer: Timer::new(deadline) }
+    pub(super) fn new(
+        stream: TcpStream,
+        incarnation: Incarnation,
+        deadline: Instant,
+    ) -> Connection {
+        Connection { wire: Wire::new(stream, incarnation), timer: Timer::new(deadline) }
     }
 
     fn go_on(

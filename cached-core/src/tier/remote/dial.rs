@@ -97,8 +97,8 @@ impl Addresses {
             let stream = TcpStream::connect(self.addresses[index]).await.map_err(Failure::lost)?;
             stream.set_nodelay(true).map_err(Failure::lost)?;
             let mut stream = stream;
-            probe(&mut stream).await?;
-            Ok(Box::new(Connection::new(stream, deadline)))
+            let incarnation = probe(&mut stream).await?;
+            Ok(Box::new(Connection::new(stream, incarnation, deadline)))
         };
         (index, opened.await)
     }
@@ -148,7 +148,7 @@ mod tests {
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let _ = stream.read(&mut [0; 99]).await;
-                let _ = stream.write_all(b"VERSION 1.6.18\r\nNF c0\r\nMN\r\n").await;
+                let _ = stream.write_all(b"VERSION 1.6.18\r\nNF c0\r\nEND\r\nMN\r\n").await;
             }
         });
         address

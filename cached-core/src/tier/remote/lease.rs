@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::renewals::{LeaseRequest, RENEWED_EVERY};
-use super::{Busy, Found, Item, Marker, Remote, RemoteError, RemoteKey, whole_seconds};
+use super::{Busy, Cas, Found, Item, Marker, Remote, RemoteError, RemoteKey, whole_seconds};
 use crate::flight::Pulse;
 
 /// How long memcached keeps a marker that its holder does not renew, if the lease is not longer.
@@ -57,10 +57,12 @@ pub(super) struct HeldLease {
 
 struct LeaseState {
     /// The CAS of the placeholder or of the newest marker.
-    cas: u64,
+    cas: Cas,
     phase: Phase,
     /// Whether a renewal was not answered: the CAS may be another by now.
     is_uncertain: bool,
+    /// The number of the newest renewal. One with an older number was given up, and changes nothing here.
+    renewal: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl Lease {
     pub(crate) fn new(
         remote: &Arc<Remote>,
         key: RemoteKey,
-        cas: u64,
+        cas: Cas,
         lease: Duration,
         expected: Duration,
     ) -> Lease {
@@ -98,14 +100,14 @@ impl Lease {
     }
 
     /// Removes an item in the background, if it is still what was read under this CAS.
-    pub(crate) fn remove_item(remote: &Arc<Remote>, key: RemoteKey, cas: u64) {
+    pub(crate) fn remove_item(remote: &Arc<Remote>, key: RemoteKey, cas: Cas) {
         drop(Lease::held(remote, key, cas, Duration::ZERO, Duration::ZERO));
     }
 
     fn held(
         remote: &Arc<Remote>,
         key: RemoteKey,
-        cas: u64,
+        cas: Cas,
         lasts: Duration,
         expected: Duration,
     ) -> Lease {
@@ -116,7 +118,12 @@ impl Lease {
             lasts,
             expected,
             pulse: OnceLock::new(),
-            state: Mutex::new(LeaseState { cas, phase: Phase::Held, is_uncertain: false }),
+            state: Mutex::new(LeaseState {
+                cas,
+                phase: Phase::Held,
+                is_uncertain: false,
+                renewal: 0,
+            }),
             renewed: Notify::new(),
         };
         let (remote, held) = (Arc::clone(remote), Arc::new(held));
@@ -130,10 +137,10 @@ impl Lease {
     }
 
     /// Has the running runtime renew the lease, whose fetch goes on here: the runtime that won it may have
-    /// ended.
+    /// ended, or may not be driven any more.
     pub(crate) fn renew_here(&self) {
-        if !self.of_item && !self.remote.renewals.has(&self.held) {
-            self.remote.renewals.add(&self.held, RENEWED_EVERY);
+        if !self.of_item {
+            self.remote.renewals.take_over(&self.held);
         }
     }
 
@@ -142,7 +149,7 @@ impl Lease {
     }
 
     /// Ends the renewals and returns the CAS to fill under, or `None` if the lease was lost.
-    pub(crate) async fn settle(&self) -> Option<u64> {
+    pub(crate) async fn settle(&self) -> Option<Cas> {
         self.held.settle().await
     }
 
@@ -185,7 +192,7 @@ impl HeldLease {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn settle(&self) -> Option<u64> {
+    async fn settle(&self) -> Option<Cas> {
         let give_up = tokio::time::Instant::now() + RENEWAL_WAIT;
         let (cas, is_uncertain) = loop {
             let renewed = self.renewed.notified();
@@ -220,7 +227,7 @@ impl HeldLease {
     }
 
     /// The CAS under which memcached has this lease; `None` if it has something else.
-    async fn find(&self, last_known: u64) -> Result<Option<u64>, RemoteError> {
+    async fn find(&self, last_known: Cas) -> Result<Option<Cas>, RemoteError> {
         Ok(match self.key.look().await? {
             Found::Busy(Busy { cas: Some(cas), marker: Some(marker) }) => {
                 (marker.nonce == self.nonce).then_some(cas)
@@ -240,15 +247,16 @@ impl HeldLease {
         if is_stopped || lasted > LEAST_LONGEST_LEASE.max(self.expected.saturating_mul(4)) {
             return false;
         }
-        let (mut cas, is_uncertain) = {
+        let (mut cas, is_uncertain, number) = {
             let mut state = self.state();
             if state.phase != Phase::Held {
                 return false;
             }
             state.phase = Phase::Renewing;
-            (state.cas, state.is_uncertain)
+            state.renewal += 1;
+            (state.cas, state.is_uncertain, state.renewal)
         };
-        let mut renewal = Renewal { lease: self, outcome: None };
+        let mut renewal = Renewal { lease: self, number, outcome: None };
         if is_uncertain {
             match self.find(cas).await {
                 Ok(Some(found)) => cas = found,
@@ -256,20 +264,32 @@ impl HeldLease {
                     renewal.outcome = Some(None);
                     return false;
                 }
-                Err(_) => return true,
+                Err(_) => return renewal.is_newest(),
             }
         }
         let marker = Marker { nonce: self.nonce, elapsed: lasted, expected: self.expected };
         match self.key.renew(marker, whole_seconds(self.lasts), cas).await {
             Ok(renewed) => {
                 renewal.outcome = Some(renewed);
-                renewed.is_some()
+                renewed.is_some() && renewal.is_newest()
             }
             Err(error) => {
                 log::debug!("a lease was not renewed: {error}");
-                true
+                renewal.is_newest()
             }
         }
+    }
+
+    /// Gives up a renewal under way, whose runtime may stand still: another begins without its answer.
+    pub(super) fn give_up_renewal(&self) {
+        {
+            let mut state = self.state();
+            if state.phase == Phase::Renewing {
+                (state.phase, state.is_uncertain) = (Phase::Held, true);
+                state.renewal += 1;
+            }
+        }
+        self.renewed.notify_waiters();
     }
 }
 
@@ -277,20 +297,28 @@ impl HeldLease {
 /// ends, it leaves the lease uncertain.
 struct Renewal<'l> {
     lease: &'l HeldLease,
+    number: u32,
     /// The new CAS, or that the lease is lost.
-    outcome: Option<Option<u64>>,
+    outcome: Option<Option<Cas>>,
+}
+
+impl Renewal<'_> {
+    /// Returns false if the renewal was given up.
+    fn is_newest(&self) -> bool {
+        self.lease.state().renewal == self.number
+    }
 }
 
 impl Drop for Renewal<'_> {
     fn drop(&mut self) {
         {
             let mut state = self.lease.state();
-            let is_settled = state.phase == Phase::Settled;
+            let is_given_up = state.phase == Phase::Settled || state.renewal != self.number;
             match self.outcome {
-                // The holder has gone on without it, and finds out for itself.
-                _ if is_settled => {}
+                // Others have gone on without it, and find out for themselves.
+                _ if is_given_up => {}
                 Some(Some(cas)) => {
-                    *state = LeaseState { cas, phase: Phase::Held, is_uncertain: false };
+                    (state.cas, state.phase, state.is_uncertain) = (cas, Phase::Held, false);
                 }
                 Some(None) => state.phase = Phase::Lost,
                 None => (state.phase, state.is_uncertain) = (Phase::Held, true),

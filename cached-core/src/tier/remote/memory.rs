@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::cas::Incarnation;
 use super::command::{Answer, Command, Failure, Reply};
 use super::marker::Marker;
-use super::{Busy, Condition, Found, Item, LeaseTerms};
+use super::{Busy, Cas, Condition, Found, Item, LeaseTerms};
 use crate::clock::Clock;
 
 /// The largest item that a memcached takes unless it is told otherwise.
@@ -27,6 +28,8 @@ struct State {
     // Ordered, so that a lie is the same lie each time.
     items: BTreeMap<Arc<str>, Kept>,
     last_cas: u64,
+    /// How often it was started anew.
+    restarts: u64,
     commands: u64,
     lies: usize,
 }
@@ -68,7 +71,7 @@ pub(crate) enum Conduct {
 #[derive(Debug)]
 struct Kept {
     frame: Vec<u8>,
-    cas: u64,
+    cas: Cas,
     expires: Instant,
     /// Whether somebody has won the right to replace it.
     won: bool,
@@ -92,7 +95,9 @@ impl Memory {
 
     /// Forgets everything, as a restart does.
     pub(crate) fn clear(&self) {
-        self.lock().items.clear();
+        let mut state = self.lock();
+        state.items.clear();
+        (state.last_cas, state.restarts) = (0, state.restarts + 1);
     }
 
     /// How many commands it has taken.
@@ -172,16 +177,25 @@ impl State {
         }
     }
 
-    fn next_cas(&mut self) -> u64 {
+    fn next_cas(&mut self) -> Cas {
         self.last_cas += 1;
-        self.last_cas
+        Cas { number: self.last_cas, of: self.incarnation() }
     }
 
-    fn is_unchanged(&self, key: &str, since: Option<u64>) -> bool {
+    fn incarnation(&self) -> Incarnation {
+        Incarnation::new(0, self.restarts)
+    }
+
+    /// A CAS that no item has.
+    fn no_cas(&self) -> Cas {
+        Cas { number: u64::MAX, of: self.incarnation() }
+    }
+
+    fn is_unchanged(&self, key: &str, since: Option<Cas>) -> bool {
         self.items.get(key).is_some_and(|kept| since.is_none_or(|cas| kept.cas == cas))
     }
 
-    fn store(&mut self, key: Arc<str>, frame: Vec<u8>, seconds: u32, now: Instant) -> u64 {
+    fn store(&mut self, key: Arc<str>, frame: Vec<u8>, seconds: u32, now: Instant) -> Cas {
         let expires = now + Duration::from_secs(seconds.into());
         let cas = self.next_cas();
         self.items.insert(key, Kept { frame, cas, expires, won: false, stale: false });
@@ -223,13 +237,13 @@ impl State {
         let own = self.items.get(key).map(|kept| kept.frame.clone()).unwrap_or_default();
         let frame = match self.lies % 5 {
             0 => return Reply::Found(Found::Nothing),
-            1 => return Reply::Found(Found::Lease(u64::MAX)),
+            1 => return Reply::Found(Found::Lease(self.no_cas())),
             2 => others.next().map_or_else(|| b"no entry of yours".to_vec(), |o| o.1.frame.clone()),
             3 => own[..own.len() / 2].to_vec(),
             _ => own.iter().map(|byte| byte ^ 1).collect(),
         };
         let gone = now + Duration::from_secs(60);
-        Reply::Found(Found::Item(Item::new(frame, u64::MAX, gone)))
+        Reply::Found(Found::Item(Item::new(frame, self.no_cas(), gone)))
     }
 }
 

@@ -9,7 +9,7 @@ use super::command::Command;
 use super::server::{Errand, Server, Untold};
 use super::timer::run_until;
 use super::{
-    Busy, Condition, Found, GUTTER_TTL, Item, LONGEST_TTL, LeaseTerms, Marker, RemoteError,
+    Busy, Cas, Condition, Found, GUTTER_TTL, Item, LONGEST_TTL, LeaseTerms, Marker, RemoteError,
     whole_seconds,
 };
 use crate::key::Digest;
@@ -199,7 +199,7 @@ impl RemoteKey {
 
     pub(super) fn judge(&self, mut item: Item) -> Item {
         item.in_gutter = self.in_gutter;
-        if !self.server().is_believed(self.digest, item.cas) {
+        if !self.server().is_believed(self.digest, item.cas.number) {
             self.server().doubted();
             // Nobody can read it, and so anybody may replace it.
             item.frame.clear();
@@ -253,8 +253,8 @@ impl RemoteKey {
         &self,
         marker: Marker,
         seconds: u32,
-        cas: u64,
-    ) -> Result<Option<u64>, RemoteError> {
+        cas: Cas,
+    ) -> Result<Option<Cas>, RemoteError> {
         self.server().renew(&self.key, marker, seconds, cas).await
     }
 
@@ -269,7 +269,7 @@ impl RemoteKey {
     }
 
     /// Finds out in the background whether a lease that was waited for in vain ends at all.
-    pub(crate) fn doubt_lease(&self, cas: u64) {
+    pub(crate) fn doubt_lease(&self, cas: Cas) {
         let (Ok(runtime), Some(check)) = (Handle::try_current(), self.server().begin_lease_check())
         else {
             return;
@@ -289,12 +289,12 @@ impl RemoteKey {
     }
 
     /// Gives a lease back: what is there is removed if nobody has changed it.
-    pub(super) async fn give_back(&self, cas: u64) -> Result<(), RemoteError> {
+    pub(super) async fn give_back(&self, cas: Cas) -> Result<(), RemoteError> {
         let delete = Command::Delete { key: Arc::clone(&self.key), unchanged: Some(cas) };
         self.server().change(delete, self.errand).await.map(drop)
     }
 
-    pub(super) async fn let_others_win(&self, cas: u64) -> Result<(), RemoteError> {
+    pub(super) async fn let_others_win(&self, cas: Cas) -> Result<(), RemoteError> {
         let mark = Command::LetOthersWin { key: Arc::clone(&self.key), cas };
         self.server().change(mark, self.errand).await.map(drop)
     }

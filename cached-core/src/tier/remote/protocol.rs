@@ -10,8 +10,9 @@ use std::time::Instant;
 
 use memcache::exp::{Error, MetaResponse};
 
-use super::Condition;
+use super::cas::Incarnation;
 use super::command::{Command, Failure, ReadAnswer, Reply};
+use super::{Cas, Condition};
 
 /// The largest item that a memcached can be told to take.
 pub(super) const LONGEST_FRAME: usize = 1 << 30;
@@ -35,6 +36,8 @@ enum Code {
     Miss,
     /// A condition did not hold.
     NotDone,
+    /// `MN`: nothing was asked.
+    NothingAsked,
 }
 
 /// A line that is not an answer to a command.
@@ -78,6 +81,7 @@ impl AnswerLine {
             Some(b"HD") => (Code::Done, false),
             Some(b"EN") => (Code::Miss, false),
             Some(b"STORED") => (Code::Stored, false),
+            Some(b"MN") => (Code::NothingAsked, false),
             Some(b"EX" | b"NF" | b"NS" | b"EXISTS" | b"NOT_FOUND" | b"NOT_STORED") => {
                 (Code::NotDone, false)
             }
@@ -113,8 +117,12 @@ impl AnswerLine {
         following: &[u8],
         command: &Command,
         sent: Instant,
+        incarnation: Incarnation,
     ) -> Result<Reply, Failure> {
-        let AnswerLine { code, frame_length, mut read } = self;
+        let AnswerLine { mut code, frame_length, mut read } = self;
+        if code == Code::NothingAsked && command.is_of_another(incarnation) {
+            code = Code::NotDone;
+        }
         let frame = match (frame_length, following) {
             (None, []) => None,
             (Some(length), whole) if whole.get(length..) == Some(b"\r\n") => Some(&whole[..length]),
@@ -123,15 +131,16 @@ impl AnswerLine {
         match (command, code, frame) {
             (&Command::Read { lease, .. }, Code::Done, Some(frame)) => {
                 read.frame = Some(frame.to_vec());
-                Ok(Reply::Found(read.found(lease, sent)))
+                Ok(Reply::Found(read.found(lease, sent, incarnation)))
             }
             (&Command::Read { lease, .. }, Code::Miss, None) => {
-                Ok(Reply::Found(read.found(lease, sent)))
+                Ok(Reply::Found(read.found(lease, sent, incarnation)))
             }
             (Command::Write { .. }, Code::Stored, None) => Ok(Reply::Applied(true)),
             (Command::Write { .. }, Code::NotDone, None) => Ok(Reply::Applied(false)),
             (Command::Renew { .. }, Code::Done | Code::NotDone, None) => {
-                Ok(Reply::Renewed(read.cas.filter(|_| code == Code::Done)))
+                let number = read.cas.filter(|_| code == Code::Done);
+                Ok(Reply::Renewed(number.map(|number| Cas { number, of: incarnation })))
             }
             (
                 Command::Delete { .. } | Command::LetOthersWin { .. },
@@ -143,9 +152,13 @@ impl AnswerLine {
     }
 }
 
-/// Appends a command as it travels. Its key must be of an alphabet and a length that memcached takes
-/// as they are.
-pub(super) fn write_command(command: &Command, into: &mut Vec<u8>) {
+/// Appends a command as it travels to a server of this incarnation. Its key must be of an alphabet and a
+/// length that memcached takes as they are. In place of a command under another incarnation's CAS goes
+/// one that asks for nothing, so that the answers stay in order.
+pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &mut Vec<u8>) {
+    if command.is_of_another(incarnation) {
+        return into.extend_from_slice(b"mn\r\n");
+    }
     let name = match command {
         Command::Read { .. } => "mg ",
         Command::Write { condition: Condition::Absent, .. } => "add ",
@@ -171,7 +184,7 @@ pub(super) fn write_command(command: &Command, into: &mut Vec<u8>) {
             write_number(into, b" 0 ", *seconds);
             write_number(into, b" ", frame.len() as u64);
             if let Condition::Unchanged(cas) = condition {
-                write_number(into, b" ", *cas);
+                write_number(into, b" ", cas.number);
             }
             into.extend_from_slice(b"\r\n");
             into.extend_from_slice(frame);
@@ -179,13 +192,13 @@ pub(super) fn write_command(command: &Command, into: &mut Vec<u8>) {
         Command::Renew { marker, seconds, cas, .. } => {
             write_number(into, b" ", marker.len() as u64);
             write_number(into, b" T", *seconds);
-            write_number(into, b" C", *cas);
+            write_number(into, b" C", cas.number);
             into.extend_from_slice(b" c\r\n");
             into.extend_from_slice(marker);
         }
-        Command::Delete { unchanged: Some(cas), .. } => write_number(into, b" C", *cas),
+        Command::Delete { unchanged: Some(cas), .. } => write_number(into, b" C", cas.number),
         Command::Delete { unchanged: None, .. } => {}
-        Command::LetOthersWin { cas, .. } => write_number(into, b" I C", *cas),
+        Command::LetOthersWin { cas, .. } => write_number(into, b" I C", cas.number),
     }
     into.extend_from_slice(b"\r\n");
 }
@@ -217,6 +230,8 @@ fn parse_number(digits: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -234,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_value_travels_only_behind_a_command_that_every_memcached_knows() {
-        let conditions = [Condition::Absent, Condition::Unchanged(7), Condition::Always];
+        let conditions = [Condition::Absent, Condition::Unchanged(7.into()), Condition::Always];
         let expected: [&[u8]; 3] = [
             b"add key 0 60 3\r\na\r\n\r\n",
             b"cas key 0 60 3 7\r\na\r\n\r\n",
@@ -244,8 +259,55 @@ mod tests {
             let frame = b"a\r\n"[..].into();
             let mut written = Vec::new();
             let write = Command::Write { key: "key".into(), frame, seconds: 60, condition };
-            write_command(&write, &mut written);
+            write_command(&write, Incarnation::UNKNOWN, &mut written);
             assert_eq!(written, expected);
+        }
+    }
+
+    #[test]
+    fn a_cas_is_shown_to_the_incarnation_alone_that_gave_it() {
+        let [mine, other] = [8, 9].map(|started| Incarnation::new(1, started));
+        let cas = Cas { number: 7, of: mine };
+        let (key, sent): (Arc<str>, _) = ("key".into(), Instant::now());
+        let commands = [
+            Command::Write {
+                key: Arc::clone(&key),
+                frame: b"a"[..].into(),
+                seconds: 60,
+                condition: Condition::Unchanged(cas),
+            },
+            Command::Renew { key: Arc::clone(&key), marker: b"a"[..].into(), seconds: 3, cas },
+            Command::Delete { key: Arc::clone(&key), unchanged: Some(cas) },
+            Command::LetOthersWin { key: Arc::clone(&key), cas },
+        ];
+        for command in commands {
+            let written = |incarnation| {
+                let mut written = Vec::new();
+                write_command(&command, incarnation, &mut written);
+                String::from_utf8(written).expect("text")
+            };
+            assert!(written(mine).contains('7'), "{command:?}");
+            assert_eq!(written(other), "mn\r\n", "{command:?}");
+            let reply = |incarnation| {
+                let line = AnswerLine::parse(b"MN\r").ok().expect("an answer");
+                line.reply(b"", &command, sent, incarnation)
+            };
+            assert!(reply(mine).is_err(), "{command:?}");
+            let done = match reply(other).expect("an answer") {
+                Reply::Applied(applied) => applied,
+                Reply::Renewed(renewed) => renewed.is_some(),
+                Reply::Found(_) => true,
+            };
+            assert!(!done, "{command:?}");
+        }
+        // Whoever has changed it, and whatever is there.
+        for command in [
+            Command::Delete { key: Arc::clone(&key), unchanged: None },
+            Command::Read { key, lease: None },
+        ] {
+            let mut written = Vec::new();
+            write_command(&command, other, &mut written);
+            assert!(written.starts_with(b"m") && !written.starts_with(b"mn"));
         }
     }
 }

@@ -112,7 +112,7 @@ mod tests {
         let removal = Command::Delete { key: "removal".into(), unchanged: None };
         drop(queue.push(removal).expect("room"));
         drop(queue.push(read("gone")).expect("room"));
-        queue.push_give_back(Command::Delete { key: "lease".into(), unchanged: Some(7) });
+        queue.push_give_back(Command::Delete { key: "lease".into(), unchanged: Some(7.into()) });
         let batch = queue.next_batch();
         let keys: Vec<&str> = batch.commands.iter().map(|command| &**command.key()).collect();
         assert_eq!(keys, ["lease", "awaited", "removal"]);

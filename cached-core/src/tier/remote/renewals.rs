@@ -23,7 +23,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How many leases are renewed at once.
 const MOST_AT_ONCE: usize = 256;
 
-/// The leases that are to be renewed, each by a task of the runtime that won it.
+/// The leases that are to be renewed, each by a task of the runtime that won it, or of the one on which
+/// its fetch goes on.
 #[derive(Default)]
 pub(super) struct Renewals {
     runtimes: Mutex<Vec<(Id, Due)>>,
@@ -79,11 +80,22 @@ impl Renewals {
         }
     }
 
-    /// Returns true if a runtime renews the lease.
-    pub(super) fn has(&self, lease: &Arc<HeldLease>) -> bool {
-        let lease = Arc::downgrade(lease);
-        let runtimes = self.runtimes();
-        runtimes.iter().any(|(_, due)| due.iter().any(|(_, known)| known.ptr_eq(&lease)))
+    /// Has the running runtime renew the lease, at once where that is new to it: the runtime that renewed
+    /// the lease so far may stand still.
+    pub(super) fn take_over(self: &Arc<Renewals>, lease: &Arc<HeldLease>) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let known = Arc::downgrade(lease);
+        for (id, due) in self.runtimes().iter_mut() {
+            let Some(index) = due.iter().position(|(_, lease)| lease.ptr_eq(&known)) else {
+                continue;
+            };
+            if *id == runtime.id() {
+                return;
+            }
+            due.remove(index);
+        }
+        lease.give_up_renewal();
+        self.add(lease, Duration::ZERO);
     }
 
     fn runtimes(&self) -> MutexGuard<'_, Vec<(Id, Due)>> {

@@ -1,24 +1,26 @@
 //! One memcached server: the ways to it, whether it is worth asking, and what it has to be told.
 
+mod doubts;
+mod recovery;
+mod untold;
+
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
-
-use tokio::runtime::Handle;
 
 use super::command::{Answer, Command, Failure, Reply};
 use super::debts::Debts;
 use super::health::{FAILURES, Health, Verdict};
-use super::join::{Joined, join_all};
 use super::lease_record::{LeaseCheck, LeaseRecord};
 use super::pipeline::Pipeline;
-use super::queue::BATCH;
 use super::runtimes::Runtimes;
-use super::{Condition, ErrorKind, Found, Item, LeaseTerms, Marker, RemoteError};
+use super::{Cas, ErrorKind, Found, Item, LeaseTerms, Marker, RemoteError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::key::Digest;
+use doubts::Doubts;
+pub(super) use untold::Untold;
 
 /// The longest that a write in the background waits and takes.
 pub(super) const LONGEST_WRITE: Duration = Duration::from_secs(10);
@@ -26,8 +28,6 @@ pub(super) const LONGEST_WRITE: Duration = Duration::from_secs(10);
 const OVERDUE: Duration = Duration::from_secs(1);
 /// How long the renewal of a lease waits for its turn.
 const RENEWAL_PATIENCE: Duration = Duration::from_secs(1);
-/// What is written to see whether a server answers. No entry's key looks like it.
-const MARK: &str = "cached-core.mark";
 
 /// What an exchange is for, and so how long it may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,22 +52,14 @@ pub(super) struct Server {
     pub(super) health: Health,
     pub(super) lease_record: Arc<LeaseRecord>,
     pub(super) was_added: bool,
-    /// Whether it is used no longer. At its address there may be another of these since.
+    /// True if the server is not used any more. Another of these may be at its address since.
     is_gone: AtomicBool,
     debts: Debts,
     /// Items with a lower CAS are from before a time in which this process may have changed them
     /// without telling this server.
     marked: AtomicU64,
-    /// Of which keys that is so.
+    /// The keys of which that is so.
     doubts: Mutex<Doubts>,
-}
-
-#[derive(Default)]
-struct Doubts {
-    /// Of all.
-    all: bool,
-    /// Of those that these servers, by their seeds, had while they were there.
-    of: Vec<u64>,
 }
 
 /// How much a server wants a key: the same in every process, on every machine and for every build.
@@ -200,8 +192,8 @@ impl Server {
         key: &Arc<str>,
         marker: Marker,
         seconds: u32,
-        cas: u64,
-    ) -> Result<Option<u64>, RemoteError> {
+        cas: Cas,
+    ) -> Result<Option<Cas>, RemoteError> {
         if self.is_gone.load(Ordering::Acquire) {
             return Err(self.error(ErrorKind::NotAsked, &"it is not used any more"));
         }
@@ -215,58 +207,6 @@ impl Server {
             Ok(Reply::Renewed(renewed)) => Ok(renewed),
             answer => Err(self.unanswered(answer)),
         }
-    }
-
-    /// Remembers what the server has to be told.
-    fn owe(&self, key: &Arc<str>) {
-        // Where it is ejected, there is somebody who mends it.
-        let is_first = self.debts.is_empty() && self.health.in_rotation();
-        if is_first {
-            self.health.schedule(0);
-        }
-        if !self.debts.remember(key) {
-            self.distrust(None);
-        } else if is_first {
-            self.mend_in_background();
-        }
-    }
-
-    /// Believes nothing of what the server has by now; of the keys of `gone` alone, where that is
-    /// given. It is out of rotation until it can tell what it has from what it will have.
-    pub(super) fn distrust(&self, gone: Option<&Server>) {
-        {
-            let mut doubts = self.doubts();
-            match gone {
-                Some(gone) if doubts.of.contains(&gone.seed) => {}
-                Some(gone) => doubts.of.push(gone.seed),
-                None => doubts.all = true,
-            }
-            self.debts.distrust();
-        }
-        self.health.eject();
-        self.mend_in_background();
-    }
-
-    /// Whether an item of the key may be what this process stored last.
-    pub(super) fn is_believed(&self, digest: Digest, cas: u64) -> bool {
-        if cas >= self.marked.load(Ordering::Acquire) {
-            return true;
-        }
-        let own = self.score(digest);
-        let doubts = self.doubts();
-        !doubts.all && !doubts.of.iter().any(|&seed| score(seed, digest) > own)
-    }
-
-    /// An item that is not believed is from before the mark, or from after a restart that nobody
-    /// noticed: finds that out.
-    pub(super) fn doubted(&self) {
-        if self.is_well() && self.health.begins_attempt() {
-            self.attempt_in_background();
-        }
-    }
-
-    fn doubts(&self) -> MutexGuard<'_, Doubts> {
-        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An exchange came to nothing.
@@ -329,164 +269,6 @@ impl Server {
     fn any_pipeline(&self, errand: Errand) -> Result<Arc<Pipeline>, RemoteError> {
         let pipeline = self.runtimes.pipeline(&self.me, errand);
         pipeline.map_err(|why| self.error(ErrorKind::NotAsked, &why))
-    }
-
-    /// Sees to it that the server comes back and is told what it missed. Without a runtime it is
-    /// left to a later caller, who finds it overdue.
-    fn mend_in_background(&self) {
-        // A runtime without a clock is as good as none.
-        if let (Ok(runtime), Ok(_)) = (Handle::try_current(), self.any_pipeline(Errand::Background))
-        {
-            runtime.spawn(mend(Weak::clone(&self.me)));
-        }
-    }
-
-    fn attempt_in_background(&self) {
-        if let (Ok(runtime), Some(server)) = (Handle::try_current(), self.me.upgrade()) {
-            runtime.spawn(async move {
-                if let Err(error) = server.attempt().await {
-                    log::debug!("{error}");
-                }
-            });
-        }
-    }
-
-    /// A test that has moved the clock sees the attempt that is due made by its next call.
-    #[cfg(feature = "testing")]
-    pub(super) async fn mend_if_in_memory(&self) {
-        if self.network.is_some()
-            && !self.is_well()
-            && self.health.begins_attempt()
-            && self.attempt().await.is_err()
-        {
-            self.health.attempt_failed();
-        }
-    }
-
-    fn is_well(&self) -> bool {
-        self.health.in_rotation() && self.debts.is_empty()
-    }
-
-    /// Whether the server answers; then it is told what it missed, and is back in rotation.
-    async fn attempt(&self) -> Result<(), RemoteError> {
-        let marked = self.marked.load(Ordering::Acquire);
-        let distrusted = self.debts.distrusted();
-        let mark = self.mark().await?;
-        if let Some(distrusted) = distrusted {
-            // Unless there is a later mark: then the next attempt sees to what is distrusted yet.
-            let (set, failed) = (Ordering::AcqRel, Ordering::Relaxed);
-            if self.marked.compare_exchange(marked, mark, set, failed).is_ok() {
-                self.debts.marked(distrusted);
-            }
-        } else if mark < marked {
-            // It counts from the start again: it was started anew, and has nothing from before. Unless
-            // there are doubts since, or another mark: then another attempt sees to it.
-            let mut doubts = self.doubts();
-            let (set, failed) = (Ordering::AcqRel, Ordering::Relaxed);
-            if self.debts.distrusted().is_none()
-                && self.marked.compare_exchange(marked, 0, set, failed).is_ok()
-            {
-                *doubts = Doubts::default();
-            }
-        }
-        loop {
-            let owed = self.debts.some(BATCH);
-            if owed.is_empty() {
-                break;
-            }
-            let deletes = owed
-                .iter()
-                .map(|(key, _)| Command::Delete { key: Arc::clone(key), unchanged: None });
-            let deadline = Instant::now() + self.timeout();
-            let pipeline = self.any_pipeline(Errand::Background)?;
-            for answer in pipeline.ask_many(deletes.collect(), deadline).await {
-                self.changed(answer)?;
-            }
-            self.debts.settle(&owed);
-        }
-        if self.debts.if_empty(|| self.health.reinstate()) == Some(true) {
-            log::info!("memcached at {} answers again and is back in rotation", self.address);
-        }
-        Ok(())
-    }
-
-    /// The CAS of an item that is written now: what the server has is older, what it will have is
-    /// younger.
-    async fn mark(&self) -> Result<u64, RemoteError> {
-        let pipeline = self.any_pipeline(Errand::Background)?;
-        let key: Arc<str> = MARK.into();
-        let (frame, condition) = ([1][..].into(), Condition::Always);
-        let write = Command::Write { key: Arc::clone(&key), frame, seconds: 60, condition };
-        let now = Instant::now();
-        self.changed(pipeline.ask(write, now, now + self.timeout()).await)?;
-        let read = Command::Read { key, lease: None };
-        let now = Instant::now();
-        match pipeline.ask(read, now, now + self.timeout()).await {
-            Ok(Reply::Found(Found::Item(item))) => Ok(item.cas),
-            Ok(_) => Err(self.error(ErrorKind::Refused, &"it does not keep what it is given")),
-            answer => Err(self.unanswered(answer)),
-        }
-    }
-}
-
-/// Keys that a server must remove, all in the time of one exchange. If it cannot be told, also because the call that
-/// wants it is dropped, the server is not asked for these keys before it was.
-pub(super) struct Untold<'s> {
-    server: &'s Server,
-    keys: Vec<Arc<str>>,
-    is_told: bool,
-}
-
-impl<'s> Untold<'s> {
-    pub(super) fn new(server: &'s Server, keys: Vec<Arc<str>>) -> Untold<'s> {
-        Untold { server, keys, is_told: false }
-    }
-
-    pub(super) async fn tell(mut self, deadline: Instant) -> Result<(), RemoteError> {
-        let server = self.server;
-        #[cfg(feature = "testing")]
-        server.mend_if_in_memory().await;
-        if !server.health.in_rotation() {
-            return Err(server.ejected());
-        }
-        let pipeline = server.any_pipeline(Errand::Call)?;
-        let delete = |key: &Arc<str>| Command::Delete { key: Arc::clone(key), unchanged: None };
-        let now = Instant::now();
-        let tell =
-            |key| -> Joined<'_, Answer> { Box::pin(pipeline.ask(delete(key), now, deadline)) };
-        // At once, and each on its own: behind a batch other callers would wait.
-        for answer in join_all(self.keys.iter().map(tell).collect()).await {
-            server.changed(answer)?;
-        }
-        self.is_told = true;
-        Ok(())
-    }
-}
-
-impl Drop for Untold<'_> {
-    fn drop(&mut self) {
-        if !self.is_told {
-            self.keys.iter().for_each(|key| self.server.owe(key));
-        }
-    }
-}
-
-/// Makes an attempt whenever one is due, until the server is well, or gone.
-async fn mend(server: Weak<Server>) {
-    loop {
-        let due_in = match server.upgrade() {
-            Some(server) if !server.is_well() => server.health.due_in(),
-            _ => return,
-        };
-        tokio::time::sleep(due_in).await;
-        let Some(server) = server.upgrade() else { return };
-        if !server.is_well()
-            && server.health.begins_attempt()
-            && let Err(error) = server.attempt().await
-        {
-            log::debug!("{error}");
-            server.health.attempt_failed();
-        }
     }
 }
 

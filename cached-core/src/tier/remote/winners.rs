@@ -4,17 +4,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Cas;
+
 /// So many keys whose winner is not this process are watched.
 const LIMIT: usize = 4096;
 
 /// What others have won, and since when this process knows it.
 #[derive(Default)]
-pub(super) struct Winners(Mutex<HashMap<Arc<str>, (u64, Instant)>>);
+pub(super) struct Winners(Mutex<HashMap<Arc<str>, (Cas, Instant)>>);
 
 impl Winners {
     /// Whether somebody won the right to replace the item with this CAS longer than `lease` ago,
     /// and has not done so. A winner that was killed does not: then anybody may, by the CAS.
-    pub(super) fn is_lost(&self, key: &Arc<str>, cas: u64, lease: Duration) -> bool {
+    pub(super) fn is_lost(&self, key: &Arc<str>, cas: Cas, lease: Duration) -> bool {
         let now = Instant::now();
         let mut won = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match won.get(key) {
@@ -45,12 +47,12 @@ mod tests {
     fn a_winner_is_lost_after_the_lease_and_another_item_has_another() {
         let (winners, key): (_, Arc<str>) = (Winners::default(), "key".into());
         let lease = Duration::from_millis(20);
-        assert!(!winners.is_lost(&key, 1, lease));
-        assert!(!winners.is_lost(&key, 1, Duration::from_secs(60)));
+        assert!(!winners.is_lost(&key, 1.into(), lease));
+        assert!(!winners.is_lost(&key, 1.into(), Duration::from_secs(60)));
         std::thread::sleep(lease + Duration::from_millis(5));
-        assert!(!winners.is_lost(&key, 2, lease), "the item was replaced");
+        assert!(!winners.is_lost(&key, 2.into(), lease), "the item was replaced");
         std::thread::sleep(lease + Duration::from_millis(5));
-        assert!(winners.is_lost(&key, 2, lease));
-        assert!(!winners.is_lost(&key, 2, lease), "the one who was told sees to it");
+        assert!(winners.is_lost(&key, 2.into(), lease));
+        assert!(!winners.is_lost(&key, 2.into(), lease), "the one who was told sees to it");
     }
 }

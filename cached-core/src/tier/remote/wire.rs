@@ -14,6 +14,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::cas::Incarnation;
 use super::command::{Answer, Command, Failure};
 use super::protocol::{AnswerLine, write_command};
 
@@ -28,6 +29,8 @@ const GROWTH: usize = 1 << 20;
 
 pub(super) struct Wire<S> {
     stream: S,
+    /// Whose CAS numbers come and go on this stream.
+    incarnation: Incarnation,
     output: Vec<u8>,
     /// The length of the first command in `output`.
     first_command: usize,
@@ -68,9 +71,10 @@ impl Wire<TcpStream> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    pub(super) fn new(stream: S) -> Wire<S> {
+    pub(super) fn new(stream: S, incarnation: Incarnation) -> Wire<S> {
         Wire {
             stream,
+            incarnation,
             output: Vec::new(),
             first_command: 0,
             written: 0,
@@ -97,10 +101,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         (self.written, self.taken, self.filled, self.answered) = (0, 0, 0, 0);
         let mut commands = commands.iter();
         if let Some(first) = commands.next() {
-            write_command(first, &mut self.output);
+            write_command(first, self.incarnation, &mut self.output);
         }
         self.first_command = self.output.len();
-        commands.for_each(|command| write_command(command, &mut self.output));
+        commands.for_each(|command| write_command(command, self.incarnation, &mut self.output));
     }
 
     /// Goes on with the exchange of the commands that were begun, and passes on each answer as soon as
@@ -183,7 +187,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                     // Nothing may follow the last answer.
                     let is_last = self.answered + 1 == commands.len();
                     let end = if is_last { input.len() } else { whole };
-                    (Ok(parsed.reply(&input[after_line..end], command, sent)?), whole)
+                    let following = &input[after_line..end];
+                    (Ok(parsed.reply(following, command, sent, self.incarnation)?), whole)
                 }
                 Err(error) if error.is_in_step => {
                     self.is_sound = false;
@@ -258,7 +263,7 @@ mod tests {
             }
         });
         let commands = vec![Command::Read { key: "key".into(), lease: None }; COUNT];
-        let (mut wire, mut count) = (Wire::new(ours), 0);
+        let (mut wire, mut count) = (Wire::new(ours, Incarnation::UNKNOWN), 0);
         let now = Instant::now();
         let deadline = now + Duration::from_secs(30);
         wire.begin(&commands);

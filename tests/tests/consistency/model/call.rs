@@ -169,8 +169,8 @@ impl Call<'_> {
             Found::Lease(cas) | Found::Won(cas) => {
                 let of_item = matches!(found, Found::Won(_));
                 let mut next = fetch(Right::Lease { cas, of_item });
-                let again =
-                    next.fetched & (1 << cas) != 0 && self.scope.broken != Broken::CasRestarts;
+                let again = next.fetched & (1 << cas) != 0
+                    && self.scope.broken != Broken::CasOutlivesServer;
                 next.fetched |= 1 << cas;
                 let next = if again { Err("two fetch under one lease") } else { Ok(next) };
                 inner("fetches under a lease", next);

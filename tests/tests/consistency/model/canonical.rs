@@ -64,7 +64,7 @@ impl State {
             *set = kept.fold(0, |set, value| set | 1 << number(*value));
         });
         // Where numbers come again, each keeps its own.
-        if scope.broken != Broken::CasRestarts {
+        if scope.broken != Broken::CasOutlivesServer {
             let mut all: Vec<u8> = Vec::new();
             self.each_cas(|cas| all.push(*cas));
             all.sort_unstable();

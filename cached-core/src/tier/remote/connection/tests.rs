@@ -16,7 +16,7 @@ use crate::tier::remote::protocol::LONGEST_FRAME;
 use crate::tier::remote::{ErrorKind, Found};
 
 /// The answer to the probe of a connection that is new.
-const FIT: &[u8] = b"VERSION 1.6.18\r\nNF c0\r\nMN\r\n";
+const FIT: &[u8] = b"VERSION 1.6.18\r\nNF c0\r\nEND\r\nMN\r\n";
 
 async fn connect(address: &str) -> Connections {
     Connections::resolve(address, 4, &Handle::current()).await.expect("an address")

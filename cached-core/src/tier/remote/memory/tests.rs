@@ -76,12 +76,15 @@ struct Side {
     client: Arc<Client>,
     /// Whether each command travels as those of many do, or as that of one alone.
     as_many: bool,
-    seen: [u64; 3],
+    seen: [Cas; 3],
 }
 
 impl Side {
     fn command(&self, step: &Step, keys: &[Arc<str>]) -> Command {
-        let cas = |key: usize, current: bool| if current { self.seen[key] } else { 1 << 60 };
+        let cas = |key: usize, current: bool| match current {
+            true => self.seen[key],
+            false => Cas { number: 1 << 60, ..self.seen[key] },
+        };
         match *step {
             Step::Read(key, lease) => Command::Read {
                 key: Arc::clone(&keys[key]),
@@ -132,7 +135,7 @@ impl Side {
         assert!(exchange.await.is_ok(), "the server answers");
         assert_eq!(answers.len(), commands.len());
         let reply = answers.swap_remove(commands.len() / 2);
-        let mut see = |cas: u64| match *step {
+        let mut see = |cas: Cas| match *step {
             Step::Read(key, _) | Step::Renew(key, _) => self.seen[key] = cas,
             _ => panic!("this step shows no CAS"),
         };
@@ -175,7 +178,7 @@ fn it_answers_as_a_memcached_does() {
         runtime.block_on(async {
             let address = format!("127.0.0.1:{}", memcached.1);
             let real = Arc::new(Client::connect(&address, 1, &Handle::current()).await.expect("it is up"));
-            let side = |client, as_many| Side { client, as_many, seen: [0; 3] };
+            let side = |client, as_many| Side { client, as_many, seen: [0.into(); 3] };
             let mut memory = side(Arc::new(Client::Memory(memory)), false);
             let mut real = [false, true].map(|as_many| (side(real.clone(), as_many), as_many));
             for step in &steps {
