@@ -13,8 +13,9 @@ mod policy;
 mod refresh;
 mod sweeper;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 use std::time::Duration;
 
 use entry::{Entry, EntryId, Given, Known, Since, weigh};
@@ -43,7 +44,7 @@ const TOLD_AFTER: u32 = 16;
 /// So many entries are taken out by one sweep, so that it takes a bounded time and memory,
 const SWEPT_AT_ONCE: usize = 1 << 16;
 /// and so many while other garbage waits.
-const SWEPT_BETWEEN: usize = 1 << 8;
+const AT_ONCE: usize = 1 << 8;
 
 /// Keys share so many locks.
 const STRIPES: usize = 256;
@@ -66,6 +67,7 @@ struct Stripe {
 }
 
 pub(crate) struct Local {
+    here: Weak<Local>,
     index: Index,
     policy: Policy,
     /// How often something was stored while entries may have to go.
@@ -104,7 +106,8 @@ pub(crate) enum Write {
 
 impl Local {
     pub(crate) fn new(capacity: u64, clock: Clock) -> Arc<Local> {
-        let local = Arc::new(Local {
+        let local = Arc::new_cyclic(|here| Local {
+            here: here.clone(),
             index: Index::new(),
             policy: Policy::new(capacity),
             stored: Apart::default(),
@@ -157,6 +160,7 @@ impl Local {
             drop(reading);
             if self.policy.is_filling() {
                 self.policy.miss(Head::of(key));
+                self.take_out_gone();
             }
             return None;
         };
@@ -170,6 +174,7 @@ impl Local {
         drop(reading);
         if is_to_be_told {
             self.policy.hit(id);
+            self.take_out_gone();
         }
         Some(value)
     }
@@ -316,17 +321,71 @@ impl Local {
         let id = EntryId::new(Head::of(key));
         let entry = Entry::new(id, key, &self.since, given, life);
         let gone = entry.gone().number();
-        if let Some(weight) = reading.insert(entry, Known::new(given.weight, stored)) {
+        let fills = self.policy.added(given.weight);
+        let known = Known::new(given.weight, stored, is_filling);
+        if let Some(weight) = reading.insert(entry, known) {
             self.policy.removed(weight);
         }
         if let Some(there) = there {
             self.policy.dismiss(there);
         }
-        self.policy.admit(id, given.weight);
+        if is_filling {
+            self.policy.admit(id, given.weight);
+        } else {
+            // Who begins to fill looks for what is in the index after that was said.
+            fence(Ordering::SeqCst);
+            if self.policy.is_filling() {
+                self.admit(reading, id);
+            }
+        }
+        if fills {
+            self.admit_all();
+        }
         if gone < self.first_gone.load(Ordering::Relaxed)
             && gone < self.first_gone.fetch_min(gone, Ordering::Relaxed)
         {
             sweeper::wake();
+        }
+    }
+
+    /// Has the policy know of all that was put into the index before, on a thread of its own: there may be
+    /// a million.
+    fn admit_all(&self) {
+        let all = |local: &Local| {
+            fence(Ordering::SeqCst);
+            let ids = |reading: Reading<'_>| {
+                let before = reading.entries().filter(|(_, known)| !known.is_admitted());
+                before.map(|(entry, _)| entry.id()).collect::<Vec<_>>()
+            };
+            let ids = local.read().map(ids).unwrap_or_default();
+            for ids in ids.chunks(AT_ONCE) {
+                if let Some(reading) = local.read() {
+                    ids.iter().for_each(|id| local.admit(&reading, *id));
+                }
+                local.take_out_gone();
+            }
+        };
+        let here = self.here.clone();
+        let thread = move || {
+            if let Some(local) = here.upgrade() {
+                all(&local);
+            }
+        };
+        if thread::Builder::new().name("cached-filling".to_owned()).spawn(thread).is_err() {
+            all(self);
+        }
+    }
+
+    /// Has the policy know of an entry, unless it does.
+    fn admit(&self, reading: &Reading<'_>, id: EntryId) {
+        if let Some(known) = reading.find_by_id(id)
+            && known.is_to_be_admitted()
+        {
+            self.policy.admit(id, known.weight);
+            // It may be gone since.
+            if reading.find_by_id(id).is_none() {
+                self.policy.dismiss(id);
+            }
         }
     }
 
@@ -385,7 +444,7 @@ impl Local {
         let gone = gone.unwrap_or_default();
         let next = if gone.len() < SWEPT_AT_ONCE { next } else { now };
         self.first_gone.fetch_min(next.number(), Ordering::Relaxed);
-        for ids in gone.chunks(SWEPT_BETWEEN) {
+        for ids in gone.chunks(AT_ONCE) {
             if let Some(reading) = self.read() {
                 ids.iter().for_each(|id| self.take_out(&reading, *id));
                 reading.flush();
@@ -439,7 +498,7 @@ impl Local {
         stripe.invalidated.store(count, Ordering::Release);
         if self.take_out_key(key).is_none() {
             // The thread ends, and the entry is to be gone all the same.
-            std::thread::scope(|scope| {
+            thread::scope(|scope| {
                 let _ = scope.spawn(|| self.take_out_key(key)).join();
             });
         }
@@ -450,7 +509,7 @@ impl Local {
 impl Drop for Rest {
     /// Not while a value panics that was dropped: another that panics would end the program.
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if !thread::panicking() {
             aside::drop_all_aside();
         }
     }

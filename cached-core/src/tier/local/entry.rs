@@ -2,7 +2,7 @@
 //! need, and in one piece, of which a hit reads two lines.
 
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -94,6 +94,8 @@ pub(super) struct Known {
     pub(super) weight: u32,
     /// How many entries had been stored when it was told last that this one is asked for.
     told: AtomicU32,
+    /// Whether it has the entry.
+    admitted: AtomicBool,
 }
 
 impl Hash for Entry {
@@ -190,8 +192,18 @@ impl Entry {
 }
 
 impl Known {
-    pub(super) fn new(weight: u32, stored: u32) -> Known {
-        Known { weight, told: AtomicU32::new(stored) }
+    pub(super) fn new(weight: u32, stored: u32, admitted: bool) -> Known {
+        Known { weight, told: AtomicU32::new(stored), admitted: AtomicBool::new(admitted) }
+    }
+
+    /// Whether the policy has the entry.
+    pub(super) fn is_admitted(&self) -> bool {
+        self.admitted.load(Ordering::SeqCst)
+    }
+
+    /// Returns true once: for who is to have the policy admit the entry.
+    pub(super) fn is_to_be_admitted(&self) -> bool {
+        !self.admitted.swap(true, Ordering::SeqCst)
     }
 
     /// Whether the policy is to be told of this hit, where so many have been `stored`.

@@ -69,6 +69,11 @@ impl Reading<'_> {
         self.index.entries.get_key_value(&Wanted(key), &self.guard)
     }
 
+    /// This very entry.
+    pub(super) fn find_by_id(&self, id: EntryId) -> Option<&Known> {
+        self.index.entries.get(&id, &self.guard)
+    }
+
     /// Puts an entry in, in the place of another of its key. Returns what that weighed.
     pub(super) fn insert(&self, entry: Entry, known: Known) -> Option<u32> {
         self.weight_of(self.index.entries.insert(entry, known, &self.guard))

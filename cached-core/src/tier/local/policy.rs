@@ -16,8 +16,8 @@ use super::entry::EntryId;
 use super::lock;
 use crate::key::{ByHead, Head};
 
-/// moka counts how often a key is asked for only when half of the room is taken; until then nothing
-/// need be told to it.
+/// moka hears of entries, and of what is asked for, when one in so many bytes is taken: it counts how often
+/// a key is asked for from then on, and what moka keeps of an entry is twice what the index does.
 const COUNTS_FROM: u64 = 2;
 
 /// One in so many bytes may be in the index beyond the capacity, in entries that moka has let go of and
@@ -32,6 +32,8 @@ pub(super) struct Policy {
     capacity: u64,
     /// What the entries of the index weigh.
     weight: AtomicU64,
+    /// Whether moka has been told of entries: from when half of the room is taken, and for good.
+    is_filling: AtomicBool,
 }
 
 /// What moka holds of an entry. moka stores a clone of what it is given, and hands out clones of that; the
@@ -80,15 +82,38 @@ impl Policy {
             .max_capacity(capacity)
             .weigher(|_: &EntryId, held: &Held| held.weight)
             .build_with_hasher(ByHead);
-        Policy { moka, gone: Arc::default(), capacity, weight: AtomicU64::new(0) }
+        Policy {
+            moka,
+            gone: Arc::default(),
+            capacity,
+            weight: AtomicU64::new(0),
+            is_filling: AtomicBool::new(false),
+        }
+    }
+
+    /// An entry is put into the index. Returns true for the one with which half of the room is taken.
+    pub(super) fn added(&self, weight: u32) -> bool {
+        let all = self.weight.fetch_add(weight.into(), Ordering::Relaxed) + u64::from(weight);
+        all > self.capacity / COUNTS_FROM
+            && !self.is_filling()
+            && !self.is_filling.swap(true, Ordering::SeqCst)
+    }
+
+    /// An entry was taken out of the index.
+    pub(super) fn removed(&self, weight: u32) {
+        self.weight.fetch_sub(weight.into(), Ordering::Relaxed);
+    }
+
+    /// Whether entries may have to go soon, and moka is to know of them and of what is asked for.
+    pub(super) fn is_filling(&self) -> bool {
+        self.is_filling.load(Ordering::SeqCst)
     }
 
     /// To be called when the entry is in the index: one that moka lets go of at once is found there.
     pub(super) fn admit(&self, id: EntryId, weight: u32) {
         let gone = Arc::clone(&self.gone);
         self.moka.insert(id, Held { id, weight, state: State::Given, gone });
-        let all = self.weight.fetch_add(weight.into(), Ordering::Relaxed);
-        if all > self.capacity + self.capacity / SLACK {
+        if self.weight.load(Ordering::Relaxed) > self.capacity + self.capacity / SLACK {
             self.settle();
         }
     }
@@ -103,11 +128,6 @@ impl Policy {
         }
     }
 
-    /// An entry was taken out of the index.
-    pub(super) fn removed(&self, weight: u32) {
-        self.weight.fetch_sub(weight.into(), Ordering::Relaxed);
-    }
-
     #[cfg(test)]
     pub(super) fn weights(&self) -> [u64; 2] {
         [self.weight.load(Ordering::Relaxed), self.moka.weighted_size()]
@@ -115,12 +135,9 @@ impl Policy {
 
     /// Takes an entry out that is in the index no more.
     pub(super) fn dismiss(&self, id: EntryId) {
-        self.moka.invalidate(&id);
-    }
-
-    /// Whether entries may have to go soon, so that moka is told what is asked for.
-    pub(super) fn is_filling(&self) -> bool {
-        self.moka.weighted_size() > self.capacity / COUNTS_FROM
+        if self.is_filling() {
+            self.moka.invalidate(&id);
+        }
     }
 
     /// An entry was asked for.
