@@ -14,12 +14,16 @@ pub(crate) type Kind = (&'static str, fn(u64) -> u64);
 pub(crate) const KINDS: [Kind; 8] = [
     ("numbers of 8 bytes", |capacity| grown(capacity, 8, |number| number % 100)),
     ("texts of 200 bytes", |capacity| grown(capacity, 200, |number| text(number, 200))),
-    ("4 KiB", |capacity| grown(capacity, 4 << 10, |number| vec![number as u8; 4 << 10])),
-    ("100 KiB", |capacity| grown(capacity, 100 << 10, |number| vec![number as u8; 100 << 10])),
+    ("byte vectors of 4 KiB", |capacity| {
+        grown(capacity, 4 << 10, |number| vec![number as u8; 4 << 10])
+    }),
+    ("byte vectors of 100 KiB", |capacity| {
+        grown(capacity, 100 << 10, |number| vec![number as u8; 100 << 10])
+    }),
     ("vectors of 100 small numbers", |capacity| grown(capacity, 800, small_numbers)),
     ("vectors of 20 texts", |capacity| grown(capacity, 1_100, texts)),
     ("nested maps", |capacity| grown(capacity, 4_000, nested_maps)),
-    ("a struct in an `Arc`", |capacity| grown(capacity, 200, payment)),
+    ("a struct in an Arc", |capacity| grown(capacity, 200, payment)),
 ];
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

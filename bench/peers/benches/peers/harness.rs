@@ -34,6 +34,7 @@ impl Contender<'_> {
     }
 }
 
+/// Lets the contenders take turns in so many rounds, each with a batch of `count` operations.
 pub fn race(rounds: usize, count: usize, mut contenders: Vec<Contender<'_>>) -> Results {
     let mut results = Results::default();
     for contender in &contenders {
@@ -55,7 +56,7 @@ pub fn race(rounds: usize, count: usize, mut contenders: Vec<Contender<'_>>) -> 
     results
 }
 
-/// Keeps the notes of measured batches, out of a contender's notes of all its batches in a race.
+/// Takes a contender's notes of a race, one for each batch, and returns those of measured batches.
 pub fn measured_notes<T>(notes: impl IntoIterator<Item = T>) -> Vec<T> {
     // The first round is a warm-up, and so is the first batch of each round.
     notes.into_iter().skip(3).step_by(2).collect()

@@ -30,21 +30,24 @@ pub fn bars(title: &str, unit: &str, rows: &[(String, f64)]) -> String {
     svg + "</svg>\n"
 }
 
-/// One line for each row, over a logarithmic axis.
+/// One line for each row. Both axes are logarithmic, so that a ratio is as high everywhere.
 pub fn lines(title: &str, unit: &str, axis: &str, rows: &[Line<'_>]) -> String {
     const COLORS: [&str; 6] = ["#1f77b4", "#2ca02c", "#9467bd", "#7f7f7f", "#17a2b8", "#8c564b"];
     const HEIGHT: usize = 400;
-    let (left, right, top, bottom) = (50.0, 560.0, 40.0, 355.0);
-    let points = || rows.iter().flat_map(|row| &row.1);
-    let first = points().map(|point| point.0).fold(f64::INFINITY, f64::min).log10();
-    let last = points().map(|point| point.0).fold(0.0, f64::max).log10();
-    let step = round_step(points().map(|point| point.1).fold(0.0, f64::max) / 5.0);
-    let highest = points().map(|point| point.1 / step).fold(0.0, f64::max).ceil() * step;
-    let across = |value: f64| left + (right - left) * (value.log10() - first) / (last - first);
-    let up = |value: f64| bottom - (bottom - top) * value / highest;
+    let (left, right, top, bottom) = (50.0, 550.0, 40.0, 355.0);
+    let range = |at: fn(&(f64, f64)) -> f64| {
+        let values = || rows.iter().flat_map(|row| &row.1).map(at);
+        (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max))
+    };
+    let (first, last) = range(|point| point.0);
+    let (lowest, highest) = range(|point| point.1);
+    let (lowest, highest) = (round_below(lowest), round_above(highest));
+    let part = |value: f64, from: f64, to: f64| (value / from).ln() / (to / from).ln();
+    let across = |value: f64| left + (right - left) * part(value, first, last);
+    let up = |value: f64| bottom - (bottom - top) * part(value, lowest, highest);
 
     let mut svg = begin(title, unit, HEIGHT);
-    for value in (0..).map(|at| f64::from(at) * step).take_while(|value| *value <= highest) {
+    for value in round_numbers().filter(|value| (lowest..=highest).contains(value)) {
         let y = up(value);
         let _ = writeln!(
             svg,
@@ -54,8 +57,10 @@ pub fn lines(title: &str, unit: &str, axis: &str, rows: &[Line<'_>]) -> String {
             y + 4.0
         );
     }
-    for exponent in first.ceil() as u32..=last as u32 {
-        let value = 10_usize.pow(exponent);
+    for value in (0..9).map(|zeros| 10_usize.pow(zeros)) {
+        if !(first..=last).contains(&(value as f64)) {
+            continue;
+        }
         let x = across(value as f64);
         let _ = writeln!(
             svg,
@@ -115,14 +120,17 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
-/// Returns the smallest of 1, 2, 5, 10, 20, 50 and so on that is not smaller than `at_least`.
-fn round_step(at_least: f64) -> f64 {
-    let power = 10_f64.powf(at_least.log10().floor());
-    [1.0, 2.0, 5.0, 10.0]
-        .map(|digit| digit * power)
-        .into_iter()
-        .find(|step| *step >= at_least)
-        .expect("ten is more")
+/// 1, 2, 5, 10, 20, 50 and so on.
+fn round_numbers() -> impl Iterator<Item = f64> {
+    (0..9).flat_map(|zeros| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(zeros)))
+}
+
+fn round_below(value: f64) -> f64 {
+    round_numbers().take_while(|round| *round <= value).last().unwrap_or(value)
+}
+
+fn round_above(value: f64) -> f64 {
+    round_numbers().find(|round| *round >= value).unwrap_or(value)
 }
 
 /// A figure with as many digits as are worth reading.
