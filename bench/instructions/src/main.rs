@@ -48,7 +48,9 @@ async fn remote_payment(number: &str, state: State) -> Result<Arc<Payment>, Fetc
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, what, count, servers @ ..] = &arguments[..] else {
-        panic!("cached-instructions hit|hit-10000|request|scope|miss|remote|look|bare COUNT [SERVER]");
+        panic!(
+            "cached-instructions hit|hit-10000|request|scope|miss|remote|look|bare COUNT [SERVER]"
+        );
     };
     let count: usize = count.parse().expect("a number");
     let runtime =
