@@ -1,6 +1,7 @@
 //! `cached-instructions WHAT COUNT [SERVER]` does one thing so many times, for callgrind to count.
-//! Beside what is kept in `counts`: `request` and `scope`, a hit in one; `look`, the entry's get of
-//! a remote hit; and `bare`, the client's get of the same item.
+//! `hit` asks for one key, `hit-10000` for 10,000 keys in random order. Beside what is kept in
+//! `counts`: `request` and `scope`, a hit in one; `look`, the entry's get of a remote hit; and
+//! `bare`, the client's get of the same item.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -47,7 +48,9 @@ async fn remote_payment(number: &str, state: State) -> Result<Arc<Payment>, Fetc
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, what, count, servers @ ..] = &arguments[..] else {
-        panic!("cached-instructions hit|request|scope|miss|remote|look|bare COUNT [SERVER]");
+        panic!(
+            "cached-instructions hit|hit-10000|request|scope|miss|remote|look|bare COUNT [SERVER]"
+        );
     };
     let count: usize = count.parse().expect("a number");
     let runtime =
@@ -60,6 +63,23 @@ fn main() {
                 for _ in 0..count {
                     let _ = black_box(payment(black_box("payment-000007"), State::Paid).await);
                 }
+            }
+            "hit-10000" => {
+                let numbers: Vec<String> =
+                    (0..10_000).map(|number| format!("payment-{number:06}")).collect();
+                for number in &numbers {
+                    let _ = payment(number, State::Paid).await;
+                }
+                let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+                for _ in 0..count {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    let number = &numbers[(random % 10_000) as usize];
+                    let _ = black_box(payment(black_box(number), State::Paid).await);
+                }
+                let stats = cache.stats().get("payment").expect("it was called");
+                assert_eq!(stats.fetches, 10_000, "every entry is there");
             }
             "request" | "scope" => {
                 let ask = async {
@@ -106,7 +126,9 @@ fn main() {
                     assert!(black_box(entry.get().await).is_found());
                 }
             }
-            _ => panic!("`{what}` is none of hit, request, scope, miss, remote, look and bare"),
+            _ => panic!(
+                "`{what}` is none of hit, hit-10000, request, scope, miss, remote, look and bare"
+            ),
         }
     });
 }

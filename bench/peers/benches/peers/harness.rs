@@ -1,15 +1,15 @@
 //! Times contenders in turn, in short batches over many rounds, so that what the machine does
-//! besides falls on all of them alike. What is reported are medians, and ratios of two contenders
-//! within a round.
+//! besides falls on all of them alike. The tables show medians, and ratios of two contenders within a
+//! round.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Instant;
 
 /// One way to do the job. Runs `count` operations and returns how many nanoseconds one took.
 pub type Batch<'b> = Box<dyn FnMut(usize) -> f64 + 'b>;
 
 pub struct Contender<'b> {
-    pub name: &'static str,
+    name: &'static str,
     batch: Batch<'b>,
 }
 
@@ -27,51 +27,98 @@ pub fn measured<'b>(name: &'static str, batch: impl FnMut(usize) -> f64 + 'b) ->
     Contender { name, batch: Box::new(batch) }
 }
 
-/// What came of one race.
-#[derive(Default)]
-pub struct Results {
-    order: Vec<&'static str>,
-    rounds: BTreeMap<&'static str, Vec<f64>>,
+impl Contender<'_> {
+    /// Runs a batch that is not part of a race.
+    pub fn prepare(&mut self, count: usize) {
+        (self.batch)(count);
+    }
 }
 
+/// Lets the contenders take turns in so many rounds, each with a batch of `count` operations.
 pub fn race(rounds: usize, count: usize, mut contenders: Vec<Contender<'_>>) -> Results {
-    let mut results = Results {
-        order: contenders.iter().map(|contender| contender.name).collect(),
-        ..Results::default()
-    };
+    let mut results = Results::default();
+    for contender in &contenders {
+        results.push(contender.name, Vec::new());
+    }
     for round in 0..rounds + 1 {
         // Each round begins with another, so that none always follows the same one.
         let places = contenders.len();
         for place in 0..places {
-            let contender = &mut contenders[(round + place) % places];
-            // What the one before left in the processor's caches is not this one's business.
-            (contender.batch)(count / 4 + 1);
-            let took = (contender.batch)(count);
+            let at = (round + place) % places;
+            // The processor's caches still hold what the last contender read.
+            (contenders[at].batch)(count / 4 + 1);
+            let took = (contenders[at].batch)(count);
             if round > 0 {
-                results.rounds.entry(contender.name).or_default().push(took);
+                results.rows[at].1.push(took);
             }
         }
     }
     results
 }
 
+/// Takes a contender's notes of a race, one for each batch, and returns those of measured batches.
+pub fn measured_notes<T>(notes: impl IntoIterator<Item = T>) -> Vec<T> {
+    // The first round is a warm-up, and so is the first batch of each round.
+    notes.into_iter().skip(3).step_by(2).collect()
+}
+
+/// Each contender's times, one for each round. `Display` and [`parse`](Results::parse) carry it from
+/// one process to another.
+#[derive(Default)]
+pub struct Results {
+    rows: Vec<(String, Vec<f64>)>,
+}
+
 impl Results {
-    pub fn of<const N: usize>(rows: [(&'static str, Vec<f64>); N]) -> Results {
-        Results { order: rows.iter().map(|row| row.0).collect(), rounds: rows.into() }
+    pub fn push(&mut self, name: impl Into<String>, rounds: Vec<f64>) {
+        self.rows.push((name.into(), rounds));
     }
 
-    pub fn names(&self) -> &[&'static str] {
-        &self.order
+    pub fn parse(text: &str) -> Results {
+        let rows = text.lines().map(|line| {
+            let (name, rounds) = line.split_once('\t').expect("a name and its rounds");
+            let rounds = rounds.split(' ').map(|took| took.parse().expect("a number"));
+            (name.to_owned(), rounds.collect())
+        });
+        Results { rows: rows.collect() }
+    }
+
+    /// Takes one row of each contender that has it, and calls it by the contender's name.
+    pub fn select(&self, names: &[&str], row_of: fn(&str) -> String) -> Results {
+        let rows = names.iter().filter_map(|name| {
+            let row = self.rows.iter().find(|row| row.0 == row_of(name))?;
+            Some(((*name).to_owned(), row.1.clone()))
+        });
+        Results { rows: rows.collect() }
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.rows.iter().map(|row| &row.0[..])
     }
 
     pub fn median(&self, name: &str) -> f64 {
-        median(self.rounds[name].clone())
+        median(self.rounds(name).to_vec())
     }
 
     /// The median over the rounds of how much longer `name` took than `other`.
     pub fn ratio(&self, name: &str, other: &str) -> f64 {
-        let pairs = self.rounds[name].iter().zip(&self.rounds[other]);
+        let pairs = self.rounds(name).iter().zip(self.rounds(other));
         median(pairs.map(|(one, other)| one / other).collect())
+    }
+
+    fn rounds(&self, name: &str) -> &[f64] {
+        let row = self.rows.iter().find(|row| row.0 == name);
+        &row.unwrap_or_else(|| panic!("there is no row `{name}`")).1
+    }
+}
+
+impl fmt::Display for Results {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, rounds) in &self.rows {
+            let rounds: Vec<String> = rounds.iter().map(f64::to_string).collect();
+            writeln!(f, "{name}\t{}", rounds.join(" "))?;
+        }
+        Ok(())
     }
 }
 
@@ -81,13 +128,20 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// A sequence of keys to ask for, the same in every run.
-pub fn sequence(keys: usize) -> impl Iterator<Item = usize> {
+pub fn sequence(keys: usize) -> impl Iterator<Item = usize> + Clone {
+    fractions().map(move |fraction| {
+        // Without a division, which would take as long as a part of what is measured.
+        ((fraction * keys as u64) >> 32) as usize
+    })
+}
+
+/// Random numbers of 32 bits, the same in every run.
+pub fn fractions() -> impl Iterator<Item = u64> + Clone {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     std::iter::repeat_with(move || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        // Without a division, which would take as long as a part of what is measured.
-        (((state >> 32) * keys as u64) >> 32) as usize
+        state >> 32
     })
 }

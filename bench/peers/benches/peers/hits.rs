@@ -1,149 +1,116 @@
-//! Hits: the same function, the same keys, one thread.
+//! Hits over the number of keys: every entry is there, one thread asks for them.
 
 use std::hint::black_box;
-use std::sync::Arc;
-use std::time::Duration;
 
-use cached::macros::{cached, concurrent_cached};
-use cached_core::{RequestScope, coordinator_cached};
 use tokio::runtime::Runtime;
 
 use crate::harness::{Contender, Results, race, sequence, timed};
-use crate::payment::{FetchError, Payment, State, numbers, shared_upstream, upstream};
+use crate::order::{fetches, upstream};
+use crate::payment::State;
+use crate::report::Report;
+use crate::stores::{
+    CACHED, CONCURRENT_CACHED, FOYER, MOKA, OURS, OURS_OWNED, QUICK_CACHE, concurrent, foyer,
+    foyer_get, locked, moka_sync, ours, ours_owned, prepare_for, quick,
+};
+use crate::{child, plot};
 
-const TTL: Duration = Duration::from_secs(30 * 60);
+const KEYS: [usize; 10] =
+    [REPEATED, 100, 200, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000];
+/// This many keys are asked for one after another, again and again; more are asked for at random.
+const REPEATED: usize = 8;
 
-#[coordinator_cached(name = "shared", version = state)]
-pub async fn ours_shared(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
-    shared_upstream(number, state).await
+pub fn report(report: &mut Report) {
+    let title = "A hit over the number of keys";
+    let races = KEYS.map(|keys| (keys, child::run("hits", &keys.to_string())));
+    let mut head = vec![String::new()];
+    head.extend(KEYS.map(|keys| match keys {
+        REPEATED => format!("{keys}, repeated"),
+        _ => plot::thousands(keys),
+    }));
+    let names: Vec<&str> = races[0].1.names().collect();
+    let mut rows = Vec::new();
+    let mut lines = Vec::new();
+    for name in names {
+        let mut row = vec![name.to_owned()];
+        let mut line = Vec::new();
+        for (keys, results) in &races {
+            let (took, ratio) = (results.median(name), results.ratio(name, CONCURRENT_CACHED));
+            row.push(format!("{took:.0} ({ratio:.2})"));
+            line.push((*keys as f64, took));
+        }
+        rows.push(row);
+        lines.push((name, line));
+    }
+    let note = format!("Nanoseconds, and in brackets the ratio to `{CONCURRENT_CACHED}`.");
+    report.table(title, &note, &head, &rows);
+    report.plot(title, plot::lines(title, "ns", "keys", &lines));
 }
 
-#[coordinator_cached(name = "owned", version = state)]
-async fn ours_owned(number: &str, state: State) -> Result<Payment, FetchError> {
-    upstream(number, state).await
+/// One race, in a process of its own.
+pub fn alone(keys: &str) -> Results {
+    let keys: usize = keys.parse().expect("a number of keys");
+    let runtime = prepare_for(keys);
+    match keys {
+        REPEATED => race_for(&runtime, keys, (0..keys).cycle()),
+        _ => race_for(&runtime, keys, sequence(keys)),
+    }
 }
 
-#[coordinator_cached(name = "repeated", version = state)]
-async fn ours_repeated(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
-    shared_upstream(number, state).await
-}
-
-#[concurrent_cached(max_size = 10_000, ttl_secs = 1800, key = "(String, State)", convert = { (number.to_owned(), state) })]
-async fn concurrent_shared(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
-    shared_upstream(number, state).await
-}
-
-#[concurrent_cached(max_size = 10_000, ttl_secs = 1800, key = "(String, State)", convert = { (number.to_owned(), state) })]
-async fn concurrent_owned(number: &str, state: State) -> Result<Payment, FetchError> {
-    upstream(number, state).await
-}
-
-#[cached(max_size = 10_000, ttl_secs = 1800, key = "(String, State)", convert = { (number.to_owned(), state) })]
-async fn cached_owned(number: &str, state: State) -> Result<Payment, FetchError> {
-    upstream(number, state).await
-}
-
-pub const OURS: &str = "cached-core, Arc value";
-pub const OURS_OWNED: &str = "cached-core, owned value";
-pub const OURS_REPEATED: &str = "cached-core, eight keys repeated";
-pub const OURS_IN_REQUEST: &str = "cached-core, eight keys repeated in a request";
-pub const PEER: &str = "cached #[concurrent_cached], Arc value";
-pub const PEER_OWNED: &str = "cached #[concurrent_cached], owned value";
-pub const CLONE: &str = "the clone of the value alone";
-
-/// Asks for `count` keys, each with one await.
-macro_rules! ask {
-    ($runtime:expr, $numbers:expr, |$number:ident| $call:expr) => {{
-        let (runtime, mut keys) = ($runtime, sequence($numbers.len()));
-        move |count: usize| {
+/// Fills the store with all keys, then asks for those of the sequence.
+macro_rules! hits {
+    ($name:expr, $runtime:expr, $all:expr, $keys:expr, |$id:ident| $call:expr, |$new:ident| $fill:expr) => {{
+        let (runtime, mut keys) = ($runtime, $keys.clone());
+        runtime.block_on(async {
+            for $new in 0..$all as u64 {
+                let _ = $fill;
+            }
+        });
+        timed($name, move |count: usize| {
             runtime.block_on(async {
                 for key in keys.by_ref().take(count) {
-                    let $number = &$numbers[key];
-                    let _ = black_box($call);
+                    let $id = key as u64;
+                    assert!(black_box($call).is_some());
                 }
             })
-        }
+        })
     }};
 }
 
-pub fn run(
-    runtime: &Runtime,
-    keys: usize,
-    rounds: usize,
-    count: usize,
-    only: Option<&str>,
-) -> Results {
-    let numbers = &numbers(keys);
-    let values: Vec<Payment> = runtime.block_on(async {
-        let mut values = Vec::new();
-        for number in numbers {
-            values.push(upstream(number, State::Paid).await.expect("it answers"));
-        }
-        values
-    });
-    let shared = |key: usize| Arc::new(values[key].clone());
-
-    let moka_sync = moka::sync::Cache::builder().max_capacity(10_000).time_to_live(TTL).build();
-    let moka_future = moka::future::Cache::builder().max_capacity(10_000).time_to_live(TTL).build();
-    let quick = quick_cache::sync::Cache::new(10_000);
-    let foyer = foyer_memory::Cache::<String, Arc<Payment>>::builder(10_000)
-        .build::<foyer_memory::CacheProperties>();
-    let cachet = runtime.block_on(async {
-        cachet::Cache::builder::<String, Arc<Payment>>(tick::Clock::new_tokio())
-            .memory()
-            .ttl(TTL)
-            .build()
-    });
-    runtime.block_on(async {
-        for (key, number) in numbers.iter().enumerate() {
-            moka_sync.insert(number.clone(), shared(key));
-            moka_future.insert(number.clone(), shared(key)).await;
-            quick.insert(number.clone(), shared(key));
-            foyer.insert(number.clone(), shared(key));
-            let _ = cachet.insert(number.clone(), shared(key)).await;
-        }
-    });
-
-    let mut clones = sequence(keys);
-    // Asks for a few keys again and again.
-    let repeat = |count: usize| async move {
-        for number in numbers[..8].iter().cycle().take(count) {
-            let _ = black_box(ours_repeated(number, State::Paid).await);
-        }
-    };
-    let mut contenders: Vec<Contender<'_>> = vec![
-        timed(OURS, ask!(runtime, numbers, |number| ours_shared(number, State::Paid).await)),
-        timed(OURS_OWNED, ask!(runtime, numbers, |number| ours_owned(number, State::Paid).await)),
-        timed(OURS_REPEATED, move |count| runtime.block_on(repeat(count))),
-        timed(OURS_IN_REQUEST, move |count| {
-            runtime.block_on(RequestScope::new().run(repeat(count)));
+fn race_for(runtime: &Runtime, all: usize, keys: impl Iterator<Item = usize> + Clone) -> Results {
+    let (moka, quick, foyer) = (moka_sync(), quick(), foyer());
+    let new = async |id| upstream(id, State::Paid).await.expect("it answers");
+    let contenders: Vec<Contender<'_>> = vec![
+        hits!(OURS, runtime, all, keys, |id| ours(id, State::Paid).await.ok(), |id| {
+            ours(id, State::Paid).await
         }),
-        timed(PEER, ask!(runtime, numbers, |number| concurrent_shared(number, State::Paid).await)),
-        timed(
-            PEER_OWNED,
-            ask!(runtime, numbers, |number| concurrent_owned(number, State::Paid).await),
+        hits!(OURS_OWNED, runtime, all, keys, |id| ours_owned(id, State::Paid).await.ok(), |id| {
+            ours_owned(id, State::Paid).await
+        }),
+        hits!(
+            CONCURRENT_CACHED,
+            runtime,
+            all,
+            keys,
+            |id| concurrent(id, State::Paid).await.ok(),
+            |id| concurrent(id, State::Paid).await
         ),
-        timed(
-            "cached #[cached], owned value",
-            ask!(runtime, numbers, |number| cached_owned(number, State::Paid).await),
-        ),
-        timed("moka sync alone", ask!(runtime, numbers, |number| moka_sync.get(number))),
-        timed("moka future alone", ask!(runtime, numbers, |number| moka_future.get(number).await)),
-        timed("quick_cache alone", ask!(runtime, numbers, |number| quick.get(number))),
-        timed(
-            "foyer memory alone",
-            ask!(runtime, numbers, |number| foyer
-                .get(number)
-                .map(|entry| Arc::clone(entry.value()))),
-        ),
-        timed("cachet", ask!(runtime, numbers, |number| cachet.get(number).await)),
-        timed("hitbox-fn", crate::hitbox::hits(runtime, numbers)),
-        timed(CLONE, move |count| {
-            for key in clones.by_ref().take(count) {
-                black_box(values[key].clone());
-            }
+        hits!(CACHED, runtime, all, keys, |id| locked(id, State::Paid).await.ok(), |id| {
+            locked(id, State::Paid).await
+        }),
+        hits!(MOKA, runtime, all, keys, |id| moka.get(&(id, State::Paid)), |id| {
+            moka.insert((id, State::Paid), new(id).await)
+        }),
+        hits!(QUICK_CACHE, runtime, all, keys, |id| quick.get(&(id, State::Paid)), |id| {
+            quick.insert((id, State::Paid), new(id).await)
+        }),
+        hits!(FOYER, runtime, all, keys, |id| foyer_get(&foyer, id, State::Paid), |id| {
+            foyer.insert((id, State::Paid), new(id).await)
         }),
     ];
-    contenders.retain(|contender| only.is_none_or(|only| contender.name.contains(only)));
-    race(rounds, count, contenders)
+    // Long enough to bring the entries back into the processor's caches, where they fit.
+    let count = (2 * all).clamp(10_000, 300_000);
+    let before = fetches();
+    let results = race((1_000_000 / count).clamp(9, 51), count, contenders);
+    assert_eq!(fetches(), before, "every entry is there");
+    results
 }

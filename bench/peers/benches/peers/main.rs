@@ -1,38 +1,72 @@
 //! cached-core beside its peers, in one run. `cargo bench` prints the tables; with `--write FOLDER`
-//! it writes them there too, as Markdown and SVG. A word after `--` races only what has it in its name.
+//! it writes them there too, as Markdown and SVG. `cargo bench -- PART` runs one part alone.
 
+mod child;
 mod harness;
 mod hitbox;
 mod hits;
+#[path = "../../../../tests/tests/capacity/kinds.rs"]
+mod kinds;
 mod memcached;
+mod memory;
 mod misses;
+mod order;
 mod payment;
+mod plot;
 mod remote;
 mod report;
+mod stores;
+mod texts;
 mod threads;
+mod zipf;
 
-use tokio::runtime::Builder;
+use harness::Results;
+use report::Report;
+
+/// A part's name, and the function that adds its tables to the report.
+type Part = (&'static str, fn(&mut Report));
+
+const PARTS: [Part; 7] = [
+    ("keys", hits::report),
+    ("text", texts::report),
+    ("miss", misses::report),
+    ("threads", threads::report),
+    ("zipf", zipf::report),
+    ("memory", memory::report),
+    ("remote", remote::report),
+];
+
+/// A measurement's name, and the function that makes it in a process of its own.
+type Alone = (&'static str, fn(&str) -> Results);
+
+const ALONE: [Alone; 8] = [
+    ("hits", hits::alone),
+    ("misses", misses::alone),
+    ("threads", threads::alone),
+    ("zipf", zipf::alone),
+    ("held", zipf::held),
+    ("entries", memory::entries),
+    ("growth", memory::growth),
+    ("remote", remote::alone),
+];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let (folder, only) = match &arguments[..] {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (folder, only) = match arguments[..] {
         [] => (None, None),
-        [write, folder] if write == "--write" => (Some(folder), None),
-        [only] => (None, Some(&only[..])),
-        _ => panic!("peers [--write FOLDER | NAME]"),
+        ["--write", folder] => (Some(folder), None),
+        [child::ALONE, measurement, of] => {
+            let (_, alone) = ALONE.iter().find(|one| one.0 == measurement).expect("a measurement");
+            return print!("{}", alone(of));
+        }
+        [part] if PARTS.iter().any(|one| one.0 == part) => (None, Some(part)),
+        _ => panic!("peers [--write FOLDER | {}]", PARTS.map(|part| part.0).join(" | ")),
     };
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let mut report = report::Report::default();
-    for keys in [200, 1_000] {
-        let results = hits::run(&runtime, keys, 25, 10_000, only);
-        report.table(&format!("A hit, {keys} hot keys"), "ns", hits::PEER, &results);
-    }
-    if only.is_none() {
-        report.table("A miss", "ns", misses::BARE, &misses::run(&runtime, 25, 2_000));
-        report.table("Two threads on distinct keys", "ns", threads::ONE, &threads::run(false));
-        report.table("Two threads on one key", "ns", threads::ONE, &threads::run(true));
-        for (title, results) in remote::run() {
-            report.table(&title, "µs", remote::BARE, &results);
+    let mut report = Report::default();
+    for (name, part) in PARTS {
+        if only.is_none_or(|only| only == name) {
+            part(&mut report);
         }
     }
     if let Some(folder) = folder {

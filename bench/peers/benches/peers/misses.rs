@@ -1,49 +1,37 @@
 //! Misses: every key is new, and the fetch does no more than to make its answer.
 
 use std::hint::black_box;
-use std::sync::{Arc, OnceLock};
 
-use cached::macros::concurrent_cached;
-use cached_core::{Cache, coordinator_cached};
-use tokio::runtime::Runtime;
-
+use crate::child;
 use crate::harness::{Results, race, timed};
-use crate::payment::{FetchError, Payment, State, shared_upstream};
+use crate::order::upstream;
+use crate::payment::State;
+use crate::report::Report;
+use crate::stores::{
+    CONCURRENT_CACHED, concurrent, moka_future, moka_sync, ours, prepare, prepare_for,
+};
 
-pub const BARE: &str = "the bare fetch";
+const MOKA: &str = "moka's insert of the same key and value";
+const ROUNDS: usize = 25;
+const COUNT: usize = 4_000;
+/// The room in a full store: in entries, and in bytes for cached-core.
+const FULL: (usize, u64) = (10_000, 10_000 * 550);
 
-#[coordinator_cached(name = "missed", version = state)]
-async fn ours(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
-    shared_upstream(number, state).await
-}
-
-/// Full after some ten thousand entries, as the peers are after just so many.
-static FULL: OnceLock<Cache> = OnceLock::new();
-const FULL_AT: u64 = 10_000 * 550;
-
-#[coordinator_cached(name = "missed_full", version = state, cache = FULL.get().expect("it is built"))]
-async fn ours_full(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
-    shared_upstream(number, state).await
-}
-
-#[concurrent_cached(
-    max_size = 10_000,
-    ttl_secs = 1800,
-    key = "(String, State)",
-    convert = { (number.to_owned(), state) }
-)]
-async fn concurrent_missed(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
-    shared_upstream(number, state).await
+pub fn report(report: &mut Report) {
+    for store in ["a store with room", "a full store"] {
+        let title = format!("A miss, {store}");
+        report.race(&title, "ns", MOKA, &child::run("misses", store));
+    }
 }
 
 macro_rules! ask {
-    ($runtime:expr, |$number:ident| $call:expr) => {{
+    ($runtime:expr, |$id:ident| $call:expr) => {{
         let (runtime, mut next) = ($runtime, 0_u64);
         move |count: usize| {
             runtime.block_on(async {
                 for _ in 0..count {
                     next += 1;
-                    let $number = &format!("payment-{next:012}")[..];
+                    let $id = next;
                     let _ = black_box($call);
                 }
             })
@@ -51,30 +39,33 @@ macro_rules! ask {
     }};
 }
 
-pub fn run(runtime: &Runtime, rounds: usize, count: usize) -> Results {
-    let moka = moka::future::Cache::builder().max_capacity(10_000).build();
-    let full = runtime.block_on(Cache::builder().local_capacity(FULL_AT).build());
-    FULL.set(full.expect("it fits")).expect("the first");
-    let contenders = vec![
-        timed(BARE, ask!(runtime, |number| shared_upstream(number, State::Paid).await)),
+/// One race, in a process of its own.
+pub fn alone(store: &str) -> Results {
+    let is_full = store == "a full store";
+    let runtime = &match is_full {
+        true => prepare(FULL.0, FULL.1),
+        false => prepare_for(2 * ROUNDS * COUNT),
+    };
+    let (moka, moka_with) = (moka_sync(), moka_future());
+    let mut contenders = vec![
+        timed("the bare fetch", ask!(runtime, |id| upstream(id, State::Paid).await)),
         timed(
-            "cached-core, a full store",
-            ask!(runtime, |number| ours_full(number, State::Paid).await),
+            MOKA,
+            ask!(runtime, |id| {
+                moka.insert((id, State::Paid), upstream(id, State::Paid).await.expect("it answers"))
+            }),
         ),
-        timed(
-            "cached-core, a store with room",
-            ask!(runtime, |number| ours(number, State::Paid).await),
-        ),
-        timed(
-            "cached #[concurrent_cached]",
-            ask!(runtime, |number| concurrent_missed(number, State::Paid).await),
-        ),
+        timed("cached-core", ask!(runtime, |id| ours(id, State::Paid).await)),
+        timed(CONCURRENT_CACHED, ask!(runtime, |id| concurrent(id, State::Paid).await)),
         timed(
             "moka try_get_with",
-            ask!(runtime, |number| {
-                moka.try_get_with(number.to_owned(), shared_upstream(number, State::Paid)).await
+            ask!(runtime, |id| {
+                moka_with.try_get_with((id, State::Paid), upstream(id, State::Paid)).await
             }),
         ),
     ];
-    race(rounds, count, contenders)
+    if is_full {
+        contenders.iter_mut().for_each(|contender| contender.prepare(3 * FULL.0));
+    }
+    race(ROUNDS, COUNT, contenders)
 }

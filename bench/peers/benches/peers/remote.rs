@@ -10,13 +10,18 @@ use cached_core::{Cache, coordinator_cached};
 use memcache::exp::{AsyncMetaClient, GetStatus};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::harness::{Results, measured, median, race, sequence};
+use crate::harness::{Results, measured, measured_notes, median, race, sequence};
 use crate::memcached::Memcached;
 use crate::payment::{FetchError, Payment, State, numbers, shared_upstream};
+use crate::report::Report;
+use crate::{child, plot};
 
-pub const BARE: &str = "the bare client's get";
+const BARE: &str = "the bare client's get";
 const OURS: &str = "cached-core";
+const PIPELINING: &str = "raw pipelining";
 const KEYS: usize = 1_000;
+/// One run of one caller differs from the next, so there are several, each with another memcached.
+const RUNS: usize = 9;
 
 /// Asks memcached each time.
 #[coordinator_cached(name = "remote", version = state, local = false, entry = ours_entry)]
@@ -89,7 +94,50 @@ fn pipelined(stream: &mut BufReader<TcpStream>, keys: &[String], depth: usize) -
     began.elapsed().as_nanos() as f64 / 1_000.0 / depth as f64
 }
 
-pub fn run() -> Vec<(String, Results)> {
+/// A figure that a table shows, and the name of the row that has it for a contender.
+type Figure = (&'static str, fn(&str) -> String);
+
+const FIGURES: [Figure; 2] = [("time over all", str::to_owned), ("99th percentile", p99_of)];
+
+pub fn report(report: &mut Report) {
+    let runs: Vec<Results> = (0..RUNS).map(|_| child::run("remote", "1")).collect();
+    for (figure, row_of) in FIGURES {
+        let title = format!("A remote hit, one caller, {figure}");
+        let over_runs = |of: &dyn Fn(&Results) -> f64| median(runs.iter().map(of).collect());
+        let mut rows = Vec::new();
+        let mut bars = Vec::new();
+        for name in [BARE, OURS] {
+            let took = over_runs(&|run| run.median(&row_of(name)));
+            let ratio = over_runs(&|run| run.ratio(&row_of(name), &row_of(BARE)));
+            rows.push(vec![name.to_owned(), plot::short(took), format!("{ratio:.2}")]);
+            bars.push((name.to_owned(), took));
+        }
+        let mut ratios: Vec<f64> =
+            runs.iter().map(|run| run.ratio(&row_of(OURS), &row_of(BARE))).collect();
+        ratios.sort_by(f64::total_cmp);
+        let (lowest, highest) = (ratios[0], ratios[RUNS - 1]);
+        let note = format!("Medians of {RUNS} runs; the ratios were {lowest:.2} to {highest:.2}.");
+        let head = [String::new(), "µs".to_owned(), format!("× {BARE}")];
+        report.table(&title, &note, &head, &rows);
+        report.plot(&title, plot::bars(&title, "µs", &bars));
+    }
+    for callers in [64, 256] {
+        let run = child::run("remote", &callers.to_string());
+        for (figure, row_of) in FIGURES {
+            let results = run.select(&[BARE, OURS, PIPELINING], row_of);
+            let title = format!("A remote hit, {callers} callers, {figure}");
+            report.race(&title, "µs", BARE, &results);
+        }
+    }
+}
+
+fn p99_of(name: &str) -> String {
+    format!("{name}, 99th percentile")
+}
+
+/// One race, in a process and with a memcached of its own.
+pub fn alone(callers: &str) -> Results {
+    let callers: usize = callers.parse().expect("a number of callers");
     let memcached = Memcached::start();
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = &runtime.expect("a runtime");
@@ -132,33 +180,29 @@ pub fn run() -> Vec<(String, Results)> {
             assert!(call.await.is_ok());
         }
     };
-    let mut tables = Vec::new();
-    for callers in [1, 64, 256] {
-        let gets = if callers == 1 { 2_000 } else { 20_000 };
-        let late = [Mutex::new(Vec::new()), Mutex::new(Vec::new())];
-        let note = |at: usize, gets: Gets| {
-            late[at].lock().expect("nobody panics").push(gets.p99());
-            1e6 / gets.per_second
-        };
-        let mut contenders = vec![
-            measured(BARE, |_| note(0, get_all(runtime, callers, gets, &bare))),
-            measured(OURS, |_| note(1, get_all(runtime, callers, gets, served))),
-        ];
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, memcached.port)).expect("it listens");
-        stream.set_nodelay(true).expect("a socket");
-        let mut stream = BufReader::with_capacity(1 << 16, stream);
-        if callers > 1 {
-            contenders.push(measured("raw pipelining", move |_| {
-                median((0..20).map(|_| pipelined(&mut stream, keys, 512)).collect())
-            }));
-        }
-        let results = race(9, 1, contenders);
-        tables.push((format!("A remote hit, {callers} callers, time over all"), results));
-        let [one, other] = late.map(|late| late.into_inner().expect("nobody panics"));
-        let late = Results::of([(BARE, one), (OURS, other)]);
-        tables.push((format!("A remote hit, {callers} callers, 99th percentile"), late));
+    let late = [Mutex::new(Vec::new()), Mutex::new(Vec::new())];
+    let note = |at: usize, gets: Gets| {
+        late[at].lock().expect("nobody panics").push(gets.p99());
+        1e6 / gets.per_second
+    };
+    let mut contenders = vec![
+        measured(BARE, |count| note(0, get_all(runtime, callers, count, &bare))),
+        measured(OURS, |count| note(1, get_all(runtime, callers, count, served))),
+    ];
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, memcached.port)).expect("it listens");
+    stream.set_nodelay(true).expect("a socket");
+    let mut stream = BufReader::with_capacity(1 << 16, stream);
+    if callers > 1 {
+        contenders.push(measured(PIPELINING, move |_| {
+            median((0..20).map(|_| pipelined(&mut stream, keys, 512)).collect())
+        }));
+    }
+    let gets = if callers == 1 { 2_000 } else { 20_000 };
+    let mut results = race(9, gets, contenders);
+    for (name, late) in [BARE, OURS].into_iter().zip(late) {
+        results.push(p99_of(name), measured_notes(late.into_inner().expect("nobody panics")));
     }
     let stats = cache.stats().get("remote").expect("it was called");
     assert_eq!(stats.fetches, KEYS as u64, "everything else was a remote hit");
-    tables
+    results
 }

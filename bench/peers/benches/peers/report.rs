@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::harness::Results;
+use crate::plot;
 
 #[derive(Default)]
 pub struct Report {
@@ -13,33 +14,59 @@ pub struct Report {
 
 impl Report {
     /// Adds what came of a race, each contender also as a multiple of `other`.
-    pub fn table(&mut self, title: &str, unit: &str, other: &str, results: &Results) {
-        let Some(&first) = results.names().first() else {
-            println!("{title}: no contender has that in its name");
-            return;
-        };
-        let other = if results.names().contains(&other) { other } else { first };
-        println!("{title}");
-        let _ = write!(self.markdown, "\n### {title}\n\n| | {unit} | × {other} |\n|---|--:|--:|\n");
+    pub fn race(&mut self, title: &str, unit: &str, other: &str, results: &Results) {
         let mut rows = Vec::new();
-        for &name in results.names() {
+        let mut bars = Vec::new();
+        for name in results.names() {
             let (median, ratio) = (results.median(name), results.ratio(name, other));
-            let median =
-                if median < 10.0 { format!("{median:.2}") } else { format!("{median:.0}") };
-            println!("  {name:45} {median:>8} {unit}  {ratio:6.2} × {other}");
-            let _ = writeln!(self.markdown, "| {name} | {median} | {ratio:.2} |");
-            rows.push((name, results.median(name), median));
+            rows.push(vec![name.to_owned(), plot::short(median), format!("{ratio:.2}")]);
+            bars.push((name.to_owned(), median));
         }
-        if results.names().len() > 1 {
-            let name: String = title
-                .to_lowercase()
-                .split(|c: char| !c.is_ascii_alphanumeric())
-                .filter(|word| !word.is_empty())
-                .collect::<Vec<_>>()
-                .join("-");
-            let _ = writeln!(self.markdown, "\n![{title}](performance-{name}.svg)");
-            self.plots.push((format!("performance-{name}.svg"), plot(title, unit, &rows)));
+        let head = [String::new(), unit.to_owned(), format!("× {other}")];
+        self.table(title, "", &head, &rows);
+        self.plot(title, plot::bars(title, unit, &bars));
+    }
+
+    /// Adds a table, below its note where that is not empty. The first column has the names of the rows.
+    pub fn table(&mut self, title: &str, note: &str, head: &[String], rows: &[Vec<String>]) {
+        println!("\n{title}");
+        if !note.is_empty() {
+            println!("{note}");
         }
+        let widths: Vec<usize> = (0..head.len())
+            .map(|at| {
+                let cells = rows.iter().map(|row| &row[at]).chain([&head[at]]);
+                cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+            })
+            .collect();
+        for row in [head].into_iter().chain(rows.iter().map(Vec::as_slice)) {
+            print!("  {:name$}", row[0], name = widths[0]);
+            for (cell, width) in row.iter().zip(&widths).skip(1) {
+                print!("  {cell:>width$}");
+            }
+            println!();
+        }
+
+        let _ = writeln!(self.markdown, "\n### {title}\n");
+        if !note.is_empty() {
+            let _ = writeln!(self.markdown, "{note}\n");
+        }
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        self.markdown.push_str(&line(head));
+        let _ = writeln!(self.markdown, "|---{}|", "|--:".repeat(head.len() - 1));
+        rows.iter().for_each(|row| self.markdown.push_str(&line(row)));
+    }
+
+    /// Adds a plot to what was added last.
+    pub fn plot(&mut self, title: &str, plot: String) {
+        let name: String = title
+            .to_lowercase()
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .filter(|word| !word.is_empty())
+            .collect::<Vec<_>>()
+            .join("-");
+        let _ = writeln!(self.markdown, "\n![{title}](performance-{name}.svg)");
+        self.plots.push((format!("performance-{name}.svg"), plot));
     }
 
     /// Puts the tables between the markers of `performance.md` in the folder, and the plots beside it.
@@ -52,36 +79,16 @@ impl Report {
         let (_, after) = rest.split_once(END).expect("it has an end for the tables");
         let page = format!("{before}{BEGIN}{}\n{END}{after}", self.markdown);
         std::fs::write(&path, page).expect("it can be written");
+        // Plots of an earlier run may have had other titles.
+        for file in folder.read_dir().expect("it can be read") {
+            let path = file.expect("it can be read").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("performance-") && name.ends_with(".svg") {
+                std::fs::remove_file(&path).expect("it can be removed");
+            }
+        }
         for (name, plot) in &self.plots {
             std::fs::write(folder.join(name), plot).expect("it can be written");
         }
     }
-}
-
-/// One bar for each row.
-fn plot(title: &str, unit: &str, rows: &[(&str, f64, String)]) -> String {
-    let longest = rows.iter().map(|row| row.1).fold(0.0, f64::max);
-    let height = 40 + rows.len() * 26;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"{height}\" \
-         font-family=\"sans-serif\" font-size=\"13\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"10\" y=\"22\" font-weight=\"bold\">{title}, {unit}</text>\n"
-    );
-    for (index, (name, value, shown)) in rows.iter().enumerate() {
-        let (y, width) = (36 + index * 26, 370.0 * value / longest);
-        let color = if name.starts_with("cached-core") { "#d9541e" } else { "#8aa2b8" };
-        let name = name.replace('&', "&amp;");
-        let _ = writeln!(
-            svg,
-            "<text x=\"300\" y=\"{}\" text-anchor=\"end\">{name}</text>\
-             <rect x=\"308\" y=\"{y}\" width=\"{width:.1}\" height=\"18\" fill=\"{color}\"/>\
-             <text x=\"{:.1}\" y=\"{}\">{shown}</text>",
-            y + 14,
-            314.0 + width,
-            y + 14
-        );
-    }
-    svg.push_str("</svg>\n");
-    svg
 }

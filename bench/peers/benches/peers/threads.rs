@@ -1,28 +1,74 @@
-//! Hits on two threads beside one: how long one hit takes when twice as many are made.
+//! Hits on two threads beside one: how many more are answered in the same time.
 
 use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::Instant;
 
-use crate::harness::{Results, measured, race};
-use crate::hits::ours_shared;
-use crate::payment::{State, numbers};
+use tokio::runtime::Builder;
 
-pub const ONE: &str = "cached-core, one thread";
+use crate::harness::{Results, measured, race, sequence};
+use crate::order::upstream;
+use crate::payment::State;
+use crate::report::Report;
+use crate::stores::{
+    CACHED, CONCURRENT_CACHED, FOYER, MOKA, OURS, QUICK_CACHE, concurrent, foyer, foyer_get,
+    locked, moka_sync, ours, prepare_for, quick,
+};
+use crate::{child, plot};
+
+const ARITHMETIC: &str = "arithmetic";
+const NAMES: [&str; 7] = [OURS, CONCURRENT_CACHED, CACHED, MOKA, QUICK_CACHE, FOYER, ARITHMETIC];
+
+pub fn report(report: &mut Report) {
+    for keys in [1, 1_000, 100_000] {
+        let title = match keys {
+            1 => "Two threads on one key".to_owned(),
+            _ => format!("Two threads, each on its half of {} keys", plot::thousands(keys)),
+        };
+        let results = child::run("threads", &keys.to_string());
+        let mut rows = Vec::new();
+        let mut bars = Vec::new();
+        for name in NAMES {
+            let (one, two) = (on(1, name), on(2, name));
+            let more = results.ratio(&one, &two);
+            let took = [results.median(&one), results.median(&two)].map(plot::short);
+            let [one, two] = took;
+            rows.push(vec![name.to_owned(), one, two, format!("{more:.2}")]);
+            bars.push((name.to_owned(), more));
+        }
+        let head = ["", "one thread, ns", "two threads, ns", "throughput, × one thread's"];
+        let note = "How long a hit takes, over all threads.";
+        report.table(&title, note, &head.map(str::to_owned), &rows);
+        report.plot(&title, plot::bars(&title, "throughput, × one thread's", &bars));
+    }
+}
+
+fn on(threads: usize, name: &str) -> String {
+    format!("{name}, {threads}")
+}
 
 /// Nanoseconds a hit, over all threads: half of what one thread takes, if they do not hinder each
-/// other.
-fn hit_on(threads: usize, count: usize, one_key: bool, hit: impl Fn(&str) + Sync) -> f64 {
-    let numbers = numbers(400);
+/// other. Each thread has half of the keys, also where it is alone. Where there is one key, all
+/// threads have it.
+fn hit_on(threads: usize, count: usize, keys: usize, hit: &(impl AsyncFn(u64) + Sync)) -> f64 {
+    let half = (keys / 2).max(1);
     let start = Barrier::new(threads);
     let took = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|thread| {
-                let (numbers, start, hit) = (&numbers, &start, &hit);
+                let start = &start;
                 scope.spawn(move || {
-                    let own = if one_key { &numbers[..1] } else { &numbers[thread * 200..][..200] };
-                    let ask = |count: usize| (0..count).for_each(|at| hit(&own[at % own.len()]));
-                    ask(4_000);
+                    let runtime = Builder::new_current_thread().build().expect("a runtime");
+                    let first = if keys == 1 { 0 } else { thread * half };
+                    let mut own = sequence(half);
+                    let mut ask = |count: usize| {
+                        runtime.block_on(async {
+                            for key in own.by_ref().take(count) {
+                                hit((first + key) as u64).await;
+                            }
+                        });
+                    };
+                    ask(half.max(4_000));
                     start.wait();
                     let began = Instant::now();
                     ask(count);
@@ -35,47 +81,48 @@ fn hit_on(threads: usize, count: usize, one_key: bool, hit: impl Fn(&str) + Sync
     took.expect("a thread").as_nanos() as f64 / (threads * count) as f64
 }
 
-/// Shares nothing and reads no memory, and takes about as long as a hit: what two threads come to
-/// here at best.
-fn arithmetic(number: &str) {
-    let word = (0..50).fold(black_box(number.len() as u64), |word, _| {
-        word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
+/// Takes about as long as a hit, shares nothing and reads no memory: two threads scale no better here
+/// than with this.
+fn arithmetic(id: u64) -> u64 {
+    (0..50).fold(black_box(id), |word, _| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32))
+}
+
+/// One race, in a process of its own.
+pub fn alone(keys: &str) -> Results {
+    let keys: usize = keys.parse().expect("a number of keys");
+    let runtime = prepare_for(keys);
+    let (moka, quick, foyer) = (&moka_sync(), &quick(), &foyer());
+    runtime.block_on(async {
+        for id in 0..keys as u64 {
+            let order = upstream(id, State::Paid).await.expect("it answers");
+            moka.insert((id, State::Paid), order.clone());
+            quick.insert((id, State::Paid), order.clone());
+            foyer.insert((id, State::Paid), order);
+            let _ = ours(id, State::Paid).await;
+            let _ = concurrent(id, State::Paid).await;
+            let _ = locked(id, State::Paid).await;
+        }
     });
-    black_box(word);
-}
-
-fn ours(number: &str) {
-    // Polled by hand, so that a hit is measured and not the runtime's start.
-    let mut future = std::pin::pin!(ours_shared(number, State::Paid));
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    assert!(black_box(future.as_mut().poll(&mut context)).is_ready());
-}
-
-pub fn run(one_key: bool) -> Results {
-    // Long enough for the system to give each thread a core.
-    let count = 1_000_000;
-    let moka = moka::sync::Cache::new(10_000);
-    let quick = quick_cache::sync::Cache::new(10_000);
-    for number in numbers(400) {
-        moka.insert(number.clone(), 1_u64);
-        quick.insert(number, 1_u64);
+    let mut contenders = Vec::new();
+    macro_rules! contend {
+        ($name:expr, |$id:ident| $call:expr) => {
+            let hit = async |$id: u64| {
+                black_box($call);
+            };
+            for threads in [1, 2] {
+                contenders.push(measured(on(threads, $name).leak(), move |count| {
+                    hit_on(threads, count, keys, &hit)
+                }));
+            }
+        };
     }
-    let (moka, quick) = (&moka, &quick);
-    let on_moka = move |number: &str| {
-        black_box(moka.get(number));
-    };
-    let on_quick = move |number: &str| {
-        black_box(quick.get(number));
-    };
-    let contenders = vec![
-        measured(ONE, move |_| hit_on(1, count, one_key, ours)),
-        measured("cached-core, two threads", move |_| hit_on(2, count, one_key, ours)),
-        measured("arithmetic, one thread", move |_| hit_on(1, count, one_key, arithmetic)),
-        measured("arithmetic, two threads", move |_| hit_on(2, count, one_key, arithmetic)),
-        measured("moka sync alone, one thread", move |_| hit_on(1, count, one_key, on_moka)),
-        measured("moka sync alone, two threads", move |_| hit_on(2, count, one_key, on_moka)),
-        measured("quick_cache alone, one thread", move |_| hit_on(1, count, one_key, on_quick)),
-        measured("quick_cache alone, two threads", move |_| hit_on(2, count, one_key, on_quick)),
-    ];
-    race(11, 1, contenders)
+    contend!(OURS, |id| ours(id, State::Paid).await.is_ok());
+    contend!(CONCURRENT_CACHED, |id| concurrent(id, State::Paid).await.is_ok());
+    contend!(CACHED, |id| locked(id, State::Paid).await.is_ok());
+    contend!(MOKA, |id| moka.get(&(id, State::Paid)));
+    contend!(QUICK_CACHE, |id| quick.get(&(id, State::Paid)));
+    contend!(FOYER, |id| foyer_get(foyer, id, State::Paid));
+    contend!(ARITHMETIC, |id| arithmetic(id));
+    // Long enough for the system to give each thread a core.
+    race(9, if keys > 10_000 { 200_000 } else { 500_000 }, contenders)
 }

@@ -1,0 +1,100 @@
+//! Memory of entries: by how much a process grows that holds them.
+
+use std::time::Duration;
+
+use crate::harness::Results;
+use crate::kinds::{KINDS, resident};
+use crate::order::{fetches, upstream};
+use crate::payment::State;
+use crate::report::Report;
+use crate::stores::{
+    CACHED, CONCURRENT_CACHED, FOYER, MOKA, OURS, QUICK_CACHE, concurrent, foyer, foyer_get,
+    locked, moka_sync, ours, prepare_for, quick,
+};
+use crate::{child, plot};
+
+const ENTRIES: usize = 1_000_000;
+const NO_STORE: &str = "keys and values in a Vec";
+const NAMES: [&str; 7] = [OURS, CONCURRENT_CACHED, CACHED, MOKA, QUICK_CACHE, FOYER, NO_STORE];
+const CAPACITY: u64 = 64 << 20;
+
+pub fn report(report: &mut Report) {
+    let title = format!("Memory of an entry, {} entries", plot::thousands(ENTRIES));
+    let bytes = NAMES.map(|name| (name.to_owned(), child::run("entries", name).median(name)));
+    let rows = bytes.clone().map(|(name, bytes)| vec![name, format!("{bytes:.0}")]);
+    let note = "By how much a process grew, for each entry: a `u64` and an enum for a key, an `Arc` \
+                of a struct of 24 bytes for a value.";
+    report.table(&title, note, &["", "bytes"].map(str::to_owned), &rows);
+    report.plot(&title, plot::bars(&title, "bytes", &bytes));
+
+    let title = "Memory of a cache that is filled with twice its capacity";
+    let percent = KINDS.map(|(kind, _)| (kind.to_owned(), child::run("growth", kind).median(kind)));
+    let rows = percent.clone().map(|(kind, percent)| vec![kind, format!("{percent:.0} %")]);
+    let note = format!(
+        "By how much a process grew, in percent of a `local_capacity` of {} MiB.",
+        CAPACITY >> 20
+    );
+    report.table(title, &note, &["values", "of the capacity"].map(str::to_owned), &rows);
+    report.plot(title, plot::bars(title, "% of the capacity", &percent));
+}
+
+/// Fills one store in a process of its own, and returns how many bytes an entry takes.
+pub fn entries(name: &str) -> Results {
+    let runtime = prepare_for(ENTRIES);
+    let before = resident();
+    let (moka, quick, foyer) = (moka_sync(), quick(), foyer());
+    let mut vector = Vec::new();
+    macro_rules! fill {
+        (|$id:ident| $insert:expr, $get:expr) => {
+            runtime.block_on(async {
+                for $id in 0..ENTRIES as u64 {
+                    let _ = $insert;
+                }
+                // moka puts off a part of its work.
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                let before = fetches();
+                for $id in 0..1_000 {
+                    assert!($get.is_some());
+                }
+                assert_eq!(fetches(), before, "the first are still there");
+            })
+        };
+    }
+    let new = async |id| upstream(id, State::Paid).await.expect("it answers");
+    match name {
+        OURS => fill!(|id| ours(id, State::Paid).await, ours(id, State::Paid).await.ok()),
+        CONCURRENT_CACHED => {
+            fill!(|id| concurrent(id, State::Paid).await, concurrent(id, State::Paid).await.ok())
+        }
+        CACHED => fill!(|id| locked(id, State::Paid).await, locked(id, State::Paid).await.ok()),
+        MOKA => {
+            fill!(|id| moka.insert((id, State::Paid), new(id).await), moka.get(&(id, State::Paid)))
+        }
+        QUICK_CACHE => fill!(
+            |id| quick.insert((id, State::Paid), new(id).await),
+            quick.get(&(id, State::Paid))
+        ),
+        FOYER => fill!(
+            |id| foyer.insert((id, State::Paid), new(id).await),
+            foyer_get(&foyer, id, State::Paid)
+        ),
+        NO_STORE => {
+            vector.reserve_exact(ENTRIES);
+            fill!(|id| vector.push(((id, State::Paid), new(id).await)), vector.get(id as usize))
+        }
+        _ => panic!("there is no store `{name}`"),
+    }
+    moka.run_pending_tasks();
+    let mut results = Results::default();
+    results.push(name, vec![(resident() - before) as f64 / ENTRIES as f64]);
+    results
+}
+
+/// Fills a cache with one kind of values in a process of its own, and returns the percentage of its
+/// capacity by which the process grew.
+pub fn growth(kind: &str) -> Results {
+    let (_, grown) = KINDS.iter().find(|one| one.0 == kind).expect("a kind");
+    let mut results = Results::default();
+    results.push(kind, vec![grown(CAPACITY) as f64 * 100.0 / CAPACITY as f64]);
+    results
+}

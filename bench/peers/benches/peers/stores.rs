@@ -1,0 +1,111 @@
+//! The stores that keep orders: those of annotated functions, and stores alone.
+
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use cached::macros::{cached, concurrent_cached};
+use cached::{LruTtlCache, ShardedLruTtlCache};
+use cached_core::{Cache, coordinator_cached};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::order::{Key, Order, make, upstream};
+use crate::payment::{FetchError, State};
+
+const TTL: Duration = Duration::from_secs(30 * 60);
+
+/// How many entries each store of this process has room for.
+static ROOM: OnceLock<usize> = OnceLock::new();
+
+/// Makes room for so many entries in each store of this process, and for so many bytes in
+/// cached-core. It must be called once, before a store is used.
+pub fn prepare(room: usize, bytes: u64) -> Runtime {
+    ROOM.set(room).expect("the first");
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let cache = runtime.block_on(Cache::builder().local_capacity(bytes).build());
+    cache.expect("it fits").install().expect("the first");
+    runtime
+}
+
+/// Makes room for all of so many entries, also in a store whose shards are filled unevenly.
+pub fn prepare_for(entries: usize) -> Runtime {
+    prepare(entries + entries / 4 + 1_000, entries as u64 * 1_000 + (64 << 20))
+}
+
+fn room() -> usize {
+    *ROOM.get().expect("`prepare` was called")
+}
+
+#[coordinator_cached(name = "order", version = state)]
+pub async fn ours(id: u64, state: State) -> Result<Arc<Order>, FetchError> {
+    upstream(id, state).await
+}
+
+#[coordinator_cached(name = "owned_order", version = state)]
+pub async fn ours_owned(id: u64, state: State) -> Result<Order, FetchError> {
+    Ok(make(id, state))
+}
+
+/// This function cannot fail, as the get and the insert of a store alone cannot.
+#[coordinator_cached(name = "bare_order", version = state, infallible, entry = ours_bare_entry)]
+pub async fn ours_bare(id: u64, state: State) -> Arc<Order> {
+    Arc::new(make(id, state))
+}
+
+#[concurrent_cached(
+    name = "CONCURRENT",
+    ty = "ShardedLruTtlCache<Key, Arc<Order>>",
+    create = { ShardedLruTtlCache::new(room(), TTL) },
+    map_error = |never: Infallible| match never {},
+    convert = { (id, state) }
+)]
+pub async fn concurrent(id: u64, state: State) -> Result<Arc<Order>, FetchError> {
+    upstream(id, state).await
+}
+
+pub fn concurrent_entries() -> usize {
+    CONCURRENT.get().expect("it was called").len()
+}
+
+#[cached(
+    ty = "LruTtlCache<Key, Arc<Order>>",
+    create = { LruTtlCache::new(room(), TTL) },
+    convert = { (id, state) }
+)]
+pub async fn locked(id: u64, state: State) -> Result<Arc<Order>, FetchError> {
+    upstream(id, state).await
+}
+
+pub type MokaSync = moka::sync::Cache<Key, Arc<Order>>;
+pub type MokaFuture = moka::future::Cache<Key, Arc<Order>>;
+pub type Quick = quick_cache::sync::Cache<Key, Arc<Order>>;
+pub type Foyer = foyer_memory::Cache<Key, Arc<Order>>;
+
+pub fn moka_sync() -> MokaSync {
+    moka::sync::Cache::builder().max_capacity(room() as u64).time_to_live(TTL).build()
+}
+
+pub fn moka_future() -> MokaFuture {
+    moka::future::Cache::builder().max_capacity(room() as u64).time_to_live(TTL).build()
+}
+
+pub fn quick() -> Quick {
+    quick_cache::sync::Cache::new(room())
+}
+
+pub fn foyer() -> Foyer {
+    foyer_memory::Cache::builder(room()).build::<foyer_memory::CacheProperties>()
+}
+
+/// Returns what foyer has for the key, as the other stores do.
+pub fn foyer_get(foyer: &Foyer, id: u64, state: State) -> Option<Arc<Order>> {
+    foyer.get(&(id, state)).map(|entry| Arc::clone(entry.value()))
+}
+
+pub const OURS: &str = "cached-core, Arc value";
+pub const OURS_OWNED: &str = "cached-core, owned value";
+pub const CONCURRENT_CACHED: &str = "cached #[concurrent_cached]";
+pub const CACHED: &str = "cached #[cached]";
+pub const MOKA: &str = "moka sync alone";
+pub const QUICK_CACHE: &str = "quick_cache alone";
+pub const FOYER: &str = "foyer memory alone";

@@ -1,0 +1,97 @@
+//! Kinds of values, and how much a process grows that fills a cache with them. Part of the test `capacity`, and of
+//! the benchmarks in `bench/peers`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use cached_core::{Cache, coordinator_cached};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// A kind's name, and a function that fills a cache of so many bytes and returns by how many this process grew.
+pub(crate) type Kind = (&'static str, fn(u64) -> u64);
+
+pub(crate) const KINDS: [Kind; 8] = [
+    ("numbers of 8 bytes", |capacity| grown(capacity, 8, |number| number % 100)),
+    ("texts of 200 bytes", |capacity| grown(capacity, 200, |number| text(number, 200))),
+    ("byte vectors of 4 KiB", |capacity| {
+        grown(capacity, 4 << 10, |number| vec![number as u8; 4 << 10])
+    }),
+    ("byte vectors of 100 KiB", |capacity| {
+        grown(capacity, 100 << 10, |number| vec![number as u8; 100 << 10])
+    }),
+    ("vectors of 100 small numbers", |capacity| grown(capacity, 800, small_numbers)),
+    ("vectors of 20 texts", |capacity| grown(capacity, 1_100, texts)),
+    ("nested maps", |capacity| grown(capacity, 4_000, nested_maps)),
+    ("a struct in an Arc", |capacity| grown(capacity, 200, payment)),
+];
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Payment {
+    number: String,
+    cents: u64,
+    note: Option<String>,
+    lines: Vec<(u32, u16)>,
+}
+
+#[coordinator_cached(name = "filled", version = number, skip(make))]
+async fn filled<T>(make: fn(u64) -> T, number: u64) -> Result<T, ()>
+where
+    T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    Ok(make(number))
+}
+
+/// Returns the memory that this process has resident, in bytes.
+pub(crate) fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("it is listed");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
+}
+
+/// Fills a cache with twice as much as it can hold, and returns by how many bytes this process grew. A value takes
+/// about `size` bytes.
+fn grown<T>(capacity: u64, size: u64, make: fn(u64) -> T) -> u64
+where
+    T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    /// An entry takes at least so much more than its value.
+    const RECORDS: u64 = 64;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let cache = Cache::builder().local_capacity(capacity).build().await.expect("it fits");
+        let before = resident();
+        let fill = async {
+            for number in 0..2 * capacity / (size + RECORDS) {
+                filled(make, number).await.expect("it is made");
+            }
+        };
+        cache.scope(fill).await;
+        // The cache is still there.
+        let grown = resident() - before;
+        drop(cache);
+        grown
+    })
+}
+
+fn text(number: u64, length: usize) -> String {
+    format!("{number:0length$}").into_boxed_str().into_string()
+}
+
+fn texts(number: u64) -> Vec<String> {
+    (0..20).map(|index| text(number + index, 30)).collect()
+}
+
+fn small_numbers(number: u64) -> Vec<u64> {
+    (0..100).map(|index| (number + index) % 100).collect()
+}
+
+fn nested_maps(number: u64) -> BTreeMap<String, HashMap<u32, u64>> {
+    let inner = |key: u64| (0..10).map(|index| (index, number + key)).collect();
+    (0..10).map(|key| (text(number + key, 16), inner(key))).collect()
+}
+
+fn payment(number: u64) -> Arc<Payment> {
+    let lines = (0..8).map(|line| (line, 1)).collect();
+    Arc::new(Payment { number: text(number, 12), cents: 1, note: Some(text(number, 40)), lines })
+}
