@@ -234,7 +234,6 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
             asked: self.asked(),
             cache: self.cache,
             cast: |value| value.downcast_ref(),
-            cloned_at_once: is_cloned_at_once::<V>,
             join: cloned::<R, M>,
             returns: Returns::new::<M>(self.errors),
         }
@@ -278,7 +277,6 @@ pub struct Look<'k, R, V, P, C> {
     asked: Asked<P, C>,
     cache: Option<&'k Cache>,
     cast: fn(&Value) -> Option<&V>,
-    cloned_at_once: fn() -> bool,
     join: fn(&V) -> R,
     returns: Returns<R, V>,
 }
@@ -296,21 +294,13 @@ impl<'k, R, V, I: Parts, W: Parts, C: Parts> Look<'k, R, V, (I, W), C> {
     /// Hashes the key.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn hashed<'c>(self, current: &'c Current<'_>) -> Looked<'c, R, V, (I, W), C> {
-        let Look { asked, cast, cloned_at_once, join, returns, .. } = self;
+        let Look { asked, cast, join, returns, .. } = self;
         let cache = current.cache();
         // Of a copy: what is lent to a function that is not inlined is in memory, and not in
         // registers, also for everyone else.
         let copy = asked;
         let key = if cache.is_enabled() { copy.hashed() } else { None };
-        Looked {
-            head: key.map(|key| key.head()),
-            asked,
-            cache,
-            cast,
-            cloned_at_once,
-            join,
-            returns,
-        }
+        Looked { head: key.map(|key| key.head()), asked, cache, cast, join, returns }
     }
 }
 
@@ -323,7 +313,6 @@ pub struct Looked<'c, R, V, P, C> {
     cache: &'c Cache,
     head: Option<Head>,
     cast: fn(&Value) -> Option<&V>,
-    cloned_at_once: fn() -> bool,
     join: fn(&V) -> R,
     returns: Returns<R, V>,
 }
@@ -363,7 +352,7 @@ impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
     pub fn lent<'h>(&self, reading: &'h Reading<'_>, held: &mut Option<Held>) -> Option<&'h V> {
         let head = self.head?;
         let value = self.cache.local().find(reading, &self.asked.with(head))?;
-        if !(self.cloned_at_once)() {
+        if !is_cloned_at_once::<V>() {
             *held = Some(Held(Arc::clone(value)));
             return None;
         }

@@ -8,7 +8,7 @@ use tokio::runtime::Builder;
 
 const CAPACITY: u64 = 2_000;
 /// The most that an entry weighs: a value of 1,000 bytes, its key, and 64 bytes for what is around.
-const WEIGHT: u64 = 1_072 + 400 + 20;
+const WEIGHT: u64 = 1_072 + 540 + 20;
 
 #[coordinator_cached(name = "traced", version = number)]
 async fn traced(number: u64) -> Result<Arc<Vec<u8>>, std::io::Error> {

@@ -36,10 +36,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The policy is told of a hit when so many others were stored since it was told of that entry last:
-/// often enough to see that the entry is in use, long before it is its turn to go. While nothing is
+/// The policy is told of a hit when one in so many entries was replaced since it was told of that entry
+/// last: often enough to see that the entry is in use, long before it is its turn to go. While nothing is
 /// stored nothing has to go.
-const TOLD_AFTER: u32 = 16;
+const TOLD_IN_ALL: usize = 2;
+/// How often the entries are counted for that.
+const COUNTED_AFTER: u32 = 256;
 
 /// So many entries are taken out by one sweep, so that it takes a bounded time and memory,
 const SWEPT_AT_ONCE: usize = 1 << 16;
@@ -52,7 +54,12 @@ const STRIPES: usize = 256;
 /// Apart from what every hit reads and nobody writes.
 #[derive(Default)]
 #[repr(align(128))]
-struct Apart(AtomicU32);
+struct Filling {
+    /// How often something was stored while entries may have to go.
+    stored: AtomicU32,
+    /// The policy is told of a hit when so many were stored since.
+    told_after: AtomicU32,
+}
 
 /// Keys that share a lock.
 #[derive(Default)]
@@ -70,8 +77,7 @@ pub(crate) struct Local {
     here: Weak<Local>,
     index: Index,
     policy: Policy,
-    /// How often something was stored while entries may have to go.
-    stored: Apart,
+    filling: Filling,
     since: Since,
     refreshing: Arc<Refreshing>,
     stripes: Vec<Stripe>,
@@ -110,7 +116,7 @@ impl Local {
             here: here.clone(),
             index: Index::new(),
             policy: Policy::new(capacity),
-            stored: Apart::default(),
+            filling: Filling { told_after: AtomicU32::new(u32::MAX), ..Filling::default() },
             since: Since::new(&clock),
             refreshing: Refreshing::new(clock.clone()),
             stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
@@ -138,16 +144,21 @@ impl Local {
     ) -> Option<&'r Value> {
         let (entry, known) = reading.find(key)?;
         let is_served = entry.is_surely_alive(self.clock.coarse())
-            && !known.is_to_be_told(self.stored(), TOLD_AFTER);
+            && !known.is_to_be_told(self.stored(), self.told_after());
         is_served.then(|| entry.value())
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn stored(&self) -> u32 {
-        self.stored.0.load(Ordering::Relaxed)
+        self.filling.stored.load(Ordering::Relaxed)
     }
 
-    /// The value that a call asks for, of which the policy is told.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn told_after(&self) -> u32 {
+        self.filling.told_after.load(Ordering::Relaxed)
+    }
+
+    /// The value that a call asks for, of which the policy is told now and then.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
         let found = self.look(key);
         drop_aside();
@@ -159,21 +170,21 @@ impl Local {
         let Some((entry, known)) = self.find_alive(&reading, key) else {
             drop(reading);
             if self.policy.is_filling() {
-                self.policy.miss(Head::of(key));
+                self.policy.asked_for(Head::of(key));
                 self.take_out_gone();
             }
             return None;
         };
-        let (id, value) = (entry.id(), Arc::clone(entry.value()));
+        let value = Arc::clone(entry.value());
         let stored = self.stored();
-        let is_to_be_told = known.is_to_be_told(stored, TOLD_AFTER);
+        let is_to_be_told = known.is_to_be_told(stored, self.told_after());
         if is_to_be_told {
             known.is_told(stored);
         }
         // moka may have much to do, and what goes meanwhile need not wait for that.
         drop(reading);
         if is_to_be_told {
-            self.policy.hit(id);
+            self.policy.asked_for(Head::of(key));
             self.take_out_gone();
         }
         Some(value)
@@ -297,7 +308,7 @@ impl Local {
             }
             let given =
                 Given { value, weight: weigh(key.len(), weight), sequence: ticket.sequence };
-            self.put(&reading, key, there.map(Entry::id), given, life);
+            self.put(&reading, key, given, life);
         }
         drop(reading);
         self.take_out_gone();
@@ -305,19 +316,9 @@ impl Local {
     }
 
     /// Puts an entry into the index, in the place of another, and has it kept.
-    fn put(
-        &self,
-        reading: &Reading<'_>,
-        key: &[u8],
-        there: Option<EntryId>,
-        given: Given<'_>,
-        life: Life,
-    ) {
+    fn put(&self, reading: &Reading<'_>, key: &[u8], given: Given<'_>, life: Life) {
         let is_filling = self.policy.is_filling();
-        let stored = match is_filling {
-            true => self.stored.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1),
-            false => self.stored(),
-        };
+        let stored = if is_filling { self.count_stored() } else { self.stored() };
         let id = EntryId::new(Head::of(key));
         let entry = Entry::new(id, key, &self.since, given, life);
         let gone = entry.gone().number();
@@ -326,11 +327,8 @@ impl Local {
         if let Some(weight) = reading.insert(entry, known) {
             self.policy.removed(weight);
         }
-        if let Some(there) = there {
-            self.policy.dismiss(there);
-        }
         if is_filling {
-            self.policy.admit(id, given.weight);
+            self.policy.admit(Head::of(key), id, given.weight);
         } else {
             // Who begins to fill looks for what is in the index after that was said.
             fence(Ordering::SeqCst);
@@ -348,6 +346,15 @@ impl Local {
         }
     }
 
+    fn count_stored(&self) -> u32 {
+        let stored = self.filling.stored.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        if stored % COUNTED_AFTER == 1 {
+            let told_after = u32::try_from(self.index.len() / TOLD_IN_ALL).unwrap_or(u32::MAX);
+            self.filling.told_after.store(told_after, Ordering::Relaxed);
+        }
+        stored
+    }
+
     /// Has the policy know of all that was put into the index before, on a thread of its own: there may be
     /// a million.
     fn admit_all(&self) {
@@ -360,7 +367,10 @@ impl Local {
             let ids = local.read().map(ids).unwrap_or_default();
             for ids in ids.chunks(AT_ONCE) {
                 if let Some(reading) = local.read() {
-                    ids.iter().for_each(|id| local.admit(&reading, *id));
+                    for id in ids {
+                        let _changing = lock(&local.stripe(id.hash()).changing);
+                        local.admit(&reading, *id);
+                    }
                 }
                 local.take_out_gone();
             }
@@ -376,16 +386,12 @@ impl Local {
         }
     }
 
-    /// Has the policy know of an entry, unless it does.
+    /// Has the policy know of an entry, unless it does, with its stripe locked.
     fn admit(&self, reading: &Reading<'_>, id: EntryId) {
-        if let Some(known) = reading.find_by_id(id)
+        if let Some((entry, known)) = reading.find_by_id(id)
             && known.is_to_be_admitted()
         {
-            self.policy.admit(id, known.weight);
-            // It may be gone since.
-            if reading.find_by_id(id).is_none() {
-                self.policy.dismiss(id);
-            }
+            self.policy.admit(entry.head(), id, known.weight);
         }
     }
 
@@ -406,15 +412,14 @@ impl Local {
         let Some(reading) = self.read() else { return };
         let Some(_changing) = self.change(ticket) else { return };
         let Some((entry, known)) = reading.find(&key) else { return };
-        let id = entry.id();
         if Arc::ptr_eq(entry.value(), value) {
             let now = self.now();
             if entry.left(now) < life.left(self.clock.now()) {
                 let given = Given { value, weight: known.weight, sequence: entry.sequence };
-                self.put(&reading, key, Some(id), given, life);
+                self.put(&reading, key, given, life);
             }
         } else if entry.sequence.is_after(ticket.sequence) && !entry.sequence.is_fetch() {
-            self.take_out(&reading, id);
+            self.take_out(&reading, entry);
         }
     }
 
@@ -446,7 +451,12 @@ impl Local {
         self.first_gone.fetch_min(next.number(), Ordering::Relaxed);
         for ids in gone.chunks(AT_ONCE) {
             if let Some(reading) = self.read() {
-                ids.iter().for_each(|id| self.take_out(&reading, *id));
+                for id in ids {
+                    let _changing = lock(&self.stripe(id.hash()).changing);
+                    if let Some((entry, _)) = reading.find_by_id(*id) {
+                        self.take_out(&reading, entry);
+                    }
+                }
                 reading.flush();
             }
         }
@@ -457,15 +467,16 @@ impl Local {
     fn take_out_key(&self, key: &[u8]) -> Option<()> {
         let reading = self.read()?;
         if let Some((entry, _)) = reading.find(&key) {
-            self.take_out(&reading, entry.id());
+            self.take_out(&reading, entry);
             reading.flush();
         }
         Some(())
     }
 
-    fn take_out(&self, reading: &Reading<'_>, id: EntryId) {
-        self.remove(reading, id);
-        self.policy.dismiss(id);
+    /// With its stripe locked.
+    fn take_out(&self, reading: &Reading<'_>, entry: &Entry) {
+        self.remove(reading, entry.id());
+        self.policy.dismiss(entry.head());
     }
 
     fn remove(&self, reading: &Reading<'_>, id: EntryId) {
@@ -482,7 +493,7 @@ impl Local {
         if let Some((entry, _)) = reading.find(&key)
             && !entry.is_alive(self.now())
         {
-            self.take_out(&reading, entry.id());
+            self.take_out(&reading, entry);
         }
     }
 

@@ -19,7 +19,7 @@ const LAST_BIT: Duration = Duration::from_secs(1);
 
 /// The cost of an entry beside its value and a longer key: what the index and the policy keep of it.
 /// It was measured, as the memory of a process that keeps 200,000 entries.
-const OVERHEAD: usize = 400;
+const OVERHEAD: usize = 540;
 
 /// Tells an entry from others that its index had or has, also of the same key. Where so many were
 /// stored between two that the numbers began anew, one may go in the place of the other.
@@ -33,6 +33,12 @@ impl EntryId {
     pub(super) fn new(head: Head) -> EntryId {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         EntryId { hash: head.hash(), number: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl EntryId {
+    pub(super) fn hash(self) -> u32 {
+        self.hash
     }
 }
 
@@ -149,6 +155,10 @@ impl Entry {
             life: millis(life.fresh),
             sequence,
         }
+    }
+
+    pub(super) fn head(&self) -> Head {
+        self.head
     }
 
     pub(super) fn id(&self) -> EntryId {

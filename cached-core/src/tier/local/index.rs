@@ -55,6 +55,10 @@ impl Index {
         Index { entries }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// `None` at the end of a thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn read(&self) -> Option<Reading<'_>> {
@@ -70,8 +74,8 @@ impl Reading<'_> {
     }
 
     /// This very entry.
-    pub(super) fn find_by_id(&self, id: EntryId) -> Option<&Known> {
-        self.index.entries.get(&id, &self.guard)
+    pub(super) fn find_by_id(&self, id: EntryId) -> Option<(&Entry, &Known)> {
+        self.index.entries.get_key_value(&id, &self.guard)
     }
 
     /// Puts an entry in, in the place of another of its key. Returns what that weighed.

@@ -5,11 +5,9 @@
 //! moka has a listener for that. It costs a map of locks, of which one is put in and taken out for
 //! each entry that comes or goes, and with it a miss takes twice as long.
 
-use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use moka::Equivalent;
 use moka::sync::Cache;
 
 use super::entry::EntryId;
@@ -27,7 +25,8 @@ const SLACK: u64 = 32;
 const EPOCHS: usize = 3;
 
 pub(super) struct Policy {
-    moka: Cache<EntryId, Held, ByHead>,
+    /// By the head of a key: of two keys that share one, one is let go of.
+    moka: Cache<Head, Held, ByHead>,
     gone: Arc<Gone>,
     capacity: u64,
     /// What the entries of the index weigh.
@@ -80,7 +79,7 @@ impl Policy {
     pub(super) fn new(capacity: u64) -> Policy {
         let moka = Cache::builder()
             .max_capacity(capacity)
-            .weigher(|_: &EntryId, held: &Held| held.weight)
+            .weigher(|_: &Head, held: &Held| held.weight)
             .build_with_hasher(ByHead);
         Policy {
             moka,
@@ -110,9 +109,10 @@ impl Policy {
     }
 
     /// To be called when the entry is in the index: one that moka lets go of at once is found there.
-    pub(super) fn admit(&self, id: EntryId, weight: u32) {
+    /// What was there of its key is let go of. The stripe of the key is locked, and so for [`dismiss`](Self::dismiss).
+    pub(super) fn admit(&self, head: Head, id: EntryId, weight: u32) {
         let gone = Arc::clone(&self.gone);
-        self.moka.insert(id, Held { id, weight, state: State::Given, gone });
+        self.moka.insert(head, Held { id, weight, state: State::Given, gone });
         if self.weight.load(Ordering::Relaxed) > self.capacity + self.capacity / SLACK {
             self.settle();
         }
@@ -133,21 +133,16 @@ impl Policy {
         [self.weight.load(Ordering::Relaxed), self.moka.weighted_size()]
     }
 
-    /// Takes an entry out that is in the index no more.
-    pub(super) fn dismiss(&self, id: EntryId) {
+    /// Takes the entry of a key out that is in the index no more.
+    pub(super) fn dismiss(&self, head: Head) {
         if self.is_filling() {
-            self.moka.invalidate(&id);
+            self.moka.invalidate(&head);
         }
     }
 
-    /// An entry was asked for.
-    pub(super) fn hit(&self, id: EntryId) {
-        self.moka.get(&id);
-    }
-
-    /// A key was asked for that has no entry: what is asked for often is let in.
-    pub(super) fn miss(&self, head: Head) {
-        self.moka.get(&Absent(head.hash()));
+    /// A key is asked for, whether or not it has an entry: what is asked for often is let in.
+    pub(super) fn asked_for(&self, head: Head) {
+        self.moka.get(&head);
     }
 
     /// The entries that moka has let go of since.
@@ -158,21 +153,6 @@ impl Policy {
         let mut entries = lock(&self.gone.entries);
         self.gone.count.store(0, Ordering::Relaxed);
         std::mem::take(&mut entries)
-    }
-}
-
-/// No entry, of a key with this hash.
-struct Absent(u32);
-
-impl Hash for Absent {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        hasher.write_u32(self.0);
-    }
-}
-
-impl Equivalent<EntryId> for Absent {
-    fn equivalent(&self, _: &EntryId) -> bool {
-        false
     }
 }
 
