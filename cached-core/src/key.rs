@@ -25,7 +25,7 @@ mod parts;
 mod writer;
 
 use std::fmt;
-use std::hash::{self, BuildHasher, Hash};
+use std::hash::{self, BuildHasher};
 
 use serde::ser::{self, Serialize};
 
@@ -84,13 +84,6 @@ impl Head {
 fn spread(word: u64) -> u64 {
     // 2^64 through the golden ratio, and the halves changed over.
     word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
-}
-
-impl Hash for Head {
-    #[inline]
-    fn hash<H: hash::Hasher>(&self, hasher: &mut H) {
-        hasher.write_u32(Head::hash(*self));
-    }
 }
 
 /// For tables of keys: takes the hash that every key has in its head, in which its declaration is too.

@@ -46,7 +46,7 @@ const BEFORE: usize = 60_000;
 
 /// Of which half is taken by what is there before.
 fn capacity(digits: usize, is_filling: bool) -> u64 {
-    let all = (BEFORE + ENTRIES + ENTRIES / 4) * (600 + digits);
+    let all = (BEFORE + ENTRIES + ENTRIES / 4) * (620 + 2 * digits);
     if is_filling { all as u64 } else { 1 << 30 }
 }
 
@@ -78,7 +78,7 @@ fn ours(digits: usize, is_filling: bool) -> i64 {
             ask(&cache, 1_000_000..1_000_000 + ENTRIES).await;
             // moka puts off a part of its work until it is asked again.
             tokio::time::sleep(Duration::from_millis(500)).await;
-            ask(&cache, 1_000_000..1_005_000).await;
+            ask(&cache, 1_000_000..1_000_000 + ENTRIES).await;
         });
     });
     let held = cache.stats().get("payment").expect("it was called").fetches;

@@ -21,7 +21,7 @@ use std::time::Duration;
 use entry::{Entry, EntryId, Given, Known, Since, weigh};
 use index::{Index, Reading};
 use order::{Sequence, Sequences};
-use policy::Policy;
+use policy::{Name, Policy};
 use refresh::Refreshing;
 
 use crate::clock::{Clock, Coarse};
@@ -170,7 +170,7 @@ impl Local {
         let Some((entry, known)) = self.find_alive(&reading, key) else {
             drop(reading);
             if self.policy.is_filling() {
-                self.policy.asked_for(Head::of(key));
+                self.policy.asked_for(Name::of(key));
                 self.take_out_gone();
             }
             return None;
@@ -184,7 +184,7 @@ impl Local {
         // moka may have much to do, and what goes meanwhile need not wait for that.
         drop(reading);
         if is_to_be_told {
-            self.policy.asked_for(Head::of(key));
+            self.policy.asked_for(Name::of(key));
             self.take_out_gone();
         }
         Some(value)
@@ -328,7 +328,7 @@ impl Local {
             self.policy.removed(weight);
         }
         if is_filling {
-            self.policy.admit(Head::of(key), id, given.weight);
+            self.policy.admit(Name::of(key), id, given.weight);
         } else {
             // Who begins to fill looks for what is in the index after that was said.
             fence(Ordering::SeqCst);
@@ -391,7 +391,7 @@ impl Local {
         if let Some((entry, known)) = reading.find_by_id(id)
             && known.is_to_be_admitted()
         {
-            self.policy.admit(entry.head(), id, known.weight);
+            self.policy.admit(entry.name(), id, known.weight);
         }
     }
 
@@ -476,7 +476,7 @@ impl Local {
     /// With its stripe locked.
     fn take_out(&self, reading: &Reading<'_>, entry: &Entry) {
         self.remove(reading, entry.id());
-        self.policy.dismiss(entry.head());
+        self.policy.dismiss(entry.name());
     }
 
     fn remove(&self, reading: &Reading<'_>, id: EntryId) {

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::aside::Stored;
 use super::order::Sequence;
+use super::policy::Name;
 use crate::clock::{Clock, Coarse};
 use crate::key::{Head, Sought, body};
 use crate::value::Value;
@@ -157,8 +158,8 @@ impl Entry {
         }
     }
 
-    pub(super) fn head(&self) -> Head {
-        self.head
+    pub(super) fn name(&self) -> Name {
+        Name::from_parts(self.head, &self.body)
     }
 
     pub(super) fn id(&self) -> EntryId {

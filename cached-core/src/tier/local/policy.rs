@@ -5,6 +5,7 @@
 //! moka has a listener for that. It costs a map of locks, of which one is put in and taken out for
 //! each entry that comes or goes, and with it a miss takes twice as long.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +13,7 @@ use moka::sync::Cache;
 
 use super::entry::EntryId;
 use super::lock;
-use crate::key::{ByHead, Head};
+use crate::key::{ByHead, Head, body};
 
 /// moka hears of entries, and of what is asked for, when one in so many bytes is taken: it counts how often
 /// a key is asked for from then on, and what moka keeps of an entry is twice what the index does.
@@ -25,14 +26,40 @@ const SLACK: u64 = 32;
 const EPOCHS: usize = 3;
 
 pub(super) struct Policy {
-    /// By the head of a key: of two keys that share one, one is let go of.
-    moka: Cache<Head, Held, ByHead>,
+    moka: Cache<Name, Held, ByHead>,
     gone: Arc<Gone>,
     capacity: u64,
     /// What the entries of the index weigh.
     weight: AtomicU64,
     /// Whether moka has been told of entries: from when half of the room is taken, and for good.
     is_filling: AtomicBool,
+}
+
+/// A key as moka has it: the hash that is in its head, and another, so that hardly two keys share a name. Of
+/// two that do one is let go of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Name {
+    hash: u32,
+    other: u32,
+}
+
+impl Name {
+    pub(super) fn of(key: &[u8]) -> Name {
+        Name::from_parts(Head::of(key), body(key))
+    }
+
+    pub(super) fn from_parts(head: Head, body: &[u8]) -> Name {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_usize(head.index());
+        hasher.write(body);
+        Name { hash: head.hash(), other: hasher.finish() as u32 }
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hasher.write_u32(self.hash);
+    }
 }
 
 /// What moka holds of an entry. moka stores a clone of what it is given, and hands out clones of that; the
@@ -79,7 +106,7 @@ impl Policy {
     pub(super) fn new(capacity: u64) -> Policy {
         let moka = Cache::builder()
             .max_capacity(capacity)
-            .weigher(|_: &Head, held: &Held| held.weight)
+            .weigher(|_: &Name, held: &Held| held.weight)
             .build_with_hasher(ByHead);
         Policy {
             moka,
@@ -110,9 +137,9 @@ impl Policy {
 
     /// To be called when the entry is in the index: one that moka lets go of at once is found there.
     /// What was there of its key is let go of. The stripe of the key is locked, and so for [`dismiss`](Self::dismiss).
-    pub(super) fn admit(&self, head: Head, id: EntryId, weight: u32) {
+    pub(super) fn admit(&self, name: Name, id: EntryId, weight: u32) {
         let gone = Arc::clone(&self.gone);
-        self.moka.insert(head, Held { id, weight, state: State::Given, gone });
+        self.moka.insert(name, Held { id, weight, state: State::Given, gone });
         if self.weight.load(Ordering::Relaxed) > self.capacity + self.capacity / SLACK {
             self.settle();
         }
@@ -134,15 +161,15 @@ impl Policy {
     }
 
     /// Takes the entry of a key out that is in the index no more.
-    pub(super) fn dismiss(&self, head: Head) {
+    pub(super) fn dismiss(&self, name: Name) {
         if self.is_filling() {
-            self.moka.invalidate(&head);
+            self.moka.invalidate(&name);
         }
     }
 
     /// A key is asked for, whether or not it has an entry: what is asked for often is let in.
-    pub(super) fn asked_for(&self, head: Head) {
-        self.moka.get(&head);
+    pub(super) fn asked_for(&self, name: Name) {
+        self.moka.get(&name);
     }
 
     /// The entries that moka has let go of since.
