@@ -75,7 +75,7 @@ impl CacheBuilder {
     /// Bounds the memory that the entries of the local tier take, in bytes. 64 MiB by default; 0 keeps nothing
     /// locally.
     ///
-    /// An entry counts with its key, with what its value takes in memory, and with 400 bytes for the tier's own
+    /// An entry counts with its key, with what its value takes in memory, and with 540 bytes for the tier's own
     /// records of it. A value counts with its `size_of` and with what it owns on the heap: texts, and the elements
     /// of sequences and maps, as far as its `Serialize` shows them and at the size that they have in memory. What
     /// several entries share behind an `Arc` counts for each. Where that is not good enough, as for a value with a
@@ -87,10 +87,9 @@ impl CacheBuilder {
     /// The process grew by 107 to 120 percent of this bound with values of seven kinds, from one number to nested
     /// maps.
     ///
-    /// What was removed is freed in the course of later calls. A thread holds on to what it served
-    /// last, also of a cache that is gone, until it next looks further than that, or, once it has
-    /// ended, until another does: 2,048 values, and all threads together a sixteenth of this bound,
-    /// at most.
+    /// What goes for want of room is freed in the course of later calls, and what has expired about a second
+    /// later, by a thread of the library's own, `cached-sweeper`. Each thread that has called may hold on to the
+    /// last few dozen values that it took out.
     pub fn local_capacity(mut self, bytes: u64) -> CacheBuilder {
         self.config.local_capacity = bytes;
         self

@@ -298,6 +298,7 @@ impl Local {
             return false;
         }
         let Some(reading) = self.read() else { return false };
+        let fills;
         {
             let Some(_changing) = self.change(ticket) else { return false };
             let there = reading.find(&key).map(|(entry, _)| entry);
@@ -308,15 +309,20 @@ impl Local {
             }
             let given =
                 Given { value, weight: weigh(key.len(), weight), sequence: ticket.sequence };
-            self.put(&reading, key, given, life);
+            fills = self.put(&reading, key, given, life);
         }
         drop(reading);
+        if fills {
+            self.admit_all();
+        }
         self.take_out_gone();
         true
     }
 
-    /// Puts an entry into the index, in the place of another, and has it kept.
-    fn put(&self, reading: &Reading<'_>, key: &[u8], given: Given<'_>, life: Life) {
+    /// Puts an entry into the index, in the place of another, and has it kept. Returns true where the policy
+    /// is to know of all entries from now on.
+    #[must_use]
+    fn put(&self, reading: &Reading<'_>, key: &[u8], given: Given<'_>, life: Life) -> bool {
         let is_filling = self.policy.is_filling();
         let stored = if is_filling { self.count_stored() } else { self.stored() };
         let id = EntryId::new(Head::of(key));
@@ -336,14 +342,12 @@ impl Local {
                 self.admit(reading, id);
             }
         }
-        if fills {
-            self.admit_all();
-        }
         if gone < self.first_gone.load(Ordering::Relaxed)
             && gone < self.first_gone.fetch_min(gone, Ordering::Relaxed)
         {
             sweeper::wake();
         }
+        fills
     }
 
     fn count_stored(&self) -> u32 {
@@ -409,18 +413,26 @@ impl Local {
     /// is still there. If what is there was read in memcached while the value was fetched or on its way,
     /// it goes: memcached has the value, or what has replaced it since.
     pub(crate) fn extend(&self, key: &[u8], ticket: Ticket, value: &Value, life: Life) {
-        let Some(reading) = self.read() else { return };
-        let Some(_changing) = self.change(ticket) else { return };
-        let Some((entry, known)) = reading.find(&key) else { return };
+        if self.extended(key, ticket, value, life) {
+            self.admit_all();
+        }
+    }
+
+    /// Returns what [`put`](Self::put) does.
+    fn extended(&self, key: &[u8], ticket: Ticket, value: &Value, life: Life) -> bool {
+        let Some(reading) = self.read() else { return false };
+        let Some(_changing) = self.change(ticket) else { return false };
+        let Some((entry, known)) = reading.find(&key) else { return false };
         if Arc::ptr_eq(entry.value(), value) {
             let now = self.now();
             if entry.left(now) < life.left(self.clock.now()) {
                 let given = Given { value, weight: known.weight, sequence: entry.sequence };
-                self.put(&reading, key, given, life);
+                return self.put(&reading, key, given, life);
             }
         } else if entry.sequence.is_after(ticket.sequence) && !entry.sequence.is_fetch() {
             self.take_out(&reading, entry);
         }
+        false
     }
 
     /// When it is to be swept next; `None` where no entry will ever be of no use.

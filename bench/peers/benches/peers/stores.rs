@@ -29,7 +29,7 @@ pub fn prepare(room: usize, bytes: u64) -> Runtime {
 
 /// Makes room for all of so many entries, also in a store whose shards are filled unevenly.
 pub fn prepare_for(entries: usize) -> Runtime {
-    prepare(entries + entries / 4 + 1_000, entries as u64 * 1_000 + (64 << 20))
+    prepare(entries + entries / 4 + 1_000, entries as u64 * 2_500 + (64 << 20))
 }
 
 fn room() -> usize {
