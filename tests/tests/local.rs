@@ -202,3 +202,68 @@ fn what_is_invalidated_while_another_thread_clones_a_value_is_freed() {
         assert!(alive < 10, "{alive} of 1000 are not freed");
     });
 }
+
+#[coordinator_cached(
+    name = "cistern",
+    overwrite(reason = "a level is read while it changes"),
+    ttl = "30ms",
+    skip(sources),
+    entry = cistern_entry
+)]
+async fn cistern(sources: &Arc<[AtomicU64]>, number: usize) -> Result<u64, std::io::Error> {
+    Ok(sources[number].load(Ordering::SeqCst))
+}
+
+/// The same where most entries go for want of room or expire: the table, what moka lets go of, the sweep and
+/// the changes of a key work on the same entries at once.
+#[test]
+fn no_thread_sees_an_old_level_where_entries_come_and_go() {
+    const CISTERNS: usize = 3_000;
+    const CHANGES: u64 = 30_000;
+    // Room for a sixth of them.
+    let cache = Cache::builder().local_capacity(CISTERNS as u64 / 6 * 580).build();
+    let cache = runtime().block_on(cache).expect("it fits");
+    let levels = || (0..CISTERNS).map(|_| AtomicU64::new(0)).collect::<Arc<[AtomicU64]>>();
+    let (sources, floors) = (levels(), levels());
+    let done = AtomicBool::new(false);
+    let next = |random: &mut u64| {
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        // A few are asked for often.
+        let most = if random.is_multiple_of(3) { 20 } else { CISTERNS };
+        (*random >> 20) as usize % most
+    };
+    std::thread::scope(|scope| {
+        for reader in 1..=3_u64 {
+            let (cache, sources, floors, done) = (&cache, &sources, &floors, &done);
+            scope.spawn(move || {
+                let mut random = 0x9e37_79b9_7f4a_7c15 >> reader;
+                runtime().block_on(cache.scope(async {
+                    while !done.load(Ordering::Relaxed) {
+                        let number = next(&mut random);
+                        let floor = floors[number].load(Ordering::SeqCst);
+                        let seen = cistern(sources, number).await.expect("it answers");
+                        assert!(seen >= floor, "cistern {number}: {seen} was replaced by {floor}");
+                    }
+                }));
+            });
+        }
+        let mut random = 7;
+        runtime().block_on(cache.scope(async {
+            for change in 1..=CHANGES {
+                let number = next(&mut random);
+                sources[number].store(change, Ordering::SeqCst);
+                let entry = cistern_entry(number);
+                match change % 3 {
+                    0 => entry.overwrite(change).await.expect("there is no memcached"),
+                    _ => entry.invalidate().await.expect("there is no memcached"),
+                }
+                floors[number].store(change, Ordering::SeqCst);
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+    });
+    let stats = cache.stats().get("cistern").expect("it was called");
+    assert!(stats.local_hits > 1_000 && stats.fetches > CISTERNS as u64, "{stats:?}");
+}
