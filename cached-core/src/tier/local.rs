@@ -18,11 +18,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use entry::{Entry, EntryId, Given, Known, Since, weigh};
+use entry::{Entry, EntryId, Given, Known, weigh};
 use index::{Index, Reading};
 use order::{Sequence, Sequences};
 use policy::{Name, Policy};
 use refresh::Refreshing;
+use sweeper::Due;
 
 use crate::clock::{Clock, Coarse};
 use crate::key::{Head, Sought};
@@ -78,12 +79,10 @@ pub(crate) struct Local {
     index: Index,
     policy: Policy,
     filling: Filling,
-    since: Since,
+    due: Arc<Due>,
     refreshing: Arc<Refreshing>,
     stripes: Vec<Stripe>,
     clock: Clock,
-    /// When the first entry is of no use any more, or sooner; a [`Coarse`].
-    first_gone: AtomicU64,
     /// Dropped after the entries.
     _rest: Rest,
 }
@@ -112,19 +111,19 @@ pub(crate) enum Write {
 
 impl Local {
     pub(crate) fn new(capacity: u64, clock: Clock) -> Arc<Local> {
+        let due = Due::new(clock.clone());
         let local = Arc::new_cyclic(|here| Local {
             here: here.clone(),
             index: Index::new(),
             policy: Policy::new(capacity),
             filling: Filling { told_after: AtomicU32::new(u32::MAX), ..Filling::default() },
-            since: Since::new(&clock),
+            due: Arc::clone(&due),
             refreshing: Refreshing::new(clock.clone()),
             stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
             clock,
-            first_gone: AtomicU64::new(Coarse::NEVER.number()),
             _rest: Rest,
         });
-        sweeper::watch(&local);
+        sweeper::watch(&local, &due);
         local
     }
 
@@ -201,7 +200,7 @@ impl Local {
 
     /// The time by the precise clock.
     fn now(&self) -> Coarse {
-        self.since.time(self.clock.now())
+        self.due.now()
     }
 
     /// The same for a key that was looked for and not found: the policy does not take that for another
@@ -326,8 +325,8 @@ impl Local {
         let is_filling = self.policy.is_filling();
         let stored = if is_filling { self.count_stored() } else { self.stored() };
         let id = EntryId::new(Head::of(key));
-        let entry = Entry::new(id, key, &self.since, given, life);
-        let gone = entry.gone().number();
+        let entry = Entry::new(id, key, self.due.since(), given, life);
+        let gone = entry.gone();
         let fills = self.policy.added(given.weight);
         let known = Known::new(given.weight, stored, is_filling);
         if let Some(weight) = reading.insert(entry, known) {
@@ -342,11 +341,7 @@ impl Local {
                 self.admit(reading, id);
             }
         }
-        if gone < self.first_gone.load(Ordering::Relaxed)
-            && gone < self.first_gone.fetch_min(gone, Ordering::Relaxed)
-        {
-            sweeper::wake();
-        }
+        self.due.at(gone);
         fills
     }
 
@@ -435,20 +430,13 @@ impl Local {
         false
     }
 
-    /// When it is to be swept next; `None` where no entry will ever be of no use.
-    fn next_sweep(&self) -> Option<Duration> {
-        let gone = Coarse::of_number(self.first_gone.load(Ordering::Relaxed));
-        (gone < Coarse::NEVER).then(|| gone.since(self.now()))
-    }
-
     /// Takes out what is of no use any more.
     fn sweep(&self) {
         let now = self.now();
-        if now < Coarse::of_number(self.first_gone.load(Ordering::Relaxed)) {
+        if !self.due.is_over(now) {
             return;
         }
         let mut next = Coarse::NEVER;
-        self.first_gone.store(next.number(), Ordering::Relaxed);
         let gone = self.read().map(|reading| {
             let is_gone = |&(entry, _): &(&Entry, &Known)| {
                 let is_gone = entry.gone() <= now;
@@ -460,7 +448,7 @@ impl Local {
         });
         let gone = gone.unwrap_or_default();
         let next = if gone.len() < SWEPT_AT_ONCE { next } else { now };
-        self.first_gone.fetch_min(next.number(), Ordering::Relaxed);
+        self.due.at(next);
         for ids in gone.chunks(AT_ONCE) {
             if let Some(reading) = self.read() {
                 for id in ids {

@@ -2,13 +2,15 @@
 //! and that no call came to drop. It sleeps while there is nothing of either.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::aside::drop_all_aside;
+use super::entry::Since;
 use super::{Local, lock};
+use crate::clock::{Clock, Coarse};
 
 /// Between two rounds, so that each finds more than a few entries.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -27,7 +29,56 @@ struct Sweeper {
 struct State {
     /// The thread, and its process: one that was forked begins a thread of its own.
     thread: Option<(Thread, u32)>,
-    locals: Vec<Weak<Local>>,
+    locals: Vec<(Weak<Local>, Arc<Due>)>,
+}
+
+/// When a tier is to be swept. Apart from the tier, which a thread that looks at this does not keep alive.
+pub(super) struct Due {
+    /// When the first entry is of no use any more, or sooner; a [`Coarse`].
+    first_gone: AtomicU64,
+    since: Since,
+    clock: Clock,
+}
+
+impl Due {
+    pub(super) fn new(clock: Clock) -> Arc<Due> {
+        let first_gone = AtomicU64::new(Coarse::NEVER.number());
+        Arc::new(Due { first_gone, since: Since::new(&clock), clock })
+    }
+
+    pub(super) fn since(&self) -> &Since {
+        &self.since
+    }
+
+    /// The time by the precise clock.
+    pub(super) fn now(&self) -> Coarse {
+        self.since.time(self.clock.now())
+    }
+
+    /// An entry is of no use any more at this time.
+    pub(super) fn at(&self, gone: Coarse) {
+        let gone = gone.number();
+        if gone < self.first_gone.load(Ordering::Relaxed)
+            && gone < self.first_gone.fetch_min(gone, Ordering::Relaxed)
+        {
+            wake();
+        }
+    }
+
+    /// How long there is nothing to sweep yet; `None` where no entry will ever be of no use.
+    fn left(&self) -> Option<Duration> {
+        let gone = Coarse::of_number(self.first_gone.load(Ordering::Relaxed));
+        (gone < Coarse::NEVER).then(|| gone.since(self.now()))
+    }
+
+    /// Returns true if there is something to sweep, and counts as swept then.
+    pub(super) fn is_over(&self, now: Coarse) -> bool {
+        let is_over = Coarse::of_number(self.first_gone.load(Ordering::Relaxed)) <= now;
+        if is_over {
+            self.first_gone.store(Coarse::NEVER.number(), Ordering::Relaxed);
+        }
+        is_over
+    }
 }
 
 static SWEEPER: Sweeper = Sweeper {
@@ -36,14 +87,14 @@ static SWEEPER: Sweeper = Sweeper {
 };
 
 /// Has the entries of this tier swept, from now on.
-pub(super) fn watch(local: &Arc<Local>) {
+pub(super) fn watch(local: &Arc<Local>, due: &Arc<Due>) {
     let mut state = lock(&SWEEPER.state);
-    state.locals.retain(|local| local.strong_count() > 0);
-    state.locals.push(Arc::downgrade(local));
+    state.locals.retain(|(local, _)| local.strong_count() > 0);
+    state.locals.push((Arc::downgrade(local), Arc::clone(due)));
 }
 
-/// An entry expires sooner than any that was there.
-pub(super) fn wake() {
+/// There is something to do sooner than there was.
+fn wake() {
     // Where another has it, that is mostly the sweeper, which is awake. In a process that was forked it
     // may be nobody who is left.
     let Ok(mut state) = SWEEPER.state.try_lock() else { return };
@@ -73,7 +124,13 @@ fn sweep() {
         SWEEPER.is_aside.store(false, Ordering::Relaxed);
         calmly(drop_all_aside);
         let began = Instant::now();
-        locals().iter().for_each(|local| local.sweep());
+        for (local, _) in locals() {
+            calmly(|| {
+                if let Some(local) = local.upgrade() {
+                    local.sweep();
+                }
+            });
+        }
         let took = began.elapsed();
         calmly(drop_all_aside);
         thread::sleep(took * AT_MOST);
@@ -85,14 +142,15 @@ fn calmly(run: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(run));
 }
 
-fn locals() -> Vec<Arc<Local>> {
-    lock(&SWEEPER.state).locals.iter().filter_map(Weak::upgrade).collect()
+fn locals() -> Vec<(Weak<Local>, Arc<Due>)> {
+    lock(&SWEEPER.state).locals.clone()
 }
 
 /// Until an entry has expired, or a value was put aside.
 fn wait() {
     loop {
-        let next = locals().iter().filter_map(|local| local.next_sweep()).min();
+        let alive = locals().into_iter().filter(|(local, _)| local.strong_count() > 0);
+        let next = alive.filter_map(|(_, due)| due.left()).min();
         if SWEEPER.is_aside.load(Ordering::Relaxed) || next.is_some_and(|next| next.is_zero()) {
             return;
         }
