@@ -41,8 +41,8 @@ fn a_value_that_panics_keeps_no_other_from_being_dropped() {
     }
     let dropped = DROPPED.load(Ordering::Relaxed);
     println!("{dropped} of {CALLS} were dropped, {panicked} calls panicked");
-    // The sweeper may drop some, and lets none of them end it.
-    assert!(panicked > 0);
+    // It is no business of the call that comes to drop one.
+    assert_eq!(panicked, 0);
     // About a thousand have a place in the cache; some more wait to be dropped.
     assert!(dropped > CALLS - 3_000);
 }

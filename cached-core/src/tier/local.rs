@@ -101,6 +101,19 @@ pub(crate) struct Ticket {
     count: u64,
 }
 
+/// What was put into the index, for the policy.
+struct Put {
+    id: EntryId,
+    weight: u32,
+    /// Whether this is the one who has the policy know of it.
+    is_admitted: bool,
+    /// With it half of the room is taken: the policy is to know of all.
+    fills: bool,
+}
+
+/// At the end of a thread the index cannot be read.
+struct AtTheEnd;
+
 /// Whether a publication may replace an entry that is still alive.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Write {
@@ -293,12 +306,11 @@ impl Local {
         weight: usize,
         life: Life,
     ) -> bool {
-        if life.fresh.is_zero() {
+        if life.fresh.is_zero() || self.policy.keeps_nothing() {
             return false;
         }
-        let Some(reading) = self.read() else { return false };
-        let fills;
-        {
+        let put = {
+            let Some(reading) = self.read() else { return false };
             let Some(_changing) = self.change(ticket) else { return false };
             let there = reading.find(&key).map(|(entry, _)| entry);
             if let Some(alive) = there.filter(|entry| entry.is_alive(self.now()))
@@ -308,41 +320,45 @@ impl Local {
             }
             let given =
                 Given { value, weight: weigh(key.len(), weight), sequence: ticket.sequence };
-            fills = self.put(&reading, key, given, life);
-        }
-        drop(reading);
-        if fills {
-            self.admit_all();
-        }
+            self.put(&reading, key, given, life)
+        };
+        self.have_kept(&put);
         self.take_out_gone();
         true
     }
 
-    /// Puts an entry into the index, in the place of another, and has it kept. Returns true where the policy
-    /// is to know of all entries from now on.
-    #[must_use]
-    fn put(&self, reading: &Reading<'_>, key: &[u8], given: Given<'_>, life: Life) -> bool {
-        let is_filling = self.policy.is_filling();
-        let stored = if is_filling { self.count_stored() } else { self.stored() };
-        let id = EntryId::new(Head::of(key));
+    /// Puts an entry into the index, in the place of another.
+    fn put(&self, reading: &Reading<'_>, key: &[u8], given: Given<'_>, life: Life) -> Put {
+        let is_admitted = self.policy.is_filling();
+        let stored = if is_admitted { self.count_stored() } else { self.stored() };
+        let id = EntryId::new(key);
         let entry = Entry::new(id, key, self.due.since(), given, life);
         let gone = entry.gone();
         let fills = self.policy.added(given.weight);
-        let known = Known::new(given.weight, stored, is_filling);
+        let known = Known::new(given.weight, stored, is_admitted);
         if let Some(weight) = reading.insert(entry, known) {
             self.policy.removed(weight);
         }
-        if is_filling {
-            self.policy.admit(Name::of(key), id, given.weight);
+        self.due.at(gone);
+        Put { id, weight: given.weight, is_admitted, fills }
+    }
+
+    /// Has the policy know of what was put into the index. With nothing locked: moka drops what any program's
+    /// own tables of this kind have let go of. Who is overtaken here by another change of the key has that
+    /// other's entry taken out before its time, and none is left that moka does not know.
+    fn have_kept(&self, put: &Put) {
+        if put.is_admitted {
+            self.policy.admit(put.id, put.weight);
         } else {
             // Who begins to fill looks for what is in the index after that was said.
             fence(Ordering::SeqCst);
             if self.policy.is_filling() {
-                self.admit(reading, id);
+                self.admit(put.id);
             }
         }
-        self.due.at(gone);
-        fills
+        if put.fills {
+            self.admit_all();
+        }
     }
 
     fn count_stored(&self) -> u32 {
@@ -360,17 +376,15 @@ impl Local {
         let all = |local: &Local| {
             fence(Ordering::SeqCst);
             let ids = |reading: Reading<'_>| {
-                let before = reading.entries().filter(|(_, known)| !known.is_admitted());
+                let now = local.now();
+                let is_due =
+                    |(entry, known): &(&Entry, &Known)| now < entry.gone() && !known.is_admitted();
+                let before = reading.entries().filter(is_due);
                 before.map(|(entry, _)| entry.id()).collect::<Vec<_>>()
             };
             let ids = local.read().map(ids).unwrap_or_default();
             for ids in ids.chunks(AT_ONCE) {
-                if let Some(reading) = local.read() {
-                    for id in ids {
-                        let _changing = lock(&local.stripe(id.hash()).changing);
-                        local.admit(&reading, *id);
-                    }
-                }
+                ids.iter().for_each(|id| local.admit(*id));
                 local.take_out_gone();
             }
         };
@@ -385,12 +399,14 @@ impl Local {
         }
     }
 
-    /// Has the policy know of an entry, unless it does, with its stripe locked.
-    fn admit(&self, reading: &Reading<'_>, id: EntryId) {
-        if let Some((entry, known)) = reading.find_by_id(id)
-            && known.is_to_be_admitted()
-        {
-            self.policy.admit(entry.name(), id, known.weight);
+    /// Has the policy know of an entry, unless it does.
+    fn admit(&self, id: EntryId) {
+        let is_to_be_admitted = |reading: Reading<'_>| {
+            let (_, known) = reading.find_by_id(id)?;
+            known.is_to_be_admitted().then_some(known.weight)
+        };
+        if let Some(weight) = self.read().and_then(is_to_be_admitted) {
+            self.policy.admit(id, weight);
         }
     }
 
@@ -400,7 +416,11 @@ impl Local {
         if !gone.is_empty()
             && let Some(reading) = self.read()
         {
-            gone.into_iter().for_each(|id| self.remove(&reading, id));
+            for id in gone {
+                if let Some((entry, _)) = reading.find_by_id(id) {
+                    self.remove(&reading, entry);
+                }
+            }
         }
     }
 
@@ -408,33 +428,40 @@ impl Local {
     /// is still there. If what is there was read in memcached while the value was fetched or on its way,
     /// it goes: memcached has the value, or what has replaced it since.
     pub(crate) fn extend(&self, key: &[u8], ticket: Ticket, value: &Value, life: Life) {
-        if self.extended(key, ticket, value, life) {
-            self.admit_all();
+        match self.extended(key, ticket, value, life) {
+            Some(Ok(put)) => self.have_kept(&put),
+            Some(Err(out)) => self.policy.dismiss(out),
+            None => {}
         }
     }
 
-    /// Returns what [`put`](Self::put) does.
-    fn extended(&self, key: &[u8], ticket: Ticket, value: &Value, life: Life) -> bool {
-        let Some(reading) = self.read() else { return false };
-        let Some(_changing) = self.change(ticket) else { return false };
-        let Some((entry, known)) = reading.find(&key) else { return false };
+    /// Returns what was put into the index, or taken out of it.
+    fn extended(
+        &self,
+        key: &[u8],
+        ticket: Ticket,
+        value: &Value,
+        life: Life,
+    ) -> Option<Result<Put, Name>> {
+        let reading = self.read()?;
+        let _changing = self.change(ticket)?;
+        let (entry, known) = reading.find(&key)?;
         if Arc::ptr_eq(entry.value(), value) {
-            let now = self.now();
-            if entry.left(now) < life.left(self.clock.now()) {
-                let given = Given { value, weight: known.weight, sequence: entry.sequence };
-                return self.put(&reading, key, given, life);
-            }
+            let is_longer = entry.left(self.now()) < life.left(self.clock.now());
+            let given = Given { value, weight: known.weight, sequence: entry.sequence };
+            is_longer.then(|| Ok(self.put(&reading, key, given, life)))
         } else if entry.sequence.is_after(ticket.sequence) && !entry.sequence.is_fetch() {
-            self.take_out(&reading, entry);
+            Some(Err(self.take_out(&reading, entry)))
+        } else {
+            None
         }
-        false
     }
 
-    /// Takes out what is of no use any more.
-    fn sweep(&self) {
+    /// Takes out what is of no use any more, or a part of it. Returns true if there is more.
+    fn sweep(&self) -> bool {
         let now = self.now();
         if !self.due.is_over(now) {
-            return;
+            return false;
         }
         let mut next = Coarse::NEVER;
         let gone = self.read().map(|reading| {
@@ -447,40 +474,41 @@ impl Local {
             gone.map(|(entry, _)| entry.id()).collect::<Vec<_>>()
         });
         let gone = gone.unwrap_or_default();
-        let next = if gone.len() < SWEPT_AT_ONCE { next } else { now };
+        let is_more = gone.len() == SWEPT_AT_ONCE;
+        let next = if is_more { now } else { next };
         self.due.at(next);
         for ids in gone.chunks(AT_ONCE) {
-            if let Some(reading) = self.read() {
-                for id in ids {
-                    let _changing = lock(&self.stripe(id.hash()).changing);
-                    if let Some((entry, _)) = reading.find_by_id(*id) {
-                        self.take_out(&reading, entry);
-                    }
-                }
+            let out: Vec<Name> = self.read().map_or_else(Vec::new, |reading| {
+                let entries = ids.iter().filter_map(|id| reading.find_by_id(*id));
+                let out = entries.map(|(entry, _)| self.take_out(&reading, entry)).collect();
                 reading.flush();
-            }
+                out
+            });
+            out.into_iter().for_each(|name| self.policy.dismiss(name));
         }
         self.take_out_gone();
+        is_more
     }
 
-    /// `None` at the end of a thread.
-    fn take_out_key(&self, key: &[u8]) -> Option<()> {
-        let reading = self.read()?;
-        if let Some((entry, _)) = reading.find(&key) {
-            self.take_out(&reading, entry);
+    /// Takes out the entry of a key, and returns its name. `Err` at the end of a thread.
+    fn take_out_key(&self, key: &[u8]) -> Result<Option<Name>, AtTheEnd> {
+        let reading = self.read().ok_or(AtTheEnd)?;
+        let found = reading.find(&key);
+        let out = found.map(|(entry, _)| self.take_out(&reading, entry));
+        if out.is_some() {
             reading.flush();
         }
-        Some(())
+        Ok(out)
     }
 
-    /// With its stripe locked.
-    fn take_out(&self, reading: &Reading<'_>, entry: &Entry) {
-        self.remove(reading, entry.id());
-        self.policy.dismiss(entry.name());
+    /// Takes an entry out of the index. Returns its name, for the policy, when nothing is locked.
+    fn take_out(&self, reading: &Reading<'_>, entry: &Entry) -> Name {
+        self.remove(reading, entry);
+        entry.id().name()
     }
 
-    fn remove(&self, reading: &Reading<'_>, id: EntryId) {
-        if let Some(weight) = reading.remove(id) {
+    fn remove(&self, reading: &Reading<'_>, entry: &Entry) {
+        if let Some(weight) = reading.remove(entry) {
             self.policy.removed(weight);
         }
     }
@@ -488,12 +516,14 @@ impl Local {
     /// Removes what has expired and is kept for a fetch that fails, unless the ticket is out of date.
     /// Also for who leads a flight: what goes is put aside, until [`drop_aside`].
     pub(crate) fn remove_expired(&self, key: &[u8], ticket: Ticket) {
-        let Some(reading) = self.read() else { return };
-        let Some(_changing) = self.change(ticket) else { return };
-        if let Some((entry, _)) = reading.find(&key)
-            && !entry.is_alive(self.now())
-        {
-            self.take_out(&reading, entry);
+        let out = || {
+            let reading = self.read()?;
+            let _changing = self.change(ticket)?;
+            let (entry, _) = reading.find(&key).filter(|(entry, _)| !entry.is_alive(self.now()))?;
+            Some(self.take_out(&reading, entry))
+        };
+        if let Some(out) = out() {
+            self.policy.dismiss(out);
         }
     }
 
@@ -502,27 +532,30 @@ impl Local {
     pub(crate) fn invalidate(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {
         let hash = Head::of(key).hash();
         let stripe = self.stripe(hash);
-        let _changing = lock(&stripe.changing);
+        let changing = lock(&stripe.changing);
         let count = stripe.invalidated.load(Ordering::Relaxed);
         let in_time = before.is_none_or(|before| before.count == count);
         let count = count + 1;
         stripe.invalidated.store(count, Ordering::Release);
-        if self.take_out_key(key).is_none() {
-            // The thread ends, and the entry is to be gone all the same.
+        let out = self.take_out_key(key).or_else(|AtTheEnd| {
+            // The entry is to be gone all the same.
             thread::scope(|scope| {
-                let _ = scope.spawn(|| self.take_out_key(key)).join();
-            });
+                let elsewhere = thread::Builder::new();
+                let elsewhere = elsewhere.spawn_scoped(scope, || self.take_out_key(key));
+                elsewhere.map_or(Err(AtTheEnd), |out| out.join().unwrap_or(Err(AtTheEnd)))
+            })
+        });
+        drop(changing);
+        if let Ok(Some(out)) = out {
+            self.policy.dismiss(out);
         }
         in_time.then_some(Ticket { hash, sequence: stripe.fetches.now(), count })
     }
 }
 
 impl Drop for Rest {
-    /// Not while a value panics that was dropped: another that panics would end the program.
     fn drop(&mut self) {
-        if !thread::panicking() {
-            aside::drop_all_aside();
-        }
+        aside::drop_all_aside();
     }
 }
 

@@ -10,8 +10,10 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::lock;
 use super::sweeper;
@@ -26,6 +28,8 @@ static ASIDE: Mutex<VecDeque<Value>> = Mutex::new(VecDeque::new());
 /// So many are dropped at once: many more than a call puts there, so that they never pile up, and not
 /// so many that a call is late for what a cache that is gone has left.
 const MOST: usize = 256;
+/// And for so long at most, but for the last one.
+const LONGEST: Duration = Duration::from_millis(1);
 /// How many there are; changed with the lock held.
 static HOW_MANY: AtomicUsize = AtomicUsize::new(0);
 
@@ -70,25 +74,32 @@ fn put_aside(value: Value) {
 pub(crate) fn drop_aside() {
     match HOW_MANY.load(Ordering::Relaxed) {
         0 => {}
-        aside => drop_as_many(aside.min(MOST)),
+        aside => drop_as_many(aside.min(MOST), LONGEST),
     }
 }
 
 /// The same for all of it.
 pub(super) fn drop_all_aside() {
-    drop_as_many(HOW_MANY.load(Ordering::Relaxed));
+    drop_as_many(HOW_MANY.load(Ordering::Relaxed), Duration::MAX);
 }
 
 /// Of those that there are now. Each might store another when it is dropped, and so let go of one,
-/// and there would be no end.
+/// and there would be no end. Not for long: those that take their time are left to the sweeper.
 #[cold]
-fn drop_as_many(aside: usize) {
-    if let Some(_dropping) = Dropping::begin() {
-        (0..aside).map_while(|_| next_aside()).for_each(drop);
+fn drop_as_many(aside: usize, longest: Duration) {
+    let Some(_dropping) = Dropping::begin() else { return };
+    let began = Instant::now();
+    for _ in 0..aside {
+        let Some(value) = next_aside() else { return };
+        // It is no business of the call that comes to drop it where it panics.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
+        if began.elapsed() > longest {
+            return;
+        }
     }
 }
 
-/// One at a time, so that one that panics takes none of the others with it.
+/// One at a time: others may drop the next ones meanwhile.
 fn next_aside() -> Option<Value> {
     let mut aside = lock(&ASIDE);
     let next = aside.pop_front();

@@ -26,26 +26,26 @@ const OVERHEAD: usize = 540;
 /// stored between two that the numbers began anew, one may go in the place of the other.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct EntryId {
-    hash: u32,
+    name: Name,
     number: u32,
 }
 
 impl EntryId {
-    pub(super) fn new(head: Head) -> EntryId {
+    pub(super) fn new(key: &[u8]) -> EntryId {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        EntryId { hash: head.hash(), number: NEXT.fetch_add(1, Ordering::Relaxed) }
+        EntryId { name: Name::of(key), number: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    pub(super) fn name(self) -> Name {
+        self.name
     }
 }
 
-impl EntryId {
-    pub(super) fn hash(self) -> u32 {
-        self.hash
-    }
-}
+impl EntryId {}
 
 impl Hash for EntryId {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        hasher.write_u32(self.hash);
+        Hash::hash(&self.name, hasher);
     }
 }
 
@@ -88,7 +88,7 @@ pub(super) struct Entry {
     body: SmallVec<[u8; 24]>,
     value: Stored,
     expires: Coarse,
-    number: u32,
+    id: EntryId,
     /// In milliseconds, 49 days at most.
     kept: u32,
     /// How long it answers in all, in milliseconds, 49 days at most.
@@ -149,7 +149,7 @@ impl Entry {
         Entry {
             head: Head::of(key),
             body: SmallVec::from_slice(body(key)),
-            number: id.number,
+            id,
             value: Stored::new(value),
             expires: since.time(life.from) + life.fresh,
             kept: millis(life.kept),
@@ -158,12 +158,8 @@ impl Entry {
         }
     }
 
-    pub(super) fn name(&self) -> Name {
-        Name::from_parts(self.head, &self.body)
-    }
-
     pub(super) fn id(&self) -> EntryId {
-        EntryId { hash: self.head.hash(), number: self.number }
+        self.id
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]

@@ -12,7 +12,7 @@ use crate::key::{ByHead, Sought};
 const MOVED_AT_ONCE: usize = 64;
 /// Room for so many from the beginning, which is 18 KiB: where little is free a search takes longer.
 const AT_FIRST: usize = 1024;
-/// An entry that weighs more is freed at once, and not with the next ones.
+/// An entry that weighs more is not kept until there are more to be freed, where no more threads read than are.
 const LARGE: u32 = 4096;
 
 pub(super) struct Index {
@@ -75,7 +75,8 @@ impl Reading<'_> {
 
     /// This very entry.
     pub(super) fn find_by_id(&self, id: EntryId) -> Option<(&Entry, &Known)> {
-        self.index.entries.get_key_value(&id, &self.guard)
+        let found = self.index.entries.get_key_value(&id, &self.guard);
+        found.filter(|(entry, _)| entry.id() == id)
     }
 
     /// Puts an entry in, in the place of another of its key. Returns what that weighed.
@@ -83,9 +84,11 @@ impl Reading<'_> {
         self.weight_of(self.index.entries.insert(entry, known, &self.guard))
     }
 
-    /// Takes this very entry out. Returns what it weighed.
-    pub(super) fn remove(&self, id: EntryId) -> Option<u32> {
-        self.weight_of(self.index.entries.remove(&id, &self.guard))
+    /// Takes this very entry out, where it is there yet. Returns what it weighed.
+    pub(super) fn remove(&self, entry: &Entry) -> Option<u32> {
+        let is_this = |found: &Entry, _: &Known| found.id() == entry.id();
+        let removed = self.index.entries.remove_if(entry, is_this, &self.guard).ok()?;
+        self.weight_of(removed.map(|(_, known)| known))
     }
 
     fn weight_of(&self, gone: Option<&Known>) -> Option<u32> {
@@ -122,8 +125,10 @@ impl<S: Sought> Equivalent<Entry> for Wanted<'_, S> {
     }
 }
 
+/// By its key's name. Not by itself: while the table grows, an entry that was replaced may be in the old one
+/// yet, and where that is not taken for the one that is sought, the new table is not looked at.
 impl Equivalent<Entry> for EntryId {
     fn equivalent(&self, entry: &Entry) -> bool {
-        *self == entry.id()
+        self.name() == entry.id().name()
     }
 }

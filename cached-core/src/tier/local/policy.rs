@@ -45,13 +45,10 @@ pub(super) struct Name {
 
 impl Name {
     pub(super) fn of(key: &[u8]) -> Name {
-        Name::from_parts(Head::of(key), body(key))
-    }
-
-    pub(super) fn from_parts(head: Head, body: &[u8]) -> Name {
+        let head = Head::of(key);
         let mut hasher = DefaultHasher::new();
         hasher.write_usize(head.index());
-        hasher.write(body);
+        hasher.write(body(key));
         Name { hash: head.hash(), other: hasher.finish() as u32 }
     }
 }
@@ -130,17 +127,26 @@ impl Policy {
         self.weight.fetch_sub(weight.into(), Ordering::Relaxed);
     }
 
+    /// Whether there is no room at all.
+    pub(super) fn keeps_nothing(&self) -> bool {
+        self.capacity == 0
+    }
+
     /// Whether entries may have to go soon, and moka is to know of them and of what is asked for.
     pub(super) fn is_filling(&self) -> bool {
         self.is_filling.load(Ordering::SeqCst)
     }
 
     /// To be called when the entry is in the index: one that moka lets go of at once is found there.
-    /// What was there of its key is let go of. The stripe of the key is locked, and so for [`dismiss`](Self::dismiss).
-    pub(super) fn admit(&self, name: Name, id: EntryId, weight: u32) {
+    /// What was there of its key is let go of.
+    pub(super) fn admit(&self, id: EntryId, weight: u32) {
         let gone = Arc::clone(&self.gone);
-        self.moka.insert(name, Held { id, weight, state: State::Given, gone });
-        if self.weight.load(Ordering::Relaxed) > self.capacity + self.capacity / SLACK {
+        self.moka.insert(id.name(), Held { id, weight, state: State::Given, gone });
+        let slack = self.capacity / SLACK;
+        // While moka does not know of all yet it has nothing to settle.
+        if self.weight.load(Ordering::Relaxed) > self.capacity.saturating_add(slack)
+            && self.moka.weighted_size() >= self.capacity - slack
+        {
             self.settle();
         }
     }

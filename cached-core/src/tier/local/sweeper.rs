@@ -2,7 +2,7 @@
 //! and that no call came to drop. It sleeps while there is nothing of either.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -16,7 +16,10 @@ use crate::clock::{Clock, Coarse};
 const PAUSE: Duration = Duration::from_secs(1);
 /// And so many times what a round takes: that is a fiftieth of a processor at most.
 const AT_MOST: u32 = 50;
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How often it is tried to wake the sweeper.
+const TRIES: usize = 100;
 /// However long nothing is to be done.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -76,6 +79,8 @@ impl Due {
         let is_over = Coarse::of_number(self.first_gone.load(Ordering::Relaxed)) <= now;
         if is_over {
             self.first_gone.store(Coarse::NEVER.number(), Ordering::Relaxed);
+            // Whoever puts an entry in that is not found after this says when it is gone after it.
+            fence(Ordering::SeqCst);
         }
         is_over
     }
@@ -95,9 +100,10 @@ pub(super) fn watch(local: &Arc<Local>, due: &Arc<Due>) {
 
 /// There is something to do sooner than there was.
 fn wake() {
-    // Where another has it, that is mostly the sweeper, which is awake. In a process that was forked it
-    // may be nobody who is left.
-    let Ok(mut state) = SWEEPER.state.try_lock() else { return };
+    // Others have it for a moment. In a process that was forked it may be nobody who is left.
+    let mut tries =
+        (0..TRIES).map(|_| SWEEPER.state.try_lock().inspect_err(|_| thread::yield_now()));
+    let Some(mut state) = tries.find_map(Result::ok) else { return };
     let here = std::process::id();
     match &state.thread {
         Some((thread, process)) if *process == here => thread.unpark(),
@@ -118,22 +124,21 @@ pub(super) fn wake_for_aside() {
 }
 
 fn sweep() {
+    let mut is_more = false;
     loop {
         wait();
-        thread::sleep(PAUSE);
+        thread::sleep(if is_more { Duration::ZERO } else { PAUSE });
         SWEEPER.is_aside.store(false, Ordering::Relaxed);
         calmly(drop_all_aside);
         let began = Instant::now();
+        is_more = false;
         for (local, _) in locals() {
-            calmly(|| {
-                if let Some(local) = local.upgrade() {
-                    local.sweep();
-                }
-            });
+            calmly(|| is_more |= local.upgrade().is_some_and(|local| local.sweep()));
         }
         let took = began.elapsed();
         calmly(drop_all_aside);
-        thread::sleep(took * AT_MOST);
+        // What has expired is not to wait for minutes where it is much.
+        thread::sleep(if is_more { took } else { took * AT_MOST }.min(LONGEST_PAUSE));
     }
 }
 

@@ -379,3 +379,35 @@ fn the_index_holds_what_the_policy_holds() {
     });
     assert!(settled, "{} {:?}", held(), local.policy.weights());
 }
+
+/// An entry is in two tables while the index grows, and may be replaced in the one.
+#[test]
+fn what_is_invalidated_while_the_index_grows_is_gone() {
+    const KEYS: u64 = 40_000;
+    let local = Local::new(1 << 30, Clock::default());
+    std::thread::scope(|scope| {
+        for thread in 1..=4_u64 {
+            let local = &local;
+            scope.spawn(move || {
+                for number in 0..KEYS {
+                    publish_numbered(local, (thread << 32) + number, 1, |_, _| ());
+                    let hot = (thread << 40) + number % 16;
+                    publish_numbered(local, hot, 1, |_, _| ());
+                    if number % 3 == 0 {
+                        local.invalidate(&numbered(hot), None);
+                        assert!(local.get(&numbered(hot)).is_none(), "{hot} is there yet");
+                    } else {
+                        let life = Life {
+                            from: Instant::now(),
+                            fresh: Duration::from_secs(60),
+                            kept: Duration::ZERO,
+                        };
+                        let value: Value = Arc::new(number);
+                        let key = numbered(hot);
+                        local.publish(&key, local.ticket(&key), Write::Replace, &value, 1, life);
+                    }
+                }
+            });
+        }
+    });
+}
