@@ -67,7 +67,7 @@ pub trait Returned<Mode>: Sized {
 
     /// The value to cache, or what was returned, if that is an error.
     #[doc(hidden)]
-    fn split(self) -> Result<Self::Value, Self>;
+    fn into_cached(self) -> Result<Self::Value, Self>;
 
     /// What the function returns for a cached value.
     #[doc(hidden)]
@@ -76,7 +76,7 @@ pub trait Returned<Mode>: Sized {
 
 impl<T, E> Returned<ByType> for Result<T, E> {
     type Value = T;
-    fn split(self) -> Result<T, Self> {
+    fn into_cached(self) -> Result<T, Self> {
         self.map_err(Err)
     }
     fn join(value: T) -> Self {
@@ -88,7 +88,7 @@ macro_rules! whole {
     ($mode:ty: $([$($generics:tt)*] $type:ty),* $(,)?) => {$(
         impl<$($generics)*> Returned<$mode> for $type {
             type Value = Self;
-            fn split(self) -> Result<Self, Self> {
+            fn into_cached(self) -> Result<Self, Self> {
                 Ok(self)
             }
             fn join(value: Self) -> Self {
@@ -264,7 +264,7 @@ impl<R, V> Returns<R, V> {
         V: CachedValue,
     {
         Returns {
-            split: |returned, rules| match returned.split() {
+            split: |returned, rules| match returned.into_cached() {
                 Ok(value) => {
                     let verdict = rules.judge(&value);
                     Split::Value(Arc::new(value), verdict)
