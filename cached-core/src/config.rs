@@ -88,7 +88,7 @@ impl CacheBuilder {
     /// nested maps. What is freed stays with the program's allocator, which may keep more where many threads allocate
     /// large values.
     ///
-    /// What goes for want of room is freed in the course of later calls, and what has expired in the
+    /// A value that goes for want of room is freed in the course of later calls, and one that has expired in the
     /// seconds after that, by a thread of the library's own, `cached-sweeper`. The last few dozen values
     /// that a thread took out may wait for more.
     pub fn local_capacity(mut self, bytes: u64) -> CacheBuilder {

@@ -346,8 +346,8 @@ impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
         if self.asked.declaration.is_plain() { self.cache.local().read() } else { None }
     }
 
-    /// What the local tier has, where that is the answer as it is: lent where its clone takes no time,
-    /// else held, so that no garbage waits for the clone.
+    /// Finds what the local tier has, where that is the answer as it is: lent where its clone takes no
+    /// time, else held, so that no garbage waits for the clone.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn lent<'h>(&self, reading: &'h Reading<'_>, held: &mut Option<Held>) -> Option<&'h V> {
         let head = self.head?;
@@ -359,7 +359,7 @@ impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
         self.count(head, value)
     }
 
-    /// What is held of it.
+    /// Lends the value that is held.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn held<'h>(&self, held: &'h Option<Held>) -> Option<&'h V> {
         self.count(self.head?, &held.as_ref()?.0)

@@ -28,7 +28,7 @@ pub(crate) struct Begun {
     waker: LastWaker,
 }
 
-/// What begins once another's fetch, or memcached, has answered.
+/// A call that begins once another's fetch, or memcached, has answered.
 pub(crate) type Waiting = Pin<Box<dyn Future<Output = Box<Begun>> + Send>>;
 
 impl Begun {
@@ -153,7 +153,7 @@ impl Begun {
         }
     }
 
-    /// What the call returns, and for the tiers what there is to store. Nothing is awaited here: an
+    /// Returns what the call returns, and stores what there is for the tiers. Nothing is awaited here: an
     /// error need not be `Send`.
     pub(crate) fn settle<R, V>(self: Box<Self>, returned: R, returns: &Returns<R, V>) -> R {
         let Begun { missed: Some(missed), step: Step::Fetch(fetching), began, .. } = *self else {

@@ -141,7 +141,7 @@ pub(crate) fn poll_work<T>(
     polled
 }
 
-/// The same whatever it results in, so that it is compiled once. `poll` says whether the work waits.
+/// It does not depend on what the work results in, so that it is compiled once. `poll` says whether the work waits.
 fn poll_as(
     leader: Option<&Leader>,
     last: &mut LastWaker,

@@ -8,18 +8,20 @@
 mod aside;
 mod entry;
 pub(crate) mod index;
+mod kept;
 mod order;
 mod policy;
 mod refresh;
 mod sweeper;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
 use entry::{Entry, EntryId, Given, Known, weigh};
 use index::{Index, Reading};
+use kept::Put;
 use order::{Sequence, Sequences};
 use policy::{Name, Policy};
 use refresh::Refreshing;
@@ -36,18 +38,6 @@ pub(crate) use refresh::{Refresh, ahead_of};
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// The policy is told of a hit when one in so many entries was replaced since it was told of that entry
-/// last: often enough to see that the entry is in use, long before it is its turn to go. While nothing is
-/// stored nothing has to go.
-const TOLD_IN_ALL: usize = 2;
-/// How often the entries are counted for that.
-const COUNTED_AFTER: u32 = 256;
-
-/// So many entries are taken out by one sweep, so that it takes a bounded time and memory,
-const SWEPT_AT_ONCE: usize = 1 << 16;
-/// and so many while other garbage waits.
-const AT_ONCE: usize = 1 << 8;
 
 /// Keys share so many locks.
 const STRIPES: usize = 256;
@@ -101,16 +91,6 @@ pub(crate) struct Ticket {
     count: u64,
 }
 
-/// What was put into the index, for the policy.
-struct Put {
-    id: EntryId,
-    weight: u32,
-    /// Whether this is the one who has the policy know of it.
-    is_admitted: bool,
-    /// With it half of the room is taken: the policy is to know of all.
-    fills: bool,
-}
-
 /// At the end of a thread the index cannot be read.
 struct AtTheEnd;
 
@@ -140,7 +120,7 @@ impl Local {
         local
     }
 
-    /// To be held while something is found. `None` at the end of a thread.
+    /// Begins a look, which is held while something is found. `None` at the end of a thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn read(&self) -> Option<Reading<'_>> {
         self.index.read()
@@ -202,7 +182,7 @@ impl Local {
         Some(value)
     }
 
-    /// What is alive, by the precise clock.
+    /// Finds an entry that is alive, by the precise clock.
     fn find_alive<'r>(
         &self,
         reading: &'r Reading<'_>,
@@ -216,16 +196,16 @@ impl Local {
         self.due.now()
     }
 
-    /// The same for a key that was looked for and not found: the policy does not take that for another
-    /// wish to have it. It admits what is asked for more often.
+    /// Finds the value of a key that was looked for and not found: the policy does not take that for
+    /// another wish to have it. It admits what is asked for more often.
     pub(crate) fn get_again(&self, key: &[u8]) -> Option<Value> {
         let reading = self.read()?;
         let (entry, _) = self.find_alive(&reading, key)?;
         Some(Arc::clone(entry.value()))
     }
 
-    /// The same, and a ticket for what is to be published where nothing is found. For who leads a
-    /// flight: no value is dropped here.
+    /// Does the same, and gives a ticket for what is to be published where nothing is found. For who
+    /// leads a flight: no value is dropped here.
     pub(crate) fn get_or_ticket(&self, key: &[u8]) -> Result<Value, Ticket> {
         let ticket = self.ticket(key);
         self.get_again(key).ok_or(ticket)
@@ -323,7 +303,6 @@ impl Local {
             self.put(&reading, key, given, life)
         };
         self.have_kept(&put);
-        self.take_out_gone();
         true
     }
 
@@ -341,87 +320,6 @@ impl Local {
         }
         self.due.at(gone);
         Put { id, weight: given.weight, is_admitted, fills }
-    }
-
-    /// Has the policy know of what was put into the index. With nothing locked: moka drops what any program's
-    /// own tables of this kind have let go of. Who is overtaken here by another change of the key has that
-    /// other's entry taken out before its time, and none is left that moka does not know.
-    fn have_kept(&self, put: &Put) {
-        if put.is_admitted {
-            self.policy.admit(put.id, put.weight);
-        } else {
-            // Who begins to fill looks for what is in the index after that was said.
-            fence(Ordering::SeqCst);
-            if self.policy.is_filling() {
-                self.admit(put.id);
-            }
-        }
-        if put.fills {
-            self.admit_all();
-        }
-    }
-
-    fn count_stored(&self) -> u32 {
-        let stored = self.filling.stored.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        if stored % COUNTED_AFTER == 1 {
-            let told_after = u32::try_from(self.index.len() / TOLD_IN_ALL).unwrap_or(u32::MAX);
-            self.filling.told_after.store(told_after, Ordering::Relaxed);
-        }
-        stored
-    }
-
-    /// Has the policy know of all that was put into the index before, on a thread of its own: there may be
-    /// a million.
-    fn admit_all(&self) {
-        let all = |local: &Local| {
-            fence(Ordering::SeqCst);
-            let ids = |reading: Reading<'_>| {
-                let now = local.now();
-                let is_due =
-                    |(entry, known): &(&Entry, &Known)| now < entry.gone() && !known.is_admitted();
-                let before = reading.entries().filter(is_due);
-                before.map(|(entry, _)| entry.id()).collect::<Vec<_>>()
-            };
-            let ids = local.read().map(ids).unwrap_or_default();
-            for ids in ids.chunks(AT_ONCE) {
-                ids.iter().for_each(|id| local.admit(*id));
-                local.take_out_gone();
-            }
-        };
-        let here = self.here.clone();
-        let thread = move || {
-            if let Some(local) = here.upgrade() {
-                all(&local);
-            }
-        };
-        if thread::Builder::new().name("cached-filling".to_owned()).spawn(thread).is_err() {
-            all(self);
-        }
-    }
-
-    /// Has the policy know of an entry, unless it does.
-    fn admit(&self, id: EntryId) {
-        let is_to_be_admitted = |reading: Reading<'_>| {
-            let (_, known) = reading.find_by_id(id)?;
-            known.is_to_be_admitted().then_some(known.weight)
-        };
-        if let Some(weight) = self.read().and_then(is_to_be_admitted) {
-            self.policy.admit(id, weight);
-        }
-    }
-
-    /// Takes out what the policy has let go of.
-    fn take_out_gone(&self) {
-        let gone = self.policy.gone();
-        if !gone.is_empty()
-            && let Some(reading) = self.read()
-        {
-            for id in gone {
-                if let Some((entry, _)) = reading.find_by_id(id) {
-                    self.remove(&reading, entry);
-                }
-            }
-        }
     }
 
     /// Lets the entry that holds just this `value`, which memcached has now, live for `life`, if it
@@ -457,39 +355,6 @@ impl Local {
         }
     }
 
-    /// Takes out what is of no use any more, or a part of it. Returns true if there is more.
-    fn sweep(&self) -> bool {
-        let now = self.now();
-        if !self.due.is_over(now) {
-            return false;
-        }
-        let mut next = Coarse::NEVER;
-        let gone = self.read().map(|reading| {
-            let is_gone = |&(entry, _): &(&Entry, &Known)| {
-                let is_gone = entry.gone() <= now;
-                next = if is_gone { next } else { next.min(entry.gone()) };
-                is_gone
-            };
-            let gone = reading.entries().filter(is_gone).take(SWEPT_AT_ONCE);
-            gone.map(|(entry, _)| entry.id()).collect::<Vec<_>>()
-        });
-        let gone = gone.unwrap_or_default();
-        let is_more = gone.len() == SWEPT_AT_ONCE;
-        let next = if is_more { now } else { next };
-        self.due.at(next);
-        for ids in gone.chunks(AT_ONCE) {
-            let out: Vec<Name> = self.read().map_or_else(Vec::new, |reading| {
-                let entries = ids.iter().filter_map(|id| reading.find_by_id(*id));
-                let out = entries.map(|(entry, _)| self.take_out(&reading, entry)).collect();
-                reading.flush();
-                out
-            });
-            out.into_iter().for_each(|name| self.policy.dismiss(name));
-        }
-        self.take_out_gone();
-        is_more
-    }
-
     /// Takes out the entry of a key, and returns its name. `Err` at the end of a thread.
     fn take_out_key(&self, key: &[u8]) -> Result<Option<Name>, AtTheEnd> {
         let reading = self.read().ok_or(AtTheEnd)?;
@@ -499,18 +364,6 @@ impl Local {
             reading.flush();
         }
         Ok(out)
-    }
-
-    /// Takes an entry out of the index. Returns its name, for the policy, when nothing is locked.
-    fn take_out(&self, reading: &Reading<'_>, entry: &Entry) -> Name {
-        self.remove(reading, entry);
-        entry.id().name()
-    }
-
-    fn remove(&self, reading: &Reading<'_>, entry: &Entry) {
-        if let Some(weight) = reading.remove(entry) {
-            self.policy.removed(weight);
-        }
     }
 
     /// Removes what has expired and is kept for a fetch that fails, unless the ticket is out of date.

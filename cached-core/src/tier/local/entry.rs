@@ -41,8 +41,6 @@ impl EntryId {
     }
 }
 
-impl EntryId {}
-
 impl Hash for EntryId {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         Hash::hash(&self.name, hasher);

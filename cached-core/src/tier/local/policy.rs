@@ -5,6 +5,7 @@
 //! moka has a listener for that. It costs a map of locks, of which one is put in and taken out for
 //! each entry that comes or goes, and with it a miss takes twice as long.
 
+use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -99,6 +100,35 @@ struct Gone {
     over: AtomicBool,
 }
 
+impl Gone {
+    fn add(&self, id: EntryId) {
+        let mut entries = lock(&self.entries);
+        entries.push(id);
+        self.count.store(entries.len(), Ordering::Relaxed);
+    }
+}
+
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// This thread asks moka something. It has locks of its own then, and may drop what any table of the program
+/// has let go of: a value that comes here from there would wait for its own thread. Who does comes in vain: an
+/// entry that it puts in goes at once, and a record of one that it takes out goes in its time.
+struct Inside;
+
+impl Inside {
+    fn enter() -> Option<Inside> {
+        (!INSIDE.replace(true)).then(|| Inside)
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.set(false);
+    }
+}
+
 impl Policy {
     pub(super) fn new(capacity: u64) -> Policy {
         let moka = Cache::builder()
@@ -140,6 +170,7 @@ impl Policy {
     /// To be called when the entry is in the index: one that moka lets go of at once is found there.
     /// What was there of its key is let go of.
     pub(super) fn admit(&self, id: EntryId, weight: u32) {
+        let Some(_inside) = Inside::enter() else { return self.gone.add(id) };
         let gone = Arc::clone(&self.gone);
         self.moka.insert(id.name(), Held { id, weight, state: State::Given, gone });
         let slack = self.capacity / SLACK;
@@ -168,14 +199,18 @@ impl Policy {
 
     /// Takes the entry of a key out that is in the index no more.
     pub(super) fn dismiss(&self, name: Name) {
-        if self.is_filling() {
+        if self.is_filling()
+            && let Some(_inside) = Inside::enter()
+        {
             self.moka.invalidate(&name);
         }
     }
 
     /// A key is asked for, whether or not it has an entry: what is asked for often is let in.
     pub(super) fn asked_for(&self, name: Name) {
-        self.moka.get(&name);
+        if let Some(_inside) = Inside::enter() {
+            self.moka.get(&name);
+        }
     }
 
     /// The entries that moka has let go of since.
@@ -198,9 +233,7 @@ impl Drop for Policy {
 impl Drop for Held {
     fn drop(&mut self) {
         if self.state == State::Stored && !self.gone.over.load(Ordering::Relaxed) {
-            let mut entries = lock(&self.gone.entries);
-            entries.push(self.id);
-            self.gone.count.store(entries.len(), Ordering::Relaxed);
+            self.gone.add(self.id);
         }
     }
 }

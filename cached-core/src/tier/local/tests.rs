@@ -411,3 +411,33 @@ fn what_is_invalidated_while_the_index_grows_is_gone() {
         }
     });
 }
+
+#[test]
+fn a_capacity_of_nothing_keeps_nothing() {
+    let local = Local::new(0, Clock::default());
+    assert!(!publish(&local, absent(&local), Write::Once, 1));
+    assert_eq!(held(&local), None);
+}
+
+/// A value of a moka cache of the program's own, in whose garbage ours may come to it.
+#[derive(Clone)]
+struct Session(Arc<Dropped>);
+
+#[test]
+fn another_moka_lets_go_of_values_that_change_the_same_keys() {
+    in_time(|| {
+        // Half of it is taken by a few, so that moka is told of all that comes.
+        let local = Local::new(1 << 16, Clock::default());
+        let sessions = moka::sync::Cache::new(100);
+        for number in 0..5000 {
+            let drop = |local: &Arc<Local>, number| {
+                local.invalidate(&numbered(number), None);
+            };
+            let session = Dropped { local: Arc::downgrade(&local), number: number + 1, drop };
+            sessions.insert(number, Session(Arc::new(session)));
+            publish_numbered(&local, number, 1, |_, _| ());
+            local.invalidate(&numbered(number / 2), None);
+        }
+        assert!(sessions.iter().all(|(number, session)| session.0.number == *number + 1));
+    });
+}
