@@ -11,9 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::tier::remote::command::Reply;
-use crate::tier::remote::protocol::LONGEST_FRAME;
-use crate::tier::remote::{ErrorKind, Found};
+use crate::tier::remote::memcached::command::Reply;
+use crate::tier::remote::memcached::protocol::LONGEST_FRAME;
+use crate::tier::remote::memcached::{ErrorKind, Found};
 
 /// The answer to the probe of a connection that is new.
 const FIT: &[u8] = b"VERSION 1.6.18\r\nNF c0\r\nEND\r\nMN\r\n";
@@ -332,7 +332,7 @@ fn an_error_of_the_server_is_one_commands_and_a_line_it_did_not_understand_ends_
                 key: "key".into(),
                 frame: b"x"[..].into(),
                 seconds: 9,
-                condition: crate::tier::remote::Condition::Always,
+                condition: crate::tier::remote::memcached::Condition::Always,
             };
             let (now, mut kinds) = (Instant::now(), Vec::new());
             let mut answered = |answer: Answer| kinds.push(answer.err().map(|its| its.kind));

@@ -142,7 +142,7 @@ fn shown(line: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tier::remote::ErrorKind;
+    use crate::tier::remote::memcached::ErrorKind;
 
     #[test]
     fn a_server_is_judged_by_what_it_answers() {

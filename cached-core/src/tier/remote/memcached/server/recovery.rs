@@ -9,9 +9,9 @@ use tokio::runtime::Handle;
 
 use super::doubts::Doubts;
 use super::{Errand, Server};
-use crate::tier::remote::command::{Command, Reply};
-use crate::tier::remote::queue::BATCH;
-use crate::tier::remote::{Condition, ErrorKind, Found, RemoteError};
+use crate::tier::remote::memcached::command::{Command, Reply};
+use crate::tier::remote::memcached::queue::BATCH;
+use crate::tier::remote::memcached::{Condition, ErrorKind, Found, RemoteError};
 
 /// What is written to see whether a server answers. No entry's key looks like it.
 const MARK: &str = "cached-core.mark";
@@ -39,7 +39,7 @@ impl Server {
 
     /// A test that has moved the clock sees the attempt that is due made by its next call.
     #[cfg(feature = "testing")]
-    pub(in crate::tier::remote) async fn mend_if_in_memory(&self) {
+    pub(in crate::tier::remote::memcached) async fn mend_if_in_memory(&self) {
         if self.network.is_some()
             && !self.is_well()
             && self.health.begins_attempt()

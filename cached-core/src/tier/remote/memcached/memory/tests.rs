@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use tokio::runtime::Handle;
 
 use super::*;
-use crate::tier::remote::ErrorKind;
-use crate::tier::remote::client::Client;
+use crate::tier::remote::memcached::ErrorKind;
+use crate::tier::remote::memcached::client::Client;
 
 struct Memcached(Child, u16);
 

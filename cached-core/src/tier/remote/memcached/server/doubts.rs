@@ -19,7 +19,7 @@ pub(super) struct Doubts {
 impl Server {
     /// Believes nothing of what the server has by now; where `gone` is given, only nothing of that server's
     /// keys. The server is out of rotation until what it has can be told from what it will have.
-    pub(in crate::tier::remote) fn distrust(&self, gone: Option<&Server>) {
+    pub(in crate::tier::remote::memcached) fn distrust(&self, gone: Option<&Server>) {
         {
             let mut doubts = self.doubts();
             match gone {
@@ -34,7 +34,11 @@ impl Server {
     }
 
     /// Returns true if an item of the key may be what this process stored last.
-    pub(in crate::tier::remote) fn is_believed(&self, digest: Digest, cas_number: u64) -> bool {
+    pub(in crate::tier::remote::memcached) fn is_believed(
+        &self,
+        digest: Digest,
+        cas_number: u64,
+    ) -> bool {
         if cas_number >= self.marked.load(Ordering::Acquire) {
             return true;
         }
@@ -45,7 +49,7 @@ impl Server {
 
     /// Finds out whether an item that is not believed is from before the mark, or from after a restart that
     /// nobody noticed.
-    pub(in crate::tier::remote) fn doubted(&self) {
+    pub(in crate::tier::remote::memcached) fn doubted(&self) {
         if self.is_well() && self.health.begins_attempt() {
             self.attempt_in_background();
         }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Errand, Server};
-use crate::tier::remote::RemoteError;
-use crate::tier::remote::command::{Answer, Command};
-use crate::tier::remote::join::{Joined, join_all};
+use crate::tier::remote::memcached::RemoteError;
+use crate::tier::remote::memcached::command::{Answer, Command};
+use crate::tier::remote::memcached::join::{Joined, join_all};
 
 impl Server {
     /// Remembers what the server has to be told.
@@ -26,14 +26,17 @@ impl Server {
 
 /// Keys that a server must remove, all in the time of one exchange. If it cannot be told, also because the
 /// call that wants it is dropped, the server is not asked for these keys before it was told.
-pub(in crate::tier::remote) struct Untold<'s> {
+pub(in crate::tier::remote::memcached) struct Untold<'s> {
     server: &'s Server,
     keys: Vec<Arc<str>>,
     is_told: bool,
 }
 
 impl<'s> Untold<'s> {
-    pub(in crate::tier::remote) fn new(server: &'s Server, keys: Vec<Arc<str>>) -> Untold<'s> {
+    pub(in crate::tier::remote::memcached) fn new(
+        server: &'s Server,
+        keys: Vec<Arc<str>>,
+    ) -> Untold<'s> {
         Untold { server, keys, is_told: false }
     }
 
@@ -41,7 +44,7 @@ impl<'s> Untold<'s> {
     ///
     /// # Errors
     /// The server could not be told; it will be when it answers again.
-    pub(in crate::tier::remote) async fn tell(
+    pub(in crate::tier::remote::memcached) async fn tell(
         mut self,
         deadline: Instant,
     ) -> Result<(), RemoteError> {
