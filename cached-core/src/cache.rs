@@ -8,7 +8,7 @@ use crate::config::{CacheBuilder, Config};
 use crate::declaration::Declaration;
 use crate::error::ConfigError;
 use crate::flight::Flights;
-use crate::key::{Key, canonical};
+use crate::key::{Key, canonical_bytes};
 use crate::stats::{Counters, Stats, all_counters};
 use crate::tier::local::{Local, Ticket, drop_aside};
 use crate::tier::remote::Remote;
@@ -171,7 +171,7 @@ impl Cache {
     /// The key of an entry as it stands in memcached.
     pub(crate) fn key(&self, name: &'static str, key: &[u8]) -> Key {
         let namespace = self.inner.config.namespace.clone();
-        Key::new(namespace, name, &canonical(name, key))
+        Key::new(namespace, name, &canonical_bytes(name, key))
     }
 
     /// Takes the entry out of this process's tiers, and makes every fetch and read under way keep
@@ -179,7 +179,11 @@ impl Cache {
     ///
     /// Returns a ticket for what replaces it; `None` where somebody else changed the entry since
     /// `before`, and what replaces it is theirs to say.
-    pub(crate) fn forget(&self, key: &Arc<[u8]>, before: Option<Ticket>) -> Option<Ticket> {
+    pub(crate) fn remove_from_process(
+        &self,
+        key: &Arc<[u8]>,
+        before: Option<Ticket>,
+    ) -> Option<Ticket> {
         if let Some(request) = Request::current() {
             request.remove(self.id(), key);
         }

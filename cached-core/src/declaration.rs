@@ -43,11 +43,11 @@ pub struct Declaration {
     uses_local: bool,
     uses_remote: bool,
     /// Whether a value that the local tier has is an answer, and no more is to be done.
-    is_plain: bool,
+    local_hit_is_final: bool,
     /// [`UNKNOWN`], [`NOT_CACHED`], or the index in [`DECLARATIONS`] plus 1.
     index: AtomicUsize,
     /// The site that was last seen to be without type arguments; see `private::Types`.
-    pub(crate) plain_site: AtomicUsize,
+    pub(crate) non_generic_site: AtomicUsize,
     /// Why its values stay out of memcached, once one was found to have to.
     pub(crate) unstorable: OnceLock<&'static str>,
     /// The type of a value that `none_ttl` can mean nothing for, once one was seen.
@@ -87,9 +87,9 @@ impl Declaration {
             refresh_ahead: Duration::ZERO,
             uses_local: true,
             uses_remote: true,
-            is_plain: true,
+            local_hit_is_final: true,
             index: AtomicUsize::new(UNKNOWN),
-            plain_site: AtomicUsize::new(0),
+            non_generic_site: AtomicUsize::new(0),
             unstorable: OnceLock::new(),
             never_none: OnceLock::new(),
             too_large: OnceLock::new(),
@@ -142,7 +142,7 @@ impl Declaration {
     #[must_use]
     pub const fn refresh_ahead(mut self, ahead: Duration) -> Declaration {
         self.refresh_ahead = ahead;
-        self.is_plain &= ahead.is_zero();
+        self.local_hit_is_final &= ahead.is_zero();
         self
     }
 
@@ -150,7 +150,7 @@ impl Declaration {
     #[must_use]
     pub const fn tiers(mut self, local: bool, remote: bool) -> Declaration {
         self.uses_local = local;
-        self.is_plain &= local;
+        self.local_hit_is_final &= local;
         self.uses_remote = remote;
         self
     }
@@ -201,12 +201,12 @@ impl Declaration {
     }
 
     /// How long a value is kept after it expired, for a fetch that fails.
-    pub(crate) fn kept_for_errors(&self) -> Duration {
+    pub(crate) fn declared_stale_if_error(&self) -> Duration {
         self.stale_if_error
     }
 
     /// How long before its end an entry is refreshed; zero where it is not.
-    pub(crate) fn refreshed_ahead(&self) -> Duration {
+    pub(crate) fn declared_refresh_ahead(&self) -> Duration {
         self.refresh_ahead
     }
 
@@ -217,8 +217,8 @@ impl Declaration {
 
     /// Whether the local tier may answer, and no answer is due for anything.
     #[inline]
-    pub(crate) fn is_plain(&self) -> bool {
-        self.is_plain
+    pub(crate) fn local_hit_is_final(&self) -> bool {
+        self.local_hit_is_final
     }
 
     pub(crate) fn uses_remote(&self) -> bool {
@@ -251,18 +251,18 @@ impl fmt::Debug for Declaration {
 }
 
 /// A companion's way to its function's declaration, which stands in the function's body.
-pub struct Declared {
+pub struct DeclarationRef {
     /// What the companion goes by where the linker dropped the function: it never caches.
     missing: Declaration,
     found: OnceLock<&'static Declaration>,
 }
 
-impl Declared {
+impl DeclarationRef {
     #[doc(hidden)]
     #[must_use]
-    pub const fn new(name: &'static str, function: &'static str) -> Declared {
+    pub const fn new(name: &'static str, function: &'static str) -> DeclarationRef {
         let missing = Declaration::new(name, function, "", 0, 0, || "");
-        Declared { missing, found: OnceLock::new() }
+        DeclarationRef { missing, found: OnceLock::new() }
     }
 
     #[doc(hidden)]

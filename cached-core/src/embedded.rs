@@ -52,14 +52,14 @@ pub(crate) mod stored {
 pub(crate) mod frame {
     use super::stored::Stored;
 
-    pub(crate) enum Opened<'f> {
+    pub(crate) enum FrameContents<'f> {
         Stored(Stored<'f>),
         Foreign,
         Corrupt,
     }
 
-    pub(crate) fn open<'f>(_: &[u8], _: &'f [u8]) -> Opened<'f> {
-        Opened::Corrupt
+    pub(crate) fn open<'f>(_: &[u8], _: &'f [u8]) -> FrameContents<'f> {
+        FrameContents::Corrupt
     }
 
     pub(crate) fn seal(_: &[u8], _: Stored<'_>) -> Option<Vec<u8>> {

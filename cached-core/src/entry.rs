@@ -214,7 +214,7 @@ impl<V, P> CacheEntry<V, P> {
             return Ok(());
         };
         site.counters().invalidations.add();
-        site.cache.forget(&site.key, None);
+        site.cache.remove_from_process(&site.key, None);
         let Some((_, key)) = site.remote() else {
             return Ok(());
         };
@@ -229,7 +229,7 @@ struct ForgetOnDrop<'s>(&'s Site);
 
 impl Drop for ForgetOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.cache.forget(&self.0.key, None);
+        self.0.cache.remove_from_process(&self.0.key, None);
     }
 }
 
@@ -369,7 +369,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             return self.invalidate().await;
         };
         site.counters().overwrites.add();
-        let ticket = site.cache.forget(&site.key, None);
+        let ticket = site.cache.remove_from_process(&site.key, None);
         let Some((_, key)) = site.remote() else {
             let fresh = given.lifetime.local;
             if let Some(ticket) = ticket {
@@ -396,7 +396,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         // Before the ticket that is taken next, which it would make out of date.
         std::mem::forget(if_dropped);
         // If others replaced it too, memcached says which of the values it is.
-        let ticket = site.cache.forget(&site.key, ticket);
+        let ticket = site.cache.remove_from_process(&site.key, ticket);
         let fresh = match written {
             Ok(_) => given.confirmed(&key),
             Err(_) => given.lifetime.unconfirmed,

@@ -36,7 +36,7 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Id};
 
 use crate::clock::Coarse;
-use crate::key::Head;
+use crate::key::KeyHeader;
 use crate::value::{SharedError, Value};
 pub(crate) use follower::{Followed, Follower};
 use leader::is_led_here;
@@ -106,7 +106,7 @@ impl Flights {
 
     /// Joins the flight of `key`, or starts it; where it is for one request alone, the request's.
     pub(crate) fn join(self: &Arc<Flights>, key: &Arc<[u8]>, request: Option<u64>) -> Role {
-        let hash = Head::of(key).spread();
+        let hash = KeyHeader::read(key).spread();
         // Dropped after the lock.
         let _inherited;
         let mut shard = self.shard(hash);
@@ -140,7 +140,7 @@ impl Flights {
     /// Takes the flights of `key` out, so that later callers start another. Those who are on one
     /// asked before now, and get its answer.
     pub(crate) fn detach(&self, key: &[u8]) {
-        let hash = Head::of(key).spread();
+        let hash = KeyHeader::read(key).spread();
         self.shard(hash).retain(|(of, flight)| *of != hash || *flight.key != *key);
     }
 }

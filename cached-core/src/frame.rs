@@ -45,7 +45,7 @@ pub(crate) fn seal(key: &[u8], stored: Stored<'_>) -> Option<Vec<u8>> {
 
 /// The kinds of stored bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Opened<'f> {
+pub(crate) enum FrameContents<'f> {
     /// Whole, and of this key.
     Stored(Stored<'f>),
     /// Whole as far as we can tell, of a format that another build writes: leave it to that build.
@@ -54,14 +54,14 @@ pub(crate) enum Opened<'f> {
     Corrupt,
 }
 
-pub(crate) fn open<'f>(key: &[u8], frame: &'f [u8]) -> Opened<'f> {
+pub(crate) fn open<'f>(key: &[u8], frame: &'f [u8]) -> FrameContents<'f> {
     if frame.len() < SHORTEST_FOREIGN || frame[..2] != MAGIC {
-        return Opened::Corrupt;
+        return FrameContents::Corrupt;
     }
     if frame[2] != FORMAT {
-        return Opened::Foreign;
+        return FrameContents::Foreign;
     }
-    opened(key, frame).map_or(Opened::Corrupt, Opened::Stored)
+    opened(key, frame).map_or(FrameContents::Corrupt, FrameContents::Stored)
 }
 
 fn opened<'f>(key: &[u8], frame: &'f [u8]) -> Option<Stored<'f>> {

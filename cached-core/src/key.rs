@@ -2,7 +2,7 @@
 //!
 //! Within the process the name is left to the declaration's index: a key is a head, which is a hash
 //! of the rest and that index, and then what follows the name in the canonical bytes. What leaves
-//! the process is made of the [`canonical`] bytes.
+//! the process is made of the [`canonical_bytes`] bytes.
 //!
 //! The encoding is a prefix code: every value starts with a tag that fixes its form, and every
 //! open form ends with [`END`], which starts no value. So no two different keys can give the same
@@ -17,12 +17,12 @@
 //! - A `HashSet` has no stable order and would miss at random: use a `BTreeSet`.
 
 mod bytes;
+mod comparer;
 #[cfg(feature = "memcached")]
 mod digest;
 mod hasher;
-mod matching;
 mod parts;
-mod writer;
+mod serializer;
 
 use std::fmt;
 use std::hash::{self, BuildHasher};
@@ -31,14 +31,14 @@ use serde::ser::{self, Serialize};
 
 #[cfg(not(feature = "memcached"))]
 pub(crate) use crate::embedded::Key;
-pub(crate) use bytes::Bytes;
+pub(crate) use bytes::KeyBytes;
+pub(crate) use comparer::KeyComparer;
 #[cfg(feature = "memcached")]
 pub use digest::{Digest, Key};
-pub(crate) use hasher::Hasher;
-pub(crate) use matching::Matching;
-pub(crate) use parts::Part;
-pub use parts::Parts;
-pub(crate) use writer::{END, NONE, SEQ, SOME, Sink, Writer};
+pub(crate) use hasher::KeyHasher;
+pub(crate) use parts::DynKeyPart;
+pub use parts::KeyParts;
+pub(crate) use serializer::{END, KeySerializer, KeySink, NONE, SEQ, SOME};
 
 /// First byte of every key. A change of the encoding changes it, so old entries are misses.
 const FORMAT: u8 = 1;
@@ -47,17 +47,17 @@ const HEAD: usize = 8;
 
 /// The head of a key of this process: a hash of what follows it, and its declaration's index.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Head(u64);
+pub(crate) struct KeyHeader(u64);
 
-impl Head {
+impl KeyHeader {
     #[inline]
-    fn new(hash: u32, index: u32) -> Head {
-        Head(u64::from(index) << 32 | u64::from(hash))
+    fn new(hash: u32, index: u32) -> KeyHeader {
+        KeyHeader(u64::from(index) << 32 | u64::from(hash))
     }
 
     #[inline]
-    pub(crate) fn of(key: &[u8]) -> Head {
-        Head(key.first_chunk().map_or(0, |head| u64::from_ne_bytes(*head)))
+    pub(crate) fn read(key: &[u8]) -> KeyHeader {
+        KeyHeader(key.first_chunk().map_or(0, |head| u64::from_ne_bytes(*head)))
     }
 
     #[inline]
@@ -88,20 +88,20 @@ fn spread(word: u64) -> u64 {
 
 /// For tables of keys: takes the hash that every key has in its head, in which its declaration is too.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct ByHead;
+pub(crate) struct PrecomputedHash;
 
-impl BuildHasher for ByHead {
-    type Hasher = HeadHasher;
+impl BuildHasher for PrecomputedHash {
+    type Hasher = PrecomputedHasher;
 
-    fn build_hasher(&self) -> HeadHasher {
-        HeadHasher::default()
+    fn build_hasher(&self) -> PrecomputedHasher {
+        PrecomputedHasher::default()
     }
 }
 
 #[derive(Default)]
-pub(crate) struct HeadHasher(u32);
+pub(crate) struct PrecomputedHasher(u32);
 
-impl hash::Hasher for HeadHasher {
+impl hash::Hasher for PrecomputedHasher {
     /// The hash of a head.
     #[inline]
     fn write_u32(&mut self, hash: u32) {
@@ -110,7 +110,7 @@ impl hash::Hasher for HeadHasher {
 
     /// A key, as one piece.
     fn write(&mut self, key: &[u8]) {
-        self.0 = Head::of(key).hash();
+        self.0 = KeyHeader::read(key).hash();
     }
 
     /// Its length.
@@ -123,38 +123,38 @@ impl hash::Hasher for HeadHasher {
 }
 
 /// A key that is looked for.
-pub(crate) trait Sought {
-    fn head(&self) -> Head;
+pub(crate) trait KeyQuery {
+    fn header(&self) -> KeyHeader;
 
     /// Whether a key with this head is the one, by what follows the head.
-    fn is(&self, body: &[u8]) -> bool;
+    fn matches(&self, body: &[u8]) -> bool;
 }
 
 /// What follows the head of a key.
 #[inline]
-pub(crate) fn body(key: &[u8]) -> &[u8] {
+pub(crate) fn key_body(key: &[u8]) -> &[u8] {
     key.get(HEAD..).unwrap_or_default()
 }
 
-impl Sought for &[u8] {
+impl KeyQuery for &[u8] {
     #[inline]
-    fn head(&self) -> Head {
-        Head::of(self)
+    fn header(&self) -> KeyHeader {
+        KeyHeader::read(self)
     }
 
     #[inline]
-    fn is(&self, other: &[u8]) -> bool {
-        body(self) == other
+    fn matches(&self, other: &[u8]) -> bool {
+        key_body(self) == other
     }
 }
 
 /// The canonical bytes of a key of the declaration called `name`.
-pub(crate) fn canonical(name: &str, key: &[u8]) -> Bytes {
-    let mut bytes = Bytes::default();
+pub(crate) fn canonical_bytes(name: &str, key: &[u8]) -> KeyBytes {
+    let mut bytes = KeyBytes::default();
     // A name has 48 bytes at most, so that its length is one.
-    bytes.add(&[FORMAT, writer::STR, name.len() as u8]);
+    bytes.add(&[FORMAT, serializer::STR, name.len() as u8]);
     bytes.add(name.as_bytes());
-    bytes.add(body(key));
+    bytes.add(key_body(key));
     bytes
 }
 
@@ -166,29 +166,29 @@ pub(crate) fn canonical(name: &str, key: &[u8]) -> Bytes {
 )]
 pub trait KeyPart {
     #[doc(hidden)]
-    fn hash(&self, hasher: Hasher) -> Result<Hasher, Failed>;
+    fn hash(&self, hasher: KeyHasher) -> Result<KeyHasher, SerializeFailure>;
 
     #[doc(hidden)]
-    fn compare<'k>(&self, key: Matching<'k>) -> Result<Matching<'k>, Failed>;
+    fn compare<'k>(&self, key: KeyComparer<'k>) -> Result<KeyComparer<'k>, SerializeFailure>;
 
     #[doc(hidden)]
-    fn encode<'b>(&self, bytes: &'b mut Bytes) -> Result<&'b mut Bytes, KeyError>;
+    fn encode<'b>(&self, bytes: &'b mut KeyBytes) -> Result<&'b mut KeyBytes, KeyError>;
 }
 
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + ?Sized> KeyPart for T {
     #[inline]
-    fn hash(&self, hasher: Hasher) -> Result<Hasher, Failed> {
-        self.serialize(Writer(hasher))
+    fn hash(&self, hasher: KeyHasher) -> Result<KeyHasher, SerializeFailure> {
+        self.serialize(KeySerializer(hasher))
     }
 
     #[inline]
-    fn compare<'k>(&self, key: Matching<'k>) -> Result<Matching<'k>, Failed> {
-        self.serialize(Writer(key))
+    fn compare<'k>(&self, key: KeyComparer<'k>) -> Result<KeyComparer<'k>, SerializeFailure> {
+        self.serialize(KeySerializer(key))
     }
 
-    fn encode<'b>(&self, bytes: &'b mut Bytes) -> Result<&'b mut Bytes, KeyError> {
-        self.serialize(Writer(bytes))
+    fn encode<'b>(&self, bytes: &'b mut KeyBytes) -> Result<&'b mut KeyBytes, KeyError> {
+        self.serialize(KeySerializer(bytes))
     }
 }
 
@@ -213,19 +213,19 @@ impl ser::Error for KeyError {
 /// A key could not be hashed or is another than it was compared with. Whoever needs to know why
 /// writes it as bytes.
 #[derive(Debug)]
-pub struct Failed;
+pub struct SerializeFailure;
 
-impl fmt::Display for Failed {
+impl fmt::Display for SerializeFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("no such key")
     }
 }
 
-impl std::error::Error for Failed {}
+impl std::error::Error for SerializeFailure {}
 
-impl ser::Error for Failed {
-    fn custom<T: fmt::Display>(_: T) -> Failed {
-        Failed
+impl ser::Error for SerializeFailure {
+    fn custom<T: fmt::Display>(_: T) -> SerializeFailure {
+        SerializeFailure
     }
 }
 

@@ -14,10 +14,10 @@ use serde::Serialize;
 
 use crate::cache::Cache;
 use crate::current::current_of_process;
-pub use crate::declaration::{DECLARATIONS, Declaration, Declared};
+pub use crate::declaration::{DECLARATIONS, Declaration, DeclarationRef};
 use crate::entry::CacheEntry;
-pub use crate::key::Parts;
-use crate::key::{Bytes, Head, KeyPart, Part, Sought};
+pub use crate::key::KeyParts;
+use crate::key::{DynKeyPart, KeyBytes, KeyHeader, KeyPart, KeyQuery};
 use crate::tier::local::index::Reading;
 use crate::tier::request;
 pub use crate::value::{ByType, Errors, Returned, Sharing, Whole};
@@ -29,14 +29,14 @@ use look::{Serve, look_further};
 
 /// Makes a key's part of an expression; a call of its own, so that its error stands there.
 #[inline]
-pub fn part<T: KeyPart>(part: &T) -> Part<'_> {
+pub fn part<T: KeyPart>(part: &T) -> DynKeyPart<'_> {
     part
 }
 
 /// Does the same for a parameter whose type is made of the function's type parameters. What one of these lacks is
 /// `Serialize`, and the compiler proposes it where the bound is that.
 #[inline]
-pub fn generic_part<T: Serialize>(part: &T) -> Part<'_> {
+pub fn generic_part<T: Serialize>(part: &T) -> DynKeyPart<'_> {
     part
 }
 
@@ -67,7 +67,7 @@ macro_rules! __declaration {
 #[macro_export]
 macro_rules! __declared {
     ($name:literal, $function:literal) => {{
-        static DECLARED: $crate::private::Declared = $crate::private::Declared::new(
+        static DECLARED: $crate::private::DeclarationRef = $crate::private::DeclarationRef::new(
             $name,
             ::core::concat!(::core::module_path!(), "::", $function),
         );
@@ -210,13 +210,13 @@ impl<'k, R, V, M, P, C> Lookup<'k, R, V, M, P, C> {
 
     /// Adds the function's own const arguments.
     #[must_use]
-    pub fn constants<D: Parts>(self, constants: D) -> Lookup<'k, R, V, M, P, D> {
+    pub fn constants<D: KeyParts>(self, constants: D) -> Lookup<'k, R, V, M, P, D> {
         let Lookup { met, parts, own_types, errors, cache, types, .. } = self;
         Lookup { met, parts, own_types, constants, errors, cache, types }
     }
 }
 
-impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
+impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> Lookup<'k, R, V, M, (I, W), C> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn asked(&self) -> Asked<(I, W), C> {
         Asked::new(self.met, self.parts, self.own_types, self.constants)
@@ -246,8 +246,8 @@ impl<'k, R, V, M, I: Parts, W: Parts, C: Parts> Lookup<'k, R, V, M, (I, W), C> {
     {
         let cache = self.cache.cloned().unwrap_or_else(Cache::current);
         let asked = self.asked();
-        let mut bytes = Bytes::default();
-        let head = asked.hashed().map(|key| key.head());
+        let mut bytes = KeyBytes::default();
+        let head = asked.hashed().map(|key| key.header());
         let key = asked.encode(head, &mut bytes).map(|()| Arc::from(&*bytes));
         CacheEntry::new(cache, asked.declaration, key, TypeOf::<V>::TYPE)
     }
@@ -281,7 +281,7 @@ pub struct Look<'k, R, V, P, C> {
     returns: Returns<R, V>,
 }
 
-impl<'k, R, V, I: Parts, W: Parts, C: Parts> Look<'k, R, V, (I, W), C> {
+impl<'k, R, V, I: KeyParts, W: KeyParts, C: KeyParts> Look<'k, R, V, (I, W), C> {
     /// The cache that is asked.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn current(&self) -> Current<'k> {
@@ -300,7 +300,7 @@ impl<'k, R, V, I: Parts, W: Parts, C: Parts> Look<'k, R, V, (I, W), C> {
         // registers, also for everyone else.
         let copy = asked;
         let key = if cache.is_enabled() { copy.hashed() } else { None };
-        Looked { head: key.map(|key| key.head()), asked, cache, cast, join, returns }
+        Looked { head: key.map(|key| key.header()), asked, cache, cast, join, returns }
     }
 }
 
@@ -311,7 +311,7 @@ pub struct Held(Value);
 pub struct Looked<'c, R, V, P, C> {
     asked: Asked<P, C>,
     cache: &'c Cache,
-    head: Option<Head>,
+    head: Option<KeyHeader>,
     cast: fn(&Value) -> Option<&V>,
     join: fn(&V) -> R,
     returns: Returns<R, V>,
@@ -323,7 +323,7 @@ fn cloned<R: Returned<M, Value: CachedValue>, M>(value: &R::Value) -> R {
     R::join(value.clone())
 }
 
-impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
+impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts> Looked<'_, R, V, (I, W), C> {
     /// Takes the answers of the request, if there is one.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn request(&self) -> Option<request::InHand> {
@@ -343,7 +343,7 @@ impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
     /// Reads the local tier, where the answer may be in that.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn reading(&self) -> Option<Reading<'_>> {
-        if self.asked.declaration.is_plain() { self.cache.local().read() } else { None }
+        if self.asked.declaration.local_hit_is_final() { self.cache.local().read() } else { None }
     }
 
     /// Finds what the local tier has, where that is the answer as it is: lent where its clone takes no
@@ -366,7 +366,7 @@ impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn count<'h>(&self, head: Head, value: &'h Value) -> Option<&'h V> {
+    fn count<'h>(&self, head: KeyHeader, value: &'h Value) -> Option<&'h V> {
         let value = (self.cast)(value)?;
         self.cache.counters_at(head.index()).local_hits.add();
         Some(value)
@@ -385,7 +385,7 @@ impl<R, V, I: Parts, W: Parts, C: Parts> Looked<'_, R, V, (I, W), C> {
         let Looked { asked, cache, head, returns, .. } = self;
         let join = returns.join;
         let serve: Serve<'_> = &mut |value| join(value, hit);
-        let encode = |bytes: &mut Bytes| asked.encode(head, bytes);
+        let encode = |bytes: &mut KeyBytes| asked.encode(head, bytes);
         let state = look_further(cache, asked.declaration, &encode, returns.value_type, serve);
         state.map(|state| Call::new(returns, state))
     }

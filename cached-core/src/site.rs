@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
 use crate::declaration::Declaration;
-use crate::frame::{self, Opened};
-use crate::key::{Bytes, canonical};
+use crate::frame::{self, FrameContents};
+use crate::key::{KeyBytes, canonical_bytes};
 use crate::stats::Counters;
 use crate::tier::local::{Life, Local, Refresh, Ticket, Write, ahead_of, drop_aside};
 use crate::tier::remote::{
@@ -123,7 +123,7 @@ impl Site {
     /// The duty to refresh what the local tier holds. Where there is memcached, that says who is to
     /// refresh an entry, and what is held here is younger.
     pub(crate) fn refresh_locally(&self) -> Option<Refresh> {
-        let ahead = self.declaration.refreshed_ahead();
+        let ahead = self.declaration.declared_refresh_ahead();
         if ahead.is_zero() || self.remote_tier().is_some() {
             return None;
         }
@@ -133,7 +133,7 @@ impl Site {
     /// When a value of memcached, which is gone at `expires`, is due for a refresh; `None` where that is
     /// as soon as memcached says so, which does not know how long it lives in all.
     pub(crate) fn due_later(&self, verdict: &Verdict, expires: Instant) -> Option<Instant> {
-        let declared = self.declaration.refreshed_ahead();
+        let declared = self.declaration.declared_refresh_ahead();
         let ahead = ahead_of(self.lifetime(Some(verdict)).ttl, declared);
         let due = expires.checked_sub(ahead)?;
         (ahead < declared && self.now() < due).then_some(due)
@@ -180,7 +180,7 @@ impl Site {
 
     /// See [`Local::remove_expired`].
     pub(crate) fn remove_expired(&self, ticket: Ticket) {
-        let keeps = !self.declaration.kept_for_errors().is_zero();
+        let keeps = !self.declaration.declared_stale_if_error().is_zero();
         if let Some(local) = self.local().filter(|_| keeps) {
             local.remove_expired(&self.key, ticket);
         }
@@ -240,12 +240,12 @@ impl Site {
         let asked = self.ttl(verdict);
         let remote = self.remote_tier().is_some();
         let mut longest = if remote { LONGEST_TTL } else { FOR_EVER };
-        let mut kept = self.declaration.kept_for_errors();
+        let mut kept = self.declaration.declared_stale_if_error();
         if !kept.is_zero() {
             kept = kept.min(if remote { LONGEST_KEPT } else { FOR_EVER });
             longest = if remote { longest - kept } else { longest };
         }
-        let mut ahead = self.declaration.refreshed_ahead();
+        let mut ahead = self.declaration.declared_refresh_ahead();
         if !ahead.is_zero() {
             // Not all of a life that is cut.
             ahead = if asked > longest { ahead_of(longest, ahead) } else { ahead.min(FOR_EVER) };
@@ -284,16 +284,16 @@ impl Site {
         }
     }
 
-    fn canonical(&self) -> Bytes {
-        canonical(self.declaration.name(), &self.key)
+    fn canonical(&self) -> KeyBytes {
+        canonical_bytes(self.declaration.name(), &self.key)
     }
 
     /// The value of a frame, if it is this key's, whole, and of this build's type.
     pub(crate) fn open(&self, frame: &[u8]) -> Frame {
         match frame::open(&self.canonical(), frame) {
-            Opened::Corrupt => Frame::Corrupt,
-            Opened::Foreign => Frame::Foreign,
-            Opened::Stored(stored) => match (self.value_type.read)(stored) {
+            FrameContents::Corrupt => Frame::Corrupt,
+            FrameContents::Foreign => Frame::Foreign,
+            FrameContents::Stored(stored) => match (self.value_type.read)(stored) {
                 Some(value) => {
                     let weight = self.local().map_or(0, |_| self.weight(&value));
                     Frame::Value(value, weight)

@@ -1,13 +1,13 @@
 //! Counters, one set for each declaration in each cache.
 
-mod hits;
+mod sharded_counter;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::declaration::{DECLARATIONS, ledger};
-pub(crate) use hits::Hits;
+pub(crate) use sharded_counter::ShardedCounter;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident: $counter:ty,)*) => {
@@ -42,9 +42,9 @@ macro_rules! counters {
 
 counters! {
     /// Answers from the request tier.
-    request_hits: Hits,
+    request_hits: ShardedCounter,
     /// Answers from the local tier.
-    local_hits: Hits,
+    local_hits: ShardedCounter,
     /// Answers from memcached.
     remote_hits: Counter,
     /// Answers that another caller of this process fetched meanwhile.

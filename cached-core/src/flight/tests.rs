@@ -253,7 +253,7 @@ fn a_flight_of_the_process_that_was_forked_is_nobodys() {
     // As a child sees it.
     let parent = std::process::id() + 1;
     flights.process.store(parent, Ordering::Relaxed);
-    let hash = Head::of(&key()).spread();
+    let hash = KeyHeader::read(&key()).spread();
     let flight = Arc::new(Flight::new(&flights, hash, &key(), None));
     flights.shard(hash).push((hash, Arc::clone(&flight)));
     let inherited = Leader::new(flight, 0);

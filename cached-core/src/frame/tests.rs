@@ -19,21 +19,21 @@ fn sealed() -> Vec<u8> {
 #[test]
 fn a_sealed_frame_opens_under_its_key_alone() {
     let frame = sealed();
-    assert_eq!(open(b"key", &frame), Opened::Stored(stored(b"payload")));
-    assert_eq!(open(b"kez", &frame), Opened::Corrupt);
-    assert_eq!(open(b"", &frame), Opened::Corrupt);
+    assert_eq!(open(b"key", &frame), FrameContents::Stored(stored(b"payload")));
+    assert_eq!(open(b"kez", &frame), FrameContents::Corrupt);
+    assert_eq!(open(b"", &frame), FrameContents::Corrupt);
 }
 
 #[test]
 fn every_truncation_and_every_flipped_bit_is_seen() {
     let frame = sealed();
     for length in 0..frame.len() {
-        assert_eq!(open(b"key", &frame[..length]), Opened::Corrupt, "cut at {length}");
+        assert_eq!(open(b"key", &frame[..length]), FrameContents::Corrupt, "cut at {length}");
     }
     for bit in 0..frame.len() * 8 {
         let mut garbled = frame.clone();
         garbled[bit / 8] ^= 1 << (bit % 8);
-        assert!(!matches!(open(b"key", &garbled), Opened::Stored(_)), "bit {bit}");
+        assert!(!matches!(open(b"key", &garbled), FrameContents::Stored(_)), "bit {bit}");
     }
 }
 
@@ -41,7 +41,7 @@ fn every_truncation_and_every_flipped_bit_is_seen() {
 #[test]
 fn a_frame_of_format_1_is_foreign() {
     let golden = b"cc\x01\0\0\0\0\0\0\0\x07payload\x71\x76\x16\xe1\xea\x92\xc1\xb8";
-    assert_eq!(open(b"key", golden), Opened::Foreign);
+    assert_eq!(open(b"key", golden), FrameContents::Foreign);
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn an_outline_that_is_longer_than_its_frame_is_corrupt() {
     frame[OUTLINE_COUNT] = 1;
     let sum = checksum(b"key", &frame[..HEADER], b"");
     frame[body..].copy_from_slice(&sum);
-    assert_eq!(open(b"key", &frame), Opened::Corrupt);
+    assert_eq!(open(b"key", &frame), FrameContents::Corrupt);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn a_frame_of_another_format_is_left_to_the_build_that_writes_it() {
     for format in (0..=u8::MAX).filter(|format| *format != FORMAT) {
         let mut frame = sealed();
         frame[2] = format;
-        assert_eq!(open(b"key", &frame), Opened::Foreign, "format {format}");
+        assert_eq!(open(b"key", &frame), FrameContents::Foreign, "format {format}");
     }
 }
 
@@ -108,7 +108,7 @@ where
         .step_by(2)
         .map(|at| u8::from_str_radix(&frame[at..at + 2], 16).expect("hexadecimal"))
         .collect();
-    let Opened::Stored(stored) = open(b"key", &bytes) else {
+    let FrameContents::Stored(stored) = open(b"key", &bytes) else {
         panic!("{value:?} is not read any more");
     };
     assert_eq!(outline::follow(stored.outline, stored.payload).as_ref(), Some(&value));

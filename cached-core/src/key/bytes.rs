@@ -5,29 +5,29 @@ use std::ops::Deref;
 use serde::ser::Serialize;
 use smallvec::SmallVec;
 
-use super::writer::{END, Entries, Sink, Writer};
-use super::{Head, KeyError, Part};
+use super::serializer::{END, KeySerializer, KeySink, UnorderedEntries};
+use super::{DynKeyPart, KeyError, KeyHeader};
 
 /// A key longer than this moves to the heap; ordinary ones stay on the stack.
 const INLINE: usize = 192;
 
-/// Bytes that are only added to. `SmallVec` does the same, in more instructions.
-pub struct Bytes {
+/// KeyBytes that are only added to. `SmallVec` does the same, in more instructions.
+pub struct KeyBytes {
     inline: [u8; INLINE],
     length: usize,
     /// All of the bytes, once they do not fit.
     heap: Vec<u8>,
 }
 
-impl Default for Bytes {
-    fn default() -> Bytes {
-        Bytes { inline: [0; INLINE], length: 0, heap: Vec::new() }
+impl Default for KeyBytes {
+    fn default() -> KeyBytes {
+        KeyBytes { inline: [0; INLINE], length: 0, heap: Vec::new() }
     }
 }
 
-impl Bytes {
+impl KeyBytes {
     /// Begins a key of this process.
-    pub(crate) fn begin(&mut self, head: Head) {
+    pub(crate) fn begin(&mut self, head: KeyHeader) {
         self.add(&head.to_bytes());
     }
 
@@ -63,7 +63,7 @@ impl Bytes {
     }
 }
 
-impl Deref for Bytes {
+impl Deref for KeyBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -71,9 +71,9 @@ impl Deref for Bytes {
     }
 }
 
-impl<'b> Sink for &'b mut Bytes {
+impl<'b> KeySink for &'b mut KeyBytes {
     type Error = KeyError;
-    type Entries = Added<'b>;
+    type Entries = ByteEntries<'b>;
 
     fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<Self, KeyError> {
         self.add(&bytes);
@@ -86,31 +86,31 @@ impl<'b> Sink for &'b mut Bytes {
         Ok(self)
     }
 
-    fn part(self, part: Part<'_>) -> Result<Self, KeyError> {
+    fn part(self, part: DynKeyPart<'_>) -> Result<Self, KeyError> {
         part.encode(self)
     }
 
-    fn entries(self) -> Added<'b> {
-        Added { starts: Starts::default(), bytes: self }
+    fn entries(self) -> ByteEntries<'b> {
+        ByteEntries { starts: EntryOffsets::default(), bytes: self }
     }
 }
 
-/// Entries that are added to bytes.
-pub struct Added<'b> {
-    bytes: &'b mut Bytes,
-    starts: Starts,
+/// UnorderedEntries that are added to bytes.
+pub struct ByteEntries<'b> {
+    bytes: &'b mut KeyBytes,
+    starts: EntryOffsets,
 }
 
-impl<'b> Entries<&'b mut Bytes> for Added<'b> {
+impl<'b> UnorderedEntries<&'b mut KeyBytes> for ByteEntries<'b> {
     fn begin(&mut self) {
         self.starts.begin(self.bytes);
     }
 
     fn add<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), KeyError> {
-        part.serialize(Writer(&mut *self.bytes)).map(drop)
+        part.serialize(KeySerializer(&mut *self.bytes)).map(drop)
     }
 
-    fn end(self) -> Result<&'b mut Bytes, KeyError> {
+    fn end(self) -> Result<&'b mut KeyBytes, KeyError> {
         self.starts.sort(self.bytes);
         self.bytes.brackets([END])
     }
@@ -118,16 +118,16 @@ impl<'b> Entries<&'b mut Bytes> for Added<'b> {
 
 /// Where each of some entries starts.
 #[derive(Default)]
-pub(super) struct Starts(SmallVec<[usize; 16]>);
+pub(super) struct EntryOffsets(SmallVec<[usize; 16]>);
 
-impl Starts {
-    pub(super) fn begin(&mut self, bytes: &Bytes) {
+impl EntryOffsets {
+    pub(super) fn begin(&mut self, bytes: &KeyBytes) {
         self.0.push(bytes.len());
     }
 
     /// Sorts the entries, which are the last of these bytes, by their bytes if they are not.
-    pub(super) fn sort(&self, bytes: &mut Bytes) {
-        let Starts(starts) = self;
+    pub(super) fn sort(&self, bytes: &mut KeyBytes) {
+        let EntryOffsets(starts) = self;
         let end = bytes.len();
         let entry = |index: usize| starts[index]..starts.get(index + 1).copied().unwrap_or(end);
         let is_sorted =
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn bytes_are_what_was_added_however_long_the_pieces_are() {
         for piece in 0..70 {
-            let (mut bytes, mut expected) = (Bytes::default(), Vec::new());
+            let (mut bytes, mut expected) = (KeyBytes::default(), Vec::new());
             while expected.len() < 3 * INLINE {
                 let added: Vec<u8> = (0..piece).map(|i| (expected.len() + i) as u8 | 1).collect();
                 let _ = (&mut bytes).piece([7, piece as u8], &added).expect("takes all");
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn a_tail_is_replaced_on_the_stack_and_on_the_heap() {
         for length in [10, INLINE, INLINE + 1, 3 * INLINE] {
-            let mut bytes = Bytes::default();
+            let mut bytes = KeyBytes::default();
             (0..length).for_each(|byte| bytes.add(&[byte as u8]));
             bytes.replace_tail(b"end");
             assert_eq!(bytes[length - 3..], *b"end");

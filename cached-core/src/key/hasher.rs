@@ -5,44 +5,48 @@ use std::sync::OnceLock;
 
 use serde::ser::Serialize;
 
-use super::writer::{Entries, Sink, Writer};
-use super::{Failed, Head, Part};
+use super::serializer::{KeySerializer, KeySink, UnorderedEntries};
+use super::{DynKeyPart, KeyHeader, SerializeFailure};
 
 /// Hashes what is written to it, and nothing that only brackets it. What gives the same bytes gives
 /// the same hash in this process; what gives others may, too. For tables where a collision costs a
 /// look elsewhere.
 #[derive(Clone, Copy)]
-pub struct Hasher(u64);
+pub struct KeyHasher(u64);
 
-impl Hasher {
+impl KeyHasher {
     #[inline]
-    pub(crate) fn new(index: u32) -> Hasher {
-        Hasher(secret() ^ u64::from(index))
+    pub(crate) fn new(index: u32) -> KeyHasher {
+        KeyHasher(secret() ^ u64::from(index))
     }
 
     /// The head of a key of the declaration with this index.
     #[inline]
-    pub(crate) fn head(self, index: u32) -> Head {
-        Head::new(self.0 as u32, index)
+    pub(crate) fn head(self, index: u32) -> KeyHeader {
+        KeyHeader::new(self.0 as u32, index)
     }
 
     #[inline(always)]
-    fn mix(self, first: u64, second: u64) -> Hasher {
-        Hasher(mix(self.0, first, second))
+    fn mix(self, first: u64, second: u64) -> KeyHasher {
+        KeyHasher(mix(self.0, first, second))
     }
 }
 
-impl Sink for Hasher {
-    type Error = Failed;
-    type Entries = Sum;
+impl KeySink for KeyHasher {
+    type Error = SerializeFailure;
+    type Entries = HashedEntries;
 
     #[inline(always)]
-    fn brackets<const N: usize>(self, _: [u8; N]) -> Result<Hasher, Failed> {
+    fn brackets<const N: usize>(self, _: [u8; N]) -> Result<KeyHasher, SerializeFailure> {
         Ok(self)
     }
 
     #[inline(always)]
-    fn piece<const N: usize>(self, head: [u8; N], bytes: &[u8]) -> Result<Hasher, Failed> {
+    fn piece<const N: usize>(
+        self,
+        head: [u8; N],
+        bytes: &[u8],
+    ) -> Result<KeyHasher, SerializeFailure> {
         // As pieces of a fixed length that overlap: without a loop, and without a call.
         let head = head.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)) << 32;
         Ok(match (bytes, bytes.len()) {
@@ -69,23 +73,23 @@ impl Sink for Hasher {
     }
 
     #[inline(always)]
-    fn number(self, tag: u8, magnitude: u128) -> Result<Hasher, Failed> {
+    fn number(self, tag: u8, magnitude: u128) -> Result<KeyHasher, SerializeFailure> {
         Ok(self.mix(magnitude as u64, (magnitude >> 64) as u64 ^ (u64::from(tag) << 32)))
     }
 
     #[inline(always)]
-    fn part(self, part: Part<'_>) -> Result<Hasher, Failed> {
+    fn part(self, part: DynKeyPart<'_>) -> Result<KeyHasher, SerializeFailure> {
         part.hash(self)
     }
 
-    fn entries(self) -> Sum {
-        Sum { before: self, sum: 0, entry: self }
+    fn entries(self) -> HashedEntries {
+        HashedEntries { before: self, sum: 0, entry: self }
     }
 }
 
-impl Hasher {
+impl KeyHasher {
     #[inline(never)]
-    fn all(self, bytes: &[u8]) -> Hasher {
+    fn all(self, bytes: &[u8]) -> KeyHasher {
         let (words, rest) = bytes.as_chunks::<8>();
         let hasher =
             words.iter().fold(self, |hasher, word| hasher.mix(u64::from_le_bytes(*word), 8));
@@ -118,15 +122,15 @@ fn secret() -> u64 {
     *SECRET.get_or_init(|| RandomState::new().hash_one(0))
 }
 
-/// Entries under way: each is hashed by itself, and their sum does not know their order.
-pub struct Sum {
-    before: Hasher,
+/// UnorderedEntries under way: each is hashed by itself, and their sum does not know their order.
+pub struct HashedEntries {
+    before: KeyHasher,
     sum: u64,
     /// The hash of the entry under way.
-    entry: Hasher,
+    entry: KeyHasher,
 }
 
-impl Entries<Hasher> for Sum {
+impl UnorderedEntries<KeyHasher> for HashedEntries {
     #[inline]
     fn begin(&mut self) {
         self.sum = self.sum.wrapping_add(self.entry.0);
@@ -134,13 +138,13 @@ impl Entries<Hasher> for Sum {
     }
 
     #[inline]
-    fn add<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), Failed> {
-        self.entry = part.serialize(Writer(self.entry))?;
+    fn add<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), SerializeFailure> {
+        self.entry = part.serialize(KeySerializer(self.entry))?;
         Ok(())
     }
 
     #[inline]
-    fn end(mut self) -> Result<Hasher, Failed> {
+    fn end(mut self) -> Result<KeyHasher, SerializeFailure> {
         self.begin();
         Ok(self.before.mix(self.sum, 0))
     }

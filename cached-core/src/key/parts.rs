@@ -1,14 +1,14 @@
 //! The parts that a key is made of.
 
 use super::KeyPart;
-use super::writer::Sink;
+use super::serializer::KeySink;
 
 /// One part of a key.
-pub(crate) type Part<'p> = &'p (dyn KeyPart + 'p);
+pub(crate) type DynKeyPart<'p> = &'p (dyn KeyPart + 'p);
 
-/// Parts of a key: none, one, or a pair of such. A type and not a list: the compiler sees through it,
+/// KeyParts of a key: none, one, or a pair of such. A type and not a list: the compiler sees through it,
 /// and makes of hashing and comparing a key code without a loop and without a call for each part.
-pub trait Parts: Copy {
+pub trait KeyParts: Copy {
     /// Whether there is any.
     const ANY: bool = true;
 
@@ -16,28 +16,28 @@ pub trait Parts: Copy {
     ///
     /// # Errors
     /// The sink's, which may be that of a part's own `Serialize`.
-    fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error>;
+    fn write<S: KeySink>(&self, sink: S) -> Result<S, S::Error>;
 }
 
-impl Parts for () {
+impl KeyParts for () {
     const ANY: bool = false;
 
     #[inline(always)]
-    fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
+    fn write<S: KeySink>(&self, sink: S) -> Result<S, S::Error> {
         Ok(sink)
     }
 }
 
-impl Parts for Part<'_> {
+impl KeyParts for DynKeyPart<'_> {
     #[inline(always)]
-    fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
+    fn write<S: KeySink>(&self, sink: S) -> Result<S, S::Error> {
         sink.part(*self)
     }
 }
 
-impl<First: Parts, Rest: Parts> Parts for (First, Rest) {
+impl<First: KeyParts, Rest: KeyParts> KeyParts for (First, Rest) {
     #[inline(always)]
-    fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
+    fn write<S: KeySink>(&self, sink: S) -> Result<S, S::Error> {
         self.1.write(self.0.write(sink)?)
     }
 }

@@ -132,9 +132,9 @@ fn trees() -> impl Strategy<Value = Tree> {
 
 /// The bytes of several, one after the other.
 fn bytes_of(trees: &[Tree]) -> Vec<u8> {
-    let mut bytes = Bytes::default();
+    let mut bytes = KeyBytes::default();
     for tree in trees {
-        tree.serialize(Writer(&mut bytes)).expect("encodes");
+        tree.serialize(KeySerializer(&mut bytes)).expect("encodes");
     }
     bytes.to_vec()
 }

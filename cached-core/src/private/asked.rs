@@ -7,7 +7,8 @@ use serde::ser;
 use super::types::Types;
 use crate::declaration::Declaration;
 use crate::key::{
-    Bytes, END, Hasher, Head, KeyError, Matching, NONE, Parts, SEQ, SOME, Sink, Sought,
+    END, KeyBytes, KeyComparer, KeyError, KeyHasher, KeyHeader, KeyParts, KeyQuery, KeySink, NONE,
+    SEQ, SOME,
 };
 
 /// Which entry is asked for.
@@ -43,10 +44,10 @@ impl<P, C> Asked<P, C> {
     }
 }
 
-impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
+impl<I: KeyParts, V: KeyParts, C: KeyParts> Asked<(I, V), C> {
     /// The identifier and the version, as they follow the name in the canonical bytes.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn write<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
+    fn write<S: KeySink>(&self, sink: S) -> Result<S, S::Error> {
         let (identifier, version) = &self.parts;
         let sink = identifier.write(sink.brackets([SEQ])?)?;
         let sink = sink.brackets([END, if V::ANY { SOME } else { NONE }])?;
@@ -55,7 +56,7 @@ impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
 
     /// The same, and what tells type arguments apart.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn write_all<S: Sink>(&self, sink: S) -> Result<S, S::Error> {
+    fn write_all<S: KeySink>(&self, sink: S) -> Result<S, S::Error> {
         self.types.write(self.declaration, self.write(sink)?)
     }
 
@@ -64,20 +65,24 @@ impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn hashed(&self) -> Option<Hashed<'_, Self>> {
         let index = self.declaration.index()? as u32;
-        let hasher = self.write(Hasher::new(index)).ok()?;
+        let hasher = self.write(KeyHasher::new(index)).ok()?;
         Some(self.with(hasher.head(index)))
     }
 
     /// The same where the head is known.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn with(&self, head: Head) -> Hashed<'_, Self> {
+    pub(super) fn with(&self, head: KeyHeader) -> Hashed<'_, Self> {
         Hashed { head, asked: self }
     }
 
     /// Writes the key, after its head. Without one it is nobody's, and for functions that are not
     /// cached. Into bytes that are lent: they are many, and slow to move when they were only just
     /// written.
-    pub(super) fn encode(&self, head: Option<Head>, bytes: &mut Bytes) -> Result<(), KeyError> {
+    pub(super) fn encode(
+        &self,
+        head: Option<KeyHeader>,
+        bytes: &mut KeyBytes,
+    ) -> Result<(), KeyError> {
         bytes.begin(head.unwrap_or_default());
         // What could not be hashed is not encoded either, and this says why.
         self.write_all(&mut *bytes)?;
@@ -92,19 +97,19 @@ impl<I: Parts, V: Parts, C: Parts> Asked<(I, V), C> {
 
 /// A key that is looked for without its bytes.
 pub(super) struct Hashed<'a, A> {
-    head: Head,
+    head: KeyHeader,
     asked: &'a A,
 }
 
-impl<I: Parts, V: Parts, C: Parts> Sought for Hashed<'_, Asked<(I, V), C>> {
+impl<I: KeyParts, V: KeyParts, C: KeyParts> KeyQuery for Hashed<'_, Asked<(I, V), C>> {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn head(&self) -> Head {
+    fn header(&self) -> KeyHeader {
         self.head
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn is(&self, body: &[u8]) -> bool {
-        self.asked.write_all(Matching::new(body)).is_ok_and(Matching::is_done)
+    fn matches(&self, body: &[u8]) -> bool {
+        self.asked.write_all(KeyComparer::new(body)).is_ok_and(KeyComparer::is_match)
     }
 }
 

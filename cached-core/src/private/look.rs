@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::cache::Cache;
 use crate::call::{Begun, Missed};
 use crate::declaration::Declaration;
-use crate::key::{Bytes, KeyError};
+use crate::key::{KeyBytes, KeyError};
 use crate::site::Site;
 use crate::tier::request::Request;
 use crate::value::{Value, ValueType};
@@ -29,14 +29,14 @@ pub(super) type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
 pub(super) fn look_further(
     cache: &Cache,
     declaration: &'static Declaration,
-    encode: &dyn Fn(&mut Bytes) -> Result<(), KeyError>,
+    encode: &dyn Fn(&mut KeyBytes) -> Result<(), KeyError>,
     value_type: &'static ValueType,
     serve: Serve<'_>,
 ) -> Option<State> {
     if !cache.is_enabled() || declaration.index().is_none() {
         return bypass(cache, declaration);
     }
-    let mut key = Bytes::default();
+    let mut key = KeyBytes::default();
     match encode(&mut key) {
         Ok(()) => look_in_tiers(cache, declaration, &key, value_type, serve),
         Err(error) => without_key(cache, declaration, &error),
@@ -61,7 +61,7 @@ fn look_in_tiers(
             Some(request) => request.keep(cache.id(), &Arc::from(key), value),
             None => value,
         };
-        if !declaration.refreshed_ahead().is_zero()
+        if !declaration.declared_refresh_ahead().is_zero()
             && let Some(site) = site()
         {
             return Some(State::Due(Box::new((value, site))));

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use serde::ser::Serializer;
 
 use crate::declaration::Declaration;
-use crate::key::{END, Parts, SEQ, Sink, Writer};
+use crate::key::{END, KeyParts, KeySerializer, KeySink, SEQ};
 
 /// The type and const arguments of a function and of the impl around it.
 #[derive(Clone, Copy)]
@@ -17,11 +17,15 @@ pub(super) struct Types<C> {
     pub(super) constants: C,
 }
 
-impl<C: Parts> Types<C> {
+impl<C: KeyParts> Types<C> {
     /// Adds what there is to the key; nothing where there are no arguments, so that such keys
     /// do not depend on how the compiler writes a type.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn write<S: Sink>(&self, declaration: &Declaration, sink: S) -> Result<S, S::Error> {
+    pub(super) fn write<S: KeySink>(
+        &self,
+        declaration: &Declaration,
+        sink: S,
+    ) -> Result<S, S::Error> {
         if self.own.is_empty() && !C::ANY && is_plain_site(declaration, self.site) {
             return Ok(sink);
         }
@@ -29,11 +33,11 @@ impl<C: Parts> Types<C> {
     }
 
     #[inline(never)]
-    fn write_all<S: Sink>(self, sink: S) -> Result<S, S::Error> {
+    fn write_all<S: KeySink>(self, sink: S) -> Result<S, S::Error> {
         let container = container(self.site);
         let container = if is_plain(container) { "" } else { container };
-        let sink = Writer(sink).serialize_str(container)?;
-        let sink = Writer(sink).serialize_str(self.own)?;
+        let sink = KeySerializer(sink).serialize_str(container)?;
+        let sink = KeySerializer(sink).serialize_str(self.own)?;
         self.constants.write(sink.brackets([SEQ])?)?.brackets([END])
     }
 }
@@ -42,7 +46,7 @@ impl<C: Parts> Types<C> {
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn is_plain_site(declaration: &Declaration, site: &'static str) -> bool {
     let address = site.as_ptr().addr();
-    declaration.plain_site.load(Ordering::Relaxed) == address
+    declaration.non_generic_site.load(Ordering::Relaxed) == address
         || look_at_site(declaration, site, address)
 }
 
@@ -50,7 +54,7 @@ fn is_plain_site(declaration: &Declaration, site: &'static str) -> bool {
 fn look_at_site(declaration: &Declaration, site: &'static str, address: usize) -> bool {
     let is_plain = is_plain(container(site));
     if is_plain {
-        declaration.plain_site.store(address, Ordering::Relaxed);
+        declaration.non_generic_site.store(address, Ordering::Relaxed);
     }
     is_plain
 }

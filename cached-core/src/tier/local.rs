@@ -28,7 +28,7 @@ use refresh::Refreshing;
 use sweeper::Due;
 
 use crate::clock::{Clock, Coarse};
-use crate::key::{Head, Sought};
+use crate::key::{KeyHeader, KeyQuery};
 use crate::value::Value;
 
 pub(crate) use aside::drop_aside;
@@ -132,7 +132,7 @@ impl Local {
     pub(crate) fn find<'r>(
         &self,
         reading: &'r Reading<'_>,
-        key: &impl Sought,
+        key: &impl KeyQuery,
     ) -> Option<&'r Value> {
         let (entry, known) = reading.find(key)?;
         let is_served = entry.is_surely_alive(self.clock.coarse())
@@ -242,7 +242,7 @@ impl Local {
     }
 
     pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
-        let hash = Head::of(key).hash();
+        let hash = KeyHeader::read(key).hash();
         let stripe = self.stripe(hash);
         let count = stripe.invalidated.load(Ordering::Acquire);
         Ticket { hash, sequence: stripe.fetches.now(), count }
@@ -383,7 +383,7 @@ impl Local {
     /// Removes the entry, and every publication under an earlier ticket. Returns the next ticket;
     /// `None` where `before` is out of date.
     pub(crate) fn invalidate(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {
-        let hash = Head::of(key).hash();
+        let hash = KeyHeader::read(key).hash();
         let stripe = self.stripe(hash);
         let changing = lock(&stripe.changing);
         let count = stripe.invalidated.load(Ordering::Relaxed);

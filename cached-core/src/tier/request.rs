@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use crate::key::{Head, Sought, body};
+use crate::key::{KeyHeader, KeyQuery, key_body};
 use crate::value::Value;
 
 thread_local! {
@@ -44,7 +44,7 @@ struct ByKey {
 }
 
 struct Answer {
-    head: Head,
+    head: KeyHeader,
     key: Arc<[u8]>,
     /// `None` once it was removed. Its place stays taken, for those that were put behind it.
     value: Option<Value>,
@@ -78,7 +78,7 @@ impl InHand {
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn find(&self, cache: u64, key: &impl Sought) -> Option<&Value> {
+    pub(crate) fn find(&self, cache: u64, key: &impl KeyQuery) -> Option<&Value> {
         let (_, answers) = self.0.as_ref()?.caches.iter().find(|(id, _)| *id == cache)?;
         answers.places[answers.place(key)].as_ref()?.value.as_ref()
     }
@@ -100,11 +100,11 @@ impl ByKey {
 
     /// The place of a key, or the free one that it would take.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn place(&self, key: &impl Sought) -> usize {
+    fn place(&self, key: &impl KeyQuery) -> usize {
         let last = self.places.len() - 1;
-        let mut place = key.head().hash() as usize & last;
+        let mut place = key.header().hash() as usize & last;
         while let Some(other) = &self.places[place]
-            && !(other.head == key.head() && key.is(body(&other.key)))
+            && !(other.head == key.header() && key.matches(key_body(&other.key)))
         {
             place = (place + 1) & last;
         }
@@ -123,7 +123,8 @@ impl ByKey {
         let place = self.place(&&**key);
         let place = &mut self.places[place];
         self.taken += usize::from(place.is_none());
-        let new = || Answer { head: Head::of(key), key: Arc::clone(key), value: None, changed: 0 };
+        let new =
+            || Answer { head: KeyHeader::read(key), key: Arc::clone(key), value: None, changed: 0 };
         place.get_or_insert_with(new)
     }
 }

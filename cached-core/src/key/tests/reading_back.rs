@@ -1,7 +1,7 @@
 //! The encoding is injective: what is encoded can be read back.
 
 use super::*;
-use crate::key::writer::{
+use crate::key::serializer::{
     BYTES, CHAR, FALSE, FLOAT, MAP, NEGATIVE, NEWTYPE_VARIANT, NON_NEGATIVE, STR, STRUCT,
     STRUCT_VARIANT, TRUE, TUPLE, TUPLE_VARIANT, UNIT, UNIT_VARIANT,
 };

@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use super::*;
 
 fn hash_of(parts: &[impl Serialize]) -> u32 {
-    let write = |hasher, part: &_| Serialize::serialize(part, Writer(hasher)).expect("hashes");
-    parts.iter().fold(Hasher::new(3), write).head(3).hash()
+    let write =
+        |hasher, part: &_| Serialize::serialize(part, KeySerializer(hasher)).expect("hashes");
+    parts.iter().fold(KeyHasher::new(3), write).head(3).hash()
 }
 
 fn is_the_same(trees: &[Tree], bytes: &[u8]) -> bool {
-    let write = |matching, tree: &Tree| tree.serialize(Writer(matching));
-    trees.iter().try_fold(Matching::new(bytes), write).is_ok_and(Matching::is_done)
+    let write = |matching, tree: &Tree| tree.serialize(KeySerializer(matching));
+    trees.iter().try_fold(KeyComparer::new(bytes), write).is_ok_and(KeyComparer::is_match)
 }
 
 /// Another of the kind, or nearly: what a comparison that is not whole would take for the same.

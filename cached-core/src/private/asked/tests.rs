@@ -6,16 +6,16 @@ use serde::Serialize;
 
 use super::super::part;
 use super::*;
-use crate::key::canonical;
+use crate::key::canonical_bytes;
 #[cfg(feature = "memcached")]
 use crate::key::{Digest, Key};
 
-fn bytes(name: &str, identifier: impl Parts, version: impl Parts) -> Vec<u8> {
+fn bytes(name: &str, identifier: impl KeyParts, version: impl KeyParts) -> Vec<u8> {
     static DECLARATION: Declaration = Declaration::new("asked", "asked", "asked.rs", 1, 1, || "");
     let asked = Asked::new(Met::new(&DECLARATION, &|| ()), (identifier, version), "", ());
-    let mut bytes = Bytes::default();
+    let mut bytes = KeyBytes::default();
     asked.encode(None, &mut bytes).expect("encodes");
-    canonical(name, &bytes).to_vec()
+    canonical_bytes(name, &bytes).to_vec()
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::aside::Stored;
 use super::order::Sequence;
 use super::policy::Name;
 use crate::clock::{Clock, Coarse};
-use crate::key::{Head, Sought, body};
+use crate::key::{KeyHeader, KeyQuery, key_body};
 use crate::value::Value;
 
 /// In the last bit of its life an entry is looked up with the precise clock. The coarse one may be
@@ -81,7 +81,7 @@ impl Since {
 }
 
 pub(super) struct Entry {
-    head: Head,
+    head: KeyHeader,
     /// What follows the key's head: here where it is short, so that a hit looks nowhere else.
     body: SmallVec<[u8; 24]>,
     value: Stored,
@@ -145,8 +145,8 @@ impl Entry {
     ) -> Entry {
         let Given { value, sequence, .. } = given;
         Entry {
-            head: Head::of(key),
-            body: SmallVec::from_slice(body(key)),
+            head: KeyHeader::read(key),
+            body: SmallVec::from_slice(key_body(key)),
             id,
             value: Stored::new(value),
             expires: since.time(life.from) + life.fresh,
@@ -161,8 +161,8 @@ impl Entry {
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn is_of(&self, key: &impl Sought) -> bool {
-        self.head == key.head() && key.is(&self.body)
+    pub(super) fn is_of(&self, key: &impl KeyQuery) -> bool {
+        self.head == key.header() && key.matches(&self.body)
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]

@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use papaya::{Equivalent, Guard, HashMap, LocalGuard, ResizeMode};
 
 use super::entry::{Entry, EntryId, Known};
-use crate::key::{ByHead, Sought};
+use crate::key::{KeyQuery, PrecomputedHash};
 
 /// So many entries of a table that grows are moved by each insertion: no insertion waits for all.
 const MOVED_AT_ONCE: usize = 64;
@@ -16,7 +16,7 @@ const AT_FIRST: usize = 1024;
 const LARGE: u32 = 4096;
 
 pub(super) struct Index {
-    entries: HashMap<Entry, Known, ByHead>,
+    entries: HashMap<Entry, Known, PrecomputedHash>,
 }
 
 /// Until it is dropped, what was found stays in memory, and with it all that goes meanwhile: it is held
@@ -48,7 +48,7 @@ impl Drop for Thread {
 impl Index {
     pub(super) fn new() -> Index {
         let entries = HashMap::builder()
-            .hasher(ByHead)
+            .hasher(PrecomputedHash)
             .capacity(AT_FIRST)
             .resize_mode(ResizeMode::Incremental(MOVED_AT_ONCE))
             .build();
@@ -69,7 +69,7 @@ impl Index {
 
 impl Reading<'_> {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn find(&self, key: &impl Sought) -> Option<(&Entry, &Known)> {
+    pub(super) fn find(&self, key: &impl KeyQuery) -> Option<(&Entry, &Known)> {
         self.index.entries.get_key_value(&Wanted(key), &self.guard)
     }
 
@@ -111,14 +111,14 @@ impl Reading<'_> {
 
 struct Wanted<'k, S>(&'k S);
 
-impl<S: Sought> Hash for Wanted<'_, S> {
+impl<S: KeyQuery> Hash for Wanted<'_, S> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        hasher.write_u32(self.0.head().hash());
+        hasher.write_u32(self.0.header().hash());
     }
 }
 
-impl<S: Sought> Equivalent<Entry> for Wanted<'_, S> {
+impl<S: KeyQuery> Equivalent<Entry> for Wanted<'_, S> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn equivalent(&self, entry: &Entry) -> bool {
         entry.is_of(self.0)

@@ -14,7 +14,7 @@ use moka::sync::Cache;
 
 use super::entry::EntryId;
 use super::lock;
-use crate::key::{ByHead, Head, body};
+use crate::key::{KeyHeader, PrecomputedHash, key_body};
 
 /// moka hears of entries, and of what is asked for, when one in so many bytes is taken: it counts how often
 /// a key is asked for from then on, and what moka keeps of an entry is twice what the index does.
@@ -27,7 +27,7 @@ const SLACK: u64 = 32;
 const EPOCHS: usize = 3;
 
 pub(super) struct Policy {
-    moka: Cache<Name, Held, ByHead>,
+    moka: Cache<Name, Held, PrecomputedHash>,
     gone: Arc<Gone>,
     capacity: u64,
     /// What the entries of the index weigh.
@@ -46,10 +46,10 @@ pub(super) struct Name {
 
 impl Name {
     pub(super) fn of(key: &[u8]) -> Name {
-        let head = Head::of(key);
+        let head = KeyHeader::read(key);
         let mut hasher = DefaultHasher::new();
         hasher.write_usize(head.index());
-        hasher.write(body(key));
+        hasher.write(key_body(key));
         Name { hash: head.hash(), other: hasher.finish() as u32 }
     }
 }
@@ -134,7 +134,7 @@ impl Policy {
         let moka = Cache::builder()
             .max_capacity(capacity)
             .weigher(|_: &Name, held: &Held| held.weight)
-            .build_with_hasher(ByHead);
+            .build_with_hasher(PrecomputedHash);
         Policy {
             moka,
             gone: Arc::default(),

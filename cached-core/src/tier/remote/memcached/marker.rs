@@ -76,6 +76,6 @@ mod tests {
         let mut frame_of_format_1 = bytes;
         frame_of_format_1[2] = 1;
         assert_eq!(Marker::decode(&frame_of_format_1), None);
-        assert_eq!(crate::frame::open(b"key", &bytes), crate::frame::Opened::Foreign);
+        assert_eq!(crate::frame::open(b"key", &bytes), crate::frame::FrameContents::Foreign);
     }
 }

@@ -5,9 +5,9 @@ use std::fmt::{self, Write as _};
 use serde::ser::{self, Serialize};
 use smallvec::SmallVec;
 
+use super::DynKeyPart;
 #[cfg(doc)]
 use super::KeyPart;
-use super::Part;
 
 pub(crate) const END: u8 = 0x00;
 pub(crate) const NONE: u8 = 0x01;
@@ -34,13 +34,13 @@ pub(super) const NEGATIVE: u8 = 0x40;
 
 /// What a key is written to, piece by piece: bytes, a hash, or a comparison with a key that is there.
 /// A sink is handed on by value, so that a small one stays in the processor's registers.
-pub trait Sink: Sized {
+pub trait KeySink: Sized {
     /// Why a key could not be written.
     type Error: ser::Error;
     /// The entries of a map or of a struct under way.
-    type Entries: Entries<Self>;
+    type Entries: UnorderedEntries<Self>;
 
-    /// Bytes that say how the rest belongs together, and nothing by themselves.
+    /// KeyBytes that say how the rest belongs together, and nothing by themselves.
     fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<Self, Self::Error>;
 
     /// Tags and a length, and the bytes that they announce.
@@ -59,11 +59,11 @@ pub trait Sink: Sized {
     fn entries(self) -> Self::Entries;
 
     /// A whole part, by the method of [`KeyPart`] that is for this sink.
-    fn part(self, part: Part<'_>) -> Result<Self, Self::Error>;
+    fn part(self, part: DynKeyPart<'_>) -> Result<Self, Self::Error>;
 }
 
-/// Entries that are one key in whatever order they come.
-pub trait Entries<S: Sink> {
+/// UnorderedEntries that are one key in whatever order they come.
+pub trait UnorderedEntries<S: KeySink> {
     /// What is added next begins an entry.
     fn begin(&mut self);
 
@@ -75,9 +75,9 @@ pub trait Entries<S: Sink> {
 }
 
 /// Writes one value to a sink, and returns the sink.
-pub(crate) struct Writer<S>(pub(crate) S);
+pub(crate) struct KeySerializer<S>(pub(crate) S);
 
-impl<S: Sink> Writer<S> {
+impl<S: KeySink> KeySerializer<S> {
     /// A tag, a LEB128 length, then the bytes.
     #[inline(always)]
     fn counted(self, tag: u8, bytes: &[u8]) -> Result<S, S::Error> {
@@ -104,7 +104,7 @@ fn short(bytes: &[u8]) -> Option<u8> {
 }
 
 #[cold]
-fn long<S: Sink>(mut sink: S, bytes: &[u8]) -> Result<S, S::Error> {
+fn long<S: KeySink>(mut sink: S, bytes: &[u8]) -> Result<S, S::Error> {
     let mut length = bytes.len();
     while length >= 0x80 {
         sink = sink.piece([(length as u8 & 0x7f) | 0x80], &[])?;
@@ -129,16 +129,16 @@ macro_rules! integers {
     )*};
 }
 
-impl<S: Sink> ser::Serializer for Writer<S> {
+impl<S: KeySink> ser::Serializer for KeySerializer<S> {
     type Ok = S;
     type Error = S::Error;
-    type SerializeSeq = Ordered<S>;
-    type SerializeTuple = Ordered<S>;
-    type SerializeTupleStruct = Ordered<S>;
-    type SerializeTupleVariant = Ordered<S>;
-    type SerializeMap = Unordered<S>;
-    type SerializeStruct = Unordered<S>;
-    type SerializeStructVariant = Unordered<S>;
+    type SerializeSeq = SequenceSerializer<S>;
+    type SerializeTuple = SequenceSerializer<S>;
+    type SerializeTupleStruct = SequenceSerializer<S>;
+    type SerializeTupleVariant = SequenceSerializer<S>;
+    type SerializeMap = MapSerializer<S>;
+    type SerializeStruct = MapSerializer<S>;
+    type SerializeStructVariant = MapSerializer<S>;
 
     integers! {
         serialize_i8 serialize_u8 i8, u8;
@@ -181,7 +181,7 @@ impl<S: Sink> ser::Serializer for Writer<S> {
 
     /// Without a `String`, as long as the text is short: many types of identifiers are shown so.
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<S, S::Error> {
-        let mut text = Text(SmallVec::new());
+        let mut text = DisplayBuffer(SmallVec::new());
         write!(text, "{value}").map_err(ser::Error::custom)?;
         self.counted(STR, &text.0)
     }
@@ -198,7 +198,7 @@ impl<S: Sink> ser::Serializer for Writer<S> {
 
     #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S, S::Error> {
-        value.serialize(Writer(self.0.piece([SOME], &[])?))
+        value.serialize(KeySerializer(self.0.piece([SOME], &[])?))
     }
 
     #[inline]
@@ -238,17 +238,17 @@ impl<S: Sink> ser::Serializer for Writer<S> {
         variant: &'static str,
         value: &T,
     ) -> Result<S, S::Error> {
-        value.serialize(Writer(self.variant(NEWTYPE_VARIANT, variant)?))
+        value.serialize(KeySerializer(self.variant(NEWTYPE_VARIANT, variant)?))
     }
 
     #[inline]
-    fn serialize_seq(self, _length: Option<usize>) -> Result<Ordered<S>, S::Error> {
-        Ok(Ordered(Some(self.0.piece([SEQ], &[])?)))
+    fn serialize_seq(self, _length: Option<usize>) -> Result<SequenceSerializer<S>, S::Error> {
+        Ok(SequenceSerializer(Some(self.0.piece([SEQ], &[])?)))
     }
 
     #[inline]
-    fn serialize_tuple(self, _length: usize) -> Result<Ordered<S>, S::Error> {
-        Ok(Ordered(Some(self.0.piece([TUPLE], &[])?)))
+    fn serialize_tuple(self, _length: usize) -> Result<SequenceSerializer<S>, S::Error> {
+        Ok(SequenceSerializer(Some(self.0.piece([TUPLE], &[])?)))
     }
 
     #[inline]
@@ -256,7 +256,7 @@ impl<S: Sink> ser::Serializer for Writer<S> {
         self,
         _name: &'static str,
         length: usize,
-    ) -> Result<Ordered<S>, S::Error> {
+    ) -> Result<SequenceSerializer<S>, S::Error> {
         self.serialize_tuple(length)
     }
 
@@ -267,20 +267,20 @@ impl<S: Sink> ser::Serializer for Writer<S> {
         _index: u32,
         variant: &'static str,
         _length: usize,
-    ) -> Result<Ordered<S>, S::Error> {
-        Ok(Ordered(Some(self.variant(TUPLE_VARIANT, variant)?)))
+    ) -> Result<SequenceSerializer<S>, S::Error> {
+        Ok(SequenceSerializer(Some(self.variant(TUPLE_VARIANT, variant)?)))
     }
 
-    fn serialize_map(self, _length: Option<usize>) -> Result<Unordered<S>, S::Error> {
-        Ok(Unordered::new(self.0.brackets([MAP])?))
+    fn serialize_map(self, _length: Option<usize>) -> Result<MapSerializer<S>, S::Error> {
+        Ok(MapSerializer::new(self.0.brackets([MAP])?))
     }
 
     fn serialize_struct(
         self,
         _name: &'static str,
         _length: usize,
-    ) -> Result<Unordered<S>, S::Error> {
-        Ok(Unordered::new(self.0.brackets([STRUCT])?))
+    ) -> Result<MapSerializer<S>, S::Error> {
+        Ok(MapSerializer::new(self.0.brackets([STRUCT])?))
     }
 
     fn serialize_struct_variant(
@@ -289,15 +289,15 @@ impl<S: Sink> ser::Serializer for Writer<S> {
         _index: u32,
         variant: &'static str,
         _length: usize,
-    ) -> Result<Unordered<S>, S::Error> {
-        Ok(Unordered::new(self.variant(STRUCT_VARIANT, variant)?))
+    ) -> Result<MapSerializer<S>, S::Error> {
+        Ok(MapSerializer::new(self.variant(STRUCT_VARIANT, variant)?))
     }
 }
 
 /// A text that is written by its `Display`.
-struct Text(SmallVec<[u8; 64]>);
+struct DisplayBuffer(SmallVec<[u8; 64]>);
 
-impl fmt::Write for Text {
+impl fmt::Write for DisplayBuffer {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.0.extend_from_slice(text.as_bytes());
         Ok(())
@@ -305,13 +305,13 @@ impl fmt::Write for Text {
 }
 
 /// A sequence under way; without its sink once an element could not be written.
-pub(crate) struct Ordered<S>(Option<S>);
+pub(crate) struct SequenceSerializer<S>(Option<S>);
 
-impl<S: Sink> Ordered<S> {
+impl<S: KeySink> SequenceSerializer<S> {
     #[inline]
     fn add<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
         let sink = self.0.take().ok_or_else(failed_before)?;
-        self.0 = Some(value.serialize(Writer(sink))?);
+        self.0 = Some(value.serialize(KeySerializer(sink))?);
         Ok(())
     }
 
@@ -329,7 +329,7 @@ fn failed_before<E: ser::Error>() -> E {
 
 macro_rules! ordered {
     ($($form:ident $add:ident),*) => {$(
-        impl<S: Sink> ser::$form for Ordered<S> {
+        impl<S: KeySink> ser::$form for SequenceSerializer<S> {
             type Ok = S;
             type Error = S::Error;
             #[inline]
@@ -352,11 +352,11 @@ ordered! {
 }
 
 /// A map or a struct under way; without its entries once a part of one could not be written.
-pub(crate) struct Unordered<S: Sink>(Option<S::Entries>);
+pub(crate) struct MapSerializer<S: KeySink>(Option<S::Entries>);
 
-impl<S: Sink> Unordered<S> {
-    fn new(sink: S) -> Unordered<S> {
-        Unordered(Some(sink.entries()))
+impl<S: KeySink> MapSerializer<S> {
+    fn new(sink: S) -> MapSerializer<S> {
+        MapSerializer(Some(sink.entries()))
     }
 
     fn begin(&mut self) {
@@ -378,7 +378,7 @@ impl<S: Sink> Unordered<S> {
     }
 }
 
-impl<S: Sink> ser::SerializeMap for Unordered<S> {
+impl<S: KeySink> ser::SerializeMap for MapSerializer<S> {
     type Ok = S;
     type Error = S::Error;
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), S::Error> {
@@ -395,7 +395,7 @@ impl<S: Sink> ser::SerializeMap for Unordered<S> {
 
 macro_rules! fields {
     ($($form:ident),*) => {$(
-        impl<S: Sink> ser::$form for Unordered<S> {
+        impl<S: KeySink> ser::$form for MapSerializer<S> {
             type Ok = S;
             type Error = S::Error;
             fn serialize_field<T: Serialize + ?Sized>(

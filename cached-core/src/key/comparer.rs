@@ -2,33 +2,33 @@
 
 use serde::ser::Serialize;
 
-use super::bytes::{Bytes, Starts};
-use super::writer::{END, Entries, Sink, Writer};
-use super::{Failed, Part};
+use super::bytes::{EntryOffsets, KeyBytes};
+use super::serializer::{END, KeySerializer, KeySink, UnorderedEntries};
+use super::{DynKeyPart, SerializeFailure};
 
 /// What is left of a key's bytes after all that was written so far, or [`ANOTHER`] once something
 /// else was written. That is no error: a `Serialize` need not expect one.
 #[derive(Clone, Copy)]
-pub struct Matching<'k>(&'k [u8]);
+pub struct KeyComparer<'k>(&'k [u8]);
 
 /// What nothing that is written goes on with: no tag is this byte.
 const ANOTHER: &[u8] = &[0xff];
 
-impl<'k> Matching<'k> {
+impl<'k> KeyComparer<'k> {
     #[inline]
-    pub(crate) fn new(bytes: &'k [u8]) -> Matching<'k> {
-        Matching(bytes)
+    pub(crate) fn new(bytes: &'k [u8]) -> KeyComparer<'k> {
+        KeyComparer(bytes)
     }
 
     /// Whether all of it was written.
     #[inline]
-    pub(crate) fn is_done(self) -> bool {
+    pub(crate) fn is_match(self) -> bool {
         self.0.is_empty()
     }
 
     /// Of bytes that were written elsewhere before.
-    fn bytes(self, bytes: &[u8]) -> Matching<'k> {
-        Matching(self.0.strip_prefix(bytes).unwrap_or(ANOTHER))
+    fn bytes(self, bytes: &[u8]) -> KeyComparer<'k> {
+        KeyComparer(self.0.strip_prefix(bytes).unwrap_or(ANOTHER))
     }
 
     #[inline(always)]
@@ -44,28 +44,32 @@ impl<'k> Matching<'k> {
     }
 }
 
-impl<'k> Sink for Matching<'k> {
-    type Error = Failed;
-    type Entries = Compared<'k>;
+impl<'k> KeySink for KeyComparer<'k> {
+    type Error = SerializeFailure;
+    type Entries = ComparedEntries<'k>;
 
     #[inline(always)]
-    fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<Matching<'k>, Failed> {
-        Ok(Matching(self.head(bytes).unwrap_or(ANOTHER)))
+    fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<KeyComparer<'k>, SerializeFailure> {
+        Ok(KeyComparer(self.head(bytes).unwrap_or(ANOTHER)))
     }
 
     #[inline(always)]
-    fn piece<const N: usize>(self, head: [u8; N], bytes: &[u8]) -> Result<Matching<'k>, Failed> {
-        let rest = self.head(head).and_then(|rest| Matching::tail(rest, bytes));
-        Ok(Matching(rest.unwrap_or(ANOTHER)))
+    fn piece<const N: usize>(
+        self,
+        head: [u8; N],
+        bytes: &[u8],
+    ) -> Result<KeyComparer<'k>, SerializeFailure> {
+        let rest = self.head(head).and_then(|rest| KeyComparer::tail(rest, bytes));
+        Ok(KeyComparer(rest.unwrap_or(ANOTHER)))
     }
 
     #[inline(always)]
-    fn part(self, part: Part<'_>) -> Result<Matching<'k>, Failed> {
+    fn part(self, part: DynKeyPart<'_>) -> Result<KeyComparer<'k>, SerializeFailure> {
         part.compare(self)
     }
 
-    fn entries(self) -> Compared<'k> {
-        Compared { key: self, bytes: Bytes::default(), starts: Starts::default() }
+    fn entries(self) -> ComparedEntries<'k> {
+        ComparedEntries { key: self, bytes: KeyBytes::default(), starts: EntryOffsets::default() }
     }
 }
 
@@ -88,23 +92,23 @@ fn ends<const N: usize>(bytes: &[u8]) -> [Option<&[u8; N]>; 2] {
     [bytes.first_chunk(), bytes.last_chunk()]
 }
 
-/// Entries under way. They are sorted before they are compared, so their bytes are needed.
-pub struct Compared<'k> {
-    key: Matching<'k>,
-    bytes: Bytes,
-    starts: Starts,
+/// UnorderedEntries under way. They are sorted before they are compared, so their bytes are needed.
+pub struct ComparedEntries<'k> {
+    key: KeyComparer<'k>,
+    bytes: KeyBytes,
+    starts: EntryOffsets,
 }
 
-impl<'k> Entries<Matching<'k>> for Compared<'k> {
+impl<'k> UnorderedEntries<KeyComparer<'k>> for ComparedEntries<'k> {
     fn begin(&mut self) {
         self.starts.begin(&self.bytes);
     }
 
-    fn add<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), Failed> {
-        part.serialize(Writer(&mut self.bytes)).map(drop).map_err(|_| Failed)
+    fn add<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), SerializeFailure> {
+        part.serialize(KeySerializer(&mut self.bytes)).map(drop).map_err(|_| SerializeFailure)
     }
 
-    fn end(mut self) -> Result<Matching<'k>, Failed> {
+    fn end(mut self) -> Result<KeyComparer<'k>, SerializeFailure> {
         self.starts.sort(&mut self.bytes);
         self.key.bytes(&self.bytes).brackets([END])
     }

@@ -14,9 +14,9 @@ const SHARED: usize = PLACES - 1;
 struct Place(AtomicU64);
 
 #[derive(Default)]
-pub(crate) struct Hits(OnceLock<Box<[Place; PLACES]>>);
+pub(crate) struct ShardedCounter(OnceLock<Box<[Place; PLACES]>>);
 
-impl Hits {
+impl ShardedCounter {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn add(&self) {
         let places = self.0.get_or_init(Box::default);
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn no_hit_is_lost_however_many_threads_come_and_go() {
-        let hits = Hits::default();
+        let hits = ShardedCounter::default();
         for _ in 0..4 {
             std::thread::scope(|scope| {
                 for _ in 0..2 * PLACES {
