@@ -28,7 +28,7 @@ pub(crate) struct Config {
     pub(crate) clock: Clock,
     /// A test's servers, which stand at the addresses of its own.
     #[cfg(all(feature = "memcached", feature = "testing"))]
-    pub(crate) network: Option<crate::tier::remote::memory::Network>,
+    pub(crate) network: Option<crate::tier::remote::memory::InMemoryServers>,
 }
 
 impl Default for Config {

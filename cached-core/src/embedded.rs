@@ -239,17 +239,17 @@ pub(crate) mod remote {
     pub(crate) enum Found {
         Item(Item),
         Lease(Cas),
-        Busy(Busy),
+        Busy(BusyLease),
         Nothing,
     }
 
-    pub(crate) struct Busy {
+    pub(crate) struct BusyLease {
         pub(crate) cas: Option<Cas>,
-        pub(crate) marker: Option<Marker>,
+        pub(crate) marker: Option<LeaseMarker>,
     }
 
     #[derive(Clone, Copy)]
-    pub(crate) struct Marker {
+    pub(crate) struct LeaseMarker {
         pub(crate) elapsed: Duration,
         pub(crate) expected: Duration,
     }

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::tier::remote::{Busy, Cas, RemoteKey};
+use crate::tier::remote::{BusyLease, Cas, RemoteKey};
 
 /// Pauses between two looks at the entry.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -55,7 +55,7 @@ impl LeaseWait {
     }
 
     /// The pause before the next look, or `None` if the wait is over.
-    pub(super) fn next_look(&mut self, busy: &Busy) -> Option<Duration> {
+    pub(super) fn next_look(&mut self, busy: &BusyLease) -> Option<Duration> {
         let now = Instant::now();
         let began = match self.configured {
             Some(_) => self.began,
@@ -69,7 +69,7 @@ impl LeaseWait {
     }
 
     /// When the wait for this lease began: with the call's, or when the lease was seen to be another's.
-    fn begin_of(&mut self, busy: &Busy, now: Instant) -> Instant {
+    fn begin_of(&mut self, busy: &BusyLease, now: Instant) -> Instant {
         if busy.marker.is_some() {
             return self.began;
         }
@@ -85,7 +85,7 @@ impl LeaseWait {
     }
 
     /// How much longer the call waits after it has waited for `waited`.
-    fn left(&mut self, busy: &Busy, waited: Duration) -> Option<Duration> {
+    fn left(&mut self, busy: &BusyLease, waited: Duration) -> Option<Duration> {
         self.has_seen_marker |= busy.marker.is_some();
         let left = match (self.configured, busy.marker) {
             (Some(configured), _) => configured.checked_sub(waited),
@@ -113,7 +113,7 @@ impl LeaseWait {
     }
 
     /// The lease has not ended, and the call goes on without it.
-    pub(super) fn gave_up(&self, key: &RemoteKey, busy: &Busy) {
+    pub(super) fn gave_up(&self, key: &RemoteKey, busy: &BusyLease) {
         if self.has_seen_marker {
             key.lease_ends();
         } else if let Some(cas) = busy.cas
@@ -127,7 +127,7 @@ impl LeaseWait {
 #[cfg(all(test, feature = "memcached"))]
 mod tests {
     use super::*;
-    use crate::tier::remote::Marker;
+    use crate::tier::remote::LeaseMarker;
 
     fn wait(fetch_time: Option<Duration>) -> LeaseWait {
         LeaseWait {
@@ -146,13 +146,13 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    fn busy(marker: Option<(u64, u64)>) -> Busy {
-        let marker = marker.map(|(elapsed, expected)| Marker {
+    fn busy(marker: Option<(u64, u64)>) -> BusyLease {
+        let marker = marker.map(|(elapsed, expected)| LeaseMarker {
             nonce: 7,
             elapsed: millis(elapsed),
             expected: millis(expected),
         });
-        Busy { cas: Some(7.into()), marker }
+        BusyLease { cas: Some(7.into()), marker }
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
     fn a_lease_that_changes_hands_is_waited_for_anew_once() {
         let mut wait = wait(None);
         let began = wait.began;
-        let lease = |cas: u64| Busy { cas: Some(cas.into()), marker: None };
+        let lease = |cas: u64| BusyLease { cas: Some(cas.into()), marker: None };
         let at = |seconds| began + Duration::from_secs(seconds);
         assert_eq!(wait.begin_of(&lease(1), at(0)), began);
         wait.has_seen_marker = true;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::site::{Frame, Lifetime, Site, UNCONFIRMED};
 use crate::tier::local::{Ticket, Write, drop_aside};
-use crate::tier::remote::{Busy, Condition, Found, Item, RemoteError, RemoteKey, whole_seconds};
+use crate::tier::remote::{
+    BusyLease, Condition, Found, Item, RemoteError, RemoteKey, whole_seconds,
+};
 use crate::tier::request::Request;
 use crate::value::{CachedValue, Rules, Value};
 
@@ -98,7 +100,7 @@ pub(super) async fn add_remote(
         // lets go of what it has, also under a condition.
         let condition = match key.read().await.map_err(WriteError::Remote)? {
             Found::Nothing => Condition::Absent,
-            Found::Busy(Busy { cas: Some(cas), .. }) => Condition::Unchanged(cas),
+            Found::Busy(BusyLease { cas: Some(cas), .. }) => Condition::Unchanged(cas),
             Found::Item(item) => {
                 let frame = site.open(&item.frame);
                 if frame.is_foreign() && key.turns_to_second_slot() {
@@ -111,7 +113,7 @@ pub(super) async fn add_remote(
                 }
                 Condition::Unchanged(item.cas)
             }
-            Found::Busy(Busy { cas: None, .. }) | Found::Lease(_) => return Ok(false),
+            Found::Busy(BusyLease { cas: None, .. }) | Found::Lease(_) => return Ok(false),
         };
         tries_left -= 1;
         if is_brief || given.write(site, key, given.seal(site)?, condition).await? {

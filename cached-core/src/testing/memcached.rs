@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::TestCache;
 use crate::config::Config;
 use crate::key::Key;
-use crate::tier::remote::memory::{Conduct, Memory, Network};
+use crate::tier::remote::memory::{InMemoryServer, InMemoryServers, ServerBehaviour};
 
 /// Where the memcached of a test stands that names no address.
 const ADDRESS: &str = "memcached:11211";
@@ -21,7 +21,7 @@ impl Config {
 
     /// With servers in memory, which go by its clock.
     pub(super) fn networked(self) -> Config {
-        Config { network: Some(Network::new(self.clock.clone())), ..self }
+        Config { network: Some(InMemoryServers::new(self.clock.clone())), ..self }
     }
 }
 
@@ -69,31 +69,31 @@ impl TestCache {
 /// `memcached`, which is on by default.
 #[derive(Debug, Clone)]
 pub struct TestMemcached {
-    memory: Arc<Memory>,
+    memory: Arc<InMemoryServer>,
 }
 
 impl TestMemcached {
     /// Goes down: every exchange fails at once. After three failures the server is ejected.
     pub fn fail(&self) {
-        self.memory.conduct(Conduct::Down);
+        self.memory.set_behaviour(ServerBehaviour::Down);
     }
 
     /// Hangs: no exchange is answered. Each waits for its `remote_timeout`, until the server is
     /// ejected.
     pub fn stall(&self) {
-        self.memory.conduct(Conduct::Stalled);
+        self.memory.set_behaviour(ServerBehaviour::Stalled);
     }
 
     /// Lies: answers reads with other keys' entries, truncated and garbled ones, rights that it did
     /// not give, or nothing; says of writes that they went well, and keeps none.
     pub fn lie(&self) {
-        self.memory.conduct(Conduct::Lying);
+        self.memory.set_behaviour(ServerBehaviour::Lying);
     }
 
     /// Answers honestly again, with what it had. A server that was ejected is asked again after a
     /// pause: [`advance`](TestCache::advance) the clock by a minute.
     pub fn recover(&self) {
-        self.memory.conduct(Conduct::Honest);
+        self.memory.set_behaviour(ServerBehaviour::Honest);
     }
 
     /// Forgets everything, as a restart does.

@@ -3,10 +3,10 @@
 mod memcached;
 
 #[cfg(test)]
-pub(crate) use memcached::Marker;
+pub(crate) use memcached::LeaseMarker;
 #[cfg(feature = "testing")]
 pub(crate) use memcached::memory;
 pub(crate) use memcached::{
-    Busy, Cas, Condition, Found, Item, LONGEST_TTL, Lease, Remote, RemoteError, RemoteKey,
+    BusyLease, Cas, Condition, Found, Item, LONGEST_TTL, Lease, Remote, RemoteError, RemoteKey,
     whole_seconds,
 };

@@ -15,20 +15,20 @@ mod health;
 mod join;
 mod last_words;
 mod lease;
-mod lease_record;
 mod marker;
 #[cfg(feature = "testing")]
 pub(crate) mod memory;
 mod pipeline;
-mod place;
 mod probe;
 mod protocol;
 mod queue;
+mod refresh_claims;
 mod renewals;
+mod route;
 mod runtimes;
 mod server;
 mod timer;
-mod winners;
+mod wait_breaker;
 mod wire;
 
 use std::collections::HashSet;
@@ -44,12 +44,12 @@ use background::BackgroundWrites;
 pub(crate) use background::Write;
 pub(crate) use cas::Cas;
 pub(crate) use lease::Lease;
-pub(crate) use marker::Marker;
-pub(crate) use place::RemoteKey;
+pub(crate) use marker::LeaseMarker;
+use refresh_claims::RefreshClaims;
 pub(crate) use renewals::LeaseRequest;
 use renewals::Renewals;
+pub(crate) use route::RemoteKey;
 use server::Server;
-use winners::Winners;
 
 /// memcached takes a longer relative lifetime for a date.
 pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -67,7 +67,7 @@ pub(crate) struct Remote {
     config: Config,
     background: Arc<BackgroundWrites>,
     renewals: Arc<Renewals>,
-    winners: Winners,
+    refresh_claims: RefreshClaims,
 }
 
 type Servers = Arc<[Arc<Server>]>;
@@ -79,18 +79,18 @@ pub(crate) enum Found {
     /// Nothing, and the caller has the right to fill it: the CAS of the lease.
     Lease(Cas),
     /// Nothing yet: another caller has the right to fill it.
-    Busy(Busy),
+    Busy(BusyLease),
     /// Nothing, on a read that asked for no lease.
     Nothing,
 }
 
 /// Another caller's lease, as a read shows it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Busy {
+pub(crate) struct BusyLease {
     /// The CAS of its placeholder or marker.
     pub(crate) cas: Option<Cas>,
     /// The holder's own word on the fetch, once it has renewed the lease.
-    pub(crate) marker: Option<Marker>,
+    pub(crate) marker: Option<LeaseMarker>,
 }
 
 #[derive(Debug)]
@@ -119,7 +119,7 @@ struct LeaseTerms {
     /// How long the right to fill lasts.
     seconds: u32,
     /// An item with less than this left may be replaced by one caller; 0 for none.
-    replace_before: u32,
+    claim_below_seconds: u32,
 }
 
 /// How a write is conditioned.
@@ -136,11 +136,11 @@ pub(crate) enum Condition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RemoteError {
     pub(crate) why: String,
-    kind: ErrorKind,
+    kind: RemoteErrorKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ErrorKind {
+enum RemoteErrorKind {
     /// The server did not answer, or is ejected since it did not.
     Lost,
     /// The server answers and refuses everything, or is ejected since it does: it asks for a
@@ -156,23 +156,23 @@ enum ErrorKind {
 
 impl RemoteError {
     fn lost(why: impl Into<String>) -> RemoteError {
-        RemoteError { why: why.into(), kind: ErrorKind::Lost }
+        RemoteError { why: why.into(), kind: RemoteErrorKind::Lost }
     }
 
     /// Returns true if the server takes no item of this size, whatever is done.
     pub(crate) fn is_too_large(&self) -> bool {
-        self.kind == ErrorKind::TooLarge
+        self.kind == RemoteErrorKind::TooLarge
     }
 
     /// Returns true if the server answers and refuses what it is asked. A read that is refused says that
     /// nothing can be shared through this server.
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self.kind, ErrorKind::Unusable | ErrorKind::Refused)
+        matches!(self.kind, RemoteErrorKind::Unusable | RemoteErrorKind::Refused)
     }
 
     /// Returns true if another server is to stand in for this one.
     fn is_out_of_reach(&self) -> bool {
-        matches!(self.kind, ErrorKind::Lost | ErrorKind::Unusable)
+        matches!(self.kind, RemoteErrorKind::Lost | RemoteErrorKind::Unusable)
     }
 }
 
@@ -197,7 +197,7 @@ impl Remote {
             config: config.clone(),
             background: Arc::default(),
             renewals: Arc::default(),
-            winners: Winners::default(),
+            refresh_claims: RefreshClaims::default(),
         })
     }
 
@@ -311,7 +311,7 @@ impl Remote {
 
     /// Whether who won the right to replace an item, a lease's length ago, will not do it.
     pub(crate) fn is_lost(&self, key: &RemoteKey, cas: Cas, lease: Duration) -> bool {
-        self.winners.is_lost(&key.key, cas, lease)
+        self.refresh_claims.is_lost(&key.key, cas, lease)
     }
 
     /// Counts a lease as asked for, and says how long it is to last before its holder renews it.

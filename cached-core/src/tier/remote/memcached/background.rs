@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Id, RuntimeFlavor};
 use tokio::sync::Notify;
 
-use super::join::{Joined, join_all};
+use super::join::{BoxedFuture, join_all};
 use super::last_words;
 
 /// Workers of a runtime that carry writes out at once, and the most writes that one has under way. Each
@@ -26,7 +26,7 @@ const WRITE_BYTES: usize = 512;
 
 /// A write. It may be begun again after it was begun elsewhere and not finished, so all that it does to
 /// an entry must depend on the entry's CAS.
-pub(crate) type Write = Box<dyn Fn() -> Joined<'static, ()> + Send + Sync>;
+pub(crate) type Write = Box<dyn Fn() -> BoxedFuture<'static, ()> + Send + Sync>;
 
 #[derive(Default)]
 pub(super) struct BackgroundWrites {

@@ -12,7 +12,7 @@ pub(super) enum Client {
     Memcached(Connections),
     /// A test's server, which has no connections.
     #[cfg(feature = "testing")]
-    Memory(std::sync::Arc<super::memory::Memory>),
+    Memory(std::sync::Arc<super::memory::InMemoryServer>),
 }
 
 impl Client {

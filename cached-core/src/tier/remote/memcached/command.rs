@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cas::Incarnation;
-use super::marker::Marker;
-use super::{Busy, Cas, Condition, ErrorKind, Found, Item, LeaseTerms};
+use super::marker::LeaseMarker;
+use super::{BusyLease, Cas, Condition, Found, Item, LeaseTerms, RemoteErrorKind};
 
 /// One command. It owns what it carries, so that it can travel with others and outlive its caller.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ pub(super) enum Reply {
 /// Why a command was not answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
-    pub(super) kind: ErrorKind,
+    pub(super) kind: RemoteErrorKind,
     pub(super) why: String,
 }
 
@@ -46,28 +46,28 @@ pub(super) struct Failure {
 pub(super) type Answer = Result<Reply, Failure>;
 
 impl Failure {
-    fn new(kind: ErrorKind, why: impl Display) -> Failure {
+    fn new(kind: RemoteErrorKind, why: impl Display) -> Failure {
         Failure { kind, why: why.to_string() }
     }
 
     /// The server did not answer, or not in its protocol.
     pub(super) fn lost(why: impl Display) -> Failure {
-        Failure::new(ErrorKind::Lost, why)
+        Failure::new(RemoteErrorKind::Lost, why)
     }
 
     /// The server answered that it does not take this command.
     pub(super) fn refused(why: impl Display) -> Failure {
-        Failure::new(ErrorKind::Refused, why)
+        Failure::new(RemoteErrorKind::Refused, why)
     }
 
     /// The server takes no item of this size.
     pub(super) fn too_large(why: impl Display) -> Failure {
-        Failure::new(ErrorKind::TooLarge, why)
+        Failure::new(RemoteErrorKind::TooLarge, why)
     }
 
     /// The server answers, but it is not one that this library can use.
     pub(super) fn unusable(why: impl Display) -> Failure {
-        Failure::new(ErrorKind::Unusable, why)
+        Failure::new(RemoteErrorKind::Unusable, why)
     }
 
     pub(super) fn too_late() -> Failure {
@@ -175,8 +175,8 @@ impl ReadAnswer {
         let cas = cas.map(|number| Cas { number, of: incarnation });
         // A marker means that its holder fetches, whatever the server says of the right to fill: the
         // renewal took the server's own record of who won it away.
-        if let (Some(marker), Some(cas)) = (frame.as_deref().and_then(Marker::decode), cas) {
-            return Found::Busy(Busy { cas: Some(cas), marker: Some(marker) });
+        if let (Some(marker), Some(cas)) = (frame.as_deref().and_then(LeaseMarker::decode), cas) {
+            return Found::Busy(BusyLease { cas: Some(cas), marker: Some(marker) });
         }
         match (frame, cas) {
             (Some(frame), Some(cas)) if !frame.is_empty() => {
@@ -196,7 +196,7 @@ impl ReadAnswer {
                 Found::Item(Item::new(frame, cas, sent))
             }
             // Any other empty item is somebody's placeholder.
-            (frame, cas) if busy || frame.is_some() => Found::Busy(Busy { cas, marker: None }),
+            (frame, cas) if busy || frame.is_some() => Found::Busy(BusyLease { cas, marker: None }),
             _ => Found::Nothing,
         }
     }

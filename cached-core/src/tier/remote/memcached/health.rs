@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::ErrorKind;
+use super::RemoteErrorKind;
 use super::command::{Answer, Failure};
 use crate::clock::Clock;
 
@@ -145,8 +145,8 @@ impl HealthReport {
             return;
         };
         let first = match kind {
-            ErrorKind::Lost => &mut self.lost,
-            ErrorKind::Unusable => &mut self.refused_read,
+            RemoteErrorKind::Lost => &mut self.lost,
+            RemoteErrorKind::Unusable => &mut self.refused_read,
             // A write may be too large, or the memory full. No read is.
             _ => {
                 self.refuses = true;

@@ -8,10 +8,10 @@ use std::pin::Pin;
 use std::task::Poll;
 
 /// A future that is polled along with others.
-pub(super) type Joined<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
+pub(super) type BoxedFuture<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
 
 /// Runs all of them at once. Each is polled whenever one of them is woken, so they should be few.
-pub(super) async fn join_all<T>(mut futures: Vec<Joined<'_, T>>) -> Vec<T> {
+pub(super) async fn join_all<T>(mut futures: Vec<BoxedFuture<'_, T>>) -> Vec<T> {
     let mut outputs = Vec::with_capacity(futures.len());
     poll_fn(|context| {
         futures.retain_mut(|future| match future.as_mut().poll(context) {

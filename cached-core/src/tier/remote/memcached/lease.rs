@@ -1,7 +1,7 @@
 //! The right to fill an entry, won from memcached.
 //!
 //! A lease is won for 2 s. Half a second later, and every half second from then on, its
-//! holder replaces memcached's placeholder by a [`Marker`] under the placeholder's CAS, for as long as
+//! holder replaces memcached's placeholder by a [`LeaseMarker`] under the placeholder's CAS, for as long as
 //! it fetches. So a lease lasts as long as the fetch does, the lease of a process that was killed is
 //! over in 1 to 3 s, and a fetch that is over within half a second pays nothing.
 //!
@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::renewals::{LeaseRequest, RENEWED_EVERY};
-use super::{Busy, Cas, Found, Item, Marker, Remote, RemoteError, RemoteKey, whole_seconds};
+use super::{
+    BusyLease, Cas, Found, Item, LeaseMarker, Remote, RemoteError, RemoteKey, whole_seconds,
+};
 use crate::flight::Pulse;
 
 /// How long memcached keeps a marker that its holder does not renew, if the lease is not longer.
@@ -229,11 +231,11 @@ impl HeldLease {
     /// The CAS under which memcached has this lease; `None` if it has something else.
     async fn find(&self, last_known: Cas) -> Result<Option<Cas>, RemoteError> {
         Ok(match self.key.look().await? {
-            Found::Busy(Busy { cas: Some(cas), marker: Some(marker) }) => {
+            Found::Busy(BusyLease { cas: Some(cas), marker: Some(marker) }) => {
                 (marker.nonce == self.nonce).then_some(cas)
             }
             // No renewal has reached it.
-            Found::Busy(Busy { cas: Some(cas), marker: None }) => {
+            Found::Busy(BusyLease { cas: Some(cas), marker: None }) => {
                 (cas == last_known).then_some(cas)
             }
             _ => None,
@@ -267,7 +269,7 @@ impl HeldLease {
                 Err(_) => return renewal.is_newest(),
             }
         }
-        let marker = Marker { nonce: self.nonce, elapsed: lasted, expected: self.expected };
+        let marker = LeaseMarker { nonce: self.nonce, elapsed: lasted, expected: self.expected };
         match self.key.renew(marker, whole_seconds(self.lasts), cas).await {
             Ok(renewed) => {
                 renewal.outcome = Some(renewed);

@@ -20,7 +20,7 @@ const FORMAT: u8 = b'L';
 const LENGTH: usize = 19;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Marker {
+pub(crate) struct LeaseMarker {
     /// Tells one holder's marker from another's.
     pub(crate) nonce: u64,
     /// How long the holder has fetched.
@@ -29,7 +29,7 @@ pub(crate) struct Marker {
     pub(crate) expected: Duration,
 }
 
-impl Marker {
+impl LeaseMarker {
     pub(crate) fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         bytes[..2].copy_from_slice(&MAGIC);
@@ -41,7 +41,7 @@ impl Marker {
     }
 
     /// The marker in an item's bytes, or `None` if they are anything else.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Marker> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<LeaseMarker> {
         let bytes: &[u8; LENGTH] = bytes.try_into().ok()?;
         if bytes[..2] != MAGIC || bytes[2] != FORMAT {
             return None;
@@ -54,7 +54,7 @@ impl Marker {
         let mut nonce = [0; 8];
         nonce.copy_from_slice(&bytes[3..11]);
         let nonce = u64::from_be_bytes(nonce);
-        Some(Marker { nonce, elapsed: number(11), expected: number(15) })
+        Some(LeaseMarker { nonce, elapsed: number(11), expected: number(15) })
     }
 }
 
@@ -69,13 +69,13 @@ mod tests {
     #[test]
     fn a_marker_reads_back_and_nothing_else_is_one() {
         let expected = Duration::from_secs(2);
-        let marker = Marker { nonce: 7, elapsed: Duration::from_millis(500), expected };
+        let marker = LeaseMarker { nonce: 7, elapsed: Duration::from_millis(500), expected };
         let bytes = marker.encode();
-        assert_eq!(Marker::decode(&bytes), Some(marker));
-        assert_eq!(Marker::decode(&bytes[..18]), None);
+        assert_eq!(LeaseMarker::decode(&bytes), Some(marker));
+        assert_eq!(LeaseMarker::decode(&bytes[..18]), None);
         let mut frame_of_format_1 = bytes;
         frame_of_format_1[2] = 1;
-        assert_eq!(Marker::decode(&frame_of_format_1), None);
+        assert_eq!(LeaseMarker::decode(&frame_of_format_1), None);
         assert_eq!(crate::frame::open(b"key", &bytes), crate::frame::FrameContents::Foreign);
     }
 }

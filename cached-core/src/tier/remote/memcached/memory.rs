@@ -9,24 +9,24 @@ use std::time::{Duration, Instant};
 
 use super::cas::Incarnation;
 use super::command::{Answer, Command, Failure, Reply};
-use super::marker::Marker;
-use super::{Busy, Cas, Condition, Found, Item, LeaseTerms};
+use super::marker::LeaseMarker;
+use super::{BusyLease, Cas, Condition, Found, Item, LeaseTerms};
 use crate::clock::Clock;
 
 /// The largest item that a memcached takes unless it is told otherwise.
 const ITEM_LIMIT: usize = 1 << 20;
 
 #[derive(Debug, Default)]
-pub(crate) struct Memory {
+pub(crate) struct InMemoryServer {
     clock: Clock,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    conduct: Conduct,
+    behaviour: ServerBehaviour,
     // Ordered, so that a lie is the same lie each time.
-    items: BTreeMap<Arc<str>, Kept>,
+    items: BTreeMap<Arc<str>, StoredItem>,
     last_cas: u64,
     /// How often it was started anew.
     restarts: u64,
@@ -36,27 +36,27 @@ struct State {
 
 /// The servers of one test, by address. Clones are the same servers.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Network {
+pub(crate) struct InMemoryServers {
     clock: Clock,
-    servers: Arc<Mutex<BTreeMap<String, Arc<Memory>>>>,
+    servers: Arc<Mutex<BTreeMap<String, Arc<InMemoryServer>>>>,
 }
 
-impl Network {
-    pub(crate) fn new(clock: Clock) -> Network {
-        Network { clock, servers: Arc::default() }
+impl InMemoryServers {
+    pub(crate) fn new(clock: Clock) -> InMemoryServers {
+        InMemoryServers { clock, servers: Arc::default() }
     }
 
     /// The server at the address; there is one at every address.
-    pub(crate) fn at(&self, address: &str) -> Arc<Memory> {
+    pub(crate) fn at(&self, address: &str) -> Arc<InMemoryServer> {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Memory::new(self.clock.clone()));
+        let new = || Arc::new(InMemoryServer::new(self.clock.clone()));
         Arc::clone(servers.entry(address.to_owned()).or_insert_with(new))
     }
 }
 
 /// How the server treats those who ask.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Conduct {
+pub(crate) enum ServerBehaviour {
     #[default]
     Honest,
     /// It refuses every connection.
@@ -69,7 +69,7 @@ pub(crate) enum Conduct {
 
 /// An item, or with an empty frame the placeholder of one who has won the right to fill.
 #[derive(Debug)]
-struct Kept {
+struct StoredItem {
     frame: Vec<u8>,
     cas: Cas,
     expires: Instant,
@@ -79,9 +79,9 @@ struct Kept {
     stale: bool,
 }
 
-impl Memory {
-    pub(crate) fn new(clock: Clock) -> Memory {
-        Memory { clock, state: Mutex::default() }
+impl InMemoryServer {
+    pub(crate) fn new(clock: Clock) -> InMemoryServer {
+        InMemoryServer { clock, state: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -89,8 +89,8 @@ impl Memory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn conduct(&self, conduct: Conduct) {
-        self.lock().conduct = conduct;
+    pub(crate) fn set_behaviour(&self, behaviour: ServerBehaviour) {
+        self.lock().behaviour = behaviour;
     }
 
     /// Forgets everything, as a restart does.
@@ -113,13 +113,13 @@ impl Memory {
 
     /// Runs the commands; answers in order.
     pub(super) async fn run(&self, commands: Vec<Command>) -> Vec<Answer> {
-        let conduct = self.lock().conduct;
-        match conduct {
-            Conduct::Down => {
+        let behaviour = self.lock().behaviour;
+        match behaviour {
+            ServerBehaviour::Down => {
                 commands.iter().map(|_| Err(Failure::lost("connection refused"))).collect()
             }
-            Conduct::Stalled => std::future::pending().await,
-            Conduct::Honest | Conduct::Lying => {
+            ServerBehaviour::Stalled => std::future::pending().await,
+            ServerBehaviour::Honest | ServerBehaviour::Lying => {
                 let (now, mut state) = (self.clock.now(), self.lock());
                 commands.into_iter().map(|command| state.answer(command, now)).collect()
             }
@@ -133,7 +133,7 @@ impl State {
         if self.items.get(command.key()).is_some_and(|kept| kept.expires <= now) {
             self.items.remove(command.key());
         }
-        if self.conduct == Conduct::Lying {
+        if self.behaviour == ServerBehaviour::Lying {
             return Ok(self.lie(&command, now));
         }
         match command {
@@ -198,7 +198,7 @@ impl State {
     fn store(&mut self, key: Arc<str>, frame: Vec<u8>, seconds: u32, now: Instant) -> Cas {
         let expires = now + Duration::from_secs(seconds.into());
         let cas = self.next_cas();
-        self.items.insert(key, Kept { frame, cas, expires, won: false, stale: false });
+        self.items.insert(key, StoredItem { frame, cas, expires, won: false, stale: false });
         cas
     }
 
@@ -210,18 +210,18 @@ impl State {
             return Found::Lease(cas);
         };
         let left = kept.expires.saturating_duration_since(now);
-        let replace_before = lease.map_or(0, |lease| lease.replace_before);
-        let is_due = kept.stale || left < Duration::from_secs(replace_before.into());
+        let claim_below_seconds = lease.map_or(0, |lease| lease.claim_below_seconds);
+        let is_due = kept.stale || left < Duration::from_secs(claim_below_seconds.into());
         let won = is_due && !kept.won;
         kept.won |= won;
-        if let Some(marker) = Marker::decode(&kept.frame) {
-            return Found::Busy(Busy { cas: Some(kept.cas), marker: Some(marker) });
+        if let Some(marker) = LeaseMarker::decode(&kept.frame) {
+            return Found::Busy(BusyLease { cas: Some(kept.cas), marker: Some(marker) });
         }
         match kept.frame.is_empty() {
             true if won => Found::Lease(kept.cas),
-            true => Found::Busy(Busy { cas: Some(kept.cas), marker: None }),
+            true => Found::Busy(BusyLease { cas: Some(kept.cas), marker: None }),
             false => {
-                let Kept { cas, expires, stale, .. } = *kept;
+                let StoredItem { cas, expires, stale, .. } = *kept;
                 let item = Item::new(kept.frame.clone(), cas, expires);
                 Found::Item(Item { won, given_back: stale, ..item })
             }
@@ -232,7 +232,7 @@ impl State {
     fn lie(&mut self, command: &Command, now: Instant) -> Reply {
         let Command::Read { key, .. } = command else { return Reply::Applied(true) };
         self.lies += 1;
-        let values = |(_, kept): &(&Arc<str>, &Kept)| !kept.frame.is_empty();
+        let values = |(_, kept): &(&Arc<str>, &StoredItem)| !kept.frame.is_empty();
         let mut others = self.items.iter().filter(|(other, _)| *other != key).filter(values);
         let own = self.items.get(key).map(|kept| kept.frame.clone()).unwrap_or_default();
         let frame = match self.lies % 5 {

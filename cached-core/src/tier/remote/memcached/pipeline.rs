@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::ErrorKind;
+use super::RemoteErrorKind;
 use super::client::Client;
 use super::command::{Answer, Command, Failure};
 use super::connection::{Connection, ExchangeError};
@@ -194,7 +194,7 @@ impl Pipeline {
                 // What the server says to one command it does not say of those behind it.
                 let lost = Failure::lost("the connection was given up after another command");
                 let mut failures = std::iter::once(failure.clone()).chain(std::iter::repeat(
-                    if failure.kind == ErrorKind::Refused { lost } else { failure },
+                    if failure.kind == RemoteErrorKind::Refused { lost } else { failure },
                 ));
                 for (command, waiter) in commands.iter().zip(&mut waiters).skip(answered) {
                     let Some(failure) = failures.next() else { break };

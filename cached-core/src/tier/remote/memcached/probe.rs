@@ -142,7 +142,7 @@ fn shown(line: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tier::remote::memcached::ErrorKind;
+    use crate::tier::remote::memcached::RemoteErrorKind;
 
     #[test]
     fn a_server_is_judged_by_what_it_answers() {
@@ -171,7 +171,7 @@ mod tests {
         ];
         for answer in bad {
             match judge(answer) {
-                Some(Err(failure)) => assert_eq!(failure.kind, ErrorKind::Unusable),
+                Some(Err(failure)) => assert_eq!(failure.kind, RemoteErrorKind::Unusable),
                 other => panic!("{other:?} of {}", shown(answer)),
             }
         }

@@ -174,8 +174,8 @@ pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &
             into.extend_from_slice(b" v c t");
             if let Some(lease) = lease {
                 write_number(into, b" N", lease.seconds);
-                if lease.replace_before > 0 {
-                    write_number(into, b" R", lease.replace_before);
+                if lease.claim_below_seconds > 0 {
+                    write_number(into, b" R", lease.claim_below_seconds);
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
 
-use super::join::{Joined, join_all};
+use super::join::{BoxedFuture, join_all};
 use super::lease::HeldLease;
 
 /// How long memcached keeps the placeholder of a lease: 2 s, which its clock makes 1 to 2.
@@ -127,7 +127,7 @@ impl Renewer {
 
     /// Renews the leases that are due; returns those that are to be renewed again.
     async fn renew_due(&self) -> Vec<Arc<HeldLease>> {
-        let renew = |lease: Arc<HeldLease>| -> Joined<'_, _> {
+        let renew = |lease: Arc<HeldLease>| -> BoxedFuture<'_, _> {
             Box::pin(async move { lease.renew().await.then_some(lease) })
         };
         let mut renewed = Vec::new();

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use super::command::{Answer, Command, Failure, Reply};
 use super::debts::Debts;
 use super::health::{FAILURES, Health, Verdict};
-use super::lease_record::{LeaseCheck, LeaseRecord};
 use super::pipeline::Pipeline;
 use super::runtimes::Runtimes;
-use super::{Cas, ErrorKind, Found, Item, LeaseTerms, Marker, RemoteError};
+use super::wait_breaker::{LeaseProbe, LeaseWaitBreaker};
+use super::{Cas, Found, Item, LeaseMarker, LeaseTerms, RemoteError, RemoteErrorKind};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::key::Digest;
@@ -47,10 +47,10 @@ pub(super) struct Server {
     timeout: AtomicU64,
     pub(super) clock: Clock,
     #[cfg(feature = "testing")]
-    pub(super) network: Option<super::memory::Network>,
+    pub(super) network: Option<super::memory::InMemoryServers>,
     pub(super) runtimes: Runtimes,
     pub(super) health: Health,
-    pub(super) lease_record: Arc<LeaseRecord>,
+    pub(super) wait_breaker: Arc<LeaseWaitBreaker>,
     pub(super) was_added: bool,
     /// True if the server is not used any more. Another of these may be at its address since.
     is_gone: AtomicBool,
@@ -98,7 +98,7 @@ impl Server {
             network: config.network.clone(),
             runtimes: Runtimes::default(),
             health: Health::new(config.clock.clone()),
-            lease_record: Arc::default(),
+            wait_breaker: Arc::default(),
             is_gone: AtomicBool::new(false),
             debts: Debts::default(),
             marked: AtomicU64::new(0),
@@ -174,7 +174,7 @@ impl Server {
         errand: Errand,
     ) -> Result<bool, RemoteError> {
         if self.is_gone.load(Ordering::Acquire) {
-            return Err(self.error(ErrorKind::NotAsked, &"it is not used any more"));
+            return Err(self.error(RemoteErrorKind::NotAsked, &"it is not used any more"));
         }
         let pipeline = self.pipeline(command.key(), errand).await?;
         let now = Instant::now();
@@ -182,20 +182,20 @@ impl Server {
     }
 
     /// The right to check whether a lease ends, unless enough are being checked.
-    pub(super) fn begin_lease_check(&self) -> Option<LeaseCheck> {
-        LeaseRecord::begin_check(&self.lease_record)
+    pub(super) fn begin_lease_probe(&self) -> Option<LeaseProbe> {
+        LeaseWaitBreaker::begin_probe(&self.wait_breaker)
     }
 
     /// Renews a lease; returns the new CAS, or `None` if the lease was lost.
     pub(super) async fn renew(
         &self,
         key: &Arc<str>,
-        marker: Marker,
+        marker: LeaseMarker,
         seconds: u32,
         cas: Cas,
     ) -> Result<Option<Cas>, RemoteError> {
         if self.is_gone.load(Ordering::Acquire) {
-            return Err(self.error(ErrorKind::NotAsked, &"it is not used any more"));
+            return Err(self.error(RemoteErrorKind::NotAsked, &"it is not used any more"));
         }
         let pipeline = self.pipeline(key, Errand::Call).await?;
         let marker = marker.encode()[..].into();
@@ -213,10 +213,10 @@ impl Server {
     pub(super) fn count_failure(&self, verdict: &Verdict) {
         let (kind, why) = match verdict {
             Verdict::Answers => return,
-            Verdict::Refuses(why) => (ErrorKind::Unusable, why),
-            Verdict::Lost(why) => (ErrorKind::Lost, why),
+            Verdict::Refuses(why) => (RemoteErrorKind::Unusable, why),
+            Verdict::Lost(why) => (RemoteErrorKind::Lost, why),
         };
-        if self.health.failed(kind == ErrorKind::Unusable) {
+        if self.health.failed(kind == RemoteErrorKind::Unusable) {
             let error = self.error(kind, &why);
             log::warn!("{error}; it is ejected after {FAILURES} failures in a row");
             self.mend_in_background();
@@ -242,16 +242,17 @@ impl Server {
         self.error(kind, &why)
     }
 
-    fn error(&self, kind: ErrorKind, why: &dyn Display) -> RemoteError {
+    fn error(&self, kind: RemoteErrorKind, why: &dyn Display) -> RemoteError {
         RemoteError { why: format!("memcached at {}: {why}", self.address), kind }
     }
 
     fn ejected(&self) -> RemoteError {
         match self.health.refuses() {
-            true => self.error(ErrorKind::Unusable, &"it is ejected, as it refuses every command"),
-            false => {
-                self.error(ErrorKind::Lost, &"it is ejected, or was not told yet what changed")
+            true => {
+                self.error(RemoteErrorKind::Unusable, &"it is ejected, as it refuses every command")
             }
+            false => self
+                .error(RemoteErrorKind::Lost, &"it is ejected, or was not told yet what changed"),
         }
     }
 
@@ -268,7 +269,7 @@ impl Server {
     /// The pipeline of the running runtime, also to a server that is ejected.
     fn any_pipeline(&self, errand: Errand) -> Result<Arc<Pipeline>, RemoteError> {
         let pipeline = self.runtimes.pipeline(&self.me, errand);
-        pipeline.map_err(|why| self.error(ErrorKind::NotAsked, &why))
+        pipeline.map_err(|why| self.error(RemoteErrorKind::NotAsked, &why))
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::tier::remote::memcached::command::Reply;
 use crate::tier::remote::memcached::protocol::LONGEST_FRAME;
-use crate::tier::remote::memcached::{ErrorKind, Found};
+use crate::tier::remote::memcached::{Found, RemoteErrorKind};
 
 /// The answer to the probe of a connection that is new.
 const FIT: &[u8] = b"VERSION 1.6.18\r\nNF c0\r\nEND\r\nMN\r\n";
@@ -173,7 +173,8 @@ fn what_is_no_answer_is_lost_or_refused_and_its_connection_not_used_again() {
             let said = String::from_utf8_lossy(said);
             match ask(&connections, &command, LONG).await {
                 Err(failure) => {
-                    let kind = if is_refused { ErrorKind::Refused } else { ErrorKind::Lost };
+                    let kind =
+                        if is_refused { RemoteErrorKind::Refused } else { RemoteErrorKind::Lost };
                     assert_eq!(failure.kind, kind, "{said}");
                 }
                 other => panic!("{other:?} of {said}"),
@@ -318,10 +319,10 @@ fn what_is_answered_at_the_deadline_is_kept_and_the_rest_may_come_later() {
 
 #[test]
 fn an_error_of_the_server_is_one_commands_and_a_line_it_did_not_understand_ends_the_exchange() {
-    let cases: [(&[u8], &[Option<ErrorKind>]); 2] = [
+    let cases: [(&[u8], &[Option<RemoteErrorKind>]); 2] = [
         (
             b"SERVER_ERROR object too large for cache\r\nSTORED\r\nEN\r\n",
-            &[Some(ErrorKind::TooLarge), None, None],
+            &[Some(RemoteErrorKind::TooLarge), None, None],
         ),
         // The next answer may be to a piece of the value.
         (b"CLIENT_ERROR bad data chunk\r\nSTORED\r\nEN\r\n", &[]),

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tokio::runtime::Handle;
 
 use super::*;
-use crate::tier::remote::memcached::ErrorKind;
+use crate::tier::remote::memcached::RemoteErrorKind;
 use crate::tier::remote::memcached::client::Client;
 
 struct Memcached(Child, u16);
@@ -68,8 +68,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-const MARKER: Marker =
-    Marker { nonce: 7, elapsed: Duration::from_secs(1), expected: Duration::from_secs(2) };
+const MARKER: LeaseMarker =
+    LeaseMarker { nonce: 7, elapsed: Duration::from_secs(1), expected: Duration::from_secs(2) };
 
 /// One server as a run of steps sees it: each has CAS numbers of its own.
 struct Side {
@@ -91,7 +91,7 @@ impl Side {
                 lease: lease.map(|(seconds, replace)| LeaseTerms {
                     seconds,
                     // More than any item has left, or nothing.
-                    replace_before: if replace { 100_000 } else { 0 },
+                    claim_below_seconds: if replace { 100_000 } else { 0 },
                 }),
             },
             Step::Write(key, value, condition) => Command::Write {
@@ -150,7 +150,7 @@ impl Side {
                 see(cas);
                 "the lease".to_owned()
             }
-            Reply::Found(Found::Busy(Busy { cas, marker })) => {
+            Reply::Found(Found::Busy(BusyLease { cas, marker })) => {
                 see(cas.expect("a CAS was asked for"));
                 format!("busy: {marker:?}")
             }
@@ -174,7 +174,7 @@ fn it_answers_as_a_memcached_does() {
         let keys = |way: &str| -> Vec<Arc<str>> {
             (0..3).map(|key| format!("{way}:{}:{key}", count.get()).into()).collect()
         };
-        let memory = Arc::new(Memory::new(Clock::default()));
+        let memory = Arc::new(InMemoryServer::new(Clock::default()));
         runtime.block_on(async {
             let address = format!("127.0.0.1:{}", memcached.1);
             let real = Arc::new(Client::connect(&address, 1, &Handle::current()).await.expect("it is up"));
@@ -196,7 +196,7 @@ fn it_answers_as_a_memcached_does() {
 fn what_it_keeps_expires_by_its_clock() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let clock = Clock::default();
-    let memory = Memory::new(clock.clone());
+    let memory = InMemoryServer::new(clock.clone());
     let key: Arc<str> = "key".into();
     let write = Command::Write {
         key: Arc::clone(&key),
@@ -214,7 +214,7 @@ fn what_it_keeps_expires_by_its_clock() {
 #[test]
 fn it_takes_no_more_than_a_memcached_takes() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let memory = Memory::default();
+    let memory = InMemoryServer::default();
     let write = |length: usize| Command::Write {
         key: "key".into(),
         frame: vec![1; length].into(),
@@ -223,5 +223,5 @@ fn it_takes_no_more_than_a_memcached_takes() {
     };
     let replies = runtime.block_on(memory.run(vec![write(ITEM_LIMIT), write(ITEM_LIMIT + 1)]));
     assert!(matches!(replies[..], [Ok(Reply::Applied(true)), Err(ref failure)]
-            if failure.kind == ErrorKind::TooLarge));
+            if failure.kind == RemoteErrorKind::TooLarge));
 }

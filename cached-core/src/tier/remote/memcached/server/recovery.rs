@@ -11,7 +11,7 @@ use super::doubts::Doubts;
 use super::{Errand, Server};
 use crate::tier::remote::memcached::command::{Command, Reply};
 use crate::tier::remote::memcached::queue::BATCH;
-use crate::tier::remote::memcached::{Condition, ErrorKind, Found, RemoteError};
+use crate::tier::remote::memcached::{Condition, Found, RemoteError, RemoteErrorKind};
 
 /// What is written to see whether a server answers. No entry's key looks like it.
 const MARK: &str = "cached-core.mark";
@@ -112,7 +112,9 @@ impl Server {
         let now = Instant::now();
         match pipeline.ask(read, now, now + self.timeout()).await {
             Ok(Reply::Found(Found::Item(item))) => Ok(item.cas.number),
-            Ok(_) => Err(self.error(ErrorKind::Refused, &"it does not keep what it is given")),
+            Ok(_) => {
+                Err(self.error(RemoteErrorKind::Refused, &"it does not keep what it is given"))
+            }
             answer => Err(self.unanswered(answer)),
         }
     }

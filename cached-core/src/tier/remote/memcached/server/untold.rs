@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{Errand, Server};
 use crate::tier::remote::memcached::RemoteError;
 use crate::tier::remote::memcached::command::{Answer, Command};
-use crate::tier::remote::memcached::join::{Joined, join_all};
+use crate::tier::remote::memcached::join::{BoxedFuture, join_all};
 
 impl Server {
     /// Remembers what the server has to be told.
@@ -58,7 +58,7 @@ impl<'s> Untold<'s> {
         let delete = |key: &Arc<str>| Command::Delete { key: Arc::clone(key), unchanged: None };
         let now = Instant::now();
         let tell =
-            |key| -> Joined<'_, Answer> { Box::pin(pipeline.ask(delete(key), now, deadline)) };
+            |key| -> BoxedFuture<'_, Answer> { Box::pin(pipeline.ask(delete(key), now, deadline)) };
         // At once, and each on its own: behind a batch other callers would wait.
         for answer in join_all(self.keys.iter().map(tell).collect()).await {
             server.changed(answer)?;

@@ -9,8 +9,8 @@ use super::command::Command;
 use super::server::{Errand, Server, Untold};
 use super::timer::run_until;
 use super::{
-    Busy, Cas, Condition, Found, GUTTER_TTL, Item, LONGEST_TTL, LeaseTerms, Marker, RemoteError,
-    whole_seconds,
+    BusyLease, Cas, Condition, Found, GUTTER_TTL, Item, LONGEST_TTL, LeaseMarker, LeaseTerms,
+    RemoteError, whole_seconds,
 };
 use crate::key::Digest;
 
@@ -155,12 +155,12 @@ impl RemoteKey {
             true => (lease.min(GUTTER_TTL), Duration::ZERO),
             false => (lease, kept),
         };
-        let replace_before = match whole_seconds(kept) {
+        let claim_below_seconds = match whole_seconds(kept) {
             0 => 0,
             // As the caller counts: an item may be gone a second before the server says so.
             kept => kept.saturating_add(2).min(whole_seconds(LONGEST_TTL)),
         };
-        let lease = LeaseTerms { seconds: whole_seconds(lease).max(1), replace_before };
+        let lease = LeaseTerms { seconds: whole_seconds(lease).max(1), claim_below_seconds };
         self.read_under(Some(lease))
     }
 
@@ -251,7 +251,7 @@ impl RemoteKey {
     /// if it was lost.
     pub(super) async fn renew(
         &self,
-        marker: Marker,
+        marker: LeaseMarker,
         seconds: u32,
         cas: Cas,
     ) -> Result<Option<Cas>, RemoteError> {
@@ -260,17 +260,17 @@ impl RemoteKey {
 
     /// Whether it is worth waiting for another caller's lease on this server.
     pub(crate) fn leases_end(&self) -> bool {
-        self.server().lease_record.leases_end()
+        self.server().wait_breaker.leases_end()
     }
 
     /// Takes note that a lease of this server has ended, or that its holder lives.
     pub(crate) fn lease_ends(&self) {
-        self.server().lease_record.note(true);
+        self.server().wait_breaker.note(true);
     }
 
     /// Finds out in the background whether a lease that was waited for in vain ends at all.
     pub(crate) fn doubt_lease(&self, cas: Cas) {
-        let (Ok(runtime), Some(check)) = (Handle::try_current(), self.server().begin_lease_check())
+        let (Ok(runtime), Some(check)) = (Handle::try_current(), self.server().begin_lease_probe())
         else {
             return;
         };
@@ -278,10 +278,10 @@ impl RemoteKey {
         runtime.spawn(async move {
             tokio::time::sleep(ORPHAN_ENDS_AFTER).await;
             // The placeholder that was there, and no marker in its place.
-            let is_there = |busy: Busy| busy.cas == Some(cas) && busy.marker.is_none();
+            let is_there = |busy: BusyLease| busy.cas == Some(cas) && busy.marker.is_none();
             if let Ok(found) = key.look().await {
                 key.server()
-                    .lease_record
+                    .wait_breaker
                     .note(!matches!(found, Found::Busy(busy) if is_there(busy)));
             }
             drop(check);

@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 const MOST_CHECKS: u32 = 8;
 
 #[derive(Default)]
-pub(super) struct LeaseRecord {
+pub(super) struct LeaseWaitBreaker {
     /// Leases in a row that did not end.
     endless: AtomicU32,
     /// Until when leases are not waited for; in milliseconds as [`Coarse`] counts them.
@@ -29,23 +29,23 @@ pub(super) struct LeaseRecord {
 }
 
 /// One lease that is being checked.
-pub(super) struct LeaseCheck(Arc<LeaseRecord>);
+pub(super) struct LeaseProbe(Arc<LeaseWaitBreaker>);
 
-impl Drop for LeaseCheck {
+impl Drop for LeaseProbe {
     fn drop(&mut self) {
         self.0.checks.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl LeaseRecord {
+impl LeaseWaitBreaker {
     pub(super) fn leases_end(&self) -> bool {
         let paused_until = self.paused_until.load(Ordering::Relaxed);
         paused_until == 0 || Coarse::now().millis() >= paused_until
     }
 
-    pub(super) fn begin_check(record: &Arc<LeaseRecord>) -> Option<LeaseCheck> {
+    pub(super) fn begin_probe(record: &Arc<LeaseWaitBreaker>) -> Option<LeaseProbe> {
         if record.checks.fetch_add(1, Ordering::Relaxed) < MOST_CHECKS {
-            return Some(LeaseCheck(Arc::clone(record)));
+            return Some(LeaseProbe(Arc::clone(record)));
         }
         record.checks.fetch_sub(1, Ordering::Relaxed);
         None
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn leases_that_never_end_are_not_waited_for() {
-        let record = LeaseRecord::default();
+        let record = LeaseWaitBreaker::default();
         (0..2).for_each(|_| record.note(false));
         record.note(true);
         (0..2).for_each(|_| record.note(false));
@@ -84,10 +84,11 @@ mod tests {
 
     #[test]
     fn few_leases_are_checked_at_once() {
-        let record = Arc::new(LeaseRecord::default());
-        let checks: Vec<_> = (0..20).filter_map(|_| LeaseRecord::begin_check(&record)).collect();
+        let record = Arc::new(LeaseWaitBreaker::default());
+        let checks: Vec<_> =
+            (0..20).filter_map(|_| LeaseWaitBreaker::begin_probe(&record)).collect();
         assert_eq!(checks.len(), 8);
         drop(checks);
-        assert!(LeaseRecord::begin_check(&record).is_some());
+        assert!(LeaseWaitBreaker::begin_probe(&record).is_some());
     }
 }

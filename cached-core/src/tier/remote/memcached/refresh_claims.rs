@@ -11,9 +11,9 @@ const LIMIT: usize = 4096;
 
 /// What others have won, and since when this process knows it.
 #[derive(Default)]
-pub(super) struct Winners(Mutex<HashMap<Arc<str>, (Cas, Instant)>>);
+pub(super) struct RefreshClaims(Mutex<HashMap<Arc<str>, (Cas, Instant)>>);
 
-impl Winners {
+impl RefreshClaims {
     /// Whether somebody won the right to replace the item with this CAS longer than `lease` ago,
     /// and has not done so. A winner that was killed does not: then anybody may, by the CAS.
     pub(super) fn is_lost(&self, key: &Arc<str>, cas: Cas, lease: Duration) -> bool {
@@ -45,14 +45,14 @@ mod tests {
 
     #[test]
     fn a_winner_is_lost_after_the_lease_and_another_item_has_another() {
-        let (winners, key): (_, Arc<str>) = (Winners::default(), "key".into());
+        let (refresh_claims, key): (_, Arc<str>) = (RefreshClaims::default(), "key".into());
         let lease = Duration::from_millis(20);
-        assert!(!winners.is_lost(&key, 1.into(), lease));
-        assert!(!winners.is_lost(&key, 1.into(), Duration::from_secs(60)));
+        assert!(!refresh_claims.is_lost(&key, 1.into(), lease));
+        assert!(!refresh_claims.is_lost(&key, 1.into(), Duration::from_secs(60)));
         std::thread::sleep(lease + Duration::from_millis(5));
-        assert!(!winners.is_lost(&key, 2.into(), lease), "the item was replaced");
+        assert!(!refresh_claims.is_lost(&key, 2.into(), lease), "the item was replaced");
         std::thread::sleep(lease + Duration::from_millis(5));
-        assert!(winners.is_lost(&key, 2.into(), lease));
-        assert!(!winners.is_lost(&key, 2.into(), lease), "the one who was told sees to it");
+        assert!(refresh_claims.is_lost(&key, 2.into(), lease));
+        assert!(!refresh_claims.is_lost(&key, 2.into(), lease), "the one who was told sees to it");
     }
 }
