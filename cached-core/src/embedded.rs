@@ -26,34 +26,34 @@ impl fmt::Display for Key {
     }
 }
 
-pub(crate) mod stored {
+pub(crate) mod encoded {
     #[derive(Clone, Copy)]
-    pub(crate) struct Stored<'f> {
+    pub(crate) struct EncodedView<'f> {
         pub(crate) payload: &'f [u8],
     }
 
-    pub(crate) struct Written;
+    pub(crate) struct EncodedValue;
 
-    impl Written {
-        pub(crate) fn stored(&self) -> Stored<'_> {
-            Stored { payload: &[] }
+    impl EncodedValue {
+        pub(crate) fn view(&self) -> EncodedView<'_> {
+            EncodedView { payload: &[] }
         }
     }
 
-    pub(crate) fn write<V>(_: &V) -> Result<Written, &'static str> {
+    pub(crate) fn write<V>(_: &V) -> Result<EncodedValue, &'static str> {
         Err("there is no remote tier")
     }
 
-    pub(crate) fn read<V>(_: Stored<'_>) -> Option<V> {
+    pub(crate) fn read<V>(_: EncodedView<'_>) -> Option<V> {
         None
     }
 }
 
 pub(crate) mod frame {
-    use super::stored::Stored;
+    use super::encoded::EncodedView;
 
     pub(crate) enum FrameContents<'f> {
-        Stored(Stored<'f>),
+        Stored(EncodedView<'f>),
         Foreign,
         Corrupt,
     }
@@ -62,7 +62,7 @@ pub(crate) mod frame {
         FrameContents::Corrupt
     }
 
-    pub(crate) fn seal(_: &[u8], _: Stored<'_>) -> Option<Vec<u8>> {
+    pub(crate) fn seal(_: &[u8], _: EncodedView<'_>) -> Option<Vec<u8>> {
         None
     }
 }

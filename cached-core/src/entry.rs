@@ -19,7 +19,9 @@ use crate::tier::Tier;
 use crate::tier::local::{Ticket, Write, drop_aside};
 use crate::tier::remote::{Condition, Found, Item, RemoteError, whole_seconds};
 use crate::tier::request::Request;
-use crate::value::{ByType, CachedValue, Returned, Rules, Value, ValueType, Weigher, weigher};
+use crate::value::{
+    CachedValue, InferredValue, Returned, Value, ValueRules, ValueType, WeightFn, weight_fn,
+};
 pub use first_found::first_found;
 use given::{Given, WriteError, add_remote};
 pub use response::CachedResponse;
@@ -81,8 +83,8 @@ pub struct CacheEntry<V, P> {
     key: Result<Arc<[u8]>, KeyError>,
     value_type: &'static ValueType,
     ttl: Option<Duration>,
-    weigher: Option<Weigher>,
-    rules: Rules<V>,
+    weigher: Option<WeightFn>,
+    rules: ValueRules<V>,
     policy: PhantomData<fn() -> P>,
 }
 
@@ -96,7 +98,7 @@ pub struct CacheEntry<V, P> {
 /// }
 /// # let _ = same::<()>;
 /// ```
-pub type EntryOf<R, P> = CacheEntry<<R as Returned<ByType>>::Value, P>;
+pub type EntryOf<R, P> = CacheEntry<<R as Returned<InferredValue>>::Value, P>;
 
 impl<V, P> Clone for CacheEntry<V, P> {
     fn clone(&self) -> CacheEntry<V, P> {
@@ -125,7 +127,7 @@ impl<V, P> CacheEntry<V, P> {
             value_type,
             ttl: None,
             weigher: None,
-            rules: Rules::NONE,
+            rules: ValueRules::NONE,
             policy: PhantomData,
         }
     }
@@ -154,7 +156,7 @@ impl<V, P> CacheEntry<V, P> {
     where
         V: 'static,
     {
-        self.weigher = Some(weigher(weight));
+        self.weigher = Some(weight_fn(weight));
         self
     }
 

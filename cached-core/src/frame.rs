@@ -11,8 +11,8 @@
 
 use sha2::{Digest as _, Sha256};
 
+use crate::encoded::EncodedView;
 use crate::outline::{ENTRY_BYTES, Outline};
-use crate::stored::Stored;
 
 pub(crate) const MAGIC: [u8; 2] = *b"cc";
 /// Format 1 had no outline.
@@ -26,8 +26,8 @@ const CHECKSUM: usize = 8;
 const SHORTEST_FOREIGN: usize = 19;
 
 /// Returns the stored bytes of a value under a key; `None` if its outline is too long for a frame.
-pub(crate) fn seal(key: &[u8], stored: Stored<'_>) -> Option<Vec<u8>> {
-    let Stored { shape, outline, payload } = stored;
+pub(crate) fn seal(key: &[u8], stored: EncodedView<'_>) -> Option<Vec<u8>> {
+    let EncodedView { shape, outline, payload } = stored;
     let count = u16::try_from(outline.entries.len() / ENTRY_BYTES).ok()?;
     let length = HEADER + outline.entries.len() + payload.len() + CHECKSUM;
     let mut frame = Vec::with_capacity(length);
@@ -47,7 +47,7 @@ pub(crate) fn seal(key: &[u8], stored: Stored<'_>) -> Option<Vec<u8>> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FrameContents<'f> {
     /// Whole, and of this key.
-    Stored(Stored<'f>),
+    Stored(EncodedView<'f>),
     /// Whole as far as we can tell, of a format that another build writes: leave it to that build.
     Foreign,
     /// Of no use to anybody: garbled, truncated, or another key's.
@@ -64,7 +64,7 @@ pub(crate) fn open<'f>(key: &[u8], frame: &'f [u8]) -> FrameContents<'f> {
     opened(key, frame).map_or(FrameContents::Corrupt, FrameContents::Stored)
 }
 
-fn opened<'f>(key: &[u8], frame: &'f [u8]) -> Option<Stored<'f>> {
+fn opened<'f>(key: &[u8], frame: &'f [u8]) -> Option<EncodedView<'f>> {
     let (body, sum) = frame.split_last_chunk::<CHECKSUM>()?;
     let (header, rest) = body.split_at_checked(HEADER)?;
     let count = u16::from_be_bytes(*header[OUTLINE_COUNT..].first_chunk()?);
@@ -72,7 +72,7 @@ fn opened<'f>(key: &[u8], frame: &'f [u8]) -> Option<Stored<'f>> {
     let number = |at: usize| header[at..].first_chunk().copied().map(u64::from_be_bytes);
     let (shape, outline) = (number(SHAPE)?, Outline::new(entries));
     let is_whole = outline.hash == number(OUTLINE_HASH)? && *sum == checksum(key, header, payload);
-    is_whole.then_some(Stored { shape, outline, payload })
+    is_whole.then_some(EncodedView { shape, outline, payload })
 }
 
 fn checksum(key: &[u8], header: &[u8], payload: &[u8]) -> [u8; CHECKSUM] {

@@ -11,6 +11,8 @@ mod current;
 mod declaration;
 #[cfg(not(feature = "memcached"))]
 mod embedded;
+#[cfg(feature = "memcached")]
+mod encoded;
 mod entry;
 mod error;
 mod flight;
@@ -30,8 +32,6 @@ mod site;
 #[cfg(feature = "memcached")]
 mod stable_hash;
 mod stats;
-#[cfg(feature = "memcached")]
-mod stored;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
@@ -40,7 +40,7 @@ mod value;
 mod weight;
 
 #[cfg(not(feature = "memcached"))]
-use embedded::{frame, stored};
+use embedded::{encoded, frame};
 
 pub use cache::Cache;
 /// The attribute of this crate; its options are [in the crate's documentation](crate#options-of-the-attribute).

@@ -1,11 +1,11 @@
 //! The outline of a stored value: every request that the type's `Deserialize` made of its
-//! deserializer while the value was read, each with the place in the type where it was made.
+//! deserializer while the value was read, each with the location in the type where it was made.
 //!
 //! Builds of one program share memcached, and one build's type need not be another's. The codec is
 //! positional: it would hand a text to a type that expects another text, and a type may panic at
 //! that. So the build that stores a value reads it back once and records the outline. Another
 //! process compares each request of its own type with that outline *before* any data is handed on.
-//! It therefore sees only data of the kind, at the place and under the names that it was written
+//! It therefore sees only data of the kind, at the location and under the names that it was written
 //! with, and no data is ever made up.
 //!
 //! Serde names the type of each member, and the outline has that name. It does not name the type
@@ -14,10 +14,10 @@
 //! Both sides are the requests of a `Deserialize`, never what a `Serialize` wrote: in one build they
 //! are the same code, so a type whose two impls differ is no special case.
 //!
-//! A place is a type. A type that contains itself comes back to a place that it had before, so an
+//! A location is a type. A type that contains itself comes back to a location that it had before, so an
 //! outline is as large as the types, not as the value.
 
-mod guided;
+mod checked;
 
 use std::any::type_name;
 use std::collections::{BTreeSet, HashMap};
@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec;
 use crate::stable_hash::StableHash;
-use guided::Root;
+use checked::RootSeed;
 
 /// The bytes that each request of an outline takes in a frame.
 pub(crate) const ENTRY_BYTES: usize = 4;
@@ -53,11 +53,11 @@ impl<'f> Outline<'f> {
 
 /// Decodes a value, and returns it with the entries of its outline. The bytes must be what this
 /// process has encoded from a value of this type.
-pub(crate) fn record<V: DeserializeOwned>(payload: &[u8]) -> Option<(V, Vec<u8>)> {
-    let mut guide = Guide::new(Mode::Record(BTreeSet::new()));
-    let value = codec::decode_seed(payload, Root::new(&mut guide))?;
-    match guide.mode {
-        Mode::Record(entries) if !guide.refused => {
+pub(crate) fn decode_recording<V: DeserializeOwned>(payload: &[u8]) -> Option<(V, Vec<u8>)> {
+    let mut checker = RequestChecker::new(CheckMode::Record(BTreeSet::new()));
+    let value = codec::decode_seed(payload, RootSeed::new(&mut checker))?;
+    match checker.mode {
+        CheckMode::Record(entries) if !checker.refused => {
             Some((value, entries.into_iter().flatten().collect()))
         }
         _ => None,
@@ -65,57 +65,60 @@ pub(crate) fn record<V: DeserializeOwned>(payload: &[u8]) -> Option<(V, Vec<u8>)
 }
 
 /// Decodes a value if each request of its type is in the outline.
-pub(crate) fn follow<V: DeserializeOwned>(outline: Outline<'_>, payload: &[u8]) -> Option<V> {
-    let mut guide = Guide::new(Mode::Follow(outline));
-    let value = codec::decode_seed(payload, Root::new(&mut guide))?;
+pub(crate) fn decode_matching<V: DeserializeOwned>(
+    outline: Outline<'_>,
+    payload: &[u8],
+) -> Option<V> {
+    let mut checker = RequestChecker::new(CheckMode::Match(outline));
+    let value = codec::decode_seed(payload, RootSeed::new(&mut checker))?;
     // A type may go on after an error of its deserializer.
-    (!guide.refused).then_some(value)
+    (!checker.refused).then_some(value)
 }
 
-enum Mode<'o> {
+enum CheckMode<'o> {
     /// Every request is granted, and noted.
     Record(BTreeSet<[u8; ENTRY_BYTES]>),
     /// Only requests in the outline are granted.
-    Follow(Outline<'o>),
+    Match(Outline<'o>),
 }
 
 /// Decides on the requests of one read.
-struct Guide<'o> {
-    mode: Mode<'o>,
-    /// The place of each type that was met, by its name as the compiler writes it.
-    places: HashMap<&'static str, Place>,
+struct RequestChecker<'o> {
+    mode: CheckMode<'o>,
+    /// The location of each type that was met, by its name as the compiler writes it.
+    locations: HashMap<&'static str, Location>,
     /// How many types were met that have the same short name.
     namesakes: HashMap<u64, u64>,
     /// The requests that were granted and the types that were met last: elements of one type make the
     /// same few again and again.
     last_granted: [u64; 4],
-    last_places: [(&'static str, Place); 4],
+    last_locations: [(&'static str, Location); 4],
     depth: usize,
     refused: bool,
 }
 
 /// Where in a type a request is made: a hash of a type's name, or of the way there.
 #[derive(Clone, Copy)]
-struct Place(u64);
+struct Location(u64);
 
-impl Place {
+impl Location {
     /// Outside the whole value.
-    const ROOT: Place = Place(0);
+    const ROOT: Location = Location(0);
 
     /// Where a request leads to.
-    fn after(request: StableHash) -> Place {
-        Place(request.finish())
+    fn after(request: StableHash) -> Location {
+        Location(request.finish())
     }
 
-    /// The place of what a `Some` or a newtype holds: serde does not tell its type.
-    fn contents(self) -> Place {
-        Place(StableHash::new(self.0).finish())
+    /// The location of what a `Some` or a newtype holds: serde does not tell its type.
+    fn contents(self) -> Location {
+        Location(StableHash::new(self.0).finish())
     }
 }
 
 /// One number for each kind of request; stored outlines depend on them.
 #[derive(Clone, Copy)]
-enum Request {
+enum TypeRequest {
     Bool = 1,
     Char,
     I8,
@@ -149,20 +152,20 @@ enum Request {
     Variant,
 }
 
-impl Request {
-    fn at(self, place: Place) -> StableHash {
-        StableHash::new(self as u64).hash(place.0)
+impl TypeRequest {
+    fn at(self, location: Location) -> StableHash {
+        StableHash::new(self as u64).hash(location.0)
     }
 }
 
-impl<'o> Guide<'o> {
-    fn new(mode: Mode<'o>) -> Guide<'o> {
-        Guide {
+impl<'o> RequestChecker<'o> {
+    fn new(mode: CheckMode<'o>) -> RequestChecker<'o> {
+        RequestChecker {
             mode,
-            places: HashMap::new(),
+            locations: HashMap::new(),
             namesakes: HashMap::new(),
             last_granted: [0; 4],
-            last_places: [("", Place::ROOT); 4],
+            last_locations: [("", Location::ROOT); 4],
             depth: 0,
             refused: false,
         }
@@ -180,40 +183,40 @@ impl<'o> Guide<'o> {
         // The lower half is enough: a build whose other type passes by chance is told by the shape.
         let entry = (request as u32).to_be_bytes();
         match &mut self.mode {
-            Mode::Record(entries) => {
+            CheckMode::Record(entries) => {
                 entries.insert(entry);
             }
-            Mode::Follow(outline) => self.refused = !outline.contains(entry),
+            CheckMode::Match(outline) => self.refused = !outline.contains(entry),
         }
         self.last_granted.rotate_right(1);
         self.last_granted[0] = request;
         !self.refused
     }
 
-    /// Returns the place of a type. Types of one short name are told apart by the order in which they are
+    /// Returns the location of a type. Types of one short name are told apart by the order in which they are
     /// met, since a build may have them in other modules or in a crate of another name.
-    fn place_of<T: ?Sized>(&mut self) -> Place {
+    fn location_of<T: ?Sized>(&mut self) -> Location {
         let name = type_name::<T>();
-        let last = self.last_places.iter().find(|(last, _)| std::ptr::eq(*last, name));
-        if let Some((_, place)) = last {
-            return *place;
+        let last = self.last_locations.iter().find(|(last, _)| std::ptr::eq(*last, name));
+        if let Some((_, location)) = last {
+            return *location;
         }
-        let place = self.find_place(name);
-        self.last_places.rotate_right(1);
-        self.last_places[0] = (name, place);
-        place
+        let location = self.find_location(name);
+        self.last_locations.rotate_right(1);
+        self.last_locations[0] = (name, location);
+        location
     }
 
-    fn find_place(&mut self, name: &'static str) -> Place {
-        if let Some(place) = self.places.get(name) {
-            return *place;
+    fn find_location(&mut self, name: &'static str) -> Location {
+        if let Some(location) = self.locations.get(name) {
+            return *location;
         }
         let short = StableHash::new(0).text(&short_name(name));
         let namesakes = self.namesakes.entry(short.finish()).or_default();
-        let place = Place(short.word(*namesakes).finish());
+        let location = Location(short.word(*namesakes).finish());
         *namesakes += 1;
-        self.places.insert(name, place);
-        place
+        self.locations.insert(name, location);
+        location
     }
 
     /// Runs a nested read, unless it is nested too deeply.

@@ -20,8 +20,8 @@ pub use crate::key::KeyParts;
 use crate::key::{DynKeyPart, KeyBytes, KeyHeader, KeyPart, KeyQuery};
 use crate::tier::local::index::Reading;
 use crate::tier::request;
-pub use crate::value::{ByType, Errors, Returned, Sharing, Whole};
-use crate::value::{CachedValue, Returns, TypeOf, Value, is_cloned_at_once};
+use crate::value::{CachedValue, ReturnType, Value, ValueType, has_trivial_clone};
+pub use crate::value::{ErrorProbe, ErrorSharing, InferredValue, Returned, WholeValue};
 pub use answer::{Answer, Call};
 use asked::Asked;
 pub use asked::Met;
@@ -157,7 +157,7 @@ pub struct Lookup<'k, R, V, M, P, C> {
     parts: P,
     own_types: &'static str,
     constants: C,
-    errors: Errors<R>,
+    errors: ErrorSharing<R>,
     cache: Option<&'k Cache>,
     types: PhantomData<(V, M)>,
 }
@@ -166,12 +166,12 @@ pub struct Lookup<'k, R, V, M, P, C> {
 /// The function and its companion make the same, so that an error in it is one error.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup<'k, R, P>(
-    errors: Errors<R>,
+    errors: ErrorSharing<R>,
     met: Met,
     parts: P,
-) -> Lookup<'k, R, R::Value, ByType, P, ()>
+) -> Lookup<'k, R, R::Value, InferredValue, P, ()>
 where
-    R: Returned<ByType>,
+    R: Returned<InferredValue>,
     R::Value: CachedValue,
 {
     Lookup::new(errors, met, parts)
@@ -180,16 +180,16 @@ where
 /// The same for a function that is `infallible`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup_whole<'k, R: CachedValue, P>(
-    errors: Errors<R>,
+    errors: ErrorSharing<R>,
     met: Met,
     parts: P,
-) -> Lookup<'k, R, R, Whole, P, ()> {
+) -> Lookup<'k, R, R, WholeValue, P, ()> {
     Lookup::new(errors, met, parts)
 }
 
 impl<R, V, M, P> Lookup<'_, R, V, M, P, ()> {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn new(errors: Errors<R>, met: Met, parts: P) -> Self {
+    fn new(errors: ErrorSharing<R>, met: Met, parts: P) -> Self {
         let types = PhantomData;
         Lookup { met, parts, own_types: "", constants: (), errors, cache: None, types }
     }
@@ -235,7 +235,7 @@ impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> Lookup<'k, R, V, M, (I,
             cache: self.cache,
             cast: |value| value.downcast_ref(),
             join: cloned::<R, M>,
-            returns: Returns::new::<M>(self.errors),
+            returns: ReturnType::new::<M>(self.errors),
         }
     }
 
@@ -249,7 +249,7 @@ impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> Lookup<'k, R, V, M, (I,
         let mut bytes = KeyBytes::default();
         let head = asked.hashed().map(|key| key.header());
         let key = asked.encode(head, &mut bytes).map(|()| Arc::from(&*bytes));
-        CacheEntry::new(cache, asked.declaration, key, TypeOf::<V>::TYPE)
+        CacheEntry::new(cache, asked.declaration, key, ValueType::of::<V>())
     }
 }
 
@@ -278,7 +278,7 @@ pub struct Look<'k, R, V, P, C> {
     cache: Option<&'k Cache>,
     cast: fn(&Value) -> Option<&V>,
     join: fn(&V) -> R,
-    returns: Returns<R, V>,
+    returns: ReturnType<R, V>,
 }
 
 impl<'k, R, V, I: KeyParts, W: KeyParts, C: KeyParts> Look<'k, R, V, (I, W), C> {
@@ -314,13 +314,13 @@ pub struct Looked<'c, R, V, P, C> {
     head: Option<KeyHeader>,
     cast: fn(&Value) -> Option<&V>,
     join: fn(&V) -> R,
-    returns: Returns<R, V>,
+    returns: ReturnType<R, V>,
 }
 
 /// Named, so that it can be inlined by force: only then is the value made where it is returned.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn cloned<R: Returned<M, Value: CachedValue>, M>(value: &R::Value) -> R {
-    R::join(value.clone())
+    R::from_cached(value.clone())
 }
 
 impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts> Looked<'_, R, V, (I, W), C> {
@@ -352,7 +352,7 @@ impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts> Looked<'_, R, V, (I, W), C> {
     pub fn lent<'h>(&self, reading: &'h Reading<'_>, held: &mut Option<Held>) -> Option<&'h V> {
         let head = self.head?;
         let value = self.cache.local().find(reading, &self.asked.with(head))?;
-        if !is_cloned_at_once::<V>() {
+        if !has_trivial_clone::<V>() {
             *held = Some(Held(Arc::clone(value)));
             return None;
         }
@@ -383,7 +383,7 @@ impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts> Looked<'_, R, V, (I, W), C> {
     #[inline(never)]
     pub fn further(self, hit: &mut Option<R>) -> Option<Call<R, V>> {
         let Looked { asked, cache, head, returns, .. } = self;
-        let join = returns.join;
+        let join = returns.rebuild_into;
         let serve: Serve<'_> = &mut |value| join(value, hit);
         let encode = |bytes: &mut KeyBytes| asked.encode(head, bytes);
         let state = look_further(cache, asked.declaration, &encode, returns.value_type, serve);

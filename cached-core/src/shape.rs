@@ -14,47 +14,47 @@ use serde::ser::{self, Serialize};
 use crate::stable_hash::StableHash;
 
 /// The shape of `value`, or why it has none that can be relied on.
-pub(crate) fn of<V: Serialize + ?Sized>(value: &V) -> Result<u64, Unshaped> {
-    value.serialize(Walk { contents: false })
+pub(crate) fn of<V: Serialize + ?Sized>(value: &V) -> Result<u64, ShapeError> {
+    value.serialize(ShapeSerializer { contents: false })
 }
 
 /// Why a value has no reliable shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unshaped {
+pub(crate) enum ShapeError {
     /// It left a field out, which a positional codec cannot tell from the next one.
     SkippedField,
     /// Its own `Serialize` failed.
     Failed,
 }
 
-impl Unshaped {
+impl ShapeError {
     pub(crate) fn reason(self) -> &'static str {
         match self {
-            Unshaped::SkippedField => {
+            ShapeError::SkippedField => {
                 "the value skips a field (`skip_serializing_if`), which the codec cannot tell from the next one"
             }
-            Unshaped::Failed => "the value's own `Serialize` failed",
+            ShapeError::Failed => "the value's own `Serialize` failed",
         }
     }
 }
 
-impl fmt::Display for Unshaped {
+impl fmt::Display for ShapeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.reason())
     }
 }
 
-impl std::error::Error for Unshaped {}
+impl std::error::Error for ShapeError {}
 
-impl ser::Error for Unshaped {
-    fn custom<T: fmt::Display>(_message: T) -> Unshaped {
-        Unshaped::Failed
+impl ser::Error for ShapeError {
+    fn custom<T: fmt::Display>(_message: T) -> ShapeError {
+        ShapeError::Failed
     }
 }
 
 /// One number for each kind of the serde data model; stored shapes depend on them.
 #[derive(Clone, Copy)]
-enum Kind {
+enum DataKind {
     Bool = 1,
     I8,
     I16,
@@ -87,64 +87,64 @@ enum Kind {
     StructVariant,
 }
 
-fn hash_of(kind: Kind) -> StableHash {
+fn hash_of(kind: DataKind) -> StableHash {
     StableHash::new(kind as u64)
 }
 
 #[derive(Clone, Copy)]
-struct Walk {
+struct ShapeSerializer {
     /// Whether what the leaves hold is hashed, beside what they are.
     contents: bool,
 }
 
-impl Walk {
-    fn leaf(self, kind: Kind, contents: &[u8]) -> Result<u64, Unshaped> {
+impl ShapeSerializer {
+    fn leaf(self, kind: DataKind, contents: &[u8]) -> Result<u64, ShapeError> {
         let hash = hash_of(kind);
         Ok(if self.contents { hash.bytes(contents) } else { hash }.finish())
     }
 }
 
 /// A form under way, whose members come in order.
-struct Members {
-    walk: Walk,
+struct MembersShape {
+    walk: ShapeSerializer,
     hash: StableHash,
     count: u64,
 }
 
-impl Members {
-    fn new(walk: Walk, hash: StableHash) -> Result<Members, Unshaped> {
-        Ok(Members { walk, hash, count: 0 })
+impl MembersShape {
+    fn new(walk: ShapeSerializer, hash: StableHash) -> Result<MembersShape, ShapeError> {
+        Ok(MembersShape { walk, hash, count: 0 })
     }
 
-    fn add<T: Serialize + ?Sized>(&mut self, member: &T) -> Result<(), Unshaped> {
+    fn add<T: Serialize + ?Sized>(&mut self, member: &T) -> Result<(), ShapeError> {
         self.count += 1;
         self.hash = self.hash.word(member.serialize(self.walk)?);
         Ok(())
     }
 
-    fn finish(self) -> Result<u64, Unshaped> {
+    fn finish(self) -> Result<u64, ShapeError> {
         Ok(self.hash.word(self.count).finish())
     }
 }
 
 macro_rules! leaves {
     ($($method:ident $type:ty, $kind:ident;)*) => {$(
-        fn $method(self, value: $type) -> Result<u64, Unshaped> {
-            self.leaf(Kind::$kind, &value.to_le_bytes())
+        fn $method(self, value: $type) -> Result<u64, ShapeError> {
+            self.leaf(DataKind::$kind, &value.to_le_bytes())
         }
     )*};
 }
 
-impl ser::Serializer for Walk {
+impl ser::Serializer for ShapeSerializer {
     type Ok = u64;
-    type Error = Unshaped;
-    type SerializeSeq = Members;
-    type SerializeTuple = Members;
-    type SerializeTupleStruct = Members;
-    type SerializeTupleVariant = Members;
-    type SerializeMap = Entries;
-    type SerializeStruct = Members;
-    type SerializeStructVariant = Members;
+    type Error = ShapeError;
+    type SerializeSeq = MembersShape;
+    type SerializeTuple = MembersShape;
+    type SerializeTupleStruct = MembersShape;
+    type SerializeTupleVariant = MembersShape;
+    type SerializeMap = MapShape;
+    type SerializeStruct = MembersShape;
+    type SerializeStructVariant = MembersShape;
 
     leaves! {
         serialize_i8 i8, I8;
@@ -161,20 +161,20 @@ impl ser::Serializer for Walk {
         serialize_f64 f64, F64;
     }
 
-    fn serialize_bool(self, value: bool) -> Result<u64, Unshaped> {
-        self.leaf(Kind::Bool, &[value.into()])
+    fn serialize_bool(self, value: bool) -> Result<u64, ShapeError> {
+        self.leaf(DataKind::Bool, &[value.into()])
     }
 
-    fn serialize_char(self, value: char) -> Result<u64, Unshaped> {
-        self.leaf(Kind::Char, &u32::from(value).to_le_bytes())
+    fn serialize_char(self, value: char) -> Result<u64, ShapeError> {
+        self.leaf(DataKind::Char, &u32::from(value).to_le_bytes())
     }
 
-    fn serialize_str(self, value: &str) -> Result<u64, Unshaped> {
-        self.leaf(Kind::Str, value.as_bytes())
+    fn serialize_str(self, value: &str) -> Result<u64, ShapeError> {
+        self.leaf(DataKind::Str, value.as_bytes())
     }
 
-    fn serialize_bytes(self, value: &[u8]) -> Result<u64, Unshaped> {
-        self.leaf(Kind::Bytes, value)
+    fn serialize_bytes(self, value: &[u8]) -> Result<u64, ShapeError> {
+        self.leaf(DataKind::Bytes, value)
     }
 
     // The codec's own answer, so that a type takes the same way here and there.
@@ -182,20 +182,20 @@ impl ser::Serializer for Walk {
         false
     }
 
-    fn serialize_none(self) -> Result<u64, Unshaped> {
-        self.leaf(Kind::None, &[])
+    fn serialize_none(self) -> Result<u64, ShapeError> {
+        self.leaf(DataKind::None, &[])
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<u64, Unshaped> {
-        Ok(hash_of(Kind::Some).word(value.serialize(self)?).finish())
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<u64, ShapeError> {
+        Ok(hash_of(DataKind::Some).word(value.serialize(self)?).finish())
     }
 
-    fn serialize_unit(self) -> Result<u64, Unshaped> {
-        self.leaf(Kind::Unit, &[])
+    fn serialize_unit(self) -> Result<u64, ShapeError> {
+        self.leaf(DataKind::Unit, &[])
     }
 
-    fn serialize_unit_struct(self, name: &'static str) -> Result<u64, Unshaped> {
-        Ok(hash_of(Kind::UnitStruct).text(name).finish())
+    fn serialize_unit_struct(self, name: &'static str) -> Result<u64, ShapeError> {
+        Ok(hash_of(DataKind::UnitStruct).text(name).finish())
     }
 
     fn serialize_unit_variant(
@@ -203,16 +203,16 @@ impl ser::Serializer for Walk {
         name: &'static str,
         _index: u32,
         variant: &'static str,
-    ) -> Result<u64, Unshaped> {
-        Ok(hash_of(Kind::UnitVariant).text(name).text(variant).finish())
+    ) -> Result<u64, ShapeError> {
+        Ok(hash_of(DataKind::UnitVariant).text(name).text(variant).finish())
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
         self,
         name: &'static str,
         value: &T,
-    ) -> Result<u64, Unshaped> {
-        Ok(hash_of(Kind::NewtypeStruct).text(name).word(value.serialize(self)?).finish())
+    ) -> Result<u64, ShapeError> {
+        Ok(hash_of(DataKind::NewtypeStruct).text(name).word(value.serialize(self)?).finish())
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -221,25 +221,25 @@ impl ser::Serializer for Walk {
         _index: u32,
         variant: &'static str,
         value: &T,
-    ) -> Result<u64, Unshaped> {
-        let hash = hash_of(Kind::NewtypeVariant).text(name).text(variant);
+    ) -> Result<u64, ShapeError> {
+        let hash = hash_of(DataKind::NewtypeVariant).text(name).text(variant);
         Ok(hash.word(value.serialize(self)?).finish())
     }
 
-    fn serialize_seq(self, _length: Option<usize>) -> Result<Members, Unshaped> {
-        Members::new(self, hash_of(Kind::Seq))
+    fn serialize_seq(self, _length: Option<usize>) -> Result<MembersShape, ShapeError> {
+        MembersShape::new(self, hash_of(DataKind::Seq))
     }
 
-    fn serialize_tuple(self, _length: usize) -> Result<Members, Unshaped> {
-        Members::new(self, hash_of(Kind::Tuple))
+    fn serialize_tuple(self, _length: usize) -> Result<MembersShape, ShapeError> {
+        MembersShape::new(self, hash_of(DataKind::Tuple))
     }
 
     fn serialize_tuple_struct(
         self,
         name: &'static str,
         _length: usize,
-    ) -> Result<Members, Unshaped> {
-        Members::new(self, hash_of(Kind::TupleStruct).text(name))
+    ) -> Result<MembersShape, ShapeError> {
+        MembersShape::new(self, hash_of(DataKind::TupleStruct).text(name))
     }
 
     fn serialize_tuple_variant(
@@ -248,16 +248,20 @@ impl ser::Serializer for Walk {
         _index: u32,
         variant: &'static str,
         _length: usize,
-    ) -> Result<Members, Unshaped> {
-        Members::new(self, hash_of(Kind::TupleVariant).text(name).text(variant))
+    ) -> Result<MembersShape, ShapeError> {
+        MembersShape::new(self, hash_of(DataKind::TupleVariant).text(name).text(variant))
     }
 
-    fn serialize_map(self, _length: Option<usize>) -> Result<Entries, Unshaped> {
-        Ok(Entries { sum: 0, count: 0, key: 0 })
+    fn serialize_map(self, _length: Option<usize>) -> Result<MapShape, ShapeError> {
+        Ok(MapShape { sum: 0, count: 0, key: 0 })
     }
 
-    fn serialize_struct(self, name: &'static str, _length: usize) -> Result<Members, Unshaped> {
-        Members::new(self, hash_of(Kind::Struct).text(name))
+    fn serialize_struct(
+        self,
+        name: &'static str,
+        _length: usize,
+    ) -> Result<MembersShape, ShapeError> {
+        MembersShape::new(self, hash_of(DataKind::Struct).text(name))
     }
 
     fn serialize_struct_variant(
@@ -266,20 +270,20 @@ impl ser::Serializer for Walk {
         _index: u32,
         variant: &'static str,
         _length: usize,
-    ) -> Result<Members, Unshaped> {
-        Members::new(self, hash_of(Kind::StructVariant).text(name).text(variant))
+    ) -> Result<MembersShape, ShapeError> {
+        MembersShape::new(self, hash_of(DataKind::StructVariant).text(name).text(variant))
     }
 }
 
 macro_rules! members {
     ($($form:ident $add:ident),*) => {$(
-        impl ser::$form for Members {
+        impl ser::$form for MembersShape {
             type Ok = u64;
-            type Error = Unshaped;
-            fn $add<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unshaped> {
+            type Error = ShapeError;
+            fn $add<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ShapeError> {
                 self.add(value)
             }
-            fn end(self) -> Result<u64, Unshaped> {
+            fn end(self) -> Result<u64, ShapeError> {
                 self.finish()
             }
         }
@@ -295,21 +299,21 @@ members! {
 
 macro_rules! fields {
     ($($form:ident),*) => {$(
-        impl ser::$form for Members {
+        impl ser::$form for MembersShape {
             type Ok = u64;
-            type Error = Unshaped;
+            type Error = ShapeError;
             fn serialize_field<T: Serialize + ?Sized>(
                 &mut self,
                 name: &'static str,
                 value: &T,
-            ) -> Result<(), Unshaped> {
+            ) -> Result<(), ShapeError> {
                 self.hash = self.hash.text(name);
                 self.add(value)
             }
-            fn skip_field(&mut self, _name: &'static str) -> Result<(), Unshaped> {
-                Err(Unshaped::SkippedField)
+            fn skip_field(&mut self, _name: &'static str) -> Result<(), ShapeError> {
+                Err(ShapeError::SkippedField)
             }
-            fn end(self) -> Result<u64, Unshaped> {
+            fn end(self) -> Result<u64, ShapeError> {
                 self.finish()
             }
         }
@@ -319,28 +323,28 @@ macro_rules! fields {
 fields! { SerializeStruct, SerializeStructVariant }
 
 /// A map under way, whose entries come in any order.
-struct Entries {
+struct MapShape {
     sum: u64,
     count: u64,
     key: u64,
 }
 
-impl ser::SerializeMap for Entries {
+impl ser::SerializeMap for MapShape {
     type Ok = u64;
-    type Error = Unshaped;
-    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Unshaped> {
-        self.key = key.serialize(Walk { contents: true })?;
+    type Error = ShapeError;
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), ShapeError> {
+        self.key = key.serialize(ShapeSerializer { contents: true })?;
         Ok(())
     }
-    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unshaped> {
-        let value = value.serialize(Walk { contents: true })?;
-        let entry = hash_of(Kind::Map).word(self.key).word(value).finish();
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ShapeError> {
+        let value = value.serialize(ShapeSerializer { contents: true })?;
+        let entry = hash_of(DataKind::Map).word(self.key).word(value).finish();
         self.sum = self.sum.wrapping_add(entry);
         self.count += 1;
         Ok(())
     }
-    fn end(self) -> Result<u64, Unshaped> {
-        Ok(hash_of(Kind::Map).word(self.sum).word(self.count).finish())
+    fn end(self) -> Result<u64, ShapeError> {
+        Ok(hash_of(DataKind::Map).word(self.sum).word(self.count).finish())
     }
 }
 

@@ -12,7 +12,7 @@ use crate::tier::local::{Life, Local, Refresh, Ticket, Write, ahead_of, drop_asi
 use crate::tier::remote::{
     Item, LONGEST_TTL, Lease, Remote, RemoteError, RemoteKey, whole_seconds,
 };
-use crate::value::{Value, ValueType, Verdict, Weigher};
+use crate::value::{CachingDecision, Value, ValueType, WeightFn};
 
 /// What the local tier may keep of a value that is not confirmed to stand in memcached, and by
 /// default of one that another process may overwrite.
@@ -40,7 +40,7 @@ pub(crate) struct Site {
     /// The ttl given with this call, where the declaration has none that is fixed.
     pub(crate) ttl: Option<Duration>,
     /// The function's option `weight`, if it has one.
-    pub(crate) weigher: Option<Weigher>,
+    pub(crate) weigher: Option<WeightFn>,
 }
 
 /// How long an entry lives in each tier.
@@ -132,7 +132,7 @@ impl Site {
 
     /// When a value of memcached, which is gone at `expires`, is due for a refresh; `None` where that is
     /// as soon as memcached says so, which does not know how long it lives in all.
-    pub(crate) fn due_later(&self, verdict: &Verdict, expires: Instant) -> Option<Instant> {
+    pub(crate) fn due_later(&self, verdict: &CachingDecision, expires: Instant) -> Option<Instant> {
         let declared = self.declaration.declared_refresh_ahead();
         let ahead = ahead_of(self.lifetime(Some(verdict)).ttl, declared);
         let due = expires.checked_sub(ahead)?;
@@ -219,15 +219,15 @@ impl Site {
     }
 
     /// Whether a value that was judged so is cached.
-    pub(crate) fn keeps(&self, verdict: &Verdict) -> bool {
+    pub(crate) fn keeps(&self, verdict: &CachingDecision) -> bool {
         self.declaration.check_none_ttl(self.value_type);
-        verdict.cache && (!verdict.absent || self.declaration.declared_none_ttl().is_some())
+        verdict.is_cacheable && (!verdict.is_none || self.declaration.declared_none_ttl().is_some())
     }
 
     /// The ttl that is asked for: of a value that was judged, or of any where there is no verdict.
     #[inline]
-    pub(crate) fn ttl(&self, verdict: Option<&Verdict>) -> Duration {
-        let judged = verdict.and_then(|verdict| match verdict.absent {
+    pub(crate) fn ttl(&self, verdict: Option<&CachingDecision>) -> Duration {
+        let judged = verdict.and_then(|verdict| match verdict.is_none {
             true => self.declaration.declared_none_ttl(),
             false => verdict.ttl,
         });
@@ -236,7 +236,7 @@ impl Site {
     }
 
     /// How long such a value lives, of which a part at random is taken off where that is configured.
-    pub(crate) fn lifetime(&self, verdict: Option<&Verdict>) -> Lifetime {
+    pub(crate) fn lifetime(&self, verdict: Option<&CachingDecision>) -> Lifetime {
         let asked = self.ttl(verdict);
         let remote = self.remote_tier().is_some();
         let mut longest = if remote { LONGEST_TTL } else { FOR_EVER };
@@ -319,7 +319,7 @@ impl Site {
             why
         };
         let written = (self.value_type.write)(value).map_err(unstorable)?;
-        frame::seal(&self.canonical(), written.stored())
+        frame::seal(&self.canonical(), written.view())
             .ok_or_else(|| unstorable("the value's type is too large to be described"))
     }
 }

@@ -37,8 +37,8 @@ fn add_placed<T: Serialize + ?Sized>(
     value: &T,
     place: usize,
     heap: &mut usize,
-) -> Result<(), Unweighed> {
-    let content = value.serialize(Weigher { heap })?;
+) -> Result<(), WeightError> {
+    let content = value.serialize(WeightSerializer { heap })?;
     // More than a pointer's place holds is behind a pointer: a `Box`, an `Arc`.
     if place <= size_of::<usize>() && content > place {
         *heap += allocation(content);
@@ -47,30 +47,30 @@ fn add_placed<T: Serialize + ?Sized>(
 }
 
 /// Adds what a value owns on the heap, and returns the size of its own place as far as its content shows it.
-struct Weigher<'h> {
+struct WeightSerializer<'h> {
     heap: &'h mut usize,
 }
 
 /// A value's own `Serialize` failed.
 #[derive(Debug)]
-struct Unweighed;
+struct WeightError;
 
-impl fmt::Display for Unweighed {
+impl fmt::Display for WeightError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the value cannot be serialized")
     }
 }
 
-impl std::error::Error for Unweighed {}
+impl std::error::Error for WeightError {}
 
-impl ser::Error for Unweighed {
-    fn custom<T: fmt::Display>(_: T) -> Unweighed {
-        Unweighed
+impl ser::Error for WeightError {
+    fn custom<T: fmt::Display>(_: T) -> WeightError {
+        WeightError
     }
 }
 
 /// The elements of a sequence or a map, which are on the heap.
-struct Elements<'h> {
+struct ElementsWeight<'h> {
     heap: &'h mut usize,
     count: usize,
     /// The size of the largest element, or of the largest key and the largest value.
@@ -79,25 +79,25 @@ struct Elements<'h> {
 }
 
 /// The fields of a struct, a tuple or a variant, which are in its place.
-struct Fields<'h> {
+struct FieldsWeight<'h> {
     heap: &'h mut usize,
     size: usize,
 }
 
-impl<'h> Weigher<'h> {
-    fn elements(self, is_map: bool) -> Elements<'h> {
-        Elements { heap: self.heap, count: 0, largest: [0; 2], is_map }
+impl<'h> WeightSerializer<'h> {
+    fn elements(self, is_map: bool) -> ElementsWeight<'h> {
+        ElementsWeight { heap: self.heap, count: 0, largest: [0; 2], is_map }
     }
 
-    fn fields(self) -> Fields<'h> {
-        Fields { heap: self.heap, size: 0 }
+    fn fields(self) -> FieldsWeight<'h> {
+        FieldsWeight { heap: self.heap, size: 0 }
     }
 }
 
-impl Elements<'_> {
+impl ElementsWeight<'_> {
     #[inline]
-    fn add<T: Serialize + ?Sized>(&mut self, which: usize, value: &T) -> Result<(), Unweighed> {
-        let size = value.serialize(Weigher { heap: self.heap })?;
+    fn add<T: Serialize + ?Sized>(&mut self, which: usize, value: &T) -> Result<(), WeightError> {
+        let size = value.serialize(WeightSerializer { heap: self.heap })?;
         self.largest[which] = self.largest[which].max(size);
         Ok(())
     }
@@ -121,9 +121,9 @@ impl Elements<'_> {
     }
 }
 
-impl Fields<'_> {
+impl FieldsWeight<'_> {
     #[inline]
-    fn add<T: Serialize + ?Sized>(&mut self, field: &T) -> Result<(), Unweighed> {
+    fn add<T: Serialize + ?Sized>(&mut self, field: &T) -> Result<(), WeightError> {
         let place = size_of_val(field);
         self.size += place;
         add_placed(field, place, self.heap)
@@ -139,22 +139,22 @@ fn text(heap: &mut usize, length: usize) -> usize {
 macro_rules! sized {
     ($($method:ident($type:ty);)*) => {$(
         #[inline]
-        fn $method(self, _: $type) -> Result<usize, Unweighed> {
+        fn $method(self, _: $type) -> Result<usize, WeightError> {
             Ok(size_of::<$type>())
         }
     )*};
 }
 
-impl<'h> ser::Serializer for Weigher<'h> {
+impl<'h> ser::Serializer for WeightSerializer<'h> {
     type Ok = usize;
-    type Error = Unweighed;
-    type SerializeSeq = Elements<'h>;
-    type SerializeTuple = Fields<'h>;
-    type SerializeTupleStruct = Fields<'h>;
-    type SerializeTupleVariant = Fields<'h>;
-    type SerializeMap = Elements<'h>;
-    type SerializeStruct = Fields<'h>;
-    type SerializeStructVariant = Fields<'h>;
+    type Error = WeightError;
+    type SerializeSeq = ElementsWeight<'h>;
+    type SerializeTuple = FieldsWeight<'h>;
+    type SerializeTupleStruct = FieldsWeight<'h>;
+    type SerializeTupleVariant = FieldsWeight<'h>;
+    type SerializeMap = ElementsWeight<'h>;
+    type SerializeStruct = FieldsWeight<'h>;
+    type SerializeStructVariant = FieldsWeight<'h>;
 
     sized! {
         serialize_bool(bool);
@@ -173,12 +173,12 @@ impl<'h> ser::Serializer for Weigher<'h> {
         serialize_char(char);
     }
 
-    fn serialize_str(self, value: &str) -> Result<usize, Unweighed> {
+    fn serialize_str(self, value: &str) -> Result<usize, WeightError> {
         Ok(text(self.heap, value.len()))
     }
 
     /// Counts the text, where others would make it.
-    fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<usize, Unweighed> {
+    fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<usize, WeightError> {
         struct Length(usize);
         impl Write for Length {
             fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -187,30 +187,30 @@ impl<'h> ser::Serializer for Weigher<'h> {
             }
         }
         let mut length = Length(0);
-        write!(length, "{value}").map_err(|_| Unweighed)?;
+        write!(length, "{value}").map_err(|_| WeightError)?;
         Ok(text(self.heap, length.0))
     }
 
-    fn serialize_bytes(self, value: &[u8]) -> Result<usize, Unweighed> {
+    fn serialize_bytes(self, value: &[u8]) -> Result<usize, WeightError> {
         Ok(text(self.heap, value.len()))
     }
 
     // serde does not say what a `Some` would hold. Few options are smaller than a pointer.
-    fn serialize_none(self) -> Result<usize, Unweighed> {
+    fn serialize_none(self) -> Result<usize, WeightError> {
         Ok(size_of::<usize>())
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<usize, Unweighed> {
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<usize, WeightError> {
         let mut fields = self.fields();
         fields.add(value)?;
         Ok(fields.size)
     }
 
-    fn serialize_unit(self) -> Result<usize, Unweighed> {
+    fn serialize_unit(self) -> Result<usize, WeightError> {
         Ok(0)
     }
 
-    fn serialize_unit_struct(self, _: &'static str) -> Result<usize, Unweighed> {
+    fn serialize_unit_struct(self, _: &'static str) -> Result<usize, WeightError> {
         Ok(0)
     }
 
@@ -219,7 +219,7 @@ impl<'h> ser::Serializer for Weigher<'h> {
         _: &'static str,
         _: u32,
         _: &'static str,
-    ) -> Result<usize, Unweighed> {
+    ) -> Result<usize, WeightError> {
         Ok(1)
     }
 
@@ -227,7 +227,7 @@ impl<'h> ser::Serializer for Weigher<'h> {
         self,
         _: &'static str,
         value: &T,
-    ) -> Result<usize, Unweighed> {
+    ) -> Result<usize, WeightError> {
         self.serialize_some(value)
     }
 
@@ -237,19 +237,23 @@ impl<'h> ser::Serializer for Weigher<'h> {
         _: u32,
         _: &'static str,
         value: &T,
-    ) -> Result<usize, Unweighed> {
+    ) -> Result<usize, WeightError> {
         self.serialize_some(value)
     }
 
-    fn serialize_seq(self, _: Option<usize>) -> Result<Elements<'h>, Unweighed> {
+    fn serialize_seq(self, _: Option<usize>) -> Result<ElementsWeight<'h>, WeightError> {
         Ok(self.elements(false))
     }
 
-    fn serialize_tuple(self, _: usize) -> Result<Fields<'h>, Unweighed> {
+    fn serialize_tuple(self, _: usize) -> Result<FieldsWeight<'h>, WeightError> {
         Ok(self.fields())
     }
 
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Fields<'h>, Unweighed> {
+    fn serialize_tuple_struct(
+        self,
+        _: &'static str,
+        _: usize,
+    ) -> Result<FieldsWeight<'h>, WeightError> {
         Ok(self.fields())
     }
 
@@ -259,15 +263,15 @@ impl<'h> ser::Serializer for Weigher<'h> {
         _: u32,
         _: &'static str,
         _: usize,
-    ) -> Result<Fields<'h>, Unweighed> {
+    ) -> Result<FieldsWeight<'h>, WeightError> {
         Ok(self.fields())
     }
 
-    fn serialize_map(self, _: Option<usize>) -> Result<Elements<'h>, Unweighed> {
+    fn serialize_map(self, _: Option<usize>) -> Result<ElementsWeight<'h>, WeightError> {
         Ok(self.elements(true))
     }
 
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Fields<'h>, Unweighed> {
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<FieldsWeight<'h>, WeightError> {
         Ok(self.fields())
     }
 
@@ -277,7 +281,7 @@ impl<'h> ser::Serializer for Weigher<'h> {
         _: u32,
         _: &'static str,
         _: usize,
-    ) -> Result<Fields<'h>, Unweighed> {
+    ) -> Result<FieldsWeight<'h>, WeightError> {
         Ok(self.fields())
     }
 
@@ -287,55 +291,55 @@ impl<'h> ser::Serializer for Weigher<'h> {
     }
 }
 
-impl ser::SerializeSeq for Elements<'_> {
+impl ser::SerializeSeq for ElementsWeight<'_> {
     type Ok = usize;
-    type Error = Unweighed;
+    type Error = WeightError;
 
     #[inline]
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unweighed> {
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), WeightError> {
         self.count += 1;
         self.add(0, value)
     }
 
-    fn end(self) -> Result<usize, Unweighed> {
+    fn end(self) -> Result<usize, WeightError> {
         Ok(self.finish())
     }
 }
 
-impl ser::SerializeMap for Elements<'_> {
+impl ser::SerializeMap for ElementsWeight<'_> {
     type Ok = usize;
-    type Error = Unweighed;
+    type Error = WeightError;
 
-    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Unweighed> {
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), WeightError> {
         self.count += 1;
         self.add(0, key)
     }
 
-    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unweighed> {
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), WeightError> {
         self.add(1, value)
     }
 
-    fn end(self) -> Result<usize, Unweighed> {
+    fn end(self) -> Result<usize, WeightError> {
         Ok(self.finish())
     }
 }
 
 macro_rules! fields {
     ($($trait:ident $method:ident($($name:ty)?);)*) => {$(
-        impl ser::$trait for Fields<'_> {
+        impl ser::$trait for FieldsWeight<'_> {
             type Ok = usize;
-            type Error = Unweighed;
+            type Error = WeightError;
 
             #[inline]
             fn $method<T: Serialize + ?Sized>(
                 &mut self,
                 $(_: $name,)?
                 field: &T,
-            ) -> Result<(), Unweighed> {
+            ) -> Result<(), WeightError> {
                 self.add(field)
             }
 
-            fn end(self) -> Result<usize, Unweighed> {
+            fn end(self) -> Result<usize, WeightError> {
                 Ok(self.size)
             }
         }

@@ -8,7 +8,7 @@ async fn fetch_payment(client: &Http, number: &str, state: State) -> Result<Paym
         #[allow(clippy::used_underscore_binding)]
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup::<Result<Payment, Error>, _>(
-                ::cached_core::private::Sharing::<Result<Payment, Error>>::NEW.errors(),
+                ::cached_core::private::ErrorProbe::<Result<Payment, Error>>::NEW.sharing(),
                 ::cached_core::private::declaration!("payment", "fetch_payment", 4274391003),
                 (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
             ),
@@ -33,7 +33,7 @@ fn payment_entry(
     state: State,
 ) -> ::cached_core::EntryOf<Result<Payment, Error>, ::cached_core::WriteOnce> {
     ::cached_core::private::lookup::<Result<Payment, Error>, _>(
-        ::cached_core::private::Sharing::<Result<Payment, Error>>::NEW.errors(),
+        ::cached_core::private::ErrorProbe::<Result<Payment, Error>>::NEW.sharing(),
         ::cached_core::private::declared!("payment", "fetch_payment"),
         (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
     )

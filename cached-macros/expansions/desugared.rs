@@ -16,7 +16,7 @@ impl Client {
                 #[allow(clippy::used_underscore_binding)]
                 let call = ::cached_core::private::begin!(
                     ::cached_core::private::lookup::<Answer, _>(
-                        ::cached_core::private::Sharing::<Answer>::NEW.errors(),
+                        ::cached_core::private::ErrorProbe::<Answer>::NEW.sharing(),
                         ::cached_core::private::declaration!("payment", "payment", 3593513369),
                         (
                             (

@@ -7,7 +7,7 @@ where
         #[allow(clippy::used_underscore_binding)]
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup::<Option<Page<N>>, _>(
-                ::cached_core::private::Sharing::<Option<Page<N>>>::NEW.errors(),
+                ::cached_core::private::ErrorProbe::<Option<Page<N>>>::NEW.sharing(),
                 ::cached_core::private::declaration!("page", "page", 1181423030),
                 (
                     ::cached_core::private::generic_part(&kind),

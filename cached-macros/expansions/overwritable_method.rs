@@ -5,7 +5,8 @@ impl Client {
             #[allow(clippy::used_underscore_binding)]
             let call = ::cached_core::private::begin!(
                 ::cached_core::private::lookup::<Result<Option<Profile>, Error>, _>(
-                    ::cached_core::private::Sharing::<Result<Option<Profile>, Error>>::NEW.errors(),
+                    ::cached_core::private::ErrorProbe::<Result<Option<Profile>, Error>>::NEW
+                        .sharing(),
                     ::cached_core::private::declaration!(
                         "profile",
                         "profile",

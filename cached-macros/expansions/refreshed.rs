@@ -4,7 +4,7 @@ async fn price(course: String) -> Price {
         #[allow(clippy::used_underscore_binding)]
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup_whole::<Price, _>(
-                ::cached_core::private::Sharing::<Price>::NEW.whole(),
+                ::cached_core::private::ErrorProbe::<Price>::NEW.infallible(),
                 ::cached_core::private::declaration!(
                     "price",
                     "price",

@@ -144,13 +144,13 @@ impl Key<'_> {
         let Key { cached, krate } = self;
         let returned = cached.returned;
         let span = returned.span();
-        let [lookup, sharing] = [if cached.whole { "lookup_whole" } else { "lookup" }, "Sharing"]
+        let [lookup, probe] = [if cached.whole { "lookup_whole" } else { "lookup" }, "ErrorProbe"]
             .map(|item| krate.private(span, item));
         let errors = match cached.whole {
-            true => "whole",
+            true => "infallible",
             // Only an error without borrows can outlive the call that it ended.
-            false if borrows(returned) => "no_errors",
-            false => "errors",
+            false if borrows(returned) => "unshared",
+            false => "sharing",
         };
         let errors = Ident::new(errors, span);
         let identifier = self.parts(&self.cached.identifier);
@@ -164,7 +164,7 @@ impl Key<'_> {
         });
         quote_spanned! {span=>
             #lookup::<#returned, _>(
-                #sharing::<#returned>::NEW.#errors(), #declaration, (#identifier, #version),
+                #probe::<#returned>::NEW.#errors(), #declaration, (#identifier, #version),
             ) #types #cache
         }
     }

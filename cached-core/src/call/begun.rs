@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Joined, Missed, SLOW_FETCH, Step, count_alone};
 use crate::flight::{LastWaker, Leader, Outcome, poll_work};
 use crate::stats::Counters;
-use crate::value::{Returns, Split, Weigher};
+use crate::value::{FetchOutput, ReturnType, WeightFn};
 
 /// The result of polling a fetch.
 pub(crate) enum Fetched<R> {
@@ -50,7 +50,7 @@ impl Begun {
         }
     }
 
-    pub(crate) fn set_weigher(&mut self, weigher: Weigher) {
+    pub(crate) fn set_weigher(&mut self, weigher: WeightFn) {
         if let Some(missed) = &mut self.missed {
             missed.site.weigher = Some(weigher);
         }
@@ -87,9 +87,9 @@ impl Begun {
     }
 
     /// Another's answer, if there is one; else the fetch begins.
-    pub(crate) fn answer<R, V>(&mut self, returns: &Returns<R, V>) -> Option<R> {
+    pub(crate) fn answer<R, V>(&mut self, returns: &ReturnType<R, V>) -> Option<R> {
         let answer = match &self.step {
-            Step::Answer(value) | Step::AnswerAndRefresh(value, _) => returns.joined(value),
+            Step::Answer(value) | Step::AnswerAndRefresh(value, _) => returns.rebuild(value),
             Step::Error(error) => returns.errors.clone_of(error),
             Step::Fetch(_) | Step::Alone => None,
         };
@@ -140,14 +140,14 @@ impl Begun {
     pub(crate) fn settle_overtaken<R, V>(
         &mut self,
         outcome: Outcome,
-        returns: &Returns<R, V>,
+        returns: &ReturnType<R, V>,
     ) -> Option<R> {
         if let Step::Fetch(fetching) = &mut self.step {
             fetching.leader.take().into_iter().for_each(Leader::yield_to_outcome);
         }
         let missed = self.missed.as_ref()?;
         match missed.step_of(outcome) {
-            Step::Answer(value) => returns.joined(&value),
+            Step::Answer(value) => returns.rebuild(&value),
             Step::Error(error) => returns.errors.clone_of(&error),
             _ => None,
         }
@@ -155,13 +155,13 @@ impl Begun {
 
     /// Returns what the call returns, and stores what there is for the tiers. Nothing is awaited here: an
     /// error need not be `Send`.
-    pub(crate) fn settle<R, V>(self: Box<Self>, returned: R, returns: &Returns<R, V>) -> R {
+    pub(crate) fn settle<R, V>(self: Box<Self>, returned: R, returns: &ReturnType<R, V>) -> R {
         let Begun { missed: Some(missed), step: Step::Fetch(fetching), began, .. } = *self else {
             return returned;
         };
         let counters = missed.site.counters();
         match (returns.split)(returned, &returns.rules) {
-            Split::Value(value, verdict) => {
+            FetchOutput::Value(value, verdict) => {
                 let coarsely = || fetching.leader.as_ref().map(Leader::lasted);
                 match began.map(|began| began.elapsed()) {
                     Some(took) => counters.observe(took),
@@ -173,15 +173,15 @@ impl Begun {
                 }
                 let value = missed.fill(fetching, value, verdict);
                 // The type is the one that was split, so this is always there.
-                match returns.joined(&value) {
+                match returns.rebuild(&value) {
                     Some(returned) => returned,
                     None => unreachable!("a value is of the type it was made from"),
                 }
             }
-            Split::Error(returned) => {
+            FetchOutput::Error(returned) => {
                 counters.fetch_errors.add();
                 if let Some(value) = missed.stale_for(&fetching)
-                    && let Some(stale) = returns.joined(&value)
+                    && let Some(stale) = returns.rebuild(&value)
                 {
                     counters.stale_answers.add();
                     fetching.answer(Outcome::Uncached(value));

@@ -8,12 +8,17 @@ use crate::flight::Outcome;
 use crate::site::{Lifetime, Site, UNCONFIRMED};
 use crate::tier::local::{Ticket, Write, drop_aside};
 use crate::tier::remote::{Cas, Condition, Lease, RemoteError, RemoteKey};
-use crate::value::{Value, Verdict};
+use crate::value::{CachingDecision, Value};
 
 impl Missed {
     /// Stores what was fetched in every tier that may have it, and answers everybody. The caller
     /// does not wait for memcached.
-    pub(super) fn fill(&self, mut fetching: Fetching, value: Value, verdict: Verdict) -> Value {
+    pub(super) fn fill(
+        &self,
+        mut fetching: Fetching,
+        value: Value,
+        verdict: CachingDecision,
+    ) -> Value {
         let site = &self.site;
         if let (Right::Lease(won @ None), Some(leader)) = (&mut fetching.right, &fetching.leader) {
             *won = leader.unstow();

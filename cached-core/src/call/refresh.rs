@@ -9,22 +9,22 @@ use tokio::runtime::Handle;
 use super::{Begun, Fetched, Fetching, Missed, Right, Step};
 use crate::cache::Cache;
 use crate::current::current_of_process;
-use crate::value::Returns;
+use crate::value::ReturnType;
 
 /// While a right is held that was won too early a test may move the clock: it is looked at so often.
 const GLANCE: Duration = Duration::from_secs(1);
 
 impl Begun {
     /// The answer, where it is one that is to be refreshed.
-    pub(crate) fn answer_to_refresh<R, V>(&self, returns: &Returns<R, V>) -> Option<R> {
+    pub(crate) fn answer_to_refresh<R, V>(&self, returns: &ReturnType<R, V>) -> Option<R> {
         match &self.step {
-            Step::AnswerAndRefresh(value, _) => returns.joined(value),
+            Step::AnswerAndRefresh(value, _) => returns.rebuild(value),
             _ => None,
         }
     }
 
     /// Refreshes it by the fetch, which goes on by itself; not before it is due by its own life.
-    pub(crate) fn refresh<R, V, F>(self, returns: Returns<R, V>, fetch: Pin<Box<F>>)
+    pub(crate) fn refresh<R, V, F>(self, returns: ReturnType<R, V>, fetch: Pin<Box<F>>)
     where
         R: 'static,
         V: 'static,
@@ -36,7 +36,7 @@ impl Begun {
         };
         let (fetching, expires) = *refresh;
         let due_later = |expires| {
-            let verdict = returns.rules.judge_stored(&value, missed.site.value_type);
+            let verdict = returns.rules.decide_stored(&value, missed.site.value_type);
             missed.site.due_later(&verdict, expires)
         };
         match expires.and_then(due_later) {
@@ -49,7 +49,7 @@ impl Begun {
 impl Missed {
     /// Fetches in the background, and stores what comes of it. Without a runtime it is left to a
     /// later call.
-    fn refresh<R, V, F>(self, returns: Returns<R, V>, fetching: Fetching, mut fetch: Pin<Box<F>>)
+    fn refresh<R, V, F>(self, returns: ReturnType<R, V>, fetching: Fetching, mut fetch: Pin<Box<F>>)
     where
         R: 'static,
         V: 'static,
@@ -95,7 +95,7 @@ impl Missed {
     }
 
     /// Refreshes what the local tier answered with, where that is due.
-    pub(crate) fn refresh_local<R, V, F>(self, returns: Returns<R, V>, fetch: Pin<Box<F>>)
+    pub(crate) fn refresh_local<R, V, F>(self, returns: ReturnType<R, V>, fetch: Pin<Box<F>>)
     where
         R: 'static,
         V: 'static,

@@ -9,7 +9,7 @@ use crate::tier::remote::{
     BusyLease, Condition, Found, Item, RemoteError, RemoteKey, whole_seconds,
 };
 use crate::tier::request::Request;
-use crate::value::{CachedValue, Rules, Value};
+use crate::value::{CachedValue, Value, ValueRules};
 
 /// A value that was given, not fetched.
 pub(super) struct Given {
@@ -19,8 +19,12 @@ pub(super) struct Given {
 
 impl Given {
     /// `None` where the function's rules do not let it be cached.
-    pub(super) fn new<V: CachedValue>(site: &Site, rules: &Rules<V>, value: V) -> Option<Given> {
-        let verdict = rules.judge(&value);
+    pub(super) fn new<V: CachedValue>(
+        site: &Site,
+        rules: &ValueRules<V>,
+        value: V,
+    ) -> Option<Given> {
+        let verdict = rules.decide(&value);
         if !site.keeps(&verdict) {
             return None;
         }

@@ -4,12 +4,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::{outline, stored};
+use crate::{encoded, outline};
 
 const ENTRIES: &[u8] = &[0, 0, 0, 1, 0, 0, 0, 2];
 
-fn stored(payload: &[u8]) -> Stored<'_> {
-    Stored { shape: 7, outline: Outline::new(ENTRIES), payload }
+fn stored(payload: &[u8]) -> EncodedView<'_> {
+    EncodedView { shape: 7, outline: Outline::new(ENTRIES), payload }
 }
 
 fn sealed() -> Vec<u8> {
@@ -58,7 +58,7 @@ fn an_outline_that_is_longer_than_its_frame_is_corrupt() {
 fn an_outline_of_too_many_entries_is_not_sealed() {
     let entries = vec![0; (usize::from(u16::MAX) + 1) * ENTRY_BYTES];
     let outline = Outline::new(&entries);
-    assert_eq!(seal(b"key", Stored { shape: 7, outline, payload: b"" }), None);
+    assert_eq!(seal(b"key", EncodedView { shape: 7, outline, payload: b"" }), None);
 }
 
 #[test]
@@ -101,8 +101,8 @@ fn golden<V>(value: V, frame: &str)
 where
     V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + 'static,
 {
-    let written = stored::write(&value).expect("it can be stored");
-    let sealed = seal(b"key", written.stored()).expect("it fits");
+    let written = encoded::write(&value).expect("it can be stored");
+    let sealed = seal(b"key", written.view()).expect("it fits");
     assert_eq!(hexadecimal(&sealed), frame, "{value:?}");
     let bytes: Vec<u8> = (0..frame.len())
         .step_by(2)
@@ -111,8 +111,8 @@ where
     let FrameContents::Stored(stored) = open(b"key", &bytes) else {
         panic!("{value:?} is not read any more");
     };
-    assert_eq!(outline::follow(stored.outline, stored.payload).as_ref(), Some(&value));
-    assert_eq!(stored::read(stored), Some(value));
+    assert_eq!(outline::decode_matching(stored.outline, stored.payload).as_ref(), Some(&value));
+    assert_eq!(encoded::read(stored), Some(value));
 }
 
 /// Frames of whole values, kept for good.

@@ -10,13 +10,13 @@ use super::*;
 /// Returns what a process that has seen nothing yet reads of another's value; `None` is a refusal.
 fn read<W: Serialize + DeserializeOwned, V: DeserializeOwned>(value: &W) -> Option<V> {
     let payload = codec::encode(value).expect("it encodes");
-    let (_, entries) = record::<W>(&payload).expect("it reads back");
-    follow(Outline::new(&entries), &payload)
+    let (_, entries) = decode_recording::<W>(&payload).expect("it reads back");
+    decode_matching(Outline::new(&entries), &payload)
 }
 
 fn entries_of<V: Serialize + DeserializeOwned>(value: &V) -> usize {
     let payload = codec::encode(value).expect("it encodes");
-    record::<V>(&payload).expect("it reads back").1.len() / ENTRY_BYTES
+    decode_recording::<V>(&payload).expect("it reads back").1.len() / ENTRY_BYTES
 }
 
 thread_local! {
@@ -51,12 +51,12 @@ macro_rules! builds {
             pub(super) fn stored() -> (Vec<u8>, Vec<u8>) {
                 let value: Value = $value;
                 let payload = codec::encode(&value).expect("it encodes");
-                let (read, entries) = record::<Value>(&payload).expect("it reads back");
+                let (read, entries) = decode_recording::<Value>(&payload).expect("it reads back");
                 assert_eq!(read, value);
                 (payload, entries)
             }
             pub(super) fn reads(outline: Outline<'_>, payload: &[u8]) -> bool {
-                follow::<Value>(outline, payload).is_some()
+                decode_matching::<Value>(outline, payload).is_some()
             }
         })*
 
@@ -187,11 +187,11 @@ fn types_of_one_short_name_are_not_taken_for_each_other() {
     let first = a::Code { code: "today".into() };
     let second = b::Code { code: Seen("EUR".into()) };
     let payload = codec::encode(&Pair { first, second }).expect("it encodes");
-    let (_, entries) = record::<Pair<a::Code, b::Code>>(&payload).expect("it reads back");
+    let (_, entries) = decode_recording::<Pair<a::Code, b::Code>>(&payload).expect("it reads back");
     let outline = Outline::new(&entries);
-    assert!(follow::<Pair<a::Code, b::Code>>(outline, &payload).is_some());
+    assert!(decode_matching::<Pair<a::Code, b::Code>>(outline, &payload).is_some());
     SEEN.take();
-    assert!(follow::<Pair<b::Code, a::Code>>(outline, &payload).is_none());
+    assert!(decode_matching::<Pair<b::Code, a::Code>>(outline, &payload).is_none());
     assert!(SEEN.take().is_empty());
 }
 
@@ -221,7 +221,7 @@ fn a_type_inside_of_itself_has_an_outline_as_large_as_the_type() {
 fn a_value_that_is_nested_too_deeply_has_no_outline() {
     let bare = |depth| (0..depth).fold(Bare(None), |bare, _| Bare(Some(Box::new(bare))));
     let deep = codec::encode(&bare(DEPTH_LIMIT)).expect("it encodes");
-    assert!(record::<Bare>(&deep).is_none());
+    assert!(decode_recording::<Bare>(&deep).is_none());
 }
 
 /// A type that goes on after its deserializer's error is not believed.
@@ -265,7 +265,7 @@ fn a_short_name_has_no_paths() {
 fn golden_outlines() {
     fn hash<V: Serialize + DeserializeOwned>(value: &V) -> u64 {
         let payload = codec::encode(value).expect("it encodes");
-        Outline::new(&record::<V>(&payload).expect("it reads back").1).hash
+        Outline::new(&decode_recording::<V>(&payload).expect("it reads back").1).hash
     }
     let tree = Tree { children: vec![Tree::default()], label: Some(Box::default()) };
     assert_eq!(hash(&tree), 8257243279389529789);

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use super::look::State;
 use crate::call::{Begun, Fetched, Missed, Waiting};
-use crate::value::{Returns, weigher};
+use crate::value::{ReturnType, weight_fn};
 
 /// A call of an annotated function: begun with a look at the tiers of this process, then answered.
 pub struct Call<R, V> {
-    returns: Returns<R, V>,
+    returns: ReturnType<R, V>,
     state: State,
 }
 
 impl<R, V> Call<R, V> {
-    pub(super) fn new(returns: Returns<R, V>, state: State) -> Call<R, V> {
+    pub(super) fn new(returns: ReturnType<R, V>, state: State) -> Call<R, V> {
         Call { returns, state }
     }
 
@@ -44,8 +44,8 @@ impl<R, V> Call<R, V> {
         V: 'static,
     {
         match &mut self.state {
-            State::Missed(missed) => missed.set_weigher(weigher(weight)),
-            State::Due(due) => due.1.weigher = Some(weigher(weight)),
+            State::Missed(missed) => missed.set_weigher(weight_fn(weight)),
+            State::Due(due) => due.1.weigher = Some(weight_fn(weight)),
             State::Begun(_) | State::Bypassed(_) => {}
         }
         self
@@ -74,7 +74,7 @@ impl<R: 'static, V: 'static> Call<R, V> {
         let state = match state {
             State::Due(due) => {
                 let (value, site) = *due;
-                let Some(returned) = returns.joined(&value) else { return fetch.await };
+                let Some(returned) = returns.rebuild(&value) else { return fetch.await };
                 Missed { site, request: None }.refresh_local(returns, fetch);
                 return returned;
             }
@@ -112,7 +112,7 @@ impl<R, V, F: Future<Output = R>> Future for Answer<'_, R, V, F> {
 
 /// How far a call is. What is returned need not be `Send`, so none of it is kept here.
 struct Path<R, V> {
-    returns: Returns<R, V>,
+    returns: ReturnType<R, V>,
     stage: Stage,
 }
 
@@ -136,7 +136,7 @@ impl<R, V> Path<R, V> {
     ) -> Poll<R> {
         loop {
             let mut begun = match std::mem::replace(&mut self.stage, Stage::Over) {
-                Stage::Looked(State::Due(due)) => match self.returns.joined(&due.0) {
+                Stage::Looked(State::Due(due)) => match self.returns.rebuild(&due.0) {
                     Some(returned) => return Poll::Ready(returned),
                     None => Begun::alone(None),
                 },

@@ -1,16 +1,16 @@
-//! The serde types around the codec's own deserializer: they pass a request on once the guide has
+//! The serde types around the codec's own deserializer: they pass a request on once the checker has
 //! granted it, and wrap what is nested.
 
-mod contents;
+mod visitor;
 
 use std::any::type_name;
 use std::marker::PhantomData;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, Visitor};
 
-use super::{Guide, Place, Request};
+use super::{Location, RequestChecker, TypeRequest};
 use crate::stable_hash::StableHash;
-use contents::Contents;
+use visitor::CheckedVisitor;
 
 fn refused<E: de::Error>() -> E {
     E::custom("the value was stored by a build in which this type is another")
@@ -25,67 +25,69 @@ fn texts(hash: StableHash, texts: &[&str]) -> StableHash {
 }
 
 /// Reads the whole value.
-pub(super) struct Root<'g, 'o, V> {
-    guide: &'g mut Guide<'o>,
+pub(super) struct RootSeed<'g, 'o, V> {
+    checker: &'g mut RequestChecker<'o>,
     value: PhantomData<V>,
 }
 
-impl<'g, 'o, V> Root<'g, 'o, V> {
-    pub(super) fn new(guide: &'g mut Guide<'o>) -> Root<'g, 'o, V> {
-        Root { guide, value: PhantomData }
+impl<'g, 'o, V> RootSeed<'g, 'o, V> {
+    pub(super) fn new(checker: &'g mut RequestChecker<'o>) -> RootSeed<'g, 'o, V> {
+        RootSeed { checker, value: PhantomData }
     }
 }
 
-impl<'de, V: Deserialize<'de>> DeserializeSeed<'de> for Root<'_, '_, V> {
+impl<'de, V: Deserialize<'de>> DeserializeSeed<'de> for RootSeed<'_, '_, V> {
     type Value = V;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<V, D::Error> {
-        let member = Member { seed: PhantomData, guide: self.guide, of: Place::ROOT, index: 0 };
+        let member =
+            MemberSeed { seed: PhantomData, checker: self.checker, of: Location::ROOT, index: 0 };
         member.deserialize(deserializer)
     }
 }
 
 /// A member that is read next. The type that its seed makes must be the one that was read there: it
 /// is told no more if it is not.
-struct Member<'g, 'o, S> {
+struct MemberSeed<'g, 'o, S> {
     seed: S,
-    guide: &'g mut Guide<'o>,
-    of: Place,
+    checker: &'g mut RequestChecker<'o>,
+    of: Location,
     index: u64,
 }
 
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Member<'_, '_, S> {
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for MemberSeed<'_, '_, S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
-        let Member { seed, guide, of, index } = self;
-        let place = guide.place_of::<S::Value>();
-        if !guide.grants(Request::Member.at(of).word(index).hash(place.0)) {
+        let MemberSeed { seed, checker, of, index } = self;
+        let location = checker.location_of::<S::Value>();
+        if !checker.grants(TypeRequest::Member.at(of).word(index).hash(location.0)) {
             return Err(refused());
         }
-        let read = guide.nest(|guide| seed.deserialize(Guided { inner, guide, place }));
+        let read = checker
+            .nest(|checker| seed.deserialize(CheckedDeserializer { inner, checker, location }));
         read.unwrap_or_else(|| Err(refused()))
     }
 }
 
-/// A deserializer whose requests are made at a place.
-struct Guided<'g, 'o, D> {
+/// A deserializer whose requests are made at a location.
+struct CheckedDeserializer<'g, 'o, D> {
     inner: D,
-    guide: &'g mut Guide<'o>,
-    place: Place,
+    checker: &'g mut RequestChecker<'o>,
+    location: Location,
 }
 
-impl<'de, 'g, 'o, D: Deserializer<'de>> Guided<'g, 'o, D> {
-    /// Makes a request for a visitor that makes a `T`; returns the place of `T`.
+impl<'de, 'g, 'o, D: Deserializer<'de>> CheckedDeserializer<'g, 'o, D> {
+    /// Makes a request for a visitor that makes a `T`; returns the location of `T`.
     fn ask<T>(
         self,
-        request: Request,
+        request: TypeRequest,
         names: impl FnOnce(StableHash) -> StableHash,
-    ) -> Result<(D, &'g mut Guide<'o>, Place), D::Error> {
-        let Guided { inner, guide, place } = self;
-        let own = guide.place_of::<T>();
-        if guide.grants(names(request.at(place).hash(own.0))) {
-            Ok((inner, guide, own))
+    ) -> Result<(D, &'g mut RequestChecker<'o>, Location), D::Error> {
+        let CheckedDeserializer { inner, checker, location } = self;
+        let own = checker.location_of::<T>();
+        if checker.grants(names(request.at(location).hash(own.0))) {
+            Ok((inner, checker, own))
         } else {
             Err(refused())
         }
@@ -95,13 +97,13 @@ impl<'de, 'g, 'o, D: Deserializer<'de>> Guided<'g, 'o, D> {
 macro_rules! leaves {
     ($($method:ident $request:ident;)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-            let (inner, ..) = self.ask::<V::Value>(Request::$request, no_names)?;
+            let (inner, ..) = self.ask::<V::Value>(TypeRequest::$request, no_names)?;
             inner.$method(visitor)
         }
     )*};
 }
 
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guided<'_, '_, D> {
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_, D> {
     type Error = D::Error;
 
     leaves! {
@@ -130,14 +132,14 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guided<'_, '_, D> {
         deserialize_ignored_any Any;
     }
 
-    // The codec answers the same, so a type takes the same way with and without a guide.
+    // The codec answers the same, so a type takes the same way with and without a checker.
     fn is_human_readable(&self) -> bool {
         self.inner.is_human_readable()
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        let (inner, guide, own) = self.ask::<V::Value>(Request::Option, no_names)?;
-        inner.deserialize_option(Contents::new(visitor, guide, own))
+        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::Option, no_names)?;
+        inner.deserialize_option(CheckedVisitor::new(visitor, checker, own))
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(
@@ -145,7 +147,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guided<'_, '_, D> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let (inner, ..) = self.ask::<V::Value>(Request::UnitStruct, |hash| hash.text(name))?;
+        let (inner, ..) = self.ask::<V::Value>(TypeRequest::UnitStruct, |hash| hash.text(name))?;
         inner.deserialize_unit_struct(name, visitor)
     }
 
@@ -155,13 +157,13 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guided<'_, '_, D> {
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         let names = |hash: StableHash| hash.text(name);
-        let (inner, guide, own) = self.ask::<V::Value>(Request::Newtype, names)?;
-        inner.deserialize_newtype_struct(name, Contents::new(visitor, guide, own))
+        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::Newtype, names)?;
+        inner.deserialize_newtype_struct(name, CheckedVisitor::new(visitor, checker, own))
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        let (inner, guide, own) = self.ask::<V::Value>(Request::Seq, no_names)?;
-        inner.deserialize_seq(Contents::new(visitor, guide, own).of_one_place())
+        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::Seq, no_names)?;
+        inner.deserialize_seq(CheckedVisitor::new(visitor, checker, own).of_one_place())
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(
@@ -170,8 +172,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guided<'_, '_, D> {
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         let names = |hash: StableHash| hash.word(length as u64);
-        let (inner, guide, own) = self.ask::<V::Value>(Request::Tuple, names)?;
-        let contents = Contents::new(visitor, guide, own);
+        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::Tuple, names)?;
+        let contents = CheckedVisitor::new(visitor, checker, own);
         // An array's name says that its elements are of one type.
         match type_name::<V::Value>().starts_with('[') {
             true => inner.deserialize_tuple(length, contents.of_one_place()),
@@ -186,13 +188,13 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guided<'_, '_, D> {
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         let names = |hash: StableHash| hash.text(name).word(length as u64);
-        let (inner, guide, own) = self.ask::<V::Value>(Request::TupleStruct, names)?;
-        inner.deserialize_tuple_struct(name, length, Contents::new(visitor, guide, own))
+        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::TupleStruct, names)?;
+        inner.deserialize_tuple_struct(name, length, CheckedVisitor::new(visitor, checker, own))
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        let (inner, guide, own) = self.ask::<V::Value>(Request::Map, no_names)?;
-        inner.deserialize_map(Contents::new(visitor, guide, own))
+        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::Map, no_names)?;
+        inner.deserialize_map(CheckedVisitor::new(visitor, checker, own))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -202,8 +204,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guided<'_, '_, D> {
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         let names = |hash: StableHash| texts(hash.text(name), fields);
-        let (inner, guide, own) = self.ask::<V::Value>(Request::Struct, names)?;
-        inner.deserialize_struct(name, fields, Contents::new(visitor, guide, own))
+        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::Struct, names)?;
+        inner.deserialize_struct(name, fields, CheckedVisitor::new(visitor, checker, own))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -215,8 +217,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guided<'_, '_, D> {
         // Only the variants that a value has count: a build that adds one at the end reads the
         // others.
         let names = |hash: StableHash| hash.text(name);
-        let (inner, guide, own) = self.ask::<V::Value>(Request::Enum, names)?;
-        let contents = Contents::new(visitor, guide, own).of_variants(variants);
+        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::Enum, names)?;
+        let contents = CheckedVisitor::new(visitor, checker, own).of_variants(variants);
         inner.deserialize_enum(name, variants, contents)
     }
 }

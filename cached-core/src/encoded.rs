@@ -21,23 +21,23 @@ static FITTING: LazyLock<RwLock<HashSet<(TypeId, u64)>>> = LazyLock::new(RwLock:
 
 /// A value as it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stored<'f> {
+pub(crate) struct EncodedView<'f> {
     pub(crate) shape: u64,
     pub(crate) outline: Outline<'f>,
     pub(crate) payload: &'f [u8],
 }
 
 /// A value as it is to be stored.
-pub(crate) struct Written {
+pub(crate) struct EncodedValue {
     shape: u64,
     outline_entries: Vec<u8>,
     payload: Vec<u8>,
 }
 
-impl Written {
-    pub(crate) fn stored(&self) -> Stored<'_> {
+impl EncodedValue {
+    pub(crate) fn view(&self) -> EncodedView<'_> {
         let outline = Outline::new(&self.outline_entries);
-        Stored { shape: self.shape, outline, payload: &self.payload }
+        EncodedView { shape: self.shape, outline, payload: &self.payload }
     }
 }
 
@@ -45,29 +45,32 @@ impl Written {
 ///
 /// # Errors
 /// Why this value has to stay out of memcached.
-pub(crate) fn write<V>(value: &V) -> Result<Written, &'static str>
+pub(crate) fn write<V>(value: &V) -> Result<EncodedValue, &'static str>
 where
     V: Serialize + DeserializeOwned + 'static,
 {
     let payload = codec::encode(value).ok_or("the codec cannot write the value")?;
-    let shape = shape::of(value).map_err(shape::Unshaped::reason)?;
-    let read_back = outline::record::<V>(&payload);
+    let shape = shape::of(value).map_err(shape::ShapeError::reason)?;
+    let read_back = outline::decode_recording::<V>(&payload);
     let (_, outline_entries) = read_back.filter(|(value, _)| shape::of(value) == Ok(shape)).ok_or(
         "the value does not read back as what was written (an enum that is untagged, internally or \
          adjacently tagged, a flattened or skipped field, or another type that only a \
          self-describing format can read), or it is nested more than 512 levels deep",
     )?;
-    let written = Written { shape, outline_entries, payload };
-    remember_fitting::<V>(written.stored().outline.hash);
+    let written = EncodedValue { shape, outline_entries, payload };
+    remember_fitting::<V>(written.view().outline.hash);
     Ok(written)
 }
 
 /// Returns the value if it was stored by a build in which its type is the same. The type's
 /// `Deserialize` is given nothing that it would not have been given there.
-pub(crate) fn read<V: Serialize + DeserializeOwned + 'static>(stored: Stored<'_>) -> Option<V> {
-    let Stored { shape, outline, payload } = stored;
+pub(crate) fn read<V: Serialize + DeserializeOwned + 'static>(
+    stored: EncodedView<'_>,
+) -> Option<V> {
+    let EncodedView { shape, outline, payload } = stored;
     let fits = is_fitting::<V>(outline.hash);
-    let value: V = if fits { codec::decode(payload)? } else { outline::follow(outline, payload)? };
+    let value: V =
+        if fits { codec::decode(payload)? } else { outline::decode_matching(outline, payload)? };
     if shape::of(&value) != Ok(shape) {
         return None;
     }

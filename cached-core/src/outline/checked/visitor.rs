@@ -8,40 +8,47 @@ use serde::de::{
     SeqAccess, VariantAccess, Visitor,
 };
 
-use super::{Guided, Member, refused, texts};
-use crate::outline::{Guide, Place, Request};
+use super::{CheckedDeserializer, MemberSeed, refused, texts};
+use crate::outline::{Location, RequestChecker, TypeRequest};
 
 /// A map's keys are members of this index, and its values of the next.
 const KEY: u64 = 0;
 const VALUE: u64 = 1;
 
 /// The visitor of a type that contains others.
-pub(super) struct Contents<'g, 'o, V> {
+pub(super) struct CheckedVisitor<'g, 'o, V> {
     visitor: V,
-    guide: &'g mut Guide<'o>,
-    place: Place,
+    checker: &'g mut RequestChecker<'o>,
+    location: Location,
     /// Whether each member has an index of its own.
     is_indexed: bool,
     /// An enum's variants.
     variants: &'static [&'static str],
 }
 
-impl<'g, 'o, V> Contents<'g, 'o, V> {
-    pub(super) fn new(visitor: V, guide: &'g mut Guide<'o>, place: Place) -> Contents<'g, 'o, V> {
-        Contents { visitor, guide, place, is_indexed: true, variants: &[] }
+impl<'g, 'o, V> CheckedVisitor<'g, 'o, V> {
+    pub(super) fn new(
+        visitor: V,
+        checker: &'g mut RequestChecker<'o>,
+        location: Location,
+    ) -> CheckedVisitor<'g, 'o, V> {
+        CheckedVisitor { visitor, checker, location, is_indexed: true, variants: &[] }
     }
 
     /// For members of one type, however many there are.
-    pub(super) fn of_one_place(self) -> Contents<'g, 'o, V> {
-        Contents { is_indexed: false, ..self }
+    pub(super) fn of_one_place(self) -> CheckedVisitor<'g, 'o, V> {
+        CheckedVisitor { is_indexed: false, ..self }
     }
 
-    pub(super) fn of_variants(self, variants: &'static [&'static str]) -> Contents<'g, 'o, V> {
-        Contents { variants, ..self }
+    pub(super) fn of_variants(
+        self,
+        variants: &'static [&'static str],
+    ) -> CheckedVisitor<'g, 'o, V> {
+        CheckedVisitor { variants, ..self }
     }
 }
 
-impl<'de, V: Visitor<'de>> Visitor<'de> for Contents<'_, '_, V> {
+impl<'de, V: Visitor<'de>> Visitor<'de> for CheckedVisitor<'_, '_, V> {
     type Value = V::Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,50 +60,56 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Contents<'_, '_, V> {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
-        let Contents { visitor, guide, place, .. } = self;
-        let place = place.contents();
-        let read = guide.nest(|guide| visitor.visit_some(Guided { inner, guide, place }));
+        let CheckedVisitor { visitor, checker, location, .. } = self;
+        let location = location.contents();
+        let read = checker
+            .nest(|checker| visitor.visit_some(CheckedDeserializer { inner, checker, location }));
         read.unwrap_or_else(|| Err(refused()))
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
-        let Contents { visitor, guide, place, .. } = self;
-        let place = place.contents();
-        let read = guide.nest(|guide| visitor.visit_newtype_struct(Guided { inner, guide, place }));
+        let CheckedVisitor { visitor, checker, location, .. } = self;
+        let location = location.contents();
+        let read = checker.nest(|checker| {
+            visitor.visit_newtype_struct(CheckedDeserializer { inner, checker, location })
+        });
         read.unwrap_or_else(|| Err(refused()))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
-        let Contents { visitor, guide, place, is_indexed, .. } = self;
-        visitor.visit_seq(Members { inner, guide, place, is_indexed, index: 0 })
+        let CheckedVisitor { visitor, checker, location, is_indexed, .. } = self;
+        visitor.visit_seq(CheckedMembers { inner, checker, location, is_indexed, index: 0 })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
-        let Contents { visitor, guide, place, .. } = self;
-        visitor.visit_map(Members { inner, guide, place, is_indexed: false, index: 0 })
+        let CheckedVisitor { visitor, checker, location, .. } = self;
+        visitor.visit_map(CheckedMembers { inner, checker, location, is_indexed: false, index: 0 })
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
-        let Contents { visitor, guide, place, variants, .. } = self;
-        visitor.visit_enum(Enum { inner, guide, place, variants })
+        let CheckedVisitor { visitor, checker, location, variants, .. } = self;
+        visitor.visit_enum(CheckedEnum { inner, checker, location, variants })
     }
 }
 
-struct Members<'g, 'o, A> {
+struct CheckedMembers<'g, 'o, A> {
     inner: A,
-    guide: &'g mut Guide<'o>,
-    place: Place,
+    checker: &'g mut RequestChecker<'o>,
+    location: Location,
     is_indexed: bool,
     index: u64,
 }
 
-impl<'o, A> Members<'_, 'o, A> {
-    fn member<S>(&mut self, seed: S, index: u64) -> (&mut A, Member<'_, 'o, S>) {
-        (&mut self.inner, Member { seed, guide: &mut *self.guide, of: self.place, index })
+impl<'o, A> CheckedMembers<'_, 'o, A> {
+    fn member<S>(&mut self, seed: S, index: u64) -> (&mut A, MemberSeed<'_, 'o, S>) {
+        (
+            &mut self.inner,
+            MemberSeed { seed, checker: &mut *self.checker, of: self.location, index },
+        )
     }
 }
 
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Members<'_, '_, A> {
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for CheckedMembers<'_, '_, A> {
     type Error = A::Error;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(
@@ -114,7 +127,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Members<'_, '_, A> {
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Members<'_, '_, A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for CheckedMembers<'_, '_, A> {
     type Error = A::Error;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(
@@ -136,79 +149,79 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Members<'_, '_, A> {
 }
 
 /// An enum whose variant is not read yet.
-struct Enum<'g, 'o, A> {
+struct CheckedEnum<'g, 'o, A> {
     inner: A,
-    guide: &'g mut Guide<'o>,
-    place: Place,
+    checker: &'g mut RequestChecker<'o>,
+    location: Location,
     variants: &'static [&'static str],
 }
 
-impl<'de, 'g, 'o, A: EnumAccess<'de>> EnumAccess<'de> for Enum<'g, 'o, A> {
+impl<'de, 'g, 'o, A: EnumAccess<'de>> EnumAccess<'de> for CheckedEnum<'g, 'o, A> {
     type Error = A::Error;
-    type Variant = Variant<'g, 'o, A::Variant>;
+    type Variant = CheckedVariant<'g, 'o, A::Variant>;
 
     fn variant_seed<S: DeserializeSeed<'de>>(
         self,
         seed: S,
     ) -> Result<(S::Value, Self::Variant), A::Error> {
-        let Enum { inner, guide, place, variants } = self;
-        let mut variant = Place::ROOT;
-        let seed = VariantIndex { seed, guide, of: place, variants, variant: &mut variant };
+        let CheckedEnum { inner, checker, location, variants } = self;
+        let mut variant = Location::ROOT;
+        let seed = VariantSeed { seed, checker, of: location, variants, variant: &mut variant };
         let (value, inner) = inner.variant_seed(seed)?;
-        Ok((value, Variant { inner, guide, place: variant }))
+        Ok((value, CheckedVariant { inner, checker, location: variant }))
     }
 }
 
 /// The index of a variant, which is read next. It must stand for a variant of the same name.
-struct VariantIndex<'g, 'o, S> {
+struct VariantSeed<'g, 'o, S> {
     seed: S,
-    guide: &'g mut Guide<'o>,
-    of: Place,
+    checker: &'g mut RequestChecker<'o>,
+    of: Location,
     variants: &'static [&'static str],
-    /// Is set to the place of the variant's contents.
-    variant: &'g mut Place,
+    /// Is set to the location of the variant's contents.
+    variant: &'g mut Location,
 }
 
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for VariantIndex<'_, '_, S> {
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for VariantSeed<'_, '_, S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
         let index = u32::deserialize(deserializer)?;
         // Beyond the last variant there is no name, and the type itself refuses the index.
         let name = self.variants.get(index as usize).copied().unwrap_or_default();
-        let request = Request::Variant.at(self.of).word(index.into()).text(name);
-        if !self.guide.grants(request) {
+        let request = TypeRequest::Variant.at(self.of).word(index.into()).text(name);
+        if !self.checker.grants(request) {
             return Err(refused());
         }
-        *self.variant = Place::after(request);
+        *self.variant = Location::after(request);
         let index: U32Deserializer<D::Error> = index.into_deserializer();
         self.seed.deserialize(index)
     }
 }
 
 /// A variant whose contents are read next.
-struct Variant<'g, 'o, A> {
+struct CheckedVariant<'g, 'o, A> {
     inner: A,
-    guide: &'g mut Guide<'o>,
-    place: Place,
+    checker: &'g mut RequestChecker<'o>,
+    location: Location,
 }
 
-impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Variant<'_, '_, A> {
+impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for CheckedVariant<'_, '_, A> {
     type Error = A::Error;
 
     fn unit_variant(self) -> Result<(), A::Error> {
-        if !self.guide.grants(Request::Unit.at(self.place)) {
+        if !self.checker.grants(TypeRequest::Unit.at(self.location)) {
             return Err(refused());
         }
         self.inner.unit_variant()
     }
 
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, A::Error> {
-        let Variant { inner, guide, place } = self;
-        if !guide.grants(Request::Newtype.at(place)) {
+        let CheckedVariant { inner, checker, location } = self;
+        if !checker.grants(TypeRequest::Newtype.at(location)) {
             return Err(refused());
         }
-        inner.newtype_variant_seed(Member { seed, guide, of: place, index: 0 })
+        inner.newtype_variant_seed(MemberSeed { seed, checker, of: location, index: 0 })
     }
 
     fn tuple_variant<V: Visitor<'de>>(
@@ -216,10 +229,10 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Variant<'_, '_, A> {
         length: usize,
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        if !self.guide.grants(Request::TupleStruct.at(self.place).word(length as u64)) {
+        if !self.checker.grants(TypeRequest::TupleStruct.at(self.location).word(length as u64)) {
             return Err(refused());
         }
-        self.inner.tuple_variant(length, Contents::new(visitor, self.guide, self.place))
+        self.inner.tuple_variant(length, CheckedVisitor::new(visitor, self.checker, self.location))
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -227,9 +240,9 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Variant<'_, '_, A> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        if !self.guide.grants(texts(Request::Struct.at(self.place), fields)) {
+        if !self.checker.grants(texts(TypeRequest::Struct.at(self.location), fields)) {
             return Err(refused());
         }
-        self.inner.struct_variant(fields, Contents::new(visitor, self.guide, self.place))
+        self.inner.struct_variant(fields, CheckedVisitor::new(visitor, self.checker, self.location))
     }
 }
