@@ -1,12 +1,15 @@
-//! The cache: its tiers, its flights, its counters. What happens in it is in `call` and `entry`.
+//! The cache: its tiers, its flights and its counters, and how a configuration becomes one.
+//!
+//! `call` and `entry` do the work of a call and of an entry; they reach the tiers through this
+//! type.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::{CacheBuilder, Config};
-use crate::declaration::Declaration;
-use crate::error::ConfigError;
+use crate::declaration::{Declaration, warn_if_inventory_is_empty};
+use crate::error::{ConfigError, ConfigErrorKind};
 use crate::flight::Flights;
 use crate::key::{Key, canonical_bytes};
 use crate::stats::{Counters, Stats, all_counters};
@@ -14,17 +17,16 @@ use crate::tier::local::{Local, Ticket, drop_aside};
 use crate::tier::remote::Remote;
 use crate::tier::request::Request;
 
-/// A tiered cache. A cheap clone shares the same tiers and counters.
+/// A tiered cache. A clone is cheap and shares the tiers and counters of the original.
 ///
-/// An annotated function uses [`Cache::current`]: the cache of the running [`scope`](Self::scope),
-/// else the [`install`](Self::install)ed one, else an embedded local one.
+/// An annotated function uses [`Cache::current`] unless it is given another one with `cache = …`.
 #[derive(Clone)]
 pub struct Cache {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    /// Tells this cache from every other of the process, also from those that are gone.
+    /// Unique among all caches that this process has made, including those that are gone.
     id: u64,
     enabled: bool,
     config: Config,
@@ -36,12 +38,36 @@ struct Inner {
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
+impl CacheBuilder {
+    /// Checks the settings and builds the cache.
+    ///
+    /// Nothing is connected to yet: the first call that needs a memcached server connects to it.
+    /// The method is `async` so that a later version can connect here; today it never waits.
+    ///
+    /// # Errors
+    /// The first setting that is wrong, with what to write instead.
+    ///
+    /// ```
+    /// # use cached_core::Cache;
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let cache = Cache::builder().build().await?;
+    /// cache.scope(async { /* annotated functions called here use `cache` */ }).await;
+    /// # Ok::<(), cached_core::ConfigError>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn build(self) -> Result<Cache, ConfigError> {
+        let config = self.into_config()?;
+        warn_if_inventory_is_empty();
+        Ok(Cache::new(config))
+    }
+}
+
 impl Cache {
     pub(crate) fn new(config: Config) -> Cache {
-        Cache::build(config, true)
+        Cache::with_switch(config, true)
     }
 
-    fn build(config: Config, enabled: bool) -> Cache {
+    fn with_switch(config: Config, enabled: bool) -> Cache {
         let remote = Remote::new(&config).map(Arc::new);
         Cache {
             inner: Arc::new(Inner {
@@ -56,19 +82,40 @@ impl Cache {
         }
     }
 
-    /// Starts a configuration; see [`CacheBuilder`].
+    /// Returns a builder with the default settings.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use cached_core::Cache;
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let cache = Cache::builder().default_ttl(Duration::from_secs(60)).build().await?;
+    /// # drop(cache);
+    /// # Ok::<(), cached_core::ConfigError>(())
+    /// # }).unwrap();
+    /// ```
     pub fn builder() -> CacheBuilder {
         CacheBuilder::default()
     }
 
-    /// The cache that the environment variable `CACHE_URL` describes: `local:` (the default),
-    /// `memcache://a:11211,b:11211?namespace=shop&timeout=50ms`, or `off`, which is
-    /// [`Cache::disabled`]. Further settings: `lease`, `lease_wait`, `ttl` (durations such as
-    /// `5s`), `jitter`, `local_capacity` (bytes). In a program that is built without the feature
-    /// `memcached` a `memcache://…` is a mistake.
+    /// Builds the cache that the environment variable `CACHE_URL` describes.
+    ///
+    /// | `CACHE_URL` | cache |
+    /// |---|---|
+    /// | unset, empty or `local:` | the memory of this process |
+    /// | `local:?local_capacity=256MiB` | the same, with settings |
+    /// | `memcache://a:11211,b:11211?namespace=shop&timeout=50ms` | the memory of this process, and memcached |
+    /// | `off` | none; see [`Cache::disabled`] |
+    ///
+    /// Each setting is a method of [`CacheBuilder`]. `local_capacity` (bytes, or a number with
+    /// `KiB`, `MiB` or `GiB`), `ttl` and `jitter` are for every cache; `namespace`, `timeout`,
+    /// `lease` and `lease_wait` are for memcached. A duration is written `50ms`, `5s` or `1h30m`.
+    ///
+    /// Nothing is connected to yet: the first call that needs a memcached server connects to it.
+    /// The method is `async` so that a later version can connect here; today it never waits.
     ///
     /// # Errors
-    /// One line that names the part that is wrong. Nothing is dialled.
+    /// The first part of the URL that is wrong, with what to write instead. A `memcache://…` is an
+    /// error in a program that is built without the feature `memcached`.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -82,34 +129,48 @@ impl Cache {
             Ok(url) => url,
             Err(std::env::VarError::NotPresent) => String::new(),
             Err(std::env::VarError::NotUnicode(_)) => {
-                return Err(ConfigError::new("CACHE_URL is not UTF-8"));
+                return Err(ConfigError::new(ConfigErrorKind::Url, "CACHE_URL is not UTF-8"));
             }
         };
-        let within = |error: ConfigError| error.within("CACHE_URL");
-        match CacheBuilder::from_url(&url).map_err(within)? {
-            Some(builder) => builder.build().await.map_err(within),
+        let in_variable = |error: ConfigError| error.in_variable("CACHE_URL");
+        match CacheBuilder::from_url(&url).map_err(in_variable)? {
+            Some(builder) => builder.build().await.map_err(in_variable),
             None => Ok(Cache::disabled()),
         }
     }
 
-    /// A cache that is off: every call fetches, nothing is stored or shared. What `invalidate` and
-    /// `overwrite` are asked meanwhile nobody is told: take another namespace, or empty memcached,
-    /// before it is turned on again.
+    /// Returns a cache that is off: every call fetches, and nothing is stored or shared.
+    ///
+    /// While the cache is off, `invalidate` and `overwrite` do nothing: memcached is not contacted.
+    /// Before turning the cache on again, change the namespace or empty memcached.
+    ///
+    /// ```
+    /// # use cached_core::{Cache, coordinator_cached};
+    /// #[coordinator_cached(name = "disabled_doc", version = edition)]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// Cache::disabled().scope(course(1, 2)).await?; // runs the body, every time
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn disabled() -> Cache {
-        Cache::build(Config { local_capacity: 0, ..Config::default() }, false)
+        Cache::with_switch(Config { local_capacity: 0, ..Config::default() }, false)
     }
 
-    /// Waits until the writes to memcached that are under way are done, 10 s at most: fills, and leases
-    /// that are given back. A program that calls `std::process::exit` calls this before, and so does a test that
-    /// looks at memcached.
+    /// Waits until the background writes to memcached are done, 10 seconds at most. These are
+    /// fills, and leases that are given back.
     ///
-    /// When a runtime ends with such writes under way, as when `main` returns, a thread of this library
-    /// carries them out. The runtime's end waits for that: a second at most, for all runtimes that end within
-    /// ten seconds. `Runtime::shutdown_background` does not wait.
+    /// Call it before `std::process::exit`, and in a test that looks at memcached. Otherwise there
+    /// is no need: if a runtime ends while writes are under way, a thread of this library finishes
+    /// them. The end of the runtime waits for that thread, 1 second at most for all runtimes that
+    /// end within 10 seconds. `Runtime::shutdown_background` does not wait.
     ///
     /// # Cancellation
-    /// The writes go on.
+    /// The writes continue.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -124,13 +185,78 @@ impl Cache {
         }
     }
 
-    /// The counters of every declaration in this cache.
+    /// Returns the counters of every annotated function in this cache, since it was built.
+    ///
+    /// ```
+    /// # use cached_core::{Cache, coordinator_cached};
+    /// #[coordinator_cached(name = "stats_doc", version = edition)]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let cache = Cache::builder().build().await.unwrap();
+    /// cache.scope(course(1, 2)).await?;
+    /// cache.scope(course(1, 2)).await?;
+    ///
+    /// let stats = cache.stats();
+    /// println!("{stats}"); // a table
+    /// let course = stats.get("stats_doc").expect("it is declared");
+    /// assert_eq!((course.fetches, course.local_hits), (1, 1));
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats::read(&self.inner.counters)
     }
 
-    /// Tells this cache's answers in a request from another cache's.
+    /// Replaces the memcached servers while the program runs. Servers that stay keep their entries
+    /// and connections; only the keys of servers that were added or removed move.
+    ///
+    /// Commands under way finish on the server where they began. A server that is added should be
+    /// empty. This process does not trust an item that is older than the change in two cases:
+    ///
+    /// - The server was removed before and comes back.
+    /// - An added server is removed again, and its keys return to the server that had them.
+    ///
+    /// Change the servers of all processes within a short time. Until a process knows a new server,
+    /// its invalidations reach the old servers only.
+    ///
+    /// Needs the feature `memcached`, which is on by default.
+    ///
+    /// # Errors
+    /// Nothing changes if no server is given, if an address is malformed or repeated, or if the
+    /// cache was built without memcached servers.
+    ///
+    /// ```
+    /// # use cached_core::Cache;
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let cache = Cache::builder().memcached(["cache-a:11211", "cache-b:11211"]).build().await?;
+    /// cache.set_memcached(["cache-a:11211", "cache-c:11211"])?;
+    /// # Ok::<(), cached_core::ConfigError>(())
+    /// # }).unwrap();
+    /// ```
+    #[cfg(feature = "memcached")]
+    pub fn set_memcached<S: AsRef<str>>(
+        &self,
+        servers: impl IntoIterator<Item = S>,
+    ) -> Result<(), ConfigError> {
+        let servers: Vec<String> = servers.into_iter().map(|s| s.as_ref().to_owned()).collect();
+        crate::config::check_servers(&servers)?;
+        if servers.is_empty() {
+            let wrong = "no server is given; give one or more";
+            return Err(ConfigError::new(ConfigErrorKind::Server, wrong));
+        }
+        let remote = self.remote().ok_or_else(|| {
+            let wrong = "the cache was built without memcached; build it with `.memcached([…])`";
+            ConfigError::new(ConfigErrorKind::NoRemoteTier, wrong)
+        })?;
+        remote.set_servers(&servers);
+        Ok(())
+    }
+
+    /// Returns a number that no other cache of this process has or had.
     pub(crate) fn id(&self) -> u64 {
         self.inner.id
     }
@@ -140,13 +266,13 @@ impl Cache {
         self.inner.enabled
     }
 
-    /// The declaration's counters here; `None` where it shares its name, and so must not cache.
+    /// Returns the declaration's counters in this cache, or `None` if the function is not cached.
     #[inline]
     pub(crate) fn counters(&self, declaration: &Declaration) -> Option<&Counters> {
         self.inner.counters.get(declaration.index()?)
     }
 
-    /// The counters of the declaration with this index.
+    /// Returns the counters of the declaration with this index, which must exist.
     pub(crate) fn counters_at(&self, index: usize) -> &Counters {
         &self.inner.counters[index]
     }
@@ -168,17 +294,17 @@ impl Cache {
         self.inner.remote.as_ref()
     }
 
-    /// The key of an entry as it stands in memcached.
+    /// Returns the key under which memcached stores the entry.
     pub(crate) fn key(&self, name: &'static str, key: &[u8]) -> Key {
         let namespace = self.inner.config.namespace.clone();
         Key::new(namespace, name, &canonical_bytes(name, key))
     }
 
-    /// Takes the entry out of this process's tiers, and makes every fetch and read under way keep
-    /// its result to itself.
+    /// Removes the entry from the tiers of this process. Fetches and reads under way do not store
+    /// their results.
     ///
-    /// Returns a ticket for what replaces it; `None` where somebody else changed the entry since
-    /// `before`, and what replaces it is theirs to say.
+    /// Returns a ticket for storing a replacement. Returns `None` if another caller changed the
+    /// entry since `before`; that caller decides what replaces it.
     pub(crate) fn remove_from_process(
         &self,
         key: &Arc<[u8]>,
@@ -188,8 +314,8 @@ impl Cache {
             request.remove(self.id(), key);
         }
         let ticket = self.inner.local.invalidate(key, before);
-        // After that: a leader that found the old value before is not joined by anybody who asks
-        // once this has returned.
+        // This must come after the removal: a leader may have found the old value before it, and
+        // no later caller may join that leader.
         self.inner.flights.detach(key);
         drop_aside();
         ticket

@@ -1,18 +1,25 @@
-//! Configuration: the builder and `CACHE_URL`.
+//! Configuration as data: the settings of a cache, the builder that collects them, and `CACHE_URL`.
+//!
+//! Nothing here makes a cache: `cache` does, from a checked [`Config`].
 
+mod literal;
 #[cfg(feature = "memcached")]
 mod memcached;
+mod url;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::declaration::DEFAULT_TTL;
-use crate::error::ConfigError;
+use crate::error::{ConfigError, ConfigErrorKind};
+#[cfg(feature = "memcached")]
+pub(crate) use memcached::check_servers;
 
-/// A cache's configuration, checked.
+/// The time to live of an entry where neither the function nor the builder sets one. It covers a
+/// checkout session.
+const DEFAULT_TTL: Duration = Duration::from_secs(30 * 60);
+
+/// The settings of one cache.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) namespace: Option<Arc<str>>,
@@ -26,7 +33,7 @@ pub(crate) struct Config {
     pub(crate) jitter: f64,
     pub(crate) default_ttl: Duration,
     pub(crate) clock: Clock,
-    /// A test's servers, which stand at the addresses of its own.
+    /// The in-memory servers of a test, which take the place of the network.
     #[cfg(all(feature = "memcached", feature = "testing"))]
     pub(crate) network: Option<crate::tier::remote::memory::InMemoryServers>,
 }
@@ -51,7 +58,28 @@ impl Default for Config {
     }
 }
 
-/// Builds a [`Cache`]; start with [`Cache::builder`].
+impl Config {
+    fn check(&self) -> Result<(), ConfigError> {
+        #[cfg(feature = "memcached")]
+        self.check_memcached()?;
+        let invalid = |message: String| Err(ConfigError::new(ConfigErrorKind::Value, message));
+        if !(0.0..=1.0).contains(&self.jitter) {
+            return invalid(format!("the jitter {} is not a fraction; write 0 to 1", self.jitter));
+        }
+        if self.default_ttl.is_zero() {
+            return invalid(
+                "the default ttl is zero; write for example 30m, or turn the cache off".into(),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Collects the settings of a [`Cache`](crate::Cache); [`Cache::builder`](crate::Cache::builder)
+/// makes one.
+///
+/// Each setting has a default, so a builder without any builds a local cache of 64 MiB. `build`
+/// checks all settings together.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -72,121 +100,75 @@ pub struct CacheBuilder {
 }
 
 impl CacheBuilder {
-    /// Bounds the memory that the entries of the local tier take, in bytes. 64 MiB by default; 0 keeps nothing
-    /// locally.
+    /// Sets the memory, in bytes, that the entries of the local tier may take. The default is
+    /// 64 MiB; 0 turns the local tier off.
     ///
-    /// An entry counts with its key, with what its value takes in memory, and with 540 bytes for the tier's own
-    /// records of it. A value counts with its `size_of` and with what it owns on the heap: texts, and the elements
-    /// of sequences and maps, as far as its `Serialize` shows them and at the size that they have in memory. What
-    /// several entries share behind an `Arc` counts for each. Where that is not good enough, as for a value with a
-    /// large field that is `#[serde(skip)]`, the function says it: `weight = |value| …`.
+    /// An entry counts as its key, its value and 540 bytes for the tier's own records. A value
+    /// counts as its `size_of` plus what it owns on the heap: texts, and the elements of sequences
+    /// and maps. The library learns of both from the value's `Serialize`. A value behind an `Arc`
+    /// that several entries share counts once for each of them.
     ///
-    /// A sequence whose elements are all `None`, or all of an enum's small variants, counts for less than it
-    /// takes: there serde shows no size. Say it with the option `weight`.
+    /// Two kinds of values take more memory than they count: those with a large field under
+    /// `#[serde(skip)]`, and sequences that hold only `None` or only small variants of an enum.
+    /// Give the function's option `weight = |value| …` for them.
     ///
-    /// A process of one thread grew by 104 to 127 percent of this bound with values of eight kinds, from one number to
-    /// nested maps. What is freed stays with the program's allocator, which may keep more where many threads allocate
-    /// large values.
+    /// In measurements with eight kinds of values, a process with one thread grew by 104 to 127
+    /// percent of this setting. The program's allocator keeps freed memory, and may keep more of it
+    /// where many threads allocate large values.
     ///
-    /// A value that goes for want of room is freed in the course of later calls, and one that has expired in the
-    /// seconds after that, by a thread of the library's own, `cached-sweeper`. The last few dozen values
-    /// that a thread took out may wait for more.
+    /// Later calls free the values that made room for others. The thread `cached-sweeper` frees an
+    /// expired value within seconds. Each thread may hold the last few dozen values that it
+    /// removed until it removes more.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let cache = cached_core::Cache::builder().local_capacity(256 << 20).build().await?;
+    /// # drop(cache);
+    /// # Ok::<(), cached_core::ConfigError>(())
+    /// # }).unwrap();
+    /// ```
     pub fn local_capacity(mut self, bytes: u64) -> CacheBuilder {
         self.config.local_capacity = bytes;
         self
     }
 
-    /// Shortens each entry's lifetime by a random part of up to this fraction, 0 to 1, so that
-    /// entries that were stored together do not expire together. 0 by default.
+    /// Shortens the time to live of each entry by a random part of up to this fraction, from 0
+    /// to 1. The default is 0.
+    ///
+    /// Entries that are stored together then do not expire together.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// // An entry with a ttl of 30 minutes lives 27 to 30 minutes.
+    /// let cache = cached_core::Cache::builder().jitter(0.1).build().await?;
+    /// # drop(cache);
+    /// # Ok::<(), cached_core::ConfigError>(())
+    /// # }).unwrap();
+    /// ```
     pub fn jitter(mut self, fraction: f64) -> CacheBuilder {
         self.config.jitter = fraction;
         self
     }
 
-    /// The ttl of functions that declare none. 30 minutes by default.
+    /// Sets the time to live for functions that declare no `ttl`. The default is 30 minutes.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let ttl = Duration::from_secs(60);
+    /// let cache = cached_core::Cache::builder().default_ttl(ttl).build().await?;
+    /// # drop(cache);
+    /// # Ok::<(), cached_core::ConfigError>(())
+    /// # }).unwrap();
+    /// ```
     pub fn default_ttl(mut self, ttl: Duration) -> CacheBuilder {
         self.config.default_ttl = ttl;
         self
     }
 
-    /// Checks the configuration and builds the cache. Nothing is dialled yet.
-    ///
-    /// # Errors
-    /// One line for the first part that is wrong: which, why, and what to write.
-    pub async fn build(self) -> Result<Cache, ConfigError> {
+    /// Returns the settings once they have passed every check.
+    pub(crate) fn into_config(self) -> Result<Config, ConfigError> {
         self.config.check()?;
-        Ok(Cache::new(self.config))
-    }
-
-    /// The configuration, once it is checked.
-    #[cfg(feature = "testing")]
-    pub(crate) fn checked(self) -> Result<Config, ConfigError> {
-        self.config.check().map(|()| self.config)
-    }
-
-    /// Reads the value of `CACHE_URL`; `None` is the switch `off`.
-    pub(crate) fn from_url(url: &str) -> Result<Option<CacheBuilder>, ConfigError> {
-        let builder = CacheBuilder::default();
-        match url.trim() {
-            "off" => Ok(None),
-            "" | "local:" => Ok(Some(builder)),
-            url => CacheBuilder::from_remote_url(url).map(Some),
-        }
-    }
-
-    #[cfg(not(feature = "memcached"))]
-    fn from_remote_url(url: &str) -> Result<CacheBuilder, ConfigError> {
-        let (is_memcached, url) = (url.starts_with("memcache://"), without_password(url));
-        Err(ConfigError::new(match is_memcached {
-            true => format!(
-                "`{url}` is memcached, which this program was built without; turn the feature `memcached` of cached-core on in its Cargo.toml, or write `local:` or `off`"
-            ),
-            false => format!("`{url}` is no cache; write `local:` or `off`"),
-        }))
-    }
-}
-
-impl Config {
-    fn check(&self) -> Result<(), ConfigError> {
-        #[cfg(feature = "memcached")]
-        self.check_memcached()?;
-        let error = |message: String| Err(ConfigError::new(message));
-        if !(0.0..=1.0).contains(&self.jitter) {
-            return error(format!("the jitter {} is no fraction; write 0 to 1", self.jitter));
-        }
-        if self.default_ttl.is_zero() {
-            return error(
-                "the default ttl is zero; write for instance 30m, or turn the cache off".into(),
-            );
-        }
-        Ok(())
-    }
-}
-
-/// What is said of a URL or an address: not what stands before an `@`, which may be a password.
-fn without_password(text: &str) -> Cow<'_, str> {
-    match text.rsplit_once('@') {
-        Some((_, rest)) => format!("…@{rest}").into(),
-        None => text.into(),
-    }
-}
-
-#[cfg(all(test, not(feature = "memcached")))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_url_of_memcached_says_what_is_missing() {
-        let mistake = |url| CacheBuilder::from_url(url).expect_err(url).to_string();
-        let error = mistake("memcache://a:11211?namespace=shop");
-        assert!(error.contains("feature `memcached`") && error.contains("`local:`"), "{error}");
-        assert!(!error.contains('\n'), "{error}");
-        assert_eq!(mistake("redis://a:1"), "`redis://a:1` is no cache; write `local:` or `off`");
-        for url in ["memcache://me:secret@a:1", "redis://me:secret@a:1"] {
-            let error = mistake(url);
-            assert!(error.contains("`…@a:1`") && !error.contains("secret"), "{error}");
-        }
-        assert!(CacheBuilder::from_url("off").expect("fits").is_none());
-        assert!(CacheBuilder::from_url("local:").expect("fits").is_some());
+        Ok(self.config)
     }
 }

@@ -1,4 +1,4 @@
-//! Which cache a call uses: the running scope's, else the installed one, else an embedded one.
+//! The current cache: that of the running scope, else the installed one, else an embedded one.
 
 use std::future::Future;
 use std::panic::Location;
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, OnceLock};
 
 use crate::cache::Cache;
+use crate::config::Config;
 use crate::declaration::shared_names;
 use crate::error::InstallError;
 
@@ -15,15 +16,16 @@ tokio::task_local! {
 
 static INSTALLED: OnceLock<(Cache, &'static Location<'static>)> = OnceLock::new();
 
-static EMBEDDED: LazyLock<Cache> = LazyLock::new(|| Cache::new(crate::config::Config::default()));
+static EMBEDDED: LazyLock<Cache> = LazyLock::new(|| Cache::new(Config::default()));
 
-/// Whether any cache was made a future's, ever: where none was, the task is not asked for it.
-static IS_USED: AtomicBool = AtomicBool::new(false);
+/// True once `Cache::scope` was called. Until then no task has a cache of its own, and a call does
+/// not have to look for one.
+static SCOPE_USED: AtomicBool = AtomicBool::new(false);
 
-/// The current cache, where it is known to be the process's.
+/// Returns the process's cache if no scope has ever been used.
 #[inline]
 pub(crate) fn current_of_process<'c>() -> Option<&'c Cache> {
-    (!IS_USED.load(Ordering::Relaxed)).then(of_process)
+    (!SCOPE_USED.load(Ordering::Relaxed)).then(of_process)
 }
 
 #[inline]
@@ -32,19 +34,27 @@ fn of_process() -> &'static Cache {
 }
 
 impl Cache {
-    /// The cache of the running [`scope`](Self::scope), else the [`install`](Self::install)ed one,
-    /// else an embedded local one, of 64 MiB. Also outside of a runtime.
+    /// Returns the cache that annotated functions use here and now.
+    ///
+    /// That is the cache of the running [`scope`](Self::scope), else the
+    /// [`install`](Self::install)ed one, else an embedded local cache of 64 MiB. The method also
+    /// works outside of a runtime.
+    ///
+    /// ```
+    /// # use cached_core::Cache;
+    /// println!("{}", Cache::current().stats());
+    /// ```
     #[must_use]
     pub fn current() -> Cache {
-        // Out of the scope's own: what is done with it may enter another.
+        // A clone, because the caller may enter another scope while it uses the cache.
         SCOPED.try_with(Cache::clone).unwrap_or_else(|_| of_process().clone())
     }
 
-    /// Makes this the process's cache, for good.
+    /// Makes this the cache of the whole process, for as long as the process runs.
     ///
     /// # Errors
-    /// With both places, when a cache is installed already, or when functions share a cache name;
-    /// in the second case the cache *is* installed, and the functions that share a name go without.
+    /// The cache is not installed if another one is installed already, or if functions of the
+    /// program share a cache name. The error names both places.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -54,20 +64,24 @@ impl Cache {
     /// ```
     #[track_caller]
     pub fn install(&self) -> Result<(), InstallError> {
+        let shared_names = shared_names();
+        if !shared_names.is_empty() {
+            return Err(InstallError::SharedNames(shared_names));
+        }
         let second = Location::caller();
-        if INSTALLED.set((self.clone(), second)).is_err() {
+        INSTALLED.set((self.clone(), second)).map_err(|_| {
             let first = INSTALLED.get().map_or(second, |(_, first)| first);
-            return Err(InstallError::AlreadyInstalled { first, second });
-        }
-        let shared = shared_names();
-        if shared.is_empty() {
-            return Ok(());
-        }
-        Err(InstallError::SharedNames(shared.iter().map(ToString::to_string).collect()))
+            InstallError::AlreadyInstalled { first, second }
+        })
     }
 
-    /// Makes this the cache of one future and of what it calls; for tests and tenants. The future
-    /// returned owns its cache and can be spawned. Tasks that it spawns are outside of the scope.
+    /// Runs a future with this cache as the current one. Use it in tests and for tenants.
+    ///
+    /// Everything that the future calls uses this cache; tasks that it spawns do not. The returned
+    /// future owns the cache, so it can be spawned itself.
+    ///
+    /// # Cancellation
+    /// Dropping the returned future drops the inner one.
     ///
     /// ```
     /// # use cached_core::Cache;
@@ -78,8 +92,8 @@ impl Cache {
     /// # }).unwrap();
     /// ```
     pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
-        // Whoever polls the future sees this: it was handed over since.
-        IS_USED.store(true, Ordering::Relaxed);
+        // `Relaxed` is enough: the thread that polls the future received it after this store.
+        SCOPE_USED.store(true, Ordering::Relaxed);
         SCOPED.scope(self.clone(), future)
     }
 }

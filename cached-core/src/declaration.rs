@@ -1,4 +1,4 @@
-//! Declarations: the annotated functions of the program, found at link time, and the ledger.
+//! Declarations: what each annotated function of the program declares. The linker collects them.
 
 mod ledger;
 mod registry;
@@ -12,25 +12,24 @@ use linkme::distributed_slice;
 
 use crate::value::ValueType;
 pub use ledger::{Finding, Ledger, ledger};
-use registry::registry;
-pub(crate) use registry::shared_names;
+use registry::{note_not_linked, registry};
+pub(crate) use registry::{shared_names, warn_if_inventory_is_empty};
 
 /// Every annotated function of the program, collected by the linker.
 #[doc(hidden)]
 #[distributed_slice]
 pub static DECLARATIONS: [Declaration];
 
-/// How long an entry lives where the function does not say: a checkout session.
-pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(30 * 60);
-
-/// One annotated function: its name, its place, and what it declares.
+/// One annotated function: its name, its place in the source, and the options of its attribute.
+///
+/// [`ledger`] lists them.
 pub struct Declaration {
     name: &'static str,
     function: &'static str,
     file: &'static str,
     line: u32,
     column: u32,
-    /// Returns the path of a type in the function's body; see `registry`.
+    /// Returns the path of a type inside the function's body; see `registry`.
     path: fn() -> &'static str,
     /// A hash of the function's code.
     code: u32,
@@ -42,22 +41,22 @@ pub struct Declaration {
     refresh_ahead: Duration,
     uses_local: bool,
     uses_remote: bool,
-    /// Whether a value that the local tier has is an answer, and no more is to be done.
     local_hit_is_final: bool,
     /// [`UNKNOWN`], [`NOT_CACHED`], or the index in [`DECLARATIONS`] plus 1.
     index: AtomicUsize,
-    /// The site that was last seen to be without type arguments; see `private::Types`.
+    /// The address of the last call site that was found to have no type arguments; see
+    /// `private::types`.
     pub(crate) non_generic_site: AtomicUsize,
-    /// Why its values stay out of memcached, once one was found to have to.
+    /// The reason why a value had to stay out of memcached, once there was one.
     pub(crate) unstorable: OnceLock<&'static str>,
-    /// The type of a value that `none_ttl` can mean nothing for, once one was seen.
+    /// The type of a value that is never `None`, once `none_ttl` was found to be useless for it.
     never_none: OnceLock<&'static str>,
-    /// Set once a value was seen that is larger than memcached takes.
+    /// Set once a value was larger than memcached takes.
     pub(crate) too_large: OnceLock<()>,
 }
 
 const UNKNOWN: usize = 0;
-/// The index of a declaration that shares its name, and of a copy.
+/// The index of a declaration that shares its name, is a copy, or was dropped by the linker.
 const NOT_CACHED: usize = usize::MAX;
 
 impl Declaration {
@@ -155,25 +154,39 @@ impl Declaration {
         self
     }
 
-    /// The cache name.
+    /// Returns the cache name.
+    ///
+    /// ```
+    /// # use cached_core::{coordinator_cached, ledger};
+    /// #[coordinator_cached(name = "price", overwrite(reason = "prices have no version upstream"))]
+    /// async fn price(item: u32) -> Result<u64, std::io::Error> {
+    ///     Ok(100)
+    /// }
+    ///
+    /// # let _ = price(1);
+    /// let price = ledger().iter().find(|declaration| declaration.name() == "price").unwrap();
+    /// assert!(price.function().ends_with("::price"));
+    /// assert!(price.place().contains(".rs:"));
+    /// assert_eq!(price.overwrite_reason(), Some("prices have no version upstream"));
+    /// ```
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// The path of the function, with its module.
+    /// Returns the path of the function, including its module.
     #[must_use]
     pub fn function(&self) -> &'static str {
         self.function
     }
 
-    /// Where it stands: `file:line`.
+    /// Returns the place of the attribute in the source, as `file:line`.
     #[must_use]
     pub fn place(&self) -> String {
         format!("{}:{}", self.file, self.line)
     }
 
-    /// Why its entries may be overwritten; `None` where they are write-once.
+    /// Returns the declared reason to overwrite entries, or `None` if they are write-once.
     #[must_use]
     pub fn overwrite_reason(&self) -> Option<&'static str> {
         self.reason
@@ -187,12 +200,12 @@ impl Declaration {
         self.local_ttl
     }
 
-    /// How long a `None` is cached; `None` where it is not.
+    /// Returns how long a `None` is cached, or `None` if it is not cached.
     pub(crate) fn declared_none_ttl(&self) -> Option<Duration> {
         self.none_ttl
     }
 
-    /// Notes that `none_ttl` is declared and the value is not an `Option`.
+    /// Records a finding if `none_ttl` is declared for a value that is not an `Option`.
     #[inline]
     pub(crate) fn check_none_ttl(&self, value_type: &ValueType) {
         if self.none_ttl.is_some() && !(value_type.is_option)() {
@@ -200,12 +213,12 @@ impl Declaration {
         }
     }
 
-    /// How long a value is kept after it expired, for a fetch that fails.
+    /// Returns how long an expired value is kept, to be served if a fetch fails.
     pub(crate) fn declared_stale_if_error(&self) -> Duration {
         self.stale_if_error
     }
 
-    /// How long before its end an entry is refreshed; zero where it is not.
+    /// Returns how long before its expiry an entry is refreshed; zero if it is not.
     pub(crate) fn declared_refresh_ahead(&self) -> Duration {
         self.refresh_ahead
     }
@@ -215,7 +228,8 @@ impl Declaration {
         self.uses_local
     }
 
-    /// Whether the local tier may answer, and no answer is due for anything.
+    /// Returns true if a hit in the local tier needs nothing but its answer: the function uses the
+    /// local tier and does not refresh ahead.
     #[inline]
     pub(crate) fn local_hit_is_final(&self) -> bool {
         self.local_hit_is_final
@@ -225,17 +239,27 @@ impl Declaration {
         self.uses_remote
     }
 
-    /// Its index among all declarations; `None` where it shares its name or is a copy, and so must not cache.
+    /// Returns the index among all declarations, or `None` if the function is not cached because
+    /// it shares its name, is a copy, or was dropped by the linker.
     #[inline]
     pub(crate) fn index(&self) -> Option<usize> {
         let index = match self.index.load(Ordering::Acquire) {
-            UNKNOWN => {
-                registry();
-                self.index.load(Ordering::Acquire)
-            }
+            UNKNOWN => self.register(),
             known => known,
         };
-        (index != NOT_CACHED && index != UNKNOWN).then(|| index - 1)
+        (index != NOT_CACHED).then(|| index - 1)
+    }
+
+    #[cold]
+    fn register(&self) -> usize {
+        registry();
+        let index = self.index.load(Ordering::Acquire);
+        if index != UNKNOWN {
+            return index;
+        }
+        self.index.store(NOT_CACHED, Ordering::Release);
+        note_not_linked(self.name, self.function);
+        NOT_CACHED
     }
 }
 
@@ -250,10 +274,11 @@ impl fmt::Debug for Declaration {
     }
 }
 
-/// A companion's way to its function's declaration, which stands in the function's body.
+/// A companion's reference to the declaration of its function, which is a static in that function's
+/// body. It is looked up by name on first use.
 pub struct DeclarationRef {
-    /// What the companion goes by where the linker dropped the function: it never caches.
-    missing: Declaration,
+    /// Takes the declaration's place if the linker dropped that. It is never cached.
+    not_linked: Declaration,
     found: OnceLock<&'static Declaration>,
 }
 
@@ -261,18 +286,38 @@ impl DeclarationRef {
     #[doc(hidden)]
     #[must_use]
     pub const fn new(name: &'static str, function: &'static str) -> DeclarationRef {
-        let missing = Declaration::new(name, function, "", 0, 0, || "");
-        DeclarationRef { missing, found: OnceLock::new() }
+        let not_linked = Declaration::new(name, function, "", 0, 0, || "");
+        DeclarationRef { not_linked, found: OnceLock::new() }
     }
 
     #[doc(hidden)]
     pub fn get(&'static self) -> &'static Declaration {
-        let Declaration { name, function, .. } = self.missing;
+        let Declaration { name, function, .. } = self.not_linked;
         self.found.get_or_init(|| {
-            // Two functions of one path share a name, so it does not matter which is found. Copies are not
-            // in the registry.
+            // Several functions with this path share a name and are not cached, so any of them will
+            // do. The registry has no copies.
             let mut all = registry().iter().copied();
-            all.find(|d| d.name == name && d.function == function).unwrap_or(&self.missing)
+            all.find(|d| d.name == name && d.function == function).unwrap_or(&self.not_linked)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_that_the_linker_dropped_is_a_finding() {
+        static COMPANION: DeclarationRef = DeclarationRef::new("dropped", "app::dropped");
+        let is_dropped =
+            |finding: &Finding| matches!(finding, Finding::NotLinked { name: "dropped", .. });
+        assert!(!ledger().audit().iter().any(is_dropped));
+        assert_eq!(COMPANION.get().index(), None);
+        assert_eq!(COMPANION.get().index(), None);
+        let findings = ledger().audit();
+        let [finding] = &findings.iter().filter(|f| is_dropped(f)).collect::<Vec<_>>()[..] else {
+            panic!("{findings:?}");
+        };
+        assert!(finding.to_string().contains("`app::dropped`"), "{finding}");
     }
 }

@@ -187,7 +187,7 @@ impl<V, P> CacheEntry<V, P> {
     fn site_to_change(&self) -> Result<Option<Site>, CacheError> {
         match &self.key {
             Ok(_) => Ok(self.site()),
-            Err(error) => Err(CacheError::Key(error.to_string())),
+            Err(error) => Err(CacheError::Key(error.clone())),
         }
     }
 

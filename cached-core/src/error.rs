@@ -1,64 +1,124 @@
-//! The library's own errors. None of them is ever returned by an annotated function.
+//! The library's own errors. An annotated function never returns one of them.
+//!
+//! A `main` that returns an error prints it with `{:?}`. [`ConfigError`] and [`InstallError`] are
+//! what a `main` returns, so their `{:?}` is the same clear line as `Display`; `{:#?}` shows the
+//! fields.
 
 use std::fmt;
 use std::panic::Location;
 
-/// A mistake in a cache's configuration: which part, what is wrong with it, what to write.
+use crate::declaration::Finding;
+pub use crate::key::KeyError;
+
+/// A mistake in a cache's configuration.
+///
+/// `Display` is one line that names the wrong part and says what to write instead. It never shows
+/// a password.
 ///
 /// ```
+/// # use cached_core::{Cache, ConfigErrorKind};
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
-/// let error = cached_core::Cache::builder().jitter(2.0).build().await.unwrap_err();
-/// assert_eq!(error.to_string(), "the jitter 2 is no fraction; write 0 to 1");
+/// let error = Cache::builder().jitter(2.0).build().await.unwrap_err();
+/// assert_eq!(error.kind(), ConfigErrorKind::Value);
+/// assert_eq!(error.to_string(), "the jitter 2 is not a fraction; write 0 to 1");
 /// # });
 /// ```
 #[derive(Clone, PartialEq, Eq)]
-pub struct ConfigError(String);
+pub struct ConfigError {
+    kind: ConfigErrorKind,
+    message: String,
+}
 
-/// The line itself: it is what a `main` that returns the error prints.
-impl fmt::Debug for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+/// The part of a configuration that a [`ConfigError`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConfigErrorKind {
+    /// `CACHE_URL` does not describe a cache that this build of the program can make.
+    Url,
+    /// A setting in `CACHE_URL` is unknown, is repeated, has no value or does not apply.
+    Setting,
+    /// A value is unreadable or out of range: a duration, a number or a size.
+    Value,
+    /// The namespace has characters that a key in memcached must not have, or is too long.
+    Namespace,
+    /// The address of a memcached server is malformed or repeated, or no address is given.
+    Server,
+    /// The cache was built without memcached, so it cannot be given other servers.
+    NoRemoteTier,
 }
 
 impl ConfigError {
-    pub(crate) fn new(message: impl Into<String>) -> ConfigError {
-        ConfigError(message.into())
+    pub(crate) fn new(kind: ConfigErrorKind, message: impl Into<String>) -> ConfigError {
+        ConfigError { kind, message: message.into() }
     }
 
-    /// The same mistake, found in `place`.
-    pub(crate) fn within(self, place: &str) -> ConfigError {
-        ConfigError(format!("{place}: {}", self.0))
+    /// Returns the part of the configuration that is wrong.
+    #[must_use]
+    pub fn kind(&self) -> ConfigErrorKind {
+        self.kind
+    }
+
+    /// Puts the name of the environment variable in front of the message.
+    pub(crate) fn in_variable(self, variable: &str) -> ConfigError {
+        ConfigError { message: format!("{variable}: {}", self.message), ..self }
+    }
+}
+
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return fmt::Display::fmt(self, f);
+        }
+        let ConfigError { kind, message } = self;
+        f.debug_struct("ConfigError").field("kind", kind).field("message", message).finish()
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.message)
     }
 }
 
 impl std::error::Error for ConfigError {}
 
-/// Why [`Cache::install`](crate::Cache::install) did not install.
+/// The reason why [`Cache::install`](crate::Cache::install) did not install a cache.
+///
+/// ```
+/// # use cached_core::{Cache, InstallError};
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let cache = Cache::builder().build().await.unwrap();
+/// cache.install().unwrap();
+/// assert!(matches!(cache.install(), Err(InstallError::AlreadyInstalled { .. })));
+/// # });
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InstallError {
-    /// A cache is installed already; where, and where the second was to be.
+    /// The process has an installed cache already.
     AlreadyInstalled {
-        /// The place of the first `install`.
+        /// The call of `install` that installed it.
         first: &'static Location<'static>,
-        /// The place of this one.
+        /// The call of `install` that failed.
         second: &'static Location<'static>,
     },
-    /// Two functions share a cache name: one line for each such name, with both places.
-    SharedNames(Vec<String>),
+    /// Functions share a cache name: one [`Finding::SharedName`] for each such name.
+    SharedNames(Vec<Finding>),
 }
 
-/// As `Display`: it is what a `main` that returns the error prints.
 impl fmt::Debug for InstallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        match self {
+            _ if !f.alternate() => fmt::Display::fmt(self, f),
+            InstallError::AlreadyInstalled { first, second } => f
+                .debug_struct("AlreadyInstalled")
+                .field("first", first)
+                .field("second", second)
+                .finish(),
+            InstallError::SharedNames(findings) => {
+                f.debug_tuple("SharedNames").field(findings).finish()
+            }
+        }
     }
 }
 
@@ -68,41 +128,83 @@ impl fmt::Display for InstallError {
             InstallError::AlreadyInstalled { first, second } => {
                 write!(
                     f,
-                    "a cache is installed already, at {first}; install one, not another at {second}"
+                    "a cache is installed already, at {first}; remove the call of `install` at {second}"
                 )
             }
-            InstallError::SharedNames(lines) => f.write_str(&lines.join("\n")),
+            InstallError::SharedNames(findings) => {
+                for (index, finding) in findings.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { "\n" };
+                    write!(f, "{separator}{finding}")?;
+                }
+                Ok(())
+            }
         }
     }
 }
 
 impl std::error::Error for InstallError {}
 
-/// Why an entry could not be invalidated or overwritten everywhere.
+/// The reason why an entry could not be invalidated or overwritten everywhere.
 ///
-/// The tiers of this process have done what was asked all the same.
+/// The request tier and the local tier of this process have done their part in any case, except
+/// after [`CacheError::Key`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CacheError {
-    /// memcached could not be told, or its answer was lost: it may still serve the old value to
-    /// this and other processes until that expires.
+    /// memcached did not confirm the change: it could not be reached or its answer was lost. It
+    /// may serve the old value until that expires.
     Remote(String),
-    /// The new value cannot be stored in memcached; the old one was removed there.
+    /// The new value cannot be stored in memcached. The old value was removed there.
     NotStorable(&'static str),
     /// The arguments could not be encoded as a key, so there is no entry.
-    Key(String),
+    Key(KeyError),
 }
 
 impl fmt::Display for CacheError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CacheError::Remote(why) => write!(f, "memcached could not be told: {why}"),
+            CacheError::Remote(why) => write!(f, "memcached did not confirm the change: {why}"),
             CacheError::NotStorable(why) => {
                 write!(f, "the value cannot be stored in memcached: {why}")
             }
-            CacheError::Key(why) => f.write_str(why),
+            CacheError::Key(_) => {
+                f.write_str("the entry has no key: an argument cannot be encoded")
+            }
         }
     }
 }
 
-impl std::error::Error for CacheError {}
+impl std::error::Error for CacheError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            CacheError::Remote(_) | CacheError::NotStorable(_) => None,
+            CacheError::Key(error) => Some(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_is_one_line_for_main_and_shows_fields_on_demand() {
+        let error = ConfigError::new(ConfigErrorKind::Value, "the jitter 2 is not a fraction");
+        assert_eq!(format!("{error:?}"), "the jitter 2 is not a fraction");
+        assert!(format!("{error:#?}").contains("kind: Value"));
+
+        let finding = Finding::SharedName { name: "payment", places: Vec::new() };
+        let error = InstallError::SharedNames(vec![finding]);
+        assert_eq!(format!("{error:?}"), error.to_string());
+        assert!(format!("{error:#?}").contains("SharedName {"));
+    }
+
+    #[test]
+    fn a_second_install_names_both_places() {
+        let (first, second) = (Location::caller(), Location::caller());
+        let line = InstallError::AlreadyInstalled { first, second }.to_string();
+        for place in [first, second] {
+            assert!(line.contains(&place.to_string()), "{line}");
+        }
+    }
+}

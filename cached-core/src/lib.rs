@@ -67,7 +67,7 @@ pub use declaration::{Declaration, Finding, Ledger, ledger};
 pub use entry::{
     CacheEntry, CachedResponse, EntryOf, MayOverwrite, Overwritable, WriteOnce, first_found,
 };
-pub use error::{CacheError, ConfigError, InstallError};
+pub use error::{CacheError, ConfigError, ConfigErrorKind, InstallError, KeyError};
 #[cfg(feature = "memcached")]
 pub use key::{Digest, Key};
 pub use stats::{DeclarationStats, Stats};

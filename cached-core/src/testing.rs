@@ -83,7 +83,7 @@ impl TestCache {
     /// # Ok::<(), cached_core::ConfigError>(())
     /// ```
     pub fn with(builder: CacheBuilder) -> Result<TestCache, ConfigError> {
-        Ok(TestCache::of(builder.checked()?.on_servers()))
+        Ok(TestCache::of(builder.into_config()?.on_servers()))
     }
 
     fn of(config: Config) -> TestCache {

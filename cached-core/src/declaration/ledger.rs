@@ -1,11 +1,14 @@
-//! The ledger: what a program declares, and what is wrong with it.
+//! The ledger: the list of what a program declares, and an audit of it.
 
 use std::fmt;
 
 use super::Declaration;
-use super::registry::{registry, shared_names};
+use super::registry::{not_linked, registry, shared_names};
 
-/// The ledger: every annotated function of the program, with its overwrite reason if it has one.
+/// Returns the ledger: every annotated function of the program, with its reason to overwrite if it
+/// declares one.
+///
+/// The ledger also lists functions that were never called.
 ///
 /// ```
 /// println!("{}", cached_core::ledger());
@@ -18,24 +21,41 @@ pub fn ledger() -> Ledger {
     Ledger { declarations: registry() }
 }
 
-/// See [`ledger`]. `Display` prints a table, each reason whole.
+/// The list of all annotated functions; [`ledger`] returns it. `Display` prints a table.
 #[derive(Debug, Clone, Copy)]
+#[must_use]
 pub struct Ledger {
     declarations: &'static [&'static Declaration],
 }
 
 impl Ledger {
-    /// Every declaration, by name.
+    /// Returns every declaration, sorted by name.
+    ///
+    /// ```
+    /// for declaration in cached_core::ledger().iter() {
+    ///     if let Some(reason) = declaration.overwrite_reason() {
+    ///         println!("{} overwrites: {reason}", declaration.name());
+    ///     }
+    /// }
+    /// ```
     pub fn iter(&self) -> impl Iterator<Item = &'static Declaration> + use<> {
         self.declarations.iter().copied()
     }
 
-    /// Returns what is wrong with the declarations, as far as the program has found out by now: names that
-    /// are shared, values that have to stay out of memcached, and options that mean nothing for the values
-    /// that were seen. Empty when all is well.
+    /// Returns what is wrong with the declarations, as far as the program has found out. The list
+    /// is empty when all is well.
+    ///
+    /// Shared names are found without a call. The other findings need one: the program learns of
+    /// them when it first meets such a value or function.
+    ///
+    /// ```
+    /// let findings = cached_core::ledger().audit();
+    /// assert!(findings.is_empty(), "{findings:?}");
+    /// ```
     #[must_use]
     pub fn audit(&self) -> Vec<Finding> {
         let mut findings = shared_names();
+        findings.extend(not_linked());
         for declaration in self.iter() {
             let Declaration { name, function, .. } = *declaration;
             let place = declaration.place();
@@ -51,35 +71,43 @@ impl Ledger {
     }
 }
 
-/// One finding of [`Ledger::audit`]; `Display` is one line that says what to do.
+/// One finding of [`Ledger::audit`]. `Display` is one line that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finding {
-    /// Functions that share a cache name. Until one is renamed, none of them caches.
+    /// Functions share a cache name. None of them is cached until all but one are renamed.
     SharedName {
-        /// The name.
+        /// The cache name.
         name: &'static str,
-        /// The path of each function and where it stands.
+        /// The path of each function, with its place as `file:line`.
         places: Vec<(&'static str, String)>,
     },
-    /// A function with a value that had to stay out of memcached.
+    /// The linker dropped the declaration of a function that is used, so the function is not
+    /// cached.
+    NotLinked {
+        /// The cache name.
+        name: &'static str,
+        /// The path of the function.
+        function: &'static str,
+    },
+    /// A value of the function had to stay out of memcached.
     NotStoredRemotely {
         /// The cache name.
         name: &'static str,
         /// The path of the function.
         function: &'static str,
-        /// Where it stands.
+        /// The place of the attribute, as `file:line`.
         place: String,
-        /// Why.
+        /// The reason.
         why: &'static str,
     },
-    /// A function that declares `none_ttl`, with a value that is not an `Option`.
+    /// The function declares `none_ttl`, but its value is not an `Option`.
     NeverNone {
         /// The cache name.
         name: &'static str,
         /// The path of the function.
         function: &'static str,
-        /// Where it stands.
+        /// The place of the attribute, as `file:line`.
         place: String,
         /// The type of the value.
         value: &'static str,
@@ -96,8 +124,15 @@ impl fmt::Display for Finding {
                     .collect();
                 write!(
                     f,
-                    "the cache name `{name}` is shared by {}: none of them caches; rename all but one",
+                    "the cache name `{name}` is shared by {}: none of them is cached; rename all but one",
                     places.join(" and ")
+                )
+            }
+            Finding::NotLinked { name, function } => {
+                write!(
+                    f,
+                    "`{name}`, the function `{function}`, is not cached: the linker dropped its declaration; \
+                     call the function somewhere in the program, and link with `-z nostart-stop-gc` (on macOS: turn on LTO)"
                 )
             }
             Finding::NotStoredRemotely { name, function, place, why } => {
@@ -110,7 +145,7 @@ impl fmt::Display for Finding {
                 write!(
                     f,
                     "`{name}`, the function `{function}` ({place}), declares `none_ttl` for a value of the type \
-                     `{value}`, which is not an `Option` and is never `None`; remove `none_ttl`"
+                     `{value}`, which is not an `Option`; remove `none_ttl`"
                 )
             }
         }

@@ -1,19 +1,20 @@
-//! All declarations of the program, numbered; which of them share a name, and which are copies.
+//! All declarations of the program, numbered: which of them share a name, and which are copies.
 //!
-//! An attribute may copy the function that it stands on into checks that nobody calls, as
-//! `#[axum::debug_handler]` does. Each copy brings a declaration with it, of the same place. A copy is told by
-//! where its code is: not in a function of the declared name, or in one that is nested in another item beside
-//! the declared function. A copy is not cached and not listed, and the function is as if there were none. Two
-//! functions that a macro writes at one place, for two types or with other code, are not copies of each other:
-//! they share a name.
+//! Another attribute may copy an annotated function, as `#[axum::debug_handler]` copies one into a
+//! check that nobody calls. Each copy brings a declaration with the same name and place. A copy is
+//! recognized by the path of its code: it lies beside the declared function, in another item, or in
+//! a function of another name. A copy is neither listed nor cached, and the original is.
+//!
+//! A macro may also write two functions at one place in the source, for two types or with different
+//! bodies. Those are not copies of each other, so they share a name.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::{DECLARATIONS, Declaration, Finding, NOT_CACHED};
 
-/// Returns all declarations but copies, by name; made on first use, which also numbers them.
+/// Returns all declarations except copies, sorted by name. The first call also numbers them.
 pub(super) fn registry() -> &'static [&'static Declaration] {
     static REGISTRY: OnceLock<Vec<&'static Declaration>> = OnceLock::new();
     REGISTRY.get_or_init(|| {
@@ -24,12 +25,14 @@ pub(super) fn registry() -> &'static [&'static Declaration] {
         for same_name in by_name.values_mut() {
             if same_name.len() > 1 {
                 let all = same_name.clone();
-                same_name.retain(|declaration| !all.iter().any(|other| declaration.copies(other)));
+                same_name
+                    .retain(|declaration| !all.iter().any(|other| declaration.is_copy_of(other)));
             }
         }
         for (index, declaration) in DECLARATIONS.iter().enumerate() {
-            let is_alone = matches!(by_name[declaration.name][..], [alone] if std::ptr::eq(alone, declaration));
-            let index = if is_alone { index + 1 } else { NOT_CACHED };
+            let is_unique =
+                matches!(by_name[declaration.name][..], [only] if std::ptr::eq(only, declaration));
+            let index = if is_unique { index + 1 } else { NOT_CACHED };
             declaration.index.store(index, Ordering::Release);
         }
         let mut all: Vec<_> = by_name.into_values().flatten().collect();
@@ -38,7 +41,7 @@ pub(super) fn registry() -> &'static [&'static Declaration] {
     })
 }
 
-/// Returns one finding for each name that several functions share, with every place.
+/// Returns one finding for each cache name that several functions share.
 pub(crate) fn shared_names() -> Vec<Finding> {
     registry()
         .chunk_by(|a, b| a.name == b.name)
@@ -50,26 +53,54 @@ pub(crate) fn shared_names() -> Vec<Finding> {
         .collect()
 }
 
+/// The functions that were used although their declarations are not in the inventory, each once, by
+/// cache name and path.
+static NOT_LINKED: Mutex<Vec<(&str, &str)>> = Mutex::new(Vec::new());
+
+/// Records, and logs once, that a function is used although the linker dropped its declaration.
+pub(super) fn note_not_linked(name: &'static str, function: &'static str) {
+    let mut all = NOT_LINKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !all.contains(&(name, function)) {
+        all.push((name, function));
+        log::warn!("{}", Finding::NotLinked { name, function });
+    }
+}
+
+/// Returns one finding for each function that was used although the linker dropped its declaration.
+pub(super) fn not_linked() -> Vec<Finding> {
+    let all = NOT_LINKED.lock().unwrap_or_else(PoisonError::into_inner);
+    all.iter().map(|&(name, function)| Finding::NotLinked { name, function }).collect()
+}
+
+/// Logs a warning if the linker dropped every declaration although an annotated function was
+/// called: nothing is cached then.
+pub(crate) fn warn_if_inventory_is_empty() {
+    if let Some(finding) = not_linked().first().filter(|_| DECLARATIONS.is_empty()) {
+        log::warn!("no function of this program is cached, its inventory is empty: {finding}");
+    }
+}
+
 impl Declaration {
-    /// Returns true if this declaration came about by copying the code of `original`.
-    fn copies(&self, original: &Declaration) -> bool {
+    /// Returns true if this declaration belongs to a copy of the code of `original`.
+    fn is_copy_of(&self, original: &Declaration) -> bool {
         let place = |d: &Declaration| (d.function, d.file, d.line, d.column, d.code);
         place(self) == place(original) && is_copy((self.path)(), (original.path)(), self.function)
     }
 }
 
-/// Returns true if the code at `path` is a copy of the code at `original`, which is in the declared function.
+/// Returns true if the code at `path` is a copy of the code at `original`. The code at `original`
+/// must be in the declared function.
 fn is_copy(path: &str, original: &str, function: &str) -> bool {
     let name = function.rsplit("::").next().unwrap_or_default();
-    let Some((container, enclosing)) = surroundings(original) else { return false };
+    let Some((container, enclosing)) = split_at_function(original) else { return false };
     let is_in_its_function = enclosing.trim_start_matches("r#") == name.trim_start_matches("r#");
     let is_beside_it = path.strip_prefix(container).is_some_and(|rest| rest.starts_with("::"));
     is_in_its_function && is_beside_it && path != original
 }
 
-/// Returns the path of the module, type or function that the enclosing function stands in, and the enclosing
-/// function's name: `app::Client` and `fetch` for `app::Client::fetch::{{closure}}::Here`.
-fn surroundings(path: &str) -> Option<(&str, &str)> {
+/// Splits the path of a type in a function's body into what contains the function and the function's
+/// name: `app::Client::fetch::{{closure}}::Here` gives `app::Client` and `fetch`.
+fn split_at_function(path: &str) -> Option<(&str, &str)> {
     let (mut path, _) = path.rsplit_once("::")?;
     while let Some(outer) = path.strip_suffix("::{{closure}}") {
         path = outer;
@@ -82,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn code_beside_the_function_and_not_in_it_is_a_copy() {
+    fn code_beside_the_function_is_a_copy() {
         let original = "app::fetch::{{closure}}::Here";
         for copy in [
             "app::check::fetch::{{closure}}::Here",
@@ -100,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn two_functions_that_a_macro_writes_at_one_place_are_no_copies() {
+    fn two_functions_at_one_place_are_not_copies() {
         for (a, b) in [
             ("app::A::fetch::{{closure}}::Here", "app::B::fetch::{{closure}}::Here"),
             ("app::A::fetch::{{closure}}::Here", "app::A2::fetch::{{closure}}::Here"),
