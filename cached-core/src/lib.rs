@@ -1,3 +1,4 @@
+#![doc = include_str!("guide/links.md")]
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -18,6 +19,8 @@ mod error;
 mod flight;
 #[cfg(feature = "memcached")]
 mod frame;
+#[cfg(any(doc, doctest, test))]
+pub mod guide;
 #[cfg(test)]
 mod in_time;
 mod key;
@@ -43,7 +46,7 @@ mod weight;
 use embedded::{encoded, frame};
 
 pub use cache::Cache;
-/// The attribute of this crate; its options are [in the crate's documentation](crate#options-of-the-attribute).
+/// The attribute of this crate; its options are [in the guide](crate::guide::options).
 ///
 /// On an `async fn` (free, a method, a method of a trait impl; generic or not) that returns a
 /// `Result`, an `Option` or a standard type; or on a function whose body is one `async` block, also

@@ -187,7 +187,7 @@ types! {
 }
 
 /// What a type says is no part of it, `#[serde(skip)]`, is in no tier but the process's own: the one
-/// field that another process does not have. The README says so where it speaks of fields.
+/// field that another process does not have. The guide says so, in the chapter about memcached.
 #[tokio::test]
 async fn a_skipped_field_is_no_part_of_the_value() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

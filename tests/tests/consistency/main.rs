@@ -1,4 +1,4 @@
-//! What `docs/consistency.md` promises: looked at in every order in which it can happen, on a
+//! What `docs/guide/consistency.md` promises: looked at in every order in which it can happen, on a
 //! model; and the worst orders played to the library on a real memcached.
 #![allow(missing_docs)]
 
@@ -100,7 +100,7 @@ fn a_cas_that_outlives_its_server_is_found_out() {
     assert!(trace.contains("comes back empty"), "{trace}");
 }
 
-/// Not a rule of ours: it is how memcached is, and `docs/consistency.md` says so.
+/// Not a rule of ours: it is how memcached is, and `docs/guide/consistency.md` says so.
 #[test]
 fn what_memcached_does_not_promise_is_known() {
     let trace = counterexample(OVERWRITABLE, Broken::LateWrites);

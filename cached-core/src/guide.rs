@@ -1,0 +1,120 @@
+//! The guide: one chapter for each question.
+//!
+//! 1. [`start`]: how do I cache a call?
+//! 2. [`options`]: what can I write in the attribute?
+//! 3. [`keys`]: when are two calls the same?
+//! 4. [`lifetimes`]: how long does an entry live?
+//! 5. [`entries`]: how do I look at, add, replace or remove one?
+//! 6. [`requests`]: which cache does a call use?
+//! 7. [`memcached`]: what do I set in production, and what will I see?
+//! 8. [`consistency`]: what can go wrong, and what may a reader see then?
+//! 9. [`testing`]: how do I test code that is cached?
+//! 10. [`performance`]: what does a call cost?
+//! 11. [`errors`] and [`compile_errors`]: what does this message mean?
+//! 12. [`faq`]: short answers to common questions.
+
+// The chapters are the files of `docs/guide`, which end with definitions of their links. `links.md` stands before each
+// chapter and defines the same links as modules. The first definition of a link is the one that counts, so the links
+// work for readers of the files and in the documentation.
+
+/// Declares one module for each chapter.
+macro_rules! chapters {
+    ($($(#[$reference:meta])* $module:ident = $file:literal,)*) => {
+        $(
+            #[doc = include_str!("guide/links.md")]
+            #[doc = include_str!(concat!("../docs/", $file))]
+            $(#[$reference])*
+            pub mod $module {}
+        )*
+
+        #[cfg(test)]
+        const CHAPTERS: &[(&str, &str)] =
+            &[$(($file, include_str!(concat!("../docs/", $file)))),*];
+    };
+}
+
+chapters! {
+    ///
+    /// In the reference: [`coordinator_cached`](crate::coordinator_cached), [`Cache`](crate::Cache).
+    start = "guide/start.md",
+    options = "guide/options.md",
+    keys = "guide/keys.md",
+    lifetimes = "guide/lifetimes.md",
+    ///
+    /// In the reference: [`CacheEntry`](crate::CacheEntry), [`CachedResponse`](crate::CachedResponse),
+    /// [`first_found`](crate::first_found).
+    entries = "guide/entries.md",
+    ///
+    /// In the reference: [`RequestScope`](crate::RequestScope), [`Cache::scope`](crate::Cache::scope).
+    requests = "guide/requests.md",
+    ///
+    /// In the reference: [`CacheBuilder`](crate::CacheBuilder), [`Cache::from_env`](crate::Cache::from_env).
+    memcached = "guide/memcached.md",
+    consistency = "guide/consistency.md",
+    testing = "guide/testing.md",
+    performance = "guide/performance.md",
+    ///
+    /// In the reference: [`ConfigError`](crate::ConfigError), [`InstallError`](crate::InstallError),
+    /// [`CacheError`](crate::CacheError), [`Ledger::audit`](crate::Ledger::audit).
+    errors = "guide/errors.md",
+    compile_errors = "errors.md",
+    faq = "guide/faq.md",
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::CHAPTERS;
+
+    const README: &str = include_str!("../README.md");
+
+    /// Returns the definitions `[label]: target` of a page.
+    fn definitions(page: &str) -> impl Iterator<Item = (&str, &str)> {
+        let defined = page.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: "));
+        defined.filter(|(label, _)| !label.contains(']'))
+    }
+
+    /// Returns each page with its path, from the folder `docs`.
+    fn pages() -> impl Iterator<Item = (&'static str, &'static str)> {
+        CHAPTERS.iter().copied().chain([("../README.md", README)])
+    }
+
+    #[test]
+    fn each_relative_link_has_a_module_and_a_file() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").canonicalize();
+        let docs = docs.expect("docs is there");
+        let modules: Vec<_> = definitions(include_str!("guide/links.md")).collect();
+        for (file, page) in pages() {
+            for (label, target) in definitions(page) {
+                let linked = docs.join(file).parent().expect("a file is in a folder").join(target);
+                assert!(linked.exists(), "{file}: there is no {target}");
+                assert!(modules.iter().any(|(of, _)| *of == label), "links.md lacks [{label}]");
+                assert!(page.contains(&format!("][{label}]")), "{file}: [{label}] is not used");
+            }
+            for inline in page.split("](").skip(1) {
+                let is_relative = !inline.starts_with("https://") && !inline.starts_with('#');
+                assert!(!is_relative, "{file}: define the link to {inline:.20}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_link_used_is_defined() {
+        for (file, page) in pages() {
+            for used in page.split("][").skip(1).filter_map(|rest| rest.split(']').next()) {
+                assert!(definitions(page).any(|(label, _)| label == used), "{file}: [{used}]");
+            }
+        }
+    }
+
+    #[test]
+    fn each_chapter_file_is_a_module() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guide");
+        for entry in std::fs::read_dir(folder).expect("docs/guide is there") {
+            let name = entry.expect("it can be read").file_name();
+            let file = format!("guide/{}", name.to_string_lossy());
+            assert!(CHAPTERS.iter().any(|(chapter, _)| *chapter == file), "{file} is not declared");
+        }
+    }
+}
