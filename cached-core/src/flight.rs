@@ -29,7 +29,7 @@ mod watch;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -37,6 +37,7 @@ use tokio::runtime::{Handle, Id};
 
 use crate::clock::Coarse;
 use crate::key::KeyHeader;
+use crate::sync::lock;
 use crate::value::{SharedError, Value};
 pub(crate) use follower::{Followed, Follower};
 use leader::is_led_here;
@@ -63,11 +64,6 @@ pub(crate) enum Outcome {
     Error(SharedError),
     /// There is an error and it cannot be shared: each follower fetches for itself.
     Unshared,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing in here panics while it holds a lock, and the state is whole at every step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Flights whose keys' hashes end alike, each with the hash; mostly none or one.

@@ -35,6 +35,7 @@ mod site;
 #[cfg(feature = "memcached")]
 mod stable_hash;
 mod stats;
+mod sync;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;

@@ -8,24 +8,24 @@ mod cas;
 mod client;
 mod command;
 mod connection;
-mod debts;
 mod dial;
 mod direct;
 mod health;
+mod hints;
 mod join;
-mod last_words;
 mod lease;
 mod marker;
 #[cfg(feature = "testing")]
 pub(crate) mod memory;
+mod orphaned_writes;
 mod pipeline;
+mod pipelines;
 mod probe;
 mod protocol;
 mod queue;
 mod refresh_claims;
 mod renewals;
 mod route;
-mod runtimes;
 mod server;
 mod timer;
 mod wait_breaker;
@@ -40,8 +40,8 @@ use tokio::runtime::Handle;
 
 use crate::config::Config;
 use crate::key::Key;
+pub(crate) use background::BackgroundWrite;
 use background::BackgroundWrites;
-pub(crate) use background::Write;
 pub(crate) use cas::Cas;
 pub(crate) use lease::Lease;
 pub(crate) use marker::LeaseMarker;
@@ -218,7 +218,7 @@ impl Remote {
                     let server = Server::new(address, &self.config, timeout, true);
                     // What changed since it was here it was not told.
                     if former.contains(address) {
-                        server.distrust(None);
+                        server.fence(None);
                     }
                     server
                 }
@@ -226,10 +226,10 @@ impl Remote {
             .collect();
         for gone in servers.iter().filter(|server| !addresses.contains(&server.address)) {
             former.insert(gone.address.clone());
-            gone.leave();
+            gone.retire();
             // What its keys' former servers have of them is from before it came.
             if gone.was_added {
-                next.iter().for_each(|server| server.distrust(Some(gone)));
+                next.iter().for_each(|server| server.fence(Some(gone)));
             }
         }
         *servers = next;
@@ -323,7 +323,7 @@ impl Remote {
 
     /// Runs a fill of about so many bytes off the caller's path. Returns false, and drops it, if too
     /// much waits to be written.
-    pub(crate) fn in_background(&self, bytes: usize, write: Write) -> bool {
+    pub(crate) fn in_background(&self, bytes: usize, write: BackgroundWrite) -> bool {
         self.background.fill(bytes, write)
     }
 
@@ -332,10 +332,10 @@ impl Remote {
         // Without a runtime here there is no clock to wait by.
         let Ok(runtime) = Handle::try_current() else { return };
         let done = self.background.done();
-        if runtimes::is_without_drivers(&runtime) {
+        if pipelines::is_without_drivers(&runtime) {
             done.await;
         } else {
-            timer::run_until(Instant::now() + server::LONGEST_WRITE, done).await;
+            timer::run_until(Instant::now() + server::BACKGROUND_TIMEOUT, done).await;
         }
     }
 }

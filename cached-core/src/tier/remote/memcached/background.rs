@@ -3,17 +3,18 @@
 //! They wait in one queue, bounded by its bytes, and a bounded number of workers carry them out. So a
 //! burst of fills waits for its turn and is not lost. A worker is a task of the runtime that queued a
 //! write. When that runtime ends before the write is done, as at the end of `main`, the write is begun
-//! again by the workers of another runtime or, where there is none, by [`last_words`].
+//! again by the workers of another runtime or, where there is none, by [`orphaned_writes`].
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Id, RuntimeFlavor};
 use tokio::sync::Notify;
 
 use super::join::{BoxedFuture, join_all};
-use super::last_words;
+use super::orphaned_writes;
+use crate::sync::lock;
 
 /// Workers of a runtime that carry writes out at once, and the most writes that one has under way. Each
 /// runtime has its own: those of a runtime that nobody drives would keep the others from writing.
@@ -26,7 +27,7 @@ const WRITE_BYTES: usize = 512;
 
 /// A write. It may be begun again after it was begun elsewhere and not finished, so all that it does to
 /// an entry must depend on the entry's CAS.
-pub(crate) type Write = Box<dyn Fn() -> BoxedFuture<'static, ()> + Send + Sync>;
+pub(crate) type BackgroundWrite = Box<dyn Fn() -> BoxedFuture<'static, ()> + Send + Sync>;
 
 #[derive(Default)]
 pub(super) struct BackgroundWrites {
@@ -58,7 +59,7 @@ impl Queue {
 }
 
 pub(super) struct QueuedWrite {
-    pub(super) write: Write,
+    pub(super) write: BackgroundWrite,
     queued_at: Instant,
     bytes: usize,
     writes: Arc<BackgroundWrites>,
@@ -81,7 +82,7 @@ impl Drop for QueuedWrite {
 
 impl BackgroundWrites {
     /// Queues a fill of about so many bytes. Returns false, and drops it, if the queue is full.
-    pub(super) fn fill(self: &Arc<BackgroundWrites>, bytes: usize, write: Write) -> bool {
+    pub(super) fn fill(self: &Arc<BackgroundWrites>, bytes: usize, write: BackgroundWrite) -> bool {
         let has_room = self.queue().bytes.saturating_add(bytes) <= MOST_QUEUED_BYTES;
         if has_room {
             self.run(bytes, write);
@@ -90,7 +91,7 @@ impl BackgroundWrites {
     }
 
     /// Queues a write that is never refused: there are no more of these than leases.
-    pub(super) fn run(self: &Arc<BackgroundWrites>, bytes: usize, write: Write) {
+    pub(super) fn run(self: &Arc<BackgroundWrites>, bytes: usize, write: BackgroundWrite) {
         let runtime = Handle::try_current().ok();
         let bytes = bytes.saturating_add(WRITE_BYTES);
         let queued =
@@ -111,14 +112,14 @@ impl BackgroundWrites {
                 if has_room {
                     runtime.spawn(Worker::new(self, runtime.id()).run());
                 }
-                if !is_watched && !last_words::watch_over(self) {
+                if !is_watched && !orphaned_writes::watch_over(self) {
                     self.queue().is_watched = false;
                 }
             }
             None if queue.workers.is_empty() => {
                 let waiting = std::mem::take(&mut queue.waiting);
                 drop(queue);
-                last_words::carry_out(waiting);
+                orphaned_writes::carry_out(waiting);
             }
             None => {}
         }
@@ -153,7 +154,7 @@ impl BackgroundWrites {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing panics while it holds this lock.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 }
 
@@ -209,7 +210,7 @@ impl Drop for Worker {
             false => VecDeque::new(),
         };
         drop(queue);
-        last_words::carry_out(left);
+        orphaned_writes::carry_out(left);
     }
 }
 
@@ -225,7 +226,7 @@ mod tests {
     }
 
     /// A write that takes so long, and is counted when it is done.
-    fn write(done: &Arc<AtomicUsize>, takes: Duration) -> Write {
+    fn write(done: &Arc<AtomicUsize>, takes: Duration) -> BackgroundWrite {
         let done = Arc::clone(done);
         Box::new(move || {
             let done = Arc::clone(&done);

@@ -22,7 +22,7 @@ pub(super) enum Command {
     Delete { key: Arc<str>, unchanged: Option<Cas> },
     /// Lets the next reader win the right to replace an item that nobody has changed: marking it
     /// stale takes back that it was won. The item keeps its time to live.
-    LetOthersWin { key: Arc<str>, cas: Cas },
+    ReleaseRefresh { key: Arc<str>, cas: Cas },
 }
 
 /// A server's answer to one command.
@@ -37,45 +37,45 @@ pub(super) enum Reply {
 
 /// Why a command was not answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(super) struct CommandError {
     pub(super) kind: RemoteErrorKind,
     pub(super) why: String,
 }
 
 /// A command's reply, or why there is none.
-pub(super) type Answer = Result<Reply, Failure>;
+pub(super) type CommandResult = Result<Reply, CommandError>;
 
-impl Failure {
-    fn new(kind: RemoteErrorKind, why: impl Display) -> Failure {
-        Failure { kind, why: why.to_string() }
+impl CommandError {
+    fn new(kind: RemoteErrorKind, why: impl Display) -> CommandError {
+        CommandError { kind, why: why.to_string() }
     }
 
     /// The server did not answer, or not in its protocol.
-    pub(super) fn lost(why: impl Display) -> Failure {
-        Failure::new(RemoteErrorKind::Lost, why)
+    pub(super) fn lost(why: impl Display) -> CommandError {
+        CommandError::new(RemoteErrorKind::Lost, why)
     }
 
     /// The server answered that it does not take this command.
-    pub(super) fn refused(why: impl Display) -> Failure {
-        Failure::new(RemoteErrorKind::Refused, why)
+    pub(super) fn refused(why: impl Display) -> CommandError {
+        CommandError::new(RemoteErrorKind::Refused, why)
     }
 
     /// The server takes no item of this size.
-    pub(super) fn too_large(why: impl Display) -> Failure {
-        Failure::new(RemoteErrorKind::TooLarge, why)
+    pub(super) fn too_large(why: impl Display) -> CommandError {
+        CommandError::new(RemoteErrorKind::TooLarge, why)
     }
 
     /// The server answers, but it is not one that this library can use.
-    pub(super) fn unusable(why: impl Display) -> Failure {
-        Failure::new(RemoteErrorKind::Unusable, why)
+    pub(super) fn unusable(why: impl Display) -> CommandError {
+        CommandError::new(RemoteErrorKind::Unusable, why)
     }
 
-    pub(super) fn too_late() -> Failure {
-        Failure::lost("no answer in time")
+    pub(super) fn timed_out() -> CommandError {
+        CommandError::lost("no answer in time")
     }
 
-    pub(super) fn other_command() -> Failure {
-        Failure::lost("an answer to another command")
+    pub(super) fn out_of_step() -> CommandError {
+        CommandError::lost("an answer to another command")
     }
 }
 
@@ -86,7 +86,7 @@ impl Command {
             | Command::Write { key, .. }
             | Command::Renew { key, .. }
             | Command::Delete { key, .. }
-            | Command::LetOthersWin { key, .. } => key,
+            | Command::ReleaseRefresh { key, .. } => key,
         }
     }
 
@@ -96,14 +96,14 @@ impl Command {
             Command::Write { condition: Condition::Unchanged(cas), .. }
             | Command::Renew { cas, .. }
             | Command::Delete { unchanged: Some(cas), .. }
-            | Command::LetOthersWin { cas, .. } => Some(cas),
+            | Command::ReleaseRefresh { cas, .. } => Some(cas),
             _ => None,
         }
     }
 
     /// Returns true if the command is under a CAS that another incarnation of the server has given. There
     /// is no such item on this one, whatever item has the same number.
-    pub(super) fn is_of_another(&self, incarnation: Incarnation) -> bool {
+    pub(super) fn has_foreign_cas(&self, incarnation: Incarnation) -> bool {
         self.condition().is_some_and(|cas| !cas.is_of(incarnation))
     }
 
@@ -133,14 +133,14 @@ impl Command {
     }
 
     /// The command that gives back what `answer` has won for a caller who is gone.
-    pub(super) fn give_back(&self, answer: &Answer) -> Option<Command> {
+    pub(super) fn give_back(&self, answer: &CommandResult) -> Option<Command> {
         let key = || Arc::clone(self.key());
         match answer {
             Ok(Reply::Found(Found::Lease(cas))) => {
                 Some(Command::Delete { key: key(), unchanged: Some(*cas) })
             }
             Ok(Reply::Found(Found::Item(Item { won: true, cas, .. }))) => {
-                Some(Command::LetOthersWin { key: key(), cas: *cas })
+                Some(Command::ReleaseRefresh { key: key(), cas: *cas })
             }
             _ => None,
         }

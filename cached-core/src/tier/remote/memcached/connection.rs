@@ -1,7 +1,7 @@
 //! The connections to one server, each of which carries one exchange at a time.
 
 use std::future::poll_fn;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -9,16 +9,17 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
 use super::cas::Incarnation;
-use super::command::{Answer, Command, Failure};
+use super::command::{Command, CommandError, CommandResult};
 use super::dial::Addresses;
 use super::timer::Timer;
 use super::wire::{ExchangeEnd, Wire};
+use crate::sync::lock;
 
 /// A connection that was idle for longer may have been forgotten on its way.
 const LONGEST_IDLE: Duration = Duration::from_secs(90);
 
 /// The connections to one server.
-pub(super) struct Connections {
+pub(super) struct ConnectionPool {
     addresses: Addresses,
     /// How many idle connections are kept.
     limit: usize,
@@ -33,20 +34,20 @@ pub(super) struct Connection {
 
 /// Why an exchange stopped before every command was answered.
 pub(super) enum ExchangeError {
-    Failed(Failure),
+    Failed(CommandError),
     /// The deadline has passed; the answers may yet come on this connection.
-    TooLate(Box<Connection>),
+    TimedOut(Box<Connection>),
 }
 
-impl Connections {
-    /// Resolves the name. Connections are opened when they are needed.
+impl ConnectionPool {
+    /// Resolves the name. ConnectionPool are opened when they are needed.
     pub(super) async fn resolve(
         address: &str,
         limit: usize,
         runtime: &Handle,
-    ) -> Result<Connections, Failure> {
+    ) -> Result<ConnectionPool, CommandError> {
         let addresses = Addresses::resolve(address, runtime).await?;
-        Ok(Connections { addresses, limit, idle: Mutex::default() })
+        Ok(ConnectionPool { addresses, limit, idle: Mutex::default() })
     }
 
     /// Sends the commands in one go, and passes on each answer as soon as it is there, in order. A
@@ -57,7 +58,7 @@ impl Connections {
         commands: &[Command],
         sent: Instant,
         deadline: Instant,
-        answered: &mut impl FnMut(Answer),
+        answered: &mut impl FnMut(CommandResult),
     ) -> Result<(), ExchangeError> {
         loop {
             let idle = self.take(sent);
@@ -77,14 +78,14 @@ impl Connections {
                     return Ok(());
                 }
                 ExchangeEnd::Failed(failure) => return Err(ExchangeError::Failed(failure)),
-                ExchangeEnd::TooLate => return Err(ExchangeError::TooLate(connection)),
+                ExchangeEnd::TimedOut => return Err(ExchangeError::TimedOut(connection)),
                 // The server closed it while it was idle, and has not read these commands.
                 ExchangeEnd::Closed { nothing_sent, .. }
                     if was_idle
                         && connection.wire.answered() == 0
                         && (nothing_sent || commands.iter().all(Command::is_repeatable)) => {}
                 ExchangeEnd::Closed { error, .. } => {
-                    return Err(ExchangeError::Failed(Failure::lost(error)));
+                    return Err(ExchangeError::Failed(CommandError::lost(error)));
                 }
             }
         }
@@ -97,7 +98,7 @@ impl Connections {
         commands: &[Command],
         sent: Instant,
         deadline: Instant,
-        answered: &mut impl FnMut(Answer),
+        answered: &mut impl FnMut(CommandResult),
     ) {
         if let ExchangeEnd::Answered = connection.go_on(commands, sent, deadline, answered).await {
             self.keep(connection, Instant::now());
@@ -122,7 +123,7 @@ impl Connections {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<(Box<Connection>, Instant)>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.idle)
     }
 }
 
@@ -140,12 +141,12 @@ impl Connection {
         commands: &[Command],
         sent: Instant,
         deadline: Instant,
-        answered: &mut impl FnMut(Answer),
+        answered: &mut impl FnMut(CommandResult),
     ) -> impl Future<Output = ExchangeEnd> {
         let Connection { wire, timer } = self;
         poll_fn(move |context| {
             let end = match wire.poll(commands, answered, sent, deadline, context) {
-                Poll::Pending => timer.poll(deadline, context).map(|()| ExchangeEnd::TooLate),
+                Poll::Pending => timer.poll(deadline, context).map(|()| ExchangeEnd::TimedOut),
                 end => end,
             };
             if end.is_ready() {

@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::command::Failure;
+use super::command::CommandError;
 use super::connection::Connection;
 use super::probe::probe;
 use super::timer::run_until;
@@ -28,11 +28,14 @@ pub(super) struct Addresses {
 }
 
 type Attempt<'a> =
-    Pin<Box<dyn Future<Output = (usize, Result<Box<Connection>, Failure>)> + Send + 'a>>;
+    Pin<Box<dyn Future<Output = (usize, Result<Box<Connection>, CommandError>)> + Send + 'a>>;
 
 impl Addresses {
-    pub(super) async fn resolve(address: &str, runtime: &Handle) -> Result<Addresses, Failure> {
-        let addresses = lookup_host(address).await.map_err(Failure::lost)?;
+    pub(super) async fn resolve(
+        address: &str,
+        runtime: &Handle,
+    ) -> Result<Addresses, CommandError> {
+        let addresses = lookup_host(address).await.map_err(CommandError::lost)?;
         Ok(Addresses::new(addresses.collect(), runtime))
     }
 
@@ -43,12 +46,12 @@ impl Addresses {
 
     /// Opens a connection to the address that answers first. They are tried one after the other, each
     /// with a head start (RFC 8305): an address may be silent, as that of a machine that is gone is.
-    pub(super) async fn open(&self, deadline: Instant) -> Result<Box<Connection>, Failure> {
+    pub(super) async fn open(&self, deadline: Instant) -> Result<Box<Connection>, CommandError> {
         let opened = run_until(deadline, self.race(deadline)).await;
-        opened.unwrap_or_else(|| Err(Failure::too_late()))
+        opened.unwrap_or_else(|| Err(CommandError::timed_out()))
     }
 
-    async fn race(&self, deadline: Instant) -> Result<Box<Connection>, Failure> {
+    async fn race(&self, deadline: Instant) -> Result<Box<Connection>, CommandError> {
         let count = self.addresses.len();
         let first = self.first.load(Ordering::Relaxed);
         let mut untried = (0..count).map(|index| (first + index) % count);
@@ -56,7 +59,7 @@ impl Addresses {
         let head_start = (left / 4).min(LONGEST_HEAD_START);
         let mut attempts: Vec<Attempt<'_>> = Vec::new();
         let mut next_at = Box::pin(sleep(head_start));
-        let mut failure = Failure::lost("its name has no address");
+        let mut failure = CommandError::lost("its name has no address");
         std::future::poll_fn(move |context| {
             let _entered = self.runtime.enter();
             loop {
@@ -92,10 +95,11 @@ impl Addresses {
         &self,
         index: usize,
         deadline: Instant,
-    ) -> (usize, Result<Box<Connection>, Failure>) {
+    ) -> (usize, Result<Box<Connection>, CommandError>) {
         let opened = async {
-            let stream = TcpStream::connect(self.addresses[index]).await.map_err(Failure::lost)?;
-            stream.set_nodelay(true).map_err(Failure::lost)?;
+            let stream =
+                TcpStream::connect(self.addresses[index]).await.map_err(CommandError::lost)?;
+            stream.set_nodelay(true).map_err(CommandError::lost)?;
             let mut stream = stream;
             let incarnation = probe(&mut stream).await?;
             Ok(Box::new(Connection::new(stream, incarnation, deadline)))

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::command::{Answer, Command, Failure};
+use super::command::{Command, CommandError, CommandResult};
 use super::pipeline::Pipeline;
 
 /// A command that its caller runs itself. If the caller goes away in the middle, a task goes on with
 /// it: the connection stays good, and a lease that is won is given back.
 pub(super) struct DirectExchange {
     pipeline: Arc<Pipeline>,
-    exchange: Option<Pin<Box<dyn Future<Output = Answer> + Send>>>,
+    exchange: Option<Pin<Box<dyn Future<Output = CommandResult> + Send>>>,
     /// The command, if it may win a right that is to be given back.
     command: Option<Command>,
 }
@@ -30,12 +30,12 @@ impl DirectExchange {
 }
 
 impl Future for DirectExchange {
-    type Output = Answer;
+    type Output = CommandResult;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<CommandResult> {
         // Taken out while it is polled: one that panics is not to be gone on with.
         let Some(mut exchange) = self.exchange.take() else {
-            return Poll::Ready(Err(Failure::too_late()));
+            return Poll::Ready(Err(CommandError::timed_out()));
         };
         let polled = exchange.as_mut().poll(context);
         if polled.is_pending() {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::RemoteErrorKind;
-use super::command::{Answer, Failure};
+use super::command::{CommandError, CommandResult};
 use crate::clock::Clock;
 
 /// A server that fails so often in a row is ejected.
@@ -139,8 +139,8 @@ pub(super) struct HealthReport {
 
 impl HealthReport {
     /// Takes one answer into account; `is_read` says what was asked.
-    pub(super) fn add(&mut self, is_read: bool, answer: &Answer) {
-        let Err(Failure { kind, why }) = answer else {
+    pub(super) fn add(&mut self, is_read: bool, answer: &CommandResult) {
+        let Err(CommandError { kind, why }) = answer else {
             self.answers = true;
             return;
         };
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_refused_read_counts_against_a_server_and_a_refused_write_does_not() {
-        let verdict = |answers: &[(bool, Answer)]| {
+        let verdict = |answers: &[(bool, CommandResult)]| {
             let mut report = HealthReport::default();
             answers.iter().for_each(|(is_read, answer)| report.add(*is_read, answer));
             match report.verdict() {
@@ -222,16 +222,16 @@ mod tests {
                 Verdict::Lost(_) => "lost",
             }
         };
-        let refused = || Err(Failure::refused("it does"));
-        let lost = || Err(Failure::lost("it is"));
+        let refused = || Err(CommandError::refused("it does"));
+        let lost = || Err(CommandError::lost("it is"));
         let answered = || Ok(super::super::command::Reply::Applied(true));
         assert_eq!(
-            verdict(&[(false, Err(Failure::too_large("it is"))), (true, lost())]),
+            verdict(&[(false, Err(CommandError::too_large("it is"))), (true, lost())]),
             "answers"
         );
         assert_eq!(verdict(&[(false, refused())]), "answers");
         assert_eq!(verdict(&[(true, refused())]), "refuses");
-        assert_eq!(verdict(&[(false, Err(Failure::unusable("it is")))]), "refuses");
+        assert_eq!(verdict(&[(false, Err(CommandError::unusable("it is")))]), "refuses");
         assert_eq!(verdict(&[(true, lost()), (true, lost())]), "lost");
         assert_eq!(verdict(&[(true, lost()), (true, answered())]), "answers");
         assert_eq!(verdict(&[(true, refused()), (true, answered())]), "answers");

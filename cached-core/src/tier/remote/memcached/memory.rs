@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::cas::Incarnation;
-use super::command::{Answer, Command, Failure, Reply};
+use super::command::{Command, CommandError, CommandResult, Reply};
 use super::marker::LeaseMarker;
 use super::{BusyLease, Cas, Condition, Found, Item, LeaseTerms};
 use crate::clock::Clock;
@@ -112,11 +112,11 @@ impl InMemoryServer {
     }
 
     /// Runs the commands; answers in order.
-    pub(super) async fn run(&self, commands: Vec<Command>) -> Vec<Answer> {
+    pub(super) async fn run(&self, commands: Vec<Command>) -> Vec<CommandResult> {
         let behaviour = self.lock().behaviour;
         match behaviour {
             ServerBehaviour::Down => {
-                commands.iter().map(|_| Err(Failure::lost("connection refused"))).collect()
+                commands.iter().map(|_| Err(CommandError::lost("connection refused"))).collect()
             }
             ServerBehaviour::Stalled => std::future::pending().await,
             ServerBehaviour::Honest | ServerBehaviour::Lying => {
@@ -128,7 +128,7 @@ impl InMemoryServer {
 }
 
 impl State {
-    fn answer(&mut self, command: Command, now: Instant) -> Answer {
+    fn answer(&mut self, command: Command, now: Instant) -> CommandResult {
         self.commands += 1;
         if self.items.get(command.key()).is_some_and(|kept| kept.expires <= now) {
             self.items.remove(command.key());
@@ -141,7 +141,7 @@ impl State {
             Command::Write { key, frame, .. } if frame.len() > ITEM_LIMIT => {
                 // What is there is let go of, since it is known to be old.
                 self.items.remove(&key);
-                Err(Failure::too_large("object too large for cache"))
+                Err(CommandError::too_large("object too large for cache"))
             }
             Command::Write { key, frame, seconds, condition } => {
                 let there = self.items.get(&key);
@@ -166,7 +166,7 @@ impl State {
                 }
                 Ok(Reply::Applied(applies))
             }
-            Command::LetOthersWin { key, cas } => {
+            Command::ReleaseRefresh { key, cas } => {
                 let applies = self.is_unchanged(&key, Some(cas));
                 let next = self.next_cas();
                 if let Some(kept) = self.items.get_mut(&key).filter(|_| applies) {

@@ -6,7 +6,7 @@
 //! ends when nothing has. So nobody's command waits for a task that somebody else may have dropped, or
 //! holds and does not poll.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -14,13 +14,14 @@ use tokio::sync::oneshot;
 
 use super::RemoteErrorKind;
 use super::client::Client;
-use super::command::{Answer, Command, Failure};
+use super::command::{Command, CommandError, CommandResult};
 use super::connection::{Connection, ExchangeError};
 use super::direct::{DirectExchange, DirectPermit};
 use super::health::{HealthReport, Verdict};
 use super::queue::{Batch, Queue, Waiter};
 use super::server::Server;
 use super::timer::run_until;
+use crate::sync::lock;
 
 /// The most exchanges of flushers under way at once.
 const FLUSHERS: usize = 2;
@@ -50,7 +51,7 @@ struct PipelineState {
 
 enum Admission {
     Direct(DirectExchange),
-    Queued(oneshot::Receiver<Answer>),
+    Queued(oneshot::Receiver<CommandResult>),
     Refused,
 }
 
@@ -66,13 +67,13 @@ impl Pipeline {
         command: Command,
         now: Instant,
         deadline: Instant,
-    ) -> Answer {
+    ) -> CommandResult {
         match self.admit(command, now) {
             // Its exchange ends in time by itself.
             Admission::Direct(exchange) => exchange.await,
             Admission::Queued(answer) => {
                 let answer = run_until(deadline, answer).await.map(unwrap);
-                answer.unwrap_or_else(|| Err(Failure::too_late()))
+                answer.unwrap_or_else(|| Err(CommandError::timed_out()))
             }
             Admission::Refused => Err(too_many()),
         }
@@ -83,7 +84,7 @@ impl Pipeline {
         self: &Arc<Pipeline>,
         commands: Vec<Command>,
         deadline: Instant,
-    ) -> Vec<Answer> {
+    ) -> Vec<CommandResult> {
         let count = commands.len();
         let answers: Vec<_> = {
             let mut state = self.state();
@@ -102,7 +103,7 @@ impl Pipeline {
             }
         };
         run_until(deadline, all).await;
-        answered.resize_with(count, || Err(Failure::too_late()));
+        answered.resize_with(count, || Err(CommandError::timed_out()));
         answered
     }
 
@@ -138,7 +139,7 @@ impl Pipeline {
         self: &Arc<Pipeline>,
         command: Command,
         now: Instant,
-    ) -> Answer {
+    ) -> CommandResult {
         let server = self.server.upgrade().ok_or_else(unused)?;
         let (sent, deadline) = (server.clock.at(now), now + server.timeout());
         let mut answer = None;
@@ -153,12 +154,12 @@ impl Pipeline {
         };
         let is_read = command.is_read();
         let failure = match stopped {
-            None => Failure::lost("no answer"),
+            None => CommandError::lost("no answer"),
             Some((ExchangeError::Failed(failure), _)) => failure,
-            Some((ExchangeError::TooLate(connection), client)) => {
+            Some((ExchangeError::TimedOut(connection), client)) => {
                 let batch = Batch { commands: vec![command], waiters: vec![None] };
                 self.finish_late(client, connection, batch, 0, sent);
-                Failure::too_late()
+                CommandError::timed_out()
             }
         };
         let answer = answer.unwrap_or(Err(failure));
@@ -178,7 +179,7 @@ impl Pipeline {
         let mut health = HealthReport::default();
         let stopped = match self.client(&server, deadline).await {
             Ok(client) => {
-                let mut answered = |answer: Answer| {
+                let mut answered = |answer: CommandResult| {
                     health.add(commands[answered].is_read(), &answer);
                     self.tell(&commands[answered], waiters[answered].take(), answer);
                     answered += 1;
@@ -192,7 +193,7 @@ impl Pipeline {
             None => {}
             Some((ExchangeError::Failed(failure), _)) => {
                 // What the server says to one command it does not say of those behind it.
-                let lost = Failure::lost("the connection was given up after another command");
+                let lost = CommandError::lost("the connection was given up after another command");
                 let mut failures = std::iter::once(failure.clone()).chain(std::iter::repeat(
                     if failure.kind == RemoteErrorKind::Refused { lost } else { failure },
                 ));
@@ -203,8 +204,8 @@ impl Pipeline {
                     self.tell(command, waiter.take(), answer);
                 }
             }
-            Some((ExchangeError::TooLate(connection), client)) => {
-                health.add(false, &Err(Failure::too_late()));
+            Some((ExchangeError::TimedOut(connection), client)) => {
+                health.add(false, &Err(CommandError::timed_out()));
                 let batch = Batch { commands, waiters };
                 self.finish_late(client, connection, batch, answered, sent);
             }
@@ -225,7 +226,7 @@ impl Pipeline {
         let finish = async move {
             let Some(client) = client else { return };
             let Batch { commands, mut waiters } = batch;
-            let mut tell = |answer: Answer| {
+            let mut tell = |answer: CommandResult| {
                 pipeline.tell(&commands[answered], waiters[answered].take(), answer);
                 answered += 1;
             };
@@ -236,7 +237,7 @@ impl Pipeline {
     }
 
     /// Tells a waiter its answer. If nobody takes it, what it has won is given back.
-    fn tell(self: &Arc<Pipeline>, command: &Command, waiter: Waiter, answer: Answer) {
+    fn tell(self: &Arc<Pipeline>, command: &Command, waiter: Waiter, answer: CommandResult) {
         let untold = match waiter {
             Some(waiter) => waiter.send(answer).err(),
             None => Some(answer),
@@ -246,7 +247,7 @@ impl Pipeline {
         }
     }
 
-    pub(super) fn give_back(self: &Arc<Pipeline>, command: &Command, answer: &Answer) {
+    pub(super) fn give_back(self: &Arc<Pipeline>, command: &Command, answer: &CommandResult) {
         let Some(give_back) = command.give_back(answer) else { return };
         let mut state = self.state();
         state.queue.push_give_back(give_back);
@@ -261,27 +262,31 @@ impl Pipeline {
             Verdict::Lost(_) if was_held_up() => {}
             verdict => {
                 // Its name may have another address by now.
-                *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                *lock(&self.client) = None;
                 server.count_failure(&verdict);
             }
         }
     }
 
-    async fn client(&self, server: &Server, deadline: Instant) -> Result<Arc<Client>, Failure> {
+    async fn client(
+        &self,
+        server: &Server,
+        deadline: Instant,
+    ) -> Result<Arc<Client>, CommandError> {
         #[cfg(feature = "testing")]
         if let Some(network) = &server.network {
             return Ok(Arc::new(Client::Memory(network.at(&server.address))));
         }
-        let made = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let made = lock(&self.client).clone();
         if let Some(client) = made {
             return Ok(client);
         }
         // In a box, as it is rare: what holds the command of a direct exchange is made for each call.
         let connect = Client::connect(&server.address, FLUSHERS + DIRECT, &self.runtime);
         let connect = Box::pin(run_until(deadline, connect));
-        let client = connect.await.unwrap_or_else(|| Err(Failure::too_late()))?;
+        let client = connect.await.unwrap_or_else(|| Err(CommandError::timed_out()))?;
         // Two that resolve the name at once make two clients; one of them is kept.
-        let mut kept = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.client);
         Ok(Arc::clone(kept.get_or_insert_with(|| Arc::new(client))))
     }
 
@@ -294,21 +299,21 @@ impl Pipeline {
     }
 
     fn state(&self) -> MutexGuard<'_, PipelineState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
-fn unused() -> Failure {
-    Failure::lost("it is no longer used")
+fn unused() -> CommandError {
+    CommandError::lost("it is no longer used")
 }
 
-fn too_many() -> Failure {
-    Failure::refused("too many commands wait for it")
+fn too_many() -> CommandError {
+    CommandError::refused("too many commands wait for it")
 }
 
 /// The answer of a flusher, which may have ended with its runtime.
-fn unwrap(answer: Result<Answer, oneshot::error::RecvError>) -> Answer {
-    answer.unwrap_or_else(|_| Err(Failure::lost("its runtime has ended")))
+fn unwrap(answer: Result<CommandResult, oneshot::error::RecvError>) -> CommandResult {
+    answer.unwrap_or_else(|_| Err(CommandError::lost("its runtime has ended")))
 }
 
 /// Carries the queue, until it is empty.

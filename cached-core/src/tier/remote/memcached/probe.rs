@@ -19,7 +19,7 @@
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::cas::Incarnation;
-use super::command::Failure;
+use super::command::CommandError;
 
 const QUESTION: &[u8] = b"version\r\nms cached-core.probe 2 C1 T1 c\r\nmn\r\nstats\r\nmn\r\n";
 
@@ -34,22 +34,22 @@ const LONGEST_ANSWER: usize = 64 << 10;
 /// The failure says whether the server is lost or cannot be used.
 pub(super) async fn probe(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-) -> Result<Incarnation, Failure> {
-    stream.write_all(QUESTION).await.map_err(Failure::lost)?;
+) -> Result<Incarnation, CommandError> {
+    stream.write_all(QUESTION).await.map_err(CommandError::lost)?;
     let mut answer = Vec::with_capacity(USUAL_ANSWER);
     loop {
-        let count = stream.read_buf(&mut answer).await.map_err(Failure::lost)?;
+        let count = stream.read_buf(&mut answer).await.map_err(CommandError::lost)?;
         if let Some(verdict) = judge(&answer) {
             return verdict;
         }
         if count == 0 || answer.len() > LONGEST_ANSWER {
-            return Err(Failure::lost("it closed the connection, or its answer has no end"));
+            return Err(CommandError::lost("it closed the connection, or its answer has no end"));
         }
     }
 }
 
 /// Judges the server by its answer; `None` if there is not enough of it.
-fn judge(answer: &[u8]) -> Option<Result<Incarnation, Failure>> {
+fn judge(answer: &[u8]) -> Option<Result<Incarnation, CommandError>> {
     let mut lines = answer.split_inclusive(|&byte| byte == b'\n').filter_map(|line| {
         let line = line.strip_suffix(b"\n")?;
         Some(line.strip_suffix(b"\r").unwrap_or(line))
@@ -118,16 +118,16 @@ impl Statistics {
     }
 }
 
-fn refusal(line: &[u8]) -> Failure {
-    Failure::unusable(format_args!("it refuses every command (`{}`)", shown(line)))
+fn refusal(line: &[u8]) -> CommandError {
+    CommandError::unusable(format_args!("it refuses every command (`{}`)", shown(line)))
 }
 
-fn too_old(version: &[u8], line: &[u8]) -> Failure {
+fn too_old(version: &[u8], line: &[u8]) -> CommandError {
     let version = match version.strip_prefix(b"VERSION ") {
         Some(version) => format!("memcached {}", shown(version)),
         None => "a server that does not tell its version".to_owned(),
     };
-    Failure::unusable(format_args!(
+    CommandError::unusable(format_args!(
         "it is {version} and does not understand what this library asks (`{}`); use memcached 1.6.13 or later",
         shown(line)
     ))

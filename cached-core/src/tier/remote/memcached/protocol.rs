@@ -11,7 +11,7 @@ use std::time::Instant;
 use memcache::exp::{Error, MetaResponse};
 
 use super::cas::Incarnation;
-use super::command::{Command, Failure, ReadAnswer, Reply};
+use super::command::{Command, CommandError, ReadAnswer, Reply};
 use super::{Cas, Condition};
 
 /// The largest item that a memcached can be told to take.
@@ -42,13 +42,13 @@ enum Code {
 
 /// A line that is not an answer to a command.
 pub(super) struct ErrorLine {
-    pub(super) failure: Failure,
+    pub(super) failure: CommandError,
     /// True if the server has read the whole command, its value included, and answers the next one.
     pub(super) is_in_step: bool,
 }
 
-impl From<Failure> for ErrorLine {
-    fn from(failure: Failure) -> ErrorLine {
+impl From<CommandError> for ErrorLine {
+    fn from(failure: CommandError) -> ErrorLine {
         ErrorLine { failure, is_in_step: false }
     }
 }
@@ -56,17 +56,17 @@ impl From<Failure> for ErrorLine {
 impl ErrorLine {
     fn parse(line: &[u8]) -> ErrorLine {
         match MetaResponse::parse_header(line) {
-            Ok(_) => Failure::other_command().into(),
+            Ok(_) => CommandError::out_of_step().into(),
             Err(Error::Server(why)) => {
                 let failure = match why.contains("too large") {
-                    true => Failure::too_large(why),
-                    false => Failure::refused(why),
+                    true => CommandError::too_large(why),
+                    false => CommandError::refused(why),
                 };
                 ErrorLine { failure, is_in_step: true }
             }
             // A server that did not understand a command may take its value for commands.
-            Err(Error::Rejected(why)) => Failure::refused(why).into(),
-            Err(error) => Failure::lost(error).into(),
+            Err(Error::Rejected(why)) => CommandError::refused(why).into(),
+            Err(error) => CommandError::lost(error).into(),
         }
     }
 }
@@ -87,7 +87,7 @@ impl AnswerLine {
             }
             _ => return Err(ErrorLine::parse(line)),
         };
-        let unreadable = || Failure::lost("an answer that is not in its protocol");
+        let unreadable = || CommandError::lost("an answer that is not in its protocol");
         let frame_length = match has_frame {
             true => {
                 let length = words.next().and_then(parse_number);
@@ -118,15 +118,15 @@ impl AnswerLine {
         command: &Command,
         sent: Instant,
         incarnation: Incarnation,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Reply, CommandError> {
         let AnswerLine { mut code, frame_length, mut read } = self;
-        if code == Code::NothingAsked && command.is_of_another(incarnation) {
+        if code == Code::NothingAsked && command.has_foreign_cas(incarnation) {
             code = Code::NotDone;
         }
         let frame = match (frame_length, following) {
             (None, []) => None,
             (Some(length), whole) if whole.get(length..) == Some(b"\r\n") => Some(&whole[..length]),
-            _ => return Err(Failure::lost("an answer of another length than it says")),
+            _ => return Err(CommandError::lost("an answer of another length than it says")),
         };
         match (command, code, frame) {
             (&Command::Read { lease, .. }, Code::Done, Some(frame)) => {
@@ -143,11 +143,11 @@ impl AnswerLine {
                 Ok(Reply::Renewed(number.map(|number| Cas { number, of: incarnation })))
             }
             (
-                Command::Delete { .. } | Command::LetOthersWin { .. },
+                Command::Delete { .. } | Command::ReleaseRefresh { .. },
                 Code::Done | Code::NotDone,
                 None,
             ) => Ok(Reply::Applied(code == Code::Done)),
-            _ => Err(Failure::other_command()),
+            _ => Err(CommandError::out_of_step()),
         }
     }
 }
@@ -156,7 +156,7 @@ impl AnswerLine {
 /// length that memcached takes as they are. In place of a command under another incarnation's CAS goes
 /// one that asks for nothing, so that the answers stay in order.
 pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &mut Vec<u8>) {
-    if command.is_of_another(incarnation) {
+    if command.has_foreign_cas(incarnation) {
         return into.extend_from_slice(b"mn\r\n");
     }
     let name = match command {
@@ -165,7 +165,7 @@ pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &
         Command::Write { condition: Condition::Unchanged(_), .. } => "cas ",
         Command::Write { condition: Condition::Always, .. } => "set ",
         Command::Renew { .. } => "ms ",
-        Command::Delete { .. } | Command::LetOthersWin { .. } => "md ",
+        Command::Delete { .. } | Command::ReleaseRefresh { .. } => "md ",
     };
     into.extend_from_slice(name.as_bytes());
     into.extend_from_slice(command.key().as_bytes());
@@ -198,7 +198,7 @@ pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &
         }
         Command::Delete { unchanged: Some(cas), .. } => write_number(into, b" C", cas.number),
         Command::Delete { unchanged: None, .. } => {}
-        Command::LetOthersWin { cas, .. } => write_number(into, b" I C", cas.number),
+        Command::ReleaseRefresh { cas, .. } => write_number(into, b" I C", cas.number),
     }
     into.extend_from_slice(b"\r\n");
 }
@@ -278,7 +278,7 @@ mod tests {
             },
             Command::Renew { key: Arc::clone(&key), marker: b"a"[..].into(), seconds: 3, cas },
             Command::Delete { key: Arc::clone(&key), unchanged: Some(cas) },
-            Command::LetOthersWin { key: Arc::clone(&key), cas },
+            Command::ReleaseRefresh { key: Arc::clone(&key), cas },
         ];
         for command in commands {
             let written = |incarnation| {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use tokio::sync::oneshot;
 
-use super::command::{Answer, Command};
+use super::command::{Command, CommandResult};
 
 /// The most commands in a batch.
 pub(super) const BATCH: usize = 512;
@@ -27,7 +27,7 @@ struct QueuedCommand {
 }
 
 /// The sender that tells a command's answer; `None` if nobody waits for it.
-pub(super) type Waiter = Option<oneshot::Sender<Answer>>;
+pub(super) type Waiter = Option<oneshot::Sender<CommandResult>>;
 
 /// Commands that travel together, with their waiters in the same order.
 #[derive(Default)]
@@ -46,7 +46,7 @@ impl Queue {
     }
 
     /// Puts a command at the end, if there is room.
-    pub(super) fn push(&mut self, command: Command) -> Option<oneshot::Receiver<Answer>> {
+    pub(super) fn push(&mut self, command: Command) -> Option<oneshot::Receiver<CommandResult>> {
         if self.bytes + size(&command) > WAITING_BYTES {
             return None;
         }

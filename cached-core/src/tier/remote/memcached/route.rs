@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::command::Command;
-use super::server::{Errand, Server, Untold};
+use super::server::{HintedRemoval, Priority, Server};
 use super::timer::run_until;
 use super::{
     BusyLease, Cas, Condition, Found, GUTTER_TTL, Item, LONGEST_TTL, LeaseMarker, LeaseTerms,
@@ -36,7 +36,7 @@ pub(crate) struct RemoteKey {
     /// When the read that is next must be over, as part of a lookup that began in the first slot.
     read_deadline: Option<Instant>,
     /// What changes to it are for.
-    errand: Errand,
+    priority: Priority,
 }
 
 /// Returns a key's second slot. An entry stands there while another build's entry, which this build
@@ -71,7 +71,7 @@ impl RemoteKey {
             timeout,
             deadline: None,
             read_deadline: None,
-            errand: Errand::Call,
+            priority: Priority::Foreground,
         };
         if !located.home.serves(&located.home_key) {
             located.enter_gutter();
@@ -81,7 +81,7 @@ impl RemoteKey {
 
     /// For writes that nobody waits for.
     pub(crate) fn in_background(mut self) -> RemoteKey {
-        self.errand = Errand::Background;
+        self.priority = Priority::Background;
         self
     }
 
@@ -190,7 +190,7 @@ impl RemoteKey {
     #[cfg(feature = "testing")]
     async fn go_home_if_in_memory(&mut self) {
         if self.in_gutter && !self.home.health.in_rotation() {
-            self.home.mend_if_in_memory().await;
+            self.home.recover_if_in_memory().await;
             if self.home.serves(&self.home_key) {
                 (self.key, self.in_gutter) = (Arc::clone(&self.home_key), false);
             }
@@ -199,8 +199,8 @@ impl RemoteKey {
 
     pub(super) fn judge(&self, mut item: Item) -> Item {
         item.in_gutter = self.in_gutter;
-        if !self.server().is_believed(self.digest, item.cas.number) {
-            self.server().doubted();
+        if !self.server().is_above_fence(self.digest, item.cas.number) {
+            self.server().recheck_fence();
             // Nobody can read it, and so anybody may replace it.
             item.frame.clear();
         }
@@ -229,11 +229,11 @@ impl RemoteKey {
         let key = Arc::clone(&self.key);
         let write = Command::Write { key, frame: frame.into(), seconds, condition };
         let deadline = Instant::now() + self.timeout;
-        let written = self.server().change(write, self.errand).await?;
+        let written = self.server().change(write, self.priority).await?;
         if let Condition::Always = condition {
             // The other build's entry goes too.
             let [_, second] = self.slots_where_asked();
-            tell_by(deadline, Untold::new(self.server(), vec![second])).await?;
+            tell_by(deadline, HintedRemoval::new(self.server(), vec![second])).await?;
             match self.in_gutter {
                 true => tell_by(deadline, self.untold_at_home()).await?,
                 false => self.tell_gutter(self.untold_in_gutter(), deadline).await,
@@ -291,12 +291,12 @@ impl RemoteKey {
     /// Gives a lease back: what is there is removed if nobody has changed it.
     pub(super) async fn give_back(&self, cas: Cas) -> Result<(), RemoteError> {
         let delete = Command::Delete { key: Arc::clone(&self.key), unchanged: Some(cas) };
-        self.server().change(delete, self.errand).await.map(drop)
+        self.server().change(delete, self.priority).await.map(drop)
     }
 
     pub(super) async fn let_others_win(&self, cas: Cas) -> Result<(), RemoteError> {
-        let mark = Command::LetOthersWin { key: Arc::clone(&self.key), cas };
-        self.server().change(mark, self.errand).await.map(drop)
+        let mark = Command::ReleaseRefresh { key: Arc::clone(&self.key), cas };
+        self.server().change(mark, self.priority).await.map(drop)
     }
 
     /// Removes the entry wherever a process could find it: in both slots, at home and, always, in the
@@ -313,7 +313,7 @@ impl RemoteKey {
         let at_home = self.untold_at_home();
         let told = match began {
             // What begins now ends in time by itself.
-            None => at_home.tell(deadline).await,
+            None => at_home.send(deadline).await,
             Some(_) => tell_by(deadline, at_home).await,
         };
         self.tell_gutter(in_gutter, deadline).await;
@@ -328,16 +328,16 @@ impl RemoteKey {
         self.slots().map(|slot| if self.in_gutter { gutter_key(&slot) } else { slot })
     }
 
-    fn untold_at_home(&self) -> Untold<'_> {
-        Untold::new(&self.home, self.slots().into())
+    fn untold_at_home(&self) -> HintedRemoval<'_> {
+        HintedRemoval::new(&self.home, self.slots().into())
     }
 
-    fn untold_in_gutter(&self) -> Option<Untold<'_>> {
+    fn untold_in_gutter(&self) -> Option<HintedRemoval<'_>> {
         let gutter = self.gutter.as_ref()?;
-        Some(Untold::new(gutter, self.slots().map(|slot| gutter_key(&slot)).into()))
+        Some(HintedRemoval::new(gutter, self.slots().map(|slot| gutter_key(&slot)).into()))
     }
 
-    async fn tell_gutter(&self, untold: Option<Untold<'_>>, deadline: Instant) {
+    async fn tell_gutter(&self, untold: Option<HintedRemoval<'_>>, deadline: Instant) {
         if let Some(untold) = untold {
             // Dropped untold it is owed.
             let _ = tell_by(deadline, untold).await;
@@ -346,8 +346,8 @@ impl RemoteKey {
 }
 
 /// Lets a server be told until the deadline. What was begun by then goes on in the background.
-async fn tell_by(deadline: Instant, untold: Untold<'_>) -> Result<(), RemoteError> {
-    run_until(deadline, untold.tell(deadline))
+async fn tell_by(deadline: Instant, untold: HintedRemoval<'_>) -> Result<(), RemoteError> {
+    run_until(deadline, untold.send(deadline))
         .await
         .unwrap_or_else(|| Err(RemoteError::lost("no time was left to tell a key's server")))
 }

@@ -1,29 +1,29 @@
 //! One memcached server: the ways to it, whether it is worth asking, and what it has to be told.
 
-mod doubts;
+mod fence;
 mod recovery;
-mod untold;
+mod removal;
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use super::command::{Answer, Command, Failure, Reply};
-use super::debts::Debts;
+use super::command::{Command, CommandError, CommandResult, Reply};
 use super::health::{FAILURES, Health, Verdict};
+use super::hints::Hints;
 use super::pipeline::Pipeline;
-use super::runtimes::Runtimes;
+use super::pipelines::Runtimes;
 use super::wait_breaker::{LeaseProbe, LeaseWaitBreaker};
 use super::{Cas, Found, Item, LeaseMarker, LeaseTerms, RemoteError, RemoteErrorKind};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::key::Digest;
-use doubts::Doubts;
-pub(super) use untold::Untold;
+use fence::Doubts;
+pub(super) use removal::HintedRemoval;
 
 /// The longest that a write in the background waits and takes.
-pub(super) const LONGEST_WRITE: Duration = Duration::from_secs(10);
+pub(super) const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(10);
 /// An attempt that is overdue by more has nobody who makes it: its runtime is gone, or not driven.
 const OVERDUE: Duration = Duration::from_secs(1);
 /// How long the renewal of a lease waits for its turn.
@@ -31,9 +31,9 @@ const RENEWAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What an exchange is for, and so how long it may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Errand {
+pub(super) enum Priority {
     /// Somebody waits for the answer.
-    Call,
+    Foreground,
     /// Nobody waits.
     Background,
 }
@@ -54,7 +54,7 @@ pub(super) struct Server {
     pub(super) was_added: bool,
     /// True if the server is not used any more. Another of these may be at its address since.
     is_gone: AtomicBool,
-    debts: Debts,
+    debts: Hints,
     /// Items with a lower CAS are from before a time in which this process may have changed them
     /// without telling this server.
     marked: AtomicU64,
@@ -100,7 +100,7 @@ impl Server {
             health: Health::new(config.clock.clone()),
             wait_breaker: Arc::default(),
             is_gone: AtomicBool::new(false),
-            debts: Debts::default(),
+            debts: Hints::default(),
             marked: AtomicU64::new(0),
             doubts: Mutex::default(),
         })
@@ -138,7 +138,7 @@ impl Server {
         lease: Option<LeaseTerms>,
         now: Instant,
     ) -> Result<Found, RemoteError> {
-        let pipeline = self.pipeline(key, Errand::Call).await?;
+        let pipeline = self.pipeline(key, Priority::Foreground).await?;
         let read = Command::Read { key: Arc::clone(key), lease };
         match pipeline.ask(read, now, now + self.timeout()).await {
             Ok(Reply::Found(found)) => Ok(found),
@@ -150,7 +150,7 @@ impl Server {
         &self,
         keys: &[Arc<str>],
     ) -> Result<Vec<Option<Item>>, RemoteError> {
-        let pipeline = self.pipeline("", Errand::Call).await?;
+        let pipeline = self.pipeline("", Priority::Foreground).await?;
         let reads = keys.iter().map(|key| Command::Read { key: Arc::clone(key), lease: None });
         let answers = pipeline.ask_many(reads.collect(), Instant::now() + self.timeout()).await;
         let item = |answer| match answer {
@@ -163,7 +163,7 @@ impl Server {
 
     /// From now on it is told nothing of what changes, and so it is to be given nothing either: a lease
     /// of it would be good yet when it is used again, for a value from before a change.
-    pub(super) fn leave(&self) {
+    pub(super) fn retire(&self) {
         self.is_gone.store(true, Ordering::Release);
     }
 
@@ -171,14 +171,14 @@ impl Server {
     pub(super) async fn change(
         &self,
         command: Command,
-        errand: Errand,
+        priority: Priority,
     ) -> Result<bool, RemoteError> {
         if self.is_gone.load(Ordering::Acquire) {
             return Err(self.error(RemoteErrorKind::NotAsked, &"it is not used any more"));
         }
-        let pipeline = self.pipeline(command.key(), errand).await?;
+        let pipeline = self.pipeline(command.key(), priority).await?;
         let now = Instant::now();
-        self.changed(pipeline.ask(command, now, now + self.patience(errand)).await)
+        self.changed(pipeline.ask(command, now, now + self.patience(priority)).await)
     }
 
     /// The right to check whether a lease ends, unless enough are being checked.
@@ -197,7 +197,7 @@ impl Server {
         if self.is_gone.load(Ordering::Acquire) {
             return Err(self.error(RemoteErrorKind::NotAsked, &"it is not used any more"));
         }
-        let pipeline = self.pipeline(key, Errand::Call).await?;
+        let pipeline = self.pipeline(key, Priority::Foreground).await?;
         let marker = marker.encode()[..].into();
         let renew = Command::Renew { key: Arc::clone(key), marker, seconds, cas };
         let now = Instant::now();
@@ -223,22 +223,22 @@ impl Server {
         }
     }
 
-    fn patience(&self, errand: Errand) -> Duration {
-        match errand {
-            Errand::Call => self.timeout(),
-            Errand::Background => LONGEST_WRITE,
+    fn patience(&self, priority: Priority) -> Duration {
+        match priority {
+            Priority::Foreground => self.timeout(),
+            Priority::Background => BACKGROUND_TIMEOUT,
         }
     }
 
-    fn changed(&self, answer: Answer) -> Result<bool, RemoteError> {
+    fn changed(&self, answer: CommandResult) -> Result<bool, RemoteError> {
         match answer {
             Ok(Reply::Applied(applied)) => Ok(applied),
             answer => Err(self.unanswered(answer)),
         }
     }
 
-    fn unanswered(&self, answer: Answer) -> RemoteError {
-        let Failure { kind, why } = answer.err().unwrap_or_else(Failure::other_command);
+    fn unanswered(&self, answer: CommandResult) -> RemoteError {
+        let CommandError { kind, why } = answer.err().unwrap_or_else(CommandError::out_of_step);
         self.error(kind, &why)
     }
 
@@ -256,19 +256,19 @@ impl Server {
         }
     }
 
-    /// The pipeline for an errand that concerns the key, if the server serves it.
-    async fn pipeline(&self, key: &str, errand: Errand) -> Result<Arc<Pipeline>, RemoteError> {
+    /// The pipeline for an priority that concerns the key, if the server serves it.
+    async fn pipeline(&self, key: &str, priority: Priority) -> Result<Arc<Pipeline>, RemoteError> {
         #[cfg(feature = "testing")]
-        self.mend_if_in_memory().await;
+        self.recover_if_in_memory().await;
         if !self.serves(key) {
             return Err(self.ejected());
         }
-        self.any_pipeline(errand)
+        self.any_pipeline(priority)
     }
 
     /// The pipeline of the running runtime, also to a server that is ejected.
-    fn any_pipeline(&self, errand: Errand) -> Result<Arc<Pipeline>, RemoteError> {
-        let pipeline = self.runtimes.pipeline(&self.me, errand);
+    fn any_pipeline(&self, priority: Priority) -> Result<Arc<Pipeline>, RemoteError> {
+        let pipeline = self.runtimes.pipeline(&self.me, priority);
         pipeline.map_err(|why| self.error(RemoteErrorKind::NotAsked, &why))
     }
 }

@@ -6,11 +6,13 @@
 //! tokio's that fires before it is set again, in steps that let the runtime look at its sockets.
 
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep};
+
+use crate::sync::lock;
 
 /// How far a paused clock moves at a time while this process waits for a server.
 const STEP: Duration = Duration::from_millis(1);
@@ -82,7 +84,7 @@ struct WakerSlot(Mutex<Option<Waker>>);
 
 impl WakerSlot {
     fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

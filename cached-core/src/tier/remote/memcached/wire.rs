@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::cas::Incarnation;
-use super::command::{Answer, Command, Failure};
+use super::command::{Command, CommandError, CommandResult};
 use super::protocol::{AnswerLine, write_command};
 
 /// The longest line of an answer, and the size of a read for one command.
@@ -52,13 +52,13 @@ pub(super) enum ExchangeEnd {
     /// Every command was answered.
     Answered,
     /// The server said something that is not an answer.
-    Failed(Failure),
+    Failed(CommandError),
     Closed {
         error: io::Error,
         /// True if no command was sent whole. Such a one is not carried out.
         nothing_sent: bool,
     },
-    TooLate,
+    TimedOut,
 }
 
 impl Wire<TcpStream> {
@@ -114,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn poll(
         &mut self,
         commands: &[Command],
-        answered: &mut impl FnMut(Answer),
+        answered: &mut impl FnMut(CommandResult),
         sent: Instant,
         deadline: Instant,
         context: &mut Context<'_>,
@@ -134,7 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 }
             };
             if has_read && is_past(deadline) {
-                return Poll::Ready(ExchangeEnd::TooLate);
+                return Poll::Ready(ExchangeEnd::TimedOut);
             }
             let read_size = if commands.len() == 1 { LONGEST_LINE } else { LARGE_READ };
             match ready!(self.poll_read(needed.max(read_size), context)) {
@@ -165,15 +165,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     fn take_answers(
         &mut self,
         commands: &[Command],
-        answered: &mut impl FnMut(Answer),
+        answered: &mut impl FnMut(CommandResult),
         sent: Instant,
-    ) -> Result<Option<usize>, Failure> {
+    ) -> Result<Option<usize>, CommandError> {
         while let Some(command) = commands.get(self.answered) {
             let input = &self.input[self.taken..self.filled];
             let Some(line) = input.iter().position(|&byte| byte == b'\n') else {
                 return match input.len() < LONGEST_LINE {
                     true => Ok(Some(LONGEST_LINE)),
-                    false => Err(Failure::lost("an answer without an end")),
+                    false => Err(CommandError::lost("an answer without an end")),
                 };
             };
             let after_line = line + 1;
@@ -267,7 +267,7 @@ mod tests {
         let now = Instant::now();
         let deadline = now + Duration::from_secs(30);
         wire.begin(&commands);
-        let mut answered = |answer: Answer| {
+        let mut answered = |answer: CommandResult| {
             assert!(answer.is_ok());
             count += 1;
         };

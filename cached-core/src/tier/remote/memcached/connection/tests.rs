@@ -18,8 +18,8 @@ use crate::tier::remote::memcached::{Found, RemoteErrorKind};
 /// The answer to the probe of a connection that is new.
 const FIT: &[u8] = b"VERSION 1.6.18\r\nNF c0\r\nEND\r\nMN\r\n";
 
-async fn connect(address: &str) -> Connections {
-    Connections::resolve(address, 4, &Handle::current()).await.expect("an address")
+async fn connect(address: &str) -> ConnectionPool {
+    ConnectionPool::resolve(address, 4, &Handle::current()).await.expect("an address")
 }
 
 /// What a server does with each command in turn, on whichever connection it comes.
@@ -34,7 +34,7 @@ enum Act {
 }
 
 /// A server that answers by the script; `ask` is given connections to it.
-fn with_server<F: Future<Output = ()>>(acts: Vec<Act>, ask: impl FnOnce(Connections) -> F) {
+fn with_server<F: Future<Output = ()>>(acts: Vec<Act>, ask: impl FnOnce(ConnectionPool) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -88,21 +88,21 @@ fn delete() -> Command {
 const LONG: Duration = Duration::from_secs(30);
 
 async fn ask(
-    connections: &Connections,
+    connections: &ConnectionPool,
     command: &Command,
     timeout: Duration,
-) -> Result<Reply, Failure> {
+) -> Result<Reply, CommandError> {
     let (now, mut answer) = (Instant::now(), None);
     let commands = std::slice::from_ref(command);
     let mut answered = |its| answer = Some(its);
     match connections.exchange(commands, now, now + timeout, &mut answered).await {
         Ok(()) => answer.expect("it was answered"),
         Err(ExchangeError::Failed(failure)) => Err(failure),
-        Err(ExchangeError::TooLate(_)) => Err(Failure::too_late()),
+        Err(ExchangeError::TimedOut(_)) => Err(CommandError::timed_out()),
     }
 }
 
-async fn frame(connections: &Connections) -> Result<Vec<u8>, Failure> {
+async fn frame(connections: &ConnectionPool) -> Result<Vec<u8>, CommandError> {
     match ask(connections, &read(), LONG).await? {
         Reply::Found(Found::Item(item)) => Ok(item.frame),
         other => panic!("{other:?}"),
@@ -221,7 +221,10 @@ fn an_exchange_ends_at_its_own_deadline_on_a_connection_that_had_others() {
             assert!(ask(&connections, &read(), before).await.is_ok());
             tokio::time::sleep(pause).await;
             let began = Instant::now();
-            assert_eq!(ask(&connections, &read(), timeout).await.err(), Some(Failure::too_late()));
+            assert_eq!(
+                ask(&connections, &read(), timeout).await.err(),
+                Some(CommandError::timed_out())
+            );
             assert!(began.elapsed() >= timeout, "{:?} of {timeout:?}", began.elapsed());
             assert!(began.elapsed() < LONG / 10, "{:?} of {timeout:?}", began.elapsed());
             assert!(connections.idle().is_empty());
@@ -263,7 +266,7 @@ fn an_answer_that_never_ends_is_read_until_the_deadline() {
         runtime.block_on(async {
             let connections = connect(&address).await;
             let answer = ask(&connections, &read(), Duration::from_millis(60)).await;
-            assert_eq!(answer.err(), Some(Failure::too_late()));
+            assert_eq!(answer.err(), Some(CommandError::timed_out()));
         });
         assert!(sent.recv().expect("it ends") < LONGEST_FRAME / 2);
     }
@@ -304,13 +307,13 @@ fn what_is_answered_at_the_deadline_is_kept_and_the_rest_may_come_later() {
         let commands = [read(), read(), read()];
         let now = Instant::now();
         let mut count = 0;
-        let mut answered = |answer: Answer| {
+        let mut answered = |answer: CommandResult| {
             assert!(matches!(answer, Ok(Reply::Found(Found::Nothing))), "{answer:?}");
             count += 1;
         };
         let deadline = now + Duration::from_millis(50);
         let stopped = connections.exchange(&commands, now, deadline, &mut answered).await;
-        let Err(ExchangeError::TooLate(connection)) = stopped else { panic!("it is too late") };
+        let Err(ExchangeError::TimedOut(connection)) = stopped else { panic!("it is too late") };
         assert_eq!(connection.wire.answered(), 2);
         connections.finish(connection, &commands, now, now + LONG, &mut answered).await;
         assert_eq!((count, connections.idle().len()), (3, 1));
@@ -336,7 +339,7 @@ fn an_error_of_the_server_is_one_commands_and_a_line_it_did_not_understand_ends_
                 condition: crate::tier::remote::memcached::Condition::Always,
             };
             let (now, mut kinds) = (Instant::now(), Vec::new());
-            let mut answered = |answer: Answer| kinds.push(answer.err().map(|its| its.kind));
+            let mut answered = |answer: CommandResult| kinds.push(answer.err().map(|its| its.kind));
             let commands = [write(), write(), read()];
             let done = connections.exchange(&commands, now, now + LONG, &mut answered).await;
             assert_eq!(done.is_ok(), !expected.is_empty());

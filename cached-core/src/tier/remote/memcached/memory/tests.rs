@@ -52,7 +52,7 @@ enum Step {
     Read(usize, Option<(u32, bool)>),
     Write(usize, u8, Option<Option<bool>>),
     Delete(usize, Option<bool>),
-    LetOthersWin(usize, bool),
+    ReleaseRefresh(usize, bool),
     Renew(usize, bool),
 }
 
@@ -63,7 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..3usize, any::<u8>(), any::<Option<Option<bool>>>())
             .prop_map(|(key, value, condition)| Step::Write(key, value, condition)),
         1 => (0..3usize, any::<Option<bool>>()).prop_map(|(key, cas)| Step::Delete(key, cas)),
-        1 => (0..3usize, any::<bool>()).prop_map(|(key, current)| Step::LetOthersWin(key, current)),
+        1 => (0..3usize, any::<bool>()).prop_map(|(key, current)| Step::ReleaseRefresh(key, current)),
         1 => (0..3usize, any::<bool>()).prop_map(|(key, current)| Step::Renew(key, current)),
     ]
 }
@@ -114,8 +114,8 @@ impl Side {
                 seconds: 3,
                 cas: cas(key, current),
             },
-            Step::LetOthersWin(key, current) => {
-                Command::LetOthersWin { key: Arc::clone(&keys[key]), cas: cas(key, current) }
+            Step::ReleaseRefresh(key, current) => {
+                Command::ReleaseRefresh { key: Arc::clone(&keys[key]), cas: cas(key, current) }
             }
         }
     }

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use tokio::runtime::Handle;
 
-use super::doubts::Doubts;
-use super::{Errand, Server};
+use super::fence::Doubts;
+use super::{Priority, Server};
 use crate::tier::remote::memcached::command::{Command, Reply};
 use crate::tier::remote::memcached::queue::BATCH;
 use crate::tier::remote::memcached::{Condition, Found, RemoteError, RemoteErrorKind};
@@ -21,7 +21,8 @@ impl Server {
     /// left to a later caller, who finds it overdue.
     pub(super) fn mend_in_background(&self) {
         // A runtime without a clock is as good as none.
-        if let (Ok(runtime), Ok(_)) = (Handle::try_current(), self.any_pipeline(Errand::Background))
+        if let (Ok(runtime), Ok(_)) =
+            (Handle::try_current(), self.any_pipeline(Priority::Background))
         {
             runtime.spawn(mend(Weak::clone(&self.me)));
         }
@@ -39,7 +40,7 @@ impl Server {
 
     /// A test that has moved the clock sees the attempt that is due made by its next call.
     #[cfg(feature = "testing")]
-    pub(in crate::tier::remote::memcached) async fn mend_if_in_memory(&self) {
+    pub(in crate::tier::remote::memcached) async fn recover_if_in_memory(&self) {
         if self.network.is_some()
             && !self.is_well()
             && self.health.begins_attempt()
@@ -87,7 +88,7 @@ impl Server {
                 .iter()
                 .map(|(key, _)| Command::Delete { key: Arc::clone(key), unchanged: None });
             let deadline = Instant::now() + self.timeout();
-            let pipeline = self.any_pipeline(Errand::Background)?;
+            let pipeline = self.any_pipeline(Priority::Background)?;
             for answer in pipeline.ask_many(deletes.collect(), deadline).await {
                 self.changed(answer)?;
             }
@@ -102,7 +103,7 @@ impl Server {
     /// The CAS of an item that is written now: what the server has is older, what it will have is
     /// younger.
     async fn mark(&self) -> Result<u64, RemoteError> {
-        let pipeline = self.any_pipeline(Errand::Background)?;
+        let pipeline = self.any_pipeline(Priority::Background)?;
         let key: Arc<str> = MARK.into();
         let (frame, condition) = ([1][..].into(), Condition::Always);
         let write = Command::Write { key: Arc::clone(&key), frame, seconds: 60, condition };

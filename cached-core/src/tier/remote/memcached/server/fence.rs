@@ -1,11 +1,12 @@
 //! The items of a server that are not believed: they are from before a time in which this process may have
 //! changed them without telling the server.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError};
 
 use super::{Server, score};
 use crate::key::Digest;
+use crate::sync::lock;
 
 /// The keys whose items are not believed if they are older than the server's mark.
 #[derive(Default)]
@@ -19,7 +20,7 @@ pub(super) struct Doubts {
 impl Server {
     /// Believes nothing of what the server has by now; where `gone` is given, only nothing of that server's
     /// keys. The server is out of rotation until what it has can be told from what it will have.
-    pub(in crate::tier::remote::memcached) fn distrust(&self, gone: Option<&Server>) {
+    pub(in crate::tier::remote::memcached) fn fence(&self, gone: Option<&Server>) {
         {
             let mut doubts = self.doubts();
             match gone {
@@ -34,7 +35,7 @@ impl Server {
     }
 
     /// Returns true if an item of the key may be what this process stored last.
-    pub(in crate::tier::remote::memcached) fn is_believed(
+    pub(in crate::tier::remote::memcached) fn is_above_fence(
         &self,
         digest: Digest,
         cas_number: u64,
@@ -49,13 +50,13 @@ impl Server {
 
     /// Finds out whether an item that is not believed is from before the mark, or from after a restart that
     /// nobody noticed.
-    pub(in crate::tier::remote::memcached) fn doubted(&self) {
+    pub(in crate::tier::remote::memcached) fn recheck_fence(&self) {
         if self.is_well() && self.health.begins_attempt() {
             self.attempt_in_background();
         }
     }
 
     pub(super) fn doubts(&self) -> MutexGuard<'_, Doubts> {
-        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.doubts)
     }
 }

@@ -3,14 +3,16 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::sync::lock;
 
 /// So many keys are remembered. Beyond that they are forgotten, and nothing that the server has
 /// from before its return is believed any more.
 const LIMIT: usize = 16 << 10;
 
 #[derive(Default)]
-pub(super) struct Debts {
+pub(super) struct Hints {
     /// How much there is in the book; 0 where there is nothing.
     count: AtomicUsize,
     book: Mutex<Book>,
@@ -26,9 +28,9 @@ struct Book {
 }
 
 /// A key, and the change that is told with it.
-pub(super) type Debt = (Arc<str>, u64);
+pub(super) type Hint = (Arc<str>, u64);
 
-impl Debts {
+impl Hints {
     pub(super) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
     }
@@ -75,7 +77,7 @@ impl Debts {
         self.recount(&book);
     }
 
-    pub(super) fn some(&self, count: usize) -> Vec<Debt> {
+    pub(super) fn some(&self, count: usize) -> Vec<Hint> {
         self.book()
             .keys
             .iter()
@@ -85,7 +87,7 @@ impl Debts {
     }
 
     /// Forgets what the server was told, and not what changed again meanwhile.
-    pub(super) fn settle(&self, told: &[Debt]) {
+    pub(super) fn settle(&self, told: &[Hint]) {
         let mut book = self.book();
         for (key, change) in told {
             if book.keys.get(key) == Some(change) {
@@ -107,7 +109,7 @@ impl Debts {
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.book)
     }
 }
 
@@ -117,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_key_that_changed_while_it_was_told_is_owed_still() {
-        let (debts, key): (_, Arc<str>) = (Debts::default(), "key".into());
+        let (debts, key): (_, Arc<str>) = (Hints::default(), "key".into());
         assert!(debts.remember(&key));
         let told = debts.some(10);
         assert!(debts.remember(&key));
@@ -129,7 +131,7 @@ mod tests {
 
     #[test]
     fn too_many_keys_become_distrust_of_everything() {
-        let debts = Debts::default();
+        let debts = Hints::default();
         for number in 0..LIMIT {
             assert!(debts.remember(&number.to_string().into()));
         }

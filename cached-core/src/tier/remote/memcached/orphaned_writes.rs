@@ -8,12 +8,13 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::background::{BackgroundWrites, QueuedWrite};
+use crate::sync::lock;
 
 /// How long a runtime's end is held up by all of its writes together.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
@@ -111,9 +112,4 @@ async fn watch(writes: Weak<BackgroundWrites>) {
             tokio::spawn(async move { (write.write)().await });
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it holds one of these locks.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

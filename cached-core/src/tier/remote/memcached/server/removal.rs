@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Errand, Server};
+use super::{Priority, Server};
 use crate::tier::remote::memcached::RemoteError;
-use crate::tier::remote::memcached::command::{Answer, Command};
+use crate::tier::remote::memcached::command::{Command, CommandResult};
 use crate::tier::remote::memcached::join::{BoxedFuture, join_all};
 
 impl Server {
@@ -17,7 +17,7 @@ impl Server {
             self.health.schedule(0);
         }
         if !self.debts.remember(key) {
-            self.distrust(None);
+            self.fence(None);
         } else if is_first {
             self.mend_in_background();
         }
@@ -26,39 +26,40 @@ impl Server {
 
 /// Keys that a server must remove, all in the time of one exchange. If it cannot be told, also because the
 /// call that wants it is dropped, the server is not asked for these keys before it was told.
-pub(in crate::tier::remote::memcached) struct Untold<'s> {
+pub(in crate::tier::remote::memcached) struct HintedRemoval<'s> {
     server: &'s Server,
     keys: Vec<Arc<str>>,
     is_told: bool,
 }
 
-impl<'s> Untold<'s> {
+impl<'s> HintedRemoval<'s> {
     pub(in crate::tier::remote::memcached) fn new(
         server: &'s Server,
         keys: Vec<Arc<str>>,
-    ) -> Untold<'s> {
-        Untold { server, keys, is_told: false }
+    ) -> HintedRemoval<'s> {
+        HintedRemoval { server, keys, is_told: false }
     }
 
     /// Tells the server.
     ///
     /// # Errors
     /// The server could not be told; it will be when it answers again.
-    pub(in crate::tier::remote::memcached) async fn tell(
+    pub(in crate::tier::remote::memcached) async fn send(
         mut self,
         deadline: Instant,
     ) -> Result<(), RemoteError> {
         let server = self.server;
         #[cfg(feature = "testing")]
-        server.mend_if_in_memory().await;
+        server.recover_if_in_memory().await;
         if !server.health.in_rotation() {
             return Err(server.ejected());
         }
-        let pipeline = server.any_pipeline(Errand::Call)?;
+        let pipeline = server.any_pipeline(Priority::Foreground)?;
         let delete = |key: &Arc<str>| Command::Delete { key: Arc::clone(key), unchanged: None };
         let now = Instant::now();
-        let tell =
-            |key| -> BoxedFuture<'_, Answer> { Box::pin(pipeline.ask(delete(key), now, deadline)) };
+        let tell = |key| -> BoxedFuture<'_, CommandResult> {
+            Box::pin(pipeline.ask(delete(key), now, deadline))
+        };
         // At once, and each on its own: behind a batch other callers would wait.
         for answer in join_all(self.keys.iter().map(tell).collect()).await {
             server.changed(answer)?;
@@ -68,7 +69,7 @@ impl<'s> Untold<'s> {
     }
 }
 
-impl Drop for Untold<'_> {
+impl Drop for HintedRemoval<'_> {
     fn drop(&mut self) {
         if !self.is_told {
             self.keys.iter().for_each(|key| self.server.owe(key));

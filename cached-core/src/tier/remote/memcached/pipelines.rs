@@ -3,14 +3,15 @@
 
 use std::future::pending;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
 use tokio::task::AbortHandle;
 
 use super::pipeline::Pipeline;
-use super::server::{Errand, Server};
+use super::server::{Priority, Server};
+use crate::sync::lock;
 
 /// The runtimes that use one server.
 #[derive(Default)]
@@ -25,10 +26,10 @@ struct Pipelines {
 }
 
 impl Pipelines {
-    fn for_errand(&self, errand: Errand) -> Arc<Pipeline> {
-        Arc::clone(match errand {
-            Errand::Call => &self.calls,
-            Errand::Background => &self.writes,
+    fn with_priority(&self, priority: Priority) -> Arc<Pipeline> {
+        Arc::clone(match priority {
+            Priority::Foreground => &self.calls,
+            Priority::Background => &self.writes,
         })
     }
 }
@@ -50,24 +51,24 @@ impl Runtimes {
     pub(super) fn pipeline(
         &self,
         server: &Weak<Server>,
-        errand: Errand,
+        priority: Priority,
     ) -> Result<Arc<Pipeline>, &'static str> {
         let runtime = Handle::try_current().map_err(|_| "there is no tokio runtime here")?;
         let id = runtime.id();
         if let Some((_, known)) = self.list().iter().find(|(of, _)| *of == id) {
-            return known.as_ref().map(|known| known.for_errand(errand)).ok_or(NO_DRIVERS);
+            return known.as_ref().map(|known| known.with_priority(priority)).ok_or(NO_DRIVERS);
         }
         let made = (is_in_memory(server) || has_drivers(id)).then(|| Pipelines {
             calls: Pipeline::new(Weak::clone(server), &runtime),
             writes: Pipeline::new(Weak::clone(server), &runtime),
             watch: None,
         });
-        let pipeline = made.as_ref().map(|made| made.for_errand(errand)).ok_or(NO_DRIVERS);
+        let pipeline = made.as_ref().map(|made| made.with_priority(priority)).ok_or(NO_DRIVERS);
         {
             let mut list = self.list();
             // Another thread of the runtime may have been faster.
             if let Some((_, known)) = list.iter().find(|(of, _)| *of == id) {
-                return known.as_ref().map(|known| known.for_errand(errand)).ok_or(NO_DRIVERS);
+                return known.as_ref().map(|known| known.with_priority(priority)).ok_or(NO_DRIVERS);
             }
             list.push((id, made));
         }
@@ -85,7 +86,7 @@ impl Runtimes {
     }
 
     fn list(&self) -> MutexGuard<'_, Vec<(Id, Option<Pipelines>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
@@ -122,7 +123,7 @@ impl Drop for RuntimeEnd {
 static WITHOUT_DRIVERS: Mutex<Vec<Id>> = Mutex::new(Vec::new());
 
 fn without_drivers() -> MutexGuard<'static, Vec<Id>> {
-    WITHOUT_DRIVERS.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&WITHOUT_DRIVERS)
 }
 
 /// Returns true if the runtime was asked for a connection before, and could not have one.
