@@ -26,7 +26,7 @@ async fn fetch_payment(client: &Http, number: &str, state: State) -> Result<Paym
 #[doc(hidden)]
 #[allow(clippy::too_many_lines)]
 #[deprecated]
-#[doc = "The cache entry of `fetch_payment` for these arguments: looks at it, adds or invalidates it. Fetches nothing."]
+#[doc = "Returns the cache entry of `fetch_payment` for these arguments: reads, adds or invalidates it. Never fetches."]
 #[allow(unused_variables, unused_mut, clippy::all, clippy::pedantic)]
 fn payment_entry(
     number: &str,

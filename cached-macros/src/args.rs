@@ -1,7 +1,7 @@
-//! The attribute's syntax: which options there are, and how each is read.
+//! The attribute's syntax: which options exist, and how each is parsed.
 //!
-//! Nothing here knows the function. Every option keeps the tokens it was written with, so that a
-//! rule broken later can point at them.
+//! This module does not know the annotated function. Each option keeps its tokens, so that a rule
+//! that is checked later can point at them.
 
 use proc_macro2::{Group, Ident, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -10,361 +10,374 @@ use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::{Expr, ExprLit, ExprPath, Lit, LitStr, Path, Token};
 
-use crate::errors::{Errors, listed, nearest};
+use crate::errors::{Errors, nearest, prose_list};
 
-/// An option as it was written.
-pub(crate) struct Given<T> {
+/// One option of an attribute, such as `ttl = "30m"`.
+pub(crate) struct Arg<T> {
     pub(crate) key: Ident,
     pub(crate) value: T,
 }
 
-/// The options of one attribute, each well-formed by itself.
+/// The options of one attribute. Each is well-formed; how they fit together is not checked yet.
 #[derive(Default)]
 pub(crate) struct Args {
-    pub(crate) name: Option<Given<LitStr>>,
-    pub(crate) version: Option<Given<Expr>>,
-    pub(crate) overwrite: Option<Given<LitStr>>,
-    pub(crate) identifier: Option<Given<Expr>>,
-    pub(crate) skip: Option<Given<Vec<Ident>>>,
-    pub(crate) ttl: Option<Given<Expr>>,
-    pub(crate) cache: Option<Given<Expr>>,
-    pub(crate) entry: Option<Given<Ident>>,
-    pub(crate) ttl_with: Option<Given<Expr>>,
-    pub(crate) local_ttl: Option<Given<LitStr>>,
-    pub(crate) none_ttl: Option<Given<LitStr>>,
-    pub(crate) cache_if: Option<Given<Expr>>,
-    pub(crate) weight: Option<Given<Expr>>,
-    pub(crate) stale_if_error: Option<Given<LitStr>>,
-    pub(crate) refresh_ahead: Option<Given<LitStr>>,
-    pub(crate) local: Option<Given<bool>>,
-    pub(crate) remote: Option<Given<bool>>,
-    pub(crate) infallible: Option<Given<()>>,
-    pub(crate) krate: Option<Given<Path>>,
-    /// Every option that somebody tried to write, misspelt ones by the name that was meant.
+    pub(crate) name: Option<Arg<LitStr>>,
+    pub(crate) version: Option<Arg<Expr>>,
+    pub(crate) overwrite: Option<Arg<LitStr>>,
+    pub(crate) identifier: Option<Arg<Expr>>,
+    pub(crate) skip: Option<Arg<Vec<Ident>>>,
+    pub(crate) ttl: Option<Arg<Expr>>,
+    pub(crate) cache: Option<Arg<Expr>>,
+    pub(crate) entry: Option<Arg<Ident>>,
+    pub(crate) ttl_with: Option<Arg<Expr>>,
+    pub(crate) local_ttl: Option<Arg<LitStr>>,
+    pub(crate) none_ttl: Option<Arg<LitStr>>,
+    pub(crate) cache_if: Option<Arg<Expr>>,
+    pub(crate) weight: Option<Arg<Expr>>,
+    pub(crate) stale_if_error: Option<Arg<LitStr>>,
+    pub(crate) refresh_ahead: Option<Arg<LitStr>>,
+    pub(crate) local: Option<Arg<bool>>,
+    pub(crate) remote: Option<Arg<bool>>,
+    pub(crate) infallible: Option<Arg<()>>,
+    pub(crate) krate: Option<Arg<Path>>,
+    /// The options that the user wrote, whether or not they could be parsed. A misspelt option is
+    /// here under its correct name.
     attempted: Vec<&'static str>,
-    /// A syntax error ended the reading: what comes after it is unknown.
-    cut_short: bool,
+    /// A syntax error ended the parsing, so later options are unknown.
+    is_truncated: bool,
 }
 
-/// One option of the attribute's grammar.
-pub(crate) struct Syntax {
+/// The syntax of one option.
+pub(crate) struct OptionSyntax {
     pub(crate) name: &'static str,
-    /// How to write it, for the error when it was written otherwise.
-    pub(crate) usage: &'static str,
-    /// Reads what follows the name.
-    read: Read,
+    /// An example, shown when the option is written in another way.
+    pub(crate) example: &'static str,
+    /// Parses the tokens after the name.
+    parse: ParseOption,
 }
 
-type Read = fn(&mut Args, Ident, ParseStream<'_>) -> Result<(), Wrong>;
+type ParseOption = fn(&mut Args, Ident, ParseStream<'_>) -> Result<(), OptionError>;
 
-pub(crate) const OPTIONS: &[Syntax] = &[
-    Syntax {
+pub(crate) const OPTIONS: &[OptionSyntax] = &[
+    OptionSyntax {
         name: "name",
-        usage: "name = \"payment\"",
-        read: |args, key, input| once(&mut args.name, key, string(value(input)?)?),
+        example: "name = \"payment\"",
+        parse: |args, key, input| set(&mut args.name, key, as_string(value(input)?)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "version",
-        usage: "version = state",
-        read: |args, key, input| once(&mut args.version, key, value(input)?),
+        example: "version = state",
+        parse: |args, key, input| set(&mut args.version, key, value(input)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "overwrite",
-        usage: "overwrite(reason = \"…\")",
-        read: |args, key, input| {
+        example: "overwrite(reason = \"…\")",
+        parse: |args, key, input| {
             let reason = reason(&key, input)?;
-            once(&mut args.overwrite, key, reason)
+            set(&mut args.overwrite, key, reason)
         },
     },
-    Syntax {
+    OptionSyntax {
         name: "identifier",
-        usage: "identifier = (number, region)",
-        read: |args, key, input| once(&mut args.identifier, key, value(input)?),
+        example: "identifier = (number, region)",
+        parse: |args, key, input| set(&mut args.identifier, key, value(input)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "skip",
-        usage: "skip(client)",
-        read: |args, key, input| once(&mut args.skip, key, names(input)?),
+        example: "skip(client)",
+        parse: |args, key, input| set(&mut args.skip, key, parameter_names(input)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "ttl",
-        usage: "ttl = \"30m\"",
-        read: |args, key, input| once(&mut args.ttl, key, value(input)?),
+        example: "ttl = \"30m\"",
+        parse: |args, key, input| set(&mut args.ttl, key, value(input)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "cache",
-        usage: "cache = client.cache",
-        read: |args, key, input| once(&mut args.cache, key, value(input)?),
+        example: "cache = client.cache",
+        parse: |args, key, input| set(&mut args.cache, key, value(input)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "entry",
-        usage: "entry = payment_entry",
-        read: |args, key, input| once(&mut args.entry, key, name(value(input)?)?),
+        example: "entry = payment_entry",
+        parse: |args, key, input| set(&mut args.entry, key, as_name(value(input)?)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "ttl_with",
-        usage: "ttl_with = |value| value.lifetime()",
-        read: |args, key, input| once(&mut args.ttl_with, key, value(input)?),
+        example: "ttl_with = |value| value.lifetime()",
+        parse: |args, key, input| set(&mut args.ttl_with, key, value(input)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "local_ttl",
-        usage: "local_ttl = \"5s\"",
-        read: |args, key, input| once(&mut args.local_ttl, key, string(value(input)?)?),
+        example: "local_ttl = \"5s\"",
+        parse: |args, key, input| set(&mut args.local_ttl, key, as_string(value(input)?)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "none_ttl",
-        usage: "none_ttl = \"30s\"",
-        read: |args, key, input| once(&mut args.none_ttl, key, string(value(input)?)?),
+        example: "none_ttl = \"30s\"",
+        parse: |args, key, input| set(&mut args.none_ttl, key, as_string(value(input)?)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "cache_if",
-        usage: "cache_if = |value| value.is_final()",
-        read: |args, key, input| once(&mut args.cache_if, key, value(input)?),
+        example: "cache_if = |value| value.is_final()",
+        parse: |args, key, input| set(&mut args.cache_if, key, value(input)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "weight",
-        usage: "weight = |value| value.size_in_memory()",
-        read: |args, key, input| once(&mut args.weight, key, value(input)?),
+        example: "weight = |value| value.size_in_memory()",
+        parse: |args, key, input| set(&mut args.weight, key, value(input)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "stale_if_error",
-        usage: "stale_if_error = \"1h\"",
-        read: |args, key, input| once(&mut args.stale_if_error, key, string(value(input)?)?),
+        example: "stale_if_error = \"1h\"",
+        parse: |args, key, input| set(&mut args.stale_if_error, key, as_string(value(input)?)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "refresh_ahead",
-        usage: "refresh_ahead = \"5m\"",
-        read: |args, key, input| once(&mut args.refresh_ahead, key, string(value(input)?)?),
+        example: "refresh_ahead = \"5m\"",
+        parse: |args, key, input| set(&mut args.refresh_ahead, key, as_string(value(input)?)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "local",
-        usage: "local = false",
-        read: |args, key, input| once(&mut args.local, key, boolean(value(input)?)?),
+        example: "local = false",
+        parse: |args, key, input| set(&mut args.local, key, as_bool(value(input)?)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "remote",
-        usage: "remote = false",
-        read: |args, key, input| once(&mut args.remote, key, boolean(value(input)?)?),
+        example: "remote = false",
+        parse: |args, key, input| set(&mut args.remote, key, as_bool(value(input)?)?),
     },
-    Syntax {
+    OptionSyntax {
         name: "infallible",
-        usage: "infallible",
-        read: |args, key, input| {
-            flag(&key, input)?;
-            once(&mut args.infallible, key, ())
+        example: "infallible",
+        parse: |args, key, input| {
+            no_value(&key, input)?;
+            set(&mut args.infallible, key, ())
         },
     },
-    Syntax {
+    OptionSyntax {
         name: "crate",
-        usage: "crate = path::to::cached_core",
-        read: |args, key, input| once(&mut args.krate, key, path(value(input)?)?),
+        example: "crate = path::to::cached_core",
+        parse: |args, key, input| set(&mut args.krate, key, as_path(value(input)?)?),
     },
 ];
 
-/// Why an option could not be read.
-enum Wrong {
-    /// It is not written as its usage says, as these tokens show; without any, its name shows it.
-    Form(TokenStream),
-    /// It is understood and refused.
-    Refused(syn::Error),
-    /// It is no Rust syntax: nobody knows where it ends.
+/// Why an option could not be parsed.
+enum OptionError {
+    /// The option is not written like its example. Holds the wrong tokens, or none if tokens are
+    /// missing.
+    Malformed(TokenStream),
+    /// The option was understood, and a rule forbids it.
+    Forbidden(syn::Error),
+    /// The tokens are not valid Rust syntax, so the end of the option is unknown.
     Syntax(syn::Error),
 }
 
-impl From<syn::Error> for Wrong {
-    fn from(error: syn::Error) -> Wrong {
-        Wrong::Syntax(error)
+impl From<syn::Error> for OptionError {
+    fn from(error: syn::Error) -> OptionError {
+        OptionError::Syntax(error)
     }
 }
 
 impl Args {
+    /// Parses the tokens between the attribute's parentheses.
     pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
         let mut args = Args::default();
-        let read = |input: ParseStream<'_>| {
-            args.options(input, errors);
+        let parse = |input: ParseStream<'_>| {
+            args.parse_options(input, errors);
             input.parse::<TokenStream>()
         };
-        if let Err(error) = read.parse2(tokens) {
+        if let Err(error) = parse.parse2(tokens) {
             errors.push(error);
         }
         args
     }
 
-    /// Whether an option is there, or something that was meant to be it: then its absence is not
-    /// reported on top of the error that is.
-    pub(crate) fn tried(&self, option: &str) -> bool {
-        self.cut_short || self.attempted.contains(&option)
+    /// Returns true if the user wrote the option, or may have. If it could not be parsed there is
+    /// an error already, and reporting the option as missing would be a second one.
+    pub(crate) fn was_attempted(&self, option: &str) -> bool {
+        self.is_truncated || self.attempted.contains(&option)
     }
 
-    /// All options, up to an error after which it is not known where the next one begins.
-    fn options(&mut self, input: ParseStream<'_>, errors: &mut Errors) {
-        while !input.is_empty() && !self.cut_short {
+    /// Parses all options, up to a syntax error that hides where the next option begins.
+    fn parse_options(&mut self, input: ParseStream<'_>, errors: &mut Errors) {
+        while !input.is_empty() && !self.is_truncated {
             let start = input.span();
             let Ok(key) = input.call(Ident::parse_any) else {
-                errors.at(start, "expected an option, such as `name = \"payment\"`");
-                self.cut_short = true;
+                errors.at(start, "expected an option, for example `name = \"payment\"`");
+                self.is_truncated = true;
                 return;
             };
-            self.option(key, input, errors);
-            if input.is_empty() || self.cut_short {
+            self.parse_option(key, input, errors);
+            if input.is_empty() || self.is_truncated {
                 return;
             }
             if input.parse::<Token![,]>().is_err() {
                 errors.at(input.span(), "expected `,` between two options");
-                self.cut_short = true;
+                self.is_truncated = true;
             }
         }
     }
 
-    fn option(&mut self, key: Ident, input: ParseStream<'_>, errors: &mut Errors) {
-        let written = key.to_string();
-        let Some(syntax) = OPTIONS.iter().find(|syntax| syntax.name == written) else {
-            self.unknown(&key, errors);
-            skip_value(input);
+    fn parse_option(&mut self, key: Ident, input: ParseStream<'_>, errors: &mut Errors) {
+        let name = key.to_string();
+        let Some(syntax) = OPTIONS.iter().find(|syntax| syntax.name == name) else {
+            self.report_unknown(&key, errors);
+            skip_to_comma(input);
             return;
         };
         self.attempted.push(syntax.name);
-        match (syntax.read)(self, key.clone(), input) {
+        match (syntax.parse)(self, key.clone(), input) {
             Ok(()) => {}
-            Err(Wrong::Form(shown)) => {
-                let message = format!("option `{written}` is written `{}`", syntax.usage);
-                let shown = if shown.is_empty() { key.into_token_stream() } else { shown };
-                errors.on(shown, message);
-                skip_value(input);
+            Err(OptionError::Malformed(tokens)) => {
+                let message =
+                    format!("malformed option `{name}`; write for example `{}`", syntax.example);
+                let tokens = if tokens.is_empty() { key.into_token_stream() } else { tokens };
+                errors.on(tokens, message);
+                skip_to_comma(input);
             }
-            Err(Wrong::Refused(error)) => {
+            Err(OptionError::Forbidden(error)) => {
                 errors.push(error);
-                skip_value(input);
+                skip_to_comma(input);
             }
-            Err(Wrong::Syntax(error)) => {
+            Err(OptionError::Syntax(error)) => {
                 errors.push(error);
-                self.cut_short = true;
+                self.is_truncated = true;
             }
         }
     }
 
-    fn unknown(&mut self, key: &Ident, errors: &mut Errors) {
-        let meant = nearest(&key.to_string(), OPTIONS.iter().map(|syntax| syntax.name));
-        let Some(syntax) = OPTIONS.iter().find(|syntax| Some(syntax.name) == meant) else {
-            let names = listed(OPTIONS.iter().map(|option| option.name));
-            errors.at(key.span(), format!("unknown option `{key}`; the options are {names}"));
-            return;
-        };
-        errors.at(key.span(), format!("unknown option `{key}`; did you mean `{}`?", syntax.name));
-        self.attempted.push(syntax.name);
+    fn report_unknown(&mut self, key: &Ident, errors: &mut Errors) {
+        let correction = nearest(&key.to_string(), OPTIONS.iter().map(|syntax| syntax.name));
+        match correction {
+            Some(option) => {
+                let message = format!("unknown option `{key}`; did you mean `{option}`?");
+                errors.at(key.span(), message);
+                self.attempted.push(option);
+            }
+            None => {
+                let names = prose_list(OPTIONS.iter().map(|syntax| syntax.name));
+                errors.at(key.span(), format!("unknown option `{key}`; the options are {names}"));
+            }
+        }
     }
 }
 
-fn once<T>(slot: &mut Option<Given<T>>, key: Ident, value: T) -> Result<(), Wrong> {
-    if slot.is_some() {
-        return Err(refused(&key, format!("option `{key}` is given twice; keep one")));
+/// Stores an option, which must not have been given before.
+fn set<T>(field: &mut Option<Arg<T>>, key: Ident, value: T) -> Result<(), OptionError> {
+    if field.is_some() {
+        return Err(forbidden(&key, format!("option `{key}` is given twice; remove one")));
     }
-    *slot = Some(Given { key, value });
+    *field = Some(Arg { key, value });
     Ok(())
 }
 
-/// `= EXPR`. Strings, names and paths are read as expressions too, so that a wrong one is read to
-/// its end and the options after it are still understood.
-fn value(input: ParseStream<'_>) -> Result<Expr, Wrong> {
+/// Parses `= EXPR`. Strings, names and paths are parsed as expressions too: then a value of the
+/// wrong kind is consumed to its end, and the options after it are still understood.
+fn value(input: ParseStream<'_>) -> Result<Expr, OptionError> {
     if !input.peek(Token![=]) || input.peek(Token![==]) {
-        return Err(Wrong::Form(next(input)));
+        return Err(OptionError::Malformed(next_token(input)));
     }
     let equals: Token![=] = input.parse()?;
     if input.is_empty() || input.peek(Token![,]) {
-        return Err(Wrong::Form(equals.into_token_stream()));
+        return Err(OptionError::Malformed(equals.into_token_stream()));
     }
     let start = input.span();
     match input.parse() {
-        Ok(value) => Ok(ungrouped(value)),
-        // The error's own place would be the end of the attribute, which has no token.
-        Err(_) if input.is_empty() => Err(Wrong::Syntax(syn::Error::new(
+        Ok(value) => Ok(without_groups(value)),
+        // syn would point at the end of the attribute, where there is no token to underline.
+        Err(_) if input.is_empty() => Err(OptionError::Syntax(syn::Error::new(
             start,
-            "this value is unfinished; write an expression",
+            "this value is incomplete; write an expression",
         ))),
-        Err(error) => Err(Wrong::Syntax(error)),
+        Err(error) => Err(OptionError::Syntax(error)),
     }
 }
 
-fn string(value: Expr) -> Result<LitStr, Wrong> {
+fn as_string(value: Expr) -> Result<LitStr, OptionError> {
     match value {
         Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Ok(text),
-        other => Err(Wrong::Form(other.into_token_stream())),
+        other => Err(OptionError::Malformed(other.into_token_stream())),
     }
 }
 
-fn boolean(value: Expr) -> Result<bool, Wrong> {
+fn as_bool(value: Expr) -> Result<bool, OptionError> {
     match value {
         Expr::Lit(ExprLit { lit: Lit::Bool(flag), .. }) => Ok(flag.value),
-        other => Err(Wrong::Form(other.into_token_stream())),
+        other => Err(OptionError::Malformed(other.into_token_stream())),
     }
 }
 
-fn path(value: Expr) -> Result<Path, Wrong> {
+fn as_path(value: Expr) -> Result<Path, OptionError> {
     match value {
         Expr::Path(ExprPath { path, qself: None, .. }) => Ok(path),
-        other => Err(Wrong::Form(other.into_token_stream())),
+        other => Err(OptionError::Malformed(other.into_token_stream())),
     }
 }
 
-fn name(value: Expr) -> Result<Ident, Wrong> {
-    let path = path(value)?;
-    path.get_ident().cloned().ok_or_else(|| Wrong::Form(path.into_token_stream()))
+fn as_name(value: Expr) -> Result<Ident, OptionError> {
+    let path = as_path(value)?;
+    path.get_ident().cloned().ok_or_else(|| OptionError::Malformed(path.into_token_stream()))
 }
 
-/// `(a, b, self)`.
-fn names(input: ParseStream<'_>) -> Result<Vec<Ident>, Wrong> {
+/// Parses `(a, b, self)`.
+fn parameter_names(input: ParseStream<'_>) -> Result<Vec<Ident>, OptionError> {
     let list = parentheses(input)?;
-    let read = |input: ParseStream<'_>| {
+    let parse = |input: ParseStream<'_>| {
         Punctuated::<_, Token![,]>::parse_terminated_with(input, Ident::parse_any)
     };
-    match read.parse2(list.stream()) {
+    match parse.parse2(list.stream()) {
         Ok(names) if !names.is_empty() => Ok(names.into_iter().collect()),
-        _ => Err(Wrong::Form(list.into_token_stream())),
+        _ => Err(OptionError::Malformed(list.into_token_stream())),
     }
 }
 
-/// `(reason = "…")`.
-fn reason(overwrite: &Ident, input: ParseStream<'_>) -> Result<LitStr, Wrong> {
+/// Parses `(reason = "…")`.
+fn reason(overwrite: &Ident, input: ParseStream<'_>) -> Result<LitStr, OptionError> {
     const MISSING: &str = "overwriting needs a reason; \
         write `overwrite(reason = \"…\")` with a sentence that says why entries must be replaced";
     if input.is_empty() || input.peek(Token![,]) {
-        return Err(refused(overwrite, MISSING));
+        return Err(forbidden(overwrite, MISSING));
     }
     let list = parentheses(input)?;
-    let read = |input: ParseStream<'_>| {
+    let parse = |input: ParseStream<'_>| {
         if input.is_empty() {
-            return Ok(Err(refused(overwrite, MISSING)));
+            return Ok(Err(forbidden(overwrite, MISSING)));
         }
         let key = input.call(Ident::parse_any)?;
         if key != "reason" {
-            let message = format!("`overwrite` has no `{key}`; write `overwrite(reason = \"…\")`");
+            let message =
+                format!("`overwrite` has no option `{key}`; write `overwrite(reason = \"…\")`");
             input.parse::<TokenStream>()?;
-            return Ok(Err(refused(&key, message)));
+            return Ok(Err(forbidden(&key, message)));
         }
-        let text = value(input).and_then(string);
+        let text = value(input).and_then(as_string);
         input.parse::<Option<Token![,]>>()?;
         Ok(text)
     };
-    read.parse2(list.stream()).unwrap_or_else(|_| Err(Wrong::Form(list.into_token_stream())))
+    parse
+        .parse2(list.stream())
+        .unwrap_or_else(|_| Err(OptionError::Malformed(list.into_token_stream())))
 }
 
-fn parentheses(input: ParseStream<'_>) -> Result<Group, Wrong> {
+fn parentheses(input: ParseStream<'_>) -> Result<Group, OptionError> {
     if input.peek(syn::token::Paren) {
         return Ok(input.parse()?);
     }
-    Err(Wrong::Form(next(input)))
+    Err(OptionError::Malformed(next_token(input)))
 }
 
-/// Nothing: the next option follows.
-fn flag(key: &Ident, input: ParseStream<'_>) -> Result<(), Wrong> {
+/// Checks that the option ends after its name.
+fn no_value(key: &Ident, input: ParseStream<'_>) -> Result<(), OptionError> {
     if input.is_empty() || input.peek(Token![,]) {
         return Ok(());
     }
-    Err(refused(next(input), format!("option `{key}` takes no value; write `{key}` alone")))
+    let message = format!("option `{key}` takes no value; write `{key}` alone");
+    Err(forbidden(next_token(input), message))
 }
 
-/// What was written instead of what should come here; nothing where the option ends.
-fn next(input: ParseStream<'_>) -> TokenStream {
+/// Returns the next token of the option, or no tokens at its end. Consumes nothing.
+fn next_token(input: ParseStream<'_>) -> TokenStream {
     let ahead = input.fork();
     match ahead.parse::<TokenTree>() {
         Ok(token) if !input.peek(Token![,]) => token.into_token_stream(),
@@ -372,23 +385,23 @@ fn next(input: ParseStream<'_>) -> TokenStream {
     }
 }
 
-fn refused(tokens: impl ToTokens, message: impl std::fmt::Display) -> Wrong {
-    Wrong::Refused(syn::Error::new_spanned(tokens, message))
+fn forbidden(tokens: impl ToTokens, message: impl std::fmt::Display) -> OptionError {
+    OptionError::Forbidden(syn::Error::new_spanned(tokens, message))
 }
 
-/// What a `macro_rules` variable in the attribute stands for.
-fn ungrouped(mut value: Expr) -> Expr {
+/// Removes the invisible groups that a `macro_rules` variable leaves around an expression.
+fn without_groups(mut value: Expr) -> Expr {
     while let Expr::Group(group) = value {
         value = *group.expr;
     }
     value
 }
 
-/// Goes on to the end of an option that was not understood, so that the next ones are.
-fn skip_value(input: ParseStream<'_>) {
+/// Skips the rest of an option that was not understood, so that later options can be parsed.
+fn skip_to_comma(input: ParseStream<'_>) {
     if input.peek(Token![=]) {
         let ahead = input.fork();
-        // An expression can hold commas of its own: better read as one.
+        // An expression may contain commas, so it is skipped as a whole if it parses.
         if ahead.parse::<Token![=]>().is_ok() && ahead.parse::<Expr>().is_ok() {
             let _ = input.parse::<Token![=]>();
             let _ = input.parse::<Expr>();

@@ -1,5 +1,6 @@
-//! The companion function that `entry = NAME` asks for. Its signature is the annotated one's, less
-//! what does not say which entry is meant.
+//! The companion function, which the option `entry = NAME` asks for.
+//!
+//! It has the annotated function's signature without the parameters that do not identify an entry.
 
 use proc_macro2::{Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
@@ -7,17 +8,33 @@ use syn::spanned::Spanned;
 use syn::{Attribute, FnArg};
 
 use crate::args::Args;
-use crate::expand::{Key, Krate};
+use crate::expand::{CratePath, Expansion};
 use crate::item::Function;
-use crate::lifetimes::without_lifetimes;
+use crate::lifetimes::with_static_lifetimes;
 use crate::mentions::mentions;
-use crate::validate::Cached;
 
-/// What the companion takes over from the function.
+/// The parts of a companion's signature that differ from the function's.
 pub(crate) struct Companion<'a> {
-    pub(crate) name: &'a Ident,
-    pub(crate) arguments: Vec<&'a FnArg>,
-    pub(crate) attributes: Vec<TokenStream>,
+    name: &'a Ident,
+    arguments: Vec<&'a FnArg>,
+    attributes: Vec<TokenStream>,
+}
+
+impl<'a> Companion<'a> {
+    /// Returns `None` without the option `entry`. The attribute may have errors.
+    pub(crate) fn new(args: &'a Args, function: &'a Function) -> Option<Companion<'a>> {
+        let name = &args.entry.as_ref()?.value;
+        let arguments = function.signature.inputs.iter().enumerate();
+        let arguments = arguments.filter(|(argument, _)| takes_argument(args, function, *argument));
+        let arguments = arguments.map(|(_, input)| input).collect();
+        let attributes = inherited_attributes(&function.attributes);
+        Some(Companion { name, arguments, attributes })
+    }
+
+    /// The span that errors and editors show as the companion's definition.
+    fn span(&self) -> Span {
+        Span::mixed_site().located_at(self.name.span())
+    }
 }
 
 /// ```text
@@ -25,48 +42,47 @@ pub(crate) struct Companion<'a> {
 ///     lookup::<Result<Payment, FetchError>, _>(…, declared!(…), (part(&number), part(&state))).entry()
 /// }
 /// ```
-pub(crate) fn expand(
-    cached: &Cached<'_>,
-    companion: &Companion<'_>,
-    krate: &Krate<'_>,
-) -> TokenStream {
-    let key = Key { cached, krate };
-    let (lookup, rules) = (key.lookup(&declared(cached, krate)), key.rules());
-    let head = head(cached.function, companion, cached.whole, cached.reason.is_some(), krate);
-    let entry = quote_spanned!(cached.returned.span()=> .entry());
-    quote_spanned!(companion.place()=> #head { #lookup #entry #rules })
+pub(crate) fn expand(expansion: &Expansion<'_>, companion: &Companion<'_>) -> TokenStream {
+    let Expansion { input, krate } = expansion;
+    let lookup = expansion.lookup(&declared(expansion));
+    let options = expansion.call_options();
+    let head = head(input.function, companion, input.infallible, input.reason.is_some(), krate);
+    let entry = quote_spanned!(input.return_type.span()=> .entry());
+    quote_spanned!(companion.span()=> #head { #lookup #entry #options })
 }
 
-/// What stays of the companion where the attribute has mistakes: something to call, so that its
-/// callers add no errors to those that are shown.
-pub(crate) fn stub(args: &Args, function: &Function, krate: &Krate<'_>) -> Option<TokenStream> {
+/// Writes a companion without a body, for an attribute with errors. Its callers then compile and
+/// add no errors of their own.
+pub(crate) fn stub(args: &Args, function: &Function, krate: &CratePath<'_>) -> Option<TokenStream> {
     let companion = Companion::new(args, function)?;
-    let is_taken = *companion.name == function.signature.ident;
-    let head =
-        head(function, &companion, args.infallible.is_some(), args.tried("overwrite"), krate);
-    let stub =
-        quote_spanned!(companion.place()=> #[allow(unused, clippy::empty_loop)] #head { loop {} });
-    (!is_taken).then_some(stub)
+    if *companion.name == function.signature.ident {
+        return None;
+    }
+    let is_overwritable = args.was_attempted("overwrite");
+    let head = head(function, &companion, args.infallible.is_some(), is_overwritable, krate);
+    Some(quote_spanned!(companion.span()=>
+        #[allow(unused, clippy::empty_loop)] #head { loop {} }
+    ))
 }
 
 fn head(
     function: &Function,
     companion: &Companion<'_>,
-    whole: bool,
-    overwritable: bool,
-    krate: &Krate<'_>,
+    infallible: bool,
+    is_overwritable: bool,
+    krate: &CratePath<'_>,
 ) -> TokenStream {
     let Companion { name, arguments, attributes } = companion;
     let generics = &function.signature.generics;
-    let entry = entry_type(function, whole, overwritable, krate);
+    let entry = entry_type(function, infallible, is_overwritable, krate);
     let doc = format!(
-        "The cache entry of `{}` for these arguments: looks at it, adds{} or invalidates it. \
-            Fetches nothing.",
+        "Returns the cache entry of `{}` for these arguments: reads, adds{} or invalidates it. \
+            Never fetches.",
         function.signature.ident,
-        if overwritable { ", overwrites" } else { "" },
+        if is_overwritable { ", overwrites" } else { "" },
     );
-    let span = companion.place();
-    let visibility = moved_to(function.visibility.to_token_stream(), span);
+    let span = companion.span();
+    let visibility = located_at(function.visibility.to_token_stream(), span);
     let where_clause = &generics.where_clause;
     quote_spanned! {span=>
         #(#attributes)*
@@ -76,95 +92,88 @@ fn head(
     }
 }
 
-/// `EntryOf<R, P>`, or `CacheEntry<R, P>` where all that is returned is cached, at the function's return type: what is wrong with that is said there by the
-/// function already, and at one place the compiler says a thing once.
+/// Writes `EntryOf<R, P>`, or `CacheEntry<R, P>` under `infallible`.
+///
+/// Its span is that of the function's return type `R`. An error about `R` is already reported
+/// there, and the compiler shows two equal errors at one span once.
 fn entry_type(
     function: &Function,
-    whole: bool,
-    overwritable: bool,
-    krate: &Krate<'_>,
+    infallible: bool,
+    is_overwritable: bool,
+    krate: &CratePath<'_>,
 ) -> TokenStream {
-    let returned = function.returned().filter(|_| function.is_async());
-    let span = returned.map_or_else(Span::call_site, Spanned::span);
-    let value = returned.map_or_else(|| quote!(()), without_lifetimes);
-    let by_type = returned.is_some() && !whole;
-    let entry = Ident::new(if by_type { "EntryOf" } else { "CacheEntry" }, span);
-    let path = krate.path(span);
-    let policy = Ident::new(if overwritable { "Overwritable" } else { "WriteOnce" }, span);
-    // It ends where the type does: there the compiler proposes bounds, and for both the same.
+    let return_type = function.return_type().filter(|_| function.is_async());
+    let span = return_type.map_or_else(Span::call_site, Spanned::span);
+    let value = return_type.map_or_else(|| quote!(()), with_static_lifetimes);
+    let is_inferred = return_type.is_some() && !infallible;
+    let entry = Ident::new(if is_inferred { "EntryOf" } else { "CacheEntry" }, span);
+    let path = krate.at(span);
+    let policy = Ident::new(if is_overwritable { "Overwritable" } else { "WriteOnce" }, span);
+    // The compiler suggests missing bounds at the end of a type. With the same end as `R` it makes
+    // one suggestion for both.
     let mut end = Punct::new('>', Spacing::Alone);
-    let last = returned.and_then(|returned| returned.to_token_stream().into_iter().last());
+    let last = return_type.and_then(|ty| ty.to_token_stream().into_iter().last());
     end.set_span(last.map_or(span, |last| last.span()));
     quote_spanned!(span=> #path::#entry<#value, #path::#policy #end)
 }
 
-/// The function's declaration. It is a static in the function's body, since beside a function
-/// nothing can be put that both can name: the attribute does not see whether it is in an impl. So
-/// the companion looks for it, once.
-fn declared(cached: &Cached<'_>, krate: &Krate<'_>) -> TokenStream {
+/// Writes the search for the function's declaration, which runs once.
+///
+/// The declaration is a static inside the function's body, where the companion cannot name it. It
+/// cannot stand beside the function, because the attribute does not see whether the function is in
+/// an impl, where no static is allowed.
+fn declared(expansion: &Expansion<'_>) -> TokenStream {
+    let Expansion { input, krate } = expansion;
     let declared = krate.private(Span::call_site(), "declared");
-    let (name, function) = (cached.name, cached.function.signature.ident.to_string());
+    let (name, function) = (input.name, input.function.signature.ident.to_string());
     quote!(#declared!(#name, #function))
 }
 
-/// The tokens with the place of `span`, and the names they had.
-fn moved_to(tokens: TokenStream, span: Span) -> TokenStream {
-    let moved = |mut token: TokenTree| {
+/// Moves the tokens to `span`. Their names resolve as before.
+fn located_at(tokens: TokenStream, span: Span) -> TokenStream {
+    let relocate = |mut token: TokenTree| {
         if let TokenTree::Group(group) = &token {
-            token = Group::new(group.delimiter(), moved_to(group.stream(), span)).into();
+            token = Group::new(group.delimiter(), located_at(group.stream(), span)).into();
         }
         token.set_span(token.span().located_at(span));
         token
     };
-    tokens.into_iter().map(moved).collect()
+    tokens.into_iter().map(relocate).collect()
 }
 
-impl<'a> Companion<'a> {
-    /// Where the companion is defined, as far as errors and editors are concerned: at its name.
-    fn place(&self) -> Span {
-        Span::mixed_site().located_at(self.name.span())
-    }
-
-    /// `None` where there is no option `entry`. Also made of a function with mistakes, so that its
-    /// callers see something to call.
-    pub(crate) fn new(args: &'a Args, function: &'a Function) -> Option<Companion<'a>> {
-        let name = &args.entry.as_ref()?.value;
-        let inputs = &function.signature.inputs;
-        let arguments = inputs.iter().enumerate();
-        let arguments = arguments.filter(|(argument, _)| is_kept(args, function, *argument));
-        let arguments = arguments.map(|(_, input)| input).collect();
-        let attributes = attributes(&function.attributes);
-        Some(Companion { name, arguments, attributes })
-    }
-}
-
-/// Returns true if the companion takes this argument. The receiver stays even where it is skipped, so that a
-/// method has a method beside it. A skipped argument stays where the cache or the ttl comes from it, and
-/// where its type is an `impl Trait`: that type is in the key, and a caller cannot name it.
-fn is_kept(args: &Args, function: &Function, argument: usize) -> bool {
-    let skipped = |name: &Ident| args.skip.as_ref().is_some_and(|skip| skip.value.contains(name));
-    let used = |name: &Ident| {
+/// Returns true if the companion takes this argument of the function.
+///
+/// The receiver stays even if it is in `skip`, so that the companion of a method is a method. Other
+/// arguments in `skip` stay if `cache` or `ttl` uses them, or if their type is an `impl Trait`:
+/// that type is in the key, and a caller cannot name it.
+fn takes_argument(args: &Args, function: &Function, argument: usize) -> bool {
+    let is_skipped =
+        |name: &Ident| args.skip.as_ref().is_some_and(|skip| skip.value.contains(name));
+    let is_in_option = |name: &Ident| {
         [&args.cache, &args.ttl].into_iter().flatten().any(|option| mentions(&option.value, name))
     };
     let mut parameters = function.parameters.iter().filter(|p| p.argument == argument);
     parameters.any(|parameter| {
         let name = &parameter.ident;
-        name == "self" || !skipped(name) || used(name) || function.is_unnamed(parameter)
+        name == "self"
+            || !is_skipped(name)
+            || is_in_option(name)
+            || function.has_unnamed_type(parameter)
     })
 }
 
-/// The attributes of the function that hold for the companion too.
-fn attributes(attributes: &[Attribute]) -> Vec<TokenStream> {
+/// Returns the attributes of the function that apply to the companion too.
+fn inherited_attributes(attributes: &[Attribute]) -> Vec<TokenStream> {
     attributes
         .iter()
         .filter_map(|attribute| {
             let is = |name| attribute.path().is_ident(name);
-            // `#[doc(hidden)]` and `#[doc(cfg(…))]`; the function's text is its own.
-            let is_about_documentation = is("doc") && attribute.meta.require_list().is_ok();
-            if is("cfg") || is("allow") || is("deprecated") || is_about_documentation {
+            // `#[doc(hidden)]` and `#[doc(cfg(…))]`, but not the function's documentation.
+            let is_doc_setting = is("doc") && attribute.meta.require_list().is_ok();
+            if is("cfg") || is("allow") || is("deprecated") || is_doc_setting {
                 return Some(attribute.to_token_stream());
             }
-            // What is expected of the function need not be there in its companion.
+            // A lint expected in the function may not occur in the companion, so it is allowed.
             let lints = attribute.meta.require_list().ok().filter(|_| is("expect"))?;
             let lints = &lints.tokens;
             Some(quote!(#[allow(#lints)]))

@@ -1,5 +1,5 @@
-//! A function that is not `async` and returns the future of its one `async` block: as traits have
-//! it written, and as `#[async_trait]` leaves it.
+//! A function written without `async fn` that returns the future of its one `async` block. Traits
+//! are often written so, and `#[async_trait]` leaves methods in this form.
 
 use proc_macro2::{Delimiter, Group, Ident, TokenStream, TokenTree};
 use quote::quote;
@@ -7,44 +7,45 @@ use syn::{GenericArgument, Path, PathArguments, Type, TypeParamBound};
 
 use crate::item::is_punct;
 
-pub(crate) struct Desugared {
-    /// What the future gives.
+/// The parts of a function such as `fn f() -> impl Future<Output = T> { async move { … } }`.
+pub(crate) struct DesugaredAsyncFn {
+    /// The future's `Output`.
     pub(crate) output: Type,
     /// The function's own braces.
     body: Group,
-    /// `Box::pin` and its parentheses, where the block stands in them.
+    /// `Box::pin` and its parentheses, if the block is their argument.
     pin: Option<(TokenStream, Group)>,
-    asynchronous: Ident,
-    /// The braces of the block.
+    async_keyword: Ident,
+    /// The braces of the `async` block.
     pub(crate) block: Group,
 }
 
-impl Desugared {
-    /// `None` where the body is something else than one block, since what stands before the block
-    /// could give other values to the names that are in the key.
-    pub(crate) fn of(returned: &Type, body: &Group) -> Option<Desugared> {
-        let output = output(returned)?.clone();
+impl DesugaredAsyncFn {
+    /// Returns `None` if the body is more than one block: code before the block could give the
+    /// names in the key other values.
+    pub(crate) fn parse(return_type: &Type, body: &Group) -> Option<DesugaredAsyncFn> {
+        let output = future_output(return_type)?.clone();
         let trees: Vec<TokenTree> = body.stream().into_iter().collect();
-        let (pin, (asynchronous, block)) = match trees.split_last()? {
+        let (pin, (async_keyword, block)) = match trees.split_last()? {
             (TokenTree::Group(arguments), path)
                 if arguments.delimiter() == Delimiter::Parenthesis
                     && matches!(path.last(), Some(TokenTree::Ident(pin)) if pin == "pin") =>
             {
                 let argument: Vec<TokenTree> = arguments.stream().into_iter().collect();
                 let path = path.iter().cloned().collect();
-                (Some((path, arguments.clone())), block(without_comma(&argument))?)
+                (Some((path, arguments.clone())), async_block(without_comma(&argument))?)
             }
-            _ => (None, block(&trees)?),
+            _ => (None, async_block(&trees)?),
         };
-        Some(Desugared { output, body: body.clone(), pin, asynchronous, block })
+        Some(DesugaredAsyncFn { output, body: body.clone(), pin, async_keyword, block })
     }
 
-    /// The function's body, with `statements` for the block's braces and what was in them. It is
-    /// `async move` in any case: the key is made in it.
-    pub(crate) fn around(&self, statements: &TokenTree) -> TokenTree {
-        let asynchronous = &self.asynchronous;
-        let moving = Ident::new("move", asynchronous.span());
-        let block = quote!(#asynchronous #moving #statements);
+    /// Returns the function's body with `statements` in place of the `async` block's braces. The
+    /// new block is always `async move`, because it must own the parameters to make the key.
+    pub(crate) fn body_with(&self, statements: &TokenTree) -> TokenTree {
+        let async_keyword = &self.async_keyword;
+        let move_keyword = Ident::new("move", async_keyword.span());
+        let block = quote!(#async_keyword #move_keyword #statements);
         let future = match &self.pin {
             Some((path, parentheses)) => {
                 let argument = with_content(parentheses, block);
@@ -62,18 +63,18 @@ fn with_content(group: &Group, content: TokenStream) -> TokenTree {
     changed.into()
 }
 
-/// `async { … }` or `async move { … }` and nothing else.
-fn block(trees: &[TokenTree]) -> Option<(Ident, Group)> {
-    let (TokenTree::Ident(asynchronous), rest) = trees.split_first()? else { return None };
+/// Parses `async { … }` or `async move { … }` with nothing after it.
+fn async_block(trees: &[TokenTree]) -> Option<(Ident, Group)> {
+    let (TokenTree::Ident(async_keyword), rest) = trees.split_first()? else { return None };
     let rest = match rest {
-        [TokenTree::Ident(moving), rest @ ..] if moving == "move" => rest,
+        [TokenTree::Ident(keyword), rest @ ..] if keyword == "move" => rest,
         rest => rest,
     };
     match rest {
         [TokenTree::Group(block)]
-            if asynchronous == "async" && block.delimiter() == Delimiter::Brace =>
+            if async_keyword == "async" && block.delimiter() == Delimiter::Brace =>
         {
-            Some((asynchronous.clone(), block.clone()))
+            Some((async_keyword.clone(), block.clone()))
         }
         _ => None,
     }
@@ -86,16 +87,16 @@ fn without_comma(trees: &[TokenTree]) -> &[TokenTree] {
     }
 }
 
-/// The `T` of `impl Future<Output = T>` and of `Pin<Box<dyn Future<Output = T>>>`, whatever the
-/// other bounds are.
-pub(crate) fn output(returned: &Type) -> Option<&Type> {
-    match returned {
-        Type::Group(inner) => output(&inner.elem),
-        Type::Paren(inner) => output(&inner.elem),
-        Type::ImplTrait(future) => future.bounds.iter().find_map(output_of),
-        Type::Path(pin) => match argument(&pin.path, "Pin")? {
-            Type::Path(boxed) => match argument(&boxed.path, "Box")? {
-                Type::TraitObject(future) => future.bounds.iter().find_map(output_of),
+/// Returns the `T` of `impl Future<Output = T>` or `Pin<Box<dyn Future<Output = T>>>`. Further
+/// bounds are allowed.
+pub(crate) fn future_output(return_type: &Type) -> Option<&Type> {
+    match return_type {
+        Type::Group(inner) => future_output(&inner.elem),
+        Type::Paren(inner) => future_output(&inner.elem),
+        Type::ImplTrait(future) => future.bounds.iter().find_map(output_of_bound),
+        Type::Path(pin) => match type_argument(&pin.path, "Pin")? {
+            Type::Path(boxed) => match type_argument(&boxed.path, "Box")? {
+                Type::TraitObject(future) => future.bounds.iter().find_map(output_of_bound),
                 _ => None,
             },
             _ => None,
@@ -104,22 +105,23 @@ pub(crate) fn output(returned: &Type) -> Option<&Type> {
     }
 }
 
-fn output_of(bound: &TypeParamBound) -> Option<&Type> {
+fn output_of_bound(bound: &TypeParamBound) -> Option<&Type> {
     let TypeParamBound::Trait(bound) = bound else { return None };
-    arguments(&bound.path, "Future").find_map(|argument| match argument {
+    generic_arguments(&bound.path, "Future").find_map(|argument| match argument {
         GenericArgument::AssocType(output) if output.ident == "Output" => Some(&output.ty),
         _ => None,
     })
 }
 
-fn argument<'a>(path: &'a Path, name: &str) -> Option<&'a Type> {
-    arguments(path, name).find_map(|argument| match argument {
+fn type_argument<'a>(path: &'a Path, name: &str) -> Option<&'a Type> {
+    generic_arguments(path, name).find_map(|argument| match argument {
         GenericArgument::Type(argument) => Some(argument),
         _ => None,
     })
 }
 
-fn arguments<'a>(path: &'a Path, name: &str) -> impl Iterator<Item = &'a GenericArgument> {
+/// Returns the generic arguments of the path's last segment, if that has this name.
+fn generic_arguments<'a>(path: &'a Path, name: &str) -> impl Iterator<Item = &'a GenericArgument> {
     let last = path.segments.last().filter(|last| last.ident == name);
     let arguments = last.and_then(|last| match &last.arguments {
         PathArguments::AngleBracketed(arguments) => Some(&arguments.args),
@@ -135,10 +137,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_block_is_desugared_and_nothing_else() {
+    fn only_a_single_async_block_is_desugared() {
         let boxed = quote!(::core::pin::Pin<Box<dyn Send + Future<Output = u8> + 'a>>);
         let opaque = quote!(impl Send + ::core::future::Future<Output = u8> + 'static);
-        for (returned, body, expected) in [
+        for (return_type, body, expected) in [
             (&opaque, quote!({ async move { 1 } }), Some("{ async move { 2 } }")),
             (&opaque, quote!({ async { 1 } }), Some("{ async move { 2 } }")),
             (
@@ -159,15 +161,15 @@ mod tests {
             (&quote!(BoxFuture<'a, u8>), quote!({ Box::pin(async move { 1 }) }), None),
             (&quote!(u8), quote!({ async move { 1 } }), None),
         ] {
-            let returned: Type = syn::parse2(returned.clone()).expect("a type");
+            let return_type: Type = syn::parse2(return_type.clone()).expect("a type");
             let body: Group = syn::parse2(body).expect("braces");
-            let desugared = Desugared::of(&returned, &body);
+            let desugared = DesugaredAsyncFn::parse(&return_type, &body);
             let output = desugared.as_ref().map(|found| found.output.to_token_stream().to_string());
             assert_eq!(output, expected.map(|_| "u8".to_owned()), "{body}");
             let statements: Group = syn::parse2(quote!({ 2 })).expect("braces");
-            let around =
-                desugared.map(|found| found.around(&statements.clone().into()).to_string());
-            assert_eq!(around.as_deref(), expected, "{body}");
+            let new_body =
+                desugared.map(|found| found.body_with(&statements.clone().into()).to_string());
+            assert_eq!(new_body.as_deref(), expected, "{body}");
         }
     }
 }

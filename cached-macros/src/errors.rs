@@ -1,20 +1,21 @@
-//! The error store, and the nearest name for a misspelt one.
+//! Collects the errors of one expansion, and suggests a correction for a misspelt word.
 
 use std::fmt::Display;
 
 use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
 
-/// Every mistake found so far. Rules add to it and go on, so that one compilation shows them all.
+/// The errors found so far. Each rule adds its own, so that one compilation shows them all.
 #[derive(Default)]
 pub(crate) struct Errors(Vec<syn::Error>);
 
 impl Errors {
+    /// Adds an error at `span`.
     pub(crate) fn at(&mut self, span: Span, message: impl Display) {
         self.0.push(syn::Error::new(span, message));
     }
 
-    /// An error that underlines all of `tokens`, not only their first.
+    /// Adds an error that underlines all of `tokens`.
     pub(crate) fn on(&mut self, tokens: impl ToTokens, message: impl Display) {
         self.0.push(syn::Error::new_spanned(tokens, message));
     }
@@ -32,33 +33,34 @@ impl Errors {
     }
 }
 
-/// The candidate that `word` was most likely meant to be, if one is near enough.
+/// Returns the candidate that `word` most likely misspells, if one is near enough.
 pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    // A third of the word may be wrong: enough for two slips in `identfire`, too little to offer
-    // `ttl` for `tag`.
-    let most = (word.chars().count() / 3).max(1);
+    // A third of the letters may be wrong. That allows two slips in `identfire`, and does not
+    // suggest `ttl` for `tag`.
+    let max_distance = (word.chars().count() / 3).max(1);
     candidates
         .into_iter()
-        .map(|candidate| (distance(word, candidate), candidate))
+        .map(|candidate| (edit_distance(word, candidate), candidate))
         .filter(|(distance, candidate)| {
-            (1..=most).contains(distance) || starts_alike(word, candidate)
+            (1..=max_distance).contains(distance) || is_abbreviation(word, candidate)
         })
         .min()
         .map(|(_, candidate)| candidate)
 }
 
-/// Whether one is the beginning of the other, as `stat` is of `state` and `ident` of `identifier`.
-fn starts_alike(word: &str, candidate: &str) -> bool {
+/// Returns true if the longer word begins with the shorter one, as `state` begins with `stat`.
+fn is_abbreviation(word: &str, candidate: &str) -> bool {
     let (short, long) =
         if word.len() < candidate.len() { (word, candidate) } else { (candidate, word) };
     short.len() >= 3 && short.len() < long.len() && long.starts_with(short)
 }
 
-/// The edit distance: how many letters to insert, remove, replace or swap with their neighbour.
-fn distance(left: &str, right: &str) -> usize {
+/// Counts the letters to insert, remove, replace or swap with their neighbour (the optimal string
+/// alignment distance).
+fn edit_distance(left: &str, right: &str) -> usize {
     let left: Vec<char> = left.chars().collect();
     let right: Vec<char> = right.chars().collect();
     let mut table = vec![vec![0; right.len() + 1]; left.len() + 1];
@@ -70,9 +72,9 @@ fn distance(left: &str, right: &str) -> usize {
             }
             let replaced = table[i - 1][j - 1] + usize::from(left[i - 1] != right[j - 1]);
             let mut least = replaced.min(table[i - 1][j] + 1).min(table[i][j - 1] + 1);
-            let swapped =
+            let is_swap =
                 i > 1 && j > 1 && left[i - 1] == right[j - 2] && left[i - 2] == right[j - 1];
-            if swapped {
+            if is_swap {
                 least = least.min(table[i - 2][j - 2] + 1);
             }
             table[i][j] = least;
@@ -81,8 +83,8 @@ fn distance(left: &str, right: &str) -> usize {
     table[left.len()][right.len()]
 }
 
-/// `a`, `b` and `c`, each in backticks.
-pub(crate) fn listed<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+/// Formats words as a list in prose, each in backticks: `a`, `b` and `c`.
+pub(crate) fn prose_list<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let words: Vec<String> = words.into_iter().map(|word| format!("`{word}`")).collect();
     match words.split_last() {
         None => String::new(),
@@ -96,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nearest_finds_slips_and_no_more() {
+    fn nearest_finds_slips_only() {
         let options = ["name", "version", "skip", "ttl", "identifier", "state"];
         assert_eq!(nearest("verison", options), Some("version"));
         assert_eq!(nearest("stat", options), Some("state"));
@@ -108,7 +110,7 @@ mod tests {
 
     #[test]
     fn lists_read_as_prose() {
-        assert_eq!(listed(["a"]), "`a`");
-        assert_eq!(listed(["a", "b", "c"]), "`a`, `b` and `c`");
+        assert_eq!(prose_list(["a"]), "`a`");
+        assert_eq!(prose_list(["a", "b", "c"]), "`a`, `b` and `c`");
     }
 }

@@ -1,5 +1,6 @@
-//! Expansions as rustfmt prints them, checked in so that a change of the macro is reviewed as a
-//! difference of what it emits. `WRITE_EXPANSIONS=1 cargo test -p cached-macros` writes them anew.
+//! Compares expansions with the formatted ones in `expansions/`, so that a change of the macro shows
+//! in a review as a change of its output. `WRITE_EXPANSIONS=1 cargo test -p cached-macros` updates
+//! the files.
 
 use std::io::Write;
 use std::path::Path;
@@ -23,22 +24,22 @@ fn formatted(tokens: &TokenStream) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// Compares an expansion with the one that is checked in, and returns its lines.
+/// Compares an expansion with the file of that name. Returns its number of lines.
 fn check(name: &str, options: TokenStream, item: TokenStream, is_method: bool) -> usize {
     let expanded = super::expand(options, item);
-    let in_place = if is_method { quote!(impl Client { #expanded }) } else { expanded };
-    let expanded = formatted(&in_place);
+    let item = if is_method { quote!(impl Client { #expanded }) } else { expanded };
+    let expanded = formatted(&item);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("expansions/{name}.rs"));
     if std::env::var_os("WRITE_EXPANSIONS").is_some() {
-        std::fs::write(&path, &expanded).expect("it can be written");
+        std::fs::write(&path, &expanded).expect("the expansion can be written");
     }
-    let checked_in = std::fs::read_to_string(&path).expect("it is checked in");
+    let checked_in = std::fs::read_to_string(&path).expect("the expansion is checked in");
     assert!(expanded == checked_in, "expansions/{name}.rs is out of date:\n{expanded}");
     expanded.lines().count()
 }
 
 #[test]
-fn ordinary() {
+fn ordinary_function() {
     let options = quote!(name = "payment", version = state);
     let item = quote! {
         pub async fn fetch_payment(number: &str, state: PaymentState) -> Result<Payment, FetchError> {
@@ -49,7 +50,7 @@ fn ordinary() {
 }
 
 #[test]
-fn with_a_companion() {
+fn function_with_companion() {
     let options = quote!(name = "payment", version = state, skip(client), entry = payment_entry);
     let item = quote! {
         /// Fetches a payment.
@@ -81,7 +82,7 @@ fn overwritable_method() {
 }
 
 #[test]
-fn generic() {
+fn generic_function() {
     let options = quote!(name = "page", version = edition, cache_if = |page| page.is_final());
     let item = quote! {
         async fn page<T: Kind, const N: usize>(kind: T, edition: u8) -> Option<Page<N>>
@@ -95,7 +96,7 @@ fn generic() {
 }
 
 #[test]
-fn refreshed() {
+fn function_with_refresh_ahead() {
     let options = quote!(
         name = "price",
         overwrite(reason = "the upstream has no versions of a price"),
@@ -112,9 +113,9 @@ fn refreshed() {
 }
 
 #[test]
-fn desugared() {
+fn desugared_method() {
     let options = quote!(name = "payment", version = state, identifier = (self.region, number));
-    // As `#[async_trait]` leaves it.
+    // `#[async_trait]` leaves a method in this form.
     let item = quote! {
         fn payment<'life0, 'async_trait>(&'life0 self, number: u32, state: State)
             -> ::core::pin::Pin<Box<dyn ::core::future::Future<Output = Answer> + ::core::marker::Send + 'async_trait>>

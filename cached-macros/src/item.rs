@@ -1,4 +1,4 @@
-//! The annotated function: its signature parsed, its body kept as it was written.
+//! The annotated function. Its signature is parsed; its body stays as it was written.
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::quote;
@@ -7,66 +7,63 @@ use syn::visit::Visit;
 use syn::visit_mut::VisitMut;
 use syn::{Attribute, FnArg, Pat, PatIdent, ReturnType, Signature, Token, Type, Visibility};
 
-use crate::desugared::Desugared;
-use crate::signature::opaque;
+use crate::desugared::DesugaredAsyncFn;
+use crate::signature::find_impl_trait;
 
-/// A function with the attribute on it.
+/// The function that carries the attribute.
 pub(crate) struct Function {
-    /// All of it, for the case that it is given back unchanged.
+    /// The whole function, to be emitted unchanged if the attribute has errors.
     pub(crate) tokens: TokenStream,
-    /// Attributes, visibility and signature. The `mut` of a parameter is not in it, but where the
-    /// body takes the parameter over.
+    /// Attributes, visibility and signature. A parameter's `mut` is not in it: the expansion puts
+    /// it where the body rebinds the parameter.
     pub(crate) head: TokenStream,
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) visibility: Visibility,
     pub(crate) signature: Signature,
-    /// The braces and what is in them, not parsed: a body that is half typed still expands, and
-    /// an editor goes on completing in it. `None` for a function that ends with a `;`.
-    /// Of a function that is not `async`, those of the block whose future it returns.
+    /// The body with its braces, unparsed, so that an editor can complete in unfinished code.
+    /// `None` if the function ends with a `;`. For a desugared function this is the `async` block.
     pub(crate) body: Option<Group>,
-    pub(crate) desugared: Option<Desugared>,
+    pub(crate) desugared: Option<DesugaredAsyncFn>,
     pub(crate) parameters: Vec<Parameter>,
 }
 
-/// A name that the signature brings into the body: a parameter, a binding in the pattern of one,
-/// or `self`.
+/// A name that the signature brings into the body: a parameter, a binding in a parameter's
+/// pattern, or `self`.
 pub(crate) struct Parameter {
     pub(crate) ident: Ident,
-    /// The `mut` before it.
+    /// The `mut` before the name.
     pub(crate) mutability: Option<Token![mut]>,
-    /// The place of the argument that it is bound by.
+    /// The index of the argument that binds the name.
     pub(crate) argument: usize,
 }
 
-/// What is no function that can be read.
-pub(crate) enum Unread {
-    /// A function, by its `fn`. Where there is a mistake in its syntax the compiler tells of that; but it
-    /// may know some that is not known here.
-    Function(Span),
-    /// Something else, by the keyword that it begins with.
-    Other { keyword: Option<Ident>, span: Span },
+/// An item that cannot be cached because it was not parsed as a function.
+pub(crate) enum UnsupportedItem {
+    /// A function whose signature syn cannot parse. Holds the span of its `fn`.
+    UnreadableFunction(Span),
+    /// Another item, with the keyword that names its kind.
+    NotAFunction { keyword: Option<Ident>, span: Span },
 }
 
 impl Function {
-    pub(crate) fn parse(tokens: TokenStream) -> Result<Function, Unread> {
-        let tokens = ungrouped(tokens);
+    pub(crate) fn parse(tokens: TokenStream) -> Result<Function, UnsupportedItem> {
+        let tokens = without_groups(tokens);
         let mut trees: Vec<TokenTree> = tokens.clone().into_iter().collect();
-        let body = trees.last().and_then(braces);
+        let body = trees.last().and_then(find_braces);
         if body.is_some() {
             trees.pop();
         }
         let head: TokenStream = trees.into_iter().collect();
-        let parsed = parse_head.parse2(head.clone());
-        let Ok((attributes, visibility, signature)) = parsed else {
-            return Err(Unread::of(&tokens));
+        let Ok((attributes, visibility, signature)) = parse_head.parse2(head) else {
+            return Err(UnsupportedItem::new(&tokens));
         };
         let desugared = match (&signature.asyncness, &signature.output, &body) {
-            (None, ReturnType::Type(_, returned), Some(body)) => Desugared::of(returned, body),
+            (None, ReturnType::Type(_, ty), Some(body)) => DesugaredAsyncFn::parse(ty, body),
             _ => None,
         };
         let body = desugared.as_ref().map(|desugared| desugared.block.clone()).or(body);
         let parameters = parameters(&signature);
-        let head = without_mut(&attributes, &visibility, &signature);
+        let head = head_without_mut(&attributes, &visibility, &signature);
         Ok(Function {
             tokens,
             head,
@@ -83,23 +80,23 @@ impl Function {
         self.parameters.iter().find(|parameter| parameter.ident == *name)
     }
 
-    /// Returns true if the parameter's type is, or holds, an `impl Trait`.
-    pub(crate) fn is_unnamed(&self, parameter: &Parameter) -> bool {
+    pub(crate) fn parameter_names(&self) -> Vec<String> {
+        self.parameters.iter().map(|parameter| parameter.ident.to_string()).collect()
+    }
+
+    /// Returns true if the parameter's type is, or contains, an `impl Trait`.
+    pub(crate) fn has_unnamed_type(&self, parameter: &Parameter) -> bool {
         match self.signature.inputs.get(parameter.argument) {
-            Some(FnArg::Typed(argument)) => opaque(&argument.ty).is_some(),
+            Some(FnArg::Typed(argument)) => find_impl_trait(&argument.ty).is_some(),
             _ => false,
         }
     }
 
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.parameters.iter().map(|parameter| parameter.ident.to_string()).collect()
-    }
-
-    /// What is returned, or what the future gives that is returned.
-    pub(crate) fn returned(&self) -> Option<&Type> {
+    /// Returns the type that a caller gets after `.await`.
+    pub(crate) fn return_type(&self) -> Option<&Type> {
         match (&self.desugared, &self.signature.output) {
             (Some(desugared), _) => Some(&desugared.output),
-            (None, ReturnType::Type(_, returned)) => Some(returned),
+            (None, ReturnType::Type(_, ty)) => Some(ty),
             (None, ReturnType::Default) => None,
         }
     }
@@ -109,11 +106,11 @@ impl Function {
     }
 }
 
-impl Unread {
-    fn of(tokens: &TokenStream) -> Unread {
+impl UnsupportedItem {
+    fn new(tokens: &TokenStream) -> UnsupportedItem {
         const QUALIFIERS: &[&str] =
             &["pub", "default", "const", "async", "unsafe", "safe", "extern"];
-        const KEYWORDS: &[&str] = &[
+        const ITEM_KEYWORDS: &[&str] = &[
             "struct", "enum", "union", "trait", "impl", "mod", "const", "static", "type", "use",
             "extern", "let",
         ];
@@ -121,15 +118,15 @@ impl Unread {
             TokenTree::Ident(word) => Some(word),
             _ => None,
         });
-        let is_one_of = |word: &Ident, some: &[&str]| some.contains(&word.to_string().as_str());
-        let name_or_keyword = words.clone().find(|word| !is_one_of(word, QUALIFIERS));
-        if let Some(word) = name_or_keyword.filter(|word| word == "fn") {
-            return Unread::Function(word.span());
+        let is_in = |word: &Ident, list: &[&str]| list.contains(&word.to_string().as_str());
+        let first_unqualified = words.clone().find(|word| !is_in(word, QUALIFIERS));
+        if let Some(word) = first_unqualified.filter(|word| word == "fn") {
+            return UnsupportedItem::UnreadableFunction(word.span());
         }
-        let keyword = words.find(|word| is_one_of(word, KEYWORDS));
+        let keyword = words.find(|word| is_in(word, ITEM_KEYWORDS));
         let first = tokens.clone().into_iter().next().map(|token| token.span());
         let span = keyword.as_ref().map(Ident::span).or(first).unwrap_or_else(Span::call_site);
-        Unread::Other { keyword, span }
+        UnsupportedItem::NotAFunction { keyword, span }
     }
 }
 
@@ -141,19 +138,19 @@ fn parse_head(input: ParseStream<'_>) -> syn::Result<(Vec<Attribute>, Visibility
     Ok((attributes, visibility, signature))
 }
 
-/// A function that comes out of a `macro_rules` variable is wrapped in a group without delimiters.
-fn ungrouped(tokens: TokenStream) -> TokenStream {
+/// Removes the invisible groups that a `macro_rules` variable leaves around an item.
+fn without_groups(tokens: TokenStream) -> TokenStream {
     let mut trees = tokens.clone().into_iter();
     match (trees.next(), trees.next()) {
         (Some(TokenTree::Group(group)), None) if group.delimiter() == Delimiter::None => {
-            ungrouped(group.stream())
+            without_groups(group.stream())
         }
         _ => tokens,
     }
 }
 
-/// The body, also where it comes out of a `macro_rules` variable.
-fn braces(token: &TokenTree) -> Option<Group> {
+/// Returns the braces that this token is, or that an invisible group around them hides.
+fn find_braces(token: &TokenTree) -> Option<Group> {
     let TokenTree::Group(group) = token else {
         return None;
     };
@@ -162,7 +159,7 @@ fn braces(token: &TokenTree) -> Option<Group> {
         Delimiter::None => {
             let mut inner = group.stream().into_iter();
             let first = inner.next()?;
-            if inner.next().is_none() { braces(&first) } else { None }
+            if inner.next().is_none() { find_braces(&first) } else { None }
         }
         _ => None,
     }
@@ -183,7 +180,7 @@ fn parameters(signature: &Signature) -> Vec<Parameter> {
             FnArg::Typed(typed) => bindings.visit_pat(&typed.pat),
         }
         for (ident, mutability) in bindings.0 {
-            // The cases of an or-pattern bind the same names.
+            // The alternatives of an or-pattern bind the same names.
             if !parameters.iter().any(|parameter| parameter.ident == ident) {
                 parameters.push(Parameter { ident, mutability, argument });
             }
@@ -192,14 +189,15 @@ fn parameters(signature: &Signature) -> Vec<Parameter> {
     parameters
 }
 
+/// The names that a pattern binds, each with its `mut`.
 #[derive(Default)]
 struct Bindings(Vec<(Ident, Option<Token![mut]>)>);
 
 impl<'ast> Visit<'ast> for Bindings {
-    // A name in a pattern may also be a unit struct or a constant, which cannot be seen here. It
-    // counts as a parameter: one too many in the key is seen at once, one too few never.
+    // A name in a pattern may also be a unit struct or a constant; tokens do not show which. It is
+    // taken for a parameter: one too many in the key is noticed at once, one too few never.
     fn visit_pat_ident(&mut self, binding: &'ast PatIdent) {
-        // In `ref mut x` it is not `x` that is mutable.
+        // The `mut` of `ref mut x` belongs to the reference.
         let mutability = binding.mutability.filter(|_| binding.by_ref.is_none());
         self.0.push((binding.ident.clone(), mutability));
         if let Some((_, pattern)) = &binding.subpat {
@@ -208,13 +206,13 @@ impl<'ast> Visit<'ast> for Bindings {
     }
 }
 
-fn without_mut(
+fn head_without_mut(
     attributes: &[Attribute],
     visibility: &Visibility,
     signature: &Signature,
 ) -> TokenStream {
-    struct WithoutMut;
-    impl VisitMut for WithoutMut {
+    struct RemoveMut;
+    impl VisitMut for RemoveMut {
         fn visit_pat_ident_mut(&mut self, binding: &mut PatIdent) {
             if binding.by_ref.is_none() {
                 binding.mutability = None;
@@ -224,23 +222,24 @@ fn without_mut(
     }
     let mut signature = signature.clone();
     for input in &mut signature.inputs {
-        WithoutMut.visit_fn_arg_mut(input);
+        RemoveMut.visit_fn_arg_mut(input);
     }
     quote!(#(#attributes)* #visibility #signature)
 }
 
-/// Whether a pattern holds something whose names cannot be seen.
+/// Returns true if the pattern contains a macro, or syntax that syn does not know. Such a pattern
+/// does not show which names it binds.
 pub(crate) fn hides_names(pattern: &Pat) -> bool {
-    struct Hidden(bool);
-    impl<'ast> Visit<'ast> for Hidden {
+    struct HidesNames(bool);
+    impl<'ast> Visit<'ast> for HidesNames {
         fn visit_pat(&mut self, pattern: &'ast Pat) {
             self.0 |= matches!(pattern, Pat::Macro(_) | Pat::Verbatim(_));
             syn::visit::visit_pat(self, pattern);
         }
     }
-    let mut hidden = Hidden(false);
-    hidden.visit_pat(pattern);
-    hidden.0
+    let mut visitor = HidesNames(false);
+    visitor.visit_pat(pattern);
+    visitor.0
 }
 
 #[cfg(test)]
@@ -252,12 +251,12 @@ mod tests {
         let function = Function::parse(quote! {
             async fn f(&self, mut a: A, (b, [c, ..]): B, S { d, e: ref f, .. }: S, _: C, g @ Some(_): G) {}
         });
-        let names = function.ok().map(|function| function.names());
+        let names = function.ok().map(|function| function.parameter_names());
         assert_eq!(names.unwrap_or_default(), ["self", "a", "b", "c", "d", "f", "g"]);
     }
 
     #[test]
-    fn a_half_typed_body_is_kept() {
+    fn an_unfinished_body_is_kept() {
         let function = Function::parse(quote! { async fn f() -> u8 { let x = client. ; if } });
         assert!(function.is_ok_and(|function| function.body.is_some()));
     }

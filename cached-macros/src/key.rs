@@ -1,44 +1,45 @@
-//! The rules of what is in the key: each parameter is in it or is skipped.
+//! The rules about the key: each parameter is part of it, or is listed in `skip`.
 
 use proc_macro2::{Ident, Span};
 use syn::visit::Visit;
 use syn::{Expr, ExprPath};
 
 use crate::args::Args;
-use crate::errors::{Errors, listed, nearest};
+use crate::errors::{Errors, nearest, prose_list};
 use crate::item::{Function, Parameter};
 use crate::mentions::mentions;
-use crate::signature;
+use crate::signature::{find_mutable_reference, shows_all_names};
 
-/// Reports what is wrong with the parameters that are in it, and with those that are not.
-pub(crate) fn validate(args: &Args, function: &Function, errors: &mut Errors) {
-    // Parameters that a mistake already reported is about: one mistake, one error.
-    let mut reported = Vec::new();
-    // Where a name is hidden, one that is not found may well be it.
-    if signature::shows_all_names(function) {
-        skipped(args, function, &mut reported, errors);
-        version(args, function, &mut reported, errors);
-        accounted(args, function, &mut reported, errors);
-        written(args, function, &reported, errors);
+/// Checks `version`, `identifier` and `skip` against the function's parameters.
+pub(crate) fn check_key(args: &Args, function: &Function, errors: &mut Errors) {
+    // A name that is not found may be one that a pattern hides, so nothing can be checked.
+    if !shows_all_names(function) {
+        return;
     }
+    // Parameters that an error is about already, so that one mistake gives one error.
+    let mut reported = Vec::new();
+    check_skip(args, function, &mut reported, errors);
+    check_version(args, function, &mut reported, errors);
+    check_completeness(args, function, &mut reported, errors);
+    check_mutable_references(args, function, &reported, errors);
 }
 
-fn skipped(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: &mut Errors) {
+fn check_skip(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: &mut Errors) {
     let Some(skip) = &args.skip else { return };
-    for (place, name) in skip.value.iter().enumerate() {
+    for (index, name) in skip.value.iter().enumerate() {
         let Some(parameter) = function.parameter(name) else {
-            errors.on(name, no_parameter(name, function, reported));
+            errors.on(name, unknown_parameter(name, function, reported));
             continue;
         };
-        let in_key = [&args.identifier, &args.version]
+        let option_in_key = [&args.identifier, &args.version]
             .into_iter()
             .flatten()
             .find(|option| mentions(&option.value, &parameter.ident));
-        if skip.value[..place].contains(name) {
-            errors.on(name, format!("`{name}` is skipped twice; remove one"));
-        } else if let Some(option) = in_key {
+        if skip.value[..index].contains(name) {
+            errors.on(name, format!("`{name}` is in `skip` twice; remove one"));
+        } else if let Some(option) = option_in_key {
             let message = format!(
-                "`{name}` is skipped, but `{}` puts it in the key; remove it from one",
+                "`{name}` is in `skip` and also in the key, by `{}`; remove it from one of them",
                 option.key
             );
             errors.on(name, message);
@@ -46,66 +47,71 @@ fn skipped(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: 
     }
 }
 
-fn version(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: &mut Errors) {
+fn check_version(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: &mut Errors) {
     let Some(version) = &args.version else { return };
     let version = &version.value;
     if function.parameters.iter().any(|parameter| mentions(version, &parameter.ident)) {
         return;
     }
-    if let Some(name) = lone_name(version) {
-        let message = no_parameter(name, function, reported);
+    if let Some(name) = as_lone_name(version) {
+        let message = unknown_parameter(name, function, reported);
         let is_constant = name.to_string().starts_with(|first: char| first.is_ascii_uppercase());
         if !is_constant {
             errors.on(name, message);
             return;
         }
-    } else if let Some((name, meant)) = misspelt(version, function, &[]) {
-        errors.on(&name, format!("no parameter `{name}`; did you mean `{}`?", meant.ident));
+    } else if let Some((name, meant)) = misspelt_parameter(version, function, &[]) {
+        errors.on(&name, format!("unknown parameter `{name}`; did you mean `{}`?", meant.ident));
         reported.push(meant.ident.clone());
         return;
     }
     errors.on(
         version,
-        "a constant version never changes, so it would not prevent overwriting; \
+        "the version is a constant, so it does not prevent overwriting; \
             mention a parameter, or write `overwrite(reason = \"…\")`",
     );
 }
 
-/// Every parameter is in the key or skipped: none is left out without anyone having said so.
-fn accounted(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: &mut Errors) {
-    let is_accounted = |parameter: &Parameter| {
+/// Checks that each parameter is in the key or in `skip`.
+fn check_completeness(
+    args: &Args,
+    function: &Function,
+    reported: &mut Vec<Ident>,
+    errors: &mut Errors,
+) {
+    let is_used = |parameter: &Parameter| {
         let name = &parameter.ident;
-        let in_key = match &args.identifier {
+        let in_identifier = match &args.identifier {
             Some(identifier) => mentions(&identifier.value, name),
             None => name != "self",
         };
-        in_key
+        in_identifier
             || args.version.as_ref().is_some_and(|version| mentions(&version.value, name))
             || args.skip.as_ref().is_some_and(|skip| skip.value.contains(name))
-            || may_account_for_more(args)
+            || is_key_unknown(args)
     };
-    let left_out: Vec<&Parameter> =
-        function.parameters.iter().filter(|parameter| !is_accounted(parameter)).collect();
+    let unused: Vec<&Parameter> =
+        function.parameters.iter().filter(|parameter| !is_used(parameter)).collect();
 
     if let Some(identifier) = &args.identifier
-        && let Some((name, meant)) = misspelt(&identifier.value, function, &left_out)
+        && let Some((name, meant)) = misspelt_parameter(&identifier.value, function, &unused)
     {
-        errors.on(&name, format!("no parameter `{name}`; did you mean `{}`?", meant.ident));
+        errors.on(&name, format!("unknown parameter `{name}`; did you mean `{}`?", meant.ident));
         reported.push(meant.ident.clone());
     }
-    for Parameter { ident, .. } in left_out {
+    for Parameter { ident, .. } in unused {
         if reported.contains(ident) {
             continue;
         }
-        let skip = to_skip(ident, args);
+        let skip = how_to_skip(ident, args);
         let message = if ident == "self" {
             format!(
-                "`self` is in neither the key nor `skip`; \
-                    put what matters of it in `identifier`, or {skip}"
+                "`self` is neither in the key nor in `skip`; \
+                    add the fields that the result depends on to `identifier`, or {skip}"
             )
         } else {
             format!(
-                "parameter `{ident}` is in neither the key nor `skip`; \
+                "parameter `{ident}` is neither in the key nor in `skip`; \
                     add it to `identifier`, or {skip}"
             )
         };
@@ -113,54 +119,63 @@ fn accounted(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors
     }
 }
 
-/// Whether an option was not understood that says which parameters are in the key.
-fn may_account_for_more(args: &Args) -> bool {
-    (args.identifier.is_none() && args.tried("identifier"))
-        || (args.skip.is_none() && args.tried("skip"))
+/// Returns true if `identifier` or `skip` could not be parsed, so that it is unknown which
+/// parameters they name.
+fn is_key_unknown(args: &Args) -> bool {
+    (args.identifier.is_none() && args.was_attempted("identifier"))
+        || (args.skip.is_none() && args.was_attempted("skip"))
 }
 
-fn to_skip(parameter: &Ident, args: &Args) -> String {
+fn how_to_skip(parameter: &Ident, args: &Args) -> String {
     match &args.skip {
-        Some(_) => format!("add it to `skip({parameter})`"),
+        Some(_) => format!("add `{parameter}` to `skip`"),
         None => format!("write `skip({parameter})`"),
     }
 }
 
-/// A hit does not run the body, so nothing is written to a `&mut`. One of which something else is
-/// made for the key (`out.len()`) is left to who wrote that.
-fn written(args: &Args, function: &Function, reported: &[Ident], errors: &mut Errors) {
-    if may_account_for_more(args) {
+/// Checks that no `&mut` parameter is in the key. A hit does not run the body, so it would not
+/// write to the reference.
+///
+/// An expression made from such a parameter, such as `out.len()`, is allowed.
+fn check_mutable_references(
+    args: &Args,
+    function: &Function,
+    reported: &[Ident],
+    errors: &mut Errors,
+) {
+    if is_key_unknown(args) {
         return;
     }
-    let identifier = identifier(args, function);
+    let identifier = identifier_parts(args, function);
     let key = identifier.iter().chain(args.version.as_ref().map(|version| &version.value));
-    let in_key: Vec<&Ident> = key.flat_map(whole_names).collect();
+    let in_key: Vec<&Ident> = key.flat_map(lone_names).collect();
     for Parameter { ident, argument, .. } in &function.parameters {
         let argument = function.signature.inputs.get(*argument);
-        if let Some(reference) = argument.and_then(signature::mutable_reference)
+        if let Some(reference) = argument.and_then(find_mutable_reference)
             && in_key.contains(&ident)
             && !reported.contains(ident)
         {
             let message = format!(
-                "`{ident}` is a `&mut` in the key, but a hit does not run the body and writes \
-                    nothing to it; return what is written, or, where only the fetch uses it, {}",
-                to_skip(ident, args)
+                "`{ident}` is a `&mut` in the key, and a hit does not run the body that writes to \
+                    it; return the data instead, or, if only the fetch uses it, {}",
+                how_to_skip(ident, args)
             );
             errors.on(reference, message);
         }
     }
 }
 
-/// What is in the key besides the version: each element of a tuple is a part of its own.
-pub(crate) fn identifier(args: &Args, function: &Function) -> Vec<Expr> {
+/// Returns the parts of the identifier. Each element of a tuple is a part. The default is every
+/// parameter that is neither the version nor in `skip`.
+pub(crate) fn identifier_parts(args: &Args, function: &Function) -> Vec<Expr> {
     if let Some(identifier) = &args.identifier {
-        return match stripped(&identifier.value) {
+        return match without_wrappers(&identifier.value) {
             Expr::Tuple(tuple) => tuple.elems.iter().cloned().collect(),
             other => vec![other.clone()],
         };
     }
     let versions =
-        args.version.as_ref().map(|version| whole_names(&version.value)).unwrap_or_default();
+        args.version.as_ref().map(|version| lone_names(&version.value)).unwrap_or_default();
     let skip = args.skip.as_ref().map(|skip| skip.value.as_slice()).unwrap_or_default();
     let parameters = function.parameters.iter().map(|parameter| &parameter.ident);
     parameters
@@ -171,16 +186,17 @@ pub(crate) fn identifier(args: &Args, function: &Function) -> Vec<Expr> {
         .collect()
 }
 
-/// The parameters that are the version as they stand: in it, nothing of them is lost.
-fn whole_names(version: &Expr) -> Vec<&Ident> {
-    match stripped(version) {
-        Expr::Tuple(tuple) => tuple.elems.iter().flat_map(whole_names).collect(),
-        other => lone_name(other).into_iter().collect(),
+/// Returns the names that are the expression, or whole elements of its tuple. In `(a, b.c)` that is
+/// `a`: the value of `b` is not in the expression as a whole.
+fn lone_names(expression: &Expr) -> Vec<&Ident> {
+    match without_wrappers(expression) {
+        Expr::Tuple(tuple) => tuple.elems.iter().flat_map(lone_names).collect(),
+        other => as_lone_name(other).into_iter().collect(),
     }
 }
 
-/// The expression without parentheses and borrows around it.
-fn stripped(mut expression: &Expr) -> &Expr {
+/// Removes parentheses, invisible groups and borrows around an expression.
+fn without_wrappers(mut expression: &Expr) -> &Expr {
     loop {
         expression = match expression {
             Expr::Paren(inner) => &inner.expr,
@@ -191,36 +207,38 @@ fn stripped(mut expression: &Expr) -> &Expr {
     }
 }
 
-fn lone_name(expression: &Expr) -> Option<&Ident> {
-    match stripped(expression) {
+fn as_lone_name(expression: &Expr) -> Option<&Ident> {
+    match without_wrappers(expression) {
         Expr::Path(ExprPath { qself: None, path, .. }) => path.get_ident(),
         _ => None,
     }
 }
 
-fn no_parameter(name: &Ident, function: &Function, reported: &mut Vec<Ident>) -> String {
-    let names = function.names();
+/// Returns the error for a name that is not a parameter. If it is a misspelling, the parameter is
+/// added to `reported`.
+fn unknown_parameter(name: &Ident, function: &Function, reported: &mut Vec<Ident>) -> String {
+    let names = function.parameter_names();
     if names.is_empty() {
-        return format!("no parameter `{name}`: the function has none");
+        return format!("unknown parameter `{name}`; the function has no parameters");
     }
     match nearest(&name.to_string(), names.iter().map(String::as_str)) {
         Some(meant) => {
             reported.push(Ident::new(meant, Span::call_site()));
-            format!("no parameter `{name}`; did you mean `{meant}`?")
+            format!("unknown parameter `{name}`; did you mean `{meant}`?")
         }
         None if names.len() == 1 => {
-            format!("no parameter `{name}`; the only one is `{}`", names[0])
+            format!("unknown parameter `{name}`; the only parameter is `{}`", names[0])
         }
         None => {
-            let names = listed(names.iter().map(String::as_str));
-            format!("no parameter `{name}`; the parameters are {names}")
+            let names = prose_list(names.iter().map(String::as_str));
+            format!("unknown parameter `{name}`; the parameters are {names}")
         }
     }
 }
 
-/// A name in the expression that is no parameter, and the one that was probably meant; among
-/// `candidates` only, where there are some.
-fn misspelt<'a>(
+/// Returns a name in the expression that misspells a parameter, and that parameter. Only
+/// `candidates` are considered, or all parameters if there are none.
+fn misspelt_parameter<'a>(
     expression: &Expr,
     function: &'a Function,
     candidates: &[&'a Parameter],
@@ -232,14 +250,14 @@ fn misspelt<'a>(
             self.0.extend(path.path.get_ident().cloned());
         }
     }
+    let all: Vec<&Parameter> = function.parameters.iter().collect();
+    let candidates = if candidates.is_empty() { &all } else { candidates };
+    let spellings: Vec<String> =
+        candidates.iter().map(|parameter| parameter.ident.to_string()).collect();
     let mut names = Names::default();
     names.visit_expr(expression);
     names.0.into_iter().filter(|name| function.parameter(name).is_none()).find_map(|name| {
-        let all: Vec<&Parameter> = function.parameters.iter().collect();
-        let candidates = if candidates.is_empty() { &all } else { candidates };
-        let spelt: Vec<String> =
-            candidates.iter().map(|parameter| parameter.ident.to_string()).collect();
-        let meant = nearest(&name.to_string(), spelt.iter().map(String::as_str))?;
+        let meant = nearest(&name.to_string(), spellings.iter().map(String::as_str))?;
         let meant = candidates.iter().find(|parameter| parameter.ident == meant)?;
         Some((name, *meant))
     })

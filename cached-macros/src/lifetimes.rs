@@ -1,38 +1,40 @@
-//! Lifetimes in types, as far as tokens show them.
+//! Lifetimes in a type, as far as its tokens show them.
 
 use proc_macro2::{Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 
 use crate::item::is_punct;
 
-/// Whether something in the type may be borrowed for less than `'static`.
-pub(crate) fn borrows(returned: &impl ToTokens) -> bool {
-    let returned = returned.to_token_stream();
-    let bare = |tokens: &TokenStream| tokens.to_string().replace(' ', "");
-    bare(&returned) != bare(&without_lifetimes(&returned))
+/// Returns true if the type shows a borrow shorter than `'static`.
+pub(crate) fn borrows(ty: &impl ToTokens) -> bool {
+    let ty = ty.to_token_stream();
+    let text = |tokens: &TokenStream| tokens.to_string().replace(' ', "");
+    text(&ty) != text(&with_static_lifetimes(&ty))
 }
 
-/// The type with `'static` for every lifetime. What is cached is `'static` anyway, and an error
-/// that is not is none of anybody's concern here.
-pub(crate) fn without_lifetimes(returned: &impl ToTokens) -> TokenStream {
+/// Replaces every lifetime in the type by `'static`.
+///
+/// A cached value is `'static` in any case. The companion's return type does not use the error.
+pub(crate) fn with_static_lifetimes(ty: &impl ToTokens) -> TokenStream {
     let mut result = TokenStream::new();
-    let mut tokens = returned.to_token_stream().into_iter().peekable();
+    let mut tokens = ty.to_token_stream().into_iter().peekable();
     while let Some(token) = tokens.next() {
         match token {
             TokenTree::Group(group) => {
-                let mut inner = Group::new(group.delimiter(), without_lifetimes(&group.stream()));
+                let content = with_static_lifetimes(&group.stream());
+                let mut inner = Group::new(group.delimiter(), content);
                 inner.set_span(group.span());
                 inner.to_tokens(&mut result);
             }
             TokenTree::Punct(quote) if quote.as_char() == '\'' => {
                 let name = tokens.next();
                 let span = name.map_or(quote.span(), |name| name.span());
-                lifetime(span).to_tokens(&mut result);
+                static_lifetime(span).to_tokens(&mut result);
             }
             TokenTree::Punct(reference) if reference.as_char() == '&' => {
                 reference.to_tokens(&mut result);
                 if !is_punct(tokens.peek(), '\'') {
-                    lifetime(reference.span()).to_tokens(&mut result);
+                    static_lifetime(reference.span()).to_tokens(&mut result);
                 }
             }
             other => other.to_tokens(&mut result),
@@ -41,7 +43,7 @@ pub(crate) fn without_lifetimes(returned: &impl ToTokens) -> TokenStream {
     result
 }
 
-fn lifetime(span: Span) -> TokenStream {
+fn static_lifetime(span: Span) -> TokenStream {
     let mut quote = Punct::new('\'', Spacing::Joint);
     quote.set_span(span);
     let name = Ident::new("static", span);

@@ -1,8 +1,8 @@
-//! Whether an expression of an option mentions a parameter.
+//! Finds out if an expression in an option mentions a parameter.
 //!
-//! A parameter that is taken for mentioned and is not would be missing in the key. So where that
-//! cannot be seen, as inside a macro that nobody here knows, it does not count: the user gets an
-//! error, not another caller's answer.
+//! Doubtful cases, such as the tokens of an unknown macro, count as not mentioned. The user then
+//! gets an error. A wrong "mentioned" would leave the parameter out of the key, and a caller would
+//! get another caller's result.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
@@ -15,49 +15,50 @@ use syn::{
     Item, Lit, Local, Macro, Pat, PatIdent, Token,
 };
 
-/// Whether `expression` mentions the parameter (or `self`), and not something of the same name that
-/// it binds itself: a closure's argument, a `let`, a pattern.
+/// Returns true if `expression` mentions the parameter (or `self`). A closure's argument, a `let`
+/// or a pattern in the expression may bind the same name; uses of that binding do not count.
 pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
     let Ok(expression) = syn::parse2::<Expr>(expression.to_token_stream()) else { return false };
-    let mut search = Search { parameter, hidden: false, found: false };
+    let mut search = MentionSearch { parameter, is_shadowed: false, is_found: false };
     search.visit_expr(&expression);
-    search.found
+    search.is_found
 }
 
-struct Search<'p> {
+struct MentionSearch<'p> {
     parameter: &'p Ident,
-    /// Whether something else has the name here.
-    hidden: bool,
-    found: bool,
+    /// Another binding has the parameter's name in this scope.
+    is_shadowed: bool,
+    is_found: bool,
 }
 
-impl Search<'_> {
-    /// What is bound in `search` ends with it.
-    fn in_scope(&mut self, search: impl FnOnce(&mut Self)) {
-        let hidden = self.hidden;
-        search(self);
-        self.hidden = hidden;
+impl MentionSearch<'_> {
+    /// Runs a search in a scope of its own: names that it visitor are forgotten at the end.
+    fn in_scope(&mut self, run: impl FnOnce(&mut Self)) {
+        let is_shadowed = self.is_shadowed;
+        run(self);
+        self.is_shadowed = is_shadowed;
     }
 
+    /// Marks the parameter as shadowed if the pattern visitor its name.
     fn bind(&mut self, pattern: &Pat) {
-        struct Binds<'p>(&'p Ident, bool);
-        impl<'ast> Visit<'ast> for Binds<'_> {
+        struct BindsName<'p>(&'p Ident, bool);
+        impl<'ast> Visit<'ast> for BindsName<'_> {
             fn visit_pat_ident(&mut self, pattern: &'ast PatIdent) {
                 self.1 |= pattern.ident == *self.0;
                 visit::visit_pat_ident(self, pattern);
             }
             fn visit_macro(&mut self, _: &'ast Macro) {
-                // It may bind anything.
+                // A macro may bind any name.
                 self.1 = true;
             }
         }
-        let mut binds = Binds(self.parameter, false);
-        binds.visit_pat(pattern);
-        self.hidden |= binds.1;
+        let mut visitor = BindsName(self.parameter, false);
+        visitor.visit_pat(pattern);
+        self.is_shadowed |= visitor.1;
     }
 
-    /// `format!("{state}", other = …)`.
-    fn format(&mut self, arguments: &Punctuated<Expr, Token![,]>) {
+    /// Searches the arguments of `format!("{state}", other = …)`.
+    fn visit_format_arguments(&mut self, arguments: &Punctuated<Expr, Token![,]>) {
         let mut is_named = false;
         for argument in arguments {
             match argument {
@@ -70,10 +71,10 @@ impl Search<'_> {
         }
         if let Some(Expr::Lit(ExprLit { lit: Lit::Str(text), .. })) = arguments.first()
             && !is_named
-            && !self.hidden
+            && !self.is_shadowed
         {
             // A format string captures `r#type` as `{type}`.
-            self.found |= captures(&text.value(), &self.parameter.unraw().to_string());
+            self.is_found |= captures(&text.value(), &self.parameter.unraw().to_string());
         }
     }
 }
@@ -82,7 +83,8 @@ fn is_path(expression: &Expr, name: &Ident) -> bool {
     matches!(expression, Expr::Path(path) if path.qself.is_none() && path.path.is_ident(name))
 }
 
-/// Whether a format string captures the name: `{state}`, `{state:?}`; `{{state}}` is text.
+/// Returns true if a format string captures the name, as `{state}` and `{state:?}` do. `{{state}}`
+/// is an escaped brace and captures nothing.
 fn captures(text: &str, name: &str) -> bool {
     let mut rest = text;
     while let Some(open) = rest.find('{') {
@@ -96,8 +98,8 @@ fn captures(text: &str, name: &str) -> bool {
     false
 }
 
-/// The arguments of a macro that takes expressions: `f!(a, b)`, `vec![a; b]`.
-fn arguments(tokens: &TokenStream) -> syn::Result<Punctuated<Expr, Token![,]>> {
+/// Parses the arguments of a macro that takes expressions: `f!(a, b)` or `vec![a; b]`.
+fn parse_arguments(tokens: &TokenStream) -> syn::Result<Punctuated<Expr, Token![,]>> {
     let repeated = |input: ParseStream<'_>| {
         let value: Expr = input.parse()?;
         input.parse::<Token![;]>()?;
@@ -107,8 +109,8 @@ fn arguments(tokens: &TokenStream) -> syn::Result<Punctuated<Expr, Token![,]>> {
     listed.parse2(tokens.clone()).or_else(|_| repeated.parse2(tokens.clone()))
 }
 
-/// The first argument of `matches!`; what follows is a pattern.
-fn matched(tokens: &TokenStream) -> syn::Result<Expr> {
+/// Parses the first argument of `matches!`. The second one is a pattern.
+fn parse_matched(tokens: &TokenStream) -> syn::Result<Expr> {
     let first = |input: ParseStream<'_>| {
         let matched = input.parse()?;
         input.parse::<TokenStream>()?;
@@ -117,9 +119,10 @@ fn matched(tokens: &TokenStream) -> syn::Result<Expr> {
     first.parse2(tokens.clone())
 }
 
-impl<'ast> Visit<'ast> for Search<'_> {
+impl<'ast> Visit<'ast> for MentionSearch<'_> {
     fn visit_expr_path(&mut self, path: &'ast ExprPath) {
-        self.found |= !self.hidden && path.qself.is_none() && path.path.is_ident(self.parameter);
+        self.is_found |=
+            !self.is_shadowed && path.qself.is_none() && path.path.is_ident(self.parameter);
     }
 
     fn visit_expr_closure(&mut self, closure: &'ast ExprClosure) {
@@ -174,24 +177,26 @@ impl<'ast> Visit<'ast> for Search<'_> {
         });
     }
 
-    /// An item in a block sees no parameters, and may have the name of one.
+    /// An item in a block cannot use parameters, and it may shadow one by its name.
     fn visit_item(&mut self, _: &'ast Item) {
-        self.hidden = true;
+        self.is_shadowed = true;
     }
 
     fn visit_macro(&mut self, call: &'ast Macro) {
         let name = call.path.segments.last().map(|segment| segment.ident.to_string());
-        match (name.as_deref(), arguments(&call.tokens)) {
+        match (name.as_deref(), parse_arguments(&call.tokens)) {
             (Some("matches"), _) => {
-                if let Ok(matched) = matched(&call.tokens) {
+                if let Ok(matched) = parse_matched(&call.tokens) {
                     self.visit_expr(&matched);
                 }
             }
-            (Some("format" | "format_args"), Ok(arguments)) => self.format(&arguments),
+            (Some("format" | "format_args"), Ok(arguments)) => {
+                self.visit_format_arguments(&arguments)
+            }
             (Some("vec" | "dbg"), Ok(arguments)) => {
                 arguments.iter().for_each(|argument| self.visit_expr(argument));
             }
-            // What another macro makes of its tokens is not seen here.
+            // The attribute does not know what another macro does with its tokens.
             _ => {}
         }
     }
@@ -205,9 +210,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mentions_are_uses_and_nothing_else() {
+    fn only_uses_of_a_parameter_are_mentions() {
         let state = Ident::new("state", Span::call_site());
-        for yes in [
+        for mentioning in [
             quote!(state),
             quote!(&state),
             quote!(state.code()),
@@ -234,9 +239,9 @@ mod tests {
                 other => other,
             }),
         ] {
-            assert!(mentions(&yes, &state), "{yes}");
+            assert!(mentions(&mentioning, &state), "{mentioning}");
         }
-        for no in [
+        for other in [
             quote!(client.state),
             quote!(client.state()),
             quote!(state::X),
@@ -271,12 +276,12 @@ mod tests {
             }),
             quote!(unknown!(state)),
         ] {
-            assert!(!mentions(&no, &state), "{no}");
+            assert!(!mentions(&other, &state), "{other}");
         }
     }
 
     #[test]
-    fn a_format_string_captures_a_raw_identifier_without_its_mark() {
+    fn format_strings_capture_raw_identifiers_without_prefix() {
         let raw = Ident::new_raw("type", Span::call_site());
         assert!(mentions(&quote!(format!("{type}")), &raw));
         assert!(mentions(&quote!(format!("{}", r#type)), &raw));

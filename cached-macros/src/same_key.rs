@@ -1,7 +1,7 @@
-//! A function has one key, whatever options it has that are not about the key; and its companion has the same.
+//! Tests that only the options about the key change a function's key, and that the companion has
+//! the same key.
 //!
-//! The options are read from the attribute's grammar, each as its usage writes it, so that an option that
-//! is added later is tried too.
+//! The test tries each option of the grammar by its example, so it covers options added later.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::quote;
@@ -9,10 +9,9 @@ use quote::quote;
 use crate::args::OPTIONS;
 use crate::item::is_punct;
 
-/// The options that say what is in the key.
-const ABOUT_THE_KEY: [&str; 4] = ["name", "version", "identifier", "skip"];
+const KEY_OPTIONS: [&str; 4] = ["name", "version", "identifier", "skip"];
 
-/// Returns, for each lookup in an expansion, the tokens of its key: the parts and the type arguments.
+/// Returns the key of each lookup in an expansion, as tokens: its parts and its generic arguments.
 fn keys(expansion: TokenStream) -> Vec<String> {
     let trees: Vec<TokenTree> = expansion.into_iter().collect();
     let mut found = Vec::new();
@@ -20,16 +19,16 @@ fn keys(expansion: TokenStream) -> Vec<String> {
         match tree {
             TokenTree::Group(group) => found.extend(keys(group.stream())),
             TokenTree::Ident(name) if name == "lookup" || name == "lookup_whole" => {
-                let mut rest = trees[index..].iter().skip_while(|tree| !is_call(tree));
+                let mut rest = trees[index..].iter().skip_while(|tree| !is_parentheses(tree));
                 let Some(TokenTree::Group(arguments)) = rest.next() else { continue };
-                // The parts are the last argument, a tuple.
-                let parts = arguments.stream().into_iter().filter(is_call).last();
+                // The last argument is the tuple of the parts.
+                let parts = arguments.stream().into_iter().filter(is_parentheses).last();
                 let methods: Vec<TokenTree> =
                     rest.take_while(|tree| !is_punct(Some(tree), ',')).cloned().collect();
-                let about_types = methods.split(|tree| is_punct(Some(tree), '.')).filter(|method| {
+                let generics = methods.split(|tree| is_punct(Some(tree), '.')).filter(|method| {
                     matches!(method.first(), Some(TokenTree::Ident(name)) if name == "of" || name == "constants")
                 });
-                let key = parts.into_iter().chain(about_types.flatten().cloned());
+                let key = parts.into_iter().chain(generics.flatten().cloned());
                 found.push(key.collect::<TokenStream>().to_string());
             }
             _ => {}
@@ -38,11 +37,11 @@ fn keys(expansion: TokenStream) -> Vec<String> {
     found
 }
 
-fn is_call(tree: &TokenTree) -> bool {
+fn is_parentheses(tree: &TokenTree) -> bool {
     matches!(tree, TokenTree::Group(group) if group.delimiter() == Delimiter::Parenthesis)
 }
 
-/// Returns the keys of a function with this option, as tokens of the default path.
+/// Returns the keys of a function with this option. Paths start with `::`, whatever `crate` says.
 fn keys_with(option: TokenStream) -> Vec<String> {
     let options = quote!(
         name = "payment",
@@ -67,19 +66,19 @@ fn keys_with(option: TokenStream) -> Vec<String> {
 }
 
 #[test]
-fn no_option_but_those_about_the_key_changes_it() {
-    let alone = keys_with(TokenStream::new());
-    let [key] = &alone[..] else { panic!("{alone:?}") };
+fn only_key_options_change_the_key() {
+    let without_options = keys_with(TokenStream::new());
+    let [key] = &without_options[..] else { panic!("{without_options:?}") };
     for expected in
         ["part (& number)", "PhantomData < B >", "part (& N)", "type_name_of_val (& log)"]
     {
         assert!(key.contains(expected), "{expected} is not in {key}");
     }
-    let mut tried = 0;
-    for option in OPTIONS.iter().filter(|option| !ABOUT_THE_KEY.contains(&option.name)) {
-        let written = option.usage.replace('…', "the upstream changes its answers");
-        let written: TokenStream = written.parse().expect("a usage is tokens");
-        // A refresh replaces an entry, which needs a reason.
+    let mut compared = 0;
+    for option in OPTIONS.iter().filter(|option| !KEY_OPTIONS.contains(&option.name)) {
+        let written = option.example.replace('…', "the upstream changes its answers");
+        let written: TokenStream = written.parse().expect("an example is tokens");
+        // `refresh_ahead` requires a reason to overwrite.
         let written = match option.name {
             "refresh_ahead" => quote!(#written, overwrite(reason = "the upstream changes")),
             _ => written,
@@ -89,8 +88,8 @@ fn no_option_but_those_about_the_key_changes_it() {
             let keys = keys_with(with.clone());
             assert!(!keys.is_empty(), "{with}");
             assert!(keys.iter().all(|with_option| with_option == key), "{with}: {keys:?}");
-            tried += keys.len();
+            compared += keys.len();
         }
     }
-    assert!(tried > 30, "{tried} keys were compared");
+    assert!(compared > 30, "{compared} keys were compared");
 }

@@ -1,4 +1,4 @@
-//! The rules about the function itself.
+//! The rules about the function itself: it is `async`, has a body and returns a cacheable type.
 
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -8,80 +8,86 @@ use syn::{
     ReceiverKind, Safety, Signature, Type, TypeFnPtr, TypeImplTrait, TypeReference,
 };
 
-use crate::desugared::output;
+use crate::desugared::future_output;
 use crate::errors::Errors;
-use crate::item::{Function, Unread, hides_names};
-use crate::validate::owned;
+use crate::item::{Function, UnsupportedItem, hides_names};
+use crate::validate::owned_type;
 
-/// The attribute is on something that is no function, or cannot be read as one.
-pub(crate) fn refuse(item: &Unread, errors: &mut Errors) {
+/// Reports that the attribute is on an item that cannot be cached.
+pub(crate) fn report_unsupported(item: &UnsupportedItem, errors: &mut Errors) {
     let (keyword, span) = match item {
-        Unread::Function(span) => {
-            return errors.at(*span, "the attribute cannot read the signature of this function");
+        UnsupportedItem::UnreadableFunction(span) => {
+            let message = "cannot parse the signature of this function; \
+                write it in plain Rust syntax";
+            return errors.at(*span, message);
         }
-        Unread::Other { keyword, span } => (keyword.as_ref().map(ToString::to_string), span),
+        UnsupportedItem::NotAFunction { keyword, span } => {
+            (keyword.as_ref().map(ToString::to_string), span)
+        }
     };
     let message = match keyword.as_deref() {
         Some("impl") => {
-            "only an `async fn` can be cached, not an `impl`; annotate the methods in it".into()
+            "only an `async fn` can be cached, not an `impl`; annotate its methods instead".into()
         }
-        Some("trait") => {
-            "only an `async fn` can be cached, not a `trait`; annotate the methods in its impls"
-                .into()
-        }
+        Some("trait") => "only an `async fn` can be cached, not a `trait`; \
+            annotate the methods in its impls instead"
+            .into(),
         Some(keyword) => format!("only an `async fn` can be cached, not a `{keyword}`"),
         None => "only an `async fn` can be cached".to_owned(),
     };
     errors.at(*span, message);
 }
 
-/// The body, which a declaration in a trait has not.
-pub(crate) fn body<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a Group> {
+/// Returns the body, or reports that there is none.
+pub(crate) fn check_body<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a Group> {
     let body = function.body.as_ref();
     if body.is_none() {
         let name = &function.signature.ident;
-        errors.on(
-            name,
-            format!("`{name}` has no body to cache the answer of; annotate the method in the impl"),
-        );
+        let message = format!("`{name}` has no body to cache; annotate the method in the impl");
+        errors.on(name, message);
     }
     body
 }
 
-/// The rest, of which the returned type is sure to be there once the rules hold.
-pub(crate) fn validate<'a>(
+/// Checks the signature. The result is `Some` if no rule is broken.
+pub(crate) fn check_signature<'a>(
     function: &'a Function,
-    whole: bool,
+    infallible: bool,
     errors: &mut Errors,
 ) -> Option<&'a Type> {
-    asynchronous(function, errors);
-    qualifiers(&function.signature, errors);
-    parameters(function, errors);
-    returned(function, whole, errors)
+    check_async(function, errors);
+    check_qualifiers(&function.signature, errors);
+    check_parameters(function, errors);
+    check_return_type(function, infallible, errors)
 }
 
-fn asynchronous(function: &Function, errors: &mut Errors) {
+fn check_async(function: &Function, errors: &mut Errors) {
     if function.is_async() {
         return;
     }
     let signature = &function.signature;
     let name = &signature.ident;
-    let returned = function.returned().map(ToTokens::to_token_stream).unwrap_or_default();
-    let message = if function.returned().and_then(output).is_some() {
-        let is_pinned = contains(&returned, "Pin");
+    let return_type = function.return_type();
+    let tokens = return_type.map(ToTokens::to_token_stream).unwrap_or_default();
+    let message = if return_type.and_then(future_output).is_some() {
+        let is_pinned = contains_word(&tokens, "Pin");
         let block = if is_pinned { "Box::pin(async move { … })" } else { "async move { … }" };
         format!(
-            "must be an `async fn`, or have one `{block}` for its body; write `async fn {name}`"
+            "only an `async fn`, or a function whose whole body is `{block}`, can be cached; \
+                write `async fn {name}`"
         )
-    } else if contains(&returned, "Future") {
-        format!("must be an `async fn`; write `async fn {name}` and return what the future gives")
+    } else if contains_word(&tokens, "Future") {
+        format!(
+            "only an `async fn` can be cached; \
+                write `async fn {name}` and return the future's output"
+        )
     } else {
-        format!("must be an `async fn`; write `async fn {name}`")
+        format!("only an `async fn` can be cached; write `async fn {name}`")
     };
     errors.at(signature.fn_token.span, message);
 }
 
-fn qualifiers(signature: &Signature, errors: &mut Errors) {
+fn check_qualifiers(signature: &Signature, errors: &mut Errors) {
     if let Some(constness) = &signature.constness {
         errors.on(constness, "a `const fn` cannot be cached; remove `const`");
     }
@@ -102,7 +108,7 @@ fn qualifiers(signature: &Signature, errors: &mut Errors) {
     }
 }
 
-fn parameters(function: &Function, errors: &mut Errors) {
+fn check_parameters(function: &Function, errors: &mut Errors) {
     for input in &function.signature.inputs {
         let attributes = match input {
             FnArg::Receiver(receiver) => &receiver.attrs,
@@ -112,8 +118,8 @@ fn parameters(function: &Function, errors: &mut Errors) {
             if attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr") {
                 errors.on(
                     attribute,
-                    "a parameter that is not always there cannot be in a key; \
-                    write two functions, each with its own `#[cfg]`",
+                    "a parameter under `#[cfg]` cannot be in a key; \
+                        write two functions, each with its own `#[cfg]`",
                 );
             }
         }
@@ -122,13 +128,14 @@ fn parameters(function: &Function, errors: &mut Errors) {
         {
             errors.on(
                 &typed.pat,
-                "the names in this pattern cannot be seen; \
-                write a plain parameter and match on it in the body",
+                "the attribute cannot see the names in this pattern; \
+                    write a plain parameter and match on it in the body",
             );
         }
     }
 }
 
+/// Returns true if the attribute can see every name that the parameters bind.
 pub(crate) fn shows_all_names(function: &Function) -> bool {
     function.signature.inputs.iter().all(|input| match input {
         FnArg::Receiver(_) => true,
@@ -136,68 +143,74 @@ pub(crate) fn shows_all_names(function: &Function) -> bool {
     })
 }
 
-/// Whether the names that the body uses cannot be seen in the pattern: those of a macro, and those
-/// for which `#[async_trait]` has put one of its own.
+/// Returns true if the pattern does not show the names that the body uses: it contains a macro, or
+/// `#[async_trait]` has replaced it by a name of its own.
 fn are_names_hidden(function: &Function, pattern: &Pat) -> bool {
-    let is_put = |pattern: &Pat| matches!(pattern, Pat::Ident(name) if name.ident.to_string().starts_with("__arg"));
-    hides_names(pattern) || (function.desugared.is_some() && is_put(pattern))
+    let is_replaced = |pattern: &Pat| matches!(pattern, Pat::Ident(name) if name.ident.to_string().starts_with("__arg"));
+    hides_names(pattern) || (function.desugared.is_some() && is_replaced(pattern))
 }
 
-fn returned<'a>(function: &'a Function, whole: bool, errors: &mut Errors) -> Option<&'a Type> {
-    let signature = &function.signature;
+fn check_return_type<'a>(
+    function: &'a Function,
+    infallible: bool,
+    errors: &mut Errors,
+) -> Option<&'a Type> {
     let nothing = format!(
-        "`{}` returns nothing that could be cached; return the answer, or remove the attribute",
-        signature.ident
+        "`{}` returns nothing that could be cached; return a value, or remove the attribute",
+        function.signature.ident
     );
-    let Some(returned) = function.returned() else {
-        errors.on(&signature.ident, nothing);
+    let Some(return_type) = function.return_type() else {
+        errors.on(&function.signature.ident, nothing);
         return None;
     };
-    if matches!(returned, Type::Tuple(tuple) if tuple.elems.is_empty())
-        || matches!(returned, Type::Never(_))
+    if matches!(return_type, Type::Tuple(tuple) if tuple.elems.is_empty())
+        || matches!(return_type, Type::Never(_))
     {
-        errors.on(returned, nothing);
+        errors.on(return_type, nothing);
     }
-    if let Some(borrow) = borrowed_value(returned, whole) {
+    if let Some(borrow) = borrow_in_value(return_type, infallible) {
         let instead = match syn::parse2(borrow.clone()) {
-            Ok(Type::Reference(reference)) => {
-                format!("return {} instead of this", owned(&reference.elem))
-            }
+            Ok(Type::Reference(reference)) => format!("return {}", owned_type(&reference.elem)),
             _ => "write `'static` here, or return a type that owns its data".to_owned(),
         };
         let message = format!("a cached value outlives the call, so it cannot borrow; {instead}");
         errors.on(borrow, message);
     }
-    // A function that is not async has been told already what to return.
+    // A function that is not async already has an error that says what to return.
     if function.is_async()
-        && let Some(opaque) = opaque(returned)
+        && let Some(opaque) = find_impl_trait(return_type)
     {
         errors.on(
             opaque,
-            "an `impl Trait` cannot be read back from a cache; name the type that is returned",
+            "an `impl Trait` cannot be read back from a cache; write the name of the type",
         );
     }
-    Some(returned)
+    Some(return_type)
 }
 
-/// Returns the first borrow in the value that is cached: of a `Result`, in the `Ok`; of a type that the standard
-/// library has, or under `infallible`, in all of it. What an alias hides is not seen here.
-fn borrowed_value(returned: &Type, whole: bool) -> Option<TokenStream> {
-    const STANDARD: [&str; 12] = [
+/// Returns the first borrow in the part of the return type that is cached.
+///
+/// That is the `Ok` of a `Result`. For a type of the standard library, or under `infallible`, it is
+/// the whole type. A borrow behind a type alias is not found.
+fn borrow_in_value(return_type: &Type, infallible: bool) -> Option<TokenStream> {
+    const STANDARD_TYPES: [&str; 12] = [
         "Option", "Vec", "VecDeque", "Box", "Arc", "BTreeMap", "HashMap", "BTreeSet", "HashSet",
         "Wrapping", "Reverse", "Range",
     ];
-    match returned {
-        Type::Group(inner) => borrowed_value(&inner.elem, whole),
-        Type::Paren(inner) => borrowed_value(&inner.elem, whole),
-        Type::Path(path) if !whole => {
+    match return_type {
+        Type::Group(inner) => borrow_in_value(&inner.elem, infallible),
+        Type::Paren(inner) => borrow_in_value(&inner.elem, infallible),
+        Type::Path(path) if !infallible => {
             let last = path.path.segments.last()?;
             if last.ident == "Result" {
-                return type_arguments(&last.arguments).next().and_then(borrow);
+                return type_arguments(&last.arguments).next().and_then(find_borrow);
             }
-            STANDARD.iter().any(|standard| last.ident == standard).then(|| borrow(returned))?
+            STANDARD_TYPES
+                .iter()
+                .any(|standard| last.ident == standard)
+                .then(|| find_borrow(return_type))?
         }
-        _ => borrow(returned),
+        _ => find_borrow(return_type),
     }
 }
 
@@ -212,12 +225,12 @@ fn type_arguments(arguments: &PathArguments) -> impl Iterator<Item = &Type> {
     })
 }
 
-/// Returns the first reference or lifetime in the type that is not `'static`. Those of a function's own
-/// parameters borrow nothing.
-fn borrow(value: &Type) -> Option<TokenStream> {
+/// Returns the first reference or lifetime in the type that is not `'static`. The parameters of a
+/// function pointer or of an `Fn` bound are not searched: they borrow nothing.
+fn find_borrow(value: &Type) -> Option<TokenStream> {
     #[derive(Default)]
-    struct Borrow(Option<TokenStream>);
-    impl<'ast> Visit<'ast> for Borrow {
+    struct FirstBorrow(Option<TokenStream>);
+    impl<'ast> Visit<'ast> for FirstBorrow {
         fn visit_type_reference(&mut self, reference: &'ast TypeReference) {
             let is_static = |lifetime: &Lifetime| lifetime.ident == "static";
             if !reference.lifetime.as_ref().is_some_and(is_static) && self.0.is_none() {
@@ -237,28 +250,30 @@ fn borrow(value: &Type) -> Option<TokenStream> {
         ) {
         }
     }
-    let mut found = Borrow::default();
-    found.visit_type(value);
-    found.0
+    let mut first = FirstBorrow::default();
+    first.visit_type(value);
+    first.0
 }
 
-pub(crate) fn opaque(returned: &Type) -> Option<&TypeImplTrait> {
-    struct Opaque<'a>(Option<&'a TypeImplTrait>);
-    impl<'ast> Visit<'ast> for Opaque<'ast> {
+/// Returns the first `impl Trait` in the type.
+pub(crate) fn find_impl_trait(ty: &Type) -> Option<&TypeImplTrait> {
+    struct FirstImplTrait<'a>(Option<&'a TypeImplTrait>);
+    impl<'ast> Visit<'ast> for FirstImplTrait<'ast> {
         fn visit_type_impl_trait(&mut self, found: &'ast TypeImplTrait) {
             self.0 = self.0.or(Some(found));
         }
     }
-    let mut opaque = Opaque(None);
-    opaque.visit_type(returned);
-    opaque.0
+    let mut first = FirstImplTrait(None);
+    first.visit_type(ty);
+    first.0
 }
 
-/// The first `&mut` in an argument's type. One that a function in it takes is not the caller's.
-pub(crate) fn mutable_reference(argument: &FnArg) -> Option<TokenStream> {
+/// Returns the first `&mut` in an argument's type. The parameters of a function pointer or of an
+/// `Fn` bound are not searched: the caller lends nothing through them.
+pub(crate) fn find_mutable_reference(argument: &FnArg) -> Option<TokenStream> {
     #[derive(Default)]
-    struct Mutable(Option<TokenStream>);
-    impl<'ast> Visit<'ast> for Mutable {
+    struct FirstMutableReference(Option<TokenStream>);
+    impl<'ast> Visit<'ast> for FirstMutableReference {
         fn visit_receiver(&mut self, receiver: &'ast Receiver) {
             if matches!(receiver.kind, ReceiverKind::Reference(_, _, Some(_))) {
                 self.0 = Some(receiver.to_token_stream());
@@ -278,15 +293,15 @@ pub(crate) fn mutable_reference(argument: &FnArg) -> Option<TokenStream> {
         ) {
         }
     }
-    let mut mutable = Mutable::default();
-    mutable.visit_fn_arg(argument);
-    mutable.0
+    let mut first = FirstMutableReference::default();
+    first.visit_fn_arg(argument);
+    first.0
 }
 
-fn contains(tokens: &TokenStream, word: &str) -> bool {
+fn contains_word(tokens: &TokenStream, word: &str) -> bool {
     tokens.clone().into_iter().any(|token| match token {
         TokenTree::Ident(ident) => ident == word,
-        TokenTree::Group(group) => contains(&group.stream(), word),
+        TokenTree::Group(group) => contains_word(&group.stream(), word),
         _ => false,
     })
 }

@@ -1,27 +1,31 @@
-//! The rules of lifetimes.
+//! The rules for `ttl` and the other options that are durations.
 
 use quote::ToTokens;
 use syn::{Expr, ExprLit, Lit};
 
 use crate::args::Args;
+use crate::duration::parse_duration;
 use crate::errors::Errors;
-use crate::literal;
 
 /// How long an entry lives.
 pub(crate) enum Ttl<'a> {
+    /// The cache's own default applies.
     Default,
     Milliseconds(u64),
+    /// An expression of type `Duration`, evaluated in each call.
     Expression(&'a Expr),
 }
 
-pub(crate) fn ttl<'a>(args: &'a Args, errors: &mut Errors) -> Ttl<'a> {
+/// Checks the option `ttl`.
+pub(crate) fn check_ttl<'a>(args: &'a Args, errors: &mut Errors) -> Ttl<'a> {
     let Some(ttl) = &args.ttl else {
         return Ttl::Default;
     };
     let Expr::Lit(ExprLit { lit, .. }) = &ttl.value else {
-        if is_number(&ttl.value) {
+        if is_numeric(&ttl.value) {
             let message = format!(
-                "`{}` has no unit; write a text such as `ttl = \"5m\"`, or an expression of type `Duration`",
+                "`{}` has no unit; write for example `ttl = \"5m\"`, \
+                    or an expression of type `Duration`",
                 ttl.value.to_token_stream()
             );
             errors.on(&ttl.value, message);
@@ -29,12 +33,13 @@ pub(crate) fn ttl<'a>(args: &'a Args, errors: &mut Errors) -> Ttl<'a> {
         return Ttl::Expression(&ttl.value);
     };
     let milliseconds = match lit {
-        Lit::Str(text) => literal::milliseconds(&text.value()),
+        Lit::Str(text) => parse_positive("ttl", &text.value()),
         Lit::Int(number) => Err(format!(
             "`{number}` has no unit; \
                 write `ttl = \"{number}s\"`, or an expression of type `Duration`"
         )),
-        _ => Err("a `ttl` is a text such as `\"90s\"` or an expression of type `Duration`".into()),
+        _ => Err("`ttl` must be a string such as `\"90s\"`, or an expression of type `Duration`"
+            .to_owned()),
     };
     match milliseconds {
         Ok(milliseconds) => Ttl::Milliseconds(milliseconds),
@@ -45,45 +50,56 @@ pub(crate) fn ttl<'a>(args: &'a Args, errors: &mut Errors) -> Ttl<'a> {
     }
 }
 
-/// The lifetimes that are always texts.
-pub(crate) fn lifetimes(
+/// Checks the options that are always duration literals. Returns the name and the milliseconds of
+/// each one that is valid.
+pub(crate) fn check_durations(
     args: &Args,
     ttl: &Ttl<'_>,
     errors: &mut Errors,
 ) -> Vec<(&'static str, u64)> {
-    let given = [
+    let options = [
         ("local_ttl", &args.local_ttl),
         ("none_ttl", &args.none_ttl),
         ("stale_if_error", &args.stale_if_error),
         ("refresh_ahead", &args.refresh_ahead),
     ];
-    let mut lifetimes = Vec::new();
-    for (option, given) in given {
-        let Some(given) = given else { continue };
-        match literal::milliseconds(&given.value.value()) {
-            Ok(milliseconds) => lifetimes.push((option, milliseconds)),
-            Err(message) => errors.on(&given.value, message),
+    let mut durations = Vec::new();
+    for (option, arg) in options {
+        let Some(arg) = arg else { continue };
+        match parse_positive(option, &arg.value.value()) {
+            Ok(milliseconds) => durations.push((option, milliseconds)),
+            Err(message) => errors.on(&arg.value, message),
         }
     }
-    if let (Ttl::Milliseconds(ttl), None, Some(ahead)) = (ttl, &args.ttl_with, &args.refresh_ahead)
-        && lifetimes.iter().any(|given| given.0 == "refresh_ahead" && given.1 >= *ttl)
+    if let (Ttl::Milliseconds(ttl), None, Some(refresh_ahead)) =
+        (ttl, &args.ttl_with, &args.refresh_ahead)
+        && durations.iter().any(|(option, length)| *option == "refresh_ahead" && length >= ttl)
     {
-        let message = "an entry would be refreshed all its life; \
-            write a `refresh_ahead` that is shorter than the `ttl`";
-        errors.on(&ahead.value, message);
+        let message = "`refresh_ahead` is not shorter than `ttl`, so every hit would be due for a \
+            refresh; write a shorter `refresh_ahead`";
+        errors.on(&refresh_ahead.value, message);
     }
-    lifetimes
+    durations
 }
 
-/// Whether it is made of numbers alone, such as `5 * 60`: whatever else is in scope, that is no
-/// `Duration`.
-fn is_number(expression: &Expr) -> bool {
+fn parse_positive(option: &str, text: &str) -> Result<u64, String> {
+    match parse_duration(text)? {
+        0 => Err(format!(
+            "`{option}` must be longer than zero; write a longer duration, or remove the option"
+        )),
+        milliseconds => Ok(milliseconds),
+    }
+}
+
+/// Returns true if the expression consists of numbers only, such as `5 * 60`. Such an expression
+/// cannot be a `Duration`.
+fn is_numeric(expression: &Expr) -> bool {
     match expression {
         Expr::Lit(ExprLit { lit, .. }) => matches!(lit, Lit::Int(_) | Lit::Float(_)),
-        Expr::Binary(operation) => is_number(&operation.left) && is_number(&operation.right),
-        Expr::Unary(operation) => is_number(&operation.expr),
-        Expr::Paren(inner) => is_number(&inner.expr),
-        Expr::Group(inner) => is_number(&inner.expr),
+        Expr::Binary(operation) => is_numeric(&operation.left) && is_numeric(&operation.right),
+        Expr::Unary(operation) => is_numeric(&operation.expr),
+        Expr::Paren(inner) => is_numeric(&inner.expr),
+        Expr::Group(inner) => is_numeric(&inner.expr),
         _ => false,
     }
 }

@@ -1,89 +1,96 @@
-//! The rules. What passes them all is a [`Cached`] function, which alone can be expanded.
+//! The rules of the attribute. Only a [`ValidatedFunction`], which keeps all of them, is expanded.
 
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{Expr, FnArg, LitStr, Type};
 
-use crate::args::{Args, Given};
+use crate::args::{Arg, Args};
 use crate::errors::Errors;
 use crate::item::{Function, Parameter};
-use crate::key;
+use crate::key::{check_key, identifier_parts};
 use crate::lifetimes::borrows;
+use crate::literal::{check_name, check_reason};
 use crate::mentions::mentions;
-use crate::ttl::{Ttl, lifetimes, ttl};
-use crate::{literal, signature};
+use crate::signature::{check_body, check_signature};
+use crate::ttl::{Ttl, check_durations, check_ttl};
 
 /// An annotated function that keeps every rule.
-pub(crate) struct Cached<'a> {
+pub(crate) struct ValidatedFunction<'a> {
     pub(crate) function: &'a Function,
     pub(crate) body: &'a Group,
-    pub(crate) returned: &'a Type,
+    pub(crate) return_type: &'a Type,
     pub(crate) name: &'a LitStr,
+    /// The reason to overwrite entries, if one is declared.
     pub(crate) reason: Option<&'a LitStr>,
-    /// Each expression is one part of the key.
+    /// The expressions in the key, besides the version.
     pub(crate) identifier: Vec<Expr>,
     pub(crate) version: Option<&'a Expr>,
     pub(crate) skipped: &'a [Ident],
     pub(crate) ttl: Ttl<'a>,
-    /// Further lifetimes: the declaration's method that sets one, and its milliseconds.
-    pub(crate) lifetimes: Vec<(&'static str, u64)>,
-    /// What is asked of each value: the runtime's method that takes it, and the function.
-    pub(crate) rules: Vec<(&'static str, &'a Expr)>,
-    /// The fetch may outlive the call, to refresh the entry.
-    pub(crate) refreshed: bool,
-    /// Whether the local and the remote tier are used.
-    pub(crate) tiers: [bool; 2],
+    /// The other options that are durations: a method of `Declaration`, and its milliseconds.
+    pub(crate) durations: Vec<(&'static str, u64)>,
+    /// The options that are functions of the value: a method of the runtime, and the function.
+    pub(crate) value_functions: Vec<(&'static str, &'a Expr)>,
+    /// The fetch may outlive the call, to refresh the entry in the background.
+    pub(crate) has_refresh_ahead: bool,
+    pub(crate) uses_local: bool,
+    pub(crate) uses_remote: bool,
     pub(crate) cache: Option<&'a Expr>,
     /// The returned value is cached whole, whatever its type.
-    pub(crate) whole: bool,
+    pub(crate) infallible: bool,
 }
 
+/// Checks all rules. Returns the function if none is broken.
 pub(crate) fn validate<'a>(
     args: &'a Args,
     function: &'a Function,
     errors: &mut Errors,
-) -> Option<Cached<'a>> {
-    // Where there is no body, nothing else that is wrong matters.
-    let body = signature::body(function, errors)?;
-    let returned = signature::validate(function, args.infallible.is_some(), errors);
-    let name = name(args, function, errors);
-    let reason = reason(args, errors);
-    let ttl = ttl(args, errors);
-    let lifetimes = lifetimes(args, &ttl, errors);
-    let tiers = tiers(args, errors);
-    entry(args, function, errors);
-    overwriting(args, errors);
-    refreshing(args, function, errors);
-    waiting(args, errors);
+) -> Option<ValidatedFunction<'a>> {
+    // Without a body the other rules do not matter.
+    let body = check_body(function, errors)?;
+    let return_type = check_signature(function, args.infallible.is_some(), errors);
+    let name = check_name_option(args, function, errors);
+    let reason = check_overwrite(args, errors);
+    let ttl = check_ttl(args, errors);
+    let durations = check_durations(args, &ttl, errors);
+    check_tiers(args, errors);
+    check_entry(args, function, errors);
+    check_version_or_overwrite(args, errors);
+    check_refresh_ahead(args, function, errors);
+    check_awaits(args, errors);
+    check_key(args, function, errors);
+    check_value_functions(args, function, errors);
 
-    key::validate(args, function, errors);
-    of_the_value_alone(args, function, errors);
-
-    let (returned, name) = (returned?, name?);
-    errors.is_empty().then(|| Cached {
+    let (return_type, name) = (return_type?, name?);
+    errors.is_empty().then(|| ValidatedFunction {
         function,
         body,
-        returned,
+        return_type,
         name,
         reason,
-        identifier: key::identifier(args, function),
+        identifier: identifier_parts(args, function),
         version: args.version.as_ref().map(|version| &version.value),
         skipped: args.skip.as_ref().map(|skip| skip.value.as_slice()).unwrap_or_default(),
         ttl,
-        lifetimes,
-        rules: rules(args),
-        refreshed: args.refresh_ahead.is_some(),
-        tiers,
+        durations,
+        value_functions: value_functions(args),
+        has_refresh_ahead: args.refresh_ahead.is_some(),
+        uses_local: is_used(&args.local),
+        uses_remote: is_used(&args.remote),
         cache: args.cache.as_ref().map(|cache| &cache.value),
-        whole: args.infallible.is_some(),
+        infallible: args.infallible.is_some(),
     })
 }
 
-fn name<'a>(args: &'a Args, function: &Function, errors: &mut Errors) -> Option<&'a LitStr> {
+fn check_name_option<'a>(
+    args: &'a Args,
+    function: &Function,
+    errors: &mut Errors,
+) -> Option<&'a LitStr> {
     let Some(name) = &args.name else {
-        if !args.tried("name") {
+        if !args.was_attempted("name") {
             let own = function.signature.ident.to_string();
-            let example = if literal::check_name(&own).is_ok() { &own } else { "payment" };
+            let example = if check_name(&own).is_ok() { &own } else { "payment" };
             errors.at(
                 Span::call_site(),
                 format!("option `name` is missing; write `name = \"{example}\"`"),
@@ -91,36 +98,37 @@ fn name<'a>(args: &'a Args, function: &Function, errors: &mut Errors) -> Option<
         }
         return None;
     };
-    if let Err(message) = literal::check_name(&name.value.value()) {
+    if let Err(message) = check_name(&name.value.value()) {
         errors.on(&name.value, message);
     }
     Some(&name.value)
 }
 
-fn reason<'a>(args: &'a Args, errors: &mut Errors) -> Option<&'a LitStr> {
+fn check_overwrite<'a>(args: &'a Args, errors: &mut Errors) -> Option<&'a LitStr> {
     let reason = &args.overwrite.as_ref()?.value;
-    if let Err(message) = literal::check_reason(&reason.value()) {
+    if let Err(message) = check_reason(&reason.value()) {
         errors.on(reason, message);
     }
     Some(reason)
 }
 
-/// A refresh replaces an entry, and runs when the call is over.
-fn refreshing(args: &Args, function: &Function, errors: &mut Errors) {
+/// Checks that `refresh_ahead` comes with a reason, because a refresh replaces an entry. Checks
+/// also that the function owns its arguments, because a refresh runs after the call has ended.
+fn check_refresh_ahead(args: &Args, function: &Function, errors: &mut Errors) {
     let Some(refresh_ahead) = &args.refresh_ahead else { return };
-    if !args.tried("overwrite") {
-        let message = "`refresh_ahead` replaces an entry, which needs a reason; \
+    if !args.was_attempted("overwrite") {
+        let message = "`refresh_ahead` replaces entries, which needs a reason; \
             add `overwrite(reason = \"…\")`";
         errors.on(&refresh_ahead.key, message);
     }
     for argument in &function.signature.inputs {
-        let (borrowed, name, owned) = match argument {
+        let (borrow, name, owned) = match argument {
             FnArg::Typed(argument) if borrows(&argument.ty) => {
                 let owned = match &*argument.ty {
-                    Type::Reference(reference) => owned(&reference.elem),
+                    Type::Reference(reference) => owned_type(&reference.elem),
                     _ => "a type that owns its data".to_owned(),
                 };
-                (argument.ty.to_token_stream(), bare(&argument.pat), owned)
+                (argument.ty.to_token_stream(), without_spaces(&argument.pat), owned)
             }
             FnArg::Receiver(receiver) if borrows(receiver) => {
                 (receiver.to_token_stream(), "self".to_owned(), "`self: Arc<Self>`".to_owned())
@@ -128,15 +136,15 @@ fn refreshing(args: &Args, function: &Function, errors: &mut Errors) {
             _ => continue,
         };
         let message = format!(
-            "`refresh_ahead` fetches when the call is over, so it must own `{name}`; take {owned}"
+            "a `refresh_ahead` fetch may outlive the call, so it must own `{name}`; take {owned}"
         );
-        errors.on(borrowed, message);
+        errors.on(borrow, message);
     }
 }
 
-/// Names the type to take or to return in place of a borrow of this type.
-pub(crate) fn owned(borrowed: &Type) -> String {
-    match bare(borrowed).as_str() {
+/// Names the owned type to use in place of a reference to `borrowed`.
+pub(crate) fn owned_type(borrowed: &Type) -> String {
+    match without_spaces(borrowed).as_str() {
         "str" => "a `String`".to_owned(),
         other => match other.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             Some(element) => format!("a `Vec<{element}>`"),
@@ -145,76 +153,85 @@ pub(crate) fn owned(borrowed: &Type) -> String {
     }
 }
 
-fn bare(tokens: &impl ToTokens) -> String {
+fn without_spaces(tokens: &impl ToTokens) -> String {
     tokens.to_token_stream().to_string().replace(" ", "").replace(",", ", ")
 }
 
-fn rules(args: &Args) -> Vec<(&'static str, &Expr)> {
-    let given =
+fn value_functions(args: &Args) -> Vec<(&'static str, &Expr)> {
+    let options =
         [("cache_if", &args.cache_if), ("ttl_with", &args.ttl_with), ("weight", &args.weight)];
-    given.into_iter().filter_map(|(rule, given)| Some((rule, &given.as_ref()?.value))).collect()
+    options.into_iter().filter_map(|(name, arg)| Some((name, &arg.as_ref()?.value))).collect()
 }
 
-/// A rule is asked wherever a value comes from, where there are no parameters.
-fn of_the_value_alone(args: &Args, function: &Function, errors: &mut Errors) {
-    for (rule, expression) in rules(args) {
+/// Checks that functions of the value mention no parameter. They also run where there are none,
+/// for example for a value that another process has stored.
+fn check_value_functions(args: &Args, function: &Function, errors: &mut Errors) {
+    for (option, expression) in value_functions(args) {
         let mentioned = function.parameters.iter().find(|p| mentions(expression, &p.ident));
         if let Some(Parameter { ident: name, .. }) = mentioned {
             let message = format!(
-                "`{rule}` sees the value alone, not `{name}`; \
-                    compare with a constant, or put what it needs into the value"
+                "`{option}` can use only the value, not `{name}`; \
+                    compare with a constant, or add a field to the value"
             );
             errors.on(expression, message);
         }
     }
 }
 
-fn tiers(args: &Args, errors: &mut Errors) -> [bool; 2] {
-    let uses = |given: &Option<Given<bool>>| given.as_ref().is_none_or(|given| given.value);
-    let tiers = [uses(&args.local), uses(&args.remote)];
-    if let (Some(remote), [false, false]) = (&args.remote, tiers) {
-        let message = "without the local and the remote tier nothing is cached; \
-            leave one of them, or remove the attribute";
-        errors.on(&remote.key, message);
+fn is_used(tier: &Option<Arg<bool>>) -> bool {
+    tier.as_ref().is_none_or(|tier| tier.value)
+}
+
+fn check_tiers(args: &Args, errors: &mut Errors) {
+    if is_used(&args.local) {
+        return;
     }
-    let keys = [
-        args.local_ttl.as_ref().map(|given| &given.key),
-        args.weight.as_ref().map(|given| &given.key),
+    if let Some(remote) = &args.remote
+        && !remote.value
+    {
+        let message = "both tiers are turned off, so nothing is cached; \
+            remove `local = false` or `remote = false`, or remove the attribute";
+        errors.on(&remote.key, message);
+        return;
+    }
+    let local_options = [
+        args.local_ttl.as_ref().map(|local_ttl| &local_ttl.key),
+        args.weight.as_ref().map(|weight| &weight.key),
     ];
-    for key in keys.into_iter().flatten().filter(|_| tiers == [false, true]) {
+    for key in local_options.into_iter().flatten() {
         let message = format!(
-            "without the local tier there is nothing that `{key}` bounds; \
-                remove it, or `local = false`"
+            "`{key}` has no effect without the local tier; remove it, or remove `local = false`"
         );
         errors.on(key, message);
     }
-    tiers
 }
 
-fn entry(args: &Args, function: &Function, errors: &mut Errors) {
-    if let Some(entry) = args.entry.as_ref().filter(|entry| entry.value == function.signature.ident)
-    {
+fn check_entry(args: &Args, function: &Function, errors: &mut Errors) {
+    let Some(entry) = &args.entry else { return };
+    let name = &entry.value;
+    if *name == function.signature.ident {
         let message = format!(
-            "`{0}` is the function itself; give the entry another name, such as `{0}_entry`",
-            entry.value
+            "`{name}` is the name of the function itself; \
+                write another name, for example `entry = {name}_entry`"
         );
-        errors.on(&entry.value, message);
+        errors.on(name, message);
     }
 }
 
-/// Either the key has a version or a reason to overwrite is declared.
-fn overwriting(args: &Args, errors: &mut Errors) {
-    if !args.tried("version") && !args.tried("overwrite") {
+/// Checks that the key has a version, or that a reason to overwrite is declared.
+fn check_version_or_overwrite(args: &Args, errors: &mut Errors) {
+    if !args.was_attempted("version") && !args.was_attempted("overwrite") {
         errors.at(
             Span::call_site(),
-            "neither `version` nor `overwrite` is declared; \
-                write `version = …` with the parameter that changes when the answer does, or `overwrite(reason = \"…\")`",
+            "one of `version` and `overwrite` is required; write `version = …` with the parameter \
+                that changes when the result does, or `overwrite(reason = \"…\")`",
         );
     }
 }
 
-/// The key is computed before anything is awaited, and an entry without awaiting at all.
-fn waiting(args: &Args, errors: &mut Errors) {
+/// Checks that no option awaits. The key is computed before the call's first `.await`, and the
+/// companion is not `async` at all.
+fn check_awaits(args: &Args, errors: &mut Errors) {
     fn find_await(tokens: TokenStream) -> Option<Ident> {
         tokens.into_iter().find_map(|token| match token {
             TokenTree::Ident(ident) if ident == "await" => Some(ident),
@@ -222,13 +239,19 @@ fn waiting(args: &Args, errors: &mut Errors) {
             _ => None,
         })
     }
-    let options = [&args.identifier, &args.version, &args.cache, &args.ttl];
-    for option in
-        options.into_iter().chain([&args.cache_if, &args.ttl_with, &args.weight]).flatten()
-    {
+    let options = [
+        &args.identifier,
+        &args.version,
+        &args.cache,
+        &args.ttl,
+        &args.cache_if,
+        &args.ttl_with,
+        &args.weight,
+    ];
+    for option in options.into_iter().flatten() {
         if let Some(found) = find_await(option.value.to_token_stream()) {
             let message =
-                format!("`{}` cannot await; pass what it needs as a parameter", option.key);
+                format!("`{}` cannot await; pass the awaited value as a parameter", option.key);
             errors.at(found.span(), message);
         }
     }
