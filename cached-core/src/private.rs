@@ -408,8 +408,8 @@ pub fn cache<C: LendsCache + ?Sized>(cache: &C) -> &Cache {
 
 /// `AsRef<Cache>`, with an error of its own.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no cache",
-    label = "expected a `Cache`, or a type that lends one (`AsRef<Cache>`)"
+    message = "`{Self}` is not a cache",
+    label = "expected a `Cache`, or a type that implements `AsRef<Cache>`"
 )]
 pub trait LendsCache {
     /// The cache.

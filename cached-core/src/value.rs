@@ -1,7 +1,7 @@
-//! What can be cached: the value inside a return type, and how the untyped core handles it.
+//! The values that can be cached, and the return types that contain them.
 //!
-//! The path of a call is compiled once, for an untyped [`Value`]; what it must know of a type is a
-//! handful of function pointers, made here. So an annotated function costs little to compile.
+//! The code of a call is compiled once, for an untyped [`Value`]. It reaches a value's type through
+//! the function pointers in [`ValueType`] and [`ReturnType`]. So an annotated function compiles fast.
 
 mod variant;
 
@@ -18,16 +18,16 @@ use serde::de::DeserializeOwned;
 use crate::encoded::{self, EncodedValue, EncodedView};
 use crate::weight;
 
-/// A cached value without its type; the type is the declaration's.
+/// A cached value of any type. The declaration of its function knows the type.
 pub(crate) type Value = Arc<dyn Any + Send + Sync>;
 
-/// A fetch's error without its type.
+/// The error of a failed fetch, of any type.
 pub(crate) type SharedError = Arc<dyn Any + Send + Sync>;
 
 /// A value that the tiers can keep: `Serialize + DeserializeOwned + Clone + Send + Sync + 'static`.
 ///
-/// Implemented for every such type; there is nothing to implement by hand. An `Arc<T>` of such a
-/// type is one too, and makes a hit a reference count.
+/// Implemented for every such type, so there is nothing to implement by hand. An `Arc<T>` of such a
+/// type is a cached value too; a hit then clones the `Arc`, not the value.
 ///
 /// ```
 /// fn is_cached_value<T: cached_core::CachedValue>() {}
@@ -36,46 +36,46 @@ pub(crate) type SharedError = Arc<dyn Any + Send + Sync>;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be cached",
     label = "this value cannot be cached",
-    note = "a cached value is `Serialize + DeserializeOwned + Clone + Send + Sync + 'static`: derive `serde::Serialize`, `serde::Deserialize` and `Clone` for it, and let it own its data"
+    note = "a cached value must be `Serialize + DeserializeOwned + Clone + Send + Sync + 'static`; derive `serde::Serialize`, `serde::Deserialize` and `Clone`, and let the type own its data"
 )]
 pub trait CachedValue: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {}
 
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> CachedValue for T {}
 
-/// Mode of [`Returned`]: the type says what is cached. Of `Result` the `Ok`, of `Option` the
-/// `Some`, of `Result<Option<T>, E>` the `Ok(Some)`, a standard type whole.
+/// Mode of [`Returned`] in which the type decides what is cached: the `Ok` of a `Result`, the `Some`
+/// of an `Option`, the `Ok(Some)` of a `Result<Option<T>, E>`, and a standard type whole.
 #[derive(Debug, Clone, Copy)]
 pub enum InferredValue {}
 
-/// Mode of [`Returned`] under the option `infallible`: the returned value is cached whole.
+/// Mode of [`Returned`] under the option `infallible`, in which the returned value is cached whole.
 #[derive(Debug, Clone, Copy)]
 pub enum WholeValue {}
 
-/// The return type of an annotated function, and the value in it that is cached.
+/// The return type of an annotated function.
 ///
-/// Implemented for `Result`, `Option` and the types of the standard library. A function that
-/// returns a bare type of the program's own adds the option `infallible`.
+/// Implemented for `Result`, `Option` and the types of the standard library; a program cannot
+/// implement it. A function that returns a type of the program itself needs the option `infallible`.
 #[diagnostic::on_unimplemented(
-    message = "the attribute cannot tell what of `{Self}` to cache",
-    label = "neither a `Result`, an `Option` nor a standard type",
-    note = "where every `{Self}` is a good answer, add the option `infallible`: it is then cached whole; where it can fail, return a `Result`"
+    message = "the return type `{Self}` does not say which part of it can be cached",
+    label = "not a `Result`, an `Option` or a standard type",
+    note = "if every `{Self}` may be cached, add the option `infallible` to the attribute; if the function can fail, return a `Result`"
 )]
 pub trait Returned<Mode>: sealed::Returned<Mode> + Sized {
-    /// The value that is cached; a [`CachedValue`], which is asked for where a call is made.
+    /// The part that is cached. The functions that use it require it to be a [`CachedValue`].
     type Value;
 
-    /// The value to cache, or what was returned, if that is an error.
+    /// Returns the value to cache, or `self` if that is an error.
     #[doc(hidden)]
     fn into_cached(self) -> Result<Self::Value, Self>;
 
-    /// What the function returns for a cached value.
+    /// Rebuilds the return value from a cached value.
     #[doc(hidden)]
     fn from_cached(value: Self::Value) -> Self;
 }
 
 mod sealed {
-    /// Keeps [`Returned`](super::Returned) from being implemented outside of this crate.
+    /// Prevents implementations of [`Returned`](super::Returned) in other crates.
     pub trait Returned<Mode> {}
 }
 
@@ -91,7 +91,7 @@ impl<T, E> Returned<InferredValue> for Result<T, E> {
     }
 }
 
-macro_rules! whole {
+macro_rules! cached_whole {
     ($mode:ty: $([$($generics:tt)*] $type:ty),* $(,)?) => {$(
         impl<$($generics)*> sealed::Returned<$mode> for $type {}
 
@@ -107,10 +107,10 @@ macro_rules! whole {
     )*};
 }
 
-whole! { WholeValue: [T] T }
+cached_whole! { WholeValue: [T] T }
 
 #[rustfmt::skip]
-whole! { InferredValue:
+cached_whole! { InferredValue:
     [T] Option<T>,
     [] (), [] bool, [] char, [] String, [] f32, [] f64,
     [] i8, [] i16, [] i32, [] i64, [] i128, [] isize,
@@ -127,8 +127,8 @@ whole! { InferredValue:
     [T] std::ops::Range<T>, [T] std::ops::RangeInclusive<T>, [T] std::ops::Bound<T>,
 }
 
-/// Whether a clone runs no code of the program's own, and takes no time. Of the names of types only these
-/// are nobody else's.
+/// Returns true if cloning a `V` is fast and runs no code of the program. Types are compared by
+/// name; no other type can have one of these names.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn has_trivial_clone<V>() -> bool {
     let name = type_name::<V>();
@@ -154,31 +154,32 @@ fn is_primitive(name: &str) -> bool {
     )
 }
 
-/// What the core must know of a value's type.
+/// The functions through which the untyped core handles values of one type.
 pub(crate) struct ValueType {
-    /// See [`encoded::write`] and [`encoded::read`]. Neither panics if the type's own `Serialize` or
-    /// `Deserialize` does.
+    /// Encodes a value; see [`encoded::write`]. Does not panic if the type's `Serialize` does.
     pub(crate) write: fn(&Value) -> Result<EncodedValue, &'static str>,
+    /// Decodes a value; see [`encoded::read`]. Does not panic if the type's `Deserialize` does.
     pub(crate) read: fn(EncodedView<'_>) -> Option<Value>,
-    /// Returns about how many bytes the value takes in memory; see [`weight`].
+    /// Estimates how many bytes the value takes in memory; see [`weight`].
     pub(crate) weigh: fn(&Value) -> Option<usize>,
     /// Returns true for a `None`.
     pub(crate) is_none: fn(&Value) -> bool,
     /// Returns true if the type is an `Option`.
     pub(crate) is_option: fn() -> bool,
-    /// Returns the type's name, for messages.
+    /// Returns the type's name for messages.
     pub(crate) name: fn() -> &'static str,
 }
 
-/// The option `weight` of a function: how much its values weigh.
+/// The option `weight` of a function, for an untyped value.
 pub(crate) type WeightFn = Arc<dyn Fn(&Value) -> Option<usize> + Send + Sync>;
 
-/// Makes it of the option `weight`. Where that panics, the value weighs what serde shows of it.
+/// Makes a [`WeightFn`] from the option `weight`. It returns `None` if the user's function panics;
+/// the value's weight is then estimated.
 pub(crate) fn weight_fn<V: 'static>(weight: fn(&V) -> usize) -> WeightFn {
     Arc::new(move |value| catch_panic(|| value.downcast_ref::<V>().map(weight))?)
 }
 
-/// `None` where `run` panics. It leaves nothing behind: what it makes is lost with it.
+/// Returns `None` if `run` panics. `run` must not leave shared state half changed.
 fn catch_panic<T>(run: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(run)).ok()
 }
@@ -203,11 +204,11 @@ impl ValueType {
     }
 }
 
-/// What a function declares about its values.
+/// The options of a function that depend on the value.
 pub(crate) struct ValueRules<V> {
-    /// Whether a value is cached.
+    /// Returns true if a value is to be cached.
     pub(crate) cache_if: Option<fn(&V) -> bool>,
-    /// How long it is.
+    /// Returns how long a value is cached.
     pub(crate) ttl_with: Option<fn(&V) -> Duration>,
 }
 
@@ -223,20 +224,22 @@ impl<V> ValueRules<V> {
     pub(crate) const NONE: ValueRules<V> = ValueRules { cache_if: None, ttl_with: None };
 }
 
-/// What is decided about one value.
+/// What the [`ValueRules`] of a function say about one value.
 #[derive(Clone, Copy)]
 pub(crate) struct CachingDecision {
     /// The value is a `None`, which is cached only under `none_ttl`.
     pub(crate) is_none: bool,
     pub(crate) is_cacheable: bool,
+    /// The result of `ttl_with`.
     pub(crate) ttl: Option<Duration>,
 }
 
 impl<V: CachedValue> ValueRules<V> {
+    /// Decides about a value that was just fetched.
     pub(crate) fn decide(&self, value: &V) -> CachingDecision {
         CachingDecision {
             is_none: variant::is_none(value),
-            // A generic function may be declared `infallible` and return a `Result` all the same.
+            // A generic function under `infallible` may return a `Result` for some type arguments.
             is_cacheable: !variant::is_err(value)
                 && self.cache_if.is_none_or(|cache_if| cache_if(value)),
             ttl: self.ttl_with.map(|ttl_with| ttl_with(value)),
@@ -245,8 +248,8 @@ impl<V: CachedValue> ValueRules<V> {
 }
 
 impl<V: 'static> ValueRules<V> {
-    /// The same of a value that is stored, and so cached. It is an answer already: where its own
-    /// code panics the declaration says what it does not.
+    /// Decides about a value that came from a tier. If `ttl_with` panics, the declared ttl applies:
+    /// the value is good, so the panic must not reach the caller.
     pub(crate) fn decide_stored(&self, value: &Value, value_type: &ValueType) -> CachingDecision {
         let ttl_with = self.ttl_with.zip(value.downcast_ref::<V>());
         let ttl = ttl_with.and_then(|(ttl_with, value)| catch_panic(|| ttl_with(value)));
@@ -254,9 +257,9 @@ impl<V: 'static> ValueRules<V> {
     }
 }
 
-/// What the path of a call must know of a function's return type.
+/// The functions through which the code of a call handles the return type `R`.
 pub(crate) struct ReturnType<R, V> {
-    /// Splits what the function returned into a value and what the caller gets.
+    /// Separates a value to cache from an error.
     pub(crate) split: fn(R, &ValueRules<V>) -> FetchOutput<R>,
     /// See [`rebuild_into`].
     pub(crate) rebuild_into: fn(&Value, &mut Option<R>) -> bool,
@@ -265,6 +268,7 @@ pub(crate) struct ReturnType<R, V> {
     pub(crate) rules: ValueRules<V>,
 }
 
+/// The result of a fetch: a value, or the function's error.
 pub(crate) enum FetchOutput<R> {
     Value(Value, CachingDecision),
     Error(R),
@@ -291,24 +295,27 @@ impl<R, V> ReturnType<R, V> {
         }
     }
 
-    /// What the function returns for a cached value; `None` where the value is of another type.
+    /// Rebuilds the function's return value from a cached value. Returns `None` if the value is of
+    /// another type.
     pub(crate) fn rebuild(&self, value: &Value) -> Option<R> {
-        let mut place = None;
-        (self.rebuild_into)(value, &mut place);
-        place
+        let mut target = None;
+        (self.rebuild_into)(value, &mut target);
+        target
     }
 }
 
-/// Puts what the function returns for a cached value in its place; `false` where the value is of
-/// another type. Put and not handed on: a value is slow to move that was only just written.
+/// Rebuilds the function's return value from a cached value and writes it to `target`, which must be
+/// `None`. Returns false if the value is of another type.
+///
+/// A returned `Option` would be moved right after it was written, which stalls the processor.
 #[cfg_attr(not(debug_assertions), inline(always))]
-pub(crate) fn rebuild_into<R, Mode>(value: &Value, place: &mut Option<R>) -> bool
+pub(crate) fn rebuild_into<R, Mode>(value: &Value, target: &mut Option<R>) -> bool
 where
     R: Returned<Mode, Value: CachedValue>,
 {
     let Some(value) = value.downcast_ref::<R::Value>() else { return false };
-    // There is nothing in it yet; without this it would be asked whether there is.
-    std::mem::forget(place.replace(R::from_cached(value.clone())));
+    // The target is `None`. `forget` removes the code that would drop an old value.
+    std::mem::forget(target.replace(R::from_cached(value.clone())));
     true
 }
 
