@@ -13,9 +13,9 @@ use crate::error::{ConfigError, ConfigErrorKind};
 use crate::flight::Flights;
 use crate::key::{Key, canonical_bytes};
 use crate::stats::{Counters, Stats, all_counters};
-use crate::tier::local::{Local, Ticket, drop_aside};
+use crate::tier::local::{FillToken, LocalTier, run_deferred_drops};
 use crate::tier::remote::Remote;
-use crate::tier::request::Request;
+use crate::tier::request::RequestHandle;
 
 /// A tiered cache. A clone is cheap and shares the tiers and counters of the original.
 ///
@@ -32,7 +32,7 @@ struct Inner {
     config: Config,
     counters: Box<[Counters]>,
     flights: Arc<Flights>,
-    local: Arc<Local>,
+    local: Arc<LocalTier>,
     remote: Option<Arc<Remote>>,
 }
 
@@ -75,7 +75,7 @@ impl Cache {
                 enabled,
                 counters: all_counters(),
                 flights: Arc::new(Flights::new()),
-                local: Local::new(config.local_capacity, config.clock.clone()),
+                local: LocalTier::new(config.local_capacity, config.clock.clone()),
                 remote,
                 config,
             }),
@@ -286,7 +286,7 @@ impl Cache {
     }
 
     #[inline]
-    pub(crate) fn local(&self) -> &Local {
+    pub(crate) fn local(&self) -> &LocalTier {
         &self.inner.local
     }
 
@@ -303,22 +303,22 @@ impl Cache {
     /// Removes the entry from the tiers of this process. Fetches and reads under way do not store
     /// their results.
     ///
-    /// Returns a ticket for storing a replacement. Returns `None` if another caller changed the
+    /// Returns a fill token for storing a replacement. Returns `None` if another caller changed the
     /// entry since `before`; that caller decides what replaces it.
     pub(crate) fn remove_from_process(
         &self,
         key: &Arc<[u8]>,
-        before: Option<Ticket>,
-    ) -> Option<Ticket> {
-        if let Some(request) = Request::current() {
+        before: Option<FillToken>,
+    ) -> Option<FillToken> {
+        if let Some(request) = RequestHandle::current() {
             request.remove(self.id(), key);
         }
-        let ticket = self.inner.local.invalidate(key, before);
+        let fill_token = self.inner.local.invalidate(key, before);
         // This must come after the removal: a leader may have found the old value before it, and
         // no later caller may join that leader.
         self.inner.flights.detach(key);
-        drop_aside();
-        ticket
+        run_deferred_drops();
+        fill_token
     }
 }
 

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use crate::flight::{Followed, Follower, Leader, Outcome, Role, poll_work};
 use crate::site::Site;
 use crate::stats::Counters;
-use crate::tier::local::{Refresh, Ticket, drop_aside};
+use crate::tier::local::{FillToken, Refresh, run_deferred_drops};
 use crate::tier::remote::{Cas, Lease, RemoteKey};
-use crate::tier::request::Request;
+use crate::tier::request::RequestHandle;
 use crate::value::{SharedError, Value};
 use acquire::Acquired;
 pub(crate) use begun::{Begun, Fetched, Waiting};
@@ -27,7 +27,7 @@ const SLOW_FETCH: Duration = Duration::from_secs(15);
 /// A call that the request and local tiers did not answer.
 pub(crate) struct Missed {
     pub(crate) site: Site,
-    pub(crate) request: Option<Request>,
+    pub(crate) request: Option<RequestHandle>,
 }
 
 /// How a missed call goes on.
@@ -47,7 +47,7 @@ enum Step {
 enum Joined {
     Step(Step),
     /// What memcached says to the leader.
-    Ask(Leader, Ticket),
+    Ask(Leader, FillToken),
     /// What the leader finds.
     Follow(Follower),
 }
@@ -58,19 +58,19 @@ struct Fetching {
     leader: Option<Leader>,
     /// Whether it refreshes an entry that is alive.
     refresh: bool,
-    ticket: Ticket,
+    fill_token: FillToken,
     right: Right,
     /// What memcached has to serve if the fetch fails.
     stale: Option<Value>,
 }
 
 impl Fetching {
-    fn new(leader: Option<Leader>, ticket: Ticket, right: Right) -> Fetching {
-        Fetching { leader, refresh: false, ticket, right, stale: None }
+    fn new(leader: Option<Leader>, fill_token: FillToken, right: Right) -> Fetching {
+        Fetching { leader, refresh: false, fill_token, right, stale: None }
     }
 
-    fn refresh(ticket: Ticket, right: Right) -> Fetching {
-        Fetching { refresh: true, ..Fetching::new(None, ticket, right) }
+    fn refresh(fill_token: FillToken, right: Right) -> Fetching {
+        Fetching { refresh: true, ..Fetching::new(None, fill_token, right) }
     }
 
     /// Ends the fetch with nothing to store.
@@ -167,31 +167,31 @@ impl Missed {
                     Some(_) => Right::Nothing,
                     None => Right::LocalOnly,
                 };
-                Step::Fetch(Fetching::new(None, self.site.ticket(), right))
+                Step::Fetch(Fetching::new(None, self.site.fill_token(), right))
             }
         }
     }
 
     /// A request that wants a fresh answer takes none from a fetch that began before it.
     fn flight_of(&self) -> Option<u64> {
-        self.request.filter(Request::force_miss).map(|request| request.id())
+        self.request.filter(RequestHandle::force_miss).map(|request| request.id())
     }
 
     fn lead(&self, leader: Leader) -> Joined {
         let site = &self.site;
         let looked = match self.force_miss() {
-            true => Err(site.ticket()),
+            true => Err(site.fill_token()),
             // Between this call's look and its lead another may have fetched.
-            false => site.look_locally_or_ticket(),
+            false => site.look_locally_or_fill_token(),
         };
-        let ticket = match looked {
+        let fill_token = match looked {
             Ok(value) => {
                 site.counters().local_hits.add();
                 return Joined::Step(Step::Answer(self.serve(leader, value)));
             }
-            Err(ticket) => ticket,
+            Err(fill_token) => fill_token,
         };
-        let fetch = |leader, right| Fetching::new(Some(leader), ticket, right);
+        let fetch = |leader, right| Fetching::new(Some(leader), fill_token, right);
         if site.remote_tier().is_none() {
             return Joined::Step(Step::Fetch(fetch(leader, Right::LocalOnly)));
         }
@@ -203,21 +203,21 @@ impl Missed {
             let fetching = fetch(leader, Right::Lease(None));
             return Joined::Step(Step::Fetch(Fetching { stale, ..fetching }));
         }
-        Joined::Ask(leader, ticket)
+        Joined::Ask(leader, fill_token)
     }
 
     /// Answers everybody with what a tier has.
     fn serve(&self, leader: Leader, value: Value) -> Value {
         leader.answer(|| Outcome::Cached(Arc::clone(&value)));
-        drop_aside();
+        run_deferred_drops();
         self.keep(value)
     }
 
-    fn ask(&self, leader: Leader, ticket: Ticket) -> impl Future<Output = Step> {
+    fn ask(&self, leader: Leader, fill_token: FillToken) -> impl Future<Output = Step> {
         let counters = self.site.counters();
         async move {
             let acquired = {
-                let (mut acquire, mut waker) = (std::pin::pin!(self.acquire(ticket)), None);
+                let (mut acquire, mut waker) = (std::pin::pin!(self.acquire(fill_token)), None);
                 let acquire = |context: &mut Context<'_>| match leader.overtaken(context) {
                     Some(outcome) => Poll::Ready(Err(outcome)),
                     None => poll_work(Some(&leader), &mut waker, acquire.as_mut(), context).map(Ok),
@@ -244,7 +244,7 @@ impl Missed {
                 Acquired::Due(value, right, expires) => {
                     counters.remote_hits.add();
                     let answer = self.serve(leader, value);
-                    let fetching = Fetching::refresh(ticket, right);
+                    let fetching = Fetching::refresh(fill_token, right);
                     Step::AnswerAndRefresh(answer, Box::new((fetching, expires)))
                 }
                 Acquired::Right { mut right, stale } => {
@@ -254,7 +254,10 @@ impl Missed {
                         won.lease.follow(leader.pulse());
                         leader.stow(won);
                     }
-                    Step::Fetch(Fetching { stale, ..Fetching::new(Some(leader), ticket, right) })
+                    Step::Fetch(Fetching {
+                        stale,
+                        ..Fetching::new(Some(leader), fill_token, right)
+                    })
                 }
             }
         }

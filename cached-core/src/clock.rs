@@ -5,20 +5,20 @@ use std::time::{Duration, Instant};
 
 /// A time of [`Clock::coarse`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Coarse(u64);
+pub(crate) struct CoarseInstant(u64);
 
-impl Coarse {
+impl CoarseInstant {
     #[inline]
-    pub(crate) fn now() -> Coarse {
+    pub(crate) fn now() -> CoarseInstant {
         // Without the crate's own memory of the last time, which every thread would write to.
-        Coarse(coarsetime::Instant::now_without_cache_update().as_ticks())
+        CoarseInstant(coarsetime::Instant::now_without_cache_update().as_ticks())
     }
 
     /// The last time that there is.
-    pub(crate) const NEVER: Coarse = Coarse(u64::MAX);
+    pub(crate) const NEVER: CoarseInstant = CoarseInstant(u64::MAX);
 
     /// How long it is from then to this; zero where it was before.
-    pub(crate) fn since(self, then: Coarse) -> Duration {
+    pub(crate) fn since(self, then: CoarseInstant) -> Duration {
         coarsetime::Duration::from_ticks(self.0.saturating_sub(then.0)).into()
     }
 
@@ -27,8 +27,8 @@ impl Coarse {
         self.0
     }
 
-    pub(crate) fn of_number(number: u64) -> Coarse {
-        Coarse(number)
+    pub(crate) fn of_number(number: u64) -> CoarseInstant {
+        CoarseInstant(number)
     }
 
     /// In milliseconds since some time before the program began.
@@ -37,11 +37,11 @@ impl Coarse {
     }
 }
 
-impl Add<Duration> for Coarse {
-    type Output = Coarse;
+impl Add<Duration> for CoarseInstant {
+    type Output = CoarseInstant;
 
-    fn add(self, duration: Duration) -> Coarse {
-        Coarse(self.0.saturating_add(coarsetime::Duration::from(duration).as_ticks()))
+    fn add(self, duration: Duration) -> CoarseInstant {
+        CoarseInstant(self.0.saturating_add(coarsetime::Duration::from(duration).as_ticks()))
     }
 }
 
@@ -70,8 +70,8 @@ impl Clock {
     /// Now, in a fifth of the time, but perhaps a tick of the system's timer ago.
     #[cfg(not(feature = "testing"))]
     #[inline]
-    pub(crate) fn coarse(&self) -> Coarse {
-        Coarse::now()
+    pub(crate) fn coarse(&self) -> CoarseInstant {
+        CoarseInstant::now()
     }
 }
 
@@ -89,8 +89,8 @@ impl Clock {
     }
 
     #[inline]
-    pub(crate) fn coarse(&self) -> Coarse {
-        Coarse::now() + self.moved()
+    pub(crate) fn coarse(&self) -> CoarseInstant {
+        CoarseInstant::now() + self.moved()
     }
 
     fn moved(&self) -> Duration {

@@ -16,9 +16,9 @@ use crate::error::CacheError;
 use crate::key::{Key, KeyError};
 use crate::site::{Frame, Site};
 use crate::tier::Tier;
-use crate::tier::local::{Ticket, Write, drop_aside};
+use crate::tier::local::{FillToken, WriteMode, run_deferred_drops};
 use crate::tier::remote::{Condition, Found, Item, RemoteError, whole_seconds};
-use crate::tier::request::Request;
+use crate::tier::request::RequestHandle;
 use crate::value::{
     CachedValue, InferredValue, Returned, Value, ValueRules, ValueType, WeightFn, weight_fn,
 };
@@ -243,7 +243,9 @@ impl Site {
 
     /// The value that this process has, without asking memcached.
     fn look(&self) -> Option<(Value, Tier)> {
-        if let Some(value) = Request::current().and_then(|r| r.get(self.cache.id(), &self.key)) {
+        if let Some(value) =
+            RequestHandle::current().and_then(|r| r.get(self.cache.id(), &self.key))
+        {
             self.counters().request_hits.add();
             return Some((value, Tier::Request));
         }
@@ -253,13 +255,13 @@ impl Site {
     }
 
     /// The value of an item that is not expired, which the local tier then has too.
-    fn admit(&self, item: &Item, frame: Frame, ticket: Ticket) -> Option<Value> {
+    fn admit(&self, item: &Item, frame: Frame, fill_token: FillToken) -> Option<Value> {
         let Frame::Value(value, weight) = frame else { return None };
         let (now, lifetime) = (self.now(), self.lifetime(None));
         let fresh = lifetime.left_of(now, item)?;
-        let life = lifetime.local_life(now, fresh.min(lifetime.local));
-        self.publish(ticket, Write::Once, &value, weight, life);
-        drop_aside();
+        let life = lifetime.local_expiry(now, fresh.min(lifetime.local));
+        self.publish(fill_token, WriteMode::Once, &value, weight, life);
+        run_deferred_drops();
         self.counters().remote_hits.add();
         Some(value)
     }
@@ -272,7 +274,7 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
         if let Some((value, tier)) = site.look() {
             return CachedResponse::found(&value, tier);
         }
-        let ticket = site.ticket();
+        let fill_token = site.fill_token();
         let Some((_, mut key)) = site.remote() else { return CachedResponse::missing() };
         loop {
             match key.read().await {
@@ -282,7 +284,7 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
                     if frame.is_foreign() && key.turns_to_second_slot() {
                         continue;
                     }
-                    return match site.admit(&item, frame, ticket) {
+                    return match site.admit(&item, frame, fill_token) {
                         Some(value) => CachedResponse::found(&value, Tier::Remote),
                         None => CachedResponse::missing(),
                     };
@@ -314,7 +316,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         }
         let Some(given) = Given::new(&site, &self.rules, value) else { return false };
         // Before memcached is told: who invalidates the entry after that must not find it here.
-        let mut ticket = site.ticket();
+        let mut fill_token = site.fill_token();
         let mut fresh = given.lifetime.local;
         let mut everywhere = false;
         if let Some((_, mut key)) = site.remote() {
@@ -323,7 +325,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
                     everywhere = whole_seconds(given.lifetime.ttl) > 0;
                     fresh = given.confirmed(&key);
                     // After the fetches that began meanwhile: memcached has this value, and none of theirs.
-                    site.number_given(&mut ticket);
+                    site.assign_read_sequence(&mut fill_token);
                 }
                 Ok(false) => return false,
                 Err(error) => {
@@ -335,7 +337,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             }
         }
         // Whoever fetched meanwhile has filled the local tier with something else.
-        given.publish(&site, ticket, Write::Once, fresh) || everywhere
+        given.publish(&site, fill_token, WriteMode::Once, fresh) || everywhere
     }
 
     /// Replaces the entry, in this process and in memcached. A fetch under way anywhere does not
@@ -371,11 +373,11 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             return self.invalidate().await;
         };
         site.counters().overwrites.add();
-        let ticket = site.cache.remove_from_process(&site.key, None);
+        let fill_token = site.cache.remove_from_process(&site.key, None);
         let Some((_, key)) = site.remote() else {
             let fresh = given.lifetime.local;
-            if let Some(ticket) = ticket {
-                given.publish(&site, ticket, Write::Replace, fresh);
+            if let Some(fill_token) = fill_token {
+                given.publish(&site, fill_token, WriteMode::Replace, fresh);
             }
             return Ok(());
         };
@@ -395,16 +397,16 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             }
         }
         // Others of this process may have read the old value there meanwhile.
-        // Before the ticket that is taken next, which it would make out of date.
+        // Before the fill token that is taken next, which it would make out of date.
         std::mem::forget(if_dropped);
         // If others replaced it too, memcached says which of the values it is.
-        let ticket = site.cache.remove_from_process(&site.key, ticket);
+        let fill_token = site.cache.remove_from_process(&site.key, fill_token);
         let fresh = match written {
             Ok(_) => given.confirmed(&key),
             Err(_) => given.lifetime.unconfirmed,
         };
-        if let Some(ticket) = ticket {
-            given.publish(&site, ticket, Write::Replace, fresh);
+        if let Some(fill_token) = fill_token {
+            given.publish(&site, fill_token, WriteMode::Replace, fresh);
         }
         match written {
             Ok(_) => Ok(()),

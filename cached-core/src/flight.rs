@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
 
-use crate::clock::Coarse;
+use crate::clock::CoarseInstant;
 use crate::key::KeyHeader;
 use crate::sync::lock;
 use crate::value::{SharedError, Value};
@@ -193,7 +193,7 @@ struct WaitingFollower {
 
 fn now() -> u64 {
     // Never 0, which stands for never. A tick of the system's timer matters to none of the bounds.
-    Coarse::now().millis() + 1
+    CoarseInstant::now().millis() + 1
 }
 
 fn millis(duration: Duration) -> u64 {

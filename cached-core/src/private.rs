@@ -18,13 +18,13 @@ pub use crate::declaration::{DECLARATIONS, Declaration, DeclarationRef};
 use crate::entry::CacheEntry;
 pub use crate::key::KeyParts;
 use crate::key::{DynKeyPart, KeyBytes, KeyHeader, KeyPart, KeyQuery};
-use crate::tier::local::index::Reading;
+use crate::tier::local::index::ReadGuard;
 use crate::tier::request;
 use crate::value::{CachedValue, ReturnType, Value, ValueType, has_trivial_clone};
 pub use crate::value::{ErrorProbe, ErrorSharing, InferredValue, Returned, WholeValue};
 pub use answer::{Answer, Call};
 use asked::Asked;
-pub use asked::Met;
+pub use asked::CallSite;
 use look::{Serve, look_further};
 
 /// Makes a key's part of an expression; a call of its own, so that its error stands there.
@@ -58,7 +58,7 @@ macro_rules! __declaration {
             ::core::any::type_name::<Here>,
         )
         .code($code)$(.$option($($value),*))*;
-        $crate::private::Met::new(&DECLARATION, &|| ())
+        $crate::private::CallSite::new(&DECLARATION, &|| ())
     }};
 }
 
@@ -71,7 +71,7 @@ macro_rules! __declared {
             $name,
             ::core::concat!(::core::module_path!(), "::", $function),
         );
-        $crate::private::Met::new(DECLARED.get(), &|| ())
+        $crate::private::CallSite::new(DECLARED.get(), &|| ())
     }};
 }
 
@@ -153,7 +153,7 @@ pub use crate::{
 
 /// Which entry is meant, before it is looked at. `M` is the mode of the return type.
 pub struct Lookup<'k, R, V, M, P, C> {
-    met: Met,
+    call_site: CallSite,
     parts: P,
     own_types: &'static str,
     constants: C,
@@ -167,31 +167,31 @@ pub struct Lookup<'k, R, V, M, P, C> {
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup<'k, R, P>(
     errors: ErrorSharing<R>,
-    met: Met,
+    call_site: CallSite,
     parts: P,
 ) -> Lookup<'k, R, R::Value, InferredValue, P, ()>
 where
     R: Returned<InferredValue>,
     R::Value: CachedValue,
 {
-    Lookup::new(errors, met, parts)
+    Lookup::new(errors, call_site, parts)
 }
 
 /// The same for a function that is `infallible`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup_whole<'k, R: CachedValue, P>(
     errors: ErrorSharing<R>,
-    met: Met,
+    call_site: CallSite,
     parts: P,
 ) -> Lookup<'k, R, R, WholeValue, P, ()> {
-    Lookup::new(errors, met, parts)
+    Lookup::new(errors, call_site, parts)
 }
 
 impl<R, V, M, P> Lookup<'_, R, V, M, P, ()> {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn new(errors: ErrorSharing<R>, met: Met, parts: P) -> Self {
+    fn new(errors: ErrorSharing<R>, call_site: CallSite, parts: P) -> Self {
         let types = PhantomData;
-        Lookup { met, parts, own_types: "", constants: (), errors, cache: None, types }
+        Lookup { call_site, parts, own_types: "", constants: (), errors, cache: None, types }
     }
 }
 
@@ -211,15 +211,15 @@ impl<'k, R, V, M, P, C> Lookup<'k, R, V, M, P, C> {
     /// Adds the function's own const arguments.
     #[must_use]
     pub fn constants<D: KeyParts>(self, constants: D) -> Lookup<'k, R, V, M, P, D> {
-        let Lookup { met, parts, own_types, errors, cache, types, .. } = self;
-        Lookup { met, parts, own_types, constants, errors, cache, types }
+        let Lookup { call_site, parts, own_types, errors, cache, types, .. } = self;
+        Lookup { call_site, parts, own_types, constants, errors, cache, types }
     }
 }
 
 impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> Lookup<'k, R, V, M, (I, W), C> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn asked(&self) -> Asked<(I, W), C> {
-        Asked::new(self.met, self.parts, self.own_types, self.constants)
+        Asked::new(self.call_site, self.parts, self.own_types, self.constants)
     }
 
     /// Asks for the bounds of the return type, which is done in no call after this one: each would
@@ -326,13 +326,13 @@ fn cloned<R: Returned<M, Value: CachedValue>, M>(value: &R::Value) -> R {
 impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts> Looked<'_, R, V, (I, W), C> {
     /// Takes the answers of the request, if there is one.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn request(&self) -> Option<request::InHand> {
-        request::InHand::take()
+    pub fn request(&self) -> Option<request::TakenAnswers> {
+        request::TakenAnswers::take()
     }
 
     /// What the request answers with.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn answered<'h>(&self, request: &'h request::InHand) -> Option<&'h V> {
+    pub fn answered<'h>(&self, request: &'h request::TakenAnswers) -> Option<&'h V> {
         let head = self.head?;
         let value = request.find(self.cache.id(), &self.asked.with(head))?;
         let value = (self.cast)(value)?;
@@ -342,14 +342,14 @@ impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts> Looked<'_, R, V, (I, W), C> {
 
     /// Reads the local tier, where the answer may be in that.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn reading(&self) -> Option<Reading<'_>> {
+    pub fn reading(&self) -> Option<ReadGuard<'_>> {
         if self.asked.declaration.local_hit_is_final() { self.cache.local().read() } else { None }
     }
 
     /// Finds what the local tier has, where that is the answer as it is: lent where its clone takes no
     /// time, else held, so that no garbage waits for the clone.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn lent<'h>(&self, reading: &'h Reading<'_>, held: &mut Option<Held>) -> Option<&'h V> {
+    pub fn lent<'h>(&self, reading: &'h ReadGuard<'_>, held: &mut Option<Held>) -> Option<&'h V> {
         let head = self.head?;
         let value = self.cache.local().find(reading, &self.asked.with(head))?;
         if !has_trivial_clone::<V>() {

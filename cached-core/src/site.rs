@@ -8,7 +8,9 @@ use crate::declaration::Declaration;
 use crate::frame::{self, FrameContents};
 use crate::key::{KeyBytes, canonical_bytes};
 use crate::stats::Counters;
-use crate::tier::local::{Life, Local, Refresh, Ticket, Write, ahead_of, drop_aside};
+use crate::tier::local::{
+    Expiry, FillToken, LocalTier, Refresh, WriteMode, ahead_of, run_deferred_drops,
+};
 use crate::tier::remote::{
     Item, LONGEST_TTL, Lease, Remote, RemoteError, RemoteKey, whole_seconds,
 };
@@ -59,8 +61,8 @@ pub(crate) struct Lifetime {
 
 impl Lifetime {
     /// Of a local entry that begins at `from` and is fresh for `fresh`.
-    pub(crate) fn local_life(&self, from: Instant, fresh: Duration) -> Life {
-        Life { from, fresh, kept: self.kept }
+    pub(crate) fn local_expiry(&self, from: Instant, fresh: Duration) -> Expiry {
+        Expiry { start: from, ttl: fresh, stale_ttl: self.kept }
     }
 
     /// How long an item of memcached is fresh yet; `None` where it is only kept for errors.
@@ -104,14 +106,14 @@ impl Site {
 
     /// What the local tier holds and is not expired.
     pub(crate) fn look_locally(&self) -> Option<Value> {
-        self.local()?.get_again(&self.key)
+        self.local()?.peek(&self.key)
     }
 
-    /// The same, or a ticket for what is to be published where nothing is found.
-    pub(crate) fn look_locally_or_ticket(&self) -> Result<Value, Ticket> {
+    /// The same, or a fill token for what is to be published where nothing is found.
+    pub(crate) fn look_locally_or_fill_token(&self) -> Result<Value, FillToken> {
         match self.local() {
-            Some(local) => local.get_or_ticket(&self.key),
-            None => Err(self.ticket()),
+            Some(local) => local.peek_or_fill_token(&self.key),
+            None => Err(self.fill_token()),
         }
     }
 
@@ -139,54 +141,54 @@ impl Site {
         (ahead < declared && self.now() < due).then_some(due)
     }
 
-    pub(crate) fn ticket(&self) -> Ticket {
-        self.cache.local().ticket(&self.key)
+    pub(crate) fn fill_token(&self) -> FillToken {
+        self.cache.local().fill_token(&self.key)
     }
 
-    /// Makes the ticket that of a fetch that begins now.
-    pub(crate) fn number_fetch(&self, ticket: &mut Ticket) {
-        self.cache.local().number_fetch(ticket);
+    /// Makes the fill token that of a fetch that begins now.
+    pub(crate) fn assign_fetch_sequence(&self, fill_token: &mut FillToken) {
+        self.cache.local().assign_fetch_sequence(fill_token);
     }
 
     /// Makes it that of a value which memcached has taken now.
-    pub(crate) fn number_given(&self, ticket: &mut Ticket) {
-        self.cache.local().number_given(ticket);
+    pub(crate) fn assign_read_sequence(&self, fill_token: &mut FillToken) {
+        self.cache.local().assign_read_sequence(fill_token);
     }
 
-    /// Whether nobody has changed the entry since the ticket.
-    pub(crate) fn is_current(&self, ticket: Ticket) -> bool {
-        self.cache.local().is_current(ticket)
+    /// Whether nobody has changed the entry since the fill token.
+    pub(crate) fn is_current(&self, fill_token: FillToken) -> bool {
+        self.cache.local().is_current(fill_token)
     }
 
-    /// See [`Local::publish`]. `false` where the declaration leaves the local tier out.
+    /// See [`LocalTier::publish`]. `false` where the declaration leaves the local tier out.
     pub(crate) fn publish(
         &self,
-        ticket: Ticket,
-        write: Write,
+        fill_token: FillToken,
+        mode: WriteMode,
         value: &Value,
         weight: usize,
-        life: Life,
+        expiry: Expiry,
     ) -> bool {
         self.local()
-            .is_some_and(|local| local.publish(&self.key, ticket, write, value, weight, life))
+            .is_some_and(|local| local.publish(&self.key, fill_token, mode, value, weight, expiry))
     }
 
-    pub(crate) fn extend(&self, ticket: Ticket, value: &Value, life: Life) {
+    pub(crate) fn extend(&self, fill_token: FillToken, value: &Value, expiry: Expiry) {
         if let Some(local) = self.local() {
-            local.extend(&self.key, ticket, value, life);
-            drop_aside();
+            local.extend(&self.key, fill_token, value, expiry);
+            run_deferred_drops();
         }
     }
 
-    /// See [`Local::remove_expired`].
-    pub(crate) fn remove_expired(&self, ticket: Ticket) {
+    /// See [`LocalTier::remove_expired`].
+    pub(crate) fn remove_expired(&self, fill_token: FillToken) {
         let keeps = !self.declaration.declared_stale_if_error().is_zero();
         if let Some(local) = self.local().filter(|_| keeps) {
-            local.remove_expired(&self.key, ticket);
+            local.remove_expired(&self.key, fill_token);
         }
     }
 
-    fn local(&self) -> Option<&Local> {
+    fn local(&self) -> Option<&LocalTier> {
         self.declaration.uses_local().then(|| self.cache.local())
     }
 

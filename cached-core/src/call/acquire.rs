@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::lease_wait::LeaseWait;
 use super::{Missed, Right, Won};
 use crate::site::{Frame, Lifetime};
-use crate::tier::local::{Ticket, Write};
+use crate::tier::local::{FillToken, WriteMode};
 use crate::tier::remote::{Found, Item, Lease, Remote, RemoteKey, whole_seconds};
 use crate::value::Value;
 
@@ -39,7 +39,7 @@ impl Missed {
     /// Asks memcached for the value, or for the right to fill it. An `async fn` keeps what it is given
     /// twice; this is a block, so that it and what waits for it fit in a box that an allocator has at
     /// hand.
-    pub(super) fn acquire(&self, ticket: Ticket) -> impl Future<Output = Acquired> {
+    pub(super) fn acquire(&self, fill_token: FillToken) -> impl Future<Output = Acquired> {
         let site = &self.site;
         let lifetime = site.lifetime(None);
         async move {
@@ -82,7 +82,7 @@ impl Missed {
                                 continue;
                             }
                         }
-                        return self.take((item, frame), remote, &key, lifetime, ticket);
+                        return self.take((item, frame), remote, &key, lifetime, fill_token);
                     }
                     Ok(Found::Lease(cas)) => {
                         let expected = fetch_time.unwrap_or_default();
@@ -120,7 +120,7 @@ impl Missed {
         remote: &Arc<Remote>,
         key: &RemoteKey,
         lifetime: Lifetime,
-        ticket: Ticket,
+        fill_token: FillToken,
     ) -> Acquired {
         let site = &self.site;
         let replace = || Right::Replace(Box::new((key.clone(), item.cas)));
@@ -149,8 +149,8 @@ impl Missed {
                 false => Acquired::Stale(value),
             };
         };
-        let life = lifetime.local_life(now, fresh.min(lifetime.local));
-        site.publish(ticket, Write::Once, &value, weight, life);
+        let life = lifetime.local_expiry(now, fresh.min(lifetime.local));
+        site.publish(fill_token, WriteMode::Once, &value, weight, life);
         match item.won {
             true => Acquired::Due(value, won(None), (!item.given_back).then(|| now + fresh)),
             false => Acquired::Value(value),

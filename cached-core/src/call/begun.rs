@@ -70,7 +70,9 @@ impl Begun {
                     self.step = loop {
                         joined = match joined {
                             Joined::Step(step) => break step,
-                            Joined::Ask(leader, ticket) => break missed.ask(leader, ticket).await,
+                            Joined::Ask(leader, fill_token) => {
+                                break missed.ask(leader, fill_token).await;
+                            }
                             Joined::Follow(follower) => missed.follow(follower).await,
                         };
                     };
@@ -111,7 +113,7 @@ impl Begun {
                 {
                     leader.expect(time);
                 }
-                missed.site.number_fetch(&mut fetching.ticket);
+                missed.site.assign_fetch_sequence(&mut fetching.fill_token);
             }
             _ => count_alone(Some(counters)),
         }

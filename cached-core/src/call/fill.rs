@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Fetching, Missed, Right};
 use crate::flight::Outcome;
 use crate::site::{Lifetime, Site, UNCONFIRMED};
-use crate::tier::local::{Ticket, Write, drop_aside};
+use crate::tier::local::{FillToken, WriteMode, run_deferred_drops};
 use crate::tier::remote::{Cas, Condition, Lease, RemoteError, RemoteKey};
 use crate::value::{CachingDecision, Value};
 
@@ -27,7 +27,7 @@ impl Missed {
             self.store_nothing(fetching, &value);
             return value;
         }
-        let Fetching { leader, ticket, right, .. } = fetching;
+        let Fetching { leader, fill_token, right, .. } = fetching;
         let weight = site.weight(&value);
         let lifetime = site.lifetime(Some(&verdict));
         let fresh = match right {
@@ -39,14 +39,14 @@ impl Missed {
             _ => lifetime.local.min(UNCONFIRMED),
         };
         // Of two fetches whose entries may be replaced the one that began later counts.
-        let write = if site.overwritable() { Write::Replace } else { Write::Once };
-        site.publish(ticket, write, &value, weight, lifetime.local_life(site.now(), fresh));
+        let write = if site.overwritable() { WriteMode::Replace } else { WriteMode::Once };
+        site.publish(fill_token, write, &value, weight, lifetime.local_expiry(site.now(), fresh));
         if let Some(leader) = leader {
             leader.answer(|| Outcome::Cached(Arc::clone(&value)));
         }
-        self.fill_remote(right, ticket, &value, weight, lifetime);
+        self.fill_remote(right, fill_token, &value, weight, lifetime);
         // Not before the flight is answered: what is dropped here may ask for this very key.
-        drop_aside();
+        run_deferred_drops();
         self.keep(value)
     }
 
@@ -54,8 +54,8 @@ impl Missed {
     /// answer: what has expired is kept no more, where it is still what was read.
     #[cold]
     fn store_nothing(&self, fetching: Fetching, value: &Value) {
-        let Fetching { leader, ticket, right, stale, .. } = fetching;
-        self.site.remove_expired(ticket);
+        let Fetching { leader, fill_token, right, stale, .. } = fetching;
+        self.site.remove_expired(fill_token);
         if let Some(leader) = leader {
             leader.answer(|| Outcome::Uncached(Arc::clone(value)));
         }
@@ -67,13 +67,13 @@ impl Missed {
             }
             _ => {}
         }
-        drop_aside();
+        run_deferred_drops();
     }
 
     fn fill_remote(
         &self,
         right: Right,
-        ticket: Ticket,
+        fill_token: FillToken,
         value: &Value,
         weight: usize,
         lifetime: Lifetime,
@@ -85,7 +85,7 @@ impl Missed {
         };
         let Some(remote) = self.site.cache.remote() else { return };
         let (site, value) = (self.site.clone(), Arc::clone(value));
-        let fill = Arc::new(Fill { began: site.now(), site, value, right, ticket, lifetime });
+        let fill = Arc::new(Fill { began: site.now(), site, value, right, fill_token, lifetime });
         let run = move || {
             let fill = Arc::clone(&fill);
             async move { fill.run().await }
@@ -110,7 +110,7 @@ struct Fill {
     site: Site,
     value: Value,
     right: FillRight,
-    ticket: Ticket,
+    fill_token: FillToken,
     lifetime: Lifetime,
     began: Instant,
 }
@@ -136,8 +136,8 @@ impl Fill {
             lease.used();
         }
         if !key.is_in_gutter() {
-            let life = lifetime.local_life(self.began, lifetime.local);
-            site.extend(self.ticket, &self.value, life);
+            let life = lifetime.local_expiry(self.began, lifetime.local);
+            site.extend(self.fill_token, &self.value, life);
         }
     }
 

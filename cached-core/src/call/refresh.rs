@@ -103,7 +103,7 @@ impl Missed {
     {
         if let Some(refresh) = self.site.refresh_locally() {
             let right = Right::LocalRefresh { _until_dropped: Box::new(refresh) };
-            let fetching = Fetching::refresh(self.site.ticket(), right);
+            let fetching = Fetching::refresh(self.site.fill_token(), right);
             self.refresh(returns, fetching, fetch);
         }
     }

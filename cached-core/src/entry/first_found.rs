@@ -2,7 +2,7 @@
 
 use super::CacheEntry;
 use crate::site::{Frame, Site};
-use crate::tier::local::Ticket;
+use crate::tier::local::FillToken;
 use crate::tier::remote::{Item, RemoteKey};
 use crate::value::CachedValue;
 
@@ -35,11 +35,11 @@ pub async fn first_found<V: CachedValue, P>(
             last = Some(value);
             break;
         }
-        let ticket = site.ticket();
-        asked.push((site, ticket));
+        let fill_token = site.fill_token();
+        asked.push((site, fill_token));
     }
-    for (site, ticket, (item, frame)) in read_many(asked).await {
-        if let Some(value) = site.admit(&item, frame, ticket) {
+    for (site, fill_token, (item, frame)) in read_many(asked).await {
+        if let Some(value) = site.admit(&item, frame, fill_token) {
             return value.downcast_ref::<V>().cloned();
         }
     }
@@ -48,10 +48,10 @@ pub async fn first_found<V: CachedValue, P>(
 
 /// Returns the items that are found, in order. Each cache's are read in one round trip, and those of
 /// which another build has the first slot in one more.
-async fn read_many(asked: Vec<(Site, Ticket)>) -> Vec<(Site, Ticket, (Item, Frame))> {
+async fn read_many(asked: Vec<(Site, FillToken)>) -> Vec<(Site, FillToken, (Item, Frame))> {
     let mut found: Vec<Option<(Item, Frame)>> = asked.iter().map(|_| None).collect();
     // A site without a remote tier has its place among those that were asked, and no key.
-    let key_of = |(index, (site, _)): (usize, &(Site, Ticket))| Some((index, site.remote()?.1));
+    let key_of = |(index, (site, _)): (usize, &(Site, FillToken))| Some((index, site.remote()?.1));
     let mut left: Vec<(usize, RemoteKey)> = asked.iter().enumerate().filter_map(key_of).collect();
     while let Some(&(first, _)) = left.first() {
         let first = &asked[first].0;
@@ -83,6 +83,6 @@ async fn read_many(asked: Vec<(Site, Ticket)>) -> Vec<(Site, Ticket, (Item, Fram
     asked
         .into_iter()
         .zip(found)
-        .filter_map(|((site, ticket), found)| Some((site, ticket, found?)))
+        .filter_map(|((site, fill_token), found)| Some((site, fill_token, found?)))
         .collect()
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::site::{Frame, Lifetime, Site, UNCONFIRMED};
-use crate::tier::local::{Ticket, Write, drop_aside};
+use crate::tier::local::{FillToken, WriteMode, run_deferred_drops};
 use crate::tier::remote::{
     BusyLease, Condition, Found, Item, RemoteError, RemoteKey, whole_seconds,
 };
-use crate::tier::request::Request;
+use crate::tier::request::RequestHandle;
 use crate::value::{CachedValue, Value, ValueRules};
 
 /// A value that was given, not fetched.
@@ -60,25 +60,25 @@ impl Given {
         if key.is_in_gutter() { local.min(UNCONFIRMED) } else { local }
     }
 
-    /// Stores it in this process, for `fresh`, unless somebody changed the entry since the ticket.
+    /// Stores it in this process, for `fresh`, unless somebody changed the entry since the fill token.
     pub(super) fn publish(
         self,
         site: &Site,
-        ticket: Ticket,
-        write: Write,
+        fill_token: FillToken,
+        mode: WriteMode,
         fresh: Duration,
     ) -> bool {
         let weight = site.weight(&self.value);
-        let life = self.lifetime.local_life(site.now(), fresh);
-        let stored = site.publish(ticket, write, &self.value, weight, life);
+        let life = self.lifetime.local_expiry(site.now(), fresh);
+        let stored = site.publish(fill_token, mode, &self.value, weight, life);
         // What takes an entry's place is the request's answer, also where no other tier keeps it.
-        let replaces = write == Write::Replace && site.is_current(ticket);
+        let replaces = mode == WriteMode::Replace && site.is_current(fill_token);
         if (stored || replaces)
-            && let Some(request) = Request::current()
+            && let Some(request) = RequestHandle::current()
         {
             request.replace(site.cache.id(), &site.key, self.value);
         }
-        drop_aside();
+        run_deferred_drops();
         stored
     }
 }

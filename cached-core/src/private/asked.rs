@@ -22,25 +22,30 @@ pub(super) struct Asked<P, C> {
 
 /// A declaration, as it is met in a function's body.
 #[derive(Clone, Copy)]
-pub struct Met {
+pub struct CallSite {
     declaration: &'static Declaration,
     site: &'static str,
 }
 
-impl Met {
+impl CallSite {
     /// Takes a closure of that body: its type's name shows the arguments of the impl, which the
     /// attribute does not see.
     #[inline]
-    pub fn new<Closure>(declaration: &'static Declaration, _: &Closure) -> Met {
-        Met { declaration, site: type_name::<Closure>() }
+    pub fn new<Closure>(declaration: &'static Declaration, _: &Closure) -> CallSite {
+        CallSite { declaration, site: type_name::<Closure>() }
     }
 }
 
 impl<P, C> Asked<P, C> {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn new(met: Met, parts: P, own: &'static str, constants: C) -> Asked<P, C> {
-        let types = Types { site: met.site, own, constants };
-        Asked { declaration: met.declaration, parts, types }
+    pub(super) fn new(
+        call_site: CallSite,
+        parts: P,
+        own: &'static str,
+        constants: C,
+    ) -> Asked<P, C> {
+        let types = Types { site: call_site.site, own, constants };
+        Asked { declaration: call_site.declaration, parts, types }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::call::{Begun, Missed};
 use crate::declaration::Declaration;
 use crate::key::{KeyBytes, KeyError};
 use crate::site::Site;
-use crate::tier::request::Request;
+use crate::tier::request::RequestHandle;
 use crate::value::{Value, ValueType};
 
 /// How a call goes on that was not served. Boxed, so that a look returns two words.
@@ -52,7 +52,7 @@ fn look_in_tiers(
 ) -> Option<State> {
     let site = || Site::new(cache, declaration, Arc::from(key), value_type, None);
     let Some(counters) = cache.counters(declaration) else { return bypass(cache, declaration) };
-    let request = Request::current();
+    let request = RequestHandle::current();
     let force_miss = request.is_some_and(|request| request.force_miss());
     let looks = !force_miss && declaration.uses_local();
     if let Some(value) = looks.then(|| cache.local().get(key)).flatten() {

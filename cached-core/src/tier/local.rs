@@ -20,19 +20,19 @@ use std::thread;
 use std::time::Duration;
 
 use entry::{Entry, EntryId, Given, Known, weigh};
-use index::{Index, Reading};
+use index::{Index, ReadGuard};
 use kept::Put;
 use order::{Sequence, Sequences};
 use policy::{Name, Policy};
 use refresh::Refreshing;
 use sweeper::Due;
 
-use crate::clock::{Clock, Coarse};
+use crate::clock::{Clock, CoarseInstant};
 use crate::key::{KeyHeader, KeyQuery};
 use crate::value::Value;
 
-pub(crate) use aside::drop_aside;
-pub(crate) use entry::Life;
+pub(crate) use aside::run_deferred_drops;
+pub(crate) use entry::Expiry;
 pub(crate) use refresh::{Refresh, ahead_of};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -64,8 +64,8 @@ struct Stripe {
     fetches: Sequences,
 }
 
-pub(crate) struct Local {
-    here: Weak<Local>,
+pub(crate) struct LocalTier {
+    here: Weak<LocalTier>,
     index: Index,
     policy: Policy,
     filling: Filling,
@@ -84,7 +84,7 @@ struct Rest;
 /// nothing if the key was invalidated or overwritten since. Keys share stripes, so a publication
 /// may be given up for another key's sake; that costs a fetch, never a wrong value.
 #[derive(Clone, Copy)]
-pub(crate) struct Ticket {
+pub(crate) struct FillToken {
     hash: u32,
     /// When what is published under it was asked for.
     sequence: Sequence,
@@ -96,16 +96,16 @@ struct AtTheEnd;
 
 /// Whether a publication may replace an entry that is still alive.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Write {
+pub(crate) enum WriteMode {
     Once,
     /// One that was not asked for later.
     Replace,
 }
 
-impl Local {
-    pub(crate) fn new(capacity: u64, clock: Clock) -> Arc<Local> {
+impl LocalTier {
+    pub(crate) fn new(capacity: u64, clock: Clock) -> Arc<LocalTier> {
         let due = Due::new(clock.clone());
-        let local = Arc::new_cyclic(|here| Local {
+        let local = Arc::new_cyclic(|here| LocalTier {
             here: here.clone(),
             index: Index::new(),
             policy: Policy::new(capacity),
@@ -122,7 +122,7 @@ impl Local {
 
     /// Begins a look, which is held while something is found. `None` at the end of a thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn read(&self) -> Option<Reading<'_>> {
+    pub(crate) fn read(&self) -> Option<ReadGuard<'_>> {
         self.index.read()
     }
 
@@ -131,7 +131,7 @@ impl Local {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find<'r>(
         &self,
-        reading: &'r Reading<'_>,
+        reading: &'r ReadGuard<'_>,
         key: &impl KeyQuery,
     ) -> Option<&'r Value> {
         let (entry, known) = reading.find(key)?;
@@ -153,7 +153,7 @@ impl Local {
     /// The value that a call asks for, of which the policy is told now and then.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
         let found = self.look(key);
-        drop_aside();
+        run_deferred_drops();
         found
     }
 
@@ -185,30 +185,30 @@ impl Local {
     /// Finds an entry that is alive, by the precise clock.
     fn find_alive<'r>(
         &self,
-        reading: &'r Reading<'_>,
+        reading: &'r ReadGuard<'_>,
         key: &[u8],
     ) -> Option<(&'r Entry, &'r Known)> {
         reading.find(&key).filter(|(entry, _)| entry.is_alive(self.now()))
     }
 
     /// The time by the precise clock.
-    fn now(&self) -> Coarse {
+    fn now(&self) -> CoarseInstant {
         self.due.now()
     }
 
     /// Finds the value of a key that was looked for and not found: the policy does not take that for
     /// another wish to have it. It admits what is asked for more often.
-    pub(crate) fn get_again(&self, key: &[u8]) -> Option<Value> {
+    pub(crate) fn peek(&self, key: &[u8]) -> Option<Value> {
         let reading = self.read()?;
         let (entry, _) = self.find_alive(&reading, key)?;
         Some(Arc::clone(entry.value()))
     }
 
-    /// Does the same, and gives a ticket for what is to be published where nothing is found. For who
+    /// Does the same, and gives a fill token for what is to be published where nothing is found. For who
     /// leads a flight: no value is dropped here.
-    pub(crate) fn get_or_ticket(&self, key: &[u8]) -> Result<Value, Ticket> {
-        let ticket = self.ticket(key);
-        self.get_again(key).ok_or(ticket)
+    pub(crate) fn peek_or_fill_token(&self, key: &[u8]) -> Result<Value, FillToken> {
+        let fill_token = self.fill_token(key);
+        self.peek(key).ok_or(fill_token)
     }
 
     /// The duty to refresh the entry, for one caller in the last `ahead` of its life; see
@@ -241,77 +241,77 @@ impl Local {
         (self.now() < entry.gone()).then(|| Arc::clone(entry.value()))
     }
 
-    pub(crate) fn ticket(&self, key: &[u8]) -> Ticket {
+    pub(crate) fn fill_token(&self, key: &[u8]) -> FillToken {
         let hash = KeyHeader::read(key).hash();
         let stripe = self.stripe(hash);
         let count = stripe.invalidated.load(Ordering::Acquire);
-        Ticket { hash, sequence: stripe.fetches.now(), count }
+        FillToken { hash, sequence: stripe.fetches.now(), count }
     }
 
-    /// Makes the ticket that of a fetch that begins now.
-    pub(crate) fn number_fetch(&self, ticket: &mut Ticket) {
-        ticket.sequence = self.stripe(ticket.hash).fetches.next();
+    /// Makes the fill token that of a fetch that begins now.
+    pub(crate) fn assign_fetch_sequence(&self, fill_token: &mut FillToken) {
+        fill_token.sequence = self.stripe(fill_token.hash).fetches.next();
     }
 
     /// Makes it that of what is read or given now.
-    pub(crate) fn number_given(&self, ticket: &mut Ticket) {
-        ticket.sequence = self.stripe(ticket.hash).fetches.now();
+    pub(crate) fn assign_read_sequence(&self, fill_token: &mut FillToken) {
+        fill_token.sequence = self.stripe(fill_token.hash).fetches.now();
     }
 
     /// Whether nobody has changed the entry since.
-    pub(crate) fn is_current(&self, ticket: Ticket) -> bool {
-        self.stripe(ticket.hash).invalidated.load(Ordering::Acquire) == ticket.count
+    pub(crate) fn is_current(&self, fill_token: FillToken) -> bool {
+        self.stripe(fill_token.hash).invalidated.load(Ordering::Acquire) == fill_token.count
     }
 
     fn stripe(&self, hash: u32) -> &Stripe {
         &self.stripes[hash as usize % STRIPES]
     }
 
-    /// The right to change the store under this ticket; `None` where it is out of date.
-    fn change(&self, ticket: Ticket) -> Option<MutexGuard<'_, ()>> {
-        let stripe = self.stripe(ticket.hash);
+    /// The right to change the store under this fill token; `None` where it is out of date.
+    fn change(&self, fill_token: FillToken) -> Option<MutexGuard<'_, ()>> {
+        let stripe = self.stripe(fill_token.hash);
         let changing = lock(&stripe.changing);
-        (stripe.invalidated.load(Ordering::Relaxed) == ticket.count).then_some(changing)
+        (stripe.invalidated.load(Ordering::Relaxed) == fill_token.count).then_some(changing)
     }
 
-    /// Stores `value` for its life, unless the ticket is out of date, or an entry is alive and the
+    /// Stores `value` for its life, unless the fill token is out of date, or an entry is alive and the
     /// `write` may not replace it. Returns whether it is stored. Also for who leads a flight: what goes
-    /// is put aside, until [`drop_aside`].
+    /// is put aside, until [`run_deferred_drops`].
     pub(crate) fn publish(
         &self,
         key: &[u8],
-        ticket: Ticket,
-        write: Write,
+        fill_token: FillToken,
+        mode: WriteMode,
         value: &Value,
         weight: usize,
-        life: Life,
+        expiry: Expiry,
     ) -> bool {
-        if life.fresh.is_zero() || self.policy.keeps_nothing() {
+        if expiry.ttl.is_zero() || self.policy.keeps_nothing() {
             return false;
         }
         let put = {
             let Some(reading) = self.read() else { return false };
-            let Some(_changing) = self.change(ticket) else { return false };
+            let Some(_changing) = self.change(fill_token) else { return false };
             let there = reading.find(&key).map(|(entry, _)| entry);
             if let Some(alive) = there.filter(|entry| entry.is_alive(self.now()))
-                && (write == Write::Once || alive.sequence.is_after(ticket.sequence))
+                && (mode == WriteMode::Once || alive.sequence.is_after(fill_token.sequence))
             {
                 return false;
             }
             let given =
-                Given { value, weight: weigh(key.len(), weight), sequence: ticket.sequence };
-            self.put(&reading, key, given, life)
+                Given { value, weight: weigh(key.len(), weight), sequence: fill_token.sequence };
+            self.put(&reading, key, given, expiry)
         };
         self.have_kept(&put);
         true
     }
 
     /// Puts an entry into the index, in the place of another.
-    fn put(&self, reading: &Reading<'_>, key: &[u8], given: Given<'_>, life: Life) -> Put {
+    fn put(&self, reading: &ReadGuard<'_>, key: &[u8], given: Given<'_>, expiry: Expiry) -> Put {
         let is_admitted = self.policy.is_filling();
         let stored = if is_admitted { self.count_stored() } else { self.stored() };
         let id = EntryId::new(key);
-        let entry = Entry::new(id, key, self.due.since(), given, life);
+        let entry = Entry::new(id, key, self.due.since(), given, expiry);
         let gone = entry.gone();
         let fills = self.policy.added(given.weight);
         let known = Known::new(given.weight, stored, is_admitted);
@@ -325,8 +325,8 @@ impl Local {
     /// Lets the entry that holds just this `value`, which memcached has now, live for `life`, if it
     /// is still there. If what is there was read in memcached while the value was fetched or on its way,
     /// it goes: memcached has the value, or what has replaced it since.
-    pub(crate) fn extend(&self, key: &[u8], ticket: Ticket, value: &Value, life: Life) {
-        match self.extended(key, ticket, value, life) {
+    pub(crate) fn extend(&self, key: &[u8], fill_token: FillToken, value: &Value, expiry: Expiry) {
+        match self.extended(key, fill_token, value, expiry) {
             Some(Ok(put)) => self.have_kept(&put),
             Some(Err(out)) => self.policy.dismiss(out),
             None => {}
@@ -337,18 +337,18 @@ impl Local {
     fn extended(
         &self,
         key: &[u8],
-        ticket: Ticket,
+        fill_token: FillToken,
         value: &Value,
-        life: Life,
+        expiry: Expiry,
     ) -> Option<Result<Put, Name>> {
         let reading = self.read()?;
-        let _changing = self.change(ticket)?;
+        let _changing = self.change(fill_token)?;
         let (entry, known) = reading.find(&key)?;
         if Arc::ptr_eq(entry.value(), value) {
-            let is_longer = entry.left(self.now()) < life.left(self.clock.now());
+            let is_longer = entry.left(self.now()) < expiry.left(self.clock.now());
             let given = Given { value, weight: known.weight, sequence: entry.sequence };
-            is_longer.then(|| Ok(self.put(&reading, key, given, life)))
-        } else if entry.sequence.is_after(ticket.sequence) && !entry.sequence.is_fetch() {
+            is_longer.then(|| Ok(self.put(&reading, key, given, expiry)))
+        } else if entry.sequence.is_after(fill_token.sequence) && !entry.sequence.is_fetch() {
             Some(Err(self.take_out(&reading, entry)))
         } else {
             None
@@ -366,12 +366,12 @@ impl Local {
         Ok(out)
     }
 
-    /// Removes what has expired and is kept for a fetch that fails, unless the ticket is out of date.
-    /// Also for who leads a flight: what goes is put aside, until [`drop_aside`].
-    pub(crate) fn remove_expired(&self, key: &[u8], ticket: Ticket) {
+    /// Removes what has expired and is kept for a fetch that fails, unless the fill token is out of date.
+    /// Also for who leads a flight: what goes is put aside, until [`run_deferred_drops`].
+    pub(crate) fn remove_expired(&self, key: &[u8], fill_token: FillToken) {
         let out = || {
             let reading = self.read()?;
-            let _changing = self.change(ticket)?;
+            let _changing = self.change(fill_token)?;
             let (entry, _) = reading.find(&key).filter(|(entry, _)| !entry.is_alive(self.now()))?;
             Some(self.take_out(&reading, entry))
         };
@@ -380,9 +380,9 @@ impl Local {
         }
     }
 
-    /// Removes the entry, and every publication under an earlier ticket. Returns the next ticket;
+    /// Removes the entry, and every publication under an earlier fill token. Returns the next fill token;
     /// `None` where `before` is out of date.
-    pub(crate) fn invalidate(&self, key: &[u8], before: Option<Ticket>) -> Option<Ticket> {
+    pub(crate) fn invalidate(&self, key: &[u8], before: Option<FillToken>) -> Option<FillToken> {
         let hash = KeyHeader::read(key).hash();
         let stripe = self.stripe(hash);
         let changing = lock(&stripe.changing);
@@ -402,13 +402,13 @@ impl Local {
         if let Ok(Some(out)) = out {
             self.policy.dismiss(out);
         }
-        in_time.then_some(Ticket { hash, sequence: stripe.fetches.now(), count })
+        in_time.then_some(FillToken { hash, sequence: stripe.fetches.now(), count })
     }
 }
 
 impl Drop for Rest {
     fn drop(&mut self) {
-        aside::drop_all_aside();
+        aside::run_all_deferred_drops();
     }
 }
 

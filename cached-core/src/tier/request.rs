@@ -28,7 +28,7 @@ impl Drop for Here {
 
 /// The answers of one request.
 struct Answers {
-    request: Request,
+    request: RequestHandle,
     caches: ByCache,
 }
 
@@ -55,7 +55,7 @@ struct Answer {
 /// A request, as a call remembers it. What it asks of a request that its task is not in is not
 /// done: a call that was begun in a request and is run elsewhere is no part of it any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Request {
+pub(crate) struct RequestHandle {
     id: u64,
     force_miss: bool,
     /// How often the request has removed or replaced an answer, so far.
@@ -64,16 +64,16 @@ pub(crate) struct Request {
 
 /// The answers of the running request, until this is dropped. Who makes a call meanwhile, as a
 /// value's own `Clone` may, is outside of the request.
-pub struct InHand(Option<Box<Answers>>);
+pub struct TakenAnswers(Option<Box<Answers>>);
 
-impl InHand {
+impl TakenAnswers {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn take() -> Option<InHand> {
+    pub(crate) fn take() -> Option<TakenAnswers> {
         let answers = ANSWERS.try_with(|Here(answers)| answers.take()).ok()??;
-        Some(InHand(Some(answers)))
+        Some(TakenAnswers(Some(answers)))
     }
 
-    fn is_of(&self, request: Request) -> bool {
+    fn is_of(&self, request: RequestHandle) -> bool {
         self.0.as_ref().is_some_and(|answers| answers.request.id == request.id)
     }
 
@@ -84,7 +84,7 @@ impl InHand {
     }
 }
 
-impl Drop for InHand {
+impl Drop for TakenAnswers {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(&mut self) {
         // There is nothing in its place: a request that ran meanwhile is over.
@@ -133,10 +133,10 @@ fn none(places: usize) -> Vec<Option<Answer>> {
     std::iter::repeat_with(|| None).take(places).collect()
 }
 
-impl Request {
+impl RequestHandle {
     /// The running request, if there is one.
-    pub(crate) fn current() -> Option<Request> {
-        InHand::take()?.0.as_ref().map(|answers| answers.request)
+    pub(crate) fn current() -> Option<RequestHandle> {
+        TakenAnswers::take()?.0.as_ref().map(|answers| answers.request)
     }
 
     /// Tells this request from every other of the process.
@@ -149,7 +149,7 @@ impl Request {
     }
 
     pub(crate) fn get(&self, cache: u64, key: &[u8]) -> Option<Value> {
-        InHand::take().filter(|in_hand| in_hand.is_of(*self))?.find(cache, &key).cloned()
+        TakenAnswers::take().filter(|in_hand| in_hand.is_of(*self))?.find(cache, &key).cloned()
     }
 
     /// Keeps the first answer for the rest of the request, unless the request has removed or replaced
@@ -187,7 +187,7 @@ impl Request {
     /// Lets `change` have the answers, and the request's count of changes. What it returns is dropped
     /// when the answers are in their place again: a value's own `Drop` may make a call.
     fn change<T>(&self, cache: u64, change: impl FnOnce(&mut ByKey, &mut u64) -> T) -> Option<T> {
-        let mut in_hand = InHand::take().filter(|in_hand| in_hand.is_of(*self))?;
+        let mut in_hand = TakenAnswers::take().filter(|in_hand| in_hand.is_of(*self))?;
         let Answers { request, caches } = &mut **in_hand.0.as_mut()?;
         Some(change(of(caches, cache), &mut request.changes))
     }
@@ -307,7 +307,7 @@ impl RequestScope {
     pub fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> + use<F> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let request = Request { id, force_miss: self.force_miss, changes: 0 };
+        let request = RequestHandle { id, force_miss: self.force_miss, changes: 0 };
         let answers = Some(Box::new(Answers { request, caches: Vec::new() }));
         InRequest { answers, future: Some(Box::pin(future)) }
     }
@@ -332,7 +332,7 @@ mod tests {
         // Five with each head, of which many begin their search at one place.
         let keys: Vec<_> = (0..1_000).map(|number| key(number % 200 * 8, number)).collect();
         let ask = async {
-            let request = Request::current().expect("it runs in one");
+            let request = RequestHandle::current().expect("it runs in one");
             let get = |at: u64| {
                 let others = [(CACHE + 1, key(8, 1)), (CACHE, key(8, 5_000))];
                 assert!(others.iter().all(|(cache, key)| request.get(*cache, key).is_none()));
@@ -357,7 +357,7 @@ mod tests {
             for (at, key) in keys.iter().enumerate().skip(1).step_by(3) {
                 request.replace(CACHE, key, Arc::new(at as u64 + 1_000));
             }
-            let later = Request::current().expect("it runs in one");
+            let later = RequestHandle::current().expect("it runs in one");
             for (at, key) in keys.iter().enumerate().step_by(3) {
                 // It was asked for before.
                 let overtaken = request.keep(CACHE, key, Arc::new(0_u64));
@@ -370,7 +370,7 @@ mod tests {
             }
         };
         RequestScope::new().run(ask).await;
-        assert_eq!(Request::current(), None);
+        assert_eq!(RequestHandle::current(), None);
     }
 
     #[tokio::test]
@@ -379,7 +379,7 @@ mod tests {
         impl Drop for Looks {
             fn drop(&mut self) {
                 self.0.store(
-                    Request::current().map_or(0, |request| request.id() + 1),
+                    RequestHandle::current().map_or(0, |request| request.id() + 1),
                     Ordering::Relaxed,
                 );
             }
@@ -387,16 +387,16 @@ mod tests {
         let dropped_in = Arc::new(AtomicU64::new(0));
         let looks = Looks(Arc::clone(&dropped_in));
         let outer = async move {
-            let outer = Request::current();
+            let outer = RequestHandle::current();
             let inner = async {
-                let inner = Request::current();
+                let inner = RequestHandle::current();
                 tokio::task::yield_now().await;
-                assert_eq!(Request::current(), inner);
+                assert_eq!(RequestHandle::current(), inner);
                 inner
             };
             let inner = RequestScope::new().run(inner).await;
             assert!(outer.is_some() && inner.is_some() && outer != inner);
-            assert_eq!(Request::current(), outer);
+            assert_eq!(RequestHandle::current(), outer);
             let _looks = looks;
             std::future::pending().await
         };
@@ -404,10 +404,10 @@ mod tests {
         for _ in 0..3 {
             let polled = std::future::poll_fn(|context| Poll::Ready(outer.as_mut().poll(context)));
             assert_eq!(polled.await, Poll::<()>::Pending);
-            assert_eq!(Request::current(), None);
+            assert_eq!(RequestHandle::current(), None);
         }
         drop(outer);
         assert_ne!(dropped_in.load(Ordering::Relaxed), 0);
-        assert_eq!(Request::current(), None);
+        assert_eq!(RequestHandle::current(), None);
     }
 }

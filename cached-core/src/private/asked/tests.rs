@@ -12,7 +12,7 @@ use crate::key::{Digest, Key};
 
 fn bytes(name: &str, identifier: impl KeyParts, version: impl KeyParts) -> Vec<u8> {
     static DECLARATION: Declaration = Declaration::new("asked", "asked", "asked.rs", 1, 1, || "");
-    let asked = Asked::new(Met::new(&DECLARATION, &|| ()), (identifier, version), "", ());
+    let asked = Asked::new(CallSite::new(&DECLARATION, &|| ()), (identifier, version), "", ());
     let mut bytes = KeyBytes::default();
     asked.encode(None, &mut bytes).expect("encodes");
     canonical_bytes(name, &bytes).to_vec()

@@ -71,7 +71,7 @@ fn put_aside(value: Value) {
 /// Drops what was put aside, or [`MOST`] of it. For who leads no flight. Where this thread does that
 /// already it does nothing.
 #[inline]
-pub(crate) fn drop_aside() {
+pub(crate) fn run_deferred_drops() {
     match HOW_MANY.load(Ordering::Relaxed) {
         0 => {}
         aside => drop_as_many(aside.min(MOST), LONGEST),
@@ -79,7 +79,7 @@ pub(crate) fn drop_aside() {
 }
 
 /// The same for all of it.
-pub(super) fn drop_all_aside() {
+pub(super) fn run_all_deferred_drops() {
     drop_as_many(HOW_MANY.load(Ordering::Relaxed), Duration::MAX);
 }
 

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::aside::Stored;
 use super::order::Sequence;
 use super::policy::Name;
-use crate::clock::{Clock, Coarse};
+use crate::clock::{Clock, CoarseInstant};
 use crate::key::{KeyHeader, KeyQuery, key_body};
 use crate::value::Value;
 
@@ -49,17 +49,17 @@ impl Hash for EntryId {
 
 /// How long an entry answers.
 #[derive(Clone, Copy)]
-pub(crate) struct Life {
-    pub(crate) from: Instant,
-    pub(crate) fresh: Duration,
+pub(crate) struct Expiry {
+    pub(crate) start: Instant,
+    pub(crate) ttl: Duration,
     /// How long it is kept after that, for a fetch that fails.
-    pub(crate) kept: Duration,
+    pub(crate) stale_ttl: Duration,
 }
 
-impl Life {
+impl Expiry {
     /// How long it answers yet.
     pub(super) fn left(&self, now: Instant) -> Duration {
-        (self.from + self.fresh).saturating_duration_since(now)
+        (self.start + self.ttl).saturating_duration_since(now)
     }
 }
 
@@ -67,7 +67,7 @@ impl Life {
 /// hit compares two numbers.
 pub(super) struct Since {
     began: Instant,
-    coarse: Coarse,
+    coarse: CoarseInstant,
 }
 
 impl Since {
@@ -75,7 +75,7 @@ impl Since {
         Since { began: clock.now(), coarse: clock.coarse() }
     }
 
-    pub(super) fn time(&self, time: Instant) -> Coarse {
+    pub(super) fn time(&self, time: Instant) -> CoarseInstant {
         self.coarse + time.saturating_duration_since(self.began)
     }
 }
@@ -85,7 +85,7 @@ pub(super) struct Entry {
     /// What follows the key's head: here where it is short, so that a hit looks nowhere else.
     body: SmallVec<[u8; 24]>,
     value: Stored,
-    expires: Coarse,
+    expires: CoarseInstant,
     id: EntryId,
     /// In milliseconds, 49 days at most.
     kept: u32,
@@ -141,7 +141,7 @@ impl Entry {
         key: &[u8],
         since: &Since,
         given: Given<'_>,
-        life: Life,
+        expiry: Expiry,
     ) -> Entry {
         let Given { value, sequence, .. } = given;
         Entry {
@@ -149,9 +149,9 @@ impl Entry {
             body: SmallVec::from_slice(key_body(key)),
             id,
             value: Stored::new(value),
-            expires: since.time(life.from) + life.fresh,
-            kept: millis(life.kept),
-            life: millis(life.fresh),
+            expires: since.time(expiry.start) + expiry.ttl,
+            kept: millis(expiry.stale_ttl),
+            life: millis(expiry.ttl),
             sequence,
         }
     }
@@ -173,16 +173,16 @@ impl Entry {
     /// Whether it is alive, without a look at the precise clock: in the last bit of its life it is not
     /// known.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn is_surely_alive(&self, coarse: Coarse) -> bool {
+    pub(super) fn is_surely_alive(&self, coarse: CoarseInstant) -> bool {
         coarse + LAST_BIT < self.expires
     }
 
-    pub(super) fn is_alive(&self, now: Coarse) -> bool {
+    pub(super) fn is_alive(&self, now: CoarseInstant) -> bool {
         now < self.expires
     }
 
     /// How long it answers yet; zero where it has expired.
-    pub(super) fn left(&self, now: Coarse) -> Duration {
+    pub(super) fn left(&self, now: CoarseInstant) -> Duration {
         self.expires.since(now)
     }
 
@@ -191,7 +191,7 @@ impl Entry {
     }
 
     /// When it is of no use any more.
-    pub(super) fn gone(&self) -> Coarse {
+    pub(super) fn gone(&self) -> CoarseInstant {
         self.expires + Duration::from_millis(self.kept.into())
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Index {
 
 /// Until it is dropped, what was found stays in memory, and with it all that goes meanwhile: it is held
 /// for a moment, and never while a program's own code may run that takes its time.
-pub struct Reading<'i> {
+pub struct ReadGuard<'i> {
     index: &'i Index,
     guard: LocalGuard<'i>,
 }
@@ -61,13 +61,13 @@ impl Index {
 
     /// `None` at the end of a thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn read(&self) -> Option<Reading<'_>> {
+    pub(super) fn read(&self) -> Option<ReadGuard<'_>> {
         THREAD.try_with(|_| ()).ok()?;
-        Some(Reading { index: self, guard: self.entries.guard() })
+        Some(ReadGuard { index: self, guard: self.entries.guard() })
     }
 }
 
-impl Reading<'_> {
+impl ReadGuard<'_> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn find(&self, key: &impl KeyQuery) -> Option<(&Entry, &Known)> {
         self.index.entries.get_key_value(&Wanted(key), &self.guard)

@@ -4,11 +4,11 @@
 use std::sync::atomic::{Ordering, fence};
 use std::thread;
 
-use super::Local;
+use super::LocalTier;
 use super::entry::{Entry, EntryId, Known};
-use super::index::Reading;
+use super::index::ReadGuard;
 use super::policy::Name;
-use crate::clock::Coarse;
+use crate::clock::CoarseInstant;
 
 /// The policy is told of a hit when one in so many entries was replaced since it was told of that entry
 /// last: often enough to see that the entry is in use, long before it is its turn to go. While nothing is
@@ -32,7 +32,7 @@ pub(super) struct Put {
     pub(super) fills: bool,
 }
 
-impl Local {
+impl LocalTier {
     /// Has the policy know of what was put into the index. With nothing locked: moka drops what any program's
     /// own tables of this kind have let go of. Who is overtaken here by another change of the key has that
     /// other's entry taken out before its time, and none is left that moka does not know.
@@ -64,9 +64,9 @@ impl Local {
     /// Has the policy know of all that was put into the index before, on a thread of its own: there may be
     /// a million.
     fn admit_all(&self) {
-        let all = |local: &Local| {
+        let all = |local: &LocalTier| {
             fence(Ordering::SeqCst);
-            let ids = |reading: Reading<'_>| {
+            let ids = |reading: ReadGuard<'_>| {
                 let now = local.now();
                 let is_due =
                     |(entry, known): &(&Entry, &Known)| now < entry.gone() && !known.is_admitted();
@@ -92,7 +92,7 @@ impl Local {
 
     /// Has the policy know of an entry, unless it does.
     fn admit(&self, id: EntryId) {
-        let is_to_be_admitted = |reading: Reading<'_>| {
+        let is_to_be_admitted = |reading: ReadGuard<'_>| {
             let (_, known) = reading.find_by_id(id)?;
             known.is_to_be_admitted().then_some(known.weight)
         };
@@ -121,7 +121,7 @@ impl Local {
         if !self.due.is_over(now) {
             return false;
         }
-        let mut next = Coarse::NEVER;
+        let mut next = CoarseInstant::NEVER;
         let gone = self.read().map(|reading| {
             let is_gone = |&(entry, _): &(&Entry, &Known)| {
                 let is_gone = entry.gone() <= now;
@@ -149,12 +149,12 @@ impl Local {
     }
 
     /// Takes an entry out of the index. Returns its name, for the policy, when nothing is locked.
-    pub(super) fn take_out(&self, reading: &Reading<'_>, entry: &Entry) -> Name {
+    pub(super) fn take_out(&self, reading: &ReadGuard<'_>, entry: &Entry) -> Name {
         self.remove(reading, entry);
         entry.id().name()
     }
 
-    fn remove(&self, reading: &Reading<'_>, entry: &Entry) {
+    fn remove(&self, reading: &ReadGuard<'_>, entry: &Entry) {
         if let Some(weight) = reading.remove(entry) {
             self.policy.removed(weight);
         }

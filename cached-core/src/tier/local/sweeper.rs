@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use super::aside::drop_all_aside;
+use super::aside::run_all_deferred_drops;
 use super::entry::Since;
-use super::{Local, lock};
-use crate::clock::{Clock, Coarse};
+use super::{LocalTier, lock};
+use crate::clock::{Clock, CoarseInstant};
 
 /// Between two rounds, so that each finds more than a few entries.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -32,12 +32,12 @@ struct Sweeper {
 struct State {
     /// The thread, and its process: one that was forked begins a thread of its own.
     thread: Option<(Thread, u32)>,
-    locals: Vec<(Weak<Local>, Arc<Due>)>,
+    locals: Vec<(Weak<LocalTier>, Arc<Due>)>,
 }
 
 /// When a tier is to be swept. Apart from the tier, which a thread that looks at this does not keep alive.
 pub(super) struct Due {
-    /// When the first entry is of no use any more, or sooner; a [`Coarse`].
+    /// When the first entry is of no use any more, or sooner; a [`CoarseInstant`].
     first_gone: AtomicU64,
     since: Since,
     clock: Clock,
@@ -45,7 +45,7 @@ pub(super) struct Due {
 
 impl Due {
     pub(super) fn new(clock: Clock) -> Arc<Due> {
-        let first_gone = AtomicU64::new(Coarse::NEVER.number());
+        let first_gone = AtomicU64::new(CoarseInstant::NEVER.number());
         Arc::new(Due { first_gone, since: Since::new(&clock), clock })
     }
 
@@ -54,12 +54,12 @@ impl Due {
     }
 
     /// The time by the precise clock.
-    pub(super) fn now(&self) -> Coarse {
+    pub(super) fn now(&self) -> CoarseInstant {
         self.since.time(self.clock.now())
     }
 
     /// An entry is of no use any more at this time.
-    pub(super) fn at(&self, gone: Coarse) {
+    pub(super) fn at(&self, gone: CoarseInstant) {
         let gone = gone.number();
         if gone < self.first_gone.load(Ordering::Relaxed)
             && gone < self.first_gone.fetch_min(gone, Ordering::Relaxed)
@@ -70,15 +70,15 @@ impl Due {
 
     /// How long there is nothing to sweep yet; `None` where no entry will ever be of no use.
     fn left(&self) -> Option<Duration> {
-        let gone = Coarse::of_number(self.first_gone.load(Ordering::Relaxed));
-        (gone < Coarse::NEVER).then(|| gone.since(self.now()))
+        let gone = CoarseInstant::of_number(self.first_gone.load(Ordering::Relaxed));
+        (gone < CoarseInstant::NEVER).then(|| gone.since(self.now()))
     }
 
     /// Returns true if there is something to sweep, and counts as swept then.
-    pub(super) fn is_over(&self, now: Coarse) -> bool {
-        let is_over = Coarse::of_number(self.first_gone.load(Ordering::Relaxed)) <= now;
+    pub(super) fn is_over(&self, now: CoarseInstant) -> bool {
+        let is_over = CoarseInstant::of_number(self.first_gone.load(Ordering::Relaxed)) <= now;
         if is_over {
-            self.first_gone.store(Coarse::NEVER.number(), Ordering::Relaxed);
+            self.first_gone.store(CoarseInstant::NEVER.number(), Ordering::Relaxed);
             // Whoever puts an entry in that is not found after this says when it is gone after it.
             fence(Ordering::SeqCst);
         }
@@ -92,7 +92,7 @@ static SWEEPER: Sweeper = Sweeper {
 };
 
 /// Has the entries of this tier swept, from now on.
-pub(super) fn watch(local: &Arc<Local>, due: &Arc<Due>) {
+pub(super) fn watch(local: &Arc<LocalTier>, due: &Arc<Due>) {
     let mut state = lock(&SWEEPER.state);
     state.locals.retain(|(local, _)| local.strong_count() > 0);
     state.locals.push((Arc::downgrade(local), Arc::clone(due)));
@@ -129,14 +129,14 @@ fn sweep() {
         wait();
         thread::sleep(if is_more { Duration::ZERO } else { PAUSE });
         SWEEPER.is_aside.store(false, Ordering::Relaxed);
-        calmly(drop_all_aside);
+        calmly(run_all_deferred_drops);
         let began = Instant::now();
         is_more = false;
         for (local, _) in locals() {
             calmly(|| is_more |= local.upgrade().is_some_and(|local| local.sweep()));
         }
         let took = began.elapsed();
-        calmly(drop_all_aside);
+        calmly(run_all_deferred_drops);
         // What has expired is not to wait for minutes where it is much.
         thread::sleep(if is_more { took } else { took * AT_MOST }.min(LONGEST_PAUSE));
     }
@@ -147,7 +147,7 @@ fn calmly(run: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(run));
 }
 
-fn locals() -> Vec<(Weak<Local>, Arc<Due>)> {
+fn locals() -> Vec<(Weak<LocalTier>, Arc<Due>)> {
     lock(&SWEEPER.state).locals.clone()
 }
 

@@ -12,57 +12,62 @@ fn key() -> Arc<[u8]> {
     Arc::from(&b"12345678 a key behind its hash"[..])
 }
 
-fn publish(local: &Local, ticket: Ticket, write: Write, value: u32) -> bool {
-    let life = Life { from: Instant::now(), fresh: Duration::from_secs(60), kept: Duration::ZERO };
-    let value: Value = Arc::new(value);
-    local.publish(&key(), ticket, write, &value, 4, life)
+/// Starts now, without a stale period.
+fn seconds(ttl: u64) -> Expiry {
+    Expiry { start: Instant::now(), ttl: Duration::from_secs(ttl), stale_ttl: Duration::ZERO }
 }
 
-fn held(local: &Local) -> Option<u32> {
+fn publish(local: &LocalTier, fill_token: FillToken, mode: WriteMode, value: u32) -> bool {
+    let life = seconds(60);
+    let value: Value = Arc::new(value);
+    local.publish(&key(), fill_token, mode, &value, 4, life)
+}
+
+fn held(local: &LocalTier) -> Option<u32> {
     local.get(&key()).and_then(|value| value.downcast_ref().copied())
 }
 
-fn absent(local: &Local) -> Ticket {
-    match local.get_or_ticket(&key()) {
-        Err(ticket) => ticket,
+fn absent(local: &LocalTier) -> FillToken {
+    match local.peek_or_fill_token(&key()) {
+        Err(fill_token) => fill_token,
         Ok(_) => panic!("nothing was published yet"),
     }
 }
 
 #[test]
 fn of_two_who_found_nothing_the_first_to_publish_stays() {
-    let local = Local::new(1 << 20, Clock::default());
+    let local = LocalTier::new(1 << 20, Clock::default());
     let (first, second) = (absent(&local), absent(&local));
-    assert!(publish(&local, first, Write::Once, 1));
-    assert!(!publish(&local, second, Write::Once, 2));
+    assert!(publish(&local, first, WriteMode::Once, 1));
+    assert!(!publish(&local, second, WriteMode::Once, 2));
     assert_eq!(held(&local), Some(1));
-    assert!(publish(&local, second, Write::Replace, 3));
+    assert!(publish(&local, second, WriteMode::Replace, 3));
     assert_eq!(held(&local), Some(3));
 }
 
 #[test]
 fn what_was_published_and_invalidated_lets_nobody_before_it_publish() {
-    let local = Local::new(1 << 20, Clock::default());
+    let local = LocalTier::new(1 << 20, Clock::default());
     let before = absent(&local);
-    assert!(publish(&local, before, Write::Once, 1));
-    let after = local.invalidate(&key(), None).expect("there is no ticket to be out of date");
-    assert!(!publish(&local, before, Write::Once, 2));
+    assert!(publish(&local, before, WriteMode::Once, 1));
+    let after = local.invalidate(&key(), None).expect("there is no fill_token to be out of date");
+    assert!(!publish(&local, before, WriteMode::Once, 2));
     assert_eq!(held(&local), None);
-    assert!(publish(&local, after, Write::Once, 3));
+    assert!(publish(&local, after, WriteMode::Once, 3));
     assert_eq!(held(&local), Some(3));
 }
 
 #[test]
 fn what_is_not_fresh_for_any_time_is_not_stored() {
-    let local = Local::new(1 << 20, Clock::default());
-    let life = Life { from: Instant::now(), fresh: Duration::ZERO, kept: Duration::ZERO };
+    let local = LocalTier::new(1 << 20, Clock::default());
+    let life = Expiry { start: Instant::now(), ttl: Duration::ZERO, stale_ttl: Duration::ZERO };
     let value: Value = Arc::new(1_u32);
-    assert!(!local.publish(&key(), absent(&local), Write::Once, &value, 4, life));
+    assert!(!local.publish(&key(), absent(&local), WriteMode::Once, &value, 4, life));
 }
 
 #[test]
 fn keys_of_one_head_have_entries_of_their_own_however_long_they_are() {
-    let local = Local::new(1 << 20, Clock::default());
+    let local = LocalTier::new(1 << 20, Clock::default());
     let keys: Vec<Arc<[u8]>> = (8..140)
         .flat_map(|length| [7, 8].map(|last| (length, last)))
         .map(|(length, last)| {
@@ -71,11 +76,13 @@ fn keys_of_one_head_have_entries_of_their_own_however_long_they_are() {
             Arc::from(key)
         })
         .collect();
-    let life = Life { from: Instant::now(), fresh: Duration::from_secs(60), kept: Duration::ZERO };
+    let life = seconds(60);
     for (number, key) in keys.iter().enumerate() {
         let value: Value = Arc::new(number);
-        let Err(ticket) = local.get_or_ticket(key) else { panic!("{number} is not there yet") };
-        assert!(local.publish(key, ticket, Write::Once, &value, 8, life));
+        let Err(fill_token) = local.peek_or_fill_token(key) else {
+            panic!("{number} is not there yet")
+        };
+        assert!(local.publish(key, fill_token, WriteMode::Once, &value, 8, life));
     }
     for (number, key) in keys.iter().enumerate() {
         let held = local.get(key).and_then(|value| value.downcast_ref().copied());
@@ -87,9 +94,9 @@ fn keys_of_one_head_have_entries_of_their_own_however_long_they_are() {
 
 /// A value whose `Drop` does something with the store that it was in.
 struct Dropped {
-    local: Weak<Local>,
+    local: Weak<LocalTier>,
     number: u64,
-    drop: fn(&Arc<Local>, u64),
+    drop: fn(&Arc<LocalTier>, u64),
 }
 
 impl Drop for Dropped {
@@ -108,12 +115,17 @@ fn numbered(number: u64) -> Arc<[u8]> {
     Arc::from([head, number].map(u64::to_ne_bytes).as_flattened())
 }
 
-fn publish_numbered(local: &Arc<Local>, number: u64, weight: usize, drop: fn(&Arc<Local>, u64)) {
+fn publish_numbered(
+    local: &Arc<LocalTier>,
+    number: u64,
+    weight: usize,
+    drop: fn(&Arc<LocalTier>, u64),
+) {
     let key = numbered(number);
-    let life = Life { from: Instant::now(), fresh: Duration::from_secs(60), kept: Duration::ZERO };
+    let life = seconds(60);
     let value: Value = Arc::new(Dropped { local: Arc::downgrade(local), number, drop });
-    if let Err(ticket) = local.get_or_ticket(&key) {
-        local.publish(&key, ticket, Write::Once, &value, weight, life);
+    if let Err(fill_token) = local.peek_or_fill_token(&key) {
+        local.publish(&key, fill_token, WriteMode::Once, &value, weight, life);
     }
 }
 
@@ -121,7 +133,7 @@ fn publish_numbered(local: &Arc<Local>, number: u64, weight: usize, drop: fn(&Ar
 fn a_value_dropped_by_an_invalidation_invalidates_and_publishes() {
     static HELD: AtomicBool = AtomicBool::new(false);
     in_time(|| {
-        let local = Local::new(1 << 20, Clock::default());
+        let local = LocalTier::new(1 << 20, Clock::default());
         for number in 0..5000 {
             publish_numbered(&local, number, 1, |local, number| {
                 local.invalidate(&numbered(number), None);
@@ -141,26 +153,21 @@ fn a_value_dropped_by_an_invalidation_invalidates_and_publishes() {
 #[test]
 fn a_value_dropped_by_what_takes_its_place_replaces_it_again() {
     in_time(|| {
-        let local = Local::new(1 << 20, Clock::default());
-        let life =
-            Life { from: Instant::now(), fresh: Duration::from_secs(60), kept: Duration::ZERO };
-        fn replace(local: &Arc<Local>, life: Life, drop: fn(&Arc<Local>, u64)) {
-            let ticket = local.ticket(&numbered(0));
+        let local = LocalTier::new(1 << 20, Clock::default());
+        let life = seconds(60);
+        fn replace(local: &Arc<LocalTier>, expiry: Expiry, drop: fn(&Arc<LocalTier>, u64)) {
+            let fill_token = local.fill_token(&numbered(0));
             let value: Value = Arc::new(Dropped { local: Arc::downgrade(local), number: 0, drop });
-            local.publish(&numbered(0), ticket, Write::Replace, &value, 1, life);
+            local.publish(&numbered(0), fill_token, WriteMode::Replace, &value, 1, expiry);
         }
         for second in 0..5000 {
             replace(&local, life, |local, _| {
-                let life = Life {
-                    from: Instant::now(),
-                    fresh: Duration::from_secs(70),
-                    kept: Duration::ZERO,
-                };
+                let life = seconds(70);
                 replace(local, life, |_, _| ());
             });
             if let Some(value) = local.get(&numbered(0)) {
-                let longer = Life { fresh: Duration::from_secs(100 + second), ..life };
-                local.extend(&numbered(0), local.ticket(&numbered(0)), &value, longer);
+                let longer = Expiry { ttl: Duration::from_secs(100 + second), ..life };
+                local.extend(&numbered(0), local.fill_token(&numbered(0)), &value, longer);
             }
         }
     });
@@ -171,7 +178,7 @@ fn a_value_dropped_by_what_takes_its_place_replaces_it_again() {
 #[test]
 fn values_that_are_dropped_at_once_each_store_another() {
     in_time(|| {
-        let local = Local::new(1 << 20, Clock::default());
+        let local = LocalTier::new(1 << 20, Clock::default());
         for round in 0..20 {
             for number in 0..4000 {
                 publish_numbered(&local, round * 10_000 + number, 100, |local, number| {
@@ -195,7 +202,7 @@ fn values_that_are_dropped_at_once_each_store_another() {
 #[test]
 fn a_value_that_is_dropped_waits_for_another_thread() {
     in_time(|| {
-        let local = Local::new(1 << 16, Clock::default());
+        let local = LocalTier::new(1 << 16, Clock::default());
         for number in 0..3000 {
             publish_numbered(&local, number, 1, |local, number| {
                 std::thread::scope(|scope| {
@@ -216,7 +223,7 @@ fn a_value_that_is_dropped_waits_for_another_thread() {
 #[test]
 fn values_that_are_dropped_on_several_threads_invalidate_each_others_keys() {
     in_time(|| {
-        let local = Local::new(1 << 16, Clock::default());
+        let local = LocalTier::new(1 << 16, Clock::default());
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let local = &local;
@@ -236,14 +243,14 @@ fn values_that_are_dropped_on_several_threads_invalidate_each_others_keys() {
 /// Fetches that began while an entry was added elsewhere end after that.
 #[test]
 fn what_was_given_last_is_not_replaced_by_fetches_that_began_before() {
-    let local = Local::new(1 << 20, Clock::default());
-    let (mut given, mut fetched) = (local.ticket(&key()), local.ticket(&key()));
-    local.number_fetch(&mut fetched);
-    local.number_given(&mut given);
-    assert!(publish(&local, given, Write::Once, 1));
-    assert!(!publish(&local, fetched, Write::Replace, 2));
-    local.number_fetch(&mut fetched);
-    assert!(publish(&local, fetched, Write::Replace, 2));
+    let local = LocalTier::new(1 << 20, Clock::default());
+    let (mut given, mut fetched) = (local.fill_token(&key()), local.fill_token(&key()));
+    local.assign_fetch_sequence(&mut fetched);
+    local.assign_read_sequence(&mut given);
+    assert!(publish(&local, given, WriteMode::Once, 1));
+    assert!(!publish(&local, fetched, WriteMode::Replace, 2));
+    local.assign_fetch_sequence(&mut fetched);
+    assert!(publish(&local, fetched, WriteMode::Replace, 2));
 }
 
 /// Says which thread drops it.
@@ -272,7 +279,7 @@ fn let_go() -> Receiver<ThreadId> {
 /// There may be no call any more.
 #[test]
 fn what_was_put_aside_is_dropped_with_a_cache() {
-    let local = Local::new(1 << 20, Clock::default());
+    let local = LocalTier::new(1 << 20, Clock::default());
     let aside = let_go();
     drop(local);
     // Another test's thread may drop it.
@@ -282,13 +289,13 @@ fn what_was_put_aside_is_dropped_with_a_cache() {
 /// A value may ask for the key whose flight is led, and would wait for its own thread.
 #[test]
 fn who_leads_a_flight_drops_no_value() {
-    let local = Local::new(1 << 20, Clock::default());
-    let ticket = local.ticket(&key());
+    let local = LocalTier::new(1 << 20, Clock::default());
+    let fill_token = local.fill_token(&key());
     let acts: [&dyn Fn(); 5] = [
-        &|| assert!(local.get_or_ticket(&key()).is_err()),
-        &|| assert!(publish(&local, ticket, Write::Once, 1)),
-        &|| assert!(local.get_or_ticket(&key()).is_ok()),
-        &|| assert!(!publish(&local, ticket, Write::Once, 2)),
+        &|| assert!(local.peek_or_fill_token(&key()).is_err()),
+        &|| assert!(publish(&local, fill_token, WriteMode::Once, 1)),
+        &|| assert!(local.peek_or_fill_token(&key()).is_ok()),
+        &|| assert!(!publish(&local, fill_token, WriteMode::Once, 2)),
         &|| assert!(local.get_stale(&key()).is_some()),
     ];
     let here = std::thread::current().id();
@@ -323,17 +330,17 @@ fn soon(mut done: impl FnMut() -> bool) -> bool {
 
 #[test]
 fn what_has_expired_is_freed_where_nobody_calls() {
-    let local = Local::new(1 << 20, Clock::default());
-    let life = |fresh, kept| Life {
-        from: Instant::now(),
-        fresh: Duration::from_millis(fresh),
-        kept: Duration::from_millis(kept),
+    let local = LocalTier::new(1 << 20, Clock::default());
+    let life = |fresh, kept| Expiry {
+        start: Instant::now(),
+        ttl: Duration::from_millis(fresh),
+        stale_ttl: Duration::from_millis(kept),
     };
     let lives = [life(60_000, 0), life(50, 0), life(50, 60_000), life(1500, 0)];
     let alive = lives.map(|life| {
         let value: Value = Arc::new(1_u32);
-        let key = numbered(life.fresh.as_millis() as u64 * 1000 + life.kept.as_millis() as u64);
-        assert!(local.publish(&key, local.ticket(&key), Write::Once, &value, 4, life));
+        let key = numbered(life.ttl.as_millis() as u64 * 1000 + life.stale_ttl.as_millis() as u64);
+        assert!(local.publish(&key, local.fill_token(&key), WriteMode::Once, &value, 4, life));
         Arc::downgrade(&value)
     });
     let are_alive = || alive.each_ref().map(|value| value.strong_count() > 0);
@@ -342,7 +349,7 @@ fn what_has_expired_is_freed_where_nobody_calls() {
 
 #[test]
 fn what_was_put_aside_is_dropped_where_nobody_calls() {
-    let _local = Local::new(1 << 20, Clock::default());
+    let _local = LocalTier::new(1 << 20, Clock::default());
     let aside = let_go();
     assert!(aside.recv_timeout(Duration::from_secs(10)).is_ok());
 }
@@ -350,7 +357,7 @@ fn what_was_put_aside_is_dropped_where_nobody_calls() {
 /// Entries that go for want of room are in the index no more, and what is in the index is accounted for.
 #[test]
 fn the_index_holds_what_the_policy_holds() {
-    let local = Local::new(1 << 20, Clock::default());
+    let local = LocalTier::new(1 << 20, Clock::default());
     std::thread::scope(|scope| {
         for thread in 0..4_u64 {
             let local = &local;
@@ -384,7 +391,7 @@ fn the_index_holds_what_the_policy_holds() {
 #[test]
 fn what_is_invalidated_while_the_index_grows_is_gone() {
     const KEYS: u64 = 40_000;
-    let local = Local::new(1 << 30, Clock::default());
+    let local = LocalTier::new(1 << 30, Clock::default());
     std::thread::scope(|scope| {
         for thread in 1..=4_u64 {
             let local = &local;
@@ -397,14 +404,17 @@ fn what_is_invalidated_while_the_index_grows_is_gone() {
                         local.invalidate(&numbered(hot), None);
                         assert!(local.get(&numbered(hot)).is_none(), "{hot} is there yet");
                     } else {
-                        let life = Life {
-                            from: Instant::now(),
-                            fresh: Duration::from_secs(60),
-                            kept: Duration::ZERO,
-                        };
+                        let life = seconds(60);
                         let value: Value = Arc::new(number);
                         let key = numbered(hot);
-                        local.publish(&key, local.ticket(&key), Write::Replace, &value, 1, life);
+                        local.publish(
+                            &key,
+                            local.fill_token(&key),
+                            WriteMode::Replace,
+                            &value,
+                            1,
+                            life,
+                        );
                     }
                 }
             });
@@ -414,8 +424,8 @@ fn what_is_invalidated_while_the_index_grows_is_gone() {
 
 #[test]
 fn a_capacity_of_nothing_keeps_nothing() {
-    let local = Local::new(0, Clock::default());
-    assert!(!publish(&local, absent(&local), Write::Once, 1));
+    let local = LocalTier::new(0, Clock::default());
+    assert!(!publish(&local, absent(&local), WriteMode::Once, 1));
     assert_eq!(held(&local), None);
 }
 
@@ -427,10 +437,10 @@ struct Session(Arc<Dropped>);
 fn another_moka_lets_go_of_values_that_change_the_same_keys() {
     in_time(|| {
         // Half of it is taken by a few, so that moka is told of all that comes.
-        let local = Local::new(1 << 16, Clock::default());
+        let local = LocalTier::new(1 << 16, Clock::default());
         let sessions = moka::sync::Cache::new(100);
         for number in 0..5000 {
-            let drop = |local: &Arc<Local>, number| {
+            let drop = |local: &Arc<LocalTier>, number| {
                 local.invalidate(&numbered(number), None);
             };
             let session = Dropped { local: Arc::downgrade(&local), number: number + 1, drop };

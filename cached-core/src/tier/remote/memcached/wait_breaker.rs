@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::clock::Coarse;
+use crate::clock::CoarseInstant;
 
 /// Leases in a row that did not end before the server's leases are not waited for.
 const MOST_ENDLESS: u32 = 3;
@@ -22,7 +22,7 @@ const MOST_CHECKS: u32 = 8;
 pub(super) struct LeaseWaitBreaker {
     /// Leases in a row that did not end.
     endless: AtomicU32,
-    /// Until when leases are not waited for; in milliseconds as [`Coarse`] counts them.
+    /// Until when leases are not waited for; in milliseconds as [`CoarseInstant`] counts them.
     paused_until: AtomicU64,
     /// The leases that are being checked.
     checks: AtomicU32,
@@ -40,7 +40,7 @@ impl Drop for LeaseProbe {
 impl LeaseWaitBreaker {
     pub(super) fn leases_end(&self) -> bool {
         let paused_until = self.paused_until.load(Ordering::Relaxed);
-        paused_until == 0 || Coarse::now().millis() >= paused_until
+        paused_until == 0 || CoarseInstant::now().millis() >= paused_until
     }
 
     pub(super) fn begin_probe(record: &Arc<LeaseWaitBreaker>) -> Option<LeaseProbe> {
@@ -59,7 +59,7 @@ impl LeaseWaitBreaker {
         } else if self.endless.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_ENDLESS {
             // After the pause one more is enough.
             self.endless.store(MOST_ENDLESS - 1, Ordering::Relaxed);
-            let until = Coarse::now().millis().saturating_add(PAUSE.as_millis() as u64);
+            let until = CoarseInstant::now().millis().saturating_add(PAUSE.as_millis() as u64);
             self.paused_until.store(until, Ordering::Relaxed);
         }
     }
