@@ -1,9 +1,9 @@
 //! All that an expansion of the attribute may name. Not public: it changes without notice.
 
 mod answer;
-mod asked;
+mod key_arguments;
 mod look;
-mod types;
+mod type_arguments;
 
 use std::any::type_name;
 use std::marker::PhantomData;
@@ -17,14 +17,14 @@ use crate::current::current_of_process;
 pub use crate::declaration::{DECLARATIONS, Declaration, DeclarationRef};
 use crate::entry::CacheEntry;
 pub use crate::key::KeyParts;
-use crate::key::{DynKeyPart, KeyBytes, KeyHeader, KeyPart, KeyQuery};
+use crate::key::{DynKeyPart, KeyBytes, KeyHeader, KeyPart};
 use crate::tier::local::index::ReadGuard;
-use crate::tier::request;
+use crate::tier::request::TakenAnswers;
 use crate::value::{CachedValue, ReturnType, Value, ValueType, has_trivial_clone};
 pub use crate::value::{ErrorProbe, ErrorSharing, InferredValue, Returned, WholeValue};
 pub use answer::{Answer, Call};
-use asked::Asked;
-pub use asked::CallSite;
+pub use key_arguments::CallSite;
+use key_arguments::KeyArguments;
 use look::{Serve, look_further};
 
 /// Makes a key's part of an expression; a call of its own, so that its error stands there.
@@ -75,38 +75,40 @@ macro_rules! __declared {
     }};
 }
 
-/// Looks, and returns from the function with a hit; else the call that is to be answered. The name of
-/// the method comes from the attribute, for the sake of its place.
+/// Returns from the function if this process holds the value. Otherwise evaluates to the [`Call`]
+/// that fetches it. The attribute passes the name of the method `begin`, which gives that name the
+/// span of the return type.
 ///
-/// What the thread or the request keeps is cloned in the `return` itself, which makes it where the
-/// caller wants it: a value is slow to move that was only just written.
+/// A hit is cloned in the `return` expression itself, so that the clone is written where the caller
+/// wants it: moving a value that was only just written is slow.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __begin {
     ($lookup:expr, $begin:ident) => {
-        // A `match`, for what the lookup borrows of a temporary lives as long as that.
+        // A `match`, because it keeps alive the temporaries that the lookup borrows.
         match $lookup.$begin() {
-            look => {
-                let current = look.current();
-                let looked = look.hashed(&current);
-                if let ::core::option::Option::Some(request) = looked.request() {
-                    if let ::core::option::Option::Some(hit) = looked.answered(&request) {
-                        return looked.returned(hit);
+            lookup => {
+                let cache = lookup.current_cache();
+                let lookup = lookup.hash_key(&cache);
+                if let ::core::option::Option::Some(answers) = lookup.take_request_answers() {
+                    if let ::core::option::Option::Some(hit) = lookup.find_in_request(&answers) {
+                        return lookup.to_returned(hit);
                     }
                 } else {
-                    let mut held = ::core::option::Option::None;
-                    if let ::core::option::Option::Some(reading) = looked.reading() {
-                        if let ::core::option::Option::Some(hit) = looked.lent(&reading, &mut held)
+                    let mut retained = ::core::option::Option::None;
+                    if let ::core::option::Option::Some(guard) = lookup.read_local_tier() {
+                        if let ::core::option::Option::Some(hit) =
+                            lookup.find_in_local_tier(&guard, &mut retained)
                         {
-                            return looked.returned(hit);
+                            return lookup.to_returned(hit);
                         }
                     }
-                    if let ::core::option::Option::Some(hit) = looked.held(&held) {
-                        return looked.returned(hit);
+                    if let ::core::option::Option::Some(hit) = lookup.borrow_retained(&retained) {
+                        return lookup.to_returned(hit);
                     }
                 }
                 let mut hit = ::core::option::Option::None;
-                let call = looked.further(&mut hit);
+                let call = lookup.begin_call(&mut hit);
                 if let ::core::option::Option::Some(hit) = hit {
                     return hit;
                 }
@@ -151,8 +153,8 @@ pub use crate::{
     __returns as returns,
 };
 
-/// Which entry is meant, before it is looked at. `M` is the mode of the return type.
-pub struct Lookup<'k, R, V, M, P, C> {
+/// Collects which entry a call asks for, and in which cache. `M` is the mode of the return type.
+pub struct LookupBuilder<'k, R, V, M, P, C> {
     call_site: CallSite,
     parts: P,
     own_types: &'static str,
@@ -162,233 +164,289 @@ pub struct Lookup<'k, R, V, M, P, C> {
     types: PhantomData<(V, M)>,
 }
 
-/// The bounds on a function's return type are here, in one plain call that is spanned at the type.
-/// The function and its companion make the same, so that an error in it is one error.
+/// Starts the lookup of a function or of its companion.
+///
+/// This one call carries the bounds on the return type, and is spanned at that type. The function and
+/// its companion both make it, so the compiler reports a missing bound once.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup<'k, R, P>(
     errors: ErrorSharing<R>,
     call_site: CallSite,
     parts: P,
-) -> Lookup<'k, R, R::Value, InferredValue, P, ()>
+) -> LookupBuilder<'k, R, R::Value, InferredValue, P, ()>
 where
     R: Returned<InferredValue>,
     R::Value: CachedValue,
 {
-    Lookup::new(errors, call_site, parts)
+    LookupBuilder::new(errors, call_site, parts)
 }
 
-/// The same for a function that is `infallible`.
+/// Starts the lookup of a function that is declared `infallible`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup_whole<'k, R: CachedValue, P>(
     errors: ErrorSharing<R>,
     call_site: CallSite,
     parts: P,
-) -> Lookup<'k, R, R, WholeValue, P, ()> {
-    Lookup::new(errors, call_site, parts)
+) -> LookupBuilder<'k, R, R, WholeValue, P, ()> {
+    LookupBuilder::new(errors, call_site, parts)
 }
 
-impl<R, V, M, P> Lookup<'_, R, V, M, P, ()> {
+impl<R, V, M, P> LookupBuilder<'_, R, V, M, P, ()> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn new(errors: ErrorSharing<R>, call_site: CallSite, parts: P) -> Self {
         let types = PhantomData;
-        Lookup { call_site, parts, own_types: "", constants: (), errors, cache: None, types }
+        LookupBuilder { call_site, parts, own_types: "", constants: (), errors, cache: None, types }
     }
 }
 
-impl<'k, R, V, M, P, C> Lookup<'k, R, V, M, P, C> {
-    /// Sets the cache, where it is not the current one.
+impl<'k, R, V, M, P, C> LookupBuilder<'k, R, V, M, P, C> {
+    /// Sets the cache that the option `cache` names.
     #[must_use]
-    pub fn cache(self, cache: &'k Cache) -> Lookup<'k, R, V, M, P, C> {
-        Lookup { cache: Some(cache), ..self }
+    pub fn cache(self, cache: &'k Cache) -> LookupBuilder<'k, R, V, M, P, C> {
+        LookupBuilder { cache: Some(cache), ..self }
     }
 
     /// Adds the function's own type arguments, as a tuple of `PhantomData`.
     #[must_use]
-    pub fn of<Arguments>(self) -> Lookup<'k, R, V, M, P, C> {
-        Lookup { own_types: type_name::<Arguments>(), ..self }
+    pub fn of<Arguments>(self) -> LookupBuilder<'k, R, V, M, P, C> {
+        LookupBuilder { own_types: type_name::<Arguments>(), ..self }
     }
 
     /// Adds the function's own const arguments.
     #[must_use]
-    pub fn constants<D: KeyParts>(self, constants: D) -> Lookup<'k, R, V, M, P, D> {
-        let Lookup { call_site, parts, own_types, errors, cache, types, .. } = self;
-        Lookup { call_site, parts, own_types, constants, errors, cache, types }
+    pub fn constants<D: KeyParts>(self, constants: D) -> LookupBuilder<'k, R, V, M, P, D> {
+        let LookupBuilder { call_site, parts, own_types, errors, cache, types, .. } = self;
+        LookupBuilder { call_site, parts, own_types, constants, errors, cache, types }
     }
 }
 
-impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> Lookup<'k, R, V, M, (I, W), C> {
+impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> LookupBuilder<'k, R, V, M, (I, W), C> {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn asked(&self) -> Asked<(I, W), C> {
-        Asked::new(self.call_site, self.parts, self.own_types, self.constants)
+    fn arguments(&self) -> KeyArguments<(I, W), C> {
+        KeyArguments::new(self.call_site, self.parts, self.own_types, self.constants)
     }
 
-    /// Asks for the bounds of the return type, which is done in no call after this one: each would
-    /// say once more what is wrong with it.
+    /// Finishes the builder for a call of the function.
+    ///
+    /// Only this method asks for the bounds of the return type, and then hides the type that needed
+    /// them: each method with the bounds would repeat the compiler's error.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn begin(self) -> Look<'k, R, V, (I, W), C>
+    pub fn begin(self) -> Lookup<'k, R, V, (I, W), C, impl ReadValue<R, V>>
     where
         R: Returned<M, Value = V>,
         V: CachedValue,
     {
-        Look {
-            asked: self.asked(),
+        Lookup {
+            arguments: self.arguments(),
             cache: self.cache,
-            cast: |value| value.downcast_ref(),
-            join: cloned::<R, M>,
+            reader: TypedReader(PhantomData::<M>),
             returns: ReturnType::new::<M>(self.errors),
         }
     }
 
-    /// The entry, for the companion.
+    /// Finishes the builder for the companion.
     pub fn entry<P>(self) -> CacheEntry<V, P>
     where
         V: CachedValue,
     {
         let cache = self.cache.cloned().unwrap_or_else(Cache::current);
-        let asked = self.asked();
+        let arguments = self.arguments();
         let mut bytes = KeyBytes::default();
-        let head = asked.hashed().map(|key| key.header());
-        let key = asked.encode(head, &mut bytes).map(|()| Arc::from(&*bytes));
-        CacheEntry::new(cache, asked.declaration, key, ValueType::of::<V>())
+        let header = arguments.hash();
+        let key = arguments.encode(header, &mut bytes).map(|()| Arc::from(&*bytes));
+        CacheEntry::new(cache, arguments.declaration, key, ValueType::of::<V>())
     }
 }
 
-/// The cache that a call asks. A variable of the function, so that what is looked up in it can be
-/// lent.
-pub enum Current<'k> {
-    /// One that was given, or the process's.
-    Lent(&'k Cache),
+/// Reads a cached value of type `V`, for a function that returns an `R`. It is a type rather than a pair
+/// of function pointers, so that a hit inlines it.
+pub trait ReadValue<R, V>: Copy {
+    /// Returns the value, unless it is of another type.
+    fn downcast(self, value: &Value) -> Option<&V>;
+
+    /// Returns what the function returns for this value.
+    fn to_returned(self, value: &V) -> R;
+}
+
+/// The one implementation of [`ReadValue`].
+struct TypedReader<M>(PhantomData<M>);
+
+impl<M> Clone for TypedReader<M> {
+    fn clone(&self) -> TypedReader<M> {
+        *self
+    }
+}
+
+impl<M> Copy for TypedReader<M> {}
+
+impl<R: Returned<M, Value: CachedValue>, M> ReadValue<R, R::Value> for TypedReader<M> {
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn downcast(self, value: &Value) -> Option<&R::Value> {
+        value.downcast_ref()
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn to_returned(self, value: &R::Value) -> R {
+        R::from_cached(value.clone())
+    }
+}
+
+/// The cache that a call uses: a local of the annotated function, which a hit borrows from.
+pub enum CurrentCache<'k> {
+    /// The cache of the option `cache`, or the process's.
+    Borrowed(&'k Cache),
     /// The running scope's.
-    Own(Cache),
+    Owned(Cache),
 }
 
-impl Current<'_> {
+impl CurrentCache<'_> {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn cache(&self) -> &Cache {
+    fn get(&self) -> &Cache {
         match self {
-            Current::Lent(cache) => cache,
-            Current::Own(cache) => cache,
+            CurrentCache::Borrowed(cache) => cache,
+            CurrentCache::Owned(cache) => cache,
         }
     }
 }
 
-/// A call that knows of its return type what it needs, as functions.
-pub struct Look<'k, R, V, P, C> {
-    asked: Asked<P, C>,
+/// The lookup that a call begins with. `T` reads its values.
+pub struct Lookup<'k, R, V, P, C, T> {
+    arguments: KeyArguments<P, C>,
     cache: Option<&'k Cache>,
-    cast: fn(&Value) -> Option<&V>,
-    join: fn(&V) -> R,
+    reader: T,
     returns: ReturnType<R, V>,
 }
 
-impl<'k, R, V, I: KeyParts, W: KeyParts, C: KeyParts> Look<'k, R, V, (I, W), C> {
-    /// The cache that is asked.
+impl<'k, R, V, I: KeyParts, W: KeyParts, C: KeyParts, T> Lookup<'k, R, V, (I, W), C, T> {
+    /// Returns the cache that this call uses.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn current(&self) -> Current<'k> {
+    pub fn current_cache(&self) -> CurrentCache<'k> {
         match self.cache.or_else(current_of_process) {
-            Some(cache) => Current::Lent(cache),
-            None => Current::Own(Cache::current()),
+            Some(cache) => CurrentCache::Borrowed(cache),
+            None => CurrentCache::Owned(Cache::current()),
         }
     }
 
-    /// Hashes the key.
+    /// Hashes the key, unless the cache is disabled.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn hashed<'c>(self, current: &'c Current<'_>) -> Looked<'c, R, V, (I, W), C> {
-        let Look { asked, cast, join, returns, .. } = self;
-        let cache = current.cache();
-        // Of a copy: what is lent to a function that is not inlined is in memory, and not in
-        // registers, also for everyone else.
-        let copy = asked;
-        let key = if cache.is_enabled() { copy.hashed() } else { None };
-        Looked { head: key.map(|key| key.header()), asked, cache, cast, join, returns }
+    pub fn hash_key<'c>(
+        self,
+        current: &'c CurrentCache<'_>,
+    ) -> HashedLookup<'c, R, V, (I, W), C, T> {
+        let Lookup { arguments, reader, returns, .. } = self;
+        let cache = current.get();
+        let header = if cache.is_enabled() { arguments.hash() } else { None };
+        HashedLookup { header, arguments, cache, reader, returns }
     }
 }
 
-/// A value of the local tier, for the time of its clone.
-pub struct Held(Value);
+/// A value of the local tier with a reference count of its own.
+pub struct RetainedValue(Value);
 
-/// A call whose key is hashed, if it has one and the cache is on.
-pub struct Looked<'c, R, V, P, C> {
-    asked: Asked<P, C>,
+/// A lookup whose key is hashed. Without a hash the call is not cached.
+///
+/// Each field stays in a register on a hit. So no method may pass `self` by reference to a function
+/// that is not inlined: that would write the whole lookup to memory.
+pub struct HashedLookup<'c, R, V, P, C, T> {
+    arguments: KeyArguments<P, C>,
     cache: &'c Cache,
-    head: Option<KeyHeader>,
-    cast: fn(&Value) -> Option<&V>,
-    join: fn(&V) -> R,
+    header: Option<KeyHeader>,
+    reader: T,
     returns: ReturnType<R, V>,
 }
 
-/// Named, so that it can be inlined by force: only then is the value made where it is returned.
-#[cfg_attr(not(debug_assertions), inline(always))]
-fn cloned<R: Returned<M, Value: CachedValue>, M>(value: &R::Value) -> R {
-    R::from_cached(value.clone())
-}
-
-impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts> Looked<'_, R, V, (I, W), C> {
-    /// Takes the answers of the request, if there is one.
+impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts, T: ReadValue<R, V>>
+    HashedLookup<'_, R, V, (I, W), C, T>
+{
+    /// Takes the answers of the running request, if there is one.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn request(&self) -> Option<request::TakenAnswers> {
-        request::TakenAnswers::take()
+    pub fn take_request_answers(&self) -> Option<TakenAnswers> {
+        TakenAnswers::take()
     }
 
-    /// What the request answers with.
+    /// Finds the value among the answers of the request.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn answered<'h>(&self, request: &'h request::TakenAnswers) -> Option<&'h V> {
-        let head = self.head?;
-        let value = request.find(self.cache.id(), &self.asked.with(head))?;
-        let value = (self.cast)(value)?;
-        self.cache.counters_at(head.index()).request_hits.add();
+    pub fn find_in_request<'h>(&self, answers: &'h TakenAnswers) -> Option<&'h V> {
+        let header = self.header?;
+        let value = answers.find(self.cache.id(), &self.arguments.with_header(header))?;
+        let value = self.reader.downcast(value)?;
+        self.cache.counters_at(header.index()).request_hits.add();
         Some(value)
     }
 
-    /// Reads the local tier, where the answer may be in that.
+    /// Begins to read the local tier, if this function may be answered from it directly.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn reading(&self) -> Option<ReadGuard<'_>> {
-        if self.asked.declaration.local_hit_is_final() { self.cache.local().read() } else { None }
+    pub fn read_local_tier(&self) -> Option<ReadGuard<'_>> {
+        if self.arguments.declaration.local_hit_is_final() {
+            self.cache.local().read()
+        } else {
+            None
+        }
     }
 
-    /// Finds what the local tier has, where that is the answer as it is: lent where its clone takes no
-    /// time, else held, so that no garbage waits for the clone.
+    /// Finds the value in the local tier.
+    ///
+    /// Returns a borrow of it only if cloning it runs no code of the program's own. Any other value is
+    /// put into `retained`, so that no memory waits for its clone.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn lent<'h>(&self, reading: &'h ReadGuard<'_>, held: &mut Option<Held>) -> Option<&'h V> {
-        let head = self.head?;
-        let value = self.cache.local().find(reading, &self.asked.with(head))?;
+    pub fn find_in_local_tier<'h>(
+        &self,
+        guard: &'h ReadGuard<'_>,
+        retained: &mut Option<RetainedValue>,
+    ) -> Option<&'h V> {
+        let header = self.header?;
+        let value = self.cache.local().find(guard, &self.arguments.with_header(header))?;
         if !has_trivial_clone::<V>() {
-            *held = Some(Held(Arc::clone(value)));
+            *retained = Some(RetainedValue(Arc::clone(value)));
             return None;
         }
-        self.count(head, value)
+        self.count_local_hit(header, value)
     }
 
-    /// Lends the value that is held.
+    /// Returns a borrow of the value that [`find_in_local_tier`](Self::find_in_local_tier) retained.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn held<'h>(&self, held: &'h Option<Held>) -> Option<&'h V> {
-        self.count(self.head?, &held.as_ref()?.0)
+    pub fn borrow_retained<'h>(&self, retained: &'h Option<RetainedValue>) -> Option<&'h V> {
+        self.count_local_hit(self.header?, &retained.as_ref()?.0)
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn count<'h>(&self, head: KeyHeader, value: &'h Value) -> Option<&'h V> {
-        let value = (self.cast)(value)?;
-        self.cache.counters_at(head.index()).local_hits.add();
+    fn count_local_hit<'h>(&self, header: KeyHeader, value: &'h Value) -> Option<&'h V> {
+        let value = self.reader.downcast(value)?;
+        self.cache.counters_at(header.index()).local_hits.add();
         Some(value)
     }
 
-    /// What the function returns for it.
+    /// Clones the value into what the function returns.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn returned(&self, value: &V) -> R {
-        (self.join)(value)
+    pub fn to_returned(&self, value: &V) -> R {
+        self.reader.to_returned(value)
     }
 
-    /// Looks in the store, and puts a hit in its place; otherwise there is a call to be answered.
-    /// Called before there is a fetch: what is not made is not moved about.
-    #[inline(never)]
-    pub fn further(self, hit: &mut Option<R>) -> Option<Call<R, V>> {
-        let Looked { asked, cache, head, returns, .. } = self;
-        let join = returns.rebuild_into;
-        let serve: Serve<'_> = &mut |value| join(value, hit);
-        let encode = |bytes: &mut KeyBytes| asked.encode(head, bytes);
-        let state = look_further(cache, asked.declaration, &encode, returns.value_type, serve);
-        state.map(|state| Call::new(returns, state))
+    /// Looks in the tiers of this process again, by the bytes of the key. Puts a hit into `hit`, and
+    /// returns the call that is to be answered otherwise.
+    ///
+    /// The expansion calls this before it makes the future of the body, so that a hit does not move
+    /// that future about.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub fn begin_call(self, hit: &mut Option<R>) -> Option<Call<R, V>> {
+        let HashedLookup { arguments, cache, header, returns, .. } = self;
+        begin_call(arguments, cache, header, returns, hit)
     }
+}
+
+#[inline(never)]
+fn begin_call<R, V, I: KeyParts, W: KeyParts, C: KeyParts>(
+    arguments: KeyArguments<(I, W), C>,
+    cache: &Cache,
+    header: Option<KeyHeader>,
+    returns: ReturnType<R, V>,
+    hit: &mut Option<R>,
+) -> Option<Call<R, V>> {
+    let rebuild_into = returns.rebuild_into;
+    let serve: Serve<'_> = &mut |value| rebuild_into(value, hit);
+    let encode = |bytes: &mut KeyBytes| arguments.encode(header, bytes);
+    let state = look_further(cache, arguments.declaration, &encode, returns.value_type, serve);
+    state.map(|state| Call::new(returns, state))
 }
 
 /// The call that was begun where there is no hit.

@@ -1,4 +1,4 @@
-//! What tells the keys of a function's type arguments apart.
+//! The type and const arguments of a function, as a part of its key.
 
 use std::sync::atomic::Ordering;
 
@@ -7,26 +7,26 @@ use serde::ser::Serializer;
 use crate::declaration::Declaration;
 use crate::key::{END, KeyParts, KeySerializer, KeySink, SEQ};
 
-/// The type and const arguments of a function and of the impl around it.
+/// The type and const arguments of a function and of the `impl` block around it.
 #[derive(Clone, Copy)]
-pub(super) struct Types<C> {
-    /// The name of the type of a closure in the function's body.
-    pub(super) site: &'static str,
+pub(super) struct TypeArguments<C> {
+    /// The type name of a closure in the function's body. It shows the arguments of the `impl` block.
+    pub(super) closure: &'static str,
     /// The names of the function's own type arguments.
     pub(super) own: &'static str,
     pub(super) constants: C,
 }
 
-impl<C: KeyParts> Types<C> {
-    /// Adds what there is to the key; nothing where there are no arguments, so that such keys
-    /// do not depend on how the compiler writes a type.
+impl<C: KeyParts> TypeArguments<C> {
+    /// Adds the arguments to the key. A function without any adds nothing, so that its keys do not
+    /// depend on how the compiler prints a type.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn write<S: KeySink>(
         &self,
         declaration: &Declaration,
         sink: S,
     ) -> Result<S, S::Error> {
-        if self.own.is_empty() && !C::ANY && is_plain_site(declaration, self.site) {
+        if self.own.is_empty() && !C::ANY && is_in_plain_container(declaration, self.closure) {
             return Ok(sink);
         }
         self.write_all(sink)
@@ -34,7 +34,7 @@ impl<C: KeyParts> Types<C> {
 
     #[inline(never)]
     fn write_all<S: KeySink>(self, sink: S) -> Result<S, S::Error> {
-        let container = container(self.site);
+        let container = container(self.closure);
         let container = if is_plain(container) { "" } else { container };
         let sink = KeySerializer(sink).serialize_str(container)?;
         let sink = KeySerializer(sink).serialize_str(self.own)?;
@@ -42,27 +42,28 @@ impl<C: KeyParts> Types<C> {
     }
 }
 
-/// Whether a site has no type arguments. An ordinary function has one site, and it is looked at once.
+/// Returns true if the container of this closure's function has no type arguments. The declaration
+/// remembers the address of the last name for which this held, so that a hit compares two words.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn is_plain_site(declaration: &Declaration, site: &'static str) -> bool {
-    let address = site.as_ptr().addr();
+fn is_in_plain_container(declaration: &Declaration, closure: &'static str) -> bool {
+    let address = closure.as_ptr().addr();
     declaration.non_generic_site.load(Ordering::Relaxed) == address
-        || look_at_site(declaration, site, address)
+        || parse_container(declaration, closure, address)
 }
 
 #[inline(never)]
-fn look_at_site(declaration: &Declaration, site: &'static str, address: usize) -> bool {
-    let is_plain = is_plain(container(site));
+fn parse_container(declaration: &Declaration, closure: &'static str, address: usize) -> bool {
+    let is_plain = is_plain(container(closure));
     if is_plain {
         declaration.non_generic_site.store(address, Ordering::Relaxed);
     }
     is_plain
 }
 
-/// The part of a closure's type name that stands before the function: its module, or its type.
-/// `app::Client<A>::fetch<B>::{{closure}}` → `app::Client<A>`.
-fn container(site: &str) -> &str {
-    let mut path = site;
+/// Returns the module or the type that contains the function: the part before the function's name in
+/// the type name of one of its closures. `app::Client<A>::fetch<B>::{{closure}}` → `app::Client<A>`.
+fn container(closure: &str) -> &str {
+    let mut path = closure;
     while let Some(outer) = path.strip_suffix("::{{closure}}") {
         path = outer;
     }
@@ -70,7 +71,7 @@ fn container(site: &str) -> &str {
         let mut depth = 0usize;
         let open = path.char_indices().rev().find(|&(index, c)| {
             match c {
-                // The arrow of a function pointer closes nothing.
+                // The `>` of `->` closes no bracket.
                 '>' if !path[..index].ends_with('-') => depth += 1,
                 '<' => depth = depth.saturating_sub(1),
                 _ => {}
@@ -82,8 +83,8 @@ fn container(site: &str) -> &str {
     path.rsplit_once("::").map_or("", |(container, _)| container)
 }
 
-/// Whether a path names no type arguments. A method of a trait has its `Self` for one: a default
-/// method runs for every type that implements the trait.
+/// Returns true if a path names no type arguments. A method of a trait has its `Self` as one, because
+/// a default method runs for every type that implements the trait.
 fn is_plain(container: &str) -> bool {
     container.chars().all(|c| c == ':' || c == '_' || c.is_alphanumeric())
 }
@@ -93,8 +94,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_container_of_a_function_is_what_stands_before_it() {
-        for (site, expected, plain) in [
+    fn a_container_is_the_path_before_the_function() {
+        for (closure, expected, plain) in [
             ("app::free::{{closure}}::{{closure}}", "app", true),
             ("app::free<alloc::vec::Vec<u8>, 3>::{{closure}}", "app", true),
             ("app::Client::fetch::{{closure}}", "app::Client", true),
@@ -105,8 +106,8 @@ mod tests {
             ("<&app::P as app::Tr>::g::{{closure}}", "<&app::P as app::Tr>", false),
             ("<(u8, u16) as app::Tr>::g<u8>::{{closure}}", "<(u8, u16) as app::Tr>", false),
         ] {
-            assert_eq!(container(site), expected, "{site}");
-            assert_eq!(is_plain(container(site)), plain, "{site}");
+            assert_eq!(container(closure), expected, "{closure}");
+            assert_eq!(is_plain(container(closure)), plain, "{closure}");
         }
     }
 }

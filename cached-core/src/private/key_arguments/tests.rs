@@ -1,4 +1,4 @@
-//! Which arguments are which key, and that keys stay what they are (golden vectors, kept for good).
+//! Which arguments give which key, and golden vectors: bytes that no later version may change.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,15 +11,16 @@ use crate::key::canonical_bytes;
 use crate::key::{Digest, Key};
 
 fn bytes(name: &str, identifier: impl KeyParts, version: impl KeyParts) -> Vec<u8> {
-    static DECLARATION: Declaration = Declaration::new("asked", "asked", "asked.rs", 1, 1, || "");
-    let asked = Asked::new(CallSite::new(&DECLARATION, &|| ()), (identifier, version), "", ());
+    static DECLARATION: Declaration = Declaration::new("test", "test", "test.rs", 1, 1, || "");
+    let call_site = CallSite::new(&DECLARATION, &|| ());
+    let arguments = KeyArguments::new(call_site, (identifier, version), "", ());
     let mut bytes = KeyBytes::default();
-    asked.encode(None, &mut bytes).expect("encodes");
+    arguments.encode(None, &mut bytes).expect("every part can be serialized");
     canonical_bytes(name, &bytes).to_vec()
 }
 
 #[test]
-fn values_that_look_alike_differ() {
+fn similar_values_have_different_keys() {
     let a = "a".to_owned();
     let alike: Vec<(&str, Vec<u8>)> = vec![
         ("1", bytes("n", part(&1), ())),
@@ -92,7 +93,7 @@ fn reordering_an_enum_changes_no_key() {
 }
 
 #[test]
-fn hash_maps_of_any_order_are_one_key() {
+fn the_order_of_a_hash_map_changes_no_key() {
     let forward: HashMap<u32, u32> = (0..50).map(|n| (n, n * n)).collect();
     let backward: HashMap<u32, u32> = (0..50).rev().map(|n| (n, n * n)).collect();
     let sorted: BTreeMap<u32, u32> = forward.clone().into_iter().collect();
@@ -104,9 +105,9 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Bytes and digests that must never change: entries in memcached outlive a build.
+/// Entries in memcached outlive a build, so these bytes and digests must never change.
 #[test]
-fn golden_vectors() {
+fn canonical_bytes_match_the_golden_vectors() {
     let map = BTreeMap::from([("b", -1), ("a", 300)]);
     let vectors: [(&str, Vec<u8>, &str, &str); 6] = [
         (
@@ -150,19 +151,18 @@ fn golden_vectors() {
             "e7bbb2f8b42de03af30b42ced2e341ec717248aca1136051af8f750d58f2106f",
         ),
     ];
-    for (what, bytes, expected, _) in &vectors {
-        assert_eq!(hex(bytes), *expected, "{what}");
+    for (call, bytes, expected, _) in &vectors {
+        assert_eq!(hex(bytes), *expected, "{call}");
     }
     #[cfg(feature = "memcached")]
-    for (what, bytes, _, digest) in &vectors {
-        assert_eq!(Digest::of(bytes).to_string(), *digest, "{what}");
+    for (call, bytes, _, digest) in &vectors {
+        assert_eq!(Digest::of(bytes).to_string(), *digest, "{call}");
     }
 }
 
-/// Keys as they stand in memcached: the digest is that of the bytes and of nothing else.
 #[cfg(feature = "memcached")]
 #[test]
-fn golden_keys_in_memcached() {
+fn memcached_keys_are_namespace_name_digest() {
     let order = bytes("order", part(&42u64), ());
     let digest = Digest::of(&order);
     let key = Key::new(Some("shop".into()), "order", &order);
