@@ -2,6 +2,7 @@
 
 #[doc(hidden)]
 pub mod deploy;
+mod logs;
 mod old;
 mod upstream;
 
@@ -12,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+pub use logs::{collect_logs, logged};
 pub use old::{Behaviour, StandIn};
 pub use upstream::{Down, Upstream};
 

@@ -1,11 +1,10 @@
 //! Servers that fail, come back, come and go.
 #![allow(missing_docs)]
 
-use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, CacheError, coordinator_cached, first_found};
-use cached_tests::{Down, Memcached, Upstream, free_port};
+use cached_tests::{Down, Memcached, Upstream, collect_logs, free_port, logged};
 
 /// Counts up with each fetch: a lower count than was seen is an old value.
 #[coordinator_cached(
@@ -228,39 +227,16 @@ async fn an_invalidation_reaches_what_stands_in_for_another_process() {
     }
 }
 
-/// What the library said, of all servers of this test program.
-struct Lines(Mutex<Vec<String>>);
-
-impl log::Log for Lines {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Info
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            self.0.lock().expect("nobody panics with it").push(record.args().to_string());
-        }
-    }
-
-    fn flush(&self) {}
-}
-
+/// Returns the lines that were logged about a server.
 fn lines_of(server: &str) -> Vec<String> {
-    static LINES: OnceLock<&'static Lines> = OnceLock::new();
-    let lines = LINES.get_or_init(|| {
-        let lines: &'static Lines = Box::leak(Box::new(Lines(Mutex::default())));
-        log::set_logger(lines).expect("the first");
-        log::set_max_level(log::LevelFilter::Info);
-        lines
-    });
-    let lines = lines.0.lock().expect("nobody panics with it");
-    lines.iter().filter(|line| line.contains(server)).cloned().collect()
+    logged(log::Level::Info, server)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_a_servers_state_is_said_in_one_line_and_a_call_in_none() {
     let mut server = Memcached::start();
     let address = server.address();
+    collect_logs();
     assert!(lines_of(&address).is_empty());
     let cache = process([&server]).await;
     let upstream = Upstream::default();

@@ -1,5 +1,4 @@
 //! What a request answers with once somebody has changed the entry.
-#![allow(missing_docs)]
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::task::yield_now;
 
 #[coordinator_cached(
-    name = "profile",
+    name = "changed_profile",
     overwrite(reason = "a profile has no version of its own"),
     skip(upstream),
     entry = profile_entry
@@ -24,7 +23,7 @@ async fn profile(upstream: &Upstream, user: u32) -> Result<usize, Down> {
 }
 
 #[coordinator_cached(
-    name = "remote_profile",
+    name = "changed_remote_profile",
     overwrite(reason = "a profile has no version of its own"),
     skip(upstream),
     entry = remote_profile_entry,
@@ -74,7 +73,7 @@ async fn nor_is_what_a_request_waited_for() {
     });
     let (led, ()) = cache.scope(overtaken(profile(&upstream, 7), request)).await;
     assert_eq!(led, Ok(1));
-    assert_eq!(cache.stats().get("profile").expect("called").waits, 1);
+    assert_eq!(cache.stats().get("changed_profile").expect("called").waits, 1);
 }
 
 #[tokio::test]
@@ -145,7 +144,7 @@ impl Price {
 }
 
 #[coordinator_cached(
-    name = "price",
+    name = "changed_price",
     overwrite(reason = "a price has no version"),
     skip(price),
     entry = price_entry
@@ -156,7 +155,7 @@ async fn price_of(price: &Price, item: u8) -> Result<u64, Down> {
 }
 
 #[coordinator_cached(
-    name = "remote_price",
+    name = "changed_remote_price",
     overwrite(reason = "a price has no version"),
     skip(price),
     entry = remote_price_entry,

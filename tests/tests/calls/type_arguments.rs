@@ -1,12 +1,15 @@
 //! The type and const arguments of a function and of its impl are in the key, whatever else the function
 //! declares. A companion addresses the entry of one set of type arguments.
-#![allow(missing_docs)]
 
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cached_core::{Cache, coordinator_cached};
+use cached_tests::{Down, Upstream};
+use serde::Serialize;
+
+use crate::functions::local;
 
 trait Backend: Send + Sync {
     fn fetch(&self, id: u32) -> Option<String>;
@@ -197,4 +200,106 @@ async fn a_companion_addresses_the_entry_of_its_trait_method() {
         assert_eq!(Sandbox.region(7, 1).await.as_deref(), Some("sandbox 7 1"));
     })
     .await;
+}
+
+struct TaggedClient<T> {
+    tag: T,
+}
+
+impl<T: Send + Sync> TaggedClient<T> {
+    #[coordinator_cached(name = "client_fetch", version = number, skip(self, upstream))]
+    async fn fetch(&self, upstream: &Upstream, number: u32) -> Result<(usize, u32), Down> {
+        let _ = &self.tag;
+        Ok((upstream.answer().await?, number))
+    }
+}
+
+#[coordinator_cached(name = "const_generic", version = number, skip(upstream))]
+async fn sized<const N: usize>(upstream: &Upstream, number: u32) -> Result<(usize, u32), Down> {
+    upstream.answer().await?;
+    Ok((N, number))
+}
+
+#[coordinator_cached(name = "type_generic", version = number, skip(upstream))]
+pub(crate) async fn named<T>(upstream: &Upstream, number: u32) -> Result<(String, u32), Down> {
+    upstream.answer().await?;
+    Ok((std::any::type_name::<T>().to_owned(), number))
+}
+
+#[tokio::test]
+async fn type_and_const_arguments_are_part_of_the_key() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            let a = TaggedClient { tag: 1u8 }.fetch(&upstream, 7).await;
+            assert_eq!(TaggedClient { tag: 2u8 }.fetch(&upstream, 7).await, a);
+            assert_ne!(TaggedClient { tag: "b" }.fetch(&upstream, 7).await, a);
+            assert_eq!(sized::<1>(&upstream, 7).await, Ok((1, 7)));
+            assert_eq!(sized::<2>(&upstream, 7).await, Ok((2, 7)));
+            assert_eq!(named::<u8>(&upstream, 7).await, Ok(("u8".into(), 7)));
+            assert_eq!(named::<u16>(&upstream, 7).await, Ok(("u16".into(), 7)));
+        })
+        .await;
+}
+
+#[coordinator_cached(name = "unnamed_type", version = id, skip(upstream))]
+async fn unnamed_type(
+    upstream: &Upstream,
+    id: impl Serialize + Copy + Send + Sync,
+) -> Result<String, Down> {
+    upstream.answer().await?;
+    Ok(std::any::type_name_of_val(&id).to_owned())
+}
+
+#[tokio::test]
+async fn the_type_behind_an_impl_trait_is_part_of_the_key() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            assert_eq!(unnamed_type(&upstream, 1u8).await.as_deref(), Ok("u8"));
+            assert_eq!(unnamed_type(&upstream, 1u64).await.as_deref(), Ok("u64"));
+            assert_eq!(unnamed_type(&upstream, 1u8).await.as_deref(), Ok("u8"));
+        })
+        .await;
+    assert_eq!(upstream.fetches(), 2);
+}
+
+trait Named {
+    fn name(&self) -> String;
+
+    #[coordinator_cached(name = "default_method", version = number, skip(self))]
+    async fn fetch(&self, number: u32) -> Result<String, Down>
+    where
+        Self: Sync,
+    {
+        Ok(format!("{} {number}", self.name()))
+    }
+}
+
+struct Left;
+struct Right;
+
+impl Named for Left {
+    fn name(&self) -> String {
+        "left".into()
+    }
+}
+
+impl Named for Right {
+    fn name(&self) -> String {
+        "right".into()
+    }
+}
+
+#[tokio::test]
+async fn a_default_method_has_its_self_type_in_the_key() {
+    local()
+        .await
+        .scope(async {
+            assert_eq!(Left.fetch(1).await.as_deref(), Ok("left 1"));
+            assert_eq!(Right.fetch(1).await.as_deref(), Ok("right 1"));
+        })
+        .await;
 }

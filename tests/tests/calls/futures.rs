@@ -1,13 +1,16 @@
 //! What the attribute adds to a function's future: at most 512 bytes beside its body's, so that
 //! futures which await many annotated functions stay small.
 // The form that traits use is measured too.
-#![allow(missing_docs, clippy::manual_async_fn)]
+#![allow(clippy::manual_async_fn)]
 
 use std::hint::black_box;
 use std::io;
 
 use cached_core::{Cache, coordinator_cached};
+use cached_tests::{Down, Upstream};
 use serde::{Deserialize, Serialize};
+
+use crate::functions::{State, local, payment};
 
 /// What a future may grow by.
 const BOUND: usize = 512;
@@ -170,4 +173,22 @@ fn a_future_is_at_most_512_bytes_larger_than_its_body() {
     for (name, body, cached) in sizes {
         assert!(cached <= body + BOUND, "`{name}` takes {cached} bytes, its body {body}");
     }
+}
+
+/// An error that is neither `Send` nor `Clone`, in a future that is `Send`.
+#[coordinator_cached(name = "unsendable", version = number, skip(upstream))]
+async fn unsendable(upstream: &Upstream, number: u32) -> Result<u32, Box<dyn std::error::Error>> {
+    upstream.answer().await.map_err(|Down| "down")?;
+    Ok(number)
+}
+
+#[tokio::test]
+async fn the_future_is_send_whenever_the_bodys_is() {
+    fn is_send<T: Send>(future: T) -> T {
+        future
+    }
+    let upstream = Upstream::default();
+    let call = is_send(unsendable(&upstream, 7));
+    assert_eq!(local().await.scope(call).await.ok(), Some(7));
+    drop(is_send(payment(&upstream, "7", State::Paid)));
 }

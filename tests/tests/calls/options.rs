@@ -1,5 +1,4 @@
 //! The attribute's options, each by what it does.
-#![allow(missing_docs)]
 
 use std::time::{Duration, Instant};
 

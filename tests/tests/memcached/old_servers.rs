@@ -1,16 +1,14 @@
 //! Servers that are not fit to be used: too old, or not open to this process.
-#![allow(missing_docs)]
 
-use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Behaviour, Down, Memcached, StandIn, Upstream};
+use cached_tests::{Behaviour, Down, Memcached, StandIn, Upstream, collect_logs, logged};
 
 /// A text that is a command, from its second line on.
 const TEXT: &str = "hi\r\nset canary 0 0 4\r\ndead\r\n";
 
-#[coordinator_cached(name = "note", version = number, local = false, skip(upstream), entry = note_entry)]
+#[coordinator_cached(name = "written_note", version = number, local = false, skip(upstream), entry = note_entry)]
 async fn note(upstream: &Upstream, number: u32) -> Result<String, Down> {
     let _ = number;
     upstream.answer().await?;
@@ -18,7 +16,7 @@ async fn note(upstream: &Upstream, number: u32) -> Result<String, Down> {
 }
 
 #[coordinator_cached(
-    name = "board",
+    name = "written_board",
     overwrite(reason = "a board has no version of its own"),
     local = false,
     skip(upstream),
@@ -35,36 +33,9 @@ async fn process(address: &str) -> Cache {
     builder.remote_timeout(Duration::from_millis(500)).build().await.expect("fits")
 }
 
-struct Lines(Mutex<Vec<String>>);
-
-impl log::Log for Lines {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Warn
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            self.0.lock().expect("nobody panics with it").push(record.args().to_string());
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-/// The warnings that name the server.
+/// Returns the warnings that name a server.
 fn warnings(server: &str) -> Vec<String> {
-    let lines = logger().0.lock().expect("nobody panics with it");
-    lines.iter().filter(|line| line.contains(server)).cloned().collect()
-}
-
-fn logger() -> &'static Lines {
-    static LINES: OnceLock<&'static Lines> = OnceLock::new();
-    LINES.get_or_init(|| {
-        let lines: &'static Lines = Box::leak(Box::new(Lines(Mutex::default())));
-        log::set_logger(lines).expect("the first");
-        log::set_max_level(log::LevelFilter::Warn);
-        lines
-    })
+    logged(log::Level::Warn, server)
 }
 
 /// Does all that writes a value.
@@ -84,7 +55,7 @@ async fn write_all(cache: &Cache, upstream: &Upstream) {
 }
 
 async fn is_never_written_to(behaviour: Behaviour, says: &[&str]) {
-    logger();
+    collect_logs();
     let server = StandIn::start(behaviour);
     let cache = process(&server.address()).await;
     let upstream = Upstream::default();
@@ -131,7 +102,7 @@ async fn a_server_that_wants_a_password_is_said_once_and_ejected() {
 
 #[tokio::test]
 async fn a_real_memcached_that_wants_a_password_is_said_once_and_ejected() {
-    logger();
+    collect_logs();
     let memcached = Memcached::start_with_password();
     let cache = process(&memcached.address()).await;
     let upstream = Upstream::default();

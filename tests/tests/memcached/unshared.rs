@@ -1,6 +1,5 @@
 //! A memcached that refuses every command shares nothing: this process keeps its values as it would
 //! without memcached.
-#![allow(missing_docs)]
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;

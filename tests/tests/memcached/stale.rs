@@ -1,12 +1,13 @@
 //! `stale_if_error`: what is kept of an entry that has expired, for how long, and who may have it.
-#![allow(missing_docs)]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cached_core::testing::TestCache;
 use cached_core::{Cache, RequestScope, coordinator_cached};
 use cached_tests::{Down, Memcached, Upstream};
 use tokio::task::JoinHandle;
+
+use crate::functions::process;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -391,4 +392,76 @@ async fn what_is_gone_is_gone_too_for_who_fetches_in_place_of_a_lost_winner() {
         assert_eq!(process.run(offer(&upstream, 1, false)).await, Err(Down));
     }
     lost.abort();
+}
+
+#[coordinator_cached(
+    name = "kept",
+    version = number,
+    ttl = "2s",
+    stale_if_error = "60s",
+    skip(upstream),
+    entry = kept_entry
+)]
+async fn kept(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+    let _ = number;
+    upstream.answer().await
+}
+
+#[tokio::test]
+async fn while_one_process_replaces_an_expired_value_others_are_served_it() {
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let upstream = Upstream::default();
+    assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));
+    a.flush().await;
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    let slow = upstream.clone().taking(1500);
+    let refetch = tokio::spawn({
+        let slow = slow.clone();
+        a.scope(async move { kept(&slow, 1).await })
+    });
+    while slow.fetches() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for _ in 0..5 {
+        assert_eq!(b.scope(kept(&upstream, 1)).await, Ok(1), "stale, and at once");
+    }
+    assert!(!refetch.is_finished(), "nobody waited for it");
+    let stats = b.stats().get("kept").expect("called");
+    assert_eq!((stats.fetches, stats.stale_answers), (0, 5));
+    assert_eq!(refetch.await.expect("no panic"), Ok(2));
+    a.flush().await;
+    assert_eq!(b.scope(kept(&upstream, 1)).await, Ok(2));
+}
+
+#[tokio::test]
+async fn a_killed_winner_does_not_keep_an_expired_value_from_being_replaced() {
+    let memcached = Memcached::start();
+    let builder =
+        || Cache::builder().memcached([memcached.address()]).lease(Duration::from_secs(1));
+    let (a, b) = (builder().build().await.expect("fits"), builder().build().await.expect("fits"));
+    let upstream = Upstream::default();
+    assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));
+    a.flush().await;
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    // Somebody wins, and is not heard of again.
+    let key = a.scope(async { kept_entry(1).key().to_string() }).await;
+    let won = memcached.command(&format!("mg {key} R62"));
+    assert!(won.split(' ').any(|flag| flag == "W"), "{won}");
+    let began = Instant::now();
+    while upstream.fetches() == 1 {
+        for process in [&a, &b] {
+            let answer = process.scope(kept(&upstream, 1)).await.expect("served");
+            assert!(answer == 1 || began.elapsed() > Duration::from_secs(1), "{answer}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "nobody takes over");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    a.flush().await;
+    b.flush().await;
+    for process in [&a, &b] {
+        let answer = process.scope(kept(&upstream, 1)).await.expect("answered");
+        assert!(answer > 1, "replaced, for everybody");
+    }
+    assert!(upstream.fetches() <= 3, "once in a process at most");
 }

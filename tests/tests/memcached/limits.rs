@@ -1,13 +1,11 @@
 //! Lifetimes and sizes at their limits, on a real memcached.
-#![allow(missing_docs)]
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, CacheBuilder, Tier, coordinator_cached};
-use cached_tests::Memcached;
+use cached_tests::{Memcached, collect_logs, logged};
 
 fn builder(memcached: &Memcached) -> CacheBuilder {
     Cache::builder().memcached([memcached.address()]).remote_timeout(Duration::from_secs(5))
@@ -46,7 +44,7 @@ async fn less_than_a_second_stays_in_the_process_and_ends_in_time() {
 
 /// Its lifetime is known only once there is a value, after memcached has been asked.
 #[coordinator_cached(
-    name = "token",
+    name = "brief_token",
     overwrite(reason = "a token has no version of its own"),
     ttl_with = |_| Duration::from_millis(900),
     entry = token_entry
@@ -114,23 +112,6 @@ async fn jitter_spreads_lifetimes_and_never_lengthens_one() {
     assert!(lifetimes.len() > 50, "{lifetimes:?}");
 }
 
-/// What was logged as a warning.
-static WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-struct Logger;
-
-impl log::Log for Logger {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Warn
-    }
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            WARNINGS.lock().expect("nobody panics with it").push(record.args().to_string());
-        }
-    }
-    fn flush(&self) {}
-}
-
 #[coordinator_cached(
     name = "large",
     overwrite(reason = "a report has no version of its own"),
@@ -142,8 +123,7 @@ async fn large(number: u32) -> Result<String, ()> {
 
 #[tokio::test]
 async fn a_value_that_memcached_does_not_take_is_counted_and_said_once() {
-    log::set_logger(&Logger).expect("there is no other");
-    log::set_max_level(log::LevelFilter::Warn);
+    collect_logs();
     let memcached = Memcached::start();
     let (a, b) = (process(&memcached).await, process(&memcached).await);
     for number in 1..=3 {
@@ -166,9 +146,8 @@ async fn a_value_that_memcached_does_not_take_is_counted_and_said_once() {
     let began = Instant::now();
     assert_eq!(b.scope(large(7)).await.expect("fetched").len(), 2 << 20);
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    let warnings = WARNINGS.lock().expect("nobody panics with it");
-    let said: Vec<_> = warnings.iter().filter(|said| said.contains("`large`")).collect();
-    assert_eq!(said.len(), 1, "{warnings:?}");
+    let warnings = logged(log::Level::Warn, "`large`");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
 }
 
 const LONGEST_NAME: &str = "a-name-of-48-characters-which-is-the-longest-one";

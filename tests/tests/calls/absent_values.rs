@@ -1,6 +1,5 @@
 //! Absent values, which are not cached: a `None`, and the `Err` of a function declared `infallible`.
 //! The type decides, not what its `Serialize` goes through.
-#![allow(missing_docs)]
 
 use std::sync::Arc;
 
@@ -144,7 +143,7 @@ async fn none_ttl_without_an_option_is_a_finding() {
     let findings: Vec<Finding> = cached_core::ledger().audit();
     let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
     let [finding] = &findings[..] else { panic!("{findings:?}") };
-    for part in ["`no_none`", "absence.rs:", "`none_ttl`", "`u8`", "`Option`"] {
+    for part in ["`no_none`", "absent_values.rs:", "`none_ttl`", "`u8`", "`Option`"] {
         assert!(finding.contains(part), "{part} is not in: {finding}");
     }
 }

@@ -1,5 +1,4 @@
 //! What is added, overwritten and looked up through entries, where memcached has another say.
-#![allow(missing_docs)]
 
 use std::time::{Duration, Instant};
 

@@ -1,20 +1,19 @@
 //! memcached is killed and started anew while a process fetches. The new server counts its CAS numbers
 //! from the start, so a number of before may be another item's now.
-#![allow(missing_docs)]
 
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, RequestScope, coordinator_cached};
 use cached_tests::{Down, Memcached, Upstream};
 
-#[coordinator_cached(name = "report", version = edition, local = false, skip(upstream), entry = report_entry)]
+#[coordinator_cached(name = "restarted_report", version = edition, local = false, skip(upstream), entry = report_entry)]
 async fn report(upstream: &Upstream, edition: u32) -> Result<usize, Down> {
     let _ = edition;
     upstream.answer().await
 }
 
 #[coordinator_cached(
-    name = "board",
+    name = "restarted_board",
     overwrite(reason = "a board has no version of its own"),
     local = false,
     skip(upstream),
@@ -98,7 +97,7 @@ async fn a_lease_of_before_a_restart_fills_no_lease_of_after_it() {
     assert_eq!(call.await.expect("no call panics"), Ok(1));
     holder.flush().await;
     assert!(!other.scope(async { report_entry(1).get().await.is_found() }).await);
-    assert_eq!(holder.stats().get("report").expect("called").fills, 0);
+    assert_eq!(holder.stats().get("restarted_report").expect("called").fills, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,5 @@
 //! Fetches that replace an entry which is alive: `refresh_ahead`, `force_miss`, and what is fetched
 //! beside them.
-#![allow(missing_docs)]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -408,7 +407,7 @@ static NOW: AtomicU64 = AtomicU64::new(0);
 
 /// A token, by when it expires, which says how long it lives yet.
 #[coordinator_cached(
-    name = "token",
+    name = "refreshed_token",
     overwrite(reason = "a token is renewed before it expires"),
     ttl_with = |expires| secs(expires - NOW.load(Ordering::SeqCst)),
     refresh_ahead = "2m",

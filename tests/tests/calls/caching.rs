@@ -1,0 +1,150 @@
+//! Which answers are cached, and for how long.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use cached_core::{Cache, coordinator_cached};
+use cached_tests::{Down, Upstream};
+use serde::Serialize;
+
+use crate::functions::{Payment, State, local, payment, payment_entry, profile};
+
+type Answer<T> = Result<T, Down>;
+
+#[coordinator_cached(name = "aliased", version = number, skip(upstream))]
+async fn aliased(upstream: &Upstream, number: u32) -> Answer<u32> {
+    upstream.answer().await?;
+    Ok(number)
+}
+
+#[coordinator_cached(name = "optional", version = number, skip(upstream))]
+async fn optional(upstream: &Upstream, number: u32) -> Option<u32> {
+    upstream.answer().await.is_ok().then_some(number)
+}
+
+#[coordinator_cached(name = "optional_answer", version = number, skip(upstream))]
+async fn optional_answer(upstream: &Upstream, number: u32) -> Answer<Option<u32>> {
+    Ok(upstream.answer().await.is_ok().then_some(number))
+}
+
+#[tokio::test]
+async fn same_arguments_are_fetched_once_and_another_state_is_another_entry() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            let first = payment(&upstream, "7", State::Processing).await;
+            assert_eq!(payment(&upstream, "7", State::Processing).await, first);
+            assert_eq!(upstream.fetches(), 1);
+            let paid = payment(&upstream, "7", State::Paid).await.expect("fetched");
+            assert_eq!(paid.state, "Paid");
+            assert_eq!(upstream.fetches(), 2);
+            // Both live.
+            assert_eq!(payment(&upstream, "7", State::Processing).await, first);
+            assert_eq!(payment(&upstream, "7", State::Paid).await.as_ref(), Ok(&paid));
+            assert_eq!(payment(&upstream, "8", State::Paid).await.expect("fetched").number, "8");
+            assert_eq!(upstream.fetches(), 3);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn errors_and_nones_are_not_cached_also_through_an_alias() {
+    let failing = Upstream::default();
+    failing.fail();
+    local()
+        .await
+        .scope(async {
+            for call in 1..=3 {
+                assert_eq!(payment(&failing, "7", State::Paid).await, Err(Down));
+                assert_eq!(aliased(&failing, 7).await, Err(Down));
+                assert_eq!(optional(&failing, 7).await, None);
+                assert_eq!(optional_answer(&failing, 7).await, Ok(None));
+                assert_eq!(failing.fetches(), call * 4);
+            }
+            let well = Upstream::default();
+            for _ in 0..3 {
+                assert_eq!(aliased(&well, 7).await, Ok(7));
+                assert_eq!(optional(&well, 7).await, Some(7));
+                assert_eq!(optional_answer(&well, 7).await, Ok(Some(7)));
+            }
+            assert_eq!(well.fetches(), 3);
+        })
+        .await;
+}
+
+#[coordinator_cached(name = "short", version = number, ttl = "1s", skip(upstream))]
+async fn short(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+    let _ = number;
+    upstream.answer().await
+}
+
+#[tokio::test]
+async fn an_entry_expires() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            assert_eq!(short(&upstream, 7).await, Ok(1));
+            assert_eq!(short(&upstream, 7).await, Ok(1));
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+            assert_eq!(short(&upstream, 7).await, Ok(2));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_disabled_cache_fetches_every_time() {
+    let upstream = Upstream::default();
+    Cache::disabled()
+        .scope(async {
+            for call in 1..=3 {
+                assert_eq!(
+                    payment(&upstream, "7", State::Paid).await.expect("fetched").fetched,
+                    call
+                );
+            }
+            assert!(!payment_entry("7", State::Paid).get().await.is_found());
+            assert!(
+                !payment_entry("7", State::Paid)
+                    .add(Payment { number: "7".into(), state: "Paid".into(), fetched: 0 })
+                    .await
+            );
+            payment_entry("7", State::Paid).invalidate().await.expect("nothing to do");
+        })
+        .await;
+}
+
+#[test]
+fn without_a_runtime_the_local_tier_answers() {
+    let upstream = Upstream::default();
+    let call = || {
+        let mut call = pin!(profile(&upstream, 12345));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match call.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(answer) => answer,
+            std::task::Poll::Pending => panic!("nothing to wait for"),
+        }
+    };
+    assert_eq!(call(), call());
+    assert_eq!(upstream.fetches(), 1);
+}
+
+/// A key that must not be written.
+struct Unwritten;
+
+impl Serialize for Unwritten {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        panic!("the key is written")
+    }
+}
+
+#[coordinator_cached(name = "unwritten", version = key)]
+async fn unwritten(key: Unwritten) -> Answer<u8> {
+    Ok(1)
+}
+
+#[tokio::test]
+async fn a_cache_that_is_off_writes_no_key() {
+    assert_eq!(Cache::disabled().scope(unwritten(Unwritten)).await, Ok(1));
+}

@@ -1,0 +1,70 @@
+//! Entries of the local tier that a program looks at, adds, overwrites and invalidates.
+
+use std::time::Duration;
+
+use cached_core::Tier;
+use cached_tests::Upstream;
+
+use crate::functions::{Payment, State, local, payment, payment_entry, profile, profile_entry};
+
+#[tokio::test]
+async fn an_entry_can_be_looked_at_added_and_invalidated() {
+    let upstream = Upstream::default();
+    local()
+        .await
+        .scope(async {
+            let entry = payment_entry("7", State::Paid);
+            assert!(!entry.get().await.is_found());
+            let cash = Payment { number: "7".into(), state: "cash".into(), fetched: 0 };
+            assert!(entry.add(cash.clone()).await);
+            assert!(!entry.add(Payment { fetched: 9, ..cash.clone() }).await, "the first is kept");
+            assert_eq!(payment(&upstream, "7", State::Paid).await, Ok(cash.clone()));
+            let found = entry.get().await;
+            assert_eq!(found.tier(), Some(Tier::Local));
+            assert_eq!(found.into_option(), Some(cash));
+            entry.invalidate().await.expect("no memcached to tell");
+            assert!(!entry.get().await.is_found());
+            assert_eq!(payment(&upstream, "7", State::Paid).await.expect("fetched").fetched, 1);
+            let key = entry.key().to_string();
+            assert_eq!(key, format!("payment:{}", entry.key().digest()));
+            assert_eq!(key.len(), "payment:".len() + 64);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn overwrite_replaces_and_a_fetch_under_way_does_not_undo_it() {
+    let upstream = Upstream::default().taking(300);
+    local()
+        .await
+        .scope(async {
+            let fetch = profile(&upstream, 7);
+            let write = async {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                profile_entry(7).overwrite("new".into()).await.expect("no memcached to tell");
+            };
+            let (fetched, ()) = tokio::join!(fetch, write);
+            assert_eq!(fetched.as_deref(), Ok("user 7, fetch 1"));
+            assert_eq!(profile(&upstream, 7).await.as_deref(), Ok("new"));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn an_invalidation_during_a_fetch_wins_and_later_callers_fetch_anew() {
+    let upstream = Upstream::default().taking(300);
+    local()
+        .await
+        .scope(async {
+            let fetch = payment(&upstream, "7", State::Paid);
+            let invalidate = async {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                payment_entry("7", State::Paid).invalidate().await.expect("no memcached to tell");
+                payment(&upstream, "7", State::Paid).await.expect("fetched").fetched
+            };
+            let (overtaken, later) = tokio::join!(fetch, invalidate);
+            assert_eq!((overtaken.expect("fetched").fetched, later), (1, 2));
+            assert_eq!(payment(&upstream, "7", State::Paid).await.expect("cached").fetched, 2);
+        })
+        .await;
+}

@@ -1,0 +1,102 @@
+//! Within a request a key has one answer.
+
+use cached_core::RequestScope;
+use cached_tests::Upstream;
+
+use crate::functions::{State, local, payment, profile};
+use crate::single_flight::unshared;
+use crate::type_arguments::named;
+
+#[tokio::test]
+async fn within_a_request_a_key_has_one_answer() {
+    let upstream = Upstream::default();
+    let cache = local().await;
+    cache
+        .scope(async {
+            RequestScope::new()
+                .run(async {
+                    let first = profile(&upstream, 7).await;
+                    // Another request replaces the entry; this one keeps its answer.
+                    let other =
+                        RequestScope::new().force_miss(true).run(profile(&upstream, 7)).await;
+                    assert_ne!(first, other);
+                    assert_eq!(profile(&upstream, 7).await, first);
+                })
+                .await;
+            assert_eq!(
+                profile(&upstream, 7).await.as_deref(),
+                Ok("user 7, fetch 2"),
+                "it was replaced"
+            );
+            RequestScope::new()
+                .force_miss(true)
+                .run(async {
+                    let first = payment(&upstream, "7", State::Paid).await;
+                    assert_eq!(
+                        payment(&upstream, "7", State::Paid).await,
+                        first,
+                        "request hits still win"
+                    );
+                    let again = RequestScope::new()
+                        .force_miss(true)
+                        .run(payment(&upstream, "7", State::Paid))
+                        .await;
+                    assert_ne!(again, first);
+                })
+                .await;
+            let kept = payment(&upstream, "7", State::Paid).await.expect("cached").fetched;
+            assert_eq!(kept, 3, "a write-once entry is left as it is");
+        })
+        .await;
+    assert!(cache.stats().get("payment").expect("called").request_hits > 0);
+}
+
+/// Keys that differ in their type arguments alone have one hash: within a request they must be told
+/// apart by what they are.
+#[tokio::test]
+async fn type_arguments_tell_answers_of_a_request_apart() {
+    let upstream = Upstream::default();
+    let cache = local().await;
+    let ask = async |expected: usize| {
+        for _ in 0..2 {
+            assert_eq!(named::<u8>(&upstream, 7).await, Ok(("u8".into(), 7)));
+            assert_eq!(named::<u16>(&upstream, 7).await, Ok(("u16".into(), 7)));
+        }
+        assert_eq!(upstream.fetches(), expected);
+    };
+    cache.scope(RequestScope::new().run(ask(2))).await;
+    cache.scope(RequestScope::new().run(ask(2))).await;
+    cache.scope(RequestScope::new().force_miss(true).run(ask(4))).await;
+}
+
+#[tokio::test]
+async fn a_request_keeps_the_answers_of_caches_apart_that_are_gone() {
+    let upstream = Upstream::default();
+    RequestScope::new()
+        .run(async {
+            for count in 1..=50 {
+                let cache = local().await;
+                let answer = cache.scope(payment(&upstream, "7", State::Paid)).await;
+                assert_eq!(answer.expect("fetched").fetched, count);
+                drop(cache);
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_request_has_one_answer_also_after_an_error_that_cannot_be_shared() {
+    let upstream = Upstream::default().taking(20);
+    upstream.fail();
+    let well = Upstream::default().taking(20);
+    local()
+        .await
+        .scope(RequestScope::new().run(async {
+            let (failed, fetched) = tokio::join!(unshared(&upstream, 7), unshared(&well, 7));
+            assert!(failed.is_err());
+            assert_eq!(fetched.ok(), Some(7));
+            assert_eq!(unshared(&well, 7).await.ok(), Some(7));
+            assert_eq!(well.fetches(), 1, "what the follower fetched for itself is kept");
+        }))
+        .await;
+}

@@ -1,0 +1,268 @@
+//! One fetch for all callers of a key: leaders, followers, and leaders that are lost.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use cached_core::coordinator_cached;
+use cached_tests::{Down, Upstream, poll_once};
+
+use crate::functions::{State, local, payment};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_callers_of_one_cold_key_fetch_once() {
+    let cache = local().await;
+    let upstream = Upstream::default().taking(50);
+    let calls: Vec<_> = (0..1000)
+        .map(|_| {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move { payment(&upstream, "7", State::Paid).await }))
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.expect("no call panics").expect("fetched").fetched, 1);
+    }
+    assert_eq!(upstream.fetches(), 1);
+    let stats = cache.stats().get("payment").expect("it was called");
+    assert_eq!((stats.fetches, stats.waits + stats.local_hits), (1, 999));
+}
+
+#[tokio::test]
+async fn an_error_reaches_every_follower_at_once() {
+    let cache = local().await;
+    let upstream = Upstream::default().taking(300);
+    upstream.fail();
+    let calls: Vec<_> = (0..10)
+        .map(|_| {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move { payment(&upstream, "7", State::Paid).await }))
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.expect("no call panics"), Err(Down));
+    }
+    assert_eq!(upstream.fetches(), 1);
+}
+
+#[derive(Debug)]
+pub(crate) struct NotClone;
+
+#[coordinator_cached(name = "unshared", version = number, skip(upstream))]
+pub(crate) async fn unshared(upstream: &Upstream, number: u32) -> Result<u32, NotClone> {
+    upstream.answer().await.map_err(|Down| NotClone)?;
+    Ok(number)
+}
+
+#[tokio::test]
+async fn followers_of_an_error_that_cannot_be_shared_fetch_for_themselves() {
+    let cache = local().await;
+    let upstream = Upstream::default().taking(20);
+    upstream.fail();
+    let calls: Vec<_> = (0..5)
+        .map(|_| {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move { unshared(&upstream, 7).await }))
+        })
+        .collect();
+    for call in calls {
+        assert!(call.await.expect("no call panics").is_err());
+    }
+    assert_eq!(upstream.fetches(), 5);
+}
+
+#[coordinator_cached(name = "stepwise", version = number, skip(upstream))]
+async fn stepwise(upstream: &Upstream, number: u32) -> Result<u32, Down> {
+    upstream.answer().await?;
+    for _ in 0..4 {
+        tokio::task::yield_now().await;
+    }
+    Ok(number)
+}
+
+#[tokio::test]
+async fn a_leader_that_is_cancelled_at_any_await_hands_over() {
+    for polls in 1..=4 {
+        let cache = local().await;
+        let upstream = Upstream::default();
+        let followers: Vec<_> = cache
+            .scope(async {
+                let mut leader = Box::pin(stepwise(&upstream, 7));
+                for _ in 0..polls {
+                    let polled = poll_once(leader.as_mut()).await;
+                    assert!(polled.is_none());
+                }
+                let followers = (0..20)
+                    .map(|_| {
+                        let upstream = upstream.clone();
+                        tokio::spawn(cache.scope(async move { stepwise(&upstream, 7).await }))
+                    })
+                    .collect();
+                tokio::task::yield_now().await;
+                drop(leader);
+                followers
+            })
+            .await;
+        let began = Instant::now();
+        for follower in followers {
+            assert_eq!(follower.await.expect("no call panics"), Ok(7));
+        }
+        assert!(began.elapsed() < Duration::from_millis(800), "handed over at once, polls {polls}");
+        assert!(upstream.fetches() <= 2, "{} fetches after {polls} polls", upstream.fetches());
+    }
+}
+
+#[coordinator_cached(name = "panics_once", version = number, skip(upstream))]
+async fn panics_once(upstream: &Upstream, number: u32) -> Result<u32, Down> {
+    assert!(upstream.answer().await != Ok(1), "the first fetch panics");
+    Ok(number)
+}
+
+#[tokio::test]
+async fn a_leader_that_panics_hands_over_and_its_key_is_well_afterwards() {
+    let cache = local().await;
+    let upstream = Upstream::default().taking(20);
+    let calls: Vec<_> = (0..10)
+        .map(|_| {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move { panics_once(&upstream, 7).await }))
+        })
+        .collect();
+    let mut panicked = 0;
+    for call in calls {
+        match call.await {
+            Ok(answer) => assert_eq!(answer, Ok(7)),
+            Err(error) if error.is_panic() => panicked += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((panicked, upstream.fetches()), (1, 2));
+    assert_eq!(cache.scope(panics_once(&upstream, 7)).await, Ok(7));
+    assert_eq!(upstream.fetches(), 2);
+}
+
+#[tokio::test]
+async fn a_leader_held_unpolled_in_its_followers_task_is_relieved_within_about_a_second() {
+    let upstream = Upstream::default().taking(20);
+    local()
+        .await
+        .scope(async {
+            let mut held = pin!(payment(&upstream, "7", State::Paid));
+            assert!(poll_once(held.as_mut()).await.is_none());
+            let began = Instant::now();
+            let answer = payment(&upstream, "7", State::Paid).await.expect("fetched");
+            assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
+            assert_eq!(answer.fetched, 2);
+            // The one that was held goes on to its own end, and what stands in the cache stays.
+            assert_eq!(held.await.expect("fetched").number, "7");
+            assert_eq!(payment(&upstream, "7", State::Paid).await, Ok(answer));
+            assert_eq!(upstream.fetches(), 2);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_slow_fetch_stays_one_fetch() {
+    let cache = local().await;
+    let upstream = Upstream::default().taking(3000);
+    let calls: Vec<_> = (0..10)
+        .map(|_| {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move { payment(&upstream, "7", State::Paid).await }))
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.expect("no call panics").expect("fetched").fetched, 1);
+    }
+    assert_eq!(upstream.fetches(), 1);
+}
+
+thread_local! {
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+#[coordinator_cached(name = "recursive", version = number)]
+async fn recursive(number: u32) -> Result<usize, Down> {
+    let depth = DEPTH.get();
+    if depth == 2 {
+        return Ok(depth);
+    }
+    DEPTH.set(depth + 1);
+    Box::pin(recursive(number)).await
+}
+
+#[tokio::test]
+async fn a_function_that_awaits_itself_on_the_same_key_does_not_deadlock() {
+    let cache = local().await;
+    let answer = tokio::time::timeout(Duration::from_secs(5), cache.scope(recursive(7))).await;
+    assert_eq!(answer.expect("it ends"), Ok(2));
+}
+
+/// Signals that a call has looked, and waits until it may go on; run between its look at the local
+/// tier and its joining the flight.
+struct Gate {
+    looked: std::sync::mpsc::Sender<()>,
+    go_on: std::sync::mpsc::Receiver<()>,
+}
+
+fn between(gate: Option<&Gate>) -> Duration {
+    if let Some(gate) = gate {
+        gate.looked.send(()).expect("somebody waits");
+        gate.go_on.recv().expect("somebody lets it go on");
+    }
+    Duration::from_secs(60)
+}
+
+#[coordinator_cached(name = "gated", version = number, ttl = between(gate), skip(upstream, gate))]
+async fn gated(upstream: &Upstream, number: u32, gate: Option<&Gate>) -> Result<usize, Down> {
+    upstream.answer().await
+}
+
+#[tokio::test]
+async fn a_caller_that_looked_before_a_fetch_ended_and_joins_after_it_does_not_fetch_again() {
+    let cache = local().await;
+    let upstream = Upstream::default();
+    let (looked, has_looked) = std::sync::mpsc::channel();
+    let (lets_go_on, go_on) = std::sync::mpsc::channel();
+    let late = std::thread::spawn({
+        let (cache, upstream) = (cache.clone(), upstream.clone());
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let gate = Gate { looked, go_on };
+            let call = cache.scope(async { gated(&upstream, 7, Some(&gate)).await });
+            runtime.expect("a runtime").block_on(call)
+        }
+    });
+    has_looked.recv().expect("it looks");
+    assert_eq!(cache.scope(gated(&upstream, 7, None)).await, Ok(1));
+    lets_go_on.send(()).expect("it waits");
+    assert_eq!(late.join().expect("no panic"), Ok(1));
+    assert_eq!(upstream.fetches(), 1);
+}
+
+#[coordinator_cached(name = "busy", version = number, skip(upstream))]
+async fn busy(upstream: &Upstream, number: u32) -> Result<u32, Down> {
+    let waker =
+        std::future::poll_fn(|context| std::task::Poll::Ready(context.waker().clone())).await;
+    upstream.answer().await?;
+    // Woken by another thread while it computes.
+    std::thread::spawn(move || waker.wake());
+    std::thread::sleep(Duration::from_millis(1500));
+    tokio::task::yield_now().await;
+    Ok(number)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_computes_is_not_relieved() {
+    let cache = local().await;
+    let upstream = Upstream::default();
+    let calls: Vec<_> = (0..3)
+        .map(|_| {
+            let upstream = upstream.clone();
+            tokio::spawn(cache.scope(async move { busy(&upstream, 7).await }))
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.expect("no call panics"), Ok(7));
+    }
+    assert_eq!(upstream.fetches(), 1);
+}

@@ -1,0 +1,63 @@
+//! Calls without a runtime, and calls after their runtime has ended.
+
+use cached_core::first_found;
+use cached_tests::{Memcached, Upstream};
+
+use crate::functions::{Payment, payment, payment_entry, process};
+
+#[test]
+fn without_a_runtime_the_remote_tier_is_skipped() {
+    let memcached = Memcached::start();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let cache = runtime.block_on(process(&memcached));
+    drop(runtime);
+    let upstream = Upstream::default();
+    let mut call = std::pin::pin!(cache.scope(payment(&upstream, "7", "paid")));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let fetched = Payment { number: "7".into(), fetched: 1 };
+    assert_eq!(call.as_mut().poll(&mut context), std::task::Poll::Ready(Ok(fetched)));
+}
+
+#[test]
+fn runtimes_that_are_used_in_turn_each_have_their_connections() {
+    let memcached = Memcached::start();
+    let runtime = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime")
+    };
+    let (a, b) = (runtime(), runtime());
+    let cache = a.block_on(process(&memcached));
+    for number in 0..20 {
+        for runtime in [&a, &b] {
+            let number = number.to_string();
+            let get = cache.scope(async move { payment_entry(&number, "paid").get().await });
+            assert!(!runtime.block_on(get).is_found());
+        }
+    }
+    assert_eq!(cache.stats().total().remote_errors, 0);
+}
+
+#[test]
+fn a_fill_that_its_runtime_did_not_live_to_finish_is_found_out_by_the_next_flush() {
+    let memcached = Memcached::start();
+    let runtime = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime")
+    };
+    let cache = runtime().block_on(process(&memcached));
+    let upstream = Upstream::default();
+    let answer = runtime().block_on(cache.scope(payment(&upstream, "7", "paid")));
+    assert_eq!(answer.expect("fetched").fetched, 1);
+    runtime().block_on(cache.flush());
+}
+
+#[test]
+fn outside_of_a_runtime_first_found_finds_nothing_in_memcached_and_does_not_panic() {
+    let memcached = Memcached::start();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let cache = runtime.block_on(process(&memcached));
+    drop(runtime);
+    let look = cache.scope(async { first_found([payment_entry("7", "paid")]).await.is_none() });
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert_eq!(std::pin::pin!(look).as_mut().poll(&mut context), std::task::Poll::Ready(true));
+}

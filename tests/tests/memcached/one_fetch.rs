@@ -1,0 +1,157 @@
+//! One fetch for all processes that miss the same key.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cached_core::coordinator_cached;
+use cached_tests::{Down, Memcached, Upstream, poll_once};
+
+use crate::functions::{payment, process};
+
+#[coordinator_cached(name = "failing", version = number, skip(upstream))]
+async fn failing(upstream: &Upstream, number: u32) -> Result<u32, Down> {
+    upstream.answer().await?;
+    Err(Down)
+}
+
+/// Starts processes of the fleet; each says that it is ready before this returns.
+fn fleet(
+    url: &str,
+    count: usize,
+    callers: usize,
+    takes: &str,
+) -> Vec<(Child, BufReader<std::process::ChildStdout>)> {
+    (0..count)
+        .map(|_| {
+            let mut process = Command::new(env!("CARGO_BIN_EXE_fleet"))
+                .args(["7", &callers.to_string(), takes])
+                .env("CACHE_URL", url)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("the program starts");
+            let mut output = BufReader::new(process.stdout.take().expect("piped"));
+            let mut line = String::new();
+            output.read_line(&mut line).expect("it says that it is ready");
+            assert_eq!(line, "ready\n");
+            (process, output)
+        })
+        .collect()
+}
+
+fn go(process: &mut Child) {
+    process.stdin.as_mut().expect("piped").write_all(b"go\n").expect("it listens");
+}
+
+/// What a process printed at its end: its fetches, and the values it saw.
+fn outcome(
+    (mut process, mut output): (Child, BufReader<std::process::ChildStdout>),
+) -> (usize, String) {
+    let mut line = String::new();
+    output.read_line(&mut line).expect("it prints its outcome");
+    assert!(process.wait().expect("it ends").success());
+    let (fetches, values) = line.trim().split_once(' ').expect("fetches and values");
+    (fetches.parse().expect("a number"), values.to_owned())
+}
+
+#[test]
+fn four_processes_of_a_thousand_callers_fetch_a_cold_key_once_in_total() {
+    let memcached = Memcached::start();
+    let url = format!("memcache://{}?timeout=1s", memcached.address());
+    let mut processes = fleet(&url, 4, 1000, "300");
+    processes.iter_mut().for_each(|(process, _)| go(process));
+    let outcomes: Vec<_> = processes.into_iter().map(outcome).collect();
+    assert_eq!(outcomes.iter().map(|(fetches, _)| fetches).sum::<usize>(), 1, "{outcomes:?}");
+    assert!(outcomes.iter().all(|(_, values)| *values == outcomes[0].1), "{outcomes:?}");
+}
+
+#[test]
+fn when_the_process_that_fetches_is_killed_another_takes_over_after_the_lease() {
+    let memcached = Memcached::start();
+    let url = format!("memcache://{}?timeout=1s&lease=2s", memcached.address());
+    let (mut doomed, _output) = fleet(&url, 1, 1, "hang").remove(0);
+    go(&mut doomed);
+    std::thread::sleep(Duration::from_millis(300));
+    doomed.kill().expect("it runs");
+    doomed.wait().expect("it ended");
+    let began = Instant::now();
+    let mut processes = fleet(&url, 3, 100, "50");
+    processes.iter_mut().for_each(|(process, _)| go(process));
+    let outcomes: Vec<_> = processes.into_iter().map(outcome).collect();
+    // The lease and the wait for it are equally long, so each may give up just before it ends.
+    let fetches: usize = outcomes.iter().map(|(fetches, _)| fetches).sum();
+    assert!((1..=3).contains(&fetches), "{outcomes:?}");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_failed_or_cancelled_fetch_gives_its_lease_back() {
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let upstream = Upstream::default().taking(20);
+    assert_eq!(a.scope(failing(&upstream, 7)).await, Err(Down));
+    let hanging = Upstream::default().taking(10_000);
+    let cancelled =
+        tokio::time::timeout(Duration::from_millis(200), a.scope(payment(&hanging, "7", "paid")));
+    assert!(cancelled.await.is_err());
+    a.flush().await;
+    let began = Instant::now();
+    assert_eq!(b.scope(failing(&upstream, 7)).await, Err(Down));
+    b.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "nobody waits for a lease: {:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn the_heir_of_a_held_leader_does_not_wait_for_its_own_processs_lease() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached).await;
+    let upstream = Upstream::default().taking(20);
+    let took = cache
+        .scope(async {
+            let mut held = Box::pin(payment(&upstream, "7", "paid"));
+            while upstream.fetches() == 0 {
+                assert!(poll_once(held.as_mut()).await.is_none());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let began = Instant::now();
+            let answer = payment(&upstream, "7", "paid").await.expect("fetched");
+            assert_eq!(answer.fetched, 2);
+            began.elapsed()
+        })
+        .await;
+    assert!(took < Duration::from_millis(2500), "{took:?}");
+    // It has filled memcached, by the lease of the one that was held.
+    cache.flush().await;
+    let other = process(&memcached).await;
+    assert_eq!(other.scope(payment(&upstream, "7", "paid")).await.expect("read").fetched, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_cold_keys_leaves_nobody_waiting_for_its_leases() {
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let upstream = Upstream::default().taking(5);
+    let calls: Vec<_> = (0..10_000)
+        .map(|number| {
+            let upstream = upstream.clone();
+            let call = async move { payment(&upstream, &number.to_string(), "paid").await };
+            tokio::spawn(a.scope(call))
+        })
+        .collect();
+    for call in calls {
+        call.await.expect("no call panics").expect("fetched");
+    }
+    a.flush().await;
+    let mut slowest = Duration::ZERO;
+    for number in 0..300 {
+        let began = Instant::now();
+        b.scope(payment(&upstream, &(number * 33).to_string(), "paid")).await.expect("answered");
+        slowest = slowest.max(began.elapsed());
+    }
+    assert!(slowest < Duration::from_millis(1500), "{slowest:?}: somebody held a lease");
+}

@@ -1,0 +1,179 @@
+//! Values that one process stores in memcached and another reads there.
+
+use cached_core::{Tier, coordinator_cached};
+use cached_tests::{Down, Memcached, Upstream};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+
+use crate::functions::{payment, payment_entry, process};
+
+#[tokio::test]
+async fn what_one_process_fetched_another_finds() {
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let upstream = Upstream::default();
+    let fetched = a.scope(payment(&upstream, "7", "paid")).await;
+    a.flush().await;
+    assert_eq!(b.scope(payment(&upstream, "7", "paid")).await, fetched);
+    assert_eq!(b.scope(payment(&upstream, "7", "paid")).await, fetched);
+    assert_eq!(upstream.fetches(), 1);
+    let stats = b.stats().get("payment").expect("called");
+    assert_eq!((stats.remote_hits, stats.local_hits, stats.fetches), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn an_entry_lives_for_thirty_minutes_by_default() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached).await;
+    cache.scope(payment(&Upstream::default(), "7", "paid")).await.expect("fetched");
+    cache.flush().await;
+    let key = cache.scope(async { payment_entry("7", "paid").key().to_string() }).await;
+    assert!(key.starts_with("test:payment:"), "{key}");
+    let remaining = memcached.remaining(&key).expect("the item is there");
+    assert!((1799..=1800).contains(&remaining), "{remaining} s");
+}
+
+#[coordinator_cached(name = "three_seconds", version = number, ttl = "3s", skip(upstream), entry = brief_entry)]
+async fn brief(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+    let _ = number;
+    upstream.answer().await
+}
+
+/// The server counts seconds on ticks of its own, so entries begin at all places between two ticks.
+#[tokio::test]
+async fn a_local_entry_does_not_outlive_its_item() {
+    let memcached = Memcached::start();
+    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let upstream = Upstream::default();
+    for number in 0..8 {
+        a.scope(brief(&upstream, number)).await.expect("fetched");
+        a.flush().await;
+        tokio::time::sleep(Duration::from_millis(125)).await;
+        // Read late: what remains counts, not the ttl.
+        b.scope(brief(&upstream, number)).await.expect("read");
+    }
+    assert_eq!(upstream.fetches(), 8);
+    let mut alive: Vec<u32> = (0..8).collect();
+    let mut seen_locally = 0;
+    while !alive.is_empty() {
+        for number in std::mem::take(&mut alive) {
+            let key = a.scope(async { brief_entry(number).key().to_string() }).await;
+            let item = memcached.remaining(&key);
+            for process in [&a, &b] {
+                let tier = process.scope(async { brief_entry(number).get().await.tier() }).await;
+                assert!(item.is_some() || tier.is_none(), "{number} is gone, and in {tier:?}");
+                seen_locally += usize::from(tier == Some(Tier::Local));
+            }
+            if item.is_some() {
+                alive.push(number);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(seen_locally > 0);
+}
+
+/// A field that is left out where it is empty; a positional codec would read the next one for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Skipping {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    note: Option<u8>,
+    amount: u8,
+    fee: u8,
+    tail: Vec<u8>,
+}
+
+#[coordinator_cached(name = "skipping", version = amount, skip(upstream), entry = skipping_entry)]
+async fn skipping(upstream: &Upstream, amount: u8) -> Result<Skipping, Down> {
+    upstream.answer().await?;
+    Ok(Skipping { note: None, amount, fee: 1, tail: vec![2, 3] })
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Untagged {
+    Number(u32),
+    Text(String),
+}
+
+#[coordinator_cached(name = "untagged", version = number, skip(upstream))]
+async fn untagged(upstream: &Upstream, number: u32) -> Result<Untagged, Down> {
+    upstream.answer().await?;
+    Ok(Untagged::Number(number))
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct NeverWritten {
+    #[serde(skip_serializing, default)]
+    secret: u8,
+    amount: u8,
+    rest: Vec<u8>,
+}
+
+#[coordinator_cached(name = "never_written", version = number, skip(upstream))]
+async fn never_written(upstream: &Upstream, number: u8) -> Result<NeverWritten, Down> {
+    upstream.answer().await?;
+    Ok(NeverWritten { secret: 9, amount: number, rest: vec![0; 4] })
+}
+
+#[tokio::test]
+async fn a_value_that_does_not_read_back_never_comes_from_memcached() {
+    let memcached = Memcached::start();
+    for number in 0..=4u8 {
+        let (a, b) = (process(&memcached).await, process(&memcached).await);
+        let upstream = Upstream::default();
+        for cache in [&a, &b, &a] {
+            let value = cache.scope(skipping(&upstream, number)).await.expect("fetched");
+            assert_eq!(value, Skipping { note: None, amount: number, fee: 1, tail: vec![2, 3] });
+            let value = cache.scope(untagged(&upstream, number.into())).await.expect("fetched");
+            assert_eq!(value, Untagged::Number(number.into()));
+            let value = cache.scope(never_written(&upstream, number)).await.expect("fetched");
+            assert_eq!(value.amount, number);
+            assert_eq!(value.secret, 9);
+            cache.flush().await;
+        }
+        assert_eq!(upstream.fetches(), 6, "each process fetches for itself, once");
+        assert_eq!(b.stats().total().remote_hits, 0);
+    }
+    let findings: Vec<String> =
+        cached_core::ledger().audit().iter().map(ToString::to_string).collect();
+    for name in ["skipping", "untagged", "never_written"] {
+        assert!(
+            findings.iter().any(|finding| finding.contains(&format!("`{name}`"))),
+            "{findings:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn garbage_in_memcached_is_a_miss_and_is_mended() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached).await;
+    let key = |number: &'static str| {
+        cache.scope(async move { payment_entry(number, "paid").key().to_string() })
+    };
+    let upstream = Upstream::default();
+    memcached.store(&key("1").await, "garbage");
+    assert_eq!(cache.scope(payment(&upstream, "1", "paid")).await.expect("fetched").fetched, 1);
+    cache.flush().await;
+    let other = process(&memcached).await;
+    assert_eq!(other.scope(payment(&upstream, "1", "paid")).await.expect("read").fetched, 1);
+    // Another key's entry under this key.
+    let frame = memcached.command(&format!("mg {} s", key("1").await));
+    assert!(frame.starts_with("HD s"), "{frame}");
+}
+
+#[tokio::test]
+async fn an_empty_item_that_is_no_placeholder_is_not_waited_for_and_is_mended() {
+    let memcached = Memcached::start();
+    let cache = process(&memcached).await;
+    let upstream = Upstream::default();
+    let key = cache.scope(async { payment_entry("7", "paid").key().to_string() }).await;
+    memcached.store(&key, "");
+    let began = Instant::now();
+    cache.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
+    assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
+    cache.flush().await;
+    let other = process(&memcached).await;
+    assert_eq!(other.scope(payment(&upstream, "7", "paid")).await.expect("read").fetched, 1);
+}
