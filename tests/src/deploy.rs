@@ -1,9 +1,10 @@
-//! Two builds of one program, of which the types of some values differ.
+//! The test `deploys`: two builds of one program that cache values of different types.
 
-pub mod checked;
+pub mod panicking;
 
-/// `build! { old }` is the build that runs before a deploy, `build! { new }` the one after it.
-/// Each change of a type is a function of both, with what it returns before and after.
+/// Writes the program of one build: `build! { old }` before a deploy, `build! { new }` after it.
+///
+/// Each line is one change of a type: a cached function with its value and type in either build.
 #[macro_export]
 macro_rules! build {
     ($build:ident) => {
@@ -151,10 +152,11 @@ macro_rules! build {
     };
 }
 
-/// For each change of a type a module with the type, a value of it and a function that is cached,
-/// and a `main` that calls each function once, or does with its entry what its argument says:
-/// `invalidate`, `overwrite`, `get`, `add`, or print the `key`. It prints a line for each: the change, how the
-/// call was answered, and whether the value is the one that this build's function returns.
+/// Writes a module for each change of a type, and `main`.
+///
+/// Without an argument `main` calls each function once. An argument names what to do with each entry
+/// instead: `invalidate`, `overwrite`, `get`, `add`, or print the `key`. `main` prints a line for each
+/// change: its name, the outcome, and `right` if the value is the one of this build.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! functions {
@@ -175,7 +177,7 @@ macro_rules! functions {
             use serde::{Deserialize, Serialize};
 
             #[allow(unused_imports)]
-            use $crate::deploy::checked::{Currency, Percent, Stamp, other};
+            use $crate::deploy::panicking::{Currency, Percent, Stamp, other};
 
             $(
                 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -197,9 +199,9 @@ macro_rules! functions {
                 Ok($value)
             }
 
-            pub(crate) async fn run(what: Option<&str>) {
+            pub(crate) async fn run(action: Option<&str>) {
                 let entry = call_entry(7);
-                match what {
+                match action {
                     None => {}
                     Some("invalidate") => entry.invalidate().await.expect("memcached is told"),
                     Some("overwrite") => entry.overwrite($value).await.expect("it is stored"),
@@ -215,7 +217,7 @@ macro_rules! functions {
                     }
                     Some(_) => return println!("{} {} right", $name, entry.key()),
                 }
-                if what.is_some() {
+                if action.is_some() {
                     return println!("{} done right", $name);
                 }
                 let answer = call(7).await;
@@ -227,15 +229,15 @@ macro_rules! functions {
 
         #[tokio::main]
         async fn main() -> Result<(), Box<dyn std::error::Error>> {
-            // A panic ends the process, as it does in a build with `panic = "abort"`.
+            // Any panic ends the process, as in a build with `panic = "abort"`.
             std::panic::set_hook(Box::new(|panic| {
                 eprintln!("{panic}");
                 std::process::abort();
             }));
             let cache = cached_core::Cache::from_env().await?;
             cache.clone().install()?;
-            let what = std::env::args().nth(1);
-            $($change::run(what.as_deref()).await;)*
+            let action = std::env::args().nth(1);
+            $($change::run(action.as_deref()).await;)*
             cache.flush().await;
             Ok(())
         }

@@ -1,9 +1,10 @@
-//! What the integration tests share: memcached servers of their own, and an upstream that counts.
+//! Helpers of the integration tests: memcached servers, an upstream that counts its fetches, and
+//! the log lines of the library.
 
 #[doc(hidden)]
 pub mod deploy;
+mod fake_memcached;
 mod logs;
-mod old;
 mod upstream;
 
 use std::io::{BufRead, BufReader, Write};
@@ -13,11 +14,11 @@ use std::process::{Child, Command, Stdio};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+pub use fake_memcached::{Behaviour, FakeMemcached};
 pub use logs::{collect_logs, logged};
-pub use old::{Behaviour, StandIn};
 pub use upstream::{Down, Upstream};
 
-/// A memcached of the test's own, on a free port of loopback; ended when dropped.
+/// A memcached process on a free loopback port. Dropping the value kills the process.
 #[derive(Debug)]
 pub struct Memcached {
     child: Child,
@@ -25,16 +26,16 @@ pub struct Memcached {
 }
 
 impl Memcached {
-    /// Starts one and waits until it answers.
+    /// Starts a server and waits until it answers.
     ///
     /// # Panics
-    /// Where memcached is missing or does not start: a test that needs it is never skipped.
+    /// When memcached is not installed or does not start. A test that needs it is never skipped.
     #[must_use]
     pub fn start() -> Memcached {
         Memcached::start_with(&[], "MN")
     }
 
-    /// Starts one that refuses everything, as it wants a password.
+    /// Starts a server that asks for a password and refuses every command without it.
     ///
     /// # Panics
     /// As [`start`](Self::start).
@@ -46,7 +47,7 @@ impl Memcached {
     }
 
     fn start_with(options: &[&str], answer: &str) -> Memcached {
-        // Another process may take the port between looking and starting: then take another.
+        // Another process may take the free port before memcached does; another port is tried then.
         for _ in 0..20 {
             if let Some(memcached) = Memcached::start_on_with(free_port(), options, answer) {
                 return memcached;
@@ -55,10 +56,10 @@ impl Memcached {
         panic!("memcached did not start on any of 20 ports");
     }
 
-    /// Starts one on `port`; `None` where it did not come up.
+    /// Starts a server on `port`. Returns `None` if it does not come up.
     ///
     /// # Panics
-    /// Where memcached is missing.
+    /// When memcached is not installed.
     #[must_use]
     pub fn start_on(port: u16) -> Option<Memcached> {
         Memcached::start_on_with(port, &[], "MN")
@@ -69,7 +70,7 @@ impl Memcached {
         command
             .args(["-l", "127.0.0.1", "-U", "0", "-t", "2", "-m", "64", "-p"])
             .arg(port.to_string());
-        // Ignored where the user is not root.
+        // Only a memcached that runs as root uses this option.
         command.args(["-u", "nobody"]).args(options);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("memcached is not installed; scripts/test installs it");
@@ -87,13 +88,13 @@ impl Memcached {
         None
     }
 
-    /// `host:port`.
+    /// Returns the address as `host:port`.
     #[must_use]
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The port it listens on.
+    /// Returns the port that the server listens on.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
@@ -118,10 +119,10 @@ impl Memcached {
         Some(answer.trim_end().to_owned())
     }
 
-    /// One of the numbers that `stats` lists.
+    /// Returns a number from the server's `stats`.
     ///
     /// # Panics
-    /// When the server does not answer, or knows no such number.
+    /// When the server does not answer or does not list the number.
     #[must_use]
     pub fn stat(&self, name: &str) -> u64 {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
@@ -133,15 +134,15 @@ impl Memcached {
         number.expect("memcached counts it")
     }
 
-    /// The remaining lifetime of an item in seconds, as the server says (`mg KEY t`).
+    /// Returns the remaining time to live of an item in seconds, or `None` if there is no item.
     #[must_use]
-    pub fn remaining(&self, key: &str) -> Option<i64> {
+    pub fn remaining_ttl(&self, key: &str) -> Option<i64> {
         let answer = self.command(&format!("mg {key} t"));
-        // Other flags may follow: a stale item's reader wins the right to replace it.
+        // The flags of a stale item follow the time.
         answer.strip_prefix("HD t")?.split(' ').next()?.parse().ok()
     }
 
-    /// Stores raw bytes under a key, as no client of ours would.
+    /// Stores raw text under a key, past the library.
     ///
     /// # Panics
     /// When the server does not store them.
@@ -150,13 +151,13 @@ impl Memcached {
         assert_eq!(answer, "HD");
     }
 
-    /// Stops the process without closing its sockets (`SIGSTOP`).
+    /// Suspends the process with `SIGSTOP`; its connections stay open.
     ///
     /// # Panics
-    /// When it does not stop.
+    /// When the process does not stop within ten seconds.
     pub fn stop(&self) {
         self.signal("-STOP");
-        // On a busy machine its threads run on for a while.
+        // On a busy machine the threads of the process run on for a moment.
         let give_up = Instant::now() + Duration::from_secs(10);
         while !self.is_stopped() {
             assert!(Instant::now() < give_up, "memcached does not stop");
@@ -173,14 +174,14 @@ impl Memcached {
         threads.is_ok_and(|mut threads| threads.all(|thread| thread.is_ok_and(is_stopped)))
     }
 
-    /// Lets a stopped process go on (`SIGCONT`).
+    /// Continues a suspended process with `SIGCONT`.
     pub fn resume(&self) {
         self.signal("-CONT");
     }
 
-    /// Kills it (`SIGKILL`).
+    /// Kills the process with `SIGKILL`.
     pub fn kill(&mut self) {
-        // It may be dead already.
+        // The process may have been killed before.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -197,17 +198,17 @@ impl Drop for Memcached {
     }
 }
 
-/// A port of loopback that was free a moment ago.
+/// Returns a loopback port that no process listens on.
 ///
 /// # Panics
-/// When there is none.
+/// When no port is free.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     listener.local_addr().expect("a bound listener has an address").port()
 }
 
-/// Polls once: what is under way after that, a test can hold or drop.
+/// Polls a future once. A future that is not ready can then be held or dropped by the test.
 pub async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     std::future::poll_fn(|context| {
         Poll::Ready(match future.as_mut().poll(context) {

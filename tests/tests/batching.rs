@@ -1,4 +1,5 @@
-//! Many callers, one round trip: what travels together, and what happens to those who go away.
+//! In a process of its own, because it counts connections under load. Many callers share a pipeline;
+//! a caller that is cancelled or held disturbs no other caller.
 #![allow(missing_docs)]
 
 use std::pin::{Pin, pin};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Down, Memcached, Upstream, poll_once};
 
-/// Read from memcached each time.
+/// Has no local tier, so each call reads from memcached.
 #[coordinator_cached(
     name = "square",
     version = number,
@@ -16,7 +17,7 @@ use cached_tests::{Down, Memcached, Upstream, poll_once};
     entry = square_entry
 )]
 async fn square(upstream: &Upstream, number: u64) -> Result<u64, Down> {
-    upstream.answer().await?;
+    upstream.fetch().await?;
     Ok(number * number)
 }
 
@@ -29,17 +30,17 @@ async fn square(upstream: &Upstream, number: u64) -> Result<u64, Down> {
 )]
 async fn counted(upstream: &Upstream, number: u64) -> Result<usize, Down> {
     let _ = number;
-    upstream.answer().await
+    upstream.fetch().await
 }
 
-async fn process(memcached: &Memcached, timeout: u64) -> Cache {
-    // A lease that runs out on a busy machine is another test's matter.
+async fn new_process(memcached: &Memcached, timeout: u64) -> Cache {
+    // A lease must not run out here because the machine is busy.
     let lease = Duration::from_secs(60);
     let builder = Cache::builder().memcached([memcached.address()]).lease(lease);
     builder.remote_timeout(Duration::from_secs(timeout)).build().await.expect("fits")
 }
 
-/// Polls a few times, and leaves it at that.
+/// Polls a future up to `times` times and returns its output if it is ready by then.
 async fn poll_some<F: Future>(mut future: Pin<&mut F>, times: usize) -> Option<F::Output> {
     for _ in 0..times {
         if let Some(output) = poll_once(future.as_mut()).await {
@@ -51,9 +52,9 @@ async fn poll_some<F: Future>(mut future: Pin<&mut F>, times: usize) -> Option<F
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_callers_share_a_few_connections_and_exchanges() {
+async fn a_thousand_callers_share_a_few_connections() {
     let memcached = Memcached::start();
-    let cache = process(&memcached, 10).await;
+    let cache = new_process(&memcached, 10).await;
     let upstream = Upstream::default();
     let before = memcached.stat("total_connections");
     for _ in 0..2 {
@@ -68,14 +69,14 @@ async fn a_thousand_callers_share_a_few_connections_and_exchanges() {
         }
         cache.flush().await;
     }
-    assert_eq!(upstream.fetches(), 1000, "the second time every one was found");
-    // Reads and writes in the background have six for single commands and two for batches each.
+    assert_eq!(upstream.fetches(), 1000, "the second round finds every value");
+    // Foreground and background each have six connections for single commands and two for batches.
     let connections = memcached.stat("total_connections") - before - 1;
     assert!(connections <= 16, "{connections} connections");
 }
 
-/// A third of the callers goes away at some await; nobody else gets an answer of theirs.
-async fn each_gets_its_own(cache: Cache) {
+/// Cancels a third of the callers at some await, and checks that every other caller gets its own answer.
+async fn assert_own_answers(cache: Cache) {
     let upstream = Upstream::default();
     for number in 0..200 {
         cache.scope(square(&upstream, number)).await.expect("fetched");
@@ -97,57 +98,57 @@ async fn each_gets_its_own(cache: Cache) {
             })
             .collect();
         for call in calls {
-            call.await.expect("its own answer");
+            call.await.expect("no caller gets another answer");
         }
     }
-    assert_eq!(upstream.fetches(), 200, "and nobody's command was lost");
+    assert_eq!(upstream.fetches(), 200, "no command is lost");
     assert_eq!(cache.stats().total().remote_errors, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancelled_caller_never_shifts_answers_on_many_threads() {
+async fn cancelled_callers_shift_no_answers_on_many_threads() {
     let memcached = Memcached::start();
-    each_gets_its_own(process(&memcached, 10).await).await;
+    assert_own_answers(new_process(&memcached, 10).await).await;
 }
 
 #[tokio::test]
-async fn a_cancelled_caller_never_shifts_answers_on_one_thread() {
+async fn cancelled_callers_shift_no_answers_on_one_thread() {
     let memcached = Memcached::start();
-    each_gets_its_own(process(&memcached, 10).await).await;
+    assert_own_answers(new_process(&memcached, 10).await).await;
 }
 
 #[tokio::test]
-async fn a_lease_that_was_won_for_callers_who_went_away_is_given_back() {
+async fn cancelled_callers_leave_no_lease_behind() {
     let memcached = Memcached::start();
-    let cache = process(&memcached, 5).await;
+    let cache = new_process(&memcached, 5).await;
     let upstream = Upstream::default();
     cache.scope(async { assert!(!square_entry(0).get().await.is_found()) }).await;
     memcached.stop();
     {
-        // The first runs its command itself, the others' travel together.
+        // The first call sends its command itself. The commands of the others travel in a batch.
         let mut calls: Vec<_> =
             (0..20).map(|number| Box::pin(cache.scope(square(&upstream, number)))).collect();
         for call in &mut calls {
             assert!(poll_some(call.as_mut(), 1).await.is_none());
         }
-        // Sent, or about to be.
+        // By now the commands are sent or queued.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     memcached.resume();
-    let other = process(&memcached, 5).await;
+    let other = new_process(&memcached, 5).await;
     let began = Instant::now();
     for number in 0..20 {
         assert_eq!(other.scope(square(&upstream, number)).await, Ok(number * number));
     }
     let took = began.elapsed();
-    assert!(took < Duration::from_millis(2500), "{took:?}: somebody held a lease");
+    assert!(took < Duration::from_millis(2500), "{took:?}: a call waited for a lease");
     assert_eq!(upstream.fetches(), 20);
 }
 
 #[tokio::test]
-async fn a_caller_that_is_held_and_not_polled_holds_up_nobody() {
+async fn an_unpolled_caller_delays_no_other_caller() {
     let memcached = Memcached::start();
-    let cache = process(&memcached, 5).await;
+    let cache = new_process(&memcached, 5).await;
     let upstream = Upstream::default();
     cache
         .scope(async {
@@ -156,7 +157,7 @@ async fn a_caller_that_is_held_and_not_polled_holds_up_nobody() {
             }
             Cache::current().flush().await;
             let mut held = pin!(square(&upstream, 0));
-            assert!(poll_some(held.as_mut(), 1).await.is_none(), "it is under way");
+            assert!(poll_some(held.as_mut(), 1).await.is_none(), "the call is not ready");
             let began = Instant::now();
             for number in 1..50 {
                 assert_eq!(square(&upstream, number).await, Ok(number * number));
@@ -169,14 +170,14 @@ async fn a_caller_that_is_held_and_not_polled_holds_up_nobody() {
 }
 
 #[test]
-fn what_waits_when_its_runtime_ends_is_lost_and_the_next_runtime_starts_anew() {
+fn queued_commands_end_with_their_runtime() {
     let memcached = Memcached::start();
     let runtime = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime")
     };
     let first = runtime();
-    let cache = first.block_on(process(&memcached, 20));
+    let cache = first.block_on(new_process(&memcached, 20));
     let upstream = Upstream::default();
     first.block_on(async {
         cache.scope(square(&upstream, 0)).await.expect("fetched");
@@ -187,7 +188,7 @@ fn what_waits_when_its_runtime_ends_is_lost_and_the_next_runtime_starts_anew() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     });
-    // A caller from outside of the runtime that carries its command.
+    // This call is polled on a second runtime after the first one, which has its command, has ended.
     let mut outside = Box::pin(cache.scope(square(&upstream, 101)));
     first.block_on(async { assert!(poll_some(outside.as_mut(), 1).await.is_none()) });
     drop(first);
@@ -204,9 +205,9 @@ fn what_waits_when_its_runtime_ends_is_lost_and_the_next_runtime_starts_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_caller_invalidates_it_does_not_read_after_that() {
+async fn a_caller_never_reads_what_it_invalidated() {
     let memcached = Memcached::start();
-    let cache = process(&memcached, 10).await;
+    let cache = new_process(&memcached, 10).await;
     let upstream = Upstream::default();
     let callers: Vec<_> = (0..64)
         .map(|caller| {
@@ -214,7 +215,7 @@ async fn what_a_caller_invalidates_it_does_not_read_after_that() {
             tokio::spawn(cache.scope(async move {
                 for _ in 0..20 {
                     let before = counted(&upstream, caller).await.expect("fetched");
-                    counted_entry(caller).invalidate().await.expect("memcached is told");
+                    counted_entry(caller).invalidate().await.expect("memcached is reached");
                     let after = counted(&upstream, caller).await.expect("fetched");
                     assert!(after > before, "{before}, then {after}");
                 }
@@ -222,19 +223,19 @@ async fn what_a_caller_invalidates_it_does_not_read_after_that() {
         })
         .collect();
     for caller in callers {
-        caller.await.expect("no old value");
+        caller.await.expect("no caller reads an old value");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_value_that_is_too_large_is_refused_alone_and_ejects_nobody() {
+async fn an_oversized_value_fails_alone_and_ejects_nothing() {
     #[coordinator_cached(name = "large", version = number, skip(upstream), local = false)]
     async fn large(upstream: &Upstream, number: u64) -> Result<String, Down> {
-        upstream.answer().await?;
+        upstream.fetch().await?;
         Ok("x".repeat(if number % 5 == 0 { 1100 << 10 } else { 10 << 10 }))
     }
     let memcached = Memcached::start();
-    let cache = process(&memcached, 10).await;
+    let cache = new_process(&memcached, 10).await;
     let upstream = Upstream::default();
     for _ in 0..2 {
         let calls: Vec<_> = (0..20)
@@ -250,7 +251,7 @@ async fn a_value_that_is_too_large_is_refused_alone_and_ejects_nobody() {
     }
     let stats = cache.stats().get("large").expect("called");
     assert_eq!((stats.fetches, stats.remote_hits, stats.fills), (24, 16, 16), "{stats:?}");
-    // A server that refuses in a row is well.
+    // A server that refuses several values in a row is not ejected.
     for number in (100..140).step_by(5) {
         cache.scope(large(&upstream, number)).await.expect("fetched");
         cache.flush().await;
@@ -261,21 +262,21 @@ async fn a_value_that_is_too_large_is_refused_alone_and_ejects_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fills_delay_no_caller_and_wait_for_their_turn() {
+async fn fills_delay_no_caller_and_are_stored_later() {
     #[coordinator_cached(name = "gated", version = number, skip(upstream, gate), local = false)]
     async fn gated(
         upstream: &Upstream,
         gate: tokio::sync::watch::Receiver<bool>,
         number: u64,
     ) -> Result<u64, Down> {
-        upstream.answer().await?;
+        upstream.fetch().await?;
         let mut gate = gate;
         gate.wait_for(|open| *open).await.map_err(|_| Down)?;
         Ok(number)
     }
     const CALLS: u64 = 5000;
     let memcached = Memcached::start();
-    let cache = process(&memcached, 30).await;
+    let cache = new_process(&memcached, 30).await;
     let upstream = Upstream::default();
     let (open, gate) = tokio::sync::watch::channel(false);
     let calls: Vec<_> = (0..CALLS)
@@ -287,9 +288,9 @@ async fn fills_delay_no_caller_and_wait_for_their_turn() {
     while upstream.fetches() < CALLS as usize {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // Each has its lease; now memcached takes nothing, and every caller is answered all the same.
+    // Each call holds a lease. memcached is suspended now, and every caller is still answered.
     memcached.stop();
-    open.send(true).expect("they wait");
+    open.send(true).expect("the fetches wait");
     for (number, call) in (0..CALLS).zip(calls) {
         assert_eq!(call.await.expect("no panic"), Ok(number));
     }

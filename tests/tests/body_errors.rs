@@ -1,5 +1,7 @@
-//! What the compiler says of a body is the same with the attribute and without it: each function
-//! here is compiled twice, and the messages and the places that they underline are compared.
+//! The compiler reports the same errors in a body with the attribute and without it.
+//!
+//! Each function here is compiled twice, and the messages and the places that they underline are
+//! compared. The test runs cargo, so it is a program of its own.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -8,11 +10,11 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-/// Stands for the attribute in one program, and for a comment in the other.
+/// The line that one of the two programs of a case has, and the other has not.
 const ATTRIBUTE: &str =
     "#[cached_core::coordinator_cached(name = \"case\", version = number, skip(client))]";
 
-/// Each has an `async fn` with one mistake in its body, or several where the compiler warns.
+/// Programs with an `async fn` whose body has a mistake, or several mistakes that the compiler warns of.
 const CASES: [(&str, &str); 14] = [
     (
         "mismatch_at_the_tail",
@@ -136,7 +138,7 @@ const CASES: [(&str, &str); 14] = [
     ),
 ];
 
-/// What of a line of `cargo check --message-format=json` matters here.
+/// A line of `cargo check --message-format=json`, as far as it is compared.
 #[derive(Deserialize)]
 struct Line {
     target: Option<Target>,
@@ -165,12 +167,13 @@ struct Span {
 }
 
 #[test]
-fn errors_in_a_body_are_the_same_with_the_attribute_and_without() {
-    let said = check(&package());
+fn the_attribute_changes_no_error_in_a_body() {
+    let messages = check(&package());
     let mut differences = String::new();
     for (case, _) in CASES {
-        let [with, without] = ["with", "without"].map(|kind| said.get(&format!("{case}_{kind}")));
-        let without = without.unwrap_or_else(|| panic!("{case}: the compiler has nothing to say"));
+        let [with, without] =
+            ["with", "without"].map(|kind| messages.get(&format!("{case}_{kind}")));
+        let without = without.unwrap_or_else(|| panic!("{case}: the compiler reports nothing"));
         if with != Some(without) {
             writeln!(differences, "{case}:\n  without {without:#?}\n  with {with:#?}")
                 .expect("a String takes everything");
@@ -179,7 +182,7 @@ fn errors_in_a_body_are_the_same_with_the_attribute_and_without() {
     assert!(differences.is_empty(), "{differences}");
 }
 
-/// A package of two programs for each case, the same but for the attribute.
+/// Writes a package with two programs for each case, which differ only in the attribute.
 fn package() -> std::path::PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let package = Path::new(env!("CARGO_TARGET_TMPDIR")).join("body_errors");
@@ -206,7 +209,7 @@ fn package() -> std::path::PathBuf {
     package
 }
 
-/// What the compiler says of each program: level, message and primary places.
+/// Returns what the compiler says about each program: level, message and primary places.
 fn check(package: &Path) -> BTreeMap<String, Vec<String>> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("..");
     let output = Command::new(env!("CARGO"))
@@ -216,7 +219,7 @@ fn check(package: &Path) -> BTreeMap<String, Vec<String>> {
         .current_dir(package)
         .output()
         .expect("cargo runs");
-    let mut said: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut messages: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let Ok(Line { target: Some(target), message: Some(message) }) = serde_json::from_str(line)
         else {
@@ -232,10 +235,10 @@ fn check(package: &Path) -> BTreeMap<String, Vec<String>> {
         });
         let places: Vec<String> = places.collect();
         let text = format!("{level}: {message} at {}", places.join(", "));
-        said.entry(target.name).or_default().push(text);
+        messages.entry(target.name).or_default().push(text);
     }
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(!said.is_empty(), "{errors}");
-    said.values_mut().for_each(|texts| texts.sort());
-    said
+    assert!(!messages.is_empty(), "{errors}");
+    messages.values_mut().for_each(|texts| texts.sort());
+    messages
 }

@@ -1,5 +1,6 @@
-//! `local_capacity` bounds the memory that entries take, whatever is in them. Each kind of value fills a cache of
-//! its own process, so that no memory is used again that another kind has freed.
+//! In a process of its own, because it measures memory: `local_capacity` bounds the memory of entries of
+//! any kind. Each kind of value fills a cache in a child process, so that no kind reuses memory that another
+//! kind has freed.
 #![allow(missing_docs)]
 
 #[path = "capacity/kinds.rs"]
@@ -15,16 +16,16 @@ use kinds::KINDS;
 const CAPACITY: u64 = 8 << 20;
 
 #[test]
-fn entries_take_about_as_much_memory_as_the_capacity_says() {
+fn entries_use_about_the_configured_capacity() {
     const KIND: &str = "CACHED_CAPACITY_KIND";
-    const NAME: &str = "entries_take_about_as_much_memory_as_the_capacity_says";
+    const NAME: &str = "entries_use_about_the_configured_capacity";
     if let Ok(kind) = std::env::var(KIND) {
         let grown = KINDS.iter().find(|(name, _)| *name == kind).expect("a kind").1;
         println!("PERCENT {}", grown(CAPACITY) * 100 / CAPACITY);
         return;
     }
     let mut wrong = Vec::new();
-    // The store makes room late, and eighty values of 100 KiB fill this cache.
+    // The store evicts late, and 80 values of 100 KiB fill this cache; so that kind is left out.
     for (kind, _) in KINDS.into_iter().filter(|(kind, _)| *kind != "byte vectors of 100 KiB") {
         let mut child = Command::new(std::env::current_exe().expect("it runs"));
         let output = child.args([NAME, "--exact", "--nocapture"]).env(KIND, kind).output();
@@ -44,15 +45,15 @@ async fn weighed(number: u64) -> Result<u64, ()> {
     Ok(number)
 }
 
-/// Calls the function for many numbers, and returns how many of them the local tier has.
-async fn kept(cache: &Cache) -> u64 {
+/// Calls the function for 100 numbers and returns how many of them the local tier keeps.
+async fn count_kept(cache: &Cache) -> u64 {
     let calls = async {
         for number in 0..100 {
-            weighed(number).await.expect("it is made");
+            weighed(number).await.expect("no call fails");
         }
     };
     cache.scope(calls).await;
-    // moka makes room when it is asked, and a while later.
+    // moka evicts on later calls, and after a while.
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     let mut kept = 0;
     for number in 0..100 {
@@ -63,20 +64,21 @@ async fn kept(cache: &Cache) -> u64 {
 }
 
 #[tokio::test]
-async fn a_value_weighs_what_its_function_says_wherever_it_comes_from() {
+async fn the_weight_option_holds_for_every_origin() {
     let memcached = Memcached::start();
-    let process = || Cache::builder().local_capacity(1 << 20).memcached([memcached.address()]);
-    let fetches = process().build().await.expect("it fits");
-    let hits = kept(&fetches).await;
-    assert!((1..=12).contains(&hits), "they were fetched, and {hits} of them are kept");
+    let new_process = || Cache::builder().local_capacity(1 << 20).memcached([memcached.address()]);
+    let fetches = new_process().build().await.expect("the settings are valid");
+    let hits = count_kept(&fetches).await;
+    assert!((1..=12).contains(&hits), "{hits} of 100 fetched values are kept");
     fetches.flush().await;
-    let reads = process().build().await.expect("it fits");
-    let hits = kept(&reads).await;
-    assert!((1..=12).contains(&hits), "they were read in memcached, and {hits} of them are kept");
+    let reads = new_process().build().await.expect("the settings are valid");
+    let hits = count_kept(&reads).await;
+    assert!((1..=12).contains(&hits), "{hits} of 100 values from memcached are kept");
     let stats = reads.stats().get("weighed").expect("it was called");
     assert_eq!(stats.fetches, 0);
 
-    let adds = Cache::builder().local_capacity(1 << 20).build().await.expect("it fits");
+    let adds =
+        Cache::builder().local_capacity(1 << 20).build().await.expect("the settings are valid");
     let add = async {
         for number in 0..100 {
             weighed_entry(number).add(number).await;
@@ -90,5 +92,5 @@ async fn a_value_weighs_what_its_function_says_wherever_it_comes_from() {
             adds.scope(async move { weighed_entry(number).get().await.is_found() }).await,
         );
     }
-    assert!((1..=12).contains(&found), "they were added, and {found} of them are kept");
+    assert!((1..=12).contains(&found), "{found} of 100 added values are kept");
 }

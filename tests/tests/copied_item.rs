@@ -1,11 +1,11 @@
-//! An attribute may copy the function that it stands on: `#[axum::debug_handler]` does, to check it. The copy is
-//! no second declaration. It is called by nobody, and the function is cached.
+//! In a program of its own, because it declares shared names. An attribute may copy its function, as
+//! `#[axum::debug_handler]` does for a check. Nothing calls the copy, and it does not count as a declaration.
 #![allow(missing_docs)]
 
 use cached_core::{Cache, Finding, coordinator_cached};
 use cached_tests::Upstream;
 
-/// Emits a function, and checks that hold copies of it, as `#[axum::debug_handler]` does.
+/// Writes a function and two checks that contain a copy of it, as `#[axum::debug_handler]` does.
 macro_rules! checked {
     ($function:item) => {
         $function
@@ -25,12 +25,12 @@ checked! {
     #[coordinator_cached(name = "handler", version = number, skip(upstream), entry = handler_entry)]
     #[allow(dead_code)]
     async fn handler(upstream: &Upstream, number: u32) -> Option<usize> {
-        upstream.answer().await.ok()
+        upstream.fetch().await.ok()
     }
 }
 
 #[tokio::test]
-async fn a_copy_of_a_function_in_a_check_is_no_declaration() {
+async fn a_copied_function_is_not_a_declaration() {
     let upstream = Upstream::default();
     let cache = Cache::builder().build().await.expect("the defaults fit");
     cache
@@ -46,14 +46,14 @@ async fn a_copy_of_a_function_in_a_check_is_no_declaration() {
     assert_eq!(declared.count(), 1);
     let stats = cache.stats().get("handler").expect("it is declared");
     assert_eq!((stats.fetches, stats.local_hits), (2, 2));
-    // The other names are shared: see below.
+    // The two findings are about the shared names below.
     let findings = cached_core::ledger().audit();
     let [Finding::SharedName { .. }, Finding::SharedName { .. }] = &findings[..] else {
         panic!("{findings:?}");
     };
 }
 
-/// Writes a function of one name for several types, all at the place where the macro is called.
+/// Writes a function of one name for several types. All of them have the place of the macro call.
 macro_rules! at_one_place {
     ($($client:ident = $answer:literal)*) => {$(
         struct $client;
@@ -73,7 +73,7 @@ at_one_place! {
 }
 
 #[tokio::test]
-async fn functions_that_a_macro_writes_at_one_place_share_a_name() {
+async fn macro_generated_functions_share_a_name() {
     let cache = Cache::builder().build().await.expect("the defaults fit");
     cache
         .scope(async {
@@ -85,7 +85,7 @@ async fn functions_that_a_macro_writes_at_one_place_share_a_name() {
         .await;
 }
 
-/// Writes a function and a method of one name with other code, both at the place where the macro is called.
+/// Writes a function and a method of one name with different code. Both have the place of the macro call.
 macro_rules! function_and_method {
     ($name:literal) => {
         #[coordinator_cached(name = $name, version = number, infallible)]
@@ -110,7 +110,7 @@ mod beside {
     function_and_method!("function_and_method");
 
     #[tokio::test]
-    async fn a_method_beside_a_function_of_its_name_is_no_copy() {
+    async fn a_method_is_not_a_function_copy() {
         let cache = Cache::builder().build().await.expect("the defaults fit");
         let answers = cache.scope(async { (fetch(1).await, Client.fetch(1).await) }).await;
         assert_eq!(answers, (1, 101));

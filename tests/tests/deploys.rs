@@ -1,6 +1,7 @@
-//! A rollout: two builds of one program on one memcached, which differ in the types of what they
-//! cache. Each change of a type is a function of its own; `src/deploy.rs` lists them. A panic anywhere ends
-//! such a process, so the types that panic on another build's data show that they are given none.
+//! A rollout: two builds of one program share a memcached and cache values of different types.
+//!
+//! Each change of a type is a function; `src/deploy.rs` lists them. Any panic ends the process of a build. So
+//! the types that panic on foreign data show that the library never gives them any.
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;
@@ -11,16 +12,21 @@ use cached_tests::Memcached;
 const OLD: &str = env!("CARGO_BIN_EXE_deploy_old");
 const NEW: &str = env!("CARGO_BIN_EXE_deploy_new");
 
-/// Runs a process of a build, which has nothing in its own memory. Returns how each call was
-/// answered; every answer is the one that this build's function gives.
+/// Runs a process of a build that calls each function once. Returns how each call was answered, and checks
+/// that each answer is the one of this build.
 fn run(build: &str, memcached: &Memcached) -> BTreeMap<String, String> {
-    run_what(build, None, memcached)
+    run_action(build, None, memcached)
 }
 
-/// Does something else with each function's entry, and returns how it went.
-fn run_what(build: &str, what: Option<&str>, memcached: &Memcached) -> BTreeMap<String, String> {
+/// Runs a process of a build that does something with each entry, and returns the outcomes.
+fn run_action(
+    build: &str,
+    action: Option<&str>,
+    memcached: &Memcached,
+) -> BTreeMap<String, String> {
     let url = format!("memcache://{}?timeout=5s", memcached.address());
-    let output = Command::new(build).args(what).env("CACHE_URL", url).output().expect("it starts");
+    let output =
+        Command::new(build).args(action).env("CACHE_URL", url).output().expect("it starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let output = String::from_utf8(output.stdout).expect("text");
     let lines = output.lines().map(|line| {
@@ -33,10 +39,11 @@ fn run_what(build: &str, what: Option<&str>, memcached: &Memcached) -> BTreeMap<
     lines.collect()
 }
 
-/// Each build reads these from the other.
+/// The functions whose values each build can read from the other build.
 const UNCHANGED: &[(&str, &str)] = &[("unchanged", "hit"), ("checked", "hit")];
 
-fn each(answers: &BTreeMap<String, String>, expected: &str, but: &[(&str, &str)]) {
+/// Checks that every change has the expected outcome, except those in `but`.
+fn assert_each(answers: &BTreeMap<String, String>, expected: &str, but: &[(&str, &str)]) {
     for (change, how) in answers {
         let excepted = but.iter().find(|(name, _)| name == change);
         assert_eq!(how, excepted.map_or(expected, |(_, how)| *how), "{change}: {answers:?}");
@@ -44,25 +51,25 @@ fn each(answers: &BTreeMap<String, String>, expected: &str, but: &[(&str, &str)]
 }
 
 #[test]
-fn two_builds_cache_side_by_side_and_never_read_each_others_values() {
+fn two_builds_cache_side_by_side() {
     let memcached = Memcached::start();
     let first = run(OLD, &memcached);
     assert!(first.len() >= 24, "{first:?}");
-    each(&first, "fetched", &[]);
-    each(&run(NEW, &memcached), "fetched", UNCHANGED);
+    assert_each(&first, "fetched", &[]);
+    assert_each(&run(NEW, &memcached), "fetched", UNCHANGED);
     for _ in 0..2 {
-        each(&run(OLD, &memcached), "hit", &[]);
-        each(&run(NEW, &memcached), "hit", &[]);
+        assert_each(&run(OLD, &memcached), "hit", &[]);
+        assert_each(&run(NEW, &memcached), "hit", &[]);
     }
 }
 
 #[test]
-fn going_back_to_the_old_build_is_as_safe() {
+fn a_rollback_is_as_safe_as_a_deploy() {
     let memcached = Memcached::start();
-    each(&run(NEW, &memcached), "fetched", &[]);
-    each(&run(OLD, &memcached), "fetched", UNCHANGED);
-    each(&run(NEW, &memcached), "hit", &[]);
-    each(&run(OLD, &memcached), "hit", &[]);
+    assert_each(&run(NEW, &memcached), "fetched", &[]);
+    assert_each(&run(OLD, &memcached), "fetched", UNCHANGED);
+    assert_each(&run(NEW, &memcached), "hit", &[]);
+    assert_each(&run(OLD, &memcached), "hit", &[]);
 }
 
 #[test]
@@ -70,13 +77,13 @@ fn an_invalidation_reaches_both_builds_entries() {
     let memcached = Memcached::start();
     run(OLD, &memcached);
     run(NEW, &memcached);
-    each(&run_what(NEW, Some("invalidate"), &memcached), "done", &[]);
-    each(&run(OLD, &memcached), "fetched", &[]);
-    each(&run(NEW, &memcached), "fetched", UNCHANGED);
-    // Now the old build has the first slot.
-    each(&run_what(OLD, Some("invalidate"), &memcached), "done", &[]);
-    each(&run(NEW, &memcached), "fetched", &[]);
-    each(&run(OLD, &memcached), "fetched", UNCHANGED);
+    assert_each(&run_action(NEW, Some("invalidate"), &memcached), "done", &[]);
+    assert_each(&run(OLD, &memcached), "fetched", &[]);
+    assert_each(&run(NEW, &memcached), "fetched", UNCHANGED);
+    // The old build has the first slot now.
+    assert_each(&run_action(OLD, Some("invalidate"), &memcached), "done", &[]);
+    assert_each(&run(NEW, &memcached), "fetched", &[]);
+    assert_each(&run(OLD, &memcached), "fetched", UNCHANGED);
 }
 
 #[test]
@@ -84,46 +91,46 @@ fn an_overwrite_replaces_both_builds_entries() {
     let memcached = Memcached::start();
     run(OLD, &memcached);
     run(NEW, &memcached);
-    each(&run_what(NEW, Some("overwrite"), &memcached), "done", &[]);
-    each(&run(OLD, &memcached), "fetched", UNCHANGED);
-    each(&run(OLD, &memcached), "hit", &[]);
-    each(&run(NEW, &memcached), "hit", &[]);
+    assert_each(&run_action(NEW, Some("overwrite"), &memcached), "done", &[]);
+    assert_each(&run(OLD, &memcached), "fetched", UNCHANGED);
+    assert_each(&run(OLD, &memcached), "hit", &[]);
+    assert_each(&run(NEW, &memcached), "hit", &[]);
 }
 
 #[test]
-fn a_look_finds_and_an_add_fills_the_slot_that_a_build_has() {
+fn get_and_add_use_the_builds_own_slot() {
     let memcached = Memcached::start();
     run(OLD, &memcached);
-    each(
-        &run_what(NEW, Some("get"), &memcached),
+    assert_each(
+        &run_action(NEW, Some("get"), &memcached),
         "no",
         &[("unchanged", "found"), ("checked", "found")],
     );
-    each(
-        &run_what(NEW, Some("add"), &memcached),
+    assert_each(
+        &run_action(NEW, Some("add"), &memcached),
         "added",
         &[("unchanged", "no"), ("checked", "no")],
     );
-    each(&run_what(NEW, Some("add"), &memcached), "no", &[]);
-    each(&run_what(NEW, Some("get"), &memcached), "found", &[]);
-    each(&run_what(OLD, Some("get"), &memcached), "found", &[]);
-    each(&run(NEW, &memcached), "hit", &[]);
+    assert_each(&run_action(NEW, Some("add"), &memcached), "no", &[]);
+    assert_each(&run_action(NEW, Some("get"), &memcached), "found", &[]);
+    assert_each(&run_action(OLD, Some("get"), &memcached), "found", &[]);
+    assert_each(&run(NEW, &memcached), "hit", &[]);
 }
 
-/// The first slot's entry expires before the second's, and the build that has the second takes the
-/// first too. The other build then takes the second.
+/// The entry in the first slot expires first, and the build of the second slot takes the first one too. The
+/// other build then takes the second slot.
 #[test]
 fn no_build_keeps_both_slots() {
     let memcached = Memcached::start();
     run(OLD, &memcached);
     run(NEW, &memcached);
-    for key in run_what(NEW, Some("key"), &memcached).values() {
+    for key in run_action(NEW, Some("key"), &memcached).values() {
         assert_eq!(memcached.command(&format!("md {key}")), "HD");
     }
-    each(&run(NEW, &memcached), "fetched", &[]);
-    each(&run(OLD, &memcached), "fetched", UNCHANGED);
+    assert_each(&run(NEW, &memcached), "fetched", &[]);
+    assert_each(&run(OLD, &memcached), "fetched", UNCHANGED);
     for _ in 0..2 {
-        each(&run(OLD, &memcached), "hit", &[]);
-        each(&run(NEW, &memcached), "hit", &[]);
+        assert_each(&run(OLD, &memcached), "hit", &[]);
+        assert_each(&run(NEW, &memcached), "hit", &[]);
     }
 }

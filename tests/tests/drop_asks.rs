@@ -1,5 +1,5 @@
-//! Values whose own `Drop` makes a call and waits for it. In a program of its own: whichever thread
-//! is about drops them.
+//! In a process of its own, because any thread may drop these values: values whose `Drop` makes a call
+//! and waits for the answer.
 #![allow(missing_docs)]
 
 use std::cell::Cell;
@@ -14,10 +14,11 @@ use cached_core::{Cache, RequestScope, coordinator_cached};
 use serde::{Deserialize, Serialize};
 
 thread_local! {
-    /// The number that this thread asks for, until a value that is dropped has asked for it too.
-    static ASKED: Cell<Option<u64>> = const { Cell::new(None) };
+    /// The number that this thread calls for, until a dropped value has called for it too.
+    static CURRENT_NUMBER: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
+/// How many dropped values were answered.
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
 
 struct Unpark(Thread);
@@ -28,7 +29,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits where a runtime would not let a thread wait that is in it already.
+/// Waits for a future without a runtime, because a thread of a runtime must not block on another one.
 fn wait<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
@@ -40,48 +41,50 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// When it is dropped it asks for what its thread asks for just then.
+/// A value whose `Drop` calls for the number that its thread is calling for.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Asks(u64);
+pub struct CallsOnDrop(u64);
 
-impl Drop for Asks {
+impl Drop for CallsOnDrop {
     fn drop(&mut self) {
-        if let Some(number) = ASKED.take() {
-            assert_eq!(wait(asks(number)).expect("it answers").0, number);
+        if let Some(number) = CURRENT_NUMBER.take() {
+            assert_eq!(wait(fetch(number)).expect("no call fails").0, number);
             ANSWERED.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 #[coordinator_cached(name = "asks", version = number)]
-async fn asks(number: u64) -> Result<Arc<Asks>, std::io::Error> {
-    Ok(Arc::new(Asks(number)))
+async fn fetch(number: u64) -> Result<Arc<CallsOnDrop>, std::io::Error> {
+    Ok(Arc::new(CallsOnDrop(number)))
 }
 
-/// Runs it on a thread of its own. Who follows a flight of its own thread waits for 20 s.
-fn in_time(run: impl FnOnce() + Send + 'static) {
+/// Runs a function on a thread and panics if it takes ten seconds. A call that follows a flight of its own
+/// thread would wait for twenty.
+fn within_ten_seconds(run: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     thread::spawn(move || {
         run();
         let _ = done.send(());
     });
     let waited = is_done.recv_timeout(Duration::from_secs(10));
-    assert!(waited.is_ok(), "it hangs, or has panicked");
+    assert!(waited.is_ok(), "the function hangs or has panicked");
 }
 
-/// In a request that wants a fresh answer nobody finds what is stored already, just before the flight
-/// is answered.
+/// A forced miss ignores the value that is stored just before the flight ends, so the dropped value's call
+/// would find that flight.
 #[test]
-fn a_value_that_gives_its_place_to_another_asks_for_that_one() {
-    in_time(|| {
-        let cache = wait(Cache::builder().local_capacity(64 << 10).build()).expect("it fits");
+fn a_dropped_value_may_call_its_own_key() {
+    within_ten_seconds(|| {
+        let cache = wait(Cache::builder().local_capacity(64 << 10).build())
+            .expect("the settings are valid");
         for number in 0..10_000 {
             let request = RequestScope::new().force_miss(true);
-            ASKED.set(Some(number));
-            let answer = wait(cache.scope(request.run(asks(number))));
-            ASKED.set(None);
-            assert_eq!(answer.expect("it answers").0, number);
+            CURRENT_NUMBER.set(Some(number));
+            let answer = wait(cache.scope(request.run(fetch(number))));
+            CURRENT_NUMBER.set(None);
+            assert_eq!(answer.expect("no call fails").0, number);
         }
-        assert!(ANSWERED.load(Ordering::Relaxed) > 100, "they asked");
+        assert!(ANSWERED.load(Ordering::Relaxed) > 100, "few dropped values made a call");
     });
 }

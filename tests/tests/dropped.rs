@@ -1,4 +1,4 @@
-//! Values whose own `Drop` panics. In a program of its own: whichever thread is about drops them.
+//! In a process of its own, because any thread may drop these values: values whose `Drop` panics.
 #![allow(missing_docs)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,7 @@ pub struct Panics(u64);
 impl Drop for Panics {
     fn drop(&mut self) {
         DROPPED.fetch_add(1, Ordering::Relaxed);
-        assert!(!self.0.is_multiple_of(20), "a value may panic");
+        assert!(!self.0.is_multiple_of(20), "the drop of every twentieth value panics");
     }
 }
 
@@ -27,25 +27,25 @@ async fn panics(number: u64) -> Result<Arc<Panics>, std::io::Error> {
 }
 
 #[test]
-fn a_value_that_panics_keeps_no_other_from_being_dropped() {
+fn a_panicking_drop_blocks_no_other_drop() {
     const CAPACITY: u64 = 100 << 10;
     const CALLS: u64 = 10_000;
     let runtime = Builder::new_current_thread().build().expect("a runtime");
     let cache = runtime.block_on(Cache::builder().local_capacity(CAPACITY).build());
-    // It goes with the process, and not with what it holds.
-    let cache = std::mem::ManuallyDrop::new(cache.expect("it fits"));
+    // The cache is never dropped, because that would drop the values that panic.
+    let cache = std::mem::ManuallyDrop::new(cache.expect("the settings are valid"));
     let mut panicked = 0;
     for number in 0..CALLS {
         let call = AssertUnwindSafe(|| runtime.block_on(cache.scope(panics(number))));
         let answer = catch_unwind(call);
         panicked += u64::from(answer.is_err());
-        // Where its entry is gone already it is the last one.
+        // If the entry was evicted already, this drops the last reference to the value.
         catch_unwind(AssertUnwindSafe(|| drop(answer))).ok();
     }
     let dropped = DROPPED.load(Ordering::Relaxed);
     println!("{dropped} of {CALLS} were dropped, {panicked} calls panicked");
-    // It is no business of the call that comes to drop one.
+    // A call that happens to drop a value does not see the panic.
     assert_eq!(panicked, 0);
-    // About a thousand have a place in the cache; some more wait to be dropped.
+    // About a thousand values fit into the cache, and some more wait to be dropped.
     assert!(dropped > CALLS - 3_000);
 }

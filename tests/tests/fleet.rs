@@ -1,5 +1,7 @@
-//! A fleet under load: processes of two builds, servers that are stopped, killed and started anew,
-//! invalidations in the middle of fetches. No wrong value, no failed call, fetches as promised.
+//! A fleet under load: processes of two builds, servers that are suspended, killed and restarted, and
+//! invalidations during fetches. No call fails or sees a wrong value, and the number of fetches is bounded.
+//!
+//! In a program of its own, because it counts fetches under load.
 #![allow(missing_docs)]
 
 use std::io::{BufRead, BufReader, Write};
@@ -14,7 +16,8 @@ use cached_tests::Memcached;
 const PAYMENTS: u64 = 60;
 const FETCH: Duration = Duration::from_millis(15);
 
-/// What the processes fetch from: each payment's version, as it is when a fetch begins.
+/// The service that the processes fetch from. A fetch returns the version that the payment has when the fetch
+/// begins.
 struct Upstream {
     address: String,
     versions: Arc<Vec<AtomicU64>>,
@@ -48,18 +51,19 @@ impl Upstream {
     }
 }
 
+/// A process of the fleet.
 struct Member {
     process: Child,
     output: BufReader<ChildStdout>,
 }
 
-/// What a member has counted.
+/// The counters of a member.
 #[derive(Debug, Clone, Copy)]
-struct Count {
+struct Counters {
     calls: u64,
     fetches: u64,
-    /// Whatever lets a call fetch though another has the value or the lease.
-    amiss: u64,
+    /// Failures that let a call fetch although another process has the value or the lease.
+    excuses: u64,
 }
 
 impl Member {
@@ -75,47 +79,47 @@ impl Member {
         Member { process, output }
     }
 
-    fn ask(&mut self, line: &str) -> String {
-        self.tell(line);
+    fn request(&mut self, line: &str) -> String {
+        self.send(line);
         self.answer()
     }
 
-    fn tell(&mut self, line: &str) {
+    fn send(&mut self, line: &str) {
         let input = self.process.stdin.as_mut().expect("piped");
-        writeln!(input, "{line}").expect("it listens: it has seen nothing wrong");
+        writeln!(input, "{line}").expect("the process reads its input");
     }
 
     fn answer(&mut self) -> String {
         let mut answer = String::new();
         self.output.read_line(&mut answer).expect("it answers");
-        assert!(!answer.is_empty(), "it has ended: it says why above");
+        assert!(!answer.is_empty(), "the process has ended; its error is above");
         answer.trim().to_owned()
     }
 
     fn invalidate(&mut self, number: u64, version: u64) -> bool {
-        self.ask(&format!("invalidate {number} {version}")) == "true"
+        self.request(&format!("invalidate {number} {version}")) == "true"
     }
 
-    fn count(&mut self) -> Count {
-        let counted = self.ask("count");
+    fn count(&mut self) -> Counters {
+        let counted = self.request("count");
         let mut numbers = counted.split(' ').map(|number| number.parse().expect("a number"));
         let mut next = || numbers.next().expect("three numbers");
-        Count { calls: next(), fetches: next(), amiss: next() }
+        Counters { calls: next(), fetches: next(), excuses: next() }
     }
 
-    /// Waits until it has made so many calls more.
-    fn goes_on(&mut self, calls: u64) {
+    /// Waits until the member has made so many more calls.
+    fn wait_for_calls(&mut self, calls: u64) {
         let until = self.count().calls + calls;
         let give_up = Instant::now() + Duration::from_secs(60);
         while self.count().calls < until {
-            assert!(Instant::now() < give_up, "it is stuck: {:?}", self.count());
+            assert!(Instant::now() < give_up, "the process is stuck: {:?}", self.count());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    fn end(mut self) -> Count {
+    fn end(mut self) -> Counters {
         let count = self.count();
-        assert_eq!(self.ask("end"), "ended");
+        assert_eq!(self.request("end"), "ended");
         assert!(self.process.wait().expect("it ends").success());
         count
     }
@@ -123,13 +127,13 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Each is said by one member, and as memcached is told, all hold to it.
+/// Changes payments. One member invalidates each, and all members then check for the new version.
 fn change_everywhere(
     upstream: &Upstream,
     members: &mut [Member],
@@ -141,39 +145,39 @@ fn change_everywhere(
         let by = number as usize % members.len();
         let give_up = Instant::now() + Duration::from_secs(30);
         while !members[by].invalidate(number, version) {
-            assert!(Instant::now() < give_up, "memcached is not told");
+            assert!(Instant::now() < give_up, "memcached is not reached");
             std::thread::sleep(Duration::from_millis(20));
         }
         changes += &format!(" {number} {version}");
     }
-    members.iter_mut().for_each(|member| member.tell(&changes));
+    members.iter_mut().for_each(|member| member.send(&changes));
     members.iter_mut().for_each(|member| assert_eq!(member.answer(), "noted"));
 }
 
-/// Every member goes on, and nobody fetches but for what went amiss.
-fn nobody_fetches(members: &mut [Member]) {
-    let before: Vec<Count> = members.iter_mut().map(Member::count).collect();
-    members.iter_mut().for_each(|member| member.goes_on(300));
+/// Checks that members make calls without fetching, except where a failure excuses a fetch.
+fn assert_no_fetches(members: &mut [Member]) {
+    let before: Vec<Counters> = members.iter_mut().map(Member::count).collect();
+    members.iter_mut().for_each(|member| member.wait_for_calls(300));
     for (before, member) in before.into_iter().zip(members) {
         let after = member.count();
-        let (fetched, amiss) = (after.fetches - before.fetches, after.amiss - before.amiss);
-        assert!(fetched <= amiss, "{fetched} fetches, {amiss} times something was amiss");
+        let (fetched, excuses) = (after.fetches - before.fetches, after.excuses - before.excuses);
+        assert!(fetched <= excuses, "{fetched} fetches, and {excuses} failures");
     }
 }
 
-/// What one of them invalidates while a server is away, it never sees again.
-fn change_meanwhile(upstream: &Upstream, members: &mut [Member]) {
-    let mut untold = 0;
+/// Changes payments while a server is away. The member that invalidates a payment must not see it again.
+fn change_during_outage(upstream: &Upstream, members: &mut [Member]) {
+    let mut unreached = 0;
     for number in 0..PAYMENTS / 2 {
         let by = number as usize % members.len();
-        untold += usize::from(!members[by].invalidate(number, upstream.change(number)));
+        unreached += usize::from(!members[by].invalidate(number, upstream.change(number)));
     }
-    assert!(untold > 0, "one of three servers is away");
-    members.iter_mut().for_each(|member| member.goes_on(200));
+    assert!(unreached > 0, "no invalidation met the missing server");
+    members.iter_mut().for_each(|member| member.wait_for_calls(200));
 }
 
-/// Until every member uses every server again.
-fn all_is_well(upstream: &Upstream, members: &mut [Member]) {
+/// Waits until every member uses every server again.
+fn wait_for_recovery(upstream: &Upstream, members: &mut [Member]) {
     for number in 0..PAYMENTS {
         let version = upstream.change(number);
         let give_up = Instant::now() + Duration::from_secs(30);
@@ -184,70 +188,73 @@ fn all_is_well(upstream: &Upstream, members: &mut [Member]) {
             }
         }
     }
-    // All know that all was told: from here on nobody sees what is older.
-    members.iter_mut().for_each(|member| member.goes_on(500));
+    // Each member has invalidated each payment, so no member may see an older version from now on.
+    members.iter_mut().for_each(|member| member.wait_for_calls(500));
 }
 
 #[test]
-fn a_fleet_rolls_a_deploy_while_servers_fail_and_nobody_sees_a_wrong_value() {
+fn a_fleet_under_failures_answers_correctly() {
     let (old, new) = (env!("CARGO_BIN_EXE_fleet_old"), env!("CARGO_BIN_EXE_fleet_new"));
     let mut servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
     let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
     let url = format!("memcache://{}?namespace=fleet&timeout=300ms", addresses.join(","));
     let upstream = Upstream::start();
 
-    // Four processes of the old build: each payment is fetched once in total.
+    // Four processes of the old build fetch each payment once in total.
     let mut fleet: Vec<Member> = (0..4).map(|_| Member::start(old, &url, &upstream)).collect();
-    fleet.iter_mut().for_each(|member| member.goes_on(600));
-    let counts: Vec<Count> = fleet.iter_mut().map(Member::count).collect();
+    fleet.iter_mut().for_each(|member| member.wait_for_calls(600));
+    let counts: Vec<Counters> = fleet.iter_mut().map(Member::count).collect();
     let fetches: u64 = counts.iter().map(|count| count.fetches).sum();
-    let amiss: u64 = counts.iter().map(|count| count.amiss).sum();
-    assert!((PAYMENTS..=PAYMENTS + amiss).contains(&fetches), "{fetches}, amiss {amiss}");
-    // In the middle of fetches: four invalidate the same payments again and again.
+    let excuses: u64 = counts.iter().map(|count| count.excuses).sum();
+    assert!(
+        (PAYMENTS..=PAYMENTS + excuses).contains(&fetches),
+        "{fetches} fetches, {excuses} failures"
+    );
+    // Four members invalidate the same payments again and again, during fetches.
     for _ in 0..15 {
         change_everywhere(&upstream, &mut fleet, 0..10);
     }
-    fleet.iter_mut().for_each(|member| member.goes_on(300));
-    nobody_fetches(&mut fleet);
+    fleet.iter_mut().for_each(|member| member.wait_for_calls(300));
+    assert_no_fetches(&mut fleet);
 
-    // Half of the fleet is replaced by the new build, which disturbs the other half in nothing.
+    // The new build replaces half of the fleet, and does not disturb the other half.
     fleet.drain(2..).for_each(|member| assert!(member.end().calls > 0));
     let mut rolled: Vec<Member> = (0..2).map(|_| Member::start(new, &url, &upstream)).collect();
-    rolled.iter_mut().for_each(|member| member.goes_on(200));
-    nobody_fetches(&mut fleet);
-    // An invalidation of either build's.
+    rolled.iter_mut().for_each(|member| member.wait_for_calls(200));
+    assert_no_fetches(&mut fleet);
+    // Members of either build invalidate payments.
     change_everywhere(&upstream, &mut rolled, 10..20);
     change_everywhere(&upstream, &mut fleet, 20..30);
-    rolled.iter_mut().chain(&mut fleet).for_each(|member| member.goes_on(100));
-    // The rest of it.
+    rolled.iter_mut().chain(&mut fleet).for_each(|member| member.wait_for_calls(100));
+    // The new build replaces the other half.
     fleet.into_iter().for_each(|member| assert!(member.end().calls > 0));
     rolled.extend((0..2).map(|_| Member::start(new, &url, &upstream)));
     let mut fleet = rolled;
     change_everywhere(&upstream, &mut fleet, 0..PAYMENTS);
-    fleet.iter_mut().for_each(|member| member.goes_on(500));
-    nobody_fetches(&mut fleet);
+    fleet.iter_mut().for_each(|member| member.wait_for_calls(500));
+    assert_no_fetches(&mut fleet);
 
-    // A server that is stopped, and goes on with what it had.
+    // A server is suspended, and continues with its old items.
     servers[0].stop();
-    change_meanwhile(&upstream, &mut fleet);
+    change_during_outage(&upstream, &mut fleet);
     servers[0].resume();
-    fleet.iter_mut().for_each(|member| member.goes_on(300));
-    all_is_well(&upstream, &mut fleet);
-    nobody_fetches(&mut fleet);
+    fleet.iter_mut().for_each(|member| member.wait_for_calls(300));
+    wait_for_recovery(&upstream, &mut fleet);
+    assert_no_fetches(&mut fleet);
 
-    // One that is killed, and comes back with nothing.
+    // Another server is killed, and comes back empty.
     let port = servers[1].port();
     servers[1].kill();
-    change_meanwhile(&upstream, &mut fleet);
+    change_during_outage(&upstream, &mut fleet);
     servers[1] = Memcached::start_on(port).expect("the port is free again");
-    all_is_well(&upstream, &mut fleet);
-    nobody_fetches(&mut fleet);
+    wait_for_recovery(&upstream, &mut fleet);
+    assert_no_fetches(&mut fleet);
 
-    // A process that is killed leaves nothing behind that others wait for longer than a lease.
+    // A killed process leaves nothing behind that other processes wait for.
     let mut killed = fleet.remove(0);
     killed.process.kill().expect("it runs");
     change_everywhere(&upstream, &mut fleet, 0..PAYMENTS);
-    fleet.iter_mut().for_each(|member| member.goes_on(300));
+    fleet.iter_mut().for_each(|member| member.wait_for_calls(300));
     let calls: u64 = fleet.into_iter().map(|member| member.end().calls).sum();
     assert!(calls > 3000, "{calls} calls");
 }

@@ -1,4 +1,5 @@
-//! A key whose server is lost, before anybody has ejected it: the next server stands in.
+//! In a process of its own, because it measures times. A key whose home server is lost uses the next server,
+//! its gutter, before any process has ejected the home.
 #![allow(missing_docs)]
 
 use std::collections::HashMap;
@@ -8,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use cached_core::testing::{TestCache, TestMemcached};
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Behaviour, Memcached, StandIn};
+use cached_tests::{Behaviour, FakeMemcached, Memcached};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 const FETCH: Duration = Duration::from_millis(20);
 const TIMEOUT: Duration = Duration::from_millis(800);
-/// What a busy machine adds.
-const LATE: Duration = Duration::from_millis(300);
+/// The delay that a busy machine may add.
+const LATENESS: Duration = Duration::from_millis(300);
 
 /// Counts the fetches of each key.
 #[derive(Clone, Default)]
@@ -23,13 +24,23 @@ struct Upstream(Arc<Mutex<HashMap<u32, u32>>>);
 
 impl Upstream {
     async fn fetch(&self, number: u32) -> u32 {
-        *self.0.lock().expect("nobody panics with it").entry(number).or_default() += 1;
+        *self
+            .0
+            .lock()
+            .expect("no thread panics while it holds the lock")
+            .entry(number)
+            .or_default() += 1;
         tokio::time::sleep(FETCH).await;
         number
     }
 
     fn fetches(&self, number: u32) -> u32 {
-        self.0.lock().expect("nobody panics with it").get(&number).copied().unwrap_or_default()
+        self.0
+            .lock()
+            .expect("no thread panics while it holds the lock")
+            .get(&number)
+            .copied()
+            .unwrap_or_default()
     }
 }
 
@@ -44,9 +55,9 @@ async fn record(upstream: &Upstream, number: u32) -> Result<u32, String> {
     Ok(upstream.fetch(number).await)
 }
 
-async fn process(servers: &[Memcached]) -> Cache {
+async fn new_process(servers: &[Memcached]) -> Cache {
     let builder = Cache::builder().memcached(servers.iter().map(Memcached::address));
-    // Longer than anything here takes: who waits for a lease waits for its fill.
+    // A call that waits for a lease must wait until the fill.
     let builder = builder.remote_timeout(TIMEOUT).lease_wait(Duration::from_secs(20));
     builder.build().await.expect("fits")
 }
@@ -59,14 +70,14 @@ fn key(cache: &Cache, number: u32) -> String {
     }
 }
 
-/// So many keys whose home is the first of the servers.
+/// Returns numbers whose keys have the first server as their home.
 async fn keys_of_the_first(servers: &[Memcached], count: usize) -> Vec<u32> {
-    let (cache, upstream) = (process(servers).await, Upstream::default());
+    let (cache, upstream) = (new_process(servers).await, Upstream::default());
     let mut keys = Vec::new();
     for number in 10_000.. {
         cache.scope(record(&upstream, number)).await.expect("fetched");
         cache.flush().await;
-        if servers[0].remaining(&key(&cache, number)).is_some() {
+        if servers[0].remaining_ttl(&key(&cache, number)).is_some() {
             keys.push(number);
         }
         if keys.len() == count {
@@ -76,10 +87,11 @@ async fn keys_of_the_first(servers: &[Memcached], count: usize) -> Vec<u32> {
     keys
 }
 
-/// Two processes call for the keys of a lost server, each key by turns: nobody has found out
-/// before. Each key is fetched once in total, and no call takes longer than it may.
-async fn each_key_once(servers: &[Memcached], keys: &[u32]) {
-    let (a, b, upstream) = (process(servers).await, process(servers).await, Upstream::default());
+/// Lets two processes call for keys of a lost server, one after the other. Checks that each key is fetched once in
+/// total, and that no call takes longer than the timeout and a fetch.
+async fn assert_one_fetch_in_turn(servers: &[Memcached], keys: &[u32]) {
+    let (a, b, upstream) =
+        (new_process(servers).await, new_process(servers).await, Upstream::default());
     for (turn, &number) in keys.iter().enumerate() {
         let in_turn = if turn % 2 == 0 { [&a, &b] } else { [&b, &a] };
         for cache in in_turn {
@@ -87,16 +99,17 @@ async fn each_key_once(servers: &[Memcached], keys: &[u32]) {
             let answer = cache.scope(record(&upstream, number)).await;
             let took = began.elapsed();
             assert_eq!(answer, Ok(number));
-            assert!(took < TIMEOUT + FETCH + LATE, "{took:?}");
+            assert!(took < TIMEOUT + FETCH + LATENESS, "{took:?}");
             cache.flush().await;
         }
         assert_eq!(upstream.fetches(number), 1, "the key of turn {turn}");
     }
 }
 
-/// The same with every call at once.
-async fn each_key_once_at_once(servers: &[Memcached], keys: &[u32]) {
-    let (a, b, upstream) = (process(servers).await, process(servers).await, Upstream::default());
+/// Lets two processes make all calls at once. Checks that each key is fetched once in total.
+async fn assert_one_fetch_at_once(servers: &[Memcached], keys: &[u32]) {
+    let (a, b, upstream) =
+        (new_process(servers).await, new_process(servers).await, Upstream::default());
     let mut calls = JoinSet::new();
     for &number in keys {
         for cache in [&a, &b, &a, &b] {
@@ -114,30 +127,30 @@ async fn each_key_once_at_once(servers: &[Memcached], keys: &[u32]) {
 }
 
 #[tokio::test]
-async fn a_server_that_is_killed_costs_one_fetch_for_each_of_its_keys_in_total() {
+async fn a_killed_server_costs_one_fetch_per_key() {
     let mut servers = [Memcached::start(), Memcached::start(), Memcached::start()];
     let keys = keys_of_the_first(&servers, 8).await;
     servers[0].kill();
-    each_key_once(&servers, &keys[..4]).await;
-    each_key_once_at_once(&servers, &keys[4..]).await;
+    assert_one_fetch_in_turn(&servers, &keys[..4]).await;
+    assert_one_fetch_at_once(&servers, &keys[4..]).await;
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_costs_one_fetch_for_each_of_its_keys_in_total() {
+async fn a_hanging_server_costs_one_fetch_per_key() {
     let servers = [Memcached::start(), Memcached::start(), Memcached::start()];
     let keys = keys_of_the_first(&servers, 8).await;
     servers[0].stop();
-    each_key_once(&servers, &keys[..4]).await;
-    each_key_once_at_once(&servers, &keys[4..]).await;
+    assert_one_fetch_in_turn(&servers, &keys[..4]).await;
+    assert_one_fetch_at_once(&servers, &keys[4..]).await;
     servers[0].resume();
 }
 
 #[tokio::test]
-async fn a_server_that_was_alone_leaves_time_for_the_one_that_was_added() {
+async fn a_hanging_server_leaves_time_for_a_new() {
     let servers = [Memcached::start(), Memcached::start()];
     let keys = keys_of_the_first(&servers, 2).await;
     let grown = async || {
-        let cache = process(&servers[..1]).await;
+        let cache = new_process(&servers[..1]).await;
         cache.set_memcached(servers.iter().map(Memcached::address)).expect("they fit");
         cache
     };
@@ -154,20 +167,20 @@ async fn a_server_that_was_alone_leaves_time_for_the_one_that_was_added() {
 }
 
 #[tokio::test]
-async fn a_server_and_the_next_that_hang_cost_a_call_its_bound_and_no_more() {
+async fn two_hanging_servers_cost_one_timeout() {
     let servers = [Memcached::start(), Memcached::start()];
-    let (cache, upstream) = (process(&servers).await, Upstream::default());
+    let (cache, upstream) = (new_process(&servers).await, Upstream::default());
     servers.iter().for_each(Memcached::stop);
     for number in 0..4 {
         let began = Instant::now();
         assert_eq!(cache.scope(record(&upstream, number)).await, Ok(number));
         let took = began.elapsed();
-        assert!(took < TIMEOUT + FETCH + LATE, "{took:?}");
+        assert!(took < TIMEOUT + FETCH + LATENESS, "{took:?}");
     }
     servers.iter().for_each(Memcached::resume);
 }
 
-/// What a fetch sees is the state of when it begins; it ends when it may.
+/// A state that fetches return as it was when they began. A fetch ends when the test allows it.
 struct Source {
     state: AtomicU32,
     may_end: Semaphore,
@@ -184,7 +197,7 @@ impl Source {
 
     async fn fetch(&self) -> u32 {
         let state = self.state.load(Ordering::SeqCst);
-        self.may_end.acquire().await.expect("it stays open").forget();
+        self.may_end.acquire().await.expect("the semaphore stays open").forget();
         state
     }
 }
@@ -200,16 +213,16 @@ async fn status(source: &Source) -> Result<u32, String> {
     Ok(source.fetch().await)
 }
 
-/// Two processes over two servers in memory, of which one is the home of `status`.
-struct Pair {
+/// Two processes that share two in-memory servers: the home and the gutter of the key of `status`.
+struct TwoProcesses {
     processes: [TestCache; 2],
     home: TestMemcached,
     gutter: TestMemcached,
     source: Arc<Source>,
 }
 
-impl Pair {
-    async fn new() -> Pair {
+impl TwoProcesses {
+    async fn new() -> TwoProcesses {
         let builder = Cache::builder().memcached(["one:1", "other:1"]).remote_timeout(TIMEOUT);
         let a = TestCache::with(builder).expect("fits");
         let source = Source::new();
@@ -222,10 +235,10 @@ impl Pair {
         let [home, gutter] = servers;
         assert!(home.holds(&key) && !gutter.holds(&key));
         home.clear();
-        Pair { processes: [a.another_process(), a], home, gutter, source }
+        TwoProcesses { processes: [a.another_process(), a], home, gutter, source }
     }
 
-    /// A call, made while the home is out of reach.
+    /// Calls `status` while the home server fails.
     async fn call_without_home(&self, process: usize) -> u32 {
         self.home.fail();
         let answer = self.processes[process].run(status(&self.source)).await;
@@ -234,94 +247,94 @@ impl Pair {
     }
 
     async fn invalidate(&self, process: usize) -> bool {
-        let told = async { status_entry().invalidate().await };
-        self.processes[process].run(told).await.is_ok()
+        let invalidate = async { status_entry().invalidate().await };
+        self.processes[process].run(invalidate).await.is_ok()
     }
 }
 
-/// One process has seen the home fail, once; the other has not, and says what changed.
+/// Only one process has seen the home fail. The other process makes the change.
 #[tokio::test]
-async fn what_stands_in_for_one_process_is_invalidated_and_overwritten_by_another() {
+async fn changes_reach_the_gutter_of_other_processes() {
     for overwrites in [false, true] {
-        let pair = Pair::new().await;
-        assert_eq!(pair.call_without_home(0).await, 1);
-        let fetched = pair.source.changes();
-        assert_eq!(pair.call_without_home(0).await, 1, "it stands in");
+        let both = TwoProcesses::new().await;
+        assert_eq!(both.call_without_home(0).await, 1);
+        let fetched = both.source.changes();
+        assert_eq!(both.call_without_home(0).await, 1, "the gutter has the value");
         match overwrites {
-            false => assert!(pair.invalidate(1).await),
+            false => assert!(both.invalidate(1).await),
             true => {
-                let told = async { status_entry().overwrite(fetched).await };
-                pair.processes[1].run(told).await.expect("told");
+                let overwrite = async { status_entry().overwrite(fetched).await };
+                both.processes[1].run(overwrite).await.expect("memcached is reached");
             }
         }
         for process in [1, 0] {
-            assert_eq!(pair.call_without_home(process).await, fetched);
+            assert_eq!(both.call_without_home(process).await, fetched);
         }
     }
 }
 
 #[tokio::test]
-async fn a_fetch_for_the_gutter_that_is_invalidated_by_another_process_is_not_stored() {
-    let pair = Pair::new().await;
-    pair.source.may_end.forget_permits(1000);
-    pair.home.fail();
-    let (cache, source) = (pair.processes[0].cache().clone(), Arc::clone(&pair.source));
+async fn an_invalidated_gutter_fetch_is_not_stored() {
+    let both = TwoProcesses::new().await;
+    both.source.may_end.forget_permits(1000);
+    both.home.fail();
+    let (cache, source) = (both.processes[0].cache().clone(), Arc::clone(&both.source));
     let fetch = tokio::spawn(cache.scope(async move { status(&source).await }));
-    let gutter = pair.gutter.clone();
-    let asked = async {
+    let gutter = both.gutter.clone();
+    let is_read = async {
         while gutter.commands() == 0 {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(TIMEOUT, asked).await.expect("the gutter is asked");
+    tokio::time::timeout(TIMEOUT, is_read).await.expect("the gutter is read");
     tokio::time::sleep(FETCH).await;
-    pair.home.recover();
-    let new = pair.source.changes();
-    assert!(pair.invalidate(1).await);
-    pair.source.may_end.add_permits(10);
-    assert_eq!(fetch.await.expect("no panic"), Ok(1), "it was asked before");
+    both.home.recover();
+    let new = both.source.changes();
+    assert!(both.invalidate(1).await);
+    both.source.may_end.add_permits(10);
+    assert_eq!(fetch.await.expect("no panic"), Ok(1), "the call began before the change");
     cache.flush().await;
-    assert_eq!(pair.call_without_home(1).await, new);
+    assert_eq!(both.call_without_home(1).await, new);
 }
 
 #[tokio::test]
-async fn an_invalidation_that_is_dropped_while_the_home_hangs_is_not_undone_by_the_gutter() {
-    let pair = Pair::new().await;
-    assert_eq!(pair.call_without_home(0).await, 1);
-    let new = pair.source.changes();
-    pair.home.stall();
-    let told = pair.processes[0].cache().scope(async { status_entry().invalidate().await });
-    assert!(tokio::time::timeout(TIMEOUT / 4, told).await.is_err(), "it waits");
-    assert_eq!(pair.processes[0].run(status(&pair.source)).await, Ok(new));
+async fn a_dropped_invalidation_still_clears_the_gutter() {
+    let both = TwoProcesses::new().await;
+    assert_eq!(both.call_without_home(0).await, 1);
+    let new = both.source.changes();
+    both.home.stall();
+    let invalidate = both.processes[0].cache().scope(async { status_entry().invalidate().await });
+    assert!(tokio::time::timeout(TIMEOUT / 4, invalidate).await.is_err(), "the home answers");
+    assert_eq!(both.processes[0].run(status(&both.source)).await, Ok(new));
 }
 
 #[tokio::test]
-async fn a_server_that_has_recovered_is_asked_by_the_next_call_and_told_by_the_next_change() {
-    let pair = Pair::new().await;
-    let key = pair.processes[0].run(async { status_entry().key() }).await;
-    pair.home.fail();
+async fn a_recovered_server_gets_the_next_command() {
+    let both = TwoProcesses::new().await;
+    let key = both.processes[0].run(async { status_entry().key() }).await;
+    both.home.fail();
     for _ in 0..4 {
-        assert_eq!(pair.processes[0].run(status(&pair.source)).await, Ok(1));
-        assert!(!pair.invalidate(0).await, "its home cannot be told");
+        assert_eq!(both.processes[0].run(status(&both.source)).await, Ok(1));
+        assert!(!both.invalidate(0).await, "the home fails");
     }
-    pair.home.recover();
-    pair.processes[0].advance(Duration::from_secs(60));
-    assert_eq!(pair.processes[0].run(status(&pair.source)).await, Ok(1));
-    assert!(pair.home.holds(&key));
-    pair.home.fail();
-    while pair.invalidate(0).await || pair.invalidate(0).await {}
-    assert!(!pair.invalidate(0).await);
-    pair.home.recover();
-    pair.processes[0].advance(Duration::from_secs(60));
-    assert!(pair.invalidate(0).await, "it is told");
-    assert!(!pair.home.holds(&key));
+    both.home.recover();
+    both.processes[0].advance(Duration::from_secs(60));
+    assert_eq!(both.processes[0].run(status(&both.source)).await, Ok(1));
+    assert!(both.home.holds(&key));
+    both.home.fail();
+    while both.invalidate(0).await || both.invalidate(0).await {}
+    assert!(!both.invalidate(0).await);
+    both.home.recover();
+    both.processes[0].advance(Duration::from_secs(60));
+    assert!(both.invalidate(0).await, "the home is reached");
+    assert!(!both.home.holds(&key));
 }
 
-/// A server that answers, and refuses a fill: it is there, and asking another in its place would only
-/// move its load.
+/// A full server answers and refuses fills. The gutter must not take its keys, since that would only move the
+/// load.
 #[tokio::test]
-async fn a_server_that_refuses_a_write_is_not_stood_in_for() {
-    let full = StandIn::start(Behaviour::Full);
+async fn a_refused_write_does_not_use_the_gutter() {
+    let full = FakeMemcached::start(Behaviour::Full);
     let memcached = Memcached::start();
     let builder = Cache::builder().memcached([full.address(), memcached.address()]);
     let cache = builder.remote_timeout(TIMEOUT).build().await.expect("fits");
@@ -331,8 +344,8 @@ async fn a_server_that_refuses_a_write_is_not_stood_in_for() {
         assert_eq!(cache.scope(record(&upstream, number)).await, Ok(number));
         cache.flush().await;
         let key = key(&cache, number);
-        refused += usize::from(memcached.remaining(&key).is_none());
-        assert_eq!(memcached.remaining(&format!("{key}:gutter")), None, "key {number}");
+        refused += usize::from(memcached.remaining_ttl(&key).is_none());
+        assert_eq!(memcached.remaining_ttl(&format!("{key}:gutter")), None, "key {number}");
     }
     assert!(refused > 3, "{refused} of 20 are at home on the other");
 }

@@ -1,4 +1,5 @@
-//! The local tier keeps what is asked for as well as moka alone does, though most hits do not reach it.
+//! In a process of its own, because it counts hits under eviction: the local tier keeps entries as well as
+//! moka alone, although moka sees only some of the hits.
 #![allow(missing_docs)]
 
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use cached_core::{Cache, coordinator_cached};
 use tokio::runtime::Builder;
 
 const CAPACITY: u64 = 2_000;
-/// The most that an entry weighs: a value of 1,000 bytes, its key, and 64 bytes for what is around.
+/// The weight of an entry in bytes: a value of about 1,000 bytes, its key, and what the store adds.
 const WEIGHT: u64 = 1_072 + 540 + 20;
 
 #[coordinator_cached(name = "traced", version = number)]
@@ -15,7 +16,7 @@ async fn traced(number: u64) -> Result<Arc<Vec<u8>>, std::io::Error> {
     Ok(Arc::new(vec![7; 995]))
 }
 
-/// The same in every run.
+/// A random number generator that repeats in every run.
 struct Random(u64);
 
 impl Random {
@@ -27,9 +28,9 @@ impl Random {
     }
 }
 
-/// Keys by Zipf's law with exponent 1, over `keys` of them.
+/// Draws one of `keys` keys by Zipf's law with exponent 1.
 fn zipf(random: &mut Random, keys: u64) -> u64 {
-    // The distribution function is about ln(k) / ln(keys).
+    // The distribution function is approximately ln(k) / ln(keys).
     (keys as f64).powf(random.fraction()) as u64
 }
 
@@ -38,7 +39,7 @@ fn zipf_trace() -> Vec<u64> {
     (0..100_000).map(|_| zipf(&mut random, 50_000)).collect()
 }
 
-/// Every so often all of a table is read once, more than the cache can hold.
+/// Returns a trace with scans: each reads a whole table once, which is larger than the cache.
 fn scan_trace() -> Vec<u64> {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut trace = Vec::new();
@@ -49,15 +50,15 @@ fn scan_trace() -> Vec<u64> {
     trace
 }
 
-fn ours(trace: &[u64]) -> f64 {
+fn our_hit_ratio(trace: &[u64]) -> f64 {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let cache = Cache::builder().local_capacity(CAPACITY * WEIGHT).build().await;
-        let cache = cache.expect("it fits");
+        let cache = cache.expect("the settings are valid");
         cache
             .scope(async {
                 for &number in trace {
-                    traced(number).await.expect("it answers");
+                    traced(number).await.expect("no call fails");
                 }
             })
             .await;
@@ -66,7 +67,7 @@ fn ours(trace: &[u64]) -> f64 {
     })
 }
 
-fn moka_alone(trace: &[u64]) -> f64 {
+fn moka_hit_ratio(trace: &[u64]) -> f64 {
     let moka = moka::sync::Cache::builder()
         .max_capacity(CAPACITY * WEIGHT)
         .weigher(|_: &u64, _: &Arc<Vec<u8>>| WEIGHT as u32)
@@ -82,11 +83,11 @@ fn moka_alone(trace: &[u64]) -> f64 {
 }
 
 #[test]
-fn as_much_is_hit_as_in_moka_alone() {
+fn the_hit_ratio_equals_moka_alone() {
     for (name, trace) in [("Zipf", zipf_trace()), ("scans", scan_trace())] {
-        let (ours, alone) = (ours(&trace), moka_alone(&trace));
+        let (ours, alone) = (our_hit_ratio(&trace), moka_hit_ratio(&trace));
         println!("{name}: {:.2}%, moka alone {:.2}%", ours * 100.0, alone * 100.0);
-        // moka's eviction is not the same in every run.
+        // The evictions of moka differ from run to run.
         assert!(ours >= alone - 0.005, "{name}: {ours} is less than {alone}");
     }
 }

@@ -1,5 +1,5 @@
-//! Leaders of one process: those that panic, those that are slow, those whose runtime stands still, and
-//! those of a forked process.
+//! In a process of its own, because it measures times. Leaders that panic, that are slow, whose runtime stands
+//! still, and leaders of a forked process.
 #![allow(missing_docs)]
 
 use std::process::Command;
@@ -10,20 +10,20 @@ use cached_tests::{Down, Upstream};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-async fn local() -> Cache {
+async fn local_cache() -> Cache {
     Cache::builder().build().await.expect("the defaults fit")
 }
 
 #[coordinator_cached(name = "always_panics", version = number, skip(upstream))]
 async fn always_panics(upstream: &Upstream, number: u32) -> Result<u32, Down> {
-    upstream.answer().await?;
-    // Without the panic hook: fifty backtraces take longer than the calls.
+    upstream.fetch().await?;
+    // This skips the panic hook, because fifty backtraces would take longer than the calls.
     std::panic::resume_unwind(Box::new(number))
 }
 
 #[tokio::test]
-async fn callers_of_a_fetch_that_panics_wait_for_no_more_than_two_others() {
-    let cache = local().await;
+async fn callers_wait_for_at_most_two_panicking_fetches() {
+    let cache = local_cache().await;
     let upstream = Upstream::default().taking(100);
     let began = Instant::now();
     let calls: Vec<_> = (0..50)
@@ -41,13 +41,13 @@ async fn callers_of_a_fetch_that_panics_wait_for_no_more_than_two_others() {
 
 #[coordinator_cached(name = "slow", version = number, skip(upstream))]
 async fn slow(upstream: &Upstream, number: u32) -> Result<usize, Down> {
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[tokio::test]
 #[ignore = "takes 45 s; `cargo test -p cached-tests --test leaders -- --ignored`"]
 async fn a_fetch_of_45_s_is_one_fetch() {
-    let cache = local().await;
+    let cache = local_cache().await;
     let upstream = Upstream::default().taking(45_000);
     let began = Instant::now();
     let calls: Vec<_> = (0..10)
@@ -62,7 +62,7 @@ async fn a_fetch_of_45_s_is_one_fetch() {
     assert!(began.elapsed() < Duration::from_secs(46), "{:?}", began.elapsed());
 }
 
-/// How long the call of a forked process takes, in milliseconds.
+/// Returns how many milliseconds the call of a forked process takes.
 fn call_of_a_child(child: &str) -> u64 {
     let mut program = Command::new(env!("CARGO_BIN_EXE_forks"));
     let program = program.env("CHILD", child).output().expect("it starts");
@@ -72,13 +72,13 @@ fn call_of_a_child(child: &str) -> u64 {
 }
 
 #[test]
-fn a_held_leader_is_relieved_in_a_forked_process() {
+fn a_forked_process_relieves_an_unpolled_leader() {
     let took = call_of_a_child("holds");
     assert!(took < 3000, "{took} ms");
 }
 
 #[test]
-fn a_forked_process_does_not_wait_for_a_leader_of_its_parent() {
+fn a_forked_process_ignores_its_parents_leader() {
     let took = call_of_a_child("inherits");
     assert!(took < 500, "{took} ms");
 }
@@ -87,8 +87,12 @@ fn one_thread() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-/// Begins a call on the runtime, whose fetch is then under way.
-fn begin(runtime: &Runtime, cache: &Cache, upstream: &Upstream) -> JoinHandle<Result<usize, Down>> {
+/// Starts a call on a runtime and drives the runtime until the fetch has begun.
+fn start_call(
+    runtime: &Runtime,
+    cache: &Cache,
+    upstream: &Upstream,
+) -> JoinHandle<Result<usize, Down>> {
     let upstream = upstream.clone();
     let call = runtime.spawn(cache.scope(async move { slow(&upstream, 8).await }));
     runtime.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
@@ -96,17 +100,17 @@ fn begin(runtime: &Runtime, cache: &Cache, upstream: &Upstream) -> JoinHandle<Re
 }
 
 #[test]
-fn a_leader_whose_runtime_is_not_driven_is_relieved_by_one_on_another() {
+fn a_leader_on_an_idle_runtime_is_relieved() {
     let (idle, other) = (one_thread(), one_thread());
-    let cache = other.block_on(local());
+    let cache = other.block_on(local_cache());
     let upstream = Upstream::default().taking(1000);
-    let first = begin(&idle, &cache, &upstream);
-    // They come first, and can no more take the lead.
-    let stuck: Vec<_> = (0..3).map(|_| begin(&idle, &cache, &upstream)).collect();
+    let first = start_call(&idle, &cache, &upstream);
+    // These callers are the first followers, and cannot take the lead either.
+    let stuck: Vec<_> = (0..3).map(|_| start_call(&idle, &cache, &upstream)).collect();
     let began = Instant::now();
     assert_eq!(other.block_on(cache.scope(slow(&upstream, 8))), Ok(2));
     assert!(began.elapsed() < Duration::from_millis(3500), "{:?}", began.elapsed());
-    // Driven again, all get the answer that there is.
+    // Once the runtime is driven again, all callers get the answer.
     for call in stuck.into_iter().chain([first]) {
         assert_eq!(idle.block_on(call).expect("no call panics"), Ok(2));
     }
@@ -114,11 +118,11 @@ fn a_leader_whose_runtime_is_not_driven_is_relieved_by_one_on_another() {
 }
 
 #[test]
-fn a_leader_whose_runtime_is_blocked_is_relieved() {
+fn a_leader_on_a_blocked_runtime_is_relieved() {
     let (blocked, other) = (one_thread(), one_thread());
-    let cache = other.block_on(local());
+    let cache = other.block_on(local_cache());
     let upstream = Upstream::default().taking(200);
-    let first = begin(&blocked, &cache, &upstream);
+    let first = start_call(&blocked, &cache, &upstream);
     let thread = std::thread::spawn(move || {
         blocked.block_on(async { std::thread::sleep(Duration::from_secs(6)) });
         blocked.block_on(first).expect("no call panics")
@@ -129,15 +133,15 @@ fn a_leader_whose_runtime_is_blocked_is_relieved() {
     assert_eq!(thread.join().expect("no call panics"), Ok(2));
 }
 
-/// Its timer is silent for all that time, and its runtime is driven.
+/// The fetch shows no sign of life, but its runtime is driven.
 #[test]
-fn a_slow_fetch_on_a_runtime_that_is_driven_is_one_fetch() {
+fn a_slow_fetch_on_a_driven_runtime_stays() {
     let many_threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     for slow_one in [one_thread(), many_threads.expect("a runtime")] {
         let other = one_thread();
-        let cache = other.block_on(local());
+        let cache = other.block_on(local_cache());
         let upstream = Upstream::default().taking(5000);
-        let first = begin(&slow_one, &cache, &upstream);
+        let first = start_call(&slow_one, &cache, &upstream);
         let thread = std::thread::spawn(move || slow_one.block_on(first).expect("no call panics"));
         assert_eq!(other.block_on(cache.scope(slow(&upstream, 8))), Ok(1));
         assert_eq!(thread.join().expect("no call panics"), Ok(1));

@@ -1,4 +1,5 @@
-//! Leases: short, alive while their holder fetches, and given back at a normal end.
+//! In a process of its own, because it measures times. Leases are short, are renewed while their holder fetches,
+//! and are given back when the holder ends normally.
 #![allow(missing_docs)]
 
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +12,7 @@ use cached_tests::{Down, Memcached, Upstream};
 
 const SHORT_PROGRAM: &str = env!("CARGO_BIN_EXE_short_program");
 
-/// Runs the program; returns how its call was answered and how long that took.
+/// Runs the program `short_program`. Returns how its call was answered and how long the call took.
 fn run(address: &str, settings: &[(&str, &str)]) -> (String, Duration) {
     let mut command = Command::new(SHORT_PROGRAM);
     command.env("CACHE_URL", format!("memcache://{address}?timeout=1s"));
@@ -26,7 +27,7 @@ fn run(address: &str, settings: &[(&str, &str)]) -> (String, Duration) {
 }
 
 #[test]
-fn a_program_that_ends_without_flush_leaves_its_value() {
+fn a_program_without_flush_leaves_its_value() {
     for runtime in ["multi_thread", "current_thread"] {
         let memcached = Memcached::start();
         let run = || run(&memcached.address(), &[("RUNTIME", runtime)]);
@@ -40,7 +41,7 @@ fn a_program_that_ends_without_flush_leaves_its_value() {
 }
 
 #[test]
-fn a_program_that_gives_up_its_call_leaves_no_lease() {
+fn a_cancelled_call_leaves_no_lease() {
     for runtime in ["multi_thread", "current_thread"] {
         let memcached = Memcached::start();
         let gives_up = [("RUNTIME", runtime), ("END", "gives_up"), ("FETCH_MS", "500")];
@@ -48,12 +49,12 @@ fn a_program_that_gives_up_its_call_leaves_no_lease() {
         let (how, took) = run(&memcached.address(), &[("RUNTIME", runtime)]);
         assert_eq!(how, "fetched");
         assert!(took < Duration::from_millis(250), "{runtime}: {took:?}");
-        assert_eq!(run(&memcached.address(), &[]).0, "hit", "the lease was won at once");
+        assert_eq!(run(&memcached.address(), &[]).0, "hit", "the second program had won the lease");
     }
 }
 
 #[test]
-fn the_lease_of_a_killed_process_holds_the_next_up_for_less_than_a_second() {
+fn an_orphaned_lease_delays_about_one_second() {
     let memcached = Memcached::start();
     assert_eq!(run(&memcached.address(), &[("END", "aborts")]).0, "ended");
     let (how, took) = run(&memcached.address(), &[]);
@@ -62,7 +63,7 @@ fn the_lease_of_a_killed_process_holds_the_next_up_for_less_than_a_second() {
 }
 
 #[test]
-fn a_killed_process_that_had_renewed_its_lease_loses_it_within_three_seconds() {
+fn an_orphaned_renewed_lease_ends_in_seconds() {
     let memcached = Memcached::start();
     assert_eq!(run(&memcached.address(), &[("END", "aborts"), ("FETCH_MS", "1300")]).0, "ended");
     let (how, took) = run(&memcached.address(), &[]);
@@ -73,28 +74,33 @@ fn a_killed_process_that_had_renewed_its_lease_loses_it_within_three_seconds() {
 
 #[coordinator_cached(name = "slow_report", version = edition, skip(upstream), entry = slow_entry)]
 async fn slow_report(upstream: &Upstream, edition: u32) -> Result<usize, Down> {
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[coordinator_cached(name = "another_report", version = edition, skip(upstream))]
 async fn report(upstream: &Upstream, edition: u32) -> Result<usize, Down> {
-    upstream.answer().await
+    upstream.fetch().await
 }
 
-/// A cache of its own, as another process would have.
-async fn process(address: &str) -> Cache {
+/// Returns a cache that shares nothing but memcached with other caches, like the cache of another
+/// process.
+async fn new_process(address: &str) -> Cache {
     let builder = Cache::builder().memcached([address]);
-    builder.remote_timeout(Duration::from_millis(200)).build().await.expect("it fits")
+    builder
+        .remote_timeout(Duration::from_millis(200))
+        .build()
+        .await
+        .expect("the settings are valid")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fetch_of_six_seconds_is_done_once_by_processes_that_know_nothing() {
+async fn new_processes_share_a_six_second_fetch() {
     let memcached = Memcached::start();
     let upstream = Upstream::default().taking(6000);
     let began = Instant::now();
     let mut calls = Vec::new();
     for _ in 0..4 {
-        let (cache, upstream) = (process(&memcached.address()).await, upstream.clone());
+        let (cache, upstream) = (new_process(&memcached.address()).await, upstream.clone());
         calls.push(tokio::spawn(cache.scope(async move { slow_report(&upstream, 7).await })));
     }
     for call in calls {
@@ -104,29 +110,29 @@ async fn a_fetch_of_six_seconds_is_done_once_by_processes_that_know_nothing() {
     assert!(began.elapsed() < Duration::from_millis(6500), "{:?}", began.elapsed());
 }
 
-/// Whoever waits knows by the marker that the holder lives, and waits for longer than it would for a
+/// A waiting process sees by the marker that the holder is alive. It then waits for longer than it would for a
 /// holder that may have been killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_that_was_configured_to_be_long_shows_that_its_holder_lives() {
+async fn a_long_lease_carries_a_marker_too() {
     let memcached = Memcached::start();
-    let process = async || {
+    let new_process = async || {
         let builder = Cache::builder().memcached([memcached.address()]);
-        builder.lease(Duration::from_secs(10)).build().await.expect("it fits")
+        builder.lease(Duration::from_secs(10)).build().await.expect("the settings are valid")
     };
     let upstream = Upstream::default().taking(2500);
-    let holder = process().await;
+    let holder = new_process().await;
     let call = {
         let upstream = upstream.clone();
         tokio::spawn(holder.scope(async move { slow_report(&upstream, 40).await }))
     };
     tokio::time::sleep(Duration::from_millis(50)).await;
     let waiter = {
-        let (cache, upstream) = (process().await, upstream.clone());
+        let (cache, upstream) = (new_process().await, upstream.clone());
         tokio::spawn(cache.scope(async move { slow_report(&upstream, 40).await }))
     };
     tokio::time::sleep(Duration::from_millis(650)).await;
     let key = holder.scope(async { slow_entry(40).key().to_string() }).await;
-    assert!(memcached.command(&format!("mg {key} v")).starts_with("VA 19"), "a marker");
+    assert!(memcached.command(&format!("mg {key} v")).starts_with("VA 19"), "the item is a marker");
     for call in [call, waiter] {
         assert_eq!(call.await.expect("no call panics"), Ok(1));
     }
@@ -134,46 +140,46 @@ async fn a_lease_that_was_configured_to_be_long_shows_that_its_holder_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_fetch_that_an_invalidation_overtakes_stores_nothing() {
+async fn an_overtaken_slow_fetch_stores_nothing() {
     let memcached = Memcached::start();
     let upstream = Upstream::default().taking(1800);
-    let holder = process(&memcached.address()).await;
+    let holder = new_process(&memcached.address()).await;
     let call = {
         let upstream = upstream.clone();
         tokio::spawn(holder.scope(async move { slow_report(&upstream, 8).await }))
     };
-    // The lease was renewed by now.
+    // By now the lease has been renewed.
     tokio::time::sleep(Duration::from_millis(800)).await;
-    let other = process(&memcached.address()).await;
-    other.scope(async { slow_entry(8).invalidate().await }).await.expect("memcached is told");
+    let other = new_process(&memcached.address()).await;
+    other.scope(async { slow_entry(8).invalidate().await }).await.expect("memcached is reached");
     assert_eq!(call.await.expect("no call panics"), Ok(1));
     holder.flush().await;
     let found = other.scope(async { slow_entry(8).get().await }).await;
-    assert!(!found.is_found(), "what was fetched before the invalidation is not stored");
+    assert!(!found.is_found(), "the overtaken value was stored");
     assert_eq!(holder.stats().get("slow_report").expect("called").fills, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_added_value_takes_the_place_of_a_renewed_lease() {
+async fn an_added_value_replaces_a_renewed_lease() {
     let memcached = Memcached::start();
     let upstream = Upstream::default().taking(1500);
-    let holder = process(&memcached.address()).await;
+    let holder = new_process(&memcached.address()).await;
     let call = {
         let upstream = upstream.clone();
         tokio::spawn(holder.scope(async move { slow_report(&upstream, 9).await }))
     };
     tokio::time::sleep(Duration::from_millis(800)).await;
-    let other = process(&memcached.address()).await;
+    let other = new_process(&memcached.address()).await;
     assert!(other.scope(async { slow_entry(9).add(77).await }).await);
     assert_eq!(call.await.expect("no call panics"), Ok(1));
     holder.flush().await;
-    let third = process(&memcached.address()).await;
+    let third = new_process(&memcached.address()).await;
     let found = third.scope(async { slow_entry(9).get().await }).await;
     assert_eq!(found.into_option(), Some(77));
 }
 
-/// A server that says of every key that another caller fetches it, for ever.
-fn busy_for_ever() -> String {
+/// Starts a server that reports a busy lease for every key, forever. Returns its address.
+fn start_busy_server() -> String {
     fn serve(stream: TcpStream) -> std::io::Result<()> {
         let mut lines = BufReader::new(stream.try_clone()?).lines();
         let mut stream = stream;
@@ -205,15 +211,15 @@ fn busy_for_ever() -> String {
 }
 
 #[tokio::test]
-async fn a_server_that_is_busy_for_ever_is_not_waited_for() {
-    let cache = process(&busy_for_ever()).await;
+async fn a_forever_busy_server_delays_calls_briefly() {
+    let cache = new_process(&start_busy_server()).await;
     let upstream = Upstream::default().taking(100);
     let began = Instant::now();
     for edition in 0..3 {
         cache.scope(slow_report(&upstream, edition)).await.expect("fetched");
     }
     assert!(began.elapsed() < Duration::from_millis(2200), "{:?}", began.elapsed());
-    // By then the leases of killed processes would be over, and these are not.
+    // The lease of a killed process would have ended by now. These leases have not.
     tokio::time::sleep(Duration::from_millis(3500)).await;
     let began = Instant::now();
     for edition in 3..13 {
@@ -224,12 +230,12 @@ async fn a_server_that_is_busy_for_ever_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn processes_that_wait_for_a_fetch_that_fails_fetch_once_more_in_all() {
+async fn waiting_processes_refetch_once_after_a_failure() {
     let memcached = Memcached::start();
     let upstream = Upstream::default().taking(1300);
     let quick = Upstream::default().taking(300);
     upstream.fail();
-    let holder = process(&memcached.address()).await;
+    let holder = new_process(&memcached.address()).await;
     let failing = {
         let upstream = upstream.clone();
         tokio::spawn(holder.scope(async move { slow_report(&upstream, 20).await }))
@@ -237,7 +243,7 @@ async fn processes_that_wait_for_a_fetch_that_fails_fetch_once_more_in_all() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let mut calls = Vec::new();
     for _ in 0..6 {
-        let (cache, quick) = (process(&memcached.address()).await, quick.clone());
+        let (cache, quick) = (new_process(&memcached.address()).await, quick.clone());
         calls.push(tokio::spawn(cache.scope(async move { slow_report(&quick, 20).await })));
     }
     assert_eq!(failing.await.expect("no call panics"), Err(Down));
@@ -248,23 +254,23 @@ async fn processes_that_wait_for_a_fetch_that_fails_fetch_once_more_in_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_processes_leave_the_servers_leases_their_say() {
+async fn orphaned_leases_do_not_discredit_the_server() {
     let memcached = Memcached::start();
-    let cache = process(&memcached.address()).await;
+    let cache = new_process(&memcached.address()).await;
     for edition in 0..3 {
-        // The placeholder of a process that was killed.
+        // This is the placeholder that a killed process leaves.
         let key = cache.scope(async { slow_entry(edition).key().to_string() }).await;
         assert!(memcached.command(&format!("mg {key} N2 v c")).starts_with("VA 0"));
         cache.scope(slow_report(&Upstream::default(), edition)).await.expect("fetched");
     }
     tokio::time::sleep(Duration::from_millis(3500)).await;
     let upstream = Upstream::default().taking(400);
-    let other = process(&memcached.address()).await;
+    let other = new_process(&memcached.address()).await;
     let first = {
         let upstream = upstream.clone();
         tokio::spawn(other.scope(async move { report(&upstream, 30).await }))
     };
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(cache.scope(report(&upstream, 30)).await, Ok(1), "it waited");
+    assert_eq!(cache.scope(report(&upstream, 30)).await, Ok(1), "the call waits for the lease");
     assert_eq!(first.await.expect("no call panics"), Ok(1));
 }

@@ -1,5 +1,5 @@
-//! What the local tier answers with is never older than what was overwritten, invalidated or has expired, and
-//! what it lets go of is freed.
+//! In a process of its own, because it counts freed values. The local tier never answers with a value that was
+//! overwritten, was invalidated or has expired, and it frees the values that it drops.
 #![allow(missing_docs)]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,10 +16,10 @@ fn runtime() -> Runtime {
 }
 
 async fn cache() -> Cache {
-    Cache::builder().build().await.expect("it fits")
+    Cache::builder().build().await.expect("the settings are valid")
 }
 
-/// What the upstream says at the moment.
+/// The current value of the upstream.
 type Source = Arc<AtomicU64>;
 
 #[coordinator_cached(
@@ -32,14 +32,14 @@ async fn level(source: &Source, tank: u32) -> Result<u64, std::io::Error> {
     Ok(source.load(Ordering::SeqCst))
 }
 
-/// Four threads read two tanks as fast as they can, while a fifth overwrites and invalidates them.
-/// Levels only rise. Once a change has returned, no call that begins later may see an older one.
+/// Four threads read the levels of two tanks as fast as they can, while a fifth thread changes the entries.
+/// Levels only rise. After a change has returned, no later call may return an older level.
 #[test]
-fn no_thread_sees_a_level_that_was_overwritten_or_invalidated() {
+fn no_thread_reads_an_overwritten_value() {
     const CHANGES: u64 = 4_000;
     let cache = runtime().block_on(cache());
     let source = Source::default();
-    // Below this every level was replaced before the reader's call began.
+    // The lowest level of each tank that a new call may return.
     let floors: [AtomicU64; 2] = Default::default();
     let done = AtomicBool::new(false);
     let start = Barrier::new(5);
@@ -52,8 +52,8 @@ fn no_thread_sees_a_level_that_was_overwritten_or_invalidated() {
                     while !done.load(Ordering::Relaxed) {
                         for (tank, floor) in [(0, &floors[0]), (1, &floors[1])] {
                             let floor = floor.load(Ordering::SeqCst);
-                            let seen = level(&source, tank).await.expect("it answers");
-                            assert!(seen >= floor, "tank {tank}: {seen} was replaced by {floor}");
+                            let seen = level(&source, tank).await.expect("no call fails");
+                            assert!(seen >= floor, "tank {tank}: {seen} is older than {floor}");
                             reads.fetch_add(1, Ordering::Relaxed);
                         }
                     }
@@ -74,7 +74,7 @@ fn no_thread_sees_a_level_that_was_overwritten_or_invalidated() {
                     level_entry(tank as u32).invalidate().await.expect("there is no memcached");
                 }
                 floors[tank].store(change, Ordering::SeqCst);
-                // Long enough for a reader to fetch.
+                // This is long enough for a reader to fetch.
                 for _ in 0..200 {
                     std::hint::spin_loop();
                 }
@@ -85,7 +85,7 @@ fn no_thread_sees_a_level_that_was_overwritten_or_invalidated() {
         }));
         done.store(true, Ordering::Relaxed);
     });
-    assert!(reads.load(Ordering::Relaxed) > CHANGES, "there was too little to see");
+    assert!(reads.load(Ordering::Relaxed) > CHANGES, "the readers made too few calls");
 }
 
 #[coordinator_cached(name = "expiring", version = number, ttl = "30m", skip(source))]
@@ -94,33 +94,33 @@ async fn expiring(source: &Source, number: u32) -> Result<u64, std::io::Error> {
 }
 
 #[tokio::test]
-async fn what_has_expired_is_not_served() {
+async fn an_expired_value_is_not_served() {
     let cache = TestCache::local();
     let source = Source::default();
     cache
         .run(async {
             for _ in 0..100 {
-                assert_eq!(expiring(&source, 7).await.expect("it answers"), 0);
+                assert_eq!(expiring(&source, 7).await.expect("no call fails"), 0);
             }
             cache.advance(Duration::from_secs(30 * 60 - 2));
             for _ in 0..100 {
-                assert_eq!(expiring(&source, 7).await.expect("it answers"), 0);
+                assert_eq!(expiring(&source, 7).await.expect("no call fails"), 0);
             }
             cache.advance(Duration::from_secs(2));
             for _ in 0..100 {
-                assert_eq!(expiring(&source, 7).await.expect("it answers"), 1);
+                assert_eq!(expiring(&source, 7).await.expect("no call fails"), 1);
             }
         })
         .await;
 }
 
 #[tokio::test]
-async fn caches_of_scopes_do_not_mix() {
+async fn scoped_caches_do_not_mix() {
     let (one, other) = (cache().await, cache().await);
     let source = Source::default();
     for _ in 0..100 {
-        assert_eq!(one.scope(expiring(&source, 1)).await.expect("it answers"), 0);
-        assert_eq!(other.scope(expiring(&source, 1)).await.expect("it answers"), 1);
+        assert_eq!(one.scope(expiring(&source, 1)).await.expect("no call fails"), 0);
+        assert_eq!(other.scope(expiring(&source, 1)).await.expect("no call fails"), 1);
     }
 }
 
@@ -130,45 +130,46 @@ async fn watched(
     number: u32,
 ) -> Result<Arc<String>, std::io::Error> {
     let value = Arc::new("watched".to_owned());
-    *seen.lock().expect("nobody panics") = Some(Arc::downgrade(&value));
+    *seen.lock().expect("no thread panics while it holds the lock") = Some(Arc::downgrade(&value));
     Ok(value)
 }
 
+/// Returns true if the last fetched value has not been freed.
 fn is_alive(seen: &Mutex<Option<Weak<String>>>) -> bool {
-    let seen = seen.lock().expect("nobody panics");
+    let seen = seen.lock().expect("no thread panics while it holds the lock");
     seen.as_ref().expect("it was fetched").strong_count() > 0
 }
 
 #[test]
-fn a_cache_that_is_dropped_frees_its_values_at_once() {
+fn a_dropped_cache_frees_its_values() {
     let (seen, runtime) = (Mutex::new(None), runtime());
     let cache = runtime.block_on(cache());
     for _ in 0..100 {
-        runtime.block_on(cache.scope(watched(&seen, 7))).expect("it answers");
+        runtime.block_on(cache.scope(watched(&seen, 7))).expect("no call fails");
     }
     assert!(is_alive(&seen));
     drop(cache);
     assert!(!is_alive(&seen));
 }
 
-/// Blocks while it is cloned, until the test is over.
+/// A value whose `clone` blocks until the test allows it to end.
 #[derive(Debug, Serialize, Deserialize)]
-struct Slow(u64);
+struct SlowClone(u64);
 
 static CLONES: Mutex<()> = Mutex::new(());
 static IN_CLONE: AtomicBool = AtomicBool::new(false);
 
-impl Clone for Slow {
-    fn clone(&self) -> Slow {
+impl Clone for SlowClone {
+    fn clone(&self) -> SlowClone {
         IN_CLONE.store(true, Ordering::SeqCst);
         drop(CLONES.lock());
-        Slow(self.0)
+        SlowClone(self.0)
     }
 }
 
 #[coordinator_cached(name = "slow", version = number)]
-async fn slow(number: u64) -> Result<Slow, std::io::Error> {
-    Ok(Slow(number))
+async fn slow(number: u64) -> Result<SlowClone, std::io::Error> {
+    Ok(SlowClone(number))
 }
 
 #[coordinator_cached(name = "freed", overwrite(reason = "it is removed"), entry = freed_entry, skip(value))]
@@ -177,26 +178,26 @@ async fn freed(value: &Arc<String>, number: u64) -> Result<Arc<String>, std::io:
     Ok(Arc::clone(value))
 }
 
-/// A clone is the program's own code, and may take its time.
+/// A `clone` is code of the program and may take a long time.
 #[test]
-fn what_is_invalidated_while_another_thread_clones_a_value_is_freed() {
+fn a_slow_clone_holds_no_invalidated_value() {
     let cache = runtime().block_on(cache());
-    runtime().block_on(cache.scope(slow(1))).expect("it answers");
+    runtime().block_on(cache.scope(slow(1))).expect("no call fails");
     let value = Arc::new("freed".to_owned());
-    let blocked = CLONES.lock().expect("nobody panics");
+    let blocked = CLONES.lock().expect("no thread panics while it holds the lock");
     IN_CLONE.store(false, Ordering::SeqCst);
     std::thread::scope(|scope| {
-        scope.spawn(|| runtime().block_on(cache.scope(slow(1))).expect("it answers"));
+        scope.spawn(|| runtime().block_on(cache.scope(slow(1))).expect("no call fails"));
         while !IN_CLONE.load(Ordering::SeqCst) {
             std::thread::yield_now();
         }
         runtime().block_on(cache.scope(async {
             for number in 0..1000 {
-                freed(&value, number).await.expect("it answers");
+                freed(&value, number).await.expect("no call fails");
                 freed_entry(number).invalidate().await.expect("there is no memcached");
             }
         }));
-        // Before this thread's panic would wait for the other.
+        // The count is checked after `blocked` is dropped. A panic before that would wait for the other thread forever.
         let alive = Arc::strong_count(&value) - 1;
         drop(blocked);
         assert!(alive < 10, "{alive} of 1000 are not freed");
@@ -214,15 +215,15 @@ async fn cistern(sources: &Arc<[AtomicU64]>, number: usize) -> Result<u64, std::
     Ok(sources[number].load(Ordering::SeqCst))
 }
 
-/// The same where most entries go for want of room or expire: the table, what moka lets go of, the sweep and
-/// the changes of a key work on the same entries at once.
+/// Here most entries are evicted or expire. So the table, the evictions of moka, the sweep and the changes work on
+/// the same entries at once.
 #[test]
-fn no_thread_sees_an_old_level_where_entries_come_and_go() {
+fn no_thread_reads_old_values_under_eviction() {
     const CISTERNS: usize = 3_000;
     const CHANGES: u64 = 30_000;
-    // Room for a sixth of them.
+    // The capacity is enough for a sixth of the entries.
     let cache = Cache::builder().local_capacity(CISTERNS as u64 / 6 * 580).build();
-    let cache = runtime().block_on(cache).expect("it fits");
+    let cache = runtime().block_on(cache).expect("the settings are valid");
     let levels = || (0..CISTERNS).map(|_| AtomicU64::new(0)).collect::<Arc<[AtomicU64]>>();
     let (sources, floors) = (levels(), levels());
     let done = AtomicBool::new(false);
@@ -230,9 +231,9 @@ fn no_thread_sees_an_old_level_where_entries_come_and_go() {
         *random ^= *random << 13;
         *random ^= *random >> 7;
         *random ^= *random << 17;
-        // A few are asked for often.
-        let most = if random.is_multiple_of(3) { 20 } else { CISTERNS };
-        (*random >> 20) as usize % most
+        // A third of the calls is for a few hot keys.
+        let keys = if random.is_multiple_of(3) { 20 } else { CISTERNS };
+        (*random >> 20) as usize % keys
     };
     std::thread::scope(|scope| {
         for reader in 1..=3_u64 {
@@ -243,8 +244,8 @@ fn no_thread_sees_an_old_level_where_entries_come_and_go() {
                     while !done.load(Ordering::Relaxed) {
                         let number = next(&mut random);
                         let floor = floors[number].load(Ordering::SeqCst);
-                        let seen = cistern(sources, number).await.expect("it answers");
-                        assert!(seen >= floor, "cistern {number}: {seen} was replaced by {floor}");
+                        let seen = cistern(sources, number).await.expect("no call fails");
+                        assert!(seen >= floor, "cistern {number}: {seen} is older than {floor}");
                     }
                 }));
             });

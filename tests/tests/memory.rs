@@ -1,5 +1,5 @@
-//! What an entry of the local tier takes. Alone in its program: moka frees what others of its caches
-//! let go when it is their turn.
+//! In a process of its own, because it counts allocated bytes, and moka may free memory of other caches at any
+//! time: the memory that an entry of the local tier takes.
 #![allow(missing_docs)]
 
 use std::ops::Range;
@@ -21,18 +21,19 @@ async fn payment(number: &str, state: u8) -> Result<Arc<Payment>, std::io::Error
     Ok(Arc::new(Payment { number: number.to_owned(), cents: 1999 }))
 }
 
-/// A payment's number of so many digits, without room for more.
+/// Returns a payment number with this many digits and without spare capacity.
 fn number_of(number: usize, digits: usize) -> String {
     format!("payment-{number:0digits$}").into_boxed_str().into_string()
 }
 
 #[test]
-fn an_entry_takes_little_more_memory_than_in_moka_alone() {
-    // With keys of two lengths.
+fn an_entry_needs_little_more_than_in_moka() {
+    // The keys have two lengths.
     for digits in [6, 60] {
-        // moka knows of the entries where more than half of the room is taken.
+        // moka holds a record of each entry only when more than half of the capacity is used.
         for is_filling in [true, false] {
-            let (ours, alone) = (ours(digits, is_filling), in_moka_alone(digits, is_filling));
+            let (ours, alone) =
+                (bytes_in_our_cache(digits, is_filling), bytes_in_moka(digits, is_filling));
             println!("{digits} digits, filling: {is_filling}: {ours}, moka alone {alone}");
             let most = if is_filling { alone + 96 } else { alone * 3 / 4 };
             assert!(ours <= most, "{ours} bytes an entry, moka alone {alone}");
@@ -41,10 +42,10 @@ fn an_entry_takes_little_more_memory_than_in_moka_alone() {
 }
 
 const ENTRIES: usize = 40_000;
-/// So many that no table grows twofold after them, for each entry would have a part in that.
+/// The number of entries before the measurement. It is so large that no table doubles during the measurement.
 const BEFORE: usize = 60_000;
 
-/// Of which half is taken by what is there before.
+/// Returns a capacity. A cache that is filling uses more than half of it before the measurement.
 fn capacity(digits: usize, is_filling: bool) -> u64 {
     let all = (BEFORE + ENTRIES + ENTRIES / 4) * (620 + 2 * digits);
     if is_filling { all as u64 } else { 1 << 30 }
@@ -54,31 +55,31 @@ fn bytes_an_entry(measured: allocation_counter::AllocationInfo) -> i64 {
     measured.bytes_current / ENTRIES as i64
 }
 
-fn ours(digits: usize, is_filling: bool) -> i64 {
+fn bytes_in_our_cache(digits: usize, is_filling: bool) -> i64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let ask = async |cache: &Cache, numbers: Range<usize>| {
+    let call_all = async |cache: &Cache, numbers: Range<usize>| {
         for number in numbers {
             let number = number_of(number, digits);
-            cache.scope(payment(&number, 1)).await.expect("it answers");
+            cache.scope(payment(&number, 1)).await.expect("no call fails");
         }
     };
     let cache = runtime.block_on(async {
         let cache = Cache::builder().local_capacity(capacity(digits, is_filling)).build().await;
-        let cache = cache.expect("it fits");
+        let cache = cache.expect("the settings are valid");
         if is_filling {
-            ask(&cache, 0..BEFORE).await;
-            // Until moka knows of all of them.
+            call_all(&cache, 0..BEFORE).await;
+            // moka takes up to a second to learn of all entries.
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         cache
     });
     let measured = measure(|| {
         runtime.block_on(async {
-            ask(&cache, 1_000_000..1_000_000 + ENTRIES).await;
-            // moka puts off a part of its work until it is asked again.
+            call_all(&cache, 1_000_000..1_000_000 + ENTRIES).await;
+            // moka does a part of its work on later calls.
             tokio::time::sleep(Duration::from_millis(500)).await;
-            ask(&cache, 1_000_000..1_000_000 + ENTRIES).await;
+            call_all(&cache, 1_000_000..1_000_000 + ENTRIES).await;
         });
     });
     let held = cache.stats().get("payment").expect("it was called").fetches;
@@ -87,8 +88,8 @@ fn ours(digits: usize, is_filling: bool) -> i64 {
     bytes_an_entry(measured)
 }
 
-/// The keys as this library encodes them, and the same values.
-fn in_moka_alone(digits: usize, is_filling: bool) -> i64 {
+/// Measures moka with keys as long as the encoded keys of the library, and with the same values.
+fn bytes_in_moka(digits: usize, is_filling: bool) -> i64 {
     let key_length = number_of(0, digits).len() + "payment".len() + 12;
     let moka: moka::sync::Cache<Arc<[u8]>, Arc<Payment>> = moka::sync::Cache::builder()
         .max_capacity(capacity(digits, is_filling))

@@ -1,4 +1,5 @@
-//! Runtimes that come and go, that nobody drives, that lack a clock or have one that is paused.
+//! In a process of its own, because it counts open descriptors. Runtimes that end, that are not driven, that lack
+//! a timer, or whose clock is paused.
 #![allow(missing_docs)]
 
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
     entry = cube_entry
 )]
 async fn cube(upstream: &Upstream, number: u64) -> Result<u64, Down> {
-    upstream.answer().await?;
+    upstream.fetch().await?;
     Ok(number * number * number)
 }
 
@@ -28,19 +29,19 @@ async fn cube(upstream: &Upstream, number: u64) -> Result<u64, Down> {
 )]
 async fn level(upstream: &Upstream, number: u64) -> Result<usize, Down> {
     let _ = number;
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[coordinator_cached(name = "report", version = number, skip(upstream))]
 async fn report(upstream: &Upstream, number: u64) -> Result<usize, Down> {
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-async fn process(memcached: &Memcached, timeout: Duration) -> Cache {
+async fn new_process(memcached: &Memcached, timeout: Duration) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]).remote_timeout(timeout);
     builder.build().await.expect("fits")
 }
@@ -52,9 +53,9 @@ fn errors(cache: &Cache) -> u64 {
 }
 
 #[test]
-fn sixteen_runtimes_keep_the_connections_they_have() {
+fn sixteen_runtimes_keep_their_connections() {
     let memcached = Memcached::start();
-    let cache = runtime().block_on(process(&memcached, Duration::from_secs(5)));
+    let cache = runtime().block_on(new_process(&memcached, Duration::from_secs(5)));
     let before = memcached.stat("total_connections");
     let threads: Vec<_> = (0..16)
         .map(|thread| {
@@ -65,7 +66,7 @@ fn sixteen_runtimes_keep_the_connections_they_have() {
                     for number in 0..200 {
                         let number = thread * 1000 + number;
                         cache.scope(cube(&upstream, number)).await.expect("fetched");
-                        // Every runtime has its turn between two calls of this one.
+                        // The pause lets the other runtimes run between two calls.
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                     cache.flush().await;
@@ -80,15 +81,15 @@ fn sixteen_runtimes_keep_the_connections_they_have() {
     assert!(dialled <= 64, "{dialled} connections for 16 runtimes");
 }
 
-/// How many descriptors this process has open.
+/// Returns how many descriptors this process has open.
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("Linux").count()
 }
 
 #[test]
-fn a_runtime_that_has_ended_leaves_nothing_behind() {
+fn an_ended_runtime_leaves_no_descriptors() {
     let memcached = Memcached::start();
-    let cache = runtime().block_on(process(&memcached, Duration::from_secs(5)));
+    let cache = runtime().block_on(new_process(&memcached, Duration::from_secs(5)));
     let upstream = Upstream::default();
     let before = descriptors();
     for number in 0..300 {
@@ -103,16 +104,16 @@ fn a_runtime_that_has_ended_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_read_on_a_connection_that_was_closed_while_nobody_looked_is_asked_again() {
+fn a_read_on_a_closed_connection_is_repeated() {
     let mut memcached = Memcached::start();
     let runtime = runtime();
-    let cache = runtime.block_on(process(&memcached, TIMEOUT));
+    let cache = runtime.block_on(new_process(&memcached, TIMEOUT));
     let upstream = Upstream::default();
     runtime.block_on(async {
         cache.scope(cube(&upstream, 1)).await.expect("fetched");
         cache.flush().await;
         cache.scope(cube(&upstream, 1)).await.expect("found");
-        // This blocks the runtime's only thread: it sees no connection close.
+        // This blocks the only thread of the runtime, so it does not see the connection close.
         memcached.kill();
         let port = memcached.port();
         memcached = Memcached::start_on(port).expect("the port is free");
@@ -124,12 +125,13 @@ fn a_read_on_a_connection_that_was_closed_while_nobody_looked_is_asked_again() {
     assert_eq!((stats.remote_errors, stats.fetches), (0, 2), "{stats:?}");
 }
 
-/// Calls that time out while memcached is stopped; what it then gives them is given back.
-async fn leases_won_too_late(calls: u64) {
+/// Lets calls time out while memcached is suspended, and checks that the leases which memcached grants afterwards
+/// are released.
+async fn assert_late_leases_released(calls: u64) {
     let memcached = Memcached::start();
-    let cache = process(&memcached, Duration::from_millis(200)).await;
+    let cache = new_process(&memcached, Duration::from_millis(200)).await;
     let upstream = Upstream::default();
-    // So many that two flushers and all direct exchanges have a connection.
+    // So many calls open a connection for both flushers and for all direct exchanges.
     let warm: Vec<_> = (1000..1100)
         .map(|number| {
             let (cache, upstream) = (cache.clone(), upstream.clone());
@@ -159,27 +161,27 @@ async fn leases_won_too_late(calls: u64) {
     let give_up = Instant::now() + Duration::from_millis(800);
     let held =
         || keys.iter().filter(|key| memcached.command(&format!("mg {key} t")) != "EN").count();
-    // It takes the commands first.
+    // memcached first executes the commands that wait for it.
     tokio::time::sleep(Duration::from_millis(100)).await;
     while held() > 0 {
-        assert!(Instant::now() < give_up, "{} of {calls} leases are held", held());
+        assert!(Instant::now() < give_up, "{} of {calls} leases are still held", held());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(memcached.stat("total_items") >= items + calls, "they were won");
+    assert!(memcached.stat("total_items") >= items + calls, "memcached granted the leases");
 }
 
 #[tokio::test]
-async fn a_lease_that_is_won_too_late_is_given_back() {
-    leases_won_too_late(1).await;
+async fn a_lease_won_too_late_is_released() {
+    assert_late_leases_released(1).await;
 }
 
 #[tokio::test]
-async fn leases_that_a_batch_wins_too_late_are_given_back() {
-    leases_won_too_late(50).await;
+async fn batched_leases_won_too_late_are_released() {
+    assert_late_leases_released(50).await;
 }
 
 #[test]
-fn a_runtime_without_time_or_io_has_no_remote_tier_and_no_call_panics() {
+fn a_runtime_without_drivers_skips_memcached() {
     let memcached = Memcached::start();
     let (only_time, only_io) = (
         Builder::new_current_thread().enable_time().build(),
@@ -189,14 +191,14 @@ fn a_runtime_without_time_or_io_has_no_remote_tier_and_no_call_panics() {
     for runtime in [only_time, only_io, neither] {
         let runtime = runtime.expect("a runtime");
         let upstream = Upstream::default();
-        let cache = runtime.block_on(process(&memcached, TIMEOUT));
+        let cache = runtime.block_on(new_process(&memcached, TIMEOUT));
         runtime.block_on(cache.scope(async {
             for number in 0..5 {
                 assert_eq!(cube(&upstream, number).await, Ok(number * number * number));
                 assert_eq!(level(&upstream, number).await.map(|_| ()), Ok(()));
                 assert!(!cube_entry(number).get().await.is_found());
-                assert!(level_entry(number).invalidate().await.is_err(), "memcached is not told");
-                assert!(level_entry(number).overwrite(1).await.is_err(), "memcached is not told");
+                assert!(level_entry(number).invalidate().await.is_err(), "memcached is skipped");
+                assert!(level_entry(number).overwrite(1).await.is_err(), "memcached is skipped");
                 let _ = cube_entry(number).add(number).await;
             }
         }));
@@ -206,9 +208,9 @@ fn a_runtime_without_time_or_io_has_no_remote_tier_and_no_call_panics() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_clock_and_one_that_goes_on_again_fail_no_exchange() {
+async fn a_paused_clock_fails_no_exchange() {
     let memcached = Memcached::start();
-    let cache = process(&memcached, TIMEOUT).await;
+    let cache = new_process(&memcached, TIMEOUT).await;
     let upstream = Upstream::default();
     let calls = async |numbers: std::ops::Range<u64>| {
         for number in numbers {
@@ -225,7 +227,7 @@ async fn a_paused_clock_and_one_that_goes_on_again_fail_no_exchange() {
     calls(0..20).await;
     let stats = cache.stats().get("cube").expect("called");
     assert_eq!((stats.remote_errors, stats.fetches, stats.remote_hits), (0, 20, 20), "{stats:?}");
-    // A server that hangs costs what it costs in real time.
+    // A suspended server costs the timeout in real time.
     tokio::time::pause();
     memcached.stop();
     let began = Instant::now();
@@ -234,14 +236,15 @@ async fn a_paused_clock_and_one_that_goes_on_again_fail_no_exchange() {
     assert!(took >= TIMEOUT && took < TIMEOUT * 3, "{took:?}");
 }
 
-/// A fetch begins on one runtime, which runs for long enough to renew its lease once, and then no more:
-/// `stop` sees to that. A follower on another runtime takes the lead over. Meanwhile another process calls
-/// the function, which waits for as long as the lease is alive. Where `in_mid_renewal` is true, memcached
-/// answers the renewal only when nobody reads the answer.
-fn a_lease_goes_on_elsewhere(in_mid_renewal: bool, stop: impl FnOnce(Runtime) -> Option<Runtime>) {
+/// Checks that the renewals of a lease move to another runtime.
+///
+/// A fetch begins on one runtime. The runtime runs until it has renewed the lease once, and `stop` then stops it.
+/// A follower on another runtime takes the lead over. A call of another process waits as long as the lease is
+/// alive. With `during_renewal` memcached answers the second renewal only after the runtime was stopped.
+fn assert_renewals_move(during_renewal: bool, stop: impl FnOnce(Runtime) -> Option<Runtime>) {
     let memcached = Memcached::start();
     let (first, second, elsewhere) = (runtime(), runtime(), runtime());
-    let cache = second.block_on(process(&memcached, TIMEOUT));
+    let cache = second.block_on(new_process(&memcached, TIMEOUT));
     let upstream = Upstream::default().taking(4000);
     let call = |cache: &Cache| {
         let upstream = upstream.clone();
@@ -255,38 +258,38 @@ fn a_lease_goes_on_elsewhere(in_mid_renewal: bool, stop: impl FnOnce(Runtime) ->
     let follower = call(&cache);
     let follower = std::thread::spawn(move || second.block_on(follower));
     drive(300);
-    if in_mid_renewal {
+    if during_renewal {
         memcached.stop();
     }
     drive(300);
     let _first = stop(first);
-    if in_mid_renewal {
+    if during_renewal {
         memcached.resume();
     }
     std::thread::sleep(Duration::from_millis(300));
     let waits = elsewhere.block_on(async {
-        let other = process(&memcached, TIMEOUT).await;
+        let other = new_process(&memcached, TIMEOUT).await;
         call(&other).await
     });
     assert_eq!(follower.join().expect("no call panics"), Ok(2));
-    assert_eq!(waits, Ok(2), "it waited for the second leader");
+    assert_eq!(waits, Ok(2), "the other process waits for the second leader");
     assert_eq!(upstream.fetches(), 2);
 }
 
 #[test]
-fn a_lease_is_renewed_by_another_runtime_when_its_own_ends() {
-    a_lease_goes_on_elsewhere(false, |first| {
+fn renewals_move_when_their_runtime_ends() {
+    assert_renewals_move(false, |first| {
         drop(first);
         None
     });
 }
 
 #[test]
-fn a_lease_is_renewed_by_another_runtime_when_its_own_is_not_driven() {
-    a_lease_goes_on_elsewhere(false, Some);
+fn renewals_move_when_their_runtime_idles() {
+    assert_renewals_move(false, Some);
 }
 
 #[test]
-fn a_lease_is_renewed_by_another_runtime_when_its_own_stands_still_in_mid_renewal() {
-    a_lease_goes_on_elsewhere(true, Some);
+fn a_lease_is_renewed_by_another_runtime_when_its_own_stands_still_during_renewal() {
+    assert_renewals_move(true, Some);
 }

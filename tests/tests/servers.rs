@@ -1,4 +1,5 @@
-//! Servers that fail, come back, come and go.
+//! In a process of its own, because it measures times. Servers that fail and return, and servers that are added
+//! and removed.
 #![allow(missing_docs)]
 
 use std::time::{Duration, Instant};
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 use cached_core::{Cache, CacheError, coordinator_cached, first_found};
 use cached_tests::{Down, Memcached, Upstream, collect_logs, free_port, logged};
 
-/// Counts up with each fetch: a lower count than was seen is an old value.
+/// Returns the number of the fetch, so a lower number is an older value.
 #[coordinator_cached(
     name = "profile",
     overwrite(reason = "a profile has no version of its own"),
@@ -16,17 +17,18 @@ use cached_tests::{Down, Memcached, Upstream, collect_logs, free_port, logged};
 )]
 async fn profile(upstream: &Upstream, user: u32) -> Result<usize, Down> {
     let _ = user;
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 const TIMEOUT: Duration = Duration::from_millis(100);
 
-async fn process<'s>(servers: impl IntoIterator<Item = &'s Memcached>) -> Cache {
+async fn new_process<'s>(servers: impl IntoIterator<Item = &'s Memcached>) -> Cache {
     let builder = Cache::builder().memcached(servers.into_iter().map(Memcached::address));
     builder.remote_timeout(TIMEOUT).build().await.expect("fits")
 }
 
-async fn calls(cache: &Cache, upstream: &Upstream, users: std::ops::Range<u32>) -> Vec<usize> {
+/// Calls `profile` for each user and returns the answers.
+async fn call_all(cache: &Cache, upstream: &Upstream, users: std::ops::Range<u32>) -> Vec<usize> {
     let mut answers = Vec::new();
     for user in users {
         answers.push(cache.scope(profile(upstream, user)).await.expect("no call fails"));
@@ -34,57 +36,57 @@ async fn calls(cache: &Cache, upstream: &Upstream, users: std::ops::Range<u32>) 
     answers
 }
 
-/// Waits until the key's own server is in use again: until it can be told something.
-async fn until_it_is_told(cache: &Cache, user: u32) {
+/// Waits until an invalidation reaches the home server of the key.
+async fn wait_until_reached(cache: &Cache, user: u32) {
     let give_up = Instant::now() + Duration::from_secs(30);
     while cache.scope(async { profile_entry(user).invalidate().await }).await.is_err() {
-        assert!(Instant::now() < give_up, "it is not used again");
+        assert!(Instant::now() < give_up, "the server is not used again");
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
 }
 
-/// Which of the keys stand on this server as their own.
-async fn at_home(server: &Memcached, cache: &Cache, users: std::ops::Range<u32>) -> Vec<u32> {
+/// Returns the users whose keys have this server as their home.
+async fn users_at_home(server: &Memcached, cache: &Cache, users: std::ops::Range<u32>) -> Vec<u32> {
     let mut found = Vec::new();
     for user in users {
         let key = cache.scope(async { profile_entry(user).key().to_string() }).await;
-        if server.remaining(&key).is_some() {
+        if server.remaining_ttl(&key).is_some() {
             found.push(user);
         }
     }
     found
 }
 
-/// A server is stopped, with its items; meanwhile this process invalidates or overwrites all of
-/// them. When it goes on, and still has them, this process never sees an old value.
-async fn stopped_and_resumed(servers: usize, overwrites: bool) {
+/// Suspends a server that has items, and invalidates or overwrites all of them. Checks that this process never
+/// sees an old value after the server has resumed with its old items.
+async fn assert_no_old_values(servers: usize, overwrites: bool) {
     let servers: Vec<Memcached> = (0..servers).map(|_| Memcached::start()).collect();
-    let cache = process(&servers).await;
+    let cache = new_process(&servers).await;
     let upstream = Upstream::default();
-    calls(&cache, &upstream, 0..40).await;
+    call_all(&cache, &upstream, 0..40).await;
     cache.flush().await;
     let stopped = &servers[0];
-    let its_own = at_home(stopped, &cache, 0..40).await;
-    assert!(its_own.len() > 5, "{its_own:?}");
+    let at_home = users_at_home(stopped, &cache, 0..40).await;
+    assert!(at_home.len() > 5, "{at_home:?}");
     stopped.stop();
-    // The first few find out; one that is told while nobody knows yet takes its time.
+    // The first changes wait for the timeout, and then the server is ejected.
     let mut least = Vec::new();
-    for &user in &its_own {
-        let new = upstream.answer().await.expect("it works");
+    for &user in &at_home {
+        let new = upstream.fetch().await.expect("it works");
         let changed = cache.scope(async {
             match overwrites {
                 false => profile_entry(user).invalidate().await,
                 true => profile_entry(user).overwrite(new).await,
             }
         });
-        let error = changed.await.expect_err("its server could not be told");
+        let error = changed.await.expect_err("the home server is suspended");
         assert!(matches!(error, CacheError::Remote(_)), "{error}");
-        // What was before this is old.
+        // Every lower number is an old value.
         least.push((user, new));
     }
-    let is_new = async |when: &str| {
+    let assert_new = async |when: &str| {
         for (user, least) in &mut *least.clone() {
-            let answer = calls(&cache, &upstream, *user..*user + 1).await[0];
+            let answer = call_all(&cache, &upstream, *user..*user + 1).await[0];
             assert!(answer >= *least, "{when}: user {user} has {answer}, not {least} or later");
             let found = cache.scope(async { profile_entry(*user).get().await.into_option() });
             assert!(found.await.is_none_or(|found| found >= *least), "{when}: user {user}");
@@ -92,16 +94,16 @@ async fn stopped_and_resumed(servers: usize, overwrites: bool) {
             assert!(found.await.is_none_or(|found| found >= *least), "{when}: user {user}");
         }
     };
-    is_new("stopped").await;
+    assert_new("stopped").await;
     stopped.resume();
     for _ in 0..20 {
-        is_new("resumed").await;
+        assert_new("resumed").await;
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
-    until_it_is_told(&cache, its_own[0]).await;
-    is_new("in use again").await;
-    // The server was told: what it has is what was fetched after that.
-    let other = process(&servers).await;
+    wait_until_reached(&cache, at_home[0]).await;
+    assert_new("in use again").await;
+    // The server has received the changes, so its items were fetched afterwards.
+    let other = new_process(&servers).await;
     for &(user, least) in &least {
         let found = other.scope(async { profile_entry(user).get().await.into_option() });
         assert!(found.await.is_none_or(|found| found >= least), "another process, user {user}");
@@ -109,120 +111,131 @@ async fn stopped_and_resumed(servers: usize, overwrites: bool) {
 }
 
 #[tokio::test]
-async fn a_single_server_that_was_stopped_gives_no_invalidated_value_back() {
-    stopped_and_resumed(1, false).await;
+async fn one_resumed_server_revives_no_invalidated_value() {
+    assert_no_old_values(1, false).await;
 }
 
 #[tokio::test]
-async fn one_of_three_servers_that_was_stopped_gives_no_invalidated_value_back() {
-    stopped_and_resumed(3, false).await;
+async fn a_resumed_server_revives_no_invalidated_value() {
+    assert_no_old_values(3, false).await;
 }
 
 #[tokio::test]
-async fn one_of_three_servers_that_was_stopped_gives_no_overwritten_value_back() {
-    stopped_and_resumed(3, true).await;
+async fn a_resumed_server_revives_no_overwritten_value() {
+    assert_no_old_values(3, true).await;
 }
 
 #[tokio::test]
-async fn more_invalidations_than_are_remembered_make_all_that_is_older_disbelieved() {
+async fn too_many_hints_fence_the_whole_server() {
     let server = Memcached::start();
-    let cache = process([&server]).await;
+    let cache = new_process([&server]).await;
     let upstream = Upstream::default();
-    calls(&cache, &upstream, 0..10).await;
+    call_all(&cache, &upstream, 0..10).await;
     cache.flush().await;
     server.stop();
     let invalidate = async |user| {
-        cache.scope(async { profile_entry(user).invalidate().await }).await.expect_err("not told");
+        cache
+            .scope(async { profile_entry(user).invalidate().await })
+            .await
+            .expect_err("the server is suspended");
     };
     for user in 0..10 {
         invalidate(user).await;
     }
-    // Nanoseconds each, since the server is ejected by now.
+    // Each takes nanoseconds, since the server is ejected by now.
     let began = Instant::now();
     for user in 1000..18_000 {
         invalidate(user).await;
     }
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     server.resume();
-    until_it_is_told(&cache, 500).await;
-    for (user, answer) in (0..10).zip(calls(&cache, &upstream, 0..10).await) {
-        assert!(answer > 10, "user {user} has {answer}, from before");
+    wait_until_reached(&cache, 500).await;
+    for (user, answer) in (0..10).zip(call_all(&cache, &upstream, 0..10).await) {
+        assert!(answer > 10, "user {user} has the old value {answer}");
     }
     cache.flush().await;
-    // And they are cached again.
+    // The values are cached again.
     let fetched = upstream.fetches();
-    calls(&cache, &upstream, 0..10).await;
+    call_all(&cache, &upstream, 0..10).await;
     assert_eq!(upstream.fetches(), fetched);
 }
 
 #[tokio::test]
-async fn the_keys_of_a_server_that_is_gone_are_cached_for_seconds_on_the_next() {
+async fn keys_of_a_lost_server_use_the_gutter() {
     let mut servers = vec![Memcached::start(), Memcached::start()];
-    let (a, b) = (process(&servers).await, process(&servers).await);
+    let (a, b) = (new_process(&servers).await, new_process(&servers).await);
     let upstream = Upstream::default();
-    calls(&a, &upstream, 0..30).await;
+    call_all(&a, &upstream, 0..30).await;
     a.flush().await;
-    let its_own = at_home(&servers[0], &a, 0..30).await;
+    let at_home = users_at_home(&servers[0], &a, 0..30).await;
     let mut gone = servers.remove(0);
     gone.kill();
-    // Each process finds out for itself.
+    // Each process detects the loss for itself.
     for cache in [&a, &b] {
-        for &user in &its_own[..4] {
-            calls(cache, &upstream, user..user + 1).await;
+        for &user in &at_home[..4] {
+            call_all(cache, &upstream, user..user + 1).await;
         }
         cache.flush().await;
     }
     let fetched = upstream.fetches();
-    let users = &its_own[4..];
+    let users = &at_home[4..];
     assert!(users.len() > 3, "{users:?}");
     for &user in users {
-        let first = calls(&a, &upstream, user..user + 1).await;
+        let first = call_all(&a, &upstream, user..user + 1).await;
         a.flush().await;
-        assert_eq!(calls(&b, &upstream, user..user + 1).await, first, "once for both");
+        assert_eq!(
+            call_all(&b, &upstream, user..user + 1).await,
+            first,
+            "both processes share a fetch"
+        );
         let key = a.scope(async { profile_entry(user).key().to_string() }).await;
-        let remaining = servers[0].remaining(&format!("{key}:gutter")).expect("it stands in");
+        let remaining =
+            servers[0].remaining_ttl(&format!("{key}:gutter")).expect("the gutter has the value");
         assert!(remaining <= 10, "{remaining} s");
-        assert_eq!(servers[0].remaining(&key), None, "and not as its own");
+        assert_eq!(servers[0].remaining_ttl(&key), None, "the value is not at home there");
     }
     assert_eq!(upstream.fetches(), fetched + users.len());
-    // What is invalidated meanwhile is not found there either, also not after its server is back.
+    // An invalidation reaches the gutter too, and holds after the home server has returned.
     let user = users[0];
-    a.scope(async { profile_entry(user).invalidate().await.expect_err("its own is gone") }).await;
-    assert!(calls(&a, &upstream, user..user + 1).await[0] > fetched + users.len());
+    a.scope(async { profile_entry(user).invalidate().await.expect_err("the home server is lost") })
+        .await;
+    assert!(call_all(&a, &upstream, user..user + 1).await[0] > fetched + users.len());
     let _back = Memcached::start_on(gone.port()).expect("the port is free again");
-    until_it_is_told(&a, its_own[0]).await;
-    let new = calls(&a, &upstream, user..user + 1).await[0];
+    wait_until_reached(&a, at_home[0]).await;
+    let new = call_all(&a, &upstream, user..user + 1).await[0];
     assert!(new > fetched + users.len());
-    a.scope(async { profile_entry(user).invalidate().await.expect("its own is told") }).await;
+    a.scope(async { profile_entry(user).invalidate().await.expect("the home server is reached") })
+        .await;
     let _gone = _back;
     drop(_gone);
-    // Ejected again within the time that what stood in is kept.
+    // The server is ejected again before items in the gutter have expired.
     for _ in 0..10 {
-        let answer = calls(&a, &upstream, user..user + 1).await[0];
-        assert!(answer > new, "{answer} stood in before it was invalidated");
+        let answer = call_all(&a, &upstream, user..user + 1).await[0];
+        assert!(answer > new, "the gutter kept the old value {answer}");
     }
 }
 
-/// Another process may have found a key's own server out of reach when this one has not.
+/// Another process may have lost the home server of a key when this process has not.
 #[tokio::test]
-async fn an_invalidation_reaches_what_stands_in_for_another_process() {
+async fn changes_clear_the_gutter_of_other_processes() {
     let servers = [Memcached::start(), Memcached::start()];
-    let cache = process(&servers).await;
+    let cache = new_process(&servers).await;
     let upstream = Upstream::default();
-    calls(&cache, &upstream, 0..10).await;
+    call_all(&cache, &upstream, 0..10).await;
     cache.flush().await;
     for overwrites in [false, true] {
         for user in 0..10 {
             let entry = cache.scope(async { profile_entry(user) }).await;
             let key = format!("{}:gutter", entry.key());
-            servers.iter().for_each(|server| server.store(&key, "stands in"));
+            servers.iter().for_each(|server| server.store(&key, "a value"));
             match overwrites {
-                false => entry.invalidate().await.expect("told"),
-                true => entry.overwrite(1000).await.expect("told"),
+                false => entry.invalidate().await.expect("memcached is reached"),
+                true => entry.overwrite(1000).await.expect("memcached is reached"),
             }
-            let left = servers.iter().filter(|server| server.remaining(&key).is_some()).count();
-            // At home it stands in for nobody, and nobody looks.
-            assert_eq!(left, 1, "user {user}");
+            let present =
+                servers.iter().filter(|server| server.remaining_ttl(&key).is_some()).count();
+            // The item on the home server stays, since no process reads a gutter item there.
+            assert_eq!(present, 1, "user {user}");
         }
     }
 }
@@ -233,53 +246,53 @@ fn lines_of(server: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_of_a_servers_state_is_said_in_one_line_and_a_call_in_none() {
+async fn state_changes_are_logged_and_calls_are_not() {
     let mut server = Memcached::start();
     let address = server.address();
     collect_logs();
     assert!(lines_of(&address).is_empty());
-    let cache = process([&server]).await;
+    let cache = new_process([&server]).await;
     let upstream = Upstream::default();
-    let many = async || {
+    let call_many = async || {
         let tasks: Vec<_> = (0..100)
             .map(|user| {
                 let (cache, upstream) = (cache.clone(), upstream.clone());
-                tokio::spawn(async move { calls(&cache, &upstream, user..user + 3).await })
+                tokio::spawn(async move { call_all(&cache, &upstream, user..user + 3).await })
             })
             .collect();
         for task in tasks {
             task.await.expect("no call fails");
         }
     };
-    many().await;
+    call_many().await;
     assert!(lines_of(&address).is_empty(), "{:?}", lines_of(&address));
     server.kill();
     for _ in 0..5 {
-        many().await;
+        call_many().await;
     }
     tokio::time::sleep(Duration::from_millis(600)).await;
-    many().await;
+    call_many().await;
     let lines = lines_of(&address);
     assert!(lines.len() == 1 && lines[0].contains("is ejected after"), "{lines:?}");
     let _again = Memcached::start_on(server.port()).expect("the port is free again");
-    until_it_is_told(&cache, 1).await;
-    many().await;
+    wait_until_reached(&cache, 1).await;
+    call_many().await;
     let lines = lines_of(&address);
     assert!(lines.len() == 2 && lines[1].contains("is back in rotation"), "{lines:?}");
 }
 
 #[tokio::test]
-async fn an_ejected_server_costs_a_call_next_to_nothing() {
+async fn an_ejected_server_delays_no_call() {
     let server = Memcached::start();
-    let cache = process([&server]).await;
+    let cache = new_process([&server]).await;
     let upstream = Upstream::default();
     server.stop();
-    // Found out once and for all, with attempts that come to nothing in the background.
-    calls(&cache, &upstream, 0..10).await;
+    // These calls eject the server. Later attempts to reach it fail in the background.
+    call_all(&cache, &upstream, 0..10).await;
     let mut times: Vec<_> = Vec::new();
     for user in 0..2000 {
         let began = Instant::now();
-        calls(&cache, &upstream, user..user + 1).await;
+        call_all(&cache, &upstream, user..user + 1).await;
         times.push(began.elapsed());
         if user % 100 == 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -288,38 +301,38 @@ async fn an_ejected_server_costs_a_call_next_to_nothing() {
     times.sort_unstable();
     let (median, slowest) = (times[1000], times[1999]);
     assert!(median < TIMEOUT / 100, "{median:?}");
-    // The attempts took the timeout; no call did.
+    // The attempts take the whole timeout, but no call does.
     assert!(slowest < TIMEOUT, "{slowest:?}");
     server.resume();
 }
 
 #[tokio::test]
-async fn servers_come_and_go_without_a_restart_and_only_their_keys_move() {
+async fn only_keys_of_changed_servers_move() {
     const USERS: std::ops::Range<u32> = 0..300;
     let servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
     let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
-    let cache = process(&servers[..2]).await;
+    let cache = new_process(&servers[..2]).await;
     let upstream = Upstream::default();
     let moved = async |what: &str| {
         let before = upstream.fetches();
-        calls(&cache, &upstream, USERS).await;
+        call_all(&cache, &upstream, USERS).await;
         cache.flush().await;
         let moved = upstream.fetches() - before;
         let again = upstream.fetches();
-        calls(&cache, &upstream, USERS).await;
-        assert_eq!(upstream.fetches(), again, "{what}: all is cached again");
+        call_all(&cache, &upstream, USERS).await;
+        assert_eq!(upstream.fetches(), again, "{what}: every key is cached again");
         moved
     };
     assert_eq!(moved("at first").await, 300);
     cache.set_memcached(&addresses).expect("they fit");
     let to_the_third = moved("one more").await;
     assert!((60..=140).contains(&to_the_third), "{to_the_third} of 300");
-    assert_eq!(at_home(&servers[2], &cache, USERS).await.len(), to_the_third);
-    // One that was there from the start goes.
-    let its_own = at_home(&servers[0], &cache, USERS).await.len();
+    assert_eq!(users_at_home(&servers[2], &cache, USERS).await.len(), to_the_third);
+    // A server that was there from the start is removed.
+    let at_home = users_at_home(&servers[0], &cache, USERS).await.len();
     cache.set_memcached(&addresses[1..]).expect("they fit");
-    let its_own_now = moved("one less").await;
-    assert!((40..=its_own).contains(&its_own_now), "{its_own_now} of {its_own}");
+    let moved_away = moved("one less").await;
+    assert!((40..=at_home).contains(&moved_away), "{moved_away} of {at_home}");
 
     for (wrong, why) in [
         (vec![], "no server is given"),
@@ -334,54 +347,56 @@ async fn servers_come_and_go_without_a_restart_and_only_their_keys_move() {
     assert!(error.contains("without a remote tier"), "{error}");
 }
 
-/// Keys go to an added server and back; what was invalidated while they were there is not found
-/// where they lived before.
+/// Keys move to an added server and back. An invalidation in between must not leave the old value on the first
+/// server.
 #[tokio::test]
-async fn keys_that_come_back_from_a_server_bring_no_old_value_back() {
+async fn keys_that_move_back_revive_no_value() {
     let servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
     let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
-    let cache = process(&servers[..2]).await;
+    let cache = new_process(&servers[..2]).await;
     let upstream = Upstream::default();
-    calls(&cache, &upstream, 0..60).await;
+    call_all(&cache, &upstream, 0..60).await;
     cache.flush().await;
     cache.set_memcached(&addresses).expect("they fit");
     for user in 0..60 {
-        cache.scope(async { profile_entry(user).invalidate().await.expect("told") }).await;
+        cache
+            .scope(async { profile_entry(user).invalidate().await.expect("memcached is reached") })
+            .await;
     }
-    calls(&cache, &upstream, 0..60).await;
+    call_all(&cache, &upstream, 0..60).await;
     cache.flush().await;
     for round in [&addresses[..2], &addresses[1..], &addresses[..]] {
         cache.set_memcached(round).expect("they fit");
         let before = upstream.fetches();
         for answers in
-            [calls(&cache, &upstream, 0..60).await, calls(&cache, &upstream, 0..60).await]
+            [call_all(&cache, &upstream, 0..60).await, call_all(&cache, &upstream, 0..60).await]
         {
             assert!(answers.iter().all(|&answer| answer > 60), "{answers:?}");
         }
         for user in 0..20 {
-            until_it_is_told(&cache, user).await;
+            wait_until_reached(&cache, user).await;
         }
-        let answers = calls(&cache, &upstream, 0..60).await;
+        let answers = call_all(&cache, &upstream, 0..60).await;
         assert!(answers.iter().all(|&answer| answer > 60), "{answers:?}");
-        assert!(upstream.fetches() > before, "some moved");
+        assert!(upstream.fetches() > before, "some keys have moved");
         for user in 0..60 {
-            // With servers that only just came back, all of them may have to be told.
+            // A server that has just returned may not be reached yet.
             let _ = cache.scope(async { profile_entry(user).invalidate().await }).await;
         }
         let new = upstream.fetches();
-        let answers = calls(&cache, &upstream, 0..60).await;
+        let answers = call_all(&cache, &upstream, 0..60).await;
         assert!(answers.iter().all(|&answer| answer > new), "{answers:?}");
         cache.flush().await;
     }
 }
 
-/// A fetch that began before a server was taken out, and ends when it is used again, has a lease of it
-/// that nobody has revoked meanwhile.
+/// A fetch begins before its server is removed, and ends after the server is used again. The invalidation in
+/// between did not reach that server, so the lease of the fetch is still valid there.
 #[tokio::test]
-async fn a_fetch_from_before_a_server_was_taken_out_leaves_nothing_old_in_it() {
+async fn a_fetch_across_a_removal_stores_nothing() {
     let servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
     let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
-    let cache = process(&servers).await;
+    let cache = new_process(&servers).await;
     let upstream = Upstream::default().taking(600);
     let first = tokio::spawn({
         let (cache, upstream) = (cache.clone(), upstream.clone());
@@ -391,22 +406,24 @@ async fn a_fetch_from_before_a_server_was_taken_out_leaves_nothing_old_in_it() {
                 tokio::spawn(cache.scope(async move { profile(&upstream, user).await }))
             });
             for call in calls.collect::<Vec<_>>() {
-                call.await.expect("it ends").expect("it is fetched");
+                call.await.expect("no call panics").expect("no call fails");
             }
         }
     });
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(upstream.fetches(), 30, "each has its lease");
+    assert_eq!(upstream.fetches(), 30, "each call holds a lease");
     cache.set_memcached(&addresses[1..]).expect("they fit");
     for user in 0..30 {
-        cache.scope(async { profile_entry(user).invalidate().await.expect("told") }).await;
+        cache
+            .scope(async { profile_entry(user).invalidate().await.expect("memcached is reached") })
+            .await;
     }
     cache.set_memcached(&addresses).expect("they fit");
-    // Of other keys, so that the leases stay.
+    // These are other keys, so that the leases stay.
     for user in 1_000..1_020 {
-        until_it_is_told(&cache, user).await;
+        wait_until_reached(&cache, user).await;
     }
-    first.await.expect("they end");
+    first.await.expect("no task panics");
     cache.flush().await;
     for user in 0..30 {
         let found = cache.scope(async { profile_entry(user).get().await.into_option() }).await;
@@ -414,21 +431,21 @@ async fn a_fetch_from_before_a_server_was_taken_out_leaves_nothing_old_in_it() {
     }
 }
 
-/// What a server has from before it came back is not believed. It may be started anew after that, with
-/// nothing from before, while nobody asks it.
+/// Items from before a server returned are fenced off. The server may be restarted later, and count its CAS
+/// numbers from the start.
 #[tokio::test]
-async fn a_server_that_came_back_and_was_started_anew_is_believed() {
+async fn a_restarted_server_is_trusted_again() {
     let mut servers = [Memcached::start(), Memcached::start()];
     let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
-    let cache = process(&servers).await;
+    let cache = new_process(&servers).await;
     let upstream = Upstream::default();
-    // So many that it takes the new one longer to count as far.
-    calls(&cache, &upstream, 0..3_000).await;
+    // After so many items the restarted server needs long to reach the CAS number of the fence.
+    call_all(&cache, &upstream, 0..3_000).await;
     cache.flush().await;
     cache.set_memcached(&addresses[1..]).expect("they fit");
     cache.set_memcached(&addresses).expect("they fit");
     for user in 0..20 {
-        until_it_is_told(&cache, user).await;
+        wait_until_reached(&cache, user).await;
     }
     servers[0].kill();
     let port = servers[0].port();
@@ -436,19 +453,19 @@ async fn a_server_that_came_back_and_was_started_anew_is_believed() {
     let give_up = Instant::now() + Duration::from_secs(3);
     for users in (5_000..).step_by(20).map(|first| first..first + 20) {
         let fetched = upstream.fetches();
-        calls(&cache, &upstream, users.clone()).await;
+        call_all(&cache, &upstream, users.clone()).await;
         cache.flush().await;
-        calls(&cache, &upstream, users).await;
+        call_all(&cache, &upstream, users).await;
         if upstream.fetches() - fetched == 20 {
             return;
         }
-        assert!(Instant::now() < give_up, "what it has is fetched again and again");
+        assert!(Instant::now() < give_up, "the server is not trusted again");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_resolve_at_first_neither_fails_the_build_nor_a_call() {
+async fn an_unresolvable_name_fails_no_call() {
     let server = Memcached::start();
     let builder = Cache::builder()
         .memcached([format!("no-such-host.invalid:{}", free_port()), server.address()])
@@ -456,34 +473,33 @@ async fn a_name_that_does_not_resolve_at_first_neither_fails_the_build_nor_a_cal
     let cache = builder.build().await.expect("fits");
     let upstream = Upstream::default();
     for _ in 0..4 {
-        calls(&cache, &upstream, 0..20).await;
+        call_all(&cache, &upstream, 0..20).await;
         cache.flush().await;
     }
-    // Its keys too are cached, on the server that is there.
+    // The keys of the missing server are cached on the other server.
     let fetched = upstream.fetches();
-    calls(&cache, &upstream, 0..20).await;
+    call_all(&cache, &upstream, 0..20).await;
     assert_eq!(upstream.fetches(), fetched);
 }
 
-/// A process that is suspended, or that has far more to do than it can, finds every deadline past. That
-/// says nothing of the server.
+/// A process that was suspended, or is overloaded, finds every deadline past. The server is not at fault then.
 #[tokio::test]
-async fn a_process_that_was_held_up_ejects_no_server() {
+async fn a_suspended_process_ejects_no_server() {
     let server = Memcached::start();
-    let cache = process([&server]).await;
+    let cache = new_process([&server]).await;
     let upstream = Upstream::default();
-    calls(&cache, &upstream, 0..1).await;
+    call_all(&cache, &upstream, 0..1).await;
     cache.flush().await;
     for user in 1..6 {
         server.stop();
         let mut call = std::pin::pin!(cache.scope(profile(&upstream, user)));
-        assert!(cached_tests::poll_once(call.as_mut()).await.is_none(), "it is under way");
-        // This holds up the runtime's only thread.
+        assert!(cached_tests::poll_once(call.as_mut()).await.is_none(), "the call is not ready");
+        // This blocks the only thread of the runtime.
         std::thread::sleep(TIMEOUT * 3);
         call.await.expect("no call fails");
         server.resume();
     }
     let fetched = upstream.fetches();
-    calls(&cache, &upstream, 0..1).await;
-    assert_eq!(upstream.fetches(), fetched, "the server is asked");
+    call_all(&cache, &upstream, 0..1).await;
+    assert_eq!(upstream.fetches(), fetched, "the server is used");
 }

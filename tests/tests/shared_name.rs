@@ -1,4 +1,5 @@
-//! Two functions with one cache name: both go without the cache, and both are named.
+//! In a process of its own, because it installs a cache. Two functions have one cache name: neither is cached, and
+//! a finding names both.
 #![allow(missing_docs)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,7 +35,7 @@ async fn of_its_own(number: u32) -> Result<String, std::io::Error> {
 }
 
 #[tokio::test]
-async fn functions_that_share_a_name_bypass_the_cache_and_are_reported_with_both_places() {
+async fn functions_with_a_shared_name_bypass_the_cache() {
     for call in 1..=3 {
         assert_eq!(orders::order(7).await.expect("fetched"), "order 7");
         assert_eq!(payments::payment(7).await.expect("fetched"), "payment 7");
@@ -53,7 +54,7 @@ async fn functions_that_share_a_name_bypass_the_cache_and_are_reported_with_both
     }
     assert!(places.iter().all(|(_, place)| place.contains("shared_name.rs:")), "{line}");
 
-    // An `install` that fails has not installed, and calls stay in the embedded cache.
+    // An `install` that fails installs nothing, and calls use the embedded cache.
     for _ in 0..2 {
         let cache = Cache::builder().build().await.expect("fits");
         let error = cache.install().expect_err("the name is shared");
@@ -63,7 +64,7 @@ async fn functions_that_share_a_name_bypass_the_cache_and_are_reported_with_both
         assert_eq!(cache.stats().total(), Default::default());
     }
 
-    // A function with a name of its own is cached.
+    // A function with a unique name is cached.
     assert_eq!(FETCHES.load(Ordering::SeqCst), 7);
     assert_eq!(Cache::current().stats().get("of_its_own").expect("called").local_hits, 1);
 }

@@ -1,4 +1,4 @@
-//! What the local tier costs: allocations, bytes, and how well it keeps what is asked for.
+//! In a process of its own, because it counts allocations: the cost of the local tier in allocations and bytes.
 #![allow(missing_docs)]
 
 use std::sync::Arc;
@@ -27,33 +27,33 @@ async fn payment(number: &str, state: u8) -> Result<Arc<Payment>, std::io::Error
 #[test]
 fn a_hit_allocates_nothing() {
     let runtime = runtime();
-    let cache = runtime.block_on(Cache::builder().build()).expect("it fits");
-    // Short and longer, as far as most keys go.
+    let cache = runtime.block_on(Cache::builder().build()).expect("the settings are valid");
+    // The keys have lengths that are common.
     let numbers: Vec<String> =
         (0..200).map(|number| format!("payment-{number:0$}", number % 100)).collect();
-    let ask = async || {
+    let call_all = async || {
         for number in &numbers {
-            payment(number, 1).await.expect("it answers");
+            payment(number, 1).await.expect("no call fails");
         }
     };
     runtime.block_on(async {
-        // Until the store has done what it puts off.
+        // The first rounds let the store finish its deferred work.
         for _ in 0..40 {
-            ask().await;
-            cache.scope(ask()).await;
+            call_all().await;
+            cache.scope(call_all()).await;
         }
     });
     let allocated = measure(|| {
         runtime.block_on(async {
-            ask().await;
-            cache.scope(ask()).await;
+            call_all().await;
+            cache.scope(call_all()).await;
         });
     });
     assert_eq!(allocated.count_total, 0, "{allocated:?}");
 
     let in_request = async || {
         for _ in 0..100 {
-            payment(&numbers[0], 1).await.expect("it answers");
+            payment(&numbers[0], 1).await.expect("no call fails");
         }
     };
     let allocated_in_request = runtime.block_on(RequestScope::new().run(async {
@@ -65,54 +65,54 @@ fn a_hit_allocates_nothing() {
     assert_eq!(allocated_in_request.count_total, 0, "{allocated_in_request:?}");
 }
 
-/// A value whose `Clone` makes a call itself.
+/// A value whose `clone` makes a call.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Calling(u8);
+pub struct CallsOnClone(u8);
 
-impl Clone for Calling {
-    fn clone(&self) -> Calling {
+impl Clone for CallsOnClone {
+    fn clone(&self) -> CallsOnClone {
         let mut call = std::pin::pin!(payment("inner", 1));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(call.as_mut().poll(&mut context).is_ready());
-        Calling(self.0)
+        CallsOnClone(self.0)
     }
 }
 
 #[coordinator_cached(name = "calling", version = number)]
-async fn calling(number: u8) -> Result<Calling, std::io::Error> {
-    Ok(Calling(number))
+async fn calling(number: u8) -> Result<CallsOnClone, std::io::Error> {
+    Ok(CallsOnClone(number))
 }
 
 #[test]
-fn a_hit_within_a_hit_begins_nothing_anew_for_its_thread() {
-    let ask = async || {
+fn a_nested_hit_allocates_no_thread_state() {
+    let call_all = async || {
         for _ in 0..40 {
-            calling(1).await.expect("it answers");
+            calling(1).await.expect("no call fails");
         }
     };
-    runtime().block_on(ask());
+    runtime().block_on(call_all());
     let runtime = runtime();
-    let allocated = measure(|| runtime.block_on(ask()));
-    // The store's own books, for hits that are passed on.
+    let allocated = measure(|| runtime.block_on(call_all()));
+    // The store records the hits that it passes to moka.
     assert!(allocated.bytes_total < 16 << 10, "{allocated:?}");
 }
 
-/// Bytes of values that are alive.
-static ALIVE: AtomicU64 = AtomicU64::new(0);
+/// The bytes of all values that have not been dropped.
+static LIVE_BYTES: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Tracked(Vec<u8>);
 
 impl Tracked {
     fn new(bytes: usize) -> Tracked {
-        ALIVE.fetch_add(bytes as u64, Ordering::SeqCst);
+        LIVE_BYTES.fetch_add(bytes as u64, Ordering::SeqCst);
         Tracked(vec![7; bytes])
     }
 }
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        ALIVE.fetch_sub(self.0.len() as u64, Ordering::SeqCst);
+        LIVE_BYTES.fetch_sub(self.0.len() as u64, Ordering::SeqCst);
     }
 }
 
@@ -122,10 +122,10 @@ async fn tracked(number: u64) -> Result<Arc<Tracked>, std::io::Error> {
 }
 
 #[test]
-fn the_bound_in_bytes_holds_under_churn_with_what_threads_keep() {
+fn the_capacity_holds_under_churn() {
     const CAPACITY: u64 = 16 << 20;
     let cache = runtime().block_on(Cache::builder().local_capacity(CAPACITY).build());
-    let cache = cache.expect("it fits");
+    let cache = cache.expect("the settings are valid");
     let most = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for thread in 0..4_u64 {
@@ -133,10 +133,10 @@ fn the_bound_in_bytes_holds_under_churn_with_what_threads_keep() {
             scope.spawn(move || {
                 runtime().block_on(cache.scope(async {
                     for step in 0..15_000 {
-                        tracked(thread << 32 | step).await.expect("it answers");
-                        // And some that are hit again and again, and are replaced by others in time.
-                        tracked(step / 100 * 50 + step % 50).await.expect("it answers");
-                        most.fetch_max(ALIVE.load(Ordering::SeqCst), Ordering::SeqCst);
+                        tracked(thread << 32 | step).await.expect("no call fails");
+                        // Some keys are hit for a while, and then others take their place.
+                        tracked(step / 100 * 50 + step % 50).await.expect("no call fails");
+                        most.fetch_max(LIVE_BYTES.load(Ordering::SeqCst), Ordering::SeqCst);
                     }
                 }));
             });

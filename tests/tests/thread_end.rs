@@ -1,5 +1,5 @@
-//! A thread that ends lets go of values whose own `Drop` needs more than is left of the thread. In a
-//! program of its own: a panic at the end of a thread ends the program.
+//! In a process of its own, because a panic at the end of a thread ends the process. A thread that ends drops
+//! values whose `Drop` needs thread-locals that may be gone already.
 #![allow(missing_docs)]
 
 use std::cell::RefCell;
@@ -15,112 +15,113 @@ use std::time::{Duration, Instant};
 use cached_core::{Cache, RequestScope, coordinator_cached};
 use serde::{Deserialize, Serialize};
 
-/// Whoever looks drops what others have put aside, so the tests take turns.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+/// Returns a lock that each test holds. A call runs the deferred drops of other calls, so the tests must not overlap.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The answer of what waits for nobody.
-fn at_once<T>(future: impl Future<Output = T>) -> T {
+/// Returns the output of a future that is ready at its first poll.
+fn ready<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(ready) => ready,
-        Poll::Pending => panic!("it waits"),
+        Poll::Pending => panic!("the future waits"),
     }
 }
 
 fn cache() -> Cache {
-    at_once(Cache::builder().build()).expect("it fits")
+    ready(Cache::builder().build()).expect("the settings are valid")
 }
 
 thread_local! {
-    /// One is there before the thread's first call, one after it: whatever the order in which they go,
-    /// one has gone before what a call needs.
+    /// One list exists before the first call of a thread, and one is made after it. So one of them is destroyed
+    /// before the thread-locals of the library, in whatever order that happens.
     static BEFORE: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
     static AFTER: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Puts a number down in this thread's own lists.
-fn put_down(number: u64) {
+/// Adds a number to both lists of this thread.
+fn use_thread_locals(number: u64) {
     BEFORE.with_borrow_mut(|list| list.push(number));
     AFTER.with_borrow_mut(|list| list.push(number));
 }
 
-static PUT_DOWN: AtomicU64 = AtomicU64::new(0);
+/// How many values were dropped.
+static DROPS: AtomicU64 = AtomicU64::new(0);
 
-/// When it is dropped it uses its thread's own lists, and makes a call.
+/// A value whose `Drop` uses thread-locals and makes a call.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Uses(u64);
+pub struct CallsOnDrop(u64);
 
-impl Drop for Uses {
+impl Drop for CallsOnDrop {
     fn drop(&mut self) {
-        put_down(self.0);
-        assert_eq!(at_once(plain(self.0)).expect("it answers"), self.0);
-        PUT_DOWN.fetch_add(1, Ordering::Relaxed);
+        use_thread_locals(self.0);
+        assert_eq!(ready(plain(self.0)).expect("no call fails"), self.0);
+        DROPS.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 #[coordinator_cached(name = "plain", version = number)]
 async fn plain(number: u64) -> Result<u64, std::io::Error> {
-    put_down(number);
+    use_thread_locals(number);
     Ok(number)
 }
 
 #[coordinator_cached(name = "uses", overwrite(reason = "it is removed"), entry = uses_entry)]
-async fn uses(number: u64) -> Result<Arc<Uses>, std::io::Error> {
-    Ok(Arc::new(Uses(number)))
+async fn uses(number: u64) -> Result<Arc<CallsOnDrop>, std::io::Error> {
+    Ok(Arc::new(CallsOnDrop(number)))
 }
 
-/// Panics when it is dropped, once it said so.
+/// A value whose `Drop` counts itself and panics.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Panics(u64);
+pub struct PanicsOnDrop(u64);
 
-impl Drop for Panics {
+impl Drop for PanicsOnDrop {
     fn drop(&mut self) {
-        PUT_DOWN.fetch_add(1, Ordering::Relaxed);
+        DROPS.fetch_add(1, Ordering::Relaxed);
         panic!("{} is dropped", self.0);
     }
 }
 
 #[coordinator_cached(name = "panics", version = number)]
-async fn panics(number: u64) -> Result<Arc<Panics>, std::io::Error> {
-    Ok(Arc::new(Panics(number)))
+async fn panics(number: u64) -> Result<Arc<PanicsOnDrop>, std::io::Error> {
+    Ok(Arc::new(PanicsOnDrop(number)))
 }
 
-/// Makes a call, of which the last part drops what was put aside.
-fn look() {
+/// Makes a call, which runs the deferred drops at its end.
+fn run_deferred_drops() {
     static NEXT: AtomicU64 = AtomicU64::new(1_000);
-    at_once(plain(NEXT.fetch_add(1, Ordering::Relaxed))).expect("it answers");
+    ready(plain(NEXT.fetch_add(1, Ordering::Relaxed))).expect("no call fails");
 }
 
-/// Each goes with the cache. One that panics ends the drop of the cache, and the next look drops the rest.
+/// Dropping a cache drops its values. A panic ends that early, and the next call drops the remaining values.
 #[test]
-fn one_that_panics_when_it_is_dropped_takes_no_other_with_it() {
-    let _turn = turn();
-    let before = PUT_DOWN.load(Ordering::Relaxed);
+fn a_panicking_drop_leaves_others_dropped() {
+    let _lock = one_at_a_time();
+    let before = DROPS.load(Ordering::Relaxed);
     let cache = cache();
     for number in 0..3 {
-        at_once(cache.scope(panics(number))).expect("it answers");
+        ready(cache.scope(panics(number))).expect("no call fails");
     }
-    assert_eq!(PUT_DOWN.load(Ordering::Relaxed), before);
+    assert_eq!(DROPS.load(Ordering::Relaxed), before);
     catch_unwind(AssertUnwindSafe(|| drop(cache))).ok();
-    // The sweeper may drop some of them.
+    // The sweeper may drop some of the values.
     let give_up = Instant::now() + Duration::from_secs(10);
-    while PUT_DOWN.load(Ordering::Relaxed) < before + 3 && Instant::now() < give_up {
-        catch_unwind(look).ok();
+    while DROPS.load(Ordering::Relaxed) < before + 3 && Instant::now() < give_up {
+        catch_unwind(run_deferred_drops).ok();
         thread::sleep(Duration::from_millis(10));
     }
-    assert_eq!(PUT_DOWN.load(Ordering::Relaxed), before + 3);
+    assert_eq!(DROPS.load(Ordering::Relaxed), before + 3);
 }
 
 thread_local! {
-    static AT_THE_END: AtTheEnd = const { AtTheEnd(RefCell::new(None)) };
+    static CALL_AT_EXIT: CallAtExit = const { CallAtExit(RefCell::new(None)) };
 }
 
-/// Makes a call when its thread ends.
-struct AtTheEnd(RefCell<Option<Box<dyn FnOnce()>>>);
+/// Runs a function when its thread ends.
+struct CallAtExit(RefCell<Option<Box<dyn FnOnce()>>>);
 
-impl Drop for AtTheEnd {
+impl Drop for CallAtExit {
     fn drop(&mut self) {
         if let Some(call) = self.0.take() {
             call();
@@ -128,43 +129,44 @@ impl Drop for AtTheEnd {
     }
 }
 
-/// On a thread that has made a call before, or not: the end of that takes away what a call needs.
-fn at_the_end_of_a_thread(call: impl Fn() + Copy + Send + 'static) {
+/// Runs a function at the end of two threads. On the second one it runs before that too, so the thread-locals of
+/// the library are destroyed at another point.
+fn at_thread_exit(call: impl Fn() + Copy + Send + 'static) {
     for calls_before in [false, true] {
         let thread = thread::spawn(move || {
-            // What is used first goes last.
+            // The thread-local that is used first is destroyed last.
             if calls_before {
                 call();
             }
-            AT_THE_END.with(|AtTheEnd(at_the_end)| at_the_end.replace(Some(Box::new(call))));
+            CALL_AT_EXIT.with(|CallAtExit(exit)| exit.replace(Some(Box::new(call))));
             if !calls_before {
                 call();
             }
         });
-        thread.join().expect("it ends");
+        thread.join().expect("the thread does not panic");
     }
 }
 
 #[test]
-fn a_call_at_the_end_of_a_thread_is_answered() {
-    let _turn = turn();
+fn an_ending_thread_can_call() {
+    let _lock = one_at_a_time();
     static ANSWERED: AtomicU64 = AtomicU64::new(0);
-    at_the_end_of_a_thread(|| {
-        assert_eq!(at_once(counted(7)).expect("it answers"), 7);
+    at_thread_exit(|| {
+        assert_eq!(ready(counted(7)).expect("no call fails"), 7);
         ANSWERED.fetch_add(1, Ordering::Relaxed);
     });
     assert_eq!(ANSWERED.load(Ordering::Relaxed), 4);
 }
 
 #[test]
-fn what_is_invalidated_at_the_end_of_a_thread_is_gone() {
-    let _turn = turn();
+fn an_ending_thread_can_invalidate() {
+    let _lock = one_at_a_time();
     static FETCHES: AtomicU64 = AtomicU64::new(0);
-    at_the_end_of_a_thread(|| {
-        at_once(counted_entry(8).invalidate()).expect("there is no memcached");
+    at_thread_exit(|| {
+        ready(counted_entry(8).invalidate()).expect("there is no memcached");
         FETCHES.fetch_add(fetches_of(8), Ordering::Relaxed);
     });
-    // Each was fetched anew after that, by another thread.
+    // Another thread fetched again after each invalidation.
     assert_eq!(FETCHES.load(Ordering::Relaxed), 4);
 }
 
@@ -176,23 +178,24 @@ async fn counted(number: u64) -> Result<u64, std::io::Error> {
     Ok(number)
 }
 
-/// How often a call on a thread of its own, which goes on, fetches.
+/// Calls twice on another thread and returns the number of fetches.
 fn fetches_of(number: u64) -> u64 {
     let call = move || {
         let before = FETCHED.load(Ordering::Relaxed);
-        at_once(counted(number)).expect("it answers");
-        at_once(counted(number)).expect("it answers");
+        ready(counted(number)).expect("no call fails");
+        ready(counted(number)).expect("no call fails");
         FETCHED.load(Ordering::Relaxed) - before
     };
-    thread::spawn(call).join().expect("it answers")
+    thread::spawn(call).join().expect("no call fails")
 }
 
-/// The map collects the garbage of all threads wherever it comes to that: every 128 times that a
-/// thread looks into it, and so also where one that has looked as often ends.
+/// The map collects the garbage of all threads every 128 times that a thread reads it. So it may do so at the end of
+/// a thread that has read it as often.
 #[test]
-fn what_the_store_makes_room_with_is_not_dropped_at_the_end_of_a_thread() {
-    let _turn = turn();
-    let cache = at_once(Cache::builder().local_capacity(20_000).build()).expect("it fits");
+fn an_ending_thread_drops_no_evicted_values() {
+    let _lock = one_at_a_time();
+    let cache =
+        ready(Cache::builder().local_capacity(20_000).build()).expect("the settings are valid");
     for turn in 0..30 {
         let (looked, has_looked) = mpsc::channel();
         let (ends, is_to_end) = mpsc::channel::<()>();
@@ -200,30 +203,30 @@ fn what_the_store_makes_room_with_is_not_dropped_at_the_end_of_a_thread() {
         let thread = thread::spawn(move || {
             BEFORE.with_borrow_mut(Vec::clear);
             for _ in 0..128 {
-                let invalidated = at_once(of_thread.scope(uses_entry(u64::MAX).invalidate()));
+                let invalidated = ready(of_thread.scope(uses_entry(u64::MAX).invalidate()));
                 invalidated.expect("there is no memcached");
             }
             AFTER.with_borrow_mut(Vec::clear);
-            looked.send(()).expect("somebody waits");
-            is_to_end.recv().expect("somebody says so");
+            looked.send(()).expect("the test waits");
+            is_to_end.recv().expect("the test sends");
         });
-        has_looked.recv().expect("it looks");
+        has_looked.recv().expect("the thread makes its calls");
         for number in 0..130 {
-            at_once(cache.scope(uses(turn * 130 + number))).expect("it answers");
+            ready(cache.scope(uses(turn * 130 + number))).expect("no call fails");
         }
-        ends.send(()).expect("somebody waits");
-        thread.join().expect("it ends");
+        ends.send(()).expect("the thread waits");
+        thread.join().expect("the thread does not panic");
     }
 }
 
-/// Who ends the program in a request ends its thread there, with the answers.
+/// `exit` within a request ends the thread while the request tier has answers.
 #[test]
-fn a_program_that_ends_in_a_request_ends_as_it_says() {
-    const NAME: &str = "a_program_that_ends_in_a_request_ends_as_it_says";
+fn a_program_may_exit_within_a_request() {
+    const NAME: &str = "a_program_may_exit_within_a_request";
     const ENDS: &str = "ENDS_IN_A_REQUEST";
     if std::env::var_os(ENDS).is_some() {
-        at_once(RequestScope::new().run(async {
-            assert_eq!(at_once(uses(1)).expect("it answers").0, 1);
+        ready(RequestScope::new().run(async {
+            assert_eq!(ready(uses(1)).expect("no call fails").0, 1);
             std::process::exit(7);
         }));
     }

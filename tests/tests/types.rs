@@ -1,6 +1,8 @@
-//! Types as programs have them. Of each it is known what happens: a second process reads from
-//! memcached what the first one stored, or the value stays in the process that fetched it, and the
-//! audit names the function. Never another value, and never an error.
+//! In a program of its own, because each test runs itself in a second process. The tests cover types that programs
+//! commonly cache.
+//!
+//! For each type one of two things happens: a second process reads the value from memcached, or the value stays in
+//! the process that fetched it, and the audit reports the function. No type leads to a wrong value or an error.
 #![allow(missing_docs, clippy::type_complexity)]
 
 use std::borrow::Cow;
@@ -21,15 +23,16 @@ use serde_json::{Value, json};
 use url::Url;
 use uuid::Uuid;
 
-async fn process(memcached: &Memcached) -> Cache {
+async fn new_process(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(5)).build().await.expect("fits")
 }
 
-/// Is set to memcached's address in a process that only reads.
+/// The variable with the address of memcached, in a process that only reads.
 const READER: &str = "CACHED_TYPES_READER";
 
-fn audited(name: &str) -> Option<String> {
+/// Returns the finding about a function.
+fn finding_about(name: &str) -> Option<String> {
     let findings = cached_core::ledger().audit();
     findings.iter().map(ToString::to_string).find(|finding| finding.contains(&format!("`{name}`")))
 }
@@ -49,27 +52,27 @@ macro_rules! types {
                 Ok(value)
             }
 
-            // The same test in a process of its own, which has seen no value of this type.
+            // This runs in the second process, which has seen no value of this type.
             if let Ok(address) = std::env::var(READER) {
                 let builder = Cache::builder().memcached([address]);
                 let cache = builder.remote_timeout(Duration::from_secs(5)).build().await;
                 let expected: $type = $value;
                 assert_eq!(cache.expect("fits").scope(value(7)).await, Ok(expected));
-                let is_kept = KEPT.contains(&$name);
-                assert_eq!(FETCHES.load(Ordering::SeqCst), usize::from(is_kept));
+                let is_unshared = UNSHARED.contains(&$name);
+                assert_eq!(FETCHES.load(Ordering::SeqCst), usize::from(is_unshared));
                 return;
             }
             let memcached = Memcached::start();
-            let (a, b) = (process(&memcached).await, process(&memcached).await);
+            let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
             for cache in [&a, &b, &a, &b] {
                 let expected: $type = $value;
                 assert_eq!(cache.scope(value(7)).await, Ok(expected));
                 cache.flush().await;
             }
             let fetches = FETCHES.load(Ordering::SeqCst);
-            match (KEPT.contains(&$name), audited($name)) {
-                (true, Some(_)) => assert_eq!(fetches, 2, "once in each process"),
-                (false, None) => assert_eq!(fetches, 1, "the second reads what the first stored"),
+            match (UNSHARED.contains(&$name), finding_about($name)) {
+                (true, Some(_)) => assert_eq!(fetches, 2, "each process fetches once"),
+                (false, None) => assert_eq!(fetches, 1, "the second process reads from memcached"),
                 (_, audit) => panic!("fetched {fetches} times, and the audit says {audit:?}"),
             }
             let reader = std::process::Command::new(std::env::current_exe().expect("it runs"))
@@ -83,8 +86,8 @@ macro_rules! types {
     )*};
 }
 
-/// The types that stay in the process.
-const KEPT: &[&str] = &[
+/// The types whose values are not stored in memcached.
+const UNSHARED: &[&str] = &[
     "decimal",
     "json",
     "adjacently_tagged",
@@ -186,10 +189,9 @@ types! {
         NeverSerialized { secret: 9, amount: 1, rest: vec![0; 4] };
 }
 
-/// What a type says is no part of it, `#[serde(skip)]`, is in no tier but the process's own: the one
-/// field that another process does not have. The guide says so, in the chapter about memcached.
+/// A field with `#[serde(skip)]` exists only in the process that fetched the value.
 #[tokio::test]
-async fn a_skipped_field_is_no_part_of_the_value() {
+async fn a_skipped_field_is_not_shared() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     struct Skipped {
         amount: u8,
@@ -203,7 +205,7 @@ async fn a_skipped_field_is_no_part_of_the_value() {
     }
 
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     assert_eq!(a.scope(value(7)).await, Ok(Skipped { amount: 7, seen: true }));
     a.flush().await;
     assert_eq!(b.scope(value(7)).await, Ok(Skipped { amount: 7, seen: false }));
@@ -275,7 +277,7 @@ derived! {
 impl TryFrom<String> for Code {
     type Error = &'static str;
     fn try_from(text: String) -> Result<Code, &'static str> {
-        if text.len() == 3 { Ok(Code(text)) } else { Err("three letters") }
+        if text.len() == 3 { Ok(Code(text)) } else { Err("a code has three letters") }
     }
 }
 
@@ -285,7 +287,7 @@ impl From<Code> for String {
     }
 }
 
-/// Written as a newtype and read by hand as the text in it, as validated types often are.
+/// A validated type that serializes as a newtype and deserializes by hand from text.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Email(String);
 
@@ -294,12 +296,12 @@ impl<'de> Deserialize<'de> for Email {
         let text = String::deserialize(deserializer)?;
         match text.contains('@') {
             true => Ok(Email(text)),
-            false => Err(serde::de::Error::custom("an address has an @")),
+            false => Err(serde::de::Error::custom("an address contains @")),
         }
     }
 }
 
-/// Written by hand as a number and read as a newtype.
+/// A type that serializes by hand as a number and deserializes as a newtype.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 struct Percent(u8);
 

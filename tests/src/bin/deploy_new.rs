@@ -1,3 +1,3 @@
-//! The build that is deployed.
+//! The program of the test `deploys` as it is after a deploy.
 
 cached_tests::build! { new }

@@ -1,3 +1,3 @@
-//! The build that runs before a deploy.
+//! The program of the test `deploys` as it is before a deploy.
 
 cached_tests::build! { old }

@@ -1,9 +1,9 @@
-//! A process of the fleet, of the build after a deploy.
+//! A process of the test `fleet`, in the build after a deploy.
 
-#[path = "../member.rs"]
-mod member;
+#[path = "../fleet_member.rs"]
+mod fleet_member;
 
-/// The same fields in another order; see `fleet_old`.
+/// The fields of `fleet_old` in another order.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 struct Payment {
     number: u64,
@@ -12,5 +12,5 @@ struct Payment {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    member::main()
+    fleet_member::main()
 }

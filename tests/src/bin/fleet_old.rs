@@ -1,10 +1,9 @@
-//! A process of the fleet, of the build before a deploy.
+//! A process of the test `fleet`, in the build before a deploy.
 
-#[path = "../member.rs"]
-mod member;
+#[path = "../fleet_member.rs"]
+mod fleet_member;
 
-/// What the deploy changes: two fields of one type swap their places, which a positional codec
-/// would read as each other.
+/// The deploy swaps the last two fields. A positional codec would read each as the other.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 struct Payment {
     number: u64,
@@ -13,5 +12,5 @@ struct Payment {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    member::main()
+    fleet_member::main()
 }

@@ -1,9 +1,9 @@
-//! A program that uses the cache and then forks, as a pre-forking server does. The program prints how
-//! many milliseconds the child's call took.
+//! A program that uses the cache and then forks, as a pre-forking server does. It prints how many
+//! milliseconds the call of the child took.
 //!
-//! `CHILD` says what the child calls: `holds` (the default), a function whose leader is held unpolled by
-//! the very task that waits for it; or `inherits`, a function that another thread was fetching when the
-//! process forked.
+//! The variable `CHILD` selects the call. `holds`, the default, calls a function whose leader is held
+//! unpolled by the task that waits for it. `inherits` calls a function that another thread was fetching
+//! when the process forked.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -15,12 +15,12 @@ use fork::Fork;
 
 static FETCHES: AtomicU32 = AtomicU32::new(0);
 
-/// How long a fetch takes.
-static TAKES_MS: AtomicU64 = AtomicU64::new(20);
+/// How long a fetch takes, in milliseconds.
+static FETCH_MILLIS: AtomicU64 = AtomicU64::new(20);
 
 #[coordinator_cached(name = "page", version = edition)]
 async fn page(edition: u32) -> Result<u32, String> {
-    tokio::time::sleep(Duration::from_millis(TAKES_MS.load(Ordering::SeqCst))).await;
+    tokio::time::sleep(Duration::from_millis(FETCH_MILLIS.load(Ordering::SeqCst))).await;
     Ok(FETCHES.fetch_add(1, Ordering::SeqCst) + edition)
 }
 
@@ -28,7 +28,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Calls the function twice at once, so that there is somebody who waits.
+/// Calls the function twice at once, so that one call follows the other.
 fn use_the_cache() -> std::io::Result<()> {
     runtime()?.block_on(async {
         let (first, second) = tokio::join!(page(1), page(1));
@@ -37,13 +37,13 @@ fn use_the_cache() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Begins a fetch on a thread of its own, and returns while it is under way.
+/// Starts a fetch on another thread and returns before it ends.
 fn begin_a_long_fetch() -> std::io::Result<()> {
-    TAKES_MS.store(60_000, Ordering::SeqCst);
+    FETCH_MILLIS.store(60_000, Ordering::SeqCst);
     let runtime = runtime()?;
     std::thread::spawn(move || runtime.block_on(page(2)));
     std::thread::sleep(Duration::from_millis(100));
-    TAKES_MS.store(20, Ordering::SeqCst);
+    FETCH_MILLIS.store(20, Ordering::SeqCst);
     Ok(())
 }
 
@@ -51,12 +51,12 @@ fn child_that_inherits() -> std::io::Result<()> {
     let began = Instant::now();
     runtime()?.block_on(async {
         let longest = Duration::from_secs(10);
-        // Two at once: the child's own flights have followers.
+        // With two calls at once the child has a follower of its own too.
         let both = async { tokio::join!(page(2), page(2)) };
         let (first, second) =
             tokio::time::timeout(longest, both).await.map_err(std::io::Error::other)?;
         if first != second {
-            return Err(std::io::Error::other("each has fetched"));
+            return Err(std::io::Error::other("both calls have fetched"));
         }
         first.map_err(std::io::Error::other)
     })?;

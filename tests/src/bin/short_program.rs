@@ -1,8 +1,8 @@
-//! A command-line tool that calls one cached function and ends, without `flush`. It prints how the call
-//! was answered and how long it took in milliseconds.
+//! A command-line tool that calls one cached function and ends without `flush`. It prints how the call
+//! was answered, and how many milliseconds it took.
 //!
-//! `FETCH_MS` is how long the fetch takes. `END` says how the program ends: `returns` (the default),
-//! `gives_up` (after 20 ms, in the middle of the fetch), or `aborts` (in the fetch).
+//! The variable `FETCH_MS` sets how long the fetch takes. `END` says how the program ends: `returns` is the
+//! default, `gives_up` cancels the call after 20 ms, and `aborts` ends the process within the fetch.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};

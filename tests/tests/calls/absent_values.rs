@@ -1,62 +1,61 @@
-//! Absent values, which are not cached: a `None`, and the `Err` of a function declared `infallible`.
-//! The type decides, not what its `Serialize` goes through.
+//! Absent values, which are not cached: `None`, and the `Err` of an `infallible` function.
+//!
+//! The type of a value decides whether it is absent. Its serialized form does not.
 
 use std::sync::Arc;
 
-use cached_core::{Cache, Finding, coordinator_cached};
+use cached_core::{Finding, coordinator_cached};
 use cached_tests::{Down, Upstream};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// A note that may be empty. It serializes as an `Option`.
+use crate::functions::local_cache;
+
+/// A type that serializes like an `Option` and is not one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 struct Note(Option<String>);
 
-/// A game's result. It serializes like `std::result::Result`.
+/// A type that serializes like `std::result::Result` and is not one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum Result<T, E> {
     Ok(T),
     Err(E),
 }
 
-type Outcome<T> = std::result::Result<T, Down>;
+type Fetched<T> = std::result::Result<T, Down>;
 
 #[coordinator_cached(name = "note", version = number, skip(upstream))]
-async fn note(upstream: &Upstream, number: u32) -> Outcome<Note> {
-    upstream.answer().await.map(|_| Note(None))
+async fn note(upstream: &Upstream, number: u32) -> Fetched<Note> {
+    upstream.fetch().await.map(|_| Note(None))
 }
 
 #[coordinator_cached(name = "whole_note", version = number, skip(upstream), infallible)]
 async fn whole_note(upstream: &Upstream, number: u32) -> Note {
-    let _ = upstream.answer().await;
+    let _ = upstream.fetch().await;
     Note(None)
 }
 
 #[coordinator_cached(name = "game", version = number, skip(upstream))]
-async fn game(upstream: &Upstream, number: u32) -> Outcome<Result<u8, u8>> {
-    upstream.answer().await.map(|_| Result::Err(1))
+async fn game(upstream: &Upstream, number: u32) -> Fetched<Result<u8, u8>> {
+    upstream.fetch().await.map(|_| Result::Err(1))
 }
 
 #[coordinator_cached(name = "whole_game", version = number, skip(upstream), infallible)]
 async fn whole_game(upstream: &Upstream, number: u32) -> Result<u8, u8> {
-    let _ = upstream.answer().await;
+    let _ = upstream.fetch().await;
     Result::Err(1)
 }
 
 #[coordinator_cached(name = "shared_note", version = number, skip(upstream))]
-async fn shared_note(upstream: &Upstream, number: u32) -> Outcome<Arc<Note>> {
-    upstream.answer().await.map(|_| Arc::new(Note(None)))
-}
-
-async fn local() -> Cache {
-    Cache::builder().build().await.expect("the defaults fit")
+async fn shared_note(upstream: &Upstream, number: u32) -> Fetched<Arc<Note>> {
+    upstream.fetch().await.map(|_| Arc::new(Note(None)))
 }
 
 #[tokio::test]
-async fn a_value_that_serializes_as_a_none_or_an_err_is_cached() {
+async fn values_serialized_like_none_or_err_are_cached() {
     let upstream = Upstream::default();
-    local()
+    local_cache()
         .await
         .scope(async {
             for _ in 0..2 {
@@ -71,20 +70,20 @@ async fn a_value_that_serializes_as_a_none_or_an_err_is_cached() {
     assert_eq!(upstream.fetches(), 5);
 }
 
-/// A `None` that another name hides, or that only a call decides about.
+/// An alias of `Option`: the attribute sees only the name.
 type Maybe<T> = Option<T>;
 
 #[coordinator_cached(name = "hidden_none", version = number, skip(upstream))]
-async fn hidden(upstream: &Upstream, number: u32) -> Outcome<Maybe<u8>> {
-    upstream.answer().await.map(|_| None)
+async fn hidden(upstream: &Upstream, number: u32) -> Fetched<Maybe<u8>> {
+    upstream.fetch().await.map(|_| None)
 }
 
 #[coordinator_cached(name = "generic_none", version = number, skip(upstream))]
-async fn generic<T>(upstream: &Upstream, number: u32) -> Outcome<T>
+async fn generic<T>(upstream: &Upstream, number: u32) -> Fetched<T>
 where
     T: Default + Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
 {
-    upstream.answer().await.map(|_| T::default())
+    upstream.fetch().await.map(|_| T::default())
 }
 
 #[coordinator_cached(name = "generic_err", version = number, skip(upstream), infallible)]
@@ -92,14 +91,14 @@ async fn generic_whole<T>(upstream: &Upstream, number: u32, value: T) -> T
 where
     T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
 {
-    let _ = upstream.answer().await;
+    let _ = upstream.fetch().await;
     value
 }
 
 #[tokio::test]
-async fn a_none_is_not_cached_whatever_names_its_type() {
+async fn a_none_behind_any_type_name_is_uncached() {
     let upstream = Upstream::default();
-    local()
+    local_cache()
         .await
         .scope(async {
             for _ in 0..2 {
@@ -121,19 +120,19 @@ async fn a_none_is_not_cached_whatever_names_its_type() {
 }
 
 #[coordinator_cached(name = "no_none", version = number, skip(upstream), none_ttl = "30s")]
-async fn no_none(upstream: &Upstream, number: u32) -> Outcome<u8> {
-    upstream.answer().await.map(|_| 1)
+async fn no_none(upstream: &Upstream, number: u32) -> Fetched<u8> {
+    upstream.fetch().await.map(|_| 1)
 }
 
 #[coordinator_cached(name = "some_none", version = number, skip(upstream), none_ttl = "30s")]
-async fn some_none(upstream: &Upstream, number: u32) -> Outcome<Option<u8>> {
-    upstream.answer().await.map(|_| None)
+async fn some_none(upstream: &Upstream, number: u32) -> Fetched<Option<u8>> {
+    upstream.fetch().await.map(|_| None)
 }
 
 #[tokio::test]
 async fn none_ttl_without_an_option_is_a_finding() {
     let upstream = Upstream::default();
-    local()
+    local_cache()
         .await
         .scope(async {
             assert_eq!(no_none(&upstream, 1).await, Ok(1));

@@ -1,36 +1,38 @@
 //! Which answers are cached, and for how long.
 
 use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Down, Upstream};
 use serde::Serialize;
 
-use crate::functions::{Payment, State, local, payment, payment_entry, profile};
+use crate::functions::{Payment, State, local_cache, payment, payment_entry, profile};
 
+/// An alias of `Result`: the attribute sees only the name.
 type Answer<T> = Result<T, Down>;
 
 #[coordinator_cached(name = "aliased", version = number, skip(upstream))]
 async fn aliased(upstream: &Upstream, number: u32) -> Answer<u32> {
-    upstream.answer().await?;
+    upstream.fetch().await?;
     Ok(number)
 }
 
 #[coordinator_cached(name = "optional", version = number, skip(upstream))]
 async fn optional(upstream: &Upstream, number: u32) -> Option<u32> {
-    upstream.answer().await.is_ok().then_some(number)
+    upstream.fetch().await.is_ok().then_some(number)
 }
 
 #[coordinator_cached(name = "optional_answer", version = number, skip(upstream))]
 async fn optional_answer(upstream: &Upstream, number: u32) -> Answer<Option<u32>> {
-    Ok(upstream.answer().await.is_ok().then_some(number))
+    Ok(upstream.fetch().await.is_ok().then_some(number))
 }
 
 #[tokio::test]
-async fn same_arguments_are_fetched_once_and_another_state_is_another_entry() {
+async fn equal_arguments_are_fetched_once_for_each_state() {
     let upstream = Upstream::default();
-    local()
+    local_cache()
         .await
         .scope(async {
             let first = payment(&upstream, "7", State::Processing).await;
@@ -39,7 +41,7 @@ async fn same_arguments_are_fetched_once_and_another_state_is_another_entry() {
             let paid = payment(&upstream, "7", State::Paid).await.expect("fetched");
             assert_eq!(paid.state, "Paid");
             assert_eq!(upstream.fetches(), 2);
-            // Both live.
+            // The entry of the first state is still there.
             assert_eq!(payment(&upstream, "7", State::Processing).await, first);
             assert_eq!(payment(&upstream, "7", State::Paid).await.as_ref(), Ok(&paid));
             assert_eq!(payment(&upstream, "8", State::Paid).await.expect("fetched").number, "8");
@@ -49,10 +51,10 @@ async fn same_arguments_are_fetched_once_and_another_state_is_another_entry() {
 }
 
 #[tokio::test]
-async fn errors_and_nones_are_not_cached_also_through_an_alias() {
+async fn errors_and_nones_are_not_cached() {
     let failing = Upstream::default();
     failing.fail();
-    local()
+    local_cache()
         .await
         .scope(async {
             for call in 1..=3 {
@@ -62,13 +64,13 @@ async fn errors_and_nones_are_not_cached_also_through_an_alias() {
                 assert_eq!(optional_answer(&failing, 7).await, Ok(None));
                 assert_eq!(failing.fetches(), call * 4);
             }
-            let well = Upstream::default();
+            let working = Upstream::default();
             for _ in 0..3 {
-                assert_eq!(aliased(&well, 7).await, Ok(7));
-                assert_eq!(optional(&well, 7).await, Some(7));
-                assert_eq!(optional_answer(&well, 7).await, Ok(Some(7)));
+                assert_eq!(aliased(&working, 7).await, Ok(7));
+                assert_eq!(optional(&working, 7).await, Some(7));
+                assert_eq!(optional_answer(&working, 7).await, Ok(Some(7)));
             }
-            assert_eq!(well.fetches(), 3);
+            assert_eq!(working.fetches(), 3);
         })
         .await;
 }
@@ -76,13 +78,13 @@ async fn errors_and_nones_are_not_cached_also_through_an_alias() {
 #[coordinator_cached(name = "short", version = number, ttl = "1s", skip(upstream))]
 async fn short(upstream: &Upstream, number: u32) -> Result<usize, Down> {
     let _ = number;
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[tokio::test]
 async fn an_entry_expires() {
     let upstream = Upstream::default();
-    local()
+    local_cache()
         .await
         .scope(async {
             assert_eq!(short(&upstream, 7).await, Ok(1));
@@ -110,7 +112,7 @@ async fn a_disabled_cache_fetches_every_time() {
                     .add(Payment { number: "7".into(), state: "Paid".into(), fetched: 0 })
                     .await
             );
-            payment_entry("7", State::Paid).invalidate().await.expect("nothing to do");
+            payment_entry("7", State::Paid).invalidate().await.expect("no server can fail");
         })
         .await;
 }
@@ -120,31 +122,31 @@ fn without_a_runtime_the_local_tier_answers() {
     let upstream = Upstream::default();
     let call = || {
         let mut call = pin!(profile(&upstream, 12345));
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut context = Context::from_waker(Waker::noop());
         match call.as_mut().poll(&mut context) {
-            std::task::Poll::Ready(answer) => answer,
-            std::task::Poll::Pending => panic!("nothing to wait for"),
+            Poll::Ready(answer) => answer,
+            Poll::Pending => panic!("the call waits"),
         }
     };
     assert_eq!(call(), call());
     assert_eq!(upstream.fetches(), 1);
 }
 
-/// A key that must not be written.
-struct Unwritten;
+/// A key that panics when it is serialized.
+struct PanickingKey;
 
-impl Serialize for Unwritten {
+impl Serialize for PanickingKey {
     fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-        panic!("the key is written")
+        panic!("the key is serialized")
     }
 }
 
-#[coordinator_cached(name = "unwritten", version = key)]
-async fn unwritten(key: Unwritten) -> Answer<u8> {
+#[coordinator_cached(name = "keyed_by_panic", version = key)]
+async fn keyed_by_panic(key: PanickingKey) -> Answer<u8> {
     Ok(1)
 }
 
 #[tokio::test]
-async fn a_cache_that_is_off_writes_no_key() {
-    assert_eq!(Cache::disabled().scope(unwritten(Unwritten)).await, Ok(1));
+async fn a_disabled_cache_writes_no_key() {
+    assert_eq!(Cache::disabled().scope(keyed_by_panic(PanickingKey)).await, Ok(1));
 }

@@ -1,5 +1,7 @@
-//! Functions that are not `async`, and methods under `#[async_trait]`: one fetch for equal calls, the
-//! key has every parameter and what of the receiver is named, and the future is `Send`.
+//! Functions that return a future, and methods under `#[async_trait]`.
+//!
+//! Equal calls fetch once, the key contains the parameters and the named parts of the receiver, and the
+//! future is `Send`.
 
 #![allow(clippy::manual_async_fn)]
 
@@ -62,7 +64,7 @@ fn boxed<'a>(
 }
 
 #[tokio::test]
-async fn a_future_that_is_written_out_is_fetched_once_for_equal_arguments() {
+async fn a_function_returning_a_future_is_cached() {
     let upstream = Upstream::default();
     cached(async {
         let fetch = |number, state| is_send(written_out(&upstream, number, state));
@@ -81,7 +83,7 @@ async fn a_future_that_is_written_out_is_fetched_once_for_equal_arguments() {
     assert_eq!(upstream.fetches(), 5);
 }
 
-/// A trait that has its futures written out, since it asks for `Send`.
+/// A trait whose methods return futures, because it requires them to be `Send`.
 trait Courses {
     fn course(
         &self,
@@ -136,7 +138,7 @@ impl Payments for Upstream {
 }
 
 #[tokio::test]
-async fn a_method_that_is_written_out_has_what_is_named_of_its_receiver_in_the_key() {
+async fn a_method_keys_the_receiver_fields_it_names() {
     let [eu, us] = ["eu", "us"].map(Upstream::of);
     cached(async {
         for _ in 0..2 {
@@ -150,7 +152,7 @@ async fn a_method_that_is_written_out_has_what_is_named_of_its_receiver_in_the_k
 }
 
 #[tokio::test]
-async fn a_method_under_async_trait_is_fetched_once_for_equal_arguments() {
+async fn a_method_under_async_trait_is_cached() {
     let [eu, us] = ["eu", "us"].map(|region| Arc::new(Upstream::of(region)));
     cached(async {
         let payments: [&dyn Payments; 2] = [&*eu, &*us];

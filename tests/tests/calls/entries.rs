@@ -1,16 +1,18 @@
-//! Entries of the local tier that a program looks at, adds, overwrites and invalidates.
+//! Entries of the local tier that a program reads, adds, overwrites and invalidates.
 
 use std::time::Duration;
 
 use cached_core::Tier;
 use cached_tests::Upstream;
 
-use crate::functions::{Payment, State, local, payment, payment_entry, profile, profile_entry};
+use crate::functions::{
+    Payment, State, local_cache, payment, payment_entry, profile, profile_entry,
+};
 
 #[tokio::test]
-async fn an_entry_can_be_looked_at_added_and_invalidated() {
+async fn an_entry_can_be_read_added_and_invalidated() {
     let upstream = Upstream::default();
-    local()
+    local_cache()
         .await
         .scope(async {
             let entry = payment_entry("7", State::Paid);
@@ -22,7 +24,7 @@ async fn an_entry_can_be_looked_at_added_and_invalidated() {
             let found = entry.get().await;
             assert_eq!(found.tier(), Some(Tier::Local));
             assert_eq!(found.into_option(), Some(cash));
-            entry.invalidate().await.expect("no memcached to tell");
+            entry.invalidate().await.expect("there is no memcached");
             assert!(!entry.get().await.is_found());
             assert_eq!(payment(&upstream, "7", State::Paid).await.expect("fetched").fetched, 1);
             let key = entry.key().to_string();
@@ -33,15 +35,15 @@ async fn an_entry_can_be_looked_at_added_and_invalidated() {
 }
 
 #[tokio::test]
-async fn overwrite_replaces_and_a_fetch_under_way_does_not_undo_it() {
+async fn a_running_fetch_does_not_undo_an_overwrite() {
     let upstream = Upstream::default().taking(300);
-    local()
+    local_cache()
         .await
         .scope(async {
             let fetch = profile(&upstream, 7);
             let write = async {
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                profile_entry(7).overwrite("new".into()).await.expect("no memcached to tell");
+                profile_entry(7).overwrite("new".into()).await.expect("there is no memcached");
             };
             let (fetched, ()) = tokio::join!(fetch, write);
             assert_eq!(fetched.as_deref(), Ok("user 7, fetch 1"));
@@ -51,15 +53,15 @@ async fn overwrite_replaces_and_a_fetch_under_way_does_not_undo_it() {
 }
 
 #[tokio::test]
-async fn an_invalidation_during_a_fetch_wins_and_later_callers_fetch_anew() {
+async fn callers_after_an_invalidation_fetch_again() {
     let upstream = Upstream::default().taking(300);
-    local()
+    local_cache()
         .await
         .scope(async {
             let fetch = payment(&upstream, "7", State::Paid);
             let invalidate = async {
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                payment_entry("7", State::Paid).invalidate().await.expect("no memcached to tell");
+                payment_entry("7", State::Paid).invalidate().await.expect("there is no memcached");
                 payment(&upstream, "7", State::Paid).await.expect("fetched").fetched
             };
             let (overtaken, later) = tokio::join!(fetch, invalidate);

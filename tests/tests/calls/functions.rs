@@ -1,4 +1,4 @@
-//! Functions that several modules call, and the cache that they call them in.
+//! Cached functions that several modules use, and the cache that those modules use.
 
 use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Down, Upstream};
@@ -23,7 +23,7 @@ pub(crate) async fn payment(
     number: &str,
     state: State,
 ) -> Result<Payment, Down> {
-    let fetched = upstream.answer().await?;
+    let fetched = upstream.fetch().await?;
     Ok(Payment { number: number.to_owned(), state: format!("{state:?}"), fetched })
 }
 
@@ -34,9 +34,10 @@ pub(crate) async fn payment(
     entry = profile_entry
 )]
 pub(crate) async fn profile(upstream: &Upstream, user: u32) -> Result<String, Down> {
-    Ok(format!("user {user}, fetch {}", upstream.answer().await?))
+    Ok(format!("user {user}, fetch {}", upstream.fetch().await?))
 }
 
-pub(crate) async fn local() -> Cache {
+/// Returns a new cache without a remote tier.
+pub(crate) async fn local_cache() -> Cache {
     Cache::builder().build().await.expect("the defaults fit")
 }

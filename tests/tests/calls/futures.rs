@@ -1,6 +1,8 @@
-//! What the attribute adds to a function's future: at most 512 bytes beside its body's, so that
-//! futures which await many annotated functions stay small.
-// The form that traits use is measured too.
+//! The future of an annotated function: its size, and its `Send`.
+//!
+//! The attribute adds at most 512 bytes to the future of the body, so that a future which awaits many
+//! annotated functions stays small.
+// Functions that return a future are measured too.
 #![allow(clippy::manual_async_fn)]
 
 use std::hint::black_box;
@@ -10,10 +12,10 @@ use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Down, Upstream};
 use serde::{Deserialize, Serialize};
 
-use crate::functions::{State, local, payment};
+use crate::functions::{State, local_cache, payment};
 
-/// What a future may grow by.
-const BOUND: usize = 512;
+/// The number of bytes by which a future may grow.
+const MAX_GROWTH: usize = 512;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Payment {
@@ -24,13 +26,13 @@ struct Payment {
 
 type Courses = [[u32; 32]; 8];
 
-/// The network.
+/// Stands for the network call.
 async fn upstream(number: &str) -> Result<Payment, io::Error> {
     tokio::task::yield_now().await;
     Ok(Payment { number: number.to_owned(), cents: 1, history: [0; 8] })
 }
 
-/// The same functions without the attribute and with it; `sizes!` measures the two futures.
+/// Writes each function twice, with and without the attribute.
 macro_rules! twice {
     ($($name:ident [$($option:tt)*] ($($argument:ident: $type:ty),*) -> $returned:ty $body:block)*) => {
         mod plain {
@@ -133,7 +135,7 @@ fn cached_desugared(number: &str) -> impl Future<Output = Result<Payment, io::Er
 }
 
 #[test]
-fn a_future_is_at_most_512_bytes_larger_than_its_body() {
+fn the_attribute_adds_at_most_512_bytes() {
     let cache = Cache::disabled();
     let client = Client { region: "eu".into() };
     let text = || "7".to_owned();
@@ -160,7 +162,7 @@ fn a_future_is_at_most_512_bytes_larger_than_its_body() {
     sizes.push(("method", size_of_val(&client.plain(7)), size_of_val(&client.cached(7))));
     let desugared = (size_of_val(&plain_desugared("7")), size_of_val(&cached_desugared("7")));
     sizes.push(("desugared", desugared.0, desugared.1));
-    // What is taken by value is there once more in the fetch.
+    // The fetch has a second copy of an argument that is passed by value.
     let courses = [[7; 32]; 8];
     let large = sizes![large_argument(courses, 1)][0];
     sizes.push((large.0, large.1 + size_of::<Courses>(), large.2));
@@ -171,24 +173,27 @@ fn a_future_is_at_most_512_bytes_larger_than_its_body() {
         );
     }
     for (name, body, cached) in sizes {
-        assert!(cached <= body + BOUND, "`{name}` takes {cached} bytes, its body {body}");
+        assert!(
+            cached <= body + MAX_GROWTH,
+            "`{name}` takes {cached} bytes, and its body takes {body}"
+        );
     }
 }
 
-/// An error that is neither `Send` nor `Clone`, in a future that is `Send`.
+/// A `Send` future with an error that is neither `Send` nor `Clone`.
 #[coordinator_cached(name = "unsendable", version = number, skip(upstream))]
 async fn unsendable(upstream: &Upstream, number: u32) -> Result<u32, Box<dyn std::error::Error>> {
-    upstream.answer().await.map_err(|Down| "down")?;
+    upstream.fetch().await.map_err(|Down| "down")?;
     Ok(number)
 }
 
 #[tokio::test]
-async fn the_future_is_send_whenever_the_bodys_is() {
+async fn the_future_is_send_if_the_body_is() {
     fn is_send<T: Send>(future: T) -> T {
         future
     }
     let upstream = Upstream::default();
     let call = is_send(unsendable(&upstream, 7));
-    assert_eq!(local().await.scope(call).await.ok(), Some(7));
+    assert_eq!(local_cache().await.scope(call).await.ok(), Some(7));
     drop(is_send(payment(&upstream, "7", State::Paid)));
 }

@@ -1,4 +1,4 @@
-//! Keys and values whose own code fails, panics, or calls a cached function itself.
+//! Keys and values whose own code fails, or calls a cached function itself.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -11,11 +11,11 @@ use cached_tests::{Down, Upstream};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize};
 
-use crate::functions::local;
+use crate::functions::local_cache;
 
 type Answer<T> = Result<T, Down>;
 
-/// A key whose `Serialize` fails once, and goes well from then on.
+/// A key whose `Serialize` fails the first time and succeeds afterwards.
 struct FailsOnce(AtomicBool);
 
 impl Serialize for FailsOnce {
@@ -38,22 +38,24 @@ async fn price(key: FailsOnce) -> Answer<String> {
 }
 
 #[tokio::test]
-async fn a_key_that_is_written_only_at_times_is_no_other_functions_key() {
+async fn unserializable_keys_of_two_functions_stay_apart() {
     let key = || FailsOnce(AtomicBool::new(false));
-    let asked = async {
+    let calls = async {
         assert_eq!(secret(key()).await, Ok("secret".into()));
         assert_eq!(price(key()).await, Ok("price".into()));
     };
-    local().await.scope(RequestScope::new().run(asked)).await;
+    local_cache().await.scope(RequestScope::new().run(calls)).await;
 }
 
-/// A key whose `Serialize` expects that nothing fails.
+/// A key whose `Serialize` panics if the serializer returns an error.
 struct Rows(Vec<Vec<u8>>);
 
 impl Serialize for Rows {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut rows = serializer.serialize_seq(None)?;
-        self.0.iter().for_each(|row| rows.serialize_element(row).expect("it is written"));
+        self.0
+            .iter()
+            .for_each(|row| rows.serialize_element(row).expect("the serializer takes every row"));
         rows.end()
     }
 }
@@ -64,82 +66,86 @@ async fn count_of(rows: Rows) -> Answer<usize> {
 }
 
 #[tokio::test]
-async fn a_key_that_is_another_is_no_error_to_its_serialize() {
-    let asked = async {
+async fn comparing_keys_never_fails_their_serialize() {
+    let calls = async {
         for rows in [vec![vec![1, 2], vec![3]], vec![vec![1], vec![2, 3], vec![]], vec![vec![1]]] {
             let count = rows.len();
             assert_eq!(count_of(Rows(rows)).await, Ok(count));
         }
     };
-    local().await.scope(RequestScope::new().run(asked)).await;
+    local_cache().await.scope(RequestScope::new().run(calls)).await;
 }
 
-/// As a key and as a value it enters another cache and a request of its own wherever its code is run.
+/// A key and value that calls a cached function whenever it is serialized, cloned or dropped.
+///
+/// The calls use another cache and a request of their own.
 #[derive(PartialEq, Debug, Deserialize)]
-struct Enters;
+struct Reentrant;
 
-impl Enters {
-    fn enter() {
+impl Reentrant {
+    fn call() {
         static OTHER: OnceLock<Cache> = OnceLock::new();
-        let other = OTHER.get_or_init(|| at_once(Cache::builder().build()).expect("it fits"));
+        let other =
+            OTHER.get_or_init(|| ready(Cache::builder().build()).expect("the settings are valid"));
         let call = RequestScope::new().run(count_of(Rows(vec![])));
-        assert_eq!(at_once(other.scope(call)), Ok(0));
-        ENTERED.set(ENTERED.get() + 1);
+        assert_eq!(ready(other.scope(call)), Ok(0));
+        REENTERED.set(REENTERED.get() + 1);
     }
 }
 
-/// Of what waits for nobody.
-fn at_once<F: Future>(future: F) -> F::Output {
+/// Returns the output of a future that is ready at its first poll.
+fn ready<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
-        Poll::Pending => unreachable!("it waits"),
+        Poll::Pending => unreachable!("the future waits"),
     }
 }
 
 thread_local! {
-    static ENTERED: Cell<usize> = const { Cell::new(0) };
+    static REENTERED: Cell<usize> = const { Cell::new(0) };
 }
 
-impl Serialize for Enters {
+impl Serialize for Reentrant {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Enters::enter();
-        serializer.serialize_unit_struct("Enters")
+        Reentrant::call();
+        serializer.serialize_unit_struct("Reentrant")
     }
 }
 
-impl Clone for Enters {
-    fn clone(&self) -> Enters {
-        Enters::enter();
-        Enters
+impl Clone for Reentrant {
+    fn clone(&self) -> Reentrant {
+        Reentrant::call();
+        Reentrant
     }
 }
 
-impl Drop for Enters {
+impl Drop for Reentrant {
     fn drop(&mut self) {
-        Enters::enter();
+        Reentrant::call();
     }
 }
 
-#[coordinator_cached(name = "enters", version = key, skip(upstream))]
-async fn enters(upstream: &Upstream, key: &Enters, number: u32) -> Answer<(Enters, u32)> {
-    upstream.answer().await?;
-    Ok((Enters, number))
+#[coordinator_cached(name = "reentrant", version = key, skip(upstream))]
+async fn reentrant(upstream: &Upstream, key: &Reentrant, number: u32) -> Answer<(Reentrant, u32)> {
+    upstream.fetch().await?;
+    Ok((Reentrant, number))
 }
 
 #[tokio::test]
-async fn a_key_and_a_value_may_enter_a_cache_and_a_request_wherever_they_are_used() {
+async fn keys_and_values_may_call_the_cache_themselves() {
     let upstream = Upstream::default();
-    // So few fit in that most are dropped again.
-    let cache = Cache::builder().local_capacity(4 << 10).build().await.expect("it fits");
-    let ask = async || {
+    // The capacity is so small that most values are evicted and dropped.
+    let cache =
+        Cache::builder().local_capacity(4 << 10).build().await.expect("the settings are valid");
+    let call_all = async || {
         for number in [1, 1, 2, 1, 2, 1].into_iter().chain(3..400) {
-            let answer = enters(&upstream, &Enters, number).await.expect("fetched");
+            let answer = reentrant(&upstream, &Reentrant, number).await.expect("fetched");
             assert_eq!(answer.1, number);
         }
     };
-    cache.scope(ask()).await;
-    cache.scope(RequestScope::new().run(ask())).await;
-    RequestScope::new().run(cache.scope(ask())).await;
+    cache.scope(call_all()).await;
+    cache.scope(RequestScope::new().run(call_all())).await;
+    RequestScope::new().run(cache.scope(call_all())).await;
     assert!(upstream.fetches() >= 800, "most were fetched again: {}", upstream.fetches());
-    assert!(ENTERED.get() > 5_000, "{}", ENTERED.get());
+    assert!(REENTERED.get() > 5_000, "{}", REENTERED.get());
 }

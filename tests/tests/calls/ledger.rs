@@ -1,16 +1,16 @@
-//! The ledger of this program's declarations.
+//! The ledger lists the declarations of the whole program.
 
 use cached_core::Finding;
 
 #[tokio::test]
-async fn the_ledger_lists_every_declaration_with_its_reason() {
+async fn the_ledger_lists_declarations_with_their_reasons() {
     let ledger = cached_core::ledger();
     let profile = ledger.iter().find(|d| d.name() == "profile").expect("listed");
     assert_eq!(profile.overwrite_reason(), Some("a profile has no version of its own"));
     assert!(profile.place().contains("functions.rs:"), "{}", profile.place());
     assert!(ledger.to_string().contains("a profile has no version of its own"));
     assert!(ledger.iter().any(|d| d.name() == "payment" && d.overwrite_reason().is_none()));
-    // `absent_values` declares `no_none` with an option that has no effect, to see it reported.
+    // The module `absent_values` declares `no_none` with an option that has no effect.
     let findings = ledger.audit();
     let is_expected = |finding: &Finding| finding.to_string().contains("`no_none`");
     assert!(findings.iter().all(is_expected), "{findings:?}");

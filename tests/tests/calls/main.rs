@@ -1,4 +1,4 @@
-//! Calls, keys, options and entries, in programs without memcached for the most part.
+//! Tests of calls, keys, options and entries. Most of them run without memcached.
 #![allow(missing_docs)]
 
 mod absent_values;

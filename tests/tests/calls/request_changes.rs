@@ -1,4 +1,4 @@
-//! What a request answers with once somebody has changed the entry.
+//! The answers of a request after the entry has been changed, by the request itself or by others.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptes
 use tokio::sync::Mutex;
 use tokio::task::yield_now;
 
+use crate::functions::local_cache;
+
 #[coordinator_cached(
     name = "changed_profile",
     overwrite(reason = "a profile has no version of its own"),
@@ -19,7 +21,7 @@ use tokio::task::yield_now;
 )]
 async fn profile(upstream: &Upstream, user: u32) -> Result<usize, Down> {
     let _ = user;
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[coordinator_cached(
@@ -31,40 +33,36 @@ async fn profile(upstream: &Upstream, user: u32) -> Result<usize, Down> {
 )]
 async fn remote_profile(upstream: &Upstream, user: u32) -> Result<usize, Down> {
     let _ = user;
-    upstream.answer().await
+    upstream.fetch().await
 }
 
-async fn local() -> Cache {
-    Cache::builder().build().await.expect("the defaults fit")
-}
-
-/// `first` begins, and `then` while it is under way.
+/// Starts `first`, and runs `then` before `first` has ended.
 async fn overtaken<A, B>(first: impl Future<Output = A>, then: impl Future<Output = B>) -> (A, B) {
     tokio::join!(biased; first, then)
 }
 
 #[tokio::test]
-async fn a_fetch_that_the_requests_own_change_overtook_is_not_its_answer() {
+async fn a_request_drops_a_fetch_it_has_overtaken() {
     for force_miss in [false, true] {
         let upstream = Upstream::default().taking(20);
         let request = RequestScope::new().force_miss(force_miss).run(async {
-            let changed_and_asked = async {
+            let change_and_call = async {
                 profile_entry(7).invalidate().await.expect("no server can fail");
                 profile(&upstream, 7).await
             };
-            let (first, second) = overtaken(profile(&upstream, 7), changed_and_asked).await;
+            let (first, second) = overtaken(profile(&upstream, 7), change_and_call).await;
             assert_eq!((first, second), (Ok(1), Ok(2)));
             assert_eq!(profile(&upstream, 7).await, Ok(2));
             assert_eq!(upstream.fetches(), 2);
         });
-        local().await.scope(request).await;
+        local_cache().await.scope(request).await;
     }
 }
 
 #[tokio::test]
-async fn nor_is_what_a_request_waited_for() {
+async fn a_request_drops_a_shared_fetch_it_overtook() {
     let upstream = Upstream::default().taking(20);
-    let cache = local().await;
+    let cache = local_cache().await;
     let request = RequestScope::new().run(async {
         let change = async { profile_entry(7).invalidate().await };
         let (first, changed) = overtaken(profile(&upstream, 7), change).await;
@@ -77,21 +75,21 @@ async fn nor_is_what_a_request_waited_for() {
 }
 
 #[tokio::test]
-async fn other_keys_changes_leave_a_request_its_answer() {
+async fn unrelated_changes_leave_a_request_its_answer() {
     let upstream = Upstream::default().taking(20);
     let request = RequestScope::new().run(async {
         let change = async { profile_entry(8).overwrite(0).await };
         let (first, changed) = overtaken(profile(&upstream, 7), change).await;
         assert_eq!((first, changed), (Ok(1), Ok(())));
         let change = RequestScope::new().run(async { profile_entry(7).invalidate().await });
-        assert_eq!(change.await, Ok(()), "of another request");
+        assert_eq!(change.await, Ok(()), "another request changes the entry");
         assert_eq!(profile(&upstream, 7).await, Ok(1));
     });
-    local().await.scope(request).await;
+    local_cache().await.scope(request).await;
 }
 
 #[tokio::test]
-async fn a_request_answers_with_what_it_has_overwritten_also_where_nothing_else_keeps_it() {
+async fn a_request_sees_its_own_overwrite() {
     let upstream = Upstream::default();
     let request = RequestScope::new().run(async {
         assert_eq!(remote_profile(&upstream, 7).await, Ok(1));
@@ -100,13 +98,13 @@ async fn a_request_answers_with_what_it_has_overwritten_also_where_nothing_else_
         assert!(!remote_profile_entry(7).add(71).await);
         assert_eq!(remote_profile(&upstream, 7).await, Ok(70));
     });
-    local().await.scope(request).await;
+    local_cache().await.scope(request).await;
 }
 
-/// What one of those does that run at once.
+/// A step of a task. Tasks run concurrently.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    Ask,
+    Call,
     Invalidate,
     Overwrite,
     Yield,
@@ -114,25 +112,25 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step =
-        [Step::Ask, Step::Invalidate, Step::Overwrite, Step::Yield].map(|step| Just(step).boxed());
-    let [ask, invalidate, overwrite, pause] = step;
-    vec(prop_oneof![4 => ask, 1 => invalidate, 1 => overwrite, 4 => pause], 0..12)
+        [Step::Call, Step::Invalidate, Step::Overwrite, Step::Yield].map(|step| Just(step).boxed());
+    let [call, invalidate, overwrite, pause] = step;
+    vec(prop_oneof![4 => call, 1 => invalidate, 1 => overwrite, 4 => pause], 0..12)
 }
 
-/// A price that goes up.
+/// A price that only rises.
 #[derive(Debug, Default)]
 struct Price {
     now: AtomicU64,
-    /// What a call must see at least that begins now, within the request and outside.
+    /// The lowest price that a call may return, in the request and outside of it.
     in_request: AtomicU64,
     outside: AtomicU64,
     fetches: AtomicU64,
-    /// One change at a time: of two that run at once either may be the last.
+    /// Held during a change. Of two concurrent changes either may come last, so there is only one.
     change: Mutex<()>,
 }
 
 impl Price {
-    /// Takes a while that differs from fetch to fetch.
+    /// Fetches, and yields a number of times that differs from fetch to fetch.
     async fn fetch(&self) -> u64 {
         let price = self.now.load(Ordering::SeqCst);
         let fetch = self.fetches.fetch_add(1, Ordering::SeqCst);
@@ -171,7 +169,7 @@ async fn run(price: &Price, steps: Vec<Step>, is_local: bool, in_request: bool) 
     for step in steps {
         match step {
             Step::Yield => yield_now().await,
-            Step::Ask => {
+            Step::Call => {
                 let least = if in_request { &price.in_request } else { &price.outside };
                 let least = least.load(Ordering::SeqCst);
                 let seen = match is_local {
@@ -200,7 +198,7 @@ async fn run(price: &Price, steps: Vec<Step>, is_local: bool, in_request: bool) 
     }
 }
 
-/// Three at once in a request, and one outside.
+/// Runs three tasks in a request and one outside of it, all concurrently.
 async fn run_all(cache: Cache, steps: [Vec<Step>; 4], is_local: bool, force_miss: bool) {
     let price = Arc::new(Price::default());
     let [a, b, c, outside] = steps;
@@ -220,19 +218,19 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn whoever_asks_after_a_change_of_the_own_request_sees_it(
+    fn calls_see_earlier_changes_of_their_request(
         steps in [steps(), steps(), steps(), steps()],
         is_local in any::<bool>(),
         force_miss in any::<bool>(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(async { run_all(local().await, steps, is_local, force_miss).await });
+        runtime.block_on(async { run_all(local_cache().await, steps, is_local, force_miss).await });
     }
 }
 
-/// The same with memcached; its cases share a server.
+/// Like the test before, through memcached. All cases share one server.
 #[test]
-fn whoever_asks_after_a_change_sees_it_in_memcached_too() {
+fn calls_see_earlier_changes_through_memcached() {
     let memcached = Memcached::start();
     let (server, number) = (memcached.address(), AtomicU64::new(0));
     proptest!(ProptestConfig::with_cases(300), |(

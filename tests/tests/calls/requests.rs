@@ -1,22 +1,22 @@
-//! Within a request a key has one answer.
+//! The request tier: within one request a key has one answer.
 
 use cached_core::RequestScope;
 use cached_tests::Upstream;
 
-use crate::functions::{State, local, payment, profile};
+use crate::functions::{State, local_cache, payment, profile};
 use crate::single_flight::unshared;
 use crate::type_arguments::named;
 
 #[tokio::test]
 async fn within_a_request_a_key_has_one_answer() {
     let upstream = Upstream::default();
-    let cache = local().await;
+    let cache = local_cache().await;
     cache
         .scope(async {
             RequestScope::new()
                 .run(async {
                     let first = profile(&upstream, 7).await;
-                    // Another request replaces the entry; this one keeps its answer.
+                    // Another request replaces the entry. This request keeps its answer.
                     let other =
                         RequestScope::new().force_miss(true).run(profile(&upstream, 7)).await;
                     assert_ne!(first, other);
@@ -51,31 +51,31 @@ async fn within_a_request_a_key_has_one_answer() {
     assert!(cache.stats().get("payment").expect("called").request_hits > 0);
 }
 
-/// Keys that differ in their type arguments alone have one hash: within a request they must be told
-/// apart by what they are.
+/// Keys that differ only in their type arguments have the same hash. The request tier must compare the
+/// keys themselves.
 #[tokio::test]
-async fn type_arguments_tell_answers_of_a_request_apart() {
+async fn requests_tell_type_arguments_apart() {
     let upstream = Upstream::default();
-    let cache = local().await;
-    let ask = async |expected: usize| {
+    let cache = local_cache().await;
+    let call_all = async |expected: usize| {
         for _ in 0..2 {
             assert_eq!(named::<u8>(&upstream, 7).await, Ok(("u8".into(), 7)));
             assert_eq!(named::<u16>(&upstream, 7).await, Ok(("u16".into(), 7)));
         }
         assert_eq!(upstream.fetches(), expected);
     };
-    cache.scope(RequestScope::new().run(ask(2))).await;
-    cache.scope(RequestScope::new().run(ask(2))).await;
-    cache.scope(RequestScope::new().force_miss(true).run(ask(4))).await;
+    cache.scope(RequestScope::new().run(call_all(2))).await;
+    cache.scope(RequestScope::new().run(call_all(2))).await;
+    cache.scope(RequestScope::new().force_miss(true).run(call_all(4))).await;
 }
 
 #[tokio::test]
-async fn a_request_keeps_the_answers_of_caches_apart_that_are_gone() {
+async fn a_request_forgets_answers_of_dropped_caches() {
     let upstream = Upstream::default();
     RequestScope::new()
         .run(async {
             for count in 1..=50 {
-                let cache = local().await;
+                let cache = local_cache().await;
                 let answer = cache.scope(payment(&upstream, "7", State::Paid)).await;
                 assert_eq!(answer.expect("fetched").fetched, count);
                 drop(cache);
@@ -85,18 +85,18 @@ async fn a_request_keeps_the_answers_of_caches_apart_that_are_gone() {
 }
 
 #[tokio::test]
-async fn a_request_has_one_answer_also_after_an_error_that_cannot_be_shared() {
+async fn a_request_keeps_what_a_follower_fetched() {
     let upstream = Upstream::default().taking(20);
     upstream.fail();
-    let well = Upstream::default().taking(20);
-    local()
+    let working = Upstream::default().taking(20);
+    local_cache()
         .await
         .scope(RequestScope::new().run(async {
-            let (failed, fetched) = tokio::join!(unshared(&upstream, 7), unshared(&well, 7));
+            let (failed, fetched) = tokio::join!(unshared(&upstream, 7), unshared(&working, 7));
             assert!(failed.is_err());
             assert_eq!(fetched.ok(), Some(7));
-            assert_eq!(unshared(&well, 7).await.ok(), Some(7));
-            assert_eq!(well.fetches(), 1, "what the follower fetched for itself is kept");
+            assert_eq!(unshared(&working, 7).await.ok(), Some(7));
+            assert_eq!(working.fetches(), 1, "the request keeps the answer of the follower");
         }))
         .await;
 }

@@ -1,17 +1,19 @@
-//! One fetch for all callers of a key: leaders, followers, and leaders that are lost.
+//! Single-flight: one leader fetches for all callers of a key, and hands over if it cannot go on.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use cached_core::coordinator_cached;
 use cached_tests::{Down, Upstream, poll_once};
 
-use crate::functions::{State, local, payment};
+use crate::functions::{State, local_cache, payment};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_callers_of_one_cold_key_fetch_once() {
-    let cache = local().await;
+async fn a_thousand_callers_of_one_key_fetch_once() {
+    let cache = local_cache().await;
     let upstream = Upstream::default().taking(50);
     let calls: Vec<_> = (0..1000)
         .map(|_| {
@@ -29,7 +31,7 @@ async fn a_thousand_callers_of_one_cold_key_fetch_once() {
 
 #[tokio::test]
 async fn an_error_reaches_every_follower_at_once() {
-    let cache = local().await;
+    let cache = local_cache().await;
     let upstream = Upstream::default().taking(300);
     upstream.fail();
     let calls: Vec<_> = (0..10)
@@ -49,13 +51,13 @@ pub(crate) struct NotClone;
 
 #[coordinator_cached(name = "unshared", version = number, skip(upstream))]
 pub(crate) async fn unshared(upstream: &Upstream, number: u32) -> Result<u32, NotClone> {
-    upstream.answer().await.map_err(|Down| NotClone)?;
+    upstream.fetch().await.map_err(|Down| NotClone)?;
     Ok(number)
 }
 
 #[tokio::test]
-async fn followers_of_an_error_that_cannot_be_shared_fetch_for_themselves() {
-    let cache = local().await;
+async fn followers_of_an_unshareable_error_fetch_themselves() {
+    let cache = local_cache().await;
     let upstream = Upstream::default().taking(20);
     upstream.fail();
     let calls: Vec<_> = (0..5)
@@ -72,7 +74,7 @@ async fn followers_of_an_error_that_cannot_be_shared_fetch_for_themselves() {
 
 #[coordinator_cached(name = "stepwise", version = number, skip(upstream))]
 async fn stepwise(upstream: &Upstream, number: u32) -> Result<u32, Down> {
-    upstream.answer().await?;
+    upstream.fetch().await?;
     for _ in 0..4 {
         tokio::task::yield_now().await;
     }
@@ -80,9 +82,9 @@ async fn stepwise(upstream: &Upstream, number: u32) -> Result<u32, Down> {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_cancelled_at_any_await_hands_over() {
+async fn a_cancelled_leader_hands_over_at_any_await() {
     for polls in 1..=4 {
-        let cache = local().await;
+        let cache = local_cache().await;
         let upstream = Upstream::default();
         let followers: Vec<_> = cache
             .scope(async {
@@ -106,20 +108,23 @@ async fn a_leader_that_is_cancelled_at_any_await_hands_over() {
         for follower in followers {
             assert_eq!(follower.await.expect("no call panics"), Ok(7));
         }
-        assert!(began.elapsed() < Duration::from_millis(800), "handed over at once, polls {polls}");
+        assert!(
+            began.elapsed() < Duration::from_millis(800),
+            "the handover was slow, polls {polls}"
+        );
         assert!(upstream.fetches() <= 2, "{} fetches after {polls} polls", upstream.fetches());
     }
 }
 
 #[coordinator_cached(name = "panics_once", version = number, skip(upstream))]
 async fn panics_once(upstream: &Upstream, number: u32) -> Result<u32, Down> {
-    assert!(upstream.answer().await != Ok(1), "the first fetch panics");
+    assert!(upstream.fetch().await != Ok(1), "the first fetch panics");
     Ok(number)
 }
 
 #[tokio::test]
-async fn a_leader_that_panics_hands_over_and_its_key_is_well_afterwards() {
-    let cache = local().await;
+async fn a_panicking_leader_hands_over() {
+    let cache = local_cache().await;
     let upstream = Upstream::default().taking(20);
     let calls: Vec<_> = (0..10)
         .map(|_| {
@@ -141,9 +146,9 @@ async fn a_leader_that_panics_hands_over_and_its_key_is_well_afterwards() {
 }
 
 #[tokio::test]
-async fn a_leader_held_unpolled_in_its_followers_task_is_relieved_within_about_a_second() {
+async fn an_unpolled_leader_is_relieved_within_two_seconds() {
     let upstream = Upstream::default().taking(20);
-    local()
+    local_cache()
         .await
         .scope(async {
             let mut held = pin!(payment(&upstream, "7", State::Paid));
@@ -152,7 +157,7 @@ async fn a_leader_held_unpolled_in_its_followers_task_is_relieved_within_about_a
             let answer = payment(&upstream, "7", State::Paid).await.expect("fetched");
             assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
             assert_eq!(answer.fetched, 2);
-            // The one that was held goes on to its own end, and what stands in the cache stays.
+            // The held leader ends with an answer of its own; the cached entry stays.
             assert_eq!(held.await.expect("fetched").number, "7");
             assert_eq!(payment(&upstream, "7", State::Paid).await, Ok(answer));
             assert_eq!(upstream.fetches(), 2);
@@ -162,7 +167,7 @@ async fn a_leader_held_unpolled_in_its_followers_task_is_relieved_within_about_a
 
 #[tokio::test]
 async fn a_slow_fetch_stays_one_fetch() {
-    let cache = local().await;
+    let cache = local_cache().await;
     let upstream = Upstream::default().taking(3000);
     let calls: Vec<_> = (0..10)
         .map(|_| {
@@ -191,35 +196,35 @@ async fn recursive(number: u32) -> Result<usize, Down> {
 }
 
 #[tokio::test]
-async fn a_function_that_awaits_itself_on_the_same_key_does_not_deadlock() {
-    let cache = local().await;
+async fn a_recursive_call_does_not_deadlock() {
+    let cache = local_cache().await;
     let answer = tokio::time::timeout(Duration::from_secs(5), cache.scope(recursive(7))).await;
-    assert_eq!(answer.expect("it ends"), Ok(2));
+    assert_eq!(answer.expect("the call ends"), Ok(2));
 }
 
-/// Signals that a call has looked, and waits until it may go on; run between its look at the local
-/// tier and its joining the flight.
+/// Holds a call after its lookup in the local tier and before it joins a flight.
 struct Gate {
     looked: std::sync::mpsc::Sender<()>,
     go_on: std::sync::mpsc::Receiver<()>,
 }
 
-fn between(gate: Option<&Gate>) -> Duration {
+/// Computes the ttl of `gated`, which happens at the point where the gate holds the call.
+fn ttl_at_gate(gate: Option<&Gate>) -> Duration {
     if let Some(gate) = gate {
-        gate.looked.send(()).expect("somebody waits");
-        gate.go_on.recv().expect("somebody lets it go on");
+        gate.looked.send(()).expect("the test waits");
+        gate.go_on.recv().expect("the test opens the gate");
     }
     Duration::from_secs(60)
 }
 
-#[coordinator_cached(name = "gated", version = number, ttl = between(gate), skip(upstream, gate))]
+#[coordinator_cached(name = "gated", version = number, ttl = ttl_at_gate(gate), skip(upstream, gate))]
 async fn gated(upstream: &Upstream, number: u32, gate: Option<&Gate>) -> Result<usize, Down> {
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[tokio::test]
-async fn a_caller_that_looked_before_a_fetch_ended_and_joins_after_it_does_not_fetch_again() {
-    let cache = local().await;
+async fn a_late_joiner_does_not_fetch_again() {
+    let cache = local_cache().await;
     let upstream = Upstream::default();
     let (looked, has_looked) = std::sync::mpsc::channel();
     let (lets_go_on, go_on) = std::sync::mpsc::channel();
@@ -232,19 +237,18 @@ async fn a_caller_that_looked_before_a_fetch_ended_and_joins_after_it_does_not_f
             runtime.expect("a runtime").block_on(call)
         }
     });
-    has_looked.recv().expect("it looks");
+    has_looked.recv().expect("the call does its lookup");
     assert_eq!(cache.scope(gated(&upstream, 7, None)).await, Ok(1));
-    lets_go_on.send(()).expect("it waits");
+    lets_go_on.send(()).expect("the call waits");
     assert_eq!(late.join().expect("no panic"), Ok(1));
     assert_eq!(upstream.fetches(), 1);
 }
 
-#[coordinator_cached(name = "busy", version = number, skip(upstream))]
-async fn busy(upstream: &Upstream, number: u32) -> Result<u32, Down> {
-    let waker =
-        std::future::poll_fn(|context| std::task::Poll::Ready(context.waker().clone())).await;
-    upstream.answer().await?;
-    // Woken by another thread while it computes.
+#[coordinator_cached(name = "computing", version = number, skip(upstream))]
+async fn computing(upstream: &Upstream, number: u32) -> Result<u32, Down> {
+    let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
+    upstream.fetch().await?;
+    // Another thread wakes the leader while it computes.
     std::thread::spawn(move || waker.wake());
     std::thread::sleep(Duration::from_millis(1500));
     tokio::task::yield_now().await;
@@ -252,13 +256,13 @@ async fn busy(upstream: &Upstream, number: u32) -> Result<u32, Down> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_computes_is_not_relieved() {
-    let cache = local().await;
+async fn a_computing_leader_is_not_relieved() {
+    let cache = local_cache().await;
     let upstream = Upstream::default();
     let calls: Vec<_> = (0..3)
         .map(|_| {
             let upstream = upstream.clone();
-            tokio::spawn(cache.scope(async move { busy(&upstream, 7).await }))
+            tokio::spawn(cache.scope(async move { computing(&upstream, 7).await }))
         })
         .collect();
     for call in calls {

@@ -1,5 +1,5 @@
-//! The type and const arguments of a function and of its impl are in the key, whatever else the function
-//! declares. A companion addresses the entry of one set of type arguments.
+//! The key contains the type and const arguments of a function and of its impl, with every option. A
+//! companion returns the entry of one set of type arguments.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Down, Upstream};
 use serde::Serialize;
 
-use crate::functions::local;
+use crate::functions::local_cache;
 
 trait Backend: Send + Sync {
     fn fetch(&self, id: u32) -> Option<String>;
@@ -35,7 +35,7 @@ async fn in_new_cache<T>(run: impl Future<Output = T>) -> T {
     Cache::builder().build().await.expect("the defaults fit").scope(run).await
 }
 
-/// Declares a function with these options, and asks it for the answers of two backends.
+/// Declares a function with these options, and calls it with two backends.
 macro_rules! two_backends {
     ($($test:ident $name:literal $(($($option:tt)*))?;)*) => {$(
         #[tokio::test]
@@ -57,7 +57,7 @@ macro_rules! two_backends {
                     let sandbox = answer::<_, 1>(Arc::new(Sandbox), 7, 1).await;
                     assert_eq!(sandbox.as_deref(), Some("sandbox 7"));
                 }
-                // What has the same key is a hit; another const argument is another key.
+                // Equal keys are hits. Another const argument is another key.
                 let stats = |name| Cache::current().stats().get(name).map(|stats| stats.local_hits);
                 assert_eq!(stats($name), Some(2));
                 answer::<_, 2>(Arc::new(Live), 7, 1).await;
@@ -69,12 +69,12 @@ macro_rules! two_backends {
 }
 
 two_backends! {
-    no_option_takes_a_type_argument_out_of_the_key "types_alone";
-    entry_takes_no_type_argument_out_of_the_key "types_entry" (entry = answer_entry);
-    ttl_takes_no_type_argument_out_of_the_key "types_ttl" (ttl = Duration::from_secs(60));
-    rules_take_no_type_argument_out_of_the_key "types_rules"
+    type_arguments_are_keyed_without_options "types_alone";
+    type_arguments_are_keyed_with_entry "types_entry" (entry = answer_entry);
+    type_arguments_are_keyed_with_ttl "types_ttl" (ttl = Duration::from_secs(60));
+    type_arguments_are_keyed_with_rules "types_rules"
         (cache_if = |value| value.is_some(), ttl_with = |_| Duration::from_secs(60), entry = answer_entry);
-    refresh_ahead_takes_no_type_argument_out_of_the_key "types_refreshed"
+    type_arguments_are_keyed_with_refresh_ahead "types_refreshed"
         (refresh_ahead = "1s", overwrite(reason = "backends change their answers"), entry = answer_entry);
 }
 
@@ -85,7 +85,7 @@ async fn order<B: Backend>(backend: &B, id: u32, version: u8) -> Option<String> 
 }
 
 #[tokio::test]
-async fn a_companion_addresses_the_entry_of_its_type_arguments() {
+async fn a_companion_names_entries_by_type_argument() {
     in_new_cache(async {
         order(&Live, 1, 2).await;
         assert_eq!(order_entry::<Live>(1, 2).get().await.into_option().flatten(), Live.fetch(1));
@@ -115,9 +115,9 @@ async fn unnamed_with_entry(backend: &impl Backend, id: u32, version: u8) -> Opt
     backend.fetch(id)
 }
 
-/// A parameter of the type `impl Trait` is a type parameter without a name.
+/// A parameter of type `impl Trait` is a type parameter without a name.
 #[tokio::test]
-async fn a_skipped_parameter_without_a_type_name_is_told_by_its_type() {
+async fn a_skipped_impl_trait_parameter_keys_its_type() {
     in_new_cache(async {
         for _ in 0..2 {
             assert_eq!(unnamed(&Live, 7, 1).await, Live.fetch(7));
@@ -131,7 +131,7 @@ async fn a_skipped_parameter_without_a_type_name_is_told_by_its_type() {
 }
 
 #[tokio::test]
-async fn a_companion_takes_the_parameter_whose_type_has_no_name() {
+async fn a_companion_takes_a_skipped_impl_trait_parameter() {
     in_new_cache(async {
         unnamed_with_entry(&Live, 7, 1).await;
         assert!(unnamed_entry(&Live, 7, 1).get().await.is_found());
@@ -163,7 +163,7 @@ impl Default for Sandbox {
 }
 
 #[tokio::test]
-async fn a_companion_addresses_the_entry_of_its_impl() {
+async fn a_companion_names_entries_by_impl() {
     in_new_cache(async {
         let (live, sandbox) = (Client::<Live>(PhantomData), Client::<Sandbox>(PhantomData));
         assert_eq!(live.method(7, 1).await, Live.fetch(7));
@@ -192,7 +192,7 @@ impl Service for Sandbox {
 }
 
 #[tokio::test]
-async fn a_companion_addresses_the_entry_of_its_trait_method() {
+async fn a_companion_names_entries_by_implementing_type() {
     in_new_cache(async {
         assert_eq!(Live.region(7, 1).await.as_deref(), Some("live 7 1"));
         assert!(Live.region_entry(7, 1).get().await.is_found());
@@ -210,26 +210,26 @@ impl<T: Send + Sync> TaggedClient<T> {
     #[coordinator_cached(name = "client_fetch", version = number, skip(self, upstream))]
     async fn fetch(&self, upstream: &Upstream, number: u32) -> Result<(usize, u32), Down> {
         let _ = &self.tag;
-        Ok((upstream.answer().await?, number))
+        Ok((upstream.fetch().await?, number))
     }
 }
 
 #[coordinator_cached(name = "const_generic", version = number, skip(upstream))]
 async fn sized<const N: usize>(upstream: &Upstream, number: u32) -> Result<(usize, u32), Down> {
-    upstream.answer().await?;
+    upstream.fetch().await?;
     Ok((N, number))
 }
 
 #[coordinator_cached(name = "type_generic", version = number, skip(upstream))]
 pub(crate) async fn named<T>(upstream: &Upstream, number: u32) -> Result<(String, u32), Down> {
-    upstream.answer().await?;
+    upstream.fetch().await?;
     Ok((std::any::type_name::<T>().to_owned(), number))
 }
 
 #[tokio::test]
-async fn type_and_const_arguments_are_part_of_the_key() {
+async fn the_key_contains_type_and_const_arguments() {
     let upstream = Upstream::default();
-    local()
+    local_cache()
         .await
         .scope(async {
             let a = TaggedClient { tag: 1u8 }.fetch(&upstream, 7).await;
@@ -248,14 +248,14 @@ async fn unnamed_type(
     upstream: &Upstream,
     id: impl Serialize + Copy + Send + Sync,
 ) -> Result<String, Down> {
-    upstream.answer().await?;
+    upstream.fetch().await?;
     Ok(std::any::type_name_of_val(&id).to_owned())
 }
 
 #[tokio::test]
-async fn the_type_behind_an_impl_trait_is_part_of_the_key() {
+async fn the_key_contains_the_impl_trait_type() {
     let upstream = Upstream::default();
-    local()
+    local_cache()
         .await
         .scope(async {
             assert_eq!(unnamed_type(&upstream, 1u8).await.as_deref(), Ok("u8"));
@@ -294,8 +294,8 @@ impl Named for Right {
 }
 
 #[tokio::test]
-async fn a_default_method_has_its_self_type_in_the_key() {
-    local()
+async fn a_default_method_keys_its_self_type() {
+    local_cache()
         .await
         .scope(async {
             assert_eq!(Left.fetch(1).await.as_deref(), Ok("left 1"));

@@ -1,5 +1,5 @@
-//! Kinds of values, and how much a process grows that fills a cache with them. Part of the test `capacity`, and of
-//! the benchmarks in `bench/peers`.
+//! Kinds of values, and the memory that a process needs to fill a cache with them. The test `capacity` and the
+//! benchmarks in `bench/peers` use this file.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use cached_core::{Cache, coordinator_cached};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// A kind's name, and a function that fills a cache of so many bytes and returns by how many this process grew.
+/// The name of a kind, and a function that fills a cache of the given capacity with values of this kind. The
+/// function returns how many bytes this process grew by.
 pub(crate) type Kind = (&'static str, fn(u64) -> u64);
 
 pub(crate) const KINDS: [Kind; 8] = [
@@ -42,32 +43,36 @@ where
     Ok(make(number))
 }
 
-/// Returns the memory that this process has resident, in bytes.
+/// Returns the resident memory of this process in bytes.
 pub(crate) fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("it is listed");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the line is there");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
 }
 
-/// Fills a cache with twice as much as it can hold, and returns by how many bytes this process grew. A value takes
-/// about `size` bytes.
+/// Fills a cache with twice as many values as it can hold. Returns how many bytes this process grew by. A value
+/// takes about `size` bytes.
 fn grown<T>(capacity: u64, size: u64, make: fn(u64) -> T) -> u64
 where
     T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
 {
-    /// An entry takes at least so much more than its value.
-    const RECORDS: u64 = 64;
+    /// The least number of bytes that an entry takes beside its value.
+    const OVERHEAD: u64 = 64;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        let cache = Cache::builder().local_capacity(capacity).build().await.expect("it fits");
+        let cache = Cache::builder()
+            .local_capacity(capacity)
+            .build()
+            .await
+            .expect("the settings are valid");
         let before = resident();
         let fill = async {
-            for number in 0..2 * capacity / (size + RECORDS) {
-                filled(make, number).await.expect("it is made");
+            for number in 0..2 * capacity / (size + OVERHEAD) {
+                filled(make, number).await.expect("no call fails");
             }
         };
         cache.scope(fill).await;
-        // The cache is still there.
+        // The cache must be alive while the memory is measured.
         let grown = resident() - before;
         drop(cache);
         grown

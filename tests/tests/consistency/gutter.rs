@@ -1,15 +1,15 @@
-//! One key in two processes that may each lose sight of its home and of the gutter, as a state
-//! machine like that of `model`, and smaller: without a local tier and without flights, which know
-//! nothing of servers. The functions of `cached-core` that a step stands for are named beside it.
+//! A state machine of one key, two processes, the home server of the key and its gutter server. Each process may
+//! lose the connection to either server. The machine has no local tier and no flights, since servers do not matter
+//! to those.
 
-mod acting;
 mod canonical;
+mod process;
 
 use std::cell::RefCell;
 
-use acting::Acting;
+use process::ProcessSteps;
 
-use crate::search::{Event, Model, Search, Steps, Violation, search};
+use crate::search::{Model, NextStates, SearchResult, Step, Violation, search};
 
 type Value = u8;
 /// A set of values.
@@ -23,38 +23,38 @@ const HOME: usize = 0;
 const GUTTER: usize = 1;
 
 #[derive(Clone, Copy, Debug)]
-struct Scope {
+struct Bounds {
     calls: u8,
     changes: u8,
-    /// Exchanges that fail, carried out or not; what is cancelled and dropped.
+    /// Failed exchanges, executed or not; cancelled calls and dropped changes.
     mishaps: u8,
     overwritable: bool,
-    broken: Broken,
+    broken: BrokenRule,
 }
 
-/// A rule that is broken, to see that the search finds out.
+/// A rule that the model breaks, to show that the search detects it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Broken {
+enum BrokenRule {
     Nothing,
-    /// An invalidation reaches the key's home alone.
-    GutterNotTold,
-    /// An overwrite does not remove what stands in.
+    /// An invalidation reaches only the home.
+    GutterNotInvalidated,
+    /// An overwrite does not remove the value in the gutter.
     OverwriteLeavesGutter,
-    /// What could not be told is not remembered.
-    NotOwed,
-    /// What the gutter could not be told is not remembered.
-    NotOwedInGutter,
-    /// A change that is dropped while its home is told leaves the gutter as it is.
-    DroppedUntold,
-    /// A server is asked for what it was not told yet.
-    AskedUntold,
-    /// A server is in rotation again before it was told.
-    BackUntold,
-    /// A fill whose server is lost is added in the gutter, without a lease of it.
+    /// A failed invalidation leaves no hint.
+    NoHint,
+    /// A failed invalidation of the gutter leaves no hint.
+    NoHintForGutter,
+    /// A change that is dropped at the home leaves no hint for the gutter.
+    DroppedWithoutHint,
+    /// A server is read while there is a hint for it.
+    ReadBeforeHint,
+    /// A server returns to rotation before its hint is delivered.
+    BackBeforeHint,
+    /// A fill whose server is lost is added to the gutter, without a lease there.
     FilledElsewhere,
-    /// A fill goes to where its process would look now, under the CAS of where it did look.
-    CasOfAnother,
-    /// An `Ok` is returned where the gutter alone was told.
+    /// A fill goes to the other server, under the CAS number of the server that was read.
+    CasOfOtherServer,
+    /// A change that reached only the gutter returns `Ok`.
     OkWithoutHome,
 }
 
@@ -68,24 +68,24 @@ enum Item {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Server {
     item: Item,
-    /// The next. Each server counts its own.
+    /// The next CAS number. Each server counts its own.
     cas: u8,
 }
 
-/// A call; `old` is what it must not be answered with.
+/// A call. It must not be answered with a value in `old`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Caller {
     Idle,
-    Asking {
+    Reading {
         at: usize,
         old: Values,
     },
-    /// Under the lease with this CAS of that server, or without.
+    /// `lease` is the server that granted a lease, and the CAS number of the lease.
     Fetching {
         lease: Option<(usize, u8)>,
         value: Value,
     },
-    /// The caller is answered.
+    /// The caller is answered, and the fill runs in the background.
     Filling {
         at: usize,
         cas: u8,
@@ -100,7 +100,7 @@ enum Caller {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Change {
     Idle,
-    /// The new value is being written; then the other server is told.
+    /// The new value is being written. The other server is invalidated afterwards.
     Writing {
         at: usize,
         value: Value,
@@ -110,12 +110,12 @@ enum Change {
         at: usize,
         old: Values,
     },
-    /// The entry is being removed; `failed` where that cannot make the change succeed.
-    TellingHome {
+    /// The entry is being removed. With `failed` the change returns an error in any case.
+    InvalidatingHome {
         failed: bool,
         old: Values,
     },
-    TellingGutter {
+    InvalidatingGutter {
         failed: bool,
         old: Values,
     },
@@ -124,10 +124,10 @@ enum Change {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Process {
     ejected: [bool; 2],
-    owes: [bool; 2],
+    hints: [bool; 2],
     caller: Caller,
     change: Change,
-    /// What its own changes have done away with.
+    /// The values that changes of this process have replaced.
     old: Values,
 }
 
@@ -136,8 +136,8 @@ struct State {
     servers: [Server; 2],
     processes: [Process; 2],
     next: Value,
-    /// What changes that returned `Ok` have done away with at home, and what was done away with in
-    /// the gutter.
+    /// The values that must not be at home, because changes that returned `Ok` have replaced them; and the values
+    /// that were removed from the gutter.
     old: [Values; 2],
     calls: u8,
     changes: u8,
@@ -145,19 +145,19 @@ struct State {
 }
 
 impl Process {
-    /// `Server::serves`.
-    fn serves(&self, at: usize, scope: &Scope) -> bool {
-        !self.ejected[at] && (!self.owes[at] || scope.broken == Broken::AskedUntold)
+    /// Returns true if the process may use the server.
+    fn serves(&self, at: usize, bounds: &Bounds) -> bool {
+        !self.ejected[at] && (!self.hints[at] || bounds.broken == BrokenRule::ReadBeforeHint)
     }
 
-    /// `Untold`, dropped.
-    fn owe(&mut self, at: usize, scope: &Scope) {
-        let remembered = match scope.broken {
-            Broken::NotOwed => false,
-            Broken::NotOwedInGutter => at == HOME,
+    /// Keeps a hint for a server that an invalidation did not reach.
+    fn keep_hint(&mut self, at: usize, bounds: &Bounds) {
+        let is_kept = match bounds.broken {
+            BrokenRule::NoHint => false,
+            BrokenRule::NoHintForGutter => at == HOME,
             _ => true,
         };
-        self.owes[at] |= remembered;
+        self.hints[at] |= is_kept;
     }
 }
 
@@ -176,12 +176,12 @@ impl Server {
 }
 
 impl Model for State {
-    type Scope = Scope;
+    type Bounds = Bounds;
 
     fn first() -> State {
         let process = Process {
             ejected: [false; 2],
-            owes: [false; 2],
+            hints: [false; 2],
             caller: Caller::Idle,
             change: Change::Idle,
             old: 0,
@@ -197,21 +197,21 @@ impl Model for State {
         }
     }
 
-    fn steps(&self, scope: &Scope) -> Steps<State> {
-        let steps = RefCell::new(Steps::new());
+    fn steps(&self, bounds: &Bounds) -> NextStates<State> {
+        let steps = RefCell::new(NextStates::new());
         for process in 0..2 {
-            let acting = Acting { state: self, scope, process, steps: &steps };
-            acting.call();
-            acting.change();
-            acting.mend();
+            let steps_of = ProcessSteps { state: self, bounds, process, steps: &steps };
+            steps_of.call();
+            steps_of.change();
+            steps_of.recover();
         }
         for at in [HOME, GUTTER] {
             if self.servers[at].item != Item::Absent {
                 let mut next = *self;
                 next.servers[at].item = Item::Absent;
-                let who = ["its home", "the gutter"][at];
-                let what = "what is there expires or is lost";
-                let event = Event { who, what, from_outside: false };
+                let actor = ["its home", "the gutter"][at];
+                let action = "the item expires or is lost";
+                let event = Step { actor, action, is_external: false };
                 steps.borrow_mut().push((event, Ok(next.canonical())));
             }
         }
@@ -231,7 +231,7 @@ impl State {
         self.next - 1
     }
 
-    /// What a change does away with: all but what another change is about to store.
+    /// Returns the values that a change replaces: all but those that concurrent changes are about to store.
     fn old(&self) -> Values {
         let stored = |values, process: &Process| match process.change {
             Change::Writing { value, .. } => values | 1 << value,
@@ -247,43 +247,44 @@ impl State {
         });
         match (home, gutter) {
             (true, _) => Err("its home has a value from before a change that returned Ok"),
-            (_, true) => Err("the gutter has a value from before it was told"),
+            (_, true) => Err("the gutter has a value from before it was invalidated"),
             _ => Ok(self),
         }
     }
 }
 
-const WRITE_ONCE: Scope =
-    Scope { calls: 3, changes: 1, mishaps: 1, overwritable: false, broken: Broken::Nothing };
-const OVERWRITABLE: Scope = Scope { calls: 2, mishaps: 2, overwritable: true, ..WRITE_ONCE };
-const TWO_CHANGES: Scope = Scope { changes: 2, mishaps: 1, ..OVERWRITABLE };
+const WRITE_ONCE: Bounds =
+    Bounds { calls: 3, changes: 1, mishaps: 1, overwritable: false, broken: BrokenRule::Nothing };
+const OVERWRITABLE: Bounds = Bounds { calls: 2, mishaps: 2, overwritable: true, ..WRITE_ONCE };
+const TWO_CHANGES: Bounds = Bounds { changes: 2, mishaps: 1, ..OVERWRITABLE };
 
 #[test]
 fn the_gutter_holds_in_every_order() {
-    for scope in [WRITE_ONCE, OVERWRITABLE, TWO_CHANGES] {
-        let Search { states, violation } = search::<State>(&scope);
-        println!("{scope:?}: {states} states");
+    for bounds in [WRITE_ONCE, OVERWRITABLE, TWO_CHANGES] {
+        let SearchResult { states, violation } = search::<State>(&bounds);
+        println!("{bounds:?}: {states} states");
         assert!(violation.is_none(), "{states} states: {}", violation.unwrap_or_default());
-        assert!(states > 10_000, "{states} states: the model has hardly moved");
+        assert!(states > 10_000, "{states} states: the model covers too few states");
     }
 }
 
 #[test]
-fn each_broken_rule_of_the_gutter_is_found_out() {
+fn every_broken_gutter_rule_is_detected() {
     for (broken, contains) in [
-        (Broken::GutterNotTold, "is answered by the gutter"),
-        (Broken::OverwriteLeavesGutter, "is answered by the gutter"),
-        (Broken::NotOwed, "is answered by its home"),
-        (Broken::NotOwedInGutter, "is answered by the gutter"),
-        (Broken::DroppedUntold, "drops the change"),
-        (Broken::AskedUntold, "is answered by its home"),
-        (Broken::BackUntold, "what it missed"),
-        (Broken::FilledElsewhere, "does not fill what is lost"),
-        (Broken::CasOfAnother, "wins a lease of the gutter"),
-        (Broken::OkWithoutHome, ""),
+        (BrokenRule::GutterNotInvalidated, "is answered by the gutter"),
+        (BrokenRule::OverwriteLeavesGutter, "is answered by the gutter"),
+        (BrokenRule::NoHint, "is answered by its home"),
+        (BrokenRule::NoHintForGutter, "is answered by the gutter"),
+        (BrokenRule::DroppedWithoutHint, "drops the change"),
+        (BrokenRule::ReadBeforeHint, "is answered by its home"),
+        (BrokenRule::BackBeforeHint, "delivers the hint"),
+        (BrokenRule::FilledElsewhere, "cannot fill a lost server"),
+        (BrokenRule::CasOfOtherServer, "wins a lease of the gutter"),
+        (BrokenRule::OkWithoutHome, ""),
     ] {
-        let found = search::<State>(&Scope { broken, ..OVERWRITABLE });
-        let trace = found.violation.unwrap_or_else(|| panic!("{broken:?}: no trace is found"));
+        let found = search::<State>(&Bounds { broken, ..OVERWRITABLE });
+        let trace =
+            found.violation.unwrap_or_else(|| panic!("{broken:?}: the search finds no violation"));
         println!("{broken:?}:\n{trace}");
         assert!(trace.contains(contains), "{broken:?}:\n{trace}");
     }

@@ -1,5 +1,6 @@
-//! What `docs/guide/consistency.md` promises: looked at in every order in which it can happen, on a
-//! model; and the worst orders played to the library on a real memcached.
+//! In a process of its own, because the search is slow unless the package is optimized. Checks the promises of
+//! `docs/guide/consistency.md`: `model` and `gutter` in every order of steps, and `replay` in the worst orders, with the
+//! library and a memcached process.
 #![allow(missing_docs)]
 
 mod gutter;
@@ -7,102 +8,103 @@ mod model;
 mod replay;
 mod search;
 
-use model::{Broken, Scope, State};
-use search::{Search, search};
+use model::{Bounds, BrokenRule, State};
+use search::{SearchResult, search};
 
-const WRITE_ONCE: Scope = Scope {
+const WRITE_ONCE: Bounds = Bounds {
     calls: 3,
     changes: 1,
     mishaps: 1,
     expiries: 1,
     overwritable: false,
     keeps_stale: false,
-    broken: Broken::Nothing,
+    broken: BrokenRule::Nothing,
 };
-const OVERWRITABLE: Scope =
-    Scope { calls: 2, changes: 2, expiries: 0, overwritable: true, ..WRITE_ONCE };
-const KEPT_FOR_ERRORS: Scope = Scope { calls: 2, keeps_stale: true, expiries: 2, ..WRITE_ONCE };
+const OVERWRITABLE: Bounds =
+    Bounds { calls: 2, changes: 2, expiries: 0, overwritable: true, ..WRITE_ONCE };
+const KEPT_FOR_ERRORS: Bounds = Bounds { calls: 2, keeps_stale: true, expiries: 2, ..WRITE_ONCE };
 
-fn holds(scope: Scope) {
-    let Search { states, violation } = search::<State>(&scope);
+fn assert_holds(bounds: Bounds) {
+    let SearchResult { states, violation } = search::<State>(&bounds);
     assert!(violation.is_none(), "{states} states: {}", violation.unwrap_or_default());
     println!("{states} states");
-    assert!(states > 10_000, "{states} states: the model has hardly moved");
+    assert!(states > 10_000, "{states} states: the model covers too few states");
 }
 
-/// The trace that is found with one rule broken.
-fn counterexample(scope: Scope, broken: Broken) -> String {
-    let found = search::<State>(&Scope { broken, ..scope });
-    let trace = found.violation.unwrap_or_else(|| panic!("{broken:?}: no trace is found"));
+/// Returns the trace that the search finds when a rule is broken.
+fn counterexample(bounds: Bounds, broken: BrokenRule) -> String {
+    let found = search::<State>(&Bounds { broken, ..bounds });
+    let trace =
+        found.violation.unwrap_or_else(|| panic!("{broken:?}: the search finds no violation"));
     println!("{broken:?}:\n{trace}");
     trace
 }
 
 #[test]
 fn write_once_entries_hold_in_every_order() {
-    holds(WRITE_ONCE);
+    assert_holds(WRITE_ONCE);
 }
 
 #[test]
 fn overwritable_entries_hold_in_every_order() {
-    holds(OVERWRITABLE);
+    assert_holds(OVERWRITABLE);
 }
 
 #[test]
 fn entries_kept_for_errors_hold_in_every_order() {
-    holds(KEPT_FOR_ERRORS);
+    assert_holds(KEPT_FOR_ERRORS);
 }
 
 #[test]
-fn a_fill_without_cas_is_found_out() {
-    let trace = counterexample(WRITE_ONCE, Broken::FillWithoutCas);
+fn a_fill_without_cas_is_detected() {
+    let trace = counterexample(WRITE_ONCE, BrokenRule::FillWithoutCas);
     assert!(trace.contains("the lease ends") || trace.contains("invalidates"), "{trace}");
 }
 
 #[test]
-fn a_publication_without_ticket_is_found_out() {
-    let trace = counterexample(WRITE_ONCE, Broken::PublishWithoutTicket);
+fn a_store_without_fill_token_is_detected() {
+    let trace = counterexample(WRITE_ONCE, BrokenRule::StoreWithoutToken);
     assert!(trace.contains("invalidates"), "{trace}");
 }
 
 #[test]
-fn clearing_the_process_only_before_memcached_is_told_is_found_out() {
-    let trace = counterexample(WRITE_ONCE, Broken::ForgetOnce);
+fn clearing_the_local_tier_once_is_detected() {
+    let trace = counterexample(WRITE_ONCE, BrokenRule::ClearOnce);
     assert!(trace.contains("answers with what memcached had"), "{trace}");
 }
 
 #[test]
-fn following_a_fetch_from_before_an_invalidation_is_found_out() {
-    let trace = counterexample(WRITE_ONCE, Broken::KeepFlight);
+fn following_an_invalidated_fetch_is_detected() {
+    let trace = counterexample(WRITE_ONCE, BrokenRule::KeepFlight);
     assert!(trace.contains("follows"), "{trace}");
 }
 
 #[test]
-fn a_lease_for_two_is_found_out() {
-    counterexample(WRITE_ONCE, Broken::LeaseForTwo);
+fn a_lease_for_two_callers_is_detected() {
+    counterexample(WRITE_ONCE, BrokenRule::LeaseForTwo);
 }
 
 #[test]
-fn a_placeholder_taken_for_a_value_is_found_out() {
-    counterexample(WRITE_ONCE, Broken::PlaceholderIsValue);
+fn a_placeholder_read_as_value_is_detected() {
+    counterexample(WRITE_ONCE, BrokenRule::PlaceholderIsValue);
 }
 
 #[test]
-fn waiting_for_ever_is_found_out() {
-    let trace = counterexample(WRITE_ONCE, Broken::WaitForEver);
-    assert!(trace.ends_with("somebody waits for ever"), "{trace}");
+fn waiting_forever_is_detected() {
+    let trace = counterexample(WRITE_ONCE, BrokenRule::WaitForever);
+    assert!(trace.ends_with("a caller waits forever"), "{trace}");
 }
 
 #[test]
-fn a_cas_that_outlives_its_server_is_found_out() {
-    let scope = Scope { mishaps: 1, calls: 2, ..WRITE_ONCE };
-    let trace = counterexample(scope, Broken::CasOutlivesServer);
+fn a_cas_that_outlives_its_server_is_detected() {
+    let bounds = Bounds { mishaps: 1, calls: 2, ..WRITE_ONCE };
+    let trace = counterexample(bounds, BrokenRule::CasOutlivesServer);
     assert!(trace.contains("comes back empty"), "{trace}");
 }
 
-/// Not a rule of ours: it is how memcached is, and `docs/guide/consistency.md` says so.
+/// This rule is not broken by the library: memcached executes writes late, as `docs/guide/consistency.md` says.
 #[test]
-fn what_memcached_does_not_promise_is_known() {
-    let trace = counterexample(OVERWRITABLE, Broken::LateWrites);
+fn late_writes_of_memcached_break_the_promise() {
+    let trace = counterexample(OVERWRITABLE, BrokenRule::LateWrites);
     assert!(trace.contains("timed out"), "{trace}");
 }

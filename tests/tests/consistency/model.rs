@@ -1,8 +1,7 @@
-//! One key in two processes and a memcached, as a state machine small enough to look at whole.
+//! A state machine of one key, two processes and a memcached, small enough to explore completely.
 //!
-//! Each step is one that nothing can come in between: what a process does under one lock, or what
-//! memcached does for one command. The functions of `cached-core` that a step stands for are named
-//! beside it; a step that changes there has to change here.
+//! Each step is atomic: it is what a process does under one lock, or what memcached does for one command. A comment
+//! names the function of `cached-core` that a step models. A change of that function must be repeated here.
 
 mod call;
 mod canonical;
@@ -11,11 +10,11 @@ mod change;
 use call::Call;
 use change::change_steps;
 
-use crate::search::{Event, Model, Steps, Violation};
+use crate::search::{Model, NextStates, Step, Violation};
 
-/// What a fetch or an overwrite made, by number: 1 is the first.
+/// A value that a fetch or an overwrite made. The first one is 1.
 pub(crate) type Value = u8;
-/// What a reader would have in hand that took a placeholder for a value.
+/// The value of a reader that takes a placeholder for a value.
 pub(crate) const PLACEHOLDER: Value = 0;
 
 /// A set of values.
@@ -25,43 +24,43 @@ fn has(values: Values, value: Value) -> bool {
     values & (1 << value) != 0
 }
 
-/// What may happen, and how often.
+/// The operations of one search, and how often each may happen.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Scope {
+pub(crate) struct Bounds {
     pub(crate) calls: u8,
     pub(crate) changes: u8,
-    /// Kills, cancellations, answers that are lost.
+    /// Kills, cancellations and lost answers.
     pub(crate) mishaps: u8,
-    /// Ends of an item's or a local entry's lifetime. Leases end at any time.
+    /// Expiries of items and local entries. Leases end at any time.
     pub(crate) expiries: u8,
-    /// Whether the function declares a reason; else what changes an entry is `invalidate` alone.
+    /// True if the function declares `overwrite`. Otherwise the only change is `invalidate`.
     pub(crate) overwritable: bool,
-    /// Whether it declares `stale_if_error`.
+    /// True if the function declares `stale_if_error`.
     pub(crate) keeps_stale: bool,
-    pub(crate) broken: Broken,
+    pub(crate) broken: BrokenRule,
 }
 
-/// A rule that is broken, to see that the search finds out. The last is not a rule of the
-/// library: it is what memcached does not promise.
+/// A rule that the model breaks, to show that the search detects it. `LateWrites` is not a rule of the library but
+/// a behaviour of memcached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Broken {
+pub(crate) enum BrokenRule {
     Nothing,
-    /// A fill is stored whatever became of the lease.
+    /// A fill is stored even when its lease is gone.
     FillWithoutCas,
-    /// A local publication does not look at its ticket.
-    PublishWithoutTicket,
-    /// The process forgets the entry before memcached is told, and not again after.
-    ForgetOnce,
-    /// Callers who come after an invalidation join the flight from before it.
+    /// The local tier stores a value without checking its fill token.
+    StoreWithoutToken,
+    /// The process clears its local tier before the command to memcached, and not again after it.
+    ClearOnce,
+    /// Callers after an invalidation join a flight from before it.
     KeepFlight,
-    /// A lease that is held is granted again.
+    /// A lease is granted to two callers.
     LeaseForTwo,
     PlaceholderIsValue,
-    /// Who waits for a lease never gives up, and leases do not end.
-    WaitForEver,
-    /// A CAS is shown to the server also after a restart, when it counts from the start again.
+    /// A waiting caller never gives up, and leases never end.
+    WaitForever,
+    /// An old CAS number is sent to a server that was restarted and counts from the start.
     CasOutlivesServer,
-    /// A write that timed out is carried out later all the same.
+    /// memcached executes a write after it has timed out.
     LateWrites,
 }
 
@@ -71,12 +70,12 @@ pub(crate) enum Item {
     Placeholder {
         cas: u8,
     },
-    /// `stale`: expired, and kept for a fetch that fails; `won`: somebody may replace it.
+    /// `stale` is true if the value has expired and is kept for errors; `claimed`, if a refresh claim is held.
     Value {
         value: Value,
         cas: u8,
         stale: bool,
-        won: bool,
+        claimed: bool,
     },
 }
 
@@ -85,49 +84,50 @@ pub(crate) enum Found {
     Item(Value),
     Lease(u8),
     Busy,
-    /// A stale item and the right to replace it, or that somebody else has it.
-    Won(u8),
-    Passed(u8),
+    /// A stale item, with the refresh claim.
+    Claimed(u8),
+    /// A stale item whose refresh claim another caller holds.
+    ClaimTaken(u8),
 }
 
-/// `call::Right`.
+/// The condition under which a fetched value may be stored in memcached.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) enum Right {
+pub(crate) enum FillCondition {
     Lease { cas: u8, of_item: bool },
     Replace { cas: u8 },
     Nothing,
 }
 
-/// A call of the annotated function. `old` is what it must not be answered with: what was there
-/// when a change returned that this process made before the call.
+/// A call of the annotated function. The call must not be answered with a value in `old`: changes that this process
+/// made before the call have replaced those.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Caller {
     Idle,
     Following {
         old: Values,
     },
-    /// Promoted, and not polled yet; with the lease that its leader had won.
-    Heir {
-        right: Option<Right>,
+    /// A follower that takes the lead over, with the lease of the former leader, and is not polled yet.
+    Successor {
+        right: Option<FillCondition>,
         old: Values,
     },
     Leading {
-        ticket: u8,
+        token: u8,
         old: Values,
     },
-    /// memcached has answered, and the caller has not seen it yet.
+    /// memcached has answered, and the caller has not read the answer yet.
     Reading {
-        ticket: u8,
+        token: u8,
         found: Found,
         old: Values,
     },
     Fetching {
-        ticket: u8,
-        right: Right,
+        token: u8,
+        right: FillCondition,
         value: Value,
         old: Values,
     },
-    /// The caller is answered; what is left happens in the background.
+    /// The caller is answered, and the fill runs in the background.
     Filling {
         cas: u8,
         of_item: bool,
@@ -139,27 +139,27 @@ pub(crate) enum Caller {
     },
 }
 
-/// An `invalidate` or `overwrite` under way; `old` is what was there when it was called.
+/// A running `invalidate` or `overwrite`. `old` contains the values that were there when it was called.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Change {
     Idle,
     Invalidating { old: Values },
     Invalidated { old: Values },
-    Overwriting { value: Value, ticket: u8, old: Values },
-    Overwritten { value: Value, ticket: u8, old: Values },
-    Publishing { value: Value, ticket: Option<u8>, old: Values },
+    Overwriting { value: Value, token: u8, old: Values },
+    Overwritten { value: Value, token: u8, old: Values },
+    StoringLocally { value: Value, token: Option<u8>, old: Values },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Process {
     pub(crate) local: Option<Value>,
-    /// `Local::stripes`: counts invalidations.
-    count: u8,
-    /// Which caller leads the flight that newcomers join.
+    /// The invalidation epoch of the key's stripe.
+    epoch: u8,
+    /// The caller that leads the flight which new callers join.
     flight: Option<u8>,
     pub(crate) callers: [Caller; 2],
     pub(crate) change: Change,
-    /// What this process's own changes have done away with.
+    /// The values that changes of this process have replaced.
     old: Values,
 }
 
@@ -169,9 +169,9 @@ pub(crate) struct State {
     cas: u8,
     next: Value,
     pub(crate) processes: [Process; 2],
-    /// What changes that have returned, of any process, have done away with.
+    /// The values that finished changes of any process have replaced.
     old: Values,
-    /// The leases that somebody fetches or has fetched under.
+    /// The leases under which a fetch has begun.
     fetched: u16,
     late: Option<Value>,
     calls: u8,
@@ -183,12 +183,12 @@ pub(crate) struct State {
 const SERVER: usize = 2;
 
 impl Model for State {
-    type Scope = Scope;
+    type Bounds = Bounds;
 
     fn first() -> State {
         let process = Process {
             local: None,
-            count: 0,
+            epoch: 0,
             flight: None,
             callers: [Caller::Idle; 2],
             change: Change::Idle,
@@ -215,14 +215,14 @@ impl Model for State {
             .all(|process| process.change == Change::Idle && process.callers == [Caller::Idle; 2])
     }
 
-    fn steps(&self, scope: &Scope) -> Steps<State> {
-        steps(self, scope)
+    fn steps(&self, bounds: &Bounds) -> NextStates<State> {
+        steps(self, bounds)
     }
 }
 
 impl State {
-    /// What a change does away with: all that there is, and what fetches under way will make of it.
-    /// Not what another change under way stores: either of the two may come last.
+    /// Returns the values that a change replaces: all present values, and those of running fetches. The value of a
+    /// concurrent change is not among them, because either change may come last.
     fn old(&self) -> Values {
         let under_way = self.processes.iter().fold(0, |values, process| {
             values | process.change.value().map_or(0, |value| 1 << value)
@@ -240,7 +240,7 @@ impl State {
         self.cas - 1
     }
 
-    /// What holds in every state.
+    /// Checks what must hold in every state.
     fn check(&self) -> Result<(), Violation> {
         if let Item::Value { value, .. } = self.item
             && has(self.old, value)
@@ -256,48 +256,48 @@ impl State {
     }
 }
 
-fn steps(state: &State, scope: &Scope) -> Steps<State> {
-    let mut steps = Steps::new();
-    let mut add = |process, what, from_outside, next: Result<State, Violation>| {
-        let next = next.and_then(|next| next.check().map(|()| next.canonical(scope)));
-        let who = ["process a", "process b", "memcached"][process];
-        steps.push((Event { who, what, from_outside }, next));
+fn steps(state: &State, bounds: &Bounds) -> NextStates<State> {
+    let mut steps = NextStates::new();
+    let mut add = |process, action, is_external, next: Result<State, Violation>| {
+        let next = next.and_then(|next| next.check().map(|()| next.canonical(bounds)));
+        let actor = ["process a", "process b", "memcached"][process];
+        steps.push((Step { actor, action, is_external }, next));
     };
     for process in 0..2 {
         for caller in 0..2 {
-            Call { state, scope, process, caller }.steps(&mut add);
+            Call { state, bounds, process, caller }.steps(&mut add);
         }
-        change_steps(state, scope, process, &mut add);
-        if state.mishaps < scope.mishaps {
+        change_steps(state, bounds, process, &mut add);
+        if state.mishaps < bounds.mishaps {
             let mut next = *state;
             next.mishaps += 1;
             next.processes[process] = State::first().processes[process];
             if next.processes[process] != state.processes[process] {
-                add(process, "is killed, and another starts", true, Ok(next));
+                add(process, "is killed, and a new one starts", true, Ok(next));
             }
         }
-        if state.expiries < scope.expiries && state.processes[process].local.is_some() {
+        if state.expiries < bounds.expiries && state.processes[process].local.is_some() {
             let mut next = *state;
             next.expiries += 1;
             next.processes[process].local = None;
             add(process, "the local entry expires", false, Ok(next));
         }
     }
-    server_steps(state, scope, &mut add);
+    server_steps(state, bounds, &mut add);
     steps
 }
 
 type Add<'a> = dyn FnMut(usize, &'static str, bool, Result<State, Violation>) + 'a;
 
-fn server_steps(state: &State, scope: &Scope, add: &mut Add<'_>) {
+fn server_steps(state: &State, bounds: &Bounds, add: &mut Add<'_>) {
     let with = |item| Ok(State { item, ..*state });
     match state.item {
         Item::Absent => {}
-        Item::Placeholder { .. } if scope.broken == Broken::WaitForEver => {}
+        Item::Placeholder { .. } if bounds.broken == BrokenRule::WaitForever => {}
         Item::Placeholder { .. } => add(SERVER, "the lease ends", false, with(Item::Absent)),
-        Item::Value { value, cas, stale, .. } if state.expiries < scope.expiries => {
-            let item = match scope.keeps_stale && !stale {
-                true => Item::Value { value, cas, stale: true, won: false },
+        Item::Value { value, cas, stale, .. } if state.expiries < bounds.expiries => {
+            let item = match bounds.keeps_stale && !stale {
+                true => Item::Value { value, cas, stale: true, claimed: false },
                 false => Item::Absent,
             };
             let next = State { item, expiries: state.expiries + 1, ..*state };
@@ -305,9 +305,9 @@ fn server_steps(state: &State, scope: &Scope, add: &mut Add<'_>) {
         }
         Item::Value { .. } => {}
     }
-    if state.mishaps < scope.mishaps && state.item != Item::Absent {
+    if state.mishaps < bounds.mishaps && state.item != Item::Absent {
         let mut next = State { item: Item::Absent, mishaps: state.mishaps + 1, ..*state };
-        if scope.broken == Broken::CasOutlivesServer {
+        if bounds.broken == BrokenRule::CasOutlivesServer {
             next.cas = 1;
         }
         add(SERVER, "is lost, and comes back empty", true, Ok(next));
@@ -315,50 +315,51 @@ fn server_steps(state: &State, scope: &Scope, add: &mut Add<'_>) {
     if let Some(value) = state.late {
         let mut next = State { late: None, ..*state };
         let cas = next.new_cas();
-        next.item = Item::Value { value, cas, stale: false, won: false };
-        add(SERVER, "carries out the write that had timed out", true, Ok(next));
+        next.item = Item::Value { value, cas, stale: false, claimed: false };
+        add(SERVER, "executes the write that has timed out", true, Ok(next));
     }
 }
 
-/// `Server::read` with lease terms.
-fn read_or_lease(state: &mut State, scope: &Scope) -> Found {
+/// Models a read that may take the lease.
+fn read_or_lease(state: &mut State, bounds: &Bounds) -> Found {
     match state.item {
         Item::Absent => {
             let cas = state.new_cas();
             state.item = Item::Placeholder { cas };
             Found::Lease(cas)
         }
-        Item::Placeholder { cas } if scope.broken == Broken::LeaseForTwo => Found::Lease(cas),
-        Item::Placeholder { .. } if scope.broken == Broken::PlaceholderIsValue => {
+        Item::Placeholder { cas } if bounds.broken == BrokenRule::LeaseForTwo => Found::Lease(cas),
+        Item::Placeholder { .. } if bounds.broken == BrokenRule::PlaceholderIsValue => {
             Found::Item(PLACEHOLDER)
         }
         Item::Placeholder { .. } => Found::Busy,
         Item::Value { value, stale: false, .. } => Found::Item(value),
-        Item::Value { cas, won: true, .. } => Found::Passed(cas),
-        Item::Value { value, cas, won: false, .. } => {
-            state.item = Item::Value { value, cas, stale: true, won: true };
-            Found::Won(cas)
+        Item::Value { cas, claimed: true, .. } => Found::ClaimTaken(cas),
+        Item::Value { value, cas, claimed: false, .. } => {
+            state.item = Item::Value { value, cas, stale: true, claimed: true };
+            Found::Claimed(cas)
         }
     }
 }
 
 impl Process {
-    /// `Local::publish` with `Write::Once`.
-    fn publish(&mut self, ticket: u8, value: Value, scope: &Scope) {
-        let in_time = ticket == self.count || scope.broken == Broken::PublishWithoutTicket;
-        if in_time && self.local.is_none() {
+    /// Models the local store of a write-once value.
+    fn store_local(&mut self, token: u8, value: Value, bounds: &Bounds) {
+        let is_current = token == self.epoch || bounds.broken == BrokenRule::StoreWithoutToken;
+        if is_current && self.local.is_none() {
             self.local = Some(value);
         }
     }
 
-    /// `Cache::forget`.
-    fn forget(&mut self, before: Option<u8>, scope: &Scope) -> Option<u8> {
-        if scope.broken != Broken::KeepFlight {
+    /// Models the clearing of the local tier and of the flight. Returns a new token unless an invalidation has
+    /// overtaken the given one.
+    fn clear_local(&mut self, before: Option<u8>, bounds: &Bounds) -> Option<u8> {
+        if bounds.broken != BrokenRule::KeepFlight {
             self.flight = None;
         }
-        let in_time = before.is_none_or(|before| before == self.count);
-        self.count += 1;
+        let is_current = before.is_none_or(|before| before == self.epoch);
+        self.epoch += 1;
         self.local = None;
-        in_time.then_some(self.count)
+        is_current.then_some(self.epoch)
     }
 }

@@ -1,5 +1,6 @@
-//! The worst traces of the model, played to the library on a real memcached: two caches are two
-//! processes, a gate in each fetch and one before memcached fix the order.
+//! Replays the worst traces of the model with the library and a memcached process.
+//!
+//! Two caches stand for two processes. A gate in each fetch and a proxy before memcached fix the order of steps.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -14,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 
-/// What the fetch asks. A fetch sees the state of when it begins, and ends when it is let.
+/// A service whose fetches return the state at their beginning, and end when the test allows it.
 struct Upstream {
     state: AtomicU32,
     began: Semaphore,
@@ -30,21 +31,21 @@ impl Upstream {
     async fn fetch(&self) -> u32 {
         let state = self.state.load(Ordering::SeqCst);
         self.began.add_permits(1);
-        self.may_end.acquire().await.expect("it stays open").forget();
+        self.may_end.acquire().await.expect("the semaphore stays open").forget();
         state
     }
 
     /// Waits until one more fetch has begun.
     async fn fetch_began(&self) {
         let began = tokio::time::timeout(Duration::from_secs(10), self.began.acquire());
-        began.await.expect("a fetch begins").expect("it stays open").forget();
+        began.await.expect("a fetch begins").expect("the semaphore stays open").forget();
     }
 
     fn let_one_end(&self) {
         self.may_end.add_permits(1);
     }
 
-    /// What is fetched from here on is new.
+    /// Changes the state. Later fetches return a new value.
     fn changes(&self) {
         self.state.fetch_add(1, Ordering::SeqCst);
     }
@@ -67,7 +68,7 @@ async fn profile(upstream: &Upstream, user: u32) -> Result<u32, String> {
     Ok(upstream.fetch().await)
 }
 
-async fn process(address: &str) -> Cache {
+async fn new_process(address: &str) -> Cache {
     with_lease(address, 20).await
 }
 
@@ -86,30 +87,31 @@ async fn returns(call: JoinHandle<Result<u32, String>>) -> u32 {
 }
 
 async fn invalidate(cache: &Cache) {
-    let told = cache.scope(async { once_entry(7).invalidate().await }).await;
-    told.expect("memcached is told");
+    let invalidated = cache.scope(async { once_entry(7).invalidate().await }).await;
+    invalidated.expect("memcached is reached");
 }
 
-async fn look(cache: &Cache) -> (Option<Tier>, Option<u32>) {
+/// Reads the entry without fetching.
+async fn read(cache: &Cache) -> (Option<Tier>, Option<u32>) {
     let found = cache.scope(async { once_entry(7).get().await }).await;
     (found.tier(), found.into_option())
 }
 
-/// A way to memcached on which a command that begins with `held` is kept until it is let go.
-struct Way {
+/// A proxy before memcached. It holds each command that begins with `held` until the test releases it.
+struct HoldingProxy {
     address: String,
-    holds: UnboundedReceiver<()>,
-    go: Sender<()>,
+    held_commands: UnboundedReceiver<()>,
+    release: Sender<()>,
 }
 
-impl Way {
-    fn to(memcached: &Memcached, held: &'static str) -> Way {
+impl HoldingProxy {
+    fn to(memcached: &Memcached, held: &'static str) -> HoldingProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("it is bound").to_string();
         let server = memcached.address();
-        let (say, holds) = unbounded_channel();
-        let (go, may_go) = channel();
-        let may_go = Arc::new(Mutex::new(may_go));
+        let (report_held, held_commands) = unbounded_channel();
+        let (release, released) = channel();
+        let released = Arc::new(Mutex::new(released));
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect(&server)) else {
@@ -120,14 +122,15 @@ impl Way {
                     return;
                 };
                 std::thread::spawn(move || copy(from, to));
-                let (say, may_go) = (say.clone(), Arc::clone(&may_go));
+                let (report_held, released) = (report_held.clone(), Arc::clone(&released));
                 std::thread::spawn(move || {
                     let mut bytes = [0; 4096];
                     while let Ok(read @ 1..) = client.read(&mut bytes) {
                         if bytes.starts_with(held.as_bytes()) {
-                            let may_go = may_go.lock().expect("nobody panics with it");
-                            let _ = say.send(());
-                            let _ = may_go.recv_timeout(Duration::from_secs(10));
+                            let released =
+                                released.lock().expect("no thread panics while it holds the lock");
+                            let _ = report_held.send(());
+                            let _ = released.recv_timeout(Duration::from_secs(10));
                         }
                         if server.write_all(&bytes[..read]).is_err() {
                             break;
@@ -136,17 +139,17 @@ impl Way {
                 });
             }
         });
-        Way { address, holds, go }
+        HoldingProxy { address, held_commands, release }
     }
 
     /// Waits until a command is held.
-    async fn holds(&mut self) {
-        let held = tokio::time::timeout(Duration::from_secs(10), self.holds.recv());
-        held.await.expect("a command is held").expect("the way is open");
+    async fn wait_for_command(&mut self) {
+        let held = tokio::time::timeout(Duration::from_secs(10), self.held_commands.recv());
+        held.await.expect("a command is held").expect("the proxy runs");
     }
 
-    fn let_go(&self) {
-        self.go.send(()).expect("the way is open");
+    fn release(&self) {
+        self.release.send(()).expect("the proxy runs");
     }
 }
 
@@ -155,32 +158,32 @@ fn copy(mut from: TcpStream, mut to: TcpStream) {
     let _ = to.shutdown(Shutdown::Both);
 }
 
-/// The trace of a fill without CAS.
+/// Replays the trace of a fill without CAS.
 #[tokio::test]
-async fn a_fill_that_an_invalidation_overtook_on_its_way_is_not_stored() {
+async fn a_fill_overtaken_by_an_invalidation_is_refused() {
     let memcached = Memcached::start();
-    let mut way = Way::to(&memcached, "cas ");
-    let a = process(&way.address).await;
+    let mut proxy = HoldingProxy::to(&memcached, "cas ");
+    let a = new_process(&proxy.address).await;
     let upstream = Upstream::new();
     let fetch = call(&a, &upstream);
     upstream.fetch_began().await;
     upstream.let_one_end();
     assert_eq!(returns(fetch).await, 1);
-    way.holds().await;
+    proxy.wait_for_command().await;
     upstream.changes();
     invalidate(&a).await;
-    way.let_go();
+    proxy.release();
     a.flush().await;
-    assert_eq!(look(&a).await, (None, None));
-    assert_eq!(look(&process(&memcached.address()).await).await, (None, None));
+    assert_eq!(read(&a).await, (None, None));
+    assert_eq!(read(&new_process(&memcached.address()).await).await, (None, None));
     assert_eq!(a.stats().get("once").expect("called").fills_dropped, 1);
 }
 
-/// The same from another process: the one that fetched keeps its answer, for 5 s at most.
+/// Here another process invalidates. The process that fetched keeps its answer for 5 s at most.
 #[tokio::test]
-async fn a_fetch_that_another_process_invalidated_stays_in_its_own_for_seconds() {
+async fn an_overtaken_answer_stays_local_for_five_seconds() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached.address()).await, process(&memcached.address()).await);
+    let (a, b) = (new_process(&memcached.address()).await, new_process(&memcached.address()).await);
     let upstream = Upstream::new();
     let fetch = call(&a, &upstream);
     upstream.fetch_began().await;
@@ -190,29 +193,29 @@ async fn a_fetch_that_another_process_invalidated_stays_in_its_own_for_seconds()
     assert_eq!(returns(fetch).await, 1);
     let stored = Instant::now();
     a.flush().await;
-    assert_eq!(look(&b).await, (None, None));
+    assert_eq!(read(&b).await, (None, None));
     let again = call(&b, &upstream);
     upstream.fetch_began().await;
     upstream.let_one_end();
     assert_eq!(returns(again).await, 2);
     b.flush().await;
-    // It was published before `stored`: who still finds it looked within 5 s of that.
+    // The value was stored locally before `stored`, so it must be gone 5 s later.
     loop {
-        let asked = stored.elapsed();
-        if look(&a).await != (Some(Tier::Local), Some(1)) {
+        let read_at = stored.elapsed();
+        if read(&a).await != (Some(Tier::Local), Some(1)) {
             break;
         }
-        assert!(asked < Duration::from_secs(5), "it lives on");
+        assert!(read_at < Duration::from_secs(5), "the local entry does not expire");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(look(&a).await.1, Some(2));
+    assert_eq!(read(&a).await.1, Some(2));
 }
 
-/// The traces of a publication without ticket, and of a flight that outlives an invalidation.
+/// Replays the traces of a local store without fill token, and of a flight that outlives an invalidation.
 #[tokio::test]
-async fn calls_after_an_invalidation_neither_follow_nor_find_the_fetch_from_before() {
+async fn calls_after_an_invalidation_ignore_earlier_fetches() {
     let memcached = Memcached::start();
-    let a = process(&memcached.address()).await;
+    let a = new_process(&memcached.address()).await;
     let upstream = Upstream::new();
     let before = call(&a, &upstream);
     upstream.fetch_began().await;
@@ -221,44 +224,45 @@ async fn calls_after_an_invalidation_neither_follow_nor_find_the_fetch_from_befo
     let after = call(&a, &upstream);
     upstream.fetch_began().await;
     upstream.let_one_end();
-    assert_eq!(returns(before).await, 1, "it was asked before");
+    assert_eq!(returns(before).await, 1, "the call began before the change");
     a.flush().await;
-    assert_eq!(look(&a).await, (None, None));
+    assert_eq!(read(&a).await, (None, None));
     upstream.let_one_end();
     assert_eq!(returns(after).await, 2);
     a.flush().await;
-    assert_eq!(look(&a).await, (Some(Tier::Local), Some(2)));
-    assert_eq!(look(&process(&memcached.address()).await).await.1, Some(2));
+    assert_eq!(read(&a).await, (Some(Tier::Local), Some(2)));
+    assert_eq!(read(&new_process(&memcached.address()).await).await.1, Some(2));
 }
 
-/// The trace of a process that forgets only before memcached is told: another caller reads the
-/// old value there in between.
+/// Replays the trace of a process that clears its local tier only once. Another caller reads the old value from
+/// memcached before the delete is executed.
 #[tokio::test]
-async fn what_is_read_while_memcached_is_being_told_is_forgotten_too() {
+async fn values_read_during_an_invalidation_are_dropped() {
     let memcached = Memcached::start();
-    let mut way = Way::to(&memcached, "md ");
-    let (a, b) = (process(&memcached.address()).await, process(&way.address).await);
+    let mut proxy = HoldingProxy::to(&memcached, "md ");
+    let (a, b) = (new_process(&memcached.address()).await, new_process(&proxy.address).await);
     let upstream = Upstream::new();
     upstream.let_one_end();
     assert_eq!(returns(call(&a, &upstream)).await, 1);
     a.flush().await;
-    let telling = tokio::spawn(b.scope(async { once_entry(7).invalidate().await }));
-    way.holds().await;
+    let invalidation = tokio::spawn(b.scope(async { once_entry(7).invalidate().await }));
+    proxy.wait_for_command().await;
     assert_eq!(returns(call(&b, &upstream)).await, 1);
-    assert_eq!(look(&b).await, (Some(Tier::Local), Some(1)), "it was asked before");
-    // A key has two slots, and so two commands.
-    way.let_go();
-    way.let_go();
-    telling.await.expect("no panic").expect("memcached is told");
-    assert_eq!(look(&b).await, (None, None));
+    assert_eq!(read(&b).await, (Some(Tier::Local), Some(1)), "the call began before the change");
+    // A key has two slots, so an invalidation is two commands.
+    proxy.release();
+    proxy.release();
+    invalidation.await.expect("no panic").expect("memcached is reached");
+    assert_eq!(read(&b).await, (None, None));
 }
 
-/// Write-once: a fetch whose lease is gone, here because memcached has evicted it, fills nothing, least
-/// of all over another's entry.
+/// A fetch whose lease is gone must not fill memcached, and must not replace the entry of another fetch. Here
+/// the lease is removed by a delete.
 #[tokio::test]
-async fn a_fetch_that_outlasts_its_lease_does_not_replace_what_came_after() {
+async fn a_fetch_without_its_lease_replaces_nothing() {
     let memcached = Memcached::start();
-    let (a, b) = (with_lease(&memcached.address(), 2).await, process(&memcached.address()).await);
+    let (a, b) =
+        (with_lease(&memcached.address(), 2).await, new_process(&memcached.address()).await);
     let (slow_upstream, upstream) = (Upstream::new(), Upstream::new());
     let slow = call(&a, &slow_upstream);
     slow_upstream.fetch_began().await;
@@ -272,35 +276,34 @@ async fn a_fetch_that_outlasts_its_lease_does_not_replace_what_came_after() {
     slow_upstream.let_one_end();
     assert_eq!(returns(slow).await, 1);
     a.flush().await;
-    assert_eq!(look(&process(&memcached.address()).await).await.1, Some(2));
+    assert_eq!(read(&new_process(&memcached.address()).await).await.1, Some(2));
 }
 
 #[tokio::test]
-async fn a_fetch_that_was_overwritten_meanwhile_replaces_nothing() {
+async fn an_overwritten_fetch_replaces_nothing() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached.address()).await, process(&memcached.address()).await);
+    let (a, b) = (new_process(&memcached.address()).await, new_process(&memcached.address()).await);
     let upstream = Upstream::new();
     let fetch = tokio::spawn({
         let upstream = Arc::clone(&upstream);
         a.scope(async move { profile(&upstream, 7).await })
     });
     upstream.fetch_began().await;
-    b.scope(async { profile_entry(7).overwrite(9).await }).await.expect("memcached is told");
+    b.scope(async { profile_entry(7).overwrite(9).await }).await.expect("memcached is reached");
     upstream.let_one_end();
     assert_eq!(returns(fetch).await, 1);
     a.flush().await;
-    for cache in [b, process(&memcached.address()).await] {
+    for cache in [b, new_process(&memcached.address()).await] {
         let found = cache.scope(async { profile_entry(7).get().await }).await;
         assert_eq!(found.into_option(), Some(9));
     }
 }
 
-/// Who fetches under a lease that its server has lost stores nothing when that is back, and nobody
-/// waits for it.
+/// The server loses a lease in a restart. The fetch under that lease stores nothing, and no call waits for it.
 #[tokio::test]
-async fn a_server_that_comes_back_empty_knows_no_lease_from_before() {
+async fn a_restarted_server_refuses_earlier_leases() {
     let mut memcached = Memcached::start();
-    let (a, b) = (process(&memcached.address()).await, process(&memcached.address()).await);
+    let (a, b) = (new_process(&memcached.address()).await, new_process(&memcached.address()).await);
     let upstream = Upstream::new();
     let fetch = call(&a, &upstream);
     upstream.fetch_began().await;
@@ -309,6 +312,6 @@ async fn a_server_that_comes_back_empty_knows_no_lease_from_before() {
     upstream.let_one_end();
     assert_eq!(returns(fetch).await, 1);
     a.flush().await;
-    assert_eq!(look(&b).await, (None, None));
+    assert_eq!(read(&b).await, (None, None));
     drop(memcached);
 }

@@ -1,63 +1,63 @@
-//! Breadth first through every order of steps, so that the first trace found is a shortest one.
+//! A breadth-first search through every order of steps. The first violation found has a shortest trace.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::hash::Hash;
 
-/// A state machine to be looked at whole.
+/// A state machine that the search explores completely.
 pub(crate) trait Model: Copy + Eq + Hash {
-    type Scope;
+    type Bounds;
 
     fn first() -> Self;
 
-    /// Every step that may come next.
-    fn steps(&self, scope: &Self::Scope) -> Steps<Self>;
+    /// Returns every step that may come next, with the state that follows.
+    fn steps(&self, bounds: &Self::Bounds) -> NextStates<Self>;
 
-    /// Nothing is under way.
+    /// Returns true if no operation is under way.
     fn is_quiet(&self) -> bool;
 }
 
-/// One step: who, and what.
+/// A step of the state machine: an actor does something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Event {
-    pub(crate) who: &'static str,
-    pub(crate) what: &'static str,
-    /// Something new, or a mishap: nobody may count on it to end a wait.
-    pub(crate) from_outside: bool,
+pub(crate) struct Step {
+    pub(crate) actor: &'static str,
+    pub(crate) action: &'static str,
+    /// True for new calls and for failures. No wait may depend on such a step.
+    pub(crate) is_external: bool,
 }
 
-impl std::fmt::Display for Event {
+impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.who, self.what)
+        write!(f, "{}: {}", self.actor, self.action)
     }
 }
 
-/// What must not be.
+/// A description of what must not happen.
 pub(crate) type Violation = &'static str;
 
-/// What a state leads to.
-pub(crate) type Steps<M> = Vec<(Event, Result<M, Violation>)>;
+/// The steps from a state, each with the next state or a violation.
+pub(crate) type NextStates<M> = Vec<(Step, Result<M, Violation>)>;
 
-pub(crate) struct Search {
+pub(crate) struct SearchResult {
     pub(crate) states: usize,
-    /// What must not be, and how it came about.
+    /// The trace of a violation, if there is one.
     pub(crate) violation: Option<String>,
 }
 
-pub(crate) fn search<M: Model>(scope: &M::Scope) -> Search {
+pub(crate) fn search<M: Model>(bounds: &M::Bounds) -> SearchResult {
     let mut seen = HashMap::from([(M::first(), 0)]);
     let mut states = vec![M::first()];
-    // How each state was first reached, and which states lead to it by themselves.
-    let mut reached: Vec<Option<(usize, Event)>> = vec![None];
+    // For each state: the step that first reached it, and the states that lead to it by internal steps.
+    let mut reached: Vec<Option<(usize, Step)>> = vec![None];
     let mut before: Vec<Vec<u32>> = vec![Vec::new()];
     let mut from = 0;
     while from < states.len() {
-        for (event, next) in states[from].steps(scope) {
+        for (event, next) in states[from].steps(bounds) {
             let next = match next {
                 Ok(next) => next,
                 Err(violation) => {
                     let trace = trace(&reached, from, Some(event), violation);
-                    return Search { states: states.len(), violation: Some(trace) };
+                    return SearchResult { states: states.len(), violation: Some(trace) };
                 }
             };
             let to = *seen.entry(next).or_insert_with(|| {
@@ -66,18 +66,18 @@ pub(crate) fn search<M: Model>(scope: &M::Scope) -> Search {
                 before.push(Vec::new());
                 states.len() - 1
             });
-            if !event.from_outside {
+            if !event.is_external {
                 before[to].push(u32::try_from(from).expect("fewer states"));
             }
         }
         from += 1;
     }
-    let violation = stuck(&states, &before)
-        .map(|stuck| trace(&reached, stuck, None, "somebody waits for ever"));
-    Search { states: states.len(), violation }
+    let violation =
+        stuck(&states, &before).map(|stuck| trace(&reached, stuck, None, "a caller waits forever"));
+    SearchResult { states: states.len(), violation }
 }
 
-/// The first state from which what is under way does not come to its end by itself.
+/// Returns the first state from which no internal steps lead to a quiet state.
 fn stuck<M: Model>(states: &[M], before: &[Vec<u32>]) -> Option<usize> {
     let mut ends = vec![false; states.len()];
     let mut todo: Vec<usize> = (0..states.len()).filter(|&at| states[at].is_quiet()).collect();
@@ -94,12 +94,12 @@ fn stuck<M: Model>(states: &[M], before: &[Vec<u32>]) -> Option<usize> {
 }
 
 fn trace(
-    reached: &[Option<(usize, Event)>],
+    reached: &[Option<(usize, Step)>],
     mut at: usize,
-    last: Option<Event>,
+    last: Option<Step>,
     violation: Violation,
 ) -> String {
-    let mut events: Vec<Event> = last.into_iter().collect();
+    let mut events: Vec<Step> = last.into_iter().collect();
     while let Some((from, event)) = reached[at] {
         events.push(event);
         at = from;

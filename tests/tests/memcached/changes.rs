@@ -1,30 +1,30 @@
-//! Entries that one process changes, as other processes see them.
+//! Changes that one process makes to an entry, and what other processes see of them.
 
 use std::time::Duration;
 
 use cached_core::{RequestScope, Tier, first_found};
 use cached_tests::{Memcached, Upstream, poll_once};
 
-use crate::functions::{Payment, payment, payment_entry, process, profile, profile_entry};
+use crate::functions::{Payment, new_process, payment, payment_entry, profile, profile_entry};
 
 #[tokio::test]
-async fn invalidate_reaches_memcached_and_beats_a_fetch_of_another_process() {
+async fn invalidate_beats_a_fetch_of_another_process() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default().taking(500);
     let fetch = tokio::spawn({
         let (a, upstream) = (a.clone(), upstream.clone());
         async move { a.scope(payment(&upstream, "7", "paid")).await }
     });
     tokio::time::sleep(Duration::from_millis(50)).await;
-    b.scope(async { payment_entry("7", "paid").invalidate().await.expect("memcached is told") })
+    b.scope(async { payment_entry("7", "paid").invalidate().await.expect("memcached is reached") })
         .await;
     assert_eq!(fetch.await.expect("no panic").expect("fetched").fetched, 1);
     a.flush().await;
-    // The overtaken fetch stored nothing where others can see it.
+    // The overtaken fetch stored nothing in memcached.
     assert_eq!(b.scope(payment(&upstream, "7", "paid")).await.expect("fetched").fetched, 2);
     b.flush().await;
-    b.scope(async { payment_entry("7", "paid").invalidate().await.expect("memcached is told") })
+    b.scope(async { payment_entry("7", "paid").invalidate().await.expect("memcached is reached") })
         .await;
     let found = b.scope(async { payment_entry("7", "paid").get().await }).await;
     assert!(!found.is_found());
@@ -33,7 +33,7 @@ async fn invalidate_reaches_memcached_and_beats_a_fetch_of_another_process() {
 #[tokio::test]
 async fn add_and_overwrite_reach_every_process() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default();
     let cash = Payment { number: "7".into(), fetched: 99 };
     assert!(a.scope(async { payment_entry("7", "paid").add(cash.clone()).await }).await);
@@ -43,17 +43,19 @@ async fn add_and_overwrite_reach_every_process() {
 
     a.scope(profile(&upstream, 7)).await.expect("fetched");
     a.flush().await;
-    a.scope(async { profile_entry(7).overwrite("new".into()).await.expect("memcached is told") })
-        .await;
+    a.scope(async {
+        profile_entry(7).overwrite("new".into()).await.expect("memcached is reached")
+    })
+    .await;
     assert_eq!(a.scope(profile(&upstream, 7)).await.as_deref(), Ok("new"));
     assert_eq!(b.scope(profile(&upstream, 7)).await.as_deref(), Ok("new"));
     assert_eq!(upstream.fetches(), 1);
 }
 
 #[tokio::test]
-async fn add_fills_another_callers_placeholder() {
+async fn add_fills_the_placeholder_of_another_caller() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default().taking(500);
     let fetch = tokio::spawn({
         let (a, upstream) = (a.clone(), upstream.clone());
@@ -64,18 +66,18 @@ async fn add_fills_another_callers_placeholder() {
     assert!(b.scope(async { payment_entry("7", "paid").add(cash.clone()).await }).await);
     fetch.await.expect("no panic").expect("fetched");
     a.flush().await;
-    let c = process(&memcached).await;
+    let c = new_process(&memcached).await;
     assert_eq!(
         c.scope(payment(&upstream, "7", "paid")).await,
         Ok(cash),
-        "write-once: the first stays"
+        "a write-once entry is not replaced"
     );
 }
 
 #[tokio::test]
-async fn first_found_looks_versions_up_in_order() {
+async fn first_found_tries_versions_in_order() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default();
     a.scope(payment(&upstream, "7", "processing")).await.expect("fetched");
     a.flush().await;
@@ -85,15 +87,15 @@ async fn first_found_looks_versions_up_in_order() {
     assert_eq!(b.scope(both()).await.expect("found").fetched, 1);
     a.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
     a.flush().await;
-    // What this process holds of a later entry does not hide an earlier one in memcached.
+    // The local value of the second entry does not hide the first entry in memcached.
     assert_eq!(b.scope(both()).await.expect("found").fetched, 2);
     assert!(b.scope(first_found([payment_entry("8", "paid")])).await.is_none());
 }
 
 #[tokio::test]
-async fn force_miss_replaces_an_overwritable_item_and_leaves_a_write_once_one() {
+async fn force_miss_replaces_only_overwritable_items() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default();
     let both = || async {
         (
@@ -110,21 +112,24 @@ async fn force_miss_replaces_an_overwritable_item_and_leaves_a_write_once_one() 
 }
 
 #[tokio::test]
-async fn an_add_that_is_polled_late_does_not_undo_an_invalidation() {
+async fn a_late_add_does_not_undo_an_invalidation() {
     let memcached = Memcached::start();
-    let cache = process(&memcached).await;
+    let cache = new_process(&memcached).await;
     cache
         .scope(async {
             let value = Payment { number: "7".into(), fetched: 5 };
-            assert!(!payment_entry("8", "paid").get().await.is_found(), "and it has connected");
+            assert!(
+                !payment_entry("8", "paid").get().await.is_found(),
+                "this opens the connection"
+            );
             let entry = payment_entry("7", "paid");
             let mut add = Box::pin(entry.add(value));
-            while memcached.remaining(&entry.key().to_string()).is_none() {
+            while memcached.remaining_ttl(&entry.key().to_string()).is_none() {
                 assert!(poll_once(add.as_mut()).await.is_none());
-                // It looks before it writes, and what is answered the runtime has to see.
+                // `add` reads before it writes, and the runtime has to read the answer.
                 tokio::task::yield_now().await;
             }
-            payment_entry("7", "paid").invalidate().await.expect("memcached is told");
+            payment_entry("7", "paid").invalidate().await.expect("memcached is reached");
             add.await;
             assert!(!payment_entry("7", "paid").get().await.is_found());
         })
@@ -132,19 +137,19 @@ async fn an_add_that_is_polled_late_does_not_undo_an_invalidation() {
 }
 
 #[tokio::test]
-async fn an_overwrite_that_is_polled_late_does_not_hide_a_later_one() {
+async fn a_late_overwrite_does_not_hide_another() {
     let memcached = Memcached::start();
-    let cache = process(&memcached).await;
+    let cache = new_process(&memcached).await;
     cache
         .scope(async {
-            assert!(!profile_entry(8).get().await.is_found(), "and it has connected");
+            assert!(!profile_entry(8).get().await.is_found(), "this opens the connection");
             let entry = profile_entry(7);
             let mut late = Box::pin(entry.overwrite("first".into()));
-            while memcached.remaining(&entry.key().to_string()).is_none() {
+            while memcached.remaining_ttl(&entry.key().to_string()).is_none() {
                 assert!(poll_once(late.as_mut()).await.is_none());
             }
-            profile_entry(7).overwrite("second".into()).await.expect("memcached is told");
-            late.await.expect("memcached was told");
+            profile_entry(7).overwrite("second".into()).await.expect("memcached is reached");
+            late.await.expect("memcached was reached");
             let found = profile_entry(7).get().await;
             assert_eq!(found.into_option().as_deref(), Some("second"));
         })
@@ -152,9 +157,9 @@ async fn an_overwrite_that_is_polled_late_does_not_hide_a_later_one() {
 }
 
 #[tokio::test]
-async fn force_miss_leaves_a_write_once_entry_of_memcached_as_it_is_here_too() {
+async fn force_miss_keeps_write_once_entries_locally() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default();
     a.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
     a.flush().await;
@@ -163,27 +168,27 @@ async fn force_miss_leaves_a_write_once_entry_of_memcached_as_it_is_here_too() {
     assert_eq!(b.scope(payment(&upstream, "7", "paid")).await.expect("read").fetched, 1);
 }
 
-/// memcached is slow in answering the delete; meanwhile another caller of this process reads the
-/// old value there, and the invalidation is dropped before it has its answer.
+/// memcached delays its answer to the delete. Another call of this process reads the old value in the
+/// meantime, and the invalidation is dropped before it gets its answer.
 #[tokio::test]
-async fn an_invalidation_that_is_dropped_leaves_no_old_value_that_was_read_meanwhile() {
+async fn a_dropped_invalidation_clears_the_local_tier() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default();
     a.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
     a.flush().await;
     b.scope(async {
-        assert!(!payment_entry("8", "paid").get().await.is_found(), "and it has connected");
+        assert!(!payment_entry("8", "paid").get().await.is_found(), "this opens the connection");
         let entry = payment_entry("7", "paid");
         let mut invalidate = Box::pin(entry.invalidate());
         memcached.stop();
         assert!(poll_once(invalidate.as_mut()).await.is_none());
-        // Read before the delete is carried out, published after this process forgot it.
+        // This call may read before the delete, and store after the local tier was cleared.
         memcached.resume();
         payment(&upstream, "7", "paid").await.expect("answered");
         drop(invalidate);
         let found = entry.get().await;
-        assert_ne!(found.tier(), Some(Tier::Local), "the drop has cleared this process's tiers");
+        assert_ne!(found.tier(), Some(Tier::Local), "the drop has cleared the local tier");
     })
     .await;
 }

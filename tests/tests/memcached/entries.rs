@@ -1,4 +1,4 @@
-//! What is added, overwritten and looked up through entries, where memcached has another say.
+//! `add`, `overwrite` and `first_found` where memcached refuses, fails or has another value.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[coordinator_cached(name = "price", version = number, skip(upstream), entry = price_entry)]
 async fn price(upstream: &Upstream, number: u32) -> Result<usize, Down> {
     let _ = number;
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[coordinator_cached(
@@ -22,23 +22,23 @@ async fn price(upstream: &Upstream, number: u32) -> Result<usize, Down> {
 )]
 async fn stock(upstream: &Upstream, number: u32) -> Result<usize, Down> {
     let _ = number;
-    upstream.answer().await
+    upstream.fetch().await
 }
 
-/// A process over two servers in memory.
+/// Returns the cache of a process that uses two in-memory servers.
 fn two_servers() -> TestCache {
-    TestCache::with(Cache::builder().memcached(["a:1", "b:1"])).expect("it fits")
+    TestCache::with(Cache::builder().memcached(["a:1", "b:1"])).expect("the settings are valid")
 }
 
-/// Three failures in a row.
+/// Calls until failures in a row have ejected the failing server.
 async fn eject(test: &TestCache, upstream: &Upstream) {
     for number in 1000..1020 {
         test.run(price(upstream, number)).await.expect("no call fails");
     }
 }
 
-/// A number of `price` and `stock` whose home is the server.
-async fn first_at(server: &TestMemcached, test: &TestCache) -> u32 {
+/// Returns a number whose `price` and `stock` entries both have this server as their home.
+async fn number_at(server: &TestMemcached, test: &TestCache) -> u32 {
     let upstream = Upstream::default();
     let stranger = test.another_process();
     for number in 0..100 {
@@ -50,21 +50,21 @@ async fn first_at(server: &TestMemcached, test: &TestCache) -> u32 {
             })
             .await;
         if server.holds(&one.key()) && server.holds(&other.key()) {
-            one.invalidate().await.expect("told");
-            other.invalidate().await.expect("told");
+            one.invalidate().await.expect("memcached is reached");
+            other.invalidate().await.expect("memcached is reached");
             return number;
         }
     }
-    panic!("100 numbers, and none is at home there");
+    panic!("none of 100 numbers has its home there");
 }
 
-/// What was added or overwritten in the gutter is gone there after 10 s, and then another process
-/// fetches; so it is not kept here for longer.
+/// An entry in the gutter expires after 10 s, and then another process fetches. The process that added
+/// the entry must not keep it for longer.
 #[tokio::test]
-async fn what_was_added_in_the_gutter_is_not_kept_here_for_its_ttl() {
+async fn an_add_in_the_gutter_is_kept_briefly() {
     let (test, upstream) = (two_servers(), Upstream::default());
     let (other, home) = (test.another_process(), test.memcached_at("a:1"));
-    let number = first_at(&home, &test).await;
+    let number = number_at(&home, &test).await;
     home.fail();
     eject(&test, &upstream).await;
     assert!(test.run(async { price_entry(number).add(99).await }).await);
@@ -77,15 +77,19 @@ async fn what_was_added_in_the_gutter_is_not_kept_here_for_its_ttl() {
 }
 
 #[tokio::test]
-async fn what_was_overwritten_in_the_gutter_is_not_kept_here_for_its_local_ttl() {
+async fn an_overwrite_in_the_gutter_is_kept_briefly() {
     let (test, upstream) = (two_servers(), Upstream::default());
     let (other, home) = (test.another_process(), test.memcached_at("a:1"));
-    let number = first_at(&home, &test).await;
-    // It is in rotation, and is owed the key.
+    let number = number_at(&home, &test).await;
+    // The server is in rotation, and this process holds a hint for it.
     home.fail();
-    test.run(async { stock_entry(number).invalidate().await }).await.expect_err("not told");
+    test.run(async { stock_entry(number).invalidate().await })
+        .await
+        .expect_err("the home server fails");
     home.recover();
-    test.run(async { stock_entry(number).overwrite(99).await }).await.expect("told");
+    test.run(async { stock_entry(number).overwrite(99).await })
+        .await
+        .expect("memcached is reached");
     assert_eq!(test.run(stock(&upstream, number)).await, Ok(99));
     test.advance(Duration::from_secs(15));
     for process in [&other, &test] {
@@ -102,11 +106,11 @@ async fn what_was_overwritten_in_the_gutter_is_not_kept_here_for_its_local_ttl()
 )]
 async fn price_here(upstream: &Upstream, number: u32) -> Result<usize, Down> {
     let _ = number;
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[tokio::test]
-async fn an_entry_without_a_remote_tier_hides_no_other_from_first_found() {
+async fn first_found_mixes_local_and_shared_entries() {
     let (test, upstream) = (TestCache::new(), Upstream::default());
     test.run(price(&upstream, 1)).await.expect("fetched");
     for place in 0..3 {
@@ -116,14 +120,14 @@ async fn an_entry_without_a_remote_tier_hides_no_other_from_first_found() {
             entries.insert(place, price_here_entry(1));
             first_found(entries).await
         });
-        assert_eq!(found.await, Some(1), "the one that is only here is at {place}");
+        assert_eq!(found.await, Some(1), "the local entry is at position {place}");
     }
     test.run(price_here(&upstream, 1)).await.expect("fetched");
     let both = async { first_found([price_entry(2), price_here_entry(1)]).await };
     assert_eq!(test.run(both).await, Some(2));
 }
 
-/// More than a memcached takes.
+/// Returns a value that is larger than memcached accepts.
 fn too_large() -> Vec<u8> {
     vec![9; 3 << 20]
 }
@@ -144,10 +148,9 @@ async fn draft(number: u32) -> Result<Vec<u8>, Down> {
     Ok(vec![1; 10])
 }
 
-/// memcached lets go of what it has where it is given something that is too large, whatever the
-/// condition is.
+/// memcached drops the present item when it is sent a value that is too large, whatever the condition.
 #[tokio::test]
-async fn an_add_of_what_is_too_large_for_memcached_keeps_what_is_there() {
+async fn an_oversized_add_keeps_the_present_entry() {
     let test = TestCache::new();
     let entry = test.run(async { report_entry(1) }).await;
     test.another_process().run(report(1)).await.expect("fetched");
@@ -155,7 +158,7 @@ async fn an_add_of_what_is_too_large_for_memcached_keeps_what_is_there() {
     assert!(test.memcached().holds(&entry.key()));
     assert_eq!(test.run(report(1)).await, Ok(vec![1; 10]));
 
-    // Where nothing is it is kept here, as what memcached has not acknowledged.
+    // Without a present entry, the value is kept locally like an unconfirmed fill.
     let entry = test.run(async { report_entry(2) }).await;
     assert!(entry.add(too_large()).await);
     assert_eq!(test.run(report(2)).await, Ok(too_large()));
@@ -164,17 +167,17 @@ async fn an_add_of_what_is_too_large_for_memcached_keeps_what_is_there() {
 }
 
 #[tokio::test]
-async fn an_overwrite_with_what_is_too_large_for_memcached_says_so() {
+async fn an_oversized_overwrite_is_an_error() {
     let test = TestCache::new();
     let entry = test.run(async { draft_entry(1) }).await;
     test.run(draft(1)).await.expect("fetched");
-    let error = entry.overwrite(too_large()).await.expect_err("it cannot be stored");
+    let error = entry.overwrite(too_large()).await.expect_err("the value is too large");
     assert!(matches!(error, CacheError::NotStorable(why) if why.contains("large")), "{error:?}");
-    assert!(!test.memcached().holds(&entry.key()), "the old one is removed");
+    assert!(!test.memcached().holds(&entry.key()), "the old item is removed");
     assert_eq!(test.run(draft(1)).await, Ok(too_large()));
 }
 
-/// A field that is left out where it is empty keeps the value out of memcached.
+/// A type that leaves out an empty field. Such a value is not stored in memcached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Note {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -188,13 +191,13 @@ async fn note(lines: u32) -> Result<Note, Down> {
 }
 
 #[tokio::test]
-async fn an_add_of_what_cannot_be_in_memcached_keeps_what_is_there() {
+async fn an_unshareable_add_keeps_the_present_entry() {
     let test = TestCache::new();
     let empty = |lines| Note { text: None, lines };
     let first = test.another_process().run(note(1)).await.expect("fetched");
     assert!(!test.run(async { note_entry(1).add(empty(1)).await }).await);
     assert_eq!(test.run(note(1)).await, Ok(first));
-    // Others may fetch another, which can be there.
+    // Another process may fetch a value that can be shared.
     assert!(test.run(async { note_entry(2).add(empty(2)).await }).await);
     assert_eq!(test.run(note(2)).await, Ok(empty(2)));
     test.advance(Duration::from_secs(6));
@@ -213,7 +216,7 @@ async fn token(number: u32) -> Result<u64, Down> {
 }
 
 #[tokio::test]
-async fn an_add_of_what_lives_for_less_than_a_second_sees_what_memcached_has() {
+async fn a_brief_add_respects_the_entry_in_memcached() {
     let test = TestCache::new();
     let first = test.another_process().run(token(1)).await;
     assert!(!test.run(async { token_entry(1).add(900).await }).await);
@@ -232,11 +235,11 @@ async fn an_add_of_what_lives_for_less_than_a_second_sees_what_memcached_has() {
 )]
 async fn quote(upstream: &Upstream, number: u32) -> Result<usize, Down> {
     let _ = number;
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[tokio::test]
-async fn what_has_expired_and_is_kept_for_errors_is_replaced_by_an_add() {
+async fn an_add_replaces_an_expired_entry() {
     for test in [TestCache::local(), TestCache::new()] {
         let upstream = Upstream::default();
         test.run(quote(&upstream, 1)).await.expect("fetched");
@@ -254,28 +257,28 @@ async fn what_has_expired_and_is_kept_for_errors_is_replaced_by_an_add() {
     assert_eq!(test.another_process().run(quote(&upstream, 1)).await, Ok(99));
 }
 
-/// What a busy machine adds.
-const LATE: Duration = Duration::from_millis(300);
+/// The delay that a busy machine may add.
+const LATENESS: Duration = Duration::from_millis(300);
 
 #[tokio::test]
-async fn an_overwrite_on_servers_that_hang_takes_no_longer_than_the_timeout() {
+async fn an_overwrite_on_hanging_servers_times_out() {
     const TIMEOUT: Duration = Duration::from_millis(800);
     for addresses in [&["a:1"][..], &["a:1", "b:1"]] {
         let builder = Cache::builder().memcached(addresses).remote_timeout(TIMEOUT);
-        let test = TestCache::with(builder).expect("it fits");
+        let test = TestCache::with(builder).expect("the settings are valid");
         addresses.iter().for_each(|address| test.memcached_at(address).stall());
         let began = Instant::now();
-        let told = test.run(async { stock_entry(1).overwrite(99).await }).await;
+        let overwritten = test.run(async { stock_entry(1).overwrite(99).await }).await;
         let took = began.elapsed();
-        let Err(CacheError::Remote(why)) = told else { panic!("{told:?}") };
+        let Err(CacheError::Remote(why)) = overwritten else { panic!("{overwritten:?}") };
         assert!(addresses.iter().any(|address| why.contains(address)), "{why}");
-        assert!(took < TIMEOUT + LATE, "{took:?} with {} servers", addresses.len());
+        assert!(took < TIMEOUT + LATENESS, "{took:?} with {} servers", addresses.len());
     }
 }
 
-/// There nothing can be waited for.
+/// Without a runtime no future can wait.
 #[test]
-fn outside_of_a_runtime_a_change_is_an_error_and_no_panic() {
+fn a_change_without_a_runtime_is_an_error() {
     let test = two_servers();
     let changes = async {
         let invalidated = stock_entry(1).invalidate().await;

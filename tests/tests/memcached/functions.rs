@@ -1,4 +1,4 @@
-//! Functions that several modules call, and caches that stand for the processes that call them.
+//! Cached functions that several modules use, and caches that stand for other processes.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(crate) async fn payment(
     number: &str,
     state: &str,
 ) -> Result<Payment, Down> {
-    Ok(Payment { number: number.to_owned(), fetched: upstream.answer().await? })
+    Ok(Payment { number: number.to_owned(), fetched: upstream.fetch().await? })
 }
 
 #[coordinator_cached(
@@ -28,11 +28,12 @@ pub(crate) async fn payment(
     entry = profile_entry
 )]
 pub(crate) async fn profile(upstream: &Upstream, user: u32) -> Result<String, Down> {
-    Ok(format!("user {user}, fetch {}", upstream.answer().await?))
+    Ok(format!("user {user}, fetch {}", upstream.fetch().await?))
 }
 
-/// A cache of its own, as another process would have.
-pub(crate) async fn process(memcached: &Memcached) -> Cache {
+/// Returns a cache that shares nothing but memcached with other caches, like the cache of another
+/// process.
+pub(crate) async fn new_process(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().namespace("test").memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("fits")
 }

@@ -1,4 +1,4 @@
-//! Lifetimes and sizes at their limits, on a real memcached.
+//! The shortest and longest ttls, the largest values and the longest keys, with a memcached process.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,8 +11,8 @@ fn builder(memcached: &Memcached) -> CacheBuilder {
     Cache::builder().memcached([memcached.address()]).remote_timeout(Duration::from_secs(5))
 }
 
-async fn process(memcached: &Memcached) -> Cache {
-    builder(memcached).build().await.expect("fits")
+async fn new_process(memcached: &Memcached) -> Cache {
+    builder(memcached).build().await.expect("the settings are valid")
 }
 
 static FETCHES: AtomicUsize = AtomicUsize::new(0);
@@ -24,25 +24,25 @@ async fn brief(number: u32) -> Result<usize, ()> {
 }
 
 #[tokio::test]
-async fn less_than_a_second_stays_in_the_process_and_ends_in_time() {
+async fn a_ttl_below_a_second_stays_local() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let began = Instant::now();
     let first = a.scope(brief(7)).await;
     assert_eq!(a.scope(brief(7)).await, first);
     a.flush().await;
     let key = a.scope(async { brief_entry(7).key().to_string() }).await;
-    assert_eq!(memcached.remaining(&key), None, "no second is memcached's for ever");
+    assert_eq!(memcached.remaining_ttl(&key), None, "memcached has no item");
     assert_ne!(b.scope(brief(7)).await, first);
     while a.scope(async { brief_entry(7).get().await.is_found() }).await {
-        assert!(began.elapsed() < Duration::from_secs(5), "it does not end");
+        assert!(began.elapsed() < Duration::from_secs(5), "the entry does not expire");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
     assert_ne!(a.scope(brief(7)).await, first);
 }
 
-/// Its lifetime is known only once there is a value, after memcached has been asked.
+/// The ttl is known only after the fetch, when memcached has granted a lease already.
 #[coordinator_cached(
     name = "brief_token",
     overwrite(reason = "a token has no version of its own"),
@@ -54,18 +54,22 @@ async fn token(number: u32) -> Result<u32, ()> {
 }
 
 #[tokio::test]
-async fn less_than_a_second_is_known_from_the_value_too() {
+async fn a_value_ttl_below_a_second_stays_local() {
     let memcached = Memcached::start();
-    let cache = process(&memcached).await;
+    let cache = new_process(&memcached).await;
     let key = cache.scope(async { token_entry(7).key().to_string() }).await;
     assert_eq!(cache.scope(token(7)).await, Ok(7));
     cache.flush().await;
-    assert_eq!(memcached.remaining(&key), None, "neither the value nor the lease");
+    assert_eq!(
+        memcached.remaining_ttl(&key),
+        None,
+        "memcached has neither the value nor the lease"
+    );
     cache
         .scope(async { token_entry(7).overwrite(8).await })
         .await
-        .expect("there is nothing to tell");
-    assert_eq!(memcached.remaining(&key), None);
+        .expect("memcached needs no write");
+    assert_eq!(memcached.remaining_ttl(&key), None);
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -76,13 +80,13 @@ async fn long(number: u32) -> Result<u32, ()> {
 }
 
 #[tokio::test]
-async fn more_than_thirty_days_is_no_date_in_1970() {
+async fn a_ttl_above_thirty_days_is_valid() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     assert_eq!(a.scope(long(7)).await, Ok(7));
     a.flush().await;
     let key = a.scope(async { long_entry(7).key().to_string() }).await;
-    let remaining = memcached.remaining(&key).expect("it is stored");
+    let remaining = memcached.remaining_ttl(&key).expect("the value is stored");
     let month = 30 * DAY.as_secs() as i64;
     assert!((month - 5..=month).contains(&remaining), "{remaining} s");
     let tier = b.scope(async { long_entry(7).get().await.tier() }).await;
@@ -95,21 +99,21 @@ async fn jittered(number: u32) -> Result<u32, ()> {
 }
 
 #[tokio::test]
-async fn jitter_spreads_lifetimes_and_never_lengthens_one() {
+async fn jitter_spreads_ttls_and_lengthens_none() {
     let memcached = Memcached::start();
-    let cache = builder(&memcached).jitter(0.5).build().await.expect("fits");
-    let mut lifetimes = BTreeSet::new();
+    let cache = builder(&memcached).jitter(0.5).build().await.expect("the settings are valid");
+    let mut ttls = BTreeSet::new();
     for number in 0..200 {
         cache.scope(jittered(number)).await.expect("fetched");
         cache.flush().await;
         let key = cache.scope(async { jittered_entry(number).key().to_string() }).await;
-        lifetimes.insert(memcached.remaining(&key).expect("it is stored"));
+        ttls.insert(memcached.remaining_ttl(&key).expect("the value is stored"));
     }
-    let (shortest, longest) = (lifetimes.first().expect("200"), lifetimes.last().expect("200"));
-    // A few seconds may pass between the fill and the look.
+    let (shortest, longest) = (ttls.first().expect("200"), ttls.last().expect("200"));
+    // A few seconds may pass between the fill and this check.
     assert!(*longest <= 1000 && *shortest >= 490, "{shortest} to {longest}");
     assert!(*longest > 900 && *shortest < 600, "{shortest} to {longest}");
-    assert!(lifetimes.len() > 50, "{lifetimes:?}");
+    assert!(ttls.len() > 50, "{ttls:?}");
 }
 
 #[coordinator_cached(
@@ -122,10 +126,10 @@ async fn large(number: u32) -> Result<String, ()> {
 }
 
 #[tokio::test]
-async fn a_value_that_memcached_does_not_take_is_counted_and_said_once() {
+async fn a_refused_value_is_counted_and_logged_once() {
     collect_logs();
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     for number in 1..=3 {
         for cache in [&a, &b] {
             let answer = cache.scope(large(number)).await.expect("fetched");
@@ -138,11 +142,11 @@ async fn a_value_that_memcached_does_not_take_is_counted_and_said_once() {
         assert_eq!((stats.fetches, stats.fills, stats.fills_dropped), (3, 0, 3));
         assert_eq!(stats.remote_hits, 0);
     }
-    // Nor does it leave an old value in its place, or a placeholder that others wait for.
+    // A refused overwrite leaves neither the old value nor a placeholder that other calls wait for.
     let overwrite = |value| a.scope(async { large_entry(7).overwrite(value).await });
     overwrite("small".to_owned()).await.expect("stored");
-    let told = overwrite("large".repeat(1 << 20)).await;
-    assert!(told.is_err());
+    let refused = overwrite("large".repeat(1 << 20)).await;
+    assert!(refused.is_err());
     let began = Instant::now();
     assert_eq!(b.scope(large(7)).await.expect("fetched").len(), 2 << 20);
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
@@ -162,19 +166,22 @@ async fn longest(text: &str) -> Result<usize, ()> {
 }
 
 #[tokio::test]
-async fn the_longest_namespace_and_name_make_a_key_that_memcached_takes() {
+async fn the_longest_key_is_valid_in_memcached() {
     assert_eq!(LONGEST_NAME.len(), 48);
     let memcached = Memcached::start();
     let namespace = "n".repeat(64);
     let fits = || builder(&memcached).namespace(&namespace).build();
-    let (a, b) = (fits().await.expect("fits"), fits().await.expect("fits"));
+    let (a, b) = (
+        fits().await.expect("the settings are valid"),
+        fits().await.expect("the settings are valid"),
+    );
     let text = "any identifier: \r\n\0 ".repeat(1000);
     let key = a.scope(async { longest_entry(&text).key().to_string() }).await;
     assert!(key.starts_with(&format!("{namespace}:{LONGEST_NAME}:")), "{key}");
     assert!(key.len() <= 250, "{}", key.len());
     assert_eq!(a.scope(longest(&text)).await, Ok(text.len()));
     a.flush().await;
-    assert!(memcached.remaining(&key).is_some());
+    assert!(memcached.remaining_ttl(&key).is_some());
     let tier = b.scope(async { longest_entry(&text).get().await.tier() }).await;
     assert_eq!(tier, Some(Tier::Remote));
     let too_long = builder(&memcached).namespace("n".repeat(65)).build().await;

@@ -1,15 +1,15 @@
-//! Calls without a runtime, and calls after their runtime has ended.
+//! Calls without a tokio runtime, and caches whose runtime has ended.
 
 use cached_core::first_found;
 use cached_tests::{Memcached, Upstream};
 
-use crate::functions::{Payment, payment, payment_entry, process};
+use crate::functions::{Payment, new_process, payment, payment_entry};
 
 #[test]
 fn without_a_runtime_the_remote_tier_is_skipped() {
     let memcached = Memcached::start();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let cache = runtime.block_on(process(&memcached));
+    let cache = runtime.block_on(new_process(&memcached));
     drop(runtime);
     let upstream = Upstream::default();
     let mut call = std::pin::pin!(cache.scope(payment(&upstream, "7", "paid")));
@@ -19,14 +19,14 @@ fn without_a_runtime_the_remote_tier_is_skipped() {
 }
 
 #[test]
-fn runtimes_that_are_used_in_turn_each_have_their_connections() {
+fn alternating_runtimes_have_their_own_connections() {
     let memcached = Memcached::start();
     let runtime = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime")
     };
     let (a, b) = (runtime(), runtime());
-    let cache = a.block_on(process(&memcached));
+    let cache = a.block_on(new_process(&memcached));
     for number in 0..20 {
         for runtime in [&a, &b] {
             let number = number.to_string();
@@ -38,13 +38,13 @@ fn runtimes_that_are_used_in_turn_each_have_their_connections() {
 }
 
 #[test]
-fn a_fill_that_its_runtime_did_not_live_to_finish_is_found_out_by_the_next_flush() {
+fn flush_ends_after_a_lost_runtime() {
     let memcached = Memcached::start();
     let runtime = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime")
     };
-    let cache = runtime().block_on(process(&memcached));
+    let cache = runtime().block_on(new_process(&memcached));
     let upstream = Upstream::default();
     let answer = runtime().block_on(cache.scope(payment(&upstream, "7", "paid")));
     assert_eq!(answer.expect("fetched").fetched, 1);
@@ -52,10 +52,10 @@ fn a_fill_that_its_runtime_did_not_live_to_finish_is_found_out_by_the_next_flush
 }
 
 #[test]
-fn outside_of_a_runtime_first_found_finds_nothing_in_memcached_and_does_not_panic() {
+fn first_found_without_a_runtime_finds_nothing() {
     let memcached = Memcached::start();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let cache = runtime.block_on(process(&memcached));
+    let cache = runtime.block_on(new_process(&memcached));
     drop(runtime);
     let look = cache.scope(async { first_found([payment_entry("7", "paid")]).await.is_none() });
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());

@@ -1,4 +1,4 @@
-//! The remote tier, on real memcached servers and on servers in memory.
+//! Tests of the remote tier, with memcached processes and with the in-memory server of `testing`.
 #![allow(missing_docs)]
 
 mod changes;

@@ -1,4 +1,4 @@
-//! One fetch for all processes that miss the same key.
+//! Processes that miss the same key fetch it once, even when leaders and processes are lost.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use cached_core::coordinator_cached;
 use cached_tests::{Down, Memcached, Upstream, poll_once};
 
-use crate::functions::{payment, process};
+use crate::functions::{new_process, payment};
 
 #[coordinator_cached(name = "failing", version = number, skip(upstream))]
 async fn failing(upstream: &Upstream, number: u32) -> Result<u32, Down> {
-    upstream.answer().await?;
+    upstream.fetch().await?;
     Err(Down)
 }
 
-/// Starts processes of the fleet; each says that it is ready before this returns.
-fn fleet(
+/// Starts processes of the program `one_key` and waits until each has printed `ready`.
+fn start(
     url: &str,
     count: usize,
     callers: usize,
@@ -24,7 +24,7 @@ fn fleet(
 ) -> Vec<(Child, BufReader<std::process::ChildStdout>)> {
     (0..count)
         .map(|_| {
-            let mut process = Command::new(env!("CARGO_BIN_EXE_fleet"))
+            let mut process = Command::new(env!("CARGO_BIN_EXE_one_key"))
                 .args(["7", &callers.to_string(), takes])
                 .env("CACHE_URL", url)
                 .stdin(Stdio::piped())
@@ -33,62 +33,62 @@ fn fleet(
                 .expect("the program starts");
             let mut output = BufReader::new(process.stdout.take().expect("piped"));
             let mut line = String::new();
-            output.read_line(&mut line).expect("it says that it is ready");
+            output.read_line(&mut line).expect("the process prints `ready`");
             assert_eq!(line, "ready\n");
             (process, output)
         })
         .collect()
 }
 
-fn go(process: &mut Child) {
-    process.stdin.as_mut().expect("piped").write_all(b"go\n").expect("it listens");
+fn begin(process: &mut Child) {
+    process.stdin.as_mut().expect("piped").write_all(b"go\n").expect("the process reads its input");
 }
 
-/// What a process printed at its end: its fetches, and the values it saw.
+/// Returns the number of fetches of a process and the values that it saw, as it printed them.
 fn outcome(
     (mut process, mut output): (Child, BufReader<std::process::ChildStdout>),
 ) -> (usize, String) {
     let mut line = String::new();
-    output.read_line(&mut line).expect("it prints its outcome");
+    output.read_line(&mut line).expect("the process prints its outcome");
     assert!(process.wait().expect("it ends").success());
     let (fetches, values) = line.trim().split_once(' ').expect("fetches and values");
     (fetches.parse().expect("a number"), values.to_owned())
 }
 
 #[test]
-fn four_processes_of_a_thousand_callers_fetch_a_cold_key_once_in_total() {
+fn four_processes_fetch_a_cold_key_once() {
     let memcached = Memcached::start();
     let url = format!("memcache://{}?timeout=1s", memcached.address());
-    let mut processes = fleet(&url, 4, 1000, "300");
-    processes.iter_mut().for_each(|(process, _)| go(process));
+    let mut processes = start(&url, 4, 1000, "300");
+    processes.iter_mut().for_each(|(process, _)| begin(process));
     let outcomes: Vec<_> = processes.into_iter().map(outcome).collect();
     assert_eq!(outcomes.iter().map(|(fetches, _)| fetches).sum::<usize>(), 1, "{outcomes:?}");
     assert!(outcomes.iter().all(|(_, values)| *values == outcomes[0].1), "{outcomes:?}");
 }
 
 #[test]
-fn when_the_process_that_fetches_is_killed_another_takes_over_after_the_lease() {
+fn another_process_replaces_a_killed_fetcher() {
     let memcached = Memcached::start();
     let url = format!("memcache://{}?timeout=1s&lease=2s", memcached.address());
-    let (mut doomed, _output) = fleet(&url, 1, 1, "hang").remove(0);
-    go(&mut doomed);
+    let (mut doomed, _output) = start(&url, 1, 1, "hang").remove(0);
+    begin(&mut doomed);
     std::thread::sleep(Duration::from_millis(300));
     doomed.kill().expect("it runs");
     doomed.wait().expect("it ended");
     let began = Instant::now();
-    let mut processes = fleet(&url, 3, 100, "50");
-    processes.iter_mut().for_each(|(process, _)| go(process));
+    let mut processes = start(&url, 3, 100, "50");
+    processes.iter_mut().for_each(|(process, _)| begin(process));
     let outcomes: Vec<_> = processes.into_iter().map(outcome).collect();
-    // The lease and the wait for it are equally long, so each may give up just before it ends.
+    // The lease is as long as the wait for it, so each process may give up just before the lease ends.
     let fetches: usize = outcomes.iter().map(|(fetches, _)| fetches).sum();
     assert!((1..=3).contains(&fetches), "{outcomes:?}");
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
-async fn a_failed_or_cancelled_fetch_gives_its_lease_back() {
+async fn failed_and_cancelled_fetches_release_their_lease() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default().taking(20);
     assert_eq!(a.scope(failing(&upstream, 7)).await, Err(Down));
     let hanging = Upstream::default().taking(10_000);
@@ -101,15 +101,15 @@ async fn a_failed_or_cancelled_fetch_gives_its_lease_back() {
     b.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
     assert!(
         began.elapsed() < Duration::from_secs(2),
-        "nobody waits for a lease: {:?}",
+        "a call waited for a lease: {:?}",
         began.elapsed()
     );
 }
 
 #[tokio::test]
-async fn the_heir_of_a_held_leader_does_not_wait_for_its_own_processs_lease() {
+async fn a_successor_inherits_the_lease() {
     let memcached = Memcached::start();
-    let cache = process(&memcached).await;
+    let cache = new_process(&memcached).await;
     let upstream = Upstream::default().taking(20);
     let took = cache
         .scope(async {
@@ -125,16 +125,16 @@ async fn the_heir_of_a_held_leader_does_not_wait_for_its_own_processs_lease() {
         })
         .await;
     assert!(took < Duration::from_millis(2500), "{took:?}");
-    // It has filled memcached, by the lease of the one that was held.
+    // The successor has filled memcached under the lease of the unpolled leader.
     cache.flush().await;
-    let other = process(&memcached).await;
+    let other = new_process(&memcached).await;
     assert_eq!(other.scope(payment(&upstream, "7", "paid")).await.expect("read").fetched, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_burst_of_cold_keys_leaves_nobody_waiting_for_its_leases() {
+async fn a_burst_of_misses_leaves_no_leases() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default().taking(5);
     let calls: Vec<_> = (0..10_000)
         .map(|number| {
@@ -153,5 +153,5 @@ async fn a_burst_of_cold_keys_leaves_nobody_waiting_for_its_leases() {
         b.scope(payment(&upstream, &(number * 33).to_string(), "paid")).await.expect("answered");
         slowest = slowest.max(began.elapsed());
     }
-    assert!(slowest < Duration::from_millis(1500), "{slowest:?}: somebody held a lease");
+    assert!(slowest < Duration::from_millis(1500), "{slowest:?}: a call waited for a lease");
 }

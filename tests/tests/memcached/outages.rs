@@ -1,4 +1,4 @@
-//! A memcached that is absent, killed or stopped changes no answer.
+//! A memcached that is absent, killed or suspended changes no answer and delays no call for long.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,38 +7,38 @@ use std::time::{Duration, Instant};
 use cached_core::Cache;
 use cached_tests::{Memcached, Upstream, free_port};
 
-use crate::functions::{payment, process};
+use crate::functions::{new_process, payment};
 
 #[tokio::test]
-async fn memcached_that_was_never_there_changes_no_answer() {
+async fn an_absent_memcached_changes_no_answer() {
     let builder = Cache::builder().memcached([format!("127.0.0.1:{}", free_port())]);
     answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || {}).await;
 }
 
 #[tokio::test]
-async fn a_server_name_that_does_not_resolve_changes_no_answer() {
+async fn an_unresolvable_server_name_changes_no_answer() {
     let builder = Cache::builder().memcached(["no-such-host.invalid:11211"]);
     answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || {}).await;
 }
 
 #[tokio::test]
-async fn memcached_killed_in_mid_load_changes_no_answer() {
+async fn a_killed_memcached_changes_no_answer() {
     let mut memcached = Memcached::start();
     let builder = Cache::builder().memcached([memcached.address()]);
     answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || memcached.kill()).await;
 }
 
 #[tokio::test]
-async fn memcached_stopped_in_mid_load_changes_no_answer() {
+async fn a_stopped_memcached_changes_no_answer() {
     let memcached = Memcached::start();
     let builder = Cache::builder().memcached([memcached.address()]);
     answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || memcached.stop()).await;
     memcached.resume();
 }
 
-/// 600 calls of 300 keys from 20 tasks; `happens` a third of the way in. Each call answers within its
-/// fetch, the remote timeout of 100 ms, and what this machine needs to get round to it.
-async fn answers_in_time(builder: cached_core::CacheBuilder, happens: impl FnOnce()) {
+/// Makes 600 calls of 300 keys in 20 tasks, and runs `outage` after 200 calls. Each call must be
+/// answered within the time of its fetch, the remote timeout of 100 ms, and the lateness of this machine.
+async fn answers_in_time(builder: cached_core::CacheBuilder, outage: impl FnOnce()) {
     const FETCH: u64 = 20;
     let cache = builder.build().await.expect("fits");
     let upstream = Upstream::default().taking(FETCH);
@@ -51,7 +51,7 @@ async fn answers_in_time(builder: cached_core::CacheBuilder, happens: impl FnOnc
                 for call in 0..30 {
                     let number = (task * 15 + call / 2).to_string();
                     let began = Instant::now();
-                    let answer = payment(&upstream, &number, "paid").await.expect("it answers");
+                    let answer = payment(&upstream, &number, "paid").await.expect("no call fails");
                     slowest = slowest.max(began.elapsed());
                     assert_eq!(answer.number, number);
                     progress.fetch_add(1, Ordering::SeqCst);
@@ -60,7 +60,7 @@ async fn answers_in_time(builder: cached_core::CacheBuilder, happens: impl FnOnc
             }))
         })
         .collect();
-    // How late this machine is, busy as it may be: a timer's delay on the same thread.
+    // The lateness of a busy machine is measured by a timer on the same thread.
     let lateness = Arc::new(std::sync::Mutex::new(Duration::ZERO));
     let watch = tokio::spawn({
         let lateness = Arc::clone(&lateness);
@@ -69,7 +69,7 @@ async fn answers_in_time(builder: cached_core::CacheBuilder, happens: impl FnOnc
                 let began = Instant::now();
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 let late = began.elapsed().saturating_sub(Duration::from_millis(5));
-                let mut latest = lateness.lock().expect("nobody panics with it");
+                let mut latest = lateness.lock().expect("no thread panics while it holds the lock");
                 *latest = late.max(*latest);
             }
         }
@@ -77,38 +77,38 @@ async fn answers_in_time(builder: cached_core::CacheBuilder, happens: impl FnOnc
     while progress.load(Ordering::SeqCst) < 200 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    happens();
+    outage();
     let mut slowest = Duration::ZERO;
     for task in tasks {
         slowest = slowest.max(task.await.expect("no call panics"));
     }
     watch.abort();
     // A call waits for a timer twice: for its deadline and for its fetch.
-    let late = *lateness.lock().expect("nobody panics with it");
+    let late = *lateness.lock().expect("no thread panics while it holds the lock");
     let limit = Duration::from_millis(FETCH + 100 + 40) + 2 * late;
     assert!(slowest < limit, "{slowest:?}, with timers up to {late:?} late");
     assert!(upstream.fetches() <= 600);
 }
 
 #[tokio::test]
-async fn a_server_that_comes_back_is_used_again() {
+async fn a_returning_server_is_used_again() {
     let mut memcached = Memcached::start();
     let port = memcached.port();
-    let cache = process(&memcached).await;
+    let cache = new_process(&memcached).await;
     let upstream = Upstream::default();
     memcached.kill();
     for number in 0..10 {
-        cache.scope(payment(&upstream, &number.to_string(), "paid")).await.expect("it answers");
+        cache.scope(payment(&upstream, &number.to_string(), "paid")).await.expect("no call fails");
     }
     let _memcached = Memcached::start_on(port).expect("the port is free again");
     let give_up = Instant::now() + Duration::from_secs(20);
     for number in 10.. {
-        cache.scope(payment(&upstream, &number.to_string(), "paid")).await.expect("it answers");
+        cache.scope(payment(&upstream, &number.to_string(), "paid")).await.expect("no call fails");
         cache.flush().await;
         if cache.stats().get("payment").expect("called").fills > 0 {
             break;
         }
-        assert!(Instant::now() < give_up, "it is not used again");
+        assert!(Instant::now() < give_up, "the server is not used again");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

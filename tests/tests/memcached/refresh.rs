@@ -1,5 +1,4 @@
-//! Fetches that replace an entry which is alive: `refresh_ahead`, `force_miss`, and what is fetched
-//! beside them.
+//! Fetches that replace a live entry: `refresh_ahead`, `force_miss`, and fetches that run beside them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,13 +9,13 @@ use cached_core::{Cache, CacheBuilder, RequestScope, coordinator_cached, first_f
 use cached_tests::Down;
 use tokio::sync::oneshot::{Receiver, Sender, channel};
 
-/// A value that changes, and fetches of it that end when the test says so.
+/// A changing value whose fetches end when the test allows it.
 #[derive(Clone, Default)]
-struct Source(Arc<State>);
+struct Source(Arc<SourceState>);
 
 #[derive(Default)]
-struct State {
-    truth: AtomicU64,
+struct SourceState {
+    current: AtomicU64,
     fetches: AtomicU64,
     fails: AtomicBool,
     held: Mutex<Option<Receiver<()>>>,
@@ -25,33 +24,34 @@ struct State {
 impl Source {
     fn new() -> Source {
         let source = Source::default();
-        source.becomes(1);
+        source.set(1);
         source
     }
 
-    fn becomes(&self, truth: u64) {
-        self.0.truth.store(truth, Ordering::SeqCst);
+    fn set(&self, current: u64) {
+        self.0.current.store(current, Ordering::SeqCst);
     }
 
     fn fetches(&self) -> u64 {
         self.0.fetches.load(Ordering::SeqCst)
     }
 
-    /// The next fetch takes the truth of its beginning, and ends when what is returned is dropped.
+    /// Holds the next fetch until the returned sender is dropped. The fetch returns the value that was
+    /// current when it began.
     fn hold_next(&self) -> Sender<()> {
         let (end, held) = channel();
-        *self.0.held.lock().expect("nothing panics with it") = Some(held);
+        *self.0.held.lock().expect("no thread panics while it holds the lock") = Some(held);
         end
     }
 
     async fn fetch(&self) -> Result<u64, Down> {
         self.0.fetches.fetch_add(1, Ordering::SeqCst);
-        let truth = self.0.truth.load(Ordering::SeqCst);
-        let held = self.0.held.lock().expect("nothing panics with it").take();
+        let current = self.0.current.load(Ordering::SeqCst);
+        let held = self.0.held.lock().expect("no thread panics while it holds the lock").take();
         if let Some(held) = held {
             held.await.ok();
         }
-        if self.0.fails.load(Ordering::SeqCst) { Err(Down) } else { Ok(truth) }
+        if self.0.fails.load(Ordering::SeqCst) { Err(Down) } else { Ok(current) }
     }
 }
 
@@ -71,43 +71,46 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// So long that what was spawned gets on.
-async fn a_moment() {
+/// Waits until spawned tasks have made progress.
+async fn let_tasks_run() {
     tokio::time::sleep(Duration::from_millis(30)).await;
 }
 
-async fn forced(cache: &TestCache, source: &Source) -> Result<u64, Down> {
+/// Calls `rate` in a request that forces a miss.
+async fn call_forced(cache: &TestCache, source: &Source) -> Result<u64, Down> {
     cache.run(RequestScope::new().force_miss(true).run(rate(source.clone(), 1))).await
 }
 
-async fn called(cache: &TestCache, source: &Source) -> Result<u64, Down> {
+/// Calls `rate`, and waits until a refresh that the call started has ended or is held.
+async fn call(cache: &TestCache, source: &Source) -> Result<u64, Down> {
     let answer = cache.run(rate(source.clone(), 1)).await;
-    a_moment().await;
+    let_tasks_run().await;
     answer
 }
 
-/// Begins a fetch, by a refresh that is due or by a forced one, which takes the truth as it is and
-/// goes on until what is returned is dropped.
-async fn begin_slow(cache: &TestCache, source: &Source, is_forced: bool) -> Sender<()> {
+/// Starts a fetch, by a forced miss or by a due refresh, that is held until the returned sender is
+/// dropped.
+async fn start_held_fetch(cache: &TestCache, source: &Source, is_forced: bool) -> Sender<()> {
     let (end, fetches) = (source.hold_next(), source.fetches());
     if is_forced {
         let (cache, source) = (cache.clone(), source.clone());
-        tokio::spawn(async move { forced(&cache, &source).await });
-        a_moment().await;
+        tokio::spawn(async move { call_forced(&cache, &source).await });
+        let_tasks_run().await;
     } else {
-        called(cache, source).await.expect("it is there");
+        call(cache, source).await.expect("the entry is there");
     }
-    assert_eq!(source.fetches(), fetches + 1, "the slow fetch has begun");
+    assert_eq!(source.fetches(), fetches + 1, "the fetch has begun");
     end
 }
 
-async fn end(slow: Sender<()>) {
-    drop(slow);
-    a_moment().await;
+/// Lets a held fetch end.
+async fn end(held: Sender<()>) {
+    drop(held);
+    let_tasks_run().await;
 }
 
 #[tokio::test]
-async fn a_slow_fetch_does_not_replace_what_a_later_one_fetched() {
+async fn a_slow_fetch_never_replaces_a_later_one() {
     for (cache, is_forced) in [
         (TestCache::local(), false),
         (TestCache::local(), true),
@@ -115,92 +118,92 @@ async fn a_slow_fetch_does_not_replace_what_a_later_one_fetched() {
         (TestCache::new(), true),
     ] {
         let source = Source::new();
-        assert_eq!(called(&cache, &source).await, Ok(1));
+        assert_eq!(call(&cache, &source).await, Ok(1));
         cache.advance(secs(540));
-        let slow = begin_slow(&cache, &source, is_forced).await;
-        source.becomes(2);
+        let slow = start_held_fetch(&cache, &source, is_forced).await;
+        source.set(2);
         cache.advance(secs(120));
         let newer = match is_forced {
-            true => forced(&cache, &source).await,
-            false => called(&cache, &source).await,
+            true => call_forced(&cache, &source).await,
+            false => call(&cache, &source).await,
         };
         assert_eq!(newer, Ok(2));
         end(slow).await;
         for passed in [0, 4, 400] {
             cache.advance(secs(passed));
-            assert_eq!(called(&cache, &source).await, Ok(2), "forced: {is_forced}, {passed} s");
+            assert_eq!(call(&cache, &source).await, Ok(2), "forced: {is_forced}, {passed} s");
         }
         assert_eq!(source.fetches(), 3);
     }
 }
 
 #[tokio::test]
-async fn a_fetch_replaces_what_one_that_began_before_it_has_stored_meanwhile() {
+async fn a_fetch_replaces_an_earlier_one() {
     for cache in [TestCache::local(), TestCache::new()] {
         let source = Source::new();
-        assert_eq!(called(&cache, &source).await, Ok(1));
+        assert_eq!(call(&cache, &source).await, Ok(1));
         cache.advance(secs(540));
-        let older = begin_slow(&cache, &source, false).await;
+        let older = start_held_fetch(&cache, &source, false).await;
         cache.advance(secs(120));
-        source.becomes(2);
+        source.set(2);
         let newer = source.hold_next();
-        let call = {
+        let running = {
             let (cache, source) = (cache.clone(), source.clone());
-            tokio::spawn(async move { called(&cache, &source).await })
+            tokio::spawn(async move { call(&cache, &source).await })
         };
-        a_moment().await;
+        let_tasks_run().await;
         end(older).await;
         end(newer).await;
-        assert_eq!(call.await.expect("it answers"), Ok(2));
-        assert_eq!(called(&cache, &source).await, Ok(2));
+        assert_eq!(running.await.expect("no task panics"), Ok(2));
+        assert_eq!(call(&cache, &source).await, Ok(2));
         cache.advance(secs(6));
-        assert_eq!(called(&cache, &source).await, Ok(2));
+        assert_eq!(call(&cache, &source).await, Ok(2));
         assert_eq!(source.fetches(), 3);
     }
 }
 
 #[tokio::test]
-async fn a_slow_fetch_does_not_replace_what_was_read_of_another_process_meanwhile() {
+async fn a_slow_fetch_never_replaces_a_later_read() {
     for is_forced in [false, true] {
         let (cache, source) = (TestCache::new(), Source::new());
         let other = cache.another_process();
-        assert_eq!(called(&cache, &source).await, Ok(1));
+        assert_eq!(call(&cache, &source).await, Ok(1));
         cache.advance(secs(540));
-        let slow = begin_slow(&cache, &source, is_forced).await;
-        source.becomes(2);
-        assert_eq!(forced(&other, &source).await, Ok(2));
+        let slow = start_held_fetch(&cache, &source, is_forced).await;
+        source.set(2);
+        assert_eq!(call_forced(&other, &source).await, Ok(2));
         cache.advance(secs(6));
-        assert_eq!(called(&cache, &source).await, Ok(2));
+        assert_eq!(call(&cache, &source).await, Ok(2));
         end(slow).await;
-        assert_eq!(called(&cache, &source).await, Ok(2), "forced: {is_forced}");
+        assert_eq!(call(&cache, &source).await, Ok(2), "forced: {is_forced}");
     }
 }
 
 #[tokio::test]
-async fn a_forced_fetch_replaces_what_was_read_before_memcached_had_it() {
+async fn a_forced_fetch_replaces_an_earlier_read() {
     let (cache, source) = (TestCache::new(), Source::new());
-    assert_eq!(called(&cache.another_process(), &source).await, Ok(1));
-    source.becomes(2);
-    let slow = begin_slow(&cache, &source, true).await;
-    assert_eq!(called(&cache, &source).await, Ok(1), "that is what memcached has");
+    assert_eq!(call(&cache.another_process(), &source).await, Ok(1));
+    source.set(2);
+    let slow = start_held_fetch(&cache, &source, true).await;
+    assert_eq!(call(&cache, &source).await, Ok(1), "memcached has the earlier value");
     end(slow).await;
-    assert_eq!(called(&cache, &source).await, Ok(2));
+    assert_eq!(call(&cache, &source).await, Ok(2));
     assert_eq!(source.fetches(), 2);
 }
 
 #[tokio::test]
-async fn what_is_overwritten_stays_also_where_a_fetch_ends_that_began_before() {
+async fn an_overwrite_outlives_earlier_fetches() {
     for cache in [TestCache::local(), TestCache::new()] {
         let source = Source::new();
-        assert_eq!(called(&cache, &source).await, Ok(1));
-        let slow = begin_slow(&cache, &source, true).await;
-        cache.run(async { rate_entry(1).overwrite(7).await }).await.expect("memcached is told");
+        assert_eq!(call(&cache, &source).await, Ok(1));
+        let slow = start_held_fetch(&cache, &source, true).await;
+        cache.run(async { rate_entry(1).overwrite(7).await }).await.expect("memcached is reached");
         end(slow).await;
-        assert_eq!(called(&cache, &source).await, Ok(7));
-        // One that begins after it replaces it.
-        source.becomes(2);
-        assert_eq!(forced(&cache, &source).await, Ok(2));
-        assert_eq!(called(&cache, &source).await, Ok(2));
+        assert_eq!(call(&cache, &source).await, Ok(7));
+        // A fetch that begins after the overwrite replaces it.
+        source.set(2);
+        assert_eq!(call_forced(&cache, &source).await, Ok(2));
+        assert_eq!(call(&cache, &source).await, Ok(2));
     }
 }
 
@@ -250,14 +253,14 @@ async fn as_it_says(source: Source) -> Result<u64, Down> {
 }
 
 #[coordinator_cached(
-    name = "perhaps",
+    name = "optional",
     overwrite(reason = "a rate has no version of its own"),
     none_ttl = "60s",
     local_ttl = "1s",
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn perhaps(source: Source) -> Result<Option<u64>, Down> {
+async fn optional(source: Source) -> Result<Option<u64>, Down> {
     source.fetch().await.map(|_| None)
 }
 
@@ -272,21 +275,20 @@ async fn as_it_says_here(source: Source) -> Result<u64, Down> {
     source.fetch().await
 }
 
-/// Calls the function often while its entry, which lives for so long, is young, and once late in its
-/// life.
-macro_rules! is_refreshed_once {
-    ($cache:expr, $function:ident, $life:expr) => {{
+/// Checks that an entry with this ttl is not refreshed early in its life, and once late in its life.
+macro_rules! assert_refreshed_once {
+    ($cache:expr, $function:ident, $ttl:expr) => {{
         let (cache, source): (TestCache, _) = ($cache, Source::new());
         let call = async || {
-            cache.run($function(source.clone())).await.expect("it answers");
+            cache.run($function(source.clone())).await.expect("no call fails");
             tokio::time::sleep(Duration::from_millis(2)).await;
         };
         for _ in 0..60 {
             call().await;
         }
-        assert_eq!(source.fetches(), 1, "{}: it is not due", stringify!($function));
-        cache.advance(secs($life * 9 / 10));
-        // Whoever has won the right to refresh it too early gives it back when it is due.
+        assert_eq!(source.fetches(), 1, "{}: no refresh is due", stringify!($function));
+        cache.advance(secs($ttl * 9 / 10));
+        // A call may have won the refresh claim too early. The claim is given back when the refresh is due.
         for _ in 0..60 {
             call().await;
             if source.fetches() == 2 {
@@ -294,11 +296,11 @@ macro_rules! is_refreshed_once {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        a_moment().await;
+        let_tasks_run().await;
         for _ in 0..60 {
             call().await;
         }
-        assert_eq!(source.fetches(), 2, "{}: it was due once", stringify!($function));
+        assert_eq!(source.fetches(), 2, "{}: one refresh was due", stringify!($function));
         assert_eq!(cache.stats(stringify!($function)).refreshes, 1);
     }};
 }
@@ -308,37 +310,37 @@ fn short_lived() -> CacheBuilder {
 }
 
 #[tokio::test]
-async fn an_entry_that_lives_shorter_than_refresh_ahead_is_not_refreshed_all_its_life() {
-    is_refreshed_once!(TestCache::local(), briefly_local, 30);
-    is_refreshed_once!(TestCache::local(), as_it_says_here, 60);
-    is_refreshed_once!(TestCache::with(short_lived()).expect("fits"), by_default_here, 60);
-    is_refreshed_once!(TestCache::with(short_lived()).expect("fits"), perhaps_here, 60);
+async fn a_brief_local_entry_refreshes_once() {
+    assert_refreshed_once!(TestCache::local(), briefly_local, 30);
+    assert_refreshed_once!(TestCache::local(), as_it_says_here, 60);
+    assert_refreshed_once!(TestCache::with(short_lived()).expect("fits"), by_default_here, 60);
+    assert_refreshed_once!(TestCache::with(short_lived()).expect("fits"), optional_here, 60);
 }
 
 #[tokio::test]
-async fn an_item_that_lives_shorter_than_refresh_ahead_is_not_refreshed_all_its_life() {
-    is_refreshed_once!(TestCache::new(), as_it_says, 60);
-    is_refreshed_once!(TestCache::new(), perhaps, 60);
-    is_refreshed_once!(TestCache::with(short_lived()).expect("fits"), by_default, 60);
+async fn a_brief_memcached_item_refreshes_once() {
+    assert_refreshed_once!(TestCache::new(), as_it_says, 60);
+    assert_refreshed_once!(TestCache::new(), optional, 60);
+    assert_refreshed_once!(TestCache::with(short_lived()).expect("fits"), by_default, 60);
 }
 
 #[coordinator_cached(
-    name = "perhaps_here",
+    name = "optional_here",
     overwrite(reason = "a rate has no version of its own"),
     none_ttl = "60s",
     remote = false,
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn perhaps_here(source: Source) -> Result<Option<u64>, Down> {
+async fn optional_here(source: Source) -> Result<Option<u64>, Down> {
     source.fetch().await.map(|_| None)
 }
 
 #[tokio::test]
-async fn refreshes_that_fail_pause() {
+async fn failed_refreshes_are_retried_with_pauses() {
     for cache in [TestCache::local(), TestCache::new()] {
         let source = Source::new();
-        assert_eq!(called(&cache, &source).await, Ok(1));
+        assert_eq!(call(&cache, &source).await, Ok(1));
         cache.advance(secs(500));
         source.0.fails.store(true, Ordering::SeqCst);
         let began = std::time::Instant::now();
@@ -351,31 +353,31 @@ async fn refreshes_that_fail_pause() {
         let (tried, most) = (source.fetches() - 1, 1 + began.elapsed().as_millis() as u64 / 100);
         assert!((1..=most).contains(&tried), "{tried} of {calls} calls tried, at most {most} may");
         source.0.fails.store(false, Ordering::SeqCst);
-        source.becomes(2);
+        source.set(2);
         cache.advance(secs(6));
-        called(&cache, &source).await.expect("it is there");
-        assert_eq!(called(&cache, &source).await, Ok(2), "in the end it is refreshed");
+        call(&cache, &source).await.expect("the entry is there");
+        assert_eq!(call(&cache, &source).await, Ok(2), "a later refresh succeeds");
     }
 }
 
 #[tokio::test]
-async fn a_refresh_that_does_not_end_gives_way_to_another() {
+async fn an_endless_refresh_is_replaced() {
     let (cache, source) = (TestCache::local(), Source::new());
-    assert_eq!(called(&cache, &source).await, Ok(1));
+    assert_eq!(call(&cache, &source).await, Ok(1));
     cache.advance(secs(500));
-    let _for_good = begin_slow(&cache, &source, false).await;
-    source.becomes(2);
+    let _endless = start_held_fetch(&cache, &source, false).await;
+    source.set(2);
     cache.advance(secs(10));
-    assert_eq!(called(&cache, &source).await, Ok(1));
-    assert_eq!(source.fetches(), 2, "it may end yet");
+    assert_eq!(call(&cache, &source).await, Ok(1));
+    assert_eq!(source.fetches(), 2, "the first refresh has its time");
     cache.advance(secs(11));
-    assert_eq!(called(&cache, &source).await, Ok(1));
+    assert_eq!(call(&cache, &source).await, Ok(1));
     assert_eq!(source.fetches(), 3);
-    assert_eq!(called(&cache, &source).await, Ok(2));
+    assert_eq!(call(&cache, &source).await, Ok(2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn an_entry_that_is_due_is_refreshed_once() {
+async fn a_due_entry_is_refreshed_once() {
     const KEYS: u32 = 200;
     for round in 0..40 {
         let (cache, source) = (TestCache::local(), Source::new());
@@ -388,24 +390,24 @@ async fn an_entry_that_is_due_is_refreshed_once() {
                 let (cache, source) = (cache.clone(), source.clone());
                 tokio::spawn(async move {
                     for key in 0..KEYS {
-                        cache.run(rate(source.clone(), key)).await.expect("it is there");
+                        cache.run(rate(source.clone(), key)).await.expect("the entry is there");
                         tokio::task::yield_now().await;
                     }
                 })
             })
             .collect();
         for caller in callers {
-            caller.await.expect("it ends");
+            caller.await.expect("no caller panics");
         }
-        a_moment().await;
+        let_tasks_run().await;
         assert_eq!(source.fetches(), 2 * u64::from(KEYS), "round {round}");
     }
 }
 
-/// In seconds, as the test's clock.
+/// The time of the test's clock, in seconds.
 static NOW: AtomicU64 = AtomicU64::new(0);
 
-/// A token, by when it expires, which says how long it lives yet.
+/// Returns the time at which the token expires.
 #[coordinator_cached(
     name = "refreshed_token",
     overwrite(reason = "a token is renewed before it expires"),
@@ -419,9 +421,10 @@ async fn token(source: Source) -> Result<u64, Down> {
     Ok(NOW.load(Ordering::SeqCst) + 3600)
 }
 
-/// The time that is left is not the whole life, of which there is a third without a refresh.
+/// The library suppresses refreshes in the first third of a ttl. The remaining time that this value
+/// reports later is not a whole ttl.
 #[tokio::test]
-async fn a_value_that_says_how_long_it_lives_yet_is_refreshed() {
+async fn a_value_with_its_own_expiry_is_refreshed() {
     let (source, cache) = (Source::new(), TestCache::new());
     let after = |seconds| {
         NOW.fetch_add(seconds, Ordering::SeqCst);
@@ -432,13 +435,13 @@ async fn a_value_that_says_how_long_it_lives_yet_is_refreshed() {
     assert_eq!(cache.run(token(source.clone())).await, Ok(3600));
     after(40);
     for _ in 0..100 {
-        a_moment().await;
-        cache.run(token(source.clone())).await.expect("it is there");
+        let_tasks_run().await;
+        cache.run(token(source.clone())).await.expect("the entry is there");
         if source.fetches() == 2 {
             return;
         }
     }
-    panic!("it is not refreshed");
+    panic!("the token is not refreshed");
 }
 
 #[coordinator_cached(
@@ -454,33 +457,33 @@ async fn remote_rate(source: Source, key: u32) -> Result<u64, Down> {
     source.fetch().await
 }
 
-/// Looks in one of the ways that fetch nothing.
-async fn look(way: usize) {
+/// Reads the entry in one of three ways that never fetch.
+async fn read_only(way: usize) {
     match way {
         0 => assert_eq!(remote_rate_entry(1).get().await.into_option(), Some(1)),
         1 => assert!(!remote_rate_entry(1).add(5).await),
-        // Another one is the answer.
+        // The first key has no entry.
         _ => assert_eq!(first_found([2, 1].map(remote_rate_entry)).await, Some(1)),
     }
 }
 
 #[tokio::test]
-async fn who_only_looks_leaves_the_refresh_to_a_call() {
+async fn reads_without_a_call_start_no_refresh() {
     for way in 0..3 {
         let (source, cache) = (Source::new(), TestCache::new());
-        let called = |key| cache.run(remote_rate(source.clone(), key));
-        assert_eq!(called(1).await, Ok(1));
+        let call = |key| cache.run(remote_rate(source.clone(), key));
+        assert_eq!(call(1).await, Ok(1));
         cache.advance(secs(360));
-        assert_eq!(called(2).await, Ok(1));
+        assert_eq!(call(2).await, Ok(1));
         source.0.fails.store(true, Ordering::SeqCst);
-        assert_eq!(called(1).await, Ok(1));
-        a_moment().await;
-        assert_eq!(source.fetches(), 3, "a refresh that failed");
+        assert_eq!(call(1).await, Ok(1));
+        let_tasks_run().await;
+        assert_eq!(source.fetches(), 3, "the refresh has failed");
         source.0.fails.store(false, Ordering::SeqCst);
-        cache.run(look(way)).await;
-        a_moment().await;
-        assert_eq!(called(1).await, Ok(1));
-        a_moment().await;
+        cache.run(read_only(way)).await;
+        let_tasks_run().await;
+        assert_eq!(call(1).await, Ok(1));
+        let_tasks_run().await;
         assert_eq!(source.fetches(), 4, "way {way}");
     }
 }
@@ -491,7 +494,7 @@ static PANICS: AtomicBool = AtomicBool::new(false);
     name = "panicking",
     overwrite(reason = "a rate has no version of its own"),
     ttl_with = |_| {
-        assert!(!PANICS.load(Ordering::SeqCst), "as the test wants it");
+        assert!(!PANICS.load(Ordering::SeqCst), "the test asks for a panic");
         secs(600)
     },
     refresh_ahead = "2m",
@@ -503,7 +506,7 @@ async fn panicking(source: Source) -> Result<u64, Down> {
 }
 
 #[tokio::test]
-async fn an_answer_is_served_also_where_a_ttl_with_panics() {
+async fn a_panicking_ttl_with_loses_no_answer() {
     let (source, cache) = (Source::new(), TestCache::new());
     assert_eq!(cache.run(panicking(source.clone())).await, Ok(1));
     cache.advance(secs(500));
@@ -522,7 +525,7 @@ async fn second(source: Source) -> Result<u64, Down> {
 }
 
 #[tokio::test]
-async fn what_memcached_has_not_confirmed_has_its_local_ttl_too() {
+async fn unconfirmed_fills_respect_local_ttl() {
     let (source, cache) = (Source::new(), TestCache::new());
     cache.memcached().fail();
     for fetches in 1..=3 {

@@ -1,5 +1,6 @@
-//! memcached is killed and started anew while a process fetches. The new server counts its CAS numbers
-//! from the start, so a number of before may be another item's now.
+//! memcached is killed and started again while a process fetches.
+//!
+//! The new server counts its CAS numbers from the start, so an old number may now belong to another item.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use cached_tests::{Down, Memcached, Upstream};
 #[coordinator_cached(name = "restarted_report", version = edition, local = false, skip(upstream), entry = report_entry)]
 async fn report(upstream: &Upstream, edition: u32) -> Result<usize, Down> {
     let _ = edition;
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[coordinator_cached(
@@ -21,35 +22,36 @@ async fn report(upstream: &Upstream, edition: u32) -> Result<usize, Down> {
 )]
 async fn board(upstream: &Upstream, number: u32) -> Result<usize, Down> {
     let _ = number;
-    upstream.answer().await
+    upstream.fetch().await
 }
 
-/// A cache of its own, as another process would have.
-async fn process(memcached: &Memcached) -> Cache {
+/// Returns a cache that shares nothing but memcached with other caches, like the cache of another
+/// process.
+async fn new_process(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("it fits")
 }
 
-/// The CAS of the item under the key, as in `HD c7`.
+/// Returns the CAS number of an item, from an answer such as `HD c7`.
 fn cas(memcached: &Memcached, key: &str) -> u64 {
     let answer = memcached.command(&format!("mg {key} c"));
     let cas = answer.split(' ').find_map(|word| word.strip_prefix('c'));
-    cas.and_then(|cas| cas.parse().ok()).unwrap_or_else(|| panic!("{key} is there: {answer}"))
+    cas.and_then(|cas| cas.parse().ok()).unwrap_or_else(|| panic!("{key} has no item: {answer}"))
 }
 
-/// Uses up the CAS numbers below this one.
+/// Stores filler items until `cas` is the next CAS number of the server.
 fn count_up_to(memcached: &Memcached, cas: u64) {
     loop {
         let answer = memcached.command("ms filler 1 c\r\nx");
         let last: u64 = answer.strip_prefix("HD c").expect("stored").parse().expect("a number");
-        assert!(last < cas, "{last} is past {cas} already");
+        assert!(last < cas, "{last} is past {cas}");
         if last + 1 == cas {
             return;
         }
     }
 }
 
-/// Kills the server and starts another on its port.
+/// Kills the server and starts another one on its port.
 fn restart(mut memcached: Memcached) -> Memcached {
     let port = memcached.port();
     memcached.kill();
@@ -62,8 +64,8 @@ fn restart(mut memcached: Memcached) -> Memcached {
     panic!("memcached did not come up on its port");
 }
 
-/// Begins a fetch that takes 400 ms, and restarts its server meanwhile. Returns the call, the new server,
-/// and the CAS of what the key had before.
+/// Spawns a call that fetches for 400 ms, and restarts memcached during the fetch. Returns the call, the
+/// new server, and the CAS number that the key had on the old server.
 async fn fetch_over_a_restart(
     call: impl Future<Output = Result<usize, Down>> + Send + 'static,
     memcached: Memcached,
@@ -71,11 +73,11 @@ async fn fetch_over_a_restart(
 ) -> (tokio::task::JoinHandle<Result<usize, Down>>, Memcached, u64) {
     let call = tokio::spawn(call);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let won = cas(&memcached, key);
-    (call, restart(memcached), won)
+    let old_cas = cas(&memcached, key);
+    (call, restart(memcached), old_cas)
 }
 
-/// A server whose next CAS is not among its first.
+/// Starts a server whose next CAS number is 20.
 fn server() -> Memcached {
     let memcached = Memcached::start();
     count_up_to(&memcached, 20);
@@ -83,17 +85,17 @@ fn server() -> Memcached {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_of_before_a_restart_fills_no_lease_of_after_it() {
+async fn an_old_lease_fills_no_new_lease() {
     let memcached = server();
-    let holder = process(&memcached).await;
+    let holder = new_process(&memcached).await;
     let key = holder.scope(async { report_entry(1).key().to_string() }).await;
     let call = holder.scope(async { report(&Upstream::default().taking(400), 1).await });
-    let (call, memcached, won) = fetch_over_a_restart(call, memcached, &key).await;
-    let other = process(&memcached).await;
-    other.scope(async { report_entry(1).invalidate().await }).await.expect("memcached is told");
-    count_up_to(&memcached, won);
+    let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
+    let other = new_process(&memcached).await;
+    other.scope(async { report_entry(1).invalidate().await }).await.expect("memcached is reached");
+    count_up_to(&memcached, old_cas);
     let lease = memcached.command(&format!("mg {key} N30 v c"));
-    assert!(lease.starts_with(&format!("VA 0 c{won} W")), "{lease}");
+    assert!(lease.starts_with(&format!("VA 0 c{old_cas} W")), "{lease}");
     assert_eq!(call.await.expect("no call panics"), Ok(1));
     holder.flush().await;
     assert!(!other.scope(async { report_entry(1).get().await.is_found() }).await);
@@ -101,16 +103,16 @@ async fn a_lease_of_before_a_restart_fills_no_lease_of_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_of_before_a_restart_replaces_no_value_of_after_it() {
+async fn an_old_lease_replaces_no_new_value() {
     let memcached = server();
-    let holder = process(&memcached).await;
+    let holder = new_process(&memcached).await;
     let key = holder.scope(async { report_entry(2).key().to_string() }).await;
     let call = holder.scope(async { report(&Upstream::default().taking(400), 2).await });
-    let (call, memcached, won) = fetch_over_a_restart(call, memcached, &key).await;
-    let other = process(&memcached).await;
-    count_up_to(&memcached, won);
+    let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
+    let other = new_process(&memcached).await;
+    count_up_to(&memcached, old_cas);
     assert!(other.scope(async { report_entry(2).add(77).await }).await);
-    assert_eq!(cas(&memcached, &key), won);
+    assert_eq!(cas(&memcached, &key), old_cas);
     assert_eq!(call.await.expect("no call panics"), Ok(1));
     holder.flush().await;
     let found = other.scope(async { report_entry(2).get().await.into_option() }).await;
@@ -118,18 +120,18 @@ async fn a_lease_of_before_a_restart_replaces_no_value_of_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_of_before_a_restart_gives_back_nothing_of_after_it() {
+async fn an_old_lease_removes_no_new_value() {
     let memcached = server();
-    let holder = process(&memcached).await;
+    let holder = new_process(&memcached).await;
     let key = holder.scope(async { report_entry(3).key().to_string() }).await;
     let upstream = Upstream::default().taking(400);
     upstream.fail();
     let call = holder.scope(async move { report(&upstream, 3).await });
-    let (call, memcached, won) = fetch_over_a_restart(call, memcached, &key).await;
-    count_up_to(&memcached, won);
-    let other = process(&memcached).await;
+    let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
+    count_up_to(&memcached, old_cas);
+    let other = new_process(&memcached).await;
     assert!(other.scope(async { report_entry(3).add(77).await }).await);
-    assert_eq!(cas(&memcached, &key), won);
+    assert_eq!(cas(&memcached, &key), old_cas);
     assert_eq!(call.await.expect("no call panics"), Err(Down));
     holder.flush().await;
     let found = other.scope(async { report_entry(3).get().await.into_option() }).await;
@@ -137,9 +139,9 @@ async fn a_lease_of_before_a_restart_gives_back_nothing_of_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_value_that_was_read_before_a_restart_is_not_replaced_after_it() {
+async fn an_old_read_replaces_no_new_value() {
     let memcached = server();
-    let holder = process(&memcached).await;
+    let holder = new_process(&memcached).await;
     let key = holder.scope(async { board_entry(1).key().to_string() }).await;
     holder.scope(board(&Upstream::default(), 1)).await.expect("fetched");
     holder.flush().await;
@@ -147,11 +149,11 @@ async fn a_value_that_was_read_before_a_restart_is_not_replaced_after_it() {
         let refreshed = async { board(&Upstream::default().taking(400), 1).await };
         RequestScope::new().force_miss(true).run(refreshed).await
     });
-    let (call, memcached, read) = fetch_over_a_restart(call, memcached, &key).await;
-    let other = process(&memcached).await;
-    count_up_to(&memcached, read);
-    other.scope(async { board_entry(1).overwrite(77).await }).await.expect("memcached is told");
-    assert_eq!(cas(&memcached, &key), read);
+    let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
+    let other = new_process(&memcached).await;
+    count_up_to(&memcached, old_cas);
+    other.scope(async { board_entry(1).overwrite(77).await }).await.expect("memcached is reached");
+    assert_eq!(cas(&memcached, &key), old_cas);
     assert_eq!(call.await.expect("no call panics"), Ok(1));
     holder.flush().await;
     let found = other.scope(async { board_entry(1).get().await.into_option() }).await;

@@ -1,16 +1,17 @@
-//! Values that one process stores in memcached and another reads there.
+//! Values that one process stores in memcached and another process reads.
+
+use std::time::{Duration, Instant};
 
 use cached_core::{Tier, coordinator_cached};
 use cached_tests::{Down, Memcached, Upstream};
 use serde::{Deserialize, Serialize};
-use std::time::{Duration, Instant};
 
-use crate::functions::{payment, payment_entry, process};
+use crate::functions::{new_process, payment, payment_entry};
 
 #[tokio::test]
-async fn what_one_process_fetched_another_finds() {
+async fn processes_share_fetched_values() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default();
     let fetched = a.scope(payment(&upstream, "7", "paid")).await;
     a.flush().await;
@@ -22,34 +23,35 @@ async fn what_one_process_fetched_another_finds() {
 }
 
 #[tokio::test]
-async fn an_entry_lives_for_thirty_minutes_by_default() {
+async fn the_default_ttl_is_thirty_minutes() {
     let memcached = Memcached::start();
-    let cache = process(&memcached).await;
+    let cache = new_process(&memcached).await;
     cache.scope(payment(&Upstream::default(), "7", "paid")).await.expect("fetched");
     cache.flush().await;
     let key = cache.scope(async { payment_entry("7", "paid").key().to_string() }).await;
     assert!(key.starts_with("test:payment:"), "{key}");
-    let remaining = memcached.remaining(&key).expect("the item is there");
+    let remaining = memcached.remaining_ttl(&key).expect("the item is there");
     assert!((1799..=1800).contains(&remaining), "{remaining} s");
 }
 
 #[coordinator_cached(name = "three_seconds", version = number, ttl = "3s", skip(upstream), entry = brief_entry)]
 async fn brief(upstream: &Upstream, number: u32) -> Result<usize, Down> {
     let _ = number;
-    upstream.answer().await
+    upstream.fetch().await
 }
 
-/// The server counts seconds on ticks of its own, so entries begin at all places between two ticks.
+/// memcached counts seconds by its own clock. The entries are therefore stored at eight different points
+/// of a second.
 #[tokio::test]
-async fn a_local_entry_does_not_outlive_its_item() {
+async fn a_local_entry_never_outlives_its_item() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default();
     for number in 0..8 {
         a.scope(brief(&upstream, number)).await.expect("fetched");
         a.flush().await;
         tokio::time::sleep(Duration::from_millis(125)).await;
-        // Read late: what remains counts, not the ttl.
+        // A late reader must use the time that is left, not the whole ttl.
         b.scope(brief(&upstream, number)).await.expect("read");
     }
     assert_eq!(upstream.fetches(), 8);
@@ -58,10 +60,13 @@ async fn a_local_entry_does_not_outlive_its_item() {
     while !alive.is_empty() {
         for number in std::mem::take(&mut alive) {
             let key = a.scope(async { brief_entry(number).key().to_string() }).await;
-            let item = memcached.remaining(&key);
+            let item = memcached.remaining_ttl(&key);
             for process in [&a, &b] {
                 let tier = process.scope(async { brief_entry(number).get().await.tier() }).await;
-                assert!(item.is_some() || tier.is_none(), "{number} is gone, and in {tier:?}");
+                assert!(
+                    item.is_some() || tier.is_none(),
+                    "item {number} has expired, and {tier:?} has its value"
+                );
                 seen_locally += usize::from(tier == Some(Tier::Local));
             }
             if item.is_some() {
@@ -73,7 +78,7 @@ async fn a_local_entry_does_not_outlive_its_item() {
     assert!(seen_locally > 0);
 }
 
-/// A field that is left out where it is empty; a positional codec would read the next one for it.
+/// A type that leaves out an empty field. A positional codec would read the next field in its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Skipping {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,7 +90,7 @@ struct Skipping {
 
 #[coordinator_cached(name = "skipping", version = amount, skip(upstream), entry = skipping_entry)]
 async fn skipping(upstream: &Upstream, amount: u8) -> Result<Skipping, Down> {
-    upstream.answer().await?;
+    upstream.fetch().await?;
     Ok(Skipping { note: None, amount, fee: 1, tail: vec![2, 3] })
 }
 
@@ -98,7 +103,7 @@ enum Untagged {
 
 #[coordinator_cached(name = "untagged", version = number, skip(upstream))]
 async fn untagged(upstream: &Upstream, number: u32) -> Result<Untagged, Down> {
-    upstream.answer().await?;
+    upstream.fetch().await?;
     Ok(Untagged::Number(number))
 }
 
@@ -112,15 +117,15 @@ struct NeverWritten {
 
 #[coordinator_cached(name = "never_written", version = number, skip(upstream))]
 async fn never_written(upstream: &Upstream, number: u8) -> Result<NeverWritten, Down> {
-    upstream.answer().await?;
+    upstream.fetch().await?;
     Ok(NeverWritten { secret: 9, amount: number, rest: vec![0; 4] })
 }
 
 #[tokio::test]
-async fn a_value_that_does_not_read_back_never_comes_from_memcached() {
+async fn values_that_misread_stay_out_of_memcached() {
     let memcached = Memcached::start();
     for number in 0..=4u8 {
-        let (a, b) = (process(&memcached).await, process(&memcached).await);
+        let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
         let upstream = Upstream::default();
         for cache in [&a, &b, &a] {
             let value = cache.scope(skipping(&upstream, number)).await.expect("fetched");
@@ -132,7 +137,7 @@ async fn a_value_that_does_not_read_back_never_comes_from_memcached() {
             assert_eq!(value.secret, 9);
             cache.flush().await;
         }
-        assert_eq!(upstream.fetches(), 6, "each process fetches for itself, once");
+        assert_eq!(upstream.fetches(), 6, "each process fetches once");
         assert_eq!(b.stats().total().remote_hits, 0);
     }
     let findings: Vec<String> =
@@ -146,9 +151,9 @@ async fn a_value_that_does_not_read_back_never_comes_from_memcached() {
 }
 
 #[tokio::test]
-async fn garbage_in_memcached_is_a_miss_and_is_mended() {
+async fn garbage_in_memcached_is_replaced() {
     let memcached = Memcached::start();
-    let cache = process(&memcached).await;
+    let cache = new_process(&memcached).await;
     let key = |number: &'static str| {
         cache.scope(async move { payment_entry(number, "paid").key().to_string() })
     };
@@ -156,17 +161,17 @@ async fn garbage_in_memcached_is_a_miss_and_is_mended() {
     memcached.store(&key("1").await, "garbage");
     assert_eq!(cache.scope(payment(&upstream, "1", "paid")).await.expect("fetched").fetched, 1);
     cache.flush().await;
-    let other = process(&memcached).await;
+    let other = new_process(&memcached).await;
     assert_eq!(other.scope(payment(&upstream, "1", "paid")).await.expect("read").fetched, 1);
-    // Another key's entry under this key.
+    // The garbage was replaced by a frame.
     let frame = memcached.command(&format!("mg {} s", key("1").await));
     assert!(frame.starts_with("HD s"), "{frame}");
 }
 
 #[tokio::test]
-async fn an_empty_item_that_is_no_placeholder_is_not_waited_for_and_is_mended() {
+async fn an_empty_item_is_replaced_without_waiting() {
     let memcached = Memcached::start();
-    let cache = process(&memcached).await;
+    let cache = new_process(&memcached).await;
     let upstream = Upstream::default();
     let key = cache.scope(async { payment_entry("7", "paid").key().to_string() }).await;
     memcached.store(&key, "");
@@ -174,6 +179,6 @@ async fn an_empty_item_that_is_no_placeholder_is_not_waited_for_and_is_mended() 
     cache.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
     assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
     cache.flush().await;
-    let other = process(&memcached).await;
+    let other = new_process(&memcached).await;
     assert_eq!(other.scope(payment(&upstream, "7", "paid")).await.expect("read").fetched, 1);
 }

@@ -1,4 +1,4 @@
-//! `stale_if_error`: what is kept of an entry that has expired, for how long, and who may have it.
+//! `stale_if_error`: which expired values are kept, for how long, and who is served them.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use cached_core::{Cache, RequestScope, coordinator_cached};
 use cached_tests::{Down, Memcached, Upstream};
 use tokio::task::JoinHandle;
 
-use crate::functions::process;
+use crate::functions::new_process;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -20,7 +20,7 @@ const MINUTE: Duration = Duration::from_secs(60);
     entry = profile_entry
 )]
 async fn profile(upstream: &Upstream) -> Result<usize, Down> {
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[coordinator_cached(
@@ -31,17 +31,17 @@ async fn profile(upstream: &Upstream) -> Result<usize, Down> {
     entry = rate_entry
 )]
 async fn rate(upstream: &Upstream, day: u32) -> Result<usize, Down> {
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[tokio::test]
-async fn what_another_process_invalidated_is_not_served_where_fetches_fail() {
+async fn invalidated_values_are_never_served_stale() {
     let (upstream, a) = (Upstream::default(), TestCache::new());
     let b = a.another_process();
     assert_eq!(a.run(profile(&upstream)).await, Ok(1));
     assert_eq!(a.run(rate(&upstream, 1)).await, Ok(2));
-    b.run(async { profile_entry().invalidate().await }).await.expect("told");
-    b.run(async { rate_entry(1).invalidate().await }).await.expect("told");
+    b.run(async { profile_entry().invalidate().await }).await.expect("memcached is reached");
+    b.run(async { rate_entry(1).invalidate().await }).await.expect("memcached is reached");
     upstream.fail();
     for passed in [6 * SECOND, MINUTE, 30 * MINUTE] {
         a.advance(passed);
@@ -52,12 +52,12 @@ async fn what_another_process_invalidated_is_not_served_where_fetches_fail() {
 }
 
 #[tokio::test]
-async fn what_another_process_invalidated_is_not_served_while_a_third_has_the_lease() {
+async fn invalidated_values_stay_gone_during_a_fetch() {
     let builder = Cache::builder().lease_wait(Duration::from_millis(20));
     let (upstream, a) = (Upstream::default(), TestCache::with(builder).expect("fits"));
     let (b, c) = (a.another_process(), a.another_process());
     assert_eq!(a.run(profile(&upstream)).await, Ok(1));
-    b.run(async { profile_entry().invalidate().await }).await.expect("told");
+    b.run(async { profile_entry().invalidate().await }).await.expect("memcached is reached");
     a.advance(6 * SECOND);
     upstream.fail();
     let slow = upstream.clone().taking(10_000);
@@ -69,16 +69,16 @@ async fn what_another_process_invalidated_is_not_served_while_a_third_has_the_le
     fetch.abort();
 }
 
-/// The gutter keeps nothing for errors, so it cannot say that the entry was not invalidated at home.
+/// The gutter server keeps no expired values, so it cannot show that an entry is not invalidated.
 #[tokio::test]
-async fn what_another_process_invalidated_is_not_served_where_another_server_stands_in() {
+async fn invalidated_values_stay_gone_in_the_gutter() {
     let builder = Cache::builder().memcached(["one:1", "other:1"]);
     let (upstream, a) = (Upstream::default(), TestCache::with(builder).expect("fits"));
     let b = a.another_process();
     assert_eq!(a.run(profile(&upstream)).await, Ok(1));
     let key = a.run(async { profile_entry().key() }).await;
     let home = ["one:1", "other:1"].into_iter().find(|at| a.memcached_at(at).holds(&key));
-    b.run(async { profile_entry().invalidate().await }).await.expect("told");
+    b.run(async { profile_entry().invalidate().await }).await.expect("memcached is reached");
     upstream.fail();
     a.advance(6 * SECOND);
     a.memcached_at(home.expect("it is stored")).fail();
@@ -88,7 +88,7 @@ async fn what_another_process_invalidated_is_not_served_where_another_server_sta
 }
 
 #[tokio::test]
-async fn a_lie_of_a_memcached_brings_back_nothing_that_has_expired() {
+async fn a_lying_memcached_revives_no_expired_value() {
     let (upstream, a) = (Upstream::default(), TestCache::new());
     assert_eq!(a.run(profile(&upstream)).await, Ok(1));
     upstream.fail();
@@ -100,7 +100,7 @@ async fn a_lie_of_a_memcached_brings_back_nothing_that_has_expired() {
 }
 
 #[tokio::test]
-async fn with_memcached_out_of_reach_the_process_serves_what_it_keeps_itself() {
+async fn without_memcached_local_stale_values_are_served() {
     for hangs in [false, true] {
         let builder = Cache::builder().remote_timeout(Duration::from_millis(10));
         let (upstream, a) = (Upstream::default(), TestCache::with(builder).expect("fits"));
@@ -111,23 +111,24 @@ async fn with_memcached_out_of_reach_the_process_serves_what_it_keeps_itself() {
             false => a.memcached().fail(),
         }
         a.advance(6 * SECOND);
-        // Ejected from the third call on.
+        // The third call ejects the server.
         for _ in 0..5 {
             assert_eq!(a.run(profile(&upstream)).await, Ok(1));
         }
         assert_eq!(a.stats("stale_profile").stale_answers, 5);
         a.advance(61 * MINUTE);
-        assert_eq!(a.run(profile(&upstream)).await, Err(Down), "it is kept no longer");
+        assert_eq!(a.run(profile(&upstream)).await, Err(Down), "the value is kept for an hour");
     }
 }
 
-/// Calls in a task of its own.
-fn call(cache: &TestCache, upstream: &Upstream) -> JoinHandle<Result<usize, Down>> {
+/// Calls `rate` in a new task.
+fn spawn_call(cache: &TestCache, upstream: &Upstream) -> JoinHandle<Result<usize, Down>> {
     let upstream = upstream.clone();
     tokio::spawn(cache.cache().scope(async move { rate(&upstream, 1).await }))
 }
 
-async fn fetched(upstream: &Upstream, fetches: usize) {
+/// Waits until the upstream has been asked so often.
+async fn wait_for_fetches(upstream: &Upstream, fetches: usize) {
     let began = async {
         while upstream.fetches() < fetches {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -137,24 +138,24 @@ async fn fetched(upstream: &Upstream, fetches: usize) {
 }
 
 #[tokio::test]
-async fn who_takes_over_from_a_cancelled_leader_has_its_kept_value_too() {
+async fn successors_inherit_the_stale_value() {
     let (upstream, a) = (Upstream::default(), TestCache::new());
     assert_eq!(a.run(rate(&upstream, 1)).await, Ok(1));
     a.advance(31 * MINUTE);
     upstream.fail();
-    // A process whose local tier never had it.
+    // The local tier of this process never had the value.
     let (b, slow) = (a.another_process(), upstream.clone().taking(500));
-    let leader = call(&b, &slow);
-    fetched(&upstream, 2).await;
-    let (heir, follower) = (call(&b, &slow), call(&b, &slow));
+    let leader = spawn_call(&b, &slow);
+    wait_for_fetches(&upstream, 2).await;
+    let (successor, follower) = (spawn_call(&b, &slow), spawn_call(&b, &slow));
     tokio::time::sleep(Duration::from_millis(20)).await;
     leader.abort();
-    fetched(&upstream, 3).await;
-    heir.abort();
+    wait_for_fetches(&upstream, 3).await;
+    successor.abort();
     assert_eq!(follower.await.expect("no panic"), Ok(1));
-    assert_eq!(upstream.fetches(), 4, "each of the three has led");
+    assert_eq!(upstream.fetches(), 4, "each of the three calls has led");
     assert_eq!(b.stats("stale_rate").stale_answers, 1);
-    // The right to replace it was given back.
+    // The refresh claim was given back.
     upstream.recover();
     let c = a.another_process();
     assert_eq!(c.run(rate(&upstream, 1)).await, Ok(5));
@@ -168,7 +169,7 @@ async fn who_takes_over_from_a_cancelled_leader_has_its_kept_value_too() {
     skip(upstream)
 )]
 async fn month(upstream: &Upstream, user: u32) -> Result<usize, Down> {
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[coordinator_cached(
@@ -179,10 +180,10 @@ async fn month(upstream: &Upstream, user: u32) -> Result<usize, Down> {
     skip(upstream)
 )]
 async fn weeks(upstream: &Upstream, user: u32) -> Result<usize, Down> {
-    upstream.answer().await
+    upstream.fetch().await
 }
 
-/// Who reads it knows only the ttl that is declared.
+/// A process that reads the entry knows only the declared ttl.
 #[coordinator_cached(
     name = "stale_weeks_or_an_hour",
     version = user,
@@ -192,13 +193,13 @@ async fn weeks(upstream: &Upstream, user: u32) -> Result<usize, Down> {
     skip(upstream)
 )]
 async fn weeks_or_an_hour(upstream: &Upstream, user: u32) -> Result<usize, Down> {
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[tokio::test]
-async fn a_ttl_and_a_time_for_errors_of_over_30_days_together_leave_an_entry_fresh_at_first() {
+async fn stale_time_beyond_30_days_starts_fresh() {
     let (upstream, a) = (Upstream::default(), TestCache::new());
     assert_eq!(a.run(month(&upstream, 1)).await, Ok(1));
     assert_eq!(a.run(weeks(&upstream, 1)).await, Ok(2));
@@ -214,9 +215,13 @@ async fn a_ttl_and_a_time_for_errors_of_over_30_days_together_leave_an_entry_fre
         assert_eq!(process.run(month(&upstream, 1)).await, Ok(1));
         assert_eq!(process.run(weeks_or_an_hour(&upstream, 1)).await, Ok(3));
     }
-    assert_eq!(upstream.fetches(), 3 + 6, "they have expired");
+    assert_eq!(upstream.fetches(), 3 + 6, "each entry has expired");
     assert_eq!(b.run(weeks(&upstream, 1)).await, Ok(2));
-    assert_eq!(b.stats("stale_weeks").stale_answers, 0, "20 days of ttl, of which 18 are left");
+    assert_eq!(
+        b.stats("stale_weeks").stale_answers,
+        0,
+        "the entry has a ttl of 20 days, and 18 are left"
+    );
     a.advance(17 * DAY);
     assert_eq!(b.run(weeks(&upstream, 1)).await, Ok(2));
     assert_eq!(b.stats("stale_weeks").stale_answers, 1);
@@ -224,31 +229,31 @@ async fn a_ttl_and_a_time_for_errors_of_over_30_days_together_leave_an_entry_fre
 
 #[coordinator_cached(
     name = "stale_for_long_on_a_server",
-    overwrite(reason = "a lease can be seen by who replaces the item"),
+    overwrite(reason = "a refresh of the item shows in memcached"),
     ttl = lives,
     stale_if_error = "720h",
     refresh_ahead = "400h",
     skip(upstream, lives)
 )]
 async fn on_a_server(upstream: Upstream, lives: Duration) -> Result<usize, Down> {
-    upstream.answer().await
+    upstream.fetch().await
 }
 
-/// memcached takes a number of seconds over 30 days for a date, and then lets nobody replace an item.
+/// memcached reads a time of more than 30 days as a date, and then grants no refresh claim.
 #[tokio::test]
-async fn what_is_refreshed_and_kept_for_over_30_days_together_is_refreshed_in_memcached() {
+async fn stale_time_beyond_30_days_allows_refreshes() {
     let (memcached, upstream) = (Memcached::start(), Upstream::default());
-    let process = async || {
+    let new_process = async || {
         let builder = Cache::builder().memcached([memcached.address()]);
         builder.remote_timeout(SECOND).build().await.expect("fits")
     };
-    let (a, b, lives) = (process().await, process().await, 6 * SECOND);
+    let (a, b, lives) = (new_process().await, new_process().await, 6 * SECOND);
     assert_eq!(a.scope(on_a_server(upstream.clone(), lives)).await, Ok(1));
     a.flush().await;
-    // It is not refreshed in the first third of its life.
+    // No refresh starts in the first third of the ttl.
     tokio::time::sleep(lives / 2).await;
     assert_eq!(b.scope(on_a_server(upstream.clone(), lives)).await, Ok(1));
-    fetched(&upstream, 2).await;
+    wait_for_fetches(&upstream, 2).await;
     let stats = b.stats().get("stale_for_long_on_a_server").expect("called");
     assert_eq!((stats.remote_hits, stats.refreshes, stats.stale_answers), (1, 1, 0));
 }
@@ -258,11 +263,11 @@ async fn what_is_refreshed_and_kept_for_over_30_days_together_is_refreshed_in_me
     version = number,
     ttl = "10m",
     stale_if_error = "1h",
-    skip(upstream, gone),
+    skip(upstream, removed),
     entry = offer_entry
 )]
-async fn offer(upstream: &Upstream, number: u32, gone: bool) -> Result<Option<usize>, Down> {
-    Ok(Some(upstream.answer().await?).filter(|_| !gone))
+async fn offer(upstream: &Upstream, number: u32, removed: bool) -> Result<Option<usize>, Down> {
+    Ok(Some(upstream.fetch().await?).filter(|_| !removed))
 }
 
 #[coordinator_cached(
@@ -275,11 +280,11 @@ async fn offer(upstream: &Upstream, number: u32, gone: bool) -> Result<Option<us
     entry = odd_entry
 )]
 async fn odd(upstream: &Upstream) -> Result<usize, Down> {
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[tokio::test]
-async fn what_a_healthy_upstream_says_is_gone_is_not_served_for_errors() {
+async fn values_the_upstream_removed_are_not_stale() {
     for a in [TestCache::local(), TestCache::new()] {
         let (upstream, b) = (Upstream::default(), a.another_process());
         assert_eq!(a.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
@@ -293,13 +298,17 @@ async fn what_a_healthy_upstream_says_is_gone_is_not_served_for_errors() {
             assert_eq!(process.run(offer(&upstream, 1, false)).await, Err(Down));
             assert_eq!(process.run(odd(&upstream)).await, Err(Down));
         }
-        assert_eq!(b.run(offer(&upstream, 2, false)).await, Ok(Some(2)), "nobody said that");
+        assert_eq!(
+            b.run(offer(&upstream, 2, false)).await,
+            Ok(Some(2)),
+            "the upstream has not removed this one"
+        );
     }
 }
 
-/// The process that gets the answer cannot ask memcached afterwards: nor has it kept the value itself.
+/// memcached fails afterwards, so a stale value could only come from the local tier.
 #[tokio::test]
-async fn what_is_gone_is_gone_from_the_local_tier_too() {
+async fn removed_values_leave_the_local_tier() {
     let (upstream, a) = (Upstream::default(), TestCache::new());
     assert_eq!(a.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
     a.advance(11 * MINUTE);
@@ -310,7 +319,7 @@ async fn what_is_gone_is_gone_from_the_local_tier_too() {
 }
 
 #[tokio::test]
-async fn followers_are_told_that_it_is_gone_and_others_what_is_kept_until_then() {
+async fn followers_of_a_removal_get_none() {
     let (upstream, a) = (Upstream::default(), TestCache::new());
     let b = a.another_process();
     assert_eq!(a.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
@@ -321,7 +330,7 @@ async fn followers_are_told_that_it_is_gone_and_others_what_is_kept_until_then()
         tokio::spawn(a.cache().scope(async move { offer(&slow, 1, true).await }))
     };
     let leader = call();
-    fetched(&upstream, 2).await;
+    wait_for_fetches(&upstream, 2).await;
     let follower = call();
     assert_eq!(b.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
     assert_eq!(leader.await.expect("no panic"), Ok(None));
@@ -334,7 +343,7 @@ async fn followers_are_told_that_it_is_gone_and_others_what_is_kept_until_then()
 }
 
 #[tokio::test]
-async fn what_another_stored_meanwhile_is_not_gone() {
+async fn a_removal_spares_values_stored_later() {
     let (upstream, a) = (Upstream::default(), TestCache::new());
     assert_eq!(a.run(odd(&upstream)).await, Ok(1));
     a.advance(11 * MINUTE);
@@ -342,8 +351,11 @@ async fn what_another_stored_meanwhile_is_not_gone() {
         let slow = upstream.clone().taking(100);
         let fetches = upstream.fetches();
         let fetch = tokio::spawn(a.cache().scope(async move { odd(&slow).await }));
-        fetched(&upstream, fetches + 1).await;
-        process.run(async { odd_entry().overwrite(value).await }).await.expect("told");
+        wait_for_fetches(&upstream, fetches + 1).await;
+        process
+            .run(async { odd_entry().overwrite(value).await })
+            .await
+            .expect("memcached is reached");
         assert_eq!(fetch.await.expect("no panic"), Ok(fetches + 1));
         a.cache().flush().await;
         upstream.fail();
@@ -353,15 +365,15 @@ async fn what_another_stored_meanwhile_is_not_gone() {
             assert_eq!(process.run(odd(&upstream)).await, Ok(value), "kept for errors");
         }
         upstream.recover();
-        // An odd number of them, so that the next answer is refused.
+        // The next answer must be even, since `cache_if` refuses those.
         if upstream.fetches() % 2 == 0 {
-            upstream.answer().await.expect("it is well");
+            upstream.fetch().await.expect("the upstream works");
         }
     }
 }
 
 #[tokio::test]
-async fn an_entry_that_is_alive_stays_where_a_request_that_misses_by_force_finds_nothing() {
+async fn a_forced_miss_removes_no_live_entry() {
     for a in [TestCache::local(), TestCache::new()] {
         let upstream = Upstream::default();
         assert_eq!(a.run(odd(&upstream)).await, Ok(1));
@@ -373,17 +385,17 @@ async fn an_entry_that_is_alive_stays_where_a_request_that_misses_by_force_finds
 }
 
 #[tokio::test]
-async fn what_is_gone_is_gone_too_for_who_fetches_in_place_of_a_lost_winner() {
+async fn a_removal_counts_after_a_lost_refresh() {
     let builder = Cache::builder().lease(SECOND);
     let (upstream, a) = (Upstream::default(), TestCache::with(builder).expect("fits"));
     let b = a.another_process();
     assert_eq!(a.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
     a.advance(11 * MINUTE);
-    // It wins the right to replace it, and is not heard of again.
+    // A process wins the refresh claim and does not finish in time.
     let (lost, slow) = (a.another_process(), upstream.clone().taking(60_000));
     let lost = lost.cache().scope(async move { offer(&slow, 1, false).await });
     let lost = tokio::spawn(lost);
-    fetched(&upstream, 2).await;
+    wait_for_fetches(&upstream, 2).await;
     assert_eq!(b.run(offer(&upstream, 1, true)).await, Ok(Some(1)));
     tokio::time::sleep(SECOND + SECOND / 10).await;
     assert_eq!(b.run(offer(&upstream, 1, true)).await, Ok(None));
@@ -404,13 +416,13 @@ async fn what_is_gone_is_gone_too_for_who_fetches_in_place_of_a_lost_winner() {
 )]
 async fn kept(upstream: &Upstream, number: u32) -> Result<usize, Down> {
     let _ = number;
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[tokio::test]
-async fn while_one_process_replaces_an_expired_value_others_are_served_it() {
+async fn other_processes_serve_stale_during_a_refetch() {
     let memcached = Memcached::start();
-    let (a, b) = (process(&memcached).await, process(&memcached).await);
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default();
     assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));
     a.flush().await;
@@ -424,9 +436,9 @@ async fn while_one_process_replaces_an_expired_value_others_are_served_it() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for _ in 0..5 {
-        assert_eq!(b.scope(kept(&upstream, 1)).await, Ok(1), "stale, and at once");
+        assert_eq!(b.scope(kept(&upstream, 1)).await, Ok(1), "the expired value is served at once");
     }
-    assert!(!refetch.is_finished(), "nobody waited for it");
+    assert!(!refetch.is_finished(), "no call waited for the refetch");
     let stats = b.stats().get("kept").expect("called");
     assert_eq!((stats.fetches, stats.stale_answers), (0, 5));
     assert_eq!(refetch.await.expect("no panic"), Ok(2));
@@ -435,7 +447,7 @@ async fn while_one_process_replaces_an_expired_value_others_are_served_it() {
 }
 
 #[tokio::test]
-async fn a_killed_winner_does_not_keep_an_expired_value_from_being_replaced() {
+async fn an_orphaned_refresh_claim_times_out() {
     let memcached = Memcached::start();
     let builder =
         || Cache::builder().memcached([memcached.address()]).lease(Duration::from_secs(1));
@@ -444,7 +456,7 @@ async fn a_killed_winner_does_not_keep_an_expired_value_from_being_replaced() {
     assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));
     a.flush().await;
     tokio::time::sleep(Duration::from_millis(2200)).await;
-    // Somebody wins, and is not heard of again.
+    // A refresh claim is won by a process that does nothing afterwards.
     let key = a.scope(async { kept_entry(1).key().to_string() }).await;
     let won = memcached.command(&format!("mg {key} R62"));
     assert!(won.split(' ').any(|flag| flag == "W"), "{won}");
@@ -454,14 +466,14 @@ async fn a_killed_winner_does_not_keep_an_expired_value_from_being_replaced() {
             let answer = process.scope(kept(&upstream, 1)).await.expect("served");
             assert!(answer == 1 || began.elapsed() > Duration::from_secs(1), "{answer}");
         }
-        assert!(began.elapsed() < Duration::from_secs(10), "nobody takes over");
+        assert!(began.elapsed() < Duration::from_secs(10), "no process takes over");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     a.flush().await;
     b.flush().await;
     for process in [&a, &b] {
         let answer = process.scope(kept(&upstream, 1)).await.expect("answered");
-        assert!(answer > 1, "replaced, for everybody");
+        assert!(answer > 1, "the value is replaced for both processes");
     }
-    assert!(upstream.fetches() <= 3, "once in a process at most");
+    assert!(upstream.fetches() <= 3, "each process fetches once at most");
 }

@@ -1,5 +1,5 @@
-//! `cached_core::testing`: a test moves the clock, and breaks memcached, without a server and
-//! without sleeping.
+//! `cached_core::testing`: tests move the clock and break memcached, without a server and without
+//! sleeping.
 
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,11 @@ const MINUTE: Duration = Duration::from_secs(60);
     entry = payment_entry
 )]
 async fn payment(upstream: &Upstream, number: u32, state: &str) -> Result<String, Down> {
-    Ok(format!("payment {number}, fetch {}", upstream.answer().await?))
+    Ok(format!("payment {number}, fetch {}", upstream.fetch().await?))
 }
 
 #[tokio::test]
-async fn after_31_minutes_a_call_fetches_again_in_every_tier() {
+async fn entries_expire_by_the_test_clock() {
     for test in [TestCache::local(), TestCache::new()] {
         let upstream = Upstream::default();
         let call = || test.run(payment(&upstream, 7, "paid"));
@@ -36,7 +36,7 @@ async fn after_31_minutes_a_call_fetches_again_in_every_tier() {
 }
 
 #[tokio::test]
-async fn another_process_finds_what_the_first_one_left_until_it_expires() {
+async fn test_processes_share_entries_until_expiry() {
     let (upstream, one) = (Upstream::default(), TestCache::new());
     let other = one.another_process();
     let first = one.run(payment(&upstream, 7, "paid")).await;
@@ -51,10 +51,11 @@ async fn another_process_finds_what_the_first_one_left_until_it_expires() {
 }
 
 #[tokio::test]
-async fn with_memcached_down_or_hung_every_call_is_answered() {
+async fn calls_are_answered_without_memcached() {
     let timeout = Duration::from_millis(20);
     for hang in [false, true] {
-        let test = TestCache::with(Cache::builder().remote_timeout(timeout)).expect("it fits");
+        let test = TestCache::with(Cache::builder().remote_timeout(timeout))
+            .expect("the settings are valid");
         let upstream = Upstream::default();
         if hang {
             test.memcached().stall()
@@ -66,7 +67,7 @@ async fn with_memcached_down_or_hung_every_call_is_answered() {
             assert!(test.run(payment(&upstream, number, "paid")).await.is_ok());
         }
         let took = began.elapsed();
-        // Each would have waited for the timeout if the server were not ejected.
+        // Each call would wait for the timeout if the server were not ejected.
         assert!(took < 200 * timeout, "{took:?}");
         let stats = test.stats("test_payment");
         assert!(stats.fetches == 200 && stats.remote_errors > 0, "{stats:?}");
@@ -77,13 +78,13 @@ async fn with_memcached_down_or_hung_every_call_is_answered() {
         assert_eq!(
             test.another_process().run(payment(&upstream, 1000, "paid")).await.ok().as_deref(),
             Some("payment 1000, fetch 201"),
-            "it is back in rotation, and has the entry"
+            "the server is back in rotation and has the entry"
         );
     }
 }
 
 #[tokio::test]
-async fn no_lie_of_a_memcached_changes_an_answer() {
+async fn a_lying_memcached_changes_no_answer() {
     let (upstream, one) = (Upstream::default(), TestCache::new());
     for number in 0..20 {
         one.run(payment(&upstream, number, "paid")).await.expect("fetched");
@@ -95,11 +96,11 @@ async fn no_lie_of_a_memcached_changes_an_answer() {
         assert!(answer.starts_with(&format!("payment {number}, ")), "{answer}");
     }
     let stats = other.stats("test_payment");
-    assert_eq!((stats.remote_hits, stats.fetches), (0, 40), "nothing of it was believed");
+    assert_eq!((stats.remote_hits, stats.fetches), (0, 40), "no answer of memcached was used");
 }
 
 #[tokio::test]
-async fn a_memcached_that_was_restarted_is_empty() {
+async fn a_restarted_memcached_is_empty() {
     let (upstream, test) = (Upstream::default(), TestCache::new());
     test.run(payment(&upstream, 7, "paid")).await.expect("fetched");
     test.memcached().clear();
@@ -109,11 +110,11 @@ async fn a_memcached_that_was_restarted_is_empty() {
 
 #[coordinator_cached(name = "test_kept", version = number, ttl = "10m", stale_if_error = "1h", skip(upstream))]
 async fn kept(upstream: &Upstream, number: u32) -> Result<String, Down> {
-    Ok(format!("payment {number}, fetch {}", upstream.answer().await?))
+    Ok(format!("payment {number}, fetch {}", upstream.fetch().await?))
 }
 
 #[tokio::test]
-async fn what_is_kept_for_errors_is_kept_by_the_same_clock() {
+async fn stale_time_follows_the_test_clock() {
     for test in [TestCache::local(), TestCache::new()] {
         let upstream = Upstream::default();
         let first = test.run(kept(&upstream, 7)).await;
@@ -128,28 +129,30 @@ async fn what_is_kept_for_errors_is_kept_by_the_same_clock() {
 
 #[test]
 #[should_panic(expected = "has the cache name `test_paymnt`")]
-fn statistics_of_a_name_that_nobody_has_panic() {
+fn stats_of_an_unknown_name_panic() {
     let _ = TestCache::new().stats("test_paymnt");
 }
 
 #[test]
 #[should_panic(expected = "no memcached is at `b:11212`")]
-fn a_server_that_nobody_has_cannot_be_broken() {
-    let test =
-        TestCache::with(Cache::builder().memcached(["a:11211", "b:11211"])).expect("it fits");
+fn an_unknown_server_address_panics() {
+    let test = TestCache::with(Cache::builder().memcached(["a:11211", "b:11211"]))
+        .expect("the settings are valid");
     test.memcached_at("b:11212").fail();
 }
 
 #[test]
-fn a_test_cache_takes_no_settings_that_a_cache_would_not_take() {
-    let error = TestCache::with(Cache::builder().namespace("My Shop")).expect_err("it is refused");
+fn a_test_cache_validates_its_settings() {
+    let error = TestCache::with(Cache::builder().namespace("My Shop"))
+        .expect_err("the namespace is invalid");
     assert!(error.to_string().contains("namespace `My Shop`"));
 }
 
 #[tokio::test]
-async fn tests_that_share_a_builder_share_nothing_else() {
+async fn tests_with_one_builder_share_nothing_else() {
     let builder = Cache::builder().memcached(["a:11211", "b:11211"]);
-    let [one, other] = [(); 2].map(|()| TestCache::with(builder.clone()).expect("it fits"));
+    let [one, other] =
+        [(); 2].map(|()| TestCache::with(builder.clone()).expect("the settings are valid"));
     let upstream = Upstream::default();
     one.run(payment(&upstream, 7, "paid")).await.expect("fetched");
     other.run(payment(&upstream, 7, "paid")).await.expect("fetched");
@@ -157,6 +160,6 @@ async fn tests_that_share_a_builder_share_nothing_else() {
     one.advance(31 * MINUTE);
     other.run(payment(&upstream, 7, "paid")).await.expect("cached");
     assert_eq!(other.stats("test_payment").fetches, 1);
-    let asked = ["a:11211", "b:11211"].map(|address| one.memcached_at(address).commands());
-    assert_eq!(asked.iter().filter(|&&commands| commands > 0).count(), 1, "{asked:?}");
+    let commands = ["a:11211", "b:11211"].map(|address| one.memcached_at(address).commands());
+    assert_eq!(commands.iter().filter(|&&commands| commands > 0).count(), 1, "{commands:?}");
 }

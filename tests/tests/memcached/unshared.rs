@@ -1,5 +1,4 @@
-//! A memcached that refuses every command shares nothing: this process keeps its values as it would
-//! without memcached.
+//! A memcached that refuses every command. The process keeps its values as if there were no memcached.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -7,7 +6,7 @@ use std::time::Duration;
 use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Down, Upstream, free_port};
 
-/// A memcached that asks for a password, which this library does not have.
+/// A memcached process that asks for a password, which the library does not have.
 struct WithPassword(Child);
 
 impl WithPassword {
@@ -38,11 +37,11 @@ impl Drop for WithPassword {
 
 #[coordinator_cached(name = "invoice", version = state, skip(upstream), ttl = "10m")]
 async fn invoice(upstream: &Upstream, state: &str) -> Result<usize, Down> {
-    upstream.answer().await
+    upstream.fetch().await
 }
 
 #[tokio::test]
-async fn an_entry_is_kept_for_its_ttl_where_memcached_refuses_everything() {
+async fn a_refusing_memcached_shortens_no_ttl() {
     let port = free_port();
     let _memcached = WithPassword::start(port);
     let builder = Cache::builder().memcached([format!("127.0.0.1:{port}")]);

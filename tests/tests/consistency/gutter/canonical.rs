@@ -1,4 +1,4 @@
-//! States that differ only in numbers that make no difference are one state.
+//! Maps states that differ only in irrelevant numbers to one state.
 
 use super::*;
 
@@ -50,13 +50,13 @@ impl State {
         self.old.iter_mut().for_each(&mut each);
         for process in &mut self.processes {
             each(&mut process.old);
-            if let Caller::Asking { old, .. } = &mut process.caller {
+            if let Caller::Reading { old, .. } = &mut process.caller {
                 each(old);
             }
             if let Change::Writing { old, .. }
             | Change::Written { old, .. }
-            | Change::TellingHome { old, .. }
-            | Change::TellingGutter { old, .. } = &mut process.change
+            | Change::InvalidatingHome { old, .. }
+            | Change::InvalidatingGutter { old, .. } = &mut process.change
             {
                 each(old);
             }

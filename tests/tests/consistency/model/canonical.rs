@@ -1,25 +1,24 @@
-//! States that differ only in numbers that make no difference are one state: otherwise there would
-//! be no end of them.
+//! Maps states that differ only in irrelevant numbers to one state. Otherwise the search would not end.
 
 use super::*;
 
 impl Caller {
-    fn ticket(&mut self) -> Option<&mut u8> {
+    fn token(&mut self) -> Option<&mut u8> {
         match self {
-            Caller::Leading { ticket, .. }
-            | Caller::Reading { ticket, .. }
-            | Caller::Fetching { ticket, .. } => Some(ticket),
+            Caller::Leading { token, .. }
+            | Caller::Reading { token, .. }
+            | Caller::Fetching { token, .. } => Some(token),
             _ => None,
         }
     }
 }
 
 impl Change {
-    fn ticket(&mut self) -> Option<&mut u8> {
+    fn token(&mut self) -> Option<&mut u8> {
         match self {
-            Change::Overwriting { ticket, .. }
-            | Change::Overwritten { ticket, .. }
-            | Change::Publishing { ticket: Some(ticket), .. } => Some(ticket),
+            Change::Overwriting { token, .. }
+            | Change::Overwritten { token, .. }
+            | Change::StoringLocally { token: Some(token), .. } => Some(token),
             _ => None,
         }
     }
@@ -28,7 +27,7 @@ impl Change {
         match self {
             Change::Overwriting { value, .. }
             | Change::Overwritten { value, .. }
-            | Change::Publishing { value, .. } => Some(value),
+            | Change::StoringLocally { value, .. } => Some(value),
             _ => None,
         }
     }
@@ -39,14 +38,14 @@ impl Change {
 }
 
 impl State {
-    /// The same state with its numbers as small as they can be: what nobody holds any more makes
-    /// no difference, nor which caller of a process is the first.
-    pub(super) fn canonical(mut self, scope: &Scope) -> State {
+    /// Returns an equivalent state with the smallest numbers. Numbers that nothing refers to are dropped, and the
+    /// two callers of a process are sorted.
+    pub(super) fn canonical(mut self, bounds: &Bounds) -> State {
         for process in &mut self.processes {
-            let count = std::mem::replace(&mut process.count, 1);
-            let ticket = |ticket: &mut u8| *ticket = u8::from(*ticket == count);
-            process.callers.iter_mut().filter_map(Caller::ticket).for_each(ticket);
-            process.change.ticket().into_iter().for_each(ticket);
+            let epoch = std::mem::replace(&mut process.epoch, 1);
+            let token = |token: &mut u8| *token = u8::from(*token == epoch);
+            process.callers.iter_mut().filter_map(Caller::token).for_each(token);
+            process.change.token().into_iter().for_each(token);
             if process.callers[0] > process.callers[1] {
                 process.callers.swap(0, 1);
                 process.flight = process.flight.map(|leader| 1 - leader);
@@ -63,8 +62,8 @@ impl State {
             let kept = values.iter().filter(|value| has(*set, **value));
             *set = kept.fold(0, |set, value| set | 1 << number(*value));
         });
-        // Where numbers come again, each keeps its own.
-        if scope.broken != Broken::CasOutlivesServer {
+        // If CAS numbers repeat, they must stay as they are.
+        if bounds.broken != BrokenRule::CasOutlivesServer {
             let mut all: Vec<u8> = Vec::new();
             self.each_cas(|cas| all.push(*cas));
             all.sort_unstable();
@@ -108,13 +107,13 @@ impl State {
             | Change::Invalidated { old }
             | Change::Overwriting { old, .. }
             | Change::Overwritten { old, .. }
-            | Change::Publishing { old, .. } = &mut process.change
+            | Change::StoringLocally { old, .. } = &mut process.change
             {
                 each(old);
             }
             for caller in &mut process.callers {
                 if let Caller::Following { old }
-                | Caller::Heir { old, .. }
+                | Caller::Successor { old, .. }
                 | Caller::Leading { old, .. }
                 | Caller::Reading { old, .. }
                 | Caller::Fetching { old, .. } = caller
@@ -130,13 +129,13 @@ impl State {
             each(cas);
         }
         for caller in self.processes.iter_mut().flat_map(|process| &mut process.callers) {
-            if let Caller::Heir { right: Some(Right::Lease { cas, .. }), .. }
+            if let Caller::Successor { right: Some(FillCondition::Lease { cas, .. }), .. }
             | Caller::Reading {
-                found: Found::Lease(cas) | Found::Won(cas) | Found::Passed(cas),
+                found: Found::Lease(cas) | Found::Claimed(cas) | Found::ClaimTaken(cas),
                 ..
             }
             | Caller::Fetching {
-                right: Right::Lease { cas, .. } | Right::Replace { cas },
+                right: FillCondition::Lease { cas, .. } | FillCondition::Replace { cas },
                 ..
             }
             | Caller::Filling { cas, .. }

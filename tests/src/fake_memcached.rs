@@ -1,30 +1,30 @@
-//! A stand-in for memcached versions that are not installed: it reads line by line, as they do, and
-//! takes the value of a command that it refuses for commands.
+//! A fake of memcached versions that are not installed. Like those, it reads line by line, and reads
+//! the value of a command that it refuses as further commands.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// What a stand-in behaves as.
+/// The server that a [`FakeMemcached`] behaves like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
-    /// memcached before 1.5.16, which knows no meta command.
+    /// memcached before 1.5.16, which does not have meta commands.
     Memcached1_4,
-    /// memcached 1.6.0 to 1.6.9, where `ms` has its length in a flag. It refuses any other form at
-    /// once, and goes on with the next line. From 1.5.16 on 1.5 does so too.
+    /// memcached 1.6.0 to 1.6.9, where a flag of `ms` carries the length of the value. The server
+    /// refuses any other form and continues with the next line. So does 1.5 from 1.5.16 on.
     Memcached1_6_0,
-    /// memcached 1.6.10 to 1.6.12, where `md` under a CAS removes nothing.
+    /// memcached 1.6.10 to 1.6.12, where `md` with a CAS removes nothing.
     Memcached1_6_10,
-    /// A server that asks for a password and refuses everything until it has one.
+    /// A server that asks for a password and refuses every command without it.
     NeedsPassword,
-    /// A server that answers reads and has no memory left for a value.
+    /// A server that answers reads but has no memory left for values.
     Full,
 }
 
-/// A server that ends with its test's process.
+/// A fake memcached server on a loopback port. It runs until the test process ends.
 #[derive(Debug)]
-pub struct StandIn {
+pub struct FakeMemcached {
     address: String,
     state: Arc<Mutex<State>>,
 }
@@ -37,14 +37,14 @@ struct State {
     connections: usize,
 }
 
-impl StandIn {
-    /// Starts one on a free port of loopback.
+impl FakeMemcached {
+    /// Starts a server on a free loopback port.
     ///
     /// # Panics
-    /// When there is no free port.
+    /// When no port is free.
     #[must_use]
-    pub fn start(behaviour: Behaviour) -> StandIn {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    pub fn start(behaviour: Behaviour) -> FakeMemcached {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
         let state = Arc::new(Mutex::new(State::default()));
         let shared = Arc::clone(&state);
@@ -55,28 +55,28 @@ impl StandIn {
                 std::thread::spawn(move || serve(&stream, behaviour, &shared));
             }
         });
-        StandIn { address, state }
+        FakeMemcached { address, state }
     }
 
-    /// `host:port`.
+    /// Returns the address as `host:port`.
     #[must_use]
     pub fn address(&self) -> String {
         self.address.clone()
     }
 
-    /// Returns true if there is an item under the key.
+    /// Returns true if the server has an item under `key`.
     #[must_use]
     pub fn holds(&self, key: &str) -> bool {
         lock(&self.state).items.contains_key(key)
     }
 
-    /// Every line that it took for a command.
+    /// Returns every line that the server read as a command.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         lock(&self.state).lines.clone()
     }
 
-    /// How often it was dialled.
+    /// Returns how many connections were opened to the server.
     #[must_use]
     pub fn connections(&self) -> usize {
         lock(&self.state).connections
@@ -84,7 +84,7 @@ impl StandIn {
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().expect("no thread panics with it")
+    state.lock().expect("no thread panics while it holds the lock")
 }
 
 fn serve(stream: &TcpStream, behaviour: Behaviour, state: &Mutex<State>) -> Option<()> {
@@ -112,7 +112,7 @@ fn serve(stream: &TcpStream, behaviour: Behaviour, state: &Mutex<State>) -> Opti
     }
 }
 
-/// The length of the value that the server reads after a line; `None` if it reads the next line.
+/// Returns the length of the value that follows a command line, or `None` if no value follows.
 fn value_length(words: &[&str], behaviour: Behaviour) -> Option<usize> {
     match (words, behaviour) {
         (_, Behaviour::NeedsPassword) => None,

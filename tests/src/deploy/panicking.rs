@@ -1,8 +1,8 @@
-//! Types whose own `Deserialize` panics if it is given anything but what their `Serialize` wrote.
+//! Types whose `Deserialize` panics on any input that their `Serialize` did not write.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A number of seconds that is written as text, `"7s"`. Any other text panics.
+/// A number of seconds that serializes as text such as `"7s"`. Reading any other text panics.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stamp(pub u64);
 
@@ -20,7 +20,7 @@ impl<'de> Deserialize<'de> for Stamp {
     }
 }
 
-/// Another text: three letters. It also panics on an error of its deserializer.
+/// A text of three letters. Reading another text panics, and so does an error of the deserializer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Currency(pub String);
 
@@ -38,7 +38,7 @@ impl<'de> Deserialize<'de> for Currency {
     }
 }
 
-/// A percentage from a number that must not be greater than 100.
+/// A number up to 100. Reading a greater one panics.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Percent(pub u8);
 
@@ -50,11 +50,11 @@ impl<'de> Deserialize<'de> for Percent {
     }
 }
 
-/// Types of the same names, as another build has them.
+/// The types that the other build has under the same names.
 pub mod other {
     use super::{Deserialize, Deserializer, Serialize, Serializer};
 
-    /// A number of seconds, written as a number. Anything before 1970 and after 2100 panics.
+    /// A number of seconds that serializes as a number. Reading a time after the year 2100 panics.
     #[derive(Debug, Clone, PartialEq)]
     pub struct Stamp(pub u64);
 

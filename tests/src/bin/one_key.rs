@@ -1,6 +1,7 @@
-//! One process of a fleet: `fleet KEY CALLERS FETCH_MILLIS`. Says `ready`, waits for a line on its
-//! input, calls one key from many tasks at once, and prints how often it fetched and which values
-//! it saw. `hang` in place of the milliseconds makes a fetch that does not end.
+//! A process that calls one key from many tasks at once: `one_key KEY CALLERS FETCH_MILLIS`.
+//!
+//! The program prints `ready`, waits for a line on standard input, makes the calls, and prints how often
+//! it fetched and which values it saw. `hang` in place of the milliseconds is a fetch without an end.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +17,7 @@ enum State {
     Paid,
 }
 
-#[coordinator_cached(name = "fleet_payment", version = state, skip(takes))]
+#[coordinator_cached(name = "one_key_payment", version = state, skip(takes))]
 async fn payment(number: &str, state: State, takes: Duration) -> Result<String, String> {
     FETCHES.fetch_add(1, Ordering::SeqCst);
     tokio::time::sleep(takes).await;
@@ -26,7 +27,7 @@ async fn payment(number: &str, state: State, takes: Duration) -> Result<String, 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [_, number, callers, takes] = &std::env::args().collect::<Vec<_>>()[..] else {
-        return Err("usage: CACHE_URL=… fleet KEY CALLERS FETCH_MILLIS|hang".into());
+        return Err("usage: CACHE_URL=… one_key KEY CALLERS FETCH_MILLIS|hang".into());
     };
     let takes = match takes.as_str() {
         "hang" => Duration::from_secs(3600),

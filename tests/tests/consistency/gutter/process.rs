@@ -1,23 +1,23 @@
-//! What one process does, step by step.
+//! The steps of one process.
 
 use super::*;
 
-/// One process, about to take a step.
-pub(super) struct Acting<'s> {
+/// A process that is about to take a step.
+pub(super) struct ProcessSteps<'s> {
     pub(super) state: &'s State,
-    pub(super) scope: &'s Scope,
+    pub(super) bounds: &'s Bounds,
     pub(super) process: usize,
-    pub(super) steps: &'s RefCell<Steps<State>>,
+    pub(super) steps: &'s RefCell<NextStates<State>>,
 }
 
-impl Acting<'_> {
+impl ProcessSteps<'_> {
     fn own(&self) -> &Process {
         &self.state.processes[self.process]
     }
 
-    fn add(&self, what: &'static str, from_outside: bool, next: Result<State, Violation>) {
-        let who = ["process a", "process b"][self.process];
-        let event = Event { who, what, from_outside };
+    fn add(&self, action: &'static str, is_external: bool, next: Result<State, Violation>) {
+        let actor = ["process a", "process b"][self.process];
+        let event = Step { actor, action, is_external };
         self.steps.borrow_mut().push((event, next.and_then(State::check).map(State::canonical)));
     }
 
@@ -27,21 +27,20 @@ impl Acting<'_> {
         next
     }
 
-    /// The states in which an exchange has failed: carried out or not, and its server ejected or
-    /// not yet.
-    fn failures(&self, at: usize, carried_out: impl Fn(&mut Server)) -> Vec<State> {
-        if self.state.mishaps == self.scope.mishaps {
+    /// Returns the states after a failed exchange: executed or not, and with the server ejected or not.
+    fn failures(&self, at: usize, executed: impl Fn(&mut Server)) -> Vec<State> {
+        if self.state.mishaps == self.bounds.mishaps {
             return Vec::new();
         }
         let mut failures = Vec::new();
-        for (is_carried_out, is_ejected) in
+        for (is_executed, is_ejected) in
             [(false, false), (false, true), (true, false), (true, true)]
         {
             let mut next = *self.state;
             next.mishaps += 1;
             next.processes[self.process].ejected[at] |= is_ejected;
-            if is_carried_out {
-                carried_out(&mut next.servers[at]);
+            if is_executed {
+                executed(&mut next.servers[at]);
             }
             failures.push(next);
         }
@@ -51,13 +50,13 @@ impl Acting<'_> {
     pub(super) fn call(&self) {
         let own = *self.own();
         match own.caller {
-            // `Remote::locate`.
-            Caller::Idle if self.state.calls < self.scope.calls => {
-                let mut next = self.state.turned(self.process, own.old, HOME, self.scope);
+            Caller::Idle if self.state.calls < self.bounds.calls => {
+                let mut next =
+                    self.state.with_next_server(self.process, own.old, HOME, self.bounds);
                 next.calls += 1;
                 self.add("calls", true, Ok(next));
             }
-            Caller::Asking { at, old } => self.ask(at, old),
+            Caller::Reading { at, old } => self.read(at, old),
             Caller::Fetching { lease, value } => {
                 let after = match lease {
                     Some((at, cas)) => Caller::Filling { at, cas, value },
@@ -65,7 +64,7 @@ impl Acting<'_> {
                 };
                 self.add("has fetched", false, Ok(self.with(|own| own.caller = after)));
                 if let Some((at, cas)) = lease
-                    && self.state.mishaps < self.scope.mishaps
+                    && self.state.mishaps < self.bounds.mishaps
                 {
                     let mut next = self.with(|own| own.caller = Caller::GivingBack { at, cas });
                     next.mishaps += 1;
@@ -73,10 +72,10 @@ impl Acting<'_> {
                 }
             }
             Caller::Filling { at, cas, value } => self.fill(at, cas, value),
-            // `Lease`'s drop.
+            // The drop of a lease.
             Caller::GivingBack { at, cas } => {
                 let mut next = self.with(|own| own.caller = Caller::Idle);
-                if own.serves(at, self.scope) && next.servers[at].holds(cas) {
+                if own.serves(at, self.bounds) && next.servers[at].holds(cas) {
                     next.servers[at].item = Item::Absent;
                 }
                 self.add("gives the lease back", false, Ok(next));
@@ -85,12 +84,14 @@ impl Acting<'_> {
         }
     }
 
-    /// `RemoteKey::read_or_lease`, and `turns_to_gutter` where that comes to nothing.
-    fn ask(&self, at: usize, old: Values) {
-        let turned = |state: &State| state.turned(self.process, old, at + 1, self.scope);
-        if !self.own().serves(at, self.scope) {
-            let what = ["turns to the gutter unasked", "fetches, as nobody can be asked"][at];
-            self.add(what, false, Ok(turned(self.state)));
+    /// Models a read that may take the lease, and that goes on in the gutter if the server is lost.
+    fn read(&self, at: usize, old: Values) {
+        let turned = |state: &State| state.with_next_server(self.process, old, at + 1, self.bounds);
+        if !self.own().serves(at, self.bounds) {
+            let action =
+                ["turns to the gutter without a read", "fetches, because no server can be used"]
+                    [at];
+            self.add(action, false, Ok(turned(self.state)));
             return;
         }
         let lease = |server: &mut Server| {
@@ -99,18 +100,18 @@ impl Acting<'_> {
                 server.cas += 1;
             }
         };
-        let what = ["loses its home while it asks", "loses the gutter while it asks"][at];
+        let action = ["loses its home while it reads", "loses the gutter while it reads"][at];
         for failed in self.failures(at, lease).iter().map(turned) {
-            self.add(what, true, Ok(failed));
+            self.add(action, true, Ok(failed));
         }
         match self.state.servers[at].item {
             Item::Value { value, .. } => {
                 let answered = match has(old, value) {
-                    true => Err("a call is answered with what its process had done away with"),
+                    true => Err("a call is answered with a value that its process had replaced"),
                     false => Ok(self.with(|own| own.caller = Caller::Idle)),
                 };
-                let what = ["is answered by its home", "is answered by the gutter"][at];
-                self.add(what, false, answered);
+                let action = ["is answered by its home", "is answered by the gutter"][at];
+                self.add(action, false, answered);
             }
             Item::Placeholder { .. } => {
                 let mut next = *self.state;
@@ -134,11 +135,14 @@ impl Acting<'_> {
         }
     }
 
-    /// `RemoteKey::write` with `Condition::Unchanged`, in the background.
+    /// Models a fill under a CAS number, in the background.
     fn fill(&self, mut at: usize, cas: u8, value: Value) {
-        let scope = self.scope;
-        let is_lost = !self.own().serves(at, scope);
-        if is_lost && scope.broken == Broken::CasOfAnother && self.own().serves(1 - at, scope) {
+        let bounds = self.bounds;
+        let is_lost = !self.own().serves(at, bounds);
+        if is_lost
+            && bounds.broken == BrokenRule::CasOfOtherServer
+            && self.own().serves(1 - at, bounds)
+        {
             at = 1 - at;
         }
         let fill = |server: &mut Server| {
@@ -148,21 +152,21 @@ impl Acting<'_> {
         };
         let idle = |mut state: State| {
             state.processes[self.process].caller = Caller::Idle;
-            if scope.broken == Broken::FilledElsewhere
+            if bounds.broken == BrokenRule::FilledElsewhere
                 && at == HOME
-                && state.processes[self.process].serves(GUTTER, scope)
+                && state.processes[self.process].serves(GUTTER, bounds)
                 && state.servers[GUTTER].item == Item::Absent
             {
                 state.servers[GUTTER].store(value);
             }
             state
         };
-        if !self.own().serves(at, scope) {
-            self.add("does not fill what is lost", false, Ok(idle(*self.state)));
+        if !self.own().serves(at, bounds) {
+            self.add("cannot fill a lost server", false, Ok(idle(*self.state)));
             return;
         }
         for failed in self.failures(at, fill).into_iter().map(idle) {
-            self.add("fills, and does not learn of it", true, Ok(failed));
+            self.add("fills, and loses the answer", true, Ok(failed));
         }
         let mut next = self.with(|own| own.caller = Caller::Idle);
         fill(&mut next.servers[at]);
@@ -171,68 +175,69 @@ impl Acting<'_> {
 
     pub(super) fn change(&self) {
         match self.own().change {
-            Change::Idle if self.state.changes < self.scope.changes => {
+            Change::Idle if self.state.changes < self.bounds.changes => {
                 let old = self.state.old();
                 let mut next =
-                    self.with(|own| own.change = Change::TellingHome { failed: false, old });
+                    self.with(|own| own.change = Change::InvalidatingHome { failed: false, old });
                 next.changes += 1;
                 self.add("invalidates", true, Ok(next));
-                if self.scope.overwritable {
+                if self.bounds.overwritable {
                     let mut next = *self.state;
                     next.changes += 1;
                     let value = next.new_value();
                     let own = &mut next.processes[self.process];
-                    let located = [HOME, GUTTER].into_iter().find(|&at| own.serves(at, self.scope));
+                    let located =
+                        [HOME, GUTTER].into_iter().find(|&at| own.serves(at, self.bounds));
                     own.change = match located {
                         Some(at) => Change::Writing { at, value, old },
-                        None => Change::TellingHome { failed: true, old },
+                        None => Change::InvalidatingHome { failed: true, old },
                     };
                     self.add("overwrites", true, Ok(next));
                 }
             }
             Change::Writing { at, value, old } => self.write(at, value, old),
             Change::Written { at: HOME, old }
-                if self.scope.broken == Broken::OverwriteLeavesGutter =>
+                if self.bounds.broken == BrokenRule::OverwriteLeavesGutter =>
             {
                 let next = self.returned(*self.state, false, old);
                 self.add("overwrites: returns", false, Ok(next));
             }
-            Change::Written { at: HOME, old } => self.tell(GUTTER, false, old),
-            // In the gutter: its home must be told too.
+            Change::Written { at: HOME, old } => self.invalidate(GUTTER, false, old),
+            // The value was written to the gutter, so the home must be invalidated.
             Change::Written { old, .. } => {
-                let removing = Change::TellingHome { failed: true, old };
-                let untold = |mut state: State| {
-                    state.processes[self.process].owe(HOME, self.scope);
+                let removing = Change::InvalidatingHome { failed: true, old };
+                let unreached = |mut state: State| {
+                    state.processes[self.process].keep_hint(HOME, self.bounds);
                     state.processes[self.process].change = removing;
                     state
                 };
                 if self.own().ejected[HOME] {
-                    self.add("overwrites: its home is lost", false, Ok(untold(*self.state)));
+                    self.add("overwrites: its home is lost", false, Ok(unreached(*self.state)));
                     return;
                 }
                 let failures = self.failures(HOME, |server| server.item = Item::Absent);
-                for failed in failures.into_iter().map(untold) {
-                    self.add("overwrites: its home is not told", true, Ok(failed));
+                for failed in failures.into_iter().map(unreached) {
+                    self.add("overwrites: its home is not reached", true, Ok(failed));
                 }
                 let mut next = self.returned(*self.state, false, old);
                 next.servers[HOME].item = Item::Absent;
-                self.add("overwrites: its home is told, returns", false, Ok(next));
+                self.add("overwrites: its home is invalidated, returns", false, Ok(next));
             }
-            Change::TellingHome { failed, old } => self.tell(HOME, failed, old),
-            Change::TellingGutter { failed, old } => self.tell(GUTTER, failed, old),
+            Change::InvalidatingHome { failed, old } => self.invalidate(HOME, failed, old),
+            Change::InvalidatingGutter { failed, old } => self.invalidate(GUTTER, failed, old),
             Change::Idle => {}
         }
     }
 
-    /// `RemoteKey::write` with `Condition::Always`; where it fails, `CacheEntry::replace` forgets.
+    /// Models an unconditional write. If it fails, the overwrite invalidates the entry.
     fn write(&self, at: usize, value: Value, old: Values) {
         let removing = |mut state: State| {
-            let removing = Change::TellingHome { failed: true, old };
+            let removing = Change::InvalidatingHome { failed: true, old };
             state.processes[self.process].change = removing;
             state
         };
-        if !self.own().serves(at, self.scope) {
-            self.add("overwrites: nobody is asked", false, Ok(removing(*self.state)));
+        if !self.own().serves(at, self.bounds) {
+            self.add("overwrites: no server is used", false, Ok(removing(*self.state)));
             return;
         }
         let failures = self.failures(at, |server| server.store(value));
@@ -241,56 +246,57 @@ impl Acting<'_> {
         }
         let mut next = self.with(|own| own.change = Change::Written { at, old });
         next.servers[at].store(value);
-        let what = ["overwrites: its home stores", "overwrites: the gutter stores"][at];
-        self.add(what, false, Ok(next));
+        let action = ["overwrites: its home stores", "overwrites: the gutter stores"][at];
+        self.add(action, false, Ok(next));
     }
 
-    /// `RemoteKey::forget`: `Untold::tell`, and `Untold`'s drop.
-    fn tell(&self, at: usize, failed: bool, old: Values) {
-        let scope = self.scope;
-        let after = |state: State, told: bool| {
-            let failed = failed || (at == HOME && !told && scope.broken != Broken::OkWithoutHome);
+    /// Models the invalidation of a key on one server, and the hint that a failure leaves.
+    fn invalidate(&self, at: usize, failed: bool, old: Values) {
+        let bounds = self.bounds;
+        let after = |state: State, reached: bool| {
+            let failed =
+                failed || (at == HOME && !reached && bounds.broken != BrokenRule::OkWithoutHome);
             match at {
-                HOME if scope.broken != Broken::GutterNotTold => {
+                HOME if bounds.broken != BrokenRule::GutterNotInvalidated => {
                     let mut state = state;
                     let own = &mut state.processes[self.process];
-                    own.change = Change::TellingGutter { failed, old };
+                    own.change = Change::InvalidatingGutter { failed, old };
                     state
                 }
                 _ => {
                     let mut state = self.returned(state, failed, old);
-                    if at == GUTTER && told {
+                    if at == GUTTER && reached {
                         state.old[GUTTER] |= old;
                     }
                     state
                 }
             }
         };
-        let untold = |mut state: State| {
-            state.processes[self.process].owe(at, scope);
+        let unreached = |mut state: State| {
+            state.processes[self.process].keep_hint(at, bounds);
             after(state, false)
         };
         if self.own().ejected[at] {
-            let what = ["its home is to be told later", "the gutter is to be told later"][at];
-            self.add(what, false, Ok(untold(*self.state)));
+            let action = ["its home will get a hint", "the gutter will get a hint"][at];
+            self.add(action, false, Ok(unreached(*self.state)));
         } else {
-            let what = ["its home is not told", "the gutter is not told"][at];
+            let action = ["its home is not reached", "the gutter is not reached"][at];
             let failures = self.failures(at, |server| server.item = Item::Absent);
-            for failed in failures.into_iter().map(untold) {
-                self.add(what, true, Ok(failed));
+            for failed in failures.into_iter().map(unreached) {
+                self.add(action, true, Ok(failed));
             }
             let mut next = after(*self.state, true);
             next.servers[at].item = Item::Absent;
-            let what = ["its home is told", "the gutter is told"][at];
-            self.add(what, false, Ok(next));
+            let action = ["its home is invalidated", "the gutter is invalidated"][at];
+            self.add(action, false, Ok(next));
         }
-        if self.state.mishaps < scope.mishaps {
+        if self.state.mishaps < bounds.mishaps {
             let mut next = self.returned(*self.state, true, old);
             next.mishaps += 1;
             let own = &mut next.processes[self.process];
-            own.owe(at, scope);
-            if scope.broken != Broken::DroppedUntold {
-                own.owe(GUTTER, scope);
+            own.keep_hint(at, bounds);
+            if bounds.broken != BrokenRule::DroppedWithoutHint {
+                own.keep_hint(GUTTER, bounds);
             }
             self.add("drops the change", true, Ok(next));
         }
@@ -306,30 +312,30 @@ impl Acting<'_> {
         state
     }
 
-    /// `Server::attempt`.
-    pub(super) fn mend(&self) {
+    /// Models an ejected server that returns to rotation.
+    pub(super) fn recover(&self) {
         for at in [HOME, GUTTER] {
-            if !self.own().ejected[at] && !self.own().owes[at] {
+            if !self.own().ejected[at] && !self.own().hints[at] {
                 continue;
             }
-            let mut next = self.with(|own| (own.ejected[at], own.owes[at]) = (false, false));
-            if self.own().owes[at] && self.scope.broken != Broken::BackUntold {
+            let mut next = self.with(|own| (own.ejected[at], own.hints[at]) = (false, false));
+            if self.own().hints[at] && self.bounds.broken != BrokenRule::BackBeforeHint {
                 next.servers[at].item = Item::Absent;
             }
-            let what = ["tells its home what it missed", "tells the gutter what it missed"][at];
-            self.add(what, false, Ok(next));
+            let action = ["delivers the hint to its home", "delivers the hint to the gutter"][at];
+            self.add(action, false, Ok(next));
         }
     }
 }
 
 impl State {
-    /// The call of the process asks the next server from `from` on that serves the key; where there
-    /// is none, it fetches.
-    fn turned(&self, process: usize, old: Values, from: usize, scope: &Scope) -> State {
+    /// Lets the call of a process read the next server, from `from` on, that it may use. Without such a server the call
+    /// fetches.
+    fn with_next_server(&self, process: usize, old: Values, from: usize, bounds: &Bounds) -> State {
         let mut next = *self;
-        let serves = |at: &usize| next.processes[process].serves(*at, scope);
+        let serves = |at: &usize| next.processes[process].serves(*at, bounds);
         let caller = match (from..=GUTTER).find(serves) {
-            Some(at) => Caller::Asking { at, old },
+            Some(at) => Caller::Reading { at, old },
             None => Caller::Fetching { lease: None, value: next.new_value() },
         };
         next.processes[process].caller = caller;
