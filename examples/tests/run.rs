@@ -1,4 +1,4 @@
-//! Runs the example programs and reads what they print.
+//! Runs the example programs and checks what they print.
 
 use std::process::Command;
 

@@ -1,5 +1,5 @@
-//! Remote hits by 1 to 256 callers, beside the bare client's gets of the same items: interleaved
-//! rounds on one memcached, medians, ratios. `cargo run --release [-- CALLERS…]`.
+//! Compares remote hits of 1 to 256 callers with gets of the same items by the client alone:
+//! `cargo run --release [-- CALLERS…]`. The rounds alternate on one memcached, and the table shows medians and ratios.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use memcache::exp::AsyncMetaClient;
 
 const KEYS: usize = 1000;
 const ROUNDS: usize = 21;
-/// Short, so that what else the machine does falls on all ways alike.
+/// The length of a round. It is short, so that other load on the machine affects all kinds of get alike.
 const ROUND: Duration = Duration::from_millis(250);
 
 static FETCHES: AtomicUsize = AtomicUsize::new(0);
@@ -31,17 +31,17 @@ impl Drop for Memcached {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Way {
-    /// The client's get, of the frame.
+enum Get {
+    /// A get of the frame by the client alone.
     Bare,
-    /// The entry's get: key, digest, exchange, frame, value.
+    /// The `get` of an entry: key, digest, exchange, frame and value.
     Entry,
-    /// A call of the function: single-flight beside that.
+    /// A call of the function, which adds single-flight.
     Call,
 }
 
-/// Gets a second, and the 99th percentile of one get's time.
-async fn round(way: Way, client: &AsyncMetaClient, keys: &[String], callers: usize) -> (f64, Duration) {
+/// Runs one round. Returns the gets in a second, and the 99th percentile of their times.
+async fn round(get: Get, client: &AsyncMetaClient, keys: &[String], callers: usize) -> (f64, Duration) {
     let began = Instant::now();
     let end = began + ROUND;
     let tasks: Vec<_> = (0..callers)
@@ -55,13 +55,13 @@ async fn round(way: Way, client: &AsyncMetaClient, keys: &[String], callers: usi
                     if sent >= end {
                         return times;
                     }
-                    match way {
-                        Way::Bare => {
-                            let got = client.get(&keys[at]).send().await.expect("it answers");
+                    match get {
+                        Get::Bare => {
+                            let got = client.get(&keys[at]).send().await.expect("memcached answers");
                             assert!(got.value.is_some());
                         }
-                        Way::Entry => assert!(batched_entry(at).get().await.is_found()),
-                        Way::Call => drop(batched(at).await.expect("a hit")),
+                        Get::Entry => assert!(batched_entry(at).get().await.is_found()),
+                        Get::Call => drop(batched(at).await.expect("a hit")),
                     }
                     times.push(sent.elapsed());
                     at = (at + 1) % KEYS;
@@ -98,25 +98,25 @@ async fn main() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let address = format!("127.0.0.1:{port}");
     let cache = Cache::builder().memcached([&address]).remote_timeout(Duration::from_secs(2));
-    let cache = cache.build().await.expect("fits");
-    cache.install().expect("the only one");
+    let cache = cache.build().await.expect("the settings are valid");
+    cache.install().expect("no cache is installed");
     for number in 0..KEYS {
         batched(number).await.expect("fetched");
     }
     Cache::current().flush().await;
     let keys: Vec<String> = (0..KEYS).map(|number| batched_entry(number).key().to_string()).collect();
     let client = AsyncMetaClient::builder().max_idle(1024).connect_async(&*address).await;
-    let client = client.expect("it is there");
-    let asked: Vec<usize> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
-    let asked = if asked.is_empty() { vec![1, 2, 8, 64, 256] } else { asked };
+    let client = client.expect("memcached runs");
+    let arguments: Vec<usize> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
+    let caller_counts = if arguments.is_empty() { vec![1, 2, 8, 64, 256] } else { arguments };
     println!("callers | bare gets/s, p99 us | entry: times, p99 times | call: times, p99 times");
-    for callers in asked {
-        let ways = [Way::Bare, Way::Entry, Way::Call];
+    for callers in caller_counts {
+        let gets = [Get::Bare, Get::Entry, Get::Call];
         let mut seen: [Vec<(f64, f64)>; 3] = Default::default();
         for number in 0..=ROUNDS {
-            for (way, seen) in ways.into_iter().zip(&mut seen) {
-                let (rate, p99) = round(way, &client, &keys, callers).await;
-                // The first is to warm up.
+            for (get, seen) in gets.into_iter().zip(&mut seen) {
+                let (rate, p99) = round(get, &client, &keys, callers).await;
+                // The first round is a warm-up.
                 if number > 0 {
                     seen.push((rate, p99.as_secs_f64() * 1e6));
                 }

@@ -1,10 +1,9 @@
-//! How long a crate of 200 annotated functions takes to build, beside the same crate with the
-//! runtime called by hand, and one with the attribute of the crate `cached`.
+//! Measures how long a crate of 200 annotated functions takes to build. It is compared with the same functions without
+//! a cache, with calls of the runtime written by hand, and with the attribute of the crate `cached`.
 //!
-//! `cargo run --release` here prints medians and ratios; `cargo run --release -- 9` takes nine
-//! rounds in place of five. Only the crate itself is built: its dependencies are ready before. It is
-//! built from nothing (no incremental compilation), in turns, so that what else the machine does
-//! falls on all three.
+//! `cargo run --release` prints medians of five rounds and their ratios; `cargo run --release -- 9` makes nine rounds.
+//! A round builds each crate in turn, without its dependencies and without incremental compilation, so that other
+//! load on the machine affects all crates alike.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -12,12 +11,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const FUNCTIONS: usize = 200;
-/// Several functions return the same type, as functions of one service do.
+/// The number of different return types. Several functions return the same type, as in a real service.
 const TYPES: usize = 20;
 const CRATES: [(&str, fn(usize) -> String); 4] =
     [("plain", plain), ("hand", hand), ("ours", ours), ("cached", cached)];
 
-/// Without a cache: what the rest is measured over.
+/// Writes a function without a cache, as the baseline.
 fn plain(number: usize) -> String {
     function("", number, &body(number))
 }
@@ -45,7 +44,7 @@ fn hand(number: usize) -> String {
 }
 
 fn cached(number: usize) -> String {
-    // Its key is every argument, or what `convert` makes of them.
+    // The key of `cached` is every argument, or the result of `convert`.
     let options = "max_size = 10_000, ttl_secs = 1800, key = \"(String, u8)\", \
         convert = r#\"{ (order.to_owned(), state) }\"#";
     function(&format!("#[cached::macros::cached({options})]"), number, &body(number))
@@ -62,7 +61,7 @@ fn returned(number: usize) -> String {
     format!("Result<Payment{}, FetchError>", number % TYPES)
 }
 
-/// What a call over the network looks like.
+/// Writes the body of a function that makes a network call.
 fn body(number: usize) -> String {
     format!(
         "
@@ -113,10 +112,10 @@ pub struct Payment{number} {{
 }}
 "
         )
-        .expect("a String takes everything");
+        .expect("a String accepts every write");
     }
     (0..FUNCTIONS).for_each(|number| library.push_str(&written(number)));
-    // A future that nobody polls is not compiled to the end.
+    // The compiler generates code only for a future that is used.
     library.push_str("\npub fn polled(client: &'static Client) {\n");
     for number in 0..FUNCTIONS {
         writeln!(
@@ -124,7 +123,7 @@ pub struct Payment{number} {{
             "    let _: Pin<Box<dyn Future<Output = {}> + Send>> = Box::pin(fetch_{number}(client, \"1\", 2));",
             returned(number)
         )
-        .expect("a String takes everything");
+        .expect("a String accepts every write");
     }
     library.push_str("}\n");
     library
@@ -155,7 +154,7 @@ fn write_crates(crates: &Path) {
     }
 }
 
-/// Builds one crate, whatever was built of it before.
+/// Builds one crate, even if it was built before.
 fn build(crates: &Path, command: &str, name: &str) -> Duration {
     let library = crates.join(name).join("src/lib.rs");
     let file = std::fs::File::options().append(true).open(&library).expect("it is there");
@@ -184,7 +183,7 @@ fn main() {
     println!("{FUNCTIONS} functions, {TYPES} types, the crate itself, median of {rounds} rounds\n");
     println!("          plain    hand    ours  cached   ours/hand  ours/cached");
     for command in ["check", "build"] {
-        // Once for the dependencies.
+        // The first build is for the dependencies.
         for (name, _) in CRATES {
             build(&crates, command, name);
         }

@@ -1,7 +1,8 @@
-//! `cached-instructions WHAT COUNT [SERVER]` does one thing so many times, for callgrind to count.
-//! `hit` asks for one key, `hit-10000` for 10,000 keys in random order. Beside what is kept in
-//! `counts`: `request` and `scope`, a hit in one; `look`, the entry's get of a remote hit; and
-//! `bare`, the client's get of the same item.
+//! Repeats one operation, so that callgrind can count its instructions: `cached-instructions OPERATION COUNT [SERVER]`.
+//!
+//! The file `counts` has the counts of four operations: `hit` calls for one key, `hit-10000` for 10,000 keys in random
+//! order, `miss` for new keys, and `remote` reads from memcached. `request` and `scope` are hits within a request and
+//! within a scope. `look` is the `get` of an entry in memcached, and `bare` a get of the same item by the client alone.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ async fn payment(number: &str, state: State) -> Result<Arc<Payment>, FetchError>
     upstream(number, state).await
 }
 
-/// Asks memcached each time.
+/// Has no local tier, so each call reads from memcached.
 #[coordinator_cached(
     name = "remote_payment",
     version = state,
@@ -47,7 +48,7 @@ async fn remote_payment(number: &str, state: State) -> Result<Arc<Payment>, Fetc
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, what, count, servers @ ..] = &arguments[..] else {
+    let [_, operation, count, servers @ ..] = &arguments[..] else {
         panic!(
             "cached-instructions hit|hit-10000|request|scope|miss|remote|look|bare COUNT [SERVER]"
         );
@@ -56,9 +57,9 @@ fn main() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let cache = Cache::builder().memcached(servers).build().await.expect("it fits");
-        cache.install().expect("the first");
-        match &what[..] {
+        let cache = Cache::builder().memcached(servers).build().await.expect("the settings are valid");
+        cache.install().expect("no cache is installed");
+        match &operation[..] {
             "hit" => {
                 for _ in 0..count {
                     let _ = black_box(payment(black_box("payment-000007"), State::Paid).await);
@@ -79,21 +80,21 @@ fn main() {
                     let _ = black_box(payment(black_box(number), State::Paid).await);
                 }
                 let stats = cache.stats().get("payment").expect("it was called");
-                assert_eq!(stats.fetches, 10_000, "every entry is there");
+                assert_eq!(stats.fetches, 10_000, "every call is a hit");
             }
             "request" | "scope" => {
-                let ask = async {
+                let calls = async {
                     for _ in 0..count {
                         let _ = black_box(payment(black_box("payment-000007"), State::Paid).await);
                     }
                 };
-                match &what[..] {
-                    "request" => RequestScope::new().run(ask).await,
-                    _ => cache.scope(ask).await,
+                match &operation[..] {
+                    "request" => RequestScope::new().run(calls).await,
+                    _ => cache.scope(calls).await,
                 }
             }
             "miss" => {
-                // All keys are as long as each other.
+                // All keys have the same length.
                 for number in 0..count {
                     let _ = black_box(payment(&format!("payment-{number:06}"), State::Paid).await);
                 }
@@ -112,9 +113,9 @@ fn main() {
                 let _ = remote_payment("payment-000007", State::Paid).await;
                 cache.flush().await;
                 let key = remote_payment_entry("payment-000007", State::Paid).key().to_string();
-                let client = AsyncMetaClient::connect(&*servers[0]).await.expect("it is there");
+                let client = AsyncMetaClient::connect(&*servers[0]).await.expect("memcached runs");
                 for _ in 0..count {
-                    let got = client.get(black_box(&key)).send().await.expect("it answers");
+                    let got = client.get(black_box(&key)).send().await.expect("memcached answers");
                     assert!(black_box(got.value).is_some());
                 }
             }
@@ -127,7 +128,7 @@ fn main() {
                 }
             }
             _ => panic!(
-                "`{what}` is none of hit, hit-10000, request, scope, miss, remote, look and bare"
+                "`{operation}` is not an operation: use hit, hit-10000, request, scope, miss, remote, look or bare"
             ),
         }
     });

@@ -1,7 +1,7 @@
-//! The broker: the service in front of the upstreams, and the place where calls are annotated.
+//! The broker (or *coordinator*): the service that customers use, and that calls the upstream services.
 //!
-//! The first half is what a user of the library writes: one attribute on each expensive call. The
-//! second half is an ordinary HTTP service, which calls those functions as if there were no cache.
+//! The first part shows what a user of the library writes: one attribute on each expensive function. The rest is
+//! an ordinary HTTP service, which calls these functions as if there were no cache.
 
 use crate::model::{Course, Order, Payment, PaymentState, Profile};
 use axum::extract::{Path, Query, Request, State};
@@ -21,9 +21,10 @@ use std::time::{Duration, Instant};
 
 // ----------------------------------------------------------------------------- the annotated calls
 
-/// A payment changes only by moving to its next state, so the state is the version in its key: each
-/// state has an entry of its own, and nothing is ever overwritten. `client` changes no answer, so
-/// it is no part of the key.
+/// Fetches a payment. A payment changes only by moving to its next state, so the state is the version in the key.
+///
+/// Each state has an entry of its own, and no entry is ever overwritten. The client does not change the answer, so
+/// `skip(client)` keeps it out of the key.
 #[coordinator_cached(name = "payment", version = state, skip(client), entry = payment_entry)]
 async fn fetch_payment(
     client: &Client,
@@ -33,8 +34,10 @@ async fn fetch_payment(
     client.get(&["payments", number, &state.to_string()]).await
 }
 
-/// A course belongs to one edition of the catalogue. An `Arc` makes a hit cost a reference count,
-/// however long the description is. A course that does not exist is a `None`, which is not cached.
+/// Fetches a course of one edition of the catalogue.
+///
+/// A hit clones only the `Arc`, however long the description is. A course that does not exist is `None`, which is
+/// not cached.
 #[coordinator_cached(name = "course", version = catalogue, skip(client), ttl = "2h")]
 async fn fetch_course(
     client: &Client,
@@ -49,14 +52,14 @@ async fn fetch_course(
 }
 
 impl Client {
-    /// Methods are annotated in the same way; `self` is skipped as `client` is above.
+    /// Fetches an order. Methods are annotated like functions; `skip(self)` keeps the client out of the key.
     #[coordinator_cached(name = "order", version = revision, skip(self))]
     async fn order(&self, number: &str, revision: u32) -> Result<Order, UpstreamError> {
         self.get(&["orders", number, &revision.to_string()]).await
     }
 
-    /// A profile has no version, so a change replaces the entry. That needs a reason, or it would
-    /// not compile.
+    /// Fetches a profile. A profile has no version, so a change overwrites the entry. Without a reason the function
+    /// would not compile.
     #[coordinator_cached(
         name = "profile",
         overwrite(reason = "users edit their profile during checkout, and it carries no version"),
@@ -71,15 +74,14 @@ impl Client {
 
 // --------------------------------------------------------------------- the client of the upstreams
 
-/// An HTTP client that knows where the upstream services are.
+/// An HTTP client of the upstream services.
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
 }
 
-/// Why an upstream call failed. `Clone`, so that callers who waited for the same fetch share its
-/// error.
+/// The error of an upstream call. It is `Clone`, so that all callers of one fetch can share it.
 #[derive(Debug, Clone)]
 pub(crate) enum UpstreamError {
     NotFound(String),
@@ -88,7 +90,7 @@ pub(crate) enum UpstreamError {
 
 impl Client {
     /// # Errors
-    /// When `base` is no `http` URL.
+    /// Returns an error if `base` is not an `http` URL.
     pub(crate) fn new(base: &str) -> Result<Client, String> {
         let base = Url::parse(base).ok().filter(|base| base.scheme() == "http");
         let base = base.ok_or("it must be a URL such as http://127.0.0.1:8080")?;
@@ -103,7 +105,7 @@ impl Client {
             .map_err(|error| UpstreamError::Failed(format!("{}: {error}", path.join("/"))))
     }
 
-    /// Calls that change something are never cached.
+    /// Sends a request. Requests that change something are never cached.
     async fn send(
         &self,
         method: Method,
@@ -126,16 +128,16 @@ impl Client {
     }
 }
 
-/// A client for loopback: no proxy, and a bound on every call.
+/// Returns an HTTP client without a proxy, and with a timeout for every request.
 pub(crate) fn http_client() -> reqwest::Client {
     let builder = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10));
-    builder.build().expect("a client without TLS has nothing that can fail to load")
+    builder.build().expect("a client without TLS can always be built")
 }
 
 impl fmt::Display for UpstreamError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            UpstreamError::NotFound(what) => write!(out, "{what}: there is none"),
+            UpstreamError::NotFound(what) => write!(out, "{what} does not exist"),
             UpstreamError::Failed(why) => write!(out, "the upstream call failed: {why}"),
         }
     }
@@ -160,13 +162,12 @@ impl IntoResponse for UpstreamError {
 pub(crate) struct Broker {
     pub(crate) cache: Cache,
     pub(crate) client: Client,
-    /// The edition of the catalogue that is on sale.
+    /// The current edition of the catalogue.
     pub(crate) catalogue: u64,
     pub(crate) checkouts: Checkouts,
 }
 
-/// What the broker itself knows of each checkout: a table of its database, so every instance sees
-/// the same.
+/// The state of each checkout. It stands for a database table that all brokers share.
 #[derive(Clone, Default)]
 pub(crate) struct Checkouts(Arc<Mutex<HashMap<String, PaymentState>>>);
 
@@ -181,7 +182,7 @@ impl Checkouts {
     }
 }
 
-/// The page that a customer's browser asks for again and again until the payment is through.
+/// The page that the browser of a customer requests again and again until the payment is complete.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StatusPage {
     pub(crate) signed_in_as: String,
@@ -189,7 +190,7 @@ pub(crate) struct StatusPage {
     pub(crate) course: String,
     pub(crate) payment: PaymentState,
     pub(crate) amount_cents: u64,
-    /// Where the receipt was sent, once there is one.
+    /// The address that the receipt was sent to, once the payment is paid.
     pub(crate) receipt: Option<String>,
 }
 
@@ -225,7 +226,7 @@ struct AtState {
 }
 
 impl Broker {
-    /// What to try with curl when the broker listens on `address`.
+    /// Returns curl commands to try with a broker that listens on `address`.
     pub(crate) fn routes(address: &str) -> String {
         [
             "'http://{}/courses/rust-basics?user=ada'",
@@ -243,8 +244,7 @@ impl Broker {
         .concat()
     }
 
-    /// The routes, each request answered with this broker's cache and in a request scope of its
-    /// own.
+    /// Returns the routes. Each request uses the cache of this broker, and has a request scope of its own.
     pub(crate) fn router(self) -> Router {
         Router::new()
             .route("/courses/{slug}", get(course_page))
@@ -270,8 +270,8 @@ impl Broker {
     }
 }
 
-/// Within one request a key has one answer. `Cache-Control: no-cache` asks the upstreams again,
-/// whatever is cached.
+/// Runs a request in a request scope, so that each key has one answer within it. `Cache-Control: no-cache` makes the
+/// calls of the request fetch again.
 async fn in_request_scope(State(broker): State<Broker>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let no_cache = request.headers().get("cache-control").is_some_and(|value| value == "no-cache");
@@ -343,13 +343,13 @@ async fn status_page(
     }))
 }
 
-/// A part of the page that asks for what it needs, not knowing that the page did so already: the
-/// request tier answers it, so both parts show the same address.
+/// Returns the address for the receipt. The page has fetched the same profile before, so the request tier answers
+/// this call, and both parts of the page show the same address.
 async fn receipt_address(client: &Client, order: &Order) -> Result<String, UpstreamError> {
     Ok(client.profile(&order.user).await?.email)
 }
 
-/// The payment provider tells us that a payment moved on (its *webhook*).
+/// Handles the webhook of the payment provider, which reports the new state of a payment.
 async fn payment_moved(
     State(broker): State<Broker>,
     Path((number, state)): Path<(String, PaymentState)>,
@@ -368,8 +368,7 @@ async fn payment(
     Ok(Json(fetch_payment(&broker.client, &number, state).await?))
 }
 
-/// The furthest state of a payment that any process has cached: it looks, and never asks an
-/// upstream.
+/// Returns the latest state of a payment that is in the cache. This never calls an upstream service.
 async fn known_payment(Path(number): Path<String>) -> Result<Json<Payment>, UpstreamError> {
     let states = [PaymentState::Paid, PaymentState::Processing, PaymentState::Created];
     let known = first_found(states.map(|state| payment_entry(&number, state))).await;
@@ -393,7 +392,7 @@ async fn change_email(
     let answer = broker.client.send(Method::PUT, &["users", &id], &email).await?;
     let profile: Profile =
         answer.json().await.map_err(|error| UpstreamError::Failed(error.to_string()))?;
-    // The other callers of this user must not see the old address for the rest of the ten minutes.
+    // Without this, other calls would return the old address for up to ten minutes.
     if let Err(error) = broker.client.profile_entry(&id).overwrite(profile.clone()).await {
         eprintln!("the new profile of {id} could not be cached: {error}");
     }

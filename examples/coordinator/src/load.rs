@@ -1,5 +1,4 @@
-//! The load: a fixed number of checkout sessions, played against the broker over HTTP as browsers
-//! would.
+//! The load: checkout sessions that call the broker over HTTP, as browsers do.
 
 use crate::broker::{Broker, Checkouts, Client, CoursePage, StatusPage, http_client};
 use crate::model::PaymentState;
@@ -18,16 +17,15 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 const SESSIONS: u64 = 120;
-/// Sessions that go on at the same time.
+/// The number of concurrent sessions.
 const AT_ONCE: usize = 20;
-/// How long a browser waits between two requests. A real one waits a second or two; the load is
-/// played faster.
+/// The pause of a browser between two requests. A real browser waits for a second or two; this load is faster.
 const PAUSE: Duration = Duration::from_millis(8);
 
-/// What every session does, drawn once and played in both runs.
+/// All sessions of the load. They are drawn once and played in both runs.
 pub(crate) struct Load {
     sessions: Vec<Session>,
-    /// Is in every identifier, so that a shared memcached holds no entries of an earlier run.
+    /// A number in every identifier, so that memcached has no entries of an earlier run.
     run: u64,
 }
 
@@ -35,11 +33,11 @@ pub(crate) struct Load {
 struct Session {
     user: String,
     number: String,
-    /// The courses that the customer looks at; the last one is bought.
+    /// The courses that the customer looks at. The customer buys the last one.
     courses: Vec<&'static str>,
-    /// Whether the customer corrects the e-mail address.
+    /// True if the customer corrects the email address.
     corrects: bool,
-    /// How often the status page is asked for in each state of the payment.
+    /// How often the browser requests the status page in each state of the payment.
     polls: [(PaymentState, u64); 3],
 }
 
@@ -50,7 +48,7 @@ impl Load {
         Load { sessions, run }
     }
 
-    /// The requests of all sessions together.
+    /// Returns the number of requests of all sessions.
     pub(crate) fn requests(&self) -> u64 {
         self.sessions.iter().map(Session::requests).sum()
     }
@@ -59,15 +57,14 @@ impl Load {
         self.sessions.len()
     }
 
-    /// How often a payment's status page is asked for, on average.
+    /// Returns how often the status page of a payment is requested, on average.
     pub(crate) fn polls(&self) -> u64 {
         let polls: u64 =
             self.sessions.iter().flat_map(|session| session.polls).map(|(_, polls)| polls).sum();
         polls / SESSIONS
     }
 
-    /// Plays the load against one broker for each of `caches`, in front of upstream services of
-    /// their own.
+    /// Plays the load with one broker for each of `caches`, and with new upstream services.
     pub(crate) async fn play(&self, label: &'static str, caches: &[Cache]) -> Result<Run, String> {
         let upstream = Upstream::start()
             .await
@@ -141,14 +138,14 @@ impl Session {
         }
     }
 
-    /// The customer's requests: the course pages, the order, perhaps a corrected address, and the
-    /// status pages.
+    /// Returns the number of requests of the customer: course pages, the order, status pages, and maybe a corrected
+    /// address.
     fn requests(&self) -> u64 {
         let polls: u64 = self.polls.iter().map(|(_, polls)| polls).sum();
         self.courses.len() as u64 + 1 + u64::from(self.corrects) + polls
     }
 
-    /// How long the customer waited for each request, in the order they were made.
+    /// Plays the session. Returns how long the customer waited for each request.
     async fn play(self, mut browser: Browser) -> Result<Vec<Duration>, String> {
         let Session { user, number, courses, corrects, polls } = self;
         let mut waits = Vec::new();
@@ -172,7 +169,7 @@ impl Session {
             browser.webhook(&format!("/payments/{number}/{state}")).await?;
             for poll in 0..polls {
                 if state == PaymentState::Processing && poll == polls / 2 {
-                    // The customer goes on with the phone, which another broker serves.
+                    // The customer continues on the phone, which uses another broker.
                     browser.at += 1;
                 }
                 let page: StatusPage =
@@ -187,7 +184,7 @@ impl Session {
     }
 }
 
-/// Every answer is checked: a cache that saves calls by answering wrongly would be no use.
+/// Checks an answer. A cache must not save calls by answering wrongly.
 fn expect(what: &str, expected: &str, answered: &str) -> Result<(), String> {
     if expected == answered {
         return Ok(());
@@ -195,8 +192,8 @@ fn expect(what: &str, expected: &str, answered: &str) -> Result<(), String> {
     Err(format!("a wrong answer: the {what} is {expected}, and the broker answered {answered}"))
 }
 
-/// A course drawn after its popularity: the second most popular is drawn half as often as the
-/// first, the third a third as often, and so on (Zipf's law).
+/// Draws a course by Zipf's law: the second most popular course is drawn half as often as the first, the third a
+/// third as often, and so on.
 fn popular_course(dice: &mut Dice) -> &'static str {
     let weight = |place: usize| 1.0 / (place + 1) as f64;
     let mut left = dice.unit() * (0..COURSES.len()).map(weight).sum::<f64>();
@@ -209,12 +206,12 @@ fn popular_course(dice: &mut Dice) -> &'static str {
     COURSES[0]
 }
 
-/// A customer's browser.
+/// The browser of a customer.
 #[derive(Clone)]
 struct Browser {
     http: reqwest::Client,
     brokers: Arc<[String]>,
-    /// The broker that serves this customer, as a load balancer with sticky sessions has it.
+    /// The index of the broker that serves this customer.
     at: usize,
     progress: Arc<Progress>,
 }
@@ -240,7 +237,7 @@ impl Browser {
         self.timed(waits, request).await.map(drop)
     }
 
-    /// A request of the payment provider, for which no customer waits.
+    /// Sends a request of the payment provider. No customer waits for it.
     async fn webhook(&self, path: &str) -> Result<(), String> {
         let answer = self.http.put(self.url(path)).send().await;
         answer
@@ -274,8 +271,7 @@ impl Browser {
     }
 }
 
-/// A bar on a terminal, a line for every quarter elsewhere; on standard error, so that the table
-/// can be piped.
+/// The progress of a run, on standard error. It is a bar on a terminal, and otherwise a line for each quarter.
 struct Progress {
     label: &'static str,
     bar: Option<ProgressBar>,

@@ -1,6 +1,9 @@
-//! A broker service whose upstream calls are cached, and a load that shows what the cache is worth.
+//! An example service that caches its upstream calls, and a load that shows what the cache saves.
 //!
-//! `broker.rs` is the file to read first: it has the annotated calls.
+//! The service is a *coordinator*, also called a broker: for each customer request it calls several other
+//! services and combines their answers. The attribute `#[coordinator_cached]` is named after such services.
+//!
+//! Read `broker.rs` first. It contains the annotated functions.
 
 mod broker;
 mod load;
@@ -21,10 +24,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use upstream::Upstream;
 
-/// A broker of calls to payment, order and user services, with cached-core between it and them.
+/// A coordinator: a broker service that calls payment, order and user services and caches their answers.
 ///
-/// Without a command it plays a fixed load of checkout sessions twice, without the cache and with
-/// it, prints a table that compares the two, and ends by itself within a minute.
+/// Without a command, the program plays the same checkout sessions twice, first without the cache and then
+/// with it. It prints a table that compares the two runs, and ends within a minute.
 #[derive(Parser)]
 #[command(name = "coordinator", version, max_term_width = 100, after_help = ENVIRONMENT)]
 struct Arguments {
@@ -34,14 +37,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Keep the broker up on 127.0.0.1, to try with curl, until Ctrl-C
+    /// Run the broker on 127.0.0.1 until Ctrl-C, to try it with curl
     #[command(after_help = ENVIRONMENT)]
     Serve {
-        /// The port to listen on; 0 takes a free one
+        /// The port to listen on; 0 selects a free port
         #[arg(long, value_name = "PORT", default_value_t = 0)]
         port: u16,
-        /// The upstream services to call, as another `serve` printed them; without it, own ones are
-        /// started
+        /// The URL of the upstream services, as another `serve` printed it. Without this option the program
+        /// starts its own
         #[arg(long, value_name = "URL")]
         upstream: Option<String>,
     },
@@ -49,19 +52,19 @@ enum Command {
 
 const ENVIRONMENT: &str = "\
 Environment:
-  CACHE_URL  where entries are kept:
-    local:                      in this process (the default)
-    memcache://127.0.0.1:11211  in memcached too, shared by all processes that name it; commas
-                                separate servers; ?namespace=shop&timeout=50ms sets the prefix of
-                                the keys and the bound on an exchange
-    off                         nowhere: every call fetches
+  CACHE_URL  where the cache keeps its entries:
+    local:                      in the memory of this process (the default)
+    memcache://127.0.0.1:11211  in memcached too, shared with other processes; commas separate
+                                servers; ?namespace=shop&timeout=50ms sets the prefix of the keys
+                                and the timeout of memcached
+    off                         nowhere; every call fetches
 
-Exit codes: 0 all went well, 1 a run failed, 2 a mistake in an argument, a port or CACHE_URL.";
+Exit codes: 0 success, 1 a run failed, 2 an argument, a port or CACHE_URL is wrong.";
 
-/// Why the program ends early: the exit code and the one line to print.
+/// An error that ends the program: its exit code, and the line to print.
 struct Failure(u8, String);
 
-/// A mistake in what the user gave.
+/// Returns the failure for a wrong argument or setting.
 fn mistake(message: String) -> Failure {
     Failure(2, message)
 }
@@ -71,7 +74,7 @@ async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if !error.use_stderr() => {
-            // What was asked for: --help or --version. A reader that went away early is no failure.
+            // The user asked for --help or --version. A closed output is not a failure.
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
@@ -93,12 +96,12 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Prints to standard output. A reader that went away early (`| head`) is no failure.
+/// Prints to standard output. A closed output, as in `| head`, is not a failure.
 fn say(text: impl fmt::Display) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
-/// The part of a message before its first empty line, on one line.
+/// Returns the first paragraph of a message as one line.
 fn first_paragraph(message: &str) -> String {
     let lines = message.lines().map(str::trim).take_while(|line| !line.is_empty());
     lines.collect::<Vec<_>>().join(" ")
@@ -108,7 +111,7 @@ async fn cache_from_env() -> Result<Cache, Failure> {
     Cache::from_env().await.map_err(|error| mistake(error.to_string()))
 }
 
-/// What CACHE_URL says, or what stands for it.
+/// Returns the value of CACHE_URL, or the default if it is not set.
 fn cache_url() -> String {
     std::env::var("CACHE_URL")
         .ok()
@@ -116,11 +119,11 @@ fn cache_url() -> String {
         .unwrap_or_else(|| "local:".to_string())
 }
 
-/// Plays the load without and with the cache.
+/// Plays the load without the cache and with it, and prints the table.
 async fn play() -> Result<(), Failure> {
     let url = cache_url();
     let memcached = url.starts_with("memcache:");
-    // Two brokers show what memcached is for: what one has fetched, the other finds.
+    // With memcached there are two brokers: one broker finds what the other one has fetched.
     let brokers = if memcached { 2 } else { 1 };
     let mut caches = Vec::new();
     for _ in 0..brokers {
@@ -132,9 +135,9 @@ async fn play() -> Result<(), Failure> {
     let load = Load::new(run ^ u64::from(std::process::id()) << 44);
 
     say(format_args!(
-        "The load: {} checkouts, {} requests. A customer looks at a few courses (most at the\n\
-         popular ones) and orders one; the browser then asks for the status page some {} times,\n\
-         until the payment is through.\n",
+        "The load: {} checkouts, {} requests. Each customer looks at a few courses, mostly popular\n\
+         ones, and orders one. The browser then requests the status page about {} times, until\n\
+         the payment is complete.\n",
         load.sessions(),
         load.requests(),
         load.polls(),
@@ -143,29 +146,29 @@ async fn play() -> Result<(), Failure> {
         load.play("without the cache", &disabled).await.map_err(|message| Failure(1, message))?;
     let with = load.play("with the cache", &caches).await.map_err(|message| Failure(1, message))?;
     say(Table { without: &without, with: &with, memcached });
-    say("Every answer of both runs was checked. Writes (an order, a new address) are upstream");
-    say("calls too, and are never cached.");
+    say("Every answer of both runs was checked. Writes (an order or a new address) are upstream");
+    say("calls too; they are never cached.");
     match (url.as_str(), memcached) {
-        ("off", _) => say("CACHE_URL is off, so the second run had no cache either."),
-        (_, true) if !with.used_memcached() => say(format_args!(
-            "Nothing came from {url}, so two brokers kept entries for themselves alone."
-        )),
+        ("off", _) => say("CACHE_URL is off, so the second run did not use a cache either."),
+        (_, true) if !with.used_memcached() => {
+            say(format_args!("No entry came from {url}, so each broker used only its own entries."))
+        }
         (_, true) => say(format_args!(
-            "Two brokers shared their entries through {url}; each customer went\n\
-             from one to the other half-way. Identifiers were new to this run, so the entries of\n\
-             an earlier one were of no help."
+            "Two brokers shared their entries through {url}. Each customer\n\
+             changed from one broker to the other halfway. The identifiers were new in this run,\n\
+             so entries of an earlier run could not help."
         )),
-        (_, false) => say("Entries were kept in the broker's memory; \
-             CACHE_URL=memcache://127.0.0.1:11211 adds memcached."),
+        (_, false) => say("The entries were in the memory of the broker. \
+             Set CACHE_URL=memcache://127.0.0.1:11211 to add memcached."),
     }
     Ok(())
 }
 
-/// Keeps one broker up until it is told to end.
+/// Runs one broker until the user or the system asks it to end.
 async fn serve(port: u16, upstream: Option<String>) -> Result<(), Failure> {
     let cache = cache_from_env().await?;
     cache.install().map_err(|error| Failure(1, error.to_string()))?;
-    // Kept until the end: the server ends with the value.
+    // The upstream server ends when this value is dropped.
     let (_own, upstream) = match upstream {
         Some(url) => (None, url),
         None => {
@@ -192,34 +195,34 @@ async fn serve(port: u16, upstream: Option<String>) -> Result<(), Failure> {
     say(format_args!(
         "The broker listens on http://{address}\n\
          (upstream services: {upstream}; cache: {cache_url}).\n\
-         Try (with -i, the line server-timing says how long the broker took):\n\n\
-         {}\nCtrl-C ends it.",
+         Try these commands. With -i, the header server-timing shows how long the broker took:\n\n\
+         {}\nPress Ctrl-C to end it.",
         Broker::routes(&address)
     ));
     let broker =
         Broker { cache: cache.clone(), client, catalogue: 1, checkouts: Checkouts::default() };
-    let (told, mut end) = tokio::sync::watch::channel(());
+    let (request_end, mut end_requested) = tokio::sync::watch::channel(());
     let server = axum::serve(listener, broker.router()).with_graceful_shutdown(async move {
-        told_to_end().await;
-        // Nobody listens any more only when the server has ended already.
-        let _ = told.send(());
+        end_signal().await;
+        // Without a receiver the server has ended already.
+        let _ = request_end.send(());
     });
     let grace = async {
-        let _ = end.changed().await;
+        let _ = end_requested.changed().await;
         tokio::time::sleep(Duration::from_secs(3)).await;
     };
     tokio::select! {
         served = async { server.await } => served.map_err(|error| Failure(1, error.to_string()))?,
-        // A connection that stays open does not keep the broker up for ever.
+        // An open connection must not keep the broker running forever.
         () = grace => {}
     }
     cache.flush().await;
-    say("The broker has ended; all entries are written.");
+    say("The broker has ended, and all entries are written.");
     Ok(())
 }
 
-/// Returns when the user or the system asks the program to end.
-async fn told_to_end() {
+/// Waits until the user or the system asks the program to end.
+async fn end_signal() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

@@ -1,11 +1,9 @@
-//! What the upstream services answer. These values cross the network as JSON and are kept in the
-//! cache as they are.
+//! The answers of the upstream services. They cross the network as JSON, and the cache stores these values.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How far a payment has come. It is the *version* in the key of a payment: one entry for each
-/// state.
+/// The state of a payment. It is the *version* in the key of a payment, so each state has an entry of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PaymentState {
@@ -24,7 +22,7 @@ impl fmt::Display for PaymentState {
     }
 }
 
-/// A payment as it stood in one state. It has the number of its order.
+/// A payment in one state. A payment has the number of its order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Payment {
     pub(crate) number: String,
@@ -34,7 +32,7 @@ pub(crate) struct Payment {
     pub(crate) method: String,
 }
 
-/// An order at one revision: 1 when it is placed, 2 when it is paid.
+/// An order at one revision: 1 when it is placed, and 2 when it is paid.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) number: String,
@@ -52,7 +50,7 @@ pub(crate) struct Course {
     pub(crate) description: String,
 }
 
-/// A user's profile. The user may change it at any time, so it has no version.
+/// The profile of a user. It has no version, and the user may change it at any time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Profile {
     pub(crate) id: String,

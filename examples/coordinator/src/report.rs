@@ -1,18 +1,18 @@
-//! The figures of two runs, as one table.
+//! The table that compares two runs.
 
 use crate::upstream::SERVICES;
 use cached_core::DeclarationStats;
 use std::fmt;
 use std::time::Duration;
 
-/// What one run measured.
+/// The measurements of one run.
 pub(crate) struct Run {
-    /// The calls that each upstream service was asked, as it counted them itself.
+    /// The number of calls that each upstream service has counted.
     calls: [u64; SERVICES.len()],
-    /// How long each customer request took, sorted.
+    /// The duration of each customer request, sorted.
     waits: Vec<Duration>,
     took: Duration,
-    /// What the caches of all brokers counted together.
+    /// The sum of the statistics of all caches.
     answered: DeclarationStats,
 }
 
@@ -27,7 +27,7 @@ impl Run {
         Run { calls, waits, took, answered }
     }
 
-    /// Whether memcached answered any call.
+    /// Returns true if memcached answered a call.
     pub(crate) fn used_memcached(&self) -> bool {
         self.answered.remote_hits > 0
     }
@@ -46,11 +46,11 @@ impl Run {
     }
 }
 
-/// The table that compares the same load without and with the cache.
+/// The table that compares the load without the cache and with it.
 pub(crate) struct Table<'a> {
     pub(crate) without: &'a Run,
     pub(crate) with: &'a Run,
-    /// Whether the second run had a remote tier.
+    /// True if the second run had a remote tier.
     pub(crate) memcached: bool,
 }
 
@@ -87,20 +87,16 @@ impl fmt::Display for Table<'_> {
         row("the run took", &seconds(without.took), &seconds(with.took), "")?;
         let answered = &with.answered;
         let remote = match (memcached, answered.remote_errors) {
-            (false, _) => "none is configured".to_string(),
-            (true, 0) => "the other broker had put it there".to_string(),
+            (false, _) => "not configured".to_string(),
+            (true, 0) => "stored there by the other broker".to_string(),
             (true, failed) => format!("{} exchanges with it failed", grouped(failed)),
         };
         let tiers = [
-            ("request tier", answered.request_hits, "asked before within the same request"),
-            ("local tier", answered.local_hits, "found in the broker's memory"),
+            ("request tier", answered.request_hits, "called before within the same request"),
+            ("local tier", answered.local_hits, "found in the memory of the broker"),
             ("memcached", answered.remote_hits, &remote),
-            (
-                "another call's fetch",
-                answered.waits,
-                "it was under way, so this call waited for it",
-            ),
-            ("a fetch of its own", answered.fetches, "found nowhere: an upstream was called"),
+            ("another call's fetch", answered.waits, "this call waited for a running fetch"),
+            ("a fetch of its own", answered.fetches, "found nowhere, so an upstream was called"),
         ];
         let calls: u64 = tiers.iter().map(|(_, count, _)| count).sum();
         writeln!(out, "\nWith the cache, {} annotated calls were answered from:", grouped(calls))?;
@@ -117,7 +113,7 @@ fn fewer(before: u64, after: u64) -> String {
     if times < 1.05 { "no fewer".to_string() } else { format!("{times:.1} times fewer") }
 }
 
-/// A count with a comma between its thousands.
+/// Formats a count with commas between the thousands.
 fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();

@@ -1,6 +1,5 @@
-//! The upstream services (payments, orders with their catalogue of courses, users): a real HTTP
-//! server on a loopback port of its own, which takes its time to answer and counts what it is
-//! asked.
+//! The upstream services for payments, orders, courses and users: an HTTP server on a loopback port. It delays each
+//! answer like a real service, and counts the calls.
 
 use crate::model::{Course, Order, Payment, PaymentState, Profile};
 use axum::extract::{Path, Request, State};
@@ -19,7 +18,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// The courses of the catalogue, the most popular first.
+/// The courses of the catalogue, in order of popularity.
 pub(crate) const COURSES: [&str; 24] = [
     "rust-basics",
     "async-rust",
@@ -47,7 +46,7 @@ pub(crate) const COURSES: [&str; 24] = [
     "sailing",
 ];
 
-/// The three services, as the figures tell them apart.
+/// The three services that the table counts separately.
 pub(crate) const SERVICES: [Service; 3] = [
     Service { name: "payments", median_ms: 18.0 },
     Service { name: "orders and courses", median_ms: 9.0 },
@@ -60,8 +59,8 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// How long the `n`th call takes: log-normal around the median, and one call in a hundred is
-    /// six times slower. It is computed from `n` alone, so that every run meets the same delays.
+    /// Returns how long the `n`th call takes. The time is log-normal around the median, and one call in a hundred is
+    /// six times slower. It depends only on `n`, so that every run has the same delays.
     fn latency(&self, n: u64) -> Duration {
         let mut dice = Dice::new(n ^ self.median_ms.to_bits());
         let tail = if dice.below(100) == 0 { 6.0 } else { 1.0 };
@@ -69,7 +68,7 @@ impl Service {
     }
 }
 
-/// A running upstream server; it ends when this value is dropped.
+/// A running upstream server. Dropping the value ends the server.
 pub(crate) struct Upstream {
     pub(crate) url: String,
     calls: Arc<Calls>,
@@ -94,13 +93,13 @@ impl Upstream {
             .with_state(Arc::new(Records::default()))
             .layer(middleware::from_fn_with_state(Arc::clone(&calls), take_time));
         let server = tokio::spawn(async move {
-            // Serving ends with the task; `axum::serve` itself retries a failed `accept`.
+            // `axum::serve` retries a failed `accept`, so it ends only with the task.
             let _ = axum::serve(listener, services).await;
         });
         Ok(Upstream { url, calls, server })
     }
 
-    /// The calls that each of the [`SERVICES`] was asked so far.
+    /// Returns how many calls each of the [`SERVICES`] has received.
     pub(crate) fn calls(&self) -> [u64; SERVICES.len()] {
         self.calls.0.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
@@ -112,7 +111,7 @@ impl Drop for Upstream {
     }
 }
 
-/// Counts the call for its service and delays it.
+/// Counts a call and delays its answer.
 async fn take_time(State(calls): State<Arc<Calls>>, request: Request, next: Next) -> Response {
     let service = match request.uri().path().split('/').nth(1) {
         Some("payments") => 0,
@@ -124,7 +123,7 @@ async fn take_time(State(calls): State<Arc<Calls>>, request: Request, next: Next
     next.run(request).await
 }
 
-/// What the services remember. Everything else is computed from the path.
+/// The state of the services. Every other answer is computed from the path of the request.
 #[derive(Default)]
 struct Records {
     orders: Mutex<HashMap<String, Order>>,
@@ -202,7 +201,7 @@ async fn change_profile(
     Json(Profile { name: format!("user {id}"), email, id })
 }
 
-/// A small deterministic generator (SplitMix64), so that every run plays the same load.
+/// A deterministic random number generator (SplitMix64), so that every run plays the same load.
 pub(crate) struct Dice(u64);
 
 impl Dice {
@@ -218,17 +217,17 @@ impl Dice {
         bits ^ (bits >> 31)
     }
 
-    /// A number in `0..bound`.
+    /// Returns a number in `0..bound`.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
-    /// A number in `0.0..1.0`.
+    /// Returns a number in `0.0..1.0`.
     pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// A number of the standard normal distribution (Box and Muller).
+    /// Returns a number from the standard normal distribution, by the method of Box and Muller.
     fn normal(&mut self) -> f64 {
         let (radius, angle) = (1.0 - self.unit(), self.unit());
         (-2.0 * radius.ln()).sqrt() * (TAU * angle).cos()

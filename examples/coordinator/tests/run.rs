@@ -1,4 +1,4 @@
-//! Runs the coordinator as a user does, and reads what it prints.
+//! Runs the coordinator like a user, and checks what it prints.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The program, with CACHE_URL set to `cache_url` or not set at all.
+/// Returns a command that runs the program, with or without CACHE_URL.
 fn coordinator(arguments: &[&str], cache_url: Option<&str>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
     command.args(arguments).env_remove("CACHE_URL").stdin(Stdio::null());
@@ -20,7 +20,7 @@ fn run(arguments: &[&str], cache_url: Option<&str>) -> Output {
     coordinator(arguments, cache_url).output().expect("the program starts")
 }
 
-/// Ends the process when a test is done with it, however the test ends.
+/// A process that is killed when the value is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -30,7 +30,7 @@ impl Drop for Running {
     }
 }
 
-/// A memcached of this test's own: the process, and its CACHE_URL.
+/// Starts a memcached. Returns the process and its CACHE_URL.
 fn memcached() -> (Running, String) {
     for _ in 0..5 {
         let port = free_port();
@@ -45,7 +45,7 @@ fn memcached() -> (Running, String) {
             if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
                 return (server, format!("memcache://127.0.0.1:{port}"));
             }
-            // Another process may have taken the port in the meantime.
+            // memcached ends if another process has taken the port.
             if matches!(server.0.try_wait(), Ok(Some(_))) {
                 break;
             }
@@ -60,13 +60,13 @@ fn free_port() -> u16 {
     listener.local_addr().expect("a bound socket has an address").port()
 }
 
-/// The line of the table that begins with `name`.
+/// Returns the line of the table that begins with `name`.
 fn row<'a>(table: &'a str, name: &str) -> &'a str {
     let found = table.lines().find(|line| line.trim_start().starts_with(name));
     found.unwrap_or_else(|| panic!("no row {name} in:\n{table}"))
 }
 
-/// The count at `place` among the words of a row, its thousands separated by commas.
+/// Returns the number at position `place` of a row, counted from 0.
 fn count(row: &str, place: usize) -> u64 {
     let word = row
         .split_whitespace()
@@ -76,7 +76,7 @@ fn count(row: &str, place: usize) -> u64 {
         .unwrap_or_else(|| panic!("no count {place} in: {row}"))
 }
 
-/// Plays the load alone on the machine's cores, so that its figures and its minute are its own.
+/// Held while the load is played, because its figures and its time limit need the whole machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn played(cache_url: Option<&str>) -> String {
@@ -95,7 +95,7 @@ fn played(cache_url: Option<&str>) -> String {
 }
 
 #[test]
-fn the_cache_saves_nine_of_ten_upstream_calls() {
+fn the_cache_saves_nine_of_ten_calls() {
     let table = played(None);
     assert!(count(row(&table, "request tier"), 0) > 0, "{table}");
     assert!(count(row(&table, "local tier"), 0) > 0, "{table}");
@@ -106,17 +106,20 @@ fn the_cache_saves_nine_of_ten_upstream_calls() {
 fn two_brokers_share_through_memcached() {
     let (_server, url) = memcached();
     let mut fetches = Vec::new();
-    // The second run meets the entries of the first, and must not be flattered by them.
+    // The entries of the first run are in memcached during the second run, and must not save it any calls.
     for _ in 0..2 {
         let table = played(Some(&url));
         assert!(count(row(&table, "memcached"), 0) > 0, "{table}");
         fetches.push(count(row(&table, "a fetch of its own"), 0));
     }
-    assert!(fetches[1] * 10 > fetches[0] * 9, "the second run was flattered: {fetches:?}");
+    assert!(
+        fetches[1] * 10 > fetches[0] * 9,
+        "the second run used entries of the first: {fetches:?}"
+    );
 }
 
 #[test]
-fn a_memcached_that_is_killed_half_way_costs_no_answer() {
+fn a_killed_memcached_costs_no_answer() {
     let (server, url) = memcached();
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut command = coordinator(&[], Some(&url));
@@ -124,7 +127,7 @@ fn a_memcached_that_is_killed_half_way_costs_no_answer() {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
     let progress = BufReader::new(child.stderr.take().expect("standard error is piped"));
     let mut server = Some(server);
-    // A line for each quarter of each run: the sixth is the middle of the run with the cache.
+    // Each run prints four lines, so the sixth line is the middle of the run with the cache.
     for (place, line) in progress.lines().enumerate() {
         let line = line.expect("progress is text");
         if place == 5 {
@@ -138,7 +141,7 @@ fn a_memcached_that_is_killed_half_way_costs_no_answer() {
     assert!(table.contains("Every answer of both runs was checked."), "{table}");
 }
 
-/// A mistake is answered with one line that says `expected`, and exit code 2.
+/// Checks that the program has printed one line with the expected text, and has ended with exit code 2.
 #[track_caller]
 fn assert_one_line(output: &Output, expected: &str) {
     let line = String::from_utf8_lossy(&output.stderr);
@@ -149,7 +152,7 @@ fn assert_one_line(output: &Output, expected: &str) {
 }
 
 #[test]
-fn a_mistake_is_one_clear_line() {
+fn a_wrong_argument_prints_one_line() {
     assert_one_line(&run(&["--sessions"], None), "--sessions");
     assert_one_line(&run(&["server"], None), "server");
     assert_one_line(&run(&["serve", "--port", "70000"], None), "70000");
@@ -167,7 +170,7 @@ fn a_mistake_is_one_clear_line() {
 }
 
 #[test]
-fn help_is_complete() {
+fn help_names_every_option() {
     let help = run(&["--help"], None);
     assert!(help.status.success());
     let text = String::from_utf8_lossy(&help.stdout);
@@ -180,7 +183,7 @@ fn help_is_complete() {
     }
 }
 
-/// A `serve` process, with the URLs that it printed.
+/// A running `serve` process, and the URLs that it printed.
 struct Served {
     process: Running,
     broker: String,
@@ -233,8 +236,8 @@ async fn two_processes_share_entries_through_memcached() {
 
     let fetched = first.get("/payments/17?state=paid").await;
     assert!(fetched.contains("\"paid\""), "{fetched}");
-    // The first process writes to memcached after it has answered. `known` looks without fetching,
-    // so it is found only when it came from there.
+    // The first process writes to memcached after it has answered. The route `known` never fetches, so the second
+    // process can find the payment only in memcached.
     let mut found = String::new();
     for _ in 0..100 {
         let client = reqwest::Client::builder()
@@ -251,7 +254,7 @@ async fn two_processes_share_entries_through_memcached() {
     }
     assert_eq!(found, fetched);
 
-    // What one process overwrites, the other reads.
+    // One process overwrites an entry, and the other process reads it.
     second.answer(reqwest::Method::PUT, "/users/ada/email", "ada@example.org").await;
     assert!(first.get("/users/ada").await.contains("ada@example.org"));
     assert!(second.get("/stats").await.contains("payment"));
@@ -261,7 +264,7 @@ async fn two_processes_share_entries_through_memcached() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn ctrl_c_ends_the_service_in_order() {
+async fn ctrl_c_ends_the_service() {
     let mut served = serve(&[], None);
     served.get("/courses/rust-basics?user=ada").await;
     let told = Command::new("kill").args(["-INT", &served.process.0.id().to_string()]).status();

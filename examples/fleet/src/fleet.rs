@@ -1,4 +1,4 @@
-//! The processes, the servers, and the calls between them.
+//! The simulated processes and servers, and the calls that they make.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 
 use crate::report::Phase;
 
-/// Calls under way at once, in all processes together.
+/// The number of concurrent calls in all processes together.
 const AT_ONCE: u32 = 2000;
-/// How long the upstream takes.
+/// How long a fetch takes.
 const FETCH: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,7 @@ struct Payment {
     version: u32,
 }
 
-/// Counts its answers by key and version.
+/// The service that the processes call. It counts its answers by key and version.
 #[derive(Default)]
 struct Upstream {
     fetches: Mutex<HashMap<(u32, u32), u32>>,
@@ -48,7 +48,7 @@ impl Upstream {
         Payment { number, version }
     }
 
-    /// What was fetched since this was last asked.
+    /// Returns the counts since the last call of this method.
     fn take(&self) -> HashMap<(u32, u32), u32> {
         std::mem::take(&mut self.fetches.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -67,7 +67,7 @@ async fn payment(upstream: &Upstream, number: u32, version: u32) -> Result<Payme
 pub(crate) struct Fleet {
     size: Size,
     processes: Vec<TestCache>,
-    /// The servers in the pool.
+    /// The addresses of the servers in the pool.
     addresses: Vec<String>,
     upstream: Arc<Upstream>,
     dice: StdRng,
@@ -80,7 +80,7 @@ impl Fleet {
         let builder = Cache::builder()
             .namespace("fleet")
             .memcached(&addresses)
-            // The upstream takes no time that the library could observe.
+            // A fetch seems to take no time, so calls would not wait for a lease otherwise.
             .lease_wait(Duration::from_secs(60));
         let first = TestCache::with(builder).expect("the addresses are well-formed");
         let mut processes: Vec<TestCache> =
@@ -94,13 +94,13 @@ impl Fleet {
         &self.processes[0]
     }
 
-    /// Every process asks for one cold key at once.
+    /// Lets every process call for one cold key at once.
     pub(crate) async fn stampede(&mut self) -> Phase {
         let calls = (0..self.processes.len()).map(|process| (process, 0)).collect();
         self.play("every process asks for one cold key", 1, calls).await
     }
 
-    /// Calls from any process, for keys by Zipf's law.
+    /// Makes calls from random processes, for keys that are drawn by Zipf's law.
     pub(crate) async fn phase(&mut self, title: &'static str, version: u32) -> Phase {
         let keys = Zipf::new(self.size.keys.into(), 1.0).expect("there is a key");
         let calls = (0..self.size.calls).map(|_| {
@@ -123,7 +123,7 @@ impl Fleet {
                 running.spawn(self.processes[process].cache().scope(call));
             }
             while let Some(answer) = running.join_next().await {
-                // A call that panicked is as wrong as an answer can be.
+                // A call that panics counts as a wrong answer.
                 let is_right =
                     answer.is_ok_and(|(number, answer)| answer == Ok(Payment { number, version }));
                 wrong += u32::from(!is_right);
@@ -156,12 +156,12 @@ impl Fleet {
         sum
     }
 
-    /// Commands that each server has taken.
+    /// Returns how many commands each server has received.
     pub(crate) fn loads(&self) -> Vec<u64> {
         self.addresses.iter().map(|address| self.any().memcached_at(address).commands()).collect()
     }
 
-    /// Which server each key of the newest version is on.
+    /// Returns the server that holds each key of version 2.
     pub(crate) fn homes(&self) -> Homes {
         let servers: Vec<_> = self
             .addresses
@@ -188,14 +188,14 @@ impl Fleet {
         }
     }
 
-    /// One server goes down, without notice. Returns its address.
+    /// Makes one server fail, and returns its address.
     pub(crate) fn lose_a_server(&self) -> String {
         let lost = self.addresses[self.addresses.len() / 2].clone();
         self.any().memcached_at(&lost).fail();
         lost
     }
 
-    /// Every process is told the servers that are left.
+    /// Removes a server from the pool of every process.
     pub(crate) fn leave_out(&mut self, lost: &str) {
         self.addresses.retain(|address| address != lost);
         for process in &self.processes {
@@ -204,17 +204,17 @@ impl Fleet {
         }
     }
 
-    /// Every entry has expired.
+    /// Moves the clock until every entry has expired.
     pub(crate) fn half_an_hour_later(&self) {
         self.any().advance(Duration::from_secs(31 * 60));
     }
 }
 
-/// Where each key is.
+/// The server that holds each key.
 pub(crate) struct Homes(BTreeMap<u32, String>);
 
 impl Homes {
-    /// How many of the keys that are in both are on another server there.
+    /// Counts the keys that are in both maps, and those that are on different servers.
     pub(crate) fn moved_to(&self, later: &Homes) -> Moved {
         let both = self.0.iter().filter_map(|(key, home)| Some((home, later.0.get(key)?)));
         let (mut moved, mut keys) = (0, 0);
@@ -225,7 +225,7 @@ impl Homes {
         Moved { moved, keys }
     }
 
-    /// How many keys are on this server.
+    /// Returns how many keys are on a server.
     pub(crate) fn at(&self, address: &str) -> u64 {
         self.0.values().filter(|home| *home == address).count() as u64
     }

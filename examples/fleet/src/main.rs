@@ -1,9 +1,10 @@
-//! A fleet on one machine: 1,000 processes of a service over 100 memcached servers. Each process
-//! is a cache of its own with the library's whole path (local tier, single-flight, leases, fills,
-//! ejection); only the network is left out, and the clock is moved instead of waited for.
+//! Simulates a fleet on one machine: 1,000 processes of a service that share 100 memcached servers.
 //!
-//! It counts what the promises are about: fetches per key and version, keys that move when a
-//! server leaves, the load of the busiest server.
+//! Each process is a separate cache that uses the whole library: local tier, single-flight, leases, fills and
+//! ejection. Only the network is left out, and the simulation moves the clock instead of waiting.
+//!
+//! The simulation counts the fetches of each key and version, the keys that move when a server leaves, and the load
+//! of the busiest server. It fails if the library breaks one of its promises.
 
 mod fleet;
 mod plot;
@@ -17,23 +18,23 @@ use clap::Parser;
 use crate::fleet::{Fleet, Size};
 use crate::report::Report;
 
-/// Simulates a fleet of processes over a pool of memcached servers, and prints what it did.
+/// Simulates a fleet of processes with a pool of memcached servers, and prints a table.
 #[derive(Parser)]
 #[command(name = "fleet-simulation", version, max_term_width = 100)]
 struct Arguments {
-    /// Processes of the service
+    /// The number of processes
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=5000))]
     processes: u32,
-    /// memcached servers
+    /// The number of memcached servers
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=1000))]
     servers: u32,
-    /// Keys, asked for by Zipf's law
+    /// The number of keys, which calls draw by Zipf's law
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     keys: u32,
-    /// Calls in each phase
+    /// The number of calls in each phase
     #[arg(long, default_value_t = 300_000)]
     calls: u32,
-    /// Where the plots go
+    /// The file for the plots
     #[arg(long, value_name = "FILE", default_value = "fleet.svg")]
     svg: PathBuf,
 }
@@ -41,19 +42,19 @@ struct Arguments {
 fn main() -> ExitCode {
     let Arguments { processes, servers, keys, calls, svg } = Arguments::parse();
     let size = Size { processes, servers, keys, calls };
-    // Time stands still while anything can run, so that the network's pauses cost nothing.
+    // The clock is paused: it jumps ahead when every task waits, so that waiting takes no time.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = match runtime.enable_time().start_paused(true).build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("fleet-simulation: no runtime could be started: {error}");
+            eprintln!("fleet-simulation: cannot start a runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
     let report = runtime.block_on(play(size));
     println!("{report}");
     if let Err(error) = plot::draw(&report, &svg) {
-        eprintln!("fleet-simulation: {} could not be written: {error}", svg.display());
+        eprintln!("fleet-simulation: cannot write {}: {error}", svg.display());
         return ExitCode::FAILURE;
     }
     println!("\nplots: {}", svg.display());

@@ -1,4 +1,4 @@
-//! The plots: fetches in each phase, and the load of each server.
+//! Plots the fetches in each phase and the load of each server.
 
 use std::error::Error;
 use std::path::Path;
@@ -22,12 +22,13 @@ pub(crate) fn draw(report: &Report, path: &Path) -> Result<(), Box<dyn Error>> {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// On a scale of powers of ten, beside what processes on their own would have fetched.
+/// Draws the fetches of each phase, beside the fetches of processes with only a local cache. The scale is
+/// logarithmic.
 fn fetches(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
     let most = report.phases.iter().map(|phase| phase.alone).max().unwrap_or(1).max(10) as f64;
     let phases = report.phases.len() as f64;
     let mut chart = ChartBuilder::on(area)
-        .caption("Fetches in each phase (grey: each process on its own)", ("sans-serif", 20))
+        .caption("Fetches in each phase (grey: with a local cache only)", ("sans-serif", 20))
         .margin(12)
         .x_label_area_size(12)
         .y_label_area_size(70)
@@ -59,7 +60,7 @@ fn fetches(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The servers, the busiest first.
+/// Draws the load of the servers, in descending order.
 fn loads(report: &Report, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
     let mut loads = report.load.clone();
     loads.sort_unstable_by(|a, b| b.cmp(a));

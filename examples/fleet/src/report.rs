@@ -1,4 +1,4 @@
-//! What the simulation found, as a table, and the promises that it holds them against.
+//! The results of the simulation as a table, and the promises that they must keep.
 
 use std::fmt;
 
@@ -11,29 +11,29 @@ pub(crate) struct Phase {
     pub(crate) remote_hits: u64,
     pub(crate) waits: u64,
     pub(crate) fetches: u64,
-    /// Of one key and version.
+    /// The most fetches of one key and version.
     pub(crate) most_fetches: u32,
-    /// That were asked for.
+    /// The number of different keys in the calls.
     pub(crate) keys: u64,
-    /// Fetches if each process had a cache of its own and no other.
+    /// The number of fetches if each process had only a local cache.
     pub(crate) alone: u64,
-    /// Answers that were not the upstream's, and calls that gave none.
+    /// Wrong answers and failed calls.
     pub(crate) wrong: u64,
 }
 
 pub(crate) struct Report {
     pub(crate) size: Size,
     pub(crate) phases: Vec<Phase>,
-    /// Commands by server, before one was lost.
+    /// The commands that each server received before one was lost.
     pub(crate) load: Vec<u64>,
-    /// Keys that moved when it was taken out of the pool.
+    /// The keys that moved when the lost server was removed from the pool.
     pub(crate) moved: Moved,
-    /// Keys that it had.
+    /// The number of keys that the lost server held.
     pub(crate) of_lost: u64,
 }
 
 impl Report {
-    /// One line for each promise that did not hold.
+    /// Returns a line for each broken promise.
     pub(crate) fn broken_promises(&self) -> Vec<String> {
         let mut broken = Vec::new();
         for phase in &self.phases {
@@ -89,7 +89,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "\nmost/key: the most fetches of one key and version. alone: the fetches if each process had\n\
-             only a cache of its own.\n"
+             only a local cache.\n"
         )?;
         let busiest = self.load.iter().copied().max().unwrap_or(0) as f64;
         writeln!(

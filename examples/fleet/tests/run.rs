@@ -1,9 +1,9 @@
-//! A small fleet, from end to end.
+//! Runs the simulation of a small fleet.
 
 use std::process::Command;
 
 #[test]
-fn a_small_fleet_keeps_the_promises_and_is_plotted() {
+fn a_small_fleet_keeps_the_promises() {
     let svg = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("fleet.svg");
     let output = Command::new(env!("CARGO_BIN_EXE_fleet-simulation"))
         .args(["--processes", "40", "--servers", "8", "--keys", "300", "--calls", "4000"])
@@ -15,6 +15,6 @@ fn a_small_fleet_keeps_the_promises_and_is_plotted() {
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}{errors}");
     assert!(out.contains("every process asks for one cold key"), "{out}");
-    let svg = std::fs::read_to_string(&svg).expect("the plots are there");
+    let svg = std::fs::read_to_string(&svg).expect("the plots are written");
     assert!(svg.starts_with("<svg") && svg.contains("Commands by server"), "no plot");
 }

@@ -21,8 +21,10 @@ struct Payment {
 #[derive(Debug, Clone)]
 struct FetchError;
 
-/// The state is the version in the key: a payment that moves on gets another entry, and none is
-/// overwritten.
+/// Fetches a payment. The attribute caches the answer.
+///
+/// The key of an entry contains the number and the state. A payment in a new state gets a new entry, so no
+/// entry is ever overwritten.
 #[coordinator_cached(name = "payment", version = state)]
 async fn fetch_payment(number: &str, state: PaymentState) -> Result<Payment, FetchError> {
     // The network call would be here.

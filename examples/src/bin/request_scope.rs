@@ -1,4 +1,4 @@
-//! Within one request a key has one answer: a page cannot show two prices of one thing.
+//! Within one request a key has one answer, so a page never shows two prices of the same course.
 //!
 //! Run it with `cargo run -p cached-examples --bin request_scope`.
 
@@ -6,7 +6,7 @@ use cached_core::{RequestScope, coordinator_cached};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The price as the upstream service has it.
+/// The current price in the upstream service.
 static PRICE: AtomicU64 = AtomicU64::new(4_900);
 
 #[coordinator_cached(
@@ -20,16 +20,16 @@ async fn fetch_price(course: &str) -> Result<u64, Infallible> {
     Ok(PRICE.load(Ordering::Relaxed))
 }
 
-/// Somebody else corrects the price while a request is being answered.
+/// Another user corrects the price while the page is being made.
 async fn correct_price() {
     PRICE.store(5_400, Ordering::Relaxed);
-    // Without a remote tier there is nothing that could fail.
+    // This cannot fail without a remote tier.
     let _ = price_entry("rust-basics").overwrite(5_400).await;
 }
 
 async fn page() -> Result<(), Infallible> {
     let header = fetch_price("rust-basics").await?;
-    // A task of its own is no part of this request.
+    // The spawned task does not belong to this request.
     let _ = tokio::spawn(correct_price()).await;
     let footer = fetch_price("rust-basics").await?;
     println!("the header says {header}, the footer {footer}");

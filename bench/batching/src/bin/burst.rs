@@ -1,7 +1,8 @@
-//! Many cold keys at once on a healthy memcached, then the same keys by another process's cache.
-//! `cargo run --release --bin burst [-- KEYS TIMEOUT_MS]…`: for each pair one line with the share of
-//! lookups that came to nothing, the fills that were dropped, what the second process found, and the
-//! median time of a call.
+//! Calls for many cold keys at once, and then for the same keys from the cache of another process:
+//! `cargo run --release --bin burst [-- KEYS TIMEOUT_MS]…`.
+//!
+//! Each pair of arguments makes one line: the share of failed lookups, the share of dropped fills, the share of keys
+//! that the second process found, and the median times of a call.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -37,7 +38,7 @@ fn memcached() -> (Memcached, String) {
     (Memcached(memcached), format!("127.0.0.1:{port}"))
 }
 
-/// All keys at once; the median and the longest time of a call in milliseconds.
+/// Calls for all keys at once. Returns the median and the longest time of a call in milliseconds.
 async fn all_at_once(cache: &Cache, keys: usize) -> (f64, f64) {
     let calls: Vec<_> = (0..keys)
         .map(|number| {
@@ -58,14 +59,14 @@ async fn all_at_once(cache: &Cache, keys: usize) -> (f64, f64) {
 
 async fn cache(address: &str, timeout: Duration) -> Cache {
     let builder = Cache::builder().memcached([address]).remote_timeout(timeout);
-    builder.build().await.expect("it fits")
+    builder.build().await.expect("the settings are valid")
 }
 
 fn main() {
-    let asked: Vec<usize> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
-    let pairs: Vec<(usize, u64)> = match asked.len() {
+    let arguments: Vec<usize> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
+    let pairs: Vec<(usize, u64)> = match arguments.len() {
         0 => vec![(30_000, 100), (30_000, 1_000), (100_000, 100), (100_000, 1_000)],
-        _ => asked.chunks_exact(2).map(|pair| (pair[0], pair[1] as u64)).collect(),
+        _ => arguments.chunks_exact(2).map(|pair| (pair[0], pair[1] as u64)).collect(),
     };
     println!("keys timeout | cold: no lookup %, fills dropped %, p50 ms, longest ms | warm: found %, errors, p50 ms");
     for (keys, timeout) in pairs {

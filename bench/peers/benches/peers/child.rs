@@ -1,14 +1,14 @@
-//! Measurements in processes of their own. The functions that `cached` annotates keep one store for
-//! the whole process, and memory that one measurement frees would be used again by the next.
+//! Makes each measurement in a child process. The functions of the crate `cached` have one store for the whole
+//! process, and a measurement must not reuse memory that another one has freed.
 
 use std::process::{Command, Stdio};
 
 use crate::harness::Results;
 
-/// The first argument of a process that makes one measurement and prints its rows.
+/// The first argument of a child process, which makes one measurement and prints its rows.
 pub const ALONE: &str = "--alone";
 
-/// Makes one measurement in a process of its own.
+/// Makes one measurement in a child process.
 pub fn run(measurement: &str, of: &str) -> Results {
     let program = std::env::current_exe().expect("it runs");
     let child = Command::new(program)

@@ -1,11 +1,10 @@
-//! Times contenders in turn, in short batches over many rounds, so that what the machine does
-//! besides falls on all of them alike. The tables show medians, and ratios of two contenders within a
-//! round.
+//! Times contenders in turn, in short batches over many rounds, so that other load on the machine affects all of them
+//! alike. The tables show medians, and ratios of two contenders within a round.
 
 use std::fmt;
 use std::time::Instant;
 
-/// One way to do the job. Runs `count` operations and returns how many nanoseconds one took.
+/// Runs `count` operations of a contender, and returns the nanoseconds of one operation.
 pub type Batch<'b> = Box<dyn FnMut(usize) -> f64 + 'b>;
 
 pub struct Contender<'b> {
@@ -13,7 +12,7 @@ pub struct Contender<'b> {
     batch: Batch<'b>,
 }
 
-/// A contender that is timed from outside.
+/// Returns a contender whose batches are timed here.
 pub fn timed<'b>(name: &'static str, mut run: impl FnMut(usize) + 'b) -> Contender<'b> {
     measured(name, move |count| {
         let began = Instant::now();
@@ -22,7 +21,7 @@ pub fn timed<'b>(name: &'static str, mut run: impl FnMut(usize) + 'b) -> Contend
     })
 }
 
-/// A contender that measures itself.
+/// Returns a contender that times its own batches.
 pub fn measured<'b>(name: &'static str, batch: impl FnMut(usize) -> f64 + 'b) -> Contender<'b> {
     Contender { name, batch: Box::new(batch) }
 }
@@ -34,18 +33,18 @@ impl Contender<'_> {
     }
 }
 
-/// Lets the contenders take turns in so many rounds, each with a batch of `count` operations.
+/// Runs a batch of `count` operations of each contender in each round.
 pub fn race(rounds: usize, count: usize, mut contenders: Vec<Contender<'_>>) -> Results {
     let mut results = Results::default();
     for contender in &contenders {
         results.push(contender.name, Vec::new());
     }
     for round in 0..rounds + 1 {
-        // Each round begins with another, so that none always follows the same one.
+        // Each round begins with another contender, so that none always follows the same one.
         let places = contenders.len();
         for place in 0..places {
             let at = (round + place) % places;
-            // The processor's caches still hold what the last contender read.
+            // The caches of the processor hold data of the last contender, so a short batch comes first.
             (contenders[at].batch)(count / 4 + 1);
             let took = (contenders[at].batch)(count);
             if round > 0 {
@@ -56,14 +55,14 @@ pub fn race(rounds: usize, count: usize, mut contenders: Vec<Contender<'_>>) -> 
     results
 }
 
-/// Takes a contender's notes of a race, one for each batch, and returns those of measured batches.
+/// Keeps the notes of measured batches. The input has one note for each batch of a contender.
 pub fn measured_notes<T>(notes: impl IntoIterator<Item = T>) -> Vec<T> {
     // The first round is a warm-up, and so is the first batch of each round.
     notes.into_iter().skip(3).step_by(2).collect()
 }
 
-/// Each contender's times, one for each round. `Display` and [`parse`](Results::parse) carry it from
-/// one process to another.
+/// The times of each contender in each round. `Display` and [`parse`](Results::parse) send them from a child process to
+/// its parent.
 #[derive(Default)]
 pub struct Results {
     rows: Vec<(String, Vec<f64>)>,
@@ -83,7 +82,7 @@ impl Results {
         Results { rows: rows.collect() }
     }
 
-    /// Takes one row of each contender that has it, and calls it by the contender's name.
+    /// Returns one row of each contender that has it, under the name of the contender.
     pub fn select(&self, names: &[&str], row_of: fn(&str) -> String) -> Results {
         let rows = names.iter().filter_map(|name| {
             let row = self.rows.iter().find(|row| row.0 == row_of(name))?;
@@ -100,7 +99,7 @@ impl Results {
         median(self.rounds(name).to_vec())
     }
 
-    /// The median over the rounds of how much longer `name` took than `other`.
+    /// Returns the median ratio of the times of `name` and `other`.
     pub fn ratio(&self, name: &str, other: &str) -> f64 {
         let pairs = self.rounds(name).iter().zip(self.rounds(other));
         median(pairs.map(|(one, other)| one / other).collect())
@@ -127,15 +126,15 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// A sequence of keys to ask for, the same in every run.
+/// Returns random keys, in the same sequence in every run.
 pub fn sequence(keys: usize) -> impl Iterator<Item = usize> + Clone {
     fractions().map(move |fraction| {
-        // Without a division, which would take as long as a part of what is measured.
+        // A division would take too long, compared with what is measured.
         ((fraction * keys as u64) >> 32) as usize
     })
 }
 
-/// Random numbers of 32 bits, the same in every run.
+/// Returns random numbers of 32 bits, the same in every run.
 pub fn fractions() -> impl Iterator<Item = u64> + Clone {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     std::iter::repeat_with(move || {

@@ -1,4 +1,4 @@
-//! hitbox-fn, whose attribute has the name of another's.
+//! The contender hitbox-fn. Its attribute has the same name as that of `cached`, so it has a module of its own.
 
 use std::hint::black_box;
 use std::time::Duration;

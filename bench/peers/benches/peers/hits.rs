@@ -1,4 +1,4 @@
-//! Hits over the number of keys: every entry is there, one thread asks for them.
+//! Measures hits on one thread for different numbers of keys. Every key has an entry.
 
 use std::hint::black_box;
 
@@ -16,7 +16,7 @@ use crate::{child, plot};
 
 const KEYS: [usize; 10] =
     [REPEATED, 100, 200, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000];
-/// This many keys are asked for one after another, again and again; more are asked for at random.
+/// Up to this number of keys, calls go through the keys in turn. With more keys, calls choose keys at random.
 const REPEATED: usize = 8;
 
 pub fn report(report: &mut Report) {
@@ -46,7 +46,7 @@ pub fn report(report: &mut Report) {
     report.plot(title, plot::lines(title, "ns", "keys", &lines));
 }
 
-/// One race, in a process of its own.
+/// Runs one race in a child process.
 pub fn alone(keys: &str) -> Results {
     let keys: usize = keys.parse().expect("a number of keys");
     let runtime = prepare_for(keys);
@@ -56,7 +56,7 @@ pub fn alone(keys: &str) -> Results {
     }
 }
 
-/// Fills the store with all keys, then asks for those of the sequence.
+/// Fills the store with all keys, and returns a contender that calls for the keys of the sequence.
 macro_rules! hits {
     ($name:expr, $runtime:expr, $all:expr, $keys:expr, |$id:ident| $call:expr, |$new:ident| $fill:expr) => {{
         let (runtime, mut keys) = ($runtime, $keys.clone());
@@ -107,10 +107,10 @@ fn race_for(runtime: &Runtime, all: usize, keys: impl Iterator<Item = usize> + C
             foyer.insert((id, State::Paid), new(id).await)
         }),
     ];
-    // Long enough to bring the entries back into the processor's caches, where they fit.
+    // A batch is long enough to load the entries into the caches of the processor, if they fit.
     let count = (2 * all).clamp(10_000, 300_000);
     let before = fetches();
     let results = race((1_000_000 / count).clamp(9, 51), count, contenders);
-    assert_eq!(fetches(), before, "every entry is there");
+    assert_eq!(fetches(), before, "every call is a hit");
     results
 }

@@ -1,5 +1,5 @@
-//! cached-core beside its peers, in one run. `cargo bench` prints the tables; with `--write FOLDER`
-//! it writes them there too, as Markdown and SVG. `cargo bench -- PART` runs one part alone.
+//! Compares cached-core with other caches. `cargo bench` prints the tables, and `cargo bench -- PART` prints one part.
+//! `--write FOLDER` also writes the tables as Markdown and SVG.
 
 mod child;
 mod harness;
@@ -23,7 +23,7 @@ mod zipf;
 use harness::Results;
 use report::Report;
 
-/// A part's name, and the function that adds its tables to the report.
+/// The name of a part, and the function that adds its tables to the report.
 type Part = (&'static str, fn(&mut Report));
 
 const PARTS: [Part; 7] = [
@@ -36,7 +36,7 @@ const PARTS: [Part; 7] = [
     ("remote", remote::report),
 ];
 
-/// A measurement's name, and the function that makes it in a process of its own.
+/// The name of a measurement, and the function that makes it in a child process.
 type Alone = (&'static str, fn(&str) -> Results);
 
 const ALONE: [Alone; 8] = [

@@ -1,4 +1,4 @@
-//! A memcached of the benchmark's own.
+//! Starts a memcached for the benchmark.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};

@@ -1,4 +1,4 @@
-//! Memory of entries: by how much a process grows that holds them.
+//! Measures the memory of entries: the growth of a process that holds them.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub fn report(report: &mut Report) {
     report.plot(title, plot::bars(title, "% of the capacity", &percent));
 }
 
-/// Fills one store in a process of its own, and returns how many bytes an entry takes.
+/// Fills one store in a child process, and returns the bytes of an entry.
 pub fn entries(name: &str) -> Results {
     let runtime = prepare_for(ENTRIES);
     let before = resident();
@@ -50,13 +50,13 @@ pub fn entries(name: &str) -> Results {
                 for $id in 0..ENTRIES as u64 {
                     let _ = $insert;
                 }
-                // moka puts off a part of its work.
+                // moka does a part of its work later.
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 let before = fetches();
                 for $id in 0..1_000 {
                     assert!($get.is_some());
                 }
-                assert_eq!(fetches(), before, "the first are still there");
+                assert_eq!(fetches(), before, "the first entries are still present");
             })
         };
     }
@@ -90,8 +90,8 @@ pub fn entries(name: &str) -> Results {
     results
 }
 
-/// Fills a cache with one kind of values in a process of its own, and returns the percentage of its
-/// capacity by which the process grew.
+/// Fills a cache with one kind of values in a child process. Returns the growth of the process in percent of the
+/// capacity.
 pub fn growth(kind: &str) -> Results {
     let (_, grown) = KINDS.iter().find(|one| one.0 == kind).expect("a kind");
     let mut results = Results::default();

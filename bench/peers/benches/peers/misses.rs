@@ -1,4 +1,4 @@
-//! Misses: every key is new, and the fetch does no more than to make its answer.
+//! Measures misses. Every key is new, and the fetch only makes its answer.
 
 use std::hint::black_box;
 
@@ -14,7 +14,7 @@ use crate::stores::{
 const MOKA: &str = "moka's insert of the same key and value";
 const ROUNDS: usize = 25;
 const COUNT: usize = 4_000;
-/// The room in a full store: in entries, and in bytes for cached-core.
+/// The capacity of a full store: in entries, and in bytes for cached-core.
 const FULL: (usize, u64) = (10_000, 10_000 * 550);
 
 pub fn report(report: &mut Report) {
@@ -39,7 +39,7 @@ macro_rules! ask {
     }};
 }
 
-/// One race, in a process of its own.
+/// Runs one race in a child process.
 pub fn alone(store: &str) -> Results {
     let is_full = store == "a full store";
     let runtime = &match is_full {

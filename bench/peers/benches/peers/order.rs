@@ -1,4 +1,4 @@
-//! The function that most contenders answer: an order by its number and state.
+//! The function that most contenders cache: an order by its number and state.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::payment::{FetchError, State};
 
-/// The key that the stores alone are given.
+/// The key in stores without an attribute.
 pub type Key = (u64, State);
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub struct Order {
 
 static FETCHES: AtomicU64 = AtomicU64::new(0);
 
-/// Returns how many orders this process has made.
+/// Returns how many orders this process has fetched.
 pub fn fetches() -> u64 {
     FETCHES.load(Ordering::Relaxed)
 }

@@ -1,4 +1,4 @@
-//! The function that every contender answers: a payment by its number and state.
+//! The function that every contender caches: a payment by its number and state.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub struct Payment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchError;
 
-/// What stands for the network call.
+/// Stands for the network call.
 pub async fn upstream(number: &str, state: State) -> Result<Payment, FetchError> {
     Ok(Payment { number: number.to_owned(), state, currency: "EUR".to_owned(), cents: 1999 })
 }

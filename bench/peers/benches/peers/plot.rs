@@ -1,14 +1,14 @@
-//! Plots, as SVG.
+//! Draws plots as SVG.
 
 use std::fmt::Write;
 
 const OURS: &str = "#d9541e";
 const OTHERS: &str = "#8aa2b8";
 
-/// One line of a plot: its name, and its points from left to right.
+/// The name of a line, and its points from left to right.
 pub type Line<'n> = (&'n str, Vec<(f64, f64)>);
 
-/// One bar for each row.
+/// Draws one bar for each row.
 pub fn bars(title: &str, unit: &str, rows: &[(String, f64)]) -> String {
     let longest = rows.iter().map(|row| row.1).fold(0.0, f64::max);
     let mut svg = begin(title, unit, 40 + rows.len() * 26);
@@ -30,7 +30,7 @@ pub fn bars(title: &str, unit: &str, rows: &[(String, f64)]) -> String {
     svg + "</svg>\n"
 }
 
-/// One line for each row. Both axes are logarithmic, so that a ratio is as high everywhere.
+/// Draws one line for each row. Both axes are logarithmic, so that equal ratios have equal heights.
 pub fn lines(title: &str, unit: &str, axis: &str, rows: &[Line<'_>]) -> String {
     const COLORS: [&str; 6] = ["#1f77b4", "#2ca02c", "#9467bd", "#7f7f7f", "#17a2b8", "#8c564b"];
     const HEIGHT: usize = 400;
@@ -76,7 +76,7 @@ pub fn lines(title: &str, unit: &str, axis: &str, rows: &[Line<'_>]) -> String {
         (left + right) / 2.0,
         bottom + 36.0
     );
-    // Names stand where their lines end, the lowest first, and far enough from each other.
+    // Each name is at the end of its line, at some distance from the other names.
     let mut ends: Vec<(usize, f64)> = rows
         .iter()
         .enumerate()
@@ -120,7 +120,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
-/// 1, 2, 5, 10, 20, 50 and so on.
+/// Returns 1, 2, 5, 10, 20, 50 and so on.
 fn round_numbers() -> impl Iterator<Item = f64> {
     (0..9).flat_map(|zeros| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(zeros)))
 }
@@ -133,12 +133,12 @@ fn round_above(value: f64) -> f64 {
     round_numbers().find(|round| *round >= value).unwrap_or(value)
 }
 
-/// A figure with as many digits as are worth reading.
+/// Formats a number with few digits.
 pub fn short(value: f64) -> String {
     if value < 10.0 { format!("{value:.2}") } else { format!("{value:.0}") }
 }
 
-/// A number with commas between the thousands.
+/// Formats a number with commas between the thousands.
 pub fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();

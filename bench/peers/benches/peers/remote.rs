@@ -1,5 +1,5 @@
-//! Remote hits: the same frames in the same memcached, read by this library, by the bare client, and
-//! by hand over one connection.
+//! Measures remote hits. This library, the client alone, and a plain connection read the same frames from the same
+//! memcached.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -20,16 +20,16 @@ const BARE: &str = "the bare client's get";
 const OURS: &str = "cached-core";
 const PIPELINING: &str = "raw pipelining";
 const KEYS: usize = 1_000;
-/// One run of one caller differs from the next, so there are several, each with another memcached.
+/// The number of runs of one caller. Runs differ, so there are several, each with a new memcached.
 const RUNS: usize = 9;
 
-/// Asks memcached each time.
+/// Has no local tier, so each call reads from memcached.
 #[coordinator_cached(name = "remote", version = state, local = false, entry = ours_entry)]
 async fn ours(number: &str, state: State) -> Result<Arc<Payment>, FetchError> {
     shared_upstream(number, state).await
 }
 
-/// How long each get took, in microseconds, and how many were made in a second.
+/// The time of each get in microseconds, and the number of gets in a second.
 #[derive(Default)]
 struct Gets {
     took: Vec<f64>,
@@ -75,14 +75,14 @@ where
     Gets { per_second: took.len() as f64 / began.elapsed().as_secs_f64(), took }
 }
 
-/// So many gets are written before the first answer is read.
+/// Writes `depth` gets before it reads the first answer.
 fn pipelined(stream: &mut BufReader<TcpStream>, keys: &[String], depth: usize) -> f64 {
     let began = Instant::now();
-    let mut asked = Vec::new();
+    let mut commands = Vec::new();
     for key in keys.iter().cycle().take(depth) {
-        asked.extend_from_slice(format!("mg {key} v\r\n").as_bytes());
+        commands.extend_from_slice(format!("mg {key} v\r\n").as_bytes());
     }
-    stream.get_mut().write_all(&asked).expect("it takes them");
+    stream.get_mut().write_all(&commands).expect("it takes them");
     let (mut line, mut value) = (String::new(), Vec::new());
     for _ in 0..depth {
         line.clear();
@@ -94,7 +94,7 @@ fn pipelined(stream: &mut BufReader<TcpStream>, keys: &[String], depth: usize) -
     began.elapsed().as_nanos() as f64 / 1_000.0 / depth as f64
 }
 
-/// A figure that a table shows, and the name of the row that has it for a contender.
+/// A figure in a table, and a function that returns the name of its row for a contender.
 type Figure = (&'static str, fn(&str) -> String);
 
 const FIGURES: [Figure; 2] = [("time over all", str::to_owned), ("99th percentile", p99_of)];
@@ -135,7 +135,7 @@ fn p99_of(name: &str) -> String {
     format!("{name}, 99th percentile")
 }
 
-/// One race, in a process and with a memcached of its own.
+/// Runs one race in a child process, with a new memcached.
 pub fn alone(callers: &str) -> Results {
     let callers: usize = callers.parse().expect("a number of callers");
     let memcached = Memcached::start();

@@ -1,4 +1,4 @@
-//! The tables: on the terminal, and as Markdown and SVG.
+//! Prints the tables, and writes them as Markdown and SVG.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -13,7 +13,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds what came of a race, each contender also as a multiple of `other`.
+    /// Adds the results of a race. Each contender is also shown as a multiple of `other`.
     pub fn race(&mut self, title: &str, unit: &str, other: &str, results: &Results) {
         let mut rows = Vec::new();
         let mut bars = Vec::new();
@@ -27,7 +27,7 @@ impl Report {
         self.plot(title, plot::bars(title, unit, &bars));
     }
 
-    /// Adds a table, below its note where that is not empty. The first column has the names of the rows.
+    /// Adds a table, with a note above it unless the note is empty. The first column has the names of the rows.
     pub fn table(&mut self, title: &str, note: &str, head: &[String], rows: &[Vec<String>]) {
         println!("\n{title}");
         if !note.is_empty() {
@@ -57,7 +57,7 @@ impl Report {
         rows.iter().for_each(|row| self.markdown.push_str(&line(row)));
     }
 
-    /// Adds a plot to what was added last.
+    /// Adds a plot below the last table.
     pub fn plot(&mut self, title: &str, plot: String) {
         let name: String = title
             .to_lowercase()
@@ -69,7 +69,7 @@ impl Report {
         self.plots.push((format!("performance-{name}.svg"), plot));
     }
 
-    /// Puts the tables between the markers of `performance.md` in the folder, and the plots beside it.
+    /// Writes the tables between the markers of `performance.md` in a folder, and the plots beside that file.
     pub fn write(&self, folder: &Path) {
         const BEGIN: &str = "<!-- written by scripts/bench: begin -->\n";
         const END: &str = "<!-- written by scripts/bench: end -->";
@@ -79,7 +79,7 @@ impl Report {
         let (_, after) = rest.split_once(END).expect("it has an end for the tables");
         let page = format!("{before}{BEGIN}{}\n{END}{after}", self.markdown);
         std::fs::write(&path, page).expect("it can be written");
-        // Plots of an earlier run may have had other titles.
+        // An earlier run may have left plots with other titles.
         for file in folder.read_dir().expect("it can be read") {
             let path = file.expect("it can be read").path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -1,4 +1,4 @@
-//! The stores that keep orders: those of annotated functions, and stores alone.
+//! The stores that hold orders: those of annotated functions, and stores without an attribute.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
@@ -14,11 +14,11 @@ use crate::payment::{FetchError, State};
 
 const TTL: Duration = Duration::from_secs(30 * 60);
 
-/// How many entries each store of this process has room for.
+/// The capacity of each store of this process, in entries.
 static ROOM: OnceLock<usize> = OnceLock::new();
 
-/// Makes room for so many entries in each store of this process, and for so many bytes in
-/// cached-core. It must be called once, before a store is used.
+/// Sets the capacity of each store of this process in entries, and that of cached-core in bytes. It must be called once,
+/// before a store is used.
 pub fn prepare(room: usize, bytes: u64) -> Runtime {
     ROOM.set(room).expect("the first");
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -27,7 +27,7 @@ pub fn prepare(room: usize, bytes: u64) -> Runtime {
     runtime
 }
 
-/// Makes room for all of so many entries, also in a store whose shards are filled unevenly.
+/// Sets capacities that are large enough for all entries, also in a store whose shards fill unevenly.
 pub fn prepare_for(entries: usize) -> Runtime {
     prepare(entries + entries / 4 + 1_000, entries as u64 * 2_500 + (64 << 20))
 }
@@ -46,7 +46,7 @@ pub async fn ours_owned(id: u64, state: State) -> Result<Order, FetchError> {
     Ok(make(id, state))
 }
 
-/// This function cannot fail, as the get and the insert of a store alone cannot.
+/// An infallible function, because the get and the insert of the other stores cannot fail either.
 #[coordinator_cached(name = "bare_order", version = state, infallible, entry = ours_bare_entry)]
 pub async fn ours_bare(id: u64, state: State) -> Arc<Order> {
     Arc::new(make(id, state))
@@ -97,7 +97,7 @@ pub fn foyer() -> Foyer {
     foyer_memory::Cache::builder(room()).build::<foyer_memory::CacheProperties>()
 }
 
-/// Returns what foyer has for the key, as the other stores do.
+/// Returns the value of a key from foyer, in the form of the other stores.
 pub fn foyer_get(foyer: &Foyer, id: u64, state: State) -> Option<Arc<Order>> {
     foyer.get(&(id, state)).map(|entry| Arc::clone(entry.value()))
 }

@@ -1,4 +1,4 @@
-//! Hits of a function with a text in its key, for more contenders than the other parts have.
+//! Measures hits of a function with a text in its key. This part has the most contenders.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ const PEER: &str = "cached #[concurrent_cached], Arc value";
 const PEER_OWNED: &str = "cached #[concurrent_cached], owned value";
 const CLONE: &str = "the clone of the value alone";
 
-/// Asks for `count` keys, each with one await.
+/// Returns a batch that calls for `count` keys, each with one await.
 macro_rules! ask {
     ($runtime:expr, $numbers:expr, |$number:ident| $call:expr) => {{
         let (runtime, mut keys) = ($runtime, sequence($numbers.len()));
@@ -108,7 +108,7 @@ fn run(runtime: &Runtime) -> Results {
     });
 
     let mut clones = sequence(KEYS);
-    // Asks for a few keys again and again.
+    // Calls for a few keys again and again.
     let repeat = |count: usize| async move {
         for number in numbers[..8].iter().cycle().take(count) {
             let _ = black_box(ours_repeated(number, State::Paid).await);

@@ -1,4 +1,4 @@
-//! Hits on two threads beside one: how many more are answered in the same time.
+//! Measures hits on two threads and on one, and compares the throughput.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -47,9 +47,8 @@ fn on(threads: usize, name: &str) -> String {
     format!("{name}, {threads}")
 }
 
-/// Nanoseconds a hit, over all threads: half of what one thread takes, if they do not hinder each
-/// other. Each thread has half of the keys, also where it is alone. Where there is one key, all
-/// threads have it.
+/// Returns the nanoseconds of a hit over all threads: with two independent threads, half the time of one thread. Each
+/// thread calls for one half of the keys, even if it is alone. A single key is used by all threads.
 fn hit_on(threads: usize, count: usize, keys: usize, hit: &(impl AsyncFn(u64) + Sync)) -> f64 {
     let half = (keys / 2).max(1);
     let start = Barrier::new(threads);
@@ -81,13 +80,12 @@ fn hit_on(threads: usize, count: usize, keys: usize, hit: &(impl AsyncFn(u64) + 
     took.expect("a thread").as_nanos() as f64 / (threads * count) as f64
 }
 
-/// Takes about as long as a hit, shares nothing and reads no memory: two threads scale no better here
-/// than with this.
+/// Takes about as long as a hit, and shares no memory. Its throughput is the best that two threads can reach.
 fn arithmetic(id: u64) -> u64 {
     (0..50).fold(black_box(id), |word, _| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32))
 }
 
-/// One race, in a process of its own.
+/// Runs one race in a child process.
 pub fn alone(keys: &str) -> Results {
     let keys: usize = keys.parse().expect("a number of keys");
     let runtime = prepare_for(keys);
@@ -123,6 +121,6 @@ pub fn alone(keys: &str) -> Results {
     contend!(QUICK_CACHE, |id| quick.get(&(id, State::Paid)));
     contend!(FOYER, |id| foyer_get(foyer, id, State::Paid));
     contend!(ARITHMETIC, |id| arithmetic(id));
-    // Long enough for the system to give each thread a core.
+    // A batch is long enough for the system to give each thread a core.
     race(9, if keys > 10_000 { 200_000 } else { 500_000 }, contenders)
 }

@@ -1,4 +1,4 @@
-//! Keys by Zipf's law, with room for a tenth of them: hits and misses together.
+//! Measures hits and misses together: keys by Zipf's law, in stores with room for a tenth of the keys.
 
 use std::hint::black_box;
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ const NAMES: [&str; 5] = [OURS, CONCURRENT_CACHED, MOKA, QUICK_CACHE, FOYER];
 
 pub fn report(report: &mut Report) {
     let title = "Zipf 0.99 over 1,000,000 keys, room for a tenth";
-    // How many entries fit into a small capacity says how many bytes the tenth needs.
+    // A small cache shows how many bytes an entry takes, and so how many bytes a tenth of the keys needs.
     let sample: usize = 32 << 20;
     let held = child::run("held", &sample.to_string()).median(OURS);
     let bytes = (sample as f64 / held * ROOM as f64) as usize;
@@ -58,7 +58,7 @@ fn entries_of(name: &str) -> String {
     format!("{name}, entries")
 }
 
-/// Keys from 0, the most popular, to `KEYS`.
+/// Returns a sequence of keys. Key 0 is the most popular one.
 fn trace(length: usize) -> Vec<u32> {
     let mut sum = 0.0;
     let mut sums = Vec::with_capacity(KEYS);
@@ -73,7 +73,7 @@ fn trace(length: usize) -> Vec<u32> {
     keys.collect()
 }
 
-/// Returns how many entries a cache of so many bytes holds, in a process of its own.
+/// Returns how many entries a cache with this capacity holds, in a child process.
 pub fn held(bytes: &str) -> Results {
     let runtime = prepare(ROOM, bytes.parse().expect("bytes"));
     runtime.block_on(async {
@@ -87,7 +87,7 @@ pub fn held(bytes: &str) -> Results {
 }
 
 async fn count_ours() -> f64 {
-    // moka makes room when it is asked, and a while later.
+    // moka evicts on later calls, and after a while.
     tokio::time::sleep(Duration::from_secs(1)).await;
     for id in 0..1_000 {
         black_box(ours_bare(id, State::Paid).await);
@@ -99,13 +99,13 @@ async fn count_ours() -> f64 {
     entries as f64
 }
 
-/// One race, in a process of its own.
+/// Runs one race in a child process.
 pub fn alone(bytes: &str) -> Results {
     let runtime = &prepare(ROOM, bytes.parse().expect("bytes"));
     let (moka, quick, foyer) = (&moka_sync(), &quick(), &foyer());
     let trace = &trace(1 << 22);
     let hit_ratios = NAMES.map(|_| Mutex::new(Vec::new()));
-    // Each contender goes through the trace from its beginning.
+    // Each contender goes through the whole trace.
     macro_rules! contend {
         ($at:expr, |$id:ident| $call:expr) => {{
             let (hit_ratios, mut keys) = (&hit_ratios[$at], trace.iter().cycle());
@@ -141,7 +141,7 @@ pub fn alone(bytes: &str) -> Results {
             order
         })),
     ];
-    // Until the stores are full and hold what is popular.
+    // Afterwards the stores are full and hold the popular keys.
     contenders.iter_mut().for_each(|contender| contender.prepare(KEYS));
     hit_ratios.iter().for_each(|ratios| ratios.lock().expect("nobody panics").clear());
     let mut results = race(11, 200_000, contenders);
