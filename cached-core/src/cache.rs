@@ -206,7 +206,6 @@ impl Cache {
     /// # Ok::<(), std::io::Error>(())
     /// # }).unwrap();
     /// ```
-    #[must_use]
     pub fn stats(&self) -> Stats {
         Stats::read(&self.inner.counters)
     }

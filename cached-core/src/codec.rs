@@ -1,4 +1,6 @@
-//! The codec: a value as bytes. The only module that names bincode, which gets no more releases.
+//! The codec: a value as bytes, by bincode.
+//!
+//! No other module names bincode, because that crate gets no more releases and may be replaced.
 
 use std::marker::PhantomData;
 
@@ -12,14 +14,16 @@ pub(crate) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
     bincode::serde::encode_to_vec(value, standard()).ok()
 }
 
-/// Returns the value of exactly these bytes. The caller has checked that they are what was stored,
-/// but a positional codec reads another type's bytes all the same, and takes a timestamp for the
-/// length of a text. So what it may allocate is bounded, by a multiple of what there is to read.
+/// Decodes a value, which must take up all of the bytes.
+///
+/// The bytes may be those of another type. bincode is positional, so it would read them and could
+/// take a timestamp for the length of a text. The memory that it may allocate is therefore limited
+/// to a multiple of the number of bytes.
 pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Option<V> {
     decode_seed(bytes, PhantomData)
 }
 
-/// Decodes as [`decode`] does, for a seed that looks at what is read.
+/// Decodes as [`decode`] does, with a seed that observes the input.
 pub(crate) fn decode_seed<S, V>(bytes: &[u8], seed: S) -> Option<V>
 where
     S: for<'de> DeserializeSeed<'de, Value = V>,
@@ -29,7 +33,7 @@ where
     match bytes.len() {
         0..SMALL => decode_within(bytes, seed, standard().with_limit::<{ SMALL * 64 }>()),
         SMALL..LARGE => decode_within(bytes, seed, standard().with_limit::<{ LARGE * 16 }>()),
-        // More than memcached takes at its largest setting, 1 GiB an item.
+        // memcached takes at most 1 GiB for an item, at its largest setting.
         _ => decode_within(bytes, seed, standard().with_limit::<{ 1 << 31 }>()),
     }
 }
@@ -43,6 +47,6 @@ where
         let mut decoder = OwnedSerdeDecoder::from_reader(&mut reader, config);
         seed.deserialize(decoder.as_deserializer()).ok()?
     };
-    // There must be nothing left.
+    // A byte that is left over means another type.
     reader.read(&mut [0]).is_err().then_some(value)
 }

@@ -4,10 +4,10 @@
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | 4 each … | payload … | checksum 8
 //! ```
 //!
-//! All numbers are big-endian. The checksum covers the whole canonical key, the header and the
-//! payload, and the outline's hash in the header covers its entries: SHA-256 is half of what a remote
-//! hit costs. So an entry of another key, a truncated one and a garbled one are told from an entry of
-//! this key before a byte of the payload is decoded.
+//! All numbers are big-endian. The checksum covers the canonical key, the header and the payload. It
+//! leaves out the outline's entries, which the outline's hash in the header covers, because SHA-256
+//! is half of the cost of a remote hit. A frame of another key, a truncated one or a garbled one is
+//! thus recognized before a byte of its payload is decoded.
 
 use sha2::{Digest as _, Sha256};
 
@@ -15,17 +15,17 @@ use crate::encoded::EncodedView;
 use crate::outline::{ENTRY_BYTES, Outline};
 
 pub(crate) const MAGIC: [u8; 2] = *b"cc";
-/// Format 1 had no outline.
+/// The version of this layout. Format 1 had no outline.
 const FORMAT: u8 = 2;
 const SHAPE: usize = 3;
 const OUTLINE_HASH: usize = 11;
 const OUTLINE_COUNT: usize = 19;
 const HEADER: usize = 21;
 const CHECKSUM: usize = 8;
-/// The shortest item that may be another build's: a frame of format 1 without a payload.
+/// The length of the shortest frame that another build can have written: format 1 without a payload.
 const SHORTEST_FOREIGN: usize = 19;
 
-/// Returns the stored bytes of a value under a key; `None` if its outline is too long for a frame.
+/// Returns the frame of a value under a key, or `None` if the value's outline is too long.
 pub(crate) fn seal(key: &[u8], stored: EncodedView<'_>) -> Option<Vec<u8>> {
     let EncodedView { shape, outline, payload } = stored;
     let count = u16::try_from(outline.entries.len() / ENTRY_BYTES).ok()?;
@@ -43,17 +43,18 @@ pub(crate) fn seal(key: &[u8], stored: EncodedView<'_>) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// The kinds of stored bytes.
+/// The result of opening an item in memcached.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FrameContents<'f> {
-    /// Whole, and of this key.
+    /// A complete frame of this key.
     Stored(EncodedView<'f>),
-    /// Whole as far as we can tell, of a format that another build writes: leave it to that build.
+    /// A frame in another format. The build that writes that format can read it, so it must stay.
     Foreign,
-    /// Of no use to anybody: garbled, truncated, or another key's.
+    /// Bytes that no build can use: garbled, truncated, or a frame of another key.
     Corrupt,
 }
 
+/// Checks an item in memcached against the key that it was read under.
 pub(crate) fn open<'f>(key: &[u8], frame: &'f [u8]) -> FrameContents<'f> {
     if frame.len() < SHORTEST_FOREIGN || frame[..2] != MAGIC {
         return FrameContents::Corrupt;
@@ -61,23 +62,23 @@ pub(crate) fn open<'f>(key: &[u8], frame: &'f [u8]) -> FrameContents<'f> {
     if frame[2] != FORMAT {
         return FrameContents::Foreign;
     }
-    opened(key, frame).map_or(FrameContents::Corrupt, FrameContents::Stored)
+    parse(key, frame).map_or(FrameContents::Corrupt, FrameContents::Stored)
 }
 
-fn opened<'f>(key: &[u8], frame: &'f [u8]) -> Option<EncodedView<'f>> {
+fn parse<'f>(key: &[u8], frame: &'f [u8]) -> Option<EncodedView<'f>> {
     let (body, sum) = frame.split_last_chunk::<CHECKSUM>()?;
     let (header, rest) = body.split_at_checked(HEADER)?;
     let count = u16::from_be_bytes(*header[OUTLINE_COUNT..].first_chunk()?);
     let (entries, payload) = rest.split_at_checked(usize::from(count) * ENTRY_BYTES)?;
     let number = |at: usize| header[at..].first_chunk().copied().map(u64::from_be_bytes);
     let (shape, outline) = (number(SHAPE)?, Outline::new(entries));
-    let is_whole = outline.hash == number(OUTLINE_HASH)? && *sum == checksum(key, header, payload);
-    is_whole.then_some(EncodedView { shape, outline, payload })
+    let is_intact = outline.hash == number(OUTLINE_HASH)? && *sum == checksum(key, header, payload);
+    is_intact.then_some(EncodedView { shape, outline, payload })
 }
 
 fn checksum(key: &[u8], header: &[u8], payload: &[u8]) -> [u8; CHECKSUM] {
     let mut hash = Sha256::new();
-    // The key's length keeps a byte from moving between key and header.
+    // Without the length, a byte could move between the key and the header unnoticed.
     hash.update((key.len() as u64).to_be_bytes());
     hash.update(key);
     hash.update(header);

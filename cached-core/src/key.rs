@@ -1,20 +1,24 @@
-//! The key: name, identifier and version as canonical bytes, and their digest for memcached.
+//! Cache keys: name, identifier and version as canonical bytes, and their digest for memcached.
 //!
-//! Within the process the name is left to the declaration's index: a key is a head, which is a hash
-//! of the rest and that index, and then what follows the name in the canonical bytes. What leaves
-//! the process is made of the [`canonical_bytes`] bytes.
+//! A key has two forms:
 //!
-//! The encoding is a prefix code: every value starts with a tag that fixes its form, and every
-//! open form ends with [`END`], which starts no value. So no two different keys can give the same
-//! bytes, whatever characters they hold. It is pinned by golden vectors; the rules that a reader
-//! cannot guess:
+//! - Inside the process it is a [`KeyHeader`], which holds a hash and the declaration's index, and
+//!   then the key's body: the encoded identifier, version and type arguments.
+//! - Whatever leaves the process is derived from the [`canonical_bytes`], which have the cache name
+//!   in place of the header.
 //!
-//! - Integers encode by value: `1u8` and `1i64` are the same key, `1` and `"1"` are not.
-//! - Floats encode as `f64` bits. `-0.0` and `0.0` differ; every NaN is one key.
-//! - Newtype structs are transparent; type names are left out; fields and variants are written by
-//!   name, and fields and map entries are sorted, so that reordering a declaration changes no key.
+//! The encoding is a prefix code. Every value starts with a tag that says its form, and every
+//! sequence, map and struct ends with [`END`], which is not a tag. Therefore two different keys
+//! never have the same bytes, whatever characters they contain. Golden vectors pin the encoding.
+//! These rules are not obvious:
+//!
+//! - Integers are encoded by value: `1u8` and `1i64` are the same key; `1` and `"1"` are not.
+//! - Floats are encoded as the bits of an `f64`. `-0.0` and `0.0` differ; every NaN is one key.
+//! - Newtype structs are transparent, and type names are left out.
+//! - Fields and variants are written by name. Fields and map entries are sorted, so reordering a
+//!   type's declaration changes no key.
 //! - `is_human_readable` is false.
-//! - A `HashSet` has no stable order and would miss at random: use a `BTreeSet`.
+//! - A `HashSet` has no stable order, so a key with one would miss at random. Use a `BTreeSet`.
 
 mod bytes;
 mod comparer;
@@ -40,12 +44,13 @@ pub(crate) use parts::DynKeyPart;
 pub use parts::KeyParts;
 pub(crate) use serializer::{END, KeySerializer, KeySink, NONE, SEQ, SOME};
 
-/// First byte of every key. A change of the encoding changes it, so old entries are misses.
+/// The first of the canonical bytes. It must change with the encoding, so that old entries are
+/// misses.
 const FORMAT: u8 = 1;
-/// The bytes of a key's head within the process.
-const HEAD: usize = 8;
+const HEADER_LENGTH: usize = 8;
 
-/// The head of a key of this process: a hash of what follows it, and its declaration's index.
+/// The first bytes of a key inside the process: a hash of the key's body, and the index of its
+/// declaration.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct KeyHeader(u64);
 
@@ -57,11 +62,11 @@ impl KeyHeader {
 
     #[inline]
     pub(crate) fn read(key: &[u8]) -> KeyHeader {
-        KeyHeader(key.first_chunk().map_or(0, |head| u64::from_ne_bytes(*head)))
+        KeyHeader(key.first_chunk().map_or(0, |header| u64::from_ne_bytes(*header)))
     }
 
     #[inline]
-    fn to_bytes(self) -> [u8; HEAD] {
+    fn to_bytes(self) -> [u8; HEADER_LENGTH] {
         self.0.to_ne_bytes()
     }
 
@@ -75,18 +80,21 @@ impl KeyHeader {
         self.0 as u32
     }
 
-    /// In all bits of a word: tables look at the highest as well as at the lowest.
+    /// Returns the header with every bit of the result depending on it. Tables use both the highest
+    /// and the lowest bits.
     pub(crate) fn spread(self) -> u64 {
         spread(self.0)
     }
 }
 
 fn spread(word: u64) -> u64 {
-    // 2^64 through the golden ratio, and the halves changed over.
+    // Fibonacci hashing: the multiplier is 2^64 divided by the golden ratio. It mixes upwards only,
+    // so the halves are swapped.
     word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
 }
 
-/// For tables of keys: takes the hash that every key has in its head, in which its declaration is too.
+/// A hasher for tables of keys, which takes the hash from each key's header. That hash covers the
+/// declaration too.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct PrecomputedHash;
 
@@ -102,18 +110,18 @@ impl BuildHasher for PrecomputedHash {
 pub(crate) struct PrecomputedHasher(u32);
 
 impl hash::Hasher for PrecomputedHasher {
-    /// The hash of a head.
+    /// Takes a hash that was read from a header.
     #[inline]
     fn write_u32(&mut self, hash: u32) {
         self.0 = hash;
     }
 
-    /// A key, as one piece.
+    /// Takes a whole key.
     fn write(&mut self, key: &[u8]) {
         self.0 = KeyHeader::read(key).hash();
     }
 
-    /// Its length.
+    /// Ignores the length that a slice writes before its bytes.
     fn write_usize(&mut self, _: usize) {}
 
     #[inline]
@@ -122,18 +130,19 @@ impl hash::Hasher for PrecomputedHasher {
     }
 }
 
-/// A key that is looked for.
+/// A key to look up in a table. It need not exist as bytes.
 pub(crate) trait KeyQuery {
     fn header(&self) -> KeyHeader;
 
-    /// Whether a key with this head is the one, by what follows the head.
+    /// Returns true if this is the body of the wanted key. The caller must have compared the
+    /// headers.
     fn matches(&self, body: &[u8]) -> bool;
 }
 
-/// What follows the head of a key.
+/// Returns a key without its header.
 #[inline]
 pub(crate) fn key_body(key: &[u8]) -> &[u8] {
-    key.get(HEAD..).unwrap_or_default()
+    key.get(HEADER_LENGTH..).unwrap_or_default()
 }
 
 impl KeyQuery for &[u8] {
@@ -148,17 +157,17 @@ impl KeyQuery for &[u8] {
     }
 }
 
-/// The canonical bytes of a key of the declaration called `name`.
+/// Returns the canonical bytes of a key: its header is replaced by the cache name.
 pub(crate) fn canonical_bytes(name: &str, key: &[u8]) -> KeyBytes {
     let mut bytes = KeyBytes::default();
-    // A name has 48 bytes at most, so that its length is one.
+    // A name has 48 bytes at most, so its LEB128 length is one byte.
     bytes.add(&[FORMAT, serializer::STR, name.len() as u8]);
     bytes.add(name.as_bytes());
     bytes.add(key_body(key));
     bytes
 }
 
-/// What can be part of a key: everything that is [`Serialize`].
+/// A value that can be part of a key: every [`Serialize`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of a cache key",
     label = "not `Serialize`",
@@ -192,7 +201,7 @@ impl<T: Serialize + ?Sized> KeyPart for T {
     }
 }
 
-/// Why an argument could not be encoded: its own `Serialize` failed.
+/// An argument cannot be encoded as part of a key, because its own `Serialize` failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyError(Box<str>);
 
@@ -210,14 +219,16 @@ impl ser::Error for KeyError {
     }
 }
 
-/// A key could not be hashed or is another than it was compared with. Whoever needs to know why
-/// writes it as bytes.
+/// An argument's own `Serialize` failed while its key was hashed or compared.
+///
+/// It carries no message, so that the path of a hit stays short. Encoding the key as bytes fails
+/// again, with a [`KeyError`] that has the message.
 #[derive(Debug)]
 pub struct SerializeFailure;
 
 impl fmt::Display for SerializeFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no such key")
+        f.write_str("the key could not be encoded")
     }
 }
 

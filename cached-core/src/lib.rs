@@ -2,6 +2,8 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(test)]
+mod auto_traits;
 mod cache;
 mod call;
 mod clock;
@@ -47,12 +49,20 @@ mod weight;
 use embedded::{encoded, frame};
 
 pub use cache::Cache;
-/// The attribute of this crate; its options are [in the guide](crate::guide::options).
+/// Answers the calls of an `async fn` from a tiered cache.
 ///
-/// On an `async fn` (free, a method, a method of a trait impl; generic or not) that returns a
-/// `Result`, an `Option` or a standard type; or on a function whose body is one `async` block, also
-/// under `#[async_trait]`. The body runs in the caller's own task, so it may
-/// borrow, and dropping the call drops it.
+/// The [guide](crate::guide::options) lists the options. The name refers to a *coordinator*, a
+/// service that answers a request by calling other services.
+///
+/// The attribute goes on a free function, a method or a method of a trait impl, generic or not. The
+/// function returns a `Result`, an `Option` or a type of the standard library. Instead of an
+/// `async fn` it may be a function whose body is one `async` block, and it may be under
+/// `#[async_trait]`.
+///
+/// The body runs in the caller's own task, so it may borrow.
+///
+/// # Cancellation
+/// Dropping the call drops the body. A call that waits for the same key then runs its own body.
 ///
 /// ```
 /// # use cached_core::coordinator_cached;

@@ -1,7 +1,7 @@
-//! A hash that is the same in every build and on every machine, for what stands in a stored frame.
+//! A hash that is equal in every build and on every machine, so that it can be stored.
 
-/// FNV-1a (Fowler, Noll, Vo; 64 bits) over words, with a final mix (MurmurHash3's `fmix64`) so
-/// that hashes can be added up.
+/// A 64-bit FNV-1a hash (Fowler, Noll, Vo). Its last step is MurmurHash3's `fmix64`, so that
+/// finished hashes can be added up.
 #[derive(Clone, Copy)]
 pub(crate) struct StableHash(u64);
 
@@ -14,7 +14,7 @@ impl StableHash {
 
     pub(crate) fn word(self, word: u64) -> StableHash {
         match u8::try_from(word) {
-            // Most words are one byte and seven zeros, and a zero only multiplies.
+            // Most words are one byte and seven zeros, and a zero byte only multiplies.
             Ok(byte) => {
                 StableHash((self.0 ^ u64::from(byte)).wrapping_mul(FNV_PRIME.wrapping_pow(8)))
             }
@@ -22,7 +22,7 @@ impl StableHash {
         }
     }
 
-    /// Mixes in what is a hash already, in one step.
+    /// Mixes in a value that is a hash already, in one step.
     pub(crate) fn hash(self, hash: u64) -> StableHash {
         let mixed = (self.0.rotate_left(23) ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         StableHash(mixed ^ (mixed >> 32))

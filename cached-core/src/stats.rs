@@ -1,4 +1,4 @@
-//! Counters, one set for each declaration in each cache.
+//! Counters: one set for each declaration in each cache.
 
 mod sharded_counter;
 
@@ -11,15 +11,18 @@ pub(crate) use sharded_counter::ShardedCounter;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident: $counter:ty,)*) => {
-        /// The counters of one declaration, as they count.
+        /// The live counters of one declaration in one cache.
         #[derive(Default)]
         pub(crate) struct Counters {
             $(pub(crate) $name: $counter,)*
-            /// See [`Counters::observe`]; nanoseconds, 0 before the first fetch.
+            /// The estimated duration of a fetch in nanoseconds; 0 before the first fetch.
             fetch_time: AtomicU64,
         }
 
-        /// What one declaration has done in one cache since that was built.
+        /// The counters of one annotated function in one cache, since the cache was built.
+        ///
+        /// [`Stats::get`], [`Stats::iter`] and [`Stats::total`] return it. Every counter counts
+        /// calls or entries, and never decreases.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct DeclarationStats {
@@ -41,50 +44,56 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Answers from the request tier.
+    /// Calls that were answered from the request tier.
     request_hits: ShardedCounter,
-    /// Answers from the local tier.
+    /// Calls that were answered from the local tier.
     local_hits: ShardedCounter,
-    /// Answers from memcached.
+    /// Calls that were answered from memcached.
     remote_hits: Counter,
-    /// Answers that another caller of this process fetched meanwhile.
+    /// Calls that were answered by another caller's fetch in this process.
     waits: Counter,
     /// Runs of the function's body.
     fetches: Counter,
-    /// Runs of the body that ended in an error.
+    /// Runs of the function's body that returned an error.
     fetch_errors: Counter,
-    /// Expired values served because the fetch failed, or while another process fetched
-    /// (`stale_if_error`).
+    /// Calls that were answered with an expired value (`stale_if_error`): the fetch failed, or
+    /// another process was fetching.
     stale_answers: Counter,
-    /// Fetches in the background of entries that were about to expire (`refresh_ahead`).
+    /// Background fetches of entries that were about to expire (`refresh_ahead`).
     refreshes: Counter,
     /// Values stored in memcached.
     fills: Counter,
-    /// Values that memcached did not take: the lease had run out, an invalidation came first, the
-    /// value was too large, the server failed, or too many fills were under way.
+    /// Values that were not stored in memcached. The lease had run out, an invalidation came first,
+    /// the value was too large, the server failed, or too many fills were under way.
     fills_dropped: Counter,
-    /// Exchanges with memcached that failed or came too late.
+    /// Exchanges with memcached that failed or took too long.
     remote_errors: Counter,
     /// Waits for another process's lease that ended without a value.
     lease_timeouts: Counter,
-    /// Calls that did not use the cache: it is off, the name is shared, the key could not be
-    /// encoded, or the function called itself.
+    /// Calls that did not use the cache. It is off, the function shares its name, the key could not
+    /// be encoded, or the function called itself with the same key.
     bypassed: Counter,
-    /// Entries taken from every tier by `invalidate`.
+    /// Entries that `invalidate` removed.
     invalidations: Counter,
-    /// Entries replaced by `overwrite`.
+    /// Entries that `overwrite` replaced.
     overwrites: Counter,
 }
 
 impl DeclarationStats {
-    /// Answers from any tier.
+    /// Returns the number of calls that were answered from any tier.
+    ///
+    /// ```
+    /// let total = cached_core::Cache::current().stats().total();
+    /// assert_eq!(total.hits(), total.request_hits + total.local_hits + total.remote_hits);
+    /// ```
     #[must_use]
     pub fn hits(&self) -> u64 {
         self.request_hits + self.local_hits + self.remote_hits
     }
 }
 
-/// Fetches that took longer count as this long.
+/// A fetch that takes longer counts as this long. A future that is held and not polled would look
+/// like a very slow fetch.
 const LONGEST_FETCH: Duration = Duration::from_secs(300);
 
 #[derive(Default)]
@@ -102,18 +111,19 @@ impl Counter {
 }
 
 impl Counters {
-    /// Takes note of how long a fetch took. The estimate rises at once and falls slowly, because
-    /// waiting too short for another process's fetch costs a fetch.
+    /// Updates the estimate of how long a fetch takes.
+    ///
+    /// The estimate rises at once and falls slowly. If it is too short, a call stops waiting for
+    /// another process too early and fetches in vain.
     pub(crate) fn observe(&self, took: Duration) {
-        // A future that was held and not polled does not take long, it is not run.
         let took = u64::try_from(took.min(LONGEST_FETCH).as_nanos()).unwrap_or(u64::MAX).max(1);
-        // A lost update between two fetches only makes the estimate a little older.
+        // Two threads may overwrite each other's update, which the estimate can bear.
         let estimate = self.fetch_time.load(Ordering::Relaxed);
         let next = if took >= estimate { took } else { estimate - estimate / 8 + took / 8 };
         self.fetch_time.store(next, Ordering::Relaxed);
     }
 
-    /// How long a fetch takes, once one was seen.
+    /// Returns the estimated duration of a fetch, or `None` before the first fetch.
     pub(crate) fn fetch_time(&self) -> Option<Duration> {
         match self.fetch_time.load(Ordering::Relaxed) {
             0 => None,
@@ -126,34 +136,53 @@ pub(crate) fn all_counters() -> Box<[Counters]> {
     DECLARATIONS.iter().map(|_| Counters::default()).collect()
 }
 
-/// The counters of a cache, by declaration; see [`Cache::stats`](crate::Cache::stats).
+/// A snapshot of the counters of a cache, by cache name. [`Cache::stats`](crate::Cache::stats)
+/// returns it.
 ///
-/// `Display` prints a table of the declarations that were called.
+/// `Display` prints a table of the functions that were called.
 #[derive(Debug, Clone, Default)]
+#[must_use = "a snapshot does nothing by itself"]
 pub struct Stats {
     rows: Vec<(&'static str, DeclarationStats)>,
 }
 
 impl Stats {
     pub(crate) fn read(counters: &[Counters]) -> Stats {
-        // Functions that share a name have no counters; they count nothing.
+        // A function that is not cached has no counters.
         let rows =
             ledger().iter().filter_map(|d| Some((d.name(), counters.get(d.index()?)?.read())));
         Stats { rows: rows.collect() }
     }
 
-    /// The counters of the declaration called `name`.
+    /// Returns the counters of the function with this cache name, or `None` if there is no such
+    /// function or several share the name.
+    ///
+    /// ```
+    /// let stats = cached_core::Cache::current().stats();
+    /// assert!(stats.get("a-name-that-no-function-has").is_none());
+    /// ```
     #[must_use]
     pub fn get(&self, name: &str) -> Option<DeclarationStats> {
         self.iter().find(|(of, _)| *of == name).map(|(_, stats)| stats)
     }
 
-    /// Every declaration's name and counters, by name.
+    /// Returns the cache name and the counters of every function, sorted by name.
+    ///
+    /// ```
+    /// for (name, stats) in cached_core::Cache::current().stats().iter() {
+    ///     println!("{name}: {} hits, {} fetches", stats.hits(), stats.fetches);
+    /// }
+    /// ```
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, DeclarationStats)> + '_ {
         self.rows.iter().copied()
     }
 
-    /// The sums over all declarations.
+    /// Returns the sums over all functions.
+    ///
+    /// ```
+    /// let total = cached_core::Cache::current().stats().total();
+    /// println!("{} calls were answered from the cache", total.hits());
+    /// ```
     #[must_use]
     pub fn total(&self) -> DeclarationStats {
         let mut total = DeclarationStats::default();

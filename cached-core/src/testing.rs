@@ -1,12 +1,12 @@
-//! For a program's own tests: a cache of the test's own, with a clock that the test moves and a
-//! memcached in memory that fails, stalls or lies when it is told to. Needs the feature `testing`.
+//! Tools for a program's own tests: a cache for one test, a clock that the test moves, and an
+//! in-memory memcached that fails, stalls or lies on demand. Needs the feature `testing`.
 //!
 //! ```toml
 //! [dev-dependencies]
 //! cached-core = { version = "0.1", features = ["testing"] }
 //! ```
 //!
-//! Tests do not share entries, need no server and do not sleep:
+//! Tests share no entries, need no server and do not sleep:
 //!
 //! ```
 //! # use std::time::Duration;
@@ -46,9 +46,9 @@ use crate::stats::DeclarationStats;
 #[cfg(feature = "memcached")]
 pub use memcached::TestMemcached;
 
-/// A cache for one test: its tiers, its clock, its counters.
+/// A cache for one test, with its own tiers, clock and counters.
 ///
-/// See [the module's example](crate::testing). A clone is the same cache.
+/// The [module](crate::testing) has an example. A clone shares everything with the original.
 #[derive(Debug, Clone)]
 pub struct TestCache {
     cache: Cache,
@@ -56,24 +56,41 @@ pub struct TestCache {
 }
 
 impl TestCache {
-    /// With the tiers of a program in production: a local tier and, in a build with the feature
-    /// `memcached`, a memcached in memory.
+    /// Returns a cache with the tiers of a program in production: a local tier and, with the feature
+    /// `memcached`, an in-memory memcached.
     #[must_use]
     pub fn new() -> TestCache {
-        TestCache::of(Config::default().on_servers())
+        TestCache::of(Config::default().with_default_server())
     }
 
-    /// With a local tier alone, as a program in development has.
+    /// Returns a cache with a local tier only, as a program in development has it.
+    ///
+    /// ```
+    /// # use cached_core::{coordinator_cached, testing::TestCache};
+    /// #[coordinator_cached(name = "local_doc", version = edition)]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let test = TestCache::local();
+    /// test.run(async { course(1, 2).await?; course(1, 2).await }).await?;
+    /// assert_eq!(test.stats("local_doc").local_hits, 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn local() -> TestCache {
         TestCache::of(Config::default())
     }
 
-    /// With the settings of a builder, and the tiers of [`new`](Self::new): a memcached in memory
-    /// stands at each address that the builder was given, and one where it was given none.
+    /// Returns a cache with the settings of a builder and the tiers of [`new`](Self::new).
+    ///
+    /// An in-memory memcached takes the place of each server that the builder was given. There is
+    /// one such memcached if the builder was given none.
     ///
     /// # Errors
-    /// As of [`CacheBuilder::build`].
+    /// The errors of [`CacheBuilder::build`].
     ///
     /// ```
     /// # use std::time::Duration;
@@ -83,17 +100,17 @@ impl TestCache {
     /// # Ok::<(), cached_core::ConfigError>(())
     /// ```
     pub fn with(builder: CacheBuilder) -> Result<TestCache, ConfigError> {
-        Ok(TestCache::of(builder.into_config()?.on_servers()))
+        Ok(TestCache::of(builder.into_config()?.with_default_server()))
     }
 
     fn of(config: Config) -> TestCache {
-        // A clock of its own, whatever else was made of a clone of the builder.
-        let config = Config { clock: Clock::default(), ..config }.networked();
+        // A clone of the builder shares its clock, and each test needs its own.
+        let config = Config { clock: Clock::default(), ..config }.with_in_memory_servers();
         TestCache { cache: Cache::new(config.clone()), config }
     }
 
-    /// Another process of the same fleet: a local tier and counters of its own, the same memcached,
-    /// the same time.
+    /// Returns the cache of another process: it has its own local tier and counters, and shares this
+    /// one's memcached and clock.
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, testing::TestCache};
@@ -116,40 +133,99 @@ impl TestCache {
         TestCache { cache: Cache::new(self.config.clone()), config: self.config.clone() }
     }
 
-    /// The cache itself: for `cache = …`, or [`Cache::scope`].
+    /// Returns the cache itself, for `cache = …` and [`Cache::scope`].
+    ///
+    /// ```
+    /// # use cached_core::testing::TestCache;
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let test = TestCache::new();
+    /// test.cache().scope(async { /* calls here use the cache */ }).await;
+    /// # });
+    /// ```
     #[must_use]
     pub fn cache(&self) -> &Cache {
         &self.cache
     }
 
-    /// Runs the future with this cache as the current one, then waits until what it wrote to
-    /// memcached is there, 10 s at most. Tasks that it spawns are outside of it.
+    /// Runs the future with this cache as the current one, then waits for its writes to memcached,
+    /// 10 seconds at most. Tasks that the future spawns do not use this cache.
+    ///
+    /// # Cancellation
+    /// Dropping the returned future drops the inner one. Writes that have begun continue.
+    ///
+    /// ```
+    /// # use cached_core::{coordinator_cached, testing::TestCache};
+    /// #[coordinator_cached(name = "run_doc", version = edition)]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// assert_eq!(TestCache::new().run(course(1, 2)).await?, "course 1, edition 2");
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
     pub async fn run<F: Future>(&self, future: F) -> F::Output {
         let output = self.cache.scope(future).await;
         self.cache.flush().await;
         output
     }
 
-    /// Moves the clock that the tiers count lifetimes by, also that of the other processes; at
-    /// most by a hundred years in all. Nothing sleeps. What waits for a network (`remote_timeout`,
-    /// `lease_wait`) goes by the runtime's time.
+    /// Moves the clock forward without sleeping, by a hundred years in total at most.
+    ///
+    /// The clock decides when entries expire. [`another_process`](Self::another_process) shares it.
+    /// Waits for the network (`remote_timeout`, `lease_wait`) use the runtime's time instead.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use cached_core::{coordinator_cached, testing::TestCache};
+    /// #[coordinator_cached(name = "advance_doc", version = edition, ttl = "5m")]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let test = TestCache::new();
+    /// test.run(course(1, 2)).await?;
+    /// test.advance(Duration::from_secs(6 * 60));
+    /// test.run(course(1, 2)).await?;
+    /// assert_eq!(test.stats("advance_doc").fetches, 2);
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn advance(&self, by: Duration) {
         self.config.clock.advance(by);
     }
 
-    /// What the function of this cache name did here: `fetches`, [`hits`](DeclarationStats::hits),
-    /// `waits`, and more.
+    /// Returns the counters of the function with this cache name: `fetches`,
+    /// [`hits`](DeclarationStats::hits), `waits` and more.
     ///
     /// # Panics
-    /// Where no function of the program has the name, or several have: a test that asks for
-    /// another name than it means must not pass.
+    /// Panics if no function has the name or several share it, so that a test with a misspelt name
+    /// fails.
+    ///
+    /// ```
+    /// # use cached_core::{coordinator_cached, testing::TestCache};
+    /// #[coordinator_cached(name = "counters_doc", version = edition)]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let test = TestCache::new();
+    /// test.run(async { course(1, 2).await?; course(1, 2).await }).await?;
+    /// let stats = test.stats("counters_doc");
+    /// assert_eq!((stats.fetches, stats.hits()), (1, 1));
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
     #[track_caller]
     #[must_use]
     pub fn stats(&self, name: &str) -> DeclarationStats {
         self.cache.stats().get(name).unwrap_or_else(|| {
             let names: Vec<&str> = ledger().iter().map(|declaration| declaration.name()).collect();
             panic!(
-                "no function, or more than one, has the cache name `{name}`; the names are {names:?}"
+                "no function has the cache name `{name}`, or several have it; the names are {names:?}"
             )
         })
     }
@@ -163,11 +239,11 @@ impl Default for TestCache {
 
 #[cfg(not(feature = "memcached"))]
 impl Config {
-    fn on_servers(self) -> Config {
+    fn with_default_server(self) -> Config {
         self
     }
 
-    fn networked(self) -> Config {
+    fn with_in_memory_servers(self) -> Config {
         self
     }
 }

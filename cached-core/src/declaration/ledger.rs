@@ -16,14 +16,13 @@ use super::registry::{not_linked, registry, shared_names};
 ///     eprintln!("{finding}");
 /// }
 /// ```
-#[must_use]
 pub fn ledger() -> Ledger {
     Ledger { declarations: registry() }
 }
 
 /// The list of all annotated functions; [`ledger`] returns it. `Display` prints a table.
 #[derive(Debug, Clone, Copy)]
-#[must_use]
+#[must_use = "a ledger does nothing until it is read"]
 pub struct Ledger {
     declarations: &'static [&'static Declaration],
 }

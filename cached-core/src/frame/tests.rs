@@ -17,7 +17,7 @@ fn sealed() -> Vec<u8> {
 }
 
 #[test]
-fn a_sealed_frame_opens_under_its_key_alone() {
+fn a_frame_opens_only_under_its_key() {
     let frame = sealed();
     assert_eq!(open(b"key", &frame), FrameContents::Stored(stored(b"payload")));
     assert_eq!(open(b"kez", &frame), FrameContents::Corrupt);
@@ -25,7 +25,7 @@ fn a_sealed_frame_opens_under_its_key_alone() {
 }
 
 #[test]
-fn every_truncation_and_every_flipped_bit_is_seen() {
+fn every_truncation_and_flipped_bit_is_detected() {
     let frame = sealed();
     for length in 0..frame.len() {
         assert_eq!(open(b"key", &frame[..length]), FrameContents::Corrupt, "cut at {length}");
@@ -37,7 +37,6 @@ fn every_truncation_and_every_flipped_bit_is_seen() {
     }
 }
 
-/// The frame of a build that wrote format 1 is that build's.
 #[test]
 fn a_frame_of_format_1_is_foreign() {
     let golden = b"cc\x01\0\0\0\0\0\0\0\x07payload\x71\x76\x16\xe1\xea\x92\xc1\xb8";
@@ -45,7 +44,7 @@ fn a_frame_of_format_1_is_foreign() {
 }
 
 #[test]
-fn an_outline_that_is_longer_than_its_frame_is_corrupt() {
+fn an_outline_longer_than_its_frame_is_corrupt() {
     let mut frame = sealed();
     let body = frame.len() - CHECKSUM;
     frame[OUTLINE_COUNT] = 1;
@@ -55,14 +54,14 @@ fn an_outline_that_is_longer_than_its_frame_is_corrupt() {
 }
 
 #[test]
-fn an_outline_of_too_many_entries_is_not_sealed() {
+fn an_outline_with_too_many_entries_is_refused() {
     let entries = vec![0; (usize::from(u16::MAX) + 1) * ENTRY_BYTES];
     let outline = Outline::new(&entries);
     assert_eq!(seal(b"key", EncodedView { shape: 7, outline, payload: b"" }), None);
 }
 
 #[test]
-fn a_frame_of_another_format_is_left_to_the_build_that_writes_it() {
+fn a_frame_of_any_other_format_is_foreign() {
     for format in (0..=u8::MAX).filter(|format| *format != FORMAT) {
         let mut frame = sealed();
         frame[2] = format;
@@ -96,7 +95,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Checks what a build stores for a value, and that it reads what any build before it has stored.
+/// Checks that this build stores a value as earlier builds did, and reads what they stored.
 fn golden<V>(value: V, frame: &str)
 where
     V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + 'static,
@@ -109,15 +108,15 @@ where
         .map(|at| u8::from_str_radix(&frame[at..at + 2], 16).expect("hexadecimal"))
         .collect();
     let FrameContents::Stored(stored) = open(b"key", &bytes) else {
-        panic!("{value:?} is not read any more");
+        panic!("{value:?} cannot be read any more");
     };
     assert_eq!(outline::decode_matching(stored.outline, stored.payload).as_ref(), Some(&value));
     assert_eq!(encoded::read(stored), Some(value));
 }
 
-/// Frames of whole values, kept for good.
+/// These frames must never change: entries in memcached outlive a build.
 #[test]
-fn golden_frames_of_values() {
+fn golden_frames() {
     golden(7u32, "636302689e604d4750f6efd66499607de615a600026392fa77d9ad748e07e2925a3925313950");
     golden(
         Some("text".to_owned()),

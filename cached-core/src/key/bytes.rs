@@ -1,4 +1,4 @@
-//! The canonical bytes of a key, or of a part of one.
+//! A key as bytes.
 
 use std::ops::Deref;
 
@@ -8,14 +8,16 @@ use smallvec::SmallVec;
 use super::serializer::{END, KeySerializer, KeySink, UnorderedEntries};
 use super::{DynKeyPart, KeyError, KeyHeader};
 
-/// A key longer than this moves to the heap; ordinary ones stay on the stack.
+/// A key of up to this many bytes stays on the stack, which covers ordinary keys.
 const INLINE: usize = 192;
 
-/// KeyBytes that are only added to. `SmallVec` does the same, in more instructions.
+/// A key that is being written, or a part of one: an append-only buffer.
+///
+/// `SmallVec` would do, but takes more instructions for each append.
 pub struct KeyBytes {
     inline: [u8; INLINE],
     length: usize,
-    /// All of the bytes, once they do not fit.
+    /// All of the bytes, once they are more than [`INLINE`].
     heap: Vec<u8>,
 }
 
@@ -26,16 +28,16 @@ impl Default for KeyBytes {
 }
 
 impl KeyBytes {
-    /// Begins a key of this process.
-    pub(crate) fn begin(&mut self, head: KeyHeader) {
-        self.add(&head.to_bytes());
+    /// Writes the header of a key.
+    pub(crate) fn begin(&mut self, header: KeyHeader) {
+        self.add(&header.to_bytes());
     }
 
     #[inline]
     pub(super) fn add(&mut self, bytes: &[u8]) {
         match self.inline.get_mut(self.length..self.length.saturating_add(bytes.len())) {
-            Some(place) => {
-                place.copy_from_slice(bytes);
+            Some(free) => {
+                free.copy_from_slice(bytes);
                 self.length += bytes.len();
             }
             None => self.add_to_heap(bytes),
@@ -46,13 +48,13 @@ impl KeyBytes {
     fn add_to_heap(&mut self, bytes: &[u8]) {
         if self.length <= INLINE {
             self.heap.extend_from_slice(&self.inline[..self.length]);
-            // Nothing fits in any more.
+            // From now on this length keeps `add` from finding room in `inline`.
             self.length = INLINE + 1;
         }
         self.heap.extend_from_slice(bytes);
     }
 
-    /// Puts `tail` in the place of as many bytes at the end.
+    /// Overwrites the last bytes with `tail`.
     fn replace_tail(&mut self, tail: &[u8]) {
         let bytes = match self.length {
             inline @ ..=INLINE => &mut self.inline[..inline],
@@ -80,8 +82,8 @@ impl<'b> KeySink for &'b mut KeyBytes {
         Ok(self)
     }
 
-    fn piece<const N: usize>(self, head: [u8; N], bytes: &[u8]) -> Result<Self, KeyError> {
-        self.add(&head);
+    fn piece<const N: usize>(self, tag: [u8; N], bytes: &[u8]) -> Result<Self, KeyError> {
+        self.add(&tag);
         self.add(bytes);
         Ok(self)
     }
@@ -91,19 +93,19 @@ impl<'b> KeySink for &'b mut KeyBytes {
     }
 
     fn entries(self) -> ByteEntries<'b> {
-        ByteEntries { starts: EntryOffsets::default(), bytes: self }
+        ByteEntries { offsets: EntryOffsets::default(), bytes: self }
     }
 }
 
-/// UnorderedEntries that are added to bytes.
+/// The entries of a map or a struct, which are sorted once all of them are written.
 pub struct ByteEntries<'b> {
     bytes: &'b mut KeyBytes,
-    starts: EntryOffsets,
+    offsets: EntryOffsets,
 }
 
 impl<'b> UnorderedEntries<&'b mut KeyBytes> for ByteEntries<'b> {
     fn begin(&mut self) {
-        self.starts.begin(self.bytes);
+        self.offsets.begin(self.bytes);
     }
 
     fn add<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), KeyError> {
@@ -111,12 +113,12 @@ impl<'b> UnorderedEntries<&'b mut KeyBytes> for ByteEntries<'b> {
     }
 
     fn end(self) -> Result<&'b mut KeyBytes, KeyError> {
-        self.starts.sort(self.bytes);
+        self.offsets.sort(self.bytes);
         self.bytes.brackets([END])
     }
 }
 
-/// Where each of some entries starts.
+/// The offsets at which entries start.
 #[derive(Default)]
 pub(super) struct EntryOffsets(SmallVec<[usize; 16]>);
 
@@ -125,17 +127,17 @@ impl EntryOffsets {
         self.0.push(bytes.len());
     }
 
-    /// Sorts the entries, which are the last of these bytes, by their bytes if they are not.
+    /// Sorts the entries by their bytes. They must be the last bytes of the key.
     pub(super) fn sort(&self, bytes: &mut KeyBytes) {
-        let EntryOffsets(starts) = self;
+        let EntryOffsets(offsets) = self;
         let end = bytes.len();
-        let entry = |index: usize| starts[index]..starts.get(index + 1).copied().unwrap_or(end);
+        let entry = |index: usize| offsets[index]..offsets.get(index + 1).copied().unwrap_or(end);
         let is_sorted =
-            (1..starts.len()).all(|index| bytes[entry(index - 1)] <= bytes[entry(index)]);
+            (1..offsets.len()).all(|index| bytes[entry(index - 1)] <= bytes[entry(index)]);
         if is_sorted {
             return;
         }
-        let mut order: SmallVec<[usize; 16]> = (0..starts.len()).collect();
+        let mut order: SmallVec<[usize; 16]> = (0..offsets.len()).collect();
         order.sort_by(|&a, &b| bytes[entry(a)].cmp(&bytes[entry(b)]));
         let mut sorted: SmallVec<[u8; INLINE]> = SmallVec::new();
         for index in order {
@@ -150,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_what_was_added_however_long_the_pieces_are() {
+    fn pieces_of_any_length_are_appended() {
         for piece in 0..70 {
             let (mut bytes, mut expected) = (KeyBytes::default(), Vec::new());
             while expected.len() < 3 * INLINE {

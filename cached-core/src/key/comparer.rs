@@ -1,4 +1,4 @@
-//! A comparison with a key that is there, made without the bytes of the other.
+//! Comparison of a key with stored bytes, without writing the key as bytes.
 
 use serde::ser::Serialize;
 
@@ -6,13 +6,15 @@ use super::bytes::{EntryOffsets, KeyBytes};
 use super::serializer::{END, KeySerializer, KeySink, UnorderedEntries};
 use super::{DynKeyPart, SerializeFailure};
 
-/// What is left of a key's bytes after all that was written so far, or [`ANOTHER`] once something
-/// else was written. That is no error: a `Serialize` need not expect one.
+/// Compares the parts of a key, as they are serialized, with the bytes of a stored key.
+///
+/// It holds the bytes that are not compared yet, or [`MISMATCH`] after the first difference. A
+/// difference is not an error, because a type's `Serialize` need not expect one.
 #[derive(Clone, Copy)]
 pub struct KeyComparer<'k>(&'k [u8]);
 
-/// What nothing that is written goes on with: no tag is this byte.
-const ANOTHER: &[u8] = &[0xff];
+/// Matches nothing that may be written: no tag is this byte.
+const MISMATCH: &[u8] = &[0xff];
 
 impl<'k> KeyComparer<'k> {
     #[inline]
@@ -20,27 +22,27 @@ impl<'k> KeyComparer<'k> {
         KeyComparer(bytes)
     }
 
-    /// Whether all of it was written.
+    /// Returns true if the key is the stored one, once all of it is written.
     #[inline]
     pub(crate) fn is_match(self) -> bool {
         self.0.is_empty()
     }
 
-    /// Of bytes that were written elsewhere before.
+    /// Compares bytes that were written to a buffer.
     fn bytes(self, bytes: &[u8]) -> KeyComparer<'k> {
-        KeyComparer(self.0.strip_prefix(bytes).unwrap_or(ANOTHER))
+        KeyComparer(self.0.strip_prefix(bytes).unwrap_or(MISMATCH))
     }
 
     #[inline(always)]
-    fn head<const N: usize>(self, head: [u8; N]) -> Option<&'k [u8]> {
+    fn tag<const N: usize>(self, tag: [u8; N]) -> Option<&'k [u8]> {
         let (found, rest) = self.0.split_first_chunk()?;
-        (*found == head).then_some(rest)
+        (*found == tag).then_some(rest)
     }
 
     #[inline(always)]
     fn tail(rest: &'k [u8], bytes: &[u8]) -> Option<&'k [u8]> {
         let (found, rest) = rest.split_at_checked(bytes.len())?;
-        are_same(found, bytes).then_some(rest)
+        are_equal(found, bytes).then_some(rest)
     }
 }
 
@@ -50,17 +52,17 @@ impl<'k> KeySink for KeyComparer<'k> {
 
     #[inline(always)]
     fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<KeyComparer<'k>, SerializeFailure> {
-        Ok(KeyComparer(self.head(bytes).unwrap_or(ANOTHER)))
+        Ok(KeyComparer(self.tag(bytes).unwrap_or(MISMATCH)))
     }
 
     #[inline(always)]
     fn piece<const N: usize>(
         self,
-        head: [u8; N],
+        tag: [u8; N],
         bytes: &[u8],
     ) -> Result<KeyComparer<'k>, SerializeFailure> {
-        let rest = self.head(head).and_then(|rest| KeyComparer::tail(rest, bytes));
-        Ok(KeyComparer(rest.unwrap_or(ANOTHER)))
+        let rest = self.tag(tag).and_then(|rest| KeyComparer::tail(rest, bytes));
+        Ok(KeyComparer(rest.unwrap_or(MISMATCH)))
     }
 
     #[inline(always)]
@@ -69,13 +71,13 @@ impl<'k> KeySink for KeyComparer<'k> {
     }
 
     fn entries(self) -> ComparedEntries<'k> {
-        ComparedEntries { key: self, bytes: KeyBytes::default(), starts: EntryOffsets::default() }
+        ComparedEntries { key: self, bytes: KeyBytes::default(), offsets: EntryOffsets::default() }
     }
 }
 
-/// Whether two pieces of the same length are the same; for few bytes without a call.
+/// Returns true if two slices of the same length are equal. Short ones are compared without a call.
 #[inline(always)]
-fn are_same(found: &[u8], bytes: &[u8]) -> bool {
+fn are_equal(found: &[u8], bytes: &[u8]) -> bool {
     match bytes.len() {
         0 => true,
         length @ 1..=3 => [0, length / 2, length - 1].into_iter().all(|at| found[at] == bytes[at]),
@@ -86,22 +88,24 @@ fn are_same(found: &[u8], bytes: &[u8]) -> bool {
     }
 }
 
-/// Not the hasher's, which needs the bytes themselves: so a hit compares them where they are.
+/// Returns references, unlike the hasher's function of this name, so that a hit compares the bytes in
+/// place.
 #[inline(always)]
 fn ends<const N: usize>(bytes: &[u8]) -> [Option<&[u8; N]>; 2] {
     [bytes.first_chunk(), bytes.last_chunk()]
 }
 
-/// UnorderedEntries under way. They are sorted before they are compared, so their bytes are needed.
+/// The entries of a map or a struct. They must be sorted before they are compared, so they are
+/// written as bytes.
 pub struct ComparedEntries<'k> {
     key: KeyComparer<'k>,
     bytes: KeyBytes,
-    starts: EntryOffsets,
+    offsets: EntryOffsets,
 }
 
 impl<'k> UnorderedEntries<KeyComparer<'k>> for ComparedEntries<'k> {
     fn begin(&mut self) {
-        self.starts.begin(&self.bytes);
+        self.offsets.begin(&self.bytes);
     }
 
     fn add<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), SerializeFailure> {
@@ -109,7 +113,7 @@ impl<'k> UnorderedEntries<KeyComparer<'k>> for ComparedEntries<'k> {
     }
 
     fn end(mut self) -> Result<KeyComparer<'k>, SerializeFailure> {
-        self.starts.sort(&mut self.bytes);
+        self.offsets.sort(&mut self.bytes);
         self.key.bytes(&self.bytes).brackets([END])
     }
 }

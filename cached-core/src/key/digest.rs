@@ -1,4 +1,4 @@
-//! The digest, and the key as memcached sees it.
+//! The digest of a key, and the key under which memcached stores an entry.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
 
-/// SHA-256 of a key's canonical bytes: how a key is written wherever it leaves the process.
+/// The SHA-256 digest of a key's canonical bytes. It stands for the key outside of the process.
 ///
-/// `Display` is 64 lower-case hexadecimal digits.
+/// `Display` writes 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 32]);
 
@@ -17,17 +17,18 @@ impl Digest {
         Digest(Sha256::digest(key).into())
     }
 
-    /// The 32 bytes.
+    /// Returns the 32 bytes of the digest.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// In lower-case hexadecimal. `{byte:02x}` takes longer than all the rest of a remote key.
+    /// Returns the digest in lower-case hexadecimal. Formatting each byte with `{byte:02x}` would
+    /// take longer than everything else in a remote key.
     fn digits(&self) -> [u8; 64] {
         let mut digits = [0; 64];
         for (byte, pair) in self.0.iter().zip(digits.as_chunks_mut::<2>().0) {
-            // Without a table, so that it is done to many at once.
+            // Arithmetic in place of a table lets the compiler vectorize the loop.
             let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
             *pair = [digit(byte >> 4), digit(byte & 0xf)];
         }
@@ -47,10 +48,22 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A key as it stands in memcached, without anything of its identifier.
+/// The key under which memcached stores an entry. It never shows the identifier or the version.
 ///
-/// `Display` is `namespace:name:digest`, or `name:digest` without a namespace; at most 250 bytes,
-/// of letters, digits, `.`, `_`, `-` and `:`.
+/// `Display` writes `namespace:name:digest`, or `name:digest` without a namespace. That is at most
+/// 250 bytes of letters, digits, `.`, `_`, `-` and `:`.
+///
+/// ```
+/// # use cached_core::coordinator_cached;
+/// #[coordinator_cached(name = "key_doc", version = edition, entry = course_entry)]
+/// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+///     Ok(format!("course {id}, edition {edition}"))
+/// }
+///
+/// let key = course_entry(1, 2).key();
+/// assert_eq!(key.name(), "key_doc");
+/// assert_eq!(key.to_string(), format!("key_doc:{}", key.digest()));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     namespace: Option<Arc<str>>,
@@ -63,19 +76,20 @@ impl Key {
         Key { namespace, name, digest: Digest::of(bytes) }
     }
 
-    /// The cache name of the declaration.
+    /// Returns the cache name.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// The digest of the canonical bytes.
+    /// Returns the digest of the key's canonical bytes.
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// What `Display` writes. Every remote hit needs it, and a formatter takes ten times as long.
+    /// Returns the text that `Display` writes. Every remote hit needs it, and formatting it would
+    /// take ten times as long.
     pub(crate) fn text(&self) -> Arc<str> {
         let mut text = SmallVec::<[u8; 256]>::new();
         if let Some(namespace) = &self.namespace {
@@ -92,5 +106,18 @@ impl Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_of_a_key_shows_a_digest_and_no_identifier() {
+        let key = Key::new(Some("shop".into()), "payment", b"identifier-4711");
+        let text = format!("{key:?}");
+        assert!(text.contains("payment") && text.contains(&key.digest().to_string()), "{text}");
+        assert!(!text.contains("4711"), "{text}");
     }
 }

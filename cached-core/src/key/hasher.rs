@@ -1,4 +1,4 @@
-//! A hash of a key, made without its bytes.
+//! The hash of a key, computed without writing the key as bytes.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
@@ -8,9 +8,10 @@ use serde::ser::Serialize;
 use super::serializer::{KeySerializer, KeySink, UnorderedEntries};
 use super::{DynKeyPart, KeyHeader, SerializeFailure};
 
-/// Hashes what is written to it, and nothing that only brackets it. What gives the same bytes gives
-/// the same hash in this process; what gives others may, too. For tables where a collision costs a
-/// look elsewhere.
+/// Hashes the parts of a key, without its structural bytes.
+///
+/// Keys with the same bytes have the same hash in this process. Keys with different bytes may
+/// collide, so a table must compare the keys that it finds.
 #[derive(Clone, Copy)]
 pub struct KeyHasher(u64);
 
@@ -20,9 +21,9 @@ impl KeyHasher {
         KeyHasher(secret() ^ u64::from(index))
     }
 
-    /// The head of a key of the declaration with this index.
+    /// Returns the header of a key that belongs to the declaration with this index.
     #[inline]
-    pub(crate) fn head(self, index: u32) -> KeyHeader {
+    pub(crate) fn header(self, index: u32) -> KeyHeader {
         KeyHeader::new(self.0 as u32, index)
     }
 
@@ -44,31 +45,31 @@ impl KeySink for KeyHasher {
     #[inline(always)]
     fn piece<const N: usize>(
         self,
-        head: [u8; N],
+        tag: [u8; N],
         bytes: &[u8],
     ) -> Result<KeyHasher, SerializeFailure> {
-        // As pieces of a fixed length that overlap: without a loop, and without a call.
-        let head = head.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)) << 32;
+        // Short pieces are read as two overlapping words, which takes neither a loop nor a call.
+        let tag = tag.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)) << 32;
         Ok(match (bytes, bytes.len()) {
-            ([], _) => self.mix(0, head),
+            ([], _) => self.mix(0, tag),
             (&[first, ..], length @ 1..=3) => {
                 let three = [first, bytes[length / 2], bytes[length - 1], 0];
-                self.mix(u32::from_le_bytes(three).into(), head)
+                self.mix(u32::from_le_bytes(three).into(), tag)
             }
             (_, 4..=7) => {
                 let [first, last] = ends::<4>(bytes).map(u32::from_le_bytes);
-                self.mix(first.into(), head ^ u64::from(last))
+                self.mix(first.into(), tag ^ u64::from(last))
             }
             (_, 8..=15) => {
                 let [first, last] = ends::<8>(bytes).map(u64::from_le_bytes);
-                self.mix(first, head ^ last)
+                self.mix(first, tag ^ last)
             }
             (_, 16..=32) => {
                 let [first, last] = ends::<16>(bytes).map(u128::from_le_bytes);
-                self.mix(first as u64, head ^ (first >> 64) as u64)
+                self.mix(first as u64, tag ^ (first >> 64) as u64)
                     .mix(last as u64, (last >> 64) as u64)
             }
-            _ => self.mix(0, head).all(bytes),
+            _ => self.mix(0, tag).mix_long(bytes),
         })
     }
 
@@ -89,7 +90,7 @@ impl KeySink for KeyHasher {
 
 impl KeyHasher {
     #[inline(never)]
-    fn all(self, bytes: &[u8]) -> KeyHasher {
+    fn mix_long(self, bytes: &[u8]) -> KeyHasher {
         let (words, rest) = bytes.as_chunks::<8>();
         let hasher =
             words.iter().fold(self, |hasher, word| hasher.mix(u64::from_le_bytes(*word), 8));
@@ -99,14 +100,16 @@ impl KeyHasher {
     }
 }
 
-/// The first and the last bytes of some that are as many at least.
+/// Returns the first `N` and the last `N` bytes. There must be `N` bytes at least.
 #[inline(always)]
 fn ends<const N: usize>(bytes: &[u8]) -> [[u8; N]; 2] {
     [bytes.first_chunk(), bytes.last_chunk()].map(|end| end.copied().unwrap_or([0; N]))
 }
 
-/// Both halves of a product, as `wyhash` and `foldhash` do. What is hashed so far is in both factors:
-/// nobody who does not know the secret can make one of them 0.
+/// Multiplies and folds both halves of the product, as `wyhash` and `foldhash` do.
+///
+/// The hash so far, which depends on the secret, is mixed into both factors. An attacker without
+/// the secret therefore cannot make a factor 0.
 #[inline(always)]
 fn mix(hash: u64, first: u64, second: u64) -> u64 {
     // Digits of pi.
@@ -115,18 +118,19 @@ fn mix(hash: u64, first: u64, second: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// So that whoever chooses keys cannot choose such that collide.
+/// Returns the random seed of this process. It keeps an attacker from choosing keys that collide.
 #[inline]
 fn secret() -> u64 {
     static SECRET: OnceLock<u64> = OnceLock::new();
     *SECRET.get_or_init(|| RandomState::new().hash_one(0))
 }
 
-/// UnorderedEntries under way: each is hashed by itself, and their sum does not know their order.
+/// The entries of a map or a struct. Each is hashed by itself, and the hashes are added up, so their
+/// order does not matter.
 pub struct HashedEntries {
     before: KeyHasher,
     sum: u64,
-    /// The hash of the entry under way.
+    /// The hash of the entry that is being written.
     entry: KeyHasher,
 }
 

@@ -1,21 +1,23 @@
-//! The parts that a key is made of.
+//! The parts that a key consists of.
 
 use super::KeyPart;
 use super::serializer::KeySink;
 
-/// One part of a key.
+/// One part of a key, without its type.
 pub(crate) type DynKeyPart<'p> = &'p (dyn KeyPart + 'p);
 
-/// KeyParts of a key: none, one, or a pair of such. A type and not a list: the compiler sees through it,
-/// and makes of hashing and comparing a key code without a loop and without a call for each part.
+/// The parts of a key: none, one, or a pair of parts.
+///
+/// Nested pairs take the place of a list. The compiler knows their number, so it hashes and compares
+/// a key without a loop.
 pub trait KeyParts: Copy {
-    /// Whether there is any.
+    /// True if there is at least one part.
     const ANY: bool = true;
 
-    /// Writes them one after the other.
+    /// Writes the parts in order, and returns the sink.
     ///
     /// # Errors
-    /// The sink's, which may be that of a part's own `Serialize`.
+    /// The sink's error, or that of a part's own `Serialize`.
     fn write<S: KeySink>(&self, sink: S) -> Result<S, S::Error>;
 }
 

@@ -1,4 +1,4 @@
-//! The serde data model as a prefix code.
+//! The encoding of a key: the serde data model as a prefix code.
 
 use std::fmt::{self, Write as _};
 
@@ -27,26 +27,27 @@ pub(super) const UNIT_VARIANT: u8 = 0x0E;
 pub(super) const NEWTYPE_VARIANT: u8 = 0x0F;
 pub(super) const TUPLE_VARIANT: u8 = 0x10;
 pub(super) const STRUCT_VARIANT: u8 = 0x11;
-/// Plus the number of magnitude bytes, 0 to 16.
+/// The tag of an integer `n` of 0 or more is this plus the number of its bytes, 0 to 16.
 pub(super) const NON_NEGATIVE: u8 = 0x20;
-/// Plus the number of bytes of `-(n + 1)`, 0 to 16.
+/// The tag of an integer `n` below 0 is this plus the number of bytes of `-(n + 1)`, 0 to 16.
 pub(super) const NEGATIVE: u8 = 0x40;
 
-/// What a key is written to, piece by piece: bytes, a hash, or a comparison with a key that is there.
-/// A sink is handed on by value, so that a small one stays in the processor's registers.
+/// The destination of a key's encoding: bytes, a hash, or a comparison with a stored key.
+///
+/// Each method takes the sink by value and returns it, so that a small sink stays in registers.
 pub trait KeySink: Sized {
-    /// Why a key could not be written.
+    /// The reason why a part cannot be written.
     type Error: ser::Error;
-    /// The entries of a map or of a struct under way.
+    /// The entries of a map or a struct that is being written.
     type Entries: UnorderedEntries<Self>;
 
-    /// KeyBytes that say how the rest belongs together, and nothing by themselves.
+    /// Writes structural bytes, which only say how the parts belong together.
     fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<Self, Self::Error>;
 
-    /// Tags and a length, and the bytes that they announce.
-    fn piece<const N: usize>(self, head: [u8; N], bytes: &[u8]) -> Result<Self, Self::Error>;
+    /// Writes a tag, with a length if it has one, and then the bytes of the value.
+    fn piece<const N: usize>(self, tag: [u8; N], bytes: &[u8]) -> Result<Self, Self::Error>;
 
-    /// A number, as the tag plus its length, and its bytes from the highest.
+    /// Writes a number in the fewest bytes, the highest first. Their count is added to the tag.
     #[inline]
     fn number(self, tag: u8, magnitude: u128) -> Result<Self, Self::Error> {
         let bytes = magnitude.to_be_bytes();
@@ -55,56 +56,56 @@ pub trait KeySink: Sized {
         self.piece([tag], &bytes[skipped..])
     }
 
-    /// Begins entries; their bracket is written.
+    /// Begins the entries of a map or a struct. The caller must have written its tag.
     fn entries(self) -> Self::Entries;
 
-    /// A whole part, by the method of [`KeyPart`] that is for this sink.
+    /// Writes one part, by the method of [`KeyPart`] for this sink.
     fn part(self, part: DynKeyPart<'_>) -> Result<Self, Self::Error>;
 }
 
-/// UnorderedEntries that are one key in whatever order they come.
+/// The entries of a map or a struct, which give the same key in any order.
 pub trait UnorderedEntries<S: KeySink> {
-    /// What is added next begins an entry.
+    /// Begins the next entry.
     fn begin(&mut self);
 
-    /// Adds to the entry.
+    /// Writes a key, a name or a value of the current entry.
     fn add<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), S::Error>;
 
-    /// Ends them, with their bracket.
+    /// Ends the map or the struct with [`END`], and returns the sink.
     fn end(self) -> Result<S, S::Error>;
 }
 
-/// Writes one value to a sink, and returns the sink.
+/// A serde serializer that writes one value to a sink and returns the sink.
 pub(crate) struct KeySerializer<S>(pub(crate) S);
 
 impl<S: KeySink> KeySerializer<S> {
-    /// A tag, a LEB128 length, then the bytes.
+    /// Writes a tag, the length of the bytes in LEB128, and the bytes.
     #[inline(always)]
     fn counted(self, tag: u8, bytes: &[u8]) -> Result<S, S::Error> {
-        match short(bytes) {
+        match one_byte_length(bytes) {
             Some(length) => self.0.piece([tag, length], bytes),
-            None => long(self.0.piece([tag], &[])?, bytes),
+            None => long_piece(self.0.piece([tag], &[])?, bytes),
         }
     }
 
     #[inline(always)]
     fn variant(self, tag: u8, variant: &'static str) -> Result<S, S::Error> {
         let name = variant.as_bytes();
-        match short(name) {
+        match one_byte_length(name) {
             Some(length) => self.0.piece([tag, STR, length], name),
-            None => long(self.0.piece([tag, STR], &[])?, name),
+            None => long_piece(self.0.piece([tag, STR], &[])?, name),
         }
     }
 }
 
-/// The length of bytes whose length takes one byte.
+/// Returns the length of the bytes if its LEB128 form is one byte.
 #[inline(always)]
-fn short(bytes: &[u8]) -> Option<u8> {
+fn one_byte_length(bytes: &[u8]) -> Option<u8> {
     (bytes.len() < 0x80).then_some(bytes.len() as u8)
 }
 
 #[cold]
-fn long<S: KeySink>(mut sink: S, bytes: &[u8]) -> Result<S, S::Error> {
+fn long_piece<S: KeySink>(mut sink: S, bytes: &[u8]) -> Result<S, S::Error> {
     let mut length = bytes.len();
     while length >= 0x80 {
         sink = sink.piece([(length as u8 & 0x7f) | 0x80], &[])?;
@@ -179,7 +180,7 @@ impl<S: KeySink> ser::Serializer for KeySerializer<S> {
         self.counted(STR, value.as_bytes())
     }
 
-    /// Without a `String`, as long as the text is short: many types of identifiers are shown so.
+    /// Writes a short text without allocating. Many types of identifiers serialize by `Display`.
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<S, S::Error> {
         let mut text = DisplayBuffer(SmallVec::new());
         write!(text, "{value}").map_err(ser::Error::custom)?;
@@ -294,7 +295,7 @@ impl<S: KeySink> ser::Serializer for KeySerializer<S> {
     }
 }
 
-/// A text that is written by its `Display`.
+/// A buffer that a value's `Display` writes to.
 struct DisplayBuffer(SmallVec<[u8; 64]>);
 
 impl fmt::Write for DisplayBuffer {
@@ -304,7 +305,7 @@ impl fmt::Write for DisplayBuffer {
     }
 }
 
-/// A sequence under way; without its sink once an element could not be written.
+/// Serializes the elements of a sequence or a tuple. The sink is gone after an element failed.
 pub(crate) struct SequenceSerializer<S>(Option<S>);
 
 impl<S: KeySink> SequenceSerializer<S> {
@@ -321,7 +322,7 @@ impl<S: KeySink> SequenceSerializer<S> {
     }
 }
 
-/// Of a type that goes on although an element of it failed.
+/// Returns the error for a type that continues to serialize after one of its elements failed.
 #[cold]
 fn failed_before<E: ser::Error>() -> E {
     E::custom("a part of it could not be written")
@@ -351,7 +352,7 @@ ordered! {
     SerializeTupleVariant serialize_field
 }
 
-/// A map or a struct under way; without its entries once a part of one could not be written.
+/// Serializes the entries of a map or a struct. They are gone after one of them failed.
 pub(crate) struct MapSerializer<S: KeySink>(Option<S::Entries>);
 
 impl<S: KeySink> MapSerializer<S> {

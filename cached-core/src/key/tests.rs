@@ -1,4 +1,4 @@
-//! Any value of the serde data model, for the tests of what is written of it.
+//! Random values of the serde data model, for the tests of the encoding.
 
 mod reading_back;
 mod sinks;
@@ -13,7 +13,7 @@ use serde::ser::{
 
 use super::*;
 
-/// As far as keys tell values apart.
+/// A value of the serde data model.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Tree {
     Bool(bool),
@@ -42,7 +42,7 @@ impl Serialize for Tree {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self {
             Tree::Bool(value) => s.serialize_bool(*value),
-            // The narrowest width, to show that it does not matter.
+            // Widths vary, because the width of an integer must not matter.
             Tree::Signed(value) => match i8::try_from(*value) {
                 Ok(value) => s.serialize_i8(value),
                 Err(_) => s.serialize_i128(*value),
@@ -130,7 +130,7 @@ fn trees() -> impl Strategy<Value = Tree> {
     })
 }
 
-/// The bytes of several, one after the other.
+/// Returns the encoding of several trees, one after the other.
 fn bytes_of(trees: &[Tree]) -> Vec<u8> {
     let mut bytes = KeyBytes::default();
     for tree in trees {

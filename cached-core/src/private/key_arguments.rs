@@ -74,7 +74,7 @@ impl<I: KeyParts, V: KeyParts, C: KeyParts> KeyArguments<(I, V), C> {
     pub(super) fn hash(&self) -> Option<KeyHeader> {
         let index = self.declaration.index()? as u32;
         let hasher = self.write_parts(KeyHasher::new(index)).ok()?;
-        Some(hasher.head(index))
+        Some(hasher.header(index))
     }
 
     /// Returns a query for the entry of this key. `header` must be the result of

@@ -1,32 +1,33 @@
-//! A counter for what happens on every hit: threads that count write to memory of their own.
+//! A counter for hits, of which each thread writes its own part.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Each of the first threads has a place of its own; all others share the last one.
-const PLACES: usize = 16;
-const SHARED: usize = PLACES - 1;
+const SHARDS: usize = 16;
+/// The last shard, for all threads that found no free one.
+const SHARED: usize = SHARDS - 1;
 
-/// As far apart as processors fetch memory.
+/// Aligned to two cache lines, because processors fetch lines in pairs.
 #[derive(Default)]
 #[repr(align(128))]
-struct Place(AtomicU64);
+struct Shard(AtomicU64);
 
+/// A counter that up to 15 threads increment without sharing memory. Further threads share a shard.
 #[derive(Default)]
-pub(crate) struct ShardedCounter(OnceLock<Box<[Place; PLACES]>>);
+pub(crate) struct ShardedCounter(OnceLock<Box<[Shard; SHARDS]>>);
 
 impl ShardedCounter {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn add(&self) {
-        let places = self.0.get_or_init(Box::default);
-        let number = NUMBER.get();
-        match places.get(number) {
-            // Nobody else writes here, so nothing is lost between the load and the store.
-            Some(Place(own)) if number != SHARED => {
+        let shards = self.0.get_or_init(Box::default);
+        let number = THREAD_SHARD.get();
+        match shards.get(number) {
+            // No other thread writes to this shard, so a load and a store lose no increment.
+            Some(Shard(own)) if number != SHARED => {
                 own.store(own.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             }
-            Some(Place(shared)) => {
+            Some(Shard(shared)) => {
                 shared.fetch_add(1, Ordering::Relaxed);
             }
             None => self.add_first(),
@@ -36,50 +37,55 @@ impl ShardedCounter {
     #[cold]
     #[inline(never)]
     fn add_first(&self) {
-        number_this_thread();
+        claim_shard();
         self.add();
     }
 
     pub(crate) fn get(&self) -> u64 {
-        let places = self.0.get().into_iter().flat_map(|places| places.iter());
-        places.map(|Place(count)| count.load(Ordering::Relaxed)).sum()
+        let shards = self.0.get().into_iter().flat_map(|shards| shards.iter());
+        shards.map(|Shard(count)| count.load(Ordering::Relaxed)).sum()
     }
 }
 
-const UNKNOWN: usize = usize::MAX;
+/// The shard of a thread that has not counted yet.
+const UNCLAIMED: usize = usize::MAX;
 
 thread_local! {
-    static NUMBER: Cell<usize> = const { Cell::new(UNKNOWN) };
-    static RETURNED: Returned = const { Returned };
+    static THREAD_SHARD: Cell<usize> = const { Cell::new(UNCLAIMED) };
+    static RELEASE: ReleaseOnExit = const { ReleaseOnExit };
 }
 
-/// The numbers that are taken, one bit each. A number is returned with `Release` and taken with
-/// `Acquire`, so that its next thread goes on from what the last one counted.
-static TAKEN: AtomicU64 = AtomicU64::new(0);
+/// The claimed shards, one bit each.
+///
+/// A thread releases its shard with `Release`, and the next thread claims it with `Acquire`. The
+/// next thread therefore continues from the last count of the one before.
+static CLAIMED: AtomicU64 = AtomicU64::new(0);
 
-/// Returns the thread's number when the thread ends.
-struct Returned;
+/// Releases the thread's shard when the thread ends.
+struct ReleaseOnExit;
 
-impl Drop for Returned {
+impl Drop for ReleaseOnExit {
     fn drop(&mut self) {
-        let number = NUMBER.replace(SHARED);
+        let number = THREAD_SHARD.replace(SHARED);
         if number < SHARED {
-            TAKEN.fetch_and(!(1 << number), Ordering::Release);
+            CLAIMED.fetch_and(!(1 << number), Ordering::Release);
         }
     }
 }
 
 #[cold]
-fn number_this_thread() {
-    // A thread that is about to end returns nothing any more.
-    let number = RETURNED.try_with(|_| take()).unwrap_or(SHARED);
-    NUMBER.set(number);
+fn claim_shard() {
+    // A thread whose locals are already dropped could not release a shard, so it takes the shared
+    // one.
+    let number = RELEASE.try_with(|_| claim_free_shard()).unwrap_or(SHARED);
+    THREAD_SHARD.set(number);
 }
 
-fn take() -> usize {
-    let free = |taken: u64| (taken.trailing_ones() < SHARED as u32).then(|| taken | (taken + 1));
-    match TAKEN.fetch_update(Ordering::Acquire, Ordering::Relaxed, free) {
-        Ok(taken) => taken.trailing_ones() as usize,
+fn claim_free_shard() -> usize {
+    let claim =
+        |claimed: u64| (claimed.trailing_ones() < SHARED as u32).then(|| claimed | (claimed + 1));
+    match CLAIMED.fetch_update(Ordering::Acquire, Ordering::Relaxed, claim) {
+        Ok(claimed) => claimed.trailing_ones() as usize,
         Err(_) => SHARED,
     }
 }
@@ -89,15 +95,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_hit_is_lost_however_many_threads_come_and_go() {
+    fn no_increment_is_lost_when_threads_come_and_go() {
         let hits = ShardedCounter::default();
         for _ in 0..4 {
             std::thread::scope(|scope| {
-                for _ in 0..2 * PLACES {
+                for _ in 0..2 * SHARDS {
                     scope.spawn(|| (0..1_000).for_each(|_| hits.add()));
                 }
             });
         }
-        assert_eq!(hits.get(), 4 * 2 * PLACES as u64 * 1_000);
+        assert_eq!(hits.get(), 4 * 2 * SHARDS as u64 * 1_000);
     }
 }

@@ -1,4 +1,4 @@
-//! The memcached of a test.
+//! The in-memory memcached of a test.
 
 use std::sync::Arc;
 
@@ -7,39 +7,55 @@ use crate::config::Config;
 use crate::key::Key;
 use crate::tier::remote::memory::{InMemoryServer, InMemoryServers, ServerBehaviour};
 
-/// Where the memcached of a test stands that names no address.
-const ADDRESS: &str = "memcached:11211";
+/// The address of the in-memory memcached if the test gives none.
+const DEFAULT_ADDRESS: &str = "memcached:11211";
 
 impl Config {
-    /// With a server, where it has none.
-    pub(super) fn on_servers(mut self) -> Config {
+    /// Adds the default server if there is none.
+    pub(super) fn with_default_server(mut self) -> Config {
         if self.servers.is_empty() {
-            self.servers.push(ADDRESS.to_owned());
+            self.servers.push(DEFAULT_ADDRESS.to_owned());
         }
         self
     }
 
-    /// With servers in memory, which go by its clock.
-    pub(super) fn networked(self) -> Config {
+    /// Replaces the network by in-memory servers that use this configuration's clock.
+    pub(super) fn with_in_memory_servers(self) -> Config {
         Config { network: Some(InMemoryServers::new(self.clock.clone())), ..self }
     }
 }
 
-/// Of memcached. These need the feature `memcached`, which is on by default.
+/// The in-memory memcached of a test cache. These methods need the feature `memcached`, which is on
+/// by default.
 impl TestCache {
-    /// The memcached; of several the first. Of a cache that is [`local`](Self::local) nobody asks it.
+    /// Returns the memcached, or the first one of several.
+    ///
+    /// A [`local`](Self::local) test cache never contacts it.
+    ///
+    /// ```
+    /// # use cached_core::{coordinator_cached, testing::TestCache};
+    /// #[coordinator_cached(name = "memcached_doc", version = edition)]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let test = TestCache::new();
+    /// test.memcached().fail();
+    /// assert!(test.run(course(1, 2)).await.is_ok()); // the call fetches
+    /// # });
+    /// ```
     #[must_use]
     pub fn memcached(&self) -> TestMemcached {
-        let address = self.config.servers.first().map_or(ADDRESS, String::as_str);
-        self.at(address)
+        let address = self.config.servers.first().map_or(DEFAULT_ADDRESS, String::as_str);
+        self.server(address)
     }
 
-    /// The memcached at an address (`host:port`), as it was given to the builder or to
-    /// [`Cache::set_memcached`](crate::Cache::set_memcached).
+    /// Returns the memcached at an address, as it was given to the builder or to
+    /// [`Cache::set_memcached`](crate::Cache::set_memcached): `host:port`.
     ///
     /// # Panics
-    /// Where no server was given that address: a test that breaks another one than it means must
-    /// not pass.
+    /// Panics if no server has that address, so that a test with a misspelt address fails.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -53,61 +69,92 @@ impl TestCache {
     #[must_use]
     pub fn memcached_at(&self, address: &str) -> TestMemcached {
         let servers = &self.config.servers;
-        let is_now = || self.cache.remote().is_some_and(|remote| remote.has(address));
-        let is_given = servers.iter().any(|server| server == address) || is_now();
-        assert!(is_given, "no memcached is at `{address}`; those given are at {servers:?}");
-        self.at(address)
+        let was_added = || self.cache.remote().is_some_and(|remote| remote.has(address));
+        let is_known = servers.iter().any(|server| server == address) || was_added();
+        assert!(is_known, "no memcached is at `{address}`; the addresses are {servers:?}");
+        self.server(address)
     }
 
-    fn at(&self, address: &str) -> TestMemcached {
-        let network = self.config.network.as_ref().expect("every test's cache has one");
+    fn server(&self, address: &str) -> TestMemcached {
+        let network = self.config.network.as_ref().expect("every test cache has servers");
         TestMemcached { memory: network.at(address) }
     }
 }
 
-/// A memcached in memory. It answers as a server does, until it is told otherwise. Needs the feature
-/// `memcached`, which is on by default.
+/// An in-memory memcached, which answers as a real server does until it is told otherwise.
+/// [`TestCache::memcached`] returns it. It needs the feature `memcached`, which is on by default.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use cached_core::{coordinator_cached, testing::TestCache};
+/// #[coordinator_cached(name = "test_memcached_doc", version = edition, entry = course_entry)]
+/// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+///     Ok(format!("course {id}, edition {edition}"))
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let test = TestCache::new();
+/// let key = test.run(async { course_entry(1, 2).key() }).await;
+/// test.run(course(1, 2)).await?;
+/// assert!(test.memcached().holds(&key));
+/// assert!(test.memcached().commands() > 0);
+///
+/// test.memcached().clear(); // as after a restart
+/// assert!(!test.memcached().holds(&key));
+///
+/// for misbehave in [TestMemcached::fail, TestMemcached::stall, TestMemcached::lie] {
+///     misbehave(&test.memcached());
+///     test.run(course(3, 2)).await?; // a call never fails because memcached does
+/// }
+/// test.memcached().recover();
+/// test.advance(Duration::from_secs(60)); // an ejected server is tried again after a pause
+/// # use cached_core::testing::TestMemcached;
+/// # Ok::<(), std::io::Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone)]
 pub struct TestMemcached {
     memory: Arc<InMemoryServer>,
 }
 
 impl TestMemcached {
-    /// Goes down: every exchange fails at once. After three failures the server is ejected.
+    /// Makes every exchange fail at once. The cache ejects the server after three failures.
     pub fn fail(&self) {
         self.memory.set_behaviour(ServerBehaviour::Down);
     }
 
-    /// Hangs: no exchange is answered. Each waits for its `remote_timeout`, until the server is
-    /// ejected.
+    /// Stops answering. Each exchange takes its whole `remote_timeout`, until the cache ejects the
+    /// server.
     pub fn stall(&self) {
         self.memory.set_behaviour(ServerBehaviour::Stalled);
     }
 
-    /// Lies: answers reads with other keys' entries, truncated and garbled ones, rights that it did
-    /// not give, or nothing; says of writes that they went well, and keeps none.
+    /// Answers wrongly. Reads return entries of other keys, truncated or garbled entries, leases
+    /// that were not granted, or nothing. Writes are confirmed and not stored.
     pub fn lie(&self) {
         self.memory.set_behaviour(ServerBehaviour::Lying);
     }
 
-    /// Answers honestly again, with what it had. A server that was ejected is asked again after a
-    /// pause: [`advance`](TestCache::advance) the clock by a minute.
+    /// Answers correctly again, with the entries from before.
+    ///
+    /// The cache tries an ejected server again after a pause: [`advance`](TestCache::advance) the
+    /// clock by a minute.
     pub fn recover(&self) {
         self.memory.set_behaviour(ServerBehaviour::Honest);
     }
 
-    /// Forgets everything, as a restart does.
+    /// Removes every entry, as a restart does.
     pub fn clear(&self) {
         self.memory.clear();
     }
 
-    /// How many commands it has taken: reads, fills, deletes.
+    /// Returns the number of commands that the server has received: reads, fills and deletes.
     #[must_use]
     pub fn commands(&self) -> u64 {
         self.memory.commands()
     }
 
-    /// Whether it has a value under the key, as `payment_entry(…).key()` gives it.
+    /// Returns true if the server has a value under this key, which an entry's `key()` returns.
     #[must_use]
     pub fn holds(&self, key: &Key) -> bool {
         self.memory.holds(&key.to_string())

@@ -257,13 +257,15 @@ impl<F> Drop for InRequest<F> {
     }
 }
 
-/// A request, within which a key has one answer: the first cached value that one of its calls has,
-/// until the request itself invalidates, overwrites or adds the entry. What is not cached (an error, a
-/// value that `cache_if` refuses, a stale one in place of an error) answers its own call alone.
+/// A scope for one request, within which each key has one answer.
 ///
-/// Wrap the handling of a request in it, for instance in a middleware. Calls are in the request that
-/// polls them, so those in tasks that it spawns are outside of it. An entry's `get` and
-/// `first_found` see the request's answers, and add none.
+/// That is the first cached value that a call in the scope gets. It stays until the request itself
+/// invalidates, overwrites or adds the entry. A result that is not cached answers only its own
+/// call: an error, a value that `cache_if` refuses, or a stale value in place of an error.
+///
+/// Run the handling of a request in a scope, for example in a middleware. A call belongs to the
+/// scope that polls it, so calls in spawned tasks do not. An entry's `get` and `first_found` read
+/// the answers of the request and add none.
 ///
 /// ```
 /// # use cached_core::{RequestScope, coordinator_cached};
@@ -283,27 +285,52 @@ impl<F> Drop for InRequest<F> {
 /// # });
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
+#[must_use = "a scope does nothing until `.run(future).await`"]
 pub struct RequestScope {
     force_miss: bool,
 }
 
 impl RequestScope {
-    /// A request like any other.
-    #[must_use]
+    /// Returns a scope that reads all tiers.
     pub fn new() -> RequestScope {
         RequestScope::default()
     }
 
-    /// Whether the first call of each key skips what the local tier and memcached hold and
-    /// fetches. What it fetches replaces an overwritable entry and leaves a write-once one as it
-    /// is. For a caller who asked for a fresh answer.
-    #[must_use]
+    /// Sets whether the first call of each key ignores the local tier and memcached, and fetches.
+    ///
+    /// Use it for a caller who asked for a fresh answer. The fetched value replaces an entry that
+    /// may be overwritten, and leaves a write-once entry as it is.
+    ///
+    /// ```
+    /// # use cached_core::{RequestScope, coordinator_cached};
+    /// #[coordinator_cached(name = "force_miss_doc", version = number)]
+    /// async fn order(number: u32) -> Result<String, std::io::Error> {
+    ///     Ok(format!("order {number}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// order(7).await?;
+    /// RequestScope::new().force_miss(true).run(order(7)).await?; // fetches again
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn force_miss(mut self, force_miss: bool) -> RequestScope {
         self.force_miss = force_miss;
         self
     }
 
-    /// Runs the request. The future may be spawned, and may be dropped at any time.
+    /// Runs a future in a new request. The returned future can be spawned.
+    ///
+    /// # Cancellation
+    /// Dropping the returned future drops the inner one and the answers of the request.
+    ///
+    /// ```
+    /// # use cached_core::RequestScope;
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let status = RequestScope::new().run(async { /* handle the request */ 200 }).await;
+    /// assert_eq!(status, 200);
+    /// # });
+    /// ```
     pub fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> + use<F> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);

@@ -88,7 +88,7 @@ mod memcached {
             ("memcache://a:1?lease=10ms", "lease is under a second"),
             ("memcache://a:1?ttl=30m1h", "`ttl=30m1h`"),
             ("memcache://a:1?local_capacity=64MB", "`local_capacity=64MB`"),
-            ("memcache://a:1?ttl=999999999999999d", "`ttl=999999999999999d`"),
+            ("memcache://a:1?ttl=9999999999999h", "`ttl=9999999999999h`"),
             ("memcache://user@a:1", "`…@a:1` has a host"),
             ("memcache://fe80::1:11211", "a host that cannot be told from its port"),
             ("memcache://a:+5", "`a:+5` has a port"),

@@ -1,4 +1,4 @@
-//! The encoding is injective: what is encoded can be read back.
+//! The encoding is injective, because it can be decoded.
 
 use super::*;
 use crate::key::serializer::{
@@ -6,7 +6,7 @@ use crate::key::serializer::{
     STRUCT_VARIANT, TRUE, TUPLE, TUPLE_VARIANT, UNIT, UNIT_VARIANT,
 };
 
-/// Reads keys back, by the rules of the encoding and without its code.
+/// A decoder for keys. It follows the documented rules and shares no code with the encoder.
 struct Reader<'b>(&'b [u8]);
 
 impl Reader<'_> {
@@ -55,7 +55,7 @@ impl Reader<'_> {
 
     fn magnitude(&mut self, length: u8) -> u128 {
         let bytes = self.take(length.into());
-        assert_ne!(bytes.first(), Some(&0), "shortest form");
+        assert_ne!(bytes.first(), Some(&0), "the number is in its fewest bytes");
         bytes.into_iter().fold(0, |value, byte| (value << 8) | u128::from(byte))
     }
 
@@ -86,32 +86,35 @@ impl Reader<'_> {
             ),
             tag @ NON_NEGATIVE..=0x30 => Tree::Unsigned(self.magnitude(tag - NON_NEGATIVE)),
             tag @ NEGATIVE..=0x50 => Tree::Signed(!(self.magnitude(tag - NEGATIVE) as i128)),
-            tag => panic!("no tag: {tag}"),
+            tag => panic!("{tag} is not a tag"),
         }
     }
 }
 
-/// What a key keeps of a tree: integers by value, one NaN, entries and fields in any order.
-fn kept(tree: &Tree) -> Tree {
-    let all = |trees: &[Tree]| trees.iter().map(kept).collect::<Vec<_>>();
+/// Returns the tree in the form that its key stands for: integers by value, one NaN, and entries
+/// and fields sorted.
+fn canonical(tree: &Tree) -> Tree {
+    let all = |trees: &[Tree]| trees.iter().map(canonical).collect::<Vec<_>>();
     let fields = |fields: &[(&'static str, Tree)]| {
-        let mut fields: Vec<_> = fields.iter().map(|(name, value)| (*name, kept(value))).collect();
+        let mut fields: Vec<_> =
+            fields.iter().map(|(name, value)| (*name, canonical(value))).collect();
         fields.sort();
         fields
     };
     match tree {
         Tree::Signed(value) if *value >= 0 => Tree::Unsigned(*value as u128),
         Tree::Float(bits) if f64::from_bits(*bits).is_nan() => Tree::Float(0x7ff8_0000_0000_0000),
-        Tree::Some(value) => Tree::Some(Box::new(kept(value))),
+        Tree::Some(value) => Tree::Some(Box::new(canonical(value))),
         Tree::Seq(values) => Tree::Seq(all(values)),
         Tree::Tuple(values) => Tree::Tuple(all(values)),
         Tree::Map(entries) => {
-            let mut entries: Vec<_> = entries.iter().map(|(k, v)| (kept(k), kept(v))).collect();
+            let mut entries: Vec<_> =
+                entries.iter().map(|(k, v)| (canonical(k), canonical(v))).collect();
             entries.sort();
             Tree::Map(entries)
         }
         Tree::Struct(all) => Tree::Struct(fields(all)),
-        Tree::NewtypeVariant(name, value) => Tree::NewtypeVariant(name, Box::new(kept(value))),
+        Tree::NewtypeVariant(name, value) => Tree::NewtypeVariant(name, Box::new(canonical(value))),
         Tree::TupleVariant(name, values) => Tree::TupleVariant(name, all(values)),
         Tree::StructVariant(name, all) => Tree::StructVariant(name, fields(all)),
         other => other.clone(),
@@ -122,11 +125,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_encoded_can_be_read_back(trees in vec(trees(), 0..5)) {
+    fn an_encoded_value_can_be_decoded(trees in vec(trees(), 0..5)) {
         let bytes = bytes_of(&trees);
         let mut reader = Reader(&bytes);
         for tree in &trees {
-            prop_assert_eq!(kept(&reader.tree()), kept(tree));
+            prop_assert_eq!(canonical(&reader.tree()), canonical(tree));
         }
         prop_assert!(reader.0.is_empty());
     }

@@ -1,4 +1,4 @@
-//! The hash and the comparison, which never see the bytes, agree with them.
+//! The hash and the comparison agree with the bytes, which they never see.
 
 use std::collections::HashSet;
 
@@ -7,15 +7,15 @@ use super::*;
 fn hash_of(parts: &[impl Serialize]) -> u32 {
     let write =
         |hasher, part: &_| Serialize::serialize(part, KeySerializer(hasher)).expect("hashes");
-    parts.iter().fold(KeyHasher::new(3), write).head(3).hash()
+    parts.iter().fold(KeyHasher::new(3), write).header(3).hash()
 }
 
-fn is_the_same(trees: &[Tree], bytes: &[u8]) -> bool {
+fn matches_bytes(trees: &[Tree], bytes: &[u8]) -> bool {
     let write = |matching, tree: &Tree| tree.serialize(KeySerializer(matching));
     trees.iter().try_fold(KeyComparer::new(bytes), write).is_ok_and(KeyComparer::is_match)
 }
 
-/// Another of the kind, or nearly: what a comparison that is not whole would take for the same.
+/// Returns a slightly different tree, which a careless comparison would take for the same.
 fn altered(tree: &Tree, how: usize) -> Tree {
     match tree {
         Tree::Str(text) => {
@@ -52,7 +52,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_key_is_the_same_exactly_where_its_bytes_are(
+    fn keys_match_exactly_if_their_bytes_are_equal(
         one in vec(trees(), 0..4),
         other in vec(trees(), 0..4),
         how in any::<usize>(),
@@ -65,12 +65,12 @@ proptest! {
         let shorter = &one[..one.len().saturating_sub(1)];
         for another in [&one[..], &other, &nearly, shorter] {
             let bytes = bytes_of(another);
-            prop_assert_eq!(is_the_same(&one, &bytes), bytes_of(&one) == bytes, "{:?}", another);
+            prop_assert_eq!(matches_bytes(&one, &bytes), bytes_of(&one) == bytes, "{:?}", another);
         }
     }
 
     #[test]
-    fn the_same_bytes_have_the_same_hash(
+    fn equal_bytes_have_equal_hashes(
         entries in vec((trees(), trees()), 0..5),
         before in trees(),
         after in trees(),
@@ -84,33 +84,32 @@ proptest! {
         let (one, other) = (key(entries), key(shuffled));
         prop_assert_eq!(bytes_of(&one), bytes_of(&other));
         prop_assert_eq!(hash_of(&one), hash_of(&other));
-        prop_assert!(is_the_same(&one, &bytes_of(&other)));
+        prop_assert!(matches_bytes(&one, &bytes_of(&other)));
     }
 }
 
-/// Texts of every length around those that are compared in another way, with each byte changed.
+/// The lengths lie around those at which the hash and the comparison change their method.
 #[test]
-fn a_text_differs_by_any_of_its_bytes() {
+fn a_change_of_any_byte_of_a_text_is_seen() {
     for length in (0..40).chain([127, 128, 129, 300]) {
         let text = "a".repeat(length);
         let bytes = bytes_of(&[Tree::Str(text.clone())]);
-        assert!(is_the_same(&[Tree::Str(text.clone())], &bytes));
+        assert!(matches_bytes(&[Tree::Str(text.clone())], &bytes));
         let hash = hash_of(&[&text]);
         for place in 0..length {
             let mut other = text.clone();
             other.replace_range(place..=place, "b");
-            assert!(!is_the_same(&[Tree::Str(other)], &bytes), "byte {place} of {length}");
+            assert!(!matches_bytes(&[Tree::Str(other)], &bytes), "byte {place} of {length}");
         }
         let longer = format!("{text}a");
         assert_ne!(hash_of(&[&longer]), hash, "{length}");
-        assert!(!is_the_same(&[Tree::Str(longer)], &bytes), "{length}");
+        assert!(!matches_bytes(&[Tree::Str(longer)], &bytes), "{length}");
     }
 }
 
-/// A list that is cut in other places is another key, with a hash of its own: else whoever chooses
-/// the cuts chooses keys that collide.
+/// Otherwise an attacker could choose colliding keys by splitting one list in different places.
 #[test]
-fn cuts_of_one_list_have_hashes_of_their_own() {
+fn lists_split_in_different_places_have_different_hashes() {
     let cut = |cuts: u32| {
         let mut lists = vec![Tree::Seq(Vec::new())];
         for bit in 0..12 {
@@ -131,10 +130,9 @@ fn cuts_of_one_list_have_hashes_of_their_own() {
     );
 }
 
-/// Keys that a program may well ask for have hashes of their own, and spread over the bits that
-/// tables look at.
+/// The hashes of ordinary keys differ, and spread over the bits that tables use.
 #[test]
-fn hashes_tell_keys_apart() {
+fn hashes_of_ordinary_keys_rarely_collide() {
     let mut hashes = HashSet::new();
     let mut sets = [[0u32; 512]; 2];
     let (keys, mut collisions) = (20_000, 0);
@@ -152,9 +150,12 @@ fn hashes_tell_keys_apart() {
             _ => add(hash_of(&[(number, "x".repeat(200))])),
         }
     }
-    assert!(collisions <= 2, "{collisions} of {keys} keys have another's hash");
+    assert!(collisions <= 2, "{collisions} of {keys} keys collide");
     let fair = keys / 512;
     for count in sets.as_flattened() {
-        assert!((fair / 3..fair * 3).contains(&(*count as i32)), "{count} keys in one of 512 sets");
+        assert!(
+            (fair / 3..fair * 3).contains(&(*count as i32)),
+            "{count} keys are in one of 512 sets"
+        );
     }
 }

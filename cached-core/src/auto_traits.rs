@@ -1,0 +1,32 @@
+//! Every public type is `Send`, `Sync` and `Unpin`.
+
+use crate::*;
+
+fn assert_auto_traits<T: Send + Sync + Unpin>() {}
+
+#[test]
+fn every_public_type_is_send_sync_and_unpin() {
+    assert_auto_traits::<Cache>();
+    assert_auto_traits::<CacheBuilder>();
+    assert_auto_traits::<CacheEntry<String, WriteOnce>>();
+    assert_auto_traits::<CacheEntry<String, Overwritable>>();
+    assert_auto_traits::<CachedResponse<String>>();
+    assert_auto_traits::<(CacheError, ConfigError, ConfigErrorKind, InstallError, KeyError)>();
+    assert_auto_traits::<(Declaration, Finding, Ledger)>();
+    assert_auto_traits::<(Stats, DeclarationStats)>();
+    assert_auto_traits::<(RequestScope, Tier)>();
+}
+
+#[cfg(feature = "memcached")]
+#[test]
+fn keys_are_send_sync_and_unpin() {
+    assert_auto_traits::<(Key, Digest)>();
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn test_tools_are_send_sync_and_unpin() {
+    assert_auto_traits::<testing::TestCache>();
+    #[cfg(feature = "memcached")]
+    assert_auto_traits::<testing::TestMemcached>();
+}
