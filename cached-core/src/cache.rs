@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::{CacheBuilder, Config};
-use crate::declaration::{Declaration, warn_if_inventory_is_empty};
+use crate::declaration::warn_if_inventory_is_empty;
 use crate::error::{ConfigError, ConfigErrorKind};
+use crate::event::{Event, Events};
 use crate::flight::Flights;
 use crate::key::{Key, canonical_bytes};
-use crate::stats::{Counters, Stats, all_counters};
+use crate::stats::{Counters, Stats};
 use crate::tier::local::{FillToken, LocalTier, run_deferred_drops};
 use crate::tier::remote::Remote;
 use crate::tier::request::RequestHandle;
@@ -30,7 +31,7 @@ struct Inner {
     id: u64,
     enabled: bool,
     config: Config,
-    counters: Box<[Counters]>,
+    events: Events,
     flights: Arc<Flights>,
     local: Arc<LocalTier>,
     remote: Option<Arc<Remote>>,
@@ -68,15 +69,18 @@ impl Cache {
     }
 
     fn with_switch(config: Config, enabled: bool) -> Cache {
-        let remote = Remote::new(&config).map(Arc::new);
+        let events = Events::new(Vec::new());
+        let remote = Remote::new(&config, &events).map(Arc::new);
+        let local =
+            LocalTier::reporting(config.local_capacity, config.clock.clone(), events.clone());
         Cache {
             inner: Arc::new(Inner {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 enabled,
-                counters: all_counters(),
                 flights: Arc::new(Flights::new()),
-                local: LocalTier::new(config.local_capacity, config.clock.clone()),
+                local,
                 remote,
+                events,
                 config,
             }),
         }
@@ -207,7 +211,7 @@ impl Cache {
     /// # }).unwrap();
     /// ```
     pub fn stats(&self) -> Stats {
-        Stats::read(&self.inner.counters)
+        Stats::read(self.inner.events.counters())
     }
 
     /// Replaces the memcached servers while the program runs. Servers that stay keep their entries
@@ -265,15 +269,14 @@ impl Cache {
         self.inner.enabled
     }
 
-    /// Returns the declaration's counters in this cache, or `None` if the function is not cached.
-    #[inline]
-    pub(crate) fn counters(&self, declaration: &Declaration) -> Option<&Counters> {
-        self.inner.counters.get(declaration.index()?)
-    }
-
     /// Returns the counters of the declaration with this index, which must exist.
     pub(crate) fn counters_at(&self, index: usize) -> &Counters {
-        &self.inner.counters[index]
+        &self.inner.events.counters()[index]
+    }
+
+    /// Reports what happened to the counters, the log and the observers of this cache.
+    pub(crate) fn emit(&self, event: Event<'_>) {
+        self.inner.events.emit(&event);
     }
 
     pub(crate) fn config(&self) -> &Config {

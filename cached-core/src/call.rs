@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::event::{Event, StaleReason};
 use crate::flight::{Followed, Follower, Leader, Outcome, Role, poll_work};
 use crate::site::Site;
-use crate::stats::Counters;
+use crate::tier::Tier;
 use crate::tier::local::{FillToken, Refresh, run_deferred_drops};
 use crate::tier::remote::{Cas, Lease, RemoteKey};
 use crate::tier::request::RequestHandle;
@@ -156,7 +157,7 @@ impl Missed {
 
     /// How a call goes on with the outcome of another's fetch.
     fn step_of(&self, outcome: Outcome) -> Step {
-        self.site.counters().waits.add();
+        self.site.emit(Event::Waited { entry: self.site.event_entry() });
         match outcome {
             Outcome::Cached(value) => Step::Answer(self.keep(value)),
             Outcome::Uncached(value) => Step::Answer(value),
@@ -186,7 +187,7 @@ impl Missed {
         };
         let fill_token = match looked {
             Ok(value) => {
-                site.counters().local_hits.add();
+                site.emit(Event::Hit { entry: site.event_entry(), tier: Tier::Local });
                 return Joined::Step(Step::Answer(self.serve(leader, value)));
             }
             Err(fill_token) => fill_token,
@@ -214,7 +215,7 @@ impl Missed {
     }
 
     fn ask(&self, leader: Leader, fill_token: FillToken) -> impl Future<Output = Step> {
-        let counters = self.site.counters();
+        let (site, entry) = (&self.site, self.site.event_entry());
         async move {
             let acquired = {
                 let (mut acquire, mut waker) = (std::pin::pin!(self.acquire(fill_token)), None);
@@ -233,16 +234,16 @@ impl Missed {
             };
             match acquired {
                 Acquired::Value(value) => {
-                    counters.remote_hits.add();
+                    site.emit(Event::Hit { entry, tier: Tier::Remote });
                     Step::Answer(self.serve(leader, value))
                 }
                 Acquired::Stale(value) => {
-                    counters.stale_answers.add();
+                    site.emit(Event::StaleServed { entry, reason: StaleReason::FetchedElsewhere });
                     leader.answer(|| Outcome::Uncached(Arc::clone(&value)));
                     Step::Answer(value)
                 }
                 Acquired::Due(value, right, expires) => {
-                    counters.remote_hits.add();
+                    site.emit(Event::Hit { entry, tier: Tier::Remote });
                     let answer = self.serve(leader, value);
                     let fetching = Fetching::refresh(fill_token, right);
                     Step::AnswerAndRefresh(answer, Box::new((fetching, expires)))
@@ -261,13 +262,5 @@ impl Missed {
                 }
             }
         }
-    }
-}
-
-/// Counts a function that runs as it is without the cache.
-fn count_alone(counters: Option<&Counters>) {
-    if let Some(counters) = counters {
-        counters.bypassed.add();
-        counters.fetches.add();
     }
 }

@@ -75,6 +75,7 @@ pub(crate) mod remote {
 
     use super::Key;
     use crate::config::Config;
+    use crate::event::Events;
     use crate::flight::Pulse;
 
     /// What there is none of. Only in here is it seen to be so: elsewhere the compiler takes the
@@ -91,7 +92,7 @@ pub(crate) mod remote {
     pub(crate) struct Remote(Never);
 
     impl Remote {
-        pub(crate) fn new(_: &Config) -> Option<Remote> {
+        pub(crate) fn new(_: &Config, _: &Events) -> Option<Remote> {
             None
         }
 

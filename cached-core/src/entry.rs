@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::error::CacheError;
+use crate::event::Event;
 use crate::key::{Key, KeyError};
 use crate::site::{Frame, Site};
 use crate::tier::Tier;
@@ -215,7 +216,7 @@ impl<V, P> CacheEntry<V, P> {
         let Some(site) = self.site_to_change()? else {
             return Ok(());
         };
-        site.counters().invalidations.add();
+        site.emit(Event::Invalidated { entry: site.event_entry() });
         site.cache.remove_from_process(&site.key, None);
         let Some((_, key)) = site.remote() else {
             return Ok(());
@@ -237,7 +238,7 @@ impl Drop for ForgetOnDrop<'_> {
 
 impl Site {
     fn remote_failed(&self, error: RemoteError) -> CacheError {
-        self.note(&error);
+        self.report(&error);
         CacheError::Remote(error.to_string())
     }
 
@@ -246,11 +247,11 @@ impl Site {
         if let Some(value) =
             RequestHandle::current().and_then(|r| r.get(self.cache.id(), &self.key))
         {
-            self.counters().request_hits.add();
+            self.emit(Event::Hit { entry: self.event_entry(), tier: Tier::Request });
             return Some((value, Tier::Request));
         }
         let value = self.look_locally()?;
-        self.counters().local_hits.add();
+        self.emit(Event::Hit { entry: self.event_entry(), tier: Tier::Local });
         Some((value, Tier::Local))
     }
 
@@ -262,7 +263,7 @@ impl Site {
         let life = lifetime.local_expiry(now, fresh.min(lifetime.local));
         self.publish(fill_token, WriteMode::Once, &value, weight, life);
         run_deferred_drops();
-        self.counters().remote_hits.add();
+        self.emit(Event::Hit { entry: self.event_entry(), tier: Tier::Remote });
         Some(value)
     }
 }
@@ -291,7 +292,7 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
                 }
                 Ok(_) => return CachedResponse::missing(),
                 Err(error) => {
-                    site.note(&error);
+                    site.report(&error);
                     if !key.turns_to_gutter(&error) {
                         return CachedResponse::missing();
                     }
@@ -330,7 +331,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
                 Ok(false) => return false,
                 Err(error) => {
                     if let WriteError::Remote(error) = error {
-                        site.note(&error);
+                        site.report(&error);
                     }
                     fresh = given.lifetime.unconfirmed;
                 }
@@ -372,7 +373,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         let Some(given) = Given::new(&site, &self.rules, value) else {
             return self.invalidate().await;
         };
-        site.counters().overwrites.add();
+        site.emit(Event::Overwritten { entry: site.event_entry() });
         let fill_token = site.cache.remove_from_process(&site.key, None);
         let Some((_, key)) = site.remote() else {
             let fresh = given.lifetime.local;

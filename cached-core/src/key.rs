@@ -159,11 +159,16 @@ impl KeyQuery for &[u8] {
 
 /// Returns the canonical bytes of a key: its header is replaced by the cache name.
 pub(crate) fn canonical_bytes(name: &str, key: &[u8]) -> KeyBytes {
+    canonical_bytes_of_body(name, key_body(key))
+}
+
+/// Returns the canonical bytes of a key that is given without its header.
+pub(crate) fn canonical_bytes_of_body(name: &str, body: &[u8]) -> KeyBytes {
     let mut bytes = KeyBytes::default();
     // A name has 48 bytes at most, so its LEB128 length is one byte.
     bytes.add(&[FORMAT, serializer::STR, name.len() as u8]);
     bytes.add(name.as_bytes());
-    bytes.add(key_body(key));
+    bytes.add(body);
     bytes
 }
 

@@ -18,6 +18,7 @@ mod embedded;
 mod encoded;
 mod entry;
 mod error;
+mod event;
 mod flight;
 #[cfg(feature = "memcached")]
 mod frame;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
 use crate::declaration::Declaration;
+use crate::event::{Event, EventEntry};
 use crate::frame::{self, FrameContents};
 use crate::key::{KeyBytes, canonical_bytes};
 use crate::stats::Counters;
@@ -271,19 +272,22 @@ impl Site {
         Lifetime { ttl, local, unconfirmed, kept, ahead }
     }
 
-    /// Takes note of an exchange that came to nothing. A value that is too large for memcached is
-    /// so for good, which is said once for each function.
-    pub(crate) fn note(&self, error: &RemoteError) {
-        self.counters().remote_errors.add();
-        if error.is_too_large() && self.declaration.too_large.set(()).is_ok() {
-            log::warn!(
-                "a value of `{}` ({}) stays in this process, as others may that are so large: {error}",
-                self.declaration.name(),
-                self.declaration.function()
-            );
-        } else {
-            log::debug!("{error}");
-        }
+    pub(crate) fn declaration(&self) -> &'static Declaration {
+        self.declaration
+    }
+
+    /// The entry, for an event about it.
+    pub(crate) fn event_entry(&self) -> EventEntry<'_> {
+        EventEntry::of(&self.key)
+    }
+
+    pub(crate) fn emit(&self, event: Event<'_>) {
+        self.cache.emit(event);
+    }
+
+    /// Reports an exchange with a server that failed.
+    pub(crate) fn report(&self, error: &RemoteError) {
+        self.emit(Event::RemoteFailed { entry: self.event_entry(), error });
     }
 
     fn canonical(&self) -> KeyBytes {
@@ -312,11 +316,7 @@ impl Site {
     pub(crate) fn seal(&self, value: &Value) -> Result<Vec<u8>, &'static str> {
         let unstorable = |why: &'static str| {
             if self.declaration.unstorable.set(why).is_ok() {
-                log::warn!(
-                    "values of `{}` ({}) are kept in this process only: {why}",
-                    self.declaration.name(),
-                    self.declaration.function()
-                );
+                self.emit(Event::NotStorable { declaration: self.declaration, why });
             }
             why
         };

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::lease_wait::LeaseWait;
 use super::{Missed, Right, Won};
+use crate::event::Event;
 use crate::site::{Frame, Lifetime};
 use crate::tier::local::{FillToken, WriteMode};
 use crate::tier::remote::{Found, Item, Lease, Remote, RemoteKey, whole_seconds};
@@ -48,9 +49,9 @@ impl Missed {
             let Some((remote, mut key)) = site.remote().filter(|_| lasts) else {
                 return Acquired::without_stale(Right::LocalOnly);
             };
-            let counters = site.counters();
+            let entry = site.event_entry();
             let config = site.cache.config();
-            let fetch_time = counters.fetch_time();
+            let fetch_time = site.counters().fetch_time();
             let (_request, lease) = remote.request_lease();
             let mut wait: Option<LeaseWait> = None;
             loop {
@@ -62,8 +63,7 @@ impl Missed {
                 }
                 match found {
                     Err(error) => {
-                        log::debug!("{error}");
-                        counters.remote_errors.add();
+                        site.report(&error);
                         if key.turns_to_gutter(&error) {
                             continue;
                         }
@@ -85,6 +85,7 @@ impl Missed {
                         return self.take((item, frame), remote, &key, lifetime, fill_token);
                     }
                     Ok(Found::Lease(cas)) => {
+                        site.emit(Event::LeaseWon { entry });
                         let expected = fetch_time.unwrap_or_default();
                         let lease = Lease::new(remote, key, cas, lease, expected);
                         let won = Box::new(Won { lease, stale: None });
@@ -93,16 +94,17 @@ impl Missed {
                     Ok(Found::Nothing) => return Acquired::without_stale(Right::Nothing),
                     Ok(Found::Busy(busy)) => {
                         let wait = wait.get_or_insert_with(|| {
+                            site.emit(Event::LeaseBusy { entry });
                             LeaseWait::new(config.lease_wait, fetch_time, &key)
                         });
                         if self.force_miss() {
-                            counters.lease_timeouts.add();
+                            site.emit(Event::LeaseTimedOut { entry });
                             return Acquired::without_stale(Right::Nothing);
                         }
                         match wait.next_look(&busy) {
                             Some(pause) => tokio::time::sleep(pause).await,
                             None => {
-                                counters.lease_timeouts.add();
+                                site.emit(Event::LeaseTimedOut { entry });
                                 wait.gave_up(&key, &busy);
                                 return Acquired::without_stale(Right::Nothing);
                             }

@@ -5,9 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::{Joined, Missed, SLOW_FETCH, Step, count_alone};
+use super::{Fetching, Joined, Missed, SLOW_FETCH, Step};
+use crate::event::{BypassReason, Event, FetchOutcome, StaleReason};
 use crate::flight::{LastWaker, Leader, Outcome, poll_work};
-use crate::stats::Counters;
 use crate::value::{FetchOutput, ReturnType, WeightFn};
 
 /// The result of polling a fetch.
@@ -83,8 +83,7 @@ impl Begun {
     }
 
     /// The function as it is without the cache.
-    pub(crate) fn alone(counters: Option<&Counters>) -> Box<Begun> {
-        count_alone(counters);
+    pub(crate) fn alone() -> Box<Begun> {
         Begun::new(None, Step::Alone)
     }
 
@@ -104,18 +103,21 @@ impl Begun {
     /// Counts the fetch, which begins now.
     pub(super) fn begin_fetch(&mut self) {
         let Some(missed) = &self.missed else { return };
-        let counters = missed.site.counters();
         match &mut self.step {
             Step::Fetch(fetching) => {
-                counters.fetches.add();
+                missed.site.emit(Event::FetchStarted { entry: missed.site.event_entry() });
                 if let Some(leader) = &fetching.leader
-                    && let Some(time) = counters.fetch_time().filter(|time| *time > SLOW_FETCH)
+                    && let Some(time) =
+                        missed.site.counters().fetch_time().filter(|time| *time > SLOW_FETCH)
                 {
                     leader.expect(time);
                 }
                 missed.site.assign_fetch_sequence(&mut fetching.fill_token);
             }
-            _ => count_alone(Some(counters)),
+            _ => missed.site.emit(Event::Bypassed {
+                declaration: missed.site.declaration(),
+                reason: BypassReason::Recursion,
+            }),
         }
         self.began = missed.site.remote_tier().map(|_| Instant::now());
     }
@@ -161,18 +163,9 @@ impl Begun {
         let Begun { missed: Some(missed), step: Step::Fetch(fetching), began, .. } = *self else {
             return returned;
         };
-        let counters = missed.site.counters();
         match (returns.split)(returned, &returns.rules) {
             FetchOutput::Value(value, verdict) => {
-                let coarsely = || fetching.leader.as_ref().map(Leader::lasted);
-                match began.map(|began| began.elapsed()) {
-                    Some(took) => counters.observe(took),
-                    // Without memcached only the bound of a stuck leader depends on it.
-                    None => coarsely()
-                        .filter(|took| *took > SLOW_FETCH)
-                        .into_iter()
-                        .for_each(|took| counters.observe(took)),
-                }
+                missed.report_fetch(&fetching, FetchOutcome::Value, began);
                 let value = missed.fill(fetching, value, verdict);
                 // The type is the one that was split, so this is always there.
                 match returns.rebuild(&value) {
@@ -181,11 +174,14 @@ impl Begun {
                 }
             }
             FetchOutput::Error(returned) => {
-                counters.fetch_errors.add();
+                missed.report_fetch(&fetching, FetchOutcome::Error, began);
                 if let Some(value) = missed.stale_for(&fetching)
                     && let Some(stale) = returns.rebuild(&value)
                 {
-                    counters.stale_answers.add();
+                    let reason = StaleReason::FetchFailed;
+                    missed
+                        .site
+                        .emit(Event::StaleServed { entry: missed.site.event_entry(), reason });
                     fetching.answer(Outcome::Uncached(value));
                     return stale;
                 }
@@ -195,5 +191,17 @@ impl Begun {
                 returned
             }
         }
+    }
+}
+
+impl Missed {
+    /// Reports the end of a fetch that began at `began`.
+    fn report_fetch(&self, fetching: &Fetching, outcome: FetchOutcome, began: Option<Instant>) {
+        let took = match began {
+            Some(began) => Some(began.elapsed()),
+            // Without a remote tier only the bound of a stuck leader depends on the time.
+            None => fetching.leader.as_ref().map(Leader::lasted).filter(|took| *took > SLOW_FETCH),
+        };
+        self.site.emit(Event::FetchEnded { entry: self.site.event_entry(), outcome, took });
     }
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Fetching, Missed, Right};
+use crate::event::{Event, FillRefusal};
 use crate::flight::Outcome;
 use crate::site::{Lifetime, Site, UNCONFIRMED};
 use crate::tier::local::{FillToken, WriteMode, run_deferred_drops};
-use crate::tier::remote::{Cas, Condition, Lease, RemoteError, RemoteKey};
+use crate::tier::remote::{Cas, Condition, Lease, RemoteKey};
 use crate::value::{CachingDecision, Value};
 
 impl Missed {
@@ -91,7 +92,8 @@ impl Missed {
             async move { fill.run().await }
         };
         if !remote.in_background(weight, Box::new(move || Box::pin(run()))) {
-            self.site.counters().fills_dropped.add();
+            let reason = FillRefusal::QueueFull;
+            self.site.emit(Event::FillRefused { entry: self.site.event_entry(), reason });
         }
     }
 }
@@ -123,15 +125,11 @@ impl Fill {
             FillRight::Lease(lease) => lease.key(),
             FillRight::Replace(key, _) => key,
         };
-        let stored = self.write(key).await;
-        if let Err(error) = &stored {
-            site.note(error);
+        let entry = site.event_entry();
+        if let Err(reason) = self.write(key).await {
+            return site.emit(Event::FillRefused { entry, reason });
         }
-        if stored != Ok(true) {
-            site.counters().fills_dropped.add();
-            return;
-        }
-        site.counters().fills.add();
+        site.emit(Event::Filled { entry });
         if let FillRight::Lease(lease) = &self.right {
             lease.used();
         }
@@ -141,15 +139,22 @@ impl Fill {
         }
     }
 
-    async fn write(&self, key: &RemoteKey) -> Result<bool, RemoteError> {
-        let Ok(frame) = self.site.seal(&self.value) else { return Ok(false) };
+    async fn write(&self, key: &RemoteKey) -> Result<(), FillRefusal> {
+        let frame = self.site.seal(&self.value).map_err(|_| FillRefusal::NotStorable)?;
         let cas = match &self.right {
             FillRight::Lease(lease) => lease.settle().await,
             FillRight::Replace(_, cas) => Some(*cas),
         };
         // Somebody has changed the entry since the lease was won.
-        let Some(cas) = cas else { return Ok(false) };
+        let cas = cas.ok_or(FillRefusal::Overtaken)?;
         let Lifetime { ttl, kept, .. } = self.lifetime;
-        key.write(frame, ttl, kept, Condition::Unchanged(cas)).await
+        match key.write(frame, ttl, kept, Condition::Unchanged(cas)).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(FillRefusal::Overtaken),
+            Err(error) => {
+                self.site.report(&error);
+                Err(FillRefusal::Failed)
+            }
+        }
     }
 }

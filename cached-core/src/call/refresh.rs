@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use super::{Begun, Fetched, Fetching, Missed, Right, Step};
 use crate::cache::Cache;
 use crate::current::current_of_process;
+use crate::event::Event;
 use crate::value::ReturnType;
 
 /// While a right is held that was won too early a test may move the clock: it is looked at so often.
@@ -57,7 +58,7 @@ impl Missed {
     {
         let Ok(runtime) = Handle::try_current() else { return };
         let refresh = async move {
-            self.site.counters().refreshes.add();
+            self.site.emit(Event::RefreshStarted { entry: self.site.event_entry() });
             let mut begun = Begun::new(Some(self), Step::Fetch(fetching));
             begun.begin_fetch();
             // Off the caller's path a clock costs nobody anything, also where there is no memcached.

@@ -66,7 +66,7 @@ async fn read_many(asked: Vec<(Site, FillToken)>) -> Vec<(Site, FillToken, (Item
             let item = match read {
                 Ok(item) => item,
                 Err(error) => {
-                    site.note(&error);
+                    site.report(&error);
                     continue;
                 }
             };

@@ -48,7 +48,7 @@ impl Given {
             if !error.is_too_large() {
                 return WriteError::Remote(error);
             }
-            site.note(&error);
+            site.report(&error);
             WriteError::NotStorable("it is larger than the server takes")
         })
     }

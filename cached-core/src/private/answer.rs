@@ -25,7 +25,7 @@ impl<R, V> Call<R, V> {
         match &mut self.state {
             State::Missed(missed) => missed.set_ttl(ttl),
             State::Due(due) => due.1.ttl = Some(ttl),
-            State::Begun(_) | State::Bypassed(_) => {}
+            State::Begun(_) | State::Bypassed => {}
         }
         self
     }
@@ -46,7 +46,7 @@ impl<R, V> Call<R, V> {
         match &mut self.state {
             State::Missed(missed) => missed.set_weigher(weight_fn(weight)),
             State::Due(due) => due.1.weigher = Some(weight_fn(weight)),
-            State::Begun(_) | State::Bypassed(_) => {}
+            State::Begun(_) | State::Bypassed => {}
         }
         self
     }
@@ -138,12 +138,9 @@ impl<R, V> Path<R, V> {
             let mut begun = match std::mem::replace(&mut self.stage, Stage::Over) {
                 Stage::Looked(State::Due(due)) => match self.returns.rebuild(&due.0) {
                     Some(returned) => return Poll::Ready(returned),
-                    None => Begun::alone(None),
+                    None => Begun::alone(),
                 },
-                Stage::Looked(State::Bypassed(bypassed)) => {
-                    let (cache, declaration) = *bypassed;
-                    Begun::alone(cache.counters(declaration))
-                }
+                Stage::Looked(State::Bypassed) => Begun::alone(),
                 Stage::Looked(State::Missed(missed)) => match missed.begin() {
                     Ok(begun) => begun,
                     Err(waiting) => {

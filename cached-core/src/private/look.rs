@@ -5,8 +5,10 @@ use std::sync::Arc;
 use crate::cache::Cache;
 use crate::call::{Begun, Missed};
 use crate::declaration::Declaration;
+use crate::event::{BypassReason, Event, EventEntry};
 use crate::key::{KeyBytes, KeyError};
 use crate::site::Site;
+use crate::tier::Tier;
 use crate::tier::request::RequestHandle;
 use crate::value::{Value, ValueType};
 
@@ -18,7 +20,7 @@ pub(super) enum State {
     /// Missed, and begun.
     Begun(Box<Begun>),
     /// The cache is off, the name is shared, or the arguments gave no key.
-    Bypassed(Box<(Cache, &'static Declaration)>),
+    Bypassed,
 }
 
 /// What has the value that is found; whether it took it.
@@ -34,12 +36,12 @@ pub(super) fn look_further(
     serve: Serve<'_>,
 ) -> Option<State> {
     if !cache.is_enabled() || declaration.index().is_none() {
-        return bypass(cache, declaration);
+        return bypass(cache, declaration, BypassReason::NotCached);
     }
     let mut key = KeyBytes::default();
     match encode(&mut key) {
         Ok(()) => look_in_tiers(cache, declaration, &key, value_type, serve),
-        Err(error) => without_key(cache, declaration, &error),
+        Err(error) => bypass(cache, declaration, BypassReason::Key(&error)),
     }
 }
 
@@ -51,12 +53,11 @@ fn look_in_tiers(
     serve: Serve<'_>,
 ) -> Option<State> {
     let site = || Site::new(cache, declaration, Arc::from(key), value_type, None);
-    let Some(counters) = cache.counters(declaration) else { return bypass(cache, declaration) };
     let request = RequestHandle::current();
     let force_miss = request.is_some_and(|request| request.force_miss());
     let looks = !force_miss && declaration.uses_local();
     if let Some(value) = looks.then(|| cache.local().get(key)).flatten() {
-        counters.local_hits.add();
+        cache.emit(Event::Hit { entry: EventEntry::of(key), tier: Tier::Local });
         let value = match request {
             Some(request) => request.keep(cache.id(), &Arc::from(key), value),
             None => value,
@@ -66,25 +67,26 @@ fn look_in_tiers(
         {
             return Some(State::Due(Box::new((value, site))));
         }
-        return if serve(&value) { None } else { bypass(cache, declaration) };
+        return match serve(&value) {
+            true => None,
+            false => bypass(cache, declaration, BypassReason::NotCached),
+        };
     }
     match site() {
-        Some(site) => Some(State::Missed(Begun::missed(Missed { site, request }))),
-        None => bypass(cache, declaration),
+        Some(site) => {
+            site.emit(Event::Miss { entry: site.event_entry() });
+            Some(State::Missed(Begun::missed(Missed { site, request })))
+        }
+        None => bypass(cache, declaration, BypassReason::NotCached),
     }
 }
 
 #[cold]
-fn without_key(
+fn bypass(
     cache: &Cache,
     declaration: &'static Declaration,
-    error: &KeyError,
+    reason: BypassReason<'_>,
 ) -> Option<State> {
-    log::warn!("`{}` is not cached for this call: {error}", declaration.name());
-    bypass(cache, declaration)
-}
-
-#[cold]
-fn bypass(cache: &Cache, declaration: &'static Declaration) -> Option<State> {
-    Some(State::Bypassed(Box::new((cache.clone(), declaration))))
+    cache.emit(Event::Bypassed { declaration, reason });
+    Some(State::Bypassed)
 }

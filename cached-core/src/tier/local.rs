@@ -28,6 +28,7 @@ use refresh::Refreshing;
 use sweeper::Due;
 
 use crate::clock::{Clock, CoarseInstant};
+use crate::event::Events;
 use crate::key::{KeyHeader, KeyQuery};
 use crate::value::Value;
 
@@ -73,6 +74,8 @@ pub(crate) struct LocalTier {
     refreshing: Arc<Refreshing>,
     stripes: Vec<Stripe>,
     clock: Clock,
+    #[allow(dead_code, reason = "evictions are not reported yet")]
+    events: Events,
     /// Dropped after the entries.
     _rest: Rest,
 }
@@ -103,7 +106,13 @@ pub(crate) enum WriteMode {
 }
 
 impl LocalTier {
+    #[cfg(test)]
     pub(crate) fn new(capacity: u64, clock: Clock) -> Arc<LocalTier> {
+        LocalTier::reporting(capacity, clock, Events::new(Vec::new()))
+    }
+
+    /// Creates a tier that reports its evictions to `events`.
+    pub(crate) fn reporting(capacity: u64, clock: Clock, events: Events) -> Arc<LocalTier> {
         let due = Due::new(clock.clone());
         let local = Arc::new_cyclic(|here| LocalTier {
             here: here.clone(),
@@ -114,6 +123,7 @@ impl LocalTier {
             refreshing: Refreshing::new(clock.clone()),
             stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
             clock,
+            events,
             _rest: Rest,
         });
         sweeper::watch(&local, &due);

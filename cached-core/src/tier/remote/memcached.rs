@@ -39,6 +39,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use crate::config::Config;
+use crate::event::Events;
 use crate::key::Key;
 pub(crate) use background::BackgroundWrite;
 use background::BackgroundWrites;
@@ -65,6 +66,7 @@ pub(crate) struct Remote {
     /// The addresses of those that were taken out.
     former: Mutex<HashSet<String>>,
     config: Config,
+    events: Events,
     background: Arc<BackgroundWrites>,
     renewals: Arc<Renewals>,
     refresh_claims: RefreshClaims,
@@ -184,17 +186,18 @@ impl fmt::Display for RemoteError {
 
 impl Remote {
     /// `None` where no server is configured.
-    pub(crate) fn new(config: &Config) -> Option<Remote> {
+    pub(crate) fn new(config: &Config, events: &Events) -> Option<Remote> {
         let timeout = timeout_of_one(config, config.servers.len());
         let servers: Servers = config
             .servers
             .iter()
-            .map(|address| Server::new(address, config, timeout, false))
+            .map(|address| Server::new(address, config, events, timeout, false))
             .collect();
         (!servers.is_empty()).then(|| Remote {
             servers: RwLock::new(servers),
             former: Mutex::default(),
             config: config.clone(),
+            events: events.clone(),
             background: Arc::default(),
             renewals: Arc::default(),
             refresh_claims: RefreshClaims::default(),
@@ -215,7 +218,7 @@ impl Remote {
                     Arc::clone(server)
                 }
                 None => {
-                    let server = Server::new(address, &self.config, timeout, true);
+                    let server = Server::new(address, &self.config, &self.events, timeout, true);
                     // What changed since it was here it was not told.
                     if former.contains(address) {
                         server.fence(None);

@@ -13,7 +13,7 @@ use super::command::{CommandError, CommandResult};
 use crate::clock::Clock;
 
 /// A server that fails so often in a row is ejected.
-pub(super) const FAILURES: u32 = 3;
+const FAILURES: u32 = 3;
 /// An ejected server is tried again after this long, then after twice as long, up to the longest.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::command::{Command, CommandError, CommandResult, Reply};
-use super::health::{FAILURES, Health, Verdict};
+use super::health::{Health, Verdict};
 use super::hints::Hints;
 use super::pipeline::Pipeline;
 use super::pipelines::Runtimes;
@@ -18,6 +18,7 @@ use super::wait_breaker::{LeaseProbe, LeaseWaitBreaker};
 use super::{Cas, Found, Item, LeaseMarker, LeaseTerms, RemoteError, RemoteErrorKind};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::event::{Event, Events};
 use crate::key::Digest;
 use fence::Doubts;
 pub(super) use removal::HintedRemoval;
@@ -46,6 +47,7 @@ pub(super) struct Server {
     /// Of one exchange; nanoseconds.
     timeout: AtomicU64,
     pub(super) clock: Clock,
+    events: Events,
     #[cfg(feature = "testing")]
     pub(super) network: Option<super::memory::InMemoryServers>,
     pub(super) runtimes: Runtimes,
@@ -82,6 +84,7 @@ impl Server {
     pub(super) fn new(
         address: &str,
         config: &Config,
+        events: &Events,
         timeout: Duration,
         was_added: bool,
     ) -> Arc<Server> {
@@ -94,6 +97,7 @@ impl Server {
             }),
             timeout: AtomicU64::new(nanos(timeout)),
             clock: config.clock.clone(),
+            events: events.clone(),
             #[cfg(feature = "testing")]
             network: config.network.clone(),
             runtimes: Runtimes::default(),
@@ -218,7 +222,7 @@ impl Server {
         };
         if self.health.failed(kind == RemoteErrorKind::Unusable) {
             let error = self.error(kind, &why);
-            log::warn!("{error}; it is ejected after {FAILURES} failures in a row");
+            self.events.emit(&Event::ServerEjected { address: &self.address, error: &error });
             self.mend_in_background();
         }
     }
@@ -281,8 +285,10 @@ mod tests {
     fn scores_are_the_same_for_good() {
         let digest = Digest::of(b"key");
         let timeout = Duration::from_millis(100);
-        let scores = ["10.0.0.1:11211", "cache-a:11211"]
-            .map(|a| Server::new(a, &Config::default(), timeout, false).score(digest));
+        let scores = ["10.0.0.1:11211", "cache-a:11211"].map(|address| {
+            let events = Events::new(Vec::new());
+            Server::new(address, &Config::default(), &events, timeout, false).score(digest)
+        });
         assert_eq!(scores, [16926019881397665348, 1166268213767805196]);
     }
 }

@@ -5,6 +5,7 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
 use super::{Server, score};
+use crate::event::Event;
 use crate::key::Digest;
 use crate::sync::lock;
 
@@ -30,6 +31,7 @@ impl Server {
             }
             self.debts.distrust();
         }
+        self.events.emit(&Event::ServerFenced { address: &self.address });
         self.health.eject();
         self.mend_in_background();
     }

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 
 use super::fence::Doubts;
 use super::{Priority, Server};
+use crate::event::Event;
 use crate::tier::remote::memcached::command::{Command, Reply};
 use crate::tier::remote::memcached::queue::BATCH;
 use crate::tier::remote::memcached::{Condition, Found, RemoteError, RemoteErrorKind};
@@ -95,7 +96,7 @@ impl Server {
             self.debts.settle(&owed);
         }
         if self.debts.if_empty(|| self.health.reinstate()) == Some(true) {
-            log::info!("memcached at {} answers again and is back in rotation", self.address);
+            self.events.emit(&Event::ServerBack { address: &self.address });
         }
         Ok(())
     }

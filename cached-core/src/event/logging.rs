@@ -1,0 +1,45 @@
+//! The log's view of events: a line for what somebody who runs the program should know.
+
+use super::{BypassReason, Event};
+
+/// Writes the log line of an event, if it has one.
+pub(super) fn log(event: &Event<'_>) {
+    match event {
+        Event::Bypassed { declaration, reason: BypassReason::Key(error) } => {
+            log::warn!("`{}` is not cached for this call: {error}", declaration.name());
+        }
+        Event::RemoteFailed { entry, error } => {
+            let declaration = entry.declaration();
+            // A value that is too large stays so. One line for each function is enough.
+            if error.is_too_large() && declaration.too_large.set(()).is_ok() {
+                log::warn!(
+                    "a value of `{}` ({}) stays in this process, and so may other values of its size: {error}",
+                    declaration.name(),
+                    declaration.function()
+                );
+            } else {
+                log::debug!("{error}");
+            }
+        }
+        Event::NotStorable { declaration, why } => log::warn!(
+            "values of `{}` ({}) are kept in this process only: {why}",
+            declaration.name(),
+            declaration.function()
+        ),
+        #[cfg(feature = "memcached")]
+        Event::ServerEjected { error, .. } => {
+            log::warn!("{error}; it is ejected after several failures in a row");
+        }
+        #[cfg(feature = "memcached")]
+        Event::ServerBack { address } => {
+            log::info!("memcached at {address} answers again and is back in rotation");
+        }
+        #[cfg(feature = "memcached")]
+        Event::ServerFenced { address } => {
+            log::debug!(
+                "memcached at {address} was not told of changes: what it has is not trusted"
+            );
+        }
+        _ => {}
+    }
+}
