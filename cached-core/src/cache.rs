@@ -15,7 +15,7 @@ use crate::flight::Flights;
 use crate::key::{Key, canonical_bytes};
 use crate::stats::{Counters, Stats};
 use crate::tier::local::{FillToken, LocalTier, run_deferred_drops};
-use crate::tier::remote::Remote;
+use crate::tier::remote::{RemoteStore, Store};
 use crate::tier::request::RequestHandle;
 
 /// A tiered cache. A clone is cheap and shares the tiers and counters of the original.
@@ -34,7 +34,7 @@ struct Inner {
     events: Events,
     flights: Arc<Flights>,
     local: Arc<LocalTier>,
-    remote: Option<Arc<Remote>>,
+    remote: Option<Arc<Store>>,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -70,7 +70,7 @@ impl Cache {
 
     fn with_switch(config: Config, enabled: bool) -> Cache {
         let events = Events::new(Vec::new());
-        let remote = Remote::new(&config, &events).map(Arc::new);
+        let remote = Store::new(&config, &events).map(Arc::new);
         let local =
             LocalTier::reporting(config.local_capacity, config.clock.clone(), events.clone());
         Cache {
@@ -292,7 +292,7 @@ impl Cache {
         &self.inner.local
     }
 
-    pub(crate) fn remote(&self) -> Option<&Arc<Remote>> {
+    pub(crate) fn remote(&self) -> Option<&Arc<Store>> {
         self.inner.remote.as_ref()
     }
 

@@ -3,7 +3,6 @@
 mod acquire;
 mod begun;
 mod fill;
-mod lease_wait;
 mod refresh;
 
 use std::future::poll_fn;
@@ -16,7 +15,7 @@ use crate::flight::{Followed, Follower, Leader, Outcome, Role, poll_work};
 use crate::site::Site;
 use crate::tier::Tier;
 use crate::tier::local::{FillToken, Refresh, run_deferred_drops};
-use crate::tier::remote::{Cas, Lease, RemoteKey};
+use crate::tier::remote::{Permit, WritePermit};
 use crate::tier::request::RequestHandle;
 use crate::value::{SharedError, Value};
 use acquire::Acquired;
@@ -94,7 +93,7 @@ enum Right {
     /// on its flight, so that whoever takes its lead over need not wait for it.
     Lease(Option<Box<Won>>),
     /// An item may be replaced, where it was read and if it is still what was read.
-    Replace(Box<(RemoteKey, Cas)>),
+    Replace(Box<Permit>),
     /// Not in memcached, which could not be asked.
     Unasked,
     /// Not in memcached, which refuses what it is asked. Nothing is shared through it, so this process
@@ -108,7 +107,7 @@ enum Right {
 
 /// What a leader leaves to whoever takes its lead over.
 struct Won {
-    lease: Lease,
+    permit: Permit,
     /// What memcached has to serve if the fetch fails.
     stale: Option<Value>,
 }
@@ -199,7 +198,7 @@ impl Missed {
         // The leader before this one had won the right to fill.
         if let Some(won) = leader.unstow::<Won>() {
             let stale = won.stale.clone();
-            won.lease.renew_here();
+            won.permit.renew_here();
             leader.stow(won);
             let fetching = fetch(leader, Right::Lease(None));
             return Joined::Step(Step::Fetch(Fetching { stale, ..fetching }));
@@ -252,7 +251,7 @@ impl Missed {
                     if let Right::Lease(won) = &mut right
                         && let Some(won) = won.take()
                     {
-                        won.lease.follow(leader.pulse());
+                        won.permit.hold_while(leader.pulse());
                         leader.stow(won);
                     }
                     Step::Fetch(Fetching {

@@ -29,6 +29,7 @@ pub(crate) struct Config {
     #[cfg(feature = "memcached")]
     pub(crate) remote_timeout: Duration,
     pub(crate) lease: Option<Duration>,
+    #[cfg(feature = "memcached")]
     pub(crate) lease_wait: Option<Duration>,
     pub(crate) jitter: f64,
     pub(crate) default_ttl: Duration,
@@ -48,6 +49,7 @@ impl Default for Config {
             #[cfg(feature = "memcached")]
             remote_timeout: Duration::from_millis(100),
             lease: None,
+            #[cfg(feature = "memcached")]
             lease_wait: None,
             jitter: 0.0,
             default_ttl: DEFAULT_TTL,

@@ -15,16 +15,18 @@ use crate::declaration::Declaration;
 use crate::error::CacheError;
 use crate::event::Event;
 use crate::key::{Key, KeyError};
-use crate::site::{Frame, Site};
+use crate::site::Site;
 use crate::tier::Tier;
 use crate::tier::local::{FillToken, WriteMode, run_deferred_drops};
-use crate::tier::remote::{Condition, Found, Item, RemoteError, whole_seconds};
+use crate::tier::remote::{
+    IfMissing, Item, Permit, ReadOutcome, RemoteError, RemoteStore, WriteOutcome,
+};
 use crate::tier::request::RequestHandle;
 use crate::value::{
     CachedValue, InferredValue, Returned, Value, ValueRules, ValueType, WeightFn, weight_fn,
 };
 pub use first_found::first_found;
-use given::{Given, WriteError, add_remote};
+use given::{AddOutcome, Given, WriteError, add_remote};
 pub use response::CachedResponse;
 
 /// Policy of entries that are stored once and then kept: the function declares no reason to
@@ -218,12 +220,12 @@ impl<V, P> CacheEntry<V, P> {
         };
         site.emit(Event::Invalidated { entry: site.event_entry() });
         site.cache.remove_from_process(&site.key, None);
-        let Some((_, key)) = site.remote() else {
+        let Some((store, key)) = site.remote() else {
             return Ok(());
         };
         // Until memcached was told, others of this process could read it there.
         let _again = ForgetOnDrop(&site);
-        key.forget(None).await.map_err(|error| site.remote_failed(error))
+        store.remove(&key, None).await.map_err(|error| site.remote_failed(error))
     }
 }
 
@@ -255,13 +257,13 @@ impl Site {
         Some((value, Tier::Local))
     }
 
-    /// The value of an item that is not expired, which the local tier then has too.
-    fn admit(&self, item: &Item, frame: Frame, fill_token: FillToken) -> Option<Value> {
-        let Frame::Value(value, weight) = frame else { return None };
+    /// Returns the value of an item that has not expired, and stores it in the local tier.
+    fn admit(&self, item: Item<(Value, usize), Permit>, fill_token: FillToken) -> Option<Value> {
         let (now, lifetime) = (self.now(), self.lifetime(None));
-        let fresh = lifetime.left_of(now, item)?;
-        let life = lifetime.local_expiry(now, fresh.min(lifetime.local));
-        self.publish(fill_token, WriteMode::Once, &value, weight, life);
+        let fresh = item.fresh_for(now, lifetime.kept)?;
+        let (value, weight) = item.value?;
+        let expiry = lifetime.local_expiry(now, fresh.min(lifetime.local));
+        self.publish(fill_token, WriteMode::Once, &value, weight, expiry);
         run_deferred_drops();
         self.emit(Event::Hit { entry: self.event_entry(), tier: Tier::Remote });
         Some(value)
@@ -276,29 +278,14 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
             return CachedResponse::found(&value, tier);
         }
         let fill_token = site.fill_token();
-        let Some((_, mut key)) = site.remote() else { return CachedResponse::missing() };
-        loop {
-            match key.read().await {
-                Ok(Found::Item(item)) => {
-                    site.leave(&item, &key);
-                    let frame = site.open(&item.frame);
-                    if frame.is_foreign() && key.turns_to_second_slot() {
-                        continue;
-                    }
-                    return match site.admit(&item, frame, fill_token) {
-                        Some(value) => CachedResponse::found(&value, Tier::Remote),
-                        None => CachedResponse::missing(),
-                    };
-                }
-                Ok(_) => return CachedResponse::missing(),
-                Err(error) => {
-                    site.report(&error);
-                    if !key.turns_to_gutter(&error) {
-                        return CachedResponse::missing();
-                    }
-                }
-            }
-        }
+        let Some((store, key)) = site.remote() else { return CachedResponse::missing() };
+        let value = match store.read(&key, &site, IfMissing::Report).await {
+            Ok(ReadOutcome::Item(item)) => site.admit(item, fill_token),
+            _ => None,
+        };
+        value.map_or_else(CachedResponse::missing, |value| {
+            CachedResponse::found(&value, Tier::Remote)
+        })
     }
 }
 
@@ -320,21 +307,16 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         let mut fill_token = site.fill_token();
         let mut fresh = given.lifetime.local;
         let mut everywhere = false;
-        if let Some((_, mut key)) = site.remote() {
-            match add_remote(&site, &mut key, &given).await {
-                Ok(true) => {
-                    everywhere = whole_seconds(given.lifetime.ttl) > 0;
-                    fresh = given.confirmed(&key);
+        if let Some((store, key)) = site.remote() {
+            match add_remote(&site, store, &key, &given).await {
+                AddOutcome::Written(outcome) => {
+                    everywhere = outcome != WriteOutcome::NotStored;
+                    fresh = given.confirmed(outcome);
                     // After the fetches that began meanwhile: memcached has this value, and none of theirs.
                     site.assign_read_sequence(&mut fill_token);
                 }
-                Ok(false) => return false,
-                Err(error) => {
-                    if let WriteError::Remote(error) = error {
-                        site.report(&error);
-                    }
-                    fresh = given.lifetime.unconfirmed;
-                }
+                AddOutcome::EntryExists => return false,
+                AddOutcome::Failed => fresh = given.lifetime.unconfirmed,
             }
         }
         // Whoever fetched meanwhile has filled the local tier with something else.
@@ -375,7 +357,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         };
         site.emit(Event::Overwritten { entry: site.event_entry() });
         let fill_token = site.cache.remove_from_process(&site.key, None);
-        let Some((_, key)) = site.remote() else {
+        let Some((store, key)) = site.remote() else {
             let fresh = given.lifetime.local;
             if let Some(fill_token) = fill_token {
                 given.publish(&site, fill_token, WriteMode::Replace, fresh);
@@ -386,12 +368,12 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         let frame = given.seal(&site);
         let began = Instant::now();
         let mut written = match frame {
-            Ok(frame) => given.write(&site, &key, frame, Condition::Always).await,
+            Ok(frame) => given.overwrite(&site, store, &key, frame).await,
             Err(error) => Err(error),
         };
-        if !matches!(written, Ok(true)) {
+        if !matches!(written, Ok(WriteOutcome::Stored | WriteOutcome::StoredBriefly)) {
             // What is there is the old value; a write that the server refused leaves it.
-            let removed = key.forget(Some(began)).await.map_err(WriteError::Remote);
+            let removed = store.remove(&key, Some(began)).await.map_err(WriteError::Remote);
             // Of two errors the first says more.
             if !matches!(written, Err(WriteError::Remote(_))) {
                 written = removed.and(written);
@@ -403,7 +385,7 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         // If others replaced it too, memcached says which of the values it is.
         let fill_token = site.cache.remove_from_process(&site.key, fill_token);
         let fresh = match written {
-            Ok(_) => given.confirmed(&key),
+            Ok(outcome) => given.confirmed(outcome),
             Err(_) => given.lifetime.unconfirmed,
         };
         if let Some(fill_token) = fill_token {

@@ -7,14 +7,12 @@ use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::event::{Event, EventEntry};
 use crate::frame::{self, FrameContents};
-use crate::key::{KeyBytes, canonical_bytes};
+use crate::key::{Key, KeyBytes, canonical_bytes};
 use crate::stats::Counters;
 use crate::tier::local::{
     Expiry, FillToken, LocalTier, Refresh, WriteMode, ahead_of, run_deferred_drops,
 };
-use crate::tier::remote::{
-    Item, LONGEST_TTL, Lease, Remote, RemoteError, RemoteKey, whole_seconds,
-};
+use crate::tier::remote::{Decoded, EntryReader, RemoteError, RemoteStore, Store};
 use crate::value::{CachingDecision, Value, ValueType, WeightFn};
 
 /// What the local tier may keep of a value that is not confirmed to stand in memcached, and by
@@ -26,7 +24,7 @@ const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// What memcached may keep of a value after its ttl: an item there lives for both together. However
 /// long the ttl is, which may be of the value: who reads it must count back as its writer counted.
-const LONGEST_KEPT: Duration = Duration::from_secs(LONGEST_TTL.as_secs() / 2);
+const LONGEST_KEPT: Duration = Duration::from_secs(Store::LIMITS.longest_ttl.as_secs() / 2);
 
 /// The weight of a value that cannot be serialized: it is not free, and not much else is known.
 const UNKNOWN_WEIGHT: usize = 4096;
@@ -64,16 +62,6 @@ impl Lifetime {
     /// Of a local entry that begins at `from` and is fresh for `fresh`.
     pub(crate) fn local_expiry(&self, from: Instant, fresh: Duration) -> Expiry {
         Expiry { start: from, ttl: fresh, stale_ttl: self.kept }
-    }
-
-    /// How long an item of memcached is fresh yet; `None` where it is only kept for errors.
-    pub(crate) fn left_of(&self, now: Instant, item: &Item) -> Option<Duration> {
-        // What is in the gutter is not kept for errors.
-        let kept = if item.in_gutter { Duration::ZERO } else { self.kept };
-        let expires = item.gone.checked_sub(kept).unwrap_or(now);
-        let left = expires.saturating_duration_since(now);
-        // Without a time for errors an item is as good as its presence.
-        (!left.is_zero() || kept.is_zero()).then_some(left)
     }
 }
 
@@ -194,27 +182,14 @@ impl Site {
     }
 
     /// The remote tier, if there is one for this declaration.
-    pub(crate) fn remote_tier(&self) -> Option<&Arc<Remote>> {
+    pub(crate) fn remote_tier(&self) -> Option<&Arc<Store>> {
         self.cache.remote().filter(|_| self.declaration.uses_remote())
     }
 
-    /// Where the key lives in memcached, if there is a remote tier for it.
-    pub(crate) fn remote(&self) -> Option<(&Arc<Remote>, RemoteKey)> {
-        let remote = self.remote_tier()?;
-        let key = self.cache.key(self.declaration.name(), &self.key);
-        let key = remote.locate(&key)?;
-        Some((remote, key))
-    }
-
-    /// Gives back the right to replace an item, which memcached gives to whoever reads one that was
-    /// given back: nobody fetches here.
-    pub(crate) fn leave(&self, item: &Item, key: &RemoteKey) {
-        if item.won
-            && !item.in_gutter
-            && let Some(remote) = self.remote_tier()
-        {
-            drop(Lease::of_item(remote, key.clone(), item));
-        }
+    /// Returns the remote store and the key there, if the declaration uses one.
+    pub(crate) fn remote(&self) -> Option<(&Arc<Store>, Key)> {
+        let store = self.remote_tier()?;
+        Some((store, self.cache.key(self.declaration.name(), &self.key)))
     }
 
     pub(crate) fn overwritable(&self) -> bool {
@@ -242,7 +217,7 @@ impl Site {
     pub(crate) fn lifetime(&self, verdict: Option<&CachingDecision>) -> Lifetime {
         let asked = self.ttl(verdict);
         let remote = self.remote_tier().is_some();
-        let mut longest = if remote { LONGEST_TTL } else { FOR_EVER };
+        let mut longest = if remote { Store::LIMITS.longest_ttl } else { FOR_EVER };
         let mut kept = self.declaration.declared_stale_if_error();
         if !kept.is_zero() {
             kept = kept.min(if remote { LONGEST_KEPT } else { FOR_EVER });
@@ -258,14 +233,14 @@ impl Site {
             jitter => asked.min(longest).mul_f64(1.0 - jitter * random()),
         };
         let bound = self.declaration.declared_local_ttl();
-        let local = match (remote, whole_seconds(ttl)) {
-            // memcached counts in whole seconds: what lives shorter stays in this process.
-            (false, _) | (_, 0) => ttl.min(bound.unwrap_or(ttl)),
-            // The server counts on ticks of its own, so an item may live a second less than its
-            // ttl; the local entry must not outlive it.
-            (true, seconds) => {
+        let guaranteed = if remote { Store::LIMITS.guaranteed(ttl) } else { None };
+        let local = match guaranteed {
+            // The value stays in this process.
+            None => ttl.min(bound.unwrap_or(ttl)),
+            // The local entry must not outlive the store's item.
+            Some(guaranteed) => {
                 let unbounded = if self.overwritable() { UNCONFIRMED } else { ttl };
-                Duration::from_secs(u64::from(seconds - 1)).min(bound.unwrap_or(unbounded))
+                guaranteed.min(bound.unwrap_or(unbounded))
             }
         };
         let unconfirmed = ttl.min(UNCONFIRMED).min(bound.unwrap_or(UNCONFIRMED));
@@ -294,21 +269,6 @@ impl Site {
         canonical_bytes(self.declaration.name(), &self.key)
     }
 
-    /// The value of a frame, if it is this key's, whole, and of this build's type.
-    pub(crate) fn open(&self, frame: &[u8]) -> Frame {
-        match frame::open(&self.canonical(), frame) {
-            FrameContents::Corrupt => Frame::Corrupt,
-            FrameContents::Foreign => Frame::Foreign,
-            FrameContents::Stored(stored) => match (self.value_type.read)(stored) {
-                Some(value) => {
-                    let weight = self.local().map_or(0, |_| self.weight(&value));
-                    Frame::Value(value, weight)
-                }
-                None => Frame::Foreign,
-            },
-        }
-    }
-
     /// The frame of a value, after making sure that it can be read back as what it is.
     ///
     /// # Errors
@@ -326,18 +286,30 @@ impl Site {
     }
 }
 
-pub(crate) enum Frame {
-    /// A value, and its weight where the local tier is to have it.
-    Value(Value, usize),
-    /// Perhaps of use to another build.
-    Foreign,
-    /// Of no use to anybody.
-    Corrupt,
-}
+impl EntryReader for Site {
+    /// A value, and its weight if the local tier is to have it.
+    type Value = (Value, usize);
 
-impl Frame {
-    pub(crate) fn is_foreign(&self) -> bool {
-        matches!(self, Frame::Foreign)
+    fn decode(&self, frame: &[u8]) -> Decoded<(Value, usize)> {
+        match frame::open(&self.canonical(), frame) {
+            FrameContents::Corrupt => Decoded::Corrupt,
+            FrameContents::Foreign => Decoded::Foreign,
+            FrameContents::Stored(stored) => match (self.value_type.read)(stored) {
+                Some(value) => {
+                    let weight = self.local().map_or(0, |_| self.weight(&value));
+                    Decoded::Value((value, weight))
+                }
+                None => Decoded::Foreign,
+            },
+        }
+    }
+
+    fn failed(&self, error: &RemoteError) {
+        self.report(error);
+    }
+
+    fn lease_is_busy(&self) {
+        self.emit(Event::LeaseBusy { entry: self.event_entry() });
     }
 }
 

@@ -1,14 +1,10 @@
 //! The three tiers.
 
 pub(crate) mod local;
-#[cfg(feature = "memcached")]
 pub(crate) mod remote;
 pub(crate) mod request;
 
 use std::fmt;
-
-#[cfg(not(feature = "memcached"))]
-pub(crate) use crate::embedded::remote;
 
 /// Where an answer was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

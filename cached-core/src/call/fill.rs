@@ -8,7 +8,7 @@ use crate::event::{Event, FillRefusal};
 use crate::flight::Outcome;
 use crate::site::{Lifetime, Site, UNCONFIRMED};
 use crate::tier::local::{FillToken, WriteMode, run_deferred_drops};
-use crate::tier::remote::{Cas, Condition, Lease, RemoteKey};
+use crate::tier::remote::{Permit, RemoteStore, WriteOutcome, WritePermit};
 use crate::value::{CachingDecision, Value};
 
 impl Missed {
@@ -60,12 +60,9 @@ impl Missed {
         if let Some(leader) = leader {
             leader.answer(|| Outcome::Uncached(Arc::clone(value)));
         }
-        match (right, self.site.remote_tier()) {
-            (Right::Lease(Some(won)), _) if stale.is_some() => won.lease.takes_its_item(),
-            (Right::Replace(item), Some(remote)) if stale.is_some() => {
-                let (key, cas) = *item;
-                Lease::remove_item(remote, key, cas);
-            }
+        match right {
+            Right::Lease(Some(won)) if stale.is_some() => won.permit.discard(),
+            Right::Replace(permit) if stale.is_some() => permit.discard(),
             _ => {}
         }
         run_deferred_drops();
@@ -79,39 +76,31 @@ impl Missed {
         weight: usize,
         lifetime: Lifetime,
     ) {
-        let right = match right {
-            Right::Lease(Some(won)) => FillRight::Lease(won.lease),
-            Right::Replace(item) => FillRight::Replace(item.0.in_background(), item.1),
+        let permit = match right {
+            Right::Lease(Some(won)) => won.permit,
+            Right::Replace(permit) => *permit,
             _ => return,
         };
-        let Some(remote) = self.site.cache.remote() else { return };
+        let permit = permit.in_background();
+        let Some(store) = self.site.cache.remote() else { return };
         let (site, value) = (self.site.clone(), Arc::clone(value));
-        let fill = Arc::new(Fill { began: site.now(), site, value, right, fill_token, lifetime });
+        let fill = Arc::new(Fill { began: site.now(), site, value, permit, fill_token, lifetime });
         let run = move || {
             let fill = Arc::clone(&fill);
             async move { fill.run().await }
         };
-        if !remote.in_background(weight, Box::new(move || Box::pin(run()))) {
+        if !store.run_in_background(weight, Box::new(move || Box::pin(run()))) {
             let reason = FillRefusal::QueueFull;
             self.site.emit(Event::FillRefused { entry: self.site.event_entry(), reason });
         }
     }
 }
 
-/// Under what a fill is written: always on the server that was read, since a CAS is good for nothing
-/// on another.
-enum FillRight {
-    /// A lease. Dropped unused, it is given back: nobody need wait for a fill that does not come.
-    Lease(Lease),
-    /// An item that may be replaced if it is still what was read.
-    Replace(RemoteKey, Cas),
-}
-
-/// A fetched value on its way to memcached.
+/// A fetched value on its way to the remote tier.
 struct Fill {
     site: Site,
     value: Value,
-    right: FillRight,
+    permit: Permit,
     fill_token: FillToken,
     lifetime: Lifetime,
     began: Instant,
@@ -120,37 +109,25 @@ struct Fill {
 impl Fill {
     /// Writes the value. Begun again after it was cut off, it changes nothing that was written.
     async fn run(&self) {
-        let (site, lifetime) = (&self.site, self.lifetime);
-        let key = match &self.right {
-            FillRight::Lease(lease) => lease.key(),
-            FillRight::Replace(key, _) => key,
-        };
-        let entry = site.event_entry();
-        if let Err(reason) = self.write(key).await {
-            return site.emit(Event::FillRefused { entry, reason });
-        }
-        site.emit(Event::Filled { entry });
-        if let FillRight::Lease(lease) = &self.right {
-            lease.used();
-        }
-        if !key.is_in_gutter() {
-            let life = lifetime.local_expiry(self.began, lifetime.local);
-            site.extend(self.fill_token, &self.value, life);
+        let (site, entry) = (&self.site, self.site.event_entry());
+        match self.write().await {
+            Ok(outcome) => {
+                site.emit(Event::Filled { entry });
+                if outcome == WriteOutcome::Stored {
+                    let expiry = self.lifetime.local_expiry(self.began, self.lifetime.local);
+                    site.extend(self.fill_token, &self.value, expiry);
+                }
+            }
+            Err(reason) => site.emit(Event::FillRefused { entry, reason }),
         }
     }
 
-    async fn write(&self, key: &RemoteKey) -> Result<(), FillRefusal> {
+    async fn write(&self) -> Result<WriteOutcome, FillRefusal> {
         let frame = self.site.seal(&self.value).map_err(|_| FillRefusal::NotStorable)?;
-        let cas = match &self.right {
-            FillRight::Lease(lease) => lease.settle().await,
-            FillRight::Replace(_, cas) => Some(*cas),
-        };
-        // Somebody has changed the entry since the lease was won.
-        let cas = cas.ok_or(FillRefusal::Overtaken)?;
         let Lifetime { ttl, kept, .. } = self.lifetime;
-        match key.write(frame, ttl, kept, Condition::Unchanged(cas)).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(FillRefusal::Overtaken),
+        match self.permit.write(frame, ttl, kept).await {
+            Ok(WriteOutcome::NotStored) => Err(FillRefusal::Overtaken),
+            Ok(outcome) => Ok(outcome),
             Err(error) => {
                 self.site.report(&error);
                 Err(FillRefusal::Failed)

@@ -1,10 +1,11 @@
 //! Several entries looked up at once.
 
 use super::CacheEntry;
-use crate::site::{Frame, Site};
+use crate::key::Key;
+use crate::site::Site;
 use crate::tier::local::FillToken;
-use crate::tier::remote::{Item, RemoteKey};
-use crate::value::CachedValue;
+use crate::tier::remote::{Item, Permit, RemoteStore};
+use crate::value::{CachedValue, Value};
 
 /// Looks several versions of an entry up, in order, and returns the first that is found. What
 /// this process does not have is read from memcached in one round trip.
@@ -38,51 +39,32 @@ pub async fn first_found<V: CachedValue, P>(
         let fill_token = site.fill_token();
         asked.push((site, fill_token));
     }
-    for (site, fill_token, (item, frame)) in read_many(asked).await {
-        if let Some(value) = site.admit(&item, frame, fill_token) {
+    let items = read_many(&asked).await;
+    for ((site, fill_token), item) in asked.iter().zip(items) {
+        if let Some(value) = item.and_then(|item| site.admit(item, *fill_token)) {
             return value.downcast_ref::<V>().cloned();
         }
     }
     last.and_then(|value| value.downcast_ref::<V>().cloned())
 }
 
-/// Returns the items that are found, in order. Each cache's are read in one round trip, and those of
-/// which another build has the first slot in one more.
-async fn read_many(asked: Vec<(Site, FillToken)>) -> Vec<(Site, FillToken, (Item, Frame))> {
-    let mut found: Vec<Option<(Item, Frame)>> = asked.iter().map(|_| None).collect();
-    // A site without a remote tier has its place among those that were asked, and no key.
-    let key_of = |(index, (site, _)): (usize, &(Site, FillToken))| Some((index, site.remote()?.1));
-    let mut left: Vec<(usize, RemoteKey)> = asked.iter().enumerate().filter_map(key_of).collect();
-    while let Some(&(first, _)) = left.first() {
-        let first = &asked[first].0;
+/// Reads each site's item, if it has one. The sites of one cache are read together.
+async fn read_many(asked: &[(Site, FillToken)]) -> Vec<Option<Item<(Value, usize), Permit>>> {
+    let mut items: Vec<_> = asked.iter().map(|_| None).collect();
+    let key_of =
+        |(index, (site, _)): (usize, &'_ (Site, FillToken))| Some((index, site.remote()?.1));
+    let mut left: Vec<(usize, Key)> = asked.iter().enumerate().filter_map(key_of).collect();
+    while let Some((first, _)) = left.first() {
+        let cache = &asked[*first].0.cache;
         let (group, others): (Vec<_>, _) =
-            left.into_iter().partition(|(index, _)| asked[*index].0.cache.id() == first.cache.id());
+            left.into_iter().partition(|(index, _)| asked[*index].0.cache.id() == cache.id());
         left = others;
-        let Some(remote) = first.remote_tier() else { continue };
-        let (group, keys): (Vec<_>, Vec<_>) = group.into_iter().unzip();
-        let reads = remote.read_many(&keys).await;
-        for ((index, mut key), read) in group.into_iter().zip(keys).zip(reads) {
-            let site = &asked[index].0;
-            let item = match read {
-                Ok(item) => item,
-                Err(error) => {
-                    site.report(&error);
-                    continue;
-                }
-            };
-            let Some(item) = item else { continue };
-            site.leave(&item, &key);
-            let frame = site.open(&item.frame);
-            if frame.is_foreign() && key.turns_to_second_slot() {
-                left.push((index, key));
-            } else {
-                found[index] = Some((item, frame));
-            }
+        let Some(store) = cache.remote() else { continue };
+        let (indexes, keys): (Vec<usize>, Vec<_>) =
+            group.into_iter().map(|(index, key)| (index, (key, &asked[index].0))).unzip();
+        for (index, item) in indexes.into_iter().zip(store.read_many(&keys).await) {
+            items[index] = item;
         }
     }
-    asked
-        .into_iter()
-        .zip(found)
-        .filter_map(|((site, fill_token), found)| Some((site, fill_token, found?)))
-        .collect()
+    items
 }

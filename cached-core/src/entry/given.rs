@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::site::{Frame, Lifetime, Site, UNCONFIRMED};
+use crate::key::Key;
+use crate::site::{Lifetime, Site, UNCONFIRMED};
 use crate::tier::local::{FillToken, WriteMode, run_deferred_drops};
 use crate::tier::remote::{
-    BusyLease, Condition, Found, Item, RemoteError, RemoteKey, whole_seconds,
+    IfMissing, ReadOutcome, RemoteError, RemoteErrorKind, RemoteStore, Store, WriteOutcome,
+    WritePermit,
 };
 use crate::tier::request::RequestHandle;
 use crate::value::{CachedValue, Value, ValueRules};
@@ -35,29 +37,30 @@ impl Given {
         site.seal(&self.value).map_err(WriteError::NotStorable)
     }
 
-    /// Writes its frame to memcached.
-    pub(super) async fn write(
+    /// Replaces what the remote tier has.
+    pub(super) async fn overwrite(
         &self,
         site: &Site,
-        key: &RemoteKey,
+        store: &Arc<Store>,
+        key: &Key,
         frame: Vec<u8>,
-        condition: Condition,
-    ) -> Result<bool, WriteError> {
+    ) -> Result<WriteOutcome, WriteError> {
         let Lifetime { ttl, kept, .. } = self.lifetime;
-        key.write(frame, ttl, kept, condition).await.map_err(|error| {
-            if !error.is_too_large() {
-                return WriteError::Remote(error);
+        let written = store.overwrite(key, frame, ttl, kept).await;
+        written.map_err(|error| match error.kind() {
+            RemoteErrorKind::TooLarge => {
+                site.report(&error);
+                WriteError::NotStorable("it is larger than the server takes")
             }
-            site.report(&error);
-            WriteError::NotStorable("it is larger than the server takes")
+            _ => WriteError::Remote(error),
         })
     }
 
-    /// How long this process may keep what was written. In the gutter it is gone soon, and others
-    /// fetch another value then.
-    pub(super) fn confirmed(&self, key: &RemoteKey) -> Duration {
+    /// Returns how long this process may keep what was written. A stand-in drops it soon, and
+    /// other processes then fetch another value.
+    pub(super) fn confirmed(&self, outcome: WriteOutcome) -> Duration {
         let local = self.lifetime.local;
-        if key.is_in_gutter() { local.min(UNCONFIRMED) } else { local }
+        if outcome == WriteOutcome::StoredBriefly { local.min(UNCONFIRMED) } else { local }
     }
 
     /// Stores it in this process, for `fresh`, unless somebody changed the entry since the fill token.
@@ -88,46 +91,52 @@ pub(super) enum WriteError {
     Remote(RemoteError),
 }
 
-/// Adds where nothing is, or where what is there is no entry: another caller's placeholder, what has
-/// expired and is kept for errors, or bytes that are of no use to anybody. `Ok(true)` also where the
-/// value lives too briefly for memcached to keep it.
-pub(super) async fn add_remote(
-    site: &Site,
-    key: &mut RemoteKey,
-    given: &Given,
-) -> Result<bool, WriteError> {
-    let is_brief = whole_seconds(given.lifetime.ttl) == 0;
-    // Once more if somebody changed it between the two.
-    let mut tries_left = 2;
-    while tries_left > 0 {
-        // Before anything is written: where memcached is given an item that is too large for it, it
-        // lets go of what it has, also under a condition.
-        let condition = match key.read().await.map_err(WriteError::Remote)? {
-            Found::Nothing => Condition::Absent,
-            Found::Busy(BusyLease { cas: Some(cas), .. }) => Condition::Unchanged(cas),
-            Found::Item(item) => {
-                let frame = site.open(&item.frame);
-                if frame.is_foreign() && key.turns_to_second_slot() {
-                    site.leave(&item, key);
-                    continue;
-                }
-                if is_entry(site, &item, &frame, given.lifetime) {
-                    site.leave(&item, key);
-                    return Ok(false);
-                }
-                Condition::Unchanged(item.cas)
-            }
-            Found::Busy(BusyLease { cas: None, .. }) | Found::Lease(_) => return Ok(false),
-        };
-        tries_left -= 1;
-        if is_brief || given.write(site, key, given.seal(site)?, condition).await? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+pub(super) enum AddOutcome {
+    /// No entry was there. The write is [`WriteOutcome::NotStored`] if the value lives too briefly
+    /// for the remote tier.
+    Written(WriteOutcome),
+    EntryExists,
+    Failed,
 }
 
-fn is_entry(site: &Site, item: &Item, frame: &Frame, lifetime: Lifetime) -> bool {
-    // Another build's item in the second slot is none: that build has an entry in the first.
-    matches!(frame, Frame::Value(..)) && lifetime.left_of(site.now(), item).is_some()
+/// Adds a value to the remote tier if that has no entry. Another caller's lease, an expired value
+/// that is kept for errors, and bytes that this build cannot use do not count as an entry.
+pub(super) async fn add_remote(
+    site: &Site,
+    store: &Arc<Store>,
+    key: &Key,
+    given: &Given,
+) -> AddOutcome {
+    let Lifetime { ttl, kept, .. } = given.lifetime;
+    // Once more if somebody changes the entry between the read and the write.
+    for _ in 0..2 {
+        // The read comes first, because a server that is given a value which is too large removes
+        // the one it has, whatever the condition.
+        let permit = match store.read(key, site, IfMissing::PermitAdd).await {
+            Ok(ReadOutcome::Permit(permit)) => permit,
+            Ok(ReadOutcome::Item(item)) => {
+                let is_fresh = item.fresh_for(site.now(), kept).is_some();
+                if item.value.is_some() && is_fresh {
+                    return AddOutcome::EntryExists;
+                }
+                item.permit
+            }
+            Ok(ReadOutcome::Busy | ReadOutcome::Missing) => return AddOutcome::EntryExists,
+            // The site has reported it.
+            Err(_) => return AddOutcome::Failed,
+        };
+        if !Store::LIMITS.allows(ttl) {
+            return AddOutcome::Written(WriteOutcome::NotStored);
+        }
+        let Ok(frame) = given.seal(site) else { return AddOutcome::Failed };
+        match permit.write(frame, ttl, kept).await {
+            Ok(WriteOutcome::NotStored) => {}
+            Ok(outcome) => return AddOutcome::Written(outcome),
+            Err(error) => {
+                site.report(&error);
+                return AddOutcome::Failed;
+            }
+        }
+    }
+    AddOutcome::EntryExists
 }

@@ -1,6 +1,7 @@
 //! The log's view of events: a line for what somebody who runs the program should know.
 
 use super::{BypassReason, Event};
+use crate::tier::remote::RemoteErrorKind;
 
 /// Writes the log line of an event, if it has one.
 pub(super) fn log(event: &Event<'_>) {
@@ -11,7 +12,7 @@ pub(super) fn log(event: &Event<'_>) {
         Event::RemoteFailed { entry, error } => {
             let declaration = entry.declaration();
             // A value that is too large stays so. One line for each function is enough.
-            if error.is_too_large() && declaration.too_large.set(()).is_ok() {
+            if error.kind() == RemoteErrorKind::TooLarge && declaration.too_large.set(()).is_ok() {
                 log::warn!(
                     "a value of `{}` ({}) stays in this process, and so may other values of its size: {error}",
                     declaration.name(),

@@ -1,7 +1,7 @@
-//! The remote tier: memcached. Which server a key lives on, the lease, the fill, the deadline.
+//! The remote store on memcached: routing, leases, fills and deadlines.
 //!
-//! Nothing here fails a call. A server that errs or is late costs at most the deadline, and, once
-//! it has done so a few times, nothing.
+//! No failure in here fails a call. A server that fails costs a call its timeout at most. After a
+//! few failures the server is ejected, and costs nothing.
 
 mod background;
 mod cas;
@@ -14,10 +14,12 @@ mod health;
 mod hints;
 mod join;
 mod lease;
+mod lease_wait;
 mod marker;
 #[cfg(feature = "testing")]
 pub(crate) mod memory;
 mod orphaned_writes;
+mod permit;
 mod pipeline;
 mod pipelines;
 mod probe;
@@ -32,38 +34,44 @@ mod wait_breaker;
 mod wire;
 
 use std::collections::HashSet;
-use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use super::{
+    BackgroundWrite, Decoded, EntryReader, IfMissing, Item, LeaseOptions, Limits, ReadOutcome,
+    RefreshClaim, RemoteError, RemoteErrorKind, RemoteStore, WriteOutcome,
+};
 use crate::config::Config;
 use crate::event::Events;
 use crate::key::Key;
-pub(crate) use background::BackgroundWrite;
 use background::BackgroundWrites;
-pub(crate) use cas::Cas;
-pub(crate) use lease::Lease;
-pub(crate) use marker::LeaseMarker;
+use cas::Cas;
+use lease_wait::LeaseWait;
+use marker::LeaseMarker;
+use permit::MemcachedPermit;
 use refresh_claims::RefreshClaims;
-pub(crate) use renewals::LeaseRequest;
-use renewals::Renewals;
-pub(crate) use route::RemoteKey;
+use renewals::{LeaseCount, Renewals};
+use route::Route;
 use server::Server;
 
-/// memcached takes a longer relative lifetime for a date.
-pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The longest ttl that memcached takes for one. It reads a larger number as a date.
+const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// How long the *gutter* keeps what it holds for a server that is out of reach: the next server in
-/// a key's order, under a key of its own, and never the one after that, so that an invalidation has
-/// two servers to reach and no more. Long enough to spare the upstream, short enough for what other
-/// processes invalidate meanwhile.
+/// How long a gutter server keeps an item. Long enough to spare the upstream while the home server
+/// is out of reach, and short enough for changes that other processes make meanwhile.
 const GUTTER_TTL: Duration = Duration::from_secs(10);
 
-pub(crate) struct Remote {
+/// The memcached servers of one cache.
+///
+/// Each key has a *home server*. While that is out of reach, the next server in the key's order is
+/// its *gutter server* and keeps its items for a few seconds, under a key of its own. A key has one
+/// gutter server and no more, so an invalidation has two servers to reach.
+pub(crate) struct Memcached {
     servers: RwLock<Servers>,
-    /// The addresses of those that were taken out.
+    /// The addresses of servers that were removed from the configuration.
     former: Mutex<HashSet<String>>,
     config: Config,
     events: Events,
@@ -74,126 +82,75 @@ pub(crate) struct Remote {
 
 type Servers = Arc<[Arc<Server>]>;
 
-/// What a read found.
+/// The meaning of a server's answer to a read.
 #[derive(Debug)]
-pub(crate) enum Found {
-    Item(Item),
-    /// Nothing, and the caller has the right to fill it: the CAS of the lease.
+enum Found {
+    Item(FoundItem),
+    /// Nothing is stored, and this read has won the lease with this CAS.
     Lease(Cas),
-    /// Nothing yet: another caller has the right to fill it.
+    /// Nothing is stored, and another caller holds the lease.
     Busy(BusyLease),
-    /// Nothing, on a read that asked for no lease.
+    /// Nothing is stored, and the read asked for no lease.
     Nothing,
 }
 
 /// Another caller's lease, as a read shows it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct BusyLease {
+struct BusyLease {
     /// The CAS of its placeholder or marker.
-    pub(crate) cas: Option<Cas>,
-    /// The holder's own word on the fetch, once it has renewed the lease.
-    pub(crate) marker: Option<LeaseMarker>,
+    cas: Option<Cas>,
+    /// What the holder says of its fetch, once it has renewed the lease.
+    marker: Option<LeaseMarker>,
 }
 
+/// An item as a server has it.
 #[derive(Debug)]
-pub(crate) struct Item {
-    pub(crate) frame: Vec<u8>,
-    pub(crate) cas: Cas,
-    /// When the server lets go of it, at the earliest.
-    pub(crate) gone: Instant,
-    /// Whether the caller has won the right to replace it, as it is about to go.
-    pub(crate) won: bool,
-    /// Whether somebody had won that before, and has given it back.
-    pub(crate) given_back: bool,
-    /// Whether it stands in for what is out of reach, and is not kept beyond its lifetime.
-    pub(crate) in_gutter: bool,
+struct FoundItem {
+    frame: Vec<u8>,
+    cas: Cas,
+    /// The earliest time at which the server removes the item.
+    removed_at: Instant,
+    /// True if this read has won the refresh claim.
+    is_claimed: bool,
+    /// True if the refresh was claimed before, and the claim was given back.
+    was_given_back: bool,
 }
 
-impl Item {
-    fn new(frame: Vec<u8>, cas: Cas, gone: Instant) -> Item {
-        Item { frame, cas, gone, won: false, given_back: false, in_gutter: false }
+impl FoundItem {
+    fn new(frame: Vec<u8>, cas: Cas, removed_at: Instant) -> FoundItem {
+        FoundItem { frame, cas, removed_at, is_claimed: false, was_given_back: false }
     }
 }
 
-/// What a read asks for beside the value.
+/// The part of a read that asks for a lease or a refresh claim.
 #[derive(Debug, Clone, Copy)]
 struct LeaseTerms {
-    /// How long the right to fill lasts.
+    /// How long the placeholder of a new lease lasts.
     seconds: u32,
-    /// An item with less than this left may be replaced by one caller; 0 for none.
+    /// One caller may claim the refresh of an item that has less time left than this; 0 for none.
     claim_below_seconds: u32,
 }
 
-/// How a write is conditioned.
+/// The condition under which a server carries out a write.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Condition {
-    /// Only where nothing is.
+enum Condition {
+    /// The key has no item.
     Absent,
-    /// Only where nothing has happened since the read that gave this CAS.
+    /// The item still has this CAS.
     Unchanged(Cas),
     Always,
 }
 
-/// Why an exchange with memcached came to nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RemoteError {
-    pub(crate) why: String,
-    kind: RemoteErrorKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RemoteErrorKind {
-    /// The server did not answer, or is ejected since it did not.
-    Lost,
-    /// The server answers and refuses everything, or is ejected since it does: it asks for a
-    /// password, is too old, or is not a memcached.
-    Unusable,
-    /// The server is well, and did not take this command.
-    Refused,
-    /// The server is well, and takes no item of this size.
-    TooLarge,
-    /// The server was not asked.
-    NotAsked,
-}
-
-impl RemoteError {
-    fn lost(why: impl Into<String>) -> RemoteError {
-        RemoteError { why: why.into(), kind: RemoteErrorKind::Lost }
-    }
-
-    /// Returns true if the server takes no item of this size, whatever is done.
-    pub(crate) fn is_too_large(&self) -> bool {
-        self.kind == RemoteErrorKind::TooLarge
-    }
-
-    /// Returns true if the server answers and refuses what it is asked. A read that is refused says that
-    /// nothing can be shared through this server.
-    pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self.kind, RemoteErrorKind::Unusable | RemoteErrorKind::Refused)
-    }
-
-    /// Returns true if another server is to stand in for this one.
-    fn is_out_of_reach(&self) -> bool {
-        matches!(self.kind, RemoteErrorKind::Lost | RemoteErrorKind::Unusable)
-    }
-}
-
-impl fmt::Display for RemoteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)
-    }
-}
-
-impl Remote {
-    /// `None` where no server is configured.
-    pub(crate) fn new(config: &Config, events: &Events) -> Option<Remote> {
-        let timeout = timeout_of_one(config, config.servers.len());
+impl Memcached {
+    /// Returns `None` if no server is configured.
+    pub(crate) fn new(config: &Config, events: &Events) -> Option<Memcached> {
+        let timeout = exchange_timeout(config, config.servers.len());
         let servers: Servers = config
             .servers
             .iter()
             .map(|address| Server::new(address, config, events, timeout, false))
             .collect();
-        (!servers.is_empty()).then(|| Remote {
+        (!servers.is_empty()).then(|| Memcached {
             servers: RwLock::new(servers),
             former: Mutex::default(),
             config: config.clone(),
@@ -204,11 +161,11 @@ impl Remote {
         })
     }
 
-    /// Takes other servers from now on. Those that stay keep their connections and their state.
+    /// Uses these servers from now on. Servers that stay keep their connections and their state.
     pub(crate) fn set_servers(&self, addresses: &[String]) {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
         let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
-        let timeout = timeout_of_one(&self.config, addresses.len());
+        let timeout = exchange_timeout(&self.config, addresses.len());
         let kept = |address: &String| servers.iter().find(|server| server.address == *address);
         let next: Servers = addresses
             .iter()
@@ -219,7 +176,7 @@ impl Remote {
                 }
                 None => {
                     let server = Server::new(address, &self.config, &self.events, timeout, true);
-                    // What changed since it was here it was not told.
+                    // Nobody told it of the changes since it was removed.
                     if former.contains(address) {
                         server.fence(None);
                     }
@@ -227,18 +184,18 @@ impl Remote {
                 }
             })
             .collect();
-        for gone in servers.iter().filter(|server| !addresses.contains(&server.address)) {
-            former.insert(gone.address.clone());
-            gone.retire();
-            // What its keys' former servers have of them is from before it came.
-            if gone.was_added {
-                next.iter().for_each(|server| server.fence(Some(gone)));
+        for removed in servers.iter().filter(|server| !addresses.contains(&server.address)) {
+            former.insert(removed.address.clone());
+            removed.retire();
+            // Its keys return to servers whose items are older than its own.
+            if removed.was_added {
+                next.iter().for_each(|server| server.fence(Some(removed)));
             }
         }
         *servers = next;
     }
 
-    /// Whether one of the servers is at the address.
+    /// Returns true if one of the servers has this address.
     #[cfg(feature = "testing")]
     pub(crate) fn has(&self, address: &str) -> bool {
         self.servers().iter().any(|server| server.address == address)
@@ -248,10 +205,9 @@ impl Remote {
         Arc::clone(&self.servers.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Where `key` lives: the server with the highest score (rendezvous hashing, Thaler and
-    /// Ravishankar 1998), so that a server that leaves moves only its own keys; the next in order
-    /// while that one is out of reach.
-    pub(crate) fn locate(&self, key: &Key) -> Option<RemoteKey> {
+    /// Returns the route to a key's servers: the two with the highest scores. This is rendezvous
+    /// hashing (Thaler and Ravishankar 1998): a server that leaves moves only its own keys.
+    fn route(&self, key: &Key) -> Result<Route, RemoteError> {
         let (servers, digest) = (self.servers(), key.digest());
         let (mut home, mut gutter): (Option<(u64, &Arc<Server>)>, _) = (None, None);
         for server in servers.iter() {
@@ -262,77 +218,256 @@ impl Remote {
                 gutter = Some(scored);
             }
         }
+        let Some((_, home)) = home else {
+            return Err(RemoteError::new(
+                RemoteErrorKind::NotAsked,
+                "there is no memcached server",
+            ));
+        };
         let gutter = gutter.map(|(_, server)| Arc::clone(server));
-        let home_key = key.text();
         let timeout = self.config.remote_timeout;
-        Some(RemoteKey::new(digest, Arc::clone(home?.1), gutter, home_key, timeout))
+        Ok(Route::new(digest, Arc::clone(home), gutter, key.text(), timeout))
     }
 
-    /// Reads several keys, all servers at once and each in one round trip. Answers in order; a
-    /// key whose server failed is not found.
-    pub(crate) async fn read_many(
+    /// Decodes an item. Continues with the key's second slot if another build has the first.
+    fn decode<R: EntryReader>(
+        self: &Arc<Self>,
+        item: FoundItem,
+        mut route: Route,
+        reader: &R,
+    ) -> ControlFlow<Item<R::Value, MemcachedPermit>, Route> {
+        let value = match reader.decode(&item.frame) {
+            Decoded::Value(value) => Some(value),
+            Decoded::Foreign if !route.is_in_second_slot() => {
+                if item.is_claimed {
+                    // Dropped, the permit gives the claim back.
+                    drop(MemcachedPermit::of_item(self, route.clone(), &item));
+                }
+                route.turn_to_second_slot();
+                return ControlFlow::Continue(route);
+            }
+            Decoded::Foreign | Decoded::Corrupt => None,
+        };
+        let claim = match (item.is_claimed, item.was_given_back) {
+            (true, false) => RefreshClaim::Won,
+            (true, true) => RefreshClaim::WonAgain,
+            (false, _) => RefreshClaim::None,
+        };
+        ControlFlow::Break(Item {
+            value,
+            removed_at: item.removed_at,
+            is_kept_expired: !route.is_in_gutter(),
+            claim,
+            permit: MemcachedPermit::of_item(self, route, &item),
+        })
+    }
+
+    /// Reads each route's item, all servers at once and each in one exchange. Returns the answers
+    /// in order.
+    async fn read_routes(
         &self,
-        keys: &[RemoteKey],
-    ) -> Vec<Result<Option<Item>, RemoteError>> {
+        routes: &[(usize, Route)],
+    ) -> Vec<Result<Option<FoundItem>, RemoteError>> {
         let mut groups: Vec<(Arc<Server>, Vec<usize>)> = Vec::new();
-        // What a server was not told yet it is not asked for.
-        let served = |(_, key): &(usize, &RemoteKey)| key.server().serves(&key.key);
-        for (index, key) in keys.iter().enumerate().filter(served) {
-            match groups.iter_mut().find(|(server, _)| Arc::ptr_eq(server, key.server())) {
+        for (index, (_, route)) in routes.iter().enumerate() {
+            // A server is not asked for a key while it has not been told of its removal.
+            if !route.server().serves(&route.key) {
+                continue;
+            }
+            match groups.iter_mut().find(|(server, _)| Arc::ptr_eq(server, route.server())) {
                 Some((_, group)) => group.push(index),
-                None => groups.push((Arc::clone(key.server()), vec![index])),
+                None => groups.push((Arc::clone(route.server()), vec![index])),
             }
         }
         if Handle::try_current().is_err() {
-            return keys.iter().map(|_| Ok(None)).collect();
+            return routes.iter().map(|_| Ok(None)).collect();
         }
         let mut exchanges = tokio::task::JoinSet::new();
         for (server, group) in groups {
-            let group_keys: Vec<_> =
-                group.iter().map(|&index| Arc::clone(&keys[index].key)).collect();
-            exchanges.spawn(async move { (group, server.read_many(&group_keys).await) });
+            let keys: Vec<_> =
+                group.iter().map(|&index| Arc::clone(&routes[index].1.key)).collect();
+            exchanges.spawn(async move { (group, server.read_many(&keys).await) });
         }
-        let lost = || RemoteError::lost("its server was not asked, or the exchange was lost");
-        let mut answers: Vec<_> = keys.iter().map(|_| Err(lost())).collect();
+        let lost = || {
+            RemoteError::new(
+                RemoteErrorKind::Lost,
+                "the key's server was not asked, or the exchange was lost",
+            )
+        };
+        let mut answers: Vec<_> = routes.iter().map(|_| Err(lost())).collect();
         while let Some(exchange) = exchanges.join_next().await {
             let Ok((group, read)) = exchange else {
                 continue;
             };
             match read {
-                Ok(items) => {
-                    group.into_iter().zip(items).for_each(|(index, item)| {
-                        answers[index] = Ok(item.map(|item| keys[index].judge(item)))
-                    });
-                }
+                Ok(items) => group.into_iter().zip(items).for_each(|(index, item)| {
+                    answers[index] = Ok(item.map(|item| routes[index].1.check_fence(item)));
+                }),
                 Err(error) => {
-                    group.into_iter().for_each(|index| answers[index] = Err(error.clone()))
+                    group.into_iter().for_each(|index| answers[index] = Err(error.clone()));
                 }
             }
         }
         answers
     }
 
-    /// Whether who won the right to replace an item, a lease's length ago, will not do it.
-    pub(crate) fn is_lost(&self, key: &RemoteKey, cas: Cas, lease: Duration) -> bool {
-        self.refresh_claims.is_lost(&key.key, cas, lease)
+    /// Counts a lease that is asked for, and returns how long its placeholder is to last.
+    fn request_lease(&self) -> (LeaseCount, Duration) {
+        let count = LeaseCount::new(&self.renewals);
+        let length = self.config.lease.unwrap_or_else(|| count.first_lease());
+        (count, length)
+    }
+}
+
+impl RemoteStore for Memcached {
+    type Permit = MemcachedPermit;
+
+    const LIMITS: Limits =
+        Limits { ttl_granularity: Duration::from_secs(1), longest_ttl: LONGEST_TTL };
+
+    fn read<R: EntryReader>(
+        self: &Arc<Self>,
+        key: &Key,
+        reader: &R,
+        if_missing: IfMissing,
+    ) -> impl Future<Output = Result<ReadOutcome<R::Value, MemcachedPermit>, RemoteError>> + Send
+    {
+        let route = self.route(key).inspect_err(|error| reader.failed(error));
+        // An `async fn` keeps its arguments twice. This is a block, so that a remote hit's future
+        // stays small.
+        async move {
+            let mut route = route?;
+            let lease = match if_missing {
+                IfMissing::Lease(options) => Some((options, self.request_lease())),
+                IfMissing::Report | IfMissing::PermitAdd => None,
+            };
+            let mut wait: Option<LeaseWait> = None;
+            loop {
+                let terms = lease.as_ref().map(|(options, (_, length))| {
+                    route.lease_terms(*length, options.refresh_before_removal)
+                });
+                let found = route.read(terms).await;
+                if wait.is_some() && matches!(found, Ok(Found::Item(_) | Found::Lease(_))) {
+                    route.record_lease_end();
+                }
+                let busy = match found {
+                    Ok(Found::Item(item)) => match self.decode(item, route, reader) {
+                        ControlFlow::Break(item) => return Ok(ReadOutcome::Item(item)),
+                        ControlFlow::Continue(second_slot) => {
+                            route = second_slot;
+                            continue;
+                        }
+                    },
+                    Ok(Found::Lease(cas)) => {
+                        // A server that gives a lease unasked is not believed.
+                        let Some((LeaseOptions { fetch_time, .. }, (_, length))) = lease else {
+                            return Ok(ReadOutcome::Missing);
+                        };
+                        let expected = fetch_time.unwrap_or_default();
+                        let permit = MemcachedPermit::lease(self, route, cas, length, expected);
+                        return Ok(ReadOutcome::Permit(permit));
+                    }
+                    Ok(Found::Nothing) => {
+                        return Ok(match if_missing {
+                            IfMissing::PermitAdd => {
+                                ReadOutcome::Permit(MemcachedPermit::add(self, route, None))
+                            }
+                            IfMissing::Report | IfMissing::Lease(_) => ReadOutcome::Missing,
+                        });
+                    }
+                    Ok(Found::Busy(busy)) => busy,
+                    Err(error) => {
+                        reader.failed(&error);
+                        if route.turn_to_gutter(&error) {
+                            continue;
+                        }
+                        return match wait {
+                            None => Err(error),
+                            // The server has answered that another process fetches.
+                            Some(_) => Ok(ReadOutcome::Missing),
+                        };
+                    }
+                };
+                let options = match (if_missing, busy.cas) {
+                    (IfMissing::Lease(options), _) => options,
+                    (IfMissing::PermitAdd, Some(cas)) => {
+                        let permit = MemcachedPermit::add(self, route, Some(cas));
+                        return Ok(ReadOutcome::Permit(permit));
+                    }
+                    (IfMissing::PermitAdd, None) => return Ok(ReadOutcome::Busy),
+                    (IfMissing::Report, _) => return Ok(ReadOutcome::Missing),
+                };
+                if wait.is_none() {
+                    reader.lease_is_busy();
+                }
+                if !options.waits {
+                    return Ok(ReadOutcome::Busy);
+                }
+                let wait = wait.get_or_insert_with(|| {
+                    LeaseWait::new(self.config.lease_wait, options.fetch_time, &route)
+                });
+                match wait.next_pause(&busy) {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => {
+                        wait.give_up(&route, &busy);
+                        return Ok(ReadOutcome::Busy);
+                    }
+                }
+            }
+        }
     }
 
-    /// Counts a lease as asked for, and says how long it is to last before its holder renews it.
-    pub(crate) fn request_lease(&self) -> (LeaseRequest, Duration) {
-        let request = LeaseRequest::new(&self.renewals);
-        let lease = self.config.lease.unwrap_or_else(|| request.first_lease());
-        (request, lease)
+    async fn read_many<R: EntryReader>(
+        self: &Arc<Self>,
+        keys: &[(Key, &R)],
+    ) -> Vec<Option<Item<R::Value, MemcachedPermit>>> {
+        let mut items: Vec<_> = keys.iter().map(|_| None).collect();
+        let route = |(index, (key, _)): (usize, &(Key, &R))| Some((index, self.route(key).ok()?));
+        let mut routes: Vec<_> = keys.iter().enumerate().filter_map(route).collect();
+        // The second round reads the second slots, where the first ones are another build's.
+        while !routes.is_empty() {
+            let answers = self.read_routes(&routes).await;
+            let mut second_slots = Vec::new();
+            for ((index, route), answer) in routes.into_iter().zip(answers) {
+                let reader = keys[index].1;
+                match answer {
+                    Ok(Some(item)) => match self.decode(item, route, reader) {
+                        ControlFlow::Break(item) => items[index] = Some(item),
+                        ControlFlow::Continue(route) => second_slots.push((index, route)),
+                    },
+                    Ok(None) => {}
+                    Err(error) => reader.failed(&error),
+                }
+            }
+            routes = second_slots;
+        }
+        items
     }
 
-    /// Runs a fill of about so many bytes off the caller's path. Returns false, and drops it, if too
-    /// much waits to be written.
-    pub(crate) fn in_background(&self, bytes: usize, write: BackgroundWrite) -> bool {
+    async fn overwrite(
+        self: &Arc<Self>,
+        key: &Key,
+        frame: Vec<u8>,
+        ttl: Duration,
+        keep_expired: Duration,
+    ) -> Result<WriteOutcome, RemoteError> {
+        self.route(key)?.write(frame, ttl, keep_expired, Condition::Always).await
+    }
+
+    async fn remove(
+        self: &Arc<Self>,
+        key: &Key,
+        started: Option<Instant>,
+    ) -> Result<(), RemoteError> {
+        self.route(key)?.remove(started).await
+    }
+
+    fn run_in_background(&self, bytes: usize, write: BackgroundWrite) -> bool {
         self.background.fill(bytes, write)
     }
 
-    /// Waits until no write is under way; not for one whose runtime is not driven.
-    pub(crate) async fn flush(&self) {
-        // Without a runtime here there is no clock to wait by.
+    async fn flush(&self) {
+        // Without a runtime there is no clock to wait by.
         let Ok(runtime) = Handle::try_current() else { return };
         let done = self.background.done();
         if pipelines::is_without_drivers(&runtime) {
@@ -343,16 +478,16 @@ impl Remote {
     }
 }
 
-/// How long one exchange may take: a lookup whose server hangs has time left for the gutter, which
-/// answers in a fraction of what is long for a server.
-fn timeout_of_one(config: &Config, servers: usize) -> Duration {
+/// Returns how long one exchange may take. With several servers, a lookup whose home server hangs
+/// needs time for its gutter server, which answers in a fraction of the timeout.
+fn exchange_timeout(config: &Config, servers: usize) -> Duration {
     match servers {
         1 => config.remote_timeout,
         _ => config.remote_timeout * 3 / 4,
     }
 }
 
-/// Rounded down: an item may live shorter than its ttl, never longer.
-pub(crate) fn whole_seconds(duration: Duration) -> u32 {
+/// Rounds down: an item may live shorter than its ttl, but not longer.
+fn whole_seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }

@@ -9,7 +9,7 @@
 /// It is made of the server's process id and of the second in which it was started. A server that tells
 /// neither has [`Incarnation::UNKNOWN`], and its restarts go unnoticed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Incarnation(u64);
+pub(super) struct Incarnation(u64);
 
 impl Incarnation {
     pub(super) const UNKNOWN: Incarnation = Incarnation(0);
@@ -23,7 +23,7 @@ impl Incarnation {
 
 /// The state of one item: no other state of it, on this server or on another, is equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Cas {
+pub(super) struct Cas {
     pub(super) number: u64,
     pub(super) of: Incarnation,
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::cas::Incarnation;
 use super::marker::LeaseMarker;
-use super::{BusyLease, Cas, Condition, Found, Item, LeaseTerms, RemoteErrorKind};
+use super::{BusyLease, Cas, Condition, Found, FoundItem, LeaseTerms, RemoteErrorKind};
 
 /// One command. It owns what it carries, so that it can travel with others and outlive its caller.
 #[derive(Debug, Clone)]
@@ -139,7 +139,7 @@ impl Command {
             Ok(Reply::Found(Found::Lease(cas))) => {
                 Some(Command::Delete { key: key(), unchanged: Some(*cas) })
             }
-            Ok(Reply::Found(Found::Item(Item { won: true, cas, .. }))) => {
+            Ok(Reply::Found(Found::Item(FoundItem { is_claimed: true, cas, .. }))) => {
                 Some(Command::ReleaseRefresh { key: key(), cas: *cas })
             }
             _ => None,
@@ -186,14 +186,18 @@ impl ReadAnswer {
                     Some(left) => Duration::from_secs(left.saturating_sub(1)),
                     None => super::LONGEST_TTL,
                 };
-                let gone = sent + left.min(super::LONGEST_TTL);
-                Found::Item(Item { gone, won, given_back, ..Item::new(frame, cas, sent) })
+                let removed_at = sent + left.min(super::LONGEST_TTL);
+                Found::Item(FoundItem {
+                    is_claimed: won,
+                    was_given_back: given_back,
+                    ..FoundItem::new(frame, cas, removed_at)
+                })
             }
             (_, Some(cas)) if won => Found::Lease(cas),
             // The server tells a read with lease terms which item is a placeholder. This one is an
             // entry, and a bad one.
             (Some(frame), Some(cas)) if !busy && lease.is_some() => {
-                Found::Item(Item::new(frame, cas, sent))
+                Found::Item(FoundItem::new(frame, cas, sent))
             }
             // Any other empty item is somebody's placeholder.
             (frame, cas) if busy || frame.is_some() => Found::Busy(BusyLease { cas, marker: None }),

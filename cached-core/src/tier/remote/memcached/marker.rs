@@ -20,17 +20,17 @@ const FORMAT: u8 = b'L';
 const LENGTH: usize = 19;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LeaseMarker {
+pub(super) struct LeaseMarker {
     /// Tells one holder's marker from another's.
-    pub(crate) nonce: u64,
+    pub(super) nonce: u64,
     /// How long the holder has fetched.
-    pub(crate) elapsed: Duration,
+    pub(super) elapsed: Duration,
     /// How long it expects the whole fetch to take; zero if it does not know.
-    pub(crate) expected: Duration,
+    pub(super) expected: Duration,
 }
 
 impl LeaseMarker {
-    pub(crate) fn encode(&self) -> [u8; LENGTH] {
+    pub(super) fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         bytes[..2].copy_from_slice(&MAGIC);
         bytes[2] = FORMAT;
@@ -41,7 +41,7 @@ impl LeaseMarker {
     }
 
     /// The marker in an item's bytes, or `None` if they are anything else.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<LeaseMarker> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<LeaseMarker> {
         let bytes: &[u8; LENGTH] = bytes.try_into().ok()?;
         if bytes[..2] != MAGIC || bytes[2] != FORMAT {
             return None;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::cas::Incarnation;
 use super::command::{Command, CommandError, CommandResult, Reply};
 use super::marker::LeaseMarker;
-use super::{BusyLease, Cas, Condition, Found, Item, LeaseTerms};
+use super::{BusyLease, Cas, Condition, Found, FoundItem, LeaseTerms};
 use crate::clock::Clock;
 
 /// The largest item that a memcached takes unless it is told otherwise.
@@ -222,8 +222,8 @@ impl State {
             true => Found::Busy(BusyLease { cas: Some(kept.cas), marker: None }),
             false => {
                 let StoredItem { cas, expires, stale, .. } = *kept;
-                let item = Item::new(kept.frame.clone(), cas, expires);
-                Found::Item(Item { won, given_back: stale, ..item })
+                let item = FoundItem::new(kept.frame.clone(), cas, expires);
+                Found::Item(FoundItem { is_claimed: won, was_given_back: stale, ..item })
             }
         }
     }
@@ -243,7 +243,7 @@ impl State {
             _ => own.iter().map(|byte| byte ^ 1).collect(),
         };
         let gone = now + Duration::from_secs(60);
-        Reply::Found(Found::Item(Item::new(frame, self.no_cas(), gone)))
+        Reply::Found(Found::Item(FoundItem::new(frame, self.no_cas(), gone)))
     }
 }
 

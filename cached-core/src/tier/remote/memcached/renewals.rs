@@ -17,7 +17,7 @@ const FIRST_LEASE: Duration = Duration::from_secs(2);
 const LEASES_A_SECOND: usize = 4096;
 const LONGEST_FIRST_LEASE: Duration = Duration::from_secs(10);
 /// How often a lease is renewed.
-pub(super) const RENEWED_EVERY: Duration = Duration::from_millis(500);
+pub(super) const RENEWAL_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the leases are looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How many leases are renewed at once.
@@ -33,12 +33,12 @@ pub(super) struct Renewals {
 }
 
 /// Counts as a lease that is asked for until it is dropped.
-pub(crate) struct LeaseRequest(Arc<Renewals>);
+pub(super) struct LeaseCount(Arc<Renewals>);
 
-impl LeaseRequest {
-    pub(super) fn new(renewals: &Arc<Renewals>) -> LeaseRequest {
+impl LeaseCount {
+    pub(super) fn new(renewals: &Arc<Renewals>) -> LeaseCount {
         renewals.leases.fetch_add(1, Ordering::Relaxed);
-        LeaseRequest(Arc::clone(renewals))
+        LeaseCount(Arc::clone(renewals))
     }
 
     /// How long the placeholder of the lease is to last.
@@ -49,7 +49,7 @@ impl LeaseRequest {
     }
 }
 
-impl Drop for LeaseRequest {
+impl Drop for LeaseCount {
     fn drop(&mut self) {
         self.0.leases.fetch_sub(1, Ordering::Relaxed);
     }
@@ -119,7 +119,7 @@ impl Renewer {
             tokio::time::sleep_until(due_at.max(soon)).await;
             for lease in self.renew_due().await {
                 // A longer one, of a process that has many, is renewed as often in its life.
-                let due_in = RENEWED_EVERY.max(lease.lasts / 6);
+                let due_in = RENEWAL_INTERVAL.max(lease.marker_length / 6);
                 self.renewals.add(&lease, due_in);
             }
         }

@@ -1,4 +1,4 @@
-//! A key on its server, or on the one that stands in for it: what is asked and told there.
+//! The route of a key: the servers it is read from and written to, and the name it has there.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,58 +9,60 @@ use super::command::Command;
 use super::server::{HintedRemoval, Priority, Server};
 use super::timer::run_until;
 use super::{
-    BusyLease, Cas, Condition, Found, GUTTER_TTL, Item, LONGEST_TTL, LeaseMarker, LeaseTerms,
-    RemoteError, whole_seconds,
+    BusyLease, Cas, Condition, Found, FoundItem, GUTTER_TTL, LONGEST_TTL, LeaseMarker, LeaseTerms,
+    whole_seconds,
 };
 use crate::key::Digest;
+use crate::tier::remote::{RemoteError, RemoteErrorKind, WriteOutcome};
 
-/// When the lease of a process that was killed is over for certain.
+/// The lease of a killed process has ended after this time.
 const ORPHAN_ENDS_AFTER: Duration = Duration::from_millis(3200);
 
-/// A key, and where it is asked for: on its own server, its *home*, or in the gutter.
+/// A key and its two servers.
+///
+/// A key has two *slots* on a server. The second slot holds this build's entry if the first holds
+/// one that only another build can read, as during a rollout.
 #[derive(Clone)]
-pub(crate) struct RemoteKey {
+pub(super) struct Route {
     digest: Digest,
     home: Arc<Server>,
     home_key: Arc<str>,
-    /// The server that stands in for its home; `None` where there is but one.
+    /// `None` if there is only one server.
     gutter: Option<Arc<Server>>,
+    /// True if commands go to the gutter server.
     in_gutter: bool,
     in_second_slot: bool,
-    /// The key where it is asked for.
+    /// The key on the server that commands go to.
     pub(super) key: Arc<str>,
-    /// The longest that a lookup takes, at home and in the gutter together.
+    /// The longest time that one lookup takes, over all of its reads.
     timeout: Duration,
-    /// When the lookup that was begun at home is to be over.
-    deadline: Option<Instant>,
-    /// When the read that is next must be over, as part of a lookup that began in the first slot.
-    read_deadline: Option<Instant>,
-    /// What changes to it are for.
+    lookup_deadline: Option<Instant>,
+    /// True if the next read continues the lookup of the last one.
+    continues_lookup: bool,
     priority: Priority,
 }
 
-/// Returns a key's second slot. An entry stands there while another build's entry, which this build
-/// does not read, is at the key itself: two builds of a rollout have an entry each. Both slots are on
-/// the key's own server.
 fn second_slot(key: &str) -> Arc<str> {
     format!("{key}:2").into()
 }
 
+/// A gutter server has a key under another name. So a server never takes what it holds for another
+/// server for its own.
 fn gutter_key(home_key: &str) -> Arc<str> {
     format!("{home_key}:gutter").into()
 }
 
-impl RemoteKey {
-    /// At home, or where that is out of reach in the gutter.
+impl Route {
+    /// Starts at the home server or, if that is out of reach, at the gutter server.
     pub(super) fn new(
         digest: Digest,
         home: Arc<Server>,
         gutter: Option<Arc<Server>>,
         home_key: Arc<str>,
         timeout: Duration,
-    ) -> RemoteKey {
+    ) -> Route {
         let key = Arc::clone(&home_key);
-        let mut located = RemoteKey {
+        let mut route = Route {
             digest,
             home,
             home_key,
@@ -69,28 +71,35 @@ impl RemoteKey {
             in_second_slot: false,
             key,
             timeout,
-            deadline: None,
-            read_deadline: None,
+            lookup_deadline: None,
+            continues_lookup: false,
             priority: Priority::Foreground,
         };
-        if !located.home.serves(&located.home_key) {
-            located.enter_gutter();
+        if !route.home.serves(&route.home_key) {
+            route.enter_gutter();
         }
-        located
+        route
     }
 
-    /// For writes that nobody waits for.
-    pub(crate) fn in_background(mut self) -> RemoteKey {
-        self.priority = Priority::Background;
+    /// Gives writes the time that background writes have.
+    pub(super) fn in_background(mut self) -> Route {
+        self.move_to_background();
         self
     }
 
-    /// Whether another server stands in for the key's own.
-    pub(crate) fn is_in_gutter(&self) -> bool {
+    pub(super) fn move_to_background(&mut self) {
+        self.priority = Priority::Background;
+    }
+
+    pub(super) fn is_in_gutter(&self) -> bool {
         self.in_gutter
     }
 
-    /// Where it is asked for.
+    pub(super) fn is_in_second_slot(&self) -> bool {
+        self.in_second_slot
+    }
+
+    /// Returns the server that commands go to.
     pub(super) fn server(&self) -> &Arc<Server> {
         match &self.gutter {
             Some(gutter) if self.in_gutter => gutter,
@@ -98,95 +107,90 @@ impl RemoteKey {
         }
     }
 
-    /// Of its own, so that what a server has as the key's own and what it has in another's place
-    /// are never taken for each other.
-    fn gutter_key(&self) -> Arc<str> {
-        gutter_key(&self.home_key)
-    }
-
-    /// Asks in the gutter from now on, if that is there.
+    /// Sends commands to the gutter server from now on, if that is in reach.
     fn enter_gutter(&mut self) {
         let Some(gutter) = &self.gutter else { return };
-        let key = self.gutter_key();
+        let key = gutter_key(&self.home_key);
         if gutter.serves(&key) {
             (self.key, self.in_gutter) = (key, true);
         }
     }
 
-    /// After a lookup that came to nothing, as its server is lost: whether it is to be tried once
-    /// more, in the gutter, with the time that is left of it.
-    pub(crate) fn turns_to_gutter(&mut self, error: &RemoteError) -> bool {
-        let has_time = self.deadline.is_some_and(|deadline| Instant::now() < deadline);
-        if !error.is_out_of_reach() || !has_time || self.in_gutter {
+    /// Turns to the gutter server after the home server failed. Returns true if the lookup has time
+    /// left to read there.
+    pub(super) fn turn_to_gutter(&mut self, error: &RemoteError) -> bool {
+        let is_out_of_reach =
+            matches!(error.kind(), RemoteErrorKind::Lost | RemoteErrorKind::Unusable);
+        let has_time = self.lookup_deadline.is_some_and(|deadline| Instant::now() < deadline);
+        if !is_out_of_reach || !has_time || self.in_gutter {
             return false;
         }
         self.enter_gutter();
+        self.continues_lookup = self.in_gutter;
         self.in_gutter
     }
 
-    /// Turns to the second slot after the first was seen to have another build's entry. Returns false
-    /// if this is the second slot already.
-    pub(crate) fn turns_to_second_slot(&mut self) -> bool {
-        if self.in_second_slot {
-            return false;
-        }
+    /// Turns to the second slot, because the first holds another build's entry.
+    pub(super) fn turn_to_second_slot(&mut self) {
         self.in_second_slot = true;
         self.home_key = second_slot(&self.home_key);
         self.key = match self.in_gutter {
-            true => self.gutter_key(),
+            true => gutter_key(&self.home_key),
             false => Arc::clone(&self.home_key),
         };
-        self.read_deadline = self.deadline;
-        true
+        self.continues_lookup = true;
     }
 
-    pub(crate) fn read(&mut self) -> impl Future<Output = Result<Found, RemoteError>> {
-        self.read_under(None)
-    }
-
-    /// Reads, or wins the right to fill, in one round trip; the right to replace an item too, in
-    /// the last `kept` of its life. The lease lasts whole seconds.
-    pub(crate) fn read_or_lease(
-        &mut self,
-        lease: Duration,
-        kept: Duration,
-    ) -> impl Future<Output = Result<Found, RemoteError>> {
-        let (lease, kept) = match self.in_gutter {
-            true => (lease.min(GUTTER_TTL), Duration::ZERO),
-            false => (lease, kept),
+    /// Returns the terms of a lease whose placeholder lasts for `length`, and of a refresh claim in
+    /// the last `refresh_before_removal` of an item's life.
+    pub(super) fn lease_terms(
+        &self,
+        length: Duration,
+        refresh_before_removal: Duration,
+    ) -> LeaseTerms {
+        // A gutter server keeps nothing long enough to refresh it.
+        let (length, refresh_before_removal) = match self.in_gutter {
+            true => (length.min(GUTTER_TTL), Duration::ZERO),
+            false => (length, refresh_before_removal),
         };
-        let claim_below_seconds = match whole_seconds(kept) {
+        let claim_below_seconds = match whole_seconds(refresh_before_removal) {
             0 => 0,
-            // As the caller counts: an item may be gone a second before the server says so.
-            kept => kept.saturating_add(2).min(whole_seconds(LONGEST_TTL)),
+            // The item may be removed a second earlier than the server says.
+            seconds => seconds.saturating_add(2).min(whole_seconds(LONGEST_TTL)),
         };
-        let lease = LeaseTerms { seconds: whole_seconds(lease).max(1), claim_below_seconds };
-        self.read_under(Some(lease))
+        LeaseTerms { seconds: whole_seconds(length).max(1), claim_below_seconds }
     }
 
-    async fn read_under(&mut self, lease: Option<LeaseTerms>) -> Result<Found, RemoteError> {
+    /// Reads the key in one exchange. With terms the read may win a lease or a refresh claim.
+    pub(super) async fn read(&mut self, terms: Option<LeaseTerms>) -> Result<Found, RemoteError> {
         #[cfg(feature = "testing")]
         self.go_home_if_in_memory().await;
-        let (rest, now) = (self.deadline.take(), Instant::now());
-        if !self.in_gutter {
-            self.deadline = Some(now + self.timeout);
-        }
-        let deadline = self.read_deadline.take().or(rest.filter(|_| self.in_gutter));
-        let read = self.server().read(&self.key, lease, now);
+        let now = Instant::now();
+        let deadline = match std::mem::take(&mut self.continues_lookup) {
+            true => self.lookup_deadline,
+            false => {
+                self.lookup_deadline = Some(now + self.timeout);
+                None
+            }
+        };
+        let read = self.server().read(&self.key, terms, now);
         let found = match deadline {
-            // In a box, as it is rare, so that what holds a read stays small.
-            Some(deadline) => Box::pin(run_until(deadline, read))
-                .await
-                .unwrap_or_else(|| Err(RemoteError::lost("no time was left for a second read"))),
+            // Boxed because it is rare, so that the future of a read stays small.
+            Some(deadline) => {
+                let timed_out = || {
+                    RemoteError::new(RemoteErrorKind::Lost, "no time was left for a second read")
+                };
+                Box::pin(run_until(deadline, read)).await.unwrap_or_else(|| Err(timed_out()))
+            }
             None => read.await,
         };
         Ok(match found? {
-            Found::Item(item) => Found::Item(self.judge(item)),
+            Found::Item(item) => Found::Item(self.check_fence(item)),
             found => found,
         })
     }
 
-    /// A test that has moved the clock finds a server that has recovered in use.
+    /// Lets a test that has moved the clock find a recovered server in use.
     #[cfg(feature = "testing")]
     async fn go_home_if_in_memory(&mut self) {
         if self.in_gutter && !self.home.health.in_rotation() {
@@ -197,58 +201,67 @@ impl RemoteKey {
         }
     }
 
-    pub(super) fn judge(&self, mut item: Item) -> Item {
-        item.in_gutter = self.in_gutter;
+    /// Empties an item that its server's fence rejects. Nobody can read it then, so any caller may
+    /// replace it.
+    pub(super) fn check_fence(&self, mut item: FoundItem) -> FoundItem {
         if !self.server().is_above_fence(self.digest, item.cas.number) {
             self.server().recheck_fence();
-            // Nobody can read it, and so anybody may replace it.
             item.frame.clear();
         }
         item
     }
 
-    /// Stores a frame for `ttl`, and `kept` after that; `Ok(false)` where the condition did not
-    /// hold, and where the ttl is under a second.
-    pub(crate) async fn write(
-        &self,
-        frame: Vec<u8>,
-        ttl: Duration,
-        kept: Duration,
-        condition: Condition,
-    ) -> Result<bool, RemoteError> {
-        let (ttl, kept) = match self.in_gutter {
-            true => (ttl.min(GUTTER_TTL), Duration::ZERO),
-            false => (ttl, kept),
-        };
-        // memcached would read no seconds as "for ever".
-        if whole_seconds(ttl) == 0 {
-            return Ok(false);
-        }
-        let whole = |duration: Duration| Duration::from_secs(duration.as_secs());
-        let seconds = whole_seconds(whole(ttl).saturating_add(whole(kept)).min(LONGEST_TTL));
-        let key = Arc::clone(&self.key);
-        let write = Command::Write { key, frame: frame.into(), seconds, condition };
-        let deadline = Instant::now() + self.timeout;
-        let written = self.server().change(write, self.priority).await?;
-        if let Condition::Always = condition {
-            // The other build's entry goes too.
-            let [_, second] = self.slots_where_asked();
-            tell_by(deadline, HintedRemoval::new(self.server(), vec![second])).await?;
-            match self.in_gutter {
-                true => tell_by(deadline, self.untold_at_home()).await?,
-                false => self.tell_gutter(self.untold_in_gutter(), deadline).await,
-            }
-        }
-        Ok(written)
-    }
-
-    /// Reads without asking for a right, on the server where the key was asked for.
-    pub(super) async fn look(&self) -> Result<Found, RemoteError> {
+    /// Reads without asking for a lease, outside of any lookup.
+    pub(super) async fn peek(&self) -> Result<Found, RemoteError> {
         self.server().read(&self.key, None, Instant::now()).await
     }
 
-    /// Renews a lease that was won under this CAS for so many seconds; returns the new CAS, or `None`
-    /// if it was lost.
+    /// Stores a frame for `ttl`, and for `keep_expired` beyond that.
+    pub(super) async fn write(
+        &self,
+        frame: Vec<u8>,
+        ttl: Duration,
+        keep_expired: Duration,
+        condition: Condition,
+    ) -> Result<WriteOutcome, RemoteError> {
+        let (ttl, keep_expired) = match self.in_gutter {
+            true => (ttl.min(GUTTER_TTL), Duration::ZERO),
+            false => (ttl, keep_expired),
+        };
+        // memcached would keep an item of 0 seconds for ever.
+        if whole_seconds(ttl) == 0 {
+            return Ok(WriteOutcome::NotStored);
+        }
+        let seconds = whole_seconds(ttl)
+            .saturating_add(whole_seconds(keep_expired))
+            .min(whole_seconds(LONGEST_TTL));
+        let key = Arc::clone(&self.key);
+        let write = Command::Write { key, frame: frame.into(), seconds, condition };
+        let deadline = Instant::now() + self.timeout;
+        let is_stored = self.server().change(write, self.priority).await?;
+        if let Condition::Always = condition {
+            self.remove_other_copies(deadline).await?;
+        }
+        Ok(match (is_stored, self.in_gutter) {
+            (true, false) => WriteOutcome::Stored,
+            (true, true) => WriteOutcome::StoredBriefly,
+            (false, _) => WriteOutcome::NotStored,
+        })
+    }
+
+    /// Removes another build's entry, and the entry on the other server.
+    async fn remove_other_copies(&self, deadline: Instant) -> Result<(), RemoteError> {
+        let second = second_slot(&self.home_key);
+        let second = if self.in_gutter { gutter_key(&second) } else { second };
+        tell_by(deadline, HintedRemoval::new(self.server(), vec![second])).await?;
+        match self.in_gutter {
+            true => tell_by(deadline, self.untold_at_home()).await?,
+            false => self.tell_gutter(self.untold_in_gutter(), deadline).await,
+        }
+        Ok(())
+    }
+
+    /// Renews a lease that has this CAS. Returns its new CAS, or `None` if the lease is lost.
     pub(super) async fn renew(
         &self,
         marker: LeaseMarker,
@@ -258,61 +271,62 @@ impl RemoteKey {
         self.server().renew(&self.key, marker, seconds, cas).await
     }
 
-    /// Whether it is worth waiting for another caller's lease on this server.
-    pub(crate) fn leases_end(&self) -> bool {
+    /// Returns true if it is worth waiting for another caller's lease on this server.
+    pub(super) fn allows_waiting(&self) -> bool {
         self.server().wait_breaker.leases_end()
     }
 
-    /// Takes note that a lease of this server has ended, or that its holder lives.
-    pub(crate) fn lease_ends(&self) {
+    /// Records that a lease on this server has ended, or that its holder lives.
+    pub(super) fn record_lease_end(&self) {
         self.server().wait_breaker.note(true);
     }
 
-    /// Finds out in the background whether a lease that was waited for in vain ends at all.
-    pub(crate) fn doubt_lease(&self, cas: Cas) {
-        let (Ok(runtime), Some(check)) = (Handle::try_current(), self.server().begin_lease_probe())
+    /// Finds out in the background whether a lease ends that was waited for in vain.
+    pub(super) fn check_lease_end(&self, cas: Cas) {
+        let (Ok(runtime), Some(probe)) = (Handle::try_current(), self.server().begin_lease_probe())
         else {
             return;
         };
-        let key = self.clone();
+        let route = self.clone();
         runtime.spawn(async move {
             tokio::time::sleep(ORPHAN_ENDS_AFTER).await;
-            // The placeholder that was there, and no marker in its place.
-            let is_there = |busy: BusyLease| busy.cas == Some(cas) && busy.marker.is_none();
-            if let Ok(found) = key.look().await {
-                key.server()
-                    .wait_breaker
-                    .note(!matches!(found, Found::Busy(busy) if is_there(busy)));
+            let is_same = |busy: BusyLease| busy.cas == Some(cas) && busy.marker.is_none();
+            if let Ok(found) = route.peek().await {
+                let is_still_there = matches!(found, Found::Busy(busy) if is_same(busy));
+                route.server().wait_breaker.note(!is_still_there);
             }
-            drop(check);
+            drop(probe);
         });
     }
 
-    /// Gives a lease back: what is there is removed if nobody has changed it.
-    pub(super) async fn give_back(&self, cas: Cas) -> Result<(), RemoteError> {
+    /// Removes the item if it still has this CAS.
+    pub(super) async fn remove_unchanged(&self, cas: Cas) -> Result<(), RemoteError> {
         let delete = Command::Delete { key: Arc::clone(&self.key), unchanged: Some(cas) };
         self.server().change(delete, self.priority).await.map(drop)
     }
 
-    pub(super) async fn let_others_win(&self, cas: Cas) -> Result<(), RemoteError> {
-        let mark = Command::ReleaseRefresh { key: Arc::clone(&self.key), cas };
-        self.server().change(mark, self.priority).await.map(drop)
+    /// Lets the next reader claim the refresh of the item that has this CAS.
+    pub(super) async fn give_back_claim(&self, cas: Cas) -> Result<(), RemoteError> {
+        let give_back = Command::ReleaseRefresh { key: Arc::clone(&self.key), cas };
+        self.server().change(give_back, self.priority).await.map(drop)
     }
 
-    /// Removes the entry wherever a process could find it: in both slots, at home and, always, in the
-    /// gutter, where another process may look already. A server that cannot be told now is told before
-    /// this process asks it for the key again, also if this is dropped. As part of a change that
-    /// `began` before, it ends in time for that.
+    /// Removes the entry wherever a process could find it: in both slots, at home and in the gutter.
+    /// The gutter is always told, because another process may be reading there already.
+    ///
+    /// A server that cannot be told now is told later, also if this future is dropped. Until then
+    /// this process does not read the key from that server. `started` is when the change began that
+    /// this removal is part of, if it is part of one.
     ///
     /// # Errors
-    /// Its home could not be told: to others it may serve what it has meanwhile. What the gutter may
-    /// serve to others is gone in seconds.
-    pub(crate) async fn forget(&self, began: Option<Instant>) -> Result<(), RemoteError> {
-        let deadline = began.unwrap_or_else(Instant::now) + self.timeout;
+    /// The home server could not be told, and may serve the entry to other processes. A gutter
+    /// server that could not be told is no error: it drops the entry within seconds.
+    pub(super) async fn remove(&self, started: Option<Instant>) -> Result<(), RemoteError> {
+        let deadline = started.unwrap_or_else(Instant::now) + self.timeout;
         let in_gutter = self.untold_in_gutter();
         let at_home = self.untold_at_home();
-        let told = match began {
-            // What begins now ends in time by itself.
+        let told = match started {
+            // The exchange's own timeout is this deadline.
             None => at_home.send(deadline).await,
             Some(_) => tell_by(deadline, at_home).await,
         };
@@ -322,10 +336,6 @@ impl RemoteKey {
 
     fn slots(&self) -> [Arc<str>; 2] {
         [Arc::clone(&self.home_key), second_slot(&self.home_key)]
-    }
-
-    fn slots_where_asked(&self) -> [Arc<str>; 2] {
-        self.slots().map(|slot| if self.in_gutter { gutter_key(&slot) } else { slot })
     }
 
     fn untold_at_home(&self) -> HintedRemoval<'_> {
@@ -339,15 +349,16 @@ impl RemoteKey {
 
     async fn tell_gutter(&self, untold: Option<HintedRemoval<'_>>, deadline: Instant) {
         if let Some(untold) = untold {
-            // Dropped untold it is owed.
+            // On failure the server keeps a hint of it.
             let _ = tell_by(deadline, untold).await;
         }
     }
 }
 
-/// Lets a server be told until the deadline. What was begun by then goes on in the background.
+/// Tells a server what to remove, until the deadline. An exchange that has begun by then goes on in
+/// the background.
 async fn tell_by(deadline: Instant, untold: HintedRemoval<'_>) -> Result<(), RemoteError> {
-    run_until(deadline, untold.send(deadline))
-        .await
-        .unwrap_or_else(|| Err(RemoteError::lost("no time was left to tell a key's server")))
+    let timed_out =
+        || RemoteError::new(RemoteErrorKind::Lost, "no time was left to tell the key's server");
+    run_until(deadline, untold.send(deadline)).await.unwrap_or_else(|| Err(timed_out()))
 }

@@ -15,7 +15,7 @@ use super::hints::Hints;
 use super::pipeline::Pipeline;
 use super::pipelines::Runtimes;
 use super::wait_breaker::{LeaseProbe, LeaseWaitBreaker};
-use super::{Cas, Found, Item, LeaseMarker, LeaseTerms, RemoteError, RemoteErrorKind};
+use super::{Cas, Found, FoundItem, LeaseMarker, LeaseTerms, RemoteError, RemoteErrorKind};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::{Event, Events};
@@ -153,7 +153,7 @@ impl Server {
     pub(super) async fn read_many(
         &self,
         keys: &[Arc<str>],
-    ) -> Result<Vec<Option<Item>>, RemoteError> {
+    ) -> Result<Vec<Option<FoundItem>>, RemoteError> {
         let pipeline = self.pipeline("", Priority::Foreground).await?;
         let reads = keys.iter().map(|key| Command::Read { key: Arc::clone(key), lease: None });
         let answers = pipeline.ask_many(reads.collect(), Instant::now() + self.timeout()).await;
@@ -247,7 +247,7 @@ impl Server {
     }
 
     fn error(&self, kind: RemoteErrorKind, why: &dyn Display) -> RemoteError {
-        RemoteError { why: format!("memcached at {}: {why}", self.address), kind }
+        RemoteError::new(kind, format!("memcached at {}: {why}", self.address))
     }
 
     fn ejected(&self) -> RemoteError {

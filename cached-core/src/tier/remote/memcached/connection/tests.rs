@@ -129,7 +129,7 @@ fn a_right_that_somebody_has_given_back_is_told_from_a_new_one() {
         for given_back in [false, true] {
             match ask(&connections, &read(), LONG).await {
                 Ok(Reply::Found(Found::Item(item))) => {
-                    assert_eq!((item.won, item.given_back), (true, given_back));
+                    assert_eq!((item.is_claimed, item.was_given_back), (true, given_back));
                 }
                 other => panic!("{other:?}"),
             }

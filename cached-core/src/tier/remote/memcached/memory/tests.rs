@@ -156,8 +156,8 @@ impl Side {
             }
             Reply::Found(Found::Item(item)) => {
                 see(item.cas);
-                let left = item.gone.saturating_duration_since(now).as_secs();
-                format!("{:?}, won: {}, about {} s left", item.frame, item.won, left / 100)
+                let left = item.removed_at.saturating_duration_since(now).as_secs();
+                format!("{:?}, won: {}, about {} s left", item.frame, item.is_claimed, left / 100)
             }
         }
     }

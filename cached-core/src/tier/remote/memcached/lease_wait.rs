@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::tier::remote::{BusyLease, Cas, RemoteKey};
+use super::{BusyLease, Cas, Route};
 
 /// Pauses between two looks at the entry.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -40,14 +40,14 @@ impl LeaseWait {
     pub(super) fn new(
         configured: Option<Duration>,
         fetch_time: Option<Duration>,
-        key: &RemoteKey,
+        route: &Route,
     ) -> LeaseWait {
         LeaseWait {
             began: Instant::now(),
             pause: FIRST_PAUSE,
             configured,
             fetch_time,
-            leases_end: key.leases_end(),
+            leases_end: route.allows_waiting(),
             has_seen_marker: false,
             placeholder: None,
             has_changed_hands: false,
@@ -55,7 +55,7 @@ impl LeaseWait {
     }
 
     /// The pause before the next look, or `None` if the wait is over.
-    pub(super) fn next_look(&mut self, busy: &BusyLease) -> Option<Duration> {
+    pub(super) fn next_pause(&mut self, busy: &BusyLease) -> Option<Duration> {
         let now = Instant::now();
         let began = match self.configured {
             Some(_) => self.began,
@@ -107,27 +107,22 @@ impl LeaseWait {
         left.filter(|left| !left.is_zero())
     }
 
-    /// The lease that was waited for has ended.
-    pub(super) fn ended(&self, key: &RemoteKey) {
-        key.lease_ends();
-    }
-
     /// The lease has not ended, and the call goes on without it.
-    pub(super) fn gave_up(&self, key: &RemoteKey, busy: &BusyLease) {
+    pub(super) fn give_up(&self, route: &Route, busy: &BusyLease) {
         if self.has_seen_marker {
-            key.lease_ends();
+            route.record_lease_end();
         } else if let Some(cas) = busy.cas
             && self.leases_end
         {
-            key.doubt_lease(cas);
+            route.check_lease_end(cas);
         }
     }
 }
 
-#[cfg(all(test, feature = "memcached"))]
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tier::remote::LeaseMarker;
+    use crate::tier::remote::memcached::LeaseMarker;
 
     fn wait(fetch_time: Option<Duration>) -> LeaseWait {
         LeaseWait {

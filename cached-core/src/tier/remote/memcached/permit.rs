@@ -1,0 +1,192 @@
+//! Permits to write: a lease, a refresh claim, or an item that must not change.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::lease::{HeldLease, LEAST_RENEWED};
+use super::renewals::{LeaseCount, RENEWAL_INTERVAL};
+use super::{Cas, Condition, FoundItem, Memcached, Route};
+use crate::flight::Pulse;
+use crate::tier::remote::{RemoteError, WriteOutcome, WritePermit};
+
+pub(crate) struct MemcachedPermit {
+    store: Arc<Memcached>,
+    basis: Basis,
+    /// True if there is nothing to give back.
+    is_spent: AtomicBool,
+}
+
+/// What a permit rests on. A write always goes to the server that was read, because another server
+/// has other CAS numbers.
+enum Basis {
+    /// A key without an item.
+    Absent(Route),
+    /// An item, or another caller's lease, which must keep this CAS.
+    Unchanged(Route, Cas),
+    /// An item whose refresh was claimed. It is not renewed as a lease is, because a marker would
+    /// take the item's place.
+    RefreshClaim(Route, Cas),
+    Lease {
+        lease: Arc<HeldLease>,
+        _count: LeaseCount,
+    },
+}
+
+impl MemcachedPermit {
+    fn new(store: &Arc<Memcached>, basis: Basis) -> MemcachedPermit {
+        MemcachedPermit { store: Arc::clone(store), basis, is_spent: AtomicBool::new(false) }
+    }
+
+    /// Permits to add a value where nothing is or, given a CAS, where another caller's lease is.
+    pub(super) fn add(store: &Arc<Memcached>, route: Route, cas: Option<Cas>) -> MemcachedPermit {
+        MemcachedPermit::new(
+            store,
+            match cas {
+                Some(cas) => Basis::Unchanged(route, cas),
+                None => Basis::Absent(route),
+            },
+        )
+    }
+
+    /// Permits to replace an item.
+    pub(super) fn of_item(
+        store: &Arc<Memcached>,
+        route: Route,
+        item: &FoundItem,
+    ) -> MemcachedPermit {
+        MemcachedPermit::new(
+            store,
+            match item.is_claimed {
+                true => Basis::RefreshClaim(route, item.cas),
+                false => Basis::Unchanged(route, item.cas),
+            },
+        )
+    }
+
+    /// Permits to fill a key under a lease, which is renewed while the permit is held. The lease's
+    /// placeholder lasts for `length`. The fetch is expected to take `expected`, or zero if that is
+    /// not known.
+    pub(super) fn lease(
+        store: &Arc<Memcached>,
+        route: Route,
+        cas: Cas,
+        length: Duration,
+        expected: Duration,
+    ) -> MemcachedPermit {
+        let marker_length = length.max(LEAST_RENEWED);
+        let lease = HeldLease::new(route.in_background(), cas, marker_length, expected);
+        store.renewals.add(&lease, RENEWAL_INTERVAL);
+        let _count = LeaseCount::new(&store.renewals);
+        MemcachedPermit::new(store, Basis::Lease { lease, _count })
+    }
+
+    /// Removes an item in the background if it still has this CAS.
+    fn remove_in_background(&self, route: &Route, cas: Cas) {
+        let route = route.clone().in_background();
+        let remove = move || {
+            let route = route.clone();
+            // Best effort: the item expires by itself.
+            async move { drop(route.remove_unchanged(cas).await) }
+        };
+        self.store.background.run(0, Box::new(move || Box::pin(remove())));
+    }
+}
+
+impl WritePermit for MemcachedPermit {
+    async fn write(
+        &self,
+        frame: Vec<u8>,
+        ttl: Duration,
+        keep_expired: Duration,
+    ) -> Result<WriteOutcome, RemoteError> {
+        let (route, condition) = match &self.basis {
+            Basis::Absent(route) => (route, Condition::Absent),
+            Basis::Unchanged(route, cas) | Basis::RefreshClaim(route, cas) => {
+                (route, Condition::Unchanged(*cas))
+            }
+            Basis::Lease { lease, .. } => match lease.settle().await {
+                Some(cas) => (lease.route(), Condition::Unchanged(cas)),
+                // Somebody has changed the entry since the lease was won.
+                None => return Ok(WriteOutcome::NotStored),
+            },
+        };
+        let outcome = route.write(frame, ttl, keep_expired, condition).await?;
+        if outcome != WriteOutcome::NotStored {
+            self.is_spent.store(true, Ordering::Relaxed);
+        }
+        Ok(outcome)
+    }
+
+    fn discard(mut self) {
+        if let Basis::Unchanged(route, cas) | Basis::RefreshClaim(route, cas) = &self.basis {
+            self.remove_in_background(route, *cas);
+            *self.is_spent.get_mut() = true;
+        }
+    }
+
+    fn in_background(mut self) -> MemcachedPermit {
+        match &mut self.basis {
+            Basis::Absent(route) | Basis::Unchanged(route, _) | Basis::RefreshClaim(route, _) => {
+                route.move_to_background();
+            }
+            // A lease's commands have this priority from the start.
+            Basis::Lease { .. } => {}
+        }
+        self
+    }
+
+    fn hold_while(&self, pulse: Pulse) {
+        if let Basis::Lease { lease, .. } = &self.basis {
+            lease.hold_while(pulse);
+        }
+    }
+
+    fn renew_here(&self) {
+        if let Basis::Lease { lease, .. } = &self.basis {
+            self.store.renewals.take_over(lease);
+        }
+    }
+
+    fn is_claim_abandoned(&self, within: Duration) -> bool {
+        match &self.basis {
+            Basis::Unchanged(route, cas) => {
+                self.store.refresh_claims.is_abandoned(&route.key, *cas, within)
+            }
+            Basis::Absent(_) | Basis::RefreshClaim(..) | Basis::Lease { .. } => false,
+        }
+    }
+}
+
+impl Drop for MemcachedPermit {
+    fn drop(&mut self) {
+        if *self.is_spent.get_mut() {
+            return;
+        }
+        match &self.basis {
+            Basis::Absent(_) | Basis::Unchanged(..) => {}
+            Basis::RefreshClaim(route, cas) => {
+                let (route, cas) = (route.clone().in_background(), *cas);
+                let give_back = move || {
+                    let route = route.clone();
+                    // Best effort: the claim counts as abandoned after a while.
+                    async move { drop(route.give_back_claim(cas).await) }
+                };
+                self.store.background.run(0, Box::new(move || Box::pin(give_back())));
+            }
+            Basis::Lease { lease, .. } => {
+                let lease = Arc::clone(lease);
+                let give_back = move || {
+                    let lease = Arc::clone(&lease);
+                    async move {
+                        if let Some(cas) = lease.settle().await {
+                            // Best effort: the lease ends by itself.
+                            drop(lease.route().remove_unchanged(cas).await);
+                        }
+                    }
+                };
+                self.store.background.run(0, Box::new(move || Box::pin(give_back())));
+            }
+        }
+    }
+}
