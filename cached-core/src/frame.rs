@@ -26,8 +26,8 @@ const CHECKSUM: usize = 8;
 const SHORTEST_FOREIGN: usize = 19;
 
 /// Returns the frame of a value under a key, or `None` if the value's outline is too long.
-pub(crate) fn seal(key: &[u8], stored: EncodedView<'_>) -> Option<Vec<u8>> {
-    let EncodedView { shape, outline, payload } = stored;
+pub(crate) fn seal(key: &[u8], value: EncodedView<'_>) -> Option<Vec<u8>> {
+    let EncodedView { shape, outline, payload } = value;
     let count = u16::try_from(outline.entries.len() / ENTRY_BYTES).ok()?;
     let length = HEADER + outline.entries.len() + payload.len() + CHECKSUM;
     let mut frame = Vec::with_capacity(length);

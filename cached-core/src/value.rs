@@ -341,7 +341,7 @@ impl<R> ErrorSharing<R> {
 
 /// Finds out at compile time whether the error in `R` can be shared.
 ///
-/// Method resolution prefers an inherent method of `ErrorProbe` to one of [`ErrorFallback`], which
+/// Method resolution prefers an inherent method of `ErrorProbe` to one of `ErrorFallback`, which
 /// is behind `Deref`. The inherent method exists only for a `Result` with a `Clone` error, so the
 /// fallback serves all other types. Stable Rust has no specialization that could say this.
 pub struct ErrorProbe<R> {

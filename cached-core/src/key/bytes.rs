@@ -28,8 +28,7 @@ impl Default for KeyBytes {
 }
 
 impl KeyBytes {
-    /// Writes the header of a key.
-    pub(crate) fn begin(&mut self, header: KeyHeader) {
+    pub(crate) fn write_header(&mut self, header: KeyHeader) {
         self.add(&header.to_bytes());
     }
 

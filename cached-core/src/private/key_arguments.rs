@@ -92,7 +92,7 @@ impl<I: KeyParts, V: KeyParts, C: KeyParts> KeyArguments<(I, V), C> {
         header: Option<KeyHeader>,
         bytes: &mut KeyBytes,
     ) -> Result<(), KeyError> {
-        bytes.begin(header.unwrap_or_default());
+        bytes.write_header(header.unwrap_or_default());
         // Fails with the reason if the arguments could not be hashed either.
         self.write(&mut *bytes)?;
         if header.is_none() && self.declaration.index().is_some() {
