@@ -12,6 +12,7 @@ fn every_public_type_is_send_sync_and_unpin() {
     assert_auto_traits::<CacheEntry<String, Overwritable>>();
     assert_auto_traits::<CachedResponse<String>>();
     assert_auto_traits::<(CacheError, ConfigError, ConfigErrorKind, InstallError, KeyError)>();
+    assert_auto_traits::<(RemoteError, RemoteErrorKind)>();
     assert_auto_traits::<(Declaration, Finding, Ledger)>();
     assert_auto_traits::<(Stats, DeclarationStats)>();
     assert_auto_traits::<(RequestScope, Tier)>();

@@ -241,7 +241,7 @@ impl Drop for ForgetOnDrop<'_> {
 impl Site {
     fn remote_failed(&self, error: RemoteError) -> CacheError {
         self.report(&error);
-        CacheError::Remote(error.to_string())
+        CacheError::Remote(error)
     }
 
     /// The value that this process has, without asking memcached.

@@ -9,6 +9,7 @@ use std::panic::Location;
 
 use crate::declaration::Finding;
 pub use crate::key::KeyError;
+pub use crate::tier::remote::{RemoteError, RemoteErrorKind};
 
 /// A mistake in a cache's configuration.
 ///
@@ -147,13 +148,13 @@ impl std::error::Error for InstallError {}
 /// The reason why an entry could not be invalidated or overwritten everywhere.
 ///
 /// The request tier and the local tier of this process have done their part in any case, except
-/// after [`CacheError::Key`].
+/// after [`CacheError::Key`]. `source()` returns the error that a variant contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CacheError {
     /// memcached did not confirm the change: it could not be reached or its answer was lost. It
     /// may serve the old value until that expires.
-    Remote(String),
+    Remote(RemoteError),
     /// The new value cannot be stored in memcached. The old value was removed there.
     NotStorable(&'static str),
     /// The arguments could not be encoded as a key, so there is no entry.
@@ -163,13 +164,11 @@ pub enum CacheError {
 impl fmt::Display for CacheError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CacheError::Remote(why) => write!(f, "memcached did not confirm the change: {why}"),
+            CacheError::Remote(_) => f.write_str("memcached did not confirm the change"),
             CacheError::NotStorable(why) => {
                 write!(f, "the value cannot be stored in memcached: {why}")
             }
-            CacheError::Key(_) => {
-                f.write_str("the entry has no key: an argument cannot be encoded")
-            }
+            CacheError::Key(_) => f.write_str("an argument cannot be part of a key"),
         }
     }
 }
@@ -177,7 +176,8 @@ impl fmt::Display for CacheError {
 impl std::error::Error for CacheError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            CacheError::Remote(_) | CacheError::NotStorable(_) => None,
+            CacheError::Remote(error) => Some(error),
+            CacheError::NotStorable(_) => None,
             CacheError::Key(error) => Some(error),
         }
     }
@@ -197,6 +197,15 @@ mod tests {
         let error = InstallError::SharedNames(vec![finding]);
         assert_eq!(format!("{error:?}"), error.to_string());
         assert!(format!("{error:#?}").contains("SharedName {"));
+    }
+
+    #[test]
+    fn a_cache_error_has_its_cause_as_source() {
+        let cause = RemoteError::new(RemoteErrorKind::Lost, "memcached at a:1: no answer");
+        let error = CacheError::Remote(cause.clone());
+        let source = std::error::Error::source(&error).expect("it has one");
+        assert_eq!(source.downcast_ref(), Some(&cause));
+        assert!(!error.to_string().contains(&cause.to_string()), "{error}");
     }
 
     #[test]

@@ -82,7 +82,9 @@ pub use declaration::{Declaration, Finding, Ledger, ledger};
 pub use entry::{
     CacheEntry, CachedResponse, EntryOf, MayOverwrite, Overwritable, WriteOnce, first_found,
 };
-pub use error::{CacheError, ConfigError, ConfigErrorKind, InstallError, KeyError};
+pub use error::{
+    CacheError, ConfigError, ConfigErrorKind, InstallError, KeyError, RemoteError, RemoteErrorKind,
+};
 #[cfg(feature = "memcached")]
 pub use key::{Digest, Key};
 pub use stats::{DeclarationStats, Stats};

@@ -277,23 +277,25 @@ impl Limits {
 pub(crate) type BackgroundWrite =
     Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// An exchange with the store that failed.
+/// A failed exchange with the remote tier. `Display` names the server and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RemoteError {
+pub struct RemoteError {
     kind: RemoteErrorKind,
     message: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RemoteErrorKind {
-    /// The server did not answer, or was ejected because of that.
+/// The ways in which an exchange with the remote tier fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RemoteErrorKind {
+    /// The server did not answer, or it is ejected because it did not answer before.
     Lost,
-    /// The server answers and refuses every command, or was ejected because of that: it asks for a
-    /// password, is too old, or is no such store.
+    /// The server refuses every command: it wants a password, it is too old, or it is not a
+    /// memcached.
     Unusable,
     /// The server works, and refused this command.
     Refused,
-    /// The server works, and takes no item of this size.
+    /// The server works, and does not store an item of this size.
     TooLarge,
     /// No server was asked.
     NotAsked,
@@ -304,10 +306,14 @@ impl RemoteError {
         RemoteError { kind, message: message.into() }
     }
 
-    pub(crate) fn kind(&self) -> RemoteErrorKind {
+    /// Returns the way in which the exchange failed.
+    #[must_use]
+    pub fn kind(&self) -> RemoteErrorKind {
         self.kind
     }
 }
+
+impl std::error::Error for RemoteError {}
 
 impl RemoteErrorKind {
     /// Returns true if the store answers and refuses. If it refuses a read, nothing can be shared
