@@ -203,8 +203,8 @@ macro_rules! functions {
                 let entry = call_entry(7);
                 match action {
                     None => {}
-                    Some("invalidate") => entry.invalidate().await.expect("memcached is told"),
-                    Some("overwrite") => entry.overwrite($value).await.expect("it is stored"),
+                    Some("invalidate") => entry.invalidate().await.expect("memcached is reached"),
+                    Some("overwrite") => entry.overwrite($value).await.expect("the value is stored"),
                     Some("get") => {
                         let value: $type = $value;
                         let first = cached_core::first_found([call_entry(8), entry.clone()]).await;

@@ -45,7 +45,7 @@ impl FakeMemcached {
     #[must_use]
     pub fn start(behaviour: Behaviour) -> FakeMemcached {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let address = listener.local_addr().expect("it is bound").to_string();
+        let address = listener.local_addr().expect("the listener has an address").to_string();
         let state = Arc::new(Mutex::new(State::default()));
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {

@@ -131,7 +131,7 @@ impl Memcached {
         let lines = BufReader::new(stream).lines().map_while(Result::ok);
         let prefix = format!("STAT {name} ");
         let number = lines.into_iter().find_map(|l| l.strip_prefix(&prefix)?.parse().ok());
-        number.expect("memcached counts it")
+        number.expect("the server lists the number")
     }
 
     /// Returns the remaining time to live of an item in seconds, or `None` if there is no item.
@@ -188,7 +188,7 @@ impl Memcached {
 
     fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
-        assert!(sent.expect("kill is there").success());
+        assert!(sent.expect("kill is installed").success());
     }
 }
 

@@ -14,7 +14,7 @@ impl Log for Collector {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let line = (record.level(), record.args().to_string());
-            LINES.lock().expect("no thread panics with it").push(line);
+            LINES.lock().expect("no thread panics while it holds the lock").push(line);
         }
     }
 
@@ -39,7 +39,7 @@ pub fn collect_logs() {
 /// When a thread has panicked while it logged.
 #[must_use]
 pub fn logged(level: Level, text: &str) -> Vec<String> {
-    let lines = LINES.lock().expect("no thread panics with it");
+    let lines = LINES.lock().expect("no thread panics while it holds the lock");
     let matching = lines.iter().filter(|(of, line)| *of <= level && line.contains(text));
     matching.map(|(_, line)| line.clone()).collect()
 }

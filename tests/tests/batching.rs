@@ -37,7 +37,11 @@ async fn new_process(memcached: &Memcached, timeout: u64) -> Cache {
     // A lease must not run out here because the machine is busy.
     let lease = Duration::from_secs(60);
     let builder = Cache::builder().memcached([memcached.address()]).lease(lease);
-    builder.remote_timeout(Duration::from_secs(timeout)).build().await.expect("fits")
+    builder
+        .remote_timeout(Duration::from_secs(timeout))
+        .build()
+        .await
+        .expect("the settings are valid")
 }
 
 /// Polls a future up to `times` times and returns its output if it is ready by then.
@@ -65,7 +69,7 @@ async fn a_thousand_callers_share_a_few_connections() {
             })
             .collect();
         for (number, call) in (0u64..).zip(calls) {
-            assert_eq!(call.await.expect("no panic"), Ok(number * number));
+            assert_eq!(call.await.expect("no task panics"), Ok(number * number));
         }
         cache.flush().await;
     }
@@ -79,7 +83,7 @@ async fn a_thousand_callers_share_a_few_connections() {
 async fn assert_own_answers(cache: Cache) {
     let upstream = Upstream::default();
     for number in 0..200 {
-        cache.scope(square(&upstream, number)).await.expect("fetched");
+        cache.scope(square(&upstream, number)).await.expect("the call succeeds");
     }
     cache.flush().await;
     for round in 0..10 {
@@ -153,7 +157,7 @@ async fn an_unpolled_caller_delays_no_other_caller() {
     cache
         .scope(async {
             for number in 0..50 {
-                square(&upstream, number).await.expect("fetched");
+                square(&upstream, number).await.expect("the call succeeds");
             }
             Cache::current().flush().await;
             let mut held = pin!(square(&upstream, 0));
@@ -174,13 +178,13 @@ fn queued_commands_end_with_their_runtime() {
     let memcached = Memcached::start();
     let runtime = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime")
+        runtime.expect("the runtime starts")
     };
     let first = runtime();
     let cache = first.block_on(new_process(&memcached, 20));
     let upstream = Upstream::default();
     first.block_on(async {
-        cache.scope(square(&upstream, 0)).await.expect("fetched");
+        cache.scope(square(&upstream, 0)).await.expect("the call succeeds");
         memcached.stop();
         for number in 0..100 {
             let upstream = upstream.clone();
@@ -214,9 +218,9 @@ async fn a_caller_never_reads_what_it_invalidated() {
             let upstream = upstream.clone();
             tokio::spawn(cache.scope(async move {
                 for _ in 0..20 {
-                    let before = counted(&upstream, caller).await.expect("fetched");
+                    let before = counted(&upstream, caller).await.expect("the call succeeds");
                     counted_entry(caller).invalidate().await.expect("memcached is reached");
-                    let after = counted(&upstream, caller).await.expect("fetched");
+                    let after = counted(&upstream, caller).await.expect("the call succeeds");
                     assert!(after > before, "{before}, then {after}");
                 }
             }))
@@ -245,19 +249,19 @@ async fn an_oversized_value_fails_alone_and_ejects_nothing() {
             })
             .collect();
         for call in calls {
-            call.await.expect("no panic").expect("fetched");
+            call.await.expect("no task panics").expect("the call succeeds");
         }
         cache.flush().await;
     }
-    let stats = cache.stats().get("large").expect("called");
+    let stats = cache.stats().get("large").expect("the function was called");
     assert_eq!((stats.fetches, stats.remote_hits, stats.fills), (24, 16, 16), "{stats:?}");
     // A server that refuses several values in a row is not ejected.
     for number in (100..140).step_by(5) {
-        cache.scope(large(&upstream, number)).await.expect("fetched");
+        cache.scope(large(&upstream, number)).await.expect("the call succeeds");
         cache.flush().await;
     }
-    cache.scope(large(&upstream, 1)).await.expect("read");
-    let stats = cache.stats().get("large").expect("called");
+    cache.scope(large(&upstream, 1)).await.expect("the call succeeds");
+    let stats = cache.stats().get("large").expect("the function was called");
     assert_eq!((stats.fetches, stats.remote_hits), (32, 17), "{stats:?}");
 }
 
@@ -292,13 +296,13 @@ async fn fills_delay_no_caller_and_are_stored_later() {
     memcached.stop();
     open.send(true).expect("the fetches wait");
     for (number, call) in (0..CALLS).zip(calls) {
-        assert_eq!(call.await.expect("no panic"), Ok(number));
+        assert_eq!(call.await.expect("no task panics"), Ok(number));
     }
-    let stats = cache.stats().get("gated").expect("called");
+    let stats = cache.stats().get("gated").expect("the function was called");
     assert_eq!((stats.fills, stats.fills_dropped), (0, 0));
     memcached.resume();
     cache.flush().await;
-    let stats = cache.stats().get("gated").expect("called");
+    let stats = cache.stats().get("gated").expect("the function was called");
     assert_eq!(stats.fills + stats.fills_dropped, CALLS, "{stats:?}");
     assert!(stats.fills > CALLS * 9 / 10, "{stats:?}");
 }

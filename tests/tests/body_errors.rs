@@ -176,7 +176,7 @@ fn the_attribute_changes_no_error_in_a_body() {
         let without = without.unwrap_or_else(|| panic!("{case}: the compiler reports nothing"));
         if with != Some(without) {
             writeln!(differences, "{case}:\n  without {without:#?}\n  with {with:#?}")
-                .expect("a String takes everything");
+                .expect("a String accepts every write");
         }
     }
     assert!(differences.is_empty(), "{differences}");
@@ -188,8 +188,9 @@ fn package() -> std::path::PathBuf {
     let package = Path::new(env!("CARGO_TARGET_TMPDIR")).join("body_errors");
     let write = |path: &str, text: &str| {
         let path = package.join(path);
-        std::fs::create_dir_all(path.parent().expect("it has one")).expect("a folder is made");
-        std::fs::write(path, text).expect("a file is written");
+        std::fs::create_dir_all(path.parent().expect("the path has a parent"))
+            .expect("the folder can be made");
+        std::fs::write(path, text).expect("the file can be written");
     };
     let core = tests.join("../cached-core");
     let manifest = format!(
@@ -197,7 +198,8 @@ fn package() -> std::path::PathBuf {
          [dependencies]\ncached-core.path = {core:?}\n[workspace]\n"
     );
     write("Cargo.toml", &manifest);
-    let lock = std::fs::read_to_string(tests.join("../Cargo.lock")).expect("it is checked in");
+    let lock =
+        std::fs::read_to_string(tests.join("../Cargo.lock")).expect("Cargo.lock is checked in");
     write("Cargo.lock", &lock);
     for (case, program) in CASES {
         for (kind, line) in [("with", ATTRIBUTE), ("without", "// no attribute")] {

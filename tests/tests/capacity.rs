@@ -20,16 +20,17 @@ fn entries_use_about_the_configured_capacity() {
     const KIND: &str = "CACHED_CAPACITY_KIND";
     const NAME: &str = "entries_use_about_the_configured_capacity";
     if let Ok(kind) = std::env::var(KIND) {
-        let grown = KINDS.iter().find(|(name, _)| *name == kind).expect("a kind").1;
+        let grown = KINDS.iter().find(|(name, _)| *name == kind).expect("the kind is known").1;
         println!("PERCENT {}", grown(CAPACITY) * 100 / CAPACITY);
         return;
     }
     let mut wrong = Vec::new();
     // The store evicts late, and 80 values of 100 KiB fill this cache; so that kind is left out.
     for (kind, _) in KINDS.into_iter().filter(|(kind, _)| *kind != "byte vectors of 100 KiB") {
-        let mut child = Command::new(std::env::current_exe().expect("it runs"));
+        let mut child = Command::new(std::env::current_exe().expect("the test knows its program"));
         let output = child.args([NAME, "--exact", "--nocapture"]).env(KIND, kind).output();
-        let output = String::from_utf8(output.expect("it ran").stdout).expect("UTF-8");
+        let output = String::from_utf8(output.expect("the program runs").stdout)
+            .expect("the output is UTF-8");
         let percent = output.split_once("PERCENT ").and_then(|(_, rest)| rest.lines().next());
         let percent: u64 = percent.and_then(|number| number.parse().ok()).expect(&output);
         println!("{kind}: {percent} % of the capacity");
@@ -49,7 +50,7 @@ async fn weighed(number: u64) -> Result<u64, ()> {
 async fn count_kept(cache: &Cache) -> u64 {
     let calls = async {
         for number in 0..100 {
-            weighed(number).await.expect("no call fails");
+            weighed(number).await.expect("the call succeeds");
         }
     };
     cache.scope(calls).await;
@@ -74,7 +75,7 @@ async fn the_weight_option_holds_for_every_origin() {
     let reads = new_process().build().await.expect("the settings are valid");
     let hits = count_kept(&reads).await;
     assert!((1..=12).contains(&hits), "{hits} of 100 values from memcached are kept");
-    let stats = reads.stats().get("weighed").expect("it was called");
+    let stats = reads.stats().get("weighed").expect("the function was called");
     assert_eq!(stats.fetches, 0);
 
     let adds =

@@ -32,19 +32,19 @@ checked! {
 #[tokio::test]
 async fn a_copied_function_is_not_a_declaration() {
     let upstream = Upstream::default();
-    let cache = Cache::builder().build().await.expect("the defaults fit");
+    let cache = Cache::builder().build().await.expect("the settings are valid");
     cache
         .scope(async {
             assert_eq!(handler(&upstream, 1).await, Some(1));
             assert_eq!(handler(&upstream, 1).await, Some(1));
             assert!(handler_entry(1).get().await.is_found());
-            handler_entry(1).invalidate().await.expect("there is no memcached");
+            handler_entry(1).invalidate().await.expect("no server can fail");
             assert_eq!(handler(&upstream, 1).await, Some(2));
         })
         .await;
     let declared = cached_core::ledger().iter().filter(|declared| declared.name() == "handler");
     assert_eq!(declared.count(), 1);
-    let stats = cache.stats().get("handler").expect("it is declared");
+    let stats = cache.stats().get("handler").expect("the ledger lists the function");
     assert_eq!((stats.fetches, stats.local_hits), (2, 2));
     // The two findings are about the shared names below.
     let findings = cached_core::ledger().audit();
@@ -74,7 +74,7 @@ at_one_place! {
 
 #[tokio::test]
 async fn macro_generated_functions_share_a_name() {
-    let cache = Cache::builder().build().await.expect("the defaults fit");
+    let cache = Cache::builder().build().await.expect("the settings are valid");
     cache
         .scope(async {
             for _ in 0..2 {
@@ -111,7 +111,7 @@ mod beside {
 
     #[tokio::test]
     async fn a_method_is_not_a_function_copy() {
-        let cache = Cache::builder().build().await.expect("the defaults fit");
+        let cache = Cache::builder().build().await.expect("the settings are valid");
         let answers = cache.scope(async { (fetch(1).await, Client.fetch(1).await) }).await;
         assert_eq!(answers, (1, 101));
         let places = cached_core::ledger().audit().into_iter().find_map(|finding| match finding {

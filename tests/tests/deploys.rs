@@ -25,10 +25,13 @@ fn run_action(
     memcached: &Memcached,
 ) -> BTreeMap<String, String> {
     let url = format!("memcache://{}?timeout=5s", memcached.address());
-    let output =
-        Command::new(build).args(action).env("CACHE_URL", url).output().expect("it starts");
+    let output = Command::new(build)
+        .args(action)
+        .env("CACHE_URL", url)
+        .output()
+        .expect("the program starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let output = String::from_utf8(output.stdout).expect("text");
+    let output = String::from_utf8(output.stdout).expect("the output is UTF-8");
     let lines = output.lines().map(|line| {
         let [change, how, answer] = line.split(' ').collect::<Vec<_>>()[..] else {
             panic!("{line}");

@@ -48,7 +48,7 @@ pub struct CallsOnDrop(u64);
 impl Drop for CallsOnDrop {
     fn drop(&mut self) {
         if let Some(number) = CURRENT_NUMBER.take() {
-            assert_eq!(wait(fetch(number)).expect("no call fails").0, number);
+            assert_eq!(wait(fetch(number)).expect("the call succeeds").0, number);
             ANSWERED.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -83,7 +83,7 @@ fn a_dropped_value_may_call_its_own_key() {
             CURRENT_NUMBER.set(Some(number));
             let answer = wait(cache.scope(request.run(fetch(number))));
             CURRENT_NUMBER.set(None);
-            assert_eq!(answer.expect("no call fails").0, number);
+            assert_eq!(answer.expect("the call succeeds").0, number);
         }
         assert!(ANSWERED.load(Ordering::Relaxed) > 100, "few dropped values made a call");
     });

@@ -30,7 +30,7 @@ async fn panics(number: u64) -> Result<Arc<Panics>, std::io::Error> {
 fn a_panicking_drop_blocks_no_other_drop() {
     const CAPACITY: u64 = 100 << 10;
     const CALLS: u64 = 10_000;
-    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    let runtime = Builder::new_current_thread().build().expect("the runtime starts");
     let cache = runtime.block_on(Cache::builder().local_capacity(CAPACITY).build());
     // The cache is never dropped, because that would drop the values that panic.
     let cache = std::mem::ManuallyDrop::new(cache.expect("the settings are valid"));

@@ -25,8 +25,8 @@ struct Upstream {
 
 impl Upstream {
     fn start() -> Upstream {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("bound").to_string();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("the listener has an address").to_string();
         let versions: Arc<Vec<_>> = Arc::new((0..PAYMENTS).map(|_| AtomicU64::new(1)).collect());
         let served = Arc::clone(&versions);
         std::thread::spawn(move || {
@@ -75,7 +75,7 @@ impl Member {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the program starts");
-        let output = BufReader::new(process.stdout.take().expect("piped"));
+        let output = BufReader::new(process.stdout.take().expect("the stream is piped"));
         Member { process, output }
     }
 
@@ -85,13 +85,13 @@ impl Member {
     }
 
     fn send(&mut self, line: &str) {
-        let input = self.process.stdin.as_mut().expect("piped");
+        let input = self.process.stdin.as_mut().expect("the stream is piped");
         writeln!(input, "{line}").expect("the process reads its input");
     }
 
     fn answer(&mut self) -> String {
         let mut answer = String::new();
-        self.output.read_line(&mut answer).expect("it answers");
+        self.output.read_line(&mut answer).expect("the process answers");
         assert!(!answer.is_empty(), "the process has ended; its error is above");
         answer.trim().to_owned()
     }
@@ -102,8 +102,9 @@ impl Member {
 
     fn count(&mut self) -> Counters {
         let counted = self.request("count");
-        let mut numbers = counted.split(' ').map(|number| number.parse().expect("a number"));
-        let mut next = || numbers.next().expect("three numbers");
+        let mut numbers =
+            counted.split(' ').map(|number| number.parse().expect("the text is a number"));
+        let mut next = || numbers.next().expect("the answer has three numbers");
         Counters { calls: next(), fetches: next(), excuses: next() }
     }
 
@@ -120,7 +121,7 @@ impl Member {
     fn end(mut self) -> Counters {
         let count = self.count();
         assert_eq!(self.request("end"), "ended");
-        assert!(self.process.wait().expect("it ends").success());
+        assert!(self.process.wait().expect("the process ends").success());
         count
     }
 }
@@ -246,13 +247,13 @@ fn a_fleet_under_failures_answers_correctly() {
     let port = servers[1].port();
     servers[1].kill();
     change_during_outage(&upstream, &mut fleet);
-    servers[1] = Memcached::start_on(port).expect("the port is free again");
+    servers[1] = Memcached::start_on(port).expect("the port is free");
     wait_for_recovery(&upstream, &mut fleet);
     assert_no_fetches(&mut fleet);
 
     // A killed process leaves nothing behind that other processes wait for.
     let mut killed = fleet.remove(0);
-    killed.process.kill().expect("it runs");
+    killed.process.kill().expect("the process runs");
     change_everywhere(&upstream, &mut fleet, 0..PAYMENTS);
     fleet.iter_mut().for_each(|member| member.wait_for_calls(300));
     let calls: u64 = fleet.into_iter().map(|member| member.end().calls).sum();

@@ -59,7 +59,7 @@ async fn new_process(servers: &[Memcached]) -> Cache {
     let builder = Cache::builder().memcached(servers.iter().map(Memcached::address));
     // A call that waits for a lease must wait until the fill.
     let builder = builder.remote_timeout(TIMEOUT).lease_wait(Duration::from_secs(20));
-    builder.build().await.expect("fits")
+    builder.build().await.expect("the settings are valid")
 }
 
 fn key(cache: &Cache, number: u32) -> String {
@@ -75,7 +75,7 @@ async fn keys_of_the_first(servers: &[Memcached], count: usize) -> Vec<u32> {
     let (cache, upstream) = (new_process(servers).await, Upstream::default());
     let mut keys = Vec::new();
     for number in 10_000.. {
-        cache.scope(record(&upstream, number)).await.expect("fetched");
+        cache.scope(record(&upstream, number)).await.expect("the call succeeds");
         cache.flush().await;
         if servers[0].remaining_ttl(&key(&cache, number)).is_some() {
             keys.push(number);
@@ -118,7 +118,7 @@ async fn assert_one_fetch_at_once(servers: &[Memcached], keys: &[u32]) {
         }
     }
     while let Some(call) = calls.join_next().await {
-        let (number, answer) = call.expect("no panic");
+        let (number, answer) = call.expect("no task panics");
         assert_eq!(answer, Ok(number));
     }
     for &number in keys {
@@ -151,7 +151,9 @@ async fn a_hanging_server_leaves_time_for_a_new() {
     let keys = keys_of_the_first(&servers, 2).await;
     let grown = async || {
         let cache = new_process(&servers[..1]).await;
-        cache.set_memcached(servers.iter().map(Memcached::address)).expect("they fit");
+        cache
+            .set_memcached(servers.iter().map(Memcached::address))
+            .expect("the settings are valid");
         cache
     };
     let (one, other, upstream) = (grown().await, grown().await, Upstream::default());
@@ -224,7 +226,7 @@ struct TwoProcesses {
 impl TwoProcesses {
     async fn new() -> TwoProcesses {
         let builder = Cache::builder().memcached(["one:1", "other:1"]).remote_timeout(TIMEOUT);
-        let a = TestCache::with(builder).expect("fits");
+        let a = TestCache::with(builder).expect("the settings are valid");
         let source = Source::new();
         assert_eq!(a.run(status(&source)).await, Ok(1));
         let key = a.run(async { status_entry().key() }).await;
@@ -243,7 +245,7 @@ impl TwoProcesses {
         self.home.fail();
         let answer = self.processes[process].run(status(&self.source)).await;
         self.home.recover();
-        answer.expect("no call fails")
+        answer.expect("the call succeeds")
     }
 
     async fn invalidate(&self, process: usize) -> bool {
@@ -292,7 +294,7 @@ async fn an_invalidated_gutter_fetch_is_not_stored() {
     let new = both.source.changes();
     assert!(both.invalidate(1).await);
     both.source.may_end.add_permits(10);
-    assert_eq!(fetch.await.expect("no panic"), Ok(1), "the call began before the change");
+    assert_eq!(fetch.await.expect("no task panics"), Ok(1), "the call began before the change");
     cache.flush().await;
     assert_eq!(both.call_without_home(1).await, new);
 }
@@ -337,7 +339,7 @@ async fn a_refused_write_does_not_use_the_gutter() {
     let full = FakeMemcached::start(Behaviour::Full);
     let memcached = Memcached::start();
     let builder = Cache::builder().memcached([full.address(), memcached.address()]);
-    let cache = builder.remote_timeout(TIMEOUT).build().await.expect("fits");
+    let cache = builder.remote_timeout(TIMEOUT).build().await.expect("the settings are valid");
     let upstream = Upstream::default();
     let mut refused = 0;
     for number in 0..20 {
@@ -347,5 +349,5 @@ async fn a_refused_write_does_not_use_the_gutter() {
         refused += usize::from(memcached.remaining_ttl(&key).is_none());
         assert_eq!(memcached.remaining_ttl(&format!("{key}:gutter")), None, "key {number}");
     }
-    assert!(refused > 3, "{refused} of 20 are at home on the other");
+    assert!(refused > 3, "{refused} of 20 fills were refused");
 }

@@ -43,7 +43,7 @@ fn ten_thousand_callers_are_answered_together() {
 /// Returns how long after the fetch the last caller was answered.
 fn ten_thousand_callers() -> Duration {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.expect("a runtime");
+    let runtime = runtime.expect("the runtime starts");
     let (upstream, began) = (Arc::new(Upstream::default()), Instant::now());
     let last = runtime.block_on(async {
         let cache = Cache::builder().build().await.expect("the settings are valid");
@@ -51,7 +51,7 @@ fn ten_thousand_callers() -> Duration {
             .map(|_| {
                 let upstream = Arc::clone(&upstream);
                 let call = async move {
-                    let answer = slow(&upstream, began, 7).await.expect("no call fails");
+                    let answer = slow(&upstream, began, 7).await.expect("the call succeeds");
                     (answer, began.elapsed())
                 };
                 tokio::spawn(cache.scope(call))
@@ -59,7 +59,7 @@ fn ten_thousand_callers() -> Duration {
             .collect();
         let mut last = Duration::ZERO;
         for caller in callers {
-            let (answer, answered) = caller.await.expect("no caller panics");
+            let (answer, answered) = caller.await.expect("no task panics");
             assert_eq!(answer, 7);
             last = last.max(answered);
         }

@@ -51,18 +51,18 @@ fn scan_trace() -> Vec<u64> {
 }
 
 fn our_hit_ratio(trace: &[u64]) -> f64 {
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = Builder::new_current_thread().enable_all().build().expect("the runtime starts");
     runtime.block_on(async {
         let cache = Cache::builder().local_capacity(CAPACITY * WEIGHT).build().await;
         let cache = cache.expect("the settings are valid");
         cache
             .scope(async {
                 for &number in trace {
-                    traced(number).await.expect("no call fails");
+                    traced(number).await.expect("the call succeeds");
                 }
             })
             .await;
-        let stats = cache.stats().get("traced").expect("it was called");
+        let stats = cache.stats().get("traced").expect("the function was called");
         stats.local_hits as f64 / trace.len() as f64
     })
 }

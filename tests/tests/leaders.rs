@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 async fn local_cache() -> Cache {
-    Cache::builder().build().await.expect("the defaults fit")
+    Cache::builder().build().await.expect("the settings are valid")
 }
 
 #[coordinator_cached(name = "always_panics", version = number, skip(upstream))]
@@ -57,7 +57,7 @@ async fn a_fetch_of_45_s_is_one_fetch() {
         })
         .collect();
     for call in calls {
-        assert_eq!(call.await.expect("no call panics"), Ok(1));
+        assert_eq!(call.await.expect("no task panics"), Ok(1));
     }
     assert!(began.elapsed() < Duration::from_secs(46), "{:?}", began.elapsed());
 }
@@ -65,10 +65,10 @@ async fn a_fetch_of_45_s_is_one_fetch() {
 /// Returns how many milliseconds the call of a forked process takes.
 fn call_of_a_child(child: &str) -> u64 {
     let mut program = Command::new(env!("CARGO_BIN_EXE_forks"));
-    let program = program.env("CHILD", child).output().expect("it starts");
+    let program = program.env("CHILD", child).output().expect("the program starts");
     let (output, error) = (String::from_utf8_lossy(&program.stdout), program.stderr);
     assert!(program.status.success(), "{}", String::from_utf8_lossy(&error));
-    output.trim().parse().expect("milliseconds")
+    output.trim().parse().expect("the output is a number")
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_forked_process_ignores_its_parents_leader() {
 }
 
 fn one_thread() -> Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the runtime starts")
 }
 
 /// Starts a call on a runtime and drives the runtime until the fetch has begun.
@@ -112,7 +112,7 @@ fn a_leader_on_an_idle_runtime_is_relieved() {
     assert!(began.elapsed() < Duration::from_millis(3500), "{:?}", began.elapsed());
     // Once the runtime is driven again, all callers get the answer.
     for call in stuck.into_iter().chain([first]) {
-        assert_eq!(idle.block_on(call).expect("no call panics"), Ok(2));
+        assert_eq!(idle.block_on(call).expect("no task panics"), Ok(2));
     }
     assert_eq!(upstream.fetches(), 2);
 }
@@ -125,26 +125,26 @@ fn a_leader_on_a_blocked_runtime_is_relieved() {
     let first = start_call(&blocked, &cache, &upstream);
     let thread = std::thread::spawn(move || {
         blocked.block_on(async { std::thread::sleep(Duration::from_secs(6)) });
-        blocked.block_on(first).expect("no call panics")
+        blocked.block_on(first).expect("no task panics")
     });
     let began = Instant::now();
     assert_eq!(other.block_on(cache.scope(slow(&upstream, 8))), Ok(2));
     assert!(began.elapsed() < Duration::from_millis(3500), "{:?}", began.elapsed());
-    assert_eq!(thread.join().expect("no call panics"), Ok(2));
+    assert_eq!(thread.join().expect("no task panics"), Ok(2));
 }
 
 /// The fetch shows no sign of life, but its runtime is driven.
 #[test]
 fn a_slow_fetch_on_a_driven_runtime_stays() {
     let many_threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    for slow_one in [one_thread(), many_threads.expect("a runtime")] {
+    for slow_one in [one_thread(), many_threads.expect("the runtime starts")] {
         let other = one_thread();
         let cache = other.block_on(local_cache());
         let upstream = Upstream::default().taking(5000);
         let first = start_call(&slow_one, &cache, &upstream);
-        let thread = std::thread::spawn(move || slow_one.block_on(first).expect("no call panics"));
+        let thread = std::thread::spawn(move || slow_one.block_on(first).expect("no task panics"));
         assert_eq!(other.block_on(cache.scope(slow(&upstream, 8))), Ok(1));
-        assert_eq!(thread.join().expect("no call panics"), Ok(1));
+        assert_eq!(thread.join().expect("no task panics"), Ok(1));
         assert_eq!(upstream.fetches(), 1);
     }
 }

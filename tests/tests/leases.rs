@@ -16,11 +16,11 @@ const SHORT_PROGRAM: &str = env!("CARGO_BIN_EXE_short_program");
 fn run(address: &str, settings: &[(&str, &str)]) -> (String, Duration) {
     let mut command = Command::new(SHORT_PROGRAM);
     command.env("CACHE_URL", format!("memcache://{address}?timeout=1s"));
-    let output = command.envs(settings.iter().copied()).output().expect("it starts");
-    let output = String::from_utf8(output.stdout).expect("text");
+    let output = command.envs(settings.iter().copied()).output().expect("the program starts");
+    let output = String::from_utf8(output.stdout).expect("the output is UTF-8");
     match output.trim().split_once(' ') {
         Some((how, millis)) => {
-            (how.to_owned(), Duration::from_millis(millis.parse().expect("a number")))
+            (how.to_owned(), Duration::from_millis(millis.parse().expect("the text is a number")))
         }
         None => ("ended".to_owned(), Duration::ZERO),
     }
@@ -104,7 +104,7 @@ async fn new_processes_share_a_six_second_fetch() {
         calls.push(tokio::spawn(cache.scope(async move { slow_report(&upstream, 7).await })));
     }
     for call in calls {
-        assert_eq!(call.await.expect("no call panics"), Ok(1));
+        assert_eq!(call.await.expect("no task panics"), Ok(1));
     }
     assert_eq!(upstream.fetches(), 1);
     assert!(began.elapsed() < Duration::from_millis(6500), "{:?}", began.elapsed());
@@ -134,7 +134,7 @@ async fn a_long_lease_carries_a_marker_too() {
     let key = holder.scope(async { slow_entry(40).key().to_string() }).await;
     assert!(memcached.command(&format!("mg {key} v")).starts_with("VA 19"), "the item is a marker");
     for call in [call, waiter] {
-        assert_eq!(call.await.expect("no call panics"), Ok(1));
+        assert_eq!(call.await.expect("no task panics"), Ok(1));
     }
     assert_eq!(upstream.fetches(), 1);
 }
@@ -152,11 +152,11 @@ async fn an_overtaken_slow_fetch_stores_nothing() {
     tokio::time::sleep(Duration::from_millis(800)).await;
     let other = new_process(&memcached.address()).await;
     other.scope(async { slow_entry(8).invalidate().await }).await.expect("memcached is reached");
-    assert_eq!(call.await.expect("no call panics"), Ok(1));
+    assert_eq!(call.await.expect("no task panics"), Ok(1));
     holder.flush().await;
     let found = other.scope(async { slow_entry(8).get().await }).await;
     assert!(!found.is_found(), "the overtaken value was stored");
-    assert_eq!(holder.stats().get("slow_report").expect("called").fills, 0);
+    assert_eq!(holder.stats().get("slow_report").expect("the function was called").fills, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,7 +171,7 @@ async fn an_added_value_replaces_a_renewed_lease() {
     tokio::time::sleep(Duration::from_millis(800)).await;
     let other = new_process(&memcached.address()).await;
     assert!(other.scope(async { slow_entry(9).add(77).await }).await);
-    assert_eq!(call.await.expect("no call panics"), Ok(1));
+    assert_eq!(call.await.expect("no task panics"), Ok(1));
     holder.flush().await;
     let third = new_process(&memcached.address()).await;
     let found = third.scope(async { slow_entry(9).get().await }).await;
@@ -200,8 +200,8 @@ fn start_busy_server() -> String {
         }
         Ok(())
     }
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("bound").to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("the listener has an address").to_string();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             std::thread::spawn(move || serve(stream));
@@ -216,14 +216,14 @@ async fn a_forever_busy_server_delays_calls_briefly() {
     let upstream = Upstream::default().taking(100);
     let began = Instant::now();
     for edition in 0..3 {
-        cache.scope(slow_report(&upstream, edition)).await.expect("fetched");
+        cache.scope(slow_report(&upstream, edition)).await.expect("the call succeeds");
     }
     assert!(began.elapsed() < Duration::from_millis(2200), "{:?}", began.elapsed());
     // The lease of a killed process would have ended by now. These leases have not.
     tokio::time::sleep(Duration::from_millis(3500)).await;
     let began = Instant::now();
     for edition in 3..13 {
-        cache.scope(slow_report(&upstream, edition)).await.expect("fetched");
+        cache.scope(slow_report(&upstream, edition)).await.expect("the call succeeds");
     }
     assert!(began.elapsed() < Duration::from_millis(1800), "{:?}", began.elapsed());
     assert_eq!(upstream.fetches(), 13);
@@ -246,9 +246,9 @@ async fn waiting_processes_refetch_once_after_a_failure() {
         let (cache, quick) = (new_process(&memcached.address()).await, quick.clone());
         calls.push(tokio::spawn(cache.scope(async move { slow_report(&quick, 20).await })));
     }
-    assert_eq!(failing.await.expect("no call panics"), Err(Down));
+    assert_eq!(failing.await.expect("no task panics"), Err(Down));
     for call in calls {
-        assert_eq!(call.await.expect("no call panics"), Ok(1));
+        assert_eq!(call.await.expect("no task panics"), Ok(1));
     }
     assert_eq!(quick.fetches(), 1);
 }
@@ -261,7 +261,7 @@ async fn orphaned_leases_do_not_discredit_the_server() {
         // This is the placeholder that a killed process leaves.
         let key = cache.scope(async { slow_entry(edition).key().to_string() }).await;
         assert!(memcached.command(&format!("mg {key} N2 v c")).starts_with("VA 0"));
-        cache.scope(slow_report(&Upstream::default(), edition)).await.expect("fetched");
+        cache.scope(slow_report(&Upstream::default(), edition)).await.expect("the call succeeds");
     }
     tokio::time::sleep(Duration::from_millis(3500)).await;
     let upstream = Upstream::default().taking(400);
@@ -272,5 +272,5 @@ async fn orphaned_leases_do_not_discredit_the_server() {
     };
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(cache.scope(report(&upstream, 30)).await, Ok(1), "the call waits for the lease");
-    assert_eq!(first.await.expect("no call panics"), Ok(1));
+    assert_eq!(first.await.expect("no task panics"), Ok(1));
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 
 fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().expect("a runtime")
+    Builder::new_current_thread().enable_all().build().expect("the runtime starts")
 }
 
 async fn cache() -> Cache {
@@ -52,7 +52,7 @@ fn no_thread_reads_an_overwritten_value() {
                     while !done.load(Ordering::Relaxed) {
                         for (tank, floor) in [(0, &floors[0]), (1, &floors[1])] {
                             let floor = floor.load(Ordering::SeqCst);
-                            let seen = level(&source, tank).await.expect("no call fails");
+                            let seen = level(&source, tank).await.expect("the call succeeds");
                             assert!(seen >= floor, "tank {tank}: {seen} is older than {floor}");
                             reads.fetch_add(1, Ordering::Relaxed);
                         }
@@ -66,12 +66,9 @@ fn no_thread_reads_an_overwritten_value() {
                 let tank = change as usize % 2;
                 source.store(change, Ordering::SeqCst);
                 if change % 3 == 0 {
-                    level_entry(tank as u32)
-                        .overwrite(change)
-                        .await
-                        .expect("there is no memcached");
+                    level_entry(tank as u32).overwrite(change).await.expect("no server can fail");
                 } else {
-                    level_entry(tank as u32).invalidate().await.expect("there is no memcached");
+                    level_entry(tank as u32).invalidate().await.expect("no server can fail");
                 }
                 floors[tank].store(change, Ordering::SeqCst);
                 // This is long enough for a reader to fetch.
@@ -100,15 +97,15 @@ async fn an_expired_value_is_not_served() {
     cache
         .run(async {
             for _ in 0..100 {
-                assert_eq!(expiring(&source, 7).await.expect("no call fails"), 0);
+                assert_eq!(expiring(&source, 7).await.expect("the call succeeds"), 0);
             }
             cache.advance(Duration::from_secs(30 * 60 - 2));
             for _ in 0..100 {
-                assert_eq!(expiring(&source, 7).await.expect("no call fails"), 0);
+                assert_eq!(expiring(&source, 7).await.expect("the call succeeds"), 0);
             }
             cache.advance(Duration::from_secs(2));
             for _ in 0..100 {
-                assert_eq!(expiring(&source, 7).await.expect("no call fails"), 1);
+                assert_eq!(expiring(&source, 7).await.expect("the call succeeds"), 1);
             }
         })
         .await;
@@ -119,8 +116,8 @@ async fn scoped_caches_do_not_mix() {
     let (one, other) = (cache().await, cache().await);
     let source = Source::default();
     for _ in 0..100 {
-        assert_eq!(one.scope(expiring(&source, 1)).await.expect("no call fails"), 0);
-        assert_eq!(other.scope(expiring(&source, 1)).await.expect("no call fails"), 1);
+        assert_eq!(one.scope(expiring(&source, 1)).await.expect("the call succeeds"), 0);
+        assert_eq!(other.scope(expiring(&source, 1)).await.expect("the call succeeds"), 1);
     }
 }
 
@@ -137,7 +134,7 @@ async fn watched(
 /// Returns true if the last fetched value has not been freed.
 fn is_alive(seen: &Mutex<Option<Weak<String>>>) -> bool {
     let seen = seen.lock().expect("no thread panics while it holds the lock");
-    seen.as_ref().expect("it was fetched").strong_count() > 0
+    seen.as_ref().expect("a value was fetched").strong_count() > 0
 }
 
 #[test]
@@ -145,7 +142,7 @@ fn a_dropped_cache_frees_its_values() {
     let (seen, runtime) = (Mutex::new(None), runtime());
     let cache = runtime.block_on(cache());
     for _ in 0..100 {
-        runtime.block_on(cache.scope(watched(&seen, 7))).expect("no call fails");
+        runtime.block_on(cache.scope(watched(&seen, 7))).expect("the call succeeds");
     }
     assert!(is_alive(&seen));
     drop(cache);
@@ -182,19 +179,19 @@ async fn freed(value: &Arc<String>, number: u64) -> Result<Arc<String>, std::io:
 #[test]
 fn a_slow_clone_holds_no_invalidated_value() {
     let cache = runtime().block_on(cache());
-    runtime().block_on(cache.scope(slow(1))).expect("no call fails");
+    runtime().block_on(cache.scope(slow(1))).expect("the call succeeds");
     let value = Arc::new("freed".to_owned());
     let blocked = CLONES.lock().expect("no thread panics while it holds the lock");
     IN_CLONE.store(false, Ordering::SeqCst);
     std::thread::scope(|scope| {
-        scope.spawn(|| runtime().block_on(cache.scope(slow(1))).expect("no call fails"));
+        scope.spawn(|| runtime().block_on(cache.scope(slow(1))).expect("the call succeeds"));
         while !IN_CLONE.load(Ordering::SeqCst) {
             std::thread::yield_now();
         }
         runtime().block_on(cache.scope(async {
             for number in 0..1000 {
-                freed(&value, number).await.expect("no call fails");
-                freed_entry(number).invalidate().await.expect("there is no memcached");
+                freed(&value, number).await.expect("the call succeeds");
+                freed_entry(number).invalidate().await.expect("no server can fail");
             }
         }));
         // The count is checked after `blocked` is dropped. A panic before that would wait for the other thread forever.
@@ -244,7 +241,7 @@ fn no_thread_reads_old_values_under_eviction() {
                     while !done.load(Ordering::Relaxed) {
                         let number = next(&mut random);
                         let floor = floors[number].load(Ordering::SeqCst);
-                        let seen = cistern(sources, number).await.expect("no call fails");
+                        let seen = cistern(sources, number).await.expect("the call succeeds");
                         assert!(seen >= floor, "cistern {number}: {seen} is older than {floor}");
                     }
                 }));
@@ -257,14 +254,14 @@ fn no_thread_reads_old_values_under_eviction() {
                 sources[number].store(change, Ordering::SeqCst);
                 let entry = cistern_entry(number);
                 match change % 3 {
-                    0 => entry.overwrite(change).await.expect("there is no memcached"),
-                    _ => entry.invalidate().await.expect("there is no memcached"),
+                    0 => entry.overwrite(change).await.expect("no server can fail"),
+                    _ => entry.invalidate().await.expect("no server can fail"),
                 }
                 floors[number].store(change, Ordering::SeqCst);
             }
         }));
         done.store(true, Ordering::Relaxed);
     });
-    let stats = cache.stats().get("cistern").expect("it was called");
+    let stats = cache.stats().get("cistern").expect("the function was called");
     assert!(stats.local_hits > 1_000 && stats.fetches > CISTERNS as u64, "{stats:?}");
 }

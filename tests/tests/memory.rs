@@ -57,11 +57,11 @@ fn bytes_an_entry(measured: allocation_counter::AllocationInfo) -> i64 {
 
 fn bytes_in_our_cache(digits: usize, is_filling: bool) -> i64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
+    let runtime = runtime.expect("the runtime starts");
     let call_all = async |cache: &Cache, numbers: Range<usize>| {
         for number in numbers {
             let number = number_of(number, digits);
-            cache.scope(payment(&number, 1)).await.expect("no call fails");
+            cache.scope(payment(&number, 1)).await.expect("the call succeeds");
         }
     };
     let cache = runtime.block_on(async {
@@ -82,7 +82,7 @@ fn bytes_in_our_cache(digits: usize, is_filling: bool) -> i64 {
             call_all(&cache, 1_000_000..1_000_000 + ENTRIES).await;
         });
     });
-    let held = cache.stats().get("payment").expect("it was called").fetches;
+    let held = cache.stats().get("payment").expect("the function was called").fetches;
     assert_eq!(held as usize, ENTRIES + if is_filling { BEFORE } else { 0 });
     std::mem::forget(cache);
     bytes_an_entry(measured)

@@ -38,12 +38,12 @@ async fn report(upstream: &Upstream, number: u64) -> Result<usize, Down> {
 }
 
 fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().expect("a runtime")
+    Builder::new_current_thread().enable_all().build().expect("the runtime starts")
 }
 
 async fn new_process(memcached: &Memcached, timeout: Duration) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]).remote_timeout(timeout);
-    builder.build().await.expect("fits")
+    builder.build().await.expect("the settings are valid")
 }
 
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -65,7 +65,7 @@ fn sixteen_runtimes_keep_their_connections() {
                 runtime().block_on(async {
                     for number in 0..200 {
                         let number = thread * 1000 + number;
-                        cache.scope(cube(&upstream, number)).await.expect("fetched");
+                        cache.scope(cube(&upstream, number)).await.expect("the call succeeds");
                         // The pause lets the other runtimes run between two calls.
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
@@ -74,7 +74,7 @@ fn sixteen_runtimes_keep_their_connections() {
             })
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().expect("no call panics"));
+    threads.into_iter().for_each(|thread| thread.join().expect("no task panics"));
     assert_eq!(errors(&cache), 0);
     let dialled = memcached.stat("total_connections") - before - 1;
     println!("{dialled} connections");
@@ -83,7 +83,7 @@ fn sixteen_runtimes_keep_their_connections() {
 
 /// Returns how many descriptors this process has open.
 fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").expect("Linux").count()
+    std::fs::read_dir("/proc/self/fd").expect("the test runs on Linux").count()
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn an_ended_runtime_leaves_no_descriptors() {
     let before = descriptors();
     for number in 0..300 {
         runtime().block_on(async {
-            cache.scope(cube(&upstream, number)).await.expect("fetched");
+            cache.scope(cube(&upstream, number)).await.expect("the call succeeds");
             cache.flush().await;
         });
     }
@@ -110,18 +110,18 @@ fn a_read_on_a_closed_connection_is_repeated() {
     let cache = runtime.block_on(new_process(&memcached, TIMEOUT));
     let upstream = Upstream::default();
     runtime.block_on(async {
-        cache.scope(cube(&upstream, 1)).await.expect("fetched");
+        cache.scope(cube(&upstream, 1)).await.expect("the call succeeds");
         cache.flush().await;
-        cache.scope(cube(&upstream, 1)).await.expect("found");
+        cache.scope(cube(&upstream, 1)).await.expect("an entry is found");
         // This blocks the only thread of the runtime, so it does not see the connection close.
         memcached.kill();
         let port = memcached.port();
         memcached = Memcached::start_on(port).expect("the port is free");
-        cache.scope(cube(&upstream, 1)).await.expect("fetched");
+        cache.scope(cube(&upstream, 1)).await.expect("the call succeeds");
         cache.flush().await;
-        cache.scope(cube(&upstream, 1)).await.expect("found");
+        cache.scope(cube(&upstream, 1)).await.expect("an entry is found");
     });
-    let stats = cache.stats().get("cube").expect("called");
+    let stats = cache.stats().get("cube").expect("the function was called");
     assert_eq!((stats.remote_errors, stats.fetches), (0, 2), "{stats:?}");
 }
 
@@ -139,7 +139,7 @@ async fn assert_late_leases_released(calls: u64) {
         })
         .collect();
     for call in warm {
-        call.await.expect("no call panics").expect("fetched");
+        call.await.expect("no task panics").expect("the call succeeds");
     }
     cache.flush().await;
     let items = memcached.stat("total_items");
@@ -151,7 +151,7 @@ async fn assert_late_leases_released(calls: u64) {
         })
         .collect();
     for call in late {
-        call.await.expect("no call panics").expect("fetched");
+        call.await.expect("no task panics").expect("the call succeeds");
     }
     memcached.resume();
     let mut keys = Vec::new();
@@ -189,7 +189,7 @@ fn a_runtime_without_drivers_skips_memcached() {
     );
     let neither = Builder::new_multi_thread().worker_threads(1).build();
     for runtime in [only_time, only_io, neither] {
-        let runtime = runtime.expect("a runtime");
+        let runtime = runtime.expect("the runtime starts");
         let upstream = Upstream::default();
         let cache = runtime.block_on(new_process(&memcached, TIMEOUT));
         runtime.block_on(cache.scope(async {
@@ -214,24 +214,24 @@ async fn a_paused_clock_fails_no_exchange() {
     let upstream = Upstream::default();
     let calls = async |numbers: std::ops::Range<u64>| {
         for number in numbers {
-            cache.scope(cube(&upstream, number)).await.expect("fetched");
+            cache.scope(cube(&upstream, number)).await.expect("the call succeeds");
         }
         cache.flush().await;
     };
     calls(0..10).await;
     calls(0..10).await;
-    let stats = cache.stats().get("cube").expect("called");
+    let stats = cache.stats().get("cube").expect("the function was called");
     assert_eq!((stats.remote_errors, stats.fetches, stats.remote_hits), (0, 10, 10), "{stats:?}");
     tokio::time::advance(Duration::from_secs(100)).await;
     tokio::time::resume();
     calls(0..20).await;
-    let stats = cache.stats().get("cube").expect("called");
+    let stats = cache.stats().get("cube").expect("the function was called");
     assert_eq!((stats.remote_errors, stats.fetches, stats.remote_hits), (0, 20, 20), "{stats:?}");
     // A suspended server costs the timeout in real time.
     tokio::time::pause();
     memcached.stop();
     let began = Instant::now();
-    cache.scope(cube(&upstream, 1)).await.expect("fetched");
+    cache.scope(cube(&upstream, 1)).await.expect("the call succeeds");
     let took = began.elapsed();
     assert!(took >= TIMEOUT && took < TIMEOUT * 3, "{took:?}");
 }
@@ -271,7 +271,7 @@ fn assert_renewals_move(during_renewal: bool, stop: impl FnOnce(Runtime) -> Opti
         let other = new_process(&memcached, TIMEOUT).await;
         call(&other).await
     });
-    assert_eq!(follower.join().expect("no call panics"), Ok(2));
+    assert_eq!(follower.join().expect("no task panics"), Ok(2));
     assert_eq!(waits, Ok(2), "the other process waits for the second leader");
     assert_eq!(upstream.fetches(), 2);
 }

@@ -24,14 +24,14 @@ const TIMEOUT: Duration = Duration::from_millis(100);
 
 async fn new_process<'s>(servers: impl IntoIterator<Item = &'s Memcached>) -> Cache {
     let builder = Cache::builder().memcached(servers.into_iter().map(Memcached::address));
-    builder.remote_timeout(TIMEOUT).build().await.expect("fits")
+    builder.remote_timeout(TIMEOUT).build().await.expect("the settings are valid")
 }
 
 /// Calls `profile` for each user and returns the answers.
 async fn call_all(cache: &Cache, upstream: &Upstream, users: std::ops::Range<u32>) -> Vec<usize> {
     let mut answers = Vec::new();
     for user in users {
-        answers.push(cache.scope(profile(upstream, user)).await.expect("no call fails"));
+        answers.push(cache.scope(profile(upstream, user)).await.expect("the call succeeds"));
     }
     answers
 }
@@ -72,7 +72,7 @@ async fn assert_no_old_values(servers: usize, overwrites: bool) {
     // The first changes wait for the timeout, and then the server is ejected.
     let mut least = Vec::new();
     for &user in &at_home {
-        let new = upstream.fetch().await.expect("it works");
+        let new = upstream.fetch().await.expect("the upstream works");
         let changed = cache.scope(async {
             match overwrites {
                 false => profile_entry(user).invalidate().await,
@@ -87,7 +87,10 @@ async fn assert_no_old_values(servers: usize, overwrites: bool) {
     let assert_new = async |when: &str| {
         for (user, least) in &mut *least.clone() {
             let answer = call_all(&cache, &upstream, *user..*user + 1).await[0];
-            assert!(answer >= *least, "{when}: user {user} has {answer}, not {least} or later");
+            assert!(
+                answer >= *least,
+                "{when}: user {user} has {answer}, which is older than {least}"
+            );
             let found = cache.scope(async { profile_entry(*user).get().await.into_option() });
             assert!(found.await.is_none_or(|found| found >= *least), "{when}: user {user}");
             let found = cache.scope(async { first_found([profile_entry(*user)]).await });
@@ -200,7 +203,7 @@ async fn keys_of_a_lost_server_use_the_gutter() {
     a.scope(async { profile_entry(user).invalidate().await.expect_err("the home server is lost") })
         .await;
     assert!(call_all(&a, &upstream, user..user + 1).await[0] > fetched + users.len());
-    let _back = Memcached::start_on(gone.port()).expect("the port is free again");
+    let _back = Memcached::start_on(gone.port()).expect("the port is free");
     wait_until_reached(&a, at_home[0]).await;
     let new = call_all(&a, &upstream, user..user + 1).await[0];
     assert!(new > fetched + users.len());
@@ -261,7 +264,7 @@ async fn state_changes_are_logged_and_calls_are_not() {
             })
             .collect();
         for task in tasks {
-            task.await.expect("no call fails");
+            task.await.expect("the call succeeds");
         }
     };
     call_many().await;
@@ -274,7 +277,7 @@ async fn state_changes_are_logged_and_calls_are_not() {
     call_many().await;
     let lines = lines_of(&address);
     assert!(lines.len() == 1 && lines[0].contains("is ejected after"), "{lines:?}");
-    let _again = Memcached::start_on(server.port()).expect("the port is free again");
+    let _again = Memcached::start_on(server.port()).expect("the port is free");
     wait_until_reached(&cache, 1).await;
     call_many().await;
     let lines = lines_of(&address);
@@ -324,13 +327,13 @@ async fn only_keys_of_changed_servers_move() {
         moved
     };
     assert_eq!(moved("at first").await, 300);
-    cache.set_memcached(&addresses).expect("they fit");
+    cache.set_memcached(&addresses).expect("the settings are valid");
     let to_the_third = moved("one more").await;
     assert!((60..=140).contains(&to_the_third), "{to_the_third} of 300");
     assert_eq!(users_at_home(&servers[2], &cache, USERS).await.len(), to_the_third);
     // A server that was there from the start is removed.
     let at_home = users_at_home(&servers[0], &cache, USERS).await.len();
-    cache.set_memcached(&addresses[1..]).expect("they fit");
+    cache.set_memcached(&addresses[1..]).expect("the settings are valid");
     let moved_away = moved("one less").await;
     assert!((40..=at_home).contains(&moved_away), "{moved_away} of {at_home}");
 
@@ -342,8 +345,9 @@ async fn only_keys_of_changed_servers_move() {
         let error = cache.set_memcached(wrong).expect_err(why).to_string();
         assert!(error.contains(why), "{error}");
     }
-    let without = Cache::builder().build().await.expect("fits");
-    let error = without.set_memcached(&addresses).expect_err("no remote tier").to_string();
+    let without = Cache::builder().build().await.expect("the settings are valid");
+    let error =
+        without.set_memcached(&addresses).expect_err("the cache has no remote tier").to_string();
     assert!(error.contains("without a remote tier"), "{error}");
 }
 
@@ -357,7 +361,7 @@ async fn keys_that_move_back_revive_no_value() {
     let upstream = Upstream::default();
     call_all(&cache, &upstream, 0..60).await;
     cache.flush().await;
-    cache.set_memcached(&addresses).expect("they fit");
+    cache.set_memcached(&addresses).expect("the settings are valid");
     for user in 0..60 {
         cache
             .scope(async { profile_entry(user).invalidate().await.expect("memcached is reached") })
@@ -366,7 +370,7 @@ async fn keys_that_move_back_revive_no_value() {
     call_all(&cache, &upstream, 0..60).await;
     cache.flush().await;
     for round in [&addresses[..2], &addresses[1..], &addresses[..]] {
-        cache.set_memcached(round).expect("they fit");
+        cache.set_memcached(round).expect("the settings are valid");
         let before = upstream.fetches();
         for answers in
             [call_all(&cache, &upstream, 0..60).await, call_all(&cache, &upstream, 0..60).await]
@@ -406,19 +410,19 @@ async fn a_fetch_across_a_removal_stores_nothing() {
                 tokio::spawn(cache.scope(async move { profile(&upstream, user).await }))
             });
             for call in calls.collect::<Vec<_>>() {
-                call.await.expect("no call panics").expect("no call fails");
+                call.await.expect("no task panics").expect("the call succeeds");
             }
         }
     });
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(upstream.fetches(), 30, "each call holds a lease");
-    cache.set_memcached(&addresses[1..]).expect("they fit");
+    cache.set_memcached(&addresses[1..]).expect("the settings are valid");
     for user in 0..30 {
         cache
             .scope(async { profile_entry(user).invalidate().await.expect("memcached is reached") })
             .await;
     }
-    cache.set_memcached(&addresses).expect("they fit");
+    cache.set_memcached(&addresses).expect("the settings are valid");
     // These are other keys, so that the leases stay.
     for user in 1_000..1_020 {
         wait_until_reached(&cache, user).await;
@@ -442,8 +446,8 @@ async fn a_restarted_server_is_trusted_again() {
     // After so many items the restarted server needs long to reach the CAS number of the fence.
     call_all(&cache, &upstream, 0..3_000).await;
     cache.flush().await;
-    cache.set_memcached(&addresses[1..]).expect("they fit");
-    cache.set_memcached(&addresses).expect("they fit");
+    cache.set_memcached(&addresses[1..]).expect("the settings are valid");
+    cache.set_memcached(&addresses).expect("the settings are valid");
     for user in 0..20 {
         wait_until_reached(&cache, user).await;
     }
@@ -470,7 +474,7 @@ async fn an_unresolvable_name_fails_no_call() {
     let builder = Cache::builder()
         .memcached([format!("no-such-host.invalid:{}", free_port()), server.address()])
         .remote_timeout(TIMEOUT);
-    let cache = builder.build().await.expect("fits");
+    let cache = builder.build().await.expect("the settings are valid");
     let upstream = Upstream::default();
     for _ in 0..4 {
         call_all(&cache, &upstream, 0..20).await;
@@ -496,7 +500,7 @@ async fn a_suspended_process_ejects_no_server() {
         assert!(cached_tests::poll_once(call.as_mut()).await.is_none(), "the call is not ready");
         // This blocks the only thread of the runtime.
         std::thread::sleep(TIMEOUT * 3);
-        call.await.expect("no call fails");
+        call.await.expect("the call succeeds");
         server.resume();
     }
     let fetched = upstream.fetches();

@@ -37,8 +37,8 @@ async fn of_its_own(number: u32) -> Result<String, std::io::Error> {
 #[tokio::test]
 async fn functions_with_a_shared_name_bypass_the_cache() {
     for call in 1..=3 {
-        assert_eq!(orders::order(7).await.expect("fetched"), "order 7");
-        assert_eq!(payments::payment(7).await.expect("fetched"), "payment 7");
+        assert_eq!(orders::order(7).await.expect("the call succeeds"), "order 7");
+        assert_eq!(payments::payment(7).await.expect("the call succeeds"), "payment 7");
         assert_eq!(FETCHES.load(Ordering::SeqCst), call * 2);
     }
     assert!(!orders::order_entry(7).add("nothing".into()).await);
@@ -56,15 +56,18 @@ async fn functions_with_a_shared_name_bypass_the_cache() {
 
     // An `install` that fails installs nothing, and calls use the embedded cache.
     for _ in 0..2 {
-        let cache = Cache::builder().build().await.expect("fits");
+        let cache = Cache::builder().build().await.expect("the settings are valid");
         let error = cache.install().expect_err("the name is shared");
         assert_eq!(error, InstallError::SharedNames(findings.clone()));
         assert_eq!(error.to_string(), line);
-        of_its_own(7).await.expect("fetched");
+        of_its_own(7).await.expect("the call succeeds");
         assert_eq!(cache.stats().total(), Default::default());
     }
 
     // A function with a unique name is cached.
     assert_eq!(FETCHES.load(Ordering::SeqCst), 7);
-    assert_eq!(Cache::current().stats().get("of_its_own").expect("called").local_hits, 1);
+    assert_eq!(
+        Cache::current().stats().get("of_its_own").expect("the function was called").local_hits,
+        1
+    );
 }

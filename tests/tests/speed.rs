@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 
 fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().expect("a runtime")
+    Builder::new_current_thread().enable_all().build().expect("the runtime starts")
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ fn a_hit_allocates_nothing() {
         (0..200).map(|number| format!("payment-{number:0$}", number % 100)).collect();
     let call_all = async || {
         for number in &numbers {
-            payment(number, 1).await.expect("no call fails");
+            payment(number, 1).await.expect("the call succeeds");
         }
     };
     runtime.block_on(async {
@@ -53,7 +53,7 @@ fn a_hit_allocates_nothing() {
 
     let in_request = async || {
         for _ in 0..100 {
-            payment(&numbers[0], 1).await.expect("no call fails");
+            payment(&numbers[0], 1).await.expect("the call succeeds");
         }
     };
     let allocated_in_request = runtime.block_on(RequestScope::new().run(async {
@@ -87,7 +87,7 @@ async fn calling(number: u8) -> Result<CallsOnClone, std::io::Error> {
 fn a_nested_hit_allocates_no_thread_state() {
     let call_all = async || {
         for _ in 0..40 {
-            calling(1).await.expect("no call fails");
+            calling(1).await.expect("the call succeeds");
         }
     };
     runtime().block_on(call_all());
@@ -133,9 +133,9 @@ fn the_capacity_holds_under_churn() {
             scope.spawn(move || {
                 runtime().block_on(cache.scope(async {
                     for step in 0..15_000 {
-                        tracked(thread << 32 | step).await.expect("no call fails");
+                        tracked(thread << 32 | step).await.expect("the call succeeds");
                         // Some keys are hit for a while, and then others take their place.
-                        tracked(step / 100 * 50 + step % 50).await.expect("no call fails");
+                        tracked(step / 100 * 50 + step % 50).await.expect("the call succeeds");
                         most.fetch_max(LIVE_BYTES.load(Ordering::SeqCst), Ordering::SeqCst);
                     }
                 }));

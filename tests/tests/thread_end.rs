@@ -56,7 +56,7 @@ pub struct CallsOnDrop(u64);
 impl Drop for CallsOnDrop {
     fn drop(&mut self) {
         use_thread_locals(self.0);
-        assert_eq!(ready(plain(self.0)).expect("no call fails"), self.0);
+        assert_eq!(ready(plain(self.0)).expect("the call succeeds"), self.0);
         DROPS.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -91,7 +91,7 @@ async fn panics(number: u64) -> Result<Arc<PanicsOnDrop>, std::io::Error> {
 /// Makes a call, which runs the deferred drops at its end.
 fn run_deferred_drops() {
     static NEXT: AtomicU64 = AtomicU64::new(1_000);
-    ready(plain(NEXT.fetch_add(1, Ordering::Relaxed))).expect("no call fails");
+    ready(plain(NEXT.fetch_add(1, Ordering::Relaxed))).expect("the call succeeds");
 }
 
 /// Dropping a cache drops its values. A panic ends that early, and the next call drops the remaining values.
@@ -101,7 +101,7 @@ fn a_panicking_drop_leaves_others_dropped() {
     let before = DROPS.load(Ordering::Relaxed);
     let cache = cache();
     for number in 0..3 {
-        ready(cache.scope(panics(number))).expect("no call fails");
+        ready(cache.scope(panics(number))).expect("the call succeeds");
     }
     assert_eq!(DROPS.load(Ordering::Relaxed), before);
     catch_unwind(AssertUnwindSafe(|| drop(cache))).ok();
@@ -152,7 +152,7 @@ fn an_ending_thread_can_call() {
     let _lock = one_at_a_time();
     static ANSWERED: AtomicU64 = AtomicU64::new(0);
     at_thread_exit(|| {
-        assert_eq!(ready(counted(7)).expect("no call fails"), 7);
+        assert_eq!(ready(counted(7)).expect("the call succeeds"), 7);
         ANSWERED.fetch_add(1, Ordering::Relaxed);
     });
     assert_eq!(ANSWERED.load(Ordering::Relaxed), 4);
@@ -163,7 +163,7 @@ fn an_ending_thread_can_invalidate() {
     let _lock = one_at_a_time();
     static FETCHES: AtomicU64 = AtomicU64::new(0);
     at_thread_exit(|| {
-        ready(counted_entry(8).invalidate()).expect("there is no memcached");
+        ready(counted_entry(8).invalidate()).expect("no server can fail");
         FETCHES.fetch_add(fetches_of(8), Ordering::Relaxed);
     });
     // Another thread fetched again after each invalidation.
@@ -182,11 +182,11 @@ async fn counted(number: u64) -> Result<u64, std::io::Error> {
 fn fetches_of(number: u64) -> u64 {
     let call = move || {
         let before = FETCHED.load(Ordering::Relaxed);
-        ready(counted(number)).expect("no call fails");
-        ready(counted(number)).expect("no call fails");
+        ready(counted(number)).expect("the call succeeds");
+        ready(counted(number)).expect("the call succeeds");
         FETCHED.load(Ordering::Relaxed) - before
     };
-    thread::spawn(call).join().expect("no call fails")
+    thread::spawn(call).join().expect("the call succeeds")
 }
 
 /// The map collects the garbage of all threads every 128 times that a thread reads it. So it may do so at the end of
@@ -204,7 +204,7 @@ fn an_ending_thread_drops_no_evicted_values() {
             BEFORE.with_borrow_mut(Vec::clear);
             for _ in 0..128 {
                 let invalidated = ready(of_thread.scope(uses_entry(u64::MAX).invalidate()));
-                invalidated.expect("there is no memcached");
+                invalidated.expect("no server can fail");
             }
             AFTER.with_borrow_mut(Vec::clear);
             looked.send(()).expect("the test waits");
@@ -212,7 +212,7 @@ fn an_ending_thread_drops_no_evicted_values() {
         });
         has_looked.recv().expect("the thread makes its calls");
         for number in 0..130 {
-            ready(cache.scope(uses(turn * 130 + number))).expect("no call fails");
+            ready(cache.scope(uses(turn * 130 + number))).expect("the call succeeds");
         }
         ends.send(()).expect("the thread waits");
         thread.join().expect("the thread does not panic");
@@ -226,12 +226,12 @@ fn a_program_may_exit_within_a_request() {
     const ENDS: &str = "ENDS_IN_A_REQUEST";
     if std::env::var_os(ENDS).is_some() {
         ready(RequestScope::new().run(async {
-            assert_eq!(ready(uses(1)).expect("no call fails").0, 1);
+            assert_eq!(ready(uses(1)).expect("the call succeeds").0, 1);
             std::process::exit(7);
         }));
     }
-    let program = std::env::current_exe().expect("it runs");
+    let program = std::env::current_exe().expect("the test knows its program");
     let ran = Command::new(program).args(["--exact", NAME]).env(ENDS, "yes").output();
-    let ran = ran.expect("it starts");
+    let ran = ran.expect("the program starts");
     assert_eq!(ran.status.code(), Some(7), "{}", String::from_utf8_lossy(&ran.stderr));
 }

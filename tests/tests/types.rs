@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 async fn new_process(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]);
-    builder.remote_timeout(Duration::from_secs(5)).build().await.expect("fits")
+    builder.remote_timeout(Duration::from_secs(5)).build().await.expect("the settings are valid")
 }
 
 /// The variable with the address of memcached, in a process that only reads.
@@ -57,7 +57,7 @@ macro_rules! types {
                 let builder = Cache::builder().memcached([address]);
                 let cache = builder.remote_timeout(Duration::from_secs(5)).build().await;
                 let expected: $type = $value;
-                assert_eq!(cache.expect("fits").scope(value(7)).await, Ok(expected));
+                assert_eq!(cache.expect("the settings are valid").scope(value(7)).await, Ok(expected));
                 let is_unshared = UNSHARED.contains(&$name);
                 assert_eq!(FETCHES.load(Ordering::SeqCst), usize::from(is_unshared));
                 return;
@@ -75,11 +75,11 @@ macro_rules! types {
                 (false, None) => assert_eq!(fetches, 1, "the second process reads from memcached"),
                 (_, audit) => panic!("fetched {fetches} times, and the audit says {audit:?}"),
             }
-            let reader = std::process::Command::new(std::env::current_exe().expect("it runs"))
+            let reader = std::process::Command::new(std::env::current_exe().expect("the test knows its program"))
                 .args(["--exact", stringify!($what)])
                 .env(READER, memcached.address())
                 .output()
-                .expect("it starts");
+                .expect("the program starts");
             let output = String::from_utf8_lossy(&reader.stdout);
             assert!(reader.status.success() && output.contains("1 passed"), "{output}");
         }
@@ -102,16 +102,16 @@ const UNSHARED: &[&str] = &[
 
 types! {
     date_time "date_time" DateTime<Utc> =
-        DateTime::from_timestamp(1_700_000_000, 123_456_789).expect("a time");
-    date "date" NaiveDate = NaiveDate::from_ymd_opt(2024, 2, 29).expect("a day");
+        DateTime::from_timestamp(1_700_000_000, 123_456_789).expect("the time is valid");
+    date "date" NaiveDate = NaiveDate::from_ymd_opt(2024, 2, 29).expect("the date is valid");
     local_date_time "local_date_time" NaiveDateTime =
-        NaiveDate::from_ymd_opt(2024, 2, 29).and_then(|day| day.and_hms_opt(1, 2, 3)).expect("a time");
+        NaiveDate::from_ymd_opt(2024, 2, 29).and_then(|day| day.and_hms_opt(1, 2, 3)).expect("the time is valid");
     uuid "uuid" Uuid = Uuid::from_u128(0x0123_4567_89ab_cdef);
     uuids "uuids" HashMap<Uuid, Vec<Uuid>> = HashMap::from([(Uuid::nil(), vec![Uuid::max()])]);
     decimal "decimal" Decimal = Decimal::new(-12_345, 2);
     decimal_as_text "decimal_as_text" Vec<Price> =
         vec![Price { amount: Decimal::new(100, 2), count: 1 }];
-    url "url" Url = "https://example.org/a?b=c#d".parse().expect("a URL");
+    url "url" Url = "https://example.org/a?b=c#d".parse().expect("the URL is valid");
     sorted "sorted" BTreeMap<String, u32> = BTreeMap::from([("b".into(), 2), ("a".into(), 1)]);
     hashed "hashed" HashMap<u32, String> = (0..100).map(|n| (n, n.to_string())).collect();
     hashed_deep "hashed_deep" HashMap<String, HashMap<u8, Option<u8>>> =
@@ -165,7 +165,7 @@ types! {
     newtypes "newtypes" (Cents, Unit) = (Cents(Wrapped { inner: 7 }), Unit);
     transparent "transparent" Transparent = Transparent { inner: 7 };
     modules "modules" WithModules = WithModules {
-        at: DateTime::from_timestamp(1_700_000_000, 0).expect("a time"),
+        at: DateTime::from_timestamp(1_700_000_000, 0).expect("the time is valid"),
         bytes: vec![1, 2, 3],
         code: Code("EUR".into()),
     };

@@ -38,13 +38,16 @@ async fn equal_arguments_are_fetched_once_for_each_state() {
             let first = payment(&upstream, "7", State::Processing).await;
             assert_eq!(payment(&upstream, "7", State::Processing).await, first);
             assert_eq!(upstream.fetches(), 1);
-            let paid = payment(&upstream, "7", State::Paid).await.expect("fetched");
+            let paid = payment(&upstream, "7", State::Paid).await.expect("the call succeeds");
             assert_eq!(paid.state, "Paid");
             assert_eq!(upstream.fetches(), 2);
             // The entry of the first state is still there.
             assert_eq!(payment(&upstream, "7", State::Processing).await, first);
             assert_eq!(payment(&upstream, "7", State::Paid).await.as_ref(), Ok(&paid));
-            assert_eq!(payment(&upstream, "8", State::Paid).await.expect("fetched").number, "8");
+            assert_eq!(
+                payment(&upstream, "8", State::Paid).await.expect("the call succeeds").number,
+                "8"
+            );
             assert_eq!(upstream.fetches(), 3);
         })
         .await;
@@ -102,7 +105,7 @@ async fn a_disabled_cache_fetches_every_time() {
         .scope(async {
             for call in 1..=3 {
                 assert_eq!(
-                    payment(&upstream, "7", State::Paid).await.expect("fetched").fetched,
+                    payment(&upstream, "7", State::Paid).await.expect("the call succeeds").fetched,
                     call
                 );
             }

@@ -38,7 +38,7 @@ impl Upstream {
 }
 
 async fn cached<F: Future>(future: F) -> F::Output {
-    Cache::builder().build().await.expect("the defaults are valid").scope(future).await
+    Cache::builder().build().await.expect("the settings are valid").scope(future).await
 }
 
 #[coordinator_cached(name = "impl_future", version = state, skip(upstream), entry = written_out_entry)]

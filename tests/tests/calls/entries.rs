@@ -24,9 +24,12 @@ async fn an_entry_can_be_read_added_and_invalidated() {
             let found = entry.get().await;
             assert_eq!(found.tier(), Some(Tier::Local));
             assert_eq!(found.into_option(), Some(cash));
-            entry.invalidate().await.expect("there is no memcached");
+            entry.invalidate().await.expect("no server can fail");
             assert!(!entry.get().await.is_found());
-            assert_eq!(payment(&upstream, "7", State::Paid).await.expect("fetched").fetched, 1);
+            assert_eq!(
+                payment(&upstream, "7", State::Paid).await.expect("the call succeeds").fetched,
+                1
+            );
             let key = entry.key().to_string();
             assert_eq!(key, format!("payment:{}", entry.key().digest()));
             assert_eq!(key.len(), "payment:".len() + 64);
@@ -43,7 +46,7 @@ async fn a_running_fetch_does_not_undo_an_overwrite() {
             let fetch = profile(&upstream, 7);
             let write = async {
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                profile_entry(7).overwrite("new".into()).await.expect("there is no memcached");
+                profile_entry(7).overwrite("new".into()).await.expect("no server can fail");
             };
             let (fetched, ()) = tokio::join!(fetch, write);
             assert_eq!(fetched.as_deref(), Ok("user 7, fetch 1"));
@@ -61,12 +64,15 @@ async fn callers_after_an_invalidation_fetch_again() {
             let fetch = payment(&upstream, "7", State::Paid);
             let invalidate = async {
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                payment_entry("7", State::Paid).invalidate().await.expect("there is no memcached");
-                payment(&upstream, "7", State::Paid).await.expect("fetched").fetched
+                payment_entry("7", State::Paid).invalidate().await.expect("no server can fail");
+                payment(&upstream, "7", State::Paid).await.expect("the call succeeds").fetched
             };
             let (overtaken, later) = tokio::join!(fetch, invalidate);
-            assert_eq!((overtaken.expect("fetched").fetched, later), (1, 2));
-            assert_eq!(payment(&upstream, "7", State::Paid).await.expect("cached").fetched, 2);
+            assert_eq!((overtaken.expect("the call succeeds").fetched, later), (1, 2));
+            assert_eq!(
+                payment(&upstream, "7", State::Paid).await.expect("the call succeeds").fetched,
+                2
+            );
         })
         .await;
 }

@@ -39,5 +39,5 @@ pub(crate) async fn profile(upstream: &Upstream, user: u32) -> Result<String, Do
 
 /// Returns a new cache without a remote tier.
 pub(crate) async fn local_cache() -> Cache {
-    Cache::builder().build().await.expect("the defaults fit")
+    Cache::builder().build().await.expect("the settings are valid")
 }

@@ -139,7 +139,7 @@ async fn keys_and_values_may_call_the_cache_themselves() {
         Cache::builder().local_capacity(4 << 10).build().await.expect("the settings are valid");
     let call_all = async || {
         for number in [1, 1, 2, 1, 2, 1].into_iter().chain(3..400) {
-            let answer = reentrant(&upstream, &Reentrant, number).await.expect("fetched");
+            let answer = reentrant(&upstream, &Reentrant, number).await.expect("the call succeeds");
             assert_eq!(answer.1, number);
         }
     };

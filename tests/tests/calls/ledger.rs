@@ -5,7 +5,8 @@ use cached_core::Finding;
 #[tokio::test]
 async fn the_ledger_lists_declarations_with_their_reasons() {
     let ledger = cached_core::ledger();
-    let profile = ledger.iter().find(|d| d.name() == "profile").expect("listed");
+    let profile =
+        ledger.iter().find(|d| d.name() == "profile").expect("the ledger lists the function");
     assert_eq!(profile.overwrite_reason(), Some("a profile has no version of its own"));
     assert!(profile.place().contains("functions.rs:"), "{}", profile.place());
     assert!(ledger.to_string().contains("a profile has no version of its own"));

@@ -11,7 +11,7 @@ use crate::functions::local_cache;
 
 async fn new_process(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]);
-    builder.remote_timeout(Duration::from_secs(1)).build().await.expect("fits")
+    builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
 }
 
 async fn sleep(millis: u64) {
@@ -42,15 +42,21 @@ async fn ttl_with_takes_the_ttl_from_the_value() {
         .await
         .scope(async {
             let brief = Duration::from_millis(700);
-            token(&upstream, 1, brief).await.expect("fetched");
-            token(&upstream, 2, Duration::from_secs(60)).await.expect("fetched");
-            assert_eq!(token(&upstream, 1, brief).await.expect("cached").count, 1);
+            token(&upstream, 1, brief).await.expect("the call succeeds");
+            token(&upstream, 2, Duration::from_secs(60)).await.expect("the call succeeds");
+            assert_eq!(token(&upstream, 1, brief).await.expect("the call succeeds").count, 1);
             sleep(800).await;
-            assert_eq!(token(&upstream, 1, brief).await.expect("fetched").count, 3);
-            assert_eq!(token(&upstream, 2, brief).await.expect("cached").count, 2);
+            assert_eq!(token(&upstream, 1, brief).await.expect("the call succeeds").count, 3);
+            assert_eq!(token(&upstream, 2, brief).await.expect("the call succeeds").count, 2);
             // A value whose ttl is zero is not cached.
-            assert_eq!(token(&upstream, 3, Duration::ZERO).await.expect("fetched").count, 4);
-            assert_eq!(token(&upstream, 3, Duration::ZERO).await.expect("fetched").count, 5);
+            assert_eq!(
+                token(&upstream, 3, Duration::ZERO).await.expect("the call succeeds").count,
+                4
+            );
+            assert_eq!(
+                token(&upstream, 3, Duration::ZERO).await.expect("the call succeeds").count,
+                5
+            );
             // An added value has the ttl that the value says, too.
             assert!(token_entry(4).add(Token { count: 0, lives: brief }).await);
             assert!(token_entry(4).get().await.is_found());
@@ -78,10 +84,10 @@ async fn a_ttl_expression_may_be_arbitrarily_long() {
                     let first = lasting(&upstream, user, lives).await;
                     assert_eq!(lasting(&upstream, user, lives).await, first);
                 }
-                lasting(&upstream, 1, Duration::from_millis(700)).await.expect("fetched");
-                lasting(&upstream, 1, Duration::from_millis(700)).await.expect("cached");
+                lasting(&upstream, 1, Duration::from_millis(700)).await.expect("the call succeeds");
+                lasting(&upstream, 1, Duration::from_millis(700)).await.expect("the call succeeds");
                 sleep(800).await;
-                lasting(&upstream, 1, Duration::from_millis(700)).await.expect("fetched");
+                lasting(&upstream, 1, Duration::from_millis(700)).await.expect("the call succeeds");
             })
             .await;
         cache.flush().await;
@@ -154,12 +160,12 @@ async fn local_ttl_bounds_only_the_local_tier() {
     let memcached = Memcached::start();
     let cache = new_process(&memcached).await;
     let upstream = Upstream::default();
-    cache.scope(bounded(&upstream, 1)).await.expect("fetched");
+    cache.scope(bounded(&upstream, 1)).await.expect("the call succeeds");
     cache.flush().await;
-    cache.scope(bounded(&upstream, 1)).await.expect("cached");
+    cache.scope(bounded(&upstream, 1)).await.expect("the call succeeds");
     sleep(800).await;
-    cache.scope(bounded(&upstream, 1)).await.expect("cached");
-    let stats = cache.stats().get("bounded").expect("called");
+    cache.scope(bounded(&upstream, 1)).await.expect("the call succeeds");
+    let stats = cache.stats().get("bounded").expect("the function was called");
     assert_eq!((stats.fetches, stats.local_hits, stats.remote_hits), (1, 1, 1));
 }
 
@@ -243,7 +249,7 @@ async fn stale_if_error_answers_a_failed_fetch() {
             assert_eq!(kept(&upstream, 1).await, Err(Down), "the value is kept for three seconds");
         })
         .await;
-    assert_eq!(cache.stats().get("kept").expect("called").stale_answers, 2);
+    assert_eq!(cache.stats().get("kept").expect("the function was called").stale_answers, 2);
 }
 
 #[tokio::test]
@@ -262,10 +268,10 @@ async fn stale_if_error_serves_values_of_other_processes() {
         process.flush().await;
     }
     assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
-    assert_eq!(b.stats().get("kept").expect("called").stale_answers, 2);
+    assert_eq!(b.stats().get("kept").expect("the function was called").stale_answers, 2);
     // Once fetches succeed, the expired item is replaced for all processes.
     upstream.recover();
-    let fetched = b.scope(kept(&upstream, 1)).await.expect("fetched");
+    let fetched = b.scope(kept(&upstream, 1)).await.expect("the call succeeds");
     assert!(fetched > 1);
     b.flush().await;
     let c = new_process(&memcached).await;
@@ -383,7 +389,7 @@ async fn an_overwrite_during_a_refresh_wins() {
             assert_eq!(price().await, Ok(1));
             sleep(1200).await;
             assert_eq!(price().await, Ok(1), "this call starts a refresh");
-            price_entry(1).overwrite(77).await.expect("no memcached");
+            price_entry(1).overwrite(77).await.expect("no server can fail");
             sleep(100).await;
             assert_eq!(upstream.fetches(), 2);
             assert_eq!(price().await, Ok(77));
@@ -412,13 +418,14 @@ async fn failed_fetches_do_not_shorten_stale_time() {
     a.flush().await;
     let key = a.scope(async { long_stale_entry(1).key().to_string() }).await;
     upstream.fail();
-    let (began, before) = (Instant::now(), memcached.remaining_ttl(&key).expect("it is there"));
+    let (began, before) =
+        (Instant::now(), memcached.remaining_ttl(&key).expect("the item is there"));
     sleep(1200).await;
     for _ in 0..20 {
         assert_eq!(b.scope(long_stale(&upstream, 1)).await, Ok(1));
         b.flush().await;
     }
-    let left = memcached.remaining_ttl(&key).expect("it is there still");
+    let left = memcached.remaining_ttl(&key).expect("the item is still there");
     let passed = began.elapsed().as_secs() as i64 + 1;
     assert!(left >= before - passed, "{before} s, {passed} s later {left} s");
 }
@@ -447,11 +454,11 @@ async fn briefly_or_none(upstream: &Upstream, user: u32) -> Result<Option<usize>
 
 #[tokio::test]
 async fn unshared_values_are_kept_five_seconds() {
-    let test = TestCache::with(Cache::builder().jitter(1.0)).expect("it fits");
+    let test = TestCache::with(Cache::builder().jitter(1.0)).expect("the settings are valid");
     let upstream = Upstream::default();
     let mut unshared = Vec::new();
     for number in 0..600 {
-        test.run(jittered(&upstream, number)).await.expect("fetched");
+        test.run(jittered(&upstream, number)).await.expect("the call succeeds");
         let key = test.run(async { jittered_entry(number).key() }).await;
         if !test.memcached().holds(&key) {
             unshared.push(number);
@@ -459,21 +466,21 @@ async fn unshared_values_are_kept_five_seconds() {
     }
     // About one entry in 30 gets a ttl below a second, which memcached cannot store.
     let asked = unshared.len() + 600;
-    test.run(briefly_or_none(&upstream, 1)).await.expect("fetched");
+    test.run(briefly_or_none(&upstream, 1)).await.expect("the call succeeds");
     test.advance(Duration::from_secs(6));
     for number in unshared {
-        test.run(jittered(&upstream, number)).await.expect("fetched");
+        test.run(jittered(&upstream, number)).await.expect("the call succeeds");
     }
-    test.run(briefly_or_none(&upstream, 1)).await.expect("fetched");
+    test.run(briefly_or_none(&upstream, 1)).await.expect("the call succeeds");
     assert_eq!(upstream.fetches(), asked + 2);
 }
 
 #[tokio::test]
 async fn jittered_fetches_are_all_filled() {
-    let test = TestCache::with(Cache::builder().jitter(1.0)).expect("it fits");
+    let test = TestCache::with(Cache::builder().jitter(1.0)).expect("the settings are valid");
     let upstream = Upstream::default();
     for number in 0..600 {
-        test.run(jittered(&upstream, number)).await.expect("fetched");
+        test.run(jittered(&upstream, number)).await.expect("the call succeeds");
     }
     let stats = test.stats("jittered");
     assert_eq!(stats.fills + stats.fills_dropped, 600, "{stats:?}");

@@ -71,7 +71,7 @@ async fn a_request_drops_a_shared_fetch_it_overtook() {
     });
     let (led, ()) = cache.scope(overtaken(profile(&upstream, 7), request)).await;
     assert_eq!(led, Ok(1));
-    assert_eq!(cache.stats().get("changed_profile").expect("called").waits, 1);
+    assert_eq!(cache.stats().get("changed_profile").expect("the function was called").waits, 1);
 }
 
 #[tokio::test]
@@ -223,7 +223,7 @@ proptest! {
         is_local in any::<bool>(),
         force_miss in any::<bool>(),
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("the runtime starts");
         runtime.block_on(async { run_all(local_cache().await, steps, is_local, force_miss).await });
     }
 }
@@ -239,10 +239,10 @@ fn calls_see_earlier_changes_through_memcached() {
         force_miss in any::<bool>(),
     )| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(async {
+        runtime.expect("the runtime starts").block_on(async {
             let number = number.fetch_add(1, Ordering::SeqCst);
             let cache = Cache::builder().memcached([&server]).namespace(format!("case-{number}"));
-            run_all(cache.build().await.expect("it fits"), steps, is_local, force_miss).await;
+            run_all(cache.build().await.expect("the settings are valid"), steps, is_local, force_miss).await;
         });
     });
 }

@@ -26,7 +26,7 @@ async fn within_a_request_a_key_has_one_answer() {
             assert_eq!(
                 profile(&upstream, 7).await.as_deref(),
                 Ok("user 7, fetch 2"),
-                "it was replaced"
+                "the entry was replaced"
             );
             RequestScope::new()
                 .force_miss(true)
@@ -44,11 +44,12 @@ async fn within_a_request_a_key_has_one_answer() {
                     assert_ne!(again, first);
                 })
                 .await;
-            let kept = payment(&upstream, "7", State::Paid).await.expect("cached").fetched;
-            assert_eq!(kept, 3, "a write-once entry is left as it is");
+            let kept =
+                payment(&upstream, "7", State::Paid).await.expect("the call succeeds").fetched;
+            assert_eq!(kept, 3, "a write-once entry is not replaced");
         })
         .await;
-    assert!(cache.stats().get("payment").expect("called").request_hits > 0);
+    assert!(cache.stats().get("payment").expect("the function was called").request_hits > 0);
 }
 
 /// Keys that differ only in their type arguments have the same hash. The request tier must compare the
@@ -77,7 +78,7 @@ async fn a_request_forgets_answers_of_dropped_caches() {
             for count in 1..=50 {
                 let cache = local_cache().await;
                 let answer = cache.scope(payment(&upstream, "7", State::Paid)).await;
-                assert_eq!(answer.expect("fetched").fetched, count);
+                assert_eq!(answer.expect("the call succeeds").fetched, count);
                 drop(cache);
             }
         })

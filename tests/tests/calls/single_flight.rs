@@ -22,10 +22,10 @@ async fn a_thousand_callers_of_one_key_fetch_once() {
         })
         .collect();
     for call in calls {
-        assert_eq!(call.await.expect("no call panics").expect("fetched").fetched, 1);
+        assert_eq!(call.await.expect("no task panics").expect("the call succeeds").fetched, 1);
     }
     assert_eq!(upstream.fetches(), 1);
-    let stats = cache.stats().get("payment").expect("it was called");
+    let stats = cache.stats().get("payment").expect("the function was called");
     assert_eq!((stats.fetches, stats.waits + stats.local_hits), (1, 999));
 }
 
@@ -41,7 +41,7 @@ async fn an_error_reaches_every_follower_at_once() {
         })
         .collect();
     for call in calls {
-        assert_eq!(call.await.expect("no call panics"), Err(Down));
+        assert_eq!(call.await.expect("no task panics"), Err(Down));
     }
     assert_eq!(upstream.fetches(), 1);
 }
@@ -67,7 +67,7 @@ async fn followers_of_an_unshareable_error_fetch_themselves() {
         })
         .collect();
     for call in calls {
-        assert!(call.await.expect("no call panics").is_err());
+        assert!(call.await.expect("no task panics").is_err());
     }
     assert_eq!(upstream.fetches(), 5);
 }
@@ -106,7 +106,7 @@ async fn a_cancelled_leader_hands_over_at_any_await() {
             .await;
         let began = Instant::now();
         for follower in followers {
-            assert_eq!(follower.await.expect("no call panics"), Ok(7));
+            assert_eq!(follower.await.expect("no task panics"), Ok(7));
         }
         assert!(
             began.elapsed() < Duration::from_millis(800),
@@ -154,11 +154,11 @@ async fn an_unpolled_leader_is_relieved_within_two_seconds() {
             let mut held = pin!(payment(&upstream, "7", State::Paid));
             assert!(poll_once(held.as_mut()).await.is_none());
             let began = Instant::now();
-            let answer = payment(&upstream, "7", State::Paid).await.expect("fetched");
+            let answer = payment(&upstream, "7", State::Paid).await.expect("the call succeeds");
             assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
             assert_eq!(answer.fetched, 2);
             // The held leader ends with an answer of its own; the cached entry stays.
-            assert_eq!(held.await.expect("fetched").number, "7");
+            assert_eq!(held.await.expect("the call succeeds").number, "7");
             assert_eq!(payment(&upstream, "7", State::Paid).await, Ok(answer));
             assert_eq!(upstream.fetches(), 2);
         })
@@ -176,7 +176,7 @@ async fn a_slow_fetch_stays_one_fetch() {
         })
         .collect();
     for call in calls {
-        assert_eq!(call.await.expect("no call panics").expect("fetched").fetched, 1);
+        assert_eq!(call.await.expect("no task panics").expect("the call succeeds").fetched, 1);
     }
     assert_eq!(upstream.fetches(), 1);
 }
@@ -234,13 +234,13 @@ async fn a_late_joiner_does_not_fetch_again() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let gate = Gate { looked, go_on };
             let call = cache.scope(async { gated(&upstream, 7, Some(&gate)).await });
-            runtime.expect("a runtime").block_on(call)
+            runtime.expect("the runtime starts").block_on(call)
         }
     });
     has_looked.recv().expect("the call does its lookup");
     assert_eq!(cache.scope(gated(&upstream, 7, None)).await, Ok(1));
     lets_go_on.send(()).expect("the call waits");
-    assert_eq!(late.join().expect("no panic"), Ok(1));
+    assert_eq!(late.join().expect("no task panics"), Ok(1));
     assert_eq!(upstream.fetches(), 1);
 }
 
@@ -266,7 +266,7 @@ async fn a_computing_leader_is_not_relieved() {
         })
         .collect();
     for call in calls {
-        assert_eq!(call.await.expect("no call panics"), Ok(7));
+        assert_eq!(call.await.expect("no task panics"), Ok(7));
     }
     assert_eq!(upstream.fetches(), 1);
 }

@@ -32,7 +32,7 @@ impl Backend for Sandbox {
 }
 
 async fn in_new_cache<T>(run: impl Future<Output = T>) -> T {
-    Cache::builder().build().await.expect("the defaults fit").scope(run).await
+    Cache::builder().build().await.expect("the settings are valid").scope(run).await
 }
 
 /// Declares a function with these options, and calls it with two backends.
@@ -90,9 +90,9 @@ async fn a_companion_names_entries_by_type_argument() {
         order(&Live, 1, 2).await;
         assert_eq!(order_entry::<Live>(1, 2).get().await.into_option().flatten(), Live.fetch(1));
         assert!(!order_entry::<Sandbox>(1, 2).get().await.is_found());
-        order_entry::<Sandbox>(1, 2).invalidate().await.expect("no memcached");
+        order_entry::<Sandbox>(1, 2).invalidate().await.expect("no server can fail");
         assert!(order_entry::<Live>(1, 2).get().await.is_found());
-        order_entry::<Live>(1, 2).invalidate().await.expect("no memcached");
+        order_entry::<Live>(1, 2).invalidate().await.expect("no server can fail");
         assert!(!order_entry::<Live>(1, 2).get().await.is_found());
     })
     .await;
@@ -125,7 +125,10 @@ async fn a_skipped_impl_trait_parameter_keys_its_type() {
             assert_eq!(unnamed_with_entry(&Live, 7, 1).await, Live.fetch(7));
             assert_eq!(unnamed_with_entry(&Sandbox, 7, 1).await, Sandbox.fetch(7));
         }
-        assert_eq!(Cache::current().stats().get("unnamed").expect("called").local_hits, 2);
+        assert_eq!(
+            Cache::current().stats().get("unnamed").expect("the function was called").local_hits,
+            2
+        );
     })
     .await;
 }

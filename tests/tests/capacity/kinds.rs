@@ -45,9 +45,13 @@ where
 
 /// Returns the resident memory of this process in bytes.
 pub(crate) fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let status = std::fs::read_to_string("/proc/self/status").expect("the test runs on Linux");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the line is there");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|kib| kib.parse::<u64>().ok())
+        .expect("the text is a number")
+        << 10
 }
 
 /// Fills a cache with twice as many values as it can hold. Returns how many bytes this process grew by. A value
@@ -59,7 +63,7 @@ where
     /// The least number of bytes that an entry takes beside its value.
     const OVERHEAD: u64 = 64;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(async {
+    runtime.expect("the runtime starts").block_on(async {
         let cache = Cache::builder()
             .local_capacity(capacity)
             .build()
@@ -68,7 +72,7 @@ where
         let before = resident();
         let fill = async {
             for number in 0..2 * capacity / (size + OVERHEAD) {
-                filled(make, number).await.expect("no call fails");
+                filled(make, number).await.expect("the call succeeds");
             }
         };
         cache.scope(fill).await;

@@ -27,7 +27,7 @@ struct Bounds {
     calls: u8,
     changes: u8,
     /// Failed exchanges, executed or not; cancelled calls and dropped changes.
-    mishaps: u8,
+    failures: u8,
     overwritable: bool,
     broken: BrokenRule,
 }
@@ -72,13 +72,13 @@ struct Server {
     cas: u8,
 }
 
-/// A call. It must not be answered with a value in `old`.
+/// A call. It must not be answered with a value in `replaced`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Caller {
     Idle,
     Reading {
         at: usize,
-        old: Values,
+        replaced: Values,
     },
     /// `lease` is the server that granted a lease, and the CAS number of the lease.
     Fetching {
@@ -104,20 +104,20 @@ enum Change {
     Writing {
         at: usize,
         value: Value,
-        old: Values,
+        replaced: Values,
     },
     Written {
         at: usize,
-        old: Values,
+        replaced: Values,
     },
     /// The entry is being removed. With `failed` the change returns an error in any case.
     InvalidatingHome {
         failed: bool,
-        old: Values,
+        replaced: Values,
     },
     InvalidatingGutter {
         failed: bool,
-        old: Values,
+        replaced: Values,
     },
 }
 
@@ -128,20 +128,21 @@ struct Process {
     caller: Caller,
     change: Change,
     /// The values that changes of this process have replaced.
-    old: Values,
+    replaced: Values,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct State {
     servers: [Server; 2],
     processes: [Process; 2],
+    /// The next value.
     next: Value,
     /// The values that must not be at home, because changes that returned `Ok` have replaced them; and the values
     /// that were removed from the gutter.
-    old: [Values; 2],
+    replaced: [Values; 2],
     calls: u8,
     changes: u8,
-    mishaps: u8,
+    failures: u8,
 }
 
 impl Process {
@@ -184,16 +185,16 @@ impl Model for State {
             hints: [false; 2],
             caller: Caller::Idle,
             change: Change::Idle,
-            old: 0,
+            replaced: 0,
         };
         State {
             servers: [Server { item: Item::Absent, cas: 1 }; 2],
             processes: [process; 2],
             next: 1,
-            old: [0; 2],
+            replaced: [0; 2],
             calls: 0,
             changes: 0,
-            mishaps: 0,
+            failures: 0,
         }
     }
 
@@ -232,7 +233,7 @@ impl State {
     }
 
     /// Returns the values that a change replaces: all but those that concurrent changes are about to store.
-    fn old(&self) -> Values {
+    fn replaced(&self) -> Values {
         let stored = |values, process: &Process| match process.change {
             Change::Writing { value, .. } => values | 1 << value,
             _ => values,
@@ -242,7 +243,7 @@ impl State {
 
     fn check(self) -> Result<State, Violation> {
         let [home, gutter] = [HOME, GUTTER].map(|at| match self.servers[at].item {
-            Item::Value { value, .. } => has(self.old[at], value),
+            Item::Value { value, .. } => has(self.replaced[at], value),
             _ => false,
         });
         match (home, gutter) {
@@ -254,9 +255,9 @@ impl State {
 }
 
 const WRITE_ONCE: Bounds =
-    Bounds { calls: 3, changes: 1, mishaps: 1, overwritable: false, broken: BrokenRule::Nothing };
-const OVERWRITABLE: Bounds = Bounds { calls: 2, mishaps: 2, overwritable: true, ..WRITE_ONCE };
-const TWO_CHANGES: Bounds = Bounds { changes: 2, mishaps: 1, ..OVERWRITABLE };
+    Bounds { calls: 3, changes: 1, failures: 1, overwritable: false, broken: BrokenRule::Nothing };
+const OVERWRITABLE: Bounds = Bounds { calls: 2, failures: 2, overwritable: true, ..WRITE_ONCE };
+const TWO_CHANGES: Bounds = Bounds { changes: 2, failures: 1, ..OVERWRITABLE };
 
 #[test]
 fn the_gutter_holds_in_every_order() {

@@ -14,7 +14,7 @@ use search::{SearchResult, search};
 const WRITE_ONCE: Bounds = Bounds {
     calls: 3,
     changes: 1,
-    mishaps: 1,
+    failures: 1,
     expiries: 1,
     overwritable: false,
     keeps_stale: false,
@@ -97,7 +97,7 @@ fn waiting_forever_is_detected() {
 
 #[test]
 fn a_cas_that_outlives_its_server_is_detected() {
-    let bounds = Bounds { mishaps: 1, calls: 2, ..WRITE_ONCE };
+    let bounds = Bounds { failures: 1, calls: 2, ..WRITE_ONCE };
     let trace = counterexample(bounds, BrokenRule::CasOutlivesServer);
     assert!(trace.contains("comes back empty"), "{trace}");
 }

@@ -1,7 +1,7 @@
 //! A state machine of one key, two processes and a memcached, small enough to explore completely.
 //!
-//! Each step is atomic: it is what a process does under one lock, or what memcached does for one command. A comment
-//! names the function of `cached-core` that a step models. A change of that function must be repeated here.
+//! Each step is atomic: it is what a process does under one lock, or what memcached does for one command. Comments
+//! say which part of `cached-core` a step models. A change of that part must be repeated here.
 
 mod call;
 mod canonical;
@@ -30,7 +30,7 @@ pub(crate) struct Bounds {
     pub(crate) calls: u8,
     pub(crate) changes: u8,
     /// Kills, cancellations and lost answers.
-    pub(crate) mishaps: u8,
+    pub(crate) failures: u8,
     /// Expiries of items and local entries. Leases end at any time.
     pub(crate) expiries: u8,
     /// True if the function declares `overwrite`. Otherwise the only change is `invalidate`.
@@ -55,6 +55,7 @@ pub(crate) enum BrokenRule {
     KeepFlight,
     /// A lease is granted to two callers.
     LeaseForTwo,
+    /// A placeholder is read as a value.
     PlaceholderIsValue,
     /// A waiting caller never gives up, and leases never end.
     WaitForever,
@@ -80,9 +81,10 @@ pub(crate) enum Item {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) enum Found {
+pub(crate) enum ReadAnswer {
     Item(Value),
     Lease(u8),
+    /// Another caller holds the lease.
     Busy,
     /// A stale item, with the refresh claim.
     Claimed(u8),
@@ -93,39 +95,46 @@ pub(crate) enum Found {
 /// The condition under which a fetched value may be stored in memcached.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum FillCondition {
-    Lease { cas: u8, of_item: bool },
-    Replace { cas: u8 },
-    Nothing,
+    /// The caller holds a lease, or with `of_item` the refresh claim of a stale item.
+    Lease {
+        cas: u8,
+        of_item: bool,
+    },
+    /// The caller holds nothing, and may replace a stale item.
+    Replace {
+        cas: u8,
+    },
+    NoFill,
 }
 
-/// A call of the annotated function. The call must not be answered with a value in `old`: changes that this process
+/// A call of the annotated function. The call must not be answered with a value in `replaced`: changes that this process
 /// made before the call have replaced those.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Caller {
     Idle,
     Following {
-        old: Values,
+        replaced: Values,
     },
     /// A follower that takes the lead over, with the lease of the former leader, and is not polled yet.
     Successor {
-        right: Option<FillCondition>,
-        old: Values,
+        condition: Option<FillCondition>,
+        replaced: Values,
     },
     Leading {
         token: u8,
-        old: Values,
+        replaced: Values,
     },
     /// memcached has answered, and the caller has not read the answer yet.
     Reading {
         token: u8,
-        found: Found,
-        old: Values,
+        found: ReadAnswer,
+        replaced: Values,
     },
     Fetching {
         token: u8,
-        right: FillCondition,
+        condition: FillCondition,
         value: Value,
-        old: Values,
+        replaced: Values,
     },
     /// The caller is answered, and the fill runs in the background.
     Filling {
@@ -139,15 +148,15 @@ pub(crate) enum Caller {
     },
 }
 
-/// A running `invalidate` or `overwrite`. `old` contains the values that were there when it was called.
+/// A running `invalidate` or `overwrite`. `replaced` contains the values that were there when it was called.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Change {
     Idle,
-    Invalidating { old: Values },
-    Invalidated { old: Values },
-    Overwriting { value: Value, token: u8, old: Values },
-    Overwritten { value: Value, token: u8, old: Values },
-    StoringLocally { value: Value, token: Option<u8>, old: Values },
+    Invalidating { replaced: Values },
+    Invalidated { replaced: Values },
+    Overwriting { value: Value, token: u8, replaced: Values },
+    Overwritten { value: Value, token: u8, replaced: Values },
+    StoringLocally { value: Value, token: Option<u8>, replaced: Values },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -160,23 +169,26 @@ pub(crate) struct Process {
     pub(crate) callers: [Caller; 2],
     pub(crate) change: Change,
     /// The values that changes of this process have replaced.
-    old: Values,
+    replaced: Values,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct State {
     pub(crate) item: Item,
+    /// The next CAS number.
     cas: u8,
+    /// The next value.
     next: Value,
     pub(crate) processes: [Process; 2],
     /// The values that finished changes of any process have replaced.
-    old: Values,
+    replaced: Values,
     /// The leases under which a fetch has begun.
     fetched: u16,
+    /// A write that has timed out, and that memcached may still execute.
     late: Option<Value>,
     calls: u8,
     changes: u8,
-    mishaps: u8,
+    failures: u8,
     expiries: u8,
 }
 
@@ -192,19 +204,19 @@ impl Model for State {
             flight: None,
             callers: [Caller::Idle; 2],
             change: Change::Idle,
-            old: 0,
+            replaced: 0,
         };
         State {
             item: Item::Absent,
             cas: 1,
             next: 1,
             processes: [process; 2],
-            old: 0,
+            replaced: 0,
             fetched: 0,
             late: None,
             calls: 0,
             changes: 0,
-            mishaps: 0,
+            failures: 0,
             expiries: 0,
         }
     }
@@ -223,11 +235,11 @@ impl Model for State {
 impl State {
     /// Returns the values that a change replaces: all present values, and those of running fetches. The value of a
     /// concurrent change is not among them, because either change may come last.
-    fn old(&self) -> Values {
-        let under_way = self.processes.iter().fold(0, |values, process| {
+    fn replaced(&self) -> Values {
+        let concurrent = self.processes.iter().fold(0, |values, process| {
             values | process.change.value().map_or(0, |value| 1 << value)
         });
-        ((1 << self.next) - 1) & !under_way
+        ((1 << self.next) - 1) & !concurrent
     }
 
     fn new_value(&mut self) -> Value {
@@ -243,12 +255,12 @@ impl State {
     /// Checks what must hold in every state.
     fn check(&self) -> Result<(), Violation> {
         if let Item::Value { value, .. } = self.item
-            && has(self.old, value)
+            && has(self.replaced, value)
         {
             return Err("memcached has a value from before a change that has returned");
         }
         for process in &self.processes {
-            if process.local.is_some_and(|value| has(process.old, value)) {
+            if process.local.is_some_and(|value| has(process.replaced, value)) {
                 return Err("a process has a value from before a change of its own that returned");
             }
         }
@@ -268,9 +280,9 @@ fn steps(state: &State, bounds: &Bounds) -> NextStates<State> {
             Call { state, bounds, process, caller }.steps(&mut add);
         }
         change_steps(state, bounds, process, &mut add);
-        if state.mishaps < bounds.mishaps {
+        if state.failures < bounds.failures {
             let mut next = *state;
-            next.mishaps += 1;
+            next.failures += 1;
             next.processes[process] = State::first().processes[process];
             if next.processes[process] != state.processes[process] {
                 add(process, "is killed, and a new one starts", true, Ok(next));
@@ -305,8 +317,8 @@ fn server_steps(state: &State, bounds: &Bounds, add: &mut Add<'_>) {
         }
         Item::Value { .. } => {}
     }
-    if state.mishaps < bounds.mishaps && state.item != Item::Absent {
-        let mut next = State { item: Item::Absent, mishaps: state.mishaps + 1, ..*state };
+    if state.failures < bounds.failures && state.item != Item::Absent {
+        let mut next = State { item: Item::Absent, failures: state.failures + 1, ..*state };
         if bounds.broken == BrokenRule::CasOutlivesServer {
             next.cas = 1;
         }
@@ -321,23 +333,25 @@ fn server_steps(state: &State, bounds: &Bounds, add: &mut Add<'_>) {
 }
 
 /// Models a read that may take the lease.
-fn read_or_lease(state: &mut State, bounds: &Bounds) -> Found {
+fn read_or_lease(state: &mut State, bounds: &Bounds) -> ReadAnswer {
     match state.item {
         Item::Absent => {
             let cas = state.new_cas();
             state.item = Item::Placeholder { cas };
-            Found::Lease(cas)
+            ReadAnswer::Lease(cas)
         }
-        Item::Placeholder { cas } if bounds.broken == BrokenRule::LeaseForTwo => Found::Lease(cas),
+        Item::Placeholder { cas } if bounds.broken == BrokenRule::LeaseForTwo => {
+            ReadAnswer::Lease(cas)
+        }
         Item::Placeholder { .. } if bounds.broken == BrokenRule::PlaceholderIsValue => {
-            Found::Item(PLACEHOLDER)
+            ReadAnswer::Item(PLACEHOLDER)
         }
-        Item::Placeholder { .. } => Found::Busy,
-        Item::Value { value, stale: false, .. } => Found::Item(value),
-        Item::Value { cas, claimed: true, .. } => Found::ClaimTaken(cas),
+        Item::Placeholder { .. } => ReadAnswer::Busy,
+        Item::Value { value, stale: false, .. } => ReadAnswer::Item(value),
+        Item::Value { cas, claimed: true, .. } => ReadAnswer::ClaimTaken(cas),
         Item::Value { value, cas, claimed: false, .. } => {
             state.item = Item::Value { value, cas, stale: true, claimed: true };
-            Found::Claimed(cas)
+            ReadAnswer::Claimed(cas)
         }
     }
 }

@@ -74,7 +74,7 @@ async fn new_process(address: &str) -> Cache {
 
 async fn with_lease(address: &str, seconds: u64) -> Cache {
     let builder = Cache::builder().memcached([address]).remote_timeout(Duration::from_secs(5));
-    builder.lease(Duration::from_secs(seconds)).build().await.expect("fits")
+    builder.lease(Duration::from_secs(seconds)).build().await.expect("the settings are valid")
 }
 
 fn call(cache: &Cache, upstream: &Arc<Upstream>) -> JoinHandle<Result<u32, String>> {
@@ -83,7 +83,7 @@ fn call(cache: &Cache, upstream: &Arc<Upstream>) -> JoinHandle<Result<u32, Strin
 }
 
 async fn returns(call: JoinHandle<Result<u32, String>>) -> u32 {
-    call.await.expect("no panic").expect("fetched")
+    call.await.expect("no task panics").expect("the call succeeds")
 }
 
 async fn invalidate(cache: &Cache) {
@@ -106,8 +106,8 @@ struct HoldingProxy {
 
 impl HoldingProxy {
     fn to(memcached: &Memcached, held: &'static str) -> HoldingProxy {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address = listener.local_addr().expect("it is bound").to_string();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let address = listener.local_addr().expect("the listener has an address").to_string();
         let server = memcached.address();
         let (report_held, held_commands) = unbounded_channel();
         let (release, released) = channel();
@@ -176,7 +176,7 @@ async fn a_fill_overtaken_by_an_invalidation_is_refused() {
     a.flush().await;
     assert_eq!(read(&a).await, (None, None));
     assert_eq!(read(&new_process(&memcached.address()).await).await, (None, None));
-    assert_eq!(a.stats().get("once").expect("called").fills_dropped, 1);
+    assert_eq!(a.stats().get("once").expect("the function was called").fills_dropped, 1);
 }
 
 /// Here another process invalidates. The process that fetched keeps its answer for 5 s at most.
@@ -252,7 +252,7 @@ async fn values_read_during_an_invalidation_are_dropped() {
     // A key has two slots, so an invalidation is two commands.
     proxy.release();
     proxy.release();
-    invalidation.await.expect("no panic").expect("memcached is reached");
+    invalidation.await.expect("no task panics").expect("memcached is reached");
     assert_eq!(read(&b).await, (None, None));
 }
 
@@ -308,7 +308,7 @@ async fn a_restarted_server_refuses_earlier_leases() {
     let fetch = call(&a, &upstream);
     upstream.fetch_began().await;
     memcached.kill();
-    let memcached = Memcached::start_on(memcached.port()).expect("the port is free again");
+    let memcached = Memcached::start_on(memcached.port()).expect("the port is free");
     upstream.let_one_end();
     assert_eq!(returns(fetch).await, 1);
     a.flush().await;

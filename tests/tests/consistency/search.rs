@@ -67,7 +67,7 @@ pub(crate) fn search<M: Model>(bounds: &M::Bounds) -> SearchResult {
                 states.len() - 1
             });
             if !event.is_external {
-                before[to].push(u32::try_from(from).expect("fewer states"));
+                before[to].push(u32::try_from(from).expect("the search has fewer states"));
             }
         }
         from += 1;

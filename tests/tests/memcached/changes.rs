@@ -19,10 +19,13 @@ async fn invalidate_beats_a_fetch_of_another_process() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     b.scope(async { payment_entry("7", "paid").invalidate().await.expect("memcached is reached") })
         .await;
-    assert_eq!(fetch.await.expect("no panic").expect("fetched").fetched, 1);
+    assert_eq!(fetch.await.expect("no task panics").expect("the call succeeds").fetched, 1);
     a.flush().await;
     // The overtaken fetch stored nothing in memcached.
-    assert_eq!(b.scope(payment(&upstream, "7", "paid")).await.expect("fetched").fetched, 2);
+    assert_eq!(
+        b.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds").fetched,
+        2
+    );
     b.flush().await;
     b.scope(async { payment_entry("7", "paid").invalidate().await.expect("memcached is reached") })
         .await;
@@ -41,7 +44,7 @@ async fn add_and_overwrite_reach_every_process() {
     let found = b.scope(async { payment_entry("7", "paid").get().await }).await;
     assert_eq!((found.tier(), found.into_option()), (Some(Tier::Remote), Some(cash)));
 
-    a.scope(profile(&upstream, 7)).await.expect("fetched");
+    a.scope(profile(&upstream, 7)).await.expect("the call succeeds");
     a.flush().await;
     a.scope(async {
         profile_entry(7).overwrite("new".into()).await.expect("memcached is reached")
@@ -64,7 +67,7 @@ async fn add_fills_the_placeholder_of_another_caller() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let cash = Payment { number: "7".into(), fetched: 99 };
     assert!(b.scope(async { payment_entry("7", "paid").add(cash.clone()).await }).await);
-    fetch.await.expect("no panic").expect("fetched");
+    fetch.await.expect("no task panics").expect("the call succeeds");
     a.flush().await;
     let c = new_process(&memcached).await;
     assert_eq!(
@@ -79,16 +82,16 @@ async fn first_found_tries_versions_in_order() {
     let memcached = Memcached::start();
     let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default();
-    a.scope(payment(&upstream, "7", "processing")).await.expect("fetched");
+    a.scope(payment(&upstream, "7", "processing")).await.expect("the call succeeds");
     a.flush().await;
     let both = || async {
         first_found([payment_entry("7", "paid"), payment_entry("7", "processing")]).await
     };
-    assert_eq!(b.scope(both()).await.expect("found").fetched, 1);
-    a.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
+    assert_eq!(b.scope(both()).await.expect("an entry is found").fetched, 1);
+    a.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds");
     a.flush().await;
     // The local value of the second entry does not hide the first entry in memcached.
-    assert_eq!(b.scope(both()).await.expect("found").fetched, 2);
+    assert_eq!(b.scope(both()).await.expect("an entry is found").fetched, 2);
     assert!(b.scope(first_found([payment_entry("8", "paid")])).await.is_none());
 }
 
@@ -99,8 +102,8 @@ async fn force_miss_replaces_only_overwritable_items() {
     let upstream = Upstream::default();
     let both = || async {
         (
-            profile(&upstream, 7).await.expect("fetched"),
-            payment(&upstream, "7", "paid").await.expect("fetched").fetched,
+            profile(&upstream, 7).await.expect("the call succeeds"),
+            payment(&upstream, "7", "paid").await.expect("the call succeeds").fetched,
         )
     };
     assert_eq!(a.scope(both()).await, ("user 7, fetch 1".into(), 2));
@@ -149,7 +152,7 @@ async fn a_late_overwrite_does_not_hide_another() {
                 assert!(poll_once(late.as_mut()).await.is_none());
             }
             profile_entry(7).overwrite("second".into()).await.expect("memcached is reached");
-            late.await.expect("memcached was reached");
+            late.await.expect("memcached is reached");
             let found = profile_entry(7).get().await;
             assert_eq!(found.into_option().as_deref(), Some("second"));
         })
@@ -161,11 +164,14 @@ async fn force_miss_keeps_write_once_entries_locally() {
     let memcached = Memcached::start();
     let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default();
-    a.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
+    a.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds");
     a.flush().await;
     let forced = RequestScope::new().force_miss(true).run(payment(&upstream, "7", "paid"));
-    assert_eq!(b.scope(forced).await.expect("fetched").fetched, 2);
-    assert_eq!(b.scope(payment(&upstream, "7", "paid")).await.expect("read").fetched, 1);
+    assert_eq!(b.scope(forced).await.expect("the call succeeds").fetched, 2);
+    assert_eq!(
+        b.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds").fetched,
+        1
+    );
 }
 
 /// memcached delays its answer to the delete. Another call of this process reads the old value in the
@@ -175,7 +181,7 @@ async fn a_dropped_invalidation_clears_the_local_tier() {
     let memcached = Memcached::start();
     let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default();
-    a.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
+    a.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds");
     a.flush().await;
     b.scope(async {
         assert!(!payment_entry("8", "paid").get().await.is_found(), "this opens the connection");
@@ -185,7 +191,7 @@ async fn a_dropped_invalidation_clears_the_local_tier() {
         assert!(poll_once(invalidate.as_mut()).await.is_none());
         // This call may read before the delete, and store after the local tier was cleared.
         memcached.resume();
-        payment(&upstream, "7", "paid").await.expect("answered");
+        payment(&upstream, "7", "paid").await.expect("the call succeeds");
         drop(invalidate);
         let found = entry.get().await;
         assert_ne!(found.tier(), Some(Tier::Local), "the drop has cleared the local tier");

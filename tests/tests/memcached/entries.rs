@@ -33,7 +33,7 @@ fn two_servers() -> TestCache {
 /// Calls until failures in a row have ejected the failing server.
 async fn eject(test: &TestCache, upstream: &Upstream) {
     for number in 1000..1020 {
-        test.run(price(upstream, number)).await.expect("no call fails");
+        test.run(price(upstream, number)).await.expect("the call succeeds");
     }
 }
 
@@ -44,8 +44,8 @@ async fn number_at(server: &TestMemcached, test: &TestCache) -> u32 {
     for number in 0..100 {
         let (one, other) = stranger
             .run(async {
-                price(&upstream, number).await.expect("fetched");
-                stock(&upstream, number).await.expect("fetched");
+                price(&upstream, number).await.expect("the call succeeds");
+                stock(&upstream, number).await.expect("the call succeeds");
                 (price_entry(number), stock_entry(number))
             })
             .await;
@@ -112,7 +112,7 @@ async fn price_here(upstream: &Upstream, number: u32) -> Result<usize, Down> {
 #[tokio::test]
 async fn first_found_mixes_local_and_shared_entries() {
     let (test, upstream) = (TestCache::new(), Upstream::default());
-    test.run(price(&upstream, 1)).await.expect("fetched");
+    test.run(price(&upstream, 1)).await.expect("the call succeeds");
     for place in 0..3 {
         let other = test.another_process();
         let found = other.run(async {
@@ -122,7 +122,7 @@ async fn first_found_mixes_local_and_shared_entries() {
         });
         assert_eq!(found.await, Some(1), "the local entry is at position {place}");
     }
-    test.run(price_here(&upstream, 1)).await.expect("fetched");
+    test.run(price_here(&upstream, 1)).await.expect("the call succeeds");
     let both = async { first_found([price_entry(2), price_here_entry(1)]).await };
     assert_eq!(test.run(both).await, Some(2));
 }
@@ -153,7 +153,7 @@ async fn draft(number: u32) -> Result<Vec<u8>, Down> {
 async fn an_oversized_add_keeps_the_present_entry() {
     let test = TestCache::new();
     let entry = test.run(async { report_entry(1) }).await;
-    test.another_process().run(report(1)).await.expect("fetched");
+    test.another_process().run(report(1)).await.expect("the call succeeds");
     assert!(!entry.add(too_large()).await);
     assert!(test.memcached().holds(&entry.key()));
     assert_eq!(test.run(report(1)).await, Ok(vec![1; 10]));
@@ -170,7 +170,7 @@ async fn an_oversized_add_keeps_the_present_entry() {
 async fn an_oversized_overwrite_is_an_error() {
     let test = TestCache::new();
     let entry = test.run(async { draft_entry(1) }).await;
-    test.run(draft(1)).await.expect("fetched");
+    test.run(draft(1)).await.expect("the call succeeds");
     let error = entry.overwrite(too_large()).await.expect_err("the value is too large");
     assert!(matches!(error, CacheError::NotStorable(why) if why.contains("large")), "{error:?}");
     assert!(!test.memcached().holds(&entry.key()), "the old item is removed");
@@ -194,7 +194,7 @@ async fn note(lines: u32) -> Result<Note, Down> {
 async fn an_unshareable_add_keeps_the_present_entry() {
     let test = TestCache::new();
     let empty = |lines| Note { text: None, lines };
-    let first = test.another_process().run(note(1)).await.expect("fetched");
+    let first = test.another_process().run(note(1)).await.expect("the call succeeds");
     assert!(!test.run(async { note_entry(1).add(empty(1)).await }).await);
     assert_eq!(test.run(note(1)).await, Ok(first));
     // Another process may fetch a value that can be shared.
@@ -242,7 +242,7 @@ async fn quote(upstream: &Upstream, number: u32) -> Result<usize, Down> {
 async fn an_add_replaces_an_expired_entry() {
     for test in [TestCache::local(), TestCache::new()] {
         let upstream = Upstream::default();
-        test.run(quote(&upstream, 1)).await.expect("fetched");
+        test.run(quote(&upstream, 1)).await.expect("the call succeeds");
         assert!(!test.run(async { quote_entry(1).add(99).await }).await);
         test.advance(Duration::from_secs(11 * 60));
         assert!(!test.run(async { quote_entry(1).get().await.is_found() }).await);
@@ -251,7 +251,7 @@ async fn an_add_replaces_an_expired_entry() {
         assert_eq!(test.run(quote(&upstream, 1)).await, Ok(99));
     }
     let (test, upstream) = (TestCache::new(), Upstream::default());
-    test.run(quote(&upstream, 1)).await.expect("fetched");
+    test.run(quote(&upstream, 1)).await.expect("the call succeeds");
     test.advance(Duration::from_secs(11 * 60));
     assert!(test.run(async { quote_entry(1).add(99).await }).await);
     assert_eq!(test.another_process().run(quote(&upstream, 1)).await, Ok(99));

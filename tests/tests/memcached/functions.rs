@@ -35,5 +35,5 @@ pub(crate) async fn profile(upstream: &Upstream, user: u32) -> Result<String, Do
 /// process.
 pub(crate) async fn new_process(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().namespace("test").memcached([memcached.address()]);
-    builder.remote_timeout(Duration::from_secs(1)).build().await.expect("fits")
+    builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
 }

@@ -104,12 +104,13 @@ async fn jitter_spreads_ttls_and_lengthens_none() {
     let cache = builder(&memcached).jitter(0.5).build().await.expect("the settings are valid");
     let mut ttls = BTreeSet::new();
     for number in 0..200 {
-        cache.scope(jittered(number)).await.expect("fetched");
+        cache.scope(jittered(number)).await.expect("the call succeeds");
         cache.flush().await;
         let key = cache.scope(async { jittered_entry(number).key().to_string() }).await;
         ttls.insert(memcached.remaining_ttl(&key).expect("the value is stored"));
     }
-    let (shortest, longest) = (ttls.first().expect("200"), ttls.last().expect("200"));
+    let (shortest, longest) =
+        (ttls.first().expect("there are 200 entries"), ttls.last().expect("there are 200 entries"));
     // A few seconds may pass between the fill and this check.
     assert!(*longest <= 1000 && *shortest >= 490, "{shortest} to {longest}");
     assert!(*longest > 900 && *shortest < 600, "{shortest} to {longest}");
@@ -132,23 +133,23 @@ async fn a_refused_value_is_counted_and_logged_once() {
     let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     for number in 1..=3 {
         for cache in [&a, &b] {
-            let answer = cache.scope(large(number)).await.expect("fetched");
+            let answer = cache.scope(large(number)).await.expect("the call succeeds");
             assert_eq!(answer.len(), 2 << 20);
             cache.flush().await;
         }
     }
     for cache in [&a, &b] {
-        let stats = cache.stats().get("large").expect("called");
+        let stats = cache.stats().get("large").expect("the function was called");
         assert_eq!((stats.fetches, stats.fills, stats.fills_dropped), (3, 0, 3));
         assert_eq!(stats.remote_hits, 0);
     }
     // A refused overwrite leaves neither the old value nor a placeholder that other calls wait for.
     let overwrite = |value| a.scope(async { large_entry(7).overwrite(value).await });
-    overwrite("small".to_owned()).await.expect("stored");
+    overwrite("small".to_owned()).await.expect("memcached stores the value");
     let refused = overwrite("large".repeat(1 << 20)).await;
     assert!(refused.is_err());
     let began = Instant::now();
-    assert_eq!(b.scope(large(7)).await.expect("fetched").len(), 2 << 20);
+    assert_eq!(b.scope(large(7)).await.expect("the call succeeds").len(), 2 << 20);
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     let warnings = logged(log::Level::Warn, "`large`");
     assert_eq!(warnings.len(), 1, "{warnings:?}");

@@ -8,7 +8,7 @@ use crate::functions::{Payment, new_process, payment, payment_entry};
 #[test]
 fn without_a_runtime_the_remote_tier_is_skipped() {
     let memcached = Memcached::start();
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     let cache = runtime.block_on(new_process(&memcached));
     drop(runtime);
     let upstream = Upstream::default();
@@ -23,7 +23,7 @@ fn alternating_runtimes_have_their_own_connections() {
     let memcached = Memcached::start();
     let runtime = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime")
+        runtime.expect("the runtime starts")
     };
     let (a, b) = (runtime(), runtime());
     let cache = a.block_on(new_process(&memcached));
@@ -42,19 +42,19 @@ fn flush_ends_after_a_lost_runtime() {
     let memcached = Memcached::start();
     let runtime = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime")
+        runtime.expect("the runtime starts")
     };
     let cache = runtime().block_on(new_process(&memcached));
     let upstream = Upstream::default();
     let answer = runtime().block_on(cache.scope(payment(&upstream, "7", "paid")));
-    assert_eq!(answer.expect("fetched").fetched, 1);
+    assert_eq!(answer.expect("the call succeeds").fetched, 1);
     runtime().block_on(cache.flush());
 }
 
 #[test]
 fn first_found_without_a_runtime_finds_nothing() {
     let memcached = Memcached::start();
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     let cache = runtime.block_on(new_process(&memcached));
     drop(runtime);
     let look = cache.scope(async { first_found([payment_entry("7", "paid")]).await.is_none() });

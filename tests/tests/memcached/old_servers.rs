@@ -30,7 +30,11 @@ async fn board(upstream: &Upstream, number: u32) -> Result<String, Down> {
 
 async fn new_process(address: &str) -> Cache {
     let builder = Cache::builder().memcached([address]);
-    builder.remote_timeout(Duration::from_millis(500)).build().await.expect("fits")
+    builder
+        .remote_timeout(Duration::from_millis(500))
+        .build()
+        .await
+        .expect("the settings are valid")
 }
 
 /// Returns the warnings that name a server.
@@ -41,8 +45,8 @@ fn warnings(server: &str) -> Vec<String> {
 /// Writes values in every way that the library has.
 async fn write_all(cache: &Cache, upstream: &Upstream) {
     for number in 0..6 {
-        cache.scope(note(upstream, number)).await.expect("no call fails");
-        cache.scope(board(upstream, number)).await.expect("no call fails");
+        cache.scope(note(upstream, number)).await.expect("the call succeeds");
+        cache.scope(board(upstream, number)).await.expect("the call succeeds");
         cache.flush().await;
     }
     cache
@@ -73,7 +77,7 @@ async fn assert_never_written(behaviour: Behaviour, words: &[&str]) {
     // The server is ejected: calls do not wait for it, and it is tried again after growing pauses.
     let (began, dialled) = (Instant::now(), server.connections());
     for number in 0..1000 {
-        cache.scope(note(&upstream, number)).await.expect("no call fails");
+        cache.scope(note(&upstream, number)).await.expect("the call succeeds");
     }
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
     tokio::time::sleep(Duration::from_secs(2)).await;

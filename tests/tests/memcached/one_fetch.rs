@@ -31,7 +31,7 @@ fn start(
                 .stdout(Stdio::piped())
                 .spawn()
                 .expect("the program starts");
-            let mut output = BufReader::new(process.stdout.take().expect("piped"));
+            let mut output = BufReader::new(process.stdout.take().expect("the stream is piped"));
             let mut line = String::new();
             output.read_line(&mut line).expect("the process prints `ready`");
             assert_eq!(line, "ready\n");
@@ -41,7 +41,12 @@ fn start(
 }
 
 fn begin(process: &mut Child) {
-    process.stdin.as_mut().expect("piped").write_all(b"go\n").expect("the process reads its input");
+    process
+        .stdin
+        .as_mut()
+        .expect("the stream is piped")
+        .write_all(b"go\n")
+        .expect("the process reads its input");
 }
 
 /// Returns the number of fetches of a process and the values that it saw, as it printed them.
@@ -50,9 +55,9 @@ fn outcome(
 ) -> (usize, String) {
     let mut line = String::new();
     output.read_line(&mut line).expect("the process prints its outcome");
-    assert!(process.wait().expect("it ends").success());
-    let (fetches, values) = line.trim().split_once(' ').expect("fetches and values");
-    (fetches.parse().expect("a number"), values.to_owned())
+    assert!(process.wait().expect("the process ends").success());
+    let (fetches, values) = line.trim().split_once(' ').expect("the line has fetches and values");
+    (fetches.parse().expect("the text is a number"), values.to_owned())
 }
 
 #[test]
@@ -73,8 +78,8 @@ fn another_process_replaces_a_killed_fetcher() {
     let (mut doomed, _output) = start(&url, 1, 1, "hang").remove(0);
     begin(&mut doomed);
     std::thread::sleep(Duration::from_millis(300));
-    doomed.kill().expect("it runs");
-    doomed.wait().expect("it ended");
+    doomed.kill().expect("the process runs");
+    doomed.wait().expect("the process ends");
     let began = Instant::now();
     let mut processes = start(&url, 3, 100, "50");
     processes.iter_mut().for_each(|(process, _)| begin(process));
@@ -98,7 +103,7 @@ async fn failed_and_cancelled_fetches_release_their_lease() {
     a.flush().await;
     let began = Instant::now();
     assert_eq!(b.scope(failing(&upstream, 7)).await, Err(Down));
-    b.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
+    b.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds");
     assert!(
         began.elapsed() < Duration::from_secs(2),
         "a call waited for a lease: {:?}",
@@ -119,7 +124,7 @@ async fn a_successor_inherits_the_lease() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             let began = Instant::now();
-            let answer = payment(&upstream, "7", "paid").await.expect("fetched");
+            let answer = payment(&upstream, "7", "paid").await.expect("the call succeeds");
             assert_eq!(answer.fetched, 2);
             began.elapsed()
         })
@@ -128,7 +133,10 @@ async fn a_successor_inherits_the_lease() {
     // The successor has filled memcached under the lease of the unpolled leader.
     cache.flush().await;
     let other = new_process(&memcached).await;
-    assert_eq!(other.scope(payment(&upstream, "7", "paid")).await.expect("read").fetched, 2);
+    assert_eq!(
+        other.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds").fetched,
+        2
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,13 +152,15 @@ async fn a_burst_of_misses_leaves_no_leases() {
         })
         .collect();
     for call in calls {
-        call.await.expect("no call panics").expect("fetched");
+        call.await.expect("no task panics").expect("the call succeeds");
     }
     a.flush().await;
     let mut slowest = Duration::ZERO;
     for number in 0..300 {
         let began = Instant::now();
-        b.scope(payment(&upstream, &(number * 33).to_string(), "paid")).await.expect("answered");
+        b.scope(payment(&upstream, &(number * 33).to_string(), "paid"))
+            .await
+            .expect("the call succeeds");
         slowest = slowest.max(began.elapsed());
     }
     assert!(slowest < Duration::from_millis(1500), "{slowest:?}: a call waited for a lease");

@@ -40,7 +40,7 @@ async fn a_stopped_memcached_changes_no_answer() {
 /// answered within the time of its fetch, the remote timeout of 100 ms, and the lateness of this machine.
 async fn answers_in_time(builder: cached_core::CacheBuilder, outage: impl FnOnce()) {
     const FETCH: u64 = 20;
-    let cache = builder.build().await.expect("fits");
+    let cache = builder.build().await.expect("the settings are valid");
     let upstream = Upstream::default().taking(FETCH);
     let progress = Arc::new(AtomicUsize::new(0));
     let tasks: Vec<_> = (0..20)
@@ -51,7 +51,8 @@ async fn answers_in_time(builder: cached_core::CacheBuilder, outage: impl FnOnce
                 for call in 0..30 {
                     let number = (task * 15 + call / 2).to_string();
                     let began = Instant::now();
-                    let answer = payment(&upstream, &number, "paid").await.expect("no call fails");
+                    let answer =
+                        payment(&upstream, &number, "paid").await.expect("the call succeeds");
                     slowest = slowest.max(began.elapsed());
                     assert_eq!(answer.number, number);
                     progress.fetch_add(1, Ordering::SeqCst);
@@ -80,7 +81,7 @@ async fn answers_in_time(builder: cached_core::CacheBuilder, outage: impl FnOnce
     outage();
     let mut slowest = Duration::ZERO;
     for task in tasks {
-        slowest = slowest.max(task.await.expect("no call panics"));
+        slowest = slowest.max(task.await.expect("no task panics"));
     }
     watch.abort();
     // A call waits for a timer twice: for its deadline and for its fetch.
@@ -98,14 +99,20 @@ async fn a_returning_server_is_used_again() {
     let upstream = Upstream::default();
     memcached.kill();
     for number in 0..10 {
-        cache.scope(payment(&upstream, &number.to_string(), "paid")).await.expect("no call fails");
+        cache
+            .scope(payment(&upstream, &number.to_string(), "paid"))
+            .await
+            .expect("the call succeeds");
     }
-    let _memcached = Memcached::start_on(port).expect("the port is free again");
+    let _memcached = Memcached::start_on(port).expect("the port is free");
     let give_up = Instant::now() + Duration::from_secs(20);
     for number in 10.. {
-        cache.scope(payment(&upstream, &number.to_string(), "paid")).await.expect("no call fails");
+        cache
+            .scope(payment(&upstream, &number.to_string(), "paid"))
+            .await
+            .expect("the call succeeds");
         cache.flush().await;
-        if cache.stats().get("payment").expect("called").fills > 0 {
+        if cache.stats().get("payment").expect("the function was called").fills > 0 {
             break;
         }
         assert!(Instant::now() < give_up, "the server is not used again");

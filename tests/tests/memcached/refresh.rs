@@ -280,7 +280,7 @@ macro_rules! assert_refreshed_once {
     ($cache:expr, $function:ident, $ttl:expr) => {{
         let (cache, source): (TestCache, _) = ($cache, Source::new());
         let call = async || {
-            cache.run($function(source.clone())).await.expect("no call fails");
+            cache.run($function(source.clone())).await.expect("the call succeeds");
             tokio::time::sleep(Duration::from_millis(2)).await;
         };
         for _ in 0..60 {
@@ -313,15 +313,27 @@ fn short_lived() -> CacheBuilder {
 async fn a_brief_local_entry_refreshes_once() {
     assert_refreshed_once!(TestCache::local(), briefly_local, 30);
     assert_refreshed_once!(TestCache::local(), as_it_says_here, 60);
-    assert_refreshed_once!(TestCache::with(short_lived()).expect("fits"), by_default_here, 60);
-    assert_refreshed_once!(TestCache::with(short_lived()).expect("fits"), optional_here, 60);
+    assert_refreshed_once!(
+        TestCache::with(short_lived()).expect("the settings are valid"),
+        by_default_here,
+        60
+    );
+    assert_refreshed_once!(
+        TestCache::with(short_lived()).expect("the settings are valid"),
+        optional_here,
+        60
+    );
 }
 
 #[tokio::test]
 async fn a_brief_memcached_item_refreshes_once() {
     assert_refreshed_once!(TestCache::new(), as_it_says, 60);
     assert_refreshed_once!(TestCache::new(), optional, 60);
-    assert_refreshed_once!(TestCache::with(short_lived()).expect("fits"), by_default, 60);
+    assert_refreshed_once!(
+        TestCache::with(short_lived()).expect("the settings are valid"),
+        by_default,
+        60
+    );
 }
 
 #[coordinator_cached(
@@ -382,7 +394,7 @@ async fn a_due_entry_is_refreshed_once() {
     for round in 0..40 {
         let (cache, source) = (TestCache::local(), Source::new());
         for key in 0..KEYS {
-            cache.run(rate(source.clone(), key)).await.expect("fetched");
+            cache.run(rate(source.clone(), key)).await.expect("the call succeeds");
         }
         cache.advance(secs(500));
         let callers: Vec<_> = (0..8)
@@ -397,7 +409,7 @@ async fn a_due_entry_is_refreshed_once() {
             })
             .collect();
         for caller in callers {
-            caller.await.expect("no caller panics");
+            caller.await.expect("no task panics");
         }
         let_tasks_run().await;
         assert_eq!(source.fetches(), 2 * u64::from(KEYS), "round {round}");

@@ -29,7 +29,7 @@ async fn board(upstream: &Upstream, number: u32) -> Result<usize, Down> {
 /// process.
 async fn new_process(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]);
-    builder.remote_timeout(Duration::from_secs(1)).build().await.expect("it fits")
+    builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
 }
 
 /// Returns the CAS number of an item, from an answer such as `HD c7`.
@@ -43,7 +43,11 @@ fn cas(memcached: &Memcached, key: &str) -> u64 {
 fn count_up_to(memcached: &Memcached, cas: u64) {
     loop {
         let answer = memcached.command("ms filler 1 c\r\nx");
-        let last: u64 = answer.strip_prefix("HD c").expect("stored").parse().expect("a number");
+        let last: u64 = answer
+            .strip_prefix("HD c")
+            .expect("memcached stores the value")
+            .parse()
+            .expect("the text is a number");
         assert!(last < cas, "{last} is past {cas}");
         if last + 1 == cas {
             return;
@@ -96,10 +100,10 @@ async fn an_old_lease_fills_no_new_lease() {
     count_up_to(&memcached, old_cas);
     let lease = memcached.command(&format!("mg {key} N30 v c"));
     assert!(lease.starts_with(&format!("VA 0 c{old_cas} W")), "{lease}");
-    assert_eq!(call.await.expect("no call panics"), Ok(1));
+    assert_eq!(call.await.expect("no task panics"), Ok(1));
     holder.flush().await;
     assert!(!other.scope(async { report_entry(1).get().await.is_found() }).await);
-    assert_eq!(holder.stats().get("restarted_report").expect("called").fills, 0);
+    assert_eq!(holder.stats().get("restarted_report").expect("the function was called").fills, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,7 +117,7 @@ async fn an_old_lease_replaces_no_new_value() {
     count_up_to(&memcached, old_cas);
     assert!(other.scope(async { report_entry(2).add(77).await }).await);
     assert_eq!(cas(&memcached, &key), old_cas);
-    assert_eq!(call.await.expect("no call panics"), Ok(1));
+    assert_eq!(call.await.expect("no task panics"), Ok(1));
     holder.flush().await;
     let found = other.scope(async { report_entry(2).get().await.into_option() }).await;
     assert_eq!(found, Some(77));
@@ -132,7 +136,7 @@ async fn an_old_lease_removes_no_new_value() {
     let other = new_process(&memcached).await;
     assert!(other.scope(async { report_entry(3).add(77).await }).await);
     assert_eq!(cas(&memcached, &key), old_cas);
-    assert_eq!(call.await.expect("no call panics"), Err(Down));
+    assert_eq!(call.await.expect("no task panics"), Err(Down));
     holder.flush().await;
     let found = other.scope(async { report_entry(3).get().await.into_option() }).await;
     assert_eq!(found, Some(77));
@@ -143,7 +147,7 @@ async fn an_old_read_replaces_no_new_value() {
     let memcached = server();
     let holder = new_process(&memcached).await;
     let key = holder.scope(async { board_entry(1).key().to_string() }).await;
-    holder.scope(board(&Upstream::default(), 1)).await.expect("fetched");
+    holder.scope(board(&Upstream::default(), 1)).await.expect("the call succeeds");
     holder.flush().await;
     let call = holder.scope(async {
         let refreshed = async { board(&Upstream::default().taking(400), 1).await };
@@ -154,7 +158,7 @@ async fn an_old_read_replaces_no_new_value() {
     count_up_to(&memcached, old_cas);
     other.scope(async { board_entry(1).overwrite(77).await }).await.expect("memcached is reached");
     assert_eq!(cas(&memcached, &key), old_cas);
-    assert_eq!(call.await.expect("no call panics"), Ok(1));
+    assert_eq!(call.await.expect("no task panics"), Ok(1));
     holder.flush().await;
     let found = other.scope(async { board_entry(1).get().await.into_option() }).await;
     assert_eq!(found, Some(77));

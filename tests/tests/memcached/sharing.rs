@@ -18,7 +18,7 @@ async fn processes_share_fetched_values() {
     assert_eq!(b.scope(payment(&upstream, "7", "paid")).await, fetched);
     assert_eq!(b.scope(payment(&upstream, "7", "paid")).await, fetched);
     assert_eq!(upstream.fetches(), 1);
-    let stats = b.stats().get("payment").expect("called");
+    let stats = b.stats().get("payment").expect("the function was called");
     assert_eq!((stats.remote_hits, stats.local_hits, stats.fetches), (1, 1, 0));
 }
 
@@ -26,7 +26,7 @@ async fn processes_share_fetched_values() {
 async fn the_default_ttl_is_thirty_minutes() {
     let memcached = Memcached::start();
     let cache = new_process(&memcached).await;
-    cache.scope(payment(&Upstream::default(), "7", "paid")).await.expect("fetched");
+    cache.scope(payment(&Upstream::default(), "7", "paid")).await.expect("the call succeeds");
     cache.flush().await;
     let key = cache.scope(async { payment_entry("7", "paid").key().to_string() }).await;
     assert!(key.starts_with("test:payment:"), "{key}");
@@ -48,11 +48,11 @@ async fn a_local_entry_never_outlives_its_item() {
     let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default();
     for number in 0..8 {
-        a.scope(brief(&upstream, number)).await.expect("fetched");
+        a.scope(brief(&upstream, number)).await.expect("the call succeeds");
         a.flush().await;
         tokio::time::sleep(Duration::from_millis(125)).await;
         // A late reader must use the time that is left, not the whole ttl.
-        b.scope(brief(&upstream, number)).await.expect("read");
+        b.scope(brief(&upstream, number)).await.expect("the call succeeds");
     }
     assert_eq!(upstream.fetches(), 8);
     let mut alive: Vec<u32> = (0..8).collect();
@@ -128,11 +128,13 @@ async fn values_that_misread_stay_out_of_memcached() {
         let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
         let upstream = Upstream::default();
         for cache in [&a, &b, &a] {
-            let value = cache.scope(skipping(&upstream, number)).await.expect("fetched");
+            let value = cache.scope(skipping(&upstream, number)).await.expect("the call succeeds");
             assert_eq!(value, Skipping { note: None, amount: number, fee: 1, tail: vec![2, 3] });
-            let value = cache.scope(untagged(&upstream, number.into())).await.expect("fetched");
+            let value =
+                cache.scope(untagged(&upstream, number.into())).await.expect("the call succeeds");
             assert_eq!(value, Untagged::Number(number.into()));
-            let value = cache.scope(never_written(&upstream, number)).await.expect("fetched");
+            let value =
+                cache.scope(never_written(&upstream, number)).await.expect("the call succeeds");
             assert_eq!(value.amount, number);
             assert_eq!(value.secret, 9);
             cache.flush().await;
@@ -159,10 +161,16 @@ async fn garbage_in_memcached_is_replaced() {
     };
     let upstream = Upstream::default();
     memcached.store(&key("1").await, "garbage");
-    assert_eq!(cache.scope(payment(&upstream, "1", "paid")).await.expect("fetched").fetched, 1);
+    assert_eq!(
+        cache.scope(payment(&upstream, "1", "paid")).await.expect("the call succeeds").fetched,
+        1
+    );
     cache.flush().await;
     let other = new_process(&memcached).await;
-    assert_eq!(other.scope(payment(&upstream, "1", "paid")).await.expect("read").fetched, 1);
+    assert_eq!(
+        other.scope(payment(&upstream, "1", "paid")).await.expect("the call succeeds").fetched,
+        1
+    );
     // The garbage was replaced by a frame.
     let frame = memcached.command(&format!("mg {} s", key("1").await));
     assert!(frame.starts_with("HD s"), "{frame}");
@@ -176,9 +184,12 @@ async fn an_empty_item_is_replaced_without_waiting() {
     let key = cache.scope(async { payment_entry("7", "paid").key().to_string() }).await;
     memcached.store(&key, "");
     let began = Instant::now();
-    cache.scope(payment(&upstream, "7", "paid")).await.expect("fetched");
+    cache.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds");
     assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
     cache.flush().await;
     let other = new_process(&memcached).await;
-    assert_eq!(other.scope(payment(&upstream, "7", "paid")).await.expect("read").fetched, 1);
+    assert_eq!(
+        other.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds").fetched,
+        1
+    );
 }

@@ -54,7 +54,8 @@ async fn invalidated_values_are_never_served_stale() {
 #[tokio::test]
 async fn invalidated_values_stay_gone_during_a_fetch() {
     let builder = Cache::builder().lease_wait(Duration::from_millis(20));
-    let (upstream, a) = (Upstream::default(), TestCache::with(builder).expect("fits"));
+    let (upstream, a) =
+        (Upstream::default(), TestCache::with(builder).expect("the settings are valid"));
     let (b, c) = (a.another_process(), a.another_process());
     assert_eq!(a.run(profile(&upstream)).await, Ok(1));
     b.run(async { profile_entry().invalidate().await }).await.expect("memcached is reached");
@@ -73,7 +74,8 @@ async fn invalidated_values_stay_gone_during_a_fetch() {
 #[tokio::test]
 async fn invalidated_values_stay_gone_in_the_gutter() {
     let builder = Cache::builder().memcached(["one:1", "other:1"]);
-    let (upstream, a) = (Upstream::default(), TestCache::with(builder).expect("fits"));
+    let (upstream, a) =
+        (Upstream::default(), TestCache::with(builder).expect("the settings are valid"));
     let b = a.another_process();
     assert_eq!(a.run(profile(&upstream)).await, Ok(1));
     let key = a.run(async { profile_entry().key() }).await;
@@ -81,7 +83,7 @@ async fn invalidated_values_stay_gone_in_the_gutter() {
     b.run(async { profile_entry().invalidate().await }).await.expect("memcached is reached");
     upstream.fail();
     a.advance(6 * SECOND);
-    a.memcached_at(home.expect("it is stored")).fail();
+    a.memcached_at(home.expect("the value is stored")).fail();
     for _ in 0..5 {
         assert_eq!(a.run(profile(&upstream)).await, Err(Down));
     }
@@ -103,7 +105,8 @@ async fn a_lying_memcached_revives_no_expired_value() {
 async fn without_memcached_local_stale_values_are_served() {
     for hangs in [false, true] {
         let builder = Cache::builder().remote_timeout(Duration::from_millis(10));
-        let (upstream, a) = (Upstream::default(), TestCache::with(builder).expect("fits"));
+        let (upstream, a) =
+            (Upstream::default(), TestCache::with(builder).expect("the settings are valid"));
         assert_eq!(a.run(profile(&upstream)).await, Ok(1));
         upstream.fail();
         match hangs {
@@ -152,7 +155,7 @@ async fn successors_inherit_the_stale_value() {
     leader.abort();
     wait_for_fetches(&upstream, 3).await;
     successor.abort();
-    assert_eq!(follower.await.expect("no panic"), Ok(1));
+    assert_eq!(follower.await.expect("no task panics"), Ok(1));
     assert_eq!(upstream.fetches(), 4, "each of the three calls has led");
     assert_eq!(b.stats("stale_rate").stale_answers, 1);
     // The refresh claim was given back.
@@ -245,7 +248,7 @@ async fn stale_time_beyond_30_days_allows_refreshes() {
     let (memcached, upstream) = (Memcached::start(), Upstream::default());
     let new_process = async || {
         let builder = Cache::builder().memcached([memcached.address()]);
-        builder.remote_timeout(SECOND).build().await.expect("fits")
+        builder.remote_timeout(SECOND).build().await.expect("the settings are valid")
     };
     let (a, b, lives) = (new_process().await, new_process().await, 6 * SECOND);
     assert_eq!(a.scope(on_a_server(upstream.clone(), lives)).await, Ok(1));
@@ -254,7 +257,7 @@ async fn stale_time_beyond_30_days_allows_refreshes() {
     tokio::time::sleep(lives / 2).await;
     assert_eq!(b.scope(on_a_server(upstream.clone(), lives)).await, Ok(1));
     wait_for_fetches(&upstream, 2).await;
-    let stats = b.stats().get("stale_for_long_on_a_server").expect("called");
+    let stats = b.stats().get("stale_for_long_on_a_server").expect("the function was called");
     assert_eq!((stats.remote_hits, stats.refreshes, stats.stale_answers), (1, 1, 0));
 }
 
@@ -333,8 +336,8 @@ async fn followers_of_a_removal_get_none() {
     wait_for_fetches(&upstream, 2).await;
     let follower = call();
     assert_eq!(b.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
-    assert_eq!(leader.await.expect("no panic"), Ok(None));
-    assert_eq!(follower.await.expect("no panic"), Ok(None));
+    assert_eq!(leader.await.expect("no task panics"), Ok(None));
+    assert_eq!(follower.await.expect("no task panics"), Ok(None));
     a.cache().flush().await;
     assert_eq!(upstream.fetches(), 2);
     let key = a.run(async { offer_entry(1).key() }).await;
@@ -356,7 +359,7 @@ async fn a_removal_spares_values_stored_later() {
             .run(async { odd_entry().overwrite(value).await })
             .await
             .expect("memcached is reached");
-        assert_eq!(fetch.await.expect("no panic"), Ok(fetches + 1));
+        assert_eq!(fetch.await.expect("no task panics"), Ok(fetches + 1));
         a.cache().flush().await;
         upstream.fail();
         for process in [&a, &a.another_process()] {
@@ -387,7 +390,8 @@ async fn a_forced_miss_removes_no_live_entry() {
 #[tokio::test]
 async fn a_removal_counts_after_a_lost_refresh() {
     let builder = Cache::builder().lease(SECOND);
-    let (upstream, a) = (Upstream::default(), TestCache::with(builder).expect("fits"));
+    let (upstream, a) =
+        (Upstream::default(), TestCache::with(builder).expect("the settings are valid"));
     let b = a.another_process();
     assert_eq!(a.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
     a.advance(11 * MINUTE);
@@ -439,9 +443,9 @@ async fn other_processes_serve_stale_during_a_refetch() {
         assert_eq!(b.scope(kept(&upstream, 1)).await, Ok(1), "the expired value is served at once");
     }
     assert!(!refetch.is_finished(), "no call waited for the refetch");
-    let stats = b.stats().get("kept").expect("called");
+    let stats = b.stats().get("kept").expect("the function was called");
     assert_eq!((stats.fetches, stats.stale_answers), (0, 5));
-    assert_eq!(refetch.await.expect("no panic"), Ok(2));
+    assert_eq!(refetch.await.expect("no task panics"), Ok(2));
     a.flush().await;
     assert_eq!(b.scope(kept(&upstream, 1)).await, Ok(2));
 }
@@ -451,7 +455,10 @@ async fn an_orphaned_refresh_claim_times_out() {
     let memcached = Memcached::start();
     let builder =
         || Cache::builder().memcached([memcached.address()]).lease(Duration::from_secs(1));
-    let (a, b) = (builder().build().await.expect("fits"), builder().build().await.expect("fits"));
+    let (a, b) = (
+        builder().build().await.expect("the settings are valid"),
+        builder().build().await.expect("the settings are valid"),
+    );
     let upstream = Upstream::default();
     assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));
     a.flush().await;
@@ -463,7 +470,7 @@ async fn an_orphaned_refresh_claim_times_out() {
     let began = Instant::now();
     while upstream.fetches() == 1 {
         for process in [&a, &b] {
-            let answer = process.scope(kept(&upstream, 1)).await.expect("served");
+            let answer = process.scope(kept(&upstream, 1)).await.expect("the call succeeds");
             assert!(answer == 1 || began.elapsed() > Duration::from_secs(1), "{answer}");
         }
         assert!(began.elapsed() < Duration::from_secs(10), "no process takes over");
@@ -472,7 +479,7 @@ async fn an_orphaned_refresh_claim_times_out() {
     a.flush().await;
     b.flush().await;
     for process in [&a, &b] {
-        let answer = process.scope(kept(&upstream, 1)).await.expect("answered");
+        let answer = process.scope(kept(&upstream, 1)).await.expect("the call succeeds");
         assert!(answer > 1, "the value is replaced for both processes");
     }
     assert!(upstream.fetches() <= 3, "each process fetches once at most");

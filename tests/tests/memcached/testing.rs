@@ -87,12 +87,13 @@ async fn calls_are_answered_without_memcached() {
 async fn a_lying_memcached_changes_no_answer() {
     let (upstream, one) = (Upstream::default(), TestCache::new());
     for number in 0..20 {
-        one.run(payment(&upstream, number, "paid")).await.expect("fetched");
+        one.run(payment(&upstream, number, "paid")).await.expect("the call succeeds");
     }
     one.memcached().lie();
     let other = one.another_process();
     for number in 0..40 {
-        let answer = other.run(payment(&upstream, number, "paid")).await.expect("fetched");
+        let answer =
+            other.run(payment(&upstream, number, "paid")).await.expect("the call succeeds");
         assert!(answer.starts_with(&format!("payment {number}, ")), "{answer}");
     }
     let stats = other.stats("test_payment");
@@ -102,9 +103,9 @@ async fn a_lying_memcached_changes_no_answer() {
 #[tokio::test]
 async fn a_restarted_memcached_is_empty() {
     let (upstream, test) = (Upstream::default(), TestCache::new());
-    test.run(payment(&upstream, 7, "paid")).await.expect("fetched");
+    test.run(payment(&upstream, 7, "paid")).await.expect("the call succeeds");
     test.memcached().clear();
-    test.another_process().run(payment(&upstream, 7, "paid")).await.expect("fetched");
+    test.another_process().run(payment(&upstream, 7, "paid")).await.expect("the call succeeds");
     assert_eq!(upstream.fetches(), 2);
 }
 
@@ -154,11 +155,11 @@ async fn tests_with_one_builder_share_nothing_else() {
     let [one, other] =
         [(); 2].map(|()| TestCache::with(builder.clone()).expect("the settings are valid"));
     let upstream = Upstream::default();
-    one.run(payment(&upstream, 7, "paid")).await.expect("fetched");
-    other.run(payment(&upstream, 7, "paid")).await.expect("fetched");
+    one.run(payment(&upstream, 7, "paid")).await.expect("the call succeeds");
+    other.run(payment(&upstream, 7, "paid")).await.expect("the call succeeds");
     assert_eq!(upstream.fetches(), 2);
     one.advance(31 * MINUTE);
-    other.run(payment(&upstream, 7, "paid")).await.expect("cached");
+    other.run(payment(&upstream, 7, "paid")).await.expect("the call succeeds");
     assert_eq!(other.stats("test_payment").fetches, 1);
     let commands = ["a:11211", "b:11211"].map(|address| one.memcached_at(address).commands());
     assert_eq!(commands.iter().filter(|&&commands| commands > 0).count(), 1, "{commands:?}");

@@ -12,7 +12,7 @@ struct WithPassword(Child);
 impl WithPassword {
     fn start(port: u16) -> WithPassword {
         let passwords = std::env::temp_dir().join(format!("cached-passwords-{port}"));
-        std::fs::write(&passwords, "user:secret\n").expect("a temporary file");
+        std::fs::write(&passwords, "user:secret\n").expect("the file can be written");
         let mut command = Command::new("memcached");
         command.args(["-l", "127.0.0.1", "-U", "0", "-u", "nobody", "-p", &port.to_string()]);
         command.arg("-Y").arg(&passwords).stdout(Stdio::null()).stderr(Stdio::null());
@@ -45,14 +45,14 @@ async fn a_refusing_memcached_shortens_no_ttl() {
     let port = free_port();
     let _memcached = WithPassword::start(port);
     let builder = Cache::builder().memcached([format!("127.0.0.1:{port}")]);
-    let cache = builder.build().await.expect("it fits");
+    let cache = builder.build().await.expect("the settings are valid");
     let upstream = Upstream::default();
     for state in ["sent", "paid"] {
-        cache.scope(invoice(&upstream, state)).await.expect("fetched");
+        cache.scope(invoice(&upstream, state)).await.expect("the call succeeds");
     }
     tokio::time::sleep(Duration::from_millis(6100)).await;
     for state in ["sent", "paid"] {
-        cache.scope(invoice(&upstream, state)).await.expect("answered");
+        cache.scope(invoice(&upstream, state)).await.expect("the call succeeds");
     }
     assert_eq!(upstream.fetches(), 2);
 }

@@ -47,18 +47,18 @@ impl State {
     }
 
     fn each_set(&mut self, mut each: impl FnMut(&mut Values)) {
-        self.old.iter_mut().for_each(&mut each);
+        self.replaced.iter_mut().for_each(&mut each);
         for process in &mut self.processes {
-            each(&mut process.old);
-            if let Caller::Reading { old, .. } = &mut process.caller {
-                each(old);
+            each(&mut process.replaced);
+            if let Caller::Reading { replaced, .. } = &mut process.caller {
+                each(replaced);
             }
-            if let Change::Writing { old, .. }
-            | Change::Written { old, .. }
-            | Change::InvalidatingHome { old, .. }
-            | Change::InvalidatingGutter { old, .. } = &mut process.change
+            if let Change::Writing { replaced, .. }
+            | Change::Written { replaced, .. }
+            | Change::InvalidatingHome { replaced, .. }
+            | Change::InvalidatingGutter { replaced, .. } = &mut process.change
             {
-                each(old);
+                each(replaced);
             }
         }
     }

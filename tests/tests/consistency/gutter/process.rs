@@ -29,7 +29,7 @@ impl ProcessSteps<'_> {
 
     /// Returns the states after a failed exchange: executed or not, and with the server ejected or not.
     fn failures(&self, at: usize, executed: impl Fn(&mut Server)) -> Vec<State> {
-        if self.state.mishaps == self.bounds.mishaps {
+        if self.state.failures == self.bounds.failures {
             return Vec::new();
         }
         let mut failures = Vec::new();
@@ -37,7 +37,7 @@ impl ProcessSteps<'_> {
             [(false, false), (false, true), (true, false), (true, true)]
         {
             let mut next = *self.state;
-            next.mishaps += 1;
+            next.failures += 1;
             next.processes[self.process].ejected[at] |= is_ejected;
             if is_executed {
                 executed(&mut next.servers[at]);
@@ -52,11 +52,11 @@ impl ProcessSteps<'_> {
         match own.caller {
             Caller::Idle if self.state.calls < self.bounds.calls => {
                 let mut next =
-                    self.state.with_next_server(self.process, own.old, HOME, self.bounds);
+                    self.state.with_next_server(self.process, own.replaced, HOME, self.bounds);
                 next.calls += 1;
                 self.add("calls", true, Ok(next));
             }
-            Caller::Reading { at, old } => self.read(at, old),
+            Caller::Reading { at, replaced } => self.read(at, replaced),
             Caller::Fetching { lease, value } => {
                 let after = match lease {
                     Some((at, cas)) => Caller::Filling { at, cas, value },
@@ -64,10 +64,10 @@ impl ProcessSteps<'_> {
                 };
                 self.add("has fetched", false, Ok(self.with(|own| own.caller = after)));
                 if let Some((at, cas)) = lease
-                    && self.state.mishaps < self.bounds.mishaps
+                    && self.state.failures < self.bounds.failures
                 {
                     let mut next = self.with(|own| own.caller = Caller::GivingBack { at, cas });
-                    next.mishaps += 1;
+                    next.failures += 1;
                     self.add("is cancelled while it fetches", true, Ok(next));
                 }
             }
@@ -85,8 +85,9 @@ impl ProcessSteps<'_> {
     }
 
     /// Models a read that may take the lease, and that goes on in the gutter if the server is lost.
-    fn read(&self, at: usize, old: Values) {
-        let turned = |state: &State| state.with_next_server(self.process, old, at + 1, self.bounds);
+    fn read(&self, at: usize, replaced: Values) {
+        let turned =
+            |state: &State| state.with_next_server(self.process, replaced, at + 1, self.bounds);
         if !self.own().serves(at, self.bounds) {
             let action =
                 ["turns to the gutter without a read", "fetches, because no server can be used"]
@@ -106,7 +107,7 @@ impl ProcessSteps<'_> {
         }
         match self.state.servers[at].item {
             Item::Value { value, .. } => {
-                let answered = match has(old, value) {
+                let answered = match has(replaced, value) {
                     true => Err("a call is answered with a value that its process had replaced"),
                     false => Ok(self.with(|own| own.caller = Caller::Idle)),
                 };
@@ -176,9 +177,9 @@ impl ProcessSteps<'_> {
     pub(super) fn change(&self) {
         match self.own().change {
             Change::Idle if self.state.changes < self.bounds.changes => {
-                let old = self.state.old();
-                let mut next =
-                    self.with(|own| own.change = Change::InvalidatingHome { failed: false, old });
+                let replaced = self.state.replaced();
+                let mut next = self
+                    .with(|own| own.change = Change::InvalidatingHome { failed: false, replaced });
                 next.changes += 1;
                 self.add("invalidates", true, Ok(next));
                 if self.bounds.overwritable {
@@ -189,23 +190,23 @@ impl ProcessSteps<'_> {
                     let located =
                         [HOME, GUTTER].into_iter().find(|&at| own.serves(at, self.bounds));
                     own.change = match located {
-                        Some(at) => Change::Writing { at, value, old },
-                        None => Change::InvalidatingHome { failed: true, old },
+                        Some(at) => Change::Writing { at, value, replaced },
+                        None => Change::InvalidatingHome { failed: true, replaced },
                     };
                     self.add("overwrites", true, Ok(next));
                 }
             }
-            Change::Writing { at, value, old } => self.write(at, value, old),
-            Change::Written { at: HOME, old }
+            Change::Writing { at, value, replaced } => self.write(at, value, replaced),
+            Change::Written { at: HOME, replaced }
                 if self.bounds.broken == BrokenRule::OverwriteLeavesGutter =>
             {
-                let next = self.returned(*self.state, false, old);
+                let next = self.returned(*self.state, false, replaced);
                 self.add("overwrites: returns", false, Ok(next));
             }
-            Change::Written { at: HOME, old } => self.invalidate(GUTTER, false, old),
+            Change::Written { at: HOME, replaced } => self.invalidate(GUTTER, false, replaced),
             // The value was written to the gutter, so the home must be invalidated.
-            Change::Written { old, .. } => {
-                let removing = Change::InvalidatingHome { failed: true, old };
+            Change::Written { replaced, .. } => {
+                let removing = Change::InvalidatingHome { failed: true, replaced };
                 let unreached = |mut state: State| {
                     state.processes[self.process].keep_hint(HOME, self.bounds);
                     state.processes[self.process].change = removing;
@@ -219,20 +220,24 @@ impl ProcessSteps<'_> {
                 for failed in failures.into_iter().map(unreached) {
                     self.add("overwrites: its home is not reached", true, Ok(failed));
                 }
-                let mut next = self.returned(*self.state, false, old);
+                let mut next = self.returned(*self.state, false, replaced);
                 next.servers[HOME].item = Item::Absent;
                 self.add("overwrites: its home is invalidated, returns", false, Ok(next));
             }
-            Change::InvalidatingHome { failed, old } => self.invalidate(HOME, failed, old),
-            Change::InvalidatingGutter { failed, old } => self.invalidate(GUTTER, failed, old),
+            Change::InvalidatingHome { failed, replaced } => {
+                self.invalidate(HOME, failed, replaced)
+            }
+            Change::InvalidatingGutter { failed, replaced } => {
+                self.invalidate(GUTTER, failed, replaced)
+            }
             Change::Idle => {}
         }
     }
 
     /// Models an unconditional write. If it fails, the overwrite invalidates the entry.
-    fn write(&self, at: usize, value: Value, old: Values) {
+    fn write(&self, at: usize, value: Value, replaced: Values) {
         let removing = |mut state: State| {
-            let removing = Change::InvalidatingHome { failed: true, old };
+            let removing = Change::InvalidatingHome { failed: true, replaced };
             state.processes[self.process].change = removing;
             state
         };
@@ -244,14 +249,14 @@ impl ProcessSteps<'_> {
         for failed in failures.into_iter().map(removing) {
             self.add("overwrites: the write fails", true, Ok(failed));
         }
-        let mut next = self.with(|own| own.change = Change::Written { at, old });
+        let mut next = self.with(|own| own.change = Change::Written { at, replaced });
         next.servers[at].store(value);
         let action = ["overwrites: its home stores", "overwrites: the gutter stores"][at];
         self.add(action, false, Ok(next));
     }
 
     /// Models the invalidation of a key on one server, and the hint that a failure leaves.
-    fn invalidate(&self, at: usize, failed: bool, old: Values) {
+    fn invalidate(&self, at: usize, failed: bool, replaced: Values) {
         let bounds = self.bounds;
         let after = |state: State, reached: bool| {
             let failed =
@@ -260,13 +265,13 @@ impl ProcessSteps<'_> {
                 HOME if bounds.broken != BrokenRule::GutterNotInvalidated => {
                     let mut state = state;
                     let own = &mut state.processes[self.process];
-                    own.change = Change::InvalidatingGutter { failed, old };
+                    own.change = Change::InvalidatingGutter { failed, replaced };
                     state
                 }
                 _ => {
-                    let mut state = self.returned(state, failed, old);
+                    let mut state = self.returned(state, failed, replaced);
                     if at == GUTTER && reached {
-                        state.old[GUTTER] |= old;
+                        state.replaced[GUTTER] |= replaced;
                     }
                     state
                 }
@@ -290,9 +295,9 @@ impl ProcessSteps<'_> {
             let action = ["its home is invalidated", "the gutter is invalidated"][at];
             self.add(action, false, Ok(next));
         }
-        if self.state.mishaps < bounds.mishaps {
-            let mut next = self.returned(*self.state, true, old);
-            next.mishaps += 1;
+        if self.state.failures < bounds.failures {
+            let mut next = self.returned(*self.state, true, replaced);
+            next.failures += 1;
             let own = &mut next.processes[self.process];
             own.keep_hint(at, bounds);
             if bounds.broken != BrokenRule::DroppedWithoutHint {
@@ -302,12 +307,12 @@ impl ProcessSteps<'_> {
         }
     }
 
-    fn returned(&self, mut state: State, failed: bool, old: Values) -> State {
+    fn returned(&self, mut state: State, failed: bool, replaced: Values) -> State {
         let own = &mut state.processes[self.process];
         own.change = Change::Idle;
-        own.old |= old;
+        own.replaced |= replaced;
         if !failed {
-            state.old[HOME] |= old;
+            state.replaced[HOME] |= replaced;
         }
         state
     }
@@ -331,11 +336,17 @@ impl ProcessSteps<'_> {
 impl State {
     /// Lets the call of a process read the next server, from `from` on, that it may use. Without such a server the call
     /// fetches.
-    fn with_next_server(&self, process: usize, old: Values, from: usize, bounds: &Bounds) -> State {
+    fn with_next_server(
+        &self,
+        process: usize,
+        replaced: Values,
+        from: usize,
+        bounds: &Bounds,
+    ) -> State {
         let mut next = *self;
         let serves = |at: &usize| next.processes[process].serves(*at, bounds);
         let caller = match (from..=GUTTER).find(serves) {
-            Some(at) => Caller::Reading { at, old },
+            Some(at) => Caller::Reading { at, replaced },
             None => Caller::Fetching { lease: None, value: next.new_value() },
         };
         next.processes[process].caller = caller;

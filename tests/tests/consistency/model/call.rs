@@ -23,20 +23,20 @@ impl Call<'_> {
     }
 
     /// Models the end of a flight: its follower gets the answer too.
-    fn answer(&self, next: &mut State, old: Values, value: Value) -> Result<(), Violation> {
+    fn answer(&self, next: &mut State, replaced: Values, value: Value) -> Result<(), Violation> {
         let process = &mut next.processes[self.process];
         if process.flight == Some(self.caller as u8) {
             process.flight = None;
         }
-        let mut answered = vec![old];
-        if let Caller::Following { old } = *self.other(next) {
+        let mut answered = vec![replaced];
+        if let Caller::Following { replaced } = *self.other(next) {
             *self.other(next) = Caller::Idle;
-            answered.push(old);
+            answered.push(replaced);
         }
         if value == PLACEHOLDER {
             return Err("a caller is answered with a placeholder");
         }
-        match answered.into_iter().any(|old| has(old, value)) {
+        match answered.into_iter().any(|replaced| has(replaced, value)) {
             true => Err("a caller is answered with a value that its process had replaced before"),
             false => Ok(()),
         }
@@ -50,9 +50,9 @@ impl Call<'_> {
             // A call reads the local tier, and then joins the flight of the key or starts one.
             Caller::Idle if state.calls < bounds.calls => {
                 let begin = |caller| State { calls: state.calls + 1, ..self.with(caller) };
-                let old = own.old;
+                let replaced = own.replaced;
                 if let Some(value) = own.local {
-                    let answered = match has(old, value) {
+                    let answered = match has(replaced, value) {
                         true => Err("a local hit is older than a change of its own process"),
                         false => Ok(begin(Caller::Idle)),
                     };
@@ -60,10 +60,10 @@ impl Call<'_> {
                     return;
                 }
                 let (what, next) = match own.flight {
-                    Some(_) => ("calls, and follows", begin(Caller::Following { old })),
+                    Some(_) => ("calls, and follows", begin(Caller::Following { replaced })),
                     None => {
                         let token = own.epoch;
-                        let mut next = begin(Caller::Leading { token, old });
+                        let mut next = begin(Caller::Leading { token, replaced });
                         next.processes[self.process].flight = Some(self.caller as u8);
                         ("calls, and leads", next)
                     }
@@ -71,20 +71,22 @@ impl Call<'_> {
                 add(self.process, what, true, Ok(next));
             }
             // A successor takes a new fill token, and the lease of the former leader.
-            Caller::Successor { right, old } => {
+            Caller::Successor { condition, replaced } => {
                 let token = own.epoch;
-                let mut next = self.with(Caller::Leading { token, old });
-                if let Some(right) = right {
+                let mut next = self.with(Caller::Leading { token, replaced });
+                if let Some(condition) = condition {
                     let value = next.new_value();
-                    let fetching = Caller::Fetching { token, right, value, old };
+                    let fetching = Caller::Fetching { token, condition, value, replaced };
                     next.processes[self.process].callers[self.caller] = fetching;
                 }
                 inner("takes the lead over", Ok(next));
             }
-            Caller::Leading { token, old } => self.read(token, old, add),
-            Caller::Reading { token, found, old } => self.handle_answer(token, found, old, add),
-            Caller::Fetching { token, right, value, old } => {
-                self.fetched(token, right, value, old, add);
+            Caller::Leading { token, replaced } => self.read(token, replaced, add),
+            Caller::Reading { token, found, replaced } => {
+                self.handle_answer(token, found, replaced, add)
+            }
+            Caller::Fetching { token, condition, value, replaced } => {
+                self.fetched(token, condition, value, replaced, add);
             }
             // The fill of memcached. The library extends the local entry afterwards, which stores no value.
             Caller::Filling { cas, of_item, value } => {
@@ -98,10 +100,10 @@ impl Call<'_> {
                     next
                 });
                 inner("fills memcached", done);
-                if state.mishaps < bounds.mishaps {
+                if state.failures < bounds.failures {
                     // memcached stores the value, and its answer is lost. The caller gives the lease back.
                     let lost = next.map(|mut next| {
-                        next.mishaps += 1;
+                        next.failures += 1;
                         let giving = Caller::GivingBack { cas, of_item };
                         next.processes[self.process].callers[self.caller] = giving;
                         next
@@ -127,46 +129,47 @@ impl Call<'_> {
     }
 
     /// Models a leader that reads the local tier once more, and then memcached.
-    fn read(&self, token: u8, old: Values, add: &mut Add<'_>) {
+    fn read(&self, token: u8, replaced: Values, add: &mut Add<'_>) {
         let (state, bounds) = (self.state, self.bounds);
         if let Some(value) = state.processes[self.process].local {
             let mut next = self.with(Caller::Idle);
-            let answered = self.answer(&mut next, old, value).map(|()| next);
+            let answered = self.answer(&mut next, replaced, value).map(|()| next);
             add(self.process, "finds locally what another fetched", false, answered);
             return;
         }
         let mut next = *state;
         let found = read_or_lease(&mut next, bounds);
-        next.processes[self.process].callers[self.caller] = Caller::Reading { token, found, old };
+        next.processes[self.process].callers[self.caller] =
+            Caller::Reading { token, found, replaced };
         add(self.process, "reads memcached", false, Ok(next));
-        if state.mishaps < bounds.mishaps {
+        if state.failures < bounds.failures {
             let value = next.new_value();
-            next.mishaps += 1;
+            next.failures += 1;
             next.processes[self.process].callers[self.caller] =
-                Caller::Fetching { token, right: FillCondition::Nothing, value, old };
+                Caller::Fetching { token, condition: FillCondition::NoFill, value, replaced };
             add(self.process, "reads memcached, loses the answer, fetches", true, Ok(next));
         }
     }
 
     /// Models what a leader does with the answer of memcached.
-    fn handle_answer(&self, token: u8, found: Found, old: Values, add: &mut Add<'_>) {
+    fn handle_answer(&self, token: u8, found: ReadAnswer, replaced: Values, add: &mut Add<'_>) {
         let mut inner = |what, next| add(self.process, what, false, next);
-        let fetch = |right| {
+        let fetch = |condition| {
             let mut next = *self.state;
             let value = next.new_value();
             next.processes[self.process].callers[self.caller] =
-                Caller::Fetching { token, right, value, old };
+                Caller::Fetching { token, condition, value, replaced };
             next
         };
         match found {
-            Found::Item(value) => {
+            ReadAnswer::Item(value) => {
                 let mut next = self.with(Caller::Idle);
                 next.processes[self.process].store_local(token, value, self.bounds);
-                let answered = self.answer(&mut next, old, value).map(|()| next);
+                let answered = self.answer(&mut next, replaced, value).map(|()| next);
                 inner("answers with what memcached had", answered);
             }
-            Found::Lease(cas) | Found::Claimed(cas) => {
-                let of_item = matches!(found, Found::Claimed(_));
+            ReadAnswer::Lease(cas) | ReadAnswer::Claimed(cas) => {
+                let of_item = matches!(found, ReadAnswer::Claimed(_));
                 let mut next = fetch(FillCondition::Lease { cas, of_item });
                 let again = next.fetched & (1 << cas) != 0
                     && self.bounds.broken != BrokenRule::CasOutlivesServer;
@@ -174,14 +177,17 @@ impl Call<'_> {
                 let next = if again { Err("two fetch under one lease") } else { Ok(next) };
                 inner("fetches under a lease", next);
             }
-            Found::Busy | Found::ClaimTaken(_) => {
-                inner("pauses, and will read again", Ok(self.with(Caller::Leading { token, old })));
+            ReadAnswer::Busy | ReadAnswer::ClaimTaken(_) => {
+                inner(
+                    "pauses, and will read again",
+                    Ok(self.with(Caller::Leading { token, replaced })),
+                );
                 if self.bounds.broken != BrokenRule::WaitForever {
-                    let right = match found {
-                        Found::ClaimTaken(cas) => FillCondition::Replace { cas },
-                        _ => FillCondition::Nothing,
+                    let condition = match found {
+                        ReadAnswer::ClaimTaken(cas) => FillCondition::Replace { cas },
+                        _ => FillCondition::NoFill,
                     };
-                    inner("gives up waiting, and fetches", Ok(fetch(right)));
+                    inner("gives up waiting, and fetches", Ok(fetch(condition)));
                 }
             }
         }
@@ -191,31 +197,31 @@ impl Call<'_> {
     fn fetched(
         &self,
         token: u8,
-        right: FillCondition,
+        condition: FillCondition,
         value: Value,
-        old: Values,
+        replaced: Values,
         add: &mut Add<'_>,
     ) {
-        let after = match right {
+        let after = match condition {
             FillCondition::Lease { cas, of_item } => Caller::Filling { cas, of_item, value },
             FillCondition::Replace { cas } => Caller::Filling { cas, of_item: false, value },
-            FillCondition::Nothing => Caller::Idle,
+            FillCondition::NoFill => Caller::Idle,
         };
         let mut next = self.with(after);
         next.processes[self.process].store_local(token, value, self.bounds);
-        let answered = self.answer(&mut next, old, value).map(|()| next);
+        let answered = self.answer(&mut next, replaced, value).map(|()| next);
         add(self.process, "has fetched, stores locally and answers", false, answered);
-        if self.state.mishaps == self.bounds.mishaps {
+        if self.state.failures == self.bounds.failures {
             return;
         }
         // A dropped leader hands the lead and the lease to a follower.
-        let mut next = State { mishaps: self.state.mishaps + 1, ..self.with(Caller::Idle) };
+        let mut next = State { failures: self.state.failures + 1, ..self.with(Caller::Idle) };
         let own = self.caller as u8;
         match *self.other(&mut next) {
-            Caller::Following { old } => {
-                let right =
-                    Some(right).filter(|right| matches!(right, FillCondition::Lease { .. }));
-                *self.other(&mut next) = Caller::Successor { right, old };
+            Caller::Following { replaced } => {
+                let condition = Some(condition)
+                    .filter(|condition| matches!(condition, FillCondition::Lease { .. }));
+                *self.other(&mut next) = Caller::Successor { condition, replaced };
                 let process = &mut next.processes[self.process];
                 if process.flight == Some(own) {
                     process.flight = Some(1 - own);
@@ -226,7 +232,7 @@ impl Call<'_> {
                 if process.flight == Some(own) {
                     process.flight = None;
                 }
-                if let FillCondition::Lease { cas, of_item } = right {
+                if let FillCondition::Lease { cas, of_item } = condition {
                     process.callers[self.caller] = Caller::GivingBack { cas, of_item };
                 }
             }

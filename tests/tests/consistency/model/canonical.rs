@@ -88,7 +88,7 @@ impl State {
                 each(value);
             }
             for caller in &mut process.callers {
-                if let Caller::Reading { found: Found::Item(value), .. }
+                if let Caller::Reading { found: ReadAnswer::Item(value), .. }
                 | Caller::Fetching { value, .. }
                 | Caller::Filling { value, .. } = caller
                     && *value != PLACEHOLDER
@@ -100,25 +100,25 @@ impl State {
     }
 
     fn each_set(&mut self, mut each: impl FnMut(&mut Values)) {
-        each(&mut self.old);
+        each(&mut self.replaced);
         for process in &mut self.processes {
-            each(&mut process.old);
-            if let Change::Invalidating { old }
-            | Change::Invalidated { old }
-            | Change::Overwriting { old, .. }
-            | Change::Overwritten { old, .. }
-            | Change::StoringLocally { old, .. } = &mut process.change
+            each(&mut process.replaced);
+            if let Change::Invalidating { replaced }
+            | Change::Invalidated { replaced }
+            | Change::Overwriting { replaced, .. }
+            | Change::Overwritten { replaced, .. }
+            | Change::StoringLocally { replaced, .. } = &mut process.change
             {
-                each(old);
+                each(replaced);
             }
             for caller in &mut process.callers {
-                if let Caller::Following { old }
-                | Caller::Successor { old, .. }
-                | Caller::Leading { old, .. }
-                | Caller::Reading { old, .. }
-                | Caller::Fetching { old, .. } = caller
+                if let Caller::Following { replaced }
+                | Caller::Successor { replaced, .. }
+                | Caller::Leading { replaced, .. }
+                | Caller::Reading { replaced, .. }
+                | Caller::Fetching { replaced, .. } = caller
                 {
-                    each(old);
+                    each(replaced);
                 }
             }
         }
@@ -129,13 +129,14 @@ impl State {
             each(cas);
         }
         for caller in self.processes.iter_mut().flat_map(|process| &mut process.callers) {
-            if let Caller::Successor { right: Some(FillCondition::Lease { cas, .. }), .. }
+            if let Caller::Successor { condition: Some(FillCondition::Lease { cas, .. }), .. }
             | Caller::Reading {
-                found: Found::Lease(cas) | Found::Claimed(cas) | Found::ClaimTaken(cas),
+                found:
+                    ReadAnswer::Lease(cas) | ReadAnswer::Claimed(cas) | ReadAnswer::ClaimTaken(cas),
                 ..
             }
             | Caller::Fetching {
-                right: FillCondition::Lease { cas, .. } | FillCondition::Replace { cas },
+                condition: FillCondition::Lease { cas, .. } | FillCondition::Replace { cas },
                 ..
             }
             | Caller::Filling { cas, .. }

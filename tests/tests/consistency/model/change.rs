@@ -10,16 +10,16 @@ pub(super) fn change_steps(state: &State, bounds: &Bounds, process: usize, add: 
         next.processes[process].change = change;
         next
     };
-    let returned = |mut next: State, old: Values| {
-        next.processes[process].old |= old;
+    let returned = |mut next: State, replaced: Values| {
+        next.processes[process].replaced |= replaced;
         next.processes[process].change = Change::Idle;
-        next.old |= old;
+        next.replaced |= replaced;
         next
     };
     match own.change {
         Change::Idle if state.changes < bounds.changes => {
-            let old = state.old();
-            let mut next = with(Change::Invalidating { old });
+            let replaced = state.replaced();
+            let mut next = with(Change::Invalidating { replaced });
             next.changes += 1;
             next.processes[process].clear_local(None, bounds);
             add(process, "invalidates: clears itself", true, Ok(next));
@@ -28,25 +28,25 @@ pub(super) fn change_steps(state: &State, bounds: &Bounds, process: usize, add: 
                 next.changes += 1;
                 let value = next.new_value();
                 if let Some(token) = next.processes[process].clear_local(None, bounds) {
-                    let change = Change::Overwriting { value, token, old };
+                    let change = Change::Overwriting { value, token, replaced };
                     next.processes[process].change = change;
                 }
                 add(process, "overwrites: clears itself", true, Ok(next));
             }
         }
-        Change::Invalidating { old } => {
-            let mut next = with(Change::Invalidated { old });
+        Change::Invalidating { replaced } => {
+            let mut next = with(Change::Invalidated { replaced });
             next.item = Item::Absent;
             add(process, "invalidates: memcached deletes", false, Ok(next));
-            if state.mishaps < bounds.mishaps {
+            if state.failures < bounds.failures {
                 // A dropped change clears the local tier and promises nothing else.
                 let mut next = with(Change::Idle);
-                next.mishaps += 1;
+                next.failures += 1;
                 next.processes[process].clear_local(None, bounds);
                 add(process, "invalidates: is dropped or fails", true, Ok(next));
             }
         }
-        Change::Invalidated { old } => {
+        Change::Invalidated { replaced } => {
             let mut next = *state;
             if bounds.broken != BrokenRule::ClearOnce {
                 next.processes[process].clear_local(None, bounds);
@@ -55,11 +55,11 @@ pub(super) fn change_steps(state: &State, bounds: &Bounds, process: usize, add: 
                 process,
                 "invalidates: clears itself again, returns",
                 false,
-                Ok(returned(next, old)),
+                Ok(returned(next, replaced)),
             );
         }
-        Change::Overwriting { value, token, old } => {
-            let mut next = with(Change::Overwritten { value, token, old });
+        Change::Overwriting { value, token, replaced } => {
+            let mut next = with(Change::Overwritten { value, token, replaced });
             let cas = next.new_cas();
             next.item = Item::Value { value, cas, stale: false, claimed: false };
             add(process, "overwrites: memcached stores", false, Ok(next));
@@ -70,20 +70,25 @@ pub(super) fn change_steps(state: &State, bounds: &Bounds, process: usize, add: 
                 add(process, "overwrites: gives up waiting", true, Ok(next));
             }
         }
-        Change::Overwritten { value, token, old } => {
+        Change::Overwritten { value, token, replaced } => {
             let mut next = *state;
             let token = next.processes[process].clear_local(Some(token), bounds);
-            next.processes[process].change = Change::StoringLocally { value, token, old };
+            next.processes[process].change = Change::StoringLocally { value, token, replaced };
             add(process, "overwrites: clears itself again", false, Ok(next));
         }
-        Change::StoringLocally { value, token, old } => {
+        Change::StoringLocally { value, token, replaced } => {
             let mut next = *state;
             let own = &mut next.processes[process];
             // This models the local store of an overwrite.
             if token == Some(own.epoch) {
                 own.local = Some(value);
             }
-            add(process, "overwrites: stores locally, returns", false, Ok(returned(next, old)));
+            add(
+                process,
+                "overwrites: stores locally, returns",
+                false,
+                Ok(returned(next, replaced)),
+            );
         }
         Change::Idle => {}
     }
