@@ -7,6 +7,8 @@
 // Without a remote tier nothing constructs most of these types.
 #![cfg_attr(not(feature = "memcached"), allow(dead_code))]
 
+#[cfg(all(test, feature = "memcached"))]
+mod contract_tests;
 #[cfg(feature = "memcached")]
 mod memcached;
 #[cfg(not(feature = "memcached"))]

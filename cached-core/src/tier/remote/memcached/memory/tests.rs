@@ -1,50 +1,13 @@
 //! What is promised of the server in memory: that it answers as a memcached does.
 
-use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command as Process, Stdio};
-
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::runtime::Handle;
 
 use super::*;
+use crate::tier::remote::contract_tests::MemcachedProcess;
 use crate::tier::remote::memcached::RemoteErrorKind;
 use crate::tier::remote::memcached::client::Client;
-
-struct Memcached(Child, u16);
-
-impl Memcached {
-    fn start() -> Memcached {
-        for _ in 0..20 {
-            let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-            let port = free.expect("a free port").port();
-            let (port_option, user) = (["-p", &port.to_string()], ["-u", "nobody"]);
-            let mut process = Process::new("memcached");
-            process.args(["-l", "127.0.0.1", "-U", "0"]).args(port_option).args(user);
-            process.stdout(Stdio::null()).stderr(Stdio::null());
-            let mut child = process.spawn().expect("memcached is installed by scripts/test");
-            for _ in 0..500 {
-                if TcpStream::connect(("127.0.0.1", port))
-                    .and_then(|mut s| s.write(b"mn\r\n"))
-                    .is_ok()
-                    && child.try_wait().expect("a child").is_none()
-                {
-                    return Memcached(child, port);
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
-        panic!("memcached did not start");
-    }
-}
-
-impl Drop for Memcached {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// A command on one of three keys, its CAS the one that was last seen there or an old one.
 #[derive(Debug, Clone)]
@@ -165,7 +128,7 @@ impl Side {
 
 #[test]
 fn it_answers_as_a_memcached_does() {
-    let memcached = Memcached::start();
+    let memcached = MemcachedProcess::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
     let count = std::cell::Cell::new(0);
@@ -176,7 +139,7 @@ fn it_answers_as_a_memcached_does() {
         };
         let memory = Arc::new(InMemoryServer::new(Clock::default()));
         runtime.block_on(async {
-            let address = format!("127.0.0.1:{}", memcached.1);
+            let address = memcached.address();
             let real = Arc::new(Client::connect(&address, 1, &Handle::current()).await.expect("it is up"));
             let side = |client, as_many| Side { client, as_many, seen: [0.into(); 3] };
             let mut memory = side(Arc::new(Client::Memory(memory)), false);

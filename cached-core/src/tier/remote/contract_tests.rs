@@ -1,0 +1,341 @@
+//! What every remote store must do. A new store runs these rules too, with a [`Fleet`] of its own.
+
+mod memcached_process;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::memcached::Memcached;
+use super::memory::{InMemoryServers, ServerBehaviour};
+use super::{
+    Decoded, EntryReader, IfMissing, Item, LeaseOptions, ReadOutcome, RefreshClaim, RemoteError,
+    RemoteErrorKind, RemoteStore, WriteOutcome, WritePermit,
+};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::event::Events;
+use crate::key::Key;
+pub(super) use memcached_process::MemcachedProcess;
+
+/// One store as two processes see it.
+struct Fleet<S> {
+    one: Arc<S>,
+    other: Arc<S>,
+    take_down: Box<dyn FnOnce()>,
+}
+
+fn fleet_on_memory() -> Fleet<Memcached> {
+    let servers = InMemoryServers::new(Clock::default());
+    let server = servers.at("memcached:11211");
+    let config = Config {
+        servers: vec!["memcached:11211".to_owned()],
+        network: Some(servers),
+        ..Config::default()
+    };
+    fleet(&config, Box::new(move || server.set_behaviour(ServerBehaviour::Down)))
+}
+
+fn fleet_on_memcached() -> Fleet<Memcached> {
+    let process = MemcachedProcess::start();
+    let servers = vec![process.address()];
+    // A busy machine may take long to answer, which is not what these tests are about.
+    let config = Config { servers, remote_timeout: Duration::from_secs(10), ..Config::default() };
+    fleet(&config, Box::new(move || drop(process)))
+}
+
+fn fleet(config: &Config, take_down: Box<dyn FnOnce()>) -> Fleet<Memcached> {
+    let store = || {
+        let store = Memcached::new(config, &Events::new(Vec::new()));
+        Arc::new(store.expect("a server is configured"))
+    };
+    Fleet { one: store(), other: store(), take_down }
+}
+
+/// Reads frames that start with a letter: `v` for a value, `f` for another build's.
+#[derive(Default)]
+struct LetterReader {
+    failures: AtomicUsize,
+    busy_leases: AtomicUsize,
+}
+
+impl EntryReader for LetterReader {
+    type Value = Vec<u8>;
+
+    fn decode(&self, frame: &[u8]) -> Decoded<Vec<u8>> {
+        match frame.first() {
+            Some(b'v') => Decoded::Value(frame.to_vec()),
+            Some(b'f') => Decoded::Foreign,
+            _ => Decoded::Corrupt,
+        }
+    }
+
+    fn failed(&self, _: &RemoteError) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn lease_is_busy(&self) {
+        self.busy_leases.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+const LEASE: LeaseOptions =
+    LeaseOptions { fetch_time: None, refresh_before_removal: Duration::ZERO, waits: false };
+/// Claims the refresh of every item that lives for a minute.
+const LEASE_OR_CLAIM: LeaseOptions =
+    LeaseOptions { refresh_before_removal: Duration::from_secs(120), ..LEASE };
+
+type Outcome<S> = ReadOutcome<Vec<u8>, <S as RemoteStore>::Permit>;
+
+fn key(name: &str) -> Key {
+    Key::new(None, "contract", name.as_bytes())
+}
+
+async fn read<S: RemoteStore>(store: &Arc<S>, if_missing: IfMissing) -> Outcome<S> {
+    let outcome = store.read(&key("key"), &LetterReader::default(), if_missing).await;
+    outcome.expect("the store answers")
+}
+
+async fn permit<S: RemoteStore>(store: &Arc<S>, if_missing: IfMissing) -> S::Permit {
+    match read(store, if_missing).await {
+        ReadOutcome::Permit(permit) => permit,
+        _ => panic!("the read gave no permit"),
+    }
+}
+
+async fn lease<S: RemoteStore>(store: &Arc<S>) -> S::Permit {
+    permit(store, IfMissing::Lease(LEASE)).await
+}
+
+async fn item<S: RemoteStore>(store: &Arc<S>, if_missing: IfMissing) -> Item<Vec<u8>, S::Permit> {
+    match read(store, if_missing).await {
+        ReadOutcome::Item(item) => item,
+        _ => panic!("the read found no item"),
+    }
+}
+
+async fn value<S: RemoteStore>(store: &Arc<S>) -> Option<Vec<u8>> {
+    match read(store, IfMissing::Report).await {
+        ReadOutcome::Item(item) => item.value,
+        _ => None,
+    }
+}
+
+async fn write(permit: &impl WritePermit, frame: &[u8]) -> WriteOutcome {
+    let outcome = permit.write(frame.to_vec(), MINUTE, Duration::ZERO).await;
+    outcome.expect("the store answers")
+}
+
+async fn overwrite<S: RemoteStore>(store: &Arc<S>, frame: &[u8]) {
+    let outcome = store.overwrite(&key("key"), frame.to_vec(), MINUTE, Duration::ZERO).await;
+    assert_eq!(outcome, Ok(WriteOutcome::Stored));
+}
+
+async fn one_reader_wins_the_lease<S: RemoteStore>(fleet: Fleet<S>) {
+    let _lease = lease(&fleet.one).await;
+    let reader = LetterReader::default();
+    let outcome = fleet.other.read(&key("key"), &reader, IfMissing::Lease(LEASE)).await;
+    assert!(matches!(outcome, Ok(ReadOutcome::Busy)));
+    assert_eq!(reader.busy_leases.into_inner(), 1);
+    assert!(matches!(read(&fleet.other, IfMissing::Report).await, ReadOutcome::Missing));
+}
+
+async fn a_fill_reaches_every_process<S: RemoteStore>(fleet: Fleet<S>) {
+    assert_eq!(value(&fleet.one).await, None);
+    assert_eq!(write(&lease(&fleet.one).await, b"v1").await, WriteOutcome::Stored);
+    assert_eq!(value(&fleet.one).await.as_deref(), Some(&b"v1"[..]));
+    assert_eq!(value(&fleet.other).await.as_deref(), Some(&b"v1"[..]));
+}
+
+async fn a_waiting_reader_gets_the_fill<S: RemoteStore>(fleet: Fleet<S>) {
+    let lease = lease(&fleet.one).await;
+    let other = Arc::clone(&fleet.other);
+    let waiting = LeaseOptions { waits: true, fetch_time: Some(MINUTE), ..LEASE };
+    let reader = tokio::spawn(async move { item(&other, IfMissing::Lease(waiting)).await.value });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(write(&lease, b"v1").await, WriteOutcome::Stored);
+    assert_eq!(reader.await.expect("it ends").as_deref(), Some(&b"v1"[..]));
+}
+
+async fn a_dropped_lease_goes_to_the_next_reader<S: RemoteStore>(fleet: Fleet<S>) {
+    drop(lease(&fleet.one).await);
+    fleet.one.flush().await;
+    lease(&fleet.other).await;
+}
+
+async fn a_value_is_written_once<S: RemoteStore>(fleet: Fleet<S>) {
+    let lease = lease(&fleet.one).await;
+    // Another process may add a value without waiting for the lease.
+    let add = permit(&fleet.other, IfMissing::PermitAdd).await;
+    assert_eq!(write(&add, b"v1").await, WriteOutcome::Stored);
+    assert_eq!(write(&lease, b"v2").await, WriteOutcome::NotStored);
+    assert_eq!(value(&fleet.one).await.as_deref(), Some(&b"v1"[..]));
+}
+
+async fn two_adds_store_one_value<S: RemoteStore>(fleet: Fleet<S>) {
+    let first = permit(&fleet.one, IfMissing::PermitAdd).await;
+    let second = permit(&fleet.other, IfMissing::PermitAdd).await;
+    assert_eq!(write(&first, b"v1").await, WriteOutcome::Stored);
+    assert_eq!(write(&second, b"v2").await, WriteOutcome::NotStored);
+    assert_eq!(value(&fleet.one).await.as_deref(), Some(&b"v1"[..]));
+}
+
+async fn a_removal_refuses_an_older_fill<S: RemoteStore>(fleet: Fleet<S>) {
+    let lease = lease(&fleet.one).await;
+    assert_eq!(fleet.other.remove(&key("key"), None).await, Ok(()));
+    assert_eq!(write(&lease, b"v1").await, WriteOutcome::NotStored);
+    assert_eq!(value(&fleet.one).await, None);
+}
+
+async fn an_overwrite_refuses_an_older_fill<S: RemoteStore>(fleet: Fleet<S>) {
+    let lease = lease(&fleet.one).await;
+    overwrite(&fleet.other, b"v2").await;
+    assert_eq!(write(&lease, b"v1").await, WriteOutcome::NotStored);
+    assert_eq!(value(&fleet.one).await.as_deref(), Some(&b"v2"[..]));
+}
+
+async fn one_reader_claims_a_refresh<S: RemoteStore>(fleet: Fleet<S>) {
+    overwrite(&fleet.one, b"v1").await;
+    let is_due = IfMissing::Lease(LEASE_OR_CLAIM);
+    assert_eq!(item(&fleet.one, IfMissing::Lease(LEASE)).await.claim, RefreshClaim::None);
+    let claimed = item(&fleet.one, is_due).await;
+    let unclaimed = item(&fleet.other, is_due).await;
+    assert_eq!((claimed.claim, unclaimed.claim), (RefreshClaim::Won, RefreshClaim::None));
+    assert_eq!(write(&claimed.permit, b"v2").await, WriteOutcome::Stored);
+    assert_eq!(write(&unclaimed.permit, b"v3").await, WriteOutcome::NotStored);
+    assert_eq!(value(&fleet.other).await.as_deref(), Some(&b"v2"[..]));
+}
+
+async fn a_dropped_claim_goes_to_the_next_reader<S: RemoteStore>(fleet: Fleet<S>) {
+    overwrite(&fleet.one, b"v1").await;
+    let is_due = IfMissing::Lease(LEASE_OR_CLAIM);
+    drop(item(&fleet.one, is_due).await);
+    fleet.one.flush().await;
+    assert_eq!(item(&fleet.other, is_due).await.claim, RefreshClaim::WonAgain);
+}
+
+async fn a_claim_is_abandoned_after_a_while<S: RemoteStore>(fleet: Fleet<S>) {
+    overwrite(&fleet.one, b"v1").await;
+    let is_due = IfMissing::Lease(LEASE_OR_CLAIM);
+    let _claimed = item(&fleet.one, is_due).await;
+    let unclaimed = item(&fleet.other, is_due).await;
+    let within = Duration::from_millis(20);
+    assert!(!unclaimed.permit.is_claim_abandoned(within));
+    tokio::time::sleep(within + Duration::from_millis(5)).await;
+    assert!(unclaimed.permit.is_claim_abandoned(within));
+    assert_eq!(write(&unclaimed.permit, b"v2").await, WriteOutcome::Stored);
+}
+
+async fn a_discarded_item_is_removed<S: RemoteStore>(fleet: Fleet<S>) {
+    overwrite(&fleet.one, b"v1").await;
+    item(&fleet.one, IfMissing::Report).await.permit.discard();
+    fleet.one.flush().await;
+    assert_eq!(value(&fleet.other).await, None);
+}
+
+async fn many_keys_are_read_in_order<S: RemoteStore>(fleet: Fleet<S>) {
+    let keys = ["a", "b", "c"].map(key);
+    for (key, frame) in [(&keys[0], b"v1"), (&keys[2], b"v3")] {
+        let written = fleet.one.overwrite(key, frame.to_vec(), MINUTE, Duration::ZERO).await;
+        assert_eq!(written, Ok(WriteOutcome::Stored));
+    }
+    let reader = LetterReader::default();
+    let items = fleet.other.read_many(&keys.map(|key| (key, &reader))).await;
+    let values: Vec<_> = items.into_iter().map(|item| item.and_then(|item| item.value)).collect();
+    assert_eq!(values, [Some(b"v1".to_vec()), None, Some(b"v3".to_vec())]);
+}
+
+async fn a_value_that_is_too_large_is_refused<S: RemoteStore>(fleet: Fleet<S>) {
+    let lease = lease(&fleet.one).await;
+    let written = lease.write(vec![b'v'; 2 << 20], MINUTE, Duration::ZERO).await;
+    assert_eq!(written.map_err(|error| error.kind()), Err(RemoteErrorKind::TooLarge));
+    assert_eq!(value(&fleet.other).await, None);
+}
+
+async fn an_item_lives_no_longer_than_its_ttl<S: RemoteStore>(fleet: Fleet<S>) {
+    let unit = S::LIMITS.ttl_granularity;
+    let brief = unit.saturating_sub(Duration::from_millis(1));
+    let lease = lease(&fleet.one).await;
+    let written = lease.write(b"v1".to_vec(), brief, Duration::ZERO).await;
+    assert_eq!(written, Ok(WriteOutcome::NotStored), "a ttl below the granularity");
+    let ttl = MINUTE + unit / 2;
+    let written = lease.write(b"v1".to_vec(), ttl, MINUTE).await;
+    let written_by = Instant::now();
+    assert_eq!(written, Ok(WriteOutcome::Stored));
+    let item = item(&fleet.one, IfMissing::Report).await;
+    let fresh = item.fresh_for(written_by, MINUTE).expect("it is fresh");
+    assert!(fresh <= ttl && fresh >= ttl - 3 * unit, "{fresh:?}");
+    assert!(S::LIMITS.guaranteed(ttl).expect("it is kept") <= fresh);
+    let later = written_by + ttl + unit;
+    assert_eq!(item.fresh_for(later, MINUTE), None, "it is kept for errors alone");
+}
+
+async fn two_builds_have_an_entry_each<S: RemoteStore>(fleet: Fleet<S>) {
+    overwrite(&fleet.one, b"foreign").await;
+    assert_eq!(write(&lease(&fleet.one).await, b"v1").await, WriteOutcome::Stored);
+    assert_eq!(value(&fleet.other).await.as_deref(), Some(&b"v1"[..]));
+    let (reader, keys) = (LetterReader::default(), [key("key")]);
+    let items = fleet.other.read_many(&keys.map(|key| (key, &reader))).await;
+    assert!(matches!(&items[..], [Some(Item { value: Some(_), .. })]));
+    assert_eq!(fleet.one.remove(&key("key"), None).await, Ok(()));
+    lease(&fleet.other).await;
+}
+
+async fn a_corrupt_item_may_be_replaced<S: RemoteStore>(fleet: Fleet<S>) {
+    overwrite(&fleet.one, b"corrupt").await;
+    let corrupt = item(&fleet.other, IfMissing::Lease(LEASE)).await;
+    assert_eq!(corrupt.value, None);
+    assert_eq!(write(&corrupt.permit, b"v1").await, WriteOutcome::Stored);
+}
+
+async fn a_store_that_is_down_is_an_error<S: RemoteStore>(fleet: Fleet<S>) {
+    let Fleet { one, take_down, .. } = fleet;
+    take_down();
+    let reader = LetterReader::default();
+    let outcome = one.read(&key("key"), &reader, IfMissing::Lease(LEASE)).await;
+    assert_eq!(outcome.map(drop).map_err(|error| error.kind()), Err(RemoteErrorKind::Lost));
+    assert_eq!(reader.failures.into_inner(), 1);
+    let removed = one.remove(&key("key"), None).await;
+    assert_eq!(removed.map_err(|error| error.kind()), Err(RemoteErrorKind::Lost));
+}
+
+/// Runs each rule against each store.
+macro_rules! rules {
+    ($($rule:ident)*) => {
+        mod on_memory {
+            $(#[tokio::test]
+            async fn $rule() {
+                super::$rule(super::fleet_on_memory()).await;
+            })*
+        }
+
+        mod on_memcached {
+            $(#[tokio::test]
+            async fn $rule() {
+                super::$rule(super::fleet_on_memcached()).await;
+            })*
+        }
+    };
+}
+
+rules! {
+    one_reader_wins_the_lease
+    a_fill_reaches_every_process
+    a_waiting_reader_gets_the_fill
+    a_dropped_lease_goes_to_the_next_reader
+    a_value_is_written_once
+    two_adds_store_one_value
+    a_removal_refuses_an_older_fill
+    an_overwrite_refuses_an_older_fill
+    one_reader_claims_a_refresh
+    a_dropped_claim_goes_to_the_next_reader
+    a_claim_is_abandoned_after_a_while
+    a_discarded_item_is_removed
+    many_keys_are_read_in_order
+    a_value_that_is_too_large_is_refused
+    an_item_lives_no_longer_than_its_ttl
+    two_builds_have_an_entry_each
+    a_corrupt_item_may_be_replaced
+    a_store_that_is_down_is_an_error
+}
