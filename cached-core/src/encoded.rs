@@ -1,5 +1,7 @@
-//! A value as memcached has it: its bytes, its shape and its outline. How a value is written so
-//! that every process reads it back as what it is, and how it is read.
+//! A value encoded for memcached: its bytes (`codec`), its shape and its outline.
+//!
+//! Another process may run another build, in which the type has changed. The shape and the outline
+//! let that process notice it: it reads either the same value or nothing.
 
 use std::any::TypeId;
 use std::collections::HashSet;
@@ -11,15 +13,14 @@ use serde::de::DeserializeOwned;
 use crate::outline::{self, Outline};
 use crate::{codec, shape};
 
-/// How many pairs of a type and an outline are remembered. Beyond that all are forgotten, and found
-/// out again.
-const FITTING_LIMIT: usize = 16 << 10;
+/// How many pairs [`MATCHES`] holds before it is cleared.
+const MAX_MATCHES: usize = 16 << 10;
 
-/// The outlines that are known to fit a type: every request that the type makes of such a frame is
-/// one that the frame's writer made.
-static FITTING: LazyLock<RwLock<HashSet<(TypeId, u64)>>> = LazyLock::new(RwLock::default);
+/// Pairs of a type and an outline's hash that are known to match. Their values are decoded without
+/// a check of each request.
+static MATCHES: LazyLock<RwLock<HashSet<(TypeId, u64)>>> = LazyLock::new(RwLock::default);
 
-/// A value as it is stored.
+/// An encoded value, borrowed from an [`EncodedValue`] or from a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EncodedView<'f> {
     pub(crate) shape: u64,
@@ -27,7 +28,7 @@ pub(crate) struct EncodedView<'f> {
     pub(crate) payload: &'f [u8],
 }
 
-/// A value as it is to be stored.
+/// An encoded value that owns its bytes.
 pub(crate) struct EncodedValue {
     shape: u64,
     outline_entries: Vec<u8>,
@@ -41,58 +42,61 @@ impl EncodedValue {
     }
 }
 
-/// Returns what is to be stored of a value, after making sure that it reads back.
+/// Encodes a value, and checks that the bytes decode to the same value.
 ///
 /// # Errors
-/// Why this value has to stay out of memcached.
+/// The reason why this value cannot be stored in memcached.
 pub(crate) fn write<V>(value: &V) -> Result<EncodedValue, &'static str>
 where
     V: Serialize + DeserializeOwned + 'static,
 {
     let payload = codec::encode(value).ok_or("the codec cannot write the value")?;
     let shape = shape::of(value).map_err(shape::ShapeError::reason)?;
-    let read_back = outline::decode_recording::<V>(&payload);
-    let (_, outline_entries) = read_back.filter(|(value, _)| shape::of(value) == Ok(shape)).ok_or(
+    let decoded = outline::decode_recording::<V>(&payload);
+    let (_, outline_entries) = decoded.filter(|(value, _)| shape::of(value) == Ok(shape)).ok_or(
         "the value does not read back as what was written (an enum that is untagged, internally or \
          adjacently tagged, a flattened or skipped field, or another type that only a \
          self-describing format can read), or it is nested more than 512 levels deep",
     )?;
-    let written = EncodedValue { shape, outline_entries, payload };
-    remember_fitting::<V>(written.view().outline.hash);
-    Ok(written)
+    let encoded = EncodedValue { shape, outline_entries, payload };
+    remember_match::<V>(encoded.view().outline.hash);
+    Ok(encoded)
 }
 
-/// Returns the value if it was stored by a build in which its type is the same. The type's
-/// `Deserialize` is given nothing that it would not have been given there.
+/// Decodes a value. Returns `None` if its type was another one in the build that encoded it.
+///
+/// The type's `Deserialize` gets only data that it would have got in that build.
 pub(crate) fn read<V: Serialize + DeserializeOwned + 'static>(
-    stored: EncodedView<'_>,
+    encoded: EncodedView<'_>,
 ) -> Option<V> {
-    let EncodedView { shape, outline, payload } = stored;
-    let fits = is_fitting::<V>(outline.hash);
-    let value: V =
-        if fits { codec::decode(payload)? } else { outline::decode_matching(outline, payload)? };
+    let EncodedView { shape, outline, payload } = encoded;
+    let is_known = is_known_match::<V>(outline.hash);
+    let value: V = match is_known {
+        true => codec::decode(payload)?,
+        false => outline::decode_matching(outline, payload)?,
+    };
     if shape::of(&value) != Ok(shape) {
         return None;
     }
-    if !fits {
-        remember_fitting::<V>(outline.hash);
+    if !is_known {
+        remember_match::<V>(outline.hash);
     }
     Some(value)
 }
 
-fn is_fitting<V: 'static>(outline: u64) -> bool {
-    // Nothing panics while it holds the lock.
-    let fitting = FITTING.read().unwrap_or_else(PoisonError::into_inner);
-    fitting.contains(&(TypeId::of::<V>(), outline))
+fn is_known_match<V: 'static>(outline: u64) -> bool {
+    // No code panics while it holds this lock.
+    let matches = MATCHES.read().unwrap_or_else(PoisonError::into_inner);
+    matches.contains(&(TypeId::of::<V>(), outline))
 }
 
-fn remember_fitting<V: 'static>(outline: u64) {
-    if is_fitting::<V>(outline) {
+fn remember_match<V: 'static>(outline: u64) {
+    if is_known_match::<V>(outline) {
         return;
     }
-    let mut fitting = FITTING.write().unwrap_or_else(PoisonError::into_inner);
-    if fitting.len() >= FITTING_LIMIT {
-        fitting.clear();
+    let mut matches = MATCHES.write().unwrap_or_else(PoisonError::into_inner);
+    if matches.len() >= MAX_MATCHES {
+        matches.clear();
     }
-    fitting.insert((TypeId::of::<V>(), outline));
+    matches.insert((TypeId::of::<V>(), outline));
 }

@@ -1,21 +1,22 @@
-//! The outline of a stored value: every request that the type's `Deserialize` made of its
-//! deserializer while the value was read, each with the location in the type where it was made.
+//! The outline of a value: the requests that the type's `Deserialize` makes of its deserializer,
+//! such as "a struct `Payment` with these fields" or "a string". Each request has a location in the
+//! type.
 //!
-//! Builds of one program share memcached, and one build's type need not be another's. The codec is
-//! positional: it would hand a text to a type that expects another text, and a type may panic at
-//! that. So the build that stores a value reads it back once and records the outline. Another
-//! process compares each request of its own type with that outline *before* any data is handed on.
-//! It therefore sees only data of the kind, at the location and under the names that it was written
-//! with, and no data is ever made up.
+//! Several builds of a program share memcached, and a type may differ between them. The codec is
+//! positional, so it would give any string to a type that expects a certain one, and the type may
+//! panic at that. So the build that stores a value decodes it once and records the outline. Another
+//! process compares each request of its own type with that outline *before* it hands data over. The
+//! type gets only data of the kind, at the location and under the names that the writer used.
 //!
-//! Serde names the type of each member, and the outline has that name. It does not name the type
-//! inside a newtype struct or under `#[serde(with)]`: there only the kinds are compared.
+//! serde names the type of each member, and the outline includes that name. serde does not name the
+//! type inside a newtype struct or under `#[serde(with)]`; there only the kinds are compared.
 //!
-//! Both sides are the requests of a `Deserialize`, never what a `Serialize` wrote: in one build they
-//! are the same code, so a type whose two impls differ is no special case.
+//! An outline compares requests with requests, never with what `Serialize` wrote. Within one build
+//! the requests are the same code, so a type whose `Serialize` and `Deserialize` differ needs no
+//! special case.
 //!
-//! A location is a type. A type that contains itself comes back to a location that it had before, so an
-//! outline is as large as the types, not as the value.
+//! A location is a type. A type that contains itself returns to a location it has visited, so the
+//! size of an outline depends on the types, not on the value.
 
 mod checked;
 
@@ -26,15 +27,15 @@ use serde::de::DeserializeOwned;
 
 use crate::codec;
 use crate::stable_hash::StableHash;
-use checked::RootSeed;
+use checked::MemberSeed;
 
-/// The bytes that each request of an outline takes in a frame.
+/// The bytes that one request takes in an outline.
 pub(crate) const ENTRY_BYTES: usize = 4;
-/// How deep a value may be nested: a guided read takes four times the stack of a plain one. This
-/// many levels take 140 KB of it, and 600 KB without optimization.
-const DEPTH_LIMIT: usize = 512;
+/// How deep a value may be nested. A checked read takes four times the stack of a plain one: this
+/// many levels take 140 KB, and 600 KB without optimization.
+const MAX_DEPTH: usize = 512;
 
-/// An outline in a frame: entries of four bytes in ascending order, and a hash of them.
+/// An outline in a frame: hashes of requests in ascending order, and a hash of all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Outline<'f> {
     pub(crate) hash: u64,
@@ -51,74 +52,76 @@ impl<'f> Outline<'f> {
     }
 }
 
-/// Decodes a value, and returns it with the entries of its outline. The bytes must be what this
-/// process has encoded from a value of this type.
+/// Decodes a value, and returns it with the entries of its outline. This process must have encoded
+/// the bytes from a value of this type.
 pub(crate) fn decode_recording<V: DeserializeOwned>(payload: &[u8]) -> Option<(V, Vec<u8>)> {
     let mut checker = RequestChecker::new(CheckMode::Record(BTreeSet::new()));
-    let value = codec::decode_seed(payload, RootSeed::new(&mut checker))?;
+    let value = codec::decode_seed(payload, MemberSeed::root(&mut checker))?;
     match checker.mode {
-        CheckMode::Record(entries) if !checker.refused => {
+        CheckMode::Record(entries) if !checker.is_refused => {
             Some((value, entries.into_iter().flatten().collect()))
         }
         _ => None,
     }
 }
 
-/// Decodes a value if each request of its type is in the outline.
+/// Decodes a value. Returns `None` if its type makes a request that is not in the outline.
 pub(crate) fn decode_matching<V: DeserializeOwned>(
     outline: Outline<'_>,
     payload: &[u8],
 ) -> Option<V> {
     let mut checker = RequestChecker::new(CheckMode::Match(outline));
-    let value = codec::decode_seed(payload, RootSeed::new(&mut checker))?;
-    // A type may go on after an error of its deserializer.
-    (!checker.refused).then_some(value)
+    let value = codec::decode_seed(payload, MemberSeed::root(&mut checker))?;
+    // A type may ignore an error of its deserializer and return a value all the same.
+    (!checker.is_refused).then_some(value)
 }
 
+/// What a [`RequestChecker`] does with a request.
 enum CheckMode<'o> {
-    /// Every request is granted, and noted.
+    /// Allow every request, and record it.
     Record(BTreeSet<[u8; ENTRY_BYTES]>),
-    /// Only requests in the outline are granted.
+    /// Allow only requests that are in the outline.
     Match(Outline<'o>),
 }
 
-/// Decides on the requests of one read.
+/// Checks or records the requests of one read.
 struct RequestChecker<'o> {
     mode: CheckMode<'o>,
-    /// The location of each type that was met, by its name as the compiler writes it.
+    /// The location of each type seen so far, by its full name.
     locations: HashMap<&'static str, Location>,
-    /// How many types were met that have the same short name.
-    namesakes: HashMap<u64, u64>,
-    /// The requests that were granted and the types that were met last: elements of one type make the
-    /// same few again and again.
-    last_granted: [u64; 4],
+    /// How many types seen so far have the same short name.
+    same_names: HashMap<u64, u64>,
+    /// The last requests and types, a small cache: the elements of a sequence make the same few
+    /// requests again and again.
+    last_allowed: [u64; 4],
     last_locations: [(&'static str, Location); 4],
     depth: usize,
-    refused: bool,
+    is_refused: bool,
 }
 
-/// Where in a type a request is made: a hash of a type's name, or of the way there.
+/// The location in a type at which a request is made: a hash of the type's name, or of the request
+/// that led there.
 #[derive(Clone, Copy)]
 struct Location(u64);
 
 impl Location {
-    /// Outside the whole value.
+    /// The location of the value as a whole.
     const ROOT: Location = Location(0);
 
-    /// Where a request leads to.
+    /// Returns the location that a request leads to.
     fn after(request: StableHash) -> Location {
         Location(request.finish())
     }
 
-    /// The location of what a `Some` or a newtype holds: serde does not tell its type.
+    /// Returns the location inside a `Some` or a newtype, whose type serde does not tell.
     fn contents(self) -> Location {
         Location(StableHash::new(self.0).finish())
     }
 }
 
-/// One number for each kind of request; stored outlines depend on them.
+/// The kinds of requests. Stored outlines depend on these numbers, so they must not change.
 #[derive(Clone, Copy)]
-enum TypeRequest {
+enum RequestKind {
     Bool = 1,
     Char,
     I8,
@@ -146,13 +149,13 @@ enum TypeRequest {
     Struct,
     Enum,
     Any,
-    /// One member: a field, an element, a key or a value.
+    /// A member: a field, an element, a key or a value.
     Member,
-    /// The variant that an enum's value has.
+    /// The variant of an enum.
     Variant,
 }
 
-impl TypeRequest {
+impl RequestKind {
     fn at(self, location: Location) -> StableHash {
         StableHash::new(self as u64).hash(location.0)
     }
@@ -163,38 +166,39 @@ impl<'o> RequestChecker<'o> {
         RequestChecker {
             mode,
             locations: HashMap::new(),
-            namesakes: HashMap::new(),
-            last_granted: [0; 4],
+            same_names: HashMap::new(),
+            last_allowed: [0; 4],
             last_locations: [("", Location::ROOT); 4],
             depth: 0,
-            refused: false,
+            is_refused: false,
         }
     }
 
-    /// Grants a request, or returns false. After one refusal nothing is granted.
-    fn grants(&mut self, request: StableHash) -> bool {
+    /// Returns true if the request is allowed. After one refusal it always returns false.
+    fn allows(&mut self, request: StableHash) -> bool {
         let request = request.finish();
-        if self.refused {
+        if self.is_refused {
             return false;
         }
-        if self.last_granted.contains(&request) {
+        if self.last_allowed.contains(&request) {
             return true;
         }
-        // The lower half is enough: a build whose other type passes by chance is told by the shape.
+        // Half of the hash is enough. If another type passes by chance, its shape differs.
         let entry = (request as u32).to_be_bytes();
         match &mut self.mode {
             CheckMode::Record(entries) => {
                 entries.insert(entry);
             }
-            CheckMode::Match(outline) => self.refused = !outline.contains(entry),
+            CheckMode::Match(outline) => self.is_refused = !outline.contains(entry),
         }
-        self.last_granted.rotate_right(1);
-        self.last_granted[0] = request;
-        !self.refused
+        self.last_allowed.rotate_right(1);
+        self.last_allowed[0] = request;
+        !self.is_refused
     }
 
-    /// Returns the location of a type. Types of one short name are told apart by the order in which they are
-    /// met, since a build may have them in other modules or in a crate of another name.
+    /// Returns the location of a type: a hash of its name without paths, because another build may
+    /// have the type in another module or crate. Types with the same short name are numbered in the
+    /// order in which they are seen.
     fn location_of<T: ?Sized>(&mut self) -> Location {
         let name = type_name::<T>();
         let last = self.last_locations.iter().find(|(last, _)| std::ptr::eq(*last, name));
@@ -212,27 +216,27 @@ impl<'o> RequestChecker<'o> {
             return *location;
         }
         let short = StableHash::new(0).text(&short_name(name));
-        let namesakes = self.namesakes.entry(short.finish()).or_default();
-        let location = Location(short.word(*namesakes).finish());
-        *namesakes += 1;
+        let same_names = self.same_names.entry(short.finish()).or_default();
+        let location = Location(short.word(*same_names).finish());
+        *same_names += 1;
         self.locations.insert(name, location);
         location
     }
 
-    /// Runs a nested read, unless it is nested too deeply.
+    /// Runs a nested read. Returns `None` if the nesting is too deep.
     fn nest<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> Option<T> {
-        if self.depth == DEPTH_LIMIT {
-            self.refused = true;
+        if self.depth == MAX_DEPTH {
+            self.is_refused = true;
             return None;
         }
         self.depth += 1;
-        let done = run(self);
+        let result = run(self);
         self.depth -= 1;
-        Some(done)
+        Some(result)
     }
 }
 
-/// A type's name without paths: `Vec<Order>` for `alloc::vec::Vec<shop::Order>`.
+/// Removes the paths from a type's name: `alloc::vec::Vec<shop::Order>` becomes `Vec<Order>`.
 fn short_name(name: &str) -> String {
     let mut short = String::with_capacity(name.len());
     let mut segment = 0;

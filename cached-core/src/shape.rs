@@ -1,11 +1,13 @@
-//! The shape of a value: a hash of the names and kinds that its `Serialize` goes through.
+//! The shape of a value: a hash of the type names, field names and kinds that its `Serialize` visits.
 //!
 //! A positional codec reads two swapped fields, or a skipped one, as another value without an
-//! error. So the shape is taken when a value is stored, and again from what was decoded: the two
-//! agree only if the reader's type walks through the same structs, fields, variants and kinds, in
-//! the same order. A `HashMap` that was decoded has another order, so of a map each entry's
-//! contents are hashed too, and the entries added up. A set with elements of several shapes has
-//! neither, and does not read back as what was written.
+//! error. So the shape is computed when a value is stored, and again from the decoded value. The two
+//! are equal only if the reader's type visits the same structs, fields, variants and kinds in the
+//! same order.
+//!
+//! A decoded `HashMap` has another order. So the shape of a map includes the contents of its
+//! entries, and adds the entries up. A set whose elements differ in shape depends on the order; such
+//! a value is refused when it is stored.
 
 use std::fmt;
 
@@ -13,17 +15,20 @@ use serde::ser::{self, Serialize};
 
 use crate::stable_hash::StableHash;
 
-/// The shape of `value`, or why it has none that can be relied on.
+/// Returns the shape of `value`.
+///
+/// # Errors
+/// The reason why the shape could not tell this value from another.
 pub(crate) fn of<V: Serialize + ?Sized>(value: &V) -> Result<u64, ShapeError> {
-    value.serialize(ShapeSerializer { contents: false })
+    value.serialize(ShapeSerializer { includes_contents: false })
 }
 
-/// Why a value has no reliable shape.
+/// The reason why a value has no reliable shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ShapeError {
-    /// It left a field out, which a positional codec cannot tell from the next one.
+    /// The value left a field out. A positional codec would read the next field in its place.
     SkippedField,
-    /// Its own `Serialize` failed.
+    /// The value's `Serialize` returned an error.
     Failed,
 }
 
@@ -52,7 +57,7 @@ impl ser::Error for ShapeError {
     }
 }
 
-/// One number for each kind of the serde data model; stored shapes depend on them.
+/// The kinds of serde's data model. Stored shapes depend on these numbers, so they must not change.
 #[derive(Clone, Copy)]
 enum DataKind {
     Bool = 1,
@@ -91,20 +96,21 @@ fn hash_of(kind: DataKind) -> StableHash {
     StableHash::new(kind as u64)
 }
 
+/// A serializer that hashes what it is given.
 #[derive(Clone, Copy)]
 struct ShapeSerializer {
-    /// Whether what the leaves hold is hashed, beside what they are.
-    contents: bool,
+    /// Hash the data of leaves too, and not only their kind.
+    includes_contents: bool,
 }
 
 impl ShapeSerializer {
     fn leaf(self, kind: DataKind, contents: &[u8]) -> Result<u64, ShapeError> {
         let hash = hash_of(kind);
-        Ok(if self.contents { hash.bytes(contents) } else { hash }.finish())
+        Ok(if self.includes_contents { hash.bytes(contents) } else { hash }.finish())
     }
 }
 
-/// A form under way, whose members come in order.
+/// Hashes the members of a sequence, a struct or a variant, in their order.
 struct MembersShape {
     walk: ShapeSerializer,
     hash: StableHash,
@@ -177,7 +183,7 @@ impl ser::Serializer for ShapeSerializer {
         self.leaf(DataKind::Bytes, value)
     }
 
-    // The codec's own answer, so that a type takes the same way here and there.
+    // The codec answers the same, so a type serializes here as it does there.
     fn is_human_readable(&self) -> bool {
         false
     }
@@ -276,8 +282,8 @@ impl ser::Serializer for ShapeSerializer {
 }
 
 macro_rules! members {
-    ($($form:ident $add:ident),*) => {$(
-        impl ser::$form for MembersShape {
+    ($($trait:ident $add:ident),*) => {$(
+        impl ser::$trait for MembersShape {
             type Ok = u64;
             type Error = ShapeError;
             fn $add<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ShapeError> {
@@ -298,8 +304,8 @@ members! {
 }
 
 macro_rules! fields {
-    ($($form:ident),*) => {$(
-        impl ser::$form for MembersShape {
+    ($($trait:ident),*) => {$(
+        impl ser::$trait for MembersShape {
             type Ok = u64;
             type Error = ShapeError;
             fn serialize_field<T: Serialize + ?Sized>(
@@ -322,7 +328,7 @@ macro_rules! fields {
 
 fields! { SerializeStruct, SerializeStructVariant }
 
-/// A map under way, whose entries come in any order.
+/// Hashes the entries of a map, in any order.
 struct MapShape {
     sum: u64,
     count: u64,
@@ -333,11 +339,11 @@ impl ser::SerializeMap for MapShape {
     type Ok = u64;
     type Error = ShapeError;
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), ShapeError> {
-        self.key = key.serialize(ShapeSerializer { contents: true })?;
+        self.key = key.serialize(ShapeSerializer { includes_contents: true })?;
         Ok(())
     }
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ShapeError> {
-        let value = value.serialize(ShapeSerializer { contents: true })?;
+        let value = value.serialize(ShapeSerializer { includes_contents: true })?;
         let entry = hash_of(DataKind::Map).word(self.key).word(value).finish();
         self.sum = self.sum.wrapping_add(entry);
         self.count += 1;

@@ -283,8 +283,8 @@ impl<R, V> ReturnType<R, V> {
         ReturnType {
             split: |returned, rules| match returned.into_cached() {
                 Ok(value) => {
-                    let verdict = rules.decide(&value);
-                    FetchOutput::Value(Arc::new(value), verdict)
+                    let decision = rules.decide(&value);
+                    FetchOutput::Value(Arc::new(value), decision)
                 }
                 Err(returned) => FetchOutput::Error(returned),
             },
@@ -319,7 +319,7 @@ where
     true
 }
 
-/// How followers of a failed fetch get its error. Empty if the error type cannot be shared.
+/// How followers of a failed fetch get its error. Holds `None` if the error type cannot be shared.
 pub struct ErrorSharing<R>(Option<ShareError<R>>);
 
 struct ShareError<R> {
@@ -356,7 +356,7 @@ impl<R> ErrorProbe<R> {
     #[doc(hidden)]
     pub const NEW: ErrorProbe<R> = ErrorProbe { fallback: ErrorFallback(PhantomData) };
 
-    /// For a return type that borrows: its error could not outlive the call.
+    /// Used for a return type that borrows, because its error cannot outlive the call.
     #[doc(hidden)]
     pub fn unshared(&self) -> ErrorSharing<R> {
         ErrorSharing(None)
@@ -377,7 +377,8 @@ impl<T, E: Clone + Send + Sync + 'static> ErrorProbe<Result<T, E>> {
 }
 
 impl<T, E> ErrorProbe<Result<T, E>> {
-    /// Chosen for a `Result` under the option `infallible`, and does not compile.
+    /// The compiler chooses this method for a `Result` under the option `infallible`, and reports
+    /// that its bound does not hold.
     #[doc(hidden)]
     pub fn infallible(&self) -> ErrorSharing<Result<T, E>>
     where
@@ -387,7 +388,7 @@ impl<T, E> ErrorProbe<Result<T, E>> {
     }
 }
 
-/// Implemented for no type: only a `Result` under the option `infallible` is asked for it.
+/// Required of a `Result` under the option `infallible`, and implemented for no type.
 #[diagnostic::on_unimplemented(
     message = "a `Result` can fail, so it cannot be cached whole",
     label = "the `Ok` of this `Result` is cached without `infallible`",

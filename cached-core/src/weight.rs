@@ -1,57 +1,64 @@
-//! Estimates the memory that a value takes, as far as serde shows it.
+//! Estimates the memory that a value takes.
 //!
-//! `size_of` says what a value takes in its own place; what it owns on the heap is counted while it is serialized,
-//! to nowhere: texts by their length, sequences and maps by their elements at the size that these have in memory.
-//! serde hands over the elements of a `Vec` behind a reference, which hides their type's size. So the size of an
-//! element is what its content adds up to, and all elements take as much as the largest: an enum does, and an
-//! `Option`. Room that is reserved and not used, and what a type leaves out of its `Serialize`, are not seen.
+//! `size_of` gives the size of the value itself. To count what it owns on the heap, the value is
+//! serialized by a serializer that writes nothing: strings count by their length, sequences and
+//! maps by their elements.
+//!
+//! serde passes the elements of a `Vec` behind a reference that hides the size of their type. So an
+//! element's size is the sum of its contents, and all elements count like the largest one, because
+//! an enum and an `Option` take the space of their largest variant.
+//!
+//! The estimate misses reserved space that is not used, and data that `Serialize` leaves out.
 
 use std::fmt::{self, Write};
 
 use serde::ser::{self, Serialize};
 
-/// The size of a `String`, a `Vec` and about that of a map, in their own place.
-const HANDLE: usize = size_of::<Vec<u8>>();
-/// The two counts of an `Arc`, before what it holds.
-const COUNTS: usize = 2 * size_of::<usize>();
+/// The size of a `String` or a `Vec` without its heap data. A map's is about the same.
+const COLLECTION_SIZE: usize = size_of::<Vec<u8>>();
+/// The size of the two reference counts that an `Arc` stores before its value.
+const ARC_COUNTS: usize = 2 * size_of::<usize>();
 
-/// Returns how many bytes the value takes, in an `Arc` of its own; `None` where its own `Serialize` fails.
+/// Returns how many bytes the value takes in an `Arc` of its own. Returns `None` if its `Serialize`
+/// fails.
 pub(crate) fn of<V: Serialize>(value: &V) -> Option<usize> {
     let mut heap = 0;
-    let place = size_of::<V>();
-    add_placed(value, place, &mut heap).ok()?;
-    Some(allocation(COUNTS + place) + heap)
+    let size = size_of::<V>();
+    add_sized(value, size, &mut heap).ok()?;
+    Some(allocation(ARC_COUNTS + size) + heap)
 }
 
-/// Returns what an allocator takes for so many bytes: it rounds up, and keeps the length beside them.
+/// Returns how many bytes an allocator takes for a block of `bytes`. It rounds up, and stores the
+/// length beside the block.
 fn allocation(bytes: usize) -> usize {
-    const ROUND: usize = 16;
-    const LENGTH: usize = 8;
-    const LEAST: usize = 32;
-    if bytes == 0 { 0 } else { (bytes + LENGTH).next_multiple_of(ROUND).max(LEAST) }
+    const ALIGNMENT: usize = 16;
+    const LENGTH_SIZE: usize = 8;
+    const MIN_BLOCK: usize = 32;
+    if bytes == 0 { 0 } else { (bytes + LENGTH_SIZE).next_multiple_of(ALIGNMENT).max(MIN_BLOCK) }
 }
 
-/// Adds what a value owns on the heap, where its place is known to have so many bytes.
+/// Adds the heap memory of a value whose own size is known.
 #[inline]
-fn add_placed<T: Serialize + ?Sized>(
+fn add_sized<T: Serialize + ?Sized>(
     value: &T,
-    place: usize,
+    size: usize,
     heap: &mut usize,
 ) -> Result<(), WeightError> {
     let content = value.serialize(WeightSerializer { heap })?;
-    // More than a pointer's place holds is behind a pointer: a `Box`, an `Arc`.
-    if place <= size_of::<usize>() && content > place {
+    // Contents that are larger than the value itself are behind a pointer: a `Box` or an `Arc`.
+    if size <= size_of::<usize>() && content > size {
         *heap += allocation(content);
     }
     Ok(())
 }
 
-/// Adds what a value owns on the heap, and returns the size of its own place as far as its content shows it.
+/// A serializer that adds a value's heap memory to `heap`, and returns the size of the value itself
+/// as far as its contents show it.
 struct WeightSerializer<'h> {
     heap: &'h mut usize,
 }
 
-/// A value's own `Serialize` failed.
+/// The value's `Serialize` returned an error.
 #[derive(Debug)]
 struct WeightError;
 
@@ -69,7 +76,7 @@ impl ser::Error for WeightError {
     }
 }
 
-/// The elements of a sequence or a map, which are on the heap.
+/// Adds up the elements of a sequence or a map, which are on the heap.
 struct ElementsWeight<'h> {
     heap: &'h mut usize,
     count: usize,
@@ -78,7 +85,7 @@ struct ElementsWeight<'h> {
     is_map: bool,
 }
 
-/// The fields of a struct, a tuple or a variant, which are in its place.
+/// Adds up the fields of a struct, a tuple or a variant, which are inside the value.
 struct FieldsWeight<'h> {
     heap: &'h mut usize,
     size: usize,
@@ -102,38 +109,38 @@ impl ElementsWeight<'_> {
         Ok(())
     }
 
-    /// Adds the allocation that holds them, and returns the size of its owner.
+    /// Adds the allocation of all elements, and returns the size of the collection itself.
     fn finish(self) -> usize {
-        /// The fewest entries that a map has room for, between a hash table's 4 and a tree's 11.
-        const FEWEST: usize = 8;
+        /// The capacity of a small map. A hash table starts with 4 entries, a tree node has 11.
+        const MIN_MAP_CAPACITY: usize = 8;
         let size = match self.is_map {
             false => self.largest[0],
             true => self.largest.iter().map(|size| size.next_multiple_of(8)).sum(),
         };
-        let room = match (self.is_map, self.count) {
+        let capacity = match (self.is_map, self.count) {
             (false, count) => count,
             (true, 0) => 0,
-            // A hash table is filled to seven eighths of a power of two, a tree about as far.
-            (true, count) => (count + count / 7).next_power_of_two().max(FEWEST),
+            // A hash table fills seven eighths of a power of two, and a tree about as much.
+            (true, count) => (count + count / 7).next_power_of_two().max(MIN_MAP_CAPACITY),
         };
-        *self.heap += allocation(room.saturating_mul(size));
-        HANDLE
+        *self.heap += allocation(capacity.saturating_mul(size));
+        COLLECTION_SIZE
     }
 }
 
 impl FieldsWeight<'_> {
     #[inline]
     fn add<T: Serialize + ?Sized>(&mut self, field: &T) -> Result<(), WeightError> {
-        let place = size_of_val(field);
-        self.size += place;
-        add_placed(field, place, self.heap)
+        let size = size_of_val(field);
+        self.size += size;
+        add_sized(field, size, self.heap)
     }
 }
 
-/// The size of a text's owner in its place, after adding the text.
-fn text(heap: &mut usize, length: usize) -> usize {
+/// Adds the heap memory of a string, and returns the size of the `String` itself.
+fn add_string(heap: &mut usize, length: usize) -> usize {
     *heap += allocation(length);
-    HANDLE
+    COLLECTION_SIZE
 }
 
 macro_rules! sized {
@@ -174,10 +181,10 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
     }
 
     fn serialize_str(self, value: &str) -> Result<usize, WeightError> {
-        Ok(text(self.heap, value.len()))
+        Ok(add_string(self.heap, value.len()))
     }
 
-    /// Counts the text, where others would make it.
+    /// Counts the formatted text without building it.
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<usize, WeightError> {
         struct Length(usize);
         impl Write for Length {
@@ -188,14 +195,14 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
         }
         let mut length = Length(0);
         write!(length, "{value}").map_err(|_| WeightError)?;
-        Ok(text(self.heap, length.0))
+        Ok(add_string(self.heap, length.0))
     }
 
     fn serialize_bytes(self, value: &[u8]) -> Result<usize, WeightError> {
-        Ok(text(self.heap, value.len()))
+        Ok(add_string(self.heap, value.len()))
     }
 
-    // serde does not say what a `Some` would hold. Few options are smaller than a pointer.
+    // serde does not tell the size that a `Some` would have. Few options are smaller than a pointer.
     fn serialize_none(self) -> Result<usize, WeightError> {
         Ok(size_of::<usize>())
     }
@@ -285,7 +292,7 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
         Ok(self.fields())
     }
 
-    /// As the codec, which writes what is weighed here.
+    /// The codec answers the same, so a type serializes here as it does there.
     fn is_human_readable(&self) -> bool {
         false
     }

@@ -4,7 +4,8 @@
 //! lists literals to accept and to refuse.
 
 /// Each unit and its milliseconds. A duration must name its units in this order.
-const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 const EXAMPLES: &str = "write for example `\"90s\"`, `\"1h30m\"` or `\"500ms\"`";
 
@@ -59,6 +60,7 @@ fn split_where(text: &str, is_end: impl Fn(char) -> bool) -> (&str, &str) {
 
 fn unknown_unit(number: &str, unit: &str) -> String {
     let known = match unit.trim().to_ascii_lowercase().as_str() {
+        "d" | "day" | "days" => Some("d"),
         "h" | "hr" | "hrs" | "hour" | "hours" => Some("h"),
         "m" | "min" | "mins" | "minute" | "minutes" => Some("m"),
         "s" | "sec" | "secs" | "second" | "seconds" => Some("s"),
@@ -67,7 +69,7 @@ fn unknown_unit(number: &str, unit: &str) -> String {
     };
     match known {
         Some(known) => format!("unknown unit `{unit}`; write `\"{number}{known}\"`"),
-        None => format!("unknown unit `{unit}`; the units are `h`, `m`, `s` and `ms`"),
+        None => format!("unknown unit `{unit}`; the units are `d`, `h`, `m`, `s` and `ms`"),
     }
 }
 
@@ -98,8 +100,8 @@ mod tests {
         for (literal, error) in [
             ("30min", "`30min` is not a duration: unknown unit `min`; write `\"30m\"`"),
             (
-                "2d",
-                "`2d` is not a duration: unknown unit `d`; the units are `h`, `m`, `s` and `ms`",
+                "2w",
+                "`2w` is not a duration: unknown unit `w`; the units are `d`, `h`, `m`, `s` and `ms`",
             ),
             ("30 m", "`30 m` is not a duration: unknown unit ` m`; write `\"30m\"`"),
         ] {

@@ -24,6 +24,7 @@ pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
     search.is_found
 }
 
+/// A search for uses of one parameter.
 struct MentionSearch<'p> {
     parameter: &'p Ident,
     /// Another binding has the parameter's name in this scope.
@@ -32,14 +33,14 @@ struct MentionSearch<'p> {
 }
 
 impl MentionSearch<'_> {
-    /// Runs a search in a scope of its own: names that it visitor are forgotten at the end.
+    /// Runs a search in a scope of its own. Bindings made in it end with it.
     fn in_scope(&mut self, run: impl FnOnce(&mut Self)) {
         let is_shadowed = self.is_shadowed;
         run(self);
         self.is_shadowed = is_shadowed;
     }
 
-    /// Marks the parameter as shadowed if the pattern visitor its name.
+    /// Marks the parameter as shadowed if the pattern binds its name.
     fn bind(&mut self, pattern: &Pat) {
         struct BindsName<'p>(&'p Ident, bool);
         impl<'ast> Visit<'ast> for BindsName<'_> {

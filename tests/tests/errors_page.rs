@@ -1,78 +1,251 @@
-//! `docs/errors.md` is made of the compile-fail cases, so that it cannot drift from them. After a
-//! change, `WRITE_ERRORS_PAGE=1 cargo test -p cached-tests --test errors_page` writes it anew.
+//! Writes `docs/errors.md` from the compile-fail cases, so that the page shows the real messages.
+//! After a change, `WRITE_ERRORS_PAGE=1 cargo test -p cached-tests --test errors_page` updates it.
 
 use std::fmt::Write;
 use std::path::Path;
 
-/// The case, and what to write instead of the lines that it shows.
-const MISTAKES: [(&str, &str); 20] = [
-    ("neither_version_nor_overwrite", "#[coordinator_cached(name = \"payment\", version = state)]"),
-    (
-        "overwrite_without_reason",
-        "#[coordinator_cached(name = \"payment\", overwrite(reason = \"users edit their profile and expect to see it\"))]",
-    ),
-    (
-        "overwrite_reason_one_word",
-        "overwrite(reason = \"the upstream has no versions of a price\")",
-    ),
-    (
-        "overwrite_reason_placeholder",
-        "overwrite(reason = \"the upstream has no versions of a price\")",
-    ),
-    ("version_constant", "version = state"),
-    ("version_misspelt_parameter", "version = state"),
-    ("parameter_in_neither_key_nor_skip", "identifier = (number, region), or skip(region)"),
-    ("self_in_neither_key_nor_skip", "identifier = (self.base, number), or skip(self)"),
-    ("skip_misspelt_parameter", "skip(client)"),
-    ("skip_in_key", "name it in the key or in skip, not in both"),
-    ("option_unknown", "version = state"),
-    ("option_repeated", "give the option once"),
-    ("name_missing", "name = \"payment\""),
-    ("name_with_other_letters", "name = \"payment-of-order\""),
-    ("ttl_without_unit", "ttl = \"30s\""),
-    ("not_async", "async fn fetch(…) -> Result<…>"),
-    (
-        "value_not_serializable",
-        "#[derive(Clone, serde::Serialize, serde::Deserialize)] struct Payment",
-    ),
-    (
-        "value_own_type_without_infallible",
-        "#[coordinator_cached(name = \"payment\", version = state, infallible)], or return a Result",
-    ),
-    ("identifier_of_what_has_no_encoding", "#[derive(serde::Serialize)], or skip(…)"),
-    (
-        "entry_overwrite_of_write_once",
-        "#[coordinator_cached(…, overwrite(reason = \"…\"))], or version = … and another entry",
-    ),
+/// A mistake on the page. The heading is the first line of the compile-fail case.
+struct Mistake {
+    /// The compile-fail case in `ui`.
+    case: &'static str,
+    /// Why the rule exists.
+    reason: &'static str,
+    /// The ways out: when to take each, and the code to write.
+    fixes: &'static [(&'static str, &'static str)],
+}
+
+const MISTAKES: [Mistake; 20] = [
+    Mistake {
+        case: "neither_version_nor_overwrite",
+        reason: "An entry is written once. If the data can change, either its key must change \
+            with it, or you must say why entries may be replaced.",
+        fixes: &[
+            (
+                "If a parameter changes whenever the data does, make it the version:",
+                "#[coordinator_cached(name = \"payment\", version = state)]",
+            ),
+            (
+                "If there is no such parameter, say why entries must be replaced:",
+                "#[coordinator_cached(name = \"profile\", overwrite(reason = \"users edit their profile\"))]",
+            ),
+        ],
+    },
+    Mistake {
+        case: "overwrite_without_reason",
+        reason: "Every reason appears in the ledger, where a reviewer reads it.",
+        fixes: &[(
+            "Say why entries must be replaced:",
+            "#[coordinator_cached(name = \"profile\", overwrite(reason = \"users edit their profile\"))]",
+        )],
+    },
+    Mistake {
+        case: "overwrite_reason_one_word",
+        reason: "One or two words rarely explain anything to a reviewer.",
+        fixes: &[(
+            "Write a sentence:",
+            "overwrite(reason = \"the upstream has no versions of a price\")",
+        )],
+    },
+    Mistake {
+        case: "overwrite_reason_placeholder",
+        reason: "A reason may not begin with a word such as `TODO`, `FIXME` or `TBD`.",
+        fixes: &[(
+            "Write the reason now:",
+            "overwrite(reason = \"the upstream has no versions of a price\")",
+        )],
+    },
+    Mistake {
+        case: "version_constant",
+        reason: "A version that never changes gives all data the same key.",
+        fixes: &[
+            ("Name the parameter that changes with the data:", "version = state"),
+            (
+                "If there is none, say why entries must be replaced:",
+                "overwrite(reason = \"the upstream has no versions of a price\")",
+            ),
+        ],
+    },
+    Mistake {
+        case: "version_misspelt_parameter",
+        reason: "A version must mention a parameter of the function, or `self`.",
+        fixes: &[("Correct the name:", "version = state")],
+    },
+    Mistake {
+        case: "parameter_in_neither_key_nor_skip",
+        reason: "If a parameter is missing in the key, two different calls share one entry.",
+        fixes: &[
+            (
+                "If the parameter can change the result, add it to the identifier:",
+                "#[coordinator_cached(name = \"payment\", version = state, identifier = (number, region))]",
+            ),
+            (
+                "If it cannot, for example because it is a client or a logger, skip it:",
+                "#[coordinator_cached(name = \"payment\", version = state, identifier = number, skip(region))]",
+            ),
+        ],
+    },
+    Mistake {
+        case: "self_in_neither_key_nor_skip",
+        reason: "Two receivers may give different results, for example if each has a base URL.",
+        fixes: &[
+            (
+                "If the result depends on fields of `self`, add these to the identifier:",
+                "#[coordinator_cached(name = \"payment\", version = state, identifier = (self.base, number))]",
+            ),
+            (
+                "If all receivers give the same result, skip `self`:",
+                "#[coordinator_cached(name = \"payment\", version = state, skip(self))]",
+            ),
+        ],
+    },
+    Mistake {
+        case: "skip_misspelt_parameter",
+        reason: "`skip` lists parameters of the function, or `self`.",
+        fixes: &[("Correct the name:", "skip(client)")],
+    },
+    Mistake {
+        case: "skip_in_key",
+        reason: "`skip` says that a parameter does not change the result. A parameter in the key \
+            does.",
+        fixes: &[
+            (
+                "If the parameter changes the result, remove it from `skip`:",
+                "#[coordinator_cached(name = \"payment\", version = state)]",
+            ),
+            (
+                "If it does not, it is not a version; say why entries must be replaced:",
+                "#[coordinator_cached(name = \"payment\", overwrite(reason = \"a refund changes the payment\"), skip(state))]",
+            ),
+        ],
+    },
+    Mistake {
+        case: "option_unknown",
+        reason: "The attribute has no option of this name.",
+        fixes: &[("Correct the name:", "version = state")],
+    },
+    Mistake {
+        case: "option_repeated",
+        reason: "Two values of one option contradict each other.",
+        fixes: &[(
+            "Keep one of them:",
+            "#[coordinator_cached(name = \"payment\", version = state)]",
+        )],
+    },
+    Mistake {
+        case: "name_missing",
+        reason: "The name is the first part of every key, and the ledger and the counters show it.",
+        fixes: &[(
+            "Give the cache a name that is unique in the program:",
+            "#[coordinator_cached(name = \"payment\", version = state)]",
+        )],
+    },
+    Mistake {
+        case: "name_with_other_letters",
+        reason: "The name is part of a memcached key, which cannot contain spaces, for example.",
+        fixes: &[(
+            "Write lower-case letters, digits, `.`, `_` and `-`:",
+            "name = \"payment-data\"",
+        )],
+    },
+    Mistake {
+        case: "ttl_without_unit",
+        reason: "A duration is a number with a unit: `d`, `h`, `m`, `s` or `ms`.",
+        fixes: &[("Add the unit:", "ttl = \"30s\"")],
+    },
+    Mistake {
+        case: "not_async",
+        reason: "Only a future can wait for the cache.",
+        fixes: &[(
+            "Make the function `async`:",
+            "async fn fetch(number: &str, state: u8) -> Result<String, String> {",
+        )],
+    },
+    Mistake {
+        case: "value_not_serializable",
+        reason: "A cached value is cloned for each hit, and encoded for memcached.",
+        fixes: &[(
+            "Derive the three traits:",
+            "#[derive(Clone, serde::Serialize, serde::Deserialize)]\nstruct Payment { /* … */ }",
+        )],
+    },
+    Mistake {
+        case: "value_own_type_without_infallible",
+        reason: "Errors are not cached. The attribute knows the error of a `Result`, but it cannot \
+            know if a `Payment` stands for an error.",
+        fixes: &[
+            (
+                "If the function can fail, return a `Result`:",
+                "async fn fetch(number: &str, state: u8) -> Result<Payment, FetchError> {",
+            ),
+            (
+                "If every `Payment` may be cached, say so:",
+                "#[coordinator_cached(name = \"payment\", version = state, infallible)]",
+            ),
+        ],
+    },
+    Mistake {
+        case: "identifier_of_what_has_no_encoding",
+        reason: "The parts of a key are encoded by their `Serialize`.",
+        fixes: &[
+            (
+                "If the type is yours, derive `Serialize`:",
+                "#[derive(serde::Serialize)]\nstruct Request { /* … */ }",
+            ),
+            (
+                "If a part of it identifies the data, name that part:",
+                "#[coordinator_cached(name = \"payment\", version = state, identifier = request.path)]",
+            ),
+            (
+                "If it does not change the result, skip it:",
+                "#[coordinator_cached(name = \"payment\", version = state, skip(request))]",
+            ),
+        ],
+    },
+    Mistake {
+        case: "entry_overwrite_of_write_once",
+        reason: "The function declares no reason to overwrite, so its entries have no working \
+            `overwrite`.",
+        fixes: &[
+            (
+                "If the data has versions, add an entry of the new version instead:",
+                "payment_entry(\"1\", 3).add(\"paid\".to_owned()).await;",
+            ),
+            (
+                "If it has none, declare the reason to overwrite:",
+                "#[coordinator_cached(name = \"payment\", overwrite(reason = \"a refund changes the payment\"), entry = payment_entry)]",
+            ),
+        ],
+    },
 ];
 
 #[test]
-fn the_page_of_errors_is_made_of_the_compile_fail_cases() {
+fn errors_page_shows_the_compile_fail_cases() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: String| {
         std::fs::read_to_string(root.join(&path)).unwrap_or_else(|error| panic!("{path}: {error}"))
     };
     let mut page = String::from(
         "# The twenty most likely mistakes\n\n\
-         Each with the compiler's message and its cure. Made of the compile-fail cases in\n\
-         `tests/ui` by `tests/tests/errors_page.rs`; do not edit it by hand.\n",
+         Each entry shows the compiler's message and what to write instead. The page is written by\n\
+         `tests/tests/errors_page.rs` from the compile-fail cases in `tests/ui`; do not edit it.\n",
     );
-    for (number, (case, cure)) in MISTAKES.iter().enumerate() {
+    for (number, Mistake { case, reason, fixes }) in (1..).zip(&MISTAKES) {
         let source = read(format!("ui/{case}.rs"));
         let rule = source.lines().next().unwrap_or_default().trim_start_matches("//! ");
+        let rule = rule.trim_end_matches('.');
         let message = read(format!("ui/{case}.stderr"));
         let message = message.trim_end();
-        write!(
-            page,
-            "\n## {}. {rule}\n\n```text\n{message}\n```\n\nWrite instead: `{cure}`\n",
-            number + 1
-        )
-        .expect("a String takes everything");
+        write!(page, "\n## {number}. {rule}\n\n```text\n{message}\n```\n\n{reason}\n")
+            .expect("a String takes everything");
+        for (when, code) in *fixes {
+            write!(page, "\n{when}\n\n```rust,ignore\n{code}\n```\n")
+                .expect("a String takes everything");
+        }
     }
     let path = root.join("../docs/errors.md");
     if std::env::var_os("WRITE_ERRORS_PAGE").is_some() {
         std::fs::write(&path, &page).expect("docs can be written");
     }
-    let written = std::fs::read_to_string(&path).expect("docs/errors.md is there");
+    let written = std::fs::read_to_string(&path).expect("docs/errors.md exists");
     assert!(written == page, "docs/errors.md is out of date; see the top of this file");
 }

@@ -1,4 +1,4 @@
-//! An impl is not annotated, its methods are.
+//! The methods of an impl are annotated, not the impl.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A method under `#[async_trait]` is held against the same rules.
+//! The rules apply to methods under `#[async_trait]` too.
 
 use async_trait::async_trait;
 use cached_core::coordinator_cached;

@@ -1,4 +1,4 @@
-//! A pattern in a method under `#[async_trait]`, which puts a name of its own for it.
+//! `#[async_trait]` hides the names in a parameter's pattern.
 
 use async_trait::async_trait;
 use cached_core::coordinator_cached;

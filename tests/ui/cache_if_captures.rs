@@ -1,4 +1,4 @@
-//! What is asked of a value depends on the value alone.
+//! `cache_if` can use only the value.
 
 use cached_core::coordinator_cached;
 

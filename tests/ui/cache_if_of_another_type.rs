@@ -1,4 +1,4 @@
-//! `cache_if` answers with a `bool`.
+//! `cache_if` returns a `bool`.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A cache that is none.
+//! The option `cache` takes a `Cache`.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! The path of the crate is a path.
+//! The option `crate` takes a path.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! An entry whose name is taken.
+//! The entry's name must not be taken.
 
 use cached_core::coordinator_cached;
 

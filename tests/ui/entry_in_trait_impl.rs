@@ -1,4 +1,4 @@
-//! A trait has no such method.
+//! A method of a trait impl cannot have an entry.
 
 use cached_core::coordinator_cached;
 

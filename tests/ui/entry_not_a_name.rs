@@ -1,4 +1,4 @@
-//! An entry is named by a name.
+//! The option `entry` takes a name.
 
 use cached_core::coordinator_cached;
 

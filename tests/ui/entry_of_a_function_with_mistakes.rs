@@ -1,4 +1,4 @@
-//! The callers of an entry see the mistakes of the attribute and no others.
+//! An attribute with errors adds none at the callers of its entry.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! An entry beside the function has a name of its own.
+//! The entry and the function have different names.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! An entry that is kept in a variable or a field is as write-once as where it came from.
+//! An entry in a field or a variable is write-once too.
 
 use cached_core::{CacheEntry, WriteOnce, coordinator_cached};
 

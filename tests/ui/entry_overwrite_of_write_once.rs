@@ -1,4 +1,4 @@
-//! Only where a reason is declared can an entry be overwritten.
+//! An entry can be overwritten only if a reason is declared.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A generic function that overwrites takes only entries that may be overwritten.
+//! A generic function that overwrites takes only overwritable entries.
 
 use cached_core::{CacheEntry, MayOverwrite, coordinator_cached};
 

@@ -1,4 +1,4 @@
-//! A bare type of the program and an entry of it.
+//! A type of the program, returned bare, and its entry.
 
 use cached_core::coordinator_cached;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! The type argument is in the key: where the companion's arguments do not show it, its caller writes it.
+//! The caller of an entry names a type argument that no parameter shows.
 
 use cached_core::coordinator_cached;
 

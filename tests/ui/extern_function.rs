@@ -1,4 +1,4 @@
-//! A function for other languages.
+//! An `extern` function cannot be cached.
 
 use cached_core::coordinator_cached;
 

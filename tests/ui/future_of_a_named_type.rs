@@ -1,4 +1,4 @@
-//! A function that returns a future whose type has a name.
+//! A function that returns a named future cannot be cached.
 
 use std::future::{Ready, ready};
 

@@ -1,4 +1,4 @@
-//! A future that is written out, with a value that cannot outlive the call.
+//! The output of a returned future cannot borrow either.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A function that returns the boxed future of another.
+//! A function that returns another function's boxed future cannot be cached.
 
 use std::pin::Pin;
 

@@ -1,4 +1,4 @@
-//! A function that returns a future and does something before that is made.
+//! A function that does more than return an `async` block cannot be cached.
 
 use cached_core::coordinator_cached;
 

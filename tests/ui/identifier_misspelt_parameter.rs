@@ -1,4 +1,4 @@
-//! An identifier with a misspelt parameter.
+//! `identifier` misspells a parameter.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! What a type parameter in the key lacks is `Serialize`.
+//! A type parameter in the key must be `Serialize`.
 
 use cached_core::coordinator_cached;
 

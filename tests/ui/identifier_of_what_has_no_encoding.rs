@@ -1,4 +1,4 @@
-//! What is in the key must be encodable.
+//! A parameter in the key must be `Serialize`.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A `Result` can fail: it is not cached whole.
+//! A `Result` cannot be cached whole.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A value that cannot be stored whole.
+//! A value that is cached whole must be serializable.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A flag has no value.
+//! The option `infallible` takes no value.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A tier is left out or it is not.
+//! The option `local` takes `true` or `false`.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A parameter that the body writes to is not in the key: a hit does not run the body.
+//! A `&mut` parameter cannot be in the key.
 
 use cached_core::coordinator_cached;
 

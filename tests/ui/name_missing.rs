@@ -1,4 +1,4 @@
-//! A function without a name for its cache.
+//! The option `name` is required.
 
 use cached_core::coordinator_cached;
 

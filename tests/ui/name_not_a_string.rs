@@ -1,4 +1,4 @@
-//! A cache name is a text, so that it can be searched for.
+//! A cache name is a string literal, so that it can be searched for.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A cache name fits into a memcached key.
+//! A cache name must fit into a memcached key.
 
 use cached_core::coordinator_cached;
 

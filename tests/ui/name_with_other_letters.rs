@@ -1,4 +1,4 @@
-//! A cache name is made of few letters, since it stands in keys.
+//! A cache name consists of a few kinds of characters.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! Either the key has a version or overwriting has a reason.
+//! A function needs a version, or a reason to overwrite.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A declaration in a trait.
+//! A method without a body cannot be cached.
 
 use cached_core::coordinator_cached;
 
@@ -6,7 +6,7 @@ trait Payments {
     #[coordinator_cached(name = "payment", version = state, skip(self))]
     async fn fetch(&self, number: &str, state: u8) -> Result<String, String>;
 
-    /// What else is wrong with it is none of anybody's concern.
+    /// Without a body, no other mistake is reported.
     #[coordinator_cached(name = "Order", skip(sefl))]
     fn order(&self, number: &str) -> impl Future<Output = Result<&str, String>>;
 }

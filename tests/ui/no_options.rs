@@ -1,4 +1,4 @@
-//! All that is missing is said at once.
+//! All missing options are reported together.
 
 use cached_core::coordinator_cached;
 

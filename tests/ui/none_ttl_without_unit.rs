@@ -1,4 +1,4 @@
-//! Every lifetime has a unit.
+//! Every duration has a unit.
 
 use cached_core::coordinator_cached;
 

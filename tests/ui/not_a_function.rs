@@ -1,4 +1,4 @@
-//! Something that is no function.
+//! Only a function can be cached.
 
 use cached_core::coordinator_cached;
 

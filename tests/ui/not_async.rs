@@ -1,4 +1,4 @@
-//! Only an async function can be cached.
+//! Only an `async fn` can be cached.
 
 use cached_core::coordinator_cached;
 

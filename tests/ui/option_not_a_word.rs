@@ -1,4 +1,4 @@
-//! Something that is no option.
+//! An option starts with a name.
 
 use cached_core::coordinator_cached;
 

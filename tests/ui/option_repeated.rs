@@ -1,4 +1,4 @@
-//! An option given twice.
+//! An option can be given only once.
 
 use cached_core::coordinator_cached;
 

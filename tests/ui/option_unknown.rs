@@ -1,4 +1,4 @@
-//! An option that does not exist, near to one that does.
+//! A misspelt option.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! An option that is near to none.
+//! An option that resembles no other.
 
 use cached_core::coordinator_cached;
 

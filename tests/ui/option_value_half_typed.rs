@@ -1,4 +1,4 @@
-//! A value that is not finished.
+//! The value of an option is incomplete.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A reason stands in parentheses, under its name.
+//! A reason is given in parentheses.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! Overwriting without anything.
+//! `overwrite` without parentheses.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! Overwriting has a reason and nothing else.
+//! `overwrite` takes a reason and nothing else.
 
 use cached_core::coordinator_cached;
 

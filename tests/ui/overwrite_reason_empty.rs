@@ -1,4 +1,4 @@
-//! An empty reason.
+//! A reason cannot be empty.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A reason is a text.
+//! A reason is a string literal.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A reason of one word.
+//! A reason has at least three different words.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A reason that somebody meant to write later.
+//! A reason is not a placeholder.
 
 use cached_core::coordinator_cached;
 

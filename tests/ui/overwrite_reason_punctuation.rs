@@ -1,4 +1,4 @@
-//! Punctuation is no reason.
+//! A reason without words.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! One word three times is no sentence.
+//! A reason that repeats one word.
 
 use cached_core::coordinator_cached;
 

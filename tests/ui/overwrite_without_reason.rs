@@ -1,4 +1,4 @@
-//! Overwriting without a reason.
+//! Overwriting needs a reason.
 
 use cached_core::coordinator_cached;
 

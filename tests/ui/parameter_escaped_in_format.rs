@@ -1,4 +1,4 @@
-//! A parameter that the version seems to mention: `{{id}}` is text.
+//! `{{id}}` in a format string does not put `id` in the key.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A parameter that somebody forgot in the key.
+//! Every parameter is in the key or in `skip`.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A parameter that the identifier seems to mention: the `id` in it is the closure's own.
+//! A closure's argument does not put a parameter of that name in the key.
 
 use cached_core::coordinator_cached;
 

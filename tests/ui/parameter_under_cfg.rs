@@ -1,4 +1,4 @@
-//! A parameter that is not always there.
+//! A parameter under `#[cfg]` cannot be in the key.
 
 use cached_core::coordinator_cached;
 

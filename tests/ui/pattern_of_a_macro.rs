@@ -1,4 +1,4 @@
-//! A pattern whose names cannot be seen.
+//! A macro in a pattern hides names.
 
 use cached_core::coordinator_cached;
 

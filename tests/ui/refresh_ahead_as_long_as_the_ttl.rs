@@ -1,4 +1,4 @@
-//! What is refreshed ahead of its end is not refreshed all its life.
+//! `refresh_ahead` is shorter than `ttl`.
 
 use cached_core::coordinator_cached;
 

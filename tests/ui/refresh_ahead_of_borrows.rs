@@ -1,4 +1,4 @@
-//! A refresh runs when the call is over, and so owns what it needs.
+//! A function with `refresh_ahead` owns its arguments.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! A refresh replaces an entry.
+//! `refresh_ahead` needs a reason to overwrite.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! An answer whose type has no name.
+//! An `impl Trait` cannot be cached.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A function that returns nothing.
+//! A function that returns nothing cannot be cached.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A receiver may change the answer.
+//! `self` is in the key or in `skip`, like any parameter.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! All mistakes are shown together, each once.
+//! All mistakes are reported together, each once.
 
 use cached_core::coordinator_cached;
 

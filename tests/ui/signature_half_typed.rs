@@ -1,4 +1,4 @@
-//! A signature that cannot be read: the compiler says what is wrong with it.
+//! The compiler reports what is wrong with an unreadable signature.
 
 use cached_core::coordinator_cached;
 

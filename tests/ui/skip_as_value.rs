@@ -1,4 +1,4 @@
-//! What is skipped stands in parentheses.
+//! `skip` lists names in parentheses.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! Skipping nothing.
+//! `skip` lists at least one name.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A parameter cannot be in the key and skipped.
+//! A parameter cannot be in the key and in `skip`.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A misspelt parameter is not skipped.
+//! `skip` misspells a parameter.
 
 use cached_core::coordinator_cached;
 

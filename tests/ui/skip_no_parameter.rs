@@ -1,4 +1,4 @@
-//! A skipped name that is no parameter.
+//! `skip` lists a name that is not a parameter.
 
 use cached_core::coordinator_cached;
 

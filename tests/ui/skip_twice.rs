@@ -1,4 +1,4 @@
-//! A parameter skipped twice.
+//! `skip` lists a parameter twice.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! Without any tier there is no cache.
+//! One tier at least must be left.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! An empty lifetime.
+//! A duration cannot be empty.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A lifetime from an expression is a `Duration`.
+//! A `ttl` expression is a `Duration`.
 
 use cached_core::coordinator_cached;
 

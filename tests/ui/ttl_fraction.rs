@@ -1,4 +1,4 @@
-//! A lifetime is written in whole units.
+//! A duration has whole units.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A lifetime that is none.
+//! A duration starts with a number.
 
 use cached_core::coordinator_cached;
 

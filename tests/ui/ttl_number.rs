@@ -1,4 +1,4 @@
-//! A number has no unit.
+//! A number is not a `ttl`.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! What is calculated of numbers has no unit either.
+//! A calculated number is not a `ttl`.
 
 use cached_core::coordinator_cached;
 

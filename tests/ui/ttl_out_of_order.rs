@@ -1,4 +1,4 @@
-//! Units out of order.
+//! The units of a duration descend.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A unit that does not exist.
+//! The units are `d`, `h`, `m`, `s` and `ms`.
 
 use cached_core::coordinator_cached;
 

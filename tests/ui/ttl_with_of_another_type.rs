@@ -1,4 +1,4 @@
-//! `ttl_with` answers with a `Duration`.
+//! `ttl_with` returns a `Duration`.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A lifetime without a unit.
+//! A duration has a unit.
 
 use cached_core::coordinator_cached;
 

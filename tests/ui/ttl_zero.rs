@@ -1,4 +1,4 @@
-//! A lifetime of zero.
+//! A duration is longer than zero.
 
 use cached_core::coordinator_cached;
 

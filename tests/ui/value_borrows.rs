@@ -1,4 +1,4 @@
-//! A value that borrows does not outlive its call.
+//! A cached value cannot borrow.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A value that borrows somewhere in its type is told of once.
+//! A borrow inside the value's type is reported once.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! A value of which every caller gets a copy.
+//! A cached value must be `Clone`.
 
 use cached_core::coordinator_cached;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! A value that cannot be stored.
+//! A cached value must be serializable.
 
 use cached_core::coordinator_cached;
 

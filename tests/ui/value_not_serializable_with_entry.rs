@@ -1,4 +1,4 @@
-//! A value that cannot be stored is one error, also with an entry.
+//! A value that cannot be cached is one error, with an entry too.
 
 use cached_core::coordinator_cached;
 

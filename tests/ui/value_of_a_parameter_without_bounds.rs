@@ -1,4 +1,4 @@
-//! What a type parameter lacks is said once, at the return type, whatever else the call is told.
+//! A missing bound on a type parameter is reported once, at the return type.
 
 use cached_core::{Cache, coordinator_cached};
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! A bare type of the program: is every one a good answer?
+//! A type of the program, returned bare, needs `infallible`.
 
 use cached_core::coordinator_cached;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! A version is written with an equals sign.
+//! `version` is written with `=`.
 
 use cached_core::coordinator_cached;
 

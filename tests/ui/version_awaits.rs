@@ -1,4 +1,4 @@
-//! The key is known before anything is awaited.
+//! `version` cannot await.
 
 use cached_core::coordinator_cached;
 

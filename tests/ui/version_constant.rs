@@ -1,4 +1,4 @@
-//! A version that is always the same prevents no overwriting.
+//! A version is not a literal.
 
 use cached_core::coordinator_cached;
 

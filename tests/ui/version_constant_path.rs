@@ -1,4 +1,4 @@
-//! A version that is always the same prevents no overwriting, whatever it is called.
+//! A version is not a constant.
 
 use cached_core::coordinator_cached;
 

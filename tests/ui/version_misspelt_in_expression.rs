@@ -1,4 +1,4 @@
-//! A version computed from a misspelt parameter.
+//! An expression in `version` misspells a parameter.
 
 use cached_core::coordinator_cached;
 

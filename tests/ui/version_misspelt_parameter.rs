@@ -1,4 +1,4 @@
-//! A version of a misspelt parameter.
+//! `version` misspells a parameter.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A version of something that is no parameter.
+//! `version` names something that is not a parameter.
 
 use cached_core::coordinator_cached;
 

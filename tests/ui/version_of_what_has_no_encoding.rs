@@ -1,4 +1,4 @@
-//! A version must be encodable.
+//! A version must be `Serialize`.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A field that is called like a parameter is not the parameter.
+//! A field with a parameter's name is not the parameter.
 
 use cached_core::coordinator_cached;
 

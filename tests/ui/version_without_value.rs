@@ -1,4 +1,4 @@
-//! A version without its value.
+//! `version` without a value.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! `weight` answers with a number of bytes.
+//! `weight` returns a number of bytes.
 
 use cached_core::coordinator_cached;
 

@@ -1,4 +1,4 @@
-//! A bound on a tier that is left out bounds nothing.
+//! `weight` has no effect without the local tier.
 
 use cached_core::coordinator_cached;
 

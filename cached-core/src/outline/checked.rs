@@ -1,67 +1,54 @@
-//! The serde types around the codec's own deserializer: they pass a request on once the checker has
-//! granted it, and wrap what is nested.
+//! Wrappers around the codec's deserializer. They pass a request on only if the checker allows it,
+//! and wrap nested deserializers in the same way.
 
 mod visitor;
 
 use std::any::type_name;
 use std::marker::PhantomData;
 
-use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, Visitor};
 
-use super::{Location, RequestChecker, TypeRequest};
+use super::{Location, RequestChecker, RequestKind};
 use crate::stable_hash::StableHash;
 use visitor::CheckedVisitor;
 
 fn refused<E: de::Error>() -> E {
-    E::custom("the value was stored by a build in which this type is another")
+    E::custom("the value was stored by a build in which this type was different")
 }
 
+/// For requests that have no names.
 fn no_names(hash: StableHash) -> StableHash {
     hash
 }
 
-fn texts(hash: StableHash, texts: &[&str]) -> StableHash {
-    texts.iter().fold(hash.word(texts.len() as u64), |hash, text| hash.text(text))
+/// Adds the names of fields to a request.
+fn with_names(hash: StableHash, names: &[&str]) -> StableHash {
+    names.iter().fold(hash.word(names.len() as u64), |hash, name| hash.text(name))
 }
 
-/// Reads the whole value.
-pub(super) struct RootSeed<'g, 'o, V> {
-    checker: &'g mut RequestChecker<'o>,
-    value: PhantomData<V>,
-}
-
-impl<'g, 'o, V> RootSeed<'g, 'o, V> {
-    pub(super) fn new(checker: &'g mut RequestChecker<'o>) -> RootSeed<'g, 'o, V> {
-        RootSeed { checker, value: PhantomData }
-    }
-}
-
-impl<'de, V: Deserialize<'de>> DeserializeSeed<'de> for RootSeed<'_, '_, V> {
-    type Value = V;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<V, D::Error> {
-        let member =
-            MemberSeed { seed: PhantomData, checker: self.checker, of: Location::ROOT, index: 0 };
-        member.deserialize(deserializer)
-    }
-}
-
-/// A member that is read next. The type that its seed makes must be the one that was read there: it
-/// is told no more if it is not.
-struct MemberSeed<'g, 'o, S> {
+/// Reads one member of a value. The read fails if another type was read there when the outline was
+/// recorded.
+pub(super) struct MemberSeed<'c, 'o, S> {
     seed: S,
-    checker: &'g mut RequestChecker<'o>,
-    of: Location,
+    checker: &'c mut RequestChecker<'o>,
+    parent: Location,
     index: u64,
+}
+
+impl<'c, 'o, V> MemberSeed<'c, 'o, PhantomData<V>> {
+    /// Reads the value as a whole.
+    pub(super) fn root(checker: &'c mut RequestChecker<'o>) -> Self {
+        MemberSeed { seed: PhantomData, checker, parent: Location::ROOT, index: 0 }
+    }
 }
 
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for MemberSeed<'_, '_, S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
-        let MemberSeed { seed, checker, of, index } = self;
+        let MemberSeed { seed, checker, parent, index } = self;
         let location = checker.location_of::<S::Value>();
-        if !checker.grants(TypeRequest::Member.at(of).word(index).hash(location.0)) {
+        if !checker.allows(RequestKind::Member.at(parent).word(index).hash(location.0)) {
             return Err(refused());
         }
         let read = checker
@@ -70,24 +57,24 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for MemberSeed<'_, '_, S
     }
 }
 
-/// A deserializer whose requests are made at a location.
-struct CheckedDeserializer<'g, 'o, D> {
+/// A deserializer whose requests are checked. They are made at `location`.
+struct CheckedDeserializer<'c, 'o, D> {
     inner: D,
-    checker: &'g mut RequestChecker<'o>,
+    checker: &'c mut RequestChecker<'o>,
     location: Location,
 }
 
-impl<'de, 'g, 'o, D: Deserializer<'de>> CheckedDeserializer<'g, 'o, D> {
-    /// Makes a request for a visitor that makes a `T`; returns the location of `T`.
-    fn ask<T>(
+impl<'de, 'c, 'o, D: Deserializer<'de>> CheckedDeserializer<'c, 'o, D> {
+    /// Checks a request for a `T`. Returns the parts of `self`, with the location of `T`.
+    fn check<T>(
         self,
-        request: TypeRequest,
+        request: RequestKind,
         names: impl FnOnce(StableHash) -> StableHash,
-    ) -> Result<(D, &'g mut RequestChecker<'o>, Location), D::Error> {
+    ) -> Result<(D, &'c mut RequestChecker<'o>, Location), D::Error> {
         let CheckedDeserializer { inner, checker, location } = self;
-        let own = checker.location_of::<T>();
-        if checker.grants(names(request.at(location).hash(own.0))) {
-            Ok((inner, checker, own))
+        let inner_location = checker.location_of::<T>();
+        if checker.allows(names(request.at(location).hash(inner_location.0))) {
+            Ok((inner, checker, inner_location))
         } else {
             Err(refused())
         }
@@ -97,7 +84,7 @@ impl<'de, 'g, 'o, D: Deserializer<'de>> CheckedDeserializer<'g, 'o, D> {
 macro_rules! leaves {
     ($($method:ident $request:ident;)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-            let (inner, ..) = self.ask::<V::Value>(TypeRequest::$request, no_names)?;
+            let (inner, ..) = self.check::<V::Value>(RequestKind::$request, no_names)?;
             inner.$method(visitor)
         }
     )*};
@@ -126,20 +113,21 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         deserialize_bytes Bytes;
         deserialize_byte_buf Bytes;
         deserialize_unit Unit;
-        // The codec refuses these three.
+        // The codec does not support these three.
         deserialize_any Any;
         deserialize_identifier Any;
         deserialize_ignored_any Any;
     }
 
-    // The codec answers the same, so a type takes the same way with and without a checker.
+    // A type must make the same requests with and without a checker.
     fn is_human_readable(&self) -> bool {
         self.inner.is_human_readable()
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::Option, no_names)?;
-        inner.deserialize_option(CheckedVisitor::new(visitor, checker, own))
+        let (inner, checker, inner_location) =
+            self.check::<V::Value>(RequestKind::Option, no_names)?;
+        inner.deserialize_option(CheckedVisitor::new(visitor, checker, inner_location))
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(
@@ -147,7 +135,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let (inner, ..) = self.ask::<V::Value>(TypeRequest::UnitStruct, |hash| hash.text(name))?;
+        let (inner, ..) =
+            self.check::<V::Value>(RequestKind::UnitStruct, |hash| hash.text(name))?;
         inner.deserialize_unit_struct(name, visitor)
     }
 
@@ -157,13 +146,18 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         let names = |hash: StableHash| hash.text(name);
-        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::Newtype, names)?;
-        inner.deserialize_newtype_struct(name, CheckedVisitor::new(visitor, checker, own))
+        let (inner, checker, inner_location) =
+            self.check::<V::Value>(RequestKind::Newtype, names)?;
+        inner
+            .deserialize_newtype_struct(name, CheckedVisitor::new(visitor, checker, inner_location))
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::Seq, no_names)?;
-        inner.deserialize_seq(CheckedVisitor::new(visitor, checker, own).of_one_place())
+        let (inner, checker, inner_location) =
+            self.check::<V::Value>(RequestKind::Seq, no_names)?;
+        inner.deserialize_seq(
+            CheckedVisitor::new(visitor, checker, inner_location).with_one_location(),
+        )
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(
@@ -172,11 +166,11 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         let names = |hash: StableHash| hash.word(length as u64);
-        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::Tuple, names)?;
-        let contents = CheckedVisitor::new(visitor, checker, own);
-        // An array's name says that its elements are of one type.
+        let (inner, checker, inner_location) = self.check::<V::Value>(RequestKind::Tuple, names)?;
+        let contents = CheckedVisitor::new(visitor, checker, inner_location);
+        // The name of an array type starts with a bracket. Its elements have one type.
         match type_name::<V::Value>().starts_with('[') {
-            true => inner.deserialize_tuple(length, contents.of_one_place()),
+            true => inner.deserialize_tuple(length, contents.with_one_location()),
             false => inner.deserialize_tuple(length, contents),
         }
     }
@@ -188,13 +182,19 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         let names = |hash: StableHash| hash.text(name).word(length as u64);
-        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::TupleStruct, names)?;
-        inner.deserialize_tuple_struct(name, length, CheckedVisitor::new(visitor, checker, own))
+        let (inner, checker, inner_location) =
+            self.check::<V::Value>(RequestKind::TupleStruct, names)?;
+        inner.deserialize_tuple_struct(
+            name,
+            length,
+            CheckedVisitor::new(visitor, checker, inner_location),
+        )
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::Map, no_names)?;
-        inner.deserialize_map(CheckedVisitor::new(visitor, checker, own))
+        let (inner, checker, inner_location) =
+            self.check::<V::Value>(RequestKind::Map, no_names)?;
+        inner.deserialize_map(CheckedVisitor::new(visitor, checker, inner_location))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -203,9 +203,14 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let names = |hash: StableHash| texts(hash.text(name), fields);
-        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::Struct, names)?;
-        inner.deserialize_struct(name, fields, CheckedVisitor::new(visitor, checker, own))
+        let names = |hash: StableHash| with_names(hash.text(name), fields);
+        let (inner, checker, inner_location) =
+            self.check::<V::Value>(RequestKind::Struct, names)?;
+        inner.deserialize_struct(
+            name,
+            fields,
+            CheckedVisitor::new(visitor, checker, inner_location),
+        )
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -214,11 +219,12 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        // Only the variants that a value has count: a build that adds one at the end reads the
-        // others.
+        // The list of variants is not part of the request: a build that adds a variant at the end
+        // can still read the others.
         let names = |hash: StableHash| hash.text(name);
-        let (inner, checker, own) = self.ask::<V::Value>(TypeRequest::Enum, names)?;
-        let contents = CheckedVisitor::new(visitor, checker, own).of_variants(variants);
+        let (inner, checker, inner_location) = self.check::<V::Value>(RequestKind::Enum, names)?;
+        let contents =
+            CheckedVisitor::new(visitor, checker, inner_location).with_variants(variants);
         inner.deserialize_enum(name, variants, contents)
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::*;
 
-/// Returns what a process that has seen nothing yet reads of another's value; `None` is a refusal.
+/// Returns what another process reads, which has decoded no such value before. `None` is a refusal.
 fn read<W: Serialize + DeserializeOwned, V: DeserializeOwned>(value: &W) -> Option<V> {
     let payload = codec::encode(value).expect("it encodes");
     let (_, entries) = decode_recording::<W>(&payload).expect("it reads back");
@@ -20,11 +20,11 @@ fn entries_of<V: Serialize + DeserializeOwned>(value: &V) -> usize {
 }
 
 thread_local! {
-    /// The data that was given to a [`Seen`].
+    /// The data that each [`Seen`] was given.
     static SEEN: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A leaf that notes what data it is given. `KIND` tells it from the other builds' leaves.
+/// A leaf that records the data it is given.
 #[derive(Debug, Clone, PartialEq)]
 struct Seen<T>(T);
 
@@ -42,7 +42,7 @@ impl<'de, T: Deserialize<'de> + std::fmt::Debug> Deserialize<'de> for Seen<T> {
     }
 }
 
-/// Types of one name, each as another build has it, with a value.
+/// Defines one type as several builds have it, each with a value.
 macro_rules! builds {
     ($($build:ident: [$($items:item)*] $value:expr;)*) => {
         $(mod $build {
@@ -60,9 +60,8 @@ macro_rules! builds {
             }
         })*
 
-        /// Each build reads its own value, and nothing of another's reaches a leaf.
         #[test]
-        fn nothing_of_another_builds_value_reaches_a_leaf() {
+        fn data_of_other_builds_reaches_no_leaf() {
             let builds = [$((stringify!($build), $build::stored(), $build::reads as fn(_, &_) -> _)),*];
             for (writer, (payload, entries), _) in &builds {
                 for (reader, _, reads) in &builds {
@@ -122,7 +121,7 @@ builds! {
 }
 
 #[test]
-fn a_leaf_of_another_type_is_given_nothing_of_the_same_kind() {
+fn leaves_of_other_types_get_no_data() {
     #[derive(Serialize, Deserialize)]
     struct Old {
         at: String,
@@ -143,7 +142,7 @@ fn a_leaf_of_another_type_is_given_nothing_of_the_same_kind() {
 }
 
 #[test]
-fn an_enum_reads_the_variants_that_both_builds_have() {
+fn common_variants_of_an_enum_are_read() {
     mod new {
         #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
         pub(super) enum State {
@@ -163,9 +162,8 @@ fn an_enum_reads_the_variants_that_both_builds_have() {
     assert_eq!(read::<_, Vec<State>>(&vec![new::State::Open, new::State::Refunded]), None);
 }
 
-/// Two types of one short name, in two orders.
 #[test]
-fn types_of_one_short_name_are_not_taken_for_each_other() {
+fn types_with_one_short_name_are_distinguished() {
     mod a {
         #[derive(serde::Serialize, serde::Deserialize)]
         pub(super) struct Code {
@@ -205,7 +203,7 @@ struct Tree {
 struct Bare(Option<Box<Bare>>);
 
 #[test]
-fn a_type_inside_of_itself_has_an_outline_as_large_as_the_type() {
+fn recursive_types_have_small_outlines() {
     let leaf = || Tree { label: Some(Box::default()), ..Tree::default() };
     let two = Tree { children: vec![leaf()], label: Some(Box::new(leaf())) };
     let four =
@@ -218,15 +216,14 @@ fn a_type_inside_of_itself_has_an_outline_as_large_as_the_type() {
 }
 
 #[test]
-fn a_value_that_is_nested_too_deeply_has_no_outline() {
+fn too_deep_values_have_no_outline() {
     let bare = |depth| (0..depth).fold(Bare(None), |bare, _| Bare(Some(Box::new(bare))));
-    let deep = codec::encode(&bare(DEPTH_LIMIT)).expect("it encodes");
+    let deep = codec::encode(&bare(MAX_DEPTH)).expect("it encodes");
     assert!(decode_recording::<Bare>(&deep).is_none());
 }
 
-/// A type that goes on after its deserializer's error is not believed.
 #[test]
-fn an_error_that_a_type_swallows_is_still_a_refusal() {
+fn a_swallowed_error_is_still_a_refusal() {
     struct Lenient(u8);
     impl<'de> Deserialize<'de> for Lenient {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Lenient, D::Error> {
@@ -241,13 +238,13 @@ fn an_error_that_a_type_swallows_is_still_a_refusal() {
 }
 
 #[test]
-fn a_list_and_a_set_are_two_types() {
+fn lists_and_sets_are_different_types() {
     assert!(read::<_, Vec<u8>>(&HashSet::from([1u8])).is_none());
     assert!(read::<_, HashSet<u8>>(&vec![1u8]).is_none());
 }
 
 #[test]
-fn a_short_name_has_no_paths() {
+fn short_names_have_no_paths() {
     for (name, short) in [
         ("u8", "u8"),
         ("alloc::vec::Vec<shop::model::Order>", "Vec<Order>"),
@@ -260,7 +257,7 @@ fn a_short_name_has_no_paths() {
     }
 }
 
-/// Outlines stand in frames, so they must never change.
+/// Frames contain outlines, so an outline must never change.
 #[test]
 fn golden_outlines() {
     fn hash<V: Serialize + DeserializeOwned>(value: &V) -> u64 {

@@ -1,4 +1,4 @@
-//! Builds whose types differ never read each other's values; shapes stay what they are.
+//! Tests that builds whose types differ never read each other's values, and that shapes are stable.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::*;
 use crate::codec;
 
-/// What the other build makes of this build's bytes; `None` is a miss.
+/// Returns what another build reads from this build's bytes. `None` is a miss.
 fn read<V: Serialize, W: Serialize + DeserializeOwned>(value: &V) -> Option<W> {
     let bytes = codec::encode(value).expect("encodes");
     let read = codec::decode::<W>(&bytes)?;
@@ -75,10 +75,10 @@ build! { renamed_struct:
 }
 
 #[test]
-fn another_builds_type_never_reads_this_builds_bytes() {
+fn another_builds_type_reads_nothing() {
     use old::{Payment, State};
     for state in [State::Paid, State::Refunded, State::Partly(1)] {
-        let of_state = match state {
+        let variant = match state {
             State::Paid => "Paid",
             State::Refunded => "Refunded",
             State::Partly(_) => "Partly",
@@ -94,18 +94,18 @@ fn another_builds_type_never_reads_this_builds_bytes() {
         assert_eq!(read::<_, optional::Payment>(&value), None);
         assert_eq!(read::<_, renamed_struct::Receipt>(&value), None);
         assert_eq!(read::<_, (u32, u32, State)>(&value), None);
-        // Of an enum that changed elsewhere, a value that reads the same is the same.
+        // A variant that both builds have alike is read, even if another variant has changed.
         let other_payload = read::<_, other_payload::Payment>(&value);
-        assert_eq!(other_payload.is_some(), of_state != "Partly");
+        assert_eq!(other_payload.is_some(), variant != "Partly");
         let reordered = read::<_, reordered_enum::Payment>(&value);
-        assert_eq!(reordered.is_some(), of_state == "Partly");
+        assert_eq!(reordered.is_some(), variant == "Partly");
         let renamed = read::<_, renamed_variant::Payment>(&value);
-        assert_eq!(renamed.is_some(), of_state != "Paid");
+        assert_eq!(renamed.is_some(), variant != "Paid");
     }
 }
 
 #[test]
-fn reordered_variants_are_seen_inside_collections_too() {
+fn reordered_variants_in_collections_are_noticed() {
     use old::State;
     assert_eq!(read::<_, Vec<reordered_enum::State>>(&vec![State::Paid, State::Refunded]), None);
     let by_number = BTreeMap::from([("7", State::Paid), ("8", State::Refunded)]);
@@ -115,16 +115,16 @@ fn reordered_variants_are_seen_inside_collections_too() {
 }
 
 #[test]
-fn maps_and_sets_of_one_shape_read_back() {
+fn maps_and_sets_read_back() {
     let map: HashMap<String, Vec<u32>> = (0..9).map(|n| (n.to_string(), vec![n; 3])).collect();
     assert_eq!(read(&map), Some(map.clone()));
     let set: std::collections::HashSet<String> = map.into_keys().collect();
     assert_eq!(read(&set), Some(set.clone()));
 }
 
-/// Where this build has a text, the other has a number that would be a length of exabytes.
+/// The reader expects a string where the writer has a number. Its length would be exabytes.
 #[test]
-fn a_length_that_is_none_is_a_miss() {
+fn an_impossible_length_is_a_miss() {
     #[derive(Debug, PartialEq, serde::Serialize, Deserialize)]
     struct Order {
         at: u64,
@@ -143,7 +143,7 @@ fn a_length_that_is_none_is_a_miss() {
 }
 
 #[test]
-fn a_map_has_one_shape_in_every_order() {
+fn a_map_has_one_shape_in_any_order() {
     let forward: HashMap<u32, Option<u8>> = (0..9).map(|n| (n, (n > 4).then_some(1))).collect();
     let backward: HashMap<u32, Option<u8>> =
         (0..9).rev().map(|n| (n, (n > 4).then_some(1))).collect();
@@ -152,7 +152,7 @@ fn a_map_has_one_shape_in_every_order() {
     assert_ne!(of(&forward), of(&other));
 }
 
-/// Shapes stand in frames, so they must never change.
+/// Frames contain shapes, so a shape must never change.
 #[test]
 fn golden_shapes() {
     let value = old::Payment { amount: 1, fee: 2, state: old::State::Partly(3) };

@@ -1,9 +1,9 @@
-//! Finds a `None` and an `Err` in a value of any type.
+//! Recognizes `None` and `Err` in a value of any type.
 //!
-//! The type decides, not what its `Serialize` goes through: a newtype of an `Option`, or a program's own enum
-//! called `Result`, is a value like any other. A generic function does not say whether its `T` is an `Option`,
-//! and Rust has no specialization. So the name of the type is compared, and then the variant, which every
-//! `Option` has in common.
+//! A generic function may return an `Option` for one type argument and not for another, and stable
+//! Rust has no specialization to tell them apart. So this module compares the type's name with that
+//! of the standard `Option` or `Result`, and then the value's variant. `Serialize` is no help: a
+//! newtype of an `Option`, or a program's own enum named `Result`, serializes like the standard one.
 
 use std::any::type_name;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -21,15 +21,15 @@ pub(super) fn is_option<V>() -> bool {
     is_instance_of::<V, Option<()>>()
 }
 
-/// Returns true if `V` is the generic type that `S` is an instance of, with whatever arguments.
+/// Returns true if `V` and `S` are the same generic type, with any arguments.
 fn is_instance_of<V, S>() -> bool {
     let (standard, _) = type_name::<S>().split_once('<').unwrap_or_default();
     let name = type_name::<V>();
-    // A closure in a method of the type has a name that begins in the same way.
+    // The name of a closure in a method of the type starts in the same way, but ends in another.
     name.strip_prefix(standard).is_some_and(|rest| rest.starts_with('<') && rest.ends_with('>'))
 }
 
-/// Returns the same number for the same variant of an enum, whatever the enum's arguments are.
+/// Returns a number for the value's variant that does not depend on the enum's type arguments.
 fn variant<V>(value: &V) -> u64 {
     let mut hasher = DefaultHasher::new();
     discriminant(value).hash(&mut hasher);
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_none_is_found_whatever_it_is_an_option_of() {
+    fn none_is_recognized_in_any_option() {
         assert!(is_none(&None::<u8>) && is_none(&None::<String>) && is_none(&None::<NonZeroU8>));
         assert!(is_none(&None::<Option<u8>>) && is_none(&None::<Result<u8, String>>));
         assert!(!is_none(&Some(0)) && !is_none(&Some(None::<u8>)) && !is_none(&Some(())));
@@ -52,14 +52,14 @@ mod tests {
     }
 
     #[test]
-    fn an_err_is_found_whatever_it_is_a_result_of() {
+    fn err_is_recognized_in_any_result() {
         assert!(is_err(&Err::<u8, _>(1)) && is_err(&Err::<(), ()>(())));
         assert!(is_err(&Err::<Option<u8>, _>("no".to_owned())));
         assert!(!is_err(&Ok::<_, u8>(1)) && !is_err(&Ok::<_, String>(None::<u8>)));
     }
 
     #[test]
-    fn other_types_hold_neither() {
+    fn other_types_are_neither_none_nor_err() {
         enum Option<T> {
             None,
             _Some(T),

@@ -11,13 +11,13 @@ struct Payment {
     number: String,
 }
 
-/// Returns what a value of no content weighs: its place, in an `Arc`.
+/// Returns the weight of a value without heap data: its size in an `Arc`.
 fn empty<V>() -> usize {
-    allocation(COUNTS + size_of::<V>())
+    allocation(ARC_COUNTS + size_of::<V>())
 }
 
 #[test]
-fn a_value_weighs_its_place_and_what_it_owns() {
+fn a_value_weighs_its_size_and_heap_data() {
     assert_eq!(of(&7u64), Some(empty::<u64>()));
     assert_eq!(of(&String::new()), Some(empty::<String>()));
     assert_eq!(of(&"x".repeat(100)), Some(empty::<String>() + allocation(100)));
@@ -27,20 +27,20 @@ fn a_value_weighs_its_place_and_what_it_owns() {
 }
 
 #[test]
-fn an_element_weighs_what_it_takes_in_memory() {
+fn elements_weigh_their_size_in_memory() {
     assert_eq!(of(&vec![1u64; 100]), Some(empty::<Vec<u64>>() + allocation(800)));
     assert_eq!(of(&vec![1u8; 100]), Some(empty::<Vec<u8>>() + allocation(100)));
-    assert_eq!(of(&[1u64; 32]), Some(empty::<[u64; 32]>()), "it is in the value's place");
+    assert_eq!(of(&[1u64; 32]), Some(empty::<[u64; 32]>()), "an array is inside the value");
     let payments = vec![Payment { cents: 1, number: "x".repeat(40) }; 3];
     let expected = empty::<Vec<Payment>>() + allocation(3 * 32) + 3 * allocation(40);
     assert_eq!(of(&payments), Some(expected));
-    // All elements are as large as the largest.
+    // Each element takes the space of the largest.
     let options = vec![None, None, Some([0u64; 4]), None];
     assert_eq!(of(&options), Some(empty::<Vec<Payment>>() + allocation(4 * 32)));
 }
 
 #[test]
-fn a_pointer_weighs_what_it_points_to() {
+fn pointers_weigh_their_target() {
     let payment = Payment { cents: 1, number: "x".repeat(40) };
     let expected = empty::<Arc<Payment>>() + allocation(32) + allocation(40);
     assert_eq!(of(&Arc::new(payment.clone())), Some(expected));
@@ -52,7 +52,7 @@ fn a_pointer_weighs_what_it_points_to() {
 }
 
 #[test]
-fn an_entry_of_a_map_weighs_its_key_and_its_value() {
+fn map_entries_weigh_key_and_value() {
     let numbers: HashMap<u64, u64> = (0..100).map(|number| (number, number)).collect();
     assert_eq!(of(&numbers), Some(empty::<HashMap<u64, u64>>() + allocation(128 * 16)));
     let texts = BTreeMap::from([("x".repeat(40), 1u64)]);
@@ -62,7 +62,7 @@ fn an_entry_of_a_map_weighs_its_key_and_its_value() {
 }
 
 #[test]
-fn a_value_whose_serialize_fails_has_no_weight() {
+fn a_failing_serialize_gives_no_weight() {
     struct Fails;
     impl Serialize for Fails {
         fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {

@@ -1,10 +1,10 @@
-//! What a function's attributes say of it holds for its companion too; and a format string of the key may name
-//! a parameter that is a raw identifier.
+//! A companion inherits attributes of its function. A format string in the key may name a parameter
+//! that is a raw identifier.
 #![deny(warnings)]
 
 use cached_core::{EntryOf, WriteOnce, coordinator_cached};
 
-/// Is not there, and neither is its companion: the name is free.
+/// Not compiled, and neither is its companion, so the name is free.
 #[cfg(any())]
 #[coordinator_cached(name = "gone", version = number, entry = gone_entry)]
 async fn gone(number: u32) -> Option<u32> {

@@ -1,5 +1,5 @@
-//! Functions that return a future that is written out, and methods under `#[async_trait]`, in a
-//! strict crate.
+//! Functions without `async fn` that return the future of a block, and methods under
+//! `#[async_trait]`, in a crate with strict lints.
 #![forbid(unsafe_code)]
 #![deny(warnings, missing_docs, unused, unreachable_pub, clippy::all, clippy::pedantic)]
 #![allow(clippy::manual_async_fn)]
@@ -10,14 +10,14 @@ use std::pin::Pin;
 use async_trait::async_trait;
 use cached_core::coordinator_cached;
 
-/// Upstream.
+/// An upstream.
 pub struct Client<T>(T);
 
 impl<T: Clone + Send + Sync> Client<T> {
-    /// Generic, with bounds in any order.
+    /// A generic method with bounds in any order.
     ///
     /// # Errors
-    /// None.
+    /// This function never fails.
     #[coordinator_cached(name = "method", version = version, skip(self), entry = fetch_entry)]
     pub fn fetch<'s, const N: usize>(
         &'s self,
@@ -33,13 +33,13 @@ impl<T: Clone + Send + Sync> Client<T> {
     }
 }
 
-/// Nothing of the parameters in the block, which need not move then.
+/// The block uses no parameter, so it need not be `async move`.
 #[coordinator_cached(name = "constant", version = version, ttl = "5m")]
 fn constant(version: u8) -> impl Future<Output = Option<u8>> {
     async { Some(7) }
 }
 
-/// Boxed by hand, not `Send`.
+/// A future boxed by hand, which is not `Send`.
 #[coordinator_cached(name = "boxed", version = number, infallible)]
 fn boxed<'a>(number: &'a str) -> Pin<Box<dyn Future<Output = usize> + 'a>> {
     Box::pin(async move {
@@ -49,20 +49,20 @@ fn boxed<'a>(number: &'a str) -> Pin<Box<dyn Future<Output = usize> + 'a>> {
     })
 }
 
-/// The calls.
+/// A client.
 #[async_trait]
 pub trait Payments<K: Sync + ?Sized> {
-    /// With a parameter of each kind.
+    /// A method with each kind of parameter.
     ///
     /// # Errors
-    /// None.
+    /// This function never fails.
     async fn payment<V: Send + Sync + serde::Serialize>(
         &self,
         key: &K,
         owned: String,
         version: V,
     ) -> Result<String, String>;
-    /// Without a receiver.
+    /// A function without a receiver.
     async fn associated(number: u32) -> Option<u32>;
 }
 

@@ -1,4 +1,4 @@
-//! Types, lifetimes, consts and `where` clauses; a companion has all of them.
+//! Functions with type, lifetime and const parameters and `where` clauses, and their companions.
 #![deny(warnings)]
 
 use cached_core::coordinator_cached;
@@ -25,7 +25,7 @@ impl Decode for u16 {
     const VALUE: u16 = 7;
 }
 
-/// The companion has no argument from which `C` or `V` could be inferred: its caller names them.
+/// The companion has no argument that shows `C` or `V`, so its caller names them.
 #[coordinator_cached(name = "generic", identifier = key, version = &versions[..], skip(client), entry = fetch_entry)]
 async fn fetch<'c, 't, 'k, C, K, V, const N: usize>(
     client: &'c C,
@@ -43,13 +43,13 @@ where
     Ok(V::VALUE)
 }
 
-/// A parameter that only the call names stays with both functions.
+/// A type parameter that no argument shows is in both functions.
 #[coordinator_cached(name = "turbofish", overwrite(reason = "the list grows without a version"), entry = listed_entry)]
 async fn listed<T: Decode, const N: usize>() -> Option<Vec<T>> {
     Some(vec![T::VALUE; N])
 }
 
-/// Types that have no name: the companion takes a skipped parameter too, for its type.
+/// The type of an `impl Trait` has no name, so the companion takes that parameter although it is skipped.
 #[coordinator_cached(name = "opaque", version = key, skip(log), entry = opaque_entry)]
 async fn opaque(log: impl Fn(&str) + Send, key: impl Serialize + Send) -> Result<u8, String> {
     log("fetch");
@@ -57,7 +57,7 @@ async fn opaque(log: impl Fn(&str) + Send, key: impl Serialize + Send) -> Result
     Ok(1)
 }
 
-/// An error that borrows: it goes to the caller that it was made for.
+/// An error that borrows is not shared with other callers.
 #[coordinator_cached(name = "borrowing", version = number, entry = borrowing_entry)]
 async fn borrowing<'a>(number: &'a str) -> Result<u8, &'a str> {
     number.parse().map_err(|_| number)

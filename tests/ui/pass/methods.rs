@@ -1,4 +1,4 @@
-//! Every receiver, associated functions, trait impls and defaults of traits.
+//! Methods with every kind of receiver, associated functions, trait impls and default methods.
 #![deny(warnings)]
 
 use std::sync::Arc;

@@ -1,10 +1,10 @@
-//! Whatever a program calls its parameters and types, nothing in the expansion is mistaken for it.
+//! Names of the program never shadow names in the expansion.
 #![deny(warnings)]
 #![allow(clippy::too_many_arguments)]
 
 #[allow(dead_code)]
 mod types {
-    // One of each name that an expansion is likely to use.
+    // Names that an expansion may use.
     pub struct Result;
     pub struct Option;
     pub struct Some;
@@ -46,7 +46,7 @@ mod service {
 
     #[coordinator_cached(name = "statics", overwrite(reason = "prices change in place upstream"))]
     pub async fn statics(number: u8) -> ::std::option::Option<u8> {
-        // The expansion's own static is not in sight here.
+        // The expansion's static is not visible here.
         static DECLARATION: u8 = 1;
         ::std::option::Option::Some(number + DECLARATION)
     }

@@ -1,4 +1,4 @@
-//! Patterns as parameters: what they bind is in the key, the rest nobody can see.
+//! Patterns as parameters. The names that they bind are in the key.
 #![deny(warnings)]
 #![allow(clippy::toplevel_ref_arg)]
 

@@ -1,5 +1,5 @@
-//! Visibility, attributes, `unsafe`, aliases, `infallible`, another path to the crate, and functions
-//! that a macro writes.
+//! Functions with visibility, attributes, `unsafe`, aliases, `infallible` or another crate path, and
+//! functions that a macro writes.
 #![deny(warnings)]
 #![allow(clippy::needless_question_mark, clippy::manual_async_fn)]
 
@@ -19,14 +19,14 @@ mod inner {
         pub(crate) eur: u32,
     }
 
-    /// Attributes stand where they stood.
+    /// Attributes keep their places.
     #[inline]
     #[must_use = "the answer of a network call"]
     #[cached_core::coordinator_cached(name = "aliased", version = number)]
     #[allow(clippy::unused_async)]
     pub(crate) async fn aliased(#[allow(unused)] number: &str) -> Aliased<u32> {
         #![allow(unused_variables)]
-        //! Documentation from the inside.
+        //! Documentation inside of the body.
         let unused = 1;
         Ok(number.parse::<u32>()?)
     }
@@ -43,7 +43,7 @@ mod inner {
     }
 
     /// # Safety
-    /// None needed.
+    /// There is nothing to uphold.
     #[cached_core::coordinator_cached(name = "unsafe", version = number)]
     pub(in crate::inner) async unsafe fn dangerous(number: u8) -> Option<u8> {
         if number == 0 {
@@ -63,7 +63,7 @@ async fn fetch_through(connection: &mut u32, number: u8) -> Result<u8, String> {
     Ok(number)
 }
 
-/// What of a `&mut` is in the key, its user has said.
+/// An expression made from a `&mut` may be in the key.
 #[cached_core::coordinator_cached(name = "database", version = number, identifier = database.len())]
 async fn fetch_from(database: &mut String, number: u8) -> Result<u8, String> {
     database.clear();
@@ -85,7 +85,7 @@ macro_rules! annotated {
 
 annotated!(written, written_entry, "written", "5m", number: u8 => { Ok(number + 1) });
 
-/// Errors in no body, warnings in no caller; a future as `Send` as its body.
+/// Bodies get no errors, callers get no warnings, and a future is `Send` if its body is.
 fn spawned() -> impl Future<Output = ()> + Send {
     async {
         assert_eq!(inner::aliased("1").await, Ok(1));

@@ -1,10 +1,10 @@
-//! A crate with every strict lint, and a module without the prelude.
+//! A crate with strict lints, and a module without the prelude.
 #![forbid(unsafe_code)]
 #![deny(warnings, missing_docs, unused, unreachable_pub, missing_debug_implementations)]
 #![deny(clippy::all, clippy::pedantic)]
 #![deny(clippy::shadow_reuse, clippy::shadow_same, clippy::shadow_unrelated)]
 
-/// The calls.
+/// A client.
 pub mod calls {
     #![no_implicit_prelude]
 
@@ -12,12 +12,12 @@ pub mod calls {
     use ::std::result::Result;
     use ::std::string::String;
 
-    /// Upstream.
+    /// An upstream.
     #[derive(Debug)]
     pub struct Client;
 
     impl Client {
-        /// A call with everything that an expansion can hold.
+        /// A method with every part that an expansion can have.
         #[coordinator_cached(
             name = "strict",
             version = version,
@@ -28,7 +28,7 @@ pub mod calls {
             entry = fetch_entry
         )]
         /// # Errors
-        /// None.
+        /// This function never fails.
         pub async fn fetch(
             &self,
             client: &Client,
@@ -46,20 +46,20 @@ pub mod calls {
         }
     }
 
-    /// Parameters that begin with an underscore, in the key and skipped.
+    /// Parameters that begin with an underscore, in the key and in `skip`.
     #[coordinator_cached(name = "underscored", version = _state, skip(_client), entry = underscored_entry)]
     ///
     /// # Errors
-    /// None.
+    /// This function never fails.
     pub async fn underscored(_client: &Client, _number: u32, _state: u8) -> Result<u8, String> {
         Result::Ok(1)
     }
 
-    /// An entry of a free function is as strict.
+    /// A free function with an entry.
     #[coordinator_cached(name = "free", version = state, skip(client), entry = free_entry)]
     ///
     /// # Errors
-    /// None.
+    /// This function never fails.
     pub async fn free(client: &Client, number: String, state: &u8) -> Result<u8, String> {
         let _ = (client.name(), number);
         Result::Ok(*state)

@@ -1,4 +1,4 @@
-//! Reads inside a value: the members of a struct, a sequence or a map, and an enum's variant.
+//! The wrappers for nested values: members of a struct, a sequence or a map, and variants of an enum.
 
 use std::fmt;
 
@@ -8,42 +8,42 @@ use serde::de::{
     SeqAccess, VariantAccess, Visitor,
 };
 
-use super::{CheckedDeserializer, MemberSeed, refused, texts};
-use crate::outline::{Location, RequestChecker, TypeRequest};
+use super::{CheckedDeserializer, MemberSeed, refused, with_names};
+use crate::outline::{Location, RequestChecker, RequestKind};
 
-/// A map's keys are members of this index, and its values of the next.
+/// The index of a map's keys and of its values, as members of the map.
 const KEY: u64 = 0;
 const VALUE: u64 = 1;
 
-/// The visitor of a type that contains others.
-pub(super) struct CheckedVisitor<'g, 'o, V> {
+/// A visitor for a type that contains other types.
+pub(super) struct CheckedVisitor<'c, 'o, V> {
     visitor: V,
-    checker: &'g mut RequestChecker<'o>,
+    checker: &'c mut RequestChecker<'o>,
     location: Location,
-    /// Whether each member has an index of its own.
+    /// Each member has an index of its own.
     is_indexed: bool,
-    /// An enum's variants.
+    /// The names of an enum's variants.
     variants: &'static [&'static str],
 }
 
-impl<'g, 'o, V> CheckedVisitor<'g, 'o, V> {
+impl<'c, 'o, V> CheckedVisitor<'c, 'o, V> {
     pub(super) fn new(
         visitor: V,
-        checker: &'g mut RequestChecker<'o>,
+        checker: &'c mut RequestChecker<'o>,
         location: Location,
-    ) -> CheckedVisitor<'g, 'o, V> {
+    ) -> CheckedVisitor<'c, 'o, V> {
         CheckedVisitor { visitor, checker, location, is_indexed: true, variants: &[] }
     }
 
-    /// For members of one type, however many there are.
-    pub(super) fn of_one_place(self) -> CheckedVisitor<'g, 'o, V> {
+    /// Gives all members the same index, because they have one type.
+    pub(super) fn with_one_location(self) -> CheckedVisitor<'c, 'o, V> {
         CheckedVisitor { is_indexed: false, ..self }
     }
 
-    pub(super) fn of_variants(
+    pub(super) fn with_variants(
         self,
         variants: &'static [&'static str],
-    ) -> CheckedVisitor<'g, 'o, V> {
+    ) -> CheckedVisitor<'c, 'o, V> {
         CheckedVisitor { variants, ..self }
     }
 }
@@ -92,9 +92,10 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for CheckedVisitor<'_, '_, V> {
     }
 }
 
-struct CheckedMembers<'g, 'o, A> {
+/// Reads the members of a sequence or a map.
+struct CheckedMembers<'c, 'o, A> {
     inner: A,
-    checker: &'g mut RequestChecker<'o>,
+    checker: &'c mut RequestChecker<'o>,
     location: Location,
     is_indexed: bool,
     index: u64,
@@ -104,7 +105,7 @@ impl<'o, A> CheckedMembers<'_, 'o, A> {
     fn member<S>(&mut self, seed: S, index: u64) -> (&mut A, MemberSeed<'_, 'o, S>) {
         (
             &mut self.inner,
-            MemberSeed { seed, checker: &mut *self.checker, of: self.location, index },
+            MemberSeed { seed, checker: &mut *self.checker, parent: self.location, index },
         )
     }
 }
@@ -148,17 +149,17 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for CheckedMembers<'_, '_, A> {
     }
 }
 
-/// An enum whose variant is not read yet.
-struct CheckedEnum<'g, 'o, A> {
+/// Reads the variant of an enum.
+struct CheckedEnum<'c, 'o, A> {
     inner: A,
-    checker: &'g mut RequestChecker<'o>,
+    checker: &'c mut RequestChecker<'o>,
     location: Location,
     variants: &'static [&'static str],
 }
 
-impl<'de, 'g, 'o, A: EnumAccess<'de>> EnumAccess<'de> for CheckedEnum<'g, 'o, A> {
+impl<'de, 'c, 'o, A: EnumAccess<'de>> EnumAccess<'de> for CheckedEnum<'c, 'o, A> {
     type Error = A::Error;
-    type Variant = CheckedVariant<'g, 'o, A::Variant>;
+    type Variant = CheckedVariant<'c, 'o, A::Variant>;
 
     fn variant_seed<S: DeserializeSeed<'de>>(
         self,
@@ -166,20 +167,21 @@ impl<'de, 'g, 'o, A: EnumAccess<'de>> EnumAccess<'de> for CheckedEnum<'g, 'o, A>
     ) -> Result<(S::Value, Self::Variant), A::Error> {
         let CheckedEnum { inner, checker, location, variants } = self;
         let mut variant = Location::ROOT;
-        let seed = VariantSeed { seed, checker, of: location, variants, variant: &mut variant };
+        let seed = VariantSeed { seed, checker, parent: location, variants, variant: &mut variant };
         let (value, inner) = inner.variant_seed(seed)?;
         Ok((value, CheckedVariant { inner, checker, location: variant }))
     }
 }
 
-/// The index of a variant, which is read next. It must stand for a variant of the same name.
-struct VariantSeed<'g, 'o, S> {
+/// Reads the index of a variant. The read fails if the index had another name when the outline was
+/// recorded.
+struct VariantSeed<'c, 'o, S> {
     seed: S,
-    checker: &'g mut RequestChecker<'o>,
-    of: Location,
+    checker: &'c mut RequestChecker<'o>,
+    parent: Location,
     variants: &'static [&'static str],
-    /// Is set to the location of the variant's contents.
-    variant: &'g mut Location,
+    /// Set to the location of the variant's contents.
+    variant: &'c mut Location,
 }
 
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for VariantSeed<'_, '_, S> {
@@ -187,10 +189,10 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for VariantSeed<'_, '_, 
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
         let index = u32::deserialize(deserializer)?;
-        // Beyond the last variant there is no name, and the type itself refuses the index.
+        // An index after the last variant has no name. The type itself refuses it.
         let name = self.variants.get(index as usize).copied().unwrap_or_default();
-        let request = TypeRequest::Variant.at(self.of).word(index.into()).text(name);
-        if !self.checker.grants(request) {
+        let request = RequestKind::Variant.at(self.parent).word(index.into()).text(name);
+        if !self.checker.allows(request) {
             return Err(refused());
         }
         *self.variant = Location::after(request);
@@ -199,10 +201,10 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for VariantSeed<'_, '_, 
     }
 }
 
-/// A variant whose contents are read next.
-struct CheckedVariant<'g, 'o, A> {
+/// Reads the contents of a variant.
+struct CheckedVariant<'c, 'o, A> {
     inner: A,
-    checker: &'g mut RequestChecker<'o>,
+    checker: &'c mut RequestChecker<'o>,
     location: Location,
 }
 
@@ -210,7 +212,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for CheckedVariant<'_, '_, A
     type Error = A::Error;
 
     fn unit_variant(self) -> Result<(), A::Error> {
-        if !self.checker.grants(TypeRequest::Unit.at(self.location)) {
+        if !self.checker.allows(RequestKind::Unit.at(self.location)) {
             return Err(refused());
         }
         self.inner.unit_variant()
@@ -218,10 +220,10 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for CheckedVariant<'_, '_, A
 
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, A::Error> {
         let CheckedVariant { inner, checker, location } = self;
-        if !checker.grants(TypeRequest::Newtype.at(location)) {
+        if !checker.allows(RequestKind::Newtype.at(location)) {
             return Err(refused());
         }
-        inner.newtype_variant_seed(MemberSeed { seed, checker, of: location, index: 0 })
+        inner.newtype_variant_seed(MemberSeed { seed, checker, parent: location, index: 0 })
     }
 
     fn tuple_variant<V: Visitor<'de>>(
@@ -229,7 +231,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for CheckedVariant<'_, '_, A
         length: usize,
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        if !self.checker.grants(TypeRequest::TupleStruct.at(self.location).word(length as u64)) {
+        if !self.checker.allows(RequestKind::TupleStruct.at(self.location).word(length as u64)) {
             return Err(refused());
         }
         self.inner.tuple_variant(length, CheckedVisitor::new(visitor, self.checker, self.location))
@@ -240,7 +242,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for CheckedVariant<'_, '_, A
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        if !self.checker.grants(texts(TypeRequest::Struct.at(self.location), fields)) {
+        if !self.checker.allows(with_names(RequestKind::Struct.at(self.location), fields)) {
             return Err(refused());
         }
         self.inner.struct_variant(fields, CheckedVisitor::new(visitor, self.checker, self.location))
