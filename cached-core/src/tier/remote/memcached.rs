@@ -10,15 +10,15 @@ mod command;
 mod connection;
 mod dial;
 mod direct;
+mod endpoint;
+mod fallback_runtime;
 mod health;
-mod hints;
 mod join;
 mod lease;
 mod lease_wait;
 mod marker;
 #[cfg(feature = "testing")]
 pub(crate) mod memory;
-mod orphaned_writes;
 mod permit;
 mod pipeline;
 mod pipelines;
@@ -166,7 +166,7 @@ impl Memcached {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
         let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
         let timeout = exchange_timeout(&self.config, addresses.len());
-        let kept = |address: &String| servers.iter().find(|server| server.address == *address);
+        let kept = |address: &String| servers.iter().find(|server| server.address() == address);
         let next: Servers = addresses
             .iter()
             .map(|address| match kept(address) {
@@ -178,18 +178,21 @@ impl Memcached {
                     let server = Server::new(address, &self.config, &self.events, timeout, true);
                     // Nobody told it of the changes since it was removed.
                     if former.contains(address) {
-                        server.fence(None);
+                        server.raise_fence(None);
                     }
                     server
                 }
             })
             .collect();
-        for removed in servers.iter().filter(|server| !addresses.contains(&server.address)) {
-            former.insert(removed.address.clone());
+        for removed in servers
+            .iter()
+            .filter(|server| !addresses.iter().any(|address| address == server.address()))
+        {
+            former.insert(removed.address().to_owned());
             removed.retire();
             // Its keys return to servers whose items are older than its own.
             if removed.was_added {
-                next.iter().for_each(|server| server.fence(Some(removed)));
+                next.iter().for_each(|server| server.raise_fence(Some(removed)));
             }
         }
         *servers = next;
@@ -198,7 +201,7 @@ impl Memcached {
     /// Returns true if one of the servers has this address.
     #[cfg(feature = "testing")]
     pub(crate) fn has(&self, address: &str) -> bool {
-        self.servers().iter().any(|server| server.address == address)
+        self.servers().iter().any(|server| server.address() == address)
     }
 
     fn servers(&self) -> Servers {

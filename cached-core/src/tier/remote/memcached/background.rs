@@ -1,53 +1,53 @@
-//! Writes that nobody waits for: fills, and leases that are given back.
+//! Writes that no caller waits for: fills, and leases that are given back.
 //!
-//! They wait in one queue, bounded by its bytes, and a bounded number of workers carry them out. So a
-//! burst of fills waits for its turn and is not lost. A worker is a task of the runtime that queued a
-//! write. When that runtime ends before the write is done, as at the end of `main`, the write is begun
-//! again by the workers of another runtime or, where there is none, by [`orphaned_writes`].
+//! The writes wait in one queue, bounded by bytes, and a bounded number of workers carry them out. So a burst of
+//! fills waits for its turn and is not lost. A worker is a task on the runtime that queued a write. If that runtime
+//! ends before the write is done, as at the end of `main`, the write starts again on a worker of another runtime or,
+//! if there is none, on the [`fallback_runtime`].
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Id, RuntimeFlavor};
 use tokio::sync::Notify;
 
 use super::join::{BoxedFuture, join_all};
-use super::orphaned_writes;
+use super::{BackgroundWrite, fallback_runtime};
 use crate::sync::lock;
 
-/// Workers of a runtime that carry writes out at once, and the most writes that one has under way. Each
-/// runtime has its own: those of a runtime that nobody drives would keep the others from writing.
-const MOST_WORKERS: usize = 64;
-const MOST_AT_ONCE: usize = 128;
-/// Writes of more bytes than this are not queued.
-const MOST_QUEUED_BYTES: usize = 64 << 20;
-/// The memory that a queued write takes beside its value.
+/// The workers of one runtime. Each runtime has its own: workers on a runtime that is not driven must not use up the
+/// others'.
+const MAX_WORKERS: usize = 64;
+/// The writes that one worker carries out at once.
+const MAX_WRITES_PER_WORKER: usize = 128;
+/// Further fills are refused.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+/// What a queued write takes in memory beside its value.
 const WRITE_BYTES: usize = 512;
-
-/// A write. It may be begun again after it was begun elsewhere and not finished, so all that it does to
-/// an entry must depend on the entry's CAS.
-pub(crate) type BackgroundWrite = Box<dyn Fn() -> BoxedFuture<'static, ()> + Send + Sync>;
+/// How long a write waits for a runtime that may not be driven.
+const OVERDUE_AFTER: Duration = Duration::from_millis(250);
 
 #[derive(Default)]
 pub(super) struct BackgroundWrites {
-    queue: Mutex<Queue>,
+    queue: Mutex<WriteQueue>,
     all_done: Notify,
 }
 
 #[derive(Default)]
-struct Queue {
+struct WriteQueue {
     waiting: VecDeque<QueuedWrite>,
-    /// How many workers each runtime has, if it has any.
+    /// The number of workers of each runtime that has any.
     workers: HashMap<Id, usize>,
-    /// Whether writes that wait for too long are carried out elsewhere.
+    /// True while a task on the fallback runtime looks for overdue writes.
     is_watched: bool,
-    /// The bytes and the number of the writes that are waiting or being carried out.
+    /// The bytes of all unfinished writes.
     bytes: usize,
+    /// The writes that wait or are under way.
     unfinished: usize,
 }
 
-impl Queue {
+impl WriteQueue {
     fn remove_worker(&mut self, runtime: Id) {
         if let Some(workers) = self.workers.get_mut(&runtime) {
             *workers -= 1;
@@ -58,14 +58,21 @@ impl Queue {
     }
 }
 
-pub(super) struct QueuedWrite {
-    pub(super) write: BackgroundWrite,
+struct QueuedWrite {
+    write: BackgroundWrite,
     queued_at: Instant,
     bytes: usize,
     writes: Arc<BackgroundWrites>,
 }
 
-/// A write that is dropped is done, or given up.
+impl QueuedWrite {
+    /// Carries the write out from the start.
+    fn run(self) -> BoxedFuture<'static, ()> {
+        Box::pin(async move { (self.write)().await })
+    }
+}
+
+/// A write is finished when it is dropped: it is done, or was given up.
 impl Drop for QueuedWrite {
     fn drop(&mut self) {
         let is_last = {
@@ -81,16 +88,16 @@ impl Drop for QueuedWrite {
 }
 
 impl BackgroundWrites {
-    /// Queues a fill of about so many bytes. Returns false, and drops it, if the queue is full.
+    /// Queues a fill of about this many bytes. If the queue is full, drops the fill and returns false.
     pub(super) fn fill(self: &Arc<BackgroundWrites>, bytes: usize, write: BackgroundWrite) -> bool {
-        let has_room = self.queue().bytes.saturating_add(bytes) <= MOST_QUEUED_BYTES;
+        let has_room = self.queue().bytes.saturating_add(bytes) <= MAX_QUEUED_BYTES;
         if has_room {
             self.run(bytes, write);
         }
         has_room
     }
 
-    /// Queues a write that is never refused: there are no more of these than leases.
+    /// Queues a write that is never refused. The caller must ensure that these are no more than its leases.
     pub(super) fn run(self: &Arc<BackgroundWrites>, bytes: usize, write: BackgroundWrite) {
         let runtime = Handle::try_current().ok();
         let bytes = bytes.saturating_add(WRITE_BYTES);
@@ -102,39 +109,39 @@ impl BackgroundWrites {
         queue.waiting.push_back(queued);
         match runtime {
             Some(runtime) => {
-                // A runtime of one thread may end its `block_on` now and be driven no more.
-                let is_watched = runtime.runtime_flavor() != RuntimeFlavor::CurrentThread
-                    || std::mem::replace(&mut queue.is_watched, true);
+                // A current-thread runtime may return from its `block_on` now and never be driven again.
+                let needs_watch = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread
+                    && !std::mem::replace(&mut queue.is_watched, true);
                 let workers = queue.workers.entry(runtime.id()).or_default();
-                let has_room = *workers < MOST_WORKERS;
+                let has_room = *workers < MAX_WORKERS;
                 *workers += usize::from(has_room);
                 drop(queue);
                 if has_room {
                     runtime.spawn(Worker::new(self, runtime.id()).run());
                 }
-                if !is_watched && !orphaned_writes::watch_over(self) {
+                let watch = || Box::pin(run_overdue_writes(Arc::downgrade(self)));
+                if needs_watch && !fallback_runtime::spawn(watch()) {
                     self.queue().is_watched = false;
                 }
             }
             None if queue.workers.is_empty() => {
                 let waiting = std::mem::take(&mut queue.waiting);
                 drop(queue);
-                orphaned_writes::carry_out(waiting);
+                run_on_fallback(waiting);
             }
             None => {}
         }
     }
 
-    /// Takes the writes that have waited for so long, or returns `None` if none waits: then the queue is
-    /// not watched any more.
-    pub(super) fn take_overdue(&self, after: Duration) -> Option<Vec<QueuedWrite>> {
+    /// Takes the overdue writes. Returns `None` if no write waits; then the queue is no longer watched.
+    fn take_overdue(&self) -> Option<Vec<QueuedWrite>> {
         let now = Instant::now();
         let mut queue = self.queue();
         if queue.waiting.is_empty() {
             queue.is_watched = false;
             return None;
         }
-        let is_overdue = |write: &QueuedWrite| now.duration_since(write.queued_at) >= after;
+        let is_overdue = |write: &QueuedWrite| now.duration_since(write.queued_at) >= OVERDUE_AFTER;
         let count = queue.waiting.iter().take_while(|write| is_overdue(write)).count();
         Some(queue.waiting.drain(..count).collect())
     }
@@ -152,19 +159,34 @@ impl BackgroundWrites {
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        // Nothing panics while it holds this lock.
+    fn queue(&self) -> MutexGuard<'_, WriteQueue> {
         lock(&self.queue)
     }
 }
 
-/// Carries out writes until none waits.
+fn run_on_fallback(writes: VecDeque<QueuedWrite>) {
+    fallback_runtime::finish(writes.into_iter().map(QueuedWrite::run).collect());
+}
+
+/// Carries out overdue writes of one cache until no write waits.
+async fn run_overdue_writes(writes: Weak<BackgroundWrites>) {
+    loop {
+        tokio::time::sleep(OVERDUE_AFTER).await;
+        let Some(writes) = writes.upgrade() else { return };
+        let Some(overdue) = writes.take_overdue() else { return };
+        for write in overdue {
+            tokio::spawn(write.run());
+        }
+    }
+}
+
+/// A task that carries out writes until none waits.
 struct Worker {
     writes: Arc<BackgroundWrites>,
     runtime: Id,
     /// The writes under way.
     current: Vec<QueuedWrite>,
-    /// Whether the queue counts this worker.
+    /// True while the queue counts this worker.
     is_counted: bool,
 }
 
@@ -180,10 +202,10 @@ impl Worker {
         }
     }
 
-    /// Takes what is to be written next: one write, or this worker's share of the many that wait.
+    /// Takes this worker's share of the waiting writes. Returns false if none waits.
     fn take_next(&mut self) -> bool {
         let mut queue = self.writes.queue();
-        let share = queue.waiting.len().div_ceil(MOST_WORKERS).min(MOST_AT_ONCE);
+        let share = queue.waiting.len().div_ceil(MAX_WORKERS).min(MAX_WRITES_PER_WORKER);
         self.current.extend(queue.waiting.drain(..share));
         if self.current.is_empty() {
             queue.remove_worker(self.runtime);
@@ -193,7 +215,7 @@ impl Worker {
     }
 }
 
-/// A worker that is dropped before it has ended was dropped by its runtime, which ends.
+/// A worker that is dropped early ended with its runtime.
 impl Drop for Worker {
     fn drop(&mut self) {
         if !self.is_counted {
@@ -201,16 +223,16 @@ impl Drop for Worker {
         }
         let mut queue = self.writes.queue();
         queue.remove_worker(self.runtime);
-        // A write that panicked would do so again.
+        // A write that panicked would panic again.
         if !std::thread::panicking() {
             queue.waiting.extend(self.current.drain(..));
         }
-        let left = match queue.workers.is_empty() {
+        let orphaned = match queue.workers.is_empty() {
             true => std::mem::take(&mut queue.waiting),
             false => VecDeque::new(),
         };
         drop(queue);
-        orphaned_writes::carry_out(left);
+        run_on_fallback(orphaned);
     }
 }
 
@@ -225,7 +247,7 @@ mod tests {
         runtime.expect("a runtime")
     }
 
-    /// A write that takes so long, and is counted when it is done.
+    /// Returns a write that takes this long and then counts itself as done.
     fn write(done: &Arc<AtomicUsize>, takes: Duration) -> BackgroundWrite {
         let done = Arc::clone(done);
         Box::new(move || {
@@ -238,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_refuses_fills_and_takes_leases_that_are_given_back() {
+    fn a_full_queue_refuses_fills_only() {
         let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
         runtime().block_on(async {
             let fill = |bytes| writes.fill(bytes, write(&done, Duration::ZERO));
@@ -267,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_of_a_runtime_that_is_not_driven_is_carried_out() {
+    fn an_idle_runtime_delays_no_write_for_long() {
         let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
         let runtime = runtime();
         for round in 1..=2 {
@@ -278,11 +300,11 @@ mod tests {
     }
 
     #[test]
-    fn runtimes_that_nobody_drives_hold_no_other_up() {
+    fn idle_runtimes_do_not_block_others() {
         let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
         let write = || write(&done, Duration::ZERO);
-        // Their workers wait for their turn for as long as they live.
-        let idle: Vec<_> = (0..2 * MOST_WORKERS).map(|_| runtime()).collect();
+        // Their workers are never polled again.
+        let idle: Vec<_> = (0..2 * MAX_WORKERS).map(|_| runtime()).collect();
         idle.iter().for_each(|idle| idle.block_on(async { writes.run(0, write()) }));
         runtime().block_on(async {
             writes.run(0, write());
@@ -292,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_outside_of_a_runtime_is_carried_out() {
+    fn a_write_outside_of_a_runtime_is_done() {
         let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
         writes.run(0, write(&done, Duration::from_millis(10)));
         assert_eq!(done.load(Ordering::SeqCst), 1);

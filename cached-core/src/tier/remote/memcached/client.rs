@@ -1,5 +1,4 @@
-//! The way from one runtime to one server. A connection works only while the runtime that opened it is
-//! driven.
+//! The client of one server for one runtime: a pool of connections or, in a test, a server in memory.
 
 use std::time::Instant;
 
@@ -7,64 +6,61 @@ use tokio::runtime::Handle;
 
 use super::command::{Command, CommandError, CommandResult};
 use super::connection::{Connection, ConnectionPool, ExchangeError};
+#[cfg(feature = "testing")]
+use super::memory::InMemoryServer;
 
 pub(super) enum Client {
-    Memcached(ConnectionPool),
-    /// A test's server, which has no connections.
+    Sockets(ConnectionPool),
     #[cfg(feature = "testing")]
-    Memory(std::sync::Arc<super::memory::InMemoryServer>),
+    InMemory(std::sync::Arc<InMemoryServer>),
 }
 
 impl Client {
-    /// Resolves the name. ConnectionPool are opened when they are needed; `limit` idle ones are kept.
+    /// Resolves the server's name. Keeps up to `max_idle` idle connections.
     pub(super) async fn connect(
         address: &str,
-        limit: usize,
+        max_idle: usize,
         runtime: &Handle,
     ) -> Result<Client, CommandError> {
-        Ok(Client::Memcached(ConnectionPool::resolve(address, limit, runtime).await?))
+        Ok(Client::Sockets(ConnectionPool::resolve(address, max_idle, runtime).await?))
     }
 
-    /// Runs the commands in one round trip, and passes on each answer as it comes, in order. The
-    /// server's count of seconds begins at `sent`.
+    /// Runs the commands in one round trip. Calls `on_result` with each result as it arrives, in order. `sent` is
+    /// when the server starts to count an item's seconds.
     pub(super) async fn exchange(
         &self,
         commands: &[Command],
         sent: Instant,
         deadline: Instant,
-        answered: &mut impl FnMut(CommandResult),
+        on_result: &mut impl FnMut(CommandResult),
     ) -> Result<(), ExchangeError> {
         match self {
-            Client::Memcached(connections) => {
-                connections.exchange(commands, sent, deadline, answered).await
-            }
+            Client::Sockets(pool) => pool.exchange(commands, sent, deadline, on_result).await,
             #[cfg(feature = "testing")]
-            Client::Memory(memory) => {
-                let answers = memory.run(commands.to_vec());
-                let answers = super::timer::run_until(deadline, answers).await;
-                let answers =
-                    answers.ok_or_else(|| ExchangeError::Failed(CommandError::timed_out()))?;
-                answers.into_iter().for_each(answered);
+            Client::InMemory(server) => {
+                let results = super::timer::run_until(deadline, server.run(commands.to_vec()));
+                let timed_out = || ExchangeError::Failed(CommandError::timed_out());
+                results.await.ok_or_else(timed_out)?.into_iter().for_each(on_result);
                 Ok(())
             }
         }
     }
 
-    /// Goes on with an exchange that was too late; see [`ConnectionPool::finish`].
-    pub(super) async fn finish(
+    /// Continues an exchange that timed out; see [`ConnectionPool::finish_late`].
+    pub(super) async fn finish_late(
         &self,
         connection: Box<Connection>,
         commands: &[Command],
         sent: Instant,
         deadline: Instant,
-        answered: &mut impl FnMut(CommandResult),
+        on_result: &mut impl FnMut(CommandResult),
     ) {
         match self {
-            Client::Memcached(connections) => {
-                connections.finish(connection, commands, sent, deadline, answered).await;
+            Client::Sockets(pool) => {
+                pool.finish_late(connection, commands, sent, deadline, on_result).await;
             }
             #[cfg(feature = "testing")]
-            Client::Memory(_) => {}
+            Client::InMemory(_) => {}
         }
     }
 }

@@ -70,6 +70,11 @@ impl CommandError {
         CommandError::new(RemoteErrorKind::Unusable, why)
     }
 
+    /// Returns true if the server answers and no command can be used.
+    pub(super) fn is_unusable(&self) -> bool {
+        self.kind == RemoteErrorKind::Unusable
+    }
+
     pub(super) fn timed_out() -> CommandError {
         CommandError::lost("no answer in time")
     }

@@ -1,4 +1,4 @@
-//! The connections to one server, each of which carries one exchange at a time.
+//! The connections to one server. Each carries one exchange at a time.
 
 use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard};
@@ -8,25 +8,23 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
-use super::cas::Incarnation;
 use super::command::{Command, CommandError, CommandResult};
-use super::dial::Addresses;
+use super::dial::Dialer;
 use super::timer::Timer;
-use super::wire::{ExchangeEnd, Wire};
+use super::wire::{ExchangeOutcome, Wire};
 use crate::sync::lock;
 
-/// A connection that was idle for longer may have been forgotten on its way.
-const LONGEST_IDLE: Duration = Duration::from_secs(90);
+/// A network may forget a connection that is idle for longer.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(90);
 
-/// The connections to one server.
 pub(super) struct ConnectionPool {
-    addresses: Addresses,
-    /// How many idle connections are kept.
-    limit: usize,
+    dialer: Dialer,
+    max_idle: usize,
+    /// Idle connections, each with the time of its last use.
     idle: Mutex<Vec<(Box<Connection>, Instant)>>,
 }
 
-/// A connection. It stays in one box, so that it is not moved from where it was used last.
+/// One connection. It stays in its box, because its buffers are still in the processor's caches.
 pub(super) struct Connection {
     wire: Wire<TcpStream>,
     timer: Timer,
@@ -35,89 +33,94 @@ pub(super) struct Connection {
 /// Why an exchange stopped before every command was answered.
 pub(super) enum ExchangeError {
     Failed(CommandError),
-    /// The deadline has passed; the answers may yet come on this connection.
+    /// The deadline has passed. The answers may still arrive on this connection.
     TimedOut(Box<Connection>),
 }
 
 impl ConnectionPool {
-    /// Resolves the name. ConnectionPool are opened when they are needed.
+    /// Resolves the server's name. Connections are opened on demand.
     pub(super) async fn resolve(
         address: &str,
-        limit: usize,
+        max_idle: usize,
         runtime: &Handle,
     ) -> Result<ConnectionPool, CommandError> {
-        let addresses = Addresses::resolve(address, runtime).await?;
-        Ok(ConnectionPool { addresses, limit, idle: Mutex::default() })
+        let dialer = Dialer::resolve(address, runtime).await?;
+        Ok(ConnectionPool { dialer, max_idle, idle: Mutex::default() })
     }
 
-    /// Sends the commands in one go, and passes on each answer as soon as it is there, in order. A
-    /// future that is dropped in the middle takes its connection with it, on which answers may be
-    /// under way.
+    /// Sends the commands at once. Calls `on_result` with each result as it arrives, in order.
+    ///
+    /// Dropping the future closes its connection, because answers may be under way on it.
     pub(super) async fn exchange(
         &self,
         commands: &[Command],
         sent: Instant,
         deadline: Instant,
-        answered: &mut impl FnMut(CommandResult),
+        on_result: &mut impl FnMut(CommandResult),
     ) -> Result<(), ExchangeError> {
         loop {
-            let idle = self.take(sent);
+            let idle = self.take_idle(sent);
             let was_idle = idle.is_some();
             let mut connection = match idle {
                 Some(connection) => connection,
-                // In a box, as it is rare, so that what holds it stays small.
-                None => {
-                    Box::pin(self.addresses.open(deadline)).await.map_err(ExchangeError::Failed)?
-                }
+                // Boxed to keep this future small: the branch is rare.
+                None => Box::pin(self.open(deadline)).await.map_err(ExchangeError::Failed)?,
             };
             connection.wire.begin(commands);
-            let end = connection.go_on(commands, sent, deadline, answered).await;
-            match end {
-                ExchangeEnd::Answered => {
-                    self.keep(connection, sent);
+            match connection.run(commands, sent, deadline, on_result).await {
+                ExchangeOutcome::Complete => {
+                    self.put_back(connection, sent);
                     return Ok(());
                 }
-                ExchangeEnd::Failed(failure) => return Err(ExchangeError::Failed(failure)),
-                ExchangeEnd::TimedOut => return Err(ExchangeError::TimedOut(connection)),
-                // The server closed it while it was idle, and has not read these commands.
-                ExchangeEnd::Closed { nothing_sent, .. }
+                ExchangeOutcome::Failed(error) => return Err(ExchangeError::Failed(error)),
+                ExchangeOutcome::TimedOut => return Err(ExchangeError::TimedOut(connection)),
+                // The server closed the idle connection before it read these commands: they are sent again.
+                ExchangeOutcome::Closed { nothing_sent, .. }
                     if was_idle
                         && connection.wire.answered() == 0
                         && (nothing_sent || commands.iter().all(Command::is_repeatable)) => {}
-                ExchangeEnd::Closed { error, .. } => {
+                ExchangeOutcome::Closed { error, .. } => {
                     return Err(ExchangeError::Failed(CommandError::lost(error)));
                 }
             }
         }
     }
 
-    /// Goes on with an exchange that was too late. `sent` and `commands` must be those of before.
-    pub(super) async fn finish(
+    /// Continues an exchange that timed out. The other arguments must be those of the first call.
+    pub(super) async fn finish_late(
         &self,
         mut connection: Box<Connection>,
         commands: &[Command],
         sent: Instant,
         deadline: Instant,
-        answered: &mut impl FnMut(CommandResult),
+        on_result: &mut impl FnMut(CommandResult),
     ) {
-        if let ExchangeEnd::Answered = connection.go_on(commands, sent, deadline, answered).await {
-            self.keep(connection, Instant::now());
+        let outcome = connection.run(commands, sent, deadline, on_result).await;
+        if let ExchangeOutcome::Complete = outcome {
+            self.put_back(connection, Instant::now());
         }
     }
 
-    fn take(&self, now: Instant) -> Option<Box<Connection>> {
+    async fn open(&self, deadline: Instant) -> Result<Box<Connection>, CommandError> {
+        let (stream, incarnation) = self.dialer.dial(deadline).await?;
+        let wire = Wire::new(stream, incarnation);
+        Ok(Box::new(Connection { wire, timer: Timer::new(deadline) }))
+    }
+
+    fn take_idle(&self, now: Instant) -> Option<Box<Connection>> {
         loop {
-            let (connection, since) = self.idle().pop()?;
-            if now.saturating_duration_since(since) < LONGEST_IDLE && connection.wire.is_quiet() {
+            let (connection, last_used) = self.idle().pop()?;
+            let idle_time = now.saturating_duration_since(last_used);
+            if idle_time < MAX_IDLE_TIME && connection.wire.is_quiet() {
                 return Some(connection);
             }
         }
     }
 
-    fn keep(&self, mut connection: Box<Connection>, now: Instant) {
-        connection.wire.trim();
+    fn put_back(&self, mut connection: Box<Connection>, now: Instant) {
+        connection.wire.shrink();
         let mut idle = self.idle();
-        if connection.wire.is_sound() && idle.len() < self.limit {
+        if connection.wire.is_reusable() && idle.len() < self.max_idle {
             idle.push((connection, now));
         }
     }
@@ -128,31 +131,24 @@ impl ConnectionPool {
 }
 
 impl Connection {
-    pub(super) fn new(
-        stream: TcpStream,
-        incarnation: Incarnation,
-        deadline: Instant,
-    ) -> Connection {
-        Connection { wire: Wire::new(stream, incarnation), timer: Timer::new(deadline) }
-    }
-
-    fn go_on(
+    /// Runs the exchange that was begun, until it ends or times out.
+    fn run(
         &mut self,
         commands: &[Command],
         sent: Instant,
         deadline: Instant,
-        answered: &mut impl FnMut(CommandResult),
-    ) -> impl Future<Output = ExchangeEnd> {
+        on_result: &mut impl FnMut(CommandResult),
+    ) -> impl Future<Output = ExchangeOutcome> {
         let Connection { wire, timer } = self;
         poll_fn(move |context| {
-            let end = match wire.poll(commands, answered, sent, deadline, context) {
-                Poll::Pending => timer.poll(deadline, context).map(|()| ExchangeEnd::TimedOut),
-                end => end,
+            let outcome = match wire.poll(commands, on_result, sent, deadline, context) {
+                Poll::Pending => timer.poll(deadline, context).map(|()| ExchangeOutcome::TimedOut),
+                outcome => outcome,
             };
-            if end.is_ready() {
-                timer.forget_waiter();
+            if outcome.is_ready() {
+                timer.forget_waker();
             }
-            end
+            outcome
         })
     }
 }

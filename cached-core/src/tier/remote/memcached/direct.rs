@@ -1,39 +1,45 @@
 //! A command that its caller runs in its own task.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
-use super::command::{Command, CommandError, CommandResult};
-use super::pipeline::Pipeline;
+use tokio::runtime::Handle;
 
-/// A command that its caller runs itself. If the caller goes away in the middle, a task goes on with
-/// it: the connection stays good, and a lease that is won is given back.
-pub(super) struct DirectExchange {
-    pipeline: Arc<Pipeline>,
+use super::command::{CommandError, CommandResult};
+
+/// An exchange that the caller polls itself. If the caller drops it halfway, a task finishes it and passes the
+/// result to `on_orphaned`: the connection stays usable, and a lease that was won can be given back.
+pub(super) struct DirectExchange<'p, F>
+where
+    F: FnOnce(CommandResult) + Send + Unpin + 'static,
+{
+    runtime: &'p Handle,
     exchange: Option<Pin<Box<dyn Future<Output = CommandResult> + Send>>>,
-    /// The command, if it may win a right that is to be given back.
-    command: Option<Command>,
+    on_orphaned: Option<F>,
 }
 
-impl DirectExchange {
-    pub(super) fn new(permit: DirectPermit, command: Command, now: Instant) -> DirectExchange {
-        let read = command.is_read().then(|| command.clone());
-        let pipeline = Arc::clone(&permit.0);
-        let exchange = Box::pin(async move {
-            let permit = permit;
-            permit.0.exchange_one(command, now).await
-        });
-        DirectExchange { pipeline, exchange: Some(exchange), command: read }
+impl<'p, F> DirectExchange<'p, F>
+where
+    F: FnOnce(CommandResult) + Send + Unpin + 'static,
+{
+    pub(super) fn new(
+        runtime: &'p Handle,
+        exchange: impl Future<Output = CommandResult> + Send + 'static,
+        on_orphaned: F,
+    ) -> DirectExchange<'p, F> {
+        let exchange = Some(Box::pin(exchange) as _);
+        DirectExchange { runtime, exchange, on_orphaned: Some(on_orphaned) }
     }
 }
 
-impl Future for DirectExchange {
+impl<F> Future for DirectExchange<'_, F>
+where
+    F: FnOnce(CommandResult) + Send + Unpin + 'static,
+{
     type Output = CommandResult;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<CommandResult> {
-        // Taken out while it is polled: one that panics is not to be gone on with.
+        // Taken out while it is polled: an exchange that panics must not be polled again.
         let Some(mut exchange) = self.exchange.take() else {
             return Poll::Ready(Err(CommandError::timed_out()));
         };
@@ -45,32 +51,14 @@ impl Future for DirectExchange {
     }
 }
 
-impl Drop for DirectExchange {
+impl<F> Drop for DirectExchange<'_, F>
+where
+    F: FnOnce(CommandResult) + Send + Unpin + 'static,
+{
     fn drop(&mut self) {
-        if let Some(exchange) = self.exchange.take() {
-            let (pipeline, command) = (Arc::clone(&self.pipeline), self.command.take());
-            self.pipeline.runtime().spawn(async move {
-                let answer = exchange.await;
-                if let Some(command) = command {
-                    pipeline.give_back(&command, &answer);
-                }
-            });
+        if let (Some(exchange), Some(on_orphaned)) = (self.exchange.take(), self.on_orphaned.take())
+        {
+            self.runtime.spawn(async move { on_orphaned(exchange.await) });
         }
-    }
-}
-
-/// Counts as a direct exchange until it is dropped.
-pub(super) struct DirectPermit(Arc<Pipeline>);
-
-impl DirectPermit {
-    /// The pipeline must have counted it.
-    pub(super) fn new(pipeline: &Arc<Pipeline>) -> DirectPermit {
-        DirectPermit(Arc::clone(pipeline))
-    }
-}
-
-impl Drop for DirectPermit {
-    fn drop(&mut self) {
-        self.0.end_direct_exchange();
     }
 }

@@ -1,8 +1,8 @@
 //! Whether a server is worth asking.
 //!
-//! *In rotation* → ([`FAILURES`] in a row) → *ejected*: nobody asks it; a task in the background
-//! makes an attempt after each pause, and the pauses grow → (it answers, and was told what it
-//! missed) → *in rotation*.
+//! A server is *in rotation* until [`MAX_FAILURES`] exchanges in a row have failed. Then it is *ejected*: no
+//! call contacts it. A background task tries to recover it after a pause that doubles with each failed attempt.
+//! The server is back in rotation once it answers and has received every hint.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -12,22 +12,22 @@ use super::RemoteErrorKind;
 use super::command::{CommandError, CommandResult};
 use crate::clock::Clock;
 
-/// A server that fails so often in a row is ejected.
-const FAILURES: u32 = 3;
-/// An ejected server is tried again after this long, then after twice as long, up to the longest.
+/// A server is ejected when this many exchanges in a row have failed.
+const MAX_FAILURES: u32 = 3;
+/// The pause before the first recovery attempt. It doubles with each failed attempt.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 pub(super) struct Health {
     clock: Clock,
-    /// In a row, up to [`FAILURES`].
+    /// Failed exchanges in a row, up to [`MAX_FAILURES`].
     failures: AtomicU32,
-    /// True if the last failure was an answer: the server refuses everything.
+    /// True if the server answered at its last failure, and refused the command.
     refuses: AtomicBool,
-    /// Attempts in a row that came to nothing.
+    /// Failed recovery attempts in a row.
     attempts: AtomicU32,
-    /// When the next attempt is due; milliseconds since [`EPOCH`], as the next.
+    /// When the next recovery attempt is due, in milliseconds since [`EPOCH`].
     retry_at: AtomicU64,
 }
 
@@ -38,73 +38,73 @@ impl Health {
         Health { clock, ..Health::default() }
     }
 
-    /// Never 0.
+    /// Returns the milliseconds since [`EPOCH`]; at least 1.
     fn now(&self) -> u64 {
         millis(self.clock.now().saturating_duration_since(*EPOCH)) + 1
     }
 
     #[inline]
     pub(super) fn in_rotation(&self) -> bool {
-        self.failures.load(Ordering::Acquire) < FAILURES
+        self.failures.load(Ordering::Acquire) < MAX_FAILURES
     }
 
-    /// An exchange went well. That alone does not bring an ejected server back.
-    pub(super) fn succeeded(&self) {
+    /// Ends the row of failures. An ejected server stays ejected: it has hints to receive first.
+    pub(super) fn record_success(&self) {
         if self.failures.load(Ordering::Relaxed) != 0 {
             let (set, fetched) = (Ordering::AcqRel, Ordering::Acquire);
-            let none = |failures| (failures < FAILURES).then_some(0);
-            let _ = self.failures.fetch_update(set, fetched, none);
+            let reset = |failures| (failures < MAX_FAILURES).then_some(0);
+            let _ = self.failures.fetch_update(set, fetched, reset);
         }
     }
 
-    /// An exchange failed; `true` where it is the one that ejects the server. Those who asked
-    /// before the ejection and fail after it add nothing.
-    pub(super) fn failed(&self, refuses: bool) -> bool {
+    /// Counts a failed exchange. Returns true if this one ejects the server. Exchanges that began before the
+    /// ejection and fail after it change nothing.
+    pub(super) fn record_failure(&self, refuses: bool) -> bool {
         self.refuses.store(refuses, Ordering::Relaxed);
         let (set, fetched) = (Ordering::AcqRel, Ordering::Acquire);
-        let one_more = |failures| (failures < FAILURES).then_some(failures + 1);
-        // Before the last failure counts: who sees the ejection sees when the attempt is due.
-        if self.failures.load(Ordering::Acquire) == FAILURES - 1 {
-            self.schedule(0);
+        let one_more = |failures| (failures < MAX_FAILURES).then_some(failures + 1);
+        // Scheduled before the last failure counts: every thread that sees the ejection also sees the time of
+        // the next attempt.
+        if self.failures.load(Ordering::Acquire) == MAX_FAILURES - 1 {
+            self.schedule_attempt(0);
         }
-        self.failures.fetch_update(set, fetched, one_more) == Ok(FAILURES - 1)
+        self.failures.fetch_update(set, fetched, one_more) == Ok(MAX_FAILURES - 1)
     }
 
-    /// Returns true if the server is ejected, was there when it failed last, and refused what it was
-    /// asked.
+    /// Returns true if the server is ejected because it answers and refuses every command.
     pub(super) fn refuses(&self) -> bool {
         !self.in_rotation() && self.refuses.load(Ordering::Relaxed)
     }
 
-    /// Takes the server out; an attempt is due at once.
+    /// Ejects the server. A recovery attempt is due at once.
     pub(super) fn eject(&self) {
         self.refuses.store(false, Ordering::Relaxed);
         self.retry_at.store(self.now(), Ordering::Release);
-        self.failures.store(FAILURES, Ordering::Release);
+        self.failures.store(MAX_FAILURES, Ordering::Release);
     }
 
-    /// An attempt is due after a first pause, where none is due already.
-    pub(super) fn schedule(&self, attempts: u32) {
+    /// Schedules the next recovery attempt, after `attempts` failed ones.
+    pub(super) fn schedule_attempt(&self, attempts: u32) {
         self.attempts.store(attempts, Ordering::Release);
-        self.retry_at.store(self.now() + pause(attempts), Ordering::Release);
+        self.retry_at.store(self.now() + pause_millis(attempts), Ordering::Release);
     }
 
-    /// How long until the next attempt is due.
+    /// Returns the time until the next recovery attempt is due.
     pub(super) fn due_in(&self) -> Duration {
         Duration::from_millis(self.retry_at.load(Ordering::Acquire).saturating_sub(self.now()))
     }
 
-    /// Whether the next attempt is overdue by more than `by`: whoever was to make it is gone. Says
-    /// so to one caller, who is to see to it.
-    pub(super) fn is_overdue(&self, by: Duration) -> bool {
+    /// Returns true, to one caller, if the next attempt is overdue by more than `by`: the task that should have
+    /// made it is gone. That caller must start another task.
+    pub(super) fn claim_overdue_attempt(&self, by: Duration) -> bool {
         let (now, retry_at) = (self.now(), self.retry_at.load(Ordering::Acquire));
         now > retry_at + millis(by) && self.move_attempt(retry_at, now)
     }
 
-    /// Whether the caller is to make the attempt that is due.
-    pub(super) fn begins_attempt(&self) -> bool {
+    /// Returns true, to one caller, if an attempt is due. That caller must make the attempt.
+    pub(super) fn claim_attempt(&self) -> bool {
         let (now, retry_at) = (self.now(), self.retry_at.load(Ordering::Acquire));
-        let next = now + pause(self.attempts.load(Ordering::Acquire));
+        let next = now + pause_millis(self.attempts.load(Ordering::Acquire));
         now >= retry_at && self.move_attempt(retry_at, next)
     }
 
@@ -113,43 +113,41 @@ impl Health {
     }
 
     pub(super) fn attempt_failed(&self) {
-        self.schedule(self.attempts.load(Ordering::Acquire).saturating_add(1));
+        self.schedule_attempt(self.attempts.load(Ordering::Acquire).saturating_add(1));
     }
 
-    /// Puts the server back; `true` where it was ejected.
+    /// Puts the server back in rotation. Returns true if it was ejected.
     pub(super) fn reinstate(&self) -> bool {
         self.attempts.store(0, Ordering::Release);
         if self.in_rotation() {
             return false;
         }
-        self.failures.swap(0, Ordering::AcqRel) >= FAILURES
+        self.failures.swap(0, Ordering::AcqRel) >= MAX_FAILURES
     }
 }
 
-/// The evidence on the server that the answers of one exchange give.
+/// The results of one exchange, as evidence for or against the server.
 #[derive(Default)]
 pub(super) struct HealthReport {
-    /// True if a command was answered.
-    answers: bool,
-    /// True if a command was refused.
-    refuses: bool,
+    has_answers: bool,
+    has_refusals: bool,
     refused_read: Option<String>,
     lost: Option<String>,
 }
 
 impl HealthReport {
-    /// Takes one answer into account; `is_read` says what was asked.
-    pub(super) fn add(&mut self, is_read: bool, answer: &CommandResult) {
-        let Err(CommandError { kind, why }) = answer else {
-            self.answers = true;
+    /// Adds one result. `is_read` says that the command was a read.
+    pub(super) fn add(&mut self, is_read: bool, result: &CommandResult) {
+        let Err(CommandError { kind, why }) = result else {
+            self.has_answers = true;
             return;
         };
         let first = match kind {
             RemoteErrorKind::Lost => &mut self.lost,
             RemoteErrorKind::Unusable => &mut self.refused_read,
-            // A write may be too large, or the memory full. No read is.
+            // A healthy server refuses a write that is too large or for which it has no memory, but no read.
             _ => {
-                self.refuses = true;
+                self.has_refusals = true;
                 if !is_read {
                     return;
                 }
@@ -159,81 +157,71 @@ impl HealthReport {
         first.get_or_insert_with(|| why.clone());
     }
 
-    pub(super) fn verdict(self) -> Verdict {
+    /// Returns why the exchange counts as failed, or `None` if it does not.
+    pub(super) fn failure(self) -> Option<CommandError> {
         match self {
-            // A server that answers a part is slow, or the batch large; it is there.
-            HealthReport { answers: true, .. } => Verdict::Answers,
-            HealthReport { refused_read: Some(why), .. } => Verdict::Refuses(why),
-            HealthReport { lost: Some(why), refuses: false, .. } => Verdict::Lost(why),
-            _ => Verdict::Answers,
+            // A server that answers some commands of a batch is only slow.
+            HealthReport { has_answers: true, .. } => None,
+            HealthReport { refused_read: Some(why), .. } => Some(CommandError::unusable(why)),
+            HealthReport { lost: Some(why), has_refusals: false, .. } => {
+                Some(CommandError::lost(why))
+            }
+            _ => None,
         }
     }
-}
-
-/// The verdict of one exchange on the server; a failure says why.
-pub(super) enum Verdict {
-    Answers,
-    /// It is there, and refuses what no server should.
-    Refuses(String),
-    Lost(String),
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }
 
-/// In milliseconds.
-fn pause(attempts: u32) -> u64 {
+fn pause_millis(attempts: u32) -> u64 {
     let doubled = FIRST_PAUSE.saturating_mul(1 << attempts.min(16));
-    millis(doubled.min(LONGEST_PAUSE))
+    millis(doubled.min(MAX_PAUSE))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::command::Reply;
     use super::*;
 
     #[test]
-    fn an_ejected_server_is_tried_once_a_pause_and_comes_back() {
+    fn an_ejected_server_is_tried_once_a_pause() {
         let health = Health::default();
-        // More fail at once than it takes: that does not lengthen the pause.
-        let ejections = (0..FAILURES + 20).filter(|_| health.failed(false)).count();
-        assert_eq!(ejections, 1, "one of them ejects it");
-        assert!(!health.in_rotation() && !health.begins_attempt());
+        // More exchanges fail at once than it takes: the pause does not grow.
+        let ejections = (0..MAX_FAILURES + 20).filter(|_| health.record_failure(false)).count();
+        assert_eq!(ejections, 1, "one failure ejects the server");
+        assert!(!health.in_rotation() && !health.claim_attempt());
         std::thread::sleep(FIRST_PAUSE + Duration::from_millis(20));
-        assert!(health.begins_attempt());
-        assert!(!health.begins_attempt(), "the next waits for the first's answer");
+        assert!(health.claim_attempt());
+        assert!(!health.claim_attempt(), "the first attempt is under way");
         health.attempt_failed();
         std::thread::sleep(FIRST_PAUSE + Duration::from_millis(20));
-        assert!(!health.begins_attempt(), "the pause has grown");
-        health.succeeded();
-        assert!(!health.in_rotation(), "a late answer alone does not bring it back");
+        assert!(!health.claim_attempt(), "the pause has grown");
+        health.record_success();
+        assert!(!health.in_rotation(), "a late answer does not reinstate the server");
         assert!(health.reinstate());
         assert!(health.in_rotation());
     }
 
     #[test]
-    fn a_refused_read_counts_against_a_server_and_a_refused_write_does_not() {
-        let verdict = |answers: &[(bool, CommandResult)]| {
+    fn a_refused_read_counts_as_failure_and_a_refused_write_does_not() {
+        let failure = |results: &[(bool, CommandResult)]| {
             let mut report = HealthReport::default();
-            answers.iter().for_each(|(is_read, answer)| report.add(*is_read, answer));
-            match report.verdict() {
-                Verdict::Answers => "answers",
-                Verdict::Refuses(_) => "refuses",
-                Verdict::Lost(_) => "lost",
-            }
+            results.iter().for_each(|(is_read, result)| report.add(*is_read, result));
+            report.failure().map(|failure| failure.kind)
         };
-        let refused = || Err(CommandError::refused("it does"));
-        let lost = || Err(CommandError::lost("it is"));
-        let answered = || Ok(super::super::command::Reply::Applied(true));
-        assert_eq!(
-            verdict(&[(false, Err(CommandError::too_large("it is"))), (true, lost())]),
-            "answers"
-        );
-        assert_eq!(verdict(&[(false, refused())]), "answers");
-        assert_eq!(verdict(&[(true, refused())]), "refuses");
-        assert_eq!(verdict(&[(false, Err(CommandError::unusable("it is")))]), "refuses");
-        assert_eq!(verdict(&[(true, lost()), (true, lost())]), "lost");
-        assert_eq!(verdict(&[(true, lost()), (true, answered())]), "answers");
-        assert_eq!(verdict(&[(true, refused()), (true, answered())]), "answers");
+        let refused = || Err(CommandError::refused("no"));
+        let lost = || Err(CommandError::lost("gone"));
+        let answered = || Ok(Reply::Applied(true));
+        let too_large = || Err(CommandError::too_large("large"));
+        let (is_lost, is_unusable) = (Some(RemoteErrorKind::Lost), Some(RemoteErrorKind::Unusable));
+        assert_eq!(failure(&[(false, too_large()), (true, lost())]), None);
+        assert_eq!(failure(&[(false, refused())]), None);
+        assert_eq!(failure(&[(true, refused())]), is_unusable);
+        assert_eq!(failure(&[(false, Err(CommandError::unusable("old")))]), is_unusable);
+        assert_eq!(failure(&[(true, lost()), (true, lost())]), is_lost);
+        assert_eq!(failure(&[(true, lost()), (true, answered())]), None);
+        assert_eq!(failure(&[(true, refused()), (true, answered())]), None);
     }
 }

@@ -1,12 +1,10 @@
-//! Many callers, one round trip: the commands of one runtime to one server.
+//! The commands of one runtime to one server: many callers share one round trip.
 //!
-//! A caller that finds few under way runs its own command in its own task, a *direct exchange*, and
-//! pays nothing for the others. Commands that come meanwhile queue, and a *flusher* carries the queue.
-//! It is a task of its own, which takes what has gathered while its last exchange was under way and
-//! ends when nothing has. So nobody's command waits for a task that somebody else may have dropped, or
-//! holds and does not poll.
+//! While few commands are under way, each caller runs its own in its own task, as a *direct exchange*. Further
+//! commands queue. A *flusher*, a task of the pipeline, sends the queue in batches until the queue is empty. So no
+//! command waits for the task of another caller, which might be dropped or never polled.
 
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -16,109 +14,110 @@ use super::RemoteErrorKind;
 use super::client::Client;
 use super::command::{Command, CommandError, CommandResult};
 use super::connection::{Connection, ExchangeError};
-use super::direct::{DirectExchange, DirectPermit};
-use super::health::{HealthReport, Verdict};
-use super::queue::{Batch, Queue, Waiter};
-use super::server::Server;
+use super::direct::DirectExchange;
+use super::endpoint::Endpoint;
+use super::health::HealthReport;
+use super::queue::{Batch, CommandQueue, ResultSender};
 use super::timer::run_until;
 use crate::sync::lock;
 
-/// The most exchanges of flushers under way at once.
-const FLUSHERS: usize = 2;
-/// The most direct exchanges at once: a few callers do better each on a connection of its own than by
-/// waiting for one another.
-const DIRECT: usize = 4;
-/// Another flusher starts when so many commands wait.
-const FULL: usize = 64;
-/// How long answers are awaited that come too late for their callers. They may have won a lease, which
-/// is then given back.
-const LATE: Duration = Duration::from_secs(1);
+const MAX_FLUSHERS: usize = 2;
+/// A few callers are faster with a connection each than in one batch.
+const MAX_DIRECT_EXCHANGES: usize = 4;
+/// A second flusher starts when this many commands wait.
+const SECOND_FLUSHER_AT: usize = 64;
+/// How long a late answer is awaited. It may have won a lease, which is then given back.
+const LATE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct Pipeline {
-    server: Weak<Server>,
+    endpoint: Arc<Endpoint>,
     runtime: Handle,
-    /// Made on first use and again after a failure: a client resolves its name but once.
+    /// Made on first use, and again after a failure: a client resolves its server's name only once.
     client: Mutex<Option<Arc<Client>>>,
     state: Mutex<PipelineState>,
 }
 
 #[derive(Default)]
 struct PipelineState {
-    queue: Queue,
+    queue: CommandQueue,
     flushers: usize,
-    direct: usize,
+    direct_exchanges: usize,
 }
 
+/// How a new command proceeds.
 enum Admission {
-    Direct(DirectExchange),
+    Direct(DirectPermit, Command),
     Queued(oneshot::Receiver<CommandResult>),
     Refused,
 }
 
 impl Pipeline {
-    pub(super) fn new(server: Weak<Server>, runtime: &Handle) -> Arc<Pipeline> {
-        let runtime = runtime.clone();
-        Arc::new(Pipeline { server, runtime, client: Mutex::default(), state: Mutex::default() })
+    pub(super) fn new(endpoint: &Arc<Endpoint>, runtime: &Handle) -> Arc<Pipeline> {
+        Arc::new(Pipeline {
+            endpoint: Arc::clone(endpoint),
+            runtime: runtime.clone(),
+            client: Mutex::default(),
+            state: Mutex::default(),
+        })
     }
 
-    /// Runs a command that is asked `now`. Returns its answer, or a failure at the deadline.
-    pub(super) async fn ask(
+    /// Runs a command that was issued `now`. Fails at the deadline.
+    pub(super) async fn run(
         self: &Arc<Pipeline>,
         command: Command,
         now: Instant,
         deadline: Instant,
     ) -> CommandResult {
-        match self.admit(command, now) {
-            // Its exchange ends in time by itself.
-            Admission::Direct(exchange) => exchange.await,
-            Admission::Queued(answer) => {
-                let answer = run_until(deadline, answer).await.map(unwrap);
-                answer.unwrap_or_else(|| Err(CommandError::timed_out()))
+        match self.admit(command) {
+            // A direct exchange has its own, earlier deadline.
+            Admission::Direct(permit, command) => self.run_direct(permit, command, now).await,
+            Admission::Queued(result) => {
+                let result = run_until(deadline, result).await;
+                result.map_or_else(|| Err(CommandError::timed_out()), flatten)
             }
-            Admission::Refused => Err(too_many()),
+            Admission::Refused => Err(queue_is_full()),
         }
     }
 
-    /// Runs several that travel together, where there is room. Returns the answers in order.
-    pub(super) async fn ask_many(
+    /// Runs commands that travel together if the queue has room. Returns the results in order.
+    pub(super) async fn run_many(
         self: &Arc<Pipeline>,
         commands: Vec<Command>,
         deadline: Instant,
     ) -> Vec<CommandResult> {
         let count = commands.len();
-        let answers: Vec<_> = {
+        let receivers: Vec<_> = {
             let mut state = self.state();
-            let queue = |command| state.queue.push(command);
-            let answers = commands.into_iter().map(queue).collect();
+            let push = |command| state.queue.push(command);
+            let receivers = commands.into_iter().map(push).collect();
             self.start_flushers(&mut state);
-            answers
+            receivers
         };
-        let mut answered = Vec::with_capacity(count);
-        let all = async {
-            for answer in answers {
-                answered.push(match answer {
-                    Some(answer) => unwrap(answer.await),
-                    None => Err(too_many()),
+        let mut results = Vec::with_capacity(count);
+        let receive_all = async {
+            for receiver in receivers {
+                results.push(match receiver {
+                    Some(receiver) => flatten(receiver.await),
+                    None => Err(queue_is_full()),
                 });
             }
         };
-        run_until(deadline, all).await;
-        answered.resize_with(count, || Err(CommandError::timed_out()));
-        answered
+        run_until(deadline, receive_all).await;
+        results.resize_with(count, || Err(CommandError::timed_out()));
+        results
     }
 
-    fn admit(self: &Arc<Pipeline>, command: Command, now: Instant) -> Admission {
+    fn admit(self: &Arc<Pipeline>, command: Command) -> Admission {
         let mut state = self.state();
-        if state.direct < DIRECT && state.flushers == 0 {
-            state.direct += 1;
+        if state.direct_exchanges < MAX_DIRECT_EXCHANGES && state.flushers == 0 {
+            state.direct_exchanges += 1;
             drop(state);
-            let permit = DirectPermit::new(self);
-            return Admission::Direct(DirectExchange::new(permit, command, now));
+            return Admission::Direct(DirectPermit(Arc::clone(self)), command);
         }
         match state.queue.push(command) {
-            Some(answer) => {
+            Some(result) => {
                 self.start_flushers(&mut state);
-                Admission::Queued(answer)
+                Admission::Queued(result)
             }
             None => Admission::Refused,
         }
@@ -126,176 +125,169 @@ impl Pipeline {
 
     fn start_flushers(self: &Arc<Pipeline>, state: &mut PipelineState) {
         let waiting = state.queue.len();
-        let another = state.flushers < FLUSHERS && waiting >= FULL;
-        if waiting > 0 && (state.flushers == 0 || another) {
+        let needs_second = state.flushers < MAX_FLUSHERS && waiting >= SECOND_FLUSHER_AT;
+        if waiting > 0 && (state.flushers == 0 || needs_second) {
             state.flushers += 1;
             let flusher = Flusher { pipeline: Arc::clone(self), is_counted: true };
             self.runtime.spawn(flusher.run());
         }
     }
 
-    /// Runs one command that is asked `now`.
-    pub(super) async fn exchange_one(
+    fn run_direct(
         self: &Arc<Pipeline>,
+        permit: DirectPermit,
         command: Command,
         now: Instant,
-    ) -> CommandResult {
-        let server = self.server.upgrade().ok_or_else(unused)?;
-        let (sent, deadline) = (server.clock.at(now), now + server.timeout());
-        let mut answer = None;
-        let stopped = match self.client(&server, deadline).await {
+    ) -> impl Future<Output = CommandResult> {
+        let pipeline = Arc::clone(self);
+        // Only a read wins something that must be given back.
+        let read = command.is_read().then(|| command.clone());
+        let give_back = move |result| {
+            if let Some(read) = read {
+                pipeline.give_back(&read, &result);
+            }
+        };
+        let exchange = async move { permit.0.exchange_one(command, now).await };
+        DirectExchange::new(&self.runtime, exchange, give_back)
+    }
+
+    async fn exchange_one(self: &Arc<Pipeline>, command: Command, now: Instant) -> CommandResult {
+        let (sent, deadline) = (self.endpoint.clock.at(now), now + self.endpoint.timeout());
+        let is_read = command.is_read();
+        let mut result = Err(CommandError::lost("no answer"));
+        match self.client(deadline).await {
             Ok(client) => {
                 let commands = std::slice::from_ref(&command);
-                let mut answered = |its| answer = Some(its);
-                let exchange = client.exchange(commands, sent, deadline, &mut answered);
-                exchange.await.err().map(|stopped| (stopped, Some(client)))
-            }
-            Err(failure) => Some((ExchangeError::Failed(failure), None)),
-        };
-        let is_read = command.is_read();
-        let failure = match stopped {
-            None => CommandError::lost("no answer"),
-            Some((ExchangeError::Failed(failure), _)) => failure,
-            Some((ExchangeError::TimedOut(connection), client)) => {
-                let batch = Batch { commands: vec![command], waiters: vec![None] };
-                self.finish_late(client, connection, batch, 0, sent);
-                CommandError::timed_out()
-            }
-        };
-        let answer = answer.unwrap_or(Err(failure));
-        let mut health = HealthReport::default();
-        health.add(is_read, &answer);
-        self.report(&server, health, deadline);
-        answer
-    }
-
-    /// Runs a batch, and tells its waiters.
-    async fn exchange(self: &Arc<Pipeline>, batch: Batch) {
-        let Some(server) = self.server.upgrade() else { return };
-        let began = Instant::now();
-        let (sent, deadline) = (server.clock.at(began), began + server.timeout());
-        let Batch { commands, mut waiters } = batch;
-        let mut answered = 0;
-        let mut health = HealthReport::default();
-        let stopped = match self.client(&server, deadline).await {
-            Ok(client) => {
-                let mut answered = |answer: CommandResult| {
-                    health.add(commands[answered].is_read(), &answer);
-                    self.tell(&commands[answered], waiters[answered].take(), answer);
-                    answered += 1;
-                };
-                let exchange = client.exchange(&commands, sent, deadline, &mut answered);
-                exchange.await.err().map(|stopped| (stopped, Some(client)))
-            }
-            Err(failure) => Some((ExchangeError::Failed(failure), None)),
-        };
-        match stopped {
-            None => {}
-            Some((ExchangeError::Failed(failure), _)) => {
-                // What the server says to one command it does not say of those behind it.
-                let lost = CommandError::lost("the connection was given up after another command");
-                let mut failures = std::iter::once(failure.clone()).chain(std::iter::repeat(
-                    if failure.kind == RemoteErrorKind::Refused { lost } else { failure },
-                ));
-                for (command, waiter) in commands.iter().zip(&mut waiters).skip(answered) {
-                    let Some(failure) = failures.next() else { break };
-                    let answer = Err(failure);
-                    health.add(command.is_read(), &answer);
-                    self.tell(command, waiter.take(), answer);
+                let mut on_result = |received| result = received;
+                match client.exchange(commands, sent, deadline, &mut on_result).await {
+                    Ok(()) => {}
+                    Err(ExchangeError::Failed(error)) => result = Err(error),
+                    Err(ExchangeError::TimedOut(connection)) => {
+                        result = Err(CommandError::timed_out());
+                        let batch = Batch { commands: vec![command], senders: vec![None] };
+                        self.finish_late(client, connection, batch, 0, sent);
+                    }
                 }
             }
-            Some((ExchangeError::TimedOut(connection), client)) => {
-                health.add(false, &Err(CommandError::timed_out()));
-                let batch = Batch { commands, waiters };
-                self.finish_late(client, connection, batch, answered, sent);
-            }
+            Err(error) => result = Err(error),
         }
-        self.report(&server, health, deadline);
+        let mut report = HealthReport::default();
+        report.add(is_read, &result);
+        self.report(report, deadline);
+        result
     }
 
-    /// Awaits the answers that did not come in time, in a task of its own.
+    async fn exchange_batch(self: &Arc<Pipeline>, batch: Batch) {
+        let began = Instant::now();
+        let (sent, deadline) = (self.endpoint.clock.at(began), began + self.endpoint.timeout());
+        let Batch { commands, mut senders } = batch;
+        let mut report = HealthReport::default();
+        let mut answered = 0;
+        let mut on_result = |result: CommandResult| {
+            report.add(commands[answered].is_read(), &result);
+            self.deliver(&commands[answered], senders[answered].take(), result);
+            answered += 1;
+        };
+        let error = match self.client(deadline).await {
+            Ok(client) => match client.exchange(&commands, sent, deadline, &mut on_result).await {
+                Ok(()) => None,
+                Err(ExchangeError::Failed(error)) => Some(error),
+                Err(ExchangeError::TimedOut(connection)) => {
+                    report.add(false, &Err(CommandError::timed_out()));
+                    let batch = Batch { commands, senders };
+                    self.finish_late(client, connection, batch, answered, sent);
+                    return self.report(report, deadline);
+                }
+            },
+            Err(error) => Some(error),
+        };
+        if let Some(mut error) = error {
+            for (command, sender) in commands.iter().zip(&mut senders).skip(answered) {
+                let result = Err(error.clone());
+                report.add(command.is_read(), &result);
+                self.deliver(command, sender.take(), result);
+                // The server refused the first command only; the ones behind it went unanswered.
+                if error.kind == RemoteErrorKind::Refused {
+                    error = CommandError::lost("the connection was closed after another command");
+                }
+            }
+        }
+        self.report(report, deadline);
+    }
+
+    /// Awaits answers that missed their deadline, in a task.
     fn finish_late(
         self: &Arc<Pipeline>,
-        client: Option<Arc<Client>>,
+        client: Arc<Client>,
         connection: Box<Connection>,
         batch: Batch,
         mut answered: usize,
         sent: Instant,
     ) {
         let pipeline = Arc::clone(self);
-        let finish = async move {
-            let Some(client) = client else { return };
-            let Batch { commands, mut waiters } = batch;
-            let mut tell = |answer: CommandResult| {
-                pipeline.tell(&commands[answered], waiters[answered].take(), answer);
+        self.runtime.spawn(async move {
+            let Batch { commands, mut senders } = batch;
+            let mut on_result = |result: CommandResult| {
+                pipeline.deliver(&commands[answered], senders[answered].take(), result);
                 answered += 1;
             };
-            let deadline = Instant::now() + LATE;
-            client.finish(connection, &commands, sent, deadline, &mut tell).await;
-        };
-        self.runtime.spawn(finish);
+            let deadline = Instant::now() + LATE_ANSWER_TIMEOUT;
+            client.finish_late(connection, &commands, sent, deadline, &mut on_result).await;
+        });
     }
 
-    /// Tells a waiter its answer. If nobody takes it, what it has won is given back.
-    fn tell(self: &Arc<Pipeline>, command: &Command, waiter: Waiter, answer: CommandResult) {
-        let untold = match waiter {
-            Some(waiter) => waiter.send(answer).err(),
-            None => Some(answer),
+    /// Sends a result to its caller. If the caller is gone, gives back what the command won.
+    fn deliver(
+        self: &Arc<Pipeline>,
+        command: &Command,
+        sender: ResultSender,
+        result: CommandResult,
+    ) {
+        let undelivered = match sender {
+            Some(sender) => sender.send(result).err(),
+            None => Some(result),
         };
-        if let Some(answer) = untold {
-            self.give_back(command, &answer);
+        if let Some(result) = undelivered {
+            self.give_back(command, &result);
         }
     }
 
-    pub(super) fn give_back(self: &Arc<Pipeline>, command: &Command, answer: &CommandResult) {
-        let Some(give_back) = command.give_back(answer) else { return };
+    /// Gives back a lease or a refresh claim that the command won.
+    fn give_back(self: &Arc<Pipeline>, command: &Command, result: &CommandResult) {
+        let Some(give_back) = command.give_back(result) else { return };
         let mut state = self.state();
         state.queue.push_give_back(give_back);
         self.start_flushers(&mut state);
     }
 
-    fn report(&self, server: &Server, report: HealthReport, deadline: Instant) {
-        // This process was held up itself, so that nothing is known of the server.
-        let was_held_up = || Instant::now() > deadline + server.timeout() / 2;
-        match report.verdict() {
-            Verdict::Answers => server.health.succeeded(),
-            Verdict::Lost(_) if was_held_up() => {}
-            verdict => {
-                // Its name may have another address by now.
-                *lock(&self.client) = None;
-                server.count_failure(&verdict);
-            }
+    /// Updates the server's health after an exchange.
+    fn report(&self, report: HealthReport, deadline: Instant) {
+        let Some(error) = report.failure() else { return self.endpoint.health.record_success() };
+        // A deadline that was missed by far means that this process stood still, not the server.
+        let stood_still = || Instant::now() > deadline + self.endpoint.timeout() / 2;
+        if error.is_unusable() || !stood_still() {
+            // The server's name may have another address by now.
+            *lock(&self.client) = None;
+            self.endpoint.record_failure(&error);
         }
     }
 
-    async fn client(
-        &self,
-        server: &Server,
-        deadline: Instant,
-    ) -> Result<Arc<Client>, CommandError> {
+    async fn client(&self, deadline: Instant) -> Result<Arc<Client>, CommandError> {
         #[cfg(feature = "testing")]
-        if let Some(network) = &server.network {
-            return Ok(Arc::new(Client::Memory(network.at(&server.address))));
+        if let Some(network) = &self.endpoint.network {
+            return Ok(Arc::new(Client::InMemory(network.at(&self.endpoint.address))));
         }
-        let made = lock(&self.client).clone();
-        if let Some(client) = made {
+        let known = lock(&self.client).clone();
+        if let Some(client) = known {
             return Ok(client);
         }
-        // In a box, as it is rare: what holds the command of a direct exchange is made for each call.
-        let connect = Client::connect(&server.address, FLUSHERS + DIRECT, &self.runtime);
+        // Boxed to keep the future of a direct exchange small: this branch is rare.
+        let max_idle = MAX_FLUSHERS + MAX_DIRECT_EXCHANGES;
+        let connect = Client::connect(&self.endpoint.address, max_idle, &self.runtime);
         let connect = Box::pin(run_until(deadline, connect));
         let client = connect.await.unwrap_or_else(|| Err(CommandError::timed_out()))?;
-        // Two that resolve the name at once make two clients; one of them is kept.
-        let mut kept = lock(&self.client);
-        Ok(Arc::clone(kept.get_or_insert_with(|| Arc::new(client))))
-    }
-
-    pub(super) fn end_direct_exchange(&self) {
-        self.state().direct -= 1;
-    }
-
-    pub(super) fn runtime(&self) -> &Handle {
-        &self.runtime
+        // If two tasks resolve the name at once, the first client is kept.
+        Ok(Arc::clone(lock(&self.client).get_or_insert_with(|| Arc::new(client))))
     }
 
     fn state(&self) -> MutexGuard<'_, PipelineState> {
@@ -303,23 +295,28 @@ impl Pipeline {
     }
 }
 
-fn unused() -> CommandError {
-    CommandError::lost("it is no longer used")
-}
-
-fn too_many() -> CommandError {
+fn queue_is_full() -> CommandError {
     CommandError::refused("too many commands wait for it")
 }
 
-/// The answer of a flusher, which may have ended with its runtime.
-fn unwrap(answer: Result<CommandResult, oneshot::error::RecvError>) -> CommandResult {
-    answer.unwrap_or_else(|_| Err(CommandError::lost("its runtime has ended")))
+/// A sender is dropped unused when its flusher ended with the runtime.
+fn flatten(result: Result<CommandResult, oneshot::error::RecvError>) -> CommandResult {
+    result.unwrap_or_else(|_| Err(CommandError::lost("its runtime has ended")))
 }
 
-/// Carries the queue, until it is empty.
+/// Counts one direct exchange until it is dropped.
+struct DirectPermit(Arc<Pipeline>);
+
+impl Drop for DirectPermit {
+    fn drop(&mut self) {
+        self.0.state().direct_exchanges -= 1;
+    }
+}
+
+/// A task that sends queued commands until none is left.
 struct Flusher {
     pipeline: Arc<Pipeline>,
-    /// True while the pipeline counts it.
+    /// True while [`PipelineState`] counts it.
     is_counted: bool,
 }
 
@@ -336,17 +333,18 @@ impl Flusher {
                 }
                 batch
             };
-            let is_one = batch.commands.len() == 1;
-            self.pipeline.exchange(batch).await;
-            if !is_one {
-                // Those who were answered just now may ask again.
+            let is_single = batch.commands.len() == 1;
+            self.pipeline.exchange_batch(batch).await;
+            if !is_single {
+                // The callers of this batch may add commands to the next one.
                 tokio::task::yield_now().await;
             }
         }
     }
 }
 
-/// A flusher that is dropped ended with its runtime, and nobody will carry what waits.
+/// A flusher that is dropped early ended with its runtime. The queued commands fail, because no task will send
+/// them.
 impl Drop for Flusher {
     fn drop(&mut self) {
         if !self.is_counted {
@@ -354,8 +352,8 @@ impl Drop for Flusher {
         }
         let mut state = self.pipeline.state();
         state.flushers -= 1;
-        let lost = (state.flushers == 0).then(|| state.queue.take_all());
+        let abandoned = (state.flushers == 0).then(|| state.queue.take_all());
         drop(state);
-        drop(lost);
+        drop(abandoned);
     }
 }

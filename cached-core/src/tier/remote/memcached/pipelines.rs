@@ -1,145 +1,160 @@
-//! The pipelines of each runtime that asks. A connection works only while its runtime is driven, so
-//! each has its own, for as long as it lives.
+//! The pipelines to one server. Each tokio runtime has its own, because a connection works only while the
+//! runtime that opened it is driven.
 
 use std::future::pending;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
 use tokio::task::AbortHandle;
 
+use super::endpoint::Endpoint;
 use super::pipeline::Pipeline;
-use super::server::{Priority, Server};
 use crate::sync::lock;
 
-/// The runtimes that use one server.
-#[derive(Default)]
-pub(super) struct Runtimes(Mutex<Vec<(Id, Option<Pipelines>)>>);
-
-/// The pipelines of one runtime. Writes in the background have their own, so that neither keeps the
-/// other from the server.
-struct Pipelines {
-    calls: Arc<Pipeline>,
-    writes: Arc<Pipeline>,
-    watch: Option<AbortHandle>,
+/// Which pipeline a command takes, and how long it may wait there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Priority {
+    /// A caller waits for the answer.
+    Foreground,
+    /// No caller waits.
+    Background,
 }
 
-impl Pipelines {
-    fn with_priority(&self, priority: Priority) -> Arc<Pipeline> {
+/// The pipelines to one server, by runtime.
+pub(super) struct ServerPipelines {
+    endpoint: Arc<Endpoint>,
+    runtimes: Arc<Mutex<RuntimeList>>,
+}
+
+/// `None` for a runtime that has no time or no I/O.
+type RuntimeList = Vec<(Id, Option<RuntimePipelines>)>;
+
+/// The pipelines of one runtime. Foreground and background commands do not wait for each other.
+struct RuntimePipelines {
+    foreground: Arc<Pipeline>,
+    background: Arc<Pipeline>,
+    /// The task that holds the runtime's [`RuntimeEndGuard`].
+    guard_task: Option<AbortHandle>,
+}
+
+impl RuntimePipelines {
+    fn new(endpoint: &Arc<Endpoint>, runtime: &Handle) -> RuntimePipelines {
+        RuntimePipelines {
+            foreground: Pipeline::new(endpoint, runtime),
+            background: Pipeline::new(endpoint, runtime),
+            guard_task: None,
+        }
+    }
+
+    fn get(&self, priority: Priority) -> Arc<Pipeline> {
         Arc::clone(match priority {
-            Priority::Foreground => &self.calls,
-            Priority::Background => &self.writes,
+            Priority::Foreground => &self.foreground,
+            Priority::Background => &self.background,
         })
     }
 }
 
-/// The server is gone, and with it the reason to watch the runtime.
-impl Drop for Pipelines {
+/// Ends the guard task when the server itself is dropped.
+impl Drop for RuntimePipelines {
     fn drop(&mut self) {
-        if let Some(watch) = &self.watch {
-            watch.abort();
+        if let Some(task) = &self.guard_task {
+            task.abort();
         }
     }
 }
 
-impl Runtimes {
-    /// The pipeline of the running runtime.
+impl ServerPipelines {
+    pub(super) fn new(endpoint: &Arc<Endpoint>) -> ServerPipelines {
+        ServerPipelines { endpoint: Arc::clone(endpoint), runtimes: Arc::default() }
+    }
+
+    /// Returns the current runtime's pipeline for this priority.
     ///
     /// # Errors
-    /// Says why there is none here.
-    pub(super) fn pipeline(
-        &self,
-        server: &Weak<Server>,
-        priority: Priority,
-    ) -> Result<Arc<Pipeline>, &'static str> {
+    /// There is no runtime here, or it has no time or no I/O.
+    pub(super) fn get(&self, priority: Priority) -> Result<Arc<Pipeline>, &'static str> {
         let runtime = Handle::try_current().map_err(|_| "there is no tokio runtime here")?;
         let id = runtime.id();
-        if let Some((_, known)) = self.list().iter().find(|(of, _)| *of == id) {
-            return known.as_ref().map(|known| known.with_priority(priority)).ok_or(NO_DRIVERS);
+        if let Some(known) = self.find(id, priority) {
+            return known;
         }
-        let made = (is_in_memory(server) || has_drivers(id)).then(|| Pipelines {
-            calls: Pipeline::new(Weak::clone(server), &runtime),
-            writes: Pipeline::new(Weak::clone(server), &runtime),
-            watch: None,
-        });
-        let pipeline = made.as_ref().map(|made| made.with_priority(priority)).ok_or(NO_DRIVERS);
+        let is_usable = self.endpoint.is_in_memory() || has_drivers(id);
+        let new = is_usable.then(|| RuntimePipelines::new(&self.endpoint, &runtime));
+        let pipeline = new.as_ref().map(|new| new.get(priority)).ok_or(NO_DRIVERS);
         {
-            let mut list = self.list();
-            // Another thread of the runtime may have been faster.
-            if let Some((_, known)) = list.iter().find(|(of, _)| *of == id) {
-                return known.as_ref().map(|known| known.with_priority(priority)).ok_or(NO_DRIVERS);
+            let mut runtimes = lock(&self.runtimes);
+            // Another thread of this runtime may have added it meanwhile.
+            if let Some(known) = find_in(&runtimes, id, priority) {
+                return known;
             }
-            list.push((id, made));
+            runtimes.push((id, new));
         }
-        // With nothing locked: a runtime that is about to end drops the task at once.
-        let end = RuntimeEnd { server: Weak::clone(server), id };
-        let watch = runtime.spawn(async move {
-            let _end = end;
+        // Spawned without the lock: a runtime that is about to end drops the task at once, and the guard takes
+        // the lock.
+        let guard = RuntimeEndGuard { runtimes: Arc::downgrade(&self.runtimes), id };
+        let task = runtime.spawn(async move {
+            let _guard = guard;
             pending::<()>().await;
         });
-        let watch = watch.abort_handle();
-        if let Some((_, Some(made))) = self.list().iter_mut().find(|(of, _)| *of == id) {
-            made.watch = Some(watch);
+        let mut runtimes = lock(&self.runtimes);
+        if let Some((_, Some(new))) = runtimes.iter_mut().find(|(known, _)| *known == id) {
+            new.guard_task = Some(task.abort_handle());
         }
         pipeline
     }
 
-    fn list(&self) -> MutexGuard<'_, Vec<(Id, Option<Pipelines>)>> {
-        lock(&self.0)
+    fn find(&self, id: Id, priority: Priority) -> Option<Result<Arc<Pipeline>, &'static str>> {
+        find_in(&lock(&self.runtimes), id, priority)
     }
 }
 
-/// Returns true if the server is one of a test's, which has no sockets.
-#[cfg(feature = "testing")]
-fn is_in_memory(server: &Weak<Server>) -> bool {
-    server.upgrade().is_some_and(|server| server.network.is_some())
-}
-
-#[cfg(not(feature = "testing"))]
-fn is_in_memory(_: &Weak<Server>) -> bool {
-    false
+fn find_in(
+    runtimes: &RuntimeList,
+    id: Id,
+    priority: Priority,
+) -> Option<Result<Arc<Pipeline>, &'static str>> {
+    let (_, pipelines) = runtimes.iter().find(|(known, _)| *known == id)?;
+    Some(pipelines.as_ref().map(|pipelines| pipelines.get(priority)).ok_or(NO_DRIVERS))
 }
 
 const NO_DRIVERS: &str = "the tokio runtime here has no time or no I/O";
 
-/// Held by a task that does nothing. The runtime drops it when it ends.
-struct RuntimeEnd {
-    server: Weak<Server>,
+/// Removes a runtime's pipelines when it is dropped. An idle task on the runtime holds it, so that it is dropped
+/// when the runtime ends.
+struct RuntimeEndGuard {
+    runtimes: Weak<Mutex<RuntimeList>>,
     id: Id,
 }
 
-impl Drop for RuntimeEnd {
+impl Drop for RuntimeEndGuard {
     fn drop(&mut self) {
-        without_drivers().retain(|id| *id != self.id);
-        let Some(server) = self.server.upgrade() else { return };
-        let ended: Vec<_> =
-            server.runtimes.list().extract_if(.., |(id, _)| *id == self.id).collect();
+        lock(&WITHOUT_DRIVERS).retain(|id| *id != self.id);
+        let Some(runtimes) = self.runtimes.upgrade() else { return };
+        let ended: Vec<_> = lock(&runtimes).extract_if(.., |(id, _)| *id == self.id).collect();
         drop(ended);
     }
 }
 
-/// The runtimes that were found to have no time or no I/O.
+/// The runtimes that have no time or no I/O.
 static WITHOUT_DRIVERS: Mutex<Vec<Id>> = Mutex::new(Vec::new());
 
-fn without_drivers() -> MutexGuard<'static, Vec<Id>> {
-    lock(&WITHOUT_DRIVERS)
-}
-
-/// Returns true if the runtime was asked for a connection before, and could not have one.
+/// Returns true if the runtime is known to have no time or no I/O.
 pub(super) fn is_without_drivers(runtime: &Handle) -> bool {
-    without_drivers().contains(&runtime.id())
+    lock(&WITHOUT_DRIVERS).contains(&runtime.id())
 }
 
-/// Whether the running runtime has what a connection needs. tokio has no way to ask: whatever needs a
-/// driver panics where there is none. So this panics once for such a runtime, where it is caught, and
-/// not in the middle of a call. The program's panic hook sees it. A program that aborts on a panic
-/// must enable both.
+/// Returns true if the current runtime has the timer and the I/O driver that a connection needs.
+///
+/// tokio has no call that tells: using a driver that is not there panics. So this function panics and catches it,
+/// once for each such runtime, rather than in the middle of a call. The program's panic hook sees the panic, and a
+/// program that aborts on panics must enable both drivers.
 fn has_drivers(runtime: Id) -> bool {
-    if without_drivers().contains(&runtime) {
+    if lock(&WITHOUT_DRIVERS).contains(&runtime) {
         return false;
     }
-    let probe = || {
+    let use_drivers = || {
         drop(tokio::time::sleep(Duration::ZERO));
         if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
             && socket.set_nonblocking(true).is_ok()
@@ -147,11 +162,11 @@ fn has_drivers(runtime: Id) -> bool {
             drop(tokio::net::UdpSocket::from_std(socket));
         }
     };
-    let has_drivers = std::panic::catch_unwind(probe).is_ok();
+    let has_drivers = std::panic::catch_unwind(use_drivers).is_ok();
     if !has_drivers {
-        without_drivers().push(runtime);
+        lock(&WITHOUT_DRIVERS).push(runtime);
         log::warn!(
-            "a tokio runtime has no time or no I/O, so that its calls do without memcached; build it with `enable_all()`"
+            "a tokio runtime has no time or no I/O, so calls on it do not use memcached; build it with `enable_all()`"
         );
     }
     has_drivers

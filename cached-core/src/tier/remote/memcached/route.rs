@@ -193,7 +193,7 @@ impl Route {
     /// Lets a test that has moved the clock find a recovered server in use.
     #[cfg(feature = "testing")]
     async fn go_home_if_in_memory(&mut self) {
-        if self.in_gutter && !self.home.health.in_rotation() {
+        if self.in_gutter && !self.home.in_rotation() {
             self.home.recover_if_in_memory().await;
             if self.home.serves(&self.home_key) {
                 (self.key, self.in_gutter) = (Arc::clone(&self.home_key), false);

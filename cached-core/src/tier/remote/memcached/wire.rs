@@ -44,13 +44,13 @@ pub(super) struct Wire<S> {
     /// How many commands were answered.
     answered: usize,
     /// True if the server answers as it should; else the connection is not used again.
-    is_sound: bool,
+    is_reusable: bool,
 }
 
 /// How an exchange ended.
-pub(super) enum ExchangeEnd {
+pub(super) enum ExchangeOutcome {
     /// Every command was answered.
-    Answered,
+    Complete,
     /// The server said something that is not an answer.
     Failed(CommandError),
     Closed {
@@ -82,13 +82,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             taken: 0,
             filled: 0,
             answered: 0,
-            is_sound: true,
+            is_reusable: true,
         }
     }
 
     /// Returns true if the connection can carry another exchange.
-    pub(super) fn is_sound(&self) -> bool {
-        self.is_sound
+    pub(super) fn is_reusable(&self) -> bool {
+        self.is_reusable
     }
 
     /// How many of the exchange's commands were answered.
@@ -118,29 +118,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         sent: Instant,
         deadline: Instant,
         context: &mut Context<'_>,
-    ) -> Poll<ExchangeEnd> {
+    ) -> Poll<ExchangeOutcome> {
         if let Err(error) = self.write(context) {
             let nothing_sent = self.written < self.first_command;
-            return Poll::Ready(ExchangeEnd::Closed { error, nothing_sent });
+            return Poll::Ready(ExchangeOutcome::Closed { error, nothing_sent });
         }
         let mut has_read = false;
         loop {
             let needed = match self.take_answers(commands, answered, sent) {
                 Ok(Some(needed)) => needed,
-                Ok(None) => return Poll::Ready(ExchangeEnd::Answered),
+                Ok(None) => return Poll::Ready(ExchangeOutcome::Complete),
                 Err(failure) => {
-                    self.is_sound = false;
-                    return Poll::Ready(ExchangeEnd::Failed(failure));
+                    self.is_reusable = false;
+                    return Poll::Ready(ExchangeOutcome::Failed(failure));
                 }
             };
             if has_read && is_past(deadline) {
-                return Poll::Ready(ExchangeEnd::TimedOut);
+                return Poll::Ready(ExchangeOutcome::TimedOut);
             }
             let read_size = if commands.len() == 1 { LONGEST_LINE } else { LARGE_READ };
             match ready!(self.poll_read(needed.max(read_size), context)) {
                 Ok(()) => has_read = true,
                 Err(error) => {
-                    return Poll::Ready(ExchangeEnd::Closed { error, nothing_sent: false });
+                    return Poll::Ready(ExchangeOutcome::Closed { error, nothing_sent: false });
                 }
             }
         }
@@ -191,7 +191,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                     (Ok(parsed.reply(following, command, sent, self.incarnation)?), whole)
                 }
                 Err(error) if error.is_in_step => {
-                    self.is_sound = false;
+                    self.is_reusable = false;
                     (Err(error.failure), after_line)
                 }
                 Err(error) => return Err(error.failure),
@@ -228,7 +228,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Lets go of buffers that a large exchange has left.
-    pub(super) fn trim(&mut self) {
+    pub(super) fn shrink(&mut self) {
         for buffer in [&mut self.output, &mut self.input] {
             if buffer.capacity() > LARGEST_KEPT {
                 *buffer = Vec::new();
@@ -275,7 +275,7 @@ mod tests {
             wire.poll(&commands, &mut answered, now, deadline, context)
         });
         let end = tokio::time::timeout(Duration::from_secs(10), exchange).await;
-        assert!(matches!(end, Ok(ExchangeEnd::Answered)));
-        assert!(wire.is_sound() && count == COUNT);
+        assert!(matches!(end, Ok(ExchangeOutcome::Complete)));
+        assert!(wire.is_reusable() && count == COUNT);
     }
 }

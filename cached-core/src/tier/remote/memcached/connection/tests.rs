@@ -315,7 +315,7 @@ fn what_is_answered_at_the_deadline_is_kept_and_the_rest_may_come_later() {
         let stopped = connections.exchange(&commands, now, deadline, &mut answered).await;
         let Err(ExchangeError::TimedOut(connection)) = stopped else { panic!("it is too late") };
         assert_eq!(connection.wire.answered(), 2);
-        connections.finish(connection, &commands, now, now + LONG, &mut answered).await;
+        connections.finish_late(connection, &commands, now, now + LONG, &mut answered).await;
         assert_eq!((count, connections.idle().len()), (3, 1));
     });
 }

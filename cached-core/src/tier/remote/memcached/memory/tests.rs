@@ -142,7 +142,7 @@ fn it_answers_as_a_memcached_does() {
             let address = memcached.address();
             let real = Arc::new(Client::connect(&address, 1, &Handle::current()).await.expect("it is up"));
             let side = |client, as_many| Side { client, as_many, seen: [0.into(); 3] };
-            let mut memory = side(Arc::new(Client::Memory(memory)), false);
+            let mut memory = side(Arc::new(Client::InMemory(memory)), false);
             let mut real = [false, true].map(|as_many| (side(real.clone(), as_many), as_many));
             for step in &steps {
                 let memory = memory.take(step, &keys("memory")).await;

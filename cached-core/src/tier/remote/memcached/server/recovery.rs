@@ -1,142 +1,165 @@
-//! How a server that is out of rotation comes back: an attempt is made again and again, the server is told
-//! what it missed, and only then is it asked again.
+//! When a server is asked, and how an ejected one recovers: a background task tries again and again, delivers the
+//! hints, and puts the server back in rotation.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-use super::fence::Doubts;
 use super::{Priority, Server};
 use crate::event::Event;
-use crate::tier::remote::memcached::command::{Command, Reply};
-use crate::tier::remote::memcached::queue::BATCH;
+use crate::tier::remote::memcached::command::{Command, CommandError, Reply};
+use crate::tier::remote::memcached::queue::MAX_BATCH_COMMANDS;
 use crate::tier::remote::memcached::{Condition, Found, RemoteError, RemoteErrorKind};
 
-/// What is written to see whether a server answers. No entry's key looks like it.
-const MARK: &str = "cached-core.mark";
+/// The key of the item that recovery writes. No entry's key looks like it.
+const RECOVERY_KEY: &str = "cached-core.mark";
+const RECOVERY_TTL_SECONDS: u32 = 60;
+/// A recovery attempt that is overdue by more has lost its task: the task's runtime has ended or stands still.
+const LOST_TASK_AFTER: Duration = Duration::from_secs(1);
 
 impl Server {
-    /// Sees to it that the server comes back and is told what it missed. Without a runtime it is
-    /// left to a later caller, who finds it overdue.
-    pub(super) fn mend_in_background(&self) {
-        // A runtime without a clock is as good as none.
+    pub(in crate::tier::remote::memcached) fn in_rotation(&self) -> bool {
+        self.endpoint.health.in_rotation()
+    }
+
+    /// Returns true if the server is in rotation and has no hint for the key. Restarts recovery if its task was
+    /// lost.
+    #[inline]
+    pub(in crate::tier::remote::memcached) fn serves(&self, key: &str) -> bool {
+        let (in_rotation, has_no_hints) = (self.in_rotation(), self.hints.is_empty());
+        if in_rotation && has_no_hints {
+            return true;
+        }
+        let overdue_after = LOST_TASK_AFTER + self.endpoint.timeout();
+        if self.endpoint.health.claim_overdue_attempt(overdue_after) {
+            self.recover_in_background();
+        }
+        in_rotation && !self.hints.contains(key)
+    }
+
+    pub(super) fn is_recovered(&self) -> bool {
+        self.in_rotation() && self.hints.is_empty() && !self.fence.is_pending()
+    }
+
+    pub(super) fn on_ejection(&self, error: &CommandError) {
+        let error = self.error(error.kind, &error.why);
+        self.events.emit(&Event::ServerEjected { address: self.address(), error: &error });
+        self.recover_in_background();
+    }
+
+    pub(super) fn ejected(&self) -> RemoteError {
+        let (kind, why) = match self.endpoint.health.refuses() {
+            true => (RemoteErrorKind::Unusable, "it is ejected because it refuses every command"),
+            false => (RemoteErrorKind::Lost, "it is ejected, or has not received a hint yet"),
+        };
+        self.error(kind, &why)
+    }
+
+    /// Starts a task that recovers the server. Without a usable runtime, a later caller finds the attempt overdue
+    /// and starts the task.
+    pub(super) fn recover_in_background(&self) {
         if let (Ok(runtime), Ok(_)) =
             (Handle::try_current(), self.any_pipeline(Priority::Background))
         {
-            runtime.spawn(mend(Weak::clone(&self.me)));
+            runtime.spawn(recover(Weak::clone(&self.me)));
         }
     }
 
+    /// Starts a task that makes one recovery attempt.
     pub(super) fn attempt_in_background(&self) {
         if let (Ok(runtime), Some(server)) = (Handle::try_current(), self.me.upgrade()) {
             runtime.spawn(async move {
-                if let Err(error) = server.attempt().await {
+                if let Err(error) = server.attempt_recovery().await {
                     log::debug!("{error}");
                 }
             });
         }
     }
 
-    /// A test that has moved the clock sees the attempt that is due made by its next call.
+    /// Makes a due attempt at once, so that a test that moved the clock sees its effect in the next call.
     #[cfg(feature = "testing")]
     pub(in crate::tier::remote::memcached) async fn recover_if_in_memory(&self) {
-        if self.network.is_some()
-            && !self.is_well()
-            && self.health.begins_attempt()
-            && self.attempt().await.is_err()
+        if self.endpoint.is_in_memory()
+            && !self.is_recovered()
+            && self.endpoint.health.claim_attempt()
+            && self.attempt_recovery().await.is_err()
         {
-            self.health.attempt_failed();
+            self.endpoint.health.attempt_failed();
         }
     }
 
-    pub(super) fn is_well(&self) -> bool {
-        self.health.in_rotation() && self.debts.is_empty()
-    }
-
-    /// Tells the server what it missed, and puts it back in rotation.
+    /// Settles the fence, delivers all hints, and puts the server back in rotation.
     ///
     /// # Errors
-    /// The server does not answer, or not with what it should.
-    async fn attempt(&self) -> Result<(), RemoteError> {
-        let marked = self.marked.load(Ordering::Acquire);
-        let distrusted = self.debts.distrusted();
-        let mark = self.mark().await?;
-        if let Some(distrusted) = distrusted {
-            // Unless there is a later mark: then the next attempt sees to what is distrusted yet.
-            let (set, failed) = (Ordering::AcqRel, Ordering::Relaxed);
-            if self.marked.compare_exchange(marked, mark, set, failed).is_ok() {
-                self.debts.marked(distrusted);
-            }
-        } else if mark < marked {
-            // It counts from the start again: it was started anew, and has nothing from before. Unless
-            // there are doubts since, or another mark: then another attempt sees to it.
-            let mut doubts = self.doubts();
-            let (set, failed) = (Ordering::AcqRel, Ordering::Relaxed);
-            if self.debts.distrusted().is_none()
-                && self.marked.compare_exchange(marked, 0, set, failed).is_ok()
-            {
-                *doubts = Doubts::default();
-            }
-        }
-        loop {
-            let owed = self.debts.some(BATCH);
-            if owed.is_empty() {
-                break;
-            }
-            let deletes = owed
-                .iter()
-                .map(|(key, _)| Command::Delete { key: Arc::clone(key), unchanged: None });
-            let deadline = Instant::now() + self.timeout();
-            let pipeline = self.any_pipeline(Priority::Background)?;
-            for answer in pipeline.ask_many(deletes.collect(), deadline).await {
-                self.changed(answer)?;
-            }
-            self.debts.settle(&owed);
-        }
-        if self.debts.if_empty(|| self.health.reinstate()) == Some(true) {
-            self.events.emit(&Event::ServerBack { address: &self.address });
+    /// The server does not answer, or its answers make no sense.
+    async fn attempt_recovery(&self) -> Result<(), RemoteError> {
+        let before = self.fence.snapshot();
+        let written = self.write_recovery_item().await?;
+        self.fence.settle(before, written);
+        self.deliver_hints().await?;
+        let reinstate = || self.fence.if_settled(|| self.endpoint.health.reinstate());
+        if self.hints.if_empty(reinstate).flatten() == Some(true) {
+            self.events.emit(&Event::ServerBack { address: self.address() });
         }
         Ok(())
     }
 
-    /// The CAS of an item that is written now: what the server has is older, what it will have is
-    /// younger.
-    async fn mark(&self) -> Result<u64, RemoteError> {
+    /// Writes an item and returns its CAS. The server's older items have lower ones.
+    async fn write_recovery_item(&self) -> Result<u64, RemoteError> {
         let pipeline = self.any_pipeline(Priority::Background)?;
-        let key: Arc<str> = MARK.into();
-        let (frame, condition) = ([1][..].into(), Condition::Always);
-        let write = Command::Write { key: Arc::clone(&key), frame, seconds: 60, condition };
+        let key: Arc<str> = RECOVERY_KEY.into();
+        let write = Command::Write {
+            key: Arc::clone(&key),
+            frame: [1][..].into(),
+            seconds: RECOVERY_TTL_SECONDS,
+            condition: Condition::Always,
+        };
         let now = Instant::now();
-        self.changed(pipeline.ask(write, now, now + self.timeout()).await)?;
+        self.applied(pipeline.run(write, now, now + self.endpoint.timeout()).await)?;
         let read = Command::Read { key, lease: None };
         let now = Instant::now();
-        match pipeline.ask(read, now, now + self.timeout()).await {
+        match pipeline.run(read, now, now + self.endpoint.timeout()).await {
             Ok(Reply::Found(Found::Item(item))) => Ok(item.cas.number),
-            Ok(_) => {
-                Err(self.error(RemoteErrorKind::Refused, &"it does not keep what it is given"))
+            Ok(_) => Err(self.error(RemoteErrorKind::Refused, &"it does not keep what it stores")),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    async fn deliver_hints(&self) -> Result<(), RemoteError> {
+        loop {
+            let hints = self.hints.first(MAX_BATCH_COMMANDS);
+            if hints.is_empty() {
+                return Ok(());
             }
-            answer => Err(self.unanswered(answer)),
+            let deletes = hints
+                .iter()
+                .map(|(key, _)| Command::Delete { key: Arc::clone(key), unchanged: None });
+            let deadline = Instant::now() + self.endpoint.timeout();
+            let pipeline = self.any_pipeline(Priority::Background)?;
+            for result in pipeline.run_many(deletes.collect(), deadline).await {
+                self.applied(result)?;
+            }
+            self.hints.remove_delivered(&hints);
         }
     }
 }
 
-/// Makes an attempt whenever one is due, until the server is well, or gone.
-async fn mend(server: Weak<Server>) {
+/// Makes each attempt when it is due, until the server has recovered or is dropped.
+async fn recover(server: Weak<Server>) {
     loop {
         let due_in = match server.upgrade() {
-            Some(server) if !server.is_well() => server.health.due_in(),
+            Some(server) if !server.is_recovered() => server.endpoint.health.due_in(),
             _ => return,
         };
         tokio::time::sleep(due_in).await;
         let Some(server) = server.upgrade() else { return };
-        if !server.is_well()
-            && server.health.begins_attempt()
-            && let Err(error) = server.attempt().await
+        if !server.is_recovered()
+            && server.endpoint.health.claim_attempt()
+            && let Err(error) = server.attempt_recovery().await
         {
             log::debug!("{error}");
-            server.health.attempt_failed();
+            server.endpoint.health.attempt_failed();
         }
     }
 }

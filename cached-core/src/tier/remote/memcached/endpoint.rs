@@ -1,0 +1,70 @@
+//! One server as its pipelines see it: an address, a timeout and a health record.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::command::CommandError;
+use super::health::Health;
+#[cfg(feature = "testing")]
+use super::memory::InMemoryServers;
+use crate::clock::Clock;
+use crate::config::Config;
+
+pub(super) struct Endpoint {
+    pub(super) address: String,
+    pub(super) clock: Clock,
+    pub(super) health: Health,
+    /// The servers of a test, which have no sockets.
+    #[cfg(feature = "testing")]
+    pub(super) network: Option<InMemoryServers>,
+    /// How long one exchange may take, in nanoseconds.
+    timeout: AtomicU64,
+    /// Called when a failure ejects the server.
+    on_ejection: Box<dyn Fn(&CommandError) + Send + Sync>,
+}
+
+impl Endpoint {
+    pub(super) fn new(
+        address: &str,
+        config: &Config,
+        timeout: Duration,
+        on_ejection: impl Fn(&CommandError) + Send + Sync + 'static,
+    ) -> Endpoint {
+        Endpoint {
+            address: address.to_owned(),
+            clock: config.clock.clone(),
+            health: Health::new(config.clock.clone()),
+            #[cfg(feature = "testing")]
+            network: config.network.clone(),
+            timeout: AtomicU64::new(nanos(timeout)),
+            on_ejection: Box::new(on_ejection),
+        }
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        Duration::from_nanos(self.timeout.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_timeout(&self, timeout: Duration) {
+        self.timeout.store(nanos(timeout), Ordering::Relaxed);
+    }
+
+    /// Returns true if the server is one of a test's, in memory.
+    pub(super) fn is_in_memory(&self) -> bool {
+        #[cfg(feature = "testing")]
+        return self.network.is_some();
+        #[cfg(not(feature = "testing"))]
+        false
+    }
+
+    /// Counts an exchange that failed, and ejects the server if it is one too many in a row.
+    pub(super) fn record_failure(&self, error: &CommandError) {
+        if self.health.record_failure(error.is_unusable()) {
+            (self.on_ejection)(error);
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,134 @@
+//! Hints: keys that this process changed while the server was out of reach, as in Dynamo's hinted handoff.
+//!
+//! The server must remove a hinted key before this process asks it for that key again.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::Server;
+use crate::sync::lock;
+
+/// With more hints than this the server is fenced instead.
+const MAX_HINTS: usize = 16 << 10;
+
+#[derive(Default)]
+pub(super) struct Hints {
+    /// The number of keys, readable without the lock.
+    count: AtomicUsize,
+    hints: Mutex<HintedKeys>,
+}
+
+#[derive(Default)]
+struct HintedKeys {
+    /// Each key with the number of its last change.
+    keys: HashMap<Arc<str>, u64>,
+    changes: u64,
+}
+
+/// A key, and the number of its last change.
+pub(super) type Hint = (Arc<str>, u64);
+
+impl Hints {
+    pub(super) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
+    pub(super) fn contains(&self, key: &str) -> bool {
+        !self.is_empty() && lock(&self.hints).keys.contains_key(key)
+    }
+
+    /// Adds a key, and returns true. If there are too many, runs `on_overflow`, which must fence the server, drops
+    /// all hints, and returns false. No other thread sees the hints gone before the fence is raised.
+    #[must_use]
+    fn add(&self, key: &Arc<str>, on_overflow: impl FnOnce()) -> bool {
+        let mut hints = lock(&self.hints);
+        let fits = hints.keys.len() < MAX_HINTS || hints.keys.contains_key(key);
+        if fits {
+            hints.changes += 1;
+            let change = hints.changes;
+            hints.keys.insert(Arc::clone(key), change);
+        } else {
+            on_overflow();
+            hints.keys.clear();
+        }
+        self.recount(&hints);
+        fits
+    }
+
+    /// Returns up to `count` hints, in no order.
+    pub(super) fn first(&self, count: usize) -> Vec<Hint> {
+        let hints = lock(&self.hints);
+        hints.keys.iter().take(count).map(|(key, &change)| (Arc::clone(key), change)).collect()
+    }
+
+    /// Removes hints that the server has received, unless their keys have changed again.
+    pub(super) fn remove_delivered(&self, delivered: &[Hint]) {
+        let mut hints = lock(&self.hints);
+        for (key, change) in delivered {
+            if hints.keys.get(key) == Some(change) {
+                hints.keys.remove(key);
+            }
+        }
+        self.recount(&hints);
+    }
+
+    /// Runs `then` if there are no hints. No hint can be added before it returns.
+    pub(super) fn if_empty<T>(&self, then: impl FnOnce() -> T) -> Option<T> {
+        let hints = lock(&self.hints);
+        hints.keys.is_empty().then(then)
+    }
+
+    fn recount(&self, hints: &HintedKeys) {
+        self.count.store(hints.keys.len(), Ordering::Release);
+    }
+}
+
+impl Server {
+    /// Remembers that the server must remove the key before it is asked for it again.
+    pub(super) fn add_hint(&self, key: &Arc<str>) {
+        // An ejected server has a recovery task already.
+        let needs_recovery = self.is_recovered();
+        if needs_recovery {
+            self.endpoint.health.schedule_attempt(0);
+        }
+        if !self.hints.add(key, || self.fence.raise(None)) {
+            self.eject_until_fence_is_settled();
+        } else if needs_recovery {
+            self.recover_in_background();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(hints: &Hints, key: &str) -> bool {
+        hints.add(&key.into(), || ())
+    }
+
+    #[test]
+    fn a_key_that_changed_during_delivery_keeps_its_hint() {
+        let hints = Hints::default();
+        assert!(add(&hints, "key"));
+        let delivered = hints.first(10);
+        assert!(add(&hints, "key"));
+        hints.remove_delivered(&delivered);
+        assert!(hints.contains("key") && hints.if_empty(|| ()).is_none());
+        hints.remove_delivered(&hints.first(10));
+        assert!(hints.is_empty() && hints.if_empty(|| ()).is_some());
+    }
+
+    #[test]
+    fn too_many_hints_become_a_fence() {
+        let hints = Hints::default();
+        for number in 0..MAX_HINTS {
+            assert!(add(&hints, &number.to_string()));
+        }
+        assert!(add(&hints, "0"), "this key has a hint already");
+        let mut is_fenced = false;
+        assert!(!hints.add(&"one more".into(), || is_fenced = true));
+        assert!(is_fenced && hints.is_empty());
+    }
+}
