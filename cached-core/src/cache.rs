@@ -13,6 +13,7 @@ use crate::error::{ConfigError, ConfigErrorKind};
 use crate::event::{Event, Events};
 use crate::flight::Flights;
 use crate::key::{Key, canonical_bytes};
+use crate::refresh::LocalRefreshClaims;
 use crate::stats::{Counters, Stats};
 use crate::tier::local::{FillToken, LocalTier, run_deferred_drops};
 use crate::tier::remote::{RemoteStore, Store};
@@ -34,6 +35,7 @@ struct Inner {
     events: Events,
     flights: Arc<Flights>,
     local: Arc<LocalTier>,
+    refresh_claims: Arc<LocalRefreshClaims>,
     remote: Option<Arc<Store>>,
 }
 
@@ -79,6 +81,7 @@ impl Cache {
                 enabled,
                 flights: Arc::new(Flights::new()),
                 local,
+                refresh_claims: LocalRefreshClaims::new(config.clock.clone()),
                 remote,
                 events,
                 config,
@@ -290,6 +293,10 @@ impl Cache {
     #[inline]
     pub(crate) fn local(&self) -> &LocalTier {
         &self.inner.local
+    }
+
+    pub(crate) fn refresh_claims(&self) -> &Arc<LocalRefreshClaims> {
+        &self.inner.refresh_claims
     }
 
     pub(crate) fn remote(&self) -> Option<&Arc<Store>> {

@@ -1,29 +1,29 @@
-//! Single-flight: one fetch per key per process, and per request that wants a fresh answer.
+//! Single-flight: this process runs one fetch for each key at a time.
 //!
-//! A *leader* fetches, *followers* wait for it. Leadership goes to a follower when the leader is
-//! dropped without an outcome (cancelled, panicked), and when it was woken but not polled for
-//! [`STALL`]: its future is then held by somebody who does not run it, perhaps by the very task
-//! that waits here. A leader that waits for its network is not woken, so a slow fetch stays one
-//! fetch.
+//! The first caller that misses a key becomes the *leader* of a flight and fetches. Later callers are
+//! *followers* and wait for its outcome. A request that forces misses has a flight of its own.
 //!
-//! Nothing wakes a leader whose runtime is not driven. So the watch gives the runtime of a leader without
-//! a sign of life a small task, and where that is not run either, the lead goes to a follower, if
-//! possible on another runtime.
+//! A flight has one current leader or an outcome. The lead goes to a follower, the *successor*, in
+//! these cases:
 //!
-//! A leader that is neither woken nor polled may also be leaked, or wait for a task that waits here.
-//! Nothing tells these from a slow fetch, so such a leader is relieved after [`STUCK_LEADER_AFTER`],
-//! or after four times as long as fetches of its function take. The first of the two fetches that
-//! ends then answers everybody, the leaders included.
+//! - The leader is dropped without an outcome, because it was cancelled or panicked.
+//! - The leader was woken and not polled for [`STALLED_AFTER`]. Somebody holds its future and does not
+//!   run it, perhaps the very task that waits here. A leader that waits for its network is not woken,
+//!   so a slow fetch keeps its lead.
+//! - Nobody drives the leader's runtime, so nothing can wake the leader. The watch finds out by
+//!   spawning a small task there. The successor is on another runtime if possible.
+//! - The leader was neither woken nor polled for [`STUCK_LEADER_AFTER`], or for four times the usual
+//!   fetch time if that is longer. Its future may be leaked, or wait for a task that waits here.
 //!
-//! A process that was forked has its parent's flights in its memory, and not their leaders. It starts
-//! flights of its own.
+//! If a leader that lost its lead goes on, the first of the two fetches that ends answers everybody,
+//! both leaders included. A flight without followers ends with its leader.
 //!
-//! States of a flight: *led* (a leader, any number of followers) → *answered* (an outcome that
-//! every follower takes) or *led* by another; without followers a flight ends with its leader.
+//! A forked process has its parent's flights in its memory, but not the threads that lead them. It
+//! starts flights of its own.
 
-mod driven;
 mod follower;
 mod leader;
+mod runtime_probe;
 mod watch;
 
 use std::any::Any;
@@ -39,52 +39,52 @@ use crate::clock::CoarseInstant;
 use crate::key::KeyHeader;
 use crate::sync::lock;
 use crate::value::{SharedError, Value};
-pub(crate) use follower::{Followed, Follower};
-use leader::is_led_here;
-pub(crate) use leader::{LastWaker, Leader, Pulse, poll_work};
+pub(crate) use follower::{Follower, FollowerOutput};
+use leader::is_led_by_this_thread;
+pub(crate) use leader::{Leader, LeaderMonitor, LeaderWakerCache, poll_work};
 use watch::Watch;
 
-/// A leader that was woken and not polled for this long has lost its lead.
-pub(crate) const STALL: Duration = Duration::from_millis(900);
-/// A leader that was neither woken nor polled for this long is relieved, if fetches of its function
-/// are not known to take long: its future may have been leaked, or it may wait for a task of its own that
-/// waits for it.
+/// A leader that was woken and not polled for this long loses its lead.
+pub(crate) const STALLED_AFTER: Duration = Duration::from_millis(900);
+/// A leader that was neither woken nor polled for this long loses its lead, unless fetches of its
+/// function are known to take longer.
 pub(crate) const STUCK_LEADER_AFTER: Duration = Duration::from_secs(60);
 
-/// A follower takes over from one leader that panicked, and the others wait for it. Where that one
-/// panics too, each of them fetches for itself: a caller waits for no more than two that panic.
-const MOST_PANICS: u32 = 2;
+/// After this many leaders of a flight have panicked, each follower fetches for itself.
+const MAX_PANICS: u32 = 2;
 
-/// What a leader's fetch came to, for its followers.
+/// How a leader's fetch ended, for its followers.
 #[derive(Clone)]
-pub(crate) enum Outcome {
+pub(crate) enum FlightOutcome {
+    /// A value that the tiers may keep.
     Cached(Value),
-    /// A value that this one fetch answers with, and no later call.
+    /// A value that answers the callers of this flight and is not kept.
     Uncached(Value),
+    /// An error that every follower can return.
     Error(SharedError),
-    /// There is an error and it cannot be shared: each follower fetches for itself.
-    Unshared,
+    /// An error that cannot be shared. Each follower fetches for itself.
+    UnsharedError,
 }
 
-/// Flights whose keys' hashes end alike, each with the hash; mostly none or one.
+/// The flights that share a lock, each with its key's hash. A shard mostly holds none or one.
 type Shard = Vec<(u64, Arc<Flight>)>;
 
-/// So many that a search from the beginning is short, 160 flights where 10,000 are under way, and so
-/// few that they stay in the processor's cache.
+/// The number of shards. With 10,000 flights under way a linear search sees 160 of them, and all
+/// shards together fit into the processor's cache.
 const SHARDS: usize = 64;
 
 /// The flights of one cache.
 pub(crate) struct Flights {
     shards: Vec<Mutex<Shard>>,
-    /// The process that uses them, as far as is known: a fork is noticed by a caller who finds a flight.
+    /// The process that starts flights here. A caller that finds a flight notices a fork.
     process: AtomicU32,
 }
 
-/// What a caller is on its key's flight.
+/// A caller's role in its key's flight.
 pub(crate) enum Role {
     Leader(Leader),
     Follower(Follower),
-    /// The flight's own leader asks for its own key: waiting would never end.
+    /// The caller runs inside the leader's own fetch, so waiting for that would never end.
     Recursive,
 }
 
@@ -100,17 +100,18 @@ impl Flights {
         lock(&self.shards[hash as usize % SHARDS])
     }
 
-    /// Joins the flight of `key`, or starts it; where it is for one request alone, the request's.
+    /// Joins the flight of `key`, or starts one. A flight for one `request` is joined only by calls
+    /// of that request.
     pub(crate) fn join(self: &Arc<Flights>, key: &Arc<[u8]>, request: Option<u64>) -> Role {
         let hash = KeyHeader::read(key).spread();
-        // Dropped after the lock.
+        // Dropped after the lock is released.
         let _inherited;
         let mut shard = self.shard(hash);
-        let is_it = |flight: &Flight| flight.key == *key && flight.request == request;
-        let known = shard.iter().position(|(of, flight)| *of == hash && is_it(flight));
+        let matches = |flight: &Flight| flight.key == *key && flight.request == request;
+        let known = shard.iter().position(|(of, flight)| *of == hash && matches(flight));
         if let Some(index) = known {
             let flight = &shard[index].1;
-            if is_led_here(flight) {
+            if is_led_by_this_thread(flight) {
                 return Role::Recursive;
             }
             if self.began_here(flight) {
@@ -123,8 +124,8 @@ impl Flights {
         Role::Leader(Leader::new(flight, 0))
     }
 
-    /// Returns false if the flight began in a process that this one was forked from, or in this one before
-    /// anybody noticed that.
+    /// Returns false if the flight began in the parent of a forked process, or in the child before
+    /// anybody noticed the fork.
     fn began_here(&self, flight: &Flight) -> bool {
         let process = std::process::id();
         if flight.process != process {
@@ -133,8 +134,8 @@ impl Flights {
         flight.process == process
     }
 
-    /// Takes the flights of `key` out, so that later callers start another. Those who are on one
-    /// asked before now, and get its answer.
+    /// Removes the flights of `key`, so that later callers start another. Callers that have joined
+    /// one still receive its outcome, because they asked before.
     pub(crate) fn detach(&self, key: &[u8]) {
         let hash = KeyHeader::read(key).spread();
         self.shard(hash).retain(|(of, flight)| *of != hash || *flight.key != *key);
@@ -145,54 +146,55 @@ struct Flight {
     flights: Arc<Flights>,
     hash: u64,
     key: Arc<[u8]>,
-    /// The one request that it is for.
+    /// The one request that may join the flight, if it is for one.
     request: Option<u64>,
     process: u32,
-    crew: Mutex<Crew>,
-    /// Counts changes of the lead; a leader with an older number has lost it.
+    members: Mutex<FlightMembers>,
+    /// Counts changes of the lead. A leader with an older number has lost it.
     term: AtomicU64,
-    /// When the leader was woken and has not been polled since, and when it last was polled; in
-    /// milliseconds as [`now`] counts them, 0 for never.
+    /// When the leader was woken, in milliseconds by [`now_millis`]; 0 if it was polled since.
     woken: AtomicU64,
+    /// When the leader was last polled, in milliseconds by [`now_millis`].
     polled: AtomicU64,
-    /// Whether the leader is being polled just now.
+    /// True while the leader is being polled.
     polling: AtomicBool,
-    /// The runtime that runs the leader of a term, once it waits there.
+    /// The runtime that polls the leader, with the leader's term. It is set once the leader waits.
     runtime: Mutex<Option<(u64, Handle)>>,
-    /// How long the leader may be neither woken nor polled; in milliseconds.
+    /// For how many milliseconds the leader may be neither woken nor polled.
     stuck_after: AtomicU64,
-    /// What a leader has for its successor, should it lose the lead.
-    stowed: Mutex<Option<Box<dyn Any + Send>>>,
+    /// Data that a leader leaves for its successor.
+    handoff: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
+/// The callers of a flight, and its outcome once there is one.
 #[derive(Default)]
-struct Crew {
-    outcome: Option<Outcome>,
-    /// The follower to whom the lead was handed, until it takes it.
+struct FlightMembers {
+    outcome: Option<FlightOutcome>,
+    /// The follower that was given the lead and has not taken it yet.
     promoted: Option<u64>,
-    /// In the order in which they came.
+    /// The followers, in the order in which they joined.
     followers: BTreeMap<u64, WaitingFollower>,
     next_id: u64,
-    watched: bool,
-    /// The leaders whose lead was taken over or that took over one, to be woken by the outcome.
-    rivals: Vec<Waker>,
-    /// How many leaders have panicked.
+    is_watched: bool,
+    /// Wakers of further leaders that still fetch. The outcome wakes them.
+    other_leaders: Vec<Waker>,
+    /// The number of leaders that have panicked.
     panics: u32,
-    /// The runtime that was not driven when its leader was relieved, until another takes the lead.
+    /// The runtime of a leader that lost its lead because nobody drives that runtime.
     undriven: Option<Id>,
 }
 
-/// A follower as its flight knows it.
+/// The part of a follower that its flight needs to wake it.
 #[derive(Default)]
 struct WaitingFollower {
-    /// `None` if it was not polled yet, or was just woken.
+    /// `None` before the first poll, and after a wake until the next poll.
     waker: Option<Waker>,
-    /// The runtime that polled it.
+    /// The runtime that polled the follower.
     runtime: Option<Id>,
 }
 
-fn now() -> u64 {
-    // Never 0, which stands for never. A tick of the system's timer matters to none of the bounds.
+/// Returns a time in milliseconds, by the coarse clock. It is never 0.
+fn now_millis() -> u64 {
     CoarseInstant::now().millis() + 1
 }
 
@@ -208,102 +210,103 @@ impl Flight {
             key: Arc::clone(key),
             request,
             process: flights.process.load(Ordering::Relaxed),
-            crew: Mutex::default(),
+            members: Mutex::default(),
             term: AtomicU64::new(0),
             woken: AtomicU64::new(0),
             polled: AtomicU64::new(0),
             polling: AtomicBool::new(false),
             runtime: Mutex::new(None),
             stuck_after: AtomicU64::new(millis(STUCK_LEADER_AFTER)),
-            stowed: Mutex::new(None),
+            handoff: Mutex::new(None),
         }
     }
 
     fn follow(self: &Arc<Flight>) -> Follower {
-        let mut crew = lock(&self.crew);
-        let id = crew.next_id;
-        crew.next_id += 1;
-        crew.followers.insert(id, WaitingFollower::default());
-        if !crew.watched {
-            crew.watched = true;
+        let mut members = lock(&self.members);
+        let id = members.next_id;
+        members.next_id += 1;
+        members.followers.insert(id, WaitingFollower::default());
+        if !members.is_watched {
+            members.is_watched = true;
             Watch::add(self);
         }
-        Follower { flight: Arc::clone(self), id, done: false }
+        Follower { flight: Arc::clone(self), id, is_done: false }
     }
 
-    /// Takes this flight out of its shard, if it is there.
-    fn land(self: &Arc<Flight>, shard: &mut Shard) {
+    /// Removes this flight from its shard, if it is there.
+    fn remove_from(self: &Arc<Flight>, shard: &mut Shard) {
         if let Some(index) = shard.iter().position(|(_, flight)| Arc::ptr_eq(flight, self)) {
             shard.swap_remove(index);
         }
     }
 
-    fn answer(self: &Arc<Flight>, outcome: impl FnOnce() -> Outcome) {
-        self.land(&mut self.flights.shard(self.hash));
-        // From here on nobody joins, and whoever has joined holds the flight.
+    /// Ends the flight. `outcome` is called only if somebody waits for it.
+    fn answer(self: &Arc<Flight>, outcome: impl FnOnce() -> FlightOutcome) {
+        self.remove_from(&mut self.flights.shard(self.hash));
+        // Nobody can join any more, and every follower holds a reference to the flight.
         if Arc::strong_count(self) == 1 {
             return;
         }
-        let (followers, rivals) = {
-            let mut crew = lock(&self.crew);
-            // The first answer stands: a leader that lost its lead may finish after its successor.
-            // Its own is dropped when nothing is locked any more.
-            if crew.outcome.is_none() {
-                crew.outcome = Some(outcome());
+        let (followers, other_leaders) = {
+            let mut members = lock(&self.members);
+            // A leader that lost its lead may finish after its successor. The first outcome stands;
+            // a later one is dropped after the lock is released.
+            if members.outcome.is_none() {
+                members.outcome = Some(outcome());
             }
-            crew.promoted = None;
-            (std::mem::take(&mut crew.followers), std::mem::take(&mut crew.rivals))
+            members.promoted = None;
+            (std::mem::take(&mut members.followers), std::mem::take(&mut members.other_leaders))
         };
         let wakers = followers.into_values().filter_map(|follower| follower.waker);
-        wakers.chain(rivals).for_each(Waker::wake);
+        wakers.chain(other_leaders).for_each(Waker::wake);
     }
 
-    /// Ends the lead of `term`: hands it to the follower that has waited longest, or lands the
-    /// flight where there is none. If too many leaders have panicked, each follower fetches for itself.
+    /// Ends the lead of `term` without an outcome: the follower that has waited longest takes it
+    /// over. Without a follower the flight ends. After [`MAX_PANICS`] each follower fetches for itself.
     fn abandon(self: &Arc<Flight>, term: u64, panicked: bool) {
-        // Under the shard's lock, so that nobody joins between looking and landing.
+        // The shard stays locked, so that nobody joins a flight that is about to be removed.
         let mut shard = self.flights.shard(self.hash);
-        let heir = {
-            let mut crew = lock(&self.crew);
-            if self.term.load(Ordering::Acquire) != term || crew.outcome.is_some() {
+        let successor = {
+            let mut members = lock(&self.members);
+            if self.term.load(Ordering::Acquire) != term || members.outcome.is_some() {
                 return;
             }
-            crew.panics += u32::from(panicked);
-            if crew.panics >= MOST_PANICS {
-                drop((crew, shard));
-                return self.answer(|| Outcome::Unshared);
+            members.panics += u32::from(panicked);
+            if members.panics >= MAX_PANICS {
+                drop((members, shard));
+                return self.answer(|| FlightOutcome::UnsharedError);
             }
-            crew.promote(self)
+            members.promote(self)
         };
-        match heir {
+        match successor {
             Some(waker) => {
                 drop(shard);
                 waker.wake();
             }
-            None => self.land(&mut shard),
+            None => self.remove_from(&mut shard),
         }
     }
 
-    /// Hands the lead on where its holder is not being run. Called by the watch.
-    fn look(&self, now: u64) {
+    /// Takes the lead from a leader that is not being run. The watch calls this.
+    fn check_leader(&self, now: u64) {
         let woken = self.woken.load(Ordering::Acquire);
         let polled = self.polled.load(Ordering::Acquire);
-        // One that is being polled is being run, however long that takes.
+        // A leader that is being polled is being run, however long the poll takes.
         let polling = self.polling.load(Ordering::Acquire);
-        let waits = woken != 0 && !polling;
-        let stalled = waits && now.saturating_sub(woken) >= millis(STALL);
+        let is_overdue = woken != 0 && !polling;
+        let is_stalled = is_overdue && now.saturating_sub(woken) >= millis(STALLED_AFTER);
         let stuck_after = self.stuck_after.load(Ordering::Acquire);
         let is_stuck = now.saturating_sub(woken.max(polled)) >= stuck_after;
-        if stalled || is_stuck {
-            self.relieve(None);
+        if is_stalled || is_stuck {
+            self.replace_leader(None);
         }
     }
 
-    /// The runtime of a leader that was neither woken nor polled for [`STALL`].
+    /// Returns the runtime of a leader that was neither woken nor polled for [`STALLED_AFTER`].
     fn runtime_of_quiet_leader(&self, now: u64) -> Option<Handle> {
         let woken = self.woken.load(Ordering::Acquire);
         let polled = self.polled.load(Ordering::Acquire);
-        let is_quiet = now.saturating_sub(woken.max(polled)) >= millis(STALL);
+        let is_quiet = now.saturating_sub(woken.max(polled)) >= millis(STALLED_AFTER);
         if !is_quiet || self.polling.load(Ordering::Acquire) {
             return None;
         }
@@ -312,26 +315,26 @@ impl Flight {
         runtime.as_ref().filter(|(of, _)| *of == term).map(|(_, runtime)| runtime.clone())
     }
 
-    /// Hands the lead on to a follower, if there is one; where the leader's runtime is not driven, to one
-    /// on another runtime rather than to one there.
-    fn relieve(&self, undriven: Option<Id>) {
-        let heir = {
-            let mut crew = lock(&self.crew);
-            if crew.outcome.is_some() {
+    /// Gives the lead to a follower, if there is one. A follower on another runtime than `undriven`
+    /// is preferred.
+    fn replace_leader(&self, undriven: Option<Id>) {
+        let successor = {
+            let mut members = lock(&self.members);
+            if members.outcome.is_some() {
                 return;
             }
-            crew.undriven = undriven.or(crew.undriven);
-            crew.promote(self)
+            members.undriven = undriven.or(members.undriven);
+            members.promote(self)
         };
-        if let Some(heir) = heir {
-            heir.wake();
+        if let Some(successor) = successor {
+            successor.wake();
         }
     }
 }
 
-impl Crew {
-    /// Gives the lead to the follower that has waited longest; where one was promoted and did not
-    /// take it, to the next one. Returns whom to wake.
+impl FlightMembers {
+    /// Gives the lead to the follower that has waited longest, or to the one after a follower that
+    /// did not take it. Returns the waker of the successor.
     fn promote(&mut self, flight: &Flight) -> Option<Waker> {
         let next = self.promoted.map_or(0, |promoted| promoted + 1);
         let in_turn = || self.followers.range(next..).chain(&self.followers);
@@ -342,10 +345,10 @@ impl Crew {
         let id = *elsewhere.or_else(|| in_turn().next())?.0;
         self.promoted = Some(id);
         flight.term.fetch_add(1, Ordering::AcqRel);
-        // Promoted is as good as woken: who does not take the lead in time loses it again.
-        flight.woken.store(now(), Ordering::Release);
+        // The successor counts as woken, so it loses the lead again unless it is polled in time.
+        flight.woken.store(now_millis(), Ordering::Release);
         flight.polling.store(false, Ordering::Release);
-        // One that has not been polled yet finds out when it is.
+        // A follower that was never polled finds the lead when it is.
         let waker = self.followers.get_mut(&id).and_then(|follower| follower.waker.take());
         Some(waker.unwrap_or_else(|| Waker::noop().clone()))
     }

@@ -32,6 +32,7 @@ mod outline;
 #[doc(hidden)]
 #[allow(missing_docs)]
 pub mod private;
+mod refresh;
 #[cfg(feature = "memcached")]
 mod shape;
 mod site;

@@ -445,8 +445,8 @@ fn begin_call<R, V, I: KeyParts, W: KeyParts, C: KeyParts>(
     let rebuild_into = returns.rebuild_into;
     let serve: Serve<'_> = &mut |value| rebuild_into(value, hit);
     let encode = |bytes: &mut KeyBytes| arguments.encode(header, bytes);
-    let state = look_further(cache, arguments.declaration, &encode, returns.value_type, serve);
-    state.map(|state| Call::new(returns, state))
+    let phase = look_further(cache, arguments.declaration, &encode, returns.value_type, serve);
+    phase.map(|phase| Call::new(returns, phase))
 }
 
 /// The call that was begun where there is no hit.

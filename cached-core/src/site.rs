@@ -8,10 +8,9 @@ use crate::declaration::Declaration;
 use crate::event::{Event, EventEntry};
 use crate::frame::{self, FrameContents};
 use crate::key::{Key, KeyBytes, canonical_bytes};
+use crate::refresh::window;
 use crate::stats::Counters;
-use crate::tier::local::{
-    Expiry, FillToken, LocalTier, Refresh, WriteMode, ahead_of, run_deferred_drops,
-};
+use crate::tier::local::{Expiry, FillToken, LocalTier, WriteMode, run_deferred_drops};
 use crate::tier::remote::{Decoded, EntryReader, RemoteError, RemoteStore, Store};
 use crate::value::{CachingDecision, Value, ValueType, WeightFn};
 
@@ -111,25 +110,6 @@ impl Site {
         self.local()?.get_stale(&self.key)
     }
 
-    /// The duty to refresh what the local tier holds. Where there is memcached, that says who is to
-    /// refresh an entry, and what is held here is younger.
-    pub(crate) fn refresh_locally(&self) -> Option<Refresh> {
-        let ahead = self.declaration.declared_refresh_ahead();
-        if ahead.is_zero() || self.remote_tier().is_some() {
-            return None;
-        }
-        self.local()?.refresh(&self.key, ahead, self.counters().fetch_time())
-    }
-
-    /// When a value of memcached, which is gone at `expires`, is due for a refresh; `None` where that is
-    /// as soon as memcached says so, which does not know how long it lives in all.
-    pub(crate) fn due_later(&self, verdict: &CachingDecision, expires: Instant) -> Option<Instant> {
-        let declared = self.declaration.declared_refresh_ahead();
-        let ahead = ahead_of(self.lifetime(Some(verdict)).ttl, declared);
-        let due = expires.checked_sub(ahead)?;
-        (ahead < declared && self.now() < due).then_some(due)
-    }
-
     pub(crate) fn fill_token(&self) -> FillToken {
         self.cache.local().fill_token(&self.key)
     }
@@ -177,7 +157,7 @@ impl Site {
         }
     }
 
-    fn local(&self) -> Option<&LocalTier> {
+    pub(crate) fn local(&self) -> Option<&LocalTier> {
         self.declaration.uses_local().then(|| self.cache.local())
     }
 
@@ -226,7 +206,7 @@ impl Site {
         let mut ahead = self.declaration.declared_refresh_ahead();
         if !ahead.is_zero() {
             // Not all of a life that is cut.
-            ahead = if asked > longest { ahead_of(longest, ahead) } else { ahead.min(FOR_EVER) };
+            ahead = if asked > longest { window(longest, ahead) } else { ahead.min(FOR_EVER) };
         }
         let ttl = match self.cache.config().jitter {
             0.0 => asked.min(longest),

@@ -1,8 +1,8 @@
 //! What the remote tier answers a leader: the value, or the right to fill.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::{Missed, Right, Won};
+use super::{MissedCall, Right, Won};
 use crate::event::Event;
 use crate::site::{Lifetime, Site};
 use crate::tier::local::{FillToken, WriteMode};
@@ -14,11 +14,6 @@ use crate::value::Value;
 
 /// An item of this cache's values.
 type RemoteItem = Item<<Site as EntryReader>::Value, Permit>;
-
-/// After this long whoever won the right to replace an item counts as killed, unless fetches are seen
-/// to take longer than a quarter of it; and at the latest after the second time.
-const REPLACED_WITHIN: Duration = Duration::from_secs(5);
-const REPLACED_WITHIN_AT_MOST: Duration = Duration::from_secs(120);
 
 /// What the remote tier answers a leader.
 pub(super) enum Acquired {
@@ -40,7 +35,7 @@ impl Acquired {
     }
 }
 
-impl Missed {
+impl MissedCall {
     /// Asks the remote tier for the value, or for the right to fill it. An `async fn` keeps its
     /// arguments twice. This is a block, so that it and what waits for it fit in a box that an
     /// allocator has at hand.
@@ -95,7 +90,7 @@ impl Missed {
             let right = match claim.is_won() {
                 true => refresh(permit, Some(value.clone())),
                 // Whoever claimed the refresh may have been killed.
-                false if permit.is_claim_abandoned(self.replaced_within()) => replace(permit),
+                false if permit.is_claim_abandoned(site.claim_abandoned_after()) => replace(permit),
                 false => return Acquired::Stale(value),
             };
             return Acquired::Right { right, stale: Some(value) };
@@ -107,13 +102,5 @@ impl Missed {
             RefreshClaim::Won => Acquired::Due(value, refresh(permit, None), Some(now + fresh)),
             RefreshClaim::WonAgain => Acquired::Due(value, refresh(permit, None), None),
         }
-    }
-
-    /// How long whoever won the right to replace an item has for it.
-    fn replaced_within(&self) -> Duration {
-        let fetch_time = self.site.counters().fetch_time().unwrap_or_default();
-        let by_fetch_time =
-            fetch_time.saturating_mul(4).clamp(REPLACED_WITHIN, REPLACED_WITHIN_AT_MOST);
-        self.site.cache.config().lease.unwrap_or(by_fetch_time)
     }
 }

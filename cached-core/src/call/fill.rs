@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Fetching, Missed, Right};
+use super::{Fetching, MissedCall, Right};
 use crate::event::{Event, FillRefusal};
-use crate::flight::Outcome;
+use crate::flight::FlightOutcome;
 use crate::site::{Lifetime, Site, UNCONFIRMED};
 use crate::tier::local::{FillToken, WriteMode, run_deferred_drops};
 use crate::tier::remote::{Permit, RemoteStore, WriteOutcome, WritePermit};
 use crate::value::{CachingDecision, Value};
 
-impl Missed {
+impl MissedCall {
     /// Stores what was fetched in every tier that may have it, and answers everybody. The caller
     /// does not wait for memcached.
     pub(super) fn fill(
@@ -22,10 +22,10 @@ impl Missed {
     ) -> Value {
         let site = &self.site;
         if let (Right::Lease(won @ None), Some(leader)) = (&mut fetching.right, &fetching.leader) {
-            *won = leader.unstow();
+            *won = leader.take_handoff();
         }
         if !site.keeps(&verdict) {
-            self.store_nothing(fetching, &value);
+            self.end_uncached(fetching, &value);
             return value;
         }
         let Fetching { leader, fill_token, right, .. } = fetching;
@@ -43,29 +43,12 @@ impl Missed {
         let write = if site.overwritable() { WriteMode::Replace } else { WriteMode::Once };
         site.publish(fill_token, write, &value, weight, lifetime.local_expiry(site.now(), fresh));
         if let Some(leader) = leader {
-            leader.answer(|| Outcome::Cached(Arc::clone(&value)));
+            leader.answer(|| FlightOutcome::Cached(Arc::clone(&value)));
         }
         self.fill_remote(right, fill_token, &value, weight, lifetime);
         // Not before the flight is answered: what is dropped here may ask for this very key.
         run_deferred_drops();
         self.keep(value)
-    }
-
-    /// Answers everybody with a value that is not cached. The upstream is well, and this is its
-    /// answer: what has expired is kept no more, where it is still what was read.
-    #[cold]
-    fn store_nothing(&self, fetching: Fetching, value: &Value) {
-        let Fetching { leader, fill_token, right, stale, .. } = fetching;
-        self.site.remove_expired(fill_token);
-        if let Some(leader) = leader {
-            leader.answer(|| Outcome::Uncached(Arc::clone(value)));
-        }
-        match right {
-            Right::Lease(Some(won)) if stale.is_some() => won.permit.discard(),
-            Right::Replace(permit) if stale.is_some() => permit.discard(),
-            _ => {}
-        }
-        run_deferred_drops();
     }
 
     fn fill_remote(

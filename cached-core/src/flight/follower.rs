@@ -7,43 +7,44 @@ use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 
-use super::{Flight, Leader, Outcome, WaitingFollower, lock};
+use super::{Flight, FlightOutcome, Leader, WaitingFollower, lock};
 
-/// A caller that waits for a flight. It resolves to the outcome, or to the lead.
+/// A future of a caller that waits for a flight. It resolves to the outcome, or to the lead.
 pub(crate) struct Follower {
     pub(super) flight: Arc<Flight>,
     pub(super) id: u64,
-    pub(super) done: bool,
+    pub(super) is_done: bool,
 }
 
-pub(crate) enum Followed {
-    Outcome(Outcome),
+/// The end of a follower's wait.
+pub(crate) enum FollowerOutput {
+    Outcome(FlightOutcome),
     Lead(Leader),
 }
 
 impl Future for Follower {
-    type Output = Followed;
+    type Output = FollowerOutput;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Followed> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<FollowerOutput> {
         let this = &mut *self;
-        // Dropped after the lock: with a waker a whole task may go.
-        let _replaced;
-        let mut crew = lock(&this.flight.crew);
-        if let Some(outcome) = &crew.outcome {
-            this.done = true;
-            return Poll::Ready(Followed::Outcome(outcome.clone()));
+        // Dropped after the lock is released, because dropping a waker may drop a whole task.
+        let _replaced_waker;
+        let mut members = lock(&this.flight.members);
+        if let Some(outcome) = &members.outcome {
+            this.is_done = true;
+            return Poll::Ready(FollowerOutput::Outcome(outcome.clone()));
         }
-        if crew.promoted == Some(this.id) {
-            (crew.promoted, crew.undriven) = (None, None);
-            crew.followers.remove(&this.id);
-            this.done = true;
+        if members.promoted == Some(this.id) {
+            (members.promoted, members.undriven) = (None, None);
+            members.followers.remove(&this.id);
+            this.is_done = true;
             let term = this.flight.term.load(Ordering::Acquire);
-            return Poll::Ready(Followed::Lead(Leader::new(Arc::clone(&this.flight), term)));
+            return Poll::Ready(FollowerOutput::Lead(Leader::new(Arc::clone(&this.flight), term)));
         }
-        if let Some(WaitingFollower { waker, runtime }) = crew.followers.get_mut(&this.id)
+        if let Some(WaitingFollower { waker, runtime }) = members.followers.get_mut(&this.id)
             && !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()))
         {
-            _replaced = waker.replace(context.waker().clone());
+            _replaced_waker = waker.replace(context.waker().clone());
             *runtime = Handle::try_current().ok().map(|runtime| runtime.id());
         }
         Poll::Pending
@@ -52,19 +53,19 @@ impl Future for Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        if self.done {
+        if self.is_done {
             return;
         }
-        let (_waker, handed_on) = {
-            let mut crew = lock(&self.flight.crew);
-            let waker = crew.followers.remove(&self.id);
-            let handed_on = (crew.promoted == Some(self.id)).then(|| {
-                crew.promoted = None;
+        let (_waker, refused_term) = {
+            let mut members = lock(&self.flight.members);
+            let waker = members.followers.remove(&self.id);
+            let refused_term = (members.promoted == Some(self.id)).then(|| {
+                members.promoted = None;
                 self.flight.term.load(Ordering::Acquire)
             });
-            (waker, handed_on)
+            (waker, refused_term)
         };
-        if let Some(term) = handed_on {
+        if let Some(term) = refused_term {
             self.flight.abandon(term, false);
         }
     }

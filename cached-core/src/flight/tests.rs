@@ -28,20 +28,20 @@ fn the_watch_leaves_an_answered_flight_alone() {
     let leader = leader(&flights);
     let _follower = follower(&flights);
     let flight = Arc::clone(&leader.flight);
-    assert!(lock(&flight.crew).promote(&flight).is_some());
-    leader.answer(|| Outcome::Unshared);
-    flight.look(now() + 60_000);
-    assert_eq!(lock(&flight.crew).promoted, None);
+    assert!(lock(&flight.members).promote(&flight).is_some());
+    leader.answer(|| FlightOutcome::UnsharedError);
+    flight.check_leader(now_millis() + 60_000);
+    assert_eq!(lock(&flight.members).promoted, None);
 }
 
 #[test]
-fn the_lead_goes_round_among_those_who_do_not_take_it() {
+fn followers_that_do_not_take_the_lead_pass_it_round() {
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
     let followers = [follower(&flights), follower(&flights), follower(&flights)];
     let promoted = || {
-        lock(&leader.flight.crew).promote(&leader.flight);
-        lock(&leader.flight.crew).promoted
+        lock(&leader.flight.members).promote(&leader.flight);
+        lock(&leader.flight.members).promoted
     };
     let ids: Vec<_> = (0..5).map(|_| promoted()).collect();
     assert_eq!(ids, [Some(0), Some(1), Some(2), Some(0), Some(1)]);
@@ -49,18 +49,18 @@ fn the_lead_goes_round_among_those_who_do_not_take_it() {
 }
 
 #[test]
-fn what_a_leader_stowed_its_successor_finds() {
+fn a_successor_takes_what_its_leader_left() {
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
     let mut follower = Box::pin(follower(&flights));
-    leader.stow(Box::new(7));
+    leader.put_handoff(Box::new(7));
     drop(leader);
     let mut context = Context::from_waker(Waker::noop());
-    let Poll::Ready(Followed::Lead(heir)) = follower.as_mut().poll(&mut context) else {
+    let Poll::Ready(FollowerOutput::Lead(successor)) = follower.as_mut().poll(&mut context) else {
         panic!("the lead is handed over");
     };
-    assert_eq!(heir.unstow::<i32>().as_deref(), Some(&7));
-    assert_eq!(heir.unstow::<i32>(), None);
+    assert_eq!(successor.take_handoff::<i32>().as_deref(), Some(&7));
+    assert_eq!(successor.take_handoff::<i32>(), None);
 }
 
 /// Counts how often it is woken.
@@ -74,7 +74,7 @@ impl Wake for Woken {
 }
 
 #[test]
-fn work_that_moves_to_another_task_is_woken_there() {
+fn a_fetch_that_moves_to_another_task_is_woken_there() {
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
     let mut last = None;
@@ -93,57 +93,60 @@ fn work_that_moves_to_another_task_is_woken_there() {
 }
 
 #[test]
-fn an_answer_is_made_only_where_somebody_waits_for_it() {
+fn an_outcome_is_made_only_for_a_follower() {
     let flights = Arc::new(Flights::new());
     leader(&flights).answer(|| unreachable!("nobody waits"));
     let leader = leader(&flights);
     let mut follower = Box::pin(follower(&flights));
-    leader.answer(|| Outcome::Unshared);
+    leader.answer(|| FlightOutcome::UnsharedError);
     let mut context = Context::from_waker(Waker::noop());
-    let Poll::Ready(Followed::Outcome(Outcome::Unshared)) = follower.as_mut().poll(&mut context)
+    let Poll::Ready(FollowerOutput::Outcome(FlightOutcome::UnsharedError)) =
+        follower.as_mut().poll(&mut context)
     else {
         panic!("there is an answer");
     };
 }
 
-/// One that is promoted, and polled, so that the first leader has lost its lead.
-fn heir(flights: &Arc<Flights>, leader: &Leader) -> Leader {
+/// A follower that was promoted and polled, so that the first leader has lost its lead.
+fn successor(flights: &Arc<Flights>, leader: &Leader) -> Leader {
     let mut follower = Box::pin(follower(flights));
-    assert!(lock(&leader.flight.crew).promote(&leader.flight).is_some());
+    assert!(lock(&leader.flight.members).promote(&leader.flight).is_some());
     match follower.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Followed::Lead(heir)) => heir,
+        Poll::Ready(FollowerOutput::Lead(successor)) => successor,
         _ => panic!("the lead is handed over"),
     }
 }
 
-/// Whatever the program's own types hold when they are dropped, here one who waits for the flight.
-struct Holds(#[expect(dead_code, reason = "it is there to be dropped")] Mutex<Option<Follower>>);
+/// A value or waker of the program that holds a follower of the same flight.
+struct FollowerHolder(
+    #[expect(dead_code, reason = "it is there to be dropped")] Mutex<Option<Follower>>,
+);
 
-impl Wake for Holds {
+impl Wake for FollowerHolder {
     fn wake(self: Arc<Self>) {}
 }
 
 #[test]
-fn an_answer_that_comes_too_late_is_dropped_with_nothing_locked() {
+fn a_late_outcome_is_dropped_without_a_lock() {
     in_time(|| {
         let flights = Arc::new(Flights::new());
         let leader = leader(&flights);
-        let heir = heir(&flights, &leader);
-        let holds: Value = Arc::new(Holds(Mutex::new(Some(follower(&flights)))));
-        heir.answer(|| Outcome::Unshared);
-        leader.answer(move || Outcome::Cached(holds));
+        let successor = successor(&flights, &leader);
+        let value: Value = Arc::new(FollowerHolder(Mutex::new(Some(follower(&flights)))));
+        successor.answer(|| FlightOutcome::UnsharedError);
+        leader.answer(move || FlightOutcome::Cached(value));
     });
 }
 
 #[test]
-fn a_waker_that_is_not_needed_any_more_is_dropped_with_nothing_locked() {
+fn an_unneeded_waker_is_dropped_without_a_lock() {
     fn is_polled(follower: &mut Pin<Box<Follower>>, waker: &Waker) {
         assert!(follower.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
     }
     in_time(|| {
         let flights = Arc::new(Flights::new());
         let _leader = leader(&flights);
-        let waker = || Waker::from(Arc::new(Holds(Mutex::new(Some(follower(&flights))))));
+        let waker = || Waker::from(Arc::new(FollowerHolder(Mutex::new(Some(follower(&flights))))));
         let mut moved = Box::pin(follower(&flights));
         is_polled(&mut moved, &waker());
         is_polled(&mut moved, Waker::noop());
@@ -153,47 +156,47 @@ fn a_waker_that_is_not_needed_any_more_is_dropped_with_nothing_locked() {
 }
 
 fn promoted(flight: &Arc<Flight>) -> Option<u64> {
-    lock(&flight.crew).promoted
+    lock(&flight.members).promoted
 }
 
 #[test]
-fn a_fetch_of_45_s_keeps_its_lead_and_one_that_never_ends_loses_it() {
+fn a_stuck_leader_loses_its_lead_after_60_s() {
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
     let _follower = follower(&flights);
-    leader.flight.look(now() + 45_000);
+    leader.flight.check_leader(now_millis() + 45_000);
     assert_eq!(promoted(&leader.flight), None);
-    leader.flight.look(now() + 61_000);
+    leader.flight.check_leader(now_millis() + 61_000);
     assert_eq!(promoted(&leader.flight), Some(0));
 }
 
 #[test]
-fn a_fetch_that_is_known_to_be_slow_keeps_its_lead_for_longer() {
+fn a_function_known_to_be_slow_keeps_its_lead_longer() {
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
     let _follower = follower(&flights);
-    leader.expect(Duration::from_secs(30));
-    leader.flight.look(now() + 119_000);
+    leader.set_usual_fetch_time(Duration::from_secs(30));
+    leader.flight.check_leader(now_millis() + 119_000);
     assert_eq!(promoted(&leader.flight), None);
-    leader.flight.look(now() + 121_000);
+    leader.flight.check_leader(now_millis() + 121_000);
     assert_eq!(promoted(&leader.flight), Some(0));
 }
 
 #[test]
-fn of_two_leaders_whoever_ends_first_answers_the_other() {
+fn the_first_of_two_leaders_answers_the_other() {
     for first_ends in [true, false] {
         let flights = Arc::new(Flights::new());
         let first = leader(&flights);
-        let second = heir(&flights, &first);
+        let second = successor(&flights, &first);
         let (ends, waits) = if first_ends { (first, second) } else { (second, first) };
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let context = Context::from_waker(&waker);
-        assert!(waits.overtaken(&context).is_none());
-        ends.answer(|| Outcome::Cached(Arc::new(7)));
+        assert!(waits.outcome_of_other_leader(&context).is_none());
+        ends.answer(|| FlightOutcome::Cached(Arc::new(7)));
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
-        assert!(matches!(waits.overtaken(&context), Some(Outcome::Cached(_))));
-        waits.yield_to_outcome();
+        assert!(matches!(waits.outcome_of_other_leader(&context), Some(FlightOutcome::Cached(_))));
+        waits.accept_outcome();
     }
 }
 
@@ -213,7 +216,8 @@ fn a_second_panic_lets_every_follower_fetch_for_itself() {
     let mut context = Context::from_waker(Waker::noop());
     panics(first);
     let mut polled = followers.each_mut().map(|follower| follower.as_mut().poll(&mut context));
-    let Poll::Ready(Followed::Lead(second)) = std::mem::replace(&mut polled[0], Poll::Pending)
+    let Poll::Ready(FollowerOutput::Lead(second)) =
+        std::mem::replace(&mut polled[0], Poll::Pending)
     else {
         panic!("the lead is handed over");
     };
@@ -221,12 +225,15 @@ fn a_second_panic_lets_every_follower_fetch_for_itself() {
     panics(second);
     for follower in &mut followers[1..] {
         let polled = follower.as_mut().poll(&mut context);
-        assert!(matches!(polled, Poll::Ready(Followed::Outcome(Outcome::Unshared))));
+        assert!(matches!(
+            polled,
+            Poll::Ready(FollowerOutput::Outcome(FlightOutcome::UnsharedError))
+        ));
     }
 }
 
 #[test]
-fn the_lead_of_a_runtime_that_is_not_driven_goes_to_another_runtime() {
+fn the_lead_leaves_a_runtime_that_is_not_driven() {
     let runtime = || tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let (idle, other) = (runtime(), runtime());
     let flights = Arc::new(Flights::new());
@@ -239,18 +246,18 @@ fn the_lead_of_a_runtime_that_is_not_driven_goes_to_another_runtime() {
         follower
     };
     let followers = [polled_on(&idle), polled_on(&idle), polled_on(&other)];
-    leader.flight.relieve(Some(idle.handle().id()));
+    leader.flight.replace_leader(Some(idle.handle().id()));
     assert_eq!(promoted(&leader.flight), Some(2));
-    // It is late to take the lead, and the others cannot.
-    leader.flight.relieve(None);
+    // The successor is late to take the lead, and the other followers cannot.
+    leader.flight.replace_leader(None);
     assert_eq!(promoted(&leader.flight), Some(2));
     drop(followers);
 }
 
 #[test]
-fn a_flight_of_the_process_that_was_forked_is_nobodys() {
+fn a_forked_process_starts_its_own_flights() {
     let flights = Arc::new(Flights::new());
-    // As a child sees it.
+    // The flights look as they do to a forked child.
     let parent = std::process::id() + 1;
     flights.process.store(parent, Ordering::Relaxed);
     let hash = KeyHeader::read(&key()).spread();
@@ -259,7 +266,7 @@ fn a_flight_of_the_process_that_was_forked_is_nobodys() {
     let inherited = Leader::new(flight, 0);
     let own = leader(&flights);
     let _follower = follower(&flights);
-    inherited.answer(|| Outcome::Unshared);
+    inherited.answer(|| FlightOutcome::UnsharedError);
     assert!(matches!(flights.join(&key(), None), Role::Follower(_)), "the child's own goes on");
     drop(own);
 }

@@ -1,25 +1,25 @@
-//! The watch: relieves leaders that are not run.
+//! The watch: a thread that takes the lead from leaders which are not run.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use super::driven::RuntimeProbes;
-use super::{Flight, lock, now};
+use super::runtime_probe::RuntimeProbes;
+use super::{Flight, lock, now_millis};
 
-/// How often flights with followers are looked at.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often the watch checks the flights that have followers.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Looks at the flights that have followers, on one thread of its own, so that single-flight
-/// needs no runtime. The thread sleeps while there are none.
+/// The flights that have followers, and the thread that checks their leaders. A thread is used, so
+/// that single-flight needs no runtime. It sleeps while the list is empty.
 #[derive(Default)]
 pub(super) struct Watch {
     flights: Mutex<Vec<Weak<Flight>>>,
     added: Condvar,
 }
 
-/// The watch of this process, by the process's id. Its thread does not take this lock, so that a fork
-/// does not find it locked by a thread that the child does not have.
+/// The watch, with the id of the process that runs its thread. The thread itself never takes this
+/// lock, so the lock cannot be held by a missing thread after a fork.
 static CURRENT: Mutex<Option<(u32, Arc<Watch>)>> = Mutex::new(None);
 
 impl Watch {
@@ -29,8 +29,8 @@ impl Watch {
         watch.added.notify_one();
     }
 
-    /// The watch whose thread runs in this process: a child after `fork` has none, and starts its own,
-    /// which takes over the flights that it can see.
+    /// Returns the watch whose thread runs in this process. A forked child starts its own, which
+    /// takes over the flights that the parent's watch had.
     fn current() -> Arc<Watch> {
         let process = std::process::id();
         let mut current = lock(&CURRENT);
@@ -38,22 +38,22 @@ impl Watch {
             Some((of, watch)) if *of == process => Arc::clone(watch),
             before => {
                 let inherited = before.as_ref().and_then(|(_, watch)| {
-                    // The thread that the child does not have may have held it.
+                    // The parent's thread, which the child does not have, may hold this lock.
                     Some(std::mem::take(&mut *watch.flights.try_lock().ok()?))
                 });
                 let flights = Mutex::new(inherited.unwrap_or_default());
                 let watch = Arc::new(Watch { flights, added: Condvar::new() });
                 *current = Some((process, Arc::clone(&watch)));
                 let watched = Arc::clone(&watch);
-                // Without a thread to be had, stalled leaders are not relieved; all else works.
+                // If no thread can be started, stalled leaders keep their lead. All else works.
                 let thread = std::thread::Builder::new().name("cached-watch".into());
-                let _ = thread.spawn(move || watched.watch());
+                let _ = thread.spawn(move || watched.run());
                 watch
             }
         }
     }
 
-    fn watch(&self) -> ! {
+    fn run(&self) -> ! {
         let mut probes = RuntimeProbes::default();
         loop {
             let flights: Vec<Arc<Flight>> = {
@@ -64,22 +64,22 @@ impl Watch {
                 flights.retain(|flight| flight.strong_count() > 0);
                 flights.iter().filter_map(Weak::upgrade).collect()
             };
-            // What runs here may be the program's own: a waker, the `Drop` of a value to which
-            // ours was the last reference. If that panics, the watch goes on.
+            // The program's own code may run here: a waker, or the `Drop` of a value whose last
+            // reference is ours. If it panics, the watch goes on.
             let _ = catch_unwind(AssertUnwindSafe(|| {
-                let now = now();
+                let now = now_millis();
                 for flight in &flights {
-                    flight.look(now);
+                    flight.check_leader(now);
                     if let Some(runtime) = flight.runtime_of_quiet_leader(now)
                         && probes.is_undriven(&runtime)
                     {
-                        flight.relieve(Some(runtime.id()));
+                        flight.replace_leader(Some(runtime.id()));
                     }
                 }
                 drop(flights);
-                probes.end_look();
+                probes.end_round();
             }));
-            std::thread::sleep(LOOK);
+            std::thread::sleep(CHECK_INTERVAL);
         }
     }
 }

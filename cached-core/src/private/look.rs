@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::cache::Cache;
-use crate::call::{Begun, Missed};
+use crate::call::{LocalHit, MissedCall, Phase, Plan};
 use crate::declaration::Declaration;
 use crate::event::{BypassReason, Event, EventEntry};
 use crate::key::{KeyBytes, KeyError};
@@ -11,17 +11,6 @@ use crate::site::Site;
 use crate::tier::Tier;
 use crate::tier::request::RequestHandle;
 use crate::value::{Value, ValueType};
-
-/// How a call goes on that was not served. Boxed, so that a look returns two words.
-pub(super) enum State {
-    /// Served from the local tier, by an entry that may be due for a refresh.
-    Due(Box<(Value, Site)>),
-    Missed(Box<Begun>),
-    /// Missed, and begun.
-    Begun(Box<Begun>),
-    /// The cache is off, the name is shared, or the arguments gave no key.
-    Bypassed,
-}
 
 /// What has the value that is found; whether it took it.
 pub(super) type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
@@ -34,7 +23,7 @@ pub(super) fn look_further(
     encode: &dyn Fn(&mut KeyBytes) -> Result<(), KeyError>,
     value_type: &'static ValueType,
     serve: Serve<'_>,
-) -> Option<State> {
+) -> Option<Phase> {
     if !cache.is_enabled() || declaration.index().is_none() {
         return bypass(cache, declaration, BypassReason::NotCached);
     }
@@ -51,7 +40,7 @@ fn look_in_tiers(
     key: &[u8],
     value_type: &'static ValueType,
     serve: Serve<'_>,
-) -> Option<State> {
+) -> Option<Phase> {
     let site = || Site::new(cache, declaration, Arc::from(key), value_type, None);
     let request = RequestHandle::current();
     let force_miss = request.is_some_and(|request| request.force_miss());
@@ -65,7 +54,7 @@ fn look_in_tiers(
         if !declaration.declared_refresh_ahead().is_zero()
             && let Some(site) = site()
         {
-            return Some(State::Due(Box::new((value, site))));
+            return Some(Phase::Hit(Box::new(LocalHit { value, site })));
         }
         return match serve(&value) {
             true => None,
@@ -75,7 +64,7 @@ fn look_in_tiers(
     match site() {
         Some(site) => {
             site.emit(Event::Miss { entry: site.event_entry() });
-            Some(State::Missed(Begun::missed(Missed { site, request })))
+            Some(Phase::Miss(MissedCall::new(site, request, Plan::Bypass)))
         }
         None => bypass(cache, declaration, BypassReason::NotCached),
     }
@@ -86,7 +75,7 @@ fn bypass(
     cache: &Cache,
     declaration: &'static Declaration,
     reason: BypassReason<'_>,
-) -> Option<State> {
+) -> Option<Phase> {
     cache.emit(Event::Bypassed { declaration, reason });
-    Some(State::Bypassed)
+    Some(Phase::Bypass)
 }

@@ -11,7 +11,6 @@ pub(crate) mod index;
 mod kept;
 mod order;
 mod policy;
-mod refresh;
 mod sweeper;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -24,7 +23,6 @@ use index::{Index, ReadGuard};
 use kept::Put;
 use order::{Sequence, Sequences};
 use policy::{Name, Policy};
-use refresh::Refreshing;
 use sweeper::Due;
 
 use crate::clock::{Clock, CoarseInstant};
@@ -34,7 +32,6 @@ use crate::value::Value;
 
 pub(crate) use aside::run_deferred_drops;
 pub(crate) use entry::Expiry;
-pub(crate) use refresh::{Refresh, ahead_of};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -71,7 +68,6 @@ pub(crate) struct LocalTier {
     policy: Policy,
     filling: Filling,
     due: Arc<Due>,
-    refreshing: Arc<Refreshing>,
     stripes: Vec<Stripe>,
     clock: Clock,
     #[allow(dead_code, reason = "evictions are not reported yet")]
@@ -92,6 +88,14 @@ pub(crate) struct FillToken {
     /// When what is published under it was asked for.
     sequence: Sequence,
     count: u64,
+}
+
+/// How far an entry is in its life.
+pub(crate) struct EntryAge {
+    /// How long the entry answers yet. Zero if it has expired.
+    pub(crate) remaining: Duration,
+    /// How long the entry answers in all.
+    pub(crate) ttl: Duration,
 }
 
 /// At the end of a thread the index cannot be read.
@@ -120,7 +124,6 @@ impl LocalTier {
             policy: Policy::new(capacity),
             filling: Filling { told_after: AtomicU32::new(u32::MAX), ..Filling::default() },
             due: Arc::clone(&due),
-            refreshing: Refreshing::new(clock.clone()),
             stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
             clock,
             events,
@@ -221,26 +224,11 @@ impl LocalTier {
         self.peek(key).ok_or(fill_token)
     }
 
-    /// The duty to refresh the entry, for one caller in the last `ahead` of its life; see
-    /// [`ahead_of`].
-    pub(crate) fn refresh(
-        &self,
-        key: &[u8],
-        ahead: Duration,
-        fetch_time: Option<Duration>,
-    ) -> Option<Refresh> {
-        if !self.is_due(key, ahead) {
-            return None;
-        }
-        let refresh = self.refreshing.take(key, fetch_time)?;
-        // Another may have refreshed it since.
-        self.is_due(key, ahead).then_some(refresh)
-    }
-
-    fn is_due(&self, key: &[u8], ahead: Duration) -> bool {
-        let Some(reading) = self.read() else { return false };
-        let Some((entry, _)) = reading.find(&key) else { return false };
-        entry.left(self.now()) < ahead_of(entry.life(), ahead)
+    /// Returns how far the entry of a key is in its life, if there is an entry.
+    pub(crate) fn entry_age(&self, key: &[u8]) -> Option<EntryAge> {
+        let reading = self.read()?;
+        let (entry, _) = reading.find(&key)?;
+        Some(EntryAge { remaining: entry.left(self.now()), ttl: entry.life() })
     }
 
     /// The value also where it has expired and is kept for a fetch that fails. For who leads a flight:

@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::flight::Pulse;
+use crate::flight::LeaderMonitor;
 use crate::key::Key;
 #[cfg(feature = "memcached")]
 pub(crate) use memcached::Memcached as Store;
@@ -136,7 +136,7 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
     fn in_background(self) -> Self;
 
     /// Ends a lease once the fetch that `pulse` belongs to has stopped.
-    fn hold_while(&self, pulse: Pulse);
+    fn hold_while(&self, pulse: LeaderMonitor);
 
     /// Makes the running runtime renew a lease. The runtime that won it may have ended.
     fn renew_here(&self);

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::config::Config;
 use crate::event::Events;
-use crate::flight::Pulse;
+use crate::flight::LeaderMonitor;
 use crate::key::Key;
 
 /// Private, so that the compiler does not warn of unreachable code in the rest of the crate.
@@ -83,7 +83,7 @@ impl WritePermit for NoRemote {
         self
     }
 
-    fn hold_while(&self, _: Pulse) {
+    fn hold_while(&self, _: LeaderMonitor) {
         match self.0 {}
     }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::{BusyLease, Cas, Found, LeaseMarker, Route, whole_seconds};
-use crate::flight::Pulse;
+use crate::flight::LeaderMonitor;
 use crate::tier::remote::RemoteError;
 
 /// The shortest time for which memcached keeps a marker that is not renewed.
@@ -39,7 +39,7 @@ pub(super) struct HeldLease {
     /// How long the fetch is expected to take; zero if nothing is known.
     expected: Duration,
     /// Tells whether the fetch is still run.
-    pulse: OnceLock<Pulse>,
+    pulse: OnceLock<LeaderMonitor>,
     state: Mutex<LeaseState>,
     renewed: Notify,
 }
@@ -90,7 +90,7 @@ impl HeldLease {
     }
 
     /// Ends the renewals once the fetch that `pulse` belongs to has stopped.
-    pub(super) fn hold_while(&self, pulse: Pulse) {
+    pub(super) fn hold_while(&self, pulse: LeaderMonitor) {
         let _ = self.pulse.set(pulse);
     }
 

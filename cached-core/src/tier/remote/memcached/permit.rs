@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::lease::{HeldLease, LEAST_RENEWED};
 use super::renewals::{LeaseCount, RENEWAL_INTERVAL};
 use super::{Cas, Condition, FoundItem, Memcached, Route};
-use crate::flight::Pulse;
+use crate::flight::LeaderMonitor;
 use crate::tier::remote::{RemoteError, WriteOutcome, WritePermit};
 
 pub(crate) struct MemcachedPermit {
@@ -136,7 +136,7 @@ impl WritePermit for MemcachedPermit {
         self
     }
 
-    fn hold_while(&self, pulse: Pulse) {
+    fn hold_while(&self, pulse: LeaderMonitor) {
         if let Basis::Lease { lease, .. } = &self.basis {
             lease.hold_while(pulse);
         }

@@ -1,0 +1,137 @@
+//! The fetch of a missed call: from where it begins until the function's output is the call's answer.
+//!
+//! Functions that are generic over the return type are compiled for each annotated function, so they
+//! do as little as they can.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::{Fetching, MissedCall, Plan};
+use crate::event::{BypassReason, Event, FetchOutcome};
+use crate::flight::{FlightOutcome, Leader, poll_work};
+use crate::value::{FetchOutput, ReturnType};
+
+/// A flight is told the usual fetch time of a function if that is longer, so that its leader does not
+/// count as stuck.
+const SLOW_FETCH: Duration = Duration::from_secs(15);
+
+/// How a call's fetch ended.
+pub(crate) enum FetchEnd<R> {
+    /// The function returned.
+    Returned(R),
+    /// The lead had gone to another caller, whose fetch ended first.
+    Overtaken(FlightOutcome),
+}
+
+impl MissedCall {
+    /// Returns the answer if the plan has one. Otherwise the fetch begins.
+    pub(crate) fn answer<R, V>(&mut self, returns: &ReturnType<R, V>) -> Option<R> {
+        let answer = match &self.plan {
+            Plan::Answer(value) | Plan::AnswerAndRefresh(value, _) => returns.rebuild(value),
+            Plan::Error(error) => returns.errors.clone_of(error),
+            Plan::Fetch(_) | Plan::Bypass => None,
+        };
+        if answer.is_none() {
+            self.begin_fetch();
+        }
+        answer
+    }
+
+    /// Reports that the fetch begins now.
+    pub(crate) fn begin_fetch(&mut self) {
+        let site = &self.site;
+        match &mut self.plan {
+            Plan::Fetch(fetching) => {
+                site.emit(Event::FetchStarted { entry: site.event_entry() });
+                if let Some(leader) = &fetching.leader
+                    && let Some(time) = site.counters().fetch_time().filter(|t| *t > SLOW_FETCH)
+                {
+                    leader.set_usual_fetch_time(time);
+                }
+                site.assign_fetch_sequence(&mut fetching.fill_token);
+            }
+            _ => site.emit(Event::Bypassed {
+                declaration: site.declaration(),
+                reason: BypassReason::Recursion,
+            }),
+        }
+        self.fetch_began = site.remote_tier().map(|_| Instant::now());
+    }
+
+    /// Polls the function, as the leader's work if the call leads a flight.
+    pub(crate) fn poll_fetch<R>(
+        &mut self,
+        fetch: Pin<&mut dyn Future<Output = R>>,
+        context: &mut Context<'_>,
+    ) -> Poll<FetchEnd<R>> {
+        let leader = match &self.plan {
+            Plan::Fetch(fetching) => fetching.leader.as_ref(),
+            _ => None,
+        };
+        if let Some(outcome) = leader.and_then(|leader| leader.outcome_of_other_leader(context)) {
+            return Poll::Ready(FetchEnd::Overtaken(outcome));
+        }
+        poll_work(leader, &mut self.waker_cache, fetch, context).map(FetchEnd::Returned)
+    }
+
+    /// Returns the call's answer after another leader's fetch has ended first. Returns `None` if this
+    /// call cannot use that outcome. Its own fetch then goes on, without a flight.
+    #[cold]
+    pub(crate) fn accept_outcome<R, V>(
+        &mut self,
+        outcome: FlightOutcome,
+        returns: &ReturnType<R, V>,
+    ) -> Option<R> {
+        if let Plan::Fetch(fetching) = &mut self.plan
+            && let Some(leader) = fetching.leader.take()
+        {
+            leader.accept_outcome();
+        }
+        match self.plan_for(outcome) {
+            Plan::Answer(value) => returns.rebuild(&value),
+            Plan::Error(error) => returns.errors.clone_of(&error),
+            _ => None,
+        }
+    }
+
+    /// Turns the function's output into the call's answer, and fills the tiers. Nothing is awaited
+    /// here, because an error need not be `Send`.
+    pub(crate) fn finish<R, V>(mut self: Box<Self>, output: R, returns: &ReturnType<R, V>) -> R {
+        let Plan::Fetch(fetching) = std::mem::replace(&mut self.plan, Plan::Bypass) else {
+            return output;
+        };
+        match (returns.split)(output, &returns.rules) {
+            FetchOutput::Value(value, decision) => {
+                self.report_end(&fetching, FetchOutcome::Value);
+                let value = self.fill(fetching, value, decision);
+                match returns.rebuild(&value) {
+                    Some(answer) => answer,
+                    None => unreachable!("a value has the type that it was made from"),
+                }
+            }
+            FetchOutput::Error(output) => {
+                self.report_end(&fetching, FetchOutcome::Error);
+                if let Some(value) = self.stale_value(&fetching)
+                    && let Some(answer) = returns.rebuild(&value)
+                {
+                    self.serve_stale(fetching, value);
+                    return answer;
+                }
+                let error = returns.errors.share(&output);
+                let outcome = error.map_or(FlightOutcome::UnsharedError, FlightOutcome::Error);
+                fetching.end_without_value(outcome);
+                output
+            }
+        }
+    }
+
+    fn report_end(&self, fetching: &Fetching, outcome: FetchOutcome) {
+        let took = match self.fetch_began {
+            Some(began) => Some(began.elapsed()),
+            // Without a remote tier the time only matters for the bound of a stuck leader.
+            None => fetching.leader.as_ref().map(Leader::elapsed).filter(|t| *t > SLOW_FETCH),
+        };
+        self.site.emit(Event::FetchEnded { entry: self.site.event_entry(), outcome, took });
+    }
+}
