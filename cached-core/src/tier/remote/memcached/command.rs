@@ -1,4 +1,4 @@
-//! The commands that a memcached server is sent, and its answers, apart from how they travel.
+//! Commands to a memcached server and their replies, independent of how they travel.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -8,41 +8,41 @@ use super::cas::Incarnation;
 use super::marker::LeaseMarker;
 use super::{BusyLease, Cas, Condition, Found, FoundItem, LeaseTerms, RemoteErrorKind};
 
-/// One command. It owns what it carries, so that it can travel with others and outlive its caller.
+/// One command. It owns its key and frame, so that it can travel in a batch and outlive its caller.
 #[derive(Debug, Clone)]
 pub(super) enum Command {
-    /// Reads, and with terms wins the right to fill or to replace.
+    /// Reads the item. With terms, the read may win the lease or the refresh claim.
     Read { key: Arc<str>, lease: Option<LeaseTerms> },
-    /// Stores for so many seconds.
+    /// Stores a frame, if the condition holds.
     Write { key: Arc<str>, frame: Arc<[u8]>, seconds: u32, condition: Condition },
-    /// Replaces the placeholder or marker of a lease that this process holds by `marker`, for so
-    /// many seconds, if it still has this CAS. The answer carries the marker's CAS.
+    /// Replaces a lease's placeholder or marker by a new marker, if it still has this CAS. The reply carries the
+    /// new marker's CAS.
     Renew { key: Arc<str>, marker: Arc<[u8]>, seconds: u32, cas: Cas },
-    /// Removes the item. With a CAS it removes only an item that nobody has changed since.
+    /// Removes the item. With a CAS, removes it only if it still has this CAS.
     Delete { key: Arc<str>, unchanged: Option<Cas> },
-    /// Lets the next reader win the right to replace an item that nobody has changed: marking it
-    /// stale takes back that it was won. The item keeps its time to live.
+    /// Gives back the refresh claim of an item that still has this CAS: marks the item stale, so that the next
+    /// read wins the claim. The item keeps its time to live.
     ReleaseRefresh { key: Arc<str>, cas: Cas },
 }
 
-/// A server's answer to one command.
+/// What a server replied to one command.
 #[derive(Debug)]
 pub(super) enum Reply {
     Found(Found),
-    /// True if a write or a delete took effect.
+    /// True if the write or delete took effect.
     Applied(bool),
     /// The CAS of a renewed lease; `None` if the lease was lost.
     Renewed(Option<Cas>),
 }
 
-/// Why a command was not answered.
+/// Why a command has no reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CommandError {
     pub(super) kind: RemoteErrorKind,
     pub(super) why: String,
 }
 
-/// A command's reply, or why there is none.
+/// A command's reply, or why it has none.
 pub(super) type CommandResult = Result<Reply, CommandError>;
 
 impl CommandError {
@@ -50,27 +50,27 @@ impl CommandError {
         CommandError { kind, why: why.to_string() }
     }
 
-    /// The server did not answer, or not in its protocol.
+    /// The server did not answer, or did not follow the protocol.
     pub(super) fn lost(why: impl Display) -> CommandError {
         CommandError::new(RemoteErrorKind::Lost, why)
     }
 
-    /// The server answered that it does not take this command.
+    /// The server refused this command.
     pub(super) fn refused(why: impl Display) -> CommandError {
         CommandError::new(RemoteErrorKind::Refused, why)
     }
 
-    /// The server takes no item of this size.
+    /// The server stores no item of this size.
     pub(super) fn too_large(why: impl Display) -> CommandError {
         CommandError::new(RemoteErrorKind::TooLarge, why)
     }
 
-    /// The server answers, but it is not one that this library can use.
+    /// The server answers, but this library cannot use it.
     pub(super) fn unusable(why: impl Display) -> CommandError {
         CommandError::new(RemoteErrorKind::Unusable, why)
     }
 
-    /// Returns true if the server answers and no command can be used.
+    /// Returns true if the server answers, but this library cannot use it.
     pub(super) fn is_unusable(&self) -> bool {
         self.kind == RemoteErrorKind::Unusable
     }
@@ -95,8 +95,8 @@ impl Command {
         }
     }
 
-    /// The CAS that its item must have.
-    fn condition(&self) -> Option<Cas> {
+    /// Returns the CAS that the item must have.
+    fn required_cas(&self) -> Option<Cas> {
         match *self {
             Command::Write { condition: Condition::Unchanged(cas), .. }
             | Command::Renew { cas, .. }
@@ -106,13 +106,13 @@ impl Command {
         }
     }
 
-    /// Returns true if the command is under a CAS that another incarnation of the server has given. There
-    /// is no such item on this one, whatever item has the same number.
+    /// Returns true if the command requires a CAS of another incarnation of the server. This incarnation has no
+    /// such item, even if one of its items has the same number.
     pub(super) fn has_foreign_cas(&self, incarnation: Incarnation) -> bool {
-        self.condition().is_some_and(|cas| !cas.is_of(incarnation))
+        self.required_cas().is_some_and(|cas| !cas.is_of(incarnation))
     }
 
-    /// The bytes of the frame that it carries.
+    /// Returns the length of the frame or marker that the command carries.
     pub(super) fn frame_bytes(&self) -> usize {
         match self {
             Command::Write { frame, .. } => frame.len(),
@@ -125,22 +125,21 @@ impl Command {
         matches!(self, Command::Read { .. })
     }
 
-    /// Returns true if the command removes an entry, whoever has changed it.
+    /// Returns true if the command removes an item unconditionally.
     pub(super) fn is_removal(&self) -> bool {
         matches!(self, Command::Delete { unchanged: None, .. })
     }
 
-    /// Returns true if a server may carry the command out twice, also one that was started anew
-    /// meanwhile, to which a CAS of before means nothing. A lease that is won twice is another caller's
-    /// the second time, and ends soon.
+    /// Returns true if the server may carry the command out twice, even with a restart in between. A read that
+    /// is repeated may find a lease that its first run won; that lease ends soon.
     pub(super) fn is_repeatable(&self) -> bool {
         self.is_read() || self.is_removal()
     }
 
-    /// The command that gives back what `answer` has won for a caller who is gone.
-    pub(super) fn give_back(&self, answer: &CommandResult) -> Option<Command> {
+    /// Returns the command that gives back the lease or refresh claim that this one won, if it won one.
+    pub(super) fn give_back(&self, result: &CommandResult) -> Option<Command> {
         let key = || Arc::clone(self.key());
-        match answer {
+        match result {
             Ok(Reply::Found(Found::Lease(cas))) => {
                 Some(Command::Delete { key: key(), unchanged: Some(*cas) })
             }
@@ -152,60 +151,61 @@ impl Command {
     }
 }
 
-/// A server's answer to a read, as it stands in its protocol.
+/// A reply to a read, in the terms of the protocol.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct ReadAnswer {
+pub(super) struct ReadResponse {
     pub(super) frame: Option<Vec<u8>>,
     pub(super) cas: Option<u64>,
-    /// In seconds; `None` if the item stays for good.
-    pub(super) ttl: Option<u64>,
-    /// True if this reader has won a right, to fill or to replace.
+    /// `None` if the item never expires.
+    pub(super) ttl_seconds: Option<u64>,
+    /// Flag `W`: this read won the lease or the refresh claim.
     pub(super) won: bool,
-    /// True if another reader has won it.
-    pub(super) busy: bool,
-    /// True if the reader that had won it has given it back.
-    pub(super) given_back: bool,
+    /// Flag `Z`: another read won it before.
+    pub(super) was_won_before: bool,
+    /// Flag `X`: the item is marked stale, because a refresh claim was given back.
+    pub(super) is_stale: bool,
 }
 
-impl ReadAnswer {
-    /// Says what the answer means to the read that asked with `lease`. The server's count of seconds
-    /// begins at `sent`, and its CAS numbers are those of `incarnation`.
-    pub(super) fn found(
+impl ReadResponse {
+    /// Interprets the response to a read with these lease terms. The server counts seconds from `sent` on. The CAS
+    /// belongs to `incarnation`.
+    pub(super) fn interpret(
         self,
         lease: Option<LeaseTerms>,
         sent: Instant,
         incarnation: Incarnation,
     ) -> Found {
-        let ReadAnswer { frame, cas, ttl, won, busy, given_back } = self;
+        let ReadResponse { frame, cas, ttl_seconds, won, was_won_before, is_stale } = self;
         let cas = cas.map(|number| Cas { number, of: incarnation });
-        // A marker means that its holder fetches, whatever the server says of the right to fill: the
-        // renewal took the server's own record of who won it away.
+        // A marker means that its holder is fetching, whatever the flags say: the renewal that stored the marker
+        // reset the flags.
         if let (Some(marker), Some(cas)) = (frame.as_deref().and_then(LeaseMarker::decode), cas) {
             return Found::Busy(BusyLease { cas: Some(cas), marker: Some(marker) });
         }
         match (frame, cas) {
             (Some(frame), Some(cas)) if !frame.is_empty() => {
-                // The server counts whole seconds, rounded up: the item may be gone a second
-                // earlier.
-                let left = match ttl {
-                    Some(left) => Duration::from_secs(left.saturating_sub(1)),
+                // The server rounds the time left up to whole seconds: the item may expire a second earlier.
+                let time_left = match ttl_seconds {
+                    Some(seconds) => Duration::from_secs(seconds.saturating_sub(1)),
                     None => super::LONGEST_TTL,
                 };
-                let removed_at = sent + left.min(super::LONGEST_TTL);
+                let removed_at = sent + time_left.min(super::LONGEST_TTL);
                 Found::Item(FoundItem {
                     is_claimed: won,
-                    was_given_back: given_back,
+                    was_given_back: is_stale,
                     ..FoundItem::new(frame, cas, removed_at)
                 })
             }
             (_, Some(cas)) if won => Found::Lease(cas),
-            // The server tells a read with lease terms which item is a placeholder. This one is an
-            // entry, and a bad one.
-            (Some(frame), Some(cas)) if !busy && lease.is_some() => {
+            // For a read with lease terms the flags mark each placeholder. This empty item has no flag, so it is
+            // a corrupt entry.
+            (Some(frame), Some(cas)) if !was_won_before && lease.is_some() => {
                 Found::Item(FoundItem::new(frame, cas, sent))
             }
-            // Any other empty item is somebody's placeholder.
-            (frame, cas) if busy || frame.is_some() => Found::Busy(BusyLease { cas, marker: None }),
+            // Every other empty item is another caller's placeholder.
+            (frame, cas) if was_won_before || frame.is_some() => {
+                Found::Busy(BusyLease { cas, marker: None })
+            }
             _ => Found::Nothing,
         }
     }

@@ -1,12 +1,11 @@
-//! Finds out what a server is before anything is written to it.
+//! Tests a server on each new connection, before anything is stored on it.
 //!
-//! The server is asked for its version, and then to renew a lease that does not exist. It says that
-//! there is none. An older one does not understand the question in one way or another, and takes the
-//! two bytes of its value for a command that does nothing. What a server does is believed and not what
-//! it says of its version: a proxy says anything.
+//! The probe asks for the version, and then to renew a lease that does not exist. A usable server replies that there
+//! is no such lease. An older server does not understand the renewal, and reads its two-byte value as a command that
+//! does nothing. The probe trusts this behaviour and not the version text, which a proxy may make up.
 //!
-//! Its statistics say which process it is and when that was started, and so tell whether memcached was
-//! started anew between two connections. They may be empty or refused.
+//! The server's statistics tell its process id and its start, and so whether memcached was restarted between two
+//! connections. They may be empty or refused.
 //!
 //! ```text
 //! version                            VERSION 1.6.18
@@ -21,55 +20,55 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::cas::Incarnation;
 use super::command::CommandError;
 
-const QUESTION: &[u8] = b"version\r\nms cached-core.probe 2 C1 T1 c\r\nmn\r\nstats\r\nmn\r\n";
+const REQUEST: &[u8] = b"version\r\nms cached-core.probe 2 C1 T1 c\r\nmn\r\nstats\r\nmn\r\n";
 
-/// The size of a first read: memcached 1.6.18 answers with 2,230 bytes.
-const USUAL_ANSWER: usize = 4096;
-/// The longest answer that is looked at.
-const LONGEST_ANSWER: usize = 64 << 10;
+/// The usual size of the reply: memcached 1.6.18 sends 2,230 bytes.
+const USUAL_REPLY_BYTES: usize = 4096;
+/// A longer reply fails the probe.
+const MAX_REPLY_BYTES: usize = 64 << 10;
 
-/// Asks the server what it is. Returns which of its incarnations it is.
+/// Probes the server, and returns its incarnation.
 ///
 /// # Errors
-/// The failure says whether the server is lost or cannot be used.
+/// The server does not answer, or this library cannot use it.
 pub(super) async fn probe(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
 ) -> Result<Incarnation, CommandError> {
-    stream.write_all(QUESTION).await.map_err(CommandError::lost)?;
-    let mut answer = Vec::with_capacity(USUAL_ANSWER);
+    stream.write_all(REQUEST).await.map_err(CommandError::lost)?;
+    let mut reply = Vec::with_capacity(USUAL_REPLY_BYTES);
     loop {
-        let count = stream.read_buf(&mut answer).await.map_err(CommandError::lost)?;
-        if let Some(verdict) = judge(&answer) {
-            return verdict;
+        let count = stream.read_buf(&mut reply).await.map_err(CommandError::lost)?;
+        if let Some(result) = judge(&reply) {
+            return result;
         }
-        if count == 0 || answer.len() > LONGEST_ANSWER {
-            return Err(CommandError::lost("it closed the connection, or its answer has no end"));
+        if count == 0 || reply.len() > MAX_REPLY_BYTES {
+            return Err(CommandError::lost("it closed the connection, or its answer never ends"));
         }
     }
 }
 
-/// Judges the server by its answer; `None` if there is not enough of it.
-fn judge(answer: &[u8]) -> Option<Result<Incarnation, CommandError>> {
-    let mut lines = answer.split_inclusive(|&byte| byte == b'\n').filter_map(|line| {
+/// Judges the server by its reply. Returns `None` while the reply is incomplete.
+fn judge(reply: &[u8]) -> Option<Result<Incarnation, CommandError>> {
+    let mut lines = reply.split_inclusive(|&byte| byte == b'\n').filter_map(|line| {
         let line = line.strip_suffix(b"\n")?;
         Some(line.strip_suffix(b"\r").unwrap_or(line))
     });
     let version = lines.next()?;
-    // A server that wants to know who asks says so to the first command and to no other.
+    // A server that requires authentication refuses the first command, and answers no other.
     if version.starts_with(b"CLIENT_ERROR") || version.starts_with(b"SERVER_ERROR") {
         return Some(Err(refusal(version)));
     }
     let renewal = lines.next()?;
     let mut words = renewal.split(|&byte| byte == b' ');
     let is_renewed = matches!(words.next(), Some(b"NF" | b"EX" | b"NS" | b"HD"));
-    // Before 1.6.13 a server answers with the CAS of the question, and no delete under a CAS works.
+    // Before 1.6.13 a server repeats the CAS of the request, and its conditional deletes do not work.
     if !is_renewed || words.any(|word| word == b"c1") {
         return Some(Err(too_old(version, renewal)));
     }
     let mut statistics = Statistics::default();
-    let end = lines.find(|line| !statistics.takes(line))?;
+    let end = lines.find(|line| !statistics.add(line))?;
     let is_end = end == b"END" || is_error(end);
-    // Where `MN` comes first it took the value for a command.
+    // An `MN` here means that the server read the value as a command.
     if !is_end {
         return Some(Err(too_old(version, end)));
     }
@@ -83,24 +82,24 @@ fn is_error(line: &[u8]) -> bool {
     [&b"ERROR"[..], b"CLIENT_ERROR", b"SERVER_ERROR"].iter().any(|error| line.starts_with(error))
 }
 
-/// What a server says of its process, as far as it does.
+/// What a server tells of its process.
 #[derive(Default)]
 struct Statistics {
     process: Option<u64>,
-    /// In seconds, by the server's own clock.
+    /// The server's clock, in seconds.
     now: Option<u64>,
-    uptime: Option<u64>,
+    uptime_seconds: Option<u64>,
 }
 
 impl Statistics {
-    /// Takes a line as one of the statistics; returns false if it is none.
-    fn takes(&mut self, line: &[u8]) -> bool {
+    /// Reads a line. Returns false if the line is not a statistic.
+    fn add(&mut self, line: &[u8]) -> bool {
         let Some(statistic) = line.strip_prefix(b"STAT ") else { return false };
         let mut words = statistic.split(|&byte| byte == b' ');
         let number = match words.next() {
             Some(b"pid") => &mut self.process,
             Some(b"time") => &mut self.now,
-            Some(b"uptime") => &mut self.uptime,
+            Some(b"uptime") => &mut self.uptime_seconds,
             _ => return true,
         };
         let digits = words.next().and_then(|digits| std::str::from_utf8(digits).ok());
@@ -109,7 +108,7 @@ impl Statistics {
     }
 
     fn incarnation(&self) -> Incarnation {
-        match (self.process, self.now, self.uptime) {
+        match (self.process, self.now, self.uptime_seconds) {
             (Some(process), Some(now), Some(uptime)) => {
                 Incarnation::new(process, now.saturating_sub(uptime))
             }
@@ -119,22 +118,22 @@ impl Statistics {
 }
 
 fn refusal(line: &[u8]) -> CommandError {
-    CommandError::unusable(format_args!("it refuses every command (`{}`)", shown(line)))
+    CommandError::unusable(format_args!("it refuses every command (`{}`)", loggable(line)))
 }
 
 fn too_old(version: &[u8], line: &[u8]) -> CommandError {
     let version = match version.strip_prefix(b"VERSION ") {
-        Some(version) => format!("memcached {}", shown(version)),
-        None => "a server that does not tell its version".to_owned(),
+        Some(version) => format!("memcached {}", loggable(version)),
+        None => "a server that hides its version".to_owned(),
     };
     CommandError::unusable(format_args!(
-        "it is {version} and does not understand what this library asks (`{}`); use memcached 1.6.13 or later",
-        shown(line)
+        "it is {version} and does not understand this library's commands (`{}`); use memcached 1.6.13 or later",
+        loggable(line)
     ))
 }
 
-/// A line as it can stand in a log.
-fn shown(line: &[u8]) -> String {
+/// Makes a line safe for a log.
+fn loggable(line: &[u8]) -> String {
     let line = String::from_utf8_lossy(&line[..line.len().min(80)]);
     line.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
@@ -145,7 +144,7 @@ mod tests {
     use crate::tier::remote::memcached::RemoteErrorKind;
 
     #[test]
-    fn a_server_is_judged_by_what_it_answers() {
+    fn a_server_is_judged_by_its_replies() {
         let good: [&[u8]; 5] = [
             b"VERSION 1.6.18\r\nNF c0\r\nSTAT pid 7\r\nSTAT uptime 2\r\nEND\r\nMN\r\n",
             b"VERSION 1.5.22\r\nNF\r\nEND\r\nMN\r\n",
@@ -154,9 +153,9 @@ mod tests {
             b"VERSION 1.6.18\r\nNF c0\r\nSERVER_ERROR no statistics\r\nMN\r\n",
         ];
         for answer in good {
-            assert_eq!(judge(answer), Some(Ok(Incarnation::UNKNOWN)), "{}", shown(answer));
+            assert_eq!(judge(answer), Some(Ok(Incarnation::UNKNOWN)), "{}", loggable(answer));
             for end in 0..answer.len() {
-                assert_eq!(judge(&answer[..end]), None, "{}", shown(&answer[..end]));
+                assert_eq!(judge(&answer[..end]), None, "{}", loggable(&answer[..end]));
             }
         }
         let bad: [&[u8]; 8] = [
@@ -172,24 +171,28 @@ mod tests {
         for answer in bad {
             match judge(answer) {
                 Some(Err(failure)) => assert_eq!(failure.kind, RemoteErrorKind::Unusable),
-                other => panic!("{other:?} of {}", shown(answer)),
+                other => panic!("{other:?} of {}", loggable(answer)),
             }
         }
     }
 
     #[test]
-    fn a_server_that_was_started_anew_is_another() {
+    fn a_restarted_server_has_another_incarnation() {
         let incarnation = |process: u64, uptime: u64, now: u64| {
             let (begin, end) = ("VERSION 1.6.18\r\nNF c0\r\n", "STAT threads 4\r\nEND\r\nMN\r\n");
             let process =
                 format!("STAT pid {process}\r\nSTAT uptime {uptime}\r\nSTAT time {now}\r\n");
             let answer = format!("{begin}{process}{end}");
-            judge(answer.as_bytes()).expect("it is whole").expect("it is fit")
+            judge(answer.as_bytes()).expect("complete").expect("usable")
         };
         let first = incarnation(7, 2, 1_700_000_000);
         assert_eq!(incarnation(7, 100, 1_700_000_098), first);
         assert_ne!(first, Incarnation::UNKNOWN);
         assert_ne!(incarnation(8, 2, 1_700_000_000), first, "another process");
-        assert_ne!(incarnation(7, 2, 1_700_000_001), first, "a later one, as in a container");
+        assert_ne!(
+            incarnation(7, 2, 1_700_000_001),
+            first,
+            "a later start with the same process id, as in a container"
+        );
     }
 }

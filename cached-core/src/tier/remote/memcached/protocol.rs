@@ -1,55 +1,55 @@
-//! memcached's text protocol: commands as bytes, lines of answers as replies. It knows no sockets.
-//! The only module that names the memcache crate, whose client is marked experimental.
+//! memcached's text protocol: writes commands as bytes, and reads lines as replies. It knows no sockets.
 //!
-//! Reads, deletes and renewals are *meta* commands. Writes are not: `set`, `add` and `cas` are known to
-//! every memcached there ever was, and every one takes the bytes after them for a value, also where it
-//! refuses them. A server that does not know `ms`, or knows another form of it, reads the value as
-//! commands.
+//! No other module names the memcache crate, whose parser of error lines is marked experimental.
+//!
+//! Reads, deletes and renewals are *meta* commands. Writes are `set`, `add` and `cas`, because every memcached reads
+//! the bytes after those as a value, even if it refuses the command. A server that does not know `ms`, or knows another
+//! form of it, would read the value as commands.
 
 use std::time::Instant;
 
 use memcache::exp::{Error, MetaResponse};
 
 use super::cas::Incarnation;
-use super::command::{Command, CommandError, ReadAnswer, Reply};
+use super::command::{Command, CommandError, ReadResponse, Reply};
 use super::{Cas, Condition};
 
-/// The largest item that a memcached can be told to take.
-pub(super) const LONGEST_FRAME: usize = 1 << 30;
+/// The largest item size that memcached can be configured for.
+pub(super) const MAX_FRAME_BYTES: usize = 1 << 30;
 
-/// The first line of an answer.
+/// The first line of a reply, parsed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct AnswerLine {
-    code: Code,
-    /// The length of the frame that follows.
+pub(super) struct ReplyLine {
+    status: Status,
+    /// The length of the frame that follows the line.
     pub(super) frame_length: Option<usize>,
-    read: ReadAnswer,
+    response: ReadResponse,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Code {
-    /// `VA` and `HD`: a meta command took effect.
+enum Status {
+    /// `VA` or `HD`: a meta command took effect.
     Done,
     /// `STORED`: a write took effect.
     Stored,
-    /// `EN`: there is nothing to read.
+    /// `EN`: the key has no item.
     Miss,
-    /// A condition did not hold.
+    /// The condition did not hold.
     NotDone,
-    /// `MN`: nothing was asked.
-    NothingAsked,
+    /// `MN`: the reply to `mn`, which asks for nothing.
+    NoOp,
 }
 
-/// A line that is not an answer to a command.
+/// A line in place of a reply.
 pub(super) struct ErrorLine {
-    pub(super) failure: CommandError,
-    /// True if the server has read the whole command, its value included, and answers the next one.
-    pub(super) is_in_step: bool,
+    pub(super) error: CommandError,
+    /// True if the server has read the whole command with its value, and answers the next command.
+    pub(super) is_in_sync: bool,
 }
 
 impl From<CommandError> for ErrorLine {
-    fn from(failure: CommandError) -> ErrorLine {
-        ErrorLine { failure, is_in_step: false }
+    fn from(error: CommandError) -> ErrorLine {
+        ErrorLine { error, is_in_sync: false }
     }
 }
 
@@ -58,103 +58,109 @@ impl ErrorLine {
         match MetaResponse::parse_header(line) {
             Ok(_) => CommandError::out_of_step().into(),
             Err(Error::Server(why)) => {
-                let failure = match why.contains("too large") {
+                let error = match why.contains("too large") {
                     true => CommandError::too_large(why),
                     false => CommandError::refused(why),
                 };
-                ErrorLine { failure, is_in_step: true }
+                ErrorLine { error, is_in_sync: true }
             }
-            // A server that did not understand a command may take its value for commands.
+            // The server did not understand the command, and may read its value as commands.
             Err(Error::Rejected(why)) => CommandError::refused(why).into(),
             Err(error) => CommandError::lost(error).into(),
         }
     }
 }
 
-impl AnswerLine {
-    /// Parses a line without its line feed.
-    pub(super) fn parse(line: &[u8]) -> Result<AnswerLine, ErrorLine> {
+impl ReplyLine {
+    /// Parses a line. `line` must not include the line feed.
+    pub(super) fn parse(line: &[u8]) -> Result<ReplyLine, ErrorLine> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
-        let (code, has_frame) = match words.next() {
-            Some(b"VA") => (Code::Done, true),
-            Some(b"HD") => (Code::Done, false),
-            Some(b"EN") => (Code::Miss, false),
-            Some(b"STORED") => (Code::Stored, false),
-            Some(b"MN") => (Code::NothingAsked, false),
+        let (status, has_frame) = match words.next() {
+            Some(b"VA") => (Status::Done, true),
+            Some(b"HD") => (Status::Done, false),
+            Some(b"EN") => (Status::Miss, false),
+            Some(b"STORED") => (Status::Stored, false),
+            Some(b"MN") => (Status::NoOp, false),
             Some(b"EX" | b"NF" | b"NS" | b"EXISTS" | b"NOT_FOUND" | b"NOT_STORED") => {
-                (Code::NotDone, false)
+                (Status::NotDone, false)
             }
             _ => return Err(ErrorLine::parse(line)),
         };
-        let unreadable = || CommandError::lost("an answer that is not in its protocol");
+        let malformed = || CommandError::lost("a malformed answer");
         let frame_length = match has_frame {
             true => {
                 let length = words.next().and_then(parse_number);
                 let length = length.and_then(|length| usize::try_from(length).ok());
-                Some(length.filter(|&length| length <= LONGEST_FRAME).ok_or_else(unreadable)?)
+                Some(length.filter(|&length| length <= MAX_FRAME_BYTES).ok_or_else(malformed)?)
             }
             false => None,
         };
-        let mut read = ReadAnswer::default();
+        let mut response = ReadResponse::default();
         for word in words {
             match word {
-                [b'c', cas @ ..] => read.cas = Some(parse_number(cas).ok_or_else(unreadable)?),
-                b"t-1" => read.ttl = None,
-                [b't', ttl @ ..] => read.ttl = Some(parse_number(ttl).ok_or_else(unreadable)?),
-                b"W" => read.won = true,
-                b"Z" => read.busy = true,
-                b"X" => read.given_back = true,
+                [b'c', cas @ ..] => response.cas = Some(parse_number(cas).ok_or_else(malformed)?),
+                b"t-1" => response.ttl_seconds = None,
+                [b't', ttl @ ..] => {
+                    response.ttl_seconds = Some(parse_number(ttl).ok_or_else(malformed)?)
+                }
+                b"W" => response.won = true,
+                b"Z" => response.was_won_before = true,
+                b"X" => response.is_stale = true,
                 _ => {}
             }
         }
-        Ok(AnswerLine { code, frame_length, read })
+        Ok(ReplyLine { status, frame_length, response })
     }
 
-    /// The reply to `command` that the line means, with what follows it.
-    pub(super) fn reply(
+    /// Interprets the line and the bytes that follow it as the reply to `command`.
+    ///
+    /// # Errors
+    /// They are not a reply to this command.
+    pub(super) fn into_reply(
         self,
         following: &[u8],
         command: &Command,
         sent: Instant,
         incarnation: Incarnation,
     ) -> Result<Reply, CommandError> {
-        let AnswerLine { mut code, frame_length, mut read } = self;
-        if code == Code::NothingAsked && command.has_foreign_cas(incarnation) {
-            code = Code::NotDone;
+        let ReplyLine { mut status, frame_length, mut response } = self;
+        if status == Status::NoOp && command.has_foreign_cas(incarnation) {
+            status = Status::NotDone;
         }
         let frame = match (frame_length, following) {
             (None, []) => None,
             (Some(length), whole) if whole.get(length..) == Some(b"\r\n") => Some(&whole[..length]),
-            _ => return Err(CommandError::lost("an answer of another length than it says")),
+            _ => return Err(CommandError::lost("an answer whose length is not the announced one")),
         };
-        match (command, code, frame) {
-            (&Command::Read { lease, .. }, Code::Done, Some(frame)) => {
-                read.frame = Some(frame.to_vec());
-                Ok(Reply::Found(read.found(lease, sent, incarnation)))
+        match (command, status, frame) {
+            (&Command::Read { lease, .. }, Status::Done, Some(frame)) => {
+                response.frame = Some(frame.to_vec());
+                Ok(Reply::Found(response.interpret(lease, sent, incarnation)))
             }
-            (&Command::Read { lease, .. }, Code::Miss, None) => {
-                Ok(Reply::Found(read.found(lease, sent, incarnation)))
+            (&Command::Read { lease, .. }, Status::Miss, None) => {
+                Ok(Reply::Found(response.interpret(lease, sent, incarnation)))
             }
-            (Command::Write { .. }, Code::Stored, None) => Ok(Reply::Applied(true)),
-            (Command::Write { .. }, Code::NotDone, None) => Ok(Reply::Applied(false)),
-            (Command::Renew { .. }, Code::Done | Code::NotDone, None) => {
-                let number = read.cas.filter(|_| code == Code::Done);
+            (Command::Write { .. }, Status::Stored, None) => Ok(Reply::Applied(true)),
+            (Command::Write { .. }, Status::NotDone, None) => Ok(Reply::Applied(false)),
+            (Command::Renew { .. }, Status::Done | Status::NotDone, None) => {
+                let number = response.cas.filter(|_| status == Status::Done);
                 Ok(Reply::Renewed(number.map(|number| Cas { number, of: incarnation })))
             }
             (
                 Command::Delete { .. } | Command::ReleaseRefresh { .. },
-                Code::Done | Code::NotDone,
+                Status::Done | Status::NotDone,
                 None,
-            ) => Ok(Reply::Applied(code == Code::Done)),
+            ) => Ok(Reply::Applied(status == Status::Done)),
             _ => Err(CommandError::out_of_step()),
         }
     }
 }
 
-/// Appends a command as it travels to a server of this incarnation. Its key must be of an alphabet and a
-/// length that memcached takes as they are. In place of a command under another incarnation's CAS goes
-/// one that asks for nothing, so that the answers stay in order.
+/// Appends the bytes of a command to `into`. The command's key must be valid in memcached's protocol.
+///
+/// A command that requires another incarnation's CAS is replaced by `mn`, which asks for nothing, so that the server
+/// sends one reply per command.
 pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &mut Vec<u8>) {
     if command.has_foreign_cas(incarnation) {
         return into.extend_from_slice(b"mn\r\n");
@@ -180,7 +186,7 @@ pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &
             }
         }
         Command::Write { frame, seconds, condition, .. } => {
-            // The first number is flags that nobody uses.
+            // The client flags are always 0.
             write_number(into, b" 0 ", *seconds);
             write_number(into, b" ", frame.len() as u64);
             if let Condition::Unchanged(cas) = condition {
@@ -203,20 +209,20 @@ pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &
     into.extend_from_slice(b"\r\n");
 }
 
-/// Appends a number in decimal, after its name. A formatter takes ten times as long, as a parser does
-/// for [`parse_number`].
-fn write_number(into: &mut Vec<u8>, name: &[u8], number: impl Into<u64>) {
-    let (mut digits, mut at, mut rest) = ([0; 20], 20, number.into());
+/// Appends a prefix and a decimal number. `write!` takes ten times as long, and so does `str::parse` compared with
+/// [`parse_number`].
+fn write_number(into: &mut Vec<u8>, prefix: &[u8], number: impl Into<u64>) {
+    let (mut digits, mut start, mut rest) = ([0; 20], 20, number.into());
     loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
+        start -= 1;
+        digits[start] = b'0' + (rest % 10) as u8;
         rest /= 10;
         if rest == 0 {
             break;
         }
     }
-    into.extend_from_slice(name);
-    into.extend_from_slice(&digits[at..]);
+    into.extend_from_slice(prefix);
+    into.extend_from_slice(&digits[start..]);
 }
 
 fn parse_number(digits: &[u8]) -> Option<u64> {
@@ -235,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_and_read_as_decimals() {
+    fn numbers_are_decimal() {
         for number in [0, 9, 10, 255, 4_294_967_295, u64::MAX] {
             let mut written = Vec::new();
             write_number(&mut written, b" C", number);
@@ -248,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_travels_only_behind_a_command_that_every_memcached_knows() {
+    fn values_travel_behind_commands_that_every_memcached_knows() {
         let conditions = [Condition::Absent, Condition::Unchanged(7.into()), Condition::Always];
         let expected: [&[u8]; 3] = [
             b"add key 0 60 3\r\na\r\n\r\n",
@@ -265,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cas_is_shown_to_the_incarnation_alone_that_gave_it() {
+    fn a_cas_is_sent_only_to_its_incarnation() {
         let [mine, other] = [8, 9].map(|started| Incarnation::new(1, started));
         let cas = Cas { number: 7, of: mine };
         let (key, sent): (Arc<str>, _) = ("key".into(), Instant::now());
@@ -289,8 +295,8 @@ mod tests {
             assert!(written(mine).contains('7'), "{command:?}");
             assert_eq!(written(other), "mn\r\n", "{command:?}");
             let reply = |incarnation| {
-                let line = AnswerLine::parse(b"MN\r").ok().expect("an answer");
-                line.reply(b"", &command, sent, incarnation)
+                let line = ReplyLine::parse(b"MN\r").ok().expect("an answer");
+                line.into_reply(b"", &command, sent, incarnation)
             };
             assert!(reply(mine).is_err(), "{command:?}");
             let done = match reply(other).expect("an answer") {
@@ -300,7 +306,7 @@ mod tests {
             };
             assert!(!done, "{command:?}");
         }
-        // Whoever has changed it, and whatever is there.
+        // Commands without a CAS are sent to every incarnation.
         for command in [
             Command::Delete { key: Arc::clone(&key), unchanged: None },
             Command::Read { key, lease: None },

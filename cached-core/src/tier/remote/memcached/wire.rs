@@ -1,10 +1,10 @@
-//! The bytes of one exchange: commands go out and answers come in, in order, over any stream.
+//! One exchange over any stream: commands go out and replies come in, in order.
 //!
-//! It writes and reads in the same poll. A server stops reading while nobody reads its answers, so
-//! whoever wrote a long list of commands first and read after that could wait for ever.
+//! Each poll writes and reads. A server stops reading while its replies are not read, so writing a long list of
+//! commands before reading any reply could wait forever.
 //!
-//! An exchange is polled by hand: its state stays in here from one to the next, and not in futures
-//! within futures that are made and walked through each time.
+//! An exchange is a state machine and not an `async fn`: its state stays in [`Wire`] from one exchange to the next,
+//! and no nested futures are built for each.
 
 use std::io;
 use std::pin::Pin;
@@ -16,34 +16,35 @@ use tokio::net::TcpStream;
 
 use super::cas::Incarnation;
 use super::command::{Command, CommandError, CommandResult};
-use super::protocol::{AnswerLine, write_command};
+use super::protocol::{ReplyLine, write_command};
 
-/// The longest line of an answer, and the size of a read for one command.
-const LONGEST_LINE: usize = 4096;
-/// The size of a read where many answers are awaited.
-const LARGE_READ: usize = 32 << 10;
-/// A buffer that had to grow beyond this is not kept.
-const LARGEST_KEPT: usize = 256 << 10;
-/// A buffer grows by so much at most before it is filled: a length may be a lie.
-const GROWTH: usize = 1 << 20;
+/// The longest line of a reply, and the size of a read for one command.
+const MAX_LINE_BYTES: usize = 4096;
+/// The size of a read for several commands.
+const BATCH_READ_BYTES: usize = 32 << 10;
+/// A buffer with a larger capacity is freed after its exchange.
+const MAX_KEPT_BYTES: usize = 256 << 10;
+/// A buffer grows by at most this much before it is filled, because the announced length may be wrong.
+const MAX_GROWTH_BYTES: usize = 1 << 20;
 
+/// A stream to a server, and the buffers and progress of its current exchange.
 pub(super) struct Wire<S> {
     stream: S,
-    /// Whose CAS numbers come and go on this stream.
+    /// The server process at the other end. CAS numbers belong to it.
     incarnation: Incarnation,
     output: Vec<u8>,
     /// The length of the first command in `output`.
-    first_command: usize,
-    /// How much of `output` was written.
+    first_command_bytes: usize,
+    /// The bytes of `output` that were written.
     written: usize,
     input: Vec<u8>,
-    /// How much of `input` was taken as answers.
-    taken: usize,
-    /// How much of `input` was read.
+    /// The bytes of `input` that were parsed as replies.
+    parsed: usize,
+    /// The bytes of `input` that were read.
     filled: usize,
-    /// How many commands were answered.
+    /// The number of answered commands.
     answered: usize,
-    /// True if the server answers as it should; else the connection is not used again.
+    /// False after a reply that the protocol does not allow, or an error line.
     is_reusable: bool,
 }
 
@@ -51,19 +52,19 @@ pub(super) struct Wire<S> {
 pub(super) enum ExchangeOutcome {
     /// Every command was answered.
     Complete,
-    /// The server said something that is not an answer.
+    /// The server sent something that is not a reply.
     Failed(CommandError),
     Closed {
         error: io::Error,
-        /// True if no command was sent whole. Such a one is not carried out.
+        /// True if no command was sent whole, so that the server carried out none.
         nothing_sent: bool,
     },
     TimedOut,
 }
 
 impl Wire<TcpStream> {
-    /// Returns true if the server has neither closed the connection nor said anything unasked. It asks
-    /// the operating system only if the runtime has seen one of them.
+    /// Returns true if the server has neither closed the connection nor sent anything. Makes a system call only if
+    /// the runtime has seen either.
     pub(super) fn is_quiet(&self) -> bool {
         let read = self.stream.try_read(&mut [0]);
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
@@ -76,10 +77,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             stream,
             incarnation,
             output: Vec::new(),
-            first_command: 0,
+            first_command_bytes: 0,
             written: 0,
             input: Vec::new(),
-            taken: 0,
+            parsed: 0,
             filled: 0,
             answered: 0,
             is_reusable: true,
@@ -91,52 +92,54 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.is_reusable
     }
 
-    /// How many of the exchange's commands were answered.
+    /// Returns the number of the exchange's answered commands.
     pub(super) fn answered(&self) -> usize {
         self.answered
     }
 
+    /// Begins an exchange: encodes its commands.
     pub(super) fn begin(&mut self, commands: &[Command]) {
         self.output.clear();
-        (self.written, self.taken, self.filled, self.answered) = (0, 0, 0, 0);
+        (self.written, self.parsed, self.filled, self.answered) = (0, 0, 0, 0);
         let mut commands = commands.iter();
         if let Some(first) = commands.next() {
             write_command(first, self.incarnation, &mut self.output);
         }
-        self.first_command = self.output.len();
+        self.first_command_bytes = self.output.len();
         commands.for_each(|command| write_command(command, self.incarnation, &mut self.output));
     }
 
-    /// Goes on with the exchange of the commands that were begun, and passes on each answer as soon as
-    /// it is whole. The runtime bounds how much a task does at once, and then says of a timer too that
-    /// it is not ready; so the deadline is also looked at here, where a server sends as fast as it is
-    /// read.
+    /// Advances the exchange. `commands` must be those that [`begin`](Self::begin) got. Calls `on_result` with each
+    /// result as soon as its reply is whole.
+    ///
+    /// This checks the deadline itself. A server may send as fast as it is read, and then the runtime's cooperative
+    /// budget keeps timers from firing.
     pub(super) fn poll(
         &mut self,
         commands: &[Command],
-        answered: &mut impl FnMut(CommandResult),
+        on_result: &mut impl FnMut(CommandResult),
         sent: Instant,
         deadline: Instant,
         context: &mut Context<'_>,
     ) -> Poll<ExchangeOutcome> {
         if let Err(error) = self.write(context) {
-            let nothing_sent = self.written < self.first_command;
+            let nothing_sent = self.written < self.first_command_bytes;
             return Poll::Ready(ExchangeOutcome::Closed { error, nothing_sent });
         }
         let mut has_read = false;
         loop {
-            let needed = match self.take_answers(commands, answered, sent) {
+            let needed = match self.parse_replies(commands, on_result, sent) {
                 Ok(Some(needed)) => needed,
                 Ok(None) => return Poll::Ready(ExchangeOutcome::Complete),
-                Err(failure) => {
+                Err(error) => {
                     self.is_reusable = false;
-                    return Poll::Ready(ExchangeOutcome::Failed(failure));
+                    return Poll::Ready(ExchangeOutcome::Failed(error));
                 }
             };
             if has_read && is_past(deadline) {
                 return Poll::Ready(ExchangeOutcome::TimedOut);
             }
-            let read_size = if commands.len() == 1 { LONGEST_LINE } else { LARGE_READ };
+            let read_size = if commands.len() == 1 { MAX_LINE_BYTES } else { BATCH_READ_BYTES };
             match ready!(self.poll_read(needed.max(read_size), context)) {
                 Ok(()) => has_read = true,
                 Err(error) => {
@@ -146,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Writes what the stream takes now. The task is woken when it takes more.
+    /// Writes as much as the stream accepts now. The task is woken when it accepts more.
     fn write(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         while self.written < self.output.len() {
             let unwritten = &self.output[self.written..];
@@ -160,56 +163,56 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(())
     }
 
-    /// Takes the answers that are there. Returns how many bytes the next one needs as far as is known,
-    /// or `None` if every command was answered.
-    fn take_answers(
+    /// Parses the replies that have arrived. Returns how many bytes the next reply needs, as far as is known, or
+    /// `None` if every command was answered.
+    fn parse_replies(
         &mut self,
         commands: &[Command],
-        answered: &mut impl FnMut(CommandResult),
+        on_result: &mut impl FnMut(CommandResult),
         sent: Instant,
     ) -> Result<Option<usize>, CommandError> {
         while let Some(command) = commands.get(self.answered) {
-            let input = &self.input[self.taken..self.filled];
+            let input = &self.input[self.parsed..self.filled];
             let Some(line) = input.iter().position(|&byte| byte == b'\n') else {
-                return match input.len() < LONGEST_LINE {
-                    true => Ok(Some(LONGEST_LINE)),
-                    false => Err(CommandError::lost("an answer without an end")),
+                return match input.len() < MAX_LINE_BYTES {
+                    true => Ok(Some(MAX_LINE_BYTES)),
+                    false => Err(CommandError::lost("an answer that never ends")),
                 };
             };
             let after_line = line + 1;
-            let (answer, whole) = match AnswerLine::parse(&input[..line]) {
+            let (result, whole) = match ReplyLine::parse(&input[..line]) {
                 Ok(parsed) => {
                     let frame = parsed.frame_length.map_or(0, |length| length + 2);
                     let whole = after_line + frame;
                     if input.len() < whole {
                         return Ok(Some(whole));
                     }
-                    // Nothing may follow the last answer.
+                    // Nothing may follow the last reply.
                     let is_last = self.answered + 1 == commands.len();
                     let end = if is_last { input.len() } else { whole };
                     let following = &input[after_line..end];
-                    (Ok(parsed.reply(following, command, sent, self.incarnation)?), whole)
+                    (Ok(parsed.into_reply(following, command, sent, self.incarnation)?), whole)
                 }
-                Err(error) if error.is_in_step => {
+                Err(line) if line.is_in_sync => {
                     self.is_reusable = false;
-                    (Err(error.failure), after_line)
+                    (Err(line.error), after_line)
                 }
-                Err(error) => return Err(error.failure),
+                Err(line) => return Err(line.error),
             };
-            self.taken += whole;
+            self.parsed += whole;
             self.answered += 1;
-            answered(answer);
+            on_result(result);
         }
         Ok(None)
     }
 
-    /// Reads what there is, of an answer that needs so many bytes.
+    /// Reads what has arrived of a reply that needs `needed` bytes.
     fn poll_read(&mut self, needed: usize, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.taken > 0 {
-            self.input.copy_within(self.taken..self.filled, 0);
-            (self.taken, self.filled) = (0, self.filled - self.taken);
+        if self.parsed > 0 {
+            self.input.copy_within(self.parsed..self.filled, 0);
+            (self.parsed, self.filled) = (0, self.filled - self.parsed);
         }
-        let size = needed.min(self.filled + GROWTH);
+        let size = needed.min(self.filled + MAX_GROWTH_BYTES);
         if self.input.len() < size {
             self.input.resize(size, 0);
         }
@@ -227,10 +230,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         })
     }
 
-    /// Lets go of buffers that a large exchange has left.
+    /// Frees the buffers of a large exchange.
     pub(super) fn shrink(&mut self) {
         for buffer in [&mut self.output, &mut self.input] {
-            if buffer.capacity() > LARGEST_KEPT {
+            if buffer.capacity() > MAX_KEPT_BYTES {
                 *buffer = Vec::new();
             }
         }
@@ -251,10 +254,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_list_that_no_buffer_takes_is_written_while_its_answers_are_read() {
+    async fn replies_are_read_while_commands_are_written() {
         const COUNT: usize = 2000;
         let (ours, theirs) = duplex(512);
-        // It reads no more commands while nobody reads its answers.
+        // This server reads no command while its replies are not read.
         tokio::spawn(async move {
             let (read, mut write) = split(theirs);
             let mut lines = BufReader::new(read).lines();
@@ -267,12 +270,12 @@ mod tests {
         let now = Instant::now();
         let deadline = now + Duration::from_secs(30);
         wire.begin(&commands);
-        let mut answered = |answer: CommandResult| {
-            assert!(answer.is_ok());
+        let mut on_result = |result: CommandResult| {
+            assert!(result.is_ok());
             count += 1;
         };
         let exchange = std::future::poll_fn(|context| {
-            wire.poll(&commands, &mut answered, now, deadline, context)
+            wire.poll(&commands, &mut on_result, now, deadline, context)
         });
         let end = tokio::time::timeout(Duration::from_secs(10), exchange).await;
         assert!(matches!(end, Ok(ExchangeOutcome::Complete)));

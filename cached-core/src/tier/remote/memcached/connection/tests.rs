@@ -1,4 +1,4 @@
-//! What is promised of a connection: that an answer is whole and its own, however it comes.
+//! A connection's promises: every reply is whole and belongs to its command, however its bytes arrive.
 
 use std::io::{Read as _, Write as _};
 use std::pin::pin;
@@ -12,53 +12,58 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::tier::remote::memcached::command::Reply;
-use crate::tier::remote::memcached::protocol::LONGEST_FRAME;
+use crate::tier::remote::memcached::protocol::MAX_FRAME_BYTES;
 use crate::tier::remote::memcached::{Found, RemoteErrorKind};
 
-/// The answer to the probe of a connection that is new.
-const FIT: &[u8] = b"VERSION 1.6.18\r\nNF c0\r\nEND\r\nMN\r\n";
+/// A usable server's reply to the probe.
+const PROBE_REPLY: &[u8] = b"VERSION 1.6.18\r\nNF c0\r\nEND\r\nMN\r\n";
 
 async fn connect(address: &str) -> ConnectionPool {
     ConnectionPool::resolve(address, 4, &Handle::current()).await.expect("an address")
 }
 
-/// What a server does with each command in turn, on whichever connection it comes.
+/// What the scripted server does with the next request.
 #[derive(Clone, Copy)]
-enum Act {
-    /// It says this in pieces of so many bytes.
-    Says(&'static [u8], usize),
-    SaysAndCloses(&'static [u8]),
-    /// It says something, and more when that has been read.
-    SaysMore(&'static [u8], &'static [u8]),
-    Nothing,
+enum ServerAction {
+    /// Replies in pieces of this many bytes.
+    Reply(&'static [u8], usize),
+    ReplyAndClose(&'static [u8]),
+    /// Replies, and sends more bytes later.
+    ReplyTwice(&'static [u8], &'static [u8]),
+    Ignore,
 }
 
-/// A server that answers by the script; `ask` is given connections to it.
-fn with_server<F: Future<Output = ()>>(acts: Vec<Act>, ask: impl FnOnce(ConnectionPool) -> F) {
+/// Runs `test` with connections to a server that carries out one action per request, on any connection.
+fn with_server<F: Future<Output = ()>>(
+    actions: Vec<ServerAction>,
+    test: impl FnOnce(ConnectionPool) -> F,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
-        let acts = Arc::new(Mutex::new(acts.into_iter()));
+        let actions = Arc::new(Mutex::new(actions.into_iter()));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&acts)));
+                tokio::spawn(serve(stream, Arc::clone(&actions)));
             }
         });
-        ask(connect(&address).await).await;
+        test(connect(&address).await).await;
     });
 }
 
-async fn serve(mut stream: TcpStream, acts: Arc<Mutex<std::vec::IntoIter<Act>>>) {
+async fn serve(mut stream: TcpStream, actions: Arc<Mutex<std::vec::IntoIter<ServerAction>>>) {
     stream.set_nodelay(true).expect("a socket");
     let Ok(1..) = stream.read(&mut [0; 4096]).await else { return };
-    stream.write_all(FIT).await.expect("it is read");
+    stream.write_all(PROBE_REPLY).await.expect("it is read");
     while let Ok(1..) = stream.read(&mut [0; 4096]).await {
-        let act = acts.lock().expect("nobody panics with it").next().expect("it is asked no more");
-        let (bytes, piece) = match act {
-            Act::Says(bytes, piece) => (bytes, piece),
-            Act::SaysAndCloses(bytes) | Act::SaysMore(bytes, _) => (bytes, bytes.len()),
-            Act::Nothing => continue,
+        let action = lock(&actions).next().expect("an action for each request");
+        let (bytes, piece) = match action {
+            ServerAction::Reply(bytes, piece) => (bytes, piece),
+            ServerAction::ReplyAndClose(bytes) | ServerAction::ReplyTwice(bytes, _) => {
+                (bytes, bytes.len())
+            }
+            ServerAction::Ignore => continue,
         };
         for piece in bytes.chunks(piece) {
             if stream.write_all(piece).await.is_err() {
@@ -66,9 +71,9 @@ async fn serve(mut stream: TcpStream, acts: Arc<Mutex<std::vec::IntoIter<Act>>>)
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        match act {
-            Act::SaysAndCloses(_) => return,
-            Act::SaysMore(_, more) => {
+        match action {
+            ServerAction::ReplyAndClose(_) => return,
+            ServerAction::ReplyTwice(_, more) => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 let _ = stream.write_all(more).await;
             }
@@ -85,49 +90,49 @@ fn delete() -> Command {
     Command::Delete { key: "key".into(), unchanged: None }
 }
 
-const LONG: Duration = Duration::from_secs(30);
+const LONG_TIMEOUT: Duration = Duration::from_secs(30);
 
-async fn ask(
+async fn run(
     connections: &ConnectionPool,
     command: &Command,
     timeout: Duration,
 ) -> Result<Reply, CommandError> {
     let (now, mut answer) = (Instant::now(), None);
     let commands = std::slice::from_ref(command);
-    let mut answered = |its| answer = Some(its);
-    match connections.exchange(commands, now, now + timeout, &mut answered).await {
-        Ok(()) => answer.expect("it was answered"),
+    let mut on_result = |result| answer = Some(result);
+    match connections.exchange(commands, now, now + timeout, &mut on_result).await {
+        Ok(()) => answer.expect("a result"),
         Err(ExchangeError::Failed(failure)) => Err(failure),
         Err(ExchangeError::TimedOut(_)) => Err(CommandError::timed_out()),
     }
 }
 
-async fn frame(connections: &ConnectionPool) -> Result<Vec<u8>, CommandError> {
-    match ask(connections, &read(), LONG).await? {
+async fn read_frame(connections: &ConnectionPool) -> Result<Vec<u8>, CommandError> {
+    match run(connections, &read(), LONG_TIMEOUT).await? {
         Reply::Found(Found::Item(item)) => Ok(item.frame),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn an_answer_in_pieces_is_read_whole_and_the_connection_kept() {
+fn a_reply_in_pieces_is_read_whole() {
     const ANSWER: &[u8] = b"VA 8 c7 t60\r\na\r\nVA 1 \r\n";
-    let acts = (1..=ANSWER.len()).map(|piece| Act::Says(ANSWER, piece)).collect();
-    with_server(acts, |connections| async move {
+    let actions = (1..=ANSWER.len()).map(|piece| ServerAction::Reply(ANSWER, piece)).collect();
+    with_server(actions, |connections| async move {
         for _ in 1..=ANSWER.len() {
-            assert_eq!(frame(&connections).await, Ok(b"a\r\nVA 1 ".to_vec()));
+            assert_eq!(read_frame(&connections).await, Ok(b"a\r\nVA 1 ".to_vec()));
             assert_eq!(connections.idle().len(), 1);
         }
     });
 }
 
 #[test]
-fn a_right_that_somebody_has_given_back_is_told_from_a_new_one() {
+fn a_refresh_claim_that_was_given_back_is_recognized() {
     let said: [&[u8]; 2] = [b"VA 1 c1 t9 W\r\nx\r\n", b"VA 1 c1 t9 W X\r\nx\r\n"];
-    let acts = said.map(|said| Act::Says(said, said.len())).into();
-    with_server(acts, |connections| async move {
+    let actions = said.map(|said| ServerAction::Reply(said, said.len())).into();
+    with_server(actions, |connections| async move {
         for given_back in [false, true] {
-            match ask(&connections, &read(), LONG).await {
+            match run(&connections, &read(), LONG_TIMEOUT).await {
                 Ok(Reply::Found(Found::Item(item))) => {
                     assert_eq!((item.is_claimed, item.was_given_back), (true, given_back));
                 }
@@ -138,15 +143,15 @@ fn a_right_that_somebody_has_given_back_is_told_from_a_new_one() {
 }
 
 #[test]
-fn a_time_to_live_beyond_all_clocks_is_the_longest_there_is() {
+fn a_huge_time_to_live_is_capped() {
     let said: &[u8] = b"VA 1 c1 t9223372036854775807\r\nx\r\n";
-    with_server(vec![Act::Says(said, said.len())], |connections| async move {
-        assert_eq!(frame(&connections).await, Ok(b"x".to_vec()));
+    with_server(vec![ServerAction::Reply(said, said.len())], |connections| async move {
+        assert_eq!(read_frame(&connections).await, Ok(b"x".to_vec()));
     });
 }
 
 #[test]
-fn what_is_no_answer_is_lost_or_refused_and_its_connection_not_used_again() {
+fn a_malformed_reply_ends_its_connection() {
     let long: &[u8] = vec![b'x'; 5000].leak();
     let (lost, refused) = (false, true);
     let cases: [(Command, &[u8], bool); 16] = [
@@ -168,33 +173,36 @@ fn what_is_no_answer_is_lost_or_refused_and_its_connection_not_used_again() {
         (delete(), b"MN\r\n", lost),
     ];
     for (command, said, is_refused) in cases {
-        let acts = vec![Act::Says(said, said.len()), Act::Says(b"VA 1 c1 t9\r\nx\r\n", 99)];
-        with_server(acts, |connections| async move {
+        let actions = vec![
+            ServerAction::Reply(said, said.len()),
+            ServerAction::Reply(b"VA 1 c1 t9\r\nx\r\n", 99),
+        ];
+        with_server(actions, |connections| async move {
             let said = String::from_utf8_lossy(said);
-            match ask(&connections, &command, LONG).await {
+            match run(&connections, &command, LONG_TIMEOUT).await {
                 Err(failure) => {
                     let kind =
                         if is_refused { RemoteErrorKind::Refused } else { RemoteErrorKind::Lost };
                     assert_eq!(failure.kind, kind, "{said}");
                 }
-                other => panic!("{other:?} of {said}"),
+                other => panic!("{other:?} for {said}"),
             }
             assert!(connections.idle().is_empty(), "{said}");
-            assert_eq!(frame(&connections).await, Ok(b"x".to_vec()));
+            assert_eq!(read_frame(&connections).await, Ok(b"x".to_vec()));
         });
     }
 }
 
 #[test]
-fn a_connection_that_was_closed_or_spoke_while_idle_is_not_used() {
-    let acts = vec![
-        Act::SaysAndCloses(b"VA 1 c1 t9\r\nx\r\n"),
-        Act::SaysMore(b"VA 1 c1 t9\r\nx\r\n", b"VA 1 c1 t9\r\nz\r\n"),
-        Act::Says(b"VA 1 c1 t9\r\ny\r\n", 99),
+fn an_idle_connection_that_closed_or_spoke_is_not_used() {
+    let actions = vec![
+        ServerAction::ReplyAndClose(b"VA 1 c1 t9\r\nx\r\n"),
+        ServerAction::ReplyTwice(b"VA 1 c1 t9\r\nx\r\n", b"VA 1 c1 t9\r\nz\r\n"),
+        ServerAction::Reply(b"VA 1 c1 t9\r\ny\r\n", 99),
     ];
-    with_server(acts, |connections| async move {
+    with_server(actions, |connections| async move {
         for expected in [b"x", b"x", b"y"] {
-            assert_eq!(frame(&connections).await, Ok(expected.to_vec()));
+            assert_eq!(read_frame(&connections).await, Ok(expected.to_vec()));
             assert_eq!(connections.idle().len(), 1);
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -202,95 +210,95 @@ fn a_connection_that_was_closed_or_spoke_while_idle_is_not_used() {
 }
 
 #[test]
-fn who_goes_away_in_the_middle_takes_the_connection_along() {
-    let acts = vec![Act::Nothing, Act::Says(b"VA 1 c1 t9\r\nx\r\n", 99)];
-    with_server(acts, |connections| async move {
+fn a_dropped_exchange_closes_its_connection() {
+    let actions = vec![ServerAction::Ignore, ServerAction::Reply(b"VA 1 c1 t9\r\nx\r\n", 99)];
+    with_server(actions, |connections| async move {
         let patience = Duration::from_millis(50);
-        assert!(tokio::time::timeout(patience, frame(&connections)).await.is_err());
+        assert!(tokio::time::timeout(patience, read_frame(&connections)).await.is_err());
         assert!(connections.idle().is_empty());
-        assert_eq!(frame(&connections).await, Ok(b"x".to_vec()));
+        assert_eq!(read_frame(&connections).await, Ok(b"x".to_vec()));
     });
 }
 
 #[test]
-fn an_exchange_ends_at_its_own_deadline_on_a_connection_that_had_others() {
-    const FOUND: Act = Act::Says(b"VA 1 c1 t9\r\nx\r\n", 99);
+fn a_reused_connection_keeps_each_deadline() {
+    const FOUND: ServerAction = ServerAction::Reply(b"VA 1 c1 t9\r\nx\r\n", 99);
     for (before, pause, timeout) in [(30_000, 0, 60), (40, 0, 160), (40, 80, 160)] {
         let [before, pause, timeout] = [before, pause, timeout].map(Duration::from_millis);
-        with_server(vec![FOUND, Act::Nothing, FOUND], |connections| async move {
-            assert!(ask(&connections, &read(), before).await.is_ok());
+        with_server(vec![FOUND, ServerAction::Ignore, FOUND], |connections| async move {
+            assert!(run(&connections, &read(), before).await.is_ok());
             tokio::time::sleep(pause).await;
             let began = Instant::now();
             assert_eq!(
-                ask(&connections, &read(), timeout).await.err(),
+                run(&connections, &read(), timeout).await.err(),
                 Some(CommandError::timed_out())
             );
             assert!(began.elapsed() >= timeout, "{:?} of {timeout:?}", began.elapsed());
-            assert!(began.elapsed() < LONG / 10, "{:?} of {timeout:?}", began.elapsed());
+            assert!(began.elapsed() < LONG_TIMEOUT / 10, "{:?} of {timeout:?}", began.elapsed());
             assert!(connections.idle().is_empty());
-            assert_eq!(frame(&connections).await, Ok(b"x".to_vec()));
+            assert_eq!(read_frame(&connections).await, Ok(b"x".to_vec()));
         });
     }
 }
 
-/// A server that says that its answer is as long as any, and sends it as fast as it is read. Returns
-/// its address, and how much was sent once the connection is closed.
-fn flooding() -> (String, Receiver<usize>) {
+/// Starts a server that announces the longest reply and sends it as fast as it is read. Returns its address, and a
+/// receiver of the number of bytes sent before the connection was closed.
+fn flooding_server() -> (String, Receiver<usize>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound").to_string();
-    let (sent, was_sent) = channel();
+    let (sender, sent) = channel();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("it is dialled");
         let _ = stream.read(&mut [0; 4096]).expect("it is asked what it is");
-        stream.write_all(FIT).expect("it is read");
+        stream.write_all(PROBE_REPLY).expect("it is read");
         stream.read_exact(&mut [0; 2]).expect("it is asked");
-        let head = format!("VA {LONGEST_FRAME} c1 t9\r\n");
+        let head = format!("VA {MAX_FRAME_BYTES} c1 t9\r\n");
         stream.write_all(head.as_bytes()).expect("it is read");
         let piece = vec![b'x'; 1 << 20];
         let mut total = 0;
         while stream.write_all(&piece).is_ok() {
             total += piece.len();
         }
-        sent.send(total).expect("it is waited for");
+        sender.send(total).expect("the test waits");
     });
-    (address, was_sent)
+    (address, sent)
 }
 
 #[test]
-fn an_answer_that_never_ends_is_read_until_the_deadline() {
+fn an_endless_reply_is_read_until_the_deadline() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    // Where the server falls behind at times, a timer is enough.
+    // In some rounds the server falls behind, and a timer alone would end the exchange.
     for _ in 0..5 {
-        let (address, sent) = flooding();
+        let (address, sent) = flooding_server();
         runtime.block_on(async {
             let connections = connect(&address).await;
-            let answer = ask(&connections, &read(), Duration::from_millis(60)).await;
+            let answer = run(&connections, &read(), Duration::from_millis(60)).await;
             assert_eq!(answer.err(), Some(CommandError::timed_out()));
         });
-        assert!(sent.recv().expect("it ends") < LONGEST_FRAME / 2);
+        assert!(sent.recv().expect("it ends") < MAX_FRAME_BYTES / 2);
     }
 }
 
-/// A task whose own wakes are counted.
-struct Counted(Waker, AtomicUsize);
+/// Counts the wakes that it passes on to a task.
+struct CountingWaker(Waker, AtomicUsize);
 
-impl Wake for Counted {
-    fn wake(self: Arc<Counted>) {
+impl Wake for CountingWaker {
+    fn wake(self: Arc<CountingWaker>) {
         self.1.fetch_add(1, Ordering::SeqCst);
         self.0.wake_by_ref();
     }
 }
 
 #[test]
-fn a_timer_that_outlives_its_exchange_wakes_nobody() {
-    const FOUND: Act = Act::Says(b"VA 1 c1 t9\r\nx\r\n", 1);
+fn a_timer_of_a_past_exchange_wakes_no_task() {
+    const FOUND: ServerAction = ServerAction::Reply(b"VA 1 c1 t9\r\nx\r\n", 1);
     with_server(vec![FOUND], |connections| async move {
         let task = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
-        let counted = Arc::new(Counted(task, AtomicUsize::new(0)));
+        let counted = Arc::new(CountingWaker(task, AtomicUsize::new(0)));
         let timeout = Duration::from_millis(250);
         let command = read();
-        let mut asked = pin!(ask(&connections, &command, timeout));
+        let mut asked = pin!(run(&connections, &command, timeout));
         let waker = Waker::from(Arc::clone(&counted));
         let found = poll_fn(|_| asked.as_mut().poll(&mut Context::from_waker(&waker))).await;
         assert!(found.is_ok() && !connections.idle().is_empty());
@@ -302,36 +310,43 @@ fn a_timer_that_outlives_its_exchange_wakes_nobody() {
 }
 
 #[test]
-fn what_is_answered_at_the_deadline_is_kept_and_the_rest_may_come_later() {
-    with_server(vec![Act::SaysMore(b"EN\r\nEN\r\n", b"EN\r\n")], |connections| async move {
-        let commands = [read(), read(), read()];
-        let now = Instant::now();
-        let mut count = 0;
-        let mut answered = |answer: CommandResult| {
-            assert!(matches!(answer, Ok(Reply::Found(Found::Nothing))), "{answer:?}");
-            count += 1;
-        };
-        let deadline = now + Duration::from_millis(50);
-        let stopped = connections.exchange(&commands, now, deadline, &mut answered).await;
-        let Err(ExchangeError::TimedOut(connection)) = stopped else { panic!("it is too late") };
-        assert_eq!(connection.wire.answered(), 2);
-        connections.finish_late(connection, &commands, now, now + LONG, &mut answered).await;
-        assert_eq!((count, connections.idle().len()), (3, 1));
-    });
+fn replies_may_arrive_after_the_deadline() {
+    with_server(
+        vec![ServerAction::ReplyTwice(b"EN\r\nEN\r\n", b"EN\r\n")],
+        |connections| async move {
+            let commands = [read(), read(), read()];
+            let now = Instant::now();
+            let mut count = 0;
+            let mut on_result = |answer: CommandResult| {
+                assert!(matches!(answer, Ok(Reply::Found(Found::Nothing))), "{answer:?}");
+                count += 1;
+            };
+            let deadline = now + Duration::from_millis(50);
+            let stopped = connections.exchange(&commands, now, deadline, &mut on_result).await;
+            let Err(ExchangeError::TimedOut(connection)) = stopped else {
+                panic!("it is too late")
+            };
+            assert_eq!(connection.wire.answered(), 2);
+            connections
+                .finish_late(connection, &commands, now, now + LONG_TIMEOUT, &mut on_result)
+                .await;
+            assert_eq!((count, connections.idle().len()), (3, 1));
+        },
+    );
 }
 
 #[test]
-fn an_error_of_the_server_is_one_commands_and_a_line_it_did_not_understand_ends_the_exchange() {
+fn only_an_error_out_of_sync_ends_the_exchange() {
     let cases: [(&[u8], &[Option<RemoteErrorKind>]); 2] = [
         (
             b"SERVER_ERROR object too large for cache\r\nSTORED\r\nEN\r\n",
             &[Some(RemoteErrorKind::TooLarge), None, None],
         ),
-        // The next answer may be to a piece of the value.
+        // The next line may answer a piece of the value.
         (b"CLIENT_ERROR bad data chunk\r\nSTORED\r\nEN\r\n", &[]),
     ];
     for (said, expected) in cases {
-        with_server(vec![Act::Says(said, said.len())], |connections| async move {
+        with_server(vec![ServerAction::Reply(said, said.len())], |connections| async move {
             let write = || Command::Write {
                 key: "key".into(),
                 frame: b"x"[..].into(),
@@ -339,12 +354,14 @@ fn an_error_of_the_server_is_one_commands_and_a_line_it_did_not_understand_ends_
                 condition: crate::tier::remote::memcached::Condition::Always,
             };
             let (now, mut kinds) = (Instant::now(), Vec::new());
-            let mut answered = |answer: CommandResult| kinds.push(answer.err().map(|its| its.kind));
+            let mut on_result =
+                |result: CommandResult| kinds.push(result.err().map(|error| error.kind));
             let commands = [write(), write(), read()];
-            let done = connections.exchange(&commands, now, now + LONG, &mut answered).await;
+            let done =
+                connections.exchange(&commands, now, now + LONG_TIMEOUT, &mut on_result).await;
             assert_eq!(done.is_ok(), !expected.is_empty());
             assert_eq!(kinds, expected);
-            assert!(connections.idle().is_empty(), "it is not used again");
+            assert!(connections.idle().is_empty(), "the connection is closed");
         });
     }
 }
