@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_is_one_line_for_main_and_shows_fields_on_demand() {
+    fn debug_is_one_line_unless_it_is_alternate() {
         let error = ConfigError::new(ConfigErrorKind::Value, "the jitter 2 is not a fraction");
         assert_eq!(format!("{error:?}"), "the jitter 2 is not a fraction");
         assert!(format!("{error:#?}").contains("kind: Value"));

@@ -115,7 +115,7 @@ impl Counters {
     ///
     /// The estimate rises at once and falls slowly. If it is too short, a call stops waiting for
     /// another process too early and fetches in vain.
-    pub(crate) fn observe(&self, took: Duration) {
+    pub(crate) fn record_fetch_time(&self, took: Duration) {
         let took = u64::try_from(took.min(LONGEST_FETCH).as_nanos()).unwrap_or(u64::MAX).max(1);
         // Two threads may overwrite each other's update, which the estimate can bear.
         let estimate = self.fetch_time.load(Ordering::Relaxed);

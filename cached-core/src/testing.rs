@@ -58,6 +58,22 @@ pub struct TestCache {
 impl TestCache {
     /// Returns a cache with the tiers of a program in production: a local tier and, with the feature
     /// `memcached`, an in-memory memcached.
+    ///
+    /// ```
+    /// # use cached_core::{coordinator_cached, testing::TestCache};
+    /// #[coordinator_cached(name = "new_doc", version = edition)]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let test = TestCache::new();
+    /// test.run(course(1, 2)).await?;
+    /// # #[cfg(feature = "memcached")]
+    /// assert_eq!(test.stats("new_doc").fills, 1); // the value is in memcached too
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn new() -> TestCache {
         TestCache::of(Config::default().with_default_server())

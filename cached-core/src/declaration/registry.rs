@@ -10,9 +10,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use super::{DECLARATIONS, Declaration, Finding, NOT_CACHED};
+use crate::sync::lock;
 
 /// Returns all declarations except copies, sorted by name. The first call also numbers them.
 pub(super) fn registry() -> &'static [&'static Declaration] {
@@ -59,17 +60,19 @@ static NOT_LINKED: Mutex<Vec<(&str, &str)>> = Mutex::new(Vec::new());
 
 /// Records, and logs once, that a function is used although the linker dropped its declaration.
 pub(super) fn note_not_linked(name: &'static str, function: &'static str) {
-    let mut all = NOT_LINKED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !all.contains(&(name, function)) {
-        all.push((name, function));
+    let mut functions = lock(&NOT_LINKED);
+    if !functions.contains(&(name, function)) {
+        functions.push((name, function));
         log::warn!("{}", Finding::NotLinked { name, function });
     }
 }
 
 /// Returns one finding for each function that was used although the linker dropped its declaration.
 pub(super) fn not_linked() -> Vec<Finding> {
-    let all = NOT_LINKED.lock().unwrap_or_else(PoisonError::into_inner);
-    all.iter().map(|&(name, function)| Finding::NotLinked { name, function }).collect()
+    lock(&NOT_LINKED)
+        .iter()
+        .map(|&(name, function)| Finding::NotLinked { name, function })
+        .collect()
 }
 
 /// Logs a warning if the linker dropped every declaration although an annotated function was

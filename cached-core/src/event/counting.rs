@@ -23,7 +23,9 @@ pub(super) fn count(all: &[Counters], event: &Event<'_>) {
         Event::FetchEnded { entry, outcome, took } => {
             let counters = of(entry);
             match outcome {
-                FetchOutcome::Value => took.iter().for_each(|took| counters.observe(*took)),
+                FetchOutcome::Value => {
+                    took.iter().for_each(|took| counters.record_fetch_time(*took))
+                }
                 FetchOutcome::Error => counters.fetch_errors.add(),
             }
         }

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_is_replaced_on_the_stack_and_on_the_heap() {
+    fn a_tail_is_replaced_on_stack_and_heap() {
         for length in [10, INLINE, INLINE + 1, 3 * INLINE] {
             let mut bytes = KeyBytes::default();
             (0..length).for_each(|byte| bytes.add(&[byte as u8]));

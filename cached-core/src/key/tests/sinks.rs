@@ -90,7 +90,7 @@ proptest! {
 
 /// The lengths lie around those at which the hash and the comparison change their method.
 #[test]
-fn a_change_of_any_byte_of_a_text_is_seen() {
+fn every_changed_byte_of_a_text_is_seen() {
     for length in (0..40).chain([127, 128, 129, 300]) {
         let text = "a".repeat(length);
         let bytes = bytes_of(&[Tree::Str(text.clone())]);
