@@ -12,9 +12,9 @@
 //! | `Fetch` | a `MissedCall` and its fetch | the function returns, and its value fills the tiers |
 //! | `Done` | nothing | |
 
-mod acquire;
 mod fetch;
 mod fill;
+mod remote_answer;
 mod stale;
 
 use std::future::poll_fn;
@@ -23,19 +23,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use crate::entry_handle::EntryHandle;
 use crate::event::{Event, StaleReason};
 use crate::flight::{
     FlightOutcome, Follower, FollowerOutput, Leader, LeaderWakerCache, Role, poll_work,
 };
 use crate::refresh::{LocalRefreshClaim, RemoteRefresh};
-use crate::site::Site;
 use crate::tier::Tier;
 use crate::tier::local::{FillToken, run_deferred_drops};
 use crate::tier::remote::{Permit, WritePermit};
 use crate::tier::request::RequestHandle;
 use crate::value::{SharedError, Value};
-use acquire::Acquired;
 pub(crate) use fetch::FetchEnd;
+use remote_answer::RemoteAnswer;
 
 /// How far a call is. The table above says what each phase holds and what ends it.
 pub(crate) enum Phase {
@@ -52,13 +52,13 @@ pub(crate) enum Phase {
 /// A value of the local tier whose entry may be due for a refresh.
 pub(crate) struct LocalHit {
     pub(crate) value: Value,
-    pub(crate) site: Site,
+    pub(crate) handle: EntryHandle,
 }
 
 /// A call that the request tier and the local tier did not answer. It stays in one box until it is
 /// answered. It knows nothing of the function's return type, so its code is compiled once.
 pub(crate) struct MissedCall {
-    pub(crate) site: Site,
+    pub(crate) handle: EntryHandle,
     pub(crate) request: Option<RequestHandle>,
     pub(crate) plan: Plan,
     /// When the fetch began. It is only measured if there is a remote tier.
@@ -75,7 +75,7 @@ pub(crate) enum Plan {
     /// Returns a value, and replaces it in the background.
     AnswerAndRefresh(Value, Box<RemoteRefresh>),
     /// Runs the function, answers the flight and fills the tiers.
-    Fetch(Fetching),
+    Fetch(PendingFetch),
     /// Runs the function without the cache.
     Bypass,
 }
@@ -89,38 +89,38 @@ enum Wait {
 }
 
 /// A fetch that a call may run: who waits for it, and where its value may be stored.
-pub(crate) struct Fetching {
+pub(crate) struct PendingFetch {
     /// `None` if no follower can wait for the fetch.
     leader: Option<Leader>,
     /// True if the fetch refreshes an entry that is alive.
     is_refresh: bool,
     fill_token: FillToken,
-    right: Right,
+    target: FillTarget,
     /// An expired value of the remote tier, which is served if the fetch fails.
     stale: Option<Value>,
 }
 
-impl Fetching {
-    fn new(leader: Option<Leader>, fill_token: FillToken, right: Right) -> Fetching {
-        Fetching { leader, is_refresh: false, fill_token, right, stale: None }
+impl PendingFetch {
+    fn new(leader: Option<Leader>, fill_token: FillToken, target: FillTarget) -> PendingFetch {
+        PendingFetch { leader, is_refresh: false, fill_token, target, stale: None }
     }
 
-    pub(crate) fn refresh(fill_token: FillToken, right: Right) -> Fetching {
-        Fetching { is_refresh: true, ..Fetching::new(None, fill_token, right) }
+    pub(crate) fn refresh(fill_token: FillToken, target: FillTarget) -> PendingFetch {
+        PendingFetch { is_refresh: true, ..PendingFetch::new(None, fill_token, target) }
     }
 
     /// Ends the fetch without a value to store.
     fn end_without_value(self, outcome: FlightOutcome) {
         if let Some(leader) = self.leader {
             // The lease is given back while there is a runtime, and before others ask again.
-            drop(leader.take_handoff::<Won>());
+            drop(leader.take_handoff::<LeaderPermit>());
             leader.answer(|| outcome);
         }
     }
 }
 
 /// Where the value of a fetch may be stored.
-pub(crate) enum Right {
+pub(crate) enum FillTarget {
     /// In the local tier alone. There is no remote tier, or it does not keep values that live so
     /// briefly.
     LocalOnly,
@@ -128,22 +128,22 @@ pub(crate) enum Right {
     LocalRefresh { _until_dropped: Box<LocalRefreshClaim> },
     /// In the remote tier under a lease, to fill an absent entry or to replace an expired one. A leader
     /// leaves the lease on its flight, so that a successor has it too.
-    Lease(Option<Box<Won>>),
+    RemoteLease(Option<Box<LeaderPermit>>),
     /// In the remote tier in the place of an item that was read, if it is still that item.
-    Replace(Box<Permit>),
+    RemoteItem(Box<Permit>),
     /// In the local tier for a moment, because the remote tier could not be reached.
-    Unasked,
+    RemoteUnreachable,
     /// In the local tier as if there were no remote tier, because that refuses every command.
-    Unshared,
+    RemoteUnusable,
     /// In the local tier for a moment, because somebody else holds the lease or the remote item is of
     /// another build.
-    Nothing,
+    NoPermit,
     /// Nowhere. The remote tier has a write-once entry that stays.
-    Leave,
+    Nowhere,
 }
 
-/// A lease that a leader keeps on its flight.
-pub(crate) struct Won {
+/// The permit of a leader to fill the remote tier. It stays on the flight for a successor.
+pub(crate) struct LeaderPermit {
     permit: Permit,
     /// An expired value of the remote tier, which is served if the fetch fails.
     stale: Option<Value>,
@@ -151,11 +151,15 @@ pub(crate) struct Won {
 
 impl MissedCall {
     #[inline]
-    pub(crate) fn new(site: Site, request: Option<RequestHandle>, plan: Plan) -> Box<MissedCall> {
+    pub(crate) fn new(
+        handle: EntryHandle,
+        request: Option<RequestHandle>,
+        plan: Plan,
+    ) -> Box<MissedCall> {
         // The value is written in its final place, because moving what was just written is slow.
         Box::write(
             Box::new_uninit(),
-            MissedCall { site, request, plan, fetch_began: None, waker_cache: None },
+            MissedCall { handle, request, plan, fetch_began: None, waker_cache: None },
         )
     }
 
@@ -163,8 +167,8 @@ impl MissedCall {
     ///
     /// A wait is boxed, so that the future of the annotated function stays small.
     pub(crate) fn join(mut self: Box<Self>) -> Phase {
-        let flights = self.site.cache.flights();
-        let planned = match flights.join(&self.site.key, self.request_of_flight()) {
+        let flights = self.handle.cache.flights();
+        let planned = match flights.join(&self.handle.key, self.request_of_flight()) {
             Role::Recursive => Ok(Plan::Bypass),
             Role::Leader(leader) => self.lead(leader),
             Role::Follower(follower) => Err(Wait::Leader(follower)),
@@ -210,54 +214,58 @@ impl MissedCall {
     /// another one if an earlier call of the request stored it.
     fn keep(&self, value: Value) -> Value {
         match &self.request {
-            Some(request) => request.keep(self.site.cache.id(), &self.site.key, value),
+            Some(request) => request.keep(self.handle.cache.id(), &self.handle.key, value),
             None => value,
         }
     }
 
     /// Returns the plan of a call that receives the outcome of another caller's fetch.
     fn plan_for(&self, outcome: FlightOutcome) -> Plan {
-        self.site.emit(Event::Waited { entry: self.site.event_entry() });
+        self.handle.emit(|entry| Event::Waited { entry });
         match outcome {
             FlightOutcome::Cached(value) => Plan::Answer(self.keep(value)),
             FlightOutcome::Uncached(value) => Plan::Answer(value),
             FlightOutcome::Error(error) => Plan::Error(error),
             // The call fetches for itself, and its value may still serve later callers.
             FlightOutcome::UnsharedError => {
-                let right = match self.site.remote_tier() {
-                    Some(_) => Right::Nothing,
-                    None => Right::LocalOnly,
+                let target = match self.handle.remote_tier() {
+                    Some(_) => FillTarget::NoPermit,
+                    None => FillTarget::LocalOnly,
                 };
-                Plan::Fetch(Fetching::new(None, self.site.fill_token(), right))
+                Plan::Fetch(PendingFetch::new(None, self.handle.fill_token(), target))
             }
         }
     }
 
     /// Plans the call of a new leader, or says what it has to wait for.
     fn lead(&self, leader: Leader) -> Result<Plan, Wait> {
-        let site = &self.site;
+        let handle = &self.handle;
         // Another caller may have fetched after this call missed and before it took the lead.
         let local = match self.force_miss() {
-            true => Err(site.fill_token()),
-            false => site.look_locally_or_fill_token(),
+            true => Err(handle.fill_token()),
+            false => handle.local_value_or_fill_token(),
         };
         let fill_token = match local {
             Ok(value) => {
-                site.emit(Event::Hit { entry: site.event_entry(), tier: Tier::Local });
+                handle.emit(|entry| Event::Hit { entry, tier: Tier::Local });
                 return Ok(Plan::Answer(self.answer_flight(leader, value)));
             }
             Err(fill_token) => fill_token,
         };
-        if site.remote_tier().is_none() {
-            return Ok(Plan::Fetch(Fetching::new(Some(leader), fill_token, Right::LocalOnly)));
+        if handle.remote_tier().is_none() {
+            return Ok(Plan::Fetch(PendingFetch::new(
+                Some(leader),
+                fill_token,
+                FillTarget::LocalOnly,
+            )));
         }
-        // An earlier leader of this flight may have won a lease.
-        if let Some(won) = leader.take_handoff::<Won>() {
-            let stale = won.stale.clone();
-            won.permit.renew_here();
-            leader.put_handoff(won);
-            let fetching = Fetching::new(Some(leader), fill_token, Right::Lease(None));
-            return Ok(Plan::Fetch(Fetching { stale, ..fetching }));
+        // An earlier leader of this flight may have leader_permit a lease.
+        if let Some(leader_permit) = leader.take_handoff::<LeaderPermit>() {
+            let stale = leader_permit.stale.clone();
+            leader_permit.permit.renew_here();
+            leader.put_handoff(leader_permit);
+            let fetch = PendingFetch::new(Some(leader), fill_token, FillTarget::RemoteLease(None));
+            return Ok(Plan::Fetch(PendingFetch { stale, ..fetch }));
         }
         Err(Wait::RemoteTier(leader, fill_token))
     }
@@ -271,47 +279,50 @@ impl MissedCall {
 
     /// Asks the remote tier, and plans the leader's call by its answer.
     fn ask(&self, leader: Leader, fill_token: FillToken) -> impl Future<Output = Plan> {
-        let (site, entry) = (&self.site, self.site.event_entry());
+        let handle = &self.handle;
         async move {
-            let acquired = {
-                let (mut acquire, mut waker) = (std::pin::pin!(self.acquire(fill_token)), None);
+            let answer = {
+                let (mut ask, mut waker_cache) =
+                    (std::pin::pin!(self.ask_remote(fill_token)), None);
                 poll_fn(|context: &mut Context<'_>| match leader.outcome_of_other_leader(context) {
                     Some(outcome) => Poll::Ready(Err(outcome)),
-                    None => poll_work(Some(&leader), &mut waker, acquire.as_mut(), context).map(Ok),
+                    None => {
+                        poll_work(Some(&leader), &mut waker_cache, ask.as_mut(), context).map(Ok)
+                    }
                 })
                 .await
             };
-            match acquired {
+            match answer {
                 Err(outcome) => {
                     leader.accept_outcome();
                     self.plan_for(outcome)
                 }
-                Ok(Acquired::Value(value)) => {
-                    site.emit(Event::Hit { entry, tier: Tier::Remote });
+                Ok(RemoteAnswer::Value(value)) => {
+                    handle.emit(|entry| Event::Hit { entry, tier: Tier::Remote });
                     Plan::Answer(self.answer_flight(leader, value))
                 }
-                Ok(Acquired::Stale(value)) => {
+                Ok(RemoteAnswer::Stale(value)) => {
                     let reason = StaleReason::FetchedElsewhere;
-                    site.emit(Event::StaleServed { entry, reason });
+                    handle.emit(|entry| Event::StaleServed { entry, reason });
                     leader.answer(|| FlightOutcome::Uncached(Arc::clone(&value)));
                     Plan::Answer(value)
                 }
-                Ok(Acquired::Due(value, right, expires)) => {
-                    site.emit(Event::Hit { entry, tier: Tier::Remote });
+                Ok(RemoteAnswer::Due(value, target, expires)) => {
+                    handle.emit(|entry| Event::Hit { entry, tier: Tier::Remote });
                     let value = self.answer_flight(leader, value);
-                    let fetch = Fetching::refresh(fill_token, right);
+                    let fetch = PendingFetch::refresh(fill_token, target);
                     Plan::AnswerAndRefresh(value, Box::new(RemoteRefresh { fetch, expires }))
                 }
-                Ok(Acquired::Right { mut right, stale }) => {
-                    if let Right::Lease(won) = &mut right
-                        && let Some(won) = won.take()
+                Ok(RemoteAnswer::Fetch { mut target, stale }) => {
+                    if let FillTarget::RemoteLease(leader_permit) = &mut target
+                        && let Some(leader_permit) = leader_permit.take()
                     {
-                        won.permit.hold_while(leader.monitor());
-                        leader.put_handoff(won);
+                        leader_permit.permit.hold_while(leader.monitor());
+                        leader.put_handoff(leader_permit);
                     }
-                    Plan::Fetch(Fetching {
+                    Plan::Fetch(PendingFetch {
                         stale,
-                        ..Fetching::new(Some(leader), fill_token, right)
+                        ..PendingFetch::new(Some(leader), fill_token, target)
                     })
                 }
             }

@@ -1,7 +1,7 @@
-//! An entry, to look at, add, invalidate or overwrite.
+//! A single entry of an annotated function: look it up, add, invalidate or overwrite it.
 
 mod first_found;
-mod given;
+mod new_value;
 mod response;
 
 use std::fmt;
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
 use crate::declaration::Declaration;
+use crate::entry_handle::EntryHandle;
 use crate::error::CacheError;
 use crate::event::Event;
 use crate::key::{Key, KeyError};
-use crate::site::Site;
 use crate::tier::Tier;
 use crate::tier::local::{FillToken, WriteMode, run_deferred_drops};
 use crate::tier::remote::{
@@ -26,19 +26,18 @@ use crate::value::{
     CachedValue, InferredValue, Returned, Value, ValueRules, ValueType, WeightFn, weight_fn,
 };
 pub use first_found::first_found;
-use given::{AddOutcome, Given, WriteError, add_remote};
+use new_value::{AddOutcome, NewValue, WriteError, add_remote};
 pub use response::CachedResponse;
 
-/// Policy of entries that are stored once and then kept: the function declares no reason to
-/// overwrite.
+/// The policy of a function that declares no reason to overwrite: an entry is stored once and kept.
 #[derive(Debug, Clone, Copy)]
 pub enum WriteOnce {}
 
-/// Policy of entries that may be replaced: the function declares `overwrite(reason = "…")`.
+/// The policy of a function that declares `overwrite(reason = "…")`: an entry may be replaced.
 #[derive(Debug, Clone, Copy)]
 pub enum Overwritable {}
 
-/// Policies under which an entry may be overwritten: [`Overwritable`] alone.
+/// A policy under which an entry may be overwritten. Only [`Overwritable`] is one.
 #[diagnostic::on_unimplemented(
     message = "entries of this function are write-once: they cannot be overwritten",
     label = "`overwrite` needs a declared reason",
@@ -53,10 +52,13 @@ mod sealed {
     impl Sealed for super::Overwritable {}
 }
 
-/// One entry of an annotated function, from the companion that `entry = …` names.
+/// One entry of an annotated function, made by the companion that the option `entry = …` names.
 ///
-/// An entry belongs to the cache that was current (or given with `cache = …`) when it was made.
-/// Its methods never fetch, and never fail because memcached does, except where they say so.
+/// An entry belongs to the cache that was current when it was made, or to the one that the option
+/// `cache = …` names. Its methods never run the function. A memcached server that fails is an error
+/// only where a method says so.
+///
+/// `Debug` shows the digest of the key, never the identifier or a value.
 ///
 /// ```
 /// # use cached_core::{Cache, coordinator_cached};
@@ -82,7 +84,7 @@ mod sealed {
 pub struct CacheEntry<V, P> {
     cache: Cache,
     declaration: &'static Declaration,
-    /// The canonical bytes, or why the arguments gave none.
+    /// The key, or why the arguments could not be encoded.
     key: Result<Arc<[u8]>, KeyError>,
     value_type: &'static ValueType,
     ttl: Option<Duration>,
@@ -91,8 +93,8 @@ pub struct CacheEntry<V, P> {
     policy: PhantomData<fn() -> P>,
 }
 
-/// The entry of a function that returns `R`, where the type says what of it is cached: of
-/// `Result<Payment, FetchError>` it is `CacheEntry<Payment, P>`. A companion's signature is written so.
+/// The entry of a function that returns `R`. For `Result<Payment, FetchError>` it is
+/// `CacheEntry<Payment, P>`. The signature of a companion names this type.
 ///
 /// ```
 /// # use cached_core::{CacheEntry, EntryOf, WriteOnce};
@@ -112,7 +114,7 @@ impl<V, P> Clone for CacheEntry<V, P> {
 
 impl<V, P> fmt::Debug for CacheEntry<V, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CacheEntry({})", self.shown())
+        write!(f, "CacheEntry({})", self.public_key())
     }
 }
 
@@ -163,124 +165,177 @@ impl<V, P> CacheEntry<V, P> {
         self
     }
 
-    /// The key as it stands in memcached; it never shows the identifier. Needs the feature
-    /// `memcached`, which is on by default.
+    /// Returns the key as memcached sees it. It never shows the identifier.
+    ///
+    /// Needs the feature `memcached`, which is on by default.
+    ///
+    /// ```
+    /// # use cached_core::coordinator_cached;
+    /// #[coordinator_cached(name = "key_doc", version = edition, entry = course_entry)]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// let key = course_entry(1, 2).key();
+    /// assert_eq!(key.name(), "key_doc");
+    /// assert_eq!(key.to_string(), format!("key_doc:{}", key.digest()));
+    /// ```
     #[cfg(feature = "memcached")]
     #[must_use]
     pub fn key(&self) -> Key {
-        self.shown()
+        self.public_key()
     }
 
-    fn shown(&self) -> Key {
+    fn public_key(&self) -> Key {
         let bytes = self.key.as_deref().unwrap_or_default();
         self.cache.key(self.declaration.name(), bytes)
     }
 
-    /// `None` where the cache is off, the function shares its name or the arguments gave no key:
-    /// then nothing is found and nothing is stored.
-    fn site(&self) -> Option<Site> {
+    /// Returns `None` if the cache is off, the function shares its cache name, or the arguments could
+    /// not be encoded. Nothing is then found or stored.
+    fn handle(&self) -> Option<EntryHandle> {
         let key = self.key.as_ref().ok()?;
         let key = Arc::clone(key);
-        let mut site = Site::new(&self.cache, self.declaration, key, self.value_type, self.ttl)?;
-        site.weigher = self.weigher.clone();
-        Some(site)
+        let mut handle =
+            EntryHandle::new(&self.cache, self.declaration, key, self.value_type, self.ttl)?;
+        handle.weigher = self.weigher.clone();
+        Some(handle)
     }
 
-    /// The same, for what has to tell its caller where nothing can be done.
-    fn site_to_change(&self) -> Result<Option<Site>, CacheError> {
+    /// Returns an error if the arguments could not be encoded; otherwise like [`handle`](Self::handle).
+    fn handle_to_change(&self) -> Result<Option<EntryHandle>, CacheError> {
         match &self.key {
-            Ok(_) => Ok(self.site()),
+            Ok(_) => Ok(self.handle()),
             Err(error) => Err(CacheError::Key(error.clone())),
         }
     }
 
-    /// Removes the entry from every tier of this process (of request tiers, from the running
-    /// request's) and from memcached. A fetch under way anywhere when this is called does not
-    /// store its result. Callers who wait for such a fetch get its answer: they asked before.
+    /// Removes the entry from every tier of this process and from memcached.
     ///
-    /// Other processes' local tiers keep theirs for the rest of its `local_ttl` at most: 5 s for
-    /// an overwritable entry by default, the ttl for a write-once one. A fetch under way there
-    /// answers those who call there until it ends.
-    ///
-    /// While two builds run whose value types differ (a rollout), each has an entry of its own. This
-    /// removes both, and so does `overwrite`.
+    /// - A fetch that is under way anywhere does not store its result. Callers that wait for such a
+    ///   fetch receive its answer, because they asked before.
+    /// - Of request tiers only the running request's is cleared.
+    /// - Another process keeps its local entry for the rest of its `local_ttl` at most. By default
+    ///   that is 5 s for an overwritable entry, and the ttl for a write-once one. A fetch that is under
+    ///   way there answers the callers of that process until it ends.
+    /// - During a rollout, two builds whose value types differ have an entry each. Both are removed.
     ///
     /// # Errors
-    /// [`CacheError::Remote`] when the key's memcached server could not be told, as it is ejected
-    /// or did not answer in time. This process's tiers are cleared all the same, it does not ask
-    /// that server for the entry until it was told, and it tells it as soon as it answers. Other
-    /// processes may see the old value until then.
+    /// - [`CacheError::Remote`] if the memcached server of the key did not confirm the removal. The
+    ///   tiers of this process are cleared all the same. This process does not read the entry from
+    ///   that server until it has removed it there. Other processes may see the old value until then.
+    /// - [`CacheError::Key`] if the arguments could not be encoded as a key.
     ///
     /// # Cancellation
-    /// This process's tiers are cleared at the first poll, and again when a call that waits for
-    /// memcached is dropped; that may or may not have reached it.
+    /// The first poll clears the tiers of this process. If the future is dropped while it waits for
+    /// memcached, they are cleared once more, and memcached may or may not have removed the entry.
+    ///
+    /// ```
+    /// # use cached_core::coordinator_cached;
+    /// #[coordinator_cached(name = "invalidate_doc", version = edition, entry = course_entry)]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// course(1, 2).await?;
+    /// course_entry(1, 2).invalidate().await.expect("memcached answers");
+    /// assert!(!course_entry(1, 2).get().await.is_found());
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
     pub async fn invalidate(&self) -> Result<(), CacheError> {
-        let Some(site) = self.site_to_change()? else {
+        let Some(handle) = self.handle_to_change()? else {
             return Ok(());
         };
-        site.emit(Event::Invalidated { entry: site.event_entry() });
-        site.cache.remove_from_process(&site.key, None);
-        let Some((store, key)) = site.remote() else {
+        handle.emit(|entry| Event::Invalidated { entry });
+        handle.cache.remove_from_process(&handle.key, None);
+        let Some((store, key)) = handle.remote() else {
             return Ok(());
         };
-        // Until memcached was told, others of this process could read it there.
-        let _again = ForgetOnDrop(&site);
-        store.remove(&key, None).await.map_err(|error| site.remote_failed(error))
+        // Until memcached has removed the entry, other calls of this process could store it again.
+        let _again = RemoveOnDrop(&handle);
+        store.remove(&key, None).await.map_err(|error| handle.remote_failed(error))
     }
 }
 
-/// Forgets the entry once more, also where the call that wants it is dropped while it waits.
-struct ForgetOnDrop<'s>(&'s Site);
+/// Removes the entry from this process's tiers when it is dropped, also by a cancelled call.
+struct RemoveOnDrop<'s>(&'s EntryHandle);
 
-impl Drop for ForgetOnDrop<'_> {
+impl Drop for RemoveOnDrop<'_> {
     fn drop(&mut self) {
         self.0.cache.remove_from_process(&self.0.key, None);
     }
 }
 
-impl Site {
+impl EntryHandle {
     fn remote_failed(&self, error: RemoteError) -> CacheError {
         self.report(&error);
         CacheError::Remote(error)
     }
 
-    /// The value that this process has, without asking memcached.
-    fn look(&self) -> Option<(Value, Tier)> {
+    /// Returns the value that the request tier or the local tier has.
+    fn find_in_process(&self) -> Option<(Value, Tier)> {
         if let Some(value) =
             RequestHandle::current().and_then(|r| r.get(self.cache.id(), &self.key))
         {
-            self.emit(Event::Hit { entry: self.event_entry(), tier: Tier::Request });
+            self.emit(|entry| Event::Hit { entry, tier: Tier::Request });
             return Some((value, Tier::Request));
         }
-        let value = self.look_locally()?;
-        self.emit(Event::Hit { entry: self.event_entry(), tier: Tier::Local });
+        let value = self.local_value()?;
+        self.emit(|entry| Event::Hit { entry, tier: Tier::Local });
         Some((value, Tier::Local))
     }
 
     /// Returns the value of an item that has not expired, and stores it in the local tier.
-    fn admit(&self, item: Item<(Value, usize), Permit>, fill_token: FillToken) -> Option<Value> {
-        let (now, lifetime) = (self.now(), self.lifetime(None));
-        let fresh = item.fresh_for(now, lifetime.kept)?;
+    fn accept_item(
+        &self,
+        item: Item<(Value, usize), Permit>,
+        fill_token: FillToken,
+    ) -> Option<Value> {
+        let ttls = self.ttls(None);
+        let remaining = item.fresh_for(self.now(), ttls.stale)?;
         let (value, weight) = item.value?;
-        let expiry = lifetime.local_expiry(now, fresh.min(lifetime.local));
+        let expiry = self.expiry(remaining.min(ttls.local), ttls);
         self.publish(fill_token, WriteMode::Once, &value, weight, expiry);
         run_deferred_drops();
-        self.emit(Event::Hit { entry: self.event_entry(), tier: Tier::Remote });
+        self.emit(|entry| Event::Hit { entry, tier: Tier::Remote });
         Some(value)
     }
 }
 
 impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
-    /// Looks in every tier, and never fetches. A memcached that fails is a miss.
+    /// Looks the entry up in every tier.
+    ///
+    /// # Errors
+    /// There are none: a memcached server that fails, or is late, is a miss.
+    ///
+    /// # Cancellation
+    /// Nothing is changed if the future is dropped.
+    ///
+    /// ```
+    /// # use cached_core::coordinator_cached;
+    /// #[coordinator_cached(name = "get_doc", version = edition, entry = course_entry)]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// assert!(!course_entry(1, 2).get().await.is_found(), "the function is not run");
+    /// course(1, 2).await?;
+    /// assert!(course_entry(1, 2).get().await.is_found());
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
     pub async fn get(&self) -> CachedResponse<V> {
-        let Some(site) = self.site() else { return CachedResponse::missing() };
-        if let Some((value, tier)) = site.look() {
+        let Some(handle) = self.handle() else { return CachedResponse::missing() };
+        if let Some((value, tier)) = handle.find_in_process() {
             return CachedResponse::found(&value, tier);
         }
-        let fill_token = site.fill_token();
-        let Some((store, key)) = site.remote() else { return CachedResponse::missing() };
-        let value = match store.read(&key, &site, IfMissing::Report).await {
-            Ok(ReadOutcome::Item(item)) => site.admit(item, fill_token),
+        let fill_token = handle.fill_token();
+        let Some((store, key)) = handle.remote() else { return CachedResponse::missing() };
+        let value = match store.read(&key, &handle, IfMissing::Report).await {
+            Ok(ReadOutcome::Item(item)) => handle.accept_item(item, fill_token),
             _ => None,
         };
         value.map_or_else(CachedResponse::missing, |value| {
@@ -290,54 +345,98 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
 }
 
 impl<V: CachedValue, P> CacheEntry<V, P> {
-    /// Stores `value` where no entry is. `false` where one is already, which is kept, and where
-    /// nothing was stored: a `None` or a value that `cache_if` refuses is no entry. What has expired
-    /// and is kept for errors is none either, nor is the right to fill that another caller holds:
-    /// this call takes their place.
+    /// Adds the entry if there is none. Returns true if the value was stored.
     ///
-    /// With memcached out of reach, and where it does not take the value, that is stored in this
-    /// process, for 5 s at most.
-    pub async fn add(&self, value: V) -> bool {
-        let Some(site) = self.site() else { return false };
-        if site.look_locally().is_some() {
-            return false;
-        }
-        let Some(given) = Given::new(&site, &self.rules, value) else { return false };
-        // Before memcached is told: who invalidates the entry after that must not find it here.
-        let mut fill_token = site.fill_token();
-        let mut fresh = given.lifetime.local;
-        let mut everywhere = false;
-        if let Some((store, key)) = site.remote() {
-            match add_remote(&site, store, &key, &given).await {
-                AddOutcome::Written(outcome) => {
-                    everywhere = outcome != WriteOutcome::NotStored;
-                    fresh = given.confirmed(outcome);
-                    // After the fetches that began meanwhile: memcached has this value, and none of theirs.
-                    site.assign_read_sequence(&mut fill_token);
-                }
-                AddOutcome::EntryExists => return false,
-                AddOutcome::Failed => fresh = given.lifetime.unconfirmed,
-            }
-        }
-        // Whoever fetched meanwhile has filled the local tier with something else.
-        given.publish(&site, fill_token, WriteMode::Once, fresh) || everywhere
-    }
-
-    /// Replaces the entry, in this process and in memcached. A fetch under way anywhere does not
-    /// store its result over it. Other processes' local tiers keep the old value for the rest of
-    /// its `local_ttl` at most, 5 s by default. A `None` that is not cached, and a value that
-    /// `cache_if` refuses, take the entry's place by invalidating it.
-    ///
-    /// Entries of a function that declares no reason have no such method: it does not compile.
+    /// An existing entry is kept. An expired value that is kept for `stale_if_error` does not count as
+    /// an entry, and neither does another caller's lease: `add` replaces both. A `None`, and a value
+    /// that `cache_if` refuses, are not stored.
     ///
     /// # Errors
-    /// [`CacheError::Remote`] when memcached could not be told: it may serve the old value to
-    /// others until that expires, and this process keeps the new one for 5 s at most.
-    /// [`CacheError::NotStorable`] when the value cannot be stored there: the old one is removed.
+    /// There are none. If memcached cannot be reached or does not take the value, this process keeps
+    /// the value for 5 s at most, and the method returns true.
     ///
     /// # Cancellation
-    /// A call that is dropped while it waits for memcached may or may not have replaced the value
-    /// there; this process keeps neither.
+    /// If the future is dropped while it waits for memcached, memcached may or may not have the value,
+    /// and this process does not keep it.
+    ///
+    /// ```
+    /// # use cached_core::coordinator_cached;
+    /// #[coordinator_cached(name = "add_doc", version = edition, entry = course_entry)]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// assert!(course_entry(1, 2).add("Rust, edition 2".to_owned()).await);
+    /// assert!(!course_entry(1, 2).add("Go, edition 2".to_owned()).await, "there is an entry");
+    /// assert_eq!(course(1, 2).await?, "Rust, edition 2");
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn add(&self, value: V) -> bool {
+        let Some(handle) = self.handle() else { return false };
+        if handle.local_value().is_some() {
+            return false;
+        }
+        let Some(new_value) = NewValue::new(&handle, &self.rules, value) else { return false };
+        // The token is taken before memcached is written, so that an invalidation after the write
+        // keeps the value out of this process.
+        let mut fill_token = handle.fill_token();
+        let mut local_ttl = new_value.ttls.local;
+        let mut is_in_memcached = false;
+        if let Some((store, key)) = handle.remote() {
+            match add_remote(&handle, store, &key, &new_value).await {
+                AddOutcome::Written(outcome) => {
+                    is_in_memcached = outcome != WriteOutcome::NotStored;
+                    local_ttl = new_value.local_ttl_after(outcome);
+                    // This value replaces those of fetches that began meanwhile, because memcached has
+                    // it and none of theirs.
+                    handle.assign_read_sequence(&mut fill_token);
+                }
+                AddOutcome::EntryExists => return false,
+                AddOutcome::Failed => local_ttl = new_value.ttls.unconfirmed,
+            }
+        }
+        // Another caller may have filled the local tier meanwhile.
+        new_value.publish(&handle, fill_token, WriteMode::Once, local_ttl) || is_in_memcached
+    }
+
+    /// Replaces the entry in this process and in memcached.
+    ///
+    /// - A fetch that is under way anywhere does not store its result over the value.
+    /// - Another process keeps its local entry for the rest of its `local_ttl` at most, 5 s by default.
+    /// - A `None` that is not cached, or a value that `cache_if` refuses, invalidates the entry.
+    /// - A function that declares no reason to overwrite has no such method: the call does not compile.
+    ///
+    /// # Errors
+    /// - [`CacheError::Remote`] if memcached did not confirm the write. It may serve the old value until
+    ///   that expires, and this process keeps the new one for 5 s at most.
+    /// - [`CacheError::NotStorable`] if the value cannot be stored in memcached. The old value is removed.
+    /// - [`CacheError::Key`] if the arguments could not be encoded as a key.
+    ///
+    /// # Cancellation
+    /// If the future is dropped while it waits for memcached, memcached has the old or the new value,
+    /// and this process keeps neither.
+    ///
+    /// ```
+    /// # use cached_core::coordinator_cached;
+    /// #[coordinator_cached(
+    ///     name = "overwrite_doc",
+    ///     overwrite(reason = "the teacher changes the title"),
+    ///     entry = title_entry,
+    /// )]
+    /// async fn title(course: u32) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {course}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// title(1).await?;
+    /// title_entry(1).overwrite("Rust".to_owned()).await.expect("memcached answers");
+    /// assert_eq!(title(1).await?, "Rust");
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
+    #[must_use = "nothing is replaced until the future is awaited"]
     pub fn overwrite(
         &self,
         value: V,
@@ -345,56 +444,56 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
     where
         P: MayOverwrite,
     {
-        // Boxed, since a bound is checked again wherever an opaque type that depends on it is
-        // named: one mistake was three errors.
+        // The box hides the opaque type. The compiler would check the bound once more wherever that
+        // is named, and report one mistake three times.
         Box::pin(self.replace(value))
     }
 
     async fn replace(&self, value: V) -> Result<(), CacheError> {
-        let Some(site) = self.site_to_change()? else { return Ok(()) };
-        let Some(given) = Given::new(&site, &self.rules, value) else {
+        let Some(handle) = self.handle_to_change()? else { return Ok(()) };
+        let Some(new_value) = NewValue::new(&handle, &self.rules, value) else {
             return self.invalidate().await;
         };
-        site.emit(Event::Overwritten { entry: site.event_entry() });
-        let fill_token = site.cache.remove_from_process(&site.key, None);
-        let Some((store, key)) = site.remote() else {
-            let fresh = given.lifetime.local;
+        handle.emit(|entry| Event::Overwritten { entry });
+        let fill_token = handle.cache.remove_from_process(&handle.key, None);
+        let Some((store, key)) = handle.remote() else {
+            let local_ttl = new_value.ttls.local;
             if let Some(fill_token) = fill_token {
-                given.publish(&site, fill_token, WriteMode::Replace, fresh);
+                new_value.publish(&handle, fill_token, WriteMode::Replace, local_ttl);
             }
             return Ok(());
         };
-        let if_dropped = ForgetOnDrop(&site);
-        let frame = given.seal(&site);
+        let if_dropped = RemoveOnDrop(&handle);
+        let frame = new_value.seal(&handle);
         let began = Instant::now();
         let mut written = match frame {
-            Ok(frame) => given.overwrite(&site, store, &key, frame).await,
+            Ok(frame) => new_value.overwrite(&handle, store, &key, frame).await,
             Err(error) => Err(error),
         };
         if !matches!(written, Ok(WriteOutcome::Stored | WriteOutcome::StoredBriefly)) {
-            // What is there is the old value; a write that the server refused leaves it.
+            // A write that failed or was refused may have left the old value.
             let removed = store.remove(&key, Some(began)).await.map_err(WriteError::Remote);
-            // Of two errors the first says more.
+            // The first of two errors says more.
             if !matches!(written, Err(WriteError::Remote(_))) {
                 written = removed.and(written);
             }
         }
-        // Others of this process may have read the old value there meanwhile.
-        // Before the fill token that is taken next, which it would make out of date.
         std::mem::forget(if_dropped);
-        // If others replaced it too, memcached says which of the values it is.
-        let fill_token = site.cache.remove_from_process(&site.key, fill_token);
-        let fresh = match written {
-            Ok(outcome) => given.confirmed(outcome),
-            Err(_) => given.lifetime.unconfirmed,
+        // Other calls of this process may have stored the old value meanwhile, so it is removed again.
+        // There is no token if somebody else replaced the entry too: memcached then says which value
+        // stays.
+        let fill_token = handle.cache.remove_from_process(&handle.key, fill_token);
+        let local_ttl = match written {
+            Ok(outcome) => new_value.local_ttl_after(outcome),
+            Err(_) => new_value.ttls.unconfirmed,
         };
         if let Some(fill_token) = fill_token {
-            given.publish(&site, fill_token, WriteMode::Replace, fresh);
+            new_value.publish(&handle, fill_token, WriteMode::Replace, local_ttl);
         }
         match written {
             Ok(_) => Ok(()),
             Err(WriteError::NotStorable(why)) => Err(CacheError::NotStorable(why)),
-            Err(WriteError::Remote(error)) => Err(site.remote_failed(error)),
+            Err(WriteError::Remote(error)) => Err(handle.remote_failed(error)),
         }
     }
 }

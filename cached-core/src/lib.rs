@@ -17,6 +17,7 @@ mod embedded;
 #[cfg(feature = "memcached")]
 mod encoded;
 mod entry;
+mod entry_handle;
 mod error;
 mod event;
 mod flight;
@@ -35,7 +36,6 @@ pub mod private;
 mod refresh;
 #[cfg(feature = "memcached")]
 mod shape;
-mod site;
 #[cfg(feature = "memcached")]
 mod stable_hash;
 mod stats;
@@ -44,6 +44,7 @@ mod sync;
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
 mod tier;
+mod ttl;
 mod value;
 mod weight;
 

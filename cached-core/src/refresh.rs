@@ -20,10 +20,10 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use crate::cache::Cache;
-use crate::call::{FetchEnd, Fetching, LocalHit, MissedCall, Plan, Right};
+use crate::call::{FetchEnd, FillTarget, LocalHit, MissedCall, PendingFetch, Plan};
 use crate::current::current_of_process;
+use crate::entry_handle::EntryHandle;
 use crate::event::Event;
-use crate::site::Site;
 use crate::value::{ReturnType, Value};
 pub(crate) use claims::{LocalRefreshClaim, LocalRefreshClaims};
 
@@ -44,13 +44,13 @@ pub(crate) fn window(ttl: Duration, declared: Duration) -> Duration {
 
 /// A refresh that the remote tier let this call claim.
 pub(crate) struct RemoteRefresh {
-    pub(crate) fetch: Fetching,
+    pub(crate) fetch: PendingFetch,
     /// When the item expires, if the claim may have come before the entry is due. It comes too early
     /// once at most.
     pub(crate) expires: Option<Instant>,
 }
 
-impl Site {
+impl EntryHandle {
     /// Claims the refresh of the local entry, if it is due and nobody else refreshes it.
     fn claim_local_refresh(&self) -> Option<LocalRefreshClaim> {
         let declared = self.declaration().declared_refresh_ahead();
@@ -80,7 +80,7 @@ impl Site {
     ) -> Option<Instant> {
         let decision = returns.rules.decide_stored(value, self.value_type);
         let declared = self.declaration().declared_refresh_ahead();
-        let window = window(self.lifetime(Some(&decision)).ttl, declared);
+        let window = window(self.ttls(Some(&decision)).ttl, declared);
         let due = expires.checked_sub(window)?;
         (window < declared && self.now() < due).then_some(due)
     }
@@ -102,10 +102,10 @@ impl LocalHit {
         V: 'static,
         F: Future<Output = R> + Send + 'static,
     {
-        if let Some(claim) = self.site.claim_local_refresh() {
-            let right = Right::LocalRefresh { _until_dropped: Box::new(claim) };
-            let fetching = Fetching::refresh(self.site.fill_token(), right);
-            let call = MissedCall::new(self.site, None, Plan::Fetch(fetching));
+        if let Some(claim) = self.handle.claim_local_refresh() {
+            let target = FillTarget::LocalRefresh { _until_dropped: Box::new(claim) };
+            let pending = PendingFetch::refresh(self.handle.fill_token(), target);
+            let call = MissedCall::new(self.handle, None, Plan::Fetch(pending));
             call.fetch_in_background(returns, fetch);
         }
     }
@@ -132,13 +132,13 @@ impl MissedCall {
     {
         let plan = std::mem::replace(&mut self.plan, Plan::Bypass);
         let Plan::AnswerAndRefresh(value, refresh) = plan else { return };
-        let RemoteRefresh { fetch: fetching, expires } = *refresh;
-        match expires.and_then(|expires| self.site.due_at(&returns, &value, expires)) {
+        let RemoteRefresh { fetch: pending, expires } = *refresh;
+        match expires.and_then(|expires| self.handle.due_at(&returns, &value, expires)) {
             None => {
-                self.plan = Plan::Fetch(fetching);
+                self.plan = Plan::Fetch(pending);
                 self.fetch_in_background(returns, fetch);
             }
-            Some(due) => self.hold_claim(fetching, due),
+            Some(due) => self.hold_claim(pending, due),
         }
     }
 
@@ -154,7 +154,7 @@ impl MissedCall {
     {
         let Ok(runtime) = Handle::try_current() else { return };
         let refresh = async move {
-            self.site.emit(Event::RefreshStarted { entry: self.site.event_entry() });
+            self.handle.emit(|entry| Event::RefreshStarted { entry });
             self.begin_fetch();
             // A background fetch is timed also without a remote tier, because no caller pays for it.
             self.fetch_began = Some(Instant::now());
@@ -172,9 +172,9 @@ impl MissedCall {
     }
 
     /// Holds a claim until the entry is due. Whoever wins the claim after that refreshes the entry.
-    fn hold_claim(self: Box<Self>, fetching: Fetching, due: Instant) {
+    fn hold_claim(self: Box<Self>, pending: PendingFetch, due: Instant) {
         let Ok(runtime) = Handle::try_current() else { return };
-        let clock = self.site.cache.config().clock.clone();
+        let clock = self.handle.cache.config().clock.clone();
         runtime.spawn(async move {
             loop {
                 let left = due.saturating_duration_since(clock.now());
@@ -185,7 +185,7 @@ impl MissedCall {
                 tokio::time::sleep(if is_test { left.min(CLOCK_POLL_INTERVAL) } else { left })
                     .await;
             }
-            drop(fetching);
+            drop(pending);
         });
     }
 }

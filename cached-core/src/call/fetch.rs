@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::{Fetching, MissedCall, Plan};
+use super::{MissedCall, PendingFetch, Plan};
 use crate::event::{BypassReason, Event, FetchOutcome};
 use crate::flight::{FlightOutcome, Leader, poll_work};
 use crate::value::{FetchOutput, ReturnType};
@@ -40,23 +40,23 @@ impl MissedCall {
 
     /// Reports that the fetch begins now.
     pub(crate) fn begin_fetch(&mut self) {
-        let site = &self.site;
+        let handle = &self.handle;
         match &mut self.plan {
-            Plan::Fetch(fetching) => {
-                site.emit(Event::FetchStarted { entry: site.event_entry() });
-                if let Some(leader) = &fetching.leader
-                    && let Some(time) = site.counters().fetch_time().filter(|t| *t > SLOW_FETCH)
+            Plan::Fetch(fetch) => {
+                handle.emit(|entry| Event::FetchStarted { entry });
+                if let Some(leader) = &fetch.leader
+                    && let Some(time) = handle.counters().fetch_time().filter(|t| *t > SLOW_FETCH)
                 {
                     leader.set_usual_fetch_time(time);
                 }
-                site.assign_fetch_sequence(&mut fetching.fill_token);
+                handle.assign_fetch_sequence(&mut fetch.fill_token);
             }
-            _ => site.emit(Event::Bypassed {
-                declaration: site.declaration(),
+            _ => handle.cache.emit(Event::Bypassed {
+                declaration: handle.declaration(),
                 reason: BypassReason::Recursion,
             }),
         }
-        self.fetch_began = site.remote_tier().map(|_| Instant::now());
+        self.fetch_began = handle.remote_tier().map(|_| Instant::now());
     }
 
     /// Polls the function, as the leader's work if the call leads a flight.
@@ -66,7 +66,7 @@ impl MissedCall {
         context: &mut Context<'_>,
     ) -> Poll<FetchEnd<R>> {
         let leader = match &self.plan {
-            Plan::Fetch(fetching) => fetching.leader.as_ref(),
+            Plan::Fetch(fetch) => fetch.leader.as_ref(),
             _ => None,
         };
         if let Some(outcome) = leader.and_then(|leader| leader.outcome_of_other_leader(context)) {
@@ -83,8 +83,8 @@ impl MissedCall {
         outcome: FlightOutcome,
         returns: &ReturnType<R, V>,
     ) -> Option<R> {
-        if let Plan::Fetch(fetching) = &mut self.plan
-            && let Some(leader) = fetching.leader.take()
+        if let Plan::Fetch(fetch) = &mut self.plan
+            && let Some(leader) = fetch.leader.take()
         {
             leader.accept_outcome();
         }
@@ -98,40 +98,40 @@ impl MissedCall {
     /// Turns the function's output into the call's answer, and fills the tiers. Nothing is awaited
     /// here, because an error need not be `Send`.
     pub(crate) fn finish<R, V>(mut self: Box<Self>, output: R, returns: &ReturnType<R, V>) -> R {
-        let Plan::Fetch(fetching) = std::mem::replace(&mut self.plan, Plan::Bypass) else {
+        let Plan::Fetch(fetch) = std::mem::replace(&mut self.plan, Plan::Bypass) else {
             return output;
         };
         match (returns.split)(output, &returns.rules) {
             FetchOutput::Value(value, decision) => {
-                self.report_end(&fetching, FetchOutcome::Value);
-                let value = self.fill(fetching, value, decision);
+                self.report_end(&fetch, FetchOutcome::Value);
+                let value = self.fill(fetch, value, decision);
                 match returns.rebuild(&value) {
                     Some(answer) => answer,
                     None => unreachable!("a value has the type that it was made from"),
                 }
             }
             FetchOutput::Error(output) => {
-                self.report_end(&fetching, FetchOutcome::Error);
-                if let Some(value) = self.stale_value(&fetching)
+                self.report_end(&fetch, FetchOutcome::Error);
+                if let Some(value) = self.stale_value(&fetch)
                     && let Some(answer) = returns.rebuild(&value)
                 {
-                    self.serve_stale(fetching, value);
+                    self.serve_stale(fetch, value);
                     return answer;
                 }
                 let error = returns.errors.share(&output);
                 let outcome = error.map_or(FlightOutcome::UnsharedError, FlightOutcome::Error);
-                fetching.end_without_value(outcome);
+                fetch.end_without_value(outcome);
                 output
             }
         }
     }
 
-    fn report_end(&self, fetching: &Fetching, outcome: FetchOutcome) {
+    fn report_end(&self, fetch: &PendingFetch, outcome: FetchOutcome) {
         let took = match self.fetch_began {
             Some(began) => Some(began.elapsed()),
             // Without a remote tier the time only matters for the bound of a stuck leader.
-            None => fetching.leader.as_ref().map(Leader::elapsed).filter(|t| *t > SLOW_FETCH),
+            None => fetch.leader.as_ref().map(Leader::elapsed).filter(|t| *t > SLOW_FETCH),
         };
-        self.site.emit(Event::FetchEnded { entry: self.site.event_entry(), outcome, took });
+        self.handle.emit(|entry| Event::FetchEnded { entry, outcome, took });
     }
 }

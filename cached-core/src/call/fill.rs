@@ -1,118 +1,123 @@
-//! What becomes of a fetched value: it fills the tiers and answers those who wait.
+//! The fill: a fetched value is stored in the tiers, and answers the callers that wait for it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Fetching, MissedCall, Right};
+use super::{FillTarget, MissedCall, PendingFetch};
+use crate::entry_handle::EntryHandle;
 use crate::event::{Event, FillRefusal};
 use crate::flight::FlightOutcome;
-use crate::site::{Lifetime, Site, UNCONFIRMED};
-use crate::tier::local::{FillToken, WriteMode, run_deferred_drops};
+use crate::tier::local::{Expiry, FillToken, WriteMode, run_deferred_drops};
 use crate::tier::remote::{Permit, RemoteStore, WriteOutcome, WritePermit};
+use crate::ttl::{EntryTtls, UNCONFIRMED_TTL};
 use crate::value::{CachingDecision, Value};
 
 impl MissedCall {
-    /// Stores what was fetched in every tier that may have it, and answers everybody. The caller
-    /// does not wait for memcached.
+    /// Stores a fetched value in every tier that may have it, and answers the flight. The remote tier
+    /// is written in the background. Returns the call's answer.
     pub(super) fn fill(
         &self,
-        mut fetching: Fetching,
+        mut fetch: PendingFetch,
         value: Value,
-        verdict: CachingDecision,
+        decision: CachingDecision,
     ) -> Value {
-        let site = &self.site;
-        if let (Right::Lease(won @ None), Some(leader)) = (&mut fetching.right, &fetching.leader) {
-            *won = leader.take_handoff();
+        let handle = &self.handle;
+        if let (FillTarget::RemoteLease(permit @ None), Some(leader)) =
+            (&mut fetch.target, &fetch.leader)
+        {
+            *permit = leader.take_handoff();
         }
-        if !site.keeps(&verdict) {
-            self.end_uncached(fetching, &value);
+        if !handle.keeps(&decision) {
+            self.end_uncached(fetch, &value);
             return value;
         }
-        let Fetching { leader, fill_token, right, .. } = fetching;
-        let weight = site.weight(&value);
-        let lifetime = site.lifetime(Some(&verdict));
-        let fresh = match right {
-            Right::Leave => Duration::ZERO,
-            _ if site.remote_tier().is_none() => lifetime.local,
-            Right::Unshared => lifetime.local,
-            Right::Unasked | Right::Nothing => lifetime.unconfirmed,
-            // Longer once the fill is confirmed, which it is not where memcached was not asked.
-            _ => lifetime.local.min(UNCONFIRMED),
+        let PendingFetch { leader, fill_token, target, .. } = fetch;
+        let weight = handle.weight(&value);
+        let ttls = handle.ttls(Some(&decision));
+        let local_ttl = match target {
+            FillTarget::Nowhere => Duration::ZERO,
+            FillTarget::RemoteUnusable => ttls.local,
+            _ if handle.remote_tier().is_none() => ttls.local,
+            FillTarget::RemoteUnreachable | FillTarget::NoPermit => ttls.unconfirmed,
+            // The background write extends it once the remote tier has the value.
+            _ => ttls.local.min(UNCONFIRMED_TTL),
         };
-        // Of two fetches whose entries may be replaced the one that began later counts.
-        let write = if site.overwritable() { WriteMode::Replace } else { WriteMode::Once };
-        site.publish(fill_token, write, &value, weight, lifetime.local_expiry(site.now(), fresh));
+        // If an entry may be overwritten, the fetch that began later wins.
+        let mode = if handle.is_overwritable() { WriteMode::Replace } else { WriteMode::Once };
+        handle.publish(fill_token, mode, &value, weight, handle.expiry(local_ttl, ttls));
         if let Some(leader) = leader {
             leader.answer(|| FlightOutcome::Cached(Arc::clone(&value)));
         }
-        self.fill_remote(right, fill_token, &value, weight, lifetime);
-        // Not before the flight is answered: what is dropped here may ask for this very key.
+        self.fill_remote(target, fill_token, &value, weight, ttls);
+        // A value that is dropped here may ask for this very key, so the flight was answered before.
         run_deferred_drops();
         self.keep(value)
     }
 
     fn fill_remote(
         &self,
-        right: Right,
+        target: FillTarget,
         fill_token: FillToken,
         value: &Value,
         weight: usize,
-        lifetime: Lifetime,
+        ttls: EntryTtls,
     ) {
-        let permit = match right {
-            Right::Lease(Some(won)) => won.permit,
-            Right::Replace(permit) => *permit,
+        let permit = match target {
+            FillTarget::RemoteLease(Some(leader_permit)) => leader_permit.permit,
+            FillTarget::RemoteItem(permit) => *permit,
             _ => return,
         };
         let permit = permit.in_background();
-        let Some(store) = self.site.cache.remote() else { return };
-        let (site, value) = (self.site.clone(), Arc::clone(value));
-        let fill = Arc::new(Fill { began: site.now(), site, value, permit, fill_token, lifetime });
+        let Some(store) = self.handle.cache.remote() else { return };
+        let (handle, value) = (self.handle.clone(), Arc::clone(value));
+        let write = RemoteFill { began: handle.now(), handle, value, permit, fill_token, ttls };
+        let write = Arc::new(write);
         let run = move || {
-            let fill = Arc::clone(&fill);
-            async move { fill.run().await }
+            let write = Arc::clone(&write);
+            async move { write.run().await }
         };
         if !store.run_in_background(weight, Box::new(move || Box::pin(run()))) {
             let reason = FillRefusal::QueueFull;
-            self.site.emit(Event::FillRefused { entry: self.site.event_entry(), reason });
+            self.handle.emit(|entry| Event::FillRefused { entry, reason });
         }
     }
 }
 
-/// A fetched value on its way to the remote tier.
-struct Fill {
-    site: Site,
+/// A background write of a fetched value to the remote tier.
+struct RemoteFill {
+    handle: EntryHandle,
     value: Value,
     permit: Permit,
     fill_token: FillToken,
-    lifetime: Lifetime,
+    ttls: EntryTtls,
+    /// When the local entry was stored.
     began: Instant,
 }
 
-impl Fill {
-    /// Writes the value. Begun again after it was cut off, it changes nothing that was written.
+impl RemoteFill {
+    /// Writes the value. It may run again if the first run was cut off.
     async fn run(&self) {
-        let (site, entry) = (&self.site, self.site.event_entry());
+        let (handle, ttls) = (&self.handle, self.ttls);
         match self.write().await {
             Ok(outcome) => {
-                site.emit(Event::Filled { entry });
+                handle.emit(|entry| Event::Filled { entry });
                 if outcome == WriteOutcome::Stored {
-                    let expiry = self.lifetime.local_expiry(self.began, self.lifetime.local);
-                    site.extend(self.fill_token, &self.value, expiry);
+                    let expiry =
+                        Expiry { start: self.began, ttl: ttls.local, stale_ttl: ttls.stale };
+                    handle.extend(self.fill_token, &self.value, expiry);
                 }
             }
-            Err(reason) => site.emit(Event::FillRefused { entry, reason }),
+            Err(reason) => handle.emit(|entry| Event::FillRefused { entry, reason }),
         }
     }
 
     async fn write(&self) -> Result<WriteOutcome, FillRefusal> {
-        let frame = self.site.seal(&self.value).map_err(|_| FillRefusal::NotStorable)?;
-        let Lifetime { ttl, kept, .. } = self.lifetime;
-        match self.permit.write(frame, ttl, kept).await {
+        let frame = self.handle.seal(&self.value).map_err(|_| FillRefusal::NotStorable)?;
+        match self.permit.write(frame, self.ttls.ttl, self.ttls.stale).await {
             Ok(WriteOutcome::NotStored) => Err(FillRefusal::Overtaken),
             Ok(outcome) => Ok(outcome),
             Err(error) => {
-                self.site.report(&error);
+                self.handle.report(&error);
                 Err(FillRefusal::Failed)
             }
         }

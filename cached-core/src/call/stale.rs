@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Fetching, MissedCall, Right};
+use super::{FillTarget, MissedCall, PendingFetch};
 use crate::event::{Event, StaleReason};
 use crate::flight::FlightOutcome;
 use crate::tier::local::run_deferred_drops;
@@ -11,38 +11,42 @@ use crate::value::Value;
 
 impl MissedCall {
     /// Returns the expired value that may be served in place of an error, if there is one.
-    pub(super) fn stale_value(&self, fetching: &Fetching) -> Option<Value> {
-        let keeps_expired = !self.site.lifetime(None).kept.is_zero();
-        if fetching.is_refresh || !keeps_expired || self.force_miss() {
+    pub(super) fn stale_value(&self, fetch: &PendingFetch) -> Option<Value> {
+        let keeps_expired = !self.handle.ttls(None).stale.is_zero();
+        if fetch.is_refresh || !keeps_expired || self.force_miss() {
             return None;
         }
-        match fetching.right {
-            Right::LocalOnly | Right::Unasked | Right::Unshared => self.site.look_for_stale(),
+        match fetch.target {
+            FillTarget::LocalOnly | FillTarget::RemoteUnreachable | FillTarget::RemoteUnusable => {
+                self.handle.local_value_or_stale()
+            }
             // The local value does not count: another process may have invalidated an entry that
             // the remote tier does not have.
-            _ => fetching.stale.clone(),
+            _ => fetch.stale.clone(),
         }
     }
 
     /// Answers the followers with an expired value.
-    pub(super) fn serve_stale(&self, fetching: Fetching, value: Value) {
+    pub(super) fn serve_stale(&self, fetch: PendingFetch, value: Value) {
         let reason = StaleReason::FetchFailed;
-        self.site.emit(Event::StaleServed { entry: self.site.event_entry(), reason });
-        fetching.end_without_value(FlightOutcome::Uncached(value));
+        self.handle.emit(|entry| Event::StaleServed { entry, reason });
+        fetch.end_without_value(FlightOutcome::Uncached(value));
     }
 
     /// Ends a fetch whose value is not cached. The upstream works and this is its answer, so an
     /// expired value that was kept for errors is removed.
     #[cold]
-    pub(super) fn end_uncached(&self, fetching: Fetching, value: &Value) {
-        let Fetching { leader, fill_token, right, stale, .. } = fetching;
-        self.site.remove_expired(fill_token);
+    pub(super) fn end_uncached(&self, fetch: PendingFetch, value: &Value) {
+        let PendingFetch { leader, fill_token, target, stale, .. } = fetch;
+        self.handle.remove_expired(fill_token);
         if let Some(leader) = leader {
             leader.answer(|| FlightOutcome::Uncached(Arc::clone(value)));
         }
-        match right {
-            Right::Lease(Some(won)) if stale.is_some() => won.permit.discard(),
-            Right::Replace(permit) if stale.is_some() => permit.discard(),
+        match target {
+            FillTarget::RemoteLease(Some(leader_permit)) if stale.is_some() => {
+                leader_permit.permit.discard()
+            }
+            FillTarget::RemoteItem(permit) if stale.is_some() => permit.discard(),
             _ => {}
         }
         run_deferred_drops();

@@ -1,14 +1,23 @@
-//! Several entries looked up at once.
+//! A lookup of several entries at once.
 
 use super::CacheEntry;
+use crate::entry_handle::EntryHandle;
 use crate::key::Key;
-use crate::site::Site;
 use crate::tier::local::FillToken;
 use crate::tier::remote::{Item, Permit, RemoteStore};
 use crate::value::{CachedValue, Value};
 
-/// Looks several versions of an entry up, in order, and returns the first that is found. What
-/// this process does not have is read from memcached in one round trip.
+/// Looks up several entries and returns the value of the first one that a tier has.
+///
+/// The entries are mostly the versions of one thing, the preferred one first. Entries that this
+/// process does not have are read from memcached, all of one cache together. The functions are never
+/// run.
+///
+/// # Errors
+/// There are none: an entry whose memcached server fails counts as missing.
+///
+/// # Cancellation
+/// Nothing is changed if the future is dropped.
 ///
 /// ```
 /// # use cached_core::{coordinator_cached, first_found};
@@ -24,44 +33,48 @@ use crate::value::{CachedValue, Value};
 /// # Ok::<(), std::io::Error>(())
 /// # }).unwrap();
 /// ```
+#[must_use = "the value that was found is the only effect"]
 pub async fn first_found<V: CachedValue, P>(
     entries: impl IntoIterator<Item = CacheEntry<V, P>>,
 ) -> Option<V> {
     let entries: Vec<CacheEntry<V, P>> = entries.into_iter().collect();
-    // Up to the first that this process has; what comes after it cannot be the answer.
-    let mut asked = Vec::new();
-    let mut last = None;
-    for site in entries.iter().filter_map(CacheEntry::site) {
-        if let Some((value, _)) = site.look() {
-            last = Some(value);
+    // The search ends at the first entry that this process has.
+    let mut missed = Vec::new();
+    let mut local = None;
+    for handle in entries.iter().filter_map(CacheEntry::handle) {
+        if let Some((value, _)) = handle.find_in_process() {
+            local = Some(value);
             break;
         }
-        let fill_token = site.fill_token();
-        asked.push((site, fill_token));
+        let fill_token = handle.fill_token();
+        missed.push((handle, fill_token));
     }
-    let items = read_many(&asked).await;
-    for ((site, fill_token), item) in asked.iter().zip(items) {
-        if let Some(value) = item.and_then(|item| site.admit(item, *fill_token)) {
+    let items = read_many(&missed).await;
+    for ((handle, fill_token), item) in missed.iter().zip(items) {
+        if let Some(value) = item.and_then(|item| handle.accept_item(item, *fill_token)) {
             return value.downcast_ref::<V>().cloned();
         }
     }
-    last.and_then(|value| value.downcast_ref::<V>().cloned())
+    local.and_then(|value| value.downcast_ref::<V>().cloned())
 }
 
-/// Reads each site's item, if it has one. The sites of one cache are read together.
-async fn read_many(asked: &[(Site, FillToken)]) -> Vec<Option<Item<(Value, usize), Permit>>> {
-    let mut items: Vec<_> = asked.iter().map(|_| None).collect();
-    let key_of =
-        |(index, (site, _)): (usize, &'_ (Site, FillToken))| Some((index, site.remote()?.1));
-    let mut left: Vec<(usize, Key)> = asked.iter().enumerate().filter_map(key_of).collect();
+/// Reads the item of each entry that the remote tier has. The entries of one cache are read together.
+async fn read_many(
+    missed: &[(EntryHandle, FillToken)],
+) -> Vec<Option<Item<(Value, usize), Permit>>> {
+    let mut items: Vec<_> = missed.iter().map(|_| None).collect();
+    let key_of = |(index, (handle, _)): (usize, &'_ (EntryHandle, FillToken))| {
+        Some((index, handle.remote()?.1))
+    };
+    let mut left: Vec<(usize, Key)> = missed.iter().enumerate().filter_map(key_of).collect();
     while let Some((first, _)) = left.first() {
-        let cache = &asked[*first].0.cache;
+        let cache = &missed[*first].0.cache;
         let (group, others): (Vec<_>, _) =
-            left.into_iter().partition(|(index, _)| asked[*index].0.cache.id() == cache.id());
+            left.into_iter().partition(|(index, _)| missed[*index].0.cache.id() == cache.id());
         left = others;
         let Some(store) = cache.remote() else { continue };
         let (indexes, keys): (Vec<usize>, Vec<_>) =
-            group.into_iter().map(|(index, key)| (index, (key, &asked[index].0))).unzip();
+            group.into_iter().map(|(index, key)| (index, (key, &missed[index].0))).unzip();
         for (index, item) in indexes.into_iter().zip(store.read_many(&keys).await) {
             items[index] = item;
         }

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::call::{FetchEnd, Phase};
-use crate::site::Site;
+use crate::entry_handle::EntryHandle;
 use crate::value::{ReturnType, weight_fn};
 
 /// A call of an annotated function, after its lookup in this process's tiers.
@@ -20,10 +20,10 @@ impl<R, V> Call<R, V> {
     }
 
     /// Returns the entry that the call's options apply to, if the call uses the cache.
-    fn site_mut(&mut self) -> Option<&mut Site> {
+    fn handle_mut(&mut self) -> Option<&mut EntryHandle> {
         match &mut self.phase {
-            Phase::Hit(hit) => Some(&mut hit.site),
-            Phase::Miss(call) => Some(&mut call.site),
+            Phase::Hit(hit) => Some(&mut hit.handle),
+            Phase::Miss(call) => Some(&mut call.handle),
             _ => None,
         }
     }
@@ -31,8 +31,8 @@ impl<R, V> Call<R, V> {
     /// Sets the time to live of the value that this call fetches.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Call<R, V> {
-        if let Some(site) = self.site_mut() {
-            site.ttl = Some(ttl);
+        if let Some(handle) = self.handle_mut() {
+            handle.ttl = Some(ttl);
         }
         self
     }
@@ -50,8 +50,8 @@ impl<R, V> Call<R, V> {
     where
         V: 'static,
     {
-        if let Some(site) = self.site_mut() {
-            site.weigher = Some(weight_fn(weight));
+        if let Some(handle) = self.handle_mut() {
+            handle.weigher = Some(weight_fn(weight));
         }
         self
     }

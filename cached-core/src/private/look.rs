@@ -5,9 +5,9 @@ use std::sync::Arc;
 use crate::cache::Cache;
 use crate::call::{LocalHit, MissedCall, Phase, Plan};
 use crate::declaration::Declaration;
+use crate::entry_handle::EntryHandle;
 use crate::event::{BypassReason, Event, EventEntry};
 use crate::key::{KeyBytes, KeyError};
-use crate::site::Site;
 use crate::tier::Tier;
 use crate::tier::request::RequestHandle;
 use crate::value::{Value, ValueType};
@@ -41,7 +41,7 @@ fn look_in_tiers(
     value_type: &'static ValueType,
     serve: Serve<'_>,
 ) -> Option<Phase> {
-    let site = || Site::new(cache, declaration, Arc::from(key), value_type, None);
+    let handle = || EntryHandle::new(cache, declaration, Arc::from(key), value_type, None);
     let request = RequestHandle::current();
     let force_miss = request.is_some_and(|request| request.force_miss());
     let looks = !force_miss && declaration.uses_local();
@@ -52,19 +52,19 @@ fn look_in_tiers(
             None => value,
         };
         if !declaration.declared_refresh_ahead().is_zero()
-            && let Some(site) = site()
+            && let Some(handle) = handle()
         {
-            return Some(Phase::Hit(Box::new(LocalHit { value, site })));
+            return Some(Phase::Hit(Box::new(LocalHit { value, handle })));
         }
         return match serve(&value) {
             true => None,
             false => bypass(cache, declaration, BypassReason::NotCached),
         };
     }
-    match site() {
-        Some(site) => {
-            site.emit(Event::Miss { entry: site.event_entry() });
-            Some(Phase::Miss(MissedCall::new(site, request, Plan::Bypass)))
+    match handle() {
+        Some(handle) => {
+            handle.emit(|entry| Event::Miss { entry });
+            Some(Phase::Miss(MissedCall::new(handle, request, Plan::Bypass)))
         }
         None => bypass(cache, declaration, BypassReason::NotCached),
     }

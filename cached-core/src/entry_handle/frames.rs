@@ -1,0 +1,57 @@
+//! The value of an entry as the bytes that the remote tier stores.
+
+use super::EntryHandle;
+use crate::event::Event;
+use crate::frame::{self, FrameContents};
+use crate::key::{KeyBytes, canonical_bytes};
+use crate::tier::remote::{Decoded, EntryReader, RemoteError};
+use crate::value::Value;
+
+impl EntryHandle {
+    fn canonical_bytes(&self) -> KeyBytes {
+        canonical_bytes(self.declaration.name(), &self.key)
+    }
+
+    /// Encodes a value as a frame, after a check that it reads back as the same value.
+    ///
+    /// # Errors
+    /// The reason why the value must stay out of the remote tier.
+    pub(crate) fn seal(&self, value: &Value) -> Result<Vec<u8>, &'static str> {
+        let not_storable = |why: &'static str| {
+            if self.declaration.unstorable.set(why).is_ok() {
+                self.cache.emit(Event::NotStorable { declaration: self.declaration, why });
+            }
+            why
+        };
+        let encoded = (self.value_type.write)(value).map_err(not_storable)?;
+        frame::seal(&self.canonical_bytes(), encoded.view())
+            .ok_or_else(|| not_storable("the value's type is too large to be described"))
+    }
+}
+
+impl EntryReader for EntryHandle {
+    /// A value, and its weight. The weight is 0 if the local tier does not keep the value.
+    type Value = (Value, usize);
+
+    fn decode(&self, frame: &[u8]) -> Decoded<(Value, usize)> {
+        match frame::open(&self.canonical_bytes(), frame) {
+            FrameContents::Corrupt => Decoded::Corrupt,
+            FrameContents::Foreign => Decoded::Foreign,
+            FrameContents::Stored(encoded) => match (self.value_type.read)(encoded) {
+                Some(value) => {
+                    let weight = self.local().map_or(0, |_| self.weight(&value));
+                    Decoded::Value((value, weight))
+                }
+                None => Decoded::Foreign,
+            },
+        }
+    }
+
+    fn failed(&self, error: &RemoteError) {
+        self.report(error);
+    }
+
+    fn lease_is_busy(&self) {
+        self.emit(|entry| Event::LeaseBusy { entry });
+    }
+}
