@@ -34,7 +34,7 @@ use std::hash::{self, BuildHasher};
 use serde::ser::{self, Serialize};
 
 #[cfg(not(feature = "memcached"))]
-pub(crate) use crate::embedded::Key;
+pub(crate) use crate::tier::remote::no_remote::Key;
 pub(crate) use bytes::KeyBytes;
 pub(crate) use comparer::KeyComparer;
 #[cfg(feature = "memcached")]

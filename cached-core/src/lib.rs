@@ -12,8 +12,6 @@ mod codec;
 mod config;
 mod current;
 mod declaration;
-#[cfg(not(feature = "memcached"))]
-mod embedded;
 #[cfg(feature = "memcached")]
 mod encoded;
 mod entry;
@@ -49,7 +47,7 @@ mod value;
 mod weight;
 
 #[cfg(not(feature = "memcached"))]
-use embedded::{encoded, frame};
+use tier::remote::no_remote::{encoded, frame};
 
 pub use cache::Cache;
 /// Answers the calls of an `async fn` from a tiered cache.

@@ -12,7 +12,7 @@ mod contract_tests;
 #[cfg(feature = "memcached")]
 mod memcached;
 #[cfg(not(feature = "memcached"))]
-mod no_remote;
+pub(crate) mod no_remote;
 
 use std::fmt;
 use std::pin::Pin;
@@ -135,8 +135,8 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
     #[must_use]
     fn in_background(self) -> Self;
 
-    /// Ends a lease once the fetch that `pulse` belongs to has stopped.
-    fn hold_while(&self, pulse: LeaderMonitor);
+    /// Ends a lease once the fetch that `leader` runs has stopped.
+    fn hold_while(&self, leader: LeaderMonitor);
 
     /// Makes the running runtime renew a lease. The runtime that won it may have ended.
     fn renew_here(&self);

@@ -9,13 +9,14 @@
 //! added it. The lease is then lost, and the fetch stores nothing.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::{BusyLease, Cas, Found, LeaseMarker, Route, whole_seconds};
 use crate::flight::LeaderMonitor;
+use crate::sync::lock;
 use crate::tier::remote::RemoteError;
 
 /// The shortest time for which memcached keeps a marker that is not renewed.
@@ -32,36 +33,39 @@ const RENEWAL_WAIT: Duration = Duration::from_secs(2);
 /// A lease that this process holds: its permit and its renewals share it.
 pub(super) struct HeldLease {
     route: Route,
+    /// Tells this lease's markers from another's.
     nonce: u64,
     won_at: Instant,
-    /// How long memcached keeps a marker.
+    /// How long memcached keeps each marker.
     pub(super) marker_length: Duration,
-    /// How long the fetch is expected to take; zero if nothing is known.
+    /// How long the fetch is expected to take; zero if that is not known.
     expected: Duration,
-    /// Tells whether the fetch is still run.
-    pulse: OnceLock<LeaderMonitor>,
+    /// Tells if the fetch is still driven.
+    leader: OnceLock<LeaderMonitor>,
     state: Mutex<LeaseState>,
+    /// Notified when a renewal ends.
     renewed: Notify,
 }
 
 struct LeaseState {
     /// The CAS of the placeholder or of the newest marker.
     cas: Cas,
-    phase: Phase,
-    /// Whether a renewal was not answered: the CAS may be another by now.
+    phase: LeasePhase,
+    /// True if a renewal was not answered, so that memcached may have another CAS by now.
     is_uncertain: bool,
-    /// The number of the newest renewal. One with an older number was given up, and changes nothing here.
+    /// The number of the newest renewal. A renewal with an older number was given up, and must not
+    /// change this state.
     renewal: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum LeasePhase {
     Held,
     /// A renewal is under way.
     Renewing,
-    /// Somebody else has changed the entry.
+    /// Another caller has changed the entry.
     Lost,
-    /// The holder is about to fill, or gives the lease back: it is not renewed any more.
+    /// The holder fills the key or gives the lease back. There are no more renewals.
     Settled,
 }
 
@@ -72,14 +76,14 @@ impl HeldLease {
         marker_length: Duration,
         expected: Duration,
     ) -> Arc<HeldLease> {
-        let state = LeaseState { cas, phase: Phase::Held, is_uncertain: false, renewal: 0 };
+        let state = LeaseState { cas, phase: LeasePhase::Held, is_uncertain: false, renewal: 0 };
         Arc::new(HeldLease {
             route,
             nonce: RandomState::new().hash_one(cas),
             won_at: Instant::now(),
             marker_length,
             expected,
-            pulse: OnceLock::new(),
+            leader: OnceLock::new(),
             state: Mutex::new(state),
             renewed: Notify::new(),
         })
@@ -89,16 +93,16 @@ impl HeldLease {
         &self.route
     }
 
-    /// Ends the renewals once the fetch that `pulse` belongs to has stopped.
-    pub(super) fn hold_while(&self, pulse: LeaderMonitor) {
-        let _ = self.pulse.set(pulse);
+    /// Ends the renewals once the fetch that `leader` runs has stopped.
+    pub(super) fn hold_while(&self, leader: LeaderMonitor) {
+        let _ = self.leader.set(leader);
     }
 
     fn state(&self) -> MutexGuard<'_, LeaseState> {
-        // Nothing panics while it holds this lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
+    /// Ends the renewals. Returns the CAS to write under, or `None` if the lease was lost.
     pub(super) async fn settle(&self) -> Option<Cas> {
         let give_up = tokio::time::Instant::now() + RENEWAL_WAIT;
         let (cas, is_uncertain) = loop {
@@ -108,13 +112,13 @@ impl HeldLease {
             {
                 let mut state = self.state();
                 match state.phase {
-                    Phase::Lost => return None,
-                    Phase::Renewing if tokio::time::Instant::now() < give_up => {}
-                    Phase::Renewing | Phase::Held | Phase::Settled => {
-                        // A renewal that is given up here may reach memcached yet: then the fill is
-                        // refused, or the renewal is.
-                        state.is_uncertain |= state.phase == Phase::Renewing;
-                        state.phase = Phase::Settled;
+                    LeasePhase::Lost => return None,
+                    LeasePhase::Renewing if tokio::time::Instant::now() < give_up => {}
+                    LeasePhase::Renewing | LeasePhase::Held | LeasePhase::Settled => {
+                        // A renewal that is given up here may still reach memcached. Then memcached
+                        // refuses either the renewal or the write.
+                        state.is_uncertain |= state.phase == LeasePhase::Renewing;
+                        state.phase = LeasePhase::Settled;
                         break (state.cas, state.is_uncertain);
                     }
                 }
@@ -128,18 +132,18 @@ impl HeldLease {
         let mut state = self.state();
         match found {
             Some(cas) => (state.cas, state.is_uncertain) = (cas, false),
-            None => state.phase = Phase::Lost,
+            None => state.phase = LeasePhase::Lost,
         }
         found
     }
 
-    /// The CAS under which memcached has this lease; `None` if it has something else.
+    /// Returns the CAS under which memcached has this lease, or `None` if it has something else.
     async fn find(&self, last_known: Cas) -> Result<Option<Cas>, RemoteError> {
         Ok(match self.route.peek().await? {
             Found::Busy(BusyLease { cas: Some(cas), marker: Some(marker) }) => {
                 (marker.nonce == self.nonce).then_some(cas)
             }
-            // No renewal has reached it.
+            // No renewal has reached the server.
             Found::Busy(BusyLease { cas: Some(cas), marker: None }) => {
                 (cas == last_known).then_some(cas)
             }
@@ -147,28 +151,28 @@ impl HeldLease {
         })
     }
 
-    /// Renews the lease; returns whether it is to be renewed again.
+    /// Renews the lease. Returns true if it is to be renewed again.
     pub(super) async fn renew(&self) -> bool {
         let lasted = self.won_at.elapsed();
-        let is_stopped = self.pulse.get().is_some_and(|pulse| pulse.has_stopped(STOPPED_AFTER));
+        let is_stopped = self.leader.get().is_some_and(|leader| leader.has_stopped(STOPPED_AFTER));
         if is_stopped || lasted > LONGEST_LEASE.max(self.expected.saturating_mul(4)) {
             return false;
         }
         let (mut cas, is_uncertain, number) = {
             let mut state = self.state();
-            if state.phase != Phase::Held {
+            if state.phase != LeasePhase::Held {
                 return false;
             }
-            state.phase = Phase::Renewing;
+            state.phase = LeasePhase::Renewing;
             state.renewal += 1;
             (state.cas, state.is_uncertain, state.renewal)
         };
-        let mut renewal = Renewal { lease: self, number, outcome: None };
+        let mut renewal = LeaseRenewal { lease: self, number, outcome: None };
         if is_uncertain {
             match self.find(cas).await {
                 Ok(Some(found)) => cas = found,
                 Ok(None) => {
-                    renewal.outcome = Some(None);
+                    renewal.outcome = Some(RenewalOutcome::LeaseLost);
                     return false;
                 }
                 Err(_) => return renewal.is_newest(),
@@ -176,9 +180,13 @@ impl HeldLease {
         }
         let marker = LeaseMarker { nonce: self.nonce, elapsed: lasted, expected: self.expected };
         match self.route.renew(marker, whole_seconds(self.marker_length), cas).await {
-            Ok(renewed) => {
-                renewal.outcome = Some(renewed);
-                renewed.is_some() && renewal.is_newest()
+            Ok(Some(renewed)) => {
+                renewal.outcome = Some(RenewalOutcome::Renewed(renewed));
+                renewal.is_newest()
+            }
+            Ok(None) => {
+                renewal.outcome = Some(RenewalOutcome::LeaseLost);
+                false
             }
             Err(error) => {
                 log::debug!("a lease was not renewed: {error}");
@@ -187,12 +195,13 @@ impl HeldLease {
         }
     }
 
-    /// Gives up a renewal under way, whose runtime may stand still: another begins without its answer.
+    /// Gives up a renewal that is under way, because its runtime may stand still. The next renewal
+    /// does not wait for its answer.
     pub(super) fn give_up_renewal(&self) {
         {
             let mut state = self.state();
-            if state.phase == Phase::Renewing {
-                (state.phase, state.is_uncertain) = (Phase::Held, true);
+            if state.phase == LeasePhase::Renewing {
+                (state.phase, state.is_uncertain) = (LeasePhase::Held, true);
                 state.renewal += 1;
             }
         }
@@ -200,35 +209,39 @@ impl HeldLease {
     }
 }
 
-/// A renewal under way. Dropped without an outcome, because memcached did not answer or the runtime
-/// ends, it leaves the lease uncertain.
-struct Renewal<'l> {
-    lease: &'l HeldLease,
-    number: u32,
-    /// The new CAS, or that the lease is lost.
-    outcome: Option<Option<Cas>>,
+enum RenewalOutcome {
+    Renewed(Cas),
+    LeaseLost,
 }
 
-impl Renewal<'_> {
+/// A renewal that is under way. If it is dropped without an outcome, because memcached did not answer
+/// or the runtime ended, the lease becomes uncertain.
+struct LeaseRenewal<'l> {
+    lease: &'l HeldLease,
+    number: u32,
+    outcome: Option<RenewalOutcome>,
+}
+
+impl LeaseRenewal<'_> {
     /// Returns false if the renewal was given up.
     fn is_newest(&self) -> bool {
         self.lease.state().renewal == self.number
     }
 }
 
-impl Drop for Renewal<'_> {
+impl Drop for LeaseRenewal<'_> {
     fn drop(&mut self) {
         {
             let mut state = self.lease.state();
-            let is_given_up = state.phase == Phase::Settled || state.renewal != self.number;
+            let is_given_up = state.phase == LeasePhase::Settled || state.renewal != self.number;
             match self.outcome {
-                // Others have gone on without it, and find out for themselves.
+                // The holder has gone on without this renewal, and finds the CAS by itself.
                 _ if is_given_up => {}
-                Some(Some(cas)) => {
-                    (state.cas, state.phase, state.is_uncertain) = (cas, Phase::Held, false);
+                Some(RenewalOutcome::Renewed(cas)) => {
+                    (state.cas, state.phase, state.is_uncertain) = (cas, LeasePhase::Held, false);
                 }
-                Some(None) => state.phase = Phase::Lost,
-                None => (state.phase, state.is_uncertain) = (Phase::Held, true),
+                Some(RenewalOutcome::LeaseLost) => state.phase = LeasePhase::Lost,
+                None => (state.phase, state.is_uncertain) = (LeasePhase::Held, true),
             }
         }
         self.lease.renewed.notify_waiters();

@@ -1,38 +1,40 @@
-//! How long a call waits for the lease that another process holds.
+//! How long a read waits for the lease that another process holds.
 //!
-//! A holder that lives says so after half a second, by a marker. So a lease without a marker is waited
-//! for briefly: as long as fetches of the function take, and no longer than it takes a lease of a killed
-//! process to end. A lease with a marker is waited for until the fetch takes twice as long as expected.
-//! A lease that changes hands meanwhile, because its holder failed or was killed, is waited for anew, once:
-//! else all who wait would fetch at once, and a caller waits for two holders at most.
+//! A living holder stores a marker after half a second. So a lease without a marker is waited for
+//! briefly: twice as long as fetches of the function take, but no longer than the lease of a killed
+//! process lasts. A lease with a marker is waited for until its fetch takes twice as long as expected.
+//!
+//! A holder may fail or be killed, and another process then wins the lease. The wait starts anew
+//! once, so that the callers that wait do not all fetch at once. A caller waits for two holders at
+//! most.
 
 use std::time::{Duration, Instant};
 
 use super::{BusyLease, Cas, Route};
 
-/// Pauses between two looks at the entry.
+/// The pauses between two reads double from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-/// When a holder that lives has stored its first marker, with some room.
+/// A living holder has stored its first marker by then.
 const FIRST_MARKER_BY: Duration = Duration::from_millis(750);
-/// When the lease of a process that was killed has ended, with some room.
+/// The lease of a killed process has ended by then.
 const ORPHAN_ENDS_BY: Duration = Duration::from_millis(2500);
-/// How long a fetch is waited for of which nobody knows how long it takes.
+/// How long a read waits for a fetch whose duration nobody knows.
 const LONGEST_UNKNOWN: Duration = Duration::from_secs(60);
 
 pub(super) struct LeaseWait {
     began: Instant,
     pause: Duration,
-    /// The whole wait, if the configuration says so.
+    /// The setting `lease_wait`, which replaces all other bounds.
     configured: Option<Duration>,
-    /// How long fetches of this function take, as far as this process has seen.
+    /// How long fetches take, as far as this process has seen.
     fetch_time: Option<Duration>,
-    /// Whether leases of this server have ended lately.
-    leases_end: bool,
+    /// False if the server's leases have not ended lately.
+    allows_waiting: bool,
     has_seen_marker: bool,
-    /// The CAS of the lease without a marker that is waited for, and when it was first seen.
+    /// The CAS of the lease without a marker, and when the wait for that lease began.
     placeholder: Option<(Option<Cas>, Instant)>,
-    /// Whether the lease has changed hands.
+    /// True if another holder has won the lease during this wait.
     has_changed_hands: bool,
 }
 
@@ -47,19 +49,19 @@ impl LeaseWait {
             pause: FIRST_PAUSE,
             configured,
             fetch_time,
-            leases_end: route.allows_waiting(),
+            allows_waiting: route.allows_waiting(),
             has_seen_marker: false,
             placeholder: None,
             has_changed_hands: false,
         }
     }
 
-    /// The pause before the next look, or `None` if the wait is over.
+    /// Returns the pause before the next read, or `None` if the wait is over.
     pub(super) fn next_pause(&mut self, busy: &BusyLease) -> Option<Duration> {
         let now = Instant::now();
         let began = match self.configured {
             Some(_) => self.began,
-            None => self.begin_of(busy, now),
+            None => self.wait_start(busy, now),
         };
         let waited = now.saturating_duration_since(began);
         let left = self.left(busy, waited)?;
@@ -68,8 +70,9 @@ impl LeaseWait {
         Some(pause)
     }
 
-    /// When the wait for this lease began: with the call's, or when the lease was seen to be another's.
-    fn begin_of(&mut self, busy: &BusyLease, now: Instant) -> Instant {
+    /// Returns when the wait for this lease began. It is later than `began` if the
+    /// lease has changed hands.
+    fn wait_start(&mut self, busy: &BusyLease, now: Instant) -> Instant {
         if busy.marker.is_some() {
             return self.began;
         }
@@ -84,7 +87,7 @@ impl LeaseWait {
         }
     }
 
-    /// How much longer the call waits after it has waited for `waited`.
+    /// Returns how much longer the read waits after it has waited for `waited`.
     fn left(&mut self, busy: &BusyLease, waited: Duration) -> Option<Duration> {
         self.has_seen_marker |= busy.marker.is_some();
         let left = match (self.configured, busy.marker) {
@@ -96,7 +99,7 @@ impl LeaseWait {
                     false => expected.saturating_mul(2).checked_sub(marker.elapsed),
                 }
             }
-            (None, None) if !self.leases_end => None,
+            (None, None) if !self.allows_waiting => None,
             (None, None) => {
                 let bound = self
                     .fetch_time
@@ -107,12 +110,12 @@ impl LeaseWait {
         left.filter(|left| !left.is_zero())
     }
 
-    /// The lease has not ended, and the call goes on without it.
+    /// Records that the lease has not ended, and that the caller goes on without it.
     pub(super) fn give_up(&self, route: &Route, busy: &BusyLease) {
         if self.has_seen_marker {
             route.record_lease_end();
         } else if let Some(cas) = busy.cas
-            && self.leases_end
+            && self.allows_waiting
         {
             route.check_lease_end(cas);
         }
@@ -130,7 +133,7 @@ mod tests {
             pause: FIRST_PAUSE,
             configured: None,
             fetch_time,
-            leases_end: true,
+            allows_waiting: true,
             has_seen_marker: false,
             placeholder: None,
             has_changed_hands: false,
@@ -157,13 +160,13 @@ mod tests {
             assert_eq!(wait.left(&busy(None), millis(bound - 1)), Some(millis(1)));
             assert_eq!(wait.left(&busy(None), millis(bound)), None);
         }
-        let mut distrusting = LeaseWait { leases_end: false, ..wait(None) };
-        assert_eq!(distrusting.left(&busy(None), millis(0)), None);
-        assert!(distrusting.left(&busy(Some((500, 0))), millis(0)).is_some(), "it lives");
+        let mut paused = LeaseWait { allows_waiting: false, ..wait(None) };
+        assert_eq!(paused.left(&busy(None), millis(0)), None);
+        assert!(paused.left(&busy(Some((500, 0))), millis(0)).is_some(), "it lives");
     }
 
     #[test]
-    fn a_marker_is_waited_for_until_twice_the_expected_time() {
+    fn a_marker_extends_the_wait_to_twice_the_expected_time() {
         let mut nothing_known = wait(None);
         assert!(nothing_known.left(&busy(Some((55_000, 0))), millis(59_000)).is_some());
         assert!(nothing_known.left(&busy(Some((55_000, 0))), millis(60_000)).is_none());
@@ -175,21 +178,21 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_changes_hands_is_waited_for_anew_once() {
+    fn another_holder_is_waited_for_anew_once() {
         let mut wait = wait(None);
         let began = wait.began;
         let lease = |cas: u64| BusyLease { cas: Some(cas.into()), marker: None };
         let at = |seconds| began + Duration::from_secs(seconds);
-        assert_eq!(wait.begin_of(&lease(1), at(0)), began);
+        assert_eq!(wait.wait_start(&lease(1), at(0)), began);
         wait.has_seen_marker = true;
-        assert_eq!(wait.begin_of(&busy(Some((500, 0))), at(1)), began);
-        assert_eq!(wait.begin_of(&lease(2), at(2)), at(2), "another holds it");
-        assert_eq!(wait.begin_of(&lease(2), at(3)), at(2));
-        assert_eq!(wait.begin_of(&lease(3), at(4)), at(2), "once is enough");
+        assert_eq!(wait.wait_start(&busy(Some((500, 0))), at(1)), began);
+        assert_eq!(wait.wait_start(&lease(2), at(2)), at(2), "another holds it");
+        assert_eq!(wait.wait_start(&lease(2), at(3)), at(2));
+        assert_eq!(wait.wait_start(&lease(3), at(4)), at(2), "once is enough");
     }
 
     #[test]
-    fn a_configured_wait_is_the_whole_wait() {
+    fn a_configured_wait_replaces_all_bounds() {
         let mut wait = LeaseWait { configured: Some(millis(300)), ..wait(Some(millis(8000))) };
         for busy in [busy(None), busy(Some((20_000, 10)))] {
             assert!(wait.left(&busy, millis(299)).is_some());

@@ -1,16 +1,16 @@
-//! The marker that a lease's holder stores in place of memcached's empty placeholder while it fetches.
+//! Lease markers: the holder of a lease stores one in place of memcached's empty placeholder.
 //!
-//! memcached's own lease is as long as it was asked for, however long the fetch takes. So a lease is
-//! won for a short time, and its holder replaces the placeholder by a marker again and again until it
-//! has a value. A marker is no value: whoever reads one knows that a living process fetches, for how
-//! long it has done so and how long it expects to take.
+//! memcached's own lease lasts as long as it was asked for, however long the fetch takes. So a lease
+//! is won for a short time, and its holder replaces the placeholder by a marker again and again until
+//! it has a value. A process that reads a marker learns that a living process fetches, how long it
+//! has fetched, and how long it expects to take.
 //!
 //! ```text
 //! magic 2 | format 1 | nonce 8 | elapsed 4 | expected 4
 //! ```
 //!
-//! The magic is that of a frame and the format is another, so that a build that knows no markers
-//! takes one for another build's value and leaves it alone. It does so from 19 bytes on.
+//! The magic is a frame's and the format is not. So a build that does not know markers takes one for
+//! another build's value, and leaves it alone. It does so for 19 bytes or more.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ const LENGTH: usize = 19;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LeaseMarker {
-    /// Tells one holder's marker from another's.
+    /// Differs between holders.
     pub(super) nonce: u64,
     /// How long the holder has fetched.
     pub(super) elapsed: Duration,
-    /// How long it expects the whole fetch to take; zero if it does not know.
+    /// How long the holder expects the whole fetch to take; zero if that is not known.
     pub(super) expected: Duration,
 }
 
@@ -40,7 +40,7 @@ impl LeaseMarker {
         bytes
     }
 
-    /// The marker in an item's bytes, or `None` if they are anything else.
+    /// Returns `None` if the bytes of an item are not a marker.
     pub(super) fn decode(bytes: &[u8]) -> Option<LeaseMarker> {
         let bytes: &[u8; LENGTH] = bytes.try_into().ok()?;
         if bytes[..2] != MAGIC || bytes[2] != FORMAT {
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_marker_reads_back_and_nothing_else_is_one() {
+    fn only_a_marker_decodes_as_a_marker() {
         let expected = Duration::from_secs(2);
         let marker = LeaseMarker { nonce: 7, elapsed: Duration::from_millis(500), expected };
         let bytes = marker.encode();

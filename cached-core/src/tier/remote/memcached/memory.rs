@@ -1,10 +1,10 @@
-//! A memcached in memory, for users' tests: it keeps what it is told, counts lifetimes by the
-//! clock that the test moves, and fails, stalls or lies when it is asked to.
+//! A memcached in memory, for users' tests. It counts lifetimes by a clock that the test moves, and
+//! fails, stalls or lies when the test says so.
 //!
-//! It answers as a memcached does; `tests` holds it against one.
+//! A property test compares its answers with those of a memcached.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::cas::Incarnation;
@@ -12,23 +12,24 @@ use super::command::{Command, CommandError, CommandResult, Reply};
 use super::marker::LeaseMarker;
 use super::{BusyLease, Cas, Condition, Found, FoundItem, LeaseTerms};
 use crate::clock::Clock;
+use crate::sync::lock;
 
-/// The largest item that a memcached takes unless it is told otherwise.
+/// The largest item that a memcached takes by default.
 const ITEM_LIMIT: usize = 1 << 20;
 
 #[derive(Debug, Default)]
 pub(crate) struct InMemoryServer {
     clock: Clock,
-    state: Mutex<State>,
+    state: Mutex<ServerState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ServerState {
     behaviour: ServerBehaviour,
-    // Ordered, so that a lie is the same lie each time.
+    /// Ordered, so that a lie is the same each time.
     items: BTreeMap<Arc<str>, StoredItem>,
     last_cas: u64,
-    /// How often it was started anew.
+    /// How often the server was restarted.
     restarts: u64,
     commands: u64,
     lies: usize,
@@ -46,37 +47,37 @@ impl InMemoryServers {
         InMemoryServers { clock, servers: Arc::default() }
     }
 
-    /// The server at the address; there is one at every address.
+    /// Returns the server at an address. There is one at every address.
     pub(crate) fn at(&self, address: &str) -> Arc<InMemoryServer> {
-        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut servers = lock(&self.servers);
         let new = || Arc::new(InMemoryServer::new(self.clock.clone()));
         Arc::clone(servers.entry(address.to_owned()).or_insert_with(new))
     }
 }
 
-/// How the server treats those who ask.
+/// How a server answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum ServerBehaviour {
     #[default]
     Honest,
-    /// It refuses every connection.
+    /// Refuses every connection.
     Down,
-    /// It takes commands and never answers.
+    /// Takes commands and never answers.
     Stalled,
-    /// It answers reads with what it was not given, and says of writes that they went well.
+    /// Answers reads with things that it was never given, and confirms writes that it drops.
     Lying,
 }
 
-/// An item, or with an empty frame the placeholder of one who has won the right to fill.
+/// An item. One with an empty frame is the placeholder of a lease.
 #[derive(Debug)]
 struct StoredItem {
     frame: Vec<u8>,
     cas: Cas,
     expires: Instant,
-    /// Whether somebody has won the right to replace it.
-    won: bool,
-    /// Whether it waits to be replaced, whatever is left of its life.
-    stale: bool,
+    /// True if a reader holds the lease or the refresh claim.
+    is_claimed: bool,
+    /// True if a refresh claim was given back: the next reader gets it.
+    is_stale: bool,
 }
 
 impl InMemoryServer {
@@ -84,34 +85,33 @@ impl InMemoryServer {
         InMemoryServer { clock, state: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing in here panics while it holds the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ServerState> {
+        lock(&self.state)
     }
 
     pub(crate) fn set_behaviour(&self, behaviour: ServerBehaviour) {
         self.lock().behaviour = behaviour;
     }
 
-    /// Forgets everything, as a restart does.
+    /// Removes all items, as a restart does.
     pub(crate) fn clear(&self) {
         let mut state = self.lock();
         state.items.clear();
         (state.last_cas, state.restarts) = (0, state.restarts + 1);
     }
 
-    /// How many commands it has taken.
+    /// Returns how many commands the server has taken.
     pub(crate) fn commands(&self) -> u64 {
         self.lock().commands
     }
 
-    /// Whether there is a value under `key`.
+    /// Returns true if the server has a value under `key`.
     pub(crate) fn holds(&self, key: &str) -> bool {
         let now = self.clock.now();
-        self.lock().items.get(key).is_some_and(|kept| kept.expires > now && !kept.frame.is_empty())
+        self.lock().items.get(key).is_some_and(|item| item.expires > now && !item.frame.is_empty())
     }
 
-    /// Runs the commands; answers in order.
+    /// Runs the commands, and returns the answers in order.
     pub(super) async fn run(&self, commands: Vec<Command>) -> Vec<CommandResult> {
         let behaviour = self.lock().behaviour;
         match behaviour {
@@ -127,10 +127,10 @@ impl InMemoryServer {
     }
 }
 
-impl State {
+impl ServerState {
     fn answer(&mut self, command: Command, now: Instant) -> CommandResult {
         self.commands += 1;
-        if self.items.get(command.key()).is_some_and(|kept| kept.expires <= now) {
+        if self.items.get(command.key()).is_some_and(|item| item.expires <= now) {
             self.items.remove(command.key());
         }
         if self.behaviour == ServerBehaviour::Lying {
@@ -139,7 +139,7 @@ impl State {
         match command {
             Command::Read { key, lease } => Ok(Reply::Found(self.read(key, lease, now))),
             Command::Write { key, frame, .. } if frame.len() > ITEM_LIMIT => {
-                // What is there is let go of, since it is known to be old.
+                // memcached removes the old item, because it is known to be out of date.
                 self.items.remove(&key);
                 Err(CommandError::too_large("object too large for cache"))
             }
@@ -148,7 +148,7 @@ impl State {
                 let applies = match condition {
                     Condition::Always => true,
                     Condition::Absent => there.is_none(),
-                    Condition::Unchanged(cas) => there.is_some_and(|kept| kept.cas == cas),
+                    Condition::Unchanged(cas) => there.is_some_and(|item| item.cas == cas),
                 };
                 if applies {
                     self.store(key, frame.to_vec(), seconds, now);
@@ -169,8 +169,8 @@ impl State {
             Command::ReleaseRefresh { key, cas } => {
                 let applies = self.is_unchanged(&key, Some(cas));
                 let next = self.next_cas();
-                if let Some(kept) = self.items.get_mut(&key).filter(|_| applies) {
-                    (kept.cas, kept.won, kept.stale) = (next, false, true);
+                if let Some(item) = self.items.get_mut(&key).filter(|_| applies) {
+                    (item.cas, item.is_claimed, item.is_stale) = (next, false, true);
                 }
                 Ok(Reply::Applied(applies))
             }
@@ -186,55 +186,57 @@ impl State {
         Incarnation::new(0, self.restarts)
     }
 
-    /// A CAS that no item has.
+    /// Returns a CAS that no item has.
     fn no_cas(&self) -> Cas {
         Cas { number: u64::MAX, of: self.incarnation() }
     }
 
     fn is_unchanged(&self, key: &str, since: Option<Cas>) -> bool {
-        self.items.get(key).is_some_and(|kept| since.is_none_or(|cas| kept.cas == cas))
+        self.items.get(key).is_some_and(|item| since.is_none_or(|cas| item.cas == cas))
     }
 
     fn store(&mut self, key: Arc<str>, frame: Vec<u8>, seconds: u32, now: Instant) -> Cas {
         let expires = now + Duration::from_secs(seconds.into());
         let cas = self.next_cas();
-        self.items.insert(key, StoredItem { frame, cas, expires, won: false, stale: false });
+        self.items
+            .insert(key, StoredItem { frame, cas, expires, is_claimed: false, is_stale: false });
         cas
     }
 
     fn read(&mut self, key: Arc<str>, lease: Option<LeaseTerms>, now: Instant) -> Found {
-        let Some(kept) = self.items.get_mut(&key) else {
+        let Some(item) = self.items.get_mut(&key) else {
             let Some(lease) = lease else { return Found::Nothing };
             let cas = self.store(Arc::clone(&key), Vec::new(), lease.seconds, now);
-            self.items.entry(key).and_modify(|placeholder| placeholder.won = true);
+            self.items.entry(key).and_modify(|placeholder| placeholder.is_claimed = true);
             return Found::Lease(cas);
         };
-        let left = kept.expires.saturating_duration_since(now);
+        let left = item.expires.saturating_duration_since(now);
         let claim_below_seconds = lease.map_or(0, |lease| lease.claim_below_seconds);
-        let is_due = kept.stale || left < Duration::from_secs(claim_below_seconds.into());
-        let won = is_due && !kept.won;
-        kept.won |= won;
-        if let Some(marker) = LeaseMarker::decode(&kept.frame) {
-            return Found::Busy(BusyLease { cas: Some(kept.cas), marker: Some(marker) });
+        let is_due = item.is_stale || left < Duration::from_secs(claim_below_seconds.into());
+        let wins = is_due && !item.is_claimed;
+        item.is_claimed |= wins;
+        if let Some(marker) = LeaseMarker::decode(&item.frame) {
+            return Found::Busy(BusyLease { cas: Some(item.cas), marker: Some(marker) });
         }
-        match kept.frame.is_empty() {
-            true if won => Found::Lease(kept.cas),
-            true => Found::Busy(BusyLease { cas: Some(kept.cas), marker: None }),
+        match item.frame.is_empty() {
+            true if wins => Found::Lease(item.cas),
+            true => Found::Busy(BusyLease { cas: Some(item.cas), marker: None }),
             false => {
-                let StoredItem { cas, expires, stale, .. } = *kept;
-                let item = FoundItem::new(kept.frame.clone(), cas, expires);
-                Found::Item(FoundItem { is_claimed: won, was_given_back: stale, ..item })
+                let StoredItem { cas, expires, is_stale, .. } = *item;
+                let item = FoundItem::new(item.frame.clone(), cas, expires);
+                Found::Item(FoundItem { is_claimed: wins, was_given_back: is_stale, ..item })
             }
         }
     }
 
-    /// Another key's item, a truncated one, a garbled one, a right that is not theirs, nothing.
+    /// Answers a read with another key's item, a truncated or garbled one, a lease of nobody's, or
+    /// nothing, in turn.
     fn lie(&mut self, command: &Command, now: Instant) -> Reply {
         let Command::Read { key, .. } = command else { return Reply::Applied(true) };
         self.lies += 1;
-        let values = |(_, kept): &(&Arc<str>, &StoredItem)| !kept.frame.is_empty();
+        let values = |(_, item): &(&Arc<str>, &StoredItem)| !item.frame.is_empty();
         let mut others = self.items.iter().filter(|(other, _)| *other != key).filter(values);
-        let own = self.items.get(key).map(|kept| kept.frame.clone()).unwrap_or_default();
+        let own = self.items.get(key).map(|item| item.frame.clone()).unwrap_or_default();
         let frame = match self.lies % 5 {
             0 => return Reply::Found(Found::Nothing),
             1 => return Reply::Found(Found::Lease(self.no_cas())),
@@ -242,8 +244,8 @@ impl State {
             3 => own[..own.len() / 2].to_vec(),
             _ => own.iter().map(|byte| byte ^ 1).collect(),
         };
-        let gone = now + Duration::from_secs(60);
-        Reply::Found(Found::Item(FoundItem::new(frame, self.no_cas(), gone)))
+        let removed_at = now + Duration::from_secs(60);
+        Reply::Found(Found::Item(FoundItem::new(frame, self.no_cas(), removed_at)))
     }
 }
 

@@ -136,9 +136,9 @@ impl WritePermit for MemcachedPermit {
         self
     }
 
-    fn hold_while(&self, pulse: LeaderMonitor) {
+    fn hold_while(&self, leader: LeaderMonitor) {
         if let Basis::Lease { lease, .. } = &self.basis {
-            lease.hold_while(pulse);
+            lease.hold_while(leader);
         }
     }
 

@@ -1,38 +1,39 @@
-//! Who replaces an expired item that is kept for errors: memcached lets one reader win that, once.
+//! Refresh claims that another process holds: memcached gives the claim of an item to one reader.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::Cas;
+use crate::sync::lock;
 
-/// So many keys whose winner is not this process are watched.
+/// The most keys whose claims are watched.
 const LIMIT: usize = 4096;
 
-/// What others have won, and since when this process knows it.
+/// For each key the item whose refresh is claimed, and when this process first saw that.
 #[derive(Default)]
 pub(super) struct RefreshClaims(Mutex<HashMap<Arc<str>, (Cas, Instant)>>);
 
 impl RefreshClaims {
-    /// Whether somebody won the right to replace the item with this CAS longer than `lease` ago,
-    /// and has not done so. A winner that was killed does not: then anybody may, by the CAS.
-    pub(super) fn is_abandoned(&self, key: &Arc<str>, cas: Cas, lease: Duration) -> bool {
+    /// Returns true if this process has seen this item's claim at least `within` ago. The holder may
+    /// have been killed; any process may then replace the item under its CAS.
+    pub(super) fn is_abandoned(&self, key: &Arc<str>, cas: Cas, within: Duration) -> bool {
         let now = Instant::now();
-        let mut won = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match won.get(key) {
-            Some(&(of, since)) if of == cas => {
-                let lost = now.saturating_duration_since(since) > lease;
-                if lost {
-                    won.remove(key);
+        let mut claims = lock(&self.0);
+        match claims.get(key) {
+            Some(&(claimed, since)) if claimed == cas => {
+                let is_abandoned = now.saturating_duration_since(since) > within;
+                if is_abandoned {
+                    claims.remove(key);
                 }
-                lost
+                is_abandoned
             }
             _ => {
-                // Forgetting only lets the next wait for the lease's length anew.
-                if won.len() >= LIMIT {
-                    won.clear();
+                // A claim that is forgotten is only waited for anew.
+                if claims.len() >= LIMIT {
+                    claims.clear();
                 }
-                won.insert(Arc::clone(key), (cas, now));
+                claims.insert(Arc::clone(key), (cas, now));
                 false
             }
         }
@@ -44,18 +45,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_winner_is_abandoned_after_the_lease_and_another_item_has_another() {
-        let (refresh_claims, key): (_, Arc<str>) = (RefreshClaims::default(), "key".into());
-        let lease = Duration::from_millis(20);
-        assert!(!refresh_claims.is_abandoned(&key, 1.into(), lease));
-        assert!(!refresh_claims.is_abandoned(&key, 1.into(), Duration::from_secs(60)));
-        std::thread::sleep(lease + Duration::from_millis(5));
-        assert!(!refresh_claims.is_abandoned(&key, 2.into(), lease), "the item was replaced");
-        std::thread::sleep(lease + Duration::from_millis(5));
-        assert!(refresh_claims.is_abandoned(&key, 2.into(), lease));
-        assert!(
-            !refresh_claims.is_abandoned(&key, 2.into(), lease),
-            "the one who was told sees to it"
-        );
+    fn a_claim_is_abandoned_after_its_time() {
+        let (claims, key): (_, Arc<str>) = (RefreshClaims::default(), "key".into());
+        let within = Duration::from_millis(20);
+        assert!(!claims.is_abandoned(&key, 1.into(), within));
+        assert!(!claims.is_abandoned(&key, 1.into(), Duration::from_secs(60)));
+        std::thread::sleep(within + Duration::from_millis(5));
+        assert!(!claims.is_abandoned(&key, 2.into(), within), "the item was replaced");
+        std::thread::sleep(within + Duration::from_millis(5));
+        assert!(claims.is_abandoned(&key, 2.into(), within));
+        assert!(!claims.is_abandoned(&key, 2.into(), within), "one caller is told");
     }
 }

@@ -1,38 +1,38 @@
-//! The renewals of the leases that this process holds: one task for each runtime that has some.
+//! Renews the leases that this process holds, with one task per runtime.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
 
 use super::join::{BoxedFuture, join_all};
 use super::lease::HeldLease;
+use crate::sync::lock;
 
-/// How long memcached keeps the placeholder of a lease: 2 s, which its clock makes 1 to 2.
+/// How long the placeholder of a lease lasts. memcached's clock makes it 1 to 2 s.
 const FIRST_LEASE: Duration = Duration::from_secs(2);
-/// A process that asks for or holds so many leases at once asks for a second more, since its callers and
-/// its fills wait for their turn; up to [`LONGEST_FIRST_LEASE`].
-const LEASES_A_SECOND: usize = 4096;
+/// For each this many leases that a process asks for or holds, its placeholders last a second longer,
+/// up to [`LONGEST_FIRST_LEASE`]: its callers and its fills wait longer for their turn.
+const LEASES_PER_EXTRA_SECOND: usize = 4096;
 const LONGEST_FIRST_LEASE: Duration = Duration::from_secs(10);
-/// How often a lease is renewed.
 pub(super) const RENEWAL_INTERVAL: Duration = Duration::from_millis(500);
-/// How often the leases are looked at, at most.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How many leases are renewed at once.
+/// The shortest pause between two rounds of renewals.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+/// The most leases that are renewed at once.
 const MOST_AT_ONCE: usize = 256;
 
-/// The leases that are to be renewed, each by a task of the runtime that won it, or of the one on which
-/// its fetch goes on.
+/// The leases to renew. A task of the runtime that won a lease renews it, or of the runtime on which
+/// its fetch continues.
 #[derive(Default)]
 pub(super) struct Renewals {
-    runtimes: Mutex<Vec<(Id, Due)>>,
-    /// The leases that this process asks for or holds.
+    runtimes: Mutex<Vec<(Id, DueLeases)>>,
+    /// The number of leases that this process asks for or holds.
     leases: AtomicUsize,
 }
 
-/// Counts as a lease that is asked for until it is dropped.
+/// Counts one lease until it is dropped.
 pub(super) struct LeaseCount(Arc<Renewals>);
 
 impl LeaseCount {
@@ -41,10 +41,10 @@ impl LeaseCount {
         LeaseCount(Arc::clone(renewals))
     }
 
-    /// How long the placeholder of the lease is to last.
+    /// Returns how long the lease's placeholder is to last.
     pub(super) fn first_lease(&self) -> Duration {
         let leases = self.0.leases.load(Ordering::Relaxed);
-        let more = Duration::from_secs((leases / LEASES_A_SECOND) as u64);
+        let more = Duration::from_secs((leases / LEASES_PER_EXTRA_SECOND) as u64);
         (FIRST_LEASE + more).min(LONGEST_FIRST_LEASE)
     }
 }
@@ -55,33 +55,36 @@ impl Drop for LeaseCount {
     }
 }
 
-/// Leases with the times at which they are due, in that order.
-type Due = VecDeque<(tokio::time::Instant, Weak<HeldLease>)>;
+/// Leases and when they are due, the earliest first.
+type DueLeases = VecDeque<(tokio::time::Instant, Weak<HeldLease>)>;
 
 impl Renewals {
     pub(super) fn add(self: &Arc<Renewals>, lease: &Arc<HeldLease>, due_in: Duration) {
-        // A lease is won in a runtime; one that is not renewed runs out.
+        // Outside of a runtime nothing can renew the lease, and it runs out.
         let Ok(runtime) = Handle::try_current() else { return };
         let due = (tokio::time::Instant::now() + due_in, Arc::downgrade(lease));
         let mut runtimes = self.runtimes();
         match runtimes.iter_mut().find(|(id, _)| *id == runtime.id()) {
             Some((_, leases)) => {
-                // Mostly the last: most leases are due after the same time.
+                // Most leases are due after the same time, so the place is near the end.
                 let at = leases.iter().rposition(|(due_at, _)| *due_at <= due.0);
                 leases.insert(at.map_or(0, |at| at + 1), due);
             }
             None => {
                 runtimes.push((runtime.id(), VecDeque::from([due])));
                 drop(runtimes);
-                let renewer =
-                    Renewer { renewals: Arc::clone(self), runtime: runtime.id(), is_listed: true };
-                runtime.spawn(renewer.run());
+                let task = RenewalTask {
+                    renewals: Arc::clone(self),
+                    runtime: runtime.id(),
+                    is_listed: true,
+                };
+                runtime.spawn(task.run());
             }
         }
     }
 
-    /// Has the running runtime renew the lease, at once where that is new to it: the runtime that renewed
-    /// the lease so far may stand still.
+    /// Makes the running runtime renew the lease, because the runtime that renewed it so far may stand
+    /// still.
     pub(super) fn take_over(self: &Arc<Renewals>, lease: &Arc<HeldLease>) {
         let Ok(runtime) = Handle::try_current() else { return };
         let known = Arc::downgrade(lease);
@@ -98,34 +101,33 @@ impl Renewals {
         self.add(lease, Duration::ZERO);
     }
 
-    fn runtimes(&self) -> MutexGuard<'_, Vec<(Id, Due)>> {
-        // Nothing panics while it holds this lock.
-        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn runtimes(&self) -> MutexGuard<'_, Vec<(Id, DueLeases)>> {
+        lock(&self.runtimes)
     }
 }
 
-/// Renews the leases of one runtime until there are none.
-struct Renewer {
+/// Renews the leases of one runtime until it has none.
+struct RenewalTask {
     renewals: Arc<Renewals>,
     runtime: Id,
-    /// Whether the runtime has an entry, which this renewer serves.
+    /// True if the runtime is listed in [`Renewals`].
     is_listed: bool,
 }
 
-impl Renewer {
+impl RenewalTask {
     async fn run(mut self) {
         while let Some(due_at) = self.next_due() {
-            let soon = tokio::time::Instant::now() + LOOK_EVERY;
+            let soon = tokio::time::Instant::now() + SHORTEST_PAUSE;
             tokio::time::sleep_until(due_at.max(soon)).await;
             for lease in self.renew_due().await {
-                // A longer one, of a process that has many, is renewed as often in its life.
+                // A longer lease is renewed as often in its life as a short one.
                 let due_in = RENEWAL_INTERVAL.max(lease.marker_length / 6);
                 self.renewals.add(&lease, due_in);
             }
         }
     }
 
-    /// Renews the leases that are due; returns those that are to be renewed again.
+    /// Renews the leases that are due. Returns those that are to be renewed again.
     async fn renew_due(&self) -> Vec<Arc<HeldLease>> {
         let renew = |lease: Arc<HeldLease>| -> BoxedFuture<'_, _> {
             Box::pin(async move { lease.renew().await.then_some(lease) })
@@ -139,8 +141,8 @@ impl Renewer {
         renewed
     }
 
-    /// When the next lease is due. With none the runtime's entry goes, under the same lock, so that the
-    /// next lease starts another renewer.
+    /// Returns when the next lease is due. If there is none, the runtime is no longer listed, and the
+    /// next lease starts another task.
     fn next_due(&mut self) -> Option<tokio::time::Instant> {
         let mut runtimes = self.renewals.runtimes();
         let index = runtimes.iter().position(|(id, _)| *id == self.runtime)?;
@@ -165,8 +167,8 @@ impl Renewer {
     }
 }
 
-/// A renewer that is dropped ended with its runtime.
-impl Drop for Renewer {
+/// A listed task that is dropped has ended with its runtime.
+impl Drop for RenewalTask {
     fn drop(&mut self) {
         if !self.is_listed {
             return;
@@ -174,7 +176,7 @@ impl Drop for Renewer {
         let mut runtimes = self.renewals.runtimes();
         let Some(index) = runtimes.iter().position(|(id, _)| *id == self.runtime) else { return };
         let (_, leases) = runtimes.swap_remove(index);
-        // A fetch that another runtime has taken over goes on there.
+        // Another runtime may have taken over a fetch.
         if let Some((_, others)) = runtimes.first_mut() {
             others.extend(leases);
             others.make_contiguous().sort_by_key(|(due_at, _)| *due_at);

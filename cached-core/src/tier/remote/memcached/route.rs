@@ -253,10 +253,10 @@ impl Route {
     async fn remove_other_copies(&self, deadline: Instant) -> Result<(), RemoteError> {
         let second = second_slot(&self.home_key);
         let second = if self.in_gutter { gutter_key(&second) } else { second };
-        tell_by(deadline, HintedRemoval::new(self.server(), vec![second])).await?;
+        remove_by(deadline, HintedRemoval::new(self.server(), vec![second])).await?;
         match self.in_gutter {
-            true => tell_by(deadline, self.untold_at_home()).await?,
-            false => self.tell_gutter(self.untold_in_gutter(), deadline).await,
+            true => remove_by(deadline, self.removal_at_home()).await?,
+            false => self.remove_in_gutter(self.removal_in_gutter(), deadline).await,
         }
         Ok(())
     }
@@ -273,12 +273,12 @@ impl Route {
 
     /// Returns true if it is worth waiting for another caller's lease on this server.
     pub(super) fn allows_waiting(&self) -> bool {
-        self.server().wait_breaker.leases_end()
+        self.server().wait_breaker.allows_waiting()
     }
 
     /// Records that a lease on this server has ended, or that its holder lives.
     pub(super) fn record_lease_end(&self) {
-        self.server().wait_breaker.note(true);
+        self.server().wait_breaker.record_end();
     }
 
     /// Finds out in the background whether a lease ends that was waited for in vain.
@@ -291,9 +291,11 @@ impl Route {
         runtime.spawn(async move {
             tokio::time::sleep(ORPHAN_ENDS_AFTER).await;
             let is_same = |busy: BusyLease| busy.cas == Some(cas) && busy.marker.is_none();
-            if let Ok(found) = route.peek().await {
-                let is_still_there = matches!(found, Found::Busy(busy) if is_same(busy));
-                route.server().wait_breaker.note(!is_still_there);
+            let breaker = &route.server().wait_breaker;
+            match route.peek().await {
+                Ok(Found::Busy(busy)) if is_same(busy) => breaker.record_endless(),
+                Ok(_) => breaker.record_end(),
+                Err(_) => {}
             }
             drop(probe);
         });
@@ -323,42 +325,42 @@ impl Route {
     /// server that could not be told is no error: it drops the entry within seconds.
     pub(super) async fn remove(&self, started: Option<Instant>) -> Result<(), RemoteError> {
         let deadline = started.unwrap_or_else(Instant::now) + self.timeout;
-        let in_gutter = self.untold_in_gutter();
-        let at_home = self.untold_at_home();
-        let told = match started {
+        let in_gutter = self.removal_in_gutter();
+        let at_home = self.removal_at_home();
+        let removed = match started {
             // The exchange's own timeout is this deadline.
             None => at_home.send(deadline).await,
-            Some(_) => tell_by(deadline, at_home).await,
+            Some(_) => remove_by(deadline, at_home).await,
         };
-        self.tell_gutter(in_gutter, deadline).await;
-        told
+        self.remove_in_gutter(in_gutter, deadline).await;
+        removed
     }
 
     fn slots(&self) -> [Arc<str>; 2] {
         [Arc::clone(&self.home_key), second_slot(&self.home_key)]
     }
 
-    fn untold_at_home(&self) -> HintedRemoval<'_> {
+    fn removal_at_home(&self) -> HintedRemoval<'_> {
         HintedRemoval::new(&self.home, self.slots().into())
     }
 
-    fn untold_in_gutter(&self) -> Option<HintedRemoval<'_>> {
+    fn removal_in_gutter(&self) -> Option<HintedRemoval<'_>> {
         let gutter = self.gutter.as_ref()?;
         Some(HintedRemoval::new(gutter, self.slots().map(|slot| gutter_key(&slot)).into()))
     }
 
-    async fn tell_gutter(&self, untold: Option<HintedRemoval<'_>>, deadline: Instant) {
-        if let Some(untold) = untold {
+    async fn remove_in_gutter(&self, removal: Option<HintedRemoval<'_>>, deadline: Instant) {
+        if let Some(removal) = removal {
             // On failure the server keeps a hint of it.
-            let _ = tell_by(deadline, untold).await;
+            let _ = remove_by(deadline, removal).await;
         }
     }
 }
 
 /// Tells a server what to remove, until the deadline. An exchange that has begun by then goes on in
 /// the background.
-async fn tell_by(deadline: Instant, untold: HintedRemoval<'_>) -> Result<(), RemoteError> {
+async fn remove_by(deadline: Instant, removal: HintedRemoval<'_>) -> Result<(), RemoteError> {
     let timed_out =
         || RemoteError::new(RemoteErrorKind::Lost, "no time was left to tell the key's server");
-    run_until(deadline, untold.send(deadline)).await.unwrap_or_else(|| Err(timed_out()))
+    run_until(deadline, removal.send(deadline)).await.unwrap_or_else(|| Err(timed_out()))
 }

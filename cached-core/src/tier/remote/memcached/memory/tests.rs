@@ -1,4 +1,4 @@
-//! What is promised of the server in memory: that it answers as a memcached does.
+//! The server in memory answers as a memcached does.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use crate::tier::remote::contract_tests::MemcachedProcess;
 use crate::tier::remote::memcached::RemoteErrorKind;
 use crate::tier::remote::memcached::client::Client;
 
-/// A command on one of three keys, its CAS the one that was last seen there or an old one.
+/// A command on one of three keys. A flag says if its CAS is the key's current one.
 #[derive(Debug, Clone)]
 enum Step {
     Read(usize, Option<(u32, bool)>),
@@ -34,15 +34,15 @@ fn step() -> impl Strategy<Value = Step> {
 const MARKER: LeaseMarker =
     LeaseMarker { nonce: 7, elapsed: Duration::from_secs(1), expected: Duration::from_secs(2) };
 
-/// One server as a run of steps sees it: each has CAS numbers of its own.
-struct Side {
+/// One of the servers that are compared. Each has CAS numbers of its own.
+struct ComparedServer {
     client: Arc<Client>,
-    /// Whether each command travels as those of many do, or as that of one alone.
-    as_many: bool,
+    /// True if each command is sent among others, and not in an exchange of its own.
+    is_batched: bool,
     seen: [Cas; 3],
 }
 
-impl Side {
+impl ComparedServer {
     fn command(&self, step: &Step, keys: &[Arc<str>]) -> Command {
         let cas = |key: usize, current: bool| match current {
             true => self.seen[key],
@@ -53,7 +53,7 @@ impl Side {
                 key: Arc::clone(&keys[key]),
                 lease: lease.map(|(seconds, replace)| LeaseTerms {
                     seconds,
-                    // More than any item has left, or nothing.
+                    // Either every item is due for a refresh, or none is.
                     claim_below_seconds: if replace { 100_000 } else { 0 },
                 }),
             },
@@ -83,12 +83,12 @@ impl Side {
         }
     }
 
-    /// Runs one step; what is answered, in words without CAS numbers and moments.
+    /// Runs one step, and describes the answer without CAS numbers and times.
     async fn take(&mut self, step: &Step, keys: &[Arc<str>]) -> String {
         let now = Instant::now();
         let command = self.command(step, keys);
         let other = || Command::Read { key: "other".into(), lease: None };
-        let commands = match self.as_many {
+        let commands = match self.is_batched {
             true => vec![other(), command, other()],
             false => vec![command],
         };
@@ -127,7 +127,7 @@ impl Side {
 }
 
 #[test]
-fn it_answers_as_a_memcached_does() {
+fn the_answers_are_a_memcacheds() {
     let memcached = MemcachedProcess::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
@@ -141,14 +141,14 @@ fn it_answers_as_a_memcached_does() {
         runtime.block_on(async {
             let address = memcached.address();
             let real = Arc::new(Client::connect(&address, 1, &Handle::current()).await.expect("it is up"));
-            let side = |client, as_many| Side { client, as_many, seen: [0.into(); 3] };
-            let mut memory = side(Arc::new(Client::InMemory(memory)), false);
-            let mut real = [false, true].map(|as_many| (side(real.clone(), as_many), as_many));
+            let compared = |client, is_batched| ComparedServer { client, is_batched, seen: [0.into(); 3] };
+            let mut memory = compared(Arc::new(Client::InMemory(memory)), false);
+            let mut real = [false, true].map(|is_batched| (compared(real.clone(), is_batched), is_batched));
             for step in &steps {
                 let memory = memory.take(step, &keys("memory")).await;
-                for (real, as_many) in &mut real {
-                    let real = real.take(step, &keys(if *as_many { "many" } else { "one" })).await;
-                    assert_eq!(real, memory, "{step:?} of {steps:?}, as many: {as_many}");
+                for (real, is_batched) in &mut real {
+                    let real = real.take(step, &keys(if *is_batched { "many" } else { "one" })).await;
+                    assert_eq!(real, memory, "{step:?} of {steps:?}, batched: {is_batched}");
                 }
             }
         });
@@ -156,7 +156,7 @@ fn it_answers_as_a_memcached_does() {
 }
 
 #[test]
-fn what_it_keeps_expires_by_its_clock() {
+fn items_expire_by_the_tests_clock() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let clock = Clock::default();
     let memory = InMemoryServer::new(clock.clone());
@@ -175,7 +175,7 @@ fn what_it_keeps_expires_by_its_clock() {
 }
 
 #[test]
-fn it_takes_no_more_than_a_memcached_takes() {
+fn items_are_limited_as_in_a_memcached() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let memory = InMemoryServer::default();
     let write = |length: usize| Command::Write {
