@@ -73,8 +73,7 @@ impl Cache {
     fn with_switch(config: Config, enabled: bool) -> Cache {
         let events = Events::new(Vec::new());
         let remote = Store::new(&config, &events).map(Arc::new);
-        let local =
-            LocalTier::reporting(config.local_capacity, config.clock.clone(), events.clone());
+        let local = LocalTier::new(config.local_capacity, config.clock.clone(), events.clone());
         Cache {
             inner: Arc::new(Inner {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),

@@ -1,37 +1,37 @@
-//! The clock that lifetimes are measured by.
+//! The clock that decides when entries expire. Tests can move it.
 
 use std::ops::Add;
 use std::time::{Duration, Instant};
 
-/// A time of [`Clock::coarse`].
+/// A time of the system's coarse clock, which is read in a fifth of the time of an [`Instant`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct CoarseInstant(u64);
 
 impl CoarseInstant {
     #[inline]
     pub(crate) fn now() -> CoarseInstant {
-        // Without the crate's own memory of the last time, which every thread would write to.
+        // The variant that updates the crate's cached time would write memory that all threads share.
         CoarseInstant(coarsetime::Instant::now_without_cache_update().as_ticks())
     }
 
-    /// The last time that there is.
+    /// Later than every other time.
     pub(crate) const NEVER: CoarseInstant = CoarseInstant(u64::MAX);
 
-    /// How long it is from then to this; zero where it was before.
-    pub(crate) fn since(self, then: CoarseInstant) -> Duration {
-        coarsetime::Duration::from_ticks(self.0.saturating_sub(then.0)).into()
+    /// Returns the time from `earlier` to this; zero if `earlier` is in fact later.
+    pub(crate) fn since(self, earlier: CoarseInstant) -> Duration {
+        coarsetime::Duration::from_ticks(self.0.saturating_sub(earlier.0)).into()
     }
 
-    /// As a number to be kept in an atomic one.
-    pub(crate) fn number(self) -> u64 {
+    /// Returns a number that an atomic can hold.
+    pub(crate) fn to_ticks(self) -> u64 {
         self.0
     }
 
-    pub(crate) fn of_number(number: u64) -> CoarseInstant {
-        CoarseInstant(number)
+    pub(crate) fn from_ticks(ticks: u64) -> CoarseInstant {
+        CoarseInstant(ticks)
     }
 
-    /// In milliseconds since some time before the program began.
+    /// Returns the milliseconds since a fixed time before the program started.
     pub(crate) fn millis(self) -> u64 {
         coarsetime::Duration::from_ticks(self.0).as_millis()
     }
@@ -45,12 +45,12 @@ impl Add<Duration> for CoarseInstant {
     }
 }
 
-/// The time as one cache sees it. Clones are the same clock.
+/// The time of one cache. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Clock {
-    /// How far a test has moved it, in nanoseconds.
+    /// How far a test has advanced the clock, in nanoseconds.
     #[cfg(feature = "testing")]
-    moved: std::sync::Arc<std::sync::atomic::AtomicU64>,
+    advanced_nanos: std::sync::Arc<std::sync::atomic::AtomicU64>,
 }
 
 impl Clock {
@@ -60,14 +60,14 @@ impl Clock {
         Instant::now()
     }
 
-    /// What [`now`](Self::now) said, or would have, at a time of the system's.
+    /// Converts a time of the system's clock into a time of this one.
     #[cfg(all(feature = "memcached", not(feature = "testing")))]
     #[inline]
     pub(crate) fn at(&self, time: Instant) -> Instant {
         time
     }
 
-    /// Now, in a fifth of the time, but perhaps a tick of the system's timer ago.
+    /// Returns the coarse time, which lags by up to a tick of the system's timer (some milliseconds).
     #[cfg(not(feature = "testing"))]
     #[inline]
     pub(crate) fn coarse(&self) -> CoarseInstant {
@@ -79,33 +79,34 @@ impl Clock {
 impl Clock {
     #[inline]
     pub(crate) fn now(&self) -> Instant {
-        Instant::now() + self.moved()
+        Instant::now() + self.advanced()
     }
 
     #[cfg(feature = "memcached")]
     #[inline]
     pub(crate) fn at(&self, time: Instant) -> Instant {
-        time + self.moved()
+        time + self.advanced()
     }
 
     #[inline]
     pub(crate) fn coarse(&self) -> CoarseInstant {
-        CoarseInstant::now() + self.moved()
+        CoarseInstant::now() + self.advanced()
     }
 
-    fn moved(&self) -> Duration {
-        Duration::from_nanos(self.moved.load(std::sync::atomic::Ordering::Acquire))
+    fn advanced(&self) -> Duration {
+        Duration::from_nanos(self.advanced_nanos.load(std::sync::atomic::Ordering::Acquire))
     }
 
-    /// Moves it on; it never goes back.
+    /// Advances the clock. It cannot go back.
     pub(crate) fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        let add = |moved: u64| Some(moved.saturating_add(by).min(LONGEST));
+        let add = |nanos: u64| Some(nanos.saturating_add(by).min(MAX_ADVANCE_NANOS));
         let ordering = std::sync::atomic::Ordering::AcqRel;
-        let _ = self.moved.fetch_update(ordering, std::sync::atomic::Ordering::Acquire, add);
+        let _ =
+            self.advanced_nanos.fetch_update(ordering, std::sync::atomic::Ordering::Acquire, add);
     }
 }
 
-/// A hundred years: what is added to it stays a time.
+/// A hundred years. A ttl can be added to that without overflow.
 #[cfg(feature = "testing")]
-const LONGEST: u64 = 100 * 365 * 24 * 60 * 60 * 1_000_000_000;
+const MAX_ADVANCE_NANOS: u64 = 100 * 365 * 24 * 60 * 60 * 1_000_000_000;

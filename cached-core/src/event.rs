@@ -125,7 +125,6 @@ pub(crate) enum StaleReason {
 /// Why the local tier removed an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-#[allow(dead_code, reason = "the local tier does not report it yet")]
 pub(crate) enum EvictionReason {
     /// The tier's capacity was reached.
     Size,

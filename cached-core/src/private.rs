@@ -1,4 +1,4 @@
-//! All that an expansion of the attribute may name. Not public: it changes without notice.
+//! Everything that the attribute's expansions use. It is not public API and changes without notice.
 
 mod answer;
 mod key_arguments;
@@ -27,21 +27,22 @@ pub use key_arguments::CallSite;
 use key_arguments::KeyArguments;
 use look::{Serve, look_further};
 
-/// Makes a key's part of an expression; a call of its own, so that its error stands there.
+/// Makes an expression a part of the key. A call of its own lets the compiler report an unsuitable type at
+/// the expression.
 #[inline]
 pub fn part<T: KeyPart>(part: &T) -> DynKeyPart<'_> {
     part
 }
 
-/// Does the same for a parameter whose type is made of the function's type parameters. What one of these lacks is
-/// `Serialize`, and the compiler proposes it where the bound is that.
+/// Makes a parameter of a generic type a part of the key. Its bound is `Serialize`, so that the compiler
+/// suggests this bound for the function's own type parameter.
 #[inline]
 pub fn generic_part<T: Serialize>(part: &T) -> DynKeyPart<'_> {
     part
 }
 
-/// The declaration of the function around it: a static, found by the linker. Each option is a call
-/// of the method of [`Declaration`] that sets it.
+/// Declares the function around it, in a static that the linker collects. Each option calls the method of
+/// [`Declaration`] that sets it.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __declaration {
@@ -62,7 +63,7 @@ macro_rules! __declaration {
     }};
 }
 
-/// The same in the companion beside that function.
+/// Refers to the declaration of the function from its companion.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __declared {
@@ -118,8 +119,8 @@ macro_rules! __begin {
     };
 }
 
-/// Binds parameters anew. Their names are the user's own, at their own places, so that lints would hold the
-/// statement against the user: they are allowed in it, and not in the user's body.
+/// Binds parameters again under their own names. The names have the user's spans, so the user would get
+/// the lints for this statement: they are allowed here, and still apply to the user's body.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __rebind {
@@ -136,8 +137,8 @@ macro_rules! __rebind {
     };
 }
 
-/// Tells the compiler what a body returns, so that an error in it is shown there and not at the
-/// call that is made of it.
+/// Tells the compiler what the body returns, so that it reports a type error in the body there, and not at
+/// the generated call.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __returns {
@@ -449,28 +450,28 @@ fn begin_call<R, V, I: KeyParts, W: KeyParts, C: KeyParts>(
     phase.map(|phase| Call::new(returns, phase))
 }
 
-/// The call that was begun where there is no hit.
+/// Unwraps the call that [`HashedLookup::begin_call`] returns without a hit.
 pub fn begun<R, V>(call: Option<Call<R, V>>) -> Call<R, V> {
-    call.unwrap_or_else(|| unreachable!("a look serves a value, or says how the call goes on"))
+    call.unwrap_or_else(|| unreachable!("a lookup without a hit begins a call"))
 }
 
-/// What [`returns!`] returns; never run.
+/// Stands for a value of any type in [`returns!`]. It never runs.
 pub fn never<R>() -> R {
-    unreachable!("it stands behind `if false`")
+    unreachable!("the expansion calls this under `if false`")
 }
 
-/// The cache given with `cache = …`.
+/// Borrows the cache of the option `cache = …`.
 pub fn cache<C: LendsCache + ?Sized>(cache: &C) -> &Cache {
     cache.lend()
 }
 
-/// `AsRef<Cache>`, with an error of its own.
+/// `AsRef<Cache>` with an error message of its own.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a cache",
     label = "expected a `Cache`, or a type that implements `AsRef<Cache>`"
 )]
 pub trait LendsCache {
-    /// The cache.
+    /// Borrows the cache.
     fn lend(&self) -> &Cache;
 }
 

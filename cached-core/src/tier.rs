@@ -1,4 +1,4 @@
-//! The three tiers.
+//! The three tiers: request, local and remote.
 
 pub(crate) mod local;
 pub(crate) mod remote;
@@ -6,11 +6,11 @@ pub(crate) mod request;
 
 use std::fmt;
 
-/// Where an answer was found.
+/// The tier that answered a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Tier {
-    /// The running request's own answers.
+    /// The answers of the current request.
     Request,
     /// This process's memory.
     Local,

@@ -1,280 +1,253 @@
-//! The local tier: this process's memory, bounded by bytes.
+//! The local tier: entries in this process's memory, bounded by their weight in bytes.
 //!
-//! Every hit reads the [`index`]; which entries have to go is the [`policy`]'s to say, and what has
-//! expired is taken out by the [`sweeper`]. Whoever changes the entry of a key holds the lock of its
-//! stripe, and changes the index before the policy: an entry that the policy lets go of at once is
-//! found there. Taking an entry out needs no lock, for it is told from every other.
+//! Every hit reads the [`index`]. The [`policy`] decides what is evicted, and the [`sweeper`] removes
+//! what has expired.
+//!
+//! A caller that changes the entry of a key holds the lock of the key's stripe. It changes the index
+//! before it tells the policy, because the policy may evict a new entry at once and must find it. No lock
+//! is needed to remove an entry, because an entry has an id.
 
-mod aside;
+mod bookkeeping;
+mod deferred_drops;
 mod entry;
 pub(crate) mod index;
-mod kept;
-mod order;
 mod policy;
+mod sequence;
 mod sweeper;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::Duration;
 
-use entry::{Entry, EntryId, Given, Known, weigh};
+use bookkeeping::{HitReporting, Insertion};
+use crossbeam_utils::CachePadded;
+use entry::{Entry, EntryId, NewValue, PolicyState, entry_weight};
 use index::{Index, ReadGuard};
-use kept::Put;
-use order::{Sequence, Sequences};
-use policy::{Name, Policy};
-use sweeper::Due;
+use policy::{KeyFingerprint, Policy};
+use sequence::{Sequence, SequenceCounter};
+use sweeper::SweepSchedule;
 
 use crate::clock::{Clock, CoarseInstant};
-use crate::event::Events;
+use crate::event::{Event, EventEntry, Events, EvictionReason};
 use crate::key::{KeyHeader, KeyQuery};
+use crate::sync::lock;
 use crate::value::Value;
 
-pub(crate) use aside::run_deferred_drops;
+pub(crate) use deferred_drops::run_deferred_drops;
 pub(crate) use entry::Expiry;
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+const STRIPE_COUNT: usize = 256;
 
-/// Keys share so many locks.
-const STRIPES: usize = 256;
-
-/// Apart from what every hit reads and nobody writes.
-#[derive(Default)]
-#[repr(align(128))]
-struct Filling {
-    /// How often something was stored while entries may have to go.
-    stored: AtomicU32,
-    /// The policy is told of a hit when so many were stored since.
-    told_after: AtomicU32,
-}
-
-/// Keys that share a lock.
+/// The keys that share a lock.
 #[derive(Default)]
 struct Stripe {
-    /// Held by whoever changes the store, so that no publication can slip in behind the invalidation
-    /// that overtook it.
-    changing: Mutex<()>,
-    /// Counts the invalidations of these keys. Counted before the entry goes, so that whoever sees
-    /// the count without the lock began after the invalidation did.
-    invalidated: AtomicU64,
-    fetches: Sequences,
+    /// Held while an entry is inserted or invalidated, so that a fill that an invalidation overtook
+    /// cannot be inserted after it.
+    lock: Mutex<()>,
+    /// How often an entry of these keys was invalidated. It is raised before the entry is removed, so
+    /// a fill that reads the new number began after the invalidation.
+    epoch: AtomicU64,
+    sequences: SequenceCounter,
 }
 
 pub(crate) struct LocalTier {
-    here: Weak<LocalTier>,
+    weak: Weak<LocalTier>,
     index: Index,
     policy: Policy,
-    filling: Filling,
-    due: Arc<Due>,
+    /// Padded, because an insertion writes it and every hit reads the fields around it.
+    hit_reporting: CachePadded<HitReporting>,
+    schedule: Arc<SweepSchedule>,
     stripes: Vec<Stripe>,
     clock: Clock,
-    #[allow(dead_code, reason = "evictions are not reported yet")]
     events: Events,
-    /// Dropped after the entries.
-    _rest: Rest,
+    /// The last field, and so dropped after the entries.
+    _final_drops: FinalDrops,
 }
 
-/// Drops what the entries leave behind, which was put aside like anything else.
-struct Rest;
+/// Runs all deferred drops when it is dropped.
+struct FinalDrops;
 
-/// What the local tier was like before a fetch or a remote read began: publishing under it does
-/// nothing if the key was invalidated or overwritten since. Keys share stripes, so a publication
-/// may be given up for another key's sake; that costs a fetch, never a wrong value.
+/// Must still be current when a fill is stored: a fill whose key was invalidated or overwritten since
+/// its token was made is refused.
+///
+/// Keys share stripes, so a fill may also be refused because of another key. That costs a fetch, and
+/// never gives a wrong value.
 #[derive(Clone, Copy)]
 pub(crate) struct FillToken {
     hash: u32,
-    /// When what is published under it was asked for.
     sequence: Sequence,
-    count: u64,
+    epoch: u64,
 }
 
-/// How far an entry is in its life.
+/// How far an entry is in its time to live.
 pub(crate) struct EntryAge {
-    /// How long the entry answers yet. Zero if it has expired.
+    /// The time until the entry expires; zero if it has.
     pub(crate) remaining: Duration,
-    /// How long the entry answers in all.
+    /// The whole time to live.
     pub(crate) ttl: Duration,
 }
 
-/// At the end of a thread the index cannot be read.
-struct AtTheEnd;
+/// The calling thread is ending and has no thread-locals, so it cannot read the index.
+struct ThreadEnding;
 
-/// Whether a publication may replace an entry that is still alive.
+/// Which live entries a fill may replace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WriteMode {
+    /// None.
     Once,
-    /// One that was not asked for later.
+    /// Those whose fetch began earlier.
     Replace,
 }
 
 impl LocalTier {
-    #[cfg(test)]
-    pub(crate) fn new(capacity: u64, clock: Clock) -> Arc<LocalTier> {
-        LocalTier::reporting(capacity, clock, Events::new(Vec::new()))
-    }
-
     /// Creates a tier that reports its evictions to `events`.
-    pub(crate) fn reporting(capacity: u64, clock: Clock, events: Events) -> Arc<LocalTier> {
-        let due = Due::new(clock.clone());
-        let local = Arc::new_cyclic(|here| LocalTier {
-            here: here.clone(),
+    pub(crate) fn new(capacity: u64, clock: Clock, events: Events) -> Arc<LocalTier> {
+        let schedule = SweepSchedule::new(clock.clone());
+        let local = Arc::new_cyclic(|weak| LocalTier {
+            weak: weak.clone(),
             index: Index::new(),
             policy: Policy::new(capacity),
-            filling: Filling { told_after: AtomicU32::new(u32::MAX), ..Filling::default() },
-            due: Arc::clone(&due),
-            stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
+            hit_reporting: CachePadded::new(HitReporting::new()),
+            schedule: Arc::clone(&schedule),
+            stripes: (0..STRIPE_COUNT).map(|_| Stripe::default()).collect(),
             clock,
             events,
-            _rest: Rest,
+            _final_drops: FinalDrops,
         });
-        sweeper::watch(&local, &due);
+        sweeper::register(&local, &schedule);
         local
     }
 
-    /// Begins a look, which is held while something is found. `None` at the end of a thread.
+    /// Begins to read the index. Returns `None` while the thread ends.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn read(&self) -> Option<ReadGuard<'_>> {
         self.index.read()
     }
 
-    /// The value, where it is served as it is: the entry is surely alive, and the policy need not be
-    /// told.
+    /// Returns the value if there is nothing else to do for a hit: the entry is live by the coarse clock,
+    /// and the policy need not be told. Any other hit must go through [`get`](Self::get).
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find<'r>(
         &self,
-        reading: &'r ReadGuard<'_>,
+        guard: &'r ReadGuard<'_>,
         key: &impl KeyQuery,
     ) -> Option<&'r Value> {
-        let (entry, known) = reading.find(key)?;
-        let is_served = entry.is_surely_alive(self.clock.coarse())
-            && !known.is_to_be_told(self.stored(), self.told_after());
-        is_served.then(|| entry.value())
+        let (entry, state) = guard.find(key)?;
+        let is_plain_hit =
+            entry.is_surely_live(self.clock.coarse()) && !self.hit_reporting.is_due(state);
+        is_plain_hit.then(|| entry.value())
     }
 
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn stored(&self) -> u32 {
-        self.filling.stored.load(Ordering::Relaxed)
-    }
-
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn told_after(&self) -> u32 {
-        self.filling.told_after.load(Ordering::Relaxed)
-    }
-
-    /// The value that a call asks for, of which the policy is told now and then.
+    /// Returns the value of a live entry, and tells the policy of the lookup if that is due.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
-        let found = self.look(key);
+        let value = self.find_and_report(key);
         run_deferred_drops();
-        found
+        value
     }
 
-    fn look(&self, key: &[u8]) -> Option<Value> {
-        let reading = self.read()?;
-        let Some((entry, known)) = self.find_alive(&reading, key) else {
-            drop(reading);
-            if self.policy.is_filling() {
-                self.policy.asked_for(Name::of(key));
-                self.take_out_gone();
+    fn find_and_report(&self, key: &[u8]) -> Option<Value> {
+        let guard = self.read()?;
+        let (value, report) = match self.find_live(&guard, key) {
+            Some((entry, state)) => {
+                let report = self.hit_reporting.is_due(state);
+                if report {
+                    state.set_reported(self.hit_reporting.insertions());
+                }
+                (Some(Arc::clone(entry.value())), report)
             }
-            return None;
+            None => (None, self.policy.is_active()),
         };
-        let value = Arc::clone(entry.value());
-        let stored = self.stored();
-        let is_to_be_told = known.is_to_be_told(stored, self.told_after());
-        if is_to_be_told {
-            known.is_told(stored);
+        // moka may have much to do, and removed entries must not wait for that.
+        drop(guard);
+        if report {
+            self.policy.record_lookup(KeyFingerprint::of(key));
+            self.remove_evicted();
         }
-        // moka may have much to do, and what goes meanwhile need not wait for that.
-        drop(reading);
-        if is_to_be_told {
-            self.policy.asked_for(Name::of(key));
-            self.take_out_gone();
-        }
-        Some(value)
+        value
     }
 
-    /// Finds an entry that is alive, by the precise clock.
-    fn find_alive<'r>(
+    /// Finds an entry that is live by the precise clock.
+    fn find_live<'r>(
         &self,
-        reading: &'r ReadGuard<'_>,
+        guard: &'r ReadGuard<'_>,
         key: &[u8],
-    ) -> Option<(&'r Entry, &'r Known)> {
-        reading.find(&key).filter(|(entry, _)| entry.is_alive(self.now()))
+    ) -> Option<(&'r Entry, &'r PolicyState)> {
+        guard.find(&key).filter(|(entry, _)| entry.is_live(self.now()))
     }
 
-    /// The time by the precise clock.
+    /// Returns the time of the precise clock.
     fn now(&self) -> CoarseInstant {
-        self.due.now()
+        self.schedule.now()
     }
 
-    /// Finds the value of a key that was looked for and not found: the policy does not take that for
-    /// another wish to have it. It admits what is asked for more often.
+    /// Returns the value of a live entry, for a call that has looked for it before. This lookup does not
+    /// raise the key's frequency in the policy. It runs no deferred drops.
     pub(crate) fn peek(&self, key: &[u8]) -> Option<Value> {
-        let reading = self.read()?;
-        let (entry, _) = self.find_alive(&reading, key)?;
+        let guard = self.read()?;
+        let (entry, _) = self.find_live(&guard, key)?;
         Some(Arc::clone(entry.value()))
     }
 
-    /// Does the same, and gives a fill token for what is to be published where nothing is found. For who
-    /// leads a flight: no value is dropped here.
+    /// Does the same as [`peek`](Self::peek), and returns a token for a fill if there is no entry.
     pub(crate) fn peek_or_fill_token(&self, key: &[u8]) -> Result<Value, FillToken> {
         let fill_token = self.fill_token(key);
         self.peek(key).ok_or(fill_token)
     }
 
-    /// Returns how far the entry of a key is in its life, if there is an entry.
     pub(crate) fn entry_age(&self, key: &[u8]) -> Option<EntryAge> {
-        let reading = self.read()?;
-        let (entry, _) = reading.find(&key)?;
-        Some(EntryAge { remaining: entry.left(self.now()), ttl: entry.life() })
+        let guard = self.read()?;
+        let (entry, _) = guard.find(&key)?;
+        Some(EntryAge { remaining: entry.time_left(self.now()), ttl: entry.ttl() })
     }
 
-    /// The value also where it has expired and is kept for a fetch that fails. For who leads a flight:
-    /// no other value is dropped here.
+    /// Returns a value that has not expired, or whose stale period is not over. It runs no deferred
+    /// drops.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
-        let reading = self.read()?;
-        let (entry, _) = reading.find(&key)?;
-        (self.now() < entry.gone()).then(|| Arc::clone(entry.value()))
+        let guard = self.read()?;
+        let (entry, _) = guard.find(&key)?;
+        (self.now() < entry.removable_at()).then(|| Arc::clone(entry.value()))
     }
 
+    /// Returns a token for a fill with a value that is read now.
     pub(crate) fn fill_token(&self, key: &[u8]) -> FillToken {
         let hash = KeyHeader::read(key).hash();
         let stripe = self.stripe(hash);
-        let count = stripe.invalidated.load(Ordering::Acquire);
-        FillToken { hash, sequence: stripe.fetches.now(), count }
+        let epoch = stripe.epoch.load(Ordering::Acquire);
+        FillToken { hash, sequence: stripe.sequences.current(), epoch }
     }
 
-    /// Makes the fill token that of a fetch that begins now.
+    /// Makes this the token of a fetch that begins now.
     pub(crate) fn assign_fetch_sequence(&self, fill_token: &mut FillToken) {
-        fill_token.sequence = self.stripe(fill_token.hash).fetches.next();
+        fill_token.sequence = self.stripe(fill_token.hash).sequences.next_fetch();
     }
 
-    /// Makes it that of what is read or given now.
+    /// Makes this the token of a value that is read or given now.
     pub(crate) fn assign_read_sequence(&self, fill_token: &mut FillToken) {
-        fill_token.sequence = self.stripe(fill_token.hash).fetches.now();
+        fill_token.sequence = self.stripe(fill_token.hash).sequences.current();
     }
 
-    /// Whether nobody has changed the entry since.
+    /// Returns true if the key was not invalidated or overwritten since the token was made.
     pub(crate) fn is_current(&self, fill_token: FillToken) -> bool {
-        self.stripe(fill_token.hash).invalidated.load(Ordering::Acquire) == fill_token.count
+        self.stripe(fill_token.hash).epoch.load(Ordering::Acquire) == fill_token.epoch
     }
 
     fn stripe(&self, hash: u32) -> &Stripe {
-        &self.stripes[hash as usize % STRIPES]
+        &self.stripes[hash as usize % STRIPE_COUNT]
     }
 
-    /// The right to change the store under this fill token; `None` where it is out of date.
-    fn change(&self, fill_token: FillToken) -> Option<MutexGuard<'_, ()>> {
+    /// Locks the key's stripe. Returns `None` if the token is out of date.
+    fn lock_if_current(&self, fill_token: FillToken) -> Option<MutexGuard<'_, ()>> {
         let stripe = self.stripe(fill_token.hash);
-        let changing = lock(&stripe.changing);
-        (stripe.invalidated.load(Ordering::Relaxed) == fill_token.count).then_some(changing)
+        let locked = lock(&stripe.lock);
+        (stripe.epoch.load(Ordering::Relaxed) == fill_token.epoch).then_some(locked)
     }
 
-    /// Stores `value` for its life, unless the fill token is out of date, or an entry is alive and the
-    /// `write` may not replace it. Returns whether it is stored. Also for who leads a flight: what goes
-    /// is put aside, until [`run_deferred_drops`].
+    /// Stores a value. Returns false if the token is out of date, or if there is a live entry that
+    /// `mode` does not replace.
+    ///
+    /// The caller may lead a flight: no deferred drops are run.
     pub(crate) fn publish(
         &self,
         key: &[u8],
@@ -284,129 +257,148 @@ impl LocalTier {
         weight: usize,
         expiry: Expiry,
     ) -> bool {
-        if expiry.ttl.is_zero() || self.policy.keeps_nothing() {
+        if expiry.ttl.is_zero() || self.policy.has_no_capacity() {
             return false;
         }
-        let put = {
-            let Some(reading) = self.read() else { return false };
-            let Some(_changing) = self.change(fill_token) else { return false };
-            let there = reading.find(&key).map(|(entry, _)| entry);
-            if let Some(alive) = there.filter(|entry| entry.is_alive(self.now()))
-                && (mode == WriteMode::Once || alive.sequence.is_after(fill_token.sequence))
+        let insertion = {
+            let Some(guard) = self.read() else { return false };
+            let Some(_locked) = self.lock_if_current(fill_token) else { return false };
+            if let Some((live, _)) = self.find_live(&guard, key)
+                && (mode == WriteMode::Once || live.sequence.is_after(fill_token.sequence))
             {
                 return false;
             }
-            let given =
-                Given { value, weight: weigh(key.len(), weight), sequence: fill_token.sequence };
-            self.put(&reading, key, given, expiry)
+            let weight = entry_weight(key.len(), weight);
+            let new = NewValue { value, weight, sequence: fill_token.sequence };
+            self.insert(&guard, key, new, expiry)
         };
-        self.have_kept(&put);
+        if insertion.has_replaced {
+            let (entry, reason) = (EventEntry::of(key), EvictionReason::Replaced);
+            self.events.emit(&Event::Evicted { entry, reason });
+        }
+        self.tell_policy(&insertion);
         true
     }
 
-    /// Puts an entry into the index, in the place of another.
-    fn put(&self, reading: &ReadGuard<'_>, key: &[u8], given: Given<'_>, expiry: Expiry) -> Put {
-        let is_admitted = self.policy.is_filling();
-        let stored = if is_admitted { self.count_stored() } else { self.stored() };
+    /// Inserts an entry into the index, in place of another one with the same key.
+    fn insert(
+        &self,
+        guard: &ReadGuard<'_>,
+        key: &[u8],
+        new: NewValue<'_>,
+        expiry: Expiry,
+    ) -> Insertion {
+        let is_admitted = self.policy.is_active();
+        let insertions =
+            if is_admitted { self.count_insertion() } else { self.hit_reporting.insertions() };
         let id = EntryId::new(key);
-        let entry = Entry::new(id, key, self.due.since(), given, expiry);
-        let gone = entry.gone();
-        let fills = self.policy.added(given.weight);
-        let known = Known::new(given.weight, stored, is_admitted);
-        if let Some(weight) = reading.insert(entry, known) {
-            self.policy.removed(weight);
-        }
-        self.due.at(gone);
-        Put { id, weight: given.weight, is_admitted, fills }
+        let entry = Entry::new(id, key, self.schedule.origin(), new, expiry);
+        let removable_at = entry.removable_at();
+        let activates_policy = self.policy.add_weight(new.weight);
+        let state = PolicyState::new(new.weight, insertions, is_admitted);
+        let replaced = guard.insert(entry, state);
+        replaced.into_iter().for_each(|weight| self.policy.subtract_weight(weight));
+        self.schedule.add(removable_at);
+        let has_replaced = replaced.is_some();
+        Insertion { id, weight: new.weight, is_admitted, activates_policy, has_replaced }
     }
 
-    /// Lets the entry that holds just this `value`, which memcached has now, live for `life`, if it
-    /// is still there. If what is there was read in memcached while the value was fetched or on its way,
-    /// it goes: memcached has the value, or what has replaced it since.
+    /// Gives the entry that holds exactly this value a longer expiry, once memcached has confirmed it.
+    ///
+    /// Removes an entry that was read from memcached while the value was fetched or sent: memcached now
+    /// has the value, or a later one.
     pub(crate) fn extend(&self, key: &[u8], fill_token: FillToken, value: &Value, expiry: Expiry) {
-        match self.extended(key, fill_token, value, expiry) {
-            Some(Ok(put)) => self.have_kept(&put),
-            Some(Err(out)) => self.policy.dismiss(out),
+        match self.extend_or_remove(key, fill_token, value, expiry) {
+            Some(Ok(insertion)) => self.tell_policy(&insertion),
+            Some(Err(removed)) => self.policy.forget(removed),
             None => {}
         }
     }
 
-    /// Returns what was put into the index, or taken out of it.
-    fn extended(
+    /// Returns the insertion of the extended entry, or as an error the entry that was removed.
+    fn extend_or_remove(
         &self,
         key: &[u8],
         fill_token: FillToken,
         value: &Value,
         expiry: Expiry,
-    ) -> Option<Result<Put, Name>> {
-        let reading = self.read()?;
-        let _changing = self.change(fill_token)?;
-        let (entry, known) = reading.find(&key)?;
+    ) -> Option<Result<Insertion, KeyFingerprint>> {
+        let guard = self.read()?;
+        let _locked = self.lock_if_current(fill_token)?;
+        let (entry, state) = guard.find(&key)?;
         if Arc::ptr_eq(entry.value(), value) {
-            let is_longer = entry.left(self.now()) < expiry.left(self.clock.now());
-            let given = Given { value, weight: known.weight, sequence: entry.sequence };
-            is_longer.then(|| Ok(self.put(&reading, key, given, expiry)))
+            let is_longer = entry.time_left(self.now()) < expiry.time_left(self.clock.now());
+            let new = NewValue { value, weight: state.weight, sequence: entry.sequence };
+            is_longer.then(|| Ok(self.insert(&guard, key, new, expiry)))
         } else if entry.sequence.is_after(fill_token.sequence) && !entry.sequence.is_fetch() {
-            Some(Err(self.take_out(&reading, entry)))
+            Some(Err(self.remove(&guard, entry, EvictionReason::Replaced)))
         } else {
             None
         }
     }
 
-    /// Takes out the entry of a key, and returns its name. `Err` at the end of a thread.
-    fn take_out_key(&self, key: &[u8]) -> Result<Option<Name>, AtTheEnd> {
-        let reading = self.read().ok_or(AtTheEnd)?;
-        let found = reading.find(&key);
-        let out = found.map(|(entry, _)| self.take_out(&reading, entry));
-        if out.is_some() {
-            reading.flush();
-        }
-        Ok(out)
-    }
-
-    /// Removes what has expired and is kept for a fetch that fails, unless the fill token is out of date.
-    /// Also for who leads a flight: what goes is put aside, until [`run_deferred_drops`].
+    /// Removes an expired entry, unless the token is out of date. It runs no deferred drops.
     pub(crate) fn remove_expired(&self, key: &[u8], fill_token: FillToken) {
-        let out = || {
-            let reading = self.read()?;
-            let _changing = self.change(fill_token)?;
-            let (entry, _) = reading.find(&key).filter(|(entry, _)| !entry.is_alive(self.now()))?;
-            Some(self.take_out(&reading, entry))
+        let remove = || {
+            let guard = self.read()?;
+            let _locked = self.lock_if_current(fill_token)?;
+            let (entry, _) = guard.find(&key).filter(|(entry, _)| !entry.is_live(self.now()))?;
+            Some(self.remove(&guard, entry, EvictionReason::Expired))
         };
-        if let Some(out) = out() {
-            self.policy.dismiss(out);
+        if let Some(removed) = remove() {
+            self.policy.forget(removed);
         }
     }
 
-    /// Removes the entry, and every publication under an earlier fill token. Returns the next fill token;
-    /// `None` where `before` is out of date.
+    /// Removes the entry, and has every fill with an earlier token refused.
+    ///
+    /// Returns the next token. Returns `None` if `before` is out of date.
     pub(crate) fn invalidate(&self, key: &[u8], before: Option<FillToken>) -> Option<FillToken> {
         let hash = KeyHeader::read(key).hash();
         let stripe = self.stripe(hash);
-        let changing = lock(&stripe.changing);
-        let count = stripe.invalidated.load(Ordering::Relaxed);
-        let in_time = before.is_none_or(|before| before.count == count);
-        let count = count + 1;
-        stripe.invalidated.store(count, Ordering::Release);
-        let out = self.take_out_key(key).or_else(|AtTheEnd| {
-            // The entry is to be gone all the same.
+        let locked = lock(&stripe.lock);
+        let epoch = stripe.epoch.load(Ordering::Relaxed);
+        let is_current = before.is_none_or(|before| before.epoch == epoch);
+        let epoch = epoch + 1;
+        stripe.epoch.store(epoch, Ordering::Release);
+        let removed = self.remove_key(key).or_else(|ThreadEnding| {
+            // A thread that ends cannot read the index, so another one removes the entry.
             thread::scope(|scope| {
-                let elsewhere = thread::Builder::new();
-                let elsewhere = elsewhere.spawn_scoped(scope, || self.take_out_key(key));
-                elsewhere.map_or(Err(AtTheEnd), |out| out.join().unwrap_or(Err(AtTheEnd)))
+                let thread = thread::Builder::new().spawn_scoped(scope, || self.remove_key(key));
+                thread.map_or(Err(ThreadEnding), |it| it.join().unwrap_or(Err(ThreadEnding)))
             })
         });
-        drop(changing);
-        if let Ok(Some(out)) = out {
-            self.policy.dismiss(out);
+        drop(locked);
+        if let Ok(Some(removed)) = removed {
+            self.policy.forget(removed);
         }
-        in_time.then_some(FillToken { hash, sequence: stripe.fetches.now(), count })
+        is_current.then_some(FillToken { hash, sequence: stripe.sequences.current(), epoch })
+    }
+
+    /// Removes the entry of a key from the index; see [`remove`](Self::remove).
+    fn remove_key(&self, key: &[u8]) -> Result<Option<KeyFingerprint>, ThreadEnding> {
+        let guard = self.read().ok_or(ThreadEnding)?;
+        let remove = |entry| self.remove(&guard, entry, EvictionReason::Invalidated);
+        let removed = guard.find(&key).map(|(entry, _)| remove(entry));
+        if removed.is_some() {
+            guard.flush();
+        }
+        Ok(removed)
     }
 }
 
-impl Drop for Rest {
+impl fmt::Debug for LocalTier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalTier")
+            .field("entries", &self.index.len())
+            .field("bytes", &self.policy.weight())
+            .finish()
+    }
+}
+
+impl Drop for FinalDrops {
     fn drop(&mut self) {
-        aside::run_all_deferred_drops();
+        deferred_drops::run_all_deferred_drops();
     }
 }
 

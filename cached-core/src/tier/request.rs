@@ -1,4 +1,4 @@
-//! The request tier: within one request a key has one answer.
+//! The request tier: within one request, a key has one answer.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -11,135 +11,141 @@ use crate::key::{KeyHeader, KeyQuery, key_body};
 use crate::value::Value;
 
 thread_local! {
-    /// The answers of the request that this thread runs just now. Taken and not borrowed, so that one can
-    /// be lent, and what is done with it may make calls.
-    static ANSWERS: Here = const { Here(Cell::new(None)) };
+    /// The answers of the request that this thread is polling. They are taken out while they are used,
+    /// so that a hit can be borrowed from them while its `Clone` makes a call of its own.
+    static CURRENT_ANSWERS: AnswersCell = const { AnswersCell(Cell::new(None)) };
 }
 
-struct Here(Cell<Option<Box<Answers>>>);
+struct AnswersCell(Cell<Option<Box<RequestAnswers>>>);
 
-impl Drop for Here {
-    /// Drops no value, whose own `Drop` could do little at the end of a thread: one that ends in a
-    /// request ends the program.
+impl Drop for AnswersCell {
+    /// Leaks the answers. A thread that ends while it polls a request ends the program; the `Drop` of a
+    /// value could do little then.
     fn drop(&mut self) {
         std::mem::forget(self.0.take());
     }
 }
 
 /// The answers of one request.
-struct Answers {
+struct RequestAnswers {
     request: RequestHandle,
-    caches: ByCache,
+    /// The answers of each cache, by the cache's id. Most requests use one cache.
+    caches: Vec<(u64, AnswerTable)>,
 }
 
-/// Answers by the cache that gave them; a request may use several, and mostly uses one.
-type ByCache = Vec<(u64, ByKey)>;
-
-/// Answers by their keys, in an open table whose places are probed in a row (linear probing). The
-/// standard map takes some instructions more of a hit, each of which waits for the one before.
-struct ByKey {
-    /// As many as a power of two, and at most half of them taken, so that each search ends.
-    places: Vec<Option<Answer>>,
-    taken: usize,
+/// Answers by key: a hash table with open addressing and linear probing.
+///
+/// A hit takes fewer instructions than in the standard map, where each one waits for the one before.
+struct AnswerTable {
+    /// The length is a power of two, and at most half of the slots are used, so every search ends.
+    slots: Vec<Option<Answer>>,
+    used: usize,
 }
 
 struct Answer {
-    head: KeyHeader,
+    header: KeyHeader,
     key: Arc<[u8]>,
-    /// `None` once it was removed. Its place stays taken, for those that were put behind it.
+    /// `None` after the answer was removed. Its slot stays used, because keys behind it were probed past
+    /// it.
     value: Option<Value>,
-    /// Which of the request's changes was the last one of this answer.
-    changed: u64,
+    /// The number of the request's change that last replaced or removed this answer.
+    changed_at: u64,
 }
 
-/// A request, as a call remembers it. What it asks of a request that its task is not in is not
-/// done: a call that was begun in a request and is run elsewhere is no part of it any more.
+/// Identifies a request to a call that was begun in it.
+///
+/// All methods do nothing while the current thread polls another request or none: a call that is moved
+/// out of its request does not take part in it any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestHandle {
     id: u64,
     force_miss: bool,
-    /// How often the request has removed or replaced an answer, so far.
+    /// How often the request had replaced or removed an answer when this handle was made.
     changes: u64,
 }
 
-/// The answers of the running request, until this is dropped. Who makes a call meanwhile, as a
-/// value's own `Clone` may, is outside of the request.
-pub struct TakenAnswers(Option<Box<Answers>>);
+/// The answers of the current request, taken out of the thread until this is dropped. A call that is
+/// made meanwhile, for instance by a value's `Clone`, runs outside of the request.
+pub struct TakenAnswers(Option<Box<RequestAnswers>>);
 
 impl TakenAnswers {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn take() -> Option<TakenAnswers> {
-        let answers = ANSWERS.try_with(|Here(answers)| answers.take()).ok()??;
+        let answers = CURRENT_ANSWERS.try_with(|AnswersCell(answers)| answers.take()).ok()??;
         Some(TakenAnswers(Some(answers)))
     }
 
-    fn is_of(&self, request: RequestHandle) -> bool {
+    fn belong_to(&self, request: RequestHandle) -> bool {
         self.0.as_ref().is_some_and(|answers| answers.request.id == request.id)
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find(&self, cache: u64, key: &impl KeyQuery) -> Option<&Value> {
-        let (_, answers) = self.0.as_ref()?.caches.iter().find(|(id, _)| *id == cache)?;
-        answers.places[answers.place(key)].as_ref()?.value.as_ref()
+        let (_, table) = self.0.as_ref()?.caches.iter().find(|(id, _)| *id == cache)?;
+        table.slots[table.slot(key)].as_ref()?.value.as_ref()
     }
 }
 
 impl Drop for TakenAnswers {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(&mut self) {
-        // There is nothing in its place: a request that ran meanwhile is over.
+        // The cell is empty: a request that was polled meanwhile has left it as it was.
         let answers = self.0.take();
-        let _ = ANSWERS.try_with(|Here(here)| std::mem::forget(here.replace(answers)));
+        let put_back = |AnswersCell(cell): &AnswersCell| std::mem::forget(cell.replace(answers));
+        let _ = CURRENT_ANSWERS.try_with(put_back);
     }
 }
 
-impl ByKey {
-    fn new() -> ByKey {
-        ByKey { places: none(16), taken: 0 }
+impl AnswerTable {
+    fn new() -> AnswerTable {
+        AnswerTable { slots: empty_slots(16), used: 0 }
     }
 
-    /// The place of a key, or the free one that it would take.
+    /// Returns the slot of a key, or the free slot for it.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn place(&self, key: &impl KeyQuery) -> usize {
-        let last = self.places.len() - 1;
-        let mut place = key.header().hash() as usize & last;
-        while let Some(other) = &self.places[place]
-            && !(other.head == key.header() && key.matches(key_body(&other.key)))
+    fn slot(&self, key: &impl KeyQuery) -> usize {
+        let mask = self.slots.len() - 1;
+        let mut slot = key.header().hash() as usize & mask;
+        while let Some(other) = &self.slots[slot]
+            && !(other.header == key.header() && key.matches(key_body(&other.key)))
         {
-            place = (place + 1) & last;
+            slot = (slot + 1) & mask;
         }
-        place
+        slot
     }
 
-    /// The answer of a key, which has a place from now on.
-    fn answer(&mut self, key: &Arc<[u8]>) -> &mut Answer {
-        if (self.taken + 1) * 2 > self.places.len() {
-            let twice = none(self.places.len() * 2);
-            for answer in std::mem::replace(&mut self.places, twice).into_iter().flatten() {
-                let place = self.place(&&*answer.key);
-                self.places[place] = Some(answer);
+    /// Returns the answer of a key, and adds one without a value if there is none.
+    fn get_or_insert(&mut self, key: &Arc<[u8]>) -> &mut Answer {
+        if (self.used + 1) * 2 > self.slots.len() {
+            let larger = empty_slots(self.slots.len() * 2);
+            for answer in std::mem::replace(&mut self.slots, larger).into_iter().flatten() {
+                let slot = self.slot(&&*answer.key);
+                self.slots[slot] = Some(answer);
             }
         }
-        let place = self.place(&&**key);
-        let place = &mut self.places[place];
-        self.taken += usize::from(place.is_none());
-        let new =
-            || Answer { head: KeyHeader::read(key), key: Arc::clone(key), value: None, changed: 0 };
-        place.get_or_insert_with(new)
+        let slot = self.slot(&&**key);
+        let slot = &mut self.slots[slot];
+        self.used += usize::from(slot.is_none());
+        slot.get_or_insert_with(|| Answer {
+            header: KeyHeader::read(key),
+            key: Arc::clone(key),
+            value: None,
+            changed_at: 0,
+        })
     }
 }
 
-fn none(places: usize) -> Vec<Option<Answer>> {
-    std::iter::repeat_with(|| None).take(places).collect()
+fn empty_slots(count: usize) -> Vec<Option<Answer>> {
+    std::iter::repeat_with(|| None).take(count).collect()
 }
 
 impl RequestHandle {
-    /// The running request, if there is one.
+    /// Returns the request that this thread is polling.
     pub(crate) fn current() -> Option<RequestHandle> {
         TakenAnswers::take()?.0.as_ref().map(|answers| answers.request)
     }
 
-    /// Tells this request from every other of the process.
+    /// Returns an id that no other request of the process has.
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
@@ -149,15 +155,17 @@ impl RequestHandle {
     }
 
     pub(crate) fn get(&self, cache: u64, key: &[u8]) -> Option<Value> {
-        TakenAnswers::take().filter(|in_hand| in_hand.is_of(*self))?.find(cache, &key).cloned()
+        TakenAnswers::take().filter(|answers| answers.belong_to(*self))?.find(cache, &key).cloned()
     }
 
-    /// Keeps the first answer for the rest of the request, unless the request has removed or replaced
-    /// it since this was asked for; returns the one that is kept, if there is one, and else `value`.
+    /// Keeps `value` for the rest of the request, and returns it. If the request has an answer already,
+    /// that one stays and is returned.
+    ///
+    /// Keeps nothing if the request has replaced or removed the answer since this handle was made.
     pub(crate) fn keep(&self, cache: u64, key: &Arc<[u8]>, value: Value) -> Value {
-        let kept = self.change(cache, |answers, _| {
-            let answer = answers.answer(key);
-            if answer.value.is_none() && answer.changed <= self.changes {
+        let kept = self.update(cache, |table, _| {
+            let answer = table.get_or_insert(key);
+            if answer.value.is_none() && answer.changed_at <= self.changes {
                 answer.value = Some(Arc::clone(&value));
             }
             answer.value.clone()
@@ -166,93 +174,93 @@ impl RequestHandle {
     }
 
     pub(crate) fn replace(&self, cache: u64, key: &Arc<[u8]>, value: Value) {
-        drop(self.put(cache, key, Some(value)));
+        drop(self.set(cache, key, Some(value)));
     }
 
     pub(crate) fn remove(&self, cache: u64, key: &Arc<[u8]>) {
-        drop(self.put(cache, key, None));
+        drop(self.set(cache, key, None));
     }
 
-    /// Returns what was there.
-    fn put(&self, cache: u64, key: &Arc<[u8]>, value: Option<Value>) -> Option<Value> {
-        let put = |answers: &mut ByKey, changes: &mut u64| {
+    /// Returns the previous value.
+    fn set(&self, cache: u64, key: &Arc<[u8]>, value: Option<Value>) -> Option<Value> {
+        let set = |table: &mut AnswerTable, changes: &mut u64| {
             *changes += 1;
-            let answer = answers.answer(key);
-            answer.changed = *changes;
+            let answer = table.get_or_insert(key);
+            answer.changed_at = *changes;
             std::mem::replace(&mut answer.value, value)
         };
-        self.change(cache, put)?
+        self.update(cache, set)?
     }
 
-    /// Lets `change` have the answers, and the request's count of changes. What it returns is dropped
-    /// when the answers are in their place again: a value's own `Drop` may make a call.
-    fn change<T>(&self, cache: u64, change: impl FnOnce(&mut ByKey, &mut u64) -> T) -> Option<T> {
-        let mut in_hand = TakenAnswers::take().filter(|in_hand| in_hand.is_of(*self))?;
-        let Answers { request, caches } = &mut **in_hand.0.as_mut()?;
-        Some(change(of(caches, cache), &mut request.changes))
+    /// Runs `update` on the answers of a cache and on the request's count of changes.
+    ///
+    /// The caller drops the result when the answers are back in their cell, because a value's `Drop` may
+    /// make a call.
+    fn update<T>(
+        &self,
+        cache: u64,
+        update: impl FnOnce(&mut AnswerTable, &mut u64) -> T,
+    ) -> Option<T> {
+        let mut taken = TakenAnswers::take().filter(|answers| answers.belong_to(*self))?;
+        let RequestAnswers { request, caches } = &mut **taken.0.as_mut()?;
+        let index = caches.iter().position(|(id, _)| *id == cache).unwrap_or_else(|| {
+            caches.push((cache, AnswerTable::new()));
+            caches.len() - 1
+        });
+        Some(update(&mut caches[index].1, &mut request.changes))
     }
 }
 
-/// The answers of this cache.
-fn of(caches: &mut ByCache, cache: u64) -> &mut ByKey {
-    let known = caches.iter().position(|(id, _)| *id == cache);
-    let index = known.unwrap_or_else(|| {
-        caches.push((cache, ByKey::new()));
-        caches.len() - 1
-    });
-    &mut caches[index].1
-}
-
-/// A future in its request. It is in a box, and so are the answers, to be put in their place and
-/// out again each time it is polled.
-struct InRequest<F> {
-    /// While it is polled what was in their place before.
-    answers: Option<Box<Answers>>,
+/// Polls a future in its request. The future and the answers are boxed, because each poll swaps the
+/// answers with those of the thread.
+struct RequestFuture<F> {
+    /// While the future is polled, the answers that the thread had before.
+    answers: Option<Box<RequestAnswers>>,
     future: Option<Pin<Box<F>>>,
 }
 
-/// Within the request, until it is dropped.
-struct Entered<'r>(&'r mut Option<Box<Answers>>);
+/// Swaps the answers with those of the thread, and swaps them back when it is dropped.
+struct AnswersSwap<'r>(&'r mut Option<Box<RequestAnswers>>);
 
-impl Entered<'_> {
-    fn enter(answers: &mut Option<Box<Answers>>) -> Entered<'_> {
-        let mut entered = Entered(answers);
-        entered.change_places();
-        entered
+impl AnswersSwap<'_> {
+    fn enter(answers: &mut Option<Box<RequestAnswers>>) -> AnswersSwap<'_> {
+        let mut swap = AnswersSwap(answers);
+        swap.swap();
+        swap
     }
 
-    fn change_places(&mut self) {
-        // At the end of a thread it is run outside of its request.
-        let _ = ANSWERS.try_with(|Here(here)| {
-            let before = here.replace(self.0.take());
+    fn swap(&mut self) {
+        // Without thread-locals, at the end of a thread, the future runs outside of its request.
+        let _ = CURRENT_ANSWERS.try_with(|AnswersCell(cell)| {
+            let before = cell.replace(self.0.take());
             *self.0 = before;
         });
     }
 }
 
-impl Drop for Entered<'_> {
+impl Drop for AnswersSwap<'_> {
     fn drop(&mut self) {
-        self.change_places();
+        self.swap();
     }
 }
 
-impl<F: Future> Future for InRequest<F> {
+impl<F: Future> Future for RequestFuture<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let InRequest { answers, future } = &mut *self;
-        let _entered = Entered::enter(answers);
+        let RequestFuture { answers, future } = &mut *self;
+        let _swap = AnswersSwap::enter(answers);
         match future {
             Some(future) => future.as_mut().poll(context),
-            None => unreachable!("it is there until this is dropped"),
+            None => unreachable!("only `drop` takes the future"),
         }
     }
 }
 
-impl<F> Drop for InRequest<F> {
-    /// What it holds may make calls of the request when it is dropped.
+impl<F> Drop for RequestFuture<F> {
+    /// Drops the future within its request: what it owns may make calls.
     fn drop(&mut self) {
-        let _entered = Entered::enter(&mut self.answers);
+        let _swap = AnswersSwap::enter(&mut self.answers);
         self.future = None;
     }
 }
@@ -335,8 +343,8 @@ impl RequestScope {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let request = RequestHandle { id, force_miss: self.force_miss, changes: 0 };
-        let answers = Some(Box::new(Answers { request, caches: Vec::new() }));
-        InRequest { answers, future: Some(Box::pin(future)) }
+        let answers = Some(Box::new(RequestAnswers { request, caches: Vec::new() }));
+        RequestFuture { answers, future: Some(Box::pin(future)) }
     }
 }
 
@@ -346,8 +354,8 @@ mod tests {
 
     const CACHE: u64 = 1;
 
-    fn key(head: u64, body: u64) -> Arc<[u8]> {
-        Arc::from([head, body].map(u64::to_ne_bytes).as_flattened())
+    fn key(header: u64, body: u64) -> Arc<[u8]> {
+        Arc::from([header, body].map(u64::to_ne_bytes).as_flattened())
     }
 
     fn number(value: Option<Value>) -> Option<u64> {
@@ -355,11 +363,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_is_found_whatever_was_kept_or_removed_around_it() {
-        // Five with each head, of which many begin their search at one place.
+    async fn an_answer_is_found_among_kept_and_removed_ones() {
+        // Five keys have the same header, and many headers begin their search at the same slot.
         let keys: Vec<_> = (0..1_000).map(|number| key(number % 200 * 8, number)).collect();
-        let ask = async {
-            let request = RequestHandle::current().expect("it runs in one");
+        let request = async {
+            let request = RequestHandle::current().expect("it is polled in a request");
             let get = |at: u64| {
                 let others = [(CACHE + 1, key(8, 1)), (CACHE, key(8, 5_000))];
                 assert!(others.iter().all(|(cache, key)| request.get(*cache, key).is_none()));
@@ -384,11 +392,11 @@ mod tests {
             for (at, key) in keys.iter().enumerate().skip(1).step_by(3) {
                 request.replace(CACHE, key, Arc::new(at as u64 + 1_000));
             }
-            let later = RequestHandle::current().expect("it runs in one");
+            let later = RequestHandle::current().expect("it is polled in a request");
             for (at, key) in keys.iter().enumerate().step_by(3) {
-                // It was asked for before.
-                let overtaken = request.keep(CACHE, key, Arc::new(0_u64));
-                assert_eq!((number(Some(overtaken)), get(at as u64)), (Some(0), None));
+                // `request` was made before the answer was removed.
+                let unkept = request.keep(CACHE, key, Arc::new(0_u64));
+                assert_eq!((number(Some(unkept)), get(at as u64)), (Some(0), None));
                 later.keep(CACHE, key, Arc::new(at as u64 + 2_000));
             }
             for at in 0..1_000 {
@@ -396,14 +404,15 @@ mod tests {
                 assert_eq!(get(at), Some(expected));
             }
         };
-        RequestScope::new().run(ask).await;
+        RequestScope::new().run(request).await;
         assert_eq!(RequestHandle::current(), None);
     }
 
     #[tokio::test]
-    async fn a_request_is_where_its_future_is_polled_and_dropped() {
-        struct Looks(Arc<AtomicU64>);
-        impl Drop for Looks {
+    async fn a_future_is_polled_and_dropped_in_its_request() {
+        /// Stores the id of the request that it is dropped in, plus one.
+        struct RecordsRequest(Arc<AtomicU64>);
+        impl Drop for RecordsRequest {
             fn drop(&mut self) {
                 self.0.store(
                     RequestHandle::current().map_or(0, |request| request.id() + 1),
@@ -412,7 +421,7 @@ mod tests {
             }
         }
         let dropped_in = Arc::new(AtomicU64::new(0));
-        let looks = Looks(Arc::clone(&dropped_in));
+        let recorder = RecordsRequest(Arc::clone(&dropped_in));
         let outer = async move {
             let outer = RequestHandle::current();
             let inner = async {
@@ -424,7 +433,7 @@ mod tests {
             let inner = RequestScope::new().run(inner).await;
             assert!(outer.is_some() && inner.is_some() && outer != inner);
             assert_eq!(RequestHandle::current(), outer);
-            let _looks = looks;
+            let _recorder = recorder;
             std::future::pending().await
         };
         let mut outer = Box::pin(RequestScope::new().run(outer));

@@ -1,5 +1,4 @@
-//! An entry of the local tier: its key, and a value, its life and its weight, in as few bytes as they
-//! need, and in one piece, of which a hit reads two lines.
+//! An entry of the local tier, and what the eviction policy knows about it.
 
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -7,152 +6,155 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::aside::Stored;
-use super::order::Sequence;
-use super::policy::Name;
+use super::deferred_drops::DeferredDrop;
+use super::policy::KeyFingerprint;
+use super::sequence::Sequence;
 use crate::clock::{Clock, CoarseInstant};
+use crate::event::EventEntry;
 use crate::key::{KeyHeader, KeyQuery, key_body};
 use crate::value::Value;
 
-/// In the last bit of its life an entry is looked up with the precise clock. The coarse one may be
-/// behind by a tick of the system's timer, which is some milliseconds.
-const LAST_BIT: Duration = Duration::from_secs(1);
+/// An entry that expires sooner than this is checked with the precise clock. The coarse clock lags by
+/// a tick of the system's timer, which is some milliseconds.
+const COARSE_CLOCK_MARGIN: Duration = Duration::from_secs(1);
 
-/// The cost of an entry beside its value and a longer key: what the index and the policy keep of it.
-/// It was measured, as the memory of a process that keeps 200,000 entries.
-const OVERHEAD: usize = 540;
+/// The bytes that the index and the policy use for an entry, beside its key and its value. This was
+/// measured: it is the memory of a process with 200,000 entries, divided by their number.
+const ENTRY_OVERHEAD: usize = 540;
 
-/// Tells an entry from others that its index had or has, also of the same key. Where so many were
-/// stored between two that the numbers began anew, one may go in the place of the other.
+/// Identifies one entry among all that its index has held, also for the same key.
+///
+/// The number wraps around after 2³² insertions. An entry that is as old as that may be taken for a
+/// new one with the same key, and is then removed in its place.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct EntryId {
-    name: Name,
+    fingerprint: KeyFingerprint,
     number: u32,
 }
 
 impl EntryId {
     pub(super) fn new(key: &[u8]) -> EntryId {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        EntryId { name: Name::of(key), number: NEXT.fetch_add(1, Ordering::Relaxed) }
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        EntryId { fingerprint: KeyFingerprint::of(key), number }
     }
 
-    pub(super) fn name(self) -> Name {
-        self.name
+    pub(super) fn fingerprint(self) -> KeyFingerprint {
+        self.fingerprint
     }
 }
 
 impl Hash for EntryId {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        Hash::hash(&self.name, hasher);
+        Hash::hash(&self.fingerprint, hasher);
     }
 }
 
-/// How long an entry answers.
+/// When an entry expires, and how long it is kept after that.
 #[derive(Clone, Copy)]
 pub(crate) struct Expiry {
     pub(crate) start: Instant,
     pub(crate) ttl: Duration,
-    /// How long it is kept after that, for a fetch that fails.
+    /// How long an expired value is kept for a fetch that fails.
     pub(crate) stale_ttl: Duration,
 }
 
 impl Expiry {
-    /// How long it answers yet.
-    pub(super) fn left(&self, now: Instant) -> Duration {
+    pub(super) fn time_left(&self, now: Instant) -> Duration {
         (self.start + self.ttl).saturating_duration_since(now)
     }
 }
 
-/// Times by the precise clock, put down as the coarse one counts: half of what an [`Instant`] takes, and a
-/// hit compares two numbers.
-pub(super) struct Since {
-    began: Instant,
+/// Converts precise times into coarse ones. An entry stores the coarse ones: they take half of the
+/// memory of an [`Instant`], and a hit compares two numbers.
+pub(super) struct ClockOrigin {
+    precise: Instant,
     coarse: CoarseInstant,
 }
 
-impl Since {
-    pub(super) fn new(clock: &Clock) -> Since {
-        Since { began: clock.now(), coarse: clock.coarse() }
+impl ClockOrigin {
+    pub(super) fn new(clock: &Clock) -> ClockOrigin {
+        ClockOrigin { precise: clock.now(), coarse: clock.coarse() }
     }
 
-    pub(super) fn time(&self, time: Instant) -> CoarseInstant {
-        self.coarse + time.saturating_duration_since(self.began)
+    pub(super) fn to_coarse(&self, time: Instant) -> CoarseInstant {
+        self.coarse + time.saturating_duration_since(self.precise)
     }
 }
 
+/// A key, its value and its times. All of it is one allocation, unless the key is long; a hit reads two
+/// cache lines of it.
 pub(super) struct Entry {
-    head: KeyHeader,
-    /// What follows the key's head: here where it is short, so that a hit looks nowhere else.
+    header: KeyHeader,
+    /// The rest of the key.
     body: SmallVec<[u8; 24]>,
-    value: Stored,
+    value: DeferredDrop,
     expires: CoarseInstant,
     id: EntryId,
-    /// In milliseconds, 49 days at most.
-    kept: u32,
-    /// How long it answers in all, in milliseconds, 49 days at most.
-    life: u32,
+    stale_ttl_millis: u32,
+    ttl_millis: u32,
     pub(super) sequence: Sequence,
 }
 
-/// What the policy knows of an entry.
-pub(super) struct Known {
+/// What the eviction policy knows about an entry.
+pub(super) struct PolicyState {
     pub(super) weight: u32,
-    /// How many entries had been stored when it was told last that this one is asked for.
-    told: AtomicU32,
-    /// Whether it has the entry.
-    admitted: AtomicBool,
+    /// The number of insertions when the policy was last told of a hit on this entry.
+    reported_at: AtomicU32,
+    /// Whether the policy holds a record of this entry.
+    is_admitted: AtomicBool,
 }
 
 impl Hash for Entry {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        hasher.write_u32(self.head.hash());
+        hasher.write_u32(self.header.hash());
     }
 }
 
-/// By their keys.
+/// Two entries are equal if their keys are.
 impl PartialEq for Entry {
     fn eq(&self, other: &Entry) -> bool {
-        self.head == other.head && self.body == other.body
+        self.header == other.header && self.body == other.body
     }
 }
 
 impl Eq for Entry {}
 
-/// Of which a value the entry is, and how it came.
+/// A value that is to become an entry.
 #[derive(Clone, Copy)]
-pub(super) struct Given<'v> {
+pub(super) struct NewValue<'v> {
     pub(super) value: &'v Value,
     pub(super) weight: u32,
     pub(super) sequence: Sequence,
 }
 
-fn millis(duration: Duration) -> u32 {
+/// Rounds down to milliseconds, and to 49 days at most.
+fn to_millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// With a key and a value of so many bytes.
-pub(super) fn weigh(key: usize, value: usize) -> u32 {
-    u32::try_from(value.saturating_add(key + OVERHEAD)).unwrap_or(u32::MAX)
+/// Returns the weight of an entry whose key and value have these sizes in bytes.
+pub(super) fn entry_weight(key: usize, value: usize) -> u32 {
+    u32::try_from(value.saturating_add(key + ENTRY_OVERHEAD)).unwrap_or(u32::MAX)
 }
 
 impl Entry {
     pub(super) fn new(
         id: EntryId,
         key: &[u8],
-        since: &Since,
-        given: Given<'_>,
+        origin: &ClockOrigin,
+        new: NewValue<'_>,
         expiry: Expiry,
     ) -> Entry {
-        let Given { value, sequence, .. } = given;
         Entry {
-            head: KeyHeader::read(key),
+            header: KeyHeader::read(key),
             body: SmallVec::from_slice(key_body(key)),
             id,
-            value: Stored::new(value),
-            expires: since.time(expiry.start) + expiry.ttl,
-            kept: millis(expiry.stale_ttl),
-            life: millis(expiry.ttl),
-            sequence,
+            value: DeferredDrop::new(new.value),
+            expires: origin.to_coarse(expiry.start) + expiry.ttl,
+            stale_ttl_millis: to_millis(expiry.stale_ttl),
+            ttl_millis: to_millis(expiry.ttl),
+            sequence: new.sequence,
         }
     }
 
@@ -160,9 +162,13 @@ impl Entry {
         self.id
     }
 
+    pub(super) fn event_entry(&self) -> EventEntry<'_> {
+        EventEntry::from_parts(self.header, &self.body)
+    }
+
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn is_of(&self, key: &impl KeyQuery) -> bool {
-        self.head == key.header() && key.matches(&self.body)
+    pub(super) fn has_key(&self, key: &impl KeyQuery) -> bool {
+        self.header == key.header() && key.matches(&self.body)
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -170,54 +176,58 @@ impl Entry {
         self.value.get()
     }
 
-    /// Whether it is alive, without a look at the precise clock: in the last bit of its life it is not
-    /// known.
+    /// Returns true if the entry is live by the coarse clock, however much that clock lags.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn is_surely_alive(&self, coarse: CoarseInstant) -> bool {
-        coarse + LAST_BIT < self.expires
+    pub(super) fn is_surely_live(&self, coarse: CoarseInstant) -> bool {
+        coarse + COARSE_CLOCK_MARGIN < self.expires
     }
 
-    pub(super) fn is_alive(&self, now: CoarseInstant) -> bool {
+    pub(super) fn is_live(&self, now: CoarseInstant) -> bool {
         now < self.expires
     }
 
-    /// How long it answers yet; zero where it has expired.
-    pub(super) fn left(&self, now: CoarseInstant) -> Duration {
+    /// Returns the time until the entry expires; zero if it has.
+    pub(super) fn time_left(&self, now: CoarseInstant) -> Duration {
         self.expires.since(now)
     }
 
-    pub(super) fn life(&self) -> Duration {
-        Duration::from_millis(self.life.into())
+    /// Returns the whole time to live of the entry.
+    pub(super) fn ttl(&self) -> Duration {
+        Duration::from_millis(self.ttl_millis.into())
     }
 
-    /// When it is of no use any more.
-    pub(super) fn gone(&self) -> CoarseInstant {
-        self.expires + Duration::from_millis(self.kept.into())
+    /// Returns the end of the stale period, after which the entry can be removed.
+    pub(super) fn removable_at(&self) -> CoarseInstant {
+        self.expires + Duration::from_millis(self.stale_ttl_millis.into())
     }
 }
 
-impl Known {
-    pub(super) fn new(weight: u32, stored: u32, admitted: bool) -> Known {
-        Known { weight, told: AtomicU32::new(stored), admitted: AtomicBool::new(admitted) }
+impl PolicyState {
+    pub(super) fn new(weight: u32, insertions: u32, is_admitted: bool) -> PolicyState {
+        PolicyState {
+            weight,
+            reported_at: AtomicU32::new(insertions),
+            is_admitted: AtomicBool::new(is_admitted),
+        }
     }
 
-    /// Whether the policy has the entry.
     pub(super) fn is_admitted(&self) -> bool {
-        self.admitted.load(Ordering::SeqCst)
+        self.is_admitted.load(Ordering::SeqCst)
     }
 
-    /// Returns true once: for who is to have the policy admit the entry.
-    pub(super) fn is_to_be_admitted(&self) -> bool {
-        !self.admitted.swap(true, Ordering::SeqCst)
+    /// Returns true to the one caller that must have the policy admit the entry.
+    pub(super) fn claim_admission(&self) -> bool {
+        !self.is_admitted.swap(true, Ordering::SeqCst)
     }
 
-    /// Whether the policy is to be told of this hit, where so many have been `stored`.
+    /// Returns true if the policy should be told of a hit, because `interval` entries were inserted
+    /// since it was last told of one.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn is_to_be_told(&self, stored: u32, often: u32) -> bool {
-        stored.wrapping_sub(self.told.load(Ordering::Relaxed)) >= often
+    pub(super) fn is_report_due(&self, insertions: u32, interval: u32) -> bool {
+        insertions.wrapping_sub(self.reported_at.load(Ordering::Relaxed)) >= interval
     }
 
-    pub(super) fn is_told(&self, stored: u32) {
-        self.told.store(stored, Ordering::Relaxed);
+    pub(super) fn set_reported(&self, insertions: u32) {
+        self.reported_at.store(insertions, Ordering::Relaxed);
     }
 }

@@ -1,47 +1,52 @@
-//! The entries, as every hit reads them: one shared table that is read without a lock and without a
-//! write to shared memory (`papaya`, whose garbage waits until no reader can have it).
+//! The table of all entries, which every hit reads.
+//!
+//! It is a `papaya` hash table: a reader takes no lock and writes no shared memory. What is removed
+//! from the table is freed when no reader can hold it any more.
 
 use std::hash::{Hash, Hasher};
 
 use papaya::{Equivalent, Guard, HashMap, LocalGuard, ResizeMode};
 
-use super::entry::{Entry, EntryId, Known};
+use super::entry::{Entry, EntryId, PolicyState};
 use crate::key::{KeyQuery, PrecomputedHash};
 
-/// So many entries of a table that grows are moved by each insertion: no insertion waits for all.
-const MOVED_AT_ONCE: usize = 64;
-/// Room for so many from the beginning, which is 18 KiB: where little is free a search takes longer.
-const AT_FIRST: usize = 1024;
-/// An entry that weighs more is not kept until there are more to be freed, where no more threads read than are.
-const LARGE: u32 = 4096;
+/// How many entries each insertion moves while the table grows, so that no insertion moves them all.
+const ENTRIES_MOVED_PER_INSERTION: usize = 64;
+/// The initial capacity, in entries; it takes 18 KiB. A search is slower in a table that is nearly full.
+const INITIAL_CAPACITY: usize = 1024;
+/// An entry that weighs more bytes than this is freed at once. Others are freed in batches.
+const LARGE_ENTRY_WEIGHT: u32 = 4096;
 
 pub(super) struct Index {
-    entries: HashMap<Entry, Known, PrecomputedHash>,
+    entries: HashMap<Entry, PolicyState, PrecomputedHash>,
 }
 
-/// Until it is dropped, what was found stays in memory, and with it all that goes meanwhile: it is held
-/// for a moment, and never while a program's own code may run that takes its time.
+/// Reads and changes the index. Entries found with it stay in memory until it is dropped.
+///
+/// Memory that others remove meanwhile waits for it too. So it must be dropped soon, and before any code
+/// of the program runs that may take its time.
 pub struct ReadGuard<'i> {
     index: &'i Index,
     guard: LocalGuard<'i>,
 }
 
 thread_local! {
-    /// Gone when the thread's last calls can read no more: papaya's own mark of the thread, which is
-    /// made before this, goes after it.
-    static THREAD: Thread = Thread::begin();
+    /// Is destroyed while this thread can still read a table: papaya's own thread-local is made before
+    /// this one, and so destroyed after it.
+    static THREAD_ALIVE: ThreadAlive = ThreadAlive::new();
 }
 
-struct Thread;
+struct ThreadAlive;
 
-impl Thread {
-    fn begin() -> Thread {
+impl ThreadAlive {
+    fn new() -> ThreadAlive {
         drop(HashMap::<(), ()>::new().guard());
-        Thread
+        ThreadAlive
     }
 }
 
-impl Drop for Thread {
+impl Drop for ThreadAlive {
+    /// Having a destructor is what makes the standard library track the end of the thread.
     fn drop(&mut self) {}
 }
 
@@ -49,8 +54,8 @@ impl Index {
     pub(super) fn new() -> Index {
         let entries = HashMap::builder()
             .hasher(PrecomputedHash)
-            .capacity(AT_FIRST)
-            .resize_mode(ResizeMode::Incremental(MOVED_AT_ONCE))
+            .capacity(INITIAL_CAPACITY)
+            .resize_mode(ResizeMode::Incremental(ENTRIES_MOVED_PER_INSERTION))
             .build();
         Index { entries }
     }
@@ -59,76 +64,76 @@ impl Index {
         self.entries.len()
     }
 
-    /// `None` at the end of a thread.
+    /// Returns `None` while the thread ends: its thread-locals are gone then.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn read(&self) -> Option<ReadGuard<'_>> {
-        THREAD.try_with(|_| ()).ok()?;
+        THREAD_ALIVE.try_with(|_| ()).ok()?;
         Some(ReadGuard { index: self, guard: self.entries.guard() })
     }
 }
 
 impl ReadGuard<'_> {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn find(&self, key: &impl KeyQuery) -> Option<(&Entry, &Known)> {
-        self.index.entries.get_key_value(&Wanted(key), &self.guard)
+    pub(super) fn find(&self, key: &impl KeyQuery) -> Option<(&Entry, &PolicyState)> {
+        self.index.entries.get_key_value(&QueriedKey(key), &self.guard)
     }
 
-    /// This very entry.
-    pub(super) fn find_by_id(&self, id: EntryId) -> Option<(&Entry, &Known)> {
+    pub(super) fn find_by_id(&self, id: EntryId) -> Option<(&Entry, &PolicyState)> {
         let found = self.index.entries.get_key_value(&id, &self.guard);
         found.filter(|(entry, _)| entry.id() == id)
     }
 
-    /// Puts an entry in, in the place of another of its key. Returns what that weighed.
-    pub(super) fn insert(&self, entry: Entry, known: Known) -> Option<u32> {
-        self.weight_of(self.index.entries.insert(entry, known, &self.guard))
+    /// Inserts an entry, and removes the one with the same key. Returns the removed entry's weight.
+    pub(super) fn insert(&self, entry: Entry, state: PolicyState) -> Option<u32> {
+        self.weight_of_removed(self.index.entries.insert(entry, state, &self.guard))
     }
 
-    /// Takes this very entry out, where it is there yet. Returns what it weighed.
+    /// Removes exactly this entry. Returns its weight, or `None` if it was removed before.
     pub(super) fn remove(&self, entry: &Entry) -> Option<u32> {
-        let is_this = |found: &Entry, _: &Known| found.id() == entry.id();
-        let removed = self.index.entries.remove_if(entry, is_this, &self.guard).ok()?;
-        self.weight_of(removed.map(|(_, known)| known))
+        let is_same = |found: &Entry, _: &PolicyState| found.id() == entry.id();
+        let removed = self.index.entries.remove_if(entry, is_same, &self.guard).ok()?;
+        self.weight_of_removed(removed.map(|(_, state)| state))
     }
 
-    fn weight_of(&self, gone: Option<&Known>) -> Option<u32> {
-        let weight = gone?.weight;
-        if weight > LARGE {
+    fn weight_of_removed(&self, state: Option<&PolicyState>) -> Option<u32> {
+        let weight = state?.weight;
+        if weight > LARGE_ENTRY_WEIGHT {
             self.flush();
         }
         Some(weight)
     }
 
-    /// Frees what was taken out, when nobody reads it any more.
+    /// Frees what was removed, as soon as no thread reads it.
     pub(super) fn flush(&self) {
         self.guard.flush();
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&Entry, &Known)> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&Entry, &PolicyState)> {
         self.index.entries.iter(&self.guard)
     }
 }
 
-struct Wanted<'k, S>(&'k S);
+/// Lets the table search for a key that is not encoded.
+struct QueriedKey<'k, K>(&'k K);
 
-impl<S: KeyQuery> Hash for Wanted<'_, S> {
+impl<K: KeyQuery> Hash for QueriedKey<'_, K> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         hasher.write_u32(self.0.header().hash());
     }
 }
 
-impl<S: KeyQuery> Equivalent<Entry> for Wanted<'_, S> {
+impl<K: KeyQuery> Equivalent<Entry> for QueriedKey<'_, K> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn equivalent(&self, entry: &Entry) -> bool {
-        entry.is_of(self.0)
+        entry.has_key(self.0)
     }
 }
 
-/// By its key's name. Not by itself: while the table grows, an entry that was replaced may be in the old one
-/// yet, and where that is not taken for the one that is sought, the new table is not looked at.
+/// Compares keys only, and leaves the number to [`ReadGuard::find_by_id`]. While the table grows, its
+/// old half may hold an entry that was replaced; papaya goes on to the new half only if the keys match.
 impl Equivalent<Entry> for EntryId {
     fn equivalent(&self, entry: &Entry) -> bool {
-        self.name() == entry.id().name()
+        self.fingerprint() == entry.id().fingerprint()
     }
 }

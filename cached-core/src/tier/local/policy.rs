@@ -1,9 +1,10 @@
-//! Which entries go where there is no room for all: moka decides that (TinyLFU over an LRU). It holds
-//! no value, but one [`Held`] for each entry; when it lets go of that, the entry is taken out of the
-//! index.
+//! Decides which entries are evicted when the capacity is exceeded.
 //!
-//! moka has a listener for that. It costs a map of locks, of which one is put in and taken out for
-//! each entry that comes or goes, and with it a miss takes twice as long.
+//! moka decides that, by TinyLFU in front of an LRU. It holds no values, only a [`MokaRecord`] for each
+//! entry. When moka drops a record, the entry is removed from the index.
+//!
+//! moka also offers an eviction listener. It is not used, because it makes a miss take twice as long:
+//! moka then puts a lock into a map, and takes it out again, for each entry that comes or goes.
 
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,119 +14,134 @@ use std::sync::{Arc, Mutex};
 use moka::sync::Cache;
 
 use super::entry::EntryId;
-use super::lock;
 use crate::key::{KeyHeader, PrecomputedHash, key_body};
+use crate::sync::lock;
 
-/// moka hears of entries, and of what is asked for, when one in so many bytes is taken: it counts how often
-/// a key is asked for from then on, and what moka keeps of an entry is twice what the index does.
-const COUNTS_FROM: u64 = 2;
+/// moka is told of entries and of lookups once the entries take this fraction of the capacity. moka's
+/// record of an entry takes twice the memory of the index's, and is of no use before.
+const ACTIVE_FROM_FRACTION: u64 = 2;
 
-/// One in so many bytes may be in the index beyond the capacity, in entries that moka has let go of and
-/// has not dropped yet.
-const SLACK: u64 = 32;
-/// What went is dropped when the epoch has moved on so often (`crossbeam-epoch`).
-const EPOCHS: usize = 3;
+/// The fraction of the capacity by which the index may exceed it. That much belongs to entries that moka
+/// has evicted and whose records it has not dropped yet.
+const SLACK_FRACTION: u64 = 32;
+/// How often the epoch of `crossbeam-epoch` must advance before a record that moka removed is dropped.
+const EPOCHS_UNTIL_DROP: usize = 3;
 
+/// The eviction policy.
 pub(super) struct Policy {
-    moka: Cache<Name, Held, PrecomputedHash>,
-    gone: Arc<Gone>,
+    moka: Cache<KeyFingerprint, MokaRecord, PrecomputedHash>,
+    evicted: Arc<EvictedEntries>,
     capacity: u64,
-    /// What the entries of the index weigh.
+    /// The weight of all entries in the index.
     weight: AtomicU64,
-    /// Whether moka has been told of entries: from when half of the room is taken, and for good.
-    is_filling: AtomicBool,
+    /// Set when the entries exceed [`ACTIVE_FROM_FRACTION`] for the first time, and never cleared.
+    is_active: AtomicBool,
 }
 
-/// A key as moka has it: the hash that is in its head, and another, so that hardly two keys share a name. Of
-/// two that do one is let go of.
+/// Stands for a key in moka: the hash in the key's header, and a second, independent one.
+///
+/// Two keys hardly ever share a fingerprint. If they do, moka holds a record of one of them only, and
+/// the entry of the other is evicted.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Name {
+pub(super) struct KeyFingerprint {
     hash: u32,
-    other: u32,
+    second_hash: u32,
 }
 
-impl Name {
-    pub(super) fn of(key: &[u8]) -> Name {
-        let head = KeyHeader::read(key);
+impl KeyFingerprint {
+    pub(super) fn of(key: &[u8]) -> KeyFingerprint {
+        let header = KeyHeader::read(key);
         let mut hasher = DefaultHasher::new();
-        hasher.write_usize(head.index());
+        hasher.write_usize(header.index());
         hasher.write(key_body(key));
-        Name { hash: head.hash(), other: hasher.finish() as u32 }
+        KeyFingerprint { hash: header.hash(), second_hash: hasher.finish() as u32 }
     }
 }
 
-impl Hash for Name {
+impl Hash for KeyFingerprint {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         hasher.write_u32(self.hash);
     }
 }
 
-/// What moka holds of an entry. moka stores a clone of what it is given, and hands out clones of that; the
-/// one that it stores says so when it is dropped. (In an `Arc` each entry would take an allocation more.)
-struct Held {
+/// What moka holds for an entry. Dropping the copy that moka stores reports the entry as evicted.
+///
+/// moka stores a clone of the record that it is given, and returns clones of that one. [`RecordCopy`]
+/// tells them apart. (Sharing the record in an `Arc` would cost each entry another allocation.)
+struct MokaRecord {
     id: EntryId,
     weight: u32,
-    state: State,
-    gone: Arc<Gone>,
+    copy: RecordCopy,
+    evicted: Arc<EvictedEntries>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// To moka, which stores a clone. Where another call is in its way it makes one more, and drops the
-    /// first: the entry goes then, before its time.
-    Given,
+enum RecordCopy {
+    /// Passed to moka, which stores a clone. If another insertion interferes, moka clones it again and
+    /// drops the first clone: then the entry is evicted too early.
+    Original,
     Stored,
-    /// By moka.
-    HandedOut,
+    /// A clone that moka returned.
+    Returned,
 }
 
-impl Clone for Held {
-    fn clone(&self) -> Held {
-        let state = match self.state {
-            State::Given => State::Stored,
-            State::Stored | State::HandedOut => State::HandedOut,
+impl Clone for MokaRecord {
+    fn clone(&self) -> MokaRecord {
+        let copy = match self.copy {
+            RecordCopy::Original => RecordCopy::Stored,
+            RecordCopy::Stored | RecordCopy::Returned => RecordCopy::Returned,
         };
-        Held { id: self.id, weight: self.weight, state, gone: Arc::clone(&self.gone) }
+        MokaRecord { id: self.id, weight: self.weight, copy, evicted: Arc::clone(&self.evicted) }
     }
 }
 
-/// Entries that moka has let go of, until they are taken out of the index. moka holds locks of its own
-/// when it lets go.
-#[derive(Default)]
-struct Gone {
-    entries: Mutex<Vec<EntryId>>,
-    /// How many there are; changed with the lock held.
-    count: AtomicUsize,
-    /// There is no index any more.
-    over: AtomicBool,
+impl Drop for MokaRecord {
+    fn drop(&mut self) {
+        if self.copy == RecordCopy::Stored && !self.evicted.is_closed.load(Ordering::Relaxed) {
+            self.evicted.push(self.id);
+        }
+    }
 }
 
-impl Gone {
-    fn add(&self, id: EntryId) {
-        let mut entries = lock(&self.entries);
-        entries.push(id);
-        self.count.store(entries.len(), Ordering::Relaxed);
+/// Entries whose records moka has dropped, until they are removed from the index. They wait here because
+/// moka holds its own locks while it drops a record.
+#[derive(Default)]
+struct EvictedEntries {
+    ids: Mutex<Vec<EntryId>>,
+    /// The length of `ids`. It changes while `ids` is locked.
+    count: AtomicUsize,
+    /// Set when the index is dropped.
+    is_closed: AtomicBool,
+}
+
+impl EvictedEntries {
+    fn push(&self, id: EntryId) {
+        let mut ids = lock(&self.ids);
+        ids.push(id);
+        self.count.store(ids.len(), Ordering::Relaxed);
     }
 }
 
 thread_local! {
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
+    static IS_IN_MOKA: Cell<bool> = const { Cell::new(false) };
 }
 
-/// This thread asks moka something. It has locks of its own then, and may drop what any table of the program
-/// has let go of: a value that comes here from there would wait for its own thread. Who does comes in vain: an
-/// entry that it puts in goes at once, and a record of one that it takes out goes in its time.
-struct Inside;
+/// Marks this thread as one that runs moka's code, until the guard is dropped.
+///
+/// moka takes its own locks, and may free the garbage of any moka cache of the program. A value in
+/// that garbage may change an entry when it is dropped, and would deadlock if that called moka again.
+struct MokaGuard;
 
-impl Inside {
-    fn enter() -> Option<Inside> {
-        (!INSIDE.replace(true)).then(|| Inside)
+impl MokaGuard {
+    /// Returns `None` if this thread runs moka's code already.
+    fn enter() -> Option<MokaGuard> {
+        (!IS_IN_MOKA.replace(true)).then(|| MokaGuard)
     }
 }
 
-impl Drop for Inside {
+impl Drop for MokaGuard {
     fn drop(&mut self) {
-        INSIDE.set(false);
+        IS_IN_MOKA.set(false);
     }
 }
 
@@ -133,107 +149,110 @@ impl Policy {
     pub(super) fn new(capacity: u64) -> Policy {
         let moka = Cache::builder()
             .max_capacity(capacity)
-            .weigher(|_: &Name, held: &Held| held.weight)
+            .weigher(|_: &KeyFingerprint, record: &MokaRecord| record.weight)
             .build_with_hasher(PrecomputedHash);
         Policy {
             moka,
-            gone: Arc::default(),
+            evicted: Arc::default(),
             capacity,
             weight: AtomicU64::new(0),
-            is_filling: AtomicBool::new(false),
+            is_active: AtomicBool::new(false),
         }
     }
 
-    /// An entry is put into the index. Returns true for the one with which half of the room is taken.
-    pub(super) fn added(&self, weight: u32) -> bool {
-        let all = self.weight.fetch_add(weight.into(), Ordering::Relaxed) + u64::from(weight);
-        all > self.capacity / COUNTS_FROM
-            && !self.is_filling()
-            && !self.is_filling.swap(true, Ordering::SeqCst)
+    /// Counts an entry that is inserted into the index. Returns true to the one caller whose entry
+    /// makes the policy active.
+    pub(super) fn add_weight(&self, weight: u32) -> bool {
+        let total = self.weight.fetch_add(weight.into(), Ordering::Relaxed) + u64::from(weight);
+        total > self.capacity / ACTIVE_FROM_FRACTION
+            && !self.is_active()
+            && !self.is_active.swap(true, Ordering::SeqCst)
     }
 
-    /// An entry was taken out of the index.
-    pub(super) fn removed(&self, weight: u32) {
+    /// Counts an entry that was removed from the index.
+    pub(super) fn subtract_weight(&self, weight: u32) {
         self.weight.fetch_sub(weight.into(), Ordering::Relaxed);
     }
 
-    /// Whether there is no room at all.
-    pub(super) fn keeps_nothing(&self) -> bool {
+    /// Returns the weight of all entries in the index.
+    pub(super) fn weight(&self) -> u64 {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_no_capacity(&self) -> bool {
         self.capacity == 0
     }
 
-    /// Whether entries may have to go soon, and moka is to know of them and of what is asked for.
-    pub(super) fn is_filling(&self) -> bool {
-        self.is_filling.load(Ordering::SeqCst)
+    /// Returns true if moka must be told of entries and of lookups.
+    pub(super) fn is_active(&self) -> bool {
+        self.is_active.load(Ordering::SeqCst)
     }
 
-    /// To be called when the entry is in the index: one that moka lets go of at once is found there.
-    /// What was there of its key is let go of.
+    /// Tells moka of an entry. The entry must be in the index already, because moka may evict it at
+    /// once. moka drops the record of an earlier entry with the same key.
+    ///
+    /// On a thread that runs moka's code the entry is evicted instead.
     pub(super) fn admit(&self, id: EntryId, weight: u32) {
-        let Some(_inside) = Inside::enter() else { return self.gone.add(id) };
-        let gone = Arc::clone(&self.gone);
-        self.moka.insert(id.name(), Held { id, weight, state: State::Given, gone });
-        let slack = self.capacity / SLACK;
-        // While moka does not know of all yet it has nothing to settle.
-        if self.weight.load(Ordering::Relaxed) > self.capacity.saturating_add(slack)
+        let Some(_guard) = MokaGuard::enter() else { return self.evicted.push(id) };
+        let evicted = Arc::clone(&self.evicted);
+        let record = MokaRecord { id, weight, copy: RecordCopy::Original, evicted };
+        self.moka.insert(id.fingerprint(), record);
+        let slack = self.capacity / SLACK_FRACTION;
+        // Until moka knows most entries there is nothing that it has put off.
+        if self.weight() > self.capacity.saturating_add(slack)
             && self.moka.weighted_size() >= self.capacity - slack
         {
-            self.settle();
+            self.run_pending_work();
         }
     }
 
-    /// Has moka do what it puts off: its own records, and dropping what it has let go of, which it
-    /// leaves to the garbage of its tables.
+    /// Has moka evict what exceeds the capacity, and then drop the records, which it leaves to the
+    /// garbage collection of its tables.
     #[cold]
-    pub(super) fn settle(&self) {
+    pub(super) fn run_pending_work(&self) {
         self.moka.run_pending_tasks();
-        for _ in 0..EPOCHS {
+        for _ in 0..EPOCHS_UNTIL_DROP {
             crossbeam_epoch::pin().flush();
         }
     }
 
     #[cfg(test)]
-    pub(super) fn weights(&self) -> [u64; 2] {
-        [self.weight.load(Ordering::Relaxed), self.moka.weighted_size()]
+    pub(super) fn moka_weight(&self) -> u64 {
+        self.moka.weighted_size()
     }
 
-    /// Takes the entry of a key out that is in the index no more.
-    pub(super) fn dismiss(&self, name: Name) {
-        if self.is_filling()
-            && let Some(_inside) = Inside::enter()
+    /// Has moka drop its record of an entry that was removed from the index.
+    ///
+    /// On a thread that runs moka's code nothing happens: moka evicts the record at some later time.
+    pub(super) fn forget(&self, fingerprint: KeyFingerprint) {
+        if self.is_active()
+            && let Some(_guard) = MokaGuard::enter()
         {
-            self.moka.invalidate(&name);
+            self.moka.invalidate(&fingerprint);
         }
     }
 
-    /// A key is asked for, whether or not it has an entry: what is asked for often is let in.
-    pub(super) fn asked_for(&self, name: Name) {
-        if let Some(_inside) = Inside::enter() {
-            self.moka.get(&name);
+    /// Tells moka that a key is looked up, whether or not there is an entry. moka admits a new entry
+    /// only if its key is looked up often enough.
+    pub(super) fn record_lookup(&self, fingerprint: KeyFingerprint) {
+        if let Some(_guard) = MokaGuard::enter() {
+            self.moka.get(&fingerprint);
         }
     }
 
-    /// The entries that moka has let go of since.
-    pub(super) fn gone(&self) -> Vec<EntryId> {
-        if self.gone.count.load(Ordering::Relaxed) == 0 {
+    /// Takes the entries that moka has evicted since the last call.
+    pub(super) fn take_evicted(&self) -> Vec<EntryId> {
+        if self.evicted.count.load(Ordering::Relaxed) == 0 {
             return Vec::new();
         }
-        let mut entries = lock(&self.gone.entries);
-        self.gone.count.store(0, Ordering::Relaxed);
-        std::mem::take(&mut entries)
+        let mut ids = lock(&self.evicted.ids);
+        self.evicted.count.store(0, Ordering::Relaxed);
+        std::mem::take(&mut ids)
     }
 }
 
 impl Drop for Policy {
     fn drop(&mut self) {
-        self.gone.over.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if self.state == State::Stored && !self.gone.over.load(Ordering::Relaxed) {
-            self.gone.add(self.id);
-        }
+        self.evicted.is_closed.store(true, Ordering::Relaxed);
     }
 }

@@ -1,5 +1,5 @@
-//! A thread that frees what no call frees: entries that have expired, and values that were put aside
-//! and that no call came to drop. It sleeps while there is nothing of either.
+//! A background thread that frees what no call frees: expired entries, and values whose drops were
+//! deferred. It serves all caches of the process, and sleeps while there is nothing to free.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -7,158 +7,167 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use super::aside::run_all_deferred_drops;
-use super::entry::Since;
-use super::{LocalTier, lock};
+use super::LocalTier;
+use super::deferred_drops::run_all_deferred_drops;
+use super::entry::ClockOrigin;
 use crate::clock::{Clock, CoarseInstant};
+use crate::sync::lock;
 
-/// Between two rounds, so that each finds more than a few entries.
-const PAUSE: Duration = Duration::from_secs(1);
-/// And so many times what a round takes: that is a fiftieth of a processor at most.
-const AT_MOST: u32 = 50;
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The pause before each round, so that a round finds more than a few entries.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+/// The pause after a round is this many times as long as the round, so that the thread uses a fiftieth of
+/// a processor at most.
+const PAUSE_FACTOR: u32 = 50;
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// How long the thread sleeps while nothing is scheduled.
+const MAX_SLEEP: Duration = Duration::from_secs(60);
 
-/// How often it is tried to wake the sweeper.
-const TRIES: usize = 100;
-/// However long nothing is to be done.
-const LONGEST: Duration = Duration::from_secs(60);
+/// How often a caller tries to lock the sweeper's state in order to wake the thread.
+const MAX_LOCK_ATTEMPTS: usize = 100;
 
 struct Sweeper {
-    state: Mutex<State>,
-    /// A value was put aside since the last round.
-    is_aside: AtomicBool,
+    state: Mutex<SweeperState>,
+    /// Set when a drop is deferred, cleared when a round begins.
+    has_deferred_drops: AtomicBool,
 }
 
-struct State {
-    /// The thread, and its process: one that was forked begins a thread of its own.
+struct SweeperState {
+    /// The thread, and the id of its process: a forked process has to start a thread of its own.
     thread: Option<(Thread, u32)>,
-    locals: Vec<(Weak<LocalTier>, Arc<Due>)>,
+    tiers: Vec<(Weak<LocalTier>, Arc<SweepSchedule>)>,
 }
 
-/// When a tier is to be swept. Apart from the tier, which a thread that looks at this does not keep alive.
-pub(super) struct Due {
-    /// When the first entry is of no use any more, or sooner; a [`CoarseInstant`].
-    first_gone: AtomicU64,
-    since: Since,
+/// When a tier has to be swept next. It is apart from the tier, so that the sweeper can look at it without
+/// keeping the tier alive.
+pub(super) struct SweepSchedule {
+    /// When the first entry can be removed, or earlier. It holds a [`CoarseInstant`].
+    next_sweep: AtomicU64,
+    origin: ClockOrigin,
     clock: Clock,
 }
 
-impl Due {
-    pub(super) fn new(clock: Clock) -> Arc<Due> {
-        let first_gone = AtomicU64::new(CoarseInstant::NEVER.number());
-        Arc::new(Due { first_gone, since: Since::new(&clock), clock })
+impl SweepSchedule {
+    pub(super) fn new(clock: Clock) -> Arc<SweepSchedule> {
+        let next_sweep = AtomicU64::new(CoarseInstant::NEVER.to_ticks());
+        Arc::new(SweepSchedule { next_sweep, origin: ClockOrigin::new(&clock), clock })
     }
 
-    pub(super) fn since(&self) -> &Since {
-        &self.since
+    pub(super) fn origin(&self) -> &ClockOrigin {
+        &self.origin
     }
 
-    /// The time by the precise clock.
+    /// Returns the time of the precise clock.
     pub(super) fn now(&self) -> CoarseInstant {
-        self.since.time(self.clock.now())
+        self.origin.to_coarse(self.clock.now())
     }
 
-    /// An entry is of no use any more at this time.
-    pub(super) fn at(&self, gone: CoarseInstant) {
-        let gone = gone.number();
-        if gone < self.first_gone.load(Ordering::Relaxed)
-            && gone < self.first_gone.fetch_min(gone, Ordering::Relaxed)
+    /// Schedules a sweep at `time`, unless there is an earlier one.
+    pub(super) fn add(&self, time: CoarseInstant) {
+        let time = time.to_ticks();
+        if time < self.next_sweep.load(Ordering::Relaxed)
+            && time < self.next_sweep.fetch_min(time, Ordering::Relaxed)
         {
             wake();
         }
     }
 
-    /// How long there is nothing to sweep yet; `None` where no entry will ever be of no use.
-    fn left(&self) -> Option<Duration> {
-        let gone = CoarseInstant::of_number(self.first_gone.load(Ordering::Relaxed));
-        (gone < CoarseInstant::NEVER).then(|| gone.since(self.now()))
+    fn next_sweep(&self) -> CoarseInstant {
+        CoarseInstant::from_ticks(self.next_sweep.load(Ordering::Relaxed))
     }
 
-    /// Returns true if there is something to sweep, and counts as swept then.
-    pub(super) fn is_over(&self, now: CoarseInstant) -> bool {
-        let is_over = CoarseInstant::of_number(self.first_gone.load(Ordering::Relaxed)) <= now;
-        if is_over {
-            self.first_gone.store(CoarseInstant::NEVER.number(), Ordering::Relaxed);
-            // Whoever puts an entry in that is not found after this says when it is gone after it.
+    /// Returns the time until the next sweep, or `None` if none is scheduled.
+    fn time_left(&self) -> Option<Duration> {
+        let next = self.next_sweep();
+        (next < CoarseInstant::NEVER).then(|| next.since(self.now()))
+    }
+
+    /// Returns true if a sweep is due, and then removes it from the schedule.
+    pub(super) fn take_due(&self, now: CoarseInstant) -> bool {
+        let is_due = self.next_sweep() <= now;
+        if is_due {
+            self.next_sweep.store(CoarseInstant::NEVER.to_ticks(), Ordering::Relaxed);
+            // An insertion that the sweep does not see in the index schedules its own sweep after this.
             fence(Ordering::SeqCst);
         }
-        is_over
+        is_due
     }
 }
 
 static SWEEPER: Sweeper = Sweeper {
-    state: Mutex::new(State { thread: None, locals: Vec::new() }),
-    is_aside: AtomicBool::new(false),
+    state: Mutex::new(SweeperState { thread: None, tiers: Vec::new() }),
+    has_deferred_drops: AtomicBool::new(false),
 };
 
-/// Has the entries of this tier swept, from now on.
-pub(super) fn watch(local: &Arc<LocalTier>, due: &Arc<Due>) {
+/// Has the sweeper sweep this tier from now on.
+pub(super) fn register(local: &Arc<LocalTier>, schedule: &Arc<SweepSchedule>) {
     let mut state = lock(&SWEEPER.state);
-    state.locals.retain(|(local, _)| local.strong_count() > 0);
-    state.locals.push((Arc::downgrade(local), Arc::clone(due)));
+    state.tiers.retain(|(local, _)| local.strong_count() > 0);
+    state.tiers.push((Arc::downgrade(local), Arc::clone(schedule)));
 }
 
-/// There is something to do sooner than there was.
+/// Wakes the thread, or starts it.
 fn wake() {
-    // Others have it for a moment. In a process that was forked it may be nobody who is left.
-    let mut tries =
-        (0..TRIES).map(|_| SWEEPER.state.try_lock().inspect_err(|_| thread::yield_now()));
-    let Some(mut state) = tries.find_map(Result::ok) else { return };
-    let here = std::process::id();
+    // Others hold the lock for a moment only. But in a forked process its holder may not exist.
+    let mut attempts = (0..MAX_LOCK_ATTEMPTS)
+        .map(|_| SWEEPER.state.try_lock().inspect_err(|_| thread::yield_now()));
+    let Some(mut state) = attempts.find_map(Result::ok) else { return };
+    let process = std::process::id();
     match &state.thread {
-        Some((thread, process)) if *process == here => thread.unpark(),
+        Some((thread, started_by)) if *started_by == process => thread.unpark(),
         _ => {
-            // Without a thread what has expired goes when room is made.
-            let began = thread::Builder::new().name("cached-sweeper".to_owned()).spawn(sweep);
-            state.thread = began.ok().map(|began| (began.thread().clone(), here));
+            // If no thread can be started, expired entries stay until they are evicted.
+            let started = thread::Builder::new().name("cached-sweeper".to_owned()).spawn(run);
+            state.thread = started.ok().map(|started| (started.thread().clone(), process));
         }
     }
 }
 
-/// A value was put aside. Mostly the call that did that drops it in a moment.
-pub(super) fn wake_for_aside() {
-    if !SWEEPER.is_aside.load(Ordering::Relaxed) && !SWEEPER.is_aside.swap(true, Ordering::Relaxed)
-    {
+/// Wakes the thread because a drop was deferred. Usually the call that deferred it runs it first.
+pub(super) fn wake_for_drops() {
+    let flag = &SWEEPER.has_deferred_drops;
+    if !flag.load(Ordering::Relaxed) && !flag.swap(true, Ordering::Relaxed) {
         wake();
     }
 }
 
-fn sweep() {
-    let mut is_more = false;
+fn run() {
+    let mut has_more = false;
     loop {
-        wait();
-        thread::sleep(if is_more { Duration::ZERO } else { PAUSE });
-        SWEEPER.is_aside.store(false, Ordering::Relaxed);
-        calmly(run_all_deferred_drops);
-        let began = Instant::now();
-        is_more = false;
-        for (local, _) in locals() {
-            calmly(|| is_more |= local.upgrade().is_some_and(|local| local.sweep()));
+        wait_for_work();
+        thread::sleep(if has_more { Duration::ZERO } else { MIN_PAUSE });
+        SWEEPER.has_deferred_drops.store(false, Ordering::Relaxed);
+        ignore_panics(run_all_deferred_drops);
+        let started = Instant::now();
+        has_more = false;
+        for (local, _) in tiers() {
+            ignore_panics(|| has_more |= local.upgrade().is_some_and(|local| local.sweep()));
         }
-        let took = began.elapsed();
-        calmly(run_all_deferred_drops);
-        // What has expired is not to wait for minutes where it is much.
-        thread::sleep(if is_more { took } else { took * AT_MOST }.min(LONGEST_PAUSE));
+        let took = started.elapsed();
+        ignore_panics(run_all_deferred_drops);
+        // Many expired entries must not wait for minutes.
+        thread::sleep(if has_more { took } else { took * PAUSE_FACTOR }.min(MAX_PAUSE));
     }
 }
 
-/// A value may panic when it is dropped: that ends its own way alone.
-fn calmly(run: impl FnOnce()) {
+/// Values may panic when they are dropped.
+fn ignore_panics(run: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(run));
 }
 
-fn locals() -> Vec<(Weak<LocalTier>, Arc<Due>)> {
-    lock(&SWEEPER.state).locals.clone()
+fn tiers() -> Vec<(Weak<LocalTier>, Arc<SweepSchedule>)> {
+    lock(&SWEEPER.state).tiers.clone()
 }
 
-/// Until an entry has expired, or a value was put aside.
-fn wait() {
+/// Waits until a sweep is due or a drop is deferred.
+fn wait_for_work() {
     loop {
-        let alive = locals().into_iter().filter(|(local, _)| local.strong_count() > 0);
-        let next = alive.filter_map(|(_, due)| due.left()).min();
-        if SWEEPER.is_aside.load(Ordering::Relaxed) || next.is_some_and(|next| next.is_zero()) {
+        let live = tiers().into_iter().filter(|(local, _)| local.strong_count() > 0);
+        let next = live.filter_map(|(_, schedule)| schedule.time_left()).min();
+        if SWEEPER.has_deferred_drops.load(Ordering::Relaxed)
+            || next.is_some_and(|next| next.is_zero())
+        {
             return;
         }
-        thread::park_timeout(next.unwrap_or(LONGEST).min(LONGEST));
+        thread::park_timeout(next.unwrap_or(MAX_SLEEP).min(MAX_SLEEP));
     }
 }

@@ -4,9 +4,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::ThreadId;
 use std::time::Instant;
 
-use super::aside::Stored;
+use super::deferred_drops::DeferredDrop;
 use super::*;
+use crate::event::Observer;
 use crate::in_time::in_time;
+
+fn tier(capacity: u64) -> Arc<LocalTier> {
+    LocalTier::new(capacity, Clock::default(), Events::new(Vec::new()))
+}
 
 fn key() -> Arc<[u8]> {
     Arc::from(&b"12345678 a key behind its hash"[..])
@@ -18,16 +23,16 @@ fn seconds(ttl: u64) -> Expiry {
 }
 
 fn publish(local: &LocalTier, fill_token: FillToken, mode: WriteMode, value: u32) -> bool {
-    let life = seconds(60);
+    let expiry = seconds(60);
     let value: Value = Arc::new(value);
-    local.publish(&key(), fill_token, mode, &value, 4, life)
+    local.publish(&key(), fill_token, mode, &value, 4, expiry)
 }
 
-fn held(local: &LocalTier) -> Option<u32> {
+fn stored_number(local: &LocalTier) -> Option<u32> {
     local.get(&key()).and_then(|value| value.downcast_ref().copied())
 }
 
-fn absent(local: &LocalTier) -> FillToken {
+fn missing_token(local: &LocalTier) -> FillToken {
     match local.peek_or_fill_token(&key()) {
         Err(fill_token) => fill_token,
         Ok(_) => panic!("nothing was published yet"),
@@ -35,39 +40,39 @@ fn absent(local: &LocalTier) -> FillToken {
 }
 
 #[test]
-fn of_two_who_found_nothing_the_first_to_publish_stays() {
-    let local = LocalTier::new(1 << 20, Clock::default());
-    let (first, second) = (absent(&local), absent(&local));
+fn the_first_of_two_write_once_fills_stays() {
+    let local = tier(1 << 20);
+    let (first, second) = (missing_token(&local), missing_token(&local));
     assert!(publish(&local, first, WriteMode::Once, 1));
     assert!(!publish(&local, second, WriteMode::Once, 2));
-    assert_eq!(held(&local), Some(1));
+    assert_eq!(stored_number(&local), Some(1));
     assert!(publish(&local, second, WriteMode::Replace, 3));
-    assert_eq!(held(&local), Some(3));
+    assert_eq!(stored_number(&local), Some(3));
 }
 
 #[test]
-fn what_was_published_and_invalidated_lets_nobody_before_it_publish() {
-    let local = LocalTier::new(1 << 20, Clock::default());
-    let before = absent(&local);
+fn an_invalidation_refuses_earlier_fills() {
+    let local = tier(1 << 20);
+    let before = missing_token(&local);
     assert!(publish(&local, before, WriteMode::Once, 1));
-    let after = local.invalidate(&key(), None).expect("there is no fill_token to be out of date");
+    let after = local.invalidate(&key(), None).expect("no token was passed");
     assert!(!publish(&local, before, WriteMode::Once, 2));
-    assert_eq!(held(&local), None);
+    assert_eq!(stored_number(&local), None);
     assert!(publish(&local, after, WriteMode::Once, 3));
-    assert_eq!(held(&local), Some(3));
+    assert_eq!(stored_number(&local), Some(3));
 }
 
 #[test]
-fn what_is_not_fresh_for_any_time_is_not_stored() {
-    let local = LocalTier::new(1 << 20, Clock::default());
-    let life = Expiry { start: Instant::now(), ttl: Duration::ZERO, stale_ttl: Duration::ZERO };
+fn a_ttl_of_zero_stores_nothing() {
+    let local = tier(1 << 20);
+    let expiry = Expiry { start: Instant::now(), ttl: Duration::ZERO, stale_ttl: Duration::ZERO };
     let value: Value = Arc::new(1_u32);
-    assert!(!local.publish(&key(), absent(&local), WriteMode::Once, &value, 4, life));
+    assert!(!local.publish(&key(), missing_token(&local), WriteMode::Once, &value, 4, expiry));
 }
 
 #[test]
-fn keys_of_one_head_have_entries_of_their_own_however_long_they_are() {
-    let local = LocalTier::new(1 << 20, Clock::default());
+fn keys_with_equal_headers_have_separate_entries() {
+    let local = tier(1 << 20);
     let keys: Vec<Arc<[u8]>> = (8..140)
         .flat_map(|length| [7, 8].map(|last| (length, last)))
         .map(|(length, last)| {
@@ -76,13 +81,13 @@ fn keys_of_one_head_have_entries_of_their_own_however_long_they_are() {
             Arc::from(key)
         })
         .collect();
-    let life = seconds(60);
+    let expiry = seconds(60);
     for (number, key) in keys.iter().enumerate() {
         let value: Value = Arc::new(number);
         let Err(fill_token) = local.peek_or_fill_token(key) else {
-            panic!("{number} is not there yet")
+            panic!("{number} was not published yet")
         };
-        assert!(local.publish(key, fill_token, WriteMode::Once, &value, 8, life));
+        assert!(local.publish(key, fill_token, WriteMode::Once, &value, 8, expiry));
     }
     for (number, key) in keys.iter().enumerate() {
         let held = local.get(key).and_then(|value| value.downcast_ref().copied());
@@ -92,14 +97,14 @@ fn keys_of_one_head_have_entries_of_their_own_however_long_they_are() {
     }
 }
 
-/// A value whose `Drop` does something with the store that it was in.
-struct Dropped {
+/// A value whose `Drop` uses the tier that held it.
+struct UsesTierOnDrop {
     local: Weak<LocalTier>,
     number: u64,
     drop: fn(&Arc<LocalTier>, u64),
 }
 
-impl Drop for Dropped {
+impl Drop for UsesTierOnDrop {
     fn drop(&mut self) {
         if let Some(local) = self.local.upgrade() {
             (self.drop)(&local, self.number);
@@ -107,11 +112,11 @@ impl Drop for Dropped {
     }
 }
 
-/// In one of few stripes, which is often the one that is locked when a value is dropped.
-fn numbered(number: u64) -> Arc<[u8]> {
+/// Returns a key in one of four stripes, so that a value's `Drop` often needs the stripe that is locked.
+fn numbered_key(number: u64) -> Arc<[u8]> {
     let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     let stripe = number % 4;
-    let head = (hash & !(STRIPES as u64 - 1)) | stripe;
+    let head = (hash & !(STRIPE_COUNT as u64 - 1)) | stripe;
     Arc::from([head, number].map(u64::to_ne_bytes).as_flattened())
 }
 
@@ -121,64 +126,64 @@ fn publish_numbered(
     weight: usize,
     drop: fn(&Arc<LocalTier>, u64),
 ) {
-    let key = numbered(number);
-    let life = seconds(60);
-    let value: Value = Arc::new(Dropped { local: Arc::downgrade(local), number, drop });
+    let key = numbered_key(number);
+    let expiry = seconds(60);
+    let value: Value = Arc::new(UsesTierOnDrop { local: Arc::downgrade(local), number, drop });
     if let Err(fill_token) = local.peek_or_fill_token(&key) {
-        local.publish(&key, fill_token, WriteMode::Once, &value, weight, life);
+        local.publish(&key, fill_token, WriteMode::Once, &value, weight, expiry);
     }
 }
 
 #[test]
-fn a_value_dropped_by_an_invalidation_invalidates_and_publishes() {
+fn a_drop_after_an_invalidation_may_invalidate_and_publish() {
     static HELD: AtomicBool = AtomicBool::new(false);
     in_time(|| {
-        let local = LocalTier::new(1 << 20, Clock::default());
+        let local = tier(1 << 20);
         for number in 0..5000 {
             publish_numbered(&local, number, 1, |local, number| {
-                local.invalidate(&numbered(number), None);
+                local.invalidate(&numbered_key(number), None);
                 let another = number + 10_000;
                 publish_numbered(local, another, 1, |_, _| ());
-                local.get(&numbered(another));
-                local.invalidate(&numbered(another), None);
-                HELD.fetch_or(local.get(&numbered(another)).is_some(), Ordering::Relaxed);
+                local.get(&numbered_key(another));
+                local.invalidate(&numbered_key(another), None);
+                HELD.fetch_or(local.get(&numbered_key(another)).is_some(), Ordering::Relaxed);
             });
-            local.get(&numbered(number));
-            local.invalidate(&numbered(number), None);
+            local.get(&numbered_key(number));
+            local.invalidate(&numbered_key(number), None);
         }
     });
-    assert!(!HELD.load(Ordering::Relaxed), "what is invalidated is gone");
+    assert!(!HELD.load(Ordering::Relaxed), "an invalidated entry was found");
 }
 
 #[test]
-fn a_value_dropped_by_what_takes_its_place_replaces_it_again() {
+fn a_drop_of_a_replaced_value_may_replace_again() {
     in_time(|| {
-        let local = LocalTier::new(1 << 20, Clock::default());
-        let life = seconds(60);
+        let local = tier(1 << 20);
+        let expiry = seconds(60);
         fn replace(local: &Arc<LocalTier>, expiry: Expiry, drop: fn(&Arc<LocalTier>, u64)) {
-            let fill_token = local.fill_token(&numbered(0));
-            let value: Value = Arc::new(Dropped { local: Arc::downgrade(local), number: 0, drop });
-            local.publish(&numbered(0), fill_token, WriteMode::Replace, &value, 1, expiry);
+            let fill_token = local.fill_token(&numbered_key(0));
+            let value: Value =
+                Arc::new(UsesTierOnDrop { local: Arc::downgrade(local), number: 0, drop });
+            local.publish(&numbered_key(0), fill_token, WriteMode::Replace, &value, 1, expiry);
         }
         for second in 0..5000 {
-            replace(&local, life, |local, _| {
-                let life = seconds(70);
-                replace(local, life, |_, _| ());
+            replace(&local, expiry, |local, _| {
+                let expiry = seconds(70);
+                replace(local, expiry, |_, _| ());
             });
-            if let Some(value) = local.get(&numbered(0)) {
-                let longer = Expiry { ttl: Duration::from_secs(100 + second), ..life };
-                local.extend(&numbered(0), local.fill_token(&numbered(0)), &value, longer);
+            if let Some(value) = local.get(&numbered_key(0)) {
+                let longer = Expiry { ttl: Duration::from_secs(100 + second), ..expiry };
+                local.extend(&numbered_key(0), local.fill_token(&numbered_key(0)), &value, longer);
             }
         }
     });
 }
 
-/// So many give their places to one that is large, that the store has no room for what each of them
-/// stores, until it is done with making room.
+/// One large value evicts thousands of small ones, and each of those stores another when it is dropped.
 #[test]
-fn values_that_are_dropped_at_once_each_store_another() {
+fn drops_of_many_evicted_values_may_store_others() {
     in_time(|| {
-        let local = LocalTier::new(1 << 20, Clock::default());
+        let local = tier(1 << 20);
         for round in 0..20 {
             for number in 0..4000 {
                 publish_numbered(&local, round * 10_000 + number, 100, |local, number| {
@@ -186,9 +191,9 @@ fn values_that_are_dropped_at_once_each_store_another() {
                 });
             }
             let large = round * 10_000 + 9_999;
-            // Asked for often, so that it is let in.
+            // The policy admits what is looked up often.
             for _ in 0..50 {
-                local.get(&numbered(large));
+                local.get(&numbered_key(large));
             }
             publish_numbered(&local, large, 1 << 19, |_, _| ());
             for number in 0..500 {
@@ -198,32 +203,31 @@ fn values_that_are_dropped_at_once_each_store_another() {
     });
 }
 
-/// Nothing of ours is locked while a value is dropped: it may wait for a thread that needs it.
 #[test]
-fn a_value_that_is_dropped_waits_for_another_thread() {
+fn a_drop_may_wait_for_a_thread_that_uses_the_tier() {
     in_time(|| {
-        let local = LocalTier::new(1 << 16, Clock::default());
+        let local = tier(1 << 16);
         for number in 0..3000 {
             publish_numbered(&local, number, 1, |local, number| {
                 std::thread::scope(|scope| {
                     scope.spawn(|| {
                         publish_numbered(local, number, 1, |_, _| ());
-                        local.invalidate(&numbered(number), None);
+                        local.invalidate(&numbered_key(number), None);
                     });
                 });
             });
             if number % 3 == 0 {
-                local.invalidate(&numbered(number), None);
+                local.invalidate(&numbered_key(number), None);
             }
         }
     });
 }
 
-/// Each holds the stripe that the other's value needs.
+/// Each thread locks the stripe that another thread's drop needs.
 #[test]
-fn values_that_are_dropped_on_several_threads_invalidate_each_others_keys() {
+fn drops_on_several_threads_may_invalidate_each_others_keys() {
     in_time(|| {
-        let local = LocalTier::new(1 << 16, Clock::default());
+        let local = tier(1 << 16);
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let local = &local;
@@ -231,7 +235,7 @@ fn values_that_are_dropped_on_several_threads_invalidate_each_others_keys() {
                     for number in 0..5000 {
                         let number = number * 4 + thread;
                         publish_numbered(local, number, 1, |local, number| {
-                            local.invalidate(&numbered(number ^ 1), None);
+                            local.invalidate(&numbered_key(number ^ 1), None);
                         });
                     }
                 });
@@ -240,10 +244,9 @@ fn values_that_are_dropped_on_several_threads_invalidate_each_others_keys() {
     });
 }
 
-/// Fetches that began while an entry was added elsewhere end after that.
 #[test]
-fn what_was_given_last_is_not_replaced_by_fetches_that_began_before() {
-    let local = LocalTier::new(1 << 20, Clock::default());
+fn a_fetch_does_not_replace_a_value_given_later() {
+    let local = tier(1 << 20);
     let (mut given, mut fetched) = (local.fill_token(&key()), local.fill_token(&key()));
     local.assign_fetch_sequence(&mut fetched);
     local.assign_read_sequence(&mut given);
@@ -253,45 +256,38 @@ fn what_was_given_last_is_not_replaced_by_fetches_that_began_before() {
     assert!(publish(&local, fetched, WriteMode::Replace, 2));
 }
 
-/// Says which thread drops it.
-struct Says(Sender<ThreadId>);
+/// Sends the id of the thread that drops it.
+struct ReportsDrop(Sender<ThreadId>);
 
-impl Drop for Says {
+impl Drop for ReportsDrop {
     fn drop(&mut self) {
         self.0.send(std::thread::current().id()).ok();
     }
 }
 
-fn says() -> (Value, Receiver<ThreadId>) {
-    let (says, said) = channel();
-    (Arc::new(Says(says)), said)
+/// Defers the drop of a value. The receiver gets the id of the thread that drops it.
+fn defer_drop() -> Receiver<ThreadId> {
+    let (sender, receiver) = channel();
+    let value: Value = Arc::new(ReportsDrop(sender));
+    drop(DeferredDrop::new(&value));
+    receiver
 }
 
-/// A value that was put aside.
-fn let_go() -> Receiver<ThreadId> {
-    let (aside, said) = says();
-    let stored = Stored::new(&aside);
-    drop(aside);
-    drop(stored);
-    said
-}
-
-/// There may be no call any more.
 #[test]
-fn what_was_put_aside_is_dropped_with_a_cache() {
-    let local = LocalTier::new(1 << 20, Clock::default());
-    let aside = let_go();
+fn deferred_drops_run_when_a_tier_is_dropped() {
+    let local = tier(1 << 20);
+    let dropped = defer_drop();
     drop(local);
-    // Another test's thread may drop it.
-    assert!(aside.recv_timeout(Duration::from_secs(10)).is_ok());
+    // A thread of another test may drop it.
+    assert!(dropped.recv_timeout(Duration::from_secs(10)).is_ok());
 }
 
-/// A value may ask for the key whose flight is led, and would wait for its own thread.
+/// The value's `Drop` may ask for the key whose flight this thread leads, and would wait for itself.
 #[test]
-fn who_leads_a_flight_drops_no_value() {
-    let local = LocalTier::new(1 << 20, Clock::default());
+fn what_a_leader_calls_runs_no_deferred_drops() {
+    let local = tier(1 << 20);
     let fill_token = local.fill_token(&key());
-    let acts: [&dyn Fn(); 5] = [
+    let operations: [&dyn Fn(); 5] = [
         &|| assert!(local.peek_or_fill_token(&key()).is_err()),
         &|| assert!(publish(&local, fill_token, WriteMode::Once, 1)),
         &|| assert!(local.peek_or_fill_token(&key()).is_ok()),
@@ -299,25 +295,25 @@ fn who_leads_a_flight_drops_no_value() {
         &|| assert!(local.get_stale(&key()).is_some()),
     ];
     let here = std::thread::current().id();
-    for (number, act) in acts.into_iter().enumerate() {
-        let said = let_go();
-        act();
-        // Another test's thread may drop it at any time.
-        if let Ok(by) = said.try_recv() {
-            assert_ne!(by, here, "act {number}");
+    for (number, operation) in operations.into_iter().enumerate() {
+        let dropped = defer_drop();
+        operation();
+        // A thread of another test may drop it at any time.
+        if let Ok(thread) = dropped.try_recv() {
+            assert_ne!(thread, here, "operation {number}");
             continue;
         }
-        // The next look drops it, unless another test has left too many.
+        // The next lookup drops it, unless another test has deferred too many drops.
         let give_up = Instant::now() + Duration::from_secs(10);
-        while said.recv_timeout(Duration::from_millis(1)).is_err() {
-            assert!(local.get(&numbered(1)).is_none());
-            assert!(Instant::now() < give_up, "act {number}");
+        while dropped.recv_timeout(Duration::from_millis(1)).is_err() {
+            assert!(local.get(&numbered_key(1)).is_none());
+            assert!(Instant::now() < give_up, "operation {number}");
         }
     }
 }
 
-/// Waits for what the sweeper does.
-fn soon(mut done: impl FnMut() -> bool) -> bool {
+/// Polls until `done` returns true, for 10 seconds at most.
+fn is_done_soon(mut done: impl FnMut() -> bool) -> bool {
     let give_up = Instant::now() + Duration::from_secs(10);
     while Instant::now() < give_up {
         if done() {
@@ -329,41 +325,43 @@ fn soon(mut done: impl FnMut() -> bool) -> bool {
 }
 
 #[test]
-fn what_has_expired_is_freed_where_nobody_calls() {
-    let local = LocalTier::new(1 << 20, Clock::default());
-    let life = |fresh, kept| Expiry {
+fn expired_values_are_freed_without_a_call() {
+    let local = tier(1 << 20);
+    let expiry = |ttl, stale_ttl| Expiry {
         start: Instant::now(),
-        ttl: Duration::from_millis(fresh),
-        stale_ttl: Duration::from_millis(kept),
+        ttl: Duration::from_millis(ttl),
+        stale_ttl: Duration::from_millis(stale_ttl),
     };
-    let lives = [life(60_000, 0), life(50, 0), life(50, 60_000), life(1500, 0)];
-    let alive = lives.map(|life| {
+    let expiries = [expiry(60_000, 0), expiry(50, 0), expiry(50, 60_000), expiry(1500, 0)];
+    let values = expiries.map(|expiry| {
         let value: Value = Arc::new(1_u32);
-        let key = numbered(life.ttl.as_millis() as u64 * 1000 + life.stale_ttl.as_millis() as u64);
-        assert!(local.publish(&key, local.fill_token(&key), WriteMode::Once, &value, 4, life));
+        let key = numbered_key(
+            expiry.ttl.as_millis() as u64 * 1000 + expiry.stale_ttl.as_millis() as u64,
+        );
+        assert!(local.publish(&key, local.fill_token(&key), WriteMode::Once, &value, 4, expiry));
         Arc::downgrade(&value)
     });
-    let are_alive = || alive.each_ref().map(|value| value.strong_count() > 0);
-    assert!(soon(|| are_alive() == [true, false, true, false]), "{:?}", are_alive());
+    let are_live = || values.each_ref().map(|value| value.strong_count() > 0);
+    assert!(is_done_soon(|| are_live() == [true, false, true, false]), "{:?}", are_live());
 }
 
 #[test]
-fn what_was_put_aside_is_dropped_where_nobody_calls() {
-    let _local = LocalTier::new(1 << 20, Clock::default());
-    let aside = let_go();
-    assert!(aside.recv_timeout(Duration::from_secs(10)).is_ok());
+fn deferred_drops_run_without_a_call() {
+    let _local = tier(1 << 20);
+    let dropped = defer_drop();
+    assert!(dropped.recv_timeout(Duration::from_secs(10)).is_ok());
 }
 
-/// Entries that go for want of room are in the index no more, and what is in the index is accounted for.
+/// Evicted entries leave the index, and the weights of the others add up.
 #[test]
-fn the_index_holds_what_the_policy_holds() {
-    let local = LocalTier::new(1 << 20, Clock::default());
+fn index_and_policy_agree_after_evictions() {
+    let local = tier(1 << 20);
     std::thread::scope(|scope| {
         for thread in 0..4_u64 {
             let local = &local;
             scope.spawn(move || {
                 for number in 0..20_000 {
-                    let key = numbered(number % 7_000 * 4 + thread % 2);
+                    let key = numbered_key(number % 7_000 * 4 + thread % 2);
                     match number % 5 {
                         0 => drop(local.invalidate(&key, None)),
                         _ if local.get(&key).is_some() => {}
@@ -374,24 +372,25 @@ fn the_index_holds_what_the_policy_holds() {
         }
     });
     let held = || {
-        local.take_out_gone();
-        let reading = local.read().expect("the thread goes on");
-        reading.entries().map(|(_, known)| u64::from(known.weight)).sum::<u64>()
+        local.remove_evicted();
+        let guard = local.read().expect("the thread is not ending");
+        guard.entries().map(|(_, state)| u64::from(state.weight)).sum::<u64>()
     };
     assert!((1 << 19..=(1 << 20) * 33 / 32).contains(&held()), "{}", held());
-    // Another test's thread may hold up the garbage.
-    let settled = soon(|| {
-        local.policy.settle();
-        [held(); 2] == local.policy.weights()
+    let weights = || [local.policy.weight(), local.policy.moka_weight()];
+    // A thread of another test may hold up moka's garbage.
+    let settled = is_done_soon(|| {
+        local.policy.run_pending_work();
+        weights() == [held(); 2]
     });
-    assert!(settled, "{} {:?}", held(), local.policy.weights());
+    assert!(settled, "{} {:?}", held(), weights());
 }
 
-/// An entry is in two tables while the index grows, and may be replaced in the one.
+/// While the index grows, an entry may be in its old table and a replacement in its new one.
 #[test]
-fn what_is_invalidated_while_the_index_grows_is_gone() {
+fn an_invalidation_removes_entries_of_a_growing_index() {
     const KEYS: u64 = 40_000;
-    let local = LocalTier::new(1 << 30, Clock::default());
+    let local = tier(1 << 30);
     std::thread::scope(|scope| {
         for thread in 1..=4_u64 {
             let local = &local;
@@ -401,19 +400,22 @@ fn what_is_invalidated_while_the_index_grows_is_gone() {
                     let hot = (thread << 40) + number % 16;
                     publish_numbered(local, hot, 1, |_, _| ());
                     if number % 3 == 0 {
-                        local.invalidate(&numbered(hot), None);
-                        assert!(local.get(&numbered(hot)).is_none(), "{hot} is there yet");
+                        local.invalidate(&numbered_key(hot), None);
+                        assert!(
+                            local.get(&numbered_key(hot)).is_none(),
+                            "{hot} was invalidated and is still there"
+                        );
                     } else {
-                        let life = seconds(60);
+                        let expiry = seconds(60);
                         let value: Value = Arc::new(number);
-                        let key = numbered(hot);
+                        let key = numbered_key(hot);
                         local.publish(
                             &key,
                             local.fill_token(&key),
                             WriteMode::Replace,
                             &value,
                             1,
-                            life,
+                            expiry,
                         );
                     }
                 }
@@ -422,31 +424,70 @@ fn what_is_invalidated_while_the_index_grows_is_gone() {
     });
 }
 
-#[test]
-fn a_capacity_of_nothing_keeps_nothing() {
-    let local = LocalTier::new(0, Clock::default());
-    assert!(!publish(&local, absent(&local), WriteMode::Once, 1));
-    assert_eq!(held(&local), None);
+/// Records the reasons of evictions.
+#[derive(Default)]
+struct Evictions(Mutex<Vec<EvictionReason>>);
+
+impl Observer for Evictions {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::Evicted { reason, .. } = event {
+            lock(&self.0).push(*reason);
+        }
+    }
 }
 
-/// A value of a moka cache of the program's own, in whose garbage ours may come to it.
-#[derive(Clone)]
-struct Session(Arc<Dropped>);
+#[test]
+fn each_eviction_is_reported_once_with_its_reason() {
+    let evictions = Arc::new(Evictions::default());
+    let events = Events::new(vec![Arc::clone(&evictions) as Arc<dyn Observer>]);
+    let clock = Clock::default();
+    let local = LocalTier::new(1 << 20, clock.clone(), events);
+    let take = || std::mem::take(&mut *lock(&evictions.0));
+    assert!(publish(&local, local.fill_token(&key()), WriteMode::Once, 1));
+    assert_eq!(take(), []);
+    assert!(publish(&local, local.fill_token(&key()), WriteMode::Replace, 2));
+    assert_eq!(take(), [EvictionReason::Replaced]);
+    local.invalidate(&key(), None);
+    local.invalidate(&key(), None);
+    assert_eq!(take(), [EvictionReason::Invalidated]);
+    assert!(publish(&local, local.fill_token(&key()), WriteMode::Once, 3));
+    clock.advance(Duration::from_secs(61));
+    local.sweep();
+    assert_eq!(take(), [EvictionReason::Expired]);
+    for number in 0..2 * (1 << 20) / 500 {
+        publish_numbered(&local, number, 1, |_, _| ());
+    }
+    let evicted = take();
+    assert!(!evicted.is_empty());
+    assert!(evicted.iter().all(|reason| *reason == EvictionReason::Size), "{evicted:?}");
+}
 
 #[test]
-fn another_moka_lets_go_of_values_that_change_the_same_keys() {
+fn a_capacity_of_zero_stores_nothing() {
+    let local = tier(0);
+    assert!(!publish(&local, missing_token(&local), WriteMode::Once, 1));
+    assert_eq!(stored_number(&local), None);
+}
+
+/// A value of the program's own moka cache. moka may free it while the tier calls moka.
+#[derive(Clone)]
+struct Session(Arc<UsesTierOnDrop>);
+
+#[test]
+fn drops_in_another_moka_cache_may_change_entries() {
     in_time(|| {
-        // Half of it is taken by a few, so that moka is told of all that comes.
-        let local = LocalTier::new(1 << 16, Clock::default());
+        // A few entries take half of the capacity, so the policy is active.
+        let local = tier(1 << 16);
         let sessions = moka::sync::Cache::new(100);
         for number in 0..5000 {
             let drop = |local: &Arc<LocalTier>, number| {
-                local.invalidate(&numbered(number), None);
+                local.invalidate(&numbered_key(number), None);
             };
-            let session = Dropped { local: Arc::downgrade(&local), number: number + 1, drop };
+            let session =
+                UsesTierOnDrop { local: Arc::downgrade(&local), number: number + 1, drop };
             sessions.insert(number, Session(Arc::new(session)));
             publish_numbered(&local, number, 1, |_, _| ());
-            local.invalidate(&numbered(number / 2), None);
+            local.invalidate(&numbered_key(number / 2), None);
         }
         assert!(sessions.iter().all(|(number, session)| session.0.number == *number + 1));
     });
