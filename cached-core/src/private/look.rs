@@ -1,4 +1,4 @@
-//! The look at the tiers of this process that every call begins with.
+//! The lookup of a call whose inlined lookup has found nothing.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::tier::Tier;
 use crate::tier::request::RequestHandle;
 use crate::value::{Value, ValueType};
 
-/// What has the value that is found; whether it took it.
+/// Answers the call with a value. Returns false if the value is of another type.
 pub(super) type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
 
-/// The way of every other call, which neither the request nor the thread had a hit for: lets
-/// `serve` have the value that the local tier has. `None` where it took it.
+/// Looks in the local tier by the bytes of the key, and passes a hit to `serve`. Returns `None` if that
+/// answered the call.
 pub(super) fn look_further(
     cache: &Cache,
     declaration: &'static Declaration,
