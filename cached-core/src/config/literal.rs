@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::error::{ConfigError, ConfigErrorKind};
 
 /// The units of a duration in milliseconds. A duration names them in this order, each at most once.
-const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const DURATION_UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 const SIZE_UNITS: [(&str, u64); 4] =
     [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
@@ -40,7 +41,7 @@ fn milliseconds(text: &str) -> Result<u64, String> {
             let is_known = DURATION_UNITS.iter().any(|(name, _)| *name == unit);
             return Err(match is_known {
                 true => "each unit is written once, the longest first".into(),
-                false => format!("`{unit}` is not a unit, which are h, m, s and ms"),
+                false => format!("`{unit}` is not a unit, which are d, h, m, s and ms"),
             });
         };
         let part = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(units[index].1));
