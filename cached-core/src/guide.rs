@@ -63,7 +63,7 @@ chapters! {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     use super::CHAPTERS;
 
@@ -104,6 +104,30 @@ mod tests {
         for (file, page) in pages() {
             for used in page.split("][").skip(1).filter_map(|rest| rest.split(']').next()) {
                 assert!(definitions(page).any(|(label, _)| label == used), "{file}: [{used}]");
+            }
+        }
+    }
+
+    /// Returns the sources below a folder.
+    fn sources(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).expect("the folder is there");
+        let paths = entries.map(|entry| entry.expect("it can be read").path());
+        let read = |path: PathBuf| match path.is_dir() {
+            true => sources(&path),
+            false => vec![std::fs::read_to_string(path).expect("sources are text")],
+        };
+        paths.flat_map(read).collect()
+    }
+
+    #[test]
+    fn each_thread_is_described() {
+        let (_, page) =
+            CHAPTERS.iter().find(|(file, _)| *file == "guide/memcached.md").expect("it is there");
+        let start = concat!(".name(", "\"cached-");
+        for source in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+            for name in source.split(start).skip(1).filter_map(|rest| rest.split('"').next()) {
+                assert!(page.contains(&format!("`cached-{name}`")), "cached-{name}");
+                assert!(name.len() <= 8, "Linux cuts the name cached-{name}");
             }
         }
     }
