@@ -1,9 +1,9 @@
 //! All declarations of the program, numbered: which of them share a name, and which are copies.
 //!
 //! Another attribute may copy an annotated function, as `#[axum::debug_handler]` copies one into a
-//! check that nobody calls. Each copy brings a declaration with the same name and place. A copy is
-//! recognized by the path of its code: it lies beside the declared function, in another item, or in
-//! a function of another name. A copy is neither listed nor cached, and the original is.
+//! check that nobody calls. Each copy brings a declaration with the same name and place. The path of
+//! the code shows that it is a copy: it lies in a function of another name, or inside another item
+//! beside the declared function. A copy is neither listed nor cached, and the original is.
 //!
 //! A macro may also write two functions at one place in the source, for two types or with different
 //! bodies. Those are not copies of each other, so they share a name.

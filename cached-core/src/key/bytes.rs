@@ -5,7 +5,7 @@ use std::ops::Deref;
 use serde::ser::Serialize;
 use smallvec::SmallVec;
 
-use super::serializer::{END, KeySerializer, KeySink, UnorderedEntries};
+use super::serializer::{END, KeySerializer, KeySink, UnorderedFields};
 use super::{DynKeyPart, KeyError, KeyHeader};
 
 /// A key of up to this many bytes stays on the stack, which covers ordinary keys.
@@ -74,7 +74,7 @@ impl Deref for KeyBytes {
 
 impl<'b> KeySink for &'b mut KeyBytes {
     type Error = KeyError;
-    type Entries = ByteEntries<'b>;
+    type Fields = SortedFields<'b>;
 
     fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<Self, KeyError> {
         self.add(&bytes);
@@ -91,18 +91,18 @@ impl<'b> KeySink for &'b mut KeyBytes {
         part.encode(self)
     }
 
-    fn entries(self) -> ByteEntries<'b> {
-        ByteEntries { offsets: EntryOffsets::default(), bytes: self }
+    fn fields(self) -> SortedFields<'b> {
+        SortedFields { offsets: FieldOffsets::default(), bytes: self }
     }
 }
 
-/// The entries of a map or a struct, which are sorted once all of them are written.
-pub struct ByteEntries<'b> {
+/// The fields of a struct or the entries of a map. They are sorted once all of them are written.
+pub struct SortedFields<'b> {
     bytes: &'b mut KeyBytes,
-    offsets: EntryOffsets,
+    offsets: FieldOffsets,
 }
 
-impl<'b> UnorderedEntries<&'b mut KeyBytes> for ByteEntries<'b> {
+impl<'b> UnorderedFields<&'b mut KeyBytes> for SortedFields<'b> {
     fn begin(&mut self) {
         self.offsets.begin(self.bytes);
     }
@@ -117,30 +117,30 @@ impl<'b> UnorderedEntries<&'b mut KeyBytes> for ByteEntries<'b> {
     }
 }
 
-/// The offsets at which entries start.
+/// The offsets at which the fields of a struct, or the entries of a map, start.
 #[derive(Default)]
-pub(super) struct EntryOffsets(SmallVec<[usize; 16]>);
+pub(super) struct FieldOffsets(SmallVec<[usize; 16]>);
 
-impl EntryOffsets {
+impl FieldOffsets {
     pub(super) fn begin(&mut self, bytes: &KeyBytes) {
         self.0.push(bytes.len());
     }
 
-    /// Sorts the entries by their bytes. They must be the last bytes of the key.
+    /// Sorts the fields by their bytes. They must be the last bytes of the key.
     pub(super) fn sort(&self, bytes: &mut KeyBytes) {
-        let EntryOffsets(offsets) = self;
+        let FieldOffsets(offsets) = self;
         let end = bytes.len();
-        let entry = |index: usize| offsets[index]..offsets.get(index + 1).copied().unwrap_or(end);
+        let field = |index: usize| offsets[index]..offsets.get(index + 1).copied().unwrap_or(end);
         let is_sorted =
-            (1..offsets.len()).all(|index| bytes[entry(index - 1)] <= bytes[entry(index)]);
+            (1..offsets.len()).all(|index| bytes[field(index - 1)] <= bytes[field(index)]);
         if is_sorted {
             return;
         }
         let mut order: SmallVec<[usize; 16]> = (0..offsets.len()).collect();
-        order.sort_by(|&a, &b| bytes[entry(a)].cmp(&bytes[entry(b)]));
+        order.sort_by(|&a, &b| bytes[field(a)].cmp(&bytes[field(b)]));
         let mut sorted: SmallVec<[u8; INLINE]> = SmallVec::new();
         for index in order {
-            sorted.extend_from_slice(&bytes[entry(index)]);
+            sorted.extend_from_slice(&bytes[field(index)]);
         }
         bytes.replace_tail(&sorted);
     }

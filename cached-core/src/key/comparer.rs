@@ -2,8 +2,8 @@
 
 use serde::ser::Serialize;
 
-use super::bytes::{EntryOffsets, KeyBytes};
-use super::serializer::{END, KeySerializer, KeySink, UnorderedEntries};
+use super::bytes::{FieldOffsets, KeyBytes};
+use super::serializer::{END, KeySerializer, KeySink, UnorderedFields};
 use super::{DynKeyPart, SerializeFailure};
 
 /// Compares the parts of a key, as they are serialized, with the bytes of a stored key.
@@ -48,7 +48,7 @@ impl<'k> KeyComparer<'k> {
 
 impl<'k> KeySink for KeyComparer<'k> {
     type Error = SerializeFailure;
-    type Entries = ComparedEntries<'k>;
+    type Fields = ComparedFields<'k>;
 
     #[inline(always)]
     fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<KeyComparer<'k>, SerializeFailure> {
@@ -70,8 +70,8 @@ impl<'k> KeySink for KeyComparer<'k> {
         part.compare(self)
     }
 
-    fn entries(self) -> ComparedEntries<'k> {
-        ComparedEntries { key: self, bytes: KeyBytes::default(), offsets: EntryOffsets::default() }
+    fn fields(self) -> ComparedFields<'k> {
+        ComparedFields { key: self, bytes: KeyBytes::default(), offsets: FieldOffsets::default() }
     }
 }
 
@@ -95,15 +95,15 @@ fn ends<const N: usize>(bytes: &[u8]) -> [Option<&[u8; N]>; 2] {
     [bytes.first_chunk(), bytes.last_chunk()]
 }
 
-/// The entries of a map or a struct. They must be sorted before they are compared, so they are
-/// written as bytes.
-pub struct ComparedEntries<'k> {
+/// The fields of a struct or the entries of a map. They must be sorted before they are compared, so
+/// they are written as bytes.
+pub struct ComparedFields<'k> {
     key: KeyComparer<'k>,
     bytes: KeyBytes,
-    offsets: EntryOffsets,
+    offsets: FieldOffsets,
 }
 
-impl<'k> UnorderedEntries<KeyComparer<'k>> for ComparedEntries<'k> {
+impl<'k> UnorderedFields<KeyComparer<'k>> for ComparedFields<'k> {
     fn begin(&mut self) {
         self.offsets.begin(&self.bytes);
     }

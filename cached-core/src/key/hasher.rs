@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use serde::ser::Serialize;
 
-use super::serializer::{KeySerializer, KeySink, UnorderedEntries};
+use super::serializer::{KeySerializer, KeySink, UnorderedFields};
 use super::{DynKeyPart, KeyHeader, SerializeFailure};
 
 /// Hashes the parts of a key, without its structural bytes.
@@ -35,7 +35,7 @@ impl KeyHasher {
 
 impl KeySink for KeyHasher {
     type Error = SerializeFailure;
-    type Entries = HashedEntries;
+    type Fields = HashedFields;
 
     #[inline(always)]
     fn brackets<const N: usize>(self, _: [u8; N]) -> Result<KeyHasher, SerializeFailure> {
@@ -83,8 +83,8 @@ impl KeySink for KeyHasher {
         part.hash(self)
     }
 
-    fn entries(self) -> HashedEntries {
-        HashedEntries { before: self, sum: 0, entry: self }
+    fn fields(self) -> HashedFields {
+        HashedFields { before: self, sum: 0, field: self }
     }
 }
 
@@ -125,25 +125,25 @@ fn secret() -> u64 {
     *SECRET.get_or_init(|| RandomState::new().hash_one(0))
 }
 
-/// The entries of a map or a struct. Each is hashed by itself, and the hashes are added up, so their
-/// order does not matter.
-pub struct HashedEntries {
+/// The fields of a struct or the entries of a map. Each is hashed by itself, and the hashes are added
+/// up, so their order does not matter.
+pub struct HashedFields {
     before: KeyHasher,
     sum: u64,
-    /// The hash of the entry that is being written.
-    entry: KeyHasher,
+    /// The hash of the field that is being written.
+    field: KeyHasher,
 }
 
-impl UnorderedEntries<KeyHasher> for HashedEntries {
+impl UnorderedFields<KeyHasher> for HashedFields {
     #[inline]
     fn begin(&mut self) {
-        self.sum = self.sum.wrapping_add(self.entry.0);
-        self.entry = self.before;
+        self.sum = self.sum.wrapping_add(self.field.0);
+        self.field = self.before;
     }
 
     #[inline]
     fn add<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), SerializeFailure> {
-        self.entry = part.serialize(KeySerializer(self.entry))?;
+        self.field = part.serialize(KeySerializer(self.field))?;
         Ok(())
     }
 

@@ -38,8 +38,8 @@ pub(super) const NEGATIVE: u8 = 0x40;
 pub trait KeySink: Sized {
     /// The reason why a part cannot be written.
     type Error: ser::Error;
-    /// The entries of a map or a struct that is being written.
-    type Entries: UnorderedEntries<Self>;
+    /// The fields of a struct, or the entries of a map, that is being written.
+    type Fields: UnorderedFields<Self>;
 
     /// Writes structural bytes, which only say how the parts belong together.
     fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<Self, Self::Error>;
@@ -56,22 +56,22 @@ pub trait KeySink: Sized {
         self.piece([tag], &bytes[skipped..])
     }
 
-    /// Begins the entries of a map or a struct. The caller must have written its tag.
-    fn entries(self) -> Self::Entries;
+    /// Begins the fields of a struct or the entries of a map. The caller must have written its tag.
+    fn fields(self) -> Self::Fields;
 
     /// Writes one part, by the method of [`KeyPart`] for this sink.
     fn part(self, part: DynKeyPart<'_>) -> Result<Self, Self::Error>;
 }
 
-/// The entries of a map or a struct, which give the same key in any order.
-pub trait UnorderedEntries<S: KeySink> {
-    /// Begins the next entry.
+/// The fields of a struct or the entries of a map, which give the same key in any order.
+pub trait UnorderedFields<S: KeySink> {
+    /// Begins the next field or entry.
     fn begin(&mut self);
 
-    /// Writes a key, a name or a value of the current entry.
+    /// Writes the name, key or value of the current field or entry.
     fn add<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), S::Error>;
 
-    /// Ends the map or the struct with [`END`], and returns the sink.
+    /// Ends the struct or map with [`END`], and returns the sink.
     fn end(self) -> Result<S, S::Error>;
 }
 
@@ -352,17 +352,17 @@ ordered! {
     SerializeTupleVariant serialize_field
 }
 
-/// Serializes the entries of a map or a struct. They are gone after one of them failed.
-pub(crate) struct MapSerializer<S: KeySink>(Option<S::Entries>);
+/// Serializes a struct or a map. Its fields are gone after one of them failed.
+pub(crate) struct MapSerializer<S: KeySink>(Option<S::Fields>);
 
 impl<S: KeySink> MapSerializer<S> {
     fn new(sink: S) -> MapSerializer<S> {
-        MapSerializer(Some(sink.entries()))
+        MapSerializer(Some(sink.fields()))
     }
 
     fn begin(&mut self) {
-        if let Some(entries) = &mut self.0 {
-            entries.begin();
+        if let Some(fields) = &mut self.0 {
+            fields.begin();
         }
     }
 
