@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The server that a [`FakeMemcached`] behaves like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Behaviour {
+pub enum ServerKind {
     /// memcached before 1.5.16, which does not have meta commands.
     Memcached1_4,
     /// memcached 1.6.0 to 1.6.9, where a flag of `ms` carries the length of the value. The server
@@ -26,11 +26,11 @@ pub enum Behaviour {
 #[derive(Debug)]
 pub struct FakeMemcached {
     address: String,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<ServerState>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ServerState {
     items: HashMap<String, (Vec<u8>, u64)>,
     cas: u64,
     lines: Vec<String>,
@@ -43,16 +43,16 @@ impl FakeMemcached {
     /// # Panics
     /// When no port is free.
     #[must_use]
-    pub fn start(behaviour: Behaviour) -> FakeMemcached {
+    pub fn start(kind: ServerKind) -> FakeMemcached {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("the listener has an address").to_string();
-        let state = Arc::new(Mutex::new(State::default()));
+        let state = Arc::new(Mutex::new(ServerState::default()));
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let shared = Arc::clone(&shared);
                 lock(&shared).connections += 1;
-                std::thread::spawn(move || serve(&stream, behaviour, &shared));
+                std::thread::spawn(move || serve(&stream, kind, &shared));
             }
         });
         FakeMemcached { address, state }
@@ -83,11 +83,11 @@ impl FakeMemcached {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(state: &Mutex<ServerState>) -> MutexGuard<'_, ServerState> {
     state.lock().expect("no thread panics while it holds the lock")
 }
 
-fn serve(stream: &TcpStream, behaviour: Behaviour, state: &Mutex<State>) -> Option<()> {
+fn serve(stream: &TcpStream, kind: ServerKind, state: &Mutex<ServerState>) -> Option<()> {
     let mut input = BufReader::new(stream.try_clone().ok()?);
     loop {
         let mut line = Vec::new();
@@ -97,7 +97,7 @@ fn serve(stream: &TcpStream, behaviour: Behaviour, state: &Mutex<State>) -> Opti
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
         lock(state).lines.push(line.clone());
         let words: Vec<&str> = line.split(' ').collect();
-        let value = match value_length(&words, behaviour) {
+        let value = match value_length(&words, kind) {
             Some(length) => {
                 let mut value = vec![0; length + 2];
                 input.read_exact(&mut value).ok()?;
@@ -106,29 +106,29 @@ fn serve(stream: &TcpStream, behaviour: Behaviour, state: &Mutex<State>) -> Opti
             }
             None => Vec::new(),
         };
-        let answer = lock(state).answer(&words, value, behaviour);
+        let answer = lock(state).answer(&words, value, kind);
         (&*stream).write_all(&answer).ok()?;
         (&*stream).write_all(b"\r\n").ok()?;
     }
 }
 
 /// Returns the length of the value that follows a command line, or `None` if no value follows.
-fn value_length(words: &[&str], behaviour: Behaviour) -> Option<usize> {
-    match (words, behaviour) {
-        (_, Behaviour::NeedsPassword) => None,
+fn value_length(words: &[&str], kind: ServerKind) -> Option<usize> {
+    match (words, kind) {
+        (_, ServerKind::NeedsPassword) => None,
         (["set" | "add" | "cas", _, _, _, length, ..], _) => length.parse().ok(),
-        (["ms", _, length, ..], Behaviour::Memcached1_6_10 | Behaviour::Full) => {
+        (["ms", _, length, ..], ServerKind::Memcached1_6_10 | ServerKind::Full) => {
             length.parse().ok()
         }
         _ => None,
     }
 }
 
-impl State {
-    fn answer(&mut self, words: &[&str], value: Vec<u8>, behaviour: Behaviour) -> Vec<u8> {
-        use Behaviour::{Full, Memcached1_4, Memcached1_6_0, Memcached1_6_10, NeedsPassword};
+impl ServerState {
+    fn answer(&mut self, words: &[&str], value: Vec<u8>, kind: ServerKind) -> Vec<u8> {
+        use ServerKind::{Full, Memcached1_4, Memcached1_6_0, Memcached1_6_10, NeedsPassword};
         let text = |text: &str| text.as_bytes().to_vec();
-        match (words, behaviour) {
+        match (words, kind) {
             (_, NeedsPassword) => text("CLIENT_ERROR unauthenticated"),
             (["version"], Memcached1_4) => text("VERSION 1.4.34"),
             (["version"], Memcached1_6_0) => text("VERSION 1.6.6"),
@@ -154,7 +154,7 @@ impl State {
                 let cas = flags.iter().find_map(|flag| flag.strip_prefix('C'));
                 let is_same = cas
                     .is_none_or(|cas| self.cas_of(key).is_some_and(|its| its.to_string() == cas));
-                let shown = if behaviour == Memcached1_6_10 { cas.unwrap_or("0") } else { "0" };
+                let shown = if kind == Memcached1_6_10 { cas.unwrap_or("0") } else { "0" };
                 match is_same {
                     true => {
                         self.store(key, value, true);

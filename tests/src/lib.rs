@@ -14,9 +14,9 @@ use std::process::{Child, Command, Stdio};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-pub use fake_memcached::{Behaviour, FakeMemcached};
+pub use fake_memcached::{FakeMemcached, ServerKind};
 pub use logs::{collect_logs, logged};
-pub use upstream::{Down, Upstream};
+pub use upstream::{Upstream, UpstreamDown};
 
 /// A memcached process on a free loopback port. Dropping the value kills the process.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Memcached {
     /// Starts a server that asks for a password and refuses every command without it.
     ///
     /// # Panics
-    /// As [`start`](Self::start).
+    /// Panics like [`start`](Self::start).
     #[must_use]
     pub fn start_with_password() -> Memcached {
         let file = std::env::temp_dir().join(format!("cached-tests.{}", std::process::id()));

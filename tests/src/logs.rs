@@ -4,9 +4,9 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 static LINES: Mutex<Vec<(Level, String)>> = Mutex::new(Vec::new());
 
-struct Collector;
+struct LogCollector;
 
-impl Log for Collector {
+impl Log for LogCollector {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= Level::Info
     }
@@ -28,7 +28,7 @@ impl Log for Collector {
 pub fn collect_logs() {
     static START: Once = Once::new();
     START.call_once(|| {
-        log::set_logger(&Collector).expect("this is the only logger");
+        log::set_logger(&LogCollector).expect("this is the only logger");
         log::set_max_level(LevelFilter::Info);
     });
 }

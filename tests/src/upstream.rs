@@ -13,7 +13,7 @@ pub struct Upstream {
 
 /// The error of every fetch while the upstream fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Down;
+pub struct UpstreamDown;
 
 impl Upstream {
     /// Sets how long each fetch takes. The default is no time at all.
@@ -25,14 +25,14 @@ impl Upstream {
     /// Fetches once and returns the number of this fetch; the first is 1.
     ///
     /// # Errors
-    /// Returns [`Down`] while the upstream fails. A failed fetch is counted too.
-    pub async fn fetch(&self) -> Result<usize, Down> {
+    /// Returns [`UpstreamDown`] while the upstream fails. A failed fetch is counted too.
+    pub async fn fetch(&self) -> Result<usize, UpstreamDown> {
         let fetch = self.fetches.fetch_add(1, Ordering::SeqCst) + 1;
         // A timer needs a runtime, and some tests run without one.
         if !self.takes.is_zero() {
             tokio::time::sleep(self.takes).await;
         }
-        if self.fails.load(Ordering::SeqCst) { Err(Down) } else { Ok(fetch) }
+        if self.fails.load(Ordering::SeqCst) { Err(UpstreamDown) } else { Ok(fetch) }
     }
 
     /// Returns how many fetches there were.

@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Down, Memcached, Upstream, poll_once};
+use cached_tests::{Memcached, Upstream, UpstreamDown, poll_once};
 
 /// Has no local tier, so each call reads from memcached.
 #[coordinator_cached(
@@ -16,7 +16,7 @@ use cached_tests::{Down, Memcached, Upstream, poll_once};
     skip(upstream),
     entry = square_entry
 )]
-async fn square(upstream: &Upstream, number: u64) -> Result<u64, Down> {
+async fn square(upstream: &Upstream, number: u64) -> Result<u64, UpstreamDown> {
     upstream.fetch().await?;
     Ok(number * number)
 }
@@ -28,7 +28,7 @@ async fn square(upstream: &Upstream, number: u64) -> Result<u64, Down> {
     skip(upstream),
     entry = counted_entry
 )]
-async fn counted(upstream: &Upstream, number: u64) -> Result<usize, Down> {
+async fn counted(upstream: &Upstream, number: u64) -> Result<usize, UpstreamDown> {
     let _ = number;
     upstream.fetch().await
 }
@@ -234,7 +234,7 @@ async fn a_caller_never_reads_what_it_invalidated() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_oversized_value_fails_alone_and_ejects_nothing() {
     #[coordinator_cached(name = "large", version = number, skip(upstream), local = false)]
-    async fn large(upstream: &Upstream, number: u64) -> Result<String, Down> {
+    async fn large(upstream: &Upstream, number: u64) -> Result<String, UpstreamDown> {
         upstream.fetch().await?;
         Ok("x".repeat(if number % 5 == 0 { 1100 << 10 } else { 10 << 10 }))
     }
@@ -272,10 +272,10 @@ async fn fills_delay_no_caller_and_are_stored_later() {
         upstream: &Upstream,
         gate: tokio::sync::watch::Receiver<bool>,
         number: u64,
-    ) -> Result<u64, Down> {
+    ) -> Result<u64, UpstreamDown> {
         upstream.fetch().await?;
         let mut gate = gate;
-        gate.wait_for(|open| *open).await.map_err(|_| Down)?;
+        gate.wait_for(|open| *open).await.map_err(|_| UpstreamDown)?;
         Ok(number)
     }
     const CALLS: u64 = 5000;

@@ -1,8 +1,9 @@
-//! What the attribute refuses, and what it says; and what it must accept.
+//! In a program of its own, because it runs cargo: programs that the attribute must refuse, with the compiler's
+//! output, and programs that it must accept.
 //!
-//! Each file in `ui` is named for one rule and calls the function that it annotates, so that an error
-//! which the attribute's own cause is seen. After a change to a message, look at every difference that
-//! `TRYBUILD=overwrite cargo test -p cached-tests --test compile_fail` makes before it is committed.
+//! Each file in `ui` is named after one rule. It calls the annotated function, so that an error in the expansion would
+//! show. After a change of a message, run `TRYBUILD=overwrite cargo test -p cached-tests --test compile_fail`, and read
+//! every difference before the commit.
 
 #[test]
 fn attribute() {

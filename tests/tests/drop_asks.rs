@@ -21,10 +21,10 @@ thread_local! {
 /// How many dropped values were answered.
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
 
-struct Unpark(Thread);
+struct ThreadWaker(Thread);
 
-impl Wake for Unpark {
-    fn wake(self: Arc<Unpark>) {
+impl Wake for ThreadWaker {
+    fn wake(self: Arc<ThreadWaker>) {
         self.0.unpark();
     }
 }
@@ -32,7 +32,7 @@ impl Wake for Unpark {
 /// Waits for a future without a runtime, because a thread of a runtime must not block on another one.
 fn wait<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let waker = Waker::from(Arc::new(ThreadWaker(thread::current())));
     loop {
         if let Poll::Ready(ready) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return ready;

@@ -12,9 +12,9 @@ use tokio::runtime::Builder;
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Panics(u64);
+pub struct PanicsOnDrop(u64);
 
-impl Drop for Panics {
+impl Drop for PanicsOnDrop {
     fn drop(&mut self) {
         DROPPED.fetch_add(1, Ordering::Relaxed);
         assert!(!self.0.is_multiple_of(20), "the drop of every twentieth value panics");
@@ -22,8 +22,8 @@ impl Drop for Panics {
 }
 
 #[coordinator_cached(name = "panics", version = number, remote = false)]
-async fn panics(number: u64) -> Result<Arc<Panics>, std::io::Error> {
-    Ok(Arc::new(Panics(number)))
+async fn panics(number: u64) -> Result<Arc<PanicsOnDrop>, std::io::Error> {
+    Ok(Arc::new(PanicsOnDrop(number)))
 }
 
 #[test]

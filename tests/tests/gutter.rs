@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use cached_core::testing::{TestCache, TestMemcached};
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Behaviour, FakeMemcached, Memcached};
+use cached_tests::{FakeMemcached, Memcached, ServerKind};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -71,7 +71,7 @@ fn key(cache: &Cache, number: u32) -> String {
 }
 
 /// Returns numbers whose keys have the first server as their home.
-async fn keys_of_the_first(servers: &[Memcached], count: usize) -> Vec<u32> {
+async fn keys_of_first_server(servers: &[Memcached], count: usize) -> Vec<u32> {
     let (cache, upstream) = (new_process(servers).await, Upstream::default());
     let mut keys = Vec::new();
     for number in 10_000.. {
@@ -129,7 +129,7 @@ async fn assert_one_fetch_at_once(servers: &[Memcached], keys: &[u32]) {
 #[tokio::test]
 async fn a_killed_server_costs_one_fetch_per_key() {
     let mut servers = [Memcached::start(), Memcached::start(), Memcached::start()];
-    let keys = keys_of_the_first(&servers, 8).await;
+    let keys = keys_of_first_server(&servers, 8).await;
     servers[0].kill();
     assert_one_fetch_in_turn(&servers, &keys[..4]).await;
     assert_one_fetch_at_once(&servers, &keys[4..]).await;
@@ -138,7 +138,7 @@ async fn a_killed_server_costs_one_fetch_per_key() {
 #[tokio::test]
 async fn a_hanging_server_costs_one_fetch_per_key() {
     let servers = [Memcached::start(), Memcached::start(), Memcached::start()];
-    let keys = keys_of_the_first(&servers, 8).await;
+    let keys = keys_of_first_server(&servers, 8).await;
     servers[0].stop();
     assert_one_fetch_in_turn(&servers, &keys[..4]).await;
     assert_one_fetch_at_once(&servers, &keys[4..]).await;
@@ -148,7 +148,7 @@ async fn a_hanging_server_costs_one_fetch_per_key() {
 #[tokio::test]
 async fn a_hanging_server_leaves_time_for_a_new() {
     let servers = [Memcached::start(), Memcached::start()];
-    let keys = keys_of_the_first(&servers, 2).await;
+    let keys = keys_of_first_server(&servers, 2).await;
     let grown = async || {
         let cache = new_process(&servers[..1]).await;
         cache
@@ -193,7 +193,7 @@ impl Source {
         Arc::new(Source { state: AtomicU32::new(1), may_end: Semaphore::new(1000) })
     }
 
-    fn changes(&self) -> u32 {
+    fn change(&self) -> u32 {
         self.state.fetch_add(1, Ordering::SeqCst) + 1
     }
 
@@ -260,7 +260,7 @@ async fn changes_reach_the_gutter_of_other_processes() {
     for overwrites in [false, true] {
         let both = TwoProcesses::new().await;
         assert_eq!(both.call_without_home(0).await, 1);
-        let fetched = both.source.changes();
+        let fetched = both.source.change();
         assert_eq!(both.call_without_home(0).await, 1, "the gutter has the value");
         match overwrites {
             false => assert!(both.invalidate(1).await),
@@ -291,7 +291,7 @@ async fn an_invalidated_gutter_fetch_is_not_stored() {
     tokio::time::timeout(TIMEOUT, is_read).await.expect("the gutter is read");
     tokio::time::sleep(FETCH).await;
     both.home.recover();
-    let new = both.source.changes();
+    let new = both.source.change();
     assert!(both.invalidate(1).await);
     both.source.may_end.add_permits(10);
     assert_eq!(fetch.await.expect("no task panics"), Ok(1), "the call began before the change");
@@ -303,7 +303,7 @@ async fn an_invalidated_gutter_fetch_is_not_stored() {
 async fn a_dropped_invalidation_still_clears_the_gutter() {
     let both = TwoProcesses::new().await;
     assert_eq!(both.call_without_home(0).await, 1);
-    let new = both.source.changes();
+    let new = both.source.change();
     both.home.stall();
     let invalidate = both.processes[0].cache().scope(async { status_entry().invalidate().await });
     assert!(tokio::time::timeout(TIMEOUT / 4, invalidate).await.is_err(), "the home answers");
@@ -336,7 +336,7 @@ async fn a_recovered_server_gets_the_next_command() {
 /// load.
 #[tokio::test]
 async fn a_refused_write_does_not_use_the_gutter() {
-    let full = FakeMemcached::start(Behaviour::Full);
+    let full = FakeMemcached::start(ServerKind::Full);
     let memcached = Memcached::start();
     let builder = Cache::builder().memcached([full.address(), memcached.address()]);
     let cache = builder.remote_timeout(TIMEOUT).build().await.expect("the settings are valid");

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Down, Upstream};
+use cached_tests::{Upstream, UpstreamDown};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
@@ -15,7 +15,7 @@ async fn local_cache() -> Cache {
 }
 
 #[coordinator_cached(name = "always_panics", version = number, skip(upstream))]
-async fn always_panics(upstream: &Upstream, number: u32) -> Result<u32, Down> {
+async fn always_panics(upstream: &Upstream, number: u32) -> Result<u32, UpstreamDown> {
     upstream.fetch().await?;
     // This skips the panic hook, because fifty backtraces would take longer than the calls.
     std::panic::resume_unwind(Box::new(number))
@@ -40,7 +40,7 @@ async fn callers_wait_for_at_most_two_panicking_fetches() {
 }
 
 #[coordinator_cached(name = "slow", version = number, skip(upstream))]
-async fn slow(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+async fn slow(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -92,7 +92,7 @@ fn start_call(
     runtime: &Runtime,
     cache: &Cache,
     upstream: &Upstream,
-) -> JoinHandle<Result<usize, Down>> {
+) -> JoinHandle<Result<usize, UpstreamDown>> {
     let upstream = upstream.clone();
     let call = runtime.spawn(cache.scope(async move { slow(&upstream, 8).await }));
     runtime.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Down, Memcached, Upstream};
+use cached_tests::{Memcached, Upstream, UpstreamDown};
 
 const SHORT_PROGRAM: &str = env!("CARGO_BIN_EXE_short_program");
 
@@ -73,12 +73,12 @@ fn an_orphaned_renewed_lease_ends_in_seconds() {
 }
 
 #[coordinator_cached(name = "slow_report", version = edition, skip(upstream), entry = slow_entry)]
-async fn slow_report(upstream: &Upstream, edition: u32) -> Result<usize, Down> {
+async fn slow_report(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
 #[coordinator_cached(name = "another_report", version = edition, skip(upstream))]
-async fn report(upstream: &Upstream, edition: u32) -> Result<usize, Down> {
+async fn report(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -246,7 +246,7 @@ async fn waiting_processes_refetch_once_after_a_failure() {
         let (cache, quick) = (new_process(&memcached.address()).await, quick.clone());
         calls.push(tokio::spawn(cache.scope(async move { slow_report(&quick, 20).await })));
     }
-    assert_eq!(failing.await.expect("no task panics"), Err(Down));
+    assert_eq!(failing.await.expect("no task panics"), Err(UpstreamDown));
     for call in calls {
         assert_eq!(call.await.expect("no task panics"), Ok(1));
     }

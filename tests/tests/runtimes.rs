@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Down, Memcached, Upstream};
+use cached_tests::{Memcached, Upstream, UpstreamDown};
 use tokio::runtime::{Builder, Runtime};
 
 #[coordinator_cached(
@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
     skip(upstream),
     entry = cube_entry
 )]
-async fn cube(upstream: &Upstream, number: u64) -> Result<u64, Down> {
+async fn cube(upstream: &Upstream, number: u64) -> Result<u64, UpstreamDown> {
     upstream.fetch().await?;
     Ok(number * number * number)
 }
@@ -27,13 +27,13 @@ async fn cube(upstream: &Upstream, number: u64) -> Result<u64, Down> {
     skip(upstream),
     entry = level_entry
 )]
-async fn level(upstream: &Upstream, number: u64) -> Result<usize, Down> {
+async fn level(upstream: &Upstream, number: u64) -> Result<usize, UpstreamDown> {
     let _ = number;
     upstream.fetch().await
 }
 
 #[coordinator_cached(name = "report", version = number, skip(upstream))]
-async fn report(upstream: &Upstream, number: u64) -> Result<usize, Down> {
+async fn report(upstream: &Upstream, number: u64) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, CacheError, coordinator_cached, first_found};
-use cached_tests::{Down, Memcached, Upstream, collect_logs, free_port, logged};
+use cached_tests::{Memcached, Upstream, UpstreamDown, collect_logs, free_port, logged};
 
 /// Returns the number of the fetch, so a lower number is an older value.
 #[coordinator_cached(
@@ -15,7 +15,7 @@ use cached_tests::{Down, Memcached, Upstream, collect_logs, free_port, logged};
     skip(upstream),
     entry = profile_entry
 )]
-async fn profile(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+async fn profile(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> {
     let _ = user;
     upstream.fetch().await
 }

@@ -101,24 +101,24 @@ fn a_nested_hit_allocates_no_thread_state() {
 static LIVE_BYTES: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Tracked(Vec<u8>);
+pub struct TrackedValue(Vec<u8>);
 
-impl Tracked {
-    fn new(bytes: usize) -> Tracked {
+impl TrackedValue {
+    fn new(bytes: usize) -> TrackedValue {
         LIVE_BYTES.fetch_add(bytes as u64, Ordering::SeqCst);
-        Tracked(vec![7; bytes])
+        TrackedValue(vec![7; bytes])
     }
 }
 
-impl Drop for Tracked {
+impl Drop for TrackedValue {
     fn drop(&mut self) {
         LIVE_BYTES.fetch_sub(self.0.len() as u64, Ordering::SeqCst);
     }
 }
 
 #[coordinator_cached(name = "tracked", version = number, remote = false)]
-async fn tracked(number: u64) -> Result<Arc<Tracked>, std::io::Error> {
-    Ok(Arc::new(Tracked::new(1_000 + number as usize % 1_000)))
+async fn tracked(number: u64) -> Result<Arc<TrackedValue>, std::io::Error> {
+    Ok(Arc::new(TrackedValue::new(1_000 + number as usize % 1_000)))
 }
 
 #[test]

@@ -203,25 +203,25 @@ pub(crate) struct CoursePage {
 }
 
 #[derive(Deserialize)]
-struct Visitor {
-    #[serde(default = "Visitor::guest")]
+struct VisitorQuery {
+    #[serde(default = "VisitorQuery::guest")]
     user: String,
 }
 
-impl Visitor {
+impl VisitorQuery {
     fn guest() -> String {
         "guest".to_string()
     }
 }
 
 #[derive(Deserialize)]
-struct NewOrder {
+struct OrderQuery {
     user: String,
     course: String,
 }
 
 #[derive(Deserialize)]
-struct AtState {
+struct PaymentQuery {
     state: Option<PaymentState>,
 }
 
@@ -292,7 +292,7 @@ async fn index(headers: HeaderMap) -> String {
 async fn course_page(
     State(broker): State<Broker>,
     Path(slug): Path<String>,
-    Query(visitor): Query<Visitor>,
+    Query(visitor): Query<VisitorQuery>,
 ) -> Result<Json<CoursePage>, UpstreamError> {
     let (profile, course) =
         tokio::try_join!(broker.client.profile(&visitor.user), broker.course(&slug))?;
@@ -307,7 +307,7 @@ async fn course_page(
 async fn place_order(
     State(broker): State<Broker>,
     Path(number): Path<String>,
-    Query(NewOrder { user, course }): Query<NewOrder>,
+    Query(OrderQuery { user, course }): Query<OrderQuery>,
 ) -> Result<(StatusCode, String), UpstreamError> {
     tokio::try_join!(broker.client.profile(&user), broker.course(&course))?;
     let order = Order { number: number.clone(), revision: 1, user, course };
@@ -362,7 +362,7 @@ async fn payment_moved(
 async fn payment(
     State(broker): State<Broker>,
     Path(number): Path<String>,
-    Query(AtState { state }): Query<AtState>,
+    Query(PaymentQuery { state }): Query<PaymentQuery>,
 ) -> Result<Json<Payment>, UpstreamError> {
     let state = state.unwrap_or_else(|| broker.checkouts.state(&number));
     Ok(Json(fetch_payment(&broker.client, &number, state).await?))

@@ -83,7 +83,7 @@ impl fmt::Display for Table<'_> {
         let saved = before.saturating_sub(after);
         let share = 100.0 * saved.as_secs_f64() / before.as_secs_f64().max(f64::EPSILON);
         let note = format!("time saved: {} ({share:.0} %)", seconds(saved));
-        row("customers waited, in all", &seconds(before), &seconds(after), &note)?;
+        row("all customers waited", &seconds(before), &seconds(after), &note)?;
         row("the run took", &seconds(without.took), &seconds(with.took), "")?;
         let answered = &with.answered;
         let remote = match (memcached, answered.remote_errors) {

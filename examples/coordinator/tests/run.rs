@@ -21,9 +21,9 @@ fn run(arguments: &[&str], cache_url: Option<&str>) -> Output {
 }
 
 /// A process that is killed when the value is dropped.
-struct Running(Child);
+struct KillOnDrop(Child);
 
-impl Drop for Running {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -31,7 +31,7 @@ impl Drop for Running {
 }
 
 /// Starts a memcached. Returns the process and its CACHE_URL.
-fn memcached() -> (Running, String) {
+fn memcached() -> (KillOnDrop, String) {
     for _ in 0..5 {
         let port = free_port();
         let child = Command::new("memcached")
@@ -39,7 +39,7 @@ fn memcached() -> (Running, String) {
             .stderr(Stdio::null())
             .spawn()
             .expect("memcached is installed (scripts/test installs it)");
-        let mut server = Running(child);
+        let mut server = KillOnDrop(child);
         let started = Instant::now();
         while started.elapsed() < Duration::from_secs(5) {
             if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
@@ -184,13 +184,13 @@ fn help_names_every_option() {
 }
 
 /// A running `serve` process, and the URLs that it printed.
-struct Served {
-    process: Running,
+struct ServeProcess {
+    process: KillOnDrop,
     broker: String,
     upstream: String,
 }
 
-fn serve(arguments: &[&str], cache_url: Option<&str>) -> Served {
+fn serve(arguments: &[&str], cache_url: Option<&str>) -> ServeProcess {
     let mut command = coordinator(&[&["serve"], arguments].concat(), cache_url);
     let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
     let mut output = BufReader::new(child.stdout.take().expect("standard output is piped"));
@@ -207,10 +207,10 @@ fn serve(arguments: &[&str], cache_url: Option<&str>) -> Served {
         panic!("no URLs in: {both}")
     };
     child.stdout = Some(output.into_inner());
-    Served { process: Running(child), broker, upstream }
+    ServeProcess { process: KillOnDrop(child), broker, upstream }
 }
 
-impl Served {
+impl ServeProcess {
     async fn get(&self, path: &str) -> String {
         self.answer(reqwest::Method::GET, path, "").await
     }

@@ -20,8 +20,9 @@ const AT_ONCE: u32 = 2000;
 /// How long a fetch takes.
 const FETCH: Duration = Duration::from_millis(20);
 
+/// The numbers that the command line sets.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Size {
+pub(crate) struct FleetSize {
     pub(crate) processes: u32,
     pub(crate) servers: u32,
     pub(crate) keys: u32,
@@ -65,7 +66,7 @@ async fn payment(upstream: &Upstream, number: u32, version: u32) -> Result<Payme
 }
 
 pub(crate) struct Fleet {
-    size: Size,
+    size: FleetSize,
     processes: Vec<TestCache>,
     /// The addresses of the servers in the pool.
     addresses: Vec<String>,
@@ -74,7 +75,7 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    pub(crate) fn new(size: Size) -> Fleet {
+    pub(crate) fn new(size: FleetSize) -> Fleet {
         let addresses: Vec<String> =
             (0..size.servers).map(|server| format!("cache-{server}:11211")).collect();
         let builder = Cache::builder()
@@ -90,7 +91,8 @@ impl Fleet {
         Fleet { size, processes, addresses, upstream: Arc::default(), dice }
     }
 
-    fn any(&self) -> &TestCache {
+    /// Returns one of the processes. All of them share the clock and the servers.
+    fn any_process(&self) -> &TestCache {
         &self.processes[0]
     }
 
@@ -158,7 +160,10 @@ impl Fleet {
 
     /// Returns how many commands each server has received.
     pub(crate) fn loads(&self) -> Vec<u64> {
-        self.addresses.iter().map(|address| self.any().memcached_at(address).commands()).collect()
+        self.addresses
+            .iter()
+            .map(|address| self.any_process().memcached_at(address).commands())
+            .collect()
     }
 
     /// Returns the server that holds each key of version 2.
@@ -166,7 +171,7 @@ impl Fleet {
         let servers: Vec<_> = self
             .addresses
             .iter()
-            .map(|address| (address, self.any().memcached_at(address)))
+            .map(|address| (address, self.any_process().memcached_at(address)))
             .collect();
         let mut homes = BTreeMap::new();
         for number in 1..=self.size.keys {
@@ -181,7 +186,7 @@ impl Fleet {
 
     fn entry(&self, number: u32) -> CacheEntry<Payment, WriteOnce> {
         let entry = async || payment_entry(number, 2);
-        let entry = std::pin::pin!(self.any().cache().scope(entry()));
+        let entry = std::pin::pin!(self.any_process().cache().scope(entry()));
         match entry.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
             std::task::Poll::Ready(entry) => entry,
             std::task::Poll::Pending => unreachable!("a companion awaits nothing"),
@@ -191,7 +196,7 @@ impl Fleet {
     /// Makes one server fail, and returns its address.
     pub(crate) fn lose_a_server(&self) -> String {
         let lost = self.addresses[self.addresses.len() / 2].clone();
-        self.any().memcached_at(&lost).fail();
+        self.any_process().memcached_at(&lost).fail();
         lost
     }
 
@@ -206,7 +211,7 @@ impl Fleet {
 
     /// Moves the clock until every entry has expired.
     pub(crate) fn half_an_hour_later(&self) {
-        self.any().advance(Duration::from_secs(31 * 60));
+        self.any_process().advance(Duration::from_secs(31 * 60));
     }
 }
 
@@ -215,14 +220,14 @@ pub(crate) struct Homes(BTreeMap<u32, String>);
 
 impl Homes {
     /// Counts the keys that are in both maps, and those that are on different servers.
-    pub(crate) fn moved_to(&self, later: &Homes) -> Moved {
+    pub(crate) fn moved_to(&self, later: &Homes) -> MovedKeys {
         let both = self.0.iter().filter_map(|(key, home)| Some((home, later.0.get(key)?)));
         let (mut moved, mut keys) = (0, 0);
         for (before, after) in both {
             keys += 1;
             moved += u64::from(before != after);
         }
-        Moved { moved, keys }
+        MovedKeys { moved, keys }
     }
 
     /// Returns how many keys are on a server.
@@ -231,8 +236,9 @@ impl Homes {
     }
 }
 
+/// The number of keys that have moved, of the keys that were compared.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Moved {
+pub(crate) struct MovedKeys {
     pub(crate) moved: u64,
     pub(crate) keys: u64,
 }

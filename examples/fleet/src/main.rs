@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::fleet::{Fleet, Size};
+use crate::fleet::{Fleet, FleetSize};
 use crate::report::Report;
 
 /// Simulates a fleet of processes with a pool of memcached servers, and prints a table.
@@ -41,7 +41,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let Arguments { processes, servers, keys, calls, svg } = Arguments::parse();
-    let size = Size { processes, servers, keys, calls };
+    let size = FleetSize { processes, servers, keys, calls };
     // The clock is paused: it jumps ahead when every task waits, so that waiting takes no time.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = match runtime.enable_time().start_paused(true).build() {
@@ -63,12 +63,12 @@ fn main() -> ExitCode {
     if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn play(size: Size) -> Report {
+async fn play(size: FleetSize) -> Report {
     let mut fleet = Fleet::new(size);
     let mut phases = vec![
         fleet.stampede().await,
         fleet.phase("cold", 1).await,
-        fleet.phase("the same again", 1).await,
+        fleet.phase("the same keys again", 1).await,
         fleet.phase("every key has a new version", 2).await,
     ];
     let load = fleet.loads();
@@ -77,7 +77,7 @@ async fn play(size: Size) -> Report {
     let lost = fleet.lose_a_server();
     phases.push(fleet.phase("a server is lost", 2).await);
     fleet.leave_out(&lost);
-    phases.push(fleet.phase("it is taken out of the pool", 2).await);
+    phases.push(fleet.phase("it is removed from the pool", 2).await);
     let moved = before.moved_to(&fleet.homes());
 
     fleet.half_an_hour_later();

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use crate::fleet::{Moved, Size};
+use crate::fleet::{FleetSize, MovedKeys};
 
+/// The counters of one phase.
 pub(crate) struct Phase {
     pub(crate) title: &'static str,
     pub(crate) calls: u64,
@@ -21,13 +22,14 @@ pub(crate) struct Phase {
     pub(crate) wrong: u64,
 }
 
+/// The results of all phases.
 pub(crate) struct Report {
-    pub(crate) size: Size,
+    pub(crate) size: FleetSize,
     pub(crate) phases: Vec<Phase>,
     /// The commands that each server received before one was lost.
     pub(crate) load: Vec<u64>,
     /// The keys that moved when the lost server was removed from the pool.
-    pub(crate) moved: Moved,
+    pub(crate) moved: MovedKeys,
     /// The number of keys that the lost server held.
     pub(crate) of_lost: u64,
 }
@@ -42,14 +44,15 @@ impl Report {
             }
             if phase.most_fetches > 1 {
                 broken.push(format!(
-                    "{}: one key and version was fetched {} times",
+                    "{}: a key and version was fetched {} times",
                     phase.title, phase.most_fetches
                 ));
             }
         }
-        let Moved { moved, .. } = self.moved;
+        let MovedKeys { moved, .. } = self.moved;
         if moved > self.of_lost {
-            broken.push(format!("{moved} keys moved, though the lost server had {}", self.of_lost));
+            broken
+                .push(format!("{moved} keys moved, but the lost server had only {}", self.of_lost));
         }
         broken
     }
@@ -61,7 +64,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Size { processes, servers, keys, .. } = self.size;
+        let FleetSize { processes, servers, keys, .. } = self.size;
         writeln!(
             f,
             "{processes} processes, {servers} memcached servers, {keys} keys (Zipf, s = 1)\n"
@@ -97,10 +100,10 @@ impl fmt::Display for Report {
             "load: the busiest server took {busiest:.0} commands, {:.2} times the mean",
             busiest / self.mean_load()
         )?;
-        let Moved { moved, keys } = self.moved;
+        let MovedKeys { moved, keys } = self.moved;
         write!(
             f,
-            "a server that left moved {moved} of {keys} keys ({:.2}%); it had {}; a modulus would have moved {:.0}%",
+            "removing a server moved {moved} of {keys} keys ({:.2}%); the server had {}; hashing by modulus would move {:.0}%",
             100.0 * moved as f64 / keys.max(1) as f64,
             self.of_lost,
             100.0 * (1.0 - 1.0 / f64::from(servers))

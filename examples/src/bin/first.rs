@@ -1,4 +1,6 @@
-//! The first example of the README: two calls with the same arguments, one fetch.
+//! The first example of the README: of two calls with the same arguments only one fetches.
+//!
+//! The attribute is named after *coordinators*: services that answer a request by calling several other services.
 //!
 //! Run it with `cargo run -p cached-examples --bin first`.
 

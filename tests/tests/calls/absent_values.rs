@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use cached_core::{Finding, coordinator_cached};
-use cached_tests::{Down, Upstream};
+use cached_tests::{Upstream, UpstreamDown};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use crate::functions::local_cache;
 /// A type that serializes like an `Option` and is not one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-struct Note(Option<String>);
+struct NullableNote(Option<String>);
 
 /// A type that serializes like `std::result::Result` and is not one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,21 +23,21 @@ enum Result<T, E> {
     Err(E),
 }
 
-type Fetched<T> = std::result::Result<T, Down>;
+type FetchResult<T> = std::result::Result<T, UpstreamDown>;
 
 #[coordinator_cached(name = "note", version = number, skip(upstream))]
-async fn note(upstream: &Upstream, number: u32) -> Fetched<Note> {
-    upstream.fetch().await.map(|_| Note(None))
+async fn note(upstream: &Upstream, number: u32) -> FetchResult<NullableNote> {
+    upstream.fetch().await.map(|_| NullableNote(None))
 }
 
 #[coordinator_cached(name = "whole_note", version = number, skip(upstream), infallible)]
-async fn whole_note(upstream: &Upstream, number: u32) -> Note {
+async fn whole_note(upstream: &Upstream, number: u32) -> NullableNote {
     let _ = upstream.fetch().await;
-    Note(None)
+    NullableNote(None)
 }
 
 #[coordinator_cached(name = "game", version = number, skip(upstream))]
-async fn game(upstream: &Upstream, number: u32) -> Fetched<Result<u8, u8>> {
+async fn game(upstream: &Upstream, number: u32) -> FetchResult<Result<u8, u8>> {
     upstream.fetch().await.map(|_| Result::Err(1))
 }
 
@@ -48,8 +48,8 @@ async fn whole_game(upstream: &Upstream, number: u32) -> Result<u8, u8> {
 }
 
 #[coordinator_cached(name = "shared_note", version = number, skip(upstream))]
-async fn shared_note(upstream: &Upstream, number: u32) -> Fetched<Arc<Note>> {
-    upstream.fetch().await.map(|_| Arc::new(Note(None)))
+async fn shared_note(upstream: &Upstream, number: u32) -> FetchResult<Arc<NullableNote>> {
+    upstream.fetch().await.map(|_| Arc::new(NullableNote(None)))
 }
 
 #[tokio::test]
@@ -59,11 +59,11 @@ async fn values_serialized_like_none_or_err_are_cached() {
         .await
         .scope(async {
             for _ in 0..2 {
-                assert_eq!(note(&upstream, 1).await, Ok(Note(None)));
-                assert_eq!(whole_note(&upstream, 1).await, Note(None));
+                assert_eq!(note(&upstream, 1).await, Ok(NullableNote(None)));
+                assert_eq!(whole_note(&upstream, 1).await, NullableNote(None));
                 assert_eq!(game(&upstream, 1).await, Ok(Result::Err(1)));
                 assert_eq!(whole_game(&upstream, 1).await, Result::Err(1));
-                assert_eq!(shared_note(&upstream, 1).await, Ok(Arc::new(Note(None))));
+                assert_eq!(shared_note(&upstream, 1).await, Ok(Arc::new(NullableNote(None))));
             }
         })
         .await;
@@ -71,15 +71,15 @@ async fn values_serialized_like_none_or_err_are_cached() {
 }
 
 /// An alias of `Option`: the attribute sees only the name.
-type Maybe<T> = Option<T>;
+type OptionAlias<T> = Option<T>;
 
 #[coordinator_cached(name = "hidden_none", version = number, skip(upstream))]
-async fn hidden(upstream: &Upstream, number: u32) -> Fetched<Maybe<u8>> {
+async fn hidden(upstream: &Upstream, number: u32) -> FetchResult<OptionAlias<u8>> {
     upstream.fetch().await.map(|_| None)
 }
 
 #[coordinator_cached(name = "generic_none", version = number, skip(upstream))]
-async fn generic<T>(upstream: &Upstream, number: u32) -> Fetched<T>
+async fn generic<T>(upstream: &Upstream, number: u32) -> FetchResult<T>
 where
     T: Default + Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
 {
@@ -120,12 +120,12 @@ async fn a_none_behind_any_type_name_is_uncached() {
 }
 
 #[coordinator_cached(name = "no_none", version = number, skip(upstream), none_ttl = "30s")]
-async fn no_none(upstream: &Upstream, number: u32) -> Fetched<u8> {
+async fn no_none(upstream: &Upstream, number: u32) -> FetchResult<u8> {
     upstream.fetch().await.map(|_| 1)
 }
 
 #[coordinator_cached(name = "some_none", version = number, skip(upstream), none_ttl = "30s")]
-async fn some_none(upstream: &Upstream, number: u32) -> Fetched<Option<u8>> {
+async fn some_none(upstream: &Upstream, number: u32) -> FetchResult<Option<u8>> {
     upstream.fetch().await.map(|_| None)
 }
 

@@ -5,16 +5,16 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Down, Upstream};
+use cached_tests::{Upstream, UpstreamDown};
 use serde::Serialize;
 
 use crate::functions::{Payment, State, local_cache, payment, payment_entry, profile};
 
 /// An alias of `Result`: the attribute sees only the name.
-type Answer<T> = Result<T, Down>;
+type ResultAlias<T> = Result<T, UpstreamDown>;
 
 #[coordinator_cached(name = "aliased", version = number, skip(upstream))]
-async fn aliased(upstream: &Upstream, number: u32) -> Answer<u32> {
+async fn aliased(upstream: &Upstream, number: u32) -> ResultAlias<u32> {
     upstream.fetch().await?;
     Ok(number)
 }
@@ -25,7 +25,7 @@ async fn optional(upstream: &Upstream, number: u32) -> Option<u32> {
 }
 
 #[coordinator_cached(name = "optional_answer", version = number, skip(upstream))]
-async fn optional_answer(upstream: &Upstream, number: u32) -> Answer<Option<u32>> {
+async fn optional_answer(upstream: &Upstream, number: u32) -> ResultAlias<Option<u32>> {
     Ok(upstream.fetch().await.is_ok().then_some(number))
 }
 
@@ -61,8 +61,8 @@ async fn errors_and_nones_are_not_cached() {
         .await
         .scope(async {
             for call in 1..=3 {
-                assert_eq!(payment(&failing, "7", State::Paid).await, Err(Down));
-                assert_eq!(aliased(&failing, 7).await, Err(Down));
+                assert_eq!(payment(&failing, "7", State::Paid).await, Err(UpstreamDown));
+                assert_eq!(aliased(&failing, 7).await, Err(UpstreamDown));
                 assert_eq!(optional(&failing, 7).await, None);
                 assert_eq!(optional_answer(&failing, 7).await, Ok(None));
                 assert_eq!(failing.fetches(), call * 4);
@@ -79,7 +79,7 @@ async fn errors_and_nones_are_not_cached() {
 }
 
 #[coordinator_cached(name = "short", version = number, ttl = "1s", skip(upstream))]
-async fn short(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+async fn short(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
     let _ = number;
     upstream.fetch().await
 }
@@ -145,7 +145,7 @@ impl Serialize for PanickingKey {
 }
 
 #[coordinator_cached(name = "keyed_by_panic", version = key)]
-async fn keyed_by_panic(key: PanickingKey) -> Answer<u8> {
+async fn keyed_by_panic(key: PanickingKey) -> ResultAlias<u8> {
     Ok(1)
 }
 

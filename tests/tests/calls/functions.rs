@@ -1,7 +1,7 @@
 //! Cached functions that several modules use, and the cache that those modules use.
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Down, Upstream};
+use cached_tests::{Upstream, UpstreamDown};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -22,7 +22,7 @@ pub(crate) async fn payment(
     upstream: &Upstream,
     number: &str,
     state: State,
-) -> Result<Payment, Down> {
+) -> Result<Payment, UpstreamDown> {
     let fetched = upstream.fetch().await?;
     Ok(Payment { number: number.to_owned(), state: format!("{state:?}"), fetched })
 }
@@ -33,7 +33,7 @@ pub(crate) async fn payment(
     skip(upstream),
     entry = profile_entry
 )]
-pub(crate) async fn profile(upstream: &Upstream, user: u32) -> Result<String, Down> {
+pub(crate) async fn profile(upstream: &Upstream, user: u32) -> Result<String, UpstreamDown> {
     Ok(format!("user {user}, fetch {}", upstream.fetch().await?))
 }
 

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::io;
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Down, Upstream};
+use cached_tests::{Upstream, UpstreamDown};
 use serde::{Deserialize, Serialize};
 
 use crate::functions::{State, local_cache, payment};
@@ -183,7 +183,7 @@ fn the_attribute_adds_at_most_512_bytes() {
 /// A `Send` future with an error that is neither `Send` nor `Clone`.
 #[coordinator_cached(name = "unsendable", version = number, skip(upstream))]
 async fn unsendable(upstream: &Upstream, number: u32) -> Result<u32, Box<dyn std::error::Error>> {
-    upstream.fetch().await.map_err(|Down| "down")?;
+    upstream.fetch().await.map_err(|UpstreamDown| "down")?;
     Ok(number)
 }
 

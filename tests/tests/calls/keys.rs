@@ -7,18 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use cached_core::{Cache, RequestScope, coordinator_cached};
-use cached_tests::{Down, Upstream};
+use cached_tests::{Upstream, UpstreamDown};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize};
 
 use crate::functions::local_cache;
 
-type Answer<T> = Result<T, Down>;
+type FetchResult<T> = Result<T, UpstreamDown>;
 
 /// A key whose `Serialize` fails the first time and succeeds afterwards.
-struct FailsOnce(AtomicBool);
+struct KeyFailingOnce(AtomicBool);
 
-impl Serialize for FailsOnce {
+impl Serialize for KeyFailingOnce {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0.swap(true, Ordering::Relaxed) {
             false => Err(serde::ser::Error::custom("not now")),
@@ -28,18 +28,18 @@ impl Serialize for FailsOnce {
 }
 
 #[coordinator_cached(name = "secret", version = key)]
-async fn secret(key: FailsOnce) -> Answer<String> {
+async fn secret(key: KeyFailingOnce) -> FetchResult<String> {
     Ok("secret".into())
 }
 
 #[coordinator_cached(name = "price_key", version = key)]
-async fn price(key: FailsOnce) -> Answer<String> {
+async fn price(key: KeyFailingOnce) -> FetchResult<String> {
     Ok("price".into())
 }
 
 #[tokio::test]
 async fn unserializable_keys_of_two_functions_stay_apart() {
-    let key = || FailsOnce(AtomicBool::new(false));
+    let key = || KeyFailingOnce(AtomicBool::new(false));
     let calls = async {
         assert_eq!(secret(key()).await, Ok("secret".into()));
         assert_eq!(price(key()).await, Ok("price".into()));
@@ -48,9 +48,9 @@ async fn unserializable_keys_of_two_functions_stay_apart() {
 }
 
 /// A key whose `Serialize` panics if the serializer returns an error.
-struct Rows(Vec<Vec<u8>>);
+struct StrictRows(Vec<Vec<u8>>);
 
-impl Serialize for Rows {
+impl Serialize for StrictRows {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut rows = serializer.serialize_seq(None)?;
         self.0
@@ -61,7 +61,7 @@ impl Serialize for Rows {
 }
 
 #[coordinator_cached(name = "rows", version = rows)]
-async fn count_of(rows: Rows) -> Answer<usize> {
+async fn count_of(rows: StrictRows) -> FetchResult<usize> {
     Ok(rows.0.len())
 }
 
@@ -70,7 +70,7 @@ async fn comparing_keys_never_fails_their_serialize() {
     let calls = async {
         for rows in [vec![vec![1, 2], vec![3]], vec![vec![1], vec![2, 3], vec![]], vec![vec![1]]] {
             let count = rows.len();
-            assert_eq!(count_of(Rows(rows)).await, Ok(count));
+            assert_eq!(count_of(StrictRows(rows)).await, Ok(count));
         }
     };
     local_cache().await.scope(RequestScope::new().run(calls)).await;
@@ -80,14 +80,14 @@ async fn comparing_keys_never_fails_their_serialize() {
 ///
 /// The calls use another cache and a request of their own.
 #[derive(PartialEq, Debug, Deserialize)]
-struct Reentrant;
+struct ReentrantValue;
 
-impl Reentrant {
+impl ReentrantValue {
     fn call() {
         static OTHER: OnceLock<Cache> = OnceLock::new();
         let other =
             OTHER.get_or_init(|| ready(Cache::builder().build()).expect("the settings are valid"));
-        let call = RequestScope::new().run(count_of(Rows(vec![])));
+        let call = RequestScope::new().run(count_of(StrictRows(vec![])));
         assert_eq!(ready(other.scope(call)), Ok(0));
         REENTERED.set(REENTERED.get() + 1);
     }
@@ -105,30 +105,34 @@ thread_local! {
     static REENTERED: Cell<usize> = const { Cell::new(0) };
 }
 
-impl Serialize for Reentrant {
+impl Serialize for ReentrantValue {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Reentrant::call();
-        serializer.serialize_unit_struct("Reentrant")
+        ReentrantValue::call();
+        serializer.serialize_unit_struct("ReentrantValue")
     }
 }
 
-impl Clone for Reentrant {
-    fn clone(&self) -> Reentrant {
-        Reentrant::call();
-        Reentrant
+impl Clone for ReentrantValue {
+    fn clone(&self) -> ReentrantValue {
+        ReentrantValue::call();
+        ReentrantValue
     }
 }
 
-impl Drop for Reentrant {
+impl Drop for ReentrantValue {
     fn drop(&mut self) {
-        Reentrant::call();
+        ReentrantValue::call();
     }
 }
 
 #[coordinator_cached(name = "reentrant", version = key, skip(upstream))]
-async fn reentrant(upstream: &Upstream, key: &Reentrant, number: u32) -> Answer<(Reentrant, u32)> {
+async fn reentrant(
+    upstream: &Upstream,
+    key: &ReentrantValue,
+    number: u32,
+) -> FetchResult<(ReentrantValue, u32)> {
     upstream.fetch().await?;
-    Ok((Reentrant, number))
+    Ok((ReentrantValue, number))
 }
 
 #[tokio::test]
@@ -139,7 +143,8 @@ async fn keys_and_values_may_call_the_cache_themselves() {
         Cache::builder().local_capacity(4 << 10).build().await.expect("the settings are valid");
     let call_all = async || {
         for number in [1, 1, 2, 1, 2, 1].into_iter().chain(3..400) {
-            let answer = reentrant(&upstream, &Reentrant, number).await.expect("the call succeeds");
+            let answer =
+                reentrant(&upstream, &ReentrantValue, number).await.expect("the call succeeds");
             assert_eq!(answer.1, number);
         }
     };

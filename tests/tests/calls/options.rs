@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cached_core::testing::TestCache;
 use cached_core::{Cache, Tier, coordinator_cached};
-use cached_tests::{Down, Memcached, Upstream};
+use cached_tests::{Memcached, Upstream, UpstreamDown};
 use serde::{Deserialize, Serialize};
 
 use crate::functions::local_cache;
@@ -31,7 +31,7 @@ struct Token {
     ttl_with = |token| token.lives,
     entry = token_entry
 )]
-async fn token(upstream: &Upstream, user: u32, lives: Duration) -> Result<Token, Down> {
+async fn token(upstream: &Upstream, user: u32, lives: Duration) -> Result<Token, UpstreamDown> {
     Ok(Token { count: upstream.fetch().await?, lives })
 }
 
@@ -67,7 +67,7 @@ async fn ttl_with_takes_the_ttl_from_the_value() {
 }
 
 #[coordinator_cached(name = "lasting", version = user, ttl = lives, skip(upstream, lives))]
-async fn lasting(upstream: &Upstream, user: u32, lives: Duration) -> Result<usize, Down> {
+async fn lasting(upstream: &Upstream, user: u32, lives: Duration) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -102,7 +102,7 @@ async fn a_ttl_expression_may_be_arbitrarily_long() {
     none_ttl = "700ms",
     entry = maybe_entry
 )]
-async fn maybe(upstream: &Upstream, user: u32, known: bool) -> Result<Option<usize>, Down> {
+async fn maybe(upstream: &Upstream, user: u32, known: bool) -> Result<Option<usize>, UpstreamDown> {
     let count = upstream.fetch().await?;
     Ok(known.then_some(count))
 }
@@ -131,7 +131,7 @@ async fn none_ttl_caches_a_none_for_its_time() {
     cache_if = |count| count % 2 == 0,
     entry = finished_entry
 )]
-async fn finished(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+async fn finished(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -151,7 +151,7 @@ async fn cache_if_decides_which_values_are_cached() {
 }
 
 #[coordinator_cached(name = "bounded", version = user, local_ttl = "700ms", skip(upstream))]
-async fn bounded(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+async fn bounded(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -176,7 +176,7 @@ async fn local_ttl_bounds_only_the_local_tier() {
     skip(upstream),
     entry = remote_only_entry
 )]
-async fn remote_only(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+async fn remote_only(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -187,7 +187,7 @@ async fn remote_only(upstream: &Upstream, user: u32) -> Result<usize, Down> {
     skip(upstream),
     entry = local_only_entry
 )]
-async fn local_only(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+async fn local_only(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -223,7 +223,7 @@ async fn a_tier_can_be_left_out() {
     skip(upstream),
     entry = kept_entry
 )]
-async fn kept(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+async fn kept(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -240,13 +240,21 @@ async fn stale_if_error_answers_a_failed_fetch() {
             assert_eq!(kept(&upstream, 1).await, Ok(1));
             assert_eq!(kept(&upstream, 1).await, Ok(1));
             assert_eq!(upstream.fetches(), 3, "each call fetches");
-            assert_eq!(kept(&upstream, 2).await, Err(Down), "this user has no expired value");
+            assert_eq!(
+                kept(&upstream, 2).await,
+                Err(UpstreamDown),
+                "this user has no expired value"
+            );
             upstream.recover();
             assert_eq!(kept(&upstream, 1).await, Ok(5));
             assert_eq!(kept(&upstream, 1).await, Ok(5), "the value is cached again");
             upstream.fail();
             sleep(5200).await;
-            assert_eq!(kept(&upstream, 1).await, Err(Down), "the value is kept for three seconds");
+            assert_eq!(
+                kept(&upstream, 1).await,
+                Err(UpstreamDown),
+                "the value is kept for three seconds"
+            );
         })
         .await;
     assert_eq!(cache.stats().get("kept").expect("the function was called").stale_answers, 2);
@@ -309,7 +317,7 @@ async fn infallible_caches_the_returned_value_whole() {
     skip(upstream),
     entry = price_entry
 )]
-async fn price(upstream: Upstream, course: u32) -> Result<usize, Down> {
+async fn price(upstream: Upstream, course: u32) -> Result<usize, UpstreamDown> {
     sleep(20).await;
     upstream.fetch().await
 }
@@ -352,7 +360,7 @@ async fn refresh_ahead_delays_no_caller() {
     refresh_ahead = "4s",
     skip(upstream)
 )]
-async fn fleet_price(upstream: Upstream, course: u32) -> Result<usize, Down> {
+async fn fleet_price(upstream: Upstream, course: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -405,7 +413,7 @@ async fn an_overwrite_during_a_refresh_wins() {
     skip(upstream),
     entry = long_stale_entry
 )]
-async fn long_stale(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+async fn long_stale(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -437,7 +445,7 @@ async fn failed_fetches_do_not_shorten_stale_time() {
     skip(upstream),
     entry = jittered_entry
 )]
-async fn jittered(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+async fn jittered(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -448,7 +456,7 @@ async fn jittered(upstream: &Upstream, number: u32) -> Result<usize, Down> {
     none_ttl = "1h",
     skip(upstream)
 )]
-async fn briefly_or_none(upstream: &Upstream, user: u32) -> Result<Option<usize>, Down> {
+async fn briefly_or_none(upstream: &Upstream, user: u32) -> Result<Option<usize>, UpstreamDown> {
     upstream.fetch().await.map(|_| None)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cached_core::{Cache, RequestScope, coordinator_cached};
-use cached_tests::{Down, Memcached, Upstream};
+use cached_tests::{Memcached, Upstream, UpstreamDown};
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
 use tokio::sync::Mutex;
@@ -19,7 +19,7 @@ use crate::functions::local_cache;
     skip(upstream),
     entry = profile_entry
 )]
-async fn profile(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+async fn profile(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> {
     let _ = user;
     upstream.fetch().await
 }
@@ -31,7 +31,7 @@ async fn profile(upstream: &Upstream, user: u32) -> Result<usize, Down> {
     entry = remote_profile_entry,
     local = false
 )]
-async fn remote_profile(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+async fn remote_profile(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> {
     let _ = user;
     upstream.fetch().await
 }
@@ -147,7 +147,7 @@ impl Price {
     skip(price),
     entry = price_entry
 )]
-async fn price_of(price: &Price, item: u8) -> Result<u64, Down> {
+async fn price_of(price: &Price, item: u8) -> Result<u64, UpstreamDown> {
     let _ = item;
     Ok(price.fetch().await)
 }
@@ -159,7 +159,7 @@ async fn price_of(price: &Price, item: u8) -> Result<u64, Down> {
     entry = remote_price_entry,
     local = false
 )]
-async fn remote_price_of(price: &Price, item: u8) -> Result<u64, Down> {
+async fn remote_price_of(price: &Price, item: u8) -> Result<u64, UpstreamDown> {
     let _ = item;
     Ok(price.fetch().await)
 }

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use cached_core::coordinator_cached;
-use cached_tests::{Down, Upstream, poll_once};
+use cached_tests::{Upstream, UpstreamDown, poll_once};
 
 use crate::functions::{State, local_cache, payment};
 
@@ -41,17 +41,18 @@ async fn an_error_reaches_every_follower_at_once() {
         })
         .collect();
     for call in calls {
-        assert_eq!(call.await.expect("no task panics"), Err(Down));
+        assert_eq!(call.await.expect("no task panics"), Err(UpstreamDown));
     }
     assert_eq!(upstream.fetches(), 1);
 }
 
+/// An error that followers cannot share.
 #[derive(Debug)]
-pub(crate) struct NotClone;
+pub(crate) struct NotCloneError;
 
 #[coordinator_cached(name = "unshared", version = number, skip(upstream))]
-pub(crate) async fn unshared(upstream: &Upstream, number: u32) -> Result<u32, NotClone> {
-    upstream.fetch().await.map_err(|Down| NotClone)?;
+pub(crate) async fn unshared(upstream: &Upstream, number: u32) -> Result<u32, NotCloneError> {
+    upstream.fetch().await.map_err(|UpstreamDown| NotCloneError)?;
     Ok(number)
 }
 
@@ -73,7 +74,7 @@ async fn followers_of_an_unshareable_error_fetch_themselves() {
 }
 
 #[coordinator_cached(name = "stepwise", version = number, skip(upstream))]
-async fn stepwise(upstream: &Upstream, number: u32) -> Result<u32, Down> {
+async fn stepwise(upstream: &Upstream, number: u32) -> Result<u32, UpstreamDown> {
     upstream.fetch().await?;
     for _ in 0..4 {
         tokio::task::yield_now().await;
@@ -117,7 +118,7 @@ async fn a_cancelled_leader_hands_over_at_any_await() {
 }
 
 #[coordinator_cached(name = "panics_once", version = number, skip(upstream))]
-async fn panics_once(upstream: &Upstream, number: u32) -> Result<u32, Down> {
+async fn panics_once(upstream: &Upstream, number: u32) -> Result<u32, UpstreamDown> {
     assert!(upstream.fetch().await != Ok(1), "the first fetch panics");
     Ok(number)
 }
@@ -186,7 +187,7 @@ thread_local! {
 }
 
 #[coordinator_cached(name = "recursive", version = number)]
-async fn recursive(number: u32) -> Result<usize, Down> {
+async fn recursive(number: u32) -> Result<usize, UpstreamDown> {
     let depth = DEPTH.get();
     if depth == 2 {
         return Ok(depth);
@@ -218,7 +219,11 @@ fn ttl_at_gate(gate: Option<&Gate>) -> Duration {
 }
 
 #[coordinator_cached(name = "gated", version = number, ttl = ttl_at_gate(gate), skip(upstream, gate))]
-async fn gated(upstream: &Upstream, number: u32, gate: Option<&Gate>) -> Result<usize, Down> {
+async fn gated(
+    upstream: &Upstream,
+    number: u32,
+    gate: Option<&Gate>,
+) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -245,7 +250,7 @@ async fn a_late_joiner_does_not_fetch_again() {
 }
 
 #[coordinator_cached(name = "computing", version = number, skip(upstream))]
-async fn computing(upstream: &Upstream, number: u32) -> Result<u32, Down> {
+async fn computing(upstream: &Upstream, number: u32) -> Result<u32, UpstreamDown> {
     let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
     upstream.fetch().await?;
     // Another thread wakes the leader while it computes.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Down, Upstream};
+use cached_tests::{Upstream, UpstreamDown};
 use serde::Serialize;
 
 use crate::functions::local_cache;
@@ -211,20 +211,26 @@ struct TaggedClient<T> {
 
 impl<T: Send + Sync> TaggedClient<T> {
     #[coordinator_cached(name = "client_fetch", version = number, skip(self, upstream))]
-    async fn fetch(&self, upstream: &Upstream, number: u32) -> Result<(usize, u32), Down> {
+    async fn fetch(&self, upstream: &Upstream, number: u32) -> Result<(usize, u32), UpstreamDown> {
         let _ = &self.tag;
         Ok((upstream.fetch().await?, number))
     }
 }
 
 #[coordinator_cached(name = "const_generic", version = number, skip(upstream))]
-async fn sized<const N: usize>(upstream: &Upstream, number: u32) -> Result<(usize, u32), Down> {
+async fn sized<const N: usize>(
+    upstream: &Upstream,
+    number: u32,
+) -> Result<(usize, u32), UpstreamDown> {
     upstream.fetch().await?;
     Ok((N, number))
 }
 
 #[coordinator_cached(name = "type_generic", version = number, skip(upstream))]
-pub(crate) async fn named<T>(upstream: &Upstream, number: u32) -> Result<(String, u32), Down> {
+pub(crate) async fn named<T>(
+    upstream: &Upstream,
+    number: u32,
+) -> Result<(String, u32), UpstreamDown> {
     upstream.fetch().await?;
     Ok((std::any::type_name::<T>().to_owned(), number))
 }
@@ -250,7 +256,7 @@ async fn the_key_contains_type_and_const_arguments() {
 async fn unnamed_type(
     upstream: &Upstream,
     id: impl Serialize + Copy + Send + Sync,
-) -> Result<String, Down> {
+) -> Result<String, UpstreamDown> {
     upstream.fetch().await?;
     Ok(std::any::type_name_of_val(&id).to_owned())
 }
@@ -273,7 +279,7 @@ trait Named {
     fn name(&self) -> String;
 
     #[coordinator_cached(name = "default_method", version = number, skip(self))]
-    async fn fetch(&self, number: u32) -> Result<String, Down>
+    async fn fetch(&self, number: u32) -> Result<String, UpstreamDown>
     where
         Self: Sync,
     {

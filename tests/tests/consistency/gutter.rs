@@ -212,8 +212,8 @@ impl Model for State {
                 next.servers[at].item = Item::Absent;
                 let actor = ["its home", "the gutter"][at];
                 let action = "the item expires or is lost";
-                let event = Step { actor, action, is_external: false };
-                steps.borrow_mut().push((event, Ok(next.canonical())));
+                let step = Step { actor, action, is_external: false };
+                steps.borrow_mut().push((step, Ok(next.canonical())));
             }
         }
         steps.into_inner()

@@ -299,9 +299,10 @@ fn steps(state: &State, bounds: &Bounds) -> NextStates<State> {
     steps
 }
 
-type Add<'a> = dyn FnMut(usize, &'static str, bool, Result<State, Violation>) + 'a;
+/// Adds a step: the index of the actor, the action, whether it is external, and the next state.
+type AddStep<'a> = dyn FnMut(usize, &'static str, bool, Result<State, Violation>) + 'a;
 
-fn server_steps(state: &State, bounds: &Bounds, add: &mut Add<'_>) {
+fn server_steps(state: &State, bounds: &Bounds, add: &mut AddStep<'_>) {
     let with = |item| Ok(State { item, ..*state });
     match state.item {
         Item::Absent => {}

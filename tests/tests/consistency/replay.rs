@@ -36,17 +36,17 @@ impl Upstream {
     }
 
     /// Waits until one more fetch has begun.
-    async fn fetch_began(&self) {
+    async fn wait_for_fetch(&self) {
         let began = tokio::time::timeout(Duration::from_secs(10), self.began.acquire());
         began.await.expect("a fetch begins").expect("the semaphore stays open").forget();
     }
 
-    fn let_one_end(&self) {
+    fn release_fetch(&self) {
         self.may_end.add_permits(1);
     }
 
     /// Changes the state. Later fetches return a new value.
-    fn changes(&self) {
+    fn change(&self) {
         self.state.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -69,20 +69,22 @@ async fn profile(upstream: &Upstream, user: u32) -> Result<u32, String> {
 }
 
 async fn new_process(address: &str) -> Cache {
-    with_lease(address, 20).await
+    new_process_with_lease(address, 20).await
 }
 
-async fn with_lease(address: &str, seconds: u64) -> Cache {
+async fn new_process_with_lease(address: &str, seconds: u64) -> Cache {
     let builder = Cache::builder().memcached([address]).remote_timeout(Duration::from_secs(5));
     builder.lease(Duration::from_secs(seconds)).build().await.expect("the settings are valid")
 }
 
+/// Calls `once` in a new task.
 fn call(cache: &Cache, upstream: &Arc<Upstream>) -> JoinHandle<Result<u32, String>> {
     let upstream = Arc::clone(upstream);
     tokio::spawn(cache.scope(async move { once(&upstream, 7).await }))
 }
 
-async fn returns(call: JoinHandle<Result<u32, String>>) -> u32 {
+/// Waits for a call and returns its answer.
+async fn answer_of(call: JoinHandle<Result<u32, String>>) -> u32 {
     call.await.expect("no task panics").expect("the call succeeds")
 }
 
@@ -166,11 +168,11 @@ async fn a_fill_overtaken_by_an_invalidation_is_refused() {
     let a = new_process(&proxy.address).await;
     let upstream = Upstream::new();
     let fetch = call(&a, &upstream);
-    upstream.fetch_began().await;
-    upstream.let_one_end();
-    assert_eq!(returns(fetch).await, 1);
+    upstream.wait_for_fetch().await;
+    upstream.release_fetch();
+    assert_eq!(answer_of(fetch).await, 1);
     proxy.wait_for_command().await;
-    upstream.changes();
+    upstream.change();
     invalidate(&a).await;
     proxy.release();
     a.flush().await;
@@ -186,18 +188,18 @@ async fn an_overtaken_answer_stays_local_for_five_seconds() {
     let (a, b) = (new_process(&memcached.address()).await, new_process(&memcached.address()).await);
     let upstream = Upstream::new();
     let fetch = call(&a, &upstream);
-    upstream.fetch_began().await;
-    upstream.changes();
+    upstream.wait_for_fetch().await;
+    upstream.change();
     invalidate(&b).await;
-    upstream.let_one_end();
-    assert_eq!(returns(fetch).await, 1);
+    upstream.release_fetch();
+    assert_eq!(answer_of(fetch).await, 1);
     let stored = Instant::now();
     a.flush().await;
     assert_eq!(read(&b).await, (None, None));
     let again = call(&b, &upstream);
-    upstream.fetch_began().await;
-    upstream.let_one_end();
-    assert_eq!(returns(again).await, 2);
+    upstream.wait_for_fetch().await;
+    upstream.release_fetch();
+    assert_eq!(answer_of(again).await, 2);
     b.flush().await;
     // The value was stored locally before `stored`, so it must be gone 5 s later.
     loop {
@@ -218,17 +220,17 @@ async fn calls_after_an_invalidation_ignore_earlier_fetches() {
     let a = new_process(&memcached.address()).await;
     let upstream = Upstream::new();
     let before = call(&a, &upstream);
-    upstream.fetch_began().await;
-    upstream.changes();
+    upstream.wait_for_fetch().await;
+    upstream.change();
     invalidate(&a).await;
     let after = call(&a, &upstream);
-    upstream.fetch_began().await;
-    upstream.let_one_end();
-    assert_eq!(returns(before).await, 1, "the call began before the change");
+    upstream.wait_for_fetch().await;
+    upstream.release_fetch();
+    assert_eq!(answer_of(before).await, 1, "the call began before the change");
     a.flush().await;
     assert_eq!(read(&a).await, (None, None));
-    upstream.let_one_end();
-    assert_eq!(returns(after).await, 2);
+    upstream.release_fetch();
+    assert_eq!(answer_of(after).await, 2);
     a.flush().await;
     assert_eq!(read(&a).await, (Some(Tier::Local), Some(2)));
     assert_eq!(read(&new_process(&memcached.address()).await).await.1, Some(2));
@@ -242,12 +244,12 @@ async fn values_read_during_an_invalidation_are_dropped() {
     let mut proxy = HoldingProxy::to(&memcached, "md ");
     let (a, b) = (new_process(&memcached.address()).await, new_process(&proxy.address).await);
     let upstream = Upstream::new();
-    upstream.let_one_end();
-    assert_eq!(returns(call(&a, &upstream)).await, 1);
+    upstream.release_fetch();
+    assert_eq!(answer_of(call(&a, &upstream)).await, 1);
     a.flush().await;
     let invalidation = tokio::spawn(b.scope(async { once_entry(7).invalidate().await }));
     proxy.wait_for_command().await;
-    assert_eq!(returns(call(&b, &upstream)).await, 1);
+    assert_eq!(answer_of(call(&b, &upstream)).await, 1);
     assert_eq!(read(&b).await, (Some(Tier::Local), Some(1)), "the call began before the change");
     // A key has two slots, so an invalidation is two commands.
     proxy.release();
@@ -261,20 +263,22 @@ async fn values_read_during_an_invalidation_are_dropped() {
 #[tokio::test]
 async fn a_fetch_without_its_lease_replaces_nothing() {
     let memcached = Memcached::start();
-    let (a, b) =
-        (with_lease(&memcached.address(), 2).await, new_process(&memcached.address()).await);
+    let (a, b) = (
+        new_process_with_lease(&memcached.address(), 2).await,
+        new_process(&memcached.address()).await,
+    );
     let (slow_upstream, upstream) = (Upstream::new(), Upstream::new());
     let slow = call(&a, &slow_upstream);
-    slow_upstream.fetch_began().await;
+    slow_upstream.wait_for_fetch().await;
     let key = a.scope(async { once_entry(7).key().to_string() }).await;
     assert_eq!(memcached.command(&format!("md {key}")), "HD");
-    upstream.changes();
+    upstream.change();
     let other = call(&b, &upstream);
-    upstream.let_one_end();
-    assert_eq!(returns(other).await, 2);
+    upstream.release_fetch();
+    assert_eq!(answer_of(other).await, 2);
     b.flush().await;
-    slow_upstream.let_one_end();
-    assert_eq!(returns(slow).await, 1);
+    slow_upstream.release_fetch();
+    assert_eq!(answer_of(slow).await, 1);
     a.flush().await;
     assert_eq!(read(&new_process(&memcached.address()).await).await.1, Some(2));
 }
@@ -288,10 +292,10 @@ async fn an_overwritten_fetch_replaces_nothing() {
         let upstream = Arc::clone(&upstream);
         a.scope(async move { profile(&upstream, 7).await })
     });
-    upstream.fetch_began().await;
+    upstream.wait_for_fetch().await;
     b.scope(async { profile_entry(7).overwrite(9).await }).await.expect("memcached is reached");
-    upstream.let_one_end();
-    assert_eq!(returns(fetch).await, 1);
+    upstream.release_fetch();
+    assert_eq!(answer_of(fetch).await, 1);
     a.flush().await;
     for cache in [b, new_process(&memcached.address()).await] {
         let found = cache.scope(async { profile_entry(7).get().await }).await;
@@ -306,11 +310,11 @@ async fn a_restarted_server_refuses_earlier_leases() {
     let (a, b) = (new_process(&memcached.address()).await, new_process(&memcached.address()).await);
     let upstream = Upstream::new();
     let fetch = call(&a, &upstream);
-    upstream.fetch_began().await;
+    upstream.wait_for_fetch().await;
     memcached.kill();
     let memcached = Memcached::start_on(memcached.port()).expect("the port is free");
-    upstream.let_one_end();
-    assert_eq!(returns(fetch).await, 1);
+    upstream.release_fetch();
+    assert_eq!(answer_of(fetch).await, 1);
     a.flush().await;
     assert_eq!(read(&b).await, (None, None));
     drop(memcached);

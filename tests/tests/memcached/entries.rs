@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use cached_core::testing::{TestCache, TestMemcached};
 use cached_core::{Cache, CacheError, coordinator_cached, first_found};
-use cached_tests::{Down, Upstream};
+use cached_tests::{Upstream, UpstreamDown};
 use serde::{Deserialize, Serialize};
 
 #[coordinator_cached(name = "price", version = number, skip(upstream), entry = price_entry)]
-async fn price(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+async fn price(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
     let _ = number;
     upstream.fetch().await
 }
@@ -20,7 +20,7 @@ async fn price(upstream: &Upstream, number: u32) -> Result<usize, Down> {
     skip(upstream),
     entry = stock_entry
 )]
-async fn stock(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+async fn stock(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
     let _ = number;
     upstream.fetch().await
 }
@@ -104,7 +104,7 @@ async fn an_overwrite_in_the_gutter_is_kept_briefly() {
     skip(upstream),
     entry = price_here_entry
 )]
-async fn price_here(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+async fn price_here(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
     let _ = number;
     upstream.fetch().await
 }
@@ -133,7 +133,7 @@ fn too_large() -> Vec<u8> {
 }
 
 #[coordinator_cached(name = "report", version = number, entry = report_entry)]
-async fn report(number: u32) -> Result<Vec<u8>, Down> {
+async fn report(number: u32) -> Result<Vec<u8>, UpstreamDown> {
     let _ = number;
     Ok(vec![1; 10])
 }
@@ -143,7 +143,7 @@ async fn report(number: u32) -> Result<Vec<u8>, Down> {
     overwrite(reason = "an author edits the draft"),
     entry = draft_entry
 )]
-async fn draft(number: u32) -> Result<Vec<u8>, Down> {
+async fn draft(number: u32) -> Result<Vec<u8>, UpstreamDown> {
     let _ = number;
     Ok(vec![1; 10])
 }
@@ -186,7 +186,7 @@ struct Note {
 }
 
 #[coordinator_cached(name = "note", version = lines, entry = note_entry)]
-async fn note(lines: u32) -> Result<Note, Down> {
+async fn note(lines: u32) -> Result<Note, UpstreamDown> {
     Ok(Note { text: Some("read me".into()), lines })
 }
 
@@ -210,7 +210,7 @@ async fn an_unshareable_add_keeps_the_present_entry() {
     ttl_with = |millis| Duration::from_millis(*millis),
     entry = token_entry
 )]
-async fn token(number: u32) -> Result<u64, Down> {
+async fn token(number: u32) -> Result<u64, UpstreamDown> {
     let _ = number;
     Ok(60_000)
 }
@@ -233,7 +233,7 @@ async fn a_brief_add_respects_the_entry_in_memcached() {
     skip(upstream),
     entry = quote_entry
 )]
-async fn quote(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+async fn quote(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
     let _ = number;
     upstream.fetch().await
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Down, Memcached, Upstream};
+use cached_tests::{Memcached, Upstream, UpstreamDown};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ pub(crate) async fn payment(
     upstream: &Upstream,
     number: &str,
     state: &str,
-) -> Result<Payment, Down> {
+) -> Result<Payment, UpstreamDown> {
     Ok(Payment { number: number.to_owned(), fetched: upstream.fetch().await? })
 }
 
@@ -27,7 +27,7 @@ pub(crate) async fn payment(
     skip(upstream),
     entry = profile_entry
 )]
-pub(crate) async fn profile(upstream: &Upstream, user: u32) -> Result<String, Down> {
+pub(crate) async fn profile(upstream: &Upstream, user: u32) -> Result<String, UpstreamDown> {
     Ok(format!("user {user}, fetch {}", upstream.fetch().await?))
 }
 

@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Behaviour, Down, FakeMemcached, Memcached, Upstream, collect_logs, logged};
+use cached_tests::{
+    FakeMemcached, Memcached, ServerKind, Upstream, UpstreamDown, collect_logs, logged,
+};
 
 /// A text whose second line is a command.
 const COMMAND_TEXT: &str = "hi\r\nset canary 0 0 4\r\ndead\r\n";
 
 #[coordinator_cached(name = "written_note", version = number, local = false, skip(upstream), entry = note_entry)]
-async fn note(upstream: &Upstream, number: u32) -> Result<String, Down> {
+async fn note(upstream: &Upstream, number: u32) -> Result<String, UpstreamDown> {
     let _ = number;
     upstream.fetch().await?;
     Ok(COMMAND_TEXT.to_owned())
@@ -22,7 +24,7 @@ async fn note(upstream: &Upstream, number: u32) -> Result<String, Down> {
     skip(upstream),
     entry = board_entry
 )]
-async fn board(upstream: &Upstream, number: u32) -> Result<String, Down> {
+async fn board(upstream: &Upstream, number: u32) -> Result<String, UpstreamDown> {
     let _ = number;
     upstream.fetch().await?;
     Ok(COMMAND_TEXT.to_owned())
@@ -59,9 +61,9 @@ async fn write_all(cache: &Cache, upstream: &Upstream) {
 }
 
 /// Checks that no value is written to such a server, and that one warning contains these words.
-async fn assert_never_written(behaviour: Behaviour, words: &[&str]) {
+async fn assert_never_written(kind: ServerKind, words: &[&str]) {
     collect_logs();
-    let server = FakeMemcached::start(behaviour);
+    let server = FakeMemcached::start(kind);
     let cache = new_process(&server.address()).await;
     let upstream = Upstream::default();
     write_all(&cache, &upstream).await;
@@ -87,22 +89,22 @@ async fn assert_never_written(behaviour: Behaviour, words: &[&str]) {
 
 #[tokio::test]
 async fn memcached_1_4_never_executes_a_value() {
-    assert_never_written(Behaviour::Memcached1_4, &["1.4.34", "1.6.13"]).await;
+    assert_never_written(ServerKind::Memcached1_4, &["1.4.34", "1.6.13"]).await;
 }
 
 #[tokio::test]
 async fn memcached_1_6_0_never_executes_a_value() {
-    assert_never_written(Behaviour::Memcached1_6_0, &["1.6.6", "1.6.13"]).await;
+    assert_never_written(ServerKind::Memcached1_6_0, &["1.6.6", "1.6.13"]).await;
 }
 
 #[tokio::test]
 async fn memcached_without_cas_deletes_is_not_used() {
-    assert_never_written(Behaviour::Memcached1_6_10, &["1.6.12", "1.6.13"]).await;
+    assert_never_written(ServerKind::Memcached1_6_10, &["1.6.12", "1.6.13"]).await;
 }
 
 #[tokio::test]
 async fn a_server_asking_for_passwords_is_ejected() {
-    assert_never_written(Behaviour::NeedsPassword, &["unauthenticated"]).await;
+    assert_never_written(ServerKind::NeedsPassword, &["unauthenticated"]).await;
 }
 
 #[tokio::test]

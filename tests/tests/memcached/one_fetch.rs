@@ -5,14 +5,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cached_core::coordinator_cached;
-use cached_tests::{Down, Memcached, Upstream, poll_once};
+use cached_tests::{Memcached, Upstream, UpstreamDown, poll_once};
 
 use crate::functions::{new_process, payment};
 
 #[coordinator_cached(name = "failing", version = number, skip(upstream))]
-async fn failing(upstream: &Upstream, number: u32) -> Result<u32, Down> {
+async fn failing(upstream: &Upstream, number: u32) -> Result<u32, UpstreamDown> {
     upstream.fetch().await?;
-    Err(Down)
+    Err(UpstreamDown)
 }
 
 /// Starts processes of the program `one_key` and waits until each has printed `ready`.
@@ -95,14 +95,14 @@ async fn failed_and_cancelled_fetches_release_their_lease() {
     let memcached = Memcached::start();
     let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default().taking(20);
-    assert_eq!(a.scope(failing(&upstream, 7)).await, Err(Down));
+    assert_eq!(a.scope(failing(&upstream, 7)).await, Err(UpstreamDown));
     let hanging = Upstream::default().taking(10_000);
     let cancelled =
         tokio::time::timeout(Duration::from_millis(200), a.scope(payment(&hanging, "7", "paid")));
     assert!(cancelled.await.is_err());
     a.flush().await;
     let began = Instant::now();
-    assert_eq!(b.scope(failing(&upstream, 7)).await, Err(Down));
+    assert_eq!(b.scope(failing(&upstream, 7)).await, Err(UpstreamDown));
     b.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds");
     assert!(
         began.elapsed() < Duration::from_secs(2),

@@ -84,7 +84,7 @@ async fn answers_in_time(builder: cached_core::CacheBuilder, outage: impl FnOnce
         slowest = slowest.max(task.await.expect("no task panics"));
     }
     watch.abort();
-    // A call waits for a timer twice: for its deadline and for its fetch.
+    // A call waits for two timers: for its deadline and for its fetch.
     let late = *lateness.lock().expect("no thread panics while it holds the lock");
     let limit = Duration::from_millis(FETCH + 100 + 40) + 2 * late;
     assert!(slowest < limit, "{slowest:?}, with timers up to {late:?} late");

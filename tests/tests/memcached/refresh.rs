@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cached_core::testing::TestCache;
 use cached_core::{Cache, CacheBuilder, RequestScope, coordinator_cached, first_found};
-use cached_tests::Down;
+use cached_tests::UpstreamDown;
 use tokio::sync::oneshot::{Receiver, Sender, channel};
 
 /// A changing value whose fetches end when the test allows it.
@@ -44,14 +44,14 @@ impl Source {
         end
     }
 
-    async fn fetch(&self) -> Result<u64, Down> {
+    async fn fetch(&self) -> Result<u64, UpstreamDown> {
         self.0.fetches.fetch_add(1, Ordering::SeqCst);
         let current = self.0.current.load(Ordering::SeqCst);
         let held = self.0.held.lock().expect("no thread panics while it holds the lock").take();
         if let Some(held) = held {
             held.await.ok();
         }
-        if self.0.fails.load(Ordering::SeqCst) { Err(Down) } else { Ok(current) }
+        if self.0.fails.load(Ordering::SeqCst) { Err(UpstreamDown) } else { Ok(current) }
     }
 }
 
@@ -63,7 +63,7 @@ impl Source {
     skip(source),
     entry = rate_entry
 )]
-async fn rate(source: Source, key: u32) -> Result<u64, Down> {
+async fn rate(source: Source, key: u32) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -77,12 +77,12 @@ async fn let_tasks_run() {
 }
 
 /// Calls `rate` in a request that forces a miss.
-async fn call_forced(cache: &TestCache, source: &Source) -> Result<u64, Down> {
+async fn call_forced(cache: &TestCache, source: &Source) -> Result<u64, UpstreamDown> {
     cache.run(RequestScope::new().force_miss(true).run(rate(source.clone(), 1))).await
 }
 
 /// Calls `rate`, and waits until a refresh that the call started has ended or is held.
-async fn call(cache: &TestCache, source: &Source) -> Result<u64, Down> {
+async fn call(cache: &TestCache, source: &Source) -> Result<u64, UpstreamDown> {
     let answer = cache.run(rate(source.clone(), 1)).await;
     let_tasks_run().await;
     answer
@@ -215,7 +215,7 @@ async fn an_overwrite_outlives_earlier_fetches() {
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn briefly_local(source: Source) -> Result<u64, Down> {
+async fn briefly_local(source: Source) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -225,7 +225,7 @@ async fn briefly_local(source: Source) -> Result<u64, Down> {
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn by_default(source: Source) -> Result<u64, Down> {
+async fn by_default(source: Source) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -236,7 +236,7 @@ async fn by_default(source: Source) -> Result<u64, Down> {
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn by_default_here(source: Source) -> Result<u64, Down> {
+async fn by_default_here(source: Source) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -248,7 +248,7 @@ async fn by_default_here(source: Source) -> Result<u64, Down> {
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn as_it_says(source: Source) -> Result<u64, Down> {
+async fn as_it_says(source: Source) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -260,7 +260,7 @@ async fn as_it_says(source: Source) -> Result<u64, Down> {
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn optional(source: Source) -> Result<Option<u64>, Down> {
+async fn optional(source: Source) -> Result<Option<u64>, UpstreamDown> {
     source.fetch().await.map(|_| None)
 }
 
@@ -271,7 +271,7 @@ async fn optional(source: Source) -> Result<Option<u64>, Down> {
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn as_it_says_here(source: Source) -> Result<u64, Down> {
+async fn as_it_says_here(source: Source) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -344,7 +344,7 @@ async fn a_brief_memcached_item_refreshes_once() {
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn optional_here(source: Source) -> Result<Option<u64>, Down> {
+async fn optional_here(source: Source) -> Result<Option<u64>, UpstreamDown> {
     source.fetch().await.map(|_| None)
 }
 
@@ -428,7 +428,7 @@ static NOW: AtomicU64 = AtomicU64::new(0);
     skip(source),
     local = false
 )]
-async fn token(source: Source) -> Result<u64, Down> {
+async fn token(source: Source) -> Result<u64, UpstreamDown> {
     source.fetch().await?;
     Ok(NOW.load(Ordering::SeqCst) + 3600)
 }
@@ -465,7 +465,7 @@ async fn a_value_with_its_own_expiry_is_refreshed() {
     entry = remote_rate_entry,
     local = false
 )]
-async fn remote_rate(source: Source, key: u32) -> Result<u64, Down> {
+async fn remote_rate(source: Source, key: u32) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -513,7 +513,7 @@ static PANICS: AtomicBool = AtomicBool::new(false);
     skip(source),
     local = false
 )]
-async fn panicking(source: Source) -> Result<u64, Down> {
+async fn panicking(source: Source) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -532,7 +532,7 @@ async fn a_panicking_ttl_with_loses_no_answer() {
     local_ttl = "1s",
     skip(source)
 )]
-async fn second(source: Source) -> Result<u64, Down> {
+async fn second(source: Source) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 

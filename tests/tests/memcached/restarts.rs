@@ -5,10 +5,10 @@
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, RequestScope, coordinator_cached};
-use cached_tests::{Down, Memcached, Upstream};
+use cached_tests::{Memcached, Upstream, UpstreamDown};
 
 #[coordinator_cached(name = "restarted_report", version = edition, local = false, skip(upstream), entry = report_entry)]
-async fn report(upstream: &Upstream, edition: u32) -> Result<usize, Down> {
+async fn report(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDown> {
     let _ = edition;
     upstream.fetch().await
 }
@@ -20,7 +20,7 @@ async fn report(upstream: &Upstream, edition: u32) -> Result<usize, Down> {
     skip(upstream),
     entry = board_entry
 )]
-async fn board(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+async fn board(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
     let _ = number;
     upstream.fetch().await
 }
@@ -71,10 +71,10 @@ fn restart(mut memcached: Memcached) -> Memcached {
 /// Spawns a call that fetches for 400 ms, and restarts memcached during the fetch. Returns the call, the
 /// new server, and the CAS number that the key had on the old server.
 async fn fetch_over_a_restart(
-    call: impl Future<Output = Result<usize, Down>> + Send + 'static,
+    call: impl Future<Output = Result<usize, UpstreamDown>> + Send + 'static,
     memcached: Memcached,
     key: &str,
-) -> (tokio::task::JoinHandle<Result<usize, Down>>, Memcached, u64) {
+) -> (tokio::task::JoinHandle<Result<usize, UpstreamDown>>, Memcached, u64) {
     let call = tokio::spawn(call);
     tokio::time::sleep(Duration::from_millis(50)).await;
     let old_cas = cas(&memcached, key);
@@ -136,7 +136,7 @@ async fn an_old_lease_removes_no_new_value() {
     let other = new_process(&memcached).await;
     assert!(other.scope(async { report_entry(3).add(77).await }).await);
     assert_eq!(cas(&memcached, &key), old_cas);
-    assert_eq!(call.await.expect("no task panics"), Err(Down));
+    assert_eq!(call.await.expect("no task panics"), Err(UpstreamDown));
     holder.flush().await;
     let found = other.scope(async { report_entry(3).get().await.into_option() }).await;
     assert_eq!(found, Some(77));

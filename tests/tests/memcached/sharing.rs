@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cached_core::{Tier, coordinator_cached};
-use cached_tests::{Down, Memcached, Upstream};
+use cached_tests::{Memcached, Upstream, UpstreamDown};
 use serde::{Deserialize, Serialize};
 
 use crate::functions::{new_process, payment, payment_entry};
@@ -35,7 +35,7 @@ async fn the_default_ttl_is_thirty_minutes() {
 }
 
 #[coordinator_cached(name = "three_seconds", version = number, ttl = "3s", skip(upstream), entry = brief_entry)]
-async fn brief(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+async fn brief(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
     let _ = number;
     upstream.fetch().await
 }
@@ -80,7 +80,7 @@ async fn a_local_entry_never_outlives_its_item() {
 
 /// A type that leaves out an empty field. A positional codec would read the next field in its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Skipping {
+struct SkipsEmptyField {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     note: Option<u8>,
     amount: u8,
@@ -89,9 +89,9 @@ struct Skipping {
 }
 
 #[coordinator_cached(name = "skipping", version = amount, skip(upstream), entry = skipping_entry)]
-async fn skipping(upstream: &Upstream, amount: u8) -> Result<Skipping, Down> {
+async fn skipping(upstream: &Upstream, amount: u8) -> Result<SkipsEmptyField, UpstreamDown> {
     upstream.fetch().await?;
-    Ok(Skipping { note: None, amount, fee: 1, tail: vec![2, 3] })
+    Ok(SkipsEmptyField { note: None, amount, fee: 1, tail: vec![2, 3] })
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -102,13 +102,13 @@ enum Untagged {
 }
 
 #[coordinator_cached(name = "untagged", version = number, skip(upstream))]
-async fn untagged(upstream: &Upstream, number: u32) -> Result<Untagged, Down> {
+async fn untagged(upstream: &Upstream, number: u32) -> Result<Untagged, UpstreamDown> {
     upstream.fetch().await?;
     Ok(Untagged::Number(number))
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct NeverWritten {
+struct HasUnserializedField {
     #[serde(skip_serializing, default)]
     secret: u8,
     amount: u8,
@@ -116,9 +116,12 @@ struct NeverWritten {
 }
 
 #[coordinator_cached(name = "never_written", version = number, skip(upstream))]
-async fn never_written(upstream: &Upstream, number: u8) -> Result<NeverWritten, Down> {
+async fn never_written(
+    upstream: &Upstream,
+    number: u8,
+) -> Result<HasUnserializedField, UpstreamDown> {
     upstream.fetch().await?;
-    Ok(NeverWritten { secret: 9, amount: number, rest: vec![0; 4] })
+    Ok(HasUnserializedField { secret: 9, amount: number, rest: vec![0; 4] })
 }
 
 #[tokio::test]
@@ -129,7 +132,10 @@ async fn values_that_misread_stay_out_of_memcached() {
         let upstream = Upstream::default();
         for cache in [&a, &b, &a] {
             let value = cache.scope(skipping(&upstream, number)).await.expect("the call succeeds");
-            assert_eq!(value, Skipping { note: None, amount: number, fee: 1, tail: vec![2, 3] });
+            assert_eq!(
+                value,
+                SkipsEmptyField { note: None, amount: number, fee: 1, tail: vec![2, 3] }
+            );
             let value =
                 cache.scope(untagged(&upstream, number.into())).await.expect("the call succeeds");
             assert_eq!(value, Untagged::Number(number.into()));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cached_core::testing::TestCache;
 use cached_core::{Cache, RequestScope, coordinator_cached};
-use cached_tests::{Down, Memcached, Upstream};
+use cached_tests::{Memcached, Upstream, UpstreamDown};
 use tokio::task::JoinHandle;
 
 use crate::functions::new_process;
@@ -19,7 +19,7 @@ const MINUTE: Duration = Duration::from_secs(60);
     skip(upstream),
     entry = profile_entry
 )]
-async fn profile(upstream: &Upstream) -> Result<usize, Down> {
+async fn profile(upstream: &Upstream) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -30,7 +30,7 @@ async fn profile(upstream: &Upstream) -> Result<usize, Down> {
     skip(upstream),
     entry = rate_entry
 )]
-async fn rate(upstream: &Upstream, day: u32) -> Result<usize, Down> {
+async fn rate(upstream: &Upstream, day: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -45,10 +45,10 @@ async fn invalidated_values_are_never_served_stale() {
     upstream.fail();
     for passed in [6 * SECOND, MINUTE, 30 * MINUTE] {
         a.advance(passed);
-        assert_eq!(a.run(profile(&upstream)).await, Err(Down));
-        assert_eq!(b.run(profile(&upstream)).await, Err(Down));
+        assert_eq!(a.run(profile(&upstream)).await, Err(UpstreamDown));
+        assert_eq!(b.run(profile(&upstream)).await, Err(UpstreamDown));
     }
-    assert_eq!(a.run(rate(&upstream, 1)).await, Err(Down));
+    assert_eq!(a.run(rate(&upstream, 1)).await, Err(UpstreamDown));
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn invalidated_values_stay_gone_during_a_fetch() {
     while upstream.fetches() == 1 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(a.run(profile(&upstream)).await, Err(Down));
+    assert_eq!(a.run(profile(&upstream)).await, Err(UpstreamDown));
     fetch.abort();
 }
 
@@ -85,7 +85,7 @@ async fn invalidated_values_stay_gone_in_the_gutter() {
     a.advance(6 * SECOND);
     a.memcached_at(home.expect("the value is stored")).fail();
     for _ in 0..5 {
-        assert_eq!(a.run(profile(&upstream)).await, Err(Down));
+        assert_eq!(a.run(profile(&upstream)).await, Err(UpstreamDown));
     }
 }
 
@@ -97,7 +97,7 @@ async fn a_lying_memcached_revives_no_expired_value() {
     a.advance(6 * SECOND);
     a.memcached().lie();
     for _ in 0..10 {
-        assert_eq!(a.run(profile(&upstream)).await, Err(Down));
+        assert_eq!(a.run(profile(&upstream)).await, Err(UpstreamDown));
     }
 }
 
@@ -120,12 +120,16 @@ async fn without_memcached_local_stale_values_are_served() {
         }
         assert_eq!(a.stats("stale_profile").stale_answers, 5);
         a.advance(61 * MINUTE);
-        assert_eq!(a.run(profile(&upstream)).await, Err(Down), "the value is kept for an hour");
+        assert_eq!(
+            a.run(profile(&upstream)).await,
+            Err(UpstreamDown),
+            "the value is kept for an hour"
+        );
     }
 }
 
 /// Calls `rate` in a new task.
-fn spawn_call(cache: &TestCache, upstream: &Upstream) -> JoinHandle<Result<usize, Down>> {
+fn spawn_call(cache: &TestCache, upstream: &Upstream) -> JoinHandle<Result<usize, UpstreamDown>> {
     let upstream = upstream.clone();
     tokio::spawn(cache.cache().scope(async move { rate(&upstream, 1).await }))
 }
@@ -171,7 +175,7 @@ async fn successors_inherit_the_stale_value() {
     stale_if_error = "720h",
     skip(upstream)
 )]
-async fn month(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+async fn month(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -182,7 +186,7 @@ async fn month(upstream: &Upstream, user: u32) -> Result<usize, Down> {
     stale_if_error = "288h",
     skip(upstream)
 )]
-async fn weeks(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+async fn weeks(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -195,7 +199,7 @@ async fn weeks(upstream: &Upstream, user: u32) -> Result<usize, Down> {
     stale_if_error = "480h",
     skip(upstream)
 )]
-async fn weeks_or_an_hour(upstream: &Upstream, user: u32) -> Result<usize, Down> {
+async fn weeks_or_an_hour(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -238,7 +242,7 @@ async fn stale_time_beyond_30_days_starts_fresh() {
     refresh_ahead = "400h",
     skip(upstream, lives)
 )]
-async fn on_a_server(upstream: Upstream, lives: Duration) -> Result<usize, Down> {
+async fn on_a_server(upstream: Upstream, lives: Duration) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -269,7 +273,11 @@ async fn stale_time_beyond_30_days_allows_refreshes() {
     skip(upstream, removed),
     entry = offer_entry
 )]
-async fn offer(upstream: &Upstream, number: u32, removed: bool) -> Result<Option<usize>, Down> {
+async fn offer(
+    upstream: &Upstream,
+    number: u32,
+    removed: bool,
+) -> Result<Option<usize>, UpstreamDown> {
     Ok(Some(upstream.fetch().await?).filter(|_| !removed))
 }
 
@@ -282,7 +290,7 @@ async fn offer(upstream: &Upstream, number: u32, removed: bool) -> Result<Option
     skip(upstream),
     entry = odd_entry
 )]
-async fn odd(upstream: &Upstream) -> Result<usize, Down> {
+async fn odd(upstream: &Upstream) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -298,8 +306,8 @@ async fn values_the_upstream_removed_are_not_stale() {
         assert_eq!(a.run(offer(&upstream, 1, true)).await, Ok(None));
         upstream.fail();
         for process in [&a, &b] {
-            assert_eq!(process.run(offer(&upstream, 1, false)).await, Err(Down));
-            assert_eq!(process.run(odd(&upstream)).await, Err(Down));
+            assert_eq!(process.run(offer(&upstream, 1, false)).await, Err(UpstreamDown));
+            assert_eq!(process.run(odd(&upstream)).await, Err(UpstreamDown));
         }
         assert_eq!(
             b.run(offer(&upstream, 2, false)).await,
@@ -318,7 +326,7 @@ async fn removed_values_leave_the_local_tier() {
     assert_eq!(a.run(offer(&upstream, 1, true)).await, Ok(None));
     upstream.fail();
     a.memcached().fail();
-    assert_eq!(a.run(offer(&upstream, 1, false)).await, Err(Down));
+    assert_eq!(a.run(offer(&upstream, 1, false)).await, Err(UpstreamDown));
 }
 
 #[tokio::test]
@@ -405,7 +413,7 @@ async fn a_removal_counts_after_a_lost_refresh() {
     assert_eq!(b.run(offer(&upstream, 1, true)).await, Ok(None));
     upstream.fail();
     for process in [&a, &b] {
-        assert_eq!(process.run(offer(&upstream, 1, false)).await, Err(Down));
+        assert_eq!(process.run(offer(&upstream, 1, false)).await, Err(UpstreamDown));
     }
     lost.abort();
 }
@@ -418,7 +426,7 @@ async fn a_removal_counts_after_a_lost_refresh() {
     skip(upstream),
     entry = kept_entry
 )]
-async fn kept(upstream: &Upstream, number: u32) -> Result<usize, Down> {
+async fn kept(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
     let _ = number;
     upstream.fetch().await
 }

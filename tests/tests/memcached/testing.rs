@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cached_core::testing::TestCache;
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Down, Upstream};
+use cached_tests::{Upstream, UpstreamDown};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -15,7 +15,7 @@ const MINUTE: Duration = Duration::from_secs(60);
     skip(upstream),
     entry = payment_entry
 )]
-async fn payment(upstream: &Upstream, number: u32, state: &str) -> Result<String, Down> {
+async fn payment(upstream: &Upstream, number: u32, state: &str) -> Result<String, UpstreamDown> {
     Ok(format!("payment {number}, fetch {}", upstream.fetch().await?))
 }
 
@@ -110,7 +110,7 @@ async fn a_restarted_memcached_is_empty() {
 }
 
 #[coordinator_cached(name = "test_kept", version = number, ttl = "10m", stale_if_error = "1h", skip(upstream))]
-async fn kept(upstream: &Upstream, number: u32) -> Result<String, Down> {
+async fn kept(upstream: &Upstream, number: u32) -> Result<String, UpstreamDown> {
     Ok(format!("payment {number}, fetch {}", upstream.fetch().await?))
 }
 
@@ -123,7 +123,7 @@ async fn stale_time_follows_the_test_clock() {
         test.advance(69 * MINUTE);
         assert_eq!(test.run(kept(&upstream, 7)).await, first);
         test.advance(2 * MINUTE);
-        assert_eq!(test.run(kept(&upstream, 7)).await, Err(Down));
+        assert_eq!(test.run(kept(&upstream, 7)).await, Err(UpstreamDown));
         assert_eq!(test.stats("test_kept").stale_answers, 1);
     }
 }

@@ -17,8 +17,8 @@ impl ProcessSteps<'_> {
 
     fn add(&self, action: &'static str, is_external: bool, next: Result<State, Violation>) {
         let actor = ["process a", "process b"][self.process];
-        let event = Step { actor, action, is_external };
-        self.steps.borrow_mut().push((event, next.and_then(State::check).map(State::canonical)));
+        let step = Step { actor, action, is_external };
+        self.steps.borrow_mut().push((step, next.and_then(State::check).map(State::canonical)));
     }
 
     fn with(&self, with: impl FnOnce(&mut Process)) -> State {

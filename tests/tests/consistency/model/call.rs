@@ -42,7 +42,7 @@ impl Call<'_> {
         }
     }
 
-    pub(super) fn steps(&self, add: &mut Add<'_>) {
+    pub(super) fn steps(&self, add: &mut AddStep<'_>) {
         let (state, bounds) = (self.state, self.bounds);
         let own = &state.processes[self.process];
         let mut inner = |what, next| add(self.process, what, false, next);
@@ -129,7 +129,7 @@ impl Call<'_> {
     }
 
     /// Models a leader that reads the local tier once more, and then memcached.
-    fn read(&self, token: u8, replaced: Values, add: &mut Add<'_>) {
+    fn read(&self, token: u8, replaced: Values, add: &mut AddStep<'_>) {
         let (state, bounds) = (self.state, self.bounds);
         if let Some(value) = state.processes[self.process].local {
             let mut next = self.with(Caller::Idle);
@@ -152,7 +152,7 @@ impl Call<'_> {
     }
 
     /// Models what a leader does with the answer of memcached.
-    fn handle_answer(&self, token: u8, found: ReadAnswer, replaced: Values, add: &mut Add<'_>) {
+    fn handle_answer(&self, token: u8, found: ReadAnswer, replaced: Values, add: &mut AddStep<'_>) {
         let mut inner = |what, next| add(self.process, what, false, next);
         let fetch = |condition| {
             let mut next = *self.state;
@@ -200,7 +200,7 @@ impl Call<'_> {
         condition: FillCondition,
         value: Value,
         replaced: Values,
-        add: &mut Add<'_>,
+        add: &mut AddStep<'_>,
     ) {
         let after = match condition {
             FillCondition::Lease { cas, of_item } => Caller::Filling { cas, of_item, value },

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Models `CacheEntry::invalidate` and `CacheEntry::overwrite`.
-pub(super) fn change_steps(state: &State, bounds: &Bounds, process: usize, add: &mut Add<'_>) {
+pub(super) fn change_steps(state: &State, bounds: &Bounds, process: usize, add: &mut AddStep<'_>) {
     let own = &state.processes[process];
     let with = |change| {
         let mut next = *state;
