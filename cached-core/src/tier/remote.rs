@@ -33,9 +33,8 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 
 /// A store that several processes share.
 ///
-/// A new kind of store implements this trait and [`WritePermit`], and passes `contract_tests`. The
-/// trait is written for one store at a time, chosen by [`Store`], so calls are dispatched
-/// statically.
+/// A new kind of store implements this trait and [`WritePermit`], and passes `contract_tests`. A
+/// build has one kind, [`Store`], so calls are dispatched statically.
 ///
 /// # What a store must promise
 ///
@@ -48,12 +47,14 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 /// - **Removal.** When [`remove`](Self::remove) returns `Ok`, no process reads an older value from
 ///   the store, and no older permit can write. When it returns an error, this process does not read
 ///   the key until the store has removed it.
+/// - **Builds.** During a rollout two builds may not read each other's frames. The store then keeps
+///   an entry for each under one key. An overwrite and a removal replace or remove both.
 /// - **Refresh claims.** Of all processes that read an item near the end of its life, one gets a
 ///   permit with [`RefreshClaim::Won`] at a time.
 /// - **Deadlines.** No method waits much longer than the configured timeout, except for a lease and
 ///   in the background. A store that is down costs the caller that timeout a few times, then
 ///   nothing.
-/// - **Cancellation.** Every future may be dropped. A permit that is then nobody's is given back.
+/// - **Cancellation.** Every future may be dropped. A permit that nobody holds then is given back.
 pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
     type Permit: WritePermit;
 
@@ -89,12 +90,12 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
         keep_expired: Duration,
     ) -> impl Future<Output = Result<WriteOutcome, RemoteError>> + Send;
 
-    /// Removes the entry. `started` is when the change began that this removal is part of; the
-    /// timeout counts from there.
+    /// Removes the entry. If the removal is part of a larger change, `started` is when that began,
+    /// and the timeout counts from there.
     ///
     /// # Errors
-    /// The store could not be told. It is told as soon as it answers again; until then other
-    /// processes may read the old value.
+    /// The store did not confirm the removal. This process repeats the removal once the store answers
+    /// again. Until then other processes may read the old value.
     fn remove(
         self: &Arc<Self>,
         key: &Key,
@@ -116,7 +117,7 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
 pub(crate) trait WritePermit: Send + Sync + 'static {
     /// Stores a frame for `ttl`, and for `keep_expired` beyond that.
     ///
-    /// It may be called again if the first call was cut off.
+    /// The caller may call this again if the first call was cut off.
     ///
     /// # Errors
     /// The store did not answer or refused, with [`RemoteErrorKind::TooLarge`] for a value that it
@@ -141,8 +142,8 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
     /// Makes the running runtime renew a lease. The runtime that won it may have ended.
     fn renew_here(&self);
 
-    /// Returns true if another process claimed the refresh of this permit's item at least `within`
-    /// ago and has not replaced the item.
+    /// Returns true if another process holds the refresh claim of the permit's item, and has had
+    /// `within` or longer to replace that.
     fn is_claim_abandoned(&self, within: Duration) -> bool;
 }
 
@@ -152,7 +153,7 @@ pub(crate) trait EntryReader: Sync {
 
     fn decode(&self, frame: &[u8]) -> Decoded<Self::Value>;
 
-    /// Called for each exchange that failed, also if a second one succeeded.
+    /// Called for each exchange that failed, also if another one succeeds afterwards.
     fn failed(&self, error: &RemoteError);
 
     /// Called once if another process holds the lease.
@@ -168,7 +169,7 @@ pub(crate) enum Decoded<V> {
     Corrupt,
 }
 
-/// What a read does if the key has no entry.
+/// The request of a read for the case that the key has no entry.
 #[derive(Clone, Copy)]
 pub(crate) enum IfMissing {
     Report,
@@ -208,7 +209,7 @@ pub(crate) struct Item<V, P> {
     /// it longer.
     pub(crate) is_kept_expired: bool,
     pub(crate) claim: RefreshClaim,
-    /// Replaces the item. If the claim was won, it is given back with the permit.
+    /// The permit to replace the item. If the claim was won, dropping the permit gives it back.
     pub(crate) permit: P,
 }
 
@@ -274,8 +275,8 @@ impl Limits {
     }
 }
 
-/// A write that nobody waits for. It may be started again after it was cut off, so it must change
-/// nothing the second time.
+/// A write that nobody waits for. The store may start it again after it was cut off, so a second run
+/// must change nothing.
 pub(crate) type BackgroundWrite =
     Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 

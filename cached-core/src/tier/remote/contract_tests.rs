@@ -1,4 +1,5 @@
-//! What every remote store must do. A new store runs these rules too, with a [`Fleet`] of its own.
+//! The rules that every remote store must follow. A test of another store calls them with a [`Fleet`]
+//! of its own.
 
 mod memcached_process;
 

@@ -13,6 +13,7 @@ mod direct;
 mod endpoint;
 mod fallback_runtime;
 mod health;
+mod item;
 mod join;
 mod lease;
 mod lease_wait;
@@ -47,8 +48,10 @@ use super::{
 use crate::config::Config;
 use crate::event::Events;
 use crate::key::Key;
+use crate::sync::lock;
 use background::BackgroundWrites;
 use cas::Cas;
+use item::{BusyLease, Condition, Found, FoundItem, LeaseTerms};
 use lease_wait::LeaseWait;
 use marker::LeaseMarker;
 use permit::MemcachedPermit;
@@ -82,65 +85,6 @@ pub(crate) struct Memcached {
 
 type Servers = Arc<[Arc<Server>]>;
 
-/// The meaning of a server's answer to a read.
-#[derive(Debug)]
-enum Found {
-    Item(FoundItem),
-    /// Nothing is stored, and this read has won the lease with this CAS.
-    Lease(Cas),
-    /// Nothing is stored, and another caller holds the lease.
-    Busy(BusyLease),
-    /// Nothing is stored, and the read asked for no lease.
-    Nothing,
-}
-
-/// Another caller's lease, as a read shows it.
-#[derive(Debug, Clone, Copy)]
-struct BusyLease {
-    /// The CAS of its placeholder or marker.
-    cas: Option<Cas>,
-    /// What the holder says of its fetch, once it has renewed the lease.
-    marker: Option<LeaseMarker>,
-}
-
-/// An item as a server has it.
-#[derive(Debug)]
-struct FoundItem {
-    frame: Vec<u8>,
-    cas: Cas,
-    /// The earliest time at which the server removes the item.
-    removed_at: Instant,
-    /// True if this read has won the refresh claim.
-    is_claimed: bool,
-    /// True if the refresh was claimed before, and the claim was given back.
-    was_given_back: bool,
-}
-
-impl FoundItem {
-    fn new(frame: Vec<u8>, cas: Cas, removed_at: Instant) -> FoundItem {
-        FoundItem { frame, cas, removed_at, is_claimed: false, was_given_back: false }
-    }
-}
-
-/// The part of a read that asks for a lease or a refresh claim.
-#[derive(Debug, Clone, Copy)]
-struct LeaseTerms {
-    /// How long the placeholder of a new lease lasts.
-    seconds: u32,
-    /// One caller may claim the refresh of an item that has less time left than this; 0 for none.
-    claim_below_seconds: u32,
-}
-
-/// The condition under which a server carries out a write.
-#[derive(Debug, Clone, Copy)]
-enum Condition {
-    /// The key has no item.
-    Absent,
-    /// The item still has this CAS.
-    Unchanged(Cas),
-    Always,
-}
-
 impl Memcached {
     /// Returns `None` if no server is configured.
     pub(crate) fn new(config: &Config, events: &Events) -> Option<Memcached> {
@@ -164,7 +108,7 @@ impl Memcached {
     /// Uses these servers from now on. Servers that stay keep their connections and their state.
     pub(crate) fn set_servers(&self, addresses: &[String]) {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
-        let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut former = lock(&self.former);
         let timeout = exchange_timeout(&self.config, addresses.len());
         let kept = |address: &String| servers.iter().find(|server| server.address() == address);
         let next: Servers = addresses

@@ -17,8 +17,8 @@ pub(crate) struct MemcachedPermit {
     is_spent: AtomicBool,
 }
 
-/// What a permit rests on. A write always goes to the server that was read, because another server
-/// has other CAS numbers.
+/// The reason for a permit. Its write goes to the server that was read, because another server has
+/// other CAS numbers.
 enum Basis {
     /// A key without an item.
     Absent(Route),
