@@ -341,6 +341,7 @@ impl fmt::Debug for Cache {
         f.debug_struct("Cache")
             .field("enabled", &self.inner.enabled)
             .field("config", &self.inner.config)
+            .field("local", &self.inner.local)
             .finish_non_exhaustive()
     }
 }

@@ -2,30 +2,24 @@
 
 mod answer;
 mod key_arguments;
-mod look;
+mod lookup;
+mod slow_path;
 mod type_arguments;
-
-use std::any::type_name;
-use std::marker::PhantomData;
-use std::sync::Arc;
 
 pub use linkme;
 use serde::Serialize;
 
 use crate::cache::Cache;
-use crate::current::current_of_process;
 pub use crate::declaration::{DECLARATIONS, Declaration, DeclarationRef};
-use crate::entry::CacheEntry;
 pub use crate::key::KeyParts;
-use crate::key::{DynKeyPart, KeyBytes, KeyHeader, KeyPart};
-use crate::tier::local::index::ReadGuard;
-use crate::tier::request::TakenAnswers;
-use crate::value::{CachedValue, ReturnType, Value, ValueType, has_trivial_clone};
+use crate::key::{DynKeyPart, KeyPart};
 pub use crate::value::{ErrorProbe, ErrorSharing, InferredValue, Returned, WholeValue};
 pub use answer::{Answer, Call};
 pub use key_arguments::CallSite;
-use key_arguments::KeyArguments;
-use look::{Serve, look_further};
+pub use lookup::{
+    CurrentCache, HashedLookup, Lookup, LookupBuilder, ReadValue, RetainedValue, lookup,
+    lookup_whole,
+};
 
 /// Makes an expression a part of the key. A call of its own lets the compiler report an unsuitable type at
 /// the expression.
@@ -113,7 +107,7 @@ macro_rules! __begin {
                 if let ::core::option::Option::Some(hit) = hit {
                     return hit;
                 }
-                $crate::private::begun(call)
+                $crate::private::unwrap_call(call)
             }
         }
     };
@@ -154,304 +148,8 @@ pub use crate::{
     __returns as returns,
 };
 
-/// Collects which entry a call asks for, and in which cache. `M` is the mode of the return type.
-pub struct LookupBuilder<'k, R, V, M, P, C> {
-    call_site: CallSite,
-    parts: P,
-    own_types: &'static str,
-    constants: C,
-    errors: ErrorSharing<R>,
-    cache: Option<&'k Cache>,
-    types: PhantomData<(V, M)>,
-}
-
-/// Starts the lookup of a function or of its companion.
-///
-/// This one call carries the bounds on the return type, and is spanned at that type. The function and
-/// its companion both make it, so the compiler reports a missing bound once.
-#[cfg_attr(not(debug_assertions), inline(always))]
-pub fn lookup<'k, R, P>(
-    errors: ErrorSharing<R>,
-    call_site: CallSite,
-    parts: P,
-) -> LookupBuilder<'k, R, R::Value, InferredValue, P, ()>
-where
-    R: Returned<InferredValue>,
-    R::Value: CachedValue,
-{
-    LookupBuilder::new(errors, call_site, parts)
-}
-
-/// Starts the lookup of a function that is declared `infallible`.
-#[cfg_attr(not(debug_assertions), inline(always))]
-pub fn lookup_whole<'k, R: CachedValue, P>(
-    errors: ErrorSharing<R>,
-    call_site: CallSite,
-    parts: P,
-) -> LookupBuilder<'k, R, R, WholeValue, P, ()> {
-    LookupBuilder::new(errors, call_site, parts)
-}
-
-impl<R, V, M, P> LookupBuilder<'_, R, V, M, P, ()> {
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn new(errors: ErrorSharing<R>, call_site: CallSite, parts: P) -> Self {
-        let types = PhantomData;
-        LookupBuilder { call_site, parts, own_types: "", constants: (), errors, cache: None, types }
-    }
-}
-
-impl<'k, R, V, M, P, C> LookupBuilder<'k, R, V, M, P, C> {
-    /// Sets the cache that the option `cache` names.
-    #[must_use]
-    pub fn cache(self, cache: &'k Cache) -> LookupBuilder<'k, R, V, M, P, C> {
-        LookupBuilder { cache: Some(cache), ..self }
-    }
-
-    /// Adds the function's own type arguments, as a tuple of `PhantomData`.
-    #[must_use]
-    pub fn of<Arguments>(self) -> LookupBuilder<'k, R, V, M, P, C> {
-        LookupBuilder { own_types: type_name::<Arguments>(), ..self }
-    }
-
-    /// Adds the function's own const arguments.
-    #[must_use]
-    pub fn constants<D: KeyParts>(self, constants: D) -> LookupBuilder<'k, R, V, M, P, D> {
-        let LookupBuilder { call_site, parts, own_types, errors, cache, types, .. } = self;
-        LookupBuilder { call_site, parts, own_types, constants, errors, cache, types }
-    }
-}
-
-impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> LookupBuilder<'k, R, V, M, (I, W), C> {
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn arguments(&self) -> KeyArguments<(I, W), C> {
-        KeyArguments::new(self.call_site, self.parts, self.own_types, self.constants)
-    }
-
-    /// Finishes the builder for a call of the function.
-    ///
-    /// Only this method asks for the bounds of the return type, and then hides the type that needed
-    /// them: each method with the bounds would repeat the compiler's error.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn begin(self) -> Lookup<'k, R, V, (I, W), C, impl ReadValue<R, V>>
-    where
-        R: Returned<M, Value = V>,
-        V: CachedValue,
-    {
-        Lookup {
-            arguments: self.arguments(),
-            cache: self.cache,
-            reader: TypedReader(PhantomData::<M>),
-            returns: ReturnType::new::<M>(self.errors),
-        }
-    }
-
-    /// Finishes the builder for the companion.
-    pub fn entry<P>(self) -> CacheEntry<V, P>
-    where
-        V: CachedValue,
-    {
-        let cache = self.cache.cloned().unwrap_or_else(Cache::current);
-        let arguments = self.arguments();
-        let mut bytes = KeyBytes::default();
-        let header = arguments.hash();
-        let key = arguments.encode(header, &mut bytes).map(|()| Arc::from(&*bytes));
-        CacheEntry::new(cache, arguments.declaration, key, ValueType::of::<V>())
-    }
-}
-
-/// Reads a cached value of type `V`, for a function that returns an `R`. It is a type rather than a pair
-/// of function pointers, so that a hit inlines it.
-pub trait ReadValue<R, V>: Copy {
-    /// Returns the value, unless it is of another type.
-    fn downcast(self, value: &Value) -> Option<&V>;
-
-    /// Returns what the function returns for this value.
-    fn to_returned(self, value: &V) -> R;
-}
-
-/// The one implementation of [`ReadValue`].
-struct TypedReader<M>(PhantomData<M>);
-
-impl<M> Clone for TypedReader<M> {
-    fn clone(&self) -> TypedReader<M> {
-        *self
-    }
-}
-
-impl<M> Copy for TypedReader<M> {}
-
-impl<R: Returned<M, Value: CachedValue>, M> ReadValue<R, R::Value> for TypedReader<M> {
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn downcast(self, value: &Value) -> Option<&R::Value> {
-        value.downcast_ref()
-    }
-
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn to_returned(self, value: &R::Value) -> R {
-        R::from_cached(value.clone())
-    }
-}
-
-/// The cache that a call uses: a local of the annotated function, which a hit borrows from.
-pub enum CurrentCache<'k> {
-    /// The cache of the option `cache`, or the process's.
-    Borrowed(&'k Cache),
-    /// The running scope's.
-    Owned(Cache),
-}
-
-impl CurrentCache<'_> {
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn get(&self) -> &Cache {
-        match self {
-            CurrentCache::Borrowed(cache) => cache,
-            CurrentCache::Owned(cache) => cache,
-        }
-    }
-}
-
-/// The lookup that a call begins with. `T` reads its values.
-pub struct Lookup<'k, R, V, P, C, T> {
-    arguments: KeyArguments<P, C>,
-    cache: Option<&'k Cache>,
-    reader: T,
-    returns: ReturnType<R, V>,
-}
-
-impl<'k, R, V, I: KeyParts, W: KeyParts, C: KeyParts, T> Lookup<'k, R, V, (I, W), C, T> {
-    /// Returns the cache that this call uses.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn current_cache(&self) -> CurrentCache<'k> {
-        match self.cache.or_else(current_of_process) {
-            Some(cache) => CurrentCache::Borrowed(cache),
-            None => CurrentCache::Owned(Cache::current()),
-        }
-    }
-
-    /// Hashes the key, unless the cache is disabled.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn hash_key<'c>(
-        self,
-        current: &'c CurrentCache<'_>,
-    ) -> HashedLookup<'c, R, V, (I, W), C, T> {
-        let Lookup { arguments, reader, returns, .. } = self;
-        let cache = current.get();
-        let header = if cache.is_enabled() { arguments.hash() } else { None };
-        HashedLookup { header, arguments, cache, reader, returns }
-    }
-}
-
-/// A value of the local tier with a reference count of its own.
-pub struct RetainedValue(Value);
-
-/// A lookup whose key is hashed. Without a hash the call is not cached.
-///
-/// Each field stays in a register on a hit. So no method may pass `self` by reference to a function
-/// that is not inlined: that would write the whole lookup to memory.
-pub struct HashedLookup<'c, R, V, P, C, T> {
-    arguments: KeyArguments<P, C>,
-    cache: &'c Cache,
-    header: Option<KeyHeader>,
-    reader: T,
-    returns: ReturnType<R, V>,
-}
-
-impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts, T: ReadValue<R, V>>
-    HashedLookup<'_, R, V, (I, W), C, T>
-{
-    /// Takes the answers of the running request, if there is one.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn take_request_answers(&self) -> Option<TakenAnswers> {
-        TakenAnswers::take()
-    }
-
-    /// Finds the value among the answers of the request.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn find_in_request<'h>(&self, answers: &'h TakenAnswers) -> Option<&'h V> {
-        let header = self.header?;
-        let value = answers.find(self.cache.id(), &self.arguments.with_header(header))?;
-        let value = self.reader.downcast(value)?;
-        self.cache.counters_at(header.index()).request_hits.add();
-        Some(value)
-    }
-
-    /// Begins to read the local tier, if this function may be answered from it directly.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn read_local_tier(&self) -> Option<ReadGuard<'_>> {
-        if self.arguments.declaration.local_hit_is_final() {
-            self.cache.local().read()
-        } else {
-            None
-        }
-    }
-
-    /// Finds the value in the local tier.
-    ///
-    /// Returns a borrow of it only if cloning it runs no code of the program's own. Any other value is
-    /// put into `retained`, so that no memory waits for its clone.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn find_in_local_tier<'h>(
-        &self,
-        guard: &'h ReadGuard<'_>,
-        retained: &mut Option<RetainedValue>,
-    ) -> Option<&'h V> {
-        let header = self.header?;
-        let value = self.cache.local().find(guard, &self.arguments.with_header(header))?;
-        if !has_trivial_clone::<V>() {
-            *retained = Some(RetainedValue(Arc::clone(value)));
-            return None;
-        }
-        self.count_local_hit(header, value)
-    }
-
-    /// Returns a borrow of the value that [`find_in_local_tier`](Self::find_in_local_tier) retained.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn borrow_retained<'h>(&self, retained: &'h Option<RetainedValue>) -> Option<&'h V> {
-        self.count_local_hit(self.header?, &retained.as_ref()?.0)
-    }
-
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn count_local_hit<'h>(&self, header: KeyHeader, value: &'h Value) -> Option<&'h V> {
-        let value = self.reader.downcast(value)?;
-        self.cache.counters_at(header.index()).local_hits.add();
-        Some(value)
-    }
-
-    /// Clones the value into what the function returns.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn to_returned(&self, value: &V) -> R {
-        self.reader.to_returned(value)
-    }
-
-    /// Looks in the tiers of this process again, by the bytes of the key. Puts a hit into `hit`, and
-    /// returns the call that is to be answered otherwise.
-    ///
-    /// The expansion calls this before it makes the future of the body, so that a hit does not move
-    /// that future about.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn begin_call(self, hit: &mut Option<R>) -> Option<Call<R, V>> {
-        let HashedLookup { arguments, cache, header, returns, .. } = self;
-        begin_call(arguments, cache, header, returns, hit)
-    }
-}
-
-#[inline(never)]
-fn begin_call<R, V, I: KeyParts, W: KeyParts, C: KeyParts>(
-    arguments: KeyArguments<(I, W), C>,
-    cache: &Cache,
-    header: Option<KeyHeader>,
-    returns: ReturnType<R, V>,
-    hit: &mut Option<R>,
-) -> Option<Call<R, V>> {
-    let rebuild_into = returns.rebuild_into;
-    let serve: Serve<'_> = &mut |value| rebuild_into(value, hit);
-    let encode = |bytes: &mut KeyBytes| arguments.encode(header, bytes);
-    let phase = look_further(cache, arguments.declaration, &encode, returns.value_type, serve);
-    phase.map(|phase| Call::new(returns, phase))
-}
-
 /// Unwraps the call that [`HashedLookup::begin_call`] returns without a hit.
-pub fn begun<R, V>(call: Option<Call<R, V>>) -> Call<R, V> {
+pub fn unwrap_call<R, V>(call: Option<Call<R, V>>) -> Call<R, V> {
     call.unwrap_or_else(|| unreachable!("a lookup without a hit begins a call"))
 }
 

@@ -120,6 +120,16 @@ impl LocalTier {
         local
     }
 
+    /// Returns how many entries there are, also those that have expired and are not yet removed.
+    pub(crate) fn entry_count(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Returns the weight of all entries, in bytes.
+    pub(crate) fn weight(&self) -> u64 {
+        self.policy.weight()
+    }
+
     /// Begins to read the index. Returns `None` while the thread ends.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn read(&self) -> Option<ReadGuard<'_>> {
@@ -390,8 +400,8 @@ impl LocalTier {
 impl fmt::Debug for LocalTier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalTier")
-            .field("entries", &self.index.len())
-            .field("bytes", &self.policy.weight())
+            .field("entries", &self.entry_count())
+            .field("bytes", &self.weight())
             .finish()
     }
 }

@@ -312,11 +312,11 @@ fn what_a_leader_calls_runs_no_deferred_drops() {
     }
 }
 
-/// Polls until `done` returns true, for 10 seconds at most.
-fn is_done_soon(mut done: impl FnMut() -> bool) -> bool {
+/// Returns true if the condition becomes true within 10 seconds.
+fn becomes_true(mut condition: impl FnMut() -> bool) -> bool {
     let give_up = Instant::now() + Duration::from_secs(10);
     while Instant::now() < give_up {
-        if done() {
+        if condition() {
             return true;
         }
         std::thread::sleep(Duration::from_millis(10));
@@ -342,7 +342,7 @@ fn expired_values_are_freed_without_a_call() {
         Arc::downgrade(&value)
     });
     let are_live = || values.each_ref().map(|value| value.strong_count() > 0);
-    assert!(is_done_soon(|| are_live() == [true, false, true, false]), "{:?}", are_live());
+    assert!(becomes_true(|| are_live() == [true, false, true, false]), "{:?}", are_live());
 }
 
 #[test]
@@ -379,7 +379,7 @@ fn index_and_policy_agree_after_evictions() {
     assert!((1 << 19..=(1 << 20) * 33 / 32).contains(&held()), "{}", held());
     let weights = || [local.policy.weight(), local.policy.moka_weight()];
     // A thread of another test may hold up moka's garbage.
-    let settled = is_done_soon(|| {
+    let settled = becomes_true(|| {
         local.policy.run_pending_work();
         weights() == [held(); 2]
     });

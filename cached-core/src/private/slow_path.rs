@@ -1,4 +1,4 @@
-//! The lookup of a call whose inlined lookup has found nothing.
+//! The lookup of a call that the inlined lookup did not answer.
 
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ use crate::value::{Value, ValueType};
 /// Answers the call with a value. Returns false if the value is of another type.
 pub(super) type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
 
-/// Looks in the local tier by the bytes of the key, and passes a hit to `serve`. Returns `None` if that
+/// Encodes the key and looks in the local tier again. Passes a hit to `serve`, and returns `None` if that
 /// answered the call.
-pub(super) fn look_further(
+pub(super) fn look_up_by_bytes(
     cache: &Cache,
     declaration: &'static Declaration,
     encode: &dyn Fn(&mut KeyBytes) -> Result<(), KeyError>,
@@ -44,8 +44,8 @@ fn look_in_tiers(
     let handle = || EntryHandle::new(cache, declaration, Arc::from(key), value_type, None);
     let request = RequestHandle::current();
     let force_miss = request.is_some_and(|request| request.force_miss());
-    let looks = !force_miss && declaration.uses_local();
-    if let Some(value) = looks.then(|| cache.local().get(key)).flatten() {
+    let uses_local = !force_miss && declaration.uses_local();
+    if let Some(value) = uses_local.then(|| cache.local().get(key)).flatten() {
         cache.emit(Event::Hit { entry: EventEntry::of(key), tier: Tier::Local });
         let value = match request {
             Some(request) => request.keep(cache.id(), &Arc::from(key), value),
