@@ -171,14 +171,14 @@ impl<V, P> CacheEntry<V, P> {
     ///
     /// ```
     /// # use cached_core::coordinator_cached;
-    /// #[coordinator_cached(name = "key_doc", version = edition, entry = course_entry)]
+    /// #[coordinator_cached(name = "entry_key_doc", version = edition, entry = course_entry)]
     /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
     ///     Ok(format!("course {id}, edition {edition}"))
     /// }
     ///
     /// let key = course_entry(1, 2).key();
-    /// assert_eq!(key.name(), "key_doc");
-    /// assert_eq!(key.to_string(), format!("key_doc:{}", key.digest()));
+    /// assert_eq!(key.name(), "entry_key_doc");
+    /// assert_eq!(key.to_string(), format!("entry_key_doc:{}", key.digest()));
     /// ```
     #[cfg(feature = "memcached")]
     #[must_use]
