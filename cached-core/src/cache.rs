@@ -276,7 +276,7 @@ impl Cache {
         &self.inner.events.counters()[index]
     }
 
-    /// Reports what happened to the counters, the log and the observers of this cache.
+    /// Passes an event to the counters, the log and the observers of this cache.
     pub(crate) fn emit(&self, event: Event<'_>) {
         self.inner.events.emit(&event);
     }

@@ -158,13 +158,13 @@ impl Declaration {
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, ledger};
-    /// #[coordinator_cached(name = "price", overwrite(reason = "prices have no version upstream"))]
+    /// #[coordinator_cached(name = "declaration_doc", overwrite(reason = "prices have no version upstream"))]
     /// async fn price(item: u32) -> Result<u64, std::io::Error> {
     ///     Ok(100)
     /// }
     ///
     /// # let _ = price(1);
-    /// let price = ledger().iter().find(|declaration| declaration.name() == "price").unwrap();
+    /// let price = ledger().iter().find(|declaration| declaration.name() == "declaration_doc").unwrap();
     /// assert!(price.function().ends_with("::price"));
     /// assert!(price.place().contains(".rs:"));
     /// assert_eq!(price.overwrite_reason(), Some("prices have no version upstream"));

@@ -55,14 +55,14 @@ impl fmt::Debug for Digest {
 ///
 /// ```
 /// # use cached_core::coordinator_cached;
-/// #[coordinator_cached(name = "key_doc", version = edition, entry = course_entry)]
+/// #[coordinator_cached(name = "remote_key_doc", version = edition, entry = course_entry)]
 /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
 ///     Ok(format!("course {id}, edition {edition}"))
 /// }
 ///
 /// let key = course_entry(1, 2).key();
-/// assert_eq!(key.name(), "key_doc");
-/// assert_eq!(key.to_string(), format!("key_doc:{}", key.digest()));
+/// assert_eq!(key.name(), "remote_key_doc");
+/// assert_eq!(key.to_string(), format!("remote_key_doc:{}", key.digest()));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
