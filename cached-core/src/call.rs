@@ -1,4 +1,4 @@
-//! The path of a call that this process's tiers did not answer at once. `ARCHITECTURE.md` has the picture.
+//! The path of a call that has no inlined hit. `ARCHITECTURE.md` has a picture of it.
 //!
 //! A call passes through the [`Phase`]s in order, and skips those that it does not need:
 //!
@@ -37,7 +37,7 @@ use crate::value::{SharedError, Value};
 pub(crate) use fetch::FetchEnd;
 use remote_answer::RemoteAnswer;
 
-/// How far a call is. The table above says what each phase holds and what ends it.
+/// The phase that a call is in. The table above says what each phase holds and what ends it.
 pub(crate) enum Phase {
     Bypass,
     Hit(Box<LocalHit>),
@@ -45,7 +45,7 @@ pub(crate) enum Phase {
     Wait(Pin<Box<dyn Future<Output = Box<MissedCall>> + Send>>),
     Decided(Box<MissedCall>),
     Fetch(Box<MissedCall>),
-    /// Also the phase during a poll, so that a call whose poll panics is not polled again.
+    /// A call is in this phase also while it is polled, so that a call whose poll panics stays here.
     Done,
 }
 
@@ -55,8 +55,10 @@ pub(crate) struct LocalHit {
     pub(crate) handle: EntryHandle,
 }
 
-/// A call that the request tier and the local tier did not answer. It stays in one box until it is
-/// answered. It knows nothing of the function's return type, so its code is compiled once.
+/// A call that the request tier and the local tier did not answer.
+///
+/// It stays in one box until it is answered. It does not depend on the function's return type, so its
+/// code is compiled once.
 pub(crate) struct MissedCall {
     pub(crate) handle: EntryHandle,
     pub(crate) request: Option<RequestHandle>,
@@ -80,11 +82,11 @@ pub(crate) enum Plan {
     Bypass,
 }
 
-/// What a call waits for after it has joined a flight.
+/// The wait of a call that has joined a flight.
 enum Wait {
-    /// The call leads, and asks the remote tier.
+    /// The call leads, and waits for the answer of the remote tier.
     RemoteTier(Leader, FillToken),
-    /// The call follows.
+    /// The call follows, and waits for the leader.
     Leader(Follower),
 }
 
@@ -119,7 +121,7 @@ impl PendingFetch {
     }
 }
 
-/// Where the value of a fetch may be stored.
+/// The place where the value of a fetch may be stored.
 pub(crate) enum FillTarget {
     /// In the local tier alone. There is no remote tier, or it does not keep values that live so
     /// briefly.

@@ -22,9 +22,7 @@ use crate::tier::remote::{
     IfMissing, Item, Permit, ReadOutcome, RemoteError, RemoteStore, WriteOutcome,
 };
 use crate::tier::request::RequestHandle;
-use crate::value::{
-    CachedValue, InferredValue, Returned, Value, ValueRules, ValueType, WeightFn, weight_fn,
-};
+use crate::value::{CachedValue, InferredValue, Returned, Value, ValueRules, ValueType, WeightFn};
 pub use first_found::first_found;
 use new_value::{AddOutcome, NewValue, WriteError, add_remote};
 pub use response::CachedResponse;
@@ -87,9 +85,9 @@ pub struct CacheEntry<V, P> {
     /// The key, or why the arguments could not be encoded.
     key: Result<Arc<[u8]>, KeyError>,
     value_type: &'static ValueType,
-    ttl: Option<Duration>,
-    weigher: Option<WeightFn>,
-    rules: ValueRules<V>,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) weigher: Option<WeightFn>,
+    pub(crate) rules: ValueRules<V>,
     policy: PhantomData<fn() -> P>,
 }
 
@@ -135,34 +133,6 @@ impl<V, P> CacheEntry<V, P> {
             rules: ValueRules::NONE,
             policy: PhantomData,
         }
-    }
-
-    /// Sets how long what is added or overwritten through this entry lives.
-    #[doc(hidden)]
-    pub fn ttl(mut self, ttl: Duration) -> CacheEntry<V, P> {
-        self.ttl = Some(ttl);
-        self
-    }
-
-    #[doc(hidden)]
-    pub fn cache_if(mut self, cache_if: fn(&V) -> bool) -> CacheEntry<V, P> {
-        self.rules.cache_if = Some(cache_if);
-        self
-    }
-
-    #[doc(hidden)]
-    pub fn ttl_with(mut self, ttl_with: fn(&V) -> Duration) -> CacheEntry<V, P> {
-        self.rules.ttl_with = Some(ttl_with);
-        self
-    }
-
-    #[doc(hidden)]
-    pub fn weight(mut self, weight: fn(&V) -> usize) -> CacheEntry<V, P>
-    where
-        V: 'static,
-    {
-        self.weigher = Some(weight_fn(weight));
-        self
     }
 
     /// Returns the key as memcached sees it. It never shows the identifier.

@@ -1,9 +1,9 @@
-//! For tests of what must not hang.
+//! A helper for tests of code that must not hang.
 
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Runs it on a thread of its own, so that what hangs is a test that fails.
+/// Runs `run` on a thread of its own, so that a test that hangs fails instead.
 pub(crate) fn in_time(run: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     std::thread::spawn(move || {
@@ -11,5 +11,5 @@ pub(crate) fn in_time(run: impl FnOnce() + Send + 'static) {
         let _ = done.send(());
     });
     let waited = is_done.recv_timeout(Duration::from_secs(30));
-    assert!(waited.is_ok(), "it hangs, or has panicked");
+    assert!(waited.is_ok(), "the code hangs or has panicked");
 }

@@ -1,6 +1,7 @@
 //! Everything that the attribute's expansions use. It is not public API and changes without notice.
 
 mod answer;
+mod entry_builder;
 mod key_arguments;
 mod lookup;
 mod slow_path;
@@ -15,6 +16,7 @@ pub use crate::key::KeyParts;
 use crate::key::{DynKeyPart, KeyPart};
 pub use crate::value::{ErrorProbe, ErrorSharing, InferredValue, Returned, WholeValue};
 pub use answer::{Answer, Call};
+pub use entry_builder::EntryBuilder;
 pub use key_arguments::CallSite;
 pub use lookup::{
     CurrentCache, HashedLookup, Lookup, LookupBuilder, ReadValue, RetainedValue, lookup,

@@ -38,4 +38,5 @@ fn payment_entry(
         (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
     )
     .entry()
+    .build()
 }

@@ -39,7 +39,7 @@ impl<'a> Companion<'a> {
 
 /// ```text
 /// pub fn payment_entry(number: &str, state: State) -> CacheEntry<Payment, WriteOnce> {
-///     lookup::<Result<Payment, FetchError>, _>(…, declared!(…), (part(&number), part(&state))).entry()
+///     lookup::<Result<Payment, FetchError>, _>(…, declared!(…), (part(&number), part(&state))).entry().build()
 /// }
 /// ```
 pub(crate) fn expand(expansion: &Expansion<'_>, companion: &Companion<'_>) -> TokenStream {
@@ -48,7 +48,7 @@ pub(crate) fn expand(expansion: &Expansion<'_>, companion: &Companion<'_>) -> To
     let options = expansion.call_options();
     let head = head(input.function, companion, input.infallible, input.reason.is_some(), krate);
     let entry = quote_spanned!(input.return_type.span()=> .entry());
-    quote_spanned!(companion.span()=> #head { #lookup #entry #options })
+    quote_spanned!(companion.span()=> #head { #lookup #entry #options .build() })
 }
 
 /// Writes a companion without a body, for an attribute with errors. Its callers then compile and

@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::answer::Call;
+use super::entry_builder::EntryBuilder;
 use super::key_arguments::{CallSite, KeyArguments};
 use super::slow_path::{Serve, look_up_by_bytes};
 use crate::cache::Cache;
@@ -113,8 +114,8 @@ impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> LookupBuilder<'k, R, V,
         }
     }
 
-    /// Finishes the builder for the companion.
-    pub fn entry<P>(self) -> CacheEntry<V, P>
+    /// Starts the entry of the companion.
+    pub fn entry<P>(self) -> EntryBuilder<V, P>
     where
         V: CachedValue,
     {
@@ -123,7 +124,8 @@ impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> LookupBuilder<'k, R, V,
         let mut bytes = KeyBytes::default();
         let header = arguments.hash();
         let key = arguments.encode(header, &mut bytes).map(|()| Arc::from(&*bytes));
-        CacheEntry::new(cache, arguments.declaration, key, ValueType::of::<V>())
+        let value_type = ValueType::of::<V>();
+        EntryBuilder(CacheEntry::new(cache, arguments.declaration, key, value_type))
     }
 }
 
