@@ -69,8 +69,8 @@ pub(crate) struct LocalTier {
 /// Runs all deferred drops when it is dropped.
 struct FinalDrops;
 
-/// Must still be current when a fill is stored: a fill whose key was invalidated or overwritten since
-/// its token was made is refused.
+/// Permits a fill as long as it is current. A fill whose key was invalidated or overwritten since its
+/// token was made is refused.
 ///
 /// Keys share stripes, so a fill may also be refused because of another key. That costs a fetch, and
 /// never gives a wrong value.
@@ -81,7 +81,7 @@ pub(crate) struct FillToken {
     epoch: u64,
 }
 
-/// How far an entry is in its time to live.
+/// An entry's progress through its time to live.
 pub(crate) struct EntryAge {
     /// The time until the entry expires; zero if it has.
     pub(crate) remaining: Duration,
@@ -92,7 +92,7 @@ pub(crate) struct EntryAge {
 /// The calling thread is ending and has no thread-locals, so it cannot read the index.
 struct ThreadEnding;
 
-/// Which live entries a fill may replace.
+/// Says which live entries a fill may replace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WriteMode {
     /// None.
@@ -136,8 +136,8 @@ impl LocalTier {
         self.index.read()
     }
 
-    /// Returns the value if there is nothing else to do for a hit: the entry is live by the coarse clock,
-    /// and the policy need not be told. Any other hit must go through [`get`](Self::get).
+    /// Returns the value of a hit that needs no more work: the entry is live by the coarse clock, and no
+    /// report to the policy is due. Any other hit must go through [`get`](Self::get).
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find<'r>(
         &self,
@@ -169,7 +169,7 @@ impl LocalTier {
             }
             None => (None, self.policy.is_active()),
         };
-        // moka may have much to do, and removed entries must not wait for that.
+        // moka may take its time, and no removed entry should wait for that to be freed.
         drop(guard);
         if report {
             self.policy.record_lookup(KeyFingerprint::of(key));
@@ -372,7 +372,7 @@ impl LocalTier {
         let epoch = epoch + 1;
         stripe.epoch.store(epoch, Ordering::Release);
         let removed = self.remove_key(key).or_else(|ThreadEnding| {
-            // A thread that ends cannot read the index, so another one removes the entry.
+            // This thread cannot read the index, so another one removes the entry.
             thread::scope(|scope| {
                 let thread = thread::Builder::new().spawn_scoped(scope, || self.remove_key(key));
                 thread.map_or(Err(ThreadEnding), |it| it.join().unwrap_or(Err(ThreadEnding)))

@@ -21,7 +21,7 @@ const MAX_SWEPT_ENTRIES: usize = 1 << 16;
 /// The most entries that are handled under one read guard, because other garbage waits for it.
 const ENTRIES_PER_GUARD: usize = 1 << 8;
 
-/// When the policy is told of a hit.
+/// Decides when the policy is told of a hit.
 pub(super) struct HitReporting {
     /// How many entries were inserted since the policy became active.
     insertions: AtomicU32,
@@ -50,11 +50,11 @@ impl HitReporting {
 pub(super) struct Insertion {
     pub(super) id: EntryId,
     pub(super) weight: u32,
-    /// Whether the caller has claimed to have the policy admit it.
+    /// True if this caller must have the policy admit the entry.
     pub(super) is_admitted: bool,
-    /// Whether it made the policy active, which must then be told of all entries.
+    /// True if this entry made the policy active. The policy must then be told of all entries.
     pub(super) activates_policy: bool,
-    /// Whether it took the place of another entry.
+    /// True if this entry took the place of another one.
     pub(super) has_replaced: bool,
 }
 
@@ -149,8 +149,7 @@ impl LocalTier {
         }
     }
 
-    /// Removes entries whose stale period is over. Returns true if there are more than one sweep
-    /// removes.
+    /// Removes entries whose stale period is over. Returns true if it has left some for the next sweep.
     pub(super) fn sweep(&self) -> bool {
         let now = self.now();
         if !self.schedule.take_due(now) {

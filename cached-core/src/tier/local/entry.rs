@@ -1,4 +1,4 @@
-//! An entry of the local tier, and what the eviction policy knows about it.
+//! An entry of the local tier, and the eviction policy's view of it.
 
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -50,7 +50,7 @@ impl Hash for EntryId {
     }
 }
 
-/// When an entry expires, and how long it is kept after that.
+/// The time at which an entry expires, and how long it is kept after that.
 #[derive(Clone, Copy)]
 pub(crate) struct Expiry {
     pub(crate) start: Instant,
@@ -96,12 +96,12 @@ pub(super) struct Entry {
     pub(super) sequence: Sequence,
 }
 
-/// What the eviction policy knows about an entry.
+/// The eviction policy's view of an entry.
 pub(super) struct PolicyState {
     pub(super) weight: u32,
     /// The number of insertions when the policy was last told of a hit on this entry.
     reported_at: AtomicU32,
-    /// Whether the policy holds a record of this entry.
+    /// True if the policy holds a record of this entry, or a caller is about to give it one.
     is_admitted: AtomicBool,
 }
 

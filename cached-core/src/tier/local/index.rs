@@ -1,7 +1,7 @@
 //! The table of all entries, which every hit reads.
 //!
-//! It is a `papaya` hash table: a reader takes no lock and writes no shared memory. What is removed
-//! from the table is freed when no reader can hold it any more.
+//! It is a `papaya` hash table: a reader takes no lock and writes no shared memory. A removed
+//! entry is freed when no reader can hold it any more.
 
 use std::hash::{Hash, Hasher};
 
@@ -103,7 +103,7 @@ impl ReadGuard<'_> {
         Some(weight)
     }
 
-    /// Frees what was removed, as soon as no thread reads it.
+    /// Frees the removed entries, as soon as no thread reads them.
     pub(super) fn flush(&self) {
         self.guard.flush();
     }

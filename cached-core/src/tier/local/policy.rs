@@ -64,7 +64,7 @@ impl Hash for KeyFingerprint {
     }
 }
 
-/// What moka holds for an entry. Dropping the copy that moka stores reports the entry as evicted.
+/// moka's record of an entry. When the copy that moka stores is dropped, the entry counts as evicted.
 ///
 /// moka stores a clone of the record that it is given, and returns clones of that one. [`RecordCopy`]
 /// tells them apart. (Sharing the record in an `Arc` would cost each entry another allocation.)
@@ -198,7 +198,7 @@ impl Policy {
         let record = MokaRecord { id, weight, copy: RecordCopy::Original, evicted };
         self.moka.insert(id.fingerprint(), record);
         let slack = self.capacity / SLACK_FRACTION;
-        // Until moka knows most entries there is nothing that it has put off.
+        // Right after the policy became active, moka knows few entries and has evicted none.
         if self.weight() > self.capacity.saturating_add(slack)
             && self.moka.weighted_size() >= self.capacity - slack
         {
@@ -206,8 +206,8 @@ impl Policy {
         }
     }
 
-    /// Has moka evict what exceeds the capacity, and then drop the records, which it leaves to the
-    /// garbage collection of its tables.
+    /// Has moka evict what exceeds the capacity. Then collects the garbage of moka's tables, because the
+    /// evicted records are dropped there.
     #[cold]
     pub(super) fn run_pending_work(&self) {
         self.moka.run_pending_tasks();

@@ -1,5 +1,5 @@
-//! A background thread that frees what no call frees: expired entries, and values whose drops were
-//! deferred. It serves all caches of the process, and sleeps while there is nothing to free.
+//! A background thread that frees memory in an idle process: it removes expired entries and runs
+//! deferred drops. It serves all caches of the process, and sleeps while there is nothing to do.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -37,10 +37,10 @@ struct SweeperState {
     tiers: Vec<(Weak<LocalTier>, Arc<SweepSchedule>)>,
 }
 
-/// When a tier has to be swept next. It is apart from the tier, so that the sweeper can look at it without
+/// The time of a tier's next sweep. It is a struct of its own, so that the sweeper can read it without
 /// keeping the tier alive.
 pub(super) struct SweepSchedule {
-    /// When the first entry can be removed, or earlier. It holds a [`CoarseInstant`].
+    /// The time at which the first entry can be removed, or an earlier one, as [`CoarseInstant`] ticks.
     next_sweep: AtomicU64,
     origin: ClockOrigin,
     clock: Clock,
