@@ -33,6 +33,7 @@ async fn counted(upstream: &Upstream, number: u64) -> Result<usize, UpstreamDown
     upstream.fetch().await
 }
 
+/// Returns the cache of a new process, which shares only memcached with other caches.
 async fn new_process(memcached: &Memcached, timeout: u64) -> Cache {
     // A lease must not run out here because the machine is busy.
     let lease = Duration::from_secs(60);

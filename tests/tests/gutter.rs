@@ -55,6 +55,7 @@ async fn record(upstream: &Upstream, number: u32) -> Result<u32, String> {
     Ok(upstream.fetch(number).await)
 }
 
+/// Returns the cache of a new process, which shares only memcached with other caches.
 async fn new_process(servers: &[Memcached]) -> Cache {
     let builder = Cache::builder().memcached(servers.iter().map(Memcached::address));
     // A call that waits for a lease must wait until the fill.

@@ -82,8 +82,7 @@ async fn report(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDown
     upstream.fetch().await
 }
 
-/// Returns a cache that shares nothing but memcached with other caches, like the cache of another
-/// process.
+/// Returns the cache of a new process, which shares only memcached with other caches.
 async fn new_process(address: &str) -> Cache {
     let builder = Cache::builder().memcached([address]);
     builder

@@ -41,6 +41,7 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("the runtime starts")
 }
 
+/// Returns the cache of a new process, which shares only memcached with other caches.
 async fn new_process(memcached: &Memcached, timeout: Duration) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]).remote_timeout(timeout);
     builder.build().await.expect("the settings are valid")

@@ -22,6 +22,7 @@ async fn profile(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> 
 
 const TIMEOUT: Duration = Duration::from_millis(100);
 
+/// Returns the cache of a new process, which shares only memcached with other caches.
 async fn new_process<'s>(servers: impl IntoIterator<Item = &'s Memcached>) -> Cache {
     let builder = Cache::builder().memcached(servers.into_iter().map(Memcached::address));
     builder.remote_timeout(TIMEOUT).build().await.expect("the settings are valid")

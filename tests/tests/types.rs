@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use url::Url;
 use uuid::Uuid;
 
+/// Returns the cache of a new process, which shares only memcached with other caches.
 async fn new_process(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(5)).build().await.expect("the settings are valid")

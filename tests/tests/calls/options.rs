@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::functions::local_cache;
 
+/// Returns the cache of a new process, which shares only memcached with other caches.
 async fn new_process(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")

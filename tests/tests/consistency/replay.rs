@@ -68,10 +68,12 @@ async fn profile(upstream: &Upstream, user: u32) -> Result<u32, String> {
     Ok(upstream.fetch().await)
 }
 
+/// Returns the cache of a new process, which shares only memcached with other caches.
 async fn new_process(address: &str) -> Cache {
     new_process_with_lease(address, 20).await
 }
 
+/// Returns the cache of a new process, which shares only memcached with other caches.
 async fn new_process_with_lease(address: &str, seconds: u64) -> Cache {
     let builder = Cache::builder().memcached([address]).remote_timeout(Duration::from_secs(5));
     builder.lease(Duration::from_secs(seconds)).build().await.expect("the settings are valid")

@@ -31,8 +31,7 @@ pub(crate) async fn profile(upstream: &Upstream, user: u32) -> Result<String, Up
     Ok(format!("user {user}, fetch {}", upstream.fetch().await?))
 }
 
-/// Returns a cache that shares nothing but memcached with other caches, like the cache of another
-/// process.
+/// Returns the cache of a new process, which shares only memcached with other caches.
 pub(crate) async fn new_process(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().namespace("test").memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")

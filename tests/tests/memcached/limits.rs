@@ -11,6 +11,7 @@ fn builder(memcached: &Memcached) -> CacheBuilder {
     Cache::builder().memcached([memcached.address()]).remote_timeout(Duration::from_secs(5))
 }
 
+/// Returns the cache of a new process, which shares only memcached with other caches.
 async fn new_process(memcached: &Memcached) -> Cache {
     builder(memcached).build().await.expect("the settings are valid")
 }

@@ -30,6 +30,7 @@ async fn board(upstream: &Upstream, number: u32) -> Result<String, UpstreamDown>
     Ok(COMMAND_TEXT.to_owned())
 }
 
+/// Returns the cache of a new process, which shares only memcached with other caches.
 async fn new_process(address: &str) -> Cache {
     let builder = Cache::builder().memcached([address]);
     builder

@@ -25,8 +25,7 @@ async fn board(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> 
     upstream.fetch().await
 }
 
-/// Returns a cache that shares nothing but memcached with other caches, like the cache of another
-/// process.
+/// Returns the cache of a new process, which shares only memcached with other caches.
 async fn new_process(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
