@@ -23,7 +23,7 @@ const MAX_WORKERS: usize = 64;
 const MAX_WRITES_PER_WORKER: usize = 128;
 /// Further fills are refused.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
-/// What a queued write takes in memory beside its value.
+/// The memory that a queued write takes beside its value.
 const WRITE_BYTES: usize = 512;
 /// How long a write waits for a runtime that may not be driven.
 const OVERDUE_AFTER: Duration = Duration::from_millis(250);
@@ -117,7 +117,7 @@ impl BackgroundWrites {
                 *workers += usize::from(has_room);
                 drop(queue);
                 if has_room {
-                    runtime.spawn(Worker::new(self, runtime.id()).run());
+                    runtime.spawn(BackgroundWorker::new(self, runtime.id()).run());
                 }
                 let watch = || Box::pin(run_overdue_writes(Arc::downgrade(self)));
                 if needs_watch && !fallback_runtime::spawn(watch()) {
@@ -181,7 +181,7 @@ async fn run_overdue_writes(writes: Weak<BackgroundWrites>) {
 }
 
 /// A task that carries out writes until none waits.
-struct Worker {
+struct BackgroundWorker {
     writes: Arc<BackgroundWrites>,
     runtime: Id,
     /// The writes under way.
@@ -190,9 +190,14 @@ struct Worker {
     is_counted: bool,
 }
 
-impl Worker {
-    fn new(writes: &Arc<BackgroundWrites>, runtime: Id) -> Worker {
-        Worker { writes: Arc::clone(writes), runtime, current: Vec::new(), is_counted: true }
+impl BackgroundWorker {
+    fn new(writes: &Arc<BackgroundWrites>, runtime: Id) -> BackgroundWorker {
+        BackgroundWorker {
+            writes: Arc::clone(writes),
+            runtime,
+            current: Vec::new(),
+            is_counted: true,
+        }
     }
 
     async fn run(mut self) {
@@ -216,7 +221,7 @@ impl Worker {
 }
 
 /// A worker that is dropped early ended with its runtime.
-impl Drop for Worker {
+impl Drop for BackgroundWorker {
     fn drop(&mut self) {
         if !self.is_counted {
             return;

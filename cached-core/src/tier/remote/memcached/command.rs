@@ -25,7 +25,7 @@ pub(super) enum Command {
     ReleaseRefresh { key: Arc<str>, cas: Cas },
 }
 
-/// What a server replied to one command.
+/// A server's reply to one command.
 #[derive(Debug)]
 pub(super) enum Reply {
     Found(Found),

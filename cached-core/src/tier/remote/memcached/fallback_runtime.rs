@@ -20,12 +20,12 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 const WAIT_RESETS_AFTER: Duration = Duration::from_secs(10);
 
 /// The thread of this process, with the process's id: a child after `fork` starts its own.
-static THREAD: Mutex<Option<(u32, UnboundedSender<Job>)>> = Mutex::new(None);
+static THREAD: Mutex<Option<(u32, UnboundedSender<FallbackJob>)>> = Mutex::new(None);
 
 /// When the end of a runtime was last held up, and for how long in all.
 static LAST_WAIT: Mutex<Option<(Instant, Duration)>> = Mutex::new(None);
 
-struct Job {
+struct FallbackJob {
     future: BoxedFuture<'static, ()>,
     /// Dropped when the future is done; [`finish`] waits for that.
     _done: Option<Sender<()>>,
@@ -33,7 +33,7 @@ struct Job {
 
 /// Runs a future on the thread. Returns false if there is no thread.
 pub(super) fn spawn(future: BoxedFuture<'static, ()>) -> bool {
-    thread().is_some_and(|thread| thread.send(Job { future, _done: None }).is_ok())
+    thread().is_some_and(|thread| thread.send(FallbackJob { future, _done: None }).is_ok())
 }
 
 /// Runs futures on the thread, and waits for them for a short time. Drops them if there is no thread.
@@ -45,7 +45,7 @@ pub(super) fn finish(futures: Vec<BoxedFuture<'static, ()>>) {
     let Some(thread) = thread() else { return };
     for future in futures {
         // A thread that has ended drops the future.
-        let _ = thread.send(Job { future, _done: Some(sender.clone()) });
+        let _ = thread.send(FallbackJob { future, _done: Some(sender.clone()) });
     }
     drop(sender);
     wait(&done);
@@ -64,7 +64,7 @@ fn wait(done: &Receiver<()>) {
 }
 
 /// Returns the way to the thread, and starts it if this process has none.
-fn thread() -> Option<UnboundedSender<Job>> {
+fn thread() -> Option<UnboundedSender<FallbackJob>> {
     let process = std::process::id();
     let mut thread = lock(&THREAD);
     if let Some((owner, sender)) = &*thread
@@ -82,8 +82,8 @@ fn thread() -> Option<UnboundedSender<Job>> {
     Some(sender)
 }
 
-async fn run(mut jobs: UnboundedReceiver<Job>) {
-    while let Some(Job { future, _done }) = jobs.recv().await {
+async fn run(mut jobs: UnboundedReceiver<FallbackJob>) {
+    while let Some(FallbackJob { future, _done }) = jobs.recv().await {
         tokio::spawn(async move {
             future.await;
             drop(_done);

@@ -1,4 +1,4 @@
-//! Whether a server is worth asking.
+//! A server's health: counts failures, ejects the server, and schedules recovery attempts.
 //!
 //! A server is *in rotation* until [`MAX_FAILURES`] exchanges in a row have failed. Then it is *ejected*: no
 //! call contacts it. A background task tries to recover it after a pause that doubles with each failed attempt.

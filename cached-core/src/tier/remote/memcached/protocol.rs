@@ -20,14 +20,14 @@ pub(super) const MAX_FRAME_BYTES: usize = 1 << 30;
 /// The first line of a reply, parsed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ReplyLine {
-    status: Status,
+    status: ReplyStatus,
     /// The length of the frame that follows the line.
     pub(super) frame_length: Option<usize>,
     response: ReadResponse,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Status {
+enum ReplyStatus {
     /// `VA` or `HD`: a meta command took effect.
     Done,
     /// `STORED`: a write took effect.
@@ -77,13 +77,13 @@ impl ReplyLine {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
         let (status, has_frame) = match words.next() {
-            Some(b"VA") => (Status::Done, true),
-            Some(b"HD") => (Status::Done, false),
-            Some(b"EN") => (Status::Miss, false),
-            Some(b"STORED") => (Status::Stored, false),
-            Some(b"MN") => (Status::NoOp, false),
+            Some(b"VA") => (ReplyStatus::Done, true),
+            Some(b"HD") => (ReplyStatus::Done, false),
+            Some(b"EN") => (ReplyStatus::Miss, false),
+            Some(b"STORED") => (ReplyStatus::Stored, false),
+            Some(b"MN") => (ReplyStatus::NoOp, false),
             Some(b"EX" | b"NF" | b"NS" | b"EXISTS" | b"NOT_FOUND" | b"NOT_STORED") => {
-                (Status::NotDone, false)
+                (ReplyStatus::NotDone, false)
             }
             _ => return Err(ErrorLine::parse(line)),
         };
@@ -125,8 +125,8 @@ impl ReplyLine {
         incarnation: Incarnation,
     ) -> Result<Reply, CommandError> {
         let ReplyLine { mut status, frame_length, mut response } = self;
-        if status == Status::NoOp && command.has_foreign_cas(incarnation) {
-            status = Status::NotDone;
+        if status == ReplyStatus::NoOp && command.has_foreign_cas(incarnation) {
+            status = ReplyStatus::NotDone;
         }
         let frame = match (frame_length, following) {
             (None, []) => None,
@@ -134,24 +134,24 @@ impl ReplyLine {
             _ => return Err(CommandError::lost("an answer whose length is not the announced one")),
         };
         match (command, status, frame) {
-            (&Command::Read { lease, .. }, Status::Done, Some(frame)) => {
+            (&Command::Read { lease, .. }, ReplyStatus::Done, Some(frame)) => {
                 response.frame = Some(frame.to_vec());
                 Ok(Reply::Found(response.interpret(lease, sent, incarnation)))
             }
-            (&Command::Read { lease, .. }, Status::Miss, None) => {
+            (&Command::Read { lease, .. }, ReplyStatus::Miss, None) => {
                 Ok(Reply::Found(response.interpret(lease, sent, incarnation)))
             }
-            (Command::Write { .. }, Status::Stored, None) => Ok(Reply::Applied(true)),
-            (Command::Write { .. }, Status::NotDone, None) => Ok(Reply::Applied(false)),
-            (Command::Renew { .. }, Status::Done | Status::NotDone, None) => {
-                let number = response.cas.filter(|_| status == Status::Done);
+            (Command::Write { .. }, ReplyStatus::Stored, None) => Ok(Reply::Applied(true)),
+            (Command::Write { .. }, ReplyStatus::NotDone, None) => Ok(Reply::Applied(false)),
+            (Command::Renew { .. }, ReplyStatus::Done | ReplyStatus::NotDone, None) => {
+                let number = response.cas.filter(|_| status == ReplyStatus::Done);
                 Ok(Reply::Renewed(number.map(|number| Cas { number, of: incarnation })))
             }
             (
                 Command::Delete { .. } | Command::ReleaseRefresh { .. },
-                Status::Done | Status::NotDone,
+                ReplyStatus::Done | ReplyStatus::NotDone,
                 None,
-            ) => Ok(Reply::Applied(status == Status::Done)),
+            ) => Ok(Reply::Applied(status == ReplyStatus::Done)),
             _ => Err(CommandError::out_of_step()),
         }
     }

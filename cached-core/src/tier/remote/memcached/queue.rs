@@ -11,7 +11,7 @@ pub(super) const MAX_BATCH_COMMANDS: usize = 512;
 const MAX_BATCH_BYTES: usize = 256 << 10;
 /// Further commands are refused.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
-/// What a command takes in memory beside its frame; on the wire it takes less.
+/// The memory that a command takes beside its frame. On the wire it takes less.
 const COMMAND_BYTES: usize = 320;
 
 #[derive(Default)]
@@ -25,7 +25,7 @@ struct QueuedCommand {
     sender: ResultSender,
 }
 
-/// Where a command's result goes; `None` if no caller waits for it.
+/// The sender of a command's result; `None` if no caller waits for it.
 pub(super) type ResultSender = Option<oneshot::Sender<CommandResult>>;
 
 /// Commands that travel together, and their senders in the same order.

@@ -22,7 +22,7 @@ async fn connect(address: &str) -> ConnectionPool {
     ConnectionPool::resolve(address, 4, &Handle::current()).await.expect("an address")
 }
 
-/// What the scripted server does with the next request.
+/// How the scripted server reacts to a request.
 #[derive(Clone, Copy)]
 enum ServerAction {
     /// Replies in pieces of this many bytes.
