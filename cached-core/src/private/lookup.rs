@@ -98,10 +98,11 @@ impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> LookupBuilder<'k, R, V,
 
     /// Finishes the builder for a call of the function.
     ///
-    /// Only this method asks for the bounds of the return type, and then hides the type that needed
-    /// them: each method with the bounds would repeat the compiler's error.
+    /// Only this method asks for the bounds of the return type. Its result has an associated type, which
+    /// is unknown if the bounds do not hold: an `impl ReadValue` would have them too, and each later
+    /// method call would repeat the compiler's error.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn begin(self) -> Lookup<'k, R, V, (I, W), C, impl ReadValue<R, V>>
+    pub fn begin(self) -> Lookup<'k, R, V, (I, W), C, <R as ReaderFor<M>>::Reader>
     where
         R: Returned<M, Value = V>,
         V: CachedValue,
@@ -139,8 +140,17 @@ pub trait ReadValue<R, V>: Copy {
     fn to_returned(self, value: &V) -> R;
 }
 
+/// Names the [`ReadValue`] of a return type in mode `M`.
+pub trait ReaderFor<M> {
+    type Reader;
+}
+
+impl<R: Returned<M, Value: CachedValue>, M> ReaderFor<M> for R {
+    type Reader = TypedReader<M>;
+}
+
 /// The one implementation of [`ReadValue`].
-struct TypedReader<M>(PhantomData<M>);
+pub struct TypedReader<M>(PhantomData<M>);
 
 impl<M> Clone for TypedReader<M> {
     fn clone(&self) -> TypedReader<M> {
