@@ -128,8 +128,9 @@ fn a_killed_memcached_costs_no_answer() {
     let progress = BufReader::new(child.stderr.take().expect("standard error is piped"));
     let mut server = Some(server);
     // Each run prints four lines, so the sixth line is the middle of the run with the cache.
-    for (place, line) in progress.lines().enumerate() {
-        let line = line.expect("progress is text");
+    let lines = progress.lines().map(|line| line.expect("progress is text"));
+    // A broker on a busy machine may also report that memcached timed out.
+    for (place, line) in lines.filter(|line| line.ends_with(" requests")).enumerate() {
         if place == 5 {
             assert!(line.starts_with("with the cache: "), "{line}");
             drop(server.take());
