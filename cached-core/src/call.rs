@@ -261,7 +261,7 @@ impl MissedCall {
                 FillTarget::LocalOnly,
             )));
         }
-        // An earlier leader of this flight may have leader_permit a lease.
+        // An earlier leader of this flight may have left a lease.
         if let Some(leader_permit) = leader.take_handoff::<LeaderPermit>() {
             let stale = leader_permit.stale.clone();
             leader_permit.permit.renew_here();
