@@ -19,8 +19,7 @@ pub use answer::{Answer, Call};
 pub use entry_builder::EntryBuilder;
 pub use key_arguments::CallSite;
 pub use lookup::{
-    CurrentCache, HashedLookup, Lookup, LookupBuilder, ReadValue, ReaderFor, RetainedValue,
-    TypedReader, lookup, lookup_whole,
+    CurrentCache, HashedLookup, Lookup, LookupBuilder, RetainedValue, lookup, lookup_whole,
 };
 
 /// Makes an expression a part of the key. A call of its own lets the compiler report an unsuitable type at

@@ -98,11 +98,10 @@ impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> LookupBuilder<'k, R, V,
 
     /// Finishes the builder for a call of the function.
     ///
-    /// Only this method asks for the bounds of the return type. Its result has an associated type, which
-    /// is unknown if the bounds do not hold: an `impl ReadValue` would have them too, and each later
-    /// method call would repeat the compiler's error.
+    /// Only this method has the bounds on the return type; the function pointers carry them to the others.
+    /// Each method with these bounds would repeat the compiler's error.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn begin(self) -> Lookup<'k, R, V, (I, W), C, <R as ReaderFor<M>>::Reader>
+    pub fn begin(self) -> Lookup<'k, R, V, (I, W), C>
     where
         R: Returned<M, Value = V>,
         V: CachedValue,
@@ -110,7 +109,8 @@ impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> LookupBuilder<'k, R, V,
         Lookup {
             arguments: self.arguments(),
             cache: self.cache,
-            reader: TypedReader(PhantomData::<M>),
+            downcast: |value| value.downcast_ref(),
+            to_returned: clone_to_returned::<R, M>,
             returns: ReturnType::new::<M>(self.errors),
         }
     }
@@ -130,46 +130,11 @@ impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> LookupBuilder<'k, R, V,
     }
 }
 
-/// Reads a cached value of type `V`, for a function that returns an `R`. It is a type rather than a pair
-/// of function pointers, so that a hit inlines it.
-pub trait ReadValue<R, V>: Copy {
-    /// Returns the value, unless it is of another type.
-    fn downcast(self, value: &Value) -> Option<&V>;
-
-    /// Returns what the function returns for this value.
-    fn to_returned(self, value: &V) -> R;
-}
-
-/// Names the [`ReadValue`] of a return type in mode `M`.
-pub trait ReaderFor<M> {
-    type Reader;
-}
-
-impl<R: Returned<M, Value: CachedValue>, M> ReaderFor<M> for R {
-    type Reader = TypedReader<M>;
-}
-
-/// The one implementation of [`ReadValue`].
-pub struct TypedReader<M>(PhantomData<M>);
-
-impl<M> Clone for TypedReader<M> {
-    fn clone(&self) -> TypedReader<M> {
-        *self
-    }
-}
-
-impl<M> Copy for TypedReader<M> {}
-
-impl<R: Returned<M, Value: CachedValue>, M> ReadValue<R, R::Value> for TypedReader<M> {
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn downcast(self, value: &Value) -> Option<&R::Value> {
-        value.downcast_ref()
-    }
-
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn to_returned(self, value: &R::Value) -> R {
-        R::from_cached(value.clone())
-    }
+/// Converts a cached value into what the function returns. It is named, so that it can be inlined by
+/// force: only then is the clone written where the function returns it.
+#[cfg_attr(not(debug_assertions), inline(always))]
+fn clone_to_returned<R: Returned<M, Value: CachedValue>, M>(value: &R::Value) -> R {
+    R::from_cached(value.clone())
 }
 
 /// The cache that a call uses: a local of the annotated function, which a hit borrows from.
@@ -190,15 +155,16 @@ impl CurrentCache<'_> {
     }
 }
 
-/// The lookup that a call begins with. `T` reads its values.
-pub struct Lookup<'k, R, V, P, C, T> {
+/// The lookup that a call begins with.
+pub struct Lookup<'k, R, V, P, C> {
     arguments: KeyArguments<P, C>,
     cache: Option<&'k Cache>,
-    reader: T,
+    downcast: fn(&Value) -> Option<&V>,
+    to_returned: fn(&V) -> R,
     returns: ReturnType<R, V>,
 }
 
-impl<'k, R, V, I: KeyParts, W: KeyParts, C: KeyParts, T> Lookup<'k, R, V, (I, W), C, T> {
+impl<'k, R, V, I: KeyParts, W: KeyParts, C: KeyParts> Lookup<'k, R, V, (I, W), C> {
     /// Returns the cache that this call uses.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn current_cache(&self) -> CurrentCache<'k> {
@@ -210,14 +176,11 @@ impl<'k, R, V, I: KeyParts, W: KeyParts, C: KeyParts, T> Lookup<'k, R, V, (I, W)
 
     /// Hashes the key, unless the cache is disabled.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn hash_key<'c>(
-        self,
-        current: &'c CurrentCache<'_>,
-    ) -> HashedLookup<'c, R, V, (I, W), C, T> {
-        let Lookup { arguments, reader, returns, .. } = self;
+    pub fn hash_key<'c>(self, current: &'c CurrentCache<'_>) -> HashedLookup<'c, R, V, (I, W), C> {
+        let Lookup { arguments, downcast, to_returned, returns, .. } = self;
         let cache = current.get();
         let header = if cache.is_enabled() { arguments.hash() } else { None };
-        HashedLookup { header, arguments, cache, reader, returns }
+        HashedLookup { header, arguments, cache, downcast, to_returned, returns }
     }
 }
 
@@ -228,17 +191,16 @@ pub struct RetainedValue(Value);
 ///
 /// Each field stays in a register on a hit. So no method may pass `self` by reference to a function
 /// that is not inlined: that would write the whole lookup to memory.
-pub struct HashedLookup<'c, R, V, P, C, T> {
+pub struct HashedLookup<'c, R, V, P, C> {
     arguments: KeyArguments<P, C>,
     cache: &'c Cache,
     header: Option<KeyHeader>,
-    reader: T,
+    downcast: fn(&Value) -> Option<&V>,
+    to_returned: fn(&V) -> R,
     returns: ReturnType<R, V>,
 }
 
-impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts, T: ReadValue<R, V>>
-    HashedLookup<'_, R, V, (I, W), C, T>
-{
+impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts> HashedLookup<'_, R, V, (I, W), C> {
     /// Takes the answers of the running request, if there is one.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn take_request_answers(&self) -> Option<TakenAnswers> {
@@ -250,7 +212,7 @@ impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts, T: ReadValue<R, V>>
     pub fn find_in_request<'h>(&self, answers: &'h TakenAnswers) -> Option<&'h V> {
         let header = self.header?;
         let value = answers.find(self.cache.id(), &self.arguments.with_header(header))?;
-        let value = self.reader.downcast(value)?;
+        let value = (self.downcast)(value)?;
         self.cache.counters_at(header.index()).request_hits.add();
         Some(value)
     }
@@ -292,7 +254,7 @@ impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts, T: ReadValue<R, V>>
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn count_local_hit<'h>(&self, header: KeyHeader, value: &'h Value) -> Option<&'h V> {
-        let value = self.reader.downcast(value)?;
+        let value = (self.downcast)(value)?;
         self.cache.counters_at(header.index()).local_hits.add();
         Some(value)
     }
@@ -300,7 +262,7 @@ impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts, T: ReadValue<R, V>>
     /// Clones the value into what the function returns.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn to_returned(&self, value: &V) -> R {
-        self.reader.to_returned(value)
+        (self.to_returned)(value)
     }
 
     /// Looks in the tiers of this process again, by the bytes of the key. Puts a hit into `hit`, and
