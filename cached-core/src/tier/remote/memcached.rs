@@ -410,13 +410,13 @@ impl RemoteStore for Memcached {
     }
 
     fn run_in_background(&self, bytes: usize, write: BackgroundWrite) -> bool {
-        self.background.fill(bytes, write)
+        self.background.queue_fill(bytes, write)
     }
 
     async fn flush(&self) {
         // Without a runtime there is no clock to wait by.
         let Ok(runtime) = Handle::try_current() else { return };
-        let done = self.background.done();
+        let done = self.background.wait_until_done();
         if pipelines::is_without_drivers(&runtime) {
             done.await;
         } else {

@@ -76,7 +76,7 @@ impl QueuedWrite {
 impl Drop for QueuedWrite {
     fn drop(&mut self) {
         let is_last = {
-            let mut queue = self.writes.queue();
+            let mut queue = self.writes.lock_queue();
             queue.bytes -= self.bytes;
             queue.unfinished -= 1;
             queue.unfinished == 0
@@ -89,21 +89,25 @@ impl Drop for QueuedWrite {
 
 impl BackgroundWrites {
     /// Queues a fill of about this many bytes. If the queue is full, drops the fill and returns false.
-    pub(super) fn fill(self: &Arc<BackgroundWrites>, bytes: usize, write: BackgroundWrite) -> bool {
-        let has_room = self.queue().bytes.saturating_add(bytes) <= MAX_QUEUED_BYTES;
+    pub(super) fn queue_fill(
+        self: &Arc<BackgroundWrites>,
+        bytes: usize,
+        write: BackgroundWrite,
+    ) -> bool {
+        let has_room = self.lock_queue().bytes.saturating_add(bytes) <= MAX_QUEUED_BYTES;
         if has_room {
-            self.run(bytes, write);
+            self.queue_write(bytes, write);
         }
         has_room
     }
 
     /// Queues a write that is never refused. The caller must ensure that these are no more than its leases.
-    pub(super) fn run(self: &Arc<BackgroundWrites>, bytes: usize, write: BackgroundWrite) {
+    pub(super) fn queue_write(self: &Arc<BackgroundWrites>, bytes: usize, write: BackgroundWrite) {
         let runtime = Handle::try_current().ok();
         let bytes = bytes.saturating_add(WRITE_BYTES);
         let queued =
             QueuedWrite { write, queued_at: Instant::now(), bytes, writes: Arc::clone(self) };
-        let mut queue = self.queue();
+        let mut queue = self.lock_queue();
         queue.bytes += bytes;
         queue.unfinished += 1;
         queue.waiting.push_back(queued);
@@ -121,7 +125,7 @@ impl BackgroundWrites {
                 }
                 let watch = || Box::pin(run_overdue_writes(Arc::downgrade(self)));
                 if needs_watch && !fallback_runtime::spawn(watch()) {
-                    self.queue().is_watched = false;
+                    self.lock_queue().is_watched = false;
                 }
             }
             None if queue.workers.is_empty() => {
@@ -136,7 +140,7 @@ impl BackgroundWrites {
     /// Takes the overdue writes. Returns `None` if no write waits; then the queue is no longer watched.
     fn take_overdue(&self) -> Option<Vec<QueuedWrite>> {
         let now = Instant::now();
-        let mut queue = self.queue();
+        let mut queue = self.lock_queue();
         if queue.waiting.is_empty() {
             queue.is_watched = false;
             return None;
@@ -147,19 +151,19 @@ impl BackgroundWrites {
     }
 
     /// Waits until every write is done.
-    pub(super) async fn done(&self) {
+    pub(super) async fn wait_until_done(&self) {
         loop {
             let done = self.all_done.notified();
             tokio::pin!(done);
             done.as_mut().enable();
-            if self.queue().unfinished == 0 {
+            if self.lock_queue().unfinished == 0 {
                 return;
             }
             done.await;
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, WriteQueue> {
+    fn lock_queue(&self) -> MutexGuard<'_, WriteQueue> {
         lock(&self.queue)
     }
 }
@@ -209,7 +213,7 @@ impl BackgroundWorker {
 
     /// Takes this worker's share of the waiting writes. Returns false if none waits.
     fn take_next(&mut self) -> bool {
-        let mut queue = self.writes.queue();
+        let mut queue = self.writes.lock_queue();
         let share = queue.waiting.len().div_ceil(MAX_WORKERS).min(MAX_WRITES_PER_WORKER);
         self.current.extend(queue.waiting.drain(..share));
         if self.current.is_empty() {
@@ -226,7 +230,7 @@ impl Drop for BackgroundWorker {
         if !self.is_counted {
             return;
         }
-        let mut queue = self.writes.queue();
+        let mut queue = self.writes.lock_queue();
         queue.remove_worker(self.runtime);
         // A write that panicked would panic again.
         if !std::thread::panicking() {
@@ -268,14 +272,14 @@ mod tests {
     fn a_full_queue_refuses_fills_only() {
         let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
         runtime().block_on(async {
-            let fill = |bytes| writes.fill(bytes, write(&done, Duration::ZERO));
+            let fill = |bytes| writes.queue_fill(bytes, write(&done, Duration::ZERO));
             let mebibytes = 1 << 20;
             assert_eq!((0..70).filter(|_| fill(mebibytes)).count(), 63);
-            writes.run(0, write(&done, Duration::ZERO));
-            writes.done().await;
+            writes.queue_write(0, write(&done, Duration::ZERO));
+            writes.wait_until_done().await;
             assert_eq!(done.load(Ordering::SeqCst), 64);
             assert!(fill(mebibytes), "there is room again");
-            writes.done().await;
+            writes.wait_until_done().await;
         });
     }
 
@@ -284,13 +288,13 @@ mod tests {
         let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
         runtime().block_on(async {
             for _ in 0..1000 {
-                writes.fill(1, write(&done, Duration::from_millis(100)));
+                writes.queue_fill(1, write(&done, Duration::from_millis(100)));
             }
             // Some of them are under way.
             tokio::time::sleep(Duration::from_millis(10)).await;
         });
         assert_eq!(done.load(Ordering::SeqCst), 1000);
-        assert_eq!(writes.queue().unfinished, 0);
+        assert_eq!(writes.lock_queue().unfinished, 0);
     }
 
     #[test]
@@ -298,7 +302,7 @@ mod tests {
         let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
         let runtime = runtime();
         for round in 1..=2 {
-            runtime.block_on(async { writes.run(0, write(&done, Duration::ZERO)) });
+            runtime.block_on(async { writes.queue_write(0, write(&done, Duration::ZERO)) });
             std::thread::sleep(Duration::from_millis(1000));
             assert_eq!(done.load(Ordering::SeqCst), round);
         }
@@ -310,10 +314,10 @@ mod tests {
         let write = || write(&done, Duration::ZERO);
         // Their workers are never polled again.
         let idle: Vec<_> = (0..2 * MAX_WORKERS).map(|_| runtime()).collect();
-        idle.iter().for_each(|idle| idle.block_on(async { writes.run(0, write()) }));
+        idle.iter().for_each(|idle| idle.block_on(async { writes.queue_write(0, write()) }));
         runtime().block_on(async {
-            writes.run(0, write());
-            writes.done().await;
+            writes.queue_write(0, write());
+            writes.wait_until_done().await;
         });
         assert_eq!(done.load(Ordering::SeqCst), idle.len() + 1);
     }
@@ -321,7 +325,7 @@ mod tests {
     #[test]
     fn a_write_outside_of_a_runtime_is_done() {
         let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
-        writes.run(0, write(&done, Duration::from_millis(10)));
+        writes.queue_write(0, write(&done, Duration::from_millis(10)));
         assert_eq!(done.load(Ordering::SeqCst), 1);
     }
 }

@@ -137,7 +137,7 @@ impl Command {
     }
 
     /// Returns the command that gives back the lease or refresh claim that this one won, if it won one.
-    pub(super) fn give_back(&self, result: &CommandResult) -> Option<Command> {
+    pub(super) fn give_back_command(&self, result: &CommandResult) -> Option<Command> {
         let key = || Arc::clone(self.key());
         match result {
             Ok(Reply::Found(Found::Lease(cas))) => {
@@ -153,7 +153,7 @@ impl Command {
 
 /// A reply to a read, in the terms of the protocol.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct ReadResponse {
+pub(super) struct ReplyFields {
     pub(super) frame: Option<Vec<u8>>,
     pub(super) cas: Option<u64>,
     /// `None` if the item never expires.
@@ -166,7 +166,7 @@ pub(super) struct ReadResponse {
     pub(super) is_stale: bool,
 }
 
-impl ReadResponse {
+impl ReplyFields {
     /// Interprets the response to a read with these lease terms. The server counts seconds from `sent` on. The CAS
     /// belongs to `incarnation`.
     pub(super) fn interpret(
@@ -175,7 +175,7 @@ impl ReadResponse {
         sent: Instant,
         incarnation: Incarnation,
     ) -> Found {
-        let ReadResponse { frame, cas, ttl_seconds, won, was_won_before, is_stale } = self;
+        let ReplyFields { frame, cas, ttl_seconds, won, was_won_before, is_stale } = self;
         let cas = cas.map(|number| Cas { number, of: incarnation });
         // A marker means that its holder is fetching, whatever the flags say: the renewal that stored the marker
         // reset the flags.

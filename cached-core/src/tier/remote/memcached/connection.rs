@@ -10,8 +10,8 @@ use tokio::runtime::Handle;
 
 use super::command::{Command, CommandError, CommandResult};
 use super::dial::Dialer;
-use super::timer::Timer;
-use super::wire::{ExchangeOutcome, Wire};
+use super::timer::DeadlineTimer;
+use super::wire::{CommandStream, ExchangeOutcome};
 use crate::sync::lock;
 
 /// A network may forget a connection that is idle for longer.
@@ -26,8 +26,8 @@ pub(super) struct ConnectionPool {
 
 /// One connection. It stays in its box, because its buffers are still in the processor's caches.
 pub(super) struct Connection {
-    wire: Wire<TcpStream>,
-    timer: Timer,
+    stream: CommandStream<TcpStream>,
+    timer: DeadlineTimer,
 }
 
 /// Why an exchange stopped before every command was answered.
@@ -66,7 +66,7 @@ impl ConnectionPool {
                 // Boxed to keep this future small: the branch is rare.
                 None => Box::pin(self.open(deadline)).await.map_err(ExchangeError::Failed)?,
             };
-            connection.wire.begin(commands);
+            connection.stream.begin(commands);
             match connection.run(commands, sent, deadline, on_result).await {
                 ExchangeOutcome::Complete => {
                     self.put_back(connection, sent);
@@ -77,7 +77,7 @@ impl ConnectionPool {
                 // The server closed the idle connection before it read these commands: they are sent again.
                 ExchangeOutcome::Closed { nothing_sent, .. }
                     if was_idle
-                        && connection.wire.answered() == 0
+                        && connection.stream.answered() == 0
                         && (nothing_sent || commands.iter().all(Command::is_repeatable)) => {}
                 ExchangeOutcome::Closed { error, .. } => {
                     return Err(ExchangeError::Failed(CommandError::lost(error)));
@@ -103,24 +103,24 @@ impl ConnectionPool {
 
     async fn open(&self, deadline: Instant) -> Result<Box<Connection>, CommandError> {
         let (stream, incarnation) = self.dialer.dial(deadline).await?;
-        let wire = Wire::new(stream, incarnation);
-        Ok(Box::new(Connection { wire, timer: Timer::new(deadline) }))
+        let stream = CommandStream::new(stream, incarnation);
+        Ok(Box::new(Connection { stream, timer: DeadlineTimer::new(deadline) }))
     }
 
     fn take_idle(&self, now: Instant) -> Option<Box<Connection>> {
         loop {
             let (connection, last_used) = self.idle().pop()?;
             let idle_time = now.saturating_duration_since(last_used);
-            if idle_time < MAX_IDLE_TIME && connection.wire.is_quiet() {
+            if idle_time < MAX_IDLE_TIME && connection.stream.is_quiet() {
                 return Some(connection);
             }
         }
     }
 
     fn put_back(&self, mut connection: Box<Connection>, now: Instant) {
-        connection.wire.shrink();
+        connection.stream.shrink();
         let mut idle = self.idle();
-        if connection.wire.is_reusable() && idle.len() < self.max_idle {
+        if connection.stream.is_reusable() && idle.len() < self.max_idle {
             idle.push((connection, now));
         }
     }
@@ -139,9 +139,9 @@ impl Connection {
         deadline: Instant,
         on_result: &mut impl FnMut(CommandResult),
     ) -> impl Future<Output = ExchangeOutcome> {
-        let Connection { wire, timer } = self;
+        let Connection { stream, timer } = self;
         poll_fn(move |context| {
-            let outcome = match wire.poll(commands, on_result, sent, deadline, context) {
+            let outcome = match stream.poll(commands, on_result, sent, deadline, context) {
                 Poll::Pending => timer.poll(deadline, context).map(|()| ExchangeOutcome::TimedOut),
                 outcome => outcome,
             };

@@ -30,7 +30,7 @@ pub(super) struct Dialer {
 /// An open stream, and the server process that it leads to.
 type DialedStream = (TcpStream, Incarnation);
 
-type Attempt<'a> =
+type DialAttempt<'a> =
     Pin<Box<dyn Future<Output = (usize, Result<DialedStream, CommandError>)> + Send + 'a>>;
 
 impl Dialer {
@@ -57,7 +57,7 @@ impl Dialer {
         let mut untried = (0..count).map(|index| (preferred + index) % count);
         let time_left = deadline.saturating_duration_since(Instant::now());
         let head_start = (time_left / 4).min(MAX_HEAD_START);
-        let mut attempts: Vec<Attempt<'_>> = Vec::new();
+        let mut attempts: Vec<DialAttempt<'_>> = Vec::new();
         let mut next_at = Box::pin(sleep(head_start));
         let mut last_error = CommandError::lost("its name has no address");
         std::future::poll_fn(move |context| {

@@ -9,32 +9,32 @@ use super::command::{CommandError, CommandResult};
 
 /// An exchange that the caller polls itself. If the caller drops it halfway, a task finishes it and passes the
 /// result to `on_orphaned`: the connection stays usable, and a lease that was won can be given back.
-pub(super) struct DirectExchange<'p, F>
+pub(super) struct DirectExchange<'p, C>
 where
-    F: FnOnce(CommandResult) + Send + Unpin + 'static,
+    C: FnOnce(CommandResult) + Send + Unpin + 'static,
 {
     runtime: &'p Handle,
     exchange: Option<Pin<Box<dyn Future<Output = CommandResult> + Send>>>,
-    on_orphaned: Option<F>,
+    on_orphaned: Option<C>,
 }
 
-impl<'p, F> DirectExchange<'p, F>
+impl<'p, C> DirectExchange<'p, C>
 where
-    F: FnOnce(CommandResult) + Send + Unpin + 'static,
+    C: FnOnce(CommandResult) + Send + Unpin + 'static,
 {
     pub(super) fn new(
         runtime: &'p Handle,
         exchange: impl Future<Output = CommandResult> + Send + 'static,
-        on_orphaned: F,
-    ) -> DirectExchange<'p, F> {
+        on_orphaned: C,
+    ) -> DirectExchange<'p, C> {
         let exchange = Some(Box::pin(exchange) as _);
         DirectExchange { runtime, exchange, on_orphaned: Some(on_orphaned) }
     }
 }
 
-impl<F> Future for DirectExchange<'_, F>
+impl<C> Future for DirectExchange<'_, C>
 where
-    F: FnOnce(CommandResult) + Send + Unpin + 'static,
+    C: FnOnce(CommandResult) + Send + Unpin + 'static,
 {
     type Output = CommandResult;
 
@@ -51,9 +51,9 @@ where
     }
 }
 
-impl<F> Drop for DirectExchange<'_, F>
+impl<C> Drop for DirectExchange<'_, C>
 where
-    F: FnOnce(CommandResult) + Send + Unpin + 'static,
+    C: FnOnce(CommandResult) + Send + Unpin + 'static,
 {
     fn drop(&mut self) {
         if let (Some(exchange), Some(on_orphaned)) = (self.exchange.take(), self.on_orphaned.take())

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::command::CommandError;
-use super::health::Health;
+use super::health::ServerHealth;
 #[cfg(feature = "testing")]
 use super::memory::InMemoryServers;
 use crate::clock::Clock;
@@ -13,7 +13,7 @@ use crate::config::Config;
 pub(super) struct Endpoint {
     pub(super) address: String,
     pub(super) clock: Clock,
-    pub(super) health: Health,
+    pub(super) health: ServerHealth,
     /// The servers of a test, which have no sockets.
     #[cfg(feature = "testing")]
     pub(super) network: Option<InMemoryServers>,
@@ -33,7 +33,7 @@ impl Endpoint {
         Endpoint {
             address: address.to_owned(),
             clock: config.clock.clone(),
-            health: Health::new(config.clock.clone()),
+            health: ServerHealth::new(config.clock.clone()),
             #[cfg(feature = "testing")]
             network: config.network.clone(),
             timeout: AtomicU64::new(nanos(timeout)),

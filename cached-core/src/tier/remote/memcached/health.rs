@@ -19,7 +19,7 @@ pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
-pub(super) struct Health {
+pub(super) struct ServerHealth {
     clock: Clock,
     /// Failed exchanges in a row, up to [`MAX_FAILURES`].
     failures: AtomicU32,
@@ -33,9 +33,9 @@ pub(super) struct Health {
 
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-impl Health {
-    pub(super) fn new(clock: Clock) -> Health {
-        Health { clock, ..Health::default() }
+impl ServerHealth {
+    pub(super) fn new(clock: Clock) -> ServerHealth {
+        ServerHealth { clock, ..ServerHealth::default() }
     }
 
     /// Returns the milliseconds since [`EPOCH`]; at least 1.
@@ -90,7 +90,7 @@ impl Health {
     }
 
     /// Returns the time until the next recovery attempt is due.
-    pub(super) fn due_in(&self) -> Duration {
+    pub(super) fn next_attempt_in(&self) -> Duration {
         Duration::from_millis(self.retry_at.load(Ordering::Acquire).saturating_sub(self.now()))
     }
 
@@ -112,7 +112,7 @@ impl Health {
         self.retry_at.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    pub(super) fn attempt_failed(&self) {
+    pub(super) fn record_failed_attempt(&self) {
         self.schedule_attempt(self.attempts.load(Ordering::Acquire).saturating_add(1));
     }
 
@@ -128,14 +128,14 @@ impl Health {
 
 /// The results of one exchange, as evidence for or against the server.
 #[derive(Default)]
-pub(super) struct HealthReport {
+pub(super) struct ExchangeSummary {
     has_answers: bool,
     has_refusals: bool,
     refused_read: Option<String>,
     lost: Option<String>,
 }
 
-impl HealthReport {
+impl ExchangeSummary {
     /// Adds one result. `is_read` says that the command was a read.
     pub(super) fn add(&mut self, is_read: bool, result: &CommandResult) {
         let Err(CommandError { kind, why }) = result else {
@@ -161,9 +161,9 @@ impl HealthReport {
     pub(super) fn failure(self) -> Option<CommandError> {
         match self {
             // A server that answers some commands of a batch is only slow.
-            HealthReport { has_answers: true, .. } => None,
-            HealthReport { refused_read: Some(why), .. } => Some(CommandError::unusable(why)),
-            HealthReport { lost: Some(why), has_refusals: false, .. } => {
+            ExchangeSummary { has_answers: true, .. } => None,
+            ExchangeSummary { refused_read: Some(why), .. } => Some(CommandError::unusable(why)),
+            ExchangeSummary { lost: Some(why), has_refusals: false, .. } => {
                 Some(CommandError::lost(why))
             }
             _ => None,
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn an_ejected_server_is_tried_once_a_pause() {
-        let health = Health::default();
+        let health = ServerHealth::default();
         // More exchanges fail at once than it takes: the pause does not grow.
         let ejections = (0..MAX_FAILURES + 20).filter(|_| health.record_failure(false)).count();
         assert_eq!(ejections, 1, "one failure ejects the server");
@@ -195,7 +195,7 @@ mod tests {
         std::thread::sleep(FIRST_PAUSE + Duration::from_millis(20));
         assert!(health.claim_attempt());
         assert!(!health.claim_attempt(), "the first attempt is under way");
-        health.attempt_failed();
+        health.record_failed_attempt();
         std::thread::sleep(FIRST_PAUSE + Duration::from_millis(20));
         assert!(!health.claim_attempt(), "the pause has grown");
         health.record_success();
@@ -207,9 +207,9 @@ mod tests {
     #[test]
     fn a_refused_read_counts_as_failure_and_a_refused_write_does_not() {
         let failure = |results: &[(bool, CommandResult)]| {
-            let mut report = HealthReport::default();
-            results.iter().for_each(|(is_read, result)| report.add(*is_read, result));
-            report.failure().map(|failure| failure.kind)
+            let mut summary = ExchangeSummary::default();
+            results.iter().for_each(|(is_read, result)| summary.add(*is_read, result));
+            summary.failure().map(|failure| failure.kind)
         };
         let refused = || Err(CommandError::refused("no"));
         let lost = || Err(CommandError::lost("gone"));

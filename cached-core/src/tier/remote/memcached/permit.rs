@@ -89,7 +89,7 @@ impl MemcachedPermit {
             // Best effort: the item expires by itself.
             async move { drop(route.remove_unchanged(cas).await) }
         };
-        self.store.background.run(0, Box::new(move || Box::pin(remove())));
+        self.store.background.queue_write(0, Box::new(move || Box::pin(remove())));
     }
 }
 
@@ -172,7 +172,7 @@ impl Drop for MemcachedPermit {
                     // Best effort: the claim counts as abandoned after a while.
                     async move { drop(route.give_back_claim(cas).await) }
                 };
-                self.store.background.run(0, Box::new(move || Box::pin(give_back())));
+                self.store.background.queue_write(0, Box::new(move || Box::pin(give_back())));
             }
             Basis::Lease { lease, .. } => {
                 let lease = Arc::clone(lease);
@@ -185,7 +185,7 @@ impl Drop for MemcachedPermit {
                         }
                     }
                 };
-                self.store.background.run(0, Box::new(move || Box::pin(give_back())));
+                self.store.background.queue_write(0, Box::new(move || Box::pin(give_back())));
             }
         }
     }

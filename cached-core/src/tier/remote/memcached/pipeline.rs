@@ -16,8 +16,8 @@ use super::command::{Command, CommandError, CommandResult};
 use super::connection::{Connection, ExchangeError};
 use super::direct::DirectExchange;
 use super::endpoint::Endpoint;
-use super::health::HealthReport;
-use super::queue::{Batch, CommandQueue, ResultSender};
+use super::health::ExchangeSummary;
+use super::queue::{CommandBatch, CommandQueue, ResultSender};
 use super::timer::run_until;
 use crate::sync::lock;
 
@@ -164,27 +164,27 @@ impl Pipeline {
                     Err(ExchangeError::Failed(error)) => result = Err(error),
                     Err(ExchangeError::TimedOut(connection)) => {
                         result = Err(CommandError::timed_out());
-                        let batch = Batch { commands: vec![command], senders: vec![None] };
+                        let batch = CommandBatch { commands: vec![command], senders: vec![None] };
                         self.finish_late(client, connection, batch, 0, sent);
                     }
                 }
             }
             Err(error) => result = Err(error),
         }
-        let mut report = HealthReport::default();
-        report.add(is_read, &result);
-        self.report(report, deadline);
+        let mut summary = ExchangeSummary::default();
+        summary.add(is_read, &result);
+        self.record_health(summary, deadline);
         result
     }
 
-    async fn exchange_batch(self: &Arc<Pipeline>, batch: Batch) {
+    async fn exchange_batch(self: &Arc<Pipeline>, batch: CommandBatch) {
         let began = Instant::now();
         let (sent, deadline) = (self.endpoint.clock.at(began), began + self.endpoint.timeout());
-        let Batch { commands, mut senders } = batch;
-        let mut report = HealthReport::default();
+        let CommandBatch { commands, mut senders } = batch;
+        let mut summary = ExchangeSummary::default();
         let mut answered = 0;
         let mut on_result = |result: CommandResult| {
-            report.add(commands[answered].is_read(), &result);
+            summary.add(commands[answered].is_read(), &result);
             self.deliver(&commands[answered], senders[answered].take(), result);
             answered += 1;
         };
@@ -193,10 +193,10 @@ impl Pipeline {
                 Ok(()) => None,
                 Err(ExchangeError::Failed(error)) => Some(error),
                 Err(ExchangeError::TimedOut(connection)) => {
-                    report.add(false, &Err(CommandError::timed_out()));
-                    let batch = Batch { commands, senders };
+                    summary.add(false, &Err(CommandError::timed_out()));
+                    let batch = CommandBatch { commands, senders };
                     self.finish_late(client, connection, batch, answered, sent);
-                    return self.report(report, deadline);
+                    return self.record_health(summary, deadline);
                 }
             },
             Err(error) => Some(error),
@@ -204,7 +204,7 @@ impl Pipeline {
         if let Some(mut error) = error {
             for (command, sender) in commands.iter().zip(&mut senders).skip(answered) {
                 let result = Err(error.clone());
-                report.add(command.is_read(), &result);
+                summary.add(command.is_read(), &result);
                 self.deliver(command, sender.take(), result);
                 // The server refused the first command only; the ones behind it went unanswered.
                 if error.kind == RemoteErrorKind::Refused {
@@ -212,7 +212,7 @@ impl Pipeline {
                 }
             }
         }
-        self.report(report, deadline);
+        self.record_health(summary, deadline);
     }
 
     /// Awaits answers that missed their deadline, in a task.
@@ -220,13 +220,13 @@ impl Pipeline {
         self: &Arc<Pipeline>,
         client: Arc<Client>,
         connection: Box<Connection>,
-        batch: Batch,
+        batch: CommandBatch,
         mut answered: usize,
         sent: Instant,
     ) {
         let pipeline = Arc::clone(self);
         self.runtime.spawn(async move {
-            let Batch { commands, mut senders } = batch;
+            let CommandBatch { commands, mut senders } = batch;
             let mut on_result = |result: CommandResult| {
                 pipeline.deliver(&commands[answered], senders[answered].take(), result);
                 answered += 1;
@@ -254,15 +254,15 @@ impl Pipeline {
 
     /// Gives back a lease or a refresh claim that the command won.
     fn give_back(self: &Arc<Pipeline>, command: &Command, result: &CommandResult) {
-        let Some(give_back) = command.give_back(result) else { return };
+        let Some(give_back) = command.give_back_command(result) else { return };
         let mut state = self.state();
         state.queue.push_give_back(give_back);
         self.start_flushers(&mut state);
     }
 
     /// Updates the server's health after an exchange.
-    fn report(&self, report: HealthReport, deadline: Instant) {
-        let Some(error) = report.failure() else { return self.endpoint.health.record_success() };
+    fn record_health(&self, summary: ExchangeSummary, deadline: Instant) {
+        let Some(error) = summary.failure() else { return self.endpoint.health.record_success() };
         // A deadline that was missed by far means that this process stood still, not the server.
         let stood_still = || Instant::now() > deadline + self.endpoint.timeout() / 2;
         if error.is_unusable() || !stood_still() {

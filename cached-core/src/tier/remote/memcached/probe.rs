@@ -65,7 +65,7 @@ fn judge(reply: &[u8]) -> Option<Result<Incarnation, CommandError>> {
     if !is_renewed || words.any(|word| word == b"c1") {
         return Some(Err(too_old(version, renewal)));
     }
-    let mut statistics = ProcessStatistics::default();
+    let mut statistics = ProcessIdentity::default();
     let end = lines.find(|line| !statistics.add(line))?;
     let is_end = end == b"END" || is_error(end);
     // An `MN` here means that the server read the value as a command.
@@ -84,14 +84,14 @@ fn is_error(line: &[u8]) -> bool {
 
 /// The statistics that identify a server's process.
 #[derive(Default)]
-struct ProcessStatistics {
+struct ProcessIdentity {
     process: Option<u64>,
     /// The server's clock, in seconds.
     now: Option<u64>,
     uptime_seconds: Option<u64>,
 }
 
-impl ProcessStatistics {
+impl ProcessIdentity {
     /// Reads a line. Returns false if the line is not a statistic.
     fn add(&mut self, line: &[u8]) -> bool {
         let Some(statistic) = line.strip_prefix(b"STAT ") else { return false };

@@ -11,7 +11,7 @@ use std::time::Instant;
 use memcache::exp::{Error, MetaResponse};
 
 use super::cas::Incarnation;
-use super::command::{Command, CommandError, ReadResponse, Reply};
+use super::command::{Command, CommandError, Reply, ReplyFields};
 use super::{Cas, Condition};
 
 /// The largest item size that memcached can be configured for.
@@ -23,7 +23,7 @@ pub(super) struct ReplyLine {
     status: ReplyStatus,
     /// The length of the frame that follows the line.
     pub(super) frame_length: Option<usize>,
-    response: ReadResponse,
+    response: ReplyFields,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl ReplyLine {
             }
             false => None,
         };
-        let mut response = ReadResponse::default();
+        let mut response = ReplyFields::default();
         for word in words {
             match word {
                 [b'c', cas @ ..] => response.cas = Some(parse_number(cas).ok_or_else(malformed)?),

@@ -30,7 +30,7 @@ pub(super) type ResultSender = Option<oneshot::Sender<CommandResult>>;
 
 /// Commands that travel together, and their senders in the same order.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(super) struct CommandBatch {
     pub(super) commands: Vec<Command>,
     pub(super) senders: Vec<ResultSender>,
 }
@@ -66,8 +66,8 @@ impl CommandQueue {
     ///
     /// The receiver says that a caller has given up, not the clock. In a burst a caller may be polled long after
     /// its deadline, and still use an answer that has arrived.
-    pub(super) fn next_batch(&mut self) -> Batch {
-        let mut batch = Batch::default();
+    pub(super) fn next_batch(&mut self) -> CommandBatch {
+        let mut batch = CommandBatch::default();
         let mut bytes = 0;
         while batch.commands.len() < MAX_BATCH_COMMANDS {
             let Some(next) = self.commands.pop_front() else { break };

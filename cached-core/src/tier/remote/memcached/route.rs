@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::command::Command;
-use super::server::{HintedRemoval, Priority, Server};
+use super::server::{KeyRemoval, Priority, Server};
 use super::timer::run_until;
 use super::{
     BusyLease, Cas, Condition, Found, FoundItem, GUTTER_TTL, LONGEST_TTL, LeaseMarker, LeaseTerms,
@@ -253,7 +253,7 @@ impl Route {
     async fn remove_other_copies(&self, deadline: Instant) -> Result<(), RemoteError> {
         let second = second_slot(&self.home_key);
         let second = if self.in_gutter { gutter_key(&second) } else { second };
-        remove_by(deadline, HintedRemoval::new(self.server(), vec![second])).await?;
+        remove_by(deadline, KeyRemoval::new(self.server(), vec![second])).await?;
         match self.in_gutter {
             true => remove_by(deadline, self.removal_at_home()).await?,
             false => self.remove_in_gutter(self.removal_in_gutter(), deadline).await,
@@ -340,16 +340,16 @@ impl Route {
         [Arc::clone(&self.home_key), second_slot(&self.home_key)]
     }
 
-    fn removal_at_home(&self) -> HintedRemoval<'_> {
-        HintedRemoval::new(&self.home, self.slots().into())
+    fn removal_at_home(&self) -> KeyRemoval<'_> {
+        KeyRemoval::new(&self.home, self.slots().into())
     }
 
-    fn removal_in_gutter(&self) -> Option<HintedRemoval<'_>> {
+    fn removal_in_gutter(&self) -> Option<KeyRemoval<'_>> {
         let gutter = self.gutter.as_ref()?;
-        Some(HintedRemoval::new(gutter, self.slots().map(|slot| gutter_key(&slot)).into()))
+        Some(KeyRemoval::new(gutter, self.slots().map(|slot| gutter_key(&slot)).into()))
     }
 
-    async fn remove_in_gutter(&self, removal: Option<HintedRemoval<'_>>, deadline: Instant) {
+    async fn remove_in_gutter(&self, removal: Option<KeyRemoval<'_>>, deadline: Instant) {
         if let Some(removal) = removal {
             // On failure the server keeps a hint of it.
             let _ = remove_by(deadline, removal).await;
@@ -359,7 +359,7 @@ impl Route {
 
 /// Tells a server what to remove, until the deadline. An exchange that has begun by then goes on in
 /// the background.
-async fn remove_by(deadline: Instant, removal: HintedRemoval<'_>) -> Result<(), RemoteError> {
+async fn remove_by(deadline: Instant, removal: KeyRemoval<'_>) -> Result<(), RemoteError> {
     let timed_out =
         || RemoteError::new(RemoteErrorKind::Lost, "no time was left to tell the key's server");
     run_until(deadline, removal.send(deadline)).await.unwrap_or_else(|| Err(timed_out()))

@@ -25,9 +25,9 @@ use super::{Cas, Found, FoundItem, LeaseMarker, LeaseTerms, RemoteError, RemoteE
 use crate::config::Config;
 use crate::event::Events;
 use crate::key::Digest;
-use fence::Fence;
-use hints::Hints;
-pub(super) use removal::HintedRemoval;
+use fence::CasFence;
+use hints::RemovalHints;
+pub(super) use removal::KeyRemoval;
 use rendezvous::RendezvousSeed;
 
 /// The longest that a background command waits and takes.
@@ -36,7 +36,7 @@ pub(super) const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(10);
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct Server {
-    me: Weak<Server>,
+    weak_self: Weak<Server>,
     seed: RendezvousSeed,
     /// True if the server joined after the cache was built.
     pub(super) was_added: bool,
@@ -45,8 +45,8 @@ pub(super) struct Server {
     endpoint: Arc<Endpoint>,
     events: Events,
     pipelines: ServerPipelines,
-    hints: Hints,
-    fence: Fence,
+    hints: RemovalHints,
+    fence: CasFence,
     pub(super) wait_breaker: Arc<LeaseWaitBreaker>,
 }
 
@@ -59,8 +59,8 @@ impl Server {
         timeout: Duration,
         was_added: bool,
     ) -> Arc<Server> {
-        Arc::new_cyclic(|me: &Weak<Server>| {
-            let ejected = Weak::clone(me);
+        Arc::new_cyclic(|weak_self: &Weak<Server>| {
+            let ejected = Weak::clone(weak_self);
             let on_ejection = move |error: &CommandError| {
                 if let Some(server) = ejected.upgrade() {
                     server.on_ejection(error);
@@ -68,15 +68,15 @@ impl Server {
             };
             let endpoint = Arc::new(Endpoint::new(address, config, timeout, on_ejection));
             Server {
-                me: Weak::clone(me),
+                weak_self: Weak::clone(weak_self),
                 seed: RendezvousSeed::of(address),
                 was_added,
                 is_retired: AtomicBool::new(false),
                 events: events.clone(),
                 pipelines: ServerPipelines::new(&endpoint),
                 endpoint,
-                hints: Hints::default(),
-                fence: Fence::default(),
+                hints: RemovalHints::default(),
+                fence: CasFence::default(),
                 wait_breaker: Arc::default(),
             }
         })
@@ -112,7 +112,7 @@ impl Server {
         let read = Command::Read { key: Arc::clone(key), lease };
         match pipeline.run(read, now, now + self.endpoint.timeout()).await {
             Ok(Reply::Found(found)) => Ok(found),
-            other => Err(self.unexpected(other)),
+            other => Err(self.error_of(other)),
         }
     }
 
@@ -128,7 +128,7 @@ impl Server {
         let item = |result| match result {
             Ok(Reply::Found(Found::Item(item))) => Ok(Some(item)),
             Ok(Reply::Found(_)) => Ok(None),
-            other => Err(self.unexpected(other)),
+            other => Err(self.error_of(other)),
         };
         results.into_iter().map(item).collect()
     }
@@ -170,7 +170,7 @@ impl Server {
         let deadline = now + self.endpoint.timeout().max(RENEWAL_TIMEOUT);
         match pipeline.run(renew, now, deadline).await {
             Ok(Reply::Renewed(renewed)) => Ok(renewed),
-            other => Err(self.unexpected(other)),
+            other => Err(self.error_of(other)),
         }
     }
 
@@ -190,7 +190,7 @@ impl Server {
         #[cfg(feature = "testing")]
         self.recover_if_in_memory().await;
         if !self.serves(key) {
-            return Err(self.ejected());
+            return Err(self.ejection_error());
         }
         self.any_pipeline(priority)
     }
@@ -204,11 +204,11 @@ impl Server {
     fn applied(&self, result: CommandResult) -> Result<bool, RemoteError> {
         match result {
             Ok(Reply::Applied(applied)) => Ok(applied),
-            other => Err(self.unexpected(other)),
+            other => Err(self.error_of(other)),
         }
     }
 
-    fn unexpected(&self, result: CommandResult) -> RemoteError {
+    fn error_of(&self, result: CommandResult) -> RemoteError {
         let CommandError { kind, why } = result.err().unwrap_or_else(CommandError::out_of_step);
         self.error(kind, &why)
     }

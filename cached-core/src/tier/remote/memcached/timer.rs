@@ -68,7 +68,7 @@ fn set(sleep: Pin<&mut Sleep>, time_left: Duration) {
 
 /// A connection's timer. It keeps running between exchanges: starting and stopping a timer each lock the runtime's
 /// timer wheel, and most exchanges end long before their deadline. If it fires for a past exchange, it is set again.
-pub(super) struct Timer {
+pub(super) struct DeadlineTimer {
     sleep: Pin<Box<Sleep>>,
     fires_at: Instant,
     slot: Arc<WakerSlot>,
@@ -90,12 +90,12 @@ impl Wake for WakerSlot {
     }
 }
 
-impl Timer {
-    pub(super) fn new(deadline: Instant) -> Timer {
+impl DeadlineTimer {
+    pub(super) fn new(deadline: Instant) -> DeadlineTimer {
         let slot = Arc::new(WakerSlot::default());
         let slot_waker = Waker::from(Arc::clone(&slot));
         let time_left = deadline.saturating_duration_since(Instant::now());
-        Timer { sleep: Box::pin(sleep(time_left)), fires_at: deadline, slot, slot_waker }
+        DeadlineTimer { sleep: Box::pin(sleep(time_left)), fires_at: deadline, slot, slot_waker }
     }
 
     /// Is ready at the deadline. Until then the timer wakes the task of `context`.

@@ -3,7 +3,7 @@
 //! Each poll writes and reads. A server stops reading while its replies are not read, so writing a long list of
 //! commands before reading any reply could wait forever.
 //!
-//! An exchange is a state machine and not an `async fn`: its state stays in [`Wire`] from one exchange to the next,
+//! An exchange is a state machine and not an `async fn`: its state stays in [`CommandStream`] from one exchange to the next,
 //! and no nested futures are built for each.
 
 use std::io;
@@ -28,8 +28,8 @@ const MAX_KEPT_BYTES: usize = 256 << 10;
 const MAX_GROWTH_BYTES: usize = 1 << 20;
 
 /// A stream to a server, and the buffers and progress of its current exchange.
-pub(super) struct Wire<S> {
-    stream: S,
+pub(super) struct CommandStream<IO> {
+    stream: IO,
     /// The server process at the other end. CAS numbers belong to it.
     incarnation: Incarnation,
     output: Vec<u8>,
@@ -62,7 +62,7 @@ pub(super) enum ExchangeOutcome {
     TimedOut,
 }
 
-impl Wire<TcpStream> {
+impl CommandStream<TcpStream> {
     /// Returns true if the server has neither closed the connection nor sent anything. Makes a system call only if
     /// the runtime has seen either.
     pub(super) fn is_quiet(&self) -> bool {
@@ -71,9 +71,9 @@ impl Wire<TcpStream> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    pub(super) fn new(stream: S, incarnation: Incarnation) -> Wire<S> {
-        Wire {
+impl<IO: AsyncRead + AsyncWrite + Unpin> CommandStream<IO> {
+    pub(super) fn new(stream: IO, incarnation: Incarnation) -> CommandStream<IO> {
+        CommandStream {
             stream,
             incarnation,
             output: Vec::new(),
@@ -266,7 +266,7 @@ mod tests {
             }
         });
         let commands = vec![Command::Read { key: "key".into(), lease: None }; COUNT];
-        let (mut wire, mut count) = (Wire::new(ours, Incarnation::UNKNOWN), 0);
+        let (mut wire, mut count) = (CommandStream::new(ours, Incarnation::UNKNOWN), 0);
         let now = Instant::now();
         let deadline = now + Duration::from_secs(30);
         wire.begin(&commands);

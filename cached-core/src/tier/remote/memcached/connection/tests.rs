@@ -326,7 +326,7 @@ fn replies_may_arrive_after_the_deadline() {
             let Err(ExchangeError::TimedOut(connection)) = stopped else {
                 panic!("it is too late")
             };
-            assert_eq!(connection.wire.answered(), 2);
+            assert_eq!(connection.stream.answered(), 2);
             connections
                 .finish_late(connection, &commands, now, now + LONG_TIMEOUT, &mut on_result)
                 .await;

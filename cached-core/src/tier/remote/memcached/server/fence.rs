@@ -14,7 +14,7 @@ use crate::key::Digest;
 use crate::sync::lock;
 
 #[derive(Default)]
-pub(super) struct Fence {
+pub(super) struct CasFence {
     /// 0 while no item is fenced. Changed only under the lock of `state`.
     cas_number: AtomicU64,
     state: Mutex<FenceState>,
@@ -37,7 +37,7 @@ pub(super) struct FenceSnapshot {
     pending_raise: Option<u64>,
 }
 
-impl Fence {
+impl CasFence {
     /// Covers every item that the server has now, or those whose keys `former_owner` owned.
     pub(super) fn raise(&self, former_owner: Option<RendezvousSeed>) {
         let mut state = lock(&self.state);
@@ -68,17 +68,17 @@ impl Fence {
 
     /// Updates the fence by the CAS of an item that was written after the snapshot. Does nothing if another
     /// attempt has updated it meanwhile; a raise that is still pending is left to the next attempt.
-    pub(super) fn settle(&self, before: FenceSnapshot, written: u64) {
+    pub(super) fn settle(&self, before: FenceSnapshot, written_cas: u64) {
         let mut state = lock(&self.state);
         if self.cas_number.load(Ordering::Acquire) != before.cas_number {
             return;
         }
         if before.pending_raise.is_some() {
-            self.cas_number.store(written, Ordering::Release);
+            self.cas_number.store(written_cas, Ordering::Release);
             if state.pending_raise == before.pending_raise {
                 state.pending_raise = None;
             }
-        } else if written < before.cas_number && state.pending_raise.is_none() {
+        } else if written_cas < before.cas_number && state.pending_raise.is_none() {
             // The server counts from the start again: it was restarted, and its old items are gone.
             self.cas_number.store(0, Ordering::Release);
             (state.covers_all_keys, state.former_owners) = (false, Vec::new());
@@ -86,7 +86,7 @@ impl Fence {
     }
 
     #[inline]
-    fn is_above(&self, cas_number: u64) -> bool {
+    fn is_at_or_below(&self, cas_number: u64) -> bool {
         cas_number >= self.cas_number.load(Ordering::Acquire)
     }
 
@@ -119,7 +119,7 @@ impl Server {
         digest: Digest,
         cas_number: u64,
     ) -> bool {
-        self.fence.is_above(cas_number) || !self.fence.covers(digest, self.seed)
+        self.fence.is_at_or_below(cas_number) || !self.fence.covers(digest, self.seed)
     }
 
     /// Checks in the background if the server was restarted since the fence was raised. Then items below the
@@ -137,24 +137,24 @@ mod tests {
 
     #[test]
     fn a_later_raise_stays_pending_when_an_earlier_one_settles() {
-        let fence = Fence::default();
+        let fence = CasFence::default();
         fence.raise(None);
         let before = fence.snapshot();
         fence.raise(None);
         fence.settle(before, 7);
-        assert!(fence.is_pending() && fence.is_above(7) && !fence.is_above(6));
+        assert!(fence.is_pending() && fence.is_at_or_below(7) && !fence.is_at_or_below(6));
         fence.settle(fence.snapshot(), 9);
-        assert!(!fence.is_pending() && !fence.is_above(8));
+        assert!(!fence.is_pending() && !fence.is_at_or_below(8));
     }
 
     #[test]
     fn a_restarted_server_has_no_fence() {
-        let (fence, digest) = (Fence::default(), Digest::of(b"key"));
+        let (fence, digest) = (CasFence::default(), Digest::of(b"key"));
         let seed = RendezvousSeed::of("10.0.0.1:11211");
         fence.raise(None);
         fence.settle(fence.snapshot(), 7);
         assert!(fence.covers(digest, seed));
         fence.settle(fence.snapshot(), 1);
-        assert!(fence.is_above(1) && !fence.covers(digest, seed));
+        assert!(fence.is_at_or_below(1) && !fence.covers(digest, seed));
     }
 }

@@ -13,7 +13,7 @@ use crate::sync::lock;
 const MAX_HINTS: usize = 16 << 10;
 
 #[derive(Default)]
-pub(super) struct Hints {
+pub(super) struct RemovalHints {
     /// The number of keys, readable without the lock.
     count: AtomicUsize,
     hints: Mutex<HintedKeys>,
@@ -27,9 +27,9 @@ struct HintedKeys {
 }
 
 /// A key, and the number of its last change.
-pub(super) type Hint = (Arc<str>, u64);
+pub(super) type RemovalHint = (Arc<str>, u64);
 
-impl Hints {
+impl RemovalHints {
     pub(super) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
     }
@@ -57,13 +57,13 @@ impl Hints {
     }
 
     /// Returns up to `count` hints, in no order.
-    pub(super) fn first(&self, count: usize) -> Vec<Hint> {
+    pub(super) fn first(&self, count: usize) -> Vec<RemovalHint> {
         let hints = lock(&self.hints);
         hints.keys.iter().take(count).map(|(key, &change)| (Arc::clone(key), change)).collect()
     }
 
     /// Removes hints that the server has received, unless their keys have changed again.
-    pub(super) fn remove_delivered(&self, delivered: &[Hint]) {
+    pub(super) fn remove_delivered(&self, delivered: &[RemovalHint]) {
         let mut hints = lock(&self.hints);
         for (key, change) in delivered {
             if hints.keys.get(key) == Some(change) {
@@ -104,13 +104,13 @@ impl Server {
 mod tests {
     use super::*;
 
-    fn add(hints: &Hints, key: &str) -> bool {
+    fn add(hints: &RemovalHints, key: &str) -> bool {
         hints.add(&key.into(), || ())
     }
 
     #[test]
     fn a_key_that_changed_during_delivery_keeps_its_hint() {
-        let hints = Hints::default();
+        let hints = RemovalHints::default();
         assert!(add(&hints, "key"));
         let delivered = hints.first(10);
         assert!(add(&hints, "key"));
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn too_many_hints_become_a_fence() {
-        let hints = Hints::default();
+        let hints = RemovalHints::default();
         for number in 0..MAX_HINTS {
             assert!(add(&hints, &number.to_string()));
         }

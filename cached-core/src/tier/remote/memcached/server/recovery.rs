@@ -48,7 +48,7 @@ impl Server {
         self.recover_in_background();
     }
 
-    pub(super) fn ejected(&self) -> RemoteError {
+    pub(super) fn ejection_error(&self) -> RemoteError {
         let (kind, why) = match self.endpoint.health.refuses() {
             true => (RemoteErrorKind::Unusable, "it is ejected because it refuses every command"),
             false => (RemoteErrorKind::Lost, "it is ejected, or has not received a hint yet"),
@@ -62,13 +62,13 @@ impl Server {
         if let (Ok(runtime), Ok(_)) =
             (Handle::try_current(), self.any_pipeline(Priority::Background))
         {
-            runtime.spawn(recover(Weak::clone(&self.me)));
+            runtime.spawn(recover(Weak::clone(&self.weak_self)));
         }
     }
 
     /// Starts a task that makes one recovery attempt.
     pub(super) fn attempt_in_background(&self) {
-        if let (Ok(runtime), Some(server)) = (Handle::try_current(), self.me.upgrade()) {
+        if let (Ok(runtime), Some(server)) = (Handle::try_current(), self.weak_self.upgrade()) {
             runtime.spawn(async move {
                 if let Err(error) = server.attempt_recovery().await {
                     log::debug!("{error}");
@@ -85,7 +85,7 @@ impl Server {
             && self.endpoint.health.claim_attempt()
             && self.attempt_recovery().await.is_err()
         {
-            self.endpoint.health.attempt_failed();
+            self.endpoint.health.record_failed_attempt();
         }
     }
 
@@ -95,8 +95,8 @@ impl Server {
     /// The server does not answer, or its answers make no sense.
     async fn attempt_recovery(&self) -> Result<(), RemoteError> {
         let before = self.fence.snapshot();
-        let written = self.write_recovery_item().await?;
-        self.fence.settle(before, written);
+        let written_cas = self.write_recovery_item().await?;
+        self.fence.settle(before, written_cas);
         self.deliver_hints().await?;
         let reinstate = || self.fence.if_settled(|| self.endpoint.health.reinstate());
         if self.hints.if_empty(reinstate).flatten() == Some(true) {
@@ -122,7 +122,7 @@ impl Server {
         match pipeline.run(read, now, now + self.endpoint.timeout()).await {
             Ok(Reply::Found(Found::Item(item))) => Ok(item.cas.number),
             Ok(_) => Err(self.error(RemoteErrorKind::Refused, &"it does not keep what it stores")),
-            other => Err(self.unexpected(other)),
+            other => Err(self.error_of(other)),
         }
     }
 
@@ -149,7 +149,7 @@ impl Server {
 async fn recover(server: Weak<Server>) {
     loop {
         let due_in = match server.upgrade() {
-            Some(server) if !server.is_recovered() => server.endpoint.health.due_in(),
+            Some(server) if !server.is_recovered() => server.endpoint.health.next_attempt_in(),
             _ => return,
         };
         tokio::time::sleep(due_in).await;
@@ -159,7 +159,7 @@ async fn recover(server: Weak<Server>) {
             && let Err(error) = server.attempt_recovery().await
         {
             log::debug!("{error}");
-            server.endpoint.health.attempt_failed();
+            server.endpoint.health.record_failed_attempt();
         }
     }
 }

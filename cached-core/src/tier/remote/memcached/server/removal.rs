@@ -10,18 +10,18 @@ use crate::tier::remote::memcached::join::{BoxedFuture, join_all};
 
 /// Keys that a server must remove. If this is dropped before the server has removed all of them, for example with
 /// the call that wanted it, every key becomes a hint.
-pub(in crate::tier::remote::memcached) struct HintedRemoval<'s> {
+pub(in crate::tier::remote::memcached) struct KeyRemoval<'s> {
     server: &'s Server,
     keys: Vec<Arc<str>>,
     is_done: bool,
 }
 
-impl<'s> HintedRemoval<'s> {
+impl<'s> KeyRemoval<'s> {
     pub(in crate::tier::remote::memcached) fn new(
         server: &'s Server,
         keys: Vec<Arc<str>>,
-    ) -> HintedRemoval<'s> {
-        HintedRemoval { server, keys, is_done: false }
+    ) -> KeyRemoval<'s> {
+        KeyRemoval { server, keys, is_done: false }
     }
 
     /// Sends the deletes.
@@ -36,7 +36,7 @@ impl<'s> HintedRemoval<'s> {
         #[cfg(feature = "testing")]
         server.recover_if_in_memory().await;
         if !server.in_rotation() {
-            return Err(server.ejected());
+            return Err(server.ejection_error());
         }
         let pipeline = server.any_pipeline(Priority::Foreground)?;
         let now = Instant::now();
@@ -53,7 +53,7 @@ impl<'s> HintedRemoval<'s> {
     }
 }
 
-impl Drop for HintedRemoval<'_> {
+impl Drop for KeyRemoval<'_> {
     fn drop(&mut self) {
         if !self.is_done {
             self.keys.iter().for_each(|key| self.server.add_hint(key));
