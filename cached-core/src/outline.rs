@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec;
 use crate::stable_hash::StableHash;
-use checked::MemberSeed;
+use checked::CheckedSeed;
 
 /// The bytes that one request takes in an outline.
 pub(crate) const ENTRY_BYTES: usize = 4;
@@ -55,8 +55,8 @@ impl<'f> Outline<'f> {
 /// Decodes a value, and returns it with the entries of its outline. This process must have encoded
 /// the bytes from a value of this type.
 pub(crate) fn decode_recording<V: DeserializeOwned>(payload: &[u8]) -> Option<(V, Vec<u8>)> {
-    let mut checker = RequestChecker::new(CheckMode::Record(BTreeSet::new()));
-    let value = codec::decode_seed(payload, MemberSeed::root(&mut checker))?;
+    let mut checker = StepChecker::new(CheckMode::Record(BTreeSet::new()));
+    let value = codec::decode_seed(payload, CheckedSeed::root(&mut checker))?;
     match checker.mode {
         CheckMode::Record(entries) if !checker.is_refused => {
             Some((value, entries.into_iter().flatten().collect()))
@@ -70,13 +70,13 @@ pub(crate) fn decode_matching<V: DeserializeOwned>(
     outline: Outline<'_>,
     payload: &[u8],
 ) -> Option<V> {
-    let mut checker = RequestChecker::new(CheckMode::Match(outline));
-    let value = codec::decode_seed(payload, MemberSeed::root(&mut checker))?;
+    let mut checker = StepChecker::new(CheckMode::Match(outline));
+    let value = codec::decode_seed(payload, CheckedSeed::root(&mut checker))?;
     // A type may ignore an error of its deserializer and return a value all the same.
     (!checker.is_refused).then_some(value)
 }
 
-/// What a [`RequestChecker`] does with a request.
+/// What a [`StepChecker`] does with a request.
 enum CheckMode<'o> {
     /// Allow every request, and record it.
     Record(BTreeSet<[u8; ENTRY_BYTES]>),
@@ -85,16 +85,16 @@ enum CheckMode<'o> {
 }
 
 /// Checks or records the requests of one read.
-struct RequestChecker<'o> {
+struct StepChecker<'o> {
     mode: CheckMode<'o>,
     /// The location of each type seen so far, by its full name.
-    locations: HashMap<&'static str, Location>,
+    locations: HashMap<&'static str, TypeLocation>,
     /// How many types seen so far have the same short name.
     same_names: HashMap<u64, u64>,
     /// The last requests and types, a small cache: the elements of a sequence make the same few
     /// requests again and again.
     last_allowed: [u64; 4],
-    last_locations: [(&'static str, Location); 4],
+    last_locations: [(&'static str, TypeLocation); 4],
     depth: usize,
     is_refused: bool,
 }
@@ -102,26 +102,26 @@ struct RequestChecker<'o> {
 /// The location in a type at which a request is made: a hash of the type's name, or of the request
 /// that led there.
 #[derive(Clone, Copy)]
-struct Location(u64);
+struct TypeLocation(u64);
 
-impl Location {
+impl TypeLocation {
     /// The location of the value as a whole.
-    const ROOT: Location = Location(0);
+    const ROOT: TypeLocation = TypeLocation(0);
 
     /// Returns the location that a request leads to.
-    fn after(request: StableHash) -> Location {
-        Location(request.finish())
+    fn after(step: StableHash) -> TypeLocation {
+        TypeLocation(step.finish())
     }
 
     /// Returns the location inside a `Some` or a newtype, whose type serde does not tell.
-    fn contents(self) -> Location {
-        Location(StableHash::new(self.0).finish())
+    fn contents(self) -> TypeLocation {
+        TypeLocation(StableHash::new(self.0).finish())
     }
 }
 
 /// The kinds of requests. Stored outlines depend on these numbers, so they must not change.
 #[derive(Clone, Copy)]
-enum RequestKind {
+enum StepKind {
     Bool = 1,
     Char,
     I8,
@@ -155,36 +155,36 @@ enum RequestKind {
     Variant,
 }
 
-impl RequestKind {
-    fn at(self, location: Location) -> StableHash {
+impl StepKind {
+    fn at(self, location: TypeLocation) -> StableHash {
         StableHash::new(self as u64).hash(location.0)
     }
 }
 
-impl<'o> RequestChecker<'o> {
-    fn new(mode: CheckMode<'o>) -> RequestChecker<'o> {
-        RequestChecker {
+impl<'o> StepChecker<'o> {
+    fn new(mode: CheckMode<'o>) -> StepChecker<'o> {
+        StepChecker {
             mode,
             locations: HashMap::new(),
             same_names: HashMap::new(),
             last_allowed: [0; 4],
-            last_locations: [("", Location::ROOT); 4],
+            last_locations: [("", TypeLocation::ROOT); 4],
             depth: 0,
             is_refused: false,
         }
     }
 
     /// Returns true if the request is allowed. After one refusal it always returns false.
-    fn allows(&mut self, request: StableHash) -> bool {
-        let request = request.finish();
+    fn allows(&mut self, step: StableHash) -> bool {
+        let hash = step.finish();
         if self.is_refused {
             return false;
         }
-        if self.last_allowed.contains(&request) {
+        if self.last_allowed.contains(&hash) {
             return true;
         }
         // Half of the hash is enough. If another type passes by chance, its shape differs.
-        let entry = (request as u32).to_be_bytes();
+        let entry = (hash as u32).to_be_bytes();
         match &mut self.mode {
             CheckMode::Record(entries) => {
                 entries.insert(entry);
@@ -192,14 +192,14 @@ impl<'o> RequestChecker<'o> {
             CheckMode::Match(outline) => self.is_refused = !outline.contains(entry),
         }
         self.last_allowed.rotate_right(1);
-        self.last_allowed[0] = request;
+        self.last_allowed[0] = hash;
         !self.is_refused
     }
 
     /// Returns the location of a type: a hash of its name without paths, because another build may
     /// have the type in another module or crate. Types with the same short name are numbered in the
     /// order in which they are seen.
-    fn location_of<T: ?Sized>(&mut self) -> Location {
+    fn location_of<T: ?Sized>(&mut self) -> TypeLocation {
         let name = type_name::<T>();
         let last = self.last_locations.iter().find(|(last, _)| std::ptr::eq(*last, name));
         if let Some((_, location)) = last {
@@ -211,13 +211,13 @@ impl<'o> RequestChecker<'o> {
         location
     }
 
-    fn find_location(&mut self, name: &'static str) -> Location {
+    fn find_location(&mut self, name: &'static str) -> TypeLocation {
         if let Some(location) = self.locations.get(name) {
             return *location;
         }
         let short = StableHash::new(0).text(&short_name(name));
         let same_names = self.same_names.entry(short.finish()).or_default();
-        let location = Location(short.word(*same_names).finish());
+        let location = TypeLocation(short.word(*same_names).finish());
         *same_names += 1;
         self.locations.insert(name, location);
         location

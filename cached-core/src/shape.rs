@@ -92,7 +92,7 @@ enum DataKind {
     StructVariant,
 }
 
-fn hash_of(kind: DataKind) -> StableHash {
+fn hash_of_kind(kind: DataKind) -> StableHash {
     StableHash::new(kind as u64)
 }
 
@@ -105,26 +105,26 @@ struct ShapeSerializer {
 
 impl ShapeSerializer {
     fn leaf(self, kind: DataKind, contents: &[u8]) -> Result<u64, ShapeError> {
-        let hash = hash_of(kind);
+        let hash = hash_of_kind(kind);
         Ok(if self.includes_contents { hash.bytes(contents) } else { hash }.finish())
     }
 }
 
 /// Hashes the members of a sequence, a struct or a variant, in their order.
-struct MembersShape {
-    walk: ShapeSerializer,
+struct MembersHasher {
+    serializer: ShapeSerializer,
     hash: StableHash,
     count: u64,
 }
 
-impl MembersShape {
-    fn new(walk: ShapeSerializer, hash: StableHash) -> Result<MembersShape, ShapeError> {
-        Ok(MembersShape { walk, hash, count: 0 })
+impl MembersHasher {
+    fn new(serializer: ShapeSerializer, hash: StableHash) -> Result<MembersHasher, ShapeError> {
+        Ok(MembersHasher { serializer, hash, count: 0 })
     }
 
     fn add<T: Serialize + ?Sized>(&mut self, member: &T) -> Result<(), ShapeError> {
         self.count += 1;
-        self.hash = self.hash.word(member.serialize(self.walk)?);
+        self.hash = self.hash.word(member.serialize(self.serializer)?);
         Ok(())
     }
 
@@ -144,13 +144,13 @@ macro_rules! leaves {
 impl ser::Serializer for ShapeSerializer {
     type Ok = u64;
     type Error = ShapeError;
-    type SerializeSeq = MembersShape;
-    type SerializeTuple = MembersShape;
-    type SerializeTupleStruct = MembersShape;
-    type SerializeTupleVariant = MembersShape;
-    type SerializeMap = MapShape;
-    type SerializeStruct = MembersShape;
-    type SerializeStructVariant = MembersShape;
+    type SerializeSeq = MembersHasher;
+    type SerializeTuple = MembersHasher;
+    type SerializeTupleStruct = MembersHasher;
+    type SerializeTupleVariant = MembersHasher;
+    type SerializeMap = MapHasher;
+    type SerializeStruct = MembersHasher;
+    type SerializeStructVariant = MembersHasher;
 
     leaves! {
         serialize_i8 i8, I8;
@@ -193,7 +193,7 @@ impl ser::Serializer for ShapeSerializer {
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<u64, ShapeError> {
-        Ok(hash_of(DataKind::Some).word(value.serialize(self)?).finish())
+        Ok(hash_of_kind(DataKind::Some).word(value.serialize(self)?).finish())
     }
 
     fn serialize_unit(self) -> Result<u64, ShapeError> {
@@ -201,7 +201,7 @@ impl ser::Serializer for ShapeSerializer {
     }
 
     fn serialize_unit_struct(self, name: &'static str) -> Result<u64, ShapeError> {
-        Ok(hash_of(DataKind::UnitStruct).text(name).finish())
+        Ok(hash_of_kind(DataKind::UnitStruct).text(name).finish())
     }
 
     fn serialize_unit_variant(
@@ -210,7 +210,7 @@ impl ser::Serializer for ShapeSerializer {
         _index: u32,
         variant: &'static str,
     ) -> Result<u64, ShapeError> {
-        Ok(hash_of(DataKind::UnitVariant).text(name).text(variant).finish())
+        Ok(hash_of_kind(DataKind::UnitVariant).text(name).text(variant).finish())
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
@@ -218,7 +218,7 @@ impl ser::Serializer for ShapeSerializer {
         name: &'static str,
         value: &T,
     ) -> Result<u64, ShapeError> {
-        Ok(hash_of(DataKind::NewtypeStruct).text(name).word(value.serialize(self)?).finish())
+        Ok(hash_of_kind(DataKind::NewtypeStruct).text(name).word(value.serialize(self)?).finish())
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -228,24 +228,24 @@ impl ser::Serializer for ShapeSerializer {
         variant: &'static str,
         value: &T,
     ) -> Result<u64, ShapeError> {
-        let hash = hash_of(DataKind::NewtypeVariant).text(name).text(variant);
+        let hash = hash_of_kind(DataKind::NewtypeVariant).text(name).text(variant);
         Ok(hash.word(value.serialize(self)?).finish())
     }
 
-    fn serialize_seq(self, _length: Option<usize>) -> Result<MembersShape, ShapeError> {
-        MembersShape::new(self, hash_of(DataKind::Seq))
+    fn serialize_seq(self, _length: Option<usize>) -> Result<MembersHasher, ShapeError> {
+        MembersHasher::new(self, hash_of_kind(DataKind::Seq))
     }
 
-    fn serialize_tuple(self, _length: usize) -> Result<MembersShape, ShapeError> {
-        MembersShape::new(self, hash_of(DataKind::Tuple))
+    fn serialize_tuple(self, _length: usize) -> Result<MembersHasher, ShapeError> {
+        MembersHasher::new(self, hash_of_kind(DataKind::Tuple))
     }
 
     fn serialize_tuple_struct(
         self,
         name: &'static str,
         _length: usize,
-    ) -> Result<MembersShape, ShapeError> {
-        MembersShape::new(self, hash_of(DataKind::TupleStruct).text(name))
+    ) -> Result<MembersHasher, ShapeError> {
+        MembersHasher::new(self, hash_of_kind(DataKind::TupleStruct).text(name))
     }
 
     fn serialize_tuple_variant(
@@ -254,20 +254,20 @@ impl ser::Serializer for ShapeSerializer {
         _index: u32,
         variant: &'static str,
         _length: usize,
-    ) -> Result<MembersShape, ShapeError> {
-        MembersShape::new(self, hash_of(DataKind::TupleVariant).text(name).text(variant))
+    ) -> Result<MembersHasher, ShapeError> {
+        MembersHasher::new(self, hash_of_kind(DataKind::TupleVariant).text(name).text(variant))
     }
 
-    fn serialize_map(self, _length: Option<usize>) -> Result<MapShape, ShapeError> {
-        Ok(MapShape { sum: 0, count: 0, key: 0 })
+    fn serialize_map(self, _length: Option<usize>) -> Result<MapHasher, ShapeError> {
+        Ok(MapHasher { entry_sum: 0, count: 0, key_shape: 0 })
     }
 
     fn serialize_struct(
         self,
         name: &'static str,
         _length: usize,
-    ) -> Result<MembersShape, ShapeError> {
-        MembersShape::new(self, hash_of(DataKind::Struct).text(name))
+    ) -> Result<MembersHasher, ShapeError> {
+        MembersHasher::new(self, hash_of_kind(DataKind::Struct).text(name))
     }
 
     fn serialize_struct_variant(
@@ -276,14 +276,14 @@ impl ser::Serializer for ShapeSerializer {
         _index: u32,
         variant: &'static str,
         _length: usize,
-    ) -> Result<MembersShape, ShapeError> {
-        MembersShape::new(self, hash_of(DataKind::StructVariant).text(name).text(variant))
+    ) -> Result<MembersHasher, ShapeError> {
+        MembersHasher::new(self, hash_of_kind(DataKind::StructVariant).text(name).text(variant))
     }
 }
 
 macro_rules! members {
     ($($trait:ident $add:ident),*) => {$(
-        impl ser::$trait for MembersShape {
+        impl ser::$trait for MembersHasher {
             type Ok = u64;
             type Error = ShapeError;
             fn $add<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ShapeError> {
@@ -305,7 +305,7 @@ members! {
 
 macro_rules! fields {
     ($($trait:ident),*) => {$(
-        impl ser::$trait for MembersShape {
+        impl ser::$trait for MembersHasher {
             type Ok = u64;
             type Error = ShapeError;
             fn serialize_field<T: Serialize + ?Sized>(
@@ -329,28 +329,28 @@ macro_rules! fields {
 fields! { SerializeStruct, SerializeStructVariant }
 
 /// Hashes the entries of a map, in any order.
-struct MapShape {
-    sum: u64,
+struct MapHasher {
+    entry_sum: u64,
     count: u64,
-    key: u64,
+    key_shape: u64,
 }
 
-impl ser::SerializeMap for MapShape {
+impl ser::SerializeMap for MapHasher {
     type Ok = u64;
     type Error = ShapeError;
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), ShapeError> {
-        self.key = key.serialize(ShapeSerializer { includes_contents: true })?;
+        self.key_shape = key.serialize(ShapeSerializer { includes_contents: true })?;
         Ok(())
     }
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ShapeError> {
         let value = value.serialize(ShapeSerializer { includes_contents: true })?;
-        let entry = hash_of(DataKind::Map).word(self.key).word(value).finish();
-        self.sum = self.sum.wrapping_add(entry);
+        let entry = hash_of_kind(DataKind::Map).word(self.key_shape).word(value).finish();
+        self.entry_sum = self.entry_sum.wrapping_add(entry);
         self.count += 1;
         Ok(())
     }
     fn end(self) -> Result<u64, ShapeError> {
-        Ok(hash_of(DataKind::Map).word(self.sum).word(self.count).finish())
+        Ok(hash_of_kind(DataKind::Map).word(self.entry_sum).word(self.count).finish())
     }
 }
 

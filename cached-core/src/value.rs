@@ -263,7 +263,7 @@ pub(crate) struct ReturnType<R, V> {
     pub(crate) split: fn(R, &ValueRules<V>) -> FetchOutput<R>,
     /// See [`rebuild_into`].
     pub(crate) rebuild_into: fn(&Value, &mut Option<R>) -> bool,
-    pub(crate) errors: ErrorSharing<R>,
+    pub(crate) error_sharing: ErrorSharing<R>,
     pub(crate) value_type: &'static ValueType,
     pub(crate) rules: ValueRules<V>,
 }
@@ -275,7 +275,7 @@ pub(crate) enum FetchOutput<R> {
 }
 
 impl<R, V> ReturnType<R, V> {
-    pub(crate) fn new<Mode>(errors: ErrorSharing<R>) -> ReturnType<R, V>
+    pub(crate) fn new<Mode>(error_sharing: ErrorSharing<R>) -> ReturnType<R, V>
     where
         R: Returned<Mode, Value = V>,
         V: CachedValue,
@@ -289,7 +289,7 @@ impl<R, V> ReturnType<R, V> {
                 Err(returned) => FetchOutput::Error(returned),
             },
             rebuild_into: rebuild_into::<R, Mode>,
-            errors,
+            error_sharing,
             value_type: ValueType::of::<V>(),
             rules: ValueRules::NONE,
         }
@@ -320,11 +320,11 @@ where
 }
 
 /// How followers of a failed fetch get its error. Holds `None` if the error type cannot be shared.
-pub struct ErrorSharing<R>(Option<ShareError<R>>);
+pub struct ErrorSharing<R>(Option<ErrorSharingFns<R>>);
 
-struct ShareError<R> {
+struct ErrorSharingFns<R> {
     share: fn(&R) -> Option<SharedError>,
-    clone: fn(&SharedError) -> Option<R>,
+    rebuild: fn(&SharedError) -> Option<R>,
 }
 
 impl<R> ErrorSharing<R> {
@@ -334,27 +334,27 @@ impl<R> ErrorSharing<R> {
     }
 
     /// Returns the `Err` of a function for a shared error.
-    pub(crate) fn clone_of(&self, error: &SharedError) -> Option<R> {
-        (self.0.as_ref()?.clone)(error)
+    pub(crate) fn rebuild(&self, error: &SharedError) -> Option<R> {
+        (self.0.as_ref()?.rebuild)(error)
     }
 }
 
 /// Finds out at compile time whether the error in `R` can be shared.
 ///
-/// Method resolution prefers an inherent method of `ErrorProbe` to one of `ErrorFallback`, which
+/// Method resolution prefers an inherent method of `ErrorProbe` to one of `ErrorProbeFallback`, which
 /// is behind `Deref`. The inherent method exists only for a `Result` with a `Clone` error, so the
 /// fallback serves all other types. Stable Rust has no specialization that could say this.
 pub struct ErrorProbe<R> {
-    fallback: ErrorFallback<R>,
+    fallback: ErrorProbeFallback<R>,
 }
 
 /// The methods of [`ErrorProbe`] for a type whose error cannot be shared.
 #[doc(hidden)]
-pub struct ErrorFallback<R>(PhantomData<fn() -> R>);
+pub struct ErrorProbeFallback<R>(PhantomData<fn() -> R>);
 
 impl<R> ErrorProbe<R> {
     #[doc(hidden)]
-    pub const NEW: ErrorProbe<R> = ErrorProbe { fallback: ErrorFallback(PhantomData) };
+    pub const NEW: ErrorProbe<R> = ErrorProbe { fallback: ErrorProbeFallback(PhantomData) };
 
     /// Used for a return type that borrows, because its error cannot outlive the call.
     #[doc(hidden)]
@@ -366,12 +366,12 @@ impl<R> ErrorProbe<R> {
 impl<T, E: Clone + Send + Sync + 'static> ErrorProbe<Result<T, E>> {
     #[doc(hidden)]
     pub fn sharing(&self) -> ErrorSharing<Result<T, E>> {
-        ErrorSharing(Some(ShareError {
+        ErrorSharing(Some(ErrorSharingFns {
             share: |returned| {
                 let error = returned.as_ref().err()?;
                 Some(Arc::new(error.clone()))
             },
-            clone: |error| error.downcast_ref::<E>().cloned().map(Err),
+            rebuild: |error| error.downcast_ref::<E>().cloned().map(Err),
         }))
     }
 }
@@ -397,13 +397,13 @@ impl<T, E> ErrorProbe<Result<T, E>> {
 pub trait NeverFails {}
 
 impl<R> Deref for ErrorProbe<R> {
-    type Target = ErrorFallback<R>;
-    fn deref(&self) -> &ErrorFallback<R> {
+    type Target = ErrorProbeFallback<R>;
+    fn deref(&self) -> &ErrorProbeFallback<R> {
         &self.fallback
     }
 }
 
-impl<R> ErrorFallback<R> {
+impl<R> ErrorProbeFallback<R> {
     #[doc(hidden)]
     pub fn sharing(&self) -> ErrorSharing<R> {
         ErrorSharing(None)

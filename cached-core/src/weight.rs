@@ -25,16 +25,16 @@ pub(crate) fn of<V: Serialize>(value: &V) -> Option<usize> {
     let mut heap = 0;
     let size = size_of::<V>();
     add_sized(value, size, &mut heap).ok()?;
-    Some(allocation(ARC_COUNTS + size) + heap)
+    Some(block_size(ARC_COUNTS + size) + heap)
 }
 
 /// Returns how many bytes an allocator takes for a block of `bytes`. It rounds up, and stores the
 /// length beside the block.
-fn allocation(bytes: usize) -> usize {
+fn block_size(bytes: usize) -> usize {
     const ALIGNMENT: usize = 16;
-    const LENGTH_SIZE: usize = 8;
+    const HEADER_SIZE: usize = 8;
     const MIN_BLOCK: usize = 32;
-    if bytes == 0 { 0 } else { (bytes + LENGTH_SIZE).next_multiple_of(ALIGNMENT).max(MIN_BLOCK) }
+    if bytes == 0 { 0 } else { (bytes + HEADER_SIZE).next_multiple_of(ALIGNMENT).max(MIN_BLOCK) }
 }
 
 /// Adds the heap memory of a value whose own size is known.
@@ -47,7 +47,7 @@ fn add_sized<T: Serialize + ?Sized>(
     let content = value.serialize(WeightSerializer { heap })?;
     // Contents that are larger than the value itself are behind a pointer: a `Box` or an `Arc`.
     if size <= size_of::<usize>() && content > size {
-        *heap += allocation(content);
+        *heap += block_size(content);
     }
     Ok(())
 }
@@ -77,7 +77,7 @@ impl ser::Error for WeightError {
 }
 
 /// Adds up the elements of a sequence or a map, which are on the heap.
-struct ElementsWeight<'h> {
+struct ElementsWeigher<'h> {
     heap: &'h mut usize,
     count: usize,
     /// The size of the largest element, or of the largest key and the largest value.
@@ -86,22 +86,22 @@ struct ElementsWeight<'h> {
 }
 
 /// Adds up the fields of a struct, a tuple or a variant, which are inside the value.
-struct FieldsWeight<'h> {
+struct FieldsWeigher<'h> {
     heap: &'h mut usize,
     size: usize,
 }
 
 impl<'h> WeightSerializer<'h> {
-    fn elements(self, is_map: bool) -> ElementsWeight<'h> {
-        ElementsWeight { heap: self.heap, count: 0, largest: [0; 2], is_map }
+    fn elements(self, is_map: bool) -> ElementsWeigher<'h> {
+        ElementsWeigher { heap: self.heap, count: 0, largest: [0; 2], is_map }
     }
 
-    fn fields(self) -> FieldsWeight<'h> {
-        FieldsWeight { heap: self.heap, size: 0 }
+    fn fields(self) -> FieldsWeigher<'h> {
+        FieldsWeigher { heap: self.heap, size: 0 }
     }
 }
 
-impl ElementsWeight<'_> {
+impl ElementsWeigher<'_> {
     #[inline]
     fn add<T: Serialize + ?Sized>(&mut self, which: usize, value: &T) -> Result<(), WeightError> {
         let size = value.serialize(WeightSerializer { heap: self.heap })?;
@@ -123,12 +123,12 @@ impl ElementsWeight<'_> {
             // A hash table fills seven eighths of a power of two, and a tree about as much.
             (true, count) => (count + count / 7).next_power_of_two().max(MIN_MAP_CAPACITY),
         };
-        *self.heap += allocation(capacity.saturating_mul(size));
+        *self.heap += block_size(capacity.saturating_mul(size));
         COLLECTION_SIZE
     }
 }
 
-impl FieldsWeight<'_> {
+impl FieldsWeigher<'_> {
     #[inline]
     fn add<T: Serialize + ?Sized>(&mut self, field: &T) -> Result<(), WeightError> {
         let size = size_of_val(field);
@@ -139,7 +139,7 @@ impl FieldsWeight<'_> {
 
 /// Adds the heap memory of a string, and returns the size of the `String` itself.
 fn add_string(heap: &mut usize, length: usize) -> usize {
-    *heap += allocation(length);
+    *heap += block_size(length);
     COLLECTION_SIZE
 }
 
@@ -155,13 +155,13 @@ macro_rules! sized {
 impl<'h> ser::Serializer for WeightSerializer<'h> {
     type Ok = usize;
     type Error = WeightError;
-    type SerializeSeq = ElementsWeight<'h>;
-    type SerializeTuple = FieldsWeight<'h>;
-    type SerializeTupleStruct = FieldsWeight<'h>;
-    type SerializeTupleVariant = FieldsWeight<'h>;
-    type SerializeMap = ElementsWeight<'h>;
-    type SerializeStruct = FieldsWeight<'h>;
-    type SerializeStructVariant = FieldsWeight<'h>;
+    type SerializeSeq = ElementsWeigher<'h>;
+    type SerializeTuple = FieldsWeigher<'h>;
+    type SerializeTupleStruct = FieldsWeigher<'h>;
+    type SerializeTupleVariant = FieldsWeigher<'h>;
+    type SerializeMap = ElementsWeigher<'h>;
+    type SerializeStruct = FieldsWeigher<'h>;
+    type SerializeStructVariant = FieldsWeigher<'h>;
 
     sized! {
         serialize_bool(bool);
@@ -186,14 +186,14 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
 
     /// Counts the formatted text without building it.
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<usize, WeightError> {
-        struct Length(usize);
-        impl Write for Length {
+        struct TextLength(usize);
+        impl Write for TextLength {
             fn write_str(&mut self, text: &str) -> fmt::Result {
                 self.0 += text.len();
                 Ok(())
             }
         }
-        let mut length = Length(0);
+        let mut length = TextLength(0);
         write!(length, "{value}").map_err(|_| WeightError)?;
         Ok(add_string(self.heap, length.0))
     }
@@ -248,11 +248,11 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
         self.serialize_some(value)
     }
 
-    fn serialize_seq(self, _: Option<usize>) -> Result<ElementsWeight<'h>, WeightError> {
+    fn serialize_seq(self, _: Option<usize>) -> Result<ElementsWeigher<'h>, WeightError> {
         Ok(self.elements(false))
     }
 
-    fn serialize_tuple(self, _: usize) -> Result<FieldsWeight<'h>, WeightError> {
+    fn serialize_tuple(self, _: usize) -> Result<FieldsWeigher<'h>, WeightError> {
         Ok(self.fields())
     }
 
@@ -260,7 +260,7 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
         self,
         _: &'static str,
         _: usize,
-    ) -> Result<FieldsWeight<'h>, WeightError> {
+    ) -> Result<FieldsWeigher<'h>, WeightError> {
         Ok(self.fields())
     }
 
@@ -270,15 +270,15 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
         _: u32,
         _: &'static str,
         _: usize,
-    ) -> Result<FieldsWeight<'h>, WeightError> {
+    ) -> Result<FieldsWeigher<'h>, WeightError> {
         Ok(self.fields())
     }
 
-    fn serialize_map(self, _: Option<usize>) -> Result<ElementsWeight<'h>, WeightError> {
+    fn serialize_map(self, _: Option<usize>) -> Result<ElementsWeigher<'h>, WeightError> {
         Ok(self.elements(true))
     }
 
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<FieldsWeight<'h>, WeightError> {
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<FieldsWeigher<'h>, WeightError> {
         Ok(self.fields())
     }
 
@@ -288,7 +288,7 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
         _: u32,
         _: &'static str,
         _: usize,
-    ) -> Result<FieldsWeight<'h>, WeightError> {
+    ) -> Result<FieldsWeigher<'h>, WeightError> {
         Ok(self.fields())
     }
 
@@ -298,7 +298,7 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
     }
 }
 
-impl ser::SerializeSeq for ElementsWeight<'_> {
+impl ser::SerializeSeq for ElementsWeigher<'_> {
     type Ok = usize;
     type Error = WeightError;
 
@@ -313,7 +313,7 @@ impl ser::SerializeSeq for ElementsWeight<'_> {
     }
 }
 
-impl ser::SerializeMap for ElementsWeight<'_> {
+impl ser::SerializeMap for ElementsWeigher<'_> {
     type Ok = usize;
     type Error = WeightError;
 
@@ -333,7 +333,7 @@ impl ser::SerializeMap for ElementsWeight<'_> {
 
 macro_rules! fields {
     ($($trait:ident $method:ident($($name:ty)?);)*) => {$(
-        impl ser::$trait for FieldsWeight<'_> {
+        impl ser::$trait for FieldsWeigher<'_> {
             type Ok = usize;
             type Error = WeightError;
 

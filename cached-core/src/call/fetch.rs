@@ -29,7 +29,7 @@ impl MissedCall {
     pub(crate) fn answer<R, V>(&mut self, returns: &ReturnType<R, V>) -> Option<R> {
         let answer = match &self.plan {
             Plan::Answer(value) | Plan::AnswerAndRefresh(value, _) => returns.rebuild(value),
-            Plan::Error(error) => returns.errors.clone_of(error),
+            Plan::Error(error) => returns.error_sharing.rebuild(error),
             Plan::Fetch(_) | Plan::Bypass => None,
         };
         if answer.is_none() {
@@ -90,7 +90,7 @@ impl MissedCall {
         }
         match self.plan_for(outcome) {
             Plan::Answer(value) => returns.rebuild(&value),
-            Plan::Error(error) => returns.errors.clone_of(&error),
+            Plan::Error(error) => returns.error_sharing.rebuild(&error),
             _ => None,
         }
     }
@@ -118,7 +118,7 @@ impl MissedCall {
                     self.serve_stale(fetch, value);
                     return answer;
                 }
-                let error = returns.errors.share(&output);
+                let error = returns.error_sharing.share(&output);
                 let outcome = error.map_or(FlightOutcome::UnsharedError, FlightOutcome::Error);
                 fetch.end_without_value(outcome);
                 output

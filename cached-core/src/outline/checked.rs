@@ -8,83 +8,83 @@ use std::marker::PhantomData;
 
 use serde::de::{self, DeserializeSeed, Deserializer, Visitor};
 
-use super::{Location, RequestChecker, RequestKind};
+use super::{StepChecker, StepKind, TypeLocation};
 use crate::stable_hash::StableHash;
 use visitor::CheckedVisitor;
 
-fn refused<E: de::Error>() -> E {
+fn refusal<E: de::Error>() -> E {
     E::custom("the value was stored by a build in which this type was different")
 }
 
 /// For requests that have no names.
-fn no_names(hash: StableHash) -> StableHash {
+fn no_arguments(hash: StableHash) -> StableHash {
     hash
 }
 
 /// Adds the names of fields to a request.
-fn with_names(hash: StableHash, names: &[&str]) -> StableHash {
+fn add_names(hash: StableHash, names: &[&str]) -> StableHash {
     names.iter().fold(hash.word(names.len() as u64), |hash, name| hash.text(name))
 }
 
 /// Reads one member of a value. The read fails if another type was read there when the outline was
 /// recorded.
-pub(super) struct MemberSeed<'c, 'o, S> {
+pub(super) struct CheckedSeed<'c, 'o, S> {
     seed: S,
-    checker: &'c mut RequestChecker<'o>,
-    parent: Location,
+    checker: &'c mut StepChecker<'o>,
+    parent: TypeLocation,
     index: u64,
 }
 
-impl<'c, 'o, V> MemberSeed<'c, 'o, PhantomData<V>> {
+impl<'c, 'o, V> CheckedSeed<'c, 'o, PhantomData<V>> {
     /// Reads the value as a whole.
-    pub(super) fn root(checker: &'c mut RequestChecker<'o>) -> Self {
-        MemberSeed { seed: PhantomData, checker, parent: Location::ROOT, index: 0 }
+    pub(super) fn root(checker: &'c mut StepChecker<'o>) -> Self {
+        CheckedSeed { seed: PhantomData, checker, parent: TypeLocation::ROOT, index: 0 }
     }
 }
 
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for MemberSeed<'_, '_, S> {
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedSeed<'_, '_, S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
-        let MemberSeed { seed, checker, parent, index } = self;
+        let CheckedSeed { seed, checker, parent, index } = self;
         let location = checker.location_of::<S::Value>();
-        if !checker.allows(RequestKind::Member.at(parent).word(index).hash(location.0)) {
-            return Err(refused());
+        if !checker.allows(StepKind::Member.at(parent).word(index).hash(location.0)) {
+            return Err(refusal());
         }
         let read = checker
             .nest(|checker| seed.deserialize(CheckedDeserializer { inner, checker, location }));
-        read.unwrap_or_else(|| Err(refused()))
+        read.unwrap_or_else(|| Err(refusal()))
     }
 }
 
 /// A deserializer whose requests are checked. They are made at `location`.
 struct CheckedDeserializer<'c, 'o, D> {
     inner: D,
-    checker: &'c mut RequestChecker<'o>,
-    location: Location,
+    checker: &'c mut StepChecker<'o>,
+    location: TypeLocation,
 }
 
 impl<'de, 'c, 'o, D: Deserializer<'de>> CheckedDeserializer<'c, 'o, D> {
     /// Checks a request for a `T`. Returns the parts of `self`, with the location of `T`.
     fn check<T>(
         self,
-        request: RequestKind,
-        names: impl FnOnce(StableHash) -> StableHash,
-    ) -> Result<(D, &'c mut RequestChecker<'o>, Location), D::Error> {
+        kind: StepKind,
+        arguments: impl FnOnce(StableHash) -> StableHash,
+    ) -> Result<(D, &'c mut StepChecker<'o>, TypeLocation), D::Error> {
         let CheckedDeserializer { inner, checker, location } = self;
         let inner_location = checker.location_of::<T>();
-        if checker.allows(names(request.at(location).hash(inner_location.0))) {
+        if checker.allows(arguments(kind.at(location).hash(inner_location.0))) {
             Ok((inner, checker, inner_location))
         } else {
-            Err(refused())
+            Err(refusal())
         }
     }
 }
 
 macro_rules! leaves {
-    ($($method:ident $request:ident;)*) => {$(
+    ($($method:ident $kind:ident;)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-            let (inner, ..) = self.check::<V::Value>(RequestKind::$request, no_names)?;
+            let (inner, ..) = self.check::<V::Value>(StepKind::$kind, no_arguments)?;
             inner.$method(visitor)
         }
     )*};
@@ -126,7 +126,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         let (inner, checker, inner_location) =
-            self.check::<V::Value>(RequestKind::Option, no_names)?;
+            self.check::<V::Value>(StepKind::Option, no_arguments)?;
         inner.deserialize_option(CheckedVisitor::new(visitor, checker, inner_location))
     }
 
@@ -135,8 +135,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let (inner, ..) =
-            self.check::<V::Value>(RequestKind::UnitStruct, |hash| hash.text(name))?;
+        let (inner, ..) = self.check::<V::Value>(StepKind::UnitStruct, |hash| hash.text(name))?;
         inner.deserialize_unit_struct(name, visitor)
     }
 
@@ -145,19 +144,18 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let names = |hash: StableHash| hash.text(name);
+        let arguments = |hash: StableHash| hash.text(name);
         let (inner, checker, inner_location) =
-            self.check::<V::Value>(RequestKind::Newtype, names)?;
+            self.check::<V::Value>(StepKind::Newtype, arguments)?;
         inner
             .deserialize_newtype_struct(name, CheckedVisitor::new(visitor, checker, inner_location))
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         let (inner, checker, inner_location) =
-            self.check::<V::Value>(RequestKind::Seq, no_names)?;
-        inner.deserialize_seq(
-            CheckedVisitor::new(visitor, checker, inner_location).with_one_location(),
-        )
+            self.check::<V::Value>(StepKind::Seq, no_arguments)?;
+        inner
+            .deserialize_seq(CheckedVisitor::new(visitor, checker, inner_location).with_one_index())
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(
@@ -165,12 +163,13 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         length: usize,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let names = |hash: StableHash| hash.word(length as u64);
-        let (inner, checker, inner_location) = self.check::<V::Value>(RequestKind::Tuple, names)?;
+        let arguments = |hash: StableHash| hash.word(length as u64);
+        let (inner, checker, inner_location) =
+            self.check::<V::Value>(StepKind::Tuple, arguments)?;
         let contents = CheckedVisitor::new(visitor, checker, inner_location);
         // The name of an array type starts with a bracket. Its elements have one type.
         match type_name::<V::Value>().starts_with('[') {
-            true => inner.deserialize_tuple(length, contents.with_one_location()),
+            true => inner.deserialize_tuple(length, contents.with_one_index()),
             false => inner.deserialize_tuple(length, contents),
         }
     }
@@ -181,9 +180,9 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         length: usize,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let names = |hash: StableHash| hash.text(name).word(length as u64);
+        let arguments = |hash: StableHash| hash.text(name).word(length as u64);
         let (inner, checker, inner_location) =
-            self.check::<V::Value>(RequestKind::TupleStruct, names)?;
+            self.check::<V::Value>(StepKind::TupleStruct, arguments)?;
         inner.deserialize_tuple_struct(
             name,
             length,
@@ -193,7 +192,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         let (inner, checker, inner_location) =
-            self.check::<V::Value>(RequestKind::Map, no_names)?;
+            self.check::<V::Value>(StepKind::Map, no_arguments)?;
         inner.deserialize_map(CheckedVisitor::new(visitor, checker, inner_location))
     }
 
@@ -203,9 +202,9 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let names = |hash: StableHash| with_names(hash.text(name), fields);
+        let arguments = |hash: StableHash| add_names(hash.text(name), fields);
         let (inner, checker, inner_location) =
-            self.check::<V::Value>(RequestKind::Struct, names)?;
+            self.check::<V::Value>(StepKind::Struct, arguments)?;
         inner.deserialize_struct(
             name,
             fields,
@@ -221,8 +220,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
     ) -> Result<V::Value, D::Error> {
         // The list of variants is not part of the request: a build that adds a variant at the end
         // can still read the others.
-        let names = |hash: StableHash| hash.text(name);
-        let (inner, checker, inner_location) = self.check::<V::Value>(RequestKind::Enum, names)?;
+        let arguments = |hash: StableHash| hash.text(name);
+        let (inner, checker, inner_location) = self.check::<V::Value>(StepKind::Enum, arguments)?;
         let contents =
             CheckedVisitor::new(visitor, checker, inner_location).with_variants(variants);
         inner.deserialize_enum(name, variants, contents)

@@ -10,27 +10,28 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::discriminant;
 
 pub(super) fn is_none<V>(value: &V) -> bool {
-    is_option::<V>() && variant(value) == variant(&None::<()>)
+    is_option::<V>() && variant_number(value) == variant_number(&None::<()>)
 }
 
 pub(super) fn is_err<V>(value: &V) -> bool {
-    is_instance_of::<V, Result<(), ()>>() && variant(value) == variant(&Err::<(), ()>(()))
+    is_instance_of::<V, Result<(), ()>>()
+        && variant_number(value) == variant_number(&Err::<(), ()>(()))
 }
 
 pub(super) fn is_option<V>() -> bool {
     is_instance_of::<V, Option<()>>()
 }
 
-/// Returns true if `V` and `S` are the same generic type, with any arguments.
-fn is_instance_of<V, S>() -> bool {
-    let (standard, _) = type_name::<S>().split_once('<').unwrap_or_default();
+/// Returns true if `V` and `Standard` are the same generic type, with any arguments.
+fn is_instance_of<V, Standard>() -> bool {
+    let (standard, _) = type_name::<Standard>().split_once('<').unwrap_or_default();
     let name = type_name::<V>();
     // The name of a closure in a method of the type starts in the same way, but ends in another.
     name.strip_prefix(standard).is_some_and(|rest| rest.starts_with('<') && rest.ends_with('>'))
 }
 
 /// Returns a number for the value's variant that does not depend on the enum's type arguments.
-fn variant<V>(value: &V) -> u64 {
+fn variant_number<V>(value: &V) -> u64 {
     let mut hasher = DefaultHasher::new();
     discriminant(value).hash(&mut hasher);
     hasher.finish()

@@ -8,8 +8,8 @@ use serde::de::{
     SeqAccess, VariantAccess, Visitor,
 };
 
-use super::{CheckedDeserializer, MemberSeed, refused, with_names};
-use crate::outline::{Location, RequestChecker, RequestKind};
+use super::{CheckedDeserializer, CheckedSeed, add_names, refusal};
+use crate::outline::{StepChecker, StepKind, TypeLocation};
 
 /// The index of a map's keys and of its values, as members of the map.
 const KEY: u64 = 0;
@@ -18,8 +18,8 @@ const VALUE: u64 = 1;
 /// A visitor for a type that contains other types.
 pub(super) struct CheckedVisitor<'c, 'o, V> {
     visitor: V,
-    checker: &'c mut RequestChecker<'o>,
-    location: Location,
+    checker: &'c mut StepChecker<'o>,
+    location: TypeLocation,
     /// Each member has an index of its own.
     is_indexed: bool,
     /// The names of an enum's variants.
@@ -29,14 +29,14 @@ pub(super) struct CheckedVisitor<'c, 'o, V> {
 impl<'c, 'o, V> CheckedVisitor<'c, 'o, V> {
     pub(super) fn new(
         visitor: V,
-        checker: &'c mut RequestChecker<'o>,
-        location: Location,
+        checker: &'c mut StepChecker<'o>,
+        location: TypeLocation,
     ) -> CheckedVisitor<'c, 'o, V> {
         CheckedVisitor { visitor, checker, location, is_indexed: true, variants: &[] }
     }
 
     /// Gives all members the same index, because they have one type.
-    pub(super) fn with_one_location(self) -> CheckedVisitor<'c, 'o, V> {
+    pub(super) fn with_one_index(self) -> CheckedVisitor<'c, 'o, V> {
         CheckedVisitor { is_indexed: false, ..self }
     }
 
@@ -64,7 +64,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for CheckedVisitor<'_, '_, V> {
         let location = location.contents();
         let read = checker
             .nest(|checker| visitor.visit_some(CheckedDeserializer { inner, checker, location }));
-        read.unwrap_or_else(|| Err(refused()))
+        read.unwrap_or_else(|| Err(refusal()))
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
@@ -73,44 +73,50 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for CheckedVisitor<'_, '_, V> {
         let read = checker.nest(|checker| {
             visitor.visit_newtype_struct(CheckedDeserializer { inner, checker, location })
         });
-        read.unwrap_or_else(|| Err(refused()))
+        read.unwrap_or_else(|| Err(refusal()))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         let CheckedVisitor { visitor, checker, location, is_indexed, .. } = self;
-        visitor.visit_seq(CheckedMembers { inner, checker, location, is_indexed, index: 0 })
+        visitor.visit_seq(CheckedMemberAccess { inner, checker, location, is_indexed, index: 0 })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         let CheckedVisitor { visitor, checker, location, .. } = self;
-        visitor.visit_map(CheckedMembers { inner, checker, location, is_indexed: false, index: 0 })
+        visitor.visit_map(CheckedMemberAccess {
+            inner,
+            checker,
+            location,
+            is_indexed: false,
+            index: 0,
+        })
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         let CheckedVisitor { visitor, checker, location, variants, .. } = self;
-        visitor.visit_enum(CheckedEnum { inner, checker, location, variants })
+        visitor.visit_enum(CheckedEnumAccess { inner, checker, location, variants })
     }
 }
 
 /// Reads the members of a sequence or a map.
-struct CheckedMembers<'c, 'o, A> {
+struct CheckedMemberAccess<'c, 'o, A> {
     inner: A,
-    checker: &'c mut RequestChecker<'o>,
-    location: Location,
+    checker: &'c mut StepChecker<'o>,
+    location: TypeLocation,
     is_indexed: bool,
     index: u64,
 }
 
-impl<'o, A> CheckedMembers<'_, 'o, A> {
-    fn member<S>(&mut self, seed: S, index: u64) -> (&mut A, MemberSeed<'_, 'o, S>) {
+impl<'o, A> CheckedMemberAccess<'_, 'o, A> {
+    fn member<S>(&mut self, seed: S, index: u64) -> (&mut A, CheckedSeed<'_, 'o, S>) {
         (
             &mut self.inner,
-            MemberSeed { seed, checker: &mut *self.checker, parent: self.location, index },
+            CheckedSeed { seed, checker: &mut *self.checker, parent: self.location, index },
         )
     }
 }
 
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for CheckedMembers<'_, '_, A> {
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for CheckedMemberAccess<'_, '_, A> {
     type Error = A::Error;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(
@@ -128,7 +134,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for CheckedMembers<'_, '_, A> {
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for CheckedMembers<'_, '_, A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for CheckedMemberAccess<'_, '_, A> {
     type Error = A::Error;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(
@@ -150,80 +156,86 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for CheckedMembers<'_, '_, A> {
 }
 
 /// Reads the variant of an enum.
-struct CheckedEnum<'c, 'o, A> {
+struct CheckedEnumAccess<'c, 'o, A> {
     inner: A,
-    checker: &'c mut RequestChecker<'o>,
-    location: Location,
+    checker: &'c mut StepChecker<'o>,
+    location: TypeLocation,
     variants: &'static [&'static str],
 }
 
-impl<'de, 'c, 'o, A: EnumAccess<'de>> EnumAccess<'de> for CheckedEnum<'c, 'o, A> {
+impl<'de, 'c, 'o, A: EnumAccess<'de>> EnumAccess<'de> for CheckedEnumAccess<'c, 'o, A> {
     type Error = A::Error;
-    type Variant = CheckedVariant<'c, 'o, A::Variant>;
+    type Variant = CheckedVariantAccess<'c, 'o, A::Variant>;
 
     fn variant_seed<S: DeserializeSeed<'de>>(
         self,
         seed: S,
     ) -> Result<(S::Value, Self::Variant), A::Error> {
-        let CheckedEnum { inner, checker, location, variants } = self;
-        let mut variant = Location::ROOT;
-        let seed = VariantSeed { seed, checker, parent: location, variants, variant: &mut variant };
+        let CheckedEnumAccess { inner, checker, location, variants } = self;
+        let mut contents = TypeLocation::ROOT;
+        let seed = CheckedVariantSeed {
+            seed,
+            checker,
+            parent: location,
+            variants,
+            contents: &mut contents,
+        };
         let (value, inner) = inner.variant_seed(seed)?;
-        Ok((value, CheckedVariant { inner, checker, location: variant }))
+        Ok((value, CheckedVariantAccess { inner, checker, location: contents }))
     }
 }
 
 /// Reads the index of a variant. The read fails if the index had another name when the outline was
 /// recorded.
-struct VariantSeed<'c, 'o, S> {
+struct CheckedVariantSeed<'c, 'o, S> {
     seed: S,
-    checker: &'c mut RequestChecker<'o>,
-    parent: Location,
+    checker: &'c mut StepChecker<'o>,
+    parent: TypeLocation,
     variants: &'static [&'static str],
     /// Set to the location of the variant's contents.
-    variant: &'c mut Location,
+    contents: &'c mut TypeLocation,
 }
 
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for VariantSeed<'_, '_, S> {
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedVariantSeed<'_, '_, S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
         let index = u32::deserialize(deserializer)?;
         // An index after the last variant has no name. The type itself refuses it.
         let name = self.variants.get(index as usize).copied().unwrap_or_default();
-        let request = RequestKind::Variant.at(self.parent).word(index.into()).text(name);
-        if !self.checker.allows(request) {
-            return Err(refused());
+        let step = StepKind::Variant.at(self.parent).word(index.into()).text(name);
+        if !self.checker.allows(step) {
+            return Err(refusal());
         }
-        *self.variant = Location::after(request);
+        *self.contents = TypeLocation::after(step);
         let index: U32Deserializer<D::Error> = index.into_deserializer();
         self.seed.deserialize(index)
     }
 }
 
 /// Reads the contents of a variant.
-struct CheckedVariant<'c, 'o, A> {
+struct CheckedVariantAccess<'c, 'o, A> {
     inner: A,
-    checker: &'c mut RequestChecker<'o>,
-    location: Location,
+    checker: &'c mut StepChecker<'o>,
+    location: TypeLocation,
 }
 
-impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for CheckedVariant<'_, '_, A> {
+impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for CheckedVariantAccess<'_, '_, A> {
     type Error = A::Error;
 
     fn unit_variant(self) -> Result<(), A::Error> {
-        if !self.checker.allows(RequestKind::Unit.at(self.location)) {
-            return Err(refused());
+        if !self.checker.allows(StepKind::Unit.at(self.location)) {
+            return Err(refusal());
         }
         self.inner.unit_variant()
     }
 
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, A::Error> {
-        let CheckedVariant { inner, checker, location } = self;
-        if !checker.allows(RequestKind::Newtype.at(location)) {
-            return Err(refused());
+        let CheckedVariantAccess { inner, checker, location } = self;
+        if !checker.allows(StepKind::Newtype.at(location)) {
+            return Err(refusal());
         }
-        inner.newtype_variant_seed(MemberSeed { seed, checker, parent: location, index: 0 })
+        inner.newtype_variant_seed(CheckedSeed { seed, checker, parent: location, index: 0 })
     }
 
     fn tuple_variant<V: Visitor<'de>>(
@@ -231,8 +243,8 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for CheckedVariant<'_, '_, A
         length: usize,
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        if !self.checker.allows(RequestKind::TupleStruct.at(self.location).word(length as u64)) {
-            return Err(refused());
+        if !self.checker.allows(StepKind::TupleStruct.at(self.location).word(length as u64)) {
+            return Err(refusal());
         }
         self.inner.tuple_variant(length, CheckedVisitor::new(visitor, self.checker, self.location))
     }
@@ -242,8 +254,8 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for CheckedVariant<'_, '_, A
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        if !self.checker.allows(with_names(RequestKind::Struct.at(self.location), fields)) {
-            return Err(refused());
+        if !self.checker.allows(add_names(StepKind::Struct.at(self.location), fields)) {
+            return Err(refusal());
         }
         self.inner.struct_variant(fields, CheckedVisitor::new(visitor, self.checker, self.location))
     }
