@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::config::{CacheBuilder, Config};
 use crate::declaration::warn_if_inventory_is_empty;
 use crate::error::{ConfigError, ConfigErrorKind};
-use crate::event::{Event, Events};
+use crate::event::{Event, EventDispatcher};
 use crate::flight::Flights;
 use crate::key::{Key, canonical_bytes};
 use crate::refresh::LocalRefreshClaims;
@@ -32,7 +32,7 @@ struct Inner {
     id: u64,
     enabled: bool,
     config: Config,
-    events: Events,
+    events: EventDispatcher,
     flights: Arc<Flights>,
     local: Arc<LocalTier>,
     refresh_claims: Arc<LocalRefreshClaims>,
@@ -71,7 +71,7 @@ impl Cache {
     }
 
     fn with_switch(config: Config, enabled: bool) -> Cache {
-        let events = Events::new(Vec::new());
+        let events = EventDispatcher::new(Vec::new());
         let remote = Store::new(&config, &events).map(Arc::new);
         let local = LocalTier::new(config.local_capacity, config.clock.clone(), events.clone());
         Cache {

@@ -6,10 +6,10 @@
 //! |---|---|---|
 //! | `Bypass` | nothing | the function returns, which runs without the cache |
 //! | `Hit` | a [`LocalHit`] | at once, with the value; a refresh may follow |
-//! | `Miss` | a [`MissedCall`] | the call has joined its key's flight |
-//! | `Wait` | a future that returns the `MissedCall` | the flight's leader, or the remote tier, has answered |
-//! | `Decided` | a `MissedCall` and its [`Plan`] | at once: the call returns another's answer, or starts to fetch |
-//! | `Fetch` | a `MissedCall` and its fetch | the function returns, and its value fills the tiers |
+//! | `Miss` | a [`PendingCall`] | the call has joined its key's flight |
+//! | `Wait` | a future that returns the `PendingCall` | the flight's leader, or the remote tier, has answered |
+//! | `Decided` | a `PendingCall` and its [`CallPlan`] | at once: the call returns another's answer, or starts to fetch |
+//! | `Fetch` | a `PendingCall` and its fetch | the function returns, and its value fills the tiers |
 //! | `Done` | nothing | |
 
 mod fetch;
@@ -18,6 +18,7 @@ mod remote_answer;
 mod stale;
 
 use std::future::poll_fn;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -41,10 +42,10 @@ use remote_answer::RemoteAnswer;
 pub(crate) enum Phase {
     Bypass,
     Hit(Box<LocalHit>),
-    Miss(Box<MissedCall>),
-    Wait(Pin<Box<dyn Future<Output = Box<MissedCall>> + Send>>),
-    Decided(Box<MissedCall>),
-    Fetch(Box<MissedCall>),
+    Miss(Box<PendingCall>),
+    Wait(Pin<Box<dyn Future<Output = Box<PendingCall>> + Send>>),
+    Decided(Box<PendingCall>),
+    Fetch(Box<PendingCall>),
     /// A call is in this phase also while it is polled, so that a call whose poll panics stays here.
     Done,
 }
@@ -59,17 +60,17 @@ pub(crate) struct LocalHit {
 ///
 /// It stays in one box until it is answered. It does not depend on the function's return type, so its
 /// code is compiled once.
-pub(crate) struct MissedCall {
+pub(crate) struct PendingCall {
     pub(crate) handle: EntryHandle,
     pub(crate) request: Option<RequestHandle>,
-    pub(crate) plan: Plan,
+    pub(crate) plan: CallPlan,
     /// When the fetch began. It is only measured if there is a remote tier.
     pub(crate) fetch_began: Option<Instant>,
     waker_cache: LeaderWakerCache,
 }
 
 /// How a missed call goes on.
-pub(crate) enum Plan {
+pub(crate) enum CallPlan {
     /// Returns a value that somebody else fetched.
     Answer(Value),
     /// Returns the error of another caller's fetch.
@@ -77,21 +78,21 @@ pub(crate) enum Plan {
     /// Returns a value, and replaces it in the background.
     AnswerAndRefresh(Value, Box<RemoteRefresh>),
     /// Runs the function, answers the flight and fills the tiers.
-    Fetch(PendingFetch),
+    Fetch(PlannedFetch),
     /// Runs the function without the cache.
     Bypass,
 }
 
 /// The wait of a call that has joined a flight.
-enum Wait {
+enum FlightWait {
     /// The call leads, and waits for the answer of the remote tier.
-    RemoteTier(Leader, FillToken),
+    ForRemoteTier(Leader, FillToken),
     /// The call follows, and waits for the leader.
-    Leader(Follower),
+    ForLeader(Follower),
 }
 
 /// A fetch that a call may run: who waits for it, and where its value may be stored.
-pub(crate) struct PendingFetch {
+pub(crate) struct PlannedFetch {
     /// `None` if no follower can wait for the fetch.
     leader: Option<Leader>,
     /// True if the fetch refreshes an entry that is alive.
@@ -102,20 +103,20 @@ pub(crate) struct PendingFetch {
     stale: Option<Value>,
 }
 
-impl PendingFetch {
-    fn new(leader: Option<Leader>, fill_token: FillToken, target: FillTarget) -> PendingFetch {
-        PendingFetch { leader, is_refresh: false, fill_token, target, stale: None }
+impl PlannedFetch {
+    fn new(leader: Option<Leader>, fill_token: FillToken, target: FillTarget) -> PlannedFetch {
+        PlannedFetch { leader, is_refresh: false, fill_token, target, stale: None }
     }
 
-    pub(crate) fn refresh(fill_token: FillToken, target: FillTarget) -> PendingFetch {
-        PendingFetch { is_refresh: true, ..PendingFetch::new(None, fill_token, target) }
+    pub(crate) fn refresh(fill_token: FillToken, target: FillTarget) -> PlannedFetch {
+        PlannedFetch { is_refresh: true, ..PlannedFetch::new(None, fill_token, target) }
     }
 
     /// Ends the fetch without a value to store.
     fn end_without_value(self, outcome: FlightOutcome) {
         if let Some(leader) = self.leader {
             // The lease is given back while there is a runtime, and before others ask again.
-            drop(leader.take_handoff::<LeaderPermit>());
+            drop(leader.take_handoff::<FillLease>());
             leader.answer(|| outcome);
         }
     }
@@ -130,38 +131,38 @@ pub(crate) enum FillTarget {
     LocalRefresh { _until_dropped: Box<LocalRefreshClaim> },
     /// In the remote tier under a lease, to fill an absent entry or to replace an expired one. A leader
     /// leaves the lease on its flight, so that a successor has it too.
-    RemoteLease(Option<Box<LeaderPermit>>),
+    RemoteLease(Option<Box<FillLease>>),
     /// In the remote tier in the place of an item that was read, if it is still that item.
     RemoteItem(Box<Permit>),
     /// In the local tier for a moment, because the remote tier could not be reached.
-    RemoteUnreachable,
+    LocalWhileUnreachable,
     /// In the local tier as if there were no remote tier, because that refuses every command.
-    RemoteUnusable,
+    LocalWhileUnusable,
     /// In the local tier for a moment, because somebody else holds the lease or the remote item is of
     /// another build.
-    NoPermit,
+    LocalWithoutPermit,
     /// Nowhere. The remote tier has a write-once entry that stays.
     Nowhere,
 }
 
 /// The permit of a leader to fill the remote tier. It stays on the flight for a successor.
-pub(crate) struct LeaderPermit {
+pub(crate) struct FillLease {
     permit: Permit,
     /// An expired value of the remote tier, which is served if the fetch fails.
     stale: Option<Value>,
 }
 
-impl MissedCall {
+impl PendingCall {
     #[inline]
     pub(crate) fn new(
         handle: EntryHandle,
         request: Option<RequestHandle>,
-        plan: Plan,
-    ) -> Box<MissedCall> {
+        plan: CallPlan,
+    ) -> Box<PendingCall> {
         // The value is written in its final place, because moving what was just written is slow.
         Box::write(
             Box::new_uninit(),
-            MissedCall { handle, request, plan, fetch_began: None, waker_cache: None },
+            PendingCall { handle, request, plan, fetch_began: None, waker_cache: None },
         )
     }
 
@@ -170,30 +171,32 @@ impl MissedCall {
     /// A wait is boxed, so that the future of the annotated function stays small.
     pub(crate) fn join(mut self: Box<Self>) -> Phase {
         let flights = self.handle.cache.flights();
-        let planned = match flights.join(&self.handle.key, self.request_of_flight()) {
-            Role::Recursive => Ok(Plan::Bypass),
-            Role::Leader(leader) => self.lead(leader),
-            Role::Follower(follower) => Err(Wait::Leader(follower)),
+        let planned = match flights.join(&self.handle.key, self.flight_request_id()) {
+            Role::Recursive => ControlFlow::Break(CallPlan::Bypass),
+            Role::Leader(leader) => self.plan_as_leader(leader),
+            Role::Follower(follower) => ControlFlow::Continue(FlightWait::ForLeader(follower)),
         };
         match planned {
-            Ok(plan) => {
+            ControlFlow::Break(plan) => {
                 self.plan = plan;
                 Phase::Decided(self)
             }
-            Err(mut wait) => Phase::Wait(Box::pin(async move {
+            ControlFlow::Continue(mut wait) => Phase::Wait(Box::pin(async move {
                 self.plan = loop {
                     let planned = match wait {
-                        Wait::RemoteTier(leader, fill_token) => {
-                            break self.ask(leader, fill_token).await;
+                        FlightWait::ForRemoteTier(leader, fill_token) => {
+                            break self.plan_by_remote_tier(leader, fill_token).await;
                         }
-                        Wait::Leader(follower) => match follower.await {
-                            FollowerOutput::Outcome(outcome) => Ok(self.plan_for(outcome)),
-                            FollowerOutput::Lead(leader) => self.lead(leader),
+                        FlightWait::ForLeader(follower) => match follower.await {
+                            FollowerOutput::Outcome(outcome) => {
+                                break self.plan_for_outcome(outcome);
+                            }
+                            FollowerOutput::Lead(leader) => self.plan_as_leader(leader),
                         },
                     };
                     match planned {
-                        Ok(plan) => break plan,
-                        Err(next) => wait = next,
+                        ControlFlow::Break(plan) => break plan,
+                        ControlFlow::Continue(next) => wait = next,
                     }
                 };
                 self
@@ -208,13 +211,13 @@ impl MissedCall {
 
     /// Returns the request that the call's flight is for. A request that forces misses must not take
     /// the outcome of a fetch that began before it.
-    fn request_of_flight(&self) -> Option<u64> {
+    fn flight_request_id(&self) -> Option<u64> {
         self.request.filter(RequestHandle::force_miss).map(|request| request.id())
     }
 
     /// Keeps the value for the rest of the request. Returns the value that the request has, which is
     /// another one if an earlier call of the request stored it.
-    fn keep(&self, value: Value) -> Value {
+    fn keep_for_request(&self, value: Value) -> Value {
         match &self.request {
             Some(request) => request.keep(self.handle.cache.id(), &self.handle.key, value),
             None => value,
@@ -222,25 +225,25 @@ impl MissedCall {
     }
 
     /// Returns the plan of a call that receives the outcome of another caller's fetch.
-    fn plan_for(&self, outcome: FlightOutcome) -> Plan {
+    fn plan_for_outcome(&self, outcome: FlightOutcome) -> CallPlan {
         self.handle.emit(|entry| Event::Waited { entry });
         match outcome {
-            FlightOutcome::Cached(value) => Plan::Answer(self.keep(value)),
-            FlightOutcome::Uncached(value) => Plan::Answer(value),
-            FlightOutcome::Error(error) => Plan::Error(error),
+            FlightOutcome::Cached(value) => CallPlan::Answer(self.keep_for_request(value)),
+            FlightOutcome::Uncached(value) => CallPlan::Answer(value),
+            FlightOutcome::Error(error) => CallPlan::Error(error),
             // The call fetches for itself, and its value may still serve later callers.
             FlightOutcome::UnsharedError => {
                 let target = match self.handle.remote_tier() {
-                    Some(_) => FillTarget::NoPermit,
+                    Some(_) => FillTarget::LocalWithoutPermit,
                     None => FillTarget::LocalOnly,
                 };
-                Plan::Fetch(PendingFetch::new(None, self.handle.fill_token(), target))
+                CallPlan::Fetch(PlannedFetch::new(None, self.handle.fill_token(), target))
             }
         }
     }
 
     /// Plans the call of a new leader, or says what it has to wait for.
-    fn lead(&self, leader: Leader) -> Result<Plan, Wait> {
+    fn plan_as_leader(&self, leader: Leader) -> ControlFlow<CallPlan, FlightWait> {
         let handle = &self.handle;
         // Another caller may have fetched after this call missed and before it took the lead.
         let local = match self.force_miss() {
@@ -250,42 +253,46 @@ impl MissedCall {
         let fill_token = match local {
             Ok(value) => {
                 handle.emit(|entry| Event::Hit { entry, tier: Tier::Local });
-                return Ok(Plan::Answer(self.answer_flight(leader, value)));
+                return ControlFlow::Break(CallPlan::Answer(self.answer_flight(leader, value)));
             }
             Err(fill_token) => fill_token,
         };
         if handle.remote_tier().is_none() {
-            return Ok(Plan::Fetch(PendingFetch::new(
+            return ControlFlow::Break(CallPlan::Fetch(PlannedFetch::new(
                 Some(leader),
                 fill_token,
                 FillTarget::LocalOnly,
             )));
         }
         // An earlier leader of this flight may have left a lease.
-        if let Some(leader_permit) = leader.take_handoff::<LeaderPermit>() {
-            let stale = leader_permit.stale.clone();
-            leader_permit.permit.renew_here();
-            leader.put_handoff(leader_permit);
-            let fetch = PendingFetch::new(Some(leader), fill_token, FillTarget::RemoteLease(None));
-            return Ok(Plan::Fetch(PendingFetch { stale, ..fetch }));
+        if let Some(lease) = leader.take_handoff::<FillLease>() {
+            let stale = lease.stale.clone();
+            lease.permit.renew_here();
+            leader.put_handoff(lease);
+            let fetch = PlannedFetch::new(Some(leader), fill_token, FillTarget::RemoteLease(None));
+            return ControlFlow::Break(CallPlan::Fetch(PlannedFetch { stale, ..fetch }));
         }
-        Err(Wait::RemoteTier(leader, fill_token))
+        ControlFlow::Continue(FlightWait::ForRemoteTier(leader, fill_token))
     }
 
     /// Answers the followers with a value that a tier had. Returns the value for this call.
     fn answer_flight(&self, leader: Leader, value: Value) -> Value {
         leader.answer(|| FlightOutcome::Cached(Arc::clone(&value)));
         run_deferred_drops();
-        self.keep(value)
+        self.keep_for_request(value)
     }
 
     /// Asks the remote tier, and plans the leader's call by its answer.
-    fn ask(&self, leader: Leader, fill_token: FillToken) -> impl Future<Output = Plan> {
+    fn plan_by_remote_tier(
+        &self,
+        leader: Leader,
+        fill_token: FillToken,
+    ) -> impl Future<Output = CallPlan> {
         let handle = &self.handle;
         async move {
             let answer = {
                 let (mut ask, mut waker_cache) =
-                    (std::pin::pin!(self.ask_remote(fill_token)), None);
+                    (std::pin::pin!(self.read_remote_tier(fill_token)), None);
                 poll_fn(|context: &mut Context<'_>| match leader.outcome_of_other_leader(context) {
                     Some(outcome) => Poll::Ready(Err(outcome)),
                     None => {
@@ -297,34 +304,34 @@ impl MissedCall {
             match answer {
                 Err(outcome) => {
                     leader.accept_outcome();
-                    self.plan_for(outcome)
+                    self.plan_for_outcome(outcome)
                 }
                 Ok(RemoteAnswer::Value(value)) => {
                     handle.emit(|entry| Event::Hit { entry, tier: Tier::Remote });
-                    Plan::Answer(self.answer_flight(leader, value))
+                    CallPlan::Answer(self.answer_flight(leader, value))
                 }
                 Ok(RemoteAnswer::Stale(value)) => {
                     let reason = StaleReason::FetchedElsewhere;
                     handle.emit(|entry| Event::StaleServed { entry, reason });
                     leader.answer(|| FlightOutcome::Uncached(Arc::clone(&value)));
-                    Plan::Answer(value)
+                    CallPlan::Answer(value)
                 }
                 Ok(RemoteAnswer::Due(value, target, expires)) => {
                     handle.emit(|entry| Event::Hit { entry, tier: Tier::Remote });
                     let value = self.answer_flight(leader, value);
-                    let fetch = PendingFetch::refresh(fill_token, target);
-                    Plan::AnswerAndRefresh(value, Box::new(RemoteRefresh { fetch, expires }))
+                    let fetch = PlannedFetch::refresh(fill_token, target);
+                    CallPlan::AnswerAndRefresh(value, Box::new(RemoteRefresh { fetch, expires }))
                 }
                 Ok(RemoteAnswer::Fetch { mut target, stale }) => {
-                    if let FillTarget::RemoteLease(leader_permit) = &mut target
-                        && let Some(leader_permit) = leader_permit.take()
+                    if let FillTarget::RemoteLease(slot) = &mut target
+                        && let Some(lease) = slot.take()
                     {
-                        leader_permit.permit.hold_while(leader.monitor());
-                        leader.put_handoff(leader_permit);
+                        lease.permit.hold_while(leader.monitor());
+                        leader.put_handoff(lease);
                     }
-                    Plan::Fetch(PendingFetch {
+                    CallPlan::Fetch(PlannedFetch {
                         stale,
-                        ..PendingFetch::new(Some(leader), fill_token, target)
+                        ..PlannedFetch::new(Some(leader), fill_token, target)
                     })
                 }
             }

@@ -1,8 +1,8 @@
 //! A single entry of an annotated function: look it up, add, invalidate or overwrite it.
 
 mod first_found;
-mod new_value;
 mod response;
+mod supplied_value;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -24,8 +24,8 @@ use crate::tier::remote::{
 use crate::tier::request::RequestHandle;
 use crate::value::{CachedValue, InferredValue, Returned, Value, ValueRules, ValueType, WeightFn};
 pub use first_found::first_found;
-use new_value::{AddOutcome, NewValue, WriteError, add_remote};
 pub use response::CachedResponse;
+use supplied_value::{AddOutcome, RemoteWriteError, SuppliedValue, add_remote};
 
 /// The policy of a function that declares no reason to overwrite: an entry is stored once and kept.
 #[derive(Debug, Clone, Copy)]
@@ -220,7 +220,7 @@ impl<V, P> CacheEntry<V, P> {
         };
         handle.emit(|entry| Event::Invalidated { entry });
         handle.cache.remove_from_process(&handle.key, None);
-        let Some((store, key)) = handle.remote() else {
+        let Some((store, key)) = handle.remote_tier_and_key() else {
             return Ok(());
         };
         // Until memcached has removed the entry, other calls of this process could store it again.
@@ -240,7 +240,7 @@ impl Drop for RemoveOnDrop<'_> {
 
 impl EntryHandle {
     fn remote_failed(&self, error: RemoteError) -> CacheError {
-        self.report(&error);
+        self.report_failure(&error);
         CacheError::Remote(error)
     }
 
@@ -303,7 +303,9 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
             return CachedResponse::found(&value, tier);
         }
         let fill_token = handle.fill_token();
-        let Some((store, key)) = handle.remote() else { return CachedResponse::missing() };
+        let Some((store, key)) = handle.remote_tier_and_key() else {
+            return CachedResponse::missing();
+        };
         let value = match store.read(&key, &handle, IfMissing::Report).await {
             Ok(ReadOutcome::Item(item)) => handle.accept_item(item, fill_token),
             _ => None,
@@ -348,27 +350,27 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         if handle.local_value().is_some() {
             return false;
         }
-        let Some(new_value) = NewValue::new(&handle, &self.rules, value) else { return false };
+        let Some(supplied) = SuppliedValue::new(&handle, &self.rules, value) else { return false };
         // The token is taken before memcached is written, so that an invalidation after the write
         // keeps the value out of this process.
         let mut fill_token = handle.fill_token();
-        let mut local_ttl = new_value.ttls.local;
+        let mut local_ttl = supplied.ttls.local;
         let mut is_in_memcached = false;
-        if let Some((store, key)) = handle.remote() {
-            match add_remote(&handle, store, &key, &new_value).await {
+        if let Some((store, key)) = handle.remote_tier_and_key() {
+            match add_remote(&handle, store, &key, &supplied).await {
                 AddOutcome::Written(outcome) => {
                     is_in_memcached = outcome != WriteOutcome::NotStored;
-                    local_ttl = new_value.local_ttl_after(outcome);
+                    local_ttl = supplied.local_ttl_after(outcome);
                     // This value replaces those of fetches that began meanwhile, because memcached has
                     // it and none of theirs.
                     handle.assign_read_sequence(&mut fill_token);
                 }
                 AddOutcome::EntryExists => return false,
-                AddOutcome::Failed => local_ttl = new_value.ttls.unconfirmed,
+                AddOutcome::Failed => local_ttl = supplied.ttls.unconfirmed,
             }
         }
         // Another caller may have filled the local tier meanwhile.
-        new_value.publish(&handle, fill_token, WriteMode::Once, local_ttl) || is_in_memcached
+        supplied.publish(&handle, fill_token, WriteMode::Once, local_ttl) || is_in_memcached
     }
 
     /// Replaces the entry in this process and in memcached.
@@ -421,30 +423,30 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
 
     async fn replace(&self, value: V) -> Result<(), CacheError> {
         let Some(handle) = self.handle_to_change()? else { return Ok(()) };
-        let Some(new_value) = NewValue::new(&handle, &self.rules, value) else {
+        let Some(supplied) = SuppliedValue::new(&handle, &self.rules, value) else {
             return self.invalidate().await;
         };
         handle.emit(|entry| Event::Overwritten { entry });
         let fill_token = handle.cache.remove_from_process(&handle.key, None);
-        let Some((store, key)) = handle.remote() else {
-            let local_ttl = new_value.ttls.local;
+        let Some((store, key)) = handle.remote_tier_and_key() else {
+            let local_ttl = supplied.ttls.local;
             if let Some(fill_token) = fill_token {
-                new_value.publish(&handle, fill_token, WriteMode::Replace, local_ttl);
+                supplied.publish(&handle, fill_token, WriteMode::Replace, local_ttl);
             }
             return Ok(());
         };
         let if_dropped = RemoveOnDrop(&handle);
-        let frame = new_value.seal(&handle);
+        let frame = supplied.seal(&handle);
         let began = Instant::now();
         let mut written = match frame {
-            Ok(frame) => new_value.overwrite(&handle, store, &key, frame).await,
+            Ok(frame) => supplied.overwrite(&handle, store, &key, frame).await,
             Err(error) => Err(error),
         };
         if !matches!(written, Ok(WriteOutcome::Stored | WriteOutcome::StoredBriefly)) {
             // A write that failed or was refused may have left the old value.
-            let removed = store.remove(&key, Some(began)).await.map_err(WriteError::Remote);
+            let removed = store.remove(&key, Some(began)).await.map_err(RemoteWriteError::Remote);
             // The first of two errors says more.
-            if !matches!(written, Err(WriteError::Remote(_))) {
+            if !matches!(written, Err(RemoteWriteError::Remote(_))) {
                 written = removed.and(written);
             }
         }
@@ -454,16 +456,16 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         // stays.
         let fill_token = handle.cache.remove_from_process(&handle.key, fill_token);
         let local_ttl = match written {
-            Ok(outcome) => new_value.local_ttl_after(outcome),
-            Err(_) => new_value.ttls.unconfirmed,
+            Ok(outcome) => supplied.local_ttl_after(outcome),
+            Err(_) => supplied.ttls.unconfirmed,
         };
         if let Some(fill_token) = fill_token {
-            new_value.publish(&handle, fill_token, WriteMode::Replace, local_ttl);
+            supplied.publish(&handle, fill_token, WriteMode::Replace, local_ttl);
         }
         match written {
             Ok(_) => Ok(()),
-            Err(WriteError::NotStorable(why)) => Err(CacheError::NotStorable(why)),
-            Err(WriteError::Remote(error)) => Err(handle.remote_failed(error)),
+            Err(RemoteWriteError::NotStorable(why)) => Err(CacheError::NotStorable(why)),
+            Err(RemoteWriteError::Remote(error)) => Err(handle.remote_failed(error)),
         }
     }
 }

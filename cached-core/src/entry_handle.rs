@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
 use crate::declaration::Declaration;
-use crate::event::{Event, EventEntry};
+use crate::event::{Event, EventSubject};
 use crate::key::Key;
 use crate::stats::Counters;
 use crate::tier::local::{Expiry, FillToken, LocalTier, WriteMode, run_deferred_drops};
 use crate::tier::remote::{RemoteError, Store};
-use crate::ttl::{EntryTtls, TtlRules};
+use crate::ttl::{EntryTtls, TtlInputs};
 use crate::value::{CachingDecision, Value, ValueType, WeightFn};
 
 /// The weight, in bytes, of a value that cannot be serialized.
@@ -64,12 +64,12 @@ impl EntryHandle {
 
     /// Returns the value of the local tier, unless it has expired.
     pub(crate) fn local_value(&self) -> Option<Value> {
-        self.local()?.peek(&self.key)
+        self.local_tier()?.peek(&self.key)
     }
 
     /// Returns the value of the local tier, or the token under which a value may be stored there.
     pub(crate) fn local_value_or_fill_token(&self) -> Result<Value, FillToken> {
-        match self.local() {
+        match self.local_tier() {
             Some(local) => local.peek_or_fill_token(&self.key),
             None => Err(self.fill_token()),
         }
@@ -77,7 +77,7 @@ impl EntryHandle {
 
     /// Returns the value of the local tier, even if it has expired and is only kept for errors.
     pub(crate) fn local_value_or_stale(&self) -> Option<Value> {
-        self.local()?.get_stale(&self.key)
+        self.local_tier()?.get_stale(&self.key)
     }
 
     pub(crate) fn fill_token(&self) -> FillToken {
@@ -108,13 +108,13 @@ impl EntryHandle {
         weight: usize,
         expiry: Expiry,
     ) -> bool {
-        self.local()
+        self.local_tier()
             .is_some_and(|local| local.publish(&self.key, fill_token, mode, value, weight, expiry))
     }
 
     /// Extends the life of the local entry, if that still has this value.
     pub(crate) fn extend(&self, fill_token: FillToken, value: &Value, expiry: Expiry) {
-        if let Some(local) = self.local() {
+        if let Some(local) = self.local_tier() {
             local.extend(&self.key, fill_token, value, expiry);
             run_deferred_drops();
         }
@@ -123,13 +123,13 @@ impl EntryHandle {
     /// Removes an expired value that the local tier keeps for errors.
     pub(crate) fn remove_expired(&self, fill_token: FillToken) {
         let keeps = !self.declaration.declared_stale_if_error().is_zero();
-        if let Some(local) = self.local().filter(|_| keeps) {
+        if let Some(local) = self.local_tier().filter(|_| keeps) {
             local.remove_expired(&self.key, fill_token);
         }
     }
 
     /// Returns the local tier, if the declaration uses it.
-    pub(crate) fn local(&self) -> Option<&LocalTier> {
+    pub(crate) fn local_tier(&self) -> Option<&LocalTier> {
         self.declaration.uses_local().then(|| self.cache.local())
     }
 
@@ -139,7 +139,7 @@ impl EntryHandle {
     }
 
     /// Returns the remote tier and the entry's key there, if the declaration uses it.
-    pub(crate) fn remote(&self) -> Option<(&Arc<Store>, Key)> {
+    pub(crate) fn remote_tier_and_key(&self) -> Option<(&Arc<Store>, Key)> {
         let store = self.remote_tier()?;
         Some((store, self.cache.key(self.declaration.name(), &self.key)))
     }
@@ -172,7 +172,7 @@ impl EntryHandle {
             0.0 => 0.0,
             jitter => jitter * random(),
         };
-        EntryTtls::new(&TtlRules {
+        EntryTtls::new(&TtlInputs {
             ttl: self.ttl(decision),
             jitter,
             local_ttl: self.declaration.declared_local_ttl(),
@@ -193,12 +193,12 @@ impl EntryHandle {
     }
 
     /// Reports an event about this entry.
-    pub(crate) fn emit<'e>(&'e self, event: impl FnOnce(EventEntry<'e>) -> Event<'e>) {
-        self.cache.emit(event(EventEntry::of(&self.key)));
+    pub(crate) fn emit<'e>(&'e self, event: impl FnOnce(EventSubject<'e>) -> Event<'e>) {
+        self.cache.emit(event(EventSubject::of(&self.key)));
     }
 
     /// Reports an exchange with a server that failed.
-    pub(crate) fn report(&self, error: &RemoteError) {
+    pub(crate) fn report_failure(&self, error: &RemoteError) {
         self.emit(|entry| Event::RemoteFailed { entry, error });
     }
 }

@@ -1,6 +1,6 @@
 //! Events: what happens to a call, to an entry and to a server of a cache.
 //!
-//! The code that does something reports it once, with [`Events::emit`]. The cache's counters, the log
+//! The code that does something reports it once, with [`EventDispatcher::emit`]. The cache's counters, the log
 //! and every [`Observer`] receive each event. No event holds a value or an identifier.
 //!
 //! One thing is not an event: a hit that is inlined into the annotated function only adds to its
@@ -32,39 +32,39 @@ pub(crate) trait Observer: Send + Sync {
 #[allow(dead_code, reason = "observers alone read some fields, and no public one exists yet")]
 pub(crate) enum Event<'e> {
     /// A tier had the value that a call or a lookup of an entry asked for.
-    Hit { entry: EventEntry<'e>, tier: Tier },
+    Hit { entry: EventSubject<'e>, tier: Tier },
     /// The request tier and the local tier did not have the value.
-    Miss { entry: EventEntry<'e> },
+    Miss { entry: EventSubject<'e> },
     /// A call received the outcome of a fetch that another call of this process led.
-    Waited { entry: EventEntry<'e> },
+    Waited { entry: EventSubject<'e> },
     /// A call ran the function without the cache.
     Bypassed { declaration: &'static Declaration, reason: BypassReason<'e> },
     /// A call or a refresh began to run the function.
-    FetchStarted { entry: EventEntry<'e> },
+    FetchStarted { entry: EventSubject<'e> },
     /// The function returned. Without a remote tier only a fetch of many seconds is timed.
-    FetchEnded { entry: EventEntry<'e>, outcome: FetchOutcome, took: Option<Duration> },
+    FetchEnded { entry: EventSubject<'e>, outcome: FetchResultKind, took: Option<Duration> },
     /// A call won the lease to fill an absent entry, or to replace one that has expired.
-    LeaseWon { entry: EventEntry<'e> },
+    LeaseWon { entry: EventSubject<'e> },
     /// A call found that another process holds the lease. It is reported once a call.
-    LeaseBusy { entry: EventEntry<'e> },
+    LeaseBusy { entry: EventSubject<'e> },
     /// A call stopped waiting for another process's lease and fetches for itself.
-    LeaseTimedOut { entry: EventEntry<'e> },
+    LeaseTimedOut { entry: EventSubject<'e> },
     /// The remote tier stored a fetched value.
-    Filled { entry: EventEntry<'e> },
+    Filled { entry: EventSubject<'e> },
     /// The remote tier did not store a fetched value.
-    FillRefused { entry: EventEntry<'e>, reason: FillRefusal },
+    FillRefused { entry: EventSubject<'e>, reason: FillRefusal },
     /// A call was answered with an expired value.
-    StaleServed { entry: EventEntry<'e>, reason: StaleReason },
+    StaleServed { entry: EventSubject<'e>, reason: StaleReason },
     /// A refresh of an entry that is still alive began in the background.
-    RefreshStarted { entry: EventEntry<'e> },
+    RefreshStarted { entry: EventSubject<'e> },
     /// `overwrite` began to replace the entry.
-    Overwritten { entry: EventEntry<'e> },
+    Overwritten { entry: EventSubject<'e> },
     /// `invalidate` began to remove the entry.
-    Invalidated { entry: EventEntry<'e> },
+    Invalidated { entry: EventSubject<'e> },
     /// The local tier removed the entry.
-    Evicted { entry: EventEntry<'e>, reason: EvictionReason },
+    Evicted { entry: EventSubject<'e>, reason: EvictionReason },
     /// An exchange with a server failed or was late.
-    RemoteFailed { entry: EventEntry<'e>, error: &'e RemoteError },
+    RemoteFailed { entry: EventSubject<'e>, error: &'e RemoteError },
     /// The first value of a declaration was found that cannot be written as bytes and read back.
     NotStorable { declaration: &'static Declaration, why: &'static str },
     /// A server left the rotation after several failures in a row.
@@ -93,7 +93,7 @@ pub(crate) enum BypassReason<'e> {
 /// How a fetch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub(crate) enum FetchOutcome {
+pub(crate) enum FetchResultKind {
     Value,
     Error,
 }
@@ -138,7 +138,7 @@ pub(crate) enum EvictionReason {
 
 /// The entry that an event is about: its declaration, and its key as a digest.
 #[derive(Clone, Copy)]
-pub(crate) struct EventEntry<'e> {
+pub(crate) struct EventSubject<'e> {
     header: KeyHeader,
     #[cfg_attr(
         not(feature = "memcached"),
@@ -147,15 +147,15 @@ pub(crate) struct EventEntry<'e> {
     body: &'e [u8],
 }
 
-impl<'e> EventEntry<'e> {
+impl<'e> EventSubject<'e> {
     /// Names the entry of a key of this process.
-    pub(crate) fn of(key: &'e [u8]) -> EventEntry<'e> {
-        EventEntry::from_parts(KeyHeader::read(key), key_body(key))
+    pub(crate) fn of(key: &'e [u8]) -> EventSubject<'e> {
+        EventSubject::from_parts(KeyHeader::read(key), key_body(key))
     }
 
     /// Names the entry of a key that is stored in two pieces, its header and what follows it.
-    pub(crate) fn from_parts(header: KeyHeader, body: &'e [u8]) -> EventEntry<'e> {
-        EventEntry { header, body }
+    pub(crate) fn from_parts(header: KeyHeader, body: &'e [u8]) -> EventSubject<'e> {
+        EventSubject { header, body }
     }
 
     pub(crate) fn declaration(&self) -> &'static Declaration {
@@ -173,7 +173,7 @@ impl<'e> EventEntry<'e> {
     }
 }
 
-impl fmt::Debug for EventEntry<'_> {
+impl fmt::Debug for EventSubject<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
         #[cfg(feature = "memcached")]
@@ -185,14 +185,14 @@ impl fmt::Debug for EventEntry<'_> {
 /// Passes the events of one cache on to its counters, the log and its observers. A clone passes them
 /// on to the same.
 #[derive(Clone)]
-pub(crate) struct Events {
+pub(crate) struct EventDispatcher {
     counters: Arc<[Counters]>,
     observers: Arc<[Arc<dyn Observer>]>,
 }
 
-impl Events {
-    pub(crate) fn new(observers: Vec<Arc<dyn Observer>>) -> Events {
-        Events { counters: all_counters().into(), observers: observers.into() }
+impl EventDispatcher {
+    pub(crate) fn new(observers: Vec<Arc<dyn Observer>>) -> EventDispatcher {
+        EventDispatcher { counters: all_counters().into(), observers: observers.into() }
     }
 
     /// The counters of every declaration, by its index.

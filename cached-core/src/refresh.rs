@@ -1,7 +1,7 @@
 //! Refreshing: an entry that is about to expire is fetched again in the background, while callers are
 //! still answered with it (`refresh_ahead`).
 //!
-//! An entry is due in the last part of its life, the [`window`]. One caller at a time refreshes it:
+//! An entry is due in the last part of its life, the [`refresh_window`]. One caller at a time refreshes it:
 //!
 //! - Without a remote tier the caller takes a [`LocalRefreshClaim`].
 //! - With one, the remote tier lets one process claim the refresh when it reads the item. The local
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use crate::cache::Cache;
-use crate::call::{FetchEnd, FillTarget, LocalHit, MissedCall, PendingFetch, Plan};
+use crate::call::{CallPlan, FetchEnd, FillTarget, LocalHit, PendingCall, PlannedFetch};
 use crate::current::current_of_process;
 use crate::entry_handle::EntryHandle;
 use crate::event::Event;
@@ -38,13 +38,13 @@ const CLOCK_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Returns how long before its end an entry with this time to live is due, if `declared` is the option
 /// `refresh_ahead`. In the first third of its life an entry is never due.
-pub(crate) fn window(ttl: Duration, declared: Duration) -> Duration {
+pub(crate) fn refresh_window(ttl: Duration, declared: Duration) -> Duration {
     declared.min(ttl / 3 * 2)
 }
 
 /// A refresh that the remote tier let this call claim.
 pub(crate) struct RemoteRefresh {
-    pub(crate) fetch: PendingFetch,
+    pub(crate) fetch: PlannedFetch,
     /// When the item expires, if the claim may have come before the entry is due. It comes too early
     /// once at most.
     pub(crate) expires: Option<Instant>,
@@ -57,10 +57,10 @@ impl EntryHandle {
         if declared.is_zero() || self.remote_tier().is_some() {
             return None;
         }
-        let local = self.local()?;
+        let local = self.local_tier()?;
         let is_due = || {
             let age = local.entry_age(&self.key);
-            age.is_some_and(|age| age.remaining < window(age.ttl, declared))
+            age.is_some_and(|age| age.remaining < refresh_window(age.ttl, declared))
         };
         if !is_due() {
             return None;
@@ -80,7 +80,7 @@ impl EntryHandle {
     ) -> Option<Instant> {
         let decision = returns.rules.decide_stored(value, self.value_type);
         let declared = self.declaration().declared_refresh_ahead();
-        let window = window(self.ttls(Some(&decision)).ttl, declared);
+        let window = refresh_window(self.ttls(Some(&decision)).remote, declared);
         let due = expires.checked_sub(window)?;
         (window < declared && self.now() < due).then_some(due)
     }
@@ -104,18 +104,18 @@ impl LocalHit {
     {
         if let Some(claim) = self.handle.claim_local_refresh() {
             let target = FillTarget::LocalRefresh { _until_dropped: Box::new(claim) };
-            let pending = PendingFetch::refresh(self.handle.fill_token(), target);
-            let call = MissedCall::new(self.handle, None, Plan::Fetch(pending));
+            let planned = PlannedFetch::refresh(self.handle.fill_token(), target);
+            let call = PendingCall::new(self.handle, None, CallPlan::Fetch(planned));
             call.fetch_in_background(returns, fetch);
         }
     }
 }
 
-impl MissedCall {
+impl PendingCall {
     /// Returns the answer, if the call's plan is to refresh that.
-    pub(crate) fn answer_to_refresh<R, V>(&self, returns: &ReturnType<R, V>) -> Option<R> {
+    pub(crate) fn answer_before_refresh<R, V>(&self, returns: &ReturnType<R, V>) -> Option<R> {
         match &self.plan {
-            Plan::AnswerAndRefresh(value, _) => returns.rebuild(value),
+            CallPlan::AnswerAndRefresh(value, _) => returns.rebuild(value),
             _ => None,
         }
     }
@@ -130,15 +130,15 @@ impl MissedCall {
         V: 'static,
         F: Future<Output = R> + Send + 'static,
     {
-        let plan = std::mem::replace(&mut self.plan, Plan::Bypass);
-        let Plan::AnswerAndRefresh(value, refresh) = plan else { return };
-        let RemoteRefresh { fetch: pending, expires } = *refresh;
+        let plan = std::mem::replace(&mut self.plan, CallPlan::Bypass);
+        let CallPlan::AnswerAndRefresh(value, refresh) = plan else { return };
+        let RemoteRefresh { fetch: planned, expires } = *refresh;
         match expires.and_then(|expires| self.handle.due_at(&returns, &value, expires)) {
             None => {
-                self.plan = Plan::Fetch(pending);
+                self.plan = CallPlan::Fetch(planned);
                 self.fetch_in_background(returns, fetch);
             }
-            Some(due) => self.hold_claim(pending, due),
+            Some(due) => self.hold_claim(planned, due),
         }
     }
 
@@ -172,7 +172,7 @@ impl MissedCall {
     }
 
     /// Holds a claim until the entry is due. Whoever wins the claim after that refreshes the entry.
-    fn hold_claim(self: Box<Self>, pending: PendingFetch, due: Instant) {
+    fn hold_claim(self: Box<Self>, planned: PlannedFetch, due: Instant) {
         let Ok(runtime) = Handle::try_current() else { return };
         let clock = self.handle.cache.config().clock.clone();
         runtime.spawn(async move {
@@ -185,7 +185,7 @@ impl MissedCall {
                 tokio::time::sleep(if is_test { left.min(CLOCK_POLL_INTERVAL) } else { left })
                     .await;
             }
-            drop(pending);
+            drop(planned);
         });
     }
 }
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn an_entry_is_not_due_in_the_first_third_of_its_life() {
         let seconds = Duration::from_secs;
-        assert_eq!(window(seconds(600), seconds(120)), seconds(120));
-        assert_eq!(window(seconds(90), seconds(120)), seconds(60));
+        assert_eq!(refresh_window(seconds(600), seconds(120)), seconds(120));
+        assert_eq!(refresh_window(seconds(90), seconds(120)), seconds(60));
     }
 }

@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::{MissedCall, PendingFetch, Plan};
-use crate::event::{BypassReason, Event, FetchOutcome};
+use super::{CallPlan, PendingCall, PlannedFetch};
+use crate::event::{BypassReason, Event, FetchResultKind};
 use crate::flight::{FlightOutcome, Leader, poll_work};
 use crate::value::{FetchOutput, ReturnType};
 
@@ -24,13 +24,15 @@ pub(crate) enum FetchEnd<R> {
     Overtaken(FlightOutcome),
 }
 
-impl MissedCall {
+impl PendingCall {
     /// Returns the answer if the plan has one. Otherwise the fetch begins.
     pub(crate) fn answer<R, V>(&mut self, returns: &ReturnType<R, V>) -> Option<R> {
         let answer = match &self.plan {
-            Plan::Answer(value) | Plan::AnswerAndRefresh(value, _) => returns.rebuild(value),
-            Plan::Error(error) => returns.error_sharing.rebuild(error),
-            Plan::Fetch(_) | Plan::Bypass => None,
+            CallPlan::Answer(value) | CallPlan::AnswerAndRefresh(value, _) => {
+                returns.rebuild(value)
+            }
+            CallPlan::Error(error) => returns.error_sharing.rebuild(error),
+            CallPlan::Fetch(_) | CallPlan::Bypass => None,
         };
         if answer.is_none() {
             self.begin_fetch();
@@ -42,7 +44,7 @@ impl MissedCall {
     pub(crate) fn begin_fetch(&mut self) {
         let handle = &self.handle;
         match &mut self.plan {
-            Plan::Fetch(fetch) => {
+            CallPlan::Fetch(fetch) => {
                 handle.emit(|entry| Event::FetchStarted { entry });
                 if let Some(leader) = &fetch.leader
                     && let Some(time) = handle.counters().fetch_time().filter(|t| *t > SLOW_FETCH)
@@ -66,7 +68,7 @@ impl MissedCall {
         context: &mut Context<'_>,
     ) -> Poll<FetchEnd<R>> {
         let leader = match &self.plan {
-            Plan::Fetch(fetch) => fetch.leader.as_ref(),
+            CallPlan::Fetch(fetch) => fetch.leader.as_ref(),
             _ => None,
         };
         if let Some(outcome) = leader.and_then(|leader| leader.outcome_of_other_leader(context)) {
@@ -83,14 +85,14 @@ impl MissedCall {
         outcome: FlightOutcome,
         returns: &ReturnType<R, V>,
     ) -> Option<R> {
-        if let Plan::Fetch(fetch) = &mut self.plan
+        if let CallPlan::Fetch(fetch) = &mut self.plan
             && let Some(leader) = fetch.leader.take()
         {
             leader.accept_outcome();
         }
-        match self.plan_for(outcome) {
-            Plan::Answer(value) => returns.rebuild(&value),
-            Plan::Error(error) => returns.error_sharing.rebuild(&error),
+        match self.plan_for_outcome(outcome) {
+            CallPlan::Answer(value) => returns.rebuild(&value),
+            CallPlan::Error(error) => returns.error_sharing.rebuild(&error),
             _ => None,
         }
     }
@@ -98,12 +100,12 @@ impl MissedCall {
     /// Turns the function's output into the call's answer, and fills the tiers. Nothing is awaited
     /// here, because an error need not be `Send`.
     pub(crate) fn finish<R, V>(mut self: Box<Self>, output: R, returns: &ReturnType<R, V>) -> R {
-        let Plan::Fetch(fetch) = std::mem::replace(&mut self.plan, Plan::Bypass) else {
+        let CallPlan::Fetch(fetch) = std::mem::replace(&mut self.plan, CallPlan::Bypass) else {
             return output;
         };
         match (returns.split)(output, &returns.rules) {
             FetchOutput::Value(value, decision) => {
-                self.report_end(&fetch, FetchOutcome::Value);
+                self.report_end(&fetch, FetchResultKind::Value);
                 let value = self.fill(fetch, value, decision);
                 match returns.rebuild(&value) {
                     Some(answer) => answer,
@@ -111,7 +113,7 @@ impl MissedCall {
                 }
             }
             FetchOutput::Error(output) => {
-                self.report_end(&fetch, FetchOutcome::Error);
+                self.report_end(&fetch, FetchResultKind::Error);
                 if let Some(value) = self.stale_value(&fetch)
                     && let Some(answer) = returns.rebuild(&value)
                 {
@@ -126,7 +128,7 @@ impl MissedCall {
         }
     }
 
-    fn report_end(&self, fetch: &PendingFetch, outcome: FetchOutcome) {
+    fn report_end(&self, fetch: &PlannedFetch, outcome: FetchResultKind) {
         let took = match self.fetch_began {
             Some(began) => Some(began.elapsed()),
             // Without a remote tier the time only matters for the bound of a stuck leader.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{FillTarget, MissedCall, PendingFetch};
+use super::{FillTarget, PendingCall, PlannedFetch};
 use crate::entry_handle::EntryHandle;
 use crate::event::{Event, FillRefusal};
 use crate::flight::FlightOutcome;
@@ -12,12 +12,12 @@ use crate::tier::remote::{Permit, RemoteStore, WriteOutcome, WritePermit};
 use crate::ttl::{EntryTtls, UNCONFIRMED_TTL};
 use crate::value::{CachingDecision, Value};
 
-impl MissedCall {
+impl PendingCall {
     /// Stores a fetched value in every tier that may have it, and answers the flight. The remote tier
     /// is written in the background. Returns the call's answer.
     pub(super) fn fill(
         &self,
-        mut fetch: PendingFetch,
+        mut fetch: PlannedFetch,
         value: Value,
         decision: CachingDecision,
     ) -> Value {
@@ -31,14 +31,14 @@ impl MissedCall {
             self.end_uncached(fetch, &value);
             return value;
         }
-        let PendingFetch { leader, fill_token, target, .. } = fetch;
+        let PlannedFetch { leader, fill_token, target, .. } = fetch;
         let weight = handle.weight(&value);
         let ttls = handle.ttls(Some(&decision));
         let local_ttl = match target {
             FillTarget::Nowhere => Duration::ZERO,
-            FillTarget::RemoteUnusable => ttls.local,
+            FillTarget::LocalWhileUnusable => ttls.local,
             _ if handle.remote_tier().is_none() => ttls.local,
-            FillTarget::RemoteUnreachable | FillTarget::NoPermit => ttls.unconfirmed,
+            FillTarget::LocalWhileUnreachable | FillTarget::LocalWithoutPermit => ttls.unconfirmed,
             // The background write extends it once the remote tier has the value.
             _ => ttls.local.min(UNCONFIRMED_TTL),
         };
@@ -51,7 +51,7 @@ impl MissedCall {
         self.fill_remote(target, fill_token, &value, weight, ttls);
         // A value that is dropped here may ask for this very key, so the flight was answered before.
         run_deferred_drops();
-        self.keep(value)
+        self.keep_for_request(value)
     }
 
     fn fill_remote(
@@ -63,7 +63,7 @@ impl MissedCall {
         ttls: EntryTtls,
     ) {
         let permit = match target {
-            FillTarget::RemoteLease(Some(leader_permit)) => leader_permit.permit,
+            FillTarget::RemoteLease(Some(lease)) => lease.permit,
             FillTarget::RemoteItem(permit) => *permit,
             _ => return,
         };
@@ -113,11 +113,11 @@ impl RemoteFill {
 
     async fn write(&self) -> Result<WriteOutcome, FillRefusal> {
         let frame = self.handle.seal(&self.value).map_err(|_| FillRefusal::NotStorable)?;
-        match self.permit.write(frame, self.ttls.ttl, self.ttls.stale).await {
+        match self.permit.write(frame, self.ttls.remote, self.ttls.stale).await {
             Ok(WriteOutcome::NotStored) => Err(FillRefusal::Overtaken),
             Ok(outcome) => Ok(outcome),
             Err(error) => {
-                self.handle.report(&error);
+                self.handle.report_failure(&error);
                 Err(FillRefusal::Failed)
             }
         }

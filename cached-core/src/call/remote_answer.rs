@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{FillTarget, LeaderPermit, MissedCall};
+use super::{FillLease, FillTarget, PendingCall};
 use crate::entry_handle::EntryHandle;
 use crate::event::Event;
 use crate::tier::local::{Expiry, FillToken, WriteMode};
@@ -35,18 +35,21 @@ impl RemoteAnswer {
     }
 }
 
-impl MissedCall {
+impl PendingCall {
     /// Asks the remote tier for the value, or for a permit to fill it.
     ///
     /// This is not an `async fn`, because that would keep its arguments twice. The future has to be
     /// small enough for one box.
-    pub(super) fn ask_remote(&self, fill_token: FillToken) -> impl Future<Output = RemoteAnswer> {
+    pub(super) fn read_remote_tier(
+        &self,
+        fill_token: FillToken,
+    ) -> impl Future<Output = RemoteAnswer> {
         let handle = &self.handle;
         let ttls = handle.ttls(None);
         async move {
             // The ttl without jitter decides, because jitter gives each value another one.
             let is_kept = Store::LIMITS.allows(handle.ttl(None));
-            let Some((store, key)) = is_kept.then(|| handle.remote()).flatten() else {
+            let Some((store, key)) = is_kept.then(|| handle.remote_tier_and_key()).flatten() else {
                 return RemoteAnswer::fetch(FillTarget::LocalOnly);
             };
             let if_missing = IfMissing::Lease(LeaseOptions {
@@ -58,15 +61,15 @@ impl MissedCall {
                 Ok(ReadOutcome::Item(item)) => return self.use_item(item, ttls, fill_token),
                 Ok(ReadOutcome::Permit(permit)) => {
                     handle.emit(|entry| Event::LeaseWon { entry });
-                    FillTarget::RemoteLease(Some(Box::new(LeaderPermit { permit, stale: None })))
+                    FillTarget::RemoteLease(Some(Box::new(FillLease { permit, stale: None })))
                 }
                 Ok(ReadOutcome::Busy) => {
                     handle.emit(|entry| Event::LeaseTimedOut { entry });
-                    FillTarget::NoPermit
+                    FillTarget::LocalWithoutPermit
                 }
-                Ok(ReadOutcome::Missing) => FillTarget::NoPermit,
-                Err(error) if error.kind().is_refusal() => FillTarget::RemoteUnusable,
-                Err(_) => FillTarget::RemoteUnreachable,
+                Ok(ReadOutcome::Missing) => FillTarget::LocalWithoutPermit,
+                Err(error) if error.kind().is_refusal() => FillTarget::LocalWhileUnusable,
+                Err(_) => FillTarget::LocalWhileUnreachable,
             })
         }
     }
@@ -79,7 +82,7 @@ impl MissedCall {
         let Item { value, claim, permit, .. } = item;
         let replace = |permit| FillTarget::RemoteItem(Box::new(permit));
         let refresh =
-            |permit, stale| FillTarget::RemoteLease(Some(Box::new(LeaderPermit { permit, stale })));
+            |permit, stale| FillTarget::RemoteLease(Some(Box::new(FillLease { permit, stale })));
         let Some((value, weight)) = value else {
             return RemoteAnswer::fetch(replace(permit));
         };

@@ -2,24 +2,24 @@
 
 use std::sync::Arc;
 
-use super::{FillTarget, MissedCall, PendingFetch};
+use super::{FillTarget, PendingCall, PlannedFetch};
 use crate::event::{Event, StaleReason};
 use crate::flight::FlightOutcome;
 use crate::tier::local::run_deferred_drops;
 use crate::tier::remote::WritePermit;
 use crate::value::Value;
 
-impl MissedCall {
+impl PendingCall {
     /// Returns the expired value that may be served in place of an error, if there is one.
-    pub(super) fn stale_value(&self, fetch: &PendingFetch) -> Option<Value> {
+    pub(super) fn stale_value(&self, fetch: &PlannedFetch) -> Option<Value> {
         let keeps_expired = !self.handle.ttls(None).stale.is_zero();
         if fetch.is_refresh || !keeps_expired || self.force_miss() {
             return None;
         }
         match fetch.target {
-            FillTarget::LocalOnly | FillTarget::RemoteUnreachable | FillTarget::RemoteUnusable => {
-                self.handle.local_value_or_stale()
-            }
+            FillTarget::LocalOnly
+            | FillTarget::LocalWhileUnreachable
+            | FillTarget::LocalWhileUnusable => self.handle.local_value_or_stale(),
             // The local value does not count: another process may have invalidated an entry that
             // the remote tier does not have.
             _ => fetch.stale.clone(),
@@ -27,7 +27,7 @@ impl MissedCall {
     }
 
     /// Answers the followers with an expired value.
-    pub(super) fn serve_stale(&self, fetch: PendingFetch, value: Value) {
+    pub(super) fn serve_stale(&self, fetch: PlannedFetch, value: Value) {
         let reason = StaleReason::FetchFailed;
         self.handle.emit(|entry| Event::StaleServed { entry, reason });
         fetch.end_without_value(FlightOutcome::Uncached(value));
@@ -36,16 +36,14 @@ impl MissedCall {
     /// Ends a fetch whose value is not cached. The upstream works and this is its answer, so an
     /// expired value that was kept for errors is removed.
     #[cold]
-    pub(super) fn end_uncached(&self, fetch: PendingFetch, value: &Value) {
-        let PendingFetch { leader, fill_token, target, stale, .. } = fetch;
+    pub(super) fn end_uncached(&self, fetch: PlannedFetch, value: &Value) {
+        let PlannedFetch { leader, fill_token, target, stale, .. } = fetch;
         self.handle.remove_expired(fill_token);
         if let Some(leader) = leader {
             leader.answer(|| FlightOutcome::Uncached(Arc::clone(value)));
         }
         match target {
-            FillTarget::RemoteLease(Some(leader_permit)) if stale.is_some() => {
-                leader_permit.permit.discard()
-            }
+            FillTarget::RemoteLease(Some(lease)) if stale.is_some() => lease.permit.discard(),
             FillTarget::RemoteItem(permit) if stale.is_some() => permit.discard(),
             _ => {}
         }

@@ -64,7 +64,7 @@ async fn read_many(
 ) -> Vec<Option<Item<(Value, usize), Permit>>> {
     let mut items: Vec<_> = missed.iter().map(|_| None).collect();
     let key_of = |(index, (handle, _)): (usize, &'_ (EntryHandle, FillToken))| {
-        Some((index, handle.remote()?.1))
+        Some((index, handle.remote_tier_and_key()?.1))
     };
     let mut left: Vec<(usize, Key)> = missed.iter().enumerate().filter_map(key_of).collect();
     while let Some((first, _)) = left.first() {

@@ -39,7 +39,7 @@ impl EntryReader for EntryHandle {
             FrameContents::Foreign => Decoded::Foreign,
             FrameContents::Stored(encoded) => match (self.value_type.read)(encoded) {
                 Some(value) => {
-                    let weight = self.local().map_or(0, |_| self.weight(&value));
+                    let weight = self.local_tier().map_or(0, |_| self.weight(&value));
                     Decoded::Value((value, weight))
                 }
                 None => Decoded::Foreign,
@@ -48,7 +48,7 @@ impl EntryReader for EntryHandle {
     }
 
     fn failed(&self, error: &RemoteError) {
-        self.report(error);
+        self.report_failure(error);
     }
 
     fn lease_is_busy(&self) {

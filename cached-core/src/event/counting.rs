@@ -1,12 +1,12 @@
 //! The counters' view of events.
 
-use super::{Event, EventEntry, FetchOutcome};
+use super::{Event, EventSubject, FetchResultKind};
 use crate::stats::Counters;
 use crate::tier::Tier;
 
 /// Adds an event to the counters of its declaration.
 pub(super) fn count(all: &[Counters], event: &Event<'_>) {
-    let of = |entry: &EventEntry<'_>| &all[entry.header.index()];
+    let of = |entry: &EventSubject<'_>| &all[entry.header.index()];
     match event {
         Event::Hit { entry, tier: Tier::Request } => of(entry).request_hits.add(),
         Event::Hit { entry, tier: Tier::Local } => of(entry).local_hits.add(),
@@ -23,10 +23,10 @@ pub(super) fn count(all: &[Counters], event: &Event<'_>) {
         Event::FetchEnded { entry, outcome, took } => {
             let counters = of(entry);
             match outcome {
-                FetchOutcome::Value => {
+                FetchResultKind::Value => {
                     took.iter().for_each(|took| counters.record_fetch_time(*took))
                 }
-                FetchOutcome::Error => counters.fetch_errors.add(),
+                FetchResultKind::Error => counters.fetch_errors.add(),
             }
         }
         Event::LeaseTimedOut { entry } => of(entry).lease_timeouts.add(),

@@ -19,7 +19,7 @@ impl Observer for Recorder {
 fn every_observer_receives_an_event() {
     let recorders = [(); 2].map(|()| Arc::new(Recorder::default()));
     let observers = recorders.iter().map(|recorder| Arc::clone(recorder) as Arc<dyn Observer>);
-    let events = Events::new(observers.collect());
+    let events = EventDispatcher::new(observers.collect());
     let reason = BypassReason::NotCached;
     events.clone().emit(&Event::Bypassed { declaration: &DECLARATION, reason });
     for recorder in recorders {
@@ -31,7 +31,7 @@ fn every_observer_receives_an_event() {
 #[test]
 fn an_event_shows_no_identifier() {
     let key = [&[7; 8], &b"secret"[..]].concat();
-    let shown = format!("{:?}", Event::Miss { entry: EventEntry::of(&key) });
+    let shown = format!("{:?}", Event::Miss { entry: EventSubject::of(&key) });
     assert!(shown.starts_with("Miss") && !shown.contains("secret"), "{shown}");
     assert!(!shown.contains("115, 101, 99"), "{shown}");
 }

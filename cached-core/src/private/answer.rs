@@ -89,7 +89,7 @@ impl<R: 'static, V: 'static> Call<R, V> {
             other => other,
         };
         let phase = match phase {
-            Phase::Decided(call) => match call.answer_to_refresh(&returns) {
+            Phase::Decided(call) => match call.answer_before_refresh(&returns) {
                 Some(answer) => {
                     call.refresh(returns, fetch);
                     return answer;

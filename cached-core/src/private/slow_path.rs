@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::cache::Cache;
-use crate::call::{LocalHit, MissedCall, Phase, Plan};
+use crate::call::{CallPlan, LocalHit, PendingCall, Phase};
 use crate::declaration::Declaration;
 use crate::entry_handle::EntryHandle;
-use crate::event::{BypassReason, Event, EventEntry};
+use crate::event::{BypassReason, Event, EventSubject};
 use crate::key::{KeyBytes, KeyError};
 use crate::tier::Tier;
 use crate::tier::request::RequestHandle;
@@ -46,7 +46,7 @@ fn look_in_tiers(
     let force_miss = request.is_some_and(|request| request.force_miss());
     let uses_local = !force_miss && declaration.uses_local();
     if let Some(value) = uses_local.then(|| cache.local().get(key)).flatten() {
-        cache.emit(Event::Hit { entry: EventEntry::of(key), tier: Tier::Local });
+        cache.emit(Event::Hit { entry: EventSubject::of(key), tier: Tier::Local });
         let value = match request {
             Some(request) => request.keep(cache.id(), &Arc::from(key), value),
             None => value,
@@ -64,7 +64,7 @@ fn look_in_tiers(
     match handle() {
         Some(handle) => {
             handle.emit(|entry| Event::Miss { entry });
-            Some(Phase::Miss(MissedCall::new(handle, request, Plan::Bypass)))
+            Some(Phase::Miss(PendingCall::new(handle, request, CallPlan::Bypass)))
         }
         None => bypass(cache, declaration, BypassReason::NotCached),
     }

@@ -9,14 +9,14 @@ use crate::sync::lock;
 
 /// The pause between two refreshes of a key. A refresh that fails leaves the entry due, and without a
 /// pause every call would start another.
-const PAUSE: Duration = Duration::from_millis(100);
+const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 
 /// A claim is lost after this long, unless fetches of its function are known to take longer.
-const LOST_AFTER: Duration = Duration::from_secs(20);
+const EXPIRES_AFTER: Duration = Duration::from_secs(20);
 
 /// The keys that are claimed, each with the time from which another caller may claim it.
 pub(crate) struct LocalRefreshClaims {
-    until: Mutex<HashMap<Arc<[u8]>, Instant>>,
+    claimable_at: Mutex<HashMap<Arc<[u8]>, Instant>>,
     clock: Clock,
 }
 
@@ -25,12 +25,12 @@ pub(crate) struct LocalRefreshClaims {
 pub(crate) struct LocalRefreshClaim {
     claims: Arc<LocalRefreshClaims>,
     key: Arc<[u8]>,
-    until: Instant,
+    expires: Instant,
 }
 
 impl LocalRefreshClaims {
     pub(crate) fn new(clock: Clock) -> Arc<LocalRefreshClaims> {
-        Arc::new(LocalRefreshClaims { until: Mutex::default(), clock })
+        Arc::new(LocalRefreshClaims { claimable_at: Mutex::default(), clock })
     }
 
     /// Claims a key, unless somebody else holds its claim. `fetch_time` is the usual fetch time of the
@@ -41,31 +41,31 @@ impl LocalRefreshClaims {
         fetch_time: Option<Duration>,
     ) -> Option<LocalRefreshClaim> {
         let now = self.clock.now();
-        let mut held = lock(&self.until);
-        if held.get(key).is_some_and(|until| now < *until) {
+        let mut held = lock(&self.claimable_at);
+        if held.get(key).is_some_and(|claimable_at| now < *claimable_at) {
             return None;
         }
         // Before the table grows, claims that are over are removed from it.
         if held.len() == held.capacity() {
-            held.retain(|_, until| now < *until);
+            held.retain(|_, claimable_at| now < *claimable_at);
             let remaining = held.len();
             held.reserve(remaining);
         }
-        let lost_after = LOST_AFTER.max(fetch_time.unwrap_or_default().saturating_mul(4));
-        let (key, until) = (Arc::from(key), now + lost_after);
-        held.insert(Arc::clone(&key), until);
-        Some(LocalRefreshClaim { claims: Arc::clone(self), key, until })
+        let expires_after = EXPIRES_AFTER.max(fetch_time.unwrap_or_default().saturating_mul(4));
+        let (key, expires) = (Arc::from(key), now + expires_after);
+        held.insert(Arc::clone(&key), expires);
+        Some(LocalRefreshClaim { claims: Arc::clone(self), key, expires })
     }
 }
 
 impl Drop for LocalRefreshClaim {
     fn drop(&mut self) {
-        let mut held = lock(&self.claims.until);
+        let mut held = lock(&self.claims.claimable_at);
         // Another caller may hold the claim, if this one is lost.
-        if let Some(until) = held.get_mut(&self.key)
-            && *until == self.until
+        if let Some(claimable_at) = held.get_mut(&self.key)
+            && *claimable_at == self.expires
         {
-            *until = self.claims.clock.now() + PAUSE;
+            *claimable_at = self.claims.clock.now() + REFRESH_PAUSE;
         }
     }
 }
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_claim_is_lost_after_four_times_the_fetch_time() {
+    fn a_claim_expires_after_four_times_the_fetch_time() {
         let clock = Clock::default();
         let claims = LocalRefreshClaims::new(clock.clone());
         let slow = Some(Duration::from_secs(25));
@@ -95,10 +95,10 @@ mod tests {
         for number in 100..1000 {
             assert!(claims.take(&key(number), None).is_some());
             // The pause of this claim is over.
-            *lock(&claims.until).get_mut(&key(number)[..]).expect("the key was claimed") =
+            *lock(&claims.claimable_at).get_mut(&key(number)[..]).expect("the key was claimed") =
                 Instant::now();
         }
-        let kept = lock(&claims.until).len();
+        let kept = lock(&claims.claimable_at).len();
         assert!(kept < 500, "{kept}");
         assert!((0..100).all(|number| claims.take(&key(number), None).is_none()));
     }

@@ -30,7 +30,7 @@ use sequence::{Sequence, SequenceCounter};
 use sweeper::SweepSchedule;
 
 use crate::clock::{Clock, CoarseInstant};
-use crate::event::{Event, EventEntry, Events, EvictionReason};
+use crate::event::{Event, EventDispatcher, EventSubject, EvictionReason};
 use crate::key::{KeyHeader, KeyQuery};
 use crate::sync::lock;
 use crate::value::Value;
@@ -61,7 +61,7 @@ pub(crate) struct LocalTier {
     schedule: Arc<SweepSchedule>,
     stripes: Vec<Stripe>,
     clock: Clock,
-    events: Events,
+    events: EventDispatcher,
     /// The last field, and so dropped after the entries.
     _final_drops: FinalDrops,
 }
@@ -103,7 +103,7 @@ pub(crate) enum WriteMode {
 
 impl LocalTier {
     /// Creates a tier that reports its evictions to `events`.
-    pub(crate) fn new(capacity: u64, clock: Clock, events: Events) -> Arc<LocalTier> {
+    pub(crate) fn new(capacity: u64, clock: Clock, events: EventDispatcher) -> Arc<LocalTier> {
         let schedule = SweepSchedule::new(clock.clone());
         let local = Arc::new_cyclic(|weak| LocalTier {
             weak: weak.clone(),
@@ -283,7 +283,7 @@ impl LocalTier {
             self.insert(&guard, key, new, expiry)
         };
         if insertion.has_replaced {
-            let (entry, reason) = (EventEntry::of(key), EvictionReason::Replaced);
+            let (entry, reason) = (EventSubject::of(key), EvictionReason::Replaced);
             self.events.emit(&Event::Evicted { entry, reason });
         }
         self.tell_policy(&insertion);

@@ -10,7 +10,7 @@ use super::deferred_drops::DeferredDrop;
 use super::policy::KeyFingerprint;
 use super::sequence::Sequence;
 use crate::clock::{Clock, CoarseInstant};
-use crate::event::EventEntry;
+use crate::event::EventSubject;
 use crate::key::{KeyHeader, KeyQuery, key_body};
 use crate::value::Value;
 
@@ -162,8 +162,8 @@ impl Entry {
         self.id
     }
 
-    pub(super) fn event_entry(&self) -> EventEntry<'_> {
-        EventEntry::from_parts(self.header, &self.body)
+    pub(super) fn event_entry(&self) -> EventSubject<'_> {
+        EventSubject::from_parts(self.header, &self.body)
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]

@@ -10,7 +10,7 @@ use crate::event::Observer;
 use crate::in_time::in_time;
 
 fn tier(capacity: u64) -> Arc<LocalTier> {
-    LocalTier::new(capacity, Clock::default(), Events::new(Vec::new()))
+    LocalTier::new(capacity, Clock::default(), EventDispatcher::new(Vec::new()))
 }
 
 fn key() -> Arc<[u8]> {
@@ -439,7 +439,7 @@ impl Observer for Evictions {
 #[test]
 fn each_eviction_is_reported_once_with_its_reason() {
     let evictions = Arc::new(Evictions::default());
-    let events = Events::new(vec![Arc::clone(&evictions) as Arc<dyn Observer>]);
+    let events = EventDispatcher::new(vec![Arc::clone(&evictions) as Arc<dyn Observer>]);
     let clock = Clock::default();
     let local = LocalTier::new(1 << 20, clock.clone(), events);
     let take = || std::mem::take(&mut *lock(&evictions.0));

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::event::Events;
+use crate::event::EventDispatcher;
 use crate::key::Key;
 pub(super) use memcached_process::MemcachedProcess;
 
@@ -47,7 +47,7 @@ fn fleet_on_memcached() -> Fleet<Memcached> {
 
 fn fleet(config: &Config, take_down: Box<dyn FnOnce()>) -> Fleet<Memcached> {
     let store = || {
-        let store = Memcached::new(config, &Events::new(Vec::new()));
+        let store = Memcached::new(config, &EventDispatcher::new(Vec::new()));
         Arc::new(store.expect("a server is configured"))
     };
     Fleet { one: store(), other: store(), take_down }

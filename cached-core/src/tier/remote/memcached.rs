@@ -46,7 +46,7 @@ use super::{
     RefreshClaim, RemoteError, RemoteErrorKind, RemoteStore, WriteOutcome,
 };
 use crate::config::Config;
-use crate::event::Events;
+use crate::event::EventDispatcher;
 use crate::key::Key;
 use crate::sync::lock;
 use background::BackgroundWrites;
@@ -77,7 +77,7 @@ pub(crate) struct Memcached {
     /// The addresses of servers that were removed from the configuration.
     former: Mutex<HashSet<String>>,
     config: Config,
-    events: Events,
+    events: EventDispatcher,
     background: Arc<BackgroundWrites>,
     renewals: Arc<Renewals>,
     refresh_claims: RefreshClaims,
@@ -87,7 +87,7 @@ type Servers = Arc<[Arc<Server>]>;
 
 impl Memcached {
     /// Returns `None` if no server is configured.
-    pub(crate) fn new(config: &Config, events: &Events) -> Option<Memcached> {
+    pub(crate) fn new(config: &Config, events: &EventDispatcher) -> Option<Memcached> {
         let timeout = exchange_timeout(config, config.servers.len());
         let servers: Servers = config
             .servers

@@ -10,7 +10,7 @@ use super::{
     WriteOutcome, WritePermit,
 };
 use crate::config::Config;
-use crate::event::Events;
+use crate::event::EventDispatcher;
 use crate::flight::LeaderMonitor;
 
 /// Private, so that the compiler does not warn of unreachable code in the rest of the crate.
@@ -19,7 +19,7 @@ enum Never {}
 pub(crate) struct NoRemote(Never);
 
 impl NoRemote {
-    pub(crate) fn new(_: &Config, _: &Events) -> Option<NoRemote> {
+    pub(crate) fn new(_: &Config, _: &EventDispatcher) -> Option<NoRemote> {
         None
     }
 }

@@ -23,7 +23,7 @@ use super::pipelines::ServerPipelines;
 use super::wait_breaker::{LeaseProbe, LeaseWaitBreaker};
 use super::{Cas, Found, FoundItem, LeaseMarker, LeaseTerms, RemoteError, RemoteErrorKind};
 use crate::config::Config;
-use crate::event::Events;
+use crate::event::EventDispatcher;
 use crate::key::Digest;
 use fence::CasFence;
 use hints::RemovalHints;
@@ -43,7 +43,7 @@ pub(super) struct Server {
     /// True once the server has left the configuration. Another `Server` may have its address since.
     is_retired: AtomicBool,
     endpoint: Arc<Endpoint>,
-    events: Events,
+    events: EventDispatcher,
     pipelines: ServerPipelines,
     hints: RemovalHints,
     fence: CasFence,
@@ -55,7 +55,7 @@ impl Server {
     pub(super) fn new(
         address: &str,
         config: &Config,
-        events: &Events,
+        events: &EventDispatcher,
         timeout: Duration,
         was_added: bool,
     ) -> Arc<Server> {

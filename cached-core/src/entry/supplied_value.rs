@@ -15,27 +15,27 @@ use crate::ttl::{EntryTtls, UNCONFIRMED_TTL};
 use crate::value::{CachedValue, Value, ValueRules};
 
 /// A value that the program gave, and how long each tier keeps it.
-pub(super) struct NewValue {
+pub(super) struct SuppliedValue {
     value: Value,
     pub(super) ttls: EntryTtls,
 }
 
-impl NewValue {
+impl SuppliedValue {
     /// Returns `None` if the function's rules do not let the value be cached.
     pub(super) fn new<V: CachedValue>(
         handle: &EntryHandle,
         rules: &ValueRules<V>,
         value: V,
-    ) -> Option<NewValue> {
+    ) -> Option<SuppliedValue> {
         let decision = rules.decide(&value);
         if !handle.keeps(&decision) {
             return None;
         }
-        Some(NewValue { value: Arc::new(value), ttls: handle.ttls(Some(&decision)) })
+        Some(SuppliedValue { value: Arc::new(value), ttls: handle.ttls(Some(&decision)) })
     }
 
-    pub(super) fn seal(&self, handle: &EntryHandle) -> Result<Vec<u8>, WriteError> {
-        handle.seal(&self.value).map_err(WriteError::NotStorable)
+    pub(super) fn seal(&self, handle: &EntryHandle) -> Result<Vec<u8>, RemoteWriteError> {
+        handle.seal(&self.value).map_err(RemoteWriteError::NotStorable)
     }
 
     /// Replaces the entry in the remote tier.
@@ -45,15 +45,15 @@ impl NewValue {
         store: &Arc<Store>,
         key: &Key,
         frame: Vec<u8>,
-    ) -> Result<WriteOutcome, WriteError> {
-        let EntryTtls { ttl, stale, .. } = self.ttls;
+    ) -> Result<WriteOutcome, RemoteWriteError> {
+        let EntryTtls { remote: ttl, stale, .. } = self.ttls;
         let written = store.overwrite(key, frame, ttl, stale).await;
         written.map_err(|error| match error.kind() {
             RemoteErrorKind::TooLarge => {
-                handle.report(&error);
-                WriteError::NotStorable("it is larger than the server takes")
+                handle.report_failure(&error);
+                RemoteWriteError::NotStorable("it is larger than the server takes")
             }
-            _ => WriteError::Remote(error),
+            _ => RemoteWriteError::Remote(error),
         })
     }
 
@@ -88,7 +88,7 @@ impl NewValue {
 }
 
 /// Why a value was not written to the remote tier.
-pub(super) enum WriteError {
+pub(super) enum RemoteWriteError {
     NotStorable(&'static str),
     Remote(RemoteError),
 }
@@ -108,9 +108,9 @@ pub(super) async fn add_remote(
     handle: &EntryHandle,
     store: &Arc<Store>,
     key: &Key,
-    new_value: &NewValue,
+    supplied: &SuppliedValue,
 ) -> AddOutcome {
-    let EntryTtls { ttl, stale, .. } = new_value.ttls;
+    let EntryTtls { remote: ttl, stale, .. } = supplied.ttls;
     // The second attempt is for an entry that changes between the read and the write.
     for _ in 0..2 {
         // The read comes first, because a server that receives a value which is too large
@@ -131,12 +131,12 @@ pub(super) async fn add_remote(
         if !Store::LIMITS.allows(ttl) {
             return AddOutcome::Written(WriteOutcome::NotStored);
         }
-        let Ok(frame) = new_value.seal(handle) else { return AddOutcome::Failed };
+        let Ok(frame) = supplied.seal(handle) else { return AddOutcome::Failed };
         match permit.write(frame, ttl, stale).await {
             Ok(WriteOutcome::NotStored) => {}
             Ok(outcome) => return AddOutcome::Written(outcome),
             Err(error) => {
-                handle.report(&error);
+                handle.report_failure(&error);
                 return AddOutcome::Failed;
             }
         }
