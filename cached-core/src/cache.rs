@@ -24,10 +24,10 @@ use crate::tier::request::RequestHandle;
 /// An annotated function uses [`Cache::current`] unless it is given another one with `cache = …`.
 #[derive(Clone)]
 pub struct Cache {
-    inner: Arc<Inner>,
+    inner: Arc<CacheInner>,
 }
 
-struct Inner {
+struct CacheInner {
     /// Unique among all caches that this process has made, including those that are gone.
     id: u64,
     enabled: bool,
@@ -75,7 +75,7 @@ impl Cache {
         let remote = Store::new(&config, &events).map(Arc::new);
         let local = LocalTier::new(config.local_capacity, config.clock.clone(), events.clone());
         Cache {
-            inner: Arc::new(Inner {
+            inner: Arc::new(CacheInner {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 enabled,
                 flights: Arc::new(Flights::new()),
@@ -243,9 +243,9 @@ impl Cache {
     /// # }).unwrap();
     /// ```
     #[cfg(feature = "memcached")]
-    pub fn set_memcached<S: AsRef<str>>(
+    pub fn set_memcached<Address: AsRef<str>>(
         &self,
-        servers: impl IntoIterator<Item = S>,
+        servers: impl IntoIterator<Item = Address>,
     ) -> Result<(), ConfigError> {
         let servers: Vec<String> = servers.into_iter().map(|s| s.as_ref().to_owned()).collect();
         crate::config::check_servers(&servers)?;

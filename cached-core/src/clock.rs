@@ -63,7 +63,7 @@ impl Clock {
     /// Converts a time of the system's clock into a time of this one.
     #[cfg(all(feature = "memcached", not(feature = "testing")))]
     #[inline]
-    pub(crate) fn at(&self, time: Instant) -> Instant {
+    pub(crate) fn shift(&self, time: Instant) -> Instant {
         time
     }
 
@@ -84,7 +84,7 @@ impl Clock {
 
     #[cfg(feature = "memcached")]
     #[inline]
-    pub(crate) fn at(&self, time: Instant) -> Instant {
+    pub(crate) fn shift(&self, time: Instant) -> Instant {
         time + self.advanced()
     }
 

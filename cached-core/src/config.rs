@@ -2,9 +2,9 @@
 //!
 //! Nothing here makes a cache: `cache` does, from a checked [`Config`].
 
-mod literal;
 #[cfg(feature = "memcached")]
 mod memcached;
+mod quantity;
 mod url;
 
 use std::sync::Arc;

@@ -24,12 +24,12 @@ static SCOPE_USED: AtomicBool = AtomicBool::new(false);
 
 /// Returns the process's cache if no scope has ever been used.
 #[inline]
-pub(crate) fn current_of_process<'c>() -> Option<&'c Cache> {
-    (!SCOPE_USED.load(Ordering::Relaxed)).then(of_process)
+pub(crate) fn process_cache_if_unscoped<'c>() -> Option<&'c Cache> {
+    (!SCOPE_USED.load(Ordering::Relaxed)).then(process_cache)
 }
 
 #[inline]
-fn of_process() -> &'static Cache {
+fn process_cache() -> &'static Cache {
     INSTALLED.get().map_or_else(|| &*EMBEDDED, |(cache, _)| cache)
 }
 
@@ -47,7 +47,7 @@ impl Cache {
     #[must_use]
     pub fn current() -> Cache {
         // A clone, because the caller may enter another scope while it uses the cache.
-        SCOPED.try_with(Cache::clone).unwrap_or_else(|_| of_process().clone())
+        SCOPED.try_with(Cache::clone).unwrap_or_else(|_| process_cache().clone())
     }
 
     /// Makes this the cache of the whole process, for as long as the process runs.

@@ -30,10 +30,10 @@ pub struct Declaration {
     line: u32,
     column: u32,
     /// Returns the path of a type inside the function's body; see `registry`.
-    path: fn() -> &'static str,
+    body_path: fn() -> &'static str,
     /// A hash of the function's code.
-    code: u32,
-    reason: Option<&'static str>,
+    code_hash: u32,
+    overwrite_reason: Option<&'static str>,
     ttl: Option<Duration>,
     local_ttl: Option<Duration>,
     none_ttl: Option<Duration>,
@@ -46,7 +46,7 @@ pub struct Declaration {
     index: AtomicUsize,
     /// The address of the last call site that was found to have no type arguments; see
     /// `private::types`.
-    pub(crate) non_generic_site: AtomicUsize,
+    pub(crate) non_generic_closure: AtomicUsize,
     /// The reason why a value had to stay out of memcached, once there was one.
     pub(crate) unstorable: OnceLock<&'static str>,
     /// The type of a value that is never `None`, once `none_ttl` was found to be useless for it.
@@ -76,9 +76,9 @@ impl Declaration {
             file,
             line,
             column,
-            path,
-            code: 0,
-            reason: None,
+            body_path: path,
+            code_hash: 0,
+            overwrite_reason: None,
             ttl: None,
             local_ttl: None,
             none_ttl: None,
@@ -88,7 +88,7 @@ impl Declaration {
             uses_remote: true,
             local_hit_is_final: true,
             index: AtomicUsize::new(UNKNOWN),
-            non_generic_site: AtomicUsize::new(0),
+            non_generic_closure: AtomicUsize::new(0),
             unstorable: OnceLock::new(),
             never_none: OnceLock::new(),
             too_large: OnceLock::new(),
@@ -98,14 +98,14 @@ impl Declaration {
     #[doc(hidden)]
     #[must_use]
     pub const fn code(mut self, hash: u32) -> Declaration {
-        self.code = hash;
+        self.code_hash = hash;
         self
     }
 
     #[doc(hidden)]
     #[must_use]
     pub const fn overwrite(mut self, reason: &'static str) -> Declaration {
-        self.reason = Some(reason);
+        self.overwrite_reason = Some(reason);
         self
     }
 
@@ -189,7 +189,7 @@ impl Declaration {
     /// Returns the declared reason to overwrite entries, or `None` if they are write-once.
     #[must_use]
     pub fn overwrite_reason(&self) -> Option<&'static str> {
-        self.reason
+        self.overwrite_reason
     }
 
     pub(crate) fn declared_ttl(&self) -> Option<Duration> {
@@ -269,7 +269,7 @@ impl fmt::Debug for Declaration {
             .field("name", &self.name)
             .field("function", &self.function)
             .field("place", &self.place())
-            .field("overwrite_reason", &self.reason)
+            .field("overwrite_reason", &self.overwrite_reason)
             .finish_non_exhaustive()
     }
 }

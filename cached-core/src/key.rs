@@ -96,9 +96,9 @@ fn spread(word: u64) -> u64 {
 /// A hasher for tables of keys, which takes the hash from each key's header. That hash covers the
 /// declaration too.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct PrecomputedHash;
+pub(crate) struct PrecomputedBuildHasher;
 
-impl BuildHasher for PrecomputedHash {
+impl BuildHasher for PrecomputedBuildHasher {
     type Hasher = PrecomputedHasher;
 
     fn build_hasher(&self) -> PrecomputedHasher {

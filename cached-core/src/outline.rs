@@ -26,7 +26,7 @@ use std::collections::{BTreeSet, HashMap};
 use serde::de::DeserializeOwned;
 
 use crate::codec;
-use crate::stable_hash::StableHash;
+use crate::stable_hash::StableHasher;
 use checked::CheckedSeed;
 
 /// The bytes that one request takes in an outline.
@@ -44,7 +44,7 @@ pub(crate) struct Outline<'f> {
 
 impl<'f> Outline<'f> {
     pub(crate) fn new(entries: &'f [u8]) -> Outline<'f> {
-        Outline { hash: StableHash::new(0).bytes(entries).finish(), entries }
+        Outline { hash: StableHasher::new(0).bytes(entries).finish(), entries }
     }
 
     fn contains(&self, entry: [u8; ENTRY_BYTES]) -> bool {
@@ -109,13 +109,13 @@ impl TypeLocation {
     const ROOT: TypeLocation = TypeLocation(0);
 
     /// Returns the location that a request leads to.
-    fn after(step: StableHash) -> TypeLocation {
+    fn after(step: StableHasher) -> TypeLocation {
         TypeLocation(step.finish())
     }
 
     /// Returns the location inside a `Some` or a newtype, whose type serde does not tell.
     fn contents(self) -> TypeLocation {
-        TypeLocation(StableHash::new(self.0).finish())
+        TypeLocation(StableHasher::new(self.0).finish())
     }
 }
 
@@ -156,8 +156,8 @@ enum StepKind {
 }
 
 impl StepKind {
-    fn at(self, location: TypeLocation) -> StableHash {
-        StableHash::new(self as u64).hash(location.0)
+    fn at(self, location: TypeLocation) -> StableHasher {
+        StableHasher::new(self as u64).hash(location.0)
     }
 }
 
@@ -175,7 +175,7 @@ impl<'o> StepChecker<'o> {
     }
 
     /// Returns true if the request is allowed. After one refusal it always returns false.
-    fn allows(&mut self, step: StableHash) -> bool {
+    fn allows(&mut self, step: StableHasher) -> bool {
         let hash = step.finish();
         if self.is_refused {
             return false;
@@ -215,7 +215,7 @@ impl<'o> StepChecker<'o> {
         if let Some(location) = self.locations.get(name) {
             return *location;
         }
-        let short = StableHash::new(0).text(&short_name(name));
+        let short = StableHasher::new(0).text(&short_name(name));
         let same_names = self.same_names.entry(short.finish()).or_default();
         let location = TypeLocation(short.word(*same_names).finish());
         *same_names += 1;

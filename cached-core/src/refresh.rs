@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 
 use crate::cache::Cache;
 use crate::call::{CallPlan, FetchEnd, FillTarget, LocalHit, PendingCall, PlannedFetch};
-use crate::current::current_of_process;
+use crate::current::process_cache_if_unscoped;
 use crate::entry_handle::EntryHandle;
 use crate::event::Event;
 use crate::value::{ReturnType, Value};
@@ -165,7 +165,7 @@ impl PendingCall {
             }
         };
         // Calls in the function's body use the cache that this call used.
-        match current_of_process() {
+        match process_cache_if_unscoped() {
             Some(_) => drop(runtime.spawn(refresh)),
             None => drop(runtime.spawn(Cache::current().scope(refresh))),
         }

@@ -13,7 +13,7 @@ use std::fmt;
 
 use serde::ser::{self, Serialize};
 
-use crate::stable_hash::StableHash;
+use crate::stable_hash::StableHasher;
 
 /// Returns the shape of `value`.
 ///
@@ -92,8 +92,8 @@ enum DataKind {
     StructVariant,
 }
 
-fn hash_of_kind(kind: DataKind) -> StableHash {
-    StableHash::new(kind as u64)
+fn hash_of_kind(kind: DataKind) -> StableHasher {
+    StableHasher::new(kind as u64)
 }
 
 /// A serializer that hashes what it is given.
@@ -113,12 +113,12 @@ impl ShapeSerializer {
 /// Hashes the members of a sequence, a struct or a variant, in their order.
 struct MembersHasher {
     serializer: ShapeSerializer,
-    hash: StableHash,
+    hash: StableHasher,
     count: u64,
 }
 
 impl MembersHasher {
-    fn new(serializer: ShapeSerializer, hash: StableHash) -> Result<MembersHasher, ShapeError> {
+    fn new(serializer: ShapeSerializer, hash: StableHasher) -> Result<MembersHasher, ShapeError> {
         Ok(MembersHasher { serializer, hash, count: 0 })
     }
 

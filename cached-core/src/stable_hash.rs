@@ -3,41 +3,41 @@
 /// A 64-bit FNV-1a hash (Fowler, Noll, Vo). Its last step is MurmurHash3's `fmix64`, so that
 /// finished hashes can be added up.
 #[derive(Clone, Copy)]
-pub(crate) struct StableHash(u64);
+pub(crate) struct StableHasher(u64);
 
 const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 
-impl StableHash {
-    pub(crate) fn new(word: u64) -> StableHash {
-        StableHash(0xcbf2_9ce4_8422_2325).word(word)
+impl StableHasher {
+    pub(crate) fn new(word: u64) -> StableHasher {
+        StableHasher(0xcbf2_9ce4_8422_2325).word(word)
     }
 
-    pub(crate) fn word(self, word: u64) -> StableHash {
+    pub(crate) fn word(self, word: u64) -> StableHasher {
         match u8::try_from(word) {
             // Most words are one byte and seven zeros, and a zero byte only multiplies.
             Ok(byte) => {
-                StableHash((self.0 ^ u64::from(byte)).wrapping_mul(FNV_PRIME.wrapping_pow(8)))
+                StableHasher((self.0 ^ u64::from(byte)).wrapping_mul(FNV_PRIME.wrapping_pow(8)))
             }
             Err(_) => word.to_le_bytes().iter().fold(self, |hash, &byte| hash.byte(byte)),
         }
     }
 
     /// Mixes in a value that is a hash already, in one step.
-    pub(crate) fn hash(self, hash: u64) -> StableHash {
+    pub(crate) fn hash(self, hash: u64) -> StableHasher {
         let mixed = (self.0.rotate_left(23) ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        StableHash(mixed ^ (mixed >> 32))
+        StableHasher(mixed ^ (mixed >> 32))
     }
 
-    pub(crate) fn text(self, text: &str) -> StableHash {
+    pub(crate) fn text(self, text: &str) -> StableHasher {
         self.bytes(text.as_bytes())
     }
 
-    pub(crate) fn bytes(self, bytes: &[u8]) -> StableHash {
+    pub(crate) fn bytes(self, bytes: &[u8]) -> StableHasher {
         bytes.iter().fold(self.word(bytes.len() as u64), |hash, &byte| hash.byte(byte))
     }
 
-    fn byte(self, byte: u8) -> StableHash {
-        StableHash((self.0 ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
+    fn byte(self, byte: u8) -> StableHasher {
+        StableHasher((self.0 ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
     }
 
     pub(crate) fn finish(self) -> u64 {

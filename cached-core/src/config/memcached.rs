@@ -68,9 +68,9 @@ impl CacheBuilder {
     /// # Ok::<(), cached_core::ConfigError>(())
     /// # }).unwrap();
     /// ```
-    pub fn memcached<S: AsRef<str>>(
+    pub fn memcached<Address: AsRef<str>>(
         mut self,
-        servers: impl IntoIterator<Item = S>,
+        servers: impl IntoIterator<Item = Address>,
     ) -> CacheBuilder {
         self.config.servers =
             servers.into_iter().map(|server| server.as_ref().to_owned()).collect();

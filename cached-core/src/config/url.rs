@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::CacheBuilder;
-use super::literal::{duration, number, size};
+use super::quantity::{duration, number, size};
 use crate::error::{ConfigError, ConfigErrorKind};
 
 /// The settings that every cache has.

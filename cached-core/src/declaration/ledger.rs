@@ -165,7 +165,7 @@ impl fmt::Display for Ledger {
             "name", "function", "place"
         )?;
         for d in self.iter() {
-            let (place, reason) = (d.place(), d.reason.unwrap_or("write-once"));
+            let (place, reason) = (d.place(), d.overwrite_reason.unwrap_or("write-once"));
             write!(f, "\n{:names$}  {:functions$}  {place:places$}  {reason}", d.name, d.function)?;
         }
         Ok(())

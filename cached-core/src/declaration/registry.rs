@@ -86,8 +86,9 @@ pub(crate) fn warn_if_inventory_is_empty() {
 impl Declaration {
     /// Returns true if this declaration belongs to a copy of the code of `original`.
     fn is_copy_of(&self, original: &Declaration) -> bool {
-        let place = |d: &Declaration| (d.function, d.file, d.line, d.column, d.code);
-        place(self) == place(original) && is_copy((self.path)(), (original.path)(), self.function)
+        let place = |d: &Declaration| (d.function, d.file, d.line, d.column, d.code_hash);
+        place(self) == place(original)
+            && is_copy((self.body_path)(), (original.body_path)(), self.function)
     }
 }
 

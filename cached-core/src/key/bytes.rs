@@ -5,7 +5,7 @@ use std::ops::Deref;
 use serde::ser::Serialize;
 use smallvec::SmallVec;
 
-use super::serializer::{END, KeySerializer, KeySink, UnorderedFields};
+use super::serializer::{END, FieldSink, KeySerializer, KeySink};
 use super::{DynKeyPart, KeyError, KeyHeader};
 
 /// A key of up to this many bytes stays on the stack, which covers ordinary keys.
@@ -16,14 +16,15 @@ const INLINE: usize = 192;
 /// `SmallVec` would do, but takes more instructions for each append.
 pub struct KeyBytes {
     inline: [u8; INLINE],
-    length: usize,
+    /// The number of bytes in `inline`, or `INLINE + 1` once the bytes are in `heap`.
+    inline_length: usize,
     /// All of the bytes, once they are more than [`INLINE`].
     heap: Vec<u8>,
 }
 
 impl Default for KeyBytes {
     fn default() -> KeyBytes {
-        KeyBytes { inline: [0; INLINE], length: 0, heap: Vec::new() }
+        KeyBytes { inline: [0; INLINE], inline_length: 0, heap: Vec::new() }
     }
 }
 
@@ -34,10 +35,13 @@ impl KeyBytes {
 
     #[inline]
     pub(super) fn add(&mut self, bytes: &[u8]) {
-        match self.inline.get_mut(self.length..self.length.saturating_add(bytes.len())) {
+        match self
+            .inline
+            .get_mut(self.inline_length..self.inline_length.saturating_add(bytes.len()))
+        {
             Some(free) => {
                 free.copy_from_slice(bytes);
-                self.length += bytes.len();
+                self.inline_length += bytes.len();
             }
             None => self.add_to_heap(bytes),
         }
@@ -45,17 +49,17 @@ impl KeyBytes {
 
     #[cold]
     fn add_to_heap(&mut self, bytes: &[u8]) {
-        if self.length <= INLINE {
-            self.heap.extend_from_slice(&self.inline[..self.length]);
+        if self.inline_length <= INLINE {
+            self.heap.extend_from_slice(&self.inline[..self.inline_length]);
             // From now on this length keeps `add` from finding room in `inline`.
-            self.length = INLINE + 1;
+            self.inline_length = INLINE + 1;
         }
         self.heap.extend_from_slice(bytes);
     }
 
     /// Overwrites the last bytes with `tail`.
     fn replace_tail(&mut self, tail: &[u8]) {
-        let bytes = match self.length {
+        let bytes = match self.inline_length {
             inline @ ..=INLINE => &mut self.inline[..inline],
             _ => &mut self.heap[..],
         };
@@ -68,21 +72,21 @@ impl Deref for KeyBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.inline.get(..self.length).unwrap_or(&self.heap)
+        self.inline.get(..self.inline_length).unwrap_or(&self.heap)
     }
 }
 
 impl<'b> KeySink for &'b mut KeyBytes {
     type Error = KeyError;
-    type Fields = SortedFields<'b>;
+    type Fields = FieldEncoder<'b>;
 
-    fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<Self, KeyError> {
+    fn unhashed<const N: usize>(self, bytes: [u8; N]) -> Result<Self, KeyError> {
         self.add(&bytes);
         Ok(self)
     }
 
-    fn piece<const N: usize>(self, tag: [u8; N], bytes: &[u8]) -> Result<Self, KeyError> {
-        self.add(&tag);
+    fn piece<const N: usize>(self, prefix: [u8; N], bytes: &[u8]) -> Result<Self, KeyError> {
+        self.add(&prefix);
         self.add(bytes);
         Ok(self)
     }
@@ -91,20 +95,20 @@ impl<'b> KeySink for &'b mut KeyBytes {
         part.encode(self)
     }
 
-    fn fields(self) -> SortedFields<'b> {
-        SortedFields { offsets: FieldOffsets::default(), bytes: self }
+    fn fields(self) -> FieldEncoder<'b> {
+        FieldEncoder { offsets: FieldOffsets::default(), bytes: self }
     }
 }
 
 /// The fields of a struct or the entries of a map. They are sorted once all of them are written.
-pub struct SortedFields<'b> {
+pub struct FieldEncoder<'b> {
     bytes: &'b mut KeyBytes,
     offsets: FieldOffsets,
 }
 
-impl<'b> UnorderedFields<&'b mut KeyBytes> for SortedFields<'b> {
+impl<'b> FieldSink<&'b mut KeyBytes> for FieldEncoder<'b> {
     fn begin(&mut self) {
-        self.offsets.begin(self.bytes);
+        self.offsets.push(self.bytes);
     }
 
     fn add<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), KeyError> {
@@ -112,8 +116,8 @@ impl<'b> UnorderedFields<&'b mut KeyBytes> for SortedFields<'b> {
     }
 
     fn end(self) -> Result<&'b mut KeyBytes, KeyError> {
-        self.offsets.sort(self.bytes);
-        self.bytes.brackets([END])
+        self.offsets.sort_fields(self.bytes);
+        self.bytes.unhashed([END])
     }
 }
 
@@ -122,12 +126,12 @@ impl<'b> UnorderedFields<&'b mut KeyBytes> for SortedFields<'b> {
 pub(super) struct FieldOffsets(SmallVec<[usize; 16]>);
 
 impl FieldOffsets {
-    pub(super) fn begin(&mut self, bytes: &KeyBytes) {
+    pub(super) fn push(&mut self, bytes: &KeyBytes) {
         self.0.push(bytes.len());
     }
 
     /// Sorts the fields by their bytes. They must be the last bytes of the key.
-    pub(super) fn sort(&self, bytes: &mut KeyBytes) {
+    pub(super) fn sort_fields(&self, bytes: &mut KeyBytes) {
         let FieldOffsets(offsets) = self;
         let end = bytes.len();
         let field = |index: usize| offsets[index]..offsets.get(index + 1).copied().unwrap_or(end);

@@ -3,7 +3,7 @@
 use serde::ser::Serialize;
 
 use super::bytes::{FieldOffsets, KeyBytes};
-use super::serializer::{END, KeySerializer, KeySink, UnorderedFields};
+use super::serializer::{END, FieldSink, KeySerializer, KeySink};
 use super::{DynKeyPart, SerializeFailure};
 
 /// Compares the parts of a key, as they are serialized, with the bytes of a stored key.
@@ -34,13 +34,13 @@ impl<'k> KeyComparer<'k> {
     }
 
     #[inline(always)]
-    fn tag<const N: usize>(self, tag: [u8; N]) -> Option<&'k [u8]> {
+    fn after_prefix<const N: usize>(self, prefix: [u8; N]) -> Option<&'k [u8]> {
         let (found, rest) = self.0.split_first_chunk()?;
-        (*found == tag).then_some(rest)
+        (*found == prefix).then_some(rest)
     }
 
     #[inline(always)]
-    fn tail(rest: &'k [u8], bytes: &[u8]) -> Option<&'k [u8]> {
+    fn after(rest: &'k [u8], bytes: &[u8]) -> Option<&'k [u8]> {
         let (found, rest) = rest.split_at_checked(bytes.len())?;
         are_equal(found, bytes).then_some(rest)
     }
@@ -48,20 +48,20 @@ impl<'k> KeyComparer<'k> {
 
 impl<'k> KeySink for KeyComparer<'k> {
     type Error = SerializeFailure;
-    type Fields = ComparedFields<'k>;
+    type Fields = FieldComparer<'k>;
 
     #[inline(always)]
-    fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<KeyComparer<'k>, SerializeFailure> {
-        Ok(KeyComparer(self.tag(bytes).unwrap_or(MISMATCH)))
+    fn unhashed<const N: usize>(self, bytes: [u8; N]) -> Result<KeyComparer<'k>, SerializeFailure> {
+        Ok(KeyComparer(self.after_prefix(bytes).unwrap_or(MISMATCH)))
     }
 
     #[inline(always)]
     fn piece<const N: usize>(
         self,
-        tag: [u8; N],
+        prefix: [u8; N],
         bytes: &[u8],
     ) -> Result<KeyComparer<'k>, SerializeFailure> {
-        let rest = self.tag(tag).and_then(|rest| KeyComparer::tail(rest, bytes));
+        let rest = self.after_prefix(prefix).and_then(|rest| KeyComparer::after(rest, bytes));
         Ok(KeyComparer(rest.unwrap_or(MISMATCH)))
     }
 
@@ -70,8 +70,8 @@ impl<'k> KeySink for KeyComparer<'k> {
         part.compare(self)
     }
 
-    fn fields(self) -> ComparedFields<'k> {
-        ComparedFields { key: self, bytes: KeyBytes::default(), offsets: FieldOffsets::default() }
+    fn fields(self) -> FieldComparer<'k> {
+        FieldComparer { key: self, bytes: KeyBytes::default(), offsets: FieldOffsets::default() }
     }
 }
 
@@ -97,15 +97,15 @@ fn ends<const N: usize>(bytes: &[u8]) -> [Option<&[u8; N]>; 2] {
 
 /// The fields of a struct or the entries of a map. They must be sorted before they are compared, so
 /// they are written as bytes.
-pub struct ComparedFields<'k> {
+pub struct FieldComparer<'k> {
     key: KeyComparer<'k>,
     bytes: KeyBytes,
     offsets: FieldOffsets,
 }
 
-impl<'k> UnorderedFields<KeyComparer<'k>> for ComparedFields<'k> {
+impl<'k> FieldSink<KeyComparer<'k>> for FieldComparer<'k> {
     fn begin(&mut self) {
-        self.offsets.begin(&self.bytes);
+        self.offsets.push(&self.bytes);
     }
 
     fn add<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), SerializeFailure> {
@@ -113,7 +113,7 @@ impl<'k> UnorderedFields<KeyComparer<'k>> for ComparedFields<'k> {
     }
 
     fn end(mut self) -> Result<KeyComparer<'k>, SerializeFailure> {
-        self.offsets.sort(&mut self.bytes);
-        self.key.bytes(&self.bytes).brackets([END])
+        self.offsets.sort_fields(&mut self.bytes);
+        self.key.bytes(&self.bytes).unhashed([END])
     }
 }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use serde::ser::Serialize;
 
-use super::serializer::{KeySerializer, KeySink, UnorderedFields};
+use super::serializer::{FieldSink, KeySerializer, KeySink};
 use super::{DynKeyPart, KeyHeader, SerializeFailure};
 
 /// Hashes the parts of a key, without its structural bytes.
@@ -35,41 +35,41 @@ impl KeyHasher {
 
 impl KeySink for KeyHasher {
     type Error = SerializeFailure;
-    type Fields = HashedFields;
+    type Fields = FieldHasher;
 
     #[inline(always)]
-    fn brackets<const N: usize>(self, _: [u8; N]) -> Result<KeyHasher, SerializeFailure> {
+    fn unhashed<const N: usize>(self, _: [u8; N]) -> Result<KeyHasher, SerializeFailure> {
         Ok(self)
     }
 
     #[inline(always)]
     fn piece<const N: usize>(
         self,
-        tag: [u8; N],
+        prefix: [u8; N],
         bytes: &[u8],
     ) -> Result<KeyHasher, SerializeFailure> {
         // Short pieces are read as two overlapping words, which takes neither a loop nor a call.
-        let tag = tag.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)) << 32;
+        let prefix = prefix.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)) << 32;
         Ok(match (bytes, bytes.len()) {
-            ([], _) => self.mix(0, tag),
+            ([], _) => self.mix(0, prefix),
             (&[first, ..], length @ 1..=3) => {
                 let three = [first, bytes[length / 2], bytes[length - 1], 0];
-                self.mix(u32::from_le_bytes(three).into(), tag)
+                self.mix(u32::from_le_bytes(three).into(), prefix)
             }
             (_, 4..=7) => {
                 let [first, last] = ends::<4>(bytes).map(u32::from_le_bytes);
-                self.mix(first.into(), tag ^ u64::from(last))
+                self.mix(first.into(), prefix ^ u64::from(last))
             }
             (_, 8..=15) => {
                 let [first, last] = ends::<8>(bytes).map(u64::from_le_bytes);
-                self.mix(first, tag ^ last)
+                self.mix(first, prefix ^ last)
             }
             (_, 16..=32) => {
                 let [first, last] = ends::<16>(bytes).map(u128::from_le_bytes);
-                self.mix(first as u64, tag ^ (first >> 64) as u64)
+                self.mix(first as u64, prefix ^ (first >> 64) as u64)
                     .mix(last as u64, (last >> 64) as u64)
             }
-            _ => self.mix(0, tag).mix_long(bytes),
+            _ => self.mix(0, prefix).mix_long(bytes),
         })
     }
 
@@ -83,8 +83,8 @@ impl KeySink for KeyHasher {
         part.hash(self)
     }
 
-    fn fields(self) -> HashedFields {
-        HashedFields { before: self, sum: 0, field: self }
+    fn fields(self) -> FieldHasher {
+        FieldHasher { before: self, sum: 0, field: self }
     }
 }
 
@@ -127,14 +127,14 @@ fn secret() -> u64 {
 
 /// The fields of a struct or the entries of a map. Each is hashed by itself, and the hashes are added
 /// up, so their order does not matter.
-pub struct HashedFields {
+pub struct FieldHasher {
     before: KeyHasher,
     sum: u64,
     /// The hash of the field that is being written.
     field: KeyHasher,
 }
 
-impl UnorderedFields<KeyHasher> for HashedFields {
+impl FieldSink<KeyHasher> for FieldHasher {
     #[inline]
     fn begin(&mut self) {
         self.sum = self.sum.wrapping_add(self.field.0);

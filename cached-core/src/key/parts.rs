@@ -12,7 +12,7 @@ pub(crate) type DynKeyPart<'p> = &'p (dyn KeyPart + 'p);
 /// a key without a loop.
 pub trait KeyParts: Copy {
     /// True if there is at least one part.
-    const ANY: bool = true;
+    const HAS_PARTS: bool = true;
 
     /// Writes the parts in order, and returns the sink.
     ///
@@ -22,7 +22,7 @@ pub trait KeyParts: Copy {
 }
 
 impl KeyParts for () {
-    const ANY: bool = false;
+    const HAS_PARTS: bool = false;
 
     #[inline(always)]
     fn write<S: KeySink>(&self, sink: S) -> Result<S, S::Error> {

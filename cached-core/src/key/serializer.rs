@@ -39,13 +39,13 @@ pub trait KeySink: Sized {
     /// The reason why a part cannot be written.
     type Error: ser::Error;
     /// The fields of a struct, or the entries of a map, that is being written.
-    type Fields: UnorderedFields<Self>;
+    type Fields: FieldSink<Self>;
 
     /// Writes structural bytes, which only say how the parts belong together.
-    fn brackets<const N: usize>(self, bytes: [u8; N]) -> Result<Self, Self::Error>;
+    fn unhashed<const N: usize>(self, bytes: [u8; N]) -> Result<Self, Self::Error>;
 
     /// Writes a tag, with a length if it has one, and then the bytes of the value.
-    fn piece<const N: usize>(self, tag: [u8; N], bytes: &[u8]) -> Result<Self, Self::Error>;
+    fn piece<const N: usize>(self, prefix: [u8; N], bytes: &[u8]) -> Result<Self, Self::Error>;
 
     /// Writes a number in the fewest bytes, the highest first. Their count is added to the tag.
     #[inline]
@@ -64,7 +64,7 @@ pub trait KeySink: Sized {
 }
 
 /// The fields of a struct or the entries of a map, which give the same key in any order.
-pub trait UnorderedFields<S: KeySink> {
+pub trait FieldSink<S: KeySink> {
     /// Begins the next field or entry.
     fn begin(&mut self);
 
@@ -81,7 +81,7 @@ pub(crate) struct KeySerializer<S>(pub(crate) S);
 impl<S: KeySink> KeySerializer<S> {
     /// Writes a tag, the length of the bytes in LEB128, and the bytes.
     #[inline(always)]
-    fn counted(self, tag: u8, bytes: &[u8]) -> Result<S, S::Error> {
+    fn length_prefixed(self, tag: u8, bytes: &[u8]) -> Result<S, S::Error> {
         match one_byte_length(bytes) {
             Some(length) => self.0.piece([tag, length], bytes),
             None => long_piece(self.0.piece([tag], &[])?, bytes),
@@ -177,19 +177,19 @@ impl<S: KeySink> ser::Serializer for KeySerializer<S> {
 
     #[inline]
     fn serialize_str(self, value: &str) -> Result<S, S::Error> {
-        self.counted(STR, value.as_bytes())
+        self.length_prefixed(STR, value.as_bytes())
     }
 
     /// Writes a short text without allocating. Many types of identifiers serialize by `Display`.
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<S, S::Error> {
         let mut text = DisplayBuffer(SmallVec::new());
         write!(text, "{value}").map_err(ser::Error::custom)?;
-        self.counted(STR, &text.0)
+        self.length_prefixed(STR, &text.0)
     }
 
     #[inline]
     fn serialize_bytes(self, value: &[u8]) -> Result<S, S::Error> {
-        self.counted(BYTES, value)
+        self.length_prefixed(BYTES, value)
     }
 
     #[inline]
@@ -273,7 +273,7 @@ impl<S: KeySink> ser::Serializer for KeySerializer<S> {
     }
 
     fn serialize_map(self, _length: Option<usize>) -> Result<MapSerializer<S>, S::Error> {
-        Ok(MapSerializer::new(self.0.brackets([MAP])?))
+        Ok(MapSerializer::new(self.0.unhashed([MAP])?))
     }
 
     fn serialize_struct(
@@ -281,7 +281,7 @@ impl<S: KeySink> ser::Serializer for KeySerializer<S> {
         _name: &'static str,
         _length: usize,
     ) -> Result<MapSerializer<S>, S::Error> {
-        Ok(MapSerializer::new(self.0.brackets([STRUCT])?))
+        Ok(MapSerializer::new(self.0.unhashed([STRUCT])?))
     }
 
     fn serialize_struct_variant(

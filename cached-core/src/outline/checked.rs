@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use serde::de::{self, DeserializeSeed, Deserializer, Visitor};
 
 use super::{StepChecker, StepKind, TypeLocation};
-use crate::stable_hash::StableHash;
+use crate::stable_hash::StableHasher;
 use visitor::CheckedVisitor;
 
 fn refusal<E: de::Error>() -> E {
@@ -17,12 +17,12 @@ fn refusal<E: de::Error>() -> E {
 }
 
 /// For requests that have no names.
-fn no_arguments(hash: StableHash) -> StableHash {
+fn no_arguments(hash: StableHasher) -> StableHasher {
     hash
 }
 
 /// Adds the names of fields to a request.
-fn add_names(hash: StableHash, names: &[&str]) -> StableHash {
+fn add_names(hash: StableHasher, names: &[&str]) -> StableHasher {
     names.iter().fold(hash.word(names.len() as u64), |hash, name| hash.text(name))
 }
 
@@ -69,7 +69,7 @@ impl<'de, 'c, 'o, D: Deserializer<'de>> CheckedDeserializer<'c, 'o, D> {
     fn check<T>(
         self,
         kind: StepKind,
-        arguments: impl FnOnce(StableHash) -> StableHash,
+        arguments: impl FnOnce(StableHasher) -> StableHasher,
     ) -> Result<(D, &'c mut StepChecker<'o>, TypeLocation), D::Error> {
         let CheckedDeserializer { inner, checker, location } = self;
         let inner_location = checker.location_of::<T>();
@@ -144,7 +144,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let arguments = |hash: StableHash| hash.text(name);
+        let arguments = |hash: StableHasher| hash.text(name);
         let (inner, checker, inner_location) =
             self.check::<V::Value>(StepKind::Newtype, arguments)?;
         inner
@@ -163,7 +163,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         length: usize,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let arguments = |hash: StableHash| hash.word(length as u64);
+        let arguments = |hash: StableHasher| hash.word(length as u64);
         let (inner, checker, inner_location) =
             self.check::<V::Value>(StepKind::Tuple, arguments)?;
         let contents = CheckedVisitor::new(visitor, checker, inner_location);
@@ -180,7 +180,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         length: usize,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let arguments = |hash: StableHash| hash.text(name).word(length as u64);
+        let arguments = |hash: StableHasher| hash.text(name).word(length as u64);
         let (inner, checker, inner_location) =
             self.check::<V::Value>(StepKind::TupleStruct, arguments)?;
         inner.deserialize_tuple_struct(
@@ -202,7 +202,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let arguments = |hash: StableHash| add_names(hash.text(name), fields);
+        let arguments = |hash: StableHasher| add_names(hash.text(name), fields);
         let (inner, checker, inner_location) =
             self.check::<V::Value>(StepKind::Struct, arguments)?;
         inner.deserialize_struct(
@@ -220,7 +220,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
     ) -> Result<V::Value, D::Error> {
         // The list of variants is not part of the request: a build that adds a variant at the end
         // can still read the others.
-        let arguments = |hash: StableHash| hash.text(name);
+        let arguments = |hash: StableHasher| hash.text(name);
         let (inner, checker, inner_location) = self.check::<V::Value>(StepKind::Enum, arguments)?;
         let contents =
             CheckedVisitor::new(visitor, checker, inner_location).with_variants(variants);

@@ -55,8 +55,8 @@ impl<I: KeyParts, V: KeyParts, C: KeyParts> KeyArguments<(I, V), C> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn write_parts<S: KeySink>(&self, sink: S) -> Result<S, S::Error> {
         let (identifier, version) = &self.parts;
-        let sink = identifier.write(sink.brackets([SEQ])?)?;
-        let sink = sink.brackets([END, if V::ANY { SOME } else { NONE }])?;
+        let sink = identifier.write(sink.unhashed([SEQ])?)?;
+        let sink = sink.unhashed([END, if V::HAS_PARTS { SOME } else { NONE }])?;
         version.write(sink)
     }
 

@@ -13,7 +13,7 @@ use super::entry_builder::EntryBuilder;
 use super::key_arguments::{CallSite, KeyArguments};
 use super::slow_path::{Serve, look_up_by_bytes};
 use crate::cache::Cache;
-use crate::current::current_of_process;
+use crate::current::process_cache_if_unscoped;
 use crate::entry::CacheEntry;
 use crate::key::{KeyBytes, KeyHeader, KeyParts};
 use crate::tier::local::index::ReadGuard;
@@ -168,7 +168,7 @@ impl<'k, R, V, I: KeyParts, W: KeyParts, C: KeyParts> Lookup<'k, R, V, (I, W), C
     /// Returns the cache that this call uses.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn current_cache(&self) -> CurrentCache<'k> {
-        match self.cache.or_else(current_of_process) {
+        match self.cache.or_else(process_cache_if_unscoped) {
             Some(cache) => CurrentCache::Borrowed(cache),
             None => CurrentCache::Owned(Cache::current()),
         }

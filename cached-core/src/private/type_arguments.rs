@@ -26,7 +26,8 @@ impl<C: KeyParts> TypeArguments<C> {
         declaration: &Declaration,
         sink: S,
     ) -> Result<S, S::Error> {
-        if self.own.is_empty() && !C::ANY && is_in_plain_container(declaration, self.closure) {
+        if self.own.is_empty() && !C::HAS_PARTS && is_in_plain_container(declaration, self.closure)
+        {
             return Ok(sink);
         }
         self.write_all(sink)
@@ -38,7 +39,7 @@ impl<C: KeyParts> TypeArguments<C> {
         let container = if is_plain(container) { "" } else { container };
         let sink = KeySerializer(sink).serialize_str(container)?;
         let sink = KeySerializer(sink).serialize_str(self.own)?;
-        self.constants.write(sink.brackets([SEQ])?)?.brackets([END])
+        self.constants.write(sink.unhashed([SEQ])?)?.unhashed([END])
     }
 }
 
@@ -47,7 +48,7 @@ impl<C: KeyParts> TypeArguments<C> {
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn is_in_plain_container(declaration: &Declaration, closure: &'static str) -> bool {
     let address = closure.as_ptr().addr();
-    declaration.non_generic_site.load(Ordering::Relaxed) == address
+    declaration.non_generic_closure.load(Ordering::Relaxed) == address
         || parse_container(declaration, closure, address)
 }
 
@@ -55,7 +56,7 @@ fn is_in_plain_container(declaration: &Declaration, closure: &'static str) -> bo
 fn parse_container(declaration: &Declaration, closure: &'static str, address: usize) -> bool {
     let is_plain = is_plain(container(closure));
     if is_plain {
-        declaration.non_generic_site.store(address, Ordering::Relaxed);
+        declaration.non_generic_closure.store(address, Ordering::Relaxed);
     }
     is_plain
 }

@@ -11,11 +11,11 @@ const SHARED: usize = SHARDS - 1;
 /// Aligned to two cache lines, because processors fetch lines in pairs.
 #[derive(Default)]
 #[repr(align(128))]
-struct Shard(AtomicU64);
+struct CounterShard(AtomicU64);
 
 /// A counter that up to 15 threads increment without sharing memory. Further threads share a shard.
 #[derive(Default)]
-pub(crate) struct ShardedCounter(OnceLock<Box<[Shard; SHARDS]>>);
+pub(crate) struct ShardedCounter(OnceLock<Box<[CounterShard; SHARDS]>>);
 
 impl ShardedCounter {
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -24,10 +24,10 @@ impl ShardedCounter {
         let number = THREAD_SHARD.get();
         match shards.get(number) {
             // No other thread writes to this shard, so a load and a store lose no increment.
-            Some(Shard(own)) if number != SHARED => {
+            Some(CounterShard(own)) if number != SHARED => {
                 own.store(own.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             }
-            Some(Shard(shared)) => {
+            Some(CounterShard(shared)) => {
                 shared.fetch_add(1, Ordering::Relaxed);
             }
             None => self.add_first(),
@@ -43,7 +43,7 @@ impl ShardedCounter {
 
     pub(crate) fn get(&self) -> u64 {
         let shards = self.0.get().into_iter().flat_map(|shards| shards.iter());
-        shards.map(|Shard(count)| count.load(Ordering::Relaxed)).sum()
+        shards.map(|CounterShard(count)| count.load(Ordering::Relaxed)).sum()
     }
 }
 
@@ -52,7 +52,7 @@ const UNCLAIMED: usize = usize::MAX;
 
 thread_local! {
     static THREAD_SHARD: Cell<usize> = const { Cell::new(UNCLAIMED) };
-    static RELEASE: ReleaseOnExit = const { ReleaseOnExit };
+    static RELEASE_GUARD: ShardReleaseGuard = const { ShardReleaseGuard };
 }
 
 /// The claimed shards, one bit each.
@@ -62,9 +62,9 @@ thread_local! {
 static CLAIMED: AtomicU64 = AtomicU64::new(0);
 
 /// Releases the thread's shard when the thread ends.
-struct ReleaseOnExit;
+struct ShardReleaseGuard;
 
-impl Drop for ReleaseOnExit {
+impl Drop for ShardReleaseGuard {
     fn drop(&mut self) {
         let number = THREAD_SHARD.replace(SHARED);
         if number < SHARED {
@@ -77,7 +77,7 @@ impl Drop for ReleaseOnExit {
 fn claim_shard() {
     // A thread whose locals are already dropped could not release a shard, so it takes the shared
     // one.
-    let number = RELEASE.try_with(|_| claim_free_shard()).unwrap_or(SHARED);
+    let number = RELEASE_GUARD.try_with(|_| claim_free_shard()).unwrap_or(SHARED);
     THREAD_SHARD.set(number);
 }
 

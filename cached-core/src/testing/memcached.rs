@@ -77,7 +77,7 @@ impl TestCache {
 
     fn server(&self, address: &str) -> TestMemcached {
         let network = self.config.network.as_ref().expect("every test cache has servers");
-        TestMemcached { memory: network.at(address) }
+        TestMemcached { server: network.at(address) }
     }
 }
 
@@ -114,25 +114,25 @@ impl TestCache {
 /// ```
 #[derive(Debug, Clone)]
 pub struct TestMemcached {
-    memory: Arc<InMemoryServer>,
+    server: Arc<InMemoryServer>,
 }
 
 impl TestMemcached {
     /// Makes every exchange fail at once. The cache ejects the server after three failures.
     pub fn fail(&self) {
-        self.memory.set_behaviour(ServerBehaviour::Down);
+        self.server.set_behaviour(ServerBehaviour::Down);
     }
 
     /// Stops answering. Each exchange takes its whole `remote_timeout`, until the cache ejects the
     /// server.
     pub fn stall(&self) {
-        self.memory.set_behaviour(ServerBehaviour::Stalled);
+        self.server.set_behaviour(ServerBehaviour::Stalled);
     }
 
     /// Answers wrongly. Reads return entries of other keys, truncated or garbled entries, leases
     /// that were not granted, or nothing. Writes are confirmed and not stored.
     pub fn lie(&self) {
-        self.memory.set_behaviour(ServerBehaviour::Lying);
+        self.server.set_behaviour(ServerBehaviour::Lying);
     }
 
     /// Answers correctly again, with the entries from before.
@@ -140,23 +140,23 @@ impl TestMemcached {
     /// The cache tries an ejected server again after a pause: [`advance`](TestCache::advance) the
     /// clock by a minute.
     pub fn recover(&self) {
-        self.memory.set_behaviour(ServerBehaviour::Honest);
+        self.server.set_behaviour(ServerBehaviour::Honest);
     }
 
     /// Removes every entry, as a restart does.
     pub fn clear(&self) {
-        self.memory.clear();
+        self.server.clear();
     }
 
     /// Returns the number of commands that the server has received: reads, fills and deletes.
     #[must_use]
     pub fn commands(&self) -> u64 {
-        self.memory.commands()
+        self.server.commands()
     }
 
     /// Returns true if the server has a value under this key, which an entry's `key()` returns.
     #[must_use]
     pub fn holds(&self, key: &Key) -> bool {
-        self.memory.holds(&key.to_string())
+        self.server.holds(&key.to_string())
     }
 }

@@ -7,9 +7,9 @@ use crate::key::serializer::{
 };
 
 /// A decoder for keys. It follows the documented rules and shares no code with the encoder.
-struct Reader<'b>(&'b [u8]);
+struct KeyDecoder<'b>(&'b [u8]);
 
-impl Reader<'_> {
+impl KeyDecoder<'_> {
     fn byte(&mut self) -> u8 {
         let (first, rest) = self.0.split_first().expect("a byte");
         self.0 = rest;
@@ -22,7 +22,7 @@ impl Reader<'_> {
         taken.to_vec()
     }
 
-    fn counted(&mut self) -> Vec<u8> {
+    fn length_prefixed(&mut self) -> Vec<u8> {
         let (mut length, mut shift) = (0, 0);
         loop {
             let byte = self.byte();
@@ -36,7 +36,7 @@ impl Reader<'_> {
 
     fn text(&mut self) -> String {
         assert_eq!(self.byte(), STR);
-        String::from_utf8(self.counted()).expect("UTF-8")
+        String::from_utf8(self.length_prefixed()).expect("UTF-8")
     }
 
     fn name(&mut self) -> &'static str {
@@ -59,64 +59,72 @@ impl Reader<'_> {
         bytes.into_iter().fold(0, |value, byte| (value << 8) | u128::from(byte))
     }
 
-    fn tree(&mut self) -> Tree {
+    fn value(&mut self) -> SerdeValue {
         match self.byte() {
-            NONE => Tree::None,
-            SOME => Tree::Some(Box::new(self.tree())),
-            UNIT => Tree::Unit,
-            FALSE => Tree::Bool(false),
-            TRUE => Tree::Bool(true),
-            FLOAT => Tree::Float(u64::from_be_bytes(self.take(8).try_into().expect("eight"))),
+            NONE => SerdeValue::None,
+            SOME => SerdeValue::Some(Box::new(self.value())),
+            UNIT => SerdeValue::Unit,
+            FALSE => SerdeValue::Bool(false),
+            TRUE => SerdeValue::Bool(true),
+            FLOAT => SerdeValue::Float(u64::from_be_bytes(self.take(8).try_into().expect("eight"))),
             CHAR => {
                 let code = u32::from_be_bytes(self.take(4).try_into().expect("four"));
-                Tree::Char(char::from_u32(code).expect("a char"))
+                SerdeValue::Char(char::from_u32(code).expect("a char"))
             }
-            STR => Tree::Str(String::from_utf8(self.counted()).expect("UTF-8")),
-            BYTES => Tree::Bytes(self.counted()),
-            SEQ => Tree::Seq(self.until_end(Reader::tree)),
-            TUPLE => Tree::Tuple(self.until_end(Reader::tree)),
-            MAP => Tree::Map(self.until_end(|reader| (reader.tree(), reader.tree()))),
-            STRUCT => Tree::Struct(self.until_end(|reader| (reader.name(), reader.tree()))),
-            UNIT_VARIANT => Tree::UnitVariant(self.name()),
-            NEWTYPE_VARIANT => Tree::NewtypeVariant(self.name(), Box::new(self.tree())),
-            TUPLE_VARIANT => Tree::TupleVariant(self.name(), self.until_end(Reader::tree)),
-            STRUCT_VARIANT => Tree::StructVariant(
+            STR => SerdeValue::Str(String::from_utf8(self.length_prefixed()).expect("UTF-8")),
+            BYTES => SerdeValue::Bytes(self.length_prefixed()),
+            SEQ => SerdeValue::Seq(self.until_end(KeyDecoder::value)),
+            TUPLE => SerdeValue::Tuple(self.until_end(KeyDecoder::value)),
+            MAP => SerdeValue::Map(self.until_end(|decoder| (decoder.value(), decoder.value()))),
+            STRUCT => {
+                SerdeValue::Struct(self.until_end(|decoder| (decoder.name(), decoder.value())))
+            }
+            UNIT_VARIANT => SerdeValue::UnitVariant(self.name()),
+            NEWTYPE_VARIANT => SerdeValue::NewtypeVariant(self.name(), Box::new(self.value())),
+            TUPLE_VARIANT => {
+                SerdeValue::TupleVariant(self.name(), self.until_end(KeyDecoder::value))
+            }
+            STRUCT_VARIANT => SerdeValue::StructVariant(
                 self.name(),
-                self.until_end(|reader| (reader.name(), reader.tree())),
+                self.until_end(|decoder| (decoder.name(), decoder.value())),
             ),
-            tag @ NON_NEGATIVE..=0x30 => Tree::Unsigned(self.magnitude(tag - NON_NEGATIVE)),
-            tag @ NEGATIVE..=0x50 => Tree::Signed(!(self.magnitude(tag - NEGATIVE) as i128)),
+            tag @ NON_NEGATIVE..=0x30 => SerdeValue::Unsigned(self.magnitude(tag - NON_NEGATIVE)),
+            tag @ NEGATIVE..=0x50 => SerdeValue::Signed(!(self.magnitude(tag - NEGATIVE) as i128)),
             tag => panic!("{tag} is not a tag"),
         }
     }
 }
 
-/// Returns the tree in the form that its key stands for: integers by value, one NaN, and entries
+/// Returns the value in the form that its key stands for: integers by value, one NaN, and entries
 /// and fields sorted.
-fn canonical(tree: &Tree) -> Tree {
-    let all = |trees: &[Tree]| trees.iter().map(canonical).collect::<Vec<_>>();
-    let fields = |fields: &[(&'static str, Tree)]| {
+fn canonical(value: &SerdeValue) -> SerdeValue {
+    let all = |values: &[SerdeValue]| values.iter().map(canonical).collect::<Vec<_>>();
+    let fields = |fields: &[(&'static str, SerdeValue)]| {
         let mut fields: Vec<_> =
             fields.iter().map(|(name, value)| (*name, canonical(value))).collect();
         fields.sort();
         fields
     };
-    match tree {
-        Tree::Signed(value) if *value >= 0 => Tree::Unsigned(*value as u128),
-        Tree::Float(bits) if f64::from_bits(*bits).is_nan() => Tree::Float(0x7ff8_0000_0000_0000),
-        Tree::Some(value) => Tree::Some(Box::new(canonical(value))),
-        Tree::Seq(values) => Tree::Seq(all(values)),
-        Tree::Tuple(values) => Tree::Tuple(all(values)),
-        Tree::Map(entries) => {
+    match value {
+        SerdeValue::Signed(value) if *value >= 0 => SerdeValue::Unsigned(*value as u128),
+        SerdeValue::Float(bits) if f64::from_bits(*bits).is_nan() => {
+            SerdeValue::Float(0x7ff8_0000_0000_0000)
+        }
+        SerdeValue::Some(value) => SerdeValue::Some(Box::new(canonical(value))),
+        SerdeValue::Seq(values) => SerdeValue::Seq(all(values)),
+        SerdeValue::Tuple(values) => SerdeValue::Tuple(all(values)),
+        SerdeValue::Map(entries) => {
             let mut entries: Vec<_> =
                 entries.iter().map(|(k, v)| (canonical(k), canonical(v))).collect();
             entries.sort();
-            Tree::Map(entries)
+            SerdeValue::Map(entries)
         }
-        Tree::Struct(all) => Tree::Struct(fields(all)),
-        Tree::NewtypeVariant(name, value) => Tree::NewtypeVariant(name, Box::new(canonical(value))),
-        Tree::TupleVariant(name, values) => Tree::TupleVariant(name, all(values)),
-        Tree::StructVariant(name, all) => Tree::StructVariant(name, fields(all)),
+        SerdeValue::Struct(all) => SerdeValue::Struct(fields(all)),
+        SerdeValue::NewtypeVariant(name, value) => {
+            SerdeValue::NewtypeVariant(name, Box::new(canonical(value)))
+        }
+        SerdeValue::TupleVariant(name, values) => SerdeValue::TupleVariant(name, all(values)),
+        SerdeValue::StructVariant(name, all) => SerdeValue::StructVariant(name, fields(all)),
         other => other.clone(),
     }
 }
@@ -125,20 +133,20 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn an_encoded_value_can_be_decoded(trees in vec(trees(), 0..5)) {
-        let bytes = bytes_of(&trees);
-        let mut reader = Reader(&bytes);
-        for tree in &trees {
-            prop_assert_eq!(canonical(&reader.tree()), canonical(tree));
+    fn an_encoded_value_can_be_decoded(values in vec(serde_values(), 0..5)) {
+        let bytes = bytes_of(&values);
+        let mut decoder = KeyDecoder(&bytes);
+        for value in &values {
+            prop_assert_eq!(canonical(&decoder.value()), canonical(value));
         }
-        prop_assert!(reader.0.is_empty());
+        prop_assert!(decoder.0.is_empty());
     }
 
     #[test]
     fn the_order_of_fields_and_entries_does_not_matter(
-        fields in vec((proptest::sample::select(&NAMES[..]), trees()), 0..5),
+        fields in vec((proptest::sample::select(&NAMES[..]), serde_values()), 0..5),
     ) {
         let reversed: Vec<_> = fields.iter().rev().cloned().collect();
-        prop_assert_eq!(bytes_of(&[Tree::Struct(fields)]), bytes_of(&[Tree::Struct(reversed)]));
+        prop_assert_eq!(bytes_of(&[SerdeValue::Struct(fields)]), bytes_of(&[SerdeValue::Struct(reversed)]));
     }
 }

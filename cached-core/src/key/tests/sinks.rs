@@ -10,41 +10,41 @@ fn hash_of(parts: &[impl Serialize]) -> u32 {
     parts.iter().fold(KeyHasher::new(3), write).header(3).hash()
 }
 
-fn matches_bytes(trees: &[Tree], bytes: &[u8]) -> bool {
-    let write = |matching, tree: &Tree| tree.serialize(KeySerializer(matching));
-    trees.iter().try_fold(KeyComparer::new(bytes), write).is_ok_and(KeyComparer::is_match)
+fn matches_bytes(values: &[SerdeValue], bytes: &[u8]) -> bool {
+    let write = |matching, value: &SerdeValue| value.serialize(KeySerializer(matching));
+    values.iter().try_fold(KeyComparer::new(bytes), write).is_ok_and(KeyComparer::is_match)
 }
 
-/// Returns a slightly different tree, which a careless comparison would take for the same.
-fn altered(tree: &Tree, how: usize) -> Tree {
-    match tree {
-        Tree::Str(text) => {
+/// Returns a slightly different value, which a careless comparison would take for the same.
+fn altered(value: &SerdeValue, choice: usize) -> SerdeValue {
+    match value {
+        SerdeValue::Str(text) => {
             let mut chars: Vec<char> = text.chars().collect();
-            let place = how % (chars.len() + 1);
+            let place = choice % (chars.len() + 1);
             match chars.get_mut(place) {
                 Some(char) => *char = if *char == 'x' { 'y' } else { 'x' },
                 None => chars.push('x'),
             }
-            Tree::Str(chars.into_iter().collect())
+            SerdeValue::Str(chars.into_iter().collect())
         }
-        Tree::Bytes(bytes) => Tree::Bytes([&bytes[..], &[0]].concat()),
-        Tree::Unsigned(value) => Tree::Unsigned(value ^ (1 << (how % 128))),
-        Tree::Signed(value) => Tree::Signed(value ^ (1 << (how % 128))),
-        Tree::Float(bits) => Tree::Float(bits ^ (1 << (how % 64))),
-        Tree::Some(tree) => Tree::Some(Box::new(altered(tree, how))),
-        Tree::Seq(trees) if !trees.is_empty() => {
-            let mut trees = trees.clone();
-            let place = how % trees.len();
-            trees[place] = altered(&trees[place], how / 7);
-            Tree::Seq(trees)
+        SerdeValue::Bytes(bytes) => SerdeValue::Bytes([&bytes[..], &[0]].concat()),
+        SerdeValue::Unsigned(value) => SerdeValue::Unsigned(value ^ (1 << (choice % 128))),
+        SerdeValue::Signed(value) => SerdeValue::Signed(value ^ (1 << (choice % 128))),
+        SerdeValue::Float(bits) => SerdeValue::Float(bits ^ (1 << (choice % 64))),
+        SerdeValue::Some(value) => SerdeValue::Some(Box::new(altered(value, choice))),
+        SerdeValue::Seq(values) if !values.is_empty() => {
+            let mut values = values.clone();
+            let place = choice % values.len();
+            values[place] = altered(&values[place], choice / 7);
+            SerdeValue::Seq(values)
         }
-        Tree::Struct(fields) if !fields.is_empty() => {
+        SerdeValue::Struct(fields) if !fields.is_empty() => {
             let mut fields = fields.clone();
-            let place = how % fields.len();
-            fields[place].1 = altered(&fields[place].1, how / 7);
-            Tree::Struct(fields)
+            let place = choice % fields.len();
+            fields[place].1 = altered(&fields[place].1, choice / 7);
+            SerdeValue::Struct(fields)
         }
-        _ => Tree::Some(Box::new(tree.clone())),
+        _ => SerdeValue::Some(Box::new(value.clone())),
     }
 }
 
@@ -53,14 +53,14 @@ proptest! {
 
     #[test]
     fn keys_match_exactly_if_their_bytes_are_equal(
-        one in vec(trees(), 0..4),
-        other in vec(trees(), 0..4),
-        how in any::<usize>(),
+        one in vec(serde_values(), 0..4),
+        other in vec(serde_values(), 0..4),
+        choice in any::<usize>(),
     ) {
         let mut nearly = one.clone();
         if !nearly.is_empty() {
-            let place = how % nearly.len();
-            nearly[place] = altered(&nearly[place], how / 5);
+            let place = choice % nearly.len();
+            nearly[place] = altered(&nearly[place], choice / 5);
         }
         let shorter = &one[..one.len().saturating_sub(1)];
         for another in [&one[..], &other, &nearly, shorter] {
@@ -71,16 +71,16 @@ proptest! {
 
     #[test]
     fn equal_bytes_have_equal_hashes(
-        entries in vec((trees(), trees()), 0..5),
-        before in trees(),
-        after in trees(),
+        entries in vec((serde_values(), serde_values()), 0..5),
+        before in serde_values(),
+        after in serde_values(),
         places in vec(any::<prop::sample::Index>(), 5),
     ) {
         let mut shuffled = entries.clone();
         for (index, place) in places.iter().enumerate().take(entries.len()) {
             shuffled.swap(index, place.index(entries.len()));
         }
-        let key = |entries| [before.clone(), Tree::Map(entries), after.clone()];
+        let key = |entries| [before.clone(), SerdeValue::Map(entries), after.clone()];
         let (one, other) = (key(entries), key(shuffled));
         prop_assert_eq!(bytes_of(&one), bytes_of(&other));
         prop_assert_eq!(hash_of(&one), hash_of(&other));
@@ -93,17 +93,17 @@ proptest! {
 fn every_changed_byte_of_a_text_is_seen() {
     for length in (0..40).chain([127, 128, 129, 300]) {
         let text = "a".repeat(length);
-        let bytes = bytes_of(&[Tree::Str(text.clone())]);
-        assert!(matches_bytes(&[Tree::Str(text.clone())], &bytes));
+        let bytes = bytes_of(&[SerdeValue::Str(text.clone())]);
+        assert!(matches_bytes(&[SerdeValue::Str(text.clone())], &bytes));
         let hash = hash_of(&[&text]);
         for place in 0..length {
             let mut other = text.clone();
             other.replace_range(place..=place, "b");
-            assert!(!matches_bytes(&[Tree::Str(other)], &bytes), "byte {place} of {length}");
+            assert!(!matches_bytes(&[SerdeValue::Str(other)], &bytes), "byte {place} of {length}");
         }
         let longer = format!("{text}a");
         assert_ne!(hash_of(&[&longer]), hash, "{length}");
-        assert!(!matches_bytes(&[Tree::Str(longer)], &bytes), "{length}");
+        assert!(!matches_bytes(&[SerdeValue::Str(longer)], &bytes), "{length}");
     }
 }
 
@@ -111,22 +111,25 @@ fn every_changed_byte_of_a_text_is_seen() {
 #[test]
 fn lists_split_in_different_places_have_different_hashes() {
     let cut = |cuts: u32| {
-        let mut lists = vec![Tree::Seq(Vec::new())];
+        let mut lists = vec![SerdeValue::Seq(Vec::new())];
         for bit in 0..12 {
             if cuts >> bit & 1 == 1 {
-                lists.push(Tree::Seq(Vec::new()));
+                lists.push(SerdeValue::Seq(Vec::new()));
             }
-            let Some(Tree::Seq(last)) = lists.last_mut() else { unreachable!() };
-            last.push(Tree::Unsigned(1));
+            let Some(SerdeValue::Seq(last)) = lists.last_mut() else { unreachable!() };
+            last.push(SerdeValue::Unsigned(1));
         }
-        hash_of(&[Tree::Seq(lists)])
+        hash_of(&[SerdeValue::Seq(lists)])
     };
     let hashes: HashSet<u32> = (0..1 << 12).map(cut).collect();
     assert!(hashes.len() >= (1 << 12) - 2, "{} hashes", hashes.len());
-    let nested = |inner| Tree::Seq(vec![Tree::Unsigned(1), Tree::Seq(inner)]);
+    let nested = |inner| SerdeValue::Seq(vec![SerdeValue::Unsigned(1), SerdeValue::Seq(inner)]);
     assert_ne!(
-        hash_of(&[nested(vec![Tree::Unsigned(2)])]),
-        hash_of(&[Tree::Seq(vec![Tree::Seq(vec![Tree::Unsigned(1), Tree::Unsigned(2)])])])
+        hash_of(&[nested(vec![SerdeValue::Unsigned(2)])]),
+        hash_of(&[SerdeValue::Seq(vec![SerdeValue::Seq(vec![
+            SerdeValue::Unsigned(1),
+            SerdeValue::Unsigned(2)
+        ])])])
     );
 }
 

@@ -8,7 +8,7 @@ use std::hash::{Hash, Hasher};
 use papaya::{Equivalent, Guard, HashMap, LocalGuard, ResizeMode};
 
 use super::entry::{Entry, EntryId, PolicyState};
-use crate::key::{KeyQuery, PrecomputedHash};
+use crate::key::{KeyQuery, PrecomputedBuildHasher};
 
 /// How many entries each insertion moves while the table grows, so that no insertion moves them all.
 const ENTRIES_MOVED_PER_INSERTION: usize = 64;
@@ -18,7 +18,7 @@ const INITIAL_CAPACITY: usize = 1024;
 const LARGE_ENTRY_WEIGHT: u32 = 4096;
 
 pub(super) struct Index {
-    entries: HashMap<Entry, PolicyState, PrecomputedHash>,
+    entries: HashMap<Entry, PolicyState, PrecomputedBuildHasher>,
 }
 
 /// Reads and changes the index. Entries found with it stay in memory until it is dropped.
@@ -53,7 +53,7 @@ impl Drop for ThreadAlive {
 impl Index {
     pub(super) fn new() -> Index {
         let entries = HashMap::builder()
-            .hasher(PrecomputedHash)
+            .hasher(PrecomputedBuildHasher)
             .capacity(INITIAL_CAPACITY)
             .resize_mode(ResizeMode::Incremental(ENTRIES_MOVED_PER_INSERTION))
             .build();

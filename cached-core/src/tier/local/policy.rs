@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use moka::sync::Cache;
 
 use super::entry::EntryId;
-use crate::key::{KeyHeader, PrecomputedHash, key_body};
+use crate::key::{KeyHeader, PrecomputedBuildHasher, key_body};
 use crate::sync::lock;
 
 /// moka is told of entries and of lookups once the entries take this fraction of the capacity. moka's
@@ -29,7 +29,7 @@ const EPOCHS_UNTIL_DROP: usize = 3;
 
 /// The eviction policy.
 pub(super) struct Policy {
-    moka: Cache<KeyFingerprint, MokaRecord, PrecomputedHash>,
+    moka: Cache<KeyFingerprint, MokaRecord, PrecomputedBuildHasher>,
     evicted: Arc<EvictedEntries>,
     capacity: u64,
     /// The weight of all entries in the index.
@@ -150,7 +150,7 @@ impl Policy {
         let moka = Cache::builder()
             .max_capacity(capacity)
             .weigher(|_: &KeyFingerprint, record: &MokaRecord| record.weight)
-            .build_with_hasher(PrecomputedHash);
+            .build_with_hasher(PrecomputedBuildHasher);
         Policy {
             moka,
             evicted: Arc::default(),

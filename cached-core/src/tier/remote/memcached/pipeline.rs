@@ -152,7 +152,7 @@ impl Pipeline {
     }
 
     async fn exchange_one(self: &Arc<Pipeline>, command: Command, now: Instant) -> CommandResult {
-        let (sent, deadline) = (self.endpoint.clock.at(now), now + self.endpoint.timeout());
+        let (sent, deadline) = (self.endpoint.clock.shift(now), now + self.endpoint.timeout());
         let is_read = command.is_read();
         let mut result = Err(CommandError::lost("no answer"));
         match self.client(deadline).await {
@@ -179,7 +179,7 @@ impl Pipeline {
 
     async fn exchange_batch(self: &Arc<Pipeline>, batch: CommandBatch) {
         let began = Instant::now();
-        let (sent, deadline) = (self.endpoint.clock.at(began), began + self.endpoint.timeout());
+        let (sent, deadline) = (self.endpoint.clock.shift(began), began + self.endpoint.timeout());
         let CommandBatch { commands, mut senders } = batch;
         let mut summary = ExchangeSummary::default();
         let mut answered = 0;
