@@ -53,112 +53,116 @@ pub(crate) struct OptionSyntax {
     /// An example, shown when the option is written in another way.
     pub(crate) example: &'static str,
     /// Parses the tokens after the name.
-    parse: ParseOption,
+    parse: OptionParser,
 }
 
-type ParseOption = fn(&mut Args, Ident, ParseStream<'_>) -> Result<(), OptionError>;
+type OptionParser = fn(&mut Args, Ident, ParseStream<'_>) -> Result<(), OptionError>;
 
 pub(crate) const OPTIONS: &[OptionSyntax] = &[
     OptionSyntax {
         name: "name",
         example: "name = \"payment\"",
-        parse: |args, key, input| set(&mut args.name, key, as_string(value(input)?)?),
+        parse: |args, key, input| set(&mut args.name, key, as_string(parse_value(input)?)?),
     },
     OptionSyntax {
         name: "version",
         example: "version = state",
-        parse: |args, key, input| set(&mut args.version, key, value(input)?),
+        parse: |args, key, input| set(&mut args.version, key, parse_value(input)?),
     },
     OptionSyntax {
         name: "overwrite",
         example: "overwrite(reason = \"…\")",
         parse: |args, key, input| {
-            let reason = reason(&key, input)?;
+            let reason = parse_reason(&key, input)?;
             set(&mut args.overwrite, key, reason)
         },
     },
     OptionSyntax {
         name: "identifier",
         example: "identifier = (number, region)",
-        parse: |args, key, input| set(&mut args.identifier, key, value(input)?),
+        parse: |args, key, input| set(&mut args.identifier, key, parse_value(input)?),
     },
     OptionSyntax {
         name: "skip",
         example: "skip(client)",
-        parse: |args, key, input| set(&mut args.skip, key, parameter_names(input)?),
+        parse: |args, key, input| set(&mut args.skip, key, parse_parameter_names(input)?),
     },
     OptionSyntax {
         name: "ttl",
         example: "ttl = \"30m\"",
-        parse: |args, key, input| set(&mut args.ttl, key, value(input)?),
+        parse: |args, key, input| set(&mut args.ttl, key, parse_value(input)?),
     },
     OptionSyntax {
         name: "cache",
         example: "cache = client.cache",
-        parse: |args, key, input| set(&mut args.cache, key, value(input)?),
+        parse: |args, key, input| set(&mut args.cache, key, parse_value(input)?),
     },
     OptionSyntax {
         name: "entry",
         example: "entry = payment_entry",
-        parse: |args, key, input| set(&mut args.entry, key, as_name(value(input)?)?),
+        parse: |args, key, input| set(&mut args.entry, key, as_name(parse_value(input)?)?),
     },
     OptionSyntax {
         name: "ttl_with",
         example: "ttl_with = |value| value.lifetime()",
-        parse: |args, key, input| set(&mut args.ttl_with, key, value(input)?),
+        parse: |args, key, input| set(&mut args.ttl_with, key, parse_value(input)?),
     },
     OptionSyntax {
         name: "local_ttl",
         example: "local_ttl = \"5s\"",
-        parse: |args, key, input| set(&mut args.local_ttl, key, as_string(value(input)?)?),
+        parse: |args, key, input| set(&mut args.local_ttl, key, as_string(parse_value(input)?)?),
     },
     OptionSyntax {
         name: "none_ttl",
         example: "none_ttl = \"30s\"",
-        parse: |args, key, input| set(&mut args.none_ttl, key, as_string(value(input)?)?),
+        parse: |args, key, input| set(&mut args.none_ttl, key, as_string(parse_value(input)?)?),
     },
     OptionSyntax {
         name: "cache_if",
         example: "cache_if = |value| value.is_final()",
-        parse: |args, key, input| set(&mut args.cache_if, key, value(input)?),
+        parse: |args, key, input| set(&mut args.cache_if, key, parse_value(input)?),
     },
     OptionSyntax {
         name: "weight",
         example: "weight = |value| value.size_in_memory()",
-        parse: |args, key, input| set(&mut args.weight, key, value(input)?),
+        parse: |args, key, input| set(&mut args.weight, key, parse_value(input)?),
     },
     OptionSyntax {
         name: "stale_if_error",
         example: "stale_if_error = \"1h\"",
-        parse: |args, key, input| set(&mut args.stale_if_error, key, as_string(value(input)?)?),
+        parse: |args, key, input| {
+            set(&mut args.stale_if_error, key, as_string(parse_value(input)?)?)
+        },
     },
     OptionSyntax {
         name: "refresh_ahead",
         example: "refresh_ahead = \"5m\"",
-        parse: |args, key, input| set(&mut args.refresh_ahead, key, as_string(value(input)?)?),
+        parse: |args, key, input| {
+            set(&mut args.refresh_ahead, key, as_string(parse_value(input)?)?)
+        },
     },
     OptionSyntax {
         name: "local",
         example: "local = false",
-        parse: |args, key, input| set(&mut args.local, key, as_bool(value(input)?)?),
+        parse: |args, key, input| set(&mut args.local, key, as_bool(parse_value(input)?)?),
     },
     OptionSyntax {
         name: "remote",
         example: "remote = false",
-        parse: |args, key, input| set(&mut args.remote, key, as_bool(value(input)?)?),
+        parse: |args, key, input| set(&mut args.remote, key, as_bool(parse_value(input)?)?),
     },
     OptionSyntax {
         name: "infallible",
         example: "infallible",
         parse: |args, key, input| {
-            no_value(&key, input)?;
+            check_no_value(&key, input)?;
             set(&mut args.infallible, key, ())
         },
     },
     OptionSyntax {
         name: "crate",
         example: "crate = path::to::cached_core",
-        parse: |args, key, input| set(&mut args.krate, key, as_path(value(input)?)?),
+        parse: |args, key, input| set(&mut args.krate, key, as_path(parse_value(input)?)?),
     },
 ];
 
@@ -274,7 +278,7 @@ fn set<T>(field: &mut Option<Arg<T>>, key: Ident, value: T) -> Result<(), Option
 
 /// Parses `= EXPR`. Strings, names and paths are parsed as expressions too: then a value of the
 /// wrong kind is consumed to its end, and the options after it are still understood.
-fn value(input: ParseStream<'_>) -> Result<Expr, OptionError> {
+fn parse_value(input: ParseStream<'_>) -> Result<Expr, OptionError> {
     if !input.peek(Token![=]) || input.peek(Token![==]) {
         return Err(OptionError::Malformed(next_token(input)));
     }
@@ -321,8 +325,8 @@ fn as_name(value: Expr) -> Result<Ident, OptionError> {
 }
 
 /// Parses `(a, b, self)`.
-fn parameter_names(input: ParseStream<'_>) -> Result<Vec<Ident>, OptionError> {
-    let list = parentheses(input)?;
+fn parse_parameter_names(input: ParseStream<'_>) -> Result<Vec<Ident>, OptionError> {
+    let list = parse_parentheses(input)?;
     let parse = |input: ParseStream<'_>| {
         Punctuated::<_, Token![,]>::parse_terminated_with(input, Ident::parse_any)
     };
@@ -333,13 +337,13 @@ fn parameter_names(input: ParseStream<'_>) -> Result<Vec<Ident>, OptionError> {
 }
 
 /// Parses `(reason = "…")`.
-fn reason(overwrite: &Ident, input: ParseStream<'_>) -> Result<LitStr, OptionError> {
+fn parse_reason(overwrite: &Ident, input: ParseStream<'_>) -> Result<LitStr, OptionError> {
     const MISSING: &str = "overwriting needs a reason; \
         write `overwrite(reason = \"…\")` with a sentence that says why entries must be replaced";
     if input.is_empty() || input.peek(Token![,]) {
         return Err(forbidden(overwrite, MISSING));
     }
-    let list = parentheses(input)?;
+    let list = parse_parentheses(input)?;
     let parse = |input: ParseStream<'_>| {
         if input.is_empty() {
             return Ok(Err(forbidden(overwrite, MISSING)));
@@ -351,7 +355,7 @@ fn reason(overwrite: &Ident, input: ParseStream<'_>) -> Result<LitStr, OptionErr
             input.parse::<TokenStream>()?;
             return Ok(Err(forbidden(&key, message)));
         }
-        let text = value(input).and_then(as_string);
+        let text = parse_value(input).and_then(as_string);
         input.parse::<Option<Token![,]>>()?;
         Ok(text)
     };
@@ -360,7 +364,7 @@ fn reason(overwrite: &Ident, input: ParseStream<'_>) -> Result<LitStr, OptionErr
         .unwrap_or_else(|_| Err(OptionError::Malformed(list.into_token_stream())))
 }
 
-fn parentheses(input: ParseStream<'_>) -> Result<Group, OptionError> {
+fn parse_parentheses(input: ParseStream<'_>) -> Result<Group, OptionError> {
     if input.peek(syn::token::Paren) {
         return Ok(input.parse()?);
     }
@@ -368,7 +372,7 @@ fn parentheses(input: ParseStream<'_>) -> Result<Group, OptionError> {
 }
 
 /// Checks that the option ends after its name.
-fn no_value(key: &Ident, input: ParseStream<'_>) -> Result<(), OptionError> {
+fn check_no_value(key: &Ident, input: ParseStream<'_>) -> Result<(), OptionError> {
     if input.is_empty() || input.peek(Token![,]) {
         return Ok(());
     }

@@ -46,7 +46,8 @@ pub(crate) fn expand(expansion: &Expansion<'_>, companion: &Companion<'_>) -> To
     let Expansion { input, krate } = expansion;
     let lookup = expansion.lookup(&declared(expansion));
     let options = expansion.call_options();
-    let head = head(input.function, companion, input.infallible, input.reason.is_some(), krate);
+    let head =
+        head(input.function, companion, input.infallible, input.overwrite_reason.is_some(), krate);
     let entry = quote_spanned!(input.return_type.span()=> .entry());
     quote_spanned!(companion.span()=> #head { #lookup #entry #options .build() })
 }

@@ -16,7 +16,7 @@ use crate::args::Args;
 use crate::item::{Function, Parameter, is_punct};
 use crate::lifetimes::borrows;
 use crate::mentions::mentions;
-use crate::ttl::Ttl;
+use crate::ttl::{DurationOption, Ttl};
 use crate::validate::ValidatedFunction;
 
 /// The path of the runtime crate: `::cached_core`, or the one that the option `crate` names.
@@ -117,16 +117,17 @@ impl Expansion<'_> {
         let declaration = krate.private(Span::call_site(), "declaration");
         let (name, function) = (input.name, input.function.signature.ident.to_string());
         let ttl = match input.ttl {
-            Ttl::Milliseconds(ttl) => Some(("ttl", ttl)),
+            Ttl::Milliseconds(milliseconds) => Some(DurationOption { option: "ttl", milliseconds }),
             Ttl::Default | Ttl::Expression(_) => None,
         };
-        let durations = ttl.iter().chain(&input.durations).map(|(option, milliseconds)| {
+        let durations = ttl.iter().chain(&input.durations).map(|duration| {
+            let DurationOption { option, milliseconds } = duration;
             let option = Ident::new(option, Span::call_site());
             quote!(, #option(::core::time::Duration::from_millis(#milliseconds)))
         });
         let (local, remote) = (input.uses_local, input.uses_remote);
         let tiers = (!local || !remote).then(|| quote!(, tiers(#local, #remote)));
-        let overwrite = input.reason.map(|reason| quote!(, overwrite(#reason)));
+        let overwrite = input.overwrite_reason.map(|reason| quote!(, overwrite(#reason)));
         let code = Literal::u32_unsuffixed(code_hash(&input.function.tokens));
         quote!(#declaration!(#name, #function, #code #(#durations)* #tiers #overwrite))
     }
@@ -148,7 +149,7 @@ impl Expansion<'_> {
             false => "sharing",
         };
         let sharing = Ident::new(sharing, span);
-        let identifier = self.key_parts(&input.identifier);
+        let identifier = self.key_parts(&input.identifier_parts);
         let version = self.key_parts(input.version);
         // All method calls of the chain have one span, so that the compiler underlines the type.
         let arguments = self.generic_arguments(span);
@@ -209,7 +210,9 @@ impl Expansion<'_> {
     /// Writes the options that are expressions, each as a method call on the call or the entry.
     pub(crate) fn call_options(&self) -> TokenStream {
         let ttl = self.ttl_expression().map(|ttl| ("ttl", ttl));
-        let options = ttl.into_iter().chain(self.input.value_functions.iter().copied());
+        let functions =
+            self.input.value_functions.iter().map(|value| (value.option, value.function));
+        let options = ttl.into_iter().chain(functions);
         options
             .map(|(option, expression)| {
                 let option = Ident::new(option, expression.span());

@@ -244,8 +244,8 @@ fn misspelt_parameter<'a>(
     candidates: &[&'a Parameter],
 ) -> Option<(Ident, &'a Parameter)> {
     #[derive(Default)]
-    struct Names(Vec<Ident>);
-    impl<'ast> Visit<'ast> for Names {
+    struct PathNames(Vec<Ident>);
+    impl<'ast> Visit<'ast> for PathNames {
         fn visit_expr_path(&mut self, path: &'ast ExprPath) {
             self.0.extend(path.path.get_ident().cloned());
         }
@@ -254,7 +254,7 @@ fn misspelt_parameter<'a>(
     let candidates = if candidates.is_empty() { &all } else { candidates };
     let spellings: Vec<String> =
         candidates.iter().map(|parameter| parameter.ident.to_string()).collect();
-    let mut names = Names::default();
+    let mut names = PathNames::default();
     names.visit_expr(expression);
     names.0.into_iter().filter(|name| function.parameter(name).is_none()).find_map(|name| {
         let meant = nearest(&name.to_string(), spellings.iter().map(String::as_str))?;

@@ -42,20 +42,23 @@ impl MentionSearch<'_> {
 
     /// Marks the parameter as shadowed if the pattern binds its name.
     fn bind(&mut self, pattern: &Pat) {
-        struct BindsName<'p>(&'p Ident, bool);
-        impl<'ast> Visit<'ast> for BindsName<'_> {
+        struct BindingSearch<'p> {
+            name: &'p Ident,
+            is_found: bool,
+        }
+        impl<'ast> Visit<'ast> for BindingSearch<'_> {
             fn visit_pat_ident(&mut self, pattern: &'ast PatIdent) {
-                self.1 |= pattern.ident == *self.0;
+                self.is_found |= pattern.ident == *self.name;
                 visit::visit_pat_ident(self, pattern);
             }
             fn visit_macro(&mut self, _: &'ast Macro) {
                 // A macro may bind any name.
-                self.1 = true;
+                self.is_found = true;
             }
         }
-        let mut visitor = BindsName(self.parameter, false);
-        visitor.visit_pat(pattern);
-        self.is_shadowed |= visitor.1;
+        let mut search = BindingSearch { name: self.parameter, is_found: false };
+        search.visit_pat(pattern);
+        self.is_shadowed |= search.is_found;
     }
 
     /// Searches the arguments of `format!("{state}", other = …)`.
@@ -161,20 +164,20 @@ impl<'ast> Visit<'ast> for MentionSearch<'_> {
             search.visit_expr(&branch.cond);
             search.visit_block(&branch.then_branch);
         });
-        if let Some((_, otherwise)) = &branch.else_branch {
-            self.visit_expr(otherwise);
+        if let Some((_, else_branch)) = &branch.else_branch {
+            self.visit_expr(else_branch);
         }
     }
 
-    fn visit_expr_while(&mut self, repeated: &'ast ExprWhile) {
-        self.in_scope(|search| visit::visit_expr_while(search, repeated));
+    fn visit_expr_while(&mut self, while_loop: &'ast ExprWhile) {
+        self.in_scope(|search| visit::visit_expr_while(search, while_loop));
     }
 
-    fn visit_expr_for_loop(&mut self, repeated: &'ast ExprForLoop) {
-        self.visit_expr(&repeated.expr);
+    fn visit_expr_for_loop(&mut self, for_loop: &'ast ExprForLoop) {
+        self.visit_expr(&for_loop.expr);
         self.in_scope(|search| {
-            search.bind(&repeated.pat);
-            search.visit_block(&repeated.body);
+            search.bind(&for_loop.pat);
+            search.visit_block(&for_loop.body);
         });
     }
 

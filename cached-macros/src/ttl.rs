@@ -16,6 +16,14 @@ pub(crate) enum Ttl<'a> {
     Expression(&'a Expr),
 }
 
+/// An option whose value is a duration, such as `stale_if_error = "1h"`.
+#[derive(Clone, Copy)]
+pub(crate) struct DurationOption {
+    /// The name of the option, and of the method of `Declaration` that takes the duration.
+    pub(crate) option: &'static str,
+    pub(crate) milliseconds: u64,
+}
+
 /// Checks the option `ttl`.
 pub(crate) fn check_ttl<'a>(args: &'a Args, errors: &mut Errors) -> Ttl<'a> {
     let Some(ttl) = &args.ttl else {
@@ -56,7 +64,7 @@ pub(crate) fn check_durations(
     args: &Args,
     ttl: &Ttl<'_>,
     errors: &mut Errors,
-) -> Vec<(&'static str, u64)> {
+) -> Vec<DurationOption> {
     let options = [
         ("local_ttl", &args.local_ttl),
         ("none_ttl", &args.none_ttl),
@@ -67,13 +75,15 @@ pub(crate) fn check_durations(
     for (option, arg) in options {
         let Some(arg) = arg else { continue };
         match parse_positive(option, &arg.value.value()) {
-            Ok(milliseconds) => durations.push((option, milliseconds)),
+            Ok(milliseconds) => durations.push(DurationOption { option, milliseconds }),
             Err(message) => errors.on(&arg.value, message),
         }
     }
     if let (Ttl::Milliseconds(ttl), None, Some(refresh_ahead)) =
         (ttl, &args.ttl_with, &args.refresh_ahead)
-        && durations.iter().any(|(option, length)| *option == "refresh_ahead" && length >= ttl)
+        && durations.iter().any(|DurationOption { option, milliseconds }| {
+            *option == "refresh_ahead" && milliseconds >= ttl
+        })
     {
         let message = "`refresh_ahead` is not shorter than `ttl`, so every hit would be due for a \
             refresh; write a shorter `refresh_ahead`";

@@ -12,7 +12,7 @@ use crate::lifetimes::borrows;
 use crate::literal::{check_name, check_reason};
 use crate::mentions::mentions;
 use crate::signature::{check_body, check_signature};
-use crate::ttl::{Ttl, check_durations, check_ttl};
+use crate::ttl::{DurationOption, Ttl, check_durations, check_ttl};
 
 /// An annotated function that keeps every rule.
 pub(crate) struct ValidatedFunction<'a> {
@@ -21,16 +21,16 @@ pub(crate) struct ValidatedFunction<'a> {
     pub(crate) return_type: &'a Type,
     pub(crate) name: &'a LitStr,
     /// The reason to overwrite entries, if one is declared.
-    pub(crate) reason: Option<&'a LitStr>,
+    pub(crate) overwrite_reason: Option<&'a LitStr>,
     /// The expressions in the key, besides the version.
-    pub(crate) identifier: Vec<Expr>,
+    pub(crate) identifier_parts: Vec<Expr>,
     pub(crate) version: Option<&'a Expr>,
     pub(crate) skipped: &'a [Ident],
     pub(crate) ttl: Ttl<'a>,
     /// The other options that are durations: a method of `Declaration`, and its milliseconds.
-    pub(crate) durations: Vec<(&'static str, u64)>,
+    pub(crate) durations: Vec<DurationOption>,
     /// The options that are functions of the value: a method of the runtime, and the function.
-    pub(crate) value_functions: Vec<(&'static str, &'a Expr)>,
+    pub(crate) value_functions: Vec<ValueFunction<'a>>,
     /// The fetch may outlive the call, to refresh the entry in the background.
     pub(crate) has_refresh_ahead: bool,
     pub(crate) uses_local: bool,
@@ -38,6 +38,13 @@ pub(crate) struct ValidatedFunction<'a> {
     pub(crate) cache: Option<&'a Expr>,
     /// The returned value is cached whole, whatever its type.
     pub(crate) infallible: bool,
+}
+
+/// An option that is a function of the value: `cache_if`, `ttl_with` or `weight`.
+pub(crate) struct ValueFunction<'a> {
+    /// The name of the option, and of the method of the runtime that takes the function.
+    pub(crate) option: &'static str,
+    pub(crate) function: &'a Expr,
 }
 
 /// Checks all rules. Returns the function if none is broken.
@@ -50,7 +57,7 @@ pub(crate) fn validate<'a>(
     let body = check_body(function, errors)?;
     let return_type = check_signature(function, args.infallible.is_some(), errors);
     let name = check_name_option(args, function, errors);
-    let reason = check_overwrite(args, errors);
+    let overwrite_reason = check_overwrite(args, errors);
     let ttl = check_ttl(args, errors);
     let durations = check_durations(args, &ttl, errors);
     check_tiers(args, errors);
@@ -67,8 +74,8 @@ pub(crate) fn validate<'a>(
         body,
         return_type,
         name,
-        reason,
-        identifier: identifier_parts(args, function),
+        overwrite_reason,
+        identifier_parts: identifier_parts(args, function),
         version: args.version.as_ref().map(|version| &version.value),
         skipped: args.skip.as_ref().map(|skip| skip.value.as_slice()).unwrap_or_default(),
         ttl,
@@ -157,16 +164,20 @@ fn without_spaces(tokens: &impl ToTokens) -> String {
     tokens.to_token_stream().to_string().replace(" ", "").replace(",", ", ")
 }
 
-fn value_functions(args: &Args) -> Vec<(&'static str, &Expr)> {
+fn value_functions(args: &Args) -> Vec<ValueFunction<'_>> {
     let options =
         [("cache_if", &args.cache_if), ("ttl_with", &args.ttl_with), ("weight", &args.weight)];
-    options.into_iter().filter_map(|(name, arg)| Some((name, &arg.as_ref()?.value))).collect()
+    let given = options.into_iter().filter_map(|(option, arg)| {
+        let arg = arg.as_ref()?;
+        Some(ValueFunction { option, function: &arg.value })
+    });
+    given.collect()
 }
 
 /// Checks that functions of the value mention no parameter. They also run where there are none,
 /// for example for a value that another process has stored.
 fn check_value_functions(args: &Args, function: &Function, errors: &mut Errors) {
-    for (option, expression) in value_functions(args) {
+    for ValueFunction { option, function: expression } in value_functions(args) {
         let mentioned = function.parameters.iter().find(|p| mentions(expression, &p.ident));
         if let Some(Parameter { ident: name, .. }) = mentioned {
             let message = format!(
