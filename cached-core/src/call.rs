@@ -27,7 +27,7 @@ use std::time::Instant;
 use crate::entry_handle::EntryHandle;
 use crate::event::{Event, StaleReason};
 use crate::flight::{
-    FlightOutcome, Follower, FollowerOutput, Leader, LeaderWakerCache, Role, poll_work,
+    FlightOutcome, FlightRole, Follower, FollowerOutput, Leader, LeaderWakerCache, poll_work,
 };
 use crate::refresh::{LocalRefreshClaim, RemoteRefresh};
 use crate::tier::Tier;
@@ -172,9 +172,11 @@ impl PendingCall {
     pub(crate) fn join(mut self: Box<Self>) -> Phase {
         let flights = self.handle.cache.flights();
         let planned = match flights.join(&self.handle.key, self.flight_request_id()) {
-            Role::Recursive => ControlFlow::Break(CallPlan::Bypass),
-            Role::Leader(leader) => self.plan_as_leader(leader),
-            Role::Follower(follower) => ControlFlow::Continue(FlightWait::ForLeader(follower)),
+            FlightRole::Recursive => ControlFlow::Break(CallPlan::Bypass),
+            FlightRole::Leader(leader) => self.plan_as_leader(leader),
+            FlightRole::Follower(follower) => {
+                ControlFlow::Continue(FlightWait::ForLeader(follower))
+            }
         };
         match planned {
             ControlFlow::Break(plan) => {

@@ -24,7 +24,7 @@
 mod follower;
 mod leader;
 mod runtime_probe;
-mod watch;
+mod watchdog;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ use crate::value::{SharedError, Value};
 pub(crate) use follower::{Follower, FollowerOutput};
 use leader::is_led_by_this_thread;
 pub(crate) use leader::{Leader, LeaderMonitor, LeaderWakerCache, poll_work};
-use watch::Watch;
+use watchdog::LeaderWatchdog;
 
 /// A leader that was woken and not polled for this long loses its lead.
 pub(crate) const STALLED_AFTER: Duration = Duration::from_millis(900);
@@ -67,7 +67,7 @@ pub(crate) enum FlightOutcome {
 }
 
 /// The flights that share a lock, each with its key's hash. A shard mostly holds none or one.
-type Shard = Vec<(u64, Arc<Flight>)>;
+type FlightShard = Vec<(u64, Arc<Flight>)>;
 
 /// The number of shards. With 10,000 flights under way a linear search sees 160 of them, and all
 /// shards together fit into the processor's cache.
@@ -75,13 +75,13 @@ const SHARDS: usize = 64;
 
 /// The flights of one cache.
 pub(crate) struct Flights {
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<FlightShard>>,
     /// The process that starts flights here. A caller that finds a flight notices a fork.
     process: AtomicU32,
 }
 
 /// A caller's role in its key's flight.
-pub(crate) enum Role {
+pub(crate) enum FlightRole {
     Leader(Leader),
     Follower(Follower),
     /// The caller runs inside the leader's own fetch, so waiting for that would never end.
@@ -96,13 +96,13 @@ impl Flights {
         }
     }
 
-    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+    fn shard(&self, hash: u64) -> MutexGuard<'_, FlightShard> {
         lock(&self.shards[hash as usize % SHARDS])
     }
 
     /// Joins the flight of `key`, or starts one. A flight for one `request` is joined only by calls
     /// of that request.
-    pub(crate) fn join(self: &Arc<Flights>, key: &Arc<[u8]>, request: Option<u64>) -> Role {
+    pub(crate) fn join(self: &Arc<Flights>, key: &Arc<[u8]>, request: Option<u64>) -> FlightRole {
         let hash = KeyHeader::read(key).spread();
         // Dropped after the lock is released.
         let _inherited;
@@ -112,16 +112,16 @@ impl Flights {
         if let Some(index) = known {
             let flight = &shard[index].1;
             if is_led_by_this_thread(flight) {
-                return Role::Recursive;
+                return FlightRole::Recursive;
             }
             if self.began_here(flight) {
-                return Role::Follower(Flight::follow(flight));
+                return FlightRole::Follower(Flight::follow(flight));
             }
             _inherited = shard.swap_remove(index);
         }
         let flight = Arc::new(Flight::new(self, hash, key, request));
         shard.push((hash, Arc::clone(&flight)));
-        Role::Leader(Leader::new(flight, 0))
+        FlightRole::Leader(Leader::new(flight, 0))
     }
 
     /// Returns false if the flight began in the parent of a forked process, or in the child before
@@ -149,7 +149,7 @@ struct Flight {
     /// The one request that may join the flight, if it is for one.
     request: Option<u64>,
     process: u32,
-    members: Mutex<FlightMembers>,
+    state: Mutex<FlightState>,
     /// Counts changes of the lead. A leader with an older number has lost it.
     term: AtomicU64,
     /// When the leader was woken, in milliseconds by [`now_millis`]; 0 if it was polled since.
@@ -168,12 +168,12 @@ struct Flight {
 
 /// The callers of a flight, and its outcome once there is one.
 #[derive(Default)]
-struct FlightMembers {
+struct FlightState {
     outcome: Option<FlightOutcome>,
     /// The follower that was given the lead and has not taken it yet.
     promoted: Option<u64>,
     /// The followers, in the order in which they joined.
-    followers: BTreeMap<u64, WaitingFollower>,
+    followers: BTreeMap<u64, FollowerRegistration>,
     next_id: u64,
     is_watched: bool,
     /// Wakers of further leaders that still fetch. The outcome wakes them.
@@ -186,7 +186,7 @@ struct FlightMembers {
 
 /// The part of a follower that its flight needs to wake it.
 #[derive(Default)]
-struct WaitingFollower {
+struct FollowerRegistration {
     /// `None` before the first poll, and after a wake until the next poll.
     waker: Option<Waker>,
     /// The runtime that polled the follower.
@@ -210,7 +210,7 @@ impl Flight {
             key: Arc::clone(key),
             request,
             process: flights.process.load(Ordering::Relaxed),
-            members: Mutex::default(),
+            state: Mutex::default(),
             term: AtomicU64::new(0),
             woken: AtomicU64::new(0),
             polled: AtomicU64::new(0),
@@ -222,19 +222,19 @@ impl Flight {
     }
 
     fn follow(self: &Arc<Flight>) -> Follower {
-        let mut members = lock(&self.members);
-        let id = members.next_id;
-        members.next_id += 1;
-        members.followers.insert(id, WaitingFollower::default());
-        if !members.is_watched {
-            members.is_watched = true;
-            Watch::add(self);
+        let mut state = lock(&self.state);
+        let id = state.next_id;
+        state.next_id += 1;
+        state.followers.insert(id, FollowerRegistration::default());
+        if !state.is_watched {
+            state.is_watched = true;
+            LeaderWatchdog::add(self);
         }
         Follower { flight: Arc::clone(self), id, is_done: false }
     }
 
     /// Removes this flight from its shard, if it is there.
-    fn remove_from(self: &Arc<Flight>, shard: &mut Shard) {
+    fn remove_from(self: &Arc<Flight>, shard: &mut FlightShard) {
         if let Some(index) = shard.iter().position(|(_, flight)| Arc::ptr_eq(flight, self)) {
             shard.swap_remove(index);
         }
@@ -248,14 +248,14 @@ impl Flight {
             return;
         }
         let (followers, other_leaders) = {
-            let mut members = lock(&self.members);
+            let mut state = lock(&self.state);
             // A leader that lost its lead may finish after its successor. The first outcome stands;
             // a later one is dropped after the lock is released.
-            if members.outcome.is_none() {
-                members.outcome = Some(outcome());
+            if state.outcome.is_none() {
+                state.outcome = Some(outcome());
             }
-            members.promoted = None;
-            (std::mem::take(&mut members.followers), std::mem::take(&mut members.other_leaders))
+            state.promoted = None;
+            (std::mem::take(&mut state.followers), std::mem::take(&mut state.other_leaders))
         };
         let wakers = followers.into_values().filter_map(|follower| follower.waker);
         wakers.chain(other_leaders).for_each(Waker::wake);
@@ -267,16 +267,16 @@ impl Flight {
         // The shard stays locked, so that nobody joins a flight that is about to be removed.
         let mut shard = self.flights.shard(self.hash);
         let successor = {
-            let mut members = lock(&self.members);
-            if self.term.load(Ordering::Acquire) != term || members.outcome.is_some() {
+            let mut state = lock(&self.state);
+            if self.term.load(Ordering::Acquire) != term || state.outcome.is_some() {
                 return;
             }
-            members.panics += u32::from(panicked);
-            if members.panics >= MAX_PANICS {
-                drop((members, shard));
+            state.panics += u32::from(panicked);
+            if state.panics >= MAX_PANICS {
+                drop((state, shard));
                 return self.answer(|| FlightOutcome::UnsharedError);
             }
-            members.promote(self)
+            state.promote(self)
         };
         match successor {
             Some(waker) => {
@@ -303,7 +303,7 @@ impl Flight {
     }
 
     /// Returns the runtime of a leader that was neither woken nor polled for [`STALLED_AFTER`].
-    fn runtime_of_quiet_leader(&self, now: u64) -> Option<Handle> {
+    fn runtime_to_probe(&self, now: u64) -> Option<Handle> {
         let woken = self.woken.load(Ordering::Acquire);
         let polled = self.polled.load(Ordering::Acquire);
         let is_quiet = now.saturating_sub(woken.max(polled)) >= millis(STALLED_AFTER);
@@ -319,12 +319,12 @@ impl Flight {
     /// is preferred.
     fn replace_leader(&self, undriven: Option<Id>) {
         let successor = {
-            let mut members = lock(&self.members);
-            if members.outcome.is_some() {
+            let mut state = lock(&self.state);
+            if state.outcome.is_some() {
                 return;
             }
-            members.undriven = undriven.or(members.undriven);
-            members.promote(self)
+            state.undriven = undriven.or(state.undriven);
+            state.promote(self)
         };
         if let Some(successor) = successor {
             successor.wake();
@@ -332,13 +332,13 @@ impl Flight {
     }
 }
 
-impl FlightMembers {
+impl FlightState {
     /// Gives the lead to the follower that has waited longest, or to the one after a follower that
     /// did not take it. Returns the waker of the successor.
     fn promote(&mut self, flight: &Flight) -> Option<Waker> {
         let next = self.promoted.map_or(0, |promoted| promoted + 1);
         let in_turn = || self.followers.range(next..).chain(&self.followers);
-        let is_elsewhere = |follower: &WaitingFollower| {
+        let is_elsewhere = |follower: &FollowerRegistration| {
             self.undriven.is_none() || follower.runtime != self.undriven
         };
         let elsewhere = in_turn().find(|(_, follower)| is_elsewhere(follower));

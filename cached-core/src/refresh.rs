@@ -59,7 +59,7 @@ impl EntryHandle {
         }
         let local = self.local_tier()?;
         let is_due = || {
-            let age = local.entry_age(&self.key);
+            let age = local.remaining_ttl(&self.key);
             age.is_some_and(|age| age.remaining < refresh_window(age.ttl, declared))
         };
         if !is_due() {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 
-use super::{Flight, FlightOutcome, Leader, WaitingFollower, lock};
+use super::{Flight, FlightOutcome, FollowerRegistration, Leader, lock};
 
 /// A future of a caller that waits for a flight. It resolves to the outcome, or to the lead.
 pub(crate) struct Follower {
@@ -29,19 +29,19 @@ impl Future for Follower {
         let this = &mut *self;
         // Dropped after the lock is released, because dropping a waker may drop a whole task.
         let _replaced_waker;
-        let mut members = lock(&this.flight.members);
-        if let Some(outcome) = &members.outcome {
+        let mut state = lock(&this.flight.state);
+        if let Some(outcome) = &state.outcome {
             this.is_done = true;
             return Poll::Ready(FollowerOutput::Outcome(outcome.clone()));
         }
-        if members.promoted == Some(this.id) {
-            (members.promoted, members.undriven) = (None, None);
-            members.followers.remove(&this.id);
+        if state.promoted == Some(this.id) {
+            (state.promoted, state.undriven) = (None, None);
+            state.followers.remove(&this.id);
             this.is_done = true;
             let term = this.flight.term.load(Ordering::Acquire);
             return Poll::Ready(FollowerOutput::Lead(Leader::new(Arc::clone(&this.flight), term)));
         }
-        if let Some(WaitingFollower { waker, runtime }) = members.followers.get_mut(&this.id)
+        if let Some(FollowerRegistration { waker, runtime }) = state.followers.get_mut(&this.id)
             && !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()))
         {
             _replaced_waker = waker.replace(context.waker().clone());
@@ -57,10 +57,10 @@ impl Drop for Follower {
             return;
         }
         let (_waker, refused_term) = {
-            let mut members = lock(&self.flight.members);
-            let waker = members.followers.remove(&self.id);
-            let refused_term = (members.promoted == Some(self.id)).then(|| {
-                members.promoted = None;
+            let mut state = lock(&self.flight.state);
+            let waker = state.followers.remove(&self.id);
+            let refused_term = (state.promoted == Some(self.id)).then(|| {
+                state.promoted = None;
                 self.flight.term.load(Ordering::Acquire)
             });
             (waker, refused_term)

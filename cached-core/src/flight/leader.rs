@@ -54,12 +54,12 @@ impl Leader {
         if self.flight.term.load(Ordering::Acquire) == 0 {
             return None;
         }
-        let mut members = lock(&self.flight.members);
-        let outcome = members.outcome.clone();
+        let mut state = lock(&self.flight.state);
+        let outcome = state.outcome.clone();
         if outcome.is_none()
-            && !members.other_leaders.iter().any(|other| other.will_wake(context.waker()))
+            && !state.other_leaders.iter().any(|other| other.will_wake(context.waker()))
         {
-            members.other_leaders.push(context.waker().clone());
+            state.other_leaders.push(context.waker().clone());
         }
         outcome
     }
@@ -100,7 +100,7 @@ pub(crate) struct LeaderMonitor(Weak<Flight>);
 #[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "only leases use it"))]
 impl LeaderMonitor {
     /// Returns true if the leader was woken at least `after` ago and has not been polled since.
-    pub(crate) fn has_stopped(&self, after: Duration) -> bool {
+    pub(crate) fn is_stalled(&self, after: Duration) -> bool {
         self.0.upgrade().is_some_and(|flight| {
             let woken = flight.woken.load(Ordering::Acquire);
             let is_polled = flight.polling.load(Ordering::Acquire);
@@ -174,7 +174,7 @@ fn poll_as_leader(
         flight.polling.store(true, Ordering::Release);
     }
     let is_pending = {
-        let _leading = LeadingGuard::enter(flight);
+        let _leading = LeaderPollGuard::enter(flight);
         poll(&mut Context::from_waker(waker))
     };
     if leads() {
@@ -216,28 +216,29 @@ impl Wake for LeaderWaker {
 
 thread_local! {
     /// The flights whose leaders are being polled on this thread, outermost first.
-    static LEADING: RefCell<Vec<*const ()>> = const { RefCell::new(Vec::new()) };
+    static POLLED_LEADERS: RefCell<Vec<*const ()>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Marks a flight as led by this thread until it is dropped.
-struct LeadingGuard;
+struct LeaderPollGuard;
 
-impl LeadingGuard {
-    fn enter(flight: &Arc<Flight>) -> LeadingGuard {
+impl LeaderPollGuard {
+    fn enter(flight: &Arc<Flight>) -> LeaderPollGuard {
         // The list may be gone, because a value's own `Drop` can call at the end of a thread.
-        let _ = LEADING.try_with(|leading| leading.borrow_mut().push(Arc::as_ptr(flight).cast()));
-        LeadingGuard
+        let _ = POLLED_LEADERS
+            .try_with(|leading| leading.borrow_mut().push(Arc::as_ptr(flight).cast()));
+        LeaderPollGuard
     }
 }
 
-impl Drop for LeadingGuard {
+impl Drop for LeaderPollGuard {
     fn drop(&mut self) {
-        let _ = LEADING.try_with(|leading| leading.borrow_mut().pop());
+        let _ = POLLED_LEADERS.try_with(|leading| leading.borrow_mut().pop());
     }
 }
 
 /// Returns true if this thread is polling the leader of the flight.
 pub(super) fn is_led_by_this_thread(flight: &Arc<Flight>) -> bool {
     let leads = |leading: &RefCell<Vec<_>>| leading.borrow().contains(&Arc::as_ptr(flight).cast());
-    LEADING.try_with(leads).unwrap_or(false)
+    POLLED_LEADERS.try_with(leads).unwrap_or(false)
 }

@@ -10,14 +10,14 @@ fn key() -> Arc<[u8]> {
 
 fn leader(flights: &Arc<Flights>) -> Leader {
     match flights.join(&key(), None) {
-        Role::Leader(leader) => leader,
+        FlightRole::Leader(leader) => leader,
         _ => panic!("there is a leader already"),
     }
 }
 
 fn follower(flights: &Arc<Flights>) -> Follower {
     match flights.join(&key(), None) {
-        Role::Follower(follower) => follower,
+        FlightRole::Follower(follower) => follower,
         _ => panic!("there is no leader"),
     }
 }
@@ -28,10 +28,10 @@ fn the_watch_leaves_an_answered_flight_alone() {
     let leader = leader(&flights);
     let _follower = follower(&flights);
     let flight = Arc::clone(&leader.flight);
-    assert!(lock(&flight.members).promote(&flight).is_some());
+    assert!(lock(&flight.state).promote(&flight).is_some());
     leader.answer(|| FlightOutcome::UnsharedError);
     flight.check_leader(now_millis() + 60_000);
-    assert_eq!(lock(&flight.members).promoted, None);
+    assert_eq!(lock(&flight.state).promoted, None);
 }
 
 #[test]
@@ -40,8 +40,8 @@ fn followers_that_do_not_take_the_lead_pass_it_round() {
     let leader = leader(&flights);
     let followers = [follower(&flights), follower(&flights), follower(&flights)];
     let promoted = || {
-        lock(&leader.flight.members).promote(&leader.flight);
-        lock(&leader.flight.members).promoted
+        lock(&leader.flight.state).promote(&leader.flight);
+        lock(&leader.flight.state).promoted
     };
     let ids: Vec<_> = (0..5).map(|_| promoted()).collect();
     assert_eq!(ids, [Some(0), Some(1), Some(2), Some(0), Some(1)]);
@@ -65,9 +65,9 @@ fn a_successor_takes_what_its_leader_left() {
 
 /// Counts how often it is woken.
 #[derive(Default)]
-struct Woken(AtomicU64);
+struct WakeCounter(AtomicU64);
 
-impl Wake for Woken {
+impl Wake for WakeCounter {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -82,7 +82,7 @@ fn a_fetch_that_moves_to_another_task_is_woken_there() {
         context.waker().wake_by_ref();
         Poll::<()>::Pending
     }));
-    let tasks = [Arc::new(Woken::default()), Arc::new(Woken::default())];
+    let tasks = [Arc::new(WakeCounter::default()), Arc::new(WakeCounter::default())];
     for (task, expected) in [(0, [1, 0]), (0, [2, 0]), (1, [2, 1]), (0, [3, 1])] {
         let waker = Waker::from(Arc::clone(&tasks[task]));
         let context = &mut Context::from_waker(&waker);
@@ -110,7 +110,7 @@ fn an_outcome_is_made_only_for_a_follower() {
 /// A follower that was promoted and polled, so that the first leader has lost its lead.
 fn successor(flights: &Arc<Flights>, leader: &Leader) -> Leader {
     let mut follower = Box::pin(follower(flights));
-    assert!(lock(&leader.flight.members).promote(&leader.flight).is_some());
+    assert!(lock(&leader.flight.state).promote(&leader.flight).is_some());
     match follower.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(FollowerOutput::Lead(successor)) => successor,
         _ => panic!("the lead is handed over"),
@@ -156,7 +156,7 @@ fn an_unneeded_waker_is_dropped_without_a_lock() {
 }
 
 fn promoted(flight: &Arc<Flight>) -> Option<u64> {
-    lock(&flight.members).promoted
+    lock(&flight.state).promoted
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn the_first_of_two_leaders_answers_the_other() {
         let first = leader(&flights);
         let second = successor(&flights, &first);
         let (ends, waits) = if first_ends { (first, second) } else { (second, first) };
-        let woken = Arc::new(Woken::default());
+        let woken = Arc::new(WakeCounter::default());
         let waker = Waker::from(Arc::clone(&woken));
         let context = Context::from_waker(&waker);
         assert!(waits.outcome_of_other_leader(&context).is_none());
@@ -267,6 +267,9 @@ fn a_forked_process_starts_its_own_flights() {
     let own = leader(&flights);
     let _follower = follower(&flights);
     inherited.answer(|| FlightOutcome::UnsharedError);
-    assert!(matches!(flights.join(&key(), None), Role::Follower(_)), "the child's own goes on");
+    assert!(
+        matches!(flights.join(&key(), None), FlightRole::Follower(_)),
+        "the child's own goes on"
+    );
     drop(own);
 }

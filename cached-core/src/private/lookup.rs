@@ -16,7 +16,7 @@ use crate::cache::Cache;
 use crate::current::process_cache_if_unscoped;
 use crate::entry::CacheEntry;
 use crate::key::{KeyBytes, KeyHeader, KeyParts};
-use crate::tier::local::index::ReadGuard;
+use crate::tier::local::index::IndexGuard;
 use crate::tier::request::TakenAnswers;
 use crate::value::{
     CachedValue, ErrorSharing, InferredValue, ReturnType, Returned, Value, ValueType, WholeValue,
@@ -219,9 +219,9 @@ impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts> HashedLookup<'_, R, V, (I, W),
 
     /// Begins to read the local tier, if this function may be answered from it directly.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn read_local_tier(&self) -> Option<ReadGuard<'_>> {
+    pub fn read_local_tier(&self) -> Option<IndexGuard<'_>> {
         if self.arguments.declaration.local_hit_is_final() {
-            self.cache.local().read()
+            self.cache.local().index_guard()
         } else {
             None
         }
@@ -234,7 +234,7 @@ impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts> HashedLookup<'_, R, V, (I, W),
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn find_in_local_tier<'h>(
         &self,
-        guard: &'h ReadGuard<'_>,
+        guard: &'h IndexGuard<'_>,
         retained: &mut Option<RetainedValue>,
     ) -> Option<&'h V> {
         let header = self.header?;

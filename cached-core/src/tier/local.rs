@@ -21,12 +21,12 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::Duration;
 
-use bookkeeping::{HitReporting, Insertion};
+use bookkeeping::{HitReportThrottle, InsertedEntry};
 use crossbeam_utils::CachePadded;
-use entry::{Entry, EntryId, NewValue, PolicyState, entry_weight};
-use index::{Index, ReadGuard};
-use policy::{KeyFingerprint, Policy};
-use sequence::{Sequence, SequenceCounter};
+use entry::{EntryId, EntryPolicyState, LocalEntry, NewEntry, entry_weight};
+use index::{EntryIndex, IndexGuard};
+use policy::{EvictionPolicy, KeyFingerprint};
+use sequence::{SequenceCounter, SequenceNumber};
 use sweeper::SweepSchedule;
 
 use crate::clock::{Clock, CoarseInstant};
@@ -42,7 +42,7 @@ const STRIPE_COUNT: usize = 256;
 
 /// The keys that share a lock.
 #[derive(Default)]
-struct Stripe {
+struct KeyStripe {
     /// Held while an entry is inserted or invalidated, so that a fill that an invalidation overtook
     /// cannot be inserted after it.
     lock: Mutex<()>,
@@ -54,20 +54,20 @@ struct Stripe {
 
 pub(crate) struct LocalTier {
     weak: Weak<LocalTier>,
-    index: Index,
-    policy: Policy,
+    index: EntryIndex,
+    policy: EvictionPolicy,
     /// Padded, because an insertion writes it and every hit reads the fields around it.
-    hit_reporting: CachePadded<HitReporting>,
+    report_throttle: CachePadded<HitReportThrottle>,
     schedule: Arc<SweepSchedule>,
-    stripes: Vec<Stripe>,
+    stripes: Vec<KeyStripe>,
     clock: Clock,
     events: EventDispatcher,
     /// The last field, and so dropped after the entries.
-    _final_drops: FinalDrops,
+    _deferred_drops_runner: DeferredDropsRunner,
 }
 
 /// Runs all deferred drops when it is dropped.
-struct FinalDrops;
+struct DeferredDropsRunner;
 
 /// Permits a fill as long as it is current. A fill whose key was invalidated or overwritten since its
 /// token was made is refused.
@@ -77,12 +77,12 @@ struct FinalDrops;
 #[derive(Clone, Copy)]
 pub(crate) struct FillToken {
     hash: u32,
-    sequence: Sequence,
+    sequence: SequenceNumber,
     epoch: u64,
 }
 
 /// An entry's progress through its time to live.
-pub(crate) struct EntryAge {
+pub(crate) struct RemainingTtl {
     /// The time until the entry expires; zero if it has.
     pub(crate) remaining: Duration,
     /// The whole time to live.
@@ -90,7 +90,7 @@ pub(crate) struct EntryAge {
 }
 
 /// The calling thread is ending and has no thread-locals, so it cannot read the index.
-struct ThreadEnding;
+struct ThreadEndingError;
 
 /// Says which live entries a fill may replace.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -107,14 +107,14 @@ impl LocalTier {
         let schedule = SweepSchedule::new(clock.clone());
         let local = Arc::new_cyclic(|weak| LocalTier {
             weak: weak.clone(),
-            index: Index::new(),
-            policy: Policy::new(capacity),
-            hit_reporting: CachePadded::new(HitReporting::new()),
+            index: EntryIndex::new(),
+            policy: EvictionPolicy::new(capacity),
+            report_throttle: CachePadded::new(HitReportThrottle::new()),
             schedule: Arc::clone(&schedule),
-            stripes: (0..STRIPE_COUNT).map(|_| Stripe::default()).collect(),
+            stripes: (0..STRIPE_COUNT).map(|_| KeyStripe::default()).collect(),
             clock,
             events,
-            _final_drops: FinalDrops,
+            _deferred_drops_runner: DeferredDropsRunner,
         });
         sweeper::register(&local, &schedule);
         local
@@ -132,8 +132,8 @@ impl LocalTier {
 
     /// Begins to read the index. Returns `None` while the thread ends.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn read(&self) -> Option<ReadGuard<'_>> {
-        self.index.read()
+    pub(crate) fn index_guard(&self) -> Option<IndexGuard<'_>> {
+        self.index.guard()
     }
 
     /// Returns the value of a hit that needs no more work: the entry is live by the coarse clock, and no
@@ -141,12 +141,12 @@ impl LocalTier {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find<'r>(
         &self,
-        guard: &'r ReadGuard<'_>,
+        guard: &'r IndexGuard<'_>,
         key: &impl KeyQuery,
     ) -> Option<&'r Value> {
         let (entry, state) = guard.find(key)?;
         let is_plain_hit =
-            entry.is_surely_live(self.clock.coarse()) && !self.hit_reporting.is_due(state);
+            entry.is_surely_live(self.clock.coarse()) && !self.report_throttle.is_due(state);
         is_plain_hit.then(|| entry.value())
     }
 
@@ -158,12 +158,12 @@ impl LocalTier {
     }
 
     fn find_and_report(&self, key: &[u8]) -> Option<Value> {
-        let guard = self.read()?;
+        let guard = self.index_guard()?;
         let (value, report) = match self.find_live(&guard, key) {
             Some((entry, state)) => {
-                let report = self.hit_reporting.is_due(state);
+                let report = self.report_throttle.is_due(state);
                 if report {
-                    state.set_reported(self.hit_reporting.insertions());
+                    state.set_reported(self.report_throttle.insertions());
                 }
                 (Some(Arc::clone(entry.value())), report)
             }
@@ -181,9 +181,9 @@ impl LocalTier {
     /// Finds an entry that is live by the precise clock.
     fn find_live<'r>(
         &self,
-        guard: &'r ReadGuard<'_>,
+        guard: &'r IndexGuard<'_>,
         key: &[u8],
-    ) -> Option<(&'r Entry, &'r PolicyState)> {
+    ) -> Option<(&'r LocalEntry, &'r EntryPolicyState)> {
         guard.find(&key).filter(|(entry, _)| entry.is_live(self.now()))
     }
 
@@ -195,7 +195,7 @@ impl LocalTier {
     /// Returns the value of a live entry, for a call that has looked for it before. This lookup does not
     /// raise the key's frequency in the policy. It runs no deferred drops.
     pub(crate) fn peek(&self, key: &[u8]) -> Option<Value> {
-        let guard = self.read()?;
+        let guard = self.index_guard()?;
         let (entry, _) = self.find_live(&guard, key)?;
         Some(Arc::clone(entry.value()))
     }
@@ -206,16 +206,16 @@ impl LocalTier {
         self.peek(key).ok_or(fill_token)
     }
 
-    pub(crate) fn entry_age(&self, key: &[u8]) -> Option<EntryAge> {
-        let guard = self.read()?;
+    pub(crate) fn remaining_ttl(&self, key: &[u8]) -> Option<RemainingTtl> {
+        let guard = self.index_guard()?;
         let (entry, _) = guard.find(&key)?;
-        Some(EntryAge { remaining: entry.time_left(self.now()), ttl: entry.ttl() })
+        Some(RemainingTtl { remaining: entry.time_left(self.now()), ttl: entry.ttl() })
     }
 
     /// Returns a value that has not expired, or whose stale period is not over. It runs no deferred
     /// drops.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
-        let guard = self.read()?;
+        let guard = self.index_guard()?;
         let (entry, _) = guard.find(&key)?;
         (self.now() < entry.removable_at()).then(|| Arc::clone(entry.value()))
     }
@@ -243,7 +243,7 @@ impl LocalTier {
         self.stripe(fill_token.hash).epoch.load(Ordering::Acquire) == fill_token.epoch
     }
 
-    fn stripe(&self, hash: u32) -> &Stripe {
+    fn stripe(&self, hash: u32) -> &KeyStripe {
         &self.stripes[hash as usize % STRIPE_COUNT]
     }
 
@@ -271,7 +271,7 @@ impl LocalTier {
             return false;
         }
         let insertion = {
-            let Some(guard) = self.read() else { return false };
+            let Some(guard) = self.index_guard() else { return false };
             let Some(_locked) = self.lock_if_current(fill_token) else { return false };
             if let Some((live, _)) = self.find_live(&guard, key)
                 && (mode == WriteMode::Once || live.sequence.is_after(fill_token.sequence))
@@ -279,10 +279,10 @@ impl LocalTier {
                 return false;
             }
             let weight = entry_weight(key.len(), weight);
-            let new = NewValue { value, weight, sequence: fill_token.sequence };
+            let new = NewEntry { value, weight, sequence: fill_token.sequence };
             self.insert(&guard, key, new, expiry)
         };
-        if insertion.has_replaced {
+        if insertion.has_replaced_entry {
             let (entry, reason) = (EventSubject::of(key), EvictionReason::Replaced);
             self.events.emit(&Event::Evicted { entry, reason });
         }
@@ -293,24 +293,24 @@ impl LocalTier {
     /// Inserts an entry into the index, in place of another one with the same key.
     fn insert(
         &self,
-        guard: &ReadGuard<'_>,
+        guard: &IndexGuard<'_>,
         key: &[u8],
-        new: NewValue<'_>,
+        new: NewEntry<'_>,
         expiry: Expiry,
-    ) -> Insertion {
+    ) -> InsertedEntry {
         let is_admitted = self.policy.is_active();
         let insertions =
-            if is_admitted { self.count_insertion() } else { self.hit_reporting.insertions() };
+            if is_admitted { self.count_insertion() } else { self.report_throttle.insertions() };
         let id = EntryId::new(key);
-        let entry = Entry::new(id, key, self.schedule.origin(), new, expiry);
+        let entry = LocalEntry::new(id, key, self.schedule.converter(), new, expiry);
         let removable_at = entry.removable_at();
         let activates_policy = self.policy.add_weight(new.weight);
-        let state = PolicyState::new(new.weight, insertions, is_admitted);
+        let state = EntryPolicyState::new(new.weight, insertions, is_admitted);
         let replaced = guard.insert(entry, state);
         replaced.into_iter().for_each(|weight| self.policy.subtract_weight(weight));
         self.schedule.add(removable_at);
-        let has_replaced = replaced.is_some();
-        Insertion { id, weight: new.weight, is_admitted, activates_policy, has_replaced }
+        let has_replaced_entry = replaced.is_some();
+        InsertedEntry { id, weight: new.weight, is_admitted, activates_policy, has_replaced_entry }
     }
 
     /// Gives the entry that holds exactly this value a longer expiry, once memcached has confirmed it.
@@ -332,13 +332,13 @@ impl LocalTier {
         fill_token: FillToken,
         value: &Value,
         expiry: Expiry,
-    ) -> Option<Result<Insertion, KeyFingerprint>> {
-        let guard = self.read()?;
+    ) -> Option<Result<InsertedEntry, KeyFingerprint>> {
+        let guard = self.index_guard()?;
         let _locked = self.lock_if_current(fill_token)?;
         let (entry, state) = guard.find(&key)?;
         if Arc::ptr_eq(entry.value(), value) {
             let is_longer = entry.time_left(self.now()) < expiry.time_left(self.clock.now());
-            let new = NewValue { value, weight: state.weight, sequence: entry.sequence };
+            let new = NewEntry { value, weight: state.weight, sequence: entry.sequence };
             is_longer.then(|| Ok(self.insert(&guard, key, new, expiry)))
         } else if entry.sequence.is_after(fill_token.sequence) && !entry.sequence.is_fetch() {
             Some(Err(self.remove(&guard, entry, EvictionReason::Replaced)))
@@ -350,7 +350,7 @@ impl LocalTier {
     /// Removes an expired entry, unless the token is out of date. It runs no deferred drops.
     pub(crate) fn remove_expired(&self, key: &[u8], fill_token: FillToken) {
         let remove = || {
-            let guard = self.read()?;
+            let guard = self.index_guard()?;
             let _locked = self.lock_if_current(fill_token)?;
             let (entry, _) = guard.find(&key).filter(|(entry, _)| !entry.is_live(self.now()))?;
             Some(self.remove(&guard, entry, EvictionReason::Expired))
@@ -371,11 +371,13 @@ impl LocalTier {
         let is_current = before.is_none_or(|before| before.epoch == epoch);
         let epoch = epoch + 1;
         stripe.epoch.store(epoch, Ordering::Release);
-        let removed = self.remove_key(key).or_else(|ThreadEnding| {
+        let removed = self.remove_key(key).or_else(|ThreadEndingError| {
             // This thread cannot read the index, so another one removes the entry.
             thread::scope(|scope| {
                 let thread = thread::Builder::new().spawn_scoped(scope, || self.remove_key(key));
-                thread.map_or(Err(ThreadEnding), |it| it.join().unwrap_or(Err(ThreadEnding)))
+                thread.map_or(Err(ThreadEndingError), |it| {
+                    it.join().unwrap_or(Err(ThreadEndingError))
+                })
             })
         });
         drop(locked);
@@ -386,8 +388,8 @@ impl LocalTier {
     }
 
     /// Removes the entry of a key from the index; see [`remove`](Self::remove).
-    fn remove_key(&self, key: &[u8]) -> Result<Option<KeyFingerprint>, ThreadEnding> {
-        let guard = self.read().ok_or(ThreadEnding)?;
+    fn remove_key(&self, key: &[u8]) -> Result<Option<KeyFingerprint>, ThreadEndingError> {
+        let guard = self.index_guard().ok_or(ThreadEndingError)?;
         let remove = |entry| self.remove(&guard, entry, EvictionReason::Invalidated);
         let removed = guard.find(&key).map(|(entry, _)| remove(entry));
         if removed.is_some() {
@@ -406,7 +408,7 @@ impl fmt::Debug for LocalTier {
     }
 }
 
-impl Drop for FinalDrops {
+impl Drop for DeferredDropsRunner {
     fn drop(&mut self) {
         deferred_drops::run_all_deferred_drops();
     }

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::thread;
 
 use super::LocalTier;
-use super::entry::{Entry, EntryId, PolicyState};
-use super::index::ReadGuard;
+use super::entry::{EntryId, EntryPolicyState, LocalEntry};
+use super::index::IndexGuard;
 use super::policy::KeyFingerprint;
 use crate::clock::CoarseInstant;
 use crate::event::{Event, EvictionReason};
@@ -22,17 +22,17 @@ const MAX_SWEPT_ENTRIES: usize = 1 << 16;
 const ENTRIES_PER_GUARD: usize = 1 << 8;
 
 /// Decides when the policy is told of a hit.
-pub(super) struct HitReporting {
+pub(super) struct HitReportThrottle {
     /// How many entries were inserted since the policy became active.
     insertions: AtomicU32,
     /// A hit on an entry is reported if this many entries were inserted since its last report.
     interval: AtomicU32,
 }
 
-impl HitReporting {
+impl HitReportThrottle {
     /// Reports no hit until an entry is inserted while the policy is active.
-    pub(super) fn new() -> HitReporting {
-        HitReporting { insertions: AtomicU32::new(0), interval: AtomicU32::new(u32::MAX) }
+    pub(super) fn new() -> HitReportThrottle {
+        HitReportThrottle { insertions: AtomicU32::new(0), interval: AtomicU32::new(u32::MAX) }
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -41,13 +41,13 @@ impl HitReporting {
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn is_due(&self, state: &PolicyState) -> bool {
+    pub(super) fn is_due(&self, state: &EntryPolicyState) -> bool {
         state.is_report_due(self.insertions(), self.interval.load(Ordering::Relaxed))
     }
 }
 
 /// An entry that was inserted into the index, and that the policy may have to be told of.
-pub(super) struct Insertion {
+pub(super) struct InsertedEntry {
     pub(super) id: EntryId,
     pub(super) weight: u32,
     /// True if this caller must have the policy admit the entry.
@@ -55,7 +55,7 @@ pub(super) struct Insertion {
     /// True if this entry made the policy active. The policy must then be told of all entries.
     pub(super) activates_policy: bool,
     /// True if this entry took the place of another one.
-    pub(super) has_replaced: bool,
+    pub(super) has_replaced_entry: bool,
 }
 
 impl LocalTier {
@@ -64,7 +64,7 @@ impl LocalTier {
     /// No lock may be held: moka frees the garbage of all its caches in the program. So another change
     /// of the key may overtake this one, and its entry may then be evicted too early. But no entry
     /// stays in the index that moka does not know.
-    pub(super) fn tell_policy(&self, insertion: &Insertion) {
+    pub(super) fn tell_policy(&self, insertion: &InsertedEntry) {
         if insertion.is_admitted {
             self.policy.admit(insertion.id, insertion.weight);
         } else {
@@ -81,9 +81,9 @@ impl LocalTier {
         self.remove_evicted();
     }
 
-    /// Counts an insertion for [`HitReporting`]. Returns the number of insertions.
+    /// Counts an insertion for [`HitReportThrottle`]. Returns the number of insertions.
     pub(super) fn count_insertion(&self) -> u32 {
-        let reporting = &self.hit_reporting;
+        let reporting = &self.report_throttle;
         let insertions = reporting.insertions.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         if insertions % INTERVAL_UPDATE_INSERTIONS == 1 {
             let interval = self.index.len() / REPORT_INTERVAL_FRACTION;
@@ -109,15 +109,15 @@ impl LocalTier {
 
     fn admit_all(&self) {
         fence(Ordering::SeqCst);
-        let missing = |guard: ReadGuard<'_>| {
+        let missing = |guard: IndexGuard<'_>| {
             let now = self.now();
-            let is_missing = |(entry, state): &(&Entry, &PolicyState)| {
+            let is_missing = |(entry, state): &(&LocalEntry, &EntryPolicyState)| {
                 now < entry.removable_at() && !state.is_admitted()
             };
             let missing = guard.entries().filter(is_missing);
             missing.map(|(entry, _)| entry.id()).collect::<Vec<_>>()
         };
-        let missing = self.read().map(missing).unwrap_or_default();
+        let missing = self.index_guard().map(missing).unwrap_or_default();
         for ids in missing.chunks(ENTRIES_PER_GUARD) {
             ids.iter().for_each(|id| self.admit(*id));
             self.remove_evicted();
@@ -126,11 +126,11 @@ impl LocalTier {
 
     /// Has the policy admit an entry, unless another caller does.
     fn admit(&self, id: EntryId) {
-        let claim = |guard: ReadGuard<'_>| {
+        let claim = |guard: IndexGuard<'_>| {
             let (_, state) = guard.find_by_id(id)?;
             state.claim_admission().then_some(state.weight)
         };
-        if let Some(weight) = self.read().and_then(claim) {
+        if let Some(weight) = self.index_guard().and_then(claim) {
             self.policy.admit(id, weight);
         }
     }
@@ -139,7 +139,7 @@ impl LocalTier {
     pub(super) fn remove_evicted(&self) {
         let evicted = self.policy.take_evicted();
         if !evicted.is_empty()
-            && let Some(guard) = self.read()
+            && let Some(guard) = self.index_guard()
         {
             for id in evicted {
                 if let Some((entry, _)) = guard.find_by_id(id) {
@@ -156,8 +156,8 @@ impl LocalTier {
             return false;
         }
         let mut next = CoarseInstant::NEVER;
-        let removable = self.read().map(|guard| {
-            let is_removable = |&(entry, _): &(&Entry, &PolicyState)| {
+        let removable = self.index_guard().map(|guard| {
+            let is_removable = |&(entry, _): &(&LocalEntry, &EntryPolicyState)| {
                 let removable_at = entry.removable_at();
                 if removable_at > now {
                     next = next.min(removable_at);
@@ -171,7 +171,7 @@ impl LocalTier {
         let has_more = removable.len() == MAX_SWEPT_ENTRIES;
         self.schedule.add(if has_more { now } else { next });
         for ids in removable.chunks(ENTRIES_PER_GUARD) {
-            let removed: Vec<KeyFingerprint> = self.read().map_or_else(Vec::new, |guard| {
+            let removed: Vec<KeyFingerprint> = self.index_guard().map_or_else(Vec::new, |guard| {
                 let entries = ids.iter().filter_map(|id| guard.find_by_id(*id));
                 let remove = |entry| self.remove(&guard, entry, EvictionReason::Expired);
                 let removed = entries.map(|(entry, _)| remove(entry)).collect();
@@ -186,14 +186,14 @@ impl LocalTier {
 
     /// Removes an entry from the index, and reports that unless another caller has removed it.
     ///
-    /// The caller must pass the fingerprint to [`Policy::forget`] when it holds no lock and no read
+    /// The caller must pass the fingerprint to [`EvictionPolicy::forget`] when it holds no lock and no read
     /// guard, unless the policy itself has evicted the entry.
     ///
-    /// [`Policy::forget`]: super::policy::Policy::forget
+    /// [`EvictionPolicy::forget`]: super::policy::EvictionPolicy::forget
     pub(super) fn remove(
         &self,
-        guard: &ReadGuard<'_>,
-        entry: &Entry,
+        guard: &IndexGuard<'_>,
+        entry: &LocalEntry,
         reason: EvictionReason,
     ) -> KeyFingerprint {
         if let Some(weight) = guard.remove(entry) {

@@ -84,7 +84,7 @@ pub(super) fn run_all_deferred_drops() {
 /// when it is dropped.
 #[cold]
 fn drop_values(count: usize, max_time: Duration) {
-    let Some(_guard) = DroppingGuard::enter() else { return };
+    let Some(_guard) = DropReentryGuard::enter() else { return };
     let started = Instant::now();
     for _ in 0..count {
         let Some(value) = pop_value() else { return };
@@ -108,16 +108,16 @@ fn pop_value() -> Option<Value> {
 }
 
 /// Marks this thread as one that drops queued values, until the guard is dropped.
-struct DroppingGuard;
+struct DropReentryGuard;
 
-impl DroppingGuard {
+impl DropReentryGuard {
     /// Returns `None` if this thread is marked already.
-    fn enter() -> Option<DroppingGuard> {
-        (!IS_DROPPING.replace(true)).then(|| DroppingGuard)
+    fn enter() -> Option<DropReentryGuard> {
+        (!IS_DROPPING.replace(true)).then(|| DropReentryGuard)
     }
 }
 
-impl Drop for DroppingGuard {
+impl Drop for DropReentryGuard {
     fn drop(&mut self) {
         IS_DROPPING.set(false);
     }

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::deferred_drops::DeferredDrop;
 use super::policy::KeyFingerprint;
-use super::sequence::Sequence;
+use super::sequence::SequenceNumber;
 use crate::clock::{Clock, CoarseInstant};
 use crate::event::EventSubject;
 use crate::key::{KeyHeader, KeyQuery, key_body};
@@ -67,14 +67,14 @@ impl Expiry {
 
 /// Converts precise times into coarse ones. An entry stores the coarse ones: they take half of the
 /// memory of an [`Instant`], and a hit compares two numbers.
-pub(super) struct ClockOrigin {
+pub(super) struct ClockConverter {
     precise: Instant,
     coarse: CoarseInstant,
 }
 
-impl ClockOrigin {
-    pub(super) fn new(clock: &Clock) -> ClockOrigin {
-        ClockOrigin { precise: clock.now(), coarse: clock.coarse() }
+impl ClockConverter {
+    pub(super) fn new(clock: &Clock) -> ClockConverter {
+        ClockConverter { precise: clock.now(), coarse: clock.coarse() }
     }
 
     pub(super) fn to_coarse(&self, time: Instant) -> CoarseInstant {
@@ -84,7 +84,7 @@ impl ClockOrigin {
 
 /// A key, its value and its times. All of it is one allocation, unless the key is long; a hit reads two
 /// cache lines of it.
-pub(super) struct Entry {
+pub(super) struct LocalEntry {
     header: KeyHeader,
     /// The rest of the key.
     body: SmallVec<[u8; 24]>,
@@ -93,11 +93,11 @@ pub(super) struct Entry {
     id: EntryId,
     stale_ttl_millis: u32,
     ttl_millis: u32,
-    pub(super) sequence: Sequence,
+    pub(super) sequence: SequenceNumber,
 }
 
 /// The eviction policy's view of an entry.
-pub(super) struct PolicyState {
+pub(super) struct EntryPolicyState {
     pub(super) weight: u32,
     /// The number of insertions when the policy was last told of a hit on this entry.
     reported_at: AtomicU32,
@@ -105,27 +105,27 @@ pub(super) struct PolicyState {
     is_admitted: AtomicBool,
 }
 
-impl Hash for Entry {
+impl Hash for LocalEntry {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         hasher.write_u32(self.header.hash());
     }
 }
 
 /// Two entries are equal if their keys are.
-impl PartialEq for Entry {
-    fn eq(&self, other: &Entry) -> bool {
+impl PartialEq for LocalEntry {
+    fn eq(&self, other: &LocalEntry) -> bool {
         self.header == other.header && self.body == other.body
     }
 }
 
-impl Eq for Entry {}
+impl Eq for LocalEntry {}
 
 /// A value that is to become an entry.
 #[derive(Clone, Copy)]
-pub(super) struct NewValue<'v> {
+pub(super) struct NewEntry<'v> {
     pub(super) value: &'v Value,
     pub(super) weight: u32,
-    pub(super) sequence: Sequence,
+    pub(super) sequence: SequenceNumber,
 }
 
 /// Rounds down to milliseconds, and to 49 days at most.
@@ -138,20 +138,20 @@ pub(super) fn entry_weight(key: usize, value: usize) -> u32 {
     u32::try_from(value.saturating_add(key + ENTRY_OVERHEAD)).unwrap_or(u32::MAX)
 }
 
-impl Entry {
+impl LocalEntry {
     pub(super) fn new(
         id: EntryId,
         key: &[u8],
-        origin: &ClockOrigin,
-        new: NewValue<'_>,
+        converter: &ClockConverter,
+        new: NewEntry<'_>,
         expiry: Expiry,
-    ) -> Entry {
-        Entry {
+    ) -> LocalEntry {
+        LocalEntry {
             header: KeyHeader::read(key),
             body: SmallVec::from_slice(key_body(key)),
             id,
             value: DeferredDrop::new(new.value),
-            expires: origin.to_coarse(expiry.start) + expiry.ttl,
+            expires: converter.to_coarse(expiry.start) + expiry.ttl,
             stale_ttl_millis: to_millis(expiry.stale_ttl),
             ttl_millis: to_millis(expiry.ttl),
             sequence: new.sequence,
@@ -202,9 +202,9 @@ impl Entry {
     }
 }
 
-impl PolicyState {
-    pub(super) fn new(weight: u32, insertions: u32, is_admitted: bool) -> PolicyState {
-        PolicyState {
+impl EntryPolicyState {
+    pub(super) fn new(weight: u32, insertions: u32, is_admitted: bool) -> EntryPolicyState {
+        EntryPolicyState {
             weight,
             reported_at: AtomicU32::new(insertions),
             is_admitted: AtomicBool::new(is_admitted),

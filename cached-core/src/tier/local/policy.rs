@@ -28,9 +28,9 @@ const SLACK_FRACTION: u64 = 32;
 const EPOCHS_UNTIL_DROP: usize = 3;
 
 /// The eviction policy.
-pub(super) struct Policy {
+pub(super) struct EvictionPolicy {
     moka: Cache<KeyFingerprint, MokaRecord, PrecomputedBuildHasher>,
-    evicted: Arc<EvictedEntries>,
+    evicted: Arc<EvictionQueue>,
     capacity: u64,
     /// The weight of all entries in the index.
     weight: AtomicU64,
@@ -66,17 +66,17 @@ impl Hash for KeyFingerprint {
 
 /// moka's record of an entry. When the copy that moka stores is dropped, the entry counts as evicted.
 ///
-/// moka stores a clone of the record that it is given, and returns clones of that one. [`RecordCopy`]
+/// moka stores a clone of the record that it is given, and returns clones of that one. [`RecordRole`]
 /// tells them apart. (Sharing the record in an `Arc` would cost each entry another allocation.)
 struct MokaRecord {
     id: EntryId,
     weight: u32,
-    copy: RecordCopy,
-    evicted: Arc<EvictedEntries>,
+    role: RecordRole,
+    evicted: Arc<EvictionQueue>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum RecordCopy {
+enum RecordRole {
     /// Passed to moka, which stores a clone. If another insertion interferes, moka clones it again and
     /// drops the first clone: then the entry is evicted too early.
     Original,
@@ -87,17 +87,17 @@ enum RecordCopy {
 
 impl Clone for MokaRecord {
     fn clone(&self) -> MokaRecord {
-        let copy = match self.copy {
-            RecordCopy::Original => RecordCopy::Stored,
-            RecordCopy::Stored | RecordCopy::Returned => RecordCopy::Returned,
+        let role = match self.role {
+            RecordRole::Original => RecordRole::Stored,
+            RecordRole::Stored | RecordRole::Returned => RecordRole::Returned,
         };
-        MokaRecord { id: self.id, weight: self.weight, copy, evicted: Arc::clone(&self.evicted) }
+        MokaRecord { id: self.id, weight: self.weight, role, evicted: Arc::clone(&self.evicted) }
     }
 }
 
 impl Drop for MokaRecord {
     fn drop(&mut self) {
-        if self.copy == RecordCopy::Stored && !self.evicted.is_closed.load(Ordering::Relaxed) {
+        if self.role == RecordRole::Stored && !self.evicted.is_closed.load(Ordering::Relaxed) {
             self.evicted.push(self.id);
         }
     }
@@ -106,7 +106,7 @@ impl Drop for MokaRecord {
 /// Entries whose records moka has dropped, until they are removed from the index. They wait here because
 /// moka holds its own locks while it drops a record.
 #[derive(Default)]
-struct EvictedEntries {
+struct EvictionQueue {
     ids: Mutex<Vec<EntryId>>,
     /// The length of `ids`. It changes while `ids` is locked.
     count: AtomicUsize,
@@ -114,7 +114,7 @@ struct EvictedEntries {
     is_closed: AtomicBool,
 }
 
-impl EvictedEntries {
+impl EvictionQueue {
     fn push(&self, id: EntryId) {
         let mut ids = lock(&self.ids);
         ids.push(id);
@@ -130,28 +130,28 @@ thread_local! {
 ///
 /// moka takes its own locks, and may free the garbage of any moka cache of the program. A value in
 /// that garbage may change an entry when it is dropped, and would deadlock if that called moka again.
-struct MokaGuard;
+struct MokaReentryGuard;
 
-impl MokaGuard {
+impl MokaReentryGuard {
     /// Returns `None` if this thread runs moka's code already.
-    fn enter() -> Option<MokaGuard> {
-        (!IS_IN_MOKA.replace(true)).then(|| MokaGuard)
+    fn enter() -> Option<MokaReentryGuard> {
+        (!IS_IN_MOKA.replace(true)).then(|| MokaReentryGuard)
     }
 }
 
-impl Drop for MokaGuard {
+impl Drop for MokaReentryGuard {
     fn drop(&mut self) {
         IS_IN_MOKA.set(false);
     }
 }
 
-impl Policy {
-    pub(super) fn new(capacity: u64) -> Policy {
+impl EvictionPolicy {
+    pub(super) fn new(capacity: u64) -> EvictionPolicy {
         let moka = Cache::builder()
             .max_capacity(capacity)
             .weigher(|_: &KeyFingerprint, record: &MokaRecord| record.weight)
             .build_with_hasher(PrecomputedBuildHasher);
-        Policy {
+        EvictionPolicy {
             moka,
             evicted: Arc::default(),
             capacity,
@@ -193,9 +193,9 @@ impl Policy {
     ///
     /// On a thread that runs moka's code the entry is evicted instead.
     pub(super) fn admit(&self, id: EntryId, weight: u32) {
-        let Some(_guard) = MokaGuard::enter() else { return self.evicted.push(id) };
+        let Some(_guard) = MokaReentryGuard::enter() else { return self.evicted.push(id) };
         let evicted = Arc::clone(&self.evicted);
-        let record = MokaRecord { id, weight, copy: RecordCopy::Original, evicted };
+        let record = MokaRecord { id, weight, role: RecordRole::Original, evicted };
         self.moka.insert(id.fingerprint(), record);
         let slack = self.capacity / SLACK_FRACTION;
         // Right after the policy became active, moka knows few entries and has evicted none.
@@ -226,7 +226,7 @@ impl Policy {
     /// On a thread that runs moka's code nothing happens: moka evicts the record at some later time.
     pub(super) fn forget(&self, fingerprint: KeyFingerprint) {
         if self.is_active()
-            && let Some(_guard) = MokaGuard::enter()
+            && let Some(_guard) = MokaReentryGuard::enter()
         {
             self.moka.invalidate(&fingerprint);
         }
@@ -235,7 +235,7 @@ impl Policy {
     /// Tells moka that a key is looked up, whether or not there is an entry. moka admits a new entry
     /// only if its key is looked up often enough.
     pub(super) fn record_lookup(&self, fingerprint: KeyFingerprint) {
-        if let Some(_guard) = MokaGuard::enter() {
+        if let Some(_guard) = MokaReentryGuard::enter() {
             self.moka.get(&fingerprint);
         }
     }
@@ -251,7 +251,7 @@ impl Policy {
     }
 }
 
-impl Drop for Policy {
+impl Drop for EvictionPolicy {
     fn drop(&mut self) {
         self.evicted.is_closed.store(true, Ordering::Relaxed);
     }

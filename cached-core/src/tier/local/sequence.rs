@@ -11,24 +11,24 @@ pub(super) struct SequenceCounter(AtomicU32);
 /// Each fetch has an even number of its own. All values that are read or given after the last fetch
 /// began share the odd number that follows it.
 #[derive(Clone, Copy)]
-pub(super) struct Sequence(u32);
+pub(super) struct SequenceNumber(u32);
 
 impl SequenceCounter {
     /// Returns the position of a value that is read or given now.
-    pub(super) fn current(&self) -> Sequence {
-        Sequence(self.0.load(Ordering::Relaxed) | 1)
+    pub(super) fn current(&self) -> SequenceNumber {
+        SequenceNumber(self.0.load(Ordering::Relaxed) | 1)
     }
 
     /// Returns the position of a fetch that begins now.
-    pub(super) fn next_fetch(&self) -> Sequence {
-        Sequence(self.0.fetch_add(2, Ordering::Relaxed).wrapping_add(2))
+    pub(super) fn next_fetch(&self) -> SequenceNumber {
+        SequenceNumber(self.0.fetch_add(2, Ordering::Relaxed).wrapping_add(2))
     }
 }
 
-impl Sequence {
+impl SequenceNumber {
     /// Returns true if this position is later. The numbers wrap around, so the two positions must be
     /// less than half of their range apart.
-    pub(super) fn is_after(self, other: Sequence) -> bool {
+    pub(super) fn is_after(self, other: SequenceNumber) -> bool {
         self.0.wrapping_sub(other.0).cast_signed() > 0
     }
 

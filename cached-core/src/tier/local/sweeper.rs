@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::LocalTier;
 use super::deferred_drops::run_all_deferred_drops;
-use super::entry::ClockOrigin;
+use super::entry::ClockConverter;
 use crate::clock::{Clock, CoarseInstant};
 use crate::sync::lock;
 
@@ -42,23 +42,23 @@ struct SweeperState {
 pub(super) struct SweepSchedule {
     /// The time at which the first entry can be removed, or an earlier one, as [`CoarseInstant`] ticks.
     next_sweep: AtomicU64,
-    origin: ClockOrigin,
+    converter: ClockConverter,
     clock: Clock,
 }
 
 impl SweepSchedule {
     pub(super) fn new(clock: Clock) -> Arc<SweepSchedule> {
         let next_sweep = AtomicU64::new(CoarseInstant::NEVER.to_ticks());
-        Arc::new(SweepSchedule { next_sweep, origin: ClockOrigin::new(&clock), clock })
+        Arc::new(SweepSchedule { next_sweep, converter: ClockConverter::new(&clock), clock })
     }
 
-    pub(super) fn origin(&self) -> &ClockOrigin {
-        &self.origin
+    pub(super) fn converter(&self) -> &ClockConverter {
+        &self.converter
     }
 
     /// Returns the time of the precise clock.
     pub(super) fn now(&self) -> CoarseInstant {
-        self.origin.to_coarse(self.clock.now())
+        self.converter.to_coarse(self.clock.now())
     }
 
     /// Schedules a sweep at `time`, unless there is an earlier one.

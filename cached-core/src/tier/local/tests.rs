@@ -98,13 +98,13 @@ fn keys_with_equal_headers_have_separate_entries() {
 }
 
 /// A value whose `Drop` uses the tier that held it.
-struct UsesTierOnDrop {
+struct TierUsingValue {
     local: Weak<LocalTier>,
     number: u64,
     drop: fn(&Arc<LocalTier>, u64),
 }
 
-impl Drop for UsesTierOnDrop {
+impl Drop for TierUsingValue {
     fn drop(&mut self) {
         if let Some(local) = self.local.upgrade() {
             (self.drop)(&local, self.number);
@@ -128,7 +128,7 @@ fn publish_numbered(
 ) {
     let key = numbered_key(number);
     let expiry = seconds(60);
-    let value: Value = Arc::new(UsesTierOnDrop { local: Arc::downgrade(local), number, drop });
+    let value: Value = Arc::new(TierUsingValue { local: Arc::downgrade(local), number, drop });
     if let Err(fill_token) = local.peek_or_fill_token(&key) {
         local.publish(&key, fill_token, WriteMode::Once, &value, weight, expiry);
     }
@@ -163,7 +163,7 @@ fn a_drop_of_a_replaced_value_may_replace_again() {
         fn replace(local: &Arc<LocalTier>, expiry: Expiry, drop: fn(&Arc<LocalTier>, u64)) {
             let fill_token = local.fill_token(&numbered_key(0));
             let value: Value =
-                Arc::new(UsesTierOnDrop { local: Arc::downgrade(local), number: 0, drop });
+                Arc::new(TierUsingValue { local: Arc::downgrade(local), number: 0, drop });
             local.publish(&numbered_key(0), fill_token, WriteMode::Replace, &value, 1, expiry);
         }
         for second in 0..5000 {
@@ -257,9 +257,9 @@ fn a_fetch_does_not_replace_a_value_given_later() {
 }
 
 /// Sends the id of the thread that drops it.
-struct ReportsDrop(Sender<ThreadId>);
+struct DropReporter(Sender<ThreadId>);
 
-impl Drop for ReportsDrop {
+impl Drop for DropReporter {
     fn drop(&mut self) {
         self.0.send(std::thread::current().id()).ok();
     }
@@ -268,7 +268,7 @@ impl Drop for ReportsDrop {
 /// Defers the drop of a value. The receiver gets the id of the thread that drops it.
 fn defer_drop() -> Receiver<ThreadId> {
     let (sender, receiver) = channel();
-    let value: Value = Arc::new(ReportsDrop(sender));
+    let value: Value = Arc::new(DropReporter(sender));
     drop(DeferredDrop::new(&value));
     receiver
 }
@@ -373,7 +373,7 @@ fn index_and_policy_agree_after_evictions() {
     });
     let held = || {
         local.remove_evicted();
-        let guard = local.read().expect("the thread is not ending");
+        let guard = local.index_guard().expect("the thread is not ending");
         guard.entries().map(|(_, state)| u64::from(state.weight)).sum::<u64>()
     };
     assert!((1 << 19..=(1 << 20) * 33 / 32).contains(&held()), "{}", held());
@@ -426,9 +426,9 @@ fn an_invalidation_removes_entries_of_a_growing_index() {
 
 /// Records the reasons of evictions.
 #[derive(Default)]
-struct Evictions(Mutex<Vec<EvictionReason>>);
+struct EvictionRecorder(Mutex<Vec<EvictionReason>>);
 
-impl Observer for Evictions {
+impl Observer for EvictionRecorder {
     fn event(&self, event: &Event<'_>) {
         if let Event::Evicted { reason, .. } = event {
             lock(&self.0).push(*reason);
@@ -438,7 +438,7 @@ impl Observer for Evictions {
 
 #[test]
 fn each_eviction_is_reported_once_with_its_reason() {
-    let evictions = Arc::new(Evictions::default());
+    let evictions = Arc::new(EvictionRecorder::default());
     let events = EventDispatcher::new(vec![Arc::clone(&evictions) as Arc<dyn Observer>]);
     let clock = Clock::default();
     let local = LocalTier::new(1 << 20, clock.clone(), events);
@@ -472,7 +472,7 @@ fn a_capacity_of_zero_stores_nothing() {
 
 /// A value of the program's own moka cache. moka may free it while the tier calls moka.
 #[derive(Clone)]
-struct Session(Arc<UsesTierOnDrop>);
+struct Session(Arc<TierUsingValue>);
 
 #[test]
 fn drops_in_another_moka_cache_may_change_entries() {
@@ -485,7 +485,7 @@ fn drops_in_another_moka_cache_may_change_entries() {
                 local.invalidate(&numbered_key(number), None);
             };
             let session =
-                UsesTierOnDrop { local: Arc::downgrade(&local), number: number + 1, drop };
+                TierUsingValue { local: Arc::downgrade(&local), number: number + 1, drop };
             sessions.insert(number, Session(Arc::new(session)));
             publish_numbered(&local, number, 1, |_, _| ());
             local.invalidate(&numbered_key(number / 2), None);

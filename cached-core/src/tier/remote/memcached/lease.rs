@@ -154,7 +154,7 @@ impl HeldLease {
     /// Renews the lease. Returns true if it is to be renewed again.
     pub(super) async fn renew(&self) -> bool {
         let lasted = self.won_at.elapsed();
-        let is_stopped = self.leader.get().is_some_and(|leader| leader.has_stopped(STOPPED_AFTER));
+        let is_stopped = self.leader.get().is_some_and(|leader| leader.is_stalled(STOPPED_AFTER));
         if is_stopped || lasted > LONGEST_LEASE.max(self.expected.saturating_mul(4)) {
             return false;
         }

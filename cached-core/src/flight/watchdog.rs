@@ -13,25 +13,25 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// The flights that have followers, and the thread that checks their leaders. A thread is used, so
 /// that single-flight needs no runtime. It sleeps while the list is empty.
 #[derive(Default)]
-pub(super) struct Watch {
+pub(super) struct LeaderWatchdog {
     flights: Mutex<Vec<Weak<Flight>>>,
     added: Condvar,
 }
 
 /// The watch, with the id of the process that runs its thread. The thread itself never takes this
 /// lock, so the lock cannot be held by a missing thread after a fork.
-static CURRENT: Mutex<Option<(u32, Arc<Watch>)>> = Mutex::new(None);
+static CURRENT: Mutex<Option<(u32, Arc<LeaderWatchdog>)>> = Mutex::new(None);
 
-impl Watch {
+impl LeaderWatchdog {
     pub(super) fn add(flight: &Arc<Flight>) {
-        let watch = Watch::current();
+        let watch = LeaderWatchdog::current();
         lock(&watch.flights).push(Arc::downgrade(flight));
         watch.added.notify_one();
     }
 
     /// Returns the watch whose thread runs in this process. A forked child starts its own, which
     /// takes over the flights that the parent's watch had.
-    fn current() -> Arc<Watch> {
+    fn current() -> Arc<LeaderWatchdog> {
         let process = std::process::id();
         let mut current = lock(&CURRENT);
         match &*current {
@@ -42,7 +42,7 @@ impl Watch {
                     Some(std::mem::take(&mut *watch.flights.try_lock().ok()?))
                 });
                 let flights = Mutex::new(inherited.unwrap_or_default());
-                let watch = Arc::new(Watch { flights, added: Condvar::new() });
+                let watch = Arc::new(LeaderWatchdog { flights, added: Condvar::new() });
                 *current = Some((process, Arc::clone(&watch)));
                 let watched = Arc::clone(&watch);
                 // If no thread can be started, stalled leaders keep their lead. All else works.
@@ -70,7 +70,7 @@ impl Watch {
                 let now = now_millis();
                 for flight in &flights {
                     flight.check_leader(now);
-                    if let Some(runtime) = flight.runtime_of_quiet_leader(now)
+                    if let Some(runtime) = flight.runtime_to_probe(now)
                         && probes.is_undriven(&runtime)
                     {
                         flight.replace_leader(Some(runtime.id()));
