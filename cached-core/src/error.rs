@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_cache_error_has_its_cause_as_source() {
-        let cause = RemoteError::new(RemoteErrorKind::Lost, "memcached at a:1: no answer");
+        let cause = RemoteError::new(RemoteErrorKind::Unreachable, "memcached at a:1: no answer");
         let error = CacheError::Remote(cause.clone());
         let source = std::error::Error::source(&error).expect("it has one");
         assert_eq!(source.downcast_ref(), Some(&cause));

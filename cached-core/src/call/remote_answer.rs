@@ -7,14 +7,14 @@ use crate::entry_handle::EntryHandle;
 use crate::event::Event;
 use crate::tier::local::{Expiry, FillToken, WriteMode};
 use crate::tier::remote::{
-    EntryReader, IfMissing, Item, LeaseOptions, Permit, ReadOutcome, RefreshClaim, RemoteStore,
+    ClaimOutcome, EntryDecoder, IfMissing, Item, LeaseOptions, Permit, ReadOutcome, RemoteStore,
     Store, WritePermit,
 };
 use crate::ttl::EntryTtls;
 use crate::value::Value;
 
 /// An item of the remote tier.
-type RemoteItem = Item<<EntryHandle as EntryReader>::Value, Permit>;
+type RemoteItem = Item<<EntryHandle as EntryDecoder>::Value, Permit>;
 
 /// The remote tier's answer to a leader.
 pub(super) enum RemoteAnswer {
@@ -106,9 +106,9 @@ impl PendingCall {
         let expiry = Expiry { start: now, ttl: remaining.min(ttls.local), stale_ttl: ttls.stale };
         handle.publish(fill_token, WriteMode::Once, &value, weight, expiry);
         let expires = match claim {
-            RefreshClaim::None => return RemoteAnswer::Value(value),
-            RefreshClaim::Won => Some(now + remaining),
-            RefreshClaim::WonAgain => None,
+            ClaimOutcome::NotWon => return RemoteAnswer::Value(value),
+            ClaimOutcome::Won => Some(now + remaining),
+            ClaimOutcome::WonAgain => None,
         };
         RemoteAnswer::Due(value, refresh(permit, None), expires)
     }

@@ -4,7 +4,7 @@ use super::EntryHandle;
 use crate::event::Event;
 use crate::frame::{self, FrameContents};
 use crate::key::{KeyBytes, canonical_bytes};
-use crate::tier::remote::{Decoded, EntryReader, RemoteError};
+use crate::tier::remote::{DecodedFrame, EntryDecoder, RemoteError};
 use crate::value::Value;
 
 impl EntryHandle {
@@ -29,20 +29,20 @@ impl EntryHandle {
     }
 }
 
-impl EntryReader for EntryHandle {
+impl EntryDecoder for EntryHandle {
     /// A value, and its weight. The weight is 0 if the local tier does not keep the value.
     type Value = (Value, usize);
 
-    fn decode(&self, frame: &[u8]) -> Decoded<(Value, usize)> {
+    fn decode(&self, frame: &[u8]) -> DecodedFrame<(Value, usize)> {
         match frame::open(&self.canonical_bytes(), frame) {
-            FrameContents::Corrupt => Decoded::Corrupt,
-            FrameContents::Foreign => Decoded::Foreign,
+            FrameContents::Corrupt => DecodedFrame::Corrupt,
+            FrameContents::Foreign => DecodedFrame::Foreign,
             FrameContents::Stored(encoded) => match (self.value_type.read)(encoded) {
                 Some(value) => {
                     let weight = self.local_tier().map_or(0, |_| self.weight(&value));
-                    Decoded::Value((value, weight))
+                    DecodedFrame::Value((value, weight))
                 }
-                None => Decoded::Foreign,
+                None => DecodedFrame::Foreign,
             },
         }
     }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use crate::flight::LeaderMonitor;
 use crate::key::Key;
 #[cfg(feature = "memcached")]
-pub(crate) use memcached::Memcached as Store;
+pub(crate) use memcached::MemcachedStore as Store;
 #[cfg(all(feature = "memcached", feature = "testing"))]
 pub(crate) use memcached::memory;
 #[cfg(not(feature = "memcached"))]
@@ -50,7 +50,7 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 /// - **Builds.** During a rollout two builds may not read each other's frames. The store then keeps
 ///   an entry for each under one key. An overwrite and a removal replace or remove both.
 /// - **Refresh claims.** Of all processes that read an item near the end of its life, one gets a
-///   permit with [`RefreshClaim::Won`] at a time.
+///   permit with [`ClaimOutcome::Won`] at a time.
 /// - **Deadlines.** No method waits much longer than the configured timeout, except for a lease and
 ///   in the background. A store that is down costs the caller that timeout a few times, then
 ///   nothing.
@@ -58,14 +58,14 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
     type Permit: WritePermit;
 
-    const LIMITS: Limits;
+    const LIMITS: TtlLimits;
 
     /// Reads the entry of a key.
     ///
     /// # Errors
     /// The store did not answer or refused. The reader has heard of it through
-    /// [`EntryReader::failed`].
-    fn read<R: EntryReader>(
+    /// [`EntryDecoder::failed`].
+    fn read<R: EntryDecoder>(
         self: &Arc<Self>,
         key: &Key,
         reader: &R,
@@ -74,7 +74,7 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
 
     /// Reads several keys in as few exchanges as possible. Returns one result per key, in order; a
     /// key that could not be read counts as missing.
-    fn read_many<R: EntryReader>(
+    fn read_many<R: EntryDecoder>(
         self: &Arc<Self>,
         keys: &[(Key, &R)],
     ) -> impl Future<Output = Vec<Option<Item<R::Value, Self::Permit>>>> + Send;
@@ -148,10 +148,10 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
 }
 
 /// The caller's side of a read: it decodes what is found, and hears of failures.
-pub(crate) trait EntryReader: Sync {
+pub(crate) trait EntryDecoder: Sync {
     type Value: Send;
 
-    fn decode(&self, frame: &[u8]) -> Decoded<Self::Value>;
+    fn decode(&self, frame: &[u8]) -> DecodedFrame<Self::Value>;
 
     /// Called for each exchange that failed, also if another one succeeds afterwards.
     fn failed(&self, error: &RemoteError);
@@ -161,7 +161,7 @@ pub(crate) trait EntryReader: Sync {
 }
 
 /// The bytes of an item as this build sees them.
-pub(crate) enum Decoded<V> {
+pub(crate) enum DecodedFrame<V> {
     Value(V),
     /// Another build can read it. The store keeps an entry for this build beside that one.
     Foreign,
@@ -208,7 +208,7 @@ pub(crate) struct Item<V, P> {
     /// False if the store removes the item at the end of its ttl, although its writer asked to keep
     /// it longer.
     pub(crate) is_kept_expired: bool,
-    pub(crate) claim: RefreshClaim,
+    pub(crate) claim: ClaimOutcome,
     /// The permit to replace the item. If the claim was won, dropping the permit gives it back.
     pub(crate) permit: P,
 }
@@ -227,18 +227,18 @@ impl<V, P> Item<V, P> {
 
 /// The right to refresh an item that is near the end of its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RefreshClaim {
+pub(crate) enum ClaimOutcome {
     /// The item is not due, or another process holds its claim.
-    None,
+    NotWon,
     /// The caller holds the claim.
     Won,
     /// The caller holds the claim, which an earlier holder gave back.
     WonAgain,
 }
 
-impl RefreshClaim {
+impl ClaimOutcome {
     pub(crate) fn is_won(self) -> bool {
-        self != RefreshClaim::None
+        self != ClaimOutcome::NotWon
     }
 }
 
@@ -252,14 +252,14 @@ pub(crate) enum WriteOutcome {
 }
 
 /// The times that a store can count.
-pub(crate) struct Limits {
+pub(crate) struct TtlLimits {
     /// The store rounds a ttl down to a multiple of this.
     pub(crate) ttl_granularity: Duration,
     /// The longest time that the store keeps an item.
     pub(crate) longest_ttl: Duration,
 }
 
-impl Limits {
+impl TtlLimits {
     /// Returns true if the store keeps an item of this ttl at all.
     pub(crate) fn allows(&self, ttl: Duration) -> bool {
         ttl >= self.ttl_granularity
@@ -292,7 +292,7 @@ pub struct RemoteError {
 #[non_exhaustive]
 pub enum RemoteErrorKind {
     /// The server did not answer, or it is ejected because it did not answer before.
-    Lost,
+    Unreachable,
     /// The server refuses every command: it wants a password, it is too old, or it is not a
     /// memcached.
     Unusable,

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::memcached::Memcached;
+use super::memcached::MemcachedStore;
 use super::memory::{InMemoryServers, ServerBehaviour};
 use super::{
-    Decoded, EntryReader, IfMissing, Item, LeaseOptions, ReadOutcome, RefreshClaim, RemoteError,
-    RemoteErrorKind, RemoteStore, WriteOutcome, WritePermit,
+    ClaimOutcome, DecodedFrame, EntryDecoder, IfMissing, Item, LeaseOptions, ReadOutcome,
+    RemoteError, RemoteErrorKind, RemoteStore, WriteOutcome, WritePermit,
 };
 use crate::clock::Clock;
 use crate::config::Config;
@@ -26,7 +26,7 @@ struct Fleet<S> {
     take_down: Box<dyn FnOnce()>,
 }
 
-fn fleet_on_memory() -> Fleet<Memcached> {
+fn fleet_on_memory() -> Fleet<MemcachedStore> {
     let servers = InMemoryServers::new(Clock::default());
     let server = servers.at("memcached:11211");
     let config = Config {
@@ -37,7 +37,7 @@ fn fleet_on_memory() -> Fleet<Memcached> {
     fleet(&config, Box::new(move || server.set_behaviour(ServerBehaviour::Down)))
 }
 
-fn fleet_on_memcached() -> Fleet<Memcached> {
+fn fleet_on_memcached() -> Fleet<MemcachedStore> {
     let process = MemcachedProcess::start();
     let servers = vec![process.address()];
     // A busy machine may take long to answer, which is not what these tests are about.
@@ -45,9 +45,9 @@ fn fleet_on_memcached() -> Fleet<Memcached> {
     fleet(&config, Box::new(move || drop(process)))
 }
 
-fn fleet(config: &Config, take_down: Box<dyn FnOnce()>) -> Fleet<Memcached> {
+fn fleet(config: &Config, take_down: Box<dyn FnOnce()>) -> Fleet<MemcachedStore> {
     let store = || {
-        let store = Memcached::new(config, &EventDispatcher::new(Vec::new()));
+        let store = MemcachedStore::new(config, &EventDispatcher::new(Vec::new()));
         Arc::new(store.expect("a server is configured"))
     };
     Fleet { one: store(), other: store(), take_down }
@@ -55,19 +55,19 @@ fn fleet(config: &Config, take_down: Box<dyn FnOnce()>) -> Fleet<Memcached> {
 
 /// Reads frames that start with a letter: `v` for a value, `f` for another build's.
 #[derive(Default)]
-struct LetterReader {
+struct LetterDecoder {
     failures: AtomicUsize,
     busy_leases: AtomicUsize,
 }
 
-impl EntryReader for LetterReader {
+impl EntryDecoder for LetterDecoder {
     type Value = Vec<u8>;
 
-    fn decode(&self, frame: &[u8]) -> Decoded<Vec<u8>> {
+    fn decode(&self, frame: &[u8]) -> DecodedFrame<Vec<u8>> {
         match frame.first() {
-            Some(b'v') => Decoded::Value(frame.to_vec()),
-            Some(b'f') => Decoded::Foreign,
-            _ => Decoded::Corrupt,
+            Some(b'v') => DecodedFrame::Value(frame.to_vec()),
+            Some(b'f') => DecodedFrame::Foreign,
+            _ => DecodedFrame::Corrupt,
         }
     }
 
@@ -87,14 +87,14 @@ const LEASE: LeaseOptions =
 const LEASE_OR_CLAIM: LeaseOptions =
     LeaseOptions { refresh_before_removal: Duration::from_secs(120), ..LEASE };
 
-type Outcome<S> = ReadOutcome<Vec<u8>, <S as RemoteStore>::Permit>;
+type LetterReadOutcome<S> = ReadOutcome<Vec<u8>, <S as RemoteStore>::Permit>;
 
 fn key(name: &str) -> Key {
     Key::new(None, "contract", name.as_bytes())
 }
 
-async fn read<S: RemoteStore>(store: &Arc<S>, if_missing: IfMissing) -> Outcome<S> {
-    let outcome = store.read(&key("key"), &LetterReader::default(), if_missing).await;
+async fn read<S: RemoteStore>(store: &Arc<S>, if_missing: IfMissing) -> LetterReadOutcome<S> {
+    let outcome = store.read(&key("key"), &LetterDecoder::default(), if_missing).await;
     outcome.expect("the store answers")
 }
 
@@ -135,7 +135,7 @@ async fn overwrite<S: RemoteStore>(store: &Arc<S>, frame: &[u8]) {
 
 async fn one_reader_wins_the_lease<S: RemoteStore>(fleet: Fleet<S>) {
     let _lease = lease(&fleet.one).await;
-    let reader = LetterReader::default();
+    let reader = LetterDecoder::default();
     let outcome = fleet.other.read(&key("key"), &reader, IfMissing::Lease(LEASE)).await;
     assert!(matches!(outcome, Ok(ReadOutcome::Busy)));
     assert_eq!(reader.busy_leases.into_inner(), 1);
@@ -199,10 +199,10 @@ async fn an_overwrite_refuses_an_older_fill<S: RemoteStore>(fleet: Fleet<S>) {
 async fn one_reader_claims_a_refresh<S: RemoteStore>(fleet: Fleet<S>) {
     overwrite(&fleet.one, b"v1").await;
     let is_due = IfMissing::Lease(LEASE_OR_CLAIM);
-    assert_eq!(item(&fleet.one, IfMissing::Lease(LEASE)).await.claim, RefreshClaim::None);
+    assert_eq!(item(&fleet.one, IfMissing::Lease(LEASE)).await.claim, ClaimOutcome::NotWon);
     let claimed = item(&fleet.one, is_due).await;
     let unclaimed = item(&fleet.other, is_due).await;
-    assert_eq!((claimed.claim, unclaimed.claim), (RefreshClaim::Won, RefreshClaim::None));
+    assert_eq!((claimed.claim, unclaimed.claim), (ClaimOutcome::Won, ClaimOutcome::NotWon));
     assert_eq!(write(&claimed.permit, b"v2").await, WriteOutcome::Stored);
     assert_eq!(write(&unclaimed.permit, b"v3").await, WriteOutcome::NotStored);
     assert_eq!(value(&fleet.other).await.as_deref(), Some(&b"v2"[..]));
@@ -213,7 +213,7 @@ async fn a_dropped_claim_goes_to_the_next_reader<S: RemoteStore>(fleet: Fleet<S>
     let is_due = IfMissing::Lease(LEASE_OR_CLAIM);
     drop(item(&fleet.one, is_due).await);
     fleet.one.flush().await;
-    assert_eq!(item(&fleet.other, is_due).await.claim, RefreshClaim::WonAgain);
+    assert_eq!(item(&fleet.other, is_due).await.claim, ClaimOutcome::WonAgain);
 }
 
 async fn a_claim_is_abandoned_after_a_while<S: RemoteStore>(fleet: Fleet<S>) {
@@ -241,7 +241,7 @@ async fn many_keys_are_read_in_order<S: RemoteStore>(fleet: Fleet<S>) {
         let written = fleet.one.overwrite(key, frame.to_vec(), MINUTE, Duration::ZERO).await;
         assert_eq!(written, Ok(WriteOutcome::Stored));
     }
-    let reader = LetterReader::default();
+    let reader = LetterDecoder::default();
     let items = fleet.other.read_many(&keys.map(|key| (key, &reader))).await;
     let values: Vec<_> = items.into_iter().map(|item| item.and_then(|item| item.value)).collect();
     assert_eq!(values, [Some(b"v1".to_vec()), None, Some(b"v3".to_vec())]);
@@ -276,7 +276,7 @@ async fn two_builds_have_an_entry_each<S: RemoteStore>(fleet: Fleet<S>) {
     overwrite(&fleet.one, b"foreign").await;
     assert_eq!(write(&lease(&fleet.one).await, b"v1").await, WriteOutcome::Stored);
     assert_eq!(value(&fleet.other).await.as_deref(), Some(&b"v1"[..]));
-    let (reader, keys) = (LetterReader::default(), [key("key")]);
+    let (reader, keys) = (LetterDecoder::default(), [key("key")]);
     let items = fleet.other.read_many(&keys.map(|key| (key, &reader))).await;
     assert!(matches!(&items[..], [Some(Item { value: Some(_), .. })]));
     assert_eq!(fleet.one.remove(&key("key"), None).await, Ok(()));
@@ -293,12 +293,12 @@ async fn a_corrupt_item_may_be_replaced<S: RemoteStore>(fleet: Fleet<S>) {
 async fn a_store_that_is_down_is_an_error<S: RemoteStore>(fleet: Fleet<S>) {
     let Fleet { one, take_down, .. } = fleet;
     take_down();
-    let reader = LetterReader::default();
+    let reader = LetterDecoder::default();
     let outcome = one.read(&key("key"), &reader, IfMissing::Lease(LEASE)).await;
-    assert_eq!(outcome.map(drop).map_err(|error| error.kind()), Err(RemoteErrorKind::Lost));
+    assert_eq!(outcome.map(drop).map_err(|error| error.kind()), Err(RemoteErrorKind::Unreachable));
     assert_eq!(reader.failures.into_inner(), 1);
     let removed = one.remove(&key("key"), None).await;
-    assert_eq!(removed.map_err(|error| error.kind()), Err(RemoteErrorKind::Lost));
+    assert_eq!(removed.map_err(|error| error.kind()), Err(RemoteErrorKind::Unreachable));
 }
 
 /// Runs each rule against each store.

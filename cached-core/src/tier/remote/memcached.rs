@@ -20,13 +20,13 @@ mod lease_wait;
 mod marker;
 #[cfg(feature = "testing")]
 pub(crate) mod memory;
+mod observed_claims;
 mod permit;
 mod pipeline;
 mod pipelines;
 mod probe;
 mod protocol;
 mod queue;
-mod refresh_claims;
 mod renewals;
 mod route;
 mod server;
@@ -42,21 +42,19 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::{
-    BackgroundWrite, Decoded, EntryReader, IfMissing, Item, LeaseOptions, Limits, ReadOutcome,
-    RefreshClaim, RemoteError, RemoteErrorKind, RemoteStore, WriteOutcome,
+    BackgroundWrite, ClaimOutcome, DecodedFrame, EntryDecoder, IfMissing, Item, LeaseOptions,
+    ReadOutcome, RemoteError, RemoteErrorKind, RemoteStore, TtlLimits, WriteOutcome,
 };
 use crate::config::Config;
 use crate::event::EventDispatcher;
 use crate::key::Key;
 use crate::sync::lock;
 use background::BackgroundWrites;
-use cas::Cas;
-use item::{BusyLease, Condition, Found, FoundItem, LeaseTerms};
+use item::{RawItem, ReadReply, WriteCondition};
 use lease_wait::LeaseWait;
-use marker::LeaseMarker;
+use observed_claims::ObservedClaims;
 use permit::MemcachedPermit;
-use refresh_claims::RefreshClaims;
-use renewals::{LeaseCount, Renewals};
+use renewals::{LeaseCountGuard, RenewalSchedule};
 use route::Route;
 use server::Server;
 
@@ -72,36 +70,36 @@ const GUTTER_TTL: Duration = Duration::from_secs(10);
 /// Each key has a *home server*. While that is out of reach, the next server in the key's order is
 /// its *gutter server* and keeps its items for a few seconds, under a key of its own. A key has one
 /// gutter server and no more, so an invalidation has two servers to reach.
-pub(crate) struct Memcached {
+pub(crate) struct MemcachedStore {
     servers: RwLock<Servers>,
     /// The addresses of servers that were removed from the configuration.
     former: Mutex<HashSet<String>>,
     config: Config,
     events: EventDispatcher,
     background: Arc<BackgroundWrites>,
-    renewals: Arc<Renewals>,
-    refresh_claims: RefreshClaims,
+    renewals: Arc<RenewalSchedule>,
+    observed_claims: ObservedClaims,
 }
 
 type Servers = Arc<[Arc<Server>]>;
 
-impl Memcached {
+impl MemcachedStore {
     /// Returns `None` if no server is configured.
-    pub(crate) fn new(config: &Config, events: &EventDispatcher) -> Option<Memcached> {
+    pub(crate) fn new(config: &Config, events: &EventDispatcher) -> Option<MemcachedStore> {
         let timeout = exchange_timeout(config, config.servers.len());
         let servers: Servers = config
             .servers
             .iter()
             .map(|address| Server::new(address, config, events, timeout, false))
             .collect();
-        (!servers.is_empty()).then(|| Memcached {
+        (!servers.is_empty()).then(|| MemcachedStore {
             servers: RwLock::new(servers),
             former: Mutex::default(),
             config: config.clone(),
             events: events.clone(),
             background: Arc::default(),
             renewals: Arc::default(),
-            refresh_claims: RefreshClaims::default(),
+            observed_claims: ObservedClaims::default(),
         })
     }
 
@@ -177,15 +175,15 @@ impl Memcached {
     }
 
     /// Decodes an item. Continues with the key's second slot if another build has the first.
-    fn decode<R: EntryReader>(
+    fn decode<R: EntryDecoder>(
         self: &Arc<Self>,
-        item: FoundItem,
+        item: RawItem,
         mut route: Route,
         reader: &R,
     ) -> ControlFlow<Item<R::Value, MemcachedPermit>, Route> {
         let value = match reader.decode(&item.frame) {
-            Decoded::Value(value) => Some(value),
-            Decoded::Foreign if !route.is_in_second_slot() => {
+            DecodedFrame::Value(value) => Some(value),
+            DecodedFrame::Foreign if !route.is_in_second_slot() => {
                 if item.is_claimed {
                     // Dropped, the permit gives the claim back.
                     drop(MemcachedPermit::of_item(self, route.clone(), &item));
@@ -193,12 +191,12 @@ impl Memcached {
                 route.turn_to_second_slot();
                 return ControlFlow::Continue(route);
             }
-            Decoded::Foreign | Decoded::Corrupt => None,
+            DecodedFrame::Foreign | DecodedFrame::Corrupt => None,
         };
         let claim = match (item.is_claimed, item.was_given_back) {
-            (true, false) => RefreshClaim::Won,
-            (true, true) => RefreshClaim::WonAgain,
-            (false, _) => RefreshClaim::None,
+            (true, false) => ClaimOutcome::Won,
+            (true, true) => ClaimOutcome::WonAgain,
+            (false, _) => ClaimOutcome::NotWon,
         };
         ControlFlow::Break(Item {
             value,
@@ -214,7 +212,7 @@ impl Memcached {
     async fn read_routes(
         &self,
         routes: &[(usize, Route)],
-    ) -> Vec<Result<Option<FoundItem>, RemoteError>> {
+    ) -> Vec<Result<Option<RawItem>, RemoteError>> {
         let mut groups: Vec<(Arc<Server>, Vec<usize>)> = Vec::new();
         for (index, (_, route)) in routes.iter().enumerate() {
             // A server is not asked for a key while it has not been told of its removal.
@@ -237,7 +235,7 @@ impl Memcached {
         }
         let lost = || {
             RemoteError::new(
-                RemoteErrorKind::Lost,
+                RemoteErrorKind::Unreachable,
                 "the key's server was not asked, or the exchange was lost",
             )
         };
@@ -259,20 +257,20 @@ impl Memcached {
     }
 
     /// Counts a lease that is asked for, and returns how long its placeholder is to last.
-    fn request_lease(&self) -> (LeaseCount, Duration) {
-        let count = LeaseCount::new(&self.renewals);
+    fn request_lease(&self) -> (LeaseCountGuard, Duration) {
+        let count = LeaseCountGuard::new(&self.renewals);
         let length = self.config.lease.unwrap_or_else(|| count.first_lease());
         (count, length)
     }
 }
 
-impl RemoteStore for Memcached {
+impl RemoteStore for MemcachedStore {
     type Permit = MemcachedPermit;
 
-    const LIMITS: Limits =
-        Limits { ttl_granularity: Duration::from_secs(1), longest_ttl: LONGEST_TTL };
+    const LIMITS: TtlLimits =
+        TtlLimits { ttl_granularity: Duration::from_secs(1), longest_ttl: LONGEST_TTL };
 
-    fn read<R: EntryReader>(
+    fn read<R: EntryDecoder>(
         self: &Arc<Self>,
         key: &Key,
         reader: &R,
@@ -291,21 +289,21 @@ impl RemoteStore for Memcached {
             let mut wait: Option<LeaseWait> = None;
             loop {
                 let terms = lease.as_ref().map(|(options, (_, length))| {
-                    route.lease_terms(*length, options.refresh_before_removal)
+                    route.lease_request(*length, options.refresh_before_removal)
                 });
                 let found = route.read(terms).await;
-                if wait.is_some() && matches!(found, Ok(Found::Item(_) | Found::Lease(_))) {
+                if wait.is_some() && matches!(found, Ok(ReadReply::Item(_) | ReadReply::Lease(_))) {
                     route.record_lease_end();
                 }
                 let busy = match found {
-                    Ok(Found::Item(item)) => match self.decode(item, route, reader) {
+                    Ok(ReadReply::Item(item)) => match self.decode(item, route, reader) {
                         ControlFlow::Break(item) => return Ok(ReadOutcome::Item(item)),
                         ControlFlow::Continue(second_slot) => {
                             route = second_slot;
                             continue;
                         }
                     },
-                    Ok(Found::Lease(cas)) => {
+                    Ok(ReadReply::Lease(cas)) => {
                         // A server that gives a lease unasked is not believed.
                         let Some((LeaseOptions { fetch_time, .. }, (_, length))) = lease else {
                             return Ok(ReadOutcome::Missing);
@@ -314,7 +312,7 @@ impl RemoteStore for Memcached {
                         let permit = MemcachedPermit::lease(self, route, cas, length, expected);
                         return Ok(ReadOutcome::Permit(permit));
                     }
-                    Ok(Found::Nothing) => {
+                    Ok(ReadReply::Nothing) => {
                         return Ok(match if_missing {
                             IfMissing::PermitAdd => {
                                 ReadOutcome::Permit(MemcachedPermit::add(self, route, None))
@@ -322,7 +320,7 @@ impl RemoteStore for Memcached {
                             IfMissing::Report | IfMissing::Lease(_) => ReadOutcome::Missing,
                         });
                     }
-                    Ok(Found::Busy(busy)) => busy,
+                    Ok(ReadReply::Busy(busy)) => busy,
                     Err(error) => {
                         reader.failed(&error);
                         if route.turn_to_gutter(&error) {
@@ -364,7 +362,7 @@ impl RemoteStore for Memcached {
         }
     }
 
-    async fn read_many<R: EntryReader>(
+    async fn read_many<R: EntryDecoder>(
         self: &Arc<Self>,
         keys: &[(Key, &R)],
     ) -> Vec<Option<Item<R::Value, MemcachedPermit>>> {
@@ -398,7 +396,7 @@ impl RemoteStore for Memcached {
         ttl: Duration,
         keep_expired: Duration,
     ) -> Result<WriteOutcome, RemoteError> {
-        self.route(key)?.write(frame, ttl, keep_expired, Condition::Always).await
+        self.route(key)?.write(frame, ttl, keep_expired, WriteCondition::Always).await
     }
 
     async fn remove(

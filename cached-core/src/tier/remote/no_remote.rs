@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{
-    BackgroundWrite, EntryReader, IfMissing, Item, Limits, ReadOutcome, RemoteError, RemoteStore,
-    WriteOutcome, WritePermit,
+    BackgroundWrite, EntryDecoder, IfMissing, Item, ReadOutcome, RemoteError, RemoteStore,
+    TtlLimits, WriteOutcome, WritePermit,
 };
 use crate::config::Config;
 use crate::event::EventDispatcher;
@@ -27,9 +27,10 @@ impl NoRemote {
 impl RemoteStore for NoRemote {
     type Permit = NoRemote;
 
-    const LIMITS: Limits = Limits { ttl_granularity: Duration::ZERO, longest_ttl: Duration::MAX };
+    const LIMITS: TtlLimits =
+        TtlLimits { ttl_granularity: Duration::ZERO, longest_ttl: Duration::MAX };
 
-    async fn read<R: EntryReader>(
+    async fn read<R: EntryDecoder>(
         self: &Arc<Self>,
         _: &Key,
         _: &R,
@@ -38,7 +39,7 @@ impl RemoteStore for NoRemote {
         match self.0 {}
     }
 
-    async fn read_many<R: EntryReader>(
+    async fn read_many<R: EntryDecoder>(
         self: &Arc<Self>,
         _: &[(Key, &R)],
     ) -> Vec<Option<Item<R::Value, NoRemote>>> {

@@ -24,13 +24,13 @@ impl Incarnation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Cas {
     pub(super) number: u64,
-    pub(super) of: Incarnation,
+    pub(super) incarnation: Incarnation,
 }
 
 impl Cas {
     /// Returns true if this incarnation of a server gave the number.
     pub(super) fn is_of(self, incarnation: Incarnation) -> bool {
-        self.of == incarnation
+        self.incarnation == incarnation
     }
 }
 
@@ -38,6 +38,6 @@ impl Cas {
 #[cfg(test)]
 impl From<u64> for Cas {
     fn from(number: u64) -> Cas {
-        Cas { number, of: Incarnation::UNKNOWN }
+        Cas { number, incarnation: Incarnation::UNKNOWN }
     }
 }

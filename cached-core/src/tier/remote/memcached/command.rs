@@ -4,17 +4,19 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::cas::Cas;
 use super::cas::Incarnation;
+use super::item::{BusyLease, LeaseRequest, RawItem, ReadReply, WriteCondition};
 use super::marker::LeaseMarker;
-use super::{BusyLease, Cas, Condition, Found, FoundItem, LeaseTerms, RemoteErrorKind};
+use crate::tier::remote::RemoteErrorKind;
 
 /// One command. It owns its key and frame, so that it can travel in a batch and outlive its caller.
 #[derive(Debug, Clone)]
 pub(super) enum Command {
     /// Reads the item. With terms, the read may win the lease or the refresh claim.
-    Read { key: Arc<str>, lease: Option<LeaseTerms> },
+    Read { key: Arc<str>, lease: Option<LeaseRequest> },
     /// Stores a frame, if the condition holds.
-    Write { key: Arc<str>, frame: Arc<[u8]>, seconds: u32, condition: Condition },
+    Write { key: Arc<str>, frame: Arc<[u8]>, seconds: u32, condition: WriteCondition },
     /// Replaces a lease's placeholder or marker by a new marker, if it still has this CAS. The reply carries the
     /// new marker's CAS.
     Renew { key: Arc<str>, marker: Arc<[u8]>, seconds: u32, cas: Cas },
@@ -28,7 +30,7 @@ pub(super) enum Command {
 /// A server's reply to one command.
 #[derive(Debug)]
 pub(super) enum Reply {
-    Found(Found),
+    Read(ReadReply),
     /// True if the write or delete took effect.
     Applied(bool),
     /// The CAS of a renewed lease; `None` if the lease was lost.
@@ -52,7 +54,7 @@ impl CommandError {
 
     /// The server did not answer, or did not follow the protocol.
     pub(super) fn lost(why: impl Display) -> CommandError {
-        CommandError::new(RemoteErrorKind::Lost, why)
+        CommandError::new(RemoteErrorKind::Unreachable, why)
     }
 
     /// The server refused this command.
@@ -98,7 +100,7 @@ impl Command {
     /// Returns the CAS that the item must have.
     fn required_cas(&self) -> Option<Cas> {
         match *self {
-            Command::Write { condition: Condition::Unchanged(cas), .. }
+            Command::Write { condition: WriteCondition::Unchanged(cas), .. }
             | Command::Renew { cas, .. }
             | Command::Delete { unchanged: Some(cas), .. }
             | Command::ReleaseRefresh { cas, .. } => Some(cas),
@@ -140,10 +142,10 @@ impl Command {
     pub(super) fn give_back_command(&self, result: &CommandResult) -> Option<Command> {
         let key = || Arc::clone(self.key());
         match result {
-            Ok(Reply::Found(Found::Lease(cas))) => {
+            Ok(Reply::Read(ReadReply::Lease(cas))) => {
                 Some(Command::Delete { key: key(), unchanged: Some(*cas) })
             }
-            Ok(Reply::Found(Found::Item(FoundItem { is_claimed: true, cas, .. }))) => {
+            Ok(Reply::Read(ReadReply::Item(RawItem { is_claimed: true, cas, .. }))) => {
                 Some(Command::ReleaseRefresh { key: key(), cas: *cas })
             }
             _ => None,
@@ -171,16 +173,16 @@ impl ReplyFields {
     /// belongs to `incarnation`.
     pub(super) fn interpret(
         self,
-        lease: Option<LeaseTerms>,
+        lease: Option<LeaseRequest>,
         sent: Instant,
         incarnation: Incarnation,
-    ) -> Found {
+    ) -> ReadReply {
         let ReplyFields { frame, cas, ttl_seconds, won, was_won_before, is_stale } = self;
-        let cas = cas.map(|number| Cas { number, of: incarnation });
+        let cas = cas.map(|number| Cas { number, incarnation });
         // A marker means that its holder is fetching, whatever the flags say: the renewal that stored the marker
         // reset the flags.
         if let (Some(marker), Some(cas)) = (frame.as_deref().and_then(LeaseMarker::decode), cas) {
-            return Found::Busy(BusyLease { cas: Some(cas), marker: Some(marker) });
+            return ReadReply::Busy(BusyLease { cas: Some(cas), marker: Some(marker) });
         }
         match (frame, cas) {
             (Some(frame), Some(cas)) if !frame.is_empty() => {
@@ -190,23 +192,23 @@ impl ReplyFields {
                     None => super::LONGEST_TTL,
                 };
                 let removed_at = sent + time_left.min(super::LONGEST_TTL);
-                Found::Item(FoundItem {
+                ReadReply::Item(RawItem {
                     is_claimed: won,
                     was_given_back: is_stale,
-                    ..FoundItem::new(frame, cas, removed_at)
+                    ..RawItem::new(frame, cas, removed_at)
                 })
             }
-            (_, Some(cas)) if won => Found::Lease(cas),
+            (_, Some(cas)) if won => ReadReply::Lease(cas),
             // For a read with lease terms the flags mark each placeholder. This empty item has no flag, so it is
             // a corrupt entry.
             (Some(frame), Some(cas)) if !was_won_before && lease.is_some() => {
-                Found::Item(FoundItem::new(frame, cas, sent))
+                ReadReply::Item(RawItem::new(frame, cas, sent))
             }
             // Every other empty item is another caller's placeholder.
             (frame, cas) if was_won_before || frame.is_some() => {
-                Found::Busy(BusyLease { cas, marker: None })
+                ReadReply::Busy(BusyLease { cas, marker: None })
             }
-            _ => Found::Nothing,
+            _ => ReadReply::Nothing,
         }
     }
 }

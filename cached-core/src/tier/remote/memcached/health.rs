@@ -143,7 +143,7 @@ impl ExchangeSummary {
             return;
         };
         let first = match kind {
-            RemoteErrorKind::Lost => &mut self.lost,
+            RemoteErrorKind::Unreachable => &mut self.lost,
             RemoteErrorKind::Unusable => &mut self.refused_read,
             // A healthy server refuses a write that is too large or for which it has no memory, but no read.
             _ => {
@@ -215,7 +215,8 @@ mod tests {
         let lost = || Err(CommandError::lost("gone"));
         let answered = || Ok(Reply::Applied(true));
         let too_large = || Err(CommandError::too_large("large"));
-        let (is_lost, is_unusable) = (Some(RemoteErrorKind::Lost), Some(RemoteErrorKind::Unusable));
+        let (is_lost, is_unusable) =
+            (Some(RemoteErrorKind::Unreachable), Some(RemoteErrorKind::Unusable));
         assert_eq!(failure(&[(false, too_large()), (true, lost())]), None);
         assert_eq!(failure(&[(false, refused())]), None);
         assert_eq!(failure(&[(true, refused())]), is_unusable);

@@ -7,8 +7,8 @@ use super::marker::LeaseMarker;
 
 /// The meaning of a server's answer to a read.
 #[derive(Debug)]
-pub(super) enum Found {
-    Item(FoundItem),
+pub(super) enum ReadReply {
+    Item(RawItem),
     /// Nothing is stored, and this read has won the lease with this CAS.
     Lease(Cas),
     /// Nothing is stored, and another caller holds the lease.
@@ -28,7 +28,7 @@ pub(super) struct BusyLease {
 
 /// An item as a server has it.
 #[derive(Debug)]
-pub(super) struct FoundItem {
+pub(super) struct RawItem {
     pub(super) frame: Vec<u8>,
     pub(super) cas: Cas,
     /// The earliest time at which the server removes the item.
@@ -39,15 +39,15 @@ pub(super) struct FoundItem {
     pub(super) was_given_back: bool,
 }
 
-impl FoundItem {
-    pub(super) fn new(frame: Vec<u8>, cas: Cas, removed_at: Instant) -> FoundItem {
-        FoundItem { frame, cas, removed_at, is_claimed: false, was_given_back: false }
+impl RawItem {
+    pub(super) fn new(frame: Vec<u8>, cas: Cas, removed_at: Instant) -> RawItem {
+        RawItem { frame, cas, removed_at, is_claimed: false, was_given_back: false }
     }
 }
 
 /// The part of a read that asks for a lease or a refresh claim.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LeaseTerms {
+pub(super) struct LeaseRequest {
     /// How long the placeholder of a new lease lasts.
     pub(super) seconds: u32,
     /// One caller may claim the refresh of an item that has less time left than this; 0 for none.
@@ -56,7 +56,7 @@ pub(super) struct LeaseTerms {
 
 /// The condition under which a server carries out a write.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Condition {
+pub(super) enum WriteCondition {
     /// The key has no item.
     Absent,
     /// The item still has this CAS.

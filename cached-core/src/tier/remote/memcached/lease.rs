@@ -14,7 +14,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::{BusyLease, Cas, Found, LeaseMarker, Route, whole_seconds};
+use super::cas::Cas;
+use super::item::{BusyLease, ReadReply};
+use super::marker::LeaseMarker;
+use super::route::Route;
+use super::whole_seconds;
 use crate::flight::LeaderMonitor;
 use crate::sync::lock;
 use crate::tier::remote::RemoteError;
@@ -140,11 +144,11 @@ impl HeldLease {
     /// Returns the CAS under which memcached has this lease, or `None` if it has something else.
     async fn find(&self, last_known: Cas) -> Result<Option<Cas>, RemoteError> {
         Ok(match self.route.peek().await? {
-            Found::Busy(BusyLease { cas: Some(cas), marker: Some(marker) }) => {
+            ReadReply::Busy(BusyLease { cas: Some(cas), marker: Some(marker) }) => {
                 (marker.nonce == self.nonce).then_some(cas)
             }
             // No renewal has reached the server.
-            Found::Busy(BusyLease { cas: Some(cas), marker: None }) => {
+            ReadReply::Busy(BusyLease { cas: Some(cas), marker: None }) => {
                 (cas == last_known).then_some(cas)
             }
             _ => None,
@@ -167,7 +171,7 @@ impl HeldLease {
             state.renewal += 1;
             (state.cas, state.is_uncertain, state.renewal)
         };
-        let mut renewal = LeaseRenewal { lease: self, number, outcome: None };
+        let mut renewal = RenewalAttempt { lease: self, number, outcome: None };
         if is_uncertain {
             match self.find(cas).await {
                 Ok(Some(found)) => cas = found,
@@ -216,20 +220,20 @@ enum RenewalOutcome {
 
 /// A renewal that is under way. If it is dropped without an outcome, because memcached did not answer
 /// or the runtime ended, the lease becomes uncertain.
-struct LeaseRenewal<'l> {
+struct RenewalAttempt<'l> {
     lease: &'l HeldLease,
     number: u32,
     outcome: Option<RenewalOutcome>,
 }
 
-impl LeaseRenewal<'_> {
+impl RenewalAttempt<'_> {
     /// Returns false if the renewal was given up.
     fn is_newest(&self) -> bool {
         self.lease.state().renewal == self.number
     }
 }
 
-impl Drop for LeaseRenewal<'_> {
+impl Drop for RenewalAttempt<'_> {
     fn drop(&mut self) {
         {
             let mut state = self.lease.state();

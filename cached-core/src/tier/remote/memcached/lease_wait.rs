@@ -10,7 +10,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{BusyLease, Cas, Route};
+use super::cas::Cas;
+use super::item::BusyLease;
+use super::route::Route;
 
 /// The pauses between two reads double from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -125,7 +127,7 @@ impl LeaseWait {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tier::remote::memcached::LeaseMarker;
+    use crate::tier::remote::memcached::marker::LeaseMarker;
 
     fn wait(fetch_time: Option<Duration>) -> LeaseWait {
         LeaseWait {

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::cas::Cas;
 use super::cas::Incarnation;
 use super::command::{Command, CommandError, CommandResult, Reply};
+use super::item::{BusyLease, LeaseRequest, RawItem, ReadReply, WriteCondition};
 use super::marker::LeaseMarker;
-use super::{BusyLease, Cas, Condition, Found, FoundItem, LeaseTerms};
 use crate::clock::Clock;
 use crate::sync::lock;
 
@@ -20,11 +21,11 @@ const ITEM_LIMIT: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct InMemoryServer {
     clock: Clock,
-    state: Mutex<ServerState>,
+    state: Mutex<InMemoryState>,
 }
 
 #[derive(Debug, Default)]
-struct ServerState {
+struct InMemoryState {
     behaviour: ServerBehaviour,
     /// Ordered, so that a lie is the same each time.
     items: BTreeMap<Arc<str>, StoredItem>,
@@ -85,7 +86,7 @@ impl InMemoryServer {
         InMemoryServer { clock, state: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, ServerState> {
+    fn lock(&self) -> MutexGuard<'_, InMemoryState> {
         lock(&self.state)
     }
 
@@ -127,7 +128,7 @@ impl InMemoryServer {
     }
 }
 
-impl ServerState {
+impl InMemoryState {
     fn answer(&mut self, command: Command, now: Instant) -> CommandResult {
         self.commands += 1;
         if self.items.get(command.key()).is_some_and(|item| item.expires <= now) {
@@ -137,7 +138,7 @@ impl ServerState {
             return Ok(self.lie(&command, now));
         }
         match command {
-            Command::Read { key, lease } => Ok(Reply::Found(self.read(key, lease, now))),
+            Command::Read { key, lease } => Ok(Reply::Read(self.read(key, lease, now))),
             Command::Write { key, frame, .. } if frame.len() > ITEM_LIMIT => {
                 // memcached removes the old item, because it is known to be out of date.
                 self.items.remove(&key);
@@ -146,9 +147,9 @@ impl ServerState {
             Command::Write { key, frame, seconds, condition } => {
                 let there = self.items.get(&key);
                 let applies = match condition {
-                    Condition::Always => true,
-                    Condition::Absent => there.is_none(),
-                    Condition::Unchanged(cas) => there.is_some_and(|item| item.cas == cas),
+                    WriteCondition::Always => true,
+                    WriteCondition::Absent => there.is_none(),
+                    WriteCondition::Unchanged(cas) => there.is_some_and(|item| item.cas == cas),
                 };
                 if applies {
                     self.store(key, frame.to_vec(), seconds, now);
@@ -179,7 +180,7 @@ impl ServerState {
 
     fn next_cas(&mut self) -> Cas {
         self.last_cas += 1;
-        Cas { number: self.last_cas, of: self.incarnation() }
+        Cas { number: self.last_cas, incarnation: self.incarnation() }
     }
 
     fn incarnation(&self) -> Incarnation {
@@ -188,7 +189,7 @@ impl ServerState {
 
     /// Returns a CAS that no item has.
     fn no_cas(&self) -> Cas {
-        Cas { number: u64::MAX, of: self.incarnation() }
+        Cas { number: u64::MAX, incarnation: self.incarnation() }
     }
 
     fn is_unchanged(&self, key: &str, since: Option<Cas>) -> bool {
@@ -203,12 +204,12 @@ impl ServerState {
         cas
     }
 
-    fn read(&mut self, key: Arc<str>, lease: Option<LeaseTerms>, now: Instant) -> Found {
+    fn read(&mut self, key: Arc<str>, lease: Option<LeaseRequest>, now: Instant) -> ReadReply {
         let Some(item) = self.items.get_mut(&key) else {
-            let Some(lease) = lease else { return Found::Nothing };
+            let Some(lease) = lease else { return ReadReply::Nothing };
             let cas = self.store(Arc::clone(&key), Vec::new(), lease.seconds, now);
             self.items.entry(key).and_modify(|placeholder| placeholder.is_claimed = true);
-            return Found::Lease(cas);
+            return ReadReply::Lease(cas);
         };
         let left = item.expires.saturating_duration_since(now);
         let claim_below_seconds = lease.map_or(0, |lease| lease.claim_below_seconds);
@@ -216,15 +217,15 @@ impl ServerState {
         let wins = is_due && !item.is_claimed;
         item.is_claimed |= wins;
         if let Some(marker) = LeaseMarker::decode(&item.frame) {
-            return Found::Busy(BusyLease { cas: Some(item.cas), marker: Some(marker) });
+            return ReadReply::Busy(BusyLease { cas: Some(item.cas), marker: Some(marker) });
         }
         match item.frame.is_empty() {
-            true if wins => Found::Lease(item.cas),
-            true => Found::Busy(BusyLease { cas: Some(item.cas), marker: None }),
+            true if wins => ReadReply::Lease(item.cas),
+            true => ReadReply::Busy(BusyLease { cas: Some(item.cas), marker: None }),
             false => {
                 let StoredItem { cas, expires, is_stale, .. } = *item;
-                let item = FoundItem::new(item.frame.clone(), cas, expires);
-                Found::Item(FoundItem { is_claimed: wins, was_given_back: is_stale, ..item })
+                let item = RawItem::new(item.frame.clone(), cas, expires);
+                ReadReply::Item(RawItem { is_claimed: wins, was_given_back: is_stale, ..item })
             }
         }
     }
@@ -238,14 +239,14 @@ impl ServerState {
         let mut others = self.items.iter().filter(|(other, _)| *other != key).filter(values);
         let own = self.items.get(key).map(|item| item.frame.clone()).unwrap_or_default();
         let frame = match self.lies % 5 {
-            0 => return Reply::Found(Found::Nothing),
-            1 => return Reply::Found(Found::Lease(self.no_cas())),
+            0 => return Reply::Read(ReadReply::Nothing),
+            1 => return Reply::Read(ReadReply::Lease(self.no_cas())),
             2 => others.next().map_or_else(|| b"no entry of yours".to_vec(), |o| o.1.frame.clone()),
             3 => own[..own.len() / 2].to_vec(),
             _ => own.iter().map(|byte| byte ^ 1).collect(),
         };
         let removed_at = now + Duration::from_secs(60);
-        Reply::Found(Found::Item(FoundItem::new(frame, self.no_cas(), removed_at)))
+        Reply::Read(ReadReply::Item(RawItem::new(frame, self.no_cas(), removed_at)))
     }
 }
 

@@ -4,22 +4,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::MemcachedStore;
+use super::cas::Cas;
+use super::item::{RawItem, WriteCondition};
 use super::lease::{HeldLease, LEAST_RENEWED};
-use super::renewals::{LeaseCount, RENEWAL_INTERVAL};
-use super::{Cas, Condition, FoundItem, Memcached, Route};
+use super::renewals::{LeaseCountGuard, RENEWAL_INTERVAL};
+use super::route::Route;
 use crate::flight::LeaderMonitor;
 use crate::tier::remote::{RemoteError, WriteOutcome, WritePermit};
 
 pub(crate) struct MemcachedPermit {
-    store: Arc<Memcached>,
-    basis: Basis,
+    store: Arc<MemcachedStore>,
+    kind: PermitKind,
     /// True if there is nothing to give back.
     is_spent: AtomicBool,
 }
 
 /// The reason for a permit. Its write goes to the server that was read, because another server has
 /// other CAS numbers.
-enum Basis {
+enum PermitKind {
     /// A key without an item.
     Absent(Route),
     /// An item, or another caller's lease, which must keep this CAS.
@@ -29,37 +32,41 @@ enum Basis {
     RefreshClaim(Route, Cas),
     Lease {
         lease: Arc<HeldLease>,
-        _count: LeaseCount,
+        _count: LeaseCountGuard,
     },
 }
 
 impl MemcachedPermit {
-    fn new(store: &Arc<Memcached>, basis: Basis) -> MemcachedPermit {
-        MemcachedPermit { store: Arc::clone(store), basis, is_spent: AtomicBool::new(false) }
+    fn new(store: &Arc<MemcachedStore>, kind: PermitKind) -> MemcachedPermit {
+        MemcachedPermit { store: Arc::clone(store), kind, is_spent: AtomicBool::new(false) }
     }
 
     /// Permits to add a value where nothing is or, given a CAS, where another caller's lease is.
-    pub(super) fn add(store: &Arc<Memcached>, route: Route, cas: Option<Cas>) -> MemcachedPermit {
+    pub(super) fn add(
+        store: &Arc<MemcachedStore>,
+        route: Route,
+        cas: Option<Cas>,
+    ) -> MemcachedPermit {
         MemcachedPermit::new(
             store,
             match cas {
-                Some(cas) => Basis::Unchanged(route, cas),
-                None => Basis::Absent(route),
+                Some(cas) => PermitKind::Unchanged(route, cas),
+                None => PermitKind::Absent(route),
             },
         )
     }
 
     /// Permits to replace an item.
     pub(super) fn of_item(
-        store: &Arc<Memcached>,
+        store: &Arc<MemcachedStore>,
         route: Route,
-        item: &FoundItem,
+        item: &RawItem,
     ) -> MemcachedPermit {
         MemcachedPermit::new(
             store,
             match item.is_claimed {
-                true => Basis::RefreshClaim(route, item.cas),
-                false => Basis::Unchanged(route, item.cas),
+                true => PermitKind::RefreshClaim(route, item.cas),
+                false => PermitKind::Unchanged(route, item.cas),
             },
         )
     }
@@ -68,7 +75,7 @@ impl MemcachedPermit {
     /// placeholder lasts for `length`. The fetch is expected to take `expected`, or zero if that is
     /// not known.
     pub(super) fn lease(
-        store: &Arc<Memcached>,
+        store: &Arc<MemcachedStore>,
         route: Route,
         cas: Cas,
         length: Duration,
@@ -77,8 +84,8 @@ impl MemcachedPermit {
         let marker_length = length.max(LEAST_RENEWED);
         let lease = HeldLease::new(route.in_background(), cas, marker_length, expected);
         store.renewals.add(&lease, RENEWAL_INTERVAL);
-        let _count = LeaseCount::new(&store.renewals);
-        MemcachedPermit::new(store, Basis::Lease { lease, _count })
+        let _count = LeaseCountGuard::new(&store.renewals);
+        MemcachedPermit::new(store, PermitKind::Lease { lease, _count })
     }
 
     /// Removes an item in the background if it still has this CAS.
@@ -100,13 +107,13 @@ impl WritePermit for MemcachedPermit {
         ttl: Duration,
         keep_expired: Duration,
     ) -> Result<WriteOutcome, RemoteError> {
-        let (route, condition) = match &self.basis {
-            Basis::Absent(route) => (route, Condition::Absent),
-            Basis::Unchanged(route, cas) | Basis::RefreshClaim(route, cas) => {
-                (route, Condition::Unchanged(*cas))
+        let (route, condition) = match &self.kind {
+            PermitKind::Absent(route) => (route, WriteCondition::Absent),
+            PermitKind::Unchanged(route, cas) | PermitKind::RefreshClaim(route, cas) => {
+                (route, WriteCondition::Unchanged(*cas))
             }
-            Basis::Lease { lease, .. } => match lease.settle().await {
-                Some(cas) => (lease.route(), Condition::Unchanged(cas)),
+            PermitKind::Lease { lease, .. } => match lease.settle().await {
+                Some(cas) => (lease.route(), WriteCondition::Unchanged(cas)),
                 // Somebody has changed the entry since the lease was won.
                 None => return Ok(WriteOutcome::NotStored),
             },
@@ -119,41 +126,46 @@ impl WritePermit for MemcachedPermit {
     }
 
     fn discard(mut self) {
-        if let Basis::Unchanged(route, cas) | Basis::RefreshClaim(route, cas) = &self.basis {
+        if let PermitKind::Unchanged(route, cas) | PermitKind::RefreshClaim(route, cas) = &self.kind
+        {
             self.remove_in_background(route, *cas);
             *self.is_spent.get_mut() = true;
         }
     }
 
     fn in_background(mut self) -> MemcachedPermit {
-        match &mut self.basis {
-            Basis::Absent(route) | Basis::Unchanged(route, _) | Basis::RefreshClaim(route, _) => {
+        match &mut self.kind {
+            PermitKind::Absent(route)
+            | PermitKind::Unchanged(route, _)
+            | PermitKind::RefreshClaim(route, _) => {
                 route.move_to_background();
             }
             // A lease's commands have this priority from the start.
-            Basis::Lease { .. } => {}
+            PermitKind::Lease { .. } => {}
         }
         self
     }
 
     fn hold_while(&self, leader: LeaderMonitor) {
-        if let Basis::Lease { lease, .. } = &self.basis {
+        if let PermitKind::Lease { lease, .. } = &self.kind {
             lease.hold_while(leader);
         }
     }
 
     fn renew_here(&self) {
-        if let Basis::Lease { lease, .. } = &self.basis {
+        if let PermitKind::Lease { lease, .. } = &self.kind {
             self.store.renewals.take_over(lease);
         }
     }
 
     fn is_claim_abandoned(&self, within: Duration) -> bool {
-        match &self.basis {
-            Basis::Unchanged(route, cas) => {
-                self.store.refresh_claims.is_abandoned(&route.key, *cas, within)
+        match &self.kind {
+            PermitKind::Unchanged(route, cas) => {
+                self.store.observed_claims.is_abandoned(&route.key, *cas, within)
             }
-            Basis::Absent(_) | Basis::RefreshClaim(..) | Basis::Lease { .. } => false,
+            PermitKind::Absent(_) | PermitKind::RefreshClaim(..) | PermitKind::Lease { .. } => {
+                false
+            }
         }
     }
 }
@@ -163,9 +175,9 @@ impl Drop for MemcachedPermit {
         if *self.is_spent.get_mut() {
             return;
         }
-        match &self.basis {
-            Basis::Absent(_) | Basis::Unchanged(..) => {}
-            Basis::RefreshClaim(route, cas) => {
+        match &self.kind {
+            PermitKind::Absent(_) | PermitKind::Unchanged(..) => {}
+            PermitKind::RefreshClaim(route, cas) => {
                 let (route, cas) = (route.clone().in_background(), *cas);
                 let give_back = move || {
                     let route = route.clone();
@@ -174,7 +186,7 @@ impl Drop for MemcachedPermit {
                 };
                 self.store.background.queue_write(0, Box::new(move || Box::pin(give_back())));
             }
-            Basis::Lease { lease, .. } => {
+            PermitKind::Lease { lease, .. } => {
                 let lease = Arc::clone(lease);
                 let give_back = move || {
                     let lease = Arc::clone(&lease);

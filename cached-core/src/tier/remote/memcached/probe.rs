@@ -141,7 +141,7 @@ fn loggable(line: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tier::remote::memcached::RemoteErrorKind;
+    use crate::tier::remote::RemoteErrorKind;
 
     #[test]
     fn a_server_is_judged_by_its_replies() {

@@ -10,9 +10,10 @@ use std::time::Instant;
 
 use memcache::exp::{Error, MetaResponse};
 
+use super::cas::Cas;
 use super::cas::Incarnation;
 use super::command::{Command, CommandError, Reply, ReplyFields};
-use super::{Cas, Condition};
+use super::item::WriteCondition;
 
 /// The largest item size that memcached can be configured for.
 pub(super) const MAX_FRAME_BYTES: usize = 1 << 30;
@@ -136,16 +137,16 @@ impl ReplyLine {
         match (command, status, frame) {
             (&Command::Read { lease, .. }, ReplyStatus::Done, Some(frame)) => {
                 response.frame = Some(frame.to_vec());
-                Ok(Reply::Found(response.interpret(lease, sent, incarnation)))
+                Ok(Reply::Read(response.interpret(lease, sent, incarnation)))
             }
             (&Command::Read { lease, .. }, ReplyStatus::Miss, None) => {
-                Ok(Reply::Found(response.interpret(lease, sent, incarnation)))
+                Ok(Reply::Read(response.interpret(lease, sent, incarnation)))
             }
             (Command::Write { .. }, ReplyStatus::Stored, None) => Ok(Reply::Applied(true)),
             (Command::Write { .. }, ReplyStatus::NotDone, None) => Ok(Reply::Applied(false)),
             (Command::Renew { .. }, ReplyStatus::Done | ReplyStatus::NotDone, None) => {
                 let number = response.cas.filter(|_| status == ReplyStatus::Done);
-                Ok(Reply::Renewed(number.map(|number| Cas { number, of: incarnation })))
+                Ok(Reply::Renewed(number.map(|number| Cas { number, incarnation })))
             }
             (
                 Command::Delete { .. } | Command::ReleaseRefresh { .. },
@@ -167,9 +168,9 @@ pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &
     }
     let name = match command {
         Command::Read { .. } => "mg ",
-        Command::Write { condition: Condition::Absent, .. } => "add ",
-        Command::Write { condition: Condition::Unchanged(_), .. } => "cas ",
-        Command::Write { condition: Condition::Always, .. } => "set ",
+        Command::Write { condition: WriteCondition::Absent, .. } => "add ",
+        Command::Write { condition: WriteCondition::Unchanged(_), .. } => "cas ",
+        Command::Write { condition: WriteCondition::Always, .. } => "set ",
         Command::Renew { .. } => "ms ",
         Command::Delete { .. } | Command::ReleaseRefresh { .. } => "md ",
     };
@@ -189,7 +190,7 @@ pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &
             // The client flags are always 0.
             write_number(into, b" 0 ", *seconds);
             write_number(into, b" ", frame.len() as u64);
-            if let Condition::Unchanged(cas) = condition {
+            if let WriteCondition::Unchanged(cas) = condition {
                 write_number(into, b" ", cas.number);
             }
             into.extend_from_slice(b"\r\n");
@@ -255,7 +256,8 @@ mod tests {
 
     #[test]
     fn values_travel_behind_commands_that_every_memcached_knows() {
-        let conditions = [Condition::Absent, Condition::Unchanged(7.into()), Condition::Always];
+        let conditions =
+            [WriteCondition::Absent, WriteCondition::Unchanged(7.into()), WriteCondition::Always];
         let expected: [&[u8]; 3] = [
             b"add key 0 60 3\r\na\r\n\r\n",
             b"cas key 0 60 3 7\r\na\r\n\r\n",
@@ -273,14 +275,14 @@ mod tests {
     #[test]
     fn a_cas_is_sent_only_to_its_incarnation() {
         let [mine, other] = [8, 9].map(|started| Incarnation::new(1, started));
-        let cas = Cas { number: 7, of: mine };
+        let cas = Cas { number: 7, incarnation: mine };
         let (key, sent): (Arc<str>, _) = ("key".into(), Instant::now());
         let commands = [
             Command::Write {
                 key: Arc::clone(&key),
                 frame: b"a"[..].into(),
                 seconds: 60,
-                condition: Condition::Unchanged(cas),
+                condition: WriteCondition::Unchanged(cas),
             },
             Command::Renew { key: Arc::clone(&key), marker: b"a"[..].into(), seconds: 3, cas },
             Command::Delete { key: Arc::clone(&key), unchanged: Some(cas) },
@@ -302,7 +304,7 @@ mod tests {
             let done = match reply(other).expect("an answer") {
                 Reply::Applied(applied) => applied,
                 Reply::Renewed(renewed) => renewed.is_some(),
-                Reply::Found(_) => true,
+                Reply::Read(_) => true,
             };
             assert!(!done, "{command:?}");
         }

@@ -26,19 +26,19 @@ const MOST_AT_ONCE: usize = 256;
 /// The leases to renew. A task of the runtime that won a lease renews it, or of the runtime on which
 /// its fetch continues.
 #[derive(Default)]
-pub(super) struct Renewals {
-    runtimes: Mutex<Vec<(Id, DueLeases)>>,
+pub(super) struct RenewalSchedule {
+    runtimes: Mutex<Vec<(Id, RenewalQueue)>>,
     /// The number of leases that this process asks for or holds.
     leases: AtomicUsize,
 }
 
 /// Counts one lease until it is dropped.
-pub(super) struct LeaseCount(Arc<Renewals>);
+pub(super) struct LeaseCountGuard(Arc<RenewalSchedule>);
 
-impl LeaseCount {
-    pub(super) fn new(renewals: &Arc<Renewals>) -> LeaseCount {
+impl LeaseCountGuard {
+    pub(super) fn new(renewals: &Arc<RenewalSchedule>) -> LeaseCountGuard {
         renewals.leases.fetch_add(1, Ordering::Relaxed);
-        LeaseCount(Arc::clone(renewals))
+        LeaseCountGuard(Arc::clone(renewals))
     }
 
     /// Returns how long the lease's placeholder is to last.
@@ -49,17 +49,17 @@ impl LeaseCount {
     }
 }
 
-impl Drop for LeaseCount {
+impl Drop for LeaseCountGuard {
     fn drop(&mut self) {
         self.0.leases.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Leases and when they are due, the earliest first.
-type DueLeases = VecDeque<(tokio::time::Instant, Weak<HeldLease>)>;
+type RenewalQueue = VecDeque<(tokio::time::Instant, Weak<HeldLease>)>;
 
-impl Renewals {
-    pub(super) fn add(self: &Arc<Renewals>, lease: &Arc<HeldLease>, due_in: Duration) {
+impl RenewalSchedule {
+    pub(super) fn add(self: &Arc<RenewalSchedule>, lease: &Arc<HeldLease>, due_in: Duration) {
         // Outside of a runtime nothing can renew the lease, and it runs out.
         let Ok(runtime) = Handle::try_current() else { return };
         let due = (tokio::time::Instant::now() + due_in, Arc::downgrade(lease));
@@ -85,7 +85,7 @@ impl Renewals {
 
     /// Makes the running runtime renew the lease, because the runtime that renewed it so far may stand
     /// still.
-    pub(super) fn take_over(self: &Arc<Renewals>, lease: &Arc<HeldLease>) {
+    pub(super) fn take_over(self: &Arc<RenewalSchedule>, lease: &Arc<HeldLease>) {
         let Ok(runtime) = Handle::try_current() else { return };
         let known = Arc::downgrade(lease);
         for (id, due) in self.runtimes().iter_mut() {
@@ -101,16 +101,16 @@ impl Renewals {
         self.add(lease, Duration::ZERO);
     }
 
-    fn runtimes(&self) -> MutexGuard<'_, Vec<(Id, DueLeases)>> {
+    fn runtimes(&self) -> MutexGuard<'_, Vec<(Id, RenewalQueue)>> {
         lock(&self.runtimes)
     }
 }
 
 /// Renews the leases of one runtime until it has none.
 struct RenewalTask {
-    renewals: Arc<Renewals>,
+    renewals: Arc<RenewalSchedule>,
     runtime: Id,
-    /// True if the runtime is listed in [`Renewals`].
+    /// True if the runtime is listed in [`RenewalSchedule`].
     is_listed: bool,
 }
 

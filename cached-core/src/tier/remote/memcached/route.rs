@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use super::cas::Cas;
 use super::command::Command;
+use super::item::{BusyLease, LeaseRequest, RawItem, ReadReply, WriteCondition};
+use super::marker::LeaseMarker;
 use super::server::{KeyRemoval, Priority, Server};
 use super::timer::run_until;
-use super::{
-    BusyLease, Cas, Condition, Found, FoundItem, GUTTER_TTL, LONGEST_TTL, LeaseMarker, LeaseTerms,
-    whole_seconds,
-};
+use super::{GUTTER_TTL, LONGEST_TTL, whole_seconds};
 use crate::key::Digest;
 use crate::tier::remote::{RemoteError, RemoteErrorKind, WriteOutcome};
 
@@ -120,7 +120,7 @@ impl Route {
     /// left to read there.
     pub(super) fn turn_to_gutter(&mut self, error: &RemoteError) -> bool {
         let is_out_of_reach =
-            matches!(error.kind(), RemoteErrorKind::Lost | RemoteErrorKind::Unusable);
+            matches!(error.kind(), RemoteErrorKind::Unreachable | RemoteErrorKind::Unusable);
         let has_time = self.lookup_deadline.is_some_and(|deadline| Instant::now() < deadline);
         if !is_out_of_reach || !has_time || self.in_gutter {
             return false;
@@ -143,11 +143,11 @@ impl Route {
 
     /// Returns the terms of a lease whose placeholder lasts for `length`, and of a refresh claim in
     /// the last `refresh_before_removal` of an item's life.
-    pub(super) fn lease_terms(
+    pub(super) fn lease_request(
         &self,
         length: Duration,
         refresh_before_removal: Duration,
-    ) -> LeaseTerms {
+    ) -> LeaseRequest {
         // A gutter server keeps nothing long enough to refresh it.
         let (length, refresh_before_removal) = match self.in_gutter {
             true => (length.min(GUTTER_TTL), Duration::ZERO),
@@ -158,11 +158,14 @@ impl Route {
             // The item may be removed a second earlier than the server says.
             seconds => seconds.saturating_add(2).min(whole_seconds(LONGEST_TTL)),
         };
-        LeaseTerms { seconds: whole_seconds(length).max(1), claim_below_seconds }
+        LeaseRequest { seconds: whole_seconds(length).max(1), claim_below_seconds }
     }
 
     /// Reads the key in one exchange. With terms the read may win a lease or a refresh claim.
-    pub(super) async fn read(&mut self, terms: Option<LeaseTerms>) -> Result<Found, RemoteError> {
+    pub(super) async fn read(
+        &mut self,
+        terms: Option<LeaseRequest>,
+    ) -> Result<ReadReply, RemoteError> {
         #[cfg(feature = "testing")]
         self.go_home_if_in_memory().await;
         let now = Instant::now();
@@ -178,14 +181,17 @@ impl Route {
             // Boxed because it is rare, so that the future of a read stays small.
             Some(deadline) => {
                 let timed_out = || {
-                    RemoteError::new(RemoteErrorKind::Lost, "no time was left for a second read")
+                    RemoteError::new(
+                        RemoteErrorKind::Unreachable,
+                        "no time was left for a second read",
+                    )
                 };
                 Box::pin(run_until(deadline, read)).await.unwrap_or_else(|| Err(timed_out()))
             }
             None => read.await,
         };
         Ok(match found? {
-            Found::Item(item) => Found::Item(self.check_fence(item)),
+            ReadReply::Item(item) => ReadReply::Item(self.check_fence(item)),
             found => found,
         })
     }
@@ -203,7 +209,7 @@ impl Route {
 
     /// Empties an item that its server's fence rejects. Nobody can read it then, so any caller may
     /// replace it.
-    pub(super) fn check_fence(&self, mut item: FoundItem) -> FoundItem {
+    pub(super) fn check_fence(&self, mut item: RawItem) -> RawItem {
         if !self.server().is_above_fence(self.digest, item.cas.number) {
             self.server().recheck_fence();
             item.frame.clear();
@@ -212,7 +218,7 @@ impl Route {
     }
 
     /// Reads without asking for a lease, outside of any lookup.
-    pub(super) async fn peek(&self) -> Result<Found, RemoteError> {
+    pub(super) async fn peek(&self) -> Result<ReadReply, RemoteError> {
         self.server().read(&self.key, None, Instant::now()).await
     }
 
@@ -222,7 +228,7 @@ impl Route {
         frame: Vec<u8>,
         ttl: Duration,
         keep_expired: Duration,
-        condition: Condition,
+        condition: WriteCondition,
     ) -> Result<WriteOutcome, RemoteError> {
         let (ttl, keep_expired) = match self.in_gutter {
             true => (ttl.min(GUTTER_TTL), Duration::ZERO),
@@ -239,7 +245,7 @@ impl Route {
         let write = Command::Write { key, frame: frame.into(), seconds, condition };
         let deadline = Instant::now() + self.timeout;
         let is_stored = self.server().change(write, self.priority).await?;
-        if let Condition::Always = condition {
+        if let WriteCondition::Always = condition {
             self.remove_other_copies(deadline).await?;
         }
         Ok(match (is_stored, self.in_gutter) {
@@ -293,7 +299,7 @@ impl Route {
             let is_same = |busy: BusyLease| busy.cas == Some(cas) && busy.marker.is_none();
             let breaker = &route.server().wait_breaker;
             match route.peek().await {
-                Ok(Found::Busy(busy)) if is_same(busy) => breaker.record_endless(),
+                Ok(ReadReply::Busy(busy)) if is_same(busy) => breaker.record_endless(),
                 Ok(_) => breaker.record_end(),
                 Err(_) => {}
             }
@@ -360,7 +366,8 @@ impl Route {
 /// Tells a server what to remove, until the deadline. An exchange that has begun by then goes on in
 /// the background.
 async fn remove_by(deadline: Instant, removal: KeyRemoval<'_>) -> Result<(), RemoteError> {
-    let timed_out =
-        || RemoteError::new(RemoteErrorKind::Lost, "no time was left to tell the key's server");
+    let timed_out = || {
+        RemoteError::new(RemoteErrorKind::Unreachable, "no time was left to tell the key's server")
+    };
     run_until(deadline, removal.send(deadline)).await.unwrap_or_else(|| Err(timed_out()))
 }

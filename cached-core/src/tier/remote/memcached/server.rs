@@ -15,16 +15,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::cas::Cas;
 use super::command::{Command, CommandError, CommandResult, Reply};
 use super::endpoint::Endpoint;
+use super::item::{LeaseRequest, RawItem, ReadReply};
+use super::marker::LeaseMarker;
 use super::pipeline::Pipeline;
 pub(super) use super::pipelines::Priority;
 use super::pipelines::ServerPipelines;
-use super::wait_breaker::{LeaseProbe, LeaseWaitBreaker};
-use super::{Cas, Found, FoundItem, LeaseMarker, LeaseTerms, RemoteError, RemoteErrorKind};
+use super::wait_breaker::{LeaseProbeGuard, LeaseWaitBreaker};
 use crate::config::Config;
 use crate::event::EventDispatcher;
 use crate::key::Digest;
+use crate::tier::remote::{RemoteError, RemoteErrorKind};
 use fence::CasFence;
 use hints::RemovalHints;
 pub(super) use removal::KeyRemoval;
@@ -105,13 +108,13 @@ impl Server {
     pub(super) async fn read(
         &self,
         key: &Arc<str>,
-        lease: Option<LeaseTerms>,
+        lease: Option<LeaseRequest>,
         now: Instant,
-    ) -> Result<Found, RemoteError> {
+    ) -> Result<ReadReply, RemoteError> {
         let pipeline = self.pipeline_for(key, Priority::Foreground).await?;
         let read = Command::Read { key: Arc::clone(key), lease };
         match pipeline.run(read, now, now + self.endpoint.timeout()).await {
-            Ok(Reply::Found(found)) => Ok(found),
+            Ok(Reply::Read(found)) => Ok(found),
             other => Err(self.error_of(other)),
         }
     }
@@ -120,14 +123,14 @@ impl Server {
     pub(super) async fn read_many(
         &self,
         keys: &[Arc<str>],
-    ) -> Result<Vec<Option<FoundItem>>, RemoteError> {
+    ) -> Result<Vec<Option<RawItem>>, RemoteError> {
         let pipeline = self.pipeline_for("", Priority::Foreground).await?;
         let reads = keys.iter().map(|key| Command::Read { key: Arc::clone(key), lease: None });
         let deadline = Instant::now() + self.endpoint.timeout();
         let results = pipeline.run_many(reads.collect(), deadline).await;
         let item = |result| match result {
-            Ok(Reply::Found(Found::Item(item))) => Ok(Some(item)),
-            Ok(Reply::Found(_)) => Ok(None),
+            Ok(Reply::Read(ReadReply::Item(item))) => Ok(Some(item)),
+            Ok(Reply::Read(_)) => Ok(None),
             other => Err(self.error_of(other)),
         };
         results.into_iter().map(item).collect()
@@ -150,7 +153,7 @@ impl Server {
     }
 
     /// Returns a permit to check whether a lease ends, unless enough leases are being checked.
-    pub(super) fn begin_lease_probe(&self) -> Option<LeaseProbe> {
+    pub(super) fn begin_lease_probe(&self) -> Option<LeaseProbeGuard> {
         LeaseWaitBreaker::begin_probe(&self.wait_breaker)
     }
 

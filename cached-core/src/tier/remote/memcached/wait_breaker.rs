@@ -28,9 +28,9 @@ pub(super) struct LeaseWaitBreaker {
 }
 
 /// Counts one lease that is to be read once more.
-pub(super) struct LeaseProbe(Arc<LeaseWaitBreaker>);
+pub(super) struct LeaseProbeGuard(Arc<LeaseWaitBreaker>);
 
-impl Drop for LeaseProbe {
+impl Drop for LeaseProbeGuard {
     fn drop(&mut self) {
         self.0.probes.fetch_sub(1, Ordering::Relaxed);
     }
@@ -43,9 +43,9 @@ impl LeaseWaitBreaker {
     }
 
     /// Returns `None` if enough leases are probed already.
-    pub(super) fn begin_probe(breaker: &Arc<LeaseWaitBreaker>) -> Option<LeaseProbe> {
+    pub(super) fn begin_probe(breaker: &Arc<LeaseWaitBreaker>) -> Option<LeaseProbeGuard> {
         if breaker.probes.fetch_add(1, Ordering::Relaxed) < MOST_PROBES {
-            return Some(LeaseProbe(Arc::clone(breaker)));
+            return Some(LeaseProbeGuard(Arc::clone(breaker)));
         }
         breaker.probes.fetch_sub(1, Ordering::Relaxed);
         None

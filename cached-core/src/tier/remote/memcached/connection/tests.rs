@@ -11,9 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::tier::remote::RemoteErrorKind;
 use crate::tier::remote::memcached::command::Reply;
+use crate::tier::remote::memcached::item::ReadReply;
 use crate::tier::remote::memcached::protocol::MAX_FRAME_BYTES;
-use crate::tier::remote::memcached::{Found, RemoteErrorKind};
 
 /// A usable server's reply to the probe.
 const PROBE_REPLY: &[u8] = b"VERSION 1.6.18\r\nNF c0\r\nEND\r\nMN\r\n";
@@ -109,7 +110,7 @@ async fn run(
 
 async fn read_frame(connections: &ConnectionPool) -> Result<Vec<u8>, CommandError> {
     match run(connections, &read(), LONG_TIMEOUT).await? {
-        Reply::Found(Found::Item(item)) => Ok(item.frame),
+        Reply::Read(ReadReply::Item(item)) => Ok(item.frame),
         other => panic!("{other:?}"),
     }
 }
@@ -133,7 +134,7 @@ fn a_refresh_claim_that_was_given_back_is_recognized() {
     with_server(actions, |connections| async move {
         for given_back in [false, true] {
             match run(&connections, &read(), LONG_TIMEOUT).await {
-                Ok(Reply::Found(Found::Item(item))) => {
+                Ok(Reply::Read(ReadReply::Item(item))) => {
                     assert_eq!((item.is_claimed, item.was_given_back), (true, given_back));
                 }
                 other => panic!("{other:?}"),
@@ -181,8 +182,11 @@ fn a_malformed_reply_ends_its_connection() {
             let said = String::from_utf8_lossy(said);
             match run(&connections, &command, LONG_TIMEOUT).await {
                 Err(failure) => {
-                    let kind =
-                        if is_refused { RemoteErrorKind::Refused } else { RemoteErrorKind::Lost };
+                    let kind = if is_refused {
+                        RemoteErrorKind::Refused
+                    } else {
+                        RemoteErrorKind::Unreachable
+                    };
                     assert_eq!(failure.kind, kind, "{said}");
                 }
                 other => panic!("{other:?} for {said}"),
@@ -318,7 +322,7 @@ fn replies_may_arrive_after_the_deadline() {
             let now = Instant::now();
             let mut count = 0;
             let mut on_result = |answer: CommandResult| {
-                assert!(matches!(answer, Ok(Reply::Found(Found::Nothing))), "{answer:?}");
+                assert!(matches!(answer, Ok(Reply::Read(ReadReply::Nothing))), "{answer:?}");
                 count += 1;
             };
             let deadline = now + Duration::from_millis(50);
@@ -351,7 +355,7 @@ fn only_an_error_out_of_sync_ends_the_exchange() {
                 key: "key".into(),
                 frame: b"x"[..].into(),
                 seconds: 9,
-                condition: crate::tier::remote::memcached::Condition::Always,
+                condition: crate::tier::remote::memcached::WriteCondition::Always,
             };
             let (now, mut kinds) = (Instant::now(), Vec::new());
             let mut on_result =

@@ -5,13 +5,13 @@ use proptest::prelude::*;
 use tokio::runtime::Handle;
 
 use super::*;
+use crate::tier::remote::RemoteErrorKind;
 use crate::tier::remote::contract_tests::MemcachedProcess;
-use crate::tier::remote::memcached::RemoteErrorKind;
 use crate::tier::remote::memcached::client::Client;
 
 /// A command on one of three keys. A flag says if its CAS is the key's current one.
 #[derive(Debug, Clone)]
-enum Step {
+enum GeneratedCommand {
     Read(usize, Option<(u32, bool)>),
     Write(usize, u8, Option<Option<bool>>),
     Delete(usize, Option<bool>),
@@ -19,15 +19,15 @@ enum Step {
     Renew(usize, bool),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = GeneratedCommand> {
     let lease = prop::option::of((100u32..200, any::<bool>()));
     prop_oneof![
-        4 => (0..3usize, lease).prop_map(|(key, lease)| Step::Read(key, lease)),
+        4 => (0..3usize, lease).prop_map(|(key, lease)| GeneratedCommand::Read(key, lease)),
         3 => (0..3usize, any::<u8>(), any::<Option<Option<bool>>>())
-            .prop_map(|(key, value, condition)| Step::Write(key, value, condition)),
-        1 => (0..3usize, any::<Option<bool>>()).prop_map(|(key, cas)| Step::Delete(key, cas)),
-        1 => (0..3usize, any::<bool>()).prop_map(|(key, current)| Step::ReleaseRefresh(key, current)),
-        1 => (0..3usize, any::<bool>()).prop_map(|(key, current)| Step::Renew(key, current)),
+            .prop_map(|(key, value, condition)| GeneratedCommand::Write(key, value, condition)),
+        1 => (0..3usize, any::<Option<bool>>()).prop_map(|(key, cas)| GeneratedCommand::Delete(key, cas)),
+        1 => (0..3usize, any::<bool>()).prop_map(|(key, current)| GeneratedCommand::ReleaseRefresh(key, current)),
+        1 => (0..3usize, any::<bool>()).prop_map(|(key, current)| GeneratedCommand::Renew(key, current)),
     ]
 }
 
@@ -43,48 +43,48 @@ struct ComparedServer {
 }
 
 impl ComparedServer {
-    fn command(&self, step: &Step, keys: &[Arc<str>]) -> Command {
+    fn command(&self, step: &GeneratedCommand, keys: &[Arc<str>]) -> Command {
         let cas = |key: usize, current: bool| match current {
             true => self.seen[key],
             false => Cas { number: 1 << 60, ..self.seen[key] },
         };
         match *step {
-            Step::Read(key, lease) => Command::Read {
+            GeneratedCommand::Read(key, lease) => Command::Read {
                 key: Arc::clone(&keys[key]),
-                lease: lease.map(|(seconds, replace)| LeaseTerms {
+                lease: lease.map(|(seconds, replace)| LeaseRequest {
                     seconds,
                     // Either every item is due for a refresh, or none is.
                     claim_below_seconds: if replace { 100_000 } else { 0 },
                 }),
             },
-            Step::Write(key, value, condition) => Command::Write {
+            GeneratedCommand::Write(key, value, condition) => Command::Write {
                 key: Arc::clone(&keys[key]),
                 frame: Arc::from(&[value; 3][..]),
                 seconds: 1000,
                 condition: match condition {
-                    None => Condition::Always,
-                    Some(None) => Condition::Absent,
-                    Some(Some(current)) => Condition::Unchanged(cas(key, current)),
+                    None => WriteCondition::Always,
+                    Some(None) => WriteCondition::Absent,
+                    Some(Some(current)) => WriteCondition::Unchanged(cas(key, current)),
                 },
             },
-            Step::Delete(key, current) => Command::Delete {
+            GeneratedCommand::Delete(key, current) => Command::Delete {
                 key: Arc::clone(&keys[key]),
                 unchanged: current.map(|current| cas(key, current)),
             },
-            Step::Renew(key, current) => Command::Renew {
+            GeneratedCommand::Renew(key, current) => Command::Renew {
                 key: Arc::clone(&keys[key]),
                 marker: Arc::from(&MARKER.encode()[..]),
                 seconds: 3,
                 cas: cas(key, current),
             },
-            Step::ReleaseRefresh(key, current) => {
+            GeneratedCommand::ReleaseRefresh(key, current) => {
                 Command::ReleaseRefresh { key: Arc::clone(&keys[key]), cas: cas(key, current) }
             }
         }
     }
 
     /// Runs one step, and describes the answer without CAS numbers and times.
-    async fn take(&mut self, step: &Step, keys: &[Arc<str>]) -> String {
+    async fn take(&mut self, step: &GeneratedCommand, keys: &[Arc<str>]) -> String {
         let now = Instant::now();
         let command = self.command(step, keys);
         let other = || Command::Read { key: "other".into(), lease: None };
@@ -99,7 +99,9 @@ impl ComparedServer {
         assert_eq!(answers.len(), commands.len());
         let reply = answers.swap_remove(commands.len() / 2);
         let mut see = |cas: Cas| match *step {
-            Step::Read(key, _) | Step::Renew(key, _) => self.seen[key] = cas,
+            GeneratedCommand::Read(key, _) | GeneratedCommand::Renew(key, _) => {
+                self.seen[key] = cas
+            }
             _ => panic!("this step shows no CAS"),
         };
         match reply.expect("the server answers") {
@@ -108,16 +110,16 @@ impl ComparedServer {
                 format!("renewed: {}", cas.is_some())
             }
             Reply::Applied(applied) => format!("applied: {applied}"),
-            Reply::Found(Found::Nothing) => "nothing".to_owned(),
-            Reply::Found(Found::Lease(cas)) => {
+            Reply::Read(ReadReply::Nothing) => "nothing".to_owned(),
+            Reply::Read(ReadReply::Lease(cas)) => {
                 see(cas);
                 "the lease".to_owned()
             }
-            Reply::Found(Found::Busy(BusyLease { cas, marker })) => {
+            Reply::Read(ReadReply::Busy(BusyLease { cas, marker })) => {
                 see(cas.expect("a CAS was asked for"));
                 format!("busy: {marker:?}")
             }
-            Reply::Found(Found::Item(item)) => {
+            Reply::Read(ReadReply::Item(item)) => {
                 see(item.cas);
                 let left = item.removed_at.saturating_duration_since(now).as_secs();
                 format!("{:?}, won: {}, about {} s left", item.frame, item.is_claimed, left / 100)
@@ -165,7 +167,7 @@ fn items_expire_by_the_tests_clock() {
         key: Arc::clone(&key),
         frame: Arc::from(&b"frame"[..]),
         seconds: 60,
-        condition: Condition::Always,
+        condition: WriteCondition::Always,
     };
     runtime.block_on(memory.run(vec![write]));
     clock.advance(Duration::from_secs(58));
@@ -182,7 +184,7 @@ fn items_are_limited_as_in_a_memcached() {
         key: "key".into(),
         frame: vec![1; length].into(),
         seconds: 60,
-        condition: Condition::Always,
+        condition: WriteCondition::Always,
     };
     let replies = runtime.block_on(memory.run(vec![write(ITEM_LIMIT), write(ITEM_LIMIT + 1)]));
     assert!(matches!(replies[..], [Ok(Reply::Applied(true)), Err(ref failure)]

@@ -9,8 +9,9 @@ use tokio::runtime::Handle;
 use super::{Priority, Server};
 use crate::event::Event;
 use crate::tier::remote::memcached::command::{Command, CommandError, Reply};
+use crate::tier::remote::memcached::item::{ReadReply, WriteCondition};
 use crate::tier::remote::memcached::queue::MAX_BATCH_COMMANDS;
-use crate::tier::remote::memcached::{Condition, Found, RemoteError, RemoteErrorKind};
+use crate::tier::remote::{RemoteError, RemoteErrorKind};
 
 /// The key of the item that recovery writes. No entry's key looks like it.
 const RECOVERY_KEY: &str = "cached-core.mark";
@@ -51,7 +52,9 @@ impl Server {
     pub(super) fn ejection_error(&self) -> RemoteError {
         let (kind, why) = match self.endpoint.health.refuses() {
             true => (RemoteErrorKind::Unusable, "it is ejected because it refuses every command"),
-            false => (RemoteErrorKind::Lost, "it is ejected, or has not received a hint yet"),
+            false => {
+                (RemoteErrorKind::Unreachable, "it is ejected, or has not received a hint yet")
+            }
         };
         self.error(kind, &why)
     }
@@ -113,14 +116,14 @@ impl Server {
             key: Arc::clone(&key),
             frame: [1][..].into(),
             seconds: RECOVERY_TTL_SECONDS,
-            condition: Condition::Always,
+            condition: WriteCondition::Always,
         };
         let now = Instant::now();
         self.applied(pipeline.run(write, now, now + self.endpoint.timeout()).await)?;
         let read = Command::Read { key, lease: None };
         let now = Instant::now();
         match pipeline.run(read, now, now + self.endpoint.timeout()).await {
-            Ok(Reply::Found(Found::Item(item))) => Ok(item.cas.number),
+            Ok(Reply::Read(ReadReply::Item(item))) => Ok(item.cas.number),
             Ok(_) => Err(self.error(RemoteErrorKind::Refused, &"it does not keep what it stores")),
             other => Err(self.error_of(other)),
         }

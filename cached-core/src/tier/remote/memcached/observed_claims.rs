@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::Cas;
+use super::cas::Cas;
 use crate::sync::lock;
 
 /// The most keys whose claims are watched.
@@ -12,9 +12,9 @@ const LIMIT: usize = 4096;
 
 /// For each key the item whose refresh is claimed, and when this process first saw that.
 #[derive(Default)]
-pub(super) struct RefreshClaims(Mutex<HashMap<Arc<str>, (Cas, Instant)>>);
+pub(super) struct ObservedClaims(Mutex<HashMap<Arc<str>, (Cas, Instant)>>);
 
-impl RefreshClaims {
+impl ObservedClaims {
     /// Returns true if this process has seen this item's claim at least `within` ago. The holder may
     /// have been killed; any process may then replace the item under its CAS.
     pub(super) fn is_abandoned(&self, key: &Arc<str>, cas: Cas, within: Duration) -> bool {
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_claim_is_abandoned_after_its_time() {
-        let (claims, key): (_, Arc<str>) = (RefreshClaims::default(), "key".into());
+        let (claims, key): (_, Arc<str>) = (ObservedClaims::default(), "key".into());
         let within = Duration::from_millis(20);
         assert!(!claims.is_abandoned(&key, 1.into(), within));
         assert!(!claims.is_abandoned(&key, 1.into(), Duration::from_secs(60)));
