@@ -2,7 +2,8 @@
 //!
 //! Each error is one line that says what is wrong and what to write.
 
-/// Longest cache name, in bytes: with a namespace and a digest it must fit memcached's 250.
+/// The longest cache name, in characters. A key in memcached has at most 250 bytes, which also hold
+/// a namespace and a digest.
 const NAME_MAX_LEN: usize = 48;
 
 /// Checks a cache name: `[a-z0-9][a-z0-9._-]{0,47}`.
@@ -12,10 +13,11 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
             "a cache name cannot be empty; write for example `name = \"payment\"`".to_owned()
         );
     }
-    if name.len() > NAME_MAX_LEN {
+    let length = name.chars().count();
+    if length > NAME_MAX_LEN {
         return Err(format!(
-            "a cache name has at most {NAME_MAX_LEN} characters, and this one has {}; shorten it",
-            name.chars().count()
+            "a cache name has at most {NAME_MAX_LEN} characters, and this one has {length}; \
+                shorten it"
         ));
     }
     let is_valid = name.bytes().enumerate().all(|(index, byte)| match byte {
@@ -33,7 +35,8 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     ))
 }
 
-/// Makes a valid name out of an invalid one, for the error message to suggest.
+/// Turns an invalid name into a valid one, which the error message suggests. Returns `None` if no
+/// character can stay.
 fn valid_name_like(name: &str) -> Option<String> {
     let mut valid = String::new();
     for letter in name.chars() {
@@ -49,7 +52,7 @@ fn valid_name_like(name: &str) -> Option<String> {
     (!valid.is_empty()).then(|| valid.to_owned())
 }
 
-/// First words of a reason that somebody meant to write later.
+/// If a reason begins with one of these words, it is a placeholder.
 const PLACEHOLDERS: [&str; 9] =
     ["todo", "fixme", "tbd", "xxx", "placeholder", "reason", "foo", "asdf", "lorem"];
 
@@ -71,15 +74,16 @@ pub(crate) fn check_reason(reason: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns the words of a sentence in lower case, without punctuation. Scripts such as Chinese put
-/// no spaces between words, so there each character counts as a word.
+/// Returns the words of a sentence in lower case, without punctuation. Each character of an East
+/// Asian script counts as a word, because scripts such as Chinese put no spaces between words.
 fn words(sentence: &str) -> Vec<String> {
-    const FIRST_CJK: char = '\u{2E80}';
+    /// Unicode places nearly all letters of East Asian scripts from this character on.
+    const FIRST_EAST_ASIAN: char = '\u{2E80}';
     let mut words = Vec::new();
     for spaced in sentence.split_whitespace() {
         let mut word = String::new();
         for letter in spaced.chars().filter(|letter| letter.is_alphanumeric()) {
-            if letter >= FIRST_CJK {
+            if letter >= FIRST_EAST_ASIAN {
                 words.push(letter.to_string());
             } else {
                 word.extend(letter.to_lowercase());
@@ -97,13 +101,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_have_few_letters_and_a_bound() {
+    fn names_are_short_and_have_allowed_characters_only() {
         for good in ["payment", "a", "0", "user-profile.v2", "a_b", &"x".repeat(48)] {
             assert_eq!(check_name(good), Ok(()), "{good}");
         }
         for bad in ["", "Payment", "-a", ".a", "a b", "a/b", "zahlung-ü", &"x".repeat(49)] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
+        // The length counts characters: these have 60 bytes.
+        let umlauts = check_name(&"ü".repeat(30)).expect_err("`ü` is not allowed");
+        assert!(umlauts.starts_with("a cache name consists of"), "{umlauts}");
+        let long = check_name(&"ü".repeat(49)).expect_err("49 characters are too many");
+        assert!(long.contains("and this one has 49"), "{long}");
         assert_eq!(valid_name_like("Payment Data!").as_deref(), Some("payment-data"));
         assert_eq!(valid_name_like("!!").as_deref(), None);
     }

@@ -11,7 +11,7 @@ use syn::{
 use crate::desugared::future_output;
 use crate::errors::Errors;
 use crate::item::{Function, UnsupportedItem, hides_names};
-use crate::validate::owned_type;
+use crate::validate::{OWNING_TYPE, owned_type};
 
 /// Reports that the attribute is on an item that cannot be cached.
 pub(crate) fn report_unsupported(item: &UnsupportedItem, errors: &mut Errors) {
@@ -170,8 +170,8 @@ fn check_return_type<'a>(
     }
     if let Some(borrow) = borrow_in_value(return_type, infallible) {
         let instead = match syn::parse2(borrow.clone()) {
-            Ok(Type::Reference(reference)) => format!("return {}", owned_type(&reference.elem)),
-            _ => "write `'static` here, or return a type that owns its data".to_owned(),
+            Ok(Type::Reference(reference)) => format!("return {}", owned_value(&reference.elem)),
+            _ => format!("write `'static` here, or return {OWNING_TYPE}"),
         };
         let message = format!("a cached value outlives the call, so it cannot borrow; {instead}");
         errors.on(borrow, message);
@@ -186,6 +186,17 @@ fn check_return_type<'a>(
         );
     }
     Some(return_type)
+}
+
+/// Returns, for an error message, which type to return instead of a reference to `borrowed`. A trait
+/// object or an `impl Trait` cannot be read back from a cache, also in an `Arc`.
+fn owned_value(borrowed: &Type) -> String {
+    match borrowed {
+        Type::Group(inner) => owned_value(&inner.elem),
+        Type::Paren(inner) => owned_value(&inner.elem),
+        Type::TraitObject(_) | Type::ImplTrait(_) => OWNING_TYPE.to_owned(),
+        other => owned_type(other),
+    }
 }
 
 /// Returns the first borrow in the part of the return type that is cached.
@@ -304,4 +315,25 @@ fn contains_word(tokens: &TokenStream, word: &str) -> bool {
         TokenTree::Group(group) => contains_word(&group.stream(), word),
         _ => false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use quote::quote;
+
+    #[test]
+    fn a_returned_borrow_is_replaced_by_a_type_that_can_be_cached() {
+        for (return_type, instead) in [
+            (quote!(&'a str), "return a `String`"),
+            (quote!(Result<&'a [u8], Error>), "return a `Vec<u8>`"),
+            (quote!(&'a dyn Store), "return a type that owns its data"),
+            (quote!(Option<&'a (dyn Store + Send)>), "return a type that owns its data"),
+        ] {
+            let options = quote!(name = "price", version = day);
+            let function = quote!(async fn price<'a>(day: u8) -> #return_type { f(day) });
+            let expansion = crate::expand(options, function).to_string();
+            let expected = format!("so it cannot borrow; {instead}");
+            assert!(expansion.contains(&expected), "{expected} is not in {expansion}");
+        }
+    }
 }

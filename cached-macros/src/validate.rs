@@ -5,7 +5,7 @@ use quote::ToTokens;
 use syn::{Expr, FnArg, LitStr, Type};
 
 use crate::args::{Arg, Args};
-use crate::errors::Errors;
+use crate::errors::{Errors, prose_list};
 use crate::item::{Function, Parameter};
 use crate::key::{check_key, identifier_parts};
 use crate::lifetimes::borrows;
@@ -128,40 +128,94 @@ fn check_refresh_ahead(args: &Args, function: &Function, errors: &mut Errors) {
             add `overwrite(reason = \"…\")`";
         errors.on(&refresh_ahead.key, message);
     }
-    for argument in &function.signature.inputs {
-        let (borrow, name, owned) = match argument {
+    for (index, argument) in function.signature.inputs.iter().enumerate() {
+        let (borrow, owned) = match argument {
             FnArg::Typed(argument) if borrows(&argument.ty) => {
                 let owned = match &*argument.ty {
                     Type::Reference(reference) => owned_type(&reference.elem),
-                    _ => "a type that owns its data".to_owned(),
+                    _ => OWNING_TYPE.to_owned(),
                 };
-                (argument.ty.to_token_stream(), without_spaces(&argument.pat), owned)
+                (argument.ty.to_token_stream(), owned)
             }
             FnArg::Receiver(receiver) if borrows(receiver) => {
-                (receiver.to_token_stream(), "self".to_owned(), "`self: Arc<Self>`".to_owned())
+                (receiver.to_token_stream(), "`self: Arc<Self>`".to_owned())
             }
             _ => continue,
         };
+        let names = function.parameters.iter().filter(|parameter| parameter.argument == index);
+        let names: Vec<String> = names.map(|parameter| parameter.ident.to_string()).collect();
+        let owner = match names[..] {
+            [] => "its arguments".to_owned(),
+            _ => prose_list(names.iter().map(String::as_str)),
+        };
         let message = format!(
-            "a `refresh_ahead` fetch may outlive the call, so it must own `{name}`; take {owned}"
+            "a `refresh_ahead` fetch may outlive the call, so it must own {owner}; take {owned}"
         );
         errors.on(borrow, message);
     }
 }
 
-/// Names the owned type to use in place of a reference to `borrowed`.
+/// What to write if no better type is known.
+pub(crate) const OWNING_TYPE: &str = "a type that owns its data";
+
+/// Returns, for an error message, which type to write for an argument instead of a reference to
+/// `borrowed`.
 pub(crate) fn owned_type(borrowed: &Type) -> String {
-    match without_spaces(borrowed).as_str() {
-        "str" => "a `String`".to_owned(),
-        other => match other.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            Some(element) => format!("a `Vec<{element}>`"),
-            None => format!("a `{other}`, or an `Arc` of it"),
-        },
+    const OWNED_OF_UNSIZED: [(&str, &str); 4] = [
+        ("str", "a `String`"),
+        ("Path", "a `PathBuf`"),
+        ("OsStr", "an `OsString`"),
+        ("CStr", "a `CString`"),
+    ];
+    match borrowed {
+        Type::Group(inner) => return owned_type(&inner.elem),
+        Type::Paren(inner) => return owned_type(&inner.elem),
+        Type::Reference(inner) => return owned_type(&inner.elem),
+        _ if borrows(borrowed) => return OWNING_TYPE.to_owned(),
+        _ => {}
+    }
+    let text = source_text(borrowed);
+    match borrowed {
+        Type::Slice(slice) => format!("a `Vec<{}>`", source_text(&slice.elem)),
+        Type::TraitObject(_) => format!("an `Arc<{text}>`"),
+        Type::ImplTrait(_) => format!("an `{text}`, or an `Arc` of it"),
+        _ => {
+            let last = match borrowed {
+                Type::Path(path) => path.path.segments.last(),
+                _ => None,
+            };
+            let is_last = |name| last.is_some_and(|l| l.ident == name && l.arguments.is_empty());
+            let owned = OWNED_OF_UNSIZED.iter().find(|(name, _)| is_last(*name));
+            owned.map_or_else(
+                || format!("a `{text}`, or an `Arc` of it"),
+                |(_, owned)| (*owned).to_owned(),
+            )
+        }
     }
 }
 
-fn without_spaces(tokens: &impl ToTokens) -> String {
-    tokens.to_token_stream().to_string().replace(" ", "").replace(",", ", ")
+/// Formats a type as a user writes it: `HashMap<u8, u8>`, not `HashMap < u8 , u8 >`.
+fn source_text(ty: &Type) -> String {
+    let mut text = String::new();
+    for next in ty.to_token_stream().to_string().split_whitespace() {
+        let is_joined = text.is_empty()
+            || text.ends_with(['<', '(', '[', '&'])
+            || text.ends_with("::")
+            || next.starts_with(['>', ')', ']', ',', ';'])
+            || (next.starts_with(['<', '(', ':']) && ends_with_name(&text));
+        if !is_joined {
+            text.push(' ');
+        }
+        text.push_str(next);
+    }
+    text
+}
+
+/// Returns true if the text ends with an identifier that is not a keyword before a type.
+fn ends_with_name(text: &str) -> bool {
+    let is_in_name = |letter: char| letter.is_alphanumeric() || letter == '_';
+    let last = text.rsplit(|letter| !is_in_name(letter)).next().unwrap_or_default();
+    !["", "dyn", "impl", "mut", "const"].contains(&last)
 }
 
 fn value_functions(args: &Args) -> Vec<ValueFunction<'_>> {
@@ -264,6 +318,61 @@ fn check_awaits(args: &Args, errors: &mut Errors) {
             let message =
                 format!("`{}` cannot await; pass the awaited value as a parameter", option.key);
             errors.at(found.span(), message);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quote::quote;
+
+    use super::*;
+
+    #[test]
+    fn owned_types_are_written_like_source() {
+        for (borrowed, owned) in [
+            ("str", "a `String`"),
+            ("[u8]", "a `Vec<u8>`"),
+            ("[Vec<u8>]", "a `Vec<Vec<u8>>`"),
+            ("[u8; 4]", "a `[u8; 4]`, or an `Arc` of it"),
+            ("std::path::Path", "a `PathBuf`"),
+            ("Path<u32>", "a `Path<u32>`, or an `Arc` of it"),
+            ("HashMap<u8, (u8, u8)>", "a `HashMap<u8, (u8, u8)>`, or an `Arc` of it"),
+            ("::std::vec::Vec<u8>", "a `::std::vec::Vec<u8>`, or an `Arc` of it"),
+            ("dyn Store", "an `Arc<dyn Store>`"),
+            ("dyn ::store::Store", "an `Arc<dyn ::store::Store>`"),
+            ("(dyn Store + Send)", "an `Arc<dyn Store + Send>`"),
+            ("dyn Fn(u8) -> Vec<u8>", "an `Arc<dyn Fn(u8) -> Vec<u8>>`"),
+            ("impl Store", "an `impl Store`, or an `Arc` of it"),
+            ("&'a str", "a `String`"),
+            ("Vec<&str>", "a type that owns its data"),
+        ] {
+            let ty: Type = syn::parse_str(borrowed).expect("a type");
+            assert_eq!(owned_type(&ty), owned, "{borrowed}");
+        }
+    }
+
+    #[test]
+    fn refresh_ahead_names_the_borrowed_parameters() {
+        let options = quote!(
+            name = "price",
+            overwrite(reason = "the upstream has no versions of a price"),
+            refresh_ahead = "5m"
+        );
+        let expansion = crate::expand(
+            options,
+            quote! {
+                async fn price(mut s: &str, (a, b): &(u8, u8), _: &u8, store: &dyn Store) -> u8 { 1 }
+            },
+        )
+        .to_string();
+        for expected in [
+            "must own `s`; take a `String`",
+            "must own `a` and `b`; take a `(u8, u8)`, or an `Arc` of it",
+            "must own its arguments; take a `u8`, or an `Arc` of it",
+            "must own `store`; take an `Arc<dyn Store>`",
+        ] {
+            assert!(expansion.contains(expected), "{expected} is not in {expansion}");
         }
     }
 }
