@@ -1,25 +1,30 @@
-//! Single-flight: this process runs one fetch for each key at a time.
+//! Single-flight: calls of this process that miss the same key at the same time share one fetch.
 //!
-//! The first caller that misses a key becomes the *leader* of a flight and fetches. Later callers are
-//! *followers* and wait for its outcome. A request that forces misses has a flight of its own.
+//! A *fetch* is a run of the annotated function. A *flight* is one key's fetch, together with the calls
+//! that need the fetch's outcome. The first call that misses the key starts a flight and becomes the
+//! flight's *leader*: the call asks the remote tier and fetches if the remote tier has no value. Later
+//! calls become *followers* and wait for the outcome.
 //!
-//! A flight has one current leader or an outcome. The lead goes to a follower, the *successor*, in
-//! these cases:
+//! A leader has the *lead* until the flight ends or until the lead passes to a follower, the leader's
+//! *successor*. The lead passes in four cases:
 //!
-//! - The leader is dropped without an outcome, because it was cancelled or panicked.
-//! - The leader was woken and not polled for [`STALLED_AFTER`]. Somebody holds its future and does not
-//!   run it, perhaps the very task that waits here. A leader that waits for its network is not woken,
-//!   so a slow fetch keeps its lead.
-//! - Nobody drives the leader's runtime, so nothing can wake the leader. The watch finds out by
-//!   spawning a small task there. The successor is on another runtime if possible.
-//! - The leader was neither woken nor polled for [`STUCK_LEADER_AFTER`], or for four times the usual
-//!   fetch time if that is longer. Its future may be leaked, or wait for a task that waits here.
+//! - The leader is dropped without an outcome, because the call was cancelled or has panicked.
+//! - The leader is *stalled*: the leader was woken, and then not polled for [`STALLED_AFTER`]. Perhaps
+//!   the task that should poll the leader waits as a follower instead. A leader that waits for the
+//!   network is not woken, so a slow fetch keeps the lead.
+//! - The leader's runtime is *undriven*: the runtime runs no tasks, so nothing can wake the leader. The
+//!   [`watchdog`] finds out by spawning a small task on that runtime. A follower on another runtime is
+//!   preferred as the successor.
+//! - The leader is *stuck*: the leader was neither woken nor polled for [`STUCK_LEADER_AFTER`], or for
+//!   four times the usual fetch time if that is longer. The leader's future may be leaked, or may wait
+//!   for a task that waits for this flight.
 //!
-//! If a leader that lost its lead goes on, the first of the two fetches that ends answers everybody,
-//! both leaders included. A flight without followers ends with its leader.
+//! A leader without the lead may still be polled, so two leaders may fetch. The first outcome ends the
+//! flight, and all followers and the other leader receive that outcome. If a leader is dropped without
+//! an outcome and there are no followers, the flight ends.
 //!
-//! A forked process has its parent's flights in its memory, but not the threads that lead them. It
-//! starts flights of its own.
+//! A forked child process has the parent's flights in its memory, but not the threads that poll their
+//! leaders. The child starts flights of its own.
 
 mod follower;
 mod leader;
@@ -44,39 +49,41 @@ use leader::is_led_by_this_thread;
 pub(crate) use leader::{Leader, LeaderMonitor, LeaderWakerCache, poll_work};
 use watchdog::LeaderWatchdog;
 
-/// A leader that was woken and not polled for this long loses its lead.
+/// A leader that was woken and then not polled for this long is stalled and loses the lead.
 pub(crate) const STALLED_AFTER: Duration = Duration::from_millis(900);
-/// A leader that was neither woken nor polled for this long loses its lead, unless fetches of its
-/// function are known to take longer.
+/// A leader that was neither woken nor polled for this long is stuck and loses the lead, unless the
+/// usual fetch time of the function allows more; see [`Leader::set_usual_fetch_time`].
 pub(crate) const STUCK_LEADER_AFTER: Duration = Duration::from_secs(60);
 
-/// After this many leaders of a flight have panicked, each follower fetches for itself.
+/// When this many leaders of a flight have panicked, the flight ends and each follower fetches alone.
 const MAX_PANICS: u32 = 2;
 
-/// How a leader's fetch ended, for its followers.
+/// The outcome of a flight, which every follower receives a clone of.
 #[derive(Clone)]
 pub(crate) enum FlightOutcome {
-    /// A value that the tiers may keep.
+    /// A value that the tiers may store.
     Cached(Value),
-    /// A value that answers the callers of this flight and is not kept.
+    /// A value that the callers of this flight receive and no tier stores.
     Uncached(Value),
-    /// An error that every follower can return.
+    /// An error that can be cloned, so that every follower returns it.
     Error(SharedError),
-    /// An error that cannot be shared. Each follower fetches for itself.
+    /// The fetch failed with an error that cannot be cloned. Each follower fetches alone.
     UnsharedError,
 }
 
-/// The flights that share a lock, each with its key's hash. A shard mostly holds none or one.
+/// The flights that share a lock, each with the hash of the flight's key. Most shards hold no flight or
+/// one.
 type FlightShard = Vec<(u64, Arc<Flight>)>;
 
-/// The number of shards. With 10,000 flights under way a linear search sees 160 of them, and all
-/// shards together fit into the processor's cache.
-const SHARDS: usize = 64;
+/// The number of shards. With 10,000 flights under way, a linear search of a shard visits about 160
+/// flights. The 64 locks and lists fit into the processor's cache.
+const SHARD_COUNT: usize = 64;
 
 /// The flights of one cache.
 pub(crate) struct Flights {
     shards: Vec<Mutex<FlightShard>>,
-    /// The process that starts flights here. A caller that finds a flight notices a fork.
+    /// The id of the process that starts flights, for [`Flight::process`]. In a forked child the field
+    /// holds the parent's id until a call finds a flight and compares the ids.
     process: AtomicU32,
 }
 
@@ -84,37 +91,39 @@ pub(crate) struct Flights {
 pub(crate) enum FlightRole {
     Leader(Leader),
     Follower(Follower),
-    /// The caller runs inside the leader's own fetch, so waiting for that would never end.
+    /// The caller runs inside the leader's own fetch. Waiting for that fetch would never end.
     Recursive,
 }
 
 impl Flights {
     pub(crate) fn new() -> Flights {
         Flights {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shards: (0..SHARD_COUNT).map(|_| Mutex::default()).collect(),
             process: AtomicU32::new(std::process::id()),
         }
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, FlightShard> {
-        lock(&self.shards[hash as usize % SHARDS])
+        lock(&self.shards[hash as usize % SHARD_COUNT])
     }
 
-    /// Joins the flight of `key`, or starts one. A flight for one `request` is joined only by calls
-    /// of that request.
+    /// Joins the flight of `key`, or starts a flight.
+    ///
+    /// `request` is the id of an incoming web request that must not share flights with other requests.
+    /// Only calls with the same `request` join the same flight.
     pub(crate) fn join(self: &Arc<Flights>, key: &Arc<[u8]>, request: Option<u64>) -> FlightRole {
         let hash = KeyHeader::read(key).spread();
         // Dropped after the lock is released.
         let _inherited;
         let mut shard = self.shard(hash);
         let matches = |flight: &Flight| flight.key == *key && flight.request == request;
-        let known = shard.iter().position(|(of, flight)| *of == hash && matches(flight));
-        if let Some(index) = known {
+        let position = shard.iter().position(|(h, flight)| *h == hash && matches(flight));
+        if let Some(index) = position {
             let flight = &shard[index].1;
             if is_led_by_this_thread(flight) {
                 return FlightRole::Recursive;
             }
-            if self.began_here(flight) {
+            if self.began_in_this_process(flight) {
                 return FlightRole::Follower(Flight::follow(flight));
             }
             _inherited = shard.swap_remove(index);
@@ -124,9 +133,9 @@ impl Flights {
         FlightRole::Leader(Leader::new(flight, 0))
     }
 
-    /// Returns false if the flight began in the parent of a forked process, or in the child before
-    /// anybody noticed the fork.
-    fn began_here(&self, flight: &Flight) -> bool {
+    /// Returns false if the flight has the id of a forked child's parent. The child gives that id also
+    /// to the flights that the child starts before this method corrects [`Flights::process`].
+    fn began_in_this_process(&self, flight: &Flight) -> bool {
         let process = std::process::id();
         if flight.process != process {
             self.process.store(process, Ordering::Relaxed);
@@ -134,66 +143,73 @@ impl Flights {
         flight.process == process
     }
 
-    /// Removes the flights of `key`, so that later callers start another. Callers that have joined
-    /// one still receive its outcome, because they asked before.
+    /// Removes the flights of `key`, so that later calls start a new flight. Calls that have joined a
+    /// removed flight still receive its outcome, because these calls began before the removal.
     pub(crate) fn detach(&self, key: &[u8]) {
         let hash = KeyHeader::read(key).spread();
-        self.shard(hash).retain(|(of, flight)| *of != hash || *flight.key != *key);
+        self.shard(hash).retain(|(h, flight)| *h != hash || *flight.key != *key);
     }
 }
 
+/// One key's fetch, together with the calls that need the fetch's outcome.
 struct Flight {
     flights: Arc<Flights>,
     hash: u64,
     key: Arc<[u8]>,
-    /// The one request that may join the flight, if it is for one.
+    /// The `request` that was passed to [`Flights::join`].
     request: Option<u64>,
+    /// The id of the process that started the flight; see [`Flights::began_in_this_process`].
     process: u32,
     state: Mutex<FlightState>,
-    /// Counts changes of the lead. A leader with an older number has lost it.
+    /// How often the lead has passed on. A leader with a smaller number has lost the lead.
     term: AtomicU64,
-    /// When the leader was woken, in milliseconds by [`now_millis`]; 0 if it was polled since.
+    /// When the leader was first woken since the last poll, by [`now_millis`]; 0 if the leader was not.
     woken: AtomicU64,
-    /// When the leader was last polled, in milliseconds by [`now_millis`].
+    /// When the last poll of the leader began, by [`now_millis`].
     polled: AtomicU64,
     /// True while the leader is being polled.
     polling: AtomicBool,
-    /// The runtime that polls the leader, with the leader's term. It is set once the leader waits.
+    /// The runtime that last polled the leader, with the leader's term. The field is set when a poll on
+    /// a new task returns `Pending`.
     runtime: Mutex<Option<(u64, Handle)>>,
-    /// For how many milliseconds the leader may be neither woken nor polled.
-    stuck_after: AtomicU64,
-    /// Data that a leader leaves for its successor.
+    /// A leader that was neither woken nor polled for this many milliseconds is stuck.
+    stuck_after_millis: AtomicU64,
+    /// Data that a leader has stored for itself or for a successor to take.
     handoff: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// The callers of a flight, and its outcome once there is one.
+/// The part of a flight that its lock guards: the outcome and the waiting calls.
 #[derive(Default)]
 struct FlightState {
+    /// `None` until the flight ends.
     outcome: Option<FlightOutcome>,
-    /// The follower that was given the lead and has not taken it yet.
+    /// The id of the follower that was chosen as the successor and was not polled since.
     promoted: Option<u64>,
-    /// The followers, in the order in which they joined.
+    /// The followers by their ids, which grow in the order of joining.
     followers: BTreeMap<u64, FollowerRegistration>,
     next_id: u64,
+    /// True if the watchdog has the flight in its list.
     is_watched: bool,
-    /// Wakers of further leaders that still fetch. The outcome wakes them.
+    /// The wakers of leaders that fetch although the lead has passed on at least once. The end of the
+    /// flight wakes them.
     other_leaders: Vec<Waker>,
     /// The number of leaders that have panicked.
     panics: u32,
-    /// The runtime of a leader that lost its lead because nobody drives that runtime.
+    /// The undriven runtime whose leader has lost the lead. `None` once the successor has taken the lead.
     undriven: Option<Id>,
 }
 
-/// The part of a follower that its flight needs to wake it.
+/// How a flight wakes a follower, and the follower's runtime.
 #[derive(Default)]
 struct FollowerRegistration {
-    /// `None` before the first poll, and after a wake until the next poll.
+    /// The waker of the follower's last poll. `None` if the follower was not polled yet, or not since
+    /// the follower was chosen as the successor.
     waker: Option<Waker>,
-    /// The runtime that polled the follower.
+    /// The runtime that polled the follower. `None` if there was no runtime or no poll.
     runtime: Option<Id>,
 }
 
-/// Returns a time in milliseconds, by the coarse clock. It is never 0.
+/// Returns the coarse clock's time in milliseconds. The result is never 0.
 fn now_millis() -> u64 {
     CoarseInstant::now().millis() + 1
 }
@@ -216,41 +232,41 @@ impl Flight {
             polled: AtomicU64::new(0),
             polling: AtomicBool::new(false),
             runtime: Mutex::new(None),
-            stuck_after: AtomicU64::new(millis(STUCK_LEADER_AFTER)),
+            stuck_after_millis: AtomicU64::new(millis(STUCK_LEADER_AFTER)),
             handoff: Mutex::new(None),
         }
     }
 
+    /// Adds a follower, and has the watchdog check the leader from now on.
     fn follow(self: &Arc<Flight>) -> Follower {
         let mut state = lock(&self.state);
         let id = state.next_id;
         state.next_id += 1;
         state.followers.insert(id, FollowerRegistration::default());
         if !state.is_watched {
-            state.is_watched = true;
-            LeaderWatchdog::add(self);
+            state.is_watched = LeaderWatchdog::add(self);
         }
         Follower { flight: Arc::clone(self), id, is_done: false }
     }
 
-    /// Removes this flight from its shard, if it is there.
+    /// Removes this flight from its shard. Does nothing if the flight was removed before.
     fn remove_from(self: &Arc<Flight>, shard: &mut FlightShard) {
         if let Some(index) = shard.iter().position(|(_, flight)| Arc::ptr_eq(flight, self)) {
             shard.swap_remove(index);
         }
     }
 
-    /// Ends the flight. `outcome` is called only if somebody waits for it.
+    /// Ends the flight. `outcome` is not called if the caller alone holds the flight.
     fn answer(self: &Arc<Flight>, outcome: impl FnOnce() -> FlightOutcome) {
         self.remove_from(&mut self.flights.shard(self.hash));
-        // Nobody can join any more, and every follower holds a reference to the flight.
+        // No call can join any more, and every follower and leader holds a reference to the flight.
         if Arc::strong_count(self) == 1 {
             return;
         }
         let (followers, other_leaders) = {
             let mut state = lock(&self.state);
-            // A leader that lost its lead may finish after its successor. The first outcome stands;
-            // a later one is dropped after the lock is released.
+            // Two leaders may fetch, and the first outcome counts. The closure of a second outcome is
+            // dropped when this method returns, after the lock is released.
             if state.outcome.is_none() {
                 state.outcome = Some(outcome());
             }
@@ -261,10 +277,12 @@ impl Flight {
         wakers.chain(other_leaders).for_each(Waker::wake);
     }
 
-    /// Ends the lead of `term` without an outcome: the follower that has waited longest takes it
-    /// over. Without a follower the flight ends. After [`MAX_PANICS`] each follower fetches for itself.
+    /// Passes on the lead of `term` when its leader is dropped without an outcome. Without followers the
+    /// flight ends. After [`MAX_PANICS`] panics the flight ends with [`FlightOutcome::UnsharedError`].
+    ///
+    /// Does nothing if the lead of `term` has passed on before, or if the flight has an outcome.
     fn abandon(self: &Arc<Flight>, term: u64, panicked: bool) {
-        // The shard stays locked, so that nobody joins a flight that is about to be removed.
+        // The shard stays locked, so that no call joins a flight that is about to be removed.
         let mut shard = self.flights.shard(self.hash);
         let successor = {
             let mut state = lock(&self.state);
@@ -287,36 +305,41 @@ impl Flight {
         }
     }
 
-    /// Takes the lead from a leader that is not being run. The watch calls this.
+    /// Passes the lead on to a follower if the leader is stalled or stuck. The watchdog calls this.
     fn check_leader(&self, now: u64) {
         let woken = self.woken.load(Ordering::Acquire);
         let polled = self.polled.load(Ordering::Acquire);
-        // A leader that is being polled is being run, however long the poll takes.
+        // A leader in a long poll is not stalled, although the poll may have woken the leader. But a
+        // poll that takes too long makes the leader stuck.
         let polling = self.polling.load(Ordering::Acquire);
-        let is_overdue = woken != 0 && !polling;
-        let is_stalled = is_overdue && now.saturating_sub(woken) >= millis(STALLED_AFTER);
-        let stuck_after = self.stuck_after.load(Ordering::Acquire);
-        let is_stuck = now.saturating_sub(woken.max(polled)) >= stuck_after;
+        let awaits_poll = woken != 0 && !polling;
+        let is_stalled = awaits_poll && now.saturating_sub(woken) >= millis(STALLED_AFTER);
+        let stuck_after_millis = self.stuck_after_millis.load(Ordering::Acquire);
+        let is_stuck = now.saturating_sub(woken.max(polled)) >= stuck_after_millis;
         if is_stalled || is_stuck {
             self.replace_leader(None);
         }
     }
 
-    /// Returns the runtime of a leader that was neither woken nor polled for [`STALLED_AFTER`].
+    /// Returns the leader's runtime if the leader was neither woken nor polled for [`STALLED_AFTER`],
+    /// which may mean that the runtime is undriven.
     fn runtime_to_probe(&self, now: u64) -> Option<Handle> {
         let woken = self.woken.load(Ordering::Acquire);
         let polled = self.polled.load(Ordering::Acquire);
-        let is_quiet = now.saturating_sub(woken.max(polled)) >= millis(STALLED_AFTER);
-        if !is_quiet || self.polling.load(Ordering::Acquire) {
+        let is_inactive = now.saturating_sub(woken.max(polled)) >= millis(STALLED_AFTER);
+        if !is_inactive || self.polling.load(Ordering::Acquire) {
             return None;
         }
         let term = self.term.load(Ordering::Acquire);
         let runtime = lock(&self.runtime);
-        runtime.as_ref().filter(|(of, _)| *of == term).map(|(_, runtime)| runtime.clone())
+        runtime
+            .as_ref()
+            .filter(|(leader_term, _)| *leader_term == term)
+            .map(|(_, runtime)| runtime.clone())
     }
 
-    /// Gives the lead to a follower, if there is one. A follower on another runtime than `undriven`
-    /// is preferred.
+    /// Passes the lead on to a follower, if the flight has one. A follower on another runtime than
+    /// `undriven` is preferred.
     fn replace_leader(&self, undriven: Option<Id>) {
         let successor = {
             let mut state = lock(&self.state);
@@ -333,8 +356,8 @@ impl Flight {
 }
 
 impl FlightState {
-    /// Gives the lead to the follower that has waited longest, or to the one after a follower that
-    /// did not take it. Returns the waker of the successor.
+    /// Chooses the successor, and returns its waker. The successor is the follower that has waited
+    /// longest, or the follower that joined after the last successor if that one was not polled.
     fn promote(&mut self, flight: &Flight) -> Option<Waker> {
         let next = self.promoted.map_or(0, |promoted| promoted + 1);
         let in_turn = || self.followers.range(next..).chain(&self.followers);
@@ -345,10 +368,10 @@ impl FlightState {
         let id = *elsewhere.or_else(|| in_turn().next())?.0;
         self.promoted = Some(id);
         flight.term.fetch_add(1, Ordering::AcqRel);
-        // The successor counts as woken, so it loses the lead again unless it is polled in time.
+        // The successor counts as woken, so a successor that is not polled in time is stalled too.
         flight.woken.store(now_millis(), Ordering::Release);
         flight.polling.store(false, Ordering::Release);
-        // A follower that was never polled finds the lead when it is.
+        // A follower without a waker takes the lead when it is polled next.
         let waker = self.followers.get_mut(&id).and_then(|follower| follower.waker.take());
         Some(waker.unwrap_or_else(|| Waker::noop().clone()))
     }

@@ -9,14 +9,16 @@ use tokio::runtime::Handle;
 
 use super::{Flight, FlightOutcome, FollowerRegistration, Leader, lock};
 
-/// A future of a caller that waits for a flight. It resolves to the outcome, or to the lead.
+/// The future of a call that waits for a flight. The future resolves to the flight's outcome, or to the
+/// lead if the call becomes the leader's successor.
 pub(crate) struct Follower {
     pub(super) flight: Arc<Flight>,
     pub(super) id: u64,
+    /// True if the future has resolved.
     pub(super) is_done: bool,
 }
 
-/// The end of a follower's wait.
+/// The output of a [`Follower`].
 pub(crate) enum FollowerOutput {
     Outcome(FlightOutcome),
     Lead(Leader),
@@ -27,7 +29,7 @@ impl Future for Follower {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<FollowerOutput> {
         let this = &mut *self;
-        // Dropped after the lock is released, because dropping a waker may drop a whole task.
+        // The old waker is dropped after the lock is released, because its drop may drop a whole task.
         let _replaced_waker;
         let mut state = lock(&this.flight.state);
         if let Some(outcome) = &state.outcome {

@@ -1,4 +1,5 @@
-//! The leader of a flight, and how its fetch is polled.
+//! The leader of a flight: the call that fetches for all calls of the flight. [`poll_work`] polls the
+//! leader's work and records on the flight when the leader is woken and polled.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -11,13 +12,15 @@ use tokio::runtime::Handle;
 
 use super::{Flight, FlightOutcome, STUCK_LEADER_AFTER, lock, millis, now_millis};
 
-/// A caller that fetches for its flight, and must answer it. If it is dropped before, a follower
-/// takes the lead.
+/// The lead of a flight. The call that owns the lead fetches, and must end the flight with
+/// [`answer`](Leader::answer). If the lead is dropped earlier, a follower becomes the leader.
 pub(crate) struct Leader {
     pub(super) flight: Arc<Flight>,
+    /// The flight's term when this lead began. If the flight's term is greater, the lead has passed on.
     term: u64,
-    /// When the lead began, in milliseconds by [`now_millis`].
+    /// When this lead began, by [`now_millis`].
     began: u64,
+    /// True if the flight has ended.
     is_done: bool,
 }
 
@@ -29,28 +32,29 @@ impl Leader {
         Leader { flight, term, began, is_done: false }
     }
 
-    /// Returns for how long this caller has led, to a tick of the system's timer.
+    /// Returns the time since this lead began, in the resolution of the coarse clock.
     pub(crate) fn elapsed(&self) -> Duration {
         Duration::from_millis(now_millis().saturating_sub(self.began))
     }
 
-    /// Answers every follower. `outcome` is called only if there is one.
+    /// Ends the flight with an outcome for all its followers. `outcome` is not called if this leader
+    /// alone holds the flight.
     pub(crate) fn answer(mut self, outcome: impl FnOnce() -> FlightOutcome) {
         self.is_done = true;
         self.flight.answer(outcome);
     }
 
-    /// Sets how long fetches of this function usually take. The leader does not count as stuck
-    /// before four times that.
+    /// Sets how long fetches of this function usually take. The leader counts as stuck after four times
+    /// `fetch_time`, but not before [`STUCK_LEADER_AFTER`].
     pub(crate) fn set_usual_fetch_time(&self, fetch_time: Duration) {
-        let stuck_after = millis(STUCK_LEADER_AFTER.max(fetch_time.saturating_mul(4)));
-        self.flight.stuck_after.store(stuck_after, Ordering::Release);
+        let stuck_after_millis = millis(STUCK_LEADER_AFTER.max(fetch_time.saturating_mul(4)));
+        self.flight.stuck_after_millis.store(stuck_after_millis, Ordering::Release);
     }
 
-    /// Returns the outcome if another leader of this flight has finished first. Otherwise the task
-    /// is woken when one does.
+    /// Returns the outcome if another leader has ended this flight. If no leader has, the method
+    /// registers the task's waker, and the end of the flight wakes the task.
     pub(crate) fn outcome_of_other_leader(&self, context: &Context<'_>) -> Option<FlightOutcome> {
-        // Nobody else fetches if the lead has never changed hands.
+        // If the lead has never passed on, this leader is the only one.
         if self.flight.term.load(Ordering::Acquire) == 0 {
             return None;
         }
@@ -64,23 +68,24 @@ impl Leader {
         outcome
     }
 
-    /// Ends the lead of a flight that another leader has answered.
+    /// Drops this lead after another leader has ended the flight.
     pub(crate) fn accept_outcome(mut self) {
         self.is_done = true;
     }
 
-    /// Returns a handle that tells whether the leader is still run.
+    /// Returns a monitor that tells whether the flight's leader is still polled.
     pub(crate) fn monitor(&self) -> LeaderMonitor {
         LeaderMonitor(Arc::downgrade(&self.flight))
     }
 
-    /// Leaves data on the flight, for this leader or its successor to take.
+    /// Stores data on the flight, for this leader or a successor to take.
     pub(crate) fn put_handoff<T: Send + 'static>(&self, data: Box<T>) {
-        // Earlier data is dropped after the lock is released.
+        // The data that was stored earlier is dropped after the lock is released.
         let _before = lock(&self.flight.handoff).replace(data);
     }
 
-    /// Takes the data that was left on the flight. Returns `None` if another leader has taken it.
+    /// Takes the data that [`put_handoff`](Leader::put_handoff) stored. Returns `None` if the flight has
+    /// no data, or if the data is not a `T`.
     pub(crate) fn take_handoff<T: Send + 'static>(&self) -> Option<Box<T>> {
         lock(&self.flight.handoff).take()?.downcast().ok()
     }
@@ -94,26 +99,28 @@ impl Drop for Leader {
     }
 }
 
-/// A handle that tells whether the leader of a flight is still run. Renewals of a lease use it.
+/// Tells whether the current leader of a flight is still polled. A lease is renewed only while this is
+/// so.
 pub(crate) struct LeaderMonitor(Weak<Flight>);
 
 #[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "only leases use it"))]
 impl LeaderMonitor {
-    /// Returns true if the leader was woken at least `after` ago and has not been polled since.
+    /// Returns true if the leader was woken at least `after` ago and has not been polled since. Returns
+    /// false if the flight has been freed.
     pub(crate) fn is_stalled(&self, after: Duration) -> bool {
         self.0.upgrade().is_some_and(|flight| {
             let woken = flight.woken.load(Ordering::Acquire);
-            let is_polled = flight.polling.load(Ordering::Acquire);
-            woken != 0 && !is_polled && now_millis().saturating_sub(woken) >= millis(after)
+            let is_in_poll = flight.polling.load(Ordering::Acquire);
+            woken != 0 && !is_in_poll && now_millis().saturating_sub(woken) >= millis(after)
         })
     }
 }
 
-/// The task of the last poll, and the waker that was made for it. The waker holds a clone of the
-/// task's own waker, so no other task can have the same address meanwhile.
+/// The task of the last poll, and the [`LeaderWaker`] that was created for this task. The `LeaderWaker`
+/// holds a clone of the task's own waker, so no other task can have the same address.
 pub(crate) type LeaderWakerCache = Option<(TaskIdentity, Waker)>;
 
-/// Identifies a task by the address and the vtable that all its wakers share.
+/// Identifies a task by the data address and the vtable that clones of the task's waker share.
 pub(crate) struct TaskIdentity {
     address: usize,
     vtable: &'static RawWakerVTable,
@@ -129,8 +136,8 @@ impl TaskIdentity {
     }
 }
 
-/// Polls `work` for a leader, so that the flight knows when the leader is woken and polled. Without
-/// a leader this only polls.
+/// Polls a call's work, which is a fetch or a command to the remote tier. If the call is a leader, this
+/// records on the flight when the leader is polled and when the work wakes the leader.
 pub(crate) fn poll_work<T>(
     leader: Option<&Leader>,
     waker_cache: &mut LeaderWakerCache,
@@ -145,8 +152,8 @@ pub(crate) fn poll_work<T>(
     polled
 }
 
-/// Does the part of [`poll_work`] that does not depend on the output's type, so that it is compiled
-/// once. `poll` returns true if the work is pending.
+/// The part of [`poll_work`] that does not depend on the output's type, and so is compiled only once.
+/// `poll` returns true if the work is pending.
 fn poll_as_leader(
     leader: Option<&Leader>,
     waker_cache: &mut LeaderWakerCache,
@@ -158,15 +165,15 @@ fn poll_as_leader(
         return;
     };
     let flight = &leader.flight;
-    let known = waker_cache.take().filter(|(task, _)| task.is(&TaskIdentity::of(context.waker())));
-    let is_new_task = known.is_none();
-    let (_, waker) = waker_cache.insert(known.unwrap_or_else(|| {
+    let cached = waker_cache.take().filter(|(task, _)| task.is(&TaskIdentity::of(context.waker())));
+    let is_new_task = cached.is_none();
+    let (_, waker) = waker_cache.insert(cached.unwrap_or_else(|| {
         let task = context.waker().clone();
-        // The identity is the clone's, because a borrowed waker may be at another address.
+        // The identity is taken from the clone, because a borrowed waker may have another address.
         let identity = TaskIdentity::of(&task);
         (identity, Waker::from(Arc::new(LeaderWaker { flight: Arc::downgrade(flight), task })))
     }));
-    // A leader that lost its lead must not count as a sign of life of its successor.
+    // After the lead has passed on, the flight's fields describe the successor.
     let leads = || flight.term.load(Ordering::Acquire) == leader.term;
     if leads() {
         flight.polled.store(now_millis(), Ordering::Release);
@@ -178,7 +185,7 @@ fn poll_as_leader(
         poll(&mut Context::from_waker(waker))
     };
     if leads() {
-        // Work that is over needs no runtime.
+        // Work that has ended does not need the runtime any more.
         if is_new_task
             && is_pending
             && let Ok(runtime) = Handle::try_current()
@@ -186,14 +193,14 @@ fn poll_as_leader(
             let _before = lock(&flight.runtime).replace((leader.term, runtime));
         }
         flight.polling.store(false, Ordering::Release);
-        // The leader was woken during the poll, and waits for the next poll from now on.
+        // The leader was woken during the poll. The wait for the next poll begins now.
         if flight.woken.load(Ordering::Acquire) != 0 {
             flight.woken.store(now_millis(), Ordering::Release);
         }
     }
 }
 
-/// Wakes a leader's task, and records on the flight that it was woken.
+/// Wakes a leader's task, and records on the flight when the leader was woken.
 struct LeaderWaker {
     flight: Weak<Flight>,
     task: Waker,
@@ -206,7 +213,7 @@ impl Wake for LeaderWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if let Some(flight) = self.flight.upgrade() {
-            // The first wake since the last poll counts.
+            // Only the first wake since the last poll is recorded.
             let _ =
                 flight.woken.compare_exchange(0, now_millis(), Ordering::AcqRel, Ordering::Acquire);
         }
@@ -215,16 +222,18 @@ impl Wake for LeaderWaker {
 }
 
 thread_local! {
-    /// The flights whose leaders are being polled on this thread, outermost first.
+    /// The addresses of the flights whose leaders this thread is polling. A leader's fetch may poll the
+    /// leader of another flight, whose address comes later.
     static POLLED_LEADERS: RefCell<Vec<*const ()>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Marks a flight as led by this thread until it is dropped.
+/// Until the guard is dropped, this thread counts as polling the leader of a flight.
 struct LeaderPollGuard;
 
 impl LeaderPollGuard {
     fn enter(flight: &Arc<Flight>) -> LeaderPollGuard {
-        // The list may be gone, because a value's own `Drop` can call at the end of a thread.
+        // The thread-local list may be destroyed: the `Drop` of a value may call an annotated function
+        // while the thread ends.
         let _ = POLLED_LEADERS
             .try_with(|leading| leading.borrow_mut().push(Arc::as_ptr(flight).cast()));
         LeaderPollGuard

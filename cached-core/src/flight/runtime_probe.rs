@@ -1,65 +1,71 @@
-//! Probes that find out whether a runtime is driven.
+//! Probes that find out whether a tokio runtime is *undriven*, which means that the runtime runs no
+//! tasks.
 //!
-//! A `current_thread` runtime runs only during `block_on`, and any runtime stands still while its
-//! threads are blocked. Timers and sockets then wake no leader. A probe is a task that does nothing;
-//! a runtime that is driven runs it at once.
+//! A `current_thread` runtime runs tasks only during `block_on`, and any runtime runs none while all its
+//! threads are blocked. Timers and sockets of an undriven runtime wake no leader. A probe is a spawned
+//! task that only sets a flag. A driven runtime runs the probe soon.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::runtime::Handle;
 
-/// A runtime that has not run its probe for this many rounds of the watch (0.9 s) is not driven.
-/// Rounds are counted instead of time, because a suspended process makes none.
+/// A runtime that has not run its probe after this many rounds of the watchdog (0.9 s) is undriven.
+/// The watchdog counts rounds, not time: a suspended process makes no rounds, so a suspension does not
+/// make its runtimes look undriven.
 const MAX_ROUNDS: u32 = 9;
 
-/// One probe for each runtime whose leaders show no sign of life.
+/// The probes of the watchdog, at most one for each runtime. The watchdog probes the runtime of a leader
+/// that was neither woken nor polled for a while.
 #[derive(Default)]
 pub(super) struct RuntimeProbes(Vec<RuntimeProbe>);
 
 struct RuntimeProbe {
     runtime: Handle,
+    /// Set by the spawned task.
     has_run: Arc<AtomicBool>,
     /// The number of rounds since the probe was spawned.
     rounds: u32,
-    /// True if this round asked for the runtime.
-    is_wanted: bool,
+    /// True if [`RuntimeProbes::is_undriven`] was called for the runtime in this round.
+    is_in_use: bool,
 }
 
 impl RuntimeProbe {
     fn new(runtime: Handle) -> RuntimeProbe {
         let has_run = Arc::new(AtomicBool::new(false));
-        let runs = Arc::clone(&has_run);
-        runtime.spawn(async move { runs.store(true, Ordering::Release) });
-        RuntimeProbe { runtime, has_run, rounds: 0, is_wanted: true }
+        let flag = Arc::clone(&has_run);
+        runtime.spawn(async move { flag.store(true, Ordering::Release) });
+        RuntimeProbe { runtime, has_run, rounds: 0, is_in_use: true }
     }
 }
 
 impl RuntimeProbes {
-    /// Returns true if the runtime is known not to be driven. The first rounds return false.
+    /// Returns true if the runtime is known to be undriven. The method spawns a probe when it is first
+    /// called for a runtime, and returns false until [`MAX_ROUNDS`] rounds have ended since.
     pub(super) fn is_undriven(&mut self, runtime: &Handle) -> bool {
-        let known = self.0.iter_mut().find(|probe| probe.runtime.id() == runtime.id());
-        let Some(probe) = known else {
+        let existing = self.0.iter_mut().find(|probe| probe.runtime.id() == runtime.id());
+        let Some(probe) = existing else {
             self.0.push(RuntimeProbe::new(runtime.clone()));
             return false;
         };
-        probe.is_wanted = true;
+        probe.is_in_use = true;
         if probe.rounds < MAX_ROUNDS {
             return false;
         }
         let is_driven = probe.has_run.load(Ordering::Acquire);
         if is_driven {
-            // The runtime was driven when it ran the probe. Another probe tells whether it still is.
+            // The runtime was driven when it ran the probe. A new probe tells whether the runtime is
+            // still driven.
             *probe = RuntimeProbe::new(runtime.clone());
         }
         !is_driven
     }
 
-    /// Ends a round. Forgets the runtimes that nobody asked for in it.
+    /// Ends a round. Removes the probes of runtimes that were not asked about in this round.
     pub(super) fn end_round(&mut self) {
         self.0.retain_mut(|probe| {
             probe.rounds += 1;
-            std::mem::take(&mut probe.is_wanted)
+            std::mem::take(&mut probe.is_in_use)
         });
     }
 }
@@ -71,22 +77,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_idle_runtime_is_told_from_a_driven_one() {
-        let idle = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    fn an_undriven_runtime_is_told_from_a_driven_one() {
+        let undriven = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let driven = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
         let driven = driven.expect("a runtime");
         let mut probes = RuntimeProbes::default();
         for round in 0..3 * MAX_ROUNDS {
-            assert_eq!(probes.is_undriven(idle.handle()), round >= MAX_ROUNDS, "{round}");
+            assert_eq!(probes.is_undriven(undriven.handle()), round >= MAX_ROUNDS, "{round}");
             assert!(!probes.is_undriven(driven.handle()), "{round}");
             probes.end_round();
             std::thread::sleep(Duration::from_millis(20));
         }
-        // The runtime runs the probe that waited.
-        idle.block_on(tokio::task::yield_now());
-        assert!(!probes.is_undriven(idle.handle()));
+        // `block_on` drives the runtime, which then runs the spawned probe.
+        undriven.block_on(tokio::task::yield_now());
+        assert!(!probes.is_undriven(undriven.handle()));
         probes.end_round();
         probes.end_round();
-        assert!(probes.0.is_empty(), "a runtime that nobody asks for is forgotten");
+        assert!(probes.0.is_empty(), "the probe of an unused runtime is removed");
     }
 }

@@ -23,7 +23,7 @@ fn follower(flights: &Arc<Flights>) -> Follower {
 }
 
 #[test]
-fn the_watch_leaves_an_answered_flight_alone() {
+fn the_watchdog_leaves_an_ended_flight_alone() {
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
     let _follower = follower(&flights);
@@ -49,7 +49,7 @@ fn followers_that_do_not_take_the_lead_pass_it_round() {
 }
 
 #[test]
-fn a_successor_takes_what_its_leader_left() {
+fn a_successor_takes_the_data_of_its_predecessor() {
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
     let mut follower = Box::pin(follower(&flights));
@@ -57,13 +57,13 @@ fn a_successor_takes_what_its_leader_left() {
     drop(leader);
     let mut context = Context::from_waker(Waker::noop());
     let Poll::Ready(FollowerOutput::Lead(successor)) = follower.as_mut().poll(&mut context) else {
-        panic!("the lead is handed over");
+        panic!("the follower did not become the leader");
     };
     assert_eq!(successor.take_handoff::<i32>().as_deref(), Some(&7));
     assert_eq!(successor.take_handoff::<i32>(), None);
 }
 
-/// Counts how often it is woken.
+/// A waker that counts its wakes.
 #[derive(Default)]
 struct WakeCounter(AtomicU64);
 
@@ -93,9 +93,9 @@ fn a_fetch_that_moves_to_another_task_is_woken_there() {
 }
 
 #[test]
-fn an_outcome_is_made_only_for_a_follower() {
+fn an_outcome_is_computed_only_for_followers() {
     let flights = Arc::new(Flights::new());
-    leader(&flights).answer(|| unreachable!("nobody waits"));
+    leader(&flights).answer(|| unreachable!("there is no follower"));
     let leader = leader(&flights);
     let mut follower = Box::pin(follower(&flights));
     leader.answer(|| FlightOutcome::UnsharedError);
@@ -103,23 +103,23 @@ fn an_outcome_is_made_only_for_a_follower() {
     let Poll::Ready(FollowerOutput::Outcome(FlightOutcome::UnsharedError)) =
         follower.as_mut().poll(&mut context)
     else {
-        panic!("there is an answer");
+        panic!("the follower received no outcome");
     };
 }
 
-/// A follower that was promoted and polled, so that the first leader has lost its lead.
+/// Promotes a follower of the leader's flight and polls the follower. The first leader loses the lead.
 fn successor(flights: &Arc<Flights>, leader: &Leader) -> Leader {
     let mut follower = Box::pin(follower(flights));
     assert!(lock(&leader.flight.state).promote(&leader.flight).is_some());
     match follower.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(FollowerOutput::Lead(successor)) => successor,
-        _ => panic!("the lead is handed over"),
+        _ => panic!("the follower did not become the leader"),
     }
 }
 
-/// A value or waker of the program that holds a follower of the same flight.
+/// A value or a waker that holds a follower of the same flight, as a value of the program may.
 struct FollowerHolder(
-    #[expect(dead_code, reason = "it is there to be dropped")] Mutex<Option<Follower>>,
+    #[expect(dead_code, reason = "the follower is only dropped")] Mutex<Option<Follower>>,
 );
 
 impl Wake for FollowerHolder {
@@ -200,7 +200,7 @@ fn the_first_of_two_leaders_answers_the_other() {
     }
 }
 
-fn panics(leader: Leader) {
+fn panic_as(leader: Leader) {
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
         let _leader = leader;
         std::panic::resume_unwind(Box::new("the fetch panics"));
@@ -214,15 +214,15 @@ fn a_second_panic_lets_every_follower_fetch_for_itself() {
     let first = leader(&flights);
     let mut followers = [(); 3].map(|()| Box::pin(follower(&flights)));
     let mut context = Context::from_waker(Waker::noop());
-    panics(first);
+    panic_as(first);
     let mut polled = followers.each_mut().map(|follower| follower.as_mut().poll(&mut context));
     let Poll::Ready(FollowerOutput::Lead(second)) =
         std::mem::replace(&mut polled[0], Poll::Pending)
     else {
-        panic!("the lead is handed over");
+        panic!("the follower did not become the leader");
     };
     assert!(polled.iter().all(Poll::is_pending), "the others wait");
-    panics(second);
+    panic_as(second);
     for follower in &mut followers[1..] {
         let polled = follower.as_mut().poll(&mut context);
         assert!(matches!(
@@ -233,9 +233,9 @@ fn a_second_panic_lets_every_follower_fetch_for_itself() {
 }
 
 #[test]
-fn the_lead_leaves_a_runtime_that_is_not_driven() {
+fn the_lead_leaves_an_undriven_runtime() {
     let runtime = || tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let (idle, other) = (runtime(), runtime());
+    let (undriven, other) = (runtime(), runtime());
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
     let polled_on = |runtime: &tokio::runtime::Runtime| {
@@ -245,10 +245,10 @@ fn the_lead_leaves_a_runtime_that_is_not_driven() {
         assert!(follower.as_mut().poll(context).is_pending());
         follower
     };
-    let followers = [polled_on(&idle), polled_on(&idle), polled_on(&other)];
-    leader.flight.replace_leader(Some(idle.handle().id()));
+    let followers = [polled_on(&undriven), polled_on(&undriven), polled_on(&other)];
+    leader.flight.replace_leader(Some(undriven.handle().id()));
     assert_eq!(promoted(&leader.flight), Some(2));
-    // The successor is late to take the lead, and the other followers cannot.
+    // The successor was not polled yet, but only its runtime is another one than `undriven`.
     leader.flight.replace_leader(None);
     assert_eq!(promoted(&leader.flight), Some(2));
     drop(followers);
@@ -257,7 +257,7 @@ fn the_lead_leaves_a_runtime_that_is_not_driven() {
 #[test]
 fn a_forked_process_starts_its_own_flights() {
     let flights = Arc::new(Flights::new());
-    // The flights look as they do to a forked child.
+    // In a forked child, `Flights::process` holds the parent's id at first.
     let parent = std::process::id() + 1;
     flights.process.store(parent, Ordering::Relaxed);
     let hash = KeyHeader::read(&key()).spread();
@@ -269,7 +269,7 @@ fn a_forked_process_starts_its_own_flights() {
     inherited.answer(|| FlightOutcome::UnsharedError);
     assert!(
         matches!(flights.join(&key(), None), FlightRole::Follower(_)),
-        "the child's own goes on"
+        "the child's own flight goes on"
     );
     drop(own);
 }

@@ -1,56 +1,69 @@
-//! The watch: a thread that takes the lead from leaders which are not run.
+//! The watchdog: a thread that passes the lead of a flight on to a follower if the leader is stalled or
+//! stuck, or if the leader's runtime is undriven. The header of [`flight`](super) defines these words.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::thread;
 use std::time::Duration;
 
 use super::runtime_probe::RuntimeProbes;
 use super::{Flight, lock, now_millis};
 
-/// How often the watch checks the flights that have followers.
+/// The pause between two checks of the list.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The flights that have followers, and the thread that checks their leaders. A thread is used, so
-/// that single-flight needs no runtime. It sleeps while the list is empty.
+/// How often a caller tries to lock [`CURRENT`].
+const MAX_LOCK_ATTEMPTS: usize = 100;
+
+/// A list of flights, and the thread that checks the leaders of these flights. A thread works without
+/// an async runtime, and sleeps while the list is empty.
 #[derive(Default)]
 pub(super) struct LeaderWatchdog {
+    /// The flights that a follower has joined.
     flights: Mutex<Vec<Weak<Flight>>>,
     added: Condvar,
 }
 
-/// The watch, with the id of the process that runs its thread. The thread itself never takes this
-/// lock, so the lock cannot be held by a missing thread after a fork.
+/// The watchdog, with the id of the process that runs the watchdog's thread.
+///
+/// If one thread forks while another thread holds this lock, the child finds the lock locked for ever.
+/// So the lock is held for a moment only, and [`LeaderWatchdog::current`] gives up after some attempts.
 static CURRENT: Mutex<Option<(u32, Arc<LeaderWatchdog>)>> = Mutex::new(None);
 
 impl LeaderWatchdog {
-    pub(super) fn add(flight: &Arc<Flight>) {
-        let watch = LeaderWatchdog::current();
-        lock(&watch.flights).push(Arc::downgrade(flight));
-        watch.added.notify_one();
+    /// Adds a flight to the list. Returns false if the list cannot be reached; the leader is then not
+    /// checked.
+    pub(super) fn add(flight: &Arc<Flight>) -> bool {
+        let Some(watchdog) = LeaderWatchdog::current() else { return false };
+        lock(&watchdog.flights).push(Arc::downgrade(flight));
+        watchdog.added.notify_one();
+        true
     }
 
-    /// Returns the watch whose thread runs in this process. A forked child starts its own, which
-    /// takes over the flights that the parent's watch had.
-    fn current() -> Arc<LeaderWatchdog> {
+    /// Returns the watchdog whose thread runs in this process, or `None` if [`CURRENT`] stays locked.
+    ///
+    /// A forked child starts a watchdog of its own, which takes over the list of the parent's watchdog.
+    fn current() -> Option<Arc<LeaderWatchdog>> {
         let process = std::process::id();
-        let mut current = lock(&CURRENT);
-        match &*current {
-            Some((of, watch)) if *of == process => Arc::clone(watch),
-            before => {
-                let inherited = before.as_ref().and_then(|(_, watch)| {
-                    // The parent's thread, which the child does not have, may hold this lock.
-                    Some(std::mem::take(&mut *watch.flights.try_lock().ok()?))
-                });
-                let flights = Mutex::new(inherited.unwrap_or_default());
-                let watch = Arc::new(LeaderWatchdog { flights, added: Condvar::new() });
-                *current = Some((process, Arc::clone(&watch)));
-                let watched = Arc::clone(&watch);
-                // If no thread can be started, stalled leaders keep their lead. All else works.
-                let thread = std::thread::Builder::new().name("cached-watch".into());
-                let _ = thread.spawn(move || watched.run());
-                watch
+        let mut attempts =
+            (0..MAX_LOCK_ATTEMPTS).map(|_| CURRENT.try_lock().inspect_err(|_| thread::yield_now()));
+        let mut current = attempts.find_map(Result::ok)?;
+        let inherited = match &*current {
+            Some((owner, watchdog)) if *owner == process => return Some(Arc::clone(watchdog)),
+            // A thread of the parent may have held the lock of the list when the parent forked.
+            Some((_, parents)) => {
+                parents.flights.try_lock().ok().map(|mut flights| std::mem::take(&mut *flights))
             }
-        }
+            None => None,
+        };
+        let flights = Mutex::new(inherited.unwrap_or_default());
+        let watchdog = Arc::new(LeaderWatchdog { flights, added: Condvar::new() });
+        *current = Some((process, Arc::clone(&watchdog)));
+        drop(current);
+        let running = Arc::clone(&watchdog);
+        // If no thread can be started, stalled and stuck leaders keep the lead. All else works.
+        let _ = thread::Builder::new().name("cached-watch".into()).spawn(move || running.run());
+        Some(watchdog)
     }
 
     fn run(&self) -> ! {
@@ -64,8 +77,8 @@ impl LeaderWatchdog {
                 flights.retain(|flight| flight.strong_count() > 0);
                 flights.iter().filter_map(Weak::upgrade).collect()
             };
-            // The program's own code may run here: a waker, or the `Drop` of a value whose last
-            // reference is ours. If it panics, the watch goes on.
+            // Code of the program may run here: a waker, or the `Drop` of a value to which `flights`
+            // has the last reference. The watchdog survives a panic of this code.
             let _ = catch_unwind(AssertUnwindSafe(|| {
                 let now = now_millis();
                 for flight in &flights {
@@ -79,7 +92,7 @@ impl LeaderWatchdog {
                 drop(flights);
                 probes.end_round();
             }));
-            std::thread::sleep(CHECK_INTERVAL);
+            thread::sleep(CHECK_INTERVAL);
         }
     }
 }
