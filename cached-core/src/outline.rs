@@ -1,22 +1,26 @@
-//! The outline of a value: the requests that the type's `Deserialize` makes of its deserializer,
-//! such as "a struct `Payment` with these fields" or "a string". Each request has a location in the
-//! type.
+//! The outline of a value: the set of steps that the type's `Deserialize` takes to decode the value.
 //!
-//! Several builds of a program share memcached, and a type may differ between them. The codec is
-//! positional, so it would give any string to a type that expects a certain one, and the type may
-//! panic at that. So the build that stores a value decodes it once and records the outline. Another
-//! process compares each request of its own type with that outline *before* it hands data over. The
-//! type gets only data of the kind, at the location and under the names that the writer used.
+//! A *step* is a call of a `deserialize_*` method (such as `deserialize_str`, or `deserialize_struct`
+//! with a name and a list of fields), the read of one member, or the choice of a variant. A step is
+//! taken at a location in the type. *Members* are the fields of a struct or a tuple, the elements of a
+//! sequence, and the keys and values of a map.
 //!
-//! serde names the type of each member, and the outline includes that name. serde does not name the
-//! type inside a newtype struct or under `#[serde(with)]`; there only the kinds are compared.
+//! Several builds of a program share memcached, and a type may differ between the builds. The codec
+//! writes no type names and no field names. So it would decode a string for a type that accepts only
+//! certain strings, and the type's `Deserialize` might panic. The build that stores a value therefore
+//! decodes the value once, and stores the outline beside it. Another process checks each step of its
+//! own type against that outline *before* the type gets the data of the step. So the type gets only
+//! data that the storing build read by the same step.
 //!
-//! An outline compares requests with requests, never with what `Serialize` wrote. Within one build
-//! the requests are the same code, so a type whose `Serialize` and `Deserialize` differ needs no
-//! special case.
+//! The step of a member contains the name of the member's type. serde does not reveal the type inside
+//! a `Some`, a newtype struct or a field with `#[serde(with)]`. For these, the outline contains only
+//! the steps that the inner type takes.
 //!
-//! A location is a type. A type that contains itself returns to a location it has visited, so the
-//! size of an outline depends on the types, not on the value.
+//! The steps of `Deserialize` are compared with earlier steps of `Deserialize`, and never with the
+//! output of `Serialize`. So the two may differ, as they do in some hand-written types.
+//!
+//! A location stands for a type, not for a place in the value. A type that contains itself leads back
+//! to its own location. So the type bounds the size of an outline, however large the value is.
 
 mod checked;
 
@@ -29,16 +33,20 @@ use crate::codec;
 use crate::stable_hash::StableHasher;
 use checked::CheckedSeed;
 
-/// The bytes that one request takes in an outline.
+/// The size of the entry for one step in an outline.
 pub(crate) const ENTRY_BYTES: usize = 4;
-/// How deep a value may be nested. A checked read takes four times the stack of a plain one: this
-/// many levels take 140 KB, and 600 KB without optimization.
+/// How many members, `Some`s and newtype structs may be nested in a value that is decoded with checks.
+///
+/// Decoding with checks takes four times the stack of decoding without checks: 140 KB at this depth, or
+/// 600 KB in a build without optimization.
 const MAX_DEPTH: usize = 512;
 
-/// An outline in a frame: hashes of requests in ascending order, and a hash of all of them.
+/// An outline as it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Outline<'f> {
+    /// The hash of all entries.
     pub(crate) hash: u64,
+    /// The entries of the steps, each [`ENTRY_BYTES`] of the step's hash, in ascending order.
     pub(crate) entries: &'f [u8],
 }
 
@@ -52,8 +60,8 @@ impl<'f> Outline<'f> {
     }
 }
 
-/// Decodes a value, and returns it with the entries of its outline. This process must have encoded
-/// the bytes from a value of this type.
+/// Decodes a value and returns the value with the entries of its outline. This process must have
+/// encoded the payload from a value of type `V`.
 pub(crate) fn decode_recording<V: DeserializeOwned>(payload: &[u8]) -> Option<(V, Vec<u8>)> {
     let mut checker = StepChecker::new(CheckMode::Record(BTreeSet::new()));
     let value = codec::decode_seed(payload, CheckedSeed::root(&mut checker))?;
@@ -65,61 +73,64 @@ pub(crate) fn decode_recording<V: DeserializeOwned>(payload: &[u8]) -> Option<(V
     }
 }
 
-/// Decodes a value. Returns `None` if its type makes a request that is not in the outline.
+/// Decodes a value. Returns `None` if the type takes a step that is not in the outline.
 pub(crate) fn decode_matching<V: DeserializeOwned>(
     outline: Outline<'_>,
     payload: &[u8],
 ) -> Option<V> {
     let mut checker = StepChecker::new(CheckMode::Match(outline));
     let value = codec::decode_seed(payload, CheckedSeed::root(&mut checker))?;
-    // A type may ignore an error of its deserializer and return a value all the same.
+    // A type's `Deserialize` may ignore the error of a refused step and return a value.
     (!checker.is_refused).then_some(value)
 }
 
-/// What a [`StepChecker`] does with a request.
+/// Whether a [`StepChecker`] records an outline or enforces one.
 enum CheckMode<'o> {
-    /// Allow every request, and record it.
+    /// Allows every step and records its entry.
     Record(BTreeSet<[u8; ENTRY_BYTES]>),
-    /// Allow only requests that are in the outline.
+    /// Allows only steps whose entries are in the outline.
     Match(Outline<'o>),
 }
 
-/// Checks or records the requests of one read.
+/// Records or checks the steps in which one value is decoded.
 struct StepChecker<'o> {
     mode: CheckMode<'o>,
-    /// The location of each type seen so far, by its full name.
+    /// The location of each type seen so far, by the full name of the type.
     locations: HashMap<&'static str, TypeLocation>,
-    /// How many types seen so far have the same short name.
-    same_names: HashMap<u64, u64>,
-    /// The last requests and types, a small cache: the elements of a sequence make the same few
-    /// requests again and again.
+    /// The number of types seen so far with each short name, by the hash of the short name.
+    short_name_counts: HashMap<u64, u64>,
+    /// The hashes of the last few steps. They save most look-ups in the entries, because all elements of
+    /// a sequence take the same steps.
     last_allowed: [u64; 4],
+    /// The last types that were looked up in `locations`.
     last_locations: [(&'static str, TypeLocation); 4],
     depth: usize,
+    /// True after a step was refused.
     is_refused: bool,
 }
 
-/// The location in a type at which a request is made: a hash of the type's name, or of the request
-/// that led there.
+/// The location in a type at which a step is taken. It is a hash of the name of the type there, or of
+/// the step that leads there.
 #[derive(Clone, Copy)]
 struct TypeLocation(u64);
 
 impl TypeLocation {
-    /// The location of the value as a whole.
+    /// The location at which the step for the whole value is taken.
     const ROOT: TypeLocation = TypeLocation(0);
 
-    /// Returns the location that a request leads to.
+    /// Returns the location that a step leads to.
     fn after(step: StableHasher) -> TypeLocation {
         TypeLocation(step.finish())
     }
 
-    /// Returns the location inside a `Some` or a newtype, whose type serde does not tell.
+    /// Returns the location inside a `Some` or a newtype struct. serde does not reveal the type there.
     fn contents(self) -> TypeLocation {
         TypeLocation(StableHasher::new(self.0).finish())
     }
 }
 
-/// The kinds of requests. Stored outlines depend on these numbers, so they must not change.
+/// The kinds of steps. The entries of stored outlines are hashes that include these numbers, so the
+/// numbers must not change.
 #[derive(Clone, Copy)]
 enum StepKind {
     Bool = 1,
@@ -149,13 +160,14 @@ enum StepKind {
     Struct,
     Enum,
     Any,
-    /// A member: a field, an element, a key or a value.
+    /// The read of one member.
     Member,
-    /// The variant of an enum.
+    /// The choice of an enum's variant.
     Variant,
 }
 
 impl StepKind {
+    /// Begins the hash of a step of this kind. If the step has names and numbers, the caller adds them.
     fn at(self, location: TypeLocation) -> StableHasher {
         StableHasher::new(self as u64).hash(location.0)
     }
@@ -166,7 +178,7 @@ impl<'o> StepChecker<'o> {
         StepChecker {
             mode,
             locations: HashMap::new(),
-            same_names: HashMap::new(),
+            short_name_counts: HashMap::new(),
             last_allowed: [0; 4],
             last_locations: [("", TypeLocation::ROOT); 4],
             depth: 0,
@@ -174,7 +186,7 @@ impl<'o> StepChecker<'o> {
         }
     }
 
-    /// Returns true if the request is allowed. After one refusal it always returns false.
+    /// Returns true if the step is allowed. After one refusal this method always returns false.
     fn allows(&mut self, step: StableHasher) -> bool {
         let hash = step.finish();
         if self.is_refused {
@@ -183,7 +195,8 @@ impl<'o> StepChecker<'o> {
         if self.last_allowed.contains(&hash) {
             return true;
         }
-        // Half of the hash is enough. If another type passes by chance, its shape differs.
+        // The entry contains only half of the hash, so a wrong step may pass by chance. The shape of
+        // the decoded value then still differs from the stored shape.
         let entry = (hash as u32).to_be_bytes();
         match &mut self.mode {
             CheckMode::Record(entries) => {
@@ -196,9 +209,9 @@ impl<'o> StepChecker<'o> {
         !self.is_refused
     }
 
-    /// Returns the location of a type: a hash of its name without paths, because another build may
-    /// have the type in another module or crate. Types with the same short name are numbered in the
-    /// order in which they are seen.
+    /// Returns the location of a type: a hash of the type's short name, which is the name without
+    /// paths, because the type may be in another module or crate in another build. Types with the same
+    /// short name are numbered in the order in which the checker sees them.
     fn location_of<T: ?Sized>(&mut self) -> TypeLocation {
         let name = type_name::<T>();
         let last = self.last_locations.iter().find(|(last, _)| std::ptr::eq(*last, name));
@@ -216,14 +229,15 @@ impl<'o> StepChecker<'o> {
             return *location;
         }
         let short = StableHasher::new(0).text(&short_name(name));
-        let same_names = self.same_names.entry(short.finish()).or_default();
-        let location = TypeLocation(short.word(*same_names).finish());
-        *same_names += 1;
+        let count = self.short_name_counts.entry(short.finish()).or_default();
+        let location = TypeLocation(short.word(*count).finish());
+        *count += 1;
         self.locations.insert(name, location);
         location
     }
 
-    /// Runs a nested read. Returns `None` if the nesting is too deep.
+    /// Runs `run`, which decodes a nested value. Refuses the value and returns `None` if the nesting
+    /// is too deep.
     fn nest<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> Option<T> {
         if self.depth == MAX_DEPTH {
             self.is_refused = true;
@@ -236,7 +250,7 @@ impl<'o> StepChecker<'o> {
     }
 }
 
-/// Removes the paths from a type's name: `alloc::vec::Vec<shop::Order>` becomes `Vec<Order>`.
+/// Removes the paths from the name of a type: `alloc::vec::Vec<shop::Order>` becomes `Vec<Order>`.
 fn short_name(name: &str) -> String {
     let mut short = String::with_capacity(name.len());
     let mut segment = 0;

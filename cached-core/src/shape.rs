@@ -1,13 +1,15 @@
-//! The shape of a value: a hash of the type names, field names and kinds that its `Serialize` visits.
+//! The shape of a value: a hash of the type names, the field names and the kinds of data that the
+//! value's `Serialize` passes to its serializer.
 //!
-//! A positional codec reads two swapped fields, or a skipped one, as another value without an
-//! error. So the shape is computed when a value is stored, and again from the decoded value. The two
-//! are equal only if the reader's type visits the same structs, fields, variants and kinds in the
-//! same order.
+//! The codec writes no names. If two fields are swapped or one is skipped, the codec decodes another
+//! value without an error. So the shape is computed when a value is stored, and again from the decoded
+//! value. The two shapes are equal only if the reader's type has the same structs, fields, variants
+//! and kinds of data in the same order.
 //!
-//! A decoded `HashMap` has another order. So the shape of a map includes the contents of its
-//! entries, and adds the entries up. A set whose elements differ in shape depends on the order; such
-//! a value is refused when it is stored.
+//! A decoded `HashMap` iterates in another order than the encoded one. So the shape of a map is a sum
+//! over its entries, and includes their contents. serde treats a set as a sequence. If the elements
+//! of a `HashSet` differ in shape, the shape of the set depends on their order. If the decoded set has
+//! another order, its shape differs, and the value is not stored.
 
 use std::fmt;
 
@@ -18,7 +20,7 @@ use crate::stable_hash::StableHasher;
 /// Returns the shape of `value`.
 ///
 /// # Errors
-/// The reason why the shape could not tell this value from another.
+/// Fails if the value skips a field, or if its `Serialize` fails.
 pub(crate) fn of<V: Serialize + ?Sized>(value: &V) -> Result<u64, ShapeError> {
     value.serialize(ShapeSerializer { includes_contents: false })
 }
@@ -26,7 +28,7 @@ pub(crate) fn of<V: Serialize + ?Sized>(value: &V) -> Result<u64, ShapeError> {
 /// The reason why a value has no reliable shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ShapeError {
-    /// The value left a field out. A positional codec would read the next field in its place.
+    /// The value's `Serialize` skips a field. The codec would read the next field in its place.
     SkippedField,
     /// The value's `Serialize` returned an error.
     Failed,
@@ -57,7 +59,8 @@ impl ser::Error for ShapeError {
     }
 }
 
-/// The kinds of serde's data model. Stored shapes depend on these numbers, so they must not change.
+/// The kinds of data in serde's data model. Stored shapes are hashes that include these numbers, so the
+/// numbers must not change.
 #[derive(Clone, Copy)]
 enum DataKind {
     Bool = 1,
@@ -96,10 +99,10 @@ fn hash_of_kind(kind: DataKind) -> StableHasher {
     StableHasher::new(kind as u64)
 }
 
-/// A serializer that hashes what it is given.
+/// A serializer that computes the shape of a value.
 #[derive(Clone, Copy)]
 struct ShapeSerializer {
-    /// Hash the data of leaves too, and not only their kind.
+    /// True if the data of numbers, texts and bytes is hashed, false if only the kind of data is hashed.
     includes_contents: bool,
 }
 
@@ -110,7 +113,7 @@ impl ShapeSerializer {
     }
 }
 
-/// Hashes the members of a sequence, a struct or a variant, in their order.
+/// Hashes the members of a sequence, a tuple, a struct or a variant in their order.
 struct MembersHasher {
     serializer: ShapeSerializer,
     hash: StableHasher,
@@ -183,7 +186,7 @@ impl ser::Serializer for ShapeSerializer {
         self.leaf(DataKind::Bytes, value)
     }
 
-    // The codec answers the same, so a type serializes here as it does there.
+    // The codec's serializer returns false as well, so a type serializes for both in the same way.
     fn is_human_readable(&self) -> bool {
         false
     }
@@ -328,7 +331,7 @@ macro_rules! fields {
 
 fields! { SerializeStruct, SerializeStructVariant }
 
-/// Hashes the entries of a map, in any order.
+/// Hashes the entries of a map. The result does not depend on their order.
 struct MapHasher {
     entry_sum: u64,
     count: u64,

@@ -1,7 +1,8 @@
 //! The values that can be cached, and the return types that contain them.
 //!
-//! The code of a call is compiled once, for an untyped [`Value`]. It reaches a value's type through
-//! the function pointers in [`ValueType`] and [`ReturnType`]. So an annotated function compiles fast.
+//! Most of the code behind a call handles an untyped [`Value`], so it is compiled once and not for
+//! each annotated function. It reaches the operations of a concrete type through the function
+//! pointers in [`ValueType`] and [`ReturnType`].
 
 mod variant;
 
@@ -18,16 +19,16 @@ use serde::de::DeserializeOwned;
 use crate::encoded::{self, EncodedValue, EncodedView};
 use crate::weight;
 
-/// A cached value of any type. The declaration of its function knows the type.
+/// A cached value whose type is erased. The [`ValueType`] of its function handles it.
 pub(crate) type Value = Arc<dyn Any + Send + Sync>;
 
-/// The error of a failed fetch, of any type.
+/// The error of an annotated function, with its type erased.
 pub(crate) type SharedError = Arc<dyn Any + Send + Sync>;
 
-/// A value that the tiers can keep: `Serialize + DeserializeOwned + Clone + Send + Sync + 'static`.
+/// A value that can be cached: `Serialize + DeserializeOwned + Clone + Send + Sync + 'static`.
 ///
-/// Implemented for every such type, so there is nothing to implement by hand. An `Arc<T>` of such a
-/// type is a cached value too; a hit then clones the `Arc`, not the value.
+/// Every type with these bounds implements the trait automatically. If `T` implements it, so does
+/// `Arc<T>`, and a hit on an `Arc<T>` clones only the `Arc`.
 ///
 /// ```
 /// fn is_cached_value<T: cached_core::CachedValue>() {}
@@ -43,33 +44,40 @@ pub trait CachedValue: Serialize + DeserializeOwned + Clone + Send + Sync + 'sta
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> CachedValue for T {}
 
-/// Mode of [`Returned`] in which the type decides what is cached: the `Ok` of a `Result`, the `Some`
-/// of an `Option`, the `Ok(Some)` of a `Result<Option<T>, E>`, and a standard type whole.
+/// Marker for the implementations of [`Returned`] in which the return type determines what is
+/// cached: the `Ok` of a `Result`, and the whole value of an `Option` or another standard type.
+///
+/// A `None` is cached only under the option `none_ttl`.
 #[derive(Debug, Clone, Copy)]
 pub enum InferredValue {}
 
-/// Mode of [`Returned`] under the option `infallible`, in which the returned value is cached whole.
+/// Marker for the implementation of [`Returned`] that the option `infallible` selects: the whole
+/// returned value is cached.
 #[derive(Debug, Clone, Copy)]
 pub enum WholeValue {}
 
 /// The return type of an annotated function.
 ///
-/// Implemented for `Result`, `Option` and the types of the standard library; a program cannot
-/// implement it. A function that returns a type of the program itself needs the option `infallible`.
+/// `Result`, `Option` and common types of the standard library implement this trait, such as
+/// `String`, `Vec` and tuples of up to six elements. A program cannot implement the trait for its
+/// own types. A function that returns a type of the program itself needs the option `infallible`.
+///
+/// `Mode` is the marker `InferredValue` or, under the option `infallible`, `WholeValue`.
 #[diagnostic::on_unimplemented(
     message = "the return type `{Self}` does not say which part of it can be cached",
     label = "not a `Result`, an `Option` or a standard type",
     note = "if every `{Self}` may be cached, add the option `infallible` to the attribute; if the function can fail, return a `Result`"
 )]
 pub trait Returned<Mode>: sealed::Returned<Mode> + Sized {
-    /// The part that is cached. The functions that use it require it to be a [`CachedValue`].
+    /// The part of the return type that is cached. An annotated function compiles only if this type is a
+    /// [`CachedValue`].
     type Value;
 
-    /// Returns the value to cache, or `self` if that is an error.
+    /// Returns the part to cache, or `self` if `self` is an error.
     #[doc(hidden)]
     fn into_cached(self) -> Result<Self::Value, Self>;
 
-    /// Rebuilds the return value from a cached value.
+    /// Turns a cached value into the return value.
     #[doc(hidden)]
     fn from_cached(value: Self::Value) -> Self;
 }
@@ -127,16 +135,22 @@ cached_whole! { InferredValue:
     [T] std::ops::Range<T>, [T] std::ops::RangeInclusive<T>, [T] std::ops::Bound<T>,
 }
 
-/// Returns true if cloning a `V` is fast and runs no code of the program. Types are compared by
-/// name; no other type can have one of these names.
+/// Returns true for an `Arc`, a `String` and the common primitive types: cloning a `V` then runs no
+/// code of the program. A hit clones such a value without raising the count of the cache's own `Arc`.
+///
+/// The function compares names, so that one comparison covers every `Arc`. The name of a type begins
+/// with the name of its crate, so only a type of a crate called `alloc` could be mistaken for these.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn has_trivial_clone<V>() -> bool {
     let name = type_name::<V>();
-    name.starts_with("alloc::sync::Arc<") || name == "alloc::string::String" || is_primitive(name)
+    name.starts_with("alloc::sync::Arc<")
+        || name == "alloc::string::String"
+        || is_common_primitive(name)
 }
 
+/// Returns false also for the rarer primitive types, such as `i128`.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn is_primitive(name: &str) -> bool {
+fn is_common_primitive(name: &str) -> bool {
     matches!(
         name,
         "bool"
@@ -154,38 +168,40 @@ fn is_primitive(name: &str) -> bool {
     )
 }
 
-/// The functions through which the untyped core handles values of one type.
+/// The operations on values of one type, as functions that take an untyped [`Value`].
+///
+/// If the type's own `Serialize` or `Deserialize` panics, these functions catch the panic.
 pub(crate) struct ValueType {
-    /// Encodes a value; see [`encoded::write`]. Does not panic if the type's `Serialize` does.
+    /// Encodes a value for memcached; see [`encoded::write`].
     pub(crate) write: fn(&Value) -> Result<EncodedValue, &'static str>,
-    /// Decodes a value; see [`encoded::read`]. Does not panic if the type's `Deserialize` does.
+    /// Decodes a value; see [`encoded::read`].
     pub(crate) read: fn(EncodedView<'_>) -> Option<Value>,
-    /// Estimates how many bytes the value takes in memory; see [`weight`].
+    /// Estimates how many bytes a value takes in memory; see [`weight`].
     pub(crate) weigh: fn(&Value) -> Option<usize>,
-    /// Returns true for a `None`.
+    /// Returns true if the value is the `None` of a standard `Option`.
     pub(crate) is_none: fn(&Value) -> bool,
-    /// Returns true if the type is an `Option`.
+    /// Returns true if the type is a standard `Option`.
     pub(crate) is_option: fn() -> bool,
-    /// Returns the type's name for messages.
+    /// Returns the name of the type, to be shown in a message.
     pub(crate) name: fn() -> &'static str,
 }
 
-/// The option `weight` of a function, for an untyped value.
+/// The function of the option `weight`, wrapped to take an untyped value. The wrapper returns `None` if
+/// the weight must be estimated instead.
 pub(crate) type WeightFn = Arc<dyn Fn(&Value) -> Option<usize> + Send + Sync>;
 
-/// Makes a [`WeightFn`] from the option `weight`. It returns `None` if the user's function panics;
-/// the value's weight is then estimated.
+/// Wraps the function of the option `weight`. The wrapper returns `None` if `weight` panics.
 pub(crate) fn weight_fn<V: 'static>(weight: fn(&V) -> usize) -> WeightFn {
     Arc::new(move |value| catch_panic(|| value.downcast_ref::<V>().map(weight))?)
 }
 
-/// Returns `None` if `run` panics. `run` must not leave shared state half changed.
+/// Returns `None` if `run` panics. A panic in `run` must not leave shared state half changed.
 fn catch_panic<T>(run: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(run)).ok()
 }
 
 impl ValueType {
-    /// Returns the functions for `V`.
+    /// Returns the operations of `V`.
     pub(crate) const fn of<V: CachedValue>() -> &'static ValueType {
         const {
             &ValueType {
@@ -204,11 +220,11 @@ impl ValueType {
     }
 }
 
-/// The options of a function that depend on the value.
+/// The options of an annotated function that are called with the value.
 pub(crate) struct ValueRules<V> {
-    /// Returns true if a value is to be cached.
+    /// Returns true if the value may be cached.
     pub(crate) cache_if: Option<fn(&V) -> bool>,
-    /// Returns how long a value is cached.
+    /// Returns how long the value is cached.
     pub(crate) ttl_with: Option<fn(&V) -> Duration>,
 }
 
@@ -224,18 +240,19 @@ impl<V> ValueRules<V> {
     pub(crate) const NONE: ValueRules<V> = ValueRules { cache_if: None, ttl_with: None };
 }
 
-/// What the [`ValueRules`] of a function say about one value.
+/// The result of applying [`ValueRules`] to one value.
 #[derive(Clone, Copy)]
 pub(crate) struct CachingDecision {
-    /// The value is a `None`, which is cached only under `none_ttl`.
+    /// True for a `None`. A `None` is cached only if the function has the option `none_ttl`.
     pub(crate) is_none: bool,
+    /// False if `cache_if` rejects the value, and for an `Err`.
     pub(crate) is_cacheable: bool,
-    /// The result of `ttl_with`.
+    /// The result of `ttl_with`, if the function has that option.
     pub(crate) ttl: Option<Duration>,
 }
 
 impl<V: CachedValue> ValueRules<V> {
-    /// Decides about a value that was just fetched.
+    /// Decides about a value that is not in a tier yet. A panic of an option is not caught.
     pub(crate) fn decide(&self, value: &V) -> CachingDecision {
         CachingDecision {
             is_none: variant::is_none(value),
@@ -248,8 +265,10 @@ impl<V: CachedValue> ValueRules<V> {
 }
 
 impl<V: 'static> ValueRules<V> {
-    /// Decides about a value that came from a tier. If `ttl_with` panics, the declared ttl applies:
-    /// the value is good, so the panic must not reach the caller.
+    /// Decides about a value that a tier returned. `cache_if` accepted the value when it was stored.
+    ///
+    /// If `ttl_with` panics, the ttl that the function declares applies: the value is usable, so the
+    /// panic must not reach the caller.
     pub(crate) fn decide_stored(&self, value: &Value, value_type: &ValueType) -> CachingDecision {
         let ttl_with = self.ttl_with.zip(value.downcast_ref::<V>());
         let ttl = ttl_with.and_then(|(ttl_with, value)| catch_panic(|| ttl_with(value)));
@@ -257,20 +276,24 @@ impl<V: 'static> ValueRules<V> {
     }
 }
 
-/// The functions through which the code of a call handles the return type `R`.
+/// The operations on a function's return type `R`, and the options that are called with its value.
+///
+/// `V` is the part of `R` that is cached.
 pub(crate) struct ReturnType<R, V> {
-    /// Separates a value to cache from an error.
+    /// Separates a value to cache from an error, and applies the rules to the value.
     pub(crate) split: fn(R, &ValueRules<V>) -> FetchOutput<R>,
-    /// See [`rebuild_into`].
+    /// The function [`rebuild_into`] for this type.
     pub(crate) rebuild_into: fn(&Value, &mut Option<R>) -> bool,
     pub(crate) error_sharing: ErrorSharing<R>,
     pub(crate) value_type: &'static ValueType,
     pub(crate) rules: ValueRules<V>,
 }
 
-/// The result of a fetch: a value, or the function's error.
+/// The result of running an annotated function.
 pub(crate) enum FetchOutput<R> {
+    /// The cached part of the returned value, and whether and how long it may be cached.
     Value(Value, CachingDecision),
+    /// The returned value, unchanged, because it is an error.
     Error(R),
 }
 
@@ -295,8 +318,8 @@ impl<R, V> ReturnType<R, V> {
         }
     }
 
-    /// Rebuilds the function's return value from a cached value. Returns `None` if the value is of
-    /// another type.
+    /// Turns a cached value into the function's return value. Returns `None` if the value has another
+    /// type.
     pub(crate) fn rebuild(&self, value: &Value) -> Option<R> {
         let mut target = None;
         (self.rebuild_into)(value, &mut target);
@@ -304,51 +327,56 @@ impl<R, V> ReturnType<R, V> {
     }
 }
 
-/// Rebuilds the function's return value from a cached value and writes it to `target`, which must be
-/// `None`. Returns false if the value is of another type.
+/// Turns a cached value into the function's return value and writes the result to `target`, which
+/// must be `None`. Returns false if the cached value has another type.
 ///
-/// A returned `Option` would be moved right after it was written, which stalls the processor.
+/// The function does not return an `Option<R>`: the caller would copy the option right after this
+/// function wrote it, and the copy would stall the processor.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn rebuild_into<R, Mode>(value: &Value, target: &mut Option<R>) -> bool
 where
     R: Returned<Mode, Value: CachedValue>,
 {
     let Some(value) = value.downcast_ref::<R::Value>() else { return false };
-    // The target is `None`. `forget` removes the code that would drop an old value.
+    // `target` held `None`, so nothing leaks. Without `forget` the compiler adds code to drop an `R`.
     std::mem::forget(target.replace(R::from_cached(value.clone())));
     true
 }
 
-/// How followers of a failed fetch get its error. Holds `None` if the error type cannot be shared.
+/// Shares the error of an annotated function with other calls that waited for the same run of the
+/// function. Holds `None` if the error cannot be shared.
 pub struct ErrorSharing<R>(Option<ErrorSharingFns<R>>);
 
+/// The functions that take a shared error from a return value `R`, and turn it into another `R`.
 struct ErrorSharingFns<R> {
     share: fn(&R) -> Option<SharedError>,
     rebuild: fn(&SharedError) -> Option<R>,
 }
 
 impl<R> ErrorSharing<R> {
-    /// Clones the error out of a function's result, if its type can be shared.
+    /// Clones the error in `returned`. Returns `None` if the error cannot be shared.
     pub(crate) fn share(&self, returned: &R) -> Option<SharedError> {
         (self.0.as_ref()?.share)(returned)
     }
 
-    /// Returns the `Err` of a function for a shared error.
+    /// Returns a clone of a shared error as the function's return value. Returns `None` if the error
+    /// has another type.
     pub(crate) fn rebuild(&self, error: &SharedError) -> Option<R> {
         (self.0.as_ref()?.rebuild)(error)
     }
 }
 
-/// Finds out at compile time whether the error in `R` can be shared.
+/// Chooses at compile time how the error in `R` is shared.
 ///
-/// Method resolution prefers an inherent method of `ErrorProbe` to one of `ErrorProbeFallback`, which
-/// is behind `Deref`. The inherent method exists only for a `Result` with a `Clone` error, so the
-/// fallback serves all other types. Stable Rust has no specialization that could say this.
+/// Method resolution prefers an inherent method of `ErrorProbe` to a method of `ErrorProbeFallback`,
+/// which is found only through `Deref`. The inherent method `sharing` exists only for a `Result` whose
+/// error is `Clone + Send + Sync + 'static`, so all other types get the fallback. Stable Rust offers
+/// no specialization for this choice.
 pub struct ErrorProbe<R> {
     fallback: ErrorProbeFallback<R>,
 }
 
-/// The methods of [`ErrorProbe`] for a type whose error cannot be shared.
+/// The methods of [`ErrorProbe`] for a return type whose error cannot be shared.
 #[doc(hidden)]
 pub struct ErrorProbeFallback<R>(PhantomData<fn() -> R>);
 
@@ -356,7 +384,8 @@ impl<R> ErrorProbe<R> {
     #[doc(hidden)]
     pub const NEW: ErrorProbe<R> = ErrorProbe { fallback: ErrorProbeFallback(PhantomData) };
 
-    /// Used for a return type that borrows, because its error cannot outlive the call.
+    /// Shares no error. The attribute calls this for a return type that borrows, because a shared
+    /// error may outlive the call.
     #[doc(hidden)]
     pub fn unshared(&self) -> ErrorSharing<R> {
         ErrorSharing(None)
@@ -377,8 +406,8 @@ impl<T, E: Clone + Send + Sync + 'static> ErrorProbe<Result<T, E>> {
 }
 
 impl<T, E> ErrorProbe<Result<T, E>> {
-    /// The compiler chooses this method for a `Result` under the option `infallible`, and reports
-    /// that its bound does not hold.
+    /// Rejects a `Result` under the option `infallible`. The compiler chooses this method instead of
+    /// the fallback's, and then reports that the bound does not hold.
     #[doc(hidden)]
     pub fn infallible(&self) -> ErrorSharing<Result<T, E>>
     where
@@ -388,7 +417,8 @@ impl<T, E> ErrorProbe<Result<T, E>> {
     }
 }
 
-/// Required of a `Result` under the option `infallible`, and implemented for no type.
+/// A bound that the option `infallible` puts on a `Result`. No type implements this trait, so the
+/// function does not compile.
 #[diagnostic::on_unimplemented(
     message = "a `Result` can fail, so it cannot be cached whole",
     label = "the `Ok` of this `Result` is cached without `infallible`",

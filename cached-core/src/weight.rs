@@ -1,26 +1,26 @@
-//! Estimates the memory that a value takes.
+//! Estimates a value's weight, the memory that the value takes.
 //!
-//! `size_of` gives the size of the value itself. To count what it owns on the heap, the value is
-//! serialized by a serializer that writes nothing: strings count by their length, sequences and
-//! maps by their elements.
+//! `size_of` gives the size of the value itself. A serializer that writes nothing then visits the
+//! value and adds up what the value owns on the heap: a string counts by its length, and a sequence or
+//! a map by its elements.
 //!
-//! serde passes the elements of a `Vec` behind a reference that hides the size of their type. So an
-//! element's size is the sum of its contents, and all elements count like the largest one, because
-//! an enum and an `Option` take the space of their largest variant.
+//! The elements of a `Vec` reach the serializer as references, so `size_of` does not give their size.
+//! The size of an element is therefore the sum of the sizes of its contents. All elements count like
+//! the largest, because an enum and an `Option` take the space of their largest variant.
 //!
-//! The estimate misses reserved space that is not used, and data that `Serialize` leaves out.
+//! The estimate leaves out unused capacity of a string or a `Vec`, and data that `Serialize` skips.
 
 use std::fmt::{self, Write};
 
 use serde::ser::{self, Serialize};
 
-/// The size of a `String` or a `Vec` without its heap data. A map's is about the same.
+/// The size of a `String` or a `Vec` without its heap data. A map is assumed to have the same size.
 const COLLECTION_SIZE: usize = size_of::<Vec<u8>>();
-/// The size of the two reference counts that an `Arc` stores before its value.
+/// The size of the two reference counts that an `Arc` stores in front of its value.
 const ARC_COUNTS: usize = 2 * size_of::<usize>();
 
-/// Returns how many bytes the value takes in an `Arc` of its own. Returns `None` if its `Serialize`
-/// fails.
+/// Estimates how many bytes `value` takes when it is stored in an `Arc`. Returns `None` if the value's
+/// `Serialize` fails.
 pub(crate) fn of<V: Serialize>(value: &V) -> Option<usize> {
     let mut heap = 0;
     let size = size_of::<V>();
@@ -28,8 +28,8 @@ pub(crate) fn of<V: Serialize>(value: &V) -> Option<usize> {
     Some(block_size(ARC_COUNTS + size) + heap)
 }
 
-/// Returns how many bytes an allocator takes for a block of `bytes`. It rounds up, and stores the
-/// length beside the block.
+/// Estimates how many bytes an allocator reserves for a block of `bytes`. A usual allocator adds a
+/// header to the block and rounds its size up.
 fn block_size(bytes: usize) -> usize {
     const ALIGNMENT: usize = 16;
     const HEADER_SIZE: usize = 8;
@@ -37,7 +37,8 @@ fn block_size(bytes: usize) -> usize {
     if bytes == 0 { 0 } else { (bytes + HEADER_SIZE).next_multiple_of(ALIGNMENT).max(MIN_BLOCK) }
 }
 
-/// Adds the heap memory of a value whose own size is known.
+/// Adds the heap memory of `value` to `heap`. `size` must be the size of the value without that
+/// memory.
 #[inline]
 fn add_sized<T: Serialize + ?Sized>(
     value: &T,
@@ -45,20 +46,20 @@ fn add_sized<T: Serialize + ?Sized>(
     heap: &mut usize,
 ) -> Result<(), WeightError> {
     let content = value.serialize(WeightSerializer { heap })?;
-    // Contents that are larger than the value itself are behind a pointer: a `Box` or an `Arc`.
+    // The contents are larger than the value, so the value is a pointer to them: a `Box` or an `Arc`.
     if size <= size_of::<usize>() && content > size {
         *heap += block_size(content);
     }
     Ok(())
 }
 
-/// A serializer that adds a value's heap memory to `heap`, and returns the size of the value itself
-/// as far as its contents show it.
+/// A serializer that adds the heap memory of a value to `heap`. It returns the size of the value
+/// itself, estimated from the contents.
 struct WeightSerializer<'h> {
     heap: &'h mut usize,
 }
 
-/// The value's `Serialize` returned an error.
+/// The error of a value whose `Serialize` fails.
 #[derive(Debug)]
 struct WeightError;
 
@@ -76,16 +77,17 @@ impl ser::Error for WeightError {
     }
 }
 
-/// Adds up the elements of a sequence or a map, which are on the heap.
+/// Weighs a sequence or a map, whose elements are on the heap.
 struct ElementsWeigher<'h> {
     heap: &'h mut usize,
     count: usize,
-    /// The size of the largest element, or of the largest key and the largest value.
+    /// In a sequence, the first is the size of the largest element. In a map, the first is the size of
+    /// the largest key, and the second the size of the largest value.
     largest: [usize; 2],
     is_map: bool,
 }
 
-/// Adds up the fields of a struct, a tuple or a variant, which are inside the value.
+/// Weighs a struct, a tuple or a variant, whose fields are inside the value.
 struct FieldsWeigher<'h> {
     heap: &'h mut usize,
     size: usize,
@@ -109,9 +111,10 @@ impl ElementsWeigher<'_> {
         Ok(())
     }
 
-    /// Adds the allocation of all elements, and returns the size of the collection itself.
+    /// Adds the heap block of all elements. Returns the size of the collection without this block.
     fn finish(self) -> usize {
-        /// The capacity of a small map. A hash table starts with 4 entries, a tree node has 11.
+        /// The assumed capacity of a small map. A hash table starts with 4 slots, and a B-tree node has
+        /// 11.
         const MIN_MAP_CAPACITY: usize = 8;
         let size = match self.is_map {
             false => self.largest[0],
@@ -120,7 +123,8 @@ impl ElementsWeigher<'_> {
         let capacity = match (self.is_map, self.count) {
             (false, count) => count,
             (true, 0) => 0,
-            // A hash table fills seven eighths of a power of two, and a tree about as much.
+            // A hash table has a power of two of slots, and at most seven eighths of its slots are
+            // full. A B-tree has about as many slots.
             (true, count) => (count + count / 7).next_power_of_two().max(MIN_MAP_CAPACITY),
         };
         *self.heap += block_size(capacity.saturating_mul(size));
@@ -137,7 +141,7 @@ impl FieldsWeigher<'_> {
     }
 }
 
-/// Adds the heap memory of a string, and returns the size of the `String` itself.
+/// Adds the heap memory of a string. Returns the size of the `String` without this memory.
 fn add_string(heap: &mut usize, length: usize) -> usize {
     *heap += block_size(length);
     COLLECTION_SIZE
@@ -202,7 +206,7 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
         Ok(add_string(self.heap, value.len()))
     }
 
-    // serde does not tell the size that a `Some` would have. Few options are smaller than a pointer.
+    // serde does not tell the size of the `Option`. Few options are smaller than a pointer.
     fn serialize_none(self) -> Result<usize, WeightError> {
         Ok(size_of::<usize>())
     }
@@ -292,7 +296,7 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
         Ok(self.fields())
     }
 
-    /// The codec answers the same, so a type serializes here as it does there.
+    // The codec's serializer returns false as well, so a type serializes for both in the same way.
     fn is_human_readable(&self) -> bool {
         false
     }

@@ -1,5 +1,7 @@
-//! Wrappers around the codec's deserializer. They pass a request on only if the checker allows it,
-//! and wrap nested deserializers in the same way.
+//! Wrappers around the codec's deserializer that check each step of a type's `Deserialize`.
+//!
+//! A wrapper calls the codec only if the [`StepChecker`] allows the step. It also wraps the
+//! deserializers of nested values.
 
 mod visitor;
 
@@ -16,27 +18,29 @@ fn refusal<E: de::Error>() -> E {
     E::custom("the value was stored by a build in which this type was different")
 }
 
-/// For requests that have no names.
+/// Leaves the hash of a step unchanged, for a `deserialize_*` method that takes only a visitor.
 fn no_arguments(hash: StableHasher) -> StableHasher {
     hash
 }
 
-/// Adds the names of fields to a request.
+/// Adds the number of fields and their names to the hash of a step.
 fn add_names(hash: StableHasher, names: &[&str]) -> StableHasher {
     names.iter().fold(hash.word(names.len() as u64), |hash, name| hash.text(name))
 }
 
-/// Reads one member of a value. The read fails if another type was read there when the outline was
-/// recorded.
+/// Decodes one member with the seed `S`. The step of the member contains the name of its type, so the
+/// checker refuses a member whose type has changed.
 pub(super) struct CheckedSeed<'c, 'o, S> {
     seed: S,
     checker: &'c mut StepChecker<'o>,
+    /// The location of the type that contains the member.
     parent: TypeLocation,
+    /// The index of the member in the type. Members of the same type may share an index.
     index: u64,
 }
 
 impl<'c, 'o, V> CheckedSeed<'c, 'o, PhantomData<V>> {
-    /// Reads the value as a whole.
+    /// Returns the seed that decodes the whole value.
     pub(super) fn root(checker: &'c mut StepChecker<'o>) -> Self {
         CheckedSeed { seed: PhantomData, checker, parent: TypeLocation::ROOT, index: 0 }
     }
@@ -57,15 +61,19 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedSeed<'_, '_, 
     }
 }
 
-/// A deserializer whose requests are checked. They are made at `location`.
+/// A deserializer that makes a `deserialize_*` call to `inner` only if the checker allows the step.
 struct CheckedDeserializer<'c, 'o, D> {
     inner: D,
     checker: &'c mut StepChecker<'o>,
+    /// The location of the step.
     location: TypeLocation,
 }
 
 impl<'de, 'c, 'o, D: Deserializer<'de>> CheckedDeserializer<'c, 'o, D> {
-    /// Checks a request for a `T`. Returns the parts of `self`, with the location of `T`.
+    /// Checks a `deserialize_*` call whose visitor returns a `T`. `arguments` adds the names and
+    /// lengths that the call has as arguments to the hash of the step.
+    ///
+    /// Returns the inner deserializer, the checker and the location of `T`.
     fn check<T>(
         self,
         kind: StepKind,
@@ -113,13 +121,13 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         deserialize_bytes Bytes;
         deserialize_byte_buf Bytes;
         deserialize_unit Unit;
-        // The codec does not support these three.
+        // The codec's deserializer returns an error for each of these three.
         deserialize_any Any;
         deserialize_identifier Any;
         deserialize_ignored_any Any;
     }
 
-    // A type must make the same requests with and without a checker.
+    // A type must take the same steps with and without a checker.
     fn is_human_readable(&self) -> bool {
         self.inner.is_human_readable()
     }
@@ -167,7 +175,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         let (inner, checker, inner_location) =
             self.check::<V::Value>(StepKind::Tuple, arguments)?;
         let contents = CheckedVisitor::new(visitor, checker, inner_location);
-        // The name of an array type starts with a bracket. Its elements have one type.
+        // The name of an array type starts with a bracket. All elements of an array have one type.
         match type_name::<V::Value>().starts_with('[') {
             true => inner.deserialize_tuple(length, contents.with_one_index()),
             false => inner.deserialize_tuple(length, contents),
@@ -218,8 +226,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        // The list of variants is not part of the request: a build that adds a variant at the end
-        // can still read the others.
+        // The list of variants is not part of the step, so that a build that adds a variant at the
+        // end can still read the earlier variants.
         let arguments = |hash: StableHasher| hash.text(name);
         let (inner, checker, inner_location) = self.check::<V::Value>(StepKind::Enum, arguments)?;
         let contents =

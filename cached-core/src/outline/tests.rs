@@ -1,3 +1,5 @@
+//! Tests of outlines: a type gets no data of a build in which the type was different.
+
 #![allow(dead_code)]
 
 use std::cell::RefCell;
@@ -7,42 +9,43 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::*;
 
-/// Returns what another process reads, which has decoded no such value before. `None` is a refusal.
-fn read<W: Serialize + DeserializeOwned, V: DeserializeOwned>(value: &W) -> Option<V> {
+/// Encodes `value` and decodes the payload as the type `Read`. Returns `None` if a step is refused.
+fn read<V: Serialize + DeserializeOwned, Read: DeserializeOwned>(value: &V) -> Option<Read> {
     let payload = codec::encode(value).expect("it encodes");
-    let (_, entries) = decode_recording::<W>(&payload).expect("it reads back");
+    let (_, entries) = decode_recording::<V>(&payload).expect("it reads back");
     decode_matching(Outline::new(&entries), &payload)
 }
 
-fn entries_of<V: Serialize + DeserializeOwned>(value: &V) -> usize {
+/// Returns the number of entries in the outline of `value`.
+fn entry_count<V: Serialize + DeserializeOwned>(value: &V) -> usize {
     let payload = codec::encode(value).expect("it encodes");
     decode_recording::<V>(&payload).expect("it reads back").1.len() / ENTRY_BYTES
 }
 
 thread_local! {
-    /// The data that each [`Seen`] was given.
-    static SEEN: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// The data that the codec gave to a [`LeafSpy`], as text.
+    static GIVEN_DATA: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A leaf that records the data it is given.
+/// A value without members that records the data from which it is decoded.
 #[derive(Debug, Clone, PartialEq)]
-struct Seen<T>(T);
+struct LeafSpy<T>(T);
 
-impl<T: Serialize> Serialize for Seen<T> {
+impl<T: Serialize> Serialize for LeafSpy<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(serializer)
     }
 }
 
-impl<'de, T: Deserialize<'de> + std::fmt::Debug> Deserialize<'de> for Seen<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Seen<T>, D::Error> {
+impl<'de, T: Deserialize<'de> + std::fmt::Debug> Deserialize<'de> for LeafSpy<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<LeafSpy<T>, D::Error> {
         let value = T::deserialize(deserializer)?;
-        SEEN.with_borrow_mut(|seen| seen.push(format!("{value:?}")));
-        Ok(Seen(value))
+        GIVEN_DATA.with_borrow_mut(|given| given.push(format!("{value:?}")));
+        Ok(LeafSpy(value))
     }
 }
 
-/// Defines one type as several builds have it, each with a value.
+/// Defines a module for each build, with that build's type `Value` and a value of the type.
 macro_rules! builds {
     ($($build:ident: [$($items:item)*] $value:expr;)*) => {
         $(mod $build {
@@ -65,10 +68,10 @@ macro_rules! builds {
             let builds = [$((stringify!($build), $build::stored(), $build::reads as fn(_, &_) -> _)),*];
             for (writer, (payload, entries), _) in &builds {
                 for (reader, _, reads) in &builds {
-                    SEEN.take();
+                    GIVEN_DATA.take();
                     let is_read = reads(Outline::new(entries), &payload[..]);
                     assert_eq!(is_read, writer == reader, "{writer} read by {reader}");
-                    assert_eq!(!SEEN.take().is_empty(), is_read, "{writer} read by {reader}");
+                    assert_eq!(!GIVEN_DATA.take().is_empty(), is_read, "{writer} read by {reader}");
                 }
             }
         }
@@ -76,48 +79,48 @@ macro_rules! builds {
 }
 
 builds! {
-    base: [struct Value { a: Seen<u8>, b: Seen<String> }]
-        Value { a: Seen(1), b: Seen("x".into()) };
-    renamed_struct: [#[serde(rename = "Valued")] struct Value { a: Seen<u8>, b: Seen<String> }]
-        Value { a: Seen(1), b: Seen("x".into()) };
-    renamed_field: [struct Value { c: Seen<u8>, b: Seen<String> }]
-        Value { c: Seen(1), b: Seen("x".into()) };
-    swapped: [struct Value { b: Seen<String>, a: Seen<u8> }]
-        Value { b: Seen("x".into()), a: Seen(1) };
-    swapped_types: [struct Value { a: Seen<String>, b: Seen<u8> }]
-        Value { a: Seen("x".into()), b: Seen(1) };
-    added_before: [struct Value { z: u8, a: Seen<u8>, b: Seen<String> }]
-        Value { z: 0, a: Seen(1), b: Seen("x".into()) };
-    added_after: [struct Value { a: Seen<u8>, b: Seen<String>, z: u8 }]
-        Value { a: Seen(1), b: Seen("x".into()), z: 0 };
-    tuple: [struct Value(Seen<u8>, Seen<String>);]
-        Value(Seen(1), Seen("x".into()));
-    longer_tuple: [struct Value(Seen<u8>, Seen<String>, u8);]
-        Value(Seen(1), Seen("x".into()), 0);
-    wide: [struct Value(Seen<u64>);] Value(Seen(1));
-    newtype: [struct Value(Seen<u8>);] Value(Seen(1));
-    optional: [struct Value(Option<Seen<u8>>);] Value(Some(Seen(1)));
-    twice_optional: [struct Value(Option<Option<Seen<u8>>>);] Value(Some(Some(Seen(1))));
-    list: [struct Value(Vec<Seen<u8>>);] Value(vec![Seen(1)]);
-    queue: [struct Value(std::collections::VecDeque<Seen<u8>>);] Value([Seen(1)].into());
-    array: [struct Value([Seen<u8>; 2]);] Value([Seen(1), Seen(2)]);
-    longer_array: [struct Value([Seen<u8>; 3]);] Value([Seen(1), Seen(2), Seen(3)]);
-    pair: [struct Value((Seen<u8>, Seen<u8>));] Value((Seen(1), Seen(2)));
-    map: [struct Value(BTreeMap<u8, Seen<u8>>);] Value([(1, Seen(2))].into());
-    map_of_text: [struct Value(BTreeMap<String, Seen<u8>>);] Value([("a".into(), Seen(2))].into());
-    pairs: [struct Value(Vec<(u8, Seen<u8>)>);] Value(vec![(1, Seen(2))]);
-    enumerated: [enum Value { A(Seen<u8>), B }] Value::A(Seen(1));
-    other_variant: [enum Value { B, A(Seen<u8>) }] Value::A(Seen(1));
-    renamed_variant: [enum Value { C(Seen<u8>), B }] Value::C(Seen(1));
-    variant_of_two: [enum Value { A(Seen<u8>, Seen<u8>), B }] Value::A(Seen(1), Seen(2));
-    variant_of_field: [enum Value { A { a: Seen<u8> }, B }] Value::A { a: Seen(1) };
-    variant_of_other_field: [enum Value { A { b: Seen<u8> }, B }] Value::A { b: Seen(1) };
-    nested: [struct Value { a: Inner } struct Inner { a: Seen<u8> }]
-        Value { a: Inner { a: Seen(1) } };
-    nested_otherwise: [struct Value { a: Inner } struct Inner { b: Seen<u8> }]
-        Value { a: Inner { b: Seen(1) } };
-    nested_by_another_name: [struct Value { a: Other } struct Other { a: Seen<u8> }]
-        Value { a: Other { a: Seen(1) } };
+    base: [struct Value { a: LeafSpy<u8>, b: LeafSpy<String> }]
+        Value { a: LeafSpy(1), b: LeafSpy("x".into()) };
+    renamed_struct: [#[serde(rename = "Valued")] struct Value { a: LeafSpy<u8>, b: LeafSpy<String> }]
+        Value { a: LeafSpy(1), b: LeafSpy("x".into()) };
+    renamed_field: [struct Value { c: LeafSpy<u8>, b: LeafSpy<String> }]
+        Value { c: LeafSpy(1), b: LeafSpy("x".into()) };
+    swapped: [struct Value { b: LeafSpy<String>, a: LeafSpy<u8> }]
+        Value { b: LeafSpy("x".into()), a: LeafSpy(1) };
+    swapped_types: [struct Value { a: LeafSpy<String>, b: LeafSpy<u8> }]
+        Value { a: LeafSpy("x".into()), b: LeafSpy(1) };
+    added_before: [struct Value { z: u8, a: LeafSpy<u8>, b: LeafSpy<String> }]
+        Value { z: 0, a: LeafSpy(1), b: LeafSpy("x".into()) };
+    added_after: [struct Value { a: LeafSpy<u8>, b: LeafSpy<String>, z: u8 }]
+        Value { a: LeafSpy(1), b: LeafSpy("x".into()), z: 0 };
+    tuple: [struct Value(LeafSpy<u8>, LeafSpy<String>);]
+        Value(LeafSpy(1), LeafSpy("x".into()));
+    longer_tuple: [struct Value(LeafSpy<u8>, LeafSpy<String>, u8);]
+        Value(LeafSpy(1), LeafSpy("x".into()), 0);
+    wide: [struct Value(LeafSpy<u64>);] Value(LeafSpy(1));
+    newtype: [struct Value(LeafSpy<u8>);] Value(LeafSpy(1));
+    optional: [struct Value(Option<LeafSpy<u8>>);] Value(Some(LeafSpy(1)));
+    twice_optional: [struct Value(Option<Option<LeafSpy<u8>>>);] Value(Some(Some(LeafSpy(1))));
+    list: [struct Value(Vec<LeafSpy<u8>>);] Value(vec![LeafSpy(1)]);
+    queue: [struct Value(std::collections::VecDeque<LeafSpy<u8>>);] Value([LeafSpy(1)].into());
+    array: [struct Value([LeafSpy<u8>; 2]);] Value([LeafSpy(1), LeafSpy(2)]);
+    longer_array: [struct Value([LeafSpy<u8>; 3]);] Value([LeafSpy(1), LeafSpy(2), LeafSpy(3)]);
+    pair: [struct Value((LeafSpy<u8>, LeafSpy<u8>));] Value((LeafSpy(1), LeafSpy(2)));
+    map: [struct Value(BTreeMap<u8, LeafSpy<u8>>);] Value([(1, LeafSpy(2))].into());
+    map_of_text: [struct Value(BTreeMap<String, LeafSpy<u8>>);] Value([("a".into(), LeafSpy(2))].into());
+    pairs: [struct Value(Vec<(u8, LeafSpy<u8>)>);] Value(vec![(1, LeafSpy(2))]);
+    enumerated: [enum Value { A(LeafSpy<u8>), B }] Value::A(LeafSpy(1));
+    other_variant: [enum Value { B, A(LeafSpy<u8>) }] Value::A(LeafSpy(1));
+    renamed_variant: [enum Value { C(LeafSpy<u8>), B }] Value::C(LeafSpy(1));
+    variant_of_two: [enum Value { A(LeafSpy<u8>, LeafSpy<u8>), B }] Value::A(LeafSpy(1), LeafSpy(2));
+    variant_of_field: [enum Value { A { a: LeafSpy<u8> }, B }] Value::A { a: LeafSpy(1) };
+    variant_of_other_field: [enum Value { A { b: LeafSpy<u8> }, B }] Value::A { b: LeafSpy(1) };
+    nested: [struct Value { a: Inner } struct Inner { a: LeafSpy<u8> }]
+        Value { a: Inner { a: LeafSpy(1) } };
+    nested_otherwise: [struct Value { a: Inner } struct Inner { b: LeafSpy<u8> }]
+        Value { a: Inner { b: LeafSpy(1) } };
+    nested_by_another_name: [struct Value { a: Other } struct Other { a: LeafSpy<u8> }]
+        Value { a: Other { a: LeafSpy(1) } };
 }
 
 #[test]
@@ -129,20 +132,20 @@ fn leaves_of_other_types_get_no_data() {
     #[derive(Serialize, Deserialize)]
     #[serde(rename = "Old")]
     struct New {
-        at: Seen<String>,
+        at: LeafSpy<String>,
     }
-    SEEN.take();
+    GIVEN_DATA.take();
     assert!(read::<_, New>(&Old { at: "today".into() }).is_none());
     assert!(
-        read::<_, HashMap<u8, Seen<String>>>(&BTreeMap::from([(1u8, "today".to_owned())]))
+        read::<_, HashMap<u8, LeafSpy<String>>>(&BTreeMap::from([(1u8, "today".to_owned())]))
             .is_none()
     );
-    assert!(read::<_, Option<Seen<String>>>(&Some("today".to_owned())).is_none());
-    assert!(SEEN.take().is_empty());
+    assert!(read::<_, Option<LeafSpy<String>>>(&Some("today".to_owned())).is_none());
+    assert!(GIVEN_DATA.take().is_empty());
 }
 
 #[test]
-fn common_variants_of_an_enum_are_read() {
+fn variants_that_both_builds_have_are_read() {
     mod new {
         #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
         pub(super) enum State {
@@ -163,7 +166,7 @@ fn common_variants_of_an_enum_are_read() {
 }
 
 #[test]
-fn types_with_one_short_name_are_distinguished() {
+fn types_with_the_same_short_name_are_distinguished() {
     mod a {
         #[derive(serde::Serialize, serde::Deserialize)]
         pub(super) struct Code {
@@ -171,10 +174,10 @@ fn types_with_one_short_name_are_distinguished() {
         }
     }
     mod b {
-        use super::Seen;
+        use super::LeafSpy;
         #[derive(serde::Serialize, serde::Deserialize)]
         pub(super) struct Code {
-            pub(super) code: Seen<String>,
+            pub(super) code: LeafSpy<String>,
         }
     }
     #[derive(Serialize, Deserialize)]
@@ -183,14 +186,14 @@ fn types_with_one_short_name_are_distinguished() {
         second: B,
     }
     let first = a::Code { code: "today".into() };
-    let second = b::Code { code: Seen("EUR".into()) };
+    let second = b::Code { code: LeafSpy("EUR".into()) };
     let payload = codec::encode(&Pair { first, second }).expect("it encodes");
     let (_, entries) = decode_recording::<Pair<a::Code, b::Code>>(&payload).expect("it reads back");
     let outline = Outline::new(&entries);
     assert!(decode_matching::<Pair<a::Code, b::Code>>(outline, &payload).is_some());
-    SEEN.take();
+    GIVEN_DATA.take();
     assert!(decode_matching::<Pair<b::Code, a::Code>>(outline, &payload).is_none());
-    assert!(SEEN.take().is_empty());
+    assert!(GIVEN_DATA.take().is_empty());
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
@@ -200,7 +203,7 @@ struct Tree {
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Bare(Option<Box<Bare>>);
+struct NewtypeChain(Option<Box<NewtypeChain>>);
 
 #[test]
 fn recursive_types_have_small_outlines() {
@@ -208,22 +211,24 @@ fn recursive_types_have_small_outlines() {
     let two = Tree { children: vec![leaf()], label: Some(Box::new(leaf())) };
     let four =
         Tree { children: vec![two.clone(), two.clone()], label: Some(Box::new(two.clone())) };
-    assert_eq!(entries_of(&two), entries_of(&four));
+    assert_eq!(entry_count(&two), entry_count(&four));
     assert_eq!(read(&four), Some(four.clone()));
-    let bare = |depth| (0..depth).fold(Bare(None), |bare, _| Bare(Some(Box::new(bare))));
-    assert_eq!(entries_of(&bare(3)), entries_of(&bare(50)));
-    assert_eq!(read(&bare(50)), Some(bare(50)));
+    let chain =
+        |depth| (0..depth).fold(NewtypeChain(None), |inner, _| NewtypeChain(Some(Box::new(inner))));
+    assert_eq!(entry_count(&chain(3)), entry_count(&chain(50)));
+    assert_eq!(read(&chain(50)), Some(chain(50)));
 }
 
 #[test]
-fn too_deep_values_have_no_outline() {
-    let bare = |depth| (0..depth).fold(Bare(None), |bare, _| Bare(Some(Box::new(bare))));
-    let deep = codec::encode(&bare(MAX_DEPTH)).expect("it encodes");
-    assert!(decode_recording::<Bare>(&deep).is_none());
+fn a_value_that_is_nested_too_deeply_has_no_outline() {
+    let chain =
+        |depth| (0..depth).fold(NewtypeChain(None), |inner, _| NewtypeChain(Some(Box::new(inner))));
+    let deep = codec::encode(&chain(MAX_DEPTH)).expect("it encodes");
+    assert!(decode_recording::<NewtypeChain>(&deep).is_none());
 }
 
 #[test]
-fn a_swallowed_error_is_still_a_refusal() {
+fn an_ignored_error_is_still_a_refusal() {
     struct Lenient(u8);
     impl<'de> Deserialize<'de> for Lenient {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Lenient, D::Error> {
@@ -257,9 +262,9 @@ fn short_names_have_no_paths() {
     }
 }
 
-/// Frames contain outlines, so an outline must never change.
+/// Values in memcached are stored with their outlines, so the outline of a value must never change.
 #[test]
-fn golden_outlines() {
+fn outlines_never_change() {
     fn hash<V: Serialize + DeserializeOwned>(value: &V) -> u64 {
         let payload = codec::encode(value).expect("it encodes");
         Outline::new(&decode_recording::<V>(&payload).expect("it reads back").1).hash

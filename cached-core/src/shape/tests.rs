@@ -1,4 +1,5 @@
-//! Tests that builds whose types differ never read each other's values, and that shapes are stable.
+//! Tests of shapes: two builds with different types do not read each other's values, and the shape of
+//! a value never changes.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,13 +9,14 @@ use serde::de::DeserializeOwned;
 use super::*;
 use crate::codec;
 
-/// Returns what another build reads from this build's bytes. `None` is a miss.
-fn read<V: Serialize, W: Serialize + DeserializeOwned>(value: &V) -> Option<W> {
-    let bytes = codec::encode(value).expect("encodes");
-    let read = codec::decode::<W>(&bytes)?;
+/// Encodes `value` and decodes the bytes as the type `Read`. Returns `None` if the shapes differ.
+fn read<V: Serialize, Read: Serialize + DeserializeOwned>(value: &V) -> Option<Read> {
+    let bytes = codec::encode(value).expect("the value encodes");
+    let read = codec::decode::<Read>(&bytes)?;
     (of(&read) == of(value)).then_some(read)
 }
 
+/// Defines a module with the types of one build.
 macro_rules! build {
     ($name:ident: $($item:item)*) => {
         mod $name {
@@ -75,7 +77,7 @@ build! { renamed_struct:
 }
 
 #[test]
-fn another_builds_type_reads_nothing() {
+fn a_changed_type_reads_nothing() {
     use old::{Payment, State};
     for state in [State::Paid, State::Refunded, State::Partly(1)] {
         let variant = match state {
@@ -94,7 +96,7 @@ fn another_builds_type_reads_nothing() {
         assert_eq!(read::<_, optional::Payment>(&value), None);
         assert_eq!(read::<_, renamed_struct::Receipt>(&value), None);
         assert_eq!(read::<_, (u32, u32, State)>(&value), None);
-        // A variant that both builds have alike is read, even if another variant has changed.
+        // A variant that is the same in both builds is read, even if another variant has changed.
         let other_payload = read::<_, other_payload::Payment>(&value);
         assert_eq!(other_payload.is_some(), variant != "Partly");
         let reordered = read::<_, reordered_enum::Payment>(&value);
@@ -105,7 +107,7 @@ fn another_builds_type_reads_nothing() {
 }
 
 #[test]
-fn reordered_variants_in_collections_are_noticed() {
+fn reordered_variants_in_collections_change_the_shape() {
     use old::State;
     assert_eq!(read::<_, Vec<reordered_enum::State>>(&vec![State::Paid, State::Refunded]), None);
     let by_number = BTreeMap::from([("7", State::Paid), ("8", State::Refunded)]);
@@ -122,9 +124,10 @@ fn maps_and_sets_read_back() {
     assert_eq!(read(&set), Some(set.clone()));
 }
 
-/// The reader expects a string where the writer has a number. Its length would be exabytes.
+/// The reading type has a string where the stored type has a number. The codec takes the number for
+/// the length of the string.
 #[test]
-fn an_impossible_length_is_a_miss() {
+fn an_impossible_length_reads_nothing() {
     #[derive(Debug, PartialEq, serde::Serialize, Deserialize)]
     struct Order {
         at: u64,
@@ -152,9 +155,9 @@ fn a_map_has_one_shape_in_any_order() {
     assert_ne!(of(&forward), of(&other));
 }
 
-/// Frames contain shapes, so a shape must never change.
+/// Values in memcached are stored with their shapes, so the shape of a value must never change.
 #[test]
-fn golden_shapes() {
+fn shapes_never_change() {
     let value = old::Payment { amount: 1, fee: 2, state: old::State::Partly(3) };
     assert_eq!(of(&value), Ok(18341370753926176472));
     assert_eq!(of(&BTreeMap::from([(1u8, "a")])), Ok(8461455876858425517));

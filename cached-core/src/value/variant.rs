@@ -1,9 +1,11 @@
 //! Recognizes `None` and `Err` in a value of any type.
 //!
-//! A generic function may return an `Option` for one type argument and not for another, and stable
-//! Rust has no specialization to tell them apart. So this module compares the type's name with that
-//! of the standard `Option` or `Result`, and then the value's variant. `Serialize` is no help: a
-//! newtype of an `Option`, or a program's own enum named `Result`, serializes like the standard one.
+//! The return type of a generic function may be an `Option` for one type argument and a `Vec` for
+//! another. Stable Rust offers no specialization to handle the two cases. So this module compares the
+//! name of the type with the name of the standard `Option` or `Result`, and then the variants.
+//!
+//! The output of `Serialize` does not suffice: a newtype around an `Option` serializes like the
+//! `Option`, and a program's own enum named `Result` serializes like the standard `Result`.
 
 use std::any::type_name;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -22,15 +24,16 @@ pub(super) fn is_option<V>() -> bool {
     is_instance_of::<V, Option<()>>()
 }
 
-/// Returns true if `V` and `Standard` are the same generic type, with any arguments.
+/// Returns true if `V` and `Standard` are the same generic type, whatever their type arguments are.
 fn is_instance_of<V, Standard>() -> bool {
     let (standard, _) = type_name::<Standard>().split_once('<').unwrap_or_default();
     let name = type_name::<V>();
-    // The name of a closure in a method of the type starts in the same way, but ends in another.
+    // A closure in a method of the type has a name with the same beginning, but no `>` at the end.
     name.strip_prefix(standard).is_some_and(|rest| rest.starts_with('<') && rest.ends_with('>'))
 }
 
-/// Returns a number for the value's variant that does not depend on the enum's type arguments.
+/// Returns a number for the variant of `value`. The number does not depend on the type arguments of
+/// the enum.
 fn variant_number<V>(value: &V) -> u64 {
     let mut hasher = DefaultHasher::new();
     discriminant(value).hash(&mut hasher);

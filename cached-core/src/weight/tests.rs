@@ -1,3 +1,5 @@
+//! Tests of weights: a value's weight is the memory that the value would take.
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -11,38 +13,42 @@ struct Payment {
     number: String,
 }
 
-/// Returns the weight of a value without heap data: its size in an `Arc`.
-fn empty<V>() -> usize {
+/// Returns the weight of a `V` that owns no heap memory.
+fn weight_without_heap<V>() -> usize {
     block_size(ARC_COUNTS + size_of::<V>())
 }
 
 #[test]
 fn a_value_weighs_its_size_and_heap_data() {
-    assert_eq!(of(&7u64), Some(empty::<u64>()));
-    assert_eq!(of(&String::new()), Some(empty::<String>()));
-    assert_eq!(of(&"x".repeat(100)), Some(empty::<String>() + block_size(100)));
+    assert_eq!(of(&7u64), Some(weight_without_heap::<u64>()));
+    assert_eq!(of(&String::new()), Some(weight_without_heap::<String>()));
+    assert_eq!(of(&"x".repeat(100)), Some(weight_without_heap::<String>() + block_size(100)));
     let payment = Payment { cents: 1, number: "x".repeat(40) };
-    assert_eq!(of(&payment), Some(empty::<Payment>() + block_size(40)));
-    assert_eq!(of(&Some(payment)), Some(empty::<Option<Payment>>() + block_size(40)));
+    assert_eq!(of(&payment), Some(weight_without_heap::<Payment>() + block_size(40)));
+    assert_eq!(of(&Some(payment)), Some(weight_without_heap::<Option<Payment>>() + block_size(40)));
 }
 
 #[test]
 fn elements_weigh_their_size_in_memory() {
-    assert_eq!(of(&vec![1u64; 100]), Some(empty::<Vec<u64>>() + block_size(800)));
-    assert_eq!(of(&vec![1u8; 100]), Some(empty::<Vec<u8>>() + block_size(100)));
-    assert_eq!(of(&[1u64; 32]), Some(empty::<[u64; 32]>()), "an array is inside the value");
+    assert_eq!(of(&vec![1u64; 100]), Some(weight_without_heap::<Vec<u64>>() + block_size(800)));
+    assert_eq!(of(&vec![1u8; 100]), Some(weight_without_heap::<Vec<u8>>() + block_size(100)));
+    assert_eq!(
+        of(&[1u64; 32]),
+        Some(weight_without_heap::<[u64; 32]>()),
+        "an array is inside the value"
+    );
     let payments = vec![Payment { cents: 1, number: "x".repeat(40) }; 3];
-    let expected = empty::<Vec<Payment>>() + block_size(3 * 32) + 3 * block_size(40);
+    let expected = weight_without_heap::<Vec<Payment>>() + block_size(3 * 32) + 3 * block_size(40);
     assert_eq!(of(&payments), Some(expected));
-    // Each element takes the space of the largest.
+    // Each element takes as much space as the largest element.
     let options = vec![None, None, Some([0u64; 4]), None];
-    assert_eq!(of(&options), Some(empty::<Vec<Payment>>() + block_size(4 * 32)));
+    assert_eq!(of(&options), Some(weight_without_heap::<Vec<Payment>>() + block_size(4 * 32)));
 }
 
 #[test]
-fn pointers_weigh_their_target() {
+fn a_pointer_weighs_its_target_as_well() {
     let payment = Payment { cents: 1, number: "x".repeat(40) };
-    let expected = empty::<Arc<Payment>>() + block_size(32) + block_size(40);
+    let expected = weight_without_heap::<Arc<Payment>>() + block_size(32) + block_size(40);
     assert_eq!(of(&Arc::new(payment.clone())), Some(expected));
     #[derive(Serialize)]
     struct Order {
@@ -54,20 +60,24 @@ fn pointers_weigh_their_target() {
 #[test]
 fn map_entries_weigh_key_and_value() {
     let numbers: HashMap<u64, u64> = (0..100).map(|number| (number, number)).collect();
-    assert_eq!(of(&numbers), Some(empty::<HashMap<u64, u64>>() + block_size(128 * 16)));
+    assert_eq!(
+        of(&numbers),
+        Some(weight_without_heap::<HashMap<u64, u64>>() + block_size(128 * 16))
+    );
     let texts = BTreeMap::from([("x".repeat(40), 1u64)]);
-    let expected = empty::<BTreeMap<String, u64>>() + block_size(8 * 32) + block_size(40);
+    let expected =
+        weight_without_heap::<BTreeMap<String, u64>>() + block_size(8 * 32) + block_size(40);
     assert_eq!(of(&texts), Some(expected));
-    assert_eq!(of(&HashMap::<u8, u8>::new()), Some(empty::<HashMap<u8, u8>>()));
+    assert_eq!(of(&HashMap::<u8, u8>::new()), Some(weight_without_heap::<HashMap<u8, u8>>()));
 }
 
 #[test]
-fn a_failing_serialize_gives_no_weight() {
-    struct Fails;
-    impl Serialize for Fails {
+fn a_value_that_fails_to_serialize_has_no_weight() {
+    struct FailingValue;
+    impl Serialize for FailingValue {
         fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
             Err(serde::ser::Error::custom("no"))
         }
     }
-    assert_eq!(of(&vec![Fails]), None);
+    assert_eq!(of(&vec![FailingValue]), None);
 }

@@ -1,4 +1,5 @@
-//! The wrappers for nested values: members of a struct, a sequence or a map, and variants of an enum.
+//! The wrappers through which nested values are decoded: the members of a struct, a tuple, a sequence
+//! or a map, and the variants of an enum.
 
 use std::fmt;
 
@@ -11,18 +12,21 @@ use serde::de::{
 use super::{CheckedDeserializer, CheckedSeed, add_names, refusal};
 use crate::outline::{StepChecker, StepKind, TypeLocation};
 
-/// The index of a map's keys and of its values, as members of the map.
+/// The index that all keys of a map have as its members.
 const KEY: u64 = 0;
+/// The index that all values of a map have as its members.
 const VALUE: u64 = 1;
 
-/// A visitor for a type that contains other types.
+/// A visitor that calls the type's own visitor with a checked deserializer, or with checked access to
+/// the members or the variant.
 pub(super) struct CheckedVisitor<'c, 'o, V> {
     visitor: V,
     checker: &'c mut StepChecker<'o>,
+    /// The location of the type that is decoded.
     location: TypeLocation,
-    /// Each member has an index of its own.
+    /// True if each member has an index of its own, false if all members have index 0.
     is_indexed: bool,
-    /// The names of an enum's variants.
+    /// The names of the variants, if the type is an enum.
     variants: &'static [&'static str],
 }
 
@@ -35,7 +39,7 @@ impl<'c, 'o, V> CheckedVisitor<'c, 'o, V> {
         CheckedVisitor { visitor, checker, location, is_indexed: true, variants: &[] }
     }
 
-    /// Gives all members the same index, because they have one type.
+    /// Gives all members the same index, because all members have the same type.
     pub(super) fn with_one_index(self) -> CheckedVisitor<'c, 'o, V> {
         CheckedVisitor { is_indexed: false, ..self }
     }
@@ -98,16 +102,20 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for CheckedVisitor<'_, '_, V> {
     }
 }
 
-/// Reads the members of a sequence or a map.
+/// Decodes the members of a struct, a tuple, a sequence or a map.
 struct CheckedMemberAccess<'c, 'o, A> {
     inner: A,
     checker: &'c mut StepChecker<'o>,
+    /// The location of the type that contains the members.
     location: TypeLocation,
+    /// See [`CheckedVisitor::is_indexed`].
     is_indexed: bool,
+    /// The index of the next member.
     index: u64,
 }
 
 impl<'o, A> CheckedMemberAccess<'_, 'o, A> {
+    /// Returns the inner access, and the seed with which it decodes the member.
     fn member<S>(&mut self, seed: S, index: u64) -> (&mut A, CheckedSeed<'_, 'o, S>) {
         (
             &mut self.inner,
@@ -155,7 +163,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for CheckedMemberAccess<'_, '_, A> {
     }
 }
 
-/// Reads the variant of an enum.
+/// Decodes the index of an enum's variant, and gives access to the contents of the variant.
 struct CheckedEnumAccess<'c, 'o, A> {
     inner: A,
     checker: &'c mut StepChecker<'o>,
@@ -185,14 +193,15 @@ impl<'de, 'c, 'o, A: EnumAccess<'de>> EnumAccess<'de> for CheckedEnumAccess<'c, 
     }
 }
 
-/// Reads the index of a variant. The read fails if the index had another name when the outline was
-/// recorded.
+/// Decodes the index of a variant. The step contains the variant's name, so the checker refuses an index
+/// that now has another name.
 struct CheckedVariantSeed<'c, 'o, S> {
     seed: S,
     checker: &'c mut StepChecker<'o>,
+    /// The location of the enum.
     parent: TypeLocation,
     variants: &'static [&'static str],
-    /// Set to the location of the variant's contents.
+    /// Receives the location of the variant's contents.
     contents: &'c mut TypeLocation,
 }
 
@@ -201,7 +210,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedVariantSeed<'
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
         let index = u32::deserialize(deserializer)?;
-        // An index after the last variant has no name. The type itself refuses it.
+        // An index after the last variant has no name. The type's own `Deserialize` refuses the index.
         let name = self.variants.get(index as usize).copied().unwrap_or_default();
         let step = StepKind::Variant.at(self.parent).word(index.into()).text(name);
         if !self.checker.allows(step) {
@@ -213,7 +222,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedVariantSeed<'
     }
 }
 
-/// Reads the contents of a variant.
+/// Decodes the contents of a variant.
 struct CheckedVariantAccess<'c, 'o, A> {
     inner: A,
     checker: &'c mut StepChecker<'o>,
