@@ -1,7 +1,7 @@
-//! The attribute's syntax: which options exist, and how each is parsed.
+//! Parses the options between the attribute's parentheses, such as `ttl = "30m"`.
 //!
-//! This module does not know the annotated function. Each option keeps its tokens, so that a rule
-//! that is checked later can point at them.
+//! This module checks the syntax of each option by itself. The module `validate` then checks the
+//! options together and against the annotated function.
 
 use proc_macro2::{Group, Ident, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -12,13 +12,15 @@ use syn::{Expr, ExprLit, ExprPath, Lit, LitStr, Path, Token};
 
 use crate::errors::{Errors, nearest, prose_list};
 
-/// One option of an attribute, such as `ttl = "30m"`.
+/// One option that the user wrote, such as `ttl = "30m"`.
 pub(crate) struct Arg<T> {
+    /// The option's name. An error about the option can point at this token.
     pub(crate) key: Ident,
     pub(crate) value: T,
 }
 
-/// The options of one attribute. Each is well-formed; how they fit together is not checked yet.
+/// The options of one attribute. The field of an option is `None` if the user left out the option,
+/// or if the option could not be parsed.
 #[derive(Default)]
 pub(crate) struct Args {
     pub(crate) name: Option<Arg<LitStr>>,
@@ -39,25 +41,27 @@ pub(crate) struct Args {
     pub(crate) local: Option<Arg<bool>>,
     pub(crate) remote: Option<Arg<bool>>,
     pub(crate) infallible: Option<Arg<()>>,
+    /// The option `crate`: the path of the runtime crate.
     pub(crate) krate: Option<Arg<Path>>,
-    /// The options that the user wrote, whether or not they could be parsed. A misspelt option is
-    /// here under its correct name.
+    /// The names of the options that the user wrote, including those that could not be parsed. A
+    /// misspelt option is listed under its correct name.
     attempted: Vec<&'static str>,
-    /// A syntax error ended the parsing, so later options are unknown.
+    /// A syntax error ended the parsing, so further options may have been written.
     is_truncated: bool,
 }
 
 /// The syntax of one option.
 pub(crate) struct OptionSyntax {
     pub(crate) name: &'static str,
-    /// An example, shown when the option is written in another way.
+    /// A correct example, which the error about a malformed option shows.
     pub(crate) example: &'static str,
-    /// Parses the tokens after the name.
+    /// Parses the tokens after the option's name, and stores the option.
     parse: OptionParser,
 }
 
 type OptionParser = fn(&mut Args, Ident, ParseStream<'_>) -> Result<(), OptionError>;
 
+/// All options that an attribute can have.
 pub(crate) const OPTIONS: &[OptionSyntax] = &[
     OptionSyntax {
         name: "name",
@@ -166,14 +170,15 @@ pub(crate) const OPTIONS: &[OptionSyntax] = &[
     },
 ];
 
-/// Why an option could not be parsed.
+/// Why an option was refused.
 enum OptionError {
-    /// The option is not written like its example. Holds the wrong tokens, or none if tokens are
-    /// missing.
+    /// The option is not written like its example. Holds the tokens that the error underlines. An
+    /// empty stream stands for the option's name.
     Malformed(TokenStream),
-    /// The option was understood, and a rule forbids it.
+    /// The syntax is clear, but a rule forbids it. Holds the error of that rule.
     Forbidden(syn::Error),
-    /// The tokens are not valid Rust syntax, so the end of the option is unknown.
+    /// The option's tokens are not valid Rust syntax, so the parser cannot tell where the option
+    /// ends.
     Syntax(syn::Error),
 }
 
@@ -197,13 +202,14 @@ impl Args {
         args
     }
 
-    /// Returns true if the user wrote the option, or may have. If it could not be parsed there is
-    /// an error already, and reporting the option as missing would be a second one.
+    /// Returns true if the user wrote the option, or if a syntax error hides whether the user did.
+    /// An option that could not be parsed is not missing: the user already gets an error about it.
     pub(crate) fn was_attempted(&self, option: &str) -> bool {
         self.is_truncated || self.attempted.contains(&option)
     }
 
-    /// Parses all options, up to a syntax error that hides where the next option begins.
+    /// Parses the options until the tokens end, or until a syntax error hides where the next option
+    /// begins.
     fn parse_options(&mut self, input: ParseStream<'_>, errors: &mut Errors) {
         while !input.is_empty() && !self.is_truncated {
             let start = input.span();
@@ -267,7 +273,7 @@ impl Args {
     }
 }
 
-/// Stores an option, which must not have been given before.
+/// Stores an option, or returns an error if the user wrote the same option before.
 fn set<T>(field: &mut Option<Arg<T>>, key: Ident, value: T) -> Result<(), OptionError> {
     if field.is_some() {
         return Err(forbidden(&key, format!("option `{key}` is given twice; remove one")));
@@ -276,8 +282,8 @@ fn set<T>(field: &mut Option<Arg<T>>, key: Ident, value: T) -> Result<(), Option
     Ok(())
 }
 
-/// Parses `= EXPR`. Strings, names and paths are parsed as expressions too: then a value of the
-/// wrong kind is consumed to its end, and the options after it are still understood.
+/// Parses `= EXPR`. Even where only a string, a name or a path is allowed, the parser accepts any
+/// expression at first: it then knows where a wrong expression ends and the next option begins.
 fn parse_value(input: ParseStream<'_>) -> Result<Expr, OptionError> {
     if !input.peek(Token![=]) || input.peek(Token![==]) {
         return Err(OptionError::Malformed(next_token(input)));
@@ -371,7 +377,7 @@ fn parse_parentheses(input: ParseStream<'_>) -> Result<Group, OptionError> {
     Err(OptionError::Malformed(next_token(input)))
 }
 
-/// Checks that the option ends after its name.
+/// Checks that nothing follows the option's name.
 fn check_no_value(key: &Ident, input: ParseStream<'_>) -> Result<(), OptionError> {
     if input.is_empty() || input.peek(Token![,]) {
         return Ok(());
@@ -380,7 +386,8 @@ fn check_no_value(key: &Ident, input: ParseStream<'_>) -> Result<(), OptionError
     Err(forbidden(next_token(input), message))
 }
 
-/// Returns the next token of the option, or no tokens at its end. Consumes nothing.
+/// Returns the option's next token without consuming the token, or an empty stream if the option
+/// ends here.
 fn next_token(input: ParseStream<'_>) -> TokenStream {
     let ahead = input.fork();
     match ahead.parse::<TokenTree>() {
@@ -401,11 +408,11 @@ fn without_groups(mut value: Expr) -> Expr {
     value
 }
 
-/// Skips the rest of an option that was not understood, so that later options can be parsed.
+/// Skips the rest of a refused option, so that the options after it can be parsed.
 fn skip_to_comma(input: ParseStream<'_>) {
     if input.peek(Token![=]) {
         let ahead = input.fork();
-        // An expression may contain commas, so it is skipped as a whole if it parses.
+        // A comma inside a valid expression does not end the option.
         if ahead.parse::<Token![=]>().is_ok() && ahead.parse::<Expr>().is_ok() {
             let _ = input.parse::<Token![=]>();
             let _ = input.parse::<Expr>();

@@ -1,15 +1,17 @@
-//! The grammar of a duration such as `"1h30m"`.
+//! Parses a duration such as `"1h30m"`.
 //!
-//! `CACHE_URL` has the same grammar. Tests of both crates read `tests-data/durations.txt`, which
-//! lists literals to accept and to refuse.
+//! The runtime crate parses the durations in the environment variable `CACHE_URL` by the same
+//! grammar. Tests of both crates read `tests-data/durations.txt`, which lists literals to accept
+//! and to refuse.
 
-/// Each unit and its milliseconds. A duration must name its units in this order.
+/// Each unit, with its length in milliseconds. A duration must use its units in this order, and
+/// each unit at most once.
 const UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 const EXAMPLES: &str = "write for example `\"90s\"`, `\"1h30m\"` or `\"500ms\"`";
 
-/// Returns the milliseconds of a duration, or a line that says what is wrong with it.
+/// Returns the duration in milliseconds, or an error message of one line.
 pub(crate) fn parse_duration(text: &str) -> Result<u64, String> {
     if text.trim().is_empty() {
         return Err(format!("a duration cannot be empty; {EXAMPLES}"));
@@ -53,11 +55,14 @@ pub(crate) fn parse_duration(text: &str) -> Result<u64, String> {
     Ok(total)
 }
 
-/// Splits before the first character for which `is_end` holds.
+/// Splits the text before the first character for which `is_end` returns true. Without such a
+/// character the second part is empty.
 fn split_where(text: &str, is_end: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(is_end).unwrap_or(text.len()))
 }
 
+/// Returns the message for a unit that the grammar lacks. For a synonym such as `min`, the message
+/// says what to write.
 fn unknown_unit(number: &str, unit: &str) -> String {
     let known = match unit.trim().to_ascii_lowercase().as_str() {
         "d" | "day" | "days" => Some("d"),

@@ -1,16 +1,17 @@
-//! Collects the errors of one expansion, and suggests a correction for a misspelt word.
+//! Collects the errors of one expansion, and suggests corrections for misspelt words.
 
 use std::fmt::Display;
 
 use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
 
-/// The errors found so far. Each rule adds its own, so that one compilation shows them all.
+/// The errors found so far. Each check adds its errors here, so that one compilation shows the
+/// errors of all checks.
 #[derive(Default)]
 pub(crate) struct Errors(Vec<syn::Error>);
 
 impl Errors {
-    /// Adds an error at `span`.
+    /// Adds an error that underlines the code at `span`.
     pub(crate) fn at(&mut self, span: Span, message: impl Display) {
         self.0.push(syn::Error::new(span, message));
     }
@@ -33,13 +34,13 @@ impl Errors {
     }
 }
 
-/// Returns the candidate that `word` most likely misspells, if one is near enough.
+/// Returns the candidate that `word` most likely misspells, if any candidate is similar enough.
 pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    // A third of the letters may be wrong. That allows two slips in `identfire`, and does not
-    // suggest `ttl` for `tag`.
+    // A third of the letters may be wrong, but at least one. So `identfire`, which has two slips,
+    // is close enough to `identifier`, but `tag` is not close enough to `ttl`.
     let max_distance = (word.chars().count() / 3).max(1);
     candidates
         .into_iter()
@@ -51,15 +52,16 @@ pub(crate) fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
-/// Returns true if the longer word begins with the shorter one, as `state` begins with `stat`.
+/// Returns true if one word is the beginning of the other, as `stat` is of `state`. The shorter
+/// word must have three letters or more.
 fn is_abbreviation(word: &str, candidate: &str) -> bool {
     let (short, long) =
         if word.len() < candidate.len() { (word, candidate) } else { (candidate, word) };
     short.len() >= 3 && short.len() < long.len() && long.starts_with(short)
 }
 
-/// Counts the letters to insert, remove, replace or swap with their neighbour (the optimal string
-/// alignment distance).
+/// Returns how many edits turn `left` into `right` (the optimal string alignment distance). An edit
+/// inserts, removes or replaces a letter, or swaps two neighbouring letters.
 fn edit_distance(left: &str, right: &str) -> usize {
     let left: Vec<char> = left.chars().collect();
     let right: Vec<char> = right.chars().collect();

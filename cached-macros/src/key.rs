@@ -1,4 +1,6 @@
-//! The rules about the key: each parameter is part of it, or is listed in `skip`.
+//! Checks the rules about the key, above all that each parameter is in the key or in `skip`.
+//!
+//! The key is made from two options that are expressions: `identifier` and `version`.
 
 use proc_macro2::{Ident, Span};
 use syn::visit::Visit;
@@ -12,11 +14,12 @@ use crate::signature::{find_mutable_reference, shows_all_names};
 
 /// Checks `version`, `identifier` and `skip` against the function's parameters.
 pub(crate) fn check_key(args: &Args, function: &Function, errors: &mut Errors) {
-    // A name that is not found may be one that a pattern hides, so nothing can be checked.
+    // If a pattern hides names, the list of parameters is incomplete. The pattern already has an
+    // error, and an error about a missing parameter could be false.
     if !shows_all_names(function) {
         return;
     }
-    // Parameters that an error is about already, so that one mistake gives one error.
+    // The parameters that already have an error. A second error about one of them is left out.
     let mut reported = Vec::new();
     check_skip(args, function, &mut reported, errors);
     check_version(args, function, &mut reported, errors);
@@ -24,6 +27,7 @@ pub(crate) fn check_key(args: &Args, function: &Function, errors: &mut Errors) {
     check_mutable_references(args, function, &reported, errors);
 }
 
+/// Checks that each name in `skip` is a parameter, is listed once and is not in the key.
 fn check_skip(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: &mut Errors) {
     let Some(skip) = &args.skip else { return };
     for (index, name) in skip.value.iter().enumerate() {
@@ -47,6 +51,7 @@ fn check_skip(args: &Args, function: &Function, reported: &mut Vec<Ident>, error
     }
 }
 
+/// Checks that the version mentions a parameter.
 fn check_version(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: &mut Errors) {
     let Some(version) = &args.version else { return };
     let version = &version.value;
@@ -72,7 +77,7 @@ fn check_version(args: &Args, function: &Function, reported: &mut Vec<Ident>, er
     );
 }
 
-/// Checks that each parameter is in the key or in `skip`.
+/// Checks that each parameter is in the identifier, in the version or in `skip`.
 fn check_completeness(
     args: &Args,
     function: &Function,
@@ -119,13 +124,14 @@ fn check_completeness(
     }
 }
 
-/// Returns true if `identifier` or `skip` could not be parsed, so that it is unknown which
-/// parameters they name.
+/// Returns true if `identifier` or `skip` could not be parsed. The parameters that the user meant
+/// to list are then unknown.
 fn is_key_unknown(args: &Args) -> bool {
     (args.identifier.is_none() && args.was_attempted("identifier"))
         || (args.skip.is_none() && args.was_attempted("skip"))
 }
 
+/// Returns, for an error message, how to put the parameter into `skip`.
 fn how_to_skip(parameter: &Ident, args: &Args) -> String {
     match &args.skip {
         Some(_) => format!("add `{parameter}` to `skip`"),
@@ -133,10 +139,10 @@ fn how_to_skip(parameter: &Ident, args: &Args) -> String {
     }
 }
 
-/// Checks that no `&mut` parameter is in the key. A hit does not run the body, so it would not
-/// write to the reference.
+/// Checks that no `&mut` parameter is in the key as a whole. On a hit the body does not run, so
+/// nothing would be written through the reference.
 ///
-/// An expression made from such a parameter, such as `out.len()`, is allowed.
+/// Another expression that uses the parameter, such as `out.len()`, is allowed in the key.
 fn check_mutable_references(
     args: &Args,
     function: &Function,
@@ -165,8 +171,11 @@ fn check_mutable_references(
     }
 }
 
-/// Returns the parts of the identifier. Each element of a tuple is a part. The default is every
-/// parameter that is neither the version nor in `skip`.
+/// Returns the parts of the option `identifier`: the elements of its tuple, or the one expression
+/// that is not a tuple.
+///
+/// Without the option, the parts are all parameters except `self`, the parameters in `skip`, and
+/// the parameters that stand alone in `version` (see [`lone_names`]).
 pub(crate) fn identifier_parts(args: &Args, function: &Function) -> Vec<Expr> {
     if let Some(identifier) = &args.identifier {
         return match without_wrappers(&identifier.value) {
@@ -186,8 +195,8 @@ pub(crate) fn identifier_parts(args: &Args, function: &Function) -> Vec<Expr> {
         .collect()
 }
 
-/// Returns the names that are the expression, or whole elements of its tuple. In `(a, b.c)` that is
-/// `a`: the value of `b` is not in the expression as a whole.
+/// Returns each name that stands alone, as the whole expression or as an element of its tuple. In
+/// `(a, b.c)` the name `a` stands alone, but `b` does not: only a part of `b` is in the expression.
 fn lone_names(expression: &Expr) -> Vec<&Ident> {
     match without_wrappers(expression) {
         Expr::Tuple(tuple) => tuple.elems.iter().flat_map(lone_names).collect(),
@@ -207,6 +216,7 @@ fn without_wrappers(mut expression: &Expr) -> &Expr {
     }
 }
 
+/// Returns the name if the expression is nothing but a name.
 fn as_lone_name(expression: &Expr) -> Option<&Ident> {
     match without_wrappers(expression) {
         Expr::Path(ExprPath { qself: None, path, .. }) => path.get_ident(),
@@ -214,8 +224,8 @@ fn as_lone_name(expression: &Expr) -> Option<&Ident> {
     }
 }
 
-/// Returns the error for a name that is not a parameter. If it is a misspelling, the parameter is
-/// added to `reported`.
+/// Returns the error message for a name that is not a parameter. If the name resembles a parameter,
+/// that parameter is added to `reported`.
 fn unknown_parameter(name: &Ident, function: &Function, reported: &mut Vec<Ident>) -> String {
     let names = function.parameter_names();
     if names.is_empty() {
@@ -236,14 +246,15 @@ fn unknown_parameter(name: &Ident, function: &Function, reported: &mut Vec<Ident
     }
 }
 
-/// Returns a name in the expression that misspells a parameter, and that parameter. Only
-/// `candidates` are considered, or all parameters if there are none.
+/// Returns a name in the expression that resembles a parameter, together with the parameter. Only
+/// the parameters in `candidates` are compared, or all parameters if `candidates` is empty.
 fn misspelt_parameter<'a>(
     expression: &Expr,
     function: &'a Function,
     candidates: &[&'a Parameter],
 ) -> Option<(Ident, &'a Parameter)> {
     #[derive(Default)]
+    /// The paths of one segment in an expression, such as variables and called functions.
     struct PathNames(Vec<Ident>);
     impl<'ast> Visit<'ast> for PathNames {
         fn visit_expr_path(&mut self, path: &'ast ExprPath) {

@@ -1,13 +1,16 @@
-//! The attribute of `cached_core`. Use it through that crate, which documents it.
+//! The attribute `#[coordinator_cached]` of the crate `cached_core`, which re-exports and documents
+//! the attribute.
 //!
-//! An expansion passes through the modules in this order:
+//! One expansion takes three steps:
 //!
-//! 1. `args` parses the attribute, and `item` (with `desugared`) parses the function.
-//! 2. `validate` checks the rules, with `signature`, `key`, `ttl`, `duration` and `literal`. Its
-//!    result is a type of its own, which alone can be expanded.
-//! 3. `expand` and `companion` write the tokens.
+//! 1. `args` parses the attribute's options. `item` and `desugared` parse the annotated function.
+//! 2. `validate` checks the rules, with `signature`, `key`, `ttl`, `duration` and `literal`. If no
+//!    rule is broken, `validate` returns a `ValidatedFunction`.
+//! 3. `expand` writes the tokens that replace a `ValidatedFunction`. If the option `entry` names a
+//!    companion, `companion` writes that function: a companion returns a cache entry.
 //!
-//! `errors` collects the errors of all steps.
+//! Three modules help in several steps: `errors` collects the errors, `mentions` finds the
+//! parameters that an expression uses, and `lifetimes` finds the borrows in a type.
 
 mod args;
 mod companion;
@@ -38,8 +41,7 @@ use crate::errors::Errors;
 use crate::expand::{CratePath, Expansion};
 use crate::item::Function;
 
-/// Answers the calls of an `async fn` from the cache. The options are in the documentation of
-/// `cached_core`.
+/// Caches what an `async fn` returns. The documentation of `cached_core` lists the options.
 #[proc_macro_attribute]
 pub fn coordinator_cached(
     options: proc_macro::TokenStream,
@@ -52,7 +54,7 @@ fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let function = match Function::parse(item.clone()) {
         Ok(function) => function,
-        // On a struct, for example, the options do not matter.
+        // If the item cannot be cached, its options are not checked.
         Err(unsupported) => {
             signature::report_unsupported(&unsupported, &mut errors);
             let errors = errors.into_compile_errors();
@@ -63,7 +65,8 @@ fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
     let krate = CratePath::new(&args);
 
     let Some(validated) = validate::validate(&args, &function, &mut errors) else {
-        // The unchanged function keeps its callers from adding errors of their own.
+        // The function is emitted unchanged; without it, every caller would get an error too. A
+        // companion without a real body is emitted for the same reason.
         let unchanged = &function.tokens;
         let stub = companion::stub(&args, &function, &krate);
         let errors = errors.into_compile_errors();

@@ -1,20 +1,24 @@
-//! Lifetimes in a type, as far as its tokens show them.
+//! Finds and replaces the lifetimes that the tokens of a type show. A type alias, for example, can
+//! hide further lifetimes.
 
 use proc_macro2::{Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 
 use crate::item::is_punct;
 
-/// Returns true if the type shows a borrow shorter than `'static`.
+/// Returns true if the type's tokens show a reference or a lifetime that is not `'static`.
 pub(crate) fn borrows(ty: &impl ToTokens) -> bool {
     let ty = ty.to_token_stream();
     let text = |tokens: &TokenStream| tokens.to_string().replace(' ', "");
     text(&ty) != text(&with_static_lifetimes(&ty))
 }
 
-/// Replaces every lifetime in the type by `'static`.
+/// Replaces every lifetime in the type by `'static`, also the elided lifetime of a reference.
 ///
-/// A cached value is `'static` in any case. The companion's return type does not use the error.
+/// The companion (the function that the option `entry` generates) needs this in its return type,
+/// `EntryOf<R, P>`, where `R` is the return type of the annotated function. The lifetimes in `R`
+/// may come from parameters that the companion lacks. The replacement is harmless: a cached value
+/// is `'static` anyway, and `EntryOf` ignores the error type.
 pub(crate) fn with_static_lifetimes(ty: &impl ToTokens) -> TokenStream {
     let mut result = TokenStream::new();
     let mut tokens = ty.to_token_stream().into_iter().peekable();

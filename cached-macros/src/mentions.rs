@@ -1,8 +1,8 @@
-//! Finds out if an expression in an option mentions a parameter.
+//! Finds out whether an expression in an option mentions a parameter.
 //!
-//! Doubtful cases, such as the tokens of an unknown macro, count as not mentioned. The user then
-//! gets an error. A wrong "mentioned" would leave the parameter out of the key, and a caller would
-//! get another caller's result.
+//! A use that the search cannot see, for example inside an unknown macro, does not count. The user
+//! then gets an error. The opposite mistake would be worse: the parameter would be missing in the
+//! key without an error, and a caller would get the result for other arguments.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
@@ -15,8 +15,9 @@ use syn::{
     Item, Lit, Local, Macro, Pat, PatIdent, Token,
 };
 
-/// Returns true if `expression` mentions the parameter (or `self`). A closure's argument, a `let`
-/// or a pattern in the expression may bind the same name; uses of that binding do not count.
+/// Returns true if `expression` mentions the parameter, which may be `self`. If a closure's
+/// argument, a `let` or another pattern in the expression binds the same name, uses of the new
+/// binding do not count.
 pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
     let Ok(expression) = syn::parse2::<Expr>(expression.to_token_stream()) else { return false };
     let mut search = MentionSearch { parameter, is_shadowed: false, is_found: false };
@@ -24,16 +25,17 @@ pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
     search.is_found
 }
 
-/// A search for uses of one parameter.
+/// A search through an expression for uses of one parameter.
 struct MentionSearch<'p> {
     parameter: &'p Ident,
-    /// Another binding has the parameter's name in this scope.
+    /// In the current scope the parameter's name means another binding.
     is_shadowed: bool,
+    /// A use of the parameter was found.
     is_found: bool,
 }
 
 impl MentionSearch<'_> {
-    /// Runs a search in a scope of its own. Bindings made in it end with it.
+    /// Searches a nested scope. A binding that shadows the parameter there ends with the scope.
     fn in_scope(&mut self, run: impl FnOnce(&mut Self)) {
         let is_shadowed = self.is_shadowed;
         run(self);
@@ -42,6 +44,7 @@ impl MentionSearch<'_> {
 
     /// Marks the parameter as shadowed if the pattern binds its name.
     fn bind(&mut self, pattern: &Pat) {
+        /// A search through a pattern for a binding of one name.
         struct BindingSearch<'p> {
             name: &'p Ident,
             is_found: bool,
@@ -61,7 +64,7 @@ impl MentionSearch<'_> {
         self.is_shadowed |= search.is_found;
     }
 
-    /// Searches the arguments of `format!("{state}", other = …)`.
+    /// Searches the arguments of a `format!`, and the names that the format string captures.
     fn visit_format_arguments(&mut self, arguments: &Punctuated<Expr, Token![,]>) {
         let mut is_named = false;
         for argument in arguments {
@@ -77,7 +80,7 @@ impl MentionSearch<'_> {
             && !is_named
             && !self.is_shadowed
         {
-            // A format string captures `r#type` as `{type}`.
+            // A format string captures the variable `r#type` as `{type}`.
             self.is_found |= captures(&text.value(), &self.parameter.unraw().to_string());
         }
     }
@@ -87,8 +90,8 @@ fn is_path(expression: &Expr, name: &Ident) -> bool {
     matches!(expression, Expr::Path(path) if path.qself.is_none() && path.path.is_ident(name))
 }
 
-/// Returns true if a format string captures the name, as `{state}` and `{state:?}` do. `{{state}}`
-/// is an escaped brace and captures nothing.
+/// Returns true if a format string captures the name, as `{state}` and `{state:?}` do. The string
+/// `{{state}}` has escaped braces and captures nothing.
 fn captures(text: &str, name: &str) -> bool {
     let mut rest = text;
     while let Some(open) = rest.find('{') {
@@ -113,7 +116,7 @@ fn parse_arguments(tokens: &TokenStream) -> syn::Result<Punctuated<Expr, Token![
     listed.parse2(tokens.clone()).or_else(|_| repeated.parse2(tokens.clone()))
 }
 
-/// Parses the first argument of `matches!`. The second one is a pattern.
+/// Parses the first argument of `matches!`, which is an expression. The rest is a pattern.
 fn parse_matched(tokens: &TokenStream) -> syn::Result<Expr> {
     let first = |input: ParseStream<'_>| {
         let matched = input.parse()?;
@@ -181,7 +184,8 @@ impl<'ast> Visit<'ast> for MentionSearch<'_> {
         });
     }
 
-    /// An item in a block cannot use parameters, and it may shadow one by its name.
+    /// Does not search an item in a block, because an item cannot use parameters. Its name may
+    /// shadow the parameter's.
     fn visit_item(&mut self, _: &'ast Item) {
         self.is_shadowed = true;
     }
@@ -200,7 +204,7 @@ impl<'ast> Visit<'ast> for MentionSearch<'_> {
             (Some("vec" | "dbg"), Ok(arguments)) => {
                 arguments.iter().for_each(|argument| self.visit_expr(argument));
             }
-            // The attribute does not know what another macro does with its tokens.
+            // Other macros may do anything with their tokens.
             _ => {}
         }
     }

@@ -1,7 +1,8 @@
-//! Tests that only the options about the key change a function's key, and that the companion has
-//! the same key.
+//! Tests that no option changes a function's key, except the options about the key, and that the
+//! companion (the function that the option `entry` generates) makes the same key as the function.
 //!
-//! The test tries each option of the grammar by its example, so it covers options added later.
+//! The test expands a function with the example of each option in `OPTIONS`, so the test also
+//! covers options that are added later.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::quote;
@@ -9,9 +10,11 @@ use quote::quote;
 use crate::args::OPTIONS;
 use crate::item::is_punct;
 
+/// The options about the key.
 const KEY_OPTIONS: [&str; 4] = ["name", "version", "identifier", "skip"];
 
-/// Returns the key of each lookup in an expansion, as tokens: its parts and its generic arguments.
+/// Returns the key of each lookup in an expansion, as text: the tuple of the key's parts, and the
+/// methods that add the function's generic arguments.
 fn keys(expansion: TokenStream) -> Vec<String> {
     let trees: Vec<TokenTree> = expansion.into_iter().collect();
     let mut found = Vec::new();
@@ -21,7 +24,7 @@ fn keys(expansion: TokenStream) -> Vec<String> {
             TokenTree::Ident(name) if name == "lookup" || name == "lookup_whole" => {
                 let mut rest = trees[index..].iter().skip_while(|tree| !is_parentheses(tree));
                 let Some(TokenTree::Group(arguments)) = rest.next() else { continue };
-                // The last argument is the tuple of the parts.
+                // The last argument of a lookup is the tuple of the key's parts.
                 let parts = arguments.stream().into_iter().filter(is_parentheses).last();
                 let methods: Vec<TokenTree> =
                     rest.take_while(|tree| !is_punct(Some(tree), ',')).cloned().collect();
@@ -41,7 +44,8 @@ fn is_parentheses(tree: &TokenTree) -> bool {
     matches!(tree, TokenTree::Group(group) if group.delimiter() == Delimiter::Parenthesis)
 }
 
-/// Returns the keys of a function with this option. Paths start with `::`, whatever `crate` says.
+/// Expands a function with this option, and returns the keys in the expansion. The path in the
+/// example of `crate` is removed, so that the keys compare equal.
 fn keys_with(option: TokenStream) -> Vec<String> {
     let options = quote!(
         name = "payment",

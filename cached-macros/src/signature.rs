@@ -1,4 +1,5 @@
-//! The rules about the function itself: it is `async`, has a body and returns a cacheable type.
+//! Checks the rules about the function itself, for example that the function is `async`, has a body
+//! and returns a type that can be cached.
 
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -13,7 +14,7 @@ use crate::errors::Errors;
 use crate::item::{Function, UnsupportedItem, hides_names};
 use crate::validate::{OWNING_TYPE, owned_type};
 
-/// Reports that the attribute is on an item that cannot be cached.
+/// Reports that the annotated item is not a function, or that its signature cannot be parsed.
 pub(crate) fn report_unsupported(item: &UnsupportedItem, errors: &mut Errors) {
     let (keyword, span) = match item {
         UnsupportedItem::UnreadableFunction(span) => {
@@ -38,7 +39,7 @@ pub(crate) fn report_unsupported(item: &UnsupportedItem, errors: &mut Errors) {
     errors.at(*span, message);
 }
 
-/// Returns the body, or reports that there is none.
+/// Returns the function's body. Reports an error if the function has none.
 pub(crate) fn check_body<'a>(function: &'a Function, errors: &mut Errors) -> Option<&'a Group> {
     let body = function.body.as_ref();
     if body.is_none() {
@@ -49,7 +50,8 @@ pub(crate) fn check_body<'a>(function: &'a Function, errors: &mut Errors) -> Opt
     body
 }
 
-/// Checks the signature. The result is `Some` if no rule is broken.
+/// Checks the signature. Returns the return type, even if a rule is broken, or `None` if no return
+/// type is written.
 pub(crate) fn check_signature<'a>(
     function: &'a Function,
     infallible: bool,
@@ -135,7 +137,7 @@ fn check_parameters(function: &Function, errors: &mut Errors) {
     }
 }
 
-/// Returns true if the attribute can see every name that the parameters bind.
+/// Returns true if the signature shows every name that the parameters bind.
 pub(crate) fn shows_all_names(function: &Function) -> bool {
     function.signature.inputs.iter().all(|input| match input {
         FnArg::Receiver(_) => true,
@@ -143,8 +145,9 @@ pub(crate) fn shows_all_names(function: &Function) -> bool {
     })
 }
 
-/// Returns true if the pattern does not show the names that the body uses: it contains a macro, or
-/// `#[async_trait]` has replaced it by a name of its own.
+/// Returns true if the pattern does not show the names that the body uses: either the pattern
+/// contains a macro or unknown syntax, or `#[async_trait]` has replaced the user's pattern by a
+/// name such as `__arg0`.
 fn are_names_hidden(function: &Function, pattern: &Pat) -> bool {
     let is_replaced = |pattern: &Pat| matches!(pattern, Pat::Ident(name) if name.ident.to_string().starts_with("__arg"));
     hides_names(pattern) || (function.desugared.is_some() && is_replaced(pattern))
@@ -176,7 +179,7 @@ fn check_return_type<'a>(
         let message = format!("a cached value outlives the call, so it cannot borrow; {instead}");
         errors.on(borrow, message);
     }
-    // A function that is not async already has an error that says what to return.
+    // If the function is not async, `check_async` has already reported what to return.
     if function.is_async()
         && let Some(opaque) = find_impl_trait(return_type)
     {
@@ -188,8 +191,8 @@ fn check_return_type<'a>(
     Some(return_type)
 }
 
-/// Returns, for an error message, which type to return instead of a reference to `borrowed`. A trait
-/// object or an `impl Trait` cannot be read back from a cache, also in an `Arc`.
+/// Returns, for an error message, which type to return instead of a reference to `borrowed`. A
+/// trait object or an `impl Trait` cannot be read back from a cache, also in an `Arc`.
 fn owned_value(borrowed: &Type) -> String {
     match borrowed {
         Type::Group(inner) => owned_value(&inner.elem),
@@ -201,8 +204,11 @@ fn owned_value(borrowed: &Type) -> String {
 
 /// Returns the first borrow in the part of the return type that is cached.
 ///
-/// That is the `Ok` of a `Result`. For a type of the standard library, or under `infallible`, it is
-/// the whole type. A borrow behind a type alias is not found.
+/// With the option `infallible`, the whole type is searched. Without the option:
+///
+/// - In a `Result`, only the first type argument is searched, because an error may borrow.
+/// - References, tuples, arrays and the types in `STANDARD_TYPES` are searched as a whole.
+/// - Other named types are not searched, because an alias may stand for a `Result`.
 fn borrow_in_value(return_type: &Type, infallible: bool) -> Option<TokenStream> {
     const STANDARD_TYPES: [&str; 12] = [
         "Option", "Vec", "VecDeque", "Box", "Arc", "BTreeMap", "HashMap", "BTreeSet", "HashSet",
@@ -236,8 +242,9 @@ fn type_arguments(arguments: &PathArguments) -> impl Iterator<Item = &Type> {
     })
 }
 
-/// Returns the first reference or lifetime in the type that is not `'static`. The parameters of a
-/// function pointer or of an `Fn` bound are not searched: they borrow nothing.
+/// Returns the first reference or lifetime in the type that is not `'static`. The signature of a
+/// function pointer or of an `Fn` bound is not searched, because a value of such a type does not
+/// hold the references in its signature.
 fn find_borrow(value: &Type) -> Option<TokenStream> {
     #[derive(Default)]
     struct FirstBorrow(Option<TokenStream>);
@@ -279,8 +286,8 @@ pub(crate) fn find_impl_trait(ty: &Type) -> Option<&TypeImplTrait> {
     first.0
 }
 
-/// Returns the first `&mut` in an argument's type. The parameters of a function pointer or of an
-/// `Fn` bound are not searched: the caller lends nothing through them.
+/// Returns the first `&mut` in an argument's type. The signature of a function pointer or of an
+/// `Fn` bound is not searched, because the caller does not lend the references in such a signature.
 pub(crate) fn find_mutable_reference(argument: &FnArg) -> Option<TokenStream> {
     #[derive(Default)]
     struct FirstMutableReference(Option<TokenStream>);
@@ -309,6 +316,7 @@ pub(crate) fn find_mutable_reference(argument: &FnArg) -> Option<TokenStream> {
     first.0
 }
 
+/// Returns true if the identifier occurs anywhere in the tokens, also inside brackets.
 fn contains_word(tokens: &TokenStream, word: &str) -> bool {
     tokens.clone().into_iter().any(|token| match token {
         TokenTree::Ident(ident) => ident == word,

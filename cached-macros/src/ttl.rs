@@ -7,19 +7,22 @@ use crate::args::Args;
 use crate::duration::parse_duration;
 use crate::errors::Errors;
 
-/// How long an entry lives.
+/// The time to live that the option `ttl` gives an entry.
 pub(crate) enum Ttl<'a> {
-    /// The cache's own default applies.
+    /// The option is not given, so the default of the cache applies.
     Default,
+    /// The option is a literal, such as `"30m"`.
     Milliseconds(u64),
-    /// An expression of type `Duration`, evaluated in each call.
+    /// The option is an expression of type `Duration`. The function evaluates the expression in
+    /// each call that does not find the value in this process.
     Expression(&'a Expr),
 }
 
 /// An option whose value is a duration, such as `stale_if_error = "1h"`.
 #[derive(Clone, Copy)]
 pub(crate) struct DurationOption {
-    /// The name of the option, and of the method of `Declaration` that takes the duration.
+    /// The name of the option, which is also the name of the method of the runtime's `Declaration`
+    /// that takes the duration.
     pub(crate) option: &'static str,
     pub(crate) milliseconds: u64,
 }
@@ -58,8 +61,7 @@ pub(crate) fn check_ttl<'a>(args: &'a Args, errors: &mut Errors) -> Ttl<'a> {
     }
 }
 
-/// Checks the options that are always duration literals. Returns the name and the milliseconds of
-/// each one that is valid.
+/// Checks the options that can only be duration literals, and returns the valid ones.
 pub(crate) fn check_durations(
     args: &Args,
     ttl: &Ttl<'_>,
@@ -101,8 +103,8 @@ fn parse_positive(option: &str, text: &str) -> Result<u64, String> {
     }
 }
 
-/// Returns true if the expression consists of numbers only, such as `5 * 60`. Such an expression
-/// cannot be a `Duration`.
+/// Returns true if the expression has only numbers for operands, as `5 * 60` does. The type of such
+/// an expression cannot be `Duration`.
 fn is_numeric(expression: &Expr) -> bool {
     match expression {
         Expr::Lit(ExprLit { lit, .. }) => matches!(lit, Lit::Int(_) | Lit::Float(_)),

@@ -1,4 +1,5 @@
-//! The rules of the attribute. Only a [`ValidatedFunction`], which keeps all of them, is expanded.
+//! Checks the rules of the attribute. Only a [`ValidatedFunction`], which satisfies every rule, is
+//! expanded.
 
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -14,46 +15,54 @@ use crate::mentions::mentions;
 use crate::signature::{check_body, check_signature};
 use crate::ttl::{DurationOption, Ttl, check_durations, check_ttl};
 
-/// An annotated function that keeps every rule.
+/// An annotated function that satisfies every rule, and what its options say.
 pub(crate) struct ValidatedFunction<'a> {
     pub(crate) function: &'a Function,
     pub(crate) body: &'a Group,
     pub(crate) return_type: &'a Type,
+    /// The cache name, from the option `name`.
     pub(crate) name: &'a LitStr,
     /// The reason to overwrite entries, if one is declared.
     pub(crate) overwrite_reason: Option<&'a LitStr>,
-    /// The expressions in the key, besides the version.
+    /// The expressions that make the key, except the version.
     pub(crate) identifier_parts: Vec<Expr>,
     pub(crate) version: Option<&'a Expr>,
+    /// The parameters in `skip`, which are not in the key.
     pub(crate) skipped: &'a [Ident],
     pub(crate) ttl: Ttl<'a>,
-    /// The other options that are durations: a method of `Declaration`, and its milliseconds.
+    /// The options that are durations, except `ttl`.
     pub(crate) durations: Vec<DurationOption>,
-    /// The options that are functions of the value: a method of the runtime, and the function.
+    /// The options that are functions of the cached value.
     pub(crate) value_functions: Vec<ValueFunction<'a>>,
-    /// The fetch may outlive the call, to refresh the entry in the background.
+    /// The option `refresh_ahead` is given. The function's body may then run in the background
+    /// after the call has ended.
     pub(crate) has_refresh_ahead: bool,
+    /// Entries are stored in the local tier, which is the memory of this process.
     pub(crate) uses_local: bool,
+    /// Entries are stored in the remote tier, which is memcached or another store.
     pub(crate) uses_remote: bool,
+    /// The cache to use instead of the default cache.
     pub(crate) cache: Option<&'a Expr>,
-    /// The returned value is cached whole, whatever its type.
+    /// The option `infallible` is given. The function then returns a type of the user's own, which
+    /// is cached whole.
     pub(crate) infallible: bool,
 }
 
-/// An option that is a function of the value: `cache_if`, `ttl_with` or `weight`.
+/// An option that is a function of the cached value: `cache_if`, `ttl_with` or `weight`.
 pub(crate) struct ValueFunction<'a> {
-    /// The name of the option, and of the method of the runtime that takes the function.
+    /// The name of the option, which is also the name of the runtime's method that takes the
+    /// function.
     pub(crate) option: &'static str,
     pub(crate) function: &'a Expr,
 }
 
-/// Checks all rules. Returns the function if none is broken.
+/// Checks all rules. Returns the validated function if no rule is broken.
 pub(crate) fn validate<'a>(
     args: &'a Args,
     function: &'a Function,
     errors: &mut Errors,
 ) -> Option<ValidatedFunction<'a>> {
-    // Without a body the other rules do not matter.
+    // The other rules are checked only if the function has a body.
     let body = check_body(function, errors)?;
     let return_type = check_signature(function, args.infallible.is_some(), errors);
     let name = check_name_option(args, function, errors);
@@ -119,8 +128,8 @@ fn check_overwrite<'a>(args: &'a Args, errors: &mut Errors) -> Option<&'a LitStr
     Some(reason)
 }
 
-/// Checks that `refresh_ahead` comes with a reason, because a refresh replaces an entry. Checks
-/// also that the function owns its arguments, because a refresh runs after the call has ended.
+/// Checks the two rules of `refresh_ahead`: a reason to overwrite is declared, because a refresh
+/// replaces an entry, and no argument is borrowed, because a refresh may outlive the call.
 fn check_refresh_ahead(args: &Args, function: &Function, errors: &mut Errors) {
     let Some(refresh_ahead) = &args.refresh_ahead else { return };
     if !args.was_attempted("overwrite") {
@@ -155,7 +164,7 @@ fn check_refresh_ahead(args: &Args, function: &Function, errors: &mut Errors) {
     }
 }
 
-/// What to write if no better type is known.
+/// What an error message suggests if no better type is known.
 pub(crate) const OWNING_TYPE: &str = "a type that owns its data";
 
 /// Returns, for an error message, which type to write for an argument instead of a reference to
@@ -228,8 +237,8 @@ fn value_functions(args: &Args) -> Vec<ValueFunction<'_>> {
     given.collect()
 }
 
-/// Checks that functions of the value mention no parameter. They also run where there are none,
-/// for example for a value that another process has stored.
+/// Checks that `cache_if`, `ttl_with` and `weight` mention no parameter. The runtime takes these
+/// functions as `fn` pointers, which cannot capture anything.
 fn check_value_functions(args: &Args, function: &Function, errors: &mut Errors) {
     for ValueFunction { option, function: expression } in value_functions(args) {
         let mentioned = function.parameters.iter().find(|p| mentions(expression, &p.ident));
@@ -243,10 +252,13 @@ fn check_value_functions(args: &Args, function: &Function, errors: &mut Errors) 
     }
 }
 
-fn is_used(tier: &Option<Arg<bool>>) -> bool {
-    tier.as_ref().is_none_or(|tier| tier.value)
+/// Returns true unless `option`, which is `local` or `remote`, turns its tier off.
+fn is_used(option: &Option<Arg<bool>>) -> bool {
+    option.as_ref().is_none_or(|option| option.value)
 }
 
+/// Checks that a tier is turned on, and that no option is about the local tier while that tier is
+/// turned off.
 fn check_tiers(args: &Args, errors: &mut Errors) {
     if is_used(&args.local) {
         return;
@@ -294,8 +306,9 @@ fn check_version_or_overwrite(args: &Args, errors: &mut Errors) {
     }
 }
 
-/// Checks that no option awaits. The key is computed before the call's first `.await`, and the
-/// companion is not `async` at all.
+/// Checks that no option contains an `.await`. The function evaluates its options before its first
+/// `.await`. The companion, which is the function that the option `entry` generates, evaluates the
+/// same options and is not `async`.
 fn check_awaits(args: &Args, errors: &mut Errors) {
     fn find_await(tokens: TokenStream) -> Option<Ident> {
         tokens.into_iter().find_map(|token| match token {
