@@ -17,7 +17,7 @@ use crate::{codec, shape};
 const MAX_MATCHES: usize = 16 << 10;
 
 /// Pairs of a type and an outline's hash that are known to match. Their values are decoded without
-/// a check of each request.
+/// a check of each step.
 static MATCHES: LazyLock<RwLock<HashSet<(TypeId, u64)>>> = LazyLock::new(RwLock::default);
 
 /// An encoded value, borrowed from an [`EncodedValue`] or from a frame.

@@ -1,8 +1,8 @@
 //! The values that can be cached, and the return types that contain them.
 //!
-//! Most of the code behind a call handles an untyped [`Value`], so it is compiled once and not for
-//! each annotated function. It reaches the operations of a concrete type through the function
-//! pointers in [`ValueType`] and [`ReturnType`].
+//! Most of the code behind a call handles an untyped [`Value`], so that the compiler compiles this code
+//! once and not for each annotated function. The code reaches the operations of a concrete type through
+//! the function pointers in [`ValueType`] and [`ReturnType`].
 
 mod variant;
 
@@ -148,7 +148,7 @@ pub(crate) fn has_trivial_clone<V>() -> bool {
         || is_common_primitive(name)
 }
 
-/// Returns false also for the rarer primitive types, such as `i128`.
+/// Returns true for the name of a common primitive type. The list omits rarer types, such as `i128`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn is_common_primitive(name: &str) -> bool {
     matches!(
@@ -291,9 +291,9 @@ pub(crate) struct ReturnType<R, V> {
 
 /// The result of running an annotated function.
 pub(crate) enum FetchOutput<R> {
-    /// The cached part of the returned value, and whether and how long it may be cached.
+    /// The part of the return value to cache, and the decision about this part.
     Value(Value, CachingDecision),
-    /// The returned value, unchanged, because it is an error.
+    /// The unchanged return value, which is an error.
     Error(R),
 }
 
@@ -347,7 +347,8 @@ where
 /// function. Holds `None` if the error cannot be shared.
 pub struct ErrorSharing<R>(Option<ErrorSharingFns<R>>);
 
-/// The functions that take a shared error from a return value `R`, and turn it into another `R`.
+/// A function that clones the error in a return value, and one that turns a shared error back into a
+/// return value.
 struct ErrorSharingFns<R> {
     share: fn(&R) -> Option<SharedError>,
     rebuild: fn(&SharedError) -> Option<R>,
