@@ -41,7 +41,7 @@ pub(crate) struct Args {
     pub(crate) local: Option<Arg<bool>>,
     pub(crate) remote: Option<Arg<bool>>,
     pub(crate) infallible: Option<Arg<()>>,
-    /// The option `crate`: the path of the runtime crate.
+    /// The option `crate`: the path of the crate `cached_core`.
     pub(crate) krate: Option<Arg<Path>>,
     /// The names of the options that the user wrote, including those that could not be parsed. A
     /// misspelt option is listed under its correct name.
@@ -55,10 +55,10 @@ pub(crate) struct OptionSyntax {
     pub(crate) name: &'static str,
     /// A correct example, which the error about a malformed option shows.
     pub(crate) example: &'static str,
-    /// Parses the tokens after the option's name, and stores the option.
     parse: OptionParser,
 }
 
+/// Parses the tokens after an option's name, and stores the option in [`Args`].
 type OptionParser = fn(&mut Args, Ident, ParseStream<'_>) -> Result<(), OptionError>;
 
 /// All options that an attribute can have.

@@ -1,6 +1,6 @@
 //! Parses a duration such as `"1h30m"`.
 //!
-//! The runtime crate parses the durations in the environment variable `CACHE_URL` by the same
+//! The crate `cached_core` parses the durations in the environment variable `CACHE_URL` by the same
 //! grammar. Tests of both crates read `tests-data/durations.txt`, which lists literals to accept
 //! and to refuse.
 

@@ -1,4 +1,4 @@
-//! The rules for the attribute's string literals: the cache name and the reason to overwrite.
+//! Checks two string literals of the attribute: the cache name and the reason to overwrite entries.
 //!
 //! Each error is one line that says what is wrong and what to write.
 
@@ -108,7 +108,7 @@ mod tests {
         for bad in ["", "Payment", "-a", ".a", "a b", "a/b", "zahlung-ü", &"x".repeat(49)] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
-        // The length counts characters: these have 60 bytes.
+        // This name has 30 characters in 60 bytes, and its length is counted in characters.
         let umlauts = check_name(&"ü".repeat(30)).expect_err("`ü` is not allowed");
         assert!(umlauts.starts_with("a cache name consists of"), "{umlauts}");
         let long = check_name(&"ü".repeat(49)).expect_err("49 characters are too many");

@@ -1,7 +1,7 @@
 //! Finds out whether an expression in an option mentions a parameter.
 //!
-//! A use that the search cannot see, for example inside an unknown macro, does not count. The user
-//! then gets an error. The opposite mistake would be worse: the parameter would be missing in the
+//! A use that the search cannot see, for example inside an unknown macro, does not count. At
+//! worst, the user then gets an error. The opposite mistake would be worse: the parameter would be missing in the
 //! key without an error, and a caller would get the result for other arguments.
 
 use proc_macro2::{Ident, TokenStream};

@@ -208,7 +208,7 @@ fn owned_value(borrowed: &Type) -> String {
 ///
 /// - In a `Result`, only the first type argument is searched, because an error may borrow.
 /// - References, tuples, arrays and the types in `STANDARD_TYPES` are searched as a whole.
-/// - Other named types are not searched, because an alias may stand for a `Result`.
+/// - Other named types are not searched, because the name may be an alias of a `Result`.
 fn borrow_in_value(return_type: &Type, infallible: bool) -> Option<TokenStream> {
     const STANDARD_TYPES: [&str; 12] = [
         "Option", "Vec", "VecDeque", "Box", "Arc", "BTreeMap", "HashMap", "BTreeSet", "HashSet",

@@ -27,7 +27,7 @@ pub(crate) struct ValidatedFunction<'a> {
     /// The expressions that make the key, except the version.
     pub(crate) identifier_parts: Vec<Expr>,
     pub(crate) version: Option<&'a Expr>,
-    /// The parameters in `skip`, which are not in the key.
+    /// The parameters in `skip`, whose values are not in the key.
     pub(crate) skipped: &'a [Ident],
     pub(crate) ttl: Ttl<'a>,
     /// The options that are durations, except `ttl`.
@@ -50,7 +50,7 @@ pub(crate) struct ValidatedFunction<'a> {
 
 /// An option that is a function of the cached value: `cache_if`, `ttl_with` or `weight`.
 pub(crate) struct ValueFunction<'a> {
-    /// The name of the option, which is also the name of the runtime's method that takes the
+    /// The name of the option, which is also the name of the method of `cached_core` that takes the
     /// function.
     pub(crate) option: &'static str,
     pub(crate) function: &'a Expr,
@@ -237,8 +237,8 @@ fn value_functions(args: &Args) -> Vec<ValueFunction<'_>> {
     given.collect()
 }
 
-/// Checks that `cache_if`, `ttl_with` and `weight` mention no parameter. The runtime takes these
-/// functions as `fn` pointers, which cannot capture anything.
+/// Checks that `cache_if`, `ttl_with` and `weight` mention no parameter. `cached_core` takes
+/// these functions as `fn` pointers, which cannot capture anything.
 fn check_value_functions(args: &Args, function: &Function, errors: &mut Errors) {
     for ValueFunction { option, function: expression } in value_functions(args) {
         let mentioned = function.parameters.iter().find(|p| mentions(expression, &p.ident));
