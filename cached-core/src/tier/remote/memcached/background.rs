@@ -1,9 +1,11 @@
-//! Writes that no caller waits for: fills, and leases that are given back.
+//! Writes to memcached that no caller waits for: fills (which store a fetched value), removals of
+//! single items, and leases or refresh claims that are given back.
 //!
-//! The writes wait in one queue, bounded by bytes, and a bounded number of workers carry them out. So a burst of
-//! fills waits for its turn and is not lost. A worker is a task on the runtime that queued a write. If that runtime
-//! ends before the write is done, as at the end of `main`, the write starts again on a worker of another runtime or,
-//! if there is none, on the [`fallback_runtime`].
+//! The writes of a cache wait in one queue, and a bounded number of *workers* carry out the writes.
+//! So a burst of fills is queued and not dropped, until the queue has too many bytes. A worker is a
+//! task on the runtime that queued a write. If this runtime ends before the write is done, for
+//! example at the end of `main`, the write starts again on a worker of another runtime. If no other
+//! runtime has a worker, the write starts again on the [`fallback_runtime`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -16,16 +18,17 @@ use super::join::{BoxedFuture, join_all};
 use super::{BackgroundWrite, fallback_runtime};
 use crate::sync::lock;
 
-/// The workers of one runtime. Each runtime has its own: workers on a runtime that is not driven must not use up the
-/// others'.
+/// The largest number of workers on one runtime. The limit is per runtime, so that workers on a
+/// runtime that is not running do not use up the workers of others.
 const MAX_WORKERS: usize = 64;
-/// The writes that one worker carries out at once.
+/// The largest number of writes that one worker carries out at once.
 const MAX_WRITES_PER_WORKER: usize = 128;
-/// Further fills are refused.
+/// The largest size of the queue. Further fills are refused.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// The memory that a queued write takes beside its value.
 const WRITE_BYTES: usize = 512;
-/// How long a write waits for a runtime that may not be driven.
+/// How long a write waits for a worker before the fallback runtime carries out the write. The
+/// worker's runtime may not be running.
 const OVERDUE_AFTER: Duration = Duration::from_millis(250);
 
 #[derive(Default)]
@@ -37,13 +40,13 @@ pub(super) struct BackgroundWrites {
 #[derive(Default)]
 struct WriteQueue {
     waiting: VecDeque<QueuedWrite>,
-    /// The number of workers of each runtime that has any.
+    /// The number of workers of each runtime that has workers.
     workers: HashMap<Id, usize>,
     /// True while a task on the fallback runtime looks for overdue writes.
     is_watched: bool,
     /// The bytes of all unfinished writes.
     bytes: usize,
-    /// The writes that wait or are under way.
+    /// The number of writes that wait or are under way.
     unfinished: usize,
 }
 
@@ -66,13 +69,13 @@ struct QueuedWrite {
 }
 
 impl QueuedWrite {
-    /// Carries the write out from the start.
+    /// Runs the write from its beginning.
     fn run(self) -> BoxedFuture<'static, ()> {
         Box::pin(async move { (self.write)().await })
     }
 }
 
-/// A write is finished when it is dropped: it is done, or was given up.
+/// Counts the write as finished, whether it is done or was given up.
 impl Drop for QueuedWrite {
     fn drop(&mut self) {
         let is_last = {
@@ -88,7 +91,8 @@ impl Drop for QueuedWrite {
 }
 
 impl BackgroundWrites {
-    /// Queues a fill of about this many bytes. If the queue is full, drops the fill and returns false.
+    /// Queues a fill of about `bytes` bytes. If the queue is full, drops the fill and returns
+    /// false.
     pub(super) fn queue_fill(
         self: &Arc<BackgroundWrites>,
         bytes: usize,
@@ -101,7 +105,8 @@ impl BackgroundWrites {
         has_room
     }
 
-    /// Queues a write that is never refused. The caller must ensure that these are no more than its leases.
+    /// Queues a write, even if the queue is full. The caller must keep the number of these writes
+    /// small, for example to one for each lease.
     pub(super) fn queue_write(self: &Arc<BackgroundWrites>, bytes: usize, write: BackgroundWrite) {
         let runtime = Handle::try_current().ok();
         let bytes = bytes.saturating_add(WRITE_BYTES);
@@ -113,7 +118,8 @@ impl BackgroundWrites {
         queue.waiting.push_back(queued);
         match runtime {
             Some(runtime) => {
-                // A current-thread runtime may return from its `block_on` now and never be driven again.
+                // A current-thread runtime runs tasks only during `block_on`. After this `block_on`
+                // returns, the runtime may never run again.
                 let needs_watch = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread
                     && !std::mem::replace(&mut queue.is_watched, true);
                 let workers = queue.workers.entry(runtime.id()).or_default();
@@ -137,7 +143,8 @@ impl BackgroundWrites {
         }
     }
 
-    /// Takes the overdue writes. Returns `None` if no write waits; then the queue is no longer watched.
+    /// Takes the overdue writes from the queue. If no write waits, returns `None`, and marks the
+    /// queue as no longer watched.
     fn take_overdue(&self) -> Option<Vec<QueuedWrite>> {
         let now = Instant::now();
         let mut queue = self.lock_queue();
@@ -150,7 +157,7 @@ impl BackgroundWrites {
         Some(queue.waiting.drain(..count).collect())
     }
 
-    /// Waits until every write is done.
+    /// Waits until every write is finished.
     pub(super) async fn wait_until_done(&self) {
         loop {
             let done = self.all_done.notified();
@@ -184,11 +191,11 @@ async fn run_overdue_writes(writes: Weak<BackgroundWrites>) {
     }
 }
 
-/// A task that carries out writes until none waits.
+/// A task that carries out writes until no write waits.
 struct BackgroundWorker {
     writes: Arc<BackgroundWrites>,
     runtime: Id,
-    /// The writes under way.
+    /// The writes that this worker carries out now.
     current: Vec<QueuedWrite>,
     /// True while the queue counts this worker.
     is_counted: bool,
@@ -211,7 +218,7 @@ impl BackgroundWorker {
         }
     }
 
-    /// Takes this worker's share of the waiting writes. Returns false if none waits.
+    /// Takes this worker's share of the waiting writes. Returns false if no write waits.
     fn take_next(&mut self) -> bool {
         let mut queue = self.writes.lock_queue();
         let share = queue.waiting.len().div_ceil(MAX_WORKERS).min(MAX_WRITES_PER_WORKER);
@@ -224,7 +231,9 @@ impl BackgroundWorker {
     }
 }
 
-/// A worker that is dropped early ended with its runtime.
+/// A worker that is dropped while the queue counts it has ended with its runtime, or one of its
+/// writes has panicked. After the end of a runtime, the worker's writes return to the queue. If no
+/// worker is left, the fallback runtime carries out the waiting writes.
 impl Drop for BackgroundWorker {
     fn drop(&mut self) {
         if !self.is_counted {
@@ -232,7 +241,7 @@ impl Drop for BackgroundWorker {
         }
         let mut queue = self.writes.lock_queue();
         queue.remove_worker(self.runtime);
-        // A write that panicked would panic again.
+        // The writes of a panicked worker are dropped, because one of them would panic again.
         if !std::thread::panicking() {
             queue.waiting.extend(self.current.drain(..));
         }
@@ -256,7 +265,7 @@ mod tests {
         runtime.expect("a runtime")
     }
 
-    /// Returns a write that takes this long and then counts itself as done.
+    /// Returns a write that lasts for `takes`, and then adds 1 to `done`.
     fn write(done: &Arc<AtomicUsize>, takes: Duration) -> BackgroundWrite {
         let done = Arc::clone(done);
         Box::new(move || {
@@ -290,7 +299,7 @@ mod tests {
             for _ in 0..1000 {
                 writes.queue_fill(1, write(&done, Duration::from_millis(100)));
             }
-            // Some of them are under way.
+            // Some of the writes are under way.
             tokio::time::sleep(Duration::from_millis(10)).await;
         });
         assert_eq!(done.load(Ordering::SeqCst), 1000);
@@ -312,7 +321,7 @@ mod tests {
     fn idle_runtimes_do_not_block_others() {
         let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
         let write = || write(&done, Duration::ZERO);
-        // Their workers are never polled again.
+        // These runtimes never poll their workers again.
         let idle: Vec<_> = (0..2 * MAX_WORKERS).map(|_| runtime()).collect();
         idle.iter().for_each(|idle| idle.block_on(async { writes.queue_write(0, write()) }));
         runtime().block_on(async {

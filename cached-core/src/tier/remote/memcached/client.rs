@@ -1,4 +1,4 @@
-//! The client of one server for one runtime: a pool of connections or, in a test, a server in memory.
+//! The client of one memcached server for one tokio runtime.
 
 use std::time::Instant;
 
@@ -9,6 +9,8 @@ use super::connection::{Connection, ConnectionPool, ExchangeError};
 #[cfg(feature = "testing")]
 use super::memory::InMemoryServer;
 
+/// Sends commands to one server: through a pool of connections or, in a test, to a server in
+/// memory.
 pub(super) enum Client {
     Sockets(ConnectionPool),
     #[cfg(feature = "testing")]
@@ -16,7 +18,8 @@ pub(super) enum Client {
 }
 
 impl Client {
-    /// Resolves the server's name. Keeps up to `max_idle` idle connections.
+    /// Resolves the server's name, and opens no connection yet. The client keeps at most `max_idle`
+    /// idle connections.
     pub(super) async fn connect(
         address: &str,
         max_idle: usize,
@@ -25,8 +28,8 @@ impl Client {
         Ok(Client::Sockets(ConnectionPool::resolve(address, max_idle, runtime).await?))
     }
 
-    /// Runs the commands in one round trip. Calls `on_result` with each result as it arrives, in order. `sent` is
-    /// when the server starts to count an item's seconds.
+    /// Sends all commands at once. Calls `on_result` with the result of each command, in order. The
+    /// ttl in a reply counts from `sent`.
     pub(super) async fn exchange(
         &self,
         commands: &[Command],
@@ -46,7 +49,7 @@ impl Client {
         }
     }
 
-    /// Continues an exchange that timed out; see [`ConnectionPool::finish_late`].
+    /// Continues an exchange that timed out on `connection`; see [`ConnectionPool::finish_late`].
     pub(super) async fn finish_late(
         &self,
         connection: Box<Connection>,

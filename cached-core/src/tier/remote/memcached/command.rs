@@ -1,4 +1,13 @@
-//! Commands to a memcached server and their replies, independent of how they travel.
+//! Commands to a memcached server and its replies, as Rust values.
+//!
+//! This module uses these words:
+//!
+//! - A *frame* is an encoded cache entry.
+//! - A *CAS* is the number that a server gives to each state of an item.
+//! - A *lease* is the right of one caller to fill a missing key. While it lasts, the server has an
+//!   empty *placeholder* item or, after a renewal, a *marker* item ([`LeaseMarker`]) under the key.
+//! - A *refresh claim* is the right of one caller to replace an item that is about to expire.
+//! - An *incarnation* is one start of a server ([`Incarnation`]).
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -10,41 +19,44 @@ use super::item::{BusyLease, LeaseRequest, RawItem, ReadReply, WriteCondition};
 use super::marker::LeaseMarker;
 use crate::tier::remote::RemoteErrorKind;
 
-/// One command. It owns its key and frame, so that it can travel in a batch and outlive its caller.
+/// A command for one key. The command owns its key and frame, so it can be queued, and can outlive
+/// the caller that issued it.
 #[derive(Debug, Clone)]
 pub(super) enum Command {
-    /// Reads the item. With terms, the read may win the lease or the refresh claim.
+    /// Reads the item. A read with a `lease` request may win the lease or the refresh claim.
     Read { key: Arc<str>, lease: Option<LeaseRequest> },
-    /// Stores a frame, if the condition holds.
+    /// Stores a frame if the condition holds.
     Write { key: Arc<str>, frame: Arc<[u8]>, seconds: u32, condition: WriteCondition },
-    /// Replaces a lease's placeholder or marker by a new marker, if it still has this CAS. The reply carries the
-    /// new marker's CAS.
+    /// Renews a lease: replaces its placeholder or marker by a new marker, if the item still has
+    /// this CAS. The reply contains the CAS of the new marker.
     Renew { key: Arc<str>, marker: Arc<[u8]>, seconds: u32, cas: Cas },
-    /// Removes the item. With a CAS, removes it only if it still has this CAS.
+    /// Removes the item. If `unchanged` is a CAS, the server removes the item only if the item
+    /// still has that CAS.
     Delete { key: Arc<str>, unchanged: Option<Cas> },
-    /// Gives back the refresh claim of an item that still has this CAS: marks the item stale, so that the next
-    /// read wins the claim. The item keeps its time to live.
+    /// Gives back the refresh claim of an item that still has this CAS. The server marks the item
+    /// as stale, so the next read wins the claim. The item's time to live does not change.
     ReleaseRefresh { key: Arc<str>, cas: Cas },
 }
 
 /// A server's reply to one command.
 #[derive(Debug)]
 pub(super) enum Reply {
+    /// The reply to a read.
     Read(ReadReply),
-    /// True if the write or delete took effect.
+    /// The reply to a write, a delete or a released refresh claim: true if the command took effect.
     Applied(bool),
-    /// The CAS of a renewed lease; `None` if the lease was lost.
+    /// The reply to a renewal: the new CAS of the lease, or `None` if the lease was lost.
     Renewed(Option<Cas>),
 }
 
-/// Why a command has no reply.
+/// Why a command has no [`Reply`]: the server refused the command, or the exchange failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CommandError {
     pub(super) kind: RemoteErrorKind,
     pub(super) why: String,
 }
 
-/// A command's reply, or why it has none.
+/// The reply to a command, or the reason why there is none.
 pub(super) type CommandResult = Result<Reply, CommandError>;
 
 impl CommandError {
@@ -52,27 +64,27 @@ impl CommandError {
         CommandError { kind, why: why.to_string() }
     }
 
-    /// The server did not answer, or did not follow the protocol.
+    /// Returns the error for a server that did not answer, or did not follow the protocol.
     pub(super) fn lost(why: impl Display) -> CommandError {
         CommandError::new(RemoteErrorKind::Unreachable, why)
     }
 
-    /// The server refused this command.
+    /// Returns the error for a server that works and refused this command.
     pub(super) fn refused(why: impl Display) -> CommandError {
         CommandError::new(RemoteErrorKind::Refused, why)
     }
 
-    /// The server stores no item of this size.
+    /// Returns the error for an item that is larger than the server allows.
     pub(super) fn too_large(why: impl Display) -> CommandError {
         CommandError::new(RemoteErrorKind::TooLarge, why)
     }
 
-    /// The server answers, but this library cannot use it.
+    /// Returns the error for a server that answers, but that this library cannot use.
     pub(super) fn unusable(why: impl Display) -> CommandError {
         CommandError::new(RemoteErrorKind::Unusable, why)
     }
 
-    /// Returns true if the server answers, but this library cannot use it.
+    /// Returns true if the server answers, but this library cannot use the server.
     pub(super) fn is_unusable(&self) -> bool {
         self.kind == RemoteErrorKind::Unusable
     }
@@ -97,7 +109,7 @@ impl Command {
         }
     }
 
-    /// Returns the CAS that the item must have.
+    /// Returns the CAS that the item must have for the command to take effect.
     fn required_cas(&self) -> Option<Cas> {
         match *self {
             Command::Write { condition: WriteCondition::Unchanged(cas), .. }
@@ -108,13 +120,14 @@ impl Command {
         }
     }
 
-    /// Returns true if the command requires a CAS of another incarnation of the server. This incarnation has no
-    /// such item, even if one of its items has the same number.
+    /// Returns true if the command requires a CAS from another incarnation of the server. The
+    /// server must not carry out the command, even if an item of this incarnation has the same CAS
+    /// number.
     pub(super) fn has_foreign_cas(&self, incarnation: Incarnation) -> bool {
         self.required_cas().is_some_and(|cas| !cas.is_of(incarnation))
     }
 
-    /// Returns the length of the frame or marker that the command carries.
+    /// Returns the length of the frame or marker in the command, or 0 if there is none.
     pub(super) fn frame_bytes(&self) -> usize {
         match self {
             Command::Write { frame, .. } => frame.len(),
@@ -132,13 +145,15 @@ impl Command {
         matches!(self, Command::Delete { unchanged: None, .. })
     }
 
-    /// Returns true if the server may carry the command out twice, even with a restart in between. A read that
-    /// is repeated may find a lease that its first run won; that lease ends soon.
+    /// Returns true if the command may be sent twice, even if the server restarts in between. If
+    /// the first read wins a lease, the second read finds the lease taken. The lease stays unused,
+    /// and expires after a few seconds.
     pub(super) fn is_repeatable(&self) -> bool {
         self.is_read() || self.is_removal()
     }
 
-    /// Returns the command that gives back the lease or refresh claim that this one won, if it won one.
+    /// Returns the command that gives back the lease or refresh claim in `result`, which must be
+    /// this command's result. Returns `None` if the command has won neither.
     pub(super) fn give_back_command(&self, result: &CommandResult) -> Option<Command> {
         let key = || Arc::clone(self.key());
         match result {
@@ -153,24 +168,24 @@ impl Command {
     }
 }
 
-/// A reply to a read, in the terms of the protocol.
+/// The fields of the reply to a meta command, as the server sent them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ReplyFields {
     pub(super) frame: Option<Vec<u8>>,
     pub(super) cas: Option<u64>,
-    /// `None` if the item never expires.
+    /// The remaining ttl of the item; `None` if the item never expires.
     pub(super) ttl_seconds: Option<u64>,
     /// Flag `W`: this read won the lease or the refresh claim.
     pub(super) won: bool,
-    /// Flag `Z`: another read won it before.
+    /// Flag `Z`: another read has won the lease or the refresh claim before.
     pub(super) was_won_before: bool,
-    /// Flag `X`: the item is marked stale, because a refresh claim was given back.
+    /// Flag `X`: the item is marked as stale, because a refresh claim was given back.
     pub(super) is_stale: bool,
 }
 
 impl ReplyFields {
-    /// Interprets the response to a read with these lease terms. The server counts seconds from `sent` on. The CAS
-    /// belongs to `incarnation`.
+    /// Interprets the fields as the reply to a read with this `lease` request. The remaining ttl
+    /// counts from `sent`. The CAS number belongs to `incarnation`.
     pub(super) fn interpret(
         self,
         lease: Option<LeaseRequest>,
@@ -179,14 +194,15 @@ impl ReplyFields {
     ) -> ReadReply {
         let ReplyFields { frame, cas, ttl_seconds, won, was_won_before, is_stale } = self;
         let cas = cas.map(|number| Cas { number, incarnation });
-        // A marker means that its holder is fetching, whatever the flags say: the renewal that stored the marker
-        // reset the flags.
+        // A marker means that another caller holds the lease. The flags do not count here, because
+        // the renewal that stored the marker has reset them.
         if let (Some(marker), Some(cas)) = (frame.as_deref().and_then(LeaseMarker::decode), cas) {
             return ReadReply::Busy(BusyLease { cas: Some(cas), marker: Some(marker) });
         }
         match (frame, cas) {
             (Some(frame), Some(cas)) if !frame.is_empty() => {
-                // The server rounds the time left up to whole seconds: the item may expire a second earlier.
+                // The server rounds the remaining ttl up to whole seconds, so the item may expire
+                // almost a second earlier.
                 let time_left = match ttl_seconds {
                     Some(seconds) => Duration::from_secs(seconds.saturating_sub(1)),
                     None => super::LONGEST_TTL,
@@ -199,8 +215,8 @@ impl ReplyFields {
                 })
             }
             (_, Some(cas)) if won => ReadReply::Lease(cas),
-            // For a read with lease terms the flags mark each placeholder. This empty item has no flag, so it is
-            // a corrupt entry.
+            // The reply to a read with a `lease` request has flag `W` or `Z` for every placeholder.
+            // This empty item has neither flag, so the item is a corrupt entry.
             (Some(frame), Some(cas)) if !was_won_before && lease.is_some() => {
                 ReadReply::Item(RawItem::new(frame, cas, sent))
             }

@@ -1,4 +1,7 @@
-//! The connections to one server. Each carries one exchange at a time.
+//! The pool of connections to one server.
+//!
+//! A connection carries one *exchange* at a time: commands are sent, and their replies arrive in
+//! the same order.
 
 use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard};
@@ -14,31 +17,34 @@ use super::timer::DeadlineTimer;
 use super::wire::{CommandStream, ExchangeOutcome};
 use crate::sync::lock;
 
-/// A network may forget a connection that is idle for longer.
+/// Connections that were idle for longer are not used again, because a firewall may have dropped
+/// them.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(90);
 
+/// Opens connections to one server on demand, and keeps idle connections for later exchanges.
 pub(super) struct ConnectionPool {
     dialer: Dialer,
     max_idle: usize,
-    /// Idle connections, each with the time of its last use.
+    /// Idle connections, each with the time of its last use. The last one is reused first.
     idle: Mutex<Vec<(Box<Connection>, Instant)>>,
 }
 
-/// One connection. It stays in its box, because its buffers are still in the processor's caches.
+/// An open connection, with the timer for its deadlines. Connections are passed on in a box, so
+/// that only a pointer moves.
 pub(super) struct Connection {
     stream: CommandStream<TcpStream>,
     timer: DeadlineTimer,
 }
 
-/// Why an exchange stopped before every command was answered.
+/// Why an exchange ended before every command had a result.
 pub(super) enum ExchangeError {
     Failed(CommandError),
-    /// The deadline has passed. The answers may still arrive on this connection.
+    /// The deadline has passed. The missing replies may still arrive on this connection.
     TimedOut(Box<Connection>),
 }
 
 impl ConnectionPool {
-    /// Resolves the server's name. Connections are opened on demand.
+    /// Resolves the server's name. The pool opens connections on demand.
     pub(super) async fn resolve(
         address: &str,
         max_idle: usize,
@@ -48,9 +54,11 @@ impl ConnectionPool {
         Ok(ConnectionPool { dialer, max_idle, idle: Mutex::default() })
     }
 
-    /// Sends the commands at once. Calls `on_result` with each result as it arrives, in order.
+    /// Sends all commands at once. Calls `on_result` with the result of each command, in order, as
+    /// the replies arrive.
     ///
-    /// Dropping the future closes its connection, because answers may be under way on it.
+    /// If the future is dropped, its connection is closed, because replies may still arrive on the
+    /// connection.
     pub(super) async fn exchange(
         &self,
         commands: &[Command],
@@ -63,7 +71,7 @@ impl ConnectionPool {
             let was_idle = idle.is_some();
             let mut connection = match idle {
                 Some(connection) => connection,
-                // Boxed to keep this future small: the branch is rare.
+                // Boxed to keep this future small: connections are rarely opened.
                 None => Box::pin(self.open(deadline)).await.map_err(ExchangeError::Failed)?,
             };
             connection.stream.begin(commands);
@@ -74,7 +82,8 @@ impl ConnectionPool {
                 }
                 ExchangeOutcome::Failed(error) => return Err(ExchangeError::Failed(error)),
                 ExchangeOutcome::TimedOut => return Err(ExchangeError::TimedOut(connection)),
-                // The server closed the idle connection before it read these commands: they are sent again.
+                // The server had closed the idle connection. The commands are sent again if the
+                // server has received none of them, or may carry out each of them twice.
                 ExchangeOutcome::Closed { nothing_sent, .. }
                     if was_idle
                         && connection.stream.answered() == 0
@@ -86,7 +95,8 @@ impl ConnectionPool {
         }
     }
 
-    /// Continues an exchange that timed out. The other arguments must be those of the first call.
+    /// Continues an exchange that timed out, until a new deadline. `commands` and `sent` must be
+    /// the arguments of the first call. `on_result` gets the results that were still missing.
     pub(super) async fn finish_late(
         &self,
         mut connection: Box<Connection>,
@@ -131,7 +141,7 @@ impl ConnectionPool {
 }
 
 impl Connection {
-    /// Runs the exchange that was begun, until it ends or times out.
+    /// Runs the exchange that [`CommandStream::begin`] began, until the exchange ends or times out.
     fn run(
         &mut self,
         commands: &[Command],

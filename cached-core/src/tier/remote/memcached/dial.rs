@@ -1,4 +1,5 @@
-//! Opens connections to one of a name's addresses, and only to a server that passes the probe.
+//! Opens connections to a server by its host name, which may have several addresses. A connection
+//! is used only if the server passes the probe, a test of the server's commands.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -15,21 +16,24 @@ use super::command::CommandError;
 use super::probe::probe;
 use super::timer::run_until;
 
-/// The longest head start of one address over the next, as RFC 8305 recommends.
+/// The longest time for which one address is tried before the next is tried as well, as RFC 8305
+/// recommends.
 const MAX_HEAD_START: Duration = Duration::from_millis(250);
 
-/// Dials the addresses of one name.
+/// Opens connections to the addresses of one host name.
 pub(super) struct Dialer {
     addresses: Vec<SocketAddr>,
-    /// The index of the address that answered last.
+    /// The index of the address that answered most recently. The next call tries this address
+    /// first.
     preferred: AtomicUsize,
-    /// The runtime that drives the connections, whichever task opens them.
+    /// The runtime that drives the connections, even if a task of another runtime opens them.
     runtime: Handle,
 }
 
-/// An open stream, and the server process that it leads to.
+/// An open stream, and the incarnation (one start) of the server at its other end.
 type DialedStream = (TcpStream, Incarnation);
 
+/// A future that connects to one address, and returns the address's index and the result.
 type DialAttempt<'a> =
     Pin<Box<dyn Future<Output = (usize, Result<DialedStream, CommandError>)> + Send + 'a>>;
 
@@ -44,8 +48,9 @@ impl Dialer {
         Dialer { addresses: alternate_families(addresses), preferred, runtime }
     }
 
-    /// Connects to the address that answers first. Each address gets a head start over the next (RFC 8305),
-    /// because the address of a machine that is gone never answers.
+    /// Connects to the first address that answers. While an address has not answered, the next
+    /// address is tried as well after a short time (RFC 8305), because an address whose machine is
+    /// gone may never answer.
     pub(super) async fn dial(&self, deadline: Instant) -> Result<DialedStream, CommandError> {
         let dialed = run_until(deadline, self.race(deadline)).await;
         dialed.unwrap_or_else(|| Err(CommandError::timed_out()))
@@ -103,7 +108,8 @@ impl Dialer {
     }
 }
 
-/// Alternates IPv6 and IPv4 addresses: all addresses of one family may be unreachable.
+/// Reorders the addresses so that IPv6 and IPv4 alternate, because all addresses of one family may
+/// be unreachable.
 fn alternate_families(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(is_ipv6_first) = addresses.first().map(SocketAddr::is_ipv6) else { return addresses };
     let (first, second): (Vec<_>, Vec<_>) =
@@ -127,7 +133,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns an address that neither accepts nor refuses connections, like that of a machine that is gone.
+    /// Returns an address that neither accepts nor refuses connections, as if its machine were
+    /// gone.
     async fn silent_address() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");

@@ -1,4 +1,4 @@
-//! A command that its caller runs in its own task.
+//! A direct exchange: the caller's own task sends a command and receives the result.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,8 +7,11 @@ use tokio::runtime::Handle;
 
 use super::command::{CommandError, CommandResult};
 
-/// An exchange that the caller polls itself. If the caller drops it halfway, a task finishes it and passes the
-/// result to `on_orphaned`: the connection stays usable, and a lease that was won can be given back.
+/// An exchange that the caller's task polls.
+///
+/// If the caller drops this future before the exchange ends, a new task finishes the exchange and
+/// passes the result to `on_orphaned`. So the connection stays usable, and a lease that the command
+/// has won can be given back.
 pub(super) struct DirectExchange<'p, C>
 where
     C: FnOnce(CommandResult) + Send + Unpin + 'static,
@@ -39,7 +42,8 @@ where
     type Output = CommandResult;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<CommandResult> {
-        // Taken out while it is polled: an exchange that panics must not be polled again.
+        // An exchange must not be polled again after it has panicked, so the field is empty during
+        // a poll.
         let Some(mut exchange) = self.exchange.take() else {
             return Poll::Ready(Err(CommandError::timed_out()));
         };

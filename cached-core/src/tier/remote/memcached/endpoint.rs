@@ -1,4 +1,5 @@
-//! One server as its pipelines see it: an address, a timeout and a health record.
+//! The part of a server's state that the server's pipelines share. A *pipeline* sends the commands
+//! of one tokio runtime to the server.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,16 +11,17 @@ use super::memory::InMemoryServers;
 use crate::clock::Clock;
 use crate::config::Config;
 
+/// The address, timeout and health of one server.
 pub(super) struct Endpoint {
     pub(super) address: String,
     pub(super) clock: Clock,
     pub(super) health: ServerHealth,
-    /// The servers of a test, which have no sockets.
+    /// The in-memory servers of a test, which are used in place of sockets.
     #[cfg(feature = "testing")]
     pub(super) network: Option<InMemoryServers>,
     /// How long one exchange may take, in nanoseconds.
     timeout: AtomicU64,
-    /// Called when a failure ejects the server.
+    /// Called when a failed exchange ejects the server: callers do not use an ejected server.
     on_ejection: Box<dyn Fn(&CommandError) + Send + Sync>,
 }
 
@@ -49,7 +51,7 @@ impl Endpoint {
         self.timeout.store(nanos(timeout), Ordering::Relaxed);
     }
 
-    /// Returns true if the server is one of a test's, in memory.
+    /// Returns true if the server is an in-memory server of a test.
     pub(super) fn is_in_memory(&self) -> bool {
         #[cfg(feature = "testing")]
         return self.network.is_some();
@@ -57,7 +59,7 @@ impl Endpoint {
         false
     }
 
-    /// Counts an exchange that failed, and ejects the server if it is one too many in a row.
+    /// Counts a failed exchange. Ejects the server if too many exchanges in a row have failed.
     pub(super) fn record_failure(&self, error: &CommandError) {
         if self.health.record_failure(error.is_unusable()) {
             (self.on_ejection)(error);

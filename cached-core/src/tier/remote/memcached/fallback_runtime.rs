@@ -1,9 +1,12 @@
-//! A runtime of the library's own, for futures whose runtime has ended or stands still: a fill that was under way
-//! when `main` returned, or a lease that its fetch still held.
+//! A tokio runtime of this library, for background writes whose own runtime has ended or is not
+//! running: a fill that was under way when `main` returned, for example, or a lease that must be
+//! given back.
 //!
-//! It runs on a thread of its own. The ending runtime waits for its futures, for a short time. So a program that ends
-//! without [`flush`](crate::Cache::flush) leaves its values in memcached, and no lease that the next program would
-//! wait for. A program that is killed, or calls `std::process::exit`, runs none of this: its leases end within 2 s.
+//! The fallback runtime runs on its own thread. A runtime that is shutting down waits a short time
+//! for the writes that it hands over. So a program that ends without [`flush`](crate::Cache::flush)
+//! still stores its values in memcached, and leaves no lease for which the next program would wait.
+//! If a program is killed or calls `std::process::exit`, its writes are lost, and its leases expire
+//! after a few seconds.
 
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,29 +17,32 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::join::BoxedFuture;
 use crate::sync::lock;
 
-/// How long the end of a runtime is held up for all of its futures together.
+/// How long the shutdown of a runtime waits for all of the runtime's futures together.
 const MAX_WAIT: Duration = Duration::from_secs(1);
-/// Runtimes that end further apart than this have a [`MAX_WAIT`] each.
+/// If two shutdowns are further apart than this, each may wait for [`MAX_WAIT`].
 const WAIT_RESETS_AFTER: Duration = Duration::from_secs(10);
 
-/// The thread of this process, with the process's id: a child after `fork` starts its own.
+/// The channel to the fallback thread, and the id of the process that started the thread. A child
+/// process after `fork` starts its own thread.
 static THREAD: Mutex<Option<(u32, UnboundedSender<FallbackJob>)>> = Mutex::new(None);
 
-/// When the end of a runtime was last held up, and for how long in all.
+/// When a shutdown last waited, and for how long the recent shutdowns have waited in total.
 static LAST_WAIT: Mutex<Option<(Instant, Duration)>> = Mutex::new(None);
 
 struct FallbackJob {
     future: BoxedFuture<'static, ()>,
-    /// Dropped when the future is done; [`finish`] waits for that.
+    /// Dropped when the future is done. [`finish`] waits until all clones of the sender are
+    /// dropped.
     _done: Option<Sender<()>>,
 }
 
-/// Runs a future on the thread. Returns false if there is no thread.
+/// Runs a future on the fallback thread. Returns false if the thread cannot be started.
 pub(super) fn spawn(future: BoxedFuture<'static, ()>) -> bool {
     thread().is_some_and(|thread| thread.send(FallbackJob { future, _done: None }).is_ok())
 }
 
-/// Runs futures on the thread, and waits for them for a short time. Drops them if there is no thread.
+/// Runs futures on the fallback thread, and waits a short time until they are done. Drops the
+/// futures if the thread cannot be started.
 pub(super) fn finish(futures: Vec<BoxedFuture<'static, ()>>) {
     if futures.is_empty() {
         return;
@@ -44,14 +50,15 @@ pub(super) fn finish(futures: Vec<BoxedFuture<'static, ()>>) {
     let (sender, done) = channel();
     let Some(thread) = thread() else { return };
     for future in futures {
-        // A thread that has ended drops the future.
+        // If the thread has ended, the future is dropped.
         let _ = thread.send(FallbackJob { future, _done: Some(sender.clone()) });
     }
     drop(sender);
     wait(&done);
 }
 
-/// Waits until every sender is dropped, or the runtime has been held up for [`MAX_WAIT`] in all.
+/// Waits until every sender is dropped. This wait and recent ones take at most [`MAX_WAIT`] in
+/// total.
 fn wait(done: &Receiver<()>) {
     let began = Instant::now();
     let waited = match *lock(&LAST_WAIT) {
@@ -63,7 +70,7 @@ fn wait(done: &Receiver<()>) {
     *lock(&LAST_WAIT) = Some((now, waited + now.saturating_duration_since(began)));
 }
 
-/// Returns the way to the thread, and starts it if this process has none.
+/// Returns the channel to the fallback thread. Starts the thread if this process has none.
 fn thread() -> Option<UnboundedSender<FallbackJob>> {
     let process = std::process::id();
     let mut thread = lock(&THREAD);

@@ -1,8 +1,11 @@
-//! A server's health: counts failures, ejects the server, and schedules recovery attempts.
+//! The health of a server: counts failed exchanges, ejects the server, and schedules attempts to
+//! recover the server.
 //!
-//! A server is *in rotation* until [`MAX_FAILURES`] exchanges in a row have failed. Then it is *ejected*: no
-//! call contacts it. A background task tries to recover it after a pause that doubles with each failed attempt.
-//! The server is back in rotation once it answers and has received every hint.
+//! A server is *in rotation* until [`MAX_FAILURES`] exchanges in a row have failed, or
+//! [`ServerHealth::eject`] is called. Then the server is *ejected*: callers do not use the server,
+//! and a background task makes recovery attempts. The pause before an attempt is twice as long as
+//! the previous pause, up to [`MAX_PAUSE`]. The server returns to rotation once it has answered and
+//! has received every *hint*, a key that the server must remove.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -14,8 +17,9 @@ use crate::clock::Clock;
 
 /// A server is ejected when this many exchanges in a row have failed.
 const MAX_FAILURES: u32 = 3;
-/// The pause before the first recovery attempt. It doubles with each failed attempt.
+/// The pause before the first recovery attempt. The pause doubles with each failed attempt.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause before a recovery attempt.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
@@ -23,7 +27,7 @@ pub(super) struct ServerHealth {
     clock: Clock,
     /// Failed exchanges in a row, up to [`MAX_FAILURES`].
     failures: AtomicU32,
-    /// True if the server answered at its last failure, and refused the command.
+    /// True if the server answered in the last failed exchange, and refused the command.
     refuses: AtomicBool,
     /// Failed recovery attempts in a row.
     attempts: AtomicU32,
@@ -48,7 +52,8 @@ impl ServerHealth {
         self.failures.load(Ordering::Acquire) < MAX_FAILURES
     }
 
-    /// Ends the row of failures. An ejected server stays ejected: it has hints to receive first.
+    /// Resets the count of failures, unless the server is ejected. An ejection ends only with
+    /// [`reinstate`](Self::reinstate), because the server must receive its hints first.
     pub(super) fn record_success(&self) {
         if self.failures.load(Ordering::Relaxed) != 0 {
             let (set, fetched) = (Ordering::AcqRel, Ordering::Acquire);
@@ -57,14 +62,15 @@ impl ServerHealth {
         }
     }
 
-    /// Counts a failed exchange. Returns true if this one ejects the server. Exchanges that began before the
-    /// ejection and fail after it change nothing.
+    /// Counts a failed exchange. Returns true if this failure ejects the server. `refuses` must be
+    /// true if the server answered and refused the command. Failures of an ejected server are not
+    /// counted.
     pub(super) fn record_failure(&self, refuses: bool) -> bool {
         self.refuses.store(refuses, Ordering::Relaxed);
         let (set, fetched) = (Ordering::AcqRel, Ordering::Acquire);
         let one_more = |failures| (failures < MAX_FAILURES).then_some(failures + 1);
-        // Scheduled before the last failure counts: every thread that sees the ejection also sees the time of
-        // the next attempt.
+        // The attempt is scheduled before the last failure is counted. So every thread that sees
+        // the ejection also sees when the attempt is due.
         if self.failures.load(Ordering::Acquire) == MAX_FAILURES - 1 {
             self.schedule_attempt(0);
         }
@@ -76,14 +82,14 @@ impl ServerHealth {
         !self.in_rotation() && self.refuses.load(Ordering::Relaxed)
     }
 
-    /// Ejects the server. A recovery attempt is due at once.
+    /// Ejects the server, and makes a recovery attempt due at once.
     pub(super) fn eject(&self) {
         self.refuses.store(false, Ordering::Relaxed);
         self.retry_at.store(self.now(), Ordering::Release);
         self.failures.store(MAX_FAILURES, Ordering::Release);
     }
 
-    /// Schedules the next recovery attempt, after `attempts` failed ones.
+    /// Schedules the next recovery attempt, with the pause that follows `attempts` failed attempts.
     pub(super) fn schedule_attempt(&self, attempts: u32) {
         self.attempts.store(attempts, Ordering::Release);
         self.retry_at.store(self.now() + pause_millis(attempts), Ordering::Release);
@@ -94,14 +100,15 @@ impl ServerHealth {
         Duration::from_millis(self.retry_at.load(Ordering::Acquire).saturating_sub(self.now()))
     }
 
-    /// Returns true, to one caller, if the next attempt is overdue by more than `by`: the task that should have
-    /// made it is gone. That caller must start another task.
+    /// Returns true to one caller if the next attempt is overdue by more than `by`. The task that
+    /// should have made the attempt is then gone. The caller that gets true must start a new task.
     pub(super) fn claim_overdue_attempt(&self, by: Duration) -> bool {
         let (now, retry_at) = (self.now(), self.retry_at.load(Ordering::Acquire));
         now > retry_at + millis(by) && self.move_attempt(retry_at, now)
     }
 
-    /// Returns true, to one caller, if an attempt is due. That caller must make the attempt.
+    /// Returns true to one caller if an attempt is due. The caller that gets true must make the
+    /// attempt.
     pub(super) fn claim_attempt(&self) -> bool {
         let (now, retry_at) = (self.now(), self.retry_at.load(Ordering::Acquire));
         let next = now + pause_millis(self.attempts.load(Ordering::Acquire));
@@ -116,7 +123,7 @@ impl ServerHealth {
         self.schedule_attempt(self.attempts.load(Ordering::Acquire).saturating_add(1));
     }
 
-    /// Puts the server back in rotation. Returns true if it was ejected.
+    /// Puts the server back in rotation. Returns true if the server was ejected.
     pub(super) fn reinstate(&self) -> bool {
         self.attempts.store(0, Ordering::Release);
         if self.in_rotation() {
@@ -126,7 +133,8 @@ impl ServerHealth {
     }
 }
 
-/// The results of one exchange, as evidence for or against the server.
+/// A summary of the results of one exchange. [`failure`](Self::failure) tells whether the exchange
+/// counts as a failure of the server.
 #[derive(Default)]
 pub(super) struct ExchangeSummary {
     has_answers: bool,
@@ -136,7 +144,7 @@ pub(super) struct ExchangeSummary {
 }
 
 impl ExchangeSummary {
-    /// Adds one result. `is_read` says that the command was a read.
+    /// Adds the result of one command. `is_read` must be true if the command was a read.
     pub(super) fn add(&mut self, is_read: bool, result: &CommandResult) {
         let Err(CommandError { kind, why }) = result else {
             self.has_answers = true;
@@ -145,7 +153,8 @@ impl ExchangeSummary {
         let first = match kind {
             RemoteErrorKind::Unreachable => &mut self.lost,
             RemoteErrorKind::Unusable => &mut self.refused_read,
-            // A healthy server refuses a write that is too large or for which it has no memory, but no read.
+            // A healthy server may refuse a write, because the item is too large or memory is
+            // short. A healthy server never refuses a read.
             _ => {
                 self.has_refusals = true;
                 if !is_read {
@@ -157,10 +166,10 @@ impl ExchangeSummary {
         first.get_or_insert_with(|| why.clone());
     }
 
-    /// Returns why the exchange counts as failed, or `None` if it does not.
+    /// Returns the server's failure, or `None` if the exchange does not count as one.
     pub(super) fn failure(self) -> Option<CommandError> {
         match self {
-            // A server that answers some commands of a batch is only slow.
+            // A server that has answered a part of a batch works, and is only slow.
             ExchangeSummary { has_answers: true, .. } => None,
             ExchangeSummary { refused_read: Some(why), .. } => Some(CommandError::unusable(why)),
             ExchangeSummary { lost: Some(why), has_refusals: false, .. } => {
@@ -188,7 +197,7 @@ mod tests {
     #[test]
     fn an_ejected_server_is_tried_once_a_pause() {
         let health = ServerHealth::default();
-        // More exchanges fail at once than it takes: the pause does not grow.
+        // More exchanges fail than an ejection needs. The pause does not grow.
         let ejections = (0..MAX_FAILURES + 20).filter(|_| health.record_failure(false)).count();
         assert_eq!(ejections, 1, "one failure ejects the server");
         assert!(!health.in_rotation() && !health.claim_attempt());

@@ -1,8 +1,10 @@
-//! The commands of one runtime to one server: many callers share one round trip.
+//! A pipeline sends the commands of one tokio runtime to one server. The commands of many callers
+//! share a round trip.
 //!
-//! While few commands are under way, each caller runs its own in its own task, as a *direct exchange*. Further
-//! commands queue. A *flusher*, a task of the pipeline, sends the queue in batches until the queue is empty. So no
-//! command waits for the task of another caller, which might be dropped or never polled.
+//! While few commands are under way, each caller's own task sends the caller's command, as a
+//! *direct exchange*. Further commands wait in a queue. A *flusher*, a task that the pipeline
+//! spawns, sends the queued commands in batches until the queue is empty. No command depends on the
+//! task of another caller, because that task might be dropped or never polled.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -22,17 +24,20 @@ use super::timer::run_until;
 use crate::sync::lock;
 
 const MAX_FLUSHERS: usize = 2;
-/// A few callers are faster with a connection each than in one batch.
+/// While few callers send commands, a connection for each is faster than one batch for all.
 const MAX_DIRECT_EXCHANGES: usize = 4;
 /// A second flusher starts when this many commands wait.
 const SECOND_FLUSHER_AT: usize = 64;
-/// How long a late answer is awaited. It may have won a lease, which is then given back.
+/// How long a pipeline waits for replies that missed their deadline. If a late reply grants a
+/// lease, the pipeline gives the lease back.
 const LATE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Sends the commands of one runtime to one server.
 pub(super) struct Pipeline {
     endpoint: Arc<Endpoint>,
     runtime: Handle,
-    /// Made on first use, and again after a failure: a client resolves its server's name only once.
+    /// Created on first use, and again after each failure, because a client resolves its server's
+    /// name only once.
     client: Mutex<Option<Arc<Client>>>,
     state: Mutex<PipelineState>,
 }
@@ -44,10 +49,13 @@ struct PipelineState {
     direct_exchanges: usize,
 }
 
-/// How a new command proceeds.
+/// How a pipeline handles a new command.
 enum Admission {
+    /// The caller's task sends the command.
     Direct(DirectPermit, Command),
+    /// A flusher sends the command, and the caller receives the result.
     Queued(oneshot::Receiver<CommandResult>),
+    /// The queue is full.
     Refused,
 }
 
@@ -61,7 +69,8 @@ impl Pipeline {
         })
     }
 
-    /// Runs a command that was issued `now`. Fails at the deadline.
+    /// Sends a command that was issued at `now`, and returns its result. `deadline` limits how long
+    /// a queued command may take.
     pub(super) async fn run(
         self: &Arc<Pipeline>,
         command: Command,
@@ -69,7 +78,7 @@ impl Pipeline {
         deadline: Instant,
     ) -> CommandResult {
         match self.admit(command) {
-            // A direct exchange has its own, earlier deadline.
+            // A direct exchange ends at its own deadline: `now` plus the server's timeout.
             Admission::Direct(permit, command) => self.run_direct(permit, command, now).await,
             Admission::Queued(result) => {
                 let result = run_until(deadline, result).await;
@@ -79,7 +88,8 @@ impl Pipeline {
         }
     }
 
-    /// Runs commands that travel together if the queue has room. Returns the results in order.
+    /// Queues all commands at once, and returns their results in order. A command fails if the
+    /// queue is full, or if the deadline passes before the result arrives.
     pub(super) async fn run_many(
         self: &Arc<Pipeline>,
         commands: Vec<Command>,
@@ -140,7 +150,8 @@ impl Pipeline {
         now: Instant,
     ) -> impl Future<Output = CommandResult> {
         let pipeline = Arc::clone(self);
-        // Only a read wins something that must be given back.
+        // Only a read can win a lease or refresh claim, which must be given back if the caller is
+        // gone.
         let read = command.is_read().then(|| command.clone());
         let give_back = move |result| {
             if let Some(read) = read {
@@ -206,7 +217,8 @@ impl Pipeline {
                 let result = Err(error.clone());
                 summary.add(command.is_read(), &result);
                 self.deliver(command, sender.take(), result);
-                // The server refused the first command only; the ones behind it went unanswered.
+                // Only the first command without a result was refused. The commands behind it got
+                // no reply.
                 if error.kind == RemoteErrorKind::Refused {
                     error = CommandError::lost("the connection was closed after another command");
                 }
@@ -215,7 +227,8 @@ impl Pipeline {
         self.record_health(summary, deadline);
     }
 
-    /// Awaits answers that missed their deadline, in a task.
+    /// Spawns a task that waits for the replies that missed their deadline. The first `answered`
+    /// commands of the batch have their results already.
     fn finish_late(
         self: &Arc<Pipeline>,
         client: Arc<Client>,
@@ -236,7 +249,8 @@ impl Pipeline {
         });
     }
 
-    /// Sends a result to its caller. If the caller is gone, gives back what the command won.
+    /// Sends a result to the command's caller. If the caller is gone, gives back the lease or
+    /// refresh claim that the command has won.
     fn deliver(
         self: &Arc<Pipeline>,
         command: &Command,
@@ -252,7 +266,8 @@ impl Pipeline {
         }
     }
 
-    /// Gives back a lease or a refresh claim that the command won.
+    /// Queues the command that gives back the lease or refresh claim in `result`. Does nothing if
+    /// `result` contains neither.
     fn give_back(self: &Arc<Pipeline>, command: &Command, result: &CommandResult) {
         let Some(give_back) = command.give_back_command(result) else { return };
         let mut state = self.state();
@@ -263,10 +278,12 @@ impl Pipeline {
     /// Updates the server's health after an exchange.
     fn record_health(&self, summary: ExchangeSummary, deadline: Instant) {
         let Some(error) = summary.failure() else { return self.endpoint.health.record_success() };
-        // A deadline that was missed by far means that this process stood still, not the server.
+        // If the deadline passed long ago, this process was paused, and the failure says nothing
+        // about the server.
         let stood_still = || Instant::now() > deadline + self.endpoint.timeout() / 2;
         if error.is_unusable() || !stood_still() {
-            // The server's name may have another address by now.
+            // The next exchange resolves the server's name again, because its address may have
+            // changed.
             *lock(&self.client) = None;
             self.endpoint.record_failure(&error);
         }
@@ -281,7 +298,7 @@ impl Pipeline {
         if let Some(client) = known {
             return Ok(client);
         }
-        // Boxed to keep the future of a direct exchange small: this branch is rare.
+        // Boxed to keep the future of a direct exchange small: clients are rarely created.
         let max_idle = MAX_FLUSHERS + MAX_DIRECT_EXCHANGES;
         let connect = Client::connect(&self.endpoint.address, max_idle, &self.runtime);
         let connect = Box::pin(run_until(deadline, connect));
@@ -299,12 +316,14 @@ fn queue_is_full() -> CommandError {
     CommandError::refused("too many commands wait for it")
 }
 
-/// A sender is dropped unused when its flusher ended with the runtime.
+/// Returns the received result, or an error if the sender was dropped because the flusher's runtime
+/// has ended.
 fn flatten(result: Result<CommandResult, oneshot::error::RecvError>) -> CommandResult {
     result.unwrap_or_else(|_| Err(CommandError::lost("its runtime has ended")))
 }
 
-/// Counts one direct exchange until it is dropped.
+/// The permit for one direct exchange. The pipeline counts the exchange until its permit is
+/// dropped.
 struct DirectPermit(Arc<Pipeline>);
 
 impl Drop for DirectPermit {
@@ -316,7 +335,7 @@ impl Drop for DirectPermit {
 /// A task that sends queued commands until none is left.
 struct Flusher {
     pipeline: Arc<Pipeline>,
-    /// True while [`PipelineState`] counts it.
+    /// True while [`PipelineState`] counts this flusher.
     is_counted: bool,
 }
 
@@ -336,15 +355,16 @@ impl Flusher {
             let is_single = batch.commands.len() == 1;
             self.pipeline.exchange_batch(batch).await;
             if !is_single {
-                // The callers of this batch may add commands to the next one.
+                // Lets the callers of this batch run, so that their next commands can join the next
+                // batch.
                 tokio::task::yield_now().await;
             }
         }
     }
 }
 
-/// A flusher that is dropped early ended with its runtime. The queued commands fail, because no task will send
-/// them.
+/// A flusher that is dropped while the pipeline counts it has ended with its runtime. If no other
+/// flusher is left, the queued commands fail, because no task will send them.
 impl Drop for Flusher {
     fn drop(&mut self) {
         if !self.is_counted {

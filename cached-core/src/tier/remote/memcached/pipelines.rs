@@ -1,5 +1,5 @@
-//! The pipelines to one server. Each tokio runtime has its own, because a connection works only while the
-//! runtime that opened it is driven.
+//! The pipelines to one server. Each tokio runtime has its own pipelines, because a connection
+//! works only while the runtime that opened the connection is running.
 
 use std::future::pending;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -13,29 +13,30 @@ use super::endpoint::Endpoint;
 use super::pipeline::Pipeline;
 use crate::sync::lock;
 
-/// Which pipeline a command takes, and how long it may wait there.
+/// The urgency of a command, which selects the command's pipeline and timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Priority {
-    /// A caller waits for the answer.
+    /// A caller waits for the result.
     Foreground,
-    /// No caller waits.
+    /// No caller waits for the result.
     Background,
 }
 
-/// The pipelines to one server, by runtime.
+/// The pipelines to one server, for each runtime.
 pub(super) struct ServerPipelines {
     endpoint: Arc<Endpoint>,
     runtimes: Arc<Mutex<RuntimeList>>,
 }
 
-/// `None` for a runtime that has no time or no I/O.
+/// Each runtime with its pipelines, or with `None` if the runtime lacks the timer or the I/O
+/// driver.
 type RuntimeList = Vec<(Id, Option<RuntimePipelines>)>;
 
-/// The pipelines of one runtime. Foreground and background commands do not wait for each other.
+/// The two pipelines of one runtime. Foreground and background commands do not wait for each other.
 struct RuntimePipelines {
     foreground: Arc<Pipeline>,
     background: Arc<Pipeline>,
-    /// The task that holds the runtime's [`RuntimeEndGuard`].
+    /// The task that owns the runtime's [`RuntimeEndGuard`].
     guard_task: Option<AbortHandle>,
 }
 
@@ -56,7 +57,7 @@ impl RuntimePipelines {
     }
 }
 
-/// Ends the guard task when the server itself is dropped.
+/// Ends the guard task, which would wait until the runtime ends.
 impl Drop for RuntimePipelines {
     fn drop(&mut self) {
         if let Some(task) = &self.guard_task {
@@ -73,7 +74,7 @@ impl ServerPipelines {
     /// Returns the current runtime's pipeline for this priority.
     ///
     /// # Errors
-    /// There is no runtime here, or it has no time or no I/O.
+    /// This thread is not in a tokio runtime, or the runtime lacks the timer or the I/O driver.
     pub(super) fn get(&self, priority: Priority) -> Result<Arc<Pipeline>, &'static str> {
         let runtime = Handle::try_current().map_err(|_| "there is no tokio runtime here")?;
         let id = runtime.id();
@@ -85,14 +86,14 @@ impl ServerPipelines {
         let pipeline = new.as_ref().map(|new| new.get(priority)).ok_or(NO_DRIVERS);
         {
             let mut runtimes = lock(&self.runtimes);
-            // Another thread of this runtime may have added it meanwhile.
+            // Another thread of this runtime may have added the pipelines meanwhile.
             if let Some(known) = find_in(&runtimes, id, priority) {
                 return known;
             }
             runtimes.push((id, new));
         }
-        // Spawned without the lock: a runtime that is about to end drops the task at once, and the guard takes
-        // the lock.
+        // The task is spawned without the lock. A runtime that is shutting down drops the task at
+        // once, and the guard in the task then takes the lock.
         let guard = RuntimeEndGuard { runtimes: Arc::downgrade(&self.runtimes), id };
         let task = runtime.spawn(async move {
             let _guard = guard;
@@ -121,8 +122,8 @@ fn find_in(
 
 const NO_DRIVERS: &str = "the tokio runtime here has no time or no I/O";
 
-/// Removes a runtime's pipelines when it is dropped. An idle task on the runtime holds it, so that it is dropped
-/// when the runtime ends.
+/// Removes a runtime's pipelines when dropped. An idle task on the runtime owns the guard, so the
+/// guard is dropped when the runtime ends.
 struct RuntimeEndGuard {
     runtimes: Weak<Mutex<RuntimeList>>,
     id: Id,
@@ -137,19 +138,19 @@ impl Drop for RuntimeEndGuard {
     }
 }
 
-/// The runtimes that have no time or no I/O.
+/// The runtimes that are known to lack the timer or the I/O driver.
 static WITHOUT_DRIVERS: Mutex<Vec<Id>> = Mutex::new(Vec::new());
 
-/// Returns true if the runtime is known to have no time or no I/O.
+/// Returns true if the runtime is known to lack the timer or the I/O driver.
 pub(super) fn is_without_drivers(runtime: &Handle) -> bool {
     lock(&WITHOUT_DRIVERS).contains(&runtime.id())
 }
 
 /// Returns true if the current runtime has the timer and the I/O driver that a connection needs.
 ///
-/// tokio has no call that tells: using a driver that is not there panics. So this function panics and catches it,
-/// once for each such runtime, rather than in the middle of a call. The program's panic hook sees the panic, and a
-/// program that aborts on panics must enable both drivers.
+/// tokio has no function for this check, and code that uses a missing driver panics. This function
+/// uses both drivers and catches the panic, so that no later call panics. The program's panic hook
+/// is called once for each such runtime. A program that aborts on panics must enable both drivers.
 fn has_drivers(runtime: Id) -> bool {
     if lock(&WITHOUT_DRIVERS).contains(&runtime) {
         return false;

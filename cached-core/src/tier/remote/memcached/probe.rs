@@ -1,19 +1,26 @@
-//! Tests a server on each new connection, before anything is stored on it.
+//! Tests the server on each new connection, before the connection is used.
 //!
-//! The probe asks for the version, and then to renew a lease that does not exist. A usable server replies that there
-//! is no such lease. An older server does not understand the renewal, and reads its two-byte value as a command that
-//! does nothing. The probe trusts this behaviour and not the version text, which a proxy may make up.
+//! The probe asks for the version, and then tries to renew a lease that does not exist. A usable
+//! server replies that the lease does not exist. A server that is too old does not understand the
+//! renewal: it reads the two bytes of the renewal's value, `mn`, as a command that does nothing,
+//! and replies `MN`. The probe trusts this behaviour and not the version text, which a proxy may
+//! make up.
 //!
-//! The server's statistics tell its process id and its start, and so whether memcached was restarted between two
-//! connections. They may be empty or refused.
+//! The server's statistics contain its process id, its clock and its uptime. From these numbers the
+//! cache learns whether memcached was restarted between two connections. A server may refuse to
+//! send statistics, or send none.
 //!
 //! ```text
+//! command                            reply of a usable server
 //! version                            VERSION 1.6.18
-//! ms cached-core.probe 2 C1 T1 c     NF c0      not a CLIENT_ERROR (before 1.6.10), an ERROR
-//! mn                                            (before 1.5.16) or NF c1 (before 1.6.13)
+//! ms cached-core.probe 2 C1 T1 c     NF c0
+//! mn                                 (none, because these bytes are the value)
 //! stats                              STAT pid 7, STAT uptime 60, STAT time 1700000000, …, END
 //! mn                                 MN
 //! ```
+//!
+//! An older server replies to the renewal with `CLIENT_ERROR` (before 1.6.10), `ERROR` (before
+//! 1.5.16) or `NF c1` (before 1.6.13).
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -22,15 +29,15 @@ use super::command::CommandError;
 
 const REQUEST: &[u8] = b"version\r\nms cached-core.probe 2 C1 T1 c\r\nmn\r\nstats\r\nmn\r\n";
 
-/// The usual size of the reply: memcached 1.6.18 sends 2,230 bytes.
+/// The initial capacity of the reply's buffer: memcached 1.6.18 sends 2,230 bytes.
 const USUAL_REPLY_BYTES: usize = 4096;
 /// A longer reply fails the probe.
 const MAX_REPLY_BYTES: usize = 64 << 10;
 
-/// Probes the server, and returns its incarnation.
+/// Tests the server, and returns its incarnation (one start of a server).
 ///
 /// # Errors
-/// The server does not answer, or this library cannot use it.
+/// The server does not answer, or this library cannot use the server.
 pub(super) async fn probe(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
 ) -> Result<Incarnation, CommandError> {
@@ -47,28 +54,31 @@ pub(super) async fn probe(
     }
 }
 
-/// Judges the server by its reply. Returns `None` while the reply is incomplete.
+/// Returns the server's incarnation, or why this library cannot use the server. Returns `None` if
+/// the reply is incomplete.
 fn judge(reply: &[u8]) -> Option<Result<Incarnation, CommandError>> {
     let mut lines = reply.split_inclusive(|&byte| byte == b'\n').filter_map(|line| {
         let line = line.strip_suffix(b"\n")?;
         Some(line.strip_suffix(b"\r").unwrap_or(line))
     });
     let version = lines.next()?;
-    // A server that requires authentication refuses the first command, and answers no other.
+    // A server that requires authentication refuses the first command, and may not answer the
+    // others.
     if version.starts_with(b"CLIENT_ERROR") || version.starts_with(b"SERVER_ERROR") {
         return Some(Err(refusal(version)));
     }
     let renewal = lines.next()?;
     let mut words = renewal.split(|&byte| byte == b' ');
     let is_renewed = matches!(words.next(), Some(b"NF" | b"EX" | b"NS" | b"HD"));
-    // Before 1.6.13 a server repeats the CAS of the request, and its conditional deletes do not work.
+    // A memcached before 1.6.13 sends back the CAS of the renewal, and its conditional deletes do
+    // not work.
     if !is_renewed || words.any(|word| word == b"c1") {
         return Some(Err(too_old(version, renewal)));
     }
     let mut statistics = ProcessIdentity::default();
     let end = lines.find(|line| !statistics.add(line))?;
     let is_end = end == b"END" || is_error(end);
-    // An `MN` here means that the server read the value as a command.
+    // `MN` in this place means that the server read the renewal's value as a command.
     if !is_end {
         return Some(Err(too_old(version, end)));
     }
@@ -82,7 +92,7 @@ fn is_error(line: &[u8]) -> bool {
     [&b"ERROR"[..], b"CLIENT_ERROR", b"SERVER_ERROR"].iter().any(|error| line.starts_with(error))
 }
 
-/// The statistics that identify a server's process.
+/// The statistics that together identify one start of the server's process.
 #[derive(Default)]
 struct ProcessIdentity {
     process: Option<u64>,
@@ -92,7 +102,7 @@ struct ProcessIdentity {
 }
 
 impl ProcessIdentity {
-    /// Reads a line. Returns false if the line is not a statistic.
+    /// Reads one line of the reply. Returns false if the line is not a statistic.
     fn add(&mut self, line: &[u8]) -> bool {
         let Some(statistic) = line.strip_prefix(b"STAT ") else { return false };
         let mut words = statistic.split(|&byte| byte == b' ');
@@ -132,7 +142,7 @@ fn too_old(version: &[u8], line: &[u8]) -> CommandError {
     ))
 }
 
-/// Makes a line safe for a log.
+/// Returns the beginning of a line, without control characters, for a log.
 fn loggable(line: &[u8]) -> String {
     let line = String::from_utf8_lossy(&line[..line.len().min(80)]);
     line.chars().map(|c| if c.is_control() { '?' } else { c }).collect()

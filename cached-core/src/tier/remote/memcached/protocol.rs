@@ -1,10 +1,13 @@
-//! memcached's text protocol: writes commands as bytes, and reads lines as replies. It knows no sockets.
+//! memcached's text protocol: encodes commands as bytes, and parses the lines of replies. This
+//! module does no I/O.
 //!
-//! No other module names the memcache crate, whose parser of error lines is marked experimental.
+//! Only this module uses the memcache crate, because the crate's parser of error lines is marked as
+//! experimental.
 //!
-//! Reads, deletes and renewals are *meta* commands. Writes are `set`, `add` and `cas`, because every memcached reads
-//! the bytes after those as a value, even if it refuses the command. A server that does not know `ms`, or knows another
-//! form of it, would read the value as commands.
+//! Reads, deletes and renewals are *meta* commands: `mg`, `md` and `ms`. Writes are `set`, `add`
+//! and `cas`, because every memcached reads the bytes after these three commands as a value, even
+//! if the server refuses the command. A server that does not understand an `ms` command reads the
+//! bytes of the value as further commands.
 
 use std::time::Instant;
 
@@ -22,7 +25,7 @@ pub(super) const MAX_FRAME_BYTES: usize = 1 << 30;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ReplyLine {
     status: ReplyStatus,
-    /// The length of the frame that follows the line.
+    /// The length of the frame (encoded entry) that follows the line, if a frame follows.
     pub(super) frame_length: Option<usize>,
     response: ReplyFields,
 }
@@ -35,16 +38,18 @@ enum ReplyStatus {
     Stored,
     /// `EN`: the key has no item.
     Miss,
-    /// The condition did not hold.
+    /// `NS`, `EX`, `NF`, `NOT_STORED`, `EXISTS` or `NOT_FOUND`: the command had no effect, because
+    /// its condition did not hold.
     NotDone,
-    /// `MN`: the reply to `mn`, which asks for nothing.
+    /// `MN`: the reply to `mn`, a command that does nothing.
     NoOp,
 }
 
-/// A line in place of a reply.
+/// An error that the server sent in place of a reply, or a line that is not a reply.
 pub(super) struct ErrorLine {
     pub(super) error: CommandError,
-    /// True if the server has read the whole command with its value, and answers the next command.
+    /// True if the server has read the whole command with its value, so that the next line is the
+    /// reply to the next command.
     pub(super) is_in_sync: bool,
 }
 
@@ -65,7 +70,8 @@ impl ErrorLine {
                 };
                 ErrorLine { error, is_in_sync: true }
             }
-            // The server did not understand the command, and may read its value as commands.
+            // The server did not understand the command, and may read the command's value as
+            // further commands.
             Err(Error::Rejected(why)) => CommandError::refused(why).into(),
             Err(error) => CommandError::lost(error).into(),
         }
@@ -114,10 +120,11 @@ impl ReplyLine {
         Ok(ReplyLine { status, frame_length, response })
     }
 
-    /// Interprets the line and the bytes that follow it as the reply to `command`.
+    /// Interprets this line and the bytes that follow the line as the reply to `command`. A ttl in
+    /// the reply counts from `sent`.
     ///
     /// # Errors
-    /// They are not a reply to this command.
+    /// The line and the bytes are not a reply to `command`.
     pub(super) fn into_reply(
         self,
         following: &[u8],
@@ -158,10 +165,12 @@ impl ReplyLine {
     }
 }
 
-/// Appends the bytes of a command to `into`. The command's key must be valid in memcached's protocol.
+/// Appends the bytes of a command to `into`. The command's key must be valid in memcached's
+/// protocol.
 ///
-/// A command that requires another incarnation's CAS is replaced by `mn`, which asks for nothing, so that the server
-/// sends one reply per command.
+/// A command that requires a CAS from another incarnation (another start of the server) must have
+/// no effect. In its place this function writes `mn`, which does nothing. So the server still sends
+/// one reply per command.
 pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &mut Vec<u8>) {
     if command.has_foreign_cas(incarnation) {
         return into.extend_from_slice(b"mn\r\n");
@@ -210,8 +219,7 @@ pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &
     into.extend_from_slice(b"\r\n");
 }
 
-/// Appends a prefix and a decimal number. `write!` takes ten times as long, and so does `str::parse` compared with
-/// [`parse_number`].
+/// Appends a prefix and a decimal number. `write!` takes ten times as long.
 fn write_number(into: &mut Vec<u8>, prefix: &[u8], number: impl Into<u64>) {
     let (mut digits, mut start, mut rest) = ([0; 20], 20, number.into());
     loop {
@@ -226,6 +234,7 @@ fn write_number(into: &mut Vec<u8>, prefix: &[u8], number: impl Into<u64>) {
     into.extend_from_slice(&digits[start..]);
 }
 
+/// Parses a decimal number. `str::parse` takes ten times as long.
 fn parse_number(digits: &[u8]) -> Option<u64> {
     let add = |number: u64, digit: &u8| {
         let digit = digit.wrapping_sub(b'0');

@@ -1,4 +1,5 @@
-//! The commands that wait for a pipeline: how many may wait, and which travel next.
+//! The queue of commands that a pipeline has still to send. The queue is bounded by bytes, and is
+//! emptied in batches.
 
 use std::collections::VecDeque;
 
@@ -7,11 +8,12 @@ use tokio::sync::oneshot;
 use super::command::{Command, CommandResult};
 
 pub(super) const MAX_BATCH_COMMANDS: usize = 512;
-/// A command with more bytes travels alone.
+/// The largest size of a batch. A larger command is sent alone.
 const MAX_BATCH_BYTES: usize = 256 << 10;
-/// Further commands are refused.
+/// The largest size of the queue. Further commands are refused.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
-/// The memory that a command takes beside its frame. On the wire it takes less.
+/// The memory that a command takes beside its frame (encoded entry). In the protocol a command
+/// takes fewer bytes.
 const COMMAND_BYTES: usize = 320;
 
 #[derive(Default)]
@@ -25,10 +27,10 @@ struct QueuedCommand {
     sender: ResultSender,
 }
 
-/// The sender of a command's result; `None` if no caller waits for it.
+/// The sender of a command's result; `None` if no caller waits for the result.
 pub(super) type ResultSender = Option<oneshot::Sender<CommandResult>>;
 
-/// Commands that travel together, and their senders in the same order.
+/// Commands that are sent together, and the senders of their results in the same order.
 #[derive(Default)]
 pub(super) struct CommandBatch {
     pub(super) commands: Vec<Command>,
@@ -44,7 +46,8 @@ impl CommandQueue {
         self.commands.len()
     }
 
-    /// Appends a command. Returns `None` if the queue is full.
+    /// Appends a command, and returns the receiver of its result. Returns `None` if the queue is
+    /// full.
     pub(super) fn push(&mut self, command: Command) -> Option<oneshot::Receiver<CommandResult>> {
         if self.bytes + size(&command) > MAX_QUEUED_BYTES {
             return None;
@@ -55,17 +58,20 @@ impl CommandQueue {
         Some(receiver)
     }
 
-    /// Puts a command in front that gives back a lease or claim. Other callers may be waiting for that.
+    /// Puts a command that gives back a lease or refresh claim at the front of the queue, even if
+    /// the queue is full. Other callers may be waiting for the lease.
     pub(super) fn push_give_back(&mut self, command: Command) {
         self.bytes += size(&command);
         self.commands.push_front(QueuedCommand { command, sender: None });
     }
 
-    /// Takes the commands that travel next. Skips a command whose caller has given up, unless it removes an
-    /// entry: the entry is wrong even if no caller waits for its removal.
+    /// Removes the next commands from the queue, to be sent together. Drops each command whose
+    /// caller has given up, except an unconditional delete: the entry is wrong and must go, even if
+    /// no caller waits for the result.
     ///
-    /// The receiver says that a caller has given up, not the clock. In a burst a caller may be polled long after
-    /// its deadline, and still use an answer that has arrived.
+    /// A caller has given up once its receiver is dropped. A passed deadline does not count: in a
+    /// burst, the caller's task may run long after the deadline, and still use a result that has
+    /// arrived.
     pub(super) fn next_batch(&mut self) -> CommandBatch {
         let mut batch = CommandBatch::default();
         let mut bytes = 0;
@@ -88,7 +94,7 @@ impl CommandQueue {
         batch
     }
 
-    /// Empties the queue. Dropping the result fails the commands in it.
+    /// Empties the queue. When the returned value is dropped, the commands in it fail.
     pub(super) fn take_all(&mut self) -> impl Sized + use<> {
         self.bytes = 0;
         std::mem::take(&mut self.commands)

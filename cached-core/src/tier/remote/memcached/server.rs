@@ -1,8 +1,12 @@
-//! One memcached server, as the rest of the cache sees it.
+//! One memcached server of the cache.
 //!
-//! This module runs single commands. Its parts decide when the server is asked ([`recovery`]), remember what it
-//! must still be told ([`hints`], [`removal`]), say which of its items may be stale ([`fence`]), and rank servers
-//! for a key ([`rendezvous`]).
+//! This module sends single commands to the server. Its submodules do the rest:
+//!
+//! - [`recovery`] decides whether the server is used, and brings back a server that had failed.
+//! - [`removal`] removes keys from the server, and [`hints`] remembers the keys that the server has
+//!   still to remove.
+//! - [`fence`] knows which of the server's items may be stale.
+//! - [`rendezvous`] ranks the servers for a key.
 
 mod fence;
 mod hints;
@@ -33,23 +37,27 @@ use hints::RemovalHints;
 pub(super) use removal::KeyRemoval;
 use rendezvous::RendezvousSeed;
 
-/// The longest that a background command waits and takes.
+/// The longest time from a background command's start to its result.
 pub(super) const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a renewal waits for its turn. A lease lasts longer than a call waits.
+/// The renewal of a lease may take at least this long, even if the server's timeout is shorter. A
+/// late renewal is still useful, because a lease lasts longer than a call waits.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A memcached server: the pipelines to the server, its health, and the changes that the server was
+/// not told of.
 pub(super) struct Server {
     weak_self: Weak<Server>,
     seed: RendezvousSeed,
     /// True if the server joined after the cache was built.
     pub(super) was_added: bool,
-    /// True once the server has left the configuration. Another `Server` may have its address since.
+    /// True once the server has left the configuration. A newer `Server` may have the same address.
     is_retired: AtomicBool,
     endpoint: Arc<Endpoint>,
     events: EventDispatcher,
     pipelines: ServerPipelines,
     hints: RemovalHints,
     fence: CasFence,
+    /// Keeps calls from waiting for leases if the leases of this server do not end.
     pub(super) wait_breaker: Arc<LeaseWaitBreaker>,
 }
 
@@ -89,18 +97,21 @@ impl Server {
         &self.endpoint.address
     }
 
-    /// Sets how long one exchange may take. A cache with several servers leaves time for the gutter server.
+    /// Sets how long one exchange may take. If the cache has several servers, the timeout leaves
+    /// time for the gutter server, which replaces a server that does not answer.
     pub(super) fn set_timeout(&self, timeout: Duration) {
         self.endpoint.set_timeout(timeout);
     }
 
-    /// Returns the server's rank for the key. The server with the highest score is the key's home.
+    /// Returns the server's score for the key. The server with the highest score is the key's home
+    /// server.
     pub(super) fn score(&self, digest: Digest) -> u64 {
         self.seed.score(digest)
     }
 
-    /// Refuses changes from now on. The server gets no hints any more, so a value or lease that it takes now could
-    /// be stale when it joins again.
+    /// Refuses writes, deletes and renewals from now on. This process no longer tells the server of
+    /// invalidations. So an item that the server stored now could be stale when the server joins
+    /// again.
     pub(super) fn retire(&self) {
         self.is_retired.store(true, Ordering::Release);
     }
@@ -119,7 +130,8 @@ impl Server {
         }
     }
 
-    /// Reads several keys in one batch. Returns the items in order.
+    /// Reads several keys at once, and returns the items in the order of the keys. The caller must
+    /// leave out each key that the server does not serve.
     pub(super) async fn read_many(
         &self,
         keys: &[Arc<str>],
@@ -136,7 +148,8 @@ impl Server {
         results.into_iter().map(item).collect()
     }
 
-    /// Runs a write or a delete. Returns true if it took effect.
+    /// Sends a command that writes, deletes or gives back a refresh claim. Returns true if the
+    /// command took effect.
     pub(super) async fn change(
         &self,
         command: Command,
@@ -152,12 +165,13 @@ impl Server {
         self.applied(pipeline.run(command, now, now + timeout).await)
     }
 
-    /// Returns a permit to check whether a lease ends, unless enough leases are being checked.
+    /// Returns the permit to check later whether a lease has ended. Returns `None` if enough leases
+    /// are being checked already.
     pub(super) fn begin_lease_probe(&self) -> Option<LeaseProbeGuard> {
         LeaseWaitBreaker::begin_probe(&self.wait_breaker)
     }
 
-    /// Renews a lease. Returns its new CAS, or `None` if the lease was lost.
+    /// Renews a lease. Returns the lease's new CAS, or `None` if the lease was lost.
     pub(super) async fn renew(
         &self,
         key: &Arc<str>,
@@ -184,7 +198,8 @@ impl Server {
         }
     }
 
-    /// Returns the pipeline for a command on the key, if the server may be asked for that key.
+    /// Returns the pipeline for a command on the key, or an error if the server does not serve the
+    /// key.
     async fn pipeline_for(
         &self,
         key: &str,

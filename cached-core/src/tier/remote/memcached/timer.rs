@@ -1,9 +1,10 @@
-//! Deadlines in real time.
+//! Deadlines in real time, even if a test has paused tokio's clock.
 //!
-//! A test can pause tokio's clock. While all tasks wait, as they do for a server's answer, the paused clock jumps to
-//! the next timer, and it stays ahead of real time after it is resumed. Sockets do not follow that clock. So a
-//! deadline here is an [`Instant`] of the standard library. A tokio timer that fires too early is set again, in
-//! small steps that let the runtime poll its sockets.
+//! While every task waits, for example for a server's reply, the paused clock jumps to the next
+//! timer. After a test has resumed the clock, the clock stays ahead of real time. Sockets do not
+//! follow this clock. So each deadline in this module is an [`Instant`] of the standard library. A
+//! tokio timer that fires before the deadline is set again, in small steps, so that the runtime
+//! polls its sockets between the steps.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::sync::lock;
 
-/// How far a paused clock moves at a time while this process waits for a server.
+/// How far a paused clock moves in one step while this process waits for a server.
 const PAUSED_CLOCK_STEP: Duration = Duration::from_millis(1);
 
 /// Runs a future until the deadline. Returns `None` if the deadline passes first.
@@ -27,26 +28,27 @@ pub(super) async fn run_until<F: Future>(deadline: Instant, future: F) -> Option
         return Some(output);
     }
     let mut sleep = pin!(sleep(deadline.saturating_duration_since(Instant::now())));
-    let mut fires_at = deadline;
+    let mut set_for = deadline;
     std::future::poll_fn(|context| match future.as_mut().poll(context) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         Poll::Pending => {
-            poll_deadline(sleep.as_mut(), &mut fires_at, deadline, context).map(|()| None)
+            poll_deadline(sleep.as_mut(), &mut set_for, deadline, context).map(|()| None)
         }
     })
     .await
 }
 
-/// Is ready at the deadline. `fires_at` is the real time that the sleep is set to.
+/// Returns [`Poll::Ready`] once the deadline has passed. `set_for` is the deadline for which
+/// `sleep` was last set.
 fn poll_deadline(
     mut sleep: Pin<&mut Sleep>,
-    fires_at: &mut Instant,
+    set_for: &mut Instant,
     deadline: Instant,
     context: &mut Context<'_>,
 ) -> Poll<()> {
-    if *fires_at > deadline {
+    if *set_for > deadline {
         set(sleep.as_mut(), deadline.saturating_duration_since(Instant::now()));
-        *fires_at = deadline;
+        *set_for = deadline;
     }
     loop {
         ready!(sleep.as_mut().poll(context));
@@ -55,10 +57,11 @@ fn poll_deadline(
             return Poll::Ready(());
         }
         let time_left = deadline - now;
-        // If the sleep fired before its real time, tokio's clock is paused or ahead.
-        let is_early = *fires_at > now;
+        // If `sleep` fired before the deadline for which it was set, tokio's clock is paused or
+        // ahead.
+        let is_early = *set_for > now;
         set(sleep.as_mut(), if is_early { time_left.min(PAUSED_CLOCK_STEP) } else { time_left });
-        *fires_at = deadline;
+        *set_for = deadline;
     }
 }
 
@@ -66,18 +69,21 @@ fn set(sleep: Pin<&mut Sleep>, time_left: Duration) {
     sleep.reset(tokio::time::Instant::now() + time_left);
 }
 
-/// A connection's timer. It keeps running between exchanges: starting and stopping a timer each lock the runtime's
-/// timer wheel, and most exchanges end long before their deadline. If it fires for a past exchange, it is set again.
+/// The timer of a connection.
+///
+/// The timer keeps running between exchanges, because starting or stopping a timer locks the
+/// runtime's timer wheel, and most exchanges end long before their deadline. A timer that fires for
+/// the deadline of a past exchange is set to the current deadline.
 pub(super) struct DeadlineTimer {
     sleep: Pin<Box<Sleep>>,
-    fires_at: Instant,
+    set_for: Instant,
     slot: Arc<WakerSlot>,
     /// Wakes the task in `slot`.
     slot_waker: Waker,
 }
 
-/// The task that waits for the timer. The slot is empty between exchanges, so that a timer that fires then wakes no
-/// task.
+/// The waker of the task that waits for the timer. The slot is empty between exchanges, so that a
+/// timer that fires between exchanges wakes no task.
 #[derive(Default)]
 struct WakerSlot(Mutex<Option<Waker>>);
 
@@ -95,17 +101,18 @@ impl DeadlineTimer {
         let slot = Arc::new(WakerSlot::default());
         let slot_waker = Waker::from(Arc::clone(&slot));
         let time_left = deadline.saturating_duration_since(Instant::now());
-        DeadlineTimer { sleep: Box::pin(sleep(time_left)), fires_at: deadline, slot, slot_waker }
+        DeadlineTimer { sleep: Box::pin(sleep(time_left)), set_for: deadline, slot, slot_waker }
     }
 
-    /// Is ready at the deadline. Until then the timer wakes the task of `context`.
+    /// Returns [`Poll::Ready`] once the deadline has passed. Until then, the timer will wake the
+    /// task of `context`.
     pub(super) fn poll(&mut self, deadline: Instant, context: &Context<'_>) -> Poll<()> {
         *lock(&self.slot.0) = Some(context.waker().clone());
         let mut context = Context::from_waker(&self.slot_waker);
-        poll_deadline(self.sleep.as_mut(), &mut self.fires_at, deadline, &mut context)
+        poll_deadline(self.sleep.as_mut(), &mut self.set_for, deadline, &mut context)
     }
 
-    /// Wakes no task until the next poll.
+    /// Makes the timer wake no task until the next poll.
     pub(super) fn forget_waker(&self) {
         *lock(&self.slot.0) = None;
     }

@@ -1,10 +1,10 @@
-//! One exchange over any stream: commands go out and replies come in, in order.
+//! Exchanges over any byte stream: commands are sent, and their replies arrive in the same order.
 //!
-//! Each poll writes and reads. A server stops reading while its replies are not read, so writing a long list of
-//! commands before reading any reply could wait forever.
+//! Each poll both writes and reads. A server stops reading commands while its replies are not read.
+//! So a client that writes a long list of commands before it reads any reply could wait forever.
 //!
-//! An exchange is a state machine and not an `async fn`: its state stays in [`CommandStream`] from one exchange to the next,
-//! and no nested futures are built for each.
+//! An exchange is a state machine and not an `async fn`: its buffers stay in [`CommandStream`] for
+//! the next exchange, and no nested futures are created.
 
 use std::io;
 use std::pin::Pin;
@@ -24,47 +24,55 @@ const MAX_LINE_BYTES: usize = 4096;
 const BATCH_READ_BYTES: usize = 32 << 10;
 /// A buffer with a larger capacity is freed after its exchange.
 const MAX_KEPT_BYTES: usize = 256 << 10;
-/// A buffer grows by at most this much before it is filled, because the announced length may be wrong.
+/// The input buffer grows by at most this much before it is filled, because the length that a reply
+/// announces may be wrong.
 const MAX_GROWTH_BYTES: usize = 1 << 20;
 
-/// A stream to a server, and the buffers and progress of its current exchange.
+/// A stream to a server, with the buffers and the progress of the current exchange.
 pub(super) struct CommandStream<IO> {
     stream: IO,
-    /// The server process at the other end. CAS numbers belong to it.
+    /// The incarnation (one start) of the server at the other end. The CAS numbers in replies
+    /// belong to this incarnation.
     incarnation: Incarnation,
+    /// The encoded commands.
     output: Vec<u8>,
     /// The length of the first command in `output`.
     first_command_bytes: usize,
-    /// The bytes of `output` that were written.
+    /// The number of bytes of `output` that were written.
     written: usize,
+    /// The received bytes, and free space behind them.
     input: Vec<u8>,
-    /// The bytes of `input` that were parsed as replies.
+    /// The number of bytes of `input` that were parsed as replies.
     parsed: usize,
-    /// The bytes of `input` that were read.
+    /// The number of bytes of `input` that were received.
     filled: usize,
     /// The number of answered commands.
     answered: usize,
-    /// False after a reply that the protocol does not allow, or an error line.
+    /// False after a reply that the protocol does not allow, or after an error line.
     is_reusable: bool,
 }
 
 /// How an exchange ended.
 pub(super) enum ExchangeOutcome {
-    /// Every command was answered.
+    /// Every command has a result.
     Complete,
-    /// The server sent something that is not a reply.
+    /// The server sent bytes that are not a reply, or an error that leaves unclear which command
+    /// the next line answers.
     Failed(CommandError),
+    /// The connection is closed, or writing or reading failed.
     Closed {
         error: io::Error,
-        /// True if no command was sent whole, so that the server carried out none.
+        /// True if not even the first command was sent whole, so that the server has carried out
+        /// none.
         nothing_sent: bool,
     },
     TimedOut,
 }
 
 impl CommandStream<TcpStream> {
-    /// Returns true if the server has neither closed the connection nor sent anything. Makes a system call only if
-    /// the runtime has seen either.
+    /// Returns true if the server has neither closed the connection nor sent anything since the
+    /// last exchange. This function makes a system call only if the runtime has seen the socket
+    /// become readable.
     pub(super) fn is_quiet(&self) -> bool {
         let read = self.stream.try_read(&mut [0]);
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
@@ -109,11 +117,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> CommandStream<IO> {
         commands.for_each(|command| write_command(command, self.incarnation, &mut self.output));
     }
 
-    /// Advances the exchange. `commands` must be those that [`begin`](Self::begin) got. Calls `on_result` with each
-    /// result as soon as its reply is whole.
+    /// Advances the exchange. `commands` must be the commands that [`begin`](Self::begin) was
+    /// called with. Calls `on_result` with the result of each command as soon as the reply is
+    /// complete.
     ///
-    /// This checks the deadline itself. A server may send as fast as it is read, and then the runtime's cooperative
-    /// budget keeps timers from firing.
+    /// This function checks the deadline itself. If a server sends without a pause, the reads use
+    /// up the cooperative budget that tokio gives to a task, and a timer does not fire without
+    /// budget.
     pub(super) fn poll(
         &mut self,
         commands: &[Command],
@@ -149,7 +159,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> CommandStream<IO> {
         }
     }
 
-    /// Writes as much as the stream accepts now. The task is woken when it accepts more.
+    /// Writes as many bytes as the stream accepts now. The task is woken when the stream accepts
+    /// more.
     fn write(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         while self.written < self.output.len() {
             let unwritten = &self.output[self.written..];
@@ -163,8 +174,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> CommandStream<IO> {
         Ok(())
     }
 
-    /// Parses the replies that have arrived. Returns how many bytes the next reply needs, as far as is known, or
-    /// `None` if every command was answered.
+    /// Parses the replies that have arrived. Returns how many bytes the next reply needs, as far as
+    /// its length is known. Returns `None` if every command has a result.
     fn parse_replies(
         &mut self,
         commands: &[Command],
@@ -187,7 +198,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> CommandStream<IO> {
                     if input.len() < whole {
                         return Ok(Some(whole));
                     }
-                    // Nothing may follow the last reply.
+                    // Bytes after the last reply are an error: `into_reply` gets all of them, and
+                    // rejects a wrong length.
                     let is_last = self.answered + 1 == commands.len();
                     let end = if is_last { input.len() } else { whole };
                     let following = &input[after_line..end];
@@ -206,7 +218,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> CommandStream<IO> {
         Ok(None)
     }
 
-    /// Reads what has arrived of a reply that needs `needed` bytes.
+    /// Reads bytes that have arrived. The next reply needs `needed` bytes in all.
     fn poll_read(&mut self, needed: usize, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.parsed > 0 {
             self.input.copy_within(self.parsed..self.filled, 0);
@@ -230,7 +242,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> CommandStream<IO> {
         })
     }
 
-    /// Frees the buffers of a large exchange.
+    /// Frees the buffers that a large exchange has enlarged.
     pub(super) fn shrink(&mut self) {
         for buffer in [&mut self.output, &mut self.input] {
             if buffer.capacity() > MAX_KEPT_BYTES {

@@ -1,4 +1,4 @@
-//! A connection's promises: every reply is whole and belongs to its command, however its bytes arrive.
+//! Tests that every reply is complete and belongs to its command, however the reply's bytes arrive.
 
 use std::io::{Read as _, Write as _};
 use std::pin::pin;
@@ -346,7 +346,7 @@ fn only_an_error_out_of_sync_ends_the_exchange() {
             b"SERVER_ERROR object too large for cache\r\nSTORED\r\nEN\r\n",
             &[Some(RemoteErrorKind::TooLarge), None, None],
         ),
-        // The next line may answer a piece of the value.
+        // The next line may be a reply to a part of the value, which the server reads as a command.
         (b"CLIENT_ERROR bad data chunk\r\nSTORED\r\nEN\r\n", &[]),
     ];
     for (said, expected) in cases {

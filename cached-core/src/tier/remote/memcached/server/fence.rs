@@ -1,8 +1,11 @@
-//! The fence: a CAS number below which a server's items may be stale.
+//! The fence: a CAS number below which a server's items may be stale. A *CAS number* is the number
+//! that a server gives to each state of an item, in ascending order.
 //!
-//! This process raises the fence when it may have changed keys without telling the server. Recovery then writes
-//! an item, and that item's CAS becomes the fence: the server counts upwards, so older items lie below it. One
-//! number replaces a list of all keys, and entries that others share need no flush.
+//! This process *raises* the fence when it may have changed keys without telling the server. The
+//! recovery task then writes an item to the server. The CAS number of this item becomes the fence,
+//! because all older items have lower numbers. A raise is *pending* until this number is known. One
+//! number replaces a list of all keys. The server keeps its items, because other processes may use
+//! the items.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +18,7 @@ use crate::sync::lock;
 
 #[derive(Default)]
 pub(super) struct CasFence {
-    /// 0 while no item is fenced. Changed only under the lock of `state`.
+    /// The fence, or 0 if there is none. It is changed only under the lock of `state`.
     cas_number: AtomicU64,
     state: Mutex<FenceState>,
 }
@@ -23,14 +26,15 @@ pub(super) struct CasFence {
 #[derive(Default)]
 struct FenceState {
     covers_all_keys: bool,
-    /// Keys that one of these servers owned before it left are covered.
+    /// The seeds of removed servers. The fence covers each key that one of these servers owned.
     former_owners: Vec<RendezvousSeed>,
+    /// The number of raises so far.
     raises: u64,
-    /// The last raise for which no CAS is known yet, by its number.
+    /// The number of the last raise, while its CAS number is not known.
     pending_raise: Option<u64>,
 }
 
-/// The fence before a recovery attempt.
+/// The state of the fence before a recovery attempt.
 #[derive(Clone, Copy)]
 pub(super) struct FenceSnapshot {
     cas_number: u64,
@@ -38,7 +42,8 @@ pub(super) struct FenceSnapshot {
 }
 
 impl CasFence {
-    /// Covers every item that the server has now, or those whose keys `former_owner` owned.
+    /// Raises the fence. The fence then covers every item that the server has now or, with a
+    /// `former_owner`, the items whose keys that removed server owned.
     pub(super) fn raise(&self, former_owner: Option<RendezvousSeed>) {
         let mut state = lock(&self.state);
         match former_owner {
@@ -54,7 +59,8 @@ impl CasFence {
         lock(&self.state).pending_raise.is_some()
     }
 
-    /// Runs `then` if no raise is pending. No raise can begin before it returns.
+    /// Calls `then` if no raise is pending, and returns its result. The fence cannot be raised
+    /// until `then` has returned.
     pub(super) fn if_settled<T>(&self, then: impl FnOnce() -> T) -> Option<T> {
         let state = lock(&self.state);
         state.pending_raise.is_none().then(then)
@@ -66,8 +72,9 @@ impl CasFence {
         FenceSnapshot { cas_number, pending_raise: state.pending_raise }
     }
 
-    /// Updates the fence by the CAS of an item that was written after the snapshot. Does nothing if another
-    /// attempt has updated it meanwhile; a raise that is still pending is left to the next attempt.
+    /// Updates the fence with the CAS number of an item that was written after the snapshot. Does
+    /// nothing if another recovery attempt has updated the fence meanwhile. A raise that came after
+    /// the snapshot stays pending.
     pub(super) fn settle(&self, before: FenceSnapshot, written_cas: u64) {
         let mut state = lock(&self.state);
         if self.cas_number.load(Ordering::Acquire) != before.cas_number {
@@ -79,7 +86,8 @@ impl CasFence {
                 state.pending_raise = None;
             }
         } else if written_cas < before.cas_number && state.pending_raise.is_none() {
-            // The server counts from the start again: it was restarted, and its old items are gone.
+            // The server's CAS numbers have started again: the server was restarted, and its old
+            // items are gone.
             self.cas_number.store(0, Ordering::Release);
             (state.covers_all_keys, state.former_owners) = (false, Vec::new());
         }
@@ -90,7 +98,7 @@ impl CasFence {
         cas_number >= self.cas_number.load(Ordering::Acquire)
     }
 
-    /// Returns true if the fence covers this key on the server with this seed.
+    /// Returns true if the fence covers this key. `server` is the seed of the fence's own server.
     fn covers(&self, digest: Digest, server: RendezvousSeed) -> bool {
         let state = lock(&self.state);
         let own = server.score(digest);
@@ -99,8 +107,9 @@ impl CasFence {
 }
 
 impl Server {
-    /// Fences every item that the server has now, or those whose keys `former_owner` owned. The server is ejected
-    /// until recovery knows the fence's CAS.
+    /// Raises the fence for every item that the server has now or, with a `former_owner`, for the
+    /// items whose keys that removed server owned. Ejects the server until the CAS number of the
+    /// fence is known.
     pub(in crate::tier::remote::memcached) fn raise_fence(&self, former_owner: Option<&Server>) {
         self.fence.raise(former_owner.map(|owner| owner.seed));
         self.eject_until_fence_is_settled();
@@ -112,7 +121,8 @@ impl Server {
         self.recover_in_background();
     }
 
-    /// Returns true if this process has told the server of every change to the item since the item was stored.
+    /// Returns true if the fence does not cover the item: the server was told of every change that
+    /// this process has made to the key since the item was stored.
     #[inline]
     pub(in crate::tier::remote::memcached) fn is_above_fence(
         &self,
@@ -122,8 +132,8 @@ impl Server {
         self.fence.is_at_or_below(cas_number) || !self.fence.covers(digest, self.seed)
     }
 
-    /// Checks in the background if the server was restarted since the fence was raised. Then items below the
-    /// fence are not stale, and the fence goes.
+    /// Checks in the background whether the server was restarted since the fence was raised. If so,
+    /// the items below the fence are not stale, and the fence is removed.
     pub(in crate::tier::remote::memcached) fn recheck_fence(&self) {
         if self.is_recovered() && self.endpoint.health.claim_attempt() {
             self.attempt_in_background();

@@ -1,6 +1,7 @@
-//! Hints: keys that this process changed while the server was out of reach, as in Dynamo's hinted handoff.
+//! A hint is a key that a server must remove, because this process changed the key while the server
+//! could not be told. Dynamo calls this mechanism *hinted handoff*.
 //!
-//! The server must remove a hinted key before this process asks it for that key again.
+//! This process does not use the key on the server until the server has removed the key.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,24 +10,25 @@ use std::sync::{Arc, Mutex};
 use super::Server;
 use crate::sync::lock;
 
-/// With more hints than this the server is fenced instead.
+/// The largest number of hints. Beyond this number all hints are dropped, and the server is fenced:
+/// all items that the server has now count as stale.
 const MAX_HINTS: usize = 16 << 10;
 
 #[derive(Default)]
 pub(super) struct RemovalHints {
-    /// The number of keys, readable without the lock.
+    /// The number of hints, readable without the lock.
     count: AtomicUsize,
     hints: Mutex<HintedKeys>,
 }
 
 #[derive(Default)]
 struct HintedKeys {
-    /// Each key with the number of its last change.
+    /// Each hinted key, with the number of its last change.
     keys: HashMap<Arc<str>, u64>,
     changes: u64,
 }
 
-/// A key, and the number of its last change.
+/// A hinted key, and the number of its last change.
 pub(super) type RemovalHint = (Arc<str>, u64);
 
 impl RemovalHints {
@@ -38,8 +40,9 @@ impl RemovalHints {
         !self.is_empty() && lock(&self.hints).keys.contains_key(key)
     }
 
-    /// Adds a key, and returns true. If there are too many, runs `on_overflow`, which must fence the server, drops
-    /// all hints, and returns false. No other thread sees the hints gone before the fence is raised.
+    /// Adds a hint for the key, and returns true. If there are too many hints, calls `on_overflow`,
+    /// drops all hints, and returns false. `on_overflow` must fence the server. The hints stay
+    /// locked, so no other thread finds the hints dropped before the fence is raised.
     #[must_use]
     fn add(&self, key: &Arc<str>, on_overflow: impl FnOnce()) -> bool {
         let mut hints = lock(&self.hints);
@@ -56,13 +59,13 @@ impl RemovalHints {
         fits
     }
 
-    /// Returns up to `count` hints, in no order.
+    /// Returns up to `count` hints, in any order.
     pub(super) fn first(&self, count: usize) -> Vec<RemovalHint> {
         let hints = lock(&self.hints);
         hints.keys.iter().take(count).map(|(key, &change)| (Arc::clone(key), change)).collect()
     }
 
-    /// Removes hints that the server has received, unless their keys have changed again.
+    /// Removes the hints that the server has received. A hint stays if its key has changed again.
     pub(super) fn remove_delivered(&self, delivered: &[RemovalHint]) {
         let mut hints = lock(&self.hints);
         for (key, change) in delivered {
@@ -73,7 +76,8 @@ impl RemovalHints {
         self.recount(&hints);
     }
 
-    /// Runs `then` if there are no hints. No hint can be added before it returns.
+    /// Calls `then` if there are no hints, and returns its result. No hint can be added until
+    /// `then` has returned.
     pub(super) fn if_empty<T>(&self, then: impl FnOnce() -> T) -> Option<T> {
         let hints = lock(&self.hints);
         hints.keys.is_empty().then(then)
@@ -85,9 +89,10 @@ impl RemovalHints {
 }
 
 impl Server {
-    /// Remembers that the server must remove the key before it is asked for it again.
+    /// Adds a hint: the server must remove the key before this process uses the key on the server
+    /// again.
     pub(super) fn add_hint(&self, key: &Arc<str>) {
-        // An ejected server has a recovery task already.
+        // A server that is not recovered has a recovery task already.
         let needs_recovery = self.is_recovered();
         if needs_recovery {
             self.endpoint.health.schedule_attempt(0);

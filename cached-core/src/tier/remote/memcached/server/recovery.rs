@@ -1,5 +1,8 @@
-//! When a server is asked, and how an ejected one recovers: a background task tries again and again, delivers the
-//! hints, and puts the server back in rotation.
+//! Decides whether a server is used, and recovers a server that has failed.
+//!
+//! A background task tries until the server answers. Then the task settles the fence (finds out
+//! below which CAS number items may be stale), delivers the hints (keys that the server must
+//! remove), and puts the server back in rotation.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -13,10 +16,11 @@ use crate::tier::remote::memcached::item::{ReadReply, WriteCondition};
 use crate::tier::remote::memcached::queue::MAX_BATCH_COMMANDS;
 use crate::tier::remote::{RemoteError, RemoteErrorKind};
 
-/// The key of the item that recovery writes. No entry's key looks like it.
+/// The key of the item that recovery writes. No entry of a cache has such a key.
 const RECOVERY_KEY: &str = "cached-core.mark";
 const RECOVERY_TTL_SECONDS: u32 = 60;
-/// A recovery attempt that is overdue by more has lost its task: the task's runtime has ended or stands still.
+/// If a recovery attempt is overdue by more than this time plus the server's timeout, the recovery
+/// task is lost: its runtime has ended, or is not running.
 const LOST_TASK_AFTER: Duration = Duration::from_secs(1);
 
 impl Server {
@@ -24,8 +28,8 @@ impl Server {
         self.endpoint.health.in_rotation()
     }
 
-    /// Returns true if the server is in rotation and has no hint for the key. Restarts recovery if its task was
-    /// lost.
+    /// Returns true if the server is in rotation and has no hint for the key. Starts a new recovery
+    /// task if the last one is lost.
     #[inline]
     pub(in crate::tier::remote::memcached) fn serves(&self, key: &str) -> bool {
         let (in_rotation, has_no_hints) = (self.in_rotation(), self.hints.is_empty());
@@ -39,6 +43,7 @@ impl Server {
         in_rotation && !self.hints.contains(key)
     }
 
+    /// Returns true if the server is in rotation and has neither hints nor a pending fence.
     pub(super) fn is_recovered(&self) -> bool {
         self.in_rotation() && self.hints.is_empty() && !self.fence.is_pending()
     }
@@ -59,8 +64,8 @@ impl Server {
         self.error(kind, &why)
     }
 
-    /// Starts a task that recovers the server. Without a usable runtime, a later caller finds the attempt overdue
-    /// and starts the task.
+    /// Starts a task that recovers the server, if the caller has a usable runtime. If not, a later
+    /// caller of [`serves`](Self::serves) finds the attempt overdue and starts the task.
     pub(super) fn recover_in_background(&self) {
         if let (Ok(runtime), Ok(_)) =
             (Handle::try_current(), self.any_pipeline(Priority::Background))
@@ -80,7 +85,8 @@ impl Server {
         }
     }
 
-    /// Makes a due attempt at once, so that a test that moved the clock sees its effect in the next call.
+    /// Makes a recovery attempt at once if the attempt is due and the server is in memory. So a
+    /// test that has moved the clock sees the effect in its next call.
     #[cfg(feature = "testing")]
     pub(in crate::tier::remote::memcached) async fn recover_if_in_memory(&self) {
         if self.endpoint.is_in_memory()
@@ -95,7 +101,7 @@ impl Server {
     /// Settles the fence, delivers all hints, and puts the server back in rotation.
     ///
     /// # Errors
-    /// The server does not answer, or its answers make no sense.
+    /// The server does not answer, refuses a command, or does not keep the item that it was given.
     async fn attempt_recovery(&self) -> Result<(), RemoteError> {
         let before = self.fence.snapshot();
         let written_cas = self.write_recovery_item().await?;
@@ -108,7 +114,7 @@ impl Server {
         Ok(())
     }
 
-    /// Writes an item and returns its CAS. The server's older items have lower ones.
+    /// Writes an item, and returns its CAS number. The server's older items have lower numbers.
     async fn write_recovery_item(&self) -> Result<u64, RemoteError> {
         let pipeline = self.any_pipeline(Priority::Background)?;
         let key: Arc<str> = RECOVERY_KEY.into();
@@ -148,7 +154,7 @@ impl Server {
     }
 }
 
-/// Makes each attempt when it is due, until the server has recovered or is dropped.
+/// Makes each recovery attempt when it is due, until the server has recovered or is dropped.
 async fn recover(server: Weak<Server>) {
     loop {
         let due_in = match server.upgrade() {

@@ -1,4 +1,5 @@
-//! The removal of keys from one server, which becomes hints if the server cannot be told.
+//! The removal of keys from one server. If the server does not confirm the removal, the keys become
+//! *hints*: this process tells the server to remove the keys once the server answers again.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,8 +9,8 @@ use crate::tier::remote::memcached::RemoteError;
 use crate::tier::remote::memcached::command::{Command, CommandResult};
 use crate::tier::remote::memcached::join::{BoxedFuture, join_all};
 
-/// Keys that a server must remove. If this is dropped before the server has removed all of them, for example with
-/// the call that wanted it, every key becomes a hint.
+/// Keys that a server must remove. If this value is dropped before the server has removed all keys,
+/// every key becomes a hint. A call that is cancelled drops the value, for example.
 pub(in crate::tier::remote::memcached) struct KeyRemoval<'s> {
     server: &'s Server,
     keys: Vec<Arc<str>>,
@@ -24,10 +25,10 @@ impl<'s> KeyRemoval<'s> {
         KeyRemoval { server, keys, is_done: false }
     }
 
-    /// Sends the deletes.
+    /// Sends a delete for each key.
     ///
     /// # Errors
-    /// The server could not be told. It receives the hints when it answers again.
+    /// The server has not confirmed every delete. All keys become hints.
     pub(in crate::tier::remote::memcached) async fn send(
         mut self,
         deadline: Instant,
@@ -44,7 +45,8 @@ impl<'s> KeyRemoval<'s> {
             let delete = Command::Delete { key: Arc::clone(key), unchanged: None };
             Box::pin(pipeline.run(delete, now, deadline))
         };
-        // Sent at once and separately: a batch would delay the callers behind it.
+        // All deletes start at once, each by itself: a batch of them would delay the commands of
+        // other callers.
         for result in join_all(self.keys.iter().map(delete).collect()).await {
             server.applied(result)?;
         }

@@ -1,9 +1,9 @@
-//! Rendezvous hashing (Thaler and Ravishankar 1998): each key lives on the server with the highest score for it,
-//! so a server that leaves moves only its own keys.
+//! Rendezvous hashing (Thaler and Ravishankar 1998): each key belongs to the server with the
+//! highest score for the key. If a server leaves, only its own keys move to other servers.
 
 use crate::key::Digest;
 
-/// A server's address as a number: its FNV-1a hash. Every process, machine and build computes the same.
+/// The FNV-1a hash of a server's address. Every process, machine and build computes the same hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RendezvousSeed(u64);
 
@@ -14,7 +14,8 @@ impl RendezvousSeed {
         }))
     }
 
-    /// Mixes the seed with the key's digest, by SplitMix64's finalizer.
+    /// Returns the server's score for a key: the seed and the key's digest, mixed by the finalizer
+    /// of SplitMix64.
     pub(super) fn score(self, digest: Digest) -> u64 {
         let mut word = [0; 8];
         word.copy_from_slice(&digest.as_bytes()[..8]);
