@@ -1,8 +1,9 @@
 //! Finds out whether an expression in an option mentions a parameter.
 //!
 //! A use that the search cannot see, for example inside an unknown macro, does not count. At
-//! worst, the user then gets an error. The opposite mistake would be worse: the parameter would be missing in the
-//! key without an error, and a caller would get the result for other arguments.
+//! worst, the user then gets an error about a parameter that is in fact mentioned. The opposite
+//! mistake would leave a parameter out of the key without an error, and a caller would get the
+//! result for other arguments.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
