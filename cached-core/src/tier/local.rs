@@ -1,11 +1,15 @@
 //! The local tier: entries in this process's memory, bounded by their weight in bytes.
 //!
-//! Every hit reads the [`index`]. The [`policy`] decides what is evicted, and the [`sweeper`] removes
-//! what has expired.
+//! Every hit reads the [`index`], the table of all entries. The [`policy`] decides which entries are
+//! evicted, and the [`sweeper`] removes expired entries.
 //!
-//! A caller that changes the entry of a key holds the lock of the key's stripe. It changes the index
-//! before it tells the policy, because the policy may evict a new entry at once and must find it. No lock
-//! is needed to remove an entry, because an entry has an id.
+//! A *fill* stores a value that was fetched, read from memcached or passed in by the program. A
+//! [`FillToken`] keeps a fill from undoing an invalidation that began after the value was obtained.
+//!
+//! The keys are divided into *stripes* by their hash, and each stripe has a lock. A caller must hold the
+//! stripe's lock to insert or to invalidate an entry. The policy is told of a new entry after the index
+//! contains the entry, because the policy may evict the entry at once. Evictions and sweeps need no lock,
+//! because they remove an entry by its unique id.
 
 mod bookkeeping;
 mod deferred_drops;
@@ -21,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::Duration;
 
-use bookkeeping::{HitReportThrottle, InsertedEntry};
+use bookkeeping::{HitReportThrottle, InsertedEntry, RemovedEntry};
 use crossbeam_utils::CachePadded;
 use entry::{EntryId, EntryPolicyState, LocalEntry, NewEntry, entry_weight};
 use index::{EntryIndex, IndexGuard};
@@ -43,66 +47,70 @@ const STRIPE_COUNT: usize = 256;
 /// The keys that share a lock.
 #[derive(Default)]
 struct KeyStripe {
-    /// Held while an entry is inserted or invalidated, so that a fill that an invalidation overtook
-    /// cannot be inserted after it.
+    /// Held while an entry is inserted or invalidated. A fill checks its token under this lock, so an
+    /// invalidation cannot come between the check and the insertion.
     lock: Mutex<()>,
-    /// How often an entry of these keys was invalidated. It is raised before the entry is removed, so
-    /// a fill that reads the new number began after the invalidation.
+    /// How often [`LocalTier::invalidate`] was called for these keys. The number is raised before the
+    /// entry is removed, so a token with the new number was created after the invalidation began.
     epoch: AtomicU64,
     sequences: SequenceCounter,
 }
 
+/// The local tier of one cache.
 pub(crate) struct LocalTier {
     weak: Weak<LocalTier>,
     index: EntryIndex,
     policy: EvictionPolicy,
-    /// Padded, because an insertion writes it and every hit reads the fields around it.
+    /// Padded, because insertions write the throttle's counters, and every hit reads the fields around
+    /// the throttle.
     report_throttle: CachePadded<HitReportThrottle>,
     schedule: Arc<SweepSchedule>,
     stripes: Vec<KeyStripe>,
     clock: Clock,
     events: EventDispatcher,
-    /// The last field, and so dropped after the entries.
+    /// The last field, so that the entries are dropped first and their deferred drops are run.
     _deferred_drops_runner: DeferredDropsRunner,
 }
 
 /// Runs all deferred drops when it is dropped.
 struct DeferredDropsRunner;
 
-/// Permits a fill as long as it is current. A fill whose key was invalidated or overwritten since its
-/// token was made is refused.
+/// The permission to store a value for a key. The token is *current* until the key is invalidated or
+/// overwritten. A fill with a token that is not current is refused.
 ///
-/// Keys share stripes, so a fill may also be refused because of another key. That costs a fetch, and
-/// never gives a wrong value.
+/// Keys share stripes, so the invalidation of another key may end a token too. The refused fill then
+/// costs another fetch, but no call receives a wrong value.
 #[derive(Clone, Copy)]
 pub(crate) struct FillToken {
+    /// The hash of the key, which selects the stripe.
     hash: u32,
     sequence: SequenceNumber,
     epoch: u64,
 }
 
-/// An entry's progress through its time to live.
+/// An entry's time to live, and how much of this time is left.
 pub(crate) struct RemainingTtl {
-    /// The time until the entry expires; zero if it has.
+    /// The time until the entry expires; zero if the entry has expired.
     pub(crate) remaining: Duration,
-    /// The whole time to live.
+    /// The time to live that the entry was inserted with.
     pub(crate) ttl: Duration,
 }
 
-/// The calling thread is ending and has no thread-locals, so it cannot read the index.
+/// The error of a thread that cannot read the index, because the thread is ending and its thread-locals
+/// are destroyed.
 struct ThreadEndingError;
 
-/// Says which live entries a fill may replace.
+/// Says whether a fill may replace a live entry. A fill in either mode replaces an expired entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WriteMode {
-    /// None.
+    /// The fill replaces no live entry.
     Once,
-    /// Those whose fetch began earlier.
+    /// The fill replaces a live entry, unless the entry has a later sequence number than the fill.
     Replace,
 }
 
 impl LocalTier {
-    /// Creates a tier that reports its evictions to `events`.
+    /// Creates a tier that emits an event to `events` for each eviction.
     pub(crate) fn new(capacity: u64, clock: Clock, events: EventDispatcher) -> Arc<LocalTier> {
         let schedule = SweepSchedule::new(clock.clone());
         let local = Arc::new_cyclic(|weak| LocalTier {
@@ -120,7 +128,7 @@ impl LocalTier {
         local
     }
 
-    /// Returns how many entries there are, also those that have expired and are not yet removed.
+    /// Returns the number of entries, which includes expired entries that are not removed yet.
     pub(crate) fn entry_count(&self) -> usize {
         self.index.len()
     }
@@ -130,14 +138,14 @@ impl LocalTier {
         self.policy.weight()
     }
 
-    /// Begins to read the index. Returns `None` while the thread ends.
+    /// Returns access to the index, or `None` if the thread is ending.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn index_guard(&self) -> Option<IndexGuard<'_>> {
         self.index.guard()
     }
 
-    /// Returns the value of a hit that needs no more work: the entry is live by the coarse clock, and no
-    /// report to the policy is due. Any other hit must go through [`get`](Self::get).
+    /// Returns the value if the entry is live by the coarse clock and no report of a hit to the policy is
+    /// due. If this returns `None`, the caller must look the key up with [`get`](Self::get).
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find<'r>(
         &self,
@@ -150,7 +158,8 @@ impl LocalTier {
         is_plain_hit.then(|| entry.value())
     }
 
-    /// Returns the value of a live entry, and tells the policy of the lookup if that is due.
+    /// Returns the value of a live entry. Tells the policy of the lookup if a report is due, and runs
+    /// deferred drops.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
         let value = self.find_and_report(key);
         run_deferred_drops();
@@ -169,7 +178,7 @@ impl LocalTier {
             }
             None => (None, self.policy.is_active()),
         };
-        // moka may take its time, and no removed entry should wait for that to be freed.
+        // The call of moka may be slow, and removed entries are not freed before the guard is dropped.
         drop(guard);
         if report {
             self.policy.record_lookup(KeyFingerprint::of(key));
@@ -178,7 +187,7 @@ impl LocalTier {
         value
     }
 
-    /// Finds an entry that is live by the precise clock.
+    /// Returns the entry of a key if the entry is live by the precise clock.
     fn find_live<'r>(
         &self,
         guard: &'r IndexGuard<'_>,
@@ -192,35 +201,38 @@ impl LocalTier {
         self.schedule.now()
     }
 
-    /// Returns the value of a live entry, for a call that has looked for it before. This lookup does not
-    /// raise the key's frequency in the policy. It runs no deferred drops.
+    /// Returns the value of a live entry, like [`get`](Self::get), but for a call that has already used
+    /// `get` for the key. The policy is not told of this lookup, and no deferred drops are run.
     pub(crate) fn peek(&self, key: &[u8]) -> Option<Value> {
         let guard = self.index_guard()?;
         let (entry, _) = self.find_live(&guard, key)?;
         Some(Arc::clone(entry.value()))
     }
 
-    /// Does the same as [`peek`](Self::peek), and returns a token for a fill if there is no entry.
+    /// Returns the value of a live entry as [`peek`](Self::peek) does. If there is no live entry, returns
+    /// a token that was created before the lookup.
     pub(crate) fn peek_or_fill_token(&self, key: &[u8]) -> Result<Value, FillToken> {
         let fill_token = self.fill_token(key);
         self.peek(key).ok_or(fill_token)
     }
 
+    /// Returns how much of the ttl of the key's entry is left. The entry may have expired.
     pub(crate) fn remaining_ttl(&self, key: &[u8]) -> Option<RemainingTtl> {
         let guard = self.index_guard()?;
         let (entry, _) = guard.find(&key)?;
         Some(RemainingTtl { remaining: entry.time_left(self.now()), ttl: entry.ttl() })
     }
 
-    /// Returns a value that has not expired, or whose stale period is not over. It runs no deferred
-    /// drops.
+    /// Returns the value of an entry whose stale period is not over. The stale period begins when the
+    /// entry expires. No deferred drops are run.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
         let guard = self.index_guard()?;
         let (entry, _) = guard.find(&key)?;
         (self.now() < entry.removable_at()).then(|| Arc::clone(entry.value()))
     }
 
-    /// Returns a token for a fill with a value that is read now.
+    /// Returns a token for a value that is read from memcached, or passed in by the program, after this
+    /// call.
     pub(crate) fn fill_token(&self, key: &[u8]) -> FillToken {
         let hash = KeyHeader::read(key).hash();
         let stripe = self.stripe(hash);
@@ -228,17 +240,19 @@ impl LocalTier {
         FillToken { hash, sequence: stripe.sequences.current(), epoch }
     }
 
-    /// Makes this the token of a fetch that begins now.
+    /// Gives the token the sequence number of a fetch that begins now.
     pub(crate) fn assign_fetch_sequence(&self, fill_token: &mut FillToken) {
         fill_token.sequence = self.stripe(fill_token.hash).sequences.next_fetch();
     }
 
-    /// Makes this the token of a value that is read or given now.
+    /// Gives the token the sequence number of a value that is read from memcached, or passed in by the
+    /// program, now.
     pub(crate) fn assign_read_sequence(&self, fill_token: &mut FillToken) {
         fill_token.sequence = self.stripe(fill_token.hash).sequences.current();
     }
 
-    /// Returns true if the key was not invalidated or overwritten since the token was made.
+    /// Returns true if no key of the token's stripe was invalidated or overwritten since the token was
+    /// created.
     pub(crate) fn is_current(&self, fill_token: FillToken) -> bool {
         self.stripe(fill_token.hash).epoch.load(Ordering::Acquire) == fill_token.epoch
     }
@@ -247,17 +261,18 @@ impl LocalTier {
         &self.stripes[hash as usize % STRIPE_COUNT]
     }
 
-    /// Locks the key's stripe. Returns `None` if the token is out of date.
+    /// Locks the token's stripe. Returns `None` if the token is not current.
     fn lock_if_current(&self, fill_token: FillToken) -> Option<MutexGuard<'_, ()>> {
         let stripe = self.stripe(fill_token.hash);
         let locked = lock(&stripe.lock);
         (stripe.epoch.load(Ordering::Relaxed) == fill_token.epoch).then_some(locked)
     }
 
-    /// Stores a value. Returns false if the token is out of date, or if there is a live entry that
-    /// `mode` does not replace.
+    /// Stores a value. Returns false if the value is not stored: if the token is not current, if there is
+    /// a live entry that `mode` does not replace, if the ttl or the capacity is zero, or if the thread is
+    /// ending.
     ///
-    /// The caller may lead a flight: no deferred drops are run.
+    /// No deferred drops are run, because the caller may be the leader of a flight.
     pub(crate) fn publish(
         &self,
         key: &[u8],
@@ -290,7 +305,9 @@ impl LocalTier {
         true
     }
 
-    /// Inserts an entry into the index, in place of another one with the same key.
+    /// Inserts an entry into the index, and removes an earlier entry with the same key. The caller must
+    /// hold the lock of the key's stripe, and must pass the result to
+    /// [`tell_policy`](Self::tell_policy) after it has released the lock.
     fn insert(
         &self,
         guard: &IndexGuard<'_>,
@@ -313,26 +330,28 @@ impl LocalTier {
         InsertedEntry { id, weight: new.weight, is_admitted, activates_policy, has_replaced_entry }
     }
 
-    /// Gives the entry that holds exactly this value a longer expiry, once memcached has confirmed it.
+    /// Gives the entry that holds exactly this value a longer expiry, because memcached has confirmed the
+    /// value.
     ///
-    /// Removes an entry that was read from memcached while the value was fetched or sent: memcached now
-    /// has the value, or a later one.
+    /// If the entry holds another value, which was read from memcached while this value was fetched or
+    /// sent, the entry is removed: memcached now has this value or a later one.
     pub(crate) fn extend(&self, key: &[u8], fill_token: FillToken, value: &Value, expiry: Expiry) {
         match self.extend_or_remove(key, fill_token, value, expiry) {
             Some(Ok(insertion)) => self.tell_policy(&insertion),
-            Some(Err(removed)) => self.policy.forget(removed),
+            Some(Err(removed)) => self.report_removal(key, removed, EvictionReason::Replaced),
             None => {}
         }
     }
 
-    /// Returns the insertion of the extended entry, or as an error the entry that was removed.
+    /// Returns the new entry that has the longer expiry, or as an error the entry that was removed.
+    /// Returns `None` if the index was not changed.
     fn extend_or_remove(
         &self,
         key: &[u8],
         fill_token: FillToken,
         value: &Value,
         expiry: Expiry,
-    ) -> Option<Result<InsertedEntry, KeyFingerprint>> {
+    ) -> Option<Result<InsertedEntry, RemovedEntry>> {
         let guard = self.index_guard()?;
         let _locked = self.lock_if_current(fill_token)?;
         let (entry, state) = guard.find(&key)?;
@@ -341,28 +360,30 @@ impl LocalTier {
             let new = NewEntry { value, weight: state.weight, sequence: entry.sequence };
             is_longer.then(|| Ok(self.insert(&guard, key, new, expiry)))
         } else if entry.sequence.is_after(fill_token.sequence) && !entry.sequence.is_fetch() {
-            Some(Err(self.remove(&guard, entry, EvictionReason::Replaced)))
+            Some(Err(self.remove(&guard, entry)))
         } else {
             None
         }
     }
 
-    /// Removes an expired entry, unless the token is out of date. It runs no deferred drops.
+    /// Removes the key's entry if the entry has expired and the token is current. No deferred drops are
+    /// run.
     pub(crate) fn remove_expired(&self, key: &[u8], fill_token: FillToken) {
         let remove = || {
             let guard = self.index_guard()?;
             let _locked = self.lock_if_current(fill_token)?;
             let (entry, _) = guard.find(&key).filter(|(entry, _)| !entry.is_live(self.now()))?;
-            Some(self.remove(&guard, entry, EvictionReason::Expired))
+            Some(self.remove(&guard, entry))
         };
         if let Some(removed) = remove() {
-            self.policy.forget(removed);
+            self.report_removal(key, removed, EvictionReason::Expired);
         }
     }
 
-    /// Removes the entry, and has every fill with an earlier token refused.
+    /// Removes the key's entry, and makes all earlier tokens of the key's stripe out of date.
     ///
-    /// Returns the next token. Returns `None` if `before` is out of date.
+    /// Returns a new token. Returns `None` if the token `before` was not current any more; the entry is
+    /// removed nevertheless.
     pub(crate) fn invalidate(&self, key: &[u8], before: Option<FillToken>) -> Option<FillToken> {
         let hash = KeyHeader::read(key).hash();
         let stripe = self.stripe(hash);
@@ -372,26 +393,26 @@ impl LocalTier {
         let epoch = epoch + 1;
         stripe.epoch.store(epoch, Ordering::Release);
         let removed = self.remove_key(key).or_else(|ThreadEndingError| {
-            // This thread cannot read the index, so another one removes the entry.
+            // This thread cannot read the index, so another thread removes the entry.
             thread::scope(|scope| {
                 let thread = thread::Builder::new().spawn_scoped(scope, || self.remove_key(key));
-                thread.map_or(Err(ThreadEndingError), |it| {
-                    it.join().unwrap_or(Err(ThreadEndingError))
+                thread.map_or(Err(ThreadEndingError), |thread| {
+                    thread.join().unwrap_or(Err(ThreadEndingError))
                 })
             })
         });
         drop(locked);
         if let Ok(Some(removed)) = removed {
-            self.policy.forget(removed);
+            self.report_removal(key, removed, EvictionReason::Invalidated);
         }
         is_current.then_some(FillToken { hash, sequence: stripe.sequences.current(), epoch })
     }
 
-    /// Removes the entry of a key from the index; see [`remove`](Self::remove).
-    fn remove_key(&self, key: &[u8]) -> Result<Option<KeyFingerprint>, ThreadEndingError> {
+    /// Removes the entry of a key from the index as [`remove`](Self::remove) does. Returns `Ok(None)` if
+    /// there is no entry.
+    fn remove_key(&self, key: &[u8]) -> Result<Option<RemovedEntry>, ThreadEndingError> {
         let guard = self.index_guard().ok_or(ThreadEndingError)?;
-        let remove = |entry| self.remove(&guard, entry, EvictionReason::Invalidated);
-        let removed = guard.find(&key).map(|(entry, _)| remove(entry));
+        let removed = guard.find(&key).map(|(entry, _)| self.remove(&guard, entry));
         if removed.is_some() {
             guard.flush();
         }

@@ -1,4 +1,5 @@
-//! Keeps the index and the eviction policy in step: insertions, evictions, and expired entries.
+//! Keeps the index and the eviction policy consistent: tells the policy of insertions and hits, and
+//! removes evicted and expired entries from the index.
 
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::thread;
@@ -8,29 +9,31 @@ use super::entry::{EntryId, EntryPolicyState, LocalEntry};
 use super::index::IndexGuard;
 use super::policy::KeyFingerprint;
 use crate::clock::CoarseInstant;
-use crate::event::{Event, EvictionReason};
+use crate::event::{Event, EventSubject, EvictionReason};
 
-/// The policy is told of a hit on an entry once, while this fraction of all entries is replaced. That is
-/// often enough to show that the entry is in use, long before it could be evicted.
-const REPORT_INTERVAL_FRACTION: usize = 2;
-/// The interval is computed anew after this many insertions.
+/// The interval between two reports of hits on an entry is as many insertions as the index has entries,
+/// divided by this number. An entry that is in use is then reported before it could be evicted.
+const REPORT_INTERVAL_DIVISOR: usize = 2;
+/// The interval is computed again after this many insertions.
 const INTERVAL_UPDATE_INSERTIONS: u32 = 256;
 
-/// The most entries that one sweep removes, which bounds its time and memory.
+/// The most entries that one sweep removes. This bounds the time and the memory that a sweep takes.
 const MAX_SWEPT_ENTRIES: usize = 1 << 16;
-/// The most entries that are handled under one read guard, because other garbage waits for it.
+/// The most entries that are handled with one [`IndexGuard`]. No removed entry of the index is freed
+/// while a guard exists, so a guard must not exist for long.
 const ENTRIES_PER_GUARD: usize = 1 << 8;
 
-/// Decides when the policy is told of a hit.
+/// Decides which hits are reported to the policy: one for each entry in an interval, which is measured
+/// in insertions.
 pub(super) struct HitReportThrottle {
-    /// How many entries were inserted since the policy became active.
+    /// The number of entries that were inserted while the policy was active.
     insertions: AtomicU32,
-    /// A hit on an entry is reported if this many entries were inserted since its last report.
+    /// A hit on an entry is reported if this many entries were inserted since the entry's last report.
     interval: AtomicU32,
 }
 
 impl HitReportThrottle {
-    /// Reports no hit until an entry is inserted while the policy is active.
+    /// Creates a throttle that lets no report pass until an entry is inserted while the policy is active.
     pub(super) fn new() -> HitReportThrottle {
         HitReportThrottle { insertions: AtomicU32::new(0), interval: AtomicU32::new(u32::MAX) }
     }
@@ -40,36 +43,46 @@ impl HitReportThrottle {
         self.insertions.load(Ordering::Relaxed)
     }
 
+    /// Returns true if a hit on the entry must be reported.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_due(&self, state: &EntryPolicyState) -> bool {
         state.is_report_due(self.insertions(), self.interval.load(Ordering::Relaxed))
     }
 }
 
-/// An entry that was inserted into the index, and that the policy may have to be told of.
+/// An entry that was inserted into the index and must be passed to [`LocalTier::tell_policy`].
 pub(super) struct InsertedEntry {
     pub(super) id: EntryId,
     pub(super) weight: u32,
-    /// True if this caller must have the policy admit the entry.
+    /// True if the policy was active before the insertion. Then `tell_policy` admits the entry, and no
+    /// other caller does.
     pub(super) is_admitted: bool,
-    /// True if this entry made the policy active. The policy must then be told of all entries.
+    /// True if this entry made the policy active. Then `tell_policy` has all earlier entries admitted.
     pub(super) activates_policy: bool,
-    /// True if this entry took the place of another one.
+    /// True if the insertion removed an earlier entry with the same key.
     pub(super) has_replaced_entry: bool,
 }
 
+/// An entry that was removed from the index and must be passed to [`LocalTier::report_removal`].
+#[derive(Clone, Copy)]
+pub(super) struct RemovedEntry {
+    fingerprint: KeyFingerprint,
+    /// False if another caller removed the entry first, which then reports the eviction.
+    is_removed_here: bool,
+}
+
 impl LocalTier {
-    /// Tells the policy of an insertion, and removes what is evicted for it.
+    /// Tells the policy of an insertion, and removes the entries that the policy evicts.
     ///
-    /// No lock may be held: moka frees the garbage of all its caches in the program. So another change
-    /// of the key may overtake this one, and its entry may then be evicted too early. But no entry
-    /// stays in the index that moka does not know.
+    /// The caller must hold no lock, because moka may drop values of any moka cache in the program. So
+    /// two insertions with one key may reach moka in the wrong order. The later entry may then be evicted
+    /// too early, but no entry stays in the index without a record in moka.
     pub(super) fn tell_policy(&self, insertion: &InsertedEntry) {
         if insertion.is_admitted {
             self.policy.admit(insertion.id, insertion.weight);
         } else {
-            // Pairs with the fence in `admit_all`: either this thread sees that the policy is active,
-            // or that one sees the entry in the index.
+            // Pairs with the fence in `admit_all`. Either this thread sees that the policy is active, or
+            // the thread in `admit_all` sees the entry in the index.
             fence(Ordering::SeqCst);
             if self.policy.is_active() {
                 self.admit(insertion.id);
@@ -81,20 +94,20 @@ impl LocalTier {
         self.remove_evicted();
     }
 
-    /// Counts an insertion for [`HitReportThrottle`]. Returns the number of insertions.
+    /// Counts an insertion while the policy is active. Returns the number of such insertions.
     pub(super) fn count_insertion(&self) -> u32 {
         let reporting = &self.report_throttle;
         let insertions = reporting.insertions.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         if insertions % INTERVAL_UPDATE_INSERTIONS == 1 {
-            let interval = self.index.len() / REPORT_INTERVAL_FRACTION;
+            let interval = self.index.len() / REPORT_INTERVAL_DIVISOR;
             let interval = u32::try_from(interval).unwrap_or(u32::MAX);
             reporting.interval.store(interval, Ordering::Relaxed);
         }
         insertions
     }
 
-    /// Has the policy admit all entries that were inserted before it became active. There may be a
-    /// million, so a thread does it.
+    /// Has the policy admit all entries that were inserted before the policy became active. A new thread
+    /// does this work, because there may be a million entries.
     fn admit_all_in_background(&self) {
         let weak = self.weak.clone();
         let run = move || {
@@ -124,7 +137,7 @@ impl LocalTier {
         }
     }
 
-    /// Has the policy admit an entry, unless another caller does.
+    /// Has the policy admit an entry, unless another caller has claimed this work.
     fn admit(&self, id: EntryId) {
         let claim = |guard: IndexGuard<'_>| {
             let (_, state) = guard.find_by_id(id)?;
@@ -135,7 +148,7 @@ impl LocalTier {
         }
     }
 
-    /// Removes the entries that the policy has evicted from the index.
+    /// Removes those entries from the index that the policy has evicted.
     pub(super) fn remove_evicted(&self) {
         let evicted = self.policy.take_evicted();
         if !evicted.is_empty()
@@ -143,13 +156,14 @@ impl LocalTier {
         {
             for id in evicted {
                 if let Some((entry, _)) = guard.find_by_id(id) {
-                    self.remove(&guard, entry, EvictionReason::Size);
+                    self.remove_and_emit(&guard, entry, EvictionReason::Size);
                 }
             }
         }
     }
 
-    /// Removes entries whose stale period is over. Returns true if it has left some for the next sweep.
+    /// Removes entries whose stale period is over, [`MAX_SWEPT_ENTRIES`] at most. Returns true if the
+    /// sweep has reached this limit, so that another sweep should follow at once.
     pub(super) fn sweep(&self) -> bool {
         let now = self.now();
         if !self.schedule.take_due(now) {
@@ -173,7 +187,7 @@ impl LocalTier {
         for ids in removable.chunks(ENTRIES_PER_GUARD) {
             let removed: Vec<KeyFingerprint> = self.index_guard().map_or_else(Vec::new, |guard| {
                 let entries = ids.iter().filter_map(|id| guard.find_by_id(*id));
-                let remove = |entry| self.remove(&guard, entry, EvictionReason::Expired);
+                let remove = |entry| self.remove_and_emit(&guard, entry, EvictionReason::Expired);
                 let removed = entries.map(|(entry, _)| remove(entry)).collect();
                 guard.flush();
                 removed
@@ -184,22 +198,44 @@ impl LocalTier {
         has_more
     }
 
-    /// Removes an entry from the index, and reports that unless another caller has removed it.
+    /// Removes an entry from the index.
     ///
-    /// The caller must pass the fingerprint to [`EvictionPolicy::forget`] when it holds no lock and no read
-    /// guard, unless the policy itself has evicted the entry.
+    /// The caller must pass the result to [`report_removal`](Self::report_removal) after it has released
+    /// the stripe's lock and dropped the guard.
+    pub(super) fn remove(&self, guard: &IndexGuard<'_>, entry: &LocalEntry) -> RemovedEntry {
+        let weight = guard.remove(entry);
+        weight.into_iter().for_each(|weight| self.policy.subtract_weight(weight));
+        let fingerprint = entry.id().fingerprint();
+        RemovedEntry { fingerprint, is_removed_here: weight.is_some() }
+    }
+
+    /// Emits an event for the removed entry of `key`, and has the policy forget the entry.
+    ///
+    /// The caller must hold no lock, because an observer of the event may use the tier.
+    pub(super) fn report_removal(&self, key: &[u8], removed: RemovedEntry, reason: EvictionReason) {
+        if removed.is_removed_here {
+            self.events.emit(&Event::Evicted { entry: EventSubject::of(key), reason });
+        }
+        self.policy.forget(removed.fingerprint);
+    }
+
+    /// Removes an entry from the index, and emits an event unless another caller has removed the entry
+    /// first. The caller must hold no lock, because an observer of the event may use the tier.
+    ///
+    /// If the policy has not evicted the entry itself, the caller must pass the returned fingerprint to
+    /// [`EvictionPolicy::forget`] after it has dropped the guard.
     ///
     /// [`EvictionPolicy::forget`]: super::policy::EvictionPolicy::forget
-    pub(super) fn remove(
+    fn remove_and_emit(
         &self,
         guard: &IndexGuard<'_>,
         entry: &LocalEntry,
         reason: EvictionReason,
     ) -> KeyFingerprint {
-        if let Some(weight) = guard.remove(entry) {
-            self.policy.subtract_weight(weight);
-            self.events.emit(&Event::Evicted { entry: entry.event_entry(), reason });
+        let removed = self.remove(guard, entry);
+        if removed.is_removed_here {
+            self.events.emit(&Event::Evicted { entry: entry.event_subject(), reason });
         }
-        entry.id().fingerprint()
+        removed.fingerprint
     }
 }

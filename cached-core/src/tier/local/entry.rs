@@ -162,7 +162,7 @@ impl LocalEntry {
         self.id
     }
 
-    pub(super) fn event_entry(&self) -> EventSubject<'_> {
+    pub(super) fn event_subject(&self) -> EventSubject<'_> {
         EventSubject::from_parts(self.header, &self.body)
     }
 

@@ -1,6 +1,6 @@
-use std::sync::Weak;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{OnceLock, Weak};
 use std::thread::ThreadId;
 use std::time::Instant;
 
@@ -461,6 +461,56 @@ fn each_eviction_is_reported_once_with_its_reason() {
     let expired = take();
     assert!(!expired.is_empty());
     assert!(expired.iter().all(|reason| *reason == EvictionReason::Expired));
+}
+
+/// Invalidates [`key`] on each eviction, and counts the evictions.
+#[derive(Default)]
+struct InvalidatingObserver {
+    local: OnceLock<Weak<LocalTier>>,
+    evictions: AtomicUsize,
+}
+
+impl Observer for InvalidatingObserver {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::Evicted { .. } = event {
+            self.evictions.fetch_add(1, Ordering::Relaxed);
+            if let Some(local) = self.local.get().and_then(Weak::upgrade) {
+                local.invalidate(&key(), None);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_observer_of_an_eviction_may_invalidate_the_same_key() {
+    in_time(|| {
+        let observer = Arc::new(InvalidatingObserver::default());
+        let events = EventDispatcher::new(vec![Arc::clone(&observer) as Arc<dyn Observer>]);
+        let clock = Clock::default();
+        let local = LocalTier::new(1 << 20, clock.clone(), events);
+        observer.local.set(Arc::downgrade(&local)).expect("the tier is set once");
+        let evictions = || observer.evictions.load(Ordering::Relaxed);
+
+        assert!(publish(&local, local.fill_token(&key()), WriteMode::Once, 1));
+        local.invalidate(&key(), None);
+        assert_eq!(evictions(), 1);
+
+        assert!(publish(&local, local.fill_token(&key()), WriteMode::Once, 1));
+        assert!(publish(&local, local.fill_token(&key()), WriteMode::Replace, 2));
+        assert_eq!(evictions(), 3, "the observer invalidates the new entry");
+
+        let mut fetched = local.fill_token(&key());
+        local.assign_fetch_sequence(&mut fetched);
+        assert!(publish(&local, local.fill_token(&key()), WriteMode::Once, 1));
+        let confirmed: Value = Arc::new(2_u32);
+        local.extend(&key(), fetched, &confirmed, seconds(60));
+        assert_eq!(evictions(), 4);
+
+        assert!(publish(&local, local.fill_token(&key()), WriteMode::Once, 1));
+        clock.advance(Duration::from_secs(61));
+        local.remove_expired(&key(), local.fill_token(&key()));
+        assert_eq!(evictions(), 5);
+    });
 }
 
 #[test]
