@@ -1,4 +1,4 @@
-//! Every public type is `Send`, `Sync` and `Unpin`.
+//! Tests that every public type is `Send`, `Sync` and `Unpin`.
 
 use crate::*;
 

@@ -1,7 +1,7 @@
-//! The cache: its tiers, its flights and its counters, and how a configuration becomes one.
+//! The cache, built from a configuration: its tiers, its counters and its flights.
 //!
-//! `call` and `entry` do the work of a call and of an entry; they reach the tiers through this
-//! type.
+//! A flight is a fetch that several callers in this process share. The modules `call` and `entry`
+//! look up, fetch and change entries; a [`Cache`] gives these modules access to the tiers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use crate::tier::request::RequestHandle;
 
 /// A tiered cache. A clone is cheap and shares the tiers and counters of the original.
 ///
-/// An annotated function uses [`Cache::current`] unless it is given another one with `cache = …`.
+/// An annotated function uses [`Cache::current`], unless the option `cache = …` names another cache.
 #[derive(Clone)]
 pub struct Cache {
     inner: Arc<CacheInner>,
 }
 
 struct CacheInner {
-    /// Unique among all caches that this process has made, including those that are gone.
+    /// A number that no other cache of this process has or had.
     id: u64,
     enabled: bool,
     config: Config,
@@ -44,11 +44,11 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 impl CacheBuilder {
     /// Checks the settings and builds the cache.
     ///
-    /// Nothing is connected to yet: the first call that needs a memcached server connects to it.
-    /// The method is `async` so that a later version can connect here; today it never waits.
+    /// The method does not connect to memcached. The first call that needs a server connects to it.
+    /// The method is `async` so that a later version can connect here; today the method never waits.
     ///
     /// # Errors
-    /// The first setting that is wrong, with what to write instead.
+    /// Returns an error for the first wrong setting. The error says what to write instead.
     ///
     /// ```
     /// # use cached_core::Cache;
@@ -108,20 +108,20 @@ impl Cache {
     /// | `CACHE_URL` | cache |
     /// |---|---|
     /// | unset, empty or `local:` | the memory of this process |
-    /// | `local:?local_capacity=256MiB` | the same, with settings |
+    /// | `local:?local_capacity=256MiB` | the memory of this process, with a capacity of 256 MiB |
     /// | `memcache://a:11211,b:11211?namespace=shop&timeout=50ms` | the memory of this process, and memcached |
     /// | `off` | none; see [`Cache::disabled`] |
     ///
     /// Each setting is a method of [`CacheBuilder`]. `local_capacity` (bytes, or a number with
-    /// `KiB`, `MiB` or `GiB`), `ttl` and `jitter` are for every cache; `namespace`, `timeout`,
-    /// `lease` and `lease_wait` are for memcached. A duration is written `50ms`, `5s` or `1h30m`.
+    /// `KiB`, `MiB` or `GiB`), `ttl` and `jitter` apply to every cache; `namespace`, `timeout`,
+    /// `lease` and `lease_wait` apply to memcached. A duration is written `50ms`, `5s` or `1h30m`.
     ///
-    /// Nothing is connected to yet: the first call that needs a memcached server connects to it.
-    /// The method is `async` so that a later version can connect here; today it never waits.
+    /// The method does not connect to memcached. The first call that needs a server connects to it.
+    /// The method is `async` so that a later version can connect here; today the method never waits.
     ///
     /// # Errors
-    /// The first part of the URL that is wrong, with what to write instead. A `memcache://…` is an
-    /// error in a program that is built without the feature `memcached`.
+    /// Returns an error for the first wrong part of the URL. The error says what to write instead. A
+    /// `memcache://…` is an error in a program that is built without the feature `memcached`.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -167,16 +167,16 @@ impl Cache {
         Cache::with_switch(Config { local_capacity: 0, ..Config::default() }, false)
     }
 
-    /// Waits until the background writes to memcached are done, 10 seconds at most. These are
-    /// fills, and leases that are given back.
+    /// Waits until the background writes to memcached are done, 10 seconds at most. Background writes
+    /// store values and release leases.
     ///
-    /// Call it before `std::process::exit`, and in a test that looks at memcached. Otherwise there
-    /// is no need: if a runtime ends while writes are under way, a thread of this library finishes
-    /// them. The end of the runtime waits for that thread, 1 second at most for all runtimes that
-    /// end within 10 seconds. `Runtime::shutdown_background` does not wait.
+    /// Call this method before `std::process::exit`, and in a test that reads from memcached. A
+    /// program that ends normally need not call this method: if a runtime ends while writes are under
+    /// way, a thread of this library finishes the writes. The end of the runtime waits for this thread, 1 second at most
+    /// for all runtimes that end within 10 seconds. `Runtime::shutdown_background` does not wait.
     ///
     /// # Cancellation
-    /// The writes continue.
+    /// The writes continue if the returned future is dropped.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -191,7 +191,7 @@ impl Cache {
         }
     }
 
-    /// Returns the counters of every annotated function in this cache, since it was built.
+    /// Returns the counters of every annotated function in this cache since the cache was built.
     ///
     /// ```
     /// # use cached_core::{Cache, coordinator_cached};
@@ -217,22 +217,22 @@ impl Cache {
     }
 
     /// Replaces the memcached servers while the program runs. Servers that stay keep their entries
-    /// and connections; only the keys of servers that were added or removed move.
+    /// and connections. Only the keys of servers that were added or removed move.
     ///
     /// Commands under way finish on the server where they began. A server that is added should be
-    /// empty. This process does not trust an item that is older than the change in two cases:
+    /// empty. In two cases, this process ignores items that are older than the change:
     ///
-    /// - The server was removed before and comes back.
-    /// - An added server is removed again, and its keys return to the server that had them.
+    /// - A server that was removed before is added again.
+    /// - An added server is removed again, and its keys return to the server that had them before.
     ///
-    /// Change the servers of all processes within a short time. Until a process knows a new server,
-    /// its invalidations reach the old servers only.
+    /// Change the servers of all processes within a short time. The invalidations of a process do not
+    /// reach a new server until this method has added the server in that process.
     ///
-    /// Needs the feature `memcached`, which is on by default.
+    /// The method needs the feature `memcached`, which is on by default.
     ///
     /// # Errors
-    /// Nothing changes if no server is given, if an address is malformed or repeated, or if the
-    /// cache was built without memcached servers.
+    /// Returns an error and changes nothing if no server is given, if an address is malformed or
+    /// repeated, or if the cache was built without memcached servers.
     ///
     /// ```
     /// # use cached_core::Cache;
@@ -311,8 +311,9 @@ impl Cache {
     /// Removes the entry from the tiers of this process. Fetches and reads under way do not store
     /// their results.
     ///
-    /// Returns a fill token for storing a replacement. Returns `None` if another caller changed the
-    /// entry since `before`; that caller decides what replaces it.
+    /// Returns a fill token, with which the caller can store a replacement while the entry does not
+    /// change again. Returns `None` if another caller has changed the entry since `before`, because
+    /// the caller that changed the entry decides on the replacement.
     pub(crate) fn remove_from_process(
         &self,
         key: &Arc<[u8]>,
@@ -322,8 +323,8 @@ impl Cache {
             request.remove(self.id(), key);
         }
         let fill_token = self.inner.local.invalidate(key, before);
-        // This must come after the removal: a leader may have found the old value before it, and
-        // no later caller may join that leader.
+        // The flight is detached after the removal. The flight may have found the old value before
+        // the removal, so no later caller may join the flight.
         self.inner.flights.detach(key);
         run_deferred_drops();
         fill_token

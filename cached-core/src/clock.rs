@@ -1,28 +1,29 @@
-//! The clock that decides when entries expire. Tests can move it.
+//! The clock that decides when entries expire. Tests can advance the clock.
 
 use std::ops::Add;
 use std::time::{Duration, Instant};
 
-/// A time of the system's coarse clock, which is read in a fifth of the time of an [`Instant`].
+/// A time of the system's coarse clock. Reading this clock takes a fifth of the time that
+/// [`Instant::now`] takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct CoarseInstant(u64);
 
 impl CoarseInstant {
     #[inline]
     pub(crate) fn now() -> CoarseInstant {
-        // The variant that updates the crate's cached time would write memory that all threads share.
+        // `coarsetime::Instant::now` would also write to memory that all threads share.
         CoarseInstant(coarsetime::Instant::now_without_cache_update().as_ticks())
     }
 
-    /// Later than every other time.
+    /// A time that is later than every other time.
     pub(crate) const NEVER: CoarseInstant = CoarseInstant(u64::MAX);
 
-    /// Returns the time from `earlier` to this; zero if `earlier` is in fact later.
+    /// Returns the time that has passed since `earlier`, or zero if `earlier` is in fact later.
     pub(crate) fn since(self, earlier: CoarseInstant) -> Duration {
         coarsetime::Duration::from_ticks(self.0.saturating_sub(earlier.0)).into()
     }
 
-    /// Returns a number that an atomic can hold.
+    /// Returns the time as a number that can be stored in an atomic.
     pub(crate) fn to_ticks(self) -> u64 {
         self.0
     }
@@ -45,7 +46,7 @@ impl Add<Duration> for CoarseInstant {
     }
 }
 
-/// The time of one cache. Clones share it.
+/// The clock of one cache. Clones share the time, which a test can advance.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Clock {
     /// How far a test has advanced the clock, in nanoseconds.
@@ -60,7 +61,8 @@ impl Clock {
         Instant::now()
     }
 
-    /// Converts a time of the system's clock into a time of this one.
+    /// Converts a time of the system's clock into a time of this clock: adds the time that a test has
+    /// advanced the clock.
     #[cfg(all(feature = "memcached", not(feature = "testing")))]
     #[inline]
     pub(crate) fn shift(&self, time: Instant) -> Instant {
@@ -97,7 +99,7 @@ impl Clock {
         Duration::from_nanos(self.advanced_nanos.load(std::sync::atomic::Ordering::Acquire))
     }
 
-    /// Advances the clock. It cannot go back.
+    /// Advances the clock, by [`MAX_ADVANCE_NANOS`] in total at most.
     pub(crate) fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         let add = |nanos: u64| Some(nanos.saturating_add(by).min(MAX_ADVANCE_NANOS));
@@ -107,6 +109,6 @@ impl Clock {
     }
 }
 
-/// A hundred years. A ttl can be added to that without overflow.
+/// A hundred years, so that adding a ttl does not overflow.
 #[cfg(feature = "testing")]
 const MAX_ADVANCE_NANOS: u64 = 100 * 365 * 24 * 60 * 60 * 1_000_000_000;

@@ -1,6 +1,6 @@
-//! The codec: a value as bytes, by bincode.
+//! The codec, which encodes values as bytes with bincode.
 //!
-//! No other module names bincode, because that crate gets no more releases and may be replaced.
+//! No other module names bincode, because the crate gets no more releases and may be replaced.
 
 use std::marker::PhantomData;
 
@@ -16,14 +16,14 @@ pub(crate) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
 
 /// Decodes a value, which must take up all of the bytes.
 ///
-/// The bytes may be those of another type. bincode is positional, so it would read them and could
-/// take a timestamp for the length of a text. The memory that it may allocate is therefore limited
-/// to a multiple of the number of bytes.
+/// bincode stores no types. If the bytes encode another type, bincode may read a timestamp as the
+/// length of a text. The memory that decoding may allocate is therefore limited to 4 MiB, 64 MiB or
+/// 2 GiB, depending on the number of bytes.
 pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Option<V> {
     decode_seed(bytes, PhantomData)
 }
 
-/// Decodes as [`decode`] does, with a seed that observes the input.
+/// Decodes as [`decode`] does, with a seed that sees each step of the type's `Deserialize`.
 pub(crate) fn decode_seed<S, V>(bytes: &[u8], seed: S) -> Option<V>
 where
     S: for<'de> DeserializeSeed<'de, Value = V>,
@@ -47,6 +47,6 @@ where
         let mut decoder = OwnedSerdeDecoder::from_reader(&mut reader, config);
         seed.deserialize(decoder.as_deserializer()).ok()?
     };
-    // A byte that is left over means another type.
+    // A byte that is left over shows that the bytes encode another type.
     reader.read(&mut [0]).is_err().then_some(value)
 }

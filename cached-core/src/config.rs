@@ -1,6 +1,6 @@
-//! Configuration as data: the settings of a cache, the builder that collects them, and `CACHE_URL`.
+//! Configuration: the settings of a cache, the builder that collects them, and `CACHE_URL`.
 //!
-//! Nothing here makes a cache: `cache` does, from a checked [`Config`].
+//! This module only checks settings. The module `cache` builds a cache from a checked [`Config`].
 
 #[cfg(feature = "memcached")]
 mod memcached;
@@ -15,8 +15,8 @@ use crate::error::{ConfigError, ConfigErrorKind};
 #[cfg(feature = "memcached")]
 pub(crate) use memcached::check_servers;
 
-/// The time to live of an entry where neither the function nor the builder sets one. It covers a
-/// checkout session.
+/// The time to live of an entry if neither the function nor the builder sets one. Half an hour is as
+/// long as a checkout session.
 const DEFAULT_TTL: Duration = Duration::from_secs(30 * 60);
 
 /// The settings of one cache.
@@ -34,7 +34,7 @@ pub(crate) struct Config {
     pub(crate) jitter: f64,
     pub(crate) default_ttl: Duration,
     pub(crate) clock: Clock,
-    /// The in-memory servers of a test, which take the place of the network.
+    /// The in-memory servers of a test, which replace the network.
     #[cfg(all(feature = "memcached", feature = "testing"))]
     pub(crate) network: Option<crate::tier::remote::memory::InMemoryServers>,
 }
@@ -77,11 +77,10 @@ impl Config {
     }
 }
 
-/// Collects the settings of a [`Cache`](crate::Cache); [`Cache::builder`](crate::Cache::builder)
-/// makes one.
+/// A builder that collects the settings of a [`Cache`](crate::Cache).
 ///
-/// Each setting has a default, so a builder without any builds a local cache of 64 MiB. `build`
-/// checks all settings together.
+/// [`Cache::builder`](crate::Cache::builder) returns a builder with the default settings, which build
+/// a local cache of 64 MiB. The method `build` checks all settings together.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -106,21 +105,21 @@ impl CacheBuilder {
     /// 64 MiB; 0 turns the local tier off.
     ///
     /// An entry counts as its key, its value and 540 bytes for the tier's own records. A value
-    /// counts as its `size_of` plus what it owns on the heap: texts, and the elements of sequences
-    /// and maps. The library learns of both from the value's `Serialize`. A value behind an `Arc`
-    /// that several entries share counts once for each of them.
+    /// counts as its `size_of` plus the memory that it owns on the heap: texts, and the elements of
+    /// sequences and maps. The library finds texts and elements through the value's `Serialize`. If
+    /// several entries share a value behind an `Arc`, the value counts once for each entry.
     ///
-    /// Two kinds of values take more memory than they count: those with a large field under
+    /// Two kinds of values take more memory than this estimate: values with a large field under
     /// `#[serde(skip)]`, and sequences that hold only `None` or only small variants of an enum.
-    /// Give the function's option `weight = |value| …` for them.
+    /// For functions that return values of these kinds, declare the option `weight = |value| …`.
     ///
     /// In measurements with eight kinds of values, a process with one thread grew by 104 to 127
-    /// percent of this setting. The program's allocator keeps freed memory, and may keep more of it
-    /// where many threads allocate large values.
+    /// percent of this setting. The program's allocator keeps freed memory, and may keep more freed
+    /// memory if many threads allocate large values.
     ///
-    /// Later calls free the values that made room for others. The thread `cached-sweeper` frees an
-    /// expired value within seconds. Each thread may hold the last few dozen values that it
-    /// removed until it removes more.
+    /// If a value is evicted to make room, a later call frees the value. The thread
+    /// `cached-sweeper` frees an expired value within seconds. Each thread may keep the last few
+    /// dozen values that it removed, until the thread removes more values.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -134,10 +133,10 @@ impl CacheBuilder {
         self
     }
 
-    /// Shortens the time to live of each entry by a random part of up to this fraction, from 0
-    /// to 1. The default is 0.
+    /// Shortens the time to live of each entry by a random part, which is at most this fraction (0
+    /// to 1) of the time to live. The default is 0.
     ///
-    /// Entries that are stored together then do not expire together.
+    /// With jitter, entries that are stored together do not expire together.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -168,7 +167,7 @@ impl CacheBuilder {
         self
     }
 
-    /// Returns the settings once they have passed every check.
+    /// Checks all settings and returns them.
     pub(crate) fn into_config(self) -> Result<Config, ConfigError> {
         self.config.check()?;
         Ok(self.config)

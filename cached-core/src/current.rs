@@ -1,4 +1,7 @@
-//! The current cache: that of the running scope, else the installed one, else an embedded one.
+//! The current cache: the cache that an annotated function uses if the function names none.
+//!
+//! The current cache is the cache of the enclosing [`Cache::scope`]. Outside of every scope, the
+//! current cache is the installed cache, or an embedded cache if none is installed.
 
 use std::future::Future;
 use std::panic::Location;
@@ -18,8 +21,7 @@ static INSTALLED: OnceLock<(Cache, &'static Location<'static>)> = OnceLock::new(
 
 static EMBEDDED: LazyLock<Cache> = LazyLock::new(|| Cache::new(Config::default()));
 
-/// True once `Cache::scope` was called. Until then no task has a cache of its own, and a call does
-/// not have to look for one.
+/// True once `Cache::scope` was called. While this is false, a call need not look for a scope.
 static SCOPE_USED: AtomicBool = AtomicBool::new(false);
 
 /// Returns the process's cache if no scope has ever been used.
@@ -34,11 +36,11 @@ fn process_cache() -> &'static Cache {
 }
 
 impl Cache {
-    /// Returns the cache that annotated functions use here and now.
+    /// Returns the cache that annotated functions use if they are called here.
     ///
-    /// That is the cache of the running [`scope`](Self::scope), else the
-    /// [`install`](Self::install)ed one, else an embedded local cache of 64 MiB. The method also
-    /// works outside of a runtime.
+    /// This is the cache of the enclosing [`scope`](Self::scope). Outside of every scope, this is the
+    /// [`install`](Self::install)ed cache, or an embedded local cache of 64 MiB if no cache is
+    /// installed. The method also works outside of a runtime.
     ///
     /// ```
     /// # use cached_core::Cache;
@@ -46,15 +48,15 @@ impl Cache {
     /// ```
     #[must_use]
     pub fn current() -> Cache {
-        // A clone, because the caller may enter another scope while it uses the cache.
+        // The cache is cloned, because the caller may enter another scope while it uses the cache.
         SCOPED.try_with(Cache::clone).unwrap_or_else(|_| process_cache().clone())
     }
 
-    /// Makes this the cache of the whole process, for as long as the process runs.
+    /// Makes this cache the cache of the whole process, for as long as the process runs.
     ///
     /// # Errors
-    /// The cache is not installed if another one is installed already, or if functions of the
-    /// program share a cache name. The error names both places.
+    /// Returns an error and does not install the cache if another cache is installed already, or if
+    /// functions of the program share a cache name. The error names the places in the source.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -75,13 +77,14 @@ impl Cache {
         })
     }
 
-    /// Runs a future with this cache as the current one. Use it in tests and for tenants.
+    /// Runs a future with this cache as the current cache, for example in a test or for one tenant.
     ///
-    /// Everything that the future calls uses this cache; tasks that it spawns do not. The returned
-    /// future owns the cache, so it can be spawned itself.
+    /// Every annotated function that the future calls uses this cache. Tasks that the future spawns
+    /// do not use this cache. The returned future owns the cache, so the returned future can be
+    /// spawned.
     ///
     /// # Cancellation
-    /// Dropping the returned future drops the inner one.
+    /// Dropping the returned future drops the given future.
     ///
     /// ```
     /// # use cached_core::Cache;
@@ -92,7 +95,7 @@ impl Cache {
     /// # }).unwrap();
     /// ```
     pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
-        // `Relaxed` is enough: the thread that polls the future received it after this store.
+        // `Relaxed` is enough: a thread receives the returned future only after this store.
         SCOPE_USED.store(true, Ordering::Relaxed);
         SCOPED.scope(self.clone(), future)
     }

@@ -1,4 +1,5 @@
-//! Declarations: what each annotated function of the program declares. The linker collects them.
+//! Declarations: the cache name, the place and the options of each annotated function. The linker
+//! collects the declarations of all crates of the program.
 
 mod ledger;
 mod registry;
@@ -15,23 +16,24 @@ pub use ledger::{Finding, Ledger, ledger};
 use registry::{note_not_linked, registry};
 pub(crate) use registry::{shared_names, warn_if_inventory_is_empty};
 
-/// Every annotated function of the program, collected by the linker.
+/// The declaration of every annotated function of the program, collected by the linker.
 #[doc(hidden)]
 #[distributed_slice]
 pub static DECLARATIONS: [Declaration];
 
-/// One annotated function: its name, its place in the source, and the options of its attribute.
+/// One annotated function: its cache name, its place in the source, and the options of its attribute.
 ///
-/// [`ledger`] lists them.
+/// [`ledger`] lists all declarations of the program.
 pub struct Declaration {
     name: &'static str,
     function: &'static str,
     file: &'static str,
     line: u32,
     column: u32,
-    /// Returns the path of a type inside the function's body; see `registry`.
+    /// Returns the path of a type inside the function's body. `registry` recognizes copies of a
+    /// function by this path.
     body_path: fn() -> &'static str,
-    /// A hash of the function's code.
+    /// A hash of the function's tokens.
     code_hash: u32,
     overwrite_reason: Option<&'static str>,
     ttl: Option<Duration>,
@@ -44,19 +46,21 @@ pub struct Declaration {
     local_hit_is_final: bool,
     /// [`UNKNOWN`], [`NOT_CACHED`], or the index in [`DECLARATIONS`] plus 1.
     index: AtomicUsize,
-    /// The address of the last call site that was found to have no type arguments; see
-    /// `private::types`.
+    /// The address of a closure's type name that is known to contain no type arguments. It lets a hit
+    /// skip the search for type arguments; see `private::type_arguments`.
     pub(crate) non_generic_closure: AtomicUsize,
-    /// The reason why a value had to stay out of memcached, once there was one.
+    /// The reason why a value could not be stored in memcached. Empty until there is such a value.
     pub(crate) unstorable: OnceLock<&'static str>,
-    /// The type of a value that is never `None`, once `none_ttl` was found to be useless for it.
+    /// The type of the cached value, if `none_ttl` is declared and the type is not an `Option`. Empty
+    /// until the function is called.
     never_none: OnceLock<&'static str>,
-    /// Set once a value was larger than memcached takes.
+    /// Set once a value was larger than memcached accepts.
     pub(crate) too_large: OnceLock<()>,
 }
 
 const UNKNOWN: usize = 0;
-/// The index of a declaration that shares its name, is a copy, or was dropped by the linker.
+/// The index of a declaration whose function is not cached: the declaration shares its name, is a copy
+/// (see `registry`), or was dropped by the linker.
 const NOT_CACHED: usize = usize::MAX;
 
 impl Declaration {
@@ -186,7 +190,7 @@ impl Declaration {
         format!("{}:{}", self.file, self.line)
     }
 
-    /// Returns the declared reason to overwrite entries, or `None` if they are write-once.
+    /// Returns the declared reason to overwrite entries, or `None` if the entries are write-once.
     #[must_use]
     pub fn overwrite_reason(&self) -> Option<&'static str> {
         self.overwrite_reason
@@ -200,7 +204,7 @@ impl Declaration {
         self.local_ttl
     }
 
-    /// Returns how long a `None` is cached, or `None` if it is not cached.
+    /// Returns how long a result `None` is cached, or `None` if such a result is not cached.
     pub(crate) fn declared_none_ttl(&self) -> Option<Duration> {
         self.none_ttl
     }
@@ -213,12 +217,12 @@ impl Declaration {
         }
     }
 
-    /// Returns how long an expired value is kept, to be served if a fetch fails.
+    /// Returns how long an expired value is kept, so that it can be served if a fetch fails.
     pub(crate) fn declared_stale_if_error(&self) -> Duration {
         self.stale_if_error
     }
 
-    /// Returns how long before its expiry an entry is refreshed; zero if it is not.
+    /// Returns how long before its expiry an entry is refreshed, or zero if entries are not refreshed.
     pub(crate) fn declared_refresh_ahead(&self) -> Duration {
         self.refresh_ahead
     }
@@ -228,8 +232,8 @@ impl Declaration {
         self.uses_local
     }
 
-    /// Returns true if a hit in the local tier needs nothing but its answer: the function uses the
-    /// local tier and does not refresh ahead.
+    /// Returns true if a call can return a hit in the local tier without further checks: the function
+    /// uses the local tier and does not refresh ahead.
     #[inline]
     pub(crate) fn local_hit_is_final(&self) -> bool {
         self.local_hit_is_final
@@ -239,8 +243,8 @@ impl Declaration {
         self.uses_remote
     }
 
-    /// Returns the index among all declarations, or `None` if the function is not cached because
-    /// it shares its name, is a copy, or was dropped by the linker.
+    /// Returns the index among all declarations, or `None` if the function is not cached; see
+    /// [`NOT_CACHED`].
     #[inline]
     pub(crate) fn index(&self) -> Option<usize> {
         let index = match self.index.load(Ordering::Acquire) {
@@ -274,10 +278,14 @@ impl fmt::Debug for Declaration {
     }
 }
 
-/// A companion's reference to the declaration of its function, which is a static in that function's
-/// body. It is looked up by name on first use.
+/// A companion's reference to the declaration of its function. The companion is the function that
+/// `entry = …` generates.
+///
+/// The companion cannot name the declaration, which is a static in the body of the annotated function.
+/// The first use therefore looks the declaration up by the cache name and the function's path.
 pub struct DeclarationRef {
-    /// Takes the declaration's place if the linker dropped that. It is never cached.
+    /// A replacement for a declaration that the linker dropped. The replacement has no index, so the
+    /// function is not cached.
     not_linked: Declaration,
     found: OnceLock<&'static Declaration>,
 }
@@ -294,8 +302,8 @@ impl DeclarationRef {
     pub fn get(&'static self) -> &'static Declaration {
         let Declaration { name, function, .. } = self.not_linked;
         self.found.get_or_init(|| {
-            // Several functions with this path share a name and are not cached, so any of them will
-            // do. The registry has no copies.
+            // If several functions have this path, none of them is cached, because they share a cache
+            // name. Any of their declarations is then suitable. The registry contains no copies.
             let mut all = registry().iter().copied();
             all.find(|d| d.name == name && d.function == function).unwrap_or(&self.not_linked)
         })

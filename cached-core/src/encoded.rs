@@ -1,7 +1,11 @@
 //! A value encoded for memcached: its bytes (`codec`), its shape and its outline.
 //!
-//! Another process may run another build, in which the type has changed. The shape and the outline
-//! let that process notice it: it reads either the same value or nothing.
+//! The shape is a hash of the structs, fields and variants that the value's `Serialize` visits. The
+//! outline is the set of steps that the type's `Deserialize` takes; see `outline`.
+//!
+//! Another process may run another build, in which the type has changed. A process that reads the
+//! value compares the shape and the outline with its own type, and reads either the same value or
+//! nothing.
 
 use std::any::TypeId;
 use std::collections::HashSet;
@@ -13,11 +17,11 @@ use serde::de::DeserializeOwned;
 use crate::outline::{self, Outline};
 use crate::{codec, shape};
 
-/// How many pairs [`MATCHES`] holds before it is cleared.
+/// The number of pairs in [`MATCHES`] at which the set is cleared.
 const MAX_MATCHES: usize = 16 << 10;
 
-/// Pairs of a type and an outline's hash that are known to match. Their values are decoded without
-/// a check of each step.
+/// Pairs of a type and an outline's hash that are known to match. A value with such a pair is
+/// decoded without a check of each step.
 static MATCHES: LazyLock<RwLock<HashSet<(TypeId, u64)>>> = LazyLock::new(RwLock::default);
 
 /// An encoded value, borrowed from an [`EncodedValue`] or from a frame.
@@ -63,9 +67,10 @@ where
     Ok(encoded)
 }
 
-/// Decodes a value. Returns `None` if its type was another one in the build that encoded it.
+/// Decodes a value. Returns `None` if the value's type was different in the build that encoded it.
 ///
-/// The type's `Deserialize` gets only data that it would have got in that build.
+/// The type's `Deserialize` gets only data that it would also have got in the build that encoded
+/// the value.
 pub(crate) fn read<V: Serialize + DeserializeOwned + 'static>(
     encoded: EncodedView<'_>,
 ) -> Option<V> {
@@ -85,7 +90,7 @@ pub(crate) fn read<V: Serialize + DeserializeOwned + 'static>(
 }
 
 fn is_known_match<V: 'static>(outline: u64) -> bool {
-    // No code panics while it holds this lock.
+    // No code that holds this lock panics.
     let matches = MATCHES.read().unwrap_or_else(PoisonError::into_inner);
     matches.contains(&(TypeId::of::<V>(), outline))
 }

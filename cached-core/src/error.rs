@@ -1,8 +1,8 @@
-//! The library's own errors. An annotated function never returns one of them.
+//! The library's own errors. An annotated function never returns one of these errors.
 //!
-//! A `main` that returns an error prints it with `{:?}`. [`ConfigError`] and [`InstallError`] are
-//! what a `main` returns, so their `{:?}` is the same clear line as `Display`; `{:#?}` shows the
-//! fields.
+//! If `main` returns an error, the standard library prints it with `{:?}`. A `main` often returns a
+//! [`ConfigError`] or an [`InstallError`], so `{:?}` of these errors writes the same line as
+//! `Display`; `{:#?}` shows the fields.
 
 use std::fmt;
 use std::panic::Location;
@@ -13,8 +13,8 @@ pub use crate::tier::remote::{RemoteError, RemoteErrorKind};
 
 /// A mistake in a cache's configuration.
 ///
-/// `Display` is one line that names the wrong part and says what to write instead. It never shows
-/// a password.
+/// `Display` writes one line that names the mistake and says what to write instead. The line never
+/// shows a password.
 ///
 /// ```
 /// # use cached_core::{Cache, ConfigErrorKind};
@@ -30,21 +30,21 @@ pub struct ConfigError {
     message: String,
 }
 
-/// The part of a configuration that a [`ConfigError`] is about.
+/// The kind of mistake in a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConfigErrorKind {
-    /// `CACHE_URL` does not describe a cache that this build of the program can make.
+    /// `CACHE_URL` does not describe a cache that this program can build.
     Url,
     /// A setting in `CACHE_URL` is unknown, is repeated, has no value or does not apply.
     Setting,
-    /// A value is unreadable or out of range: a duration, a number or a size.
+    /// A duration, a number or a size is unreadable or out of range.
     Value,
     /// The namespace has characters that a key in memcached must not have, or is too long.
     Namespace,
     /// The address of a memcached server is malformed or repeated, or no address is given.
     Server,
-    /// The cache was built without memcached, so it cannot be given other servers.
+    /// The cache was built without memcached, so its servers cannot be replaced.
     NoRemoteTier,
 }
 
@@ -53,7 +53,7 @@ impl ConfigError {
         ConfigError { kind, message: message.into() }
     }
 
-    /// Returns the part of the configuration that is wrong.
+    /// Returns the kind of mistake in the configuration.
     #[must_use]
     pub fn kind(&self) -> ConfigErrorKind {
         self.kind
@@ -98,12 +98,12 @@ impl std::error::Error for ConfigError {}
 pub enum InstallError {
     /// The process has an installed cache already.
     AlreadyInstalled {
-        /// The call of `install` that installed it.
+        /// The call of `install` that installed the first cache.
         first: &'static Location<'static>,
         /// The call of `install` that failed.
         second: &'static Location<'static>,
     },
-    /// Functions share a cache name: one [`Finding::SharedName`] for each such name.
+    /// Functions share a cache name. There is one [`Finding::SharedName`] for each shared name.
     SharedNames(Vec<Finding>),
 }
 
@@ -147,15 +147,16 @@ impl std::error::Error for InstallError {}
 
 /// The reason why an entry could not be invalidated or overwritten everywhere.
 ///
-/// The request tier and the local tier of this process have done their part in any case, except
-/// after [`CacheError::Key`]. `source()` returns the error that a variant contains.
+/// After [`CacheError::Remote`] and [`CacheError::NotStorable`], the request tier and the local tier of
+/// this process have invalidated or overwritten the entry. `source()` returns the error that a variant
+/// contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CacheError {
-    /// memcached did not confirm the change: it could not be reached or its answer was lost. It
-    /// may serve the old value until that expires.
+    /// memcached did not confirm the change: memcached could not be reached or its answer was lost.
+    /// Until the old value expires, memcached may serve the old value.
     Remote(RemoteError),
-    /// The new value cannot be stored in memcached. The old value was removed there.
+    /// The new value cannot be stored in memcached. The old value was removed from memcached.
     NotStorable(&'static str),
     /// The arguments could not be encoded as a key, so there is no entry.
     Key(KeyError),

@@ -1,13 +1,18 @@
 //! The frame around a value's bytes in memcached.
 //!
+//! The payload is the encoded value. The shape and the outline describe the value's type; see
+//! `shape` and `outline`.
+//!
 //! ```text
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | 4 each … | payload … | checksum 8
 //! ```
 //!
-//! All numbers are big-endian. The checksum covers the canonical key, the header and the payload. It
-//! leaves out the outline's entries, which the outline's hash in the header covers, because SHA-256
-//! is half of the cost of a remote hit. A frame of another key, a truncated one or a garbled one is
-//! thus recognized before a byte of its payload is decoded.
+//! All numbers are big-endian. The checksum covers the canonical key, the header and the payload.
+//! The outline's entries are covered by the outline's hash, which is in the header. The checksum
+//! leaves out the entries, because SHA-256 is half of the cost of a remote hit.
+//!
+//! Before the payload is decoded, the checksum therefore reveals a garbled frame, a truncated frame
+//! and a frame of another key.
 
 use sha2::{Digest as _, Sha256};
 
@@ -22,7 +27,7 @@ const OUTLINE_HASH: usize = 11;
 const OUTLINE_COUNT: usize = 19;
 const HEADER: usize = 21;
 const CHECKSUM: usize = 8;
-/// The length of the shortest frame that another build can have written: format 1 without a payload.
+/// The length of the shortest frame that another build may have written: format 1 without a payload.
 const SHORTEST_FOREIGN: usize = 19;
 
 /// Returns the frame of a value under a key, or `None` if the value's outline is too long.
@@ -48,7 +53,8 @@ pub(crate) fn seal(key: &[u8], value: EncodedView<'_>) -> Option<Vec<u8>> {
 pub(crate) enum FrameContents<'f> {
     /// A complete frame of this key.
     Stored(EncodedView<'f>),
-    /// A frame in another format. The build that writes that format can read it, so it must stay.
+    /// A frame in another format. Another build wrote the frame and can read it, so this build must
+    /// not remove the frame.
     Foreign,
     /// Bytes that no build can use: garbled, truncated, or a frame of another key.
     Corrupt,
@@ -78,7 +84,7 @@ fn parse<'f>(key: &[u8], frame: &'f [u8]) -> Option<EncodedView<'f>> {
 
 fn checksum(key: &[u8], header: &[u8], payload: &[u8]) -> [u8; CHECKSUM] {
     let mut hash = Sha256::new();
-    // Without the length, a byte could move between the key and the header unnoticed.
+    // Without the key's length, a byte could move between the key and the header unnoticed.
     hash.update((key.len() as u64).to_be_bytes());
     hash.update(key);
     hash.update(header);

@@ -2,20 +2,20 @@
 //!
 //! 1. [`start`]: how do I cache a call?
 //! 2. [`options`]: what can I write in the attribute?
-//! 3. [`keys`]: when are two calls the same?
+//! 3. [`keys`]: when do two calls share an entry?
 //! 4. [`lifetimes`]: how long does an entry live?
-//! 5. [`entries`]: how do I look at, add, replace or remove one?
+//! 5. [`entries`]: how do I look at, add, replace or remove an entry?
 //! 6. [`requests`]: which cache does a call use?
-//! 7. [`memcached`]: what do I set in production, and what will I see?
-//! 8. [`consistency`]: what can go wrong, and what may a reader see then?
+//! 7. [`memcached`]: what do I set in production, and which logs and threads will I see?
+//! 8. [`consistency`]: what can go wrong, and which values may a call then return?
 //! 9. [`testing`]: how do I test code that is cached?
 //! 10. [`performance`]: what does a call cost?
 //! 11. [`errors`] and [`compile_errors`]: what does this message mean?
 //! 12. [`faq`]: short answers to common questions.
 
-// The chapters are the files of `docs/guide`, which end with definitions of their links. `links.md` stands before each
-// chapter and defines the same links as modules. The first definition of a link is the one that counts, so the links
-// work for readers of the files and in the documentation.
+// The chapters are the files of `docs/guide`. Each file ends with definitions of its links, which are paths of files.
+// `links.md` defines the same links as paths of modules and is included before each chapter. In rustdoc the first
+// definition of a link takes effect, so the links work in the files and in the documentation.
 
 /// Declares one module for each chapter.
 macro_rules! chapters {
@@ -69,13 +69,13 @@ mod tests {
 
     const README: &str = include_str!("../README.md");
 
-    /// Returns the definitions `[label]: target` of a page.
+    /// Returns the link definitions `[label]: target` of a page.
     fn definitions(page: &str) -> impl Iterator<Item = (&str, &str)> {
         let defined = page.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: "));
         defined.filter(|(label, _)| !label.contains(']'))
     }
 
-    /// Returns each page with its path, from the folder `docs`.
+    /// Returns the path of each page, relative to the folder `docs`, and the text of the page.
     fn pages() -> impl Iterator<Item = (&'static str, &'static str)> {
         CHAPTERS.iter().copied().chain([("../README.md", README)])
     }
@@ -108,7 +108,7 @@ mod tests {
         }
     }
 
-    /// Returns the sources below a folder.
+    /// Returns the text of each source file below a folder.
     fn sources(folder: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(folder).expect("the folder is there");
         let paths = entries.map(|entry| entry.expect("it can be read").path());

@@ -2,23 +2,25 @@
 //!
 //! A key has two forms:
 //!
-//! - Inside the process it is a [`KeyHeader`], which holds a hash and the declaration's index, and
-//!   then the key's body: the encoded identifier, version and type arguments.
-//! - Whatever leaves the process is derived from the [`canonical_bytes`], which have the cache name
-//!   in place of the header.
+//! - Inside the process, a key is a [`KeyHeader`] followed by the key's body. The header holds a hash
+//!   and the index of the function's declaration. The body is the encoded identifier, version and
+//!   type arguments.
+//! - Outside of the process, a key is a digest of its [`canonical_bytes`], in which the cache name
+//!   replaces the header.
 //!
 //! The encoding is a prefix code. Every value starts with a tag that says its form, and every
 //! sequence, map and struct ends with [`END`], which is not a tag. Therefore two different keys
-//! never have the same bytes, whatever characters they contain. Golden vectors pin the encoding.
-//! These rules are not obvious:
+//! never have the same bytes. Tests compare the encoding with stored bytes. Some rules are not
+//! obvious:
 //!
 //! - Integers are encoded by value: `1u8` and `1i64` are the same key; `1` and `"1"` are not.
-//! - Floats are encoded as the bits of an `f64`. `-0.0` and `0.0` differ; every NaN is one key.
+//! - Floats are encoded as the bits of an `f64`. `-0.0` and `0.0` differ; all NaNs are one key.
 //! - Newtype structs are transparent, and type names are left out.
 //! - Fields and variants are written by name. Fields and map entries are sorted, so reordering a
 //!   type's declaration changes no key.
 //! - `is_human_readable` is false.
-//! - A `HashSet` has no stable order, so a key with one would miss at random. Use a `BTreeSet`.
+//! - A set is encoded in the order of its elements. A `HashSet` has a random order, so a key that
+//!   contains a `HashSet` misses at random. A `BTreeSet` is suitable.
 
 mod bytes;
 mod comparer;
@@ -44,12 +46,12 @@ pub(crate) use parts::DynKeyPart;
 pub use parts::KeyParts;
 pub(crate) use serializer::{END, KeySerializer, KeySink, NONE, SEQ, SOME};
 
-/// The first of the canonical bytes. It must change with the encoding, so that old entries are
-/// misses.
+/// The first of the canonical bytes. This number must change whenever the encoding changes, so that
+/// old entries are not found.
 const FORMAT: u8 = 1;
 const HEADER_LENGTH: usize = 8;
 
-/// The first bytes of a key inside the process: a hash of the key's body, and the index of its
+/// The first bytes of a key inside the process: a hash of the key, and the index of the function's
 /// declaration.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct KeyHeader(u64);
@@ -80,21 +82,22 @@ impl KeyHeader {
         self.0 as u32
     }
 
-    /// Returns the header with every bit of the result depending on it. Tables use both the highest
-    /// and the lowest bits.
+    /// Returns a 64-bit hash of the header for tables, which use its highest and its lowest bits.
     pub(crate) fn spread(self) -> u64 {
         spread(self.0)
     }
 }
 
 fn spread(word: u64) -> u64 {
-    // Fibonacci hashing: the multiplier is 2^64 divided by the golden ratio. It mixes upwards only,
-    // so the halves are swapped.
+    // Fibonacci hashing: the multiplier is 2^64 divided by the golden ratio. Multiplication carries
+    // low bits into high bits only, so the product's halves are swapped.
     word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
 }
 
-/// A hasher for tables of keys, which takes the hash from each key's header. That hash covers the
-/// declaration too.
+/// Builds a [`PrecomputedHasher`] for each key of a table.
+///
+/// The hash in a key's header also depends on the declaration's index, so the index is not hashed
+/// again.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct PrecomputedBuildHasher;
 
@@ -106,22 +109,23 @@ impl BuildHasher for PrecomputedBuildHasher {
     }
 }
 
+/// A hasher that returns the hash in a key's header, spread over 64 bits.
 #[derive(Default)]
 pub(crate) struct PrecomputedHasher(u32);
 
 impl hash::Hasher for PrecomputedHasher {
-    /// Takes a hash that was read from a header.
+    /// Sets the hash to a hash that was read from a header.
     #[inline]
     fn write_u32(&mut self, hash: u32) {
         self.0 = hash;
     }
 
-    /// Takes a whole key.
+    /// Sets the hash to the hash in the key's header.
     fn write(&mut self, key: &[u8]) {
         self.0 = KeyHeader::read(key).hash();
     }
 
-    /// Ignores the length that a slice writes before its bytes.
+    /// Ignores the length that the `Hash` of a slice writes before the bytes.
     fn write_usize(&mut self, _: usize) {}
 
     #[inline]
@@ -130,12 +134,11 @@ impl hash::Hasher for PrecomputedHasher {
     }
 }
 
-/// A key to look up in a table. It need not exist as bytes.
+/// A key to look up in a table: the bytes of a key, or the arguments of a call.
 pub(crate) trait KeyQuery {
     fn header(&self) -> KeyHeader;
 
-    /// Returns true if this is the body of the wanted key. The caller must have compared the
-    /// headers.
+    /// Returns true if `body` is the body of this key. The caller must have compared the headers.
     fn matches(&self, body: &[u8]) -> bool;
 }
 
@@ -157,7 +160,7 @@ impl KeyQuery for &[u8] {
     }
 }
 
-/// Returns the canonical bytes of a key: its header is replaced by the cache name.
+/// Returns the canonical bytes of a key, in which the cache name replaces the header.
 pub(crate) fn canonical_bytes(name: &str, key: &[u8]) -> KeyBytes {
     canonical_bytes_of_body(name, key_body(key))
 }
@@ -165,14 +168,14 @@ pub(crate) fn canonical_bytes(name: &str, key: &[u8]) -> KeyBytes {
 /// Returns the canonical bytes of a key that is given without its header.
 pub(crate) fn canonical_bytes_of_body(name: &str, body: &[u8]) -> KeyBytes {
     let mut bytes = KeyBytes::default();
-    // A name has 48 bytes at most, so its LEB128 length is one byte.
+    // A name has 48 bytes at most, so the LEB128 length of a name is one byte.
     bytes.add(&[FORMAT, serializer::STR, name.len() as u8]);
     bytes.add(name.as_bytes());
     bytes.add(body);
     bytes
 }
 
-/// A value that can be part of a key: every [`Serialize`].
+/// A type whose values can be parts of a key: every type that implements [`Serialize`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of a cache key",
     label = "not `Serialize`",
@@ -206,7 +209,7 @@ impl<T: Serialize + ?Sized> KeyPart for T {
     }
 }
 
-/// An argument cannot be encoded as part of a key, because its own `Serialize` failed.
+/// The error of an argument that cannot be part of a key, because the argument's `Serialize` failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyError(Box<str>);
 
@@ -224,10 +227,10 @@ impl ser::Error for KeyError {
     }
 }
 
-/// An argument's own `Serialize` failed while its key was hashed or compared.
+/// The error of an argument whose `Serialize` failed while a key was hashed or compared.
 ///
-/// It carries no message, so that the path of a hit stays short. Encoding the key as bytes fails
-/// again, with a [`KeyError`] that has the message.
+/// The error carries no message, which keeps the code of a hit short. Encoding the same key as bytes
+/// then fails with a [`KeyError`], which has the message.
 #[derive(Debug)]
 pub struct SerializeFailure;
 

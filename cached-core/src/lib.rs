@@ -50,20 +50,22 @@ mod weight;
 use tier::remote::no_remote::{encoded, frame};
 
 pub use cache::Cache;
-/// Answers the calls of an `async fn` from a tiered cache.
+/// Caches the results of an `async fn` in a tiered cache.
 ///
-/// The [guide](crate::guide::options) lists the options. The name refers to a *coordinator*, a
-/// service that answers a request by calling other services.
+/// The [guide](crate::guide::options) lists the options. The attribute's name refers to a
+/// *coordinator*, a service that answers a request by calling other services.
 ///
 /// The attribute goes on a free function, a method or a method of a trait impl, generic or not. The
-/// function returns a `Result`, an `Option` or a type of the standard library. Instead of an
-/// `async fn` it may be a function whose body is one `async` block, and it may be under
-/// `#[async_trait]`.
+/// function returns a `Result`, an `Option`, or one of the standard types that implement
+/// [`Returned`]. With the option `infallible`, the function may return any type. A plain `fn` whose
+/// body is one `async` block and a method under `#[async_trait]` may have the attribute too.
 ///
-/// The body runs in the caller's own task, so it may borrow.
+/// The body runs in the caller's task, so the body may borrow. With `refresh_ahead`, the body may
+/// also run in a background task, so the function must own its parameters.
 ///
 /// # Cancellation
-/// Dropping the call drops the body. A call that waits for the same key then runs its own body.
+/// Dropping the call drops the body. If other calls wait for the same key, one of these calls then
+/// runs its own body.
 ///
 /// ```
 /// # use cached_core::coordinator_cached;

@@ -1,7 +1,8 @@
-//! A hash that is equal in every build and on every machine, so that it can be stored.
+//! A hasher whose results can be stored, because they are equal in every build and on every machine.
 
-/// A 64-bit FNV-1a hash (Fowler, Noll, Vo). Its last step is MurmurHash3's `fmix64`, so that
-/// finished hashes can be added up.
+/// Computes a 64-bit FNV-1a hash (Fowler, Noll, Vo).
+///
+/// The last step is MurmurHash3's `fmix64`, so that finished hashes can be added up.
 #[derive(Clone, Copy)]
 pub(crate) struct StableHasher(u64);
 
@@ -14,7 +15,7 @@ impl StableHasher {
 
     pub(crate) fn word(self, word: u64) -> StableHasher {
         match u8::try_from(word) {
-            // Most words are one byte and seven zeros, and a zero byte only multiplies.
+            // Most words are one byte and seven zeros. A zero byte only multiplies by the prime.
             Ok(byte) => {
                 StableHasher((self.0 ^ u64::from(byte)).wrapping_mul(FNV_PRIME.wrapping_pow(8)))
             }
@@ -22,7 +23,7 @@ impl StableHasher {
         }
     }
 
-    /// Mixes in a value that is a hash already, in one step.
+    /// Mixes in a number that is already a hash, in one step instead of eight.
     pub(crate) fn hash(self, hash: u64) -> StableHasher {
         let mixed = (self.0.rotate_left(23) ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         StableHasher(mixed ^ (mixed >> 32))

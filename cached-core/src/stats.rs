@@ -1,4 +1,4 @@
-//! Counters: one set for each declaration in each cache.
+//! Counters of hits, fetches, fills and failures: one set for each annotated function in each cache.
 
 mod sharded_counter;
 
@@ -21,8 +21,8 @@ macro_rules! counters {
 
         /// The counters of one annotated function in one cache, since the cache was built.
         ///
-        /// [`Stats::get`], [`Stats::iter`] and [`Stats::total`] return it. Every counter counts
-        /// calls or entries, and never decreases.
+        /// [`Stats::get`] and [`Stats::iter`] return the counters of one function, and
+        /// [`Stats::total`] returns the sums over all functions. A counter never decreases.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct DeclarationStats {
@@ -50,7 +50,7 @@ counters! {
     local_hits: ShardedCounter,
     /// Calls that were answered from memcached.
     remote_hits: Counter,
-    /// Calls that were answered by another caller's fetch in this process.
+    /// Calls that were answered by the fetch of another caller in this process.
     waits: Counter,
     /// Runs of the function's body.
     fetches: Counter,
@@ -63,15 +63,15 @@ counters! {
     refreshes: Counter,
     /// Values stored in memcached.
     fills: Counter,
-    /// Values that were not stored in memcached. The lease had run out, an invalidation came first,
+    /// Values that were not stored in memcached: the lease had run out, an invalidation came first,
     /// the value was too large, the server failed, or too many fills were under way.
     fills_dropped: Counter,
     /// Exchanges with memcached that failed or took too long.
     remote_errors: Counter,
     /// Waits for another process's lease that ended without a value.
     lease_timeouts: Counter,
-    /// Calls that did not use the cache. It is off, the function shares its name, the key could not
-    /// be encoded, or the function called itself with the same key.
+    /// Calls that did not use the cache: the cache is off, the function shares its cache name, the
+    /// key could not be encoded, or the function called itself with the same key.
     bypassed: Counter,
     /// Entries that `invalidate` removed.
     invalidations: Counter,
@@ -92,8 +92,8 @@ impl DeclarationStats {
     }
 }
 
-/// A fetch that takes longer counts as this long. A future that is held and not polled would look
-/// like a very slow fetch.
+/// The longest duration that is recorded for a fetch. Without this limit, a future that is not polled
+/// for a long time would look like a very slow fetch.
 const LONGEST_FETCH: Duration = Duration::from_secs(300);
 
 #[derive(Default)]
@@ -113,11 +113,11 @@ impl Counter {
 impl Counters {
     /// Updates the estimate of how long a fetch takes.
     ///
-    /// The estimate rises at once and falls slowly. If it is too short, a call stops waiting for
-    /// another process too early and fetches in vain.
+    /// The estimate rises at once and falls slowly. If the estimate is too short, a
+    /// call stops waiting for another process too early and runs an unnecessary fetch.
     pub(crate) fn record_fetch_time(&self, took: Duration) {
         let took = u64::try_from(took.min(LONGEST_FETCH).as_nanos()).unwrap_or(u64::MAX).max(1);
-        // Two threads may overwrite each other's update, which the estimate can bear.
+        // Two threads may overwrite each other's updates. The estimate need not be exact.
         let estimate = self.fetch_time.load(Ordering::Relaxed);
         let next = if took >= estimate { took } else { estimate - estimate / 8 + took / 8 };
         self.fetch_time.store(next, Ordering::Relaxed);
@@ -136,10 +136,10 @@ pub(crate) fn all_counters() -> Box<[Counters]> {
     DECLARATIONS.iter().map(|_| Counters::default()).collect()
 }
 
-/// A snapshot of the counters of a cache, by cache name. [`Cache::stats`](crate::Cache::stats)
-/// returns it.
+/// A snapshot of the counters of a cache, by cache name. `Display` prints a table of the functions
+/// that were called.
 ///
-/// `Display` prints a table of the functions that were called.
+/// The method [`Cache::stats`](crate::Cache::stats) returns it.
 #[derive(Debug, Clone, Default)]
 #[must_use = "a snapshot does nothing by itself"]
 pub struct Stats {
@@ -154,8 +154,8 @@ impl Stats {
         Stats { rows: rows.collect() }
     }
 
-    /// Returns the counters of the function with this cache name, or `None` if there is no such
-    /// function or several share the name.
+    /// Returns the counters of the function with this cache name, or `None` if no function or
+    /// several functions have the name.
     ///
     /// ```
     /// let stats = cached_core::Cache::current().stats();

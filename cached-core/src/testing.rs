@@ -1,5 +1,5 @@
-//! Tools for a program's own tests: a cache for one test, a clock that the test moves, and an
-//! in-memory memcached that fails, stalls or lies on demand. Needs the feature `testing`.
+//! Tools for a program's own tests: a cache for one test, a clock that the test advances, and an
+//! in-memory memcached that fails, stalls or lies on demand. The module needs the feature `testing`.
 //!
 //! ```toml
 //! [dev-dependencies]
@@ -23,11 +23,11 @@
 //!
 //! test.advance(Duration::from_secs(31 * 60));
 //! test.run(payment("7", "paid")).await?;
-//! assert_eq!(test.stats("testing_doc").fetches, 2); // after 31 minutes it does
+//! assert_eq!(test.stats("testing_doc").fetches, 2); // after 31 minutes a call fetches
 //!
 //! # #[cfg(feature = "memcached")]
 //! test.memcached().fail();
-//! assert!(test.run(payment("8", "paid")).await.is_ok()); // with memcached down it still answers
+//! assert!(test.run(payment("8", "paid")).await.is_ok()); // memcached is down, the call succeeds
 //! # Ok::<(), std::io::Error>(())
 //! # }).unwrap();
 //! ```
@@ -48,7 +48,8 @@ pub use memcached::TestMemcached;
 
 /// A cache for one test, with its own tiers, clock and counters.
 ///
-/// The [module](crate::testing) has an example. A clone shares everything with the original.
+/// The documentation of the [module](crate::testing) has an example. A clone shares everything with
+/// the original.
 #[derive(Debug, Clone)]
 pub struct TestCache {
     cache: Cache,
@@ -79,7 +80,7 @@ impl TestCache {
         TestCache::of(Config::default().with_default_server())
     }
 
-    /// Returns a cache with a local tier only, as a program in development has it.
+    /// Returns a cache with a local tier only, like the cache of a program in development.
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, testing::TestCache};
@@ -102,11 +103,11 @@ impl TestCache {
 
     /// Returns a cache with the settings of a builder and the tiers of [`new`](Self::new).
     ///
-    /// An in-memory memcached takes the place of each server that the builder was given. There is
-    /// one such memcached if the builder was given none.
+    /// An in-memory memcached replaces each server that the builder was given. If the builder was
+    /// given no server, the cache has one in-memory memcached.
     ///
     /// # Errors
-    /// The errors of [`CacheBuilder::build`].
+    /// The same errors as [`CacheBuilder::build`].
     ///
     /// ```
     /// # use std::time::Duration;
@@ -120,13 +121,13 @@ impl TestCache {
     }
 
     fn of(config: Config) -> TestCache {
-        // A clone of the builder shares its clock, and each test needs its own.
+        // A clone of a builder shares the clock of the builder, and each test needs its own clock.
         let config = Config { clock: Clock::default(), ..config }.with_in_memory_servers();
         TestCache { cache: Cache::new(config.clone()), config }
     }
 
-    /// Returns the cache of another process: it has its own local tier and counters, and shares this
-    /// one's memcached and clock.
+    /// Returns a cache that acts as the cache of another process. The returned cache has its own
+    /// local tier and counters, and shares memcached and the clock with this cache.
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, testing::TestCache};
@@ -163,11 +164,11 @@ impl TestCache {
         &self.cache
     }
 
-    /// Runs the future with this cache as the current one, then waits for its writes to memcached,
-    /// 10 seconds at most. Tasks that the future spawns do not use this cache.
+    /// Runs the future with this cache as the current cache, then waits until the writes to memcached
+    /// are done, 10 seconds at most. Tasks that the future spawns do not use this cache.
     ///
     /// # Cancellation
-    /// Dropping the returned future drops the inner one. Writes that have begun continue.
+    /// Dropping the returned future drops the given future. Writes that have begun continue.
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, testing::TestCache};
@@ -187,10 +188,11 @@ impl TestCache {
         output
     }
 
-    /// Moves the clock forward without sleeping, by a hundred years in total at most.
+    /// Advances the clock without sleeping, by a hundred years in total at most.
     ///
-    /// The clock decides when entries expire. [`another_process`](Self::another_process) shares it.
-    /// Waits for the network (`remote_timeout`, `lease_wait`) use the runtime's time instead.
+    /// The clock decides when entries expire. The caches of
+    /// [`another_process`](Self::another_process) share the clock. Waits for the network
+    /// (`remote_timeout`, `lease_wait`) do not use this clock.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -217,8 +219,8 @@ impl TestCache {
     /// [`hits`](DeclarationStats::hits), `waits` and more.
     ///
     /// # Panics
-    /// Panics if no function has the name or several share it, so that a test with a misspelt name
-    /// fails.
+    /// Panics if no function has the name or several functions share the name, so that a test with a
+    /// misspelt name fails.
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, testing::TestCache};

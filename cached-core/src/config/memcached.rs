@@ -7,17 +7,17 @@ use super::url::without_password;
 use super::{CacheBuilder, Config};
 use crate::error::{ConfigError, ConfigErrorKind};
 
-/// The longest namespace in bytes. A key in memcached has at most 250 bytes, of which a cache name
-/// takes 48, a digest 64 and the separators 2.
+/// The longest namespace in bytes. A key in memcached has at most 250 bytes. The cache name takes up
+/// to 48 bytes, the digest 64 and the separators 2.
 const LONGEST_NAMESPACE: usize = 64;
 
 /// The longest `remote_timeout`, `lease` and `lease_wait`.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// memcached counts a lease in whole seconds.
+/// The shortest `lease`, because memcached counts in whole seconds.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
-/// Settings for the memcached tier. They need the feature `memcached`, which is on by default.
+/// Settings for the memcached tier. The methods need the feature `memcached`, which is on by default.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -33,8 +33,8 @@ const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 /// # }).unwrap();
 /// ```
 impl CacheBuilder {
-    /// Sets a prefix for every key in memcached, so that deployments can share servers. There is
-    /// none by default.
+    /// Sets a prefix for every key in memcached, so that deployments can share servers. By default,
+    /// keys have no prefix.
     ///
     /// A namespace has 1 to 64 characters of `a-z`, `0-9`, `.`, `_` and `-`, and begins with a
     /// letter or a digit.
@@ -53,12 +53,12 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets the memcached servers, each as `host:port`. There are none by default, and then there
-    /// is no remote tier.
+    /// Sets the memcached servers, each as `host:port`. By default the cache has no servers and does
+    /// not use memcached.
     ///
-    /// The first call that needs a server resolves its name and connects to it, and so does the
-    /// first call after a failure. A program therefore starts while a server is down or its name
-    /// is unknown.
+    /// The first call that needs a server resolves the server's name and connects to the server. After
+    /// a failure, the next call resolves the name and connects again. A program therefore starts even
+    /// if a server is down or the name of a server cannot be resolved.
     ///
     /// ```
     /// # use cached_core::Cache;
@@ -80,8 +80,8 @@ impl CacheBuilder {
     /// Sets the longest time that one exchange with memcached may take, including the time to
     /// connect. The default is 100 ms; the longest is an hour.
     ///
-    /// A failing server adds at most this time to a call. With several servers an exchange has
-    /// three quarters of it, and the rest is left for the server that stands in.
+    /// A failing server adds at most this time to a call. With several servers, an exchange takes at
+    /// most three quarters of this time, so that a quarter remains for another server.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -98,15 +98,15 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets how long a lease lasts unless its holder renews it, from 1 second to an hour. Fractions
-    /// of a second are dropped.
+    /// Sets how long a lease lasts if its holder does not renew it, from 1 second to an hour.
+    /// Fractions of a second are dropped.
     ///
-    /// A lease is the right to fill an entry. While one process holds it, the others wait. The
-    /// holder renews its lease every half second while it fetches, so a lease may be much shorter
-    /// than a fetch. It limits how long the others wait for a process that was killed.
+    /// A lease is the right to fill an entry. While one process holds the lease, other processes
+    /// wait for the entry. The holder renews the lease while it fetches, so a lease may be much
+    /// shorter than a fetch. If the holder was killed, the other processes wait until the lease ends.
     ///
-    /// The default is 2 seconds. A process that fetches thousands of entries at once takes up to
-    /// 10 seconds, because its renewals may come late.
+    /// The default is 2 seconds. A process that fetches thousands of entries at once uses up to
+    /// 10 seconds, because its renewals may be late.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -123,17 +123,17 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets how long a call waits for the process that holds the lease, an hour at most. After that
-    /// the call fetches for itself and stores nothing in memcached.
+    /// Sets how long a call waits for the process that holds the lease, an hour at most. When this
+    /// time is over, the call fetches by itself and stores nothing in memcached.
     ///
-    /// By default the wait depends on what is known:
+    /// The default depends on the holder of the lease:
     ///
-    /// - While the holder renews its lease, the call waits until the fetch has taken twice its
-    ///   expected time, or 60 seconds if no process knows how long the fetch takes.
-    /// - While the holder has not renewed its lease, the call waits twice as long as the
-    ///   function's fetches take in this process, 2.5 seconds at most. It waits 0.75 seconds if
-    ///   this process has not fetched yet.
-    /// - The call does not wait if the last leases on that server did not end in time.
+    /// - If the holder renews its lease, the call waits until the holder's fetch has taken twice the
+    ///   expected time. The call waits 60 seconds if the expected time is unknown.
+    /// - If the holder has not renewed its lease, the call waits twice as long as the function's
+    ///   fetches take in this process, 2.5 seconds at most. The call waits 0.75 seconds if this
+    ///   process has not fetched yet. The call does not wait if the last leases on the server did
+    ///   not end in time.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -191,7 +191,7 @@ fn check_namespace(namespace: &str) -> Result<(), ConfigError> {
     Err(ConfigError::new(ConfigErrorKind::Namespace, wrong))
 }
 
-/// Checks that each address is well-formed and that none is repeated.
+/// Checks that each address is well-formed and that no address is repeated.
 pub(crate) fn check_servers(servers: &[String]) -> Result<(), ConfigError> {
     for (index, server) in servers.iter().enumerate() {
         check_server(server)?;
@@ -227,7 +227,7 @@ pub(super) fn check_server(server: &str) -> Result<(), ConfigError> {
     if host.contains(['[', ']']) && format!("{host}:1").parse::<SocketAddrV6>().is_err() {
         return invalid("has a host in brackets that is not an IPv6 address");
     }
-    // Leading zeros and signs are refused, or one server could be given in two spellings.
+    // Leading zeros and signs are refused, because they would allow two spellings of one address.
     let is_canonical = port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
     match port.parse::<u16>() {
         Ok(_) if is_canonical => Ok(()),

@@ -1,13 +1,13 @@
-//! Durations and sizes as `CACHE_URL` writes them.
+//! Durations, sizes and numbers as they are written in `CACHE_URL`.
 //!
-//! The attribute reads durations by the same grammar, in another crate. The tests of both crates
-//! read one table of accepted and refused literals, so the two cannot drift apart.
+//! The attribute accepts the same durations as `CACHE_URL`, but is in another crate with its own
+//! parser. The tests of both crates read one table of accepted and refused durations.
 
 use std::time::Duration;
 
 use crate::error::{ConfigError, ConfigErrorKind};
 
-/// The units of a duration in milliseconds. A duration names them in this order, each at most once.
+/// The units of a duration, in milliseconds. A duration has its units in this order, each at most once.
 const DURATION_UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
@@ -41,7 +41,7 @@ fn milliseconds(text: &str) -> Result<u64, String> {
             let is_known = DURATION_UNITS.iter().any(|(name, _)| *name == unit);
             return Err(match is_known {
                 true => "each unit is written once, the longest first".into(),
-                false => format!("`{unit}` is not a unit, which are d, h, m, s and ms"),
+                false => format!("`{unit}` is not a unit; the units are d, h, m, s and ms"),
             });
         };
         let part = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(units[index].1));

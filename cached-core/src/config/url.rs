@@ -6,7 +6,7 @@ use super::CacheBuilder;
 use super::quantity::{duration, number, size};
 use crate::error::{ConfigError, ConfigErrorKind};
 
-/// The settings that every cache has.
+/// The settings that caches of every kind have.
 const COMMON_SETTINGS: &str = "local_capacity, ttl and jitter";
 
 impl CacheBuilder {
@@ -42,8 +42,8 @@ impl CacheBuilder {
         })
     }
 
-    /// Reads settings of the form `name=value&name=value`. `read_other` reads those that not every
-    /// cache has.
+    /// Reads settings of the form `name=value&name=value`. `read_other` reads the settings that are
+    /// not among [`COMMON_SETTINGS`].
     fn with_settings(
         mut self,
         query: &str,
@@ -90,8 +90,9 @@ impl CacheBuilder {
             );
             return Err(ConfigError::new(ConfigErrorKind::Url, wrong));
         };
-        // A password may contain any character, also `?` and `,`. No server address has an `@`, so
-        // the text after the last `@` is refused as an address before any message quotes the rest.
+        // A password may contain any character, even `?` and `,`. An `@` is not allowed in an address,
+        // so `check_server` refuses the text from the last `@` on. The error does not quote the text
+        // before the `@`, which may contain a password.
         if let Some(at) = rest.rfind('@') {
             let server = rest[at..].split(['/', '?', ',']).next().unwrap_or_default();
             super::memcached::check_server(server)?;
@@ -115,8 +116,8 @@ impl CacheBuilder {
     }
 }
 
-/// Returns the text of a URL or an address for a message. What stands before an `@` may be a
-/// password, so it is left out.
+/// Returns a URL or an address as a message may show it: without the text before an `@`, which may
+/// contain a password.
 pub(super) fn without_password(text: &str) -> Cow<'_, str> {
     match text.rsplit_once('@') {
         Some((_, rest)) => format!("…@{rest}").into(),

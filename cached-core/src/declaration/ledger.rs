@@ -1,12 +1,12 @@
-//! The ledger: the list of what a program declares, and an audit of it.
+//! The ledger: the list of a program's declarations, and an audit that finds problems in them.
 
 use std::fmt;
 
 use super::Declaration;
 use super::registry::{not_linked, registry, shared_names};
 
-/// Returns the ledger: every annotated function of the program, with its reason to overwrite if it
-/// declares one.
+/// Returns the ledger, which lists every annotated function of the program and the declared reason to
+/// overwrite entries.
 ///
 /// The ledger also lists functions that were never called.
 ///
@@ -20,7 +20,9 @@ pub fn ledger() -> Ledger {
     Ledger { declarations: registry() }
 }
 
-/// The list of all annotated functions; [`ledger`] returns it. `Display` prints a table.
+/// The list of all annotated functions of the program. `Display` prints a table.
+///
+/// The function [`ledger`] returns it.
 #[derive(Debug, Clone, Copy)]
 #[must_use = "a ledger does nothing until it is read"]
 pub struct Ledger {
@@ -41,11 +43,11 @@ impl Ledger {
         self.declarations.iter().copied()
     }
 
-    /// Returns what is wrong with the declarations, as far as the program has found out. The list
-    /// is empty when all is well.
+    /// Returns the problems that the program has found in its declarations so far. The list is empty
+    /// if there are no problems.
     ///
-    /// Shared names are found without a call. The other findings need one: the program learns of
-    /// them when it first meets such a value or function.
+    /// Shared names are found without a call. The other problems are found when the function or its
+    /// entry is used.
     ///
     /// ```
     /// let findings = cached_core::ledger().audit();
@@ -70,11 +72,12 @@ impl Ledger {
     }
 }
 
-/// One finding of [`Ledger::audit`]. `Display` is one line that says what to do.
+/// A problem with a declaration, found by [`Ledger::audit`]. `Display` writes one line that says what
+/// to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finding {
-    /// Functions share a cache name. None of them is cached until all but one are renamed.
+    /// Several functions share a cache name. None of these functions is cached.
     SharedName {
         /// The cache name.
         name: &'static str,
@@ -89,7 +92,7 @@ pub enum Finding {
         /// The path of the function.
         function: &'static str,
     },
-    /// A value of the function had to stay out of memcached.
+    /// A value of the function could not be stored in memcached.
     NotStoredRemotely {
         /// The cache name.
         name: &'static str,
@@ -97,10 +100,10 @@ pub enum Finding {
         function: &'static str,
         /// The place of the attribute, as `file:line`.
         place: String,
-        /// The reason.
+        /// The reason why the value could not be stored.
         why: &'static str,
     },
-    /// The function declares `none_ttl`, but its value is not an `Option`.
+    /// The function declares `none_ttl`, but the cached value is not an `Option`.
     NeverNone {
         /// The cache name.
         name: &'static str,
@@ -108,7 +111,7 @@ pub enum Finding {
         function: &'static str,
         /// The place of the attribute, as `file:line`.
         place: String,
-        /// The type of the value.
+        /// The type of the cached value.
         value: &'static str,
     },
 }

@@ -1,12 +1,15 @@
-//! All declarations of the program, numbered: which of them share a name, and which are copies.
+//! The registry of all declarations: numbers them, finds shared cache names, and leaves out copies.
 //!
-//! Another attribute may copy an annotated function, as `#[axum::debug_handler]` copies one into a
-//! check that nobody calls. Each copy brings a declaration with the same name and place. The path of
-//! the code shows that it is a copy: it lies in a function of another name, or inside another item
-//! beside the declared function. A copy is neither listed nor cached, and the original is.
+//! Another attribute may copy an annotated function. `#[axum::debug_handler]`, for example, copies the
+//! function into a check that is never called. The copy contains a declaration with the cache name
+//! and the place of the original.
+//!
+//! The path of the copied code differs from the path of the original. The copied code is in a
+//! function of another name, or inside another item beside the declared function. The original is
+//! listed and cached, and copies are not.
 //!
 //! A macro may also write two functions at one place in the source, for two types or with different
-//! bodies. Those are not copies of each other, so they share a name.
+//! bodies. Two functions of this kind are not copies of each other, so they share a name.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -54,11 +57,12 @@ pub(crate) fn shared_names() -> Vec<Finding> {
         .collect()
 }
 
-/// The functions that were used although their declarations are not in the inventory, each once, by
-/// cache name and path.
+/// The cache name and the path of each function that was used although the linker dropped the
+/// function's declaration.
 static NOT_LINKED: Mutex<Vec<(&str, &str)>> = Mutex::new(Vec::new());
 
-/// Records, and logs once, that a function is used although the linker dropped its declaration.
+/// Records and logs that a function is used although the linker dropped the function's declaration.
+/// Each function is logged once.
 pub(super) fn note_not_linked(name: &'static str, function: &'static str) {
     let mut functions = lock(&NOT_LINKED);
     if !functions.contains(&(name, function)) {
@@ -67,7 +71,7 @@ pub(super) fn note_not_linked(name: &'static str, function: &'static str) {
     }
 }
 
-/// Returns one finding for each function that was used although the linker dropped its declaration.
+/// Returns one finding for each recorded function whose declaration the linker dropped.
 pub(super) fn not_linked() -> Vec<Finding> {
     lock(&NOT_LINKED)
         .iter()
@@ -75,8 +79,8 @@ pub(super) fn not_linked() -> Vec<Finding> {
         .collect()
 }
 
-/// Logs a warning if the linker dropped every declaration although an annotated function was
-/// called: nothing is cached then.
+/// Logs a warning if an annotated function was called although the linker dropped every declaration,
+/// so that nothing is cached.
 pub(crate) fn warn_if_inventory_is_empty() {
     if let Some(finding) = not_linked().first().filter(|_| DECLARATIONS.is_empty()) {
         log::warn!("no function of this program is cached, its inventory is empty: {finding}");
@@ -92,8 +96,8 @@ impl Declaration {
     }
 }
 
-/// Returns true if the code at `path` is a copy of the code at `original`. The code at `original`
-/// must be in the declared function.
+/// Returns true if `original` is a path in the body of the declared function, and `path` is a path in
+/// a copy of this body.
 fn is_copy(path: &str, original: &str, function: &str) -> bool {
     let name = function.rsplit("::").next().unwrap_or_default();
     let Some((container, enclosing)) = split_at_function(original) else { return false };
@@ -102,8 +106,8 @@ fn is_copy(path: &str, original: &str, function: &str) -> bool {
     is_in_its_function && is_beside_it && path != original
 }
 
-/// Splits the path of a type in a function's body into what contains the function and the function's
-/// name: `app::Client::fetch::{{closure}}::Here` gives `app::Client` and `fetch`.
+/// Splits the path of a type in a function's body into the path of the function's container and the
+/// name of the function: `app::Client::fetch::{{closure}}::Here` gives `app::Client` and `fetch`.
 fn split_at_function(path: &str) -> Option<(&str, &str)> {
     let (mut path, _) = path.rsplit_once("::")?;
     while let Some(outer) = path.strip_suffix("::{{closure}}") {

@@ -95,7 +95,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Checks that this build stores a value as earlier builds did, and reads what they stored.
+/// Checks that this build writes the frame that earlier builds wrote, and reads that frame.
 fn golden<V>(value: V, frame: &str)
 where
     V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + 'static,
@@ -114,7 +114,7 @@ where
     assert_eq!(encoded::read(stored), Some(value));
 }
 
-/// These frames must never change: entries in memcached outlive a build.
+/// The expected frames must never change, because entries in memcached outlive a build.
 #[test]
 fn golden_frames() {
     golden(7u32, "636302689e604d4750f6efd66499607de615a600026392fa77d9ad748e07e2925a3925313950");

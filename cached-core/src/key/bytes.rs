@@ -1,4 +1,4 @@
-//! A key as bytes.
+//! The buffer to which a key is written as bytes.
 
 use std::ops::Deref;
 
@@ -8,17 +8,17 @@ use smallvec::SmallVec;
 use super::serializer::{END, FieldSink, KeySerializer, KeySink};
 use super::{DynKeyPart, KeyError, KeyHeader};
 
-/// A key of up to this many bytes stays on the stack, which covers ordinary keys.
+/// Keys of up to this many bytes stay on the stack. Ordinary keys are not longer.
 const INLINE: usize = 192;
 
-/// A key that is being written, or a part of one: an append-only buffer.
+/// A buffer for the bytes of a key, or of a part of a key.
 ///
-/// `SmallVec` would do, but takes more instructions for each append.
+/// The buffer is not a `SmallVec`, because that type takes more instructions for each append.
 pub struct KeyBytes {
     inline: [u8; INLINE],
     /// The number of bytes in `inline`, or `INLINE + 1` once the bytes are in `heap`.
     inline_length: usize,
-    /// All of the bytes, once they are more than [`INLINE`].
+    /// All of the bytes, once there are more than [`INLINE`] bytes.
     heap: Vec<u8>,
 }
 
@@ -51,13 +51,13 @@ impl KeyBytes {
     fn add_to_heap(&mut self, bytes: &[u8]) {
         if self.inline_length <= INLINE {
             self.heap.extend_from_slice(&self.inline[..self.inline_length]);
-            // From now on this length keeps `add` from finding room in `inline`.
+            // This length leaves `add` no room in `inline`, so later bytes go to the heap.
             self.inline_length = INLINE + 1;
         }
         self.heap.extend_from_slice(bytes);
     }
 
-    /// Overwrites the last bytes with `tail`.
+    /// Overwrites the end of the buffer with `tail`, which must not be longer than the buffer.
     fn replace_tail(&mut self, tail: &[u8]) {
         let bytes = match self.inline_length {
             inline @ ..=INLINE => &mut self.inline[..inline],
@@ -100,7 +100,7 @@ impl<'b> KeySink for &'b mut KeyBytes {
     }
 }
 
-/// The fields of a struct or the entries of a map. They are sorted once all of them are written.
+/// Encodes the fields of a struct or the entries of a map, and sorts the fields once all are encoded.
 pub struct FieldEncoder<'b> {
     bytes: &'b mut KeyBytes,
     offsets: FieldOffsets,
@@ -126,11 +126,12 @@ impl<'b> FieldSink<&'b mut KeyBytes> for FieldEncoder<'b> {
 pub(super) struct FieldOffsets(SmallVec<[usize; 16]>);
 
 impl FieldOffsets {
+    /// Records that a field starts at the end of `bytes`.
     pub(super) fn push(&mut self, bytes: &KeyBytes) {
         self.0.push(bytes.len());
     }
 
-    /// Sorts the fields by their bytes. They must be the last bytes of the key.
+    /// Sorts the fields by their bytes. The fields must be the last bytes of the buffer.
     pub(super) fn sort_fields(&self, bytes: &mut KeyBytes) {
         let FieldOffsets(offsets) = self;
         let end = bytes.len();

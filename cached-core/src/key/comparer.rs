@@ -1,4 +1,4 @@
-//! Comparison of a key with stored bytes, without writing the key as bytes.
+//! Compares a key with a stored key while serde visits the values, mostly without writing bytes.
 
 use serde::ser::Serialize;
 
@@ -6,14 +6,16 @@ use super::bytes::{FieldOffsets, KeyBytes};
 use super::serializer::{END, FieldSink, KeySerializer, KeySink};
 use super::{DynKeyPart, SerializeFailure};
 
-/// Compares the parts of a key, as they are serialized, with the bytes of a stored key.
+/// Compares the parts of a key with the bytes of a stored key while the parts are serialized.
 ///
-/// It holds the bytes that are not compared yet, or [`MISMATCH`] after the first difference. A
-/// difference is not an error, because a type's `Serialize` need not expect one.
+/// The field holds the stored bytes that are not compared yet, or [`MISMATCH`] after the first
+/// difference. A difference is not reported as an error, because a type's `Serialize` might panic on
+/// an error.
 #[derive(Clone, Copy)]
 pub struct KeyComparer<'k>(&'k [u8]);
 
-/// Matches nothing that may be written: no tag is this byte.
+/// The remaining bytes after a difference. No key matches these bytes: no tag is `0xff`, and a length
+/// byte `0xff` is followed by more bytes.
 const MISMATCH: &[u8] = &[0xff];
 
 impl<'k> KeyComparer<'k> {
@@ -22,23 +24,25 @@ impl<'k> KeyComparer<'k> {
         KeyComparer(bytes)
     }
 
-    /// Returns true if the key is the stored one, once all of it is written.
+    /// Returns true if the key equals the stored key. The whole key must have been serialized.
     #[inline]
     pub(crate) fn is_match(self) -> bool {
         self.0.is_empty()
     }
 
-    /// Compares bytes that were written to a buffer.
+    /// Compares bytes of the key that were written to a buffer.
     fn bytes(self, bytes: &[u8]) -> KeyComparer<'k> {
         KeyComparer(self.0.strip_prefix(bytes).unwrap_or(MISMATCH))
     }
 
+    /// Returns the stored bytes after `prefix`, or `None` if the stored bytes begin differently.
     #[inline(always)]
     fn after_prefix<const N: usize>(self, prefix: [u8; N]) -> Option<&'k [u8]> {
         let (found, rest) = self.0.split_first_chunk()?;
         (*found == prefix).then_some(rest)
     }
 
+    /// Returns the part of `rest` after `bytes`, or `None` if `rest` begins differently.
     #[inline(always)]
     fn after(rest: &'k [u8], bytes: &[u8]) -> Option<&'k [u8]> {
         let (found, rest) = rest.split_at_checked(bytes.len())?;
@@ -75,7 +79,8 @@ impl<'k> KeySink for KeyComparer<'k> {
     }
 }
 
-/// Returns true if two slices of the same length are equal. Short ones are compared without a call.
+/// Returns true if two slices of the same length are equal. Up to 32 bytes are compared without a
+/// call.
 #[inline(always)]
 fn are_equal(found: &[u8], bytes: &[u8]) -> bool {
     match bytes.len() {
@@ -88,15 +93,14 @@ fn are_equal(found: &[u8], bytes: &[u8]) -> bool {
     }
 }
 
-/// Returns references, unlike the hasher's function of this name, so that a hit compares the bytes in
-/// place.
+/// Returns the first `N` and the last `N` bytes by reference, so that they are compared in place.
 #[inline(always)]
 fn ends<const N: usize>(bytes: &[u8]) -> [Option<&[u8; N]>; 2] {
     [bytes.first_chunk(), bytes.last_chunk()]
 }
 
-/// The fields of a struct or the entries of a map. They must be sorted before they are compared, so
-/// they are written as bytes.
+/// Compares the fields of a struct or the entries of a map. The stored fields are sorted, so the
+/// fields are first written to a buffer and sorted as well.
 pub struct FieldComparer<'k> {
     key: KeyComparer<'k>,
     bytes: KeyBytes,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
 
-/// The SHA-256 digest of a key's canonical bytes. It stands for the key outside of the process.
+/// The SHA-256 digest of a key's canonical bytes. Outside of the process, the digest represents the
+/// key.
 ///
 /// `Display` writes 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,11 +25,11 @@ impl Digest {
     }
 
     /// Returns the digest in lower-case hexadecimal. Formatting each byte with `{byte:02x}` would
-    /// take longer than everything else in a remote key.
+    /// take longer than computing the rest of the memcached key.
     fn digits(&self) -> [u8; 64] {
         let mut digits = [0; 64];
         for (byte, pair) in self.0.iter().zip(digits.as_chunks_mut::<2>().0) {
-            // Arithmetic in place of a table lets the compiler vectorize the loop.
+            // Arithmetic instead of a table lets the compiler vectorize the loop.
             let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
             *pair = [digit(byte >> 4), digit(byte & 0xf)];
         }
@@ -48,10 +49,10 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The key under which memcached stores an entry. It never shows the identifier or the version.
+/// The key under which memcached stores an entry. The key never shows the identifier or the version.
 ///
-/// `Display` writes `namespace:name:digest`, or `name:digest` without a namespace. That is at most
-/// 250 bytes of letters, digits, `.`, `_`, `-` and `:`.
+/// `Display` writes `namespace:name:digest`, or `name:digest` without a namespace. The text has at
+/// most 250 bytes, which are letters, digits, `.`, `_`, `-` and `:`.
 ///
 /// ```
 /// # use cached_core::coordinator_cached;
@@ -88,7 +89,7 @@ impl Key {
         self.digest
     }
 
-    /// Returns the text that `Display` writes. Every remote hit needs it, and formatting it would
+    /// Returns the text that `Display` writes. Every remote hit needs the text, and `write!` would
     /// take ten times as long.
     pub(crate) fn text(&self) -> Arc<str> {
         let mut text = SmallVec::<[u8; 256]>::new();

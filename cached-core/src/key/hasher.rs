@@ -1,4 +1,4 @@
-//! The hash of a key, computed without writing the key as bytes.
+//! Hashes a key while serde visits the values, without writing the key as bytes.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
@@ -8,7 +8,7 @@ use serde::ser::Serialize;
 use super::serializer::{FieldSink, KeySerializer, KeySink};
 use super::{DynKeyPart, KeyHeader, SerializeFailure};
 
-/// Hashes the parts of a key, without its structural bytes.
+/// Hashes the parts of a key, except the bytes that are passed to [`KeySink::unhashed`].
 ///
 /// Keys with the same bytes have the same hash in this process. Keys with different bytes may
 /// collide, so a table must compare the keys that it finds.
@@ -48,7 +48,7 @@ impl KeySink for KeyHasher {
         prefix: [u8; N],
         bytes: &[u8],
     ) -> Result<KeyHasher, SerializeFailure> {
-        // Short pieces are read as two overlapping words, which takes neither a loop nor a call.
+        // Up to 32 bytes are read as two overlapping words, which takes neither a loop nor a call.
         let prefix = prefix.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)) << 32;
         Ok(match (bytes, bytes.len()) {
             ([], _) => self.mix(0, prefix),
@@ -100,34 +100,35 @@ impl KeyHasher {
     }
 }
 
-/// Returns the first `N` and the last `N` bytes. There must be `N` bytes at least.
+/// Returns the first `N` and the last `N` bytes. `bytes` must have at least `N` bytes.
 #[inline(always)]
 fn ends<const N: usize>(bytes: &[u8]) -> [[u8; N]; 2] {
     [bytes.first_chunk(), bytes.last_chunk()].map(|end| end.copied().unwrap_or([0; N]))
 }
 
-/// Multiplies and folds both halves of the product, as `wyhash` and `foldhash` do.
+/// Multiplies two factors and XORs the halves of the product, as `wyhash` and `foldhash` do.
 ///
 /// The hash so far, which depends on the secret, is mixed into both factors. An attacker without
 /// the secret therefore cannot make a factor 0.
 #[inline(always)]
 fn mix(hash: u64, first: u64, second: u64) -> u64 {
-    // Digits of pi.
+    // The constant is arbitrary: the first 64 bits of the fractional part of pi.
     let second = second ^ hash.rotate_left(32) ^ 0x243f_6a88_85a3_08d3;
     let product = u128::from(first ^ hash) * u128::from(second);
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Returns the random seed of this process. It keeps an attacker from choosing keys that collide.
+/// Returns the random seed of this process, which keeps an attacker from choosing keys that collide.
 #[inline]
 fn secret() -> u64 {
     static SECRET: OnceLock<u64> = OnceLock::new();
     *SECRET.get_or_init(|| RandomState::new().hash_one(0))
 }
 
-/// The fields of a struct or the entries of a map. Each is hashed by itself, and the hashes are added
-/// up, so their order does not matter.
+/// Hashes the fields of a struct or the entries of a map. Each field is hashed by itself, and the
+/// hashes are added up, so the order of the fields does not matter.
 pub struct FieldHasher {
+    /// The hash of everything before the struct or map.
     before: KeyHasher,
     sum: u64,
     /// The hash of the field that is being written.

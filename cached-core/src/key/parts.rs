@@ -3,13 +3,13 @@
 use super::KeyPart;
 use super::serializer::KeySink;
 
-/// One part of a key, without its type.
+/// One part of a key, as a trait object.
 pub(crate) type DynKeyPart<'p> = &'p (dyn KeyPart + 'p);
 
-/// The parts of a key: none, one, or a pair of parts.
+/// The parts of a key: `()`, one part, or a pair of `KeyParts`.
 ///
-/// Nested pairs take the place of a list. The compiler knows their number, so it hashes and compares
-/// a key without a loop.
+/// Nested pairs form a list whose length the compiler knows. A key is therefore hashed and compared
+/// without a loop.
 pub trait KeyParts: Copy {
     /// True if there is at least one part.
     const HAS_PARTS: bool = true;
@@ -17,7 +17,7 @@ pub trait KeyParts: Copy {
     /// Writes the parts in order, and returns the sink.
     ///
     /// # Errors
-    /// The sink's error, or that of a part's own `Serialize`.
+    /// The error of the sink, or of a part's `Serialize`.
     fn write<S: KeySink>(&self, sink: S) -> Result<S, S::Error>;
 }
 

@@ -1,4 +1,6 @@
-//! The encoding of a key: the serde data model as a prefix code.
+//! The encoding of a key: a serde serializer that writes a prefix code.
+//!
+//! The serializer writes to a [`KeySink`]: a buffer, a hasher or a comparer.
 
 use std::fmt::{self, Write as _};
 
@@ -27,27 +29,35 @@ pub(super) const UNIT_VARIANT: u8 = 0x0E;
 pub(super) const NEWTYPE_VARIANT: u8 = 0x0F;
 pub(super) const TUPLE_VARIANT: u8 = 0x10;
 pub(super) const STRUCT_VARIANT: u8 = 0x11;
-/// The tag of an integer `n` of 0 or more is this plus the number of its bytes, 0 to 16.
+/// An integer `n >= 0` has the tag `NON_NEGATIVE + k`, where `k` (0 to 16) is the length of `n` in
+/// bytes.
 pub(super) const NON_NEGATIVE: u8 = 0x20;
-/// The tag of an integer `n` below 0 is this plus the number of bytes of `-(n + 1)`, 0 to 16.
+/// An integer `n < 0` has the tag `NEGATIVE + k`, where `k` (0 to 16) is the length of `-(n + 1)` in
+/// bytes.
 pub(super) const NEGATIVE: u8 = 0x40;
 
-/// The destination of a key's encoding: bytes, a hash, or a comparison with a stored key.
+/// The destination of a key's encoding: a buffer, a hasher, or a comparer with a stored key.
 ///
-/// Each method takes the sink by value and returns it, so that a small sink stays in registers.
+/// Each method takes the sink by value and returns the sink, so that a small sink stays in registers.
 pub trait KeySink: Sized {
     /// The reason why a part cannot be written.
     type Error: ser::Error;
-    /// The fields of a struct, or the entries of a map, that is being written.
+    /// Collects the fields of the struct, or the entries of the map, being written.
     type Fields: FieldSink<Self>;
 
-    /// Writes structural bytes, which only say how the parts belong together.
+    /// Writes bytes that a hasher leaves out: the bytes around the fields of a struct or map, and the
+    /// bytes between the parts of a key.
+    ///
+    /// A hasher hashes each field by itself, so the bytes around the fields can be left out. The
+    /// bytes around a sequence are hashed. Without these bytes, all ways to split a list into
+    /// sublists would have the same hash.
     fn unhashed<const N: usize>(self, bytes: [u8; N]) -> Result<Self, Self::Error>;
 
-    /// Writes a tag, with a length if it has one, and then the bytes of the value.
+    /// Writes `prefix`, which is a tag, a length or both, and then the bytes of the value.
     fn piece<const N: usize>(self, prefix: [u8; N], bytes: &[u8]) -> Result<Self, Self::Error>;
 
-    /// Writes a number in the fewest bytes, the highest first. Their count is added to the tag.
+    /// Writes a number in the fewest bytes, the highest byte first. The number of bytes is added to
+    /// the tag.
     #[inline]
     fn number(self, tag: u8, magnitude: u128) -> Result<Self, Self::Error> {
         let bytes = magnitude.to_be_bytes();
@@ -56,14 +66,16 @@ pub trait KeySink: Sized {
         self.piece([tag], &bytes[skipped..])
     }
 
-    /// Begins the fields of a struct or the entries of a map. The caller must have written its tag.
+    /// Begins the fields of a struct or the entries of a map. The caller must have written the tag
+    /// of the struct or map.
     fn fields(self) -> Self::Fields;
 
-    /// Writes one part, by the method of [`KeyPart`] for this sink.
+    /// Writes one part by calling the [`KeyPart`] method that is meant for this kind of sink.
     fn part(self, part: DynKeyPart<'_>) -> Result<Self, Self::Error>;
 }
 
-/// The fields of a struct or the entries of a map, which give the same key in any order.
+/// The destination of the fields of a struct or the entries of a map. The order of the fields or
+/// entries does not change the result.
 pub trait FieldSink<S: KeySink> {
     /// Begins the next field or entry.
     fn begin(&mut self);
@@ -98,7 +110,7 @@ impl<S: KeySink> KeySerializer<S> {
     }
 }
 
-/// Returns the length of the bytes if its LEB128 form is one byte.
+/// Returns the length of the bytes if the LEB128 form of the length is one byte.
 #[inline(always)]
 fn one_byte_length(bytes: &[u8]) -> Option<u8> {
     (bytes.len() < 0x80).then_some(bytes.len() as u8)
@@ -165,7 +177,7 @@ impl<S: KeySink> ser::Serializer for KeySerializer<S> {
 
     #[inline]
     fn serialize_f64(self, value: f64) -> Result<S, S::Error> {
-        // The bits of a NaN differ between machines; it must be one key everywhere.
+        // The bits of a NaN differ between machines, and all NaNs must be one key.
         let bits = if value.is_nan() { 0x7ff8_0000_0000_0000 } else { value.to_bits() };
         self.0.piece([FLOAT], &bits.to_be_bytes())
     }
@@ -180,7 +192,8 @@ impl<S: KeySink> ser::Serializer for KeySerializer<S> {
         self.length_prefixed(STR, value.as_bytes())
     }
 
-    /// Writes a short text without allocating. Many types of identifiers serialize by `Display`.
+    /// Writes a short text without allocating. Many id types, such as `Uuid`, serialize through
+    /// `Display`.
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<S, S::Error> {
         let mut text = DisplayBuffer(SmallVec::new());
         write!(text, "{value}").map_err(ser::Error::custom)?;
@@ -305,7 +318,7 @@ impl fmt::Write for DisplayBuffer {
     }
 }
 
-/// Serializes the elements of a sequence or a tuple. The sink is gone after an element failed.
+/// Serializes the elements of a sequence or a tuple. Holds `None` once an element has failed.
 pub(crate) struct SequenceSerializer<S>(Option<S>);
 
 impl<S: KeySink> SequenceSerializer<S> {
@@ -322,10 +335,10 @@ impl<S: KeySink> SequenceSerializer<S> {
     }
 }
 
-/// Returns the error for a type that continues to serialize after one of its elements failed.
+/// Returns the error for a type that continues to serialize after one of its elements has failed.
 #[cold]
 fn failed_before<E: ser::Error>() -> E {
-    E::custom("a part of it could not be written")
+    E::custom("an earlier part of the value could not be written")
 }
 
 macro_rules! ordered {
@@ -352,7 +365,7 @@ ordered! {
     SerializeTupleVariant serialize_field
 }
 
-/// Serializes a struct or a map. Its fields are gone after one of them failed.
+/// Serializes the fields of a struct or the entries of a map. Holds `None` once a field has failed.
 pub(crate) struct MapSerializer<S: KeySink>(Option<S::Fields>);
 
 impl<S: KeySink> MapSerializer<S> {

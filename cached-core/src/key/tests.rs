@@ -1,4 +1,4 @@
-//! Random values of the serde data model, for the tests of the encoding.
+//! Random values of the serde data model, and tests of the encoding with these values.
 
 mod reading_back;
 mod sinks;
@@ -42,7 +42,7 @@ impl Serialize for SerdeValue {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self {
             SerdeValue::Bool(value) => s.serialize_bool(*value),
-            // Widths vary, because the width of an integer must not matter.
+            // The widths vary, because the key must not depend on the width of an integer.
             SerdeValue::Signed(value) => match i8::try_from(*value) {
                 Ok(value) => s.serialize_i8(value),
                 Err(_) => s.serialize_i128(*value),

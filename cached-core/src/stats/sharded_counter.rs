@@ -1,19 +1,20 @@
-//! A counter for hits, of which each thread writes its own part.
+//! A counter for hits that consists of shards, so that threads do not write to the same memory.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const SHARDS: usize = 16;
-/// The last shard, for all threads that found no free one.
+/// The number of the last shard, which is shared by all threads that found no free shard.
 const SHARED: usize = SHARDS - 1;
 
-/// Aligned to two cache lines, because processors fetch lines in pairs.
+/// One part of a counter, aligned to two cache lines because processors fetch lines in pairs.
 #[derive(Default)]
 #[repr(align(128))]
 struct CounterShard(AtomicU64);
 
-/// A counter that up to 15 threads increment without sharing memory. Further threads share a shard.
+/// A counter that up to 15 threads increment without sharing memory. All further threads share one
+/// shard.
 #[derive(Default)]
 pub(crate) struct ShardedCounter(OnceLock<Box<[CounterShard; SHARDS]>>);
 
@@ -47,7 +48,7 @@ impl ShardedCounter {
     }
 }
 
-/// The shard of a thread that has not counted yet.
+/// The shard number of a thread that has not counted yet.
 const UNCLAIMED: usize = usize::MAX;
 
 thread_local! {
@@ -57,11 +58,11 @@ thread_local! {
 
 /// The claimed shards, one bit each.
 ///
-/// A thread releases its shard with `Release`, and the next thread claims it with `Acquire`. The
-/// next thread therefore continues from the last count of the one before.
+/// A thread releases its shard with `Release`, and the next thread claims the shard with `Acquire`.
+/// The next thread therefore sees the final count of the previous thread.
 static CLAIMED: AtomicU64 = AtomicU64::new(0);
 
-/// Releases the thread's shard when the thread ends.
+/// A thread-local that releases the thread's shard when the thread ends.
 struct ShardReleaseGuard;
 
 impl Drop for ShardReleaseGuard {
@@ -75,8 +76,8 @@ impl Drop for ShardReleaseGuard {
 
 #[cold]
 fn claim_shard() {
-    // A thread whose locals are already dropped could not release a shard, so it takes the shared
-    // one.
+    // A thread whose thread-locals are already dropped could not release a shard, so the thread uses
+    // the shared shard.
     let number = RELEASE_GUARD.try_with(|_| claim_free_shard()).unwrap_or(SHARED);
     THREAD_SHARD.set(number);
 }

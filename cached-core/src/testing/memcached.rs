@@ -7,11 +7,11 @@ use crate::config::Config;
 use crate::key::Key;
 use crate::tier::remote::memory::{InMemoryServer, InMemoryServers, ServerBehaviour};
 
-/// The address of the in-memory memcached if the test gives none.
+/// The address of the in-memory memcached if the test gives no address.
 const DEFAULT_ADDRESS: &str = "memcached:11211";
 
 impl Config {
-    /// Adds the default server if there is none.
+    /// Adds a server at the default address if there is no server.
     pub(super) fn with_default_server(mut self) -> Config {
         if self.servers.is_empty() {
             self.servers.push(DEFAULT_ADDRESS.to_owned());
@@ -19,7 +19,7 @@ impl Config {
         self
     }
 
-    /// Replaces the network by in-memory servers that use this configuration's clock.
+    /// Replaces the network with in-memory servers that use the clock of this configuration.
     pub(super) fn with_in_memory_servers(self) -> Config {
         Config { network: Some(InMemoryServers::new(self.clock.clone())), ..self }
     }
@@ -28,9 +28,9 @@ impl Config {
 /// The in-memory memcached of a test cache. These methods need the feature `memcached`, which is on
 /// by default.
 impl TestCache {
-    /// Returns the memcached, or the first one of several.
+    /// Returns the in-memory memcached, or the first if there are several.
     ///
-    /// A [`local`](Self::local) test cache never contacts it.
+    /// A [`local`](Self::local) test cache never contacts this memcached.
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, testing::TestCache};
@@ -51,11 +51,11 @@ impl TestCache {
         self.server(address)
     }
 
-    /// Returns the memcached at an address, as it was given to the builder or to
-    /// [`Cache::set_memcached`](crate::Cache::set_memcached): `host:port`.
+    /// Returns the in-memory memcached at an address. The address is a `host:port` that was given to
+    /// the builder or to [`Cache::set_memcached`](crate::Cache::set_memcached).
     ///
     /// # Panics
-    /// Panics if no server has that address, so that a test with a misspelt address fails.
+    /// Panics if no server has the address, so that a test with a misspelt address fails.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -81,8 +81,10 @@ impl TestCache {
     }
 }
 
-/// An in-memory memcached, which answers as a real server does until it is told otherwise.
-/// [`TestCache::memcached`] returns it. It needs the feature `memcached`, which is on by default.
+/// An in-memory memcached, which acts as a real server until a test makes it fail, stall or lie.
+///
+/// [`TestCache::memcached`] returns it. The type needs the feature `memcached`, which is on by
+/// default.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -104,7 +106,7 @@ impl TestCache {
 ///
 /// for misbehave in [TestMemcached::fail, TestMemcached::stall, TestMemcached::lie] {
 ///     misbehave(&test.memcached());
-///     test.run(course(3, 2)).await?; // a call never fails because memcached does
+///     test.run(course(3, 2)).await?; // the call succeeds although memcached fails
 /// }
 /// test.memcached().recover();
 /// test.advance(Duration::from_secs(60)); // an ejected server is tried again after a pause
@@ -123,27 +125,27 @@ impl TestMemcached {
         self.server.set_behaviour(ServerBehaviour::Down);
     }
 
-    /// Stops answering. Each exchange takes its whole `remote_timeout`, until the cache ejects the
-    /// server.
+    /// Makes the server stop answering. Each exchange takes the whole `remote_timeout`, until the
+    /// cache ejects the server.
     pub fn stall(&self) {
         self.server.set_behaviour(ServerBehaviour::Stalled);
     }
 
-    /// Answers wrongly. Reads return entries of other keys, truncated or garbled entries, leases
-    /// that were not granted, or nothing. Writes are confirmed and not stored.
+    /// Makes the server answer wrongly. Reads return entries of other keys, truncated or garbled
+    /// entries, leases that were not granted, or nothing. Writes are confirmed but not stored.
     pub fn lie(&self) {
         self.server.set_behaviour(ServerBehaviour::Lying);
     }
 
-    /// Answers correctly again, with the entries from before.
+    /// Makes the server answer correctly again, with the entries that it had before.
     ///
-    /// The cache tries an ejected server again after a pause: [`advance`](TestCache::advance) the
-    /// clock by a minute.
+    /// The cache tries an ejected server again after a pause. Call
+    /// [`advance`](TestCache::advance) with a minute to end the pause.
     pub fn recover(&self) {
         self.server.set_behaviour(ServerBehaviour::Honest);
     }
 
-    /// Removes every entry, as a restart does.
+    /// Removes every entry, as a restart of the server does.
     pub fn clear(&self) {
         self.server.clear();
     }
@@ -154,7 +156,8 @@ impl TestMemcached {
         self.server.commands()
     }
 
-    /// Returns true if the server has a value under this key, which an entry's `key()` returns.
+    /// Returns true if the server holds a value under this key. The method `key()` of an entry returns
+    /// the key.
     #[must_use]
     pub fn holds(&self, key: &Key) -> bool {
         self.server.holds(&key.to_string())

@@ -1,4 +1,4 @@
-//! The encoding is injective, because it can be decoded.
+//! Tests that the encoding can be decoded, so that two different keys never have the same bytes.
 
 use super::*;
 use crate::key::serializer::{
@@ -6,7 +6,7 @@ use crate::key::serializer::{
     STRUCT_VARIANT, TRUE, TUPLE, TUPLE_VARIANT, UNIT, UNIT_VARIANT,
 };
 
-/// A decoder for keys. It follows the documented rules and shares no code with the encoder.
+/// A decoder for keys that follows the documented rules and shares no code with the encoder.
 struct KeyDecoder<'b>(&'b [u8]);
 
 impl KeyDecoder<'_> {
@@ -95,8 +95,8 @@ impl KeyDecoder<'_> {
     }
 }
 
-/// Returns the value in the form that its key stands for: integers by value, one NaN, and entries
-/// and fields sorted.
+/// Returns the form of a value that decoding gives: integers by value, one NaN, sorted entries and
+/// sorted fields.
 fn canonical(value: &SerdeValue) -> SerdeValue {
     let all = |values: &[SerdeValue]| values.iter().map(canonical).collect::<Vec<_>>();
     let fields = |fields: &[(&'static str, SerdeValue)]| {

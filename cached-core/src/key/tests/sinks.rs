@@ -1,4 +1,5 @@
-//! The hash and the comparison agree with the bytes, which they never see.
+//! Tests that two keys match exactly if their bytes are equal, and that the hashes of two keys with
+//! equal bytes are equal.
 
 use std::collections::HashSet;
 
@@ -15,7 +16,7 @@ fn matches_bytes(values: &[SerdeValue], bytes: &[u8]) -> bool {
     values.iter().try_fold(KeyComparer::new(bytes), write).is_ok_and(KeyComparer::is_match)
 }
 
-/// Returns a slightly different value, which a careless comparison would take for the same.
+/// Returns a slightly different value, which a wrong comparison might accept as equal.
 fn altered(value: &SerdeValue, choice: usize) -> SerdeValue {
     match value {
         SerdeValue::Str(text) => {
@@ -88,7 +89,8 @@ proptest! {
     }
 }
 
-/// The lengths lie around those at which the hash and the comparison change their method.
+/// The hash and the comparison treat short, medium and long texts differently, so the test has texts
+/// of all these lengths.
 #[test]
 fn every_changed_byte_of_a_text_is_seen() {
     for length in (0..40).chain([127, 128, 129, 300]) {
@@ -107,7 +109,8 @@ fn every_changed_byte_of_a_text_is_seen() {
     }
 }
 
-/// Otherwise an attacker could choose colliding keys by splitting one list in different places.
+/// If these hashes were equal, an attacker could choose colliding keys by splitting one list in
+/// different places.
 #[test]
 fn lists_split_in_different_places_have_different_hashes() {
     let cut = |cuts: u32| {
@@ -133,7 +136,7 @@ fn lists_split_in_different_places_have_different_hashes() {
     );
 }
 
-/// The hashes of ordinary keys differ, and spread over the bits that tables use.
+/// The test also checks that the hashes are spread evenly over 512 buckets.
 #[test]
 fn hashes_of_ordinary_keys_rarely_collide() {
     let mut hashes = HashSet::new();
