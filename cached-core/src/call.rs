@@ -1,15 +1,27 @@
-//! The path of a call that has no inlined hit. `ARCHITECTURE.md` has a picture of it.
+//! The rest of a call of an annotated function, after the lookup in the request tier and the local tier.
 //!
-//! A call passes through the [`Phase`]s in order, and skips those that it does not need:
+//! The lookup answers most calls. A call goes through the [`Phase`]s below if the lookup found no value, if
+//! the found value may be due for a refresh, or if the call cannot use the cache. `ARCHITECTURE.md` has a
+//! picture of the whole path.
 //!
-//! | phase | holds | ends when |
+//! - To *fetch* is to run the annotated function.
+//! - The calls of this process that need one key at the same time form a *flight*. The *leader* of the
+//!   flight fetches, and its *followers* wait for the outcome; see [`flight`](crate::flight).
+//! - A *refresh* fetches a value again before the value expires.
+//! - A *lease* is the exclusive right of one process to write a key in the remote tier, to fill an absent
+//!   entry or to refresh an item.
+//! - A *request* is a [`RequestScope`](crate::RequestScope), within which each key has one answer.
+//!
+//! A call skips the phases that it does not need:
+//!
+//! | phase | the phase holds | what ends the phase |
 //! |---|---|---|
-//! | `Bypass` | nothing | the function returns, which runs without the cache |
-//! | `Hit` | a [`LocalHit`] | at once, with the value; a refresh may follow |
-//! | `Miss` | a [`PendingCall`] | the call has joined its key's flight |
-//! | `Wait` | a future that returns the `PendingCall` | the flight's leader, or the remote tier, has answered |
-//! | `Decided` | a `PendingCall` and its [`CallPlan`] | at once: the call returns another's answer, or starts to fetch |
-//! | `Fetch` | a `PendingCall` and its fetch | the function returns, and its value fills the tiers |
+//! | `Bypass` | nothing | The function, run without the cache, returns. |
+//! | `Hit` | a [`LocalHit`] | The call returns the value, and refreshes the entry if a refresh is due. |
+//! | `Miss` | a [`PendingCall`] | The call joins the flight of its key. The next phase is `Decided` if the call need not wait. |
+//! | `Wait` | a future that returns the `PendingCall` | The flight's leader or the remote tier answers. |
+//! | `Decided` | a `PendingCall` and its [`CallPlan`] | The call returns the value or the error in its plan, or starts to run the function. |
+//! | `Fetch` | a `PendingCall` that runs the function | The function returns. Its value fills the tiers, unless the plan is to bypass the cache. |
 //! | `Done` | nothing | |
 
 mod fetch;
@@ -38,7 +50,7 @@ use crate::value::{SharedError, Value};
 pub(crate) use fetch::FetchEnd;
 use remote_answer::RemoteAnswer;
 
-/// The phase that a call is in. The table above says what each phase holds and what ends it.
+/// The progress of a call. The table above says what each phase holds and what ends it.
 pub(crate) enum Phase {
     Bypass,
     Hit(Box<LocalHit>),
@@ -46,60 +58,63 @@ pub(crate) enum Phase {
     Wait(Pin<Box<dyn Future<Output = Box<PendingCall>> + Send>>),
     Decided(Box<PendingCall>),
     Fetch(Box<PendingCall>),
-    /// A call is in this phase also while it is polled, so that a call whose poll panics stays here.
+    /// The call was answered. A call is also in this phase while it is being polled, so a call whose poll
+    /// panics stays in this phase.
     Done,
 }
 
-/// A value of the local tier whose entry may be due for a refresh.
+/// A value of the local tier, and the handle of its entry. The entry may be due for a refresh.
 pub(crate) struct LocalHit {
     pub(crate) value: Value,
     pub(crate) handle: EntryHandle,
 }
 
-/// A call that the request tier and the local tier did not answer.
+/// A call that waits for its answer, because the request tier and the local tier did not have the
+/// value. A refresh in the background also runs as a pending call, and nobody receives its answer.
 ///
-/// It stays in one box until it is answered. It does not depend on the function's return type, so its
-/// code is compiled once.
+/// The type does not depend on the function's return type, so most of its code is compiled once.
 pub(crate) struct PendingCall {
     pub(crate) handle: EntryHandle,
     pub(crate) request: Option<RequestHandle>,
     pub(crate) plan: CallPlan,
-    /// When the fetch began. It is only measured if there is a remote tier.
+    /// When the function started to run. It is noted only if there is a remote tier, or if the fetch is
+    /// a refresh in the background.
     pub(crate) fetch_began: Option<Instant>,
     waker_cache: LeaderWakerCache,
 }
 
-/// How a missed call goes on.
+/// The way in which a pending call gets its answer.
 pub(crate) enum CallPlan {
-    /// Returns a value that somebody else fetched.
+    /// Returns a value of a tier or of another caller's fetch.
     Answer(Value),
     /// Returns the error of another caller's fetch.
     Error(SharedError),
-    /// Returns a value, and replaces it in the background.
+    /// Returns a value of the remote tier, and refreshes its entry in the background.
     AnswerAndRefresh(Value, Box<RemoteRefresh>),
-    /// Runs the function, answers the flight and fills the tiers.
+    /// Runs the function, answers the flight's followers and fills the tiers.
     Fetch(PlannedFetch),
     /// Runs the function without the cache.
     Bypass,
 }
 
-/// The wait of a call that has joined a flight.
+/// The wait of a call that has joined a flight: the call waits for the remote tier or for the leader.
 enum FlightWait {
-    /// The call leads, and waits for the answer of the remote tier.
+    /// The call leads the flight, and waits for the remote tier.
     ForRemoteTier(Leader, FillToken),
-    /// The call follows, and waits for the leader.
+    /// The call is a follower, and waits for the leader.
     ForLeader(Follower),
 }
 
-/// A fetch that a call may run: who waits for it, and where its value may be stored.
+/// A fetch that a call is about to run or is running: the flight that waits for the value, and the
+/// tiers that may store it.
 pub(crate) struct PlannedFetch {
-    /// `None` if no follower can wait for the fetch.
+    /// The call's lead of its flight. `None` if no other call can wait for the fetch.
     leader: Option<Leader>,
-    /// True if the fetch refreshes an entry that is alive.
+    /// True if the fetch refreshes an entry that has not expired.
     is_refresh: bool,
     fill_token: FillToken,
     target: FillTarget,
-    /// An expired value of the remote tier, which is served if the fetch fails.
+    /// An expired value of the remote tier, to serve if the fetch fails.
     stale: Option<Value>,
 }
 
@@ -112,43 +127,46 @@ impl PlannedFetch {
         PlannedFetch { is_refresh: true, ..PlannedFetch::new(None, fill_token, target) }
     }
 
-    /// Ends the fetch without a value to store.
+    /// Answers the flight of a fetch that has no value to store, and gives up the lease.
     fn end_without_value(self, outcome: FlightOutcome) {
         if let Some(leader) = self.leader {
-            // The lease is given back while there is a runtime, and before others ask again.
+            // Dropping the lease gives the lease back, which needs the runtime that polls this call. The
+            // drop must come before the answer, so that the next caller can win the lease.
             drop(leader.take_handoff::<FillLease>());
             leader.answer(|| outcome);
         }
     }
 }
 
-/// The place where the value of a fetch may be stored.
+/// The tiers that may store the value of a fetch.
 pub(crate) enum FillTarget {
-    /// In the local tier alone. There is no remote tier, or it does not keep values that live so
-    /// briefly.
+    /// The local tier. The function uses no remote tier, or its ttl is too short for the remote tier.
     LocalOnly,
-    /// In the local tier, as the refresh of an entry that is alive.
+    /// The local tier, whose entry the fetch refreshes. The claim to refresh ends when this is dropped.
     LocalRefresh { _until_dropped: Box<LocalRefreshClaim> },
-    /// In the remote tier under a lease, to fill an absent entry or to replace an expired one. A leader
-    /// leaves the lease on its flight, so that a successor has it too.
+    /// Both tiers, because this process holds the lease. `None` while the lease is stored in the flight,
+    /// from which a caller that takes over the lead can take the lease.
     RemoteLease(Option<Box<FillLease>>),
-    /// In the remote tier in the place of an item that was read, if it is still that item.
+    /// Both tiers. The remote tier only stores the value if the item that this call read is unchanged.
     RemoteItem(Box<Permit>),
-    /// In the local tier for a moment, because the remote tier could not be reached.
+    /// The local tier for some seconds, because the remote tier could not be reached.
     LocalWhileUnreachable,
-    /// In the local tier as if there were no remote tier, because that refuses every command.
+    /// The local tier for the full local ttl, because the remote tier refused the read.
     LocalWhileUnusable,
-    /// In the local tier for a moment, because somebody else holds the lease or the remote item is of
-    /// another build.
+    /// The local tier for some seconds, because this call may not write to the remote tier. The call got
+    /// no lease, or it was a follower of a fetch that failed with an error that cannot be shared.
     LocalWithoutPermit,
-    /// Nowhere. The remote tier has a write-once entry that stays.
+    /// No tier. The request forces a miss, and the remote tier keeps the write-once entry that it has.
     Nowhere,
 }
 
-/// The permit of a leader to fill the remote tier. It stays on the flight for a successor.
+/// A lease of the remote tier, and the expired value that the lease allows to replace, if there is one.
+///
+/// The leader of a flight stores the lease in the flight while the leader fetches. If the leader is
+/// cancelled, the caller that takes over the lead finds the lease in the flight.
 pub(crate) struct FillLease {
     permit: Permit,
-    /// An expired value of the remote tier, which is served if the fetch fails.
+    /// An expired value of the remote tier, to serve if the fetch fails.
     stale: Option<Value>,
 }
 
@@ -159,16 +177,17 @@ impl PendingCall {
         request: Option<RequestHandle>,
         plan: CallPlan,
     ) -> Box<PendingCall> {
-        // The value is written in its final place, because moving what was just written is slow.
+        // The call is written straight into its box, because a move of fresh data is slow.
         Box::write(
             Box::new_uninit(),
             PendingCall { handle, request, plan, fetch_began: None, waker_cache: None },
         )
     }
 
-    /// Joins the key's flight as its leader or as a follower.
+    /// Joins the flight of the key. Returns the phase [`Phase::Decided`], or [`Phase::Wait`] if the plan
+    /// depends on an answer that is not there yet.
     ///
-    /// A wait is boxed, so that the future of the annotated function stays small.
+    /// The future of the wait is boxed, so that the future of the annotated function stays small.
     pub(crate) fn join(mut self: Box<Self>) -> Phase {
         let flights = self.handle.cache.flights();
         let planned = match flights.join(&self.handle.key, self.flight_request_id()) {
@@ -206,19 +225,20 @@ impl PendingCall {
         }
     }
 
-    /// Returns true if the running request skips what the tiers hold.
+    /// Returns true if the request forces a miss: the call ignores the values of the local tier and the
+    /// remote tier.
     fn force_miss(&self) -> bool {
         self.request.as_ref().is_some_and(|request| request.force_miss())
     }
 
-    /// Returns the request that the call's flight is for. A request that forces misses must not take
-    /// the outcome of a fetch that began before it.
+    /// Returns the id of a request that forces misses. Such a request has flights of its own, because it
+    /// must not receive the value of a fetch that began before the request.
     fn flight_request_id(&self) -> Option<u64> {
         self.request.filter(RequestHandle::force_miss).map(|request| request.id())
     }
 
-    /// Keeps the value for the rest of the request. Returns the value that the request has, which is
-    /// another one if an earlier call of the request stored it.
+    /// Stores the value as the request's answer for this key, and returns the value. If the request
+    /// already has an answer for the key, the earlier answer stays and is returned.
     fn keep_for_request(&self, value: Value) -> Value {
         match &self.request {
             Some(request) => request.keep(self.handle.cache.id(), &self.handle.key, value),
@@ -226,14 +246,14 @@ impl PendingCall {
         }
     }
 
-    /// Returns the plan of a call that receives the outcome of another caller's fetch.
+    /// Returns the plan of a call that receives another leader's outcome.
     fn plan_for_outcome(&self, outcome: FlightOutcome) -> CallPlan {
         self.handle.emit(|entry| Event::Waited { entry });
         match outcome {
             FlightOutcome::Cached(value) => CallPlan::Answer(self.keep_for_request(value)),
             FlightOutcome::Uncached(value) => CallPlan::Answer(value),
             FlightOutcome::Error(error) => CallPlan::Error(error),
-            // The call fetches for itself, and its value may still serve later callers.
+            // This call fetches too. The local tier may keep the value for later callers.
             FlightOutcome::UnsharedError => {
                 let target = match self.handle.remote_tier() {
                     Some(_) => FillTarget::LocalWithoutPermit,
@@ -244,10 +264,11 @@ impl PendingCall {
         }
     }
 
-    /// Plans the call of a new leader, or says what it has to wait for.
+    /// Returns `Break` with the plan of a new leader, or `Continue` if the leader must wait for the remote
+    /// tier first.
     fn plan_as_leader(&self, leader: Leader) -> ControlFlow<CallPlan, FlightWait> {
         let handle = &self.handle;
-        // Another caller may have fetched after this call missed and before it took the lead.
+        // Another caller may have fetched the value after this call had looked for it.
         let local = match self.force_miss() {
             true => Err(handle.fill_token()),
             false => handle.local_value_or_fill_token(),
@@ -266,7 +287,7 @@ impl PendingCall {
                 FillTarget::LocalOnly,
             )));
         }
-        // An earlier leader of this flight may have left a lease.
+        // An earlier leader of this flight may have stored a lease in the flight.
         if let Some(lease) = leader.take_handoff::<FillLease>() {
             let stale = lease.stale.clone();
             lease.permit.renew_here();
@@ -277,14 +298,15 @@ impl PendingCall {
         ControlFlow::Continue(FlightWait::ForRemoteTier(leader, fill_token))
     }
 
-    /// Answers the followers with a value that a tier had. Returns the value for this call.
+    /// Answers the followers with a value that a tier had. Returns the answer of this call.
     fn answer_flight(&self, leader: Leader, value: Value) -> Value {
         leader.answer(|| FlightOutcome::Cached(Arc::clone(&value)));
         run_deferred_drops();
         self.keep_for_request(value)
     }
 
-    /// Asks the remote tier, and plans the leader's call by its answer.
+    /// Reads the remote tier for the leader of a flight, and plans the leader's call by the result. If
+    /// another leader of the flight finishes first, the plan follows the other leader's outcome.
     fn plan_by_remote_tier(
         &self,
         leader: Leader,

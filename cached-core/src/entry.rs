@@ -1,4 +1,7 @@
-//! A single entry of an annotated function: look it up, add, invalidate or overwrite it.
+//! [`CacheEntry`]: a program looks up, adds, invalidates or overwrites an entry of an annotated function.
+//!
+//! For the option `entry = …`, the attribute generates a *companion*: a function that takes the arguments of
+//! the annotated function and returns the `CacheEntry`.
 
 mod first_found;
 mod response;
@@ -27,7 +30,7 @@ pub use first_found::first_found;
 pub use response::CachedResponse;
 use supplied_value::{AddOutcome, RemoteWriteError, SuppliedValue, add_remote};
 
-/// The policy of a function that declares no reason to overwrite: an entry is stored once and kept.
+/// The policy of a function that declares no reason to overwrite: a stored entry is not replaced.
 #[derive(Debug, Clone, Copy)]
 pub enum WriteOnce {}
 
@@ -35,7 +38,7 @@ pub enum WriteOnce {}
 #[derive(Debug, Clone, Copy)]
 pub enum Overwritable {}
 
-/// A policy under which an entry may be overwritten. Only [`Overwritable`] is one.
+/// A policy under which entries may be overwritten. Only [`Overwritable`] implements this trait.
 #[diagnostic::on_unimplemented(
     message = "entries of this function are write-once: they cannot be overwritten",
     label = "`overwrite` needs a declared reason",
@@ -50,13 +53,16 @@ mod sealed {
     impl Sealed for super::Overwritable {}
 }
 
-/// One entry of an annotated function, made by the companion that the option `entry = …` names.
+/// One entry of an annotated function: the place in a cache for the value of one key.
 ///
-/// An entry belongs to the cache that was current when it was made, or to the one that the option
-/// `cache = …` names. Its methods never run the function. A memcached server that fails is an error
-/// only where a method says so.
+/// The option `entry = …` names a function that the attribute generates, the *companion*. The companion
+/// takes the arguments of the annotated function and returns the entry.
 ///
-/// `Debug` shows the digest of the key, never the identifier or a value.
+/// The entry belongs to the cache that the option `cache = …` names, or else to the cache that was
+/// current when the companion was called. The methods never run the annotated function. A failing
+/// memcached server is an error only where the documentation of a method says so.
+///
+/// `Debug` shows the digest of the key, and never the identifier or a value.
 ///
 /// ```
 /// # use cached_core::{Cache, coordinator_cached};
@@ -82,7 +88,7 @@ mod sealed {
 pub struct CacheEntry<V, P> {
     cache: Cache,
     declaration: &'static Declaration,
-    /// The key, or why the arguments could not be encoded.
+    /// The encoded key, or the reason why the arguments could not be encoded.
     key: Result<Arc<[u8]>, KeyError>,
     value_type: &'static ValueType,
     pub(crate) ttl: Option<Duration>,
@@ -91,8 +97,8 @@ pub struct CacheEntry<V, P> {
     policy: PhantomData<fn() -> P>,
 }
 
-/// The entry of a function that returns `R`. For `Result<Payment, FetchError>` it is
-/// `CacheEntry<Payment, P>`. The signature of a companion names this type.
+/// The [`CacheEntry`] of a function that returns `R`. For `Result<Payment, FetchError>`, this type is
+/// `CacheEntry<Payment, P>`. Companions return this type.
 ///
 /// ```
 /// # use cached_core::{CacheEntry, EntryOf, WriteOnce};
@@ -135,9 +141,9 @@ impl<V, P> CacheEntry<V, P> {
         }
     }
 
-    /// Returns the key as memcached sees it. It never shows the identifier.
+    /// Returns the key under which memcached stores the entry. The key does not show the identifier.
     ///
-    /// Needs the feature `memcached`, which is on by default.
+    /// This method needs the feature `memcached`, which is on by default.
     ///
     /// ```
     /// # use cached_core::coordinator_cached;
@@ -161,8 +167,9 @@ impl<V, P> CacheEntry<V, P> {
         self.cache.key(self.declaration.name(), bytes)
     }
 
-    /// Returns `None` if the cache is off, the function shares its cache name, or the arguments could
-    /// not be encoded. Nothing is then found or stored.
+    /// Returns `None` if the cache is off, if the function is not cached, for example because another
+    /// function has the same cache name, or if the arguments could not be encoded. Lookups then find
+    /// nothing, and changes do nothing.
     fn handle(&self) -> Option<EntryHandle> {
         let key = self.key.as_ref().ok()?;
         let key = Arc::clone(key);
@@ -172,7 +179,10 @@ impl<V, P> CacheEntry<V, P> {
         Some(handle)
     }
 
-    /// Returns an error if the arguments could not be encoded; otherwise like [`handle`](Self::handle).
+    /// Returns the [`handle`](Self::handle) for a change of the entry.
+    ///
+    /// # Errors
+    /// The arguments could not be encoded.
     fn handle_to_change(&self) -> Result<Option<EntryHandle>, CacheError> {
         match &self.key {
             Ok(_) => Ok(self.handle()),
@@ -180,25 +190,29 @@ impl<V, P> CacheEntry<V, P> {
         }
     }
 
-    /// Removes the entry from every tier of this process and from memcached.
+    /// Removes the entry from the tiers of this process and from memcached.
     ///
-    /// - A fetch that is under way anywhere does not store its result. Callers that wait for such a
-    ///   fetch receive its answer, because they asked before.
-    /// - Of request tiers only the running request's is cleared.
-    /// - Another process keeps its local entry for the rest of its `local_ttl` at most. By default
-    ///   that is 5 s for an overwritable entry, and the ttl for a write-once one. A fetch that is under
-    ///   way there answers the callers of that process until it ends.
-    /// - During a rollout, two builds whose value types differ have an entry each. Both are removed.
+    /// - A fetch that is running in any process does not store its result. Callers that already wait for
+    ///   the fetch still receive its result.
+    /// - The current [`RequestScope`](crate::RequestScope) forgets its answer. Other requests keep the
+    ///   answers that they have.
+    /// - Another process may keep its local entry for up to the `local_ttl`. The default is 5 s for an
+    ///   overwritable entry, and the ttl for a write-once entry. If a fetch is running in the other
+    ///   process, callers there receive its result until the fetch ends.
+    /// - During a rollout, two builds with different value types store two entries. Both entries are
+    ///   removed.
     ///
     /// # Errors
     /// - [`CacheError::Remote`] if the memcached server of the key did not confirm the removal. The
-    ///   tiers of this process are cleared all the same. This process does not read the entry from
-    ///   that server until it has removed it there. Other processes may see the old value until then.
+    ///   tiers of this process are cleared in spite of the error. This process does not read the entry
+    ///   from the server again before the server has removed the entry. Until the removal, other
+    ///   processes may read the old value.
     /// - [`CacheError::Key`] if the arguments could not be encoded as a key.
     ///
     /// # Cancellation
     /// The first poll clears the tiers of this process. If the future is dropped while it waits for
-    /// memcached, they are cleared once more, and memcached may or may not have removed the entry.
+    /// memcached, the tiers of this process are cleared once more, and memcached may or may not have
+    /// removed the entry.
     ///
     /// ```
     /// # use cached_core::coordinator_cached;
@@ -223,13 +237,15 @@ impl<V, P> CacheEntry<V, P> {
         let Some((store, key)) = handle.remote_tier_and_key() else {
             return Ok(());
         };
-        // Until memcached has removed the entry, other calls of this process could store it again.
+        // Until memcached has removed the entry, another call of this process may read the old value
+        // from memcached and store the value in the local tier.
         let _again = RemoveOnDrop(&handle);
         store.remove(&key, None).await.map_err(|error| handle.remote_failed(error))
     }
 }
 
-/// Removes the entry from this process's tiers when it is dropped, also by a cancelled call.
+/// Removes an entry from the tiers of this process when this guard is dropped, even if a caller cancels
+/// the change.
 struct RemoveOnDrop<'s>(&'s EntryHandle);
 
 impl Drop for RemoveOnDrop<'_> {
@@ -244,7 +260,7 @@ impl EntryHandle {
         CacheError::Remote(error)
     }
 
-    /// Returns the value that the request tier or the local tier has.
+    /// Returns the value that the request tier or the local tier has, and the tier.
     fn find_in_process(&self) -> Option<(Value, Tier)> {
         if let Some(value) =
             RequestHandle::current().and_then(|r| r.get(self.cache.id(), &self.key))
@@ -257,7 +273,8 @@ impl EntryHandle {
         Some((value, Tier::Local))
     }
 
-    /// Returns the value of an item that has not expired, and stores it in the local tier.
+    /// Stores the value of an item of the remote tier in the local tier, and returns the value. Returns
+    /// `None` if the item has expired or has no value that this build can read.
     fn accept_item(
         &self,
         item: Item<(Value, usize), Permit>,
@@ -275,13 +292,13 @@ impl EntryHandle {
 }
 
 impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
-    /// Looks the entry up in every tier.
+    /// Looks up the entry in the request tier, the local tier and memcached.
     ///
     /// # Errors
-    /// There are none: a memcached server that fails, or is late, is a miss.
+    /// None. If a memcached server fails or does not answer in time, the entry counts as missing.
     ///
     /// # Cancellation
-    /// Nothing is changed if the future is dropped.
+    /// Dropping the future changes nothing.
     ///
     /// ```
     /// # use cached_core::coordinator_cached;
@@ -317,19 +334,21 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
 }
 
 impl<V: CachedValue, P> CacheEntry<V, P> {
-    /// Adds the entry if there is none. Returns true if the value was stored.
+    /// Stores a value if neither the local tier nor memcached has a value of this entry. Returns true if
+    /// the value was stored.
     ///
-    /// An existing entry is kept. An expired value that is kept for `stale_if_error` does not count as
-    /// an entry, and neither does another caller's lease: `add` replaces both. A `None`, and a value
-    /// that `cache_if` refuses, are not stored.
+    /// An expired value that is kept for `stale_if_error` does not count as a value of the entry, so `add`
+    /// replaces the expired value. `add` also stores the value if another caller is fetching the entry.
+    /// A value that `cache_if` refuses is not stored. A `None` is stored only if the function declares
+    /// `none_ttl`.
     ///
     /// # Errors
-    /// There are none. If memcached cannot be reached or does not take the value, this process keeps
-    /// the value for 5 s at most, and the method returns true.
+    /// None. If memcached cannot be reached or refuses the value, this process keeps the value for at
+    /// most 5 s, and the method returns true.
     ///
     /// # Cancellation
-    /// If the future is dropped while it waits for memcached, memcached may or may not have the value,
-    /// and this process does not keep it.
+    /// If the future is dropped while it waits for memcached, memcached may or may not have stored the
+    /// value, and this process does not store the value.
     ///
     /// ```
     /// # use cached_core::coordinator_cached;
@@ -351,8 +370,8 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             return false;
         }
         let Some(supplied) = SuppliedValue::new(&handle, &self.rules, value) else { return false };
-        // The token is taken before memcached is written, so that an invalidation after the write
-        // keeps the value out of this process.
+        // The token must be taken before the write to memcached. An invalidation after the write then
+        // voids the token.
         let mut fill_token = handle.fill_token();
         let mut local_ttl = supplied.ttls.local;
         let mut is_in_memcached = false;
@@ -361,34 +380,36 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
                 AddOutcome::Written(outcome) => {
                     is_in_memcached = outcome != WriteOutcome::NotStored;
                     local_ttl = supplied.local_ttl_after(outcome);
-                    // This value replaces those of fetches that began meanwhile, because memcached has
-                    // it and none of theirs.
+                    // Memcached has this value, so this value must win over a value of a fetch that began
+                    // during the write.
                     handle.assign_read_sequence(&mut fill_token);
                 }
                 AddOutcome::EntryExists => return false,
                 AddOutcome::Failed => local_ttl = supplied.ttls.unconfirmed,
             }
         }
-        // Another caller may have filled the local tier meanwhile.
+        // If another caller has filled the local tier during the write, the local tier keeps its entry.
         supplied.publish(&handle, fill_token, WriteMode::Once, local_ttl) || is_in_memcached
     }
 
-    /// Replaces the entry in this process and in memcached.
+    /// Replaces the entry in the tiers of this process and in memcached.
     ///
-    /// - A fetch that is under way anywhere does not store its result over the value.
-    /// - Another process keeps its local entry for the rest of its `local_ttl` at most, 5 s by default.
-    /// - A `None` that is not cached, or a value that `cache_if` refuses, invalidates the entry.
-    /// - A function that declares no reason to overwrite has no such method: the call does not compile.
+    /// - A fetch that is running in any process does not replace the new value.
+    /// - Another process may keep its local entry for up to the `local_ttl`, which is 5 s by default.
+    /// - A value that `cache_if` refuses invalidates the entry. A `None` invalidates the entry if the
+    ///   function does not declare `none_ttl`.
+    /// - If the function declares no reason to overwrite, a call of `overwrite` does not compile.
     ///
     /// # Errors
-    /// - [`CacheError::Remote`] if memcached did not confirm the write. It may serve the old value until
-    ///   that expires, and this process keeps the new one for 5 s at most.
-    /// - [`CacheError::NotStorable`] if the value cannot be stored in memcached. The old value is removed.
+    /// - [`CacheError::Remote`] if memcached did not confirm the write. Memcached may serve the old value
+    ///   until the old value expires, and this process keeps the new value for at most 5 s.
+    /// - [`CacheError::NotStorable`] if memcached cannot store the value. The old value is removed, and
+    ///   this process keeps the new value for at most 5 s.
     /// - [`CacheError::Key`] if the arguments could not be encoded as a key.
     ///
     /// # Cancellation
-    /// If the future is dropped while it waits for memcached, memcached has the old or the new value,
-    /// and this process keeps neither.
+    /// If the future is dropped while it waits for memcached, memcached has the old value, the new value
+    /// or no value, and the tiers of this process have no value.
     ///
     /// ```
     /// # use cached_core::coordinator_cached;
@@ -416,8 +437,8 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
     where
         P: MayOverwrite,
     {
-        // The box hides the opaque type. The compiler would check the bound once more wherever that
-        // is named, and report one mistake three times.
+        // Without the box, the compiler would check the bound on `P` wherever the opaque future type is
+        // used, and report one mistake three times.
         Box::pin(self.replace(value))
     }
 
@@ -443,17 +464,17 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             Err(error) => Err(error),
         };
         if !matches!(written, Ok(WriteOutcome::Stored | WriteOutcome::StoredBriefly)) {
-            // A write that failed or was refused may have left the old value.
+            // After a write that failed or was refused, memcached may still have the old value.
             let removed = store.remove(&key, Some(began)).await.map_err(RemoteWriteError::Remote);
-            // The first of two errors says more.
+            // If the write and the removal both fail, the error of the write says more.
             if !matches!(written, Err(RemoteWriteError::Remote(_))) {
                 written = removed.and(written);
             }
         }
         std::mem::forget(if_dropped);
-        // Other calls of this process may have stored the old value meanwhile, so it is removed again.
-        // There is no token if somebody else replaced the entry too: memcached then says which value
-        // stays.
+        // Another call of this process may have stored the old value during the write, so the entry is
+        // removed again. There is no token if another caller has changed the entry during the write:
+        // later calls then read from memcached which of the two values stays.
         let fill_token = handle.cache.remove_from_process(&handle.key, fill_token);
         let local_ttl = match written {
             Ok(outcome) => supplied.local_ttl_after(outcome),

@@ -1,5 +1,8 @@
-//! The handle of an entry: one key in one cache, with its declaration. Calls, refreshes and companions
-//! work with it.
+//! The handle through which the code of a call, a refresh or a [`CacheEntry`](crate::CacheEntry) reaches
+//! the tiers of one entry.
+//!
+//! An entry is one key in one cache. Its *declaration* holds the options that the attribute of the
+//! annotated function declares. To *fetch* is to run the annotated function.
 
 mod frames;
 
@@ -16,26 +19,27 @@ use crate::tier::remote::{RemoteError, Store};
 use crate::ttl::{EntryTtls, TtlInputs};
 use crate::value::{CachingDecision, Value, ValueType, WeightFn};
 
-/// The weight, in bytes, of a value that cannot be serialized.
+/// The weight, in bytes, of a value that serde cannot serialize, without the option `weight`.
 const UNKNOWN_WEIGHT: usize = 4096;
 
-/// One key in one cache, with the declaration and the options of its function.
+/// One key in one cache, with the declaration of the annotated function.
 #[derive(Clone)]
 pub(crate) struct EntryHandle {
     pub(crate) cache: Cache,
     declaration: &'static Declaration,
-    /// The index of the declaration.
+    /// The index of the declaration among all declarations of the program.
     index: usize,
     pub(crate) key: Arc<[u8]>,
     pub(crate) value_type: &'static ValueType,
-    /// The ttl of this call, if the function computes it from its arguments.
+    /// The ttl for this key, if the function computes the ttl from its arguments.
     pub(crate) ttl: Option<Duration>,
     /// The option `weight` of the function.
     pub(crate) weigher: Option<WeightFn>,
 }
 
 impl EntryHandle {
-    /// Returns `None` if the cache is off, or if the function shares its cache name with another one.
+    /// Returns `None` if the cache is off, or if the function is not cached, for example because another
+    /// function has the same cache name.
     pub(crate) fn new(
         cache: &Cache,
         declaration: &'static Declaration,
@@ -56,18 +60,19 @@ impl EntryHandle {
         self.cache.counters_at(self.index)
     }
 
-    /// Returns how many bytes a value takes in memory, by the option `weight` or by serde.
+    /// Returns the weight of a value: how many bytes the value takes in memory. The option `weight`
+    /// computes the weight. Without the option, the weight is estimated with serde.
     pub(crate) fn weight(&self, value: &Value) -> usize {
         let declared = self.weigher.as_ref().and_then(|weight| weight(value));
         declared.or_else(|| (self.value_type.weigh)(value)).unwrap_or(UNKNOWN_WEIGHT)
     }
 
-    /// Returns the value of the local tier, unless it has expired.
+    /// Returns the value that the local tier has, unless the value has expired.
     pub(crate) fn local_value(&self) -> Option<Value> {
         self.local_tier()?.peek(&self.key)
     }
 
-    /// Returns the value of the local tier, or the token under which a value may be stored there.
+    /// Returns the value that the local tier has, or a token to store a value in the local tier.
     pub(crate) fn local_value_or_fill_token(&self) -> Result<Value, FillToken> {
         match self.local_tier() {
             Some(local) => local.peek_or_fill_token(&self.key),
@@ -75,31 +80,33 @@ impl EntryHandle {
         }
     }
 
-    /// Returns the value of the local tier, even if it has expired and is only kept for errors.
+    /// Returns the value that the local tier has, or the expired value that the local tier keeps for errors.
     pub(crate) fn local_value_or_stale(&self) -> Option<Value> {
         self.local_tier()?.get_stale(&self.key)
     }
 
+    /// Returns a token to store a value in the local tier. The token is void after the entry is
+    /// invalidated or overwritten.
     pub(crate) fn fill_token(&self) -> FillToken {
         self.cache.local().fill_token(&self.key)
     }
 
-    /// Gives the token the sequence number of a fetch that begins now.
+    /// Makes the token count as taken by a fetch that begins now.
     pub(crate) fn assign_fetch_sequence(&self, fill_token: &mut FillToken) {
         self.cache.local().assign_fetch_sequence(fill_token);
     }
 
-    /// Gives the token the sequence number of a value that the remote tier has now.
+    /// Makes the token count as taken by a read of the remote tier that ends now.
     pub(crate) fn assign_read_sequence(&self, fill_token: &mut FillToken) {
         self.cache.local().assign_read_sequence(fill_token);
     }
 
-    /// Returns true if nobody has changed the entry since the token was made.
+    /// Returns true if the entry was not invalidated or overwritten since the token was taken.
     pub(crate) fn is_current(&self, fill_token: FillToken) -> bool {
         self.cache.local().is_current(fill_token)
     }
 
-    /// Stores a value in the local tier; see [`LocalTier::publish`]. Returns false if it is not stored.
+    /// Stores a value in the local tier; see [`LocalTier::publish`]. Returns true if the value is stored.
     pub(crate) fn publish(
         &self,
         fill_token: FillToken,
@@ -112,7 +119,7 @@ impl EntryHandle {
             .is_some_and(|local| local.publish(&self.key, fill_token, mode, value, weight, expiry))
     }
 
-    /// Extends the life of the local entry, if that still has this value.
+    /// Extends the ttl of the local entry, if the entry still has this value; see [`LocalTier::extend`].
     pub(crate) fn extend(&self, fill_token: FillToken, value: &Value, expiry: Expiry) {
         if let Some(local) = self.local_tier() {
             local.extend(&self.key, fill_token, value, expiry);
@@ -133,12 +140,12 @@ impl EntryHandle {
         self.declaration.uses_local().then(|| self.cache.local())
     }
 
-    /// Returns the remote tier, if there is one and the declaration uses it.
+    /// Returns the remote tier, if the cache has one and the declaration uses it.
     pub(crate) fn remote_tier(&self) -> Option<&Arc<Store>> {
         self.cache.remote().filter(|_| self.declaration.uses_remote())
     }
 
-    /// Returns the remote tier and the entry's key there, if the declaration uses it.
+    /// Returns the [`remote_tier`](Self::remote_tier), and the key of the entry in the remote tier.
     pub(crate) fn remote_tier_and_key(&self) -> Option<(&Arc<Store>, Key)> {
         let store = self.remote_tier()?;
         Some((store, self.cache.key(self.declaration.name(), &self.key)))
@@ -148,14 +155,15 @@ impl EntryHandle {
         self.declaration.overwrite_reason().is_some()
     }
 
-    /// Returns true if a value with this decision is cached.
+    /// Returns true if the function's options allow a value with this `decision` to be cached.
     pub(crate) fn keeps(&self, decision: &CachingDecision) -> bool {
         self.declaration.check_none_ttl(self.value_type);
         let keeps_none = || self.declaration.declared_none_ttl().is_some();
         decision.is_cacheable && (!decision.is_none || keeps_none())
     }
 
-    /// Returns the ttl before any limit, of a value or, without a `decision`, of any value.
+    /// Returns the ttl of a value before jitter and limits. Without a `decision` about a value, this is the
+    /// ttl that does not depend on the value.
     #[inline]
     pub(crate) fn ttl(&self, decision: Option<&CachingDecision>) -> Duration {
         let of_value = decision.and_then(|decision| match decision.is_none {
@@ -166,7 +174,7 @@ impl EntryHandle {
         of_value.or(declared).unwrap_or(self.cache.config().default_ttl)
     }
 
-    /// Returns how long each tier keeps a value. It differs from call to call if jitter is configured.
+    /// Returns how long each tier keeps a value. If the cache has jitter, the result is random.
     pub(crate) fn ttls(&self, decision: Option<&CachingDecision>) -> EntryTtls {
         let jitter = match self.cache.config().jitter {
             0.0 => 0.0,
@@ -183,7 +191,7 @@ impl EntryHandle {
         })
     }
 
-    /// Returns the life of a local entry that is stored now and answers for `ttl`.
+    /// Returns the expiry of a local entry that is stored now with this ttl.
     pub(crate) fn expiry(&self, ttl: Duration, ttls: EntryTtls) -> Expiry {
         Expiry { start: self.now(), ttl, stale_ttl: ttls.stale }
     }
@@ -192,18 +200,18 @@ impl EntryHandle {
         self.declaration
     }
 
-    /// Reports an event about this entry.
+    /// Reports an event of this entry.
     pub(crate) fn emit<'e>(&'e self, event: impl FnOnce(EventSubject<'e>) -> Event<'e>) {
         self.cache.emit(event(EventSubject::of(&self.key)));
     }
 
-    /// Reports an exchange with a server that failed.
+    /// Reports that an exchange with a server of the remote tier failed.
     pub(crate) fn report_failure(&self, error: &RemoteError) {
         self.emit(|entry| Event::RemoteFailed { entry, error });
     }
 }
 
-/// Returns a number from 0 to 1 that differs from call to call.
+/// Returns a random number from 0 to 1.
 fn random() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0) as f64 / u64::MAX as f64

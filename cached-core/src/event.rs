@@ -1,10 +1,14 @@
-//! Events: what happens to a call, to an entry and to a server of a cache.
+//! Events: reports about the calls, the entries and the memcached servers of a cache.
 //!
-//! The code that does something reports it once, with [`EventDispatcher::emit`]. The cache's counters, the log
-//! and every [`Observer`] receive each event. No event holds a value or an identifier.
+//! Each event is reported once, with [`EventDispatcher::emit`], by the code that causes the event. The
+//! counters of the cache, the log and every [`Observer`] receive every event. The `Debug` output of an
+//! event shows no value and no identifier.
 //!
-//! One thing is not an event: a hit that is inlined into the annotated function only adds to its
-//! counter, because a call to an observer would cost more than the hit.
+//! The lookup that is inlined into an annotated function emits no event for a hit. It only adds 1 to a
+//! counter, because a call of an observer would take longer than the hit.
+//!
+//! In this module, a *fetch* is a run of the annotated function, and a *lease* is the right to fill an
+//! entry in the remote tier, which one process of the fleet holds at a time.
 
 mod counting;
 mod logging;
@@ -21,68 +25,74 @@ use crate::stats::{Counters, all_counters};
 use crate::tier::Tier;
 use crate::tier::remote::RemoteError;
 
-/// Receives every event of a cache, on the thread that reports it. It must not block.
+/// A receiver of every event of a cache.
 pub(crate) trait Observer: Send + Sync {
+    /// Receives an event, on the thread that reports the event. The method must not block.
     fn event(&self, event: &Event<'_>);
 }
 
-/// One thing that happened in a cache.
+/// One report about a call, an entry or a server.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 #[allow(dead_code, reason = "observers alone read some fields, and no public one exists yet")]
 pub(crate) enum Event<'e> {
-    /// A tier had the value that a call or a lookup of an entry asked for.
+    /// A call, or a lookup with `CacheEntry::get` or `first_found`, found its value in a tier.
     Hit { entry: EventSubject<'e>, tier: Tier },
-    /// The request tier and the local tier did not have the value.
+    /// A call did not find its value in the request tier and the local tier, or its request forces a miss.
     Miss { entry: EventSubject<'e> },
-    /// A call received the outcome of a fetch that another call of this process led.
+    /// A call waited for another call of this process with the same key, and received the outcome of the
+    /// other call.
     Waited { entry: EventSubject<'e> },
-    /// A call ran the function without the cache.
+    /// A call runs the function without the cache.
     Bypassed { declaration: &'static Declaration, reason: BypassReason<'e> },
-    /// A call or a refresh began to run the function.
+    /// A call or a refresh starts to run the function.
     FetchStarted { entry: EventSubject<'e> },
-    /// The function returned. Without a remote tier only a fetch of many seconds is timed.
+    /// The function returned. `took` is `None` if the fetch was not timed: without a remote tier, only
+    /// refreshes and fetches of more than 15 s are timed.
     FetchEnded { entry: EventSubject<'e>, outcome: FetchResultKind, took: Option<Duration> },
-    /// A call won the lease to fill an absent entry, or to replace one that has expired.
+    /// A call won the lease to fill an entry that the remote tier does not have.
     LeaseWon { entry: EventSubject<'e> },
-    /// A call found that another process holds the lease. It is reported once a call.
+    /// A call found that another process holds the lease. This is reported at most once for each call.
     LeaseBusy { entry: EventSubject<'e> },
-    /// A call stopped waiting for another process's lease and fetches for itself.
+    /// A call fetches although another process holds the lease. The call has waited long enough, or its
+    /// request forces a miss.
     LeaseTimedOut { entry: EventSubject<'e> },
     /// The remote tier stored a fetched value.
     Filled { entry: EventSubject<'e> },
     /// The remote tier did not store a fetched value.
     FillRefused { entry: EventSubject<'e>, reason: FillRefusal },
-    /// A call was answered with an expired value.
+    /// A call returns an expired value.
     StaleServed { entry: EventSubject<'e>, reason: StaleReason },
-    /// A refresh of an entry that is still alive began in the background.
+    /// A refresh of an entry that has not expired starts in the background.
     RefreshStarted { entry: EventSubject<'e> },
-    /// `overwrite` began to replace the entry.
+    /// `CacheEntry::overwrite` starts to replace the entry.
     Overwritten { entry: EventSubject<'e> },
-    /// `invalidate` began to remove the entry.
+    /// `CacheEntry::invalidate` starts to remove the entry.
     Invalidated { entry: EventSubject<'e> },
     /// The local tier removed the entry.
     Evicted { entry: EventSubject<'e>, reason: EvictionReason },
-    /// An exchange with a server failed or was late.
+    /// An exchange with a server failed or took too long.
     RemoteFailed { entry: EventSubject<'e>, error: &'e RemoteError },
-    /// The first value of a declaration was found that cannot be written as bytes and read back.
+    /// A value of a function cannot be stored in the remote tier. This is reported for the first such value
+    /// of each function.
     NotStorable { declaration: &'static Declaration, why: &'static str },
-    /// A server left the rotation after several failures in a row.
+    /// A server failed several times in a row, and is not used until it answers again.
     #[cfg(feature = "memcached")]
     ServerEjected { address: &'e str, error: &'e RemoteError },
-    /// A server answers again and is back in rotation.
+    /// An ejected server answers and is used again.
     #[cfg(feature = "memcached")]
     ServerBack { address: &'e str },
-    /// Items that a server stored before now are no longer trusted.
+    /// The items that a server has stored so far are no longer trusted.
     #[cfg(feature = "memcached")]
     ServerFenced { address: &'e str },
 }
 
-/// Why a call ran the function without the cache.
+/// The reason why a call runs the function without the cache.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub(crate) enum BypassReason<'e> {
-    /// The cache is off, or the function shares its cache name with another function.
+    /// The cache is off, or the function is not cached, for example because another function has the same
+    /// cache name.
     NotCached,
     /// The arguments could not be encoded as a key.
     Key(&'e KeyError),
@@ -90,7 +100,7 @@ pub(crate) enum BypassReason<'e> {
     Recursion,
 }
 
-/// How a fetch ended.
+/// Says whether the function returned a value or an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub(crate) enum FetchResultKind {
@@ -98,21 +108,21 @@ pub(crate) enum FetchResultKind {
     Error,
 }
 
-/// Why the remote tier did not store a fetched value.
+/// The reason why the remote tier did not store a fetched value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub(crate) enum FillRefusal {
-    /// Too many bytes were waiting to be written.
+    /// Too many bytes were already waiting to be written.
     QueueFull,
-    /// The value cannot be written as bytes and read back.
+    /// The value cannot be encoded as bytes that decode to the same value.
     NotStorable,
-    /// The lease was lost, or somebody changed the entry after it was won.
+    /// The lease was lost, the entry was changed during the fetch, or the value's ttl is too short.
     Overtaken,
     /// The exchange with the server failed.
     Failed,
 }
 
-/// Why a call was answered with an expired value.
+/// The reason why a call returns an expired value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub(crate) enum StaleReason {
@@ -122,21 +132,21 @@ pub(crate) enum StaleReason {
     FetchedElsewhere,
 }
 
-/// Why the local tier removed an entry.
+/// The reason why the local tier removed an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub(crate) enum EvictionReason {
     /// The tier's capacity was reached.
     Size,
-    /// The entry's time to live was over.
+    /// The entry's ttl had ended.
     Expired,
-    /// Another value of the same key took its place.
+    /// A newer entry of the same key took the entry's place.
     Replaced,
     /// The key was invalidated or overwritten.
     Invalidated,
 }
 
-/// The entry that an event is about: its declaration, and its key as a digest.
+/// The entry that an event is about. Observers learn the entry's declaration and the digest of its key.
 #[derive(Clone, Copy)]
 pub(crate) struct EventSubject<'e> {
     header: KeyHeader,
@@ -148,12 +158,13 @@ pub(crate) struct EventSubject<'e> {
 }
 
 impl<'e> EventSubject<'e> {
-    /// Names the entry of a key of this process.
+    /// Returns the subject for an entry with this key.
     pub(crate) fn of(key: &'e [u8]) -> EventSubject<'e> {
         EventSubject::from_parts(KeyHeader::read(key), key_body(key))
     }
 
-    /// Names the entry of a key that is stored in two pieces, its header and what follows it.
+    /// Returns the subject for an entry whose key is stored in two parts: the header, which has the key's
+    /// hash and the index of the declaration, and the body, which is the rest of the key.
     pub(crate) fn from_parts(header: KeyHeader, body: &'e [u8]) -> EventSubject<'e> {
         EventSubject { header, body }
     }
@@ -166,7 +177,7 @@ impl<'e> EventSubject<'e> {
         DECLARATIONS.get(self.header.index()).map_or("unknown", Declaration::name)
     }
 
-    /// Computes the digest under which the entry is known outside of this process.
+    /// Computes the digest of the key. Memcached keys and log lines contain the digest.
     #[cfg(feature = "memcached")]
     pub(crate) fn digest(&self) -> Digest {
         Digest::of(&canonical_bytes_of_body(self.name(), self.body))
@@ -182,8 +193,8 @@ impl fmt::Debug for EventSubject<'_> {
     }
 }
 
-/// Passes the events of one cache on to its counters, the log and its observers. A clone passes them
-/// on to the same.
+/// Passes each event of one cache to the counters of the cache, to the log and to the observers of the
+/// cache. Clones share the counters and the observers.
 #[derive(Clone)]
 pub(crate) struct EventDispatcher {
     counters: Arc<[Counters]>,
@@ -195,7 +206,7 @@ impl EventDispatcher {
         EventDispatcher { counters: all_counters().into(), observers: observers.into() }
     }
 
-    /// The counters of every declaration, by its index.
+    /// Returns the counters of all declarations. The index of a declaration is also its index here.
     #[inline]
     pub(crate) fn counters(&self) -> &[Counters] {
         &self.counters

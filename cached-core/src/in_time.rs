@@ -1,9 +1,9 @@
-//! A helper for tests of code that must not hang.
+//! A time limit for tests of code that must not hang.
 
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Runs `run` on a thread of its own, so that a test that hangs fails instead.
+/// Runs `run` on another thread, and panics unless `run` returns within 30 s.
 pub(crate) fn in_time(run: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     std::thread::spawn(move || {

@@ -1,15 +1,16 @@
-//! Refreshing: an entry that is about to expire is fetched again in the background, while callers are
-//! still answered with it (`refresh_ahead`).
+//! Refreshing ahead: before an entry expires, a call runs the annotated function again in the background.
+//! Until the new value is stored, callers still receive the old value (option `refresh_ahead`).
 //!
-//! An entry is due in the last part of its life, the [`refresh_window`]. One caller at a time refreshes it:
+//! An entry is *due* for a refresh in the last part of its ttl, the [`refresh_window`]. A caller must win
+//! the *claim* of the entry to refresh the entry, and one caller at a time holds the claim:
 //!
-//! - Without a remote tier the caller takes a [`LocalRefreshClaim`].
-//! - With one, the remote tier lets one process claim the refresh when it reads the item. The local
-//!   tier's entry is younger, so it is never refreshed by itself.
+//! - Without a remote tier, the caller takes a [`LocalRefreshClaim`].
+//! - With a remote tier, a read of an item may win the claim from the remote tier. An entry of the local
+//!   tier then starts no refresh. When the entry expires, the next call reads the item.
 //!
-//! A remote tier knows how long an item has left, not how long it lives in all. Therefore it may give
-//! out the claim before the entry is due. The claim is then held until the entry is due, because the
-//! next reader would win a claim that is given back at once.
+//! The remote tier knows when an item expires, but not the ttl of the item. The remote tier may therefore
+//! give the claim before the entry is due. The caller then holds the claim until the entry is due. If the
+//! caller gave the claim back at once, the next reader would win the claim, and also too early.
 
 mod claims;
 
@@ -27,31 +28,32 @@ use crate::event::Event;
 use crate::value::{ReturnType, Value};
 pub(crate) use claims::{LocalRefreshClaim, LocalRefreshClaims};
 
-/// A remote claim whose holder has not replaced the item after this long is abandoned. It is longer if
-/// fetches of the function take more than a quarter of it.
+/// A claim of the remote tier counts as abandoned if its holder has not replaced the item after this time,
+/// or after four times the usual fetch time of the function if that is longer.
 const ABANDONED_AFTER: Duration = Duration::from_secs(5);
-/// A remote claim is abandoned after this long at the latest.
+/// The longest time after which a claim of the remote tier counts as abandoned by default.
 const ABANDONED_AFTER_AT_MOST: Duration = Duration::from_secs(120);
 
-/// How often a claim that is held reads the clock, because a test may have moved it.
+/// How often the holder of an early claim reads the clock in tests, because a test may move the clock.
 const CLOCK_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Returns how long before its end an entry with this time to live is due, if `declared` is the option
-/// `refresh_ahead`. In the first third of its life an entry is never due.
+/// Returns how long before the end of its ttl an entry is due for a refresh. `declared` is the option
+/// `refresh_ahead`. In the first third of the ttl, an entry is never due.
 pub(crate) fn refresh_window(ttl: Duration, declared: Duration) -> Duration {
     declared.min(ttl / 3 * 2)
 }
 
-/// A refresh that the remote tier let this call claim.
+/// A refresh whose claim a call has won from the remote tier.
 pub(crate) struct RemoteRefresh {
     pub(crate) fetch: PlannedFetch,
-    /// When the item expires, if the claim may have come before the entry is due. It comes too early
-    /// once at most.
+    /// When the item expires. `None` if an earlier holder gave the claim back, because a holder of an early
+    /// claim gives the claim back when the entry is due.
     pub(crate) expires: Option<Instant>,
 }
 
 impl EntryHandle {
-    /// Claims the refresh of the local entry, if it is due and nobody else refreshes it.
+    /// Claims the refresh of the local entry. Returns `None` if the entry is not due, if another caller
+    /// holds the claim, or if there is a remote tier.
     fn claim_local_refresh(&self) -> Option<LocalRefreshClaim> {
         let declared = self.declaration().declared_refresh_ahead();
         if declared.is_zero() || self.remote_tier().is_some() {
@@ -66,12 +68,12 @@ impl EntryHandle {
             return None;
         }
         let claim = self.cache.refresh_claims().take(&self.key, self.counters().fetch_time())?;
-        // Another caller may have finished a refresh before this one took the claim.
+        // Another caller may have finished a refresh before this caller took the claim.
         is_due().then_some(claim)
     }
 
-    /// Returns when an entry is due whose value was stored in the remote tier and expires at `expires`.
-    /// Returns `None` if it is due now.
+    /// Returns when the entry will be due if its item in the remote tier expires at `expires`. Returns
+    /// `None` if the entry is due now.
     fn due_at<R, V: 'static>(
         &self,
         returns: &ReturnType<R, V>,
@@ -85,7 +87,8 @@ impl EntryHandle {
         (window < declared && self.now() < due).then_some(due)
     }
 
-    /// Returns after how long a remote claim is abandoned, because its holder was probably killed.
+    /// Returns the time after which a claim of the remote tier counts as abandoned, because its holder
+    /// was probably killed. The setting `lease` replaces the default.
     pub(crate) fn claim_abandoned_after(&self) -> Duration {
         let fetch_time = self.counters().fetch_time().unwrap_or_default();
         let by_fetch_time =
@@ -95,7 +98,7 @@ impl EntryHandle {
 }
 
 impl LocalHit {
-    /// Refreshes the entry in the background, if it is due.
+    /// Refreshes the entry in the background if a refresh is due.
     pub(crate) fn refresh<R, V, F>(self, returns: ReturnType<R, V>, fetch: Pin<Box<F>>)
     where
         R: 'static,
@@ -112,7 +115,7 @@ impl LocalHit {
 }
 
 impl PendingCall {
-    /// Returns the answer, if the call's plan is to refresh that.
+    /// Returns the call's answer if the plan is to answer at once and then refresh the entry.
     pub(crate) fn answer_before_refresh<R, V>(&self, returns: &ReturnType<R, V>) -> Option<R> {
         match &self.plan {
             CallPlan::AnswerAndRefresh(value, _) => returns.rebuild(value),
@@ -120,7 +123,8 @@ impl PendingCall {
         }
     }
 
-    /// Refreshes the entry in the background, or holds the claim until the entry is due.
+    /// Refreshes the entry in the background if the entry is due. If the claim came too early, holds the
+    /// claim until the entry is due.
     pub(crate) fn refresh<R, V, F>(
         mut self: Box<Self>,
         returns: ReturnType<R, V>,
@@ -142,7 +146,8 @@ impl PendingCall {
         }
     }
 
-    /// Spawns the fetch, and stores its value. Without a runtime a later call refreshes the entry.
+    /// Spawns a task that runs the function and stores its value. Without a tokio runtime, the claim is
+    /// dropped, and a later call may refresh the entry.
     fn fetch_in_background<R, V, F>(
         mut self: Box<Self>,
         returns: ReturnType<R, V>,
@@ -156,22 +161,24 @@ impl PendingCall {
         let refresh = async move {
             self.handle.emit(|entry| Event::RefreshStarted { entry });
             self.begin_fetch();
-            // A background fetch is timed also without a remote tier, because no caller pays for it.
+            // The fetch is always timed, because no caller waits here while the clock is read.
             self.fetch_began = Some(Instant::now());
             let end = poll_fn(|context| self.poll_fetch(fetch.as_mut(), context)).await;
-            // The fetch leads no flight, so no other leader can overtake it.
+            // The call leads no flight, so the fetch is never `Overtaken`.
             if let FetchEnd::Returned(output) = end {
                 self.finish(output, &returns);
             }
         };
-        // Calls in the function's body use the cache that this call used.
+        // A spawned task is outside of the caller's `Cache::scope`. Annotated functions that the body
+        // calls must find the same current cache as in the caller's task.
         match process_cache_if_unscoped() {
             Some(_) => drop(runtime.spawn(refresh)),
             None => drop(runtime.spawn(Cache::current().scope(refresh))),
         }
     }
 
-    /// Holds a claim until the entry is due. Whoever wins the claim after that refreshes the entry.
+    /// Holds the claim in a task until the entry is due, then gives the claim back. The next reader of
+    /// the item wins the claim and refreshes the entry.
     fn hold_claim(self: Box<Self>, planned: PlannedFetch, due: Instant) {
         let Ok(runtime) = Handle::try_current() else { return };
         let clock = self.handle.cache.config().clock.clone();
@@ -195,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_not_due_in_the_first_third_of_its_life() {
+    fn an_entry_is_not_due_in_the_first_third_of_its_ttl() {
         let seconds = Duration::from_secs;
         assert_eq!(refresh_window(seconds(600), seconds(120)), seconds(120));
         assert_eq!(refresh_window(seconds(90), seconds(120)), seconds(60));

@@ -1,27 +1,35 @@
-//! How long an entry is kept in each tier. This is a pure function of what is declared and configured.
+//! How long each tier keeps a value, computed from the options of the function and the settings of the
+//! cache.
+//!
+//! A value has a *time to live* (ttl), during which a tier answers with the value. After the ttl, a tier
+//! may keep the expired value for the *stale time*, to serve if a fetch fails (`stale_if_error`).
 
 use std::time::Duration;
 
 use crate::refresh::refresh_window;
 use crate::tier::remote::{RemoteStore, Store};
 
-/// How long the local tier keeps a value that the remote tier has not confirmed. It is also the
-/// default for a confirmed value that another process may overwrite.
+/// The longest local ttl of a value whose write to the remote tier is not confirmed. It is also the default
+/// local ttl of a confirmed value that another process may overwrite.
 pub(crate) const UNCONFIRMED_TTL: Duration = Duration::from_secs(5);
 
-/// The longest ttl without a remote tier. Every clock can add it without an overflow.
+/// The longest ttl and the longest stale time without a remote tier, and the longest `refresh_ahead`.
+/// The time of a clock plus this duration does not overflow.
 const LONGEST_LOCAL_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// The longest time for which the remote tier keeps an expired value. It does not depend on the
-/// value's ttl, because a reader subtracts what the writer has added and knows no other ttl.
+/// The longest stale time in the remote tier.
+///
+/// The remote tier removes an item when the item's ttl and stale time have passed. A reader only knows the
+/// time of removal, and subtracts the stale time to learn when the value expires. The reader does not know
+/// the ttl, so this limit of the stale time must not depend on the ttl.
 const LONGEST_REMOTE_STALE: Duration = Duration::from_secs(Store::LIMITS.longest_ttl.as_secs() / 2);
 
-/// Everything that the times of one value depend on.
+/// The options and settings from which the [`EntryTtls`] of one value are computed.
 #[derive(Clone, Copy)]
 pub(crate) struct TtlInputs {
-    /// The ttl of the value, before any limit.
+    /// The ttl of the value, before jitter and limits.
     pub(crate) ttl: Duration,
-    /// The part of the ttl that is taken off, from 0 to 1.
+    /// The fraction of the ttl that is subtracted, from 0 to 1, so that values do not expire all at once.
     pub(crate) jitter: f64,
     pub(crate) local_ttl: Option<Duration>,
     pub(crate) stale_if_error: Duration,
@@ -30,18 +38,19 @@ pub(crate) struct TtlInputs {
     pub(crate) has_remote_tier: bool,
 }
 
-/// How long one value is kept in each tier.
+/// How long each tier keeps one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EntryTtls {
-    /// How long the remote tier answers with the value.
+    /// How long the remote tier, if there is one, answers with the value.
     pub(crate) remote: Duration,
-    /// How long the local tier answers with it, once the remote tier has it or if there is none.
+    /// How long the local tier answers with the value once the remote tier has confirmed the value, or if
+    /// there is no remote tier.
     pub(crate) local: Duration,
-    /// How long the local tier answers with it while the remote tier has not confirmed it.
+    /// How long the local tier answers with the value before the remote tier has confirmed the value.
     pub(crate) unconfirmed: Duration,
-    /// How long both tiers keep it after that, for a fetch that fails.
+    /// How long both tiers keep the value after its ttl, to serve if a fetch fails.
     pub(crate) stale: Duration,
-    /// How long before its end it is due for a refresh.
+    /// How long before the end of its ttl the value is due for a refresh.
     pub(crate) refresh_window: Duration,
 }
 
@@ -53,10 +62,10 @@ impl EntryTtls {
         };
         let stale = inputs.stale_if_error.min(longest_stale);
         if inputs.has_remote_tier {
-            // An item of the remote tier lives for both together.
+            // The limit of the remote tier applies to the ttl plus the stale time.
             longest -= stale;
         }
-        // An entry whose ttl was cut must not be due for all of its life.
+        // If the limit cuts the ttl below `refresh_ahead`, the window must not become the whole ttl.
         let refresh_window = match inputs.ttl > longest {
             true => refresh_window(longest, inputs.refresh_ahead),
             false => inputs.refresh_ahead.min(LONGEST_LOCAL_TTL),
@@ -68,9 +77,9 @@ impl EntryTtls {
         let in_remote_tier =
             inputs.has_remote_tier.then(|| Store::LIMITS.guaranteed(ttl)).flatten();
         let local = match in_remote_tier {
-            // The value stays in this process.
+            // Only this process keeps the value.
             None => ttl.min(inputs.local_ttl.unwrap_or(ttl)),
-            // The local entry must not outlive the item of the remote tier.
+            // The local entry must expire before the remote tier may remove the item.
             Some(guaranteed) => {
                 let default = if inputs.is_overwritable { UNCONFIRMED_TTL } else { ttl };
                 guaranteed.min(inputs.local_ttl.unwrap_or(default))
@@ -87,7 +96,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// A write-once function with a ttl of an hour and no other option.
+    /// Returns the inputs of a write-once function with a ttl of an hour and no other option.
     fn inputs(has_remote_tier: bool) -> TtlInputs {
         TtlInputs {
             ttl: HOUR,

@@ -1,7 +1,7 @@
-//! The fetch of a missed call: from where it begins until the function's output is the call's answer.
+//! The fetch of a call: the call runs the annotated function and turns the output into its answer.
 //!
-//! Functions that are generic over the return type are compiled for each annotated function, so they
-//! do as little as they can.
+//! The methods that are generic over the return type are compiled for each annotated function. They
+//! are short, and leave the work to methods that are compiled once.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,20 +12,22 @@ use crate::event::{BypassReason, Event, FetchResultKind};
 use crate::flight::{FlightOutcome, Leader, poll_work};
 use crate::value::{FetchOutput, ReturnType};
 
-/// A flight is told the usual fetch time of a function if that is longer, so that its leader does not
-/// count as stuck.
+/// If the usual fetch time of a function is longer, a leader tells its flight the usual fetch time. The
+/// flight then waits longer until the leader counts as stuck.
 const SLOW_FETCH: Duration = Duration::from_secs(15);
 
-/// How a call's fetch ended.
+/// The end of a call's fetch.
 pub(crate) enum FetchEnd<R> {
-    /// The function returned.
+    /// The function returned this output.
     Returned(R),
-    /// The lead had gone to another caller, whose fetch ended first.
+    /// Another caller had taken over the lead of the flight. The other caller's fetch ended first, with this
+    /// outcome.
     Overtaken(FlightOutcome),
 }
 
 impl PendingCall {
-    /// Returns the answer if the plan has one. Otherwise the fetch begins.
+    /// Returns the answer that the plan holds. Without an answer in the plan, this begins the fetch and
+    /// returns `None`.
     pub(crate) fn answer<R, V>(&mut self, returns: &ReturnType<R, V>) -> Option<R> {
         let answer = match &self.plan {
             CallPlan::Answer(value) | CallPlan::AnswerAndRefresh(value, _) => {
@@ -40,7 +42,7 @@ impl PendingCall {
         answer
     }
 
-    /// Reports that the fetch begins now.
+    /// Reports that the function starts to run, and notes the time.
     pub(crate) fn begin_fetch(&mut self) {
         let handle = &self.handle;
         match &mut self.plan {
@@ -61,7 +63,7 @@ impl PendingCall {
         self.fetch_began = handle.remote_tier().map(|_| Instant::now());
     }
 
-    /// Polls the function, as the leader's work if the call leads a flight.
+    /// Polls the future of the function. If the call leads a flight, the flight records the poll.
     pub(crate) fn poll_fetch<R>(
         &mut self,
         fetch: Pin<&mut dyn Future<Output = R>>,
@@ -77,8 +79,9 @@ impl PendingCall {
         poll_work(leader, &mut self.waker_cache, fetch, context).map(FetchEnd::Returned)
     }
 
-    /// Returns the call's answer after another leader's fetch has ended first. Returns `None` if this
-    /// call cannot use that outcome. Its own fetch then goes on, without a flight.
+    /// Returns the call's answer after the fetch of another leader has ended first. Returns `None` if
+    /// this call cannot use the other leader's outcome. The call then goes on with its own fetch, and no
+    /// longer leads a flight.
     #[cold]
     pub(crate) fn accept_outcome<R, V>(
         &mut self,
@@ -97,8 +100,10 @@ impl PendingCall {
         }
     }
 
-    /// Turns the function's output into the call's answer, and fills the tiers. Nothing is awaited
-    /// here, because an error need not be `Send`.
+    /// Turns the function's output into the call's answer, and fills the tiers.
+    ///
+    /// The method is not `async`: the output would be held across an `await`, and an error need not be
+    /// `Send`.
     pub(crate) fn finish<R, V>(mut self: Box<Self>, output: R, returns: &ReturnType<R, V>) -> R {
         let CallPlan::Fetch(fetch) = std::mem::replace(&mut self.plan, CallPlan::Bypass) else {
             return output;
@@ -131,7 +136,7 @@ impl PendingCall {
     fn report_end(&self, fetch: &PlannedFetch, outcome: FetchResultKind) {
         let took = match self.fetch_began {
             Some(began) => Some(began.elapsed()),
-            // Without a remote tier the time only matters for the bound of a stuck leader.
+            // Without a remote tier, the fetch time only serves to recognize a stuck leader.
             None => fetch.leader.as_ref().map(Leader::elapsed).filter(|t| *t > SLOW_FETCH),
         };
         self.handle.emit(|entry| Event::FetchEnded { entry, outcome, took });

@@ -1,4 +1,4 @@
-//! The fill: a fetched value is stored in the tiers, and answers the callers that wait for it.
+//! The fill: a fetched value is stored in the tiers, and the flight's followers are answered with it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use crate::ttl::{EntryTtls, UNCONFIRMED_TTL};
 use crate::value::{CachingDecision, Value};
 
 impl PendingCall {
-    /// Stores a fetched value in every tier that may have it, and answers the flight. The remote tier
-    /// is written in the background. Returns the call's answer.
+    /// Stores a fetched value in the tiers that the fetch's [`FillTarget`] allows, and answers the
+    /// flight. The remote tier is written in the background. Returns the call's answer.
     pub(super) fn fill(
         &self,
         mut fetch: PlannedFetch,
@@ -39,17 +39,19 @@ impl PendingCall {
             FillTarget::LocalWhileUnusable => ttls.local,
             _ if handle.remote_tier().is_none() => ttls.local,
             FillTarget::LocalWhileUnreachable | FillTarget::LocalWithoutPermit => ttls.unconfirmed,
-            // The background write extends it once the remote tier has the value.
+            // The background write extends the entry once the remote tier has stored the value.
             _ => ttls.local.min(UNCONFIRMED_TTL),
         };
-        // If an entry may be overwritten, the fetch that began later wins.
+        // An overwritable entry takes the value of the fetch that began last. A write-once entry keeps
+        // its first value.
         let mode = if handle.is_overwritable() { WriteMode::Replace } else { WriteMode::Once };
         handle.publish(fill_token, mode, &value, weight, handle.expiry(local_ttl, ttls));
         if let Some(leader) = leader {
             leader.answer(|| FlightOutcome::Cached(Arc::clone(&value)));
         }
         self.fill_remote(target, fill_token, &value, weight, ttls);
-        // A value that is dropped here may ask for this very key, so the flight was answered before.
+        // The flight must be answered before this line: the `Drop` of a value may call the function with
+        // the same key, and would wait for the flight.
         run_deferred_drops();
         self.keep_for_request(value)
     }
@@ -90,12 +92,13 @@ struct RemoteFill {
     permit: Permit,
     fill_token: FillToken,
     ttls: EntryTtls,
-    /// When the local entry was stored.
+    /// When the background write was planned, just after the local entry was stored.
     began: Instant,
 }
 
 impl RemoteFill {
-    /// Writes the value. It may run again if the first run was cut off.
+    /// Writes the value. If the key's own server stores the value, the local entry gets its full ttl. The
+    /// store may call this again after it cut off an earlier call.
     async fn run(&self) {
         let (handle, ttls) = (&self.handle, self.ttls);
         match self.write().await {

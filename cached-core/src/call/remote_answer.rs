@@ -1,4 +1,4 @@
-//! The question that a leader asks the remote tier, and its answer.
+//! The read by which the leader of a flight asks the remote tier for a value or a lease.
 
 use std::time::Instant;
 
@@ -13,19 +13,19 @@ use crate::tier::remote::{
 use crate::ttl::EntryTtls;
 use crate::value::Value;
 
-/// An item of the remote tier.
+/// An item that a read of the remote tier found.
 type RemoteItem = Item<<EntryHandle as EntryDecoder>::Value, Permit>;
 
 /// The remote tier's answer to a leader.
 pub(super) enum RemoteAnswer {
-    /// The value.
+    /// The remote tier has the value.
     Value(Value),
-    /// The value, and the claim to refresh it. The time says when the value expires, if the claim may
-    /// have come before the refresh is due.
+    /// The remote tier has the value, and this process won the claim to refresh the entry. The last field
+    /// is the time at which the value expires, or `None` if an earlier holder gave the claim back.
     Due(Value, FillTarget, Option<Instant>),
-    /// An expired value that another process replaces.
+    /// The remote tier has an expired value, which another process is replacing.
     Stale(Value),
-    /// The leader has to fetch.
+    /// The leader must fetch. If the fetch fails, the leader may serve the expired value `stale`.
     Fetch { target: FillTarget, stale: Option<Value> },
 }
 
@@ -36,10 +36,10 @@ impl RemoteAnswer {
 }
 
 impl PendingCall {
-    /// Asks the remote tier for the value, or for a permit to fill it.
+    /// Reads the value from the remote tier, or wins the lease to fill the entry.
     ///
-    /// This is not an `async fn`, because that would keep its arguments twice. The future has to be
-    /// small enough for one box.
+    /// The body is an `async` block, because an `async fn` would store its arguments twice. The future
+    /// must stay small, because it is part of the boxed future of [`Phase::Wait`](super::Phase::Wait).
     pub(super) fn read_remote_tier(
         &self,
         fill_token: FillToken,
@@ -47,7 +47,7 @@ impl PendingCall {
         let handle = &self.handle;
         let ttls = handle.ttls(None);
         async move {
-            // The ttl without jitter decides, because jitter gives each value another one.
+            // Jitter is left out, so that all calls of a function decide alike.
             let is_kept = Store::LIMITS.allows(handle.ttl(None));
             let Some((store, key)) = is_kept.then(|| handle.remote_tier_and_key()).flatten() else {
                 return RemoteAnswer::fetch(FillTarget::LocalOnly);
@@ -74,7 +74,7 @@ impl PendingCall {
         }
     }
 
-    /// Decides how a leader goes on with an item of the remote tier.
+    /// Decides what a leader does with an item of the remote tier. Stores a live value in the local tier.
     fn use_item(&self, item: RemoteItem, ttls: EntryTtls, fill_token: FillToken) -> RemoteAnswer {
         let handle = &self.handle;
         let now = handle.now();
@@ -95,7 +95,7 @@ impl PendingCall {
         let Some(remaining) = remaining else {
             let target = match claim.is_won() {
                 true => refresh(permit, Some(value.clone())),
-                // The process that claimed the refresh may have been killed.
+                // The process that claimed the refresh was probably killed.
                 false if permit.is_claim_abandoned(handle.claim_abandoned_after()) => {
                     replace(permit)
                 }

@@ -1,4 +1,4 @@
-//! Stale-if-error: an expired value is kept for a while and is served if the fetch fails.
+//! Stale-if-error: the tiers keep an expired value for a while, to serve if a fetch fails.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::tier::remote::WritePermit;
 use crate::value::Value;
 
 impl PendingCall {
-    /// Returns the expired value that may be served in place of an error, if there is one.
+    /// Returns a value that may be served in place of the error of a fetch, if there is one.
     pub(super) fn stale_value(&self, fetch: &PlannedFetch) -> Option<Value> {
         let keeps_expired = !self.handle.ttls(None).stale.is_zero();
         if fetch.is_refresh || !keeps_expired || self.force_miss() {
@@ -20,21 +20,23 @@ impl PendingCall {
             FillTarget::LocalOnly
             | FillTarget::LocalWhileUnreachable
             | FillTarget::LocalWhileUnusable => self.handle.local_value_or_stale(),
-            // The local value does not count: another process may have invalidated an entry that
-            // the remote tier does not have.
+            // The remote tier was reached. The local value may be a value that another process has
+            // invalidated there.
             _ => fetch.stale.clone(),
         }
     }
 
-    /// Answers the followers with an expired value.
+    /// Answers the followers of a failed fetch with an expired value.
     pub(super) fn serve_stale(&self, fetch: PlannedFetch, value: Value) {
         let reason = StaleReason::FetchFailed;
         self.handle.emit(|entry| Event::StaleServed { entry, reason });
         fetch.end_without_value(FlightOutcome::Uncached(value));
     }
 
-    /// Ends a fetch whose value is not cached. The upstream works and this is its answer, so an
-    /// expired value that was kept for errors is removed.
+    /// Ends a fetch whose value may not be cached, and answers the followers with the value.
+    ///
+    /// The fetch did not fail, so an expired value that the tiers keep for errors is out of date, and is
+    /// removed.
     #[cold]
     pub(super) fn end_uncached(&self, fetch: PlannedFetch, value: &Value) {
         let PlannedFetch { leader, fill_token, target, stale, .. } = fetch;

@@ -1,4 +1,4 @@
-//! A lookup of several entries at once.
+//! [`first_found`]: a lookup of several entries that returns the value of the first entry that exists.
 
 use super::CacheEntry;
 use crate::entry_handle::EntryHandle;
@@ -7,17 +7,17 @@ use crate::tier::local::FillToken;
 use crate::tier::remote::{Item, Permit, RemoteStore};
 use crate::value::{CachedValue, Value};
 
-/// Looks up several entries and returns the value of the first one that a tier has.
+/// Looks up several entries, and returns the value of the first entry that a tier has.
 ///
-/// The entries are mostly the versions of one thing, the preferred one first. Entries that this
-/// process does not have are read from memcached, all of one cache together. The functions are never
-/// run.
+/// Typically the entries are versions of one thing, in order of preference. The entries that this
+/// process does not have are read from memcached, those of one server together. The annotated functions
+/// are not run.
 ///
 /// # Errors
-/// There are none: an entry whose memcached server fails counts as missing.
+/// None. If the memcached server of an entry fails, the entry counts as missing.
 ///
 /// # Cancellation
-/// Nothing is changed if the future is dropped.
+/// Dropping the future changes nothing.
 ///
 /// ```
 /// # use cached_core::{coordinator_cached, first_found};
@@ -38,7 +38,7 @@ pub async fn first_found<V: CachedValue, P>(
     entries: impl IntoIterator<Item = CacheEntry<V, P>>,
 ) -> Option<V> {
     let entries: Vec<CacheEntry<V, P>> = entries.into_iter().collect();
-    // The search ends at the first entry that this process has.
+    // The entries after the first entry that this process has are not needed.
     let mut missed = Vec::new();
     let mut local = None;
     for handle in entries.iter().filter_map(CacheEntry::handle) {
@@ -58,7 +58,8 @@ pub async fn first_found<V: CachedValue, P>(
     local.and_then(|value| value.downcast_ref::<V>().cloned())
 }
 
-/// Reads the item of each entry that the remote tier has. The entries of one cache are read together.
+/// Reads the entries from the remote tier, and returns the items in the order of the entries. The entries
+/// of one cache are read together.
 async fn read_many(
     missed: &[(EntryHandle, FillToken)],
 ) -> Vec<Option<Item<(Value, usize), Permit>>> {

@@ -1,11 +1,11 @@
-//! The result of a lookup of an entry.
+//! [`CachedResponse`]: the result of looking up an entry.
 
 use std::fmt;
 
 use crate::tier::Tier;
 use crate::value::Value;
 
-/// The result of [`CacheEntry::get`](crate::CacheEntry::get): a value and the tier that had it, or
+/// The result of [`CacheEntry::get`](crate::CacheEntry::get): a value and the tier that had the value, or
 /// nothing.
 ///
 /// `Debug` shows the tier and never the value.
@@ -46,19 +46,19 @@ impl<V> CachedResponse<V> {
         self.found.is_some()
     }
 
-    /// Returns the tier that had the value, or `None` if no tier had one.
+    /// Returns the tier that had the value, or `None` if no tier had a value.
     #[must_use]
     pub fn tier(&self) -> Option<Tier> {
         self.found.as_ref().map(|(_, tier)| *tier)
     }
 
-    /// Returns the value, or `None` if no tier had one.
+    /// Returns the value, or `None` if no tier had a value.
     #[must_use]
     pub fn into_option(self) -> Option<V> {
         self.found.map(|(value, _)| value)
     }
 
-    /// Returns the value, or `default` if no tier had one.
+    /// Returns the value, or `default` if no tier had a value.
     #[must_use]
     pub fn value_or(self, default: V) -> V {
         self.into_option().unwrap_or(default)

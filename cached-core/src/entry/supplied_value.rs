@@ -1,4 +1,4 @@
-//! A value that the program gives to `add` or `overwrite`, and how it is stored.
+//! Stores the values that the program passes to `add` and `overwrite`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::tier::request::RequestHandle;
 use crate::ttl::{EntryTtls, UNCONFIRMED_TTL};
 use crate::value::{CachedValue, Value, ValueRules};
 
-/// A value that the program gave, and how long each tier keeps it.
+/// A value that the program passed to `add` or `overwrite`, and how long each tier keeps the value.
 pub(super) struct SuppliedValue {
     value: Value,
     pub(super) ttls: EntryTtls,
 }
 
 impl SuppliedValue {
-    /// Returns `None` if the function's rules do not let the value be cached.
+    /// Returns `None` if the options of the function do not allow this value to be cached.
     pub(super) fn new<V: CachedValue>(
         handle: &EntryHandle,
         rules: &ValueRules<V>,
@@ -38,7 +38,8 @@ impl SuppliedValue {
         handle.seal(&self.value).map_err(RemoteWriteError::NotStorable)
     }
 
-    /// Replaces the entry in the remote tier.
+    /// Writes the value to the remote tier, whatever the key holds there. `frame` must come from
+    /// [`seal`](Self::seal).
     pub(super) async fn overwrite(
         &self,
         handle: &EntryHandle,
@@ -57,14 +58,16 @@ impl SuppliedValue {
         })
     }
 
-    /// Returns how long the local tier may keep the value after a write. A server that stands in for
-    /// another one drops the value soon, and other processes then fetch another.
+    /// Returns how long the local tier may keep the value after a write. The time is short if a stand-in for
+    /// the key's server stored the value: the stand-in soon drops the value, and another process may then
+    /// fetch a newer value.
     pub(super) fn local_ttl_after(&self, outcome: WriteOutcome) -> Duration {
         let local = self.ttls.local;
         if outcome == WriteOutcome::StoredBriefly { local.min(UNCONFIRMED_TTL) } else { local }
     }
 
-    /// Stores the value in this process, unless somebody changed the entry since the token was made.
+    /// Stores the value in the tiers of this process, unless the entry was changed since the token was
+    /// taken. Returns true if the local tier stores the value.
     pub(super) fn publish(
         self,
         handle: &EntryHandle,
@@ -75,7 +78,7 @@ impl SuppliedValue {
         let weight = handle.weight(&self.value);
         let expiry = handle.expiry(local_ttl, self.ttls);
         let stored = handle.publish(fill_token, mode, &self.value, weight, expiry);
-        // An overwritten value is the request's answer even if no other tier keeps it.
+        // After `overwrite`, the new value is the request's answer even if the local tier does not keep it.
         let replaces = mode == WriteMode::Replace && handle.is_current(fill_token);
         if (stored || replaces)
             && let Some(request) = RequestHandle::current()
@@ -93,17 +96,18 @@ pub(super) enum RemoteWriteError {
     Remote(RemoteError),
 }
 
-/// The result of [`add_remote`].
+/// The result of [`add_remote`]: whether the remote tier has the added value.
 pub(super) enum AddOutcome {
-    /// No entry was there. The write is [`WriteOutcome::NotStored`] if the value lives too briefly
-    /// for the remote tier.
+    /// The remote tier had no entry. [`WriteOutcome::NotStored`] says that the value's ttl is too short for
+    /// the remote tier.
     Written(WriteOutcome),
     EntryExists,
     Failed,
 }
 
-/// Adds a value to the remote tier if that has no entry. Another caller's lease, an expired value
-/// that is kept for errors, and bytes that this build cannot use do not count as an entry.
+/// Adds a value to the remote tier if the remote tier has no entry. These do not count as an entry, and
+/// are replaced: a lease of a process that is fetching, an expired value that is kept for errors, and
+/// bytes that this build cannot read.
 pub(super) async fn add_remote(
     handle: &EntryHandle,
     store: &Arc<Store>,
@@ -111,10 +115,10 @@ pub(super) async fn add_remote(
     supplied: &SuppliedValue,
 ) -> AddOutcome {
     let EntryTtls { remote: ttl, stale, .. } = supplied.ttls;
-    // The second attempt is for an entry that changes between the read and the write.
+    // A second attempt is made if the entry changes between the read and the write.
     for _ in 0..2 {
-        // The read comes first, because a server that receives a value which is too large
-        // removes the one it has, whatever the condition.
+        // The read must come first. A server that receives a value above its size limit removes the item
+        // that it has, even if the condition of the write is not met.
         let permit = match store.read(key, handle, IfMissing::PermitAdd).await {
             Ok(ReadOutcome::Permit(permit)) => permit,
             Ok(ReadOutcome::Item(item)) => {
@@ -125,7 +129,7 @@ pub(super) async fn add_remote(
                 item.permit
             }
             Ok(ReadOutcome::Busy | ReadOutcome::Missing) => return AddOutcome::EntryExists,
-            // The handle has reported it.
+            // The read has already reported the error through `handle`.
             Err(_) => return AddOutcome::Failed,
         };
         if !Store::LIMITS.allows(ttl) {

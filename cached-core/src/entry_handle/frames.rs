@@ -1,4 +1,4 @@
-//! The value of an entry as the bytes that the remote tier stores.
+//! Encodes values as *frames*, the bytes that the remote tier stores, and decodes frames.
 
 use super::EntryHandle;
 use crate::event::Event;
@@ -12,10 +12,10 @@ impl EntryHandle {
         canonical_bytes(self.declaration.name(), &self.key)
     }
 
-    /// Encodes a value as a frame, after a check that it reads back as the same value.
+    /// Encodes a value as a frame, and checks that the bytes decode to the same value.
     ///
     /// # Errors
-    /// The reason why the value must stay out of the remote tier.
+    /// The reason why the remote tier cannot store the value.
     pub(crate) fn seal(&self, value: &Value) -> Result<Vec<u8>, &'static str> {
         let not_storable = |why: &'static str| {
             if self.declaration.unstorable.set(why).is_ok() {
@@ -30,7 +30,8 @@ impl EntryHandle {
 }
 
 impl EntryDecoder for EntryHandle {
-    /// A value, and its weight. The weight is 0 if the local tier does not keep the value.
+    /// A value, and its weight in the local tier. The weight is 0 if the declaration does not use the
+    /// local tier.
     type Value = (Value, usize);
 
     fn decode(&self, frame: &[u8]) -> DecodedFrame<(Value, usize)> {

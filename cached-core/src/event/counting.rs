@@ -1,10 +1,11 @@
-//! The counters' view of events.
+//! The counting of events.
 
 use super::{Event, EventSubject, FetchResultKind};
 use crate::stats::Counters;
 use crate::tier::Tier;
 
-/// Adds an event to the counters of its declaration.
+/// Counts an event in the counters of the function that the event is about. `all` has the counters of all
+/// functions.
 pub(super) fn count(all: &[Counters], event: &Event<'_>) {
     let of = |entry: &EventSubject<'_>| &all[entry.header.index()];
     match event {
@@ -13,7 +14,7 @@ pub(super) fn count(all: &[Counters], event: &Event<'_>) {
         Event::Hit { entry, tier: Tier::Remote } => of(entry).remote_hits.add(),
         Event::Waited { entry } => of(entry).waits.add(),
         Event::Bypassed { declaration, .. } => {
-            // A function that shares its name has no counters.
+            // A function that is not cached has no index, and so no counters.
             if let Some(counters) = declaration.index().and_then(|index| all.get(index)) {
                 counters.bypassed.add();
                 counters.fetches.add();

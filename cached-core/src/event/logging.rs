@@ -1,9 +1,9 @@
-//! The log's view of events: a line for what somebody who runs the program should know.
+//! The logging of events. An event has a log line if the operator of the program should know about it.
 
 use super::{BypassReason, Event};
 use crate::tier::remote::RemoteErrorKind;
 
-/// Writes the log line of an event, if it has one.
+/// Writes the log line of an event, if the event has one.
 pub(super) fn log(event: &Event<'_>) {
     match event {
         Event::Bypassed { declaration, reason: BypassReason::Key(error) } => {
@@ -11,7 +11,7 @@ pub(super) fn log(event: &Event<'_>) {
         }
         Event::RemoteFailed { entry, error } => {
             let declaration = entry.declaration();
-            // A value that is too large stays so. One line for each function is enough.
+            // Other values of the function are probably too large as well, so one warning is enough.
             if error.kind() == RemoteErrorKind::TooLarge && declaration.too_large.set(()).is_ok() {
                 log::warn!(
                     "a value of `{}` ({}) stays in this process, and so may other values of its size: {error}",

@@ -5,7 +5,7 @@ use super::*;
 static DECLARATION: Declaration =
     Declaration::new("event_test", "event::tests::fetched", file!(), line!(), 1, || "");
 
-/// Keeps what the events that it receives show.
+/// An observer that records the `Debug` output of each event.
 #[derive(Default)]
 struct Recorder(Mutex<Vec<String>>);
 

@@ -1,4 +1,4 @@
-//! Claims to refresh an entry of the local tier: one caller at a time holds the claim of a key.
+//! Refresh claims of a cache without a remote tier: one caller at a time may refresh the entry of a key.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -7,21 +7,23 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::sync::lock;
 
-/// The pause between two refreshes of a key. A refresh that fails leaves the entry due, and without a
-/// pause every call would start another.
+/// The pause between two refreshes of a key. After a refresh that failed, the entry is still due. Without
+/// a pause, every call would start a refresh.
 const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 
-/// A claim is lost after this long, unless fetches of its function are known to take longer.
+/// A claim expires after this time, or after four times the usual fetch time of the function if that is
+/// longer. A holder whose task hangs must not keep the claim for ever.
 const EXPIRES_AFTER: Duration = Duration::from_secs(20);
 
-/// The keys that are claimed, each with the time from which another caller may claim it.
+/// The claims of one cache.
 pub(crate) struct LocalRefreshClaims {
+    /// For each key that was claimed, the time from which a caller may claim the key again.
     claimable_at: Mutex<HashMap<Arc<[u8]>, Instant>>,
     clock: Clock,
 }
 
-/// A claim to refresh an entry. Another caller can claim the key a pause after this is dropped, or
-/// once it is lost.
+/// The right to refresh the entry of one key. Another caller can claim the key after this claim has
+/// expired, or [`REFRESH_PAUSE`] after this claim is dropped.
 pub(crate) struct LocalRefreshClaim {
     claims: Arc<LocalRefreshClaims>,
     key: Arc<[u8]>,
@@ -33,8 +35,8 @@ impl LocalRefreshClaims {
         Arc::new(LocalRefreshClaims { claimable_at: Mutex::default(), clock })
     }
 
-    /// Claims a key, unless somebody else holds its claim. `fetch_time` is the usual fetch time of the
-    /// function, if it is known.
+    /// Claims a key. Returns `None` if another caller holds the claim of the key, or held the claim until a
+    /// moment ago. `fetch_time` is the usual fetch time of the function, if known.
     pub(crate) fn take(
         self: &Arc<LocalRefreshClaims>,
         key: &[u8],
@@ -45,7 +47,7 @@ impl LocalRefreshClaims {
         if held.get(key).is_some_and(|claimable_at| now < *claimable_at) {
             return None;
         }
-        // Before the table grows, claims that are over are removed from it.
+        // Before the table grows, the keys that can be claimed again are removed from the table.
         if held.len() == held.capacity() {
             held.retain(|_, claimable_at| now < *claimable_at);
             let remaining = held.len();
@@ -61,7 +63,7 @@ impl LocalRefreshClaims {
 impl Drop for LocalRefreshClaim {
     fn drop(&mut self) {
         let mut held = lock(&self.claims.claimable_at);
-        // Another caller may hold the claim, if this one is lost.
+        // If this claim has expired, the table may hold another caller's claim, which must stay.
         if let Some(claimable_at) = held.get_mut(&self.key)
             && *claimable_at == self.expires
         {
@@ -87,14 +89,14 @@ mod tests {
     }
 
     #[test]
-    fn claims_that_are_over_are_removed() {
+    fn claims_that_have_ended_are_removed() {
         let claims = LocalRefreshClaims::new(Clock::default());
         let key = |number: u32| number.to_ne_bytes();
         let held: Vec<_> = (0..100).map(|number| claims.take(&key(number), None)).collect();
         assert!(held.iter().all(Option::is_some));
         for number in 100..1000 {
             assert!(claims.take(&key(number), None).is_some());
-            // The pause of this claim is over.
+            // The pause after this claim is over.
             *lock(&claims.claimable_at).get_mut(&key(number)[..]).expect("the key was claimed") =
                 Instant::now();
         }
