@@ -31,6 +31,7 @@ const WRITE_BYTES: usize = 512;
 /// worker's runtime may not be running.
 const OVERDUE_AFTER: Duration = Duration::from_millis(250);
 
+/// The background writes of one cache: a queue, and the workers that carry out the queued writes.
 #[derive(Default)]
 pub(super) struct BackgroundWrites {
     queue: Mutex<WriteQueue>,
@@ -241,7 +242,7 @@ impl Drop for BackgroundWorker {
         }
         let mut queue = self.writes.lock_queue();
         queue.remove_worker(self.runtime);
-        // The writes of a panicked worker are dropped, because one of them would panic again.
+        // The writes of a panicked worker are dropped, because the same write would panic again.
         if !std::thread::panicking() {
             queue.waiting.extend(self.current.drain(..));
         }

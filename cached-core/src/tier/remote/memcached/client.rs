@@ -11,21 +11,21 @@ use super::memory::InMemoryServer;
 
 /// Sends commands to one server: through a pool of connections or, in a test, to a server in
 /// memory.
-pub(super) enum Client {
+pub(super) enum ServerClient {
     Sockets(ConnectionPool),
     #[cfg(feature = "testing")]
     InMemory(std::sync::Arc<InMemoryServer>),
 }
 
-impl Client {
+impl ServerClient {
     /// Resolves the server's name, and opens no connection yet. The client keeps at most `max_idle`
     /// idle connections.
     pub(super) async fn connect(
         address: &str,
         max_idle: usize,
         runtime: &Handle,
-    ) -> Result<Client, CommandError> {
-        Ok(Client::Sockets(ConnectionPool::resolve(address, max_idle, runtime).await?))
+    ) -> Result<ServerClient, CommandError> {
+        Ok(ServerClient::Sockets(ConnectionPool::resolve(address, max_idle, runtime).await?))
     }
 
     /// Sends all commands at once. Calls `on_result` with the result of each command, in order. The
@@ -38,9 +38,9 @@ impl Client {
         on_result: &mut impl FnMut(CommandResult),
     ) -> Result<(), ExchangeError> {
         match self {
-            Client::Sockets(pool) => pool.exchange(commands, sent, deadline, on_result).await,
+            ServerClient::Sockets(pool) => pool.exchange(commands, sent, deadline, on_result).await,
             #[cfg(feature = "testing")]
-            Client::InMemory(server) => {
+            ServerClient::InMemory(server) => {
                 let results = super::timer::run_until(deadline, server.run(commands.to_vec()));
                 let timed_out = || ExchangeError::Failed(CommandError::timed_out());
                 results.await.ok_or_else(timed_out)?.into_iter().for_each(on_result);
@@ -59,11 +59,11 @@ impl Client {
         on_result: &mut impl FnMut(CommandResult),
     ) {
         match self {
-            Client::Sockets(pool) => {
+            ServerClient::Sockets(pool) => {
                 pool.finish_late(connection, commands, sent, deadline, on_result).await;
             }
             #[cfg(feature = "testing")]
-            Client::InMemory(_) => {}
+            ServerClient::InMemory(_) => {}
         }
     }
 }

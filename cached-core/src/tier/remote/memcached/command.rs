@@ -4,8 +4,9 @@
 //!
 //! - A *frame* is an encoded cache entry.
 //! - A *CAS* is the number that a server gives to each state of an item.
-//! - A *lease* is the right of one caller to fill a missing key. While it lasts, the server has an
-//!   empty *placeholder* item or, after a renewal, a *marker* item ([`LeaseMarker`]) under the key.
+//! - A *lease* is the right of one caller to fill a missing key. While the lease lasts, the server
+//!   has an empty *placeholder* item or, after a renewal, a *marker* item ([`LeaseMarker`]) under
+//!   the key.
 //! - A *refresh claim* is the right of one caller to replace an item that is about to expire.
 //! - An *incarnation* is one start of a server ([`Incarnation`]).
 
@@ -13,8 +14,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::cas::Cas;
-use super::cas::Incarnation;
+use super::cas::{Cas, Incarnation};
 use super::item::{BusyLease, LeaseRequest, RawItem, ReadReply, WriteCondition};
 use super::marker::LeaseMarker;
 use crate::tier::remote::RemoteErrorKind;

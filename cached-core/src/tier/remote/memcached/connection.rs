@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use super::command::{Command, CommandError, CommandResult};
 use super::dial::Dialer;
 use super::timer::DeadlineTimer;
-use super::wire::{CommandStream, ExchangeOutcome};
+use super::wire::{ExchangeOutcome, MemcachedStream};
 use crate::sync::lock;
 
 /// Connections that were idle for longer are not used again, because a firewall may have dropped
@@ -32,7 +32,7 @@ pub(super) struct ConnectionPool {
 /// An open connection, with the timer for its deadlines. Connections are passed on in a box, so
 /// that only a pointer moves.
 pub(super) struct Connection {
-    stream: CommandStream<TcpStream>,
+    stream: MemcachedStream<TcpStream>,
     timer: DeadlineTimer,
 }
 
@@ -83,7 +83,7 @@ impl ConnectionPool {
                 ExchangeOutcome::Failed(error) => return Err(ExchangeError::Failed(error)),
                 ExchangeOutcome::TimedOut => return Err(ExchangeError::TimedOut(connection)),
                 // The server had closed the idle connection. The commands are sent again if the
-                // server has received none of them, or may carry out each of them twice.
+                // server has received none of the commands, or may carry out each command twice.
                 ExchangeOutcome::Closed { nothing_sent, .. }
                     if was_idle
                         && connection.stream.answered() == 0
@@ -113,7 +113,7 @@ impl ConnectionPool {
 
     async fn open(&self, deadline: Instant) -> Result<Box<Connection>, CommandError> {
         let (stream, incarnation) = self.dialer.dial(deadline).await?;
-        let stream = CommandStream::new(stream, incarnation);
+        let stream = MemcachedStream::new(stream, incarnation);
         Ok(Box::new(Connection { stream, timer: DeadlineTimer::new(deadline) }))
     }
 
@@ -141,7 +141,7 @@ impl ConnectionPool {
 }
 
 impl Connection {
-    /// Runs the exchange that [`CommandStream::begin`] began, until the exchange ends or times out.
+    /// Runs the exchange that [`MemcachedStream::begin`] began, until the exchange ends or times out.
     fn run(
         &mut self,
         commands: &[Command],

@@ -22,6 +22,8 @@ pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause before a recovery attempt.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
+/// Counts a server's failed exchanges and recovery attempts, and knows when the next attempt is
+/// due.
 #[derive(Default)]
 pub(super) struct ServerHealth {
     clock: Clock,
@@ -104,7 +106,7 @@ impl ServerHealth {
     /// should have made the attempt is then gone. The caller that gets true must start a new task.
     pub(super) fn claim_overdue_attempt(&self, by: Duration) -> bool {
         let (now, retry_at) = (self.now(), self.retry_at.load(Ordering::Acquire));
-        now > retry_at + millis(by) && self.move_attempt(retry_at, now)
+        now > retry_at + millis(by) && self.reschedule(retry_at, now)
     }
 
     /// Returns true to one caller if an attempt is due. The caller that gets true must make the
@@ -112,10 +114,10 @@ impl ServerHealth {
     pub(super) fn claim_attempt(&self) -> bool {
         let (now, retry_at) = (self.now(), self.retry_at.load(Ordering::Acquire));
         let next = now + pause_millis(self.attempts.load(Ordering::Acquire));
-        now >= retry_at && self.move_attempt(retry_at, next)
+        now >= retry_at && self.reschedule(retry_at, next)
     }
 
-    fn move_attempt(&self, from: u64, to: u64) -> bool {
+    fn reschedule(&self, from: u64, to: u64) -> bool {
         self.retry_at.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::RemoteErrorKind;
-use super::client::Client;
+use super::client::ServerClient;
 use super::command::{Command, CommandError, CommandResult};
 use super::connection::{Connection, ExchangeError};
 use super::direct::DirectExchange;
@@ -38,7 +38,7 @@ pub(super) struct Pipeline {
     runtime: Handle,
     /// Created on first use, and again after each failure, because a client resolves its server's
     /// name only once.
-    client: Mutex<Option<Arc<Client>>>,
+    client: Mutex<Option<Arc<ServerClient>>>,
     state: Mutex<PipelineState>,
 }
 
@@ -52,7 +52,7 @@ struct PipelineState {
 /// How a pipeline handles a new command.
 enum Admission {
     /// The caller's task sends the command.
-    Direct(DirectPermit, Command),
+    Direct(DirectExchangePermit, Command),
     /// A flusher sends the command, and the caller receives the result.
     Queued(oneshot::Receiver<CommandResult>),
     /// The queue is full.
@@ -122,7 +122,7 @@ impl Pipeline {
         if state.direct_exchanges < MAX_DIRECT_EXCHANGES && state.flushers == 0 {
             state.direct_exchanges += 1;
             drop(state);
-            return Admission::Direct(DirectPermit(Arc::clone(self)), command);
+            return Admission::Direct(DirectExchangePermit(Arc::clone(self)), command);
         }
         match state.queue.push(command) {
             Some(result) => {
@@ -138,14 +138,14 @@ impl Pipeline {
         let needs_second = state.flushers < MAX_FLUSHERS && waiting >= SECOND_FLUSHER_AT;
         if waiting > 0 && (state.flushers == 0 || needs_second) {
             state.flushers += 1;
-            let flusher = Flusher { pipeline: Arc::clone(self), is_counted: true };
+            let flusher = QueueFlusher { pipeline: Arc::clone(self), is_counted: true };
             self.runtime.spawn(flusher.run());
         }
     }
 
     fn run_direct(
         self: &Arc<Pipeline>,
-        permit: DirectPermit,
+        permit: DirectExchangePermit,
         command: Command,
         now: Instant,
     ) -> impl Future<Output = CommandResult> {
@@ -231,7 +231,7 @@ impl Pipeline {
     /// commands of the batch have their results already.
     fn finish_late(
         self: &Arc<Pipeline>,
-        client: Arc<Client>,
+        client: Arc<ServerClient>,
         connection: Box<Connection>,
         batch: CommandBatch,
         mut answered: usize,
@@ -280,8 +280,8 @@ impl Pipeline {
         let Some(error) = summary.failure() else { return self.endpoint.health.record_success() };
         // If the deadline passed long ago, this process was paused, and the failure says nothing
         // about the server.
-        let stood_still = || Instant::now() > deadline + self.endpoint.timeout() / 2;
-        if error.is_unusable() || !stood_still() {
+        let was_paused = || Instant::now() > deadline + self.endpoint.timeout() / 2;
+        if error.is_unusable() || !was_paused() {
             // The next exchange resolves the server's name again, because its address may have
             // changed.
             *lock(&self.client) = None;
@@ -289,10 +289,10 @@ impl Pipeline {
         }
     }
 
-    async fn client(&self, deadline: Instant) -> Result<Arc<Client>, CommandError> {
+    async fn client(&self, deadline: Instant) -> Result<Arc<ServerClient>, CommandError> {
         #[cfg(feature = "testing")]
         if let Some(network) = &self.endpoint.network {
-            return Ok(Arc::new(Client::InMemory(network.at(&self.endpoint.address))));
+            return Ok(Arc::new(ServerClient::InMemory(network.at(&self.endpoint.address))));
         }
         let known = lock(&self.client).clone();
         if let Some(client) = known {
@@ -300,7 +300,7 @@ impl Pipeline {
         }
         // Boxed to keep the future of a direct exchange small: clients are rarely created.
         let max_idle = MAX_FLUSHERS + MAX_DIRECT_EXCHANGES;
-        let connect = Client::connect(&self.endpoint.address, max_idle, &self.runtime);
+        let connect = ServerClient::connect(&self.endpoint.address, max_idle, &self.runtime);
         let connect = Box::pin(run_until(deadline, connect));
         let client = connect.await.unwrap_or_else(|| Err(CommandError::timed_out()))?;
         // If two tasks resolve the name at once, the first client is kept.
@@ -324,22 +324,22 @@ fn flatten(result: Result<CommandResult, oneshot::error::RecvError>) -> CommandR
 
 /// The permit for one direct exchange. The pipeline counts the exchange until its permit is
 /// dropped.
-struct DirectPermit(Arc<Pipeline>);
+struct DirectExchangePermit(Arc<Pipeline>);
 
-impl Drop for DirectPermit {
+impl Drop for DirectExchangePermit {
     fn drop(&mut self) {
         self.0.state().direct_exchanges -= 1;
     }
 }
 
 /// A task that sends queued commands until none is left.
-struct Flusher {
+struct QueueFlusher {
     pipeline: Arc<Pipeline>,
     /// True while [`PipelineState`] counts this flusher.
     is_counted: bool,
 }
 
-impl Flusher {
+impl QueueFlusher {
     async fn run(mut self) {
         loop {
             let batch = {
@@ -365,7 +365,7 @@ impl Flusher {
 
 /// A flusher that is dropped while the pipeline counts it has ended with its runtime. If no other
 /// flusher is left, the queued commands fail, because no task will send them.
-impl Drop for Flusher {
+impl Drop for QueueFlusher {
     fn drop(&mut self) {
         if !self.is_counted {
             return;

@@ -25,12 +25,12 @@ pub(super) enum Priority {
 /// The pipelines to one server, for each runtime.
 pub(super) struct ServerPipelines {
     endpoint: Arc<Endpoint>,
-    runtimes: Arc<Mutex<RuntimeList>>,
+    by_runtime: Arc<Mutex<PipelinesByRuntime>>,
 }
 
 /// Each runtime with its pipelines, or with `None` if the runtime lacks the timer or the I/O
 /// driver.
-type RuntimeList = Vec<(Id, Option<RuntimePipelines>)>;
+type PipelinesByRuntime = Vec<(Id, Option<RuntimePipelines>)>;
 
 /// The two pipelines of one runtime. Foreground and background commands do not wait for each other.
 struct RuntimePipelines {
@@ -68,7 +68,7 @@ impl Drop for RuntimePipelines {
 
 impl ServerPipelines {
     pub(super) fn new(endpoint: &Arc<Endpoint>) -> ServerPipelines {
-        ServerPipelines { endpoint: Arc::clone(endpoint), runtimes: Arc::default() }
+        ServerPipelines { endpoint: Arc::clone(endpoint), by_runtime: Arc::default() }
     }
 
     /// Returns the current runtime's pipeline for this priority.
@@ -85,7 +85,7 @@ impl ServerPipelines {
         let new = is_usable.then(|| RuntimePipelines::new(&self.endpoint, &runtime));
         let pipeline = new.as_ref().map(|new| new.get(priority)).ok_or(NO_DRIVERS);
         {
-            let mut runtimes = lock(&self.runtimes);
+            let mut runtimes = lock(&self.by_runtime);
             // Another thread of this runtime may have added the pipelines meanwhile.
             if let Some(known) = find_in(&runtimes, id, priority) {
                 return known;
@@ -94,12 +94,12 @@ impl ServerPipelines {
         }
         // The task is spawned without the lock. A runtime that is shutting down drops the task at
         // once, and the guard in the task then takes the lock.
-        let guard = RuntimeEndGuard { runtimes: Arc::downgrade(&self.runtimes), id };
+        let guard = RuntimeEndGuard { by_runtime: Arc::downgrade(&self.by_runtime), id };
         let task = runtime.spawn(async move {
             let _guard = guard;
             pending::<()>().await;
         });
-        let mut runtimes = lock(&self.runtimes);
+        let mut runtimes = lock(&self.by_runtime);
         if let Some((_, Some(new))) = runtimes.iter_mut().find(|(known, _)| *known == id) {
             new.guard_task = Some(task.abort_handle());
         }
@@ -107,12 +107,12 @@ impl ServerPipelines {
     }
 
     fn find(&self, id: Id, priority: Priority) -> Option<Result<Arc<Pipeline>, &'static str>> {
-        find_in(&lock(&self.runtimes), id, priority)
+        find_in(&lock(&self.by_runtime), id, priority)
     }
 }
 
 fn find_in(
-    runtimes: &RuntimeList,
+    runtimes: &PipelinesByRuntime,
     id: Id,
     priority: Priority,
 ) -> Option<Result<Arc<Pipeline>, &'static str>> {
@@ -125,14 +125,14 @@ const NO_DRIVERS: &str = "the tokio runtime here has no time or no I/O";
 /// Removes a runtime's pipelines when dropped. An idle task on the runtime owns the guard, so the
 /// guard is dropped when the runtime ends.
 struct RuntimeEndGuard {
-    runtimes: Weak<Mutex<RuntimeList>>,
+    by_runtime: Weak<Mutex<PipelinesByRuntime>>,
     id: Id,
 }
 
 impl Drop for RuntimeEndGuard {
     fn drop(&mut self) {
         lock(&WITHOUT_DRIVERS).retain(|id| *id != self.id);
-        let Some(runtimes) = self.runtimes.upgrade() else { return };
+        let Some(runtimes) = self.by_runtime.upgrade() else { return };
         let ended: Vec<_> = lock(&runtimes).extract_if(.., |(id, _)| *id == self.id).collect();
         drop(ended);
     }

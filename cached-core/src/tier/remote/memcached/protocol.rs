@@ -30,6 +30,7 @@ pub(super) struct ReplyLine {
     response: ReplyFields,
 }
 
+/// The meaning of the first word in a reply line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReplyStatus {
     /// `VA` or `HD`: a meta command took effect.

@@ -16,6 +16,7 @@ const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// takes fewer bytes.
 const COMMAND_BYTES: usize = 320;
 
+/// The commands of one pipeline that are not sent yet.
 #[derive(Default)]
 pub(super) struct CommandQueue {
     commands: VecDeque<QueuedCommand>,

@@ -1,10 +1,10 @@
 //! Exchanges over any byte stream: commands are sent, and their replies arrive in the same order.
 //!
-//! Each poll both writes and reads. A server stops reading commands while its replies are not read.
-//! So a client that writes a long list of commands before it reads any reply could wait forever.
+//! Each poll writes and reads. A server stops reading commands while its replies are not read. So a
+//! client that writes a long list of commands before it reads any reply could wait forever.
 //!
-//! An exchange is a state machine and not an `async fn`: its buffers stay in [`CommandStream`] for
-//! the next exchange, and no nested futures are created.
+//! An exchange is a state machine and not an `async fn`: its buffers stay in [`MemcachedStream`]
+//! for the next exchange, and no nested futures are created.
 
 use std::io;
 use std::pin::Pin;
@@ -29,7 +29,7 @@ const MAX_KEPT_BYTES: usize = 256 << 10;
 const MAX_GROWTH_BYTES: usize = 1 << 20;
 
 /// A stream to a server, with the buffers and the progress of the current exchange.
-pub(super) struct CommandStream<IO> {
+pub(super) struct MemcachedStream<IO> {
     stream: IO,
     /// The incarnation (one start) of the server at the other end. The CAS numbers in replies
     /// belong to this incarnation.
@@ -69,7 +69,7 @@ pub(super) enum ExchangeOutcome {
     TimedOut,
 }
 
-impl CommandStream<TcpStream> {
+impl MemcachedStream<TcpStream> {
     /// Returns true if the server has neither closed the connection nor sent anything since the
     /// last exchange. This function makes a system call only if the runtime has seen the socket
     /// become readable.
@@ -79,9 +79,9 @@ impl CommandStream<TcpStream> {
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> CommandStream<IO> {
-    pub(super) fn new(stream: IO, incarnation: Incarnation) -> CommandStream<IO> {
-        CommandStream {
+impl<IO: AsyncRead + AsyncWrite + Unpin> MemcachedStream<IO> {
+    pub(super) fn new(stream: IO, incarnation: Incarnation) -> MemcachedStream<IO> {
+        MemcachedStream {
             stream,
             incarnation,
             output: Vec::new(),
@@ -278,7 +278,7 @@ mod tests {
             }
         });
         let commands = vec![Command::Read { key: "key".into(), lease: None }; COUNT];
-        let (mut wire, mut count) = (CommandStream::new(ours, Incarnation::UNKNOWN), 0);
+        let (mut wire, mut count) = (MemcachedStream::new(ours, Incarnation::UNKNOWN), 0);
         let now = Instant::now();
         let deadline = now + Duration::from_secs(30);
         wire.begin(&commands);

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::tier::remote::RemoteErrorKind;
 use crate::tier::remote::contract_tests::MemcachedProcess;
-use crate::tier::remote::memcached::client::Client;
+use crate::tier::remote::memcached::client::ServerClient;
 
 /// A command on one of three keys. A flag says if its CAS is the key's current one.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ const MARKER: LeaseMarker =
 
 /// One of the servers that are compared. Each has CAS numbers of its own.
 struct ComparedServer {
-    client: Arc<Client>,
+    client: Arc<ServerClient>,
     /// True if each command is sent among others, and not in an exchange of its own.
     is_batched: bool,
     seen: [Cas; 3],
@@ -142,9 +142,9 @@ fn the_answers_are_a_memcacheds() {
         let memory = Arc::new(InMemoryServer::new(Clock::default()));
         runtime.block_on(async {
             let address = memcached.address();
-            let real = Arc::new(Client::connect(&address, 1, &Handle::current()).await.expect("it is up"));
+            let real = Arc::new(ServerClient::connect(&address, 1, &Handle::current()).await.expect("it is up"));
             let compared = |client, is_batched| ComparedServer { client, is_batched, seen: [0.into(); 3] };
-            let mut memory = compared(Arc::new(Client::InMemory(memory)), false);
+            let mut memory = compared(Arc::new(ServerClient::InMemory(memory)), false);
             let mut real = [false, true].map(|is_batched| (compared(real.clone(), is_batched), is_batched));
             for step in &steps {
                 let memory = memory.take(step, &keys("memory")).await;

@@ -16,6 +16,7 @@ use crate::event::Event;
 use crate::key::Digest;
 use crate::sync::lock;
 
+/// The fence of one server, and the keys that the fence covers.
 #[derive(Default)]
 pub(super) struct CasFence {
     /// The fence, or 0 if there is none. It is changed only under the lock of `state`.
@@ -23,6 +24,7 @@ pub(super) struct CasFence {
     state: Mutex<FenceState>,
 }
 
+/// The keys that the fence covers, and the raises whose CAS number is not known yet.
 #[derive(Default)]
 struct FenceState {
     covers_all_keys: bool,

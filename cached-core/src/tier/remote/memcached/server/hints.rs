@@ -14,6 +14,7 @@ use crate::sync::lock;
 /// all items that the server has now count as stale.
 const MAX_HINTS: usize = 16 << 10;
 
+/// The keys that one server must remove.
 #[derive(Default)]
 pub(super) struct RemovalHints {
     /// The number of hints, readable without the lock.
@@ -60,7 +61,7 @@ impl RemovalHints {
     }
 
     /// Returns up to `count` hints, in any order.
-    pub(super) fn first(&self, count: usize) -> Vec<RemovalHint> {
+    pub(super) fn up_to(&self, count: usize) -> Vec<RemovalHint> {
         let hints = lock(&self.hints);
         hints.keys.iter().take(count).map(|(key, &change)| (Arc::clone(key), change)).collect()
     }
@@ -117,11 +118,11 @@ mod tests {
     fn a_key_that_changed_during_delivery_keeps_its_hint() {
         let hints = RemovalHints::default();
         assert!(add(&hints, "key"));
-        let delivered = hints.first(10);
+        let delivered = hints.up_to(10);
         assert!(add(&hints, "key"));
         hints.remove_delivered(&delivered);
         assert!(hints.contains("key") && hints.if_empty(|| ()).is_none());
-        hints.remove_delivered(&hints.first(10));
+        hints.remove_delivered(&hints.up_to(10));
         assert!(hints.is_empty() && hints.if_empty(|| ()).is_some());
     }
 

@@ -137,7 +137,7 @@ impl Server {
 
     async fn deliver_hints(&self) -> Result<(), RemoteError> {
         loop {
-            let hints = self.hints.first(MAX_BATCH_COMMANDS);
+            let hints = self.hints.up_to(MAX_BATCH_COMMANDS);
             if hints.is_empty() {
                 return Ok(());
             }

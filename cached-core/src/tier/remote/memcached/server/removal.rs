@@ -45,8 +45,8 @@ impl<'s> KeyRemoval<'s> {
             let delete = Command::Delete { key: Arc::clone(key), unchanged: None };
             Box::pin(pipeline.run(delete, now, deadline))
         };
-        // All deletes start at once, each by itself: a batch of them would delay the commands of
-        // other callers.
+        // All deletes start at once as separate commands, because one batch of many deletes would
+        // delay the commands of other callers.
         for result in join_all(self.keys.iter().map(delete).collect()).await {
             server.applied(result)?;
         }
