@@ -23,7 +23,7 @@ pub static DECLARATIONS: [Declaration];
 
 /// One annotated function: its cache name, its place in the source, and the options of its attribute.
 ///
-/// [`ledger`] lists all declarations of the program.
+/// [`ledger()`] lists all declarations of the program.
 pub struct Declaration {
     name: &'static str,
     function: &'static str,
@@ -50,10 +50,10 @@ pub struct Declaration {
     /// skip the search for type arguments; see `private::type_arguments`.
     pub(crate) non_generic_closure: AtomicUsize,
     /// The reason why a value could not be stored in memcached. Empty until there is such a value.
-    pub(crate) unstorable: OnceLock<&'static str>,
+    pub(crate) unstorable_reason: OnceLock<&'static str>,
     /// The type of the cached value, if `none_ttl` is declared and the type is not an `Option`. Empty
     /// until the function is called.
-    never_none: OnceLock<&'static str>,
+    never_none_type: OnceLock<&'static str>,
     /// Set once a value was larger than memcached accepts.
     pub(crate) too_large: OnceLock<()>,
 }
@@ -93,8 +93,8 @@ impl Declaration {
             local_hit_is_final: true,
             index: AtomicUsize::new(UNKNOWN),
             non_generic_closure: AtomicUsize::new(0),
-            unstorable: OnceLock::new(),
-            never_none: OnceLock::new(),
+            unstorable_reason: OnceLock::new(),
+            never_none_type: OnceLock::new(),
             too_large: OnceLock::new(),
         }
     }
@@ -213,7 +213,7 @@ impl Declaration {
     #[inline]
     pub(crate) fn check_none_ttl(&self, value_type: &ValueType) {
         if self.none_ttl.is_some() && !(value_type.is_option)() {
-            self.never_none.get_or_init(value_type.name);
+            self.never_none_type.get_or_init(value_type.name);
         }
     }
 

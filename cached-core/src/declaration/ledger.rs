@@ -60,11 +60,11 @@ impl Ledger {
         for declaration in self.iter() {
             let Declaration { name, function, .. } = *declaration;
             let place = declaration.place();
-            if let Some(why) = declaration.unstorable.get() {
+            if let Some(why) = declaration.unstorable_reason.get() {
                 let place = place.clone();
                 findings.push(Finding::NotStoredRemotely { name, function, place, why });
             }
-            if let Some(value) = declaration.never_none.get() {
+            if let Some(value) = declaration.never_none_type.get() {
                 findings.push(Finding::NeverNone { name, function, place, value });
             }
         }

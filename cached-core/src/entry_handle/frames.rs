@@ -18,7 +18,7 @@ impl EntryHandle {
     /// The reason why the remote tier cannot store the value.
     pub(crate) fn seal(&self, value: &Value) -> Result<Vec<u8>, &'static str> {
         let not_storable = |why: &'static str| {
-            if self.declaration.unstorable.set(why).is_ok() {
+            if self.declaration.unstorable_reason.set(why).is_ok() {
                 self.cache.emit(Event::NotStorable { declaration: self.declaration, why });
             }
             why

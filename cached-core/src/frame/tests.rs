@@ -8,25 +8,25 @@ use crate::{encoded, outline};
 
 const ENTRIES: &[u8] = &[0, 0, 0, 1, 0, 0, 0, 2];
 
-fn stored(payload: &[u8]) -> EncodedView<'_> {
+fn encoded_view(payload: &[u8]) -> EncodedView<'_> {
     EncodedView { shape: 7, outline: Outline::new(ENTRIES), payload }
 }
 
-fn sealed() -> Vec<u8> {
-    seal(b"key", stored(b"payload")).expect("it fits")
+fn sealed_frame() -> Vec<u8> {
+    seal(b"key", encoded_view(b"payload")).expect("it fits")
 }
 
 #[test]
 fn a_frame_opens_only_under_its_key() {
-    let frame = sealed();
-    assert_eq!(open(b"key", &frame), FrameContents::Stored(stored(b"payload")));
+    let frame = sealed_frame();
+    assert_eq!(open(b"key", &frame), FrameContents::Stored(encoded_view(b"payload")));
     assert_eq!(open(b"kez", &frame), FrameContents::Corrupt);
     assert_eq!(open(b"", &frame), FrameContents::Corrupt);
 }
 
 #[test]
 fn every_truncation_and_flipped_bit_is_detected() {
-    let frame = sealed();
+    let frame = sealed_frame();
     for length in 0..frame.len() {
         assert_eq!(open(b"key", &frame[..length]), FrameContents::Corrupt, "cut at {length}");
     }
@@ -45,7 +45,7 @@ fn a_frame_of_format_1_is_foreign() {
 
 #[test]
 fn an_outline_longer_than_its_frame_is_corrupt() {
-    let mut frame = sealed();
+    let mut frame = sealed_frame();
     let body = frame.len() - CHECKSUM;
     frame[OUTLINE_COUNT] = 1;
     let sum = checksum(b"key", &frame[..HEADER], b"");
@@ -63,7 +63,7 @@ fn an_outline_with_too_many_entries_is_refused() {
 #[test]
 fn a_frame_of_any_other_format_is_foreign() {
     for format in (0..=u8::MAX).filter(|format| *format != FORMAT) {
-        let mut frame = sealed();
+        let mut frame = sealed_frame();
         frame[2] = format;
         assert_eq!(open(b"key", &frame), FrameContents::Foreign, "format {format}");
     }
@@ -96,7 +96,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
 }
 
 /// Checks that this build writes the frame that earlier builds wrote, and reads that frame.
-fn golden<V>(value: V, frame: &str)
+fn check_golden_frame<V>(value: V, frame: &str)
 where
     V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + 'static,
 {
@@ -117,24 +117,27 @@ where
 /// The expected frames must never change, because entries in memcached outlive a build.
 #[test]
 fn golden_frames() {
-    golden(7u32, "636302689e604d4750f6efd66499607de615a600026392fa77d9ad748e07e2925a3925313950");
-    golden(
+    check_golden_frame(
+        7u32,
+        "636302689e604d4750f6efd66499607de615a600026392fa77d9ad748e07e2925a3925313950",
+    );
+    check_golden_frame(
         Some("text".to_owned()),
         "6363025f90900462c22c46395153aedb6a9573000348fc58fe757c0a22a692690d010474657874a1b77df96b112d35",
     );
-    golden(
+    check_golden_frame(
         payment(State::Open),
         "636302a5a957e6f074b217c7c1dd4d6d279ade001908bfdf66091438931dc60aa31ef0356b2c7fd06d2d775d6332366f1532b8081439c73a7e3c1c60d346dd5691904193c49ab19a68a36fdde4a9c454ebaeefb931b52dd355b806a332ba56e46cd210cb5ddd399c97ef77e13fefe79490fa2efa4afae7b2f00137fb570200020001000000000000f83f020101780200c3a95b86c80e0505c929",
     );
-    golden(
+    check_golden_frame(
         payment(State::Paid { at: 1_700_000_000 }),
         "63630283a9b45a579d458e9fd2f07eca24ba5d001b08bfdf6609143893092a01a01dc60aa31ef0356b2c7fd06d2d775d6332366f1532b808143c1c60d346dd5691904193c49ab19a68a36fdde4a9c454ebab08fb27aeefb931b52dd355ba56e46cbe28c80fd210cb5ddd399c97ef77e13fefe79490f1f287cefa2efa4afae7b2f00137fb570201fc00f15365020001000000000000f83f020101780200c3a9561a4c2c2586aebd",
     );
-    golden(
+    check_golden_frame(
         payment(State::Refunded(7, u128::MAX)),
         "636302e98f77ffbccd679bfe0d5eae327fbaab001c08bfdf66091438930c98be4e1dc60aa31ef0356b2c7fd06d2d775d6332366f1532b808143c1c60d346dd569160d434b8904193c49ab19a68a36fdde4a7d3d363a9c454ebaeefb931b52dd355ba56e46cd210cb5ddd399c97ef77e13fefe79490f154fda3f804d8c4fa2efa4afae7b2f00137fb57020207feffffffffffffffffffffffffffffffff020001000000000000f83f020101780200c3a934263dc8969e96a5",
     );
-    golden(
+    check_golden_frame(
         payment(State::Failed("no".into())),
         "636302387577246ff4bec27ce84a5f74e9003d001a08bfdf66091438931dc60aa31ef0356b2c7fd06d2d775d6332366f1532b808143c1c60d346dd56915e70e026904193c49ab19a68a36fdde4a832a120a9c454ebaeefb931b52dd355ba56e46cd210cb5ddd399c97ef77e13fefe79490f57f1113fa2efa4afae7b2f00137fb570203026e6f020001000000000000f83f020101780200c3a946f98f2910d66ed9",
     );
