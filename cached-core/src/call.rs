@@ -16,7 +16,7 @@
 //!
 //! | phase | the phase holds | what ends the phase |
 //! |---|---|---|
-//! | `Bypass` | nothing | The function, run without the cache, returns. |
+//! | `Bypass` | nothing | The function, which runs without the cache, returns. |
 //! | `Hit` | a [`LocalHit`] | The call returns the value, and refreshes the entry if a refresh is due. |
 //! | `Miss` | a [`PendingCall`] | The call joins the flight of its key. The next phase is `Decided` if the call need not wait. |
 //! | `Wait` | a future that returns the `PendingCall` | The flight's leader or the remote tier answers. |
@@ -70,7 +70,8 @@ pub(crate) struct LocalHit {
 }
 
 /// A call that waits for its answer, because the request tier and the local tier did not have the
-/// value. A refresh in the background also runs as a pending call, and nobody receives its answer.
+/// value, or because the request forces a miss. A refresh in the background also runs as a pending call,
+/// and nobody receives its answer.
 ///
 /// The type does not depend on the function's return type, so most of its code is compiled once.
 pub(crate) struct PendingCall {
@@ -154,7 +155,7 @@ pub(crate) enum FillTarget {
     /// The local tier for the full local ttl, because the remote tier refused the read.
     LocalWhileUnusable,
     /// The local tier for some seconds, because this call may not write to the remote tier. The call got
-    /// no lease, or it was a follower of a fetch that failed with an error that cannot be shared.
+    /// no lease, or it was a follower and the leader had no value and no error to share.
     LocalWithoutPermit,
     /// No tier. The request forces a miss, and the remote tier keeps the write-once entry that it has.
     Nowhere,

@@ -192,13 +192,14 @@ impl<V, P> CacheEntry<V, P> {
 
     /// Removes the entry from the tiers of this process and from memcached.
     ///
-    /// - A fetch that is running in any process does not store its result. Callers that already wait for
-    ///   the fetch still receive its result.
+    /// - A fetch that is already running does not store its result in memcached, and a fetch of this process
+    ///   does not store its result at all. Callers that already wait for the fetch still receive its result.
     /// - The current [`RequestScope`](crate::RequestScope) forgets its answer. Other requests keep the
     ///   answers that they have.
     /// - Another process may keep its local entry for up to the `local_ttl`. The default is 5 s for an
-    ///   overwritable entry, and the ttl for a write-once entry. If a fetch is running in the other
-    ///   process, callers there receive its result until the fetch ends.
+    ///   overwritable entry, and the ttl for a write-once entry. If a fetch is already running in the
+    ///   other process, callers there receive its result until the fetch ends, and for 5 s at most after
+    ///   the end.
     /// - During a rollout, two builds with different value types store two entries. Both entries are
     ///   removed.
     ///
@@ -394,8 +395,10 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
 
     /// Replaces the entry in the tiers of this process and in memcached.
     ///
-    /// - A fetch that is running in any process does not replace the new value.
-    /// - Another process may keep its local entry for up to the `local_ttl`, which is 5 s by default.
+    /// - A fetch that is already running does not replace the new value in memcached and in this process.
+    /// - Another process may keep its local entry for up to the `local_ttl`, which is 5 s by default. If a
+    ///   fetch is already running in the other process, callers there receive its result until the fetch
+    ///   ends, and for 5 s at most after the end.
     /// - A value that `cache_if` refuses invalidates the entry. A `None` invalidates the entry if the
     ///   function does not declare `none_ttl`.
     /// - If the function declares no reason to overwrite, a call of `overwrite` does not compile.
