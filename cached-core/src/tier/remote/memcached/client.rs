@@ -18,9 +18,9 @@ pub(super) enum ServerClient {
 }
 
 impl ServerClient {
-    /// Resolves the server's name, and opens no connection yet. The client keeps at most `max_idle`
-    /// idle connections.
-    pub(super) async fn connect(
+    /// Resolves the server's name. The client opens connections on demand, and keeps at most
+    /// `max_idle` idle ones.
+    pub(super) async fn resolve(
         address: &str,
         max_idle: usize,
         runtime: &Handle,

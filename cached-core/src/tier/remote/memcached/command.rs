@@ -65,7 +65,7 @@ impl CommandError {
     }
 
     /// Returns the error for a server that did not answer, or did not follow the protocol.
-    pub(super) fn lost(why: impl Display) -> CommandError {
+    pub(super) fn unreachable(why: impl Display) -> CommandError {
         CommandError::new(RemoteErrorKind::Unreachable, why)
     }
 
@@ -90,11 +90,11 @@ impl CommandError {
     }
 
     pub(super) fn timed_out() -> CommandError {
-        CommandError::lost("no answer in time")
+        CommandError::unreachable("no answer in time")
     }
 
     pub(super) fn out_of_step() -> CommandError {
-        CommandError::lost("an answer to another command")
+        CommandError::unreachable("an answer to another command")
     }
 }
 

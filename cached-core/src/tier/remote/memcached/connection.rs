@@ -89,7 +89,7 @@ impl ConnectionPool {
                         && connection.stream.answered() == 0
                         && (nothing_sent || commands.iter().all(Command::is_repeatable)) => {}
                 ExchangeOutcome::Closed { error, .. } => {
-                    return Err(ExchangeError::Failed(CommandError::lost(error)));
+                    return Err(ExchangeError::Failed(CommandError::unreachable(error)));
                 }
             }
         }

@@ -39,7 +39,7 @@ type DialAttempt<'a> =
 
 impl Dialer {
     pub(super) async fn resolve(address: &str, runtime: &Handle) -> Result<Dialer, CommandError> {
-        let addresses = lookup_host(address).await.map_err(CommandError::lost)?;
+        let addresses = lookup_host(address).await.map_err(CommandError::unreachable)?;
         Ok(Dialer::new(addresses.collect(), runtime))
     }
 
@@ -64,7 +64,7 @@ impl Dialer {
         let head_start = (time_left / 4).min(MAX_HEAD_START);
         let mut attempts: Vec<DialAttempt<'_>> = Vec::new();
         let mut next_at = Box::pin(sleep(head_start));
-        let mut last_error = CommandError::lost("its name has no address");
+        let mut last_error = CommandError::unreachable("its name has no address");
         std::future::poll_fn(move |context| {
             let _entered = self.runtime.enter();
             loop {
@@ -99,8 +99,8 @@ impl Dialer {
     async fn attempt(&self, index: usize) -> (usize, Result<DialedStream, CommandError>) {
         let dial = async {
             let stream = TcpStream::connect(self.addresses[index]).await;
-            let mut stream = stream.map_err(CommandError::lost)?;
-            stream.set_nodelay(true).map_err(CommandError::lost)?;
+            let mut stream = stream.map_err(CommandError::unreachable)?;
+            stream.set_nodelay(true).map_err(CommandError::unreachable)?;
             let incarnation = probe(&mut stream).await?;
             Ok((stream, incarnation))
         };

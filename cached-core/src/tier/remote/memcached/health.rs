@@ -139,10 +139,14 @@ impl ServerHealth {
 /// counts as a failure of the server.
 #[derive(Default)]
 pub(super) struct ExchangeSummary {
+    /// True if a command got a reply.
     has_answers: bool,
+    /// True if the server refused a command, and so can be reached.
     has_refusals: bool,
+    /// Why the first refused read was refused, or why this library cannot use the server.
     refused_read: Option<String>,
-    lost: Option<String>,
+    /// Why the first command without a reply has none.
+    unreachable: Option<String>,
 }
 
 impl ExchangeSummary {
@@ -153,7 +157,7 @@ impl ExchangeSummary {
             return;
         };
         let first = match kind {
-            RemoteErrorKind::Unreachable => &mut self.lost,
+            RemoteErrorKind::Unreachable => &mut self.unreachable,
             RemoteErrorKind::Unusable => &mut self.refused_read,
             // A healthy server may refuse a write, because the item is too large or memory is
             // short. A healthy server never refuses a read.
@@ -174,8 +178,8 @@ impl ExchangeSummary {
             // A server that has answered a part of a batch works, and is only slow.
             ExchangeSummary { has_answers: true, .. } => None,
             ExchangeSummary { refused_read: Some(why), .. } => Some(CommandError::unusable(why)),
-            ExchangeSummary { lost: Some(why), has_refusals: false, .. } => {
-                Some(CommandError::lost(why))
+            ExchangeSummary { unreachable: Some(why), has_refusals: false, .. } => {
+                Some(CommandError::unreachable(why))
             }
             _ => None,
         }
@@ -223,7 +227,7 @@ mod tests {
             summary.failure().map(|failure| failure.kind)
         };
         let refused = || Err(CommandError::refused("no"));
-        let lost = || Err(CommandError::lost("gone"));
+        let lost = || Err(CommandError::unreachable("gone"));
         let answered = || Ok(Reply::Applied(true));
         let too_large = || Err(CommandError::too_large("large"));
         let (is_lost, is_unusable) =

@@ -116,9 +116,10 @@ impl InMemoryServer {
     pub(super) async fn run(&self, commands: Vec<Command>) -> Vec<CommandResult> {
         let behaviour = self.lock().behaviour;
         match behaviour {
-            ServerBehaviour::Down => {
-                commands.iter().map(|_| Err(CommandError::lost("connection refused"))).collect()
-            }
+            ServerBehaviour::Down => commands
+                .iter()
+                .map(|_| Err(CommandError::unreachable("connection refused")))
+                .collect(),
             ServerBehaviour::Stalled => std::future::pending().await,
             ServerBehaviour::Honest | ServerBehaviour::Lying => {
                 let (now, mut state) = (self.clock.now(), self.lock());

@@ -165,7 +165,7 @@ impl Pipeline {
     async fn exchange_one(self: &Arc<Pipeline>, command: Command, now: Instant) -> CommandResult {
         let (sent, deadline) = (self.endpoint.clock.shift(now), now + self.endpoint.timeout());
         let is_read = command.is_read();
-        let mut result = Err(CommandError::lost("no answer"));
+        let mut result = Err(CommandError::unreachable("no answer"));
         match self.client(deadline).await {
             Ok(client) => {
                 let commands = std::slice::from_ref(&command);
@@ -220,7 +220,9 @@ impl Pipeline {
                 // Only the first command without a result was refused. The commands behind it got
                 // no reply.
                 if error.kind == RemoteErrorKind::Refused {
-                    error = CommandError::lost("the connection was closed after another command");
+                    error = CommandError::unreachable(
+                        "the connection was closed after another command",
+                    );
                 }
             }
         }
@@ -300,9 +302,9 @@ impl Pipeline {
         }
         // Boxed to keep the future of a direct exchange small: clients are rarely created.
         let max_idle = MAX_FLUSHERS + MAX_DIRECT_EXCHANGES;
-        let connect = ServerClient::connect(&self.endpoint.address, max_idle, &self.runtime);
-        let connect = Box::pin(run_until(deadline, connect));
-        let client = connect.await.unwrap_or_else(|| Err(CommandError::timed_out()))?;
+        let resolve = ServerClient::resolve(&self.endpoint.address, max_idle, &self.runtime);
+        let resolve = Box::pin(run_until(deadline, resolve));
+        let client = resolve.await.unwrap_or_else(|| Err(CommandError::timed_out()))?;
         // If two tasks resolve the name at once, the first client is kept.
         Ok(Arc::clone(lock(&self.client).get_or_insert_with(|| Arc::new(client))))
     }
@@ -319,7 +321,7 @@ fn queue_is_full() -> CommandError {
 /// Returns the received result, or an error if the sender was dropped because the flusher's runtime
 /// has ended.
 fn flatten(result: Result<CommandResult, oneshot::error::RecvError>) -> CommandResult {
-    result.unwrap_or_else(|_| Err(CommandError::lost("its runtime has ended")))
+    result.unwrap_or_else(|_| Err(CommandError::unreachable("its runtime has ended")))
 }
 
 /// The permit for one direct exchange. The pipeline counts the exchange until its permit is

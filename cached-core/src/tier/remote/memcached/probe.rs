@@ -41,15 +41,17 @@ const MAX_REPLY_BYTES: usize = 64 << 10;
 pub(super) async fn probe(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
 ) -> Result<Incarnation, CommandError> {
-    stream.write_all(REQUEST).await.map_err(CommandError::lost)?;
+    stream.write_all(REQUEST).await.map_err(CommandError::unreachable)?;
     let mut reply = Vec::with_capacity(USUAL_REPLY_BYTES);
     loop {
-        let count = stream.read_buf(&mut reply).await.map_err(CommandError::lost)?;
+        let count = stream.read_buf(&mut reply).await.map_err(CommandError::unreachable)?;
         if let Some(result) = judge(&reply) {
             return result;
         }
         if count == 0 || reply.len() > MAX_REPLY_BYTES {
-            return Err(CommandError::lost("it closed the connection, or its answer never ends"));
+            return Err(CommandError::unreachable(
+                "it closed the connection, or its answer never ends",
+            ));
         }
     }
 }

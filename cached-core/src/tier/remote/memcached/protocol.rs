@@ -74,7 +74,7 @@ impl ErrorLine {
             // The server did not understand the command, and may read the command's value as
             // further commands.
             Err(Error::Rejected(why)) => CommandError::refused(why).into(),
-            Err(error) => CommandError::lost(error).into(),
+            Err(error) => CommandError::unreachable(error).into(),
         }
     }
 }
@@ -95,7 +95,7 @@ impl ReplyLine {
             }
             _ => return Err(ErrorLine::parse(line)),
         };
-        let malformed = || CommandError::lost("a malformed answer");
+        let malformed = || CommandError::unreachable("a malformed answer");
         let frame_length = match has_frame {
             true => {
                 let length = words.next().and_then(parse_number);
@@ -140,7 +140,11 @@ impl ReplyLine {
         let frame = match (frame_length, following) {
             (None, []) => None,
             (Some(length), whole) if whole.get(length..) == Some(b"\r\n") => Some(&whole[..length]),
-            _ => return Err(CommandError::lost("an answer whose length is not the announced one")),
+            _ => {
+                return Err(CommandError::unreachable(
+                    "an answer whose length is not the announced one",
+                ));
+            }
         };
         match (command, status, frame) {
             (&Command::Read { lease, .. }, ReplyStatus::Done, Some(frame)) => {

@@ -187,7 +187,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> MemcachedStream<IO> {
             let Some(line) = input.iter().position(|&byte| byte == b'\n') else {
                 return match input.len() < MAX_LINE_BYTES {
                     true => Ok(Some(MAX_LINE_BYTES)),
-                    false => Err(CommandError::lost("an answer that never ends")),
+                    false => Err(CommandError::unreachable("an answer that never ends")),
                 };
             };
             let after_line = line + 1;

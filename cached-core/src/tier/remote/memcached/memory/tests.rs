@@ -142,7 +142,7 @@ fn the_answers_are_a_memcacheds() {
         let memory = Arc::new(InMemoryServer::new(Clock::default()));
         runtime.block_on(async {
             let address = memcached.address();
-            let real = Arc::new(ServerClient::connect(&address, 1, &Handle::current()).await.expect("it is up"));
+            let real = Arc::new(ServerClient::resolve(&address, 1, &Handle::current()).await.expect("it is up"));
             let compared = |client, is_batched| ComparedServer { client, is_batched, seen: [0.into(); 3] };
             let mut memory = compared(Arc::new(ServerClient::InMemory(memory)), false);
             let mut real = [false, true].map(|is_batched| (compared(real.clone(), is_batched), is_batched));
