@@ -108,7 +108,7 @@ impl PendingCall {
         let expires = match claim {
             ClaimOutcome::NotWon => return RemoteAnswer::Value(value),
             ClaimOutcome::Won => Some(now + remaining),
-            ClaimOutcome::WonAgain => None,
+            ClaimOutcome::WonAfterReturn => None,
         };
         RemoteAnswer::Due(value, refresh(permit, None), expires)
     }

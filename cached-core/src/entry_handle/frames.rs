@@ -48,7 +48,7 @@ impl EntryDecoder for EntryHandle {
         }
     }
 
-    fn failed(&self, error: &RemoteError) {
+    fn read_failed(&self, error: &RemoteError) {
         self.report_failure(error);
     }
 

@@ -1,10 +1,20 @@
-//! The remote tier: a store that the processes of a fleet share.
+//! The remote tier: a store of values that several processes share.
 //!
-//! [`RemoteStore`] is the contract between the cache and such a store. The cache knows keys, frames
-//! (the bytes of a value), durations and [`WritePermit`]s. It does not know servers, connections,
-//! protocols or how a store represents a lease. [`Store`] is the one store of this build.
+//! [`RemoteStore`] is the contract between the cache and the store. The cache knows keys, *frames*
+//! (the stored bytes of a value), durations and [`WritePermit`]s. The cache does not know servers,
+//! connections, protocols, or how the store represents a lease. [`Store`] is the store type of this
+//! build.
+//!
+//! These words are used here and in the modules below:
+//!
+//! - A *fetch* is a run of the annotated function.
+//! - A *lease* is the right to fetch a missing value, which one process at a time holds.
+//! - A *refresh claim* is the right to fetch the value of an item again shortly before the item
+//!   expires.
+//! - A *build* is one compiled version of the program. During a rollout, processes of two builds
+//!   share the store.
 
-// Without a remote tier nothing constructs most of these types.
+// In a build without memcached, nothing constructs most of these types.
 #![cfg_attr(not(feature = "memcached"), allow(dead_code))]
 
 #[cfg(all(test, feature = "memcached"))]
@@ -33,28 +43,31 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 
 /// A store that several processes share.
 ///
-/// A new kind of store implements this trait and [`WritePermit`], and passes `contract_tests`. A
-/// build has one kind, [`Store`], so calls are dispatched statically.
+/// A new kind of store implements this trait and [`WritePermit`], and must pass `contract_tests`. A
+/// build has only one kind of store, [`Store`], so method calls are dispatched statically.
 ///
 /// # What a store must promise
 ///
-/// - **Leases.** Of all processes that read a missing key with [`IfMissing::Lease`], one gets a
-///   permit. The others wait, and get the value once it is written. If the permit's holder dies,
-///   its lease ends within seconds and another process gets one.
+/// - **Leases.** Of all processes that read a missing key with [`IfMissing::Lease`], one gets the
+///   lease, as a permit. The other processes wait, and get the value once the holder of the lease
+///   has written it. If the holder dies, the lease ends within seconds, and another process gets a
+///   lease.
 /// - **Conditional writes.** A permit writes only if the key has not changed since the read that
-///   gave the permit. A removal, an overwrite or another permit's write is such a change. This holds
-///   across restarts of the store.
+///   gave the permit. A removal, an overwrite, or a write under another permit changes the key.
+///   This promise holds across restarts of the store.
 /// - **Removal.** When [`remove`](Self::remove) returns `Ok`, no process reads an older value from
-///   the store, and no older permit can write. When it returns an error, this process does not read
-///   the key until the store has removed it.
-/// - **Builds.** During a rollout two builds may not read each other's frames. The store then keeps
-///   an entry for each under one key. An overwrite and a removal replace or remove both.
-/// - **Refresh claims.** Of all processes that read an item near the end of its life, one gets a
-///   permit with [`ClaimOutcome::Won`] at a time.
-/// - **Deadlines.** No method waits much longer than the configured timeout, except for a lease and
-///   in the background. A store that is down costs the caller that timeout a few times, then
-///   nothing.
-/// - **Cancellation.** Every future may be dropped. A permit that nobody holds then is given back.
+///   the store, and no older permit can write. When `remove` returns an error, this process reads
+///   no older value either, but other processes may.
+/// - **Builds.** During a rollout, one build may be unable to decode the other build's frames. The
+///   store then keeps two entries under one key, one for each build. An overwrite leaves only the
+///   new entry, and a removal leaves none.
+/// - **Refresh claims.** Of all processes that read an item near its removal, one at a time holds
+///   the refresh claim ([`ClaimOutcome`]).
+/// - **Deadlines.** No method takes much longer than the configured timeout. Exceptions are the
+///   wait for another process's lease, background writes and [`flush`](Self::flush). If the store
+///   is down, a few reads take as long as the timeout, and later reads fail at once.
+/// - **Cancellation.** The caller may drop each future at any point. The store gives back a lease
+///   or refresh claim that the dropped future had won.
 pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
     type Permit: WritePermit;
 
@@ -63,8 +76,8 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
     /// Reads the entry of a key.
     ///
     /// # Errors
-    /// The store did not answer or refused. The reader has heard of it through
-    /// [`EntryDecoder::failed`].
+    /// The store did not answer, or refused the read. `read` has passed each failure to
+    /// [`EntryDecoder::read_failed`].
     fn read<R: EntryDecoder>(
         self: &Arc<Self>,
         key: &Key,
@@ -72,14 +85,14 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
         if_missing: IfMissing,
     ) -> impl Future<Output = Result<ReadOutcome<R::Value, Self::Permit>, RemoteError>> + Send;
 
-    /// Reads several keys in as few exchanges as possible. Returns one result per key, in order; a
-    /// key that could not be read counts as missing.
+    /// Reads several keys in as few exchanges as possible. Returns one result per key, in order.
+    /// The result is `None` if the key has no entry or could not be read.
     fn read_many<R: EntryDecoder>(
         self: &Arc<Self>,
         keys: &[(Key, &R)],
     ) -> impl Future<Output = Vec<Option<Item<R::Value, Self::Permit>>>> + Send;
 
-    /// Stores a frame whatever the key holds.
+    /// Stores a frame, and replaces the key's entry if there is one.
     ///
     /// See [`WritePermit::write`] for the durations and the errors.
     fn overwrite(
@@ -90,38 +103,40 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
         keep_expired: Duration,
     ) -> impl Future<Output = Result<WriteOutcome, RemoteError>> + Send;
 
-    /// Removes the entry. If the removal is part of a larger change, `started` is when that began,
-    /// and the timeout counts from there.
+    /// Removes the key's entry. If the removal is part of a larger change, `started` is when the
+    /// change began. The timeout counts from `started`.
     ///
     /// # Errors
-    /// The store did not confirm the removal. This process repeats the removal once the store answers
-    /// again. Until then other processes may read the old value.
+    /// The store did not confirm the removal. This process repeats the removal once the store
+    /// answers again. Other processes may read the old value until the repeated removal succeeds.
     fn remove(
         self: &Arc<Self>,
         key: &Key,
         started: Option<Instant>,
     ) -> impl Future<Output = Result<(), RemoteError>> + Send;
 
-    /// Runs a write of about `bytes` bytes off the caller's path. Returns false and drops the write
-    /// if too many bytes are waiting already.
+    /// Queues a write of about `bytes` bytes, and returns without waiting for the write. If the
+    /// queue already holds too many bytes, drops the write and returns false.
     fn run_in_background(&self, bytes: usize, write: BackgroundWrite) -> bool;
 
     /// Waits until no background write is pending, for about ten seconds at most.
     fn flush(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// The right to store one value under one key, as long as nobody changes the key.
+/// The right to store one value under one key, unless another caller changes the key first.
 ///
-/// A permit that is dropped unused is given back in the background, so that another process can
-/// take its place.
+/// Dropping a permit that has stored nothing gives back its lease or refresh claim in the
+/// background. Another process can then win the lease or claim.
 pub(crate) trait WritePermit: Send + Sync + 'static {
-    /// Stores a frame for `ttl`, and for `keep_expired` beyond that.
+    /// Stores a frame for the sum of `ttl` and `keep_expired`. The value expires after `ttl`.
+    /// During `keep_expired`, the store still has it, to serve if a fetch fails.
     ///
-    /// The caller may call this again if the first call was cut off.
+    /// The caller may call `write` again if the first call's future was dropped before it
+    /// completed.
     ///
     /// # Errors
-    /// The store did not answer or refused, with [`RemoteErrorKind::TooLarge`] for a value that it
-    /// will never take.
+    /// The store did not answer, or refused the write. The error's kind is
+    /// [`RemoteErrorKind::TooLarge`] if the value is larger than the store allows.
     fn write(
         &self,
         frame: Vec<u8>,
@@ -129,63 +144,68 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
         keep_expired: Duration,
     ) -> impl Future<Output = Result<WriteOutcome, RemoteError>> + Send;
 
-    /// Removes what the permit would have replaced, if it is unchanged, and ends the permit.
+    /// Ends the permit. Removes the item that the permit may replace, unless the item has changed.
+    /// The removal runs in the background.
     fn discard(self);
 
-    /// Gives the permit's write as much time as a background write has.
+    /// Gives the permit's write the timeout of a background write.
     #[must_use]
     fn in_background(self) -> Self;
 
-    /// Ends a lease once the fetch that `leader` runs has stopped.
+    /// Stops the renewal of the permit's lease once the fetch that `leader` monitors has stopped.
     fn hold_while(&self, leader: LeaderMonitor);
 
-    /// Makes the running runtime renew a lease. The runtime that won it may have ended.
+    /// Moves the renewal of the permit's lease to the current runtime, because the runtime that won
+    /// the lease may have ended.
     fn renew_here(&self);
 
-    /// Returns true if another process holds the refresh claim of the permit's item, and has had
-    /// `within` or longer to replace that.
+    /// Returns true if another process has held the refresh claim of the permit's item for longer
+    /// than `within`, as far as this process has seen. The caller must have found that the item is
+    /// due for a refresh, and that its read did not win the claim.
     fn is_claim_abandoned(&self, within: Duration) -> bool;
 }
 
-/// The caller's side of a read: it decodes what is found, and hears of failures.
+/// The caller's part of a read: it decodes frames, and is told of failures and of a busy lease.
 pub(crate) trait EntryDecoder: Sync {
     type Value: Send;
 
     fn decode(&self, frame: &[u8]) -> DecodedFrame<Self::Value>;
 
-    /// Called for each exchange that failed, also if another one succeeds afterwards.
-    fn failed(&self, error: &RemoteError);
+    /// Called for each exchange that failed, even if a later exchange of the same read succeeds.
+    fn read_failed(&self, error: &RemoteError);
 
     /// Called once if another process holds the lease.
     fn lease_is_busy(&self);
 }
 
-/// The bytes of an item as this build sees them.
+/// The result of decoding a frame in this build.
 pub(crate) enum DecodedFrame<V> {
     Value(V),
-    /// Another build can read it. The store keeps an entry for this build beside that one.
+    /// Another build can decode the frame, and this build cannot. The store keeps a second entry
+    /// for this build.
     Foreign,
-    /// Garbled, truncated, or another key's.
+    /// The frame is garbled, truncated, or belongs to another key.
     Corrupt,
 }
 
-/// The request of a read for the case that the key has no entry.
+/// The action of a read that finds no entry for the key.
 #[derive(Clone, Copy)]
 pub(crate) enum IfMissing {
     Report,
-    /// Gives a permit at once, also if another process holds the lease.
+    /// Returns a permit without waiting, even while another process holds the lease.
     PermitAdd,
-    /// Takes the lease, or waits while another process holds it.
+    /// Takes the lease, or waits while another process holds the lease.
     Lease(LeaseOptions),
 }
 
 #[derive(Clone, Copy)]
 pub(crate) struct LeaseOptions {
-    /// How long a fetch of the value usually takes, if that is known.
+    /// How long a fetch of the value usually takes, if known.
     pub(crate) fetch_time: Option<Duration>,
-    /// How long before its removal from the store an item is due for a refresh.
+    /// How long before its removal an item becomes due for a refresh.
     pub(crate) refresh_before_removal: Duration,
-    /// False if the read returns [`ReadOutcome::Busy`] at once while another process holds the lease.
+    /// True if the read waits while another process holds the lease. If false, the read returns
+    /// [`ReadOutcome::Busy`] at once.
     pub(crate) waits: bool,
 }
 
@@ -193,47 +213,50 @@ pub(crate) enum ReadOutcome<V, P> {
     Item(Item<V, P>),
     /// There is no entry, and the caller may store one.
     Permit(P),
-    /// There is no entry, and another process still holds the lease after the wait for it.
+    /// There is no entry, and another process holds the lease. A read that waits for the lease
+    /// returns this outcome when its wait has ended in vain.
     Busy,
-    /// There is no entry.
+    /// There is no entry, and the caller gets no permit.
     Missing,
 }
 
 /// An item that a read found.
 pub(crate) struct Item<V, P> {
-    /// `None` if the bytes are of no use to this build. Any caller may replace such an item.
+    /// `None` if this build cannot decode the item's frame. Any caller may then replace the item.
     pub(crate) value: Option<V>,
     /// The earliest time at which the store may remove the item.
     pub(crate) removed_at: Instant,
-    /// False if the store removes the item at the end of its ttl, although its writer asked to keep
-    /// it longer.
+    /// False if the store removes the item at the end of its ttl, although the item's writer asked
+    /// to keep it longer.
     pub(crate) is_kept_expired: bool,
     pub(crate) claim: ClaimOutcome,
-    /// The permit to replace the item. If the claim was won, dropping the permit gives it back.
+    /// The permit to replace the item. If the read won the refresh claim, dropping the permit gives
+    /// the claim back.
     pub(crate) permit: P,
 }
 
 impl<V, P> Item<V, P> {
     /// Returns how long the item remains fresh, or `None` if it has expired. `keep_expired` is how
-    /// long its writer asked to keep it after its ttl.
+    /// long the item's writer asked to keep the item after its ttl.
     pub(crate) fn fresh_for(&self, now: Instant, keep_expired: Duration) -> Option<Duration> {
         let keep_expired = if self.is_kept_expired { keep_expired } else { Duration::ZERO };
         let expires = self.removed_at.checked_sub(keep_expired).unwrap_or(now);
         let left = expires.saturating_duration_since(now);
-        // An item that is removed when it expires is fresh while it is there.
+        // Without `keep_expired`, the store removes the item when it expires, so an item that was
+        // read is fresh.
         (!left.is_zero() || keep_expired.is_zero()).then_some(left)
     }
 }
 
-/// The right to refresh an item that is near the end of its life.
+/// The outcome of a read's attempt to claim the refresh of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ClaimOutcome {
-    /// The item is not due, or another process holds its claim.
+    /// The item is not due for a refresh, or another process holds the claim.
     NotWon,
     /// The caller holds the claim.
     Won,
-    /// The caller holds the claim, which an earlier holder gave back.
-    WonAgain,
+    /// The caller holds the claim, which an earlier holder had given back.
+    WonAfterReturn,
 }
 
 impl ClaimOutcome {
@@ -245,13 +268,14 @@ impl ClaimOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WriteOutcome {
     Stored,
-    /// A stand-in for the key's own server stores the value, for a few seconds.
+    /// The key's own server is out of reach. Another server stores the value for a few seconds.
     StoredBriefly,
-    /// The key has changed since the permit was given, or the ttl is too short for the store.
+    /// Nothing is stored: the key has changed since the read that gave the permit, or the ttl is
+    /// too short for the store.
     NotStored,
 }
 
-/// The times that a store can count.
+/// The unit and the upper bound of the ttls that a store supports.
 pub(crate) struct TtlLimits {
     /// The store rounds a ttl down to a multiple of this.
     pub(crate) ttl_granularity: Duration,
@@ -260,13 +284,14 @@ pub(crate) struct TtlLimits {
 }
 
 impl TtlLimits {
-    /// Returns true if the store keeps an item of this ttl at all.
+    /// Returns true if `ttl` is long enough for the store.
     pub(crate) fn allows(&self, ttl: Duration) -> bool {
         ttl >= self.ttl_granularity
     }
 
-    /// Returns how long an item of this ttl is present for certain, or `None` if the store does not
-    /// keep it. The store's clock ticks once per unit, so the first unit may be over at once.
+    /// Returns the shortest time after which an item with this ttl can expire, or `None` if the ttl
+    /// is too short for the store. The store's clock ticks once per unit of `ttl_granularity`, so
+    /// an item may expire up to one unit early.
     pub(crate) fn guaranteed(&self, ttl: Duration) -> Option<Duration> {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let excess = nanos(ttl).checked_rem(nanos(self.ttl_granularity)).unwrap_or(0);
@@ -275,8 +300,8 @@ impl TtlLimits {
     }
 }
 
-/// A write that nobody waits for. The store may start it again after it was cut off, so a second run
-/// must change nothing.
+/// A write that no caller waits for. The store may run the write again if its first run was
+/// interrupted, so running it twice must have the effect of running it once.
 pub(crate) type BackgroundWrite =
     Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
@@ -287,20 +312,20 @@ pub struct RemoteError {
     message: String,
 }
 
-/// The ways in which an exchange with the remote tier fails.
+/// The kind of a [`RemoteError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RemoteErrorKind {
-    /// The server did not answer, or it is ejected because it did not answer before.
+    /// The server did not answer in time or broke the protocol, or it is not used for now because
+    /// of earlier failures.
     Unreachable,
-    /// The server refuses every command: it wants a password, it is too old, or it is not a
-    /// memcached.
+    /// The server refuses every command: it requires a password, is too old, or is not a memcached.
     Unusable,
-    /// The server works, and refused this command.
+    /// The server works, but refused this command.
     Refused,
-    /// The server works, and does not store an item of this size.
+    /// The server works, but does not store an item of this size.
     TooLarge,
-    /// No server was asked.
+    /// No command was sent, for example because no server is configured.
     NotAsked,
 }
 
@@ -309,7 +334,7 @@ impl RemoteError {
         RemoteError { kind, message: message.into() }
     }
 
-    /// Returns the way in which the exchange failed.
+    /// Returns the kind of the failure.
     #[must_use]
     pub fn kind(&self) -> RemoteErrorKind {
         self.kind
@@ -319,8 +344,8 @@ impl RemoteError {
 impl std::error::Error for RemoteError {}
 
 impl RemoteErrorKind {
-    /// Returns true if the store answers and refuses. If it refuses a read, nothing can be shared
-    /// through it.
+    /// Returns true if the server answers and refuses. A server that refuses reads cannot share
+    /// values between processes.
     pub(crate) fn is_refusal(self) -> bool {
         matches!(self, RemoteErrorKind::Unusable | RemoteErrorKind::Refused)
     }

@@ -1,5 +1,6 @@
-//! The rules that every remote store must follow. A test of another store calls them with a [`Fleet`]
-//! of its own.
+//! Tests of the rules that every remote store must follow. Each rule is a function that is generic
+//! over the store. To test another store, write a function that builds a [`Fleet`] of it, and add a
+//! module to the macro `rules!`.
 
 mod memcached_process;
 
@@ -19,10 +20,11 @@ use crate::event::EventDispatcher;
 use crate::key::Key;
 pub(super) use memcached_process::MemcachedProcess;
 
-/// One store as two processes see it.
+/// A store with two clients, which stand for two processes.
 struct Fleet<S> {
     one: Arc<S>,
     other: Arc<S>,
+    /// Stops the server.
     take_down: Box<dyn FnOnce()>,
 }
 
@@ -40,7 +42,7 @@ fn fleet_on_memory() -> Fleet<MemcachedStore> {
 fn fleet_on_memcached() -> Fleet<MemcachedStore> {
     let process = MemcachedProcess::start();
     let servers = vec![process.address()];
-    // A busy machine may take long to answer, which is not what these tests are about.
+    // A busy machine may be slow to answer, and these tests do not check timeouts.
     let config = Config { servers, remote_timeout: Duration::from_secs(10), ..Config::default() };
     fleet(&config, Box::new(move || drop(process)))
 }
@@ -53,7 +55,8 @@ fn fleet(config: &Config, take_down: Box<dyn FnOnce()>) -> Fleet<MemcachedStore>
     Fleet { one: store(), other: store(), take_down }
 }
 
-/// Reads frames that start with a letter: `v` for a value, `f` for another build's.
+/// Decodes a frame by its first letter: `v` marks a value, `f` another build's frame, and any other
+/// letter a corrupt frame.
 #[derive(Default)]
 struct LetterDecoder {
     failures: AtomicUsize,
@@ -71,7 +74,7 @@ impl EntryDecoder for LetterDecoder {
         }
     }
 
-    fn failed(&self, _: &RemoteError) {
+    fn read_failed(&self, _: &RemoteError) {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -83,7 +86,7 @@ impl EntryDecoder for LetterDecoder {
 const MINUTE: Duration = Duration::from_secs(60);
 const LEASE: LeaseOptions =
     LeaseOptions { fetch_time: None, refresh_before_removal: Duration::ZERO, waits: false };
-/// Claims the refresh of every item that lives for a minute.
+/// Options under which a read claims the refresh of every item with a ttl of one minute.
 const LEASE_OR_CLAIM: LeaseOptions =
     LeaseOptions { refresh_before_removal: Duration::from_secs(120), ..LEASE };
 
@@ -156,7 +159,7 @@ async fn a_waiting_reader_gets_the_fill<S: RemoteStore>(fleet: Fleet<S>) {
     let reader = tokio::spawn(async move { item(&other, IfMissing::Lease(waiting)).await.value });
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(write(&lease, b"v1").await, WriteOutcome::Stored);
-    assert_eq!(reader.await.expect("it ends").as_deref(), Some(&b"v1"[..]));
+    assert_eq!(reader.await.expect("the reader ends").as_deref(), Some(&b"v1"[..]));
 }
 
 async fn a_dropped_lease_goes_to_the_next_reader<S: RemoteStore>(fleet: Fleet<S>) {
@@ -213,7 +216,7 @@ async fn a_dropped_claim_goes_to_the_next_reader<S: RemoteStore>(fleet: Fleet<S>
     let is_due = IfMissing::Lease(LEASE_OR_CLAIM);
     drop(item(&fleet.one, is_due).await);
     fleet.one.flush().await;
-    assert_eq!(item(&fleet.other, is_due).await.claim, ClaimOutcome::WonAgain);
+    assert_eq!(item(&fleet.other, is_due).await.claim, ClaimOutcome::WonAfterReturn);
 }
 
 async fn a_claim_is_abandoned_after_a_while<S: RemoteStore>(fleet: Fleet<S>) {
@@ -265,11 +268,11 @@ async fn an_item_lives_no_longer_than_its_ttl<S: RemoteStore>(fleet: Fleet<S>) {
     let written_by = Instant::now();
     assert_eq!(written, Ok(WriteOutcome::Stored));
     let item = item(&fleet.one, IfMissing::Report).await;
-    let fresh = item.fresh_for(written_by, MINUTE).expect("it is fresh");
+    let fresh = item.fresh_for(written_by, MINUTE).expect("the item is fresh");
     assert!(fresh <= ttl && fresh >= ttl - 3 * unit, "{fresh:?}");
-    assert!(S::LIMITS.guaranteed(ttl).expect("it is kept") <= fresh);
+    assert!(S::LIMITS.guaranteed(ttl).expect("the ttl is long enough") <= fresh);
     let later = written_by + ttl + unit;
-    assert_eq!(item.fresh_for(later, MINUTE), None, "it is kept for errors alone");
+    assert_eq!(item.fresh_for(later, MINUTE), None, "the item has expired");
 }
 
 async fn two_builds_have_an_entry_each<S: RemoteStore>(fleet: Fleet<S>) {
@@ -301,7 +304,7 @@ async fn a_store_that_is_down_is_an_error<S: RemoteStore>(fleet: Fleet<S>) {
     assert_eq!(removed.map_err(|error| error.kind()), Err(RemoteErrorKind::Unreachable));
 }
 
-/// Runs each rule against each store.
+/// Defines a test of each rule for each store.
 macro_rules! rules {
     ($($rule:ident)*) => {
         mod on_memory {

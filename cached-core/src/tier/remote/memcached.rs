@@ -1,7 +1,8 @@
-//! The remote store on memcached: routing, leases, fills and deadlines.
+//! The remote store on memcached: choice of servers, leases, writes and deadlines.
 //!
-//! No failure in here fails a call. A server that fails costs a call its timeout at most. After a
-//! few failures the server is ejected, and costs nothing.
+//! A failure of memcached does not fail a call of an annotated function. A server that does not
+//! answer delays a call by about the timeout at most. After a few failures the server is *ejected*:
+//! it gets no more commands from calls until it has recovered.
 
 mod background;
 mod cas;
@@ -58,18 +59,19 @@ use renewals::{LeaseCountGuard, RenewalSchedule};
 use route::Route;
 use server::Server;
 
-/// The longest ttl that memcached takes for one. It reads a larger number as a date.
+/// The longest ttl that memcached supports. memcached interprets a larger number as a date.
 const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// How long a gutter server keeps an item. Long enough to spare the upstream while the home server
-/// is out of reach, and short enough for changes that other processes make meanwhile.
+/// The longest ttl of an item on a gutter server. It is long enough to avoid most fetches while the
+/// home server is out of reach. It is short enough that a value whose removal did not reach the
+/// gutter server soon expires.
 const GUTTER_TTL: Duration = Duration::from_secs(10);
 
 /// The memcached servers of one cache.
 ///
-/// Each key has a *home server*. While that is out of reach, the next server in the key's order is
-/// its *gutter server* and keeps its items for a few seconds, under a key of its own. A key has one
-/// gutter server and no more, so an invalidation has two servers to reach.
+/// Each key has a *home server*. While the home server is out of reach, a second server, the key's
+/// *gutter server*, keeps the key's items for a few seconds, under another name. A key has only one
+/// gutter server, so that an invalidation must reach only two servers.
 pub(crate) struct MemcachedStore {
     servers: RwLock<Servers>,
     /// The addresses of servers that were removed from the configuration.
@@ -103,7 +105,8 @@ impl MemcachedStore {
         })
     }
 
-    /// Uses these servers from now on. Servers that stay keep their connections and their state.
+    /// Replaces the list of servers. A server that is on the old and the new list keeps its
+    /// connections and its state.
     pub(crate) fn set_servers(&self, addresses: &[String]) {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
         let mut former = lock(&self.former);
@@ -118,7 +121,7 @@ impl MemcachedStore {
                 }
                 None => {
                     let server = Server::new(address, &self.config, &self.events, timeout, true);
-                    // Nobody told it of the changes since it was removed.
+                    // The server may have missed changes since it was removed from the list.
                     if former.contains(address) {
                         server.raise_fence(None);
                     }
@@ -132,7 +135,8 @@ impl MemcachedStore {
         {
             former.insert(removed.address().to_owned());
             removed.retire();
-            // Its keys return to servers whose items are older than its own.
+            // The removed server's keys return to servers whose items may be older than the removed
+            // server's items.
             if removed.was_added {
                 next.iter().for_each(|server| server.raise_fence(Some(removed)));
             }
@@ -150,8 +154,9 @@ impl MemcachedStore {
         Arc::clone(&self.servers.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns the route to a key's servers: the two with the highest scores. This is rendezvous
-    /// hashing (Thaler and Ravishankar 1998): a server that leaves moves only its own keys.
+    /// Returns the route of a key, to the two servers with the highest scores for the key. This is
+    /// rendezvous hashing (Thaler and Ravishankar 1998): if a server is removed, only its own keys
+    /// move to other servers.
     fn route(&self, key: &Key) -> Result<Route, RemoteError> {
         let (servers, digest) = (self.servers(), key.digest());
         let (mut home, mut gutter): (Option<(u64, &Arc<Server>)>, _) = (None, None);
@@ -174,7 +179,8 @@ impl MemcachedStore {
         Ok(Route::new(digest, Arc::clone(home), gutter, key.text(), timeout))
     }
 
-    /// Decodes an item. Continues with the key's second slot if another build has the first.
+    /// Decodes an item. Returns `Continue` with the route to the key's second slot if the first
+    /// slot holds another build's entry.
     fn decode<R: EntryDecoder>(
         self: &Arc<Self>,
         item: RawItem,
@@ -185,7 +191,7 @@ impl MemcachedStore {
             DecodedFrame::Value(value) => Some(value),
             DecodedFrame::Foreign if !route.is_in_second_slot() => {
                 if item.is_claimed {
-                    // Dropped, the permit gives the claim back.
+                    // Dropping the permit gives back the refresh claim of the first slot's item.
                     drop(MemcachedPermit::of_item(self, route.clone(), &item));
                 }
                 route.turn_to_second_slot();
@@ -195,7 +201,7 @@ impl MemcachedStore {
         };
         let claim = match (item.is_claimed, item.was_given_back) {
             (true, false) => ClaimOutcome::Won,
-            (true, true) => ClaimOutcome::WonAgain,
+            (true, true) => ClaimOutcome::WonAfterReturn,
             (false, _) => ClaimOutcome::NotWon,
         };
         ControlFlow::Break(Item {
@@ -207,15 +213,15 @@ impl MemcachedStore {
         })
     }
 
-    /// Reads each route's item, all servers at once and each in one exchange. Returns the answers
-    /// in order.
+    /// Reads the item of each route, with one exchange per server and all exchanges at once.
+    /// Returns the results in the order of `routes`.
     async fn read_routes(
         &self,
         routes: &[(usize, Route)],
     ) -> Vec<Result<Option<RawItem>, RemoteError>> {
         let mut groups: Vec<(Arc<Server>, Vec<usize>)> = Vec::new();
         for (index, (_, route)) in routes.iter().enumerate() {
-            // A server is not asked for a key while it has not been told of its removal.
+            // The server is ejected, or has not confirmed an earlier removal of the key.
             if !route.server().serves(&route.key) {
                 continue;
             }
@@ -233,33 +239,34 @@ impl MemcachedStore {
                 group.iter().map(|&index| Arc::clone(&routes[index].1.key)).collect();
             exchanges.spawn(async move { (group, server.read_many(&keys).await) });
         }
-        let lost = || {
+        let unreachable = || {
             RemoteError::new(
                 RemoteErrorKind::Unreachable,
                 "the key's server was not asked, or the exchange was lost",
             )
         };
-        let mut answers: Vec<_> = routes.iter().map(|_| Err(lost())).collect();
+        let mut results: Vec<_> = routes.iter().map(|_| Err(unreachable())).collect();
         while let Some(exchange) = exchanges.join_next().await {
             let Ok((group, read)) = exchange else {
                 continue;
             };
             match read {
                 Ok(items) => group.into_iter().zip(items).for_each(|(index, item)| {
-                    answers[index] = Ok(item.map(|item| routes[index].1.check_fence(item)));
+                    results[index] = Ok(item.map(|item| routes[index].1.check_fence(item)));
                 }),
                 Err(error) => {
-                    group.into_iter().for_each(|index| answers[index] = Err(error.clone()));
+                    group.into_iter().for_each(|index| results[index] = Err(error.clone()));
                 }
             }
         }
-        answers
+        results
     }
 
-    /// Counts a lease that is asked for, and returns how long its placeholder is to last.
+    /// Counts a lease that a read may win. Returns the guard of the count, and how long memcached
+    /// should keep the lease's placeholder (the empty item that stands for a new lease).
     fn request_lease(&self) -> (LeaseCountGuard, Duration) {
         let count = LeaseCountGuard::new(&self.renewals);
-        let length = self.config.lease.unwrap_or_else(|| count.first_lease());
+        let length = self.config.lease.unwrap_or_else(|| count.placeholder_length());
         (count, length)
     }
 }
@@ -277,9 +284,9 @@ impl RemoteStore for MemcachedStore {
         if_missing: IfMissing,
     ) -> impl Future<Output = Result<ReadOutcome<R::Value, MemcachedPermit>, RemoteError>> + Send
     {
-        let route = self.route(key).inspect_err(|error| reader.failed(error));
-        // An `async fn` keeps its arguments twice. This is a block, so that a remote hit's future
-        // stays small.
+        let route = self.route(key).inspect_err(|error| reader.read_failed(error));
+        // The future of an `async fn` stores its arguments twice. The `async` block keeps the
+        // future of a remote hit small.
         async move {
             let mut route = route?;
             let lease = match if_missing {
@@ -288,10 +295,10 @@ impl RemoteStore for MemcachedStore {
             };
             let mut wait: Option<LeaseWait> = None;
             loop {
-                let terms = lease.as_ref().map(|(options, (_, length))| {
+                let request = lease.as_ref().map(|(options, (_, length))| {
                     route.lease_request(*length, options.refresh_before_removal)
                 });
-                let found = route.read(terms).await;
+                let found = route.read(request).await;
                 if wait.is_some() && matches!(found, Ok(ReadReply::Item(_) | ReadReply::Lease(_))) {
                     route.record_lease_end();
                 }
@@ -304,7 +311,7 @@ impl RemoteStore for MemcachedStore {
                         }
                     },
                     Ok(ReadReply::Lease(cas)) => {
-                        // A server that gives a lease unasked is not believed.
+                        // The read did not ask for a lease, so this reply is wrong.
                         let Some((LeaseOptions { fetch_time, .. }, (_, length))) = lease else {
                             return Ok(ReadOutcome::Missing);
                         };
@@ -322,13 +329,14 @@ impl RemoteStore for MemcachedStore {
                     }
                     Ok(ReadReply::Busy(busy)) => busy,
                     Err(error) => {
-                        reader.failed(&error);
+                        reader.read_failed(&error);
                         if route.turn_to_gutter(&error) {
                             continue;
                         }
                         return match wait {
                             None => Err(error),
-                            // The server has answered that another process fetches.
+                            // The server has replied to an earlier read of this wait, so the store
+                            // is not unreachable.
                             Some(_) => Ok(ReadOutcome::Missing),
                         };
                     }
@@ -369,19 +377,20 @@ impl RemoteStore for MemcachedStore {
         let mut items: Vec<_> = keys.iter().map(|_| None).collect();
         let route = |(index, (key, _)): (usize, &(Key, &R))| Some((index, self.route(key).ok()?));
         let mut routes: Vec<_> = keys.iter().enumerate().filter_map(route).collect();
-        // The second round reads the second slots, where the first ones are another build's.
+        // A second round reads the second slot of each key whose first slot holds another build's
+        // entry.
         while !routes.is_empty() {
-            let answers = self.read_routes(&routes).await;
+            let results = self.read_routes(&routes).await;
             let mut second_slots = Vec::new();
-            for ((index, route), answer) in routes.into_iter().zip(answers) {
+            for ((index, route), result) in routes.into_iter().zip(results) {
                 let reader = keys[index].1;
-                match answer {
+                match result {
                     Ok(Some(item)) => match self.decode(item, route, reader) {
                         ControlFlow::Break(item) => items[index] = Some(item),
                         ControlFlow::Continue(route) => second_slots.push((index, route)),
                     },
                     Ok(None) => {}
-                    Err(error) => reader.failed(&error),
+                    Err(error) => reader.read_failed(&error),
                 }
             }
             routes = second_slots;
@@ -412,7 +421,7 @@ impl RemoteStore for MemcachedStore {
     }
 
     async fn flush(&self) {
-        // Without a runtime there is no clock to wait by.
+        // Outside a runtime no timer can bound the wait.
         let Ok(runtime) = Handle::try_current() else { return };
         let done = self.background.wait_until_done();
         if pipelines::is_without_drivers(&runtime) {
@@ -423,8 +432,8 @@ impl RemoteStore for MemcachedStore {
     }
 }
 
-/// Returns how long one exchange may take. With several servers, a lookup whose home server hangs
-/// needs time for its gutter server, which answers in a fraction of the timeout.
+/// Returns the timeout of one exchange. With several servers it is shorter than `remote_timeout`:
+/// if the home server hangs, a lookup needs time to read from the gutter server.
 fn exchange_timeout(config: &Config, servers: usize) -> Duration {
     match servers {
         1 => config.remote_timeout,
@@ -432,7 +441,7 @@ fn exchange_timeout(config: &Config, servers: usize) -> Duration {
     }
 }
 
-/// Rounds down: an item may live shorter than its ttl, but not longer.
+/// Returns the duration in seconds, rounded down so that an item does not outlive its ttl.
 fn whole_seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }

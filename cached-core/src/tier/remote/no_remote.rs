@@ -1,5 +1,7 @@
-//! The store of a build without a remote tier, and the stand-ins for keys and frames, which only a
-//! remote store needs. No store can be made, so most of this is compiled and never run.
+//! The store type of a build without a remote tier. No value of the type exists, so its methods are
+//! compiled and never run.
+//!
+//! The stand-ins for keys and frames replace modules that only a remote store needs.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +15,8 @@ use crate::config::Config;
 use crate::event::EventDispatcher;
 use crate::flight::LeaderMonitor;
 
-/// Private, so that the compiler does not warn of unreachable code in the rest of the crate.
+/// A type without values. It is private, so that the compiler does not report unreachable code in
+/// the rest of the crate.
 enum Never {}
 
 pub(crate) struct NoRemote(Never);
@@ -98,7 +101,7 @@ impl WritePermit for NoRemote {
     }
 }
 
-/// The key of an entry in a store, of which only the name is left.
+/// A stand-in for an entry's key that keeps only the entry's name.
 pub(crate) struct Key(&'static str);
 
 impl Key {

@@ -1,11 +1,12 @@
-//! A memcached process for a test.
+//! Starts a memcached process for a test.
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// A memcached on a free port of loopback. It ends when this is dropped.
+/// A memcached process on a free port of the loopback interface. Dropping this handle ends the
+/// process.
 pub(in crate::tier::remote) struct MemcachedProcess {
     child: Child,
     port: u16,
@@ -13,7 +14,8 @@ pub(in crate::tier::remote) struct MemcachedProcess {
 
 impl MemcachedProcess {
     pub(in crate::tier::remote) fn start() -> MemcachedProcess {
-        // Another process may take the port first.
+        // Another process may take the free port before memcached does. The next round then tries
+        // another port.
         for _ in 0..20 {
             let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
             let port = free.expect("a free port").port();

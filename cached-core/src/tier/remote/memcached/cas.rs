@@ -1,26 +1,30 @@
-//! CAS numbers: a server gives an item a new number with each change.
+//! CAS (compare and swap) numbers. A server gives an item a new number with each change of the
+//! item.
 //!
-//! A restarted memcached counts from the start, and gives numbers that it gave before. So a CAS
-//! belongs to one [`Incarnation`] of its server. A command under it is not sent to another
-//! incarnation, where another item may have the same number.
+//! A restarted memcached counts from the start, so it repeats earlier numbers. A [`Cas`] therefore
+//! contains the [`Incarnation`] of the server that gave the number. A command that requires a CAS
+//! is not sent to another incarnation, where another item may have the same number.
 
-/// One start of a server: its process id, and the second in which it started.
+/// One run of a server process, identified by the process id and the second in which the process
+/// started.
 ///
-/// A server that tells neither has [`Incarnation::UNKNOWN`], and its restarts go unnoticed.
+/// A server that reports neither has [`Incarnation::UNKNOWN`], and this process does not notice a
+/// restart of such a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Incarnation(u64);
 
 impl Incarnation {
     pub(super) const UNKNOWN: Incarnation = Incarnation(0);
 
-    /// `started` is in seconds of the server's own clock.
+    /// `started` is in seconds of the server's clock.
     pub(super) fn new(process: u64, started: u64) -> Incarnation {
-        // No system gives a process a larger number.
+        // Process ids of the supported systems fit into 24 bits.
         Incarnation(started << 24 | process & 0x00ff_ffff)
     }
 }
 
-/// One state of one item. No other state has an equal CAS, on this server or on another.
+/// The version of an item. Each change of any item on the server gives a number that the
+/// incarnation has not given before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Cas {
     pub(super) number: u64,
@@ -28,13 +32,13 @@ pub(super) struct Cas {
 }
 
 impl Cas {
-    /// Returns true if this incarnation of a server gave the number.
+    /// Returns true if `incarnation` gave the number.
     pub(super) fn is_of(self, incarnation: Incarnation) -> bool {
         self.incarnation == incarnation
     }
 }
 
-/// A CAS of a server whose incarnation is unknown.
+/// Creates a CAS of a server whose incarnation is unknown.
 #[cfg(test)]
 impl From<u64> for Cas {
     fn from(number: u64) -> Cas {

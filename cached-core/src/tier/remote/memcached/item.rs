@@ -1,32 +1,37 @@
-//! Items on a memcached server, and the terms of reading and writing them.
+//! Items on a memcached server as a read finds them, and the conditions of reads and writes.
+//!
+//! A *lease* is the right to fetch a missing value. memcached represents a new lease by a
+//! *placeholder*, an empty item. When the holder renews the lease, it replaces the placeholder by a
+//! [`LeaseMarker`]. A *refresh claim* is the right to fetch the value of an item again before the
+//! item expires.
 
 use std::time::Instant;
 
 use super::cas::Cas;
 use super::marker::LeaseMarker;
 
-/// The meaning of a server's answer to a read.
+/// A server's reply to a read of one key.
 #[derive(Debug)]
 pub(super) enum ReadReply {
     Item(RawItem),
-    /// Nothing is stored, and this read has won the lease with this CAS.
+    /// The key has no item, and this read has won the lease. The lease's placeholder has this CAS.
     Lease(Cas),
-    /// Nothing is stored, and another caller holds the lease.
+    /// The key has no item, and another caller holds the lease.
     Busy(BusyLease),
-    /// Nothing is stored, and the read asked for no lease.
+    /// The key has neither an item nor a lease.
     Nothing,
 }
 
-/// Another caller's lease, as a read shows it.
+/// Another caller's lease, as a read finds it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BusyLease {
-    /// The CAS of its placeholder or marker.
+    /// The CAS of the lease's placeholder or marker; `None` if the reply contains no CAS.
     pub(super) cas: Option<Cas>,
-    /// The holder's marker, once it has renewed the lease.
+    /// The newest marker; `None` if the holder has not renewed the lease yet.
     pub(super) marker: Option<LeaseMarker>,
 }
 
-/// An item as a server has it.
+/// An item whose frame (the stored bytes of a value) is not decoded yet.
 #[derive(Debug)]
 pub(super) struct RawItem {
     pub(super) frame: Vec<u8>,
@@ -35,7 +40,7 @@ pub(super) struct RawItem {
     pub(super) removed_at: Instant,
     /// True if this read has won the refresh claim.
     pub(super) is_claimed: bool,
-    /// True if the refresh was claimed before, and the claim was given back.
+    /// True if an earlier holder of the refresh claim has given the claim back.
     pub(super) was_given_back: bool,
 }
 
@@ -48,13 +53,14 @@ impl RawItem {
 /// The part of a read that asks for a lease or a refresh claim.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LeaseRequest {
-    /// How long the placeholder of a new lease lasts.
+    /// How long memcached keeps the placeholder of a new lease, in seconds.
     pub(super) seconds: u32,
-    /// One caller may claim the refresh of an item that has less time left than this; 0 for none.
+    /// The read may claim the refresh of an item that memcached removes within this number of
+    /// seconds. With 0, the read claims nothing.
     pub(super) claim_below_seconds: u32,
 }
 
-/// The condition under which a server carries out a write.
+/// The condition under which a server performs a write.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum WriteCondition {
     /// The key has no item.

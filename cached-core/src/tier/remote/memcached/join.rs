@@ -1,7 +1,8 @@
-//! Several futures awaited in one task.
+//! Awaits several futures in one task.
 //!
-//! A task for each would wait for its turn at every step. Where a hundred thousand callers are ready,
-//! a turn takes a second, and a write that is due by then is late.
+//! If each future were a task, the task would have to wait for its turn on the runtime at every
+//! step. With a hundred thousand runnable tasks, waiting for a turn takes a second, and a write
+//! would come too late.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -9,7 +10,8 @@ use std::task::Poll;
 
 pub(super) type BoxedFuture<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
 
-/// Runs all futures at once. Each is polled whenever one of them is woken, so there should be few.
+/// Runs all futures concurrently. Returns their outputs in the order in which the futures end.
+/// Every wake-up polls all unfinished futures, so the caller should pass at most a few hundred.
 pub(super) async fn join_all<T>(mut futures: Vec<BoxedFuture<'_, T>>) -> Vec<T> {
     let mut outputs = Vec::with_capacity(futures.len());
     poll_fn(|context| {

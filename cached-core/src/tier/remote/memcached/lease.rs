@@ -1,12 +1,16 @@
-//! A lease that this process holds, and its renewal.
+//! A lease that this process holds, and the renewal of the lease.
 //!
-//! A lease is won for 2 s. Every half second from then on, its holder replaces memcached's
-//! placeholder by a [`LeaseMarker`] under the placeholder's CAS, for as long as it fetches. So a
-//! lease lasts as long as its fetch, and the lease of a killed process ends within 1 to 3 s. A fetch
-//! that takes less than half a second pays nothing.
+//! A *lease* is the right to fetch a missing value; a *fetch* is a run of the annotated function.
 //!
-//! memcached refuses a renewal if somebody has changed the entry since: invalidated, overwritten or
-//! added it. The lease is then lost, and the fetch stores nothing.
+//! A read that wins a lease leaves a *placeholder* on the server, an empty item that usually lasts
+//! for 2 s. During the fetch, the lease's holder replaces the placeholder by a [`LeaseMarker`]
+//! every half second. A lease therefore lasts as long as its fetch, and the lease of a killed
+//! process usually ends within 1 to 3 s. A fetch that takes less than half a second needs no
+//! renewal.
+//!
+//! A renewal requires that the placeholder or marker still has its last known CAS. memcached
+//! refuses the renewal if another caller has invalidated, overwritten or added the entry. The lease
+//! is then *lost*, and the fetched value is not stored.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -23,39 +27,40 @@ use crate::flight::LeaderMonitor;
 use crate::sync::lock;
 use crate::tier::remote::RemoteError;
 
-/// The shortest time for which memcached keeps a marker that is not renewed.
-pub(super) const LEAST_RENEWED: Duration = Duration::from_secs(3);
-/// A lease is no longer renewed if its fetch was woken this long ago and not polled since: no
-/// runtime drives the fetch.
+/// The shortest ttl of a marker.
+pub(super) const SHORTEST_MARKER: Duration = Duration::from_secs(3);
+/// The renewals of a lease end if its fetch was woken this long ago and has not been polled since,
+/// because no runtime runs the fetch.
 const STOPPED_AFTER: Duration = Duration::from_secs(10);
-/// A fetch may never end, so a lease is renewed for this long at most, or for four times what its
-/// fetch is expected to take.
+/// The longest time for which a lease is renewed, unless four times the expected fetch time is
+/// longer. The limit exists because a fetch may never end.
 const LONGEST_LEASE: Duration = Duration::from_secs(60);
-/// How long a fill waits for a renewal that is under way.
+/// How long a write or removal under the lease waits for a renewal that is under way.
 const RENEWAL_WAIT: Duration = Duration::from_secs(2);
 
-/// A lease that this process holds: its permit and its renewals share it.
+/// A lease that this process holds. The lease's permit and its renewals share one `HeldLease`.
 pub(super) struct HeldLease {
     route: Route,
-    /// Tells this lease's markers from another's.
+    /// A random number that distinguishes this lease's markers from the markers of other leases.
     nonce: u64,
     won_at: Instant,
     /// How long memcached keeps each marker.
     pub(super) marker_length: Duration,
-    /// How long the fetch is expected to take; zero if that is not known.
+    /// How long the fetch is expected to take; zero if unknown.
     expected: Duration,
-    /// Tells if the fetch is still driven.
+    /// Reports if a runtime still runs the fetch.
     leader: OnceLock<LeaderMonitor>,
     state: Mutex<LeaseState>,
     /// Notified when a renewal ends.
     renewed: Notify,
 }
 
+/// The part of a lease that renewals change.
 struct LeaseState {
     /// The CAS of the placeholder or of the newest marker.
     cas: Cas,
     phase: LeasePhase,
-    /// True if a renewal was not answered, so that memcached may have another CAS by now.
+    /// True if a renewal got no reply, so that `cas` may be out of date.
     is_uncertain: bool,
     /// The number of the newest renewal. A renewal with an older number was given up, and must not
     /// change this state.
@@ -67,9 +72,10 @@ enum LeasePhase {
     Held,
     /// A renewal is under way.
     Renewing,
-    /// Another caller has changed the entry.
+    /// The server no longer has the lease: another caller has changed the entry, or the lease has
+    /// expired.
     Lost,
-    /// The holder fills the key or gives the lease back. There are no more renewals.
+    /// The holder writes the value or gives the lease back, and no renewal starts any more.
     Settled,
 }
 
@@ -97,7 +103,7 @@ impl HeldLease {
         &self.route
     }
 
-    /// Ends the renewals once the fetch that `leader` runs has stopped.
+    /// Ends the renewals once the fetch that `leader` monitors has stopped.
     pub(super) fn hold_while(&self, leader: LeaderMonitor) {
         let _ = self.leader.set(leader);
     }
@@ -106,7 +112,8 @@ impl HeldLease {
         lock(&self.state)
     }
 
-    /// Ends the renewals. Returns the CAS to write under, or `None` if the lease was lost.
+    /// Ends the renewals. Returns the CAS that a write must require, or `None` if the lease was
+    /// lost.
     pub(super) async fn settle(&self) -> Option<Cas> {
         let give_up = tokio::time::Instant::now() + RENEWAL_WAIT;
         let (cas, is_uncertain) = loop {
@@ -119,8 +126,8 @@ impl HeldLease {
                     LeasePhase::Lost => return None,
                     LeasePhase::Renewing if tokio::time::Instant::now() < give_up => {}
                     LeasePhase::Renewing | LeasePhase::Held | LeasePhase::Settled => {
-                        // A renewal that is given up here may still reach memcached. Then memcached
-                        // refuses either the renewal or the write.
+                        // The renewal may still reach memcached. memcached then refuses either the
+                        // renewal or the write, whichever comes second.
                         state.is_uncertain |= state.phase == LeasePhase::Renewing;
                         state.phase = LeasePhase::Settled;
                         break (state.cas, state.is_uncertain);
@@ -141,7 +148,8 @@ impl HeldLease {
         found
     }
 
-    /// Returns the CAS under which memcached has this lease, or `None` if it has something else.
+    /// Returns the CAS of this lease's placeholder or marker on the server, or `None` if the key
+    /// has neither.
     async fn find(&self, last_known: Cas) -> Result<Option<Cas>, RemoteError> {
         Ok(match self.route.peek().await? {
             ReadReply::Busy(BusyLease { cas: Some(cas), marker: Some(marker) }) => {
@@ -155,7 +163,7 @@ impl HeldLease {
         })
     }
 
-    /// Renews the lease. Returns true if it is to be renewed again.
+    /// Renews the lease. Returns true if the lease needs another renewal later.
     pub(super) async fn renew(&self) -> bool {
         let lasted = self.won_at.elapsed();
         let is_stopped = self.leader.get().is_some_and(|leader| leader.is_stalled(STOPPED_AFTER));
@@ -199,8 +207,8 @@ impl HeldLease {
         }
     }
 
-    /// Gives up a renewal that is under way, because its runtime may stand still. The next renewal
-    /// does not wait for its answer.
+    /// Gives up the renewal that is under way, if there is one, because its runtime may no longer
+    /// run. The next renewal can then start without its reply.
     pub(super) fn give_up_renewal(&self) {
         {
             let mut state = self.state();
@@ -214,12 +222,13 @@ impl HeldLease {
 }
 
 enum RenewalOutcome {
+    /// The lease has a new marker with this CAS.
     Renewed(Cas),
     LeaseLost,
 }
 
-/// A renewal that is under way. If it is dropped without an outcome, because memcached did not answer
-/// or the runtime ended, the lease becomes uncertain.
+/// A renewal that is under way. Dropping it records the outcome in the lease. Without an outcome,
+/// because memcached did not reply or the runtime ended, the lease's CAS becomes uncertain.
 struct RenewalAttempt<'l> {
     lease: &'l HeldLease,
     number: u32,
@@ -227,7 +236,7 @@ struct RenewalAttempt<'l> {
 }
 
 impl RenewalAttempt<'_> {
-    /// Returns false if the renewal was given up.
+    /// Returns false if this renewal was given up.
     fn is_newest(&self) -> bool {
         self.lease.state().renewal == self.number
     }
@@ -239,7 +248,8 @@ impl Drop for RenewalAttempt<'_> {
             let mut state = self.lease.state();
             let is_given_up = state.phase == LeasePhase::Settled || state.renewal != self.number;
             match self.outcome {
-                // The holder has gone on without this renewal, and finds the CAS by itself.
+                // This renewal was given up, and the holder reads the current CAS from the server
+                // if necessary.
                 _ if is_given_up => {}
                 Some(RenewalOutcome::Renewed(cas)) => {
                     (state.cas, state.phase, state.is_uncertain) = (cas, LeasePhase::Held, false);

@@ -1,12 +1,14 @@
 //! How long a read waits for the lease that another process holds.
 //!
-//! A living holder stores a marker after half a second. So a lease without a marker is waited for
-//! briefly: twice as long as fetches of the function take, but no longer than the lease of a killed
-//! process lasts. A lease with a marker is waited for until its fetch takes twice as long as expected.
+//! A *lease* is the right to fetch a missing value, and a *fetch* is a run of the annotated
+//! function. While the holder of a lease fetches, it stores a *marker* every half second. A read
+//! waits only briefly for a lease without a marker: twice the function's usual fetch time, but no
+//! longer than the lease of a killed process lasts. A read waits for a lease with a marker until
+//! the fetch has taken twice the expected time.
 //!
-//! A holder may fail or be killed, and another process then wins the lease. The wait starts anew
-//! once, so that the callers that wait do not all fetch at once. A caller waits for two holders at
-//! most.
+//! If the holder fails or is killed, another process wins the lease. A waiting read then starts its
+//! wait anew, so that the waiting callers do not all fetch at once. A read starts anew only once,
+//! so it waits for two holders at most.
 
 use std::time::{Duration, Instant};
 
@@ -14,27 +16,32 @@ use super::cas::Cas;
 use super::item::BusyLease;
 use super::route::Route;
 
-/// The pauses between two reads double from the first to the longest.
+/// The pause between two reads of the key doubles from `FIRST_PAUSE` to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-/// A living holder has stored its first marker by then.
-const FIRST_MARKER_BY: Duration = Duration::from_millis(750);
-/// The lease of a killed process has ended by then.
-const ORPHAN_ENDS_BY: Duration = Duration::from_millis(2500);
-/// How long a read waits for a fetch whose duration nobody knows.
-const LONGEST_UNKNOWN: Duration = Duration::from_secs(60);
+/// How long a read waits for the first marker if the function's usual fetch time is unknown. A live
+/// holder stores its first marker within this time.
+const FIRST_MARKER_WAIT: Duration = Duration::from_millis(750);
+/// The longest wait for a lease without a marker. The lease of a killed process usually ends within
+/// this time.
+const LONGEST_WAIT_WITHOUT_MARKER: Duration = Duration::from_millis(2500);
+/// How long a read waits for a lease with a marker if neither process knows how long the fetch
+/// takes.
+const UNKNOWN_FETCH_WAIT: Duration = Duration::from_secs(60);
 
+/// The state of one read's wait for a lease.
 pub(super) struct LeaseWait {
     began: Instant,
     pause: Duration,
-    /// The setting `lease_wait`, which replaces all other bounds.
+    /// The setting `lease_wait`. If it is set, it replaces all other limits of the wait.
     configured: Option<Duration>,
-    /// How long fetches take, as far as this process has seen.
+    /// The function's usual fetch time; `None` if this process has not measured it.
     fetch_time: Option<Duration>,
-    /// False if the server's leases have not ended lately.
+    /// False if recent leases of the server did not end. The read then waits only for a lease with
+    /// a marker.
     allows_waiting: bool,
     has_seen_marker: bool,
-    /// The CAS of the lease without a marker, and when the wait for that lease began.
+    /// The CAS of the newest lease without a marker, and when the wait for this lease began.
     placeholder: Option<(Option<Cas>, Instant)>,
     /// True if another holder has won the lease during this wait.
     has_changed_hands: bool,
@@ -66,14 +73,14 @@ impl LeaseWait {
             None => self.wait_start(busy, now),
         };
         let waited = now.saturating_duration_since(began);
-        let left = self.left(busy, waited)?;
+        let left = self.time_left(busy, waited)?;
         let pause = self.pause.min(left);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         Some(pause)
     }
 
-    /// Returns when the wait for this lease began. It is later than `began` if the
-    /// lease has changed hands.
+    /// Returns when the wait for the current holder began, which is after `began` if the lease has
+    /// changed hands.
     fn wait_start(&mut self, busy: &BusyLease, now: Instant) -> Instant {
         if busy.marker.is_some() {
             return self.began;
@@ -89,30 +96,33 @@ impl LeaseWait {
         }
     }
 
-    /// Returns how much longer the read waits after it has waited for `waited`.
-    fn left(&mut self, busy: &BusyLease, waited: Duration) -> Option<Duration> {
+    /// Returns how much longer a read that has waited for `waited` should wait, or `None` if the
+    /// wait is over.
+    fn time_left(&mut self, busy: &BusyLease, waited: Duration) -> Option<Duration> {
         self.has_seen_marker |= busy.marker.is_some();
         let left = match (self.configured, busy.marker) {
             (Some(configured), _) => configured.checked_sub(waited),
             (None, Some(marker)) => {
                 let expected = marker.expected.max(self.fetch_time.unwrap_or_default());
                 match expected.is_zero() {
-                    true => LONGEST_UNKNOWN.checked_sub(waited),
+                    true => UNKNOWN_FETCH_WAIT.checked_sub(waited),
                     false => expected.saturating_mul(2).checked_sub(marker.elapsed),
                 }
             }
             (None, None) if !self.allows_waiting => None,
             (None, None) => {
-                let bound = self
-                    .fetch_time
-                    .map_or(FIRST_MARKER_BY, |time| time.saturating_mul(2).min(ORPHAN_ENDS_BY));
+                let bound = self.fetch_time.map_or(FIRST_MARKER_WAIT, |time| {
+                    time.saturating_mul(2).min(LONGEST_WAIT_WITHOUT_MARKER)
+                });
                 bound.checked_sub(waited)
             }
         };
         left.filter(|left| !left.is_zero())
     }
 
-    /// Records that the lease has not ended, and that the caller goes on without it.
+    /// Tells the server's breaker that the caller stops waiting for this lease. A marker proves
+    /// that the holder is alive. A lease without a marker is read again later, to find out if it
+    /// has ended.
     pub(super) fn give_up(&self, route: &Route, busy: &BusyLease) {
         if self.has_seen_marker {
             route.record_lease_end();
@@ -159,28 +169,31 @@ mod tests {
     fn a_wait_without_a_marker_is_short() {
         for (fetch_time, bound) in [(None, 750), (Some(10), 20), (Some(8000), 2500)] {
             let mut wait = wait(fetch_time.map(millis));
-            assert_eq!(wait.left(&busy(None), millis(bound - 1)), Some(millis(1)));
-            assert_eq!(wait.left(&busy(None), millis(bound)), None);
+            assert_eq!(wait.time_left(&busy(None), millis(bound - 1)), Some(millis(1)));
+            assert_eq!(wait.time_left(&busy(None), millis(bound)), None);
         }
         let mut paused = LeaseWait { allows_waiting: false, ..wait(None) };
-        assert_eq!(paused.left(&busy(None), millis(0)), None);
-        assert!(paused.left(&busy(Some((500, 0))), millis(0)).is_some(), "it lives");
+        assert_eq!(paused.time_left(&busy(None), millis(0)), None);
+        assert!(
+            paused.time_left(&busy(Some((500, 0))), millis(0)).is_some(),
+            "the holder is alive"
+        );
     }
 
     #[test]
     fn a_marker_extends_the_wait_to_twice_the_expected_time() {
         let mut nothing_known = wait(None);
-        assert!(nothing_known.left(&busy(Some((55_000, 0))), millis(59_000)).is_some());
-        assert!(nothing_known.left(&busy(Some((55_000, 0))), millis(60_000)).is_none());
+        assert!(nothing_known.time_left(&busy(Some((55_000, 0))), millis(59_000)).is_some());
+        assert!(nothing_known.time_left(&busy(Some((55_000, 0))), millis(60_000)).is_none());
         let marker = |elapsed| busy(Some((elapsed, 8000)));
-        assert!(nothing_known.left(&marker(15_000), millis(15_000)).is_some());
-        assert!(nothing_known.left(&marker(16_000), millis(100)).is_none());
+        assert!(nothing_known.time_left(&marker(15_000), millis(15_000)).is_some());
+        assert!(nothing_known.time_left(&marker(16_000), millis(100)).is_none());
         let mut knows_more = wait(Some(millis(20_000)));
-        assert!(knows_more.left(&marker(16_000), millis(100)).is_some());
+        assert!(knows_more.time_left(&marker(16_000), millis(100)).is_some());
     }
 
     #[test]
-    fn another_holder_is_waited_for_anew_once() {
+    fn the_wait_starts_anew_for_one_new_holder() {
         let mut wait = wait(None);
         let began = wait.began;
         let lease = |cas: u64| BusyLease { cas: Some(cas.into()), marker: None };
@@ -188,17 +201,17 @@ mod tests {
         assert_eq!(wait.wait_start(&lease(1), at(0)), began);
         wait.has_seen_marker = true;
         assert_eq!(wait.wait_start(&busy(Some((500, 0))), at(1)), began);
-        assert_eq!(wait.wait_start(&lease(2), at(2)), at(2), "another holds it");
+        assert_eq!(wait.wait_start(&lease(2), at(2)), at(2), "another process has won the lease");
         assert_eq!(wait.wait_start(&lease(2), at(3)), at(2));
-        assert_eq!(wait.wait_start(&lease(3), at(4)), at(2), "once is enough");
+        assert_eq!(wait.wait_start(&lease(3), at(4)), at(2), "the wait starts anew only once");
     }
 
     #[test]
-    fn a_configured_wait_replaces_all_bounds() {
+    fn a_configured_wait_replaces_all_limits() {
         let mut wait = LeaseWait { configured: Some(millis(300)), ..wait(Some(millis(8000))) };
         for busy in [busy(None), busy(Some((20_000, 10)))] {
-            assert!(wait.left(&busy, millis(299)).is_some());
-            assert!(wait.left(&busy, millis(300)).is_none());
+            assert!(wait.time_left(&busy, millis(299)).is_some());
+            assert!(wait.time_left(&busy, millis(300)).is_none());
         }
     }
 }

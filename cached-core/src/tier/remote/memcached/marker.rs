@@ -1,16 +1,21 @@
-//! Lease markers: the holder of a lease stores one in place of memcached's empty placeholder.
+//! Lease markers, which the holder of a lease stores in place of memcached's empty placeholder.
 //!
-//! memcached's own lease lasts as long as it was asked for, however long the fetch takes. So a lease
-//! is won for a short time, and its holder replaces the placeholder by a marker again and again until
-//! it has a value. A process that reads a marker learns that a living process fetches, how long it
-//! has fetched, and how long it expects to take.
+//! A *lease* is the right to fetch a missing value, and a *fetch* is a run of the annotated
+//! function.
+//!
+//! memcached's placeholder lasts for a fixed time, however long the fetch takes. The placeholder of
+//! a lease is therefore short-lived, and the lease's holder replaces it by a new marker every half
+//! second until the fetch ends. A process that reads a marker learns that the holder is alive, how
+//! long the fetch has taken so far, and how long the whole fetch is expected to take.
 //!
 //! ```text
 //! magic 2 | format 1 | nonce 8 | elapsed 4 | expected 4
 //! ```
 //!
-//! The magic is a frame's and the format is not. So a build that does not know markers takes one for
-//! another build's value, and leaves it alone. It does so for 19 bytes or more.
+//! A marker begins with the magic bytes of a frame, but with a format byte that no frame has. A
+//! build of the program that does not know markers therefore takes a marker for another build's
+//! value, and does not replace the marker. The marker is 19 bytes long, because such builds take
+//! shorter items for corrupt ones.
 
 use std::time::Duration;
 
@@ -19,13 +24,14 @@ use crate::frame::MAGIC;
 const FORMAT: u8 = b'L';
 const LENGTH: usize = 19;
 
+/// The content of a marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LeaseMarker {
-    /// Differs between holders.
+    /// A random number that differs between leases.
     pub(super) nonce: u64,
-    /// How long the holder has fetched.
+    /// How long the fetch has taken so far.
     pub(super) elapsed: Duration,
-    /// How long the holder expects the whole fetch to take; zero if that is not known.
+    /// How long the whole fetch is expected to take; zero if unknown.
     pub(super) expected: Duration,
 }
 
@@ -40,13 +46,13 @@ impl LeaseMarker {
         bytes
     }
 
-    /// Returns `None` if the bytes of an item are not a marker.
+    /// Decodes the bytes of an item. Returns `None` if they are not a marker.
     pub(super) fn decode(bytes: &[u8]) -> Option<LeaseMarker> {
         let bytes: &[u8; LENGTH] = bytes.try_into().ok()?;
         if bytes[..2] != MAGIC || bytes[2] != FORMAT {
             return None;
         }
-        let number = |at: usize| {
+        let millis = |at: usize| {
             let mut number = [0; 4];
             number.copy_from_slice(&bytes[at..at + 4]);
             Duration::from_millis(u32::from_be_bytes(number).into())
@@ -54,7 +60,7 @@ impl LeaseMarker {
         let mut nonce = [0; 8];
         nonce.copy_from_slice(&bytes[3..11]);
         let nonce = u64::from_be_bytes(nonce);
-        Some(LeaseMarker { nonce, elapsed: number(11), expected: number(15) })
+        Some(LeaseMarker { nonce, elapsed: millis(11), expected: millis(15) })
     }
 }
 

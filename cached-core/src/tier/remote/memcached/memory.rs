@@ -1,7 +1,7 @@
-//! A memcached in memory, for users' tests. It counts lifetimes by a clock that the test moves, and
-//! fails, stalls or lies when the test says so.
+//! A memcached server in memory, for the tests of users. Its items expire by a clock that the test
+//! moves. The server fails, stalls or lies when the test asks for it.
 //!
-//! A property test compares its answers with those of a memcached.
+//! A property test compares the replies of this server with the replies of a memcached process.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,7 +15,7 @@ use super::marker::LeaseMarker;
 use crate::clock::Clock;
 use crate::sync::lock;
 
-/// The largest item that a memcached takes by default.
+/// The largest item that a memcached stores by default.
 const ITEM_LIMIT: usize = 1 << 20;
 
 #[derive(Debug, Default)]
@@ -27,16 +27,18 @@ pub(crate) struct InMemoryServer {
 #[derive(Debug, Default)]
 struct InMemoryState {
     behaviour: ServerBehaviour,
-    /// Ordered, so that a lie is the same each time.
+    /// The map is ordered, so that the server's lies are reproducible.
     items: BTreeMap<Arc<str>, StoredItem>,
     last_cas: u64,
     /// How often the server was restarted.
     restarts: u64,
+    /// How many commands the server has received.
     commands: u64,
+    /// How many lies the server has told.
     lies: usize,
 }
 
-/// The servers of one test, by address. Clones are the same servers.
+/// The servers of one test, by address. Clones share the same servers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct InMemoryServers {
     clock: Clock,
@@ -48,7 +50,7 @@ impl InMemoryServers {
         InMemoryServers { clock, servers: Arc::default() }
     }
 
-    /// Returns the server at an address. There is one at every address.
+    /// Returns the server at an address. The first call for an address creates the server.
     pub(crate) fn at(&self, address: &str) -> Arc<InMemoryServer> {
         let mut servers = lock(&self.servers);
         let new = || Arc::new(InMemoryServer::new(self.clock.clone()));
@@ -56,20 +58,20 @@ impl InMemoryServers {
     }
 }
 
-/// How a server answers.
+/// How an in-memory server treats commands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum ServerBehaviour {
     #[default]
     Honest,
     /// Refuses every connection.
     Down,
-    /// Takes commands and never answers.
+    /// Accepts commands and never replies.
     Stalled,
-    /// Answers reads with things that it was never given, and confirms writes that it drops.
+    /// Replies to reads with wrong items, and confirms writes without storing them.
     Lying,
 }
 
-/// An item. One with an empty frame is the placeholder of a lease.
+/// An item of the server. An item with an empty frame is the placeholder of a lease.
 #[derive(Debug)]
 struct StoredItem {
     frame: Vec<u8>,
@@ -77,7 +79,7 @@ struct StoredItem {
     expires: Instant,
     /// True if a reader holds the lease or the refresh claim.
     is_claimed: bool,
-    /// True if a refresh claim was given back: the next reader gets it.
+    /// True if a refresh claim was given back, so that the next read wins the claim.
     is_stale: bool,
 }
 
@@ -94,14 +96,14 @@ impl InMemoryServer {
         self.lock().behaviour = behaviour;
     }
 
-    /// Removes all items, as a restart does.
+    /// Removes all items and counts CAS numbers from the start, as a restart does.
     pub(crate) fn clear(&self) {
         let mut state = self.lock();
         state.items.clear();
         (state.last_cas, state.restarts) = (0, state.restarts + 1);
     }
 
-    /// Returns how many commands the server has taken.
+    /// Returns how many commands the server has received.
     pub(crate) fn commands(&self) -> u64 {
         self.lock().commands
     }
@@ -112,7 +114,7 @@ impl InMemoryServer {
         self.lock().items.get(key).is_some_and(|item| item.expires > now && !item.frame.is_empty())
     }
 
-    /// Runs the commands, and returns the answers in order.
+    /// Runs the commands, and returns the results in order.
     pub(super) async fn run(&self, commands: Vec<Command>) -> Vec<CommandResult> {
         let behaviour = self.lock().behaviour;
         match behaviour {
@@ -123,14 +125,14 @@ impl InMemoryServer {
             ServerBehaviour::Stalled => std::future::pending().await,
             ServerBehaviour::Honest | ServerBehaviour::Lying => {
                 let (now, mut state) = (self.clock.now(), self.lock());
-                commands.into_iter().map(|command| state.answer(command, now)).collect()
+                commands.into_iter().map(|command| state.reply_to(command, now)).collect()
             }
         }
     }
 }
 
 impl InMemoryState {
-    fn answer(&mut self, command: Command, now: Instant) -> CommandResult {
+    fn reply_to(&mut self, command: Command, now: Instant) -> CommandResult {
         self.commands += 1;
         if self.items.get(command.key()).is_some_and(|item| item.expires <= now) {
             self.items.remove(command.key());
@@ -141,7 +143,7 @@ impl InMemoryState {
         match command {
             Command::Read { key, lease } => Ok(Reply::Read(self.read(key, lease, now))),
             Command::Write { key, frame, .. } if frame.len() > ITEM_LIMIT => {
-                // memcached removes the old item, because it is known to be out of date.
+                // memcached also removes the old item, because that item is out of date.
                 self.items.remove(&key);
                 Err(CommandError::too_large("object too large for cache"))
             }
@@ -188,7 +190,7 @@ impl InMemoryState {
         Incarnation::new(0, self.restarts)
     }
 
-    /// Returns a CAS that no item has.
+    /// Returns a CAS that no item has, for a lie.
     fn no_cas(&self) -> Cas {
         Cas { number: u64::MAX, incarnation: self.incarnation() }
     }
@@ -231,8 +233,9 @@ impl InMemoryState {
         }
     }
 
-    /// Answers a read with another key's item, a truncated or garbled one, a lease of nobody's, or
-    /// nothing, in turn.
+    /// Replies to successive reads with a lease that does not exist, another key's item, a
+    /// truncated item, a garbled item, and no item. Confirms every other command without running
+    /// it.
     fn lie(&mut self, command: &Command, now: Instant) -> Reply {
         let Command::Read { key, .. } = command else { return Reply::Applied(true) };
         self.lies += 1;

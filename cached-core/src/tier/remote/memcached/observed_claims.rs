@@ -1,4 +1,8 @@
-//! Refresh claims that another process holds: memcached gives the claim of an item to one reader.
+//! The refresh claims of other processes, as this process sees them.
+//!
+//! A *refresh claim* is the right to fetch the value of an item again before the item expires.
+//! memcached gives the claim to one read. If the claim's holder is killed, the claim is never given
+//! back, so this process notes when it first saw each claim.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -7,16 +11,17 @@ use std::time::{Duration, Instant};
 use super::cas::Cas;
 use crate::sync::lock;
 
-/// The most keys whose claims are watched.
+/// The largest number of keys whose claims are noted.
 const LIMIT: usize = 4096;
 
-/// For each key the item whose refresh is claimed, and when this process first saw that.
+/// For each key: the CAS of the claimed item, and when this process first saw the claim.
 #[derive(Default)]
 pub(super) struct ObservedClaims(Mutex<HashMap<Arc<str>, (Cas, Instant)>>);
 
 impl ObservedClaims {
-    /// Returns true if this process has seen this item's claim at least `within` ago. The holder may
-    /// have been killed; any process may then replace the item under its CAS.
+    /// Returns true if this process first saw the claim of this item more than `within` ago. The
+    /// holder may have been killed, so the caller may replace the item. One caller gets true. Later
+    /// callers then wait for `within` again.
     pub(super) fn is_abandoned(&self, key: &Arc<str>, cas: Cas, within: Duration) -> bool {
         let now = Instant::now();
         let mut claims = lock(&self.0);
@@ -29,7 +34,7 @@ impl ObservedClaims {
                 is_abandoned
             }
             _ => {
-                // A claim that is forgotten is only waited for anew.
+                // If a claim is forgotten, callers only wait for `within` again.
                 if claims.len() >= LIMIT {
                     claims.clear();
                 }
@@ -54,6 +59,9 @@ mod tests {
         assert!(!claims.is_abandoned(&key, 2.into(), within), "the item was replaced");
         std::thread::sleep(within + Duration::from_millis(5));
         assert!(claims.is_abandoned(&key, 2.into(), within));
-        assert!(!claims.is_abandoned(&key, 2.into(), within), "one caller is told");
+        assert!(
+            !claims.is_abandoned(&key, 2.into(), within),
+            "only one caller may replace the item"
+        );
     }
 }

@@ -1,4 +1,8 @@
-//! Permits to write: a lease, a refresh claim, or an item that must not change.
+//! The permits of the memcached store. A permit allows one write to a key, if the key has not
+//! changed.
+//!
+//! A permit may include a *lease* (the right to fetch a missing value) or a *refresh claim* (the
+//! right to fetch the value of an item again before the item expires).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,33 +11,32 @@ use std::time::Duration;
 use super::MemcachedStore;
 use super::cas::Cas;
 use super::item::{RawItem, WriteCondition};
-use super::lease::{HeldLease, LEAST_RENEWED};
+use super::lease::{HeldLease, SHORTEST_MARKER};
 use super::renewals::{LeaseCountGuard, RENEWAL_INTERVAL};
 use super::route::Route;
 use crate::flight::LeaderMonitor;
 use crate::tier::remote::{RemoteError, WriteOutcome, WritePermit};
 
+/// The right to write one value to a key that has not changed.
 pub(crate) struct MemcachedPermit {
     store: Arc<MemcachedStore>,
     kind: PermitKind,
-    /// True if there is nothing to give back.
+    /// True once the permit has written or removed its item, so that there is nothing to give back.
     is_spent: AtomicBool,
 }
 
-/// The reason for a permit. Its write goes to the server that was read, because another server has
-/// other CAS numbers.
+/// The condition under which a permit writes. The write goes by the route of the read that gave the
+/// permit, because each server has its own CAS numbers.
 enum PermitKind {
-    /// A key without an item.
+    /// The key must have no item.
     Absent(Route),
-    /// An item, or another caller's lease, which must keep this CAS.
+    /// The item, or another caller's lease, must still have this CAS.
     Unchanged(Route, Cas),
-    /// An item whose refresh was claimed. It is not renewed as a lease is, because a marker would
-    /// take the item's place.
+    /// The item must still have this CAS, and this process holds the refresh claim. Unlike a lease,
+    /// a refresh claim is not renewed, because a marker would replace the item.
     RefreshClaim(Route, Cas),
-    Lease {
-        lease: Arc<HeldLease>,
-        _count: LeaseCountGuard,
-    },
+    /// The key must still have this lease's placeholder or marker.
+    Lease { lease: Arc<HeldLease>, _count: LeaseCountGuard },
 }
 
 impl MemcachedPermit {
@@ -41,7 +44,8 @@ impl MemcachedPermit {
         MemcachedPermit { store: Arc::clone(store), kind, is_spent: AtomicBool::new(false) }
     }
 
-    /// Permits to add a value where nothing is or, given a CAS, where another caller's lease is.
+    /// Creates a permit to add a value to a key without an item or, with a CAS, to a key with
+    /// another caller's lease.
     pub(super) fn add(
         store: &Arc<MemcachedStore>,
         route: Route,
@@ -56,7 +60,7 @@ impl MemcachedPermit {
         )
     }
 
-    /// Permits to replace an item.
+    /// Creates a permit to replace an item.
     pub(super) fn of_item(
         store: &Arc<MemcachedStore>,
         route: Route,
@@ -71,9 +75,9 @@ impl MemcachedPermit {
         )
     }
 
-    /// Permits to fill a key under a lease, which is renewed while the permit is held. The lease's
-    /// placeholder lasts for `length`. The fetch is expected to take `expected`, or zero if that is
-    /// not known.
+    /// Creates the permit of a lease, and renews the lease while the permit exists. `length` is how
+    /// long memcached keeps the lease's placeholder. `expected` is how long the fetch is expected
+    /// to take, or zero if unknown.
     pub(super) fn lease(
         store: &Arc<MemcachedStore>,
         route: Route,
@@ -81,19 +85,19 @@ impl MemcachedPermit {
         length: Duration,
         expected: Duration,
     ) -> MemcachedPermit {
-        let marker_length = length.max(LEAST_RENEWED);
+        let marker_length = length.max(SHORTEST_MARKER);
         let lease = HeldLease::new(route.in_background(), cas, marker_length, expected);
         store.renewals.add(&lease, RENEWAL_INTERVAL);
         let _count = LeaseCountGuard::new(&store.renewals);
         MemcachedPermit::new(store, PermitKind::Lease { lease, _count })
     }
 
-    /// Removes an item in the background if it still has this CAS.
+    /// Removes the item in the background if it still has this CAS.
     fn remove_in_background(&self, route: &Route, cas: Cas) {
         let route = route.clone().in_background();
         let remove = move || {
             let route = route.clone();
-            // Best effort: the item expires by itself.
+            // A failure is harmless, because the item expires by itself.
             async move { drop(route.remove_unchanged(cas).await) }
         };
         self.store.background.queue_write(0, Box::new(move || Box::pin(remove())));
@@ -114,7 +118,7 @@ impl WritePermit for MemcachedPermit {
             }
             PermitKind::Lease { lease, .. } => match lease.settle().await {
                 Some(cas) => (lease.route(), WriteCondition::Unchanged(cas)),
-                // Somebody has changed the entry since the lease was won.
+                // The lease was lost, because another caller has changed the entry.
                 None => return Ok(WriteOutcome::NotStored),
             },
         };
@@ -140,7 +144,7 @@ impl WritePermit for MemcachedPermit {
             | PermitKind::RefreshClaim(route, _) => {
                 route.move_to_background();
             }
-            // A lease's commands have this priority from the start.
+            // The route of a lease has background priority from the start.
             PermitKind::Lease { .. } => {}
         }
         self
@@ -181,7 +185,7 @@ impl Drop for MemcachedPermit {
                 let (route, cas) = (route.clone().in_background(), *cas);
                 let give_back = move || {
                     let route = route.clone();
-                    // Best effort: the claim counts as abandoned after a while.
+                    // A failure is harmless, because the claim counts as abandoned after a while.
                     async move { drop(route.give_back_claim(cas).await) }
                 };
                 self.store.background.queue_write(0, Box::new(move || Box::pin(give_back())));
@@ -192,7 +196,7 @@ impl Drop for MemcachedPermit {
                     let lease = Arc::clone(&lease);
                     async move {
                         if let Some(cas) = lease.settle().await {
-                            // Best effort: the lease ends by itself.
+                            // A failure is harmless, because the lease ends by itself.
                             drop(lease.route().remove_unchanged(cas).await);
                         }
                     }

@@ -1,4 +1,8 @@
-//! Renews the leases that this process holds, with one task per runtime.
+//! Renews the leases that this process holds, with one task per Tokio runtime.
+//!
+//! A *lease* is the right to fetch a missing value. memcached represents a new lease by a
+//! *placeholder*, an empty item. A renewal replaces the placeholder by a *marker*, and a marker by
+//! a newer one.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,28 +15,31 @@ use super::join::{BoxedFuture, join_all};
 use super::lease::HeldLease;
 use crate::sync::lock;
 
-/// How long the placeholder of a lease lasts. memcached's clock makes it 1 to 2 s.
-const FIRST_LEASE: Duration = Duration::from_secs(2);
-/// For each this many leases that a process asks for or holds, its placeholders last a second longer,
-/// up to [`LONGEST_FIRST_LEASE`]: its callers and its fills wait longer for their turn.
+/// How long memcached keeps the placeholder of a new lease, if this process has few leases.
+/// memcached counts whole seconds, so the placeholder expires after 1 to 2 s.
+const USUAL_PLACEHOLDER: Duration = Duration::from_secs(2);
+/// For each such number of leases that this process requests or holds, its placeholders last a
+/// second longer, up to [`LONGEST_PLACEHOLDER`]. With many leases, tasks wait longer for their turn
+/// on the runtime, so renewals and writes come later.
 const LEASES_PER_EXTRA_SECOND: usize = 4096;
-const LONGEST_FIRST_LEASE: Duration = Duration::from_secs(10);
+const LONGEST_PLACEHOLDER: Duration = Duration::from_secs(10);
+/// How long after a lease was won its first renewal is due.
 pub(super) const RENEWAL_INTERVAL: Duration = Duration::from_millis(500);
-/// The shortest pause between two rounds of renewals.
+/// The shortest pause before a round of renewals.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
-/// The most leases that are renewed at once.
+/// The largest number of leases that are renewed at once.
 const MOST_AT_ONCE: usize = 256;
 
-/// The leases to renew. A task of the runtime that won a lease renews it, or of the runtime on which
-/// its fetch continues.
+/// The leases to renew. The runtime that won a lease renews it, or the runtime on which the lease's
+/// fetch continues.
 #[derive(Default)]
 pub(super) struct RenewalSchedule {
     runtimes: Mutex<Vec<(Id, RenewalQueue)>>,
-    /// The number of leases that this process asks for or holds.
+    /// The number of leases that this process requests or holds.
     leases: AtomicUsize,
 }
 
-/// Counts one lease until it is dropped.
+/// Counts one lease in [`RenewalSchedule`] until the guard is dropped.
 pub(super) struct LeaseCountGuard(Arc<RenewalSchedule>);
 
 impl LeaseCountGuard {
@@ -41,11 +48,11 @@ impl LeaseCountGuard {
         LeaseCountGuard(Arc::clone(renewals))
     }
 
-    /// Returns how long the lease's placeholder is to last.
-    pub(super) fn first_lease(&self) -> Duration {
+    /// Returns how long memcached should keep the lease's placeholder.
+    pub(super) fn placeholder_length(&self) -> Duration {
         let leases = self.0.leases.load(Ordering::Relaxed);
         let more = Duration::from_secs((leases / LEASES_PER_EXTRA_SECOND) as u64);
-        (FIRST_LEASE + more).min(LONGEST_FIRST_LEASE)
+        (USUAL_PLACEHOLDER + more).min(LONGEST_PLACEHOLDER)
     }
 }
 
@@ -55,18 +62,20 @@ impl Drop for LeaseCountGuard {
     }
 }
 
-/// Leases and when they are due, the earliest first.
+/// The leases of one runtime and the times of their next renewals, in order of time.
 type RenewalQueue = VecDeque<(tokio::time::Instant, Weak<HeldLease>)>;
 
 impl RenewalSchedule {
+    /// Schedules the next renewal of the lease on the current runtime, `due_in` from now.
     pub(super) fn add(self: &Arc<RenewalSchedule>, lease: &Arc<HeldLease>, due_in: Duration) {
-        // Outside of a runtime nothing can renew the lease, and it runs out.
+        // Outside a runtime no task can renew the lease, so the lease expires.
         let Ok(runtime) = Handle::try_current() else { return };
         let due = (tokio::time::Instant::now() + due_in, Arc::downgrade(lease));
         let mut runtimes = self.runtimes();
         match runtimes.iter_mut().find(|(id, _)| *id == runtime.id()) {
             Some((_, leases)) => {
-                // Most leases are due after the same time, so the place is near the end.
+                // Most leases have the same renewal interval, so the lease belongs near the end of
+                // the queue.
                 let at = leases.iter().rposition(|(due_at, _)| *due_at <= due.0);
                 leases.insert(at.map_or(0, |at| at + 1), due);
             }
@@ -76,15 +85,15 @@ impl RenewalSchedule {
                 let task = RenewalTask {
                     renewals: Arc::clone(self),
                     runtime: runtime.id(),
-                    is_listed: true,
+                    has_queue: true,
                 };
                 runtime.spawn(task.run());
             }
         }
     }
 
-    /// Makes the running runtime renew the lease, because the runtime that renewed it so far may stand
-    /// still.
+    /// Moves the renewal of the lease to the current runtime, because the lease's runtime may no
+    /// longer run.
     pub(super) fn take_over(self: &Arc<RenewalSchedule>, lease: &Arc<HeldLease>) {
         let Ok(runtime) = Handle::try_current() else { return };
         let known = Arc::downgrade(lease);
@@ -106,12 +115,12 @@ impl RenewalSchedule {
     }
 }
 
-/// Renews the leases of one runtime until it has none.
+/// The task that renews the leases of one runtime, until the runtime has no leases.
 struct RenewalTask {
     renewals: Arc<RenewalSchedule>,
     runtime: Id,
-    /// True if the runtime is listed in [`RenewalSchedule`].
-    is_listed: bool,
+    /// True while the runtime has a queue in [`RenewalSchedule`].
+    has_queue: bool,
 }
 
 impl RenewalTask {
@@ -120,14 +129,14 @@ impl RenewalTask {
             let soon = tokio::time::Instant::now() + SHORTEST_PAUSE;
             tokio::time::sleep_until(due_at.max(soon)).await;
             for lease in self.renew_due().await {
-                // A longer lease is renewed as often in its life as a short one.
+                // Markers that last longer are renewed less often.
                 let due_in = RENEWAL_INTERVAL.max(lease.marker_length / 6);
                 self.renewals.add(&lease, due_in);
             }
         }
     }
 
-    /// Renews the leases that are due. Returns those that are to be renewed again.
+    /// Renews the leases that are due. Returns the leases that need another renewal.
     async fn renew_due(&self) -> Vec<Arc<HeldLease>> {
         let renew = |lease: Arc<HeldLease>| -> BoxedFuture<'_, _> {
             Box::pin(async move { lease.renew().await.then_some(lease) })
@@ -141,15 +150,15 @@ impl RenewalTask {
         renewed
     }
 
-    /// Returns when the next lease is due. If there is none, the runtime is no longer listed, and the
-    /// next lease starts another task.
+    /// Returns when the next lease is due. If the runtime's queue is empty, removes the queue and
+    /// returns `None`. The next lease then starts another task.
     fn next_due(&mut self) -> Option<tokio::time::Instant> {
         let mut runtimes = self.renewals.runtimes();
         let index = runtimes.iter().position(|(id, _)| *id == self.runtime)?;
         let next = runtimes[index].1.front().map(|(due_at, _)| *due_at);
         if next.is_none() {
             runtimes.swap_remove(index);
-            self.is_listed = false;
+            self.has_queue = false;
         }
         next
     }
@@ -167,16 +176,16 @@ impl RenewalTask {
     }
 }
 
-/// A listed task that is dropped has ended with its runtime.
+/// A task that is dropped while its runtime has a queue has ended with the runtime.
 impl Drop for RenewalTask {
     fn drop(&mut self) {
-        if !self.is_listed {
+        if !self.has_queue {
             return;
         }
         let mut runtimes = self.renewals.runtimes();
         let Some(index) = runtimes.iter().position(|(id, _)| *id == self.runtime) else { return };
         let (_, leases) = runtimes.swap_remove(index);
-        // Another runtime may have taken over a fetch.
+        // The fetches of these leases may continue on another runtime.
         if let Some((_, others)) = runtimes.first_mut() {
             others.extend(leases);
             others.make_contiguous().sort_by_key(|(due_at, _)| *due_at);

@@ -1,4 +1,14 @@
-//! The route of a key: the servers it is read from and written to, and the name it has there.
+//! The route of a key: the servers that hold the key's items, and the key's names on these servers.
+//!
+//! Every key has a *home server*. If there are several servers, the key also has a *gutter server*,
+//! which keeps the key's items for a few seconds while the home server is out of reach.
+//!
+//! A key has two *slots* on a server, under two names. The second slot holds this build's entry if
+//! the first slot holds an entry that only another build of the program can decode, as during a
+//! rollout.
+//!
+//! A *lookup* is a sequence of reads, on one or both servers and in one or both slots, that
+//! together have one timeout.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,45 +25,46 @@ use super::{GUTTER_TTL, LONGEST_TTL, whole_seconds};
 use crate::key::Digest;
 use crate::tier::remote::{RemoteError, RemoteErrorKind, WriteOutcome};
 
-/// The lease of a killed process has ended after this time.
+/// A lease of the usual length whose holder was killed ends within this time.
 const ORPHAN_ENDS_AFTER: Duration = Duration::from_millis(3200);
 
-/// A key and its two servers.
-///
-/// A key has two *slots* on a server. The second slot holds this build's entry if the first holds
-/// one that only another build can read, as during a rollout.
+/// The servers and names of one key. A route also says which server and slot the next command uses.
 #[derive(Clone)]
 pub(super) struct Route {
     digest: Digest,
     home: Arc<Server>,
+    /// The key's name on the home server, in the current slot.
     home_key: Arc<str>,
     /// `None` if there is only one server.
     gutter: Option<Arc<Server>>,
     /// True if commands go to the gutter server.
     in_gutter: bool,
     in_second_slot: bool,
-    /// The key on the server that commands go to.
+    /// The key's name on the server that commands go to.
     pub(super) key: Arc<str>,
-    /// The longest time that one lookup takes, over all of its reads.
+    /// The timeout of one lookup, over all of its reads.
     timeout: Duration,
     lookup_deadline: Option<Instant>,
-    /// True if the next read continues the lookup of the last one.
+    /// True if the next read belongs to the same lookup as the last read.
     continues_lookup: bool,
     priority: Priority,
 }
 
+/// Returns the name of the second slot of a key.
 fn second_slot(key: &str) -> Arc<str> {
     format!("{key}:2").into()
 }
 
-/// A gutter server has a key under another name. So a server never takes what it holds for another
-/// server for its own.
+/// Returns the key's name on the gutter server. The name differs from the name on the home server.
+/// A server that is the key's gutter server first and its home server later therefore does not mix
+/// up the items.
 fn gutter_key(home_key: &str) -> Arc<str> {
     format!("{home_key}:gutter").into()
 }
 
 impl Route {
-    /// Starts at the home server or, if that is out of reach, at the gutter server.
+    /// Creates a route that uses the home server or, if the home server is out of reach, the gutter
+    /// server.
     pub(super) fn new(
         digest: Digest,
         home: Arc<Server>,
@@ -81,7 +92,7 @@ impl Route {
         route
     }
 
-    /// Gives writes the time that background writes have.
+    /// Gives the writes of the route the priority and the timeout of background writes.
     pub(super) fn in_background(mut self) -> Route {
         self.move_to_background();
         self
@@ -107,7 +118,7 @@ impl Route {
         }
     }
 
-    /// Sends commands to the gutter server from now on, if that is in reach.
+    /// Directs later commands to the gutter server, if the gutter server is in reach.
     fn enter_gutter(&mut self) {
         let Some(gutter) = &self.gutter else { return };
         let key = gutter_key(&self.home_key);
@@ -116,8 +127,9 @@ impl Route {
         }
     }
 
-    /// Turns to the gutter server after the home server failed. Returns true if the lookup has time
-    /// left to read there.
+    /// Switches to the gutter server if the home server has failed with `error` and is out of
+    /// reach. Returns true if the route has switched. A route whose lookup has no time left does
+    /// not switch.
     pub(super) fn turn_to_gutter(&mut self, error: &RemoteError) -> bool {
         let is_out_of_reach =
             matches!(error.kind(), RemoteErrorKind::Unreachable | RemoteErrorKind::Unusable);
@@ -130,7 +142,7 @@ impl Route {
         self.in_gutter
     }
 
-    /// Turns to the second slot, because the first holds another build's entry.
+    /// Switches to the second slot, because the first slot holds another build's entry.
     pub(super) fn turn_to_second_slot(&mut self) {
         self.in_second_slot = true;
         self.home_key = second_slot(&self.home_key);
@@ -141,30 +153,31 @@ impl Route {
         self.continues_lookup = true;
     }
 
-    /// Returns the terms of a lease whose placeholder lasts for `length`, and of a refresh claim in
-    /// the last `refresh_before_removal` of an item's life.
+    /// Returns a request for a lease whose placeholder lasts for `length`, or for the refresh claim
+    /// of an item that memcached removes within `refresh_before_removal`.
     pub(super) fn lease_request(
         &self,
         length: Duration,
         refresh_before_removal: Duration,
     ) -> LeaseRequest {
-        // A gutter server keeps nothing long enough to refresh it.
+        // A gutter server keeps items too briefly for a refresh.
         let (length, refresh_before_removal) = match self.in_gutter {
             true => (length.min(GUTTER_TTL), Duration::ZERO),
             false => (length, refresh_before_removal),
         };
         let claim_below_seconds = match whole_seconds(refresh_before_removal) {
             0 => 0,
-            // The item may be removed a second earlier than the server says.
+            // memcached may remove the item a second earlier than its reply says.
             seconds => seconds.saturating_add(2).min(whole_seconds(LONGEST_TTL)),
         };
         LeaseRequest { seconds: whole_seconds(length).max(1), claim_below_seconds }
     }
 
-    /// Reads the key in one exchange. With terms the read may win a lease or a refresh claim.
+    /// Reads the key in one exchange. With a lease request, the read may win a lease or a refresh
+    /// claim.
     pub(super) async fn read(
         &mut self,
-        terms: Option<LeaseRequest>,
+        lease: Option<LeaseRequest>,
     ) -> Result<ReadReply, RemoteError> {
         #[cfg(feature = "testing")]
         self.go_home_if_in_memory().await;
@@ -176,9 +189,9 @@ impl Route {
                 None
             }
         };
-        let read = self.server().read(&self.key, terms, now);
+        let read = self.server().read(&self.key, lease, now);
         let found = match deadline {
-            // Boxed because it is rare, so that the future of a read stays small.
+            // The box keeps the future of a read small. A second read is rare.
             Some(deadline) => {
                 let timed_out = || {
                     RemoteError::new(
@@ -196,7 +209,8 @@ impl Route {
         })
     }
 
-    /// Lets a test that has moved the clock find a recovered server in use.
+    /// Returns to the home server if it is an in-memory server that has recovered. A test that has
+    /// moved the clock expects this.
     #[cfg(feature = "testing")]
     async fn go_home_if_in_memory(&mut self) {
         if self.in_gutter && !self.home.in_rotation() {
@@ -207,8 +221,8 @@ impl Route {
         }
     }
 
-    /// Empties an item that its server's fence rejects. Nobody can read it then, so any caller may
-    /// replace it.
+    /// Empties the frame of an item that may be stale, because its CAS number is below the server's
+    /// fence. An empty frame is corrupt, so any caller may replace the item.
     pub(super) fn check_fence(&self, mut item: RawItem) -> RawItem {
         if !self.server().is_above_fence(self.digest, item.cas.number) {
             self.server().recheck_fence();
@@ -217,12 +231,13 @@ impl Route {
         item
     }
 
-    /// Reads without asking for a lease, outside of any lookup.
+    /// Reads the key without asking for a lease. The read is not part of a lookup.
     pub(super) async fn peek(&self) -> Result<ReadReply, RemoteError> {
         self.server().read(&self.key, None, Instant::now()).await
     }
 
-    /// Stores a frame for `ttl`, and for `keep_expired` beyond that.
+    /// Stores a frame for the sum of `ttl` and `keep_expired`. A gutter server keeps the frame only
+    /// for `ttl`, up to [`GUTTER_TTL`].
     pub(super) async fn write(
         &self,
         frame: Vec<u8>,
@@ -234,7 +249,7 @@ impl Route {
             true => (ttl.min(GUTTER_TTL), Duration::ZERO),
             false => (ttl, keep_expired),
         };
-        // memcached would keep an item of 0 seconds for ever.
+        // memcached would never remove an item with a ttl of 0.
         if whole_seconds(ttl) == 0 {
             return Ok(WriteOutcome::NotStored);
         }
@@ -255,7 +270,8 @@ impl Route {
         })
     }
 
-    /// Removes another build's entry, and the entry on the other server.
+    /// Removes another build's entry from the server that commands go to, and all entries of the
+    /// key from the key's second server.
     async fn remove_other_copies(&self, deadline: Instant) -> Result<(), RemoteError> {
         let second = second_slot(&self.home_key);
         let second = if self.in_gutter { gutter_key(&second) } else { second };
@@ -267,7 +283,8 @@ impl Route {
         Ok(())
     }
 
-    /// Renews a lease that has this CAS. Returns its new CAS, or `None` if the lease is lost.
+    /// Renews the lease whose placeholder or marker has this CAS. Returns the CAS of the new
+    /// marker, or `None` if the lease is lost.
     pub(super) async fn renew(
         &self,
         marker: LeaseMarker,
@@ -277,17 +294,19 @@ impl Route {
         self.server().renew(&self.key, marker, seconds, cas).await
     }
 
-    /// Returns true if it is worth waiting for another caller's lease on this server.
+    /// Returns false if recent leases of this server did not end, so that waiting for another
+    /// caller's lease is useless.
     pub(super) fn allows_waiting(&self) -> bool {
         self.server().wait_breaker.allows_waiting()
     }
 
-    /// Records that a lease on this server has ended, or that its holder lives.
+    /// Records that a lease on this server has ended, or that its holder is alive.
     pub(super) fn record_lease_end(&self) {
         self.server().wait_breaker.record_end();
     }
 
-    /// Finds out in the background whether a lease ends that was waited for in vain.
+    /// Reads a lease again later, in the background, after a caller has waited for the lease in
+    /// vain. Records if the lease has ended by then.
     pub(super) fn check_lease_end(&self, cas: Cas) {
         let (Ok(runtime), Some(probe)) = (Handle::try_current(), self.server().begin_lease_probe())
         else {
@@ -313,28 +332,31 @@ impl Route {
         self.server().change(delete, self.priority).await.map(drop)
     }
 
-    /// Lets the next reader claim the refresh of the item that has this CAS.
+    /// Gives back the refresh claim of the item that has this CAS, so that the next read can win
+    /// the claim.
     pub(super) async fn give_back_claim(&self, cas: Cas) -> Result<(), RemoteError> {
         let give_back = Command::ReleaseRefresh { key: Arc::clone(&self.key), cas };
         self.server().change(give_back, self.priority).await.map(drop)
     }
 
-    /// Removes the entry wherever a process could find it: in both slots, at home and in the gutter.
-    /// The gutter is always told, because another process may be reading there already.
+    /// Removes the key's entries from both slots of the home server and of the gutter server. The
+    /// gutter server is always included, because another process may already read the key there.
     ///
-    /// A server that cannot be told now is told later, also if this future is dropped. Until then
-    /// this process does not read the key from that server. `started` is when the change began that
-    /// this removal is part of, if it is part of one.
+    /// If a server does not confirm the removal, or this future is dropped first, the removal is
+    /// repeated later. This process does not read the key from the server before the server has
+    /// confirmed the removal. If the removal is part of a larger change, `started` is when the
+    /// change began.
     ///
     /// # Errors
-    /// The home server could not be told, and may serve the entry to other processes. A gutter
-    /// server that could not be told is no error: it drops the entry within seconds.
+    /// The home server did not confirm the removal, and may serve the entry to other processes. A
+    /// failure of the gutter server is not an error, because the gutter server removes the entry
+    /// within seconds.
     pub(super) async fn remove(&self, started: Option<Instant>) -> Result<(), RemoteError> {
         let deadline = started.unwrap_or_else(Instant::now) + self.timeout;
         let in_gutter = self.removal_in_gutter();
         let at_home = self.removal_at_home();
         let removed = match started {
-            // The exchange's own timeout is this deadline.
+            // The exchange ends at this deadline by itself.
             None => at_home.send(deadline).await,
             Some(_) => remove_by(deadline, at_home).await,
         };
@@ -357,14 +379,14 @@ impl Route {
 
     async fn remove_in_gutter(&self, removal: Option<KeyRemoval<'_>>, deadline: Instant) {
         if let Some(removal) = removal {
-            // On failure the server keeps a hint of it.
+            // If the removal fails, `Server` keeps a hint of it and repeats it later.
             let _ = remove_by(deadline, removal).await;
         }
     }
 }
 
-/// Tells a server what to remove, until the deadline. An exchange that has begun by then goes on in
-/// the background.
+/// Sends a removal to a server, and waits for the confirmation until the deadline. An exchange that
+/// is under way at the deadline continues in the background.
 async fn remove_by(deadline: Instant, removal: KeyRemoval<'_>) -> Result<(), RemoteError> {
     let timed_out = || {
         RemoteError::new(RemoteErrorKind::Unreachable, "no time was left to tell the key's server")

@@ -1,9 +1,13 @@
 //! A circuit breaker for waits on other callers' leases.
 //!
-//! A server that answers "busy" for ever would make every call wait for nothing. So a lease that was
-//! waited for in vain is read once more, at a time when even the lease of a killed process has ended.
-//! After a few leases that are still there, callers do not wait for leases of this server for a
-//! while. A slow fetch or a killed process does not count against the server.
+//! A *lease* is the right to fetch a missing value. Another caller that reads the key waits until
+//! the lease ends.
+//!
+//! A faulty server may report a lease for ever, and every call would wait for the lease in vain.
+//! After a caller has waited in vain, the lease is therefore read once more, late enough that the
+//! lease of a killed process has usually ended. A lease that still exists at this time is
+//! *endless*. After a few endless leases in a row, callers do not wait for leases of the server for
+//! a while. A slow fetch does not open the breaker, because its lease has changed in the meantime.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -11,23 +15,25 @@ use std::time::Duration;
 
 use crate::clock::CoarseInstant;
 
-/// This many endless leases in a row open the breaker.
-const MOST_ENDLESS: u32 = 3;
+/// The number of endless leases in a row that opens the breaker.
+const ENDLESS_LEASES_TO_OPEN: u32 = 3;
 /// How long the breaker stays open.
 const PAUSE: Duration = Duration::from_secs(10);
-/// The most leases that are read once more at a time.
+/// The largest number of leases that are due to be read once more.
 const MOST_PROBES: u32 = 8;
 
 #[derive(Default)]
 pub(super) struct LeaseWaitBreaker {
-    /// Endless leases in a row.
+    /// The number of endless leases in a row.
     endless: AtomicU32,
-    /// The end of the pause, in milliseconds as [`CoarseInstant`] counts them; 0 for none.
+    /// When the breaker closes, in the milliseconds of [`CoarseInstant`]; 0 if the breaker is
+    /// closed.
     paused_until: AtomicU64,
+    /// The number of [`LeaseProbeGuard`]s.
     probes: AtomicU32,
 }
 
-/// Counts one lease that is to be read once more.
+/// Counts one lease that is due to be read once more, until the guard is dropped.
 pub(super) struct LeaseProbeGuard(Arc<LeaseWaitBreaker>);
 
 impl Drop for LeaseProbeGuard {
@@ -42,7 +48,8 @@ impl LeaseWaitBreaker {
         paused_until == 0 || CoarseInstant::now().millis() >= paused_until
     }
 
-    /// Returns `None` if enough leases are probed already.
+    /// Counts a lease that is due to be read once more. Returns `None` if there are [`MOST_PROBES`]
+    /// of them already.
     pub(super) fn begin_probe(breaker: &Arc<LeaseWaitBreaker>) -> Option<LeaseProbeGuard> {
         if breaker.probes.fetch_add(1, Ordering::Relaxed) < MOST_PROBES {
             return Some(LeaseProbeGuard(Arc::clone(breaker)));
@@ -51,17 +58,17 @@ impl LeaseWaitBreaker {
         None
     }
 
-    /// Records a lease that has ended, or whose holder lives.
+    /// Records a lease that has ended, or whose holder is alive. Closes the breaker.
     pub(super) fn record_end(&self) {
         self.endless.store(0, Ordering::Relaxed);
         self.paused_until.store(0, Ordering::Relaxed);
     }
 
-    /// Records a lease that should have ended and has not.
+    /// Records an endless lease.
     pub(super) fn record_endless(&self) {
-        if self.endless.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_ENDLESS {
-            // After the pause one more is enough.
-            self.endless.store(MOST_ENDLESS - 1, Ordering::Relaxed);
+        if self.endless.fetch_add(1, Ordering::Relaxed) + 1 >= ENDLESS_LEASES_TO_OPEN {
+            // After the pause, one more endless lease opens the breaker again.
+            self.endless.store(ENDLESS_LEASES_TO_OPEN - 1, Ordering::Relaxed);
             let until = CoarseInstant::now().millis().saturating_add(PAUSE.as_millis() as u64);
             self.paused_until.store(until, Ordering::Relaxed);
         }
@@ -78,7 +85,7 @@ mod tests {
         (0..2).for_each(|_| breaker.record_endless());
         breaker.record_end();
         (0..2).for_each(|_| breaker.record_endless());
-        assert!(breaker.allows_waiting(), "one of them ended");
+        assert!(breaker.allows_waiting(), "a lease has ended");
         breaker.record_endless();
         assert!(!breaker.allows_waiting());
         breaker.record_end();

@@ -1,4 +1,4 @@
-//! The server in memory answers as a memcached does.
+//! Tests that the in-memory server replies as a memcached does.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,7 +9,8 @@ use crate::tier::remote::RemoteErrorKind;
 use crate::tier::remote::contract_tests::MemcachedProcess;
 use crate::tier::remote::memcached::client::ServerClient;
 
-/// A command on one of three keys. A flag says if its CAS is the key's current one.
+/// A generated command on one of three keys. A boolean says if the command's CAS is the key's
+/// current CAS.
 #[derive(Debug, Clone)]
 enum GeneratedCommand {
     Read(usize, Option<(u32, bool)>),
@@ -19,7 +20,7 @@ enum GeneratedCommand {
     Renew(usize, bool),
 }
 
-fn step() -> impl Strategy<Value = GeneratedCommand> {
+fn generated_command() -> impl Strategy<Value = GeneratedCommand> {
     let lease = prop::option::of((100u32..200, any::<bool>()));
     prop_oneof![
         4 => (0..3usize, lease).prop_map(|(key, lease)| GeneratedCommand::Read(key, lease)),
@@ -34,19 +35,20 @@ fn step() -> impl Strategy<Value = GeneratedCommand> {
 const MARKER: LeaseMarker =
     LeaseMarker { nonce: 7, elapsed: Duration::from_secs(1), expected: Duration::from_secs(2) };
 
-/// One of the servers that are compared. Each has CAS numbers of its own.
+/// One of the servers whose replies are compared, with the newest CAS that the server has shown for
+/// each key.
 struct ComparedServer {
     client: Arc<ServerClient>,
-    /// True if each command is sent among others, and not in an exchange of its own.
+    /// True if each command is sent in a batch with other commands.
     is_batched: bool,
-    seen: [Cas; 3],
+    newest_cas: [Cas; 3],
 }
 
 impl ComparedServer {
     fn command(&self, step: &GeneratedCommand, keys: &[Arc<str>]) -> Command {
         let cas = |key: usize, current: bool| match current {
-            true => self.seen[key],
-            false => Cas { number: 1 << 60, ..self.seen[key] },
+            true => self.newest_cas[key],
+            false => Cas { number: 1 << 60, ..self.newest_cas[key] },
         };
         match *step {
             GeneratedCommand::Read(key, lease) => Command::Read {
@@ -83,8 +85,8 @@ impl ComparedServer {
         }
     }
 
-    /// Runs one step, and describes the answer without CAS numbers and times.
-    async fn take(&mut self, step: &GeneratedCommand, keys: &[Arc<str>]) -> String {
+    /// Runs one command, and describes the reply without CAS numbers and exact times.
+    async fn run(&mut self, step: &GeneratedCommand, keys: &[Arc<str>]) -> String {
         let now = Instant::now();
         let command = self.command(step, keys);
         let other = || Command::Read { key: "other".into(), lease: None };
@@ -100,7 +102,7 @@ impl ComparedServer {
         let reply = answers.swap_remove(commands.len() / 2);
         let mut see = |cas: Cas| match *step {
             GeneratedCommand::Read(key, _) | GeneratedCommand::Renew(key, _) => {
-                self.seen[key] = cas
+                self.newest_cas[key] = cas
             }
             _ => panic!("this step shows no CAS"),
         };
@@ -129,12 +131,12 @@ impl ComparedServer {
 }
 
 #[test]
-fn the_answers_are_a_memcacheds() {
+fn the_replies_equal_a_memcacheds() {
     let memcached = MemcachedProcess::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
     let count = std::cell::Cell::new(0);
-    proptest!(ProptestConfig::with_cases(200), |(steps in vec(step(), 1..40))| {
+    proptest!(ProptestConfig::with_cases(200), |(steps in vec(generated_command(), 1..40))| {
         count.set(count.get() + 1);
         let keys = |way: &str| -> Vec<Arc<str>> {
             (0..3).map(|key| format!("{way}:{}:{key}", count.get()).into()).collect()
@@ -142,14 +144,14 @@ fn the_answers_are_a_memcacheds() {
         let memory = Arc::new(InMemoryServer::new(Clock::default()));
         runtime.block_on(async {
             let address = memcached.address();
-            let real = Arc::new(ServerClient::resolve(&address, 1, &Handle::current()).await.expect("it is up"));
-            let compared = |client, is_batched| ComparedServer { client, is_batched, seen: [0.into(); 3] };
+            let real = Arc::new(ServerClient::resolve(&address, 1, &Handle::current()).await.expect("memcached is up"));
+            let compared = |client, is_batched| ComparedServer { client, is_batched, newest_cas: [0.into(); 3] };
             let mut memory = compared(Arc::new(ServerClient::InMemory(memory)), false);
             let mut real = [false, true].map(|is_batched| (compared(real.clone(), is_batched), is_batched));
             for step in &steps {
-                let memory = memory.take(step, &keys("memory")).await;
+                let memory = memory.run(step, &keys("memory")).await;
                 for (real, is_batched) in &mut real {
-                    let real = real.take(step, &keys(if *is_batched { "many" } else { "one" })).await;
+                    let real = real.run(step, &keys(if *is_batched { "many" } else { "one" })).await;
                     assert_eq!(real, memory, "{step:?} of {steps:?}, batched: {is_batched}");
                 }
             }
