@@ -109,9 +109,9 @@ impl Server {
         self.seed.score(digest)
     }
 
-    /// Refuses writes, deletes and renewals from now on. This process no longer tells the server of
-    /// invalidations. So an item that the server stored now could be stale when the server joins
-    /// again.
+    /// Makes [`change`](Self::change) and [`renew`](Self::renew) fail from now on. This process no
+    /// longer tells the server of invalidations, so an item that the server stored now could be
+    /// stale when the server joins again.
     pub(super) fn retire(&self) {
         self.is_retired.store(true, Ordering::Release);
     }
