@@ -1,4 +1,4 @@
-//! The three tiers: request, local and remote.
+//! The three tiers that a call searches for a value, in this order: request, local and remote.
 
 pub(crate) mod local;
 pub(crate) mod remote;
@@ -6,15 +6,15 @@ pub(crate) mod request;
 
 use std::fmt;
 
-/// The tier that answered a call.
+/// The tier that had the value for a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Tier {
-    /// The answers of the current request.
+    /// The values that the current web request has received before.
     Request,
-    /// This process's memory.
+    /// The memory of this process.
     Local,
-    /// memcached.
+    /// The memcached servers.
     Remote,
 }
 

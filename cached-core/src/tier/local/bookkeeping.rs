@@ -19,8 +19,8 @@ const INTERVAL_UPDATE_INSERTIONS: u32 = 256;
 
 /// The most entries that one sweep removes. This bounds the time and the memory that a sweep takes.
 const MAX_SWEPT_ENTRIES: usize = 1 << 16;
-/// The most entries that are handled with one [`IndexGuard`]. No removed entry of the index is freed
-/// while a guard exists, so a guard must not exist for long.
+/// The most entries that are handled with one [`IndexGuard`]. A guard must not exist for long, because it
+/// keeps removed entries in memory.
 const ENTRIES_PER_GUARD: usize = 1 << 8;
 
 /// Decides which hits are reported to the policy: one for each entry in an interval, which is measured

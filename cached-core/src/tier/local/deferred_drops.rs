@@ -1,12 +1,13 @@
-//! Drops the values of removed entries later, where their `Drop` can do no harm.
+//! Defers the drop of a removed entry's value until the value's `Drop` cannot cause a deadlock.
 //!
-//! A value's `Drop` is the program's own code. It may make a call, invalidate an entry, or wait for a
-//! thread that does. The index, however, frees a removed entry at any point: in a call for another key,
-//! while a stripe is locked, or at the end of a thread. So an entry that is freed moves its value into
-//! a queue.
+//! A value's `Drop` is code of the program. This code may call an annotated function, invalidate an
+//! entry, or wait for a thread that does so. But the index may free a removed entry at any time: during
+//! a call for another key, while a stripe is locked, or at the end of a thread. So the drop of an entry
+//! only moves the entry's value into a queue.
 //!
-//! The queue is emptied at the end of a read, a fill or a change, by the sweeper, and when a cache is
-//! dropped. No lock is held there, and the thread leads no flight that the value's `Drop` could wait for.
+//! The queued values are dropped at the end of a lookup, a fill or an invalidation, by the sweeper, and
+//! when a cache is dropped. At these points the thread holds no lock and is not the leader of a flight
+//! for which the value's `Drop` could wait.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -19,18 +20,20 @@ use super::sweeper;
 use crate::sync::lock;
 use crate::value::Value;
 
-/// An entry's value. It is queued when the entry is dropped.
+/// A value that is moved into the queue when this wrapper is dropped. The option is `None` only during
+/// the drop.
 pub(super) struct DeferredDrop(Option<Value>);
 
-/// The queued values of all threads, so that a thread that is held up does not keep any from the others.
+/// The queued values of all threads. With a queue for each thread, a blocked thread would keep its values
+/// in memory.
 static QUEUE: Mutex<VecDeque<Value>> = Mutex::new(VecDeque::new());
 /// The length of [`QUEUE`]. It changes while the queue is locked.
 static QUEUE_LENGTH: AtomicUsize = AtomicUsize::new(0);
 
-/// The most values that one call drops. A call queues far fewer, so the queue does not grow; and a call
-/// is not held up by the millions of values that a dropped cache has left.
+/// The most values that one call drops. A call queues far fewer values, so the queue does not grow. The
+/// limit keeps a call from having to drop the millions of values of a cache that was dropped.
 const MAX_DROPS: usize = 256;
-/// How long a call goes on dropping. The drop that exceeds this is the last one.
+/// A call drops no more values after it has dropped values for this long.
 const MAX_DROP_TIME: Duration = Duration::from_millis(1);
 
 thread_local! {
@@ -64,9 +67,10 @@ impl Drop for DeferredDrop {
     }
 }
 
-/// Drops queued values, [`MAX_DROPS`] at most. The caller must not lead a flight or hold a lock.
+/// Drops queued values, [`MAX_DROPS`] at most. The caller must not hold a lock, and must not be the leader
+/// of a flight.
 ///
-/// A value's `Drop` that calls this does nothing.
+/// If a value's `Drop` calls this function, the function does nothing.
 #[inline]
 pub(crate) fn run_deferred_drops() {
     match QUEUE_LENGTH.load(Ordering::Relaxed) {
@@ -75,20 +79,20 @@ pub(crate) fn run_deferred_drops() {
     }
 }
 
-/// Drops all values that are queued now, however long it takes.
+/// Drops all values that are queued now, without a limit on the time.
 pub(super) fn run_all_deferred_drops() {
     drop_values(QUEUE_LENGTH.load(Ordering::Relaxed), Duration::MAX);
 }
 
-/// Drops `count` values. The count is fixed at the start, because each value may queue another one
-/// when it is dropped.
+/// Drops up to `count` values. The drop of a value may queue another value, so a loop until the queue is
+/// empty might not end.
 #[cold]
 fn drop_values(count: usize, max_time: Duration) {
     let Some(_guard) = DropReentryGuard::enter() else { return };
     let started = Instant::now();
     for _ in 0..count {
         let Some(value) = pop_value() else { return };
-        // The call that happens to drop the value must not see its panic.
+        // A panic of the value's `Drop` must not end the call that happens to drop the value.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
         if started.elapsed() > max_time {
             return;
@@ -96,7 +100,7 @@ fn drop_values(count: usize, max_time: Duration) {
     }
 }
 
-/// Takes one value, so that other threads can drop the next ones meanwhile.
+/// Takes one value from the queue. Other threads can take the next values meanwhile.
 fn pop_value() -> Option<Value> {
     let mut queue = lock(&QUEUE);
     let value = queue.pop_front();
@@ -107,11 +111,11 @@ fn pop_value() -> Option<Value> {
     value
 }
 
-/// Marks this thread as one that drops queued values, until the guard is dropped.
+/// Keeps a value's `Drop` on this thread from dropping further queued values, until the guard is dropped.
 struct DropReentryGuard;
 
 impl DropReentryGuard {
-    /// Returns `None` if this thread is marked already.
+    /// Returns `None` if this thread has a guard already.
     fn enter() -> Option<DropReentryGuard> {
         (!IS_DROPPING.replace(true)).then(|| DropReentryGuard)
     }

@@ -1,4 +1,4 @@
-//! An entry of the local tier, and the eviction policy's view of it.
+//! An entry of the local tier, and the state that the index stores with an entry for the eviction policy.
 
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,21 +14,22 @@ use crate::event::EventSubject;
 use crate::key::{KeyHeader, KeyQuery, key_body};
 use crate::value::Value;
 
-/// An entry that expires sooner than this is checked with the precise clock. The coarse clock lags by
-/// a tick of the system's timer, which is some milliseconds.
+/// A lookup uses the precise clock if the entry expires within this time by the coarse clock. The coarse
+/// clock lags by a tick of the system's timer, which is some milliseconds.
 const COARSE_CLOCK_MARGIN: Duration = Duration::from_secs(1);
 
-/// The bytes that the index and the policy use for an entry, beside its key and its value. This was
-/// measured: it is the memory of a process with 200,000 entries, divided by their number.
+/// The bytes that the index and the policy use for an entry, in addition to the key and the value. The
+/// number was measured: the memory of a process with 200,000 entries was divided by 200,000.
 const ENTRY_OVERHEAD: usize = 540;
 
-/// Identifies one entry among all that its index has held, also for the same key.
+/// The unique id of an entry. A later entry with the same key has another id.
 ///
-/// The number wraps around after 2³² insertions. An entry that is as old as that may be taken for a
-/// new one with the same key, and is then removed in its place.
+/// The number wraps around after 2³² insertions. A new entry with the same key may then have the id of an
+/// earlier entry, and may be removed in place of the earlier entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct EntryId {
     fingerprint: KeyFingerprint,
+    /// The number of the insertion in this process.
     number: u32,
 }
 
@@ -50,24 +51,27 @@ impl Hash for EntryId {
     }
 }
 
-/// The time at which an entry expires, and how long it is kept after that.
+/// The time at which an entry expires, and the length of the stale period after this time.
 #[derive(Clone, Copy)]
 pub(crate) struct Expiry {
+    /// The time at which the ttl begins.
     pub(crate) start: Instant,
     pub(crate) ttl: Duration,
-    /// How long an expired value is kept for a fetch that fails.
+    /// How long an expired value is kept, so that calls can return it if a fetch fails.
     pub(crate) stale_ttl: Duration,
 }
 
 impl Expiry {
+    /// Returns the time until the expiry; zero if this time is over.
     pub(super) fn time_left(&self, now: Instant) -> Duration {
         (self.start + self.ttl).saturating_duration_since(now)
     }
 }
 
-/// Converts precise times into coarse ones. An entry stores the coarse ones: they take half of the
-/// memory of an [`Instant`], and a hit compares two numbers.
+/// Converts times of the precise clock into times of the coarse clock. An entry stores coarse times: they
+/// take half the memory of an [`Instant`], and a hit only compares two integers.
 pub(super) struct ClockConverter {
+    // The two clocks' readings at one moment.
     precise: Instant,
     coarse: CoarseInstant,
 }
@@ -82,8 +86,8 @@ impl ClockConverter {
     }
 }
 
-/// A key, its value and its times. All of it is one allocation, unless the key is long; a hit reads two
-/// cache lines of it.
+/// A key with its value and its expiry. An entry with a short key is one allocation, and a hit reads two
+/// cache lines of this allocation.
 pub(super) struct LocalEntry {
     header: KeyHeader,
     /// The rest of the key.
@@ -93,15 +97,17 @@ pub(super) struct LocalEntry {
     id: EntryId,
     stale_ttl_millis: u32,
     ttl_millis: u32,
+    /// The position of the value in the order of fetches.
     pub(super) sequence: SequenceNumber,
 }
 
-/// The eviction policy's view of an entry.
+/// What the index stores with an entry for the eviction policy.
 pub(super) struct EntryPolicyState {
     pub(super) weight: u32,
-    /// The number of insertions when the policy was last told of a hit on this entry.
+    /// The number of insertions, by `HitReportThrottle::insertions`, when this entry was inserted or when
+    /// the policy was last told of a hit on this entry.
     reported_at: AtomicU32,
-    /// True if the policy holds a record of this entry, or a caller is about to give it one.
+    /// True if the policy has a record of this entry, or if a caller is about to create the record.
     is_admitted: AtomicBool,
 }
 
@@ -111,7 +117,7 @@ impl Hash for LocalEntry {
     }
 }
 
-/// Two entries are equal if their keys are.
+/// Two entries are equal if their keys are equal.
 impl PartialEq for LocalEntry {
     fn eq(&self, other: &LocalEntry) -> bool {
         self.header == other.header && self.body == other.body
@@ -120,7 +126,7 @@ impl PartialEq for LocalEntry {
 
 impl Eq for LocalEntry {}
 
-/// A value that is to become an entry.
+/// The value, the weight and the sequence number of an entry to be created.
 #[derive(Clone, Copy)]
 pub(super) struct NewEntry<'v> {
     pub(super) value: &'v Value,
@@ -128,7 +134,7 @@ pub(super) struct NewEntry<'v> {
     pub(super) sequence: SequenceNumber,
 }
 
-/// Rounds down to milliseconds, and to 49 days at most.
+/// Converts to milliseconds, rounded down. A duration of more than 49 days becomes 49 days.
 fn to_millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
@@ -176,22 +182,24 @@ impl LocalEntry {
         self.value.get()
     }
 
-    /// Returns true if the entry is live by the coarse clock, however much that clock lags.
+    /// Returns true if the entry is certainly live: the time left by the coarse clock is longer than the
+    /// coarse clock can lag.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_surely_live(&self, coarse: CoarseInstant) -> bool {
         coarse + COARSE_CLOCK_MARGIN < self.expires
     }
 
+    /// Returns true if the entry has not expired. `now` must be a time of the precise clock.
     pub(super) fn is_live(&self, now: CoarseInstant) -> bool {
         now < self.expires
     }
 
-    /// Returns the time until the entry expires; zero if it has.
+    /// Returns the time until the entry expires; zero if the entry has expired.
     pub(super) fn time_left(&self, now: CoarseInstant) -> Duration {
         self.expires.since(now)
     }
 
-    /// Returns the whole time to live of the entry.
+    /// Returns the time to live that the entry was inserted with.
     pub(super) fn ttl(&self) -> Duration {
         Duration::from_millis(self.ttl_millis.into())
     }
@@ -215,18 +223,20 @@ impl EntryPolicyState {
         self.is_admitted.load(Ordering::SeqCst)
     }
 
-    /// Returns true to the one caller that must have the policy admit the entry.
+    /// Returns true if the caller must now have the policy admit the entry. Only the first call returns
+    /// true.
     pub(super) fn claim_admission(&self) -> bool {
         !self.is_admitted.swap(true, Ordering::SeqCst)
     }
 
-    /// Returns true if the policy should be told of a hit, because `interval` entries were inserted
-    /// since it was last told of one.
+    /// Returns true if the policy should be told of a hit on this entry, because `interval` entries were
+    /// inserted since the last report.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_report_due(&self, insertions: u32, interval: u32) -> bool {
         insertions.wrapping_sub(self.reported_at.load(Ordering::Relaxed)) >= interval
     }
 
+    /// Records that the policy is told of a hit on this entry.
     pub(super) fn set_reported(&self, insertions: u32) {
         self.reported_at.store(insertions, Ordering::Relaxed);
     }

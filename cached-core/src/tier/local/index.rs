@@ -1,7 +1,7 @@
-//! The table of all entries, which every hit reads.
+//! The index: the table of all entries, which every hit reads.
 //!
-//! It is a `papaya` hash table: a reader takes no lock and writes no shared memory. A removed
-//! entry is freed when no reader can hold it any more.
+//! The table is a `papaya` hash table. A reader takes no lock and writes no shared memory. A removed entry
+//! is freed when no reader can hold a reference to the entry any more.
 
 use std::hash::{Hash, Hasher};
 
@@ -10,35 +10,42 @@ use papaya::{Equivalent, Guard, HashMap, LocalGuard, ResizeMode};
 use super::entry::{EntryId, EntryPolicyState, LocalEntry};
 use crate::key::{KeyQuery, PrecomputedBuildHasher};
 
-/// How many entries each insertion moves while the table grows, so that no insertion moves them all.
+/// How many entries each insertion moves to the larger table while the table grows. So no single
+/// insertion has to move all entries.
 const ENTRIES_MOVED_PER_INSERTION: usize = 64;
-/// The initial capacity, in entries; it takes 18 KiB. A search is slower in a table that is nearly full.
+/// The initial capacity, in entries. The empty table takes 18 KiB. A smaller table would be nearly full
+/// sooner, and searches in a nearly full table are slower.
 const INITIAL_CAPACITY: usize = 1024;
-/// An entry that weighs more bytes than this is freed at once. Others are freed in batches.
+/// A removed entry that weighs more bytes than this is freed as soon as no thread reads it. Lighter
+/// entries are freed in batches.
 const LARGE_ENTRY_WEIGHT: u32 = 4096;
 
+/// The table of all entries of a local tier.
 pub(super) struct EntryIndex {
     entries: HashMap<LocalEntry, EntryPolicyState, PrecomputedBuildHasher>,
 }
 
-/// Reads and changes the index. Entries found with it stay in memory until it is dropped.
+/// Access to the index, for reads and for changes. An entry that was found with a guard stays in memory
+/// until the guard is dropped.
 ///
-/// Memory that others remove meanwhile waits for it too. So it must be dropped soon, and before any code
-/// of the program runs that may take its time.
+/// An entry that any thread removes while a guard exists is not freed before the guard is dropped. So a
+/// guard must be dropped soon, and before slow code runs.
 pub struct IndexGuard<'i> {
     index: &'i EntryIndex,
     guard: LocalGuard<'i>,
 }
 
 thread_local! {
-    /// Is destroyed while this thread can still read a table: papaya's own thread-local is made before
-    /// this one, and so destroyed after it.
+    /// Accessible as long as this thread can read a table. papaya's own thread-local is initialized before
+    /// this one, and is therefore destroyed later.
     static THREAD_ALIVE: ThreadAliveMarker = ThreadAliveMarker::new();
 }
 
+/// The value of [`THREAD_ALIVE`].
 struct ThreadAliveMarker;
 
 impl ThreadAliveMarker {
+    /// Initializes papaya's own thread-local first.
     fn new() -> ThreadAliveMarker {
         drop(HashMap::<(), ()>::new().guard());
         ThreadAliveMarker
@@ -46,7 +53,7 @@ impl ThreadAliveMarker {
 }
 
 impl Drop for ThreadAliveMarker {
-    /// Having a destructor is what makes the standard library track the end of the thread.
+    /// Does nothing. The standard library marks a thread-local as destroyed only if its type has a `Drop`.
     fn drop(&mut self) {}
 }
 
@@ -64,7 +71,7 @@ impl EntryIndex {
         self.entries.len()
     }
 
-    /// Returns `None` while the thread ends: its thread-locals are gone then.
+    /// Returns access to the index, or `None` if the thread is ending and its thread-locals are destroyed.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn guard(&self) -> Option<IndexGuard<'_>> {
         THREAD_ALIVE.try_with(|_| ()).ok()?;
@@ -78,23 +85,27 @@ impl IndexGuard<'_> {
         self.index.entries.get_key_value(&QueriedKey(key), &self.guard)
     }
 
+    /// Returns exactly the entry with this id, if the index has not removed the entry.
     pub(super) fn find_by_id(&self, id: EntryId) -> Option<(&LocalEntry, &EntryPolicyState)> {
         let found = self.index.entries.get_key_value(&id, &self.guard);
         found.filter(|(entry, _)| entry.id() == id)
     }
 
-    /// Inserts an entry, and removes the one with the same key. Returns the removed entry's weight.
+    /// Inserts an entry, and removes the entry with the same key. Returns the weight of the removed entry,
+    /// or `None` if there was no entry.
     pub(super) fn insert(&self, entry: LocalEntry, state: EntryPolicyState) -> Option<u32> {
         self.weight_of_removed(self.index.entries.insert(entry, state, &self.guard))
     }
 
-    /// Removes exactly this entry. Returns its weight, or `None` if it was removed before.
+    /// Removes exactly this entry, but no other entry with the same key. Returns the entry's weight, or
+    /// `None` if the entry was removed before.
     pub(super) fn remove(&self, entry: &LocalEntry) -> Option<u32> {
         let is_same = |found: &LocalEntry, _: &EntryPolicyState| found.id() == entry.id();
         let removed = self.index.entries.remove_if(entry, is_same, &self.guard).ok()?;
         self.weight_of_removed(removed.map(|(_, state)| state))
     }
 
+    /// Returns the weight of a removed entry, and has a large entry freed soon.
     fn weight_of_removed(&self, state: Option<&EntryPolicyState>) -> Option<u32> {
         let weight = state?.weight;
         if weight > LARGE_ENTRY_WEIGHT {
@@ -103,7 +114,8 @@ impl IndexGuard<'_> {
         Some(weight)
     }
 
-    /// Frees the removed entries, as soon as no thread reads them.
+    /// Has the entries that this thread has removed freed as soon as no guard protects them, without
+    /// waiting for the batch to be full.
     pub(super) fn flush(&self) {
         self.guard.flush();
     }
@@ -113,7 +125,7 @@ impl IndexGuard<'_> {
     }
 }
 
-/// Lets the table search for a key that is not encoded.
+/// Lets the table search for a key that was not encoded as bytes.
 struct QueriedKey<'k, K>(&'k K);
 
 impl<K: KeyQuery> Hash for QueriedKey<'_, K> {
@@ -130,8 +142,10 @@ impl<K: KeyQuery> Equivalent<LocalEntry> for QueriedKey<'_, K> {
     }
 }
 
-/// Compares keys only, and leaves the number to [`IndexGuard::find_by_id`]. While the table grows, its
-/// old half may hold an entry that was replaced; papaya goes on to the new half only if the keys match.
+/// Compares only the fingerprints of the keys. [`IndexGuard::find_by_id`] compares the id's number.
+///
+/// While the table grows, the old table may contain an entry whose replacement is in the new table.
+/// papaya continues the search in the new table only if the old entry is equivalent.
 impl Equivalent<LocalEntry> for EntryId {
     fn equivalent(&self, entry: &LocalEntry) -> bool {
         self.fingerprint() == entry.id().fingerprint()

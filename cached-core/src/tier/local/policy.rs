@@ -1,10 +1,11 @@
 //! Decides which entries are evicted when the capacity is exceeded.
 //!
-//! moka decides that, by TinyLFU in front of an LRU. It holds no values, only a [`MokaRecord`] for each
-//! entry. When moka drops a record, the entry is removed from the index.
+//! A moka cache makes this decision, by TinyLFU in front of an LRU. The moka cache holds no values, but a
+//! [`MokaRecord`] for each entry. When moka drops a record, the entry's id is queued, and the local tier
+//! then removes the entry from the index.
 //!
-//! moka also offers an eviction listener. It is not used, because it makes a miss take twice as long:
-//! moka then puts a lock into a map, and takes it out again, for each entry that comes or goes.
+//! moka's eviction listener is not used, because it makes a miss take twice as long: with a listener,
+//! moka adds a lock to a map, and removes the lock again, for each insertion and each removal.
 
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,31 +18,34 @@ use super::entry::EntryId;
 use crate::key::{KeyHeader, PrecomputedBuildHasher, key_body};
 use crate::sync::lock;
 
-/// moka is told of entries and of lookups once the entries take this fraction of the capacity. moka's
-/// record of an entry takes twice the memory of the index's, and is of no use before.
-const ACTIVE_FROM_FRACTION: u64 = 2;
+/// The policy becomes active when the weight of all entries exceeds the capacity divided by this number.
+/// An inactive policy tells moka nothing, because nothing has to be evicted yet, and moka's record of an
+/// entry takes twice the memory that the index takes.
+const ACTIVATION_DIVISOR: u64 = 2;
 
-/// The fraction of the capacity by which the index may exceed it. That much belongs to entries that moka
-/// has evicted and whose records it has not dropped yet.
-const SLACK_FRACTION: u64 = 32;
-/// How often the epoch of `crossbeam-epoch` must advance before a record that moka removed is dropped.
+/// The index may exceed the capacity by the capacity divided by this number. The excess is the weight of
+/// entries that moka has evicted but whose records moka has not dropped yet.
+const SLACK_DIVISOR: u64 = 32;
+/// How often the epoch of `crossbeam-epoch` must advance before a record that moka has removed is
+/// dropped.
 const EPOCHS_UNTIL_DROP: usize = 3;
 
-/// The eviction policy.
+/// The eviction policy of one local tier.
 pub(super) struct EvictionPolicy {
     moka: Cache<KeyFingerprint, MokaRecord, PrecomputedBuildHasher>,
     evicted: Arc<EvictionQueue>,
     capacity: u64,
     /// The weight of all entries in the index.
     weight: AtomicU64,
-    /// Set when the entries exceed [`ACTIVE_FROM_FRACTION`] for the first time, and never cleared.
+    /// Set when the entries first become as heavy as [`ACTIVATION_DIVISOR`] says, and never cleared.
     is_active: AtomicBool,
 }
 
-/// Stands for a key in moka: the hash in the key's header, and a second, independent one.
+/// Two independent hashes of a key, which moka uses in place of the key. The first is the hash in the
+/// key's header.
 ///
-/// Two keys hardly ever share a fingerprint. If they do, moka holds a record of one of them only, and
-/// the entry of the other is evicted.
+/// Two keys hardly ever share a fingerprint. If two keys do, moka holds a record of only one of them, and
+/// the entry of the other key is evicted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct KeyFingerprint {
     hash: u32,
@@ -64,10 +68,11 @@ impl Hash for KeyFingerprint {
     }
 }
 
-/// moka's record of an entry. When the copy that moka stores is dropped, the entry counts as evicted.
+/// moka's record of an entry. When the record that moka stores is dropped, the entry counts as evicted.
 ///
-/// moka stores a clone of the record that it is given, and returns clones of that one. [`RecordRole`]
-/// tells them apart. (Sharing the record in an `Arc` would cost each entry another allocation.)
+/// moka stores a clone of the record that is inserted, and a lookup returns a clone of the stored record.
+/// [`RecordRole`] tells these three records apart. (An `Arc` around the record would avoid clones, but
+/// would cost each entry another allocation.)
 struct MokaRecord {
     id: EntryId,
     weight: u32,
@@ -75,13 +80,15 @@ struct MokaRecord {
     evicted: Arc<EvictionQueue>,
 }
 
+/// Says which of the clones a [`MokaRecord`] is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RecordRole {
-    /// Passed to moka, which stores a clone. If another insertion interferes, moka clones it again and
-    /// drops the first clone: then the entry is evicted too early.
+    /// The record that was passed to moka for insertion. If another insertion of the key interferes, moka
+    /// clones this record a second time and drops the first clone. The entry is then evicted too early.
     Original,
+    /// The clone that moka stores.
     Stored,
-    /// A clone that moka returned.
+    /// A clone that a lookup in moka returned.
     Returned,
 }
 
@@ -103,14 +110,14 @@ impl Drop for MokaRecord {
     }
 }
 
-/// Entries whose records moka has dropped, until they are removed from the index. They wait here because
-/// moka holds its own locks while it drops a record.
+/// The ids of entries that moka has evicted and that must be removed from the index. The entries are not
+/// removed at once, because moka may hold locks while it drops a record.
 #[derive(Default)]
 struct EvictionQueue {
     ids: Mutex<Vec<EntryId>>,
     /// The length of `ids`. It changes while `ids` is locked.
     count: AtomicUsize,
-    /// Set when the index is dropped.
+    /// Set when the policy is dropped, which drops all records.
     is_closed: AtomicBool,
 }
 
@@ -123,13 +130,14 @@ impl EvictionQueue {
 }
 
 thread_local! {
+    /// Set while a [`MokaReentryGuard`] exists on this thread.
     static IS_IN_MOKA: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Marks this thread as one that runs moka's code, until the guard is dropped.
+/// Keeps moka's code on this thread from calling moka again, until the guard is dropped.
 ///
-/// moka takes its own locks, and may free the garbage of any moka cache of the program. A value in
-/// that garbage may change an entry when it is dropped, and would deadlock if that called moka again.
+/// moka holds locks, and may drop values of any moka cache in the program. The `Drop` of such a value may
+/// use this tier. If this use called moka, the thread could wait for a lock that it holds itself.
 struct MokaReentryGuard;
 
 impl MokaReentryGuard {
@@ -160,16 +168,16 @@ impl EvictionPolicy {
         }
     }
 
-    /// Counts an entry that is inserted into the index. Returns true to the one caller whose entry
-    /// makes the policy active.
+    /// Adds the weight of an entry that is inserted into the index. Returns true if this entry makes the
+    /// policy active, which is so for one caller only.
     pub(super) fn add_weight(&self, weight: u32) -> bool {
         let total = self.weight.fetch_add(weight.into(), Ordering::Relaxed) + u64::from(weight);
-        total > self.capacity / ACTIVE_FROM_FRACTION
+        total > self.capacity / ACTIVATION_DIVISOR
             && !self.is_active()
             && !self.is_active.swap(true, Ordering::SeqCst)
     }
 
-    /// Counts an entry that was removed from the index.
+    /// Subtracts the weight of an entry that was removed from the index.
     pub(super) fn subtract_weight(&self, weight: u32) {
         self.weight.fetch_sub(weight.into(), Ordering::Relaxed);
     }
@@ -183,22 +191,23 @@ impl EvictionPolicy {
         self.capacity == 0
     }
 
-    /// Returns true if moka must be told of entries and of lookups.
+    /// Returns true if moka must be told of entries and of lookups; see [`ACTIVATION_DIVISOR`].
     pub(super) fn is_active(&self) -> bool {
         self.is_active.load(Ordering::SeqCst)
     }
 
-    /// Tells moka of an entry. The entry must be in the index already, because moka may evict it at
-    /// once. moka drops the record of an earlier entry with the same key.
+    /// Inserts a record of an entry into moka, which drops the record of an earlier entry with the same
+    /// key. The entry must be in the index already, because moka may evict the entry at once.
     ///
-    /// On a thread that runs moka's code the entry is evicted instead.
+    /// If moka's code has called this method through a `Drop`, the entry is evicted instead.
     pub(super) fn admit(&self, id: EntryId, weight: u32) {
         let Some(_guard) = MokaReentryGuard::enter() else { return self.evicted.push(id) };
         let evicted = Arc::clone(&self.evicted);
         let record = MokaRecord { id, weight, role: RecordRole::Original, evicted };
         self.moka.insert(id.fingerprint(), record);
-        let slack = self.capacity / SLACK_FRACTION;
-        // Right after the policy became active, moka knows few entries and has evicted none.
+        let slack = self.capacity / SLACK_DIVISOR;
+        // Right after the policy has become active, moka has few records and has evicted no entry. The
+        // second condition then avoids useless work.
         if self.weight() > self.capacity.saturating_add(slack)
             && self.moka.weighted_size() >= self.capacity - slack
         {
@@ -206,8 +215,8 @@ impl EvictionPolicy {
         }
     }
 
-    /// Has moka evict what exceeds the capacity. Then collects the garbage of moka's tables, because the
-    /// evicted records are dropped there.
+    /// Has moka evict entries until the rest fits the capacity. Then frees the memory that moka's tables
+    /// have retired, because the evicted records are dropped when this memory is freed.
     #[cold]
     pub(super) fn run_pending_work(&self) {
         self.moka.run_pending_tasks();
@@ -221,9 +230,10 @@ impl EvictionPolicy {
         self.moka.weighted_size()
     }
 
-    /// Has moka drop its record of an entry that was removed from the index.
+    /// Has moka drop the record of an entry that was removed from the index.
     ///
-    /// On a thread that runs moka's code nothing happens: moka evicts the record at some later time.
+    /// If moka's code has called this method through a `Drop`, nothing happens. moka evicts the record at
+    /// some later time.
     pub(super) fn forget(&self, fingerprint: KeyFingerprint) {
         if self.is_active()
             && let Some(_guard) = MokaReentryGuard::enter()
@@ -232,15 +242,15 @@ impl EvictionPolicy {
         }
     }
 
-    /// Tells moka that a key is looked up, whether or not there is an entry. moka admits a new entry
-    /// only if its key is looked up often enough.
+    /// Tells moka that a key is looked up, whether or not there is an entry. When the capacity is reached,
+    /// moka admits a new entry only if the key was looked up often enough.
     pub(super) fn record_lookup(&self, fingerprint: KeyFingerprint) {
         if let Some(_guard) = MokaReentryGuard::enter() {
             self.moka.get(&fingerprint);
         }
     }
 
-    /// Takes the entries that moka has evicted since the last call.
+    /// Returns the ids of the entries that moka has evicted since the last call.
     pub(super) fn take_evicted(&self) -> Vec<EntryId> {
         if self.evicted.count.load(Ordering::Relaxed) == 0 {
             return Vec::new();

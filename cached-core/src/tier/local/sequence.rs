@@ -1,37 +1,39 @@
-//! The order in which fetches began, and in which values were read or given between them.
+//! Numbers for the order in which fetches begin, and for values that are obtained without a fetch.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Numbers the fetches of some keys in the order in which they begin.
+/// Numbers the fetches of a stripe's keys, in the order in which the fetches begin.
 #[derive(Default)]
 pub(super) struct SequenceCounter(AtomicU32);
 
-/// The position of a value in that order.
+/// The position of a value in the order of fetches.
 ///
-/// Each fetch has an even number of its own. All values that are read or given after the last fetch
-/// began share the odd number that follows it.
+/// Each fetch gets an even number that no other fetch has. A value that is read from memcached or passed
+/// in by the program gets an odd number: the number of the last fetch, plus one. Several values may
+/// share an odd number.
 #[derive(Clone, Copy)]
 pub(super) struct SequenceNumber(u32);
 
 impl SequenceCounter {
-    /// Returns the position of a value that is read or given now.
+    /// Returns the number for a value that is read from memcached or passed in by the program now.
     pub(super) fn current(&self) -> SequenceNumber {
         SequenceNumber(self.0.load(Ordering::Relaxed) | 1)
     }
 
-    /// Returns the position of a fetch that begins now.
+    /// Returns the number for a fetch that begins now.
     pub(super) fn next_fetch(&self) -> SequenceNumber {
         SequenceNumber(self.0.fetch_add(2, Ordering::Relaxed).wrapping_add(2))
     }
 }
 
 impl SequenceNumber {
-    /// Returns true if this position is later. The numbers wrap around, so the two positions must be
-    /// less than half of their range apart.
+    /// Returns true if this number is later than `other`. The numbers wrap around, so the result is right
+    /// only if the two numbers are less than 2³¹ apart.
     pub(super) fn is_after(self, other: SequenceNumber) -> bool {
         self.0.wrapping_sub(other.0).cast_signed() > 0
     }
 
+    /// Returns true if this is the number of a fetch.
     pub(super) fn is_fetch(self) -> bool {
         self.0.is_multiple_of(2)
     }
@@ -42,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_keep_their_order_when_the_numbers_wrap() {
+    fn numbers_keep_their_order_when_they_wrap_around() {
         let counter = SequenceCounter(AtomicU32::new(u32::MAX - 5));
         for _ in 0..5 {
             let (fetch, read, again) = (counter.next_fetch(), counter.current(), counter.current());

@@ -1,5 +1,6 @@
-//! A background thread that frees memory in an idle process: it removes expired entries and runs
-//! deferred drops. It serves all caches of the process, and sleeps while there is nothing to do.
+//! The sweeper: a background thread that removes expired entries and runs deferred drops, so that an idle
+//! process frees memory too. One thread serves all caches of the process. The thread sleeps while there
+//! is nothing to do.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -13,34 +14,36 @@ use super::entry::ClockConverter;
 use crate::clock::{Clock, CoarseInstant};
 use crate::sync::lock;
 
-/// The pause before each round, so that a round finds more than a few entries.
+/// The pause before each round, so that one round finds many expired entries.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
-/// The pause after a round is this many times as long as the round, so that the thread uses a fiftieth of
-/// a processor at most.
+/// The pause after a round is this many times as long as the round, but [`MAX_PAUSE`] at most. With
+/// shorter rounds the thread uses a fiftieth of a processor.
 const PAUSE_FACTOR: u32 = 50;
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// How long the thread sleeps while nothing is scheduled.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
-/// How often a caller tries to lock the sweeper's state in order to wake the thread.
+/// How often [`wake`] tries to lock the sweeper's state.
 const MAX_LOCK_ATTEMPTS: usize = 100;
 
+/// The state that callers share with the sweeper's thread.
 struct Sweeper {
     state: Mutex<SweeperState>,
-    /// Set when a drop is deferred, cleared when a round begins.
+    /// Set when a drop is deferred, and cleared when a round begins.
     has_deferred_drops: AtomicBool,
 }
 
+/// The sweeper's thread, and the tiers that it sweeps.
 struct SweeperState {
-    /// The thread, and the id of its process: a forked process has to start a thread of its own.
+    /// The thread with the id of its process. A forked child has to start a thread of its own.
     thread: Option<(Thread, u32)>,
     tiers: Vec<(Weak<LocalTier>, Arc<SweepSchedule>)>,
 }
 
-/// The time of a tier's next sweep. It is a struct of its own, so that the sweeper can read it without
-/// keeping the tier alive.
+/// The time of a tier's next sweep, and the tier's clock. The sweeper shares this struct with the tier, so
+/// that it can read the time without keeping the tier alive.
 pub(super) struct SweepSchedule {
-    /// The time at which the first entry can be removed, or an earlier one, as [`CoarseInstant`] ticks.
+    /// The time of the next sweep, in ticks of [`CoarseInstant`]. No entry can be removed before this time.
     next_sweep: AtomicU64,
     converter: ClockConverter,
     clock: Clock,
@@ -61,7 +64,7 @@ impl SweepSchedule {
         self.converter.to_coarse(self.clock.now())
     }
 
-    /// Schedules a sweep at `time`, unless there is an earlier one.
+    /// Schedules a sweep at `time`, unless an earlier sweep is scheduled.
     pub(super) fn add(&self, time: CoarseInstant) {
         let time = time.to_ticks();
         if time < self.next_sweep.load(Ordering::Relaxed)
@@ -75,18 +78,19 @@ impl SweepSchedule {
         CoarseInstant::from_ticks(self.next_sweep.load(Ordering::Relaxed))
     }
 
-    /// Returns the time until the next sweep, or `None` if none is scheduled.
+    /// Returns the time until the next sweep, or `None` if no sweep is scheduled.
     fn time_left(&self) -> Option<Duration> {
         let next = self.next_sweep();
         (next < CoarseInstant::NEVER).then(|| next.since(self.now()))
     }
 
-    /// Returns true if a sweep is due, and then removes it from the schedule.
+    /// Returns true if a sweep is due, and removes a due sweep from the schedule.
     pub(super) fn take_due(&self, now: CoarseInstant) -> bool {
         let is_due = self.next_sweep() <= now;
         if is_due {
             self.next_sweep.store(CoarseInstant::NEVER.to_ticks(), Ordering::Relaxed);
-            // An insertion that the sweep does not see in the index schedules its own sweep after this.
+            // If the sweep does not see a new entry in the index, the entry's insertion schedules another
+            // sweep after this fence.
             fence(Ordering::SeqCst);
         }
         is_due
@@ -98,16 +102,17 @@ static SWEEPER: Sweeper = Sweeper {
     has_deferred_drops: AtomicBool::new(false),
 };
 
-/// Has the sweeper sweep this tier from now on.
+/// Adds a tier to the sweeper's list.
 pub(super) fn register(local: &Arc<LocalTier>, schedule: &Arc<SweepSchedule>) {
     let mut state = lock(&SWEEPER.state);
     state.tiers.retain(|(local, _)| local.strong_count() > 0);
     state.tiers.push((Arc::downgrade(local), Arc::clone(schedule)));
 }
 
-/// Wakes the thread, or starts it.
+/// Wakes the sweeper's thread, or starts the thread if this process has none.
 fn wake() {
-    // Others hold the lock for a moment only. But in a forked process its holder may not exist.
+    // In a forked child, the thread that held the lock may not exist, so this code must not wait for the
+    // lock. Other threads hold the lock for a moment only.
     let mut attempts = (0..MAX_LOCK_ATTEMPTS)
         .map(|_| SWEEPER.state.try_lock().inspect_err(|_| thread::yield_now()));
     let Some(mut state) = attempts.find_map(Result::ok) else { return };
@@ -115,14 +120,15 @@ fn wake() {
     match &state.thread {
         Some((thread, started_by)) if *started_by == process => thread.unpark(),
         _ => {
-            // If no thread can be started, expired entries stay until they are evicted.
+            // If no thread can be started, expired entries stay until the policy evicts them.
             let started = thread::Builder::new().name("cached-sweeper".to_owned()).spawn(run);
             state.thread = started.ok().map(|started| (started.thread().clone(), process));
         }
     }
 }
 
-/// Wakes the thread because a drop was deferred. Usually the call that deferred it runs it first.
+/// Wakes the thread because a drop was deferred. Usually the call that has deferred the drop also runs
+/// the drop before the thread does.
 pub(super) fn wake_for_drops() {
     let flag = &SWEEPER.has_deferred_drops;
     if !flag.load(Ordering::Relaxed) && !flag.swap(true, Ordering::Relaxed) {
@@ -144,12 +150,12 @@ fn run() {
         }
         let took = started.elapsed();
         ignore_panics(run_all_deferred_drops);
-        // Many expired entries must not wait for minutes.
+        // If a sweep has reached its limit, a long pause would keep expired entries for minutes.
         thread::sleep(if has_more { took } else { took * PAUSE_FACTOR }.min(MAX_PAUSE));
     }
 }
 
-/// Values may panic when they are dropped.
+/// Catches panics, because the `Drop` of a value may panic.
 fn ignore_panics(run: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(run));
 }

@@ -17,7 +17,7 @@ fn key() -> Arc<[u8]> {
     Arc::from(&b"12345678 a key behind its hash"[..])
 }
 
-/// Starts now, without a stale period.
+/// Returns an expiry that starts now and has no stale period.
 fn seconds(ttl: u64) -> Expiry {
     Expiry { start: Instant::now(), ttl: Duration::from_secs(ttl), stale_ttl: Duration::ZERO }
 }
@@ -97,7 +97,7 @@ fn keys_with_equal_headers_have_separate_entries() {
     }
 }
 
-/// A value whose `Drop` uses the tier that held it.
+/// A value whose `Drop` uses the tier that the value was stored in.
 struct TierUsingValue {
     local: Weak<LocalTier>,
     number: u64,
@@ -112,7 +112,7 @@ impl Drop for TierUsingValue {
     }
 }
 
-/// Returns a key in one of four stripes, so that a value's `Drop` often needs the stripe that is locked.
+/// Returns a key in one of four stripes, so that a value's `Drop` often needs a stripe that is locked.
 fn numbered_key(number: u64) -> Arc<[u8]> {
     let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     let stripe = number % 4;
@@ -136,7 +136,7 @@ fn publish_numbered(
 
 #[test]
 fn a_drop_after_an_invalidation_may_invalidate_and_publish() {
-    static HELD: AtomicBool = AtomicBool::new(false);
+    static WAS_FOUND: AtomicBool = AtomicBool::new(false);
     in_time(|| {
         let local = tier(1 << 20);
         for number in 0..5000 {
@@ -146,13 +146,13 @@ fn a_drop_after_an_invalidation_may_invalidate_and_publish() {
                 publish_numbered(local, another, 1, |_, _| ());
                 local.get(&numbered_key(another));
                 local.invalidate(&numbered_key(another), None);
-                HELD.fetch_or(local.get(&numbered_key(another)).is_some(), Ordering::Relaxed);
+                WAS_FOUND.fetch_or(local.get(&numbered_key(another)).is_some(), Ordering::Relaxed);
             });
             local.get(&numbered_key(number));
             local.invalidate(&numbered_key(number), None);
         }
     });
-    assert!(!HELD.load(Ordering::Relaxed), "an invalidated entry was found");
+    assert!(!WAS_FOUND.load(Ordering::Relaxed), "an invalidated entry was found");
 }
 
 #[test]
@@ -179,7 +179,8 @@ fn a_drop_of_a_replaced_value_may_replace_again() {
     });
 }
 
-/// One large value evicts thousands of small ones, and each of those stores another when it is dropped.
+/// One large value evicts thousands of small values, and the `Drop` of each small value stores another
+/// value.
 #[test]
 fn drops_of_many_evicted_values_may_store_others() {
     in_time(|| {
@@ -191,7 +192,7 @@ fn drops_of_many_evicted_values_may_store_others() {
                 });
             }
             let large = round * 10_000 + 9_999;
-            // The policy admits what is looked up often.
+            // The policy admits a large entry only if its key is looked up often.
             for _ in 0..50 {
                 local.get(&numbered_key(large));
             }
@@ -223,7 +224,7 @@ fn a_drop_may_wait_for_a_thread_that_uses_the_tier() {
     });
 }
 
-/// Each thread locks the stripe that another thread's drop needs.
+/// Each thread locks a stripe that a value's `Drop` on another thread needs.
 #[test]
 fn drops_on_several_threads_may_invalidate_each_others_keys() {
     in_time(|| {
@@ -245,18 +246,18 @@ fn drops_on_several_threads_may_invalidate_each_others_keys() {
 }
 
 #[test]
-fn a_fetch_does_not_replace_a_value_given_later() {
+fn a_fetch_does_not_replace_a_value_that_was_passed_in_later() {
     let local = tier(1 << 20);
-    let (mut given, mut fetched) = (local.fill_token(&key()), local.fill_token(&key()));
+    let (mut passed_in, mut fetched) = (local.fill_token(&key()), local.fill_token(&key()));
     local.assign_fetch_sequence(&mut fetched);
-    local.assign_read_sequence(&mut given);
-    assert!(publish(&local, given, WriteMode::Once, 1));
+    local.assign_read_sequence(&mut passed_in);
+    assert!(publish(&local, passed_in, WriteMode::Once, 1));
     assert!(!publish(&local, fetched, WriteMode::Replace, 2));
     local.assign_fetch_sequence(&mut fetched);
     assert!(publish(&local, fetched, WriteMode::Replace, 2));
 }
 
-/// Sends the id of the thread that drops it.
+/// A value whose `Drop` sends the id of the thread that runs the `Drop`.
 struct DropReporter(Sender<ThreadId>);
 
 impl Drop for DropReporter {
@@ -265,7 +266,7 @@ impl Drop for DropReporter {
     }
 }
 
-/// Defers the drop of a value. The receiver gets the id of the thread that drops it.
+/// Defers the drop of a value. The receiver gets the id of the thread that drops the value.
 fn defer_drop() -> Receiver<ThreadId> {
     let (sender, receiver) = channel();
     let value: Value = Arc::new(DropReporter(sender));
@@ -278,13 +279,14 @@ fn deferred_drops_run_when_a_tier_is_dropped() {
     let local = tier(1 << 20);
     let dropped = defer_drop();
     drop(local);
-    // A thread of another test may drop it.
+    // The thread of another test may drop the value.
     assert!(dropped.recv_timeout(Duration::from_secs(10)).is_ok());
 }
 
-/// The value's `Drop` may ask for the key whose flight this thread leads, and would wait for itself.
+/// A leader must run no deferred drops: a value's `Drop` may call the function for the key of the leader's
+/// flight, and would then wait for its own thread.
 #[test]
-fn what_a_leader_calls_runs_no_deferred_drops() {
+fn the_operations_of_a_leader_run_no_deferred_drops() {
     let local = tier(1 << 20);
     let fill_token = local.fill_token(&key());
     let operations: [&dyn Fn(); 5] = [
@@ -298,12 +300,12 @@ fn what_a_leader_calls_runs_no_deferred_drops() {
     for (number, operation) in operations.into_iter().enumerate() {
         let dropped = defer_drop();
         operation();
-        // A thread of another test may drop it at any time.
+        // The thread of another test may drop the value at any time.
         if let Ok(thread) = dropped.try_recv() {
             assert_ne!(thread, here, "operation {number}");
             continue;
         }
-        // The next lookup drops it, unless another test has deferred too many drops.
+        // The next lookup drops the value, unless another test has deferred too many drops.
         let give_up = Instant::now() + Duration::from_secs(10);
         while dropped.recv_timeout(Duration::from_millis(1)).is_err() {
             assert!(local.get(&numbered_key(1)).is_none());
@@ -352,7 +354,7 @@ fn deferred_drops_run_without_a_call() {
     assert!(dropped.recv_timeout(Duration::from_secs(10)).is_ok());
 }
 
-/// Evicted entries leave the index, and the weights of the others add up.
+/// Evicted entries are removed from the index, and the weights of the other entries add up.
 #[test]
 fn index_and_policy_agree_after_evictions() {
     let local = tier(1 << 20);
@@ -371,22 +373,23 @@ fn index_and_policy_agree_after_evictions() {
             });
         }
     });
-    let held = || {
+    let indexed_weight = || {
         local.remove_evicted();
         let guard = local.index_guard().expect("the thread is not ending");
         guard.entries().map(|(_, state)| u64::from(state.weight)).sum::<u64>()
     };
-    assert!((1 << 19..=(1 << 20) * 33 / 32).contains(&held()), "{}", held());
+    let expected = 1 << 19..=(1 << 20) * 33 / 32;
+    assert!(expected.contains(&indexed_weight()), "{}", indexed_weight());
     let weights = || [local.policy.weight(), local.policy.moka_weight()];
-    // A thread of another test may hold up moka's garbage.
+    // The thread of another test may keep moka from freeing memory for a while.
     let settled = becomes_true(|| {
         local.policy.run_pending_work();
-        weights() == [held(); 2]
+        weights() == [indexed_weight(); 2]
     });
-    assert!(settled, "{} {:?}", held(), weights());
+    assert!(settled, "{} {:?}", indexed_weight(), weights());
 }
 
-/// While the index grows, an entry may be in its old table and a replacement in its new one.
+/// While the index grows, an entry may be in the old table and its replacement in the new table.
 #[test]
 fn an_invalidation_removes_entries_of_a_growing_index() {
     const KEYS: u64 = 40_000;
@@ -424,7 +427,7 @@ fn an_invalidation_removes_entries_of_a_growing_index() {
     });
 }
 
-/// Records the reasons of evictions.
+/// An observer that records the reasons of evictions.
 #[derive(Default)]
 struct EvictionRecorder(Mutex<Vec<EvictionReason>>);
 
@@ -463,7 +466,7 @@ fn each_eviction_is_reported_once_with_its_reason() {
     assert!(expired.iter().all(|reason| *reason == EvictionReason::Expired));
 }
 
-/// Invalidates [`key`] on each eviction, and counts the evictions.
+/// An observer that invalidates [`key`] on each eviction, and counts the evictions.
 #[derive(Default)]
 struct InvalidatingObserver {
     local: OnceLock<Weak<LocalTier>>,
@@ -520,14 +523,14 @@ fn a_capacity_of_zero_stores_nothing() {
     assert_eq!(stored_number(&local), None);
 }
 
-/// A value of the program's own moka cache. moka may free it while the tier calls moka.
+/// A value in a moka cache of the program. moka may drop the value while the tier calls moka.
 #[derive(Clone)]
 struct Session(Arc<TierUsingValue>);
 
 #[test]
 fn drops_in_another_moka_cache_may_change_entries() {
     in_time(|| {
-        // A few entries take half of the capacity, so the policy is active.
+        // A few entries exceed half of the capacity, so the policy soon becomes active.
         let local = tier(1 << 16);
         let sessions = moka::sync::Cache::new(100);
         for number in 0..5000 {
