@@ -2,10 +2,10 @@
 
 mod answer;
 mod entry_builder;
+mod generic_arguments;
 mod key_arguments;
 mod lookup;
 mod slow_path;
-mod type_arguments;
 
 pub use linkme;
 use serde::Serialize;
@@ -15,11 +15,11 @@ pub use crate::declaration::{DECLARATIONS, Declaration, DeclarationRef};
 pub use crate::key::KeyParts;
 use crate::key::{DynKeyPart, KeyPart};
 pub use crate::value::{ErrorProbe, ErrorSharing, InferredValue, Returned, WholeValue};
-pub use answer::{Answer, Call};
+pub use answer::{Call, CallFuture};
 pub use entry_builder::EntryBuilder;
-pub use key_arguments::CallSite;
+pub use key_arguments::DeclaredFunction;
 pub use lookup::{
-    CurrentCache, HashedLookup, Lookup, LookupBuilder, RetainedValue, lookup, lookup_whole,
+    CurrentCache, HashedLookup, Lookup, LookupBuilder, OwnedLocalValue, lookup, lookup_whole,
 };
 
 /// Makes an expression a part of the key. A call of its own lets the compiler report an unsuitable type at
@@ -54,7 +54,7 @@ macro_rules! __declaration {
             ::core::any::type_name::<Here>,
         )
         .code($code)$(.$option($($value),*))*;
-        $crate::private::CallSite::new(&DECLARATION, &|| ())
+        $crate::private::DeclaredFunction::new(&DECLARATION, &|| ())
     }};
 }
 
@@ -67,7 +67,7 @@ macro_rules! __declared {
             $name,
             ::core::concat!(::core::module_path!(), "::", $function),
         );
-        $crate::private::CallSite::new(DECLARED.get(), &|| ())
+        $crate::private::DeclaredFunction::new(DECLARED.get(), &|| ())
     }};
 }
 
@@ -86,25 +86,25 @@ macro_rules! __begin {
             lookup => {
                 let cache = lookup.current_cache();
                 let lookup = lookup.hash_key(&cache);
-                if let ::core::option::Option::Some(answers) = lookup.take_request_answers() {
-                    if let ::core::option::Option::Some(hit) = lookup.find_in_request(&answers) {
+                if let ::core::option::Option::Some(values) = lookup.take_request_values() {
+                    if let ::core::option::Option::Some(hit) = lookup.find_in_request(&values) {
                         return lookup.to_returned(hit);
                     }
                 } else {
-                    let mut retained = ::core::option::Option::None;
+                    let mut owned = ::core::option::Option::None;
                     if let ::core::option::Option::Some(guard) = lookup.read_local_tier() {
                         if let ::core::option::Option::Some(hit) =
-                            lookup.find_in_local_tier(&guard, &mut retained)
+                            lookup.borrow_or_own_hit(&guard, &mut owned)
                         {
                             return lookup.to_returned(hit);
                         }
                     }
-                    if let ::core::option::Option::Some(hit) = lookup.borrow_retained(&retained) {
+                    if let ::core::option::Option::Some(hit) = lookup.borrow_owned_hit(&owned) {
                         return lookup.to_returned(hit);
                     }
                 }
                 let mut hit = ::core::option::Option::None;
-                let call = lookup.begin_call(&mut hit);
+                let call = lookup.look_up_or_begin(&mut hit);
                 if let ::core::option::Option::Some(hit) = hit {
                     return hit;
                 }
@@ -149,7 +149,7 @@ pub use crate::{
     __returns as returns,
 };
 
-/// Unwraps the call that [`HashedLookup::begin_call`] returns without a hit.
+/// Unwraps the call that [`HashedLookup::look_up_or_begin`] returns without a hit.
 pub fn unwrap_call<R, V>(call: Option<Call<R, V>>) -> Call<R, V> {
     call.unwrap_or_else(|| unreachable!("a lookup without a hit begins a call"))
 }

@@ -21,7 +21,7 @@ async fn fetch_payment(client: &Http, number: &str, state: State) -> Result<Paym
             client.get(number, state).await
         })
     };
-    call.answer(::core::pin::pin!(fetch)).await
+    call.complete(::core::pin::pin!(fetch)).await
 }
 #[doc(hidden)]
 #[allow(clippy::too_many_lines)]

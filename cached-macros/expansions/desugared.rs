@@ -37,7 +37,7 @@ impl Client {
                     __ret
                 })
             };
-            call.answer(::core::pin::pin!(fetch)).await
+            call.complete(::core::pin::pin!(fetch)).await
         })
     }
 }

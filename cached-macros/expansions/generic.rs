@@ -14,7 +14,7 @@ where
                     ::cached_core::private::part(&edition)
                 ),
             )
-            .of::<(::core::marker::PhantomData<T>,)>()
+            .type_arguments::<(::core::marker::PhantomData<T>,)>()
             .constants(::cached_core::private::part(&N)),
             begin
         )
@@ -25,5 +25,5 @@ where
             kind.page(edition).await
         })
     };
-    call.answer(::core::pin::pin!(fetch)).await
+    call.complete(::core::pin::pin!(fetch)).await
 }

@@ -16,5 +16,5 @@ pub async fn fetch_payment(number: &str, state: PaymentState) -> Result<Payment,
             upstream(number, state).await
         })
     };
-    call.answer(::core::pin::pin!(fetch)).await
+    call.complete(::core::pin::pin!(fetch)).await
 }

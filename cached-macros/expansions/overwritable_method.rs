@@ -31,6 +31,6 @@ impl Client {
                 self.http.profile(id).await
             })
         };
-        call.answer(::core::pin::pin!(fetch)).await
+        call.complete(::core::pin::pin!(fetch)).await
     }
 }

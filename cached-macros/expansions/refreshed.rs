@@ -23,5 +23,5 @@ async fn price(course: String) -> Price {
             upstream(course).await
         })
     };
-    call.answer_ahead(::std::boxed::Box::pin(fetch)).await
+    call.complete_with_refresh(::std::boxed::Box::pin(fetch)).await
 }

@@ -14,21 +14,21 @@ use crate::lifetimes::with_static_lifetimes;
 use crate::mentions::mentions;
 
 /// The parts of a companion's signature that differ from the function's.
-pub(crate) struct Companion<'a> {
+pub(crate) struct CompanionSignature<'a> {
     name: &'a Ident,
     arguments: Vec<&'a FnArg>,
     attributes: Vec<TokenStream>,
 }
 
-impl<'a> Companion<'a> {
+impl<'a> CompanionSignature<'a> {
     /// Returns `None` without the option `entry`. The attribute may have errors.
-    pub(crate) fn new(args: &'a Args, function: &'a Function) -> Option<Companion<'a>> {
+    pub(crate) fn new(args: &'a Args, function: &'a Function) -> Option<CompanionSignature<'a>> {
         let name = &args.entry.as_ref()?.value;
         let arguments = function.signature.inputs.iter().enumerate();
         let arguments = arguments.filter(|(argument, _)| takes_argument(args, function, *argument));
         let arguments = arguments.map(|(_, input)| input).collect();
         let attributes = inherited_attributes(&function.attributes);
-        Some(Companion { name, arguments, attributes })
+        Some(CompanionSignature { name, arguments, attributes })
     }
 
     /// The span that errors and editors show as the companion's definition.
@@ -42,7 +42,7 @@ impl<'a> Companion<'a> {
 ///     lookup::<Result<Payment, FetchError>, _>(…, declared!(…), (part(&number), part(&state))).entry().build()
 /// }
 /// ```
-pub(crate) fn expand(expansion: &Expansion<'_>, companion: &Companion<'_>) -> TokenStream {
+pub(crate) fn expand(expansion: &Expansion<'_>, companion: &CompanionSignature<'_>) -> TokenStream {
     let Expansion { input, krate } = expansion;
     let lookup = expansion.lookup(&declared(expansion));
     let options = expansion.call_options();
@@ -55,7 +55,7 @@ pub(crate) fn expand(expansion: &Expansion<'_>, companion: &Companion<'_>) -> To
 /// Writes a companion without a body, for an attribute with errors. Its callers then compile and
 /// add no errors of their own.
 pub(crate) fn stub(args: &Args, function: &Function, krate: &CratePath<'_>) -> Option<TokenStream> {
-    let companion = Companion::new(args, function)?;
+    let companion = CompanionSignature::new(args, function)?;
     if *companion.name == function.signature.ident {
         return None;
     }
@@ -68,12 +68,12 @@ pub(crate) fn stub(args: &Args, function: &Function, krate: &CratePath<'_>) -> O
 
 fn head(
     function: &Function,
-    companion: &Companion<'_>,
+    companion: &CompanionSignature<'_>,
     infallible: bool,
     is_overwritable: bool,
     krate: &CratePath<'_>,
 ) -> TokenStream {
-    let Companion { name, arguments, attributes } = companion;
+    let CompanionSignature { name, arguments, attributes } = companion;
     let generics = &function.signature.generics;
     let entry = entry_type(function, infallible, is_overwritable, krate);
     let doc = format!(

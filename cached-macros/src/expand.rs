@@ -60,7 +60,7 @@ impl Expansion<'_> {
     ///         );
     ///         (call, async move { BODY })
     ///     };
-    ///     call.answer(pin!(fetch)).await
+    ///     call.complete(pin!(fetch)).await
     /// }
     /// ```
     ///
@@ -89,8 +89,8 @@ impl Expansion<'_> {
         let rebind = krate.private(Span::call_site(), "rebind");
         let rebind = (!names.is_empty()).then(|| quote!(#rebind!((#(#names,)*) = (#(#names,)*));));
         let answer = match input.has_refresh_ahead {
-            true => quote!(#call.answer_ahead(::std::boxed::Box::pin(#fetch)).await),
-            false => quote!(#call.answer(::core::pin::pin!(#fetch)).await),
+            true => quote!(#call.complete_with_refresh(::std::boxed::Box::pin(#fetch)).await),
+            false => quote!(#call.complete(::core::pin::pin!(#fetch)).await),
         };
         let statements = in_braces_of(
             input.body,
@@ -172,7 +172,7 @@ impl Expansion<'_> {
         let generics = &function.signature.generics;
         let types: Vec<&Ident> = generics.type_params().map(|param| &param.ident).collect();
         let types = (!types.is_empty())
-            .then(|| quote_spanned!(span=> .of::<(#(::core::marker::PhantomData<#types>,)*)>()));
+            .then(|| quote_spanned!(span=> .type_arguments::<(#(::core::marker::PhantomData<#types>,)*)>()));
         // No path names the type of an `impl Trait` parameter, but its value can be asked for it.
         let unnamed =
             function.parameters.iter().filter(|parameter| function.has_unnamed_type(parameter));

@@ -28,15 +28,15 @@ mod ttl;
 mod validate;
 
 #[cfg(test)]
-mod expansions;
-#[cfg(test)]
 mod same_key;
+#[cfg(test)]
+mod snapshot_tests;
 
 use proc_macro2::TokenStream;
 use quote::quote;
 
 use crate::args::Args;
-use crate::companion::Companion;
+use crate::companion::CompanionSignature;
 use crate::errors::Errors;
 use crate::expand::{CratePath, Expansion};
 use crate::item::Function;
@@ -74,7 +74,7 @@ fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
     };
     let expansion = Expansion { input: &validated, krate: &krate };
     let expanded = expansion.function();
-    let companion = Companion::new(&args, &function);
+    let companion = CompanionSignature::new(&args, &function);
     let companion = companion.map(|companion| companion::expand(&expansion, &companion));
     quote!(#expanded #companion)
 }

@@ -29,7 +29,7 @@ fn keys(expansion: TokenStream) -> Vec<String> {
                 let methods: Vec<TokenTree> =
                     rest.take_while(|tree| !is_punct(Some(tree), ',')).cloned().collect();
                 let generics = methods.split(|tree| is_punct(Some(tree), '.')).filter(|method| {
-                    matches!(method.first(), Some(TokenTree::Ident(name)) if name == "of" || name == "constants")
+                    matches!(method.first(), Some(TokenTree::Ident(name)) if name == "type_arguments" || name == "constants")
                 });
                 let key = parts.into_iter().chain(generics.flatten().cloned());
                 found.push(key.collect::<TokenStream>().to_string());

@@ -1,4 +1,4 @@
-//! The call of an annotated function that had no inlined hit, and the future that answers it.
+//! The call of an annotated function that had no inlined hit, and the future that completes it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -64,14 +64,14 @@ impl<R, V> Call<R, V> {
     }
 
     /// Answers from another caller's fetch, from the remote tier, or by running `fetch`.
-    pub fn answer<F: Future<Output = R>>(self, fetch: Pin<&mut F>) -> Answer<'_, R, V, F> {
-        Answer { call: self, fetch }
+    pub fn complete<F: Future<Output = R>>(self, fetch: Pin<&mut F>) -> CallFuture<'_, R, V, F> {
+        CallFuture { call: self, fetch }
     }
 }
 
 impl<R: 'static, V: 'static> Call<R, V> {
-    /// Answers like [`answer`](Call::answer). A refresh may run `fetch` after the call has returned.
-    pub async fn answer_ahead<F>(self, mut fetch: Pin<Box<F>>) -> R
+    /// Answers like [`answer`](Call::complete). A refresh may run `fetch` after the call has returned.
+    pub async fn complete_with_refresh<F>(self, mut fetch: Pin<Box<F>>) -> R
     where
         F: Future<Output = R> + Send + 'static,
     {
@@ -98,7 +98,7 @@ impl<R: 'static, V: 'static> Call<R, V> {
             },
             other => other,
         };
-        Call { returns, phase }.answer(fetch.as_mut()).await
+        Call { returns, phase }.complete(fetch.as_mut()).await
     }
 }
 
@@ -158,16 +158,16 @@ impl<R, V> Call<R, V> {
 }
 
 /// The future of a [`Call`]. Only this shell is compiled for each annotated function.
-pub struct Answer<'f, R, V, F> {
+pub struct CallFuture<'f, R, V, F> {
     call: Call<R, V>,
     fetch: Pin<&'f mut F>,
 }
 
-impl<R, V, F: Future<Output = R>> Future for Answer<'_, R, V, F> {
+impl<R, V, F: Future<Output = R>> Future for CallFuture<'_, R, V, F> {
     type Output = R;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R> {
-        let Answer { call, fetch } = self.get_mut();
+        let CallFuture { call, fetch } = self.get_mut();
         call.poll(fetch.as_mut(), context)
     }
 }

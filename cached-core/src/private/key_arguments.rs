@@ -4,7 +4,7 @@ use std::any::type_name;
 
 use serde::ser;
 
-use super::type_arguments::TypeArguments;
+use super::generic_arguments::GenericArguments;
 use crate::declaration::Declaration;
 use crate::key::{
     END, KeyBytes, KeyComparer, KeyError, KeyHasher, KeyHeader, KeyParts, KeyQuery, KeySink, NONE,
@@ -13,50 +13,52 @@ use crate::key::{
 
 /// A function body that names a declaration.
 #[derive(Clone, Copy)]
-pub struct CallSite {
+pub struct DeclaredFunction {
     declaration: &'static Declaration,
     /// The type name of a closure in that body.
     closure: &'static str,
 }
 
-impl CallSite {
+impl DeclaredFunction {
     /// Takes a closure of the function's body, because its type name shows the type arguments of the
     /// `impl` block around the function. The attribute does not see that block.
     #[inline]
-    pub fn new<Closure>(declaration: &'static Declaration, _: &Closure) -> CallSite {
-        CallSite { declaration, closure: type_name::<Closure>() }
+    pub fn new<Closure>(declaration: &'static Declaration, _: &Closure) -> DeclaredFunction {
+        DeclaredFunction { declaration, closure: type_name::<Closure>() }
     }
 }
 
 /// The arguments that identify the entry of one call.
 #[derive(Clone, Copy)]
-pub(super) struct KeyArguments<P, C> {
+pub(super) struct KeyArguments<Parts, Constants> {
     pub(super) declaration: &'static Declaration,
     /// The identifier and the version.
-    parts: P,
-    types: TypeArguments<C>,
+    parts: Parts,
+    types: GenericArguments<Constants>,
 }
 
-impl<P, C> KeyArguments<P, C> {
+impl<Parts, Constants> KeyArguments<Parts, Constants> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn new(
-        call_site: CallSite,
-        parts: P,
+        function: DeclaredFunction,
+        parts: Parts,
         own_types: &'static str,
-        constants: C,
-    ) -> KeyArguments<P, C> {
-        let types = TypeArguments { closure: call_site.closure, own: own_types, constants };
-        KeyArguments { declaration: call_site.declaration, parts, types }
+        constants: Constants,
+    ) -> KeyArguments<Parts, Constants> {
+        let types = GenericArguments { closure: function.closure, own: own_types, constants };
+        KeyArguments { declaration: function.declaration, parts, types }
     }
 }
 
-impl<I: KeyParts, V: KeyParts, C: KeyParts> KeyArguments<(I, V), C> {
+impl<Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
+    KeyArguments<(Identifier, Version), Constants>
+{
     /// Writes the identifier and the version, in the order of the canonical bytes.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn write_parts<S: KeySink>(&self, sink: S) -> Result<S, S::Error> {
         let (identifier, version) = &self.parts;
         let sink = identifier.write(sink.unhashed([SEQ])?)?;
-        let sink = sink.unhashed([END, if V::HAS_PARTS { SOME } else { NONE }])?;
+        let sink = sink.unhashed([END, if Version::HAS_PARTS { SOME } else { NONE }])?;
         version.write(sink)
     }
 
@@ -71,17 +73,17 @@ impl<I: KeyParts, V: KeyParts, C: KeyParts> KeyArguments<(I, V), C> {
     /// Returns `None` if an argument cannot be serialized, or if another function has the same name,
     /// which turns caching off for both.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn hash(&self) -> Option<KeyHeader> {
+    pub(super) fn header(&self) -> Option<KeyHeader> {
         let index = self.declaration.index()? as u32;
         let hasher = self.write_parts(KeyHasher::new(index)).ok()?;
         Some(hasher.header(index))
     }
 
     /// Returns a query for the entry of this key. `header` must be the result of
-    /// [`hash`](Self::hash).
+    /// [`header`](Self::header).
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn with_header(self, header: KeyHeader) -> HashedKey<Self> {
-        HashedKey { header, arguments: self }
+    pub(super) fn with_header(self, header: KeyHeader) -> UnencodedKey<Self> {
+        UnencodedKey { header, arguments: self }
     }
 
     /// Encodes the key into `bytes`, after its header.
@@ -105,12 +107,14 @@ impl<I: KeyParts, V: KeyParts, C: KeyParts> KeyArguments<(I, V), C> {
 }
 
 /// A key with its hash, compared with an entry's key without being encoded.
-pub(super) struct HashedKey<A> {
+pub(super) struct UnencodedKey<A> {
     header: KeyHeader,
     arguments: A,
 }
 
-impl<I: KeyParts, V: KeyParts, C: KeyParts> KeyQuery for HashedKey<KeyArguments<(I, V), C>> {
+impl<Identifier: KeyParts, Version: KeyParts, Constants: KeyParts> KeyQuery
+    for UnencodedKey<KeyArguments<(Identifier, Version), Constants>>
+{
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn header(&self) -> KeyHeader {
         self.header

@@ -10,28 +10,28 @@ use std::sync::Arc;
 
 use super::answer::Call;
 use super::entry_builder::EntryBuilder;
-use super::key_arguments::{CallSite, KeyArguments};
-use super::slow_path::{Serve, look_up_by_bytes};
+use super::key_arguments::{DeclaredFunction, KeyArguments};
+use super::slow_path::{HitWriter, look_up_by_bytes};
 use crate::cache::Cache;
 use crate::current::process_cache_if_unscoped;
 use crate::entry::CacheEntry;
 use crate::key::{KeyBytes, KeyHeader, KeyParts};
 use crate::tier::local::index::IndexGuard;
-use crate::tier::request::TakenAnswers;
+use crate::tier::request::TakenRequestValues;
 use crate::value::{
     CachedValue, ErrorSharing, InferredValue, ReturnType, Returned, Value, ValueType, WholeValue,
     has_trivial_clone,
 };
 
-/// Collects which entry a call asks for, and in which cache. `M` is the mode of the return type.
-pub struct LookupBuilder<'k, R, V, M, P, C> {
-    call_site: CallSite,
-    parts: P,
+/// Collects which entry a call asks for, and in which cache. `Mode` is the mode of the return type.
+pub struct LookupBuilder<'k, R, V, Mode, Parts, Constants> {
+    function: DeclaredFunction,
+    parts: Parts,
     own_types: &'static str,
-    constants: C,
+    constants: Constants,
     errors: ErrorSharing<R>,
     cache: Option<&'k Cache>,
-    types: PhantomData<(V, M)>,
+    types: PhantomData<(V, Mode)>,
 }
 
 /// Starts the lookup of a function or of its companion.
@@ -41,59 +41,64 @@ pub struct LookupBuilder<'k, R, V, M, P, C> {
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup<'k, R, P>(
     errors: ErrorSharing<R>,
-    call_site: CallSite,
+    function: DeclaredFunction,
     parts: P,
 ) -> LookupBuilder<'k, R, R::Value, InferredValue, P, ()>
 where
     R: Returned<InferredValue>,
     R::Value: CachedValue,
 {
-    LookupBuilder::new(errors, call_site, parts)
+    LookupBuilder::new(errors, function, parts)
 }
 
 /// Starts the lookup of a function that is declared `infallible`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup_whole<'k, R: CachedValue, P>(
     errors: ErrorSharing<R>,
-    call_site: CallSite,
+    function: DeclaredFunction,
     parts: P,
 ) -> LookupBuilder<'k, R, R, WholeValue, P, ()> {
-    LookupBuilder::new(errors, call_site, parts)
+    LookupBuilder::new(errors, function, parts)
 }
 
-impl<R, V, M, P> LookupBuilder<'_, R, V, M, P, ()> {
+impl<R, V, Mode, Parts> LookupBuilder<'_, R, V, Mode, Parts, ()> {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn new(errors: ErrorSharing<R>, call_site: CallSite, parts: P) -> Self {
+    fn new(errors: ErrorSharing<R>, function: DeclaredFunction, parts: Parts) -> Self {
         let types = PhantomData;
-        LookupBuilder { call_site, parts, own_types: "", constants: (), errors, cache: None, types }
+        LookupBuilder { function, parts, own_types: "", constants: (), errors, cache: None, types }
     }
 }
 
-impl<'k, R, V, M, P, C> LookupBuilder<'k, R, V, M, P, C> {
+impl<'k, R, V, Mode, Parts, Constants> LookupBuilder<'k, R, V, Mode, Parts, Constants> {
     /// Sets the cache that the option `cache` names.
     #[must_use]
-    pub fn cache(self, cache: &'k Cache) -> LookupBuilder<'k, R, V, M, P, C> {
+    pub fn cache(self, cache: &'k Cache) -> LookupBuilder<'k, R, V, Mode, Parts, Constants> {
         LookupBuilder { cache: Some(cache), ..self }
     }
 
     /// Adds the function's own type arguments, as a tuple of `PhantomData`.
     #[must_use]
-    pub fn of<Arguments>(self) -> LookupBuilder<'k, R, V, M, P, C> {
+    pub fn type_arguments<Arguments>(self) -> LookupBuilder<'k, R, V, Mode, Parts, Constants> {
         LookupBuilder { own_types: type_name::<Arguments>(), ..self }
     }
 
     /// Adds the function's own const arguments.
     #[must_use]
-    pub fn constants<D: KeyParts>(self, constants: D) -> LookupBuilder<'k, R, V, M, P, D> {
-        let LookupBuilder { call_site, parts, own_types, errors, cache, types, .. } = self;
-        LookupBuilder { call_site, parts, own_types, constants, errors, cache, types }
+    pub fn constants<NewConstants: KeyParts>(
+        self,
+        constants: NewConstants,
+    ) -> LookupBuilder<'k, R, V, Mode, Parts, NewConstants> {
+        let LookupBuilder { function, parts, own_types, errors, cache, types, .. } = self;
+        LookupBuilder { function, parts, own_types, constants, errors, cache, types }
     }
 }
 
-impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> LookupBuilder<'k, R, V, M, (I, W), C> {
+impl<'k, R, V, Mode, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
+    LookupBuilder<'k, R, V, Mode, (Identifier, Version), Constants>
+{
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn arguments(&self) -> KeyArguments<(I, W), C> {
-        KeyArguments::new(self.call_site, self.parts, self.own_types, self.constants)
+    fn arguments(&self) -> KeyArguments<(Identifier, Version), Constants> {
+        KeyArguments::new(self.function, self.parts, self.own_types, self.constants)
     }
 
     /// Finishes the builder for a call of the function.
@@ -101,29 +106,29 @@ impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> LookupBuilder<'k, R, V,
     /// Only this method has the bounds on the return type; the function pointers carry them to the others.
     /// Each method with these bounds would repeat the compiler's error.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn begin(self) -> Lookup<'k, R, V, (I, W), C>
+    pub fn begin(self) -> Lookup<'k, R, V, (Identifier, Version), Constants>
     where
-        R: Returned<M, Value = V>,
+        R: Returned<Mode, Value = V>,
         V: CachedValue,
     {
         Lookup {
             arguments: self.arguments(),
             cache: self.cache,
             downcast: |value| value.downcast_ref(),
-            to_returned: clone_to_returned::<R, M>,
-            returns: ReturnType::new::<M>(self.errors),
+            to_returned: clone_to_returned::<R, Mode>,
+            returns: ReturnType::new::<Mode>(self.errors),
         }
     }
 
     /// Starts the entry of the companion.
-    pub fn entry<P>(self) -> EntryBuilder<V, P>
+    pub fn entry<Policy>(self) -> EntryBuilder<V, Policy>
     where
         V: CachedValue,
     {
         let cache = self.cache.cloned().unwrap_or_else(Cache::current);
         let arguments = self.arguments();
         let mut bytes = KeyBytes::default();
-        let header = arguments.hash();
+        let header = arguments.header();
         let key = arguments.encode(header, &mut bytes).map(|()| Arc::from(&*bytes));
         let value_type = ValueType::of::<V>();
         EntryBuilder(CacheEntry::new(cache, arguments.declaration, key, value_type))
@@ -133,7 +138,7 @@ impl<'k, R, V, M, I: KeyParts, W: KeyParts, C: KeyParts> LookupBuilder<'k, R, V,
 /// Converts a cached value into what the function returns. It is named, so that it can be inlined by
 /// force: only then is the clone written where the function returns it.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn clone_to_returned<R: Returned<M, Value: CachedValue>, M>(value: &R::Value) -> R {
+fn clone_to_returned<R: Returned<Mode, Value: CachedValue>, Mode>(value: &R::Value) -> R {
     R::from_cached(value.clone())
 }
 
@@ -156,15 +161,17 @@ impl CurrentCache<'_> {
 }
 
 /// The lookup that a call begins with.
-pub struct Lookup<'k, R, V, P, C> {
-    arguments: KeyArguments<P, C>,
+pub struct Lookup<'k, R, V, Parts, Constants> {
+    arguments: KeyArguments<Parts, Constants>,
     cache: Option<&'k Cache>,
     downcast: fn(&Value) -> Option<&V>,
     to_returned: fn(&V) -> R,
     returns: ReturnType<R, V>,
 }
 
-impl<'k, R, V, I: KeyParts, W: KeyParts, C: KeyParts> Lookup<'k, R, V, (I, W), C> {
+impl<'k, R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
+    Lookup<'k, R, V, (Identifier, Version), Constants>
+{
     /// Returns the cache that this call uses.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn current_cache(&self) -> CurrentCache<'k> {
@@ -176,23 +183,26 @@ impl<'k, R, V, I: KeyParts, W: KeyParts, C: KeyParts> Lookup<'k, R, V, (I, W), C
 
     /// Hashes the key, unless the cache is disabled.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn hash_key<'c>(self, current: &'c CurrentCache<'_>) -> HashedLookup<'c, R, V, (I, W), C> {
+    pub fn hash_key<'c>(
+        self,
+        current: &'c CurrentCache<'_>,
+    ) -> HashedLookup<'c, R, V, (Identifier, Version), Constants> {
         let Lookup { arguments, downcast, to_returned, returns, .. } = self;
         let cache = current.get();
-        let header = if cache.is_enabled() { arguments.hash() } else { None };
+        let header = if cache.is_enabled() { arguments.header() } else { None };
         HashedLookup { header, arguments, cache, downcast, to_returned, returns }
     }
 }
 
 /// A value of the local tier with a reference count of its own.
-pub struct RetainedValue(Value);
+pub struct OwnedLocalValue(Value);
 
 /// A lookup whose key is hashed. Without a hash the call is not cached.
 ///
 /// Each field stays in a register on a hit. So no method may pass `self` by reference to a function
 /// that is not inlined: that would write the whole lookup to memory.
-pub struct HashedLookup<'c, R, V, P, C> {
-    arguments: KeyArguments<P, C>,
+pub struct HashedLookup<'c, R, V, Parts, Constants> {
+    arguments: KeyArguments<Parts, Constants>,
     cache: &'c Cache,
     header: Option<KeyHeader>,
     downcast: fn(&Value) -> Option<&V>,
@@ -200,18 +210,20 @@ pub struct HashedLookup<'c, R, V, P, C> {
     returns: ReturnType<R, V>,
 }
 
-impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts> HashedLookup<'_, R, V, (I, W), C> {
-    /// Takes the answers of the running request, if there is one.
+impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
+    HashedLookup<'_, R, V, (Identifier, Version), Constants>
+{
+    /// Takes the values of the running request, if there is one.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn take_request_answers(&self) -> Option<TakenAnswers> {
-        TakenAnswers::take()
+    pub fn take_request_values(&self) -> Option<TakenRequestValues> {
+        TakenRequestValues::take()
     }
 
-    /// Finds the value among the answers of the request.
+    /// Finds the value among the values of the request.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn find_in_request<'h>(&self, answers: &'h TakenAnswers) -> Option<&'h V> {
+    pub fn find_in_request<'h>(&self, values: &'h TakenRequestValues) -> Option<&'h V> {
         let header = self.header?;
-        let value = answers.find(self.cache.id(), &self.arguments.with_header(header))?;
+        let value = values.find(self.cache.id(), &self.arguments.with_header(header))?;
         let value = (self.downcast)(value)?;
         self.cache.counters_at(header.index()).request_hits.add();
         Some(value)
@@ -230,26 +242,26 @@ impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts> HashedLookup<'_, R, V, (I, W),
     /// Finds the value in the local tier.
     ///
     /// Returns a borrow of it only if cloning it runs no code of the program's own. Any other value is
-    /// put into `retained`, so that no memory waits for its clone.
+    /// put into `owned`, so that no memory waits for its clone.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn find_in_local_tier<'h>(
+    pub fn borrow_or_own_hit<'h>(
         &self,
         guard: &'h IndexGuard<'_>,
-        retained: &mut Option<RetainedValue>,
+        owned: &mut Option<OwnedLocalValue>,
     ) -> Option<&'h V> {
         let header = self.header?;
         let value = self.cache.local().find(guard, &self.arguments.with_header(header))?;
         if !has_trivial_clone::<V>() {
-            *retained = Some(RetainedValue(Arc::clone(value)));
+            *owned = Some(OwnedLocalValue(Arc::clone(value)));
             return None;
         }
         self.count_local_hit(header, value)
     }
 
-    /// Returns a borrow of the value that [`find_in_local_tier`](Self::find_in_local_tier) retained.
+    /// Returns a borrow of the value that [`borrow_or_own_hit`](Self::borrow_or_own_hit) owned.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn borrow_retained<'h>(&self, retained: &'h Option<RetainedValue>) -> Option<&'h V> {
-        self.count_local_hit(self.header?, &retained.as_ref()?.0)
+    pub fn borrow_owned_hit<'h>(&self, owned: &'h Option<OwnedLocalValue>) -> Option<&'h V> {
+        self.count_local_hit(self.header?, &owned.as_ref()?.0)
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -271,23 +283,24 @@ impl<R, V, I: KeyParts, W: KeyParts, C: KeyParts> HashedLookup<'_, R, V, (I, W),
     /// The expansion calls this before it makes the future of the body, so that a hit does not move
     /// that future about.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn begin_call(self, hit: &mut Option<R>) -> Option<Call<R, V>> {
+    pub fn look_up_or_begin(self, hit: &mut Option<R>) -> Option<Call<R, V>> {
         let HashedLookup { arguments, cache, header, returns, .. } = self;
-        begin_call(arguments, cache, header, returns, hit)
+        look_up_or_begin(arguments, cache, header, returns, hit)
     }
 }
 
 #[inline(never)]
-fn begin_call<R, V, I: KeyParts, W: KeyParts, C: KeyParts>(
-    arguments: KeyArguments<(I, W), C>,
+fn look_up_or_begin<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>(
+    arguments: KeyArguments<(Identifier, Version), Constants>,
     cache: &Cache,
     header: Option<KeyHeader>,
     returns: ReturnType<R, V>,
     hit: &mut Option<R>,
 ) -> Option<Call<R, V>> {
     let rebuild_into = returns.rebuild_into;
-    let serve: Serve<'_> = &mut |value| rebuild_into(value, hit);
+    let write_hit: HitWriter<'_> = &mut |value| rebuild_into(value, hit);
     let encode = |bytes: &mut KeyBytes| arguments.encode(header, bytes);
-    let phase = look_up_by_bytes(cache, arguments.declaration, &encode, returns.value_type, serve);
+    let phase =
+        look_up_by_bytes(cache, arguments.declaration, &encode, returns.value_type, write_hit);
     phase.map(|phase| Call::new(returns, phase))
 }

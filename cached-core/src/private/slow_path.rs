@@ -13,23 +13,23 @@ use crate::tier::request::RequestHandle;
 use crate::value::{Value, ValueType};
 
 /// Answers the call with a value. Returns false if the value is of another type.
-pub(super) type Serve<'s> = &'s mut dyn FnMut(&Value) -> bool;
+pub(super) type HitWriter<'s> = &'s mut dyn FnMut(&Value) -> bool;
 
-/// Encodes the key and looks in the local tier again. Passes a hit to `serve`, and returns `None` if that
+/// Encodes the key and looks in the local tier again. Passes a hit to `write_hit`, and returns `None` if that
 /// answered the call.
 pub(super) fn look_up_by_bytes(
     cache: &Cache,
     declaration: &'static Declaration,
     encode: &dyn Fn(&mut KeyBytes) -> Result<(), KeyError>,
     value_type: &'static ValueType,
-    serve: Serve<'_>,
+    write_hit: HitWriter<'_>,
 ) -> Option<Phase> {
     if !cache.is_enabled() || declaration.index().is_none() {
         return bypass(cache, declaration, BypassReason::NotCached);
     }
     let mut key = KeyBytes::default();
     match encode(&mut key) {
-        Ok(()) => look_in_tiers(cache, declaration, &key, value_type, serve),
+        Ok(()) => look_in_tiers(cache, declaration, &key, value_type, write_hit),
         Err(error) => bypass(cache, declaration, BypassReason::Key(&error)),
     }
 }
@@ -39,7 +39,7 @@ fn look_in_tiers(
     declaration: &'static Declaration,
     key: &[u8],
     value_type: &'static ValueType,
-    serve: Serve<'_>,
+    write_hit: HitWriter<'_>,
 ) -> Option<Phase> {
     let handle = || EntryHandle::new(cache, declaration, Arc::from(key), value_type, None);
     let request = RequestHandle::current();
@@ -56,7 +56,7 @@ fn look_in_tiers(
         {
             return Some(Phase::Hit(Box::new(LocalHit { value, handle })));
         }
-        return match serve(&value) {
+        return match write_hit(&value) {
             true => None,
             false => bypass(cache, declaration, BypassReason::NotCached),
         };

@@ -13,12 +13,12 @@ use crate::value::Value;
 thread_local! {
     /// The answers of the request that this thread is polling. They are taken out while they are used,
     /// so that a hit can be borrowed from them while its `Clone` makes a call of its own.
-    static CURRENT_ANSWERS: AnswersCell = const { AnswersCell(Cell::new(None)) };
+    static CURRENT_REQUEST: RequestValuesCell = const { RequestValuesCell(Cell::new(None)) };
 }
 
-struct AnswersCell(Cell<Option<Box<RequestAnswers>>>);
+struct RequestValuesCell(Cell<Option<Box<RequestValues>>>);
 
-impl Drop for AnswersCell {
+impl Drop for RequestValuesCell {
     /// Leaks the answers. A thread that ends while it polls a request ends the program; the `Drop` of a
     /// value could do little then.
     fn drop(&mut self) {
@@ -27,22 +27,22 @@ impl Drop for AnswersCell {
 }
 
 /// The answers of one request.
-struct RequestAnswers {
+struct RequestValues {
     request: RequestHandle,
     /// The answers of each cache, by the cache's id. Most requests use one cache.
-    caches: Vec<(u64, AnswerTable)>,
+    caches: Vec<(u64, ValueTable)>,
 }
 
 /// Answers by key: a hash table with open addressing and linear probing.
 ///
 /// A hit takes fewer instructions than in the standard map, where each one waits for the one before.
-struct AnswerTable {
+struct ValueTable {
     /// The length is a power of two, and at most half of the slots are used, so every search ends.
-    slots: Vec<Option<Answer>>,
+    slots: Vec<Option<RequestEntry>>,
     used: usize,
 }
 
-struct Answer {
+struct RequestEntry {
     header: KeyHeader,
     key: Arc<[u8]>,
     /// `None` after the answer was removed. Its slot stays used, because keys behind it were probed past
@@ -66,13 +66,14 @@ pub(crate) struct RequestHandle {
 
 /// The answers of the current request, taken out of the thread until this is dropped. A call that is
 /// made meanwhile, for instance by a value's `Clone`, runs outside of the request.
-pub struct TakenAnswers(Option<Box<RequestAnswers>>);
+pub struct TakenRequestValues(Option<Box<RequestValues>>);
 
-impl TakenAnswers {
+impl TakenRequestValues {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn take() -> Option<TakenAnswers> {
-        let answers = CURRENT_ANSWERS.try_with(|AnswersCell(answers)| answers.take()).ok()??;
-        Some(TakenAnswers(Some(answers)))
+    pub(crate) fn take() -> Option<TakenRequestValues> {
+        let answers =
+            CURRENT_REQUEST.try_with(|RequestValuesCell(answers)| answers.take()).ok()??;
+        Some(TakenRequestValues(Some(answers)))
     }
 
     fn belong_to(&self, request: RequestHandle) -> bool {
@@ -86,19 +87,20 @@ impl TakenAnswers {
     }
 }
 
-impl Drop for TakenAnswers {
+impl Drop for TakenRequestValues {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(&mut self) {
         // The cell is empty: a request that was polled meanwhile has left it as it was.
         let answers = self.0.take();
-        let put_back = |AnswersCell(cell): &AnswersCell| std::mem::forget(cell.replace(answers));
-        let _ = CURRENT_ANSWERS.try_with(put_back);
+        let put_back =
+            |RequestValuesCell(cell): &RequestValuesCell| std::mem::forget(cell.replace(answers));
+        let _ = CURRENT_REQUEST.try_with(put_back);
     }
 }
 
-impl AnswerTable {
-    fn new() -> AnswerTable {
-        AnswerTable { slots: empty_slots(16), used: 0 }
+impl ValueTable {
+    fn new() -> ValueTable {
+        ValueTable { slots: empty_slots(16), used: 0 }
     }
 
     /// Returns the slot of a key, or the free slot for it.
@@ -115,7 +117,7 @@ impl AnswerTable {
     }
 
     /// Returns the answer of a key, and adds one without a value if there is none.
-    fn get_or_insert(&mut self, key: &Arc<[u8]>) -> &mut Answer {
+    fn get_or_insert(&mut self, key: &Arc<[u8]>) -> &mut RequestEntry {
         if (self.used + 1) * 2 > self.slots.len() {
             let larger = empty_slots(self.slots.len() * 2);
             for answer in std::mem::replace(&mut self.slots, larger).into_iter().flatten() {
@@ -126,7 +128,7 @@ impl AnswerTable {
         let slot = self.slot(&&**key);
         let slot = &mut self.slots[slot];
         self.used += usize::from(slot.is_none());
-        slot.get_or_insert_with(|| Answer {
+        slot.get_or_insert_with(|| RequestEntry {
             header: KeyHeader::read(key),
             key: Arc::clone(key),
             value: None,
@@ -135,14 +137,14 @@ impl AnswerTable {
     }
 }
 
-fn empty_slots(count: usize) -> Vec<Option<Answer>> {
+fn empty_slots(count: usize) -> Vec<Option<RequestEntry>> {
     std::iter::repeat_with(|| None).take(count).collect()
 }
 
 impl RequestHandle {
     /// Returns the request that this thread is polling.
     pub(crate) fn current() -> Option<RequestHandle> {
-        TakenAnswers::take()?.0.as_ref().map(|answers| answers.request)
+        TakenRequestValues::take()?.0.as_ref().map(|answers| answers.request)
     }
 
     /// Returns an id that no other request of the process has.
@@ -155,7 +157,10 @@ impl RequestHandle {
     }
 
     pub(crate) fn get(&self, cache: u64, key: &[u8]) -> Option<Value> {
-        TakenAnswers::take().filter(|answers| answers.belong_to(*self))?.find(cache, &key).cloned()
+        TakenRequestValues::take()
+            .filter(|answers| answers.belong_to(*self))?
+            .find(cache, &key)
+            .cloned()
     }
 
     /// Keeps `value` for the rest of the request, and returns it. If the request has an answer already,
@@ -183,7 +188,7 @@ impl RequestHandle {
 
     /// Returns the previous value.
     fn set(&self, cache: u64, key: &Arc<[u8]>, value: Option<Value>) -> Option<Value> {
-        let set = |table: &mut AnswerTable, changes: &mut u64| {
+        let set = |table: &mut ValueTable, changes: &mut u64| {
             *changes += 1;
             let answer = table.get_or_insert(key);
             answer.changed_at = *changes;
@@ -199,12 +204,12 @@ impl RequestHandle {
     fn update<T>(
         &self,
         cache: u64,
-        update: impl FnOnce(&mut AnswerTable, &mut u64) -> T,
+        update: impl FnOnce(&mut ValueTable, &mut u64) -> T,
     ) -> Option<T> {
-        let mut taken = TakenAnswers::take().filter(|answers| answers.belong_to(*self))?;
-        let RequestAnswers { request, caches } = &mut **taken.0.as_mut()?;
+        let mut taken = TakenRequestValues::take().filter(|answers| answers.belong_to(*self))?;
+        let RequestValues { request, caches } = &mut **taken.0.as_mut()?;
         let index = caches.iter().position(|(id, _)| *id == cache).unwrap_or_else(|| {
-            caches.push((cache, AnswerTable::new()));
+            caches.push((cache, ValueTable::new()));
             caches.len() - 1
         });
         Some(update(&mut caches[index].1, &mut request.changes))
@@ -215,30 +220,30 @@ impl RequestHandle {
 /// answers with those of the thread.
 struct RequestFuture<F> {
     /// While the future is polled, the answers that the thread had before.
-    answers: Option<Box<RequestAnswers>>,
+    answers: Option<Box<RequestValues>>,
     future: Option<Pin<Box<F>>>,
 }
 
 /// Swaps the answers with those of the thread, and swaps them back when it is dropped.
-struct AnswersSwap<'r>(&'r mut Option<Box<RequestAnswers>>);
+struct RequestValuesSwap<'r>(&'r mut Option<Box<RequestValues>>);
 
-impl AnswersSwap<'_> {
-    fn enter(answers: &mut Option<Box<RequestAnswers>>) -> AnswersSwap<'_> {
-        let mut swap = AnswersSwap(answers);
+impl RequestValuesSwap<'_> {
+    fn enter(answers: &mut Option<Box<RequestValues>>) -> RequestValuesSwap<'_> {
+        let mut swap = RequestValuesSwap(answers);
         swap.swap();
         swap
     }
 
     fn swap(&mut self) {
         // Without thread-locals, at the end of a thread, the future runs outside of its request.
-        let _ = CURRENT_ANSWERS.try_with(|AnswersCell(cell)| {
+        let _ = CURRENT_REQUEST.try_with(|RequestValuesCell(cell)| {
             let before = cell.replace(self.0.take());
             *self.0 = before;
         });
     }
 }
 
-impl Drop for AnswersSwap<'_> {
+impl Drop for RequestValuesSwap<'_> {
     fn drop(&mut self) {
         self.swap();
     }
@@ -249,7 +254,7 @@ impl<F: Future> Future for RequestFuture<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let RequestFuture { answers, future } = &mut *self;
-        let _swap = AnswersSwap::enter(answers);
+        let _swap = RequestValuesSwap::enter(answers);
         match future {
             Some(future) => future.as_mut().poll(context),
             None => unreachable!("only `drop` takes the future"),
@@ -260,7 +265,7 @@ impl<F: Future> Future for RequestFuture<F> {
 impl<F> Drop for RequestFuture<F> {
     /// Drops the future within its request: what it owns may make calls.
     fn drop(&mut self) {
-        let _swap = AnswersSwap::enter(&mut self.answers);
+        let _swap = RequestValuesSwap::enter(&mut self.answers);
         self.future = None;
     }
 }
@@ -343,7 +348,7 @@ impl RequestScope {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let request = RequestHandle { id, force_miss: self.force_miss, changes: 0 };
-        let answers = Some(Box::new(RequestAnswers { request, caches: Vec::new() }));
+        let answers = Some(Box::new(RequestValues { request, caches: Vec::new() }));
         RequestFuture { answers, future: Some(Box::pin(future)) }
     }
 }

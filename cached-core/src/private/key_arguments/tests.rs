@@ -12,8 +12,8 @@ use crate::key::{Digest, Key};
 
 fn bytes(name: &str, identifier: impl KeyParts, version: impl KeyParts) -> Vec<u8> {
     static DECLARATION: Declaration = Declaration::new("test", "test", "test.rs", 1, 1, || "");
-    let call_site = CallSite::new(&DECLARATION, &|| ());
-    let arguments = KeyArguments::new(call_site, (identifier, version), "", ());
+    let function = DeclaredFunction::new(&DECLARATION, &|| ());
+    let arguments = KeyArguments::new(function, (identifier, version), "", ());
     let mut bytes = KeyBytes::default();
     arguments.encode(None, &mut bytes).expect("every part can be serialized");
     canonical_bytes(name, &bytes).to_vec()

@@ -9,15 +9,15 @@ use crate::key::{END, KeyParts, KeySerializer, KeySink, SEQ};
 
 /// The type and const arguments of a function and of the `impl` block around it.
 #[derive(Clone, Copy)]
-pub(super) struct TypeArguments<C> {
+pub(super) struct GenericArguments<Constants> {
     /// The type name of a closure in the function's body. It shows the arguments of the `impl` block.
     pub(super) closure: &'static str,
     /// The names of the function's own type arguments.
     pub(super) own: &'static str,
-    pub(super) constants: C,
+    pub(super) constants: Constants,
 }
 
-impl<C: KeyParts> TypeArguments<C> {
+impl<Constants: KeyParts> GenericArguments<Constants> {
     /// Adds the arguments to the key. A function without any adds nothing, so that its keys do not
     /// depend on how the compiler prints a type.
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -26,7 +26,9 @@ impl<C: KeyParts> TypeArguments<C> {
         declaration: &Declaration,
         sink: S,
     ) -> Result<S, S::Error> {
-        if self.own.is_empty() && !C::HAS_PARTS && is_in_plain_container(declaration, self.closure)
+        if self.own.is_empty()
+            && !Constants::HAS_PARTS
+            && is_in_plain_container(declaration, self.closure)
         {
             return Ok(sink);
         }
