@@ -71,8 +71,8 @@ pub(crate) enum FlightOutcome {
     UnsharedError,
 }
 
-/// The flights that share a lock, each with the hash of the flight's key. Most shards hold no flight or
-/// one.
+/// The flights that share a lock, each with the hash of the flight's key. Most shards hold at most one
+/// flight.
 type FlightShard = Vec<(u64, Arc<Flight>)>;
 
 /// The number of shards. With 10,000 flights under way, a linear search of a shard visits about 160
@@ -113,7 +113,7 @@ impl Flights {
     /// Only calls with the same `request` join the same flight.
     pub(crate) fn join(self: &Arc<Flights>, key: &Arc<[u8]>, request: Option<u64>) -> FlightRole {
         let hash = KeyHeader::read(key).spread();
-        // Dropped after the lock is released.
+        // An inherited flight is dropped after the lock is released.
         let _inherited;
         let mut shard = self.shard(hash);
         let matches = |flight: &Flight| flight.key == *key && flight.request == request;
@@ -163,7 +163,8 @@ struct Flight {
     state: Mutex<FlightState>,
     /// How often the lead has passed on. A leader with a smaller number has lost the lead.
     term: AtomicU64,
-    /// When the leader was first woken since the last poll, by [`now_millis`]; 0 if the leader was not.
+    /// Since when the leader has waited for a poll after a wake, by [`now_millis`]. 0 if the leader was not
+    /// woken since the last poll began.
     woken: AtomicU64,
     /// When the last poll of the leader began, by [`now_millis`].
     polled: AtomicU64,
@@ -178,7 +179,7 @@ struct Flight {
     handoff: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// The part of a flight that its lock guards: the outcome and the waiting calls.
+/// The outcome of a flight and the flight's waiting calls. A lock guards this struct.
 #[derive(Default)]
 struct FlightState {
     /// `None` until the flight ends.
@@ -357,7 +358,7 @@ impl Flight {
 
 impl FlightState {
     /// Chooses the successor, and returns its waker. The successor is the follower that has waited
-    /// longest, or the follower that joined after the last successor if that one was not polled.
+    /// longest. If the last successor was not polled, the follower that joined after it is chosen.
     fn promote(&mut self, flight: &Flight) -> Option<Waker> {
         let next = self.promoted.map_or(0, |promoted| promoted + 1);
         let in_turn = || self.followers.range(next..).chain(&self.followers);

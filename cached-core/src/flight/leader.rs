@@ -32,7 +32,7 @@ impl Leader {
         Leader { flight, term, began, is_done: false }
     }
 
-    /// Returns the time since this lead began, in the resolution of the coarse clock.
+    /// Returns the time since this lead began, with the resolution of the coarse clock.
     pub(crate) fn elapsed(&self) -> Duration {
         Duration::from_millis(now_millis().saturating_sub(self.began))
     }
@@ -44,8 +44,8 @@ impl Leader {
         self.flight.answer(outcome);
     }
 
-    /// Sets how long fetches of this function usually take. The leader counts as stuck after four times
-    /// `fetch_time`, but not before [`STUCK_LEADER_AFTER`].
+    /// Sets how long fetches of this function usually take. A leader that is neither woken nor polled
+    /// counts as stuck after four times `fetch_time`, but not before [`STUCK_LEADER_AFTER`].
     pub(crate) fn set_usual_fetch_time(&self, fetch_time: Duration) {
         let stuck_after_millis = millis(STUCK_LEADER_AFTER.max(fetch_time.saturating_mul(4)));
         self.flight.stuck_after_millis.store(stuck_after_millis, Ordering::Release);
@@ -99,8 +99,8 @@ impl Drop for Leader {
     }
 }
 
-/// Tells whether the current leader of a flight is still polled. A lease is renewed only while this is
-/// so.
+/// Tells whether the current leader of a flight is still polled. The renewal of a lease stops when the
+/// leader is not polled any more.
 pub(crate) struct LeaderMonitor(Weak<Flight>);
 
 #[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "only leases use it"))]
@@ -117,7 +117,7 @@ impl LeaderMonitor {
 }
 
 /// The task of the last poll, and the [`LeaderWaker`] that was created for this task. The `LeaderWaker`
-/// holds a clone of the task's own waker, so no other task can have the same address.
+/// holds a clone of the task's own waker, so the address cannot be reused for another task.
 pub(crate) type LeaderWakerCache = Option<(TaskIdentity, Waker)>;
 
 /// Identifies a task by the data address and the vtable that clones of the task's waker share.

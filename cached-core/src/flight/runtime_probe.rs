@@ -1,7 +1,7 @@
 //! Probes that find out whether a tokio runtime is *undriven*, which means that the runtime runs no
 //! tasks.
 //!
-//! A `current_thread` runtime runs tasks only during `block_on`, and any runtime runs none while all its
+//! A `current_thread` runtime runs tasks only during `block_on`, and no runtime runs tasks while all its
 //! threads are blocked. Timers and sockets of an undriven runtime wake no leader. A probe is a spawned
 //! task that only sets a flag. A driven runtime runs the probe soon.
 

@@ -72,14 +72,14 @@ pub(crate) struct LocalTier {
     _deferred_drops_runner: DeferredDropsRunner,
 }
 
-/// Runs all deferred drops when it is dropped.
+/// A field whose `Drop` runs all deferred drops.
 struct DeferredDropsRunner;
 
 /// The permission to store a value for a key. The token is *current* until the key is invalidated or
-/// overwritten. A fill with a token that is not current is refused.
+/// overwritten, and then *out of date*. A fill with a token that is out of date is refused.
 ///
-/// Keys share stripes, so the invalidation of another key may end a token too. The refused fill then
-/// costs another fetch, but no call receives a wrong value.
+/// Keys share stripes, so an invalidation of another key may also make the token out of date. The refused
+/// fill then costs another fetch, but no call receives a wrong value.
 #[derive(Clone, Copy)]
 pub(crate) struct FillToken {
     /// The hash of the key, which selects the stripe.
@@ -201,8 +201,8 @@ impl LocalTier {
         self.schedule.now()
     }
 
-    /// Returns the value of a live entry, like [`get`](Self::get), but for a call that has already used
-    /// `get` for the key. The policy is not told of this lookup, and no deferred drops are run.
+    /// Returns the value of a live entry, for a call that has looked the key up before. So the policy is
+    /// not told of this lookup. No deferred drops are run.
     pub(crate) fn peek(&self, key: &[u8]) -> Option<Value> {
         let guard = self.index_guard()?;
         let (entry, _) = self.find_live(&guard, key)?;
@@ -231,8 +231,8 @@ impl LocalTier {
         (self.now() < entry.removable_at()).then(|| Arc::clone(entry.value()))
     }
 
-    /// Returns a token for a value that is read from memcached, or passed in by the program, after this
-    /// call.
+    /// Returns a token for a value that is read from memcached or passed in by the program after this
+    /// method returns.
     pub(crate) fn fill_token(&self, key: &[u8]) -> FillToken {
         let hash = KeyHeader::read(key).hash();
         let stripe = self.stripe(hash);
@@ -245,8 +245,8 @@ impl LocalTier {
         fill_token.sequence = self.stripe(fill_token.hash).sequences.next_fetch();
     }
 
-    /// Gives the token the sequence number of a value that is read from memcached, or passed in by the
-    /// program, now.
+    /// Gives the token the sequence number of a value that is now read from memcached or passed in by the
+    /// program.
     pub(crate) fn assign_read_sequence(&self, fill_token: &mut FillToken) {
         fill_token.sequence = self.stripe(fill_token.hash).sequences.current();
     }
@@ -261,16 +261,19 @@ impl LocalTier {
         &self.stripes[hash as usize % STRIPE_COUNT]
     }
 
-    /// Locks the token's stripe. Returns `None` if the token is not current.
+    /// Locks the token's stripe. Returns `None` if the token is out of date.
     fn lock_if_current(&self, fill_token: FillToken) -> Option<MutexGuard<'_, ()>> {
         let stripe = self.stripe(fill_token.hash);
         let locked = lock(&stripe.lock);
         (stripe.epoch.load(Ordering::Relaxed) == fill_token.epoch).then_some(locked)
     }
 
-    /// Stores a value. Returns false if the value is not stored: if the token is not current, if there is
-    /// a live entry that `mode` does not replace, if the ttl or the capacity is zero, or if the thread is
-    /// ending.
+    /// Stores a value. Returns false, and stores nothing, in these cases:
+    ///
+    /// - The token is out of date.
+    /// - The key has a live entry that `mode` does not replace.
+    /// - The ttl or the capacity is zero.
+    /// - The thread is ending.
     ///
     /// No deferred drops are run, because the caller may be the leader of a flight.
     pub(crate) fn publish(
@@ -333,8 +336,9 @@ impl LocalTier {
     /// Gives the entry that holds exactly this value a longer expiry, because memcached has confirmed the
     /// value.
     ///
-    /// If the entry holds another value, which was read from memcached while this value was fetched or
-    /// sent, the entry is removed: memcached now has this value or a later one.
+    /// If the entry holds another value, which was read from memcached or passed in by the program after
+    /// the token's fetch had begun, the entry is removed. memcached now has the confirmed value or a later
+    /// value.
     pub(crate) fn extend(&self, key: &[u8], fill_token: FillToken, value: &Value, expiry: Expiry) {
         match self.extend_or_remove(key, fill_token, value, expiry) {
             Some(Ok(insertion)) => self.tell_policy(&insertion),
@@ -382,8 +386,8 @@ impl LocalTier {
 
     /// Removes the key's entry, and makes all earlier tokens of the key's stripe out of date.
     ///
-    /// Returns a new token. Returns `None` if the token `before` was not current any more; the entry is
-    /// removed nevertheless.
+    /// Returns a new token, or `None` if the token `before` was out of date. In both cases the entry is
+    /// removed.
     pub(crate) fn invalidate(&self, key: &[u8], before: Option<FillToken>) -> Option<FillToken> {
         let hash = KeyHeader::read(key).hash();
         let stripe = self.stripe(hash);

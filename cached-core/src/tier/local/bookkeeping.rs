@@ -11,13 +11,14 @@ use super::policy::KeyFingerprint;
 use crate::clock::CoarseInstant;
 use crate::event::{Event, EventSubject, EvictionReason};
 
-/// The interval between two reports of hits on an entry is as many insertions as the index has entries,
-/// divided by this number. An entry that is in use is then reported before it could be evicted.
+/// At most one hit on an entry is reported in an interval of insertions. The interval is the number of
+/// entries in the index, divided by this number. So an entry in use is reported long before the policy
+/// could evict the entry.
 const REPORT_INTERVAL_DIVISOR: usize = 2;
 /// The interval is computed again after this many insertions.
 const INTERVAL_UPDATE_INSERTIONS: u32 = 256;
 
-/// The most entries that one sweep removes. This bounds the time and the memory that a sweep takes.
+/// The most entries that one sweep removes. The limit bounds the time and the memory of a sweep.
 const MAX_SWEPT_ENTRIES: usize = 1 << 16;
 /// The most entries that are handled with one [`IndexGuard`]. A guard must not exist for long, because it
 /// keeps removed entries in memory.
@@ -67,7 +68,7 @@ pub(super) struct InsertedEntry {
 #[derive(Clone, Copy)]
 pub(super) struct RemovedEntry {
     fingerprint: KeyFingerprint,
-    /// False if another caller removed the entry first, which then reports the eviction.
+    /// False if another caller has removed the entry first. Then only the other caller emits the event.
     is_removed_here: bool,
 }
 
@@ -76,7 +77,7 @@ impl LocalTier {
     ///
     /// The caller must hold no lock, because moka may drop values of any moka cache in the program. So
     /// two insertions with one key may reach moka in the wrong order. The later entry may then be evicted
-    /// too early, but no entry stays in the index without a record in moka.
+    /// too early, but each entry that stays in the index has a record in moka.
     pub(super) fn tell_policy(&self, insertion: &InsertedEntry) {
         if insertion.is_admitted {
             self.policy.admit(insertion.id, insertion.weight);

@@ -15,7 +15,7 @@ pub(super) struct SequenceCounter(AtomicU32);
 pub(super) struct SequenceNumber(u32);
 
 impl SequenceCounter {
-    /// Returns the number for a value that is read from memcached or passed in by the program now.
+    /// Returns the number for a value that is now read from memcached or passed in by the program.
     pub(super) fn current(&self) -> SequenceNumber {
         SequenceNumber(self.0.load(Ordering::Relaxed) | 1)
     }
