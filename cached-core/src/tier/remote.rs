@@ -43,8 +43,8 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 
 /// A store that several processes share.
 ///
-/// A new kind of store implements this trait and [`WritePermit`], and must pass `contract_tests`. A
-/// build has only one kind of store, [`Store`], so method calls are dispatched statically.
+/// To add a kind of store, implement this trait and [`WritePermit`], and make `contract_tests`
+/// pass. A build has only one kind of store, [`Store`], so method calls are dispatched statically.
 ///
 /// # What a store must promise
 ///
@@ -56,8 +56,9 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 ///   gave the permit. A removal, an overwrite, or a write under another permit changes the key.
 ///   This promise holds across restarts of the store.
 /// - **Removal.** When [`remove`](Self::remove) returns `Ok`, no process reads an older value from
-///   the store, and no older permit can write. When `remove` returns an error, this process reads
-///   no older value either, but other processes may.
+///   the key's own server, and no older permit can write. A server that stands in for the key's own
+///   server may serve an older value for a few seconds. When `remove` returns an error, this
+///   process reads no older value either, but other processes may.
 /// - **Builds.** During a rollout, one build may be unable to decode the other build's frames. The
 ///   store then keeps two entries under one key, one for each build. An overwrite leaves only the
 ///   new entry, and a removal leaves none.
@@ -128,8 +129,8 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
 /// Dropping a permit that has stored nothing gives back its lease or refresh claim in the
 /// background. Another process can then win the lease or claim.
 pub(crate) trait WritePermit: Send + Sync + 'static {
-    /// Stores a frame for the sum of `ttl` and `keep_expired`. The value expires after `ttl`.
-    /// During `keep_expired`, the store still has it, to serve if a fetch fails.
+    /// Stores a frame. The value expires after `ttl`. The store then keeps the value for
+    /// `keep_expired`, so that the cache can serve it if a fetch fails.
     ///
     /// The caller may call `write` again if the first call's future was dropped before it
     /// completed.
@@ -191,6 +192,7 @@ pub(crate) enum DecodedFrame<V> {
 /// The action of a read that finds no entry for the key.
 #[derive(Clone, Copy)]
 pub(crate) enum IfMissing {
+    /// Returns [`ReadOutcome::Missing`].
     Report,
     /// Returns a permit without waiting, even while another process holds the lease.
     PermitAdd,
@@ -277,7 +279,7 @@ pub(crate) enum WriteOutcome {
 
 /// The unit and the upper bound of the ttls that a store supports.
 pub(crate) struct TtlLimits {
-    /// The store rounds a ttl down to a multiple of this.
+    /// The store rounds a ttl down to a multiple of this duration.
     pub(crate) ttl_granularity: Duration,
     /// The longest time that the store keeps an item.
     pub(crate) longest_ttl: Duration,

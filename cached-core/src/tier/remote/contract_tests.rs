@@ -1,6 +1,6 @@
 //! Tests of the rules that every remote store must follow. Each rule is a function that is generic
-//! over the store. To test another store, write a function that builds a [`Fleet`] of it, and add a
-//! module to the macro `rules!`.
+//! over the store. To test another store, write a function that builds a [`Fleet`] of that store,
+//! and add a module to the macro `rules!`.
 
 mod memcached_process;
 

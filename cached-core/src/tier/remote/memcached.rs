@@ -2,7 +2,7 @@
 //!
 //! A failure of memcached does not fail a call of an annotated function. A server that does not
 //! answer delays a call by about the timeout at most. After a few failures the server is *ejected*:
-//! it gets no more commands from calls until it has recovered.
+//! calls send no commands to the server until it has recovered.
 
 mod background;
 mod cas;

@@ -1,9 +1,9 @@
 //! Items on a memcached server as a read finds them, and the conditions of reads and writes.
 //!
-//! A *lease* is the right to fetch a missing value. memcached represents a new lease by a
-//! *placeholder*, an empty item. When the holder renews the lease, it replaces the placeholder by a
-//! [`LeaseMarker`]. A *refresh claim* is the right to fetch the value of an item again before the
-//! item expires.
+//! A *lease* is the right to run the annotated function for a missing value. memcached represents a
+//! new lease by a *placeholder*, an empty item. When the holder renews the lease, it replaces the
+//! placeholder by a [`LeaseMarker`]. A *refresh claim* is the right to run the annotated function
+//! again before an item expires.
 
 use std::time::Instant;
 

@@ -207,8 +207,8 @@ impl HeldLease {
         }
     }
 
-    /// Gives up the renewal that is under way, if there is one, because its runtime may no longer
-    /// run. The next renewal can then start without its reply.
+    /// Gives up a renewal that is under way, because the runtime of the renewal may no longer run.
+    /// The next renewal then does not wait for the abandoned renewal.
     pub(super) fn give_up_renewal(&self) {
         {
             let mut state = self.state();
@@ -227,8 +227,9 @@ enum RenewalOutcome {
     LeaseLost,
 }
 
-/// A renewal that is under way. Dropping it records the outcome in the lease. Without an outcome,
-/// because memcached did not reply or the runtime ended, the lease's CAS becomes uncertain.
+/// A renewal that is under way. Dropping the attempt records the outcome in the lease. Without an
+/// outcome, because memcached did not reply or the runtime ended, the lease's CAS becomes
+/// uncertain.
 struct RenewalAttempt<'l> {
     lease: &'l HeldLease,
     number: u32,

@@ -1,5 +1,5 @@
-//! A memcached server in memory, for the tests of users. Its items expire by a clock that the test
-//! moves. The server fails, stalls or lies when the test asks for it.
+//! A memcached server in memory, for tests of programs that use this crate. Its items expire by a
+//! clock that the test moves. The server fails, stalls or lies when the test asks for it.
 //!
 //! A property test compares the replies of this server with the replies of a memcached process.
 

@@ -1,6 +1,6 @@
 //! The refresh claims of other processes, as this process sees them.
 //!
-//! A *refresh claim* is the right to fetch the value of an item again before the item expires.
+//! A *refresh claim* is the right to run the annotated function again before an item expires.
 //! memcached gives the claim to one read. If the claim's holder is killed, the claim is never given
 //! back, so this process notes when it first saw each claim.
 
@@ -12,7 +12,7 @@ use super::cas::Cas;
 use crate::sync::lock;
 
 /// The largest number of keys whose claims are noted.
-const LIMIT: usize = 4096;
+const MAX_KEYS: usize = 4096;
 
 /// For each key: the CAS of the claimed item, and when this process first saw the claim.
 #[derive(Default)]
@@ -35,7 +35,7 @@ impl ObservedClaims {
             }
             _ => {
                 // If a claim is forgotten, callers only wait for `within` again.
-                if claims.len() >= LIMIT {
+                if claims.len() >= MAX_KEYS {
                     claims.clear();
                 }
                 claims.insert(Arc::clone(key), (cas, now));

@@ -1,8 +1,8 @@
 //! The permits of the memcached store. A permit allows one write to a key, if the key has not
 //! changed.
 //!
-//! A permit may include a *lease* (the right to fetch a missing value) or a *refresh claim* (the
-//! right to fetch the value of an item again before the item expires).
+//! A permit may include a *lease* (the right to run the annotated function for a missing value) or
+//! a *refresh claim* (the right to run the annotated function again before an item expires).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,8 +76,8 @@ impl MemcachedPermit {
     }
 
     /// Creates the permit of a lease, and renews the lease while the permit exists. `length` is how
-    /// long memcached keeps the lease's placeholder. `expected` is how long the fetch is expected
-    /// to take, or zero if unknown.
+    /// long memcached keeps the lease's placeholder. `expected` is how long the function is
+    /// expected to take, or zero if unknown.
     pub(super) fn lease(
         store: &Arc<MemcachedStore>,
         route: Route,
@@ -118,7 +118,8 @@ impl WritePermit for MemcachedPermit {
             }
             PermitKind::Lease { lease, .. } => match lease.settle().await {
                 Some(cas) => (lease.route(), WriteCondition::Unchanged(cas)),
-                // The lease was lost, because another caller has changed the entry.
+                // The lease was lost: another caller has changed the entry, or the lease has
+                // expired.
                 None => return Ok(WriteOutcome::NotStored),
             },
         };

@@ -1,8 +1,8 @@
 //! Renews the leases that this process holds, with one task per Tokio runtime.
 //!
-//! A *lease* is the right to fetch a missing value. memcached represents a new lease by a
-//! *placeholder*, an empty item. A renewal replaces the placeholder by a *marker*, and a marker by
-//! a newer one.
+//! A *lease* is the right to run the annotated function for a missing value. memcached represents a
+//! new lease by a *placeholder*, an empty item. A renewal replaces the placeholder by a *marker*,
+//! and later each marker by a newer marker.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,20 +18,21 @@ use crate::sync::lock;
 /// How long memcached keeps the placeholder of a new lease, if this process has few leases.
 /// memcached counts whole seconds, so the placeholder expires after 1 to 2 s.
 const USUAL_PLACEHOLDER: Duration = Duration::from_secs(2);
-/// For each such number of leases that this process requests or holds, its placeholders last a
-/// second longer, up to [`LONGEST_PLACEHOLDER`]. With many leases, tasks wait longer for their turn
-/// on the runtime, so renewals and writes come later.
+/// For every 4,096 leases that this process requests or holds, its placeholders last a second
+/// longer, up to [`LONGEST_PLACEHOLDER`]. With many leases, tasks wait longer for their turn on the
+/// runtime, so renewals and writes come later.
 const LEASES_PER_EXTRA_SECOND: usize = 4096;
 const LONGEST_PLACEHOLDER: Duration = Duration::from_secs(10);
-/// How long after a lease was won its first renewal is due.
+/// The time from the win of a lease to its first renewal, and the shortest time between two
+/// renewals.
 pub(super) const RENEWAL_INTERVAL: Duration = Duration::from_millis(500);
 /// The shortest pause before a round of renewals.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// The largest number of leases that are renewed at once.
 const MOST_AT_ONCE: usize = 256;
 
-/// The leases to renew. The runtime that won a lease renews it, or the runtime on which the lease's
-/// fetch continues.
+/// The leases to renew. Each lease is renewed on the runtime that won the lease, or on the runtime
+/// where the annotated function continues.
 #[derive(Default)]
 pub(super) struct RenewalSchedule {
     runtimes: Mutex<Vec<(Id, RenewalQueue)>>,
@@ -185,7 +186,7 @@ impl Drop for RenewalTask {
         let mut runtimes = self.renewals.runtimes();
         let Some(index) = runtimes.iter().position(|(id, _)| *id == self.runtime) else { return };
         let (_, leases) = runtimes.swap_remove(index);
-        // The fetches of these leases may continue on another runtime.
+        // Another runtime takes over the queue, because the annotated function may continue there.
         if let Some((_, others)) = runtimes.first_mut() {
             others.extend(leases);
             others.make_contiguous().sort_by_key(|(due_at, _)| *due_at);

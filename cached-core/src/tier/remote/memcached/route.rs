@@ -379,7 +379,7 @@ impl Route {
 
     async fn remove_in_gutter(&self, removal: Option<KeyRemoval<'_>>, deadline: Instant) {
         if let Some(removal) = removal {
-            // If the removal fails, `Server` keeps a hint of it and repeats it later.
+            // If the removal fails, `Server` keeps a hint, and repeats the removal later.
             let _ = remove_by(deadline, removal).await;
         }
     }

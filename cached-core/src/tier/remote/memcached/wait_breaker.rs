@@ -1,13 +1,14 @@
 //! A circuit breaker for waits on other callers' leases.
 //!
-//! A *lease* is the right to fetch a missing value. Another caller that reads the key waits until
-//! the lease ends.
+//! A *lease* is the right to run the annotated function for a missing value. Another caller that
+//! reads the key waits until the lease ends.
 //!
 //! A faulty server may report a lease for ever, and every call would wait for the lease in vain.
 //! After a caller has waited in vain, the lease is therefore read once more, late enough that the
 //! lease of a killed process has usually ended. A lease that still exists at this time is
 //! *endless*. After a few endless leases in a row, callers do not wait for leases of the server for
-//! a while. A slow fetch does not open the breaker, because its lease has changed in the meantime.
+//! a while. A function that runs for long does not open the breaker, because its lease is renewed
+//! in the meantime and gets a new CAS.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -131,7 +131,7 @@ impl ComparedServer {
 }
 
 #[test]
-fn the_replies_equal_a_memcacheds() {
+fn the_replies_match_memcached() {
     let memcached = MemcachedProcess::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
@@ -179,7 +179,7 @@ fn items_expire_by_the_tests_clock() {
 }
 
 #[test]
-fn items_are_limited_as_in_a_memcached() {
+fn large_items_are_refused_as_by_memcached() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let memory = InMemoryServer::default();
     let write = |length: usize| Command::Write {
