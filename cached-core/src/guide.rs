@@ -12,10 +12,12 @@
 //! 10. [`performance`]: what does a call cost?
 //! 11. [`errors`] and [`compile_errors`]: what does this message mean?
 //! 12. [`faq`]: short answers to common questions.
+//! 13. [`security`]: what does the library protect against, and how do I report a vulnerability?
+//! 14. [`changelog`]: what changed?
 
-// The chapters are the files of `docs/guide`. Each file ends with definitions of its links, which are paths of files.
-// `links.md` defines the same links as paths of modules and is included before each chapter. In rustdoc the first
-// definition of a link takes effect, so the links work in the files and in the documentation.
+// The chapters are the files of `docs/guide` and a few others. They end with definitions of their links, which are
+// paths of files. `links.md` defines the same links as paths of modules and is included before each chapter. In rustdoc
+// the first definition of a link takes effect, so the links work in the files and in the documentation.
 
 /// Declares one module for each chapter.
 macro_rules! chapters {
@@ -59,6 +61,8 @@ chapters! {
     errors = "guide/errors.md",
     compile_errors = "errors.md",
     faq = "guide/faq.md",
+    security = "../SECURITY.md",
+    changelog = "../CHANGELOG.md",
 }
 
 #[cfg(test)]

@@ -17,11 +17,11 @@ struct Mistake {
 const MISTAKES: [Mistake; 20] = [
     Mistake {
         case: "neither_version_nor_overwrite",
-        reason: "An entry is written once. If the data can change, either its key must change \
-            with it, or you must say why entries may be replaced.",
+        reason: "If the answer can change, either its key must change with it, or you must say why \
+            entries may be replaced.",
         fixes: &[
             (
-                "If a parameter changes whenever the data does, make it the version:",
+                "If a parameter changes whenever the answer does, make it the version:",
                 "#[coordinator_cached(name = \"payment\", version = state)]",
             ),
             (
@@ -32,7 +32,7 @@ const MISTAKES: [Mistake; 20] = [
     },
     Mistake {
         case: "overwrite_without_reason",
-        reason: "Every reason appears in the ledger, where a reviewer reads it.",
+        reason: "`cached_core::ledger()` lists every function with its reason, for a reviewer to read.",
         fixes: &[(
             "Say why entries must be replaced:",
             "#[coordinator_cached(name = \"profile\", overwrite(reason = \"users edit their profile\"))]",
@@ -50,15 +50,15 @@ const MISTAKES: [Mistake; 20] = [
         case: "overwrite_reason_placeholder",
         reason: "A reason may not begin with a word such as `TODO`, `FIXME` or `TBD`.",
         fixes: &[(
-            "Write the reason now:",
+            "Write the real reason:",
             "overwrite(reason = \"the upstream has no versions of a price\")",
         )],
     },
     Mistake {
         case: "version_constant",
-        reason: "A version that never changes gives all data the same key.",
+        reason: "A version that never changes would not stop old answers from being served.",
         fixes: &[
-            ("Name the parameter that changes with the data:", "version = state"),
+            ("Name the parameter that changes with the answer:", "version = state"),
             (
                 "If there is none, say why entries must be replaced:",
                 "overwrite(reason = \"the upstream has no versions of a price\")",
@@ -72,10 +72,10 @@ const MISTAKES: [Mistake; 20] = [
     },
     Mistake {
         case: "parameter_in_neither_key_nor_skip",
-        reason: "If a parameter is missing in the key, two different calls share one entry.",
+        reason: "If a parameter is missing from the key, two different calls share one entry.",
         fixes: &[
             (
-                "If the parameter can change the result, add it to the identifier:",
+                "If the parameter can change the answer, add it to the identifier:",
                 "#[coordinator_cached(name = \"payment\", version = state, identifier = (number, region))]",
             ),
             (
@@ -86,14 +86,14 @@ const MISTAKES: [Mistake; 20] = [
     },
     Mistake {
         case: "self_in_neither_key_nor_skip",
-        reason: "Two receivers may give different results, for example if each has a base URL.",
+        reason: "Two receivers may give different answers, for example if each has a base URL.",
         fixes: &[
             (
-                "If the result depends on fields of `self`, add these to the identifier:",
+                "If the answer depends on fields of `self`, add these to the identifier:",
                 "#[coordinator_cached(name = \"payment\", version = state, identifier = (self.base, number))]",
             ),
             (
-                "If all receivers give the same result, skip `self`:",
+                "If all receivers give the same answer, skip `self`:",
                 "#[coordinator_cached(name = \"payment\", version = state, skip(self))]",
             ),
         ],
@@ -105,11 +105,11 @@ const MISTAKES: [Mistake; 20] = [
     },
     Mistake {
         case: "skip_in_key",
-        reason: "`skip` says that a parameter does not change the result. A parameter in the key \
+        reason: "`skip` says that a parameter does not change the answer. A parameter in the key \
             does.",
         fixes: &[
             (
-                "If the parameter changes the result, remove it from `skip`:",
+                "If the parameter changes the answer, remove it from `skip`:",
                 "#[coordinator_cached(name = \"payment\", version = state)]",
             ),
             (
@@ -133,7 +133,8 @@ const MISTAKES: [Mistake; 20] = [
     },
     Mistake {
         case: "name_missing",
-        reason: "The name is the first part of every key, and the ledger and the counters show it.",
+        reason: "The name is the first part of every key. The ledger (the list of all annotated \
+            functions) and the counters show it.",
         fixes: &[(
             "Give the cache a name that is unique in the program:",
             "#[coordinator_cached(name = \"payment\", version = state)]",
@@ -154,10 +155,12 @@ const MISTAKES: [Mistake; 20] = [
     },
     Mistake {
         case: "not_async",
-        reason: "Only a future can wait for the cache.",
+        reason: "Only a future can wait for the cache. A function whose body is one `async move { … }` can \
+            also be annotated, if it returns `impl Future` or a boxed future: [what can be \
+            annotated][start].",
         fixes: &[(
-            "Make the function `async`:",
-            "async fn fetch(number: &str, state: u8) -> Result<String, String> {",
+            "Otherwise make the function `async`:",
+            "async fn fetch(number: &str, state: u8) -> Result<String, String> { /* … */ }",
         )],
     },
     Mistake {
@@ -171,11 +174,11 @@ const MISTAKES: [Mistake; 20] = [
     Mistake {
         case: "value_own_type_without_infallible",
         reason: "Errors are not cached. The attribute knows the error of a `Result`, but it cannot \
-            know if a `Payment` stands for an error.",
+            know whether some `Payment` values mean failure.",
         fixes: &[
             (
                 "If the function can fail, return a `Result`:",
-                "async fn fetch(number: &str, state: u8) -> Result<Payment, FetchError> {",
+                "async fn fetch(number: &str, state: u8) -> Result<Payment, FetchError> { /* … */ }",
             ),
             (
                 "If every `Payment` may be cached, say so:",
@@ -192,22 +195,21 @@ const MISTAKES: [Mistake; 20] = [
                 "#[derive(serde::Serialize)]\nstruct Request { /* … */ }",
             ),
             (
-                "If a part of it identifies the data, name that part:",
+                "If a part of it identifies the answer, name that part:",
                 "#[coordinator_cached(name = \"payment\", version = state, identifier = request.path)]",
             ),
             (
-                "If it does not change the result, skip it:",
+                "If it does not change the answer, skip it:",
                 "#[coordinator_cached(name = \"payment\", version = state, skip(request))]",
             ),
         ],
     },
     Mistake {
         case: "entry_overwrite_of_write_once",
-        reason: "The function declares no reason to overwrite, so its entries have no working \
-            `overwrite`.",
+        reason: "The function declares no reason to overwrite, so `overwrite` does not compile.",
         fixes: &[
             (
-                "If the data has versions, add an entry of the new version instead:",
+                "If the answer has versions, add an entry of the new version instead:",
                 "payment_entry(\"1\", 3).add(\"paid\".to_owned()).await;",
             ),
             (
@@ -226,8 +228,10 @@ fn errors_page_shows_the_compile_fail_cases() {
     };
     let mut page = String::from(
         "# The twenty most likely mistakes\n\n\
-         Each entry shows the compiler's message and what to write instead. The page is written by\n\
-         `tests/tests/errors_page.rs` from the compile-fail cases in `tests/ui`; do not edit it.\n",
+         Each section shows the compiler's message and what to write instead. Where a message says *result*,\n\
+         it means the function's answer. ([All chapters][guide])\n\n\
+         The page is written by `tests/tests/errors_page.rs` from the compile-fail cases in `tests/ui`; do not\n\
+         edit it.\n",
     );
     for (number, Mistake { case, reason, fixes }) in (1..).zip(&MISTAKES) {
         let source = read(format!("ui/{case}.rs"));
@@ -243,6 +247,7 @@ fn errors_page_shows_the_compile_fail_cases() {
                 .expect("a String takes everything");
         }
     }
+    page.push_str("\n[guide]: ../README.md\n[start]: guide/start.md\n");
     let path = root.join("../docs/errors.md");
     if std::env::var_os("WRITE_ERRORS_PAGE").is_some() {
         std::fs::write(&path, &page).expect("docs can be written");

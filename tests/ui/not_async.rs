@@ -1,4 +1,4 @@
-//! Only an `async fn` can be cached.
+//! Only an `async fn`, or a function that returns a future, can be cached.
 
 use cached_core::coordinator_cached;
 
