@@ -75,7 +75,7 @@ const GUTTER_TTL: Duration = Duration::from_secs(10);
 pub(crate) struct MemcachedStore {
     servers: RwLock<Servers>,
     /// The addresses of servers that were removed from the configuration.
-    former: Mutex<HashSet<String>>,
+    removed_addresses: Mutex<HashSet<String>>,
     config: Config,
     events: EventDispatcher,
     background: Arc<BackgroundWrites>,
@@ -96,7 +96,7 @@ impl MemcachedStore {
             .collect();
         (!servers.is_empty()).then(|| MemcachedStore {
             servers: RwLock::new(servers),
-            former: Mutex::default(),
+            removed_addresses: Mutex::default(),
             config: config.clone(),
             events: events.clone(),
             background: Arc::default(),
@@ -109,7 +109,7 @@ impl MemcachedStore {
     /// connections and its state.
     pub(crate) fn set_servers(&self, addresses: &[String]) {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
-        let mut former = lock(&self.former);
+        let mut removed_addresses = lock(&self.removed_addresses);
         let timeout = exchange_timeout(&self.config, addresses.len());
         let kept = |address: &String| servers.iter().find(|server| server.address() == address);
         let next: Servers = addresses
@@ -122,7 +122,7 @@ impl MemcachedStore {
                 None => {
                     let server = Server::new(address, &self.config, &self.events, timeout, true);
                     // The server may have missed changes since it was removed from the list.
-                    if former.contains(address) {
+                    if removed_addresses.contains(address) {
                         server.raise_fence(None);
                     }
                     server
@@ -133,7 +133,7 @@ impl MemcachedStore {
             .iter()
             .filter(|server| !addresses.iter().any(|address| address == server.address()))
         {
-            former.insert(removed.address().to_owned());
+            removed_addresses.insert(removed.address().to_owned());
             removed.retire();
             // The removed server's keys return to servers whose items may be older than the removed
             // server's items.

@@ -35,7 +35,8 @@ const MOST_AT_ONCE: usize = 256;
 /// where the annotated function continues.
 #[derive(Default)]
 pub(super) struct RenewalSchedule {
-    runtimes: Mutex<Vec<(Id, RenewalQueue)>>,
+    /// The queue of each runtime that has leases to renew.
+    queues: Mutex<Vec<(Id, RenewalQueue)>>,
     /// The number of leases that this process requests or holds.
     leases: AtomicUsize,
 }
@@ -72,8 +73,8 @@ impl RenewalSchedule {
         // Outside a runtime no task can renew the lease, so the lease expires.
         let Ok(runtime) = Handle::try_current() else { return };
         let due = (tokio::time::Instant::now() + due_in, Arc::downgrade(lease));
-        let mut runtimes = self.runtimes();
-        match runtimes.iter_mut().find(|(id, _)| *id == runtime.id()) {
+        let mut queues = self.queues();
+        match queues.iter_mut().find(|(id, _)| *id == runtime.id()) {
             Some((_, leases)) => {
                 // Most leases have the same renewal interval, so the lease belongs near the end of
                 // the queue.
@@ -81,8 +82,8 @@ impl RenewalSchedule {
                 leases.insert(at.map_or(0, |at| at + 1), due);
             }
             None => {
-                runtimes.push((runtime.id(), VecDeque::from([due])));
-                drop(runtimes);
+                queues.push((runtime.id(), VecDeque::from([due])));
+                drop(queues);
                 let task = RenewalTask {
                     renewals: Arc::clone(self),
                     runtime: runtime.id(),
@@ -98,7 +99,7 @@ impl RenewalSchedule {
     pub(super) fn take_over(self: &Arc<RenewalSchedule>, lease: &Arc<HeldLease>) {
         let Ok(runtime) = Handle::try_current() else { return };
         let known = Arc::downgrade(lease);
-        for (id, due) in self.runtimes().iter_mut() {
+        for (id, due) in self.queues().iter_mut() {
             let Some(index) = due.iter().position(|(_, lease)| lease.ptr_eq(&known)) else {
                 continue;
             };
@@ -111,8 +112,8 @@ impl RenewalSchedule {
         self.add(lease, Duration::ZERO);
     }
 
-    fn runtimes(&self) -> MutexGuard<'_, Vec<(Id, RenewalQueue)>> {
-        lock(&self.runtimes)
+    fn queues(&self) -> MutexGuard<'_, Vec<(Id, RenewalQueue)>> {
+        lock(&self.queues)
     }
 }
 
@@ -154,11 +155,11 @@ impl RenewalTask {
     /// Returns when the next lease is due. If the runtime's queue is empty, removes the queue and
     /// returns `None`. The next lease then starts another task.
     fn next_due(&mut self) -> Option<tokio::time::Instant> {
-        let mut runtimes = self.renewals.runtimes();
-        let index = runtimes.iter().position(|(id, _)| *id == self.runtime)?;
-        let next = runtimes[index].1.front().map(|(due_at, _)| *due_at);
+        let mut queues = self.renewals.queues();
+        let index = queues.iter().position(|(id, _)| *id == self.runtime)?;
+        let next = queues[index].1.front().map(|(due_at, _)| *due_at);
         if next.is_none() {
-            runtimes.swap_remove(index);
+            queues.swap_remove(index);
             self.has_queue = false;
         }
         next
@@ -166,9 +167,9 @@ impl RenewalTask {
 
     fn take_due(&self) -> Vec<Arc<HeldLease>> {
         let now = tokio::time::Instant::now();
-        let mut runtimes = self.renewals.runtimes();
+        let mut queues = self.renewals.queues();
         let mut due = Vec::new();
-        if let Some((_, leases)) = runtimes.iter_mut().find(|(id, _)| *id == self.runtime) {
+        if let Some((_, leases)) = queues.iter_mut().find(|(id, _)| *id == self.runtime) {
             while leases.front().is_some_and(|(due_at, _)| *due_at <= now) {
                 due.extend(leases.pop_front().and_then(|(_, lease)| lease.upgrade()));
             }
@@ -183,11 +184,11 @@ impl Drop for RenewalTask {
         if !self.has_queue {
             return;
         }
-        let mut runtimes = self.renewals.runtimes();
-        let Some(index) = runtimes.iter().position(|(id, _)| *id == self.runtime) else { return };
-        let (_, leases) = runtimes.swap_remove(index);
+        let mut queues = self.renewals.queues();
+        let Some(index) = queues.iter().position(|(id, _)| *id == self.runtime) else { return };
+        let (_, leases) = queues.swap_remove(index);
         // Another runtime takes over the queue, because the annotated function may continue there.
-        if let Some((_, others)) = runtimes.first_mut() {
+        if let Some((_, others)) = queues.first_mut() {
             others.extend(leases);
             others.make_contiguous().sort_by_key(|(due_at, _)| *due_at);
         }
