@@ -1,4 +1,6 @@
-//! Everything that the attribute's expansions use. It is not public API and changes without notice.
+//! Everything that the expansions of the attribute use.
+//!
+//! This module is not public API and changes without notice.
 
 mod answer;
 mod entry_builder;
@@ -22,22 +24,26 @@ pub use lookup::{
     CurrentCache, HashedLookup, Lookup, LookupBuilder, OwnedLocalValue, lookup, lookup_whole,
 };
 
-/// Makes an expression a part of the key. A call of its own lets the compiler report an unsuitable type at
-/// the expression.
+/// Makes an expression a part of the key.
+///
+/// The attribute calls this function once for each part, so that the compiler reports an unsuitable type
+/// at the expression.
 #[inline]
 pub fn part<T: KeyPart>(part: &T) -> DynKeyPart<'_> {
     part
 }
 
-/// Makes a parameter of a generic type a part of the key. Its bound is `Serialize`, so that the compiler
-/// suggests this bound for the function's own type parameter.
+/// Makes a parameter of a generic type a part of the key.
+///
+/// The bound here is `Serialize`, so that the compiler suggests `Serialize` as a bound for the type
+/// parameter of the annotated function.
 #[inline]
 pub fn generic_part<T: Serialize>(part: &T) -> DynKeyPart<'_> {
     part
 }
 
-/// Declares the function around it, in a static that the linker collects. Each option calls the method of
-/// [`Declaration`] that sets it.
+/// Declares the annotated function around this macro, in a static that the linker collects. Each
+/// `$option` is the name of a method of [`Declaration`].
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __declaration {
@@ -58,7 +64,8 @@ macro_rules! __declaration {
     }};
 }
 
-/// Refers to the declaration of the function from its companion.
+/// Finds the declaration of the annotated function for its companion. The companion is the function that
+/// the option `entry = NAME` generates.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __declared {
@@ -71,17 +78,19 @@ macro_rules! __declared {
     }};
 }
 
-/// Returns from the function if this process holds the value. Otherwise evaluates to the [`Call`]
-/// that fetches it. The attribute passes the name of the method `begin`, which gives that name the
+/// Returns from the annotated function if the lookup in this process finds the return value. Otherwise
+/// the macro evaluates to the [`Call`] that must be completed.
+///
+/// `$begin` is always the method name `begin`. The attribute passes the name, so that the name has the
 /// span of the return type.
 ///
-/// A hit is cloned in the `return` expression itself, so that the clone is written where the caller
-/// wants it: moving a value that was only just written is slow.
+/// Most hits are cloned inside a `return` expression. The compiler then writes the clone directly to the
+/// place where the caller expects the result. Moving a value right after it was written is slow.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __begin {
     ($lookup:expr, $begin:ident) => {
-        // A `match`, because it keeps alive the temporaries that the lookup borrows.
+        // A `match` keeps the temporaries alive that the lookup borrows; a `let` would drop them.
         match $lookup.$begin() {
             lookup => {
                 let cache = lookup.current_cache();
@@ -114,8 +123,11 @@ macro_rules! __begin {
     };
 }
 
-/// Binds parameters again under their own names. The names have the user's spans, so the user would get
-/// the lints for this statement: they are allowed here, and still apply to the user's body.
+/// Binds the parameters of the annotated function again, under their own names.
+///
+/// The names have the user's spans, so the compiler would show the user the lints of this statement. The
+/// statement therefore allows these lints, and they still apply to the body. Parameters after the marker
+/// `used` need not be used in the body.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __rebind {
@@ -132,8 +144,8 @@ macro_rules! __rebind {
     };
 }
 
-/// Tells the compiler what the body returns, so that it reports a type error in the body there, and not at
-/// the generated call.
+/// Tells the compiler which type the body returns. The compiler then reports a type error in the body at
+/// the body, and not at the generated call.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __returns {
@@ -149,22 +161,22 @@ pub use crate::{
     __returns as returns,
 };
 
-/// Unwraps the call that [`HashedLookup::look_up_or_begin`] returns without a hit.
+/// Unwraps the call that [`HashedLookup::look_up_or_begin`] returns if there is no hit.
 pub fn unwrap_call<R, V>(call: Option<Call<R, V>>) -> Call<R, V> {
     call.unwrap_or_else(|| unreachable!("a lookup without a hit begins a call"))
 }
 
-/// Stands for a value of any type in [`returns!`]. It never runs.
+/// Has any return type, for use in [`returns!`]. This function is never called.
 pub fn never<R>() -> R {
     unreachable!("the expansion calls this under `if false`")
 }
 
-/// Borrows the cache of the option `cache = …`.
+/// Borrows the cache from the expression of the option `cache`.
 pub fn cache<C: LendsCache + ?Sized>(cache: &C) -> &Cache {
     cache.lend()
 }
 
-/// `AsRef<Cache>` with an error message of its own.
+/// A bound in place of `AsRef<Cache>`, for the sake of a better error message.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a cache",
     label = "expected a `Cache`, or a type that implements `AsRef<Cache>`"

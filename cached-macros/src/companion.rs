@@ -1,6 +1,7 @@
-//! The companion function, which the option `entry = NAME` asks for.
+//! The companion: the function that the option `entry = NAME` asks for.
 //!
-//! It has the annotated function's signature without the parameters that do not identify an entry.
+//! A companion returns the cache entry of its arguments. Its signature leaves out most parameters that
+//! the option `skip` names, because these parameters do not identify the entry.
 
 use proc_macro2::{Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
@@ -37,6 +38,8 @@ impl<'a> CompanionSignature<'a> {
     }
 }
 
+/// Writes the companion.
+///
 /// ```text
 /// pub fn payment_entry(number: &str, state: State) -> CacheEntry<Payment, WriteOnce> {
 ///     lookup::<Result<Payment, FetchError>, _>(…, declared!(…), (part(&number), part(&state))).entry().build()
@@ -52,8 +55,8 @@ pub(crate) fn expand(expansion: &Expansion<'_>, companion: &CompanionSignature<'
     quote_spanned!(companion.span()=> #head { #lookup #entry #options .build() })
 }
 
-/// Writes a companion without a body, for an attribute with errors. Its callers then compile and
-/// add no errors of their own.
+/// Writes a companion with an endless loop as its body, for an attribute with errors. The callers of
+/// the companion then compile, and the compiler reports no errors about a missing function.
 pub(crate) fn stub(args: &Args, function: &Function, krate: &CratePath<'_>) -> Option<TokenStream> {
     let companion = CompanionSignature::new(args, function)?;
     if *companion.name == function.signature.ident {
@@ -66,6 +69,7 @@ pub(crate) fn stub(args: &Args, function: &Function, krate: &CratePath<'_>) -> O
     ))
 }
 
+/// Writes the companion's attributes and signature.
 fn head(
     function: &Function,
     companion: &CompanionSignature<'_>,
@@ -93,10 +97,11 @@ fn head(
     }
 }
 
-/// Writes `EntryOf<R, P>`, or `CacheEntry<R, P>` under `infallible`.
+/// Writes the companion's return type: `EntryOf<R, P>`, or `CacheEntry<R, P>` for a function with the
+/// option `infallible`.
 ///
-/// Its span is that of the function's return type `R`. An error about `R` is already reported
-/// there, and the compiler shows two equal errors at one span once.
+/// The type has the span of the function's return type `R`. Every error about `R` is also reported for
+/// the function itself, and the compiler shows two equal errors at one span once.
 fn entry_type(
     function: &Function,
     infallible: bool,
@@ -110,19 +115,19 @@ fn entry_type(
     let entry = Ident::new(if is_inferred { "EntryOf" } else { "CacheEntry" }, span);
     let path = krate.at(span);
     let policy = Ident::new(if is_overwritable { "Overwritable" } else { "WriteOnce" }, span);
-    // The compiler suggests missing bounds at the end of a type. With the same end as `R` it makes
-    // one suggestion for both.
+    // The compiler suggests a missing bound at the end of a type. This type has the same end as `R`,
+    // so the compiler makes one suggestion and not two.
     let mut end = Punct::new('>', Spacing::Alone);
     let last = return_type.and_then(|ty| ty.to_token_stream().into_iter().last());
     end.set_span(last.map_or(span, |last| last.span()));
     quote_spanned!(span=> #path::#entry<#value, #path::#policy #end)
 }
 
-/// Writes the search for the function's declaration, which runs once.
+/// Writes the `declared!` macro call, which finds the function's declaration. The search runs once.
 ///
-/// The declaration is a static inside the function's body, where the companion cannot name it. It
-/// cannot stand beside the function, because the attribute does not see whether the function is in
-/// an impl, where no static is allowed.
+/// The declaration is a static inside the function's body, so the companion cannot name the static.
+/// Nor can the static stand beside the function: the attribute does not see whether the function is in
+/// an `impl` block, where no static is allowed.
 fn declared(expansion: &Expansion<'_>) -> TokenStream {
     let Expansion { input, krate } = expansion;
     let declared = krate.private(Span::call_site(), "declared");
@@ -130,7 +135,7 @@ fn declared(expansion: &Expansion<'_>) -> TokenStream {
     quote!(#declared!(#name, #function))
 }
 
-/// Moves the tokens to `span`. Their names resolve as before.
+/// Moves the tokens to `span`. The names in the tokens resolve as before.
 fn located_at(tokens: TokenStream, span: Span) -> TokenStream {
     let relocate = |mut token: TokenTree| {
         if let TokenTree::Group(group) = &token {
@@ -144,9 +149,9 @@ fn located_at(tokens: TokenStream, span: Span) -> TokenStream {
 
 /// Returns true if the companion takes this argument of the function.
 ///
-/// The receiver stays even if it is in `skip`, so that the companion of a method is a method. Other
-/// arguments in `skip` stay if `cache` or `ttl` uses them, or if their type is an `impl Trait`:
-/// that type is in the key, and a caller cannot name it.
+/// The companion takes `self` even if `self` is in `skip`, so that the companion of a method is a
+/// method. Any other argument in `skip` is taken in two cases: if the option `cache` or `ttl` uses the
+/// argument, or if its type is an `impl Trait`. Such a type is in the key, and a caller cannot name it.
 fn takes_argument(args: &Args, function: &Function, argument: usize) -> bool {
     let is_skipped =
         |name: &Ident| args.skip.as_ref().is_some_and(|skip| skip.value.contains(name));
@@ -163,18 +168,19 @@ fn takes_argument(args: &Args, function: &Function, argument: usize) -> bool {
     })
 }
 
-/// Returns the attributes of the function that apply to the companion too.
+/// Returns the attributes of the function that also apply to the companion.
 fn inherited_attributes(attributes: &[Attribute]) -> Vec<TokenStream> {
     attributes
         .iter()
         .filter_map(|attribute| {
             let is = |name| attribute.path().is_ident(name);
-            // `#[doc(hidden)]` and `#[doc(cfg(…))]`, but not the function's documentation.
+            // True for `#[doc(hidden)]` and `#[doc(cfg(…))]`, and false for documentation.
             let is_doc_setting = is("doc") && attribute.meta.require_list().is_ok();
             if is("cfg") || is("allow") || is("deprecated") || is_doc_setting {
                 return Some(attribute.to_token_stream());
             }
-            // A lint expected in the function may not occur in the companion, so it is allowed.
+            // A lint that the function expects may not occur in the companion, so `expect` becomes
+            // `allow`.
             let lints = attribute.meta.require_list().ok().filter(|_| is("expect"))?;
             let lints = &lints.tokens;
             Some(quote!(#[allow(#lints)]))

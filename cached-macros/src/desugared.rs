@@ -1,5 +1,5 @@
-//! A function written without `async fn` that returns the future of its one `async` block. Traits
-//! are often written so, and `#[async_trait]` leaves methods in this form.
+//! Desugared async functions: functions without the keyword `async` that return the future of one
+//! `async` block. Methods of traits often have this form, and `#[async_trait]` generates it.
 
 use proc_macro2::{Delimiter, Group, Ident, TokenStream, TokenTree};
 use quote::quote;
@@ -11,18 +11,18 @@ use crate::item::is_punct;
 pub(crate) struct DesugaredAsyncFn {
     /// The future's `Output`.
     pub(crate) output: Type,
-    /// The function's own braces.
+    /// The function's body with its braces.
     body: Group,
-    /// `Box::pin` and its parentheses, if the block is their argument.
+    /// `Box::pin` and its parentheses, if the function passes the `async` block to `Box::pin`.
     pin: Option<(TokenStream, Group)>,
     async_keyword: Ident,
-    /// The braces of the `async` block.
+    /// The `async` block's braces with their content.
     pub(crate) block: Group,
 }
 
 impl DesugaredAsyncFn {
-    /// Returns `None` if the body is more than one block: code before the block could give the
-    /// names in the key other values.
+    /// Returns `None` if the return type is not a future, or if the body contains code besides the
+    /// `async` block. Code before the block could give other values to the names in the key.
     pub(crate) fn parse(return_type: &Type, body: &Group) -> Option<DesugaredAsyncFn> {
         let output = future_output(return_type)?.clone();
         let trees: Vec<TokenTree> = body.stream().into_iter().collect();
@@ -40,8 +40,9 @@ impl DesugaredAsyncFn {
         Some(DesugaredAsyncFn { output, body: body.clone(), pin, async_keyword, block })
     }
 
-    /// Returns the function's body with `statements` in place of the `async` block's braces. The
-    /// new block is always `async move`, because it must own the parameters to make the key.
+    /// Returns the function's body with `statements` in place of the `async` block's braces.
+    ///
+    /// The new block is always `async move`, because the block must own the parameters of the key.
     pub(crate) fn body_with(&self, statements: &TokenTree) -> TokenTree {
         let async_keyword = &self.async_keyword;
         let move_keyword = Ident::new("move", async_keyword.span());
@@ -57,13 +58,14 @@ impl DesugaredAsyncFn {
     }
 }
 
+/// Returns a group with the delimiters and the span of `group`, and with new content.
 fn with_content(group: &Group, content: TokenStream) -> TokenTree {
     let mut changed = Group::new(group.delimiter(), content);
     changed.set_span(group.span());
     changed.into()
 }
 
-/// Parses `async { … }` or `async move { … }` with nothing after it.
+/// Parses `async { … }` or `async move { … }`. Returns `None` if other tokens follow the block.
 fn async_block(trees: &[TokenTree]) -> Option<(Ident, Group)> {
     let (TokenTree::Ident(async_keyword), rest) = trees.split_first()? else { return None };
     let rest = match rest {
@@ -87,8 +89,8 @@ fn without_comma(trees: &[TokenTree]) -> &[TokenTree] {
     }
 }
 
-/// Returns the `T` of `impl Future<Output = T>` or `Pin<Box<dyn Future<Output = T>>>`. Further
-/// bounds are allowed.
+/// Returns the `T` of `impl Future<Output = T>` or `Pin<Box<dyn Future<Output = T>>>`. The type may have
+/// more bounds than `Future`.
 pub(crate) fn future_output(return_type: &Type) -> Option<&Type> {
     match return_type {
         Type::Group(inner) => future_output(&inner.elem),
@@ -113,6 +115,7 @@ fn output_of_bound(bound: &TypeParamBound) -> Option<&Type> {
     })
 }
 
+/// Returns the first type argument of the path's last segment, if the segment has this name.
 fn type_argument<'a>(path: &'a Path, name: &str) -> Option<&'a Type> {
     generic_arguments(path, name).find_map(|argument| match argument {
         GenericArgument::Type(argument) => Some(argument),
@@ -120,7 +123,7 @@ fn type_argument<'a>(path: &'a Path, name: &str) -> Option<&'a Type> {
     })
 }
 
-/// Returns the generic arguments of the path's last segment, if that has this name.
+/// Returns the generic arguments of the path's last segment, if the segment has this name.
 fn generic_arguments<'a>(path: &'a Path, name: &str) -> impl Iterator<Item = &'a GenericArgument> {
     let last = path.segments.last().filter(|last| last.ident == name);
     let arguments = last.and_then(|last| match &last.arguments {

@@ -1,10 +1,11 @@
 //! The tokens that replace an annotated function.
 //!
-//! The logic of a call is in the runtime crate. The expansion names the declaration, the parts of
-//! the key and the fetch, and makes one call.
+//! The logic of a cached call is in the runtime crate `cached_core`. The expansion passes the
+//! declaration, the parts of the key and the *fetch* to the runtime. The fetch is a future that
+//! runs the function's body. A *companion* is the function that the option `entry = NAME` asks for.
 //!
-//! Every path is absolute, and every local has a name that no user can write
-//! (`Span::mixed_site`). So nothing that the program defines can shadow them.
+//! In the generated code every path is absolute, and every local variable has a name that no user
+//! can write (`Span::mixed_site`). So nothing that the program defines can shadow these names.
 
 use proc_macro2::{Delimiter, Group, Ident, Literal, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
@@ -19,7 +20,7 @@ use crate::mentions::mentions;
 use crate::ttl::{DurationOption, Ttl};
 use crate::validate::ValidatedFunction;
 
-/// The path of the runtime crate: `::cached_core`, or the one that the option `crate` names.
+/// The path of the runtime crate: `::cached_core`, or the path that the option `crate` names.
 pub(crate) struct CratePath<'a>(Option<&'a Path>);
 
 impl<'a> CratePath<'a> {
@@ -28,24 +29,27 @@ impl<'a> CratePath<'a> {
     }
 
     /// Returns the path of an item in the runtime's `private` module. The compiler shows errors
-    /// about its use at `span`.
+    /// about the use of the item at `span`.
     pub(crate) fn private(&self, span: Span, item: &str) -> TokenStream {
         let (path, item) = (self.at(span), Ident::new(item, span));
         quote_spanned!(span=> #path::private::#item)
     }
 
+    /// Returns the path of the runtime crate with this span.
     pub(crate) fn at(&self, span: Span) -> TokenStream {
         self.0.map_or_else(|| quote_spanned!(span=> ::cached_core), ToTokens::to_token_stream)
     }
 }
 
-/// Writes the tokens of one function.
+/// The generator of the tokens that replace one annotated function.
 pub(crate) struct Expansion<'a> {
     pub(crate) input: &'a ValidatedFunction<'a>,
     pub(crate) krate: &'a CratePath<'a>,
 }
 
 impl Expansion<'_> {
+    /// Writes the annotated function with its new body.
+    ///
     /// ```text
     /// // Input:
     /// #[coordinator_cached(name = "payment", version = state)]
@@ -64,20 +68,20 @@ impl Expansion<'_> {
     /// }
     /// ```
     ///
-    /// The call begins in a statement of its own, so that the borrows of its arguments end before
-    /// the body moves the parameters and before the first `.await`. It borrows locals of an inner
-    /// block, because the compiler keeps a parameter that was ever borrowed in the future for as
-    /// long as the future lives.
+    /// `begin!` stands in a separate statement, so that the borrows of the arguments end before the
+    /// body moves the parameters and before the first `.await`. The statement borrows locals of an
+    /// inner block and not the parameters: the compiler keeps every borrowed parameter in the
+    /// future for as long as the future lives.
     pub(crate) fn function(&self) -> TokenStream {
         let Expansion { input, krate } = self;
-        // An empty body has nothing to fetch. Left unchanged, it gets the compiler's own error.
+        // A function with an empty body stays unchanged, so that the compiler reports its own error.
         if input.body.stream().is_empty() {
             return input.function.tokens.clone();
         }
         let (head, body) = (&input.function.head, BodyParts::split(input.body));
         let [call, fetch] = ["call", "fetch"].map(|name| Ident::new(name, Span::mixed_site()));
         let begin = krate.private(Span::call_site(), "begin");
-        // `begin` has the bounds of `lookup`. At the same span the compiler shows an error once.
+        // `begin` has the same bounds as `lookup`. The compiler shows equal errors at one span once.
         let method = Ident::new("begin", input.return_type.span());
         let (lookup, options) = (self.lookup(&self.declaration()), self.call_options());
         let fetch_body = in_braces_of(input.body, &{
@@ -88,7 +92,7 @@ impl Expansion<'_> {
         let names: Vec<&Ident> = self.parameters().map(|parameter| &parameter.ident).collect();
         let rebind = krate.private(Span::call_site(), "rebind");
         let rebind = (!names.is_empty()).then(|| quote!(#rebind!((#(#names,)*) = (#(#names,)*));));
-        let answer = match input.has_refresh_ahead {
+        let completion = match input.has_refresh_ahead {
             true => quote!(#call.complete_with_refresh(::std::boxed::Box::pin(#fetch)).await),
             false => quote!(#call.complete(::core::pin::pin!(#fetch)).await),
         };
@@ -101,7 +105,7 @@ impl Expansion<'_> {
                     let #call = #begin!(#lookup, #method) #options;
                     (#call, async move #fetch_body)
                 };
-                #answer
+                #completion
             },
         );
         let statements = match &input.function.desugared {
@@ -112,6 +116,7 @@ impl Expansion<'_> {
         quote!(#attributes #head #statements)
     }
 
+    /// Writes the `declaration!` macro call, which declares the function in a static.
     fn declaration(&self) -> TokenStream {
         let Expansion { input, krate } = self;
         let declaration = krate.private(Span::call_site(), "declaration");
@@ -132,9 +137,10 @@ impl Expansion<'_> {
         quote!(#declaration!(#name, #function, #code #(#durations)* #tiers #overwrite))
     }
 
-    /// Writes the expression that identifies the entry. The function and its companion share it.
+    /// Writes the expression that identifies the cache entry. The function and its companion both
+    /// contain this expression.
     ///
-    /// It is the only expression in which the trait bounds of the return type are checked, so that
+    /// The expression checks the trait bounds of the return type, and has the span of this type. So
     /// the compiler reports a broken bound once, at the type.
     pub(crate) fn lookup(&self, declaration: &TokenStream) -> TokenStream {
         let Expansion { input, krate } = self;
@@ -144,14 +150,14 @@ impl Expansion<'_> {
         let [lookup, probe] = [lookup, "ErrorProbe"].map(|item| krate.private(span, item));
         let sharing = match input.infallible {
             true => "infallible",
-            // A shared error outlives the call, so it cannot borrow.
+            // A shared error outlives the call, so the error must not borrow.
             false if borrows(return_type) => "unshared",
             false => "sharing",
         };
         let sharing = Ident::new(sharing, span);
         let identifier = self.key_parts(&input.identifier_parts);
         let version = self.key_parts(input.version);
-        // All method calls of the chain have one span, so that the compiler underlines the type.
+        // All method calls of the chain have the type's span, so that the compiler underlines the type.
         let arguments = self.generic_arguments(span);
         let cache = input.cache.map(|cache| {
             let (function, cache_ref) = (krate.private(cache.span(), "cache"), by_ref(cache));
@@ -165,15 +171,18 @@ impl Expansion<'_> {
         }
     }
 
-    /// Adds the function's own type and const arguments to the key, because the body may depend on
-    /// them. They are in the key even if the parameter with that type is in `skip`.
+    /// Writes the method calls that add the function's own type and const arguments to the key.
+    ///
+    /// The body may depend on these arguments. So a type argument is in the key even if the option
+    /// `skip` names every parameter of this type.
     fn generic_arguments(&self, span: Span) -> TokenStream {
         let function = self.input.function;
         let generics = &function.signature.generics;
         let types: Vec<&Ident> = generics.type_params().map(|param| &param.ident).collect();
-        let types = (!types.is_empty())
-            .then(|| quote_spanned!(span=> .type_arguments::<(#(::core::marker::PhantomData<#types>,)*)>()));
-        // No path names the type of an `impl Trait` parameter, but its value can be asked for it.
+        let types = (!types.is_empty()).then(|| {
+            quote_spanned!(span=> .type_arguments::<(#(::core::marker::PhantomData<#types>,)*)>())
+        });
+        // No path names the type of an `impl Trait` parameter, so its type name is read at run time.
         let unnamed =
             function.parameters.iter().filter(|parameter| function.has_unnamed_type(parameter));
         let unnamed = unnamed.map(|parameter| {
@@ -200,6 +209,7 @@ impl Expansion<'_> {
         pairs.unwrap_or_else(|| quote!(()))
     }
 
+    /// Writes one key part: `part(&expression)`, or `generic_part(&expression)`.
     fn key_part(&self, part: &Expr) -> TokenStream {
         let is_generic = has_generic_type(self.input.function, part);
         let name = if is_generic { "generic_part" } else { "part" };
@@ -207,7 +217,8 @@ impl Expansion<'_> {
         quote_spanned!(part.span()=> #function(#part_ref))
     }
 
-    /// Writes the options that are expressions, each as a method call on the call or the entry.
+    /// Writes the options whose values are expressions. Each option is a method call on the runtime's
+    /// `Call`, or in a companion on its `EntryBuilder`.
     pub(crate) fn call_options(&self) -> TokenStream {
         let ttl = self.ttl_expression().map(|ttl| ("ttl", ttl));
         let functions =
@@ -221,6 +232,7 @@ impl Expansion<'_> {
             .collect()
     }
 
+    /// Returns the option `ttl` if its value is an expression and not a literal.
     fn ttl_expression(&self) -> Option<&Expr> {
         match self.input.ttl {
             Ttl::Expression(ttl) => Some(ttl),
@@ -228,14 +240,14 @@ impl Expansion<'_> {
         }
     }
 
-    /// Returns the parameters without `self`, which cannot be rebound.
+    /// Returns all parameters except `self`, because no `let` can bind `self`.
     fn parameters(&self) -> impl Iterator<Item = &Parameter> {
         self.input.function.parameters.iter().filter(|parameter| parameter.ident != "self")
     }
 
-    /// Writes `let (number, mut state) = (number, state);` at the start of the fetch. The compiler
-    /// does the same in a plain `async fn`. Its messages then name a local, not a captured
-    /// variable.
+    /// Writes `let (number, mut state) = (number, state);` at the start of the fetch. For a plain
+    /// `async fn` the compiler does the same. With this statement the compiler's messages call a
+    /// parameter a local variable, and not a captured variable.
     fn rebind_in_fetch(&self) -> TokenStream {
         let is_in_option = |name: &Ident| {
             let options = self.input.cache.into_iter().chain(self.ttl_expression());
@@ -245,20 +257,20 @@ impl Expansion<'_> {
             self.input.skipped.contains(&parameter.ident) && !is_in_option(&parameter.ident)
         });
         let rebind = self.krate.private(Span::call_site(), "rebind");
-        let statement = |parameters: &[&Parameter], mode: TokenStream| {
+        let statement = |parameters: &[&Parameter], marker: TokenStream| {
             let names: Vec<&Ident> = parameters.iter().map(|parameter| &parameter.ident).collect();
             let mutability = parameters.iter().map(|parameter| &parameter.mutability);
             let patterns = quote!((#(#mutability #names,)*));
-            (!names.is_empty()).then(|| quote!(#rebind!(#mode #patterns = (#(#names,)*));))
+            (!names.is_empty()).then(|| quote!(#rebind!(#marker #patterns = (#(#names,)*));))
         };
-        // The key or an option uses these parameters, so the body need not.
+        // The key or an option uses these parameters, so a body that does not use them gets no lint.
         let used = statement(&used, quote!(used));
         let skipped = statement(&skipped, quote!());
         quote!(#used #skipped)
     }
 
-    /// Writes a `return` that never runs. It tells the compiler the body's type, so that a type
-    /// error in the body is shown there.
+    /// Writes a `return` that never runs. The `return` tells the compiler the type of the body, so
+    /// that the compiler shows a type error of the body in the body.
     fn fake_return_edge(&self) -> TokenStream {
         let return_type = self.input.return_type;
         let span = return_type.span();
@@ -267,8 +279,8 @@ impl Expansion<'_> {
     }
 }
 
-/// Hashes the function's tokens (FNV-1a). The runtime uses it to tell two copies of one function
-/// from two functions that a macro wrote at one place.
+/// Hashes the function's tokens with FNV-1a. By this hash the runtime distinguishes two copies of
+/// one function from two functions that a macro generated at the same place in the source.
 fn code_hash(tokens: &TokenStream) -> u32 {
     let add = |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     tokens.to_string().bytes().fold(0x811c_9dc5, add)
@@ -293,7 +305,8 @@ fn has_generic_type(function: &Function, part: &Expr) -> bool {
     visitor.1
 }
 
-/// Writes `&expression`. A tuple becomes a tuple of borrows, so that nothing is moved into it.
+/// Writes `&expression`. A tuple becomes a tuple of borrows, so that no element is moved into the
+/// tuple.
 fn by_ref(expression: &Expr) -> TokenStream {
     let mut and = Punct::new('&', Spacing::Alone);
     and.set_span(expression.span());
@@ -320,7 +333,8 @@ fn in_braces_of(body: &Group, tokens: &TokenStream) -> TokenTree {
 
 /// A body, split into its inner attributes (`#![allow(…)]`) and its statements.
 struct BodyParts {
-    /// The inner attributes, as outer ones. Before the function they have the same effect.
+    /// The inner attributes, converted to outer attributes. Put before the function, they have the
+    /// same effect.
     attributes: TokenStream,
     statements: TokenStream,
 }

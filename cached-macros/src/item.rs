@@ -1,4 +1,4 @@
-//! The annotated function. Its signature is parsed; its body stays as it was written.
+//! The annotated function. The signature of the function is parsed, and its body stays as tokens.
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::quote;
@@ -10,19 +10,21 @@ use syn::{Attribute, FnArg, Pat, PatIdent, ReturnType, Signature, Token, Type, V
 use crate::desugared::DesugaredAsyncFn;
 use crate::signature::find_impl_trait;
 
-/// The function that carries the attribute.
+/// The annotated function.
 pub(crate) struct Function {
-    /// The whole function, to be emitted unchanged if the attribute has errors.
+    /// The whole function. It is emitted unchanged if the attribute has errors.
     pub(crate) tokens: TokenStream,
-    /// Attributes, visibility and signature. A parameter's `mut` is not in it: the expansion puts
-    /// it where the body rebinds the parameter.
+    /// The attributes, the visibility, and the signature without the `mut` of its parameters. The
+    /// expansion writes each `mut` in the body, at the `let` that binds the parameter again.
     pub(crate) head: TokenStream,
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) visibility: Visibility,
     pub(crate) signature: Signature,
-    /// The body with its braces, unparsed, so that an editor can complete in unfinished code.
-    /// `None` if the function ends with a `;`. For a desugared function this is the `async` block.
+    /// The body with its braces, or the `async` block of a desugared function. `None` if the
+    /// function ends with a `;`. The body is not parsed, so that completion in an editor works
+    /// while the code is unfinished.
     pub(crate) body: Option<Group>,
+    /// `None` for a function that is written as `async fn`.
     pub(crate) desugared: Option<DesugaredAsyncFn>,
     pub(crate) parameters: Vec<Parameter>,
 }
@@ -31,17 +33,17 @@ pub(crate) struct Function {
 /// pattern, or `self`.
 pub(crate) struct Parameter {
     pub(crate) ident: Ident,
-    /// The `mut` before the name.
+    /// The `mut` before the name, if there is one.
     pub(crate) mutability: Option<Token![mut]>,
     /// The index of the argument that binds the name.
     pub(crate) argument: usize,
 }
 
-/// An item that cannot be cached because it was not parsed as a function.
+/// An item that cannot be cached, because the item could not be parsed as a function.
 pub(crate) enum UnsupportedItem {
-    /// A function whose signature syn cannot parse. Holds the span of its `fn`.
+    /// A function whose signature `syn` cannot parse, with the span of the keyword `fn`.
     UnreadableFunction(Span),
-    /// Another item, with the keyword that names its kind.
+    /// An item of another kind, with the keyword of this kind, such as `struct`.
     NotAFunction { keyword: Option<Ident>, span: Span },
 }
 
@@ -92,7 +94,7 @@ impl Function {
         }
     }
 
-    /// Returns the type that a caller gets after `.await`.
+    /// Returns the type that a caller gets after `.await`, or `None` if the signature has no `->`.
     pub(crate) fn return_type(&self) -> Option<&Type> {
         match (&self.desugared, &self.signature.output) {
             (Some(desugared), _) => Some(&desugared.output),
@@ -138,7 +140,8 @@ fn parse_head(input: ParseStream<'_>) -> syn::Result<(Vec<Attribute>, Visibility
     Ok((attributes, visibility, signature))
 }
 
-/// Removes the invisible groups that a `macro_rules` variable leaves around an item.
+/// Removes the invisible groups around an item. They occur if the item comes from a `macro_rules`
+/// variable.
 fn without_groups(tokens: TokenStream) -> TokenStream {
     let mut trees = tokens.clone().into_iter();
     match (trees.next(), trees.next()) {
@@ -149,7 +152,7 @@ fn without_groups(tokens: TokenStream) -> TokenStream {
     }
 }
 
-/// Returns the braces that this token is, or that an invisible group around them hides.
+/// Returns the token if it is a group in braces. Invisible groups around the braces are removed.
 fn find_braces(token: &TokenTree) -> Option<Group> {
     let TokenTree::Group(group) = token else {
         return None;
@@ -194,10 +197,11 @@ fn parameters(signature: &Signature) -> Vec<Parameter> {
 struct Bindings(Vec<(Ident, Option<Token![mut]>)>);
 
 impl<'ast> Visit<'ast> for Bindings {
-    // A name in a pattern may also be a unit struct or a constant; tokens do not show which. It is
-    // taken for a parameter: one too many in the key is noticed at once, one too few never.
+    // A name in a pattern may also be a unit struct or a constant, and the tokens do not show the
+    // difference. Every such name counts as a parameter: an additional name in the key is noticed at
+    // once, and a missing name is never noticed.
     fn visit_pat_ident(&mut self, binding: &'ast PatIdent) {
-        // The `mut` of `ref mut x` belongs to the reference.
+        // In `ref mut x` the `mut` belongs to the reference and not to the name.
         let mutability = binding.mutability.filter(|_| binding.by_ref.is_none());
         self.0.push((binding.ident.clone(), mutability));
         if let Some((_, pattern)) = &binding.subpat {
@@ -227,8 +231,8 @@ fn head_without_mut(
     quote!(#(#attributes)* #visibility #signature)
 }
 
-/// Returns true if the pattern contains a macro, or syntax that syn does not know. Such a pattern
-/// does not show which names it binds.
+/// Returns true if the pattern contains a macro or syntax that `syn` does not know. The tokens of such
+/// a pattern do not show which names the pattern binds.
 pub(crate) fn hides_names(pattern: &Pat) -> bool {
     struct HidesNames(bool);
     impl<'ast> Visit<'ast> for HidesNames {

@@ -1,6 +1,7 @@
-//! Compares expansions with the formatted ones in `expansions/`, so that a change of the macro shows
-//! in a review as a change of its output. `WRITE_EXPANSIONS=1 cargo test -p cached-macros` updates
-//! the files.
+//! Snapshot tests: the expansions of some functions are compared with the files in `expansions/`. A
+//! reviewer of the macro then sees each change of the generated code.
+//!
+//! `WRITE_EXPANSIONS=1 cargo test -p cached-macros` updates the files.
 
 use std::io::Write;
 use std::path::Path;
@@ -24,7 +25,7 @@ fn formatted(tokens: &TokenStream) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// Compares an expansion with the file of that name. Returns its number of lines.
+/// Compares an expansion with the file `expansions/{name}.rs`. Returns the expansion's number of lines.
 fn check(name: &str, options: TokenStream, item: TokenStream, is_method: bool) -> usize {
     let expanded = super::expand(options, item);
     let item = if is_method { quote!(impl Client { #expanded }) } else { expanded };
@@ -46,6 +47,7 @@ fn ordinary_function() {
             upstream(number, state).await
         }
     };
+    // The limit must be raised with care: every annotated function pays for longer code.
     assert!(check("ordinary", options, item, false) <= 20);
 }
 
@@ -61,6 +63,7 @@ fn function_with_companion() {
             client.get(number, state).await
         }
     };
+    // The limit is for the function and its companion together.
     assert!(check("companion", options, item, false) <= 42);
 }
 
@@ -115,7 +118,7 @@ fn function_with_refresh_ahead() {
 #[test]
 fn desugared_method() {
     let options = quote!(name = "payment", version = state, identifier = (self.region, number));
-    // `#[async_trait]` leaves a method in this form.
+    // `#[async_trait]` generates a method of this form.
     let item = quote! {
         fn payment<'life0, 'async_trait>(&'life0 self, number: u32, state: State)
             -> ::core::pin::Pin<Box<dyn ::core::future::Future<Output = Answer> + ::core::marker::Send + 'async_trait>>

@@ -32,12 +32,12 @@ fn hand(number: usize) -> String {
         "
     use cached_core::private;
     let call = private::begin!(private::lookup::<{returned}, _>(
-        private::Sharing::<{returned}>::NEW.errors(),
+        private::ErrorProbe::<{returned}>::NEW.sharing(),
         private::declaration!(\"payment-{number}\", \"fetch_{number}\", {number}),
         (private::part(&order), private::part(&state)),
     ), begin);
     let fetch = async move {{{body}}};
-    call.answer(std::pin::pin!(fetch)).await
+    call.complete(std::pin::pin!(fetch)).await
 "
     );
     function("", number, &body)

@@ -1,4 +1,6 @@
-//! The call of an annotated function that had no inlined hit, and the future that completes it.
+//! A call of an annotated function, and the future that completes the call.
+//!
+//! To *fetch* is to run the body of the annotated function.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,7 +10,8 @@ use crate::call::{FetchEnd, Phase};
 use crate::entry_handle::EntryHandle;
 use crate::value::{ReturnType, weight_fn};
 
-/// A call of an annotated function, after its lookup in this process's tiers.
+/// A call of an annotated function that the lookup in this process did not complete: the lookup found no
+/// value, or found a value that may have to be refreshed.
 pub struct Call<R, V> {
     returns: ReturnType<R, V>,
     phase: Phase,
@@ -19,7 +22,7 @@ impl<R, V> Call<R, V> {
         Call { returns, phase }
     }
 
-    /// Returns the entry that the call's options apply to, if the call uses the cache.
+    /// Returns the handle of the cache entry. Returns `None` for a call that does not use the cache.
     fn handle_mut(&mut self) -> Option<&mut EntryHandle> {
         match &mut self.phase {
             Phase::Hit(hit) => Some(&mut hit.handle),
@@ -28,7 +31,7 @@ impl<R, V> Call<R, V> {
         }
     }
 
-    /// Sets the time to live of the value that this call fetches.
+    /// Sets the time to live of the entry.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Call<R, V> {
         if let Some(handle) = self.handle_mut() {
@@ -37,14 +40,14 @@ impl<R, V> Call<R, V> {
         self
     }
 
-    /// Sets which values are cached.
+    /// Sets the function that decides whether a fetched value is cached.
     #[must_use]
     pub fn cache_if(mut self, cache_if: fn(&V) -> bool) -> Call<R, V> {
         self.returns.rules.cache_if = Some(cache_if);
         self
     }
 
-    /// Sets the weight of a value in the local tier.
+    /// Sets the function that computes the weight of a value in the local tier.
     #[must_use]
     pub fn weight(mut self, weight: fn(&V) -> usize) -> Call<R, V>
     where
@@ -56,21 +59,23 @@ impl<R, V> Call<R, V> {
         self
     }
 
-    /// Sets the time to live from the value.
+    /// Sets the function that computes the time to live from the value.
     #[must_use]
     pub fn ttl_with(mut self, ttl_with: fn(&V) -> Duration) -> Call<R, V> {
         self.returns.rules.ttl_with = Some(ttl_with);
         self
     }
 
-    /// Answers from another caller's fetch, from the remote tier, or by running `fetch`.
+    /// Returns a future that completes the call. The result comes from a tier, from another caller's
+    /// fetch, or from `fetch`, which is the body of the function.
     pub fn complete<F: Future<Output = R>>(self, fetch: Pin<&mut F>) -> CallFuture<'_, R, V, F> {
         CallFuture { call: self, fetch }
     }
 }
 
 impl<R: 'static, V: 'static> Call<R, V> {
-    /// Answers like [`answer`](Call::complete). A refresh may run `fetch` after the call has returned.
+    /// Completes the call as [`complete`](Call::complete) does. If the entry is due for a refresh, this
+    /// method returns the cached value and runs `fetch` in the background.
     pub async fn complete_with_refresh<F>(self, mut fetch: Pin<Box<F>>) -> R
     where
         F: Future<Output = R> + Send + 'static,
@@ -103,8 +108,9 @@ impl<R: 'static, V: 'static> Call<R, V> {
 }
 
 impl<R, V> Call<R, V> {
-    /// Takes the call through its phases. An output of the function is never kept, because it need not
-    /// be `Send`.
+    /// Moves the call from phase to phase until the call completes.
+    ///
+    /// The output of `fetch` is never stored in the call, because the output need not be `Send`.
     fn poll(
         &mut self,
         mut fetch: Pin<&mut dyn Future<Output = R>>,
@@ -157,7 +163,10 @@ impl<R, V> Call<R, V> {
     }
 }
 
-/// The future of a [`Call`]. Only this shell is compiled for each annotated function.
+/// The future that completes a [`Call`].
+///
+/// The compiler compiles this wrapper for each annotated function, and `Call::poll` once for each return
+/// type.
 pub struct CallFuture<'f, R, V, F> {
     call: Call<R, V>,
     fetch: Pin<&'f mut F>,

@@ -1,34 +1,37 @@
-//! The options that a companion sets on its entry.
+//! The builder of the entry that a companion returns.
+//!
+//! A companion is the function that the option `entry = NAME` generates. A companion takes the arguments
+//! of the annotated function and returns their cache entry.
 
 use std::time::Duration;
 
 use crate::entry::CacheEntry;
 use crate::value::weight_fn;
 
-/// A [`CacheEntry`] whose options are set by the companion that makes it.
+/// A builder that sets the options of a [`CacheEntry`].
 #[must_use]
 pub struct EntryBuilder<V, P>(pub(super) CacheEntry<V, P>);
 
 impl<V, P> EntryBuilder<V, P> {
-    /// Sets the time to live of values that are added or overwritten.
+    /// Sets the time to live of the entry.
     pub fn ttl(mut self, ttl: Duration) -> EntryBuilder<V, P> {
         self.0.ttl = Some(ttl);
         self
     }
 
-    /// Sets which values are cached.
+    /// Sets the function that decides whether a value is cached.
     pub fn cache_if(mut self, cache_if: fn(&V) -> bool) -> EntryBuilder<V, P> {
         self.0.rules.cache_if = Some(cache_if);
         self
     }
 
-    /// Sets the time to live from the value.
+    /// Sets the function that computes the time to live from a value.
     pub fn ttl_with(mut self, ttl_with: fn(&V) -> Duration) -> EntryBuilder<V, P> {
         self.0.rules.ttl_with = Some(ttl_with);
         self
     }
 
-    /// Sets the weight of a value in the local tier.
+    /// Sets the function that computes the weight of a value in the local tier.
     pub fn weight(mut self, weight: fn(&V) -> usize) -> EntryBuilder<V, P>
     where
         V: 'static,

@@ -1,4 +1,4 @@
-//! The type and const arguments of a function, as a part of its key.
+//! The type and const arguments of an annotated function, which are a part of its keys.
 
 use std::sync::atomic::Ordering;
 
@@ -10,23 +10,26 @@ use crate::key::{END, KeyParts, KeySerializer, KeySink, SEQ};
 /// The type and const arguments of a function and of the `impl` block around it.
 #[derive(Clone, Copy)]
 pub(super) struct GenericArguments<Constants> {
-    /// The type name of a closure in the function's body. It shows the arguments of the `impl` block.
+    /// The type name of a closure in the function's body. The name shows the arguments of the `impl`
+    /// block.
     pub(super) closure: &'static str,
-    /// The names of the function's own type arguments.
-    pub(super) own: &'static str,
+    /// The type name of a tuple with the function's own type arguments, or an empty string if the function
+    /// has none.
+    pub(super) own_types: &'static str,
+    /// The function's own const arguments, and the type names of its `impl Trait` arguments.
     pub(super) constants: Constants,
 }
 
 impl<Constants: KeyParts> GenericArguments<Constants> {
-    /// Adds the arguments to the key. A function without any adds nothing, so that its keys do not
-    /// depend on how the compiler prints a type.
+    /// Writes the arguments. For a function without arguments of this kind the method writes nothing, so
+    /// that the keys of the function do not depend on how the compiler prints types.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn write<S: KeySink>(
         &self,
         declaration: &Declaration,
         sink: S,
     ) -> Result<S, S::Error> {
-        if self.own.is_empty()
+        if self.own_types.is_empty()
             && !Constants::HAS_PARTS
             && is_in_plain_container(declaration, self.closure)
         {
@@ -40,13 +43,15 @@ impl<Constants: KeyParts> GenericArguments<Constants> {
         let container = container(self.closure);
         let container = if is_plain(container) { "" } else { container };
         let sink = KeySerializer(sink).serialize_str(container)?;
-        let sink = KeySerializer(sink).serialize_str(self.own)?;
+        let sink = KeySerializer(sink).serialize_str(self.own_types)?;
         self.constants.write(sink.unhashed([SEQ])?)?.unhashed([END])
     }
 }
 
-/// Returns true if the container of this closure's function has no type arguments. The declaration
-/// remembers the address of the last name for which this held, so that a hit compares two words.
+/// Returns true if the module or the type that contains the closure's function has no type arguments.
+///
+/// The declaration stores the address of the last closure name for which this was true. A hit then
+/// compares two addresses, and does not parse the name.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn is_in_plain_container(declaration: &Declaration, closure: &'static str) -> bool {
     let address = closure.as_ptr().addr();
@@ -63,8 +68,8 @@ fn parse_container(declaration: &Declaration, closure: &'static str, address: us
     is_plain
 }
 
-/// Returns the module or the type that contains the function: the part before the function's name in
-/// the type name of one of its closures. `app::Client<A>::fetch<B>::{{closure}}` → `app::Client<A>`.
+/// Returns the path of the module or the type that contains a function. `closure` is the type name of a
+/// closure in the function. Example: `app::Client<A>::fetch<B>::{{closure}}` → `app::Client<A>`.
 fn container(closure: &str) -> &str {
     let mut path = closure;
     while let Some(outer) = path.strip_suffix("::{{closure}}") {
@@ -86,8 +91,10 @@ fn container(closure: &str) -> &str {
     path.rsplit_once("::").map_or("", |(container, _)| container)
 }
 
-/// Returns true if a path names no type arguments. A method of a trait has its `Self` as one, because
-/// a default method runs for every type that implements the trait.
+/// Returns true if the path shows no type arguments.
+///
+/// The path of a trait implementation, such as `<Client as Fetch>`, is not plain: a default method of the
+/// trait runs for every type that implements the trait, so `Self` counts as a type argument.
 fn is_plain(container: &str) -> bool {
     container.chars().all(|c| c == ':' || c == '_' || c.is_alphanumeric())
 }

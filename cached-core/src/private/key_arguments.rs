@@ -1,4 +1,6 @@
-//! The arguments of a call that make up its key, before they are encoded.
+//! The arguments that make up the key of a call, before they are encoded.
+//!
+//! The canonical bytes of a key are its encoding for use outside of the process; see [`key`](crate::key).
 
 use std::any::type_name;
 
@@ -11,30 +13,31 @@ use crate::key::{
     SEQ, SOME,
 };
 
-/// A function body that names a declaration.
+/// An annotated function: its declaration, and a type name that shows the type arguments around it.
 #[derive(Clone, Copy)]
 pub struct DeclaredFunction {
     declaration: &'static Declaration,
-    /// The type name of a closure in that body.
+    /// The type name of a closure in the body of the function, or of its companion: the function that the
+    /// option `entry = NAME` generates.
     closure: &'static str,
 }
 
 impl DeclaredFunction {
-    /// Takes a closure of the function's body, because its type name shows the type arguments of the
-    /// `impl` block around the function. The attribute does not see that block.
+    /// Takes a closure from the function's body, because the type name of the closure shows the type
+    /// arguments of the surrounding `impl` block. The attribute cannot see this block.
     #[inline]
     pub fn new<Closure>(declaration: &'static Declaration, _: &Closure) -> DeclaredFunction {
         DeclaredFunction { declaration, closure: type_name::<Closure>() }
     }
 }
 
-/// The arguments that identify the entry of one call.
+/// All arguments that identify the cache entry of one call.
 #[derive(Clone, Copy)]
 pub(super) struct KeyArguments<Parts, Constants> {
     pub(super) declaration: &'static Declaration,
-    /// The identifier and the version.
+    /// A pair of the identifier and the version.
     parts: Parts,
-    types: GenericArguments<Constants>,
+    generics: GenericArguments<Constants>,
 }
 
 impl<Parts, Constants> KeyArguments<Parts, Constants> {
@@ -45,15 +48,15 @@ impl<Parts, Constants> KeyArguments<Parts, Constants> {
         own_types: &'static str,
         constants: Constants,
     ) -> KeyArguments<Parts, Constants> {
-        let types = GenericArguments { closure: function.closure, own: own_types, constants };
-        KeyArguments { declaration: function.declaration, parts, types }
+        let generics = GenericArguments { closure: function.closure, own_types, constants };
+        KeyArguments { declaration: function.declaration, parts, generics }
     }
 }
 
 impl<Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     KeyArguments<(Identifier, Version), Constants>
 {
-    /// Writes the identifier and the version, in the order of the canonical bytes.
+    /// Writes the identifier and the version.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn write_parts<S: KeySink>(&self, sink: S) -> Result<S, S::Error> {
         let (identifier, version) = &self.parts;
@@ -62,16 +65,17 @@ impl<Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         version.write(sink)
     }
 
-    /// Writes everything that follows the name in the canonical bytes.
+    /// Writes everything that follows the cache name in the canonical bytes.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn write<S: KeySink>(&self, sink: S) -> Result<S, S::Error> {
-        self.types.write(self.declaration, self.write_parts(sink)?)
+        self.generics.write(self.declaration, self.write_parts(sink)?)
     }
 
-    /// Hashes the key without encoding it. The hash leaves the type arguments out.
+    /// Hashes the identifier and the version, and does not encode the key. The hash leaves out the
+    /// generic arguments.
     ///
-    /// Returns `None` if an argument cannot be serialized, or if another function has the same name,
-    /// which turns caching off for both.
+    /// Returns `None` if an argument cannot be serialized, or if the declaration has no index. A function
+    /// without an index is not cached, for example because another function has the same cache name.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn header(&self) -> Option<KeyHeader> {
         let index = self.declaration.index()? as u32;
@@ -79,34 +83,36 @@ impl<Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         Some(hasher.header(index))
     }
 
-    /// Returns a query for the entry of this key. `header` must be the result of
+    /// Adds the header to the arguments. `header` must be the result of the method
     /// [`header`](Self::header).
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn with_header(self, header: KeyHeader) -> UnencodedKey<Self> {
         UnencodedKey { header, arguments: self }
     }
 
-    /// Encodes the key into `bytes`, after its header.
+    /// Writes the header and the encoded key into `bytes`.
     ///
-    /// A key without a header belongs to no declaration: only its canonical bytes are of use.
+    /// If the declaration has no index, `header` is `None`, and the bytes begin with a default header that
+    /// identifies no declaration. The canonical bytes of the key are still correct.
     pub(super) fn encode(
         &self,
         header: Option<KeyHeader>,
         bytes: &mut KeyBytes,
     ) -> Result<(), KeyError> {
         bytes.write_header(header.unwrap_or_default());
-        // Fails with the reason if the arguments could not be hashed either.
+        // If an argument cannot be serialized, this call returns the reason.
         self.write(&mut *bytes)?;
         if header.is_none() && self.declaration.index().is_some() {
             return Err(ser::Error::custom(
-                "its `Serialize` implementation fails for some calls only",
+                "the `Serialize` implementation of an argument fails for some calls only",
             ));
         }
         Ok(())
     }
 }
 
-/// A key with its hash, compared with an entry's key without being encoded.
+/// The arguments of a key together with its header. The comparison with the key of an entry does not
+/// encode the arguments.
 pub(super) struct UnencodedKey<A> {
     header: KeyHeader,
     arguments: A,

@@ -1,8 +1,12 @@
 //! The lookup that is inlined into an annotated function.
 //!
-//! A [`LookupBuilder`] collects the arguments of a call. It becomes a [`Lookup`], and when the key is
-//! hashed, a [`HashedLookup`]. A hit in the request tier or the local tier ends there. Everything after
-//! that is compiled once for all functions: first the [`slow_path`](super::slow_path), then the call.
+//! A [`LookupBuilder`] collects the arguments of a call. The builder becomes a [`Lookup`], and the lookup
+//! becomes a [`HashedLookup`] when the key is hashed. For most hits in the request tier or the local tier
+//! the inlined code returns the value. In all other cases the call goes on in
+//! [`slow_path`](super::slow_path), which is compiled once and not for each function.
+//!
+//! A *companion* is the function that the option `entry = NAME` generates. A companion takes the arguments
+//! of the annotated function and returns their cache entry.
 
 use std::any::type_name;
 use std::marker::PhantomData;
@@ -23,7 +27,10 @@ use crate::value::{
     has_trivial_clone,
 };
 
-/// Collects which entry a call asks for, and in which cache. `Mode` is the mode of the return type.
+/// A builder for the lookup of a call, or for the entry that a companion returns.
+///
+/// `Mode` is a marker type: [`InferredValue`] or, for a function with the option `infallible`,
+/// [`WholeValue`].
 pub struct LookupBuilder<'k, R, V, Mode, Parts, Constants> {
     function: DeclaredFunction,
     parts: Parts,
@@ -34,10 +41,10 @@ pub struct LookupBuilder<'k, R, V, Mode, Parts, Constants> {
     types: PhantomData<(V, Mode)>,
 }
 
-/// Starts the lookup of a function or of its companion.
+/// Starts the builder for an annotated function or for its companion.
 ///
-/// This one call carries the bounds on the return type, and is spanned at that type. The function and
-/// its companion both make it, so the compiler reports a missing bound once.
+/// This function has the bounds on the return type. The attribute gives the same span to the call in the
+/// annotated function and to the call in the companion, so the compiler reports a missing bound once.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup<'k, R, P>(
     errors: ErrorSharing<R>,
@@ -51,7 +58,7 @@ where
     LookupBuilder::new(errors, function, parts)
 }
 
-/// Starts the lookup of a function that is declared `infallible`.
+/// Starts the builder for a function with the option `infallible`, or for its companion.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup_whole<'k, R: CachedValue, P>(
     errors: ErrorSharing<R>,
@@ -76,13 +83,13 @@ impl<'k, R, V, Mode, Parts, Constants> LookupBuilder<'k, R, V, Mode, Parts, Cons
         LookupBuilder { cache: Some(cache), ..self }
     }
 
-    /// Adds the function's own type arguments, as a tuple of `PhantomData`.
+    /// Adds the function's own type arguments. `Arguments` is a tuple with a `PhantomData` for each of them.
     #[must_use]
     pub fn type_arguments<Arguments>(self) -> LookupBuilder<'k, R, V, Mode, Parts, Constants> {
         LookupBuilder { own_types: type_name::<Arguments>(), ..self }
     }
 
-    /// Adds the function's own const arguments.
+    /// Adds the function's own const arguments, and the type names of its `impl Trait` arguments.
     #[must_use]
     pub fn constants<NewConstants: KeyParts>(
         self,
@@ -103,8 +110,9 @@ impl<'k, R, V, Mode, Identifier: KeyParts, Version: KeyParts, Constants: KeyPart
 
     /// Finishes the builder for a call of the function.
     ///
-    /// Only this method has the bounds on the return type; the function pointers carry them to the others.
-    /// Each method with these bounds would repeat the compiler's error.
+    /// The [`Lookup`] contains function pointers for the operations on the return type. So the later
+    /// methods need no bounds on the return type. Each method with such a bound would repeat the error that
+    /// the compiler reports for a missing bound.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn begin(self) -> Lookup<'k, R, V, (Identifier, Version), Constants>
     where
@@ -120,7 +128,7 @@ impl<'k, R, V, Mode, Identifier: KeyParts, Version: KeyParts, Constants: KeyPart
         }
     }
 
-    /// Starts the entry of the companion.
+    /// Finishes the builder for a companion.
     pub fn entry<Policy>(self) -> EntryBuilder<V, Policy>
     where
         V: CachedValue,
@@ -135,18 +143,21 @@ impl<'k, R, V, Mode, Identifier: KeyParts, Version: KeyParts, Constants: KeyPart
     }
 }
 
-/// Converts a cached value into what the function returns. It is named, so that it can be inlined by
-/// force: only then is the clone written where the function returns it.
+/// Clones a cached value and converts the clone into the function's return value.
+///
+/// This is a function and not a closure, so that `inline(always)` can be put on it. Only if it is inlined
+/// does the compiler write the clone directly to the place of the return value.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn clone_to_returned<R: Returned<Mode, Value: CachedValue>, Mode>(value: &R::Value) -> R {
     R::from_cached(value.clone())
 }
 
-/// The cache that a call uses: a local of the annotated function, which a hit borrows from.
+/// The cache that a call uses. The annotated function keeps it in a local variable, so that a hit can be
+/// borrowed from the cache.
 pub enum CurrentCache<'k> {
-    /// The cache of the option `cache`, or the process's.
+    /// The cache that the option `cache` names, or the cache of the process.
     Borrowed(&'k Cache),
-    /// The running scope's.
+    /// The current cache of a program that uses [`Cache::scope`].
     Owned(Cache),
 }
 
@@ -160,7 +171,7 @@ impl CurrentCache<'_> {
     }
 }
 
-/// The lookup that a call begins with.
+/// The lookup of a call before its key is hashed.
 pub struct Lookup<'k, R, V, Parts, Constants> {
     arguments: KeyArguments<Parts, Constants>,
     cache: Option<&'k Cache>,
@@ -181,7 +192,7 @@ impl<'k, R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         }
     }
 
-    /// Hashes the key, unless the cache is disabled.
+    /// Hashes the key if the cache is enabled.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn hash_key<'c>(
         self,
@@ -194,13 +205,15 @@ impl<'k, R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     }
 }
 
-/// A value of the local tier with a reference count of its own.
+/// A clone of the `Arc` in which the local tier holds a value. The clone keeps the value alive without an
+/// [`IndexGuard`].
 pub struct OwnedLocalValue(Value);
 
-/// A lookup whose key is hashed. Without a hash the call is not cached.
+/// The lookup of a call after its key is hashed. The header is `None` if the cache is disabled or the key
+/// cannot be hashed, and the call then does not use the cache.
 ///
-/// Each field stays in a register on a hit. So no method may pass `self` by reference to a function
-/// that is not inlined: that would write the whole lookup to memory.
+/// On a hit every field stays in a register. So no method may pass `self` by reference to a function that
+/// is not inlined. For such a function the compiler would write the whole lookup to memory.
 pub struct HashedLookup<'c, R, V, Parts, Constants> {
     arguments: KeyArguments<Parts, Constants>,
     cache: &'c Cache,
@@ -213,13 +226,13 @@ pub struct HashedLookup<'c, R, V, Parts, Constants> {
 impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     HashedLookup<'_, R, V, (Identifier, Version), Constants>
 {
-    /// Takes the values of the running request, if there is one.
+    /// Takes the values of the current request out of the thread. Returns `None` outside of a request.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn take_request_values(&self) -> Option<TakenRequestValues> {
         TakenRequestValues::take()
     }
 
-    /// Finds the value among the values of the request.
+    /// Looks the key up among the values of the request.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn find_in_request<'h>(&self, values: &'h TakenRequestValues) -> Option<&'h V> {
         let header = self.header?;
@@ -229,7 +242,8 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         Some(value)
     }
 
-    /// Begins to read the local tier, if this function may be answered from it directly.
+    /// Returns access to the local tier. Returns `None` if the function does not use the local tier, if a
+    /// hit may have to start a refresh, or if the thread is ending.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn read_local_tier(&self) -> Option<IndexGuard<'_>> {
         if self.arguments.declaration.local_hit_is_final() {
@@ -239,10 +253,11 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         }
     }
 
-    /// Finds the value in the local tier.
+    /// Looks the key up in the local tier.
     ///
-    /// Returns a borrow of it only if cloning it runs no code of the program's own. Any other value is
-    /// put into `owned`, so that no memory waits for its clone.
+    /// Returns a borrow of the value only if cloning a `V` runs no code of the program. For any other type
+    /// the method puts the value into `owned` and returns `None`. The caller then drops the guard before
+    /// it clones the value, because a slow `Clone` under the guard would delay the freeing of memory.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn borrow_or_own_hit<'h>(
         &self,
@@ -258,7 +273,7 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         self.count_local_hit(header, value)
     }
 
-    /// Returns a borrow of the value that [`borrow_or_own_hit`](Self::borrow_or_own_hit) owned.
+    /// Returns a borrow of the value that [`borrow_or_own_hit`](Self::borrow_or_own_hit) put into `owned`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn borrow_owned_hit<'h>(&self, owned: &'h Option<OwnedLocalValue>) -> Option<&'h V> {
         self.count_local_hit(self.header?, &owned.as_ref()?.0)
@@ -271,17 +286,17 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         Some(value)
     }
 
-    /// Clones the value into what the function returns.
+    /// Clones the value and converts the clone into the function's return value.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn to_returned(&self, value: &V) -> R {
         (self.to_returned)(value)
     }
 
-    /// Looks in the tiers of this process again, by the bytes of the key. Puts a hit into `hit`, and
-    /// returns the call that is to be answered otherwise.
+    /// Encodes the key and looks it up in this process again. Puts the return value into `hit` if the
+    /// lookup finds one. If not, returns the call that must be completed.
     ///
-    /// The expansion calls this before it makes the future of the body, so that a hit does not move
-    /// that future about.
+    /// The expansion calls this method before it creates the future of the body, so that a hit does not
+    /// have to move the future.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn look_up_or_begin(self, hit: &mut Option<R>) -> Option<Call<R, V>> {
         let HashedLookup { arguments, cache, header, returns, .. } = self;

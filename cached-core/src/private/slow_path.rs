@@ -1,4 +1,5 @@
-//! The lookup of a call that the inlined lookup did not answer.
+//! The second lookup of a call. It runs if the lookup that is inlined into the annotated function returns
+//! no value.
 
 use std::sync::Arc;
 
@@ -12,11 +13,14 @@ use crate::tier::Tier;
 use crate::tier::request::RequestHandle;
 use crate::value::{Value, ValueType};
 
-/// Answers the call with a value. Returns false if the value is of another type.
+/// A function that converts a cached value to the call's return value and stores the result. It returns
+/// false if the cached value has another type.
 pub(super) type HitWriter<'s> = &'s mut dyn FnMut(&Value) -> bool;
 
-/// Encodes the key and looks in the local tier again. Passes a hit to `write_hit`, and returns `None` if that
-/// answered the call.
+/// Encodes the key and looks it up in the local tier again. Passes a hit to `write_hit`.
+///
+/// Returns `None` if `write_hit` has completed the call, and otherwise the [`Phase`] in which the call goes
+/// on. If the function declares `refresh_ahead`, the phase holds the hit.
 pub(super) fn look_up_by_bytes(
     cache: &Cache,
     declaration: &'static Declaration,
@@ -29,12 +33,12 @@ pub(super) fn look_up_by_bytes(
     }
     let mut key = KeyBytes::default();
     match encode(&mut key) {
-        Ok(()) => look_in_tiers(cache, declaration, &key, value_type, write_hit),
+        Ok(()) => look_in_local_tier(cache, declaration, &key, value_type, write_hit),
         Err(error) => bypass(cache, declaration, BypassReason::Key(&error)),
     }
 }
 
-fn look_in_tiers(
+fn look_in_local_tier(
     cache: &Cache,
     declaration: &'static Declaration,
     key: &[u8],

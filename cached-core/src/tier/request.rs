@@ -1,4 +1,8 @@
-//! The request tier: within one request, a key has one answer.
+//! The request tier: within one request, a key has one value.
+//!
+//! A request is the future that a [`RequestScope`] runs, for example the handling of one HTTP request. The
+//! request owns its values. While a thread polls the request, the values are in a thread-local of the
+//! thread.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -11,73 +15,81 @@ use crate::key::{KeyHeader, KeyQuery, key_body};
 use crate::value::Value;
 
 thread_local! {
-    /// The answers of the request that this thread is polling. They are taken out while they are used,
-    /// so that a hit can be borrowed from them while its `Clone` makes a call of its own.
+    /// The values of the request that this thread is polling. Each access takes the values out of the
+    /// cell. So a hit can be borrowed from the values while the `Clone` of the hit calls another annotated
+    /// function.
     static CURRENT_REQUEST: RequestValuesCell = const { RequestValuesCell(Cell::new(None)) };
 }
 
 struct RequestValuesCell(Cell<Option<Box<RequestValues>>>);
 
 impl Drop for RequestValuesCell {
-    /// Leaks the answers. A thread that ends while it polls a request ends the program; the `Drop` of a
-    /// value could do little then.
+    /// Leaks the values. The cell holds values only if the thread ends while it polls a request. The
+    /// program is then exiting, and the `Drop` of a value could do little.
     fn drop(&mut self) {
         std::mem::forget(self.0.take());
     }
 }
 
-/// The answers of one request.
+/// The values that one request has, in all caches.
 struct RequestValues {
     request: RequestHandle,
-    /// The answers of each cache, by the cache's id. Most requests use one cache.
+    /// The ids of the caches, each with the values from this cache. Most requests use one cache.
     caches: Vec<(u64, ValueTable)>,
 }
 
-/// Answers by key: a hash table with open addressing and linear probing.
+/// The values that one request has in one cache: a hash table with open addressing and linear probing.
 ///
-/// A hit takes fewer instructions than in the standard map, where each one waits for the one before.
+/// A hit takes fewer instructions than a hit in the standard `HashMap`, whose instructions each wait for
+/// the result of the instruction before.
 struct ValueTable {
-    /// The length is a power of two, and at most half of the slots are used, so every search ends.
+    /// The length is a power of two. At most half of the slots are used, so every search ends at a free
+    /// slot.
     slots: Vec<Option<RequestEntry>>,
+    /// The number of slots that are not free.
     used: usize,
 }
 
+/// A key, and the value that the request has for this key.
 struct RequestEntry {
     header: KeyHeader,
     key: Arc<[u8]>,
-    /// `None` after the answer was removed. Its slot stays used, because keys behind it were probed past
-    /// it.
+    /// `None` after the value was removed. The slot stays used, because the search for another key may
+    /// have to pass this slot.
     value: Option<Value>,
-    /// The number of the request's change that last replaced or removed this answer.
+    /// The request's change count right after this value was last replaced or removed. It is 0 for a value
+    /// that was never replaced or removed.
     changed_at: u64,
 }
 
-/// Identifies a request to a call that was begun in it.
+/// A reference to a request, which a call keeps from its beginning.
 ///
-/// All methods do nothing while the current thread polls another request or none: a call that is moved
-/// out of its request does not take part in it any more.
+/// The methods find and change no values while the current thread polls another request, or polls no
+/// request. So a call that is moved out of its request does not take part in the request any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestHandle {
     id: u64,
     force_miss: bool,
-    /// How often the request had replaced or removed an answer when this handle was made.
+    /// The change count when this handle was made: how often the request had replaced or removed a value.
+    /// In [`RequestValues`] the count is up to date.
     changes: u64,
 }
 
-/// The answers of the current request, taken out of the thread until this is dropped. A call that is
-/// made meanwhile, for instance by a value's `Clone`, runs outside of the request.
+/// The values of the current request, taken out of the thread. `Drop` puts them back.
+///
+/// While the values are taken out, a call of an annotated function runs outside of the request. Such a
+/// call can come from the `Clone` of a value.
 pub struct TakenRequestValues(Option<Box<RequestValues>>);
 
 impl TakenRequestValues {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn take() -> Option<TakenRequestValues> {
-        let answers =
-            CURRENT_REQUEST.try_with(|RequestValuesCell(answers)| answers.take()).ok()??;
-        Some(TakenRequestValues(Some(answers)))
+        let values = CURRENT_REQUEST.try_with(|RequestValuesCell(values)| values.take()).ok()??;
+        Some(TakenRequestValues(Some(values)))
     }
 
     fn belong_to(&self, request: RequestHandle) -> bool {
-        self.0.as_ref().is_some_and(|answers| answers.request.id == request.id)
+        self.0.as_ref().is_some_and(|values| values.request.id == request.id)
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -90,10 +102,11 @@ impl TakenRequestValues {
 impl Drop for TakenRequestValues {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(&mut self) {
-        // The cell is empty: a request that was polled meanwhile has left it as it was.
-        let answers = self.0.take();
+        // `forget` leaks nothing, because the cell is empty. If a request was polled in the meantime, that
+        // request has removed its own values from the cell.
+        let values = self.0.take();
         let put_back =
-            |RequestValuesCell(cell): &RequestValuesCell| std::mem::forget(cell.replace(answers));
+            |RequestValuesCell(cell): &RequestValuesCell| std::mem::forget(cell.replace(values));
         let _ = CURRENT_REQUEST.try_with(put_back);
     }
 }
@@ -103,7 +116,7 @@ impl ValueTable {
         ValueTable { slots: empty_slots(16), used: 0 }
     }
 
-    /// Returns the slot of a key, or the free slot for it.
+    /// Returns the index of the slot that has the key, or of the free slot for the key.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn slot(&self, key: &impl KeyQuery) -> usize {
         let mask = self.slots.len() - 1;
@@ -116,13 +129,13 @@ impl ValueTable {
         slot
     }
 
-    /// Returns the answer of a key, and adds one without a value if there is none.
+    /// Returns the entry of a key. If the key has no entry, adds one without a value.
     fn get_or_insert(&mut self, key: &Arc<[u8]>) -> &mut RequestEntry {
         if (self.used + 1) * 2 > self.slots.len() {
             let larger = empty_slots(self.slots.len() * 2);
-            for answer in std::mem::replace(&mut self.slots, larger).into_iter().flatten() {
-                let slot = self.slot(&&*answer.key);
-                self.slots[slot] = Some(answer);
+            for entry in std::mem::replace(&mut self.slots, larger).into_iter().flatten() {
+                let slot = self.slot(&&*entry.key);
+                self.slots[slot] = Some(entry);
             }
         }
         let slot = self.slot(&&**key);
@@ -142,9 +155,9 @@ fn empty_slots(count: usize) -> Vec<Option<RequestEntry>> {
 }
 
 impl RequestHandle {
-    /// Returns the request that this thread is polling.
+    /// Returns a handle of the request that this thread is polling.
     pub(crate) fn current() -> Option<RequestHandle> {
-        TakenRequestValues::take()?.0.as_ref().map(|answers| answers.request)
+        TakenRequestValues::take()?.0.as_ref().map(|values| values.request)
     }
 
     /// Returns an id that no other request of the process has.
@@ -158,22 +171,23 @@ impl RequestHandle {
 
     pub(crate) fn get(&self, cache: u64, key: &[u8]) -> Option<Value> {
         TakenRequestValues::take()
-            .filter(|answers| answers.belong_to(*self))?
+            .filter(|values| values.belong_to(*self))?
             .find(cache, &key)
             .cloned()
     }
 
-    /// Keeps `value` for the rest of the request, and returns it. If the request has an answer already,
-    /// that one stays and is returned.
+    /// Keeps `value` for the rest of the request and returns `value`. If the request already has a value
+    /// for the key, the earlier value stays and is returned.
     ///
-    /// Keeps nothing if the request has replaced or removed the answer since this handle was made.
+    /// If the request has removed the key's value since this handle was made, `value` is returned and not
+    /// kept.
     pub(crate) fn keep(&self, cache: u64, key: &Arc<[u8]>, value: Value) -> Value {
         let kept = self.update(cache, |table, _| {
-            let answer = table.get_or_insert(key);
-            if answer.value.is_none() && answer.changed_at <= self.changes {
-                answer.value = Some(Arc::clone(&value));
+            let entry = table.get_or_insert(key);
+            if entry.value.is_none() && entry.changed_at <= self.changes {
+                entry.value = Some(Arc::clone(&value));
             }
-            answer.value.clone()
+            entry.value.clone()
         });
         kept.flatten().unwrap_or(value)
     }
@@ -186,27 +200,27 @@ impl RequestHandle {
         drop(self.set(cache, key, None));
     }
 
-    /// Returns the previous value.
+    /// Replaces the value, or removes it if `value` is `None`. Returns the previous value.
     fn set(&self, cache: u64, key: &Arc<[u8]>, value: Option<Value>) -> Option<Value> {
         let set = |table: &mut ValueTable, changes: &mut u64| {
             *changes += 1;
-            let answer = table.get_or_insert(key);
-            answer.changed_at = *changes;
-            std::mem::replace(&mut answer.value, value)
+            let entry = table.get_or_insert(key);
+            entry.changed_at = *changes;
+            std::mem::replace(&mut entry.value, value)
         };
         self.update(cache, set)?
     }
 
-    /// Runs `update` on the answers of a cache and on the request's count of changes.
+    /// Runs `update` on the table of a cache and on the request's change count.
     ///
-    /// The caller drops the result when the answers are back in their cell, because a value's `Drop` may
-    /// make a call.
+    /// `update` must return the values that it removes, and must not drop them. The `Drop` of a value may
+    /// call an annotated function, which needs the values of the request back in the thread.
     fn update<T>(
         &self,
         cache: u64,
         update: impl FnOnce(&mut ValueTable, &mut u64) -> T,
     ) -> Option<T> {
-        let mut taken = TakenRequestValues::take().filter(|answers| answers.belong_to(*self))?;
+        let mut taken = TakenRequestValues::take().filter(|values| values.belong_to(*self))?;
         let RequestValues { request, caches } = &mut **taken.0.as_mut()?;
         let index = caches.iter().position(|(id, _)| *id == cache).unwrap_or_else(|| {
             caches.push((cache, ValueTable::new()));
@@ -216,26 +230,29 @@ impl RequestHandle {
     }
 }
 
-/// Polls a future in its request. The future and the answers are boxed, because each poll swaps the
-/// answers with those of the thread.
+/// A future that is polled within its request.
+///
+/// Each poll swaps the values of the request with the values in the thread. The values are boxed, so that
+/// a swap moves one pointer. The future is boxed, so that `poll` can access both fields without `unsafe`.
 struct RequestFuture<F> {
-    /// While the future is polled, the answers that the thread had before.
-    answers: Option<Box<RequestValues>>,
+    /// The values of the request. While the future is polled, the values that the thread had before.
+    values: Option<Box<RequestValues>>,
+    /// `None` after `drop` has dropped the future.
     future: Option<Pin<Box<F>>>,
 }
 
-/// Swaps the answers with those of the thread, and swaps them back when it is dropped.
+/// A guard that has swapped the values of a request with the values in the thread. `Drop` swaps them back.
 struct RequestValuesSwap<'r>(&'r mut Option<Box<RequestValues>>);
 
 impl RequestValuesSwap<'_> {
-    fn enter(answers: &mut Option<Box<RequestValues>>) -> RequestValuesSwap<'_> {
-        let mut swap = RequestValuesSwap(answers);
+    fn enter(values: &mut Option<Box<RequestValues>>) -> RequestValuesSwap<'_> {
+        let mut swap = RequestValuesSwap(values);
         swap.swap();
         swap
     }
 
     fn swap(&mut self) {
-        // Without thread-locals, at the end of a thread, the future runs outside of its request.
+        // A thread that is ending has no thread-locals. The future then runs outside of its request.
         let _ = CURRENT_REQUEST.try_with(|RequestValuesCell(cell)| {
             let before = cell.replace(self.0.take());
             *self.0 = before;
@@ -253,8 +270,8 @@ impl<F: Future> Future for RequestFuture<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let RequestFuture { answers, future } = &mut *self;
-        let _swap = RequestValuesSwap::enter(answers);
+        let RequestFuture { values, future } = &mut *self;
+        let _swap = RequestValuesSwap::enter(values);
         match future {
             Some(future) => future.as_mut().poll(context),
             None => unreachable!("only `drop` takes the future"),
@@ -263,22 +280,25 @@ impl<F: Future> Future for RequestFuture<F> {
 }
 
 impl<F> Drop for RequestFuture<F> {
-    /// Drops the future within its request: what it owns may make calls.
+    /// Drops the future within its request. The values that the future owns may call annotated functions in
+    /// their `Drop`.
     fn drop(&mut self) {
-        let _swap = RequestValuesSwap::enter(&mut self.answers);
+        let _swap = RequestValuesSwap::enter(&mut self.values);
         self.future = None;
     }
 }
 
-/// A scope for one request, within which each key has one answer.
+/// A scope for one request. Within the scope, each key has one value.
 ///
-/// That is the first cached value that a call in the scope gets. It stays until the request itself
-/// invalidates, overwrites or adds the entry. A result that is not cached answers only its own
-/// call: an error, a value that `cache_if` refuses, or a stale value in place of an error.
+/// The first cached value that a call in the scope returns becomes the value of the key. It stays the
+/// value until the request itself invalidates, overwrites or adds the entry. A result that is not cached
+/// is returned only by its own call. Such results are an error, a value that `cache_if` rejects, and a
+/// stale value in place of an error.
 ///
-/// Run the handling of a request in a scope, for example in a middleware. A call belongs to the
-/// scope that polls it, so calls in spawned tasks do not. An entry's `get` and `first_found` read
-/// the answers of the request and add none.
+/// Run the handling of a request in a scope, for example in a middleware. A call belongs to the scope
+/// that polls the call. A spawned task is outside of the scope, and so are the calls in the task.
+/// The method `get` of an entry and the function `first_found` read the values of the request and add
+/// none.
 ///
 /// ```
 /// # use cached_core::{RequestScope, coordinator_cached};
@@ -291,7 +311,7 @@ impl<F> Drop for RequestFuture<F> {
 /// let answer = RequestScope::new()
 ///     .run(async {
 ///         order(7).await?;
-///         order(7).await // answered from the request's own memory
+///         order(7).await // returned from the request's own memory
 ///     })
 ///     .await;
 /// assert_eq!(answer.unwrap(), "order 7");
@@ -309,10 +329,10 @@ impl RequestScope {
         RequestScope::default()
     }
 
-    /// Sets whether the first call of each key ignores the local tier and memcached, and fetches.
+    /// Sets whether the first call for each key ignores the local tier and memcached, and runs the function.
     ///
-    /// Use it for a caller who asked for a fresh answer. The fetched value replaces an entry that
-    /// may be overwritten, and leaves a write-once entry as it is.
+    /// Use this option for a client that asked for fresh data. The fetched value replaces an entry that
+    /// may be overwritten. A write-once entry stays as it is.
     ///
     /// ```
     /// # use cached_core::{RequestScope, coordinator_cached};
@@ -335,7 +355,7 @@ impl RequestScope {
     /// Runs a future in a new request. The returned future can be spawned.
     ///
     /// # Cancellation
-    /// Dropping the returned future drops the inner one and the answers of the request.
+    /// Dropping the returned future drops the inner future and the values of the request.
     ///
     /// ```
     /// # use cached_core::RequestScope;
@@ -348,8 +368,8 @@ impl RequestScope {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let request = RequestHandle { id, force_miss: self.force_miss, changes: 0 };
-        let answers = Some(Box::new(RequestValues { request, caches: Vec::new() }));
-        RequestFuture { answers, future: Some(Box::pin(future)) }
+        let values = Some(Box::new(RequestValues { request, caches: Vec::new() }));
+        RequestFuture { values, future: Some(Box::pin(future)) }
     }
 }
 
@@ -368,7 +388,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_is_found_among_kept_and_removed_ones() {
+    async fn a_value_is_found_among_kept_and_removed_ones() {
         // Five keys have the same header, and many headers begin their search at the same slot.
         let keys: Vec<_> = (0..1_000).map(|number| key(number % 200 * 8, number)).collect();
         let request = async {
@@ -399,7 +419,7 @@ mod tests {
             }
             let later = RequestHandle::current().expect("it is polled in a request");
             for (at, key) in keys.iter().enumerate().step_by(3) {
-                // `request` was made before the answer was removed.
+                // `request` was made before the value was removed.
                 let unkept = request.keep(CACHE, key, Arc::new(0_u64));
                 assert_eq!((number(Some(unkept)), get(at as u64)), (Some(0), None));
                 later.keep(CACHE, key, Arc::new(at as u64 + 2_000));
