@@ -4,7 +4,7 @@
 
 use proc_macro2::{Ident, Span};
 use syn::visit::Visit;
-use syn::{Expr, ExprPath};
+use syn::{Expr, ExprCall, ExprPath};
 
 use crate::args::Args;
 use crate::errors::{Errors, nearest, prose_list};
@@ -55,6 +55,7 @@ fn check_skip(args: &Args, function: &Function, reported: &mut Vec<Ident>, error
 fn check_version(args: &Args, function: &Function, reported: &mut Vec<Ident>, errors: &mut Errors) {
     let Some(version) = &args.version else { return };
     let version = &version.value;
+    let all: Vec<&Parameter> = function.parameters.iter().collect();
     if function.parameters.iter().any(|parameter| mentions(version, &parameter.ident)) {
         return;
     }
@@ -65,7 +66,7 @@ fn check_version(args: &Args, function: &Function, reported: &mut Vec<Ident>, er
             errors.on(name, message);
             return;
         }
-    } else if let Some((name, meant)) = misspelt_parameter(version, function, &[]) {
+    } else if let Some((name, meant)) = misspelt_parameter(version, function, &all) {
         errors.on(&name, format!("unknown parameter `{name}`; did you mean `{}`?", meant.ident));
         reported.push(meant.ident.clone());
         return;
@@ -246,23 +247,27 @@ fn unknown_parameter(name: &Ident, function: &Function, reported: &mut Vec<Ident
     }
 }
 
-/// Returns a name in the expression that resembles a parameter, together with the parameter. Only
-/// the parameters in `candidates` are compared, or all parameters if `candidates` is empty.
+/// Returns a name in the expression that resembles one of the candidates, together with that
+/// parameter. The name must not be a parameter itself, and must not be that of a called function.
 fn misspelt_parameter<'a>(
     expression: &Expr,
-    function: &'a Function,
+    function: &Function,
     candidates: &[&'a Parameter],
 ) -> Option<(Ident, &'a Parameter)> {
+    /// The paths of one segment in an expression, such as variables.
     #[derive(Default)]
-    /// The paths of one segment in an expression, such as variables and called functions.
     struct PathNames(Vec<Ident>);
     impl<'ast> Visit<'ast> for PathNames {
         fn visit_expr_path(&mut self, path: &'ast ExprPath) {
             self.0.extend(path.path.get_ident().cloned());
         }
+        fn visit_expr_call(&mut self, call: &'ast ExprCall) {
+            if as_lone_name(&call.func).is_none() {
+                self.visit_expr(&call.func);
+            }
+            call.args.iter().for_each(|argument| self.visit_expr(argument));
+        }
     }
-    let all: Vec<&Parameter> = function.parameters.iter().collect();
-    let candidates = if candidates.is_empty() { &all } else { candidates };
     let spellings: Vec<String> =
         candidates.iter().map(|parameter| parameter.ident.to_string()).collect();
     let mut names = PathNames::default();
@@ -272,4 +277,57 @@ fn misspelt_parameter<'a>(
         let meant = candidates.iter().find(|parameter| parameter.ident == meant)?;
         Some((name, *meant))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proc_macro2::TokenStream;
+    use quote::quote;
+
+    /// Expands a function with the parameters `client`, `number` and `hash`.
+    fn expand(options: TokenStream) -> String {
+        let function = quote! {
+            async fn payment(client: Client, number: u32, hash: u64) -> Result<Payment, Error> {
+                client.get(number, hash).await
+            }
+        };
+        crate::expand(quote!(name = "payment", #options), function).to_string()
+    }
+
+    #[test]
+    fn names_that_resemble_parameters_in_the_key_are_accepted() {
+        for options in [
+            quote!(version = hash, skip(client), identifier = number_key(number)),
+            quote!(version = hash, skip(client), identifier = numbers(number)),
+            quote!(version = hash(hasher), skip(client), identifier = number),
+            quote!(version = hash, skip(client), identifier = (number, numbers)),
+            quote!(version = hashed(hash), skip(client), identifier = hash_all(number)),
+        ] {
+            let expansion = expand(options.clone());
+            assert!(!expansion.contains("compile_error"), "{options}: {expansion}");
+        }
+    }
+
+    #[test]
+    fn called_functions_are_not_misspelt_parameters() {
+        for (options, expected) in [
+            (
+                quote!(version = hash, skip(client), identifier = number_key(1)),
+                "parameter `number` is neither in the key nor in `skip`",
+            ),
+            (
+                quote!(version = hash, skip(client), identifier = (number_key)(numbr)),
+                "unknown parameter `numbr`; did you mean `number`?",
+            ),
+            (quote!(version = hash_of(1), skip(client)), "the version is a constant"),
+            (
+                quote!(version = f(hashh), skip(client)),
+                "unknown parameter `hashh`; did you mean `hash`?",
+            ),
+        ] {
+            let expansion = expand(options.clone());
+            assert!(expansion.contains(expected), "{options}: {expansion}");
+            assert_eq!(expansion.matches("compile_error").count(), 1, "{options}: {expansion}");
+        }
+    }
 }
