@@ -10,7 +10,8 @@
 //!    companion, `companion` writes that function: a companion returns a cache entry.
 //!
 //! Three modules help in several steps: `errors` collects the errors, `mentions` finds the
-//! parameters that an expression uses, and `lifetimes` finds the borrows in a type.
+//! parameters that an expression uses, with `shadowing`, and `lifetimes` finds the borrows in a
+//! type.
 
 mod args;
 mod companion;
@@ -23,6 +24,7 @@ mod key;
 mod lifetimes;
 mod literal;
 mod mentions;
+mod shadowing;
 mod signature;
 mod ttl;
 mod validate;

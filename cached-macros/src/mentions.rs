@@ -12,16 +12,21 @@ use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
 use syn::{
-    Arm, Block, Expr, ExprClosure, ExprForLoop, ExprIf, ExprLet, ExprLit, ExprPath, ExprWhile,
-    Item, Lit, Local, Macro, Pat, PatIdent, Token,
+    Arm, Attribute, Block, Expr, ExprClosure, ExprForLoop, ExprIf, ExprLet, ExprLit, ExprPath,
+    ExprWhile, FieldValue, Item, Lit, Local, Macro, Pat, Stmt, Token,
 };
 
-/// Returns true if `expression` mentions the parameter, which may be `self`. If a closure's
-/// argument, a `let` or another pattern in the expression binds the same name, uses of the new
-/// binding do not count.
+use crate::shadowing::{is_same, may_bind, may_define, standard_macro};
+
+/// Returns true if `expression` mentions the parameter, which may be `self`.
+///
+/// If a closure's argument, a `let` or another pattern in the expression binds the same name, uses
+/// of the new binding do not count. If an item in a block has the same name, no use in that block
+/// counts. Uses under `#[cfg]` do not count.
 pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
     let Ok(expression) = syn::parse2::<Expr>(expression.to_token_stream()) else { return false };
-    let mut search = MentionSearch { parameter, is_shadowed: false, is_found: false };
+    let mut search =
+        MentionSearch { parameter, is_shadowed: false, is_under_cfg: false, is_found: false };
     search.visit_expr(&expression);
     search.is_found
 }
@@ -31,6 +36,8 @@ struct MentionSearch<'p> {
     parameter: &'p Ident,
     /// In the current scope the parameter's name means another binding.
     is_shadowed: bool,
+    /// The compiler may remove the current code, because it is under `#[cfg]`.
+    is_under_cfg: bool,
     /// A use of the parameter was found.
     is_found: bool,
 }
@@ -43,26 +50,20 @@ impl MentionSearch<'_> {
         self.is_shadowed = is_shadowed;
     }
 
+    /// Searches code that may have attributes. A `#[cfg]` among them ends with that code.
+    fn with_attributes(&mut self, run: impl FnOnce(&mut Self)) {
+        let is_under_cfg = self.is_under_cfg;
+        run(self);
+        self.is_under_cfg = is_under_cfg;
+    }
+
+    fn visit_attributes(&mut self, attributes: &[Attribute]) {
+        attributes.iter().for_each(|attribute| self.visit_attribute(attribute));
+    }
+
     /// Marks the parameter as shadowed if the pattern binds its name.
     fn bind(&mut self, pattern: &Pat) {
-        /// A search through a pattern for a binding of one name.
-        struct BindingSearch<'p> {
-            name: &'p Ident,
-            is_found: bool,
-        }
-        impl<'ast> Visit<'ast> for BindingSearch<'_> {
-            fn visit_pat_ident(&mut self, pattern: &'ast PatIdent) {
-                self.is_found |= pattern.ident == *self.name;
-                visit::visit_pat_ident(self, pattern);
-            }
-            fn visit_macro(&mut self, _: &'ast Macro) {
-                // A macro may bind any name.
-                self.is_found = true;
-            }
-        }
-        let mut search = BindingSearch { name: self.parameter, is_found: false };
-        search.visit_pat(pattern);
-        self.is_shadowed |= search.is_found;
+        self.is_shadowed |= may_bind(pattern, self.parameter);
     }
 
     /// Searches the arguments of a `format!`, and the names that the format string captures.
@@ -80,6 +81,7 @@ impl MentionSearch<'_> {
         if let Some(Expr::Lit(ExprLit { lit: Lit::Str(text), .. })) = arguments.first()
             && !is_named
             && !self.is_shadowed
+            && !self.is_under_cfg
         {
             // A format string captures the variable `r#type` as `{type}`.
             self.is_found |= captures(&text.value(), &self.parameter.unraw().to_string());
@@ -88,7 +90,8 @@ impl MentionSearch<'_> {
 }
 
 fn is_path(expression: &Expr, name: &Ident) -> bool {
-    matches!(expression, Expr::Path(path) if path.qself.is_none() && path.path.is_ident(name))
+    let Expr::Path(ExprPath { qself: None, path, .. }) = expression else { return false };
+    path.get_ident().is_some_and(|ident| is_same(ident, name))
 }
 
 /// Returns true if a format string captures the name, as `{state}` and `{state:?}` do. The string
@@ -128,30 +131,59 @@ fn parse_matched(tokens: &TokenStream) -> syn::Result<Expr> {
 }
 
 impl<'ast> Visit<'ast> for MentionSearch<'_> {
+    fn visit_attribute(&mut self, attribute: &'ast Attribute) {
+        let is = |name| attribute.path().is_ident(name);
+        self.is_under_cfg |= is("cfg") || is("cfg_attr");
+    }
+
+    fn visit_expr(&mut self, expression: &'ast Expr) {
+        self.with_attributes(|search| visit::visit_expr(search, expression));
+    }
+
+    fn visit_stmt(&mut self, statement: &'ast Stmt) {
+        self.with_attributes(|search| visit::visit_stmt(search, statement));
+    }
+
+    fn visit_field_value(&mut self, field: &'ast FieldValue) {
+        self.with_attributes(|search| visit::visit_field_value(search, field));
+    }
+
+    fn visit_arm(&mut self, arm: &'ast Arm) {
+        self.with_attributes(|search| {
+            search.in_scope(|search| {
+                search.bind(&arm.pat);
+                visit::visit_arm(search, arm);
+            });
+        });
+    }
+
     fn visit_expr_path(&mut self, path: &'ast ExprPath) {
-        self.is_found |=
-            !self.is_shadowed && path.qself.is_none() && path.path.is_ident(self.parameter);
+        self.visit_attributes(&path.attrs);
+        self.is_found |= !self.is_shadowed
+            && !self.is_under_cfg
+            && path.qself.is_none()
+            && path.path.is_ident(self.parameter);
     }
 
     fn visit_expr_closure(&mut self, closure: &'ast ExprClosure) {
+        self.visit_attributes(&closure.attrs);
         self.in_scope(|search| {
             closure.inputs.iter().for_each(|input| search.bind(input));
             search.visit_expr(&closure.body);
         });
     }
 
-    fn visit_arm(&mut self, arm: &'ast Arm) {
+    fn visit_block(&mut self, block: &'ast Block) {
         self.in_scope(|search| {
-            search.bind(&arm.pat);
-            visit::visit_arm(search, arm);
+            let mut statements = block.stmts.iter();
+            search.is_shadowed |=
+                statements.any(|statement| may_define(statement, search.parameter));
+            visit::visit_block(search, block);
         });
     }
 
-    fn visit_block(&mut self, block: &'ast Block) {
-        self.in_scope(|search| visit::visit_block(search, block));
-    }
-
     fn visit_local(&mut self, local: &'ast Local) {
+        self.visit_attributes(&local.attrs);
         if let Some(init) = &local.init {
             visit::visit_local_init(self, init);
         }
@@ -159,11 +191,13 @@ impl<'ast> Visit<'ast> for MentionSearch<'_> {
     }
 
     fn visit_expr_let(&mut self, condition: &'ast ExprLet) {
+        self.visit_attributes(&condition.attrs);
         self.visit_expr(&condition.expr);
         self.bind(&condition.pat);
     }
 
     fn visit_expr_if(&mut self, branch: &'ast ExprIf) {
+        self.visit_attributes(&branch.attrs);
         self.in_scope(|search| {
             search.visit_expr(&branch.cond);
             search.visit_block(&branch.then_branch);
@@ -178,6 +212,7 @@ impl<'ast> Visit<'ast> for MentionSearch<'_> {
     }
 
     fn visit_expr_for_loop(&mut self, for_loop: &'ast ExprForLoop) {
+        self.visit_attributes(&for_loop.attrs);
         self.visit_expr(&for_loop.expr);
         self.in_scope(|search| {
             search.bind(&for_loop.pat);
@@ -185,15 +220,11 @@ impl<'ast> Visit<'ast> for MentionSearch<'_> {
         });
     }
 
-    /// Does not search an item in a block, because an item cannot use parameters. Its name may
-    /// shadow the parameter's.
-    fn visit_item(&mut self, _: &'ast Item) {
-        self.is_shadowed = true;
-    }
+    /// Does not search an item in a block, because an item cannot use parameters.
+    fn visit_item(&mut self, _: &'ast Item) {}
 
     fn visit_macro(&mut self, call: &'ast Macro) {
-        let name = call.path.segments.last().map(|segment| segment.ident.to_string());
-        match (name.as_deref(), parse_arguments(&call.tokens)) {
+        match (standard_macro(&call.path), parse_arguments(&call.tokens)) {
             (Some("matches"), _) => {
                 if let Ok(matched) = parse_matched(&call.tokens) {
                     self.visit_expr(&matched);
@@ -247,6 +278,34 @@ mod tests {
             quote!(match state {
                 other => other,
             }),
+            quote!({
+                let Some(state) = other else { return f(state) };
+                state
+            }),
+            quote!({
+                use std::fmt::Write as _;
+                f(state)
+            }),
+            quote!({
+                fn f(state: u32) -> u32 {
+                    state
+                }
+                f(state)
+            }),
+            quote!({
+                assert!(other);
+                state
+            }),
+            quote!({
+                #[cfg(any())]
+                f(other);
+                state
+            }),
+            quote!(match other {
+                #[cfg(any())]
+                1 => other,
+                _ => state,
+            }),
         ] {
             assert!(mentions(&mentioning, &state), "{mentioning}");
         }
@@ -262,6 +321,7 @@ mod tests {
             quote!(format!("{states}")),
             quote!(format!("{{state}}")),
             quote!(format!("{state}", state = 1)),
+            quote!(format!("{state}", r#state = 1)),
             quote!(all.map(|state| state)),
             quote!(all.map(|(state, other)| state + other)),
             quote!(vec![all.map(|state| *state)]),
@@ -284,6 +344,89 @@ mod tests {
                 state
             }),
             quote!(unknown!(state)),
+            quote!(other::format!("{state}")),
+            quote!(other::vec![state]),
+            quote!({
+                let r#state = 1;
+                state
+            }),
+            quote!(all.map(|r#state| state)),
+            quote!(all.map(|pattern!()| state)),
+            quote!(while let Some(state) = all.next() {
+                f(state)
+            }),
+            quote!(if let Some(state) = other
+                && f(state)
+            {
+                1
+            }),
+            quote!(match other {
+                Some(state) if state == 1 => state,
+                _ => 2,
+            }),
+        ] {
+            assert!(!mentions(&other, &state), "{other}");
+        }
+    }
+
+    /// The compiler may remove what is under `#[cfg]`.
+    #[test]
+    fn uses_under_cfg_are_no_mentions() {
+        let state = Ident::new("state", Span::call_site());
+        for other in [
+            quote!({
+                #[cfg(any())]
+                f(state);
+                1
+            }),
+            quote!({
+                #[cfg(any())]
+                let other = state;
+                1
+            }),
+            quote!({
+                #[cfg_attr(all(), cfg(any()))]
+                f(state);
+                1
+            }),
+            quote!({
+                #[cfg(any())]
+                {
+                    state
+                }
+                1
+            }),
+            quote!({
+                #[cfg(any())]
+                if state {
+                    f(1)
+                }
+                1
+            }),
+            quote!({
+                #[cfg(any())]
+                dbg!(state);
+                1
+            }),
+            quote!([
+                #[cfg(any())]
+                state,
+                1
+            ]),
+            quote!(f(
+                #[cfg(any())]
+                |other| state
+            )),
+            quote!(Key {
+                #[cfg(any())]
+                state,
+                number: 1
+            }),
+            quote!(match other {
+                #[cfg(any())]
+                1 => state,
+                _ => 1,
+            }),
         ] {
             assert!(!mentions(&other, &state), "{other}");
         }
