@@ -1,55 +1,127 @@
-//! Finds and replaces the lifetimes that the tokens of a type show. A type alias, for example, can
+//! Finds and replaces the lifetimes that a type shows. A type alias or a macro, for example, can
 //! hide further lifetimes.
 
-use proc_macro2::{Group, Ident, Punct, Spacing, Span, TokenStream, TokenTree};
-use quote::{ToTokens, quote};
+use proc_macro2::{Ident, TokenStream};
+use quote::ToTokens;
+use syn::visit_mut::{self, VisitMut};
+use syn::{
+    BoundLifetimes, Expr, GenericParam, Lifetime, ParenthesizedGenericArguments, Type, TypeFnPtr,
+    TypeReference,
+};
 
-use crate::item::is_punct;
-
-/// Returns true if the type's tokens show a reference or a lifetime that is not `'static`.
-pub(crate) fn borrows(ty: &impl ToTokens) -> bool {
-    let ty = ty.to_token_stream();
-    let text = |tokens: &TokenStream| tokens.to_string().replace(' ', "");
-    text(&ty) != text(&with_static_lifetimes(&ty))
+/// Returns true if the type shows a reference or a lifetime that is neither `'static` nor bound by
+/// the type itself.
+pub(crate) fn borrows(ty: &Type) -> bool {
+    ty.to_token_stream().to_string() != with_static_lifetimes(ty).to_string()
 }
 
-/// Replaces every lifetime in the type by `'static`, also the elided lifetime of a reference.
+/// Replaces the lifetimes in the type by `'static`, also the elided lifetime of a reference.
+/// Lifetimes that the type itself binds stay, as in `for<'a> fn(&'a u8)` and `fn(&u8)`.
 ///
 /// The companion (the function that the option `entry` generates) needs this in its return type,
 /// `EntryOf<R, P>`, where `R` is the return type of the annotated function. The lifetimes in `R`
 /// may come from parameters that the companion lacks. The replacement is harmless: a cached value
 /// is `'static` anyway, and `EntryOf` ignores the error type.
-pub(crate) fn with_static_lifetimes(ty: &impl ToTokens) -> TokenStream {
-    let mut result = TokenStream::new();
-    let mut tokens = ty.to_token_stream().into_iter().peekable();
-    while let Some(token) = tokens.next() {
-        match token {
-            TokenTree::Group(group) => {
-                let content = with_static_lifetimes(&group.stream());
-                let mut inner = Group::new(group.delimiter(), content);
-                inner.set_span(group.span());
-                inner.to_tokens(&mut result);
-            }
-            TokenTree::Punct(quote) if quote.as_char() == '\'' => {
-                let name = tokens.next();
-                let span = name.map_or(quote.span(), |name| name.span());
-                static_lifetime(span).to_tokens(&mut result);
-            }
-            TokenTree::Punct(reference) if reference.as_char() == '&' => {
-                reference.to_tokens(&mut result);
-                if !is_punct(tokens.peek(), '\'') {
-                    static_lifetime(reference.span()).to_tokens(&mut result);
-                }
-            }
-            other => other.to_tokens(&mut result),
-        }
-    }
-    result
+pub(crate) fn with_static_lifetimes(ty: &Type) -> TokenStream {
+    let mut ty = ty.clone();
+    StaticLifetimes::default().visit_type_mut(&mut ty);
+    ty.into_token_stream()
 }
 
-fn static_lifetime(span: Span) -> TokenStream {
-    let mut quote = Punct::new('\'', Spacing::Joint);
-    quote.set_span(span);
-    let name = Ident::new("static", span);
-    quote!(#quote #name)
+/// Replaces lifetimes by `'static`, except those that the type binds.
+#[derive(Default)]
+struct StaticLifetimes {
+    /// The names that a `for<…>` binds. They also stay outside of its scope: a lifetime cannot
+    /// shadow another, so no other lifetime has one of these names.
+    bound: Vec<Ident>,
+    /// In the arguments and the result of a function type, which binds its elided lifetimes.
+    is_in_function: bool,
+}
+
+impl StaticLifetimes {
+    fn in_function(&mut self, run: impl FnOnce(&mut Self)) {
+        let is_in_function = std::mem::replace(&mut self.is_in_function, true);
+        run(self);
+        self.is_in_function = is_in_function;
+    }
+}
+
+impl VisitMut for StaticLifetimes {
+    fn visit_bound_lifetimes_mut(&mut self, binder: &mut BoundLifetimes) {
+        for parameter in &binder.lifetimes {
+            if let GenericParam::Lifetime(parameter) = parameter {
+                self.bound.push(parameter.lifetime.ident.clone());
+            }
+        }
+    }
+
+    fn visit_type_fn_ptr_mut(&mut self, function: &mut TypeFnPtr) {
+        self.in_function(|visitor| visit_mut::visit_type_fn_ptr_mut(visitor, function));
+    }
+
+    /// Visits the arguments and the result in `Fn(&u8) -> &u8`.
+    fn visit_parenthesized_generic_arguments_mut(
+        &mut self,
+        arguments: &mut ParenthesizedGenericArguments,
+    ) {
+        self.in_function(|visitor| {
+            visit_mut::visit_parenthesized_generic_arguments_mut(visitor, arguments);
+        });
+    }
+
+    fn visit_type_reference_mut(&mut self, reference: &mut TypeReference) {
+        if reference.lifetime.is_none() && !self.is_in_function {
+            reference.lifetime = Some(Lifetime::new("'static", reference.and_token.span));
+        }
+        visit_mut::visit_type_reference_mut(self, reference);
+    }
+
+    fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+        let is_elided = lifetime.ident == "_";
+        if !(self.bound.contains(&lifetime.ident) || is_elided && self.is_in_function) {
+            lifetime.ident = Ident::new("static", lifetime.ident.span());
+        }
+    }
+
+    /// Leaves the expression of a constant as it is, for example the length of an array.
+    fn visit_expr_mut(&mut self, _: &mut Expr) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use syn::Type;
+
+    use super::*;
+
+    #[test]
+    fn lifetimes_become_static_unless_the_type_binds_them() {
+        for (given, expected) in [
+            ("&u8", "&'static u8"),
+            ("&'a mut Payment<'_, 'b>", "&'static mut Payment<'static, 'static>"),
+            ("Box<dyn Store + 'a>", "Box<dyn Store + 'static>"),
+            ("(dyn Store<&u8> + 'a)", "(dyn Store<&'static u8> + 'static)"),
+            ("for<'a> fn(&'a u8)", "for<'a> fn(&'a u8)"),
+            ("for<'a> fn(&'a u8) -> &'b u8", "for<'a> fn(&'a u8) -> &'static u8"),
+            ("Box<dyn for<'a> Fn(&'a u8) + 'b>", "Box<dyn for<'a> Fn(&'a u8) + 'static>"),
+            (
+                "(dyn for<'a, 'b> Store<'a, 'b, 'c>, &'c u8)",
+                "(dyn for<'a, 'b> Store<'a, 'b, 'static>, &'static u8)",
+            ),
+            (
+                "(for<'a> fn(&'a u8), for<'b> fn(&'b u8))",
+                "(for<'a> fn(&'a u8), for<'b> fn(&'b u8))",
+            ),
+            ("fn(&u8, Payment<'_>) -> &u8", "fn(&u8, Payment<'_>) -> &u8"),
+            ("(Box<dyn Fn(&u8) -> &u8>, &u8)", "(Box<dyn Fn(&u8) -> &u8>, &'static u8)"),
+            ("fn(&'a u8, &u8)", "fn(&'static u8, &u8)"),
+            ("([u8; A & B], Payment<{ A & B }, '_>)", "([u8; A & B], Payment<{ A & B }, 'static>)"),
+            ("impl Store<Item = &u8>", "impl Store<Item = &'static u8>"),
+        ] {
+            let given: Type = syn::parse_str(given).expect("a type");
+            let expected: Type = syn::parse_str(expected).expect("a type");
+            let text = |ty: &Type| ty.to_token_stream().to_string();
+            assert_eq!(with_static_lifetimes(&given).to_string(), text(&expected));
+            assert_eq!(borrows(&given), text(&given) != text(&expected), "{}", text(&given));
+        }
+    }
 }

@@ -3,7 +3,7 @@
 
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
-use syn::{Expr, FnArg, LitStr, Type};
+use syn::{Expr, FnArg, LitStr, Receiver, ReceiverKind, Type};
 
 use crate::args::{Arg, Args};
 use crate::errors::{Errors, prose_list};
@@ -146,7 +146,7 @@ fn check_refresh_ahead(args: &Args, function: &Function, errors: &mut Errors) {
                 };
                 (argument.ty.to_token_stream(), owned)
             }
-            FnArg::Receiver(receiver) if borrows(receiver) => {
+            FnArg::Receiver(receiver) if is_borrowed(receiver) => {
                 (receiver.to_token_stream(), "`self: Arc<Self>`".to_owned())
             }
             _ => continue,
@@ -161,6 +161,18 @@ fn check_refresh_ahead(args: &Args, function: &Function, errors: &mut Errors) {
             "a `refresh_ahead` fetch may outlive the call, so it must own {owner}; take {owned}"
         );
         errors.on(borrow, message);
+    }
+}
+
+/// Returns true for `&self`, and for `self` of a type that borrows. A `&'static self` does not
+/// count.
+fn is_borrowed(receiver: &Receiver) -> bool {
+    match &receiver.kind {
+        ReceiverKind::Value => false,
+        ReceiverKind::Typed(_, ty) => borrows(ty),
+        // A later version of `syn` may add another reference.
+        ReceiverKind::Reference(_, Some(lifetime), _) => lifetime.ident != "static",
+        _ => true,
     }
 }
 
