@@ -205,8 +205,8 @@ impl<'k, R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     }
 }
 
-/// A clone of the `Arc` in which the local tier holds a value. The clone keeps the value alive without an
-/// [`IndexGuard`].
+/// A clone of the `Arc` in which the local tier holds a value. The clone keeps the value alive after the
+/// guard of the local tier is dropped.
 pub struct OwnedLocalValue(Value);
 
 /// The lookup of a call after its key is hashed. The header is `None` if the cache is disabled or the key

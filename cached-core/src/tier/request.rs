@@ -21,6 +21,7 @@ thread_local! {
     static CURRENT_REQUEST: RequestValuesCell = const { RequestValuesCell(Cell::new(None)) };
 }
 
+/// The type of the thread-local in which a thread holds the values of a request.
 struct RequestValuesCell(Cell<Option<Box<RequestValues>>>);
 
 impl Drop for RequestValuesCell {
@@ -40,8 +41,7 @@ struct RequestValues {
 
 /// The values that one request has in one cache: a hash table with open addressing and linear probing.
 ///
-/// A hit takes fewer instructions than a hit in the standard `HashMap`, whose instructions each wait for
-/// the result of the instruction before.
+/// A hit takes fewer instructions than a hit in the standard `HashMap`.
 struct ValueTable {
     /// The length is a power of two. At most half of the slots are used, so every search ends at a free
     /// slot.
@@ -62,7 +62,7 @@ struct RequestEntry {
     changed_at: u64,
 }
 
-/// A reference to a request, which a call keeps from its beginning.
+/// A reference to a request. A call makes a handle of the current request when the call begins.
 ///
 /// The methods find and change no values while the current thread polls another request, or polls no
 /// request. So a call that is moved out of its request does not take part in the request any more.
