@@ -47,7 +47,7 @@ pub struct Declaration {
     /// [`UNKNOWN`], [`NOT_CACHED`], or the index in [`DECLARATIONS`] plus 1.
     index: AtomicUsize,
     /// The address of a closure's type name that is known to contain no type arguments. It lets a hit
-    /// skip the search for type arguments; see `private::type_arguments`.
+    /// skip the search for type arguments; see `private::generic_arguments`.
     pub(crate) non_generic_closure: AtomicUsize,
     /// The reason why a value could not be stored in memcached. Empty until there is such a value.
     pub(crate) unstorable_reason: OnceLock<&'static str>,
