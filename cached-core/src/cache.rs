@@ -1,7 +1,7 @@
 //! The cache, built from a configuration: its tiers, its counters and its flights.
 //!
 //! A flight is a fetch that several callers in this process share. The modules `call` and `entry`
-//! look up, fetch and change entries; a [`Cache`] gives these modules access to the tiers.
+//! look up, fetch and change entries. A [`Cache`] gives these two modules access to the tiers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -167,13 +167,14 @@ impl Cache {
         Cache::with_switch(Config { local_capacity: 0, ..Config::default() }, false)
     }
 
-    /// Waits until the background writes to memcached are done, 10 seconds at most. Background writes
-    /// store values and release leases.
+    /// Waits for the background writes to memcached, for 10 seconds at most. Background writes store
+    /// values and release leases.
     ///
     /// Call this method before `std::process::exit`, and in a test that reads from memcached. A
-    /// program that ends normally need not call this method: if a runtime ends while writes are under
-    /// way, a thread of this library finishes the writes. The end of the runtime waits for this thread, 1 second at most
-    /// for all runtimes that end within 10 seconds. `Runtime::shutdown_background` does not wait.
+    /// program that ends normally need not call this method: if a runtime shuts down while writes are
+    /// under way, a thread of this library finishes the writes, and the shutdown waits for this thread.
+    /// Runtimes that shut down within 10 seconds of each other wait 1 second at most in total.
+    /// `Runtime::shutdown_background` does not wait.
     ///
     /// # Cancellation
     /// The writes continue if the returned future is dropped.
@@ -219,11 +220,12 @@ impl Cache {
     /// Replaces the memcached servers while the program runs. Servers that stay keep their entries
     /// and connections. Only the keys of servers that were added or removed move.
     ///
-    /// Commands under way finish on the server where they began. A server that is added should be
+    /// Commands that are under way finish on the server where they began. A new server should be
     /// empty. In two cases, this process ignores items that are older than the change:
     ///
     /// - A server that was removed before is added again.
-    /// - An added server is removed again, and its keys return to the server that had them before.
+    /// - A server that was added is removed again, and its keys return to the servers that had them
+    ///   before.
     ///
     /// Change the servers of all processes within a short time. The invalidations of a process do not
     /// reach a new server until this method has added the server in that process.
@@ -308,12 +310,12 @@ impl Cache {
         Key::new(namespace, name, &canonical_bytes(name, key))
     }
 
-    /// Removes the entry from the tiers of this process. Fetches and reads under way do not store
-    /// their results.
+    /// Removes the entry from the tiers of this process. A fetch or a read that is under way does not
+    /// store its result.
     ///
-    /// Returns a fill token, with which the caller can store a replacement while the entry does not
-    /// change again. Returns `None` if another caller has changed the entry since `before`, because
-    /// the caller that changed the entry decides on the replacement.
+    /// Returns a fill token, which allows the caller to store a replacement until the entry changes
+    /// again. Returns `None` if the token `before` is out of date. Another caller may then have changed
+    /// the entry, and that caller decides on the replacement.
     pub(crate) fn remove_from_process(
         &self,
         key: &Arc<[u8]>,
@@ -323,8 +325,8 @@ impl Cache {
             request.remove(self.id(), key);
         }
         let fill_token = self.inner.local.invalidate(key, before);
-        // The flight is detached after the removal. The flight may have found the old value before
-        // the removal, so no later caller may join the flight.
+        // The key's flight may have found the old value before the removal, so no later caller may
+        // join the flight.
         self.inner.flights.detach(key);
         run_deferred_drops();
         fill_token

@@ -18,7 +18,7 @@ impl CoarseInstant {
     /// A time that is later than every other time.
     pub(crate) const NEVER: CoarseInstant = CoarseInstant(u64::MAX);
 
-    /// Returns the time that has passed since `earlier`, or zero if `earlier` is in fact later.
+    /// Returns the duration from `earlier` to this time, or zero if `earlier` is in fact later.
     pub(crate) fn since(self, earlier: CoarseInstant) -> Duration {
         coarsetime::Duration::from_ticks(self.0.saturating_sub(earlier.0)).into()
     }
@@ -49,7 +49,7 @@ impl Add<Duration> for CoarseInstant {
 /// The clock of one cache. Clones share the time, which a test can advance.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Clock {
-    /// How far a test has advanced the clock, in nanoseconds.
+    /// The nanoseconds by which a test has advanced the clock.
     #[cfg(feature = "testing")]
     advanced_nanos: std::sync::Arc<std::sync::atomic::AtomicU64>,
 }
@@ -61,8 +61,7 @@ impl Clock {
         Instant::now()
     }
 
-    /// Converts a time of the system's clock into a time of this clock: adds the time that a test has
-    /// advanced the clock.
+    /// Returns `time` unchanged, because no test can advance this clock.
     #[cfg(all(feature = "memcached", not(feature = "testing")))]
     #[inline]
     pub(crate) fn shift(&self, time: Instant) -> Instant {
@@ -84,6 +83,8 @@ impl Clock {
         Instant::now() + self.advanced()
     }
 
+    /// Converts a time of the system's clock into a time of this clock, by adding the duration by which
+    /// a test has advanced this clock.
     #[cfg(feature = "memcached")]
     #[inline]
     pub(crate) fn shift(&self, time: Instant) -> Instant {
@@ -99,7 +100,7 @@ impl Clock {
         Duration::from_nanos(self.advanced_nanos.load(std::sync::atomic::Ordering::Acquire))
     }
 
-    /// Advances the clock, by [`MAX_ADVANCE_NANOS`] in total at most.
+    /// Advances the clock. The sum of all advances is limited to [`MAX_ADVANCE_NANOS`].
     pub(crate) fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         let add = |nanos: u64| Some(nanos.saturating_add(by).min(MAX_ADVANCE_NANOS));
@@ -109,6 +110,6 @@ impl Clock {
     }
 }
 
-/// A hundred years, so that adding a ttl does not overflow.
+/// The limit for the sum of all advances: a hundred years, so that adding a ttl does not overflow.
 #[cfg(feature = "testing")]
 const MAX_ADVANCE_NANOS: u64 = 100 * 365 * 24 * 60 * 60 * 1_000_000_000;

@@ -1,6 +1,6 @@
 //! The codec, which encodes values as bytes with bincode.
 //!
-//! No other module names bincode, because the crate gets no more releases and may be replaced.
+//! Only this module uses bincode, because bincode gets no more releases and may be replaced.
 
 use std::marker::PhantomData;
 
@@ -14,7 +14,7 @@ pub(crate) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
     bincode::serde::encode_to_vec(value, standard()).ok()
 }
 
-/// Decodes a value, which must take up all of the bytes.
+/// Decodes a value. Returns `None` if the bytes are not the encoding of a `V`, or if bytes are left over.
 ///
 /// bincode stores no types. If the bytes encode another type, bincode may read a timestamp as the
 /// length of a text. The memory that decoding may allocate is therefore limited to 4 MiB, 64 MiB or
@@ -33,7 +33,7 @@ where
     match bytes.len() {
         0..SMALL => decode_within(bytes, seed, standard().with_limit::<{ SMALL * 64 }>()),
         SMALL..LARGE => decode_within(bytes, seed, standard().with_limit::<{ LARGE * 16 }>()),
-        // memcached takes at most 1 GiB for an item, at its largest setting.
+        // Even at its largest setting, memcached accepts no item of more than 1 GiB.
         _ => decode_within(bytes, seed, standard().with_limit::<{ 1 << 31 }>()),
     }
 }
@@ -47,6 +47,6 @@ where
         let mut decoder = OwnedSerdeDecoder::from_reader(&mut reader, config);
         seed.deserialize(decoder.as_deserializer()).ok()?
     };
-    // A byte that is left over shows that the bytes encode another type.
+    // A byte that is left over shows that the bytes are the encoding of another type.
     reader.read(&mut [0]).is_err().then_some(value)
 }

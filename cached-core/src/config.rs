@@ -15,8 +15,8 @@ use crate::error::{ConfigError, ConfigErrorKind};
 #[cfg(feature = "memcached")]
 pub(crate) use memcached::check_servers;
 
-/// The time to live of an entry if neither the function nor the builder sets one. Half an hour is as
-/// long as a checkout session.
+/// The time to live of an entry if neither the function nor the builder sets one. Half an hour is about
+/// as long as a checkout session.
 const DEFAULT_TTL: Duration = Duration::from_secs(30 * 60);
 
 /// The settings of one cache.
@@ -114,8 +114,8 @@ impl CacheBuilder {
     /// For functions that return values of these kinds, declare the option `weight = |value| …`.
     ///
     /// In measurements with eight kinds of values, a process with one thread grew by 104 to 127
-    /// percent of this setting. The program's allocator keeps freed memory, and may keep more freed
-    /// memory if many threads allocate large values.
+    /// percent of this setting. The program's allocator keeps some freed memory for later, and more of
+    /// it if many threads allocate large values.
     ///
     /// If a value is evicted to make room, a later call frees the value. The thread
     /// `cached-sweeper` frees an expired value within seconds. Each thread may keep the last few
@@ -133,8 +133,8 @@ impl CacheBuilder {
         self
     }
 
-    /// Shortens the time to live of each entry by a random part, which is at most this fraction (0
-    /// to 1) of the time to live. The default is 0.
+    /// Shortens the time to live of each entry by a random amount, up to this fraction (0 to 1) of the
+    /// time to live. The default is 0.
     ///
     /// With jitter, entries that are stored together do not expire together.
     ///

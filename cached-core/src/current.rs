@@ -80,8 +80,7 @@ impl Cache {
     /// Runs a future with this cache as the current cache, for example in a test or for one tenant.
     ///
     /// Every annotated function that the future calls uses this cache. Tasks that the future spawns
-    /// do not use this cache. The returned future owns the cache, so the returned future can be
-    /// spawned.
+    /// do not use this cache. The returned future owns the cache, so it does not borrow from `self`.
     ///
     /// # Cancellation
     /// Dropping the returned future drops the given future.

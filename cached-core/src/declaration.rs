@@ -1,5 +1,5 @@
-//! Declarations: the cache name, the place and the options of each annotated function. The linker
-//! collects the declarations of all crates of the program.
+//! Declarations. A declaration holds the cache name, the options and the place in the source of one
+//! annotated function. The linker collects the declarations of all crates of the program.
 
 mod ledger;
 mod registry;
@@ -30,8 +30,8 @@ pub struct Declaration {
     file: &'static str,
     line: u32,
     column: u32,
-    /// Returns the path of a type inside the function's body. `registry` recognizes copies of a
-    /// function by this path.
+    /// Returns the full name of a type that is declared in the function's body. By this name,
+    /// `registry` recognizes a copy of the function.
     body_path: fn() -> &'static str,
     /// A hash of the function's tokens.
     code_hash: u32,
@@ -46,10 +46,11 @@ pub struct Declaration {
     local_hit_is_final: bool,
     /// [`UNKNOWN`], [`NOT_CACHED`], or the index in [`DECLARATIONS`] plus 1.
     index: AtomicUsize,
-    /// The address of a closure's type name that is known to contain no type arguments. It lets a hit
-    /// skip the search for type arguments; see `private::generic_arguments`.
+    /// The address of the type name of a closure in the function, stored once the module or type around
+    /// the function is known to have no type arguments. A hit with this closure does not parse the
+    /// name; see `private::generic_arguments`.
     pub(crate) non_generic_closure: AtomicUsize,
-    /// The reason why a value could not be stored in memcached. Empty until there is such a value.
+    /// The reason why a value could not be stored in memcached. Empty until storing a value fails.
     pub(crate) unstorable_reason: OnceLock<&'static str>,
     /// The type of the cached value, if `none_ttl` is declared and the type is not an `Option`. Empty
     /// until the function is called.
@@ -59,8 +60,8 @@ pub struct Declaration {
 }
 
 const UNKNOWN: usize = 0;
-/// The index of a declaration whose function is not cached: the declaration shares its name, is a copy
-/// (see `registry`), or was dropped by the linker.
+/// The index of a declaration whose function is not cached. Either another declaration has the same
+/// cache name, or the declaration is a copy (see `registry`), or the linker dropped the declaration.
 const NOT_CACHED: usize = usize::MAX;
 
 impl Declaration {
@@ -204,7 +205,7 @@ impl Declaration {
         self.local_ttl
     }
 
-    /// Returns how long a result `None` is cached, or `None` if such a result is not cached.
+    /// Returns how long a `None` result is cached, or `None` if `None` results are not cached.
     pub(crate) fn declared_none_ttl(&self) -> Option<Duration> {
         self.none_ttl
     }
@@ -222,7 +223,7 @@ impl Declaration {
         self.stale_if_error
     }
 
-    /// Returns how long before its expiry an entry is refreshed, or zero if entries are not refreshed.
+    /// Returns how long before an entry expires it is refreshed, or zero if entries are not refreshed.
     pub(crate) fn declared_refresh_ahead(&self) -> Duration {
         self.refresh_ahead
     }
@@ -243,7 +244,7 @@ impl Declaration {
         self.uses_remote
     }
 
-    /// Returns the index among all declarations, or `None` if the function is not cached; see
+    /// Returns the declaration's index in [`DECLARATIONS`], or `None` if the function is not cached; see
     /// [`NOT_CACHED`].
     #[inline]
     pub(crate) fn index(&self) -> Option<usize> {
@@ -278,34 +279,35 @@ impl fmt::Debug for Declaration {
     }
 }
 
-/// A companion's reference to the declaration of its function. The companion is the function that
-/// `entry = …` generates.
+/// Finds the declaration of an annotated function for the function that `entry = …` generates.
 ///
-/// The companion cannot name the declaration, which is a static in the body of the annotated function.
-/// The first use therefore looks the declaration up by the cache name and the function's path.
-pub struct DeclarationRef {
-    /// A replacement for a declaration that the linker dropped. The replacement has no index, so the
-    /// function is not cached.
-    not_linked: Declaration,
+/// The declaration is a static in the body of the annotated function, so the generated function cannot
+/// name it. The first call of [`get`](Self::get) therefore searches all declarations for the cache name
+/// and the function's path.
+pub struct DeclarationLookup {
+    /// The declaration to use if the linker dropped the real one. It has no index, so the function is
+    /// not cached.
+    stand_in: Declaration,
     found: OnceLock<&'static Declaration>,
 }
 
-impl DeclarationRef {
+impl DeclarationLookup {
     #[doc(hidden)]
     #[must_use]
-    pub const fn new(name: &'static str, function: &'static str) -> DeclarationRef {
-        let not_linked = Declaration::new(name, function, "", 0, 0, || "");
-        DeclarationRef { not_linked, found: OnceLock::new() }
+    pub const fn new(name: &'static str, function: &'static str) -> DeclarationLookup {
+        let stand_in = Declaration::new(name, function, "", 0, 0, || "");
+        DeclarationLookup { stand_in, found: OnceLock::new() }
     }
 
     #[doc(hidden)]
     pub fn get(&'static self) -> &'static Declaration {
-        let Declaration { name, function, .. } = self.not_linked;
+        let Declaration { name, function, .. } = self.stand_in;
         self.found.get_or_init(|| {
-            // If several functions have this path, none of them is cached, because they share a cache
-            // name. Any of their declarations is then suitable. The registry contains no copies.
+            // Several functions may have this name and this path, for example methods of two types in
+            // one module. None of these functions is cached, so any of their declarations will do.
+            // The registry contains no copies.
             let mut all = registry().iter().copied();
-            all.find(|d| d.name == name && d.function == function).unwrap_or(&self.not_linked)
+            all.find(|d| d.name == name && d.function == function).unwrap_or(&self.stand_in)
         })
     }
 }
@@ -316,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_function_that_the_linker_dropped_is_a_finding() {
-        static COMPANION: DeclarationRef = DeclarationRef::new("dropped", "app::dropped");
+        static COMPANION: DeclarationLookup = DeclarationLookup::new("dropped", "app::dropped");
         let is_dropped =
             |finding: &Finding| matches!(finding, Finding::NotLinked { name: "dropped", .. });
         assert!(!ledger().audit().iter().any(is_dropped));

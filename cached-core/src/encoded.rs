@@ -3,9 +3,8 @@
 //! The shape is a hash of the structs, fields and variants that the value's `Serialize` visits. The
 //! outline is the set of steps that the type's `Deserialize` takes; see `outline`.
 //!
-//! Another process may run another build, in which the type has changed. A process that reads the
-//! value compares the shape and the outline with its own type, and reads either the same value or
-//! nothing.
+//! Another process may run another build, in which the type has changed. When a process reads a value,
+//! it compares the shape and the outline with its own type. It then gets the same value, or none.
 
 use std::any::TypeId;
 use std::collections::HashSet;
@@ -20,7 +19,7 @@ use crate::{codec, shape};
 /// The number of pairs in [`MATCHES`] at which the set is cleared.
 const MAX_MATCHES: usize = 16 << 10;
 
-/// Pairs of a type and an outline's hash that are known to match. A value with such a pair is
+/// The types, each with the hash of an outline that is known to match. A value with a known outline is
 /// decoded without a check of each step.
 static MATCHES: LazyLock<RwLock<HashSet<(TypeId, u64)>>> = LazyLock::new(RwLock::default);
 
@@ -49,7 +48,7 @@ impl EncodedValue {
 /// Encodes a value, and checks that the bytes decode to the same value.
 ///
 /// # Errors
-/// The reason why this value cannot be stored in memcached.
+/// Returns the reason why this value cannot be stored in memcached.
 pub(crate) fn write<V>(value: &V) -> Result<EncodedValue, &'static str>
 where
     V: Serialize + DeserializeOwned + 'static,
@@ -69,8 +68,8 @@ where
 
 /// Decodes a value. Returns `None` if the value's type was different in the build that encoded it.
 ///
-/// The type's `Deserialize` gets only data that it would also have got in the build that encoded
-/// the value.
+/// The type's `Deserialize` receives only data that it would also have received in the build that
+/// encoded the value.
 pub(crate) fn read<V: Serialize + DeserializeOwned + 'static>(
     encoded: EncodedView<'_>,
 ) -> Option<V> {

@@ -153,8 +153,8 @@ impl std::error::Error for InstallError {}
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CacheError {
-    /// memcached did not confirm the change: memcached could not be reached or its answer was lost.
-    /// Until the old value expires, memcached may serve the old value.
+    /// memcached did not confirm the change: it could not be reached, or its answer was lost.
+    /// memcached may serve the old value until the value expires.
     Remote(RemoteError),
     /// The new value cannot be stored in memcached. The old value was removed from memcached.
     NotStorable(&'static str),

@@ -1,18 +1,18 @@
-//! The frame around a value's bytes in memcached.
+//! The frame: the bytes that memcached stores for one value.
 //!
-//! The payload is the encoded value. The shape and the outline describe the value's type; see
-//! `shape` and `outline`.
+//! The payload is the value, encoded by the codec. The shape and the outline describe the value's type;
+//! see `shape` and `outline`.
 //!
 //! ```text
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | 4 each … | payload … | checksum 8
 //! ```
 //!
-//! All numbers are big-endian. The checksum covers the canonical key, the header and the payload.
-//! The outline's entries are covered by the outline's hash, which is in the header. The checksum
-//! leaves out the entries, because SHA-256 is half of the cost of a remote hit.
+//! All numbers are big-endian. The header is the part before the outline's entries. The checksum covers
+//! the canonical key, the header and the payload. The outline's hash in the header covers the entries.
+//! The checksum leaves the entries out, because SHA-256 takes half of the time of a remote hit.
 //!
-//! Before the payload is decoded, the checksum therefore reveals a garbled frame, a truncated frame
-//! and a frame of another key.
+//! The checksum is compared before the payload is decoded. It reveals a garbled frame, a truncated
+//! frame, and a frame of another key.
 
 use sha2::{Digest as _, Sha256};
 
@@ -30,7 +30,7 @@ const CHECKSUM: usize = 8;
 /// The length of the shortest frame that another build may have written: format 1 without a payload.
 const SHORTEST_FOREIGN: usize = 19;
 
-/// Returns the frame of a value under a key, or `None` if the value's outline is too long.
+/// Returns the frame of a value for a canonical key, or `None` if the value's outline is too long.
 pub(crate) fn seal(key: &[u8], value: EncodedView<'_>) -> Option<Vec<u8>> {
     let EncodedView { shape, outline, payload } = value;
     let count = u16::try_from(outline.entries.len() / ENTRY_BYTES).ok()?;
@@ -48,7 +48,7 @@ pub(crate) fn seal(key: &[u8], value: EncodedView<'_>) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// The result of opening an item in memcached.
+/// The result of [`open`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FrameContents<'f> {
     /// A complete frame of this key.
@@ -60,7 +60,7 @@ pub(crate) enum FrameContents<'f> {
     Corrupt,
 }
 
-/// Checks an item in memcached against the key that it was read under.
+/// Checks the bytes of an item in memcached. `key` is the canonical key under which they were read.
 pub(crate) fn open<'f>(key: &[u8], frame: &'f [u8]) -> FrameContents<'f> {
     if frame.len() < SHORTEST_FOREIGN || frame[..2] != MAGIC {
         return FrameContents::Corrupt;

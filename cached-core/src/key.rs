@@ -1,12 +1,12 @@
-//! Cache keys: name, identifier and version as canonical bytes, and their digest for memcached.
+//! Cache keys, their encoding as bytes, and their digests for memcached.
 //!
 //! A key has two forms:
 //!
 //! - Inside the process, a key is a [`KeyHeader`] followed by the key's body. The header holds a hash
 //!   and the index of the function's declaration. The body is the encoded identifier, version and
 //!   type arguments.
-//! - Outside of the process, a key is a digest of its [`canonical_bytes`], in which the cache name
-//!   replaces the header.
+//! - Outside of the process, a key is the digest of its [`canonical_bytes`], in which a format number
+//!   and the cache name replace the header.
 //!
 //! The encoding is a prefix code. Every value starts with a tag that says its form, and every
 //! sequence, map and struct ends with [`END`], which is not a tag. Therefore two different keys
@@ -46,8 +46,8 @@ pub(crate) use parts::DynKeyPart;
 pub use parts::KeyParts;
 pub(crate) use serializer::{END, KeySerializer, KeySink, NONE, SEQ, SOME};
 
-/// The first of the canonical bytes. This number must change whenever the encoding changes, so that
-/// old entries are not found.
+/// The format number, which is the first of the canonical bytes. It must change whenever the encoding
+/// changes, so that old entries are not found.
 const FORMAT: u8 = 1;
 const HEADER_LENGTH: usize = 8;
 
@@ -160,7 +160,8 @@ impl KeyQuery for &[u8] {
     }
 }
 
-/// Returns the canonical bytes of a key, in which the cache name replaces the header.
+/// Returns the canonical bytes of a key: a format number and the cache name, which replace the header,
+/// and the body.
 pub(crate) fn canonical_bytes(name: &str, key: &[u8]) -> KeyBytes {
     canonical_bytes_of_body(name, key_body(key))
 }
@@ -229,8 +230,8 @@ impl ser::Error for KeyError {
 
 /// The error of an argument whose `Serialize` failed while a key was hashed or compared.
 ///
-/// The error carries no message, which keeps the code of a hit short. Encoding the same key as bytes
-/// then fails with a [`KeyError`], which has the message.
+/// The error carries no message, because a message would make the code of every hit longer. The call
+/// then encodes the same key as bytes, which fails with a [`KeyError`] that has the message.
 #[derive(Debug)]
 pub struct SerializeFailure;
 

@@ -64,8 +64,8 @@ pub use cache::Cache;
 /// also run in a background task, so the function must own its parameters.
 ///
 /// # Cancellation
-/// Dropping the call drops the body. If other calls wait for the same key, one of these calls then
-/// runs its own body.
+/// Dropping the future of a call drops the body. If other calls wait for the same key, one of them
+/// then runs its own body.
 ///
 /// ```
 /// # use cached_core::coordinator_cached;

@@ -8,9 +8,9 @@
 //! Several builds of a program share memcached, and a type may differ between the builds. The codec
 //! writes no type names and no field names. So the codec would decode a string for a type that accepts
 //! only certain strings, and the type's `Deserialize` might panic. The build that stores a value therefore
-//! decodes the value once, and stores the outline beside it. Another process checks each step of its
-//! own type against that outline *before* the type gets the data of the step. So the type gets only
-//! data that the storing build read by the same step.
+//! decodes the value once, and stores the outline with the value. Another process checks each step of
+//! its own type against the stored outline *before* the type gets the data of the step. The type thus
+//! gets only data that the storing build read by the same step.
 //!
 //! The step of a member contains the name of the member's type. serde does not reveal the type inside
 //! a `Some`, a newtype struct or a field with `#[serde(with)]`. For these, the outline contains only
@@ -33,20 +33,21 @@ use crate::codec;
 use crate::stable_hash::StableHasher;
 use checked::CheckedSeed;
 
-/// The size of the entry for one step in an outline.
+/// The size in bytes of one entry in an outline. There is one entry for each step.
 pub(crate) const ENTRY_BYTES: usize = 4;
-/// How many members, `Some`s and newtype structs may be nested in a value that is decoded with checks.
+/// The limit for the nesting of members, `Some`s and newtype structs in a value that is decoded with
+/// checks.
 ///
 /// Decoding with checks takes four times the stack of decoding without checks: 140 KB at this depth, or
 /// 600 KB in a build without optimization.
 const MAX_DEPTH: usize = 512;
 
-/// An outline as it is stored.
+/// An outline in the form in which it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Outline<'f> {
     /// The hash of all entries.
     pub(crate) hash: u64,
-    /// The entries of the steps, each [`ENTRY_BYTES`] of the step's hash, in ascending order.
+    /// The entries in ascending order. An entry is the low [`ENTRY_BYTES`] bytes of a step's hash.
     pub(crate) entries: &'f [u8],
 }
 
@@ -99,10 +100,10 @@ struct StepChecker<'o> {
     locations: HashMap<&'static str, TypeLocation>,
     /// The number of types seen so far with each short name, by the hash of the short name.
     short_name_counts: HashMap<u64, u64>,
-    /// The hashes of the last few steps. They save most look-ups in the entries, because all elements of
-    /// a sequence take the same steps.
+    /// The hashes of the last few allowed steps. Most steps are found here and need no search of the
+    /// entries, because all elements of a sequence take the same steps.
     last_allowed: [u64; 4],
-    /// The last types that were looked up in `locations`.
+    /// The last few types that were looked up, with their locations.
     last_locations: [(&'static str, TypeLocation); 4],
     depth: usize,
     /// True after a step was refused.
@@ -209,8 +210,8 @@ impl<'o> StepChecker<'o> {
         !self.is_refused
     }
 
-    /// Returns the location of a type: a hash of the type's short name, which is the name without
-    /// paths, because the type may be in another module or crate in another build. Types with the same
+    /// Returns the location of a type: a hash of the type's short name. The short name has no paths,
+    /// because another build may have moved the type to another module or crate. Types with the same
     /// short name are numbered in the order in which the checker sees them.
     fn location_of<T: ?Sized>(&mut self) -> TypeLocation {
         let name = type_name::<T>();

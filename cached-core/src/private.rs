@@ -13,7 +13,7 @@ pub use linkme;
 use serde::Serialize;
 
 use crate::cache::Cache;
-pub use crate::declaration::{DECLARATIONS, Declaration, DeclarationRef};
+pub use crate::declaration::{DECLARATIONS, Declaration, DeclarationLookup};
 pub use crate::key::KeyParts;
 use crate::key::{DynKeyPart, KeyPart};
 pub use crate::value::{ErrorProbe, ErrorSharing, InferredValue, Returned, WholeValue};
@@ -70,10 +70,11 @@ macro_rules! __declaration {
 #[macro_export]
 macro_rules! __declared {
     ($name:literal, $function:literal) => {{
-        static DECLARED: $crate::private::DeclarationRef = $crate::private::DeclarationRef::new(
-            $name,
-            ::core::concat!(::core::module_path!(), "::", $function),
-        );
+        static DECLARED: $crate::private::DeclarationLookup =
+            $crate::private::DeclarationLookup::new(
+                $name,
+                ::core::concat!(::core::module_path!(), "::", $function),
+            );
         $crate::private::DeclaredFunction::new(DECLARED.get(), &|| ())
     }};
 }

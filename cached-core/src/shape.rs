@@ -6,10 +6,10 @@
 //! value. The two shapes are equal only if the reader's type has the same structs, fields, variants
 //! and kinds of data in the same order.
 //!
-//! A decoded `HashMap` iterates in another order than the encoded one. So the shape of a map is a sum
-//! over its entries, and includes their contents. serde treats a set as a sequence. If the elements
-//! of a `HashSet` differ in shape, the shape of the set depends on their order. If the decoded set has
-//! another order, its shape differs, and the value is not stored.
+//! A decoded `HashMap` may iterate in another order than the original. So the shape of a map is a sum of
+//! hashes, one for each entry, and each hash includes the entry's contents. serde treats a set as a
+//! sequence, so the shape of a `HashSet` depends on the order of elements that differ in shape. If the
+//! decoded set has another order, its shape is different, and the value is not stored.
 
 use std::fmt;
 
@@ -102,7 +102,7 @@ fn hash_of_kind(kind: DataKind) -> StableHasher {
 /// A serializer that computes the shape of a value.
 #[derive(Clone, Copy)]
 struct ShapeSerializer {
-    /// True if the data of numbers, texts and bytes is hashed, false if only the kind of data is hashed.
+    /// True if numbers, texts and bytes are hashed with their data, false if only their kind is hashed.
     includes_contents: bool,
 }
 
@@ -186,7 +186,7 @@ impl ser::Serializer for ShapeSerializer {
         self.leaf(DataKind::Bytes, value)
     }
 
-    // The codec's serializer returns false as well, so a type serializes for both in the same way.
+    // The codec's serializer also returns false, so a type serializes in the same way for both.
     fn is_human_readable(&self) -> bool {
         false
     }
@@ -331,7 +331,7 @@ macro_rules! fields {
 
 fields! { SerializeStruct, SerializeStructVariant }
 
-/// Hashes the entries of a map. The result does not depend on their order.
+/// Hashes the entries of a map. The result does not depend on the order of the entries.
 struct MapHasher {
     entry_sum: u64,
     count: u64,

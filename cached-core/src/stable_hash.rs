@@ -1,8 +1,9 @@
-//! A hasher whose results can be stored, because they are equal in every build and on every machine.
+//! A hasher whose results are equal in every build and on every machine, so that they can be stored.
 
 /// Computes a 64-bit FNV-1a hash (Fowler, Noll, Vo).
 ///
-/// The last step is MurmurHash3's `fmix64`, so that finished hashes can be added up.
+/// The last step is MurmurHash3's `fmix64`, which makes it unlikely that two sums of finished hashes are
+/// equal.
 #[derive(Clone, Copy)]
 pub(crate) struct StableHasher(u64);
 
@@ -15,7 +16,8 @@ impl StableHasher {
 
     pub(crate) fn word(self, word: u64) -> StableHasher {
         match u8::try_from(word) {
-            // Most words are one byte and seven zeros. A zero byte only multiplies by the prime.
+            // Most words are below 256, so seven of their bytes are zero. Hashing a zero byte only
+            // multiplies the hash by the prime.
             Ok(byte) => {
                 StableHasher((self.0 ^ u64::from(byte)).wrapping_mul(FNV_PRIME.wrapping_pow(8)))
             }

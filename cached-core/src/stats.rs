@@ -50,7 +50,7 @@ counters! {
     local_hits: ShardedCounter,
     /// Calls that were answered from memcached.
     remote_hits: Counter,
-    /// Calls that were answered by the fetch of another caller in this process.
+    /// Calls that returned the result of another caller's fetch in this process.
     waits: Counter,
     /// Runs of the function's body.
     fetches: Counter,
@@ -63,12 +63,14 @@ counters! {
     refreshes: Counter,
     /// Values stored in memcached.
     fills: Counter,
-    /// Values that were not stored in memcached: the lease had run out, an invalidation came first,
-    /// the value was too large, the server failed, or too many fills were under way.
+    /// Values that were not stored in memcached: the lease (the right to store the value) had run out,
+    /// the entry was invalidated first, the value was too large, the server failed, or too many
+    /// values were being stored.
     fills_dropped: Counter,
     /// Exchanges with memcached that failed or took too long.
     remote_errors: Counter,
-    /// Waits for another process's lease that ended without a value.
+    /// Calls that fetched although another process held the lease: the value of that process did not
+    /// arrive in time, or the call did not wait.
     lease_timeouts: Counter,
     /// Calls that did not use the cache: the cache is off, the function shares its cache name, the
     /// key could not be encoded, or the function called itself with the same key.
@@ -113,8 +115,8 @@ impl Counter {
 impl Counters {
     /// Updates the estimate of how long a fetch takes.
     ///
-    /// The estimate rises at once and falls slowly. If the estimate is too short, a
-    /// call stops waiting for another process too early and runs an unnecessary fetch.
+    /// The estimate rises at once and falls slowly. If it is too short, a call stops waiting for
+    /// another process too early and runs an unnecessary fetch.
     pub(crate) fn record_fetch_time(&self, took: Duration) {
         let took = u64::try_from(took.min(LONGEST_FETCH).as_nanos()).unwrap_or(u64::MAX).max(1);
         // Two threads may overwrite each other's updates. The estimate need not be exact.

@@ -126,7 +126,7 @@ impl TestCache {
         TestCache { cache: Cache::new(config.clone()), config }
     }
 
-    /// Returns a cache that acts as the cache of another process. The returned cache has its own
+    /// Returns a cache that acts like the cache of another process. The returned cache has its own
     /// local tier and counters, and shares memcached and the clock with this cache.
     ///
     /// ```
@@ -188,7 +188,7 @@ impl TestCache {
         output
     }
 
-    /// Advances the clock without sleeping, by a hundred years in total at most.
+    /// Advances the clock without sleeping. The sum of all advances is limited to a hundred years.
     ///
     /// The clock decides when entries expire. The caches of
     /// [`another_process`](Self::another_process) share the clock. Waits for the network

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use crate::encoded::{self, EncodedValue, EncodedView};
 use crate::weight;
 
-/// A cached value whose type is erased. The [`ValueType`] of its function handles it.
+/// A cached value whose type is erased. [`ValueType`] holds the operations on it.
 pub(crate) type Value = Arc<dyn Any + Send + Sync>;
 
 /// The error of an annotated function, with its type erased.
@@ -135,11 +135,11 @@ cached_whole! { InferredValue:
     [T] std::ops::Range<T>, [T] std::ops::RangeInclusive<T>, [T] std::ops::Bound<T>,
 }
 
-/// Returns true for an `Arc`, a `String` and the common primitive types: cloning a `V` then runs no
-/// code of the program. A hit clones such a value without raising the count of the cache's own `Arc`.
+/// Returns true if `V` is an `Arc`, a `String` or a common primitive type, so that cloning a `V` runs no
+/// code of the program. A hit clones such a value without first cloning the cache's own `Arc`.
 ///
 /// The function compares names, so that one comparison covers every `Arc`. The name of a type begins
-/// with the name of its crate, so only a type of a crate called `alloc` could be mistaken for these.
+/// with the name of its crate, so a false match needs a crate called `alloc`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn has_trivial_clone<V>() -> bool {
     let name = type_name::<V>();
@@ -220,7 +220,7 @@ impl ValueType {
     }
 }
 
-/// The options of an annotated function that are called with the value.
+/// The options whose functions are called with the value to cache: `cache_if` and `ttl_with`.
 pub(crate) struct ValueRules<V> {
     /// Returns true if the value may be cached.
     pub(crate) cache_if: Option<fn(&V) -> bool>,
@@ -276,7 +276,7 @@ impl<V: 'static> ValueRules<V> {
     }
 }
 
-/// The operations on a function's return type `R`, and the options that are called with its value.
+/// The operations on a function's return type `R`, and the [`ValueRules`] for the cached part.
 ///
 /// `V` is the part of `R` that is cached.
 pub(crate) struct ReturnType<R, V> {
@@ -343,12 +343,12 @@ where
     true
 }
 
-/// Shares the error of an annotated function with other calls that waited for the same run of the
-/// function. Holds `None` if the error cannot be shared.
+/// Shares the error of one run of an annotated function with the other calls that waited for this run.
+/// Holds `None` if the error cannot be shared.
 pub struct ErrorSharing<R>(Option<ErrorSharingFns<R>>);
 
-/// A function that clones the error in a return value, and one that turns a shared error back into a
-/// return value.
+/// The functions that clone the error in a return value, and turn a shared error back into a return
+/// value.
 struct ErrorSharingFns<R> {
     share: fn(&R) -> Option<SharedError>,
     rebuild: fn(&SharedError) -> Option<R>,

@@ -4,11 +4,11 @@
 //! value and adds up what the value owns on the heap: a string counts by its length, and a sequence or
 //! a map by its elements.
 //!
-//! The elements of a `Vec` reach the serializer as references, so `size_of` does not give their size.
-//! The size of an element is therefore the sum of the sizes of its contents. All elements count like
-//! the largest, because an enum and an `Option` take the space of their largest variant.
+//! A `Vec` passes its elements to the serializer as references, so `size_of` does not give their size.
+//! The size of an element is therefore the sum of the sizes of its contents. Every element counts as
+//! much as the largest, because an enum or an `Option` always takes the space of its largest variant.
 //!
-//! The estimate leaves out unused capacity of a string or a `Vec`, and data that `Serialize` skips.
+//! The estimate omits the unused capacity of a string or a `Vec`, and data that `Serialize` skips.
 
 use std::fmt::{self, Write};
 
@@ -28,8 +28,8 @@ pub(crate) fn of<V: Serialize>(value: &V) -> Option<usize> {
     Some(block_size(ARC_COUNTS + size) + heap)
 }
 
-/// Estimates how many bytes an allocator reserves for a block of `bytes`. A usual allocator adds a
-/// header to the block and rounds its size up.
+/// Estimates how many bytes an allocator reserves for a block of `bytes`. A typical allocator adds
+/// a header to the block and rounds its size up.
 fn block_size(bytes: usize) -> usize {
     const ALIGNMENT: usize = 16;
     const HEADER_SIZE: usize = 8;
@@ -37,7 +37,7 @@ fn block_size(bytes: usize) -> usize {
     if bytes == 0 { 0 } else { (bytes + HEADER_SIZE).next_multiple_of(ALIGNMENT).max(MIN_BLOCK) }
 }
 
-/// Adds the heap memory of `value` to `heap`. `size` must be the size of the value without that
+/// Adds the heap memory of `value` to `heap`. `size` must be the size of the value without its heap
 /// memory.
 #[inline]
 fn add_sized<T: Serialize + ?Sized>(
@@ -46,7 +46,7 @@ fn add_sized<T: Serialize + ?Sized>(
     heap: &mut usize,
 ) -> Result<(), WeightError> {
     let content = value.serialize(WeightSerializer { heap })?;
-    // The contents are larger than the value, so the value is a pointer to them: a `Box` or an `Arc`.
+    // If the contents are larger than the value, the value is a pointer to them: a `Box` or an `Arc`.
     if size <= size_of::<usize>() && content > size {
         *heap += block_size(content);
     }
@@ -59,7 +59,7 @@ struct WeightSerializer<'h> {
     heap: &'h mut usize,
 }
 
-/// The error of a value whose `Serialize` fails.
+/// The error that is returned if a value's `Serialize` fails.
 #[derive(Debug)]
 struct WeightError;
 
@@ -81,8 +81,8 @@ impl ser::Error for WeightError {
 struct ElementsWeigher<'h> {
     heap: &'h mut usize,
     count: usize,
-    /// In a sequence, the first is the size of the largest element. In a map, the first is the size of
-    /// the largest key, and the second the size of the largest value.
+    /// `largest[0]` is the size of the largest element of a sequence, or of the largest key of a map.
+    /// `largest[1]` is the size of the largest value of a map.
     largest: [usize; 2],
     is_map: bool,
 }
@@ -123,8 +123,8 @@ impl ElementsWeigher<'_> {
         let capacity = match (self.is_map, self.count) {
             (false, count) => count,
             (true, 0) => 0,
-            // A hash table has a power of two of slots, and at most seven eighths of its slots are
-            // full. A B-tree has about as many slots.
+            // The number of slots in a hash table is a power of two, and at most seven eighths of the
+            // slots are full. A B-tree has about the same number of slots.
             (true, count) => (count + count / 7).next_power_of_two().max(MIN_MAP_CAPACITY),
         };
         *self.heap += block_size(capacity.saturating_mul(size));
@@ -206,7 +206,8 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
         Ok(add_string(self.heap, value.len()))
     }
 
-    // serde does not tell the size of the `Option`. Few options are smaller than a pointer.
+    // The size of a `None` is unknown here, because serde does not pass on the type of the `Option`.
+    // Few `Option`s are smaller than a pointer.
     fn serialize_none(self) -> Result<usize, WeightError> {
         Ok(size_of::<usize>())
     }
@@ -296,7 +297,7 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
         Ok(self.fields())
     }
 
-    // The codec's serializer returns false as well, so a type serializes for both in the same way.
+    // The codec's serializer also returns false, so a type serializes in the same way for both.
     fn is_human_readable(&self) -> bool {
         false
     }

@@ -14,7 +14,7 @@ const LONGEST_NAMESPACE: usize = 64;
 /// The longest `remote_timeout`, `lease` and `lease_wait`.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// The shortest `lease`, because memcached counts in whole seconds.
+/// The shortest `lease`, because memcached counts time in whole seconds.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
 /// Settings for the memcached tier. The methods need the feature `memcached`, which is on by default.
@@ -105,8 +105,8 @@ impl CacheBuilder {
     /// wait for the entry. The holder renews the lease while it fetches, so a lease may be much
     /// shorter than a fetch. If the holder was killed, the other processes wait until the lease ends.
     ///
-    /// The default is 2 seconds. A process that fetches thousands of entries at once uses up to
-    /// 10 seconds, because its renewals may be late.
+    /// The default is 2 seconds. In a process that fetches thousands of entries at once, the default
+    /// rises to up to 10 seconds, because the renewals may be late.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -124,16 +124,16 @@ impl CacheBuilder {
     }
 
     /// Sets how long a call waits for the process that holds the lease, an hour at most. When this
-    /// time is over, the call fetches by itself and stores nothing in memcached.
+    /// time is over, the call runs its own fetch and stores nothing in memcached.
     ///
     /// The default depends on the holder of the lease:
     ///
     /// - If the holder renews its lease, the call waits until the holder's fetch has taken twice the
     ///   expected time. The call waits 60 seconds if the expected time is unknown.
-    /// - If the holder has not renewed its lease, the call waits twice as long as the function's
-    ///   fetches take in this process, 2.5 seconds at most. The call waits 0.75 seconds if this
-    ///   process has not fetched yet. The call does not wait if the last leases on the server did
-    ///   not end in time.
+    /// - If the holder has not renewed its lease, the call waits twice as long as a fetch of the
+    ///   function takes in this process, 2.5 seconds at most. The call waits 0.75 seconds if this
+    ///   process has not fetched yet. The call does not wait if the last holders of leases on the
+    ///   server did not finish in time.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -1,13 +1,13 @@
 //! Durations, sizes and numbers as they are written in `CACHE_URL`.
 //!
-//! The attribute accepts the same durations as `CACHE_URL`, but is in another crate with its own
-//! parser. The tests of both crates read one table of accepted and refused durations.
+//! The attribute accepts the same durations, but its crate has its own parser. The tests of both crates
+//! read one table of accepted and refused durations.
 
 use std::time::Duration;
 
 use crate::error::{ConfigError, ConfigErrorKind};
 
-/// The units of a duration, in milliseconds. A duration has its units in this order, each at most once.
+/// The units of a duration, in milliseconds. A duration has units in this order, each at most once.
 const DURATION_UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 

@@ -6,7 +6,7 @@ use super::CacheBuilder;
 use super::quantity::{duration, number, size};
 use crate::error::{ConfigError, ConfigErrorKind};
 
-/// The settings that caches of every kind have.
+/// The settings that every kind of cache has.
 const COMMON_SETTINGS: &str = "local_capacity, ttl and jitter";
 
 impl CacheBuilder {
@@ -116,8 +116,8 @@ impl CacheBuilder {
     }
 }
 
-/// Returns a URL or an address as a message may show it: without the text before an `@`, which may
-/// contain a password.
+/// Replaces the text before the last `@` of a URL or an address, because a message must not show a
+/// password.
 pub(super) fn without_password(text: &str) -> Cow<'_, str> {
     match text.rsplit_once('@') {
         Some((_, rest)) => format!("…@{rest}").into(),

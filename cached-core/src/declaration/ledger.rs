@@ -5,10 +5,8 @@ use std::fmt;
 use super::Declaration;
 use super::registry::{not_linked, registry, shared_names};
 
-/// Returns the ledger, which lists every annotated function of the program and the declared reason to
-/// overwrite entries.
-///
-/// The ledger also lists functions that were never called.
+/// Returns the ledger. It lists every annotated function of the program, even if the function was never
+/// called, with the declared reason to overwrite entries.
 ///
 /// ```
 /// println!("{}", cached_core::ledger());
@@ -43,11 +41,10 @@ impl Ledger {
         self.declarations.iter().copied()
     }
 
-    /// Returns the problems that the program has found in its declarations so far. The list is empty
-    /// if there are no problems.
+    /// Returns the problems that are known so far.
     ///
-    /// Shared names are found without a call. The other problems are found when the function or its
-    /// entry is used.
+    /// Shared names are known from the start. Other problems become known when the function or its entry
+    /// is used.
     ///
     /// ```
     /// let findings = cached_core::ledger().audit();

@@ -5,11 +5,11 @@
 //! and the place of the original.
 //!
 //! The path of the copied code differs from the path of the original. The copied code is in a
-//! function of another name, or inside another item beside the declared function. The original is
-//! listed and cached, and copies are not.
+//! function of another name, or in another item next to the original function. Only the original is
+//! listed and cached.
 //!
 //! A macro may also write two functions at one place in the source, for two types or with different
-//! bodies. Two functions of this kind are not copies of each other, so they share a name.
+//! bodies. These functions are not copies. If they have one cache name, neither of them is cached.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;

@@ -13,7 +13,7 @@ const INLINE: usize = 192;
 
 /// A buffer for the bytes of a key, or of a part of a key.
 ///
-/// The buffer is not a `SmallVec`, because that type takes more instructions for each append.
+/// The buffer is not a `SmallVec`, because an append to a `SmallVec` takes more instructions.
 pub struct KeyBytes {
     inline: [u8; INLINE],
     /// The number of bytes in `inline`, or `INLINE + 1` once the bytes are in `heap`.

@@ -1,4 +1,5 @@
-//! Compares a key with a stored key while serde visits the values, mostly without writing bytes.
+//! Compares a key with a stored key while serde visits the parts of the key. Only the fields of structs
+//! and the entries of maps are written to a buffer.
 
 use serde::ser::Serialize;
 

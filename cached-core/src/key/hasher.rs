@@ -1,4 +1,4 @@
-//! Hashes a key while serde visits the values, without writing the key as bytes.
+//! Hashes a key while serde visits the parts of the key. The key is not written to a buffer.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;

@@ -17,7 +17,7 @@ pub trait KeyParts: Copy {
     /// Writes the parts in order, and returns the sink.
     ///
     /// # Errors
-    /// The error of the sink, or of a part's `Serialize`.
+    /// Returns the error of the sink, or of a part's `Serialize`.
     fn write<S: KeySink>(&self, sink: S) -> Result<S, S::Error>;
 }
 

@@ -36,13 +36,13 @@ pub(super) const NON_NEGATIVE: u8 = 0x20;
 /// bytes.
 pub(super) const NEGATIVE: u8 = 0x40;
 
-/// The destination of a key's encoding: a buffer, a hasher, or a comparer with a stored key.
+/// The destination of a key's encoding: a buffer, a hasher, or a [`KeyComparer`](super::KeyComparer).
 ///
 /// Each method takes the sink by value and returns the sink, so that a small sink stays in registers.
 pub trait KeySink: Sized {
     /// The reason why a part cannot be written.
     type Error: ser::Error;
-    /// Collects the fields of the struct, or the entries of the map, being written.
+    /// Collects the fields of a struct, or the entries of a map, while they are written.
     type Fields: FieldSink<Self>;
 
     /// Writes bytes that a hasher leaves out: the bytes around the fields of a struct or map, and the
@@ -70,7 +70,7 @@ pub trait KeySink: Sized {
     /// of the struct or map.
     fn fields(self) -> Self::Fields;
 
-    /// Writes one part by calling the [`KeyPart`] method that is meant for this kind of sink.
+    /// Writes one part. Each kind of sink calls another method of [`KeyPart`].
     fn part(self, part: DynKeyPart<'_>) -> Result<Self, Self::Error>;
 }
 

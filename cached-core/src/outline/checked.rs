@@ -71,7 +71,7 @@ struct CheckedDeserializer<'c, 'o, D> {
 
 impl<'de, 'c, 'o, D: Deserializer<'de>> CheckedDeserializer<'c, 'o, D> {
     /// Checks a `deserialize_*` call whose visitor returns a `T`. `arguments` adds the names and
-    /// lengths that the call has as arguments to the hash of the step.
+    /// lengths among the call's arguments to the hash of the step.
     ///
     /// Returns the inner deserializer, the checker and the location of `T`.
     fn check<T>(

@@ -1,4 +1,4 @@
-//! Tests of outlines: a type gets no data of a build in which the type was different.
+//! Tests that a type gets no data of a build in which the type was different.
 
 #![allow(dead_code)]
 

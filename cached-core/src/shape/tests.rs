@@ -1,5 +1,5 @@
-//! Tests of shapes: two builds with different types do not read each other's values, and the shape of
-//! a value never changes.
+//! Tests that builds with different types do not read each other's values, and that the shape of a
+//! value never changes.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,20 +1,23 @@
-//! A counter for hits that consists of shards, so that threads do not write to the same memory.
+//! A counter that is divided into 16 shards, so that threads seldom write to the same memory.
+//!
+//! A thread claims one shard index for all counters when it first counts, and releases the index when
+//! the thread ends. If all other indices are claimed, the thread uses the last index, which any number
+//! of threads may share.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const SHARDS: usize = 16;
-/// The number of the last shard, which is shared by all threads that found no free shard.
-const SHARED: usize = SHARDS - 1;
+/// The index of the last shard, which all threads without a shard of their own share.
+const SHARED_INDEX: usize = SHARDS - 1;
 
 /// One part of a counter, aligned to two cache lines because processors fetch lines in pairs.
 #[derive(Default)]
 #[repr(align(128))]
 struct CounterShard(AtomicU64);
 
-/// A counter that up to 15 threads increment without sharing memory. All further threads share one
-/// shard.
+/// A counter whose shards are allocated on the first increment.
 #[derive(Default)]
 pub(crate) struct ShardedCounter(OnceLock<Box<[CounterShard; SHARDS]>>);
 
@@ -25,7 +28,7 @@ impl ShardedCounter {
         let number = THREAD_SHARD.get();
         match shards.get(number) {
             // No other thread writes to this shard, so a load and a store lose no increment.
-            Some(CounterShard(own)) if number != SHARED => {
+            Some(CounterShard(own)) if number != SHARED_INDEX => {
                 own.store(own.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             }
             Some(CounterShard(shared)) => {
@@ -48,7 +51,7 @@ impl ShardedCounter {
     }
 }
 
-/// The shard number of a thread that has not counted yet.
+/// The value of [`THREAD_SHARD`] in a thread that has not counted yet.
 const UNCLAIMED: usize = usize::MAX;
 
 thread_local! {
@@ -56,19 +59,19 @@ thread_local! {
     static RELEASE_GUARD: ShardReleaseGuard = const { ShardReleaseGuard };
 }
 
-/// The claimed shards, one bit each.
+/// The claimed shard indices, one bit each.
 ///
-/// A thread releases its shard with `Release`, and the next thread claims the shard with `Acquire`.
-/// The next thread therefore sees the final count of the previous thread.
+/// A thread releases its index with `Release` ordering, and the next thread claims it with `Acquire`
+/// ordering. The next thread therefore sees the final counts of the previous thread.
 static CLAIMED: AtomicU64 = AtomicU64::new(0);
 
-/// A thread-local that releases the thread's shard when the thread ends.
+/// A thread-local that releases the thread's shard index when the thread ends.
 struct ShardReleaseGuard;
 
 impl Drop for ShardReleaseGuard {
     fn drop(&mut self) {
-        let number = THREAD_SHARD.replace(SHARED);
-        if number < SHARED {
+        let number = THREAD_SHARD.replace(SHARED_INDEX);
+        if number < SHARED_INDEX {
             CLAIMED.fetch_and(!(1 << number), Ordering::Release);
         }
     }
@@ -76,18 +79,19 @@ impl Drop for ShardReleaseGuard {
 
 #[cold]
 fn claim_shard() {
-    // A thread whose thread-locals are already dropped could not release a shard, so the thread uses
-    // the shared shard.
-    let number = RELEASE_GUARD.try_with(|_| claim_free_shard()).unwrap_or(SHARED);
+    // A thread whose thread-locals are already dropped could not release an index, so it uses the
+    // shared shard.
+    let number = RELEASE_GUARD.try_with(|_| claim_free_shard()).unwrap_or(SHARED_INDEX);
     THREAD_SHARD.set(number);
 }
 
 fn claim_free_shard() -> usize {
-    let claim =
-        |claimed: u64| (claimed.trailing_ones() < SHARED as u32).then(|| claimed | (claimed + 1));
+    let claim = |claimed: u64| {
+        (claimed.trailing_ones() < SHARED_INDEX as u32).then(|| claimed | (claimed + 1))
+    };
     match CLAIMED.fetch_update(Ordering::Acquire, Ordering::Relaxed, claim) {
         Ok(claimed) => claimed.trailing_ones() as usize,
-        Err(_) => SHARED,
+        Err(_) => SHARED_INDEX,
     }
 }
 

@@ -81,7 +81,7 @@ impl TestCache {
     }
 }
 
-/// An in-memory memcached, which acts as a real server until a test makes it fail, stall or lie.
+/// An in-memory memcached, which acts like a real server until a test makes it fail, stall or lie.
 ///
 /// [`TestCache::memcached`] returns it. The type needs the feature `memcached`, which is on by
 /// default.
@@ -120,13 +120,14 @@ pub struct TestMemcached {
 }
 
 impl TestMemcached {
-    /// Makes every exchange fail at once. The cache ejects the server after three failures.
+    /// Makes every exchange fail at once. After three failures the cache ejects the server: it does
+    /// not use the server for a while.
     pub fn fail(&self) {
         self.server.set_behaviour(ServerBehaviour::Down);
     }
 
     /// Makes the server stop answering. Each exchange takes the whole `remote_timeout`, until the
-    /// cache ejects the server.
+    /// cache ejects the server; see [`fail`](Self::fail).
     pub fn stall(&self) {
         self.server.set_behaviour(ServerBehaviour::Stalled);
     }
@@ -139,8 +140,8 @@ impl TestMemcached {
 
     /// Makes the server answer correctly again, with the entries that it had before.
     ///
-    /// The cache tries an ejected server again after a pause. Call
-    /// [`advance`](TestCache::advance) with a minute to end the pause.
+    /// The cache tries an ejected server again after a pause. To end the pause, call
+    /// [`advance`](TestCache::advance) with a minute.
     pub fn recover(&self) {
         self.server.set_behaviour(ServerBehaviour::Honest);
     }

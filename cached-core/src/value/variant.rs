@@ -1,8 +1,8 @@
 //! Recognizes `None` and `Err` in a value of any type.
 //!
 //! The return type of a generic function may be an `Option` for one type argument and a `Vec` for
-//! another. Stable Rust offers no specialization to handle the two cases. So this module compares the
-//! name of the type with the name of the standard `Option` or `Result`, and then the variants.
+//! another. Stable Rust has no specialization for these two cases. This module therefore compares the
+//! name of the type with the name of the standard `Option` or `Result`, and then compares the variants.
 //!
 //! The output of `Serialize` does not suffice: a newtype around an `Option` serializes like the
 //! `Option`, and a program's own enum named `Result` serializes like the standard `Result`.
@@ -24,7 +24,7 @@ pub(super) fn is_option<V>() -> bool {
     is_instance_of::<V, Option<()>>()
 }
 
-/// Returns true if `V` and `Standard` are the same generic type, whatever their type arguments are.
+/// Returns true if `V` and `Standard` are the same generic type. Their type arguments may differ.
 fn is_instance_of<V, Standard>() -> bool {
     let (standard, _) = type_name::<Standard>().split_once('<').unwrap_or_default();
     let name = type_name::<V>();

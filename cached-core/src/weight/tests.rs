@@ -1,4 +1,4 @@
-//! Tests of weights: a value's weight is the memory that the value would take.
+//! Tests that a value's weight is the memory that the value takes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Tests that the encoding can be decoded, so that two different keys never have the same bytes.
+//! Tests that every encoding can be decoded. Two different keys therefore never have the same bytes.
 
 use super::*;
 use crate::key::serializer::{
@@ -95,8 +95,8 @@ impl KeyDecoder<'_> {
     }
 }
 
-/// Returns the form of a value that decoding gives: integers by value, one NaN, sorted entries and
-/// sorted fields.
+/// Returns the value that the decoder is expected to return: the kind of an integer depends only on its
+/// sign, all NaNs are one value, and entries and fields are sorted.
 fn canonical(value: &SerdeValue) -> SerdeValue {
     let all = |values: &[SerdeValue]| values.iter().map(canonical).collect::<Vec<_>>();
     let fields = |fields: &[(&'static str, SerdeValue)]| {

@@ -1,5 +1,4 @@
-//! Tests that two keys match exactly if their bytes are equal, and that the hashes of two keys with
-//! equal bytes are equal.
+//! Tests that two keys match exactly if their bytes are equal, and that equal bytes have equal hashes.
 
 use std::collections::HashSet;
 
@@ -89,8 +88,8 @@ proptest! {
     }
 }
 
-/// The hash and the comparison treat short, medium and long texts differently, so the test has texts
-/// of all these lengths.
+/// The hasher and the comparer treat short, medium and long texts differently, so the test has texts of
+/// all three kinds.
 #[test]
 fn every_changed_byte_of_a_text_is_seen() {
     for length in (0..40).chain([127, 128, 129, 300]) {

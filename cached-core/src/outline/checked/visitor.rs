@@ -12,9 +12,9 @@ use serde::de::{
 use super::{CheckedDeserializer, CheckedSeed, add_names, refusal};
 use crate::outline::{StepChecker, StepKind, TypeLocation};
 
-/// The index that all keys of a map have as its members.
+/// The member index of every key of a map.
 const KEY: u64 = 0;
-/// The index that all values of a map have as its members.
+/// The member index of every value of a map.
 const VALUE: u64 = 1;
 
 /// A visitor that calls the type's own visitor with a checked deserializer, or with checked access to
@@ -115,7 +115,7 @@ struct CheckedMemberAccess<'c, 'o, A> {
 }
 
 impl<'o, A> CheckedMemberAccess<'_, 'o, A> {
-    /// Returns the inner access, and the seed with which it decodes the member.
+    /// Returns the inner access, and the seed with which the inner access decodes the member.
     fn member<S>(&mut self, seed: S, index: u64) -> (&mut A, CheckedSeed<'_, 'o, S>) {
         (
             &mut self.inner,
