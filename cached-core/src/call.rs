@@ -1,24 +1,25 @@
 //! The rest of a call of an annotated function, after the lookup in the request tier and the local tier.
 //!
-//! The lookup answers most calls. A call goes through the [`Phase`]s below if the lookup found no value, if
-//! the found value may be due for a refresh, or if the call cannot use the cache. `ARCHITECTURE.md` has a
-//! picture of the whole path.
+//! Most calls return the value that the lookup found. A call goes through the [`Phase`]s below if the
+//! lookup found no value, if the found value may be due for a refresh, or if the call cannot use the cache.
+//! `ARCHITECTURE.md` has a picture of the whole path.
 //!
 //! - To *fetch* is to run the annotated function.
 //! - The calls of this process that need one key at the same time form a *flight*. The *leader* of the
 //!   flight fetches, and its *followers* wait for the outcome; see [`flight`](crate::flight).
 //! - A *refresh* fetches a value again before the value expires.
-//! - A *lease* is the exclusive right of one process to write a key in the remote tier, to fill an absent
-//!   entry or to refresh an item.
-//! - A *request* is a [`RequestScope`](crate::RequestScope), within which each key has one answer.
+//! - A *lease* is one process's exclusive right to write a key of the remote tier. The process fills an
+//!   absent entry or refreshes an item.
+//! - A *request* is a [`RequestScope`](crate::RequestScope). It keeps the first cached value of a key for
+//!   its later calls.
 //!
 //! A call skips the phases that it does not need:
 //!
 //! | phase | the phase holds | what ends the phase |
 //! |---|---|---|
-//! | `Bypass` | nothing | The function, which runs without the cache, returns. |
+//! | `Bypass` | nothing | The function returns. It runs without the cache. |
 //! | `Hit` | a [`LocalHit`] | The call returns the value, and refreshes the entry if a refresh is due. |
-//! | `Miss` | a [`PendingCall`] | The call joins the flight of its key. The next phase is `Decided` if the call need not wait. |
+//! | `Miss` | a [`PendingCall`] | The call joins the flight of its key. The next phase is `Wait`, or `Decided` if the call need not wait. |
 //! | `Wait` | a future that returns the `PendingCall` | The flight's leader or the remote tier answers. |
 //! | `Decided` | a `PendingCall` and its [`CallPlan`] | The call returns the value or the error in its plan, or starts to run the function. |
 //! | `Fetch` | a `PendingCall` that runs the function | The function returns. Its value fills the tiers, unless the plan is to bypass the cache. |
@@ -58,8 +59,8 @@ pub(crate) enum Phase {
     Wait(Pin<Box<dyn Future<Output = Box<PendingCall>> + Send>>),
     Decided(Box<PendingCall>),
     Fetch(Box<PendingCall>),
-    /// The call was answered. A call is also in this phase while it is being polled, so a call whose poll
-    /// panics stays in this phase.
+    /// The call has returned its answer. A call is also in this phase during each poll, so a call whose
+    /// poll panics stays in this phase.
     Done,
 }
 
@@ -69,17 +70,16 @@ pub(crate) struct LocalHit {
     pub(crate) handle: EntryHandle,
 }
 
-/// A call that waits for its answer, because the request tier and the local tier did not have the
-/// value, or because the request forces a miss. A refresh in the background also runs as a pending call,
-/// and nobody receives its answer.
+/// A call whose value was in neither the request tier nor the local tier, or whose request forces a miss.
+/// A refresh in the background also runs as a pending call, and its answer is dropped.
 ///
-/// The type does not depend on the function's return type, so most of its code is compiled once.
+/// The type does not depend on the function's return type, so most of its methods are compiled once.
 pub(crate) struct PendingCall {
     pub(crate) handle: EntryHandle,
     pub(crate) request: Option<RequestHandle>,
     pub(crate) plan: CallPlan,
-    /// When the function started to run. It is noted only if there is a remote tier, or if the fetch is
-    /// a refresh in the background.
+    /// When the function started to run. Without a remote tier, only a refresh in the background sets this
+    /// field.
     pub(crate) fetch_began: Option<Instant>,
     waker_cache: LeaderWakerCache,
 }
@@ -98,7 +98,7 @@ pub(crate) enum CallPlan {
     Bypass,
 }
 
-/// The wait of a call that has joined a flight: the call waits for the remote tier or for the leader.
+/// The wait of a call that has joined a flight.
 enum FlightWait {
     /// The call leads the flight, and waits for the remote tier.
     ForRemoteTier(Leader, FillToken),
@@ -143,25 +143,26 @@ impl PlannedFetch {
 pub(crate) enum FillTarget {
     /// The local tier. The function uses no remote tier, or its ttl is too short for the remote tier.
     LocalOnly,
-    /// The local tier, whose entry the fetch refreshes. The claim to refresh ends when this is dropped.
+    /// The local tier, whose entry the fetch refreshes. The claim to refresh the entry is held
+    /// until this variant is dropped.
     LocalRefresh { _until_dropped: Box<LocalRefreshClaim> },
-    /// Both tiers, because this process holds the lease. `None` while the lease is stored in the flight,
-    /// from which a caller that takes over the lead can take the lease.
+    /// Both tiers, because this process holds the lease. `None` while the lease is stored in the flight. If
+    /// another caller takes over the lead, it takes the lease from the flight.
     RemoteLease(Option<Box<FillLease>>),
-    /// Both tiers. The remote tier only stores the value if the item that this call read is unchanged.
+    /// Both tiers. The remote tier stores the value only if the item that this call read is unchanged.
     RemoteItem(Box<Permit>),
     /// The local tier for some seconds, because the remote tier could not be reached.
     LocalWhileUnreachable,
     /// The local tier for the full local ttl, because the remote tier refused the read.
     LocalWhileUnusable,
     /// The local tier for some seconds, because this call may not write to the remote tier. The call got
-    /// no lease, or it was a follower and the leader had no value and no error to share.
+    /// no lease, or it was a follower and received neither a value nor an error from the leader.
     LocalWithoutPermit,
-    /// No tier. The request forces a miss, and the remote tier keeps the write-once entry that it has.
+    /// No tier. The request forces a miss, but the remote tier has a write-once entry, which stays.
     Nowhere,
 }
 
-/// A lease of the remote tier, and the expired value that the lease allows to replace, if there is one.
+/// A lease of the remote tier, and the expired value that this process may replace, if there is one.
 ///
 /// The leader of a flight stores the lease in the flight while the leader fetches. If the leader is
 /// cancelled, the caller that takes over the lead finds the lease in the flight.
@@ -178,7 +179,7 @@ impl PendingCall {
         request: Option<RequestHandle>,
         plan: CallPlan,
     ) -> Box<PendingCall> {
-        // The call is written straight into its box, because a move of fresh data is slow.
+        // The call is built inside its box. Moving the call into the box would be slow.
         Box::write(
             Box::new_uninit(),
             PendingCall { handle, request, plan, fetch_began: None, waker_cache: None },
@@ -186,7 +187,7 @@ impl PendingCall {
     }
 
     /// Joins the flight of the key. Returns the phase [`Phase::Decided`], or [`Phase::Wait`] if the plan
-    /// depends on an answer that is not there yet.
+    /// depends on an answer that has not arrived yet.
     ///
     /// The future of the wait is boxed, so that the future of the annotated function stays small.
     pub(crate) fn join(mut self: Box<Self>) -> Phase {
@@ -232,14 +233,14 @@ impl PendingCall {
         self.request.as_ref().is_some_and(|request| request.force_miss())
     }
 
-    /// Returns the id of a request that forces misses. Such a request has flights of its own, because it
-    /// must not receive the value of a fetch that began before the request.
+    /// Returns the id of the request if the request forces misses. A request that forces misses has flights
+    /// of its own, because it must not receive the value of a fetch that began before the request.
     fn flight_request_id(&self) -> Option<u64> {
         self.request.filter(RequestHandle::force_miss).map(|request| request.id())
     }
 
     /// Stores the value as the request's answer for this key, and returns the value. If the request
-    /// already has an answer for the key, the earlier answer stays and is returned.
+    /// already has an answer for the key, keeps and returns the earlier answer.
     fn keep_for_request(&self, value: Value) -> Value {
         match &self.request {
             Some(request) => request.keep(self.handle.cache.id(), &self.handle.key, value),
@@ -247,7 +248,7 @@ impl PendingCall {
         }
     }
 
-    /// Returns the plan of a call that receives another leader's outcome.
+    /// Returns the plan of a call that receives the outcome of another call's fetch.
     fn plan_for_outcome(&self, outcome: FlightOutcome) -> CallPlan {
         self.handle.emit(|entry| Event::Waited { entry });
         match outcome {
@@ -265,11 +266,11 @@ impl PendingCall {
         }
     }
 
-    /// Returns `Break` with the plan of a new leader, or `Continue` if the leader must wait for the remote
-    /// tier first.
+    /// Returns `Break` with the plan of a call that has become the leader, or `Continue` if the leader must
+    /// first wait for the remote tier.
     fn plan_as_leader(&self, leader: Leader) -> ControlFlow<CallPlan, FlightWait> {
         let handle = &self.handle;
-        // Another caller may have fetched the value after this call had looked for it.
+        // Another caller may have fetched the value after this call had looked for the value.
         let local = match self.force_miss() {
             true => Err(handle.fill_token()),
             false => handle.local_value_or_fill_token(),
@@ -306,8 +307,8 @@ impl PendingCall {
         self.keep_for_request(value)
     }
 
-    /// Reads the remote tier for the leader of a flight, and plans the leader's call by the result. If
-    /// another leader of the flight finishes first, the plan follows the other leader's outcome.
+    /// Reads the remote tier for the leader of a flight, and returns the plan that follows from the
+    /// result. If another leader of the flight finishes first, the plan follows from its outcome.
     fn plan_by_remote_tier(
         &self,
         leader: Leader,
@@ -336,7 +337,7 @@ impl PendingCall {
                     CallPlan::Answer(self.answer_flight(leader, value))
                 }
                 Ok(RemoteAnswer::Stale(value)) => {
-                    let reason = StaleReason::FetchedElsewhere;
+                    let reason = StaleReason::FetchRunsElsewhere;
                     handle.emit(|entry| Event::StaleServed { entry, reason });
                     leader.answer(|| FlightOutcome::Uncached(Arc::clone(&value)));
                     CallPlan::Answer(value)

@@ -1,6 +1,7 @@
-//! [`CacheEntry`]: a program looks up, adds, invalidates or overwrites an entry of an annotated function.
+//! [`CacheEntry`], with which a program looks up, adds, invalidates or overwrites an entry of an annotated
+//! function.
 //!
-//! For the option `entry = …`, the attribute generates a *companion*: a function that takes the arguments of
+//! For the option `entry = …`, the attribute generates a *companion*. This function takes the arguments of
 //! the annotated function and returns the `CacheEntry`.
 
 mod first_found;
@@ -62,7 +63,7 @@ mod sealed {
 /// current when the companion was called. The methods never run the annotated function. A failing
 /// memcached server is an error only where the documentation of a method says so.
 ///
-/// `Debug` shows the digest of the key, and never the identifier or a value.
+/// `Debug` shows the digest of the key, but never the arguments or a value.
 ///
 /// ```
 /// # use cached_core::{Cache, coordinator_cached};
@@ -141,7 +142,7 @@ impl<V, P> CacheEntry<V, P> {
         }
     }
 
-    /// Returns the key under which memcached stores the entry. The key does not show the identifier.
+    /// Returns the key under which memcached stores the entry. The key does not show the arguments.
     ///
     /// This method needs the feature `memcached`, which is on by default.
     ///
@@ -245,8 +246,8 @@ impl<V, P> CacheEntry<V, P> {
     }
 }
 
-/// Removes an entry from the tiers of this process when this guard is dropped, even if a caller cancels
-/// the change.
+/// Removes an entry from the tiers of this process when this guard is dropped. A caller that cancels the
+/// change drops the guard too.
 struct RemoveOnDrop<'s>(&'s EntryHandle);
 
 impl Drop for RemoveOnDrop<'_> {
@@ -261,7 +262,7 @@ impl EntryHandle {
         CacheError::Remote(error)
     }
 
-    /// Returns the value that the request tier or the local tier has, and the tier.
+    /// Returns the value from the request tier or the local tier, together with the tier.
     fn find_in_process(&self) -> Option<(Value, Tier)> {
         if let Some(value) =
             RequestHandle::current().and_then(|r| r.get(self.cache.id(), &self.key))
@@ -399,8 +400,8 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
     /// - Another process may keep its local entry for up to the `local_ttl`, which is 5 s by default. If a
     ///   fetch is already running in the other process, callers there receive its result until the fetch
     ///   ends, and for 5 s at most after the end.
-    /// - A value that `cache_if` refuses invalidates the entry. A `None` invalidates the entry if the
-    ///   function does not declare `none_ttl`.
+    /// - If `cache_if` refuses the value, the entry is invalidated instead. A `None` also invalidates the
+    ///   entry, unless the function declares `none_ttl`.
     /// - If the function declares no reason to overwrite, a call of `overwrite` does not compile.
     ///
     /// # Errors
@@ -476,8 +477,8 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
         }
         std::mem::forget(if_dropped);
         // Another call of this process may have stored the old value during the write, so the entry is
-        // removed again. There is no token if another caller has changed the entry during the write:
-        // later calls then read from memcached which of the two values stays.
+        // removed again. There is no token if another caller has changed the entry during the write.
+        // Later calls then read the value that memcached has.
         let fill_token = handle.cache.remove_from_process(&handle.key, fill_token);
         let local_ttl = match written {
             Ok(outcome) => supplied.local_ttl_after(outcome),

@@ -19,7 +19,7 @@ use crate::tier::remote::{RemoteError, Store};
 use crate::ttl::{EntryTtls, TtlInputs};
 use crate::value::{CachingDecision, Value, ValueType, WeightFn};
 
-/// The weight, in bytes, of a value that serde cannot serialize, without the option `weight`.
+/// The weight, in bytes, of a value that serde cannot serialize, if the function has no option `weight`.
 const UNKNOWN_WEIGHT: usize = 4096;
 
 /// One key in one cache, with the declaration of the annotated function.
@@ -80,7 +80,7 @@ impl EntryHandle {
         }
     }
 
-    /// Returns the value that the local tier has, or the expired value that the local tier keeps for errors.
+    /// Returns the value that the local tier has. The value may be an expired one that is kept for errors.
     pub(crate) fn local_value_or_stale(&self) -> Option<Value> {
         self.local_tier()?.get_stale(&self.key)
     }
@@ -91,17 +91,18 @@ impl EntryHandle {
         self.cache.local().fill_token(&self.key)
     }
 
-    /// Makes the token count as taken by a fetch that begins now.
+    /// Gives the token the sequence number of a fetch that begins now.
     pub(crate) fn assign_fetch_sequence(&self, fill_token: &mut FillToken) {
         self.cache.local().assign_fetch_sequence(fill_token);
     }
 
-    /// Makes the token count as taken by a read of the remote tier that ends now.
+    /// Gives the token the sequence number of a value that is now read from the remote tier or passed in by
+    /// the program.
     pub(crate) fn assign_read_sequence(&self, fill_token: &mut FillToken) {
         self.cache.local().assign_read_sequence(fill_token);
     }
 
-    /// Returns true if the entry was not invalidated or overwritten since the token was taken.
+    /// Returns true if the entry has not been invalidated or overwritten since the token was created.
     pub(crate) fn is_current(&self, fill_token: FillToken) -> bool {
         self.cache.local().is_current(fill_token)
     }
@@ -162,7 +163,7 @@ impl EntryHandle {
         decision.is_cacheable && (!decision.is_none || keeps_none())
     }
 
-    /// Returns the ttl of a value before jitter and limits. Without a `decision` about a value, this is the
+    /// Returns the ttl of a value before jitter and limits. If `decision` is `None`, this is the
     /// ttl that does not depend on the value.
     #[inline]
     pub(crate) fn ttl(&self, decision: Option<&CachingDecision>) -> Duration {

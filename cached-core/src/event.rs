@@ -1,14 +1,14 @@
 //! Events: reports about the calls, the entries and the memcached servers of a cache.
 //!
-//! Each event is reported once, with [`EventDispatcher::emit`], by the code that causes the event. The
-//! counters of the cache, the log and every [`Observer`] receive every event. The `Debug` output of an
-//! event shows no value and no identifier.
+//! The code that causes an event reports it once, with [`EventDispatcher::emit`]. The counters of the
+//! cache, the log and every [`Observer`] then receive the event. The `Debug` output of an event shows
+//! neither a cached value nor the arguments of a call.
 //!
-//! The lookup that is inlined into an annotated function emits no event for a hit. It only adds 1 to a
-//! counter, because a call of an observer would take longer than the hit.
+//! Every annotated function contains an inlined lookup. A hit in this lookup emits no event and only adds
+//! 1 to a counter, because a call of an observer would take longer than the hit.
 //!
-//! In this module, a *fetch* is a run of the annotated function, and a *lease* is the right to fill an
-//! entry in the remote tier, which one process of the fleet holds at a time.
+//! In this module, a *fetch* is a run of the annotated function. A *lease* is the right to fill an entry
+//! in the remote tier, and one process at a time holds the lease of an entry.
 
 mod counting;
 mod logging;
@@ -36,28 +36,31 @@ pub(crate) trait Observer: Send + Sync {
 #[non_exhaustive]
 #[allow(dead_code, reason = "observers alone read some fields, and no public one exists yet")]
 pub(crate) enum Event<'e> {
-    /// A call, or a lookup with `CacheEntry::get` or `first_found`, found its value in a tier.
+    /// A call found its value in a tier, outside the inlined lookup. Lookups with `CacheEntry::get` and
+    /// `first_found` emit this event too.
     Hit { entry: EventSubject<'e>, tier: Tier },
-    /// A call did not find its value in the request tier and the local tier, or its request forces a miss.
+    /// A call found its value in neither the request tier nor the local tier, or skipped the local tier
+    /// because its request forces a miss.
     Miss { entry: EventSubject<'e> },
-    /// A call waited for another call of this process with the same key, and received the outcome of the
-    /// other call.
+    /// A call waited for another call of this process with the same key, and received the other
+    /// call's outcome.
     Waited { entry: EventSubject<'e> },
     /// A call runs the function without the cache.
     Bypassed { declaration: &'static Declaration, reason: BypassReason<'e> },
     /// A call or a refresh starts to run the function.
     FetchStarted { entry: EventSubject<'e> },
-    /// The function returned. `took` is `None` if the fetch was not timed: without a remote tier, only
-    /// refreshes and fetches of more than 15 s are timed.
-    FetchEnded { entry: EventSubject<'e>, outcome: FetchResultKind, took: Option<Duration> },
+    /// The function returned. `took` is the duration of the fetch. Without a remote tier, `took` is
+    /// reported only for refreshes and for fetches of more than 15 s.
+    FetchEnded { entry: EventSubject<'e>, outcome: FetchOutcome, took: Option<Duration> },
     /// A call won the lease to fill an entry that the remote tier does not have.
     LeaseWon { entry: EventSubject<'e> },
-    /// A call found that another process holds the lease. This is reported at most once for each call.
+    /// A call found that another process holds the lease. A call emits this event at most once.
     LeaseBusy { entry: EventSubject<'e> },
-    /// A call fetches although another process holds the lease. The call has waited long enough, or its
-    /// request forces a miss.
+    /// A call fetches although another process holds the lease. The call has waited for the lease in vain,
+    /// or fetches at once because its request forces a miss.
     LeaseTimedOut { entry: EventSubject<'e> },
-    /// The remote tier stored a fetched value.
+    /// The remote tier stored a fetched value. If the key's own server is out of reach, another server
+    /// stores the value for some seconds.
     Filled { entry: EventSubject<'e> },
     /// The remote tier did not store a fetched value.
     FillRefused { entry: EventSubject<'e>, reason: FillRefusal },
@@ -65,16 +68,16 @@ pub(crate) enum Event<'e> {
     StaleServed { entry: EventSubject<'e>, reason: StaleReason },
     /// A refresh of an entry that has not expired starts in the background.
     RefreshStarted { entry: EventSubject<'e> },
-    /// `CacheEntry::overwrite` starts to replace the entry.
+    /// `CacheEntry::overwrite` was called. The entry is replaced after this event.
     Overwritten { entry: EventSubject<'e> },
-    /// `CacheEntry::invalidate` starts to remove the entry.
+    /// `CacheEntry::invalidate` was called. The entry is removed after this event.
     Invalidated { entry: EventSubject<'e> },
     /// The local tier removed the entry.
     Evicted { entry: EventSubject<'e>, reason: EvictionReason },
     /// An exchange with a server failed or took too long.
     RemoteFailed { entry: EventSubject<'e>, error: &'e RemoteError },
-    /// A value of a function cannot be stored in the remote tier. This is reported for the first such value
-    /// of each function.
+    /// A value of a function cannot be stored in the remote tier. Each function emits this event once, for
+    /// its first such value.
     NotStorable { declaration: &'static Declaration, why: &'static str },
     /// A server failed several times in a row, and is not used until it answers again.
     #[cfg(feature = "memcached")]
@@ -82,7 +85,7 @@ pub(crate) enum Event<'e> {
     /// An ejected server answers and is used again.
     #[cfg(feature = "memcached")]
     ServerBack { address: &'e str },
-    /// The items that a server has stored so far are no longer trusted.
+    /// A server may have missed changes, so the items that it has stored so far are no longer trusted.
     #[cfg(feature = "memcached")]
     ServerFenced { address: &'e str },
 }
@@ -103,7 +106,7 @@ pub(crate) enum BypassReason<'e> {
 /// Says whether the function returned a value or an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub(crate) enum FetchResultKind {
+pub(crate) enum FetchOutcome {
     Value,
     Error,
 }
@@ -116,7 +119,8 @@ pub(crate) enum FillRefusal {
     QueueFull,
     /// The value cannot be encoded as bytes that decode to the same value.
     NotStorable,
-    /// The lease was lost, the entry was changed during the fetch, or the value's ttl is too short.
+    /// The lease was lost, the entry was changed during the fetch, or the value's ttl is too
+    /// short for the remote tier.
     Overtaken,
     /// The exchange with the server failed.
     Failed,
@@ -129,7 +133,7 @@ pub(crate) enum StaleReason {
     /// The fetch failed.
     FetchFailed,
     /// Another process is fetching a new value.
-    FetchedElsewhere,
+    FetchRunsElsewhere,
 }
 
 /// The reason why the local tier removed an entry.
@@ -140,13 +144,14 @@ pub(crate) enum EvictionReason {
     Size,
     /// The entry's ttl had ended.
     Expired,
-    /// A newer entry of the same key took the entry's place.
+    /// A newer value of the same key was stored in the local tier or in memcached.
     Replaced,
     /// The key was invalidated or overwritten.
     Invalidated,
 }
 
-/// The entry that an event is about. Observers learn the entry's declaration and the digest of its key.
+/// The entry that an event is about. Observers can read the entry's declaration and the digest of the
+/// entry's key, but not the key itself.
 #[derive(Clone, Copy)]
 pub(crate) struct EventSubject<'e> {
     header: KeyHeader,
@@ -158,13 +163,13 @@ pub(crate) struct EventSubject<'e> {
 }
 
 impl<'e> EventSubject<'e> {
-    /// Returns the subject for an entry with this key.
+    /// Returns the subject of an event about the entry with this key.
     pub(crate) fn of(key: &'e [u8]) -> EventSubject<'e> {
         EventSubject::from_parts(KeyHeader::read(key), key_body(key))
     }
 
-    /// Returns the subject for an entry whose key is stored in two parts: the header, which has the key's
-    /// hash and the index of the declaration, and the body, which is the rest of the key.
+    /// Returns the subject of an event about an entry whose key is given in two parts. The header contains
+    /// the key's hash and the index of the declaration. The body is the rest of the key.
     pub(crate) fn from_parts(header: KeyHeader, body: &'e [u8]) -> EventSubject<'e> {
         EventSubject { header, body }
     }
@@ -206,7 +211,7 @@ impl EventDispatcher {
         EventDispatcher { counters: all_counters().into(), observers: observers.into() }
     }
 
-    /// Returns the counters of all declarations. The index of a declaration is also its index here.
+    /// Returns the counters of all declarations. Each declaration's counters are at the declaration's index.
     #[inline]
     pub(crate) fn counters(&self) -> &[Counters] {
         &self.counters

@@ -23,8 +23,8 @@
 //! flight, and all followers and the other leader receive that outcome. If a leader is dropped without
 //! an outcome and there are no followers, the flight ends.
 //!
-//! A forked child process has the parent's flights in its memory, but not the threads that poll their
-//! leaders. The child starts flights of its own.
+//! A forked child process inherits the parent's flights in its memory, but no thread of the child polls the
+//! leaders of these flights. The child therefore starts flights of its own.
 
 mod follower;
 mod leader;
@@ -58,7 +58,7 @@ pub(crate) const STUCK_LEADER_AFTER: Duration = Duration::from_secs(60);
 /// When this many leaders of a flight have panicked, the flight ends and each follower fetches alone.
 const MAX_PANICS: u32 = 2;
 
-/// The outcome of a flight, which every follower receives a clone of.
+/// The outcome of a flight. Every follower receives a clone of the outcome.
 #[derive(Clone)]
 pub(crate) enum FlightOutcome {
     /// A value that the tiers may store.
@@ -82,8 +82,8 @@ const SHARD_COUNT: usize = 64;
 /// The flights of one cache.
 pub(crate) struct Flights {
     shards: Vec<Mutex<FlightShard>>,
-    /// The id of the process that starts flights, for [`Flight::process`]. In a forked child the field
-    /// holds the parent's id until a call finds a flight and compares the ids.
+    /// The process id that new flights store in [`Flight::process`]. In a forked child, the field holds the
+    /// parent's id until a call finds a flight and compares the ids.
     process: AtomicU32,
 }
 
@@ -91,7 +91,7 @@ pub(crate) struct Flights {
 pub(crate) enum FlightRole {
     Leader(Leader),
     Follower(Follower),
-    /// The caller runs inside the leader's own fetch. Waiting for that fetch would never end.
+    /// The caller runs inside the leader's own fetch, and would wait for that fetch for ever.
     Recursive,
 }
 
@@ -133,8 +133,8 @@ impl Flights {
         FlightRole::Leader(Leader::new(flight, 0))
     }
 
-    /// Returns false if the flight has the id of a forked child's parent. The child gives that id also
-    /// to the flights that the child starts before this method corrects [`Flights::process`].
+    /// Returns false if this process is a forked child and the flight has the parent's id. The flights
+    /// that the child starts before this method corrects [`Flights::process`] also have the parent's id.
     fn began_in_this_process(&self, flight: &Flight) -> bool {
         let process = std::process::id();
         if flight.process != process {
@@ -161,10 +161,10 @@ struct Flight {
     /// The id of the process that started the flight; see [`Flights::began_in_this_process`].
     process: u32,
     state: Mutex<FlightState>,
-    /// How often the lead has passed on. A leader with a smaller number has lost the lead.
+    /// How many times the lead has passed on. A leader with a smaller term has lost the lead.
     term: AtomicU64,
-    /// Since when the leader has waited for a poll after a wake, by [`now_millis`]. 0 if the leader was not
-    /// woken since the last poll began.
+    /// The time since which a woken leader has waited for a poll, by [`now_millis`]. 0 if the leader has
+    /// not been woken since the last poll began.
     woken: AtomicU64,
     /// When the last poll of the leader began, by [`now_millis`].
     polled: AtomicU64,
@@ -184,7 +184,7 @@ struct Flight {
 struct FlightState {
     /// `None` until the flight ends.
     outcome: Option<FlightOutcome>,
-    /// The id of the follower that was chosen as the successor and was not polled since.
+    /// The id of the follower that was chosen as the successor and has not been polled since.
     promoted: Option<u64>,
     /// The followers by their ids, which grow in the order of joining.
     followers: BTreeMap<u64, FollowerRegistration>,
@@ -196,17 +196,19 @@ struct FlightState {
     other_leaders: Vec<Waker>,
     /// The number of leaders that have panicked.
     panics: u32,
-    /// The undriven runtime whose leader has lost the lead. `None` once the successor has taken the lead.
+    /// The undriven runtime of the leader that has lost the lead. `None` once the successor has taken the
+    /// lead.
     undriven: Option<Id>,
 }
 
 /// How a flight wakes a follower, and the follower's runtime.
 #[derive(Default)]
 struct FollowerRegistration {
-    /// The waker of the follower's last poll. `None` if the follower was not polled yet, or not since
-    /// the follower was chosen as the successor.
+    /// The waker of the follower's last poll. `None` if the follower has not been polled yet, or has not
+    /// been polled since it was chosen as the successor.
     waker: Option<Waker>,
-    /// The runtime that polled the follower. `None` if there was no runtime or no poll.
+    /// The runtime that polled the follower. `None` if the follower has not been polled, or was polled
+    /// outside a runtime.
     runtime: Option<Id>,
 }
 
@@ -257,7 +259,7 @@ impl Flight {
         }
     }
 
-    /// Ends the flight. `outcome` is not called if the caller alone holds the flight.
+    /// Ends the flight. `outcome` is not called if the caller holds the only reference to the flight.
     fn answer(self: &Arc<Flight>, outcome: impl FnOnce() -> FlightOutcome) {
         self.remove_from(&mut self.flights.shard(self.hash));
         // No call can join any more, and every follower and leader holds a reference to the flight.
@@ -311,7 +313,7 @@ impl Flight {
         let woken = self.woken.load(Ordering::Acquire);
         let polled = self.polled.load(Ordering::Acquire);
         // A leader in a long poll is not stalled, although the poll may have woken the leader. But a
-        // poll that takes too long makes the leader stuck.
+        // leader whose poll takes too long is stuck.
         let polling = self.polling.load(Ordering::Acquire);
         let awaits_poll = woken != 0 && !polling;
         let is_stalled = awaits_poll && now.saturating_sub(woken) >= millis(STALLED_AFTER);
@@ -339,7 +341,7 @@ impl Flight {
             .map(|(_, runtime)| runtime.clone())
     }
 
-    /// Passes the lead on to a follower, if the flight has one. A follower on another runtime than
+    /// Passes the lead on to a follower, if the flight has one. A follower on a runtime other than
     /// `undriven` is preferred.
     fn replace_leader(&self, undriven: Option<Id>) {
         let successor = {

@@ -1,16 +1,16 @@
 //! Refreshing ahead: before an entry expires, a call runs the annotated function again in the background.
 //! Until the new value is stored, callers still receive the old value (option `refresh_ahead`).
 //!
-//! An entry is *due* for a refresh in the last part of its ttl, the [`refresh_window`]. A caller must win
-//! the *claim* of the entry to refresh the entry, and one caller at a time holds the claim:
+//! An entry is *due* for a refresh in the last part of its ttl, the [`refresh_window`]. A caller must hold
+//! the entry's *claim* to refresh the entry, and one caller at a time holds the claim:
 //!
 //! - Without a remote tier, the caller takes a [`LocalRefreshClaim`].
-//! - With a remote tier, a read of an item may win the claim from the remote tier. An entry of the local
-//!   tier then starts no refresh. When the entry expires, the next call reads the item.
+//! - With a remote tier, a caller can win the claim when it reads the item from the remote tier. A hit in
+//!   the local tier starts no refresh. When the local entry expires, the next call reads the item.
 //!
 //! The remote tier knows when an item expires, but not the ttl of the item. The remote tier may therefore
-//! give the claim before the entry is due. The caller then holds the claim until the entry is due. If the
-//! caller gave the claim back at once, the next reader would win the claim, and also too early.
+//! give the claim to a caller before the entry is due. The caller then holds the claim until the entry is
+//! due. If the caller gave the claim back at once, the next reader would also win the claim too early.
 
 mod claims;
 
@@ -31,10 +31,12 @@ pub(crate) use claims::{LocalRefreshClaim, LocalRefreshClaims};
 /// A claim of the remote tier counts as abandoned if its holder has not replaced the item after this time,
 /// or after four times the usual fetch time of the function if that is longer.
 const ABANDONED_AFTER: Duration = Duration::from_secs(5);
-/// The longest time after which a claim of the remote tier counts as abandoned by default.
+/// The upper limit of the time after which a claim of the remote tier counts as abandoned. The setting
+/// `lease` replaces this limit and [`ABANDONED_AFTER`].
 const ABANDONED_AFTER_AT_MOST: Duration = Duration::from_secs(120);
 
-/// How often the holder of an early claim reads the clock in tests, because a test may move the clock.
+/// The longest pause between two reads of the clock by a caller that holds a claim in a test, because the
+/// test may move the clock.
 const CLOCK_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Returns how long before the end of its ttl an entry is due for a refresh. `declared` is the option
@@ -43,11 +45,11 @@ pub(crate) fn refresh_window(ttl: Duration, declared: Duration) -> Duration {
     declared.min(ttl / 3 * 2)
 }
 
-/// A refresh whose claim a call has won from the remote tier.
+/// A planned refresh of an entry whose claim the call has won from the remote tier.
 pub(crate) struct RemoteRefresh {
     pub(crate) fetch: PlannedFetch,
-    /// When the item expires. `None` if an earlier holder gave the claim back, because a holder of an early
-    /// claim gives the claim back when the entry is due.
+    /// When the item expires. `None` if an earlier holder gave the claim back: a holder does so when the
+    /// entry is due.
     pub(crate) expires: Option<Instant>,
 }
 
@@ -123,8 +125,8 @@ impl PendingCall {
         }
     }
 
-    /// Refreshes the entry in the background if the entry is due. If the claim came too early, holds the
-    /// claim until the entry is due.
+    /// Refreshes the entry in the background if the entry is due. If not, holds the claim until the entry
+    /// is due.
     pub(crate) fn refresh<R, V, F>(
         mut self: Box<Self>,
         returns: ReturnType<R, V>,
@@ -169,8 +171,8 @@ impl PendingCall {
                 self.finish(output, &returns);
             }
         };
-        // A spawned task is outside of the caller's `Cache::scope`. Annotated functions that the body
-        // calls must find the same current cache as in the caller's task.
+        // A spawned task is outside the caller's `Cache::scope`. The annotated functions that `fetch` calls
+        // must find the same current cache as in the caller's task.
         match process_cache_if_unscoped() {
             Some(_) => drop(runtime.spawn(refresh)),
             None => drop(runtime.spawn(Cache::current().scope(refresh))),

@@ -1,7 +1,7 @@
 //! How long each tier keeps a value, computed from the options of the function and the settings of the
 //! cache.
 //!
-//! A value has a *time to live* (ttl), during which a tier answers with the value. After the ttl, a tier
+//! A value has a *time to live* (ttl), during which a tier returns the value. After the ttl, a tier
 //! may keep the expired value for the *stale time*, to serve if a fetch fails (`stale_if_error`).
 
 use std::time::Duration;
@@ -19,9 +19,9 @@ const LONGEST_LOCAL_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60)
 
 /// The longest stale time in the remote tier.
 ///
-/// The remote tier removes an item when the item's ttl and stale time have passed. A reader only knows the
+/// The remote tier removes an item when the item's ttl and stale time have passed. A reader knows only the
 /// time of removal, and subtracts the stale time to learn when the value expires. The reader does not know
-/// the ttl, so this limit of the stale time must not depend on the ttl.
+/// the ttl, so the limit of the stale time must not depend on the ttl.
 const LONGEST_REMOTE_STALE: Duration = Duration::from_secs(Store::LIMITS.longest_ttl.as_secs() / 2);
 
 /// The options and settings from which the [`EntryTtls`] of one value are computed.
@@ -41,12 +41,12 @@ pub(crate) struct TtlInputs {
 /// How long each tier keeps one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EntryTtls {
-    /// How long the remote tier, if there is one, answers with the value.
+    /// How long the remote tier, if there is one, returns the value.
     pub(crate) remote: Duration,
-    /// How long the local tier answers with the value once the remote tier has confirmed the value, or if
-    /// there is no remote tier.
+    /// How long the local tier returns a value that the remote tier has confirmed. Without a remote tier,
+    /// how long the local tier returns any value.
     pub(crate) local: Duration,
-    /// How long the local tier answers with the value before the remote tier has confirmed the value.
+    /// How long the local tier returns a value that the remote tier has not confirmed.
     pub(crate) unconfirmed: Duration,
     /// How long both tiers keep the value after its ttl, to serve if a fetch fails.
     pub(crate) stale: Duration,

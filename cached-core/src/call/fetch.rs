@@ -8,26 +8,24 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::{CallPlan, PendingCall, PlannedFetch};
-use crate::event::{BypassReason, Event, FetchResultKind};
+use crate::event::{BypassReason, Event, FetchOutcome};
 use crate::flight::{FlightOutcome, Leader, poll_work};
 use crate::value::{FetchOutput, ReturnType};
 
-/// If the usual fetch time of a function is longer, a leader tells its flight the usual fetch time. The
-/// flight then waits longer until the leader counts as stuck.
+/// If a function's usual fetch time is longer than this, a leader passes the usual fetch time to its flight.
+/// The flight then waits longer before the leader counts as stuck.
 const SLOW_FETCH: Duration = Duration::from_secs(15);
 
 /// The end of a call's fetch.
 pub(crate) enum FetchEnd<R> {
     /// The function returned this output.
     Returned(R),
-    /// Another caller had taken over the lead of the flight. The other caller's fetch ended first, with this
-    /// outcome.
+    /// Another caller took over the lead of the flight, and its fetch ended first, with this outcome.
     Overtaken(FlightOutcome),
 }
 
 impl PendingCall {
-    /// Returns the answer that the plan holds. Without an answer in the plan, this begins the fetch and
-    /// returns `None`.
+    /// Returns the answer if the plan holds one. If not, begins the fetch and returns `None`.
     pub(crate) fn answer<R, V>(&mut self, returns: &ReturnType<R, V>) -> Option<R> {
         let answer = match &self.plan {
             CallPlan::Answer(value) | CallPlan::AnswerAndRefresh(value, _) => {
@@ -42,7 +40,7 @@ impl PendingCall {
         answer
     }
 
-    /// Reports that the function starts to run, and notes the time.
+    /// Reports that the function starts to run. If there is a remote tier, notes the time.
     pub(crate) fn begin_fetch(&mut self) {
         let handle = &self.handle;
         match &mut self.plan {
@@ -79,9 +77,9 @@ impl PendingCall {
         poll_work(leader, &mut self.waker_cache, fetch, context).map(FetchEnd::Returned)
     }
 
-    /// Returns the call's answer after the fetch of another leader has ended first. Returns `None` if
-    /// this call cannot use the other leader's outcome. The call then goes on with its own fetch, and no
-    /// longer leads a flight.
+    /// Turns the outcome of another leader, whose fetch ended first, into this call's answer. Returns
+    /// `None` if this call cannot use the outcome. This call then goes on with its own fetch, and no longer
+    /// leads a flight.
     #[cold]
     pub(crate) fn accept_outcome<R, V>(
         &mut self,
@@ -110,7 +108,7 @@ impl PendingCall {
         };
         match (returns.split)(output, &returns.rules) {
             FetchOutput::Value(value, decision) => {
-                self.report_end(&fetch, FetchResultKind::Value);
+                self.report_end(&fetch, FetchOutcome::Value);
                 let value = self.fill(fetch, value, decision);
                 match returns.rebuild(&value) {
                     Some(answer) => answer,
@@ -118,7 +116,7 @@ impl PendingCall {
                 }
             }
             FetchOutput::Error(output) => {
-                self.report_end(&fetch, FetchResultKind::Error);
+                self.report_end(&fetch, FetchOutcome::Error);
                 if let Some(value) = self.stale_value(&fetch)
                     && let Some(answer) = returns.rebuild(&value)
                 {
@@ -133,10 +131,10 @@ impl PendingCall {
         }
     }
 
-    fn report_end(&self, fetch: &PlannedFetch, outcome: FetchResultKind) {
+    fn report_end(&self, fetch: &PlannedFetch, outcome: FetchOutcome) {
         let took = match self.fetch_began {
             Some(began) => Some(began.elapsed()),
-            // Without a remote tier, the fetch time only serves to recognize a stuck leader.
+            // Without a remote tier, the fetch time is used only to recognize a stuck leader.
             None => fetch.leader.as_ref().map(Leader::elapsed).filter(|t| *t > SLOW_FETCH),
         };
         self.handle.emit(|entry| Event::FetchEnded { entry, outcome, took });

@@ -97,8 +97,8 @@ struct RemoteFill {
 }
 
 impl RemoteFill {
-    /// Writes the value. If the key's own server stores the value, the local entry gets its full ttl. The
-    /// store may call this again after it cut off an earlier call.
+    /// Writes the value. If the key's own server stores the value, the local entry gets its full ttl. If the
+    /// store cuts off a run, it may run this method again.
     async fn run(&self) {
         let (handle, ttls) = (&self.handle, self.ttls);
         match self.write().await {

@@ -1,4 +1,4 @@
-//! The read by which the leader of a flight asks the remote tier for a value or a lease.
+//! The leader's read of the remote tier, which returns a value or wins a lease.
 
 use std::time::Instant;
 
@@ -36,7 +36,7 @@ impl RemoteAnswer {
 }
 
 impl PendingCall {
-    /// Reads the value from the remote tier, or wins the lease to fill the entry.
+    /// Reads the value from the remote tier. If there is no value, tries to win the lease to fill the entry.
     ///
     /// The body is an `async` block, because an `async fn` would store its arguments twice. The future
     /// must stay small, because it is part of the boxed future of [`Phase::Wait`](super::Phase::Wait).
@@ -47,7 +47,7 @@ impl PendingCall {
         let handle = &self.handle;
         let ttls = handle.ttls(None);
         async move {
-            // Jitter is left out, so that all calls of a function decide alike.
+            // Jitter is left out, so that all calls of a function make the same decision.
             let is_kept = Store::LIMITS.allows(handle.ttl(None));
             let Some((store, key)) = is_kept.then(|| handle.remote_tier_and_key()).flatten() else {
                 return RemoteAnswer::fetch(FillTarget::LocalOnly);
@@ -74,7 +74,8 @@ impl PendingCall {
         }
     }
 
-    /// Decides what a leader does with an item of the remote tier. Stores a live value in the local tier.
+    /// Decides what a leader does with an item of the remote tier. If the value has not
+    /// expired, stores it in the local tier.
     fn use_item(&self, item: RemoteItem, ttls: EntryTtls, fill_token: FillToken) -> RemoteAnswer {
         let handle = &self.handle;
         let now = handle.now();

@@ -10,7 +10,7 @@ use crate::tier::remote::WritePermit;
 use crate::value::Value;
 
 impl PendingCall {
-    /// Returns a value that may be served in place of the error of a fetch, if there is one.
+    /// Returns the value that the call may return in place of a fetch's error, if there is one.
     pub(super) fn stale_value(&self, fetch: &PlannedFetch) -> Option<Value> {
         let keeps_expired = !self.handle.ttls(None).stale.is_zero();
         if fetch.is_refresh || !keeps_expired || self.force_miss() {
@@ -20,8 +20,8 @@ impl PendingCall {
             FillTarget::LocalOnly
             | FillTarget::LocalWhileUnreachable
             | FillTarget::LocalWhileUnusable => self.handle.local_value_or_stale(),
-            // The remote tier was reached. The local value may be a value that another process has
-            // invalidated there.
+            // The remote tier was reached, and its value counts. Another process may have invalidated
+            // the local value in the remote tier.
             _ => fetch.stale.clone(),
         }
     }

@@ -10,8 +10,8 @@ use crate::value::{CachedValue, Value};
 /// Looks up several entries, and returns the value of the first entry that a tier has.
 ///
 /// Typically the entries are versions of one thing, in order of preference. The entries that this
-/// process does not have are read from memcached, those of one server together. The annotated functions
-/// are not run.
+/// process does not have are read from memcached, and entries on the same server are read together. The
+/// annotated functions are not run.
 ///
 /// # Errors
 /// None. If the memcached server of an entry fails, the entry counts as missing.

@@ -38,8 +38,8 @@ impl SuppliedValue {
         handle.seal(&self.value).map_err(RemoteWriteError::NotStorable)
     }
 
-    /// Writes the value to the remote tier, whatever the key holds there. `frame` must come from
-    /// [`seal`](Self::seal).
+    /// Writes the value to the remote tier, even if the remote tier has another value of the key. `frame`
+    /// must come from [`seal`](Self::seal).
     pub(super) async fn overwrite(
         &self,
         handle: &EntryHandle,
@@ -90,7 +90,7 @@ impl SuppliedValue {
     }
 }
 
-/// Why a value was not written to the remote tier.
+/// The reason why a value was not written to the remote tier.
 pub(super) enum RemoteWriteError {
     NotStorable(&'static str),
     Remote(RemoteError),
@@ -105,9 +105,9 @@ pub(super) enum AddOutcome {
     Failed,
 }
 
-/// Adds a value to the remote tier if the remote tier has no entry. These do not count as an entry, and
-/// are replaced: a lease of a process that is fetching, an expired value that is kept for errors, and
-/// bytes that this build cannot read.
+/// Adds a value to the remote tier if the remote tier has no entry. The added value replaces anything that
+/// does not count as an entry: the lease of a process that is fetching, an expired value that is kept for
+/// errors, or bytes that this build cannot read.
 pub(super) async fn add_remote(
     handle: &EntryHandle,
     store: &Arc<Store>,

@@ -1,11 +1,11 @@
 //! The counting of events.
 
-use super::{Event, EventSubject, FetchResultKind};
+use super::{Event, EventSubject, FetchOutcome};
 use crate::stats::Counters;
 use crate::tier::Tier;
 
-/// Counts an event in the counters of the function that the event is about. `all` has the counters of all
-/// functions.
+/// Counts an event in the counters of the function that the event is about. `all` contains the counters of
+/// every function, at the index of the function's declaration.
 pub(super) fn count(all: &[Counters], event: &Event<'_>) {
     let of = |entry: &EventSubject<'_>| &all[entry.header.index()];
     match event {
@@ -14,7 +14,7 @@ pub(super) fn count(all: &[Counters], event: &Event<'_>) {
         Event::Hit { entry, tier: Tier::Remote } => of(entry).remote_hits.add(),
         Event::Waited { entry } => of(entry).waits.add(),
         Event::Bypassed { declaration, .. } => {
-            // A function that is not cached has no index, and so no counters.
+            // A function that is not cached has no index, and therefore no counters.
             if let Some(counters) = declaration.index().and_then(|index| all.get(index)) {
                 counters.bypassed.add();
                 counters.fetches.add();
@@ -24,10 +24,10 @@ pub(super) fn count(all: &[Counters], event: &Event<'_>) {
         Event::FetchEnded { entry, outcome, took } => {
             let counters = of(entry);
             match outcome {
-                FetchResultKind::Value => {
+                FetchOutcome::Value => {
                     took.iter().for_each(|took| counters.record_fetch_time(*took))
                 }
-                FetchResultKind::Error => counters.fetch_errors.add(),
+                FetchOutcome::Error => counters.fetch_errors.add(),
             }
         }
         Event::LeaseTimedOut { entry } => of(entry).lease_timeouts.add(),

@@ -38,7 +38,7 @@ impl Leader {
     }
 
     /// Ends the flight with an outcome for all its followers. `outcome` is not called if this leader
-    /// alone holds the flight.
+    /// holds the only reference to the flight.
     pub(crate) fn answer(mut self, outcome: impl FnOnce() -> FlightOutcome) {
         self.is_done = true;
         self.flight.answer(outcome);
@@ -51,8 +51,8 @@ impl Leader {
         self.flight.stuck_after_millis.store(stuck_after_millis, Ordering::Release);
     }
 
-    /// Returns the outcome if another leader has ended this flight. If no leader has, the method
-    /// registers the task's waker, and the end of the flight wakes the task.
+    /// Returns the outcome if another leader has ended this flight. Otherwise registers the task's waker,
+    /// and the end of the flight wakes the task.
     pub(crate) fn outcome_of_other_leader(&self, context: &Context<'_>) -> Option<FlightOutcome> {
         // If the lead has never passed on, this leader is the only one.
         if self.flight.term.load(Ordering::Acquire) == 0 {
@@ -100,7 +100,7 @@ impl Drop for Leader {
 }
 
 /// Tells whether the current leader of a flight is still polled. The renewal of a lease stops when the
-/// leader is not polled any more.
+/// leader is no longer polled.
 pub(crate) struct LeaderMonitor(Weak<Flight>);
 
 #[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "only leases use it"))]
@@ -185,7 +185,7 @@ fn poll_as_leader(
         poll(&mut Context::from_waker(waker))
     };
     if leads() {
-        // Work that has ended does not need the runtime any more.
+        // Work that has ended no longer needs the runtime.
         if is_new_task
             && is_pending
             && let Ok(runtime) = Handle::try_current()
@@ -222,8 +222,8 @@ impl Wake for LeaderWaker {
 }
 
 thread_local! {
-    /// The addresses of the flights whose leaders this thread is polling. A leader's fetch may poll the
-    /// leader of another flight, whose address comes later.
+    /// The addresses of the flights whose leaders this thread is polling. If a leader's fetch polls the
+    /// leader of another flight, the other flight's address comes later.
     static POLLED_LEADERS: RefCell<Vec<*const ()>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -40,8 +40,8 @@ impl RuntimeProbe {
 }
 
 impl RuntimeProbes {
-    /// Returns true if the runtime is known to be undriven. The method spawns a probe when it is first
-    /// called for a runtime, and returns false until [`MAX_ROUNDS`] rounds have ended since.
+    /// Returns true if the runtime is known to be undriven. The first call for a runtime spawns a probe, and
+    /// the method returns false until [`MAX_ROUNDS`] more rounds have ended.
     pub(super) fn is_undriven(&mut self, runtime: &Handle) -> bool {
         let existing = self.0.iter_mut().find(|probe| probe.runtime.id() == runtime.id());
         let Some(probe) = existing else {
@@ -61,7 +61,8 @@ impl RuntimeProbes {
         !is_driven
     }
 
-    /// Ends a round. Removes the probes of runtimes that were not asked about in this round.
+    /// Ends a round. Removes the probes of the runtimes for which [`is_undriven`](Self::is_undriven) was not
+    /// called in this round.
     pub(super) fn end_round(&mut self) {
         self.0.retain_mut(|probe| {
             probe.rounds += 1;

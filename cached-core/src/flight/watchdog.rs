@@ -12,7 +12,7 @@ use super::{Flight, lock, now_millis};
 /// The pause between two checks of the list.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often a caller tries to lock [`CURRENT`].
+/// How many times a caller tries to lock [`CURRENT`].
 const MAX_LOCK_ATTEMPTS: usize = 100;
 
 /// A list of flights, and the thread that checks the leaders of these flights. A thread works without
@@ -61,7 +61,7 @@ impl LeaderWatchdog {
         *current = Some((process, Arc::clone(&watchdog)));
         drop(current);
         let running = Arc::clone(&watchdog);
-        // If no thread can be started, stalled and stuck leaders keep the lead. All else works.
+        // If no thread can be started, stalled and stuck leaders keep the lead.
         let _ = thread::Builder::new().name("cached-watch".into()).spawn(move || running.run());
         Some(watchdog)
     }

@@ -35,8 +35,8 @@ impl LocalRefreshClaims {
         Arc::new(LocalRefreshClaims { claimable_at: Mutex::default(), clock })
     }
 
-    /// Claims a key. Returns `None` if another caller holds the claim of the key, or held the claim until a
-    /// moment ago. `fetch_time` is the usual fetch time of the function, if known.
+    /// Claims a key. Returns `None` if another caller holds the claim of the key, or dropped the claim less
+    /// than [`REFRESH_PAUSE`] ago. `fetch_time` is the usual fetch time of the function, if known.
     pub(crate) fn take(
         self: &Arc<LocalRefreshClaims>,
         key: &[u8],

@@ -7,7 +7,7 @@
 //! [`FillToken`] keeps a fill from undoing an invalidation that began after the value was obtained.
 //!
 //! The keys are divided into *stripes* by their hash, and each stripe has a lock. A caller must hold the
-//! stripe's lock to insert or to invalidate an entry. The policy is told of a new entry after the index
+//! stripe's lock to insert or to invalidate an entry. The policy is told of a new entry only when the index
 //! contains the entry, because the policy may evict the entry at once. Evictions and sweeps need no lock,
 //! because they remove an entry by its unique id.
 
@@ -50,7 +50,7 @@ struct KeyStripe {
     /// Held while an entry is inserted or invalidated. A fill checks its token under this lock, so an
     /// invalidation cannot come between the check and the insertion.
     lock: Mutex<()>,
-    /// How often [`LocalTier::invalidate`] was called for these keys. The number is raised before the
+    /// How many times [`LocalTier::invalidate`] was called for these keys. The number is raised before the
     /// entry is removed, so a token with the new number was created after the invalidation began.
     epoch: AtomicU64,
     sequences: SequenceCounter,
@@ -68,7 +68,7 @@ pub(crate) struct LocalTier {
     stripes: Vec<KeyStripe>,
     clock: Clock,
     events: EventDispatcher,
-    /// The last field, so that the entries are dropped first and their deferred drops are run.
+    /// Must be the last field: the entries are dropped before this field runs their deferred drops.
     _deferred_drops_runner: DeferredDropsRunner,
 }
 
@@ -128,7 +128,7 @@ impl LocalTier {
         local
     }
 
-    /// Returns the number of entries, which includes expired entries that are not removed yet.
+    /// Returns the number of entries, including expired entries that have not been removed yet.
     pub(crate) fn entry_count(&self) -> usize {
         self.index.len()
     }
@@ -144,8 +144,8 @@ impl LocalTier {
         self.index.guard()
     }
 
-    /// Returns the value if the entry is live by the coarse clock and no report of a hit to the policy is
-    /// due. If this returns `None`, the caller must look the key up with [`get`](Self::get).
+    /// Returns the value if the entry is certainly live by the coarse clock and the policy need not be told
+    /// of the hit. If this returns `None`, the caller must look the key up with [`get`](Self::get).
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find<'r>(
         &self,
@@ -178,7 +178,7 @@ impl LocalTier {
             }
             None => (None, self.policy.is_active()),
         };
-        // The call of moka may be slow, and removed entries are not freed before the guard is dropped.
+        // The call to moka may be slow, and removed entries are not freed before the guard is dropped.
         drop(guard);
         if report {
             self.policy.record_lookup(KeyFingerprint::of(key));
@@ -201,8 +201,8 @@ impl LocalTier {
         self.schedule.now()
     }
 
-    /// Returns the value of a live entry, for a call that has looked the key up before. So the policy is
-    /// not told of this lookup. No deferred drops are run.
+    /// Returns the value of a live entry. The policy is not told of this lookup, because the caller has
+    /// looked the key up before. No deferred drops are run.
     pub(crate) fn peek(&self, key: &[u8]) -> Option<Value> {
         let guard = self.index_guard()?;
         let (entry, _) = self.find_live(&guard, key)?;
@@ -223,8 +223,8 @@ impl LocalTier {
         Some(RemainingTtl { remaining: entry.time_left(self.now()), ttl: entry.ttl() })
     }
 
-    /// Returns the value of an entry whose stale period is not over. The stale period begins when the
-    /// entry expires. No deferred drops are run.
+    /// Returns the value of a live entry, or of an expired entry whose stale period is not over. No deferred
+    /// drops are run.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
         let guard = self.index_guard()?;
         let (entry, _) = guard.find(&key)?;
@@ -251,7 +251,7 @@ impl LocalTier {
         fill_token.sequence = self.stripe(fill_token.hash).sequences.current();
     }
 
-    /// Returns true if no key of the token's stripe was invalidated or overwritten since the token was
+    /// Returns true if no key of the token's stripe has been invalidated or overwritten since the token was
     /// created.
     pub(crate) fn is_current(&self, fill_token: FillToken) -> bool {
         self.stripe(fill_token.hash).epoch.load(Ordering::Acquire) == fill_token.epoch
@@ -333,12 +333,11 @@ impl LocalTier {
         InsertedEntry { id, weight: new.weight, is_admitted, activates_policy, has_replaced_entry }
     }
 
-    /// Gives the entry that holds exactly this value a longer expiry, because memcached has confirmed the
-    /// value.
+    /// Extends the expiry of the key's entry if the entry holds exactly this value, because memcached has
+    /// confirmed the value.
     ///
-    /// If the entry holds another value, which was read from memcached or passed in by the program after
-    /// the token's fetch had begun, the entry is removed. memcached now has the confirmed value or a later
-    /// value.
+    /// Removes the entry if it holds another value that was read from memcached or passed in by the program
+    /// after the token's fetch had begun. memcached now has the confirmed value or a later value.
     pub(crate) fn extend(&self, key: &[u8], fill_token: FillToken, value: &Value, expiry: Expiry) {
         match self.extend_or_remove(key, fill_token, value, expiry) {
             Some(Ok(insertion)) => self.tell_policy(&insertion),
@@ -347,7 +346,7 @@ impl LocalTier {
         }
     }
 
-    /// Returns the new entry that has the longer expiry, or as an error the entry that was removed.
+    /// Returns `Ok` with the new entry that has the longer expiry, or `Err` with the entry that was removed.
     /// Returns `None` if the index was not changed.
     fn extend_or_remove(
         &self,

@@ -12,8 +12,8 @@ use crate::clock::CoarseInstant;
 use crate::event::{Event, EventSubject, EvictionReason};
 
 /// At most one hit on an entry is reported in an interval of insertions. The interval is the number of
-/// entries in the index, divided by this number. So an entry in use is reported long before the policy
-/// could evict the entry.
+/// entries in the index, divided by this number. The policy is therefore told of an entry in use long
+/// before it could evict the entry.
 const REPORT_INTERVAL_DIVISOR: usize = 2;
 /// The interval is computed again after this many insertions.
 const INTERVAL_UPDATE_INSERTIONS: u32 = 256;
@@ -24,8 +24,8 @@ const MAX_SWEPT_ENTRIES: usize = 1 << 16;
 /// keeps removed entries in memory.
 const ENTRIES_PER_GUARD: usize = 1 << 8;
 
-/// Decides which hits are reported to the policy: one for each entry in an interval, which is measured
-/// in insertions.
+/// Decides which hits are reported to the policy: at most one hit on each entry in an interval of
+/// insertions.
 pub(super) struct HitReportThrottle {
     /// The number of entries that were inserted while the policy was active.
     insertions: AtomicU32,
@@ -149,7 +149,7 @@ impl LocalTier {
         }
     }
 
-    /// Removes those entries from the index that the policy has evicted.
+    /// Removes from the index the entries that the policy has evicted.
     pub(super) fn remove_evicted(&self) {
         let evicted = self.policy.take_evicted();
         if !evicted.is_empty()

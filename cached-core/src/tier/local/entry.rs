@@ -62,7 +62,7 @@ pub(crate) struct Expiry {
 }
 
 impl Expiry {
-    /// Returns the time until the expiry; zero if this time is over.
+    /// Returns the time until the expiry; zero after the expiry.
     pub(super) fn time_left(&self, now: Instant) -> Duration {
         (self.start + self.ttl).saturating_duration_since(now)
     }
@@ -71,7 +71,7 @@ impl Expiry {
 /// Converts times of the precise clock into times of the coarse clock. An entry stores coarse times: they
 /// take half the memory of an [`Instant`], and a hit only compares two integers.
 pub(super) struct ClockConverter {
-    // The two clocks' readings at one moment.
+    // The times of the two clocks at the same moment.
     precise: Instant,
     coarse: CoarseInstant,
 }
@@ -101,7 +101,7 @@ pub(super) struct LocalEntry {
     pub(super) sequence: SequenceNumber,
 }
 
-/// What the index stores with an entry for the eviction policy.
+/// The state that the index stores with an entry for the eviction policy.
 pub(super) struct EntryPolicyState {
     pub(super) weight: u32,
     /// The number of insertions, by `HitReportThrottle::insertions`, when this entry was inserted or when

@@ -10,7 +10,7 @@ use papaya::{Equivalent, Guard, HashMap, LocalGuard, ResizeMode};
 use super::entry::{EntryId, EntryPolicyState, LocalEntry};
 use crate::key::{KeyQuery, PrecomputedBuildHasher};
 
-/// How many entries each insertion moves to the larger table while the table grows. So no single
+/// How many entries each insertion moves to the larger table while the table grows. No single
 /// insertion has to move all entries.
 const ENTRIES_MOVED_PER_INSERTION: usize = 64;
 /// The initial capacity, in entries. The empty table takes 18 KiB. A smaller table would be nearly full
@@ -85,7 +85,7 @@ impl IndexGuard<'_> {
         self.index.entries.get_key_value(&QueriedKey(key), &self.guard)
     }
 
-    /// Returns exactly the entry with this id, if the index has not removed the entry.
+    /// Returns exactly the entry with this id, if the index still contains the entry.
     pub(super) fn find_by_id(&self, id: EntryId) -> Option<(&LocalEntry, &EntryPolicyState)> {
         let found = self.index.entries.get_key_value(&id, &self.guard);
         found.filter(|(entry, _)| entry.id() == id)
@@ -105,7 +105,7 @@ impl IndexGuard<'_> {
         self.weight_of_removed(removed.map(|(_, state)| state))
     }
 
-    /// Returns the weight of a removed entry, and has a large entry freed soon.
+    /// Returns the weight of a removed entry. A large entry is freed soon.
     fn weight_of_removed(&self, state: Option<&EntryPolicyState>) -> Option<u32> {
         let weight = state?.weight;
         if weight > LARGE_ENTRY_WEIGHT {
@@ -114,8 +114,8 @@ impl IndexGuard<'_> {
         Some(weight)
     }
 
-    /// Has the entries that this thread has removed freed as soon as no guard protects them, without
-    /// waiting for the batch to be full.
+    /// Frees the entries that this thread has removed as soon as no guard protects them, even if their batch
+    /// is not full.
     pub(super) fn flush(&self) {
         self.guard.flush();
     }
@@ -125,7 +125,7 @@ impl IndexGuard<'_> {
     }
 }
 
-/// Lets the table search for a key that was not encoded as bytes.
+/// A key that has not been encoded as bytes, in a form that the table can search for.
 struct QueriedKey<'k, K>(&'k K);
 
 impl<K: KeyQuery> Hash for QueriedKey<'_, K> {

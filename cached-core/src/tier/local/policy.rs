@@ -1,7 +1,7 @@
 //! Decides which entries are evicted when the capacity is exceeded.
 //!
-//! A moka cache makes this decision, by TinyLFU in front of an LRU. The moka cache holds no values, but a
-//! [`MokaRecord`] for each entry. When moka drops a record, the entry's id is queued, and the local tier
+//! A moka cache makes this decision, with TinyLFU in front of an LRU. The moka cache holds no values, only
+//! a [`MokaRecord`] for each entry. When moka drops a record, the entry's id is queued, and the local tier
 //! then removes the entry from the index.
 //!
 //! moka's eviction listener is not used, because it makes a miss take twice as long: with a listener,
@@ -26,7 +26,7 @@ const ACTIVATION_DIVISOR: u64 = 2;
 /// The index may exceed the capacity by the capacity divided by this number. The excess is the weight of
 /// entries that moka has evicted but whose records moka has not dropped yet.
 const SLACK_DIVISOR: u64 = 32;
-/// How often the epoch of `crossbeam-epoch` must advance before a record that moka has removed is
+/// How many times the epoch of `crossbeam-epoch` must advance before a record that moka has removed is
 /// dropped.
 const EPOCHS_UNTIL_DROP: usize = 3;
 
@@ -41,7 +41,7 @@ pub(super) struct EvictionPolicy {
     is_active: AtomicBool,
 }
 
-/// Two independent hashes of a key, which moka uses in place of the key. The first is the hash in the
+/// Two independent hashes of a key, which moka uses in place of the key. The first hash is taken from the
 /// key's header.
 ///
 /// Two keys hardly ever share a fingerprint. If two keys do, moka holds a record of only one of them, and
@@ -169,7 +169,7 @@ impl EvictionPolicy {
     }
 
     /// Adds the weight of an entry that is inserted into the index. Returns true if this entry makes the
-    /// policy active, which is so for one caller only.
+    /// policy active. Only one call returns true.
     pub(super) fn add_weight(&self, weight: u32) -> bool {
         let total = self.weight.fetch_add(weight.into(), Ordering::Relaxed) + u64::from(weight);
         total > self.capacity / ACTIVATION_DIVISOR
@@ -196,7 +196,7 @@ impl EvictionPolicy {
         self.is_active.load(Ordering::SeqCst)
     }
 
-    /// Inserts a record of an entry into moka, which drops the record of an earlier entry with the same
+    /// Inserts a record of an entry into moka. moka drops the record of an earlier entry with the same
     /// key. The entry must be in the index already, because moka may evict the entry at once.
     ///
     /// If moka's code has called this method through a `Drop`, the entry is evicted instead.

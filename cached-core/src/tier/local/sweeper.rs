@@ -16,17 +16,17 @@ use crate::sync::lock;
 
 /// The pause before each round, so that one round finds many expired entries.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
-/// The pause after a round is this many times as long as the round, but [`MAX_PAUSE`] at most. With
-/// shorter rounds the thread uses a fiftieth of a processor.
+/// After a round that has removed all expired entries, the pause is this many times as long as the round,
+/// but [`MAX_PAUSE`] at most. Below this limit, the thread uses at most a fiftieth of a processor.
 const PAUSE_FACTOR: u32 = 50;
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// How long the thread sleeps while nothing is scheduled.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
-/// How often [`wake`] tries to lock the sweeper's state.
+/// How many times [`wake`] tries to lock the sweeper's state.
 const MAX_LOCK_ATTEMPTS: usize = 100;
 
-/// The state that callers share with the sweeper's thread.
+/// The data that callers share with the sweeper's thread.
 struct Sweeper {
     state: Mutex<SweeperState>,
     /// Set when a drop is deferred, and cleared when a round begins.
@@ -35,7 +35,7 @@ struct Sweeper {
 
 /// The sweeper's thread, and the tiers that it sweeps.
 struct SweeperState {
-    /// The thread with the id of its process. A forked child has to start a thread of its own.
+    /// The thread, and the id of the process that started it. A forked child has to start its own thread.
     thread: Option<(Thread, u32)>,
     tiers: Vec<(Weak<LocalTier>, Arc<SweepSchedule>)>,
 }
