@@ -167,8 +167,8 @@ impl Cache {
         Cache::with_switch(Config { local_capacity: 0, ..Config::default() }, false)
     }
 
-    /// Waits for the background writes to memcached, for 10 seconds at most. Background writes store
-    /// values and release leases.
+    /// Waits up to 10 seconds for the background writes to memcached. Background writes store values
+    /// and release leases.
     ///
     /// Call this method before `std::process::exit`, and in a test that reads from memcached. A
     /// program that ends normally need not call this method: if a runtime shuts down while writes are

@@ -105,8 +105,8 @@ impl CacheBuilder {
     /// 64 MiB; 0 turns the local tier off.
     ///
     /// An entry counts as its key, its value and 540 bytes for the tier's own records. A value
-    /// counts as its `size_of` plus the memory that it owns on the heap: texts, and the elements of
-    /// sequences and maps. The library finds texts and elements through the value's `Serialize`. If
+    /// counts as its `size_of` plus the memory that it owns on the heap: strings, and the elements of
+    /// sequences and maps. The library finds strings and elements through the value's `Serialize`. If
     /// several entries share a value behind an `Arc`, the value counts once for each entry.
     ///
     /// Two kinds of values take more memory than this estimate: values with a large field under

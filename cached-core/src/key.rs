@@ -16,8 +16,8 @@
 //! - Integers are encoded by value: `1u8` and `1i64` are the same key; `1` and `"1"` are not.
 //! - Floats are encoded as the bits of an `f64`. `-0.0` and `0.0` differ; all NaNs are one key.
 //! - Newtype structs are transparent, and type names are left out.
-//! - Fields and variants are written by name. Fields and map entries are sorted, so reordering a
-//!   type's declaration changes no key.
+//! - Fields and variants are written by name. Fields and map entries are sorted, so reordering
+//!   the fields of a struct changes no key.
 //! - `is_human_readable` is false.
 //! - A set is encoded in the order of its elements. A `HashSet` has a random order, so a key that
 //!   contains a `HashSet` misses at random. A `BTreeSet` is suitable.

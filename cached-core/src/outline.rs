@@ -6,8 +6,8 @@
 //! sequence, and the keys and values of a map.
 //!
 //! Several builds of a program share memcached, and a type may differ between the builds. The codec
-//! writes no type names and no field names. So the codec would decode a string for a type that accepts
-//! only certain strings, and the type's `Deserialize` might panic. The build that stores a value therefore
+//! writes no type names and no field names. Without a check, the codec would decode any string for a type
+//! that accepts only certain strings, and the type's `Deserialize` might panic. The build that stores a value therefore
 //! decodes the value once, and stores the outline with the value. Another process checks each step of
 //! its own type against the stored outline *before* the type gets the data of the step. The type thus
 //! gets only data that the storing build read by the same step.

@@ -102,7 +102,7 @@ fn hash_of_kind(kind: DataKind) -> StableHasher {
 /// A serializer that computes the shape of a value.
 #[derive(Clone, Copy)]
 struct ShapeSerializer {
-    /// True if numbers, texts and bytes are hashed with their data, false if only their kind is hashed.
+    /// True if numbers, strings and bytes are hashed with their data, false if only their kind is hashed.
     includes_contents: bool,
 }
 

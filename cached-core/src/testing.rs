@@ -164,8 +164,8 @@ impl TestCache {
         &self.cache
     }
 
-    /// Runs the future with this cache as the current cache, then waits until the writes to memcached
-    /// are done, 10 seconds at most. Tasks that the future spawns do not use this cache.
+    /// Runs the future with this cache as the current cache, then waits up to 10 seconds for the
+    /// background writes to memcached. Tasks that the future spawns do not use this cache.
     ///
     /// # Cancellation
     /// Dropping the returned future drops the given future. Writes that have begun continue.

@@ -58,9 +58,9 @@ pub enum WholeValue {}
 
 /// The return type of an annotated function.
 ///
-/// `Result`, `Option` and common types of the standard library implement this trait, such as
-/// `String`, `Vec` and tuples of up to six elements. A program cannot implement the trait for its
-/// own types. A function that returns a type of the program itself needs the option `infallible`.
+/// `Result`, `Option` and common standard types such as `String`, `Vec` and tuples of up to six
+/// elements implement this trait. A program cannot implement the trait for its own types. A function
+/// that returns a type of the program needs the option `infallible`.
 ///
 /// `Mode` is the marker `InferredValue` or, under the option `infallible`, `WholeValue`.
 #[diagnostic::on_unimplemented(
@@ -252,7 +252,7 @@ pub(crate) struct CachingDecision {
 }
 
 impl<V: CachedValue> ValueRules<V> {
-    /// Decides about a value that is not in a tier yet. A panic of an option is not caught.
+    /// Decides about a value that is not in a tier yet. If an option's function panics, the panic is not caught.
     pub(crate) fn decide(&self, value: &V) -> CachingDecision {
         CachingDecision {
             is_none: variant::is_none(value),

@@ -123,8 +123,8 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets how long a call waits for the process that holds the lease, an hour at most. When this
-    /// time is over, the call runs its own fetch and stores nothing in memcached.
+    /// Sets how long a call waits, an hour at most, while another process holds the [lease](Self::lease).
+    /// After this time, the call runs its own fetch and stores nothing in memcached.
     ///
     /// The default depends on the holder of the lease:
     ///

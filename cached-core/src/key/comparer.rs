@@ -1,5 +1,5 @@
-//! Compares a key with a stored key while serde visits the parts of the key. Only the fields of structs
-//! and the entries of maps are written to a buffer.
+//! Compares a key with a stored key while serde visits the parts of the key. Most parts are compared
+//! without a buffer.
 
 use serde::ser::Serialize;
 

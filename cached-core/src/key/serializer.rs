@@ -192,7 +192,7 @@ impl<S: KeySink> ser::Serializer for KeySerializer<S> {
         self.length_prefixed(STR, value.as_bytes())
     }
 
-    /// Writes a short text without allocating. Many id types, such as `Uuid`, serialize through
+    /// Writes a short string without allocating. Many id types, such as `Uuid`, serialize through
     /// `Display`.
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<S, S::Error> {
         let mut text = DisplayBuffer(SmallVec::new());

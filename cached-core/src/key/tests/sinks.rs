@@ -88,8 +88,8 @@ proptest! {
     }
 }
 
-/// The hasher and the comparer treat short, medium and long texts differently, so the test has texts of
-/// all three kinds.
+/// The hasher and the comparer treat short, medium and long strings differently, so the test has
+/// strings of all three kinds.
 #[test]
 fn every_changed_byte_of_a_text_is_seen() {
     for length in (0..40).chain([127, 128, 129, 300]) {
