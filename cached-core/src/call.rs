@@ -8,10 +8,10 @@
 //! - The calls of this process that need one key at the same time form a *flight*. The *leader* of the
 //!   flight fetches, and its *followers* wait for the outcome; see [`flight`](crate::flight).
 //! - A *refresh* fetches a value again before the value expires.
-//! - A *lease* is one process's exclusive right to write a key of the remote tier. The process fills an
-//!   absent entry or refreshes an item.
-//! - A *request* is a [`RequestScope`](crate::RequestScope). It keeps the first cached value of a key for
-//!   its later calls.
+//! - A *lease* is one process's exclusive right to write a key of the remote tier. With the lease, the
+//!   process fills an absent entry or refreshes an item.
+//! - A *request* is a [`RequestScope`](crate::RequestScope). It keeps the first cached value of each key
+//!   for the later calls of the request.
 //!
 //! A call skips the phases that it does not need:
 //!
@@ -106,8 +106,8 @@ enum FlightWait {
     ForLeader(Follower),
 }
 
-/// A fetch that a call is about to run or is running: the flight that waits for the value, and the
-/// tiers that may store it.
+/// A fetch that a call will run or is running, with the flight that waits for the value and the tiers that
+/// may store the value.
 pub(crate) struct PlannedFetch {
     /// The call's lead of its flight. `None` if no other call can wait for the fetch.
     leader: Option<Leader>,
@@ -128,7 +128,7 @@ impl PlannedFetch {
         PlannedFetch { is_refresh: true, ..PlannedFetch::new(None, fill_token, target) }
     }
 
-    /// Answers the flight of a fetch that has no value to store, and gives up the lease.
+    /// Ends a fetch that has no value to store: gives up the lease and answers the flight.
     fn end_without_value(self, outcome: FlightOutcome) {
         if let Some(leader) = self.leader {
             // Dropping the lease gives the lease back, which needs the runtime that polls this call. The
@@ -143,7 +143,7 @@ impl PlannedFetch {
 pub(crate) enum FillTarget {
     /// The local tier. The function uses no remote tier, or its ttl is too short for the remote tier.
     LocalOnly,
-    /// The local tier, whose entry the fetch refreshes. The claim to refresh the entry is held
+    /// The local tier. The fetch refreshes the tier's entry. The claim to refresh the entry is held
     /// until this variant is dropped.
     LocalRefresh { _until_dropped: Box<LocalRefreshClaim> },
     /// Both tiers, because this process holds the lease. `None` while the lease is stored in the flight. If

@@ -240,7 +240,7 @@ impl Flight {
         }
     }
 
-    /// Adds a follower, and has the watchdog check the leader from now on.
+    /// Adds a follower, and makes the watchdog check the leader from now on.
     fn follow(self: &Arc<Flight>) -> Follower {
         let mut state = lock(&self.state);
         let id = state.next_id;
@@ -262,7 +262,7 @@ impl Flight {
     /// Ends the flight. `outcome` is not called if the caller holds the only reference to the flight.
     fn answer(self: &Arc<Flight>, outcome: impl FnOnce() -> FlightOutcome) {
         self.remove_from(&mut self.flights.shard(self.hash));
-        // No call can join any more, and every follower and leader holds a reference to the flight.
+        // No other call can join now, and every follower and leader holds a reference to the flight.
         if Arc::strong_count(self) == 1 {
             return;
         }

@@ -126,7 +126,7 @@ impl PendingCall {
     }
 
     /// Refreshes the entry in the background if the entry is due. If not, holds the claim until the entry
-    /// is due.
+    /// is due, and then gives the claim back.
     pub(crate) fn refresh<R, V, F>(
         mut self: Box<Self>,
         returns: ReturnType<R, V>,

@@ -77,7 +77,7 @@ impl PendingCall {
         poll_work(leader, &mut self.waker_cache, fetch, context).map(FetchEnd::Returned)
     }
 
-    /// Turns the outcome of another leader, whose fetch ended first, into this call's answer. Returns
+    /// Turns the outcome of another leader's fetch, which ended first, into this call's answer. Returns
     /// `None` if this call cannot use the outcome. This call then goes on with its own fetch, and no longer
     /// leads a flight.
     #[cold]

@@ -1,4 +1,4 @@
-//! The fill: a fetched value is stored in the tiers, and the flight's followers are answered with it.
+//! The fill: a call stores a fetched value in the tiers, and answers the flight's followers with the value.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

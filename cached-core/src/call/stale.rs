@@ -1,4 +1,4 @@
-//! Stale-if-error: the tiers keep an expired value for a while, to serve if a fetch fails.
+//! Stale-if-error: if a fetch fails, a call may return an expired value that the tiers have kept.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ impl PendingCall {
             FillTarget::LocalOnly
             | FillTarget::LocalWhileUnreachable
             | FillTarget::LocalWhileUnusable => self.handle.local_value_or_stale(),
-            // The remote tier was reached, and its value counts. Another process may have invalidated
-            // the local value in the remote tier.
+            // The remote tier was reached, so only its expired value may be used. Another process may
+            // have invalidated the local value.
             _ => fetch.stale.clone(),
         }
     }

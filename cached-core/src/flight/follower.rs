@@ -29,7 +29,7 @@ impl Future for Follower {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<FollowerOutput> {
         let this = &mut *self;
-        // The old waker is dropped after the lock is released, because its drop may drop a whole task.
+        // The old waker is dropped after the lock is released, because dropping the waker may drop a whole task.
         let _replaced_waker;
         let mut state = lock(&this.flight.state);
         if let Some(outcome) = &state.outcome {

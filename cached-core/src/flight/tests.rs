@@ -248,7 +248,7 @@ fn the_lead_leaves_an_undriven_runtime() {
     let followers = [polled_on(&undriven), polled_on(&undriven), polled_on(&other)];
     leader.flight.replace_leader(Some(undriven.handle().id()));
     assert_eq!(promoted(&leader.flight), Some(2));
-    // The successor was not polled yet, but only its runtime is another one than `undriven`.
+    // The successor has not been polled. It is chosen again, because only its runtime is not `undriven`.
     leader.flight.replace_leader(None);
     assert_eq!(promoted(&leader.flight), Some(2));
     drop(followers);

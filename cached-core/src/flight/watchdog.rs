@@ -15,8 +15,8 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// How many times a caller tries to lock [`CURRENT`].
 const MAX_LOCK_ATTEMPTS: usize = 100;
 
-/// A list of flights, and the thread that checks the leaders of these flights. A thread works without
-/// an async runtime, and sleeps while the list is empty.
+/// A list of flights, and the thread that checks the leaders of these flights. The thread needs no
+/// async runtime, and sleeps while the list is empty.
 #[derive(Default)]
 pub(super) struct LeaderWatchdog {
     /// The flights that a follower has joined.
@@ -27,7 +27,7 @@ pub(super) struct LeaderWatchdog {
 /// The watchdog, with the id of the process that runs the watchdog's thread.
 ///
 /// If one thread forks while another thread holds this lock, the child finds the lock locked for ever.
-/// So the lock is held for a moment only, and [`LeaderWatchdog::current`] gives up after some attempts.
+/// Therefore the lock is held only for a moment, and [`LeaderWatchdog::current`] gives up after some attempts.
 static CURRENT: Mutex<Option<(u32, Arc<LeaderWatchdog>)>> = Mutex::new(None);
 
 impl LeaderWatchdog {

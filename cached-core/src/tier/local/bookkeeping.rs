@@ -58,7 +58,8 @@ pub(super) struct InsertedEntry {
     /// True if the policy was active before the insertion. Then `tell_policy` admits the entry, and no
     /// other caller does.
     pub(super) is_admitted: bool,
-    /// True if this entry made the policy active. Then `tell_policy` has all earlier entries admitted.
+    /// True if this entry made the policy active. Then `tell_policy` makes the policy admit
+    /// all earlier entries.
     pub(super) activates_policy: bool,
     /// True if the insertion removed an earlier entry with the same key.
     pub(super) has_replaced_entry: bool,
@@ -107,7 +108,7 @@ impl LocalTier {
         insertions
     }
 
-    /// Has the policy admit all entries that were inserted before the policy became active. A new thread
+    /// Makes the policy admit all entries that were inserted before the policy became active. A new thread
     /// does this work, because there may be a million entries.
     fn admit_all_in_background(&self) {
         let weak = self.weak.clone();
@@ -138,7 +139,7 @@ impl LocalTier {
         }
     }
 
-    /// Has the policy admit an entry, unless another caller has claimed this work.
+    /// Makes the policy admit an entry, unless another caller has claimed this work.
     fn admit(&self, id: EntryId) {
         let claim = |guard: IndexGuard<'_>| {
             let (_, state) = guard.find_by_id(id)?;
@@ -210,7 +211,7 @@ impl LocalTier {
         RemovedEntry { fingerprint, is_removed_here: weight.is_some() }
     }
 
-    /// Emits an event for the removed entry of `key`, and has the policy forget the entry.
+    /// Emits an event for the removed entry of `key`, and makes the policy forget the entry.
     ///
     /// The caller must hold no lock, because an observer of the event may use the tier.
     pub(super) fn report_removal(&self, key: &[u8], removed: RemovedEntry, reason: EvictionReason) {

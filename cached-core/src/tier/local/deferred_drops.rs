@@ -100,7 +100,7 @@ fn drop_values(count: usize, max_time: Duration) {
     }
 }
 
-/// Takes one value from the queue. Other threads can take the next values meanwhile.
+/// Takes one value from the queue. Other threads can take the values that follow.
 fn pop_value() -> Option<Value> {
     let mut queue = lock(&QUEUE);
     let value = queue.pop_front();

@@ -223,7 +223,7 @@ impl EntryPolicyState {
         self.is_admitted.load(Ordering::SeqCst)
     }
 
-    /// Returns true if the caller must now have the policy admit the entry. Only the first call returns
+    /// Returns true if the caller must now make the policy admit the entry. Only the first call returns
     /// true.
     pub(super) fn claim_admission(&self) -> bool {
         !self.is_admitted.swap(true, Ordering::SeqCst)

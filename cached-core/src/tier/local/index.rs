@@ -1,7 +1,7 @@
 //! The index: the table of all entries, which every hit reads.
 //!
 //! The table is a `papaya` hash table. A reader takes no lock and writes no shared memory. A removed entry
-//! is freed when no reader can hold a reference to the entry any more.
+//! is freed when no reader can still hold a reference to the entry.
 
 use std::hash::{Hash, Hasher};
 

@@ -215,7 +215,7 @@ impl EvictionPolicy {
         }
     }
 
-    /// Has moka evict entries until the rest fits the capacity. Then frees the memory that moka's tables
+    /// Makes moka evict entries until the rest fits the capacity. Then frees the memory that moka's tables
     /// have retired, because the evicted records are dropped when this memory is freed.
     #[cold]
     pub(super) fn run_pending_work(&self) {
@@ -230,7 +230,7 @@ impl EvictionPolicy {
         self.moka.weighted_size()
     }
 
-    /// Has moka drop the record of an entry that was removed from the index.
+    /// Makes moka drop the record of an entry that was removed from the index.
     ///
     /// If moka's code has called this method through a `Drop`, nothing happens. moka evicts the record at
     /// some later time.
