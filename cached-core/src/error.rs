@@ -40,7 +40,7 @@ pub enum ConfigErrorKind {
     Setting,
     /// A duration, a number or a size is unreadable or out of range.
     Value,
-    /// The namespace has characters that a key in memcached must not have, or is too long.
+    /// The namespace is too long, or has a character that a namespace must not have.
     Namespace,
     /// The address of a memcached server is malformed or repeated, or no address is given.
     Server,

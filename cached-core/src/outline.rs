@@ -7,10 +7,11 @@
 //!
 //! Several builds of a program share memcached, and a type may differ between the builds. The codec
 //! writes no type names and no field names. Without a check, the codec would decode any string for a type
-//! that accepts only certain strings, and the type's `Deserialize` might panic. The build that stores a value therefore
-//! decodes the value once, and stores the outline with the value. Another process checks each step of
-//! its own type against the stored outline *before* the type gets the data of the step. The type thus
-//! gets only data that the storing build read by the same step.
+//! that accepts only certain strings, and the type's `Deserialize` might panic.
+//!
+//! The build that stores a value therefore decodes the value once, and stores the outline with the
+//! value. Another process checks each step of its own type against the stored outline *before* the type
+//! gets the data of the step. The type thus gets only data that the storing build read by the same step.
 //!
 //! The step of a member contains the name of the member's type. serde does not reveal the type inside
 //! a `Some`, a newtype struct or a field with `#[serde(with)]`. For these, the outline contains only
@@ -93,7 +94,7 @@ enum CheckMode<'o> {
     Match(Outline<'o>),
 }
 
-/// Records or checks the steps in which one value is decoded.
+/// Records or checks the steps that decode one value.
 struct StepChecker<'o> {
     mode: CheckMode<'o>,
     /// The location of each type seen so far, by the full name of the type.

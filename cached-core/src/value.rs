@@ -1,6 +1,6 @@
 //! The values that can be cached, and the return types that contain them.
 //!
-//! Most of the code behind a call handles an untyped [`Value`], so that the compiler compiles this code
+//! Most of the code behind a call handles an untyped [`Value`], so that this code is compiled
 //! once and not for each annotated function. The code reaches the operations of a concrete type through
 //! the function pointers in [`ValueType`] and [`ReturnType`].
 
@@ -252,7 +252,8 @@ pub(crate) struct CachingDecision {
 }
 
 impl<V: CachedValue> ValueRules<V> {
-    /// Decides about a value that is not in a tier yet. If an option's function panics, the panic is not caught.
+    /// Decides about a value that is not in a tier yet. If an option's function panics, the panic is
+    /// not caught.
     pub(crate) fn decide(&self, value: &V) -> CachingDecision {
         CachingDecision {
             is_none: variant::is_none(value),

@@ -79,8 +79,8 @@ pub(super) fn not_linked() -> Vec<Finding> {
         .collect()
 }
 
-/// Logs a warning if an annotated function was called although the linker dropped every declaration,
-/// so that nothing is cached.
+/// Logs a warning if the linker dropped every declaration and an annotated function was called. Nothing
+/// is cached in this program.
 pub(crate) fn warn_if_inventory_is_empty() {
     if let Some(finding) = not_linked().first().filter(|_| DECLARATIONS.is_empty()) {
         log::warn!("no function of this program is cached, its inventory is empty: {finding}");

@@ -101,7 +101,7 @@ fn ends<const N: usize>(bytes: &[u8]) -> [Option<&[u8; N]>; 2] {
 }
 
 /// Compares the fields of a struct or the entries of a map. The stored fields are sorted, so the
-/// fields are first written to a buffer and sorted as well.
+/// fields to compare are first written to a buffer and sorted.
 pub struct FieldComparer<'k> {
     key: KeyComparer<'k>,
     bytes: KeyBytes,

@@ -125,7 +125,7 @@ fn secret() -> u64 {
     *SECRET.get_or_init(|| RandomState::new().hash_one(0))
 }
 
-/// Hashes the fields of a struct or the entries of a map. Each field is hashed by itself, and the
+/// Hashes the fields of a struct or the entries of a map. Each field is hashed separately, and the
 /// hashes are added up, so the order of the fields does not matter.
 pub struct FieldHasher {
     /// The hash of everything before the struct or map.

@@ -48,7 +48,7 @@ pub trait KeySink: Sized {
     /// Writes bytes that a hasher leaves out: the bytes around the fields of a struct or map, and the
     /// bytes between the parts of a key.
     ///
-    /// A hasher hashes each field by itself, so the bytes around the fields can be left out. The
+    /// A hasher hashes each field separately, so the bytes around the fields can be left out. The
     /// bytes around a sequence are hashed. Without these bytes, all ways to split a list into
     /// sublists would have the same hash.
     fn unhashed<const N: usize>(self, bytes: [u8; N]) -> Result<Self, Self::Error>;
