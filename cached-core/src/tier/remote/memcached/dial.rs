@@ -63,7 +63,11 @@ impl Dialer {
         let time_left = deadline.saturating_duration_since(Instant::now());
         let head_start = (time_left / 4).min(MAX_HEAD_START);
         let mut attempts: Vec<DialAttempt<'_>> = Vec::new();
-        let mut next_at = Box::pin(sleep(head_start));
+        let mut next_at = {
+            // The timer must belong to the same runtime as the connections.
+            let _entered = self.runtime.enter();
+            Box::pin(sleep(head_start))
+        };
         let mut last_error = CommandError::unreachable("its name has no address");
         std::future::poll_fn(move |context| {
             let _entered = self.runtime.enter();

@@ -47,6 +47,9 @@ where
         let Some(mut exchange) = self.exchange.take() else {
             return Poll::Ready(Err(CommandError::timed_out()));
         };
+        // Another runtime may poll the caller's task by now. Timers and sockets that the exchange
+        // creates must still belong to the pipeline's runtime.
+        let _entered = self.runtime.enter();
         let polled = exchange.as_mut().poll(context);
         if polled.is_pending() {
             self.exchange = Some(exchange);
@@ -64,5 +67,29 @@ where
         {
             self.runtime.spawn(async move { on_orphaned(exchange.await) });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Waker;
+    use std::time::Duration;
+
+    use super::super::command::Reply;
+    use super::*;
+
+    #[test]
+    fn an_exchange_creates_its_timers_on_its_own_runtime() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let exchange = async {
+            drop(tokio::time::sleep(Duration::ZERO));
+            Ok(Reply::Applied(true))
+        };
+        let mut direct = pin!(DirectExchange::new(runtime.handle(), exchange, |_| ()));
+        // This thread is outside every runtime.
+        let polled = direct.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(polled, Poll::Ready(Ok(Reply::Applied(true)))));
     }
 }
