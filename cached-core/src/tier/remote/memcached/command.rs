@@ -32,7 +32,7 @@ pub(super) enum Command {
     Renew { key: Arc<str>, marker: Arc<[u8]>, seconds: u32, cas: Cas },
     /// Removes the item. If `unchanged` is a CAS, the server removes the item only if the item
     /// still has that CAS.
-    Delete { key: Arc<str>, unchanged: Option<Cas> },
+    Delete { key: Arc<str>, only_if: Option<Cas> },
     /// Gives back the refresh claim of an item that still has this CAS. The server marks the item
     /// as stale, so the next read wins the claim. The item's time to live does not change.
     ReleaseRefresh { key: Arc<str>, cas: Cas },
@@ -114,7 +114,7 @@ impl Command {
         match *self {
             Command::Write { condition: WriteCondition::Unchanged(cas), .. }
             | Command::Renew { cas, .. }
-            | Command::Delete { unchanged: Some(cas), .. }
+            | Command::Delete { only_if: Some(cas), .. }
             | Command::ReleaseRefresh { cas, .. } => Some(cas),
             _ => None,
         }
@@ -142,7 +142,7 @@ impl Command {
 
     /// Returns true if the command removes an item unconditionally.
     pub(super) fn is_removal(&self) -> bool {
-        matches!(self, Command::Delete { unchanged: None, .. })
+        matches!(self, Command::Delete { only_if: None, .. })
     }
 
     /// Returns true if the command may be sent twice, even if the server restarts in between. If
@@ -158,7 +158,7 @@ impl Command {
         let key = || Arc::clone(self.key());
         match result {
             Ok(Reply::Read(ReadReply::Lease(cas))) => {
-                Some(Command::Delete { key: key(), unchanged: Some(*cas) })
+                Some(Command::Delete { key: key(), only_if: Some(*cas) })
             }
             Ok(Reply::Read(ReadReply::Item(RawItem { is_claimed: true, cas, .. }))) => {
                 Some(Command::ReleaseRefresh { key: key(), cas: *cas })

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
 use super::command::{Command, CommandError, CommandResult};
-use super::dial::Dialer;
+use super::dial::{Dialer, ProbedStream};
 use super::timer::DeadlineTimer;
 use super::wire::{ExchangeOutcome, MemcachedStream};
 use crate::sync::lock;
@@ -112,7 +112,7 @@ impl ConnectionPool {
     }
 
     async fn open(&self, deadline: Instant) -> Result<Box<Connection>, CommandError> {
-        let (stream, incarnation) = self.dialer.dial(deadline).await?;
+        let ProbedStream { stream, incarnation } = self.dialer.dial(deadline).await?;
         let stream = MemcachedStream::new(stream, incarnation);
         Ok(Box::new(Connection { stream, timer: DeadlineTimer::new(deadline) }))
     }

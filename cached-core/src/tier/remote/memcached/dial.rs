@@ -30,12 +30,17 @@ pub(super) struct Dialer {
     runtime: Handle,
 }
 
-/// An open stream, and the incarnation (one start) of the server at its other end.
-type DialedStream = (TcpStream, Incarnation);
+/// An open stream to a server that has passed the probe.
+pub(super) struct ProbedStream {
+    pub(super) stream: TcpStream,
+    /// The incarnation of the server: one run of its process.
+    pub(super) incarnation: Incarnation,
+}
 
-/// A future that connects to one address, and returns the address's index and the result.
+/// An attempt to connect to one address. The future returns the index of the address and the
+/// result.
 type DialAttempt<'a> =
-    Pin<Box<dyn Future<Output = (usize, Result<DialedStream, CommandError>)> + Send + 'a>>;
+    Pin<Box<dyn Future<Output = (usize, Result<ProbedStream, CommandError>)> + Send + 'a>>;
 
 impl Dialer {
     pub(super) async fn resolve(address: &str, runtime: &Handle) -> Result<Dialer, CommandError> {
@@ -51,12 +56,12 @@ impl Dialer {
     /// Connects to the first address that answers. While an address has not answered, the next
     /// address is tried as well after a short time (RFC 8305), because an address whose machine is
     /// gone may never answer.
-    pub(super) async fn dial(&self, deadline: Instant) -> Result<DialedStream, CommandError> {
+    pub(super) async fn dial(&self, deadline: Instant) -> Result<ProbedStream, CommandError> {
         let dialed = run_until(deadline, self.race(deadline)).await;
         dialed.unwrap_or_else(|| Err(CommandError::timed_out()))
     }
 
-    async fn race(&self, deadline: Instant) -> Result<DialedStream, CommandError> {
+    async fn race(&self, deadline: Instant) -> Result<ProbedStream, CommandError> {
         let count = self.addresses.len();
         let preferred = self.preferred.load(Ordering::Relaxed);
         let mut untried = (0..count).map(|index| (preferred + index) % count);
@@ -68,7 +73,7 @@ impl Dialer {
             let _entered = self.runtime.enter();
             Box::pin(sleep(head_start))
         };
-        let mut last_error = CommandError::unreachable("its name has no address");
+        let mut last_error = CommandError::unreachable("the host name has no address");
         std::future::poll_fn(move |context| {
             let _entered = self.runtime.enter();
             loop {
@@ -100,13 +105,13 @@ impl Dialer {
         .await
     }
 
-    async fn attempt(&self, index: usize) -> (usize, Result<DialedStream, CommandError>) {
+    async fn attempt(&self, index: usize) -> (usize, Result<ProbedStream, CommandError>) {
         let dial = async {
             let stream = TcpStream::connect(self.addresses[index]).await;
             let mut stream = stream.map_err(CommandError::unreachable)?;
             stream.set_nodelay(true).map_err(CommandError::unreachable)?;
             let incarnation = probe(&mut stream).await?;
-            Ok((stream, incarnation))
+            Ok(ProbedStream { stream, incarnation })
         };
         (index, dial.await)
     }

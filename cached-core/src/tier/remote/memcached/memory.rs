@@ -163,8 +163,8 @@ impl InMemoryState {
                 let applies = self.is_unchanged(&key, Some(cas));
                 Ok(Reply::Renewed(applies.then(|| self.store(key, marker.to_vec(), seconds, now))))
             }
-            Command::Delete { key, unchanged } => {
-                let applies = self.is_unchanged(&key, unchanged);
+            Command::Delete { key, only_if } => {
+                let applies = self.is_unchanged(&key, only_if);
                 if applies {
                     self.items.remove(&key);
                 }

@@ -273,7 +273,7 @@ impl Pipeline {
     fn give_back(self: &Arc<Pipeline>, command: &Command, result: &CommandResult) {
         let Some(give_back) = command.give_back_command(result) else { return };
         let mut state = self.state();
-        state.queue.push_give_back(give_back);
+        state.queue.push_release_first(give_back);
         self.start_flushers(&mut state);
     }
 
@@ -315,13 +315,15 @@ impl Pipeline {
 }
 
 fn queue_is_full() -> CommandError {
-    CommandError::refused("too many commands wait for it")
+    CommandError::refused("too many commands wait for this server")
 }
 
 /// Returns the received result, or an error if the sender was dropped because the flusher's runtime
 /// has ended.
 fn flatten(result: Result<CommandResult, oneshot::error::RecvError>) -> CommandResult {
-    result.unwrap_or_else(|_| Err(CommandError::unreachable("its runtime has ended")))
+    result.unwrap_or_else(|_| {
+        Err(CommandError::unreachable("the runtime of its connection has ended"))
+    })
 }
 
 /// The permit for one direct exchange. The pipeline counts the exchange until its permit is

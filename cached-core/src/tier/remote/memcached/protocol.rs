@@ -217,8 +217,8 @@ pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &
             into.extend_from_slice(b" c\r\n");
             into.extend_from_slice(marker);
         }
-        Command::Delete { unchanged: Some(cas), .. } => write_number(into, b" C", cas.number),
-        Command::Delete { unchanged: None, .. } => {}
+        Command::Delete { only_if: Some(cas), .. } => write_number(into, b" C", cas.number),
+        Command::Delete { only_if: None, .. } => {}
         Command::ReleaseRefresh { cas, .. } => write_number(into, b" I C", cas.number),
     }
     into.extend_from_slice(b"\r\n");
@@ -299,7 +299,7 @@ mod tests {
                 condition: WriteCondition::Unchanged(cas),
             },
             Command::Renew { key: Arc::clone(&key), marker: b"a"[..].into(), seconds: 3, cas },
-            Command::Delete { key: Arc::clone(&key), unchanged: Some(cas) },
+            Command::Delete { key: Arc::clone(&key), only_if: Some(cas) },
             Command::ReleaseRefresh { key: Arc::clone(&key), cas },
         ];
         for command in commands {
@@ -324,7 +324,7 @@ mod tests {
         }
         // Commands without a CAS are sent to every incarnation.
         for command in [
-            Command::Delete { key: Arc::clone(&key), unchanged: None },
+            Command::Delete { key: Arc::clone(&key), only_if: None },
             Command::Read { key, lease: None },
         ] {
             let mut written = Vec::new();

@@ -61,7 +61,7 @@ impl CommandQueue {
 
     /// Puts a command that gives back a lease or refresh claim at the front of the queue, even if
     /// the queue is full. Other callers may be waiting for the lease.
-    pub(super) fn push_give_back(&mut self, command: Command) {
+    pub(super) fn push_release_first(&mut self, command: Command) {
         self.bytes += size(&command);
         self.commands.push_front(QueuedCommand { command, sender: None });
     }
@@ -114,10 +114,10 @@ mod tests {
     fn an_abandoned_command_travels_only_if_it_removes() {
         let mut queue = CommandQueue::default();
         let awaited = queue.push(read("awaited")).expect("room");
-        let removal = Command::Delete { key: "removal".into(), unchanged: None };
+        let removal = Command::Delete { key: "removal".into(), only_if: None };
         drop(queue.push(removal).expect("room"));
         drop(queue.push(read("abandoned")).expect("room"));
-        queue.push_give_back(Command::Delete { key: "lease".into(), unchanged: Some(7.into()) });
+        queue.push_release_first(Command::Delete { key: "lease".into(), only_if: Some(7.into()) });
         let batch = queue.next_batch();
         let keys: Vec<&str> = batch.commands.iter().map(|command| &**command.key()).collect();
         assert_eq!(keys, ["lease", "awaited", "removal"]);

@@ -328,7 +328,7 @@ impl Route {
 
     /// Removes the item if it still has this CAS.
     pub(super) async fn remove_unchanged(&self, cas: Cas) -> Result<(), RemoteError> {
-        let delete = Command::Delete { key: Arc::clone(&self.key), unchanged: Some(cas) };
+        let delete = Command::Delete { key: Arc::clone(&self.key), only_if: Some(cas) };
         self.server().change(delete, self.priority).await.map(drop)
     }
 

@@ -88,7 +88,7 @@ fn read() -> Command {
 }
 
 fn delete() -> Command {
-    Command::Delete { key: "key".into(), unchanged: None }
+    Command::Delete { key: "key".into(), only_if: None }
 }
 
 const LONG_TIMEOUT: Duration = Duration::from_secs(30);

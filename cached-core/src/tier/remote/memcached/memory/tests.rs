@@ -71,7 +71,7 @@ impl ComparedServer {
             },
             GeneratedCommand::Delete(key, current) => Command::Delete {
                 key: Arc::clone(&keys[key]),
-                unchanged: current.map(|current| cas(key, current)),
+                only_if: current.map(|current| cas(key, current)),
             },
             GeneratedCommand::Renew(key, current) => Command::Renew {
                 key: Arc::clone(&keys[key]),

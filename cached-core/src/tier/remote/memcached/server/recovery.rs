@@ -143,7 +143,7 @@ impl Server {
             }
             let deletes = hints
                 .iter()
-                .map(|(key, _)| Command::Delete { key: Arc::clone(key), unchanged: None });
+                .map(|(key, _)| Command::Delete { key: Arc::clone(key), only_if: None });
             let deadline = Instant::now() + self.endpoint.timeout();
             let pipeline = self.any_pipeline(Priority::Background)?;
             for result in pipeline.run_many(deletes.collect(), deadline).await {

@@ -42,7 +42,7 @@ impl<'s> KeyRemoval<'s> {
         let pipeline = server.any_pipeline(Priority::Foreground)?;
         let now = Instant::now();
         let delete = |key: &Arc<str>| -> BoxedFuture<'_, CommandResult> {
-            let delete = Command::Delete { key: Arc::clone(key), unchanged: None };
+            let delete = Command::Delete { key: Arc::clone(key), only_if: None };
             Box::pin(pipeline.run(delete, now, deadline))
         };
         // All deletes start at once as separate commands, because one batch of many deletes would
