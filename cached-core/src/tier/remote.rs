@@ -1,14 +1,15 @@
 //! The remote tier: a store of values that several processes share.
 //!
 //! [`RemoteStore`] is the contract between the cache and the store. The cache knows keys, *frames*
-//! (the stored bytes of a value), durations and [`WritePermit`]s. The cache does not know servers,
-//! connections, protocols, or how the store represents a lease. [`Store`] is the store type of this
-//! build.
+//! (the stored bytes of a value), durations and [`WritePermit`]s. The cache knows nothing about
+//! servers, connections, protocols, or the way in which the store represents a lease. [`Store`] is
+//! the store type of this build.
 //!
 //! These words are used here and in the modules below:
 //!
 //! - A *fetch* is a run of the annotated function.
-//! - A *lease* is the right to fetch a missing value, which one process at a time holds.
+//! - A *lease* is the right to fetch a missing value. Only one process at a time holds the lease of
+//!   a key.
 //! - A *refresh claim* is the right to fetch the value of an item again shortly before the item
 //!   expires.
 //! - A *build* is one compiled version of the program. During a rollout, processes of two builds
@@ -48,7 +49,7 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 ///
 /// # What a store must promise
 ///
-/// - **Leases.** Of all processes that read a missing key with [`IfMissing::Lease`], one gets the
+/// - **Leases.** If several processes read a missing key with [`IfMissing::Lease`], one gets the
 ///   lease, as a permit. The other processes wait, and get the value once the holder of the lease
 ///   has written it. If the holder dies, the lease ends within seconds, and another process gets a
 ///   lease.
@@ -62,9 +63,9 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 /// - **Builds.** During a rollout, one build may be unable to decode the other build's frames. The
 ///   store then keeps two entries under one key, one for each build. An overwrite leaves only the
 ///   new entry, and a removal leaves none.
-/// - **Refresh claims.** Of all processes that read an item near its removal, one at a time holds
-///   the refresh claim ([`ClaimOutcome`]).
-/// - **Deadlines.** No method takes much longer than the configured timeout. Exceptions are the
+/// - **Refresh claims.** If several processes read an item near its removal, only one at a time
+///   holds the refresh claim ([`ClaimOutcome`]).
+/// - **Deadlines.** No method takes much longer than the configured timeout. The exceptions are the
 ///   wait for another process's lease, background writes and [`flush`](Self::flush). If the store
 ///   is down, a few reads take as long as the timeout, and later reads fail at once.
 /// - **Cancellation.** The caller may drop each future at any point. The store gives back a lease
@@ -77,7 +78,7 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
     /// Reads the entry of a key.
     ///
     /// # Errors
-    /// The store did not answer, or refused the read. `read` has passed each failure to
+    /// The store did not answer, or refused the read. Each failure was also passed to
     /// [`EntryDecoder::read_failed`].
     fn read<R: EntryDecoder>(
         self: &Arc<Self>,
@@ -166,7 +167,7 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
     fn is_claim_abandoned(&self, within: Duration) -> bool;
 }
 
-/// The caller's part of a read: it decodes frames, and is told of failures and of a busy lease.
+/// The caller's part of a read: decodes frames, and receives the failures of the read.
 pub(crate) trait EntryDecoder: Sync {
     type Value: Send;
 
@@ -182,7 +183,7 @@ pub(crate) trait EntryDecoder: Sync {
 /// The result of decoding a frame in this build.
 pub(crate) enum DecodedFrame<V> {
     Value(V),
-    /// Another build can decode the frame, and this build cannot. The store keeps a second entry
+    /// Another build can decode the frame, but this build cannot. The store keeps a second entry
     /// for this build.
     Foreign,
     /// The frame is garbled, truncated, or belongs to another key.
@@ -303,7 +304,7 @@ impl TtlLimits {
 }
 
 /// A write that no caller waits for. The store may run the write again if its first run was
-/// interrupted, so running it twice must have the effect of running it once.
+/// interrupted, so running it twice must have the same effect as running it once.
 pub(crate) type BackgroundWrite =
     Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
@@ -346,8 +347,8 @@ impl RemoteError {
 impl std::error::Error for RemoteError {}
 
 impl RemoteErrorKind {
-    /// Returns true if the server answers and refuses. A server that refuses reads cannot share
-    /// values between processes.
+    /// Returns true if the server answers but refuses the command. A server that refuses reads
+    /// cannot share values between processes.
     pub(crate) fn is_refusal(self) -> bool {
         matches!(self, RemoteErrorKind::Unusable | RemoteErrorKind::Refused)
     }

@@ -62,9 +62,9 @@ use server::Server;
 /// The longest ttl that memcached supports. memcached interprets a larger number as a date.
 const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// The longest ttl of an item on a gutter server. It is long enough to avoid most fetches while the
-/// home server is out of reach. It is short enough that a value whose removal did not reach the
-/// gutter server soon expires.
+/// The longest ttl of an item on a gutter server. The limit is long enough to avoid most fetches
+/// while the home server is out of reach. The limit is short enough that a stale value, whose
+/// removal did not reach the gutter server, soon expires.
 const GUTTER_TTL: Duration = Duration::from_secs(10);
 
 /// The memcached servers of one cache.
@@ -105,7 +105,7 @@ impl MemcachedStore {
         })
     }
 
-    /// Replaces the list of servers. A server that is on the old and the new list keeps its
+    /// Replaces the list of servers. A server on both the old and the new list keeps its
     /// connections and its state.
     pub(crate) fn set_servers(&self, addresses: &[String]) {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);

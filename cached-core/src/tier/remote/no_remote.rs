@@ -1,7 +1,7 @@
 //! The store type of a build without a remote tier. No value of the type exists, so its methods are
-//! compiled and never run.
+//! compiled but never run.
 //!
-//! The stand-ins for keys and frames replace modules that only a remote store needs.
+//! The stand-ins for keys and frames take the place of modules that only a remote store needs.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,11 +1,15 @@
-//! Writes to memcached that no caller waits for: fills (which store a fetched value), removals of
-//! single items, and leases or refresh claims that are given back.
 //!
-//! The writes of a cache wait in one queue, and a bounded number of *workers* carry out the writes.
-//! So a burst of fills is queued and not dropped, until the queue has too many bytes. A worker is a
-//! task on the runtime that queued a write. If this runtime ends before the write is done, for
-//! example at the end of `main`, the write starts again on a worker of another runtime. If no other
-//! runtime has a worker, the write starts again on the [`fallback_runtime`].
+//! Writes to memcached that no caller waits for.
+//!
+//! A write stores a fetched value (a *fill*), removes a single item, or gives back a lease or a
+//! refresh claim. A *lease* is the right to run the annotated function for a missing value. A
+//! *refresh claim* is the right to run the function again before an item expires.
+//!
+//! The writes of a cache wait in one queue, and a bounded number of *workers* carry them out. A
+//! fill is dropped only if the queue already holds too many bytes. A worker is a task on the
+//! runtime that queued a write. If this runtime ends before the write is done, for example at the
+//! end of `main`, the write starts again on a worker of another runtime or, if there is none, on
+//! the [`fallback_runtime`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -18,16 +22,16 @@ use super::join::{BoxedFuture, join_all};
 use super::{BackgroundWrite, fallback_runtime};
 use crate::sync::lock;
 
-/// The largest number of workers on one runtime. The limit is per runtime, so that workers on a
-/// runtime that is not running do not use up the workers of others.
+/// The largest number of workers on one runtime. The limit is per runtime, so that the workers of a
+/// runtime that is not running do not count against other runtimes.
 const MAX_WORKERS: usize = 64;
 /// The largest number of writes that one worker carries out at once.
 const MAX_WRITES_PER_WORKER: usize = 128;
-/// The largest size of the queue. Further fills are refused.
+/// The largest total size of the unfinished writes. A fill that would exceed the limit is refused.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
-/// The memory that a queued write takes beside its value.
+/// The memory that a queued write takes in addition to its value.
 const WRITE_BYTES: usize = 512;
-/// How long a write waits for a worker before the fallback runtime carries out the write. The
+/// The fallback runtime carries out a write that has waited this long for a worker, because the
 /// worker's runtime may not be running.
 const OVERDUE_AFTER: Duration = Duration::from_millis(250);
 
@@ -76,7 +80,7 @@ impl QueuedWrite {
     }
 }
 
-/// Counts the write as finished, whether it is done or was given up.
+/// Counts the write as finished, whether it was done or given up.
 impl Drop for QueuedWrite {
     fn drop(&mut self) {
         let is_last = {
@@ -106,8 +110,8 @@ impl BackgroundWrites {
         has_room
     }
 
-    /// Queues a write, even if the queue is full. The caller must keep the number of these writes
-    /// small, for example to one for each lease.
+    /// Queues a write, even if the queue is full. The caller must limit the number of such writes,
+    /// for example to one per lease.
     pub(super) fn queue_write(self: &Arc<BackgroundWrites>, bytes: usize, write: BackgroundWrite) {
         let runtime = Handle::try_current().ok();
         let bytes = bytes.saturating_add(WRITE_BYTES);
@@ -119,8 +123,8 @@ impl BackgroundWrites {
         queue.waiting.push_back(queued);
         match runtime {
             Some(runtime) => {
-                // A current-thread runtime runs tasks only during `block_on`. After this `block_on`
-                // returns, the runtime may never run again.
+                // A current-thread runtime runs tasks only during `block_on`. After the current
+                // `block_on` returns, the runtime may never run again.
                 let needs_watch = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread
                     && !std::mem::replace(&mut queue.is_watched, true);
                 let workers = queue.workers.entry(runtime.id()).or_default();
@@ -232,9 +236,9 @@ impl BackgroundWorker {
     }
 }
 
-/// A worker that is dropped while the queue counts it has ended with its runtime, or one of its
-/// writes has panicked. After the end of a runtime, the worker's writes return to the queue. If no
-/// worker is left, the fallback runtime carries out the waiting writes.
+/// If a worker is dropped while the queue counts it, its runtime has ended or one of its writes has
+/// panicked. If the runtime has ended, the worker's writes return to the queue. If no worker is
+/// left, the fallback runtime carries out the waiting writes.
 impl Drop for BackgroundWorker {
     fn drop(&mut self) {
         if !self.is_counted {
@@ -300,7 +304,7 @@ mod tests {
             for _ in 0..1000 {
                 writes.queue_fill(1, write(&done, Duration::from_millis(100)));
             }
-            // Some of the writes are under way.
+            // By now, some of the writes are under way.
             tokio::time::sleep(Duration::from_millis(10)).await;
         });
         assert_eq!(done.load(Ordering::SeqCst), 1000);

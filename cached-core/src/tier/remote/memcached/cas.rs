@@ -1,15 +1,15 @@
-//! CAS (compare and swap) numbers. A server gives an item a new number with each change of the
-//! item.
+//! CAS (compare and swap) numbers. A server gives an item a new number each time the item changes.
 //!
-//! A restarted memcached counts from the start, so it repeats earlier numbers. A [`Cas`] therefore
-//! contains the [`Incarnation`] of the server that gave the number. A command that requires a CAS
-//! is not sent to another incarnation, where another item may have the same number.
+//! After a restart, memcached counts from the beginning and repeats earlier numbers. A [`Cas`]
+//! therefore also records the [`Incarnation`] (one run of the server's process) that gave the
+//! number. A command that requires a CAS is not sent to another incarnation, where another item may
+//! have the same number.
 
 /// One run of a server process, identified by the process id and the second in which the process
 /// started.
 ///
-/// A server that reports neither has [`Incarnation::UNKNOWN`], and this process does not notice a
-/// restart of such a server.
+/// A server that does not report both has [`Incarnation::UNKNOWN`], and this process does not
+/// notice its restarts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Incarnation(u64);
 
@@ -23,8 +23,7 @@ impl Incarnation {
     }
 }
 
-/// The version of an item. Each change of any item on the server gives a number that the
-/// incarnation has not given before.
+/// The version of an item. Within one incarnation, no two changes of items get the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Cas {
     pub(super) number: u64,

@@ -1,4 +1,4 @@
-//! The client of one memcached server for one tokio runtime.
+//! A client that sends commands from one tokio runtime to one memcached server.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ pub(super) enum ServerClient {
 
 impl ServerClient {
     /// Resolves the server's name. The client opens connections on demand, and keeps at most
-    /// `max_idle` idle ones.
+    /// `max_idle` idle connections.
     pub(super) async fn resolve(
         address: &str,
         max_idle: usize,

@@ -1,14 +1,14 @@
-//! Commands to a memcached server and its replies, as Rust values.
+//! The commands that a memcached server receives, and the replies that it sends, as Rust values.
 //!
 //! This module uses these words:
 //!
 //! - A *frame* is an encoded cache entry.
-//! - A *CAS* is the number that a server gives to each state of an item.
-//! - A *lease* is the right of one caller to fill a missing key. While the lease lasts, the server
-//!   has an empty *placeholder* item or, after a renewal, a *marker* item ([`LeaseMarker`]) under
-//!   the key.
+//! - A *CAS* is the number that a server gives to each version of an item.
+//! - A *lease* is the right of one caller to fetch and store a missing value. While the lease
+//!   lasts, the server has an empty *placeholder* item or, after a renewal, a *marker* item
+//!   ([`LeaseMarker`]) under the key.
 //! - A *refresh claim* is the right of one caller to replace an item that is about to expire.
-//! - An *incarnation* is one start of a server ([`Incarnation`]).
+//! - An *incarnation* is one run of a server's process ([`Incarnation`]).
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -27,14 +27,14 @@ pub(super) enum Command {
     Read { key: Arc<str>, lease: Option<LeaseRequest> },
     /// Stores a frame if the condition holds.
     Write { key: Arc<str>, frame: Arc<[u8]>, seconds: u32, condition: WriteCondition },
-    /// Renews a lease: replaces its placeholder or marker by a new marker, if the item still has
+    /// Renews a lease: replaces its placeholder or marker with a new marker, if the item still has
     /// this CAS. The reply contains the CAS of the new marker.
     Renew { key: Arc<str>, marker: Arc<[u8]>, seconds: u32, cas: Cas },
-    /// Removes the item. If `unchanged` is a CAS, the server removes the item only if the item
-    /// still has that CAS.
+    /// Removes the item. With `only_if`, the server removes the item only if the item still has
+    /// that CAS.
     Delete { key: Arc<str>, only_if: Option<Cas> },
-    /// Gives back the refresh claim of an item that still has this CAS. The server marks the item
-    /// as stale, so the next read wins the claim. The item's time to live does not change.
+    /// Gives back the refresh claim of an item, if the item still has this CAS. The server marks
+    /// the item as stale, so the next read wins the claim. The item's time to live does not change.
     ReleaseRefresh { key: Arc<str>, cas: Cas },
 }
 
@@ -43,20 +43,22 @@ pub(super) enum Command {
 pub(super) enum Reply {
     /// The reply to a read.
     Read(ReadReply),
-    /// The reply to a write, a delete or a released refresh claim: true if the command took effect.
+    /// The reply to [`Command::Write`], [`Command::Delete`] or [`Command::ReleaseRefresh`]: true if
+    /// the command took effect.
     Applied(bool),
     /// The reply to a renewal: the new CAS of the lease, or `None` if the lease was lost.
     Renewed(Option<Cas>),
 }
 
-/// Why a command has no [`Reply`]: the server refused the command, or the exchange failed.
+/// The reason why a command has no [`Reply`]: the server refused the command, or the exchange
+/// failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CommandError {
     pub(super) kind: RemoteErrorKind,
     pub(super) why: String,
 }
 
-/// The reply to a command, or the reason why there is none.
+/// The reply to a command, or the reason why there is no reply.
 pub(super) type CommandResult = Result<Reply, CommandError>;
 
 impl CommandError {
@@ -64,12 +66,13 @@ impl CommandError {
         CommandError { kind, why: why.to_string() }
     }
 
-    /// Returns the error for a server that did not answer, or did not follow the protocol.
+    /// Returns an error of the kind [`RemoteErrorKind::Unreachable`]: the server did not answer, or
+    /// its answer breaks the protocol.
     pub(super) fn unreachable(why: impl Display) -> CommandError {
         CommandError::new(RemoteErrorKind::Unreachable, why)
     }
 
-    /// Returns the error for a server that works and refused this command.
+    /// Returns the error for a server that works but refused this command.
     pub(super) fn refused(why: impl Display) -> CommandError {
         CommandError::new(RemoteErrorKind::Refused, why)
     }
@@ -79,7 +82,7 @@ impl CommandError {
         CommandError::new(RemoteErrorKind::TooLarge, why)
     }
 
-    /// Returns the error for a server that answers, but that this library cannot use.
+    /// Returns the error for a server that answers but that this library cannot use.
     pub(super) fn unusable(why: impl Display) -> CommandError {
         CommandError::new(RemoteErrorKind::Unusable, why)
     }
@@ -120,14 +123,14 @@ impl Command {
         }
     }
 
-    /// Returns true if the command requires a CAS from another incarnation of the server. The
-    /// server must not carry out the command, even if an item of this incarnation has the same CAS
-    /// number.
+    /// Returns true if the command requires a CAS from another incarnation of the server. Such a
+    /// command must have no effect, even if an item of this incarnation has the same CAS number.
     pub(super) fn has_foreign_cas(&self, incarnation: Incarnation) -> bool {
         self.required_cas().is_some_and(|cas| !cas.is_of(incarnation))
     }
 
-    /// Returns the length of the frame or marker in the command, or 0 if there is none.
+    /// Returns the length of the frame or marker in the command, or 0 if the command contains
+    /// neither.
     pub(super) fn frame_bytes(&self) -> usize {
         match self {
             Command::Write { frame, .. } => frame.len(),
@@ -145,15 +148,15 @@ impl Command {
         matches!(self, Command::Delete { only_if: None, .. })
     }
 
-    /// Returns true if the command may be sent twice, even if the server restarts in between. If
-    /// the first read wins a lease, the second read finds the lease taken. The lease stays unused,
-    /// and expires after a few seconds.
+    /// Returns true if the command may be sent twice, even if the server restarts in between. If a
+    /// read is sent twice, the first may win a lease that the second then finds taken. This lease
+    /// stays unused, and expires after a few seconds.
     pub(super) fn is_repeatable(&self) -> bool {
         self.is_read() || self.is_removal()
     }
 
-    /// Returns the command that gives back the lease or refresh claim in `result`, which must be
-    /// this command's result. Returns `None` if the command has won neither.
+    /// Returns the command that gives back the lease or refresh claim that this command has won, or
+    /// `None` if it has won neither. `result` must be this command's result.
     pub(super) fn give_back_command(&self, result: &CommandResult) -> Option<Command> {
         let key = || Arc::clone(self.key());
         match result {
@@ -177,7 +180,7 @@ pub(super) struct ReplyFields {
     pub(super) ttl_seconds: Option<u64>,
     /// Flag `W`: this read won the lease or the refresh claim.
     pub(super) won: bool,
-    /// Flag `Z`: another read has won the lease or the refresh claim before.
+    /// Flag `Z`: an earlier read won the lease or the refresh claim.
     pub(super) was_won_before: bool,
     /// Flag `X`: the item is marked as stale, because a refresh claim was given back.
     pub(super) is_stale: bool,
@@ -194,8 +197,8 @@ impl ReplyFields {
     ) -> ReadReply {
         let ReplyFields { frame, cas, ttl_seconds, won, was_won_before, is_stale } = self;
         let cas = cas.map(|number| Cas { number, incarnation });
-        // A marker means that another caller holds the lease. The flags do not count here, because
-        // the renewal that stored the marker has reset them.
+        // A marker means that another caller holds the lease. The flags are ignored, because the
+        // renewal that stored the marker has reset them.
         if let (Some(marker), Some(cas)) = (frame.as_deref().and_then(LeaseMarker::decode), cas) {
             return ReadReply::Busy(BusyLease { cas: Some(cas), marker: Some(marker) });
         }
@@ -215,12 +218,13 @@ impl ReplyFields {
                 })
             }
             (_, Some(cas)) if won => ReadReply::Lease(cas),
-            // The reply to a read with a `lease` request has flag `W` or `Z` for every placeholder.
-            // This empty item has neither flag, so the item is a corrupt entry.
+            // If a read has a `lease` request, the reply for a placeholder has flag `W` or `Z`. An
+            // empty item without either flag is a corrupt entry.
             (Some(frame), Some(cas)) if !was_won_before && lease.is_some() => {
                 ReadReply::Item(RawItem::new(frame, cas, sent))
             }
-            // Every other empty item is another caller's placeholder.
+            // Every other empty item is another caller's placeholder. An item without a CAS breaks
+            // the protocol, and is treated as a placeholder.
             (frame, cas) if was_won_before || frame.is_some() => {
                 ReadReply::Busy(BusyLease { cas, marker: None })
             }

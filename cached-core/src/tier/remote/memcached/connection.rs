@@ -17,26 +17,27 @@ use super::timer::DeadlineTimer;
 use super::wire::{ExchangeOutcome, MemcachedStream};
 use crate::sync::lock;
 
-/// Connections that were idle for longer are not used again, because a firewall may have dropped
-/// them.
+/// A connection that was idle for longer than this is not reused, because a firewall may have
+/// dropped it.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(90);
 
 /// Opens connections to one server on demand, and keeps idle connections for later exchanges.
 pub(super) struct ConnectionPool {
     dialer: Dialer,
     max_idle: usize,
-    /// Idle connections, each with the time of its last use. The last one is reused first.
+    /// Idle connections, each with the time of its last use. The connection at the end of the list
+    /// is reused first.
     idle: Mutex<Vec<(Box<Connection>, Instant)>>,
 }
 
-/// An open connection, with the timer for its deadlines. Connections are passed on in a box, so
-/// that only a pointer moves.
+/// An open connection, with the timer for the deadlines of its exchanges. A connection is always
+/// boxed, so that moving it moves only a pointer.
 pub(super) struct Connection {
     stream: MemcachedStream<TcpStream>,
     timer: DeadlineTimer,
 }
 
-/// Why an exchange ended before every command had a result.
+/// The reason why an exchange ended before every command had a result.
 pub(super) enum ExchangeError {
     Failed(CommandError),
     /// The deadline has passed. The missing replies may still arrive on this connection.
@@ -82,8 +83,9 @@ impl ConnectionPool {
                 }
                 ExchangeOutcome::Failed(error) => return Err(ExchangeError::Failed(error)),
                 ExchangeOutcome::TimedOut => return Err(ExchangeError::TimedOut(connection)),
-                // The server had closed the idle connection. The commands are sent again if the
-                // server has received none of the commands, or may carry out each command twice.
+                // The server had closed the idle connection. The commands are sent again on another
+                // connection if the server cannot have carried out any of them, or if each of them
+                // may be sent twice.
                 ExchangeOutcome::Closed { nothing_sent, .. }
                     if was_idle
                         && connection.stream.answered() == 0
@@ -96,7 +98,8 @@ impl ConnectionPool {
     }
 
     /// Continues an exchange that timed out, until a new deadline. `commands` and `sent` must be
-    /// the arguments of the first call. `on_result` gets the results that were still missing.
+    /// the arguments of the call of [`exchange`](Self::exchange). `on_result` receives the missing
+    /// results.
     pub(super) async fn finish_late(
         &self,
         mut connection: Box<Connection>,
@@ -141,7 +144,8 @@ impl ConnectionPool {
 }
 
 impl Connection {
-    /// Runs the exchange that [`MemcachedStream::begin`] began, until the exchange ends or times out.
+    /// Continues the exchange that [`MemcachedStream::begin`] began, until the exchange ends or
+    /// times out.
     fn run(
         &mut self,
         commands: &[Command],

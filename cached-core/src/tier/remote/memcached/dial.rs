@@ -1,5 +1,6 @@
-//! Opens connections to a server by its host name, which may have several addresses. A connection
-//! is used only if the server passes the probe, a test of the server's commands.
+//! Opens connections to a server, whose host name may have several addresses. A new connection is
+//! used only if the server passes the *probe*, a test that the server understands this library's
+//! commands.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -16,14 +17,14 @@ use super::command::CommandError;
 use super::probe::probe;
 use super::timer::run_until;
 
-/// The longest time for which one address is tried before the next is tried as well, as RFC 8305
-/// recommends.
+/// The longest time that one address has to answer before the next address is tried as well. RFC
+/// 8305 recommends this value.
 const MAX_HEAD_START: Duration = Duration::from_millis(250);
 
 /// Opens connections to the addresses of one host name.
 pub(super) struct Dialer {
     addresses: Vec<SocketAddr>,
-    /// The index of the address that answered most recently. The next call tries this address
+    /// The index of the address that answered most recently. The next dial tries this address
     /// first.
     preferred: AtomicUsize,
     /// The runtime that drives the connections, even if a task of another runtime opens them.
@@ -53,9 +54,9 @@ impl Dialer {
         Dialer { addresses: alternate_families(addresses), preferred, runtime }
     }
 
-    /// Connects to the first address that answers. While an address has not answered, the next
-    /// address is tried as well after a short time (RFC 8305), because an address whose machine is
-    /// gone may never answer.
+    /// Connects to the first address that answers. If an address has not answered after a short
+    /// time, the next address is tried as well (RFC 8305), because a machine that is gone never
+    /// answers.
     pub(super) async fn dial(&self, deadline: Instant) -> Result<ProbedStream, CommandError> {
         let dialed = run_until(deadline, self.race(deadline)).await;
         dialed.unwrap_or_else(|| Err(CommandError::timed_out()))
@@ -181,7 +182,7 @@ mod tests {
         let began = Instant::now();
         assert!(dialer.dial(began + timeout).await.is_ok());
         assert!(began.elapsed() > timeout / 4, "the others had a head start");
-        // The address that answered is tried first from now on.
+        // From now on, the address that answered is tried first.
         let began = Instant::now();
         assert!(dialer.dial(began + timeout).await.is_ok());
         assert!(began.elapsed() < timeout / 4, "{:?}", began.elapsed());

@@ -1,5 +1,5 @@
-//! The part of a server's state that the server's pipelines share. A *pipeline* sends the commands
-//! of one tokio runtime to the server.
+//! The part of a server's state that the server's pipelines share. A *pipeline* sends commands from
+//! one tokio runtime to the server.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) struct Endpoint {
     pub(super) network: Option<InMemoryServers>,
     /// How long one exchange may take, in nanoseconds.
     timeout: AtomicU64,
-    /// Called when a failed exchange ejects the server: callers do not use an ejected server.
+    /// Called when a failed exchange ejects the server. Callers do not use an ejected server.
     on_ejection: Box<dyn Fn(&CommandError) + Send + Sync>,
 }
 

@@ -1,11 +1,10 @@
-//! A tokio runtime of this library, for background writes whose own runtime has ended or is not
-//! running: a fill that was under way when `main` returned, for example, or a lease that must be
-//! given back.
+//! A tokio runtime that belongs to this library. It finishes background writes whose own runtime
+//! has ended or is not running, for example a write that was under way when `main` returned.
 //!
 //! The fallback runtime runs on its own thread. A runtime that is shutting down waits a short time
-//! for the writes that it hands over. So a program that ends without [`flush`](crate::Cache::flush)
-//! still stores its values in memcached, and leaves no lease for which the next program would wait.
-//! If a program is killed or calls `std::process::exit`, its writes are lost, and its leases expire
+//! for the writes that it hands over. A program that ends without [`flush`](crate::Cache::flush)
+//! therefore usually stores its values in memcached all the same, and gives back its leases. If a
+//! program is killed or calls `std::process::exit`, its writes are lost, and its leases expire
 //! after a few seconds.
 
 use std::sync::Mutex;
@@ -17,13 +16,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::join::BoxedFuture;
 use crate::sync::lock;
 
-/// How long the shutdown of a runtime waits for all of the runtime's futures together.
+/// The longest time that the shutdown of a runtime waits for the futures that the runtime hands
+/// over.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// If two shutdowns are further apart than this, each may wait for [`MAX_WAIT`].
 const WAIT_RESETS_AFTER: Duration = Duration::from_secs(10);
 
-/// The channel to the fallback thread, and the id of the process that started the thread. A child
-/// process after `fork` starts its own thread.
+/// The channel to the fallback thread, and the id of the process that started the thread. After a
+/// `fork`, the child process starts its own thread.
 static THREAD: Mutex<Option<(u32, UnboundedSender<FallbackJob>)>> = Mutex::new(None);
 
 /// When a shutdown last waited, and for how long the recent shutdowns have waited in total.
@@ -41,7 +41,7 @@ pub(super) fn spawn(future: BoxedFuture<'static, ()>) -> bool {
     thread().is_some_and(|thread| thread.send(FallbackJob { future, _done: None }).is_ok())
 }
 
-/// Runs futures on the fallback thread, and waits a short time until they are done. Drops the
+/// Runs futures on the fallback thread, and waits a short time for them to finish. Drops the
 /// futures if the thread cannot be started.
 pub(super) fn finish(futures: Vec<BoxedFuture<'static, ()>>) {
     if futures.is_empty() {
@@ -57,8 +57,8 @@ pub(super) fn finish(futures: Vec<BoxedFuture<'static, ()>>) {
     wait(&done);
 }
 
-/// Waits until every sender is dropped. This wait and recent ones take at most [`MAX_WAIT`] in
-/// total.
+/// Waits until every sender is dropped. Together with the recent waits, this wait takes at most
+/// [`MAX_WAIT`].
 fn wait(done: &Receiver<()>) {
     let began = Instant::now();
     let waited = match *lock(&LAST_WAIT) {

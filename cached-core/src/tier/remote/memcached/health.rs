@@ -1,11 +1,11 @@
-//! The health of a server: counts failed exchanges, ejects the server, and schedules attempts to
-//! recover the server.
+//! Tracks the health of a server: counts its failed exchanges, ejects the server, and schedules
+//! recovery attempts.
 //!
 //! A server is *in rotation* until [`MAX_FAILURES`] exchanges in a row have failed, or
 //! [`ServerHealth::eject`] is called. Then the server is *ejected*: callers do not use the server,
 //! and a background task makes recovery attempts. The pause before an attempt is twice as long as
-//! the previous pause, up to [`MAX_PAUSE`]. The server returns to rotation once it has answered and
-//! has received every *hint*, a key that the server must remove.
+//! the previous pause, up to [`MAX_PAUSE`]. A *hint* is a key that the server must remove. The
+//! server returns to rotation once it has answered and has received every hint.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -29,7 +29,7 @@ pub(super) struct ServerHealth {
     clock: Clock,
     /// Failed exchanges in a row, up to [`MAX_FAILURES`].
     failures: AtomicU32,
-    /// True if the server answered in the last failed exchange, and refused the command.
+    /// True if the server answered in the last failed exchange, but is unusable.
     refuses: AtomicBool,
     /// Failed recovery attempts in a row.
     attempts: AtomicU32,
@@ -65,14 +65,13 @@ impl ServerHealth {
     }
 
     /// Counts a failed exchange. Returns true if this failure ejects the server. `refuses` must be
-    /// true if the server answered and refused the command. Failures of an ejected server are not
-    /// counted.
+    /// true if the server answered but is unusable. Failures of an ejected server are not counted.
     pub(super) fn record_failure(&self, refuses: bool) -> bool {
         self.refuses.store(refuses, Ordering::Relaxed);
         let (set, fetched) = (Ordering::AcqRel, Ordering::Acquire);
         let one_more = |failures| (failures < MAX_FAILURES).then_some(failures + 1);
-        // The attempt is scheduled before the last failure is counted. So every thread that sees
-        // the ejection also sees when the attempt is due.
+        // The attempt is scheduled before the last failure is counted. Every thread that sees the
+        // ejection therefore also sees when the attempt is due.
         if self.failures.load(Ordering::Acquire) == MAX_FAILURES - 1 {
             self.schedule_attempt(0);
         }
@@ -102,15 +101,14 @@ impl ServerHealth {
         Duration::from_millis(self.retry_at.load(Ordering::Acquire).saturating_sub(self.now()))
     }
 
-    /// Returns true to one caller if the next attempt is overdue by more than `by`. The task that
-    /// should have made the attempt is then gone. The caller that gets true must start a new task.
+    /// Returns true if the next attempt is overdue by more than `by`, because the task that should
+    /// have made the attempt is gone. Only one caller gets true, and must start a new task.
     pub(super) fn claim_overdue_attempt(&self, by: Duration) -> bool {
         let (now, retry_at) = (self.now(), self.retry_at.load(Ordering::Acquire));
         now > retry_at + millis(by) && self.reschedule(retry_at, now)
     }
 
-    /// Returns true to one caller if an attempt is due. The caller that gets true must make the
-    /// attempt.
+    /// Returns true if an attempt is due. Only one caller gets true, and must make the attempt.
     pub(super) fn claim_attempt(&self) -> bool {
         let (now, retry_at) = (self.now(), self.retry_at.load(Ordering::Acquire));
         let next = now + pause_millis(self.attempts.load(Ordering::Acquire));
@@ -141,11 +139,11 @@ impl ServerHealth {
 pub(super) struct ExchangeSummary {
     /// True if a command got a reply.
     has_answers: bool,
-    /// True if the server refused a command, and so can be reached.
+    /// True if the server refused a command, which shows that it can be reached.
     has_refusals: bool,
-    /// Why the first refused read was refused, or why this library cannot use the server.
+    /// The reason why a read was refused, or why this library cannot use the server.
     refused_read: Option<String>,
-    /// Why the first command without a reply has none.
+    /// The reason why the first command without a reply got no reply.
     unreachable: Option<String>,
 }
 
@@ -175,7 +173,7 @@ impl ExchangeSummary {
     /// Returns the server's failure, or `None` if the exchange does not count as one.
     pub(super) fn failure(self) -> Option<CommandError> {
         match self {
-            // A server that has answered a part of a batch works, and is only slow.
+            // A server that has answered some commands of a batch works, but is slow.
             ExchangeSummary { has_answers: true, .. } => None,
             ExchangeSummary { refused_read: Some(why), .. } => Some(CommandError::unusable(why)),
             ExchangeSummary { unreachable: Some(why), has_refusals: false, .. } => {

@@ -1,8 +1,9 @@
-//! Items on a memcached server as a read finds them, and the conditions of reads and writes.
+//! The items and leases that a read finds on a memcached server, and the options of reads and
+//! writes.
 //!
 //! A *lease* is the right to run the annotated function for a missing value. memcached represents a
-//! new lease by a *placeholder*, an empty item. When the holder renews the lease, it replaces the
-//! placeholder by a [`LeaseMarker`]. A *refresh claim* is the right to run the annotated function
+//! new lease as a *placeholder*, an empty item. When the holder renews the lease, it replaces the
+//! placeholder with a [`LeaseMarker`]. A *refresh claim* is the right to run the annotated function
 //! again before an item expires.
 
 use std::time::Instant;
@@ -36,7 +37,7 @@ pub(super) struct BusyLease {
 pub(super) struct RawItem {
     pub(super) frame: Vec<u8>,
     pub(super) cas: Cas,
-    /// The earliest time at which the server removes the item.
+    /// The earliest time at which the server may remove the item.
     pub(super) removed_at: Instant,
     /// True if this read has won the refresh claim.
     pub(super) is_claimed: bool,
@@ -55,8 +56,8 @@ impl RawItem {
 pub(super) struct LeaseRequest {
     /// How long memcached keeps the placeholder of a new lease, in seconds.
     pub(super) seconds: u32,
-    /// The read may claim the refresh of an item that memcached removes within this number of
-    /// seconds. With 0, the read claims nothing.
+    /// If memcached removes the item within this number of seconds, the read may win the refresh
+    /// claim. With 0, the read never wins the claim.
     pub(super) claim_below_seconds: u32,
 }
 

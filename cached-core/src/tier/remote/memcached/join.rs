@@ -1,8 +1,8 @@
 //! Awaits several futures in one task.
 //!
-//! If each future were a task, the task would have to wait for its turn on the runtime at every
-//! step. With a hundred thousand runnable tasks, waiting for a turn takes a second, and a write
-//! would come too late.
+//! If each future had its own task, it would wait for its turn on the runtime at every step. With a
+//! hundred thousand runnable tasks, a task waits a second for its turn, and a write would come too
+//! late.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -11,7 +11,8 @@ use std::task::Poll;
 pub(super) type BoxedFuture<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
 
 /// Runs all futures concurrently. Returns their outputs in the order in which the futures end.
-/// Every wake-up polls all unfinished futures, so the caller should pass at most a few hundred.
+/// Every wake-up polls all unfinished futures, so the caller should pass at most a few hundred
+/// futures.
 pub(super) async fn join_all<T>(mut futures: Vec<BoxedFuture<'_, T>>) -> Vec<T> {
     let mut outputs = Vec::with_capacity(futures.len());
     poll_fn(|context| {

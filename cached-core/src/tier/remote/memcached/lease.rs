@@ -1,12 +1,12 @@
-//! A lease that this process holds, and the renewal of the lease.
+//! A lease that this process holds, and its renewal.
 //!
 //! A *lease* is the right to fetch a missing value; a *fetch* is a run of the annotated function.
 //!
 //! A read that wins a lease leaves a *placeholder* on the server, an empty item that usually lasts
-//! for 2 s. During the fetch, the lease's holder replaces the placeholder by a [`LeaseMarker`]
-//! every half second. A lease therefore lasts as long as its fetch, and the lease of a killed
-//! process usually ends within 1 to 3 s. A fetch that takes less than half a second needs no
-//! renewal.
+//! for 2 s. Every half second during the fetch, the holder of the lease stores a new
+//! [`LeaseMarker`] in place of the placeholder or the last marker. A lease therefore lasts as long
+//! as its fetch, and the lease of a killed process usually ends within 1 to 3 s. A fetch that takes
+//! less than half a second needs no renewal.
 //!
 //! A renewal requires that the placeholder or marker still has its last known CAS. memcached
 //! refuses the renewal if another caller has invalidated, overwritten or added the entry. The lease
@@ -29,11 +29,11 @@ use crate::tier::remote::RemoteError;
 
 /// The shortest ttl of a marker.
 pub(super) const SHORTEST_MARKER: Duration = Duration::from_secs(3);
-/// The renewals of a lease end if its fetch was woken this long ago and has not been polled since,
-/// because no runtime runs the fetch.
+/// If a fetch was woken this long ago and has not been polled since, no runtime runs the fetch, and
+/// its lease is no longer renewed.
 const STOPPED_AFTER: Duration = Duration::from_secs(10);
 /// The longest time for which a lease is renewed, unless four times the expected fetch time is
-/// longer. The limit exists because a fetch may never end.
+/// longer. The limit is needed because a fetch may never end.
 const LONGEST_LEASE: Duration = Duration::from_secs(60);
 /// How long a write or removal under the lease waits for a renewal that is under way.
 const RENEWAL_WAIT: Duration = Duration::from_secs(2);
@@ -48,7 +48,7 @@ pub(super) struct HeldLease {
     pub(super) marker_length: Duration,
     /// How long the fetch is expected to take; zero if unknown.
     expected: Duration,
-    /// Reports if a runtime still runs the fetch.
+    /// Reports whether a runtime still runs the fetch.
     leader: OnceLock<LeaderMonitor>,
     state: Mutex<LeaseState>,
     /// Notified when a renewal ends.
@@ -75,7 +75,7 @@ enum LeasePhase {
     /// The server no longer has the lease: another caller has changed the entry, or the lease has
     /// expired.
     Lost,
-    /// The holder writes the value or gives the lease back, and no renewal starts any more.
+    /// The holder is writing the value or giving the lease back. No further renewal starts.
     Settled,
 }
 
@@ -207,8 +207,8 @@ impl HeldLease {
         }
     }
 
-    /// Gives up a renewal that is under way, because the runtime of the renewal may no longer run.
-    /// The next renewal then does not wait for the abandoned renewal.
+    /// Gives up a renewal that is under way, because its runtime may no longer run. The next
+    /// renewal can then start.
     pub(super) fn give_up_renewal(&self) {
         {
             let mut state = self.state();
@@ -227,8 +227,8 @@ enum RenewalOutcome {
     LeaseLost,
 }
 
-/// A renewal that is under way. Dropping the attempt records the outcome in the lease. Without an
-/// outcome, because memcached did not reply or the runtime ended, the lease's CAS becomes
+/// A renewal that is under way. Dropping the attempt records the outcome in the lease. If there is
+/// no outcome, because memcached did not reply or the runtime ended, the lease's CAS becomes
 /// uncertain.
 struct RenewalAttempt<'l> {
     lease: &'l HeldLease,

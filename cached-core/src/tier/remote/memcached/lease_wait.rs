@@ -1,14 +1,14 @@
-//! How long a read waits for the lease that another process holds.
+//! Limits how long a read waits for a lease that another process holds.
 //!
 //! A *lease* is the right to fetch a missing value, and a *fetch* is a run of the annotated
-//! function. While the holder of a lease fetches, it stores a *marker* every half second. A read
-//! waits only briefly for a lease without a marker: twice the function's usual fetch time, but no
-//! longer than the lease of a killed process lasts. A read waits for a lease with a marker until
-//! the fetch has taken twice the expected time.
+//! function. While the holder of a lease fetches, it stores a *marker* every half second. For a
+//! lease without a marker, a read waits only briefly: for twice the function's usual fetch time,
+//! but no longer than the lease of a killed process lasts. For a lease with a marker, a read waits
+//! until the fetch has taken twice the expected time.
 //!
 //! If the holder fails or is killed, another process wins the lease. A waiting read then starts its
-//! wait anew, so that the waiting callers do not all fetch at once. A read starts anew only once,
-//! so it waits for two holders at most.
+//! wait over, so that the waiting callers do not all fetch at once. A read starts over only once,
+//! so it waits for at most two holders.
 
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,8 @@ const FIRST_MARKER_WAIT: Duration = Duration::from_millis(750);
 /// The longest wait for a lease without a marker. The lease of a killed process usually ends within
 /// this time.
 const LONGEST_WAIT_WITHOUT_MARKER: Duration = Duration::from_millis(2500);
-/// How long a read waits for a lease with a marker if neither process knows how long the fetch
-/// takes.
+/// The longest wait for a lease with a marker if neither the holder nor this process knows how long
+/// the fetch takes.
 const UNKNOWN_FETCH_WAIT: Duration = Duration::from_secs(60);
 
 /// The state of one read's wait for a lease.
@@ -37,7 +37,7 @@ pub(super) struct LeaseWait {
     configured: Option<Duration>,
     /// The function's usual fetch time; `None` if this process has not measured it.
     fetch_time: Option<Duration>,
-    /// False if recent leases of the server did not end. The read then waits only for a lease with
+    /// False if recent leases on the server did not end. The read then waits only for a lease with
     /// a marker.
     allows_waiting: bool,
     has_seen_marker: bool,
@@ -79,8 +79,8 @@ impl LeaseWait {
         Some(pause)
     }
 
-    /// Returns when the wait for the current holder began, which is after `began` if the lease has
-    /// changed hands.
+    /// Returns when the wait for the current holder began. If the lease has changed hands, this may
+    /// be later than `began`.
     fn wait_start(&mut self, busy: &BusyLease, now: Instant) -> Instant {
         if busy.marker.is_some() {
             return self.began;
@@ -120,9 +120,9 @@ impl LeaseWait {
         left.filter(|left| !left.is_zero())
     }
 
-    /// Tells the server's breaker that the caller stops waiting for this lease. A marker proves
-    /// that the holder is alive. A lease without a marker is read again later, to find out if it
-    /// has ended.
+    /// Tells the server's circuit breaker that the caller stops waiting for this lease. A marker
+    /// proves that the holder is alive. A lease without a marker is read again later, to find out
+    /// whether it has ended.
     pub(super) fn give_up(&self, route: &Route, busy: &BusyLease) {
         if self.has_seen_marker {
             route.record_lease_end();

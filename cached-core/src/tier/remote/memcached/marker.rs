@@ -3,19 +3,19 @@
 //! A *lease* is the right to fetch a missing value, and a *fetch* is a run of the annotated
 //! function.
 //!
-//! memcached's placeholder lasts for a fixed time, however long the fetch takes. The placeholder of
-//! a lease is therefore short-lived, and the lease's holder replaces it by a new marker every half
-//! second until the fetch ends. A process that reads a marker learns that the holder is alive, how
-//! long the fetch has taken so far, and how long the whole fetch is expected to take.
+//! memcached's placeholder lasts for a fixed time, however long the fetch takes. The placeholder is
+//! therefore short-lived, and the holder of the lease stores a new marker every half second until
+//! the fetch ends. A process that reads a marker learns that the holder is alive, how long the
+//! fetch has taken so far, and how long the whole fetch is expected to take.
 //!
 //! ```text
 //! magic 2 | format 1 | nonce 8 | elapsed 4 | expected 4
 //! ```
 //!
-//! A marker begins with the magic bytes of a frame, but with a format byte that no frame has. A
-//! build of the program that does not know markers therefore takes a marker for another build's
-//! value, and does not replace the marker. The marker is 19 bytes long, because such builds take
-//! shorter items for corrupt ones.
+//! A marker begins with the magic bytes of a *frame* (an encoded value), followed by a format byte
+//! that no frame has. A build of the program that does not know markers therefore takes a marker
+//! for a value of another build, and does not replace it. Such a build would take a shorter item
+//! for corrupt, so a marker is 19 bytes long.
 
 use std::time::Duration;
 

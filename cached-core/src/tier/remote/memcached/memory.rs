@@ -1,7 +1,7 @@
-//! A memcached server in memory, for tests of programs that use this crate. Its items expire by a
-//! clock that the test moves. The server fails, stalls or lies when the test asks for it.
+//! A memcached server in memory, for tests of programs that use this crate. Its items expire
+//! according to a clock that the test moves. The test can make the server fail, stall or lie.
 //!
-//! A property test compares the replies of this server with the replies of a memcached process.
+//! A property test compares the replies of this server with those of a real memcached.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,11 +30,11 @@ struct InMemoryState {
     /// The map is ordered, so that the server's lies are reproducible.
     items: BTreeMap<Arc<str>, StoredItem>,
     last_cas: u64,
-    /// How often the server was restarted.
+    /// The number of restarts of the server.
     restarts: u64,
-    /// How many commands the server has received.
+    /// The number of commands that the server has received.
     commands: u64,
-    /// How many lies the server has told.
+    /// The number of lies that the server has told.
     lies: usize,
 }
 
@@ -58,7 +58,7 @@ impl InMemoryServers {
     }
 }
 
-/// How an in-memory server treats commands.
+/// The way in which an in-memory server treats commands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum ServerBehaviour {
     #[default]
@@ -71,7 +71,7 @@ pub(crate) enum ServerBehaviour {
     Lying,
 }
 
-/// An item of the server. An item with an empty frame is the placeholder of a lease.
+/// An item on the server. An item with an empty frame is the placeholder of a lease.
 #[derive(Debug)]
 struct StoredItem {
     frame: Vec<u8>,
@@ -96,7 +96,7 @@ impl InMemoryServer {
         self.lock().behaviour = behaviour;
     }
 
-    /// Removes all items and counts CAS numbers from the start, as a restart does.
+    /// Removes all items and starts the CAS numbers again, as a restart does.
     pub(crate) fn clear(&self) {
         let mut state = self.lock();
         state.items.clear();

@@ -14,14 +14,15 @@ use crate::sync::lock;
 /// The largest number of keys whose claims are noted.
 const MAX_KEYS: usize = 4096;
 
-/// For each key: the CAS of the claimed item, and when this process first saw the claim.
+/// Maps each key to the CAS of the claimed item and the time at which this process first saw the
+/// claim.
 #[derive(Default)]
 pub(super) struct ObservedClaims(Mutex<HashMap<Arc<str>, (Cas, Instant)>>);
 
 impl ObservedClaims {
-    /// Returns true if this process first saw the claim of this item more than `within` ago. The
-    /// holder may have been killed, so the caller may replace the item. One caller gets true. Later
-    /// callers then wait for `within` again.
+    /// Returns true if this process first saw the claim on this item more than `within` ago. The
+    /// holder may have been killed, so the caller may replace the item. Only one caller gets true,
+    /// and later callers wait for `within` again.
     pub(super) fn is_abandoned(&self, key: &Arc<str>, cas: Cas, within: Duration) -> bool {
         let now = Instant::now();
         let mut claims = lock(&self.0);
@@ -34,7 +35,7 @@ impl ObservedClaims {
                 is_abandoned
             }
             _ => {
-                // If a claim is forgotten, callers only wait for `within` again.
+                // Forgetting a claim only makes callers wait for `within` again.
                 if claims.len() >= MAX_KEYS {
                     claims.clear();
                 }

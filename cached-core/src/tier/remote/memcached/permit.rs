@@ -1,4 +1,4 @@
-//! The permits of the memcached store. A permit allows one write to a key, if the key has not
+//! The permits of the memcached store. A permit allows one write to a key, unless the key has
 //! changed.
 //!
 //! A permit may include a *lease* (the right to run the annotated function for a missing value) or
@@ -25,7 +25,7 @@ pub(crate) struct MemcachedPermit {
     is_spent: AtomicBool,
 }
 
-/// The condition under which a permit writes. The write goes by the route of the read that gave the
+/// The condition under which a permit writes. The write uses the route of the read that gave the
 /// permit, because each server has its own CAS numbers.
 enum PermitKind {
     /// The key must have no item.
@@ -44,8 +44,8 @@ impl MemcachedPermit {
         MemcachedPermit { store: Arc::clone(store), kind, is_spent: AtomicBool::new(false) }
     }
 
-    /// Creates a permit to add a value to a key without an item or, with a CAS, to a key with
-    /// another caller's lease.
+    /// Creates a permit to store a value under a key without an item. If another caller holds the
+    /// key's lease, `cas` must be the CAS of that lease.
     pub(super) fn add(
         store: &Arc<MemcachedStore>,
         route: Route,
@@ -76,8 +76,8 @@ impl MemcachedPermit {
     }
 
     /// Creates the permit of a lease, and renews the lease while the permit exists. `length` is how
-    /// long memcached keeps the lease's placeholder. `expected` is how long the function is
-    /// expected to take, or zero if unknown.
+    /// long memcached keeps the lease's placeholder. `expected` is how long the fetch is expected
+    /// to take, or zero if unknown.
     pub(super) fn lease(
         store: &Arc<MemcachedStore>,
         route: Route,

@@ -1,4 +1,4 @@
-//! A pipeline sends the commands of one tokio runtime to one server. The commands of many callers
+//! A pipeline sends commands from one tokio runtime to one server. Commands of several callers can
 //! share a round trip.
 //!
 //! While few commands are under way, each caller's own task sends the caller's command, as a
@@ -24,7 +24,7 @@ use super::timer::run_until;
 use crate::sync::lock;
 
 const MAX_FLUSHERS: usize = 2;
-/// While few callers send commands, a connection for each is faster than one batch for all.
+/// With few callers, one connection for each command is faster than one batch of all commands.
 const MAX_DIRECT_EXCHANGES: usize = 4;
 /// A second flusher starts when this many commands wait.
 const SECOND_FLUSHER_AT: usize = 64;
@@ -49,7 +49,7 @@ struct PipelineState {
     direct_exchanges: usize,
 }
 
-/// How a pipeline handles a new command.
+/// The way in which a pipeline handles a new command.
 enum Admission {
     /// The caller's task sends the command.
     Direct(DirectExchangePermit, Command),
@@ -150,8 +150,7 @@ impl Pipeline {
         now: Instant,
     ) -> impl Future<Output = CommandResult> {
         let pipeline = Arc::clone(self);
-        // Only a read can win a lease or refresh claim, which must be given back if the caller is
-        // gone.
+        // If the caller is gone, the lease or refresh claim that a read has won must be given back.
         let read = command.is_read().then(|| command.clone());
         let give_back = move |result| {
             if let Some(read) = read {
@@ -217,8 +216,8 @@ impl Pipeline {
                 let result = Err(error.clone());
                 summary.add(command.is_read(), &result);
                 self.deliver(command, sender.take(), result);
-                // Only the first command without a result was refused. The commands behind it got
-                // no reply.
+                // Only the first command without a result was refused. The later commands got no
+                // reply.
                 if error.kind == RemoteErrorKind::Refused {
                     error = CommandError::unreachable(
                         "the connection was closed after another command",
@@ -230,7 +229,7 @@ impl Pipeline {
     }
 
     /// Spawns a task that waits for the replies that missed their deadline. The first `answered`
-    /// commands of the batch have their results already.
+    /// commands of the batch already have their results.
     fn finish_late(
         self: &Arc<Pipeline>,
         client: Arc<ServerClient>,
@@ -284,8 +283,8 @@ impl Pipeline {
         // about the server.
         let was_paused = || Instant::now() > deadline + self.endpoint.timeout() / 2;
         if error.is_unusable() || !was_paused() {
-            // The next exchange resolves the server's name again, because its address may have
-            // changed.
+            // The next exchange resolves the server's name again, because the server's address may
+            // have changed.
             *lock(&self.client) = None;
             self.endpoint.record_failure(&error);
         }
@@ -336,7 +335,7 @@ impl Drop for DirectExchangePermit {
     }
 }
 
-/// A task that sends queued commands until none is left.
+/// A task that sends queued commands until the queue is empty.
 struct QueueFlusher {
     pipeline: Arc<Pipeline>,
     /// True while [`PipelineState`] counts this flusher.
@@ -367,8 +366,8 @@ impl QueueFlusher {
     }
 }
 
-/// A flusher that is dropped while the pipeline counts it has ended with its runtime. If no other
-/// flusher is left, the queued commands fail, because no task will send them.
+/// If a flusher is dropped while the pipeline counts it, its runtime has ended. If no other flusher
+/// is left, the queued commands fail, because no task will send them.
 impl Drop for QueueFlusher {
     fn drop(&mut self) {
         if !self.is_counted {

@@ -22,7 +22,7 @@ pub(super) enum Priority {
     Background,
 }
 
-/// The pipelines to one server, for each runtime.
+/// The pipelines to one server, grouped by runtime.
 pub(super) struct ServerPipelines {
     endpoint: Arc<Endpoint>,
     by_runtime: Arc<Mutex<PipelinesByRuntime>>,
@@ -57,7 +57,7 @@ impl RuntimePipelines {
     }
 }
 
-/// Ends the guard task, which would wait until the runtime ends.
+/// Ends the guard task, which would otherwise wait until the runtime ends.
 impl Drop for RuntimePipelines {
     fn drop(&mut self) {
         if let Some(task) = &self.guard_task {
@@ -86,14 +86,14 @@ impl ServerPipelines {
         let pipeline = new.as_ref().map(|new| new.get(priority)).ok_or(NO_DRIVERS);
         {
             let mut runtimes = lock(&self.by_runtime);
-            // Another thread of this runtime may have added the pipelines meanwhile.
+            // Another thread of this runtime may have added the pipelines in the meantime.
             if let Some(known) = find_in(&runtimes, id, priority) {
                 return known;
             }
             runtimes.push((id, new));
         }
-        // The task is spawned without the lock. A runtime that is shutting down drops the task at
-        // once, and the guard in the task then takes the lock.
+        // The task is spawned after the lock is released. A runtime that is shutting down drops the
+        // task at once, and the guard in the task then takes the lock.
         let guard = RuntimeEndGuard { by_runtime: Arc::downgrade(&self.by_runtime), id };
         let task = runtime.spawn(async move {
             let _guard = guard;

@@ -3,8 +3,8 @@
 //! The probe asks for the version, and then tries to renew a lease that does not exist. A usable
 //! server replies that the lease does not exist. A server that is too old does not understand the
 //! renewal: it reads the two bytes of the renewal's value, `mn`, as a command that does nothing,
-//! and replies `MN`. The probe trusts this behaviour and not the version text, which a proxy may
-//! make up.
+//! and replies `MN`. The probe relies on this behaviour instead of the version text, because a
+//! proxy may make up that text.
 //!
 //! The server's statistics contain its process id, its clock and its uptime. From these numbers the
 //! cache learns whether memcached was restarted between two connections. A server may refuse to
@@ -34,7 +34,7 @@ const USUAL_REPLY_BYTES: usize = 4096;
 /// A longer reply fails the probe.
 const MAX_REPLY_BYTES: usize = 64 << 10;
 
-/// Tests the server, and returns its incarnation (one start of a server).
+/// Tests the server, and returns its incarnation (one run of its process).
 ///
 /// # Errors
 /// The server does not answer, or this library cannot use the server.
@@ -56,16 +56,16 @@ pub(super) async fn probe(
     }
 }
 
-/// Returns the server's incarnation, or why this library cannot use the server. Returns `None` if
-/// the reply is incomplete.
+/// Returns the server's incarnation, or the reason why this library cannot use the server. Returns
+/// `None` if the reply is incomplete.
 fn judge(reply: &[u8]) -> Option<Result<Incarnation, CommandError>> {
     let mut lines = reply.split_inclusive(|&byte| byte == b'\n').filter_map(|line| {
         let line = line.strip_suffix(b"\n")?;
         Some(line.strip_suffix(b"\r").unwrap_or(line))
     });
     let version = lines.next()?;
-    // A server that requires authentication refuses the first command, and may not answer the
-    // others.
+    // A server that requires authentication refuses the first command, and may not answer the other
+    // commands.
     if version.starts_with(b"CLIENT_ERROR") || version.starts_with(b"SERVER_ERROR") {
         return Some(Err(refusal(version)));
     }
@@ -80,7 +80,7 @@ fn judge(reply: &[u8]) -> Option<Result<Incarnation, CommandError>> {
     let mut statistics = ProcessIdentity::default();
     let end = lines.find(|line| !statistics.add(line))?;
     let is_end = end == b"END" || is_error(end);
-    // `MN` in this place means that the server read the renewal's value as a command.
+    // `MN` here means that the server read the renewal's value as a command.
     if !is_end {
         return Some(Err(too_old(version, end)));
     }
@@ -94,7 +94,7 @@ fn is_error(line: &[u8]) -> bool {
     [&b"ERROR"[..], b"CLIENT_ERROR", b"SERVER_ERROR"].iter().any(|error| line.starts_with(error))
 }
 
-/// The statistics that together identify one start of the server's process.
+/// The statistics that together identify one run of the server's process.
 #[derive(Default)]
 struct ProcessIdentity {
     process: Option<u64>,

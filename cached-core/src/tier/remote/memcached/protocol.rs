@@ -6,8 +6,8 @@
 //!
 //! Reads, deletes and renewals are *meta* commands: `mg`, `md` and `ms`. Writes are `set`, `add`
 //! and `cas`, because every memcached reads the bytes after these three commands as a value, even
-//! if the server refuses the command. A server that does not understand an `ms` command reads the
-//! bytes of the value as further commands.
+//! if the server refuses the command. In contrast, a server that does not understand `ms` reads the
+//! value as further commands.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ pub(super) const MAX_FRAME_BYTES: usize = 1 << 30;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ReplyLine {
     status: ReplyStatus,
-    /// The length of the frame (encoded entry) that follows the line, if a frame follows.
+    /// The length of the frame (encoded entry) that follows the line, if there is one.
     pub(super) frame_length: Option<usize>,
     response: ReplyFields,
 }
@@ -173,9 +173,9 @@ impl ReplyLine {
 /// Appends the bytes of a command to `into`. The command's key must be valid in memcached's
 /// protocol.
 ///
-/// A command that requires a CAS from another incarnation (another start of the server) must have
-/// no effect. In its place this function writes `mn`, which does nothing. So the server still sends
-/// one reply per command.
+/// A command that requires a CAS from another incarnation (another run of the server's process)
+/// must have no effect. This function replaces such a command with `mn`, which does nothing, so
+/// that the server still sends one reply per command.
 pub(super) fn write_command(command: &Command, incarnation: Incarnation, into: &mut Vec<u8>) {
     if command.has_foreign_cas(incarnation) {
         return into.extend_from_slice(b"mn\r\n");

@@ -1,4 +1,4 @@
-//! The queue of commands that a pipeline has still to send. The queue is bounded by bytes, and is
+//! The queue of commands that a pipeline has yet to send. Its size in bytes is limited, and it is
 //! emptied in batches.
 
 use std::collections::VecDeque;
@@ -10,10 +10,10 @@ use super::command::{Command, CommandResult};
 pub(super) const MAX_BATCH_COMMANDS: usize = 512;
 /// The largest size of a batch. A larger command is sent alone.
 const MAX_BATCH_BYTES: usize = 256 << 10;
-/// The largest size of the queue. Further commands are refused.
+/// The largest size of the queue. A command that would exceed the limit is refused.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
-/// The memory that a command takes beside its frame (encoded entry). In the protocol a command
-/// takes fewer bytes.
+/// The memory that a command takes in addition to its frame (the encoded entry). On the wire, a
+/// command takes fewer bytes.
 const COMMAND_BYTES: usize = 320;
 
 /// The commands of one pipeline that are not sent yet.
@@ -66,8 +66,8 @@ impl CommandQueue {
         self.commands.push_front(QueuedCommand { command, sender: None });
     }
 
-    /// Removes the next commands from the queue, to be sent together. Drops each command whose
-    /// caller has given up, except an unconditional delete: the entry is wrong and must go, even if
+    /// Removes the commands of the next batch from the queue. Drops each command whose caller has
+    /// given up, except an unconditional delete. Such a delete removes an outdated entry, even if
     /// no caller waits for the result.
     ///
     /// A caller has given up once its receiver is dropped. A passed deadline does not count: in a

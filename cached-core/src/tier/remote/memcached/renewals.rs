@@ -1,8 +1,8 @@
 //! Renews the leases that this process holds, with one task per Tokio runtime.
 //!
 //! A *lease* is the right to run the annotated function for a missing value. memcached represents a
-//! new lease by a *placeholder*, an empty item. A renewal replaces the placeholder by a *marker*,
-//! and later each marker by a newer marker.
+//! new lease as a *placeholder*, an empty item. The first renewal replaces the placeholder with a
+//! *marker*, and each later renewal replaces the marker with a newer one.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,21 +18,20 @@ use crate::sync::lock;
 /// How long memcached keeps the placeholder of a new lease, if this process has few leases.
 /// memcached counts whole seconds, so the placeholder expires after 1 to 2 s.
 const USUAL_PLACEHOLDER: Duration = Duration::from_secs(2);
-/// For every 4,096 leases that this process requests or holds, its placeholders last a second
-/// longer, up to [`LONGEST_PLACEHOLDER`]. With many leases, tasks wait longer for their turn on the
+/// Placeholders last one second longer for every 4,096 leases that this process requests or holds,
+/// up to [`LONGEST_PLACEHOLDER`]. With many leases, tasks wait longer for their turn on the
 /// runtime, so renewals and writes come later.
 const LEASES_PER_EXTRA_SECOND: usize = 4096;
 const LONGEST_PLACEHOLDER: Duration = Duration::from_secs(10);
-/// The time from the win of a lease to its first renewal, and the shortest time between two
-/// renewals.
+/// The time from winning a lease to its first renewal, and the shortest time between two renewals.
 pub(super) const RENEWAL_INTERVAL: Duration = Duration::from_millis(500);
 /// The shortest pause before a round of renewals.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// The largest number of leases that are renewed at once.
 const MOST_AT_ONCE: usize = 256;
 
-/// The leases to renew. Each lease is renewed on the runtime that won the lease, or on the runtime
-/// where the annotated function continues.
+/// The leases to renew. Each lease is renewed on the runtime on which it was won, or on which the
+/// annotated function continues.
 #[derive(Default)]
 pub(super) struct RenewalSchedule {
     /// The queue of each runtime that has leases to renew.
@@ -68,7 +67,7 @@ impl Drop for LeaseCountGuard {
 type RenewalQueue = VecDeque<(tokio::time::Instant, Weak<HeldLease>)>;
 
 impl RenewalSchedule {
-    /// Schedules the next renewal of the lease on the current runtime, `due_in` from now.
+    /// Schedules the next renewal of the lease, after `due_in`, on the current runtime.
     pub(super) fn add(self: &Arc<RenewalSchedule>, lease: &Arc<HeldLease>, due_in: Duration) {
         // Outside a runtime no task can renew the lease, so the lease expires.
         let Ok(runtime) = Handle::try_current() else { return };
@@ -178,7 +177,7 @@ impl RenewalTask {
     }
 }
 
-/// A task that is dropped while its runtime has a queue has ended with the runtime.
+/// If a task is dropped while its runtime has a queue, the runtime has ended.
 impl Drop for RenewalTask {
     fn drop(&mut self) {
         if !self.has_queue {

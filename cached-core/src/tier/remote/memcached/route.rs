@@ -3,12 +3,12 @@
 //! Every key has a *home server*. If there are several servers, the key also has a *gutter server*,
 //! which keeps the key's items for a few seconds while the home server is out of reach.
 //!
-//! A key has two *slots* on a server, under two names. The second slot holds this build's entry if
-//! the first slot holds an entry that only another build of the program can decode, as during a
-//! rollout.
+//! A key has two *slots* on a server, under two names. During a rollout, the first slot may hold an
+//! entry that only another build of the program can decode. The second slot then holds this build's
+//! entry.
 //!
-//! A *lookup* is a sequence of reads, on one or both servers and in one or both slots, that
-//! together have one timeout.
+//! A *lookup* is a sequence of reads that share one timeout. It may use both servers and both
+//! slots.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use super::{GUTTER_TTL, LONGEST_TTL, whole_seconds};
 use crate::key::Digest;
 use crate::tier::remote::{RemoteError, RemoteErrorKind, WriteOutcome};
 
-/// A lease of the usual length whose holder was killed ends within this time.
+/// If the holder of a lease of the usual length is killed, the lease ends within this time.
 const ORPHAN_ENDS_AFTER: Duration = Duration::from_millis(3200);
 
 /// The servers and names of one key. A route also says which server and slot the next command uses.
@@ -45,7 +45,7 @@ pub(super) struct Route {
     /// The timeout of one lookup, over all of its reads.
     timeout: Duration,
     lookup_deadline: Option<Instant>,
-    /// True if the next read belongs to the same lookup as the last read.
+    /// True if the next read belongs to the same lookup as the previous read.
     continues_lookup: bool,
     priority: Priority,
 }
@@ -56,8 +56,7 @@ fn second_slot(key: &str) -> Arc<str> {
 }
 
 /// Returns the key's name on the gutter server. The name differs from the name on the home server.
-/// A server that is the key's gutter server first and its home server later therefore does not mix
-/// up the items.
+/// Otherwise, a gutter server that became the key's home server would mix up the items.
 fn gutter_key(home_key: &str) -> Arc<str> {
     format!("{home_key}:gutter").into()
 }
@@ -153,8 +152,9 @@ impl Route {
         self.continues_lookup = true;
     }
 
-    /// Returns a request for a lease whose placeholder lasts for `length`, or for the refresh claim
-    /// of an item that memcached removes within `refresh_before_removal`.
+    /// Returns the lease request of a read. If the key is missing, the read may win a lease, whose
+    /// placeholder lasts for `length`. If memcached removes the item within
+    /// `refresh_before_removal`, the read may win the refresh claim.
     pub(super) fn lease_request(
         &self,
         length: Duration,
@@ -210,7 +210,7 @@ impl Route {
     }
 
     /// Returns to the home server if it is an in-memory server that has recovered. A test that has
-    /// moved the clock expects this.
+    /// moved the clock expects the home server to have recovered.
     #[cfg(feature = "testing")]
     async fn go_home_if_in_memory(&mut self) {
         if self.in_gutter && !self.home.in_rotation() {
@@ -270,8 +270,8 @@ impl Route {
         })
     }
 
-    /// Removes another build's entry from the server that commands go to, and all entries of the
-    /// key from the key's second server.
+    /// Removes another build's entry from the server that commands go to, and all of the key's
+    /// entries from the key's other server.
     async fn remove_other_copies(&self, deadline: Instant) -> Result<(), RemoteError> {
         let second = second_slot(&self.home_key);
         let second = if self.in_gutter { gutter_key(&second) } else { second };
@@ -305,8 +305,8 @@ impl Route {
         self.server().wait_breaker.record_end();
     }
 
-    /// Reads a lease again later, in the background, after a caller has waited for the lease in
-    /// vain. Records if the lease has ended by then.
+    /// Reads the lease again later, in the background, and records whether it has ended. The caller
+    /// must have waited for the lease in vain.
     pub(super) fn check_lease_end(&self, cas: Cas) {
         let (Ok(runtime), Some(probe)) = (Handle::try_current(), self.server().begin_lease_probe())
         else {
@@ -349,7 +349,7 @@ impl Route {
     ///
     /// # Errors
     /// The home server did not confirm the removal, and may serve the entry to other processes. A
-    /// failure of the gutter server is not an error, because the gutter server removes the entry
+    /// failure of the gutter server is not an error, because the entry on the gutter server expires
     /// within seconds.
     pub(super) async fn remove(&self, started: Option<Instant>) -> Result<(), RemoteError> {
         let deadline = started.unwrap_or_else(Instant::now) + self.timeout;
@@ -379,7 +379,7 @@ impl Route {
 
     async fn remove_in_gutter(&self, removal: Option<KeyRemoval<'_>>, deadline: Instant) {
         if let Some(removal) = removal {
-            // If the removal fails, `Server` keeps a hint, and repeats the removal later.
+            // If the removal fails, the keys become hints, and the removal is repeated later.
             let _ = remove_by(deadline, removal).await;
         }
     }

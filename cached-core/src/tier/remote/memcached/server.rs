@@ -2,9 +2,9 @@
 //!
 //! This module sends single commands to the server. Its submodules do the rest:
 //!
-//! - [`recovery`] decides whether the server is used, and brings back a server that had failed.
+//! - [`recovery`] decides whether the server is used, and recovers a server that has failed.
 //! - [`removal`] removes keys from the server, and [`hints`] remembers the keys that the server has
-//!   still to remove.
+//!   yet to remove.
 //! - [`fence`] knows which of the server's items may be stale.
 //! - [`rendezvous`] ranks the servers for a key.
 
@@ -43,21 +43,22 @@ pub(super) const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(10);
 /// late renewal is still useful, because a lease lasts longer than a call waits.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A memcached server: the pipelines to the server, its health, and the changes that the server was
-/// not told of.
+/// A memcached server: the pipelines to the server, its health, and the changes that have not
+/// reached it.
 pub(super) struct Server {
     weak_self: Weak<Server>,
     seed: RendezvousSeed,
     /// True if the server joined after the cache was built.
     pub(super) was_added: bool,
-    /// True once the server has left the configuration. A newer `Server` may have the same address.
+    /// True once the server was removed from the configuration. A newer `Server` may have the same
+    /// address.
     is_retired: AtomicBool,
     endpoint: Arc<Endpoint>,
     events: EventDispatcher,
     pipelines: ServerPipelines,
     hints: RemovalHints,
     fence: CasFence,
-    /// Keeps calls from waiting for leases if the leases of this server do not end.
+    /// Keeps calls from waiting for leases if the leases on this server do not end.
     pub(super) wait_breaker: Arc<LeaseWaitBreaker>,
 }
 
@@ -97,8 +98,8 @@ impl Server {
         &self.endpoint.address
     }
 
-    /// Sets how long one exchange may take. If the cache has several servers, the timeout leaves
-    /// time for the gutter server, which replaces a server that does not answer.
+    /// Sets how long one exchange may take. If the cache has several servers, the timeout must
+    /// leave time for the gutter server, which stands in for a server that does not answer.
     pub(super) fn set_timeout(&self, timeout: Duration) {
         self.endpoint.set_timeout(timeout);
     }
@@ -110,8 +111,8 @@ impl Server {
     }
 
     /// Makes [`change`](Self::change) and [`renew`](Self::renew) fail from now on. This process no
-    /// longer tells the server of invalidations, so an item that the server stored now could be
-    /// stale when the server joins again.
+    /// longer tells the server of invalidations. An item stored from now on could be stale if the
+    /// server is added again.
     pub(super) fn retire(&self) {
         self.is_retired.store(true, Ordering::Release);
     }
@@ -148,7 +149,7 @@ impl Server {
         results.into_iter().map(item).collect()
     }
 
-    /// Sends a command that writes, deletes or gives back a refresh claim. Returns true if the
+    /// Sends a write, a delete, or a command that gives back a refresh claim. Returns true if the
     /// command took effect.
     pub(super) async fn change(
         &self,
@@ -165,8 +166,8 @@ impl Server {
         self.applied(pipeline.run(command, now, now + timeout).await)
     }
 
-    /// Returns the permit to check later whether a lease has ended. Returns `None` if enough leases
-    /// are being checked already.
+    /// Returns the guard for a later check of whether a lease has ended. Returns `None` if enough
+    /// checks are planned already.
     pub(super) fn begin_lease_probe(&self) -> Option<LeaseProbeGuard> {
         LeaseWaitBreaker::begin_probe(&self.wait_breaker)
     }

@@ -1,10 +1,10 @@
 //! Deadlines in real time, even if a test has paused tokio's clock.
 //!
-//! While every task waits, for example for a server's reply, the paused clock jumps to the next
-//! timer. After a test has resumed the clock, the clock stays ahead of real time. Sockets do not
-//! follow this clock. So each deadline in this module is an [`Instant`] of the standard library. A
-//! tokio timer that fires before the deadline is set again, in small steps, so that the runtime
-//! polls its sockets between the steps.
+//! While every task waits, for example for a server's reply, tokio's paused clock jumps to the next
+//! timer. After the test resumes the clock, the clock stays ahead of real time. Servers reply in
+//! real time, so each deadline in this module is an [`Instant`] of the standard library. If a tokio
+//! timer fires before its deadline, it is set again, in small steps. The runtime polls its sockets
+//! between the steps.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::sync::lock;
 
-/// How far a paused clock moves in one step while this process waits for a server.
+/// The step by which a paused clock advances while this process waits for a server.
 const PAUSED_CLOCK_STEP: Duration = Duration::from_millis(1);
 
 /// Runs a future until the deadline. Returns `None` if the deadline passes first.
@@ -112,7 +112,7 @@ impl DeadlineTimer {
         poll_deadline(self.sleep.as_mut(), &mut self.set_for, deadline, &mut context)
     }
 
-    /// Makes the timer wake no task until the next poll.
+    /// Keeps the timer from waking any task until the next poll.
     pub(super) fn forget_waker(&self) {
         *lock(&self.slot.0) = None;
     }

@@ -3,12 +3,12 @@
 //! A *lease* is the right to run the annotated function for a missing value. Another caller that
 //! reads the key waits until the lease ends.
 //!
-//! A faulty server may report a lease for ever, and every call would wait for the lease in vain.
-//! After a caller has waited in vain, the lease is therefore read once more, late enough that the
-//! lease of a killed process has usually ended. A lease that still exists at this time is
-//! *endless*. After a few endless leases in a row, callers do not wait for leases of the server for
-//! a while. A function that runs for long does not open the breaker, because its lease is renewed
-//! in the meantime and gets a new CAS.
+//! A faulty server may report a lease forever, so that every call would wait for it in vain. After
+//! such a wait, the lease is therefore read once more, late enough that the lease of a killed
+//! process has usually ended. A lease that still exists at this time is *endless*. After a few
+//! endless leases in a row, the breaker *opens*: for a while, callers do not wait for leases on the
+//! server. A slow function does not open the breaker, because its lease is renewed in the meantime
+//! and gets a new CAS.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use crate::clock::CoarseInstant;
 const ENDLESS_LEASES_TO_OPEN: u32 = 3;
 /// How long the breaker stays open.
 const PAUSE: Duration = Duration::from_secs(10);
-/// The largest number of leases that are due to be read once more.
+/// The largest number of leases that may be due to be read once more.
 const MOST_PROBES: u32 = 8;
 
 #[derive(Default)]
@@ -50,7 +50,7 @@ impl LeaseWaitBreaker {
     }
 
     /// Counts a lease that is due to be read once more. Returns `None` if there are [`MOST_PROBES`]
-    /// of them already.
+    /// such leases already.
     pub(super) fn begin_probe(breaker: &Arc<LeaseWaitBreaker>) -> Option<LeaseProbeGuard> {
         if breaker.probes.fetch_add(1, Ordering::Relaxed) < MOST_PROBES {
             return Some(LeaseProbeGuard(Arc::clone(breaker)));
@@ -59,7 +59,7 @@ impl LeaseWaitBreaker {
         None
     }
 
-    /// Records a lease that has ended, or whose holder is alive. Closes the breaker.
+    /// Records that a lease has ended, or that its holder is alive. Closes the breaker.
     pub(super) fn record_end(&self) {
         self.endless.store(0, Ordering::Relaxed);
         self.paused_until.store(0, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! Exchanges over any byte stream: commands are sent, and their replies arrive in the same order.
 //!
-//! Each poll writes and reads. A server stops reading commands while its replies are not read. So a
-//! client that writes a long list of commands before it reads any reply could wait forever.
+//! Each poll both writes and reads, because a server stops reading commands while its client does
+//! not read the replies. A client that first wrote a long list of commands could wait forever.
 //!
 //! An exchange is a state machine and not an `async fn`: its buffers stay in [`MemcachedStream`]
 //! for the next exchange, and no nested futures are created.
@@ -24,15 +24,15 @@ const MAX_LINE_BYTES: usize = 4096;
 const BATCH_READ_BYTES: usize = 32 << 10;
 /// A buffer with a larger capacity is freed after its exchange.
 const MAX_KEPT_BYTES: usize = 256 << 10;
-/// The input buffer grows by at most this much before it is filled, because the length that a reply
-/// announces may be wrong.
+/// The input buffer grows by at most this much at a time, because a reply may announce a wrong
+/// length.
 const MAX_GROWTH_BYTES: usize = 1 << 20;
 
 /// A stream to a server, with the buffers and the progress of the current exchange.
 pub(super) struct MemcachedStream<IO> {
     stream: IO,
-    /// The incarnation (one start) of the server at the other end. The CAS numbers in replies
-    /// belong to this incarnation.
+    /// The incarnation of the server at the other end: one run of its process. The CAS numbers in
+    /// replies belong to this incarnation.
     incarnation: Incarnation,
     /// The encoded commands.
     output: Vec<u8>,
@@ -40,19 +40,19 @@ pub(super) struct MemcachedStream<IO> {
     first_command_bytes: usize,
     /// The number of bytes of `output` that were written.
     written: usize,
-    /// The received bytes, and free space behind them.
+    /// The received bytes, followed by free space.
     input: Vec<u8>,
     /// The number of bytes of `input` that were parsed as replies.
     parsed: usize,
     /// The number of bytes of `input` that were received.
     filled: usize,
-    /// The number of answered commands.
+    /// The number of commands that have a result.
     answered: usize,
     /// False after a reply that the protocol does not allow, or after an error line.
     is_reusable: bool,
 }
 
-/// How an exchange ended.
+/// The way in which an exchange ended.
 pub(super) enum ExchangeOutcome {
     /// Every command has a result.
     Complete,
@@ -62,8 +62,8 @@ pub(super) enum ExchangeOutcome {
     /// The connection is closed, or writing or reading failed.
     Closed {
         error: io::Error,
-        /// True if not even the first command was sent whole, so that the server has carried out
-        /// none.
+        /// True if even the first command was not sent completely. The server has then carried out
+        /// no command.
         nothing_sent: bool,
     },
     TimedOut,
@@ -100,12 +100,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> MemcachedStream<IO> {
         self.is_reusable
     }
 
-    /// Returns the number of the exchange's answered commands.
+    /// Returns how many commands of the exchange have a result.
     pub(super) fn answered(&self) -> usize {
         self.answered
     }
 
-    /// Begins an exchange: encodes its commands.
+    /// Begins an exchange, and encodes its commands.
     pub(super) fn begin(&mut self, commands: &[Command]) {
         self.output.clear();
         (self.written, self.parsed, self.filled, self.answered) = (0, 0, 0, 0);
@@ -269,7 +269,7 @@ mod tests {
     async fn replies_are_read_while_commands_are_written() {
         const COUNT: usize = 2000;
         let (ours, theirs) = duplex(512);
-        // This server reads no command while its replies are not read.
+        // This server reads no command while the client does not read the replies.
         tokio::spawn(async move {
             let (read, mut write) = split(theirs);
             let mut lines = BufReader::new(read).lines();

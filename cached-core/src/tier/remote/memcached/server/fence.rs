@@ -1,11 +1,11 @@
 //! The fence: a CAS number below which a server's items may be stale. A *CAS number* is the number
-//! that a server gives to each state of an item, in ascending order.
+//! that a server gives to each version of an item, in ascending order.
 //!
 //! This process *raises* the fence when it may have changed keys without telling the server. The
 //! recovery task then writes an item to the server. The CAS number of this item becomes the fence,
-//! because all older items have lower numbers. A raise is *pending* until this number is known. One
-//! number replaces a list of all keys. The server keeps its items, because other processes may use
-//! the items.
+//! because all older items have lower numbers. A raise is *pending* until this number is known. A
+//! single number thus takes the place of a list of all keys. The server keeps its items, because
+//! other processes may use them.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use crate::sync::lock;
 /// The fence of one server, and the keys that the fence covers.
 #[derive(Default)]
 pub(super) struct CasFence {
-    /// The fence, or 0 if there is none. It is changed only under the lock of `state`.
+    /// The fence, or 0 if there is no fence. The number changes only under the lock of `state`.
     cas_number: AtomicU64,
     state: Mutex<FenceState>,
 }
@@ -61,7 +61,7 @@ impl CasFence {
         lock(&self.state).pending_raise.is_some()
     }
 
-    /// Calls `then` if no raise is pending, and returns its result. The fence cannot be raised
+    /// If no raise is pending, calls `then` and returns its result. The fence cannot be raised
     /// until `then` has returned.
     pub(super) fn if_settled<T>(&self, then: impl FnOnce() -> T) -> Option<T> {
         let state = lock(&self.state);
@@ -75,8 +75,8 @@ impl CasFence {
     }
 
     /// Updates the fence with the CAS number of an item that was written after the snapshot. Does
-    /// nothing if another recovery attempt has updated the fence meanwhile. A raise that came after
-    /// the snapshot stays pending.
+    /// nothing if another recovery attempt has updated the fence in the meantime. A raise that came
+    /// after the snapshot stays pending.
     pub(super) fn settle(&self, before: FenceSnapshot, written_cas: u64) {
         let mut state = lock(&self.state);
         if self.cas_number.load(Ordering::Acquire) != before.cas_number {
@@ -88,7 +88,7 @@ impl CasFence {
                 state.pending_raise = None;
             }
         } else if written_cas < before.cas_number && state.pending_raise.is_none() {
-            // The server's CAS numbers have started again: the server was restarted, and its old
+            // The server's CAS numbers have started again, so the server was restarted, and its old
             // items are gone.
             self.cas_number.store(0, Ordering::Release);
             (state.covers_all_keys, state.former_owners) = (false, Vec::new());

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::Server;
 use crate::sync::lock;
 
-/// The largest number of hints. Beyond this number all hints are dropped, and the server is fenced:
+/// The largest number of hints. If there are more, all hints are dropped, and the server is fenced:
 /// all items that the server has now count as stale.
 const MAX_HINTS: usize = 16 << 10;
 
@@ -42,8 +42,9 @@ impl RemovalHints {
     }
 
     /// Adds a hint for the key, and returns true. If there are too many hints, calls `on_overflow`,
-    /// drops all hints, and returns false. `on_overflow` must fence the server. The hints stay
-    /// locked, so no other thread finds the hints dropped before the fence is raised.
+    /// drops all hints, and returns false. `on_overflow` must fence the server. The hints are
+    /// locked during the call, so no other thread sees that they were dropped before the fence is
+    /// raised.
     #[must_use]
     fn add(&self, key: &Arc<str>, on_overflow: impl FnOnce()) -> bool {
         let mut hints = lock(&self.hints);
@@ -77,7 +78,7 @@ impl RemovalHints {
         self.recount(&hints);
     }
 
-    /// Calls `then` if there are no hints, and returns its result. No hint can be added until
+    /// If there are no hints, calls `then` and returns its result. No hint can be added until
     /// `then` has returned.
     pub(super) fn if_empty<T>(&self, then: impl FnOnce() -> T) -> Option<T> {
         let hints = lock(&self.hints);
@@ -93,7 +94,7 @@ impl Server {
     /// Adds a hint: the server must remove the key before this process uses the key on the server
     /// again.
     pub(super) fn add_hint(&self, key: &Arc<str>) {
-        // A server that is not recovered has a recovery task already.
+        // A server that is not recovered already has a recovery task.
         let needs_recovery = self.is_recovered();
         if needs_recovery {
             self.endpoint.health.schedule_attempt(0);

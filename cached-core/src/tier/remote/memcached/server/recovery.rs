@@ -1,6 +1,6 @@
 //! Decides whether a server is used, and recovers a server that has failed.
 //!
-//! A background task tries until the server answers. Then the task settles the fence (finds out
+//! A background task retries until the server answers. Then the task settles the fence (finds out
 //! below which CAS number items may be stale), delivers the hints (keys that the server must
 //! remove), and puts the server back in rotation.
 
@@ -85,8 +85,8 @@ impl Server {
         }
     }
 
-    /// Makes a recovery attempt at once if the attempt is due and the server is in memory. So a
-    /// test that has moved the clock sees the effect in its next call.
+    /// Makes a recovery attempt at once if the attempt is due and the server is in memory. A test
+    /// that has moved the clock then sees the effect in its next call.
     #[cfg(feature = "testing")]
     pub(in crate::tier::remote::memcached) async fn recover_if_in_memory(&self) {
         if self.endpoint.is_in_memory()

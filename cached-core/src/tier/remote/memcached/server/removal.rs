@@ -10,7 +10,7 @@ use crate::tier::remote::memcached::command::{Command, CommandResult};
 use crate::tier::remote::memcached::join::{BoxedFuture, join_all};
 
 /// Keys that a server must remove. If this value is dropped before the server has removed all keys,
-/// every key becomes a hint. A call that is cancelled drops the value, for example.
+/// for example because a call is cancelled, every key becomes a hint.
 pub(in crate::tier::remote::memcached) struct KeyRemoval<'s> {
     server: &'s Server,
     keys: Vec<Arc<str>>,
