@@ -55,8 +55,8 @@ pub struct Declaration {
     /// The type of the cached value, if `none_ttl` is declared and the type is not an `Option`. Empty
     /// until the function is called.
     never_none_type: OnceLock<&'static str>,
-    /// Set once a value was larger than memcached accepts.
-    pub(crate) too_large: OnceLock<()>,
+    /// Set once the log has a warning about a value that is larger than memcached accepts.
+    pub(crate) too_large_warned: OnceLock<()>,
 }
 
 const UNKNOWN: usize = 0;
@@ -96,7 +96,7 @@ impl Declaration {
             non_generic_closure: AtomicUsize::new(0),
             unstorable_reason: OnceLock::new(),
             never_none_type: OnceLock::new(),
-            too_large: OnceLock::new(),
+            too_large_warned: OnceLock::new(),
         }
     }
 

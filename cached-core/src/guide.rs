@@ -15,9 +15,9 @@
 //! 13. [`security`]: what does the library protect against, and how do I report a vulnerability?
 //! 14. [`changelog`]: what changed?
 
-// The chapters are the files of `docs/guide` and a few others. They end with definitions of their links, which are
-// paths of files. `links.md` defines the same links as paths of modules and is included before each chapter. In rustdoc
-// the first definition of a link takes effect, so the links work in the files and in the documentation.
+// The chapters are the files of `docs/guide` and a few others. Each file ends with link definitions whose targets are
+// file paths. `links.md` defines the same labels with module paths, and is included before each chapter. In rustdoc, the
+// first definition of a label takes effect, so the links work in the files and in the documentation.
 
 /// Declares one module for each chapter.
 macro_rules! chapters {
@@ -37,26 +37,26 @@ macro_rules! chapters {
 
 chapters! {
     ///
-    /// In the reference: [`coordinator_cached`](crate::coordinator_cached), [`Cache`](crate::Cache).
+    /// See also in the API reference: [`coordinator_cached`](crate::coordinator_cached), [`Cache`](crate::Cache).
     start = "guide/start.md",
     options = "guide/options.md",
     keys = "guide/keys.md",
     lifetimes = "guide/lifetimes.md",
     ///
-    /// In the reference: [`CacheEntry`](crate::CacheEntry), [`CachedResponse`](crate::CachedResponse),
+    /// See also in the API reference: [`CacheEntry`](crate::CacheEntry), [`CachedResponse`](crate::CachedResponse),
     /// [`first_found`](crate::first_found).
     entries = "guide/entries.md",
     ///
-    /// In the reference: [`RequestScope`](crate::RequestScope), [`Cache::scope`](crate::Cache::scope).
+    /// See also in the API reference: [`RequestScope`](crate::RequestScope), [`Cache::scope`](crate::Cache::scope).
     requests = "guide/requests.md",
     ///
-    /// In the reference: [`CacheBuilder`](crate::CacheBuilder), [`Cache::from_env`](crate::Cache::from_env).
+    /// See also in the API reference: [`CacheBuilder`](crate::CacheBuilder), [`Cache::from_env`](crate::Cache::from_env).
     memcached = "guide/memcached.md",
     consistency = "guide/consistency.md",
     testing = "guide/testing.md",
     performance = "guide/performance.md",
     ///
-    /// In the reference: [`ConfigError`](crate::ConfigError), [`InstallError`](crate::InstallError),
+    /// See also in the API reference: [`ConfigError`](crate::ConfigError), [`InstallError`](crate::InstallError),
     /// [`CacheError`](crate::CacheError), [`Ledger::audit`](crate::Ledger::audit).
     errors = "guide/errors.md",
     compile_errors = "errors.md",

@@ -1,27 +1,31 @@
 //! The outline of a value: the set of steps that the type's `Deserialize` takes to decode the value.
 //!
 //! A *step* is a call of a `deserialize_*` method (such as `deserialize_str`, or `deserialize_struct`
-//! with a name and a list of fields), the read of one member, or the choice of a variant. A step is
-//! taken at a location in the type. *Members* are the fields of a struct or a tuple, the elements of a
-//! sequence, and the keys and values of a map.
+//! with a name and a list of fields), the read of one member, or the choice of a variant. *Members* are
+//! the fields of a struct or a tuple, the elements of a sequence, and the keys and values of a map.
+//!
+//! Each step has an *origin*, which says where in the type the step is taken: in a named type, in a
+//! variant of an enum, or in a `Some` or a newtype struct.
 //!
 //! Several builds of a program share memcached, and a type may differ between the builds. The codec
-//! writes no type names and no field names. Without a check, the codec would decode any string for a type
-//! that accepts only certain strings, and the type's `Deserialize` might panic.
+//! writes no type names and no field names. Without a check, a type could get data that another
+//! type has stored. For example, a type that accepts only certain strings could get any string, and its
+//! `Deserialize` might panic.
 //!
 //! The build that stores a value therefore decodes the value once, and stores the outline with the
 //! value. Another process checks each step of its own type against the stored outline *before* the type
-//! gets the data of the step. The type thus gets only data that the storing build read by the same step.
+//! gets the data of the step. The type thus gets only data that the storing build read in the same step.
 //!
 //! The step of a member contains the name of the member's type. serde does not reveal the type inside
 //! a `Some`, a newtype struct or a field with `#[serde(with)]`. For these, the outline contains only
 //! the steps that the inner type takes.
 //!
 //! The steps of `Deserialize` are compared with earlier steps of `Deserialize`, and never with the
-//! output of `Serialize`. So the two may differ, as they do in some hand-written types.
+//! output of `Serialize`. So a type's `Serialize` and `Deserialize` need not match.
 //!
-//! A location stands for a type, not for a place in the value. A type that contains itself leads back
-//! to its own location. So the type bounds the size of an outline, however large the value is.
+//! An origin is a place in the type, not in the value. For example, the steps in all nodes of a linked
+//! list have the same origin, so they are in the outline only once. The type thus bounds the
+//! size of an outline, however large the value is.
 
 mod checked;
 
@@ -36,8 +40,8 @@ use checked::CheckedSeed;
 
 /// The size in bytes of one entry in an outline. There is one entry for each step.
 pub(crate) const ENTRY_BYTES: usize = 4;
-/// The limit for the nesting of members, `Some`s and newtype structs in a value that is decoded with
-/// checks.
+/// How deeply members, `Some`s and newtype structs may be nested in a value that is decoded with checks.
+/// A value with deeper nesting is refused.
 ///
 /// Decoding with checks takes four times the stack of decoding without checks: 140 KB at this depth, or
 /// 600 KB in a build without optimization.
@@ -97,37 +101,39 @@ enum CheckMode<'o> {
 /// Records or checks the steps that decode one value.
 struct StepChecker<'o> {
     mode: CheckMode<'o>,
-    /// The location of each type seen so far, by the full name of the type.
-    locations: HashMap<&'static str, TypeLocation>,
+    /// The origin of the steps in each type seen so far, by the full name of the type.
+    origins: HashMap<&'static str, StepOrigin>,
     /// The number of types seen so far with each short name, by the hash of the short name.
     short_name_counts: HashMap<u64, u64>,
-    /// The hashes of the last few allowed steps. Most steps are found here and need no search of the
-    /// entries, because all elements of a sequence take the same steps.
+    /// The hashes of the last few allowed steps. A step with one of these hashes is allowed without a
+    /// search of the entries. Most steps are, because all elements of a sequence take the same steps.
     last_allowed: [u64; 4],
-    /// The last few types that were looked up, with their locations.
-    last_locations: [(&'static str, TypeLocation); 4],
+    /// The last few types that were looked up, by full name, with their origins.
+    last_origins: [(&'static str, StepOrigin); 4],
     depth: usize,
-    /// True after a step was refused.
+    /// True after a step was refused, and also after the nesting limit was exceeded.
     is_refused: bool,
 }
 
-/// The location in a type at which a step is taken. It is a hash of the name of the type there, or of
-/// the step that leads there.
+/// The origin of a step, as a hash. In a named type, this is a hash of the type's short name. In a
+/// variant, it is the hash of the step that chose the variant. In a `Some` or a newtype struct, it is a
+/// hash of the enclosing type's origin.
 #[derive(Clone, Copy)]
-struct TypeLocation(u64);
+struct StepOrigin(u64);
 
-impl TypeLocation {
-    /// The location at which the step for the whole value is taken.
-    const ROOT: TypeLocation = TypeLocation(0);
+impl StepOrigin {
+    /// The origin of the step for the whole value.
+    const ROOT: StepOrigin = StepOrigin(0);
 
-    /// Returns the location that a step leads to.
-    fn after(step: StableHasher) -> TypeLocation {
-        TypeLocation(step.finish())
+    /// Returns the origin of the steps in the variant that `step` chooses.
+    fn after(step: StableHasher) -> StepOrigin {
+        StepOrigin(step.finish())
     }
 
-    /// Returns the location inside a `Some` or a newtype struct. serde does not reveal the type there.
-    fn contents(self) -> TypeLocation {
-        TypeLocation(StableHasher::new(self.0).finish())
+    /// Returns the origin of the steps in a `Some` or a newtype struct with this origin. serde does not
+    /// reveal the type there.
+    fn contents(self) -> StepOrigin {
+        StepOrigin(StableHasher::new(self.0).finish())
     }
 }
 
@@ -170,8 +176,8 @@ enum StepKind {
 
 impl StepKind {
     /// Begins the hash of a step of this kind. If the step has names and numbers, the caller adds them.
-    fn at(self, location: TypeLocation) -> StableHasher {
-        StableHasher::new(self as u64).hash(location.0)
+    fn at(self, origin: StepOrigin) -> StableHasher {
+        StableHasher::new(self as u64).hash(origin.0)
     }
 }
 
@@ -179,10 +185,10 @@ impl<'o> StepChecker<'o> {
     fn new(mode: CheckMode<'o>) -> StepChecker<'o> {
         StepChecker {
             mode,
-            locations: HashMap::new(),
+            origins: HashMap::new(),
             short_name_counts: HashMap::new(),
             last_allowed: [0; 4],
-            last_locations: [("", TypeLocation::ROOT); 4],
+            last_origins: [("", StepOrigin::ROOT); 4],
             depth: 0,
             is_refused: false,
         }
@@ -197,8 +203,8 @@ impl<'o> StepChecker<'o> {
         if self.last_allowed.contains(&hash) {
             return true;
         }
-        // The entry contains only half of the hash, so a wrong step may pass by chance. The shape of
-        // the decoded value then still differs from the stored shape.
+        // The entry contains only half of the hash, so a wrong step may pass by chance. `encoded` then
+        // usually rejects the value, because it also compares the shape.
         let entry = (hash as u32).to_be_bytes();
         match &mut self.mode {
             CheckMode::Record(entries) => {
@@ -211,31 +217,31 @@ impl<'o> StepChecker<'o> {
         !self.is_refused
     }
 
-    /// Returns the location of a type: a hash of the type's short name. The short name has no paths,
-    /// because another build may have moved the type to another module or crate. Types with the same
-    /// short name are numbered in the order in which the checker sees them.
-    fn location_of<T: ?Sized>(&mut self) -> TypeLocation {
+    /// Returns the origin of the steps in a type: a hash of the type's short name. The short name has
+    /// no paths, because another build may have moved the type to another module or crate. Types with the
+    /// same short name are numbered in the order in which the checker sees them.
+    fn origin_of<T: ?Sized>(&mut self) -> StepOrigin {
         let name = type_name::<T>();
-        let last = self.last_locations.iter().find(|(last, _)| std::ptr::eq(*last, name));
-        if let Some((_, location)) = last {
-            return *location;
+        let last = self.last_origins.iter().find(|(last, _)| std::ptr::eq(*last, name));
+        if let Some((_, origin)) = last {
+            return *origin;
         }
-        let location = self.find_location(name);
-        self.last_locations.rotate_right(1);
-        self.last_locations[0] = (name, location);
-        location
+        let origin = self.find_origin(name);
+        self.last_origins.rotate_right(1);
+        self.last_origins[0] = (name, origin);
+        origin
     }
 
-    fn find_location(&mut self, name: &'static str) -> TypeLocation {
-        if let Some(location) = self.locations.get(name) {
-            return *location;
+    fn find_origin(&mut self, name: &'static str) -> StepOrigin {
+        if let Some(origin) = self.origins.get(name) {
+            return *origin;
         }
         let short = StableHasher::new(0).text(&short_name(name));
         let count = self.short_name_counts.entry(short.finish()).or_default();
-        let location = TypeLocation(short.word(*count).finish());
+        let origin = StepOrigin(short.word(*count).finish());
         *count += 1;
-        self.locations.insert(name, location);
-        location
+        self.origins.insert(name, origin);
+        origin
     }
 
     /// Runs `run`, which decodes a nested value. Refuses the value and returns `None` if the nesting

@@ -1,8 +1,8 @@
 //! The values that can be cached, and the return types that contain them.
 //!
 //! Most of the code behind a call handles an untyped [`Value`], so that this code is compiled
-//! once and not for each annotated function. The code reaches the operations of a concrete type through
-//! the function pointers in [`ValueType`] and [`ReturnType`].
+//! once for all annotated functions. To use a value's concrete type, the code calls the function pointers
+//! in [`ValueType`] and [`ReturnType`].
 
 mod variant;
 
@@ -59,8 +59,8 @@ pub enum WholeValue {}
 /// The return type of an annotated function.
 ///
 /// `Result`, `Option` and common standard types such as `String`, `Vec` and tuples of up to six
-/// elements implement this trait. A program cannot implement the trait for its own types. A function
-/// that returns a type of the program needs the option `infallible`.
+/// elements implement this trait. You cannot implement the trait for your own types. A function that
+/// returns one of your own types needs the option `infallible`.
 ///
 /// `Mode` is the marker `InferredValue` or, under the option `infallible`, `WholeValue`.
 #[diagnostic::on_unimplemented(
@@ -135,8 +135,8 @@ cached_whole! { InferredValue:
     [T] std::ops::Range<T>, [T] std::ops::RangeInclusive<T>, [T] std::ops::Bound<T>,
 }
 
-/// Returns true if `V` is an `Arc`, a `String` or a common primitive type, so that cloning a `V` runs no
-/// code of the program. A hit clones such a value without first cloning the cache's own `Arc`.
+/// Returns true if `V` is an `Arc`, a `String` or a common primitive type, and therefore cloning a `V`
+/// runs no code of the program. A hit clones such a value without first cloning the cache's own `Arc`.
 ///
 /// The function compares names, so that one comparison covers every `Arc`. The name of a type begins
 /// with the name of its crate, so a false match needs a crate called `alloc`.
@@ -243,9 +243,9 @@ impl<V> ValueRules<V> {
 /// The result of applying [`ValueRules`] to one value.
 #[derive(Clone, Copy)]
 pub(crate) struct CachingDecision {
-    /// True for a `None`. A `None` is cached only if the function has the option `none_ttl`.
+    /// True if the value is a `None`. A `None` is cached only if the function has the option `none_ttl`.
     pub(crate) is_none: bool,
-    /// False if `cache_if` rejects the value, and for an `Err`.
+    /// False if `cache_if` rejects the value, or if the value is an `Err`.
     pub(crate) is_cacheable: bool,
     /// The result of `ttl_with`, if the function has that option.
     pub(crate) ttl: Option<Duration>,
@@ -268,8 +268,8 @@ impl<V: CachedValue> ValueRules<V> {
 impl<V: 'static> ValueRules<V> {
     /// Decides about a value that a tier returned. `cache_if` accepted the value when it was stored.
     ///
-    /// If `ttl_with` panics, the ttl that the function declares applies: the value is usable, so the
-    /// panic must not reach the caller.
+    /// If `ttl_with` panics, the ttl in the attribute applies: the value is usable, so the panic must not
+    /// reach the caller.
     pub(crate) fn decide_stored(&self, value: &Value, value_type: &ValueType) -> CachingDecision {
         let ttl_with = self.ttl_with.zip(value.downcast_ref::<V>());
         let ttl = ttl_with.and_then(|(ttl_with, value)| catch_panic(|| ttl_with(value)));
@@ -331,7 +331,7 @@ impl<R, V> ReturnType<R, V> {
 /// Turns a cached value into the function's return value and writes the result to `target`, which
 /// must be `None`. Returns false if the cached value has another type.
 ///
-/// The function does not return an `Option<R>`: the caller would copy the option right after this
+/// The function does not return an `Option<R>`: the caller would copy the `Option` right after this
 /// function wrote it, and the copy would stall the processor.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn rebuild_into<R, Mode>(value: &Value, target: &mut Option<R>) -> bool
@@ -344,8 +344,8 @@ where
     true
 }
 
-/// Shares the error of one run of an annotated function with the other calls that waited for this run.
-/// Holds `None` if the error cannot be shared.
+/// The way in which the error of one run of an annotated function is shared with the other calls that
+/// waited for this run; `None` if the error cannot be shared.
 pub struct ErrorSharing<R>(Option<ErrorSharingFns<R>>);
 
 /// The functions that clone the error in a return value, and turn a shared error back into a return
@@ -386,7 +386,7 @@ impl<R> ErrorProbe<R> {
     #[doc(hidden)]
     pub const NEW: ErrorProbe<R> = ErrorProbe { fallback: ErrorProbeFallback(PhantomData) };
 
-    /// Shares no error. The attribute calls this for a return type that borrows, because a shared
+    /// Disables error sharing. The attribute calls this for a return type that borrows, because a shared
     /// error may outlive the call.
     #[doc(hidden)]
     pub fn unshared(&self) -> ErrorSharing<R> {
@@ -419,8 +419,8 @@ impl<T, E> ErrorProbe<Result<T, E>> {
     }
 }
 
-/// A bound that the option `infallible` puts on a `Result`. No type implements this trait, so the
-/// function does not compile.
+/// No type implements this trait. The option `infallible` requires it of a `Result`, so a function that
+/// returns a `Result` does not compile with this option.
 #[diagnostic::on_unimplemented(
     message = "a `Result` can fail, so it cannot be cached whole",
     label = "the `Ok` of this `Result` is cached without `infallible`",

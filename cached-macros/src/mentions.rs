@@ -2,8 +2,9 @@
 //!
 //! A use that the search cannot see, for example inside an unknown macro, does not count. At
 //! worst, the user then gets an error about a parameter that is in fact mentioned. The opposite
-//! mistake would leave a parameter out of the key without an error, and a caller would get the
-//! result for other arguments.
+//! mistake, to find a mention that is none, would be worse. A mentioned parameter is not added to
+//! the key by itself, because the option that mentions it puts it there. The parameter would be
+//! missing from the key without an error, and a caller would get the result for other arguments.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
@@ -20,9 +21,9 @@ use crate::shadowing::{is_same, may_bind, may_define, standard_macro};
 
 /// Returns true if `expression` mentions the parameter, which may be `self`.
 ///
-/// If a closure's argument, a `let` or another pattern in the expression binds the same name, uses
+/// If a closure's parameter, a `let` or another pattern in the expression binds the same name, uses
 /// of the new binding do not count. If an item in a block has the same name, no use in that block
-/// counts. Uses under `#[cfg]` do not count.
+/// counts. Uses under `#[cfg]` or `#[cfg_attr]` do not count.
 pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
     let Ok(expression) = syn::parse2::<Expr>(expression.to_token_stream()) else { return false };
     let mut search =
@@ -34,23 +35,26 @@ pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
 /// A search through an expression for uses of one parameter.
 struct MentionSearch<'p> {
     parameter: &'p Ident,
-    /// In the current scope the parameter's name means another binding.
+    /// True if the parameter's name means another binding in the current scope.
     is_shadowed: bool,
-    /// The compiler may remove the current code, because it is under `#[cfg]`.
+    /// True if the compiler may remove the current code, because it is under `#[cfg]` or
+    /// `#[cfg_attr]`.
     is_under_cfg: bool,
-    /// A use of the parameter was found.
+    /// True if a use of the parameter was found.
     is_found: bool,
 }
 
 impl MentionSearch<'_> {
-    /// Searches a nested scope. A binding that shadows the parameter there ends with the scope.
+    /// Searches a nested scope. A binding that shadows the parameter there has no effect after the
+    /// end of the scope.
     fn in_scope(&mut self, run: impl FnOnce(&mut Self)) {
         let is_shadowed = self.is_shadowed;
         run(self);
         self.is_shadowed = is_shadowed;
     }
 
-    /// Searches code that may have attributes. A `#[cfg]` among them ends with that code.
+    /// Searches code that may have attributes. The effect of a `#[cfg]` ends with
+    /// that code.
     fn with_attributes(&mut self, run: impl FnOnce(&mut Self)) {
         let is_under_cfg = self.is_under_cfg;
         run(self);

@@ -12,9 +12,11 @@ pub(super) fn log(event: &Event<'_>) {
         Event::RemoteFailed { entry, error } => {
             let declaration = entry.declaration();
             // Other values of the function are probably too large as well, so one warning is enough.
-            if error.kind() == RemoteErrorKind::TooLarge && declaration.too_large.set(()).is_ok() {
+            if error.kind() == RemoteErrorKind::TooLarge
+                && declaration.too_large_warned.set(()).is_ok()
+            {
                 log::warn!(
-                    "a value of `{}` ({}) stays in this process, and so may other values of its size: {error}",
+                    "a value of `{}` ({}) is kept in this process only, and other large values may be too: {error}",
                     declaration.name(),
                     declaration.function()
                 );
@@ -29,7 +31,7 @@ pub(super) fn log(event: &Event<'_>) {
         ),
         #[cfg(feature = "memcached")]
         Event::ServerEjected { error, .. } => {
-            log::warn!("{error}; it is ejected after several failures in a row");
+            log::warn!("{error}; the server is ejected after several failures in a row");
         }
         #[cfg(feature = "memcached")]
         Event::ServerBack { address } => {
@@ -38,7 +40,7 @@ pub(super) fn log(event: &Event<'_>) {
         #[cfg(feature = "memcached")]
         Event::ServerFenced { address } => {
             log::debug!(
-                "memcached at {address} was not told of changes: what it has is not trusted"
+                "memcached at {address} may have missed some removals, so its older items are ignored"
             );
         }
         _ => {}

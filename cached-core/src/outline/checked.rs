@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 
 use serde::de::{self, DeserializeSeed, Deserializer, Visitor};
 
-use super::{StepChecker, StepKind, TypeLocation};
+use super::{StepChecker, StepKind, StepOrigin};
 use crate::stable_hash::StableHasher;
 use visitor::CheckedVisitor;
 
@@ -33,8 +33,8 @@ fn add_names(hash: StableHasher, names: &[&str]) -> StableHasher {
 pub(super) struct CheckedSeed<'c, 'o, S> {
     seed: S,
     checker: &'c mut StepChecker<'o>,
-    /// The location of the type that contains the member.
-    parent: TypeLocation,
+    /// The origin of the type that contains the member.
+    parent: StepOrigin,
     /// The index of the member in the type. Members of the same type may share an index.
     index: u64,
 }
@@ -42,7 +42,7 @@ pub(super) struct CheckedSeed<'c, 'o, S> {
 impl<'c, 'o, V> CheckedSeed<'c, 'o, PhantomData<V>> {
     /// Returns the seed that decodes the whole value.
     pub(super) fn root(checker: &'c mut StepChecker<'o>) -> Self {
-        CheckedSeed { seed: PhantomData, checker, parent: TypeLocation::ROOT, index: 0 }
+        CheckedSeed { seed: PhantomData, checker, parent: StepOrigin::ROOT, index: 0 }
     }
 }
 
@@ -51,12 +51,12 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedSeed<'_, '_, 
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
         let CheckedSeed { seed, checker, parent, index } = self;
-        let location = checker.location_of::<S::Value>();
-        if !checker.allows(StepKind::Member.at(parent).word(index).hash(location.0)) {
+        let origin = checker.origin_of::<S::Value>();
+        if !checker.allows(StepKind::Member.at(parent).word(index).hash(origin.0)) {
             return Err(refusal());
         }
         let read = checker
-            .nest(|checker| seed.deserialize(CheckedDeserializer { inner, checker, location }));
+            .nest(|checker| seed.deserialize(CheckedDeserializer { inner, checker, origin }));
         read.unwrap_or_else(|| Err(refusal()))
     }
 }
@@ -65,24 +65,24 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedSeed<'_, '_, 
 struct CheckedDeserializer<'c, 'o, D> {
     inner: D,
     checker: &'c mut StepChecker<'o>,
-    /// The location of the step.
-    location: TypeLocation,
+    /// The origin of the step.
+    origin: StepOrigin,
 }
 
 impl<'de, 'c, 'o, D: Deserializer<'de>> CheckedDeserializer<'c, 'o, D> {
     /// Checks a `deserialize_*` call whose visitor returns a `T`. `arguments` adds the names and
     /// lengths among the call's arguments to the hash of the step.
     ///
-    /// Returns the inner deserializer, the checker and the location of `T`.
+    /// Returns the inner deserializer, the checker and the origin of `T`.
     fn check<T>(
         self,
         kind: StepKind,
         arguments: impl FnOnce(StableHasher) -> StableHasher,
-    ) -> Result<(D, &'c mut StepChecker<'o>, TypeLocation), D::Error> {
-        let CheckedDeserializer { inner, checker, location } = self;
-        let inner_location = checker.location_of::<T>();
-        if checker.allows(arguments(kind.at(location).hash(inner_location.0))) {
-            Ok((inner, checker, inner_location))
+    ) -> Result<(D, &'c mut StepChecker<'o>, StepOrigin), D::Error> {
+        let CheckedDeserializer { inner, checker, origin } = self;
+        let inner_origin = checker.origin_of::<T>();
+        if checker.allows(arguments(kind.at(origin).hash(inner_origin.0))) {
+            Ok((inner, checker, inner_origin))
         } else {
             Err(refusal())
         }
@@ -133,9 +133,9 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        let (inner, checker, inner_location) =
+        let (inner, checker, inner_origin) =
             self.check::<V::Value>(StepKind::Option, no_arguments)?;
-        inner.deserialize_option(CheckedVisitor::new(visitor, checker, inner_location))
+        inner.deserialize_option(CheckedVisitor::new(visitor, checker, inner_origin))
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(
@@ -153,17 +153,14 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         let arguments = |hash: StableHasher| hash.text(name);
-        let (inner, checker, inner_location) =
+        let (inner, checker, inner_origin) =
             self.check::<V::Value>(StepKind::Newtype, arguments)?;
-        inner
-            .deserialize_newtype_struct(name, CheckedVisitor::new(visitor, checker, inner_location))
+        inner.deserialize_newtype_struct(name, CheckedVisitor::new(visitor, checker, inner_origin))
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        let (inner, checker, inner_location) =
-            self.check::<V::Value>(StepKind::Seq, no_arguments)?;
-        inner
-            .deserialize_seq(CheckedVisitor::new(visitor, checker, inner_location).with_one_index())
+        let (inner, checker, inner_origin) = self.check::<V::Value>(StepKind::Seq, no_arguments)?;
+        inner.deserialize_seq(CheckedVisitor::new(visitor, checker, inner_origin).with_one_index())
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(
@@ -172,9 +169,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         let arguments = |hash: StableHasher| hash.word(length as u64);
-        let (inner, checker, inner_location) =
-            self.check::<V::Value>(StepKind::Tuple, arguments)?;
-        let contents = CheckedVisitor::new(visitor, checker, inner_location);
+        let (inner, checker, inner_origin) = self.check::<V::Value>(StepKind::Tuple, arguments)?;
+        let contents = CheckedVisitor::new(visitor, checker, inner_origin);
         // The name of an array type starts with a bracket. All elements of an array have one type.
         match type_name::<V::Value>().starts_with('[') {
             true => inner.deserialize_tuple(length, contents.with_one_index()),
@@ -189,19 +185,18 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         let arguments = |hash: StableHasher| hash.text(name).word(length as u64);
-        let (inner, checker, inner_location) =
+        let (inner, checker, inner_origin) =
             self.check::<V::Value>(StepKind::TupleStruct, arguments)?;
         inner.deserialize_tuple_struct(
             name,
             length,
-            CheckedVisitor::new(visitor, checker, inner_location),
+            CheckedVisitor::new(visitor, checker, inner_origin),
         )
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        let (inner, checker, inner_location) =
-            self.check::<V::Value>(StepKind::Map, no_arguments)?;
-        inner.deserialize_map(CheckedVisitor::new(visitor, checker, inner_location))
+        let (inner, checker, inner_origin) = self.check::<V::Value>(StepKind::Map, no_arguments)?;
+        inner.deserialize_map(CheckedVisitor::new(visitor, checker, inner_origin))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -211,13 +206,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         let arguments = |hash: StableHasher| add_names(hash.text(name), fields);
-        let (inner, checker, inner_location) =
-            self.check::<V::Value>(StepKind::Struct, arguments)?;
-        inner.deserialize_struct(
-            name,
-            fields,
-            CheckedVisitor::new(visitor, checker, inner_location),
-        )
+        let (inner, checker, inner_origin) = self.check::<V::Value>(StepKind::Struct, arguments)?;
+        inner.deserialize_struct(name, fields, CheckedVisitor::new(visitor, checker, inner_origin))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -229,9 +219,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         // The list of variants is not part of the step, so that a build that adds a variant at the
         // end can still read the earlier variants.
         let arguments = |hash: StableHasher| hash.text(name);
-        let (inner, checker, inner_location) = self.check::<V::Value>(StepKind::Enum, arguments)?;
-        let contents =
-            CheckedVisitor::new(visitor, checker, inner_location).with_variants(variants);
+        let (inner, checker, inner_origin) = self.check::<V::Value>(StepKind::Enum, arguments)?;
+        let contents = CheckedVisitor::new(visitor, checker, inner_origin).with_variants(variants);
         inner.deserialize_enum(name, variants, contents)
     }
 }

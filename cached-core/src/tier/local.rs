@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use bookkeeping::{HitReportThrottle, InsertedEntry, RemovedEntry};
 use crossbeam_utils::CachePadded;
-use entry::{EntryId, EntryPolicyState, LocalEntry, NewEntry, entry_weight};
+use entry::{EntryContent, EntryId, EntryPolicyState, LocalEntry, entry_weight};
 use index::{EntryIndex, IndexGuard};
 use policy::{EvictionPolicy, KeyFingerprint};
 use sequence::{SequenceCounter, SequenceNumber};
@@ -297,7 +297,7 @@ impl LocalTier {
                 return false;
             }
             let weight = entry_weight(key.len(), weight);
-            let new = NewEntry { value, weight, sequence: fill_token.sequence };
+            let new = EntryContent { value, weight, sequence: fill_token.sequence };
             self.insert(&guard, key, new, expiry)
         };
         if insertion.has_replaced_entry {
@@ -315,7 +315,7 @@ impl LocalTier {
         &self,
         guard: &IndexGuard<'_>,
         key: &[u8],
-        new: NewEntry<'_>,
+        new: EntryContent<'_>,
         expiry: Expiry,
     ) -> InsertedEntry {
         let is_admitted = self.policy.is_active();
@@ -360,7 +360,7 @@ impl LocalTier {
         let (entry, state) = guard.find(&key)?;
         if Arc::ptr_eq(entry.value(), value) {
             let is_longer = entry.time_left(self.now()) < expiry.time_left(self.clock.now());
-            let new = NewEntry { value, weight: state.weight, sequence: entry.sequence };
+            let new = EntryContent { value, weight: state.weight, sequence: entry.sequence };
             is_longer.then(|| Ok(self.insert(&guard, key, new, expiry)))
         } else if entry.sequence.is_after(fill_token.sequence) && !entry.sequence.is_fetch() {
             Some(Err(self.remove(&guard, entry)))

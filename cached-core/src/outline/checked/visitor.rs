@@ -10,7 +10,7 @@ use serde::de::{
 };
 
 use super::{CheckedDeserializer, CheckedSeed, add_names, refusal};
-use crate::outline::{StepChecker, StepKind, TypeLocation};
+use crate::outline::{StepChecker, StepKind, StepOrigin};
 
 /// The member index of every key of a map.
 const KEY: u64 = 0;
@@ -22,8 +22,8 @@ const VALUE: u64 = 1;
 pub(super) struct CheckedVisitor<'c, 'o, V> {
     visitor: V,
     checker: &'c mut StepChecker<'o>,
-    /// The location of the type that is decoded.
-    location: TypeLocation,
+    /// The origin of the type that is decoded.
+    origin: StepOrigin,
     /// True if each member has an index of its own, false if all members have index 0.
     is_indexed: bool,
     /// The names of the variants, if the type is an enum.
@@ -34,9 +34,9 @@ impl<'c, 'o, V> CheckedVisitor<'c, 'o, V> {
     pub(super) fn new(
         visitor: V,
         checker: &'c mut StepChecker<'o>,
-        location: TypeLocation,
+        origin: StepOrigin,
     ) -> CheckedVisitor<'c, 'o, V> {
-        CheckedVisitor { visitor, checker, location, is_indexed: true, variants: &[] }
+        CheckedVisitor { visitor, checker, origin, is_indexed: true, variants: &[] }
     }
 
     /// Gives all members the same index, because all members have the same type.
@@ -64,41 +64,41 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for CheckedVisitor<'_, '_, V> {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
-        let CheckedVisitor { visitor, checker, location, .. } = self;
-        let location = location.contents();
+        let CheckedVisitor { visitor, checker, origin, .. } = self;
+        let origin = origin.contents();
         let read = checker
-            .nest(|checker| visitor.visit_some(CheckedDeserializer { inner, checker, location }));
+            .nest(|checker| visitor.visit_some(CheckedDeserializer { inner, checker, origin }));
         read.unwrap_or_else(|| Err(refusal()))
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
-        let CheckedVisitor { visitor, checker, location, .. } = self;
-        let location = location.contents();
+        let CheckedVisitor { visitor, checker, origin, .. } = self;
+        let origin = origin.contents();
         let read = checker.nest(|checker| {
-            visitor.visit_newtype_struct(CheckedDeserializer { inner, checker, location })
+            visitor.visit_newtype_struct(CheckedDeserializer { inner, checker, origin })
         });
         read.unwrap_or_else(|| Err(refusal()))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
-        let CheckedVisitor { visitor, checker, location, is_indexed, .. } = self;
-        visitor.visit_seq(CheckedMemberAccess { inner, checker, location, is_indexed, index: 0 })
+        let CheckedVisitor { visitor, checker, origin, is_indexed, .. } = self;
+        visitor.visit_seq(CheckedMemberAccess { inner, checker, origin, is_indexed, index: 0 })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
-        let CheckedVisitor { visitor, checker, location, .. } = self;
+        let CheckedVisitor { visitor, checker, origin, .. } = self;
         visitor.visit_map(CheckedMemberAccess {
             inner,
             checker,
-            location,
+            origin,
             is_indexed: false,
             index: 0,
         })
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
-        let CheckedVisitor { visitor, checker, location, variants, .. } = self;
-        visitor.visit_enum(CheckedEnumAccess { inner, checker, location, variants })
+        let CheckedVisitor { visitor, checker, origin, variants, .. } = self;
+        visitor.visit_enum(CheckedEnumAccess { inner, checker, origin, variants })
     }
 }
 
@@ -106,8 +106,8 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for CheckedVisitor<'_, '_, V> {
 struct CheckedMemberAccess<'c, 'o, A> {
     inner: A,
     checker: &'c mut StepChecker<'o>,
-    /// The location of the type that contains the members.
-    location: TypeLocation,
+    /// The origin of the type that contains the members.
+    origin: StepOrigin,
     /// See [`CheckedVisitor::is_indexed`].
     is_indexed: bool,
     /// The index of the next member.
@@ -119,7 +119,7 @@ impl<'o, A> CheckedMemberAccess<'_, 'o, A> {
     fn member<S>(&mut self, seed: S, index: u64) -> (&mut A, CheckedSeed<'_, 'o, S>) {
         (
             &mut self.inner,
-            CheckedSeed { seed, checker: &mut *self.checker, parent: self.location, index },
+            CheckedSeed { seed, checker: &mut *self.checker, parent: self.origin, index },
         )
     }
 }
@@ -167,7 +167,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for CheckedMemberAccess<'_, '_, A> {
 struct CheckedEnumAccess<'c, 'o, A> {
     inner: A,
     checker: &'c mut StepChecker<'o>,
-    location: TypeLocation,
+    origin: StepOrigin,
     variants: &'static [&'static str],
 }
 
@@ -179,17 +179,12 @@ impl<'de, 'c, 'o, A: EnumAccess<'de>> EnumAccess<'de> for CheckedEnumAccess<'c, 
         self,
         seed: S,
     ) -> Result<(S::Value, Self::Variant), A::Error> {
-        let CheckedEnumAccess { inner, checker, location, variants } = self;
-        let mut contents = TypeLocation::ROOT;
-        let seed = CheckedVariantSeed {
-            seed,
-            checker,
-            parent: location,
-            variants,
-            contents: &mut contents,
-        };
+        let CheckedEnumAccess { inner, checker, origin, variants } = self;
+        let mut contents = StepOrigin::ROOT;
+        let seed =
+            CheckedVariantSeed { seed, checker, parent: origin, variants, contents: &mut contents };
         let (value, inner) = inner.variant_seed(seed)?;
-        Ok((value, CheckedVariantAccess { inner, checker, location: contents }))
+        Ok((value, CheckedVariantAccess { inner, checker, origin: contents }))
     }
 }
 
@@ -198,11 +193,11 @@ impl<'de, 'c, 'o, A: EnumAccess<'de>> EnumAccess<'de> for CheckedEnumAccess<'c, 
 struct CheckedVariantSeed<'c, 'o, S> {
     seed: S,
     checker: &'c mut StepChecker<'o>,
-    /// The location of the enum.
-    parent: TypeLocation,
+    /// The origin of the enum.
+    parent: StepOrigin,
     variants: &'static [&'static str],
-    /// Receives the location of the variant's contents.
-    contents: &'c mut TypeLocation,
+    /// Receives the origin of the variant's contents.
+    contents: &'c mut StepOrigin,
 }
 
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedVariantSeed<'_, '_, S> {
@@ -216,7 +211,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedVariantSeed<'
         if !self.checker.allows(step) {
             return Err(refusal());
         }
-        *self.contents = TypeLocation::after(step);
+        *self.contents = StepOrigin::after(step);
         let index: U32Deserializer<D::Error> = index.into_deserializer();
         self.seed.deserialize(index)
     }
@@ -226,25 +221,25 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedVariantSeed<'
 struct CheckedVariantAccess<'c, 'o, A> {
     inner: A,
     checker: &'c mut StepChecker<'o>,
-    location: TypeLocation,
+    origin: StepOrigin,
 }
 
 impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for CheckedVariantAccess<'_, '_, A> {
     type Error = A::Error;
 
     fn unit_variant(self) -> Result<(), A::Error> {
-        if !self.checker.allows(StepKind::Unit.at(self.location)) {
+        if !self.checker.allows(StepKind::Unit.at(self.origin)) {
             return Err(refusal());
         }
         self.inner.unit_variant()
     }
 
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, A::Error> {
-        let CheckedVariantAccess { inner, checker, location } = self;
-        if !checker.allows(StepKind::Newtype.at(location)) {
+        let CheckedVariantAccess { inner, checker, origin } = self;
+        if !checker.allows(StepKind::Newtype.at(origin)) {
             return Err(refusal());
         }
-        inner.newtype_variant_seed(CheckedSeed { seed, checker, parent: location, index: 0 })
+        inner.newtype_variant_seed(CheckedSeed { seed, checker, parent: origin, index: 0 })
     }
 
     fn tuple_variant<V: Visitor<'de>>(
@@ -252,10 +247,10 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for CheckedVariantAccess<'_,
         length: usize,
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        if !self.checker.allows(StepKind::TupleStruct.at(self.location).word(length as u64)) {
+        if !self.checker.allows(StepKind::TupleStruct.at(self.origin).word(length as u64)) {
             return Err(refusal());
         }
-        self.inner.tuple_variant(length, CheckedVisitor::new(visitor, self.checker, self.location))
+        self.inner.tuple_variant(length, CheckedVisitor::new(visitor, self.checker, self.origin))
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -263,9 +258,9 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for CheckedVariantAccess<'_,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        if !self.checker.allows(add_names(StepKind::Struct.at(self.location), fields)) {
+        if !self.checker.allows(add_names(StepKind::Struct.at(self.origin), fields)) {
             return Err(refusal());
         }
-        self.inner.struct_variant(fields, CheckedVisitor::new(visitor, self.checker, self.location))
+        self.inner.struct_variant(fields, CheckedVisitor::new(visitor, self.checker, self.origin))
     }
 }

@@ -127,7 +127,7 @@ impl LocalTier {
         let missing = |guard: IndexGuard<'_>| {
             let now = self.now();
             let is_missing = |(entry, state): &(&LocalEntry, &EntryPolicyState)| {
-                now < entry.removable_at() && !state.is_admitted()
+                now < entry.removable_at() && !state.is_admission_claimed()
             };
             let missing = guard.entries().filter(is_missing);
             missing.map(|(entry, _)| entry.id()).collect::<Vec<_>>()

@@ -14,8 +14,8 @@ use crate::event::EventSubject;
 use crate::key::{KeyHeader, KeyQuery, key_body};
 use crate::value::Value;
 
-/// A lookup uses the precise clock if the entry expires within this time by the coarse clock. The coarse
-/// clock lags by a tick of the system's timer, which is some milliseconds.
+/// A lookup uses the precise clock if the entry expires within this time according to the coarse clock.
+/// The coarse clock lags by a tick of the system's timer, which is a few milliseconds.
 const COARSE_CLOCK_MARGIN: Duration = Duration::from_secs(1);
 
 /// The bytes that the index and the policy use for an entry, in addition to the key and the value. The
@@ -29,7 +29,7 @@ const ENTRY_OVERHEAD: usize = 540;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct EntryId {
     fingerprint: KeyFingerprint,
-    /// The number of the insertion in this process.
+    /// The ordinal of this entry's insertion in this process.
     number: u32,
 }
 
@@ -51,10 +51,10 @@ impl Hash for EntryId {
     }
 }
 
-/// The time at which an entry expires, and the length of the stale period after this time.
+/// When the ttl starts, how long it is, and how long the stale period after it is.
 #[derive(Clone, Copy)]
 pub(crate) struct Expiry {
-    /// The time at which the ttl begins.
+    /// The time at which the ttl starts to run.
     pub(crate) start: Instant,
     pub(crate) ttl: Duration,
     /// How long an expired value is kept, so that calls can return it if a fetch fails.
@@ -86,8 +86,8 @@ impl ClockConverter {
     }
 }
 
-/// A key with its value and its expiry. An entry with a short key is one allocation, and a hit reads two
-/// cache lines of this allocation.
+/// A key with its value and its expiry. An entry with a short key takes one allocation in addition to
+/// its value, and a hit reads two cache lines of this allocation.
 pub(super) struct LocalEntry {
     header: KeyHeader,
     /// The rest of the key.
@@ -97,18 +97,18 @@ pub(super) struct LocalEntry {
     id: EntryId,
     stale_ttl_millis: u32,
     ttl_millis: u32,
-    /// The position of the value in the order of fetches.
+    /// The position of the value in the order in which fetches begin.
     pub(super) sequence: SequenceNumber,
 }
 
 /// The state that the index stores with an entry for the eviction policy.
 pub(super) struct EntryPolicyState {
     pub(super) weight: u32,
-    /// The number of insertions, by `HitReportThrottle::insertions`, when this entry was inserted or when
-    /// the policy was last told of a hit on this entry.
+    /// The value of `HitReportThrottle::insertions` at the policy's last report of a hit on this entry, or
+    /// at the entry's insertion if there was none.
     reported_at: AtomicU32,
     /// True if the policy has a record of this entry, or if a caller is about to create the record.
-    is_admitted: AtomicBool,
+    is_admission_claimed: AtomicBool,
 }
 
 impl Hash for LocalEntry {
@@ -128,13 +128,14 @@ impl Eq for LocalEntry {}
 
 /// The value, the weight and the sequence number of an entry to be created.
 #[derive(Clone, Copy)]
-pub(super) struct NewEntry<'v> {
+pub(super) struct EntryContent<'v> {
     pub(super) value: &'v Value,
     pub(super) weight: u32,
     pub(super) sequence: SequenceNumber,
 }
 
-/// Converts to milliseconds, rounded down. A duration of more than 49 days becomes 49 days.
+/// Converts a duration to milliseconds, rounded down. The result is at most [`u32::MAX`], which is about
+/// 49.7 days.
 fn to_millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
@@ -149,7 +150,7 @@ impl LocalEntry {
         id: EntryId,
         key: &[u8],
         converter: &ClockConverter,
-        new: NewEntry<'_>,
+        new: EntryContent<'_>,
         expiry: Expiry,
     ) -> LocalEntry {
         LocalEntry {
@@ -189,12 +190,14 @@ impl LocalEntry {
         coarse + COARSE_CLOCK_MARGIN < self.expires
     }
 
-    /// Returns true if the entry has not expired. `now` must be a time of the precise clock.
+    /// Returns true if the entry has not expired. `now` must have been converted from the precise clock,
+    /// not read from the coarse one.
     pub(super) fn is_live(&self, now: CoarseInstant) -> bool {
         now < self.expires
     }
 
-    /// Returns the time until the entry expires; zero if the entry has expired.
+    /// Returns the time until the entry expires; zero if the entry has expired. `now` must have been
+    /// converted from the precise clock, not read from the coarse one.
     pub(super) fn time_left(&self, now: CoarseInstant) -> Duration {
         self.expires.since(now)
     }
@@ -211,22 +214,27 @@ impl LocalEntry {
 }
 
 impl EntryPolicyState {
-    pub(super) fn new(weight: u32, insertions: u32, is_admitted: bool) -> EntryPolicyState {
+    pub(super) fn new(
+        weight: u32,
+        insertions: u32,
+        is_admission_claimed: bool,
+    ) -> EntryPolicyState {
         EntryPolicyState {
             weight,
             reported_at: AtomicU32::new(insertions),
-            is_admitted: AtomicBool::new(is_admitted),
+            is_admission_claimed: AtomicBool::new(is_admission_claimed),
         }
     }
 
-    pub(super) fn is_admitted(&self) -> bool {
-        self.is_admitted.load(Ordering::SeqCst)
+    /// Returns true if the policy has a record of this entry, or if a caller is about to create the record.
+    pub(super) fn is_admission_claimed(&self) -> bool {
+        self.is_admission_claimed.load(Ordering::SeqCst)
     }
 
     /// Returns true if the caller must now make the policy admit the entry. Only the first call returns
     /// true.
     pub(super) fn claim_admission(&self) -> bool {
-        !self.is_admitted.swap(true, Ordering::SeqCst)
+        !self.is_admission_claimed.swap(true, Ordering::SeqCst)
     }
 
     /// Returns true if the policy should be told of a hit on this entry, because `interval` entries were
@@ -236,7 +244,7 @@ impl EntryPolicyState {
         insertions.wrapping_sub(self.reported_at.load(Ordering::Relaxed)) >= interval
     }
 
-    /// Records that the policy is told of a hit on this entry.
+    /// Records that the policy has been told of a hit on this entry.
     pub(super) fn set_reported(&self, insertions: u32) {
         self.reported_at.store(insertions, Ordering::Relaxed);
     }

@@ -10,14 +10,14 @@ use papaya::{Equivalent, Guard, HashMap, LocalGuard, ResizeMode};
 use super::entry::{EntryId, EntryPolicyState, LocalEntry};
 use crate::key::{KeyQuery, PrecomputedBuildHasher};
 
-/// How many entries each insertion moves to the larger table while the table grows. No single
+/// While the table grows, each insertion moves this many entries to the larger table, so that no single
 /// insertion has to move all entries.
 const ENTRIES_MOVED_PER_INSERTION: usize = 64;
 /// The initial capacity, in entries. The empty table takes 18 KiB. A smaller table would be nearly full
 /// sooner, and searches in a nearly full table are slower.
 const INITIAL_CAPACITY: usize = 1024;
-/// A removed entry that weighs more bytes than this is freed as soon as no thread reads it. Lighter
-/// entries are freed in batches.
+/// A removed entry that weighs more than this number of bytes is freed as soon as no guard protects it.
+/// Lighter removed entries are freed in batches.
 const LARGE_ENTRY_WEIGHT: u32 = 4096;
 
 /// The table of all entries of a local tier.
@@ -85,14 +85,14 @@ impl IndexGuard<'_> {
         self.index.entries.get_key_value(&QueriedKey(key), &self.guard)
     }
 
-    /// Returns exactly the entry with this id, if the index still contains the entry.
+    /// Returns the entry with this id, or `None` if the index does not contain it. Another entry with the same
+    /// key is not returned.
     pub(super) fn find_by_id(&self, id: EntryId) -> Option<(&LocalEntry, &EntryPolicyState)> {
         let found = self.index.entries.get_key_value(&id, &self.guard);
         found.filter(|(entry, _)| entry.id() == id)
     }
 
-    /// Inserts an entry, and removes the entry with the same key. Returns the weight of the removed entry,
-    /// or `None` if there was no entry.
+    /// Inserts an entry, replacing an earlier entry with the same key. Returns the replaced entry's weight.
     pub(super) fn insert(&self, entry: LocalEntry, state: EntryPolicyState) -> Option<u32> {
         self.weight_of_removed(self.index.entries.insert(entry, state, &self.guard))
     }
@@ -105,7 +105,8 @@ impl IndexGuard<'_> {
         self.weight_of_removed(removed.map(|(_, state)| state))
     }
 
-    /// Returns the weight of a removed entry. A large entry is freed soon.
+    /// Returns the weight of the removed entry that had this state, and calls [`flush`](Self::flush) if the
+    /// entry is large.
     fn weight_of_removed(&self, state: Option<&EntryPolicyState>) -> Option<u32> {
         let weight = state?.weight;
         if weight > LARGE_ENTRY_WEIGHT {
@@ -114,8 +115,8 @@ impl IndexGuard<'_> {
         Some(weight)
     }
 
-    /// Frees the entries that this thread has removed as soon as no guard protects them, even if their batch
-    /// is not full.
+    /// Lets this thread's removed entries be freed as soon as no guard protects them, without waiting for a
+    /// full batch.
     pub(super) fn flush(&self) {
         self.guard.flush();
     }

@@ -300,7 +300,7 @@ impl RemoteStore for MemcachedStore {
                 });
                 let found = route.read(request).await;
                 if wait.is_some() && matches!(found, Ok(ReadReply::Item(_) | ReadReply::Lease(_))) {
-                    route.record_lease_end();
+                    route.record_lease_progress();
                 }
                 let busy = match found {
                     Ok(ReadReply::Item(item)) => match self.decode(item, route, reader) {

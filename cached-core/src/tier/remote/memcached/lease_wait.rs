@@ -1,14 +1,18 @@
-//! Limits how long a read waits for a lease that another process holds.
+//! Limits how long a caller waits for a lease that another caller holds.
 //!
 //! A *lease* is the right to fetch a missing value, and a *fetch* is a run of the annotated
-//! function. While the holder of a lease fetches, it stores a *marker* every half second. For a
-//! lease without a marker, a read waits only briefly: for twice the function's usual fetch time,
-//! but no longer than the lease of a killed process lasts. For a lease with a marker, a read waits
-//! until the fetch has taken twice the expected time.
+//! function. A waiting caller repeats a *read* of the key, which is one exchange with the server,
+//! until the value is there or the wait is over.
 //!
-//! If the holder fails or is killed, another process wins the lease. A waiting read then starts its
-//! wait over, so that the waiting callers do not all fetch at once. A read starts over only once,
-//! so it waits for at most two holders.
+//! While the holder of a lease fetches, it stores a *marker* every half second. For a lease without
+//! a marker, a caller waits only briefly: for twice the function's usual fetch time, but at most
+//! 2.5 s. The lease of a process that was killed before its first marker usually ends within this
+//! time. For a lease with a marker, a caller waits until the fetch has taken twice the expected
+//! time.
+//!
+//! If the holder fails or is killed, another caller wins the lease. For a new lease without a
+//! marker, the wait then starts over, so that the waiting callers do not all fetch at once. A wait
+//! starts over only once.
 
 use std::time::{Duration, Instant};
 
@@ -19,17 +23,18 @@ use super::route::Route;
 /// The pause between two reads of the key doubles from `FIRST_PAUSE` to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-/// How long a read waits for the first marker if the function's usual fetch time is unknown. A live
-/// holder stores its first marker within this time.
+/// How long a caller waits for the first marker if the function's usual fetch time is unknown. A
+/// live holder stores its first marker within this time.
 const FIRST_MARKER_WAIT: Duration = Duration::from_millis(750);
-/// The longest wait for a lease without a marker. The lease of a killed process usually ends within
-/// this time.
+/// The longest wait for a lease without a marker. The placeholder of a killed process usually ends
+/// within this time, because it lasts for 2 s. [`Route::check_lease_end`] then waits another 3.2 s
+/// before it may count the lease as endless.
 const LONGEST_WAIT_WITHOUT_MARKER: Duration = Duration::from_millis(2500);
 /// The longest wait for a lease with a marker if neither the holder nor this process knows how long
 /// the fetch takes.
 const UNKNOWN_FETCH_WAIT: Duration = Duration::from_secs(60);
 
-/// The state of one read's wait for a lease.
+/// The state of one caller's wait for a lease.
 pub(super) struct LeaseWait {
     began: Instant,
     pause: Duration,
@@ -37,11 +42,13 @@ pub(super) struct LeaseWait {
     configured: Option<Duration>,
     /// The function's usual fetch time; `None` if this process has not measured it.
     fetch_time: Option<Duration>,
-    /// False if recent leases on the server did not end. The read then waits only for a lease with
-    /// a marker.
+    /// False if recent leases on the server did not end. The caller then waits only for a lease
+    /// with a marker.
     allows_waiting: bool,
     has_seen_marker: bool,
-    /// The CAS of the newest lease without a marker, and when the wait for this lease began.
+    /// The CAS of a lease without a marker, and the time from which the wait for it counts. This is
+    /// the first holder's lease or, after the lease has changed hands, the second holder's. Later
+    /// holders do not change this field.
     placeholder: Option<(Option<Cas>, Instant)>,
     /// True if another holder has won the lease during this wait.
     has_changed_hands: bool,
@@ -79,8 +86,9 @@ impl LeaseWait {
         Some(pause)
     }
 
-    /// Returns when the wait for the current holder began. If the lease has changed hands, this may
-    /// be later than `began`.
+    /// Returns the time from which the wait counts. For a lease with a marker, and for the first
+    /// holder, this is `began`. For a second holder without a marker, it is the time of the first
+    /// read that found the second holder's lease. The time does not change for later holders.
     fn wait_start(&mut self, busy: &BusyLease, now: Instant) -> Instant {
         if busy.marker.is_some() {
             return self.began;
@@ -96,7 +104,7 @@ impl LeaseWait {
         }
     }
 
-    /// Returns how much longer a read that has waited for `waited` should wait, or `None` if the
+    /// Returns how much longer a caller that has waited for `waited` should wait, or `None` if the
     /// wait is over.
     fn time_left(&mut self, busy: &BusyLease, waited: Duration) -> Option<Duration> {
         self.has_seen_marker |= busy.marker.is_some();
@@ -120,12 +128,12 @@ impl LeaseWait {
         left.filter(|left| !left.is_zero())
     }
 
-    /// Tells the server's circuit breaker that the caller stops waiting for this lease. A marker
-    /// proves that the holder is alive. A lease without a marker is read again later, to find out
-    /// whether it has ended.
+    /// Called when the caller stops waiting. If a marker was seen, the holder was alive, so this
+    /// counts as progress. Otherwise, the lease is read again later, to find out whether it has
+    /// ended. This needs the lease's CAS, and is left out if `allows_waiting` is false.
     pub(super) fn give_up(&self, route: &Route, busy: &BusyLease) {
         if self.has_seen_marker {
-            route.record_lease_end();
+            route.record_lease_progress();
         } else if let Some(cas) = busy.cas
             && self.allows_waiting
         {

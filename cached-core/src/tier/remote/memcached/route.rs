@@ -1,7 +1,10 @@
 //! The route of a key: the servers that hold the key's items, and the key's names on these servers.
 //!
 //! Every key has a *home server*. If there are several servers, the key also has a *gutter server*,
-//! which keeps the key's items for a few seconds while the home server is out of reach.
+//! which keeps the key's items for a few seconds while the home server is unreachable.
+//!
+//! A key's *name* on a server is the memcached key under which the server stores the key's item. A
+//! [`Route`] has names in its fields `home_key` and `key`.
 //!
 //! A key has two *slots* on a server, under two names. During a rollout, the first slot may hold an
 //! entry that only another build of the program can decode. The second slot then holds this build's
@@ -25,10 +28,12 @@ use super::{GUTTER_TTL, LONGEST_TTL, whole_seconds};
 use crate::key::Digest;
 use crate::tier::remote::{RemoteError, RemoteErrorKind, WriteOutcome};
 
-/// If the holder of a lease of the usual length is killed, the lease ends within this time.
+/// If the holder of a lease is killed, the lease ends within this time, provided that its placeholder
+/// lasts for `USUAL_PLACEHOLDER` (2 s) and its markers last for `SHORTEST_MARKER` (3 s).
 const ORPHAN_ENDS_AFTER: Duration = Duration::from_millis(3200);
 
-/// The servers and names of one key. A route also says which server and slot the next command uses.
+/// The servers and names of one key. A route sends the commands for the key, and knows which server
+/// and slot the next command uses.
 #[derive(Clone)]
 pub(super) struct Route {
     digest: Digest,
@@ -62,7 +67,7 @@ fn gutter_key(home_key: &str) -> Arc<str> {
 }
 
 impl Route {
-    /// Creates a route that uses the home server or, if the home server is out of reach, the gutter
+    /// Creates a route that uses the home server or, if the home server is unreachable, the gutter
     /// server.
     pub(super) fn new(
         digest: Digest,
@@ -91,7 +96,8 @@ impl Route {
         route
     }
 
-    /// Gives the writes of the route the priority and the timeout of background writes.
+    /// Gives later writes, and the deletes and give-backs of one item, the priority and the timeout of
+    /// background commands. Reads, renewals and [`remove`](Self::remove) do not change.
     pub(super) fn in_background(mut self) -> Route {
         self.move_to_background();
         self
@@ -117,7 +123,7 @@ impl Route {
         }
     }
 
-    /// Directs later commands to the gutter server, if the gutter server is in reach.
+    /// Directs later commands to the gutter server, if there is one and it is reachable.
     fn enter_gutter(&mut self) {
         let Some(gutter) = &self.gutter else { return };
         let key = gutter_key(&self.home_key);
@@ -126,9 +132,9 @@ impl Route {
         }
     }
 
-    /// Switches to the gutter server if the home server has failed with `error` and is out of
-    /// reach. Returns true if the route has switched. A route whose lookup has no time left does
-    /// not switch.
+    /// Switches to the gutter server if the home server has failed with `error` and is unreachable.
+    /// Returns true if the route has switched. A route whose lookup has no time left does not
+    /// switch.
     pub(super) fn turn_to_gutter(&mut self, error: &RemoteError) -> bool {
         let is_out_of_reach =
             matches!(error.kind(), RemoteErrorKind::Unreachable | RemoteErrorKind::Unusable);
@@ -141,8 +147,10 @@ impl Route {
         self.in_gutter
     }
 
-    /// Switches to the second slot, because the first slot holds another build's entry.
+    /// Switches to the second slot, because the first slot holds another build's entry. The route
+    /// must be in the first slot.
     pub(super) fn turn_to_second_slot(&mut self) {
+        debug_assert!(!self.in_second_slot, "a key has two slots");
         self.in_second_slot = true;
         self.home_key = second_slot(&self.home_key);
         self.key = match self.in_gutter {
@@ -152,9 +160,10 @@ impl Route {
         self.continues_lookup = true;
     }
 
-    /// Returns the lease request of a read. If the key is missing, the read may win a lease, whose
-    /// placeholder lasts for `length`. If memcached removes the item within
-    /// `refresh_before_removal`, the read may win the refresh claim.
+    /// Returns the lease request of a read. If the key is missing, the read may win a lease, and
+    /// memcached then holds a placeholder item for `length`. If the item has less than
+    /// `refresh_before_removal` left, the read may win the *refresh claim*: the right to refetch the
+    /// value early.
     pub(super) fn lease_request(
         &self,
         length: Duration,
@@ -167,7 +176,9 @@ impl Route {
         };
         let claim_below_seconds = match whole_seconds(refresh_before_removal) {
             0 => 0,
-            // memcached may remove the item a second earlier than its reply says.
+            // memcached grants the claim if fewer whole seconds than this number are left. One second
+            // makes up for `whole_seconds`, which rounds down, and the other for memcached, which
+            // rounds the remaining time up.
             seconds => seconds.saturating_add(2).min(whole_seconds(LONGEST_TTL)),
         };
         LeaseRequest { seconds: whole_seconds(length).max(1), claim_below_seconds }
@@ -209,8 +220,9 @@ impl Route {
         })
     }
 
-    /// Returns to the home server if it is an in-memory server that has recovered. A test that has
-    /// moved the clock expects the home server to have recovered.
+    /// Moves the route back from the gutter server to the home server if the home server is an
+    /// in-memory server that can recover now. A test that moves the clock expects this recovery in
+    /// its next call.
     #[cfg(feature = "testing")]
     async fn go_home_if_in_memory(&mut self) {
         if self.in_gutter && !self.home.in_rotation() {
@@ -221,8 +233,9 @@ impl Route {
         }
     }
 
-    /// Empties the frame of an item that may be stale, because its CAS number is below the server's
-    /// fence. An empty frame is corrupt, so any caller may replace the item.
+    /// If the item's CAS number is below the server's fence (items from before a missed removal), the
+    /// item may be stale, so its frame is emptied. Readers treat an empty frame as corrupt, and a
+    /// corrupt item may be replaced by any caller.
     pub(super) fn check_fence(&self, mut item: RawItem) -> RawItem {
         if !self.server().is_above_fence(self.digest, item.cas.number) {
             self.server().recheck_fence();
@@ -236,8 +249,12 @@ impl Route {
         self.server().read(&self.key, None, Instant::now()).await
     }
 
-    /// Stores a frame for the sum of `ttl` and `keep_expired`. A gutter server keeps the frame only
-    /// for `ttl`, up to [`GUTTER_TTL`].
+    /// Stores a frame if the condition holds. The home server keeps the frame for `ttl` plus
+    /// `keep_expired`, up to [`LONGEST_TTL`]. A gutter server keeps it only for `ttl`, up to
+    /// [`GUTTER_TTL`].
+    ///
+    /// With [`WriteCondition::Always`], the route must be in the first slot. The key's other copies
+    /// are then removed.
     pub(super) async fn write(
         &self,
         frame: Vec<u8>,
@@ -271,8 +288,9 @@ impl Route {
     }
 
     /// Removes another build's entry from the server that commands go to, and all of the key's
-    /// entries from the key's other server.
+    /// entries from the key's other server. The route must be in the first slot.
     async fn remove_other_copies(&self, deadline: Instant) -> Result<(), RemoteError> {
+        debug_assert!(!self.in_second_slot, "the name of a second slot has no second slot");
         let second = second_slot(&self.home_key);
         let second = if self.in_gutter { gutter_key(&second) } else { second };
         remove_by(deadline, KeyRemoval::new(self.server(), vec![second])).await?;
@@ -283,8 +301,8 @@ impl Route {
         Ok(())
     }
 
-    /// Renews the lease whose placeholder or marker has this CAS. Returns the CAS of the new
-    /// marker, or `None` if the lease is lost.
+    /// Renews a lease: replaces the placeholder or marker that has this CAS with `marker`, which
+    /// lasts for `seconds`. Returns the CAS of the new marker, or `None` if the lease is lost.
     pub(super) async fn renew(
         &self,
         marker: LeaseMarker,
@@ -301,12 +319,13 @@ impl Route {
     }
 
     /// Records that a lease on this server has ended, or that its holder is alive.
-    pub(super) fn record_lease_end(&self) {
+    pub(super) fn record_lease_progress(&self) {
         self.server().wait_breaker.record_end();
     }
 
-    /// Reads the lease again later, in the background, and records whether it has ended. The caller
-    /// must have waited for the lease in vain.
+    /// Starts a task that reads the lease again after [`ORPHAN_ENDS_AFTER`]. The task tells the
+    /// server's wait breaker whether the same placeholder, which has this CAS, is still there. The
+    /// caller must have waited for the lease in vain.
     pub(super) fn check_lease_end(&self, cas: Cas) {
         let (Ok(runtime), Some(probe)) = (Handle::try_current(), self.server().begin_lease_probe())
         else {
@@ -345,7 +364,7 @@ impl Route {
     /// If a server does not confirm the removal, or this future is dropped first, the removal is
     /// repeated later. This process does not read the key from the server before the server has
     /// confirmed the removal. If the removal is part of a larger change, `started` is when the
-    /// change began.
+    /// change began. The route must be in the first slot.
     ///
     /// # Errors
     /// The home server did not confirm the removal, and may serve the entry to other processes. A
@@ -356,7 +375,7 @@ impl Route {
         let in_gutter = self.removal_in_gutter();
         let at_home = self.removal_at_home();
         let removed = match started {
-            // The exchange ends at this deadline by itself.
+            // `send` already ends at the deadline.
             None => at_home.send(deadline).await,
             Some(_) => remove_by(deadline, at_home).await,
         };
@@ -364,14 +383,19 @@ impl Route {
         removed
     }
 
+    /// Returns the names of both slots on the home server. The route must be in the first slot.
     fn slots(&self) -> [Arc<str>; 2] {
+        debug_assert!(!self.in_second_slot, "the name of a second slot has no second slot");
         [Arc::clone(&self.home_key), second_slot(&self.home_key)]
     }
 
+    /// Returns the removal of both slots from the home server. The route must be in the first slot.
     fn removal_at_home(&self) -> KeyRemoval<'_> {
         KeyRemoval::new(&self.home, self.slots().into())
     }
 
+    /// Returns the removal of both slots from the gutter server, if there is one. The route must be in
+    /// the first slot.
     fn removal_in_gutter(&self) -> Option<KeyRemoval<'_>> {
         let gutter = self.gutter.as_ref()?;
         Some(KeyRemoval::new(gutter, self.slots().map(|slot| gutter_key(&slot)).into()))
@@ -379,7 +403,8 @@ impl Route {
 
     async fn remove_in_gutter(&self, removal: Option<KeyRemoval<'_>>, deadline: Instant) {
         if let Some(removal) = removal {
-            // If the removal fails, the keys become hints, and the removal is repeated later.
+            // If the removal fails, the server's `hints` keep the keys, and the removal is repeated
+            // later.
             let _ = remove_by(deadline, removal).await;
         }
     }
@@ -389,7 +414,10 @@ impl Route {
 /// is under way at the deadline continues in the background.
 async fn remove_by(deadline: Instant, removal: KeyRemoval<'_>) -> Result<(), RemoteError> {
     let timed_out = || {
-        RemoteError::new(RemoteErrorKind::Unreachable, "no time was left to tell the key's server")
+        RemoteError::new(
+            RemoteErrorKind::Unreachable,
+            "the key's server did not confirm the removal in time",
+        )
     };
     run_until(deadline, removal.send(deadline)).await.unwrap_or_else(|| Err(timed_out()))
 }
