@@ -90,7 +90,7 @@ pub(crate) fn decode_matching<V: DeserializeOwned>(
     (!checker.is_refused).then_some(value)
 }
 
-/// Whether a [`StepChecker`] records an outline or enforces one.
+/// The two uses of a [`StepChecker`]: to record an outline, or to enforce an outline.
 enum CheckMode<'o> {
     /// Allows every step and records its entry.
     Record(BTreeSet<[u8; ENTRY_BYTES]>),

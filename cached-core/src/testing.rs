@@ -107,7 +107,7 @@ impl TestCache {
     /// given no server, the cache has one in-memory memcached.
     ///
     /// # Errors
-    /// The same errors as [`CacheBuilder::build`].
+    /// Returns the errors of [`CacheBuilder::build`].
     ///
     /// ```
     /// # use std::time::Duration;

@@ -176,7 +176,7 @@ fn is_borrowed(receiver: &Receiver) -> bool {
     }
 }
 
-/// What an error message suggests if no better type is known.
+/// The suggestion of an error message if no better type is known.
 pub(crate) const OWNING_TYPE: &str = "a type that owns its data";
 
 /// Returns, for an error message, which type to write for an argument instead of a reference to
