@@ -13,7 +13,7 @@ use crate::error::{ConfigError, ConfigErrorKind};
 use crate::event::{Event, EventDispatcher};
 use crate::flight::Flights;
 use crate::key::{Key, canonical_bytes};
-use crate::refresh::LocalRefreshClaims;
+use crate::refresh_claims::LocalRefreshClaims;
 use crate::stats::{Counters, Stats};
 use crate::tier::local::{FillToken, LocalTier, run_deferred_drops};
 use crate::tier::remote::{RemoteStore, Store};

@@ -42,7 +42,7 @@ use crate::event::{Event, StaleReason};
 use crate::flight::{
     FlightOutcome, FlightRole, Follower, FollowerOutput, Leader, LeaderWakerCache, poll_work,
 };
-use crate::refresh::{LocalRefreshClaim, RemoteRefresh};
+use crate::refresh_claims::LocalRefreshClaim;
 use crate::tier::Tier;
 use crate::tier::local::{FillToken, run_deferred_drops};
 use crate::tier::remote::{Permit, WritePermit};
@@ -96,6 +96,14 @@ pub(crate) enum CallPlan {
     Fetch(PlannedFetch),
     /// Runs the function without the cache.
     Bypass,
+}
+
+/// A planned refresh of an entry whose claim the call has won from the remote tier.
+pub(crate) struct RemoteRefresh {
+    pub(crate) fetch: PlannedFetch,
+    /// When the item expires. `None` if an earlier holder gave the claim back: a holder does so when the
+    /// entry is due.
+    pub(crate) expires: Option<Instant>,
 }
 
 /// The wait of a call that has joined a flight.

@@ -32,6 +32,7 @@ mod outline;
 #[allow(missing_docs)]
 pub mod private;
 mod refresh;
+mod refresh_claims;
 #[cfg(feature = "memcached")]
 mod shape;
 #[cfg(feature = "memcached")]

@@ -12,8 +12,6 @@
 //! give the claim to a caller before the entry is due. The caller then holds the claim until the entry is
 //! due. If the caller gave the claim back at once, the next reader would also win the claim too early.
 
-mod claims;
-
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -21,37 +19,19 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use crate::cache::Cache;
-use crate::call::{CallPlan, FetchEnd, FillTarget, LocalHit, PendingCall, PlannedFetch};
+use crate::call::{
+    CallPlan, FetchEnd, FillTarget, LocalHit, PendingCall, PlannedFetch, RemoteRefresh,
+};
 use crate::current::process_cache_if_unscoped;
 use crate::entry_handle::EntryHandle;
 use crate::event::Event;
+use crate::refresh_claims::LocalRefreshClaim;
+use crate::ttl::refresh_window;
 use crate::value::{ReturnType, Value};
-pub(crate) use claims::{LocalRefreshClaim, LocalRefreshClaims};
-
-/// A claim of the remote tier counts as abandoned if its holder has not replaced the item after this time,
-/// or after four times the usual fetch time of the function if that is longer.
-const ABANDONED_AFTER: Duration = Duration::from_secs(5);
-/// The upper limit of the time after which a claim of the remote tier counts as abandoned. The setting
-/// `lease` replaces this limit and [`ABANDONED_AFTER`].
-const ABANDONED_AFTER_AT_MOST: Duration = Duration::from_secs(120);
 
 /// The longest pause between two reads of the clock by a caller that holds a claim in a test, because the
 /// test may move the clock.
 const CLOCK_POLL_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Returns how long before the end of its ttl an entry is due for a refresh. `declared` is the option
-/// `refresh_ahead`. In the first third of the ttl, an entry is never due.
-pub(crate) fn refresh_window(ttl: Duration, declared: Duration) -> Duration {
-    declared.min(ttl / 3 * 2)
-}
-
-/// A planned refresh of an entry whose claim the call has won from the remote tier.
-pub(crate) struct RemoteRefresh {
-    pub(crate) fetch: PlannedFetch,
-    /// When the item expires. `None` if an earlier holder gave the claim back: a holder does so when the
-    /// entry is due.
-    pub(crate) expires: Option<Instant>,
-}
 
 impl EntryHandle {
     /// Claims the refresh of the local entry. Returns `None` if the entry is not due, if another caller
@@ -87,15 +67,6 @@ impl EntryHandle {
         let window = refresh_window(self.ttls(Some(&decision)).remote, declared);
         let due = expires.checked_sub(window)?;
         (window < declared && self.now() < due).then_some(due)
-    }
-
-    /// Returns the time after which a claim of the remote tier counts as abandoned, because its holder
-    /// was probably killed. The setting `lease` replaces the default.
-    pub(crate) fn claim_abandoned_after(&self) -> Duration {
-        let fetch_time = self.counters().fetch_time().unwrap_or_default();
-        let by_fetch_time =
-            fetch_time.saturating_mul(4).clamp(ABANDONED_AFTER, ABANDONED_AFTER_AT_MOST);
-        self.cache.config().lease.unwrap_or(by_fetch_time)
     }
 }
 
@@ -196,17 +167,5 @@ impl PendingCall {
             }
             drop(planned);
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_entry_is_not_due_in_the_first_third_of_its_ttl() {
-        let seconds = Duration::from_secs;
-        assert_eq!(refresh_window(seconds(600), seconds(120)), seconds(120));
-        assert_eq!(refresh_window(seconds(90), seconds(120)), seconds(60));
     }
 }

@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use crate::refresh::refresh_window;
 use crate::tier::remote::{RemoteStore, Store};
 
 /// The longest local ttl of a value whose write to the remote tier is not confirmed. It is also the default
@@ -90,6 +89,12 @@ impl EntryTtls {
     }
 }
 
+/// Returns how long before the end of its ttl an entry is due for a refresh. `declared` is the option
+/// `refresh_ahead`. In the first third of the ttl, an entry is never due.
+pub(crate) fn refresh_window(ttl: Duration, declared: Duration) -> Duration {
+    declared.min(ttl / 3 * 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,5 +158,12 @@ mod tests {
             TtlInputs { ttl: Duration::MAX, refresh_ahead: Duration::MAX, ..inputs(false) };
         let ttls = EntryTtls::new(&endless);
         assert!(ttls.refresh_window < ttls.remote);
+    }
+
+    #[test]
+    fn an_entry_is_not_due_in_the_first_third_of_its_ttl() {
+        let seconds = Duration::from_secs;
+        assert_eq!(refresh_window(seconds(600), seconds(120)), seconds(120));
+        assert_eq!(refresh_window(seconds(90), seconds(120)), seconds(60));
     }
 }

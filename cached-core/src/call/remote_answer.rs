@@ -1,6 +1,6 @@
 //! The leader's read of the remote tier, which returns a value or wins a lease.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{FillLease, FillTarget, PendingCall};
 use crate::entry_handle::EntryHandle;
@@ -12,6 +12,13 @@ use crate::tier::remote::{
 };
 use crate::ttl::EntryTtls;
 use crate::value::Value;
+
+/// A claim of the remote tier counts as abandoned if its holder has not replaced the item after this time,
+/// or after four times the usual fetch time of the function if that is longer.
+const ABANDONED_AFTER: Duration = Duration::from_secs(5);
+/// The upper limit of the time after which a claim of the remote tier counts as abandoned. The setting
+/// `lease` replaces this limit and [`ABANDONED_AFTER`].
+const ABANDONED_AFTER_AT_MOST: Duration = Duration::from_secs(120);
 
 /// An item that a read of the remote tier found.
 type RemoteItem = Item<<EntryHandle as EntryDecoder>::Value, Permit>;
@@ -32,6 +39,17 @@ pub(super) enum RemoteAnswer {
 impl RemoteAnswer {
     fn fetch(target: FillTarget) -> RemoteAnswer {
         RemoteAnswer::Fetch { target, stale: None }
+    }
+}
+
+impl EntryHandle {
+    /// Returns the time after which a claim of the remote tier counts as abandoned, because its holder
+    /// was probably killed. The setting `lease` replaces the default.
+    fn claim_abandoned_after(&self) -> Duration {
+        let fetch_time = self.counters().fetch_time().unwrap_or_default();
+        let by_fetch_time =
+            fetch_time.saturating_mul(4).clamp(ABANDONED_AFTER, ABANDONED_AFTER_AT_MOST);
+        self.cache.config().lease.unwrap_or(by_fetch_time)
     }
 }
 

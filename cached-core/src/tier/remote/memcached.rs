@@ -50,22 +50,12 @@ use crate::config::Config;
 use crate::event::EventDispatcher;
 use crate::key::Key;
 use crate::sync::lock;
-use background::BackgroundWrites;
-use item::{RawItem, ReadReply, WriteCondition};
+use item::{LONGEST_TTL, RawItem, ReadReply, WriteCondition};
 use lease_wait::LeaseWait;
-use observed_claims::ObservedClaims;
-use permit::MemcachedPermit;
-use renewals::{LeaseCountGuard, RenewalSchedule};
+use permit::{MemcachedPermit, PermitContext};
+use renewals::LeaseCountGuard;
 use route::Route;
 use server::Server;
-
-/// The longest ttl that memcached supports. memcached interprets a larger number as a date.
-const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-
-/// The longest ttl of an item on a gutter server. The limit is long enough to avoid most fetches
-/// while the home server is out of reach. The limit is short enough that a stale value, whose
-/// removal did not reach the gutter server, soon expires.
-const GUTTER_TTL: Duration = Duration::from_secs(10);
 
 /// The memcached servers of one cache.
 ///
@@ -78,9 +68,7 @@ pub(crate) struct MemcachedStore {
     removed_addresses: Mutex<HashSet<String>>,
     config: Config,
     events: EventDispatcher,
-    background: Arc<BackgroundWrites>,
-    renewals: Arc<RenewalSchedule>,
-    observed_claims: ObservedClaims,
+    permit_context: Arc<PermitContext>,
 }
 
 type Servers = Arc<[Arc<Server>]>;
@@ -99,9 +87,7 @@ impl MemcachedStore {
             removed_addresses: Mutex::default(),
             config: config.clone(),
             events: events.clone(),
-            background: Arc::default(),
-            renewals: Arc::default(),
-            observed_claims: ObservedClaims::default(),
+            permit_context: Arc::default(),
         })
     }
 
@@ -182,7 +168,7 @@ impl MemcachedStore {
     /// Decodes an item. Returns `Continue` with the route to the key's second slot if the first
     /// slot holds another build's entry.
     fn decode<R: EntryDecoder>(
-        self: &Arc<Self>,
+        &self,
         item: RawItem,
         mut route: Route,
         reader: &R,
@@ -192,7 +178,7 @@ impl MemcachedStore {
             DecodedFrame::Foreign if !route.is_in_second_slot() => {
                 if item.is_claimed {
                     // Dropping the permit gives back the refresh claim of the first slot's item.
-                    drop(MemcachedPermit::of_item(self, route.clone(), &item));
+                    drop(MemcachedPermit::of_item(&self.permit_context, route.clone(), &item));
                 }
                 route.turn_to_second_slot();
                 return ControlFlow::Continue(route);
@@ -209,7 +195,7 @@ impl MemcachedStore {
             removed_at: item.removed_at,
             is_kept_expired: !route.is_in_gutter(),
             claim,
-            permit: MemcachedPermit::of_item(self, route, &item),
+            permit: MemcachedPermit::of_item(&self.permit_context, route, &item),
         })
     }
 
@@ -265,7 +251,7 @@ impl MemcachedStore {
     /// Counts a lease that a read may win. Returns the guard of the count, and how long memcached
     /// should keep the lease's placeholder (the empty item that stands for a new lease).
     fn request_lease(&self) -> (LeaseCountGuard, Duration) {
-        let count = LeaseCountGuard::new(&self.renewals);
+        let count = LeaseCountGuard::new(&self.permit_context.renewals);
         let length = self.config.lease.unwrap_or_else(|| count.placeholder_length());
         (count, length)
     }
@@ -316,14 +302,22 @@ impl RemoteStore for MemcachedStore {
                             return Ok(ReadOutcome::Missing);
                         };
                         let expected = fetch_time.unwrap_or_default();
-                        let permit = MemcachedPermit::lease(self, route, cas, length, expected);
+                        let permit = MemcachedPermit::lease(
+                            &self.permit_context,
+                            route,
+                            cas,
+                            length,
+                            expected,
+                        );
                         return Ok(ReadOutcome::Permit(permit));
                     }
                     Ok(ReadReply::Nothing) => {
                         return Ok(match if_missing {
-                            IfMissing::PermitAdd => {
-                                ReadOutcome::Permit(MemcachedPermit::add(self, route, None))
-                            }
+                            IfMissing::PermitAdd => ReadOutcome::Permit(MemcachedPermit::add(
+                                &self.permit_context,
+                                route,
+                                None,
+                            )),
                             IfMissing::Report | IfMissing::Lease(_) => ReadOutcome::Missing,
                         });
                     }
@@ -344,7 +338,7 @@ impl RemoteStore for MemcachedStore {
                 let options = match (if_missing, busy.cas) {
                     (IfMissing::Lease(options), _) => options,
                     (IfMissing::PermitAdd, Some(cas)) => {
-                        let permit = MemcachedPermit::add(self, route, Some(cas));
+                        let permit = MemcachedPermit::add(&self.permit_context, route, Some(cas));
                         return Ok(ReadOutcome::Permit(permit));
                     }
                     (IfMissing::PermitAdd, None) => return Ok(ReadOutcome::Busy),
@@ -417,13 +411,13 @@ impl RemoteStore for MemcachedStore {
     }
 
     fn run_in_background(&self, bytes: usize, write: BackgroundWrite) -> bool {
-        self.background.queue_fill(bytes, write)
+        self.permit_context.background.queue_fill(bytes, write)
     }
 
     async fn flush(&self) {
         // Outside a runtime no timer can bound the wait.
         let Ok(runtime) = Handle::try_current() else { return };
-        let done = self.background.wait_until_done();
+        let done = self.permit_context.background.wait_until_done();
         if pipelines::is_without_drivers(&runtime) {
             done.await;
         } else {
@@ -439,9 +433,4 @@ fn exchange_timeout(config: &Config, servers: usize) -> Duration {
         1 => config.remote_timeout,
         _ => config.remote_timeout * 3 / 4,
     }
-}
-
-/// Returns the duration in seconds, rounded down so that an item does not outlive its ttl.
-fn whole_seconds(duration: Duration) -> u32 {
-    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }

@@ -18,9 +18,10 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Id, RuntimeFlavor};
 use tokio::sync::Notify;
 
+use super::fallback_runtime;
 use super::join::{BoxedFuture, join_all};
-use super::{BackgroundWrite, fallback_runtime};
 use crate::sync::lock;
+use crate::tier::remote::BackgroundWrite;
 
 /// The largest number of workers on one runtime. The limit is per runtime, so that the workers of a
 /// runtime that is not running do not count against other runtimes.

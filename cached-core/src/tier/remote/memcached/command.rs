@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cas::{Cas, Incarnation};
-use super::item::{BusyLease, LeaseRequest, RawItem, ReadReply, WriteCondition};
+use super::item::{BusyLease, LONGEST_TTL, LeaseRequest, RawItem, ReadReply, WriteCondition};
 use super::marker::LeaseMarker;
 use crate::tier::remote::RemoteErrorKind;
 
@@ -208,9 +208,9 @@ impl ReplyFields {
                 // almost a second earlier.
                 let time_left = match ttl_seconds {
                     Some(seconds) => Duration::from_secs(seconds.saturating_sub(1)),
-                    None => super::LONGEST_TTL,
+                    None => LONGEST_TTL,
                 };
-                let removed_at = sent + time_left.min(super::LONGEST_TTL);
+                let removed_at = sent + time_left.min(LONGEST_TTL);
                 ReadReply::Item(RawItem {
                     is_claimed: won,
                     was_given_back: is_stale,

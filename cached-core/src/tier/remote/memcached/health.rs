@@ -11,9 +11,9 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::RemoteErrorKind;
 use super::command::{CommandError, CommandResult};
 use crate::clock::Clock;
+use crate::tier::remote::RemoteErrorKind;
 
 /// A server is ejected when this many exchanges in a row have failed.
 const MAX_FAILURES: u32 = 3;

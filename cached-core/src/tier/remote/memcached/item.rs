@@ -6,10 +6,13 @@
 //! placeholder with a [`LeaseMarker`]. A *refresh claim* is the right to run the annotated function
 //! again before an item expires.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::cas::Cas;
 use super::marker::LeaseMarker;
+
+/// The longest ttl that memcached supports. memcached interprets a larger number as a date.
+pub(super) const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A server's reply to a read of one key.
 #[derive(Debug)]
@@ -69,4 +72,9 @@ pub(super) enum WriteCondition {
     /// The item still has this CAS.
     Unchanged(Cas),
     Always,
+}
+
+/// Returns the duration in seconds, rounded down so that an item does not outlive its ttl.
+pub(super) fn whole_seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }

@@ -19,10 +19,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::cas::Cas;
-use super::item::{BusyLease, ReadReply};
+use super::item::{BusyLease, ReadReply, whole_seconds};
 use super::marker::LeaseMarker;
 use super::route::Route;
-use super::whole_seconds;
 use crate::flight::LeaderMonitor;
 use crate::sync::lock;
 use crate::tier::remote::RemoteError;

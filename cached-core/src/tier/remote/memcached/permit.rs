@@ -8,18 +8,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::MemcachedStore;
+use super::background::BackgroundWrites;
 use super::cas::Cas;
 use super::item::{RawItem, WriteCondition};
 use super::lease::{HeldLease, SHORTEST_MARKER};
-use super::renewals::{LeaseCountGuard, RENEWAL_INTERVAL};
+use super::observed_claims::ObservedClaims;
+use super::renewals::{LeaseCountGuard, RENEWAL_INTERVAL, RenewalSchedule};
 use super::route::Route;
 use crate::flight::LeaderMonitor;
 use crate::tier::remote::{RemoteError, WriteOutcome, WritePermit};
 
+/// The state of a store that its permits share.
+#[derive(Default)]
+pub(super) struct PermitContext {
+    pub(super) background: Arc<BackgroundWrites>,
+    pub(super) renewals: Arc<RenewalSchedule>,
+    observed_claims: ObservedClaims,
+}
+
 /// The right to write one value to a key that has not changed.
 pub(crate) struct MemcachedPermit {
-    store: Arc<MemcachedStore>,
+    context: Arc<PermitContext>,
     kind: PermitKind,
     /// True once the permit has written or removed its item, so that there is nothing to give back.
     is_spent: AtomicBool,
@@ -40,19 +49,19 @@ enum PermitKind {
 }
 
 impl MemcachedPermit {
-    fn new(store: &Arc<MemcachedStore>, kind: PermitKind) -> MemcachedPermit {
-        MemcachedPermit { store: Arc::clone(store), kind, is_spent: AtomicBool::new(false) }
+    fn new(context: &Arc<PermitContext>, kind: PermitKind) -> MemcachedPermit {
+        MemcachedPermit { context: Arc::clone(context), kind, is_spent: AtomicBool::new(false) }
     }
 
     /// Creates a permit to store a value under a key without an item. If another caller holds the
     /// key's lease, `cas` must be the CAS of that lease.
     pub(super) fn add(
-        store: &Arc<MemcachedStore>,
+        context: &Arc<PermitContext>,
         route: Route,
         cas: Option<Cas>,
     ) -> MemcachedPermit {
         MemcachedPermit::new(
-            store,
+            context,
             match cas {
                 Some(cas) => PermitKind::Unchanged(route, cas),
                 None => PermitKind::Absent(route),
@@ -62,12 +71,12 @@ impl MemcachedPermit {
 
     /// Creates a permit to replace an item.
     pub(super) fn of_item(
-        store: &Arc<MemcachedStore>,
+        context: &Arc<PermitContext>,
         route: Route,
         item: &RawItem,
     ) -> MemcachedPermit {
         MemcachedPermit::new(
-            store,
+            context,
             match item.is_claimed {
                 true => PermitKind::RefreshClaim(route, item.cas),
                 false => PermitKind::Unchanged(route, item.cas),
@@ -79,7 +88,7 @@ impl MemcachedPermit {
     /// long memcached keeps the lease's placeholder. `expected` is how long the fetch is expected
     /// to take, or zero if unknown.
     pub(super) fn lease(
-        store: &Arc<MemcachedStore>,
+        context: &Arc<PermitContext>,
         route: Route,
         cas: Cas,
         length: Duration,
@@ -87,9 +96,9 @@ impl MemcachedPermit {
     ) -> MemcachedPermit {
         let marker_length = length.max(SHORTEST_MARKER);
         let lease = HeldLease::new(route.in_background(), cas, marker_length, expected);
-        store.renewals.add(&lease, RENEWAL_INTERVAL);
-        let _count = LeaseCountGuard::new(&store.renewals);
-        MemcachedPermit::new(store, PermitKind::Lease { lease, _count })
+        context.renewals.add(&lease, RENEWAL_INTERVAL);
+        let _count = LeaseCountGuard::new(&context.renewals);
+        MemcachedPermit::new(context, PermitKind::Lease { lease, _count })
     }
 
     /// Removes the item in the background if it still has this CAS.
@@ -100,7 +109,7 @@ impl MemcachedPermit {
             // A failure is harmless, because the item expires by itself.
             async move { drop(route.remove_unchanged(cas).await) }
         };
-        self.store.background.queue_write(0, Box::new(move || Box::pin(remove())));
+        self.context.background.queue_write(0, Box::new(move || Box::pin(remove())));
     }
 }
 
@@ -159,14 +168,14 @@ impl WritePermit for MemcachedPermit {
 
     fn renew_here(&self) {
         if let PermitKind::Lease { lease, .. } = &self.kind {
-            self.store.renewals.take_over(lease);
+            self.context.renewals.take_over(lease);
         }
     }
 
     fn is_claim_abandoned(&self, within: Duration) -> bool {
         match &self.kind {
             PermitKind::Unchanged(route, cas) => {
-                self.store.observed_claims.is_abandoned(&route.key, *cas, within)
+                self.context.observed_claims.is_abandoned(&route.key, *cas, within)
             }
             PermitKind::Absent(_) | PermitKind::RefreshClaim(..) | PermitKind::Lease { .. } => {
                 false
@@ -189,7 +198,7 @@ impl Drop for MemcachedPermit {
                     // A failure is harmless, because the claim counts as abandoned after a while.
                     async move { drop(route.give_back_claim(cas).await) }
                 };
-                self.store.background.queue_write(0, Box::new(move || Box::pin(give_back())));
+                self.context.background.queue_write(0, Box::new(move || Box::pin(give_back())));
             }
             PermitKind::Lease { lease, .. } => {
                 let lease = Arc::clone(lease);
@@ -202,7 +211,7 @@ impl Drop for MemcachedPermit {
                         }
                     }
                 };
-                self.store.background.queue_write(0, Box::new(move || Box::pin(give_back())));
+                self.context.background.queue_write(0, Box::new(move || Box::pin(give_back())));
             }
         }
     }

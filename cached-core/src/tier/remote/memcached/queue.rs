@@ -105,6 +105,7 @@ impl CommandQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tier::remote::memcached::item::WriteCondition;
 
     fn read(key: &str) -> Command {
         Command::Read { key: key.into(), lease: None }
@@ -142,7 +143,7 @@ mod tests {
         let mut queue = CommandQueue::default();
         let mut receivers = Vec::new();
         for length in [100 << 10, 100 << 10, 100 << 10, 1 << 20, 1] {
-            let (frame, condition) = (vec![0; length].into(), super::super::WriteCondition::Always);
+            let (frame, condition) = (vec![0; length].into(), WriteCondition::Always);
             let write = Command::Write { key: "key".into(), frame, seconds: 9, condition };
             receivers.push(queue.push(write).expect("room"));
         }

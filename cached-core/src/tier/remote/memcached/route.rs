@@ -20,13 +20,19 @@ use tokio::runtime::Handle;
 
 use super::cas::Cas;
 use super::command::Command;
-use super::item::{BusyLease, LeaseRequest, RawItem, ReadReply, WriteCondition};
+use super::item::{
+    BusyLease, LONGEST_TTL, LeaseRequest, RawItem, ReadReply, WriteCondition, whole_seconds,
+};
 use super::marker::LeaseMarker;
 use super::server::{KeyRemoval, Priority, Server};
 use super::timer::run_until;
-use super::{GUTTER_TTL, LONGEST_TTL, whole_seconds};
 use crate::key::Digest;
 use crate::tier::remote::{RemoteError, RemoteErrorKind, WriteOutcome};
+
+/// The longest ttl of an item on a gutter server. The limit is long enough to avoid most fetches
+/// while the home server is out of reach. The limit is short enough that a stale value, whose
+/// removal did not reach the gutter server, soon expires.
+const GUTTER_TTL: Duration = Duration::from_secs(10);
 
 /// If the holder of a lease is killed, the lease ends within this time, provided that its placeholder
 /// lasts for `USUAL_PLACEHOLDER` (2 s) and its markers last for `SHORTEST_MARKER` (3 s).
