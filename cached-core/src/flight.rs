@@ -1,30 +1,31 @@
 //! Single-flight: calls of this process that miss the same key at the same time share one fetch.
 //!
-//! A *fetch* is a run of the annotated function. A *flight* is one key's fetch, together with the calls
-//! that need the fetch's outcome. The first call that misses the key starts a flight and becomes the
-//! flight's *leader*: the call asks the remote tier and fetches if the remote tier has no value. Later
-//! calls become *followers* and wait for the outcome.
+//! A *fetch* is a run of the annotated function. A *flight* is one key's fetch, together with the
+//! calls that need the fetch's outcome. The first call that misses the key starts a flight and
+//! becomes the flight's *leader*: the call asks the remote tier and fetches if the remote tier has
+//! no value. Later calls become *followers* and wait for the outcome.
 //!
-//! A leader has the *lead* until the flight ends or until the lead passes to a follower, the leader's
-//! *successor*. The lead passes in four cases:
+//! A leader has the *lead* until the flight ends or until the lead passes to a follower, the
+//! leader's *successor*. The time of one lead is a *term*; terms are numbered from 0. The lead
+//! passes in four cases:
 //!
 //! - The leader is dropped without an outcome, because the call was cancelled or has panicked.
-//! - The leader is *stalled*: the leader was woken, and then not polled for [`STALLED_AFTER`]. Perhaps
-//!   the task that should poll the leader waits as a follower instead. A leader that waits for the
-//!   network is not woken, so a slow fetch keeps the lead.
-//! - The leader's runtime is *undriven*: the runtime runs no tasks, so nothing can wake the leader. The
-//!   [`watchdog`] finds out by spawning a small task on that runtime. A follower on another runtime is
-//!   preferred as the successor.
-//! - The leader is *stuck*: the leader was neither woken nor polled for [`STUCK_LEADER_AFTER`], or for
-//!   four times the usual fetch time if that is longer. The leader's future may be leaked, or may wait
-//!   for a task that waits for this flight.
+//! - The leader is *stalled*: the leader was woken, and then not polled for [`STALLED_AFTER`].
+//!   Perhaps the task that should poll the leader waits as a follower instead. A leader that waits
+//!   for the network is not woken, so a slow fetch keeps the lead.
+//! - The leader's runtime is *undriven*: the runtime runs no tasks, so nothing can wake the leader.
+//!   The [`watchdog`] finds out by spawning a small task on that runtime. A follower on another
+//!   runtime is preferred as the successor.
+//! - The leader is *stuck*: the leader was neither woken nor polled for [`STUCK_LEADER_AFTER`], or
+//!   for four times the usual fetch time if that is longer. The leader's future may be leaked, or
+//!   may wait for a task that waits for this flight.
 //!
-//! A leader without the lead may still be polled, so two leaders may fetch. The first outcome ends the
-//! flight, and all followers and the other leader receive that outcome. If a leader is dropped without
-//! an outcome and there are no followers, the flight ends.
+//! A leader without the lead may still be polled, so two leaders may fetch. The first outcome ends
+//! the flight, and all followers and the other leader receive that outcome. If a leader is dropped
+//! without an outcome and there are no followers, the flight ends.
 //!
-//! A forked child process inherits the parent's flights in its memory, but no thread of the child polls the
-//! leaders of these flights. The child therefore starts flights of its own.
+//! A forked child process inherits the parent's flights in its memory, but no thread of the child
+//! polls the leaders of these flights. The child therefore starts flights of its own.
 
 mod follower;
 mod leader;
@@ -55,7 +56,8 @@ pub(crate) const STALLED_AFTER: Duration = Duration::from_millis(900);
 /// usual fetch time of the function allows more; see [`Leader::set_usual_fetch_time`].
 pub(crate) const STUCK_LEADER_AFTER: Duration = Duration::from_secs(60);
 
-/// When this many leaders of a flight have panicked, the flight ends and each follower fetches alone.
+/// When this many leaders of a flight have panicked, the flight ends and each follower fetches
+/// alone.
 const MAX_PANICS: u32 = 2;
 
 /// The outcome of a flight. Every follower receives a clone of the outcome.
@@ -71,7 +73,7 @@ pub(crate) enum FlightOutcome {
     UnsharedError,
 }
 
-/// The flights that share a lock, each with the hash of the flight's key. Most shards hold at most one
+/// The flights that share a lock, each with the hash of its key. Most shards hold at most one
 /// flight.
 type FlightShard = Vec<(u64, Arc<Flight>)>;
 
@@ -82,7 +84,7 @@ const SHARD_COUNT: usize = 64;
 /// The flights of one cache.
 pub(crate) struct Flights {
     shards: Vec<Mutex<FlightShard>>,
-    /// The process id that new flights store in [`Flight::process`]. In a forked child, the field holds the
+    /// The process id that new flights store in [`Flight::process`]. In a forked child, this is the
     /// parent's id until a call finds a flight and compares the ids.
     process: AtomicU32,
 }
@@ -109,8 +111,8 @@ impl Flights {
 
     /// Joins the flight of `key`, or starts a flight.
     ///
-    /// `request` is the id of an incoming web request that must not share flights with other requests.
-    /// Only calls with the same `request` join the same flight.
+    /// `request` is the id of an incoming web request that must not share flights with other
+    /// requests. Only calls with the same `request` join the same flight.
     pub(crate) fn join(self: &Arc<Flights>, key: &Arc<[u8]>, request: Option<u64>) -> FlightRole {
         let hash = KeyHeader::read(key).spread();
         // An inherited flight is dropped after the lock is released.
@@ -133,8 +135,9 @@ impl Flights {
         FlightRole::Leader(Leader::new(flight, 0))
     }
 
-    /// Returns false if this process is a forked child and the flight has the parent's id. The flights
-    /// that the child starts before this method corrects [`Flights::process`] also have the parent's id.
+    /// Returns false if this process is a forked child and the flight has the parent's id. The
+    /// flights that the child starts before this method corrects [`Flights::process`] also have the
+    /// parent's id.
     fn began_in_this_process(&self, flight: &Flight) -> bool {
         let process = std::process::id();
         if flight.process != process {
@@ -143,8 +146,8 @@ impl Flights {
         flight.process == process
     }
 
-    /// Removes the flights of `key`, so that later calls start a new flight. Calls that have joined a
-    /// removed flight still receive its outcome, because these calls began before the removal.
+    /// Removes the flights of `key`, so that later calls start a new flight. Calls that have joined
+    /// a removed flight still receive its outcome, because these calls began before the removal.
     pub(crate) fn detach(&self, key: &[u8]) {
         let hash = KeyHeader::read(key).spread();
         self.shard(hash).retain(|(h, flight)| *h != hash || *flight.key != *key);
@@ -161,25 +164,26 @@ struct Flight {
     /// The id of the process that started the flight; see [`Flights::began_in_this_process`].
     process: u32,
     state: Mutex<FlightState>,
-    /// How many times the lead has passed on. A leader with a smaller term has lost the lead.
+    /// The current term: how many times the lead has passed on. A leader of an earlier term has
+    /// lost the lead.
     term: AtomicU64,
-    /// The time since which a woken leader has waited for a poll, by [`now_millis`]. 0 if the leader has
-    /// not been woken since the last poll began.
+    /// When the leader was woken that now waits for a poll, by [`now_millis`]. 0 if the leader has
+    /// not been woken since its last poll began.
     woken: AtomicU64,
     /// When the last poll of the leader began, by [`now_millis`].
     polled: AtomicU64,
     /// True while the leader is being polled.
     polling: AtomicBool,
-    /// The runtime that last polled the leader, with the leader's term. The field is set when a poll on
-    /// a new task returns `Pending`.
+    /// The runtime that last polled the leader, with the leader's term. Set when the first poll by
+    /// a task returns `Pending`.
     runtime: Mutex<Option<(u64, Handle)>>,
     /// A leader that was neither woken nor polled for this many milliseconds is stuck.
     stuck_after_millis: AtomicU64,
-    /// Data that a leader has stored for itself or for a successor to take.
+    /// Data that a leader has stored. The same leader or a successor takes it.
     handoff: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// The outcome of a flight and the flight's waiting calls. A lock guards this struct.
+/// The part of a flight that its lock guards: the outcome, and the calls that wait for it.
 #[derive(Default)]
 struct FlightState {
     /// `None` until the flight ends.
@@ -191,24 +195,33 @@ struct FlightState {
     next_id: u64,
     /// True if the watchdog has the flight in its list.
     is_watched: bool,
-    /// The wakers of leaders that fetch although the lead has passed on at least once. The end of the
-    /// flight wakes them.
+    /// The wakers of leaders that fetch although the lead has passed on at least once. The end of
+    /// the flight wakes them.
     other_leaders: Vec<Waker>,
     /// The number of leaders that have panicked.
     panics: u32,
-    /// The undriven runtime of the leader that has lost the lead. `None` once the successor has taken the
-    /// lead.
+    /// The runtime of the leader that lost the lead because this runtime is undriven. `None` once
+    /// the successor has taken the lead.
     undriven: Option<Id>,
+}
+
+/// Why a lead ends although the flight has no outcome.
+#[derive(Clone, Copy, PartialEq)]
+enum LeadEnd {
+    /// The leader, or the follower that was to take the lead, was dropped.
+    Dropped,
+    /// The leader has panicked.
+    Panicked,
 }
 
 /// How a flight wakes a follower, and the follower's runtime.
 #[derive(Default)]
 struct FollowerRegistration {
-    /// The waker of the follower's last poll. `None` if the follower has not been polled yet, or has not
-    /// been polled since it was chosen as the successor.
+    /// The waker of the follower's last poll. `None` if the follower has not been polled yet, or
+    /// has not been polled since it was chosen as the successor.
     waker: Option<Waker>,
-    /// The runtime that polled the follower. `None` if the follower has not been polled, or was polled
-    /// outside a runtime.
+    /// The runtime that polled the follower. `None` if the follower has not been polled, or was
+    /// polled outside a runtime.
     runtime: Option<Id>,
 }
 
@@ -240,7 +253,7 @@ impl Flight {
         }
     }
 
-    /// Adds a follower, and makes the watchdog check the leader from now on.
+    /// Adds a follower. From now on the watchdog checks the leader.
     fn follow(self: &Arc<Flight>) -> Follower {
         let mut state = lock(&self.state);
         let id = state.next_id;
@@ -259,17 +272,19 @@ impl Flight {
         }
     }
 
-    /// Ends the flight. `outcome` is not called if the caller holds the only reference to the flight.
+    /// Ends the flight. `outcome` is not called if the caller holds the only reference to the
+    /// flight.
     fn answer(self: &Arc<Flight>, outcome: impl FnOnce() -> FlightOutcome) {
         self.remove_from(&mut self.flights.shard(self.hash));
-        // No other call can join now, and every follower and leader holds a reference to the flight.
+        // No other call can join now, and every follower and leader holds a reference to the
+        // flight.
         if Arc::strong_count(self) == 1 {
             return;
         }
         let (followers, other_leaders) = {
             let mut state = lock(&self.state);
-            // Two leaders may fetch, and the first outcome counts. The closure of a second outcome is
-            // dropped when this method returns, after the lock is released.
+            // Two leaders may fetch, and the first outcome counts. The closure of a second outcome
+            // is dropped when this method returns, after the lock is released.
             if state.outcome.is_none() {
                 state.outcome = Some(outcome());
             }
@@ -280,11 +295,12 @@ impl Flight {
         wakers.chain(other_leaders).for_each(Waker::wake);
     }
 
-    /// Passes on the lead of `term` when its leader is dropped without an outcome. Without followers the
-    /// flight ends. After [`MAX_PANICS`] panics the flight ends with [`FlightOutcome::UnsharedError`].
+    /// Passes on the lead of `term`, whose leader was dropped without an outcome. If there are no
+    /// followers, the flight ends. After [`MAX_PANICS`] panics the flight ends with
+    /// [`FlightOutcome::UnsharedError`].
     ///
-    /// Does nothing if the lead of `term` has passed on before, or if the flight has an outcome.
-    fn abandon(self: &Arc<Flight>, term: u64, panicked: bool) {
+    /// Does nothing if this lead has passed on before, or if the flight has an outcome.
+    fn abandon(self: &Arc<Flight>, term: u64, end: LeadEnd) {
         // The shard stays locked, so that no call joins a flight that is about to be removed.
         let mut shard = self.flights.shard(self.hash);
         let successor = {
@@ -292,7 +308,7 @@ impl Flight {
             if self.term.load(Ordering::Acquire) != term || state.outcome.is_some() {
                 return;
             }
-            state.panics += u32::from(panicked);
+            state.panics += u32::from(end == LeadEnd::Panicked);
             if state.panics >= MAX_PANICS {
                 drop((state, shard));
                 return self.answer(|| FlightOutcome::UnsharedError);
@@ -312,8 +328,8 @@ impl Flight {
     fn check_leader(&self, now: u64) {
         let woken = self.woken.load(Ordering::Acquire);
         let polled = self.polled.load(Ordering::Acquire);
-        // A leader in a long poll is not stalled, although the poll may have woken the leader. But a
-        // leader whose poll takes too long is stuck.
+        // A leader in a long poll is not stalled, although the poll may have woken the leader. But
+        // a leader whose poll takes too long is stuck.
         let polling = self.polling.load(Ordering::Acquire);
         let awaits_poll = woken != 0 && !polling;
         let is_stalled = awaits_poll && now.saturating_sub(woken) >= millis(STALLED_AFTER);
@@ -324,8 +340,8 @@ impl Flight {
         }
     }
 
-    /// Returns the leader's runtime if the leader was neither woken nor polled for [`STALLED_AFTER`],
-    /// which may mean that the runtime is undriven.
+    /// Returns the leader's runtime if the leader was neither woken nor polled for
+    /// [`STALLED_AFTER`], which may mean that the runtime is undriven.
     fn runtime_to_probe(&self, now: u64) -> Option<Handle> {
         let woken = self.woken.load(Ordering::Acquire);
         let polled = self.polled.load(Ordering::Acquire);
@@ -359,8 +375,9 @@ impl Flight {
 }
 
 impl FlightState {
-    /// Chooses the successor, and returns its waker. The successor is the follower that has waited
-    /// longest. If the last successor was not polled, the follower that joined after it is chosen.
+    /// Chooses the successor, and returns its waker. The follower that has waited longest becomes
+    /// the successor. If the last successor has not been polled, the follower that joined after it
+    /// becomes the successor.
     fn promote(&mut self, flight: &Flight) -> Option<Waker> {
         let next = self.promoted.map_or(0, |promoted| promoted + 1);
         let in_turn = || self.followers.range(next..).chain(&self.followers);

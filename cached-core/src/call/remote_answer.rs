@@ -7,28 +7,29 @@ use crate::entry_handle::EntryHandle;
 use crate::event::Event;
 use crate::tier::local::{Expiry, FillToken, WriteMode};
 use crate::tier::remote::{
-    ClaimOutcome, EntryDecoder, IfMissing, Item, LeaseOptions, Permit, ReadOutcome, RemoteStore,
-    Store, WritePermit,
+    IfMissing, Item, LeaseOptions, Permit, ReadHandler, ReadOutcome, RefreshClaimOutcome,
+    RemoteStore, Store, WritePermit,
 };
 use crate::ttl::EntryTtls;
 use crate::value::Value;
 
-/// A claim of the remote tier counts as abandoned if its holder has not replaced the item after this time,
-/// or after four times the usual fetch time of the function if that is longer.
+/// A claim of the remote tier counts as abandoned if its holder has not replaced the item after
+/// this time, or after four times the usual fetch time of the function if that is longer.
 const ABANDONED_AFTER: Duration = Duration::from_secs(5);
-/// The upper limit of the time after which a claim of the remote tier counts as abandoned. The setting
-/// `lease` replaces this limit and [`ABANDONED_AFTER`].
+/// The upper limit of the time after which a claim of the remote tier counts as abandoned. The
+/// setting `lease` replaces this limit and [`ABANDONED_AFTER`].
 const ABANDONED_AFTER_AT_MOST: Duration = Duration::from_secs(120);
 
 /// An item that a read of the remote tier found.
-type RemoteItem = Item<<EntryHandle as EntryDecoder>::Value, Permit>;
+type RemoteItem = Item<<EntryHandle as ReadHandler>::Value, Permit>;
 
 /// The remote tier's answer to a leader.
 pub(super) enum RemoteAnswer {
     /// The remote tier has the value.
     Value(Value),
-    /// The remote tier has the value, and this process won the claim to refresh the entry. The last field
-    /// is the time at which the value expires, or `None` if an earlier holder gave the claim back.
+    /// The remote tier has the value, and this process won the claim to refresh the entry. The last
+    /// field is the time at which the value expires, or `None` if an earlier holder gave the claim
+    /// back.
     Due(Value, FillTarget, Option<Instant>),
     /// The remote tier has an expired value, which another process is replacing.
     Stale(Value),
@@ -43,8 +44,8 @@ impl RemoteAnswer {
 }
 
 impl EntryHandle {
-    /// Returns the time after which a claim of the remote tier counts as abandoned, because its holder
-    /// was probably killed. The setting `lease` replaces the default.
+    /// Returns the time after which a claim of the remote tier counts as abandoned, because its
+    /// holder was probably killed. The setting `lease` replaces the default.
     fn claim_abandoned_after(&self) -> Duration {
         let fetch_time = self.counters().fetch_time().unwrap_or_default();
         let by_fetch_time =
@@ -54,10 +55,12 @@ impl EntryHandle {
 }
 
 impl PendingCall {
-    /// Reads the value from the remote tier. If there is no value, tries to win the lease to fill the entry.
+    /// Reads the value from the remote tier. If there is no value, tries to win the lease to fill
+    /// the entry.
     ///
-    /// The body is an `async` block, because an `async fn` would store its arguments twice. The future
-    /// must stay small, because it is part of the boxed future of [`Phase::Wait`](super::Phase::Wait).
+    /// The body is an `async` block, because an `async fn` would store its arguments twice. The
+    /// future must stay small, because it is part of the boxed future of
+    /// [`Phase::Wait`](super::Phase::Wait).
     pub(super) fn read_remote_tier(
         &self,
         fill_token: FillToken,
@@ -125,9 +128,9 @@ impl PendingCall {
         let expiry = Expiry { start: now, ttl: remaining.min(ttls.local), stale_ttl: ttls.stale };
         handle.publish(fill_token, WriteMode::Once, &value, weight, expiry);
         let expires = match claim {
-            ClaimOutcome::NotWon => return RemoteAnswer::Value(value),
-            ClaimOutcome::Won => Some(now + remaining),
-            ClaimOutcome::WonAfterReturn => None,
+            RefreshClaimOutcome::NotWon => return RemoteAnswer::Value(value),
+            RefreshClaimOutcome::Won => Some(now + remaining),
+            RefreshClaimOutcome::WonAfterReturn => None,
         };
         RemoteAnswer::Due(value, refresh(permit, None), expires)
     }

@@ -20,8 +20,8 @@ impl PendingCall {
             FillTarget::LocalOnly
             | FillTarget::LocalWhileUnreachable
             | FillTarget::LocalWhileUnusable => self.handle.local_value_or_stale(),
-            // The remote tier was reached, so only its expired value may be used. Another process may
-            // have invalidated the local value.
+            // The remote tier was reached, so only its expired value may be used. Another process
+            // may have invalidated the local value.
             _ => fetch.stale.clone(),
         }
     }
@@ -35,8 +35,8 @@ impl PendingCall {
 
     /// Ends a fetch whose value may not be cached, and answers the followers with the value.
     ///
-    /// The fetch did not fail, so an expired value that the tiers keep for errors is out of date, and is
-    /// removed.
+    /// The fetch did not fail, so an expired value that the tiers keep for errors is out of date,
+    /// and is removed.
     #[cold]
     pub(super) fn end_uncached(&self, fetch: PlannedFetch, value: &Value) {
         let PlannedFetch { leader, fill_token, target, stale, .. } = fetch;
@@ -45,8 +45,8 @@ impl PendingCall {
             leader.answer(|| FlightOutcome::Uncached(Arc::clone(value)));
         }
         match target {
-            FillTarget::RemoteLease(Some(lease)) if stale.is_some() => lease.permit.discard(),
-            FillTarget::RemoteItem(permit) if stale.is_some() => permit.discard(),
+            FillTarget::RemoteLease(Some(lease)) if stale.is_some() => lease.permit.remove_item(),
+            FillTarget::RemoteItem(permit) if stale.is_some() => permit.remove_item(),
             _ => {}
         }
         run_deferred_drops();

@@ -38,8 +38,8 @@ impl SuppliedValue {
         handle.seal(&self.value).map_err(RemoteWriteError::NotStorable)
     }
 
-    /// Writes the value to the remote tier, even if the remote tier has another value of the key. `frame`
-    /// must come from [`seal`](Self::seal).
+    /// Writes the value to the remote tier, even if the remote tier has another value of the key.
+    /// `frame` must come from [`seal`](Self::seal).
     pub(super) async fn overwrite(
         &self,
         handle: &EntryHandle,
@@ -58,16 +58,16 @@ impl SuppliedValue {
         })
     }
 
-    /// Returns how long the local tier may keep the value after a write. The time is short if a stand-in for
-    /// the key's server stored the value: the stand-in soon drops the value, and another process may then
-    /// fetch a newer value.
+    /// Returns how long the local tier may keep the value after a write. The time is short if a
+    /// stand-in for the key's server stored the value: the stand-in soon drops the value, and
+    /// another process may then fetch a newer value.
     pub(super) fn local_ttl_after(&self, outcome: WriteOutcome) -> Duration {
         let local = self.ttls.local;
         if outcome == WriteOutcome::StoredBriefly { local.min(UNCONFIRMED_TTL) } else { local }
     }
 
-    /// Stores the value in the tiers of this process, unless the entry was changed since the token was
-    /// taken. Returns true if the local tier stores the value.
+    /// Stores the value in the tiers of this process, unless the entry was changed since the token
+    /// was taken. Returns true if the local tier stores the value.
     pub(super) fn publish(
         self,
         handle: &EntryHandle,
@@ -78,7 +78,8 @@ impl SuppliedValue {
         let weight = handle.weight(&self.value);
         let expiry = handle.expiry(local_ttl, self.ttls);
         let stored = handle.publish(fill_token, mode, &self.value, weight, expiry);
-        // After `overwrite`, the new value is the request's answer even if the local tier does not keep it.
+        // After `overwrite`, the new value is the request's answer even if the local tier does not
+        // keep it.
         let replaces = mode == WriteMode::Replace && handle.is_current(fill_token);
         if (stored || replaces)
             && let Some(request) = RequestHandle::current()
@@ -98,16 +99,16 @@ pub(super) enum RemoteWriteError {
 
 /// The result of [`add_remote`]: whether the remote tier has the added value.
 pub(super) enum AddOutcome {
-    /// The remote tier had no entry. [`WriteOutcome::NotStored`] says that the value's ttl is too short for
-    /// the remote tier.
+    /// The remote tier had no entry. [`WriteOutcome::NotStored`] says that the value's ttl is too
+    /// short for the remote tier.
     Written(WriteOutcome),
     EntryExists,
     Failed,
 }
 
-/// Adds a value to the remote tier if the remote tier has no entry. The added value replaces anything that
-/// does not count as an entry: the lease of a process that is fetching, an expired value that is kept for
-/// errors, or bytes that this build cannot read.
+/// Adds a value to the remote tier if the remote tier has no entry. The added value replaces
+/// anything that does not count as an entry: the lease of a process that is fetching, an expired
+/// value that is kept for errors, or bytes that this build cannot read.
 pub(super) async fn add_remote(
     handle: &EntryHandle,
     store: &Arc<Store>,
@@ -117,9 +118,9 @@ pub(super) async fn add_remote(
     let EntryTtls { remote: ttl, stale, .. } = supplied.ttls;
     // A second attempt is made if the entry changes between the read and the write.
     for _ in 0..2 {
-        // The read must come first. A server that receives a value above its size limit removes the item
-        // that it has, even if the condition of the write is not met.
-        let permit = match store.read(key, handle, IfMissing::PermitAdd).await {
+        // The read must come first. A server that receives a value above its size limit removes the
+        // item that it has, even if the condition of the write is not met.
+        let permit = match store.read(key, handle, IfMissing::PermitWithoutLease).await {
             Ok(ReadOutcome::Permit(permit)) => permit,
             Ok(ReadOutcome::Item(item)) => {
                 let is_fresh = item.fresh_for(handle.now(), stale).is_some();

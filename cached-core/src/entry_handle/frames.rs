@@ -4,7 +4,7 @@ use super::EntryHandle;
 use crate::event::Event;
 use crate::frame::{self, FrameContents};
 use crate::key::{KeyBytes, canonical_bytes};
-use crate::tier::remote::{DecodedFrame, EntryDecoder, RemoteError};
+use crate::tier::remote::{DecodedFrame, ReadHandler, RemoteError};
 use crate::value::Value;
 
 impl EntryHandle {
@@ -29,9 +29,9 @@ impl EntryHandle {
     }
 }
 
-impl EntryDecoder for EntryHandle {
-    /// A value, and its weight in the local tier. The weight is 0 if the declaration does not use the
-    /// local tier.
+impl ReadHandler for EntryHandle {
+    /// A value, and its weight in the local tier. The weight is 0 if the declaration does not use
+    /// the local tier.
     type Value = (Value, usize);
 
     fn decode(&self, frame: &[u8]) -> DecodedFrame<(Value, usize)> {
@@ -52,7 +52,7 @@ impl EntryDecoder for EntryHandle {
         self.report_failure(error);
     }
 
-    fn lease_is_busy(&self) {
+    fn lease_held_elsewhere(&self) {
         self.emit(|entry| Event::LeaseBusy { entry });
     }
 }

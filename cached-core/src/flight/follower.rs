@@ -1,4 +1,5 @@
-//! A follower of a flight.
+//! A call that waits for another call's fetch of the same key. The header of [`flight`](super)
+//! defines the words.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,10 +8,10 @@ use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 
-use super::{Flight, FlightOutcome, FollowerRegistration, Leader, lock};
+use super::{Flight, FlightOutcome, FollowerRegistration, LeadEnd, Leader, lock};
 
-/// The future of a call that waits for a flight. The future resolves to the flight's outcome, or to the
-/// lead if the call becomes the leader's successor.
+/// The future of a call that waits for a flight. The future resolves to the flight's outcome, or to
+/// a [`Leader`] if the old leader gave up and this call takes over.
 pub(crate) struct Follower {
     pub(super) flight: Arc<Flight>,
     pub(super) id: u64,
@@ -29,7 +30,8 @@ impl Future for Follower {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<FollowerOutput> {
         let this = &mut *self;
-        // The old waker is dropped after the lock is released, because dropping the waker may drop a whole task.
+        // The old waker is dropped after the lock is released, because dropping the waker may drop
+        // a whole task.
         let _replaced_waker;
         let mut state = lock(&this.flight.state);
         if let Some(outcome) = &state.outcome {
@@ -58,17 +60,19 @@ impl Drop for Follower {
         if self.is_done {
             return;
         }
-        let (_waker, refused_term) = {
+        // The registration holds a waker, which is dropped after the lock is released.
+        let (_registration, offered_term) = {
             let mut state = lock(&self.flight.state);
-            let waker = state.followers.remove(&self.id);
-            let refused_term = (state.promoted == Some(self.id)).then(|| {
+            let registration = state.followers.remove(&self.id);
+            let offered_term = (state.promoted == Some(self.id)).then(|| {
                 state.promoted = None;
                 self.flight.term.load(Ordering::Acquire)
             });
-            (waker, refused_term)
+            (registration, offered_term)
         };
-        if let Some(term) = refused_term {
-            self.flight.abandon(term, false);
+        // This follower was to take the lead. Another follower takes the lead instead.
+        if let Some(term) = offered_term {
+            self.flight.abandon(term, LeadEnd::Dropped);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The leader of a flight: the call that fetches for all calls of the flight. [`poll_work`] polls the
-//! leader's work and records on the flight when the leader is woken and polled.
+//! The leader of a flight: the call that fetches for all calls of the flight. [`poll_work`] polls
+//! the leader's work, and records on the flight when the leader is woken and polled. The header of
+//! [`flight`](super) defines the words.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -10,13 +11,14 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::{Flight, FlightOutcome, STUCK_LEADER_AFTER, lock, millis, now_millis};
+use super::{Flight, FlightOutcome, LeadEnd, STUCK_LEADER_AFTER, lock, millis, now_millis};
 
 /// The lead of a flight. The call that owns the lead fetches, and must end the flight with
 /// [`answer`](Leader::answer). If the lead is dropped earlier, a follower becomes the leader.
 pub(crate) struct Leader {
     pub(super) flight: Arc<Flight>,
-    /// The flight's term when this lead began. If the flight's term is greater, the lead has passed on.
+    /// The flight's term when this lead began. If the flight's term is greater, the lead has passed
+    /// on.
     term: u64,
     /// When this lead began, by [`now_millis`].
     began: u64,
@@ -37,22 +39,22 @@ impl Leader {
         Duration::from_millis(now_millis().saturating_sub(self.began))
     }
 
-    /// Ends the flight with an outcome for all its followers. `outcome` is not called if this leader
-    /// holds the only reference to the flight.
+    /// Ends the flight with an outcome for all its followers. `outcome` is not called if this
+    /// leader holds the only reference to the flight.
     pub(crate) fn answer(mut self, outcome: impl FnOnce() -> FlightOutcome) {
         self.is_done = true;
         self.flight.answer(outcome);
     }
 
-    /// Sets how long fetches of this function usually take. A leader that is neither woken nor polled
-    /// counts as stuck after four times `fetch_time`, but not before [`STUCK_LEADER_AFTER`].
+    /// Sets how long fetches of this function usually take. A leader that is neither woken nor
+    /// polled counts as stuck after four times `fetch_time`, but not before [`STUCK_LEADER_AFTER`].
     pub(crate) fn set_usual_fetch_time(&self, fetch_time: Duration) {
         let stuck_after_millis = millis(STUCK_LEADER_AFTER.max(fetch_time.saturating_mul(4)));
         self.flight.stuck_after_millis.store(stuck_after_millis, Ordering::Release);
     }
 
-    /// Returns the outcome if another leader has ended this flight. Otherwise registers the task's waker,
-    /// and the end of the flight wakes the task.
+    /// Returns the outcome if another leader has ended this flight. Otherwise registers the task's
+    /// waker, and the end of the flight wakes the task.
     pub(crate) fn outcome_of_other_leader(&self, context: &Context<'_>) -> Option<FlightOutcome> {
         // If the lead has never passed on, this leader is the only one.
         if self.flight.term.load(Ordering::Acquire) == 0 {
@@ -84,8 +86,8 @@ impl Leader {
         let _before = lock(&self.flight.handoff).replace(data);
     }
 
-    /// Takes the data that [`put_handoff`](Leader::put_handoff) stored. Returns `None` if the flight has
-    /// no data, or if the data is not a `T`.
+    /// Takes the data that [`put_handoff`](Leader::put_handoff) stored. Returns `None` if the
+    /// flight has no data, or if the data is not a `T`.
     pub(crate) fn take_handoff<T: Send + 'static>(&self) -> Option<Box<T>> {
         lock(&self.flight.handoff).take()?.downcast().ok()
     }
@@ -94,19 +96,20 @@ impl Leader {
 impl Drop for Leader {
     fn drop(&mut self) {
         if !self.is_done {
-            self.flight.abandon(self.term, std::thread::panicking());
+            let end = if std::thread::panicking() { LeadEnd::Panicked } else { LeadEnd::Dropped };
+            self.flight.abandon(self.term, end);
         }
     }
 }
 
-/// Tells whether the current leader of a flight is still polled. The renewal of a lease stops when the
-/// leader is no longer polled.
+/// Tells whether the current leader of a flight is still polled. A lease is renewed only as long as
+/// it is.
 pub(crate) struct LeaderMonitor(Weak<Flight>);
 
 #[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "only leases use it"))]
 impl LeaderMonitor {
-    /// Returns true if the leader was woken at least `after` ago and has not been polled since. Returns
-    /// false if the flight has been freed.
+    /// Returns true if the leader was woken at least `after` ago and has not been polled since.
+    /// Returns false if the flight has been freed.
     pub(crate) fn is_stalled(&self, after: Duration) -> bool {
         self.0.upgrade().is_some_and(|flight| {
             let woken = flight.woken.load(Ordering::Acquire);
@@ -116,8 +119,9 @@ impl LeaderMonitor {
     }
 }
 
-/// The task of the last poll, and the [`LeaderWaker`] that was created for this task. The `LeaderWaker`
-/// holds a clone of the task's own waker, so the address cannot be reused for another task.
+/// The task of the last poll, and the [`LeaderWaker`] that was created for this task. The
+/// `LeaderWaker` holds a clone of the task's own waker, so the address cannot be reused for another
+/// task.
 pub(crate) type LeaderWakerCache = Option<(TaskIdentity, Waker)>;
 
 /// Identifies a task by the data address and the vtable that clones of the task's waker share.
@@ -136,8 +140,8 @@ impl TaskIdentity {
     }
 }
 
-/// Polls a call's work, which is a fetch or a command to the remote tier. If the call is a leader, this
-/// records on the flight when the leader is polled and when the work wakes the leader.
+/// Polls a call's work, which is a fetch or a command to the remote tier. If the call is a leader,
+/// this records on the flight when the leader is polled and when the work wakes the leader.
 pub(crate) fn poll_work<T>(
     leader: Option<&Leader>,
     waker_cache: &mut LeaderWakerCache,
@@ -152,8 +156,8 @@ pub(crate) fn poll_work<T>(
     polled
 }
 
-/// The part of [`poll_work`] that does not depend on the output's type, and so is compiled only once.
-/// `poll` returns true if the work is pending.
+/// The part of [`poll_work`] that does not depend on the output's type, and so is compiled only
+/// once. `poll` returns true if the work is pending.
 fn poll_as_leader(
     leader: Option<&Leader>,
     waker_cache: &mut LeaderWakerCache,
@@ -222,8 +226,8 @@ impl Wake for LeaderWaker {
 }
 
 thread_local! {
-    /// The addresses of the flights whose leaders this thread is polling. If a leader's fetch polls the
-    /// leader of another flight, the other flight's address comes later.
+    /// The addresses of the flights whose leaders this thread is polling. If a leader's fetch polls
+    /// the leader of another flight, the other flight's address comes later.
     static POLLED_LEADERS: RefCell<Vec<*const ()>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -232,8 +236,8 @@ struct LeaderPollGuard;
 
 impl LeaderPollGuard {
     fn enter(flight: &Arc<Flight>) -> LeaderPollGuard {
-        // The thread-local list may be destroyed: the `Drop` of a value may call an annotated function
-        // while the thread ends.
+        // The thread-local list may be destroyed: the `Drop` of a value may call an annotated
+        // function while the thread ends.
         let _ = POLLED_LEADERS
             .try_with(|leading| leading.borrow_mut().push(Arc::as_ptr(flight).cast()));
         LeaderPollGuard

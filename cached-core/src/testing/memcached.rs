@@ -51,8 +51,8 @@ impl TestCache {
         self.server(address)
     }
 
-    /// Returns the in-memory memcached at an address. The address is a `host:port` that was given to
-    /// the builder or to [`Cache::set_memcached`](crate::Cache::set_memcached).
+    /// Returns the in-memory memcached at an address. The address is a `host:port` that was given
+    /// to the builder or to [`Cache::set_memcached`](crate::Cache::set_memcached).
     ///
     /// # Panics
     /// Panics if no server has the address, so that a test with a misspelt address fails.
@@ -69,7 +69,7 @@ impl TestCache {
     #[must_use]
     pub fn memcached_at(&self, address: &str) -> TestMemcached {
         let servers = &self.config.servers;
-        let was_added = || self.cache.remote().is_some_and(|remote| remote.has(address));
+        let was_added = || self.cache.remote().is_some_and(|remote| remote.has_server(address));
         let is_known = servers.iter().any(|server| server == address) || was_added();
         assert!(is_known, "no memcached is at `{address}`; the addresses are {servers:?}");
         self.server(address)
@@ -157,8 +157,8 @@ impl TestMemcached {
         self.server.commands()
     }
 
-    /// Returns true if the server holds a value under this key. The method `key()` of an entry returns
-    /// the key.
+    /// Returns true if the server holds a value under this key. The method `key()` of an entry
+    /// returns the key.
     #[must_use]
     pub fn holds(&self, key: &Key) -> bool {
         self.server.holds(&key.to_string())

@@ -1,17 +1,17 @@
 //! The remote tier: a store of values that several processes share.
 //!
 //! [`RemoteStore`] is the contract between the cache and the store. The cache knows keys, *frames*
-//! (the stored bytes of a value), durations and [`WritePermit`]s. The cache knows nothing about
-//! servers, connections, protocols, or the way in which the store represents a lease. [`Store`] is
-//! the store type of this build.
+//! (the stored bytes of a value), durations and [`WritePermit`]s. The store alone chooses the
+//! servers, speaks their protocol, and decides how to represent a lease. [`Store`] is the store
+//! type of this build.
 //!
 //! These words are used here and in the modules below:
 //!
 //! - A *fetch* is a run of the annotated function.
 //! - A *lease* is the right to fetch a missing value. Only one process at a time holds the lease of
 //!   a key.
-//! - A *refresh claim* is the right to fetch the value of an item again shortly before the item
-//!   expires.
+//! - A *refresh claim* is the right to fetch the value of an item again while the item is still in
+//!   the store. A read can win the claim in the last part of the item's time there.
 //! - A *build* is one compiled version of the program. During a rollout, processes of two builds
 //!   share the store.
 
@@ -50,12 +50,12 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 /// # What a store must promise
 ///
 /// - **Leases.** If several processes read a missing key with [`IfMissing::Lease`], one gets the
-///   lease, as a permit. The other processes wait, and get the value once the holder of the lease
-///   has written it. If the holder dies, the lease ends within seconds, and another process gets a
-///   lease.
-/// - **Conditional writes.** A permit writes only if the key has not changed since the read that
-///   gave the permit. A removal, an overwrite, or a write under another permit changes the key.
-///   This promise holds across restarts of the store.
+///   lease, as a permit. With [`LeaseOptions::waits`] the other processes wait, and get the value
+///   once the holder of the lease has written it. If the holder dies, the lease ends within
+///   seconds, and another process gets a lease.
+/// - **Conditional writes.** A permit writes only if the key's entry has not changed since the read
+///   that gave the permit. A removal, an overwrite, or a write under another permit changes the
+///   entry. This promise holds across restarts of the store.
 /// - **Removal.** When [`remove`](Self::remove) returns `Ok`, no process reads an older value from
 ///   the key's own server, and no older permit can write. A server that stands in for the key's own
 ///   server may serve an older value for a few seconds. When `remove` returns an error, this
@@ -63,8 +63,8 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 /// - **Builds.** During a rollout, one build may be unable to decode the other build's frames. The
 ///   store then keeps two entries under one key, one for each build. An overwrite leaves only the
 ///   new entry, and a removal leaves none.
-/// - **Refresh claims.** If several processes read an item near its removal, only one at a time
-///   holds the refresh claim ([`ClaimOutcome`]).
+/// - **Refresh claims.** If several processes read an item shortly before the store drops it, only
+///   one at a time holds the refresh claim ([`RefreshClaimOutcome`]).
 /// - **Deadlines.** No method takes much longer than the configured timeout. The exceptions are the
 ///   wait for another process's lease, background writes and [`flush`](Self::flush). If the store
 ///   is down, a few reads take as long as the timeout, and later reads fail at once.
@@ -79,20 +79,20 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     /// The store did not answer, or refused the read. Each failure was also passed to
-    /// [`EntryDecoder::read_failed`].
-    fn read<R: EntryDecoder>(
+    /// [`ReadHandler::read_failed`].
+    fn read<H: ReadHandler>(
         self: &Arc<Self>,
         key: &Key,
-        reader: &R,
+        handler: &H,
         if_missing: IfMissing,
-    ) -> impl Future<Output = Result<ReadOutcome<R::Value, Self::Permit>, RemoteError>> + Send;
+    ) -> impl Future<Output = Result<ReadOutcome<H::Value, Self::Permit>, RemoteError>> + Send;
 
     /// Reads several keys in as few exchanges as possible. Returns one result per key, in order.
     /// The result is `None` if the key has no entry or could not be read.
-    fn read_many<R: EntryDecoder>(
+    fn read_many<H: ReadHandler>(
         self: &Arc<Self>,
-        keys: &[(Key, &R)],
-    ) -> impl Future<Output = Vec<Option<Item<R::Value, Self::Permit>>>> + Send;
+        keys: &[(Key, &H)],
+    ) -> impl Future<Output = Vec<Option<Item<H::Value, Self::Permit>>>> + Send;
 
     /// Stores a frame, and replaces the key's entry if there is one.
     ///
@@ -119,13 +119,13 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
 
     /// Queues a write of about `bytes` bytes, and returns without waiting for the write. If the
     /// queue already holds too many bytes, drops the write and returns false.
-    fn run_in_background(&self, bytes: usize, write: BackgroundWrite) -> bool;
+    fn run_in_background(&self, bytes: usize, write: BackgroundWriteFn) -> bool;
 
     /// Waits until no background write is pending, for about ten seconds at most.
     fn flush(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// The right to store one value under one key, unless another caller changes the key first.
+/// The right to store one value under one key, unless another caller changes the key's entry first.
 ///
 /// Dropping a permit that has stored nothing gives back its lease or refresh claim in the
 /// background. Another process can then win the lease or claim.
@@ -148,27 +148,30 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
 
     /// Ends the permit. Removes the item that the permit may replace, unless the item has changed.
     /// The removal runs in the background.
-    fn discard(self);
+    fn remove_item(self);
 
-    /// Gives the permit's write the timeout of a background write.
+    /// Gives the permit's write the timeout of a background write, which is longer.
     #[must_use]
     fn in_background(self) -> Self;
 
-    /// Stops the renewal of the permit's lease once the fetch that `leader` monitors has stopped.
+    /// Renews the permit's lease only for as long as the fetch runs. `leader` tells when the fetch
+    /// has stopped.
     fn hold_while(&self, leader: LeaderMonitor);
 
     /// Moves the renewal of the permit's lease to the current runtime, because the runtime that won
     /// the lease may have ended.
     fn renew_here(&self);
 
-    /// Returns true if another process has held the refresh claim of the permit's item for longer
-    /// than `within`, as far as this process has seen. The caller must have found that the item is
-    /// due for a refresh, and that its read did not win the claim.
-    fn is_claim_abandoned(&self, within: Duration) -> bool;
+    /// Returns true if this process has seen another process hold the refresh claim of the permit's
+    /// item for longer than `limit`.
+    ///
+    /// Call this only for an item that is due for a refresh, after a read that did not win the
+    /// claim.
+    fn is_claim_abandoned(&self, limit: Duration) -> bool;
 }
 
-/// The caller's part of a read: decodes frames, and receives the failures of the read.
-pub(crate) trait EntryDecoder: Sync {
+/// The caller's part of a read. It decodes the frames, and is told what happens during the read.
+pub(crate) trait ReadHandler: Sync {
     type Value: Send;
 
     fn decode(&self, frame: &[u8]) -> DecodedFrame<Self::Value>;
@@ -177,7 +180,7 @@ pub(crate) trait EntryDecoder: Sync {
     fn read_failed(&self, error: &RemoteError);
 
     /// Called once if another process holds the lease.
-    fn lease_is_busy(&self);
+    fn lease_held_elsewhere(&self);
 }
 
 /// The result of decoding a frame in this build.
@@ -195,17 +198,19 @@ pub(crate) enum DecodedFrame<V> {
 pub(crate) enum IfMissing {
     /// Returns [`ReadOutcome::Missing`].
     Report,
-    /// Returns a permit without waiting, even while another process holds the lease.
-    PermitAdd,
+    /// Returns a permit at once, even while another process holds the lease. Returns
+    /// [`ReadOutcome::Busy`] if the store does not say which lease that is.
+    PermitWithoutLease,
     /// Takes the lease, or waits while another process holds the lease.
     Lease(LeaseOptions),
 }
 
+/// A read's request for a lease, or for the refresh claim of an item that the read finds.
 #[derive(Clone, Copy)]
 pub(crate) struct LeaseOptions {
     /// How long a fetch of the value usually takes, if known.
     pub(crate) fetch_time: Option<Duration>,
-    /// How long before its removal an item becomes due for a refresh.
+    /// An item is due for a refresh in this last part of its time in the store.
     pub(crate) refresh_before_removal: Duration,
     /// True if the read waits while another process holds the lease. If false, the read returns
     /// [`ReadOutcome::Busy`] at once.
@@ -217,7 +222,7 @@ pub(crate) enum ReadOutcome<V, P> {
     /// There is no entry, and the caller may store one.
     Permit(P),
     /// There is no entry, and another process holds the lease. A read that waits for the lease
-    /// returns this outcome when its wait has ended in vain.
+    /// returns this outcome when it gives up waiting.
     Busy,
     /// There is no entry, and the caller gets no permit.
     Missing,
@@ -228,11 +233,11 @@ pub(crate) struct Item<V, P> {
     /// `None` if this build cannot decode the item's frame. Any caller may then replace the item.
     pub(crate) value: Option<V>,
     /// The earliest time at which the store may remove the item.
-    pub(crate) removed_at: Instant,
+    pub(crate) removable_from: Instant,
     /// False if the store removes the item at the end of its ttl, although the item's writer asked
     /// to keep it longer.
     pub(crate) is_kept_expired: bool,
-    pub(crate) claim: ClaimOutcome,
+    pub(crate) claim: RefreshClaimOutcome,
     /// The permit to replace the item. If the read won the refresh claim, dropping the permit gives
     /// the claim back.
     pub(crate) permit: P,
@@ -243,7 +248,7 @@ impl<V, P> Item<V, P> {
     /// long the item's writer asked to keep the item after its ttl.
     pub(crate) fn fresh_for(&self, now: Instant, keep_expired: Duration) -> Option<Duration> {
         let keep_expired = if self.is_kept_expired { keep_expired } else { Duration::ZERO };
-        let expires = self.removed_at.checked_sub(keep_expired).unwrap_or(now);
+        let expires = self.removable_from.checked_sub(keep_expired).unwrap_or(now);
         let left = expires.saturating_duration_since(now);
         // Without `keep_expired`, the store removes the item when it expires, so an item that was
         // read is fresh.
@@ -253,7 +258,7 @@ impl<V, P> Item<V, P> {
 
 /// The outcome of a read's attempt to claim the refresh of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ClaimOutcome {
+pub(crate) enum RefreshClaimOutcome {
     /// The item is not due for a refresh, or another process holds the claim.
     NotWon,
     /// The caller holds the claim.
@@ -262,9 +267,9 @@ pub(crate) enum ClaimOutcome {
     WonAfterReturn,
 }
 
-impl ClaimOutcome {
+impl RefreshClaimOutcome {
     pub(crate) fn is_won(self) -> bool {
-        self != ClaimOutcome::NotWon
+        self != RefreshClaimOutcome::NotWon
     }
 }
 
@@ -303,12 +308,13 @@ impl TtlLimits {
     }
 }
 
-/// A write that no caller waits for. The store may run the write again if its first run was
-/// interrupted, so running it twice must have the same effect as running it once.
-pub(crate) type BackgroundWrite =
+/// Starts a write that no caller waits for. The store may call this again if the first write was
+/// interrupted, so two writes must have the same effect as one.
+pub(crate) type BackgroundWriteFn =
     Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// A failed exchange with the remote tier. `Display` names the server and the reason.
+/// A command to the remote tier that failed or was not sent. `Display` gives the reason, and in
+/// most cases the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteError {
     kind: RemoteErrorKind,
@@ -322,7 +328,8 @@ pub enum RemoteErrorKind {
     /// The server did not answer in time or broke the protocol, or it is not used for now because
     /// of earlier failures.
     Unreachable,
-    /// The server refuses every command: it requires a password, is too old, or is not a memcached.
+    /// The server refuses every command: it requires a password, is too old, or is not a memcached
+    /// server.
     Unusable,
     /// The server works, but refused this command.
     Refused,
@@ -347,8 +354,8 @@ impl RemoteError {
 impl std::error::Error for RemoteError {}
 
 impl RemoteErrorKind {
-    /// Returns true if the server answers but refuses the command. A server that refuses reads
-    /// cannot share values between processes.
+    /// Returns true if the server answers, but refuses commands for another reason than the size of
+    /// the item. A call whose read is refused keeps its value in the local tier only.
     pub(crate) fn is_refusal(self) -> bool {
         matches!(self, RemoteErrorKind::Unusable | RemoteErrorKind::Refused)
     }

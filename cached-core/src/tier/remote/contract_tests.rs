@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::memcached::MemcachedStore;
 use super::memory::{InMemoryServers, ServerBehaviour};
 use super::{
-    ClaimOutcome, DecodedFrame, EntryDecoder, IfMissing, Item, LeaseOptions, ReadOutcome,
+    DecodedFrame, IfMissing, Item, LeaseOptions, ReadHandler, ReadOutcome, RefreshClaimOutcome,
     RemoteError, RemoteErrorKind, RemoteStore, WriteOutcome, WritePermit,
 };
 use crate::clock::Clock;
@@ -58,12 +58,12 @@ fn fleet(config: &Config, take_down: Box<dyn FnOnce()>) -> Fleet<MemcachedStore>
 /// Decodes a frame by its first letter: `v` marks a value, `f` another build's frame, and any other
 /// letter a corrupt frame.
 #[derive(Default)]
-struct LetterDecoder {
+struct LetterHandler {
     failures: AtomicUsize,
     busy_leases: AtomicUsize,
 }
 
-impl EntryDecoder for LetterDecoder {
+impl ReadHandler for LetterHandler {
     type Value = Vec<u8>;
 
     fn decode(&self, frame: &[u8]) -> DecodedFrame<Vec<u8>> {
@@ -78,7 +78,7 @@ impl EntryDecoder for LetterDecoder {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn lease_is_busy(&self) {
+    fn lease_held_elsewhere(&self) {
         self.busy_leases.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -97,7 +97,7 @@ fn key(name: &str) -> Key {
 }
 
 async fn read<S: RemoteStore>(store: &Arc<S>, if_missing: IfMissing) -> LetterReadOutcome<S> {
-    let outcome = store.read(&key("key"), &LetterDecoder::default(), if_missing).await;
+    let outcome = store.read(&key("key"), &LetterHandler::default(), if_missing).await;
     outcome.expect("the store answers")
 }
 
@@ -138,10 +138,10 @@ async fn overwrite<S: RemoteStore>(store: &Arc<S>, frame: &[u8]) {
 
 async fn one_reader_wins_the_lease<S: RemoteStore>(fleet: Fleet<S>) {
     let _lease = lease(&fleet.one).await;
-    let reader = LetterDecoder::default();
-    let outcome = fleet.other.read(&key("key"), &reader, IfMissing::Lease(LEASE)).await;
+    let handler = LetterHandler::default();
+    let outcome = fleet.other.read(&key("key"), &handler, IfMissing::Lease(LEASE)).await;
     assert!(matches!(outcome, Ok(ReadOutcome::Busy)));
-    assert_eq!(reader.busy_leases.into_inner(), 1);
+    assert_eq!(handler.busy_leases.into_inner(), 1);
     assert!(matches!(read(&fleet.other, IfMissing::Report).await, ReadOutcome::Missing));
 }
 
@@ -171,15 +171,15 @@ async fn a_dropped_lease_goes_to_the_next_reader<S: RemoteStore>(fleet: Fleet<S>
 async fn a_value_is_written_once<S: RemoteStore>(fleet: Fleet<S>) {
     let lease = lease(&fleet.one).await;
     // Another process may add a value without waiting for the lease.
-    let add = permit(&fleet.other, IfMissing::PermitAdd).await;
+    let add = permit(&fleet.other, IfMissing::PermitWithoutLease).await;
     assert_eq!(write(&add, b"v1").await, WriteOutcome::Stored);
     assert_eq!(write(&lease, b"v2").await, WriteOutcome::NotStored);
     assert_eq!(value(&fleet.one).await.as_deref(), Some(&b"v1"[..]));
 }
 
 async fn two_adds_store_one_value<S: RemoteStore>(fleet: Fleet<S>) {
-    let first = permit(&fleet.one, IfMissing::PermitAdd).await;
-    let second = permit(&fleet.other, IfMissing::PermitAdd).await;
+    let first = permit(&fleet.one, IfMissing::PermitWithoutLease).await;
+    let second = permit(&fleet.other, IfMissing::PermitWithoutLease).await;
     assert_eq!(write(&first, b"v1").await, WriteOutcome::Stored);
     assert_eq!(write(&second, b"v2").await, WriteOutcome::NotStored);
     assert_eq!(value(&fleet.one).await.as_deref(), Some(&b"v1"[..]));
@@ -202,10 +202,13 @@ async fn an_overwrite_refuses_an_older_fill<S: RemoteStore>(fleet: Fleet<S>) {
 async fn one_reader_claims_a_refresh<S: RemoteStore>(fleet: Fleet<S>) {
     overwrite(&fleet.one, b"v1").await;
     let is_due = IfMissing::Lease(LEASE_OR_CLAIM);
-    assert_eq!(item(&fleet.one, IfMissing::Lease(LEASE)).await.claim, ClaimOutcome::NotWon);
+    assert_eq!(item(&fleet.one, IfMissing::Lease(LEASE)).await.claim, RefreshClaimOutcome::NotWon);
     let claimed = item(&fleet.one, is_due).await;
     let unclaimed = item(&fleet.other, is_due).await;
-    assert_eq!((claimed.claim, unclaimed.claim), (ClaimOutcome::Won, ClaimOutcome::NotWon));
+    assert_eq!(
+        (claimed.claim, unclaimed.claim),
+        (RefreshClaimOutcome::Won, RefreshClaimOutcome::NotWon)
+    );
     assert_eq!(write(&claimed.permit, b"v2").await, WriteOutcome::Stored);
     assert_eq!(write(&unclaimed.permit, b"v3").await, WriteOutcome::NotStored);
     assert_eq!(value(&fleet.other).await.as_deref(), Some(&b"v2"[..]));
@@ -216,7 +219,7 @@ async fn a_dropped_claim_goes_to_the_next_reader<S: RemoteStore>(fleet: Fleet<S>
     let is_due = IfMissing::Lease(LEASE_OR_CLAIM);
     drop(item(&fleet.one, is_due).await);
     fleet.one.flush().await;
-    assert_eq!(item(&fleet.other, is_due).await.claim, ClaimOutcome::WonAfterReturn);
+    assert_eq!(item(&fleet.other, is_due).await.claim, RefreshClaimOutcome::WonAfterReturn);
 }
 
 async fn a_claim_is_abandoned_after_a_while<S: RemoteStore>(fleet: Fleet<S>) {
@@ -224,16 +227,16 @@ async fn a_claim_is_abandoned_after_a_while<S: RemoteStore>(fleet: Fleet<S>) {
     let is_due = IfMissing::Lease(LEASE_OR_CLAIM);
     let _claimed = item(&fleet.one, is_due).await;
     let unclaimed = item(&fleet.other, is_due).await;
-    let within = Duration::from_millis(20);
-    assert!(!unclaimed.permit.is_claim_abandoned(within));
-    tokio::time::sleep(within + Duration::from_millis(5)).await;
-    assert!(unclaimed.permit.is_claim_abandoned(within));
+    let limit = Duration::from_millis(20);
+    assert!(!unclaimed.permit.is_claim_abandoned(limit));
+    tokio::time::sleep(limit + Duration::from_millis(5)).await;
+    assert!(unclaimed.permit.is_claim_abandoned(limit));
     assert_eq!(write(&unclaimed.permit, b"v2").await, WriteOutcome::Stored);
 }
 
-async fn a_discarded_item_is_removed<S: RemoteStore>(fleet: Fleet<S>) {
+async fn an_item_is_removed_by_its_permit<S: RemoteStore>(fleet: Fleet<S>) {
     overwrite(&fleet.one, b"v1").await;
-    item(&fleet.one, IfMissing::Report).await.permit.discard();
+    item(&fleet.one, IfMissing::Report).await.permit.remove_item();
     fleet.one.flush().await;
     assert_eq!(value(&fleet.other).await, None);
 }
@@ -244,8 +247,8 @@ async fn many_keys_are_read_in_order<S: RemoteStore>(fleet: Fleet<S>) {
         let written = fleet.one.overwrite(key, frame.to_vec(), MINUTE, Duration::ZERO).await;
         assert_eq!(written, Ok(WriteOutcome::Stored));
     }
-    let reader = LetterDecoder::default();
-    let items = fleet.other.read_many(&keys.map(|key| (key, &reader))).await;
+    let handler = LetterHandler::default();
+    let items = fleet.other.read_many(&keys.map(|key| (key, &handler))).await;
     let values: Vec<_> = items.into_iter().map(|item| item.and_then(|item| item.value)).collect();
     assert_eq!(values, [Some(b"v1".to_vec()), None, Some(b"v3".to_vec())]);
 }
@@ -279,8 +282,8 @@ async fn two_builds_have_an_entry_each<S: RemoteStore>(fleet: Fleet<S>) {
     overwrite(&fleet.one, b"foreign").await;
     assert_eq!(write(&lease(&fleet.one).await, b"v1").await, WriteOutcome::Stored);
     assert_eq!(value(&fleet.other).await.as_deref(), Some(&b"v1"[..]));
-    let (reader, keys) = (LetterDecoder::default(), [key("key")]);
-    let items = fleet.other.read_many(&keys.map(|key| (key, &reader))).await;
+    let (handler, keys) = (LetterHandler::default(), [key("key")]);
+    let items = fleet.other.read_many(&keys.map(|key| (key, &handler))).await;
     assert!(matches!(&items[..], [Some(Item { value: Some(_), .. })]));
     assert_eq!(fleet.one.remove(&key("key"), None).await, Ok(()));
     lease(&fleet.other).await;
@@ -296,10 +299,10 @@ async fn a_corrupt_item_may_be_replaced<S: RemoteStore>(fleet: Fleet<S>) {
 async fn a_store_that_is_down_is_an_error<S: RemoteStore>(fleet: Fleet<S>) {
     let Fleet { one, take_down, .. } = fleet;
     take_down();
-    let reader = LetterDecoder::default();
-    let outcome = one.read(&key("key"), &reader, IfMissing::Lease(LEASE)).await;
+    let handler = LetterHandler::default();
+    let outcome = one.read(&key("key"), &handler, IfMissing::Lease(LEASE)).await;
     assert_eq!(outcome.map(drop).map_err(|error| error.kind()), Err(RemoteErrorKind::Unreachable));
-    assert_eq!(reader.failures.into_inner(), 1);
+    assert_eq!(handler.failures.into_inner(), 1);
     let removed = one.remove(&key("key"), None).await;
     assert_eq!(removed.map_err(|error| error.kind()), Err(RemoteErrorKind::Unreachable));
 }
@@ -335,7 +338,7 @@ rules! {
     one_reader_claims_a_refresh
     a_dropped_claim_goes_to_the_next_reader
     a_claim_is_abandoned_after_a_while
-    a_discarded_item_is_removed
+    an_item_is_removed_by_its_permit
     many_keys_are_read_in_order
     a_value_that_is_too_large_is_refused
     an_item_lives_no_longer_than_its_ttl

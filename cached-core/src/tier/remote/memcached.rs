@@ -1,8 +1,12 @@
 //! The remote store on memcached: choice of servers, leases, writes and deadlines.
 //!
-//! A failure of memcached does not fail a call of an annotated function. A server that does not
+//! If memcached fails, calls of the annotated functions still succeed. A server that does not
 //! answer delays a call by about the timeout at most. After a few failures the server is *ejected*:
 //! calls send no commands to the server until it has recovered.
+//!
+//! A key has two *slots*, which are two names in memcached. An entry is in the first slot, unless
+//! another build's entry is there that this build cannot decode. Then this build's entry is in the
+//! second slot.
 
 mod background;
 mod cas;
@@ -43,8 +47,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::{
-    BackgroundWrite, ClaimOutcome, DecodedFrame, EntryDecoder, IfMissing, Item, LeaseOptions,
-    ReadOutcome, RemoteError, RemoteErrorKind, RemoteStore, TtlLimits, WriteOutcome,
+    BackgroundWriteFn, DecodedFrame, IfMissing, Item, LeaseOptions, ReadHandler, ReadOutcome,
+    RefreshClaimOutcome, RemoteError, RemoteErrorKind, RemoteStore, TtlLimits, WriteOutcome,
 };
 use crate::config::Config;
 use crate::event::EventDispatcher;
@@ -61,7 +65,7 @@ use server::Server;
 ///
 /// Each key has a *home server*. While the home server is out of reach, a second server, the key's
 /// *gutter server*, keeps the key's items for a few seconds, under another name. A key has only one
-/// gutter server, so that an invalidation must reach only two servers.
+/// gutter server, so an invalidation needs to reach only two servers.
 pub(crate) struct MemcachedStore {
     servers: RwLock<Servers>,
     /// The addresses of servers that were removed from the configuration.
@@ -121,8 +125,8 @@ impl MemcachedStore {
         {
             removed_addresses.insert(removed.address().to_owned());
             removed.retire();
-            // The removed server's keys return to servers whose items may be older than the removed
-            // server's items.
+            // The removed server took these keys over when it was added. The keys go back to their
+            // former servers, which may still hold older items.
             if removed.was_added {
                 next.iter().for_each(|server| server.raise_fence(Some(removed)));
             }
@@ -132,7 +136,7 @@ impl MemcachedStore {
 
     /// Returns true if one of the servers has this address.
     #[cfg(feature = "testing")]
-    pub(crate) fn has(&self, address: &str) -> bool {
+    pub(crate) fn has_server(&self, address: &str) -> bool {
         self.servers().iter().any(|server| server.address() == address)
     }
 
@@ -140,9 +144,9 @@ impl MemcachedStore {
         Arc::clone(&self.servers.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns the route of a key, to the two servers with the highest scores for the key. This is
-    /// rendezvous hashing (Thaler and Ravishankar 1998): if a server is removed, only its own keys
-    /// move to other servers.
+    /// Returns the key's route: the two servers that score highest for the key. This is rendezvous
+    /// hashing (Thaler and Ravishankar 1998): if a server is removed, only its own keys move to
+    /// other servers.
     fn route(&self, key: &Key) -> Result<Route, RemoteError> {
         let (servers, digest) = (self.servers(), key.digest());
         let (mut home, mut gutter): (Option<(u64, &Arc<Server>)>, _) = (None, None);
@@ -167,13 +171,13 @@ impl MemcachedStore {
 
     /// Decodes an item. Returns `Continue` with the route to the key's second slot if the first
     /// slot holds another build's entry.
-    fn decode<R: EntryDecoder>(
+    fn decode<H: ReadHandler>(
         &self,
         item: RawItem,
         mut route: Route,
-        reader: &R,
-    ) -> ControlFlow<Item<R::Value, MemcachedPermit>, Route> {
-        let value = match reader.decode(&item.frame) {
+        handler: &H,
+    ) -> ControlFlow<Item<H::Value, MemcachedPermit>, Route> {
+        let value = match handler.decode(&item.frame) {
             DecodedFrame::Value(value) => Some(value),
             DecodedFrame::Foreign if !route.is_in_second_slot() => {
                 if item.is_claimed {
@@ -186,13 +190,13 @@ impl MemcachedStore {
             DecodedFrame::Foreign | DecodedFrame::Corrupt => None,
         };
         let claim = match (item.is_claimed, item.was_given_back) {
-            (true, false) => ClaimOutcome::Won,
-            (true, true) => ClaimOutcome::WonAfterReturn,
-            (false, _) => ClaimOutcome::NotWon,
+            (true, false) => RefreshClaimOutcome::Won,
+            (true, true) => RefreshClaimOutcome::WonAfterReturn,
+            (false, _) => RefreshClaimOutcome::NotWon,
         };
         ControlFlow::Break(Item {
             value,
-            removed_at: item.removed_at,
+            removable_from: item.removable_from,
             is_kept_expired: !route.is_in_gutter(),
             claim,
             permit: MemcachedPermit::of_item(&self.permit_context, route, &item),
@@ -201,14 +205,17 @@ impl MemcachedStore {
 
     /// Reads the item of each route, with one exchange per server and all exchanges at once.
     /// Returns the results in the order of `routes`.
+    ///
+    /// A route whose server may not be read now gives [`RemoteErrorKind::Unreachable`]. Outside a
+    /// runtime nothing is read, and each result is `Ok(None)`.
     async fn read_routes(
         &self,
         routes: &[(usize, Route)],
     ) -> Vec<Result<Option<RawItem>, RemoteError>> {
         let mut groups: Vec<(Arc<Server>, Vec<usize>)> = Vec::new();
         for (index, (_, route)) in routes.iter().enumerate() {
-            // The server is ejected, or has not confirmed an earlier removal of the key.
             if !route.server().serves(&route.key) {
+                // The server is ejected, or has not confirmed an earlier removal of the key.
                 continue;
             }
             match groups.iter_mut().find(|(server, _)| Arc::ptr_eq(server, route.server())) {
@@ -228,7 +235,7 @@ impl MemcachedStore {
         let unreachable = || {
             RemoteError::new(
                 RemoteErrorKind::Unreachable,
-                "the key's server was not asked, or the exchange was lost",
+                "the key's server may not be read now, or the exchange was lost",
             )
         };
         let mut results: Vec<_> = routes.iter().map(|_| Err(unreachable())).collect();
@@ -248,9 +255,10 @@ impl MemcachedStore {
         results
     }
 
-    /// Counts a lease that a read may win. Returns the guard of the count, and how long memcached
-    /// should keep the lease's placeholder (the empty item that stands for a new lease).
-    fn request_lease(&self) -> (LeaseCountGuard, Duration) {
+    /// Counts one more lease until the returned guard is dropped. A read that may win a lease calls
+    /// this first. Also returns how long memcached should keep the lease's placeholder (the empty
+    /// item that stands for a new lease).
+    fn count_lease(&self) -> (LeaseCountGuard, Duration) {
         let count = LeaseCountGuard::new(&self.permit_context.renewals);
         let length = self.config.lease.unwrap_or_else(|| count.placeholder_length());
         (count, length)
@@ -263,21 +271,21 @@ impl RemoteStore for MemcachedStore {
     const LIMITS: TtlLimits =
         TtlLimits { ttl_granularity: Duration::from_secs(1), longest_ttl: LONGEST_TTL };
 
-    fn read<R: EntryDecoder>(
+    fn read<H: ReadHandler>(
         self: &Arc<Self>,
         key: &Key,
-        reader: &R,
+        handler: &H,
         if_missing: IfMissing,
-    ) -> impl Future<Output = Result<ReadOutcome<R::Value, MemcachedPermit>, RemoteError>> + Send
+    ) -> impl Future<Output = Result<ReadOutcome<H::Value, MemcachedPermit>, RemoteError>> + Send
     {
-        let route = self.route(key).inspect_err(|error| reader.read_failed(error));
+        let route = self.route(key).inspect_err(|error| handler.read_failed(error));
         // The future of an `async fn` stores its arguments twice. The `async` block keeps the
         // future of a remote hit small.
         async move {
             let mut route = route?;
             let lease = match if_missing {
-                IfMissing::Lease(options) => Some((options, self.request_lease())),
-                IfMissing::Report | IfMissing::PermitAdd => None,
+                IfMissing::Lease(options) => Some((options, self.count_lease())),
+                IfMissing::Report | IfMissing::PermitWithoutLease => None,
             };
             let mut wait: Option<LeaseWait> = None;
             loop {
@@ -289,7 +297,7 @@ impl RemoteStore for MemcachedStore {
                     route.record_lease_progress();
                 }
                 let busy = match found {
-                    Ok(ReadReply::Item(item)) => match self.decode(item, route, reader) {
+                    Ok(ReadReply::Item(item)) => match self.decode(item, route, handler) {
                         ControlFlow::Break(item) => return Ok(ReadOutcome::Item(item)),
                         ControlFlow::Continue(second_slot) => {
                             route = second_slot;
@@ -297,8 +305,8 @@ impl RemoteStore for MemcachedStore {
                         }
                     },
                     Ok(ReadReply::Lease(cas)) => {
-                        // The read did not ask for a lease, so this reply is wrong.
                         let Some((LeaseOptions { fetch_time, .. }, (_, length))) = lease else {
+                            // The read did not ask for a lease, so this reply is wrong.
                             return Ok(ReadOutcome::Missing);
                         };
                         let expected = fetch_time.unwrap_or_default();
@@ -313,17 +321,15 @@ impl RemoteStore for MemcachedStore {
                     }
                     Ok(ReadReply::Nothing) => {
                         return Ok(match if_missing {
-                            IfMissing::PermitAdd => ReadOutcome::Permit(MemcachedPermit::add(
-                                &self.permit_context,
-                                route,
-                                None,
-                            )),
+                            IfMissing::PermitWithoutLease => ReadOutcome::Permit(
+                                MemcachedPermit::add(&self.permit_context, route, None),
+                            ),
                             IfMissing::Report | IfMissing::Lease(_) => ReadOutcome::Missing,
                         });
                     }
                     Ok(ReadReply::Busy(busy)) => busy,
                     Err(error) => {
-                        reader.read_failed(&error);
+                        handler.read_failed(&error);
                         if route.turn_to_gutter(&error) {
                             continue;
                         }
@@ -337,15 +343,15 @@ impl RemoteStore for MemcachedStore {
                 };
                 let options = match (if_missing, busy.cas) {
                     (IfMissing::Lease(options), _) => options,
-                    (IfMissing::PermitAdd, Some(cas)) => {
+                    (IfMissing::PermitWithoutLease, Some(cas)) => {
                         let permit = MemcachedPermit::add(&self.permit_context, route, Some(cas));
                         return Ok(ReadOutcome::Permit(permit));
                     }
-                    (IfMissing::PermitAdd, None) => return Ok(ReadOutcome::Busy),
+                    (IfMissing::PermitWithoutLease, None) => return Ok(ReadOutcome::Busy),
                     (IfMissing::Report, _) => return Ok(ReadOutcome::Missing),
                 };
                 if wait.is_none() {
-                    reader.lease_is_busy();
+                    handler.lease_held_elsewhere();
                 }
                 if !options.waits {
                     return Ok(ReadOutcome::Busy);
@@ -364,12 +370,12 @@ impl RemoteStore for MemcachedStore {
         }
     }
 
-    async fn read_many<R: EntryDecoder>(
+    async fn read_many<H: ReadHandler>(
         self: &Arc<Self>,
-        keys: &[(Key, &R)],
-    ) -> Vec<Option<Item<R::Value, MemcachedPermit>>> {
+        keys: &[(Key, &H)],
+    ) -> Vec<Option<Item<H::Value, MemcachedPermit>>> {
         let mut items: Vec<_> = keys.iter().map(|_| None).collect();
-        let route = |(index, (key, _)): (usize, &(Key, &R))| Some((index, self.route(key).ok()?));
+        let route = |(index, (key, _)): (usize, &(Key, &H))| Some((index, self.route(key).ok()?));
         let mut routes: Vec<_> = keys.iter().enumerate().filter_map(route).collect();
         // A second round reads the second slot of each key whose first slot holds another build's
         // entry.
@@ -377,14 +383,14 @@ impl RemoteStore for MemcachedStore {
             let results = self.read_routes(&routes).await;
             let mut second_slots = Vec::new();
             for ((index, route), result) in routes.into_iter().zip(results) {
-                let reader = keys[index].1;
+                let handler = keys[index].1;
                 match result {
-                    Ok(Some(item)) => match self.decode(item, route, reader) {
+                    Ok(Some(item)) => match self.decode(item, route, handler) {
                         ControlFlow::Break(item) => items[index] = Some(item),
                         ControlFlow::Continue(route) => second_slots.push((index, route)),
                     },
                     Ok(None) => {}
-                    Err(error) => reader.read_failed(&error),
+                    Err(error) => handler.read_failed(&error),
                 }
             }
             routes = second_slots;
@@ -410,7 +416,7 @@ impl RemoteStore for MemcachedStore {
         self.route(key)?.remove(started).await
     }
 
-    fn run_in_background(&self, bytes: usize, write: BackgroundWrite) -> bool {
+    fn run_in_background(&self, bytes: usize, write: BackgroundWriteFn) -> bool {
         self.permit_context.background.queue_fill(bytes, write)
     }
 
@@ -426,8 +432,8 @@ impl RemoteStore for MemcachedStore {
     }
 }
 
-/// Returns the timeout of one exchange. With several servers it is shorter than `remote_timeout`:
-/// if the home server hangs, a lookup needs time to read from the gutter server.
+/// Returns the timeout of one exchange. With several servers the timeout is shorter than
+/// `remote_timeout`: if the home server hangs, a lookup needs time to read from the gutter server.
 fn exchange_timeout(config: &Config, servers: usize) -> Duration {
     match servers {
         1 => config.remote_timeout,

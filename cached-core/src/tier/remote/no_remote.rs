@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{
-    BackgroundWrite, EntryDecoder, IfMissing, Item, ReadOutcome, RemoteError, RemoteStore,
+    BackgroundWriteFn, IfMissing, Item, ReadHandler, ReadOutcome, RemoteError, RemoteStore,
     TtlLimits, WriteOutcome, WritePermit,
 };
 use crate::config::Config;
@@ -33,19 +33,19 @@ impl RemoteStore for NoRemote {
     const LIMITS: TtlLimits =
         TtlLimits { ttl_granularity: Duration::ZERO, longest_ttl: Duration::MAX };
 
-    async fn read<R: EntryDecoder>(
+    async fn read<H: ReadHandler>(
         self: &Arc<Self>,
         _: &Key,
-        _: &R,
+        _: &H,
         _: IfMissing,
-    ) -> Result<ReadOutcome<R::Value, NoRemote>, RemoteError> {
+    ) -> Result<ReadOutcome<H::Value, NoRemote>, RemoteError> {
         match self.0 {}
     }
 
-    async fn read_many<R: EntryDecoder>(
+    async fn read_many<H: ReadHandler>(
         self: &Arc<Self>,
-        _: &[(Key, &R)],
-    ) -> Vec<Option<Item<R::Value, NoRemote>>> {
+        _: &[(Key, &H)],
+    ) -> Vec<Option<Item<H::Value, NoRemote>>> {
         match self.0 {}
     }
 
@@ -63,7 +63,7 @@ impl RemoteStore for NoRemote {
         match self.0 {}
     }
 
-    fn run_in_background(&self, _: usize, _: BackgroundWrite) -> bool {
+    fn run_in_background(&self, _: usize, _: BackgroundWriteFn) -> bool {
         match self.0 {}
     }
 
@@ -82,7 +82,7 @@ impl WritePermit for NoRemote {
         match self.0 {}
     }
 
-    fn discard(self) {}
+    fn remove_item(self) {}
 
     fn in_background(self) -> NoRemote {
         self

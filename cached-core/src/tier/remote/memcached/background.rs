@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use super::fallback_runtime;
 use super::join::{BoxedFuture, join_all};
 use crate::sync::lock;
-use crate::tier::remote::BackgroundWrite;
+use crate::tier::remote::BackgroundWriteFn;
 
 /// The largest number of workers on one runtime. The limit is per runtime, so that the workers of a
 /// runtime that is not running do not count against other runtimes.
@@ -68,7 +68,7 @@ impl WriteQueue {
 }
 
 struct QueuedWrite {
-    write: BackgroundWrite,
+    write: BackgroundWriteFn,
     queued_at: Instant,
     bytes: usize,
     writes: Arc<BackgroundWrites>,
@@ -102,7 +102,7 @@ impl BackgroundWrites {
     pub(super) fn queue_fill(
         self: &Arc<BackgroundWrites>,
         bytes: usize,
-        write: BackgroundWrite,
+        write: BackgroundWriteFn,
     ) -> bool {
         let has_room = self.lock_queue().bytes.saturating_add(bytes) <= MAX_QUEUED_BYTES;
         if has_room {
@@ -113,7 +113,11 @@ impl BackgroundWrites {
 
     /// Queues a write, even if the queue is full. The caller must limit the number of such writes,
     /// for example to one per lease.
-    pub(super) fn queue_write(self: &Arc<BackgroundWrites>, bytes: usize, write: BackgroundWrite) {
+    pub(super) fn queue_write(
+        self: &Arc<BackgroundWrites>,
+        bytes: usize,
+        write: BackgroundWriteFn,
+    ) {
         let runtime = Handle::try_current().ok();
         let bytes = bytes.saturating_add(WRITE_BYTES);
         let queued =
@@ -272,7 +276,7 @@ mod tests {
     }
 
     /// Returns a write that lasts for `takes`, and then adds 1 to `done`.
-    fn write(done: &Arc<AtomicUsize>, takes: Duration) -> BackgroundWrite {
+    fn write(done: &Arc<AtomicUsize>, takes: Duration) -> BackgroundWriteFn {
         let done = Arc::clone(done);
         Box::new(move || {
             let done = Arc::clone(&done);

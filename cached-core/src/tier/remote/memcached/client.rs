@@ -28,8 +28,8 @@ impl ServerClient {
         Ok(ServerClient::Sockets(ConnectionPool::resolve(address, max_idle, runtime).await?))
     }
 
-    /// Sends all commands at once. Calls `on_result` with the result of each command, in order. The
-    /// ttl in a reply counts from `sent`.
+    /// Sends all commands at once. Calls `on_result` with the result of each command, in order.
+    /// `sent` is when the commands were sent; the ttls in the replies are relative to it.
     pub(super) async fn exchange(
         &self,
         commands: &[Command],

@@ -210,11 +210,11 @@ impl ReplyFields {
                     Some(seconds) => Duration::from_secs(seconds.saturating_sub(1)),
                     None => LONGEST_TTL,
                 };
-                let removed_at = sent + time_left.min(LONGEST_TTL);
+                let removable_from = sent + time_left.min(LONGEST_TTL);
                 ReadReply::Item(RawItem {
                     is_claimed: won,
                     was_given_back: is_stale,
-                    ..RawItem::new(frame, cas, removed_at)
+                    ..RawItem::new(frame, cas, removable_from)
                 })
             }
             (_, Some(cas)) if won => ReadReply::Lease(cas),

@@ -41,7 +41,7 @@ pub(super) struct RawItem {
     pub(super) frame: Vec<u8>,
     pub(super) cas: Cas,
     /// The earliest time at which the server may remove the item.
-    pub(super) removed_at: Instant,
+    pub(super) removable_from: Instant,
     /// True if this read has won the refresh claim.
     pub(super) is_claimed: bool,
     /// True if an earlier holder of the refresh claim has given the claim back.
@@ -49,8 +49,8 @@ pub(super) struct RawItem {
 }
 
 impl RawItem {
-    pub(super) fn new(frame: Vec<u8>, cas: Cas, removed_at: Instant) -> RawItem {
-        RawItem { frame, cas, removed_at, is_claimed: false, was_given_back: false }
+    pub(super) fn new(frame: Vec<u8>, cas: Cas, removable_from: Instant) -> RawItem {
+        RawItem { frame, cas, removable_from, is_claimed: false, was_given_back: false }
     }
 }
 

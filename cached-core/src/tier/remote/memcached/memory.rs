@@ -249,8 +249,8 @@ impl InMemoryState {
             3 => own[..own.len() / 2].to_vec(),
             _ => own.iter().map(|byte| byte ^ 1).collect(),
         };
-        let removed_at = now + Duration::from_secs(60);
-        Reply::Read(ReadReply::Item(RawItem::new(frame, self.no_cas(), removed_at)))
+        let removable_from = now + Duration::from_secs(60);
+        Reply::Read(ReadReply::Item(RawItem::new(frame, self.no_cas(), removable_from)))
     }
 }
 

@@ -20,22 +20,22 @@ const MAX_KEYS: usize = 4096;
 pub(super) struct ObservedClaims(Mutex<HashMap<Arc<str>, (Cas, Instant)>>);
 
 impl ObservedClaims {
-    /// Returns true if this process first saw the claim on this item more than `within` ago. The
+    /// Returns true if this process first saw the claim on this item more than `limit` ago. The
     /// holder may have been killed, so the caller may replace the item. Only one caller gets true,
-    /// and later callers wait for `within` again.
-    pub(super) fn is_abandoned(&self, key: &Arc<str>, cas: Cas, within: Duration) -> bool {
+    /// and later callers wait for `limit` again.
+    pub(super) fn is_abandoned(&self, key: &Arc<str>, cas: Cas, limit: Duration) -> bool {
         let now = Instant::now();
         let mut claims = lock(&self.0);
         match claims.get(key) {
             Some(&(claimed, since)) if claimed == cas => {
-                let is_abandoned = now.saturating_duration_since(since) > within;
+                let is_abandoned = now.saturating_duration_since(since) > limit;
                 if is_abandoned {
                     claims.remove(key);
                 }
                 is_abandoned
             }
             _ => {
-                // Forgetting a claim only makes callers wait for `within` again.
+                // Forgetting a claim only makes callers wait for `limit` again.
                 if claims.len() >= MAX_KEYS {
                     claims.clear();
                 }
@@ -53,15 +53,15 @@ mod tests {
     #[test]
     fn a_claim_is_abandoned_after_its_time() {
         let (claims, key): (_, Arc<str>) = (ObservedClaims::default(), "key".into());
-        let within = Duration::from_millis(20);
-        assert!(!claims.is_abandoned(&key, 1.into(), within));
+        let limit = Duration::from_millis(20);
+        assert!(!claims.is_abandoned(&key, 1.into(), limit));
         assert!(!claims.is_abandoned(&key, 1.into(), Duration::from_secs(60)));
-        std::thread::sleep(within + Duration::from_millis(5));
-        assert!(!claims.is_abandoned(&key, 2.into(), within), "the item was replaced");
-        std::thread::sleep(within + Duration::from_millis(5));
-        assert!(claims.is_abandoned(&key, 2.into(), within));
+        std::thread::sleep(limit + Duration::from_millis(5));
+        assert!(!claims.is_abandoned(&key, 2.into(), limit), "the item was replaced");
+        std::thread::sleep(limit + Duration::from_millis(5));
+        assert!(claims.is_abandoned(&key, 2.into(), limit));
         assert!(
-            !claims.is_abandoned(&key, 2.into(), within),
+            !claims.is_abandoned(&key, 2.into(), limit),
             "only one caller may replace the item"
         );
     }

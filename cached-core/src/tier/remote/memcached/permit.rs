@@ -139,7 +139,7 @@ impl WritePermit for MemcachedPermit {
         Ok(outcome)
     }
 
-    fn discard(mut self) {
+    fn remove_item(mut self) {
         if let PermitKind::Unchanged(route, cas) | PermitKind::RefreshClaim(route, cas) = &self.kind
         {
             self.remove_in_background(route, *cas);
@@ -172,10 +172,10 @@ impl WritePermit for MemcachedPermit {
         }
     }
 
-    fn is_claim_abandoned(&self, within: Duration) -> bool {
+    fn is_claim_abandoned(&self, limit: Duration) -> bool {
         match &self.kind {
             PermitKind::Unchanged(route, cas) => {
-                self.context.observed_claims.is_abandoned(&route.key, *cas, within)
+                self.context.observed_claims.is_abandoned(&route.key, *cas, limit)
             }
             PermitKind::Absent(_) | PermitKind::RefreshClaim(..) | PermitKind::Lease { .. } => {
                 false

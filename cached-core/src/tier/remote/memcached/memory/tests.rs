@@ -123,7 +123,7 @@ impl ComparedServer {
             }
             Reply::Read(ReadReply::Item(item)) => {
                 see(item.cas);
-                let left = item.removed_at.saturating_duration_since(now).as_secs();
+                let left = item.removable_from.saturating_duration_since(now).as_secs();
                 format!("{:?}, won: {}, about {} s left", item.frame, item.is_claimed, left / 100)
             }
         }
