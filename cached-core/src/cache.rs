@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::config::{CacheBuilder, Config};
 use crate::declaration::warn_if_inventory_is_empty;
 use crate::error::{ConfigError, ConfigErrorKind};
-use crate::event::{Event, EventDispatcher};
+use crate::event::{Event, EventDispatcher, EventSubject};
 use crate::flight::Flights;
 use crate::key::{Key, canonical_bytes};
 use crate::refresh_claims::LocalRefreshClaims;
 use crate::stats::{Counters, Stats};
+use crate::tier::Tier;
 use crate::tier::local::{FillToken, LocalTier, run_deferred_drops};
 use crate::tier::remote::{RemoteStore, Store};
 use crate::tier::request::RequestHandle;
@@ -281,6 +282,12 @@ impl Cache {
     /// Passes an event to the counters, the log and the observers of this cache.
     pub(crate) fn emit(&self, event: Event<'_>) {
         self.inner.events.emit(&event);
+    }
+
+    /// Reports that the value of this key was found in a tier. The inlined lookup of an annotated function
+    /// only counts its hits.
+    pub(crate) fn report_hit(&self, key: &[u8], tier: Tier) {
+        self.emit(Event::Hit { entry: EventSubject::of(key), tier });
     }
 
     pub(crate) fn config(&self) -> &Config {

@@ -38,7 +38,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use crate::entry_handle::EntryHandle;
-use crate::event::{Event, StaleReason};
+use crate::event::{BypassReason, Event, StaleReason};
 use crate::flight::{
     FlightOutcome, FlightRole, Follower, FollowerOutput, Leader, LeaderWakerCache, poll_work,
 };
@@ -96,6 +96,21 @@ pub(crate) enum CallPlan {
     Fetch(PlannedFetch),
     /// Runs the function without the cache.
     Bypass,
+}
+
+impl CallPlan {
+    /// Returns the reason why a call with this plan bypasses the cache if it runs the function. Returns
+    /// `None` if the plan is to fetch.
+    fn bypass_reason(&self) -> Option<BypassReason<'static>> {
+        match self {
+            CallPlan::Fetch(_) => None,
+            CallPlan::Bypass => Some(BypassReason::Recursion),
+            // The call could not return what was found.
+            CallPlan::Answer(_) | CallPlan::AnswerAndRefresh(..) | CallPlan::Error(_) => {
+                Some(BypassReason::OtherType)
+            }
+        }
+    }
 }
 
 /// A planned refresh of an entry whose claim the call has won from the remote tier.
@@ -285,7 +300,7 @@ impl PendingCall {
         };
         let fill_token = match local {
             Ok(value) => {
-                handle.emit(|entry| Event::Hit { entry, tier: Tier::Local });
+                handle.report_hit(Tier::Local);
                 return ControlFlow::Break(CallPlan::Answer(self.answer_flight(leader, value)));
             }
             Err(fill_token) => fill_token,
@@ -341,7 +356,7 @@ impl PendingCall {
                     self.plan_for_outcome(outcome)
                 }
                 Ok(RemoteAnswer::Value(value)) => {
-                    handle.emit(|entry| Event::Hit { entry, tier: Tier::Remote });
+                    handle.report_hit(Tier::Remote);
                     CallPlan::Answer(self.answer_flight(leader, value))
                 }
                 Ok(RemoteAnswer::Stale(value)) => {
@@ -351,7 +366,7 @@ impl PendingCall {
                     CallPlan::Answer(value)
                 }
                 Ok(RemoteAnswer::Due(value, target, expires)) => {
-                    handle.emit(|entry| Event::Hit { entry, tier: Tier::Remote });
+                    handle.report_hit(Tier::Remote);
                     let value = self.answer_flight(leader, value);
                     let fetch = PlannedFetch::refresh(fill_token, target);
                     CallPlan::AnswerAndRefresh(value, Box::new(RemoteRefresh { fetch, expires }))
@@ -370,5 +385,20 @@ impl PendingCall {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_another_type_is_no_recursion() {
+        let is_other_type =
+            |plan: CallPlan| matches!(plan.bypass_reason(), Some(BypassReason::OtherType));
+        assert!(is_other_type(CallPlan::Answer(Arc::new(1))));
+        assert!(is_other_type(CallPlan::Error(Arc::new(1))));
+        let recursive = CallPlan::Bypass.bypass_reason();
+        assert!(matches!(recursive, Some(BypassReason::Recursion)));
     }
 }

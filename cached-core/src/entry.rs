@@ -267,11 +267,11 @@ impl EntryHandle {
         if let Some(value) =
             RequestHandle::current().and_then(|r| r.get(self.cache.id(), &self.key))
         {
-            self.emit(|entry| Event::Hit { entry, tier: Tier::Request });
+            self.report_hit(Tier::Request);
             return Some((value, Tier::Request));
         }
         let value = self.local_value()?;
-        self.emit(|entry| Event::Hit { entry, tier: Tier::Local });
+        self.report_hit(Tier::Local);
         Some((value, Tier::Local))
     }
 
@@ -288,7 +288,7 @@ impl EntryHandle {
         let expiry = self.expiry(remaining.min(ttls.local), ttls);
         self.publish(fill_token, WriteMode::Once, &value, weight, expiry);
         run_deferred_drops();
-        self.emit(|entry| Event::Hit { entry, tier: Tier::Remote });
+        self.report_hit(Tier::Remote);
         Some(value)
     }
 }

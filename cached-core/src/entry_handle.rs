@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
 use crate::declaration::Declaration;
-use crate::event::{Event, EventSubject};
+use crate::event::{BypassReason, Event, EventSubject};
 use crate::key::Key;
 use crate::stats::Counters;
+use crate::tier::Tier;
 use crate::tier::local::{Expiry, FillToken, LocalTier, WriteMode, run_deferred_drops};
 use crate::tier::remote::{RemoteError, Store};
 use crate::ttl::{EntryTtls, TtlInputs};
@@ -204,6 +205,17 @@ impl EntryHandle {
     /// Reports an event of this entry.
     pub(crate) fn emit<'e>(&'e self, event: impl FnOnce(EventSubject<'e>) -> Event<'e>) {
         self.cache.emit(event(EventSubject::of(&self.key)));
+    }
+
+    /// Reports that a call or a lookup found the value in this tier.
+    pub(crate) fn report_hit(&self, tier: Tier) {
+        self.cache.report_hit(&self.key, tier);
+    }
+
+    /// Reports that a call of the function runs without the cache.
+    #[cold]
+    pub(crate) fn report_bypass(&self, reason: BypassReason<'_>) {
+        self.cache.emit(Event::Bypassed { declaration: self.declaration, reason });
     }
 
     /// Reports that an exchange with a server of the remote tier failed.

@@ -101,6 +101,9 @@ pub(crate) enum BypassReason<'e> {
     Key(&'e KeyError),
     /// The function called itself with the same key.
     Recursion,
+    /// The value or the error that was found for the key has another type than the call returns. Two
+    /// types can share a path, for example in two versions of a crate, and keys contain only the path.
+    OtherType,
 }
 
 /// Says whether the function returned a value or an error.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::{CallPlan, PendingCall, PlannedFetch};
-use crate::event::{BypassReason, Event, FetchOutcome};
+use crate::event::{Event, FetchOutcome};
 use crate::flight::{FlightOutcome, Leader, poll_work};
 use crate::value::{FetchOutput, ReturnType};
 
@@ -25,7 +25,8 @@ pub(crate) enum FetchEnd<R> {
 }
 
 impl PendingCall {
-    /// Returns the answer if the plan holds one. If not, begins the fetch and returns `None`.
+    /// Returns the answer if the plan holds one of the call's type. If not, begins the fetch and returns
+    /// `None`.
     pub(crate) fn answer<R, V>(&mut self, returns: &ReturnType<R, V>) -> Option<R> {
         let answer = match &self.plan {
             CallPlan::Answer(value) | CallPlan::AnswerAndRefresh(value, _) => {
@@ -43,20 +44,17 @@ impl PendingCall {
     /// Reports that the function starts to run. If there is a remote tier, notes the time.
     pub(crate) fn begin_fetch(&mut self) {
         let handle = &self.handle;
-        match &mut self.plan {
-            CallPlan::Fetch(fetch) => {
-                handle.emit(|entry| Event::FetchStarted { entry });
-                if let Some(leader) = &fetch.leader
-                    && let Some(time) = handle.counters().fetch_time().filter(|t| *t > SLOW_FETCH)
-                {
-                    leader.set_usual_fetch_time(time);
-                }
-                handle.assign_fetch_sequence(&mut fetch.fill_token);
+        match self.plan.bypass_reason() {
+            Some(reason) => handle.report_bypass(reason),
+            None => handle.emit(|entry| Event::FetchStarted { entry }),
+        }
+        if let CallPlan::Fetch(fetch) = &mut self.plan {
+            if let Some(leader) = &fetch.leader
+                && let Some(time) = handle.counters().fetch_time().filter(|t| *t > SLOW_FETCH)
+            {
+                leader.set_usual_fetch_time(time);
             }
-            _ => handle.cache.emit(Event::Bypassed {
-                declaration: handle.declaration(),
-                reason: BypassReason::Recursion,
-            }),
+            handle.assign_fetch_sequence(&mut fetch.fill_token);
         }
         self.fetch_began = handle.remote_tier().map(|_| Instant::now());
     }

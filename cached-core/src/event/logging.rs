@@ -9,6 +9,10 @@ pub(super) fn log(event: &Event<'_>) {
         Event::Bypassed { declaration, reason: BypassReason::Key(error) } => {
             log::warn!("`{}` is not cached for this call: {error}", declaration.name());
         }
+        Event::Bypassed { declaration, reason: BypassReason::OtherType } => log::debug!(
+            "`{}` is not cached for this call: the value of its key has another type of the same path",
+            declaration.name()
+        ),
         Event::RemoteFailed { entry, error } => {
             let declaration = entry.declaration();
             // Other values of the function are probably too large as well, so one warning is enough.

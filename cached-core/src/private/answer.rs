@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::call::{FetchEnd, Phase};
 use crate::entry_handle::EntryHandle;
+use crate::event::BypassReason;
 use crate::value::{ReturnType, weight_fn};
 
 /// A call of an annotated function that the lookup in this process did not complete: the lookup found no
@@ -83,7 +84,10 @@ impl<R: 'static, V: 'static> Call<R, V> {
         let Call { returns, phase } = self;
         let phase = match phase {
             Phase::Hit(hit) => {
-                let Some(answer) = returns.rebuild(&hit.value) else { return fetch.await };
+                let Some(answer) = returns.rebuild(&hit.value) else {
+                    hit.handle.report_bypass(BypassReason::OtherType);
+                    return fetch.await;
+                };
                 hit.refresh(returns, fetch);
                 return answer;
             }
@@ -128,7 +132,10 @@ impl<R, V> Call<R, V> {
                 },
                 Phase::Hit(hit) => match returns.rebuild(&hit.value) {
                     Some(answer) => return Poll::Ready(answer),
-                    None => Phase::Bypass,
+                    None => {
+                        hit.handle.report_bypass(BypassReason::OtherType);
+                        Phase::Bypass
+                    }
                 },
                 Phase::Miss(call) => call.join(),
                 Phase::Wait(mut waiting) => match waiting.as_mut().poll(context) {

@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::call::{CallPlan, LocalHit, PendingCall, Phase};
 use crate::declaration::Declaration;
 use crate::entry_handle::EntryHandle;
-use crate::event::{BypassReason, Event, EventSubject};
+use crate::event::{BypassReason, Event};
 use crate::key::{KeyBytes, KeyError};
 use crate::tier::Tier;
 use crate::tier::request::RequestHandle;
@@ -50,7 +50,7 @@ fn look_in_local_tier(
     let force_miss = request.is_some_and(|request| request.force_miss());
     let uses_local = !force_miss && declaration.uses_local();
     if let Some(value) = uses_local.then(|| cache.local().get(key)).flatten() {
-        cache.emit(Event::Hit { entry: EventSubject::of(key), tier: Tier::Local });
+        cache.report_hit(key, Tier::Local);
         let value = match request {
             Some(request) => request.keep(cache.id(), &Arc::from(key), value),
             None => value,
@@ -62,7 +62,7 @@ fn look_in_local_tier(
         }
         return match write_hit(&value) {
             true => None,
-            false => bypass(cache, declaration, BypassReason::NotCached),
+            false => bypass(cache, declaration, BypassReason::OtherType),
         };
     }
     match handle() {

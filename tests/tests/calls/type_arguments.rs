@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Upstream, UpstreamDown};
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::functions::local_cache;
 
@@ -311,4 +312,43 @@ async fn a_default_method_keys_its_self_type() {
             assert_eq!(Right.fetch(1).await.as_deref(), Ok("right 1"));
         })
         .await;
+}
+
+/// Returns the number as a `V`, after a pause in which another call can begin to wait.
+#[coordinator_cached(name = "types_same_path", version = edition, skip(upstream))]
+async fn converted<V>(upstream: &Upstream, edition: u8) -> Result<V, UpstreamDown>
+where
+    V: From<u8> + Clone + Send + Sync + 'static + Serialize + DeserializeOwned,
+{
+    upstream.fetch().await?;
+    Ok(V::from(edition))
+}
+
+/// Two types in two blocks of one function have the same path, and so have their keys.
+#[tokio::test]
+async fn a_value_of_another_type_with_the_same_path_bypasses_the_cache() {
+    macro_rules! call {
+        ($upstream:expr, $edition:expr, $number:ty) => {{
+            #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+            struct Amount($number);
+            impl From<u8> for Amount {
+                fn from(number: u8) -> Amount {
+                    Amount(number.into())
+                }
+            }
+            let call = converted::<Amount>($upstream, $edition);
+            async move { assert_eq!(call.await, Ok(Amount($edition.into()))) }
+        }};
+    }
+    let upstream = Upstream::default().taking(100);
+    in_new_cache(async {
+        let bypassed = || Cache::current().stats().get("types_same_path").map(|s| s.bypassed);
+        // The second call waits for the first.
+        tokio::join!(call!(&upstream, 1_u8, u32), call!(&upstream, 1_u8, u64));
+        assert_eq!((upstream.fetches(), bypassed()), (2, Some(1)));
+        // The local tier has the value of the first type.
+        call!(&upstream, 1_u8, u64).await;
+        assert_eq!((upstream.fetches(), bypassed()), (3, Some(2)));
+    })
+    .await;
 }
