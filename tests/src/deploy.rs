@@ -1,10 +1,13 @@
-//! The test `deploys`: two builds of one program that cache values of different types.
+//! The programs of the test `deploys`: two builds of one program that cache values of different
+//! types.
 
 pub mod panicking;
 
-/// Writes the program of one build: `build! { old }` before a deploy, `build! { new }` after it.
+/// Writes the program of one build: `build! { old }` before a deploy, `build! { new }` after the
+/// deploy.
 ///
-/// Each line is one change of a type: a cached function with its value and type in either build.
+/// Each item is a cached function whose type the deploy changes. In brackets are the value and the
+/// type of the old build, then those of the new build.
 #[macro_export]
 macro_rules! build {
     ($build:ident) => {
@@ -152,11 +155,12 @@ macro_rules! build {
     };
 }
 
-/// Writes a module for each change of a type, and `main`.
+/// Writes `main`, and a module for each change of a type.
 ///
-/// Without an argument `main` calls each function once. An argument names what to do with each entry
-/// instead: `invalidate`, `overwrite`, `get`, `add`, or print the `key`. `main` prints a line for each
-/// change: its name, the outcome, and `right` if the value is the one of this build.
+/// Without an argument, `main` calls each function once. An argument is an action on each entry
+/// instead: `invalidate`, `overwrite`, `get`, `add`, or `key`, which prints the key. `main` prints
+/// a line for each change: the change's name, the outcome, and `right` if the value is correct for
+/// this build.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! functions {

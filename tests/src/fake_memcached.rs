@@ -1,5 +1,5 @@
-//! A fake of memcached versions that are not installed. Like those, it reads line by line, and reads
-//! the value of a command that it refuses as further commands.
+//! A fake memcached that behaves like versions that are not installed. If the fake refuses a
+//! command with a value, it reads the value as further commands, as these versions do.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub enum ServerKind {
     /// memcached before 1.5.16, which does not have meta commands.
     Memcached1_4,
-    /// memcached 1.6.0 to 1.6.9, where a flag of `ms` carries the length of the value. The server
-    /// refuses any other form and continues with the next line. So does 1.5 from 1.5.16 on.
+    /// memcached 1.5.16 to 1.6.9, where a flag of `ms` carries the length of the value. The server
+    /// refuses any other form and continues with the next line.
     Memcached1_6_0,
     /// memcached 1.6.10 to 1.6.12, where `md` with a CAS removes nothing.
     Memcached1_6_10,
@@ -41,7 +41,7 @@ impl FakeMemcached {
     /// Starts a server on a free loopback port.
     ///
     /// # Panics
-    /// When no port is free.
+    /// If no port is free.
     #[must_use]
     pub fn start(kind: ServerKind) -> FakeMemcached {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
@@ -143,7 +143,7 @@ impl ServerState {
                 self.store(key, value, is_free)
             }
             (["cas", key, _, _, _, cas], _) => {
-                let is_same = self.cas_of(key).is_some_and(|its| its.to_string() == *cas);
+                let is_same = self.cas_of(key).is_some_and(|held| held.to_string() == *cas);
                 self.store(key, value, is_same)
             }
             (["mg" | "ms" | "md" | "mn", ..], Memcached1_4) => text("ERROR"),
@@ -153,7 +153,7 @@ impl ServerState {
             (["ms", key, _, flags @ ..], _) => {
                 let cas = flags.iter().find_map(|flag| flag.strip_prefix('C'));
                 let is_same = cas
-                    .is_none_or(|cas| self.cas_of(key).is_some_and(|its| its.to_string() == cas));
+                    .is_none_or(|cas| self.cas_of(key).is_some_and(|held| held.to_string() == cas));
                 let shown = if kind == Memcached1_6_10 { cas.unwrap_or("0") } else { "0" };
                 match is_same {
                     true => {

@@ -1,6 +1,6 @@
-//! The program of one process in the test `fleet`. It calls a cached function without a pause, reads
-//! commands from standard input and answers on standard output; see [`main`]. It ends with an error at
-//! the first wrong value or failed call.
+//! The program of one process in the test `fleet`. The program calls a cached function again and
+//! again, reads commands from standard input and answers on standard output; see [`main`]. At the
+//! first wrong value or failed call, the program ends with an error.
 
 use std::io::{BufRead, Write};
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 
 use crate::Payment;
 
-/// The fee of every payment. A build that misreads the bytes of the other build sees another number.
+/// The fee of every payment. A build that misreads the bytes of the other build sees another
+/// number.
 const FEE: u64 = 7_777_777;
 const TASKS: usize = 8;
 
@@ -46,8 +47,7 @@ async fn payment(upstream: &str, number: u64) -> Result<Payment, Arc<std::io::Er
     Ok(Payment { number, version, fee: FEE })
 }
 
-/// Calls the function until the process ends, and checks that no answer is older than the process
-/// may still see.
+/// Calls the function until the process ends. Checks that no answer is older than `oldest` allows.
 async fn call_and_check(
     upstream: String,
     oldest: Arc<[AtomicU64]>,
@@ -62,9 +62,9 @@ async fn call_and_check(
             payment(&upstream, number).await.map_err(|e| format!("a call failed: {e}"))?;
         let Payment { number: actual, version, fee } = payment;
         if actual != number || fee != FEE || version < at_least {
-            let expected = format!("payment {number}, version {at_least} or later, fee {FEE}");
+            let right = format!("payment {number}, version {at_least} or later, fee {FEE}");
             return Err(format!(
-                "a wrong value: payment {actual}, version {version}, fee {fee}; not {expected}"
+                "a wrong value: payment {actual}, version {version}, fee {fee}; not {right}"
             ));
         }
         CALLS[task].fetch_add(1, Ordering::SeqCst);
@@ -79,8 +79,8 @@ fn calls_by_task() -> [u64; TASKS] {
 
 /// Waits until every call that has begun has ended.
 ///
-/// An invalidation by another process does not reach the fetches of these calls, and a new call that
-/// joins such a fetch gets its answer.
+/// An invalidation by another process does not stop the fetches of these calls. A new call that
+/// joins such a fetch gets the old value.
 async fn wait_for_running_calls() {
     let before = calls_by_task();
     while calls_by_task().iter().zip(before).any(|(&now, before)| now == before) {
@@ -95,10 +95,12 @@ fn answer(line: &str) -> Result<(), Error> {
 }
 
 /// The command line is `UPSTREAM PAYMENTS`. Each line of standard input is one command:
-/// - `invalidate NUMBER VERSION` invalidates a payment; this process must not see older versions
-///   afterwards. The answer is `true` if memcached was reached.
+/// - `invalidate NUMBER VERSION` invalidates a payment. Afterwards this process must not see older
+///   versions. The answer is `true` if memcached was reached.
 /// - `oldest NUMBER VERSION …` says that other processes have invalidated these payments.
-/// - `count` answers with the numbers of calls, of fetches, and of failures that excuse a fetch.
+///   Afterwards this process must not see older versions.
+/// - `count` answers with the number of calls, the number of fetches, and the number of failures
+///   that excuse a fetch.
 /// - `end` ends the process.
 #[tokio::main]
 pub(crate) async fn main() -> Result<(), Error> {

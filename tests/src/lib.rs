@@ -1,5 +1,8 @@
 //! Helpers of the integration tests: memcached servers, an upstream that counts its fetches, and
 //! the log lines of the library.
+//!
+//! Throughout the tests, the message of an assertion or an `expect` states what holds if the test
+//! passes. The message of a `panic!` states what went wrong.
 
 #[doc(hidden)]
 pub mod deploy;
@@ -29,7 +32,8 @@ impl Memcached {
     /// Starts a server and waits until it answers.
     ///
     /// # Panics
-    /// When memcached is not installed or does not start. A test that needs it is never skipped.
+    /// If memcached is not installed or does not start. A test that needs memcached is never
+    /// skipped.
     #[must_use]
     pub fn start() -> Memcached {
         Memcached::start_with(&[], "MN")
@@ -47,7 +51,7 @@ impl Memcached {
     }
 
     fn start_with(options: &[&str], answer: &str) -> Memcached {
-        // Another process may take the free port before memcached does; another port is tried then.
+        // Another process may take the free port before memcached does. Then another port is tried.
         for _ in 0..20 {
             if let Some(memcached) = Memcached::start_on_with(free_port(), options, answer) {
                 return memcached;
@@ -56,10 +60,10 @@ impl Memcached {
         panic!("memcached did not start on any of 20 ports");
     }
 
-    /// Starts a server on `port`. Returns `None` if it does not come up.
+    /// Starts a server on `port`. Returns `None` if the server does not start.
     ///
     /// # Panics
-    /// When memcached is not installed.
+    /// If memcached is not installed.
     #[must_use]
     pub fn start_on(port: u16) -> Option<Memcached> {
         Memcached::start_on_with(port, &[], "MN")
@@ -103,7 +107,7 @@ impl Memcached {
     /// Sends one line of the protocol and returns the first line of the answer.
     ///
     /// # Panics
-    /// When the server does not answer.
+    /// If the server does not answer.
     #[must_use]
     pub fn command(&self, line: &str) -> String {
         self.try_command(line).expect("memcached answers")
@@ -122,7 +126,7 @@ impl Memcached {
     /// Returns a number from the server's `stats`.
     ///
     /// # Panics
-    /// When the server does not answer or does not list the number.
+    /// If the server does not answer or does not list the number.
     #[must_use]
     pub fn stat(&self, name: &str) -> u64 {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
@@ -142,25 +146,25 @@ impl Memcached {
         answer.strip_prefix("HD t")?.split(' ').next()?.parse().ok()
     }
 
-    /// Stores raw text under a key, past the library.
+    /// Stores a text under a key, without the library.
     ///
     /// # Panics
-    /// When the server does not store them.
+    /// If the server does not store the text.
     pub fn store(&self, key: &str, value: &str) {
         let answer = self.command(&format!("ms {key} {}\r\n{value}", value.len()));
         assert_eq!(answer, "HD");
     }
 
-    /// Suspends the process with `SIGSTOP`; its connections stay open.
+    /// Suspends the process with `SIGSTOP`. Its connections stay open.
     ///
     /// # Panics
-    /// When the process does not stop within ten seconds.
+    /// If the process does not stop within ten seconds.
     pub fn stop(&self) {
         self.signal("-STOP");
-        // On a busy machine the threads of the process run on for a moment.
+        // On a busy machine, the threads of the process run for a moment longer.
         let give_up = Instant::now() + Duration::from_secs(10);
         while !self.is_stopped() {
-            assert!(Instant::now() < give_up, "memcached does not stop");
+            assert!(Instant::now() < give_up, "memcached stops within ten seconds");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -201,14 +205,15 @@ impl Drop for Memcached {
 /// Returns a loopback port that no process listens on.
 ///
 /// # Panics
-/// When no port is free.
+/// If no port is free.
 #[must_use]
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     listener.local_addr().expect("a bound listener has an address").port()
 }
 
-/// Polls a future once. A future that is not ready can then be held or dropped by the test.
+/// Polls a future once, and returns the output if the future is ready. Otherwise the test can hold
+/// or drop the future.
 pub async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     std::future::poll_fn(|context| {
         Poll::Ready(match future.as_mut().poll(context) {

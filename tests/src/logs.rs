@@ -1,6 +1,7 @@
-use std::sync::{Mutex, Once};
+//! A logger that collects the log lines of a test process.
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::sync::{Mutex, Once};
 
 static LINES: Mutex<Vec<(Level, String)>> = Mutex::new(Vec::new());
 
@@ -21,10 +22,11 @@ impl Log for LogCollector {
     fn flush(&self) {}
 }
 
-/// Starts to collect the log lines of this process. Each test that reads them calls this first.
+/// Starts to collect the log lines of this process. A test that reads log lines must call this
+/// first.
 ///
 /// # Panics
-/// When the process has another logger.
+/// If the process has another logger.
 pub fn collect_logs() {
     static START: Once = Once::new();
     START.call_once(|| {
@@ -33,13 +35,13 @@ pub fn collect_logs() {
     });
 }
 
-/// Returns the collected lines of this level, and of more severe ones, that contain a text.
+/// Returns the collected lines that contain `text` and have this level or a more severe one.
 ///
 /// # Panics
-/// When a thread has panicked while it logged.
+/// If a thread has panicked while it logged.
 #[must_use]
 pub fn logged(level: Level, text: &str) -> Vec<String> {
     let lines = LINES.lock().expect("no thread panics while it holds the lock");
-    let matching = lines.iter().filter(|(of, line)| *of <= level && line.contains(text));
+    let matching = lines.iter().filter(|(logged, line)| *logged <= level && line.contains(text));
     matching.map(|(_, line)| line.clone()).collect()
 }

@@ -1,9 +1,11 @@
+//! The upstream of the tests.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// The service that the cached functions of a test fetch from. It counts the fetches. Each test has an
-/// upstream of its own; clones share the count.
+/// The service from which the cached functions of a test fetch. The upstream counts the fetches.
+/// Each test has its own upstream, and clones share the count.
 #[derive(Debug, Clone, Default)]
 pub struct Upstream {
     fetches: Arc<AtomicUsize>,
@@ -16,9 +18,9 @@ pub struct Upstream {
 pub struct UpstreamDown;
 
 impl Upstream {
-    /// Sets how long each fetch takes. The default is no time at all.
+    /// Sets how long each fetch takes, in milliseconds. By default a fetch takes no time.
     #[must_use]
-    pub fn taking(self, millis: u64) -> Upstream {
+    pub fn taking_millis(self, millis: u64) -> Upstream {
         Upstream { takes: Duration::from_millis(millis), ..self }
     }
 
@@ -35,7 +37,7 @@ impl Upstream {
         if self.fails.load(Ordering::SeqCst) { Err(UpstreamDown) } else { Ok(fetch) }
     }
 
-    /// Returns how many fetches there were.
+    /// Returns the number of fetches so far.
     #[must_use]
     pub fn fetches(&self) -> usize {
         self.fetches.load(Ordering::SeqCst)

@@ -1,5 +1,7 @@
-//! In a process of its own, because it counts connections under load. Many callers share a pipeline;
-//! a caller that is cancelled or held disturbs no other caller.
+//! Many callers share a few connections. A caller that is cancelled or no longer polled disturbs no
+//! other caller.
+//!
+//! These tests run in a process of their own because they count connections under load.
 #![allow(missing_docs)]
 
 use std::pin::{Pin, pin};
@@ -8,7 +10,7 @@ use std::time::{Duration, Instant};
 use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Memcached, Upstream, UpstreamDown, poll_once};
 
-/// Has no local tier, so each call reads from memcached.
+/// Without a local tier, each call reads from memcached.
 #[coordinator_cached(
     name = "square",
     version = number,
@@ -34,18 +36,18 @@ async fn counted(upstream: &Upstream, number: u64) -> Result<usize, UpstreamDown
 }
 
 /// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process(memcached: &Memcached, timeout: u64) -> Cache {
-    // A lease must not run out here because the machine is busy.
+async fn new_process(memcached: &Memcached, timeout_secs: u64) -> Cache {
+    // The lease is so long that it does not end early on a busy machine.
     let lease = Duration::from_secs(60);
     let builder = Cache::builder().memcached([memcached.address()]).lease(lease);
     builder
-        .remote_timeout(Duration::from_secs(timeout))
+        .remote_timeout(Duration::from_secs(timeout_secs))
         .build()
         .await
         .expect("the settings are valid")
 }
 
-/// Polls a future up to `times` times and returns its output if it is ready by then.
+/// Polls a future up to `times` times. Returns the output if the future is ready by then.
 async fn poll_some<F: Future>(mut future: Pin<&mut F>, times: usize) -> Option<F::Output> {
     for _ in 0..times {
         if let Some(output) = poll_once(future.as_mut()).await {
@@ -77,10 +79,11 @@ async fn a_thousand_callers_share_a_few_connections() {
     assert_eq!(upstream.fetches(), 1000, "the second round finds every value");
     // Foreground and background each have six connections for single commands and two for batches.
     let connections = memcached.stat("total_connections") - before - 1;
-    assert!(connections <= 16, "{connections} connections");
+    assert!(connections <= 16, "at most 16 connections are opened: {connections}");
 }
 
-/// Cancels a third of the callers at some await, and checks that every other caller gets its own answer.
+/// Cancels a third of the callers after some polls. Checks that every other caller gets its own
+/// answer.
 async fn assert_own_answers(cache: Cache) {
     let upstream = Upstream::default();
     for number in 0..200 {
@@ -146,7 +149,7 @@ async fn cancelled_callers_leave_no_lease_behind() {
         assert_eq!(other.scope(square(&upstream, number)).await, Ok(number * number));
     }
     let took = began.elapsed();
-    assert!(took < Duration::from_millis(2500), "{took:?}: a call waited for a lease");
+    assert!(took < Duration::from_millis(2500), "no call waits for a lease: {took:?}");
     assert_eq!(upstream.fetches(), 20);
 }
 
@@ -193,7 +196,8 @@ fn queued_commands_end_with_their_runtime() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     });
-    // This call is polled on a second runtime after the first one, which has its command, has ended.
+    // The first runtime sends the command of this call and ends. Then a second runtime polls the
+    // call.
     let mut outside = Box::pin(cache.scope(square(&upstream, 101)));
     first.block_on(async { assert!(poll_some(outside.as_mut(), 1).await.is_none()) });
     drop(first);
@@ -210,7 +214,7 @@ fn queued_commands_end_with_their_runtime() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_never_reads_what_it_invalidated() {
+async fn a_caller_never_reads_a_value_it_invalidated() {
     let memcached = Memcached::start();
     let cache = new_process(&memcached, 10).await;
     let upstream = Upstream::default();

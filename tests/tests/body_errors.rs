@@ -1,7 +1,7 @@
 //! The compiler reports the same errors in a body with the attribute and without it.
 //!
-//! Each function here is compiled twice, and the messages and the places that they underline are
-//! compared. The test runs cargo, so it is a program of its own.
+//! The test compiles each function twice, and compares the messages and the underlined places. The
+//! test is a program of its own because it runs cargo.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,11 +10,12 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-/// The line that one of the two programs of a case has, and the other has not.
+/// The only line in which the two programs of a case differ.
 const ATTRIBUTE: &str =
     "#[cached_core::coordinator_cached(name = \"case\", version = number, skip(client))]";
 
-/// Programs with an `async fn` whose body has a mistake, or several mistakes that the compiler warns of.
+/// Programs with an `async fn` whose body has a mistake, or something that the compiler warns
+/// about.
 const CASES: [(&str, &str); 14] = [
     (
         "mismatch_at_the_tail",
@@ -81,7 +82,7 @@ const CASES: [(&str, &str); 14] = [
         fn main() { drop(fetch(\"\", 1)); }",
     ),
     (
-        "mutable_borrow_of_what_is_not",
+        "mutable_borrow_of_an_immutable_parameter",
         "async fn fetch(client: String, number: u32) -> Result<String, String> {
             client.push_str(&number.to_string());
             Ok(client)
@@ -138,7 +139,7 @@ const CASES: [(&str, &str); 14] = [
     ),
 ];
 
-/// A line of `cargo check --message-format=json`, as far as it is compared.
+/// A line of `cargo check --message-format=json`, with the fields that the test compares.
 #[derive(Deserialize)]
 struct Line {
     target: Option<Target>,
@@ -189,7 +190,7 @@ fn package() -> std::path::PathBuf {
     let write = |path: &str, text: &str| {
         let path = package.join(path);
         std::fs::create_dir_all(path.parent().expect("the path has a parent"))
-            .expect("the folder can be made");
+            .expect("the folder can be created");
         std::fs::write(path, text).expect("the file can be written");
     };
     let core = tests.join("../cached-core");
@@ -211,7 +212,7 @@ fn package() -> std::path::PathBuf {
     package
 }
 
-/// Returns what the compiler says about each program: level, message and primary places.
+/// Returns the compiler's messages about each program, with level, text and primary places.
 fn check(package: &Path) -> BTreeMap<String, Vec<String>> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("..");
     let output = Command::new(env!("CARGO"))

@@ -1,6 +1,7 @@
-//! In a process of its own, because it measures memory: `local_capacity` bounds the memory of entries of
-//! any kind. Each kind of value fills a cache in a child process, so that no kind reuses memory that another
-//! kind has freed.
+//! `local_capacity` bounds the memory of all kinds of entries.
+//!
+//! These tests run in a process of their own because they measure memory. Each kind of value fills
+//! a cache in a child process, so that no kind reuses memory that another kind has freed.
 #![allow(missing_docs)]
 
 #[path = "capacity/kinds.rs"]
@@ -25,7 +26,8 @@ fn entries_use_about_the_configured_capacity() {
         return;
     }
     let mut wrong = Vec::new();
-    // The store evicts late, and 80 values of 100 KiB fill this cache; so that kind is left out.
+    // The kind with the largest values is left out: 80 of its values fill the cache, and the store
+    // evicts with a delay.
     for (kind, _) in KINDS.into_iter().filter(|(kind, _)| *kind != "byte vectors of 100 KiB") {
         let mut child = Command::new(std::env::current_exe().expect("the test knows its program"));
         let output = child.args([NAME, "--exact", "--nocapture"]).env(KIND, kind).output();
@@ -38,7 +40,7 @@ fn entries_use_about_the_configured_capacity() {
             wrong.push((kind, percent));
         }
     }
-    assert!(wrong.is_empty(), "in percent of the capacity: {wrong:?}");
+    assert!(wrong.is_empty(), "each kind fills 70 to 135 % of the capacity: {wrong:?}");
 }
 
 #[coordinator_cached(name = "weighed", version = number, weight = |_| 100 << 10, entry = weighed_entry)]
@@ -54,7 +56,7 @@ async fn count_kept(cache: &Cache) -> u64 {
         }
     };
     cache.scope(calls).await;
-    // moka evicts on later calls, and after a while.
+    // moka evicts during later calls, and only after a while.
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     let mut kept = 0;
     for number in 0..100 {
@@ -70,11 +72,11 @@ async fn the_weight_option_holds_for_every_origin() {
     let new_process = || Cache::builder().local_capacity(1 << 20).memcached([memcached.address()]);
     let fetches = new_process().build().await.expect("the settings are valid");
     let hits = count_kept(&fetches).await;
-    assert!((1..=12).contains(&hits), "{hits} of 100 fetched values are kept");
+    assert!((1..=12).contains(&hits), "about ten fetched values are kept: {hits} of 100");
     fetches.flush().await;
     let reads = new_process().build().await.expect("the settings are valid");
     let hits = count_kept(&reads).await;
-    assert!((1..=12).contains(&hits), "{hits} of 100 values from memcached are kept");
+    assert!((1..=12).contains(&hits), "about ten values from memcached are kept: {hits} of 100");
     let stats = reads.stats().get("weighed").expect("the function was called");
     assert_eq!(stats.fetches, 0);
 
@@ -93,5 +95,5 @@ async fn the_weight_option_holds_for_every_origin() {
             adds.scope(async move { weighed_entry(number).get().await.is_found() }).await,
         );
     }
-    assert!((1..=12).contains(&found), "{found} of 100 added values are kept");
+    assert!((1..=12).contains(&found), "about ten added values are kept: {found} of 100");
 }

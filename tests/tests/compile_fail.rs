@@ -1,12 +1,12 @@
-//! In a program of its own, because it runs cargo: programs that the attribute must refuse, with the compiler's
-//! output, and programs that it must accept.
+//! The attribute refuses the programs in `ui`, with the compiler's output beside each, and accepts
+//! the programs in `ui/pass`. The test is a program of its own because it runs cargo.
 //!
-//! Each file in `ui` is named after one rule. It calls the annotated function, so that an error in the expansion would
-//! show. After a change of a message, run `TRYBUILD=overwrite cargo test -p cached-tests --test compile_fail`, and read
-//! every difference before the commit.
+//! Each file in `ui` is named after one rule. The file calls the annotated function, so that an
+//! error in the expansion would show. After a change of a message, run `TRYBUILD=overwrite cargo
+//! test -p cached-tests --test compile_fail`, and read every difference before the commit.
 
 #[test]
-fn attribute() {
+fn the_attribute_refuses_and_accepts_programs() {
     let tests = trybuild::TestCases::new();
     tests.pass("ui/pass/*.rs");
     tests.compile_fail("ui/*.rs");

@@ -1,11 +1,14 @@
-//! In a program of its own, because it declares shared names. An attribute may copy its function, as
-//! `#[axum::debug_handler]` does for a check. Nothing calls the copy, and it does not count as a declaration.
+//! Another attribute may copy the annotated function, as `#[axum::debug_handler]` does for a check.
+//! Nothing calls the copy, and the copy does not count as a declaration.
+//!
+//! These tests are a program of their own because they declare two functions of one name.
 #![allow(missing_docs)]
 
 use cached_core::{Cache, Finding, coordinator_cached};
 use cached_tests::Upstream;
 
-/// Writes a function and two checks that contain a copy of it, as `#[axum::debug_handler]` does.
+/// Writes a function and two checks, each with a copy of the function, as `#[axum::debug_handler]`
+/// does.
 macro_rules! checked {
     ($function:item) => {
         $function
@@ -53,7 +56,8 @@ async fn a_copied_function_is_not_a_declaration() {
     };
 }
 
-/// Writes a function of one name for several types. All of them have the place of the macro call.
+/// Writes a method for each type. The methods have one cache name and one place in the source, the
+/// macro call.
 macro_rules! at_one_place {
     ($($client:ident = $answer:literal)*) => {$(
         struct $client;
@@ -85,7 +89,8 @@ async fn macro_generated_functions_share_a_name() {
         .await;
 }
 
-/// Writes a function and a method of one name with different code. Both have the place of the macro call.
+/// Writes a function and a method with different code. Both have one cache name and one place in
+/// the source, the macro call.
 macro_rules! function_and_method {
     ($name:literal) => {
         #[coordinator_cached(name = $name, version = number, infallible)]

@@ -1,7 +1,12 @@
-//! A rollout: two builds of one program share a memcached and cache values of different types.
+//! A rollout: two builds of one program share one memcached server. The types of their cached
+//! values differ.
 //!
-//! Each change of a type is a function; `src/deploy.rs` lists them. Any panic ends the process of a build. So
-//! the types that panic on foreign data show that the library never gives them any.
+//! `src/deploy.rs` has one function for each kind of type change. Some types panic when they decode
+//! another build's data, and any panic ends the process. So a run without a panic shows that these
+//! types never got such data.
+//!
+//! memcached has two *slots* for a key. If one build's entry is in the first slot, a build that
+//! cannot decode this entry uses the second slot.
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;
@@ -12,13 +17,13 @@ use cached_tests::Memcached;
 const OLD: &str = env!("CARGO_BIN_EXE_deploy_old");
 const NEW: &str = env!("CARGO_BIN_EXE_deploy_new");
 
-/// Runs a process of a build that calls each function once. Returns how each call was answered, and checks
-/// that each answer is the one of this build.
+/// Runs a process of a build that calls each function once. Returns how each call was answered, and
+/// checks that each answer is correct for this build.
 fn run(build: &str, memcached: &Memcached) -> BTreeMap<String, String> {
     run_action(build, None, memcached)
 }
 
-/// Runs a process of a build that does something with each entry, and returns the outcomes.
+/// Runs a process of a build that performs an action on each entry. Returns the outcome of each.
 fn run_action(
     build: &str,
     action: Option<&str>,
@@ -42,14 +47,16 @@ fn run_action(
     lines.collect()
 }
 
-/// The functions whose values each build can read from the other build.
+/// The functions whose values each build can read from the other build. Neither has changed; the
+/// types of `checked` panic when they decode another type's data.
 const UNCHANGED: &[(&str, &str)] = &[("unchanged", "hit"), ("checked", "hit")];
 
-/// Checks that every change has the expected outcome, except those in `but`.
-fn assert_each(answers: &BTreeMap<String, String>, expected: &str, but: &[(&str, &str)]) {
-    for (change, how) in answers {
-        let excepted = but.iter().find(|(name, _)| name == change);
-        assert_eq!(how, excepted.map_or(expected, |(_, how)| *how), "{change}: {answers:?}");
+/// Checks each outcome. `exceptions` lists the changes with another outcome than `expected`.
+fn assert_each(outcomes: &BTreeMap<String, String>, expected: &str, exceptions: &[(&str, &str)]) {
+    for (change, outcome) in outcomes {
+        let exception = exceptions.iter().find(|(name, _)| name == change);
+        let expected = exception.map_or(expected, |(_, expected)| *expected);
+        assert_eq!(outcome, expected, "{change}: {outcomes:?}");
     }
 }
 
@@ -120,8 +127,8 @@ fn get_and_add_use_the_builds_own_slot() {
     assert_each(&run(NEW, &memcached), "hit", &[]);
 }
 
-/// The entry in the first slot expires first, and the build of the second slot takes the first one too. The
-/// other build then takes the second slot.
+/// The first slot's entry goes away before the second's. The build with the second slot then takes
+/// the first as well, and the other build takes the second.
 #[test]
 fn no_build_keeps_both_slots() {
     let memcached = Memcached::start();

@@ -1,16 +1,16 @@
-//! Writes `docs/errors.md` from the compile-fail cases, so that the page shows the real messages.
-//! After a change, `WRITE_ERRORS_PAGE=1 cargo test -p cached-tests --test errors_page` updates it.
+//! Checks that `docs/errors.md` shows the messages of the compile-fail cases. `WRITE_ERRORS_PAGE=1
+//! cargo test -p cached-tests --test errors_page` writes the page.
 
 use std::fmt::Write;
 use std::path::Path;
 
-/// A mistake on the page. The heading is the first line of the compile-fail case.
+/// A mistake on the page. The first line of the compile-fail case is the heading.
 struct Mistake {
     /// The compile-fail case in `ui`.
     case: &'static str,
     /// Why the rule exists.
     reason: &'static str,
-    /// The ways out: when to take each, and the code to write.
+    /// The ways to mend the mistake: when to choose each, and the code to write.
     fixes: &'static [(&'static str, &'static str)],
 }
 
@@ -253,5 +253,5 @@ fn errors_page_shows_the_compile_fail_cases() {
         std::fs::write(&path, &page).expect("docs can be written");
     }
     let written = std::fs::read_to_string(&path).expect("docs/errors.md exists");
-    assert!(written == page, "docs/errors.md is out of date; see the top of this file");
+    assert!(written == page, "docs/errors.md is up to date; see the top of this file");
 }

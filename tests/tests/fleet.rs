@@ -1,7 +1,8 @@
-//! A fleet under load: processes of two builds, servers that are suspended, killed and restarted, and
-//! invalidations during fetches. No call fails or sees a wrong value, and the number of fetches is bounded.
+//! A fleet under load: processes of two builds, servers that are suspended, killed and restarted,
+//! and invalidations during fetches. No call fails or sees a wrong value, and the number of fetches
+//! is bounded.
 //!
-//! In a program of its own, because it counts fetches under load.
+//! The test is a program of its own because it counts fetches under load.
 #![allow(missing_docs)]
 
 use std::io::{BufRead, BufReader, Write};
@@ -16,8 +17,8 @@ use cached_tests::Memcached;
 const PAYMENTS: u64 = 60;
 const FETCH: Duration = Duration::from_millis(15);
 
-/// The service that the processes fetch from. A fetch returns the version that the payment has when the fetch
-/// begins.
+/// The service from which the processes fetch. A fetch returns the payment's version at the fetch's
+/// start.
 struct Upstream {
     address: String,
     versions: Arc<Vec<AtomicU64>>,
@@ -62,7 +63,7 @@ struct Member {
 struct Counters {
     calls: u64,
     fetches: u64,
-    /// Failures that let a call fetch although another process has the value or the lease.
+    /// Failures after which a call may fetch although another process has the value or the lease.
     excuses: u64,
 }
 
@@ -92,7 +93,7 @@ impl Member {
     fn answer(&mut self) -> String {
         let mut answer = String::new();
         self.output.read_line(&mut answer).expect("the process answers");
-        assert!(!answer.is_empty(), "the process has ended; its error is above");
+        assert!(!answer.is_empty(), "the process runs; if it has ended, its error is above");
         answer.trim().to_owned()
     }
 
@@ -108,12 +109,12 @@ impl Member {
         Counters { calls: next(), fetches: next(), excuses: next() }
     }
 
-    /// Waits until the member has made so many more calls.
+    /// Waits until the member has made `calls` more calls.
     fn wait_for_calls(&mut self, calls: u64) {
         let until = self.count().calls + calls;
         let give_up = Instant::now() + Duration::from_secs(60);
         while self.count().calls < until {
-            assert!(Instant::now() < give_up, "the process is stuck: {:?}", self.count());
+            assert!(Instant::now() < give_up, "the process makes calls: {:?}", self.count());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -146,7 +147,7 @@ fn change_everywhere(
         let by = number as usize % members.len();
         let give_up = Instant::now() + Duration::from_secs(30);
         while !members[by].invalidate(number, version) {
-            assert!(Instant::now() < give_up, "memcached is not reached");
+            assert!(Instant::now() < give_up, "memcached is reached within 30 s");
             std::thread::sleep(Duration::from_millis(20));
         }
         changes += &format!(" {number} {version}");
@@ -162,18 +163,19 @@ fn assert_no_fetches(members: &mut [Member]) {
     for (before, member) in before.into_iter().zip(members) {
         let after = member.count();
         let (fetched, excuses) = (after.fetches - before.fetches, after.excuses - before.excuses);
-        assert!(fetched <= excuses, "{fetched} fetches, and {excuses} failures");
+        assert!(fetched <= excuses, "a failure excuses each fetch: {fetched}, {excuses} failures");
     }
 }
 
-/// Changes payments while a server is away. The member that invalidates a payment must not see it again.
+/// Changes payments while a server is out of reach. The member that invalidates a payment must not
+/// see the old version again.
 fn change_during_outage(upstream: &Upstream, members: &mut [Member]) {
     let mut unreached = 0;
     for number in 0..PAYMENTS / 2 {
         let by = number as usize % members.len();
         unreached += usize::from(!members[by].invalidate(number, upstream.change(number)));
     }
-    assert!(unreached > 0, "no invalidation met the missing server");
+    assert!(unreached > 0, "some invalidations do not reach the server");
     members.iter_mut().for_each(|member| member.wait_for_calls(200));
 }
 
@@ -184,7 +186,7 @@ fn wait_for_recovery(upstream: &Upstream, members: &mut [Member]) {
         let give_up = Instant::now() + Duration::from_secs(30);
         for member in members.iter_mut() {
             while !member.invalidate(number, version) {
-                assert!(Instant::now() < give_up, "a server is not used again");
+                assert!(Instant::now() < give_up, "each server is used again within 30 s");
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
@@ -209,7 +211,7 @@ fn a_fleet_under_failures_answers_correctly() {
     let excuses: u64 = counts.iter().map(|count| count.excuses).sum();
     assert!(
         (PAYMENTS..=PAYMENTS + excuses).contains(&fetches),
-        "{fetches} fetches, {excuses} failures"
+        "each payment is fetched once: {fetches} fetches, {excuses} failures"
     );
     // Four members invalidate the same payments again and again, during fetches.
     for _ in 0..15 {
@@ -251,11 +253,11 @@ fn a_fleet_under_failures_answers_correctly() {
     wait_for_recovery(&upstream, &mut fleet);
     assert_no_fetches(&mut fleet);
 
-    // A killed process leaves nothing behind that other processes wait for.
+    // A process is killed. It leaves nothing behind for which other processes wait.
     let mut killed = fleet.remove(0);
     killed.process.kill().expect("the process runs");
     change_everywhere(&upstream, &mut fleet, 0..PAYMENTS);
     fleet.iter_mut().for_each(|member| member.wait_for_calls(300));
     let calls: u64 = fleet.into_iter().map(|member| member.end().calls).sum();
-    assert!(calls > 3000, "{calls} calls");
+    assert!(calls > 3000, "the fleet makes many calls: {calls}");
 }

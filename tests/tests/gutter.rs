@@ -1,5 +1,7 @@
-//! In a process of its own, because it measures times. A key whose home server is lost uses the next server,
-//! its gutter, before any process has ejected the home.
+//! A key whose *home server* is lost moves to the key's second server, the *gutter server*. This
+//! happens before any process has *ejected* the home server, that is, stopped to use it.
+//!
+//! These tests run in a process of their own because they measure time.
 #![allow(missing_docs)]
 
 use std::collections::HashMap;
@@ -20,9 +22,9 @@ const LATENESS: Duration = Duration::from_millis(300);
 
 /// Counts the fetches of each key.
 #[derive(Clone, Default)]
-struct Upstream(Arc<Mutex<HashMap<u32, u32>>>);
+struct CountingUpstream(Arc<Mutex<HashMap<u32, u32>>>);
 
-impl Upstream {
+impl CountingUpstream {
     async fn fetch(&self, number: u32) -> u32 {
         *self
             .0
@@ -51,14 +53,14 @@ impl Upstream {
     skip(upstream),
     entry = record_entry
 )]
-async fn record(upstream: &Upstream, number: u32) -> Result<u32, String> {
+async fn record(upstream: &CountingUpstream, number: u32) -> Result<u32, String> {
     Ok(upstream.fetch(number).await)
 }
 
 /// Returns the cache of a new process, which shares only memcached with other caches.
 async fn new_process(servers: &[Memcached]) -> Cache {
     let builder = Cache::builder().memcached(servers.iter().map(Memcached::address));
-    // A call that waits for a lease must wait until the fill.
+    // A call that waits for a lease must wait until the lease holder has stored the value.
     let builder = builder.remote_timeout(TIMEOUT).lease_wait(Duration::from_secs(20));
     builder.build().await.expect("the settings are valid")
 }
@@ -67,13 +69,13 @@ fn key(cache: &Cache, number: u32) -> String {
     let key = std::pin::pin!(cache.scope(async move { record_entry(number).key().to_string() }));
     match key.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
         std::task::Poll::Ready(key) => key,
-        std::task::Poll::Pending => unreachable!("a companion awaits nothing"),
+        std::task::Poll::Pending => unreachable!("a companion returns an entry at once"),
     }
 }
 
 /// Returns numbers whose keys have the first server as their home.
 async fn keys_of_first_server(servers: &[Memcached], count: usize) -> Vec<u32> {
-    let (cache, upstream) = (new_process(servers).await, Upstream::default());
+    let (cache, upstream) = (new_process(servers).await, CountingUpstream::default());
     let mut keys = Vec::new();
     for number in 10_000.. {
         cache.scope(record(&upstream, number)).await.expect("the call succeeds");
@@ -88,11 +90,11 @@ async fn keys_of_first_server(servers: &[Memcached], count: usize) -> Vec<u32> {
     keys
 }
 
-/// Lets two processes call for keys of a lost server, one after the other. Checks that each key is fetched once in
-/// total, and that no call takes longer than the timeout and a fetch.
+/// Calls `record` from two processes in turn, with keys whose home server is lost. Checks that each
+/// key is fetched once in total, and that no call takes longer than the timeout and a fetch.
 async fn assert_one_fetch_in_turn(servers: &[Memcached], keys: &[u32]) {
     let (a, b, upstream) =
-        (new_process(servers).await, new_process(servers).await, Upstream::default());
+        (new_process(servers).await, new_process(servers).await, CountingUpstream::default());
     for (turn, &number) in keys.iter().enumerate() {
         let in_turn = if turn % 2 == 0 { [&a, &b] } else { [&b, &a] };
         for cache in in_turn {
@@ -103,14 +105,15 @@ async fn assert_one_fetch_in_turn(servers: &[Memcached], keys: &[u32]) {
             assert!(took < TIMEOUT + FETCH + LATENESS, "{took:?}");
             cache.flush().await;
         }
-        assert_eq!(upstream.fetches(number), 1, "the key of turn {turn}");
+        assert_eq!(upstream.fetches(number), 1, "the key of turn {turn} is fetched once");
     }
 }
 
-/// Lets two processes make all calls at once. Checks that each key is fetched once in total.
+/// Calls `record` from two processes at once, with keys whose home server is lost. Checks that each
+/// key is fetched once in total.
 async fn assert_one_fetch_at_once(servers: &[Memcached], keys: &[u32]) {
     let (a, b, upstream) =
-        (new_process(servers).await, new_process(servers).await, Upstream::default());
+        (new_process(servers).await, new_process(servers).await, CountingUpstream::default());
     let mut calls = JoinSet::new();
     for &number in keys {
         for cache in [&a, &b, &a, &b] {
@@ -147,17 +150,18 @@ async fn a_hanging_server_costs_one_fetch_per_key() {
 }
 
 #[tokio::test]
-async fn a_hanging_server_leaves_time_for_a_new() {
+async fn a_hanging_home_leaves_a_new_gutter_time() {
     let servers = [Memcached::start(), Memcached::start()];
     let keys = keys_of_first_server(&servers, 2).await;
-    let grown = async || {
+    let process_with_added_server = async || {
         let cache = new_process(&servers[..1]).await;
         cache
             .set_memcached(servers.iter().map(Memcached::address))
             .expect("the settings are valid");
         cache
     };
-    let (one, other, upstream) = (grown().await, grown().await, Upstream::default());
+    let (one, other) = (process_with_added_server().await, process_with_added_server().await);
+    let upstream = CountingUpstream::default();
     servers[0].stop();
     for number in keys {
         for cache in [&one, &other] {
@@ -172,7 +176,7 @@ async fn a_hanging_server_leaves_time_for_a_new() {
 #[tokio::test]
 async fn two_hanging_servers_cost_one_timeout() {
     let servers = [Memcached::start(), Memcached::start()];
-    let (cache, upstream) = (new_process(&servers).await, Upstream::default());
+    let (cache, upstream) = (new_process(&servers).await, CountingUpstream::default());
     servers.iter().for_each(Memcached::stop);
     for number in 0..4 {
         let began = Instant::now();
@@ -183,15 +187,16 @@ async fn two_hanging_servers_cost_one_timeout() {
     servers.iter().for_each(Memcached::resume);
 }
 
-/// A state that fetches return as it was when they began. A fetch ends when the test allows it.
-struct Source {
+/// An upstream with a state. A fetch returns the state at the fetch's start, and ends when the test
+/// allows it.
+struct StatusUpstream {
     state: AtomicU32,
     may_end: Semaphore,
 }
 
-impl Source {
-    fn new() -> Arc<Source> {
-        Arc::new(Source { state: AtomicU32::new(1), may_end: Semaphore::new(1000) })
+impl StatusUpstream {
+    fn new() -> Arc<StatusUpstream> {
+        Arc::new(StatusUpstream { state: AtomicU32::new(1), may_end: Semaphore::new(1000) })
     }
 
     fn change(&self) -> u32 {
@@ -209,11 +214,11 @@ impl Source {
     name = "status",
     overwrite(reason = "a status has no version of its own"),
     local = false,
-    skip(source),
+    skip(upstream),
     entry = status_entry
 )]
-async fn status(source: &Source) -> Result<u32, String> {
-    Ok(source.fetch().await)
+async fn status(upstream: &StatusUpstream) -> Result<u32, String> {
+    Ok(upstream.fetch().await)
 }
 
 /// Two processes that share two in-memory servers: the home and the gutter of the key of `status`.
@@ -221,15 +226,15 @@ struct TwoProcesses {
     processes: [TestCache; 2],
     home: TestMemcached,
     gutter: TestMemcached,
-    source: Arc<Source>,
+    upstream: Arc<StatusUpstream>,
 }
 
 impl TwoProcesses {
     async fn new() -> TwoProcesses {
         let builder = Cache::builder().memcached(["one:1", "other:1"]).remote_timeout(TIMEOUT);
         let a = TestCache::with(builder).expect("the settings are valid");
-        let source = Source::new();
-        assert_eq!(a.run(status(&source)).await, Ok(1));
+        let upstream = StatusUpstream::new();
+        assert_eq!(a.run(status(&upstream)).await, Ok(1));
         let key = a.run(async { status_entry().key() }).await;
         let mut servers = ["one:1", "other:1"].map(|address| a.memcached_at(address));
         if !servers[0].holds(&key) {
@@ -238,13 +243,13 @@ impl TwoProcesses {
         let [home, gutter] = servers;
         assert!(home.holds(&key) && !gutter.holds(&key));
         home.clear();
-        TwoProcesses { processes: [a.another_process(), a], home, gutter, source }
+        TwoProcesses { processes: [a.another_process(), a], home, gutter, upstream }
     }
 
     /// Calls `status` while the home server fails.
     async fn call_without_home(&self, process: usize) -> u32 {
         self.home.fail();
-        let answer = self.processes[process].run(status(&self.source)).await;
+        let answer = self.processes[process].run(status(&self.upstream)).await;
         self.home.recover();
         answer.expect("the call succeeds")
     }
@@ -255,14 +260,14 @@ impl TwoProcesses {
     }
 }
 
-/// Only one process has seen the home fail. The other process makes the change.
+/// One process has seen the home server fail. The other process has not, and makes the change.
 #[tokio::test]
 async fn changes_reach_the_gutter_of_other_processes() {
     for overwrites in [false, true] {
         let both = TwoProcesses::new().await;
         assert_eq!(both.call_without_home(0).await, 1);
-        let fetched = both.source.change();
-        assert_eq!(both.call_without_home(0).await, 1, "the gutter has the value");
+        let fetched = both.upstream.change();
+        assert_eq!(both.call_without_home(0).await, 1, "the value comes from the gutter server");
         match overwrites {
             false => assert!(both.invalidate(1).await),
             true => {
@@ -279,10 +284,10 @@ async fn changes_reach_the_gutter_of_other_processes() {
 #[tokio::test]
 async fn an_invalidated_gutter_fetch_is_not_stored() {
     let both = TwoProcesses::new().await;
-    both.source.may_end.forget_permits(1000);
+    both.upstream.may_end.forget_permits(1000);
     both.home.fail();
-    let (cache, source) = (both.processes[0].cache().clone(), Arc::clone(&both.source));
-    let fetch = tokio::spawn(cache.scope(async move { status(&source).await }));
+    let (cache, upstream) = (both.processes[0].cache().clone(), Arc::clone(&both.upstream));
+    let fetch = tokio::spawn(cache.scope(async move { status(&upstream).await }));
     let gutter = both.gutter.clone();
     let is_read = async {
         while gutter.commands() == 0 {
@@ -292,9 +297,9 @@ async fn an_invalidated_gutter_fetch_is_not_stored() {
     tokio::time::timeout(TIMEOUT, is_read).await.expect("the gutter is read");
     tokio::time::sleep(FETCH).await;
     both.home.recover();
-    let new = both.source.change();
+    let new = both.upstream.change();
     assert!(both.invalidate(1).await);
-    both.source.may_end.add_permits(10);
+    both.upstream.may_end.add_permits(10);
     assert_eq!(fetch.await.expect("no task panics"), Ok(1), "the call began before the change");
     cache.flush().await;
     assert_eq!(both.call_without_home(1).await, new);
@@ -304,11 +309,12 @@ async fn an_invalidated_gutter_fetch_is_not_stored() {
 async fn a_dropped_invalidation_still_clears_the_gutter() {
     let both = TwoProcesses::new().await;
     assert_eq!(both.call_without_home(0).await, 1);
-    let new = both.source.change();
+    let new = both.upstream.change();
     both.home.stall();
     let invalidate = both.processes[0].cache().scope(async { status_entry().invalidate().await });
-    assert!(tokio::time::timeout(TIMEOUT / 4, invalidate).await.is_err(), "the home answers");
-    assert_eq!(both.processes[0].run(status(&both.source)).await, Ok(new));
+    let invalidated = tokio::time::timeout(TIMEOUT / 4, invalidate).await;
+    assert!(invalidated.is_err(), "the home server does not answer");
+    assert_eq!(both.processes[0].run(status(&both.upstream)).await, Ok(new));
 }
 
 #[tokio::test]
@@ -317,38 +323,39 @@ async fn a_recovered_server_gets_the_next_command() {
     let key = both.processes[0].run(async { status_entry().key() }).await;
     both.home.fail();
     for _ in 0..4 {
-        assert_eq!(both.processes[0].run(status(&both.source)).await, Ok(1));
-        assert!(!both.invalidate(0).await, "the home fails");
+        assert_eq!(both.processes[0].run(status(&both.upstream)).await, Ok(1));
+        assert!(!both.invalidate(0).await, "the home server fails");
     }
     both.home.recover();
     both.processes[0].advance(Duration::from_secs(60));
-    assert_eq!(both.processes[0].run(status(&both.source)).await, Ok(1));
+    assert_eq!(both.processes[0].run(status(&both.upstream)).await, Ok(1));
     assert!(both.home.holds(&key));
     both.home.fail();
     while both.invalidate(0).await || both.invalidate(0).await {}
     assert!(!both.invalidate(0).await);
     both.home.recover();
     both.processes[0].advance(Duration::from_secs(60));
-    assert!(both.invalidate(0).await, "the home is reached");
+    assert!(both.invalidate(0).await, "the home server is used again");
     assert!(!both.home.holds(&key));
 }
 
-/// A full server answers and refuses fills. The gutter must not take its keys, since that would only move the
-/// load.
+/// A full server answers reads and refuses fills. Its keys must not move to the gutter server,
+/// because that would only move the load.
 #[tokio::test]
 async fn a_refused_write_does_not_use_the_gutter() {
     let full = FakeMemcached::start(ServerKind::Full);
     let memcached = Memcached::start();
     let builder = Cache::builder().memcached([full.address(), memcached.address()]);
     let cache = builder.remote_timeout(TIMEOUT).build().await.expect("the settings are valid");
-    let upstream = Upstream::default();
+    let upstream = CountingUpstream::default();
     let mut refused = 0;
     for number in 0..20 {
         assert_eq!(cache.scope(record(&upstream, number)).await, Ok(number));
         cache.flush().await;
         let key = key(&cache, number);
         refused += usize::from(memcached.remaining_ttl(&key).is_none());
-        assert_eq!(memcached.remaining_ttl(&format!("{key}:gutter")), None, "key {number}");
+        let in_gutter = memcached.remaining_ttl(&format!("{key}:gutter"));
+        assert_eq!(in_gutter, None, "key {number} stays at its home server");
     }
-    assert!(refused > 3, "{refused} of 20 fills were refused");
+    assert!(refused > 3, "the full server refuses some fills: {refused} of 20");
 }

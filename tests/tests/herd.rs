@@ -1,4 +1,6 @@
-//! In a process of its own, because it measures times: many callers of one key at once.
+//! Many callers of one key at once.
+//!
+//! The test runs in a process of its own because it measures time.
 #![allow(missing_docs)]
 
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use std::time::{Duration, Instant};
 use cached_core::{Cache, coordinator_cached};
 use tokio::runtime::Builder;
 
-/// Counts fetches, and notes when the last one ended.
+/// An upstream that counts its fetches and records the end of the last fetch.
 #[derive(Default)]
 struct Upstream {
     fetches: AtomicU64,
@@ -31,13 +33,13 @@ fn ten_thousand_callers_are_answered_together() {
     for pause in [0, 0, 1, 3, 6] {
         std::thread::sleep(Duration::from_secs(pause));
         let took = ten_thousand_callers();
-        println!("the last was answered {took:?} after the fetch");
+        println!("the last caller was answered {took:?} after the fetch");
         if took <= Duration::from_millis(50) {
             return;
         }
         all.push(took);
     }
-    panic!("the last was answered {all:?} after the fetch");
+    panic!("the last caller was answered {all:?} after the fetch");
 }
 
 /// Returns how long after the fetch the last caller was answered.

@@ -1,5 +1,7 @@
-//! In a process of its own, because it measures times. Leaders that panic, that are slow, whose runtime stands
-//! still, and leaders of a forked process.
+//! Tests of the *leader*, the call that fetches for all calls of a key. The leader panics, is slow,
+//! stops because its runtime runs no tasks, or belongs to the parent of a forked process.
+//!
+//! These tests run in a process of their own because they measure time.
 #![allow(missing_docs)]
 
 use std::process::Command;
@@ -24,7 +26,7 @@ async fn always_panics(upstream: &Upstream, number: u32) -> Result<u32, Upstream
 #[tokio::test]
 async fn callers_wait_for_at_most_two_panicking_fetches() {
     let cache = local_cache().await;
-    let upstream = Upstream::default().taking(100);
+    let upstream = Upstream::default().taking_millis(100);
     let began = Instant::now();
     let calls: Vec<_> = (0..50)
         .map(|_| {
@@ -48,7 +50,7 @@ async fn slow(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
 #[ignore = "takes 45 s; `cargo test -p cached-tests --test leaders -- --ignored`"]
 async fn a_fetch_of_45_s_is_one_fetch() {
     let cache = local_cache().await;
-    let upstream = Upstream::default().taking(45_000);
+    let upstream = Upstream::default().taking_millis(45_000);
     let began = Instant::now();
     let calls: Vec<_> = (0..10)
         .map(|_| {
@@ -63,7 +65,7 @@ async fn a_fetch_of_45_s_is_one_fetch() {
 }
 
 /// Returns how many milliseconds the call of a forked process takes.
-fn call_of_a_child(child: &str) -> u64 {
+fn millis_of_child_call(child: &str) -> u64 {
     let mut program = Command::new(env!("CARGO_BIN_EXE_forks"));
     let program = program.env("CHILD", child).output().expect("the program starts");
     let (output, error) = (String::from_utf8_lossy(&program.stdout), program.stderr);
@@ -72,14 +74,14 @@ fn call_of_a_child(child: &str) -> u64 {
 }
 
 #[test]
-fn a_forked_process_relieves_an_unpolled_leader() {
-    let took = call_of_a_child("holds");
+fn a_forked_process_replaces_an_unpolled_leader() {
+    let took = millis_of_child_call("holds");
     assert!(took < 3000, "{took} ms");
 }
 
 #[test]
 fn a_forked_process_ignores_its_parents_leader() {
-    let took = call_of_a_child("inherits");
+    let took = millis_of_child_call("inherits");
     assert!(took < 500, "{took} ms");
 }
 
@@ -100,12 +102,12 @@ fn start_call(
 }
 
 #[test]
-fn a_leader_on_an_idle_runtime_is_relieved() {
+fn a_leader_on_an_idle_runtime_is_replaced() {
     let (idle, other) = (one_thread(), one_thread());
     let cache = other.block_on(local_cache());
-    let upstream = Upstream::default().taking(1000);
+    let upstream = Upstream::default().taking_millis(1000);
     let first = start_call(&idle, &cache, &upstream);
-    // These callers are the first followers, and cannot take the lead either.
+    // These callers wait first, but cannot take the lead, because their runtime is idle too.
     let stuck: Vec<_> = (0..3).map(|_| start_call(&idle, &cache, &upstream)).collect();
     let began = Instant::now();
     assert_eq!(other.block_on(cache.scope(slow(&upstream, 8))), Ok(2));
@@ -118,10 +120,10 @@ fn a_leader_on_an_idle_runtime_is_relieved() {
 }
 
 #[test]
-fn a_leader_on_a_blocked_runtime_is_relieved() {
+fn a_leader_on_a_blocked_runtime_is_replaced() {
     let (blocked, other) = (one_thread(), one_thread());
     let cache = other.block_on(local_cache());
-    let upstream = Upstream::default().taking(200);
+    let upstream = Upstream::default().taking_millis(200);
     let first = start_call(&blocked, &cache, &upstream);
     let thread = std::thread::spawn(move || {
         blocked.block_on(async { std::thread::sleep(Duration::from_secs(6)) });
@@ -133,14 +135,14 @@ fn a_leader_on_a_blocked_runtime_is_relieved() {
     assert_eq!(thread.join().expect("no task panics"), Ok(2));
 }
 
-/// The fetch shows no sign of life, but its runtime is driven.
+/// The fetch is neither woken nor polled for a while, but its runtime runs tasks.
 #[test]
-fn a_slow_fetch_on_a_driven_runtime_stays() {
+fn a_slow_fetch_keeps_the_lead() {
     let many_threads = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     for slow_one in [one_thread(), many_threads.expect("the runtime starts")] {
         let other = one_thread();
         let cache = other.block_on(local_cache());
-        let upstream = Upstream::default().taking(5000);
+        let upstream = Upstream::default().taking_millis(5000);
         let first = start_call(&slow_one, &cache, &upstream);
         let thread = std::thread::spawn(move || slow_one.block_on(first).expect("no task panics"));
         assert_eq!(other.block_on(cache.scope(slow(&upstream, 8))), Ok(1));

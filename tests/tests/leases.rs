@@ -1,5 +1,7 @@
-//! In a process of its own, because it measures times. Leases are short, are renewed while their holder fetches,
-//! and are given back when the holder ends normally.
+//! Tests of *leases*: a lease is the right of one process to fetch a missing value. Leases are
+//! short, are renewed while their holder fetches, and are given back when the holder ends normally.
+//!
+//! These tests run in a process of their own because they measure time.
 #![allow(missing_docs)]
 
 use std::io::{BufRead, BufReader, Write};
@@ -49,7 +51,7 @@ fn a_cancelled_call_leaves_no_lease() {
         let (how, took) = run(&memcached.address(), &[("RUNTIME", runtime)]);
         assert_eq!(how, "fetched");
         assert!(took < Duration::from_millis(250), "{runtime}: {took:?}");
-        assert_eq!(run(&memcached.address(), &[]).0, "hit", "the second program had won the lease");
+        assert_eq!(run(&memcached.address(), &[]).0, "hit", "the second program wins the lease");
     }
 }
 
@@ -69,7 +71,7 @@ fn an_orphaned_renewed_lease_ends_in_seconds() {
     let (how, took) = run(&memcached.address(), &[]);
     assert_eq!(how, "fetched");
     assert!(took < Duration::from_millis(3500), "{took:?}");
-    assert_eq!(run(&memcached.address(), &[]).0, "hit", "the next process had won the lease");
+    assert_eq!(run(&memcached.address(), &[]).0, "hit", "the second process wins the lease");
 }
 
 #[coordinator_cached(name = "slow_report", version = edition, skip(upstream), entry = slow_entry)]
@@ -95,7 +97,7 @@ async fn new_process(address: &str) -> Cache {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_processes_share_a_six_second_fetch() {
     let memcached = Memcached::start();
-    let upstream = Upstream::default().taking(6000);
+    let upstream = Upstream::default().taking_millis(6000);
     let began = Instant::now();
     let mut calls = Vec::new();
     for _ in 0..4 {
@@ -109,8 +111,9 @@ async fn new_processes_share_a_six_second_fetch() {
     assert!(began.elapsed() < Duration::from_millis(6500), "{:?}", began.elapsed());
 }
 
-/// A waiting process sees by the marker that the holder is alive. It then waits for longer than it would for a
-/// holder that may have been killed.
+/// A holder that renews its lease leaves a *marker* in memcached. A waiting process sees by the
+/// marker that the holder is alive, and then waits longer than for a holder that may have been
+/// killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_lease_carries_a_marker_too() {
     let memcached = Memcached::start();
@@ -118,7 +121,7 @@ async fn a_long_lease_carries_a_marker_too() {
         let builder = Cache::builder().memcached([memcached.address()]);
         builder.lease(Duration::from_secs(10)).build().await.expect("the settings are valid")
     };
-    let upstream = Upstream::default().taking(2500);
+    let upstream = Upstream::default().taking_millis(2500);
     let holder = new_process().await;
     let call = {
         let upstream = upstream.clone();
@@ -141,7 +144,7 @@ async fn a_long_lease_carries_a_marker_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_overtaken_slow_fetch_stores_nothing() {
     let memcached = Memcached::start();
-    let upstream = Upstream::default().taking(1800);
+    let upstream = Upstream::default().taking_millis(1800);
     let holder = new_process(&memcached.address()).await;
     let call = {
         let upstream = upstream.clone();
@@ -154,14 +157,14 @@ async fn an_overtaken_slow_fetch_stores_nothing() {
     assert_eq!(call.await.expect("no task panics"), Ok(1));
     holder.flush().await;
     let found = other.scope(async { slow_entry(8).get().await }).await;
-    assert!(!found.is_found(), "the overtaken value was stored");
+    assert!(!found.is_found(), "the value of the earlier fetch is not stored");
     assert_eq!(holder.stats().get("slow_report").expect("the function was called").fills, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_added_value_replaces_a_renewed_lease() {
     let memcached = Memcached::start();
-    let upstream = Upstream::default().taking(1500);
+    let upstream = Upstream::default().taking_millis(1500);
     let holder = new_process(&memcached.address()).await;
     let call = {
         let upstream = upstream.clone();
@@ -177,7 +180,8 @@ async fn an_added_value_replaces_a_renewed_lease() {
     assert_eq!(found.into_option(), Some(77));
 }
 
-/// Starts a server that reports a busy lease for every key, forever. Returns its address.
+/// Starts a server that always reports for every key that another caller holds the lease. Returns
+/// the server's address.
 fn start_busy_server() -> String {
     fn serve(stream: TcpStream) -> std::io::Result<()> {
         let mut lines = BufReader::new(stream.try_clone()?).lines();
@@ -212,13 +216,13 @@ fn start_busy_server() -> String {
 #[tokio::test]
 async fn a_forever_busy_server_delays_calls_briefly() {
     let cache = new_process(&start_busy_server()).await;
-    let upstream = Upstream::default().taking(100);
+    let upstream = Upstream::default().taking_millis(100);
     let began = Instant::now();
     for edition in 0..3 {
         cache.scope(slow_report(&upstream, edition)).await.expect("the call succeeds");
     }
     assert!(began.elapsed() < Duration::from_millis(2200), "{:?}", began.elapsed());
-    // The lease of a killed process would have ended by now. These leases have not.
+    // If killed processes had held these leases, the leases would have ended by now. They have not.
     tokio::time::sleep(Duration::from_millis(3500)).await;
     let began = Instant::now();
     for edition in 3..13 {
@@ -231,8 +235,8 @@ async fn a_forever_busy_server_delays_calls_briefly() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_processes_refetch_once_after_a_failure() {
     let memcached = Memcached::start();
-    let upstream = Upstream::default().taking(1300);
-    let quick = Upstream::default().taking(300);
+    let upstream = Upstream::default().taking_millis(1300);
+    let quick = Upstream::default().taking_millis(300);
     upstream.fail();
     let holder = new_process(&memcached.address()).await;
     let failing = {
@@ -253,7 +257,7 @@ async fn waiting_processes_refetch_once_after_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn orphaned_leases_do_not_discredit_the_server() {
+async fn calls_wait_for_leases_after_orphaned_leases() {
     let memcached = Memcached::start();
     let cache = new_process(&memcached.address()).await;
     for edition in 0..3 {
@@ -263,7 +267,7 @@ async fn orphaned_leases_do_not_discredit_the_server() {
         cache.scope(slow_report(&Upstream::default(), edition)).await.expect("the call succeeds");
     }
     tokio::time::sleep(Duration::from_millis(3500)).await;
-    let upstream = Upstream::default().taking(400);
+    let upstream = Upstream::default().taking_millis(400);
     let other = new_process(&memcached.address()).await;
     let first = {
         let upstream = upstream.clone();

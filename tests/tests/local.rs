@@ -1,5 +1,7 @@
-//! In a process of its own, because it counts freed values. The local tier never answers with a value that was
-//! overwritten, was invalidated or has expired, and it frees the values that it drops.
+//! The local tier never answers with a value that was overwritten or invalidated or has expired. It
+//! frees the values that it drops.
+//!
+//! These tests run in a process of their own because they count freed values.
 #![allow(missing_docs)]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,8 +34,8 @@ async fn level(source: &Source, tank: u32) -> Result<u64, std::io::Error> {
     Ok(source.load(Ordering::SeqCst))
 }
 
-/// Four threads read the levels of two tanks as fast as they can, while a fifth thread changes the entries.
-/// Levels only rise. After a change has returned, no later call may return an older level.
+/// Four threads read the levels of two tanks as fast as they can, while a fifth thread changes the
+/// entries. Levels only rise. After a change has returned, no later call may return an older level.
 #[test]
 fn no_thread_reads_an_overwritten_value() {
     const CHANGES: u64 = 4_000;
@@ -53,7 +55,7 @@ fn no_thread_reads_an_overwritten_value() {
                         for (tank, floor) in [(0, &floors[0]), (1, &floors[1])] {
                             let floor = floor.load(Ordering::SeqCst);
                             let seen = level(&source, tank).await.expect("the call succeeds");
-                            assert!(seen >= floor, "tank {tank}: {seen} is older than {floor}");
+                            assert!(seen >= floor, "tank {tank}: {floor} or later, not {seen}");
                             reads.fetch_add(1, Ordering::Relaxed);
                         }
                     }
@@ -82,7 +84,7 @@ fn no_thread_reads_an_overwritten_value() {
         }));
         done.store(true, Ordering::Relaxed);
     });
-    assert!(reads.load(Ordering::Relaxed) > CHANGES, "the readers made too few calls");
+    assert!(reads.load(Ordering::Relaxed) > CHANGES, "the readers make more calls than changes");
 }
 
 #[coordinator_cached(name = "expiring", version = number, ttl = "30m", skip(source))]
@@ -112,7 +114,7 @@ async fn an_expired_value_is_not_served() {
 }
 
 #[tokio::test]
-async fn scoped_caches_do_not_mix() {
+async fn scoped_caches_do_not_share_entries() {
     let (one, other) = (cache().await, cache().await);
     let source = Source::default();
     for _ in 0..100 {
@@ -131,7 +133,7 @@ async fn watched(
     Ok(value)
 }
 
-/// Returns true if the last fetched value has not been freed.
+/// Returns true if the value that was fetched last has not been freed.
 fn is_alive(seen: &Mutex<Option<Weak<String>>>) -> bool {
     let seen = seen.lock().expect("no thread panics while it holds the lock");
     seen.as_ref().expect("a value was fetched").strong_count() > 0
@@ -169,7 +171,7 @@ async fn slow(number: u64) -> Result<SlowClone, std::io::Error> {
     Ok(SlowClone(number))
 }
 
-#[coordinator_cached(name = "freed", overwrite(reason = "it is removed"), entry = freed_entry, skip(value))]
+#[coordinator_cached(name = "freed", overwrite(reason = "the test invalidates the entry"), entry = freed_entry, skip(value))]
 async fn freed(value: &Arc<String>, number: u64) -> Result<Arc<String>, std::io::Error> {
     let _ = number;
     Ok(Arc::clone(value))
@@ -194,10 +196,11 @@ fn a_slow_clone_holds_no_invalidated_value() {
                 freed_entry(number).invalidate().await.expect("no server can fail");
             }
         }));
-        // The count is checked after `blocked` is dropped. A panic before that would wait for the other thread forever.
+        // A panic would wait for the other thread forever while `blocked` exists, so the assertion
+        // comes after the drop.
         let alive = Arc::strong_count(&value) - 1;
         drop(blocked);
-        assert!(alive < 10, "{alive} of 1000 are not freed");
+        assert!(alive < 10, "invalidated values are freed: {alive} of 1000 are not");
     });
 }
 
@@ -212,13 +215,13 @@ async fn cistern(sources: &Arc<[AtomicU64]>, number: usize) -> Result<u64, std::
     Ok(sources[number].load(Ordering::SeqCst))
 }
 
-/// Here most entries are evicted or expire. So the table, the evictions of moka, the sweep and the changes work on
-/// the same entries at once.
+/// Most entries are evicted or expire. So lookups, the evictions of moka, the sweep of expired
+/// entries and changes work on the same entries at once.
 #[test]
 fn no_thread_reads_old_values_under_eviction() {
     const CISTERNS: usize = 3_000;
     const CHANGES: u64 = 30_000;
-    // The capacity is enough for a sixth of the entries.
+    // The cache has room for a sixth of the entries.
     let cache = Cache::builder().local_capacity(CISTERNS as u64 / 6 * 580).build();
     let cache = runtime().block_on(cache).expect("the settings are valid");
     let levels = || (0..CISTERNS).map(|_| AtomicU64::new(0)).collect::<Arc<[AtomicU64]>>();
@@ -228,7 +231,7 @@ fn no_thread_reads_old_values_under_eviction() {
         *random ^= *random << 13;
         *random ^= *random >> 7;
         *random ^= *random << 17;
-        // A third of the calls is for a few hot keys.
+        // A third of the calls are for a few hot keys.
         let keys = if random.is_multiple_of(3) { 20 } else { CISTERNS };
         (*random >> 20) as usize % keys
     };
@@ -242,7 +245,7 @@ fn no_thread_reads_old_values_under_eviction() {
                         let number = next(&mut random);
                         let floor = floors[number].load(Ordering::SeqCst);
                         let seen = cistern(sources, number).await.expect("the call succeeds");
-                        assert!(seen >= floor, "cistern {number}: {seen} is older than {floor}");
+                        assert!(seen >= floor, "cistern {number}: {floor} or later, not {seen}");
                     }
                 }));
             });

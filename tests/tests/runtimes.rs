@@ -1,5 +1,5 @@
-//! In a process of its own, because it counts open descriptors. Runtimes that end, that are not driven, that lack
-//! a timer, or whose clock is paused.
+//! In a process of its own, because it counts open descriptors. Runtimes that end, that are not
+//! driven, that lack a timer, or whose clock is paused.
 #![allow(missing_docs)]
 
 use std::time::{Duration, Instant};
@@ -126,8 +126,8 @@ fn a_read_on_a_closed_connection_is_repeated() {
     assert_eq!((stats.remote_errors, stats.fetches), (0, 2), "{stats:?}");
 }
 
-/// Lets calls time out while memcached is suspended, and checks that the leases which memcached grants afterwards
-/// are released.
+/// Lets calls time out while memcached is suspended, and checks that the leases which memcached
+/// grants afterwards are released.
 async fn assert_late_leases_released(calls: u64) {
     let memcached = Memcached::start();
     let cache = new_process(&memcached, Duration::from_millis(200)).await;
@@ -239,14 +239,15 @@ async fn a_paused_clock_fails_no_exchange() {
 
 /// Checks that the renewals of a lease move to another runtime.
 ///
-/// A fetch begins on one runtime. The runtime runs until it has renewed the lease once, and `stop` then stops it.
-/// A follower on another runtime takes the lead over. A call of another process waits as long as the lease is
-/// alive. With `during_renewal` memcached answers the second renewal only after the runtime was stopped.
+/// A fetch begins on one runtime. The runtime runs until it has renewed the lease once, and `stop`
+/// then stops it. A follower on another runtime takes the lead over. A call of another process
+/// waits as long as the lease is alive. With `during_renewal` memcached answers the second renewal
+/// only after the runtime was stopped.
 fn assert_renewals_move(during_renewal: bool, stop: impl FnOnce(Runtime) -> Option<Runtime>) {
     let memcached = Memcached::start();
     let (first, second, elsewhere) = (runtime(), runtime(), runtime());
     let cache = second.block_on(new_process(&memcached, TIMEOUT));
-    let upstream = Upstream::default().taking(4000);
+    let upstream = Upstream::default().taking_millis(4000);
     let call = |cache: &Cache| {
         let upstream = upstream.clone();
         cache.scope(async move { report(&upstream, 7).await })

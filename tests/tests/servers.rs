@@ -1,5 +1,5 @@
-//! In a process of its own, because it measures times. Servers that fail and return, and servers that are added
-//! and removed.
+//! In a process of its own, because it measures times. Servers that fail and return, and servers
+//! that are added and removed.
 #![allow(missing_docs)]
 
 use std::time::{Duration, Instant};
@@ -58,8 +58,8 @@ async fn users_at_home(server: &Memcached, cache: &Cache, users: std::ops::Range
     found
 }
 
-/// Suspends a server that has items, and invalidates or overwrites all of them. Checks that this process never
-/// sees an old value after the server has resumed with its old items.
+/// Suspends a server that has items, and invalidates or overwrites all of them. Checks that this
+/// process never sees an old value after the server has resumed with its old items.
 async fn assert_no_old_values(servers: usize, overwrites: bool) {
     let servers: Vec<Memcached> = (0..servers).map(|_| Memcached::start()).collect();
     let cache = new_process(&servers).await;
@@ -352,8 +352,8 @@ async fn only_keys_of_changed_servers_move() {
     assert!(error.contains("built without memcached"), "{error}");
 }
 
-/// Keys move to an added server and back. An invalidation in between must not leave the old value on the first
-/// server.
+/// Keys move to an added server and back. An invalidation in between must not leave the old value
+/// on the first server.
 #[tokio::test]
 async fn keys_that_move_back_revive_no_value() {
     let servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
@@ -395,14 +395,15 @@ async fn keys_that_move_back_revive_no_value() {
     }
 }
 
-/// A fetch begins before its server is removed, and ends after the server is used again. The invalidation in
-/// between did not reach that server, so the lease of the fetch is still valid there.
+/// A fetch begins before its server is removed, and ends after the server is used again. The
+/// invalidation in between did not reach that server, so the lease of the fetch is still valid
+/// there.
 #[tokio::test]
 async fn a_fetch_across_a_removal_stores_nothing() {
     let servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
     let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
     let cache = new_process(&servers).await;
-    let upstream = Upstream::default().taking(600);
+    let upstream = Upstream::default().taking_millis(600);
     let first = tokio::spawn({
         let (cache, upstream) = (cache.clone(), upstream.clone());
         async move {
@@ -436,8 +437,8 @@ async fn a_fetch_across_a_removal_stores_nothing() {
     }
 }
 
-/// Items from before a server returned are fenced off. The server may be restarted later, and count its CAS
-/// numbers from the start.
+/// Items from before a server returned are fenced off. The server may be restarted later, and count
+/// its CAS numbers from the start.
 #[tokio::test]
 async fn a_restarted_server_is_trusted_again() {
     let mut servers = [Memcached::start(), Memcached::start()];
@@ -487,7 +488,8 @@ async fn an_unresolvable_name_fails_no_call() {
     assert_eq!(upstream.fetches(), fetched);
 }
 
-/// A process that was suspended, or is overloaded, finds every deadline past. The server is not at fault then.
+/// A process that was suspended, or is overloaded, finds every deadline past. The server is not at
+/// fault then.
 #[tokio::test]
 async fn a_suspended_process_ejects_no_server() {
     let server = Memcached::start();

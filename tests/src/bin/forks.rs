@@ -1,9 +1,9 @@
-//! A program that uses the cache and then forks, as a pre-forking server does. It prints how many
-//! milliseconds the call of the child took.
+//! A program that uses the cache and then forks, as a pre-forking server does. The program prints
+//! how many milliseconds the call of the child process took.
 //!
-//! The variable `CHILD` selects the call. `holds`, the default, calls a function whose leader is held
-//! unpolled by the task that waits for it. `inherits` calls a function that another thread was fetching
-//! when the process forked.
+//! The variable `CHILD` selects the child's call. With `holds`, the default, the child waits for a
+//! call whose *leader* (the call that fetches) it does not poll. With `inherits`, the child calls a
+//! function that a thread of the parent was fetching when the process forked.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -28,7 +28,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Calls the function twice at once, so that one call follows the other.
+/// Calls the function twice at once, so that one call waits for the other's fetch.
 fn use_the_cache() -> std::io::Result<()> {
     runtime()?.block_on(async {
         let (first, second) = tokio::join!(page(1), page(1));
@@ -37,7 +37,7 @@ fn use_the_cache() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Starts a fetch on another thread and returns before it ends.
+/// Starts a fetch on another thread and returns before the fetch ends.
 fn begin_a_long_fetch() -> std::io::Result<()> {
     FETCH_MILLIS.store(60_000, Ordering::SeqCst);
     let runtime = runtime()?;
@@ -51,7 +51,7 @@ fn child_that_inherits() -> std::io::Result<()> {
     let began = Instant::now();
     runtime()?.block_on(async {
         let longest = Duration::from_secs(10);
-        // With two calls at once the child has a follower of its own too.
+        // With two calls at once, the child also has a call that waits for the other's fetch.
         let both = async { tokio::join!(page(2), page(2)) };
         let (first, second) =
             tokio::time::timeout(longest, both).await.map_err(std::io::Error::other)?;

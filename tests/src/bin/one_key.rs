@@ -1,7 +1,8 @@
 //! A process that calls one key from many tasks at once: `one_key KEY CALLERS FETCH_MILLIS`.
 //!
-//! The program prints `ready`, waits for a line on standard input, makes the calls, and prints how often
-//! it fetched and which values it saw. `hang` in place of the milliseconds is a fetch without an end.
+//! The program prints `ready`, waits for a line on standard input, and makes the calls. Then it
+//! prints the number of its fetches, and the values that the calls returned. `hang` in place of the
+//! milliseconds makes each fetch hang.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,8 +1,9 @@
-//! A command-line tool that calls one cached function and ends without `flush`. It prints how the call
-//! was answered, and how many milliseconds it took.
+//! A program that calls one cached function and ends without `flush`. The program prints how the
+//! call was answered, and how many milliseconds the call took.
 //!
-//! The variable `FETCH_MS` sets how long the fetch takes. `END` says how the program ends: `returns` is the
-//! default, `gives_up` cancels the call after 20 ms, and `aborts` ends the process within the fetch.
+//! The variable `FETCH_MS` sets how long the fetch takes. The variable `END` sets how the program
+//! ends: by default the call returns, `gives_up` cancels the call after 20 ms, and `aborts` ends
+//! the process during the fetch.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A number of seconds that serializes as text such as `"7s"`. Reading any other text panics.
+/// A number of seconds that serializes as text such as `"7s"`. Decoding any other text panics.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stamp(pub u64);
 
@@ -20,7 +20,8 @@ impl<'de> Deserialize<'de> for Stamp {
     }
 }
 
-/// A text of three letters. Reading another text panics, and so does an error of the deserializer.
+/// A text of three letters. Decoding any other text panics, and so does an error of the
+/// deserializer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Currency(pub String);
 
@@ -38,7 +39,7 @@ impl<'de> Deserialize<'de> for Currency {
     }
 }
 
-/// A number up to 100. Reading a greater one panics.
+/// A number up to 100. Decoding a greater number panics.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Percent(pub u8);
 
@@ -54,7 +55,7 @@ impl<'de> Deserialize<'de> for Percent {
 pub mod other {
     use super::{Deserialize, Deserializer, Serialize, Serializer};
 
-    /// A number of seconds that serializes as a number. Reading a time after the year 2100 panics.
+    /// A number of seconds that serializes as a number. Decoding a time after the year 2100 panics.
     #[derive(Debug, Clone, PartialEq)]
     pub struct Stamp(pub u64);
 

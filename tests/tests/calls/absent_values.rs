@@ -1,6 +1,7 @@
 //! Absent values, which are not cached: `None`, and the `Err` of an `infallible` function.
 //!
-//! The type of a value decides whether it is absent. Its serialized form does not.
+//! The type of a value decides whether the value is absent. The serialized form of the value does
+//! not matter.
 
 use std::sync::Arc;
 
@@ -11,12 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::functions::local_cache;
 
-/// A type that serializes like an `Option` and is not one.
+/// A type that serializes like an `Option` but is not an `Option`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 struct NullableNote(Option<String>);
 
-/// A type that serializes like `std::result::Result` and is not one.
+/// A type that serializes like `std::result::Result` but is not that type.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum Result<T, E> {
     Ok(T),
@@ -143,6 +144,6 @@ async fn none_ttl_without_an_option_is_a_finding() {
     let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
     let [finding] = &findings[..] else { panic!("{findings:?}") };
     for part in ["`no_none`", "absent_values.rs:", "`none_ttl`", "`u8`", "`Option`"] {
-        assert!(finding.contains(part), "{part} is not in: {finding}");
+        assert!(finding.contains(part), "the finding contains {part}: {finding}");
     }
 }

@@ -1,4 +1,4 @@
-//! Which answers are cached, and for how long.
+//! Tests of the answers that are cached, and of how long they are cached.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -128,7 +128,7 @@ fn without_a_runtime_the_local_tier_answers() {
         let mut context = Context::from_waker(Waker::noop());
         match call.as_mut().poll(&mut context) {
             Poll::Ready(answer) => answer,
-            Poll::Pending => panic!("the call waits"),
+            Poll::Pending => panic!("the call is pending"),
         }
     };
     assert_eq!(call(), call());

@@ -1,7 +1,7 @@
 //! Functions that return a future, and methods under `#[async_trait]`.
 //!
-//! Equal calls fetch once, the key contains the parameters and the named parts of the receiver, and the
-//! future is `Send`.
+//! Equal calls fetch once. The key contains the parameters, and the fields of `self` that
+//! `identifier` names. The future is `Send`.
 
 #![allow(clippy::manual_async_fn)]
 
@@ -24,7 +24,7 @@ struct Upstream {
 }
 
 impl Upstream {
-    fn of(region: &str) -> Upstream {
+    fn in_region(region: &str) -> Upstream {
         Upstream { region: region.to_owned(), ..Upstream::default() }
     }
 
@@ -129,7 +129,7 @@ impl Payments for Upstream {
     #[coordinator_cached(
         name = "async_trait_ahead",
         identifier = (&self.region, number),
-        overwrite(reason = "the upstream has no versions of it"),
+        overwrite(reason = "the upstream has no versions of a payment"),
         refresh_ahead = "1m"
     )]
     async fn shared(self: Arc<Self>, number: u32) -> Result<String, String> {
@@ -139,7 +139,7 @@ impl Payments for Upstream {
 
 #[tokio::test]
 async fn a_method_keys_the_receiver_fields_it_names() {
-    let [eu, us] = ["eu", "us"].map(Upstream::of);
+    let [eu, us] = ["eu", "us"].map(Upstream::in_region);
     cached(async {
         for _ in 0..2 {
             assert_eq!(is_send(eu.course(1, 2)).await.as_deref(), Ok("eu 1 2 0"));
@@ -153,7 +153,7 @@ async fn a_method_keys_the_receiver_fields_it_names() {
 
 #[tokio::test]
 async fn a_method_under_async_trait_is_cached() {
-    let [eu, us] = ["eu", "us"].map(|region| Arc::new(Upstream::of(region)));
+    let [eu, us] = ["eu", "us"].map(|region| Arc::new(Upstream::in_region(region)));
     cached(async {
         let payments: [&dyn Payments; 2] = [&*eu, &*us];
         for _ in 0..2 {

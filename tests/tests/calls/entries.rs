@@ -17,13 +17,14 @@ async fn an_entry_can_be_read_added_and_invalidated() {
         .scope(async {
             let entry = payment_entry("7", State::Paid);
             assert!(!entry.get().await.is_found());
-            let cash = Payment { number: "7".into(), state: "cash".into(), fetched: 0 };
-            assert!(entry.add(cash.clone()).await);
-            assert!(!entry.add(Payment { fetched: 9, ..cash.clone() }).await, "the first is kept");
-            assert_eq!(payment(&upstream, "7", State::Paid).await, Ok(cash.clone()));
+            let added = Payment { number: "7".into(), state: "Paid".into(), fetched: 0 };
+            assert!(entry.add(added.clone()).await);
+            let second = Payment { fetched: 9, ..added.clone() };
+            assert!(!entry.add(second).await, "the first value is kept");
+            assert_eq!(payment(&upstream, "7", State::Paid).await, Ok(added.clone()));
             let found = entry.get().await;
             assert_eq!(found.tier(), Some(Tier::Local));
-            assert_eq!(found.into_option(), Some(cash));
+            assert_eq!(found.into_option(), Some(added));
             entry.invalidate().await.expect("no server can fail");
             assert!(!entry.get().await.is_found());
             assert_eq!(
@@ -39,7 +40,7 @@ async fn an_entry_can_be_read_added_and_invalidated() {
 
 #[tokio::test]
 async fn a_running_fetch_does_not_undo_an_overwrite() {
-    let upstream = Upstream::default().taking(300);
+    let upstream = Upstream::default().taking_millis(300);
     local_cache()
         .await
         .scope(async {
@@ -57,7 +58,7 @@ async fn a_running_fetch_does_not_undo_an_overwrite() {
 
 #[tokio::test]
 async fn callers_after_an_invalidation_fetch_again() {
-    let upstream = Upstream::default().taking(300);
+    let upstream = Upstream::default().taking_millis(300);
     local_cache()
         .await
         .scope(async {
@@ -67,8 +68,8 @@ async fn callers_after_an_invalidation_fetch_again() {
                 payment_entry("7", State::Paid).invalidate().await.expect("no server can fail");
                 payment(&upstream, "7", State::Paid).await.expect("the call succeeds").fetched
             };
-            let (overtaken, later) = tokio::join!(fetch, invalidate);
-            assert_eq!((overtaken.expect("the call succeeds").fetched, later), (1, 2));
+            let (earlier, later) = tokio::join!(fetch, invalidate);
+            assert_eq!((earlier.expect("the call succeeds").fetched, later), (1, 2));
             assert_eq!(
                 payment(&upstream, "7", State::Paid).await.expect("the call succeeds").fetched,
                 2

@@ -1,8 +1,8 @@
 //! The future of an annotated function: its size, and its `Send`.
 //!
-//! The attribute adds at most 512 bytes to the future of the body, so that a future which awaits many
+//! The attribute adds at most 512 bytes to the future of the body. So a future that awaits many
 //! annotated functions stays small.
-// Functions that return a future are measured too.
+// The tests also measure functions that return a future.
 #![allow(clippy::manual_async_fn)]
 
 use std::hint::black_box;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::functions::{State, local_cache, payment};
 
-/// The number of bytes by which a future may grow.
+/// The number of bytes by which the attribute may enlarge a future.
 const MAX_GROWTH: usize = 512;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -162,7 +162,7 @@ fn the_attribute_adds_at_most_512_bytes() {
     sizes.push(("method", size_of_val(&client.plain(7)), size_of_val(&client.cached(7))));
     let desugared = (size_of_val(&plain_desugared("7")), size_of_val(&cached_desugared("7")));
     sizes.push(("desugared", desugared.0, desugared.1));
-    // The fetch has a second copy of an argument that is passed by value.
+    // The future keeps an argument that is passed by value twice, once for the fetch.
     let courses = [[7; 32]; 8];
     let large = sizes![large_argument(courses, 1)][0];
     sizes.push((large.0, large.1 + size_of::<Courses>(), large.2));
@@ -175,7 +175,7 @@ fn the_attribute_adds_at_most_512_bytes() {
     for (name, body, cached) in sizes {
         assert!(
             cached <= body + MAX_GROWTH,
-            "`{name}` takes {cached} bytes, and its body takes {body}"
+            "the attribute adds at most {MAX_GROWTH} bytes to `{name}`: {cached} bytes, and {body} without it"
         );
     }
 }

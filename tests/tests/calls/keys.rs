@@ -1,4 +1,4 @@
-//! Keys and values whose own code fails, or calls a cached function itself.
+//! Keys and values whose `Serialize`, `Clone` or `Drop` fails or calls a cached function.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -66,7 +66,7 @@ async fn count_of(rows: StrictRows) -> FetchResult<usize> {
 }
 
 #[tokio::test]
-async fn comparing_keys_never_fails_their_serialize() {
+async fn comparing_keys_causes_no_serializer_errors() {
     let calls = async {
         for rows in [vec![vec![1, 2], vec![3]], vec![vec![1], vec![2, 3], vec![]], vec![vec![1]]] {
             let count = rows.len();
@@ -76,9 +76,8 @@ async fn comparing_keys_never_fails_their_serialize() {
     local_cache().await.scope(RequestScope::new().run(calls)).await;
 }
 
-/// A key and value that calls a cached function whenever it is serialized, cloned or dropped.
-///
-/// The calls use another cache and a request of their own.
+/// A key and value that calls a cached function whenever it is serialized, cloned or dropped. Each
+/// such call uses another cache and its own request.
 #[derive(PartialEq, Debug, Deserialize)]
 struct ReentrantValue;
 
@@ -97,7 +96,7 @@ impl ReentrantValue {
 fn ready<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
-        Poll::Pending => unreachable!("the future waits"),
+        Poll::Pending => unreachable!("the future is pending"),
     }
 }
 
@@ -151,6 +150,6 @@ async fn keys_and_values_may_call_the_cache_themselves() {
     cache.scope(call_all()).await;
     cache.scope(RequestScope::new().run(call_all())).await;
     RequestScope::new().run(cache.scope(call_all())).await;
-    assert!(upstream.fetches() >= 800, "most were fetched again: {}", upstream.fetches());
-    assert!(REENTERED.get() > 5_000, "{}", REENTERED.get());
+    assert!(upstream.fetches() >= 800, "most values are fetched again: {}", upstream.fetches());
+    assert!(REENTERED.get() > 5_000, "many calls come from values: {}", REENTERED.get());
 }

@@ -58,7 +58,7 @@ async fn ttl_with_takes_the_ttl_from_the_value() {
                 token(&upstream, 3, Duration::ZERO).await.expect("the call succeeds").count,
                 5
             );
-            // An added value has the ttl that the value says, too.
+            // `add` also takes the ttl from the value.
             assert!(token_entry(4).add(Token { count: 0, lives: brief }).await);
             assert!(token_entry(4).get().await.is_found());
             sleep(800).await;
@@ -298,7 +298,7 @@ async fn settings(upstream: &Upstream, user: u32) -> Settings {
 }
 
 #[tokio::test]
-async fn infallible_caches_the_returned_value_whole() {
+async fn infallible_caches_the_whole_return_value() {
     let upstream = Upstream::default();
     local_cache()
         .await
@@ -339,7 +339,7 @@ async fn refresh_ahead_delays_no_caller() {
                 assert_eq!(price().await, Ok(1), "no caller waits for the refresh");
             }
             sleep(300).await;
-            assert_eq!(upstream.fetches(), 2, "one caller refreshed the entry");
+            assert_eq!(upstream.fetches(), 2, "one caller refreshes the entry");
             assert_eq!(price().await, Ok(2));
             // A failed refresh keeps the entry, and a later caller tries again.
             upstream.fail();
@@ -369,8 +369,8 @@ async fn fleet_price(upstream: Upstream, course: u32) -> Result<usize, UpstreamD
 async fn processes_refresh_an_entry_once_together() {
     let memcached = Memcached::start();
     let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
-    // A fetch takes so long that both processes read the item before it is refreshed.
-    let upstream = Upstream::default().taking(100);
+    // Each fetch takes so long that both processes read the item before the refresh ends.
+    let upstream = Upstream::default().taking_millis(100);
     let price = |cache: &Cache| cache.scope(fleet_price(upstream.clone(), 1));
     assert_eq!(price(&a).await, Ok(1));
     a.flush().await;
@@ -436,7 +436,7 @@ async fn failed_fetches_do_not_shorten_stale_time() {
     }
     let left = memcached.remaining_ttl(&key).expect("the item is still there");
     let passed = began.elapsed().as_secs() as i64 + 1;
-    assert!(left >= before - passed, "{before} s, {passed} s later {left} s");
+    assert!(left >= before - passed, "{before} s were left, and {passed} s later {left} s are");
 }
 
 #[coordinator_cached(
@@ -474,14 +474,14 @@ async fn unshared_values_are_kept_five_seconds() {
         }
     }
     // About one entry in 30 gets a ttl below a second, which memcached cannot store.
-    let asked = unshared.len() + 600;
+    let fetches = unshared.len() + 600;
     test.run(briefly_or_none(&upstream, 1)).await.expect("the call succeeds");
     test.advance(Duration::from_secs(6));
     for number in unshared {
         test.run(jittered(&upstream, number)).await.expect("the call succeeds");
     }
     test.run(briefly_or_none(&upstream, 1)).await.expect("the call succeeds");
-    assert_eq!(upstream.fetches(), asked + 2);
+    assert_eq!(upstream.fetches(), fetches + 2);
 }
 
 #[tokio::test]

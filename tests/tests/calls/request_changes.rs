@@ -1,4 +1,4 @@
-//! The answers of a request after the entry has been changed, by the request itself or by others.
+//! The answers that a request gets after it, or something else, has changed the entry.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ async fn remote_profile(upstream: &Upstream, user: u32) -> Result<usize, Upstrea
     upstream.fetch().await
 }
 
-/// Starts `first`, and runs `then` before `first` has ended.
+/// Starts `first`, and then runs `then` to its end. `first` must wait longer than `then`.
 async fn overtaken<A, B>(first: impl Future<Output = A>, then: impl Future<Output = B>) -> (A, B) {
     tokio::join!(biased; first, then)
 }
@@ -44,7 +44,7 @@ async fn overtaken<A, B>(first: impl Future<Output = A>, then: impl Future<Outpu
 #[tokio::test]
 async fn a_request_drops_a_fetch_it_has_overtaken() {
     for force_miss in [false, true] {
-        let upstream = Upstream::default().taking(20);
+        let upstream = Upstream::default().taking_millis(20);
         let request = RequestScope::new().force_miss(force_miss).run(async {
             let change_and_call = async {
                 profile_entry(7).invalidate().await.expect("no server can fail");
@@ -61,7 +61,7 @@ async fn a_request_drops_a_fetch_it_has_overtaken() {
 
 #[tokio::test]
 async fn a_request_drops_a_shared_fetch_it_overtook() {
-    let upstream = Upstream::default().taking(20);
+    let upstream = Upstream::default().taking_millis(20);
     let cache = local_cache().await;
     let request = RequestScope::new().run(async {
         let change = async { profile_entry(7).invalidate().await };
@@ -75,8 +75,8 @@ async fn a_request_drops_a_shared_fetch_it_overtook() {
 }
 
 #[tokio::test]
-async fn unrelated_changes_leave_a_request_its_answer() {
-    let upstream = Upstream::default().taking(20);
+async fn unrelated_changes_keep_a_requests_answer() {
+    let upstream = Upstream::default().taking_millis(20);
     let request = RequestScope::new().run(async {
         let change = async { profile_entry(8).overwrite(0).await };
         let (first, changed) = overtaken(profile(&upstream, 7), change).await;
@@ -121,16 +121,17 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Debug, Default)]
 struct Price {
     now: AtomicU64,
-    /// The lowest price that a call may return, in the request and outside of it.
+    /// The lowest price that a call in the request may return.
     in_request: AtomicU64,
+    /// The lowest price that a call outside the request may return.
     outside: AtomicU64,
     fetches: AtomicU64,
-    /// Held during a change. Of two concurrent changes either may come last, so there is only one.
+    /// Held during a change. If two changes were concurrent, either could come last.
     change: Mutex<()>,
 }
 
 impl Price {
-    /// Fetches, and yields a number of times that differs from fetch to fetch.
+    /// Fetches the price, and then yields. The number of yields differs from fetch to fetch.
     async fn fetch(&self) -> u64 {
         let price = self.now.load(Ordering::SeqCst);
         let fetch = self.fetches.fetch_add(1, Ordering::SeqCst);
@@ -178,7 +179,7 @@ async fn run(price: &Price, steps: Vec<Step>, is_local: bool, in_request: bool) 
                 };
                 assert!(
                     seen.clone().is_ok_and(|seen| seen >= least),
-                    "{seen:?} is from before {least}"
+                    "the price is {least} or later: {seen:?}"
                 );
             }
             Step::Invalidate | Step::Overwrite => {
@@ -198,7 +199,7 @@ async fn run(price: &Price, steps: Vec<Step>, is_local: bool, in_request: bool) 
     }
 }
 
-/// Runs three tasks in a request and one outside of it, all concurrently.
+/// Runs three tasks in a request and one task outside the request, all concurrently.
 async fn run_all(cache: Cache, steps: [Vec<Step>; 4], is_local: bool, force_miss: bool) {
     let price = Arc::new(Price::default());
     let [a, b, c, outside] = steps;
@@ -228,7 +229,7 @@ proptest! {
     }
 }
 
-/// Like the test before, through memcached. All cases share one server.
+/// The same rule with values that pass through memcached. All cases share one server.
 #[test]
 fn calls_see_earlier_changes_through_memcached() {
     let memcached = Memcached::start();

@@ -26,7 +26,7 @@ async fn within_a_request_a_key_has_one_answer() {
             assert_eq!(
                 profile(&upstream, 7).await.as_deref(),
                 Ok("user 7, fetch 2"),
-                "the entry was replaced"
+                "the forced miss replaces the entry"
             );
             RequestScope::new()
                 .force_miss(true)
@@ -35,7 +35,7 @@ async fn within_a_request_a_key_has_one_answer() {
                     assert_eq!(
                         payment(&upstream, "7", State::Paid).await,
                         first,
-                        "request hits still win"
+                        "the request answers before the forced miss"
                     );
                     let again = RequestScope::new()
                         .force_miss(true)
@@ -52,8 +52,8 @@ async fn within_a_request_a_key_has_one_answer() {
     assert!(cache.stats().get("payment").expect("the function was called").request_hits > 0);
 }
 
-/// Keys that differ only in their type arguments have the same hash. The request tier must compare the
-/// keys themselves.
+/// Keys that differ only in their type arguments have the same hash, so the request tier must
+/// compare the keys.
 #[tokio::test]
 async fn requests_tell_type_arguments_apart() {
     let upstream = Upstream::default();
@@ -86,10 +86,10 @@ async fn a_request_forgets_answers_of_dropped_caches() {
 }
 
 #[tokio::test]
-async fn a_request_keeps_what_a_follower_fetched() {
-    let upstream = Upstream::default().taking(20);
+async fn a_request_keeps_the_answer_of_a_follower() {
+    let upstream = Upstream::default().taking_millis(20);
     upstream.fail();
-    let working = Upstream::default().taking(20);
+    let working = Upstream::default().taking_millis(20);
     local_cache()
         .await
         .scope(RequestScope::new().run(async {

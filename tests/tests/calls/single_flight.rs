@@ -1,4 +1,5 @@
-//! Single-flight: one leader fetches for all callers of a key, and hands over if it cannot go on.
+//! Single-flight: one call, the *leader*, fetches for all calls of a key. The other calls, its
+//! *followers*, wait. If the leader cannot go on, a follower takes the lead.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -14,7 +15,7 @@ use crate::functions::{State, local_cache, payment};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_callers_of_one_key_fetch_once() {
     let cache = local_cache().await;
-    let upstream = Upstream::default().taking(50);
+    let upstream = Upstream::default().taking_millis(50);
     let calls: Vec<_> = (0..1000)
         .map(|_| {
             let upstream = upstream.clone();
@@ -32,7 +33,7 @@ async fn a_thousand_callers_of_one_key_fetch_once() {
 #[tokio::test]
 async fn an_error_reaches_every_follower_at_once() {
     let cache = local_cache().await;
-    let upstream = Upstream::default().taking(300);
+    let upstream = Upstream::default().taking_millis(300);
     upstream.fail();
     let calls: Vec<_> = (0..10)
         .map(|_| {
@@ -57,9 +58,9 @@ pub(crate) async fn unshared(upstream: &Upstream, number: u32) -> Result<u32, No
 }
 
 #[tokio::test]
-async fn followers_of_an_unshareable_error_fetch_themselves() {
+async fn followers_of_an_unshareable_error_also_fetch() {
     let cache = local_cache().await;
-    let upstream = Upstream::default().taking(20);
+    let upstream = Upstream::default().taking_millis(20);
     upstream.fail();
     let calls: Vec<_> = (0..5)
         .map(|_| {
@@ -111,9 +112,10 @@ async fn a_cancelled_leader_hands_over_at_any_await() {
         }
         assert!(
             began.elapsed() < Duration::from_millis(800),
-            "the handover was slow, polls {polls}"
+            "a follower takes the lead at once, after {polls} polls"
         );
-        assert!(upstream.fetches() <= 2, "{} fetches after {polls} polls", upstream.fetches());
+        let fetches = upstream.fetches();
+        assert!(fetches <= 2, "one follower fetches, after {polls} polls: {fetches} fetches");
     }
 }
 
@@ -126,7 +128,7 @@ async fn panics_once(upstream: &Upstream, number: u32) -> Result<u32, UpstreamDo
 #[tokio::test]
 async fn a_panicking_leader_hands_over() {
     let cache = local_cache().await;
-    let upstream = Upstream::default().taking(20);
+    let upstream = Upstream::default().taking_millis(20);
     let calls: Vec<_> = (0..10)
         .map(|_| {
             let upstream = upstream.clone();
@@ -147,8 +149,8 @@ async fn a_panicking_leader_hands_over() {
 }
 
 #[tokio::test]
-async fn an_unpolled_leader_is_relieved_within_two_seconds() {
-    let upstream = Upstream::default().taking(20);
+async fn an_unpolled_leader_soon_loses_the_lead() {
+    let upstream = Upstream::default().taking_millis(20);
     local_cache()
         .await
         .scope(async {
@@ -158,7 +160,7 @@ async fn an_unpolled_leader_is_relieved_within_two_seconds() {
             let answer = payment(&upstream, "7", State::Paid).await.expect("the call succeeds");
             assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
             assert_eq!(answer.fetched, 2);
-            // The held leader ends with an answer of its own; the cached entry stays.
+            // The held leader returns an answer of its own. The cached entry stays.
             assert_eq!(held.await.expect("the call succeeds").number, "7");
             assert_eq!(payment(&upstream, "7", State::Paid).await, Ok(answer));
             assert_eq!(upstream.fetches(), 2);
@@ -169,7 +171,7 @@ async fn an_unpolled_leader_is_relieved_within_two_seconds() {
 #[tokio::test]
 async fn a_slow_fetch_stays_one_fetch() {
     let cache = local_cache().await;
-    let upstream = Upstream::default().taking(3000);
+    let upstream = Upstream::default().taking_millis(3000);
     let calls: Vec<_> = (0..10)
         .map(|_| {
             let upstream = upstream.clone();
@@ -205,15 +207,16 @@ async fn a_recursive_call_does_not_deadlock() {
 
 /// Holds a call after its lookup in the local tier and before it joins a flight.
 struct Gate {
-    looked: std::sync::mpsc::Sender<()>,
-    go_on: std::sync::mpsc::Receiver<()>,
+    reached: std::sync::mpsc::Sender<()>,
+    opened: std::sync::mpsc::Receiver<()>,
 }
 
-/// Computes the ttl of `gated`, which happens at the point where the gate holds the call.
+/// Returns the ttl of `gated`. A call computes its ttl after its lookup, so the gate can hold the
+/// call here.
 fn ttl_at_gate(gate: Option<&Gate>) -> Duration {
     if let Some(gate) = gate {
-        gate.looked.send(()).expect("the test waits");
-        gate.go_on.recv().expect("the test opens the gate");
+        gate.reached.send(()).expect("the test waits");
+        gate.opened.recv().expect("the test opens the gate");
     }
     Duration::from_secs(60)
 }
@@ -231,20 +234,20 @@ async fn gated(
 async fn a_late_joiner_does_not_fetch_again() {
     let cache = local_cache().await;
     let upstream = Upstream::default();
-    let (looked, has_looked) = std::sync::mpsc::channel();
-    let (lets_go_on, go_on) = std::sync::mpsc::channel();
+    let (reached, wait_until_reached) = std::sync::mpsc::channel();
+    let (open, opened) = std::sync::mpsc::channel();
     let late = std::thread::spawn({
         let (cache, upstream) = (cache.clone(), upstream.clone());
         move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let gate = Gate { looked, go_on };
+            let gate = Gate { reached, opened };
             let call = cache.scope(async { gated(&upstream, 7, Some(&gate)).await });
             runtime.expect("the runtime starts").block_on(call)
         }
     });
-    has_looked.recv().expect("the call does its lookup");
+    wait_until_reached.recv().expect("the call does its lookup");
     assert_eq!(cache.scope(gated(&upstream, 7, None)).await, Ok(1));
-    lets_go_on.send(()).expect("the call waits");
+    open.send(()).expect("the call waits");
     assert_eq!(late.join().expect("no task panics"), Ok(1));
     assert_eq!(upstream.fetches(), 1);
 }
@@ -261,7 +264,7 @@ async fn computing(upstream: &Upstream, number: u32) -> Result<u32, UpstreamDown
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_computing_leader_is_not_relieved() {
+async fn a_computing_leader_keeps_the_lead() {
     let cache = local_cache().await;
     let upstream = Upstream::default();
     let calls: Vec<_> = (0..3)

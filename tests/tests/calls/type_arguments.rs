@@ -1,5 +1,6 @@
-//! The key contains the type and const arguments of a function and of its impl, with every option. A
-//! companion returns the entry of one set of type arguments.
+//! With every option, the key contains the type and const arguments of a function and of its impl.
+//! A companion (the function that `entry = …` declares) returns the entry of one set of type
+//! arguments.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -340,7 +341,7 @@ async fn a_value_of_another_type_with_the_same_path_bypasses_the_cache() {
             async move { assert_eq!(call.await, Ok(Amount($edition.into()))) }
         }};
     }
-    let upstream = Upstream::default().taking(100);
+    let upstream = Upstream::default().taking_millis(100);
     in_new_cache(async {
         let bypassed = || Cache::current().stats().get("types_same_path").map(|s| s.bypassed);
         // The second call waits for the first.

@@ -1,5 +1,5 @@
-//! Kinds of values, and the memory that a process needs to fill a cache with them. The test `capacity` and the
-//! benchmarks in `bench/peers` use this file.
+//! Kinds of values. For each kind, a function measures the memory that a process needs to fill a
+//! cache with such values. The test `capacity` and the benchmarks in `bench/peers` use this file.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use cached_core::{Cache, coordinator_cached};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The name of a kind, and a function that fills a cache of the given capacity with values of this kind. The
-/// function returns how many bytes this process grew by.
+/// The name of a kind, and a function that fills a cache of the given capacity with values of this
+/// kind. The function returns the growth of this process in bytes.
 pub(crate) type Kind = (&'static str, fn(u64) -> u64);
 
 pub(crate) const KINDS: [Kind; 8] = [
@@ -54,8 +54,8 @@ pub(crate) fn resident() -> u64 {
         << 10
 }
 
-/// Fills a cache with twice as many values as it can hold. Returns how many bytes this process grew by. A value
-/// takes about `size` bytes.
+/// Fills a cache with twice as many values as the cache can hold. A value takes about `size` bytes.
+/// Returns the growth of this process in bytes.
 fn grown<T>(capacity: u64, size: u64, make: fn(u64) -> T) -> u64
 where
     T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,

@@ -11,7 +11,7 @@ use crate::functions::{Payment, new_process, payment, payment_entry, profile, pr
 async fn invalidate_beats_a_fetch_of_another_process() {
     let memcached = Memcached::start();
     let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
-    let upstream = Upstream::default().taking(500);
+    let upstream = Upstream::default().taking_millis(500);
     let fetch = tokio::spawn({
         let (a, upstream) = (a.clone(), upstream.clone());
         async move { a.scope(payment(&upstream, "7", "paid")).await }
@@ -59,7 +59,7 @@ async fn add_and_overwrite_reach_every_process() {
 async fn add_fills_the_placeholder_of_another_caller() {
     let memcached = Memcached::start();
     let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
-    let upstream = Upstream::default().taking(500);
+    let upstream = Upstream::default().taking_millis(500);
     let fetch = tokio::spawn({
         let (a, upstream) = (a.clone(), upstream.clone());
         async move { a.scope(payment(&upstream, "7", "paid")).await }
@@ -174,8 +174,8 @@ async fn force_miss_keeps_write_once_entries_locally() {
     );
 }
 
-/// memcached delays its answer to the delete. Another call of this process reads the old value in the
-/// meantime, and the invalidation is dropped before it gets its answer.
+/// memcached delays its answer to the delete. Another call of this process reads the old value in
+/// the meantime, and the invalidation is dropped before it gets its answer.
 #[tokio::test]
 async fn a_dropped_invalidation_clears_the_local_tier() {
     let memcached = Memcached::start();

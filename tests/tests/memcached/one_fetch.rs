@@ -84,7 +84,8 @@ fn another_process_replaces_a_killed_fetcher() {
     let mut processes = start(&url, 3, 100, "50");
     processes.iter_mut().for_each(|(process, _)| begin(process));
     let outcomes: Vec<_> = processes.into_iter().map(outcome).collect();
-    // The lease is as long as the wait for it, so each process may give up just before the lease ends.
+    // The lease is as long as the wait for it, so each process may give up just before the lease
+    // ends.
     let fetches: usize = outcomes.iter().map(|(fetches, _)| fetches).sum();
     assert!((1..=3).contains(&fetches), "{outcomes:?}");
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
@@ -94,9 +95,9 @@ fn another_process_replaces_a_killed_fetcher() {
 async fn failed_and_cancelled_fetches_release_their_lease() {
     let memcached = Memcached::start();
     let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
-    let upstream = Upstream::default().taking(20);
+    let upstream = Upstream::default().taking_millis(20);
     assert_eq!(a.scope(failing(&upstream, 7)).await, Err(UpstreamDown));
-    let hanging = Upstream::default().taking(10_000);
+    let hanging = Upstream::default().taking_millis(10_000);
     let cancelled =
         tokio::time::timeout(Duration::from_millis(200), a.scope(payment(&hanging, "7", "paid")));
     assert!(cancelled.await.is_err());
@@ -115,7 +116,7 @@ async fn failed_and_cancelled_fetches_release_their_lease() {
 async fn a_successor_inherits_the_lease() {
     let memcached = Memcached::start();
     let cache = new_process(&memcached).await;
-    let upstream = Upstream::default().taking(20);
+    let upstream = Upstream::default().taking_millis(20);
     let took = cache
         .scope(async {
             let mut held = Box::pin(payment(&upstream, "7", "paid"));
@@ -143,7 +144,7 @@ async fn a_successor_inherits_the_lease() {
 async fn a_burst_of_misses_leaves_no_leases() {
     let memcached = Memcached::start();
     let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
-    let upstream = Upstream::default().taking(5);
+    let upstream = Upstream::default().taking_millis(5);
     let calls: Vec<_> = (0..10_000)
         .map(|number| {
             let upstream = upstream.clone();

@@ -37,11 +37,12 @@ async fn a_stopped_memcached_changes_no_answer() {
 }
 
 /// Makes 600 calls of 300 keys in 20 tasks, and runs `outage` after 200 calls. Each call must be
-/// answered within the time of its fetch, the remote timeout of 100 ms, and the lateness of this machine.
+/// answered within the time of its fetch, the remote timeout of 100 ms, and the lateness of this
+/// machine.
 async fn answers_in_time(builder: cached_core::CacheBuilder, outage: impl FnOnce()) {
     const FETCH: u64 = 20;
     let cache = builder.build().await.expect("the settings are valid");
-    let upstream = Upstream::default().taking(FETCH);
+    let upstream = Upstream::default().taking_millis(FETCH);
     let progress = Arc::new(AtomicUsize::new(0));
     let tasks: Vec<_> = (0..20)
         .map(|task| {

@@ -1,6 +1,7 @@
 //! memcached is killed and started again while a process fetches.
 //!
-//! The new server counts its CAS numbers from the start, so an old number may now belong to another item.
+//! The new server counts its CAS numbers from the start, so an old number may now belong to another
+//! item.
 
 use std::time::{Duration, Instant};
 
@@ -67,8 +68,8 @@ fn restart(mut memcached: Memcached) -> Memcached {
     panic!("memcached did not come up on its port");
 }
 
-/// Spawns a call that fetches for 400 ms, and restarts memcached during the fetch. Returns the call, the
-/// new server, and the CAS number that the key had on the old server.
+/// Spawns a call that fetches for 400 ms, and restarts memcached during the fetch. Returns the
+/// call, the new server, and the CAS number that the key had on the old server.
 async fn fetch_over_a_restart(
     call: impl Future<Output = Result<usize, UpstreamDown>> + Send + 'static,
     memcached: Memcached,
@@ -92,7 +93,7 @@ async fn an_old_lease_fills_no_new_lease() {
     let memcached = server();
     let holder = new_process(&memcached).await;
     let key = holder.scope(async { report_entry(1).key().to_string() }).await;
-    let call = holder.scope(async { report(&Upstream::default().taking(400), 1).await });
+    let call = holder.scope(async { report(&Upstream::default().taking_millis(400), 1).await });
     let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
     let other = new_process(&memcached).await;
     other.scope(async { report_entry(1).invalidate().await }).await.expect("memcached is reached");
@@ -110,7 +111,7 @@ async fn an_old_lease_replaces_no_new_value() {
     let memcached = server();
     let holder = new_process(&memcached).await;
     let key = holder.scope(async { report_entry(2).key().to_string() }).await;
-    let call = holder.scope(async { report(&Upstream::default().taking(400), 2).await });
+    let call = holder.scope(async { report(&Upstream::default().taking_millis(400), 2).await });
     let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
     let other = new_process(&memcached).await;
     count_up_to(&memcached, old_cas);
@@ -127,7 +128,7 @@ async fn an_old_lease_removes_no_new_value() {
     let memcached = server();
     let holder = new_process(&memcached).await;
     let key = holder.scope(async { report_entry(3).key().to_string() }).await;
-    let upstream = Upstream::default().taking(400);
+    let upstream = Upstream::default().taking_millis(400);
     upstream.fail();
     let call = holder.scope(async move { report(&upstream, 3).await });
     let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
@@ -149,7 +150,7 @@ async fn an_old_read_replaces_no_new_value() {
     holder.scope(board(&Upstream::default(), 1)).await.expect("the call succeeds");
     holder.flush().await;
     let call = holder.scope(async {
-        let refreshed = async { board(&Upstream::default().taking(400), 1).await };
+        let refreshed = async { board(&Upstream::default().taking_millis(400), 1).await };
         RequestScope::new().force_miss(true).run(refreshed).await
     });
     let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;

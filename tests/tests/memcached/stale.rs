@@ -61,7 +61,7 @@ async fn invalidated_values_stay_gone_during_a_fetch() {
     b.run(async { profile_entry().invalidate().await }).await.expect("memcached is reached");
     a.advance(6 * SECOND);
     upstream.fail();
-    let slow = upstream.clone().taking(10_000);
+    let slow = upstream.clone().taking_millis(10_000);
     let fetch = tokio::spawn(c.cache().scope(async move { profile(&slow).await }));
     while upstream.fetches() == 1 {
         tokio::task::yield_now().await;
@@ -151,7 +151,7 @@ async fn successors_inherit_the_stale_value() {
     a.advance(31 * MINUTE);
     upstream.fail();
     // The local tier of this process never had the value.
-    let (b, slow) = (a.another_process(), upstream.clone().taking(500));
+    let (b, slow) = (a.another_process(), upstream.clone().taking_millis(500));
     let leader = spawn_call(&b, &slow);
     wait_for_fetches(&upstream, 2).await;
     let (successor, follower) = (spawn_call(&b, &slow), spawn_call(&b, &slow));
@@ -335,7 +335,7 @@ async fn followers_of_a_removal_get_none() {
     let b = a.another_process();
     assert_eq!(a.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
     a.advance(11 * MINUTE);
-    let slow = upstream.clone().taking(100);
+    let slow = upstream.clone().taking_millis(100);
     let call = || {
         let slow = slow.clone();
         tokio::spawn(a.cache().scope(async move { offer(&slow, 1, true).await }))
@@ -359,7 +359,7 @@ async fn a_removal_spares_values_stored_later() {
     assert_eq!(a.run(odd(&upstream)).await, Ok(1));
     a.advance(11 * MINUTE);
     for (process, value) in [(a.another_process(), 101), (a.clone(), 103)] {
-        let slow = upstream.clone().taking(100);
+        let slow = upstream.clone().taking_millis(100);
         let fetches = upstream.fetches();
         let fetch = tokio::spawn(a.cache().scope(async move { odd(&slow).await }));
         wait_for_fetches(&upstream, fetches + 1).await;
@@ -404,7 +404,7 @@ async fn a_removal_counts_after_a_lost_refresh() {
     assert_eq!(a.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
     a.advance(11 * MINUTE);
     // A process wins the refresh claim and does not finish in time.
-    let (lost, slow) = (a.another_process(), upstream.clone().taking(60_000));
+    let (lost, slow) = (a.another_process(), upstream.clone().taking_millis(60_000));
     let lost = lost.cache().scope(async move { offer(&slow, 1, false).await });
     let lost = tokio::spawn(lost);
     wait_for_fetches(&upstream, 2).await;
@@ -439,7 +439,7 @@ async fn other_processes_serve_stale_during_a_refetch() {
     assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));
     a.flush().await;
     tokio::time::sleep(Duration::from_millis(2200)).await;
-    let slow = upstream.clone().taking(1500);
+    let slow = upstream.clone().taking_millis(1500);
     let refetch = tokio::spawn({
         let slow = slow.clone();
         a.scope(async move { kept(&slow, 1).await })

@@ -1,4 +1,5 @@
-//! Maps states that differ only in irrelevant numbers to one state.
+//! Renumbers values and CAS numbers, so that states that differ only in the numbering become equal.
+//! Otherwise the search would not end.
 
 use super::*;
 
@@ -8,22 +9,22 @@ impl State {
         self.each_value(|value| values.push(*value));
         values.sort_unstable();
         values.dedup();
-        let number =
+        let new_value =
             |value: Value| 1 + values.iter().take_while(|other| **other < value).count() as Value;
-        self.each_value(|value| *value = number(*value));
+        self.each_value(|value| *value = new_value(*value));
         self.next = values.len() as Value + 1;
         self.each_set(|set| {
             let kept = values.iter().filter(|value| has(*set, **value));
-            *set = kept.fold(0, |set, value| set | 1 << number(*value));
+            *set = kept.fold(0, |set, value| set | 1 << new_value(*value));
         });
-        for at in [HOME, GUTTER] {
+        for server in [HOME, GUTTER] {
             let mut all: Vec<u8> = Vec::new();
-            self.each_cas(at, |cas| all.push(*cas));
+            self.each_cas(server, |cas| all.push(*cas));
             all.sort_unstable();
             all.dedup();
-            let number = |cas: u8| 1 + all.iter().take_while(|other| **other < cas).count() as u8;
-            self.each_cas(at, |cas| *cas = number(*cas));
-            self.servers[at].cas = all.len() as u8 + 1;
+            let new_cas = |cas: u8| 1 + all.iter().take_while(|other| **other < cas).count() as u8;
+            self.each_cas(server, |cas| *cas = new_cas(*cas));
+            self.servers[server].cas = all.len() as u8 + 1;
         }
         self
     }
@@ -63,15 +64,16 @@ impl State {
         }
     }
 
-    fn each_cas(&mut self, at: usize, mut each: impl FnMut(&mut u8)) {
-        if let Item::Placeholder { cas } | Item::Value { cas, .. } = &mut self.servers[at].item {
+    fn each_cas(&mut self, server: usize, mut each: impl FnMut(&mut u8)) {
+        if let Item::Placeholder { cas } | Item::Value { cas, .. } = &mut self.servers[server].item
+        {
             each(cas);
         }
         for process in &mut self.processes {
-            if let Caller::Fetching { lease: Some((of, cas)), .. }
-            | Caller::Filling { at: of, cas, .. }
-            | Caller::GivingBack { at: of, cas } = &mut process.caller
-                && *of == at
+            if let Caller::Fetching { lease: Some((at, cas)), .. }
+            | Caller::Filling { at, cas, .. }
+            | Caller::GivingBack { at, cas } = &mut process.caller
+                && *at == server
             {
                 each(cas);
             }

@@ -1,5 +1,6 @@
-//! In a process of its own, because any thread may drop these values: values whose `Drop` makes a call
-//! and waits for the answer.
+//! Values whose `Drop` calls a cached function and waits for the answer.
+//!
+//! The test runs in a process of its own because any thread may drop these values.
 #![allow(missing_docs)]
 
 use std::cell::Cell;
@@ -18,7 +19,7 @@ thread_local! {
     static CURRENT_NUMBER: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// How many dropped values were answered.
+/// The number of calls by dropped values that were answered.
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
 
 struct ThreadWaker(Thread);
@@ -29,7 +30,8 @@ impl Wake for ThreadWaker {
     }
 }
 
-/// Waits for a future without a runtime, because a thread of a runtime must not block on another one.
+/// Waits for a future without a runtime. A `Drop` may run on a runtime's thread, which must not
+/// block on a runtime.
 fn wait<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(ThreadWaker(thread::current())));
@@ -54,13 +56,13 @@ impl Drop for CallsOnDrop {
     }
 }
 
-#[coordinator_cached(name = "asks", version = number)]
+#[coordinator_cached(name = "calls_on_drop", version = number)]
 async fn fetch(number: u64) -> Result<Arc<CallsOnDrop>, std::io::Error> {
     Ok(Arc::new(CallsOnDrop(number)))
 }
 
-/// Runs a function on a thread and panics if it takes ten seconds. A call that follows a flight of its own
-/// thread would wait for twenty.
+/// Runs a function on a thread, and panics if the function takes ten seconds. If a call waited for
+/// a fetch of its own thread, the function would take twenty seconds.
 fn within_ten_seconds(run: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     thread::spawn(move || {
@@ -68,11 +70,11 @@ fn within_ten_seconds(run: impl FnOnce() + Send + 'static) {
         let _ = done.send(());
     });
     let waited = is_done.recv_timeout(Duration::from_secs(10));
-    assert!(waited.is_ok(), "the function hangs or has panicked");
+    assert!(waited.is_ok(), "the function returns within ten seconds");
 }
 
-/// A forced miss ignores the value that is stored just before the flight ends, so the dropped value's call
-/// would find that flight.
+/// With `force_miss` a call ignores stored values. So the dropped value's call could join the fetch
+/// that is just ending, and would wait for its own thread.
 #[test]
 fn a_dropped_value_may_call_its_own_key() {
     within_ten_seconds(|| {
@@ -85,6 +87,6 @@ fn a_dropped_value_may_call_its_own_key() {
             CURRENT_NUMBER.set(None);
             assert_eq!(answer.expect("the call succeeds").0, number);
         }
-        assert!(ANSWERED.load(Ordering::Relaxed) > 100, "few dropped values made a call");
+        assert!(ANSWERED.load(Ordering::Relaxed) > 100, "many dropped values make a call");
     });
 }

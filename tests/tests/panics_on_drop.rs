@@ -1,4 +1,6 @@
-//! In a process of its own, because any thread may drop these values: values whose `Drop` panics.
+//! Values whose `Drop` panics.
+//!
+//! The test runs in a process of its own because any thread may drop these values.
 #![allow(missing_docs)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,8 +45,8 @@ fn a_panicking_drop_blocks_no_other_drop() {
         catch_unwind(AssertUnwindSafe(|| drop(answer))).ok();
     }
     let dropped = DROPPED.load(Ordering::Relaxed);
-    println!("{dropped} of {CALLS} were dropped, {panicked} calls panicked");
-    // A call that happens to drop a value does not see the panic.
+    println!("{dropped} of {CALLS} values were dropped, {panicked} calls panicked");
+    // A call that drops an evicted value does not panic with it.
     assert_eq!(panicked, 0);
     // About a thousand values fit into the cache, and some more wait to be dropped.
     assert!(dropped > CALLS - 3_000);
