@@ -4,8 +4,6 @@
 //! Throughout the tests, the message of an assertion or an `expect` states what holds if the test
 //! passes. The message of a `panic!` states what went wrong.
 
-#[doc(hidden)]
-pub mod deploy;
 mod fake_memcached;
 mod logs;
 mod upstream;

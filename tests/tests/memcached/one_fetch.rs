@@ -1,7 +1,5 @@
 //! Processes that miss the same key fetch it once, even when leaders and processes are lost.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cached_core::coordinator_cached;
@@ -13,82 +11,6 @@ use crate::functions::{new_process, payment};
 async fn failing(upstream: &Upstream, number: u32) -> Result<u32, UpstreamDown> {
     upstream.fetch().await?;
     Err(UpstreamDown)
-}
-
-/// Starts processes of the program `one_key` and waits until each has printed `ready`.
-fn start(
-    url: &str,
-    count: usize,
-    callers: usize,
-    takes: &str,
-) -> Vec<(Child, BufReader<std::process::ChildStdout>)> {
-    (0..count)
-        .map(|_| {
-            let mut process = Command::new(env!("CARGO_BIN_EXE_one_key"))
-                .args(["7", &callers.to_string(), takes])
-                .env("CACHE_URL", url)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .expect("the program starts");
-            let mut output = BufReader::new(process.stdout.take().expect("the stream is piped"));
-            let mut line = String::new();
-            output.read_line(&mut line).expect("the process prints `ready`");
-            assert_eq!(line, "ready\n");
-            (process, output)
-        })
-        .collect()
-}
-
-fn begin(process: &mut Child) {
-    process
-        .stdin
-        .as_mut()
-        .expect("the stream is piped")
-        .write_all(b"go\n")
-        .expect("the process reads its input");
-}
-
-/// Returns the number of fetches of a process and the values that it saw, as it printed them.
-fn outcome(
-    (mut process, mut output): (Child, BufReader<std::process::ChildStdout>),
-) -> (usize, String) {
-    let mut line = String::new();
-    output.read_line(&mut line).expect("the process prints its outcome");
-    assert!(process.wait().expect("the process ends").success());
-    let (fetches, values) = line.trim().split_once(' ').expect("the line has fetches and values");
-    (fetches.parse().expect("the text is a number"), values.to_owned())
-}
-
-#[test]
-fn four_processes_fetch_a_cold_key_once() {
-    let memcached = Memcached::start();
-    let url = format!("memcache://{}?timeout=1s", memcached.address());
-    let mut processes = start(&url, 4, 1000, "300");
-    processes.iter_mut().for_each(|(process, _)| begin(process));
-    let outcomes: Vec<_> = processes.into_iter().map(outcome).collect();
-    assert_eq!(outcomes.iter().map(|(fetches, _)| fetches).sum::<usize>(), 1, "{outcomes:?}");
-    assert!(outcomes.iter().all(|(_, values)| *values == outcomes[0].1), "{outcomes:?}");
-}
-
-#[test]
-fn another_process_replaces_a_killed_fetcher() {
-    let memcached = Memcached::start();
-    let url = format!("memcache://{}?timeout=1s&lease=2s", memcached.address());
-    let (mut doomed, _output) = start(&url, 1, 1, "hang").remove(0);
-    begin(&mut doomed);
-    std::thread::sleep(Duration::from_millis(300));
-    doomed.kill().expect("the process runs");
-    doomed.wait().expect("the process ends");
-    let began = Instant::now();
-    let mut processes = start(&url, 3, 100, "50");
-    processes.iter_mut().for_each(|(process, _)| begin(process));
-    let outcomes: Vec<_> = processes.into_iter().map(outcome).collect();
-    // The lease is as long as the wait for it, so each process may give up just before the lease
-    // ends.
-    let fetches: usize = outcomes.iter().map(|(fetches, _)| fetches).sum();
-    assert!((1..=3).contains(&fetches), "{outcomes:?}");
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

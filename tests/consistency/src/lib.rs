@@ -1,7 +1,8 @@
-//! In a process of its own, because the search is slow unless the package is optimized. Checks the promises of
-//! `docs/guide/consistency.md`: `model` and `gutter` in every order of steps, and `replay` in the worst orders, with the
-//! library and a memcached process.
-#![allow(missing_docs)]
+//! Checks the promises of `docs/guide/consistency.md`. `model` and `gutter` are searched in every order of
+//! steps. `replay` runs the worst orders with the library and a memcached process.
+//!
+//! These tests have a package of their own, because the search is slow unless the package is optimized.
+#![cfg(test)]
 
 mod gutter;
 mod model;

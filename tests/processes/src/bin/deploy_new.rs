@@ -1,3 +1,3 @@
 //! The program of the test `deploys` as it is after a deploy.
 
-cached_tests::build! { new }
+cached_process_tests::build! { new }

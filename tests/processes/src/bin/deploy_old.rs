@@ -1,3 +1,3 @@
 //! The program of the test `deploys` as it is before a deploy.
 
-cached_tests::build! { old }
+cached_process_tests::build! { old }
