@@ -1,5 +1,6 @@
-//! In a process of its own, because it counts allocated bytes, and moka may free memory of other caches at any
-//! time: the memory that an entry of the local tier takes.
+//! The memory that an entry of the local tier takes.
+//!
+//! The test runs in a process of its own because it counts allocated bytes, and moka may free memory of other caches at any time.
 #![allow(missing_docs)]
 
 use std::ops::Range;
@@ -44,16 +45,16 @@ fn an_entry_needs_little_more_than_in_moka() {
                     break;
                 }
             }
-            assert!(ours <= most, "{ours} bytes an entry, moka alone {alone}");
+            assert!(ours <= most, "at most {most} bytes an entry: {ours}, moka alone {alone}");
         }
     }
 }
 
 const ENTRIES: usize = 40_000;
-/// The number of entries before the measurement. It is so large that no table doubles during the measurement.
+/// The number of entries before the measurement. With so many entries, no table doubles during the measurement.
 const BEFORE: usize = 60_000;
 
-/// Returns a capacity. A cache that is filling uses more than half of it before the measurement.
+/// Returns the capacity of a cache. With `is_filling`, the entries before the measurement use more than half of the capacity.
 fn capacity(digits: usize, is_filling: bool) -> u64 {
     let all = (BEFORE + ENTRIES + ENTRIES / 4) * (620 + 2 * digits);
     if is_filling { all as u64 } else { 1 << 30 }
@@ -77,7 +78,7 @@ fn bytes_in_our_cache(digits: usize, is_filling: bool) -> i64 {
         let cache = cache.expect("the settings are valid");
         if is_filling {
             call_all(&cache, 0..BEFORE).await;
-            // moka takes up to a second to learn of all entries.
+            // Up to a second passes until moka knows all entries.
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         cache
@@ -85,7 +86,7 @@ fn bytes_in_our_cache(digits: usize, is_filling: bool) -> i64 {
     let measured = measure(|| {
         runtime.block_on(async {
             call_all(&cache, 1_000_000..1_000_000 + ENTRIES).await;
-            // moka does a part of its work on later calls.
+            // moka does a part of its work during later calls.
             tokio::time::sleep(Duration::from_millis(500)).await;
             call_all(&cache, 1_000_000..1_000_000 + ENTRIES).await;
         });

@@ -1,5 +1,7 @@
-//! In a process of its own, because it counts open descriptors. Runtimes that end, that are not
-//! driven, that lack a timer, or whose clock is paused.
+//! Tests of tokio runtimes that end, that run no tasks, that lack a timer or sockets, or whose
+//! clock is paused.
+//!
+//! These tests run in a process of their own because they count open file descriptors.
 #![allow(missing_docs)]
 
 use std::time::{Duration, Instant};
@@ -77,12 +79,12 @@ fn sixteen_runtimes_keep_their_connections() {
         .collect();
     threads.into_iter().for_each(|thread| thread.join().expect("no task panics"));
     assert_eq!(errors(&cache), 0);
-    let dialled = memcached.stat("total_connections") - before - 1;
-    println!("{dialled} connections");
-    assert!(dialled <= 64, "{dialled} connections for 16 runtimes");
+    let connections = memcached.stat("total_connections") - before - 1;
+    println!("{connections} connections");
+    assert!(connections <= 64, "16 runtimes open at most 64 connections: {connections}");
 }
 
-/// Returns how many descriptors this process has open.
+/// Returns the number of open file descriptors of this process.
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("the test runs on Linux").count()
 }
@@ -101,7 +103,7 @@ fn an_ended_runtime_leaves_no_descriptors() {
     }
     assert_eq!(errors(&cache), 0);
     let left = descriptors().saturating_sub(before);
-    assert!(left < 20, "{left} descriptors of 300 runtimes");
+    assert!(left < 20, "300 runtimes leave less than 20 descriptors: {left}");
 }
 
 #[test]
@@ -114,7 +116,8 @@ fn a_read_on_a_closed_connection_is_repeated() {
         cache.scope(cube(&upstream, 1)).await.expect("the call succeeds");
         cache.flush().await;
         cache.scope(cube(&upstream, 1)).await.expect("an entry is found");
-        // This blocks the only thread of the runtime, so it does not see the connection close.
+        // The restart blocks the only thread of the runtime, so the runtime does not see that the
+        // connection closes.
         memcached.kill();
         let port = memcached.port();
         memcached = Memcached::start_on(port).expect("the port is free");
@@ -126,13 +129,13 @@ fn a_read_on_a_closed_connection_is_repeated() {
     assert_eq!((stats.remote_errors, stats.fetches), (0, 2), "{stats:?}");
 }
 
-/// Lets calls time out while memcached is suspended, and checks that the leases which memcached
-/// grants afterwards are released.
+/// Lets calls time out while memcached is suspended. Checks that the leases that memcached grants
+/// later are released.
 async fn assert_late_leases_released(calls: u64) {
     let memcached = Memcached::start();
     let cache = new_process(&memcached, Duration::from_millis(200)).await;
     let upstream = Upstream::default();
-    // So many calls open a connection for both flushers and for all direct exchanges.
+    // With so many calls, the library opens all its connections before the server is suspended.
     let warm: Vec<_> = (1000..1100)
         .map(|number| {
             let (cache, upstream) = (cache.clone(), upstream.clone());
@@ -165,10 +168,10 @@ async fn assert_late_leases_released(calls: u64) {
     // memcached first executes the commands that wait for it.
     tokio::time::sleep(Duration::from_millis(100)).await;
     while held() > 0 {
-        assert!(Instant::now() < give_up, "{} of {calls} leases are still held", held());
+        assert!(Instant::now() < give_up, "{calls} leases are released: {} are not", held());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(memcached.stat("total_items") >= items + calls, "memcached granted the leases");
+    assert!(memcached.stat("total_items") >= items + calls, "memcached has granted the leases");
 }
 
 #[tokio::test]
@@ -228,7 +231,7 @@ async fn a_paused_clock_fails_no_exchange() {
     calls(0..20).await;
     let stats = cache.stats().get("cube").expect("the function was called");
     assert_eq!((stats.remote_errors, stats.fetches, stats.remote_hits), (0, 20, 20), "{stats:?}");
-    // A suspended server costs the timeout in real time.
+    // A call to a suspended server takes the timeout in real time.
     tokio::time::pause();
     memcached.stop();
     let began = Instant::now();
@@ -239,10 +242,10 @@ async fn a_paused_clock_fails_no_exchange() {
 
 /// Checks that the renewals of a lease move to another runtime.
 ///
-/// A fetch begins on one runtime. The runtime runs until it has renewed the lease once, and `stop`
-/// then stops it. A follower on another runtime takes the lead over. A call of another process
-/// waits as long as the lease is alive. With `during_renewal` memcached answers the second renewal
-/// only after the runtime was stopped.
+/// A fetch begins on one runtime. After this runtime has renewed the lease once, `stop` stops it. A
+/// call that waits on another runtime then fetches in its place. A call of another process waits as
+/// long as the lease is renewed. With `during_renewal`, memcached answers the second renewal only
+/// after the runtime was stopped.
 fn assert_renewals_move(during_renewal: bool, stop: impl FnOnce(Runtime) -> Option<Runtime>) {
     let memcached = Memcached::start();
     let (first, second, elsewhere) = (runtime(), runtime(), runtime());
@@ -274,7 +277,7 @@ fn assert_renewals_move(during_renewal: bool, stop: impl FnOnce(Runtime) -> Opti
         call(&other).await
     });
     assert_eq!(follower.join().expect("no task panics"), Ok(2));
-    assert_eq!(waits, Ok(2), "the other process waits for the second leader");
+    assert_eq!(waits, Ok(2), "the other process waits for the second fetch");
     assert_eq!(upstream.fetches(), 2);
 }
 
@@ -292,6 +295,6 @@ fn renewals_move_when_their_runtime_idles() {
 }
 
 #[test]
-fn a_lease_is_renewed_by_another_runtime_when_its_own_stands_still_during_renewal() {
+fn renewals_move_when_their_runtime_idles_during_one() {
     assert_renewals_move(true, Some);
 }

@@ -1,5 +1,10 @@
-//! In a process of its own, because it measures times. Servers that fail and return, and servers
-//! that are added and removed.
+//! Servers that fail and return, and servers that are added and removed.
+//!
+//! Each key has a *home server*. While the home server is lost, another server, the *gutter
+//! server*, keeps the key's values for a few seconds. A process *ejects* a server that fails: it
+//! stops to use the server until the server has recovered.
+//!
+//! These tests run in a process of their own because they measure time.
 #![allow(missing_docs)]
 
 use std::time::{Duration, Instant};
@@ -41,7 +46,7 @@ async fn call_all(cache: &Cache, upstream: &Upstream, users: std::ops::Range<u32
 async fn wait_until_reached(cache: &Cache, user: u32) {
     let give_up = Instant::now() + Duration::from_secs(30);
     while cache.scope(async { profile_entry(user).invalidate().await }).await.is_err() {
-        assert!(Instant::now() < give_up, "the server is not used again");
+        assert!(Instant::now() < give_up, "the server is used again in time");
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
 }
@@ -70,7 +75,7 @@ async fn assert_no_old_values(servers: usize, overwrites: bool) {
     let at_home = users_at_home(stopped, &cache, 0..40).await;
     assert!(at_home.len() > 5, "{at_home:?}");
     stopped.stop();
-    // The first changes wait for the timeout, and then the server is ejected.
+    // The first changes wait for the timeout. Then the server is ejected.
     let mut least = Vec::new();
     for &user in &at_home {
         let new = upstream.fetch().await.expect("the upstream works");
@@ -90,7 +95,7 @@ async fn assert_no_old_values(servers: usize, overwrites: bool) {
             let answer = call_all(&cache, &upstream, *user..*user + 1).await[0];
             assert!(
                 answer >= *least,
-                "{when}: user {user} has {answer}, which is older than {least}"
+                "{when}: the value of user {user} is {least} or later: {answer}"
             );
             let found = cache.scope(async { profile_entry(*user).get().await.into_option() });
             assert!(found.await.is_none_or(|found| found >= *least), "{when}: user {user}");
@@ -106,7 +111,7 @@ async fn assert_no_old_values(servers: usize, overwrites: bool) {
     }
     wait_until_reached(&cache, at_home[0]).await;
     assert_new("in use again").await;
-    // The server has received the changes, so its items were fetched afterwards.
+    // The server has received the changes, so its present items were fetched later.
     let other = new_process(&servers).await;
     for &(user, least) in &least {
         let found = other.scope(async { profile_entry(user).get().await.into_option() });
@@ -146,7 +151,7 @@ async fn too_many_hints_fence_the_whole_server() {
     for user in 0..10 {
         invalidate(user).await;
     }
-    // Each takes nanoseconds, since the server is ejected by now.
+    // These calls are quick, because the server is ejected by now.
     let began = Instant::now();
     for user in 1000..18_000 {
         invalidate(user).await;
@@ -155,7 +160,7 @@ async fn too_many_hints_fence_the_whole_server() {
     server.resume();
     wait_until_reached(&cache, 500).await;
     for (user, answer) in (0..10).zip(call_all(&cache, &upstream, 0..10).await) {
-        assert!(answer > 10, "user {user} has the old value {answer}");
+        assert!(answer > 10, "the value of user {user} is new: {answer}");
     }
     cache.flush().await;
     // The values are cached again.
@@ -196,10 +201,10 @@ async fn keys_of_a_lost_server_use_the_gutter() {
         let remaining =
             servers[0].remaining_ttl(&format!("{key}:gutter")).expect("the gutter has the value");
         assert!(remaining <= 10, "{remaining} s");
-        assert_eq!(servers[0].remaining_ttl(&key), None, "the value is not at home there");
+        assert_eq!(servers[0].remaining_ttl(&key), None, "the value has only the gutter's name");
     }
     assert_eq!(upstream.fetches(), fetched + users.len());
-    // An invalidation reaches the gutter too, and holds after the home server has returned.
+    // An invalidation also reaches the gutter server, and holds after the home server has returned.
     let user = users[0];
     a.scope(async { profile_entry(user).invalidate().await.expect_err("the home server is lost") })
         .await;
@@ -212,14 +217,14 @@ async fn keys_of_a_lost_server_use_the_gutter() {
         .await;
     let _gone = _back;
     drop(_gone);
-    // The server is ejected again before items in the gutter have expired.
+    // The home server is ejected again before items on the gutter server have expired.
     for _ in 0..10 {
         let answer = call_all(&a, &upstream, user..user + 1).await[0];
-        assert!(answer > new, "the gutter kept the old value {answer}");
+        assert!(answer > new, "the gutter server has no old value: {answer}");
     }
 }
 
-/// Another process may have lost the home server of a key when this process has not.
+/// Another process may have lost the home server of a key, although this process has not.
 #[tokio::test]
 async fn changes_clear_the_gutter_of_other_processes() {
     let servers = [Memcached::start(), Memcached::start()];
@@ -238,7 +243,8 @@ async fn changes_clear_the_gutter_of_other_processes() {
             }
             let present =
                 servers.iter().filter(|server| server.remaining_ttl(&key).is_some()).count();
-            // The item on the home server stays, since no process reads a gutter item there.
+            // The item under the gutter name stays on the home server, because no process reads it
+            // there.
             assert_eq!(present, 1, "user {user}");
         }
     }
@@ -291,7 +297,7 @@ async fn an_ejected_server_delays_no_call() {
     let cache = new_process([&server]).await;
     let upstream = Upstream::default();
     server.stop();
-    // These calls eject the server. Later attempts to reach it fail in the background.
+    // These calls eject the server. Later attempts to reach the server fail in the background.
     call_all(&cache, &upstream, 0..10).await;
     let mut times: Vec<_> = Vec::new();
     for user in 0..2000 {
@@ -324,19 +330,22 @@ async fn only_keys_of_changed_servers_move() {
         let moved = upstream.fetches() - before;
         let again = upstream.fetches();
         call_all(&cache, &upstream, USERS).await;
-        assert_eq!(upstream.fetches(), again, "{what}: every key is cached again");
+        assert_eq!(upstream.fetches(), again, "{what}: each key is cached again");
         moved
     };
-    assert_eq!(moved("at first").await, 300);
+    assert_eq!(moved("first servers").await, 300);
     cache.set_memcached(&addresses).expect("the settings are valid");
-    let to_the_third = moved("one more").await;
-    assert!((60..=140).contains(&to_the_third), "{to_the_third} of 300");
+    let to_the_third = moved("one server more").await;
+    assert!((60..=140).contains(&to_the_third), "a third of the keys move: {to_the_third} of 300");
     assert_eq!(users_at_home(&servers[2], &cache, USERS).await.len(), to_the_third);
-    // A server that was there from the start is removed.
+    // One of the first servers is removed.
     let at_home = users_at_home(&servers[0], &cache, USERS).await.len();
     cache.set_memcached(&addresses[1..]).expect("the settings are valid");
-    let moved_away = moved("one less").await;
-    assert!((40..=at_home).contains(&moved_away), "{moved_away} of {at_home}");
+    let moved_away = moved("one server less").await;
+    assert!(
+        (40..=at_home).contains(&moved_away),
+        "only keys of the removed server move: {moved_away} of {at_home}"
+    );
 
     for (wrong, why) in [
         (vec![], "no server is given"),
@@ -352,8 +361,8 @@ async fn only_keys_of_changed_servers_move() {
     assert!(error.contains("built without memcached"), "{error}");
 }
 
-/// Keys move to an added server and back. An invalidation in between must not leave the old value
-/// on the first server.
+/// Keys move to an added server and back. In between they are invalidated. The old values on the
+/// first server must not be served again.
 #[tokio::test]
 async fn keys_that_move_back_revive_no_value() {
     let servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
@@ -385,7 +394,7 @@ async fn keys_that_move_back_revive_no_value() {
         assert!(answers.iter().all(|&answer| answer > 60), "{answers:?}");
         assert!(upstream.fetches() > before, "some keys have moved");
         for user in 0..60 {
-            // A server that has just returned may not be reached yet.
+            // The process may not reach a server that has just returned.
             let _ = cache.scope(async { profile_entry(user).invalidate().await }).await;
         }
         let new = upstream.fetches();
@@ -395,9 +404,9 @@ async fn keys_that_move_back_revive_no_value() {
     }
 }
 
-/// A fetch begins before its server is removed, and ends after the server is used again. The
-/// invalidation in between did not reach that server, so the lease of the fetch is still valid
-/// there.
+/// A fetch begins before its server is removed, and ends after the server was added again. In
+/// between the key is invalidated. The invalidation does not reach this server, so the lease of the
+/// fetch is still valid there.
 #[tokio::test]
 async fn a_fetch_across_a_removal_stores_nothing() {
     let servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
@@ -425,7 +434,7 @@ async fn a_fetch_across_a_removal_stores_nothing() {
             .await;
     }
     cache.set_memcached(&addresses).expect("the settings are valid");
-    // These are other keys, so that the leases stay.
+    // These calls use other keys, so that the leases stay.
     for user in 1_000..1_020 {
         wait_until_reached(&cache, user).await;
     }
@@ -437,15 +446,15 @@ async fn a_fetch_across_a_removal_stores_nothing() {
     }
 }
 
-/// Items from before a server returned are fenced off. The server may be restarted later, and count
-/// its CAS numbers from the start.
+/// When a server is added again, the library trusts no item whose CAS number is older than the
+/// return. The server may restart later, and then counts its CAS numbers from the start.
 #[tokio::test]
 async fn a_restarted_server_is_trusted_again() {
     let mut servers = [Memcached::start(), Memcached::start()];
     let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
     let cache = new_process(&servers).await;
     let upstream = Upstream::default();
-    // After so many items the restarted server needs long to reach the CAS number of the fence.
+    // After so many items, the restarted server would need long to reach the old CAS numbers.
     call_all(&cache, &upstream, 0..3_000).await;
     cache.flush().await;
     cache.set_memcached(&addresses[1..]).expect("the settings are valid");
@@ -465,7 +474,7 @@ async fn a_restarted_server_is_trusted_again() {
         if upstream.fetches() - fetched == 20 {
             return;
         }
-        assert!(Instant::now() < give_up, "the server is not trusted again");
+        assert!(Instant::now() < give_up, "the items of the server are used again in time");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -488,8 +497,8 @@ async fn an_unresolvable_name_fails_no_call() {
     assert_eq!(upstream.fetches(), fetched);
 }
 
-/// A process that was suspended, or is overloaded, finds every deadline past. The server is not at
-/// fault then.
+/// In a process that was suspended or is overloaded, every deadline has passed. The server has not
+/// failed then.
 #[tokio::test]
 async fn a_suspended_process_ejects_no_server() {
     let server = Memcached::start();
@@ -501,12 +510,12 @@ async fn a_suspended_process_ejects_no_server() {
         server.stop();
         let mut call = std::pin::pin!(cache.scope(profile(&upstream, user)));
         assert!(cached_tests::poll_once(call.as_mut()).await.is_none(), "the call is not ready");
-        // This blocks the only thread of the runtime.
+        // The sleep blocks the only thread of the runtime.
         std::thread::sleep(TIMEOUT * 3);
         call.await.expect("the call succeeds");
         server.resume();
     }
     let fetched = upstream.fetches();
     call_all(&cache, &upstream, 0..1).await;
-    assert_eq!(upstream.fetches(), fetched, "the server is used");
+    assert_eq!(upstream.fetches(), fetched, "the values come from the server");
 }

@@ -1,5 +1,6 @@
-//! In a process of its own, because it installs a cache. Two functions have one cache name: neither is cached, and
-//! a finding names both.
+//! Two functions have one cache name. Neither is cached, and a finding names both.
+//!
+//! The test runs in a process of its own because it installs a cache.
 #![allow(missing_docs)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};

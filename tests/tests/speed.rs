@@ -1,4 +1,6 @@
-//! In a process of its own, because it counts allocations: the cost of the local tier in allocations and bytes.
+//! The cost of the local tier in allocations and bytes.
+//!
+//! These tests run in a process of their own because they count allocations.
 #![allow(missing_docs)]
 
 use std::sync::Arc;
@@ -28,7 +30,7 @@ async fn payment(number: &str, state: u8) -> Result<Arc<Payment>, std::io::Error
 fn a_hit_allocates_nothing() {
     let runtime = runtime();
     let cache = runtime.block_on(Cache::builder().build()).expect("the settings are valid");
-    // The keys have lengths that are common.
+    // The keys have between 9 and 107 characters.
     let numbers: Vec<String> =
         (0..200).map(|number| format!("payment-{number:0$}", number % 100)).collect();
     let call_all = async || {
@@ -93,7 +95,7 @@ fn a_nested_hit_allocates_no_thread_state() {
     runtime().block_on(call_all());
     let runtime = runtime();
     let allocated = measure(|| runtime.block_on(call_all()));
-    // The store records the hits that it passes to moka.
+    // The store allocates when it reports hits to moka.
     assert!(allocated.bytes_total < 16 << 10, "{allocated:?}");
 }
 
@@ -134,7 +136,7 @@ fn the_capacity_holds_under_churn() {
                 runtime().block_on(cache.scope(async {
                     for step in 0..15_000 {
                         tracked(thread << 32 | step).await.expect("the call succeeds");
-                        // Some keys are hit for a while, and then others take their place.
+                        // Some keys are hit for a while. Then other keys take their place.
                         tracked(step / 100 * 50 + step % 50).await.expect("the call succeeds");
                         most.fetch_max(LIVE_BYTES.load(Ordering::SeqCst), Ordering::SeqCst);
                     }
@@ -144,6 +146,6 @@ fn the_capacity_holds_under_churn() {
     });
     let most = most.into_inner();
     println!("at most {most} bytes of {CAPACITY}");
-    assert!(most > CAPACITY / 2, "the cache was not full");
-    assert!(most <= CAPACITY + CAPACITY / 10, "{most} bytes are over {CAPACITY}");
+    assert!(most > CAPACITY / 2, "the cache is full: {most} of {CAPACITY} bytes");
+    assert!(most <= CAPACITY + CAPACITY / 10, "the capacity holds: {most} of {CAPACITY} bytes");
 }

@@ -1,5 +1,8 @@
-//! In a process of its own, because a panic at the end of a thread ends the process. A thread that ends drops
-//! values whose `Drop` needs thread-locals that may be gone already.
+//! A thread that ends makes calls, and drops values whose `Drop` uses thread-locals that may no
+//! longer exist.
+//!
+//! These tests run in a process of their own because a panic at the end of a thread ends the
+//! process.
 #![allow(missing_docs)]
 
 use std::cell::RefCell;
@@ -15,7 +18,8 @@ use std::time::{Duration, Instant};
 use cached_core::{Cache, RequestScope, coordinator_cached};
 use serde::{Deserialize, Serialize};
 
-/// Returns a lock that each test holds. A call runs the deferred drops of other calls, so the tests must not overlap.
+/// Returns a lock that each test must hold. A call runs the deferred drops of other calls, so the
+/// tests must not overlap.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     LOCK.lock().unwrap_or_else(PoisonError::into_inner)
@@ -25,7 +29,7 @@ fn one_at_a_time() -> MutexGuard<'static, ()> {
 fn ready<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(ready) => ready,
-        Poll::Pending => panic!("the future waits"),
+        Poll::Pending => panic!("the future is pending"),
     }
 }
 
@@ -34,8 +38,9 @@ fn cache() -> Cache {
 }
 
 thread_local! {
-    /// One list exists before the first call of a thread, and one is made after it. So one of them is destroyed
-    /// before the thread-locals of the library, in whatever order that happens.
+    /// A thread creates this list before its first call, and the other list after its first call.
+    /// So one of the two is destroyed before the thread-locals of the library, whatever the order
+    /// of destruction is.
     static BEFORE: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
     static AFTER: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
@@ -46,7 +51,7 @@ fn use_thread_locals(number: u64) {
     AFTER.with_borrow_mut(|list| list.push(number));
 }
 
-/// How many values were dropped.
+/// The number of dropped values.
 static DROPS: AtomicU64 = AtomicU64::new(0);
 
 /// A value whose `Drop` uses thread-locals and makes a call.
@@ -67,7 +72,7 @@ async fn plain(number: u64) -> Result<u64, std::io::Error> {
     Ok(number)
 }
 
-#[coordinator_cached(name = "uses", overwrite(reason = "it is removed"), entry = uses_entry)]
+#[coordinator_cached(name = "uses", overwrite(reason = "a test invalidates the entry"), entry = uses_entry)]
 async fn uses(number: u64) -> Result<Arc<CallsOnDrop>, std::io::Error> {
     Ok(Arc::new(CallsOnDrop(number)))
 }
@@ -88,15 +93,16 @@ async fn panics(number: u64) -> Result<Arc<PanicsOnDrop>, std::io::Error> {
     Ok(Arc::new(PanicsOnDrop(number)))
 }
 
-/// Makes a call, which runs the deferred drops at its end.
+/// Makes a call. At its end, a call runs the deferred drops.
 fn run_deferred_drops() {
     static NEXT: AtomicU64 = AtomicU64::new(1_000);
     ready(plain(NEXT.fetch_add(1, Ordering::Relaxed))).expect("the call succeeds");
 }
 
-/// Dropping a cache drops its values. A panic ends that early, and the next call drops the remaining values.
+/// Dropping a cache drops its values. If one of these drops panics, the next call drops the
+/// remaining values.
 #[test]
-fn a_panicking_drop_leaves_others_dropped() {
+fn values_after_a_panicking_drop_are_dropped() {
     let _lock = one_at_a_time();
     let before = DROPS.load(Ordering::Relaxed);
     let cache = cache();
@@ -129,12 +135,13 @@ impl Drop for CallAtExit {
     }
 }
 
-/// Runs a function at the end of two threads. On the second one it runs before that too, so the thread-locals of
-/// the library are destroyed at another point.
+/// Runs a function twice on each of two threads, the second time at the thread's end. The first run
+/// comes after the creation of `CALL_AT_EXIT` on one thread, and before it on the other. So the
+/// thread-locals of the library are destroyed at different points.
 fn at_thread_exit(call: impl Fn() + Copy + Send + 'static) {
     for calls_before in [false, true] {
         let thread = thread::spawn(move || {
-            // The thread-local that is used first is destroyed last.
+            // A thread destroys the thread-local that was used first at last.
             if calls_before {
                 call();
             }
@@ -166,19 +173,19 @@ fn an_ending_thread_can_invalidate() {
         ready(counted_entry(8).invalidate()).expect("no server can fail");
         FETCHES.fetch_add(fetches_of(8), Ordering::Relaxed);
     });
-    // Another thread fetched again after each invalidation.
+    // Another thread fetches again after each invalidation.
     assert_eq!(FETCHES.load(Ordering::Relaxed), 4);
 }
 
 static FETCHED: AtomicU64 = AtomicU64::new(0);
 
-#[coordinator_cached(name = "counted", overwrite(reason = "it is removed"), entry = counted_entry)]
+#[coordinator_cached(name = "counted", overwrite(reason = "a test invalidates the entry"), entry = counted_entry)]
 async fn counted(number: u64) -> Result<u64, std::io::Error> {
     FETCHED.fetch_add(1, Ordering::Relaxed);
     Ok(number)
 }
 
-/// Calls twice on another thread and returns the number of fetches.
+/// Calls the function twice on another thread and returns the number of fetches.
 fn fetches_of(number: u64) -> u64 {
     let call = move || {
         let before = FETCHED.load(Ordering::Relaxed);
@@ -189,37 +196,37 @@ fn fetches_of(number: u64) -> u64 {
     thread::spawn(call).join().expect("the call succeeds")
 }
 
-/// The map collects the garbage of all threads every 128 times that a thread reads it. So it may do so at the end of
-/// a thread that has read it as often.
+/// The map of the local tier frees its garbage whenever a thread has accessed it 128 times. So the
+/// map could free evicted values at the end of a thread that has accessed it so often.
 #[test]
 fn an_ending_thread_drops_no_evicted_values() {
     let _lock = one_at_a_time();
     let cache =
         ready(Cache::builder().local_capacity(20_000).build()).expect("the settings are valid");
     for turn in 0..30 {
-        let (looked, has_looked) = mpsc::channel();
-        let (ends, is_to_end) = mpsc::channel::<()>();
-        let of_thread = cache.clone();
+        let (accessed, has_accessed) = mpsc::channel();
+        let (end, ends) = mpsc::channel::<()>();
+        let thread_cache = cache.clone();
         let thread = thread::spawn(move || {
             BEFORE.with_borrow_mut(Vec::clear);
             for _ in 0..128 {
-                let invalidated = ready(of_thread.scope(uses_entry(u64::MAX).invalidate()));
+                let invalidated = ready(thread_cache.scope(uses_entry(u64::MAX).invalidate()));
                 invalidated.expect("no server can fail");
             }
             AFTER.with_borrow_mut(Vec::clear);
-            looked.send(()).expect("the test waits");
-            is_to_end.recv().expect("the test sends");
+            accessed.send(()).expect("the test waits");
+            ends.recv().expect("the test lets the thread end");
         });
-        has_looked.recv().expect("the thread makes its calls");
+        has_accessed.recv().expect("the thread makes its calls");
         for number in 0..130 {
             ready(cache.scope(uses(turn * 130 + number))).expect("the call succeeds");
         }
-        ends.send(()).expect("the thread waits");
+        end.send(()).expect("the thread waits");
         thread.join().expect("the thread does not panic");
     }
 }
 
-/// `exit` within a request ends the thread while the request tier has answers.
+/// `std::process::exit` within a request ends the thread while the request tier has answers.
 #[test]
 fn a_program_may_exit_within_a_request() {
     const NAME: &str = "a_program_may_exit_within_a_request";

@@ -1,6 +1,9 @@
-//! A state machine of one key, two processes, the home server of the key and its gutter server. Each process may
-//! lose the connection to either server. The machine has no local tier and no flights, since servers do not matter
-//! to those.
+//! A state machine of one key, two processes and two servers. The key's *home server* stores its
+//! values. While a process cannot reach the home server, it uses the key's *gutter server*. Each
+//! process may lose the connection to either server.
+//!
+//! The machine has no local tier and no *flights* (a flight is a fetch with the calls that wait for
+//! it), because servers do not matter to these.
 
 mod canonical;
 mod process;
@@ -26,35 +29,37 @@ const GUTTER: usize = 1;
 struct Bounds {
     calls: u8,
     changes: u8,
-    /// Failed exchanges, executed or not; cancelled calls and dropped changes.
+    /// Exchanges that fail before or after the server executed the command, cancelled calls, and
+    /// dropped changes.
     failures: u8,
     overwritable: bool,
     broken: BrokenRule,
 }
 
-/// A rule that the model breaks, to show that the search detects it.
+/// A rule that the model breaks, to show that the search detects the violation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum BrokenRule {
     Nothing,
-    /// An invalidation reaches only the home.
+    /// An invalidation reaches only the home server.
     GutterNotInvalidated,
-    /// An overwrite does not remove the value in the gutter.
+    /// An overwrite does not remove the value on the gutter server.
     OverwriteLeavesGutter,
-    /// A failed invalidation leaves no hint.
+    /// A failed invalidation leaves no *hint*: the process does not repeat it later.
     NoHint,
-    /// A failed invalidation of the gutter leaves no hint.
+    /// A failed invalidation on the gutter server leaves no hint.
     NoHintForGutter,
-    /// A change that is dropped at the home leaves no hint for the gutter.
+    /// A change that is dropped during the exchange with the home server leaves no hint for the
+    /// gutter server.
     DroppedWithoutHint,
-    /// A server is read while there is a hint for it.
+    /// A process reads a server for which it keeps a hint.
     ReadBeforeHint,
-    /// A server returns to rotation before its hint is delivered.
+    /// A process uses a lost server again before it delivers the hint.
     BackBeforeHint,
-    /// A fill whose server is lost is added to the gutter, without a lease there.
+    /// A fill whose server is lost goes to the gutter server, without a lease there.
     FilledElsewhere,
-    /// A fill goes to the other server, under the CAS number of the server that was read.
+    /// A fill goes to the other server, with the CAS number of the server that was read.
     CasOfOtherServer,
-    /// A change that reached only the gutter returns `Ok`.
+    /// A change that reached only the gutter server returns `Ok`.
     OkWithoutHome,
 }
 
@@ -68,11 +73,12 @@ enum Item {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Server {
     item: Item,
-    /// The next CAS number. Each server counts its own.
+    /// The next CAS number. Each server counts for itself.
     cas: u8,
 }
 
-/// A call. It must not be answered with a value in `replaced`.
+/// A call. `replaced` are the values that its process had replaced before; the call must not return
+/// one of these. `at` is the index of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Caller {
     Idle,
@@ -85,7 +91,7 @@ enum Caller {
         lease: Option<(usize, u8)>,
         value: Value,
     },
-    /// The caller is answered, and the fill runs in the background.
+    /// The call has returned, and the fill runs in the background.
     Filling {
         at: usize,
         cas: u8,
@@ -110,7 +116,7 @@ enum Change {
         at: usize,
         replaced: Values,
     },
-    /// The entry is being removed. With `failed` the change returns an error in any case.
+    /// The entry is being removed. With `failed`, the change will return an error.
     InvalidatingHome {
         failed: bool,
         replaced: Values,
@@ -137,8 +143,8 @@ struct State {
     processes: [Process; 2],
     /// The next value.
     next: Value,
-    /// The values that must not be at home, because changes that returned `Ok` have replaced them; and the values
-    /// that were removed from the gutter.
+    /// For the home server, the values that changes have replaced that returned `Ok`. For the
+    /// gutter server, the values that were removed there. The server must not have these values.
     replaced: [Values; 2],
     calls: u8,
     changes: u8,
@@ -232,7 +238,8 @@ impl State {
         self.next - 1
     }
 
-    /// Returns the values that a change replaces: all but those that concurrent changes are about to store.
+    /// Returns the values that a change replaces: all values except those that concurrent changes
+    /// are about to store.
     fn replaced(&self) -> Values {
         let stored = |values, process: &Process| match process.change {
             Change::Writing { value, .. } => values | 1 << value,
@@ -260,12 +267,12 @@ const OVERWRITABLE: Bounds = Bounds { calls: 2, failures: 2, overwritable: true,
 const TWO_CHANGES: Bounds = Bounds { changes: 2, failures: 1, ..OVERWRITABLE };
 
 #[test]
-fn the_gutter_holds_in_every_order() {
+fn a_gutter_server_keeps_the_promises() {
     for bounds in [WRITE_ONCE, OVERWRITABLE, TWO_CHANGES] {
         let SearchResult { states, violation } = search::<State>(&bounds);
         println!("{bounds:?}: {states} states");
         assert!(violation.is_none(), "{states} states: {}", violation.unwrap_or_default());
-        assert!(states > 10_000, "{states} states: the model covers too few states");
+        assert!(states > 10_000, "the model has many states: {states}");
     }
 }
 
@@ -285,7 +292,7 @@ fn every_broken_gutter_rule_is_detected() {
     ] {
         let found = search::<State>(&Bounds { broken, ..OVERWRITABLE });
         let trace =
-            found.violation.unwrap_or_else(|| panic!("{broken:?}: the search finds no violation"));
+            found.violation.unwrap_or_else(|| panic!("{broken:?}: the search found no violation"));
         println!("{broken:?}:\n{trace}");
         assert!(trace.contains(contains), "{broken:?}:\n{trace}");
     }

@@ -1,7 +1,9 @@
-//! Checks the promises of `docs/guide/consistency.md`. `model` and `gutter` are searched in every order of
-//! steps. `replay` runs the worst orders with the library and a memcached process.
+//! Checks the promises of `docs/guide/consistency.md`. `model` and `gutter` are state machines,
+//! which the tests search in every order of steps. `replay` runs the library and a memcached
+//! process in the worst of these orders.
 //!
-//! These tests have a package of their own, because the search is slow unless the package is optimized.
+//! These tests have a package of their own because the search is slow unless the package is
+//! optimized.
 #![cfg(test)]
 
 mod gutter;
@@ -29,30 +31,30 @@ fn assert_holds(bounds: Bounds) {
     let SearchResult { states, violation } = search::<State>(&bounds);
     assert!(violation.is_none(), "{states} states: {}", violation.unwrap_or_default());
     println!("{states} states");
-    assert!(states > 10_000, "{states} states: the model covers too few states");
+    assert!(states > 10_000, "the model has many states: {states}");
 }
 
-/// Returns the trace that the search finds when a rule is broken.
+/// Returns the trace of steps with which the search proves that the model breaks a rule.
 fn counterexample(bounds: Bounds, broken: BrokenRule) -> String {
     let found = search::<State>(&Bounds { broken, ..bounds });
     let trace =
-        found.violation.unwrap_or_else(|| panic!("{broken:?}: the search finds no violation"));
+        found.violation.unwrap_or_else(|| panic!("{broken:?}: the search found no violation"));
     println!("{broken:?}:\n{trace}");
     trace
 }
 
 #[test]
-fn write_once_entries_hold_in_every_order() {
+fn write_once_entries_keep_the_promises() {
     assert_holds(WRITE_ONCE);
 }
 
 #[test]
-fn overwritable_entries_hold_in_every_order() {
+fn overwritable_entries_keep_the_promises() {
     assert_holds(OVERWRITABLE);
 }
 
 #[test]
-fn entries_kept_for_errors_hold_in_every_order() {
+fn entries_kept_for_errors_keep_the_promises() {
     assert_holds(KEPT_FOR_ERRORS);
 }
 
@@ -103,7 +105,8 @@ fn a_cas_that_outlives_its_server_is_detected() {
     assert!(trace.contains("comes back empty"), "{trace}");
 }
 
-/// This rule is not broken by the library: memcached executes writes late, as `docs/guide/consistency.md` says.
+/// memcached breaks this rule, not the library: memcached may execute a write after the timeout, as
+/// `docs/guide/consistency.md` says.
 #[test]
 fn late_writes_of_memcached_break_the_promise() {
     let trace = counterexample(OVERWRITABLE, BrokenRule::LateWrites);

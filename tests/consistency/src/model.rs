@@ -1,7 +1,9 @@
-//! A state machine of one key, two processes and a memcached, small enough to explore completely.
+//! A state machine of one key, two processes and a memcached server, small enough to explore
+//! completely.
 //!
-//! Each step is atomic: it is what a process does under one lock, or what memcached does for one command. Comments
-//! say which part of `cached-core` a step models. A change of that part must be repeated here.
+//! Each step is atomic: a process does it under one lock, or memcached does it for one command.
+//! Comments say which part of `cached-core` a step models. Whoever changes that part must change
+//! the model, too.
 
 mod call;
 mod canonical;
@@ -14,7 +16,7 @@ use crate::search::{Model, NextStates, Step, Violation};
 
 /// A value that a fetch or an overwrite made. The first one is 1.
 pub(crate) type Value = u8;
-/// The value of a reader that takes a placeholder for a value.
+/// The value that a reader sees if it mistakes a lease's placeholder for a value.
 pub(crate) const PLACEHOLDER: Value = 0;
 
 /// A set of values.
@@ -40,8 +42,8 @@ pub(crate) struct Bounds {
     pub(crate) broken: BrokenRule,
 }
 
-/// A rule that the model breaks, to show that the search detects it. `LateWrites` is not a rule of the library but
-/// a behaviour of memcached.
+/// A rule that the model breaks, to show that the search detects the violation. `LateWrites` is not
+/// a rule of the library but a behaviour of memcached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum BrokenRule {
     Nothing,
@@ -49,9 +51,10 @@ pub(crate) enum BrokenRule {
     FillWithoutCas,
     /// The local tier stores a value without checking its fill token.
     StoreWithoutToken,
-    /// The process clears its local tier before the command to memcached, and not again after it.
+    /// An invalidation clears the local tier before the command to memcached, and not again after
+    /// the command.
     ClearOnce,
-    /// Callers after an invalidation join a flight from before it.
+    /// Callers after an invalidation join a flight that began before the invalidation.
     KeepFlight,
     /// A lease is granted to two callers.
     LeaseForTwo,
@@ -71,7 +74,8 @@ pub(crate) enum Item {
     Placeholder {
         cas: u8,
     },
-    /// `stale` is true if the value has expired and is kept for errors; `claimed`, if a refresh claim is held.
+    /// `stale` is true if the value has expired and is kept for errors. `claimed` is true if a
+    /// caller holds the refresh claim.
     Value {
         value: Value,
         cas: u8,
@@ -107,15 +111,16 @@ pub(crate) enum FillCondition {
     NoFill,
 }
 
-/// A call of the annotated function. The call must not be answered with a value in `replaced`: changes that this process
-/// made before the call have replaced those.
+/// A call of the annotated function. `replaced` are the values that changes of this process had
+/// replaced before the call; the call must not return one of these.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Caller {
     Idle,
     Following {
         replaced: Values,
     },
-    /// A follower that takes the lead over, with the lease of the former leader, and is not polled yet.
+    /// A follower that takes over the lead and the former leader's lease, and has not been polled
+    /// since.
     Successor {
         condition: Option<FillCondition>,
         replaced: Values,
@@ -136,7 +141,7 @@ pub(crate) enum Caller {
         value: Value,
         replaced: Values,
     },
-    /// The caller is answered, and the fill runs in the background.
+    /// The call has returned, and the fill runs in the background.
     Filling {
         cas: u8,
         of_item: bool,
@@ -148,7 +153,7 @@ pub(crate) enum Caller {
     },
 }
 
-/// A running `invalidate` or `overwrite`. `replaced` contains the values that were there when it was called.
+/// A running `invalidate` or `overwrite`. `replaced` are the values that the change replaces.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Change {
     Idle,
@@ -184,7 +189,7 @@ pub(crate) struct State {
     replaced: Values,
     /// The leases under which a fetch has begun.
     fetched: u16,
-    /// A write that has timed out, and that memcached may still execute.
+    /// The value of a write that has timed out. memcached may still execute the write.
     late: Option<Value>,
     calls: u8,
     changes: u8,
@@ -233,8 +238,8 @@ impl Model for State {
 }
 
 impl State {
-    /// Returns the values that a change replaces: all present values, and those of running fetches. The value of a
-    /// concurrent change is not among them, because either change may come last.
+    /// Returns the values that a change replaces: all present values, and those of running fetches.
+    /// The value of a concurrent change is not among them, because either change may come last.
     fn replaced(&self) -> Values {
         let concurrent = self.processes.iter().fold(0, |values, process| {
             values | process.change.value().map_or(0, |value| 1 << value)
@@ -366,8 +371,8 @@ impl Process {
         }
     }
 
-    /// Models the clearing of the local tier and of the flight. Returns a new token unless an invalidation has
-    /// overtaken the given one.
+    /// Models the removal of the local entry and the flight. Returns a new token if `before` is
+    /// still current, or `None` if there was an invalidation since.
     fn clear_local(&mut self, before: Option<u8>, bounds: &Bounds) -> Option<u8> {
         if bounds.broken != BrokenRule::KeepFlight {
             self.flight = None;

@@ -1,6 +1,7 @@
 //! Replays the worst traces of the model with the library and a memcached process.
 //!
-//! Two caches stand for two processes. A gate in each fetch and a proxy before memcached fix the order of steps.
+//! Two caches stand for two processes. The test fixes the order of steps: it holds fetches in the
+//! upstream, and commands to memcached in a proxy.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -15,7 +16,8 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 
-/// A service whose fetches return the state at their beginning, and end when the test allows it.
+/// An upstream with a state. A fetch returns the state at the fetch's start, and ends when the test
+/// allows it.
 struct Upstream {
     state: AtomicU32,
     began: Semaphore,
@@ -74,9 +76,9 @@ async fn new_process(address: &str) -> Cache {
 }
 
 /// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process_with_lease(address: &str, seconds: u64) -> Cache {
+async fn new_process_with_lease(address: &str, lease_secs: u64) -> Cache {
     let builder = Cache::builder().memcached([address]).remote_timeout(Duration::from_secs(5));
-    builder.lease(Duration::from_secs(seconds)).build().await.expect("the settings are valid")
+    builder.lease(Duration::from_secs(lease_secs)).build().await.expect("the settings are valid")
 }
 
 /// Calls `once` in a new task.
@@ -101,7 +103,8 @@ async fn read(cache: &Cache) -> (Option<Tier>, Option<u32>) {
     (found.tier(), found.into_option())
 }
 
-/// A proxy before memcached. It holds each command that begins with `held` until the test releases it.
+/// A proxy before memcached. The proxy holds each command that begins with `held`, until the test
+/// releases the command.
 struct HoldingProxy {
     address: String,
     held_commands: UnboundedReceiver<()>,
@@ -183,9 +186,10 @@ async fn a_fill_overtaken_by_an_invalidation_is_refused() {
     assert_eq!(a.stats().get("once").expect("the function was called").fills_dropped, 1);
 }
 
-/// Here another process invalidates. The process that fetched keeps its answer for 5 s at most.
+/// Another process invalidates during a fetch. The process that fetches keeps the answer for 5 s at
+/// most.
 #[tokio::test]
-async fn an_overtaken_answer_stays_local_for_five_seconds() {
+async fn an_invalidated_answer_stays_local_for_five_seconds() {
     let memcached = Memcached::start();
     let (a, b) = (new_process(&memcached.address()).await, new_process(&memcached.address()).await);
     let upstream = Upstream::new();
@@ -209,13 +213,14 @@ async fn an_overtaken_answer_stays_local_for_five_seconds() {
         if read(&a).await != (Some(Tier::Local), Some(1)) {
             break;
         }
-        assert!(read_at < Duration::from_secs(5), "the local entry does not expire");
+        assert!(read_at < Duration::from_secs(5), "the local entry expires within 5 s");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(read(&a).await.1, Some(2));
 }
 
-/// Replays the traces of a local store without fill token, and of a flight that outlives an invalidation.
+/// Replays the traces of a local store without fill token, and of a flight that outlives an
+/// invalidation.
 #[tokio::test]
 async fn calls_after_an_invalidation_ignore_earlier_fetches() {
     let memcached = Memcached::start();
@@ -238,8 +243,8 @@ async fn calls_after_an_invalidation_ignore_earlier_fetches() {
     assert_eq!(read(&new_process(&memcached.address()).await).await.1, Some(2));
 }
 
-/// Replays the trace of a process that clears its local tier only once. Another caller reads the old value from
-/// memcached before the delete is executed.
+/// Replays the trace of a process that clears its local tier only once. Another caller reads the
+/// old value from memcached before the delete is executed.
 #[tokio::test]
 async fn values_read_during_an_invalidation_are_dropped() {
     let memcached = Memcached::start();
@@ -260,8 +265,8 @@ async fn values_read_during_an_invalidation_are_dropped() {
     assert_eq!(read(&b).await, (None, None));
 }
 
-/// A fetch whose lease is gone must not fill memcached, and must not replace the entry of another fetch. Here
-/// the lease is removed by a delete.
+/// A fetch whose lease is gone must not fill memcached, and must not replace the entry of another
+/// fetch. The test removes the lease by a delete.
 #[tokio::test]
 async fn a_fetch_without_its_lease_replaces_nothing() {
     let memcached = Memcached::start();
@@ -305,7 +310,8 @@ async fn an_overwritten_fetch_replaces_nothing() {
     }
 }
 
-/// The server loses a lease in a restart. The fetch under that lease stores nothing, and no call waits for it.
+/// A restarted server has lost a lease. The fetch under that lease stores nothing, and no call
+/// waits for it.
 #[tokio::test]
 async fn a_restarted_server_refuses_earlier_leases() {
     let mut memcached = Memcached::start();

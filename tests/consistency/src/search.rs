@@ -1,4 +1,5 @@
-//! A breadth-first search through every order of steps. The first violation found has a shortest trace.
+//! A breadth-first search through every order of steps. No violation has a shorter trace than the
+//! first one found.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -10,7 +11,7 @@ pub(crate) trait Model: Copy + Eq + Hash {
 
     fn first() -> Self;
 
-    /// Returns every step that may come next, with the state that follows.
+    /// Returns every possible next step, with the state that follows.
     fn steps(&self, bounds: &Self::Bounds) -> NextStates<Self>;
 
     /// Returns true if no operation is under way.
@@ -32,7 +33,7 @@ impl std::fmt::Display for Step {
     }
 }
 
-/// A description of what must not happen.
+/// The description of a violated promise.
 pub(crate) type Violation = &'static str;
 
 /// The steps from a state, each with the next state or a violation.
@@ -47,8 +48,9 @@ pub(crate) struct SearchResult {
 pub(crate) fn search<M: Model>(bounds: &M::Bounds) -> SearchResult {
     let mut seen = HashMap::from([(M::first(), 0)]);
     let mut states = vec![M::first()];
-    // For each state: the step that first reached it, and the states that lead to it by internal steps.
+    // For each state, the first step that reached the state, and the state before that step.
     let mut reached: Vec<Option<(usize, Step)>> = vec![None];
+    // For each state, the states before it from which an internal step leads to it.
     let mut before: Vec<Vec<u32>> = vec![Vec::new()];
     let mut from = 0;
     while from < states.len() {

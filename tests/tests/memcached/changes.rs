@@ -1,4 +1,4 @@
-//! Changes that one process makes to an entry, and what other processes see of them.
+//! One process changes an entry, and other processes see the change.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ async fn invalidate_beats_a_fetch_of_another_process() {
         .await;
     assert_eq!(fetch.await.expect("no task panics").expect("the call succeeds").fetched, 1);
     a.flush().await;
-    // The overtaken fetch stored nothing in memcached.
+    // The earlier fetch stored nothing in memcached.
     assert_eq!(
         b.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds").fetched,
         2
@@ -123,7 +123,7 @@ async fn a_late_add_does_not_undo_an_invalidation() {
             let value = Payment { number: "7".into(), fetched: 5 };
             assert!(
                 !payment_entry("8", "paid").get().await.is_found(),
-                "this opens the connection"
+                "this read opens the connection"
             );
             let entry = payment_entry("7", "paid");
             let mut add = Box::pin(entry.add(value));
@@ -140,12 +140,12 @@ async fn a_late_add_does_not_undo_an_invalidation() {
 }
 
 #[tokio::test]
-async fn a_late_overwrite_does_not_hide_another() {
+async fn a_late_overwrite_does_not_undo_a_later_one() {
     let memcached = Memcached::start();
     let cache = new_process(&memcached).await;
     cache
         .scope(async {
-            assert!(!profile_entry(8).get().await.is_found(), "this opens the connection");
+            assert!(!profile_entry(8).get().await.is_found(), "this read opens the connection");
             let entry = profile_entry(7);
             let mut late = Box::pin(entry.overwrite("first".into()));
             while memcached.remaining_ttl(&entry.key().to_string()).is_none() {
@@ -174,8 +174,8 @@ async fn force_miss_keeps_write_once_entries_locally() {
     );
 }
 
-/// memcached delays its answer to the delete. Another call of this process reads the old value in
-/// the meantime, and the invalidation is dropped before it gets its answer.
+/// memcached delays its answer to the delete. In the meantime another call of this process reads
+/// the old value. The invalidation is dropped before it gets an answer.
 #[tokio::test]
 async fn a_dropped_invalidation_clears_the_local_tier() {
     let memcached = Memcached::start();
@@ -184,17 +184,19 @@ async fn a_dropped_invalidation_clears_the_local_tier() {
     a.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds");
     a.flush().await;
     b.scope(async {
-        assert!(!payment_entry("8", "paid").get().await.is_found(), "this opens the connection");
+        let other_entry = payment_entry("8", "paid");
+        assert!(!other_entry.get().await.is_found(), "this read opens the connection");
         let entry = payment_entry("7", "paid");
         let mut invalidate = Box::pin(entry.invalidate());
         memcached.stop();
         assert!(poll_once(invalidate.as_mut()).await.is_none());
-        // This call may read before the delete, and store after the local tier was cleared.
+        // memcached may answer this call before it executes the delete. The call then stores the
+        // old value after the local tier was cleared.
         memcached.resume();
         payment(&upstream, "7", "paid").await.expect("the call succeeds");
         drop(invalidate);
         let found = entry.get().await;
-        assert_ne!(found.tier(), Some(Tier::Local), "the drop has cleared the local tier");
+        assert_ne!(found.tier(), Some(Tier::Local), "the drop clears the local tier again");
     })
     .await;
 }

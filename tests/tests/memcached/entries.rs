@@ -1,4 +1,6 @@
-//! `add`, `overwrite` and `first_found` where memcached refuses, fails or has another value.
+//! `add`, `overwrite` and `first_found` when memcached refuses, fails or has another value. While a
+//! key's *home server* is lost, another server, the *gutter server*, keeps the key's values for 10
+//! s.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +32,8 @@ fn two_servers() -> TestCache {
     TestCache::with(Cache::builder().memcached(["a:1", "b:1"])).expect("the settings are valid")
 }
 
-/// Calls until failures in a row have ejected the failing server.
+/// Makes calls until the failures in a row have *ejected* the failing server, so that this process
+/// no longer uses it.
 async fn eject(test: &TestCache, upstream: &Upstream) {
     for number in 1000..1020 {
         test.run(price(upstream, number)).await.expect("the call succeeds");
@@ -40,9 +43,9 @@ async fn eject(test: &TestCache, upstream: &Upstream) {
 /// Returns a number whose `price` and `stock` entries both have this server as their home.
 async fn number_at(server: &TestMemcached, test: &TestCache) -> u32 {
     let upstream = Upstream::default();
-    let stranger = test.another_process();
+    let process = test.another_process();
     for number in 0..100 {
-        let (one, other) = stranger
+        let (one, other) = process
             .run(async {
                 price(&upstream, number).await.expect("the call succeeds");
                 stock(&upstream, number).await.expect("the call succeeds");
@@ -55,11 +58,11 @@ async fn number_at(server: &TestMemcached, test: &TestCache) -> u32 {
             return number;
         }
     }
-    panic!("none of 100 numbers has its home there");
+    panic!("no number up to 100 has this server as its home");
 }
 
-/// An entry in the gutter expires after 10 s, and then another process fetches. The process that added
-/// the entry must not keep it for longer.
+/// An item on the gutter server expires after 10 s, and then another process fetches. The process
+/// that added the value must not keep it for longer.
 #[tokio::test]
 async fn an_add_in_the_gutter_is_kept_briefly() {
     let (test, upstream) = (two_servers(), Upstream::default());
@@ -81,7 +84,7 @@ async fn an_overwrite_in_the_gutter_is_kept_briefly() {
     let (test, upstream) = (two_servers(), Upstream::default());
     let (other, home) = (test.another_process(), test.memcached_at("a:1"));
     let number = number_at(&home, &test).await;
-    // The server is in rotation, and this process holds a hint for it.
+    // This process uses the home server again, but must first repeat the invalidation there.
     home.fail();
     test.run(async { stock_entry(number).invalidate().await })
         .await
@@ -127,7 +130,7 @@ async fn first_found_mixes_local_and_shared_entries() {
     assert_eq!(test.run(both).await, Some(2));
 }
 
-/// Returns a value that is larger than memcached accepts.
+/// Returns a value that is too large for memcached.
 fn too_large() -> Vec<u8> {
     vec![9; 3 << 20]
 }
@@ -148,7 +151,8 @@ async fn draft(number: u32) -> Result<Vec<u8>, UpstreamDown> {
     Ok(vec![1; 10])
 }
 
-/// memcached drops the present item when it is sent a value that is too large, whatever the condition.
+/// If a value is too large, memcached drops the present item, even if the write's condition does
+/// not hold.
 #[tokio::test]
 async fn an_oversized_add_keeps_the_present_entry() {
     let test = TestCache::new();
@@ -158,7 +162,7 @@ async fn an_oversized_add_keeps_the_present_entry() {
     assert!(test.memcached().holds(&entry.key()));
     assert_eq!(test.run(report(1)).await, Ok(vec![1; 10]));
 
-    // Without a present entry, the value is kept locally like an unconfirmed fill.
+    // Without a present entry, the process keeps the value for a few seconds.
     let entry = test.run(async { report_entry(2) }).await;
     assert!(entry.add(too_large()).await);
     assert_eq!(test.run(report(2)).await, Ok(too_large()));
@@ -177,7 +181,8 @@ async fn an_oversized_overwrite_is_an_error() {
     assert_eq!(test.run(draft(1)).await, Ok(too_large()));
 }
 
-/// A type that leaves out an empty field. Such a value is not stored in memcached.
+/// A type that does not serialize an empty field. A value with an empty field is not stored in
+/// memcached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Note {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -197,7 +202,8 @@ async fn an_unshareable_add_keeps_the_present_entry() {
     let first = test.another_process().run(note(1)).await.expect("the call succeeds");
     assert!(!test.run(async { note_entry(1).add(empty(1)).await }).await);
     assert_eq!(test.run(note(1)).await, Ok(first));
-    // Another process may fetch a value that can be shared.
+    // The process keeps this value for a few seconds only, because another process may fetch a
+    // value that can be shared.
     assert!(test.run(async { note_entry(2).add(empty(2)).await }).await);
     assert_eq!(test.run(note(2)).await, Ok(empty(2)));
     test.advance(Duration::from_secs(6));
@@ -273,11 +279,11 @@ async fn an_overwrite_on_hanging_servers_times_out() {
         let Err(CacheError::Remote(error)) = overwritten else { panic!("{overwritten:?}") };
         let why = error.to_string();
         assert!(addresses.iter().any(|address| why.contains(address)), "{why}");
-        assert!(took < TIMEOUT + LATENESS, "{took:?} with {} servers", addresses.len());
+        assert!(took < TIMEOUT + LATENESS, "{took:?}, servers: {addresses:?}");
     }
 }
 
-/// Without a runtime no future can wait.
+/// Without a runtime, no call can wait for memcached.
 #[test]
 fn a_change_without_a_runtime_is_an_error() {
     let test = two_servers();

@@ -1,4 +1,5 @@
-//! The shortest and longest ttls, the largest values and the longest keys, with a memcached process.
+//! The shortest and longest ttls, the largest values and the longest keys, with a memcached
+//! process.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,14 +37,14 @@ async fn a_ttl_below_a_second_stays_local() {
     assert_eq!(memcached.remaining_ttl(&key), None, "memcached has no item");
     assert_ne!(b.scope(brief(7)).await, first);
     while a.scope(async { brief_entry(7).get().await.is_found() }).await {
-        assert!(began.elapsed() < Duration::from_secs(5), "the entry does not expire");
+        assert!(began.elapsed() < Duration::from_secs(5), "the entry expires in time");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
     assert_ne!(a.scope(brief(7)).await, first);
 }
 
-/// The ttl is known only after the fetch, when memcached has granted a lease already.
+/// The ttl is known only after the fetch. By then memcached has granted a lease.
 #[coordinator_cached(
     name = "brief_token",
     overwrite(reason = "a token has no version of its own"),
@@ -100,7 +101,7 @@ async fn jittered(number: u32) -> Result<u32, ()> {
 }
 
 #[tokio::test]
-async fn jitter_spreads_ttls_and_lengthens_none() {
+async fn jitter_only_shortens_ttls() {
     let memcached = Memcached::start();
     let cache = builder(&memcached).jitter(0.5).build().await.expect("the settings are valid");
     let mut ttls = BTreeSet::new();
@@ -144,7 +145,7 @@ async fn a_refused_value_is_counted_and_logged_once() {
         assert_eq!((stats.fetches, stats.fills, stats.fills_dropped), (3, 0, 3));
         assert_eq!(stats.remote_hits, 0);
     }
-    // A refused overwrite leaves neither the old value nor a placeholder that other calls wait for.
+    // A refused overwrite leaves neither the old value nor a lease for which other calls wait.
     let overwrite = |value| a.scope(async { large_entry(7).overwrite(value).await });
     overwrite("small".to_owned()).await.expect("memcached stores the value");
     let refused = overwrite("large".repeat(1 << 20)).await;

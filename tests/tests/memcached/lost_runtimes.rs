@@ -57,7 +57,9 @@ fn first_found_without_a_runtime_finds_nothing() {
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     let cache = runtime.block_on(new_process(&memcached));
     drop(runtime);
-    let look = cache.scope(async { first_found([payment_entry("7", "paid")]).await.is_none() });
+    let finds_none =
+        cache.scope(async { first_found([payment_entry("7", "paid")]).await.is_none() });
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    assert_eq!(std::pin::pin!(look).as_mut().poll(&mut context), std::task::Poll::Ready(true));
+    let polled = std::pin::pin!(finds_none).as_mut().poll(&mut context);
+    assert_eq!(polled, std::task::Poll::Ready(true));
 }

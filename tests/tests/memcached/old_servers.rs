@@ -1,4 +1,6 @@
-//! Servers that the library must not use: old versions of memcached, and servers that want a password.
+//! Servers that the library must not use: old versions of memcached, and servers that require a
+//! password. Old versions read the value of an unknown command as further commands, and would
+//! execute them.
 
 use std::time::{Duration, Instant};
 
@@ -45,7 +47,7 @@ fn warnings(server: &str) -> Vec<String> {
     logged(log::Level::Warn, server)
 }
 
-/// Writes values in every way that the library has.
+/// Writes values with a call, `add` and `overwrite`.
 async fn write_all(cache: &Cache, upstream: &Upstream) {
     for number in 0..6 {
         cache.scope(note(upstream, number)).await.expect("the call succeeds");
@@ -61,7 +63,8 @@ async fn write_all(cache: &Cache, upstream: &Upstream) {
     cache.flush().await;
 }
 
-/// Checks that no value is written to such a server, and that one warning contains these words.
+/// Checks that no value is written to a server of this kind, and that the only warning contains
+/// these words.
 async fn assert_never_written(kind: ServerKind, words: &[&str]) {
     collect_logs();
     let server = FakeMemcached::start(kind);
@@ -77,15 +80,16 @@ async fn assert_never_written(kind: ServerKind, words: &[&str]) {
     let warnings = warnings(&server.address());
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(words.iter().all(|word| warnings[0].contains(word)), "{warnings:?}");
-    // The server is ejected: calls do not wait for it, and it is tried again after growing pauses.
-    let (began, dialled) = (Instant::now(), server.connections());
+    // The server is ejected: calls do not wait for it. The library tries the server again after
+    // growing pauses.
+    let (began, connections) = (Instant::now(), server.connections());
     for number in 0..1000 {
         cache.scope(note(&upstream, number)).await.expect("the call succeeds");
     }
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let dialled = server.connections() - dialled;
-    assert!((1..=5).contains(&dialled), "{dialled} connections");
+    let connections = server.connections() - connections;
+    assert!((1..=5).contains(&connections), "1 to 5 connections are opened: {connections}");
 }
 
 #[tokio::test]
@@ -120,7 +124,8 @@ async fn a_real_memcached_with_passwords_is_ejected() {
     assert!(warnings[0].contains("unauthenticated"), "{warnings:?}");
 }
 
-/// The probe leaves no item behind, and memcached stores the value without executing it.
+/// memcached stores values that look like commands, and does not execute them. The probe, with
+/// which the library tests a server, leaves no item behind.
 #[tokio::test]
 async fn a_current_memcached_stores_values_like_commands() {
     let memcached = Memcached::start();

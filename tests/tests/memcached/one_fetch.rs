@@ -1,4 +1,5 @@
-//! Processes that miss the same key fetch it once, even when leaders and processes are lost.
+//! If several processes miss the same key, only one fetches. If this process or its call is lost,
+//! another call takes over.
 
 use std::time::{Duration, Instant};
 
@@ -29,13 +30,13 @@ async fn failed_and_cancelled_fetches_release_their_lease() {
     b.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds");
     assert!(
         began.elapsed() < Duration::from_secs(2),
-        "a call waited for a lease: {:?}",
+        "no call waits for a lease: {:?}",
         began.elapsed()
     );
 }
 
 #[tokio::test]
-async fn a_successor_inherits_the_lease() {
+async fn a_call_that_takes_over_inherits_the_lease() {
     let memcached = Memcached::start();
     let cache = new_process(&memcached).await;
     let upstream = Upstream::default().taking_millis(20);
@@ -53,7 +54,7 @@ async fn a_successor_inherits_the_lease() {
         })
         .await;
     assert!(took < Duration::from_millis(2500), "{took:?}");
-    // The successor has filled memcached under the lease of the unpolled leader.
+    // The second call has filled memcached under the lease of the first call, which is not polled.
     cache.flush().await;
     let other = new_process(&memcached).await;
     assert_eq!(
@@ -86,5 +87,5 @@ async fn a_burst_of_misses_leaves_no_leases() {
             .expect("the call succeeds");
         slowest = slowest.max(began.elapsed());
     }
-    assert!(slowest < Duration::from_millis(1500), "{slowest:?}: a call waited for a lease");
+    assert!(slowest < Duration::from_millis(1500), "no call waits for a lease: {slowest:?}");
 }

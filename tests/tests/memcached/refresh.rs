@@ -1,4 +1,5 @@
-//! Fetches that replace a live entry: `refresh_ahead`, `force_miss`, and fetches that run beside them.
+//! Fetches that replace an entry that has not expired: with `refresh_ahead`, with `force_miss`, and
+//! with other fetches at the same time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,7 @@ use cached_core::{Cache, CacheBuilder, RequestScope, coordinator_cached, first_f
 use cached_tests::UpstreamDown;
 use tokio::sync::oneshot::{Receiver, Sender, channel};
 
-/// A changing value whose fetches end when the test allows it.
+/// An upstream with a changing value. The test can hold a fetch.
 #[derive(Clone, Default)]
 struct Source(Arc<SourceState>);
 
@@ -36,8 +37,8 @@ impl Source {
         self.0.fetches.load(Ordering::SeqCst)
     }
 
-    /// Holds the next fetch until the returned sender is dropped. The fetch returns the value that was
-    /// current when it began.
+    /// Holds the next fetch until the returned sender is dropped. The fetch returns the value at
+    /// its start.
     fn hold_next(&self) -> Sender<()> {
         let (end, held) = channel();
         *self.0.held.lock().expect("no thread panics while it holds the lock") = Some(held);
@@ -71,7 +72,7 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Waits until spawned tasks have made progress.
+/// Lets spawned tasks run for a moment.
 async fn let_tasks_run() {
     tokio::time::sleep(Duration::from_millis(30)).await;
 }
@@ -81,15 +82,15 @@ async fn call_forced(cache: &TestCache, source: &Source) -> Result<u64, Upstream
     cache.run(RequestScope::new().force_miss(true).run(rate(source.clone(), 1))).await
 }
 
-/// Calls `rate`, and waits until a refresh that the call started has ended or is held.
+/// Calls `rate`. If the call starts a refresh, waits until the refresh has ended or is held.
 async fn call(cache: &TestCache, source: &Source) -> Result<u64, UpstreamDown> {
     let answer = cache.run(rate(source.clone(), 1)).await;
     let_tasks_run().await;
     answer
 }
 
-/// Starts a fetch, by a forced miss or by a due refresh, that is held until the returned sender is
-/// dropped.
+/// Starts a fetch by a forced miss or by a due refresh. The fetch is held until the returned sender
+/// is dropped.
 async fn start_held_fetch(cache: &TestCache, source: &Source, is_forced: bool) -> Sender<()> {
     let (end, fetches) = (source.hold_next(), source.fetches());
     if is_forced {
@@ -220,35 +221,35 @@ async fn briefly_local(source: Source) -> Result<u64, UpstreamDown> {
 }
 
 #[coordinator_cached(
-    name = "by_default",
+    name = "with_default_ttl",
     overwrite(reason = "a rate has no version of its own"),
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn by_default(source: Source) -> Result<u64, UpstreamDown> {
+async fn with_default_ttl(source: Source) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
 #[coordinator_cached(
-    name = "by_default_here",
+    name = "local_with_default_ttl",
     overwrite(reason = "a rate has no version of its own"),
     remote = false,
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn by_default_here(source: Source) -> Result<u64, UpstreamDown> {
+async fn local_with_default_ttl(source: Source) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
 #[coordinator_cached(
-    name = "as_it_says",
+    name = "with_value_ttl",
     overwrite(reason = "a rate has no version of its own"),
     ttl_with = |_| Duration::from_secs(60),
     local = false,
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn as_it_says(source: Source) -> Result<u64, UpstreamDown> {
+async fn with_value_ttl(source: Source) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -265,17 +266,18 @@ async fn optional(source: Source) -> Result<Option<u64>, UpstreamDown> {
 }
 
 #[coordinator_cached(
-    name = "as_it_says_here",
+    name = "local_with_value_ttl",
     overwrite(reason = "a rate has no version of its own"),
     ttl_with = |_| Duration::from_secs(60),
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn as_it_says_here(source: Source) -> Result<u64, UpstreamDown> {
+async fn local_with_value_ttl(source: Source) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
-/// Checks that an entry with this ttl is not refreshed early in its life, and once late in its life.
+/// Checks that an entry with a ttl of `$ttl` seconds is not refreshed early in its ttl, and once
+/// late in its ttl.
 macro_rules! assert_refreshed_once {
     ($cache:expr, $function:ident, $ttl:expr) => {{
         let (cache, source): (TestCache, _) = ($cache, Source::new());
@@ -288,7 +290,8 @@ macro_rules! assert_refreshed_once {
         }
         assert_eq!(source.fetches(), 1, "{}: no refresh is due", stringify!($function));
         cache.advance(secs($ttl * 9 / 10));
-        // A call may have won the refresh claim too early. The claim is given back when the refresh is due.
+        // A call may have won the refresh claim too early. It gives the claim back when the refresh
+        // is due.
         for _ in 0..60 {
             call().await;
             if source.fetches() == 2 {
@@ -300,7 +303,7 @@ macro_rules! assert_refreshed_once {
         for _ in 0..60 {
             call().await;
         }
-        assert_eq!(source.fetches(), 2, "{}: one refresh was due", stringify!($function));
+        assert_eq!(source.fetches(), 2, "{}: one refresh is due", stringify!($function));
         assert_eq!(cache.stats(stringify!($function)).refreshes, 1);
     }};
 }
@@ -312,39 +315,39 @@ fn short_lived() -> CacheBuilder {
 #[tokio::test]
 async fn a_brief_local_entry_refreshes_once() {
     assert_refreshed_once!(TestCache::local(), briefly_local, 30);
-    assert_refreshed_once!(TestCache::local(), as_it_says_here, 60);
+    assert_refreshed_once!(TestCache::local(), local_with_value_ttl, 60);
     assert_refreshed_once!(
         TestCache::with(short_lived()).expect("the settings are valid"),
-        by_default_here,
+        local_with_default_ttl,
         60
     );
     assert_refreshed_once!(
         TestCache::with(short_lived()).expect("the settings are valid"),
-        optional_here,
+        local_optional,
         60
     );
 }
 
 #[tokio::test]
 async fn a_brief_memcached_item_refreshes_once() {
-    assert_refreshed_once!(TestCache::new(), as_it_says, 60);
+    assert_refreshed_once!(TestCache::new(), with_value_ttl, 60);
     assert_refreshed_once!(TestCache::new(), optional, 60);
     assert_refreshed_once!(
         TestCache::with(short_lived()).expect("the settings are valid"),
-        by_default,
+        with_default_ttl,
         60
     );
 }
 
 #[coordinator_cached(
-    name = "optional_here",
+    name = "local_optional",
     overwrite(reason = "a rate has no version of its own"),
     none_ttl = "60s",
     remote = false,
     refresh_ahead = "2m",
     skip(source)
 )]
-async fn optional_here(source: Source) -> Result<Option<u64>, UpstreamDown> {
+async fn local_optional(source: Source) -> Result<Option<u64>, UpstreamDown> {
     source.fetch().await.map(|_| None)
 }
 
@@ -362,8 +365,8 @@ async fn failed_refreshes_are_retried_with_pauses() {
             tokio::time::sleep(Duration::from_millis(1)).await;
             calls += 1;
         }
-        let (tried, most) = (source.fetches() - 1, 1 + began.elapsed().as_millis() as u64 / 100);
-        assert!((1..=most).contains(&tried), "{tried} of {calls} calls tried, at most {most} may");
+        let (tries, most) = (source.fetches() - 1, 1 + began.elapsed().as_millis() as u64 / 100);
+        assert!((1..=most).contains(&tries), "1 to {most} of {calls} calls fetch: {tries}");
         source.0.fails.store(false, Ordering::SeqCst);
         source.set(2);
         cache.advance(secs(6));
@@ -381,7 +384,7 @@ async fn an_endless_refresh_is_replaced() {
     source.set(2);
     cache.advance(secs(10));
     assert_eq!(call(&cache, &source).await, Ok(1));
-    assert_eq!(source.fetches(), 2, "the first refresh has its time");
+    assert_eq!(source.fetches(), 2, "the first refresh still has time");
     cache.advance(secs(11));
     assert_eq!(call(&cache, &source).await, Ok(1));
     assert_eq!(source.fetches(), 3);
@@ -433,8 +436,8 @@ async fn token(source: Source) -> Result<u64, UpstreamDown> {
     Ok(NOW.load(Ordering::SeqCst) + 3600)
 }
 
-/// The library suppresses refreshes in the first third of a ttl. The remaining time that this value
-/// reports later is not a whole ttl.
+/// No refresh starts in the first third of a ttl. `ttl_with` of this function returns the time that
+/// is left, so a later result is not the whole ttl.
 #[tokio::test]
 async fn a_value_with_its_own_expiry_is_refreshed() {
     let (source, cache) = (Source::new(), TestCache::new());
@@ -469,7 +472,7 @@ async fn remote_rate(source: Source, key: u32) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
-/// Reads the entry in one of three ways that never fetch.
+/// Reads the entry in one of three ways, none of which fetches.
 async fn read_only(way: usize) {
     match way {
         0 => assert_eq!(remote_rate_entry(1).get().await.into_option(), Some(1)),
@@ -480,7 +483,7 @@ async fn read_only(way: usize) {
 }
 
 #[tokio::test]
-async fn reads_without_a_call_start_no_refresh() {
+async fn reading_an_entry_starts_no_refresh() {
     for way in 0..3 {
         let (source, cache) = (Source::new(), TestCache::new());
         let call = |key| cache.run(remote_rate(source.clone(), key));
@@ -490,7 +493,7 @@ async fn reads_without_a_call_start_no_refresh() {
         source.0.fails.store(true, Ordering::SeqCst);
         assert_eq!(call(1).await, Ok(1));
         let_tasks_run().await;
-        assert_eq!(source.fetches(), 3, "the refresh has failed");
+        assert_eq!(source.fetches(), 3, "the refresh has begun, and fails");
         source.0.fails.store(false, Ordering::SeqCst);
         cache.run(read_only(way)).await;
         let_tasks_run().await;

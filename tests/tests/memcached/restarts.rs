@@ -1,7 +1,7 @@
 //! memcached is killed and started again while a process fetches.
 //!
-//! The new server counts its CAS numbers from the start, so an old number may now belong to another
-//! item.
+//! memcached numbers its writes; such a number is called a CAS. The new server counts from the
+//! start, so a number of the old server may belong to another item.
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ fn count_up_to(memcached: &Memcached, cas: u64) {
             .expect("memcached stores the value")
             .parse()
             .expect("the text is a number");
-        assert!(last < cas, "{last} is past {cas}");
+        assert!(last < cas, "the server has not reached {cas}: {last}");
         if last + 1 == cas {
             return;
         }
@@ -65,7 +65,7 @@ fn restart(mut memcached: Memcached) -> Memcached {
             return memcached;
         }
     }
-    panic!("memcached did not come up on its port");
+    panic!("memcached did not start on its old port");
 }
 
 /// Spawns a call that fetches for 400 ms, and restarts memcached during the fetch. Returns the

@@ -40,7 +40,7 @@ async fn brief(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> 
     upstream.fetch().await
 }
 
-/// memcached counts seconds by its own clock. The entries are therefore stored at eight different points
+/// memcached counts seconds by its own clock, so the entries are stored at eight different points
 /// of a second.
 #[tokio::test]
 async fn a_local_entry_never_outlives_its_item() {
@@ -51,7 +51,7 @@ async fn a_local_entry_never_outlives_its_item() {
         a.scope(brief(&upstream, number)).await.expect("the call succeeds");
         a.flush().await;
         tokio::time::sleep(Duration::from_millis(125)).await;
-        // A late reader must use the time that is left, not the whole ttl.
+        // This process reads later, and must keep the value only for the rest of the ttl.
         b.scope(brief(&upstream, number)).await.expect("the call succeeds");
     }
     assert_eq!(upstream.fetches(), 8);
@@ -65,7 +65,7 @@ async fn a_local_entry_never_outlives_its_item() {
                 let tier = process.scope(async { brief_entry(number).get().await.tier() }).await;
                 assert!(
                     item.is_some() || tier.is_none(),
-                    "item {number} has expired, and {tier:?} has its value"
+                    "no tier has the value of an expired item: {number}, {tier:?}"
                 );
                 seen_locally += usize::from(tier == Some(Tier::Local));
             }
@@ -78,7 +78,8 @@ async fn a_local_entry_never_outlives_its_item() {
     assert!(seen_locally > 0);
 }
 
-/// A type that leaves out an empty field. A positional codec would read the next field in its place.
+/// A type that does not serialize an empty field. A codec without field names would decode the next
+/// field in its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct SkipsEmptyField {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,7 +126,7 @@ async fn never_written(
 }
 
 #[tokio::test]
-async fn values_that_misread_stay_out_of_memcached() {
+async fn values_that_decode_wrongly_stay_out_of_memcached() {
     let memcached = Memcached::start();
     for number in 0..=4u8 {
         let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);

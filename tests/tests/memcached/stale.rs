@@ -1,8 +1,9 @@
-//! `stale_if_error`: which expired values are kept, for how long, and who is served them.
+//! `stale_if_error`: tests of the expired values that are kept, of how long they are kept, and of
+//! the calls that return them.
 
 use std::time::{Duration, Instant};
 
-use cached_core::testing::TestCache;
+use cached_core::testing::{TestCache, TestMemcached};
 use cached_core::{Cache, RequestScope, coordinator_cached};
 use cached_tests::{Memcached, Upstream, UpstreamDown};
 use tokio::task::JoinHandle;
@@ -70,7 +71,8 @@ async fn invalidated_values_stay_gone_during_a_fetch() {
     fetch.abort();
 }
 
-/// The gutter server keeps no expired values, so it cannot show that an entry is not invalidated.
+/// While a key's home server is lost, its *gutter server* keeps no expired values. So the process
+/// cannot see there that the entry was not invalidated.
 #[tokio::test]
 async fn invalidated_values_stay_gone_in_the_gutter() {
     let builder = Cache::builder().memcached(["one:1", "other:1"]);
@@ -103,18 +105,15 @@ async fn a_lying_memcached_revives_no_expired_value() {
 
 #[tokio::test]
 async fn without_memcached_local_stale_values_are_served() {
-    for hangs in [false, true] {
+    for misbehave in [TestMemcached::fail, TestMemcached::stall] {
         let builder = Cache::builder().remote_timeout(Duration::from_millis(10));
         let (upstream, a) =
             (Upstream::default(), TestCache::with(builder).expect("the settings are valid"));
         assert_eq!(a.run(profile(&upstream)).await, Ok(1));
         upstream.fail();
-        match hangs {
-            true => a.memcached().stall(),
-            false => a.memcached().fail(),
-        }
+        misbehave(&a.memcached());
         a.advance(6 * SECOND);
-        // The third call ejects the server.
+        // After the third call this process no longer uses the server.
         for _ in 0..5 {
             assert_eq!(a.run(profile(&upstream)).await, Ok(1));
         }
@@ -134,7 +133,7 @@ fn spawn_call(cache: &TestCache, upstream: &Upstream) -> JoinHandle<Result<usize
     tokio::spawn(cache.cache().scope(async move { rate(&upstream, 1).await }))
 }
 
-/// Waits until the upstream has been asked so often.
+/// Waits until the upstream has counted `fetches` fetches.
 async fn wait_for_fetches(upstream: &Upstream, fetches: usize) {
     let began = async {
         while upstream.fetches() < fetches {
@@ -145,7 +144,7 @@ async fn wait_for_fetches(upstream: &Upstream, fetches: usize) {
 }
 
 #[tokio::test]
-async fn successors_inherit_the_stale_value() {
+async fn a_call_that_takes_over_has_the_stale_value() {
     let (upstream, a) = (Upstream::default(), TestCache::new());
     assert_eq!(a.run(rate(&upstream, 1)).await, Ok(1));
     a.advance(31 * MINUTE);
@@ -160,7 +159,7 @@ async fn successors_inherit_the_stale_value() {
     wait_for_fetches(&upstream, 3).await;
     successor.abort();
     assert_eq!(follower.await.expect("no task panics"), Ok(1));
-    assert_eq!(upstream.fetches(), 4, "each of the three calls has led");
+    assert_eq!(upstream.fetches(), 4, "each of the three calls fetches");
     assert_eq!(b.stats("stale_rate").stale_answers, 1);
     // The refresh claim was given back.
     upstream.recover();
@@ -206,7 +205,7 @@ async fn weeks_or_an_hour(upstream: &Upstream, user: u32) -> Result<usize, Upstr
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[tokio::test]
-async fn stale_time_beyond_30_days_starts_fresh() {
+async fn stale_time_beyond_30_days_keeps_the_ttl() {
     let (upstream, a) = (Upstream::default(), TestCache::new());
     assert_eq!(a.run(month(&upstream, 1)).await, Ok(1));
     assert_eq!(a.run(weeks(&upstream, 1)).await, Ok(2));
@@ -222,7 +221,7 @@ async fn stale_time_beyond_30_days_starts_fresh() {
         assert_eq!(process.run(month(&upstream, 1)).await, Ok(1));
         assert_eq!(process.run(weeks_or_an_hour(&upstream, 1)).await, Ok(3));
     }
-    assert_eq!(upstream.fetches(), 3 + 6, "each entry has expired");
+    assert_eq!(upstream.fetches(), 3 + 6, "both entries have expired");
     assert_eq!(b.run(weeks(&upstream, 1)).await, Ok(2));
     assert_eq!(
         b.stats("stale_weeks").stale_answers,
@@ -282,7 +281,7 @@ async fn offer(
 }
 
 #[coordinator_cached(
-    name = "stale_even",
+    name = "stale_odd",
     overwrite(reason = "a count has no version of its own"),
     ttl = "10m",
     stale_if_error = "1h",
@@ -312,7 +311,7 @@ async fn values_the_upstream_removed_are_not_stale() {
         assert_eq!(
             b.run(offer(&upstream, 2, false)).await,
             Ok(Some(2)),
-            "the upstream has not removed this one"
+            "the upstream has not removed this offer"
         );
     }
 }
@@ -373,10 +372,14 @@ async fn a_removal_spares_values_stored_later() {
         for process in [&a, &a.another_process()] {
             assert_eq!(process.run(odd(&upstream)).await, Ok(value));
             process.advance(11 * MINUTE);
-            assert_eq!(process.run(odd(&upstream)).await, Ok(value), "kept for errors");
+            assert_eq!(
+                process.run(odd(&upstream)).await,
+                Ok(value),
+                "the value is kept for errors"
+            );
         }
         upstream.recover();
-        // The next answer must be even, since `cache_if` refuses those.
+        // The next answer must be even, because `cache_if` refuses even counts.
         if upstream.fetches() % 2 == 0 {
             upstream.fetch().await.expect("the upstream works");
         }
@@ -396,7 +399,7 @@ async fn a_forced_miss_removes_no_live_entry() {
 }
 
 #[tokio::test]
-async fn a_removal_counts_after_a_lost_refresh() {
+async fn a_removal_replaces_a_lost_refresh() {
     let builder = Cache::builder().lease(SECOND);
     let (upstream, a) =
         (Upstream::default(), TestCache::with(builder).expect("the settings are valid"));
@@ -450,7 +453,7 @@ async fn other_processes_serve_stale_during_a_refetch() {
     for _ in 0..5 {
         assert_eq!(b.scope(kept(&upstream, 1)).await, Ok(1), "the expired value is served at once");
     }
-    assert!(!refetch.is_finished(), "no call waited for the refetch");
+    assert!(!refetch.is_finished(), "no call waits for the refetch");
     let stats = b.stats().get("kept").expect("the function was called");
     assert_eq!((stats.fetches, stats.stale_answers), (0, 5));
     assert_eq!(refetch.await.expect("no task panics"), Ok(2));
@@ -471,7 +474,7 @@ async fn an_orphaned_refresh_claim_times_out() {
     assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));
     a.flush().await;
     tokio::time::sleep(Duration::from_millis(2200)).await;
-    // A refresh claim is won by a process that does nothing afterwards.
+    // A process wins the refresh claim, and then does nothing.
     let key = a.scope(async { kept_entry(1).key().to_string() }).await;
     let won = memcached.command(&format!("mg {key} R62"));
     assert!(won.split(' ').any(|flag| flag == "W"), "{won}");
@@ -481,7 +484,7 @@ async fn an_orphaned_refresh_claim_times_out() {
             let answer = process.scope(kept(&upstream, 1)).await.expect("the call succeeds");
             assert!(answer == 1 || began.elapsed() > Duration::from_secs(1), "{answer}");
         }
-        assert!(began.elapsed() < Duration::from_secs(10), "no process takes over");
+        assert!(began.elapsed() < Duration::from_secs(10), "a process takes over within 10 s");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     a.flush().await;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use cached_core::testing::TestCache;
+use cached_core::testing::{TestCache, TestMemcached};
 use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Upstream, UpstreamDown};
 
@@ -53,15 +53,11 @@ async fn test_processes_share_entries_until_expiry() {
 #[tokio::test]
 async fn calls_are_answered_without_memcached() {
     let timeout = Duration::from_millis(20);
-    for hang in [false, true] {
+    for misbehave in [TestMemcached::fail, TestMemcached::stall] {
         let test = TestCache::with(Cache::builder().remote_timeout(timeout))
             .expect("the settings are valid");
         let upstream = Upstream::default();
-        if hang {
-            test.memcached().stall()
-        } else {
-            test.memcached().fail()
-        }
+        misbehave(&test.memcached());
         let began = Instant::now();
         for number in 0..200 {
             assert!(test.run(payment(&upstream, number, "paid")).await.is_ok());
@@ -78,7 +74,7 @@ async fn calls_are_answered_without_memcached() {
         assert_eq!(
             test.another_process().run(payment(&upstream, 1000, "paid")).await.ok().as_deref(),
             Some("payment 1000, fetch 201"),
-            "the server is back in rotation and has the entry"
+            "the server is used again and has the entry"
         );
     }
 }
@@ -97,7 +93,7 @@ async fn a_lying_memcached_changes_no_answer() {
         assert!(answer.starts_with(&format!("payment {number}, ")), "{answer}");
     }
     let stats = other.stats("test_payment");
-    assert_eq!((stats.remote_hits, stats.fetches), (0, 40), "no answer of memcached was used");
+    assert_eq!((stats.remote_hits, stats.fetches), (0, 40), "no answer of memcached is used");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! A memcached that refuses every command. The process keeps its values as if there were no memcached.
+//! memcached refuses every command, and the process keeps its values as if there were no memcached.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The steps of one process.
+//! The steps of one process. `at` is always the index of a server.
 
 use super::*;
 
@@ -27,7 +27,8 @@ impl ProcessSteps<'_> {
         next
     }
 
-    /// Returns the states after a failed exchange: executed or not, and with the server ejected or not.
+    /// Returns the states after a failed exchange. The server has executed the command or not, and
+    /// the process has ejected the server (stopped to use it) or not.
     fn failures(&self, at: usize, executed: impl Fn(&mut Server)) -> Vec<State> {
         if self.state.failures == self.bounds.failures {
             return Vec::new();
@@ -72,7 +73,7 @@ impl ProcessSteps<'_> {
                 }
             }
             Caller::Filling { at, cas, value } => self.fill(at, cas, value),
-            // The drop of a lease.
+            // This models the drop of a lease.
             Caller::GivingBack { at, cas } => {
                 let mut next = self.with(|own| own.caller = Caller::Idle);
                 if own.serves(at, self.bounds) && next.servers[at].holds(cas) {
@@ -84,7 +85,8 @@ impl ProcessSteps<'_> {
         }
     }
 
-    /// Models a read that may take the lease, and that goes on in the gutter if the server is lost.
+    /// Models a read that may take the lease. If the home server is lost, the read continues on the
+    /// gutter server.
     fn read(&self, at: usize, replaced: Values) {
         let turned =
             |state: &State| state.with_next_server(self.process, replaced, at + 1, self.bounds);
@@ -136,7 +138,7 @@ impl ProcessSteps<'_> {
         }
     }
 
-    /// Models a fill under a CAS number, in the background.
+    /// Models a write in the background that requires a CAS number.
     fn fill(&self, mut at: usize, cas: u8, value: Value) {
         let bounds = self.bounds;
         let is_lost = !self.own().serves(at, bounds);
@@ -334,8 +336,8 @@ impl ProcessSteps<'_> {
 }
 
 impl State {
-    /// Lets the call of a process read the next server, from `from` on, that it may use. Without such a server the call
-    /// fetches.
+    /// Lets a call read the first server from `from` on that its process may use. Without such a
+    /// server, the call fetches.
     fn with_next_server(
         &self,
         process: usize,

@@ -88,7 +88,8 @@ impl Call<'_> {
             Caller::Fetching { token, condition, value, replaced } => {
                 self.fetched(token, condition, value, replaced, add);
             }
-            // The fill of memcached. The library extends the local entry afterwards, which stores no value.
+            // The caller fills memcached. Then the library extends the ttl of the local entry,
+            // which stores no value.
             Caller::Filling { cas, of_item, value } => {
                 let (next, stored) = self.fill(cas, value);
                 let caller = match stored {
@@ -101,7 +102,8 @@ impl Call<'_> {
                 });
                 inner("fills memcached", done);
                 if state.failures < bounds.failures {
-                    // memcached stores the value, and its answer is lost. The caller gives the lease back.
+                    // memcached stores the value, but the answer is lost. The caller gives the
+                    // lease back.
                     let lost = next.map(|mut next| {
                         next.failures += 1;
                         let giving = Caller::GivingBack { cas, of_item };
@@ -111,7 +113,8 @@ impl Call<'_> {
                     add(self.process, "fills memcached, and loses the answer", true, lost);
                 }
             }
-            // The drop of a lease: a delete or a mark under its CAS number.
+            // The drop of a lease or claim: a delete, or a mark on the item, that requires the CAS
+            // number.
             Caller::GivingBack { cas, of_item } => {
                 let mut next = self.with(Caller::Idle);
                 next.item = match (of_item, next.item) {
@@ -128,7 +131,7 @@ impl Call<'_> {
         }
     }
 
-    /// Models a leader that reads the local tier once more, and then memcached.
+    /// Models a leader that reads the local tier again, and then memcached.
     fn read(&self, token: u8, replaced: Values, add: &mut AddStep<'_>) {
         let (state, bounds) = (self.state, self.bounds);
         if let Some(value) = state.processes[self.process].local {
@@ -151,7 +154,7 @@ impl Call<'_> {
         }
     }
 
-    /// Models what a leader does with the answer of memcached.
+    /// Models a leader that handles the answer of memcached.
     fn handle_answer(&self, token: u8, found: ReadAnswer, replaced: Values, add: &mut AddStep<'_>) {
         let mut inner = |what, next| add(self.process, what, false, next);
         let fetch = |condition| {
@@ -174,7 +177,7 @@ impl Call<'_> {
                 let again = next.fetched & (1 << cas) != 0
                     && self.bounds.broken != BrokenRule::CasOutlivesServer;
                 next.fetched |= 1 << cas;
-                let next = if again { Err("two fetch under one lease") } else { Ok(next) };
+                let next = if again { Err("two callers fetch under one lease") } else { Ok(next) };
                 inner("fetches under a lease", next);
             }
             ReadAnswer::Busy | ReadAnswer::ClaimTaken(_) => {
@@ -240,7 +243,8 @@ impl Call<'_> {
         add(self.process, "is cancelled while it fetches", true, Ok(next));
     }
 
-    /// Models a write under a CAS number. Returns true beside the state if memcached stored the value.
+    /// Models a write that requires a CAS number. Returns the next state, and true if memcached
+    /// stored the value.
     fn fill(&self, cas: u8, value: Value) -> (Result<State, Violation>, bool) {
         let mut next = *self.state;
         let unchanged = match next.item {

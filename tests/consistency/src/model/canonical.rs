@@ -1,4 +1,5 @@
-//! Maps states that differ only in irrelevant numbers to one state. Otherwise the search would not end.
+//! Renumbers values, tokens and CAS numbers, so that states that differ only in the numbering
+//! become equal. Otherwise the search would not end.
 
 use super::*;
 
@@ -38,8 +39,8 @@ impl Change {
 }
 
 impl State {
-    /// Returns an equivalent state with the smallest numbers. Numbers that nothing refers to are dropped, and the
-    /// two callers of a process are sorted.
+    /// Returns an equivalent state with the smallest numbers. Numbers that nothing refers to are
+    /// dropped, and the two callers of a process are sorted.
     pub(super) fn canonical(mut self, bounds: &Bounds) -> State {
         for process in &mut self.processes {
             let epoch = std::mem::replace(&mut process.epoch, 1);
@@ -55,12 +56,13 @@ impl State {
         self.each_value(|value| values.push(*value));
         values.sort_unstable();
         values.dedup();
-        let number = |value: Value| 1 + values.iter().take_while(|other| **other < value).count();
-        self.each_value(|value| *value = number(*value) as Value);
+        let new_value =
+            |value: Value| 1 + values.iter().take_while(|other| **other < value).count();
+        self.each_value(|value| *value = new_value(*value) as Value);
         self.next = values.len() as Value + 1;
         self.each_set(|set| {
             let kept = values.iter().filter(|value| has(*set, **value));
-            *set = kept.fold(0, |set, value| set | 1 << number(*value));
+            *set = kept.fold(0, |set, value| set | 1 << new_value(*value));
         });
         // If CAS numbers repeat, they must stay as they are.
         if bounds.broken != BrokenRule::CasOutlivesServer {
@@ -68,11 +70,11 @@ impl State {
             self.each_cas(|cas| all.push(*cas));
             all.sort_unstable();
             all.dedup();
-            let number = |cas: u8| 1 + all.iter().take_while(|other| **other < cas).count();
-            self.each_cas(|cas| *cas = number(*cas) as u8);
+            let new_cas = |cas: u8| 1 + all.iter().take_while(|other| **other < cas).count();
+            self.each_cas(|cas| *cas = new_cas(*cas) as u8);
             self.cas = all.len() as u8 + 1;
             let kept = all.iter().filter(|cas| self.fetched & (1 << **cas) != 0);
-            self.fetched = kept.fold(0, |set, cas| set | 1 << number(*cas));
+            self.fetched = kept.fold(0, |set, cas| set | 1 << new_cas(*cas));
         }
         self
     }

@@ -1,4 +1,4 @@
-//! The steps of an `invalidate` or `overwrite`.
+//! The steps of an `invalidate` or an `overwrite`.
 
 use super::*;
 
