@@ -32,6 +32,7 @@ fn start(
         .collect()
 }
 
+/// Lets a process make its calls.
 fn begin(process: &mut Child) {
     process
         .stdin
@@ -41,7 +42,8 @@ fn begin(process: &mut Child) {
         .expect("the process reads its input");
 }
 
-/// Returns the number of fetches of a process and the values that it saw, as it printed them.
+/// Returns the number of fetches of a process and the values that its calls returned, as the
+/// process printed them.
 fn outcome(
     (mut process, mut output): (Child, BufReader<std::process::ChildStdout>),
 ) -> (usize, String) {
@@ -76,7 +78,7 @@ fn another_process_replaces_a_killed_fetcher() {
     let mut processes = start(&url, 3, 100, "50");
     processes.iter_mut().for_each(|(process, _)| begin(process));
     let outcomes: Vec<_> = processes.into_iter().map(outcome).collect();
-    // The lease is as long as the wait for it, so each process may give up just before the lease
+    // A process waits as long as the lease lasts, so each process may give up just before the lease
     // ends.
     let fetches: usize = outcomes.iter().map(|(fetches, _)| fetches).sum();
     assert!((1..=3).contains(&fetches), "{outcomes:?}");
