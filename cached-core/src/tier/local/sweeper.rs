@@ -35,9 +35,16 @@ struct Sweeper {
 
 /// The sweeper's thread, and the tiers that it sweeps.
 struct SweeperState {
-    /// The thread, and the id of the process that started it. A forked child has to start its own thread.
-    thread: Option<(Thread, u32)>,
+    thread: Option<SweeperThread>,
     tiers: Vec<(Weak<LocalTier>, Arc<SweepSchedule>)>,
+}
+
+/// The thread of one process. A forked child has to start its own thread.
+struct SweeperThread {
+    /// The id of the process that started the thread.
+    process: u32,
+    /// `None` until the thread has begun to run. It looks for work after that, so nobody has to wake it.
+    handle: Option<Thread>,
 }
 
 /// The time of a tier's next sweep, and the tier's clock. The sweeper shares this struct with the tier, so
@@ -111,18 +118,30 @@ pub(super) fn register(local: &Arc<LocalTier>, schedule: &Arc<SweepSchedule>) {
 
 /// Wakes the sweeper's thread, or starts the thread if this process has none.
 fn wake() {
-    // In a forked child, the thread that held the lock may not exist, so this code must not wait for the
-    // lock. Other threads hold the lock for a moment only.
-    let mut attempts = (0..MAX_LOCK_ATTEMPTS)
-        .map(|_| SWEEPER.state.try_lock().inspect_err(|_| thread::yield_now()));
-    let Some(mut state) = attempts.find_map(Result::ok) else { return };
-    let process = std::process::id();
-    match &state.thread {
-        Some((thread, started_by)) if *started_by == process => thread.unpark(),
-        _ => {
-            // If no thread can be started, expired entries stay until the policy evicts them.
-            let started = thread::Builder::new().name("cached-sweeper".to_owned()).spawn(run);
-            state.thread = started.ok().map(|started| (started.thread().clone(), process));
+    SWEEPER.wake_or_start(|| thread::Builder::new().name("cached-sweeper".to_owned()).spawn(run));
+}
+
+impl Sweeper {
+    /// Wakes the thread, or calls `spawn` if this process has no thread.
+    ///
+    /// The lock is not held while the thread is spawned, which takes long. If the process forks with the
+    /// lock held, the child's next tier would wait for the lock for ever.
+    fn wake_or_start<T>(&self, spawn: impl FnOnce() -> std::io::Result<T>) {
+        // In a forked child, the thread that held the lock may not exist, so this code must not wait for
+        // the lock. Other threads hold the lock for a moment only.
+        let mut attempts = (0..MAX_LOCK_ATTEMPTS)
+            .map(|_| self.state.try_lock().inspect_err(|_| thread::yield_now()));
+        let Some(mut state) = attempts.find_map(Result::ok) else { return };
+        let process = std::process::id();
+        if let Some(thread) = state.thread.as_ref().filter(|thread| thread.process == process) {
+            thread.handle.iter().for_each(Thread::unpark);
+            return;
+        }
+        state.thread = Some(SweeperThread { process, handle: None });
+        drop(state);
+        if spawn().is_err() {
+            // Expired entries stay until the policy evicts them, or until a later call starts a thread.
+            lock(&self.state).thread = None;
         }
     }
 }
@@ -137,6 +156,8 @@ pub(super) fn wake_for_drops() {
 }
 
 fn run() {
+    let thread = SweeperThread { process: std::process::id(), handle: Some(thread::current()) };
+    lock(&SWEEPER.state).thread = Some(thread);
     let mut has_more = false;
     loop {
         wait_for_work();
@@ -175,5 +196,30 @@ fn wait_for_work() {
             return;
         }
         thread::park_timeout(next.unwrap_or(MAX_SLEEP).min(MAX_SLEEP));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_thread_is_spawned_without_the_lock() {
+        let sweeper = Sweeper {
+            state: Mutex::new(SweeperState { thread: None, tiers: Vec::new() }),
+            has_deferred_drops: AtomicBool::new(false),
+        };
+        let has_thread = || lock(&sweeper.state).thread.is_some();
+        sweeper.wake_or_start(|| -> std::io::Result<()> {
+            assert!(sweeper.state.try_lock().is_ok(), "a fork now would hang the child");
+            Err(std::io::ErrorKind::OutOfMemory.into())
+        });
+        assert!(!has_thread(), "another call may start the thread");
+        sweeper.wake_or_start(|| {
+            // A thread that is about to start is not started twice.
+            sweeper.wake_or_start(|| -> std::io::Result<()> { unreachable!("it is starting") });
+            Ok(())
+        });
+        assert!(has_thread());
     }
 }
