@@ -85,6 +85,16 @@ pub(crate) enum Event<'e> {
     /// An ejected server answers and is used again.
     #[cfg(feature = "memcached")]
     ServerBack { address: &'e str },
+    /// A recovery attempt of an ejected server failed.
+    #[cfg(feature = "memcached")]
+    RecoveryFailed { error: &'e RemoteError },
+    /// A process could not renew its lease, and tries again.
+    #[cfg(feature = "memcached")]
+    LeaseNotRenewed { error: &'e RemoteError },
+    /// A tokio runtime has no timer or no I/O driver, so calls on this runtime do not use memcached. Each
+    /// runtime emits this event once, in the first cache that is used on it.
+    #[cfg(feature = "memcached")]
+    RuntimeWithoutDrivers,
     /// A server may have missed changes, so the items that it has stored so far are no longer trusted.
     #[cfg(feature = "memcached")]
     ServerFenced { address: &'e str },

@@ -57,6 +57,9 @@ pub(crate) fn shared_names() -> Vec<Finding> {
         .collect()
 }
 
+// The two warnings below are not events: an event belongs to a cache, and no cache is known where the
+// linker's omission shows.
+
 /// The cache name and the path of each function that was used although the linker dropped the
 /// function's declaration.
 static NOT_LINKED: Mutex<Vec<(&str, &str)>> = Mutex::new(Vec::new());

@@ -42,6 +42,14 @@ pub(super) fn log(event: &Event<'_>) {
             log::info!("memcached at {address} answers again and is back in rotation");
         }
         #[cfg(feature = "memcached")]
+        Event::RecoveryFailed { error } => log::debug!("{error}"),
+        #[cfg(feature = "memcached")]
+        Event::LeaseNotRenewed { error } => log::debug!("a lease was not renewed: {error}"),
+        #[cfg(feature = "memcached")]
+        Event::RuntimeWithoutDrivers => log::warn!(
+            "a tokio runtime has no time or no I/O, so calls on it do not use memcached; build it with `enable_all()`"
+        ),
+        #[cfg(feature = "memcached")]
         Event::ServerFenced { address } => {
             log::debug!(
                 "memcached at {address} may have missed some removals, so its older items are ignored"

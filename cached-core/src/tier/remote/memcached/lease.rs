@@ -200,7 +200,7 @@ impl HeldLease {
                 false
             }
             Err(error) => {
-                log::debug!("a lease was not renewed: {error}");
+                self.route.server().report_failed_renewal(&error);
                 renewal.is_newest()
             }
         }

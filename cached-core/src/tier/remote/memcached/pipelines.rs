@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 
 use super::endpoint::Endpoint;
 use super::pipeline::Pipeline;
+use crate::event::{Event, EventDispatcher};
 use crate::sync::lock;
 
 /// The urgency of a command, which selects the command's pipeline and timeout.
@@ -25,6 +26,7 @@ pub(super) enum Priority {
 /// The pipelines to one server, grouped by runtime.
 pub(super) struct ServerPipelines {
     endpoint: Arc<Endpoint>,
+    events: EventDispatcher,
     by_runtime: Arc<Mutex<PipelinesByRuntime>>,
 }
 
@@ -67,8 +69,9 @@ impl Drop for RuntimePipelines {
 }
 
 impl ServerPipelines {
-    pub(super) fn new(endpoint: &Arc<Endpoint>) -> ServerPipelines {
-        ServerPipelines { endpoint: Arc::clone(endpoint), by_runtime: Arc::default() }
+    pub(super) fn new(endpoint: &Arc<Endpoint>, events: &EventDispatcher) -> ServerPipelines {
+        let (endpoint, events) = (Arc::clone(endpoint), events.clone());
+        ServerPipelines { endpoint, events, by_runtime: Arc::default() }
     }
 
     /// Returns the current runtime's pipeline for this priority.
@@ -81,7 +84,7 @@ impl ServerPipelines {
         if let Some(known) = self.find(id, priority) {
             return known;
         }
-        let is_usable = self.endpoint.is_in_memory() || has_drivers(id);
+        let is_usable = self.endpoint.is_in_memory() || has_drivers(id, &self.events);
         let new = is_usable.then(|| RuntimePipelines::new(&self.endpoint, &runtime));
         let pipeline = new.as_ref().map(|new| new.get(priority)).ok_or(NO_DRIVERS);
         {
@@ -151,7 +154,7 @@ pub(super) fn is_without_drivers(runtime: &Handle) -> bool {
 /// tokio has no function for this check, and code that uses a missing driver panics. This function
 /// uses both drivers and catches the panic, so that no later call panics. The program's panic hook
 /// is called once for each such runtime. A program that aborts on panics must enable both drivers.
-fn has_drivers(runtime: Id) -> bool {
+fn has_drivers(runtime: Id, events: &EventDispatcher) -> bool {
     if lock(&WITHOUT_DRIVERS).contains(&runtime) {
         return false;
     }
@@ -166,9 +169,7 @@ fn has_drivers(runtime: Id) -> bool {
     let has_drivers = std::panic::catch_unwind(use_drivers).is_ok();
     if !has_drivers {
         lock(&WITHOUT_DRIVERS).push(runtime);
-        log::warn!(
-            "a tokio runtime has no time or no I/O, so calls on it do not use memcached; build it with `enable_all()`"
-        );
+        events.emit(&Event::RuntimeWithoutDrivers);
     }
     has_drivers
 }

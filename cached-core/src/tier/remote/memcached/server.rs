@@ -29,7 +29,7 @@ pub(super) use super::pipelines::Priority;
 use super::pipelines::ServerPipelines;
 use super::wait_breaker::{LeaseProbeGuard, LeaseWaitBreaker};
 use crate::config::Config;
-use crate::event::EventDispatcher;
+use crate::event::{Event, EventDispatcher};
 use crate::key::Digest;
 use crate::tier::remote::{RemoteError, RemoteErrorKind};
 use fence::CasFence;
@@ -85,7 +85,7 @@ impl Server {
                 was_added,
                 is_retired: AtomicBool::new(false),
                 events: events.clone(),
-                pipelines: ServerPipelines::new(&endpoint),
+                pipelines: ServerPipelines::new(&endpoint, events),
                 endpoint,
                 hints: RemovalHints::default(),
                 fence: CasFence::default(),
@@ -190,6 +190,11 @@ impl Server {
             Ok(Reply::Renewed(renewed)) => Ok(renewed),
             other => Err(self.error_of(other)),
         }
+    }
+
+    /// Reports that a lease on this server was not renewed.
+    pub(super) fn report_failed_renewal(&self, error: &RemoteError) {
+        self.events.emit(&Event::LeaseNotRenewed { error });
     }
 
     fn check_not_retired(&self) -> Result<(), RemoteError> {

@@ -79,7 +79,7 @@ impl Server {
         if let (Ok(runtime), Some(server)) = (Handle::try_current(), self.weak_self.upgrade()) {
             runtime.spawn(async move {
                 if let Err(error) = server.attempt_recovery().await {
-                    log::debug!("{error}");
+                    server.events.emit(&Event::RecoveryFailed { error: &error });
                 }
             });
         }
@@ -167,7 +167,7 @@ async fn recover(server: Weak<Server>) {
             && server.endpoint.health.claim_attempt()
             && let Err(error) = server.attempt_recovery().await
         {
-            log::debug!("{error}");
+            server.events.emit(&Event::RecoveryFailed { error: &error });
             server.endpoint.health.record_failed_attempt();
         }
     }
