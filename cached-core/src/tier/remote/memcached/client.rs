@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use tokio::runtime::Handle;
-
 use super::command::{Command, CommandError, CommandResult};
 use super::connection::{Connection, ConnectionPool, ExchangeError};
 #[cfg(feature = "testing")]
@@ -23,9 +21,8 @@ impl ServerClient {
     pub(super) async fn resolve(
         address: &str,
         max_idle: usize,
-        runtime: &Handle,
     ) -> Result<ServerClient, CommandError> {
-        Ok(ServerClient::Sockets(ConnectionPool::resolve(address, max_idle, runtime).await?))
+        Ok(ServerClient::Sockets(ConnectionPool::resolve(address, max_idle).await?))
     }
 
     /// Sends all commands at once. Calls `on_result` with the result of each command, in order.

@@ -9,7 +9,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
-use tokio::runtime::Handle;
 
 use super::command::{Command, CommandError, CommandResult};
 use super::dial::{Dialer, ProbedStream};
@@ -49,9 +48,8 @@ impl ConnectionPool {
     pub(super) async fn resolve(
         address: &str,
         max_idle: usize,
-        runtime: &Handle,
     ) -> Result<ConnectionPool, CommandError> {
-        let dialer = Dialer::resolve(address, runtime).await?;
+        let dialer = Dialer::resolve(address).await?;
         Ok(ConnectionPool { dialer, max_idle, idle: Mutex::default() })
     }
 

@@ -9,7 +9,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpStream, lookup_host};
-use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::cas::Incarnation;
@@ -27,8 +26,6 @@ pub(super) struct Dialer {
     /// The index of the address that answered most recently. The next dial tries this address
     /// first.
     preferred: AtomicUsize,
-    /// The runtime that drives the connections, even if a task of another runtime opens them.
-    runtime: Handle,
 }
 
 /// An open stream to a server that has passed the probe.
@@ -44,19 +41,21 @@ type DialAttempt<'a> =
     Pin<Box<dyn Future<Output = (usize, Result<ProbedStream, CommandError>)> + Send + 'a>>;
 
 impl Dialer {
-    pub(super) async fn resolve(address: &str, runtime: &Handle) -> Result<Dialer, CommandError> {
+    pub(super) async fn resolve(address: &str) -> Result<Dialer, CommandError> {
         let addresses = lookup_host(address).await.map_err(CommandError::unreachable)?;
-        Ok(Dialer::new(addresses.collect(), runtime))
+        Ok(Dialer::new(addresses.collect()))
     }
 
-    fn new(addresses: Vec<SocketAddr>, runtime: &Handle) -> Dialer {
-        let (preferred, runtime) = (AtomicUsize::new(0), runtime.clone());
-        Dialer { addresses: alternate_families(addresses), preferred, runtime }
+    fn new(addresses: Vec<SocketAddr>) -> Dialer {
+        Dialer { addresses: alternate_families(addresses), preferred: AtomicUsize::new(0) }
     }
 
     /// Connects to the first address that answers. If an address has not answered after a short
     /// time, the next address is tried as well (RFC 8305), because a machine that is gone never
     /// answers.
+    ///
+    /// Each poll must run on the runtime that drives the connections, as the polls of a flusher and of
+    /// a [`DirectExchange`](super::direct::DirectExchange) do.
     pub(super) async fn dial(&self, deadline: Instant) -> Result<ProbedStream, CommandError> {
         let dialed = run_until(deadline, self.race(deadline)).await;
         dialed.unwrap_or_else(|| Err(CommandError::timed_out()))
@@ -69,14 +68,9 @@ impl Dialer {
         let time_left = deadline.saturating_duration_since(Instant::now());
         let head_start = (time_left / 4).min(MAX_HEAD_START);
         let mut attempts: Vec<DialAttempt<'_>> = Vec::new();
-        let mut next_at = {
-            // The timer must belong to the same runtime as the connections.
-            let _entered = self.runtime.enter();
-            Box::pin(sleep(head_start))
-        };
+        let mut next_at = Box::pin(sleep(head_start));
         let mut last_error = CommandError::unreachable("the host name has no address");
         std::future::poll_fn(move |context| {
-            let _entered = self.runtime.enter();
             loop {
                 let mut dialed = None;
                 attempts.retain_mut(|attempt| match attempt.as_mut().poll(context) {
@@ -177,7 +171,7 @@ mod tests {
         let mute = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let mute_address = mute.local_addr().expect("bound");
         let addresses = vec![silent, mute_address, memcached_address().await];
-        let dialer = Dialer::new(addresses, &Handle::current());
+        let dialer = Dialer::new(addresses);
         let timeout = Duration::from_millis(800);
         let began = Instant::now();
         assert!(dialer.dial(began + timeout).await.is_ok());

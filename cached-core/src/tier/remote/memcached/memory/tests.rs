@@ -2,7 +2,6 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tokio::runtime::Handle;
 
 use super::*;
 use crate::tier::remote::RemoteErrorKind;
@@ -144,7 +143,7 @@ fn the_replies_match_memcached() {
         let memory = Arc::new(InMemoryServer::new(Clock::default()));
         runtime.block_on(async {
             let address = memcached.address();
-            let real = Arc::new(ServerClient::resolve(&address, 1, &Handle::current()).await.expect("memcached is up"));
+            let real = Arc::new(ServerClient::resolve(&address, 1).await.expect("memcached is up"));
             let compared = |client, is_batched| ComparedServer { client, is_batched, newest_cas: [0.into(); 3] };
             let mut memory = compared(Arc::new(ServerClient::InMemory(memory)), false);
             let mut real = [false, true].map(|is_batched| (compared(real.clone(), is_batched), is_batched));
