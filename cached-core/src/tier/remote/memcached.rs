@@ -357,7 +357,7 @@ impl RemoteStore for MemcachedStore {
                     return Ok(ReadOutcome::Busy);
                 }
                 let wait = wait.get_or_insert_with(|| {
-                    LeaseWait::new(self.config.lease_wait, options.fetch_time, &route)
+                    LeaseWait::new(&self.config, options.fetch_time, &route)
                 });
                 match wait.next_pause(&busy) {
                     Some(pause) => tokio::time::sleep(pause).await,

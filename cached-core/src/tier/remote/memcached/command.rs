@@ -197,10 +197,12 @@ impl ReplyFields {
     ) -> ReadReply {
         let ReplyFields { frame, cas, ttl_seconds, won, was_won_before, is_stale } = self;
         let cas = cas.map(|number| Cas { number, incarnation });
+        let expires =
+            ttl_seconds.map(|seconds| sent + Duration::from_secs(seconds).min(LONGEST_TTL));
         // A marker means that another caller holds the lease. The flags are ignored, because the
         // renewal that stored the marker has reset them.
         if let (Some(marker), Some(cas)) = (frame.as_deref().and_then(LeaseMarker::decode), cas) {
-            return ReadReply::Busy(BusyLease { cas: Some(cas), marker: Some(marker) });
+            return ReadReply::Busy(BusyLease { cas: Some(cas), marker: Some(marker), expires });
         }
         match (frame, cas) {
             (Some(frame), Some(cas)) if !frame.is_empty() => {
@@ -226,7 +228,7 @@ impl ReplyFields {
             // Every other empty item is another caller's placeholder. An item without a CAS breaks
             // the protocol, and is treated as a placeholder.
             (frame, cas) if was_won_before || frame.is_some() => {
-                ReadReply::Busy(BusyLease { cas, marker: None })
+                ReadReply::Busy(BusyLease { cas, marker: None, expires })
             }
             _ => ReadReply::Nothing,
         }

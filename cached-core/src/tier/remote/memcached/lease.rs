@@ -151,11 +151,11 @@ impl HeldLease {
     /// has neither.
     async fn find(&self, last_known: Cas) -> Result<Option<Cas>, RemoteError> {
         Ok(match self.route.peek().await? {
-            ReadReply::Busy(BusyLease { cas: Some(cas), marker: Some(marker) }) => {
+            ReadReply::Busy(BusyLease { cas: Some(cas), marker: Some(marker), .. }) => {
                 (marker.nonce == self.nonce).then_some(cas)
             }
             // No renewal has reached the server.
-            ReadReply::Busy(BusyLease { cas: Some(cas), marker: None }) => {
+            ReadReply::Busy(BusyLease { cas: Some(cas), marker: None, .. }) => {
                 (cas == last_known).then_some(cas)
             }
             _ => None,

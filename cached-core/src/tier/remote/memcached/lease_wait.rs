@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use super::cas::Cas;
 use super::item::BusyLease;
+use super::renewals::LONGEST_PLACEHOLDER;
 use super::route::Route;
+use crate::config::Config;
 
 /// The pause between two reads of the key doubles from `FIRST_PAUSE` to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -27,9 +29,13 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// live holder stores its first marker within this time.
 const FIRST_MARKER_WAIT: Duration = Duration::from_millis(750);
 /// The longest wait for a lease without a marker. The placeholder of a killed process usually ends
-/// within this time, because it lasts for 2 s. [`Route::check_lease_end`] then waits another 3.2 s
-/// before it may count the lease as endless.
+/// within this time, because it lasts for 2 s.
 const LONGEST_WAIT_WITHOUT_MARKER: Duration = Duration::from_millis(2500);
+/// A lease may count as endless only after this time. The usual placeholder of a killed process ends
+/// earlier.
+const ORPHAN_ENDS_AFTER: Duration = Duration::from_millis(3200);
+/// How much later than its reply says a server may remove a placeholder.
+const REMOVAL_DELAY: Duration = Duration::from_millis(1200);
 /// The longest wait for a lease with a marker if neither the holder nor this process knows how long
 /// the fetch takes.
 const UNKNOWN_FETCH_WAIT: Duration = Duration::from_secs(60);
@@ -40,6 +46,8 @@ pub(super) struct LeaseWait {
     pause: Duration,
     /// The setting `lease_wait`. If it is set, it replaces all other limits of the wait.
     configured: Option<Duration>,
+    /// The longest time for which any process of the deployment lets a placeholder last.
+    longest_placeholder: Duration,
     /// The function's usual fetch time; `None` if this process has not measured it.
     fetch_time: Option<Duration>,
     /// False if recent leases on the server did not end. The caller then waits only for a lease
@@ -55,15 +63,12 @@ pub(super) struct LeaseWait {
 }
 
 impl LeaseWait {
-    pub(super) fn new(
-        configured: Option<Duration>,
-        fetch_time: Option<Duration>,
-        route: &Route,
-    ) -> LeaseWait {
+    pub(super) fn new(config: &Config, fetch_time: Option<Duration>, route: &Route) -> LeaseWait {
         LeaseWait {
             began: Instant::now(),
             pause: FIRST_PAUSE,
-            configured,
+            configured: config.lease_wait,
+            longest_placeholder: config.lease.unwrap_or(LONGEST_PLACEHOLDER),
             fetch_time,
             allows_waiting: route.allows_waiting(),
             has_seen_marker: false,
@@ -137,8 +142,17 @@ impl LeaseWait {
         } else if let Some(cas) = busy.cas
             && self.allows_waiting
         {
-            route.check_lease_end(cas);
+            route.check_lease_end(cas, self.orphan_ends_in(busy, Instant::now()));
         }
+    }
+
+    /// Returns the time after which the lease has ended if its holder was killed.
+    ///
+    /// A placeholder may last longer than usual: the setting `lease` and many leases at once prolong it.
+    /// A faulty server could report a remaining time without end, so the time is bounded.
+    fn orphan_ends_in(&self, busy: &BusyLease, now: Instant) -> Duration {
+        let left = busy.expires.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        ORPHAN_ENDS_AFTER.max(left.min(self.longest_placeholder) + REMOVAL_DELAY)
     }
 }
 
@@ -152,6 +166,7 @@ mod tests {
             began: Instant::now(),
             pause: FIRST_PAUSE,
             configured: None,
+            longest_placeholder: LONGEST_PLACEHOLDER,
             fetch_time,
             allows_waiting: true,
             has_seen_marker: false,
@@ -170,7 +185,7 @@ mod tests {
             elapsed: millis(elapsed),
             expected: millis(expected),
         });
-        BusyLease { cas: Some(7.into()), marker }
+        BusyLease { cas: Some(7.into()), marker, expires: None }
     }
 
     #[test]
@@ -204,7 +219,7 @@ mod tests {
     fn the_wait_starts_anew_for_one_new_holder() {
         let mut wait = wait(None);
         let began = wait.began;
-        let lease = |cas: u64| BusyLease { cas: Some(cas.into()), marker: None };
+        let lease = |cas: u64| BusyLease { cas: Some(cas.into()), ..busy(None) };
         let at = |seconds| began + Duration::from_secs(seconds);
         assert_eq!(wait.wait_start(&lease(1), at(0)), began);
         wait.has_seen_marker = true;
@@ -212,6 +227,23 @@ mod tests {
         assert_eq!(wait.wait_start(&lease(2), at(2)), at(2), "another process has won the lease");
         assert_eq!(wait.wait_start(&lease(2), at(3)), at(2));
         assert_eq!(wait.wait_start(&lease(3), at(4)), at(2), "the wait starts anew only once");
+    }
+
+    #[test]
+    fn a_long_placeholder_is_not_taken_for_endless() {
+        let now = Instant::now();
+        let ends_in = |wait: &LeaseWait, seconds| {
+            let expires = now + Duration::from_secs(seconds);
+            wait.orphan_ends_in(&BusyLease { expires: Some(expires), ..busy(None) }, now)
+        };
+        let usual = wait(None);
+        assert_eq!(ends_in(&usual, 2), ORPHAN_ENDS_AFTER);
+        assert!(ends_in(&usual, 9) > Duration::from_secs(10), "many leases were held");
+        let bound = LONGEST_PLACEHOLDER + Duration::from_secs(2);
+        assert!(ends_in(&usual, 99_999) < bound, "the server is faulty");
+        let configured = LeaseWait { longest_placeholder: Duration::from_secs(30), ..usual };
+        assert!(ends_in(&configured, 29) > Duration::from_secs(30));
+        assert_eq!(configured.orphan_ends_in(&busy(None), now), ORPHAN_ENDS_AFTER);
     }
 
     #[test]

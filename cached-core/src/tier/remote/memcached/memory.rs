@@ -219,12 +219,13 @@ impl InMemoryState {
         let is_due = item.is_stale || left < Duration::from_secs(claim_below_seconds.into());
         let wins = is_due && !item.is_claimed;
         item.is_claimed |= wins;
+        let busy = |marker| BusyLease { cas: Some(item.cas), marker, expires: Some(item.expires) };
         if let Some(marker) = LeaseMarker::decode(&item.frame) {
-            return ReadReply::Busy(BusyLease { cas: Some(item.cas), marker: Some(marker) });
+            return ReadReply::Busy(busy(Some(marker)));
         }
         match item.frame.is_empty() {
             true if wins => ReadReply::Lease(item.cas),
-            true => ReadReply::Busy(BusyLease { cas: Some(item.cas), marker: None }),
+            true => ReadReply::Busy(busy(None)),
             false => {
                 let StoredItem { cas, expires, is_stale, .. } = *item;
                 let item = RawItem::new(item.frame.clone(), cas, expires);

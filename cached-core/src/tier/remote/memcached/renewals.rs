@@ -22,7 +22,7 @@ const USUAL_PLACEHOLDER: Duration = Duration::from_secs(2);
 /// up to [`LONGEST_PLACEHOLDER`]. With many leases, tasks wait longer for their turn on the
 /// runtime, so renewals and writes come later.
 const LEASES_PER_EXTRA_SECOND: usize = 4096;
-const LONGEST_PLACEHOLDER: Duration = Duration::from_secs(10);
+pub(super) const LONGEST_PLACEHOLDER: Duration = Duration::from_secs(10);
 /// The time from winning a lease to its first renewal, and the shortest time between two renewals.
 pub(super) const RENEWAL_INTERVAL: Duration = Duration::from_millis(500);
 /// The shortest pause before a round of renewals.

@@ -34,10 +34,6 @@ use crate::tier::remote::{RemoteError, RemoteErrorKind, WriteOutcome};
 /// removal did not reach the gutter server, soon expires.
 const GUTTER_TTL: Duration = Duration::from_secs(10);
 
-/// If the holder of a lease is killed, the lease ends within this time, provided that its placeholder
-/// lasts for `USUAL_PLACEHOLDER` (2 s) and its markers last for `SHORTEST_MARKER` (3 s).
-const ORPHAN_ENDS_AFTER: Duration = Duration::from_millis(3200);
-
 /// The servers and names of one key. A route sends the commands for the key, and knows which server
 /// and slot the next command uses.
 #[derive(Clone)]
@@ -329,17 +325,17 @@ impl Route {
         self.server().wait_breaker.record_end();
     }
 
-    /// Starts a task that reads the lease again after [`ORPHAN_ENDS_AFTER`]. The task tells the
-    /// server's wait breaker whether the same placeholder, which has this CAS, is still there. The
-    /// caller must have waited for the lease in vain.
-    pub(super) fn check_lease_end(&self, cas: Cas) {
+    /// Starts a task that reads the lease again after `pause`. The task tells the server's wait breaker
+    /// whether the same placeholder, which has this CAS, is still there. The caller must have waited for
+    /// the lease in vain, and a placeholder must have ended by then.
+    pub(super) fn check_lease_end(&self, cas: Cas, pause: Duration) {
         let (Ok(runtime), Some(probe)) = (Handle::try_current(), self.server().begin_lease_probe())
         else {
             return;
         };
         let route = self.clone();
         runtime.spawn(async move {
-            tokio::time::sleep(ORPHAN_ENDS_AFTER).await;
+            tokio::time::sleep(pause).await;
             let is_same = |busy: BusyLease| busy.cas == Some(cas) && busy.marker.is_none();
             let breaker = &route.server().wait_breaker;
             match route.peek().await {

@@ -116,9 +116,9 @@ impl ComparedServer {
                 see(cas);
                 "the lease".to_owned()
             }
-            Reply::Read(ReadReply::Busy(BusyLease { cas, marker })) => {
+            Reply::Read(ReadReply::Busy(BusyLease { cas, marker, expires })) => {
                 see(cas.expect("a CAS was asked for"));
-                format!("busy: {marker:?}")
+                format!("busy: {marker:?}, ends: {}", expires.is_some())
             }
             Reply::Read(ReadReply::Item(item)) => {
                 see(item.cas);
