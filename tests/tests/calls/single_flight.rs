@@ -7,22 +7,30 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use cached_core::coordinator_cached;
+use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Upstream, UpstreamDown, poll_once};
+use tokio::task::JoinHandle;
 
-use crate::functions::{State, local_cache, payment};
+use crate::functions::{Payment, State, local_cache, payment};
+
+/// Calls `payment` with one key in this many tasks.
+fn spawn_payments(
+    cache: &Cache,
+    upstream: &Upstream,
+    count: usize,
+) -> Vec<JoinHandle<Result<Payment, UpstreamDown>>> {
+    let call = || {
+        let upstream = upstream.clone();
+        tokio::spawn(cache.scope(async move { payment(&upstream, "7", State::Paid).await }))
+    };
+    (0..count).map(|_| call()).collect()
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_callers_of_one_key_fetch_once() {
     let cache = local_cache().await;
     let upstream = Upstream::default().taking_millis(50);
-    let calls: Vec<_> = (0..1000)
-        .map(|_| {
-            let upstream = upstream.clone();
-            tokio::spawn(cache.scope(async move { payment(&upstream, "7", State::Paid).await }))
-        })
-        .collect();
-    for call in calls {
+    for call in spawn_payments(&cache, &upstream, 1000) {
         assert_eq!(call.await.expect("no task panics").expect("the call succeeds").fetched, 1);
     }
     assert_eq!(upstream.fetches(), 1);
@@ -35,13 +43,7 @@ async fn an_error_reaches_every_follower_at_once() {
     let cache = local_cache().await;
     let upstream = Upstream::default().taking_millis(300);
     upstream.fail();
-    let calls: Vec<_> = (0..10)
-        .map(|_| {
-            let upstream = upstream.clone();
-            tokio::spawn(cache.scope(async move { payment(&upstream, "7", State::Paid).await }))
-        })
-        .collect();
-    for call in calls {
+    for call in spawn_payments(&cache, &upstream, 10) {
         assert_eq!(call.await.expect("no task panics"), Err(UpstreamDown));
     }
     assert_eq!(upstream.fetches(), 1);
@@ -172,13 +174,7 @@ async fn an_unpolled_leader_soon_loses_the_lead() {
 async fn a_slow_fetch_stays_one_fetch() {
     let cache = local_cache().await;
     let upstream = Upstream::default().taking_millis(3000);
-    let calls: Vec<_> = (0..10)
-        .map(|_| {
-            let upstream = upstream.clone();
-            tokio::spawn(cache.scope(async move { payment(&upstream, "7", State::Paid).await }))
-        })
-        .collect();
-    for call in calls {
+    for call in spawn_payments(&cache, &upstream, 10) {
         assert_eq!(call.await.expect("no task panics").expect("the call succeeds").fetched, 1);
     }
     assert_eq!(upstream.fetches(), 1);

@@ -325,6 +325,18 @@ where
     Ok(V::from(edition))
 }
 
+#[coordinator_cached(
+    name = "types_same_path_refreshed",
+    refresh_ahead = "1s",
+    overwrite(reason = "numbers are corrected later")
+)]
+async fn converted_ahead<V>(number: u8) -> Result<V, UpstreamDown>
+where
+    V: From<u8> + Clone + Send + Sync + 'static + Serialize + DeserializeOwned,
+{
+    Ok(V::from(number))
+}
+
 /// Two types in two blocks of one function have the same path, and so have their keys.
 #[tokio::test]
 async fn a_value_of_another_type_with_the_same_path_bypasses_the_cache() {
@@ -337,19 +349,25 @@ async fn a_value_of_another_type_with_the_same_path_bypasses_the_cache() {
                     Amount(number.into())
                 }
             }
-            let call = converted::<Amount>($upstream, $edition);
-            async move { assert_eq!(call.await, Ok(Amount($edition.into()))) }
+            let (call, ahead) =
+                (converted::<Amount>($upstream, $edition), converted_ahead::<Amount>($edition));
+            async move {
+                assert_eq!(call.await, Ok(Amount($edition.into())));
+                assert_eq!(ahead.await, Ok(Amount($edition.into())));
+            }
         }};
     }
     let upstream = Upstream::default().taking_millis(100);
     in_new_cache(async {
-        let bypassed = || Cache::current().stats().get("types_same_path").map(|s| s.bypassed);
+        let bypassed = |name| Cache::current().stats().get(name).map(|stats| stats.bypassed);
         // The second call waits for the first.
         tokio::join!(call!(&upstream, 1_u8, u32), call!(&upstream, 1_u8, u64));
-        assert_eq!((upstream.fetches(), bypassed()), (2, Some(1)));
+        assert_eq!((upstream.fetches(), bypassed("types_same_path")), (2, Some(1)));
         // The local tier has the value of the first type.
         call!(&upstream, 1_u8, u64).await;
-        assert_eq!((upstream.fetches(), bypassed()), (3, Some(2)));
+        assert_eq!((upstream.fetches(), bypassed("types_same_path")), (3, Some(2)));
+        // The function looks up each value whose entry it may have to refresh.
+        assert_eq!(bypassed("types_same_path_refreshed"), Some(2));
     })
     .await;
 }

@@ -2,21 +2,29 @@
 
 use std::time::Duration;
 
-use cached_core::{RequestScope, Tier, first_found};
-use cached_tests::{Memcached, Upstream, poll_once};
+use cached_core::{Cache, RequestScope, Tier, first_found};
+use cached_tests::{Memcached, Upstream, UpstreamDown, poll_once};
+use tokio::task::JoinHandle;
 
 use crate::functions::{Payment, new_process, payment, payment_entry, profile, profile_entry};
+
+/// Calls `payment` in a new task, and gives the task time to begin its fetch.
+async fn begin_fetch(
+    process: &Cache,
+    upstream: &Upstream,
+) -> JoinHandle<Result<Payment, UpstreamDown>> {
+    let (process, upstream) = (process.clone(), upstream.clone());
+    let fetch = tokio::spawn(async move { process.scope(payment(&upstream, "7", "paid")).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    fetch
+}
 
 #[tokio::test]
 async fn invalidate_beats_a_fetch_of_another_process() {
     let memcached = Memcached::start();
     let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default().taking_millis(500);
-    let fetch = tokio::spawn({
-        let (a, upstream) = (a.clone(), upstream.clone());
-        async move { a.scope(payment(&upstream, "7", "paid")).await }
-    });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let fetch = begin_fetch(&a, &upstream).await;
     b.scope(async { payment_entry("7", "paid").invalidate().await.expect("memcached is reached") })
         .await;
     assert_eq!(fetch.await.expect("no task panics").expect("the call succeeds").fetched, 1);
@@ -60,11 +68,7 @@ async fn add_fills_the_placeholder_of_another_caller() {
     let memcached = Memcached::start();
     let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
     let upstream = Upstream::default().taking_millis(500);
-    let fetch = tokio::spawn({
-        let (a, upstream) = (a.clone(), upstream.clone());
-        async move { a.scope(payment(&upstream, "7", "paid")).await }
-    });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let fetch = begin_fetch(&a, &upstream).await;
     let cash = Payment { number: "7".into(), fetched: 99 };
     assert!(b.scope(async { payment_entry("7", "paid").add(cash.clone()).await }).await);
     fetch.await.expect("no task panics").expect("the call succeeds");

@@ -9,6 +9,8 @@ use cached_core::{Cache, CacheError, coordinator_cached, first_found};
 use cached_tests::{Upstream, UpstreamDown};
 use serde::{Deserialize, Serialize};
 
+use crate::functions::test_cache;
+
 #[coordinator_cached(name = "price", version = number, skip(upstream), entry = price_entry)]
 async fn price(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
     let _ = number;
@@ -29,7 +31,7 @@ async fn stock(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> 
 
 /// Returns the cache of a process that uses two in-memory servers.
 fn two_servers() -> TestCache {
-    TestCache::with(Cache::builder().memcached(["a:1", "b:1"])).expect("the settings are valid")
+    test_cache(Cache::builder().memcached(["a:1", "b:1"]))
 }
 
 /// Makes calls until the failures in a row have *ejected* the failing server, so that this process
@@ -271,7 +273,7 @@ async fn an_overwrite_on_hanging_servers_times_out() {
     const TIMEOUT: Duration = Duration::from_millis(800);
     for addresses in [&["a:1"][..], &["a:1", "b:1"]] {
         let builder = Cache::builder().memcached(addresses).remote_timeout(TIMEOUT);
-        let test = TestCache::with(builder).expect("the settings are valid");
+        let test = test_cache(builder);
         addresses.iter().for_each(|address| test.memcached_at(address).stall());
         let began = Instant::now();
         let overwritten = test.run(async { stock_entry(1).overwrite(99).await }).await;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use cached_core::{Cache, coordinator_cached};
+use cached_core::testing::TestCache;
+use cached_core::{Cache, CacheBuilder, coordinator_cached};
 use cached_tests::{Memcached, Upstream, UpstreamDown};
 use serde::{Deserialize, Serialize};
 
@@ -35,4 +36,9 @@ pub(crate) async fn profile(upstream: &Upstream, user: u32) -> Result<String, Up
 pub(crate) async fn new_process(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().namespace("test").memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
+}
+
+/// Returns the cache of a test, built with these settings.
+pub(crate) fn test_cache(builder: CacheBuilder) -> TestCache {
+    TestCache::with(builder).expect("the settings are valid")
 }

@@ -8,7 +8,7 @@ use cached_core::{Cache, RequestScope, coordinator_cached};
 use cached_tests::{Memcached, Upstream, UpstreamDown};
 use tokio::task::JoinHandle;
 
-use crate::functions::new_process;
+use crate::functions::{new_process, test_cache};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -55,8 +55,7 @@ async fn invalidated_values_are_never_served_stale() {
 #[tokio::test]
 async fn invalidated_values_stay_gone_during_a_fetch() {
     let builder = Cache::builder().lease_wait(Duration::from_millis(20));
-    let (upstream, a) =
-        (Upstream::default(), TestCache::with(builder).expect("the settings are valid"));
+    let (upstream, a) = (Upstream::default(), test_cache(builder));
     let (b, c) = (a.another_process(), a.another_process());
     assert_eq!(a.run(profile(&upstream)).await, Ok(1));
     b.run(async { profile_entry().invalidate().await }).await.expect("memcached is reached");
@@ -76,8 +75,7 @@ async fn invalidated_values_stay_gone_during_a_fetch() {
 #[tokio::test]
 async fn invalidated_values_stay_gone_in_the_gutter() {
     let builder = Cache::builder().memcached(["one:1", "other:1"]);
-    let (upstream, a) =
-        (Upstream::default(), TestCache::with(builder).expect("the settings are valid"));
+    let (upstream, a) = (Upstream::default(), test_cache(builder));
     let b = a.another_process();
     assert_eq!(a.run(profile(&upstream)).await, Ok(1));
     let key = a.run(async { profile_entry().key() }).await;
@@ -107,8 +105,7 @@ async fn a_lying_memcached_revives_no_expired_value() {
 async fn without_memcached_local_stale_values_are_served() {
     for misbehave in [TestMemcached::fail, TestMemcached::stall] {
         let builder = Cache::builder().remote_timeout(Duration::from_millis(10));
-        let (upstream, a) =
-            (Upstream::default(), TestCache::with(builder).expect("the settings are valid"));
+        let (upstream, a) = (Upstream::default(), test_cache(builder));
         assert_eq!(a.run(profile(&upstream)).await, Ok(1));
         upstream.fail();
         misbehave(&a.memcached());
@@ -401,8 +398,7 @@ async fn a_forced_miss_removes_no_live_entry() {
 #[tokio::test]
 async fn a_removal_replaces_a_lost_refresh() {
     let builder = Cache::builder().lease(SECOND);
-    let (upstream, a) =
-        (Upstream::default(), TestCache::with(builder).expect("the settings are valid"));
+    let (upstream, a) = (Upstream::default(), test_cache(builder));
     let b = a.another_process();
     assert_eq!(a.run(offer(&upstream, 1, false)).await, Ok(Some(1)));
     a.advance(11 * MINUTE);
