@@ -5,6 +5,11 @@
 //! mistake, to find a mention that is none, would be worse. A mentioned parameter is not added to
 //! the key by itself, because the option that mentions it puts it there. The parameter would be
 //! missing from the key without an error, and a caller would get the result for other arguments.
+//!
+//! A call `f(state)` is a mention, although the function `f` may ignore its argument. In the same
+//! way, `format!("{state}")` and `vec![state]` are mentions outside of a block that may define these
+//! macros, although the module may define its own. The attribute cannot see either definition. The
+//! author of the expression answers for what it does with the parameter.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
