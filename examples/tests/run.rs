@@ -1,4 +1,4 @@
-//! Runs the example programs and checks what they print.
+//! Runs the example programs and checks their output.
 
 use std::process::Command;
 

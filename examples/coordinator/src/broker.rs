@@ -1,7 +1,8 @@
-//! The broker (or *coordinator*): the service that customers use, and that calls the upstream services.
+//! The broker (or *coordinator*): the service that customers use, and that calls the upstream
+//! services.
 //!
-//! The first part shows what a user of the library writes: one attribute on each expensive function. The rest is
-//! an ordinary HTTP service, which calls these functions as if there were no cache.
+//! The first part shows how a program uses the library: each expensive function has one attribute.
+//! The rest is an ordinary HTTP service, which calls these functions as if there were no cache.
 
 use crate::model::{Course, Order, Payment, PaymentState, Profile};
 use axum::extract::{Path, Query, Request, State};
@@ -21,10 +22,11 @@ use std::time::{Duration, Instant};
 
 // ----------------------------------------------------------------------------- the annotated calls
 
-/// Fetches a payment. A payment changes only by moving to its next state, so the state is the version in the key.
+/// Fetches a payment. A payment changes only when its state changes, so the state is the version in
+/// the key.
 ///
-/// Each state has an entry of its own, and no entry is ever overwritten. The client does not change the answer, so
-/// `skip(client)` keeps it out of the key.
+/// Each state has its own entry, and no entry is ever overwritten. The client does not change the
+/// answer, so `skip(client)` keeps the client out of the key.
 #[coordinator_cached(name = "payment", version = state, skip(client), entry = payment_entry)]
 async fn fetch_payment(
     client: &Client,
@@ -36,8 +38,8 @@ async fn fetch_payment(
 
 /// Fetches a course of one edition of the catalogue.
 ///
-/// A hit clones only the `Arc`, however long the description is. A course that does not exist is `None`, which is
-/// not cached.
+/// A hit clones only the `Arc`, however long the description is. If the course does not exist, the
+/// answer is `None`, which is not cached.
 #[coordinator_cached(name = "course", version = catalogue, skip(client), ttl = "2h")]
 async fn fetch_course(
     client: &Client,
@@ -52,14 +54,15 @@ async fn fetch_course(
 }
 
 impl Client {
-    /// Fetches an order. Methods are annotated like functions; `skip(self)` keeps the client out of the key.
+    /// Fetches an order. Methods are annotated like functions; `skip(self)` keeps the client out of
+    /// the key.
     #[coordinator_cached(name = "order", version = revision, skip(self))]
     async fn order(&self, number: &str, revision: u32) -> Result<Order, UpstreamError> {
         self.get(&["orders", number, &revision.to_string()]).await
     }
 
-    /// Fetches a profile. A profile has no version, so a change overwrites the entry. Without a reason the function
-    /// would not compile.
+    /// Fetches a profile. A profile has no version, so a change overwrites the entry. Without a
+    /// reason, the function would not compile.
     #[coordinator_cached(
         name = "profile",
         overwrite(reason = "users edit their profile during checkout, and it carries no version"),
@@ -81,7 +84,8 @@ pub(crate) struct Client {
     base: Url,
 }
 
-/// The error of an upstream call. It is `Clone`, so that all callers of one fetch can share it.
+/// The error of an upstream call. The type is `Clone`, so all callers that wait for one fetch share
+/// its error.
 #[derive(Debug, Clone)]
 pub(crate) enum UpstreamError {
     NotFound(String),
@@ -167,7 +171,7 @@ pub(crate) struct Broker {
     pub(crate) checkouts: Checkouts,
 }
 
-/// The state of each checkout. It stands for a database table that all brokers share.
+/// The state of each checkout. This map stands for a database table that all brokers share.
 #[derive(Clone, Default)]
 pub(crate) struct Checkouts(Arc<Mutex<HashMap<String, PaymentState>>>);
 
@@ -182,7 +186,7 @@ impl Checkouts {
     }
 }
 
-/// The page that the browser of a customer requests again and again until the payment is complete.
+/// The page that a customer's browser requests again and again until the payment is complete.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StatusPage {
     pub(crate) signed_in_as: String,
@@ -190,7 +194,7 @@ pub(crate) struct StatusPage {
     pub(crate) course: String,
     pub(crate) payment: PaymentState,
     pub(crate) amount_cents: u64,
-    /// The address that the receipt was sent to, once the payment is paid.
+    /// The address to which the receipt was sent. `None` until the payment is paid.
     pub(crate) receipt: Option<String>,
 }
 
@@ -244,7 +248,8 @@ impl Broker {
         .concat()
     }
 
-    /// Returns the routes. Each request uses the cache of this broker, and has a request scope of its own.
+    /// Returns the routes. Each request uses the cache of this broker, and has its own request
+    /// scope.
     pub(crate) fn router(self) -> Router {
         Router::new()
             .route("/courses/{slug}", get(course_page))
@@ -270,8 +275,8 @@ impl Broker {
     }
 }
 
-/// Runs a request in a request scope, so that each key has one answer within it. `Cache-Control: no-cache` makes the
-/// calls of the request fetch again.
+/// Runs a request in a request scope, so that a key has only one answer during the request. With
+/// `Cache-Control: no-cache`, the calls of the request fetch again.
 async fn in_request_scope(State(broker): State<Broker>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let no_cache = request.headers().get("cache-control").is_some_and(|value| value == "no-cache");
@@ -343,13 +348,13 @@ async fn status_page(
     }))
 }
 
-/// Returns the address for the receipt. The page has fetched the same profile before, so the request tier answers
-/// this call, and both parts of the page show the same address.
+/// Returns the address for the receipt. The page has called the same function before, so the
+/// request tier answers this call. Both parts of the page show the same address.
 async fn receipt_address(client: &Client, order: &Order) -> Result<String, UpstreamError> {
     Ok(client.profile(&order.user).await?.email)
 }
 
-/// Handles the webhook of the payment provider, which reports the new state of a payment.
+/// Handles the payment provider's report that a payment has a new state.
 async fn payment_moved(
     State(broker): State<Broker>,
     Path((number, state)): Path<(String, PaymentState)>,
@@ -368,7 +373,7 @@ async fn payment(
     Ok(Json(fetch_payment(&broker.client, &number, state).await?))
 }
 
-/// Returns the latest state of a payment that is in the cache. This never calls an upstream service.
+/// Returns the payment in the latest state that the cache has. Never calls an upstream service.
 async fn known_payment(Path(number): Path<String>) -> Result<Json<Payment>, UpstreamError> {
     let states = [PaymentState::Paid, PaymentState::Processing, PaymentState::Created];
     let known = first_found(states.map(|state| payment_entry(&number, state))).await;
@@ -392,7 +397,7 @@ async fn change_email(
     let answer = broker.client.send(Method::PUT, &["users", &id], &email).await?;
     let profile: Profile =
         answer.json().await.map_err(|error| UpstreamError::Failed(error.to_string()))?;
-    // Without this, other calls would return the old address for up to ten minutes.
+    // Without the overwrite, other calls would return the old address for up to ten minutes.
     if let Err(error) = broker.client.profile_entry(&id).overwrite(profile.clone()).await {
         eprintln!("the new profile of {id} could not be cached: {error}");
     }

@@ -1,4 +1,4 @@
-//! The load: checkout sessions that call the broker over HTTP, as browsers do.
+//! The load of the example: checkout sessions that call the broker over HTTP, as browsers do.
 
 use crate::broker::{Broker, Checkouts, Client, CoursePage, StatusPage, http_client};
 use crate::model::PaymentState;
@@ -18,14 +18,16 @@ use tokio::task::JoinSet;
 
 const SESSIONS: u64 = 120;
 /// The number of concurrent sessions.
-const AT_ONCE: usize = 20;
-/// The pause of a browser between two requests. A real browser waits for a second or two; this load is faster.
+const CONCURRENT_SESSIONS: usize = 20;
+/// The pause of a browser between two requests. A real browser waits for a second or two. This load
+/// is faster.
 const PAUSE: Duration = Duration::from_millis(8);
 
-/// All sessions of the load. They are drawn once and played in both runs.
+/// All sessions of the load. Both runs play the same sessions.
 pub(crate) struct Load {
     sessions: Vec<Session>,
-    /// A number in every identifier, so that memcached has no entries of an earlier run.
+    /// A number that is part of every identifier, so that memcached has no entries of an earlier
+    /// run.
     run: u64,
 }
 
@@ -33,11 +35,11 @@ pub(crate) struct Load {
 struct Session {
     user: String,
     number: String,
-    /// The courses that the customer looks at. The customer buys the last one.
+    /// The courses that the customer looks at. The customer buys the last course.
     courses: Vec<&'static str>,
     /// True if the customer corrects the email address.
     corrects: bool,
-    /// How often the browser requests the status page in each state of the payment.
+    /// The number of requests for the status page in each state of the payment.
     polls: [(PaymentState, u64); 3],
 }
 
@@ -57,7 +59,7 @@ impl Load {
         self.sessions.len()
     }
 
-    /// Returns how often the status page of a payment is requested, on average.
+    /// Returns how often a browser requests the status page of one payment, on average.
     pub(crate) fn polls(&self) -> u64 {
         let polls: u64 =
             self.sessions.iter().flat_map(|session| session.polls).map(|(_, polls)| polls).sum();
@@ -88,7 +90,7 @@ impl Load {
         }
 
         let progress = Arc::new(Progress::new(label, self.requests()));
-        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let places = Arc::new(Semaphore::new(CONCURRENT_SESSIONS));
         let browser = Browser {
             http: http_client(),
             brokers: brokers.into(),
@@ -138,14 +140,14 @@ impl Session {
         }
     }
 
-    /// Returns the number of requests of the customer: course pages, the order, status pages, and maybe a corrected
-    /// address.
+    /// Returns the number of requests of the customer: course pages, the order, status pages, and
+    /// maybe a corrected address.
     fn requests(&self) -> u64 {
         let polls: u64 = self.polls.iter().map(|(_, polls)| polls).sum();
         self.courses.len() as u64 + 1 + u64::from(self.corrects) + polls
     }
 
-    /// Plays the session. Returns how long the customer waited for each request.
+    /// Plays the session. Returns the time that the customer waited for each request.
     async fn play(self, mut browser: Browser) -> Result<Vec<Duration>, String> {
         let Session { user, number, courses, corrects, polls } = self;
         let mut waits = Vec::new();
@@ -184,7 +186,7 @@ impl Session {
     }
 }
 
-/// Checks an answer. A cache must not save calls by answering wrongly.
+/// Checks an answer. The cache may not save calls by wrong answers.
 fn expect(what: &str, expected: &str, answered: &str) -> Result<(), String> {
     if expected == answered {
         return Ok(());
@@ -192,8 +194,8 @@ fn expect(what: &str, expected: &str, answered: &str) -> Result<(), String> {
     Err(format!("a wrong answer: the {what} is {expected}, and the broker answered {answered}"))
 }
 
-/// Draws a course by Zipf's law: the second most popular course is drawn half as often as the first, the third a
-/// third as often, and so on.
+/// Draws a course by Zipf's law: the second most popular course is drawn half as often as the
+/// first, the third a third as often, and so on.
 fn popular_course(dice: &mut Dice) -> &'static str {
     let weight = |place: usize| 1.0 / (place + 1) as f64;
     let mut left = dice.unit() * (0..COURSES.len()).map(weight).sum::<f64>();
@@ -237,7 +239,7 @@ impl Browser {
         self.timed(waits, request).await.map(drop)
     }
 
-    /// Sends a request of the payment provider. No customer waits for it.
+    /// Sends a request of the payment provider. No customer waits for this request.
     async fn webhook(&self, path: &str) -> Result<(), String> {
         let answer = self.http.put(self.url(path)).send().await;
         answer
@@ -271,7 +273,8 @@ impl Browser {
     }
 }
 
-/// The progress of a run, on standard error. It is a bar on a terminal, and otherwise a line for each quarter.
+/// The progress of a run, on standard error: a bar on a terminal, and otherwise a line for each
+/// quarter.
 struct Progress {
     label: &'static str,
     bar: Option<ProgressBar>,

@@ -1,7 +1,8 @@
 //! An example service that caches its upstream calls, and a load that shows what the cache saves.
 //!
-//! The service is a *coordinator*, also called a broker: for each customer request it calls several other
-//! services and combines their answers. The attribute `#[coordinator_cached]` is named after such services.
+//! The service is a *coordinator*, also called a broker. For each customer request it calls several
+//! other services and combines their answers. The attribute `#[coordinator_cached]` is named after
+//! such services.
 //!
 //! Read `broker.rs` first. It contains the annotated functions.
 
@@ -24,10 +25,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use upstream::Upstream;
 
-/// A coordinator: a broker service that calls payment, order and user services and caches their answers.
+/// A coordinator: a broker service that calls payment, order and user services and caches their
+/// answers.
 ///
-/// Without a command, the program plays the same checkout sessions twice, first without the cache and then
-/// with it. It prints a table that compares the two runs, and ends within a minute.
+/// Without a command, the program plays the same checkout sessions twice, first without the cache
+/// and then with it. It prints a table that compares the two runs, and ends within a minute.
 #[derive(Parser)]
 #[command(name = "coordinator", version, max_term_width = 100, after_help = ENVIRONMENT)]
 struct Arguments {
@@ -43,8 +45,8 @@ enum Command {
         /// The port to listen on; 0 selects a free port
         #[arg(long, value_name = "PORT", default_value_t = 0)]
         port: u16,
-        /// The URL of the upstream services, as another `serve` printed it. Without this option the program
-        /// starts its own
+        /// The URL of the upstream services, as another `serve` printed it. Without this option the
+        /// program starts its own
         #[arg(long, value_name = "URL")]
         upstream: Option<String>,
     },

@@ -1,9 +1,11 @@
-//! The answers of the upstream services. They cross the network as JSON, and the cache stores these values.
+//! The answers of the upstream services. They cross the network as JSON, and the cache stores these
+//! values.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The state of a payment. It is the *version* in the key of a payment, so each state has an entry of its own.
+/// The state of a payment. The state is the *version* in the key of a payment, so each state has
+/// its own entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PaymentState {
@@ -50,7 +52,7 @@ pub(crate) struct Course {
     pub(crate) description: String,
 }
 
-/// The profile of a user. It has no version, and the user may change it at any time.
+/// The profile of a user. A profile has no version, and the user may change it at any time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Profile {
     pub(crate) id: String,

@@ -89,7 +89,7 @@ impl fmt::Display for Table<'_> {
         let remote = match (memcached, answered.remote_errors) {
             (false, _) => "not configured".to_string(),
             (true, 0) => "stored there by the other broker".to_string(),
-            (true, failed) => format!("{} exchanges with it failed", grouped(failed)),
+            (true, failed) => format!("{} exchanges with memcached failed", grouped(failed)),
         };
         let tiers = [
             ("request tier", answered.request_hits, "called before within the same request"),

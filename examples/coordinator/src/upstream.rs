@@ -1,5 +1,5 @@
-//! The upstream services for payments, orders, courses and users: an HTTP server on a loopback port. It delays each
-//! answer like a real service, and counts the calls.
+//! The upstream services for payments, orders, courses and users: an HTTP server on a loopback
+//! port. The server delays each answer like a real service, and counts the calls.
 
 use crate::model::{Course, Order, Payment, PaymentState, Profile};
 use axum::extract::{Path, Request, State};
@@ -59,8 +59,9 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Returns how long the `n`th call takes. The time is log-normal around the median, and one call in a hundred is
-    /// six times slower. It depends only on `n`, so that every run has the same delays.
+    /// Returns how long the `n`th call takes. The time is log-normal around the median, and one
+    /// call in a hundred is six times slower. The time depends only on `n`, so all runs have the
+    /// same delays.
     fn latency(&self, n: u64) -> Duration {
         let mut dice = Dice::new(n ^ self.median_ms.to_bits());
         let tail = if dice.below(100) == 0 { 6.0 } else { 1.0 };
@@ -99,7 +100,7 @@ impl Upstream {
         Ok(Upstream { url, calls, server })
     }
 
-    /// Returns how many calls each of the [`SERVICES`] has received.
+    /// Returns the number of calls that each of the [`SERVICES`] has received.
     pub(crate) fn calls(&self) -> [u64; SERVICES.len()] {
         self.calls.0.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
@@ -123,7 +124,7 @@ async fn take_time(State(calls): State<Arc<Calls>>, request: Request, next: Next
     next.run(request).await
 }
 
-/// The state of the services. Every other answer is computed from the path of the request.
+/// The state of the services. All other answers depend only on the path of the request.
 #[derive(Default)]
 struct Records {
     orders: Mutex<HashMap<String, Order>>,
@@ -201,7 +202,7 @@ async fn change_profile(
     Json(Profile { name: format!("user {id}"), email, id })
 }
 
-/// A deterministic random number generator (SplitMix64), so that every run plays the same load.
+/// A deterministic random number generator (SplitMix64). With it, every run plays the same load.
 pub(crate) struct Dice(u64);
 
 impl Dice {

@@ -1,4 +1,4 @@
-//! Runs the coordinator like a user, and checks what it prints.
+//! Runs the coordinator as a user does, and checks its output.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -63,7 +63,7 @@ fn free_port() -> u16 {
 /// Returns the line of the table that begins with `name`.
 fn row<'a>(table: &'a str, name: &str) -> &'a str {
     let found = table.lines().find(|line| line.trim_start().starts_with(name));
-    found.unwrap_or_else(|| panic!("no row {name} in:\n{table}"))
+    found.unwrap_or_else(|| panic!("the table has no row `{name}`:\n{table}"))
 }
 
 /// Returns the number at position `place` of a row, counted from 0.
@@ -73,10 +73,11 @@ fn count(row: &str, place: usize) -> u64 {
         .filter(|word| word.starts_with(|c: char| c.is_ascii_digit()))
         .nth(place);
     word.and_then(|word| word.replace(',', "").parse().ok())
-        .unwrap_or_else(|| panic!("no count {place} in: {row}"))
+        .unwrap_or_else(|| panic!("the row has no count {place}: {row}"))
 }
 
-/// Held while the load is played, because its figures and its time limit need the whole machine.
+/// A test must hold this lock while the load is played, because the load's time limit needs the
+/// whole machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn played(cache_url: Option<&str>) -> String {
@@ -86,11 +87,11 @@ fn played(cache_url: Option<&str>) -> String {
     let (table, progress) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{table}{progress}", output.status);
-    assert!(started.elapsed() < Duration::from_secs(60), "it took {:?}", started.elapsed());
-    assert!(progress.contains("with the cache: "), "no progress in: {progress}");
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    assert!(progress.contains("with the cache: "), "{progress}");
     let calls = row(&table, "upstream calls");
     let (without, with) = (count(calls, 0), count(calls, 1));
-    assert!(without >= 10 * with, "fewer than ten times: {calls}");
+    assert!(without >= 10 * with, "the cache saves nine of ten calls: {calls}");
     table.into_owned()
 }
 
@@ -106,7 +107,8 @@ fn the_cache_saves_nine_of_ten_calls() {
 fn two_brokers_share_through_memcached() {
     let (_server, url) = memcached();
     let mut fetches = Vec::new();
-    // The entries of the first run are in memcached during the second run, and must not save it any calls.
+    // During the second run, memcached has the entries of the first run. They must not save any
+    // calls.
     for _ in 0..2 {
         let table = played(Some(&url));
         assert!(count(row(&table, "memcached"), 0) > 0, "{table}");
@@ -114,7 +116,7 @@ fn two_brokers_share_through_memcached() {
     }
     assert!(
         fetches[1] * 10 > fetches[0] * 9,
-        "the second run used entries of the first: {fetches:?}"
+        "the second run uses no entries of the first: {fetches:?}"
     );
 }
 
@@ -142,12 +144,13 @@ fn a_killed_memcached_costs_no_answer() {
     assert!(table.contains("Every answer of both runs was checked."), "{table}");
 }
 
-/// Checks that the program has printed one line with the expected text, and has ended with exit code 2.
+/// Checks that the program has printed one line that contains `expected`, and has ended with exit
+/// code 2.
 #[track_caller]
 fn assert_one_line(output: &Output, expected: &str) {
     let line = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{line}");
-    assert_eq!(line.trim_end().lines().count(), 1, "more than a line: {line}");
+    assert_eq!(line.trim_end().lines().count(), 1, "{line}");
     assert!(line.starts_with("error: ") && line.contains(expected), "{line}");
     assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
 }
@@ -176,11 +179,11 @@ fn help_names_every_option() {
     assert!(help.status.success());
     let text = String::from_utf8_lossy(&help.stdout);
     for word in ["serve", "CACHE_URL", "memcache://", "Exit codes"] {
-        assert!(text.contains(word), "no {word} in: {text}");
+        assert!(text.contains(word), "the help names {word}: {text}");
     }
     let text = String::from_utf8_lossy(&run(&["serve", "--help"], None).stdout).into_owned();
     for word in ["--port", "--upstream", "CACHE_URL"] {
-        assert!(text.contains(word), "no {word} in: {text}");
+        assert!(text.contains(word), "the help names {word}: {text}");
     }
 }
 
@@ -205,7 +208,7 @@ fn serve(arguments: &[&str], cache_url: Option<&str>) -> ServeProcess {
     let mut urls =
         both.split([' ', ';']).filter(|word| word.starts_with("http://")).map(str::to_string);
     let (Some(broker), Some(upstream)) = (urls.next(), urls.next()) else {
-        panic!("no URLs in: {both}")
+        panic!("the output has no URLs: {both}")
     };
     child.stdout = Some(output.into_inner());
     ServeProcess { process: KillOnDrop(child), broker, upstream }
@@ -237,8 +240,8 @@ async fn two_processes_share_entries_through_memcached() {
 
     let fetched = first.get("/payments/17?state=paid").await;
     assert!(fetched.contains("\"paid\""), "{fetched}");
-    // The first process writes to memcached after it has answered. The route `known` never fetches, so the second
-    // process can find the payment only in memcached.
+    // The first process answers, and then writes to memcached. The route `known` never fetches, so
+    // the second process can find the payment only in memcached.
     let mut found = String::new();
     for _ in 0..100 {
         let client = reqwest::Client::builder()
@@ -268,8 +271,8 @@ async fn two_processes_share_entries_through_memcached() {
 async fn ctrl_c_ends_the_service() {
     let mut served = serve(&[], None);
     served.get("/courses/rust-basics?user=ada").await;
-    let told = Command::new("kill").args(["-INT", &served.process.0.id().to_string()]).status();
-    assert!(told.expect("kill is installed").success());
+    let sent = Command::new("kill").args(["-INT", &served.process.0.id().to_string()]).status();
+    assert!(sent.expect("kill is installed").success());
     let status = served.process.0.wait().expect("the process can be waited for");
     assert!(status.success(), "{status}");
     let mut rest = String::new();

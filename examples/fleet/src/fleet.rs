@@ -1,4 +1,4 @@
-//! The simulated processes and servers, and the calls that they make.
+//! The simulated processes, and the memcached servers that they share.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::report::Phase;
 
 /// The number of concurrent calls in all processes together.
-const AT_ONCE: u32 = 2000;
+const CONCURRENT_CALLS: u32 = 2000;
 /// How long a fetch takes.
 const FETCH: Duration = Duration::from_millis(20);
 
@@ -35,7 +35,7 @@ struct Payment {
     version: u32,
 }
 
-/// The service that the processes call. It counts its answers by key and version.
+/// The service that the processes call. The service counts its answers by key and version.
 #[derive(Default)]
 struct Upstream {
     fetches: Mutex<HashMap<(u32, u32), u32>>,
@@ -81,7 +81,8 @@ impl Fleet {
         let builder = Cache::builder()
             .namespace("fleet")
             .memcached(&addresses)
-            // A fetch seems to take no time, so calls would not wait for a lease otherwise.
+            // The clock jumps, so a fetch seems to take no time. By default, calls would not wait
+            // for a lease then.
             .lease_wait(Duration::from_secs(60));
         let first = TestCache::with(builder).expect("the addresses are well-formed");
         let mut processes: Vec<TestCache> =
@@ -96,13 +97,13 @@ impl Fleet {
         &self.processes[0]
     }
 
-    /// Lets every process call for one cold key at once.
+    /// Lets all processes call with one key at once. No cache has the key yet.
     pub(crate) async fn stampede(&mut self) -> Phase {
         let calls = (0..self.processes.len()).map(|process| (process, 0)).collect();
-        self.play("every process asks for one cold key", 1, calls).await
+        self.play("all processes call with one cold key", 1, calls).await
     }
 
-    /// Makes calls from random processes, for keys that are drawn by Zipf's law.
+    /// Makes calls from random processes, with keys that are drawn by Zipf's law.
     pub(crate) async fn phase(&mut self, title: &'static str, version: u32) -> Phase {
         let keys = Zipf::new(self.size.keys.into(), 1.0).expect("there is a key");
         let calls = (0..self.size.calls).map(|_| {
@@ -117,7 +118,7 @@ impl Fleet {
         self.upstream.take();
         let before = self.count();
         let mut wrong = 0;
-        for burst in calls.chunks(AT_ONCE as usize) {
+        for burst in calls.chunks(CONCURRENT_CALLS as usize) {
             let mut running = JoinSet::new();
             for &(process, number) in burst {
                 let upstream = Arc::clone(&self.upstream);
@@ -136,7 +137,7 @@ impl Fleet {
         }
         let after = self.count();
         let fetched = self.upstream.take();
-        let asked: HashSet<u32> = calls.iter().map(|&(_, number)| number).collect();
+        let keys: HashSet<u32> = calls.iter().map(|&(_, number)| number).collect();
         let alone: HashSet<(usize, u32)> = calls.iter().copied().collect();
         Phase {
             title,
@@ -146,7 +147,7 @@ impl Fleet {
             waits: after.waits - before.waits,
             fetches: fetched.values().map(|&count| u64::from(count)).sum(),
             most_fetches: fetched.values().copied().max().unwrap_or(0),
-            keys: asked.len() as u64,
+            keys: keys.len() as u64,
             alone: alone.len() as u64,
             wrong: wrong.into(),
         }
@@ -158,7 +159,7 @@ impl Fleet {
         sum
     }
 
-    /// Returns how many commands each server has received.
+    /// Returns the number of commands that each server has received.
     pub(crate) fn loads(&self) -> Vec<u64> {
         self.addresses
             .iter()
@@ -189,7 +190,7 @@ impl Fleet {
         let entry = std::pin::pin!(self.any_process().cache().scope(entry()));
         match entry.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
             std::task::Poll::Ready(entry) => entry,
-            std::task::Poll::Pending => unreachable!("a companion awaits nothing"),
+            std::task::Poll::Pending => unreachable!("a companion returns an entry at once"),
         }
     }
 
@@ -201,11 +202,11 @@ impl Fleet {
     }
 
     /// Removes a server from the pool of every process.
-    pub(crate) fn leave_out(&mut self, lost: &str) {
+    pub(crate) fn remove_server(&mut self, lost: &str) {
         self.addresses.retain(|address| address != lost);
         for process in &self.processes {
-            let told = process.cache().set_memcached(&self.addresses);
-            told.expect("there are servers left, and their addresses are well-formed");
+            let changed = process.cache().set_memcached(&self.addresses);
+            changed.expect("there are servers left, and their addresses are well-formed");
         }
     }
 
@@ -219,8 +220,9 @@ impl Fleet {
 pub(crate) struct Homes(BTreeMap<u32, String>);
 
 impl Homes {
-    /// Counts the keys that are in both maps, and those that are on different servers.
-    pub(crate) fn moved_to(&self, later: &Homes) -> MovedKeys {
+    /// Counts the keys that are in both maps, and the keys among them that have moved to another
+    /// server.
+    pub(crate) fn moved_until(&self, later: &Homes) -> MovedKeys {
         let both = self.0.iter().filter_map(|(key, home)| Some((home, later.0.get(key)?)));
         let (mut moved, mut keys) = (0, 0);
         for (before, after) in both {
@@ -230,13 +232,13 @@ impl Homes {
         MovedKeys { moved, keys }
     }
 
-    /// Returns how many keys are on a server.
+    /// Returns the number of keys on a server.
     pub(crate) fn at(&self, address: &str) -> u64 {
         self.0.values().filter(|home| *home == address).count() as u64
     }
 }
 
-/// The number of keys that have moved, of the keys that were compared.
+/// The number of compared keys, and of those that have moved.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MovedKeys {
     pub(crate) moved: u64,

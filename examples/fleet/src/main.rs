@@ -1,10 +1,12 @@
 //! Simulates a fleet on one machine: 1,000 processes of a service that share 100 memcached servers.
 //!
-//! Each process is a separate cache that uses the whole library: local tier, single-flight, leases, fills and
-//! ejection. Only the network is left out, and the simulation moves the clock instead of waiting.
+//! Each process is a separate cache that uses the whole library: local tier, single-flight, leases,
+//! fills and ejection. Only the network is left out, and the simulation moves the clock instead of
+//! waiting.
 //!
-//! The simulation counts the fetches of each key and version, the keys that move when a server leaves, and the load
-//! of the busiest server. It fails if the library breaks one of its promises.
+//! The simulation counts the fetches of each key and version, the keys that move when a server is
+//! removed, and the load of the busiest server. If the library breaks one of its promises, the
+//! simulation fails.
 
 mod fleet;
 mod plot;
@@ -76,9 +78,9 @@ async fn play(size: FleetSize) -> Report {
 
     let lost = fleet.lose_a_server();
     phases.push(fleet.phase("a server is lost", 2).await);
-    fleet.leave_out(&lost);
-    phases.push(fleet.phase("it is removed from the pool", 2).await);
-    let moved = before.moved_to(&fleet.homes());
+    fleet.remove_server(&lost);
+    phases.push(fleet.phase("the server is removed", 2).await);
+    let moved = before.moved_until(&fleet.homes());
 
     fleet.half_an_hour_later();
     phases.push(fleet.phase("half an hour later", 2).await);

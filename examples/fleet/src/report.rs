@@ -12,13 +12,13 @@ pub(crate) struct Phase {
     pub(crate) remote_hits: u64,
     pub(crate) waits: u64,
     pub(crate) fetches: u64,
-    /// The most fetches of one key and version.
+    /// The largest number of fetches of one key and version.
     pub(crate) most_fetches: u32,
     /// The number of different keys in the calls.
     pub(crate) keys: u64,
-    /// The number of fetches if each process had only a local cache.
+    /// The number of fetches that processes with only a local cache would make.
     pub(crate) alone: u64,
-    /// Wrong answers and failed calls.
+    /// The number of wrong answers and failed calls.
     pub(crate) wrong: u64,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct Phase {
 pub(crate) struct Report {
     pub(crate) size: FleetSize,
     pub(crate) phases: Vec<Phase>,
-    /// The commands that each server received before one was lost.
+    /// The number of commands that each server received before a server was lost.
     pub(crate) load: Vec<u64>,
     /// The keys that moved when the lost server was removed from the pool.
     pub(crate) moved: MovedKeys,

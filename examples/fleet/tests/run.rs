@@ -14,7 +14,7 @@ fn a_small_fleet_keeps_the_promises() {
     let (out, errors) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}{errors}");
-    assert!(out.contains("every process asks for one cold key"), "{out}");
+    assert!(out.contains("all processes call with one cold key"), "{out}");
     let svg = std::fs::read_to_string(&svg).expect("the plots are written");
-    assert!(svg.starts_with("<svg") && svg.contains("Commands by server"), "no plot");
+    assert!(svg.starts_with("<svg") && svg.contains("Commands by server"), "{svg}");
 }

@@ -1,6 +1,7 @@
-//! The first example of the README: of two calls with the same arguments only one fetches.
+//! The first example of the README. If two calls have the same arguments, only the first fetches.
 //!
-//! The attribute is named after *coordinators*: services that answer a request by calling several other services.
+//! The attribute is named after *coordinators*, which are services that answer a request by calling
+//! several other services.
 //!
 //! Run it with `cargo run -p cached-examples --bin first`.
 
@@ -25,8 +26,8 @@ struct FetchError;
 
 /// Fetches a payment. The attribute caches the answer.
 ///
-/// The key of an entry contains the number and the state. A payment in a new state gets a new entry, so no
-/// entry is ever overwritten.
+/// The key of an entry contains the number and the state. A payment in a new state gets a new
+/// entry, so no entry is ever overwritten.
 #[coordinator_cached(name = "payment", version = state)]
 async fn fetch_payment(number: &str, state: PaymentState) -> Result<Payment, FetchError> {
     // The network call would be here.

@@ -1,4 +1,5 @@
-//! A program may overwrite an entry only if the function declares a reason. The ledger lists every reason.
+//! A program may overwrite an entry only if the function declares a reason. The ledger lists every
+//! reason.
 //!
 //! Run it with `cargo run -p cached-examples --bin overwrite_reason`.
 
@@ -13,7 +14,7 @@ struct Profile {
     email: String,
 }
 
-// Without the reason neither this function nor the call of `overwrite` below compiles.
+// Without the reason, neither this function nor the call of `overwrite` below compiles.
 #[coordinator_cached(
     name = "profile",
     overwrite(reason = "users edit their profile, and the user service gives it no version"),
@@ -25,8 +26,8 @@ async fn fetch_profile(id: u64) -> Result<Profile, Infallible> {
     Ok(Profile { id, email: format!("user-{id}@example.com") })
 }
 
-// The entries of this function are write-once, because it declares a version instead of a reason. They have
-// `add`, and no `overwrite`.
+// This function declares a version instead of a reason. So its entries are write-once: they have
+// the method `add`, but not `overwrite`.
 #[coordinator_cached(name = "order", version = revision, entry = order_entry)]
 async fn fetch_order(number: u64, revision: u32) -> Result<String, Infallible> {
     println!("  (fetching order {number} at revision {revision})");

@@ -1,4 +1,5 @@
-//! Within one request a key has one answer, so a page never shows two prices of the same course.
+//! During one request a key has only one answer, so a page never shows two prices of the same
+//! course.
 //!
 //! Run it with `cargo run -p cached-examples --bin request_scope`.
 
@@ -20,10 +21,10 @@ async fn fetch_price(course: &str) -> Result<u64, Infallible> {
     Ok(PRICE.load(Ordering::Relaxed))
 }
 
-/// Another user corrects the price while the page is being made.
+/// Corrects the price, as another user may do while the page is made.
 async fn correct_price() {
     PRICE.store(5_400, Ordering::Relaxed);
-    // This cannot fail without a remote tier.
+    // The overwrite can fail only with a remote tier.
     let _ = price_entry("rust-basics").overwrite(5_400).await;
 }
 
