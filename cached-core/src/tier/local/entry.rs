@@ -24,20 +24,36 @@ const ENTRY_OVERHEAD: usize = 540;
 
 /// The unique id of an entry. A later entry with the same key has another id.
 ///
-/// The number wraps around after 2³² insertions. A new entry with the same key may then have the id of an
+/// The number wraps around after 2³⁰ insertions. A new entry with the same key may then have the id of an
 /// earlier entry, and may be removed in place of the earlier entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct EntryId {
     fingerprint: KeyFingerprint,
-    /// The ordinal of this entry's insertion in this process.
+    /// The ordinal of this entry's insertion in this process, less than 2³⁰.
     number: u32,
 }
 
 impl EntryId {
+    /// The two highest bits of the number are always zero, so that the policy can store a record's role
+    /// in them.
+    const NUMBER_MASK: u32 = u32::MAX >> 2;
+
     pub(super) fn new(key: &[u8]) -> EntryId {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) & EntryId::NUMBER_MASK;
         EntryId { fingerprint: KeyFingerprint::of(key), number }
+    }
+
+    /// Returns an id that carries two more bits, which [`split_bits`](Self::split_bits) returns. It equals
+    /// the id of no entry, unless the bits are zero.
+    pub(super) fn with_bits(self, bits: u8) -> EntryId {
+        EntryId { number: self.number | u32::from(bits) << 30, ..self }
+    }
+
+    /// Undoes [`with_bits`](Self::with_bits).
+    pub(super) fn split_bits(self) -> (EntryId, u8) {
+        let id = EntryId { number: self.number & EntryId::NUMBER_MASK, ..self };
+        (id, (self.number >> 30) as u8)
     }
 
     pub(super) fn fingerprint(self) -> KeyFingerprint {

@@ -74,38 +74,57 @@ impl Hash for KeyFingerprint {
 /// [`RecordRole`] tells these three records apart. (An `Arc` around the record would avoid clones, but
 /// would cost each entry another allocation.)
 struct MokaRecord {
-    id: EntryId,
+    /// The entry's id with the role in its spare bits, which saves eight bytes for each entry.
+    id_and_role: EntryId,
     weight: u32,
-    role: RecordRole,
     evicted: Arc<EvictionQueue>,
 }
 
 /// Says which of the clones a [`MokaRecord`] is.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 enum RecordRole {
     /// The record that was passed to moka for insertion. If another insertion of the key interferes, moka
     /// clones this record a second time and drops the first clone. The entry is then evicted too early.
-    Original,
+    Original = 0,
     /// The clone that moka stores.
-    Stored,
+    Stored = 1,
     /// A clone that a lookup in moka returned.
-    Returned,
+    Returned = 2,
+}
+
+impl MokaRecord {
+    fn new(id: EntryId, role: RecordRole, weight: u32, evicted: Arc<EvictionQueue>) -> MokaRecord {
+        MokaRecord { id_and_role: id.with_bits(role as u8), weight, evicted }
+    }
+
+    fn id_and_role(&self) -> (EntryId, RecordRole) {
+        let (id, role) = self.id_and_role.split_bits();
+        let role = match role {
+            0 => RecordRole::Original,
+            1 => RecordRole::Stored,
+            _ => RecordRole::Returned,
+        };
+        (id, role)
+    }
 }
 
 impl Clone for MokaRecord {
     fn clone(&self) -> MokaRecord {
-        let role = match self.role {
+        let (id, role) = self.id_and_role();
+        let role = match role {
             RecordRole::Original => RecordRole::Stored,
             RecordRole::Stored | RecordRole::Returned => RecordRole::Returned,
         };
-        MokaRecord { id: self.id, weight: self.weight, role, evicted: Arc::clone(&self.evicted) }
+        MokaRecord::new(id, role, self.weight, Arc::clone(&self.evicted))
     }
 }
 
 impl Drop for MokaRecord {
     fn drop(&mut self) {
-        if self.role == RecordRole::Stored && !self.evicted.is_closed.load(Ordering::Relaxed) {
-            self.evicted.push(self.id);
+        let (id, role) = self.id_and_role();
+        if role == RecordRole::Stored && !self.evicted.is_closed.load(Ordering::Relaxed) {
+            self.evicted.push(id);
         }
     }
 }
@@ -203,7 +222,7 @@ impl EvictionPolicy {
     pub(super) fn admit(&self, id: EntryId, weight: u32) {
         let Some(_guard) = MokaReentryGuard::enter() else { return self.evicted.push(id) };
         let evicted = Arc::clone(&self.evicted);
-        let record = MokaRecord { id, weight, role: RecordRole::Original, evicted };
+        let record = MokaRecord::new(id, RecordRole::Original, weight, evicted);
         self.moka.insert(id.fingerprint(), record);
         let slack = self.capacity / SLACK_DIVISOR;
         // Right after the policy has become active, moka has few records and has evicted no entry. The
