@@ -109,9 +109,10 @@ impl CacheBuilder {
     /// sequences and maps. The library finds strings and elements through the value's `Serialize`. If
     /// several entries share a value behind an `Arc`, the value counts once for each entry.
     ///
-    /// Two kinds of values take more memory than this estimate: values with a large field under
-    /// `#[serde(skip)]`, and sequences that hold only `None` or only small variants of an enum.
-    /// For functions that return values of these kinds, declare the option `weight = |value| …`.
+    /// Some kinds of values take more memory than this estimate: values with a large field under
+    /// `#[serde(skip)]`, sequences that hold only `None` or only small variants of an enum, unused
+    /// capacity, and many small boxes. For functions that return values of these kinds, declare the
+    /// option `weight = |value| …`.
     ///
     /// In measurements with eight kinds of values, a process with one thread grew by 104 to 127
     /// percent of this setting. The program's allocator keeps some freed memory for later, and more of
