@@ -68,7 +68,8 @@ impl Clock {
         time
     }
 
-    /// Returns the coarse time, which lags by up to a tick of the system's timer (some milliseconds).
+    /// Returns the coarse time, which lags by up to a tick of the system's timer (some
+    /// milliseconds).
     #[cfg(not(feature = "testing"))]
     #[inline]
     pub(crate) fn coarse(&self) -> CoarseInstant {
@@ -83,8 +84,8 @@ impl Clock {
         Instant::now() + self.advanced()
     }
 
-    /// Converts a time of the system's clock into a time of this clock, by adding the duration by which
-    /// a test has advanced this clock.
+    /// Converts a time of the system's clock into a time of this clock, by adding the duration by
+    /// which a test has advanced this clock.
     #[cfg(feature = "memcached")]
     #[inline]
     pub(crate) fn shift(&self, time: Instant) -> Instant {

@@ -372,8 +372,8 @@ impl<V: CachedValue, P> CacheEntry<V, P> {
             return false;
         }
         let Some(supplied) = SuppliedValue::new(&handle, &self.rules, value) else { return false };
-        // The token must be taken before the write to memcached. An invalidation after the write then
-        // voids the token.
+        // The token must be taken before the write to memcached. If the entry is invalidated after the
+        // write, the token is out of date.
         let mut fill_token = handle.fill_token();
         let mut local_ttl = supplied.ttls.local;
         let mut is_in_memcached = false;

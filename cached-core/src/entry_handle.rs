@@ -86,7 +86,7 @@ impl EntryHandle {
         self.local_tier()?.get_stale(&self.key)
     }
 
-    /// Returns a token to store a value in the local tier. The token is void after the entry is
+    /// Returns a token to store a value in the local tier. The token is out of date once the entry is
     /// invalidated or overwritten.
     pub(crate) fn fill_token(&self) -> FillToken {
         self.cache.local().fill_token(&self.key)

@@ -1,4 +1,5 @@
-//! Refresh claims of a cache without a remote tier: one caller at a time may refresh the entry of a key.
+//! Refresh claims of a cache without a remote tier: one caller at a time may refresh the entry of a
+//! key.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -7,12 +8,12 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::sync::lock;
 
-/// The pause between two refreshes of a key. After a refresh that failed, the entry is still due. Without
-/// a pause, every call would start a refresh.
+/// The pause between two refreshes of a key. After a refresh that failed, the entry is still due.
+/// Without a pause, every call would start a refresh.
 const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 
-/// A claim expires after this time, or after four times the usual fetch time of the function if that is
-/// longer. A holder whose task hangs must not keep the claim for ever.
+/// A claim expires after this time, or after four times the usual fetch time of the function if
+/// that is longer. A holder whose task hangs must not keep the claim for ever.
 const EXPIRES_AFTER: Duration = Duration::from_secs(20);
 
 /// The claims of one cache.
@@ -35,8 +36,9 @@ impl LocalRefreshClaims {
         Arc::new(LocalRefreshClaims { claimable_at: Mutex::default(), clock })
     }
 
-    /// Claims a key. Returns `None` if another caller holds the claim of the key, or dropped the claim less
-    /// than [`REFRESH_PAUSE`] ago. `fetch_time` is the usual fetch time of the function, if known.
+    /// Claims a key. Returns `None` if another caller holds the claim of the key, or dropped the
+    /// claim less than [`REFRESH_PAUSE`] ago. `fetch_time` is the usual fetch time of the function,
+    /// if known.
     pub(crate) fn take(
         self: &Arc<LocalRefreshClaims>,
         key: &[u8],

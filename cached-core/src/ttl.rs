@@ -1,5 +1,5 @@
-//! How long each tier keeps a value, computed from the options of the function and the settings of the
-//! cache.
+//! How long each tier keeps a value, computed from the options of the function and the settings of
+//! the cache.
 //!
 //! A value has a *time to live* (ttl), during which a tier returns the value. After the ttl, a tier
 //! may keep the expired value for the *stale time*, to serve if a fetch fails (`stale_if_error`).
@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use crate::tier::remote::{RemoteStore, Store};
 
-/// The longest local ttl of a value whose write to the remote tier is not confirmed. It is also the default
-/// local ttl of a confirmed value that another process may overwrite.
+/// The longest local ttl of a value whose write to the remote tier is not confirmed. It is also the
+/// default local ttl of a confirmed value that another process may overwrite.
 pub(crate) const UNCONFIRMED_TTL: Duration = Duration::from_secs(5);
 
-/// The longest ttl and the longest stale time without a remote tier, and the longest `refresh_ahead`.
-/// The time of a clock plus this duration does not overflow.
+/// The longest ttl and the longest stale time without a remote tier, and the longest
+/// `refresh_ahead`. The time of a clock plus this duration does not overflow.
 const LONGEST_LOCAL_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The longest stale time in the remote tier.
 ///
-/// The remote tier removes an item when the item's ttl and stale time have passed. A reader knows only the
-/// time of removal, and subtracts the stale time to learn when the value expires. The reader does not know
-/// the ttl, so the limit of the stale time must not depend on the ttl.
+/// The remote tier removes an item when the item's ttl and stale time have passed. A reader knows
+/// only the time of removal, and subtracts the stale time to learn when the value expires. The
+/// reader does not know the ttl, so the limit of the stale time must not depend on the ttl.
 const LONGEST_REMOTE_STALE: Duration = Duration::from_secs(Store::LIMITS.longest_ttl.as_secs() / 2);
 
 /// The options and settings from which the [`EntryTtls`] of one value are computed.
@@ -28,7 +28,8 @@ const LONGEST_REMOTE_STALE: Duration = Duration::from_secs(Store::LIMITS.longest
 pub(crate) struct TtlInputs {
     /// The ttl of the value, before jitter and limits.
     pub(crate) ttl: Duration,
-    /// The fraction of the ttl that is subtracted, from 0 to 1, so that values do not expire all at once.
+    /// The fraction of the ttl that is subtracted, from 0 to 1, so that values do not expire all at
+    /// once.
     pub(crate) jitter: f64,
     pub(crate) local_ttl: Option<Duration>,
     pub(crate) stale_if_error: Duration,
@@ -42,8 +43,8 @@ pub(crate) struct TtlInputs {
 pub(crate) struct EntryTtls {
     /// How long the remote tier, if there is one, returns the value.
     pub(crate) remote: Duration,
-    /// How long the local tier returns a value that the remote tier has confirmed. Without a remote tier,
-    /// how long the local tier returns any value.
+    /// How long the local tier returns a value that the remote tier has confirmed. Without a remote
+    /// tier, how long the local tier returns any value.
     pub(crate) local: Duration,
     /// How long the local tier returns a value that the remote tier has not confirmed.
     pub(crate) unconfirmed: Duration,
@@ -64,7 +65,8 @@ impl EntryTtls {
             // The limit of the remote tier applies to the ttl plus the stale time.
             longest -= stale;
         }
-        // If the limit cuts the ttl below `refresh_ahead`, the window must not become the whole ttl.
+        // If the limit cuts the ttl below `refresh_ahead`, the window must not become the whole
+        // ttl.
         let refresh_window = match inputs.ttl > longest {
             true => refresh_window(longest, inputs.refresh_ahead),
             false => inputs.refresh_ahead.min(LONGEST_LOCAL_TTL),
@@ -89,8 +91,8 @@ impl EntryTtls {
     }
 }
 
-/// Returns how long before the end of its ttl an entry is due for a refresh. `declared` is the option
-/// `refresh_ahead`. In the first third of the ttl, an entry is never due.
+/// Returns how long before the end of its ttl an entry is due for a refresh. `declared` is the
+/// option `refresh_ahead`. In the first third of the ttl, an entry is never due.
 pub(crate) fn refresh_window(ttl: Duration, declared: Duration) -> Duration {
     declared.min(ttl / 3 * 2)
 }

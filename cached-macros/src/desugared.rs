@@ -89,8 +89,8 @@ fn without_comma(trees: &[TokenTree]) -> &[TokenTree] {
     }
 }
 
-/// Returns the `T` of `impl Future<Output = T>` or `Pin<Box<dyn Future<Output = T>>>`. The type may have
-/// more bounds than `Future`.
+/// Returns the `T` of `impl Future<Output = T>` or `Pin<Box<dyn Future<Output = T>>>`. The type may
+/// have more bounds than `Future`.
 pub(crate) fn future_output(return_type: &Type) -> Option<&Type> {
     match return_type {
         Type::Group(inner) => future_output(&inner.elem),

@@ -198,8 +198,8 @@ struct Bindings(Vec<(Ident, Option<Token![mut]>)>);
 
 impl<'ast> Visit<'ast> for Bindings {
     // A name in a pattern may also be a unit struct or a constant, and the tokens do not show the
-    // difference. Every such name counts as a parameter: an additional name in the key is noticed at
-    // once, and a missing name is never noticed.
+    // difference. Every such name counts as a parameter: an additional name in the key is noticed
+    // at once, and a missing name is never noticed.
     fn visit_pat_ident(&mut self, binding: &'ast PatIdent) {
         // In `ref mut x` the `mut` belongs to the reference and not to the name.
         let mutability = binding.mutability.filter(|_| binding.by_ref.is_none());
@@ -231,8 +231,8 @@ fn head_without_mut(
     quote!(#(#attributes)* #visibility #signature)
 }
 
-/// Returns true if the pattern contains a macro or syntax that `syn` does not know. The tokens of such
-/// a pattern do not show which names the pattern binds.
+/// Returns true if the pattern contains a macro or syntax that `syn` does not know. The tokens of
+/// such a pattern do not show which names the pattern binds.
 pub(crate) fn hides_names(pattern: &Pat) -> bool {
     struct HidesNames(bool);
     impl<'ast> Visit<'ast> for HidesNames {

@@ -133,7 +133,8 @@ async fn cancelled_callers_leave_no_lease_behind() {
     cache.scope(async { assert!(!square_entry(0).get().await.is_found()) }).await;
     memcached.stop();
     {
-        // The first call sends its command itself. The commands of the others travel in a batch.
+        // The first call sends its command itself. The commands of the other calls are sent in a
+        // batch.
         let mut calls: Vec<_> =
             (0..20).map(|number| Box::pin(cache.scope(square(&upstream, number)))).collect();
         for call in &mut calls {

@@ -2,8 +2,9 @@
 //! the programs in `ui/pass`. The test is a program of its own because it runs cargo.
 //!
 //! Each file in `ui` is named after one rule. The file calls the annotated function, so that an
-//! error in the expansion would show. After a change of a message, run `TRYBUILD=overwrite cargo
-//! test -p cached-tests --test compile_fail`, and read every difference before the commit.
+//! error in the expansion would show. After a change of a message, run
+//! `TRYBUILD=overwrite cargo test -p cached-tests --test compile_fail`, and read every difference
+//! before the commit.
 
 #[test]
 fn the_attribute_refuses_and_accepts_programs() {

@@ -1,5 +1,5 @@
-//! Checks that `docs/errors.md` shows the messages of the compile-fail cases. `WRITE_ERRORS_PAGE=1
-//! cargo test -p cached-tests --test errors_page` writes the page.
+//! Checks that `docs/errors.md` shows the messages of the compile-fail cases.
+//! `WRITE_ERRORS_PAGE=1 cargo test -p cached-tests --test errors_page` writes the page.
 
 use std::fmt::Write;
 use std::path::Path;

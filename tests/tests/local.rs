@@ -73,7 +73,7 @@ fn no_thread_reads_an_overwritten_value() {
                     level_entry(tank as u32).invalidate().await.expect("no server can fail");
                 }
                 floors[tank].store(change, Ordering::SeqCst);
-                // This is long enough for a reader to fetch.
+                // The loop takes so long that a reader can fetch.
                 for _ in 0..200 {
                     std::hint::spin_loop();
                 }

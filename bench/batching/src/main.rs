@@ -1,5 +1,6 @@
 //! Compares remote hits of 1 to 256 callers with gets of the same items by the client alone:
-//! `cargo run --release [-- CALLERS…]`. The rounds alternate on one memcached, and the table shows medians and ratios.
+//! `cargo run --release [-- CALLERS…]`. The rounds alternate on one memcached, and the table shows
+//! medians and ratios.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +11,8 @@ use memcache::exp::AsyncMetaClient;
 
 const KEYS: usize = 1000;
 const ROUNDS: usize = 21;
-/// The length of a round. It is short, so that other load on the machine affects all kinds of get alike.
+/// The length of a round. It is short, so that other load on the machine affects all kinds of get
+/// alike.
 const ROUND: Duration = Duration::from_millis(250);
 
 static FETCHES: AtomicUsize = AtomicUsize::new(0);

@@ -1,9 +1,10 @@
-//! Measures how long a crate of 200 annotated functions takes to build. It is compared with the same functions without
-//! a cache, with calls of the runtime written by hand, and with the attribute of the crate `cached`.
+//! Measures how long a crate of 200 annotated functions takes to build. It is compared with the
+//! same functions without a cache, with calls of the runtime written by hand, and with the
+//! attribute of the crate `cached`.
 //!
-//! `cargo run --release` prints medians of five rounds and their ratios; `cargo run --release -- 9` makes nine rounds.
-//! A round builds each crate in turn, without its dependencies and without incremental compilation, so that other
-//! load on the machine affects all crates alike.
+//! `cargo run --release` prints medians of five rounds and their ratios; `cargo run --release -- 9`
+//! makes nine rounds. A round builds each crate in turn, without its dependencies and without
+//! incremental compilation, so that other load on the machine affects all crates alike.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const FUNCTIONS: usize = 200;
-/// The number of different return types. Several functions return the same type, as in a real service.
+/// The number of different return types. Several functions return the same type, as in a real
+/// service.
 const TYPES: usize = 20;
 const CRATES: [(&str, fn(usize) -> String); 4] =
     [("plain", plain), ("hand", hand), ("ours", ours), ("cached", cached)];

@@ -1,7 +1,7 @@
 //! Durations, sizes and numbers as they are written in `CACHE_URL`.
 //!
-//! The attribute accepts the same durations, but its crate has its own parser. The tests of both crates
-//! read one table of accepted and refused durations.
+//! The attribute accepts the same durations, but its crate has its own parser. The tests of both
+//! crates read one table of accepted and refused durations.
 
 use std::time::Duration;
 

@@ -90,9 +90,9 @@ impl CacheBuilder {
             );
             return Err(ConfigError::new(ConfigErrorKind::Url, wrong));
         };
-        // A password may contain any character, even `?` and `,`. An `@` is not allowed in an address,
-        // so `check_server` refuses the text from the last `@` on. The error does not quote the text
-        // before the `@`, which may contain a password.
+        // A password may contain any character, even `?` and `,`. An `@` is not allowed in an
+        // address, so `check_server` refuses the text from the last `@` on. The error does not
+        // quote the text before the `@`, which may contain a password.
         if let Some(at) = rest.rfind('@') {
             let server = rest[at..].split(['/', '?', ',']).next().unwrap_or_default();
             super::memcached::check_server(server)?;

@@ -1,8 +1,8 @@
 //! The registry of all declarations: numbers them, finds shared cache names, and leaves out copies.
 //!
-//! Another attribute may copy an annotated function. `#[axum::debug_handler]`, for example, copies the
-//! function into a check that is never called. The copy contains a declaration with the cache name
-//! and the place of the original.
+//! Another attribute may copy an annotated function. `#[axum::debug_handler]`, for example, copies
+//! the function into a check that is never called. The copy contains a declaration with the cache
+//! name and the place of the original.
 //!
 //! The path of the copied code differs from the path of the original. The copied code is in a
 //! function of another name, or in another item next to the original function. Only the original is
@@ -57,8 +57,8 @@ pub(crate) fn shared_names() -> Vec<Finding> {
         .collect()
 }
 
-// The two warnings below are not events: an event belongs to a cache, and no cache is known where the
-// linker's omission shows.
+// The two warnings below are not events: an event belongs to a cache, and no cache is known where
+// the linker's omission shows.
 
 /// The cache name and the path of each function that was used although the linker dropped the
 /// function's declaration.
@@ -82,8 +82,8 @@ pub(super) fn not_linked() -> Vec<Finding> {
         .collect()
 }
 
-/// Logs a warning if the linker dropped every declaration and an annotated function was called. Nothing
-/// is cached in this program.
+/// Logs a warning if the linker dropped every declaration and an annotated function was called.
+/// Nothing is cached in this program.
 pub(crate) fn warn_if_inventory_is_empty() {
     if let Some(finding) = not_linked().first().filter(|_| DECLARATIONS.is_empty()) {
         log::warn!("no function of this program is cached, its inventory is empty: {finding}");
@@ -99,8 +99,8 @@ impl Declaration {
     }
 }
 
-/// Returns true if `original` is a path in the body of the declared function, and `path` is a path in
-/// a copy of this body.
+/// Returns true if `original` is a path in the body of the declared function, and `path` is a path
+/// in a copy of this body.
 fn is_copy(path: &str, original: &str, function: &str) -> bool {
     let name = function.rsplit("::").next().unwrap_or_default();
     let Some((container, enclosing)) = split_at_function(original) else { return false };

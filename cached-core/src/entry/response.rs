@@ -5,8 +5,8 @@ use std::fmt;
 use crate::tier::Tier;
 use crate::value::Value;
 
-/// The result of [`CacheEntry::get`](crate::CacheEntry::get): a value and the tier that had the value, or
-/// nothing.
+/// The result of [`CacheEntry::get`](crate::CacheEntry::get): a value and the tier that had the
+/// value, or nothing.
 ///
 /// `Debug` shows the tier and never the value.
 ///

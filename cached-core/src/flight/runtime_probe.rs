@@ -1,9 +1,9 @@
 //! Probes that find out whether a tokio runtime is *undriven*, which means that the runtime runs no
 //! tasks.
 //!
-//! A `current_thread` runtime runs tasks only during `block_on`, and no runtime runs tasks while all its
-//! threads are blocked. Timers and sockets of an undriven runtime wake no leader. A probe is a spawned
-//! task that only sets a flag. A driven runtime runs the probe soon.
+//! A `current_thread` runtime runs tasks only during `block_on`, and no runtime runs tasks while
+//! all its threads are blocked. Timers and sockets of an undriven runtime wake no leader. A probe
+//! is a spawned task that only sets a flag. A driven runtime runs the probe soon.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Handle;
 
 /// A runtime that has not run its probe after this many rounds of the watchdog (0.9 s) is undriven.
-/// The watchdog counts rounds, not time: a suspended process makes no rounds, so a suspension does not
-/// make its runtimes look undriven.
+/// The watchdog counts rounds, not time: a suspended process makes no rounds, so a suspension does
+/// not make its runtimes look undriven.
 const MAX_ROUNDS: u32 = 9;
 
-/// The probes of the watchdog, at most one for each runtime. The watchdog probes the runtime of a leader
-/// that was neither woken nor polled for a while.
+/// The probes of the watchdog, at most one for each runtime. The watchdog probes the runtime of a
+/// leader that was neither woken nor polled for a while.
 #[derive(Default)]
 pub(super) struct RuntimeProbes(Vec<RuntimeProbe>);
 
@@ -40,8 +40,8 @@ impl RuntimeProbe {
 }
 
 impl RuntimeProbes {
-    /// Returns true if the runtime is known to be undriven. The first call for a runtime spawns a probe, and
-    /// the method returns false until [`MAX_ROUNDS`] more rounds have ended.
+    /// Returns true if the runtime is known to be undriven. The first call for a runtime spawns a
+    /// probe, and the method returns false until [`MAX_ROUNDS`] more rounds have ended.
     pub(super) fn is_undriven(&mut self, runtime: &Handle) -> bool {
         let existing = self.0.iter_mut().find(|probe| probe.runtime.id() == runtime.id());
         let Some(probe) = existing else {
@@ -54,15 +54,15 @@ impl RuntimeProbes {
         }
         let is_driven = probe.has_run.load(Ordering::Acquire);
         if is_driven {
-            // The runtime was driven when it ran the probe. A new probe tells whether the runtime is
-            // still driven.
+            // The runtime was driven when it ran the probe. A new probe tells whether the runtime
+            // is still driven.
             *probe = RuntimeProbe::new(runtime.clone());
         }
         !is_driven
     }
 
-    /// Ends a round. Removes the probes of the runtimes for which [`is_undriven`](Self::is_undriven) was not
-    /// called in this round.
+    /// Ends a round. Removes the probes of the runtimes for which
+    /// [`is_undriven`](Self::is_undriven) was not called in this round.
     pub(super) fn end_round(&mut self) {
         self.0.retain_mut(|probe| {
             probe.rounds += 1;

@@ -107,7 +107,8 @@ fn an_outcome_is_computed_only_for_followers() {
     };
 }
 
-/// Promotes a follower of the leader's flight and polls the follower. The first leader loses the lead.
+/// Promotes a follower of the leader's flight and polls the follower. The first leader loses the
+/// lead.
 fn successor(flights: &Arc<Flights>, leader: &Leader) -> Leader {
     let mut follower = Box::pin(follower(flights));
     assert!(lock(&leader.flight.state).promote(&leader.flight).is_some());
@@ -248,7 +249,8 @@ fn the_lead_leaves_an_undriven_runtime() {
     let followers = [polled_on(&undriven), polled_on(&undriven), polled_on(&other)];
     leader.flight.replace_leader(Some(undriven.handle().id()));
     assert_eq!(promoted(&leader.flight), Some(2));
-    // The successor has not been polled. It is chosen again, because only its runtime is not `undriven`.
+    // The successor has not been polled. It is chosen again, because only its runtime is not
+    // `undriven`.
     leader.flight.replace_leader(None);
     assert_eq!(promoted(&leader.flight), Some(2));
     drop(followers);

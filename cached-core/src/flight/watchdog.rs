@@ -1,5 +1,6 @@
-//! The watchdog: a thread that passes the lead of a flight on to a follower if the leader is stalled or
-//! stuck, or if the leader's runtime is undriven. The header of [`flight`](super) defines these words.
+//! The watchdog: a thread that passes the lead of a flight on to a follower if the leader is
+//! stalled or stuck, or if the leader's runtime is undriven. The header of [`flight`](super)
+//! defines these words.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -26,13 +27,14 @@ pub(super) struct LeaderWatchdog {
 
 /// The watchdog, with the id of the process that runs the watchdog's thread.
 ///
-/// If one thread forks while another thread holds this lock, the child finds the lock locked for ever.
-/// Therefore the lock is held only for a moment, and [`LeaderWatchdog::current`] gives up after some attempts.
+/// If one thread forks while another thread holds this lock, the child finds the lock locked for
+/// ever. Therefore the lock is held only for a moment, and [`LeaderWatchdog::current`] gives up
+/// after some attempts.
 static CURRENT: Mutex<Option<(u32, Arc<LeaderWatchdog>)>> = Mutex::new(None);
 
 impl LeaderWatchdog {
-    /// Adds a flight to the list. Returns false if the list cannot be reached; the leader is then not
-    /// checked.
+    /// Adds a flight to the list. Returns false if the list cannot be reached; the leader is then
+    /// not checked.
     pub(super) fn add(flight: &Arc<Flight>) -> bool {
         let Some(watchdog) = LeaderWatchdog::current() else { return false };
         lock(&watchdog.flights).push(Arc::downgrade(flight));
@@ -40,9 +42,11 @@ impl LeaderWatchdog {
         true
     }
 
-    /// Returns the watchdog whose thread runs in this process, or `None` if [`CURRENT`] stays locked.
+    /// Returns the watchdog whose thread runs in this process, or `None` if [`CURRENT`] stays
+    /// locked.
     ///
-    /// A forked child starts a watchdog of its own, which takes over the list of the parent's watchdog.
+    /// A forked child starts a watchdog of its own, which takes over the list of the parent's
+    /// watchdog.
     fn current() -> Option<Arc<LeaderWatchdog>> {
         let process = std::process::id();
         let mut attempts =
@@ -77,8 +81,8 @@ impl LeaderWatchdog {
                 flights.retain(|flight| flight.strong_count() > 0);
                 flights.iter().filter_map(Weak::upgrade).collect()
             };
-            // Code of the program may run here: a waker, or the `Drop` of a value to which `flights`
-            // has the last reference. The watchdog survives a panic of this code.
+            // Code of the program may run here: a waker, or the `Drop` of a value to which
+            // `flights` has the last reference. The watchdog survives a panic of this code.
             let _ = catch_unwind(AssertUnwindSafe(|| {
                 let now = now_millis();
                 for flight in &flights {

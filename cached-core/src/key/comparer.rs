@@ -1,5 +1,5 @@
-//! Compares a key with a stored key while serde visits the parts of the key. Most parts are compared
-//! without a buffer.
+//! Compares a key with a stored key while serde visits the parts of the key. Most parts are
+//! compared without a buffer.
 
 use serde::ser::Serialize;
 
@@ -10,13 +10,13 @@ use super::{DynKeyPart, SerializeFailure};
 /// Compares the parts of a key with the bytes of a stored key while the parts are serialized.
 ///
 /// The field holds the stored bytes that are not compared yet, or [`MISMATCH`] after the first
-/// difference. A difference is not reported as an error, because a type's `Serialize` might panic on
-/// an error.
+/// difference. A difference is not reported as an error, because a type's `Serialize` might panic
+/// on an error.
 #[derive(Clone, Copy)]
 pub struct KeyComparer<'k>(&'k [u8]);
 
-/// The remaining bytes after a difference. No key matches these bytes: no tag is `0xff`, and a length
-/// byte `0xff` is followed by more bytes.
+/// The remaining bytes after a difference. No key matches these bytes: no tag is `0xff`, and a
+/// length byte `0xff` is followed by more bytes.
 const MISMATCH: &[u8] = &[0xff];
 
 impl<'k> KeyComparer<'k> {

@@ -49,7 +49,8 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The key under which memcached stores an entry. The key never shows the identifier or the version.
+/// The key under which memcached stores an entry. The key never shows the identifier or the
+/// version.
 ///
 /// `Display` writes `namespace:name:digest`, or `name:digest` without a namespace. The text has at
 /// most 250 bytes, which are letters, digits, `.`, `_`, `-` and `:`.

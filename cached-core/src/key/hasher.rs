@@ -118,7 +118,8 @@ fn mix(hash: u64, first: u64, second: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Returns the random seed of this process, which keeps an attacker from choosing keys that collide.
+/// Returns the random seed of this process, which keeps an attacker from choosing keys that
+/// collide.
 #[inline]
 fn secret() -> u64 {
     static SECRET: OnceLock<u64> = OnceLock::new();

@@ -10,19 +10,19 @@ use crate::key::{END, KeyParts, KeySerializer, KeySink, SEQ};
 /// The type and const arguments of a function and of the `impl` block around it.
 #[derive(Clone, Copy)]
 pub(super) struct GenericArguments<Constants> {
-    /// The type name of a closure in the function's body. The name shows the arguments of the `impl`
-    /// block.
+    /// The type name of a closure in the function's body. The name shows the arguments of the
+    /// `impl` block.
     pub(super) closure: &'static str,
-    /// The type name of a tuple with the function's own type arguments, or an empty string if the function
-    /// has none.
+    /// The type name of a tuple with the function's own type arguments, or an empty string if the
+    /// function has none.
     pub(super) own_types: &'static str,
     /// The function's own const arguments, and the type names of its `impl Trait` arguments.
     pub(super) constants: Constants,
 }
 
 impl<Constants: KeyParts> GenericArguments<Constants> {
-    /// Writes the arguments. For a function without arguments of this kind the method writes nothing, so
-    /// that the keys of the function do not depend on how the compiler prints types.
+    /// Writes the arguments. For a function without arguments of this kind the method writes
+    /// nothing, so that the keys of the function do not depend on how the compiler prints types.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn write<S: KeySink>(
         &self,
@@ -48,7 +48,8 @@ impl<Constants: KeyParts> GenericArguments<Constants> {
     }
 }
 
-/// Returns true if the module or the type that contains the closure's function has no type arguments.
+/// Returns true if the module or the type that contains the closure's function has no type
+/// arguments.
 ///
 /// The declaration stores the address of the last closure name for which this was true. A hit then
 /// compares two addresses, and does not parse the name.
@@ -68,8 +69,9 @@ fn parse_container(declaration: &Declaration, closure: &'static str, address: us
     is_plain
 }
 
-/// Returns the path of the module or the type that contains a function. `closure` is the type name of a
-/// closure in the function. Example: `app::Client<A>::fetch<B>::{{closure}}` → `app::Client<A>`.
+/// Returns the path of the module or the type that contains a function. `closure` is the type name
+/// of a closure in the function. Example: `app::Client<A>::fetch<B>::{{closure}}` →
+/// `app::Client<A>`.
 fn container(closure: &str) -> &str {
     let mut path = closure;
     while let Some(outer) = path.strip_suffix("::{{closure}}") {
@@ -93,8 +95,8 @@ fn container(closure: &str) -> &str {
 
 /// Returns true if the path shows no type arguments.
 ///
-/// The path of a trait implementation, such as `<Client as Fetch>`, is not plain: a default method of the
-/// trait runs for every type that implements the trait, so `Self` counts as a type argument.
+/// The path of a trait implementation, such as `<Client as Fetch>`, is not plain: a default method
+/// of the trait runs for every type that implements the trait, so `Self` counts as a type argument.
 fn is_plain(container: &str) -> bool {
     container.chars().all(|c| c == ':' || c == '_' || c.is_alphanumeric())
 }

@@ -1,8 +1,8 @@
 //! A counter that is divided into 16 shards, so that threads seldom write to the same memory.
 //!
-//! A thread claims one shard index for all counters when it first counts, and releases the index when
-//! the thread ends. If all other indices are claimed, the thread uses the last index, which any number
-//! of threads may share.
+//! A thread claims one shard index for all counters when it first counts, and releases the index
+//! when the thread ends. If all other indices are claimed, the thread uses the last index, which
+//! any number of threads may share.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -61,8 +61,8 @@ thread_local! {
 
 /// The claimed shard indices, one bit each.
 ///
-/// A thread releases its index with `Release` ordering, and the next thread claims it with `Acquire`
-/// ordering. The next thread therefore sees the final counts of the previous thread.
+/// A thread releases its index with `Release` ordering, and the next thread claims it with
+/// `Acquire` ordering. The next thread therefore sees the final counts of the previous thread.
 static CLAIMED: AtomicU64 = AtomicU64::new(0);
 
 /// A thread-local that releases the thread's shard index when the thread ends.

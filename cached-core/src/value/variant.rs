@@ -1,8 +1,9 @@
 //! Recognizes `None` and `Err` in a value of any type.
 //!
 //! The return type of a generic function may be an `Option` for one type argument and a `Vec` for
-//! another. Stable Rust has no specialization for these two cases. This module therefore compares the
-//! name of the type with the name of the standard `Option` or `Result`, and then compares the variants.
+//! another. Stable Rust has no specialization for these two cases. This module therefore compares
+//! the name of the type with the name of the standard `Option` or `Result`, and then compares the
+//! variants.
 //!
 //! The output of `Serialize` does not suffice: a newtype around an `Option` serializes like the
 //! `Option`, and a program's own enum named `Result` serializes like the standard `Result`.

@@ -19,7 +19,8 @@ async fn local_cache() -> Cache {
 #[coordinator_cached(name = "always_panics", version = number, skip(upstream))]
 async fn always_panics(upstream: &Upstream, number: u32) -> Result<u32, UpstreamDown> {
     upstream.fetch().await?;
-    // This skips the panic hook, because fifty backtraces would take longer than the calls.
+    // `resume_unwind` skips the panic hook, because fifty backtraces would take longer than the
+    // calls.
     std::panic::resume_unwind(Box::new(number))
 }
 

@@ -261,7 +261,7 @@ async fn calls_wait_for_leases_after_orphaned_leases() {
     let memcached = Memcached::start();
     let cache = new_process(&memcached.address()).await;
     for edition in 0..3 {
-        // This is the placeholder that a killed process leaves.
+        // The read leaves the same placeholder as a process that is killed.
         let key = cache.scope(async { slow_entry(edition).key().to_string() }).await;
         assert!(memcached.command(&format!("mg {key} N2 v c")).starts_with("VA 0"));
         cache.scope(slow_report(&Upstream::default(), edition)).await.expect("the call succeeds");

@@ -1,8 +1,8 @@
 //! Calls for many cold keys at once, and then for the same keys from the cache of another process:
 //! `cargo run --release --bin burst [-- KEYS TIMEOUT_MS]…`.
 //!
-//! Each pair of arguments makes one line: the share of failed lookups, the share of dropped fills, the share of keys
-//! that the second process found, and the median times of a call.
+//! Each pair of arguments makes one line: the share of failed lookups, the share of dropped fills,
+//! the share of keys that the second process found, and the median times of a call.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

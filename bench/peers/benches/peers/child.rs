@@ -1,5 +1,5 @@
-//! Makes each measurement in a child process. The functions of the crate `cached` have one store for the whole
-//! process, and a measurement must not reuse memory that another one has freed.
+//! Makes each measurement in a child process. The functions of the crate `cached` have one store
+//! for the whole process, and a measurement must not reuse memory that another one has freed.
 
 use std::process::{Command, Stdio};
 

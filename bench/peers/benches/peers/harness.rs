@@ -1,5 +1,5 @@
-//! Times contenders in turn, in short batches over many rounds, so that other load on the machine affects all of them
-//! alike. The tables show medians, and ratios of two contenders within a round.
+//! Times contenders in turn, in short batches over many rounds, so that other load on the machine
+//! affects all of them alike. The tables show medians, and ratios of two contenders within a round.
 
 use std::fmt;
 use std::time::Instant;
@@ -44,7 +44,8 @@ pub fn race(rounds: usize, count: usize, mut contenders: Vec<Contender<'_>>) -> 
         let places = contenders.len();
         for place in 0..places {
             let at = (round + place) % places;
-            // The caches of the processor hold data of the last contender, so a short batch comes first.
+            // The caches of the processor hold data of the last contender, so a short batch comes
+            // first.
             (contenders[at].batch)(count / 4 + 1);
             let took = (contenders[at].batch)(count);
             if round > 0 {
@@ -61,8 +62,8 @@ pub fn measured_notes<T>(notes: impl IntoIterator<Item = T>) -> Vec<T> {
     notes.into_iter().skip(3).step_by(2).collect()
 }
 
-/// The times of each contender in each round. `Display` and [`parse`](Results::parse) send them from a child process to
-/// its parent.
+/// The times of each contender in each round. `Display` and [`parse`](Results::parse) send them
+/// from a child process to its parent.
 #[derive(Default)]
 pub struct Results {
     rows: Vec<(String, Vec<f64>)>,

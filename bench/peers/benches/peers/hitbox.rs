@@ -1,4 +1,5 @@
-//! The contender hitbox-fn. Its attribute has the same name as that of `cached`, so it has a module of its own.
+//! The contender hitbox-fn. Its attribute has the same name as that of `cached`, so it has a module
+//! of its own.
 
 use std::hint::black_box;
 use std::time::Duration;

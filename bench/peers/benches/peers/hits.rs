@@ -16,7 +16,8 @@ use crate::{child, plot};
 
 const KEYS: [usize; 10] =
     [REPEATED, 100, 200, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000];
-/// Up to this number of keys, calls go through the keys in turn. With more keys, calls choose keys at random.
+/// Up to this number of keys, calls go through the keys in turn. With more keys, calls choose keys
+/// at random.
 const REPEATED: usize = 8;
 
 pub fn report(report: &mut Report) {

@@ -1,5 +1,6 @@
-//! Compares cached-core with other caches. `cargo bench` prints the tables, and `cargo bench -- PART` prints one part.
-//! `--write FOLDER` also writes the tables as Markdown and SVG.
+//! Compares cached-core with other caches. `cargo bench` prints the tables, and
+//! `cargo bench -- PART` prints one part. `--write FOLDER` also writes the tables as Markdown and
+//! SVG.
 
 mod child;
 mod harness;

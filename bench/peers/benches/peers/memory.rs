@@ -90,8 +90,8 @@ pub fn entries(name: &str) -> Results {
     results
 }
 
-/// Fills a cache with one kind of values in a child process. Returns the growth of the process in percent of the
-/// capacity.
+/// Fills a cache with one kind of values in a child process. Returns the growth of the process in
+/// percent of the capacity.
 pub fn growth(kind: &str) -> Results {
     let (_, grown) = KINDS.iter().find(|one| one.0 == kind).expect("a kind");
     let mut results = Results::default();

@@ -1,5 +1,5 @@
-//! Measures remote hits. This library, the client alone, and a plain connection read the same frames from the same
-//! memcached.
+//! Measures remote hits. This library, the client alone, and a plain connection read the same
+//! frames from the same memcached.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};

@@ -27,7 +27,8 @@ impl Report {
         self.plot(title, plot::bars(title, unit, &bars));
     }
 
-    /// Adds a table, with a note above it unless the note is empty. The first column has the names of the rows.
+    /// Adds a table, with a note above it unless the note is empty. The first column has the names
+    /// of the rows.
     pub fn table(&mut self, title: &str, note: &str, head: &[String], rows: &[Vec<String>]) {
         println!("\n{title}");
         if !note.is_empty() {
@@ -69,7 +70,8 @@ impl Report {
         self.plots.push((format!("performance-{name}.svg"), plot));
     }
 
-    /// Writes the tables between the markers of `performance.md` in a folder, and the plots beside that file.
+    /// Writes the tables between the markers of `performance.md` in a folder, and the plots beside
+    /// that file.
     pub fn write(&self, folder: &Path) {
         const BEGIN: &str = "<!-- written by scripts/bench: begin -->\n";
         const END: &str = "<!-- written by scripts/bench: end -->";

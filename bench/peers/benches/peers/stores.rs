@@ -17,8 +17,8 @@ const TTL: Duration = Duration::from_secs(30 * 60);
 /// The capacity of each store of this process, in entries.
 static ROOM: OnceLock<usize> = OnceLock::new();
 
-/// Sets the capacity of each store of this process in entries, and that of cached-core in bytes. It must be called once,
-/// before a store is used.
+/// Sets the capacity of each store of this process in entries, and that of cached-core in bytes. It
+/// must be called once, before a store is used.
 pub fn prepare(room: usize, bytes: u64) -> Runtime {
     ROOM.set(room).expect("the first");
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -27,7 +27,8 @@ pub fn prepare(room: usize, bytes: u64) -> Runtime {
     runtime
 }
 
-/// Sets capacities that are large enough for all entries, also in a store whose shards fill unevenly.
+/// Sets capacities that are large enough for all entries, also in a store whose shards fill
+/// unevenly.
 pub fn prepare_for(entries: usize) -> Runtime {
     prepare(entries + entries / 4 + 1_000, entries as u64 * 2_500 + (64 << 20))
 }

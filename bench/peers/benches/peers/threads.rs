@@ -47,8 +47,9 @@ fn on(threads: usize, name: &str) -> String {
     format!("{name}, {threads}")
 }
 
-/// Returns the nanoseconds of a hit over all threads: with two independent threads, half the time of one thread. Each
-/// thread calls for one half of the keys, even if it is alone. A single key is used by all threads.
+/// Returns the nanoseconds of a hit over all threads: with two independent threads, half the time
+/// of one thread. Each thread calls for one half of the keys, even if it is alone. A single key is
+/// used by all threads.
 fn hit_on(threads: usize, count: usize, keys: usize, hit: &(impl AsyncFn(u64) + Sync)) -> f64 {
     let half = (keys / 2).max(1);
     let start = Barrier::new(threads);
@@ -80,7 +81,8 @@ fn hit_on(threads: usize, count: usize, keys: usize, hit: &(impl AsyncFn(u64) + 
     took.expect("a thread").as_nanos() as f64 / (threads * count) as f64
 }
 
-/// Takes about as long as a hit, and shares no memory. Its throughput is the best that two threads can reach.
+/// Takes about as long as a hit, and shares no memory. Its throughput is the best that two threads
+/// can reach.
 fn arithmetic(id: u64) -> u64 {
     (0..50).fold(black_box(id), |word, _| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32))
 }

@@ -1,4 +1,5 @@
-//! Measures hits and misses together: keys by Zipf's law, in stores with room for a tenth of the keys.
+//! Measures hits and misses together: keys by Zipf's law, in stores with room for a tenth of the
+//! keys.
 
 use std::hint::black_box;
 use std::sync::{Arc, Mutex};
@@ -22,7 +23,8 @@ const NAMES: [&str; 5] = [OURS, CONCURRENT_CACHED, MOKA, QUICK_CACHE, FOYER];
 
 pub fn report(report: &mut Report) {
     let title = "Zipf 0.99 over 1,000,000 keys, room for a tenth";
-    // A small cache shows how many bytes an entry takes, and so how many bytes a tenth of the keys needs.
+    // A small cache shows how many bytes an entry takes, and so how many bytes a tenth of the keys
+    // needs.
     let sample: usize = 32 << 20;
     let held = child::run("held", &sample.to_string()).median(OURS);
     let bytes = (sample as f64 / held * ROOM as f64) as usize;

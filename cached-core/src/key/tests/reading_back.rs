@@ -1,4 +1,5 @@
-//! Tests that every encoding can be decoded. Two different keys therefore never have the same bytes.
+//! Tests that every encoding can be decoded. Two different keys therefore never have the same
+//! bytes.
 
 use super::*;
 use crate::key::serializer::{
@@ -95,8 +96,8 @@ impl KeyDecoder<'_> {
     }
 }
 
-/// Returns the value that the decoder is expected to return: the kind of an integer depends only on its
-/// sign, all NaNs are one value, and entries and fields are sorted.
+/// Returns the value that the decoder is expected to return: the kind of an integer depends only on
+/// its sign, all NaNs are one value, and entries and fields are sorted.
 fn canonical(value: &SerdeValue) -> SerdeValue {
     let all = |values: &[SerdeValue]| values.iter().map(canonical).collect::<Vec<_>>();
     let fields = |fields: &[(&'static str, SerdeValue)]| {

@@ -1,4 +1,5 @@
-//! Tests that two keys match exactly if their bytes are equal, and that equal bytes have equal hashes.
+//! Tests that two keys match exactly if their bytes are equal, and that equal bytes have equal
+//! hashes.
 
 use std::collections::HashSet;
 

@@ -1,13 +1,13 @@
 //! Defers the drop of a removed entry's value until the value's `Drop` cannot cause a deadlock.
 //!
 //! A value's `Drop` is code of the program. This code may call an annotated function, invalidate an
-//! entry, or wait for a thread that does so. But the index may free a removed entry at any time: during
-//! a call for another key, while a stripe is locked, or at the end of a thread. So the drop of an entry
-//! only moves the entry's value into a queue.
+//! entry, or wait for a thread that does so. But the index may free a removed entry at any time:
+//! during a call for another key, while a stripe is locked, or at the end of a thread. So the drop
+//! of an entry only moves the entry's value into a queue.
 //!
-//! The queued values are dropped at the end of a lookup, a fill or an invalidation, by the sweeper, and
-//! when a cache is dropped. At these points the thread holds no lock and is not the leader of a flight
-//! for which the value's `Drop` could wait.
+//! The queued values are dropped at the end of a lookup, a fill or an invalidation, by the sweeper,
+//! and when a cache is dropped. At these points the thread holds no lock and is not the leader of a
+//! flight for which the value's `Drop` could wait.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -20,18 +20,18 @@ use super::sweeper;
 use crate::sync::lock;
 use crate::value::Value;
 
-/// A value that is moved into the queue when this wrapper is dropped. The option is `None` only during
-/// the drop.
+/// A value that is moved into the queue when this wrapper is dropped. The option is `None` only
+/// during the drop.
 pub(super) struct DeferredDrop(Option<Value>);
 
-/// The queued values of all threads. With a queue for each thread, a blocked thread would keep its values
-/// in memory.
+/// The queued values of all threads. With a queue for each thread, a blocked thread would keep its
+/// values in memory.
 static QUEUE: Mutex<VecDeque<Value>> = Mutex::new(VecDeque::new());
 /// The length of [`QUEUE`]. It changes while the queue is locked.
 static QUEUE_LENGTH: AtomicUsize = AtomicUsize::new(0);
 
-/// The most values that one call drops. A call queues far fewer values, so the queue does not grow. The
-/// limit keeps a call from having to drop the millions of values of a cache that was dropped.
+/// The most values that one call drops. A call queues far fewer values, so the queue does not grow.
+/// The limit keeps a call from having to drop the millions of values of a cache that was dropped.
 const MAX_DROPS: usize = 256;
 /// A call drops no more values after it has dropped values for this long.
 const MAX_DROP_TIME: Duration = Duration::from_millis(1);
@@ -67,8 +67,8 @@ impl Drop for DeferredDrop {
     }
 }
 
-/// Drops queued values, [`MAX_DROPS`] at most. The caller must not hold a lock, and must not be the leader
-/// of a flight.
+/// Drops queued values, [`MAX_DROPS`] at most. The caller must not hold a lock, and must not be the
+/// leader of a flight.
 ///
 /// If a value's `Drop` calls this function, the function does nothing.
 #[inline]
@@ -84,8 +84,8 @@ pub(super) fn run_all_deferred_drops() {
     drop_values(QUEUE_LENGTH.load(Ordering::Relaxed), Duration::MAX);
 }
 
-/// Drops up to `count` values. The drop of a value may queue another value, so a loop until the queue is
-/// empty might not end.
+/// Drops up to `count` values. The drop of a value may queue another value, so a loop until the
+/// queue is empty might not end.
 #[cold]
 fn drop_values(count: usize, max_time: Duration) {
     let Some(_guard) = DropReentryGuard::enter() else { return };
@@ -111,7 +111,8 @@ fn pop_value() -> Option<Value> {
     value
 }
 
-/// Keeps a value's `Drop` on this thread from dropping further queued values, until the guard is dropped.
+/// Keeps a value's `Drop` on this thread from dropping further queued values, until the guard is
+/// dropped.
 struct DropReentryGuard;
 
 impl DropReentryGuard {

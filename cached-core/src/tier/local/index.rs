@@ -1,7 +1,7 @@
 //! The index: the table of all entries, which every hit reads.
 //!
-//! The table is a `papaya` hash table. A reader takes no lock and writes no shared memory. A removed entry
-//! is freed when no reader can still hold a reference to the entry.
+//! The table is a `papaya` hash table. A reader takes no lock and writes no shared memory. A
+//! removed entry is freed when no reader can still hold a reference to the entry.
 
 use std::hash::{Hash, Hasher};
 
@@ -10,14 +10,14 @@ use papaya::{Equivalent, Guard, HashMap, LocalGuard, ResizeMode};
 use super::entry::{EntryId, EntryPolicyState, LocalEntry};
 use crate::key::{KeyQuery, PrecomputedBuildHasher};
 
-/// While the table grows, each insertion moves this many entries to the larger table, so that no single
-/// insertion has to move all entries.
+/// While the table grows, each insertion moves this many entries to the larger table, so that no
+/// single insertion has to move all entries.
 const ENTRIES_MOVED_PER_INSERTION: usize = 64;
-/// The initial capacity, in entries. The empty table takes 18 KiB. A smaller table would be nearly full
-/// sooner, and searches in a nearly full table are slower.
+/// The initial capacity, in entries. The empty table takes 18 KiB. A smaller table would be nearly
+/// full sooner, and searches in a nearly full table are slower.
 const INITIAL_CAPACITY: usize = 1024;
-/// A removed entry that weighs more than this number of bytes is freed as soon as no guard protects it.
-/// Lighter removed entries are freed in batches.
+/// A removed entry that weighs more than this number of bytes is freed as soon as no guard protects
+/// it. Lighter removed entries are freed in batches.
 const LARGE_ENTRY_WEIGHT: u32 = 4096;
 
 /// The table of all entries of a local tier.
@@ -25,19 +25,19 @@ pub(super) struct EntryIndex {
     entries: HashMap<LocalEntry, EntryPolicyState, PrecomputedBuildHasher>,
 }
 
-/// Access to the index, for reads and for changes. An entry that was found with a guard stays in memory
-/// until the guard is dropped.
+/// Access to the index, for reads and for changes. An entry that was found with a guard stays in
+/// memory until the guard is dropped.
 ///
-/// An entry that any thread removes while a guard exists is not freed before the guard is dropped. So a
-/// guard must be dropped soon, and before slow code runs.
+/// An entry that any thread removes while a guard exists is not freed before the guard is dropped.
+/// So a guard must be dropped soon, and before slow code runs.
 pub struct IndexGuard<'i> {
     index: &'i EntryIndex,
     guard: LocalGuard<'i>,
 }
 
 thread_local! {
-    /// Accessible as long as this thread can read a table. papaya's own thread-local is initialized before
-    /// this one, and is therefore destroyed later.
+    /// Accessible as long as this thread can read a table. papaya's own thread-local is initialized
+    /// before this one, and is therefore destroyed later.
     static THREAD_ALIVE: ThreadAliveMarker = ThreadAliveMarker::new();
 }
 
@@ -53,7 +53,8 @@ impl ThreadAliveMarker {
 }
 
 impl Drop for ThreadAliveMarker {
-    /// Does nothing. The standard library marks a thread-local as destroyed only if its type has a `Drop`.
+    /// Does nothing. The standard library marks a thread-local as destroyed only if its type has a
+    /// `Drop`.
     fn drop(&mut self) {}
 }
 
@@ -71,7 +72,8 @@ impl EntryIndex {
         self.entries.len()
     }
 
-    /// Returns access to the index, or `None` if the thread is ending and its thread-locals are destroyed.
+    /// Returns access to the index, or `None` if the thread is ending and its thread-locals are
+    /// destroyed.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn guard(&self) -> Option<IndexGuard<'_>> {
         THREAD_ALIVE.try_with(|_| ()).ok()?;
@@ -85,28 +87,29 @@ impl IndexGuard<'_> {
         self.index.entries.get_key_value(&QueriedKey(key), &self.guard)
     }
 
-    /// Returns the entry with this id, or `None` if the index does not contain it. Another entry with the same
-    /// key is not returned.
+    /// Returns the entry with this id, or `None` if the index does not contain it. Another entry
+    /// with the same key is not returned.
     pub(super) fn find_by_id(&self, id: EntryId) -> Option<(&LocalEntry, &EntryPolicyState)> {
         let found = self.index.entries.get_key_value(&id, &self.guard);
         found.filter(|(entry, _)| entry.id() == id)
     }
 
-    /// Inserts an entry, replacing an earlier entry with the same key. Returns the replaced entry's weight.
+    /// Inserts an entry, replacing an earlier entry with the same key. Returns the replaced entry's
+    /// weight.
     pub(super) fn insert(&self, entry: LocalEntry, state: EntryPolicyState) -> Option<u32> {
         self.weight_of_removed(self.index.entries.insert(entry, state, &self.guard))
     }
 
-    /// Removes exactly this entry, but no other entry with the same key. Returns the entry's weight, or
-    /// `None` if the entry was removed before.
+    /// Removes exactly this entry, but no other entry with the same key. Returns the entry's
+    /// weight, or `None` if the entry was removed before.
     pub(super) fn remove(&self, entry: &LocalEntry) -> Option<u32> {
         let is_same = |found: &LocalEntry, _: &EntryPolicyState| found.id() == entry.id();
         let removed = self.index.entries.remove_if(entry, is_same, &self.guard).ok()?;
         self.weight_of_removed(removed.map(|(_, state)| state))
     }
 
-    /// Returns the weight of the removed entry that had this state, and calls [`flush`](Self::flush) if the
-    /// entry is large.
+    /// Returns the weight of the removed entry that had this state, and calls
+    /// [`flush`](Self::flush) if the entry is large.
     fn weight_of_removed(&self, state: Option<&EntryPolicyState>) -> Option<u32> {
         let weight = state?.weight;
         if weight > LARGE_ENTRY_WEIGHT {
@@ -115,8 +118,8 @@ impl IndexGuard<'_> {
         Some(weight)
     }
 
-    /// Lets this thread's removed entries be freed as soon as no guard protects them, without waiting for a
-    /// full batch.
+    /// Lets this thread's removed entries be freed as soon as no guard protects them, without
+    /// waiting for a full batch.
     pub(super) fn flush(&self) {
         self.guard.flush();
     }

@@ -8,9 +8,9 @@ pub(super) struct SequenceCounter(AtomicU32);
 
 /// The position of a value in the order of fetches.
 ///
-/// Each fetch gets an even number that no other fetch has. A value that is read from memcached or passed
-/// in by the program gets an odd number: the number of the last fetch, plus one. Several values may
-/// share an odd number.
+/// Each fetch gets an even number that no other fetch has. A value that is read from memcached or
+/// passed in by the program gets an odd number: the number of the last fetch, plus one. Several
+/// values may share an odd number.
 #[derive(Clone, Copy)]
 pub(super) struct SequenceNumber(u32);
 
@@ -27,8 +27,8 @@ impl SequenceCounter {
 }
 
 impl SequenceNumber {
-    /// Returns true if this number is later than `other`. The numbers wrap around, so the result is right
-    /// only if the two numbers are less than 2³¹ apart.
+    /// Returns true if this number is later than `other`. The numbers wrap around, so the result is
+    /// right only if the two numbers are less than 2³¹ apart.
     pub(super) fn is_after(self, other: SequenceNumber) -> bool {
         self.0.wrapping_sub(other.0).cast_signed() > 0
     }

@@ -1,6 +1,6 @@
-//! The sweeper: a background thread that removes expired entries and runs deferred drops, so that an idle
-//! process frees memory too. One thread serves all caches of the process. The thread sleeps while there
-//! is nothing to do.
+//! The sweeper: a background thread that removes expired entries and runs deferred drops, so that
+//! an idle process frees memory too. One thread serves all caches of the process. The thread sleeps
+//! while there is nothing to do.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -16,8 +16,9 @@ use crate::sync::lock;
 
 /// The pause before each round, so that one round finds many expired entries.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
-/// After a round that has removed all expired entries, the pause is this many times as long as the round,
-/// but [`MAX_PAUSE`] at most. Below this limit, the thread uses at most a fiftieth of a processor.
+/// After a round that has removed all expired entries, the pause is this many times as long as the
+/// round, but [`MAX_PAUSE`] at most. Below this limit, the thread uses at most a fiftieth of a
+/// processor.
 const PAUSE_FACTOR: u32 = 50;
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// How long the thread sleeps while nothing is scheduled.
@@ -43,14 +44,16 @@ struct SweeperState {
 struct SweeperThread {
     /// The id of the process that started the thread.
     process: u32,
-    /// `None` until the thread has begun to run. It looks for work after that, so nobody has to wake it.
+    /// `None` until the thread has begun to run. It looks for work after that, so nobody has to
+    /// wake it.
     handle: Option<Thread>,
 }
 
-/// The time of a tier's next sweep, and the tier's clock. The sweeper shares this struct with the tier, so
-/// that it can read the time without keeping the tier alive.
+/// The time of a tier's next sweep, and the tier's clock. The sweeper shares this struct with the
+/// tier, so that it can read the time without keeping the tier alive.
 pub(super) struct SweepSchedule {
-    /// The time of the next sweep, in ticks of [`CoarseInstant`]. No entry can be removed before this time.
+    /// The time of the next sweep, in ticks of [`CoarseInstant`]. No entry can be removed before
+    /// this time.
     next_sweep: AtomicU64,
     converter: ClockConverter,
     clock: Clock,
@@ -96,8 +99,8 @@ impl SweepSchedule {
         let is_due = self.next_sweep() <= now;
         if is_due {
             self.next_sweep.store(CoarseInstant::NEVER.to_ticks(), Ordering::Relaxed);
-            // If the sweep does not see a new entry in the index, the entry's insertion schedules another
-            // sweep after this fence.
+            // If the sweep does not see a new entry in the index, the entry's insertion schedules
+            // another sweep after this fence.
             fence(Ordering::SeqCst);
         }
         is_due
@@ -124,11 +127,11 @@ fn wake() {
 impl Sweeper {
     /// Wakes the thread, or calls `spawn` if this process has no thread.
     ///
-    /// The lock is not held while the thread is spawned, which takes long. If the process forks with the
-    /// lock held, the child's next tier would wait for the lock for ever.
+    /// The lock is not held while the thread is spawned, which takes long. If the process forks
+    /// with the lock held, the child's next tier would wait for the lock for ever.
     fn wake_or_start<T>(&self, spawn: impl FnOnce() -> std::io::Result<T>) {
-        // In a forked child, the thread that held the lock may not exist, so this code must not wait for
-        // the lock. Other threads hold the lock for a moment only.
+        // In a forked child, the thread that held the lock may not exist, so this code must not
+        // wait for the lock. Other threads hold the lock for a moment only.
         let mut attempts = (0..MAX_LOCK_ATTEMPTS)
             .map(|_| self.state.try_lock().inspect_err(|_| thread::yield_now()));
         let Some(mut state) = attempts.find_map(Result::ok) else { return };
@@ -140,14 +143,15 @@ impl Sweeper {
         state.thread = Some(SweeperThread { process, handle: None });
         drop(state);
         if spawn().is_err() {
-            // Expired entries stay until the policy evicts them, or until a later call starts a thread.
+            // Expired entries stay until the policy evicts them, or until a later call starts a
+            // thread.
             lock(&self.state).thread = None;
         }
     }
 }
 
-/// Wakes the thread because a drop was deferred. Usually the call that has deferred the drop also runs
-/// the drop before the thread does.
+/// Wakes the thread because a drop was deferred. Usually the call that has deferred the drop also
+/// runs the drop before the thread does.
 pub(super) fn wake_for_drops() {
     let flag = &SWEEPER.has_deferred_drops;
     if !flag.load(Ordering::Relaxed) && !flag.swap(true, Ordering::Relaxed) {

@@ -1,4 +1,3 @@
-//!
 //! Writes to memcached that no caller waits for.
 //!
 //! A write stores a fetched value (a *fill*), removes a single item, or gives back a lease or a

@@ -54,8 +54,8 @@ impl Dialer {
     /// time, the next address is tried as well (RFC 8305), because a machine that is gone never
     /// answers.
     ///
-    /// Each poll must run on the runtime that drives the connections, as the polls of a flusher and of
-    /// a [`DirectExchange`](super::direct::DirectExchange) do.
+    /// Each poll must run on the runtime that drives the connections, as the polls of a flusher and
+    /// of a [`DirectExchange`](super::direct::DirectExchange) do.
     pub(super) async fn dial(&self, deadline: Instant) -> Result<ProbedStream, CommandError> {
         let dialed = run_until(deadline, self.race(deadline)).await;
         dialed.unwrap_or_else(|| Err(CommandError::timed_out()))

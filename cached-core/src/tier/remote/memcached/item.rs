@@ -33,7 +33,8 @@ pub(super) struct BusyLease {
     pub(super) cas: Option<Cas>,
     /// The newest marker; `None` if the holder has not renewed the lease yet.
     pub(super) marker: Option<LeaseMarker>,
-    /// The latest time at which the server removes the placeholder or marker; `None` if it never does.
+    /// The latest time at which the server removes the placeholder or marker; `None` if it never
+    /// does.
     pub(super) expires: Option<Instant>,
 }
 

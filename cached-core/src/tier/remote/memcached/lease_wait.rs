@@ -31,8 +31,8 @@ const FIRST_MARKER_WAIT: Duration = Duration::from_millis(750);
 /// The longest wait for a lease without a marker. The placeholder of a killed process usually ends
 /// within this time, because it lasts for 2 s.
 const LONGEST_WAIT_WITHOUT_MARKER: Duration = Duration::from_millis(2500);
-/// A lease may count as endless only after this time. The usual placeholder of a killed process ends
-/// earlier.
+/// A lease may count as endless only after this time. The usual placeholder of a killed process
+/// ends earlier.
 const ORPHAN_ENDS_AFTER: Duration = Duration::from_millis(3200);
 /// How much later than its reply says a server may remove a placeholder.
 const REMOVAL_DELAY: Duration = Duration::from_millis(1200);
@@ -148,8 +148,9 @@ impl LeaseWait {
 
     /// Returns the time after which the lease has ended if its holder was killed.
     ///
-    /// A placeholder may last longer than usual: the setting `lease` and many leases at once prolong it.
-    /// A faulty server could report a remaining time without end, so the time is bounded.
+    /// A placeholder may last longer than usual: the setting `lease` and many leases at once
+    /// prolong it. A faulty server could report a remaining time without end, so the time is
+    /// bounded.
     fn orphan_ends_in(&self, busy: &BusyLease, now: Instant) -> Duration {
         let left = busy.expires.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         ORPHAN_ENDS_AFTER.max(left.min(self.longest_placeholder) + REMOVAL_DELAY)

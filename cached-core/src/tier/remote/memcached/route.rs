@@ -98,8 +98,8 @@ impl Route {
         route
     }
 
-    /// Gives later writes, and the deletes and give-backs of one item, the priority and the timeout of
-    /// background commands. Reads, renewals and [`remove`](Self::remove) do not change.
+    /// Gives later writes, and the deletes and give-backs of one item, the priority and the timeout
+    /// of background commands. Reads, renewals and [`remove`](Self::remove) do not change.
     pub(super) fn in_background(mut self) -> Route {
         self.move_to_background();
         self
@@ -164,8 +164,8 @@ impl Route {
 
     /// Returns the lease request of a read. If the key is missing, the read may win a lease, and
     /// memcached then holds a placeholder item for `length`. If the item has less than
-    /// `refresh_before_removal` left, the read may win the *refresh claim*: the right to refetch the
-    /// value early.
+    /// `refresh_before_removal` left, the read may win the *refresh claim*: the right to refetch
+    /// the value early.
     pub(super) fn lease_request(
         &self,
         length: Duration,
@@ -178,9 +178,9 @@ impl Route {
         };
         let claim_below_seconds = match whole_seconds(refresh_before_removal) {
             0 => 0,
-            // memcached grants the claim if fewer whole seconds than this number are left. One second
-            // makes up for `whole_seconds`, which rounds down, and the other for memcached, which
-            // rounds the remaining time up.
+            // memcached grants the claim if fewer whole seconds than this number are left. One
+            // second makes up for `whole_seconds`, which rounds down, and the other for memcached,
+            // which rounds the remaining time up.
             seconds => seconds.saturating_add(2).min(whole_seconds(LONGEST_TTL)),
         };
         LeaseRequest { seconds: whole_seconds(length).max(1), claim_below_seconds }
@@ -235,9 +235,9 @@ impl Route {
         }
     }
 
-    /// If the item's CAS number is below the server's fence (items from before a missed removal), the
-    /// item may be stale, so its frame is emptied. Readers treat an empty frame as corrupt, and a
-    /// corrupt item may be replaced by any caller.
+    /// If the item's CAS number is below the server's fence (items from before a missed removal),
+    /// the item may be stale, so its frame is emptied. Readers treat an empty frame as corrupt, and
+    /// a corrupt item may be replaced by any caller.
     pub(super) fn check_fence(&self, mut item: RawItem) -> RawItem {
         if !self.server().is_above_fence(self.digest, item.cas.number) {
             self.server().recheck_fence();
@@ -325,9 +325,9 @@ impl Route {
         self.server().wait_breaker.record_end();
     }
 
-    /// Starts a task that reads the lease again after `pause`. The task tells the server's wait breaker
-    /// whether the same placeholder, which has this CAS, is still there. The caller must have waited for
-    /// the lease in vain, and a placeholder must have ended by then.
+    /// Starts a task that reads the lease again after `pause`. The task tells the server's wait
+    /// breaker whether the placeholder with this CAS is still there. The caller must have given up
+    /// waiting for the lease, and `pause` must be so long that a placeholder has ended by then.
     pub(super) fn check_lease_end(&self, cas: Cas, pause: Duration) {
         let (Ok(runtime), Some(probe)) = (Handle::try_current(), self.server().begin_lease_probe())
         else {
@@ -396,8 +396,8 @@ impl Route {
         KeyRemoval::new(&self.home, self.slots().into())
     }
 
-    /// Returns the removal of both slots from the gutter server, if there is one. The route must be in
-    /// the first slot.
+    /// Returns the removal of both slots from the gutter server, if there is one. The route must be
+    /// in the first slot.
     fn removal_in_gutter(&self) -> Option<KeyRemoval<'_>> {
         let gutter = self.gutter.as_ref()?;
         Some(KeyRemoval::new(gutter, self.slots().map(|slot| gutter_key(&slot)).into()))

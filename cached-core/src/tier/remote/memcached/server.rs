@@ -166,8 +166,8 @@ impl Server {
         self.applied(pipeline.run(command, now, now + timeout).await)
     }
 
-    /// Returns the guard for a later check of whether a lease has ended. Returns `None` if enough
-    /// checks are planned already.
+    /// Returns the guard for a later probe, which checks whether a lease has ended. Returns `None`
+    /// if enough probes are planned already.
     pub(super) fn begin_lease_probe(&self) -> Option<LeaseProbeGuard> {
         LeaseWaitBreaker::begin_probe(&self.wait_breaker)
     }

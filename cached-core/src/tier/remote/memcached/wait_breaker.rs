@@ -3,12 +3,12 @@
 //! A *lease* is the right to run the annotated function for a missing value. Another caller that
 //! reads the key waits until the lease ends.
 //!
-//! A faulty server may report a lease forever, so that every call would wait for it in vain. After
-//! such a wait, the lease is therefore read once more, late enough that the lease of a killed
-//! process has usually ended. A lease that still exists at this time is *endless*. After a few
-//! endless leases in a row, the breaker *opens*: for a while, callers do not wait for leases on the
-//! server. A slow function does not open the breaker, because its lease is renewed in the meantime
-//! and gets a new CAS.
+//! A faulty server may report a lease forever, and every call would wait for this lease as long as
+//! it can. So after a caller gives up waiting, this process *probes* the lease: it reads the lease
+//! again, so late that the lease of a killed process has usually ended. A lease that still exists
+//! then is *endless*. After a few endless leases in a row, the breaker *opens*: for a while,
+//! callers do not wait for leases on the server. A slow function does not open the breaker, because
+//! its lease is renewed in the meantime and gets a new CAS.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use crate::clock::CoarseInstant;
 const ENDLESS_LEASES_TO_OPEN: u32 = 3;
 /// How long the breaker stays open.
 const PAUSE: Duration = Duration::from_secs(10);
-/// The largest number of leases that may be due to be read once more.
+/// The largest number of leases that wait for their probe.
 const MOST_PROBES: u32 = 8;
 
 #[derive(Default)]
@@ -34,7 +34,7 @@ pub(super) struct LeaseWaitBreaker {
     probes: AtomicU32,
 }
 
-/// Counts one lease that is due to be read once more, until the guard is dropped.
+/// Counts one lease that waits for its probe, until the guard is dropped.
 pub(super) struct LeaseProbeGuard(Arc<LeaseWaitBreaker>);
 
 impl Drop for LeaseProbeGuard {
@@ -49,8 +49,8 @@ impl LeaseWaitBreaker {
         paused_until == 0 || CoarseInstant::now().millis() >= paused_until
     }
 
-    /// Counts a lease that is due to be read once more. Returns `None` if there are [`MOST_PROBES`]
-    /// such leases already.
+    /// Counts a lease that waits for its probe. Returns `None` if there are [`MOST_PROBES`] such
+    /// leases already.
     pub(super) fn begin_probe(breaker: &Arc<LeaseWaitBreaker>) -> Option<LeaseProbeGuard> {
         if breaker.probes.fetch_add(1, Ordering::Relaxed) < MOST_PROBES {
             return Some(LeaseProbeGuard(Arc::clone(breaker)));

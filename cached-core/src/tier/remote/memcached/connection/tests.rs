@@ -34,7 +34,8 @@ enum ServerAction {
     Ignore,
 }
 
-/// Runs `test` with connections to a server that carries out one action per request, on any connection.
+/// Runs `test` with connections to a server that carries out one action per request, on any
+/// connection.
 fn with_server<F: Future<Output = ()>>(
     actions: Vec<ServerAction>,
     test: impl FnOnce(ConnectionPool) -> F,
@@ -245,8 +246,8 @@ fn a_reused_connection_keeps_each_deadline() {
     }
 }
 
-/// Starts a server that announces the longest reply and sends it as fast as it is read. Returns its address, and a
-/// receiver of the number of bytes sent before the connection was closed.
+/// Starts a server that announces the longest reply and sends it as fast as it is read. Returns its
+/// address, and a receiver of the number of bytes sent before the connection was closed.
 fn flooding_server() -> (String, Receiver<usize>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound").to_string();
