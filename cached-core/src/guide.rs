@@ -92,13 +92,13 @@ mod tests {
         for (file, page) in pages() {
             for (label, target) in definitions(page) {
                 let linked = docs.join(file).parent().expect("a file is in a folder").join(target);
-                assert!(linked.exists(), "{file}: there is no {target}");
-                assert!(modules.iter().any(|(of, _)| *of == label), "links.md lacks [{label}]");
-                assert!(page.contains(&format!("][{label}]")), "{file}: [{label}] is not used");
+                assert!(linked.exists(), "{file}: {target} exists");
+                assert!(modules.iter().any(|(of, _)| *of == label), "links.md has [{label}]");
+                assert!(page.contains(&format!("][{label}]")), "{file}: [{label}] is used");
             }
             for inline in page.split("](").skip(1) {
                 let is_relative = !inline.starts_with("https://") && !inline.starts_with('#');
-                assert!(!is_relative, "{file}: define the link to {inline:.20}");
+                assert!(!is_relative, "{file}: the link to {inline:.20} has a label");
             }
         }
     }
@@ -131,7 +131,7 @@ mod tests {
         for source in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
             for name in source.split(start).skip(1).filter_map(|rest| rest.split('"').next()) {
                 assert!(page.contains(&format!("`cached-{name}`")), "cached-{name}");
-                assert!(name.len() <= 8, "Linux cuts the name cached-{name}");
+                assert!(name.len() <= 8, "Linux does not cut the name cached-{name}");
             }
         }
     }
@@ -142,7 +142,7 @@ mod tests {
         for entry in std::fs::read_dir(folder).expect("docs/guide is there") {
             let name = entry.expect("it can be read").file_name();
             let file = format!("guide/{}", name.to_string_lossy());
-            assert!(CHAPTERS.iter().any(|(chapter, _)| *chapter == file), "{file} is not declared");
+            assert!(CHAPTERS.iter().any(|(chapter, _)| *chapter == file), "{file} is declared");
         }
     }
 }

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_claim_expires_after_four_times_the_fetch_time() {
+    fn a_claim_expires_after_four_fetch_times() {
         let clock = Clock::default();
         let claims = LocalRefreshClaims::new(clock.clone());
         let slow = Some(Duration::from_secs(25));

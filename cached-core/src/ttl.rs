@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_remote_tier_the_local_tier_keeps_the_whole_ttl() {
+    fn the_local_tier_alone_keeps_the_whole_ttl() {
         let ttls = EntryTtls::new(&inputs(false));
         assert_eq!((ttls.remote, ttls.local), (HOUR, HOUR));
         let bounded = TtlInputs { local_ttl: Some(HOUR / 2), ..inputs(false) };
@@ -139,7 +139,7 @@ mod tests {
 
     #[cfg(feature = "memcached")]
     #[test]
-    fn the_local_entry_does_not_outlive_the_remote_item() {
+    fn no_local_entry_outlives_the_remote_item() {
         assert!(EntryTtls::new(&inputs(true)).local < HOUR);
         let overwritable = TtlInputs { is_overwritable: true, ..inputs(true) };
         assert_eq!(EntryTtls::new(&overwritable).local, UNCONFIRMED_TTL);
@@ -147,7 +147,7 @@ mod tests {
 
     #[cfg(feature = "memcached")]
     #[test]
-    fn the_stale_time_counts_towards_the_limit_of_the_remote_tier() {
+    fn the_remote_limit_includes_the_stale_time() {
         let longest = Store::LIMITS.longest_ttl;
         let ttls =
             EntryTtls::new(&TtlInputs { ttl: longest, stale_if_error: HOUR, ..inputs(true) });
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_whose_ttl_is_cut_is_not_always_due() {
+    fn a_refresh_window_is_shorter_than_a_cut_ttl() {
         let endless =
             TtlInputs { ttl: Duration::MAX, refresh_ahead: Duration::MAX, ..inputs(false) };
         let ttls = EntryTtls::new(&endless);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_not_due_in_the_first_third_of_its_ttl() {
+    fn no_entry_is_due_early_in_its_ttl() {
         let seconds = Duration::from_secs;
         assert_eq!(refresh_window(seconds(600), seconds(120)), seconds(120));
         assert_eq!(refresh_window(seconds(90), seconds(120)), seconds(60));

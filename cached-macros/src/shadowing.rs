@@ -125,7 +125,7 @@ mod tests {
 
     /// An item is visible in its whole block, also before it.
     #[test]
-    fn an_item_of_a_block_shadows_a_parameter_in_the_whole_block() {
+    fn an_item_shadows_in_its_whole_block() {
         let state = Ident::new("state", Span::call_site());
         for item in [
             quote!(

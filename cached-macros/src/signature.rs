@@ -330,7 +330,7 @@ mod tests {
     use quote::quote;
 
     #[test]
-    fn a_returned_borrow_is_replaced_by_a_type_that_can_be_cached() {
+    fn a_returned_borrow_becomes_a_cacheable_type() {
         for (return_type, instead) in [
             (quote!(&'a str), "return a `String`"),
             (quote!(Result<&'a [u8], Error>), "return a `Vec<u8>`"),
@@ -341,7 +341,10 @@ mod tests {
             let function = quote!(async fn price<'a>(day: u8) -> #return_type { f(day) });
             let expansion = crate::expand(options, function).to_string();
             let expected = format!("so it cannot borrow; {instead}");
-            assert!(expansion.contains(&expected), "{expected} is not in {expansion}");
+            assert!(
+                expansion.contains(&expected),
+                "the expansion contains {expected}: {expansion}"
+            );
         }
     }
 }

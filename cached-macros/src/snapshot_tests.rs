@@ -35,7 +35,10 @@ fn check(name: &str, options: TokenStream, item: TokenStream, is_method: bool) -
         std::fs::write(&path, &expanded).expect("the expansion can be written");
     }
     let checked_in = std::fs::read_to_string(&path).expect("the expansion is checked in");
-    assert!(expanded == checked_in, "expansions/{name}.rs is out of date:\n{expanded}");
+    assert!(
+        expanded == checked_in,
+        "expansions/{name}.rs is up to date; the expansion is:\n{expanded}"
+    );
     expanded.lines().count()
 }
 

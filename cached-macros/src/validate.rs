@@ -397,7 +397,7 @@ mod tests {
             "must own its arguments; take a `u8`, or an `Arc` of it",
             "must own `store`; take an `Arc<dyn Store>`",
         ] {
-            assert!(expansion.contains(expected), "{expected} is not in {expansion}");
+            assert!(expansion.contains(expected), "the expansion contains {expected}: {expansion}");
         }
     }
 }

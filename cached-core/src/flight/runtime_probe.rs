@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_undriven_runtime_is_told_from_a_driven_one() {
+    fn only_an_undriven_runtime_is_found_undriven() {
         let undriven = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let driven = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
         let driven = driven.expect("a runtime");

@@ -35,7 +35,7 @@ fn the_watchdog_leaves_an_ended_flight_alone() {
 }
 
 #[test]
-fn followers_that_do_not_take_the_lead_pass_it_round() {
+fn unpolled_followers_pass_the_lead_on_in_turn() {
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
     let followers = [follower(&flights), follower(&flights), follower(&flights)];
@@ -74,7 +74,7 @@ impl Wake for WakeCounter {
 }
 
 #[test]
-fn a_fetch_that_moves_to_another_task_is_woken_there() {
+fn a_moved_fetch_wakes_its_new_task() {
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
     let mut last = None;
@@ -161,7 +161,7 @@ fn promoted(flight: &Arc<Flight>) -> Option<u64> {
 }
 
 #[test]
-fn a_stuck_leader_loses_its_lead_after_60_s() {
+fn a_stuck_leader_loses_the_lead() {
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
     let _follower = follower(&flights);
@@ -172,7 +172,7 @@ fn a_stuck_leader_loses_its_lead_after_60_s() {
 }
 
 #[test]
-fn a_function_known_to_be_slow_keeps_its_lead_longer() {
+fn a_slow_function_keeps_the_lead_longer() {
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
     let _follower = follower(&flights);
@@ -210,7 +210,7 @@ fn panic_as(leader: Leader) {
 }
 
 #[test]
-fn a_second_panic_lets_every_follower_fetch_for_itself() {
+fn a_second_panic_lets_every_follower_fetch() {
     let flights = Arc::new(Flights::new());
     let first = leader(&flights);
     let mut followers = [(); 3].map(|()| Box::pin(follower(&flights)));

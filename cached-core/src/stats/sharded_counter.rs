@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_increment_is_lost_when_threads_come_and_go() {
+    fn changing_threads_lose_no_increment() {
         let hits = ShardedCounter::default();
         for _ in 0..4 {
             std::thread::scope(|scope| {

@@ -72,7 +72,7 @@ fn map_entries_weigh_key_and_value() {
 }
 
 #[test]
-fn a_value_that_fails_to_serialize_has_no_weight() {
+fn an_unserializable_value_has_no_weight() {
     struct FailingValue;
     impl Serialize for FailingValue {
         fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {

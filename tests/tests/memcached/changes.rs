@@ -144,7 +144,7 @@ async fn a_late_add_does_not_undo_an_invalidation() {
 }
 
 #[tokio::test]
-async fn a_late_overwrite_does_not_undo_a_later_one() {
+async fn a_late_overwrite_keeps_a_later_one() {
     let memcached = Memcached::start();
     let cache = new_process(&memcached).await;
     cache

@@ -36,7 +36,7 @@ async fn failed_and_cancelled_fetches_release_their_lease() {
 }
 
 #[tokio::test]
-async fn a_call_that_takes_over_inherits_the_lease() {
+async fn a_takeover_inherits_the_lease() {
     let memcached = Memcached::start();
     let cache = new_process(&memcached).await;
     let upstream = Upstream::default().taking_millis(20);

@@ -141,7 +141,7 @@ async fn wait_for_fetches(upstream: &Upstream, fetches: usize) {
 }
 
 #[tokio::test]
-async fn a_call_that_takes_over_has_the_stale_value() {
+async fn a_takeover_keeps_the_stale_value() {
     let (upstream, a) = (Upstream::default(), TestCache::new());
     assert_eq!(a.run(rate(&upstream, 1)).await, Ok(1));
     a.advance(31 * MINUTE);

@@ -215,7 +215,7 @@ mod tests {
         };
         let has_thread = || lock(&sweeper.state).thread.is_some();
         sweeper.wake_or_start(|| -> std::io::Result<()> {
-            assert!(sweeper.state.try_lock().is_ok(), "a fork now would hang the child");
+            assert!(sweeper.state.try_lock().is_ok(), "the lock is free while the thread starts");
             Err(std::io::ErrorKind::OutOfMemory.into())
         });
         assert!(!has_thread(), "another call may start the thread");

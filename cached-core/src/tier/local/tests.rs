@@ -135,7 +135,7 @@ fn publish_numbered(
 }
 
 #[test]
-fn a_drop_after_an_invalidation_may_invalidate_and_publish() {
+fn a_drop_may_invalidate_and_publish() {
     static WAS_FOUND: AtomicBool = AtomicBool::new(false);
     in_time(|| {
         let local = tier(1 << 20);
@@ -152,11 +152,11 @@ fn a_drop_after_an_invalidation_may_invalidate_and_publish() {
             local.invalidate(&numbered_key(number), None);
         }
     });
-    assert!(!WAS_FOUND.load(Ordering::Relaxed), "an invalidated entry was found");
+    assert!(!WAS_FOUND.load(Ordering::Relaxed), "no invalidated entry is found");
 }
 
 #[test]
-fn a_drop_of_a_replaced_value_may_replace_again() {
+fn a_drop_of_a_replaced_value_may_replace() {
     in_time(|| {
         let local = tier(1 << 20);
         let expiry = seconds(60);
@@ -205,7 +205,7 @@ fn drops_of_many_evicted_values_may_store_others() {
 }
 
 #[test]
-fn a_drop_may_wait_for_a_thread_that_uses_the_tier() {
+fn a_drop_may_wait_for_another_user() {
     in_time(|| {
         let local = tier(1 << 16);
         for number in 0..3000 {
@@ -226,7 +226,7 @@ fn a_drop_may_wait_for_a_thread_that_uses_the_tier() {
 
 /// Each thread locks a stripe that a value's `Drop` on another thread needs.
 #[test]
-fn drops_on_several_threads_may_invalidate_each_others_keys() {
+fn drops_may_invalidate_keys_across_threads() {
     in_time(|| {
         let local = tier(1 << 16);
         std::thread::scope(|scope| {
@@ -246,7 +246,7 @@ fn drops_on_several_threads_may_invalidate_each_others_keys() {
 }
 
 #[test]
-fn a_fetch_does_not_replace_a_value_that_was_passed_in_later() {
+fn a_fetch_keeps_a_value_passed_in_later() {
     let local = tier(1 << 20);
     let (mut passed_in, mut fetched) = (local.fill_token(&key()), local.fill_token(&key()));
     local.assign_fetch_sequence(&mut fetched);
@@ -286,7 +286,7 @@ fn deferred_drops_run_when_a_tier_is_dropped() {
 /// A leader must run no deferred drops: a value's `Drop` may call the function for the key of the leader's
 /// flight, and would then wait for its own thread.
 #[test]
-fn the_operations_of_a_leader_run_no_deferred_drops() {
+fn a_leaders_operations_run_no_deferred_drops() {
     let local = tier(1 << 20);
     let fill_token = local.fill_token(&key());
     let operations: [&dyn Fn(); 5] = [
@@ -404,10 +404,7 @@ fn an_invalidation_removes_entries_of_a_growing_index() {
                     publish_numbered(local, hot, 1, |_, _| ());
                     if number % 3 == 0 {
                         local.invalidate(&numbered_key(hot), None);
-                        assert!(
-                            local.get(&numbered_key(hot)).is_none(),
-                            "{hot} was invalidated and is still there"
-                        );
+                        assert!(local.get(&numbered_key(hot)).is_none(), "{hot} is invalidated");
                     } else {
                         let expiry = seconds(60);
                         let value: Value = Arc::new(number);
@@ -485,7 +482,7 @@ impl Observer for InvalidatingObserver {
 }
 
 #[test]
-fn an_observer_of_an_eviction_may_invalidate_the_same_key() {
+fn an_observer_may_invalidate_an_evicted_key() {
     in_time(|| {
         let observer = Arc::new(InvalidatingObserver::default());
         let events = EventDispatcher::new(vec![Arc::clone(&observer) as Arc<dyn Observer>]);

@@ -265,7 +265,7 @@ async fn an_item_lives_no_longer_than_its_ttl<S: RemoteStore>(fleet: Fleet<S>) {
     let brief = unit.saturating_sub(Duration::from_millis(1));
     let lease = lease(&fleet.one).await;
     let written = lease.write(b"v1".to_vec(), brief, Duration::ZERO).await;
-    assert_eq!(written, Ok(WriteOutcome::NotStored), "a ttl below the granularity");
+    assert_eq!(written, Ok(WriteOutcome::NotStored), "the ttl is below the granularity");
     let ttl = MINUTE + unit / 2;
     let written = lease.write(b"v1".to_vec(), ttl, MINUTE).await;
     let written_by = Instant::now();

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_exchange_creates_its_timers_on_its_own_runtime() {
+    fn an_exchange_has_timers_of_its_runtime() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
         let exchange = async {

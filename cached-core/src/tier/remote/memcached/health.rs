@@ -210,7 +210,7 @@ mod tests {
         assert!(!health.claim_attempt(), "the first attempt is under way");
         health.record_failed_attempt();
         std::thread::sleep(FIRST_PAUSE + Duration::from_millis(20));
-        assert!(!health.claim_attempt(), "the pause has grown");
+        assert!(!health.claim_attempt(), "the next pause is longer");
         health.record_success();
         assert!(!health.in_rotation(), "a late answer does not reinstate the server");
         assert!(health.reinstate());
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_read_counts_as_failure_and_a_refused_write_does_not() {
+    fn only_refused_reads_count_as_failures() {
         let failure = |results: &[(bool, CommandResult)]| {
             let mut summary = ExchangeSummary::default();
             results.iter().for_each(|(is_read, result)| summary.add(*is_read, result));

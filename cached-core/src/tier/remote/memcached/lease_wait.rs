@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_extends_the_wait_to_twice_the_expected_time() {
+    fn a_marker_doubles_the_expected_wait() {
         let mut nothing_known = wait(None);
         assert!(nothing_known.time_left(&busy(Some((55_000, 0))), millis(59_000)).is_some());
         assert!(nothing_known.time_left(&busy(Some((55_000, 0))), millis(60_000)).is_none());
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_starts_anew_for_one_new_holder() {
+    fn the_wait_starts_over_for_one_new_holder() {
         let mut wait = wait(None);
         let began = wait.began;
         let lease = |cas: u64| BusyLease { cas: Some(cas.into()), ..busy(None) };
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(wait.wait_start(&busy(Some((500, 0))), at(1)), began);
         assert_eq!(wait.wait_start(&lease(2), at(2)), at(2), "another process has won the lease");
         assert_eq!(wait.wait_start(&lease(2), at(3)), at(2));
-        assert_eq!(wait.wait_start(&lease(3), at(4)), at(2), "the wait starts anew only once");
+        assert_eq!(wait.wait_start(&lease(3), at(4)), at(2), "the wait starts over only once");
     }
 
     #[test]
@@ -239,9 +239,12 @@ mod tests {
         };
         let usual = wait(None);
         assert_eq!(ends_in(&usual, 2), ORPHAN_ENDS_AFTER);
-        assert!(ends_in(&usual, 9) > Duration::from_secs(10), "many leases were held");
+        assert!(
+            ends_in(&usual, 9) > Duration::from_secs(10),
+            "many held leases prolong a placeholder"
+        );
         let bound = LONGEST_PLACEHOLDER + Duration::from_secs(2);
-        assert!(ends_in(&usual, 99_999) < bound, "the server is faulty");
+        assert!(ends_in(&usual, 99_999) < bound, "the time is bounded if the server is faulty");
         let configured = LeaseWait { longest_placeholder: Duration::from_secs(30), ..usual };
         assert!(ends_in(&configured, 29) > Duration::from_secs(30));
         assert_eq!(configured.orphan_ends_in(&busy(None), now), ORPHAN_ENDS_AFTER);

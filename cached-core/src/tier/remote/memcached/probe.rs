@@ -200,7 +200,11 @@ mod tests {
         let first = incarnation(7, 2, 1_700_000_000);
         assert_eq!(incarnation(7, 100, 1_700_000_098), first);
         assert_ne!(first, Incarnation::UNKNOWN);
-        assert_ne!(incarnation(8, 2, 1_700_000_000), first, "another process");
+        assert_ne!(
+            incarnation(8, 2, 1_700_000_000),
+            first,
+            "another process is another incarnation"
+        );
         assert_ne!(
             incarnation(7, 2, 1_700_000_001),
             first,

@@ -129,7 +129,7 @@ fn a_reply_in_pieces_is_read_whole() {
 }
 
 #[test]
-fn a_refresh_claim_that_was_given_back_is_recognized() {
+fn a_returned_refresh_claim_is_recognized() {
     let said: [&[u8]; 2] = [b"VA 1 c1 t9 W\r\nx\r\n", b"VA 1 c1 t9 W X\r\nx\r\n"];
     let actions = said.map(|said| ServerAction::Reply(said, said.len())).into();
     with_server(actions, |connections| async move {
@@ -199,7 +199,7 @@ fn a_malformed_reply_ends_its_connection() {
 }
 
 #[test]
-fn an_idle_connection_that_closed_or_spoke_is_not_used() {
+fn a_readable_idle_connection_is_not_used() {
     let actions = vec![
         ServerAction::ReplyAndClose(b"VA 1 c1 t9\r\nx\r\n"),
         ServerAction::ReplyTwice(b"VA 1 c1 t9\r\nx\r\n", b"VA 1 c1 t9\r\nz\r\n"),
@@ -218,8 +218,8 @@ fn an_idle_connection_that_closed_or_spoke_is_not_used() {
 fn a_dropped_exchange_closes_its_connection() {
     let actions = vec![ServerAction::Ignore, ServerAction::Reply(b"VA 1 c1 t9\r\nx\r\n", 99)];
     with_server(actions, |connections| async move {
-        let patience = Duration::from_millis(50);
-        assert!(tokio::time::timeout(patience, read_frame(&connections)).await.is_err());
+        let timeout = Duration::from_millis(50);
+        assert!(tokio::time::timeout(timeout, read_frame(&connections)).await.is_err());
         assert!(connections.idle().is_empty());
         assert_eq!(read_frame(&connections).await, Ok(b"x".to_vec()));
     });
@@ -303,12 +303,12 @@ fn a_timer_of_a_past_exchange_wakes_no_task() {
         let counted = Arc::new(CountingWaker(task, AtomicUsize::new(0)));
         let timeout = Duration::from_millis(250);
         let command = read();
-        let mut asked = pin!(run(&connections, &command, timeout));
+        let mut reading = pin!(run(&connections, &command, timeout));
         let waker = Waker::from(Arc::clone(&counted));
-        let found = poll_fn(|_| asked.as_mut().poll(&mut Context::from_waker(&waker))).await;
+        let found = poll_fn(|_| reading.as_mut().poll(&mut Context::from_waker(&waker))).await;
         assert!(found.is_ok() && !connections.idle().is_empty());
         let woken = counted.1.load(Ordering::SeqCst);
-        assert!(woken > 0, "it waited");
+        assert!(woken > 0, "the reads wait for the server");
         tokio::time::sleep(timeout * 3).await;
         assert_eq!(counted.1.load(Ordering::SeqCst), woken);
     });
@@ -341,7 +341,7 @@ fn replies_may_arrive_after_the_deadline() {
 }
 
 #[test]
-fn only_an_error_out_of_sync_ends_the_exchange() {
+fn only_an_unsynced_error_ends_the_exchange() {
     let cases: [(&[u8], &[Option<RemoteErrorKind>]); 2] = [
         (
             b"SERVER_ERROR object too large for cache\r\nSTORED\r\nEN\r\n",

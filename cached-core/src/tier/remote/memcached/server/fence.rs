@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_later_raise_stays_pending_when_an_earlier_one_settles() {
+    fn a_later_raise_of_the_fence_stays_pending() {
         let fence = CasFence::default();
         fence.raise(None);
         let before = fence.snapshot();

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_changed_during_delivery_keeps_its_hint() {
+    fn a_key_changed_during_delivery_keeps_its_hint() {
         let hints = RemovalHints::default();
         assert!(add(&hints, "key"));
         let delivered = hints.up_to(10);
