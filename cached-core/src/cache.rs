@@ -209,7 +209,7 @@ impl Cache {
     ///
     /// let stats = cache.stats();
     /// println!("{stats}"); // a table
-    /// let course = stats.get("stats_doc").expect("it is declared");
+    /// let course = stats.get("stats_doc").expect("the function is declared");
     /// assert_eq!((course.fetches, course.local_hits), (1, 1));
     /// # Ok::<(), std::io::Error>(())
     /// # }).unwrap();

@@ -204,7 +204,7 @@ mod tests {
     fn a_cache_error_has_its_cause_as_source() {
         let cause = RemoteError::new(RemoteErrorKind::Unreachable, "memcached at a:1: no answer");
         let error = CacheError::Remote(cause.clone());
-        let source = std::error::Error::source(&error).expect("it has one");
+        let source = std::error::Error::source(&error).expect("the error has a source");
         assert_eq!(source.downcast_ref(), Some(&cause));
         assert!(!error.to_string().contains(&cause.to_string()), "{error}");
     }

@@ -115,7 +115,7 @@ mod tests {
     /// Returns the text of each source file below a folder.
     fn sources(folder: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(folder).expect("the folder is there");
-        let paths = entries.map(|entry| entry.expect("it can be read").path());
+        let paths = entries.map(|entry| entry.expect("the folder can be read").path());
         let read = |path: PathBuf| match path.is_dir() {
             true => sources(&path),
             false => vec![std::fs::read_to_string(path).expect("sources are text")],
@@ -125,8 +125,10 @@ mod tests {
 
     #[test]
     fn each_thread_is_described() {
-        let (_, page) =
-            CHAPTERS.iter().find(|(file, _)| *file == "guide/memcached.md").expect("it is there");
+        let (_, page) = CHAPTERS
+            .iter()
+            .find(|(file, _)| *file == "guide/memcached.md")
+            .expect("the chapter exists");
         let start = concat!(".name(", "\"cached-");
         for source in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
             for name in source.split(start).skip(1).filter_map(|rest| rest.split('"').next()) {
@@ -140,7 +142,7 @@ mod tests {
     fn each_chapter_file_is_a_module() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guide");
         for entry in std::fs::read_dir(folder).expect("docs/guide is there") {
-            let name = entry.expect("it can be read").file_name();
+            let name = entry.expect("the folder can be read").file_name();
             let file = format!("guide/{}", name.to_string_lossy());
             assert!(CHAPTERS.iter().any(|(chapter, _)| *chapter == file), "{file} is declared");
         }

@@ -164,7 +164,7 @@ mod tests {
             (&quote!(BoxFuture<'a, u8>), quote!({ Box::pin(async move { 1 }) }), None),
             (&quote!(u8), quote!({ async move { 1 } }), None),
         ] {
-            let return_type: Type = syn::parse2(return_type.clone()).expect("a type");
+            let return_type: Type = syn::parse2(return_type.clone()).expect("the text is a type");
             let body: Group = syn::parse2(body).expect("braces");
             let desugared = DesugaredAsyncFn::parse(&return_type, &body);
             let output = desugared.as_ref().map(|found| found.output.to_token_stream().to_string());

@@ -90,7 +90,7 @@ mod tests {
             let fields: Vec<&str> = line.split('"').collect();
             let [verb, literal, milliseconds] = fields[..] else { panic!("unreadable: {line}") };
             let expected = match verb {
-                "accept " => Some(milliseconds.trim().parse().expect("a number")),
+                "accept " => Some(milliseconds.trim().parse().expect("the text is a number")),
                 "refuse " => None,
                 _ => panic!("unreadable: {line}"),
             };

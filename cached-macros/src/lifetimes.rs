@@ -117,8 +117,8 @@ mod tests {
             ("([u8; A & B], Payment<{ A & B }, '_>)", "([u8; A & B], Payment<{ A & B }, 'static>)"),
             ("impl Store<Item = &u8>", "impl Store<Item = &'static u8>"),
         ] {
-            let given: Type = syn::parse_str(given).expect("a type");
-            let expected: Type = syn::parse_str(expected).expect("a type");
+            let given: Type = syn::parse_str(given).expect("the text is a type");
+            let expected: Type = syn::parse_str(expected).expect("the text is a type");
             let text = |ty: &Type| ty.to_token_stream().to_string();
             assert_eq!(with_static_lifetimes(&given).to_string(), text(&expected));
             assert_eq!(borrows(&given), text(&given) != text(&expected), "{}", text(&given));

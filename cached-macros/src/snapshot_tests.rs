@@ -17,12 +17,12 @@ fn formatted(tokens: &TokenStream) -> String {
         .stdout(Stdio::piped())
         .spawn()
         .expect("rustfmt is there");
-    let mut input = rustfmt.stdin.take().expect("piped");
+    let mut input = rustfmt.stdin.take().expect("the stream is piped");
     input.write_all(tokens.to_string().as_bytes()).expect("rustfmt reads");
     drop(input);
     let output = rustfmt.wait_with_output().expect("rustfmt ends");
     assert!(output.status.success(), "{tokens}");
-    String::from_utf8(output.stdout).expect("UTF-8")
+    String::from_utf8(output.stdout).expect("the text is UTF-8")
 }
 
 /// Compares an expansion with the file `expansions/{name}.rs`. Returns the expansion's number of lines.

@@ -372,7 +372,7 @@ mod tests {
             ("&'a str", "a `String`"),
             ("Vec<&str>", "a type that owns its data"),
         ] {
-            let ty: Type = syn::parse_str(borrowed).expect("a type");
+            let ty: Type = syn::parse_str(borrowed).expect("the text is a type");
             assert_eq!(owned_type(&ty), owned, "{borrowed}");
         }
     }

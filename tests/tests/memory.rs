@@ -1,6 +1,7 @@
 //! The memory that an entry of the local tier takes.
 //!
-//! The test runs in a process of its own because it counts allocated bytes, and moka may free memory of other caches at any time.
+//! The test runs in a process of its own because it counts allocated bytes, and moka may free
+//! memory of other caches at any time.
 #![allow(missing_docs)]
 
 use std::ops::Range;
@@ -43,10 +44,10 @@ fn an_entry_needs_little_more_than_in_moka() {
 }
 
 const ENTRIES: usize = 52_000;
-/// The number of entries before the measurement. No table doubles during the measurement: papaya's has
-/// 262,144 places, which are enough for somewhat less than 200,000 entries, and each of moka's 64
-/// segments has 4,096 places. (papaya grows when a search takes too long, which depends on the hash's
-/// random seed: at three quarters of the places, one table in three grows.)
+/// The number of entries before the measurement. No table doubles during the measurement: papaya's
+/// has 262,144 places, which are enough for somewhat less than 200,000 entries, and each of moka's
+/// 64 segments has 4,096 places. (papaya grows when a search takes too long, which depends on the
+/// hash's random seed: at three quarters of the places, one table in three grows.)
 const BEFORE: usize = 128_000;
 
 /// Returns the capacity of a cache. With `is_filling`, the entries before the measurement use more

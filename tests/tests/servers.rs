@@ -134,6 +134,8 @@ async fn a_resumed_server_revives_no_overwritten_value() {
     assert_no_old_values(3, true).await;
 }
 
+/// A *hint* is a key that a server must remove once it answers again. If there are too many hints,
+/// the process *fences* the server: it trusts none of the server's present items.
 #[tokio::test]
 async fn too_many_hints_fence_the_whole_server() {
     let server = Memcached::start();
@@ -209,14 +211,13 @@ async fn keys_of_a_lost_server_use_the_gutter() {
     a.scope(async { profile_entry(user).invalidate().await.expect_err("the home server is lost") })
         .await;
     assert!(call_all(&a, &upstream, user..user + 1).await[0] > fetched + users.len());
-    let _back = Memcached::start_on(gone.port()).expect("the port is free");
+    let back = Memcached::start_on(gone.port()).expect("the port is free");
     wait_until_reached(&a, at_home[0]).await;
     let new = call_all(&a, &upstream, user..user + 1).await[0];
     assert!(new > fetched + users.len());
     a.scope(async { profile_entry(user).invalidate().await.expect("the home server is reached") })
         .await;
-    let _gone = _back;
-    drop(_gone);
+    drop(back);
     // The home server is ejected again before items on the gutter server have expired.
     for _ in 0..10 {
         let answer = call_all(&a, &upstream, user..user + 1).await[0];

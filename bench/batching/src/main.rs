@@ -43,7 +43,12 @@ enum Get {
 }
 
 /// Runs one round. Returns the gets in a second, and the 99th percentile of their times.
-async fn round(get: Get, client: &AsyncMetaClient, keys: &[String], callers: usize) -> (f64, Duration) {
+async fn round(
+    get: Get,
+    client: &AsyncMetaClient,
+    keys: &[String],
+    callers: usize,
+) -> (f64, Duration) {
     let began = Instant::now();
     let end = began + ROUND;
     let tasks: Vec<_> = (0..callers)
@@ -59,7 +64,8 @@ async fn round(get: Get, client: &AsyncMetaClient, keys: &[String], callers: usi
                     }
                     match get {
                         Get::Bare => {
-                            let got = client.get(&keys[at]).send().await.expect("memcached answers");
+                            let got =
+                                client.get(&keys[at]).send().await.expect("memcached answers");
                             assert!(got.value.is_some());
                         }
                         Get::Entry => assert!(batched_entry(at).get().await.is_found()),
@@ -88,8 +94,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 #[tokio::main]
 async fn main() {
     let port = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        free.local_addr().expect("bound").port().to_string()
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        free.local_addr().expect("the listener has an address").port().to_string()
     };
     let memcached = Command::new("memcached")
         .args(["-l", "127.0.0.1", "-U", "0", "-t", "2", "-u", "nobody", "-p", &port])
@@ -106,10 +112,12 @@ async fn main() {
         batched(number).await.expect("fetched");
     }
     Cache::current().flush().await;
-    let keys: Vec<String> = (0..KEYS).map(|number| batched_entry(number).key().to_string()).collect();
+    let keys: Vec<String> =
+        (0..KEYS).map(|number| batched_entry(number).key().to_string()).collect();
     let client = AsyncMetaClient::builder().max_idle(1024).connect_async(&*address).await;
     let client = client.expect("memcached runs");
-    let arguments: Vec<usize> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
+    let arguments: Vec<usize> =
+        std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
     let caller_counts = if arguments.is_empty() { vec![1, 2, 8, 64, 256] } else { arguments };
     println!("callers | bare gets/s, p99 us | entry: times, p99 times | call: times, p99 times");
     for callers in caller_counts {

@@ -134,7 +134,8 @@ pub struct Payment{number} {{
 fn write_crates(crates: &Path) {
     let core = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cached-core");
     let write = |path: PathBuf, text: &str| {
-        std::fs::create_dir_all(path.parent().expect("it has one")).expect("a folder is made");
+        std::fs::create_dir_all(path.parent().expect("the path has a parent"))
+            .expect("the folder can be created");
         std::fs::write(path, text).expect("a file is written");
     };
     let members = CRATES.map(|(name, _)| name);
@@ -159,8 +160,8 @@ fn write_crates(crates: &Path) {
 /// Builds one crate, even if it was built before.
 fn build(crates: &Path, command: &str, name: &str) -> Duration {
     let library = crates.join(name).join("src/lib.rs");
-    let file = std::fs::File::options().append(true).open(&library).expect("it is there");
-    file.set_modified(std::time::SystemTime::now()).expect("it can be touched");
+    let file = std::fs::File::options().append(true).open(&library).expect("the file exists");
+    file.set_modified(std::time::SystemTime::now()).expect("the time can be set");
     let began = Instant::now();
     let status = Command::new(env!("CARGO"))
         .args([command, "--quiet", "--package", &format!("{name}-200")])
@@ -179,7 +180,8 @@ fn median(mut times: Vec<Duration>) -> f64 {
 }
 
 fn main() {
-    let rounds = std::env::args().nth(1).map_or(5, |rounds| rounds.parse().expect("a number"));
+    let rounds =
+        std::env::args().nth(1).map_or(5, |rounds| rounds.parse().expect("the text is a number"));
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/crates");
     write_crates(&crates);
     println!("{FUNCTIONS} functions, {TYPES} types, the crate itself, median of {rounds} rounds\n");

@@ -55,9 +55,11 @@ fn main() {
             "cached-instructions hit|hit-10000|request|scope|miss|remote|look|bare COUNT [SERVER]"
         );
     };
-    let count: usize = count.parse().expect("a number");
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let count: usize = count.parse().expect("the text is a number");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("the runtime starts");
     runtime.block_on(async {
         let cache = Cache::builder().memcached(servers).build().await.expect("the settings are valid");
         cache.install().expect("no cache is installed");
@@ -81,7 +83,7 @@ fn main() {
                     let number = &numbers[(random % 10_000) as usize];
                     let _ = black_box(payment(black_box(number), State::Paid).await);
                 }
-                let stats = cache.stats().get("payment").expect("it was called");
+                let stats = cache.stats().get("payment").expect("the function was called");
                 assert_eq!(stats.fetches, 10_000, "every call is a hit");
             }
             "request" | "scope" => {
@@ -108,7 +110,7 @@ fn main() {
                     let _ =
                         black_box(remote_payment(black_box("payment-000007"), State::Paid).await);
                 }
-                let stats = cache.stats().get("remote_payment").expect("it was called");
+                let stats = cache.stats().get("remote_payment").expect("the function was called");
                 assert!(stats.remote_hits >= count as u64, "{stats:?}");
             }
             "bare" => {

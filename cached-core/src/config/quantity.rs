@@ -92,7 +92,9 @@ mod tests {
                 panic!("unreadable: {case}");
             };
             let expected = match verb.trim() {
-                "accept" => Some(Duration::from_millis(millis.trim().parse().expect("a number"))),
+                "accept" => Some(Duration::from_millis(
+                    millis.trim().parse().expect("the text is a number"),
+                )),
                 _ => None,
             };
             assert_eq!(duration("ttl", text).ok(), expected, "{case}");

@@ -11,7 +11,7 @@ struct Recorder(Mutex<Vec<String>>);
 
 impl Observer for Recorder {
     fn event(&self, event: &Event<'_>) {
-        self.0.lock().expect("nothing panics with the lock held").push(format!("{event:?}"));
+        self.0.lock().expect("no thread panics while it holds the lock").push(format!("{event:?}"));
     }
 }
 
@@ -23,7 +23,7 @@ fn every_observer_receives_an_event() {
     let reason = BypassReason::NotCached;
     events.clone().emit(&Event::Bypassed { declaration: &DECLARATION, reason });
     for recorder in recorders {
-        let shown = recorder.0.lock().expect("nothing panics with the lock held");
+        let shown = recorder.0.lock().expect("no thread panics while it holds the lock");
         assert!(shown.len() == 1 && shown[0].contains("event_test"), "{shown:?}");
     }
 }

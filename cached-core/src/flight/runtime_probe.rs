@@ -79,9 +79,10 @@ mod tests {
 
     #[test]
     fn only_an_undriven_runtime_is_found_undriven() {
-        let undriven = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let undriven =
+            tokio::runtime::Builder::new_current_thread().build().expect("the runtime starts");
         let driven = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
-        let driven = driven.expect("a runtime");
+        let driven = driven.expect("the runtime starts");
         let mut probes = RuntimeProbes::default();
         for round in 0..3 * MAX_ROUNDS {
             assert_eq!(probes.is_undriven(undriven.handle()), round >= MAX_ROUNDS, "{round}");

@@ -235,7 +235,8 @@ fn a_second_panic_lets_every_follower_fetch() {
 
 #[test]
 fn the_lead_leaves_an_undriven_runtime() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().build().expect("the runtime starts");
     let (undriven, other) = (runtime(), runtime());
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);

@@ -384,7 +384,7 @@ mod tests {
     }
 
     fn number(value: Option<Value>) -> Option<u64> {
-        value.map(|value| *value.downcast_ref().expect("a number"))
+        value.map(|value| *value.downcast_ref().expect("the value is a number"))
     }
 
     #[tokio::test]
@@ -392,7 +392,7 @@ mod tests {
         // Five keys have the same header, and many headers begin their search at the same slot.
         let keys: Vec<_> = (0..1_000).map(|number| key(number % 200 * 8, number)).collect();
         let request = async {
-            let request = RequestHandle::current().expect("it is polled in a request");
+            let request = RequestHandle::current().expect("the thread polls a request");
             let get = |at: u64| {
                 let others = [(CACHE + 1, key(8, 1)), (CACHE, key(8, 5_000))];
                 assert!(others.iter().all(|(cache, key)| request.get(*cache, key).is_none()));
@@ -417,7 +417,7 @@ mod tests {
             for (at, key) in keys.iter().enumerate().skip(1).step_by(3) {
                 request.replace(CACHE, key, Arc::new(at as u64 + 1_000));
             }
-            let later = RequestHandle::current().expect("it is polled in a request");
+            let later = RequestHandle::current().expect("the thread polls a request");
             for (at, key) in keys.iter().enumerate().step_by(3) {
                 // `request` was made before the value was removed.
                 let unkept = request.keep(CACHE, key, Arc::new(0_u64));

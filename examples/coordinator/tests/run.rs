@@ -276,6 +276,13 @@ async fn ctrl_c_ends_the_service() {
     let status = served.process.0.wait().expect("the process can be waited for");
     assert!(status.success(), "{status}");
     let mut rest = String::new();
-    served.process.0.stdout.take().expect("piped").read_to_string(&mut rest).expect("it is text");
+    served
+        .process
+        .0
+        .stdout
+        .take()
+        .expect("the stream is piped")
+        .read_to_string(&mut rest)
+        .expect("the output is text");
     assert!(rest.contains("The broker has ended"), "{rest}");
 }

@@ -26,8 +26,8 @@ impl Drop for Memcached {
 
 fn memcached() -> (Memcached, String) {
     let port = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        free.local_addr().expect("bound").port().to_string()
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        free.local_addr().expect("the listener has an address").port().to_string()
     };
     let memcached = Command::new("memcached")
         .args(["-l", "127.0.0.1", "-U", "0", "-t", "2", "-m", "256", "-u", "nobody", "-p", &port])
@@ -63,17 +63,20 @@ async fn cache(address: &str, timeout: Duration) -> Cache {
 }
 
 fn main() {
-    let arguments: Vec<usize> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
+    let arguments: Vec<usize> =
+        std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
     let pairs: Vec<(usize, u64)> = match arguments.len() {
         0 => vec![(30_000, 100), (30_000, 1_000), (100_000, 100), (100_000, 1_000)],
         _ => arguments.chunks_exact(2).map(|pair| (pair[0], pair[1] as u64)).collect(),
     };
-    println!("keys timeout | cold: no lookup %, fills dropped %, p50 ms, longest ms | warm: found %, errors, p50 ms");
+    println!(
+        "keys timeout | cold: no lookup %, fills dropped %, p50 ms, longest ms | warm: found %, errors, p50 ms"
+    );
     for (keys, timeout) in pairs {
         let (_memcached, address) = memcached();
         let timeout = Duration::from_millis(timeout);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.expect("a runtime");
+        let runtime = runtime.expect("the runtime starts");
         let (cold, warm) = runtime.block_on(async {
             let first = cache(&address, timeout).await;
             let times = all_at_once(&first, keys).await;

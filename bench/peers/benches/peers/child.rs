@@ -10,12 +10,12 @@ pub const ALONE: &str = "--alone";
 
 /// Makes one measurement in a child process.
 pub fn run(measurement: &str, of: &str) -> Results {
-    let program = std::env::current_exe().expect("it runs");
+    let program = std::env::current_exe().expect("the program has a path");
     let child = Command::new(program)
         .args([ALONE, measurement, of])
         .stderr(Stdio::inherit())
         .output()
-        .expect("it starts");
+        .expect("the program starts");
     assert!(child.status.success(), "{measurement} of {of} failed");
-    Results::parse(&String::from_utf8(child.stdout).expect("UTF-8"))
+    Results::parse(&String::from_utf8(child.stdout).expect("the text is UTF-8"))
 }

@@ -77,7 +77,7 @@ impl Results {
     pub fn parse(text: &str) -> Results {
         let rows = text.lines().map(|line| {
             let (name, rounds) = line.split_once('\t').expect("a name and its rounds");
-            let rounds = rounds.split(' ').map(|took| took.parse().expect("a number"));
+            let rounds = rounds.split(' ').map(|took| took.parse().expect("the text is a number"));
             (name.to_owned(), rounds.collect())
         });
         Results { rows: rows.collect() }

@@ -27,7 +27,7 @@ pub fn hits<'b>(runtime: &'b Runtime, numbers: &'b [String]) -> impl FnMut(usize
         runtime.block_on(async {
             for key in keys.by_ref().take(count) {
                 black_box(payment(numbers[key].clone(), State::Paid).cache(&cache).await)
-                    .expect("it answers");
+                    .expect("the fetch succeeds");
             }
         })
     }

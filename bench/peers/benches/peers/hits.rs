@@ -79,7 +79,7 @@ macro_rules! hits {
 
 fn race_for(runtime: &Runtime, all: usize, keys: impl Iterator<Item = usize> + Clone) -> Results {
     let (moka, quick, foyer) = (moka_sync(), quick(), foyer());
-    let new = async |id| upstream(id, State::Paid).await.expect("it answers");
+    let new = async |id| upstream(id, State::Paid).await.expect("the fetch succeeds");
     let contenders: Vec<Contender<'_>> = vec![
         hits!(OURS, runtime, all, keys, |id| ours(id, State::Paid).await.ok(), |id| {
             ours(id, State::Paid).await

@@ -11,8 +11,8 @@ pub struct Memcached {
 
 impl Memcached {
     pub fn start() -> Memcached {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = free.local_addr().expect("it is bound").port();
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let port = free.local_addr().expect("the listener has an address").port();
         drop(free);
         let child = Command::new("memcached")
             .args([

@@ -52,7 +52,10 @@ pub fn alone(store: &str) -> Results {
         timed(
             MOKA,
             ask!(runtime, |id| {
-                moka.insert((id, State::Paid), upstream(id, State::Paid).await.expect("it answers"))
+                moka.insert(
+                    (id, State::Paid),
+                    upstream(id, State::Paid).await.expect("the fetch succeeds"),
+                )
             }),
         ),
         timed("cached-core", ask!(runtime, |id| ours(id, State::Paid).await)),

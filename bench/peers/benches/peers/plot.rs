@@ -88,7 +88,7 @@ pub fn lines(title: &str, unit: &str, axis: &str, rows: &[Line<'_>]) -> String {
     for (index, end) in ends {
         let (name, points) = &rows[index];
         let ours = name.starts_with("cached-core");
-        let color = if ours { OURS } else { others.next().expect("it is endless") };
+        let color = if ours { OURS } else { others.next().expect("the colours never end") };
         // The second of this library's lines is dashed.
         let dashes = if ours && index > 0 { " stroke-dasharray=\"6 3\"" } else { "" };
         let path: Vec<String> =

@@ -68,7 +68,7 @@ where
     let took: Vec<f64> = runtime.block_on(async {
         let mut all = Vec::new();
         for task in tasks {
-            all.extend(task.await.expect("it does not panic"));
+            all.extend(task.await.expect("no thread panics"));
         }
         all
     });
@@ -82,11 +82,11 @@ fn pipelined(stream: &mut BufReader<TcpStream>, keys: &[String], depth: usize) -
     for key in keys.iter().cycle().take(depth) {
         commands.extend_from_slice(format!("mg {key} v\r\n").as_bytes());
     }
-    stream.get_mut().write_all(&commands).expect("it takes them");
+    stream.get_mut().write_all(&commands).expect("memcached reads the commands");
     let (mut line, mut value) = (String::new(), Vec::new());
     for _ in 0..depth {
         line.clear();
-        stream.read_line(&mut line).expect("it answers");
+        stream.read_line(&mut line).expect("memcached answers");
         let length: usize = line[3..].trim_end().parse().expect("VA and a length");
         value.resize(length + 2, 0);
         stream.read_exact(&mut value).expect("a value");
@@ -140,7 +140,7 @@ pub fn alone(callers: &str) -> Results {
     let callers: usize = callers.parse().expect("a number of callers");
     let memcached = Memcached::start();
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = &runtime.expect("a runtime");
+    let runtime = &runtime.expect("the runtime starts");
     let address = format!("127.0.0.1:{}", memcached.port);
     let numbers: &'static [String] = numbers(KEYS).leak();
     let (cache, client, keys) = runtime.block_on(async {
@@ -149,10 +149,10 @@ pub fn alone(callers: &str) -> Results {
             .remote_timeout(Duration::from_secs(2))
             .build()
             .await
-            .expect("it fits");
+            .expect("the settings are valid");
         let mut keys = Vec::new();
         for number in numbers {
-            cache.scope(ours(number, State::Paid)).await.expect("it answers");
+            cache.scope(ours(number, State::Paid)).await.expect("the call succeeds");
             keys.push(
                 cache.scope(async { ours_entry(number, State::Paid).key().to_string() }).await,
             );
@@ -162,14 +162,14 @@ pub fn alone(callers: &str) -> Results {
             .max_connections(Some(32))
             .connect_async(&address[..])
             .await
-            .expect("it connects");
+            .expect("memcached accepts the connection");
         (cache, Arc::new(client), keys)
     });
     let keys: &'static [String] = keys.leak();
     let bare = move |key: usize| {
         let client = Arc::clone(&client);
         async move {
-            let got = client.get(&keys[key]).send().await.expect("it answers");
+            let got = client.get(&keys[key]).send().await.expect("memcached answers");
             assert_eq!(got.status, GetStatus::Hit);
         }
     };
@@ -182,15 +182,16 @@ pub fn alone(callers: &str) -> Results {
     };
     let late = [Mutex::new(Vec::new()), Mutex::new(Vec::new())];
     let note = |at: usize, gets: Gets| {
-        late[at].lock().expect("nobody panics").push(gets.p99());
+        late[at].lock().expect("no thread panics while it holds the lock").push(gets.p99());
         1e6 / gets.per_second
     };
     let mut contenders = vec![
         measured(BARE, |count| note(0, get_all(runtime, callers, count, &bare))),
         measured(OURS, |count| note(1, get_all(runtime, callers, count, served))),
     ];
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, memcached.port)).expect("it listens");
-    stream.set_nodelay(true).expect("a socket");
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, memcached.port))
+        .expect("memcached accepts the connection");
+    stream.set_nodelay(true).expect("the socket is open");
     let mut stream = BufReader::with_capacity(1 << 16, stream);
     if callers > 1 {
         contenders.push(measured(PIPELINING, move |_| {
@@ -200,9 +201,12 @@ pub fn alone(callers: &str) -> Results {
     let gets = if callers == 1 { 2_000 } else { 20_000 };
     let mut results = race(9, gets, contenders);
     for (name, late) in [BARE, OURS].into_iter().zip(late) {
-        results.push(p99_of(name), measured_notes(late.into_inner().expect("nobody panics")));
+        results.push(
+            p99_of(name),
+            measured_notes(late.into_inner().expect("no thread panics while it holds the lock")),
+        );
     }
-    let stats = cache.stats().get("remote").expect("it was called");
+    let stats = cache.stats().get("remote").expect("the function was called");
     assert_eq!(stats.fetches, KEYS as u64, "everything else was a remote hit");
     results
 }

@@ -77,20 +77,21 @@ impl Report {
         const END: &str = "<!-- written by scripts/bench: end -->";
         let path = folder.join("performance.md");
         let page = std::fs::read_to_string(&path).expect("the page is there");
-        let (before, rest) = page.split_once(BEGIN).expect("it has a beginning for the tables");
-        let (_, after) = rest.split_once(END).expect("it has an end for the tables");
+        let (before, rest) =
+            page.split_once(BEGIN).expect("the page has a beginning for the tables");
+        let (_, after) = rest.split_once(END).expect("the page has an end for the tables");
         let page = format!("{before}{BEGIN}{}\n{END}{after}", self.markdown);
-        std::fs::write(&path, page).expect("it can be written");
+        std::fs::write(&path, page).expect("the file can be written");
         // An earlier run may have left plots with other titles.
-        for file in folder.read_dir().expect("it can be read") {
-            let path = file.expect("it can be read").path();
+        for file in folder.read_dir().expect("the folder can be read") {
+            let path = file.expect("the folder can be read").path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.starts_with("performance-") && name.ends_with(".svg") {
-                std::fs::remove_file(&path).expect("it can be removed");
+                std::fs::remove_file(&path).expect("the file can be removed");
             }
         }
         for (name, plot) in &self.plots {
-            std::fs::write(folder.join(name), plot).expect("it can be written");
+            std::fs::write(folder.join(name), plot).expect("the file can be written");
         }
     }
 }

@@ -20,10 +20,10 @@ static ROOM: OnceLock<usize> = OnceLock::new();
 /// Sets the capacity of each store of this process in entries, and that of cached-core in bytes. It
 /// must be called once, before a store is used.
 pub fn prepare(room: usize, bytes: u64) -> Runtime {
-    ROOM.set(room).expect("the first");
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    ROOM.set(room).expect("this call is the first");
+    let runtime = Builder::new_current_thread().enable_all().build().expect("the runtime starts");
     let cache = runtime.block_on(Cache::builder().local_capacity(bytes).build());
-    cache.expect("it fits").install().expect("the first");
+    cache.expect("the settings are valid").install().expect("this call is the first");
     runtime
 }
 
@@ -65,7 +65,7 @@ pub async fn concurrent(id: u64, state: State) -> Result<Arc<Order>, FetchError>
 }
 
 pub fn concurrent_entries() -> usize {
-    CONCURRENT.get().expect("it was called").len()
+    CONCURRENT.get().expect("the function was called").len()
 }
 
 #[cached(

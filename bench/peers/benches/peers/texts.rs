@@ -70,7 +70,7 @@ macro_rules! ask {
 }
 
 pub fn report(report: &mut Report) {
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = Builder::new_current_thread().enable_all().build().expect("the runtime starts");
     let title = format!("A hit with a text in its key, {} keys", thousands(KEYS));
     report.race(&title, "ns", PEER, &run(&runtime));
 }
@@ -80,7 +80,7 @@ fn run(runtime: &Runtime) -> Results {
     let values: Vec<Payment> = runtime.block_on(async {
         let mut values = Vec::new();
         for number in numbers {
-            values.push(upstream(number, State::Paid).await.expect("it answers"));
+            values.push(upstream(number, State::Paid).await.expect("the fetch succeeds"));
         }
         values
     });

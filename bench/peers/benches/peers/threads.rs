@@ -58,7 +58,8 @@ fn hit_on(threads: usize, count: usize, keys: usize, hit: &(impl AsyncFn(u64) + 
             .map(|thread| {
                 let start = &start;
                 scope.spawn(move || {
-                    let runtime = Builder::new_current_thread().build().expect("a runtime");
+                    let runtime =
+                        Builder::new_current_thread().build().expect("the runtime starts");
                     let first = if keys == 1 { 0 } else { thread * half };
                     let mut own = sequence(half);
                     let mut ask = |count: usize| {
@@ -76,7 +77,7 @@ fn hit_on(threads: usize, count: usize, keys: usize, hit: &(impl AsyncFn(u64) + 
                 })
             })
             .collect();
-        workers.into_iter().map(|worker| worker.join().expect("it does not panic")).max()
+        workers.into_iter().map(|worker| worker.join().expect("no thread panics")).max()
     });
     took.expect("a thread").as_nanos() as f64 / (threads * count) as f64
 }
@@ -94,7 +95,7 @@ pub fn alone(keys: &str) -> Results {
     let (moka, quick, foyer) = (&moka_sync(), &quick(), &foyer());
     runtime.block_on(async {
         for id in 0..keys as u64 {
-            let order = upstream(id, State::Paid).await.expect("it answers");
+            let order = upstream(id, State::Paid).await.expect("the fetch succeeds");
             moka.insert((id, State::Paid), order.clone());
             quick.insert((id, State::Paid), order.clone());
             foyer.insert((id, State::Paid), order);

@@ -120,7 +120,10 @@ pub fn alone(bytes: &str) -> Results {
                     }
                 });
                 let misses = (fetches() - before) as f64;
-                hit_ratios.lock().expect("nobody panics").push(1.0 - misses / count as f64);
+                hit_ratios
+                    .lock()
+                    .expect("no thread panics while it holds the lock")
+                    .push(1.0 - misses / count as f64);
             })
         }};
     }
@@ -145,7 +148,9 @@ pub fn alone(bytes: &str) -> Results {
     ];
     // Afterwards the stores are full and hold the popular keys.
     contenders.iter_mut().for_each(|contender| contender.prepare(KEYS));
-    hit_ratios.iter().for_each(|ratios| ratios.lock().expect("nobody panics").clear());
+    hit_ratios.iter().for_each(|ratios| {
+        ratios.lock().expect("no thread panics while it holds the lock").clear()
+    });
     let mut results = race(11, 200_000, contenders);
 
     moka.run_pending_tasks();
@@ -157,7 +162,7 @@ pub fn alone(bytes: &str) -> Results {
         foyer.entries() as f64,
     ];
     for ((name, ratios), entries) in NAMES.iter().zip(hit_ratios).zip(entries) {
-        let ratios = ratios.into_inner().expect("nobody panics");
+        let ratios = ratios.into_inner().expect("no thread panics while it holds the lock");
         results.push(hit_ratio_of(name), measured_notes(ratios));
         results.push(entries_of(name), vec![entries]);
     }

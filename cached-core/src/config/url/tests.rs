@@ -9,9 +9,9 @@ fn config(url: &str) -> Result<Option<Config>, String> {
 
 #[test]
 fn off_and_local_need_no_server() {
-    assert!(config("off").expect("fits").is_none());
+    assert!(config("off").expect("the URL is valid").is_none());
     for url in ["", "local:", " local: "] {
-        let config = config(url).expect("fits").expect("on");
+        let config = config(url).expect("the URL is valid").expect("the cache is on");
         assert_eq!(config.local_capacity, 64 << 20, "{url}");
     }
 }
@@ -19,7 +19,7 @@ fn off_and_local_need_no_server() {
 #[test]
 fn a_local_url_has_the_settings_of_every_cache() {
     let config_of_local = config("local:?local_capacity=1GiB&ttl=90s&jitter=0.5");
-    let settings = config_of_local.expect("fits").expect("on");
+    let settings = config_of_local.expect("the URL is valid").expect("the cache is on");
     assert_eq!(settings.local_capacity, 1 << 30);
     assert_eq!(settings.default_ttl, std::time::Duration::from_secs(90));
     for (url, part) in [
@@ -56,7 +56,7 @@ mod memcached {
     #[test]
     fn every_setting_of_a_memcached_url_is_read() {
         let url = "memcache://a:11211,b:11212?namespace=shop&timeout=50ms&lease=6s&lease_wait=1s&jitter=0.1&ttl=1h30m&local_capacity=64MiB";
-        let config = config(url).expect("fits").expect("on");
+        let config = config(url).expect("the URL is valid").expect("the cache is on");
         assert_eq!(config.servers, ["a:11211", "b:11212"]);
         assert_eq!(config.namespace.as_deref(), Some("shop"));
         assert_eq!(config.remote_timeout, Duration::from_millis(50));
@@ -111,7 +111,8 @@ mod memcached {
     #[test]
     fn names_and_addresses_of_every_kind_are_servers() {
         for address in ["a:1", "cache-a.shop.internal:11211", "10.0.0.1:65535", "[::1]:11211"] {
-            let config = config(&format!("memcache://{address}")).expect(address).expect("on");
+            let config =
+                config(&format!("memcache://{address}")).expect(address).expect("the cache is on");
             assert_eq!(config.servers, [address]);
         }
     }

@@ -37,7 +37,7 @@ impl KeyDecoder<'_> {
 
     fn text(&mut self) -> String {
         assert_eq!(self.byte(), STR);
-        String::from_utf8(self.length_prefixed()).expect("UTF-8")
+        String::from_utf8(self.length_prefixed()).expect("the text is UTF-8")
     }
 
     fn name(&mut self) -> &'static str {
@@ -72,7 +72,9 @@ impl KeyDecoder<'_> {
                 let code = u32::from_be_bytes(self.take(4).try_into().expect("four"));
                 SerdeValue::Char(char::from_u32(code).expect("a char"))
             }
-            STR => SerdeValue::Str(String::from_utf8(self.length_prefixed()).expect("UTF-8")),
+            STR => SerdeValue::Str(
+                String::from_utf8(self.length_prefixed()).expect("the text is UTF-8"),
+            ),
             BYTES => SerdeValue::Bytes(self.length_prefixed()),
             SEQ => SerdeValue::Seq(self.until_end(KeyDecoder::value)),
             TUPLE => SerdeValue::Tuple(self.until_end(KeyDecoder::value)),

@@ -1,11 +1,12 @@
 //! Decides which entries are evicted when the capacity is exceeded.
 //!
-//! A moka cache makes this decision, with TinyLFU in front of an LRU. The moka cache holds no values, only
-//! a [`MokaRecord`] for each entry. When moka drops a record, the entry's id is queued, and the local tier
-//! then removes the entry from the index.
+//! A moka cache makes this decision, with TinyLFU in front of an LRU. The moka cache holds no
+//! values, only a [`MokaRecord`] for each entry. When moka drops a record, the entry's id is
+//! queued, and the local tier then removes the entry from the index.
 //!
-//! moka's eviction listener is not used, because it makes a miss take twice as long: with a listener,
-//! moka adds a lock to a map, and removes the lock again, for each insertion and each removal.
+//! moka's eviction listener is not used, because it makes a miss take twice as long: with a
+//! listener, moka adds a lock to a map, and removes the lock again, for each insertion and each
+//! removal.
 
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,16 +19,16 @@ use super::entry::EntryId;
 use crate::key::{KeyHeader, PrecomputedBuildHasher, key_body};
 use crate::sync::lock;
 
-/// The policy becomes active when the weight of all entries exceeds the capacity divided by this number.
-/// An inactive policy tells moka nothing, because nothing has to be evicted yet, and moka's record of an
-/// entry takes twice the memory that the index takes.
+/// The policy becomes active when the weight of all entries exceeds the capacity divided by this
+/// number. An inactive policy tells moka nothing, because nothing has to be evicted yet, and moka's
+/// record of an entry takes twice the memory that the index takes.
 const ACTIVATION_DIVISOR: u64 = 2;
 
-/// The index may exceed the capacity by the capacity divided by this number. The excess is the weight of
-/// entries that moka has evicted but whose records moka has not dropped yet.
+/// The index may exceed the capacity by the capacity divided by this number. The excess is the
+/// weight of entries that moka has evicted but whose records moka has not dropped yet.
 const SLACK_DIVISOR: u64 = 32;
-/// How many times the epoch of `crossbeam-epoch` must advance before a record that moka has removed is
-/// dropped.
+/// How many times the epoch of `crossbeam-epoch` must advance before a record that moka has removed
+/// is dropped.
 const EPOCHS_UNTIL_DROP: usize = 3;
 
 /// The eviction policy of one local tier.
@@ -37,15 +38,16 @@ pub(super) struct EvictionPolicy {
     capacity: u64,
     /// The weight of all entries in the index.
     weight: AtomicU64,
-    /// Set when the entries first become as heavy as [`ACTIVATION_DIVISOR`] says, and never cleared.
+    /// Set when the entries first become as heavy as [`ACTIVATION_DIVISOR`] says, and never
+    /// cleared.
     is_active: AtomicBool,
 }
 
-/// Two independent hashes of a key, which moka uses in place of the key. The first hash is taken from the
-/// key's header.
+/// Two independent hashes of a key, which moka uses in place of the key. The first hash is taken
+/// from the key's header.
 ///
-/// Two keys hardly ever share a fingerprint. If two keys do, moka holds a record of only one of them, and
-/// the entry of the other key is evicted.
+/// Two keys hardly ever share a fingerprint. If two keys do, moka holds a record of only one of
+/// them, and the entry of the other key is evicted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct KeyFingerprint {
     hash: u32,
@@ -68,11 +70,12 @@ impl Hash for KeyFingerprint {
     }
 }
 
-/// moka's record of an entry. When the record that moka stores is dropped, the entry counts as evicted.
+/// moka's record of an entry. When the record that moka stores is dropped, the entry counts as
+/// evicted.
 ///
-/// moka stores a clone of the record that is inserted, and a lookup returns a clone of the stored record.
-/// [`RecordRole`] tells these three records apart. (An `Arc` around the record would avoid clones, but
-/// would cost each entry another allocation.)
+/// moka stores a clone of the record that is inserted, and a lookup returns a clone of the stored
+/// record. [`RecordRole`] tells these three records apart. (An `Arc` around the record would avoid
+/// clones, but would cost each entry another allocation.)
 struct MokaRecord {
     /// The entry's id with the role in its spare bits, which saves eight bytes for each entry.
     id_and_role: EntryId,
@@ -84,8 +87,9 @@ struct MokaRecord {
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum RecordRole {
-    /// The record that was passed to moka for insertion. If another insertion of the key interferes, moka
-    /// clones this record a second time and drops the first clone. The entry is then evicted too early.
+    /// The record that was passed to moka for insertion. If another insertion of the key
+    /// interferes, moka clones this record a second time and drops the first clone. The entry is
+    /// then evicted too early.
     Original = 0,
     /// The clone that moka stores.
     Stored = 1,
@@ -129,8 +133,8 @@ impl Drop for MokaRecord {
     }
 }
 
-/// The ids of entries that moka has evicted and that must be removed from the index. The entries are not
-/// removed at once, because moka may hold locks while it drops a record.
+/// The ids of entries that moka has evicted and that must be removed from the index. The entries
+/// are not removed at once, because moka may hold locks while it drops a record.
 #[derive(Default)]
 struct EvictionQueue {
     ids: Mutex<Vec<EntryId>>,
@@ -155,8 +159,9 @@ thread_local! {
 
 /// Keeps moka's code on this thread from calling moka again, until the guard is dropped.
 ///
-/// moka holds locks, and may drop values of any moka cache in the program. The `Drop` of such a value may
-/// use this tier. If this use called moka, the thread could wait for a lock that it holds itself.
+/// moka holds locks, and may drop values of any moka cache in the program. The `Drop` of such a
+/// value may use this tier. If this use called moka, the thread could wait for a lock that it holds
+/// itself.
 struct MokaReentryGuard;
 
 impl MokaReentryGuard {
@@ -187,8 +192,8 @@ impl EvictionPolicy {
         }
     }
 
-    /// Adds the weight of an entry that is inserted into the index. Returns true if this entry makes the
-    /// policy active. Only one call returns true.
+    /// Adds the weight of an entry that is inserted into the index. Returns true if this entry
+    /// makes the policy active. Only one call returns true.
     pub(super) fn add_weight(&self, weight: u32) -> bool {
         let total = self.weight.fetch_add(weight.into(), Ordering::Relaxed) + u64::from(weight);
         total > self.capacity / ACTIVATION_DIVISOR
@@ -215,8 +220,8 @@ impl EvictionPolicy {
         self.is_active.load(Ordering::SeqCst)
     }
 
-    /// Inserts a record of an entry into moka. moka drops the record of an earlier entry with the same
-    /// key. The entry must be in the index already, because moka may evict the entry at once.
+    /// Inserts a record of an entry into moka. moka drops the record of an earlier entry with the
+    /// same key. The entry must be in the index already, because moka may evict the entry at once.
     ///
     /// If moka's code has called this method through a `Drop`, the entry is evicted instead.
     pub(super) fn admit(&self, id: EntryId, weight: u32) {
@@ -225,8 +230,8 @@ impl EvictionPolicy {
         let record = MokaRecord::new(id, RecordRole::Original, weight, evicted);
         self.moka.insert(id.fingerprint(), record);
         let slack = self.capacity / SLACK_DIVISOR;
-        // Right after the policy has become active, moka has few records and has evicted no entry. The
-        // second condition then avoids useless work.
+        // Right after the policy has become active, moka has few records and has evicted no entry.
+        // The second condition then avoids useless work.
         if self.weight() > self.capacity.saturating_add(slack)
             && self.moka.weighted_size() >= self.capacity - slack
         {
@@ -234,8 +239,8 @@ impl EvictionPolicy {
         }
     }
 
-    /// Makes moka evict entries until the rest fits the capacity. Then frees the memory that moka's tables
-    /// have retired, because the evicted records are dropped when this memory is freed.
+    /// Makes moka evict entries until the rest fits the capacity. Then frees the memory that moka's
+    /// tables have retired, because the evicted records are dropped when this memory is freed.
     #[cold]
     pub(super) fn run_pending_work(&self) {
         self.moka.run_pending_tasks();
@@ -251,8 +256,8 @@ impl EvictionPolicy {
 
     /// Makes moka drop the record of an entry that was removed from the index.
     ///
-    /// If moka's code has called this method through a `Drop`, nothing happens. moka evicts the record at
-    /// some later time.
+    /// If moka's code has called this method through a `Drop`, nothing happens. moka evicts the
+    /// record at some later time.
     pub(super) fn forget(&self, fingerprint: KeyFingerprint) {
         if self.is_active()
             && let Some(_guard) = MokaReentryGuard::enter()
@@ -261,8 +266,8 @@ impl EvictionPolicy {
         }
     }
 
-    /// Tells moka that a key is looked up, whether or not there is an entry. When the capacity is reached,
-    /// moka admits a new entry only if the key was looked up often enough.
+    /// Tells moka that a key is looked up, whether or not there is an entry. When the capacity is
+    /// reached, moka admits a new entry only if the key was looked up often enough.
     pub(super) fn record_lookup(&self, fingerprint: KeyFingerprint) {
         if let Some(_guard) = MokaReentryGuard::enter() {
             self.moka.get(&fingerprint);

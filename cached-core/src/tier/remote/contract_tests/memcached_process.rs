@@ -18,7 +18,7 @@ impl MemcachedProcess {
         // another port.
         for _ in 0..20 {
             let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-            let port = free.expect("a free port").port();
+            let port = free.expect("a port is free").port();
             let mut command = Command::new("memcached");
             command.args(["-l", "127.0.0.1", "-U", "0", "-u", "nobody", "-p", &port.to_string()]);
             command.stdout(Stdio::null()).stderr(Stdio::null());

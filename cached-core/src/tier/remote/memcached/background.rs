@@ -271,7 +271,7 @@ mod tests {
 
     fn runtime() -> tokio::runtime::Runtime {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime")
+        runtime.expect("the runtime starts")
     }
 
     /// Returns a write that lasts for `takes`, and then adds 1 to `done`.

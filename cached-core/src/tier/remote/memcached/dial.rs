@@ -140,10 +140,10 @@ mod tests {
     /// Returns an address that neither accepts nor refuses connections, as if its machine were
     /// gone.
     async fn silent_address() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
-        let listener = socket.listen(1).expect("it listens");
-        let address = listener.local_addr().expect("bound");
+        let socket = TcpSocket::new_v4().expect("the socket opens");
+        socket.bind("127.0.0.1:0".parse().expect("the address is valid")).expect("a port is free");
+        let listener = socket.listen(1).expect("the socket listens");
+        let address = listener.local_addr().expect("the listener has an address");
         let mut backlog = Vec::new();
         let timeout = Duration::from_millis(50);
         while let Ok(stream) = tokio::time::timeout(timeout, TcpStream::connect(address)).await {
@@ -153,8 +153,8 @@ mod tests {
     }
 
     async fn memcached_address() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("the listener has an address");
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let _ = stream.read(&mut [0; 99]).await;
@@ -168,8 +168,8 @@ mod tests {
     async fn a_silent_address_does_not_block_the_next() {
         let (silent, _listener, _backlog) = silent_address().await;
         // This server accepts connections and never answers.
-        let mute = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let mute_address = mute.local_addr().expect("bound");
+        let mute = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let mute_address = mute.local_addr().expect("the listener has an address");
         let addresses = vec![silent, mute_address, memcached_address().await];
         let dialer = Dialer::new(addresses);
         let timeout = Duration::from_millis(800);
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn address_families_alternate() {
-        let address = |text: &str| -> SocketAddr { text.parse().expect("an address") };
+        let address = |text: &str| -> SocketAddr { text.parse().expect("the address is valid") };
         let [a, b, c] = ["[::1]:1", "[::2]:1", "[::3]:1"].map(address);
         let [x, y] = ["1.1.1.1:1", "1.1.1.2:1"].map(address);
         assert_eq!(alternate_families(vec![a, b, c, x]), [a, x, b, c]);

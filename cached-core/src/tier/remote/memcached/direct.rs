@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn an_exchange_has_timers_of_its_runtime() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.expect("a runtime");
+        let runtime = runtime.expect("the runtime starts");
         let exchange = async {
             drop(tokio::time::sleep(Duration::ZERO));
             Ok(Reply::Applied(true))

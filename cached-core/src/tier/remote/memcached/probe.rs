@@ -195,7 +195,7 @@ mod tests {
             let process =
                 format!("STAT pid {process}\r\nSTAT uptime {uptime}\r\nSTAT time {now}\r\n");
             let answer = format!("{begin}{process}{end}");
-            judge(answer.as_bytes()).expect("complete").expect("usable")
+            judge(answer.as_bytes()).expect("the reply is complete").expect("the server is usable")
         };
         let first = incarnation(7, 2, 1_700_000_000);
         assert_eq!(incarnation(7, 100, 1_700_000_098), first);

@@ -114,10 +114,10 @@ mod tests {
     #[test]
     fn an_abandoned_command_travels_only_if_it_removes() {
         let mut queue = CommandQueue::default();
-        let awaited = queue.push(read("awaited")).expect("room");
+        let awaited = queue.push(read("awaited")).expect("the queue has room");
         let removal = Command::Delete { key: "removal".into(), only_if: None };
-        drop(queue.push(removal).expect("room"));
-        drop(queue.push(read("abandoned")).expect("room"));
+        drop(queue.push(removal).expect("the queue has room"));
+        drop(queue.push(read("abandoned")).expect("the queue has room"));
         queue.push_release_first(Command::Delete { key: "lease".into(), only_if: Some(7.into()) });
         let batch = queue.next_batch();
         let keys: Vec<&str> = batch.commands.iter().map(|command| &**command.key()).collect();
@@ -145,7 +145,7 @@ mod tests {
         for length in [100 << 10, 100 << 10, 100 << 10, 1 << 20, 1] {
             let (frame, condition) = (vec![0; length].into(), WriteCondition::Always);
             let write = Command::Write { key: "key".into(), frame, seconds: 9, condition };
-            receivers.push(queue.push(write).expect("room"));
+            receivers.push(queue.push(write).expect("the queue has room"));
         }
         let mut sizes = Vec::new();
         while queue.len() > 0 {

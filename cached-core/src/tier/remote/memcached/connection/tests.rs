@@ -20,7 +20,7 @@ use crate::tier::remote::memcached::protocol::MAX_FRAME_BYTES;
 const PROBE_REPLY: &[u8] = b"VERSION 1.6.18\r\nNF c0\r\nEND\r\nMN\r\n";
 
 async fn connect(address: &str) -> ConnectionPool {
-    ConnectionPool::resolve(address, 4).await.expect("an address")
+    ConnectionPool::resolve(address, 4).await.expect("the address is valid")
 }
 
 /// How the scripted server reacts to a request.
@@ -34,16 +34,16 @@ enum ServerAction {
     Ignore,
 }
 
-/// Runs `test` with connections to a server that carries out one action per request, on any
-/// connection.
+/// Runs `test` with connections to a server. For each request, on any connection, the server
+/// performs the next of the actions.
 fn with_server<F: Future<Output = ()>>(
     actions: Vec<ServerAction>,
     test: impl FnOnce(ConnectionPool) -> F,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound").to_string();
+    runtime.expect("the runtime starts").block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("the listener has an address").to_string();
         let actions = Arc::new(Mutex::new(actions.into_iter()));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -55,9 +55,9 @@ fn with_server<F: Future<Output = ()>>(
 }
 
 async fn serve(mut stream: TcpStream, actions: Arc<Mutex<std::vec::IntoIter<ServerAction>>>) {
-    stream.set_nodelay(true).expect("a socket");
+    stream.set_nodelay(true).expect("the socket is open");
     let Ok(1..) = stream.read(&mut [0; 4096]).await else { return };
-    stream.write_all(PROBE_REPLY).await.expect("it is read");
+    stream.write_all(PROBE_REPLY).await.expect("the client reads");
     while let Ok(1..) = stream.read(&mut [0; 4096]).await {
         let action = lock(&actions).next().expect("an action for each request");
         let (bytes, piece) = match action {
@@ -249,16 +249,16 @@ fn a_reused_connection_keeps_each_deadline() {
 /// Starts a server that announces the longest reply and sends it as fast as it is read. Returns its
 /// address, and a receiver of the number of bytes sent before the connection was closed.
 fn flooding_server() -> (String, Receiver<usize>) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("bound").to_string();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("the listener has an address").to_string();
     let (sender, sent) = channel();
     std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("it is dialled");
-        let _ = stream.read(&mut [0; 4096]).expect("it is asked what it is");
-        stream.write_all(PROBE_REPLY).expect("it is read");
-        stream.read_exact(&mut [0; 2]).expect("it is asked");
+        let (mut stream, _) = listener.accept().expect("the client connects");
+        let _ = stream.read(&mut [0; 4096]).expect("the client sends the probe");
+        stream.write_all(PROBE_REPLY).expect("the client reads");
+        stream.read_exact(&mut [0; 2]).expect("the client sends a command");
         let head = format!("VA {MAX_FRAME_BYTES} c1 t9\r\n");
-        stream.write_all(head.as_bytes()).expect("it is read");
+        stream.write_all(head.as_bytes()).expect("the client reads");
         let piece = vec![b'x'; 1 << 20];
         let mut total = 0;
         while stream.write_all(&piece).is_ok() {
@@ -272,7 +272,7 @@ fn flooding_server() -> (String, Receiver<usize>) {
 #[test]
 fn an_endless_reply_is_read_until_the_deadline() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
+    let runtime = runtime.expect("the runtime starts");
     // In some rounds the server falls behind, and a timer alone would end the exchange.
     for _ in 0..5 {
         let (address, sent) = flooding_server();
@@ -281,7 +281,7 @@ fn an_endless_reply_is_read_until_the_deadline() {
             let answer = run(&connections, &read(), Duration::from_millis(60)).await;
             assert_eq!(answer.err(), Some(CommandError::timed_out()));
         });
-        assert!(sent.recv().expect("it ends") < MAX_FRAME_BYTES / 2);
+        assert!(sent.recv().expect("the server ends") < MAX_FRAME_BYTES / 2);
     }
 }
 

@@ -133,7 +133,7 @@ impl ComparedServer {
 fn the_replies_match_memcached() {
     let memcached = MemcachedProcess::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
+    let runtime = runtime.expect("the runtime starts");
     let count = std::cell::Cell::new(0);
     proptest!(ProptestConfig::with_cases(200), |(steps in vec(generated_command(), 1..40))| {
         count.set(count.get() + 1);
@@ -160,7 +160,8 @@ fn the_replies_match_memcached() {
 
 #[test]
 fn items_expire_by_the_tests_clock() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().build().expect("the runtime starts");
     let clock = Clock::default();
     let memory = InMemoryServer::new(clock.clone());
     let key: Arc<str> = "key".into();
@@ -179,7 +180,8 @@ fn items_expire_by_the_tests_clock() {
 
 #[test]
 fn large_items_are_refused_as_by_memcached() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().build().expect("the runtime starts");
     let memory = InMemoryServer::default();
     let write = |length: usize| Command::Write {
         key: "key".into(),
