@@ -2,6 +2,7 @@
 //! annotated function. The linker collects the declarations of all crates of the program.
 
 mod ledger;
+mod options;
 mod registry;
 
 use std::fmt;
@@ -36,6 +37,8 @@ pub struct Declaration {
     /// A hash of the function's tokens.
     code_hash: u32,
     overwrite_reason: Option<&'static str>,
+    /// The names of the options that are expressions, such as `cache_if`, separated by commas.
+    computed_options: &'static str,
     ttl: Option<Duration>,
     local_ttl: Option<Duration>,
     none_ttl: Option<Duration>,
@@ -84,6 +87,7 @@ impl Declaration {
             body_path: path,
             code_hash: 0,
             overwrite_reason: None,
+            computed_options: "",
             ttl: None,
             local_ttl: None,
             none_ttl: None,
@@ -111,6 +115,13 @@ impl Declaration {
     #[must_use]
     pub const fn overwrite(mut self, reason: &'static str) -> Declaration {
         self.overwrite_reason = Some(reason);
+        self
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn computes(mut self, options: &'static str) -> Declaration {
+        self.computed_options = options;
         self
     }
 

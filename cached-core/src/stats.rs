@@ -10,7 +10,7 @@ use crate::declaration::{DECLARATIONS, ledger};
 pub(crate) use sharded_counter::ShardedCounter;
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident: $counter:ty,)*) => {
+    ($($(#[$doc:meta])* $name:ident: $counter:ty, $title:literal, $shown:expr;)*) => {
         /// The live counters of one declaration in one cache.
         #[derive(Default)]
         pub(crate) struct Counters {
@@ -29,6 +29,11 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: u64,)*
         }
 
+        /// The columns of the table, one for each counter.
+        const COLUMNS: &[Column] = &[
+            $(Column { title: $title, shown: $shown, count: |stats| stats.$name },)*
+        ];
+
         impl Counters {
             fn read(&self) -> DeclarationStats {
                 DeclarationStats { $($name: self.$name.get(),)* }
@@ -43,42 +48,58 @@ macro_rules! counters {
     };
 }
 
+/// One column of the table that [`Stats`] prints.
+struct Column {
+    title: &'static str,
+    shown: Shown,
+    count: fn(&DeclarationStats) -> u64,
+}
+
+/// Says when the table has a column.
+#[derive(PartialEq)]
+enum Shown {
+    Always,
+    /// The table has the column if the counter of at least one function is not zero.
+    IfCounted,
+}
+
+// Each counter has the title of its column, and says when the table has the column.
 counters! {
     /// Calls that were answered from the request tier.
-    request_hits: ShardedCounter,
+    request_hits: ShardedCounter, "request", Shown::Always;
     /// Calls that were answered from the local tier.
-    local_hits: ShardedCounter,
+    local_hits: ShardedCounter, "local", Shown::Always;
     /// Calls that were answered from memcached.
-    remote_hits: Counter,
+    remote_hits: Counter, "remote", Shown::Always;
     /// Calls that returned the result of another caller's fetch in this process.
-    waits: Counter,
+    waits: Counter, "waited", Shown::Always;
     /// Runs of the function's body.
-    fetches: Counter,
+    fetches: Counter, "fetched", Shown::Always;
     /// Runs of the function's body that returned an error.
-    fetch_errors: Counter,
+    fetch_errors: Counter, "failed", Shown::Always;
     /// Calls that were answered with an expired value (`stale_if_error`): the fetch failed, or
     /// another process was fetching.
-    stale_answers: Counter,
+    stale_answers: Counter, "stale", Shown::IfCounted;
     /// Background fetches of entries that were about to expire (`refresh_ahead`).
-    refreshes: Counter,
+    refreshes: Counter, "refreshed", Shown::IfCounted;
     /// Values stored in memcached.
-    fills: Counter,
+    fills: Counter, "stored", Shown::IfCounted;
     /// Values that were not stored in memcached: the lease (the right to store the value) had run out,
     /// the entry was invalidated first, the value was too large, the server failed, or too many
     /// values were being stored.
-    fills_dropped: Counter,
+    fills_dropped: Counter, "not stored", Shown::IfCounted;
     /// Exchanges with memcached that failed or took too long.
-    remote_errors: Counter,
+    remote_errors: Counter, "remote errors", Shown::IfCounted;
     /// Calls that fetched although another process held the lease: the value of that process did not
     /// arrive in time, or the call did not wait.
-    lease_timeouts: Counter,
+    lease_timeouts: Counter, "lease timeouts", Shown::IfCounted;
     /// Calls that did not use the cache: the cache is off, the function shares its cache name, the
     /// key could not be encoded, or the function called itself with the same key.
-    bypassed: Counter,
+    bypassed: Counter, "bypassed", Shown::IfCounted;
     /// Entries that `invalidate` removed.
-    invalidations: Counter,
+    invalidations: Counter, "invalidated", Shown::IfCounted;
     /// Entries that `overwrite` replaced.
-    overwrites: Counter,
+    overwrites: Counter, "overwritten", Shown::IfCounted;
 }
 
 impl DeclarationStats {
@@ -139,7 +160,8 @@ pub(crate) fn all_counters() -> Box<[Counters]> {
 }
 
 /// A snapshot of the counters of a cache, by cache name. `Display` prints a table of the functions
-/// that were called.
+/// that were called. The table leaves out a counter of something unusual, such as `stale`, while the
+/// counter is zero for every function.
 ///
 /// The method [`Cache::stats`](crate::Cache::stats) returns it.
 #[derive(Debug, Clone, Default)]
@@ -193,31 +215,44 @@ impl Stats {
     }
 }
 
+/// A table with more rows than this repeats its header at the end.
+const ROWS_UNDER_ONE_HEADER: usize = 40;
+
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let called = || self.iter().filter(|(_, stats)| *stats != DeclarationStats::default());
-        let width = called().map(|(name, _)| name.len()).max().unwrap_or(0).max(5);
-        write!(
-            f,
-            "{:width$} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8} {:>13}",
-            "name", "request", "local", "remote", "waited", "fetched", "failed", "remote errors"
-        )?;
-        let mut row = |name: &str, s: &DeclarationStats| {
-            write!(
-                f,
-                "\n{name:width$} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8} {:>13}",
-                s.request_hits,
-                s.local_hits,
-                s.remote_hits,
-                s.waits,
-                s.fetches,
-                s.fetch_errors,
-                s.remote_errors
-            )
+        let total = self.total();
+        let called = self.iter().filter(|(_, stats)| *stats != DeclarationStats::default());
+        let rows: Vec<_> = called.chain([("total", total)]).collect();
+        let is_shown =
+            |column: &&Column| column.shown == Shown::Always || (column.count)(&total) > 0;
+        let columns: Vec<_> = COLUMNS.iter().filter(is_shown).collect();
+        let name_width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        // A total has at least as many digits as the counts that it sums up.
+        let width = |column: &Column| column.title.len().max(shown((column.count)(&total)).len());
+
+        let header = |f: &mut fmt::Formatter<'_>| {
+            write!(f, "{:name_width$}", "name")?;
+            columns.iter().try_for_each(|c| write!(f, "  {:>1$}", c.title, width(c)))
         };
-        for (name, stats) in called() {
-            row(name, &stats)?;
+        header(f)?;
+        for (name, stats) in &rows {
+            write!(f, "\n{name:name_width$}")?;
+            for column in &columns {
+                write!(f, "  {:>1$}", shown((column.count)(stats)), width(column))?;
+            }
         }
-        row("total", &self.total())
+        if rows.len() > ROWS_UNDER_ONE_HEADER {
+            f.write_str("\n")?;
+            header(f)?;
+        }
+        Ok(())
     }
 }
+
+/// Returns the text of a count in the table. A dash for zero makes the other counts stand out.
+fn shown(count: u64) -> String {
+    if count == 0 { "-".to_owned() } else { count.to_string() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,12 @@ where
         let call = ::cached_core::private::begin!(
             ::cached_core::private::lookup::<Option<Page<N>>, _>(
                 ::cached_core::private::ErrorProbe::<Option<Page<N>>>::NEW.sharing(),
-                ::cached_core::private::declaration!("page", "page", 1181423030),
+                ::cached_core::private::declaration!(
+                    "page",
+                    "page",
+                    1181423030,
+                    computes("cache_if")
+                ),
                 (
                     ::cached_core::private::generic_part(&kind),
                     ::cached_core::private::part(&edition)

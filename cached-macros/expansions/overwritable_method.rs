@@ -11,7 +11,8 @@ impl Client {
                         "profile",
                         "profile",
                         4234631397,
-                        overwrite("users edit their profile and expect to see the edit")
+                        overwrite("users edit their profile and expect to see the edit"),
+                        computes("ttl")
                     ),
                     (
                         (

@@ -133,8 +133,17 @@ impl Expansion<'_> {
         let (local, remote) = (input.uses_local, input.uses_remote);
         let tiers = (!local || !remote).then(|| quote!(, tiers(#local, #remote)));
         let overwrite = input.overwrite_reason.map(|reason| quote!(, overwrite(#reason)));
+        let computed = self.computed_options();
+        let computes = (!computed.is_empty()).then(|| quote!(, computes(#computed)));
         let code = Literal::u32_unsuffixed(code_hash(&input.function.tokens));
-        quote!(#declaration!(#name, #function, #code #(#durations)* #tiers #overwrite))
+        quote!(#declaration!(#name, #function, #code #(#durations)* #tiers #overwrite #computes))
+    }
+
+    /// Returns the names of the options that are expressions, for the ledger.
+    fn computed_options(&self) -> String {
+        let ttl = self.ttl_expression().map(|_| "ttl");
+        let functions = self.input.value_functions.iter().map(|value| value.option);
+        ttl.into_iter().chain(functions).collect::<Vec<_>>().join(", ")
     }
 
     /// Writes the expression that identifies the cache entry. The function and its companion both

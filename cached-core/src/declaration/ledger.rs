@@ -6,7 +6,7 @@ use super::Declaration;
 use super::registry::{not_linked, registry, shared_names};
 
 /// Returns the ledger. It lists every annotated function of the program, even if the function was never
-/// called, with the declared reason to overwrite entries.
+/// called, with its ttl, its tiers, its options and the declared reason to overwrite entries.
 ///
 /// ```
 /// println!("{}", cached_core::ledger());
@@ -153,21 +153,35 @@ impl fmt::Display for Finding {
 
 impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = |column: fn(&Declaration) -> String, title: &str| {
-            self.iter().map(|d| column(d).chars().count()).max().unwrap_or(0).max(title.len())
-        };
-        let names = width(|d| d.name.to_owned(), "name");
-        let functions = width(|d| d.function.to_owned(), "function");
-        let places = width(Declaration::place, "place");
-        write!(
-            f,
-            "{:names$}  {:functions$}  {:places$}  overwrite reason",
-            "name", "function", "place"
-        )?;
-        for d in self.iter() {
-            let (place, reason) = (d.place(), d.overwrite_reason.unwrap_or("write-once"));
-            write!(f, "\n{:names$}  {:functions$}  {place:places$}  {reason}", d.name, d.function)?;
+        // The reason is the last column, so that it is shown whole without widening the others.
+        let header = ["name", "function", "place", "ttl", "tiers", "options", "overwrite reason"];
+        let rows: Vec<[String; 7]> = self.iter().map(row).collect();
+        let cells = || rows.iter().map(|row| row.each_ref().map(String::as_str));
+        let widths = cells().fold(header.map(str::len), |mut widths, row| {
+            let longer = widths.iter_mut().zip(row);
+            longer.for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
+            widths
+        });
+        for (index, row) in std::iter::once(header).chain(cells()).enumerate() {
+            let [columns @ .., reason] = row;
+            f.write_str(if index == 0 { "" } else { "\n" })?;
+            for (cell, width) in columns.iter().zip(widths) {
+                write!(f, "{cell:width$}  ")?;
+            }
+            f.write_str(reason)?;
         }
         Ok(())
     }
+}
+
+fn row(declaration: &'static Declaration) -> [String; 7] {
+    [
+        declaration.name.to_owned(),
+        declaration.function.to_owned(),
+        declaration.place(),
+        declaration.ttl_text(),
+        declaration.tiers_text().to_owned(),
+        declaration.options_text(),
+        declaration.overwrite_reason.unwrap_or("write-once").to_owned(),
+    ]
 }
