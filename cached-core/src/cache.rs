@@ -6,11 +6,12 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::config::{CacheBuilder, Config};
 use crate::declaration::warn_if_inventory_is_empty;
 use crate::error::{ConfigError, ConfigErrorKind};
-use crate::event::{Event, EventDispatcher, EventSubject};
+use crate::event::{Event, EventDispatcher, EventSubject, PastEvent};
 use crate::flight::Flights;
 use crate::key::{Key, canonical_bytes};
 use crate::refresh_claims::LocalRefreshClaims;
@@ -288,6 +289,11 @@ impl Cache {
     /// only counts its hits.
     pub(crate) fn report_hit(&self, key: &[u8], tier: Tier) {
         self.emit(Event::Hit { entry: EventSubject::of(key), tier });
+    }
+
+    /// Returns what last happened to the entry with this key, and how long ago, if that is known.
+    pub(crate) fn last_event(&self, key: &[u8]) -> Option<(PastEvent, Duration)> {
+        self.inner.events.last_event(&EventSubject::of(key))
     }
 
     pub(crate) fn config(&self) -> &Config {

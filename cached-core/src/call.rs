@@ -27,6 +27,7 @@
 
 mod fetch;
 mod fill;
+mod miss_trace;
 mod remote_answer;
 mod stale;
 
@@ -38,7 +39,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use crate::entry_handle::EntryHandle;
-use crate::event::{BypassReason, Event, StaleReason};
+use crate::event::{AwaitedResult, BypassReason, Event, RemoteFinding, StaleReason};
 use crate::flight::{
     FlightOutcome, FlightRole, Follower, FollowerOutput, Leader, LeaderWakerCache, poll_work,
 };
@@ -49,6 +50,7 @@ use crate::tier::remote::{Permit, WritePermit};
 use crate::tier::request::RequestHandle;
 use crate::value::{SharedError, Value};
 pub(crate) use fetch::FetchEnd;
+use miss_trace::MissTrace;
 use remote_answer::RemoteAnswer;
 
 /// The progress of a call. The table above says what each phase holds and what ends it.
@@ -82,6 +84,9 @@ pub(crate) struct PendingCall {
     /// field.
     pub(crate) fetch_began: Option<Instant>,
     waker_cache: LeaderWakerCache,
+    /// `None` if the log does not ask why calls miss. The last field, so that the flight and the lease are
+    /// released before the log is written.
+    pub(crate) trace: Option<Box<MissTrace>>,
 }
 
 /// The way in which a pending call gets its answer.
@@ -205,7 +210,14 @@ impl PendingCall {
         // The call is built inside its box. Moving the call into the box would be slow.
         Box::write(
             Box::new_uninit(),
-            PendingCall { handle, request, plan, fetch_began: None, waker_cache: None },
+            PendingCall {
+                handle,
+                request,
+                plan,
+                fetch_began: None,
+                waker_cache: None,
+                trace: None,
+            },
         )
     }
 
@@ -274,6 +286,14 @@ impl PendingCall {
     /// Returns the plan of a call that receives the outcome of another call's fetch.
     fn plan_for_outcome(&self, outcome: FlightOutcome) -> CallPlan {
         self.handle.emit(|entry| Event::Waited { entry });
+        self.trace(|report| {
+            let result = match outcome {
+                FlightOutcome::Cached(_) | FlightOutcome::Uncached(_) => AwaitedResult::Value,
+                FlightOutcome::Error(_) => AwaitedResult::Error,
+                FlightOutcome::UnsharedError => AwaitedResult::UnsharedError,
+            };
+            report.waited = Some((report.began.elapsed(), result));
+        });
         match outcome {
             FlightOutcome::Cached(value) => CallPlan::Answer(self.keep_for_request(value)),
             FlightOutcome::Uncached(value) => CallPlan::Answer(value),
@@ -306,6 +326,9 @@ impl PendingCall {
             Err(fill_token) => fill_token,
         };
         if handle.remote_tier().is_none() {
+            if handle.cache.remote().is_some() {
+                self.trace(|report| report.remote.push(RemoteFinding::NotUsed));
+            }
             return ControlFlow::Break(CallPlan::Fetch(PlannedFetch::new(
                 Some(leader),
                 fill_token,
@@ -316,6 +339,7 @@ impl PendingCall {
         if let Some(lease) = leader.take_handoff::<FillLease>() {
             let stale = lease.stale.clone();
             lease.permit.renew_here();
+            self.trace(|report| report.remote.push(RemoteFinding::LeaseInherited));
             leader.put_handoff(lease);
             let fetch = PlannedFetch::new(Some(leader), fill_token, FillTarget::RemoteLease(None));
             return ControlFlow::Break(CallPlan::Fetch(PlannedFetch { stale, ..fetch }));
@@ -362,6 +386,7 @@ impl PendingCall {
                 Ok(RemoteAnswer::Stale(value)) => {
                     let reason = StaleReason::FetchRunsElsewhere;
                     handle.emit(|entry| Event::StaleServed { entry, reason });
+                    self.trace(|report| report.served_stale = true);
                     leader.answer(|| FlightOutcome::Uncached(Arc::clone(&value)));
                     CallPlan::Answer(value)
                 }

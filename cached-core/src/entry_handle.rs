@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
 use crate::declaration::Declaration;
-use crate::event::{BypassReason, Event, EventSubject};
+use crate::event::{BypassReason, Event, EventSubject, UncachedReason};
 use crate::key::Key;
 use crate::stats::Counters;
 use crate::tier::Tier;
@@ -159,9 +159,21 @@ impl EntryHandle {
 
     /// Returns true if the function's options allow a value with this `decision` to be cached.
     pub(crate) fn keeps(&self, decision: &CachingDecision) -> bool {
+        self.uncached_reason(decision).is_none()
+    }
+
+    /// Returns the reason why the function's options keep a value with this `decision` out of the cache.
+    pub(crate) fn uncached_reason(&self, decision: &CachingDecision) -> Option<UncachedReason> {
         self.declaration.check_none_ttl(self.value_type);
-        let keeps_none = || self.declaration.declared_none_ttl().is_some();
-        decision.is_cacheable && (!decision.is_none || keeps_none())
+        match decision {
+            CachingDecision { is_err: true, .. } => Some(UncachedReason::ErrorValue),
+            CachingDecision { is_cacheable: false, .. } => Some(UncachedReason::CacheIf),
+            CachingDecision { is_none: true, .. } => {
+                let is_kept = self.declaration.declared_none_ttl().is_some();
+                (!is_kept).then_some(UncachedReason::AbsentValue)
+            }
+            _ => None,
+        }
     }
 
     /// Returns the ttl of a value before jitter and limits. If `decision` is `None`, this is the

@@ -12,6 +12,8 @@
 
 mod counting;
 mod logging;
+mod miss_report;
+mod past_events;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,6 +26,12 @@ use crate::key::{KeyError, KeyHeader, key_body};
 use crate::stats::{Counters, all_counters};
 use crate::tier::Tier;
 use crate::tier::remote::RemoteError;
+pub(crate) use miss_report::{
+    AwaitedResult, FetchOutcome, LocalLookup, MissReport, RemoteFinding, RequestLookup,
+    UncachedReason, logs_misses,
+};
+pub(crate) use past_events::PastEvent;
+use past_events::PastEvents;
 
 /// A receiver of every event of a cache.
 pub(crate) trait Observer: Send + Sync {
@@ -42,6 +50,9 @@ pub(crate) enum Event<'e> {
     /// A call found its value in neither the request tier nor the local tier, or skipped the local tier
     /// because its request forces a miss.
     Miss { entry: EventSubject<'e> },
+    /// A call that was reported as a [`Miss`](Event::Miss) has ended, or its caller dropped it. The event
+    /// is emitted only while the log asks for it.
+    MissEnded { entry: EventSubject<'e>, report: &'e MissReport },
     /// A call waited for another call of this process with the same key, and received the other
     /// call's outcome.
     Waited { entry: EventSubject<'e> },
@@ -52,6 +63,8 @@ pub(crate) enum Event<'e> {
     /// The function returned. `took` is the duration of the fetch. Without a remote tier, `took` is
     /// reported only for refreshes and for fetches of more than 15 s.
     FetchEnded { entry: EventSubject<'e>, outcome: FetchOutcome, took: Option<Duration> },
+    /// The function returned a value that is not cached.
+    NotCached { entry: EventSubject<'e>, reason: UncachedReason },
     /// A call won the lease to fill an entry that the remote tier does not have.
     LeaseWon { entry: EventSubject<'e> },
     /// A call found that another process holds the lease. A call emits this event at most once.
@@ -91,10 +104,10 @@ pub(crate) enum Event<'e> {
     /// A process could not renew its lease, and tries again.
     #[cfg(feature = "memcached")]
     LeaseNotRenewed { error: &'e RemoteError },
-    /// A tokio runtime has no timer or no I/O driver, so calls on this runtime do not use memcached. Each
-    /// runtime emits this event once, in the first cache that is used on it.
+    /// A tokio runtime lacks its timer or its I/O driver, so calls on this runtime do not use memcached.
+    /// Each runtime emits this event once, in the first cache that is used on it.
     #[cfg(feature = "memcached")]
-    RuntimeWithoutDrivers,
+    RuntimeWithoutDriver { missing: &'static str },
     /// A server may have missed changes, so the items that it has stored so far are no longer trusted.
     #[cfg(feature = "memcached")]
     ServerFenced { address: &'e str },
@@ -104,8 +117,9 @@ pub(crate) enum Event<'e> {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub(crate) enum BypassReason<'e> {
-    /// The cache is off, or the function is not cached, for example because another function has the same
-    /// cache name.
+    /// The cache is off.
+    CacheOff,
+    /// The function is not cached, for example because another function has the same cache name.
     NotCached,
     /// The arguments could not be encoded as a key.
     Key(&'e KeyError),
@@ -116,14 +130,6 @@ pub(crate) enum BypassReason<'e> {
     OtherType,
 }
 
-/// Says whether the function returned a value or an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub(crate) enum FetchOutcome {
-    Value,
-    Error,
-}
-
 /// The reason why the remote tier did not store a fetched value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -132,8 +138,9 @@ pub(crate) enum FillRefusal {
     QueueFull,
     /// The value cannot be encoded as bytes that decode to the same value.
     NotStorable,
-    /// The lease was lost, the entry was changed during the fetch, or the value's ttl is too
-    /// short for the remote tier.
+    /// The value's ttl is too short for the remote tier.
+    TtlTooShort,
+    /// The lease was lost, or the entry was changed during the fetch.
     Overtaken,
     /// The exchange with the server failed.
     Failed,
@@ -216,12 +223,17 @@ impl fmt::Debug for EventSubject<'_> {
 #[derive(Clone)]
 pub(crate) struct EventDispatcher {
     counters: Arc<[Counters]>,
+    past_events: Arc<PastEvents>,
     observers: Arc<[Arc<dyn Observer>]>,
 }
 
 impl EventDispatcher {
     pub(crate) fn new(observers: Vec<Arc<dyn Observer>>) -> EventDispatcher {
-        EventDispatcher { counters: all_counters().into(), observers: observers.into() }
+        EventDispatcher {
+            counters: all_counters().into(),
+            past_events: Arc::default(),
+            observers: observers.into(),
+        }
     }
 
     /// Returns the counters of all declarations. Each declaration's counters are at the declaration's index.
@@ -230,8 +242,14 @@ impl EventDispatcher {
         &self.counters
     }
 
+    /// Returns what last happened to the entry, and how long ago, if that is known.
+    pub(crate) fn last_event(&self, entry: &EventSubject<'_>) -> Option<(PastEvent, Duration)> {
+        self.past_events.last(entry.header)
+    }
+
     pub(crate) fn emit(&self, event: &Event<'_>) {
         counting::count(&self.counters, event);
+        self.past_events.note(event);
         logging::log(event);
         self.observers.iter().for_each(|observer| observer.event(event));
     }

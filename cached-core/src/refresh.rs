@@ -107,6 +107,8 @@ impl PendingCall {
         V: 'static,
         F: Future<Output = R> + Send + 'static,
     {
+        // The caller has its answer, and the refresh is not part of the call.
+        self.end_trace();
         let plan = std::mem::replace(&mut self.plan, CallPlan::Bypass);
         let CallPlan::AnswerAndRefresh(value, refresh) = plan else { return };
         let RemoteRefresh { fetch: planned, expires } = *refresh;

@@ -242,9 +242,13 @@ impl TestCache {
     pub fn stats(&self, name: &str) -> DeclarationStats {
         self.cache.stats().get(name).unwrap_or_else(|| {
             let names: Vec<&str> = ledger().iter().map(|declaration| declaration.name()).collect();
-            panic!(
-                "no function has the cache name `{name}`, or several have it; the names are {names:?}"
-            )
+            match names.contains(&name) {
+                true => panic!(
+                    "the function with the cache name `{name}` is not cached: {:?}",
+                    ledger().audit()
+                ),
+                false => panic!("no function has the cache name `{name}`; the names are {names:?}"),
+            }
         })
     }
 }

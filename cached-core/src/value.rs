@@ -245,6 +245,9 @@ impl<V> ValueRules<V> {
 pub(crate) struct CachingDecision {
     /// True if the value is a `None`. A `None` is cached only if the function has the option `none_ttl`.
     pub(crate) is_none: bool,
+    /// True if the value is an `Err`. A generic function with the option `infallible` may return a
+    /// `Result` for some type arguments.
+    pub(crate) is_err: bool,
     /// False if `cache_if` rejects the value, or if the value is an `Err`.
     pub(crate) is_cacheable: bool,
     /// The result of `ttl_with`, if the function has that option.
@@ -255,11 +258,11 @@ impl<V: CachedValue> ValueRules<V> {
     /// Decides about a value that is not in a tier yet. If an option's function panics, the panic is
     /// not caught.
     pub(crate) fn decide(&self, value: &V) -> CachingDecision {
+        let is_err = variant::is_err(value);
         CachingDecision {
             is_none: variant::is_none(value),
-            // A generic function under `infallible` may return a `Result` for some type arguments.
-            is_cacheable: !variant::is_err(value)
-                && self.cache_if.is_none_or(|cache_if| cache_if(value)),
+            is_err,
+            is_cacheable: !is_err && self.cache_if.is_none_or(|cache_if| cache_if(value)),
             ttl: self.ttl_with.map(|ttl_with| ttl_with(value)),
         }
     }
@@ -273,7 +276,8 @@ impl<V: 'static> ValueRules<V> {
     pub(crate) fn decide_stored(&self, value: &Value, value_type: &ValueType) -> CachingDecision {
         let ttl_with = self.ttl_with.zip(value.downcast_ref::<V>());
         let ttl = ttl_with.and_then(|(ttl_with, value)| catch_panic(|| ttl_with(value)));
-        CachingDecision { is_none: (value_type.is_none)(value), is_cacheable: true, ttl }
+        let is_none = (value_type.is_none)(value);
+        CachingDecision { is_none, is_err: false, is_cacheable: true, ttl }
     }
 }
 

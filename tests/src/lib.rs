@@ -16,7 +16,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 pub use fake_memcached::{FakeMemcached, ServerKind};
-pub use logs::{collect_logs, logged};
+pub use logs::{collect_logs, collect_misses, logged};
 pub use upstream::{Upstream, UpstreamDown};
 
 /// A memcached process on a free loopback port. Dropping the value kills the process.

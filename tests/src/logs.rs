@@ -1,15 +1,20 @@
 //! A logger that collects the log lines of a test process.
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once};
 
 static LINES: Mutex<Vec<(Level, String)>> = Mutex::new(Vec::new());
+
+/// True if the lines that say why a call missed are collected too.
+static COLLECTS_MISSES: AtomicBool = AtomicBool::new(false);
 
 struct LogCollector;
 
 impl Log for LogCollector {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= Level::Info
+            || metadata.target() == "cached_core::miss" && COLLECTS_MISSES.load(Ordering::Relaxed)
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -33,6 +38,17 @@ pub fn collect_logs() {
         log::set_logger(&LogCollector).expect("this is the only logger");
         log::set_max_level(LevelFilter::Info);
     });
+}
+
+/// Starts to collect the log lines of this process as [`collect_logs`] does, and also the lines that
+/// say why a call missed.
+///
+/// # Panics
+/// If the process has another logger.
+pub fn collect_misses() {
+    collect_logs();
+    COLLECTS_MISSES.store(true, Ordering::Relaxed);
+    log::set_max_level(LevelFilter::Debug);
 }
 
 /// Returns the collected lines that contain `text` and have this level or a more severe one.

@@ -35,8 +35,9 @@ impl PendingCall {
             CallPlan::Error(error) => returns.error_sharing.rebuild(error),
             CallPlan::Fetch(_) | CallPlan::Bypass => None,
         };
-        if answer.is_none() {
-            self.begin_fetch();
+        match answer {
+            Some(_) => self.trace(|report| report.is_answered = true),
+            None => self.begin_fetch(),
         }
         answer
     }
@@ -45,9 +46,14 @@ impl PendingCall {
     pub(crate) fn begin_fetch(&mut self) {
         let handle = &self.handle;
         match self.plan.bypass_reason() {
-            Some(reason) => handle.report_bypass(reason),
+            Some(reason) => {
+                handle.report_bypass(reason);
+                self.discard_trace();
+            }
             None => handle.emit(|entry| Event::FetchStarted { entry }),
         }
+        self.trace(|report| report.fetch_began = Some(Instant::now()));
+        let handle = &self.handle;
         if let CallPlan::Fetch(fetch) = &mut self.plan {
             if let Some(leader) = &fetch.leader
                 && let Some(time) = handle.counters().fetch_time().filter(|t| *t > SLOW_FETCH)
@@ -89,6 +95,7 @@ impl PendingCall {
         {
             leader.accept_outcome();
         }
+        self.trace(|report| report.is_answered = true);
         match self.plan_for_outcome(outcome) {
             CallPlan::Answer(value) => returns.rebuild(&value),
             CallPlan::Error(error) => returns.error_sharing.rebuild(&error),
@@ -130,6 +137,10 @@ impl PendingCall {
     }
 
     fn report_end(&self, fetch: &PlannedFetch, outcome: FetchOutcome) {
+        self.trace(|report| {
+            report.is_answered = true;
+            report.fetched = report.fetch_began.map(|began| (began.elapsed(), outcome));
+        });
         let took = match self.fetch_began {
             Some(began) => Some(began.elapsed()),
             // Without a remote tier, the fetch time is used only to recognize a stuck leader.

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::{FillTarget, PendingCall, PlannedFetch};
 use crate::entry_handle::EntryHandle;
-use crate::event::{Event, FillRefusal};
+use crate::event::{Event, FillRefusal, UncachedReason};
 use crate::flight::FlightOutcome;
 use crate::tier::local::{Expiry, FillToken, WriteMode, run_deferred_drops};
-use crate::tier::remote::{Permit, RemoteStore, WriteOutcome, WritePermit};
+use crate::tier::remote::{Permit, RemoteStore, Store, WriteOutcome, WritePermit};
 use crate::ttl::{EntryTtls, UNCONFIRMED_TTL};
 use crate::value::{CachingDecision, Value};
 
@@ -27,9 +27,13 @@ impl PendingCall {
         {
             *permit = leader.take_handoff();
         }
-        if !handle.keeps(&decision) {
+        if let Some(reason) = handle.uncached_reason(&decision) {
+            self.report_uncached(reason);
             self.end_uncached(fetch, &value);
             return value;
+        }
+        if handle.ttl(Some(&decision)).is_zero() {
+            self.report_uncached(UncachedReason::ZeroTtl);
         }
         let PlannedFetch { leader, fill_token, target, .. } = fetch;
         let weight = handle.weight(&value);
@@ -54,6 +58,12 @@ impl PendingCall {
         // the same key, and would wait for the flight.
         run_deferred_drops();
         self.keep_for_request(value)
+    }
+
+    #[cold]
+    fn report_uncached(&self, reason: UncachedReason) {
+        self.handle.emit(|entry| Event::NotCached { entry, reason });
+        self.trace(|report| report.uncached = Some(reason));
     }
 
     fn fill_remote(
@@ -115,6 +125,9 @@ impl RemoteFill {
     }
 
     async fn write(&self) -> Result<WriteOutcome, FillRefusal> {
+        if !Store::LIMITS.allows(self.ttls.remote) {
+            return Err(FillRefusal::TtlTooShort);
+        }
         let frame = self.handle.seal(&self.value).map_err(|_| FillRefusal::NotStorable)?;
         match self.permit.write(frame, self.ttls.remote, self.ttls.stale).await {
             Ok(WriteOutcome::NotStored) => Err(FillRefusal::Overtaken),

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::{FillLease, FillTarget, PendingCall};
 use crate::entry_handle::EntryHandle;
-use crate::event::Event;
+use crate::event::{Event, RemoteFinding};
 use crate::tier::local::{Expiry, FillToken, WriteMode};
 use crate::tier::remote::{
-    IfMissing, Item, LeaseOptions, Permit, ReadHandler, ReadOutcome, RefreshClaimOutcome,
-    RemoteStore, Store, WritePermit,
+    DecodedFrame, IfMissing, Item, LeaseOptions, Permit, ReadHandler, ReadOutcome,
+    RefreshClaimOutcome, RemoteError, RemoteStore, Store, WritePermit,
 };
 use crate::ttl::EntryTtls;
 use crate::value::Value;
@@ -21,7 +21,7 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 const ABANDONED_AFTER_AT_MOST: Duration = Duration::from_secs(120);
 
 /// An item that a read of the remote tier found.
-type RemoteItem = Item<<EntryHandle as ReadHandler>::Value, Permit>;
+type RemoteItem = Item<<PendingCall as ReadHandler>::Value, Permit>;
 
 /// The remote tier's answer to a leader.
 pub(super) enum RemoteAnswer {
@@ -71,6 +71,7 @@ impl PendingCall {
             // Jitter is left out, so that all calls of a function make the same decision.
             let is_kept = Store::LIMITS.allows(handle.ttl(None));
             let Some((store, key)) = is_kept.then(|| handle.remote_tier_and_key()).flatten() else {
+                self.found(RemoteFinding::TtlTooShort);
                 return RemoteAnswer::fetch(FillTarget::LocalOnly);
             };
             let if_missing = IfMissing::Lease(LeaseOptions {
@@ -78,17 +79,28 @@ impl PendingCall {
                 refresh_before_removal: ttls.stale + ttls.refresh_window,
                 waits: !self.force_miss(),
             });
-            RemoteAnswer::fetch(match store.read(&key, handle, if_missing).await {
+            let began = self.trace.as_ref().map(|_| Instant::now());
+            let outcome = store.read(&key, self, if_missing).await;
+            self.trace(|report| report.remote_took = began.map(|began| began.elapsed()));
+            RemoteAnswer::fetch(match outcome {
                 Ok(ReadOutcome::Item(item)) => return self.use_item(item, ttls, fill_token),
                 Ok(ReadOutcome::Permit(permit)) => {
                     handle.emit(|entry| Event::LeaseWon { entry });
+                    self.found(RemoteFinding::LeaseWon);
                     FillTarget::RemoteLease(Some(Box::new(FillLease { permit, stale: None })))
                 }
                 Ok(ReadOutcome::Busy) => {
                     handle.emit(|entry| Event::LeaseTimedOut { entry });
+                    self.found(match self.force_miss() {
+                        true => RemoteFinding::LeaseNotAwaited,
+                        false => RemoteFinding::LeaseTimedOut,
+                    });
                     FillTarget::LocalWithoutPermit
                 }
-                Ok(ReadOutcome::Missing) => FillTarget::LocalWithoutPermit,
+                Ok(ReadOutcome::Missing) => {
+                    self.found(RemoteFinding::Absent);
+                    FillTarget::LocalWithoutPermit
+                }
                 Err(error) if error.kind().is_refusal() => FillTarget::LocalWhileUnusable,
                 Err(_) => FillTarget::LocalWhileUnreachable,
             })
@@ -109,6 +121,7 @@ impl PendingCall {
             return RemoteAnswer::fetch(replace(permit));
         };
         if self.force_miss() {
+            self.found(RemoteFinding::HitIgnored);
             return RemoteAnswer::fetch(match handle.is_overwritable() {
                 true => replace(permit),
                 false => FillTarget::Nowhere,
@@ -116,15 +129,23 @@ impl PendingCall {
         }
         let Some(remaining) = remaining else {
             let target = match claim.is_won() {
-                true => refresh(permit, Some(value.clone())),
+                true => {
+                    self.found(RemoteFinding::ExpiredClaimed);
+                    refresh(permit, Some(value.clone()))
+                }
                 // The process that claimed the refresh was probably killed.
                 false if permit.is_claim_abandoned(handle.claim_abandoned_after()) => {
+                    self.found(RemoteFinding::ExpiredAbandoned);
                     replace(permit)
                 }
-                false => return RemoteAnswer::Stale(value),
+                false => {
+                    self.found(RemoteFinding::ExpiredRefreshedElsewhere);
+                    return RemoteAnswer::Stale(value);
+                }
             };
             return RemoteAnswer::Fetch { target, stale: Some(value) };
         };
+        self.found(RemoteFinding::Hit);
         let expiry = Expiry { start: now, ttl: remaining.min(ttls.local), stale_ttl: ttls.stale };
         handle.publish(fill_token, WriteMode::Once, &value, weight, expiry);
         let expires = match claim {
@@ -133,5 +154,42 @@ impl PendingCall {
             RefreshClaimOutcome::WonAfterReturn => None,
         };
         RemoteAnswer::Due(value, refresh(permit, None), expires)
+    }
+}
+
+impl PendingCall {
+    /// Adds a finding of the read to the trace of the call.
+    fn found(&self, finding: RemoteFinding) {
+        self.trace(|report| report.remote.push(finding));
+    }
+}
+
+impl ReadHandler for PendingCall {
+    type Value = <EntryHandle as ReadHandler>::Value;
+
+    fn decode(&self, frame: &[u8]) -> DecodedFrame<Self::Value> {
+        let decoded = self.handle.decode(frame);
+        match &decoded {
+            DecodedFrame::Value(_) => {}
+            DecodedFrame::Foreign => self.found(RemoteFinding::OtherBuild),
+            // The store has emptied the frame of an item that it does not trust.
+            DecodedFrame::Corrupt if frame.is_empty() => self.found(RemoteFinding::Untrusted),
+            DecodedFrame::Corrupt => self.found(RemoteFinding::Damaged),
+        }
+        decoded
+    }
+
+    fn read_failed(&self, error: &RemoteError) {
+        self.handle.read_failed(error);
+        self.trace(|report| report.remote.push(RemoteFinding::Failed(error.clone())));
+    }
+
+    fn lease_held_elsewhere(&self) {
+        self.handle.lease_held_elsewhere();
+        self.found(RemoteFinding::LeaseBusy);
+    }
+
+    fn stand_in_asked(&self) {
+        self.found(RemoteFinding::StandInAsked);
     }
 }

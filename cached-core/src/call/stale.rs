@@ -30,6 +30,7 @@ impl PendingCall {
     pub(super) fn serve_stale(&self, fetch: PlannedFetch, value: Value) {
         let reason = StaleReason::FetchFailed;
         self.handle.emit(|entry| Event::StaleServed { entry, reason });
+        self.trace(|report| report.served_stale = true);
         fetch.end_without_value(FlightOutcome::Uncached(value));
     }
 

@@ -159,13 +159,20 @@ impl Config {
         check_servers(&self.servers)?;
         let invalid = |message: String| Err(ConfigError::new(ConfigErrorKind::Value, message));
         let Config { remote_timeout, lease, lease_wait, .. } = self;
-        if remote_timeout.is_zero() || *remote_timeout > LONGEST_WAIT {
-            return invalid(format!(
-                "the timeout {remote_timeout:?} is zero or over an hour; write for example 50ms"
-            ));
+        if remote_timeout.is_zero() {
+            return invalid("the timeout is zero; write for example 50ms".into());
         }
-        if lease.iter().chain(lease_wait).any(|wait| *wait > LONGEST_WAIT) {
-            return invalid("the lease or its wait is over an hour; write for example 5s".into());
+        let waits = [
+            ("timeout", Some(*remote_timeout), "50ms"),
+            ("lease", *lease, "5s"),
+            ("lease wait", *lease_wait, "5s"),
+        ];
+        for (setting, wait, example) in waits {
+            if let Some(wait) = wait.filter(|wait| *wait > LONGEST_WAIT) {
+                return invalid(format!(
+                    "the {setting} {wait:?} is over an hour; write for example {example}"
+                ));
+            }
         }
         if lease.is_some_and(|lease| lease < SHORTEST_LEASE) {
             return invalid(

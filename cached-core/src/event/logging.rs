@@ -1,5 +1,6 @@
 //! The logging of events. An event has a log line if the operator of the program should know about it.
 
+use super::miss_report::MISS_TARGET;
 use super::{BypassReason, Event};
 use crate::tier::remote::RemoteErrorKind;
 
@@ -9,10 +10,12 @@ pub(super) fn log(event: &Event<'_>) {
         Event::Bypassed { declaration, reason: BypassReason::Key(error) } => {
             log::warn!("`{}` is not cached for this call: {error}", declaration.name());
         }
-        Event::Bypassed { declaration, reason: BypassReason::OtherType } => log::debug!(
-            "`{}` is not cached for this call: the value of its key has another type of the same path",
-            declaration.name()
-        ),
+        Event::Bypassed { declaration, reason } => {
+            log::debug!(target: MISS_TARGET, "`{}` is not cached for this call: {reason}", declaration.name());
+        }
+        Event::MissEnded { entry, report } => {
+            log::debug!(target: MISS_TARGET, "miss of `{entry:?}`: {report}");
+        }
         Event::RemoteFailed { entry, error } => {
             let declaration = entry.declaration();
             // Other values of the function are probably too large as well, so one warning is enough.
@@ -46,8 +49,8 @@ pub(super) fn log(event: &Event<'_>) {
         #[cfg(feature = "memcached")]
         Event::LeaseNotRenewed { error } => log::debug!("a lease was not renewed: {error}"),
         #[cfg(feature = "memcached")]
-        Event::RuntimeWithoutDrivers => log::warn!(
-            "a tokio runtime has no time or no I/O, so calls on it do not use memcached; build it with `enable_all()`"
+        Event::RuntimeWithoutDriver { missing } => log::warn!(
+            "a tokio runtime has no {missing}, so calls on it do not use memcached; build it with `enable_all()`"
         ),
         #[cfg(feature = "memcached")]
         Event::ServerFenced { address } => {

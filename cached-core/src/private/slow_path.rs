@@ -28,7 +28,10 @@ pub(super) fn look_up_by_bytes(
     value_type: &'static ValueType,
     write_hit: HitWriter<'_>,
 ) -> Option<Phase> {
-    if !cache.is_enabled() || declaration.index().is_none() {
+    if !cache.is_enabled() {
+        return bypass(cache, declaration, BypassReason::CacheOff);
+    }
+    if declaration.index().is_none() {
         return bypass(cache, declaration, BypassReason::NotCached);
     }
     let mut key = KeyBytes::default();
@@ -68,7 +71,7 @@ fn look_in_local_tier(
     match handle() {
         Some(handle) => {
             handle.emit(|entry| Event::Miss { entry });
-            Some(Phase::Miss(PendingCall::new(handle, request, CallPlan::Bypass)))
+            Some(Phase::Miss(PendingCall::new(handle, request, CallPlan::Bypass).traced()))
         }
         None => bypass(cache, declaration, BypassReason::NotCached),
     }

@@ -181,6 +181,10 @@ pub(crate) trait ReadHandler: Sync {
 
     /// Called once if another process holds the lease.
     fn lease_held_elsewhere(&self);
+
+    /// Called if the key's own server is out of rotation when the read begins, so that another server is
+    /// asked.
+    fn stand_in_asked(&self) {}
 }
 
 /// The result of decoding a frame in this build.

@@ -6,6 +6,7 @@ mod entries;
 mod functions;
 mod limits;
 mod lost_runtimes;
+mod misses;
 mod old_servers;
 mod one_fetch;
 mod outages;

@@ -206,16 +206,18 @@ impl MemcachedStore {
     /// Reads the item of each route, with one exchange per server and all exchanges at once.
     /// Returns the results in the order of `routes`.
     ///
-    /// A route whose server may not be read now gives [`RemoteErrorKind::Unreachable`]. Outside a
+    /// A route whose server may not be read now gives the error of an ejected server. Outside a
     /// runtime nothing is read, and each result is `Ok(None)`.
     async fn read_routes(
         &self,
         routes: &[(usize, Route)],
     ) -> Vec<Result<Option<RawItem>, RemoteError>> {
+        let lost = || RemoteError::new(RemoteErrorKind::Unreachable, "the exchange was cancelled");
+        let mut results: Vec<_> = routes.iter().map(|_| Err(lost())).collect();
         let mut groups: Vec<(Arc<Server>, Vec<usize>)> = Vec::new();
         for (index, (_, route)) in routes.iter().enumerate() {
             if !route.server().serves(&route.key) {
-                // The server is ejected, or has not confirmed an earlier removal of the key.
+                results[index] = Err(route.server().not_served_error());
                 continue;
             }
             match groups.iter_mut().find(|(server, _)| Arc::ptr_eq(server, route.server())) {
@@ -232,13 +234,6 @@ impl MemcachedStore {
                 group.iter().map(|&index| Arc::clone(&routes[index].1.key)).collect();
             exchanges.spawn(async move { (group, server.read_many(&keys).await) });
         }
-        let unreachable = || {
-            RemoteError::new(
-                RemoteErrorKind::Unreachable,
-                "the key's server may not be read now, or the exchange was lost",
-            )
-        };
-        let mut results: Vec<_> = routes.iter().map(|_| Err(unreachable())).collect();
         while let Some(exchange) = exchanges.join_next().await {
             let Ok((group, read)) = exchange else {
                 continue;
@@ -283,6 +278,9 @@ impl RemoteStore for MemcachedStore {
         // future of a remote hit small.
         async move {
             let mut route = route?;
+            if route.is_in_gutter() {
+                handler.stand_in_asked();
+            }
             let lease = match if_missing {
                 IfMissing::Lease(options) => Some((options, self.count_lease())),
                 IfMissing::Report | IfMissing::PermitWithoutLease => None,

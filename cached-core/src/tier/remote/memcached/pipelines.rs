@@ -30,9 +30,9 @@ pub(super) struct ServerPipelines {
     by_runtime: Arc<Mutex<PipelinesByRuntime>>,
 }
 
-/// Each runtime with its pipelines, or with `None` if the runtime lacks the timer or the I/O
+/// Each runtime with its pipelines, or with an error if the runtime lacks the timer or the I/O
 /// driver.
-type PipelinesByRuntime = Vec<(Id, Option<RuntimePipelines>)>;
+type PipelinesByRuntime = Vec<(Id, Result<RuntimePipelines, &'static str>)>;
 
 /// The two pipelines of one runtime. Foreground and background commands do not wait for each other.
 struct RuntimePipelines {
@@ -84,9 +84,15 @@ impl ServerPipelines {
         if let Some(known) = self.find(id, priority) {
             return known;
         }
-        let is_usable = self.endpoint.is_in_memory() || has_drivers(id, &self.events);
-        let new = is_usable.then(|| RuntimePipelines::new(&self.endpoint, &runtime));
-        let pipeline = new.as_ref().map(|new| new.get(priority)).ok_or(NO_DRIVERS);
+        let missing = match self.endpoint.is_in_memory() {
+            true => None,
+            false => missing_driver(id, &self.events),
+        };
+        let new = match missing {
+            None => Ok(RuntimePipelines::new(&self.endpoint, &runtime)),
+            Some(MissingDriver { error, .. }) => Err(error),
+        };
+        let pipeline = new.as_ref().map(|new| new.get(priority)).map_err(|error| *error);
         {
             let mut runtimes = lock(&self.by_runtime);
             // Another thread of this runtime may have added the pipelines in the meantime.
@@ -103,7 +109,7 @@ impl ServerPipelines {
             pending::<()>().await;
         });
         let mut runtimes = lock(&self.by_runtime);
-        if let Some((_, Some(new))) = runtimes.iter_mut().find(|(known, _)| *known == id) {
+        if let Some((_, Ok(new))) = runtimes.iter_mut().find(|(known, _)| *known == id) {
             new.guard_task = Some(task.abort_handle());
         }
         pipeline
@@ -120,10 +126,20 @@ fn find_in(
     priority: Priority,
 ) -> Option<Result<Arc<Pipeline>, &'static str>> {
     let (_, pipelines) = runtimes.iter().find(|(known, _)| *known == id)?;
-    Some(pipelines.as_ref().map(|pipelines| pipelines.get(priority)).ok_or(NO_DRIVERS))
+    Some(pipelines.as_ref().map(|pipelines| pipelines.get(priority)).map_err(|error| *error))
 }
 
-const NO_DRIVERS: &str = "the tokio runtime here has no time or no I/O";
+/// A driver that a connection needs and a runtime lacks.
+#[derive(Clone, Copy)]
+struct MissingDriver {
+    name: &'static str,
+    error: &'static str,
+}
+
+const NO_TIME: MissingDriver =
+    MissingDriver { name: "time", error: "the tokio runtime here has no time" };
+const NO_IO: MissingDriver =
+    MissingDriver { name: "I/O", error: "the tokio runtime here has no I/O" };
 
 /// Removes a runtime's pipelines when dropped. An idle task on the runtime owns the guard, so the
 /// guard is dropped when the runtime ends.
@@ -134,7 +150,7 @@ struct RuntimeEndGuard {
 
 impl Drop for RuntimeEndGuard {
     fn drop(&mut self) {
-        lock(&WITHOUT_DRIVERS).retain(|id| *id != self.id);
+        lock(&WITHOUT_DRIVERS).retain(|(id, _)| *id != self.id);
         let Some(runtimes) = self.by_runtime.upgrade() else { return };
         let ended: Vec<_> = lock(&runtimes).extract_if(.., |(id, _)| *id == self.id).collect();
         drop(ended);
@@ -142,34 +158,39 @@ impl Drop for RuntimeEndGuard {
 }
 
 /// The runtimes that are known to lack the timer or the I/O driver.
-static WITHOUT_DRIVERS: Mutex<Vec<Id>> = Mutex::new(Vec::new());
+static WITHOUT_DRIVERS: Mutex<Vec<(Id, MissingDriver)>> = Mutex::new(Vec::new());
+
+fn known_missing_driver(runtime: Id) -> Option<MissingDriver> {
+    lock(&WITHOUT_DRIVERS).iter().find(|(id, _)| *id == runtime).map(|(_, missing)| *missing)
+}
 
 /// Returns true if the runtime is known to lack the timer or the I/O driver.
 pub(super) fn is_without_drivers(runtime: &Handle) -> bool {
-    lock(&WITHOUT_DRIVERS).contains(&runtime.id())
+    known_missing_driver(runtime.id()).is_some()
 }
 
-/// Returns true if the current runtime has the timer and the I/O driver that a connection needs.
+/// Returns the driver that a connection needs and the current runtime lacks, if it lacks one.
 ///
 /// tokio has no function for this check, and code that uses a missing driver panics. This function
-/// uses both drivers and catches the panic, so that no later call panics. The program's panic hook
+/// uses both drivers and catches the panics, so that no later call panics. The program's panic hook
 /// is called once for each such runtime. A program that aborts on panics must enable both drivers.
-fn has_drivers(runtime: Id, events: &EventDispatcher) -> bool {
-    if lock(&WITHOUT_DRIVERS).contains(&runtime) {
-        return false;
+fn missing_driver(runtime: Id, events: &EventDispatcher) -> Option<MissingDriver> {
+    if let Some(known) = known_missing_driver(runtime) {
+        return Some(known);
     }
-    let use_drivers = || {
-        drop(tokio::time::sleep(Duration::ZERO));
+    let use_time = || drop(tokio::time::sleep(Duration::ZERO));
+    let use_io = || {
         if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
             && socket.set_nonblocking(true).is_ok()
         {
             drop(tokio::net::UdpSocket::from_std(socket));
         }
     };
-    let has_drivers = std::panic::catch_unwind(use_drivers).is_ok();
-    if !has_drivers {
-        lock(&WITHOUT_DRIVERS).push(runtime);
-        events.emit(&Event::RuntimeWithoutDrivers);
-    }
-    has_drivers
+    let missing = match std::panic::catch_unwind(use_time) {
+        Err(_) => NO_TIME,
+        Ok(()) => std::panic::catch_unwind(use_io).is_err().then_some(NO_IO)?,
+    };
+    lock(&WITHOUT_DRIVERS).push((runtime, missing));
+    events.emit(&Event::RuntimeWithoutDriver { missing: missing.name });
+    Some(missing)
 }

@@ -48,10 +48,13 @@ pub(super) async fn probe(
         if let Some(result) = judge(&reply) {
             return result;
         }
-        if count == 0 || reply.len() > MAX_REPLY_BYTES {
+        if count == 0 {
             return Err(CommandError::unreachable(
-                "it closed the connection, or its answer never ends",
+                "it closed the connection before it had answered",
             ));
+        }
+        if reply.len() > MAX_REPLY_BYTES {
+            return Err(CommandError::unreachable("an answer that never ends"));
         }
     }
 }

@@ -214,7 +214,7 @@ impl Server {
         #[cfg(feature = "testing")]
         self.recover_if_in_memory().await;
         if !self.serves(key) {
-            return Err(self.ejection_error());
+            return Err(self.not_served_error());
         }
         self.any_pipeline(priority)
     }

@@ -54,12 +54,19 @@ impl Server {
         self.recover_in_background();
     }
 
-    pub(super) fn ejection_error(&self) -> RemoteError {
-        let (kind, why) = match self.endpoint.health.refuses() {
-            true => (RemoteErrorKind::Unusable, "it is ejected because it refuses every command"),
-            false => {
-                (RemoteErrorKind::Unreachable, "it is ejected, or has not received a hint yet")
+    /// Returns the reason why the server does not [serve](Self::serves) a key.
+    pub(in crate::tier::remote::memcached) fn not_served_error(&self) -> RemoteError {
+        let (kind, why) = match (self.endpoint.health.refuses(), self.in_rotation()) {
+            (true, _) => {
+                (RemoteErrorKind::Unusable, "it is ejected because it refuses every command")
             }
+            (false, false) => {
+                (RemoteErrorKind::Unreachable, "it is ejected after several failures in a row")
+            }
+            (false, true) => (
+                RemoteErrorKind::Unreachable,
+                "it has not confirmed an invalidation of the key yet",
+            ),
         };
         self.error(kind, &why)
     }

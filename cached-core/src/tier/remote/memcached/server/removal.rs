@@ -37,7 +37,7 @@ impl<'s> KeyRemoval<'s> {
         #[cfg(feature = "testing")]
         server.recover_if_in_memory().await;
         if !server.in_rotation() {
-            return Err(server.ejection_error());
+            return Err(server.not_served_error());
         }
         let pipeline = server.any_pipeline(Priority::Foreground)?;
         let now = Instant::now();

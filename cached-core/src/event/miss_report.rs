@@ -1,0 +1,264 @@
+//! The report of one call that the memory of this process could not answer.
+//!
+//! A report answers the question "why does this miss?". It is collected only while the log accepts the
+//! level `debug` for [`MISS_TARGET`], and becomes one log line. It contains neither a value nor an
+//! identifier.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::BypassReason;
+use super::past_events::PastEvent;
+use crate::tier::remote::RemoteError;
+
+/// The target of the log lines that say why a call missed.
+pub(crate) const MISS_TARGET: &str = "cached_core::miss";
+
+/// Returns true if the log accepts the lines that say why a call missed.
+pub(crate) fn logs_misses() -> bool {
+    log::log_enabled!(target: MISS_TARGET, log::Level::Debug)
+}
+
+/// What each tier had for a call, and how the call ended. `Display` writes one line.
+#[derive(Debug)]
+pub(crate) struct MissReport {
+    pub(crate) began: Instant,
+    pub(crate) request: RequestLookup,
+    pub(crate) local: LocalLookup,
+    /// What the read of the remote tier found, in order.
+    pub(crate) remote: Vec<RemoteFinding>,
+    pub(crate) remote_took: Option<Duration>,
+    /// How long the call waited for another call of this process, and what that call returned.
+    pub(crate) waited: Option<(Duration, AwaitedResult)>,
+    pub(crate) fetch_began: Option<Instant>,
+    pub(crate) fetched: Option<(Duration, FetchOutcome)>,
+    /// The reason why the fetched value is not cached.
+    pub(crate) uncached: Option<UncachedReason>,
+    pub(crate) served_stale: bool,
+    /// False if the caller dropped the call before it had an answer.
+    pub(crate) is_answered: bool,
+    /// What happened to the entry before, and how long ago.
+    pub(crate) before: Option<(PastEvent, Duration)>,
+}
+
+/// What the request tier had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RequestLookup {
+    NoRequest,
+    Absent,
+}
+
+/// What the local tier had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LocalLookup {
+    /// The function declares `local = false`.
+    NotUsed,
+    /// The request forces a miss.
+    Skipped,
+    Absent,
+    /// The entry had expired. The field is the ttl that the entry was stored with.
+    Expired(Duration),
+    /// Another call stored a value after this call had looked.
+    JustFilled,
+}
+
+/// One thing that the read of the remote tier found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RemoteFinding {
+    /// The function declares `remote = false`.
+    NotUsed,
+    /// The remote tier does not keep values with so short a ttl.
+    TtlTooShort,
+    /// The caller that led before this one had the lease, and left it to this call.
+    LeaseInherited,
+    /// The key's own server is out of rotation, so another server was asked.
+    StandInAsked,
+    Failed(RemoteError),
+    OtherBuild,
+    /// The item's checksum or key is wrong.
+    Damaged,
+    /// The item is older than a removal that the server may have missed.
+    Untrusted,
+    LeaseWon,
+    LeaseBusy,
+    /// The call stopped waiting for the process that holds the lease.
+    LeaseTimedOut,
+    /// The call did not wait for the process that holds the lease, because the request forces a miss.
+    LeaseNotAwaited,
+    /// There is no item, and the call got no lease.
+    Absent,
+    Hit,
+    /// The request forces a miss, so the value was not used.
+    HitIgnored,
+    /// The value had expired, and this call refreshes it.
+    ExpiredClaimed,
+    /// The value had expired, and the process that was to refresh it did not.
+    ExpiredAbandoned,
+    /// The value had expired, and another process refreshes it.
+    ExpiredRefreshedElsewhere,
+}
+
+/// The result that a call waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AwaitedResult {
+    Value,
+    Error,
+    /// The fetch failed, and callers cannot share its error.
+    UnsharedError,
+}
+
+/// Says whether the function returned a value or an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub(crate) enum FetchOutcome {
+    Value,
+    Error,
+}
+
+/// The reason why a fetched value is not cached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub(crate) enum UncachedReason {
+    /// The value is a `None`, and the function does not declare `none_ttl`.
+    AbsentValue,
+    /// The value of a function with the option `infallible` is an `Err`.
+    ErrorValue,
+    /// `cache_if` returned false.
+    CacheIf,
+    /// The value's ttl is zero.
+    ZeroTtl,
+}
+
+impl MissReport {
+    pub(crate) fn new(
+        request: RequestLookup,
+        local: LocalLookup,
+        before: Option<(PastEvent, Duration)>,
+    ) -> MissReport {
+        MissReport {
+            began: Instant::now(),
+            request,
+            local,
+            remote: Vec::new(),
+            remote_took: None,
+            waited: None,
+            fetch_began: None,
+            fetched: None,
+            uncached: None,
+            served_stale: false,
+            is_answered: false,
+            before,
+        }
+    }
+}
+
+impl fmt::Display for MissReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.request == RequestLookup::Absent {
+            f.write_str("request tier: absent; ")?;
+        }
+        write!(f, "local tier: {}", self.local)?;
+        for (index, finding) in self.remote.iter().enumerate() {
+            write!(f, "{}{finding}", if index == 0 { "; memcached: " } else { ", then " })?;
+        }
+        if let Some(took) = self.remote_took {
+            write!(f, " ({took:.1?})")?;
+        }
+        if let Some((waited, result)) = self.waited {
+            write!(f, "; waited {waited:.1?} for another call's fetch, which {result}")?;
+        }
+        match (self.fetched, self.fetch_began) {
+            (Some((took, FetchOutcome::Value)), _) => write!(f, "; fetch: a value in {took:.1?}")?,
+            (Some((took, FetchOutcome::Error)), _) => write!(f, "; fetch: an error in {took:.1?}")?,
+            (None, Some(began)) if !self.is_answered => {
+                write!(f, "; fetch: cancelled by the caller after {:.1?}", began.elapsed())?;
+            }
+            (None, None) if !self.is_answered => {
+                write!(f, "; cancelled by the caller after {:.1?}", self.began.elapsed())?;
+            }
+            (None, _) => {}
+        }
+        if let Some(reason) = self.uncached {
+            write!(f, ", which is not cached because {reason}")?;
+        }
+        if self.served_stale {
+            f.write_str("; answer: the expired value")?;
+        }
+        if let Some((event, ago)) = self.before {
+            write!(f, "; {ago:.1?} before: {event}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for BypassReason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BypassReason::CacheOff => "the cache is off",
+            BypassReason::NotCached => "`ledger().audit()` says why the function is not cached",
+            BypassReason::Key(error) => return error.fmt(f),
+            BypassReason::Recursion => "the function called itself with the same key",
+            BypassReason::OtherType => "the value of its key has another type of the same path",
+        })
+    }
+}
+
+impl fmt::Display for LocalLookup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LocalLookup::NotUsed => f.write_str("not used (`local = false`)"),
+            LocalLookup::Skipped => f.write_str("not read, because the request forces a miss"),
+            LocalLookup::Absent => f.write_str("absent"),
+            LocalLookup::Expired(ttl) => write!(f, "expired (its ttl was {ttl:?})"),
+            LocalLookup::JustFilled => f.write_str("absent, until another call stored the value"),
+        }
+    }
+}
+
+impl fmt::Display for RemoteFinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RemoteFinding::NotUsed => "not used (`remote = false`)",
+            RemoteFinding::TtlTooShort => "not used, because the ttl is under a second",
+            RemoteFinding::LeaseInherited => "absent, with the lease of the caller that gave up",
+            RemoteFinding::StandInAsked => "the key's server is out of rotation",
+            RemoteFinding::Failed(error) => return write!(f, "failed ({error})"),
+            RemoteFinding::OtherBuild => "a value of another build's type",
+            RemoteFinding::Damaged => "a damaged value",
+            RemoteFinding::Untrusted => "a value from before a removal that the server missed",
+            RemoteFinding::LeaseWon => "absent, lease won",
+            RemoteFinding::LeaseBusy => "absent, another process holds the lease",
+            RemoteFinding::LeaseTimedOut => "gave up waiting for that process",
+            RemoteFinding::LeaseNotAwaited => "did not wait, because the request forces a miss",
+            RemoteFinding::Absent => "absent, no lease",
+            RemoteFinding::Hit => "hit",
+            RemoteFinding::HitIgnored => "a value, not used because the request forces a miss",
+            RemoteFinding::ExpiredClaimed => "expired, this call refreshes it",
+            RemoteFinding::ExpiredAbandoned => {
+                "expired, the process that should have refreshed it did not"
+            }
+            RemoteFinding::ExpiredRefreshedElsewhere => "expired, another process refreshes it",
+        })
+    }
+}
+
+impl fmt::Display for AwaitedResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AwaitedResult::Value => "returned a value",
+            AwaitedResult::Error => "returned an error",
+            AwaitedResult::UnsharedError => "returned an error that calls cannot share",
+        })
+    }
+}
+
+impl fmt::Display for UncachedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            UncachedReason::AbsentValue => "it is `None` and `none_ttl` is not declared",
+            UncachedReason::ErrorValue => "it is an `Err`",
+            UncachedReason::CacheIf => "`cache_if` refused it",
+            UncachedReason::ZeroTtl => "its ttl is zero",
+        })
+    }
+}
