@@ -156,24 +156,24 @@ impl Memcached {
     /// Suspends the process with `SIGSTOP`. Its connections stay open.
     ///
     /// # Panics
-    /// If the process does not stop within ten seconds.
-    pub fn stop(&self) {
+    /// If the process is not suspended within ten seconds.
+    pub fn suspend(&self) {
         self.signal("-STOP");
         // On a busy machine, the threads of the process run for a moment longer.
         let give_up = Instant::now() + Duration::from_secs(10);
-        while !self.is_stopped() {
-            assert!(Instant::now() < give_up, "memcached stops within ten seconds");
+        while !self.is_suspended() {
+            assert!(Instant::now() < give_up, "memcached is suspended within ten seconds");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    fn is_stopped(&self) -> bool {
+    fn is_suspended(&self) -> bool {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
-        let is_stopped = |thread: std::fs::DirEntry| {
+        let is_suspended = |thread: std::fs::DirEntry| {
             std::fs::read_to_string(thread.path().join("stat"))
                 .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|s| s.starts_with(" T")))
         };
-        threads.is_ok_and(|mut threads| threads.all(|thread| thread.is_ok_and(is_stopped)))
+        threads.is_ok_and(|mut threads| threads.all(|thread| thread.is_ok_and(is_suspended)))
     }
 
     /// Continues a suspended process with `SIGCONT`.

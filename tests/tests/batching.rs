@@ -131,7 +131,7 @@ async fn cancelled_callers_leave_no_lease_behind() {
     let cache = new_process(&memcached, 5).await;
     let upstream = Upstream::default();
     cache.scope(async { assert!(!square_entry(0).get().await.is_found()) }).await;
-    memcached.stop();
+    memcached.suspend();
     {
         // The first call sends its command itself. The commands of the other calls are sent in a
         // batch.
@@ -190,7 +190,7 @@ fn queued_commands_end_with_their_runtime() {
     let upstream = Upstream::default();
     first.block_on(async {
         cache.scope(square(&upstream, 0)).await.expect("the call succeeds");
-        memcached.stop();
+        memcached.suspend();
         for number in 0..100 {
             let upstream = upstream.clone();
             tokio::spawn(cache.scope(async move { square(&upstream, number).await }));
@@ -299,7 +299,7 @@ async fn fills_delay_no_caller_and_are_stored_later() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     // Each call holds a lease. memcached is suspended now, and every caller is still answered.
-    memcached.stop();
+    memcached.suspend();
     open.send(true).expect("the fetches wait");
     for (number, call) in (0..CALLS).zip(calls) {
         assert_eq!(call.await.expect("no task panics"), Ok(number));

@@ -143,7 +143,7 @@ async fn a_killed_server_costs_one_fetch_per_key() {
 async fn a_hanging_server_costs_one_fetch_per_key() {
     let servers = [Memcached::start(), Memcached::start(), Memcached::start()];
     let keys = keys_of_first_server(&servers, 8).await;
-    servers[0].stop();
+    servers[0].suspend();
     assert_one_fetch_in_turn(&servers, &keys[..4]).await;
     assert_one_fetch_at_once(&servers, &keys[4..]).await;
     servers[0].resume();
@@ -162,7 +162,7 @@ async fn a_hanging_home_leaves_a_new_gutter_time() {
     };
     let (one, other) = (process_with_added_server().await, process_with_added_server().await);
     let upstream = CountingUpstream::default();
-    servers[0].stop();
+    servers[0].suspend();
     for number in keys {
         for cache in [&one, &other] {
             assert_eq!(cache.scope(record(&upstream, number)).await, Ok(number));
@@ -177,7 +177,7 @@ async fn a_hanging_home_leaves_a_new_gutter_time() {
 async fn two_hanging_servers_cost_one_timeout() {
     let servers = [Memcached::start(), Memcached::start()];
     let (cache, upstream) = (new_process(&servers).await, CountingUpstream::default());
-    servers.iter().for_each(Memcached::stop);
+    servers.iter().for_each(Memcached::suspend);
     for number in 0..4 {
         let began = Instant::now();
         assert_eq!(cache.scope(record(&upstream, number)).await, Ok(number));

@@ -147,7 +147,7 @@ async fn assert_late_leases_released(calls: u64) {
     }
     cache.flush().await;
     let items = memcached.stat("total_items");
-    memcached.stop();
+    memcached.suspend();
     let late: Vec<_> = (0..calls)
         .map(|number| {
             let (cache, upstream) = (cache.clone(), upstream.clone());
@@ -233,7 +233,7 @@ async fn a_paused_clock_fails_no_exchange() {
     assert_eq!((stats.remote_errors, stats.fetches, stats.remote_hits), (0, 20, 20), "{stats:?}");
     // A call to a suspended server takes the timeout in real time.
     tokio::time::pause();
-    memcached.stop();
+    memcached.suspend();
     let began = Instant::now();
     cache.scope(cube(&upstream, 1)).await.expect("the call succeeds");
     let took = began.elapsed();
@@ -264,7 +264,7 @@ fn assert_renewals_move(during_renewal: bool, stop: impl FnOnce(Runtime) -> Opti
     let follower = std::thread::spawn(move || second.block_on(follower));
     drive(300);
     if during_renewal {
-        memcached.stop();
+        memcached.suspend();
     }
     drive(300);
     let _first = stop(first);

@@ -71,10 +71,10 @@ async fn assert_no_old_values(servers: usize, overwrites: bool) {
     let upstream = Upstream::default();
     call_all(&cache, &upstream, 0..40).await;
     cache.flush().await;
-    let stopped = &servers[0];
-    let at_home = users_at_home(stopped, &cache, 0..40).await;
+    let suspended = &servers[0];
+    let at_home = users_at_home(suspended, &cache, 0..40).await;
     assert!(at_home.len() > 5, "{at_home:?}");
-    stopped.stop();
+    suspended.suspend();
     // The first changes wait for the timeout. Then the server is ejected.
     let mut least = Vec::new();
     for &user in &at_home {
@@ -103,8 +103,8 @@ async fn assert_no_old_values(servers: usize, overwrites: bool) {
             assert!(found.await.is_none_or(|found| found >= *least), "{when}: user {user}");
         }
     };
-    assert_new("stopped").await;
-    stopped.resume();
+    assert_new("suspended").await;
+    suspended.resume();
     for _ in 0..20 {
         assert_new("resumed").await;
         tokio::time::sleep(Duration::from_millis(30)).await;
@@ -143,7 +143,7 @@ async fn too_many_hints_fence_the_whole_server() {
     let upstream = Upstream::default();
     call_all(&cache, &upstream, 0..10).await;
     cache.flush().await;
-    server.stop();
+    server.suspend();
     let invalidate = async |user| {
         cache
             .scope(async { profile_entry(user).invalidate().await })
@@ -297,7 +297,7 @@ async fn an_ejected_server_delays_no_call() {
     let server = Memcached::start();
     let cache = new_process([&server]).await;
     let upstream = Upstream::default();
-    server.stop();
+    server.suspend();
     // These calls eject the server. Later attempts to reach the server fail in the background.
     call_all(&cache, &upstream, 0..10).await;
     let mut times: Vec<_> = Vec::new();
@@ -508,7 +508,7 @@ async fn a_suspended_process_ejects_no_server() {
     call_all(&cache, &upstream, 0..1).await;
     cache.flush().await;
     for user in 1..6 {
-        server.stop();
+        server.suspend();
         let mut call = std::pin::pin!(cache.scope(profile(&upstream, user)));
         assert!(cached_tests::poll_once(call.as_mut()).await.is_none(), "the call is not ready");
         // The sleep blocks the only thread of the runtime.

@@ -19,7 +19,7 @@ pub(crate) struct Follower {
     pub(super) is_done: bool,
 }
 
-/// The output of a [`Follower`].
+/// The outcome of the flight, or the lead that the call takes over.
 pub(crate) enum FollowerOutput {
     Outcome(FlightOutcome),
     Lead(Leader),

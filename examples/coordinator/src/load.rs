@@ -17,7 +17,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 const SESSIONS: u64 = 120;
-/// The number of concurrent sessions.
 const CONCURRENT_SESSIONS: usize = 20;
 /// The pause of a browser between two requests. A real browser waits for a second or two. This load
 /// is faster.

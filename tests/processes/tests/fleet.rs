@@ -238,7 +238,7 @@ fn a_fleet_under_failures_answers_correctly() {
     assert_no_fetches(&mut fleet);
 
     // A server is suspended, and continues with its old items.
-    servers[0].stop();
+    servers[0].suspend();
     change_during_outage(&upstream, &mut fleet);
     servers[0].resume();
     fleet.iter_mut().for_each(|member| member.wait_for_calls(300));

@@ -192,7 +192,7 @@ async fn a_dropped_invalidation_clears_the_local_tier() {
         assert!(!other_entry.get().await.is_found(), "this read opens the connection");
         let entry = payment_entry("7", "paid");
         let mut invalidate = Box::pin(entry.invalidate());
-        memcached.stop();
+        memcached.suspend();
         assert!(poll_once(invalidate.as_mut()).await.is_none());
         // memcached may answer this call before it executes the delete. The call then stores the
         // old value after the local tier was cleared.

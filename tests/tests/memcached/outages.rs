@@ -29,10 +29,11 @@ async fn a_killed_memcached_changes_no_answer() {
 }
 
 #[tokio::test]
-async fn a_stopped_memcached_changes_no_answer() {
+async fn a_suspended_memcached_changes_no_answer() {
     let memcached = Memcached::start();
     let builder = Cache::builder().memcached([memcached.address()]);
-    answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || memcached.stop()).await;
+    answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || memcached.suspend())
+        .await;
     memcached.resume();
 }
 

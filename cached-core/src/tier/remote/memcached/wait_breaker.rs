@@ -65,7 +65,6 @@ impl LeaseWaitBreaker {
         self.paused_until.store(0, Ordering::Relaxed);
     }
 
-    /// Records an endless lease.
     pub(super) fn record_endless(&self) {
         if self.endless.fetch_add(1, Ordering::Relaxed) + 1 >= ENDLESS_LEASES_TO_OPEN {
             // After the pause, one more endless lease opens the breaker again.
