@@ -8,11 +8,12 @@ fn assert_auto_traits<T: Send + Sync + Unpin>() {}
 fn every_public_type_is_send_sync_and_unpin() {
     assert_auto_traits::<Cache>();
     assert_auto_traits::<CacheBuilder>();
+    assert_auto_traits::<StaticCache>();
     assert_auto_traits::<CacheEntry<String, WriteOnce>>();
     assert_auto_traits::<CacheEntry<String, Overwritable>>();
     assert_auto_traits::<CachedResponse<String>>();
     assert_auto_traits::<(CacheError, ConfigError, ConfigErrorKind, InstallError, KeyError)>();
-    assert_auto_traits::<(RemoteError, RemoteErrorKind)>();
+    assert_auto_traits::<(RemoteError, RemoteErrorKind, UnknownNameError)>();
     assert_auto_traits::<(Declaration, Finding, Ledger)>();
     assert_auto_traits::<(Stats, DeclarationStats)>();
     assert_auto_traits::<(RequestScope, Tier)>();

@@ -3,6 +3,8 @@
 //! A flight is a fetch that several callers in this process share. The modules `call` and `entry`
 //! look up, fetch and change entries. A [`Cache`] gives these two modules access to the tiers.
 
+mod clear;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,11 +107,11 @@ impl Cache {
         CacheBuilder::default()
     }
 
-    /// Builds the cache that the environment variable `CACHE_URL` describes.
+    /// Builds the cache that a URL describes.
     ///
-    /// | `CACHE_URL` | cache |
+    /// | URL | cache |
     /// |---|---|
-    /// | unset, empty or `local:` | the memory of this process |
+    /// | empty or `local:` | the memory of this process |
     /// | `local:?local_capacity=256MiB` | the memory of this process, with a capacity of 256 MiB |
     /// | `memcache://a:11211,b:11211?namespace=shop&timeout=50ms` | the memory of this process, and memcached |
     /// | `off` | none; see [`Cache::disabled`] |
@@ -126,6 +128,30 @@ impl Cache {
     /// `memcache://…` is an error in a program that is built without the feature `memcached`.
     ///
     /// ```
+    /// # use cached_core::Cache;
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let reports = Cache::from_url("local:?local_capacity=8MiB&ttl=1h").await?;
+    /// let error = Cache::from_url("local:?size=8MiB").await.unwrap_err();
+    /// assert!(error.to_string().starts_with("`size` is not a setting of `local:`"));
+    /// # drop(reports);
+    /// # Ok::<(), cached_core::ConfigError>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn from_url(url: &str) -> Result<Cache, ConfigError> {
+        match CacheBuilder::from_url(url)? {
+            Some(builder) => builder.build().await,
+            None => Ok(Cache::disabled()),
+        }
+    }
+
+    /// Builds the cache that the environment variable `CACHE_URL` describes, as
+    /// [`from_url`](Self::from_url) does. If the variable is not set, the cache is the memory of this
+    /// process.
+    ///
+    /// # Errors
+    /// Returns the errors of [`from_url`](Self::from_url), and an error if the variable is not UTF-8.
+    ///
+    /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
     /// let cache = cached_core::Cache::from_env().await?;
     /// # drop(cache);
@@ -140,11 +166,7 @@ impl Cache {
                 return Err(ConfigError::new(ConfigErrorKind::Url, "CACHE_URL is not UTF-8"));
             }
         };
-        let in_variable = |error: ConfigError| error.in_variable("CACHE_URL");
-        match CacheBuilder::from_url(&url).map_err(in_variable)? {
-            Some(builder) => builder.build().await.map_err(in_variable),
-            None => Ok(Cache::disabled()),
-        }
+        Cache::from_url(&url).await.map_err(|error| error.in_variable("CACHE_URL"))
     }
 
     /// Returns a cache that is off: every call fetches, and nothing is stored or shared.
@@ -334,13 +356,15 @@ impl Cache {
         key: &Arc<[u8]>,
         before: Option<FillToken>,
     ) -> Option<FillToken> {
-        if let Some(request) = RequestHandle::current() {
-            request.remove(self.id(), key);
-        }
         let fill_token = self.inner.local.invalidate(key, before);
         // The key's flight may have found the old value before the removal, so no later caller may
         // join the flight.
         self.inner.flights.detach(key);
+        // The request comes last. Another task of the request may have found the old value until now, and
+        // the request must not keep it.
+        if let Some(request) = RequestHandle::current() {
+            request.remove(self.id(), key);
+        }
         run_deferred_drops();
         fill_token
     }

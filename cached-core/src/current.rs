@@ -3,6 +3,9 @@
 //! The current cache is the cache of the enclosing [`Cache::scope`]. Outside of every scope, the
 //! current cache is the installed cache, or an embedded cache if none is installed.
 
+mod in_scope;
+mod static_cache;
+
 use std::future::Future;
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,12 +15,17 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::declaration::shared_names;
 use crate::error::InstallError;
+pub use in_scope::in_scope;
+pub use static_cache::StaticCache;
 
 tokio::task_local! {
     static SCOPED: Cache;
 }
 
-static INSTALLED: OnceLock<(Cache, &'static Location<'static>)> = OnceLock::new();
+/// A cache for the whole process, and the call that installed it.
+type InstalledCache = OnceLock<(Cache, &'static Location<'static>)>;
+
+static INSTALLED: InstalledCache = OnceLock::new();
 
 static EMBEDDED: LazyLock<Cache> = LazyLock::new(|| Cache::new(Config::default()));
 
@@ -33,6 +41,30 @@ pub(crate) fn process_cache_if_unscoped<'c>() -> Option<&'c Cache> {
 #[inline]
 fn process_cache() -> &'static Cache {
     INSTALLED.get().map_or_else(|| &*EMBEDDED, |(cache, _)| cache)
+}
+
+/// Returns true if a task has probably lost its scope: the program uses scopes and has installed no cache,
+/// and the task runs outside of every scope, with the embedded cache `cache`.
+pub(crate) fn has_lost_its_scope(cache: &Cache) -> bool {
+    SCOPE_USED.load(Ordering::Relaxed)
+        && INSTALLED.get().is_none()
+        && tokio::task::try_id().is_some()
+        && SCOPED.try_with(|_| ()).is_err()
+        && cache.id() == EMBEDDED.id()
+}
+
+/// Puts a cache into `place`, unless it has one or functions of the program share a cache name.
+#[track_caller]
+fn install_into(place: &InstalledCache, cache: Cache) -> Result<(), InstallError> {
+    let shared_names = shared_names();
+    if !shared_names.is_empty() {
+        return Err(InstallError::SharedNames(shared_names));
+    }
+    let second = Location::caller();
+    place.set((cache, second)).map_err(|_| {
+        let first = place.get().map_or(second, |(_, first)| first);
+        InstallError::AlreadyInstalled { first, second }
+    })
 }
 
 impl Cache {
@@ -66,21 +98,14 @@ impl Cache {
     /// ```
     #[track_caller]
     pub fn install(&self) -> Result<(), InstallError> {
-        let shared_names = shared_names();
-        if !shared_names.is_empty() {
-            return Err(InstallError::SharedNames(shared_names));
-        }
-        let second = Location::caller();
-        INSTALLED.set((self.clone(), second)).map_err(|_| {
-            let first = INSTALLED.get().map_or(second, |(_, first)| first);
-            InstallError::AlreadyInstalled { first, second }
-        })
+        install_into(&INSTALLED, self.clone())
     }
 
     /// Runs a future with this cache as the current cache, for example in a test or for one tenant.
     ///
-    /// Every annotated function that the future calls uses this cache. Tasks that the future spawns
-    /// do not use this cache. The returned future owns the cache, so it does not borrow from `self`.
+    /// Every annotated function that the future calls uses this cache. A task that the future spawns does
+    /// not, unless its future is wrapped: `tokio::spawn(in_scope(work))`, see [`in_scope`]. The returned
+    /// future owns the cache, so it does not borrow from `self`.
     ///
     /// # Cancellation
     /// Dropping the returned future drops the given future.

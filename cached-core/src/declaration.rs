@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use linkme::distributed_slice;
 
+use crate::error::UnknownNameError;
 use crate::value::ValueType;
 pub use ledger::{Finding, Ledger, ledger};
 use registry::{note_not_linked, registry};
@@ -60,6 +61,8 @@ pub struct Declaration {
     never_none_type: OnceLock<&'static str>,
     /// Set once the log has a warning about a value that is larger than memcached accepts.
     pub(crate) too_large_warned: OnceLock<()>,
+    /// Set once the log has a warning about a call in a task that has lost its scope.
+    pub(crate) lost_scope_warned: OnceLock<()>,
 }
 
 const UNKNOWN: usize = 0;
@@ -101,6 +104,7 @@ impl Declaration {
             unstorable_reason: OnceLock::new(),
             never_none_type: OnceLock::new(),
             too_large_warned: OnceLock::new(),
+            lost_scope_warned: OnceLock::new(),
         }
     }
 
@@ -206,6 +210,13 @@ impl Declaration {
     #[must_use]
     pub fn overwrite_reason(&self) -> Option<&'static str> {
         self.overwrite_reason
+    }
+
+    /// Returns the declaration of the function with this cache name, or an error that lists near names.
+    pub(crate) fn by_name(name: &str) -> Result<&'static Declaration, UnknownNameError> {
+        let mut all = registry().iter().copied();
+        all.find(|declaration| declaration.name == name)
+            .ok_or_else(|| UnknownNameError::new(name, registry().iter().map(|d| d.name)))
     }
 
     pub(crate) fn declared_ttl(&self) -> Option<Duration> {

@@ -184,9 +184,118 @@ impl std::error::Error for CacheError {
     }
 }
 
+/// The error of [`Cache::invalidate_all`](crate::Cache::invalidate_all): no function of the program has the
+/// cache name. `Display` writes one line with the names that come near.
+///
+/// ```
+/// # use cached_core::{Cache, coordinator_cached};
+/// #[coordinator_cached(name = "unknown_name_doc", version = edition)]
+/// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+///     Ok(format!("course {id}, edition {edition}"))
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// # let _ = course(1, 2);
+/// let cache = Cache::current();
+/// let error = cache.invalidate_all("unknown_nmae_doc").await.unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "`unknown_nmae_doc` is not the cache name of a function of this program; write `unknown_name_doc`"
+/// );
+/// # });
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownNameError {
+    name: String,
+    near: Vec<&'static str>,
+}
+
+impl UnknownNameError {
+    /// Builds the error for `name`. The error lists the nearest names of `names`, three at most.
+    pub(crate) fn new(
+        name: &str,
+        names: impl IntoIterator<Item = &'static str>,
+    ) -> UnknownNameError {
+        // A third of the letters may be wrong, but at least one.
+        let max_distance = (name.chars().count() / 3).max(1);
+        let distances = names.into_iter().map(|other| (edit_distance(name, other), other));
+        let is_near = |(distance, other): &(usize, &str)| {
+            let begins = name.len().min(other.len()) >= 3
+                && (other.starts_with(name) || name.starts_with(other));
+            *distance <= max_distance || begins
+        };
+        let mut near: Vec<_> = distances.filter(is_near).collect();
+        near.sort_unstable();
+        near.dedup();
+        let near = near.into_iter().take(3).map(|(_, other)| other).collect();
+        UnknownNameError { name: name.to_owned(), near }
+    }
+
+    /// Returns the cache names that come near, the nearest first.
+    #[must_use]
+    pub fn near(&self) -> &[&'static str] {
+        &self.near
+    }
+}
+
+impl fmt::Display for UnknownNameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` is not the cache name of a function of this program; ", self.name)?;
+        let near: Vec<String> = self.near.iter().map(|name| format!("`{name}`")).collect();
+        match &near[..] {
+            [] => f.write_str("write a name that `ledger()` lists"),
+            near => write!(f, "write {}", near.join(" or ")),
+        }
+    }
+}
+
+impl std::error::Error for UnknownNameError {}
+
+/// Returns how many letters must be inserted, removed or replaced to turn one word into the other.
+fn edit_distance(word: &str, other: &str) -> usize {
+    // The distances of the letters read so far to each beginning of `other`.
+    let mut distances: Vec<usize> = (0..=other.chars().count()).collect();
+    for (read, letter) in word.chars().enumerate() {
+        let mut replaced = std::mem::replace(&mut distances[0], read + 1);
+        for (at, other) in other.chars().enumerate() {
+            let least = (distances[at + 1] + 1)
+                .min(distances[at] + 1)
+                .min(replaced + usize::from(letter != other));
+            replaced = std::mem::replace(&mut distances[at + 1], least);
+        }
+    }
+    distances.last().copied().unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_edit_distance_counts_letters() {
+        for (word, other, distance) in [
+            ("", "", 0),
+            ("payment", "", 7),
+            ("", "pay", 3),
+            ("payment", "paymnt", 1),
+            ("ab", "ba", 2),
+        ] {
+            assert_eq!(edit_distance(word, other), distance, "{word} {other}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_lists_near_names() {
+        let names = ["payment", "payment.list", "order", "payments", "repayment", "pa"];
+        let error = UnknownNameError::new("paymnet", names);
+        assert_eq!(error.near(), ["payment"]);
+        let error = UnknownNameError::new("pay", names);
+        assert_eq!(error.near(), ["pa", "payment", "payments"]);
+        assert!(error.to_string().ends_with("write `pa` or `payment` or `payments`"), "{error}");
+        let error = UnknownNameError::new("invoice", names);
+        assert!(error.near().is_empty());
+        assert!(error.to_string().ends_with("write a name that `ledger()` lists"), "{error}");
+    }
 
     #[test]
     fn debug_is_one_line_unless_it_is_alternate() {

@@ -92,6 +92,12 @@ pub(crate) enum Event<'e> {
     /// A value of a function cannot be stored in the remote tier. Each function emits this event once, for
     /// its first such value.
     NotStorable { declaration: &'static Declaration, why: &'static str },
+    /// `Cache::invalidate_all` has removed the local entries of a function, or `Cache::clear` those of all
+    /// functions. `entries` is the number of entries.
+    Cleared { function: Option<&'static Declaration>, entries: usize },
+    /// A task outside of every scope misses in the embedded cache, although the program uses scopes. Only
+    /// builds with debug assertions emit this event.
+    ScopeLost { declaration: &'static Declaration },
     /// A server failed several times in a row, and is not used until it answers again.
     #[cfg(feature = "memcached")]
     ServerEjected { address: &'e str, error: &'e RemoteError },
@@ -168,6 +174,8 @@ pub(crate) enum EvictionReason {
     Replaced,
     /// The key was invalidated or overwritten.
     Invalidated,
+    /// `Cache::clear` or `Cache::invalidate_all` was called.
+    Cleared,
 }
 
 /// The entry that an event is about. Observers can read the entry's declaration and the digest of the

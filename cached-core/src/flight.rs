@@ -152,6 +152,21 @@ impl Flights {
         let hash = KeyHeader::read(key).spread();
         self.shard(hash).retain(|(h, flight)| *h != hash || *flight.key != *key);
     }
+
+    /// Removes the flights of the function whose declaration has this index, or of all functions, as
+    /// [`detach`](Self::detach) does.
+    pub(crate) fn detach_all(&self, function: Option<usize>) {
+        let is_detached = |flight: &Flight| {
+            function.is_none_or(|index| index == KeyHeader::read(&flight.key).index())
+        };
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            let detached = shard.extract_if(.., |(_, flight)| is_detached(flight));
+            // A flight that a forked process has inherited may end here, so the lock is released first.
+            let _detached: Vec<_> = detached.collect();
+            drop(shard);
+        }
+    }
 }
 
 /// One key's fetch, together with the calls that need the fetch's outcome.

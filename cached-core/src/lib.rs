@@ -81,12 +81,14 @@ pub use cache::Cache;
 /// ```
 pub use cached_macros::coordinator_cached;
 pub use config::CacheBuilder;
+pub use current::{StaticCache, in_scope};
 pub use declaration::{Declaration, Finding, Ledger, ledger};
 pub use entry::{
     CacheEntry, CachedResponse, EntryOf, MayOverwrite, Overwritable, WriteOnce, first_found,
 };
 pub use error::{
     CacheError, ConfigError, ConfigErrorKind, InstallError, KeyError, RemoteError, RemoteErrorKind,
+    UnknownNameError,
 };
 #[cfg(feature = "memcached")]
 pub use key::{Digest, Key};

@@ -13,6 +13,7 @@ pub use linkme;
 use serde::Serialize;
 
 use crate::cache::Cache;
+use crate::current::StaticCache;
 pub use crate::declaration::{DECLARATIONS, Declaration, DeclarationLookup};
 pub use crate::key::KeyParts;
 use crate::key::{DynKeyPart, KeyPart};
@@ -172,24 +173,36 @@ pub fn never<R>() -> R {
     unreachable!("the expansion calls this under `if false`")
 }
 
-/// Borrows the cache from the expression of the option `cache`.
-pub fn cache<C: LendsCache + ?Sized>(cache: &C) -> &Cache {
+/// Borrows the cache from the expression of the option `cache`. Returns `None` if the expression is a
+/// [`StaticCache`] without a cache.
+#[inline]
+pub fn cache<C: LendsCache + ?Sized>(cache: &C) -> Option<&Cache> {
     cache.lend()
 }
 
 /// A bound in place of `AsRef<Cache>`, for the sake of a better error message.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a cache",
-    label = "expected a `Cache`, or a type that implements `AsRef<Cache>`"
+    label = "expected a `Cache`, a `StaticCache`, or a type that implements `AsRef<Cache>`",
+    note = "for a cache in a `static`, write `static NAME: StaticCache = StaticCache::new();` and `cache = NAME`"
 )]
 pub trait LendsCache {
-    /// Borrows the cache.
-    fn lend(&self) -> &Cache;
+    /// Borrows the cache, if there is one.
+    fn lend(&self) -> Option<&Cache>;
 }
 
 #[diagnostic::do_not_recommend]
 impl<C: AsRef<Cache> + ?Sized> LendsCache for C {
-    fn lend(&self) -> &Cache {
-        self.as_ref()
+    #[inline]
+    fn lend(&self) -> Option<&Cache> {
+        Some(self.as_ref())
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl LendsCache for StaticCache {
+    #[inline]
+    fn lend(&self) -> Option<&Cache> {
+        self.get()
     }
 }

@@ -96,7 +96,7 @@ counters! {
     /// Calls that did not use the cache: the cache is off, the function shares its cache name, the
     /// key could not be encoded, or the function called itself with the same key.
     bypassed: Counter, "bypassed", Shown::IfCounted;
-    /// Entries that `invalidate` removed.
+    /// Entries that `invalidate` removed, and local entries that `invalidate_all` and `clear` removed.
     invalidations: Counter, "invalidated", Shown::IfCounted;
     /// Entries that `overwrite` replaced.
     overwrites: Counter, "overwritten", Shown::IfCounted;

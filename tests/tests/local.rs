@@ -87,6 +87,51 @@ fn no_thread_reads_an_overwritten_value() {
     assert!(reads.load(Ordering::Relaxed) > CHANGES, "the readers make more calls than changes");
 }
 
+/// Three threads read the levels of three tanks as fast as they can, while a fourth clears the cache, or the
+/// entries of the function. After a clearing has returned, no later call may return an older level.
+#[test]
+fn no_thread_reads_a_cleared_value() {
+    const CLEARINGS: u64 = 2_000;
+    let cache = runtime().block_on(cache());
+    let (source, floor) = (Source::default(), AtomicU64::new(0));
+    let (done, reads) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                runtime().block_on(cache.scope(async {
+                    while !done.load(Ordering::Relaxed) {
+                        for tank in 10..13 {
+                            let least = floor.load(Ordering::SeqCst);
+                            let seen = level(&source, tank).await.expect("the call succeeds");
+                            assert!(seen >= least, "tank {tank}: {seen} is older than {least}");
+                            reads.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }));
+            });
+        }
+        runtime().block_on(async {
+            for clearing in 1..=CLEARINGS {
+                source.store(clearing, Ordering::SeqCst);
+                match clearing % 2 {
+                    0 => drop(cache.clear().await),
+                    _ => drop(cache.invalidate_all("level").await.expect("it is declared")),
+                }
+                floor.store(clearing, Ordering::SeqCst);
+                // This is long enough for a reader to fetch.
+                for _ in 0..200 {
+                    std::hint::spin_loop();
+                }
+                if clearing % 16 == 0 {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(reads.load(Ordering::Relaxed) > CLEARINGS, "the readers made too few calls");
+}
+
 #[coordinator_cached(name = "expiring", version = number, ttl = "30m", skip(source))]
 async fn expiring(source: &Source, number: u32) -> Result<u64, std::io::Error> {
     Ok(source.fetch_add(1, Ordering::SeqCst))

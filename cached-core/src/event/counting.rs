@@ -1,6 +1,6 @@
 //! The counting of events.
 
-use super::{Event, EventSubject, FetchOutcome};
+use super::{Event, EventSubject, EvictionReason, FetchOutcome};
 use crate::stats::Counters;
 use crate::tier::Tier;
 
@@ -37,6 +37,10 @@ pub(super) fn count(all: &[Counters], event: &Event<'_>) {
         Event::RefreshStarted { entry } => of(entry).refreshes.add(),
         Event::Overwritten { entry } => of(entry).overwrites.add(),
         Event::Invalidated { entry } => of(entry).invalidations.add(),
+        // The tests of the local tier use keys of functions that do not exist.
+        Event::Evicted { entry, reason: EvictionReason::Cleared } => {
+            all.get(entry.header.index()).inspect(|counters| counters.invalidations.add());
+        }
         Event::RemoteFailed { entry, .. } => of(entry).remote_errors.add(),
         _ => {}
     }

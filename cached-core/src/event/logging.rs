@@ -36,6 +36,23 @@ pub(super) fn log(event: &Event<'_>) {
             declaration.name(),
             declaration.function()
         ),
+        Event::Cleared { function: Some(function), entries } => {
+            log::info!("{entries} entries of `{}` are removed from this process", function.name());
+        }
+        Event::Cleared { function: None, entries } => {
+            log::info!("{entries} entries are removed from this process");
+        }
+        Event::ScopeLost { declaration } => {
+            if declaration.lost_scope_warned.set(()).is_ok() {
+                log::warn!(
+                    "`{}` ({}) is called in a task that is outside of every `Cache::scope`, and no cache is \
+                     installed: the call shares no entries with the scopes; spawn the task with \
+                     `tokio::spawn(cached_core::in_scope(…))`, or install a cache",
+                    declaration.name(),
+                    declaration.function()
+                );
+            }
+        }
         #[cfg(feature = "memcached")]
         Event::ServerEjected { error, .. } => {
             log::warn!("{error}; the server is ejected after several failures in a row");

@@ -93,6 +93,9 @@ impl fmt::Display for PastEvent {
             PastEvent::Evicted(EvictionReason::Expired) => "the entry was removed after its ttl",
             PastEvent::Evicted(EvictionReason::Replaced) => "the entry was replaced",
             PastEvent::Evicted(EvictionReason::Invalidated) => "the entry was invalidated",
+            PastEvent::Evicted(EvictionReason::Cleared) => {
+                "`clear` or `invalidate_all` removed the entry"
+            }
             PastEvent::NotCached(reason) => {
                 return write!(f, "the value was not cached because {reason}");
             }

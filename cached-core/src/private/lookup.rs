@@ -77,10 +77,13 @@ impl<R, V, Mode, Parts> LookupBuilder<'_, R, V, Mode, Parts, ()> {
 }
 
 impl<'k, R, V, Mode, Parts, Constants> LookupBuilder<'k, R, V, Mode, Parts, Constants> {
-    /// Sets the cache that the option `cache` names.
+    /// Sets the cache that the option `cache` names. `None` stands for the current cache.
     #[must_use]
-    pub fn cache(self, cache: &'k Cache) -> LookupBuilder<'k, R, V, Mode, Parts, Constants> {
-        LookupBuilder { cache: Some(cache), ..self }
+    pub fn cache(
+        self,
+        cache: Option<&'k Cache>,
+    ) -> LookupBuilder<'k, R, V, Mode, Parts, Constants> {
+        LookupBuilder { cache, ..self }
     }
 
     /// Adds the function's own type arguments. `Arguments` is a tuple with a `PhantomData` for each of them.

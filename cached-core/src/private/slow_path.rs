@@ -1,10 +1,11 @@
 //! The second lookup of a call. It runs if the lookup that is inlined into the annotated function returns
-//! no value.
+//! no value. It also finds what the tasks of a request share.
 
 use std::sync::Arc;
 
 use crate::cache::Cache;
 use crate::call::{CallPlan, LocalHit, PendingCall, Phase};
+use crate::current::has_lost_its_scope;
 use crate::declaration::Declaration;
 use crate::entry_handle::EntryHandle;
 use crate::event::{BypassReason, Event};
@@ -50,6 +51,12 @@ fn look_in_local_tier(
 ) -> Option<Phase> {
     let handle = || EntryHandle::new(cache, declaration, Arc::from(key), value_type, None);
     let request = RequestHandle::current();
+    if let Some(value) = request.and_then(|request| request.get_shared(cache.id(), key))
+        && write_hit(&value)
+    {
+        cache.report_hit(key, Tier::Request);
+        return None;
+    }
     let force_miss = request.is_some_and(|request| request.force_miss());
     let uses_local = !force_miss && declaration.uses_local();
     if let Some(value) = uses_local.then(|| cache.local().get(key)).flatten() {
@@ -70,6 +77,9 @@ fn look_in_local_tier(
     }
     match handle() {
         Some(handle) => {
+            if cfg!(debug_assertions) && has_lost_its_scope(cache) {
+                cache.emit(Event::ScopeLost { declaration });
+            }
             handle.emit(|entry| Event::Miss { entry });
             Some(Phase::Miss(PendingCall::new(handle, request, CallPlan::Bypass).traced()))
         }

@@ -12,6 +12,7 @@
 //! because they remove an entry by its unique id.
 
 mod bookkeeping;
+mod clearing;
 mod deferred_drops;
 mod entry;
 pub(crate) mod index;
@@ -50,8 +51,9 @@ struct KeyStripe {
     /// Held while an entry is inserted or invalidated. A fill checks its token under this lock, so an
     /// invalidation cannot come between the check and the insertion.
     lock: Mutex<()>,
-    /// How many times [`LocalTier::invalidate`] was called for these keys. The number is raised before the
-    /// entry is removed, so a token with the new number was created after the invalidation began.
+    /// How many times [`LocalTier::invalidate`] was called for these keys, or [`LocalTier::begin_clearing`]
+    /// for all keys. The number is raised before an entry is removed, so a token with the new number was
+    /// created after the removal began.
     epoch: AtomicU64,
     sequences: SequenceCounter,
 }
@@ -297,7 +299,8 @@ impl LocalTier {
                 return false;
             }
             let weight = entry_weight(key.len(), weight);
-            let new = EntryContent { value, weight, sequence: fill_token.sequence };
+            let FillToken { sequence, epoch, .. } = fill_token;
+            let new = EntryContent { value, weight, sequence, epoch };
             self.insert(&guard, key, new, expiry)
         };
         if insertion.has_replaced_entry {
@@ -360,7 +363,8 @@ impl LocalTier {
         let (entry, state) = guard.find(&key)?;
         if Arc::ptr_eq(entry.value(), value) {
             let is_longer = entry.time_left(self.now()) < expiry.time_left(self.clock.now());
-            let new = EntryContent { value, weight: state.weight, sequence: entry.sequence };
+            let (weight, sequence, epoch) = (state.weight, entry.sequence, entry.epoch);
+            let new = EntryContent { value, weight, sequence, epoch };
             is_longer.then(|| Ok(self.insert(&guard, key, new, expiry)))
         } else if entry.sequence.is_after(fill_token.sequence) && !entry.sequence.is_fetch() {
             Some(Err(self.remove(&guard, entry)))

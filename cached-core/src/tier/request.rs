@@ -3,15 +3,20 @@
 //! A request is the future that a [`RequestScope`] runs, for example the handling of one HTTP request. The
 //! request owns its values. While a thread polls the request, the values are in a thread-local of the
 //! thread.
+//!
+//! A request may spread over several tasks: [`in_current_request`] carries it into another future, which
+//! another thread may poll at the same time. From then on, all futures of the request *share* the values
+//! behind a lock, and a hit takes the path through `private/slow_path`.
 
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use crate::key::{KeyHeader, KeyQuery, key_body};
+use crate::sync::lock;
 use crate::value::Value;
 
 thread_local! {
@@ -32,11 +37,23 @@ impl Drop for RequestValuesCell {
     }
 }
 
-/// The values that one request has, in all caches.
+/// A request, as the thread that polls it sees it.
 struct RequestValues {
-    request: RequestHandle,
+    id: u64,
+    force_miss: bool,
+    /// The values of the request. Empty once the values are shared.
+    own: RequestTables,
+    /// The values of the request once several futures share them.
+    shared: Option<Arc<Mutex<RequestTables>>>,
+}
+
+/// The values that one request has, in all caches.
+#[derive(Default)]
+struct RequestTables {
     /// The ids of the caches, each with the values from this cache. Most requests use one cache.
     caches: Vec<(u64, ValueTable)>,
+    /// How often the request has replaced or removed values.
+    changes: u64,
 }
 
 /// The values that one request has in one cache: a hash table with open addressing and linear probing.
@@ -48,6 +65,9 @@ struct ValueTable {
     slots: Vec<Option<RequestEntry>>,
     /// The number of slots that are not free.
     used: usize,
+    /// The functions whose values were all removed, each with the request's change count right after the
+    /// removal. A function is given by the index of its declaration, and `None` stands for all functions.
+    cleared: Vec<(Option<usize>, u64)>,
 }
 
 /// A key, and the value that the request has for this key.
@@ -70,8 +90,7 @@ struct RequestEntry {
 pub(crate) struct RequestHandle {
     id: u64,
     force_miss: bool,
-    /// The change count when this handle was made: how often the request had replaced or removed a value.
-    /// In [`RequestValues`] the count is up to date.
+    /// The change count when this handle was made: how often the request had replaced or removed values.
     changes: u64,
 }
 
@@ -89,13 +108,40 @@ impl TakenRequestValues {
     }
 
     fn belong_to(&self, request: RequestHandle) -> bool {
-        self.0.as_ref().is_some_and(|values| values.request.id == request.id)
+        self.0.as_ref().is_some_and(|values| values.id == request.id)
     }
 
+    /// Returns a handle of the request that the values belong to.
+    fn handle(&self) -> Option<RequestHandle> {
+        let RequestValues { id, force_miss, own, shared } = &**self.0.as_ref()?;
+        let changes = shared.as_ref().map_or(own.changes, |shared| lock(shared).changes);
+        Some(RequestHandle { id: *id, force_miss: *force_miss, changes })
+    }
+
+    /// Returns the values for another future of the same request. From now on the futures share the values.
+    fn share(&mut self) -> Option<Box<RequestValues>> {
+        let RequestValues { id, force_miss, own, shared } = &mut **self.0.as_mut()?;
+        let shared = shared.get_or_insert_with(|| Arc::new(Mutex::new(std::mem::take(own))));
+        let (own, shared) = (RequestTables::default(), Some(Arc::clone(shared)));
+        Some(Box::new(RequestValues { id: *id, force_miss: *force_miss, own, shared }))
+    }
+
+    /// Runs `update` on the values of the request.
+    ///
+    /// `update` must return the values that it removes, and must not drop them. The `Drop` of a value may
+    /// call an annotated function, which needs the values of the request back in the thread.
+    fn update<T>(&mut self, update: impl FnOnce(&mut RequestTables) -> T) -> Option<T> {
+        let values = self.0.as_mut()?;
+        Some(match &values.shared {
+            Some(shared) => update(&mut lock(shared)),
+            None => update(&mut values.own),
+        })
+    }
+
+    /// Finds a value that the request has, unless the values are shared.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find(&self, cache: u64, key: &impl KeyQuery) -> Option<&Value> {
-        let (_, table) = self.0.as_ref()?.caches.iter().find(|(id, _)| *id == cache)?;
-        table.slots[table.slot(key)].as_ref()?.value.as_ref()
+        self.0.as_ref()?.own.find(cache, key)
     }
 }
 
@@ -111,9 +157,27 @@ impl Drop for TakenRequestValues {
     }
 }
 
+impl RequestTables {
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn find(&self, cache: u64, key: &impl KeyQuery) -> Option<&Value> {
+        let (_, table) = self.caches.iter().find(|(id, _)| *id == cache)?;
+        table.slots[table.slot(key)].as_ref()?.value.as_ref()
+    }
+
+    /// Returns the table of a cache, and the change count.
+    fn table(&mut self, cache: u64) -> (&mut ValueTable, &mut u64) {
+        let RequestTables { caches, changes } = self;
+        let index = caches.iter().position(|(id, _)| *id == cache).unwrap_or_else(|| {
+            caches.push((cache, ValueTable::new()));
+            caches.len() - 1
+        });
+        (&mut caches[index].1, changes)
+    }
+}
+
 impl ValueTable {
     fn new() -> ValueTable {
-        ValueTable { slots: empty_slots(16), used: 0 }
+        ValueTable { slots: empty_slots(16), used: 0, cleared: Vec::new() }
     }
 
     /// Returns the index of the slot that has the key, or of the free slot for the key.
@@ -141,13 +205,39 @@ impl ValueTable {
         let slot = self.slot(&&**key);
         let slot = &mut self.slots[slot];
         self.used += usize::from(slot.is_none());
+        let header = KeyHeader::read(key);
         slot.get_or_insert_with(|| RequestEntry {
-            header: KeyHeader::read(key),
+            header,
             key: Arc::clone(key),
             value: None,
-            changed_at: 0,
+            changed_at: last_cleared(&self.cleared, header),
         })
     }
+
+    /// Removes the values of a function, or of all functions, and returns them. `changes` is the change
+    /// count right after the removal.
+    fn clear(&mut self, function: Option<usize>, changes: u64) -> Vec<Value> {
+        self.cleared.retain(|(earlier, _)| function.is_some() && *earlier != function);
+        self.cleared.push((function, changes));
+        let entries = self.slots.iter_mut().flatten();
+        let cleared = entries.filter(|entry| is_of(entry.header, function));
+        let remove = |entry: &mut RequestEntry| {
+            entry.changed_at = changes;
+            entry.value.take()
+        };
+        cleared.filter_map(remove).collect()
+    }
+}
+
+/// Returns true if the key with this header is of the function, or if `function` stands for all functions.
+fn is_of(header: KeyHeader, function: Option<usize>) -> bool {
+    function.is_none_or(|index| index == header.index())
+}
+
+/// Returns the change count right after the last removal of all values of the key's function, or 0.
+fn last_cleared(cleared: &[(Option<usize>, u64)], header: KeyHeader) -> u64 {
+    let matching = cleared.iter().filter(|(function, _)| is_of(header, *function));
+    matching.map(|(_, changes)| *changes).max().unwrap_or(0)
 }
 
 fn empty_slots(count: usize) -> Vec<Option<RequestEntry>> {
@@ -157,7 +247,7 @@ fn empty_slots(count: usize) -> Vec<Option<RequestEntry>> {
 impl RequestHandle {
     /// Returns a handle of the request that this thread is polling.
     pub(crate) fn current() -> Option<RequestHandle> {
-        TakenRequestValues::take()?.0.as_ref().map(|values| values.request)
+        TakenRequestValues::take()?.handle()
     }
 
     /// Returns an id that no other request of the process has.
@@ -170,10 +260,16 @@ impl RequestHandle {
     }
 
     pub(crate) fn get(&self, cache: u64, key: &[u8]) -> Option<Value> {
-        TakenRequestValues::take()
-            .filter(|values| values.belong_to(*self))?
-            .find(cache, &key)
-            .cloned()
+        let mut taken = TakenRequestValues::take().filter(|values| values.belong_to(*self))?;
+        taken.update(|tables| tables.find(cache, &key).cloned())?
+    }
+
+    /// Returns the value that the request has, if its futures share the values. The lookup that is inlined
+    /// into an annotated function does not find such a value.
+    pub(crate) fn get_shared(&self, cache: u64, key: &[u8]) -> Option<Value> {
+        let taken = TakenRequestValues::take().filter(|values| values.belong_to(*self))?;
+        let shared = taken.0.as_ref()?.shared.as_ref()?;
+        lock(shared).find(cache, &key).cloned()
     }
 
     /// Keeps `value` for the rest of the request and returns `value`. If the request already has a value
@@ -200,6 +296,15 @@ impl RequestHandle {
         drop(self.set(cache, key, None));
     }
 
+    /// Removes the values that the request has from a cache: those of the function whose declaration has
+    /// this index, or those of all functions. The results of calls that are under way are not kept.
+    pub(crate) fn remove_all(&self, cache: u64, function: Option<usize>) {
+        drop(self.update(cache, |table, changes| {
+            *changes += 1;
+            table.clear(function, *changes)
+        }));
+    }
+
     /// Replaces the value, or removes it if `value` is `None`. Returns the previous value.
     fn set(&self, cache: u64, key: &Arc<[u8]>, value: Option<Value>) -> Option<Value> {
         let set = |table: &mut ValueTable, changes: &mut u64| {
@@ -211,30 +316,34 @@ impl RequestHandle {
         self.update(cache, set)?
     }
 
-    /// Runs `update` on the table of a cache and on the request's change count.
-    ///
-    /// `update` must return the values that it removes, and must not drop them. The `Drop` of a value may
-    /// call an annotated function, which needs the values of the request back in the thread.
+    /// Runs `update` on the table of a cache and on the change count; see [`TakenRequestValues::update`].
     fn update<T>(
         &self,
         cache: u64,
         update: impl FnOnce(&mut ValueTable, &mut u64) -> T,
     ) -> Option<T> {
         let mut taken = TakenRequestValues::take().filter(|values| values.belong_to(*self))?;
-        let RequestValues { request, caches } = &mut **taken.0.as_mut()?;
-        let index = caches.iter().position(|(id, _)| *id == cache).unwrap_or_else(|| {
-            caches.push((cache, ValueTable::new()));
-            caches.len() - 1
-        });
-        Some(update(&mut caches[index].1, &mut request.changes))
+        taken.update(|tables| {
+            let (table, changes) = tables.table(cache);
+            update(table, changes)
+        })
     }
+}
+
+/// Carries the request that this thread is polling into `future`. Outside of a request, the returned future
+/// runs wherever it is polled.
+pub(crate) fn in_current_request<F: Future>(future: F) -> RequestFuture<F> {
+    let values = TakenRequestValues::take().and_then(|mut values| values.share());
+    RequestFuture { is_in_request: values.is_some(), values, future: Some(Box::pin(future)) }
 }
 
 /// A future that is polled within its request.
 ///
 /// Each poll swaps the values of the request with the values in the thread. The values are boxed, so that
 /// a swap moves one pointer. The future is boxed, so that `poll` can access both fields without `unsafe`.
-struct RequestFuture<F> {
+pub(crate) struct RequestFuture<F> {
+    /// False if the future belongs to no request. It is then polled as if this type were not there.
+    is_in_request: bool,
     /// The values of the request. While the future is polled, the values that the thread had before.
     values: Option<Box<RequestValues>>,
     /// `None` after `drop` has dropped the future.
@@ -270,8 +379,8 @@ impl<F: Future> Future for RequestFuture<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let RequestFuture { values, future } = &mut *self;
-        let _swap = RequestValuesSwap::enter(values);
+        let RequestFuture { is_in_request, values, future } = &mut *self;
+        let _swap = is_in_request.then(|| RequestValuesSwap::enter(values));
         match future {
             Some(future) => future.as_mut().poll(context),
             None => unreachable!("only `drop` takes the future"),
@@ -283,7 +392,7 @@ impl<F> Drop for RequestFuture<F> {
     /// Drops the future within its request. The values that the future owns may call annotated functions in
     /// their `Drop`.
     fn drop(&mut self) {
-        let _swap = RequestValuesSwap::enter(&mut self.values);
+        let _swap = self.is_in_request.then(|| RequestValuesSwap::enter(&mut self.values));
         self.future = None;
     }
 }
@@ -296,8 +405,9 @@ impl<F> Drop for RequestFuture<F> {
 /// stale value in place of an error.
 ///
 /// Run the handling of a request in a scope, for example in a middleware. A call belongs to the scope
-/// that polls the call. A spawned task is outside of the scope, and so are the calls in the task.
-/// The method `get` of an entry and the function `first_found` read the values of the request and add
+/// that polls the call. A spawned task is outside of the scope, unless [`in_scope`](crate::in_scope)
+/// carries the scope into the task. The tasks of a request then share its answers, and the request lasts
+/// until the last of them has ended. The method `get` of an entry and the function `first_found` read the values of the request and add
 /// none.
 ///
 /// ```
@@ -367,9 +477,9 @@ impl RequestScope {
     pub fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> + use<F> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let request = RequestHandle { id, force_miss: self.force_miss, changes: 0 };
-        let values = Some(Box::new(RequestValues { request, caches: Vec::new() }));
-        RequestFuture { values, future: Some(Box::pin(future)) }
+        let (force_miss, own) = (self.force_miss, RequestTables::default());
+        let values = Some(Box::new(RequestValues { id, force_miss, own, shared: None }));
+        RequestFuture { is_in_request: true, values, future: Some(Box::pin(future)) }
     }
 }
 
@@ -431,6 +541,46 @@ mod tests {
         };
         RequestScope::new().run(request).await;
         assert_eq!(RequestHandle::current(), None);
+    }
+
+    #[tokio::test]
+    async fn a_request_forgets_all_values_of_a_function() {
+        let of = |index: u64, body: u64| key(index << 32 | 7, body);
+        let found = |cache: u64, key: &Arc<[u8]>| {
+            let request = RequestHandle::current().expect("it is polled in a request");
+            request.get(cache, key).is_some()
+        };
+        let request = async {
+            let early = RequestHandle::current().expect("it is polled in a request");
+            let keep = |request: RequestHandle, cache: u64, key: &Arc<[u8]>| {
+                request.keep(cache, key, Arc::new(1_u64));
+            };
+            for body in 0..20 {
+                keep(early, CACHE, &of(1, body));
+                keep(early, CACHE, &of(2, body));
+                keep(early, CACHE + 1, &of(1, body));
+            }
+            early.remove_all(CACHE, Some(1));
+            for body in 0..20 {
+                assert!(!found(CACHE, &of(1, body)));
+                assert!(found(CACHE, &of(2, body)) && found(CACHE + 1, &of(1, body)));
+            }
+            // These calls began before the removal, and one of them has a key that the request never had.
+            keep(early, CACHE, &of(1, 3));
+            keep(early, CACHE, &of(1, 99));
+            keep(early, CACHE, &of(2, 99));
+            assert!(!found(CACHE, &of(1, 3)) && !found(CACHE, &of(1, 99)));
+            assert!(found(CACHE, &of(2, 99)));
+            let late = RequestHandle::current().expect("it is polled in a request");
+            keep(late, CACHE, &of(1, 98));
+            assert!(found(CACHE, &of(1, 98)));
+
+            late.remove_all(CACHE, None);
+            keep(late, CACHE, &of(2, 97));
+            assert!(![of(1, 98), of(2, 99), of(2, 97)].iter().any(|key| found(CACHE, key)));
+            assert!(found(CACHE + 1, &of(1, 0)));
+        };
+        RequestScope::new().run(request).await;
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod absent_values;
 mod caching;
+mod clearing;
 mod desugared;
 mod entries;
 mod functions;
@@ -12,5 +13,6 @@ mod ledger;
 mod options;
 mod request_changes;
 mod requests;
+mod scopes;
 mod single_flight;
 mod type_arguments;

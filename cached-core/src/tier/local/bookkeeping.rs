@@ -73,6 +73,12 @@ pub(super) struct RemovedEntry {
     is_removed_here: bool,
 }
 
+impl RemovedEntry {
+    pub(super) fn is_removed_here(self) -> bool {
+        self.is_removed_here
+    }
+}
+
 impl LocalTier {
     /// Tells the policy of an insertion, and removes the entries that the policy evicts.
     ///
@@ -187,14 +193,14 @@ impl LocalTier {
         let has_more = removable.len() == MAX_SWEPT_ENTRIES;
         self.schedule.add(if has_more { now } else { next });
         for ids in removable.chunks(ENTRIES_PER_GUARD) {
-            let removed: Vec<KeyFingerprint> = self.index_guard().map_or_else(Vec::new, |guard| {
+            let removed: Vec<RemovedEntry> = self.index_guard().map_or_else(Vec::new, |guard| {
                 let entries = ids.iter().filter_map(|id| guard.find_by_id(*id));
                 let remove = |entry| self.remove_and_emit(&guard, entry, EvictionReason::Expired);
                 let removed = entries.map(|(entry, _)| remove(entry)).collect();
                 guard.flush();
                 removed
             });
-            removed.into_iter().for_each(|fingerprint| self.policy.forget(fingerprint));
+            removed.into_iter().for_each(|removed| self.forget_removed(removed));
         }
         self.remove_evicted();
         has_more
@@ -221,23 +227,26 @@ impl LocalTier {
         self.policy.forget(removed.fingerprint);
     }
 
+    /// Makes the policy forget an entry that [`remove_and_emit`](Self::remove_and_emit) has removed.
+    pub(super) fn forget_removed(&self, removed: RemovedEntry) {
+        self.policy.forget(removed.fingerprint);
+    }
+
     /// Removes an entry from the index, and emits an event unless another caller has removed the entry
     /// first. The caller must hold no lock, because an observer of the event may use the tier.
     ///
-    /// If the policy has not evicted the entry itself, the caller must pass the returned fingerprint to
-    /// [`EvictionPolicy::forget`] after it has dropped the guard.
-    ///
-    /// [`EvictionPolicy::forget`]: super::policy::EvictionPolicy::forget
-    fn remove_and_emit(
+    /// If the policy has not evicted the entry itself, the caller must pass the result to
+    /// [`forget_removed`](Self::forget_removed) after it has dropped the guard.
+    pub(super) fn remove_and_emit(
         &self,
         guard: &IndexGuard<'_>,
         entry: &LocalEntry,
         reason: EvictionReason,
-    ) -> KeyFingerprint {
+    ) -> RemovedEntry {
         let removed = self.remove(guard, entry);
         if removed.is_removed_here {
             self.events.emit(&Event::Evicted { entry: entry.event_subject(), reason });
         }
-        removed.fingerprint
+        removed
     }
 }

@@ -115,6 +115,8 @@ pub(super) struct LocalEntry {
     ttl_millis: u32,
     /// The position of the value in the order in which fetches begin.
     pub(super) sequence: SequenceNumber,
+    /// The epoch of the fill token under which the value was first stored.
+    pub(super) epoch: u64,
 }
 
 /// The state that the index stores with an entry for the eviction policy.
@@ -142,12 +144,13 @@ impl PartialEq for LocalEntry {
 
 impl Eq for LocalEntry {}
 
-/// The value, the weight and the sequence number of an entry to be created.
+/// The value, the weight, the sequence number and the epoch of an entry to be created.
 #[derive(Clone, Copy)]
 pub(super) struct EntryContent<'v> {
     pub(super) value: &'v Value,
     pub(super) weight: u32,
     pub(super) sequence: SequenceNumber,
+    pub(super) epoch: u64,
 }
 
 /// Converts a duration to milliseconds, rounded down. The result is at most [`u32::MAX`], which is about
@@ -178,7 +181,12 @@ impl LocalEntry {
             stale_ttl_millis: to_millis(expiry.stale_ttl),
             ttl_millis: to_millis(expiry.ttl),
             sequence: new.sequence,
+            epoch: new.epoch,
         }
+    }
+
+    pub(super) fn header(&self) -> KeyHeader {
+        self.header
     }
 
     pub(super) fn id(&self) -> EntryId {

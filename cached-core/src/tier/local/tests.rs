@@ -62,6 +62,91 @@ fn an_invalidation_refuses_earlier_fills() {
     assert_eq!(stored_number(&local), Some(3));
 }
 
+/// Stores a number under a key of the declaration with this index, under a token that is taken now.
+fn publish_of(local: &LocalTier, index: u64, number: u64) -> FillToken {
+    let key = key_of(index, number);
+    let fill_token = local.fill_token(&key);
+    publish_under(local, &key, fill_token, number);
+    fill_token
+}
+
+fn publish_under(local: &LocalTier, key: &[u8], fill_token: FillToken, number: u64) -> bool {
+    let value: Value = Arc::new(number);
+    local.publish(key, fill_token, WriteMode::Once, &value, 8, seconds(60))
+}
+
+fn key_of(index: u64, number: u64) -> Arc<[u8]> {
+    let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    Arc::from([index << 32 | hash, number].map(u64::to_ne_bytes).as_flattened())
+}
+
+/// More entries than one step removes, with an inactive and with an active policy.
+#[test]
+fn a_clearing_removes_earlier_entries_only() {
+    const COUNT: u64 = 40_000;
+    for capacity in [1 << 30, COUNT * 1_000] {
+        let local = tier(capacity);
+        let under_way: Vec<_> =
+            (0..COUNT).map(|number| publish_of(&local, 0, number)).take(100).collect();
+        let others: Vec<_> = (0..100).map(|number| publish_of(&local, 1, number)).collect();
+        assert_eq!(local.entry_count() as u64, 100 + others.len() as u64);
+        let rest = (100..COUNT).map(|number| publish_of(&local, 0, number));
+        let token_of_absent = local.fill_token(&key_of(0, COUNT));
+        assert_eq!(rest.count() as u64 + 100, COUNT);
+
+        let clearing = local.begin_clearing(Some(0));
+        assert!(!publish_under(&local, &key_of(0, COUNT), token_of_absent, 1));
+        publish_of(&local, 0, COUNT + 1);
+        assert_eq!(clearing.finish() as u64, COUNT);
+        assert!(local.get(&key_of(0, COUNT + 1)).is_some(), "it was stored after the start");
+        assert!((0..COUNT).all(|number| local.get(&key_of(0, number)).is_none()));
+        assert!((0..100).all(|number| local.get(&key_of(1, number)).is_some()));
+        assert!(!publish_under(&local, &key_of(0, 5), under_way[5], 5));
+
+        assert_eq!(local.begin_clearing(None).finish(), 101);
+        assert_eq!((local.entry_count(), local.weight()), (0, 0));
+        publish_of(&local, 0, 7);
+        assert!(local.get(&key_of(0, 7)).is_some(), "the tier works on");
+    }
+}
+
+/// A clearing overtakes fills on other threads. Each value is the number of clearings that were over when its
+/// token was taken, so a lookup after a clearing must not find a lower number.
+#[test]
+fn no_cleared_value_is_found_while_others_fill() {
+    const KEYS: u64 = 3_000;
+    let local = tier(1 << 30);
+    let (over, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for thread in 0..2 {
+            let (local, over, done) = (&local, &over, &done);
+            scope.spawn(move || {
+                let mut number = thread * 7;
+                while !done.load(Ordering::SeqCst) {
+                    number = (number + 11) % KEYS;
+                    let key = key_of(0, number);
+                    let fill_token = local.fill_token(&key);
+                    publish_under(local, &key, fill_token, over.load(Ordering::SeqCst));
+                }
+            });
+        }
+        for clearings in 1..=300 {
+            // The capacity is large, so the entries are removed by the clearing alone.
+            while local.entry_count() < 500 {
+                thread::yield_now();
+            }
+            over.store(clearings, Ordering::SeqCst);
+            local.begin_clearing(None).finish();
+            for number in 0..KEYS {
+                let found = local.get(&key_of(0, number));
+                let found = found.map(|value| *value.downcast_ref::<u64>().expect("a number"));
+                assert!(found.is_none_or(|found| found >= clearings), "{found:?} < {clearings}");
+            }
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+}
+
 #[test]
 fn a_ttl_of_zero_stores_nothing() {
     let local = tier(1 << 20);

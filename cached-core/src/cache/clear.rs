@@ -1,0 +1,135 @@
+//! Removes many entries at once from the tiers of this process.
+
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use super::Cache;
+use crate::declaration::Declaration;
+use crate::error::UnknownNameError;
+use crate::event::Event;
+use crate::tier::local::run_deferred_drops;
+use crate::tier::request::RequestHandle;
+
+/// With more entries than this, a thread removes them. Fewer entries take less than a millisecond.
+const MAX_REMOVED_BY_CALLER: usize = 1024;
+
+impl Cache {
+    /// Removes all entries from the tiers of this process, and returns how many entries the local tier had.
+    ///
+    /// - After the method has returned, no call in this process is answered with a value that this process
+    ///   had before.
+    /// - A fetch that is under way stores nothing in this process. Callers that already wait for it still
+    ///   receive its result.
+    /// - The current [`RequestScope`](crate::RequestScope) forgets its answers from this cache. Other
+    ///   requests keep the answers that they have.
+    /// - **memcached keeps what it has**, and a fetch that is under way may still fill it. The next call of
+    ///   such an entry reads the old value from there. To remove an entry from memcached too, call
+    ///   [`CacheEntry::invalidate`](crate::CacheEntry::invalidate).
+    /// - Other processes are not told.
+    ///
+    /// A million entries take a second or two. They are removed on a thread, and calls go on meanwhile.
+    /// [`DeclarationStats::invalidations`](crate::DeclarationStats::invalidations) counts the entries.
+    ///
+    /// # Cancellation
+    /// If the future is dropped after its first poll, the entries are removed all the same, but the current
+    /// request may keep its answers.
+    ///
+    /// ```
+    /// # use cached_core::{Cache, coordinator_cached};
+    /// #[coordinator_cached(name = "clear_doc", version = edition)]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let cache = Cache::builder().build().await.unwrap();
+    /// cache.scope(course(1, 2)).await?;
+    /// assert_eq!(cache.clear().await, 1);
+    /// cache.scope(course(1, 2)).await?; // fetches again
+    /// assert_eq!(cache.stats().get("clear_doc").unwrap().fetches, 2);
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn clear(&self) -> usize {
+        self.remove_all_from_process(None).await
+    }
+
+    /// Removes all entries of one function from the tiers of this process, and returns how many entries the
+    /// local tier had. `name` is the cache name of the function.
+    ///
+    /// What [`clear`](Self::clear) says of all entries holds for the entries of this function: memcached
+    /// keeps what it has, and other processes are not told. A fetch of another function that is under way
+    /// may also not be stored in this process.
+    ///
+    /// # Errors
+    /// Returns an error if no function of the program has this name. The error lists the names that come
+    /// near.
+    ///
+    /// # Cancellation
+    /// As for [`clear`](Self::clear).
+    ///
+    /// ```
+    /// # use cached_core::{Cache, coordinator_cached};
+    /// #[coordinator_cached(name = "invalidate_all_doc", version = edition)]
+    /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+    ///     Ok(format!("course {id}, edition {edition}"))
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let cache = Cache::builder().build().await?;
+    /// cache.scope(async { course(1, 2).await?; course(2, 2).await }).await?;
+    /// assert_eq!(cache.invalidate_all("invalidate_all_doc").await?, 2);
+    /// assert!(cache.invalidate_all("invalidate_all_dog").await.is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn invalidate_all(&self, name: &str) -> Result<usize, UnknownNameError> {
+        let declaration = Declaration::by_name(name)?;
+        // A function without an index shares its name with another function, and is not cached.
+        if declaration.index().is_none() {
+            return Ok(0);
+        }
+        Ok(self.remove_all_from_process(Some(declaration)).await)
+    }
+
+    async fn remove_all_from_process(&self, function: Option<&'static Declaration>) -> usize {
+        let removed = match self.inner.local.entry_count() {
+            0..=MAX_REMOVED_BY_CALLER => self.remove_all_here(function),
+            _ => self.remove_all_on_thread(function).await,
+        };
+        // The request comes last, as in `remove_from_process`.
+        if let Some(request) = RequestHandle::current() {
+            request.remove_all(self.id(), function.and_then(Declaration::index));
+        }
+        removed
+    }
+
+    async fn remove_all_on_thread(&self, function: Option<&'static Declaration>) -> usize {
+        let (done, removed) = oneshot::channel();
+        let cache = self.clone();
+        let run = move || {
+            let _ = done.send(cache.remove_all_here(function));
+        };
+        let thread = thread::Builder::new().name("cached-clearing".to_owned()).spawn(run);
+        if thread.is_ok()
+            && let Ok(removed) = removed.await
+        {
+            return removed;
+        }
+        // The thread could not be started, or an observer of the events has panicked.
+        self.remove_all_here(function)
+    }
+
+    /// Removes the entries of a function, or of all functions, from the local tier. A fetch or a read that
+    /// is under way does not store its result.
+    fn remove_all_here(&self, function: Option<&'static Declaration>) -> usize {
+        let index = function.and_then(Declaration::index);
+        let entries = self.inner.local.begin_clearing(index).finish();
+        // A flight may have found an old value before its removal, so no later caller may join the flight.
+        self.inner.flights.detach_all(index);
+        self.emit(Event::Cleared { function, entries });
+        run_deferred_drops();
+        entries
+    }
+}

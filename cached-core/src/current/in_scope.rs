@@ -1,0 +1,113 @@
+//! Carries the scopes of a task into a future that another task polls.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::task::JoinHandle;
+use tokio::task::futures::TaskLocalFuture;
+
+use super::SCOPED;
+use crate::cache::Cache;
+use crate::tier::request::{RequestFuture, in_current_request};
+
+/// Carries the running [`Cache::scope`] and [`RequestScope`](crate::RequestScope) into a future.
+///
+/// A spawned task is outside of the scopes of the task that spawned it. Its calls are then answered by the
+/// installed cache, which may have another tenant's answers. Wrap the future of the task:
+/// `tokio::spawn(in_scope(work))`. This function notes the scopes when it is called, and the returned future
+/// runs `work` in them, also when another task or thread polls it.
+///
+/// The tasks of a request share its answers: a key has one answer in all of them. After the first call of
+/// this function in a request, an answer of the request costs a lock.
+///
+/// - Use it with everything that polls a future elsewhere: `tokio::spawn`, `JoinSet::spawn`,
+///   `spawn_blocking` (`let work = in_scope(work); spawn_blocking(move || handle.block_on(work))`).
+/// - Futures that the task itself polls need no `in_scope`: `join!`, `select!`, `FuturesUnordered`.
+/// - A stream that is polled after its scope has ended, such as the body of a response, makes its futures
+///   too late for this function. Keep the cache before: `let cache = Cache::current();`, and then
+///   `cache.scope(…)` around each future.
+///
+/// Outside of every scope the function changes nothing.
+///
+/// # Cancellation
+/// Dropping the returned future drops the given future, in its scopes.
+///
+/// ```
+/// # use cached_core::{Cache, coordinator_cached, in_scope};
+/// #[coordinator_cached(name = "in_scope_doc", version = edition)]
+/// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
+///     Ok(format!("course {id}, edition {edition}"))
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let tenant = Cache::builder().build().await.unwrap();
+/// tenant
+///     .scope(async {
+///         let one = tokio::spawn(in_scope(course(1, 2)));
+///         let other = tokio::spawn(in_scope(course(2, 2)));
+///         one.await.unwrap()?;
+///         other.await.unwrap()
+///     })
+///     .await?;
+/// assert_eq!(tenant.stats().get("in_scope_doc").unwrap().fetches, 2);
+/// # Ok::<(), std::io::Error>(())
+/// # }).unwrap();
+/// ```
+pub fn in_scope<F: Future>(future: F) -> impl Future<Output = F::Output> + use<F> {
+    let future = in_current_request(future);
+    match SCOPED.try_with(Cache::clone) {
+        Ok(cache) => InScope::Scoped(Box::pin(SCOPED.scope(cache, future))),
+        Err(_) => InScope::Unscoped(future),
+    }
+}
+
+impl Cache {
+    /// Spawns a task that has this cache as its current cache, and that belongs to the running
+    /// [`RequestScope`](crate::RequestScope), if there is one.
+    ///
+    /// In a [`scope`](Self::scope), `Cache::current().spawn(work)` is `tokio::spawn(in_scope(work))`; see
+    /// [`in_scope`].
+    ///
+    /// # Panics
+    /// Panics outside of a tokio runtime, as `tokio::spawn` does.
+    ///
+    /// # Cancellation
+    /// The task goes on if the handle is dropped, and ends if the handle is aborted.
+    ///
+    /// ```
+    /// # use cached_core::Cache;
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let cache = Cache::builder().build().await?;
+    /// let task = cache.spawn(async { /* annotated functions called here use `cache` */ 7 });
+    /// assert_eq!(task.await.unwrap(), 7);
+    /// # Ok::<(), cached_core::ConfigError>(())
+    /// # }).unwrap();
+    /// ```
+    #[track_caller]
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        tokio::spawn(self.scope(in_current_request(future)))
+    }
+}
+
+/// A future that is polled and dropped in the scopes that it was made in.
+enum InScope<F> {
+    /// The future was made in the scope of a cache. It is boxed, because the type of tokio is not `Unpin`.
+    Scoped(Pin<Box<TaskLocalFuture<Cache, RequestFuture<F>>>>),
+    /// The future was made outside of such a scope, and uses the current cache.
+    Unscoped(RequestFuture<F>),
+}
+
+impl<F: Future> Future for InScope<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        match &mut *self {
+            InScope::Scoped(future) => future.as_mut().poll(context),
+            InScope::Unscoped(future) => Pin::new(future).poll(context),
+        }
+    }
+}

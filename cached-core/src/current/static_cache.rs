@@ -1,0 +1,90 @@
+//! A place for a cache in a `static`, for programs with several caches.
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::OnceLock;
+
+use super::install_into;
+use crate::cache::Cache;
+use crate::error::InstallError;
+
+/// A second cache of the program, in a `static`: the option `cache = NAME` uses it.
+///
+/// The program installs the cache when it starts, as it does with [`Cache::install`]. Before that, and in a
+/// program or test that installs nothing here, the functions use [`Cache::current`], as without the option.
+/// So a test needs no preparation: its `TestCache` is the current cache.
+///
+/// ```
+/// use cached_core::{Cache, StaticCache, coordinator_cached};
+///
+/// static REPORTS: StaticCache = StaticCache::new();
+///
+/// #[coordinator_cached(name = "static_cache_doc", version = edition, cache = REPORTS)]
+/// async fn report(id: u32, edition: u8) -> Result<String, std::io::Error> {
+///     Ok(format!("report {id}, edition {edition}"))
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// REPORTS.install(Cache::from_url("local:?local_capacity=8MiB").await?)?;
+/// report(1, 2).await?;
+/// assert_eq!(REPORTS.get().unwrap().stats().get("static_cache_doc").unwrap().fetches, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+pub struct StaticCache {
+    installed: OnceLock<(Cache, &'static Location<'static>)>,
+}
+
+impl StaticCache {
+    /// Returns a place without a cache, for a `static`.
+    #[must_use]
+    pub const fn new() -> StaticCache {
+        StaticCache { installed: OnceLock::new() }
+    }
+
+    /// Puts the cache into this place, for as long as the process runs.
+    ///
+    /// # Errors
+    /// Returns an error and does not install the cache if this place has a cache already, or if functions
+    /// of the program share a cache name. The error names the places in the source.
+    ///
+    /// ```
+    /// # use cached_core::{Cache, StaticCache};
+    /// static REPORTS: StaticCache = StaticCache::new();
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// REPORTS.install(Cache::builder().local_capacity(8 << 20).build().await?)?;
+    /// assert!(REPORTS.install(Cache::disabled()).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    #[track_caller]
+    pub fn install(&self, cache: Cache) -> Result<(), InstallError> {
+        install_into(&self.installed, cache)
+    }
+
+    /// Returns the cache, or `None` before [`install`](Self::install).
+    ///
+    /// ```
+    /// # use cached_core::StaticCache;
+    /// static REPORTS: StaticCache = StaticCache::new();
+    /// assert!(REPORTS.get().is_none());
+    /// ```
+    #[must_use]
+    #[inline]
+    pub fn get(&self) -> Option<&Cache> {
+        self.installed.get().map(|(cache, _)| cache)
+    }
+}
+
+impl Default for StaticCache {
+    fn default() -> StaticCache {
+        StaticCache::new()
+    }
+}
+
+impl fmt::Debug for StaticCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StaticCache").field("cache", &self.get()).finish()
+    }
+}

@@ -1,0 +1,81 @@
+//! Removes all entries of the tier, or all entries of one function.
+//!
+//! A clearing first raises the epoch of every stripe, so that each fill whose value may be older is refused.
+//! Each entry knows the epoch that was current when its value was obtained. The clearing then removes the
+//! entries of earlier epochs, in small steps, and so leaves alone what is fetched meanwhile.
+
+use std::sync::atomic::Ordering;
+
+use super::bookkeeping::RemovedEntry;
+use super::deferred_drops::run_all_deferred_drops;
+use super::entry::LocalEntry;
+use super::{LocalTier, STRIPE_COUNT};
+use crate::event::EvictionReason;
+use crate::sync::lock;
+
+/// The most entries that are removed with one `IndexGuard`. A guard must not exist for long, because it
+/// keeps removed entries in memory. After each guard, the search begins again at the start of the table.
+const MAX_REMOVED_PER_GUARD: usize = 1 << 14;
+
+/// A clearing that has begun: fills from before its start are refused, and the entries remain to be removed.
+#[must_use = "the entries are not removed before `finish`"]
+pub(crate) struct Clearing<'t> {
+    local: &'t LocalTier,
+    /// The index of the function's declaration. `None` stands for all functions.
+    function: Option<usize>,
+    /// The epoch of each stripe since this clearing began.
+    epochs: Vec<u64>,
+}
+
+impl LocalTier {
+    /// Begins to remove the entries of the function whose declaration has this index, or of all functions.
+    ///
+    /// The epochs are of stripes and not of functions. So a fetch of another function that is under way
+    /// stores nothing either.
+    pub(crate) fn begin_clearing(&self, function: Option<usize>) -> Clearing<'_> {
+        let raise_epoch = |stripe: &super::KeyStripe| {
+            // A fill holds the lock from the check of its token to the end of its insertion.
+            let _locked = lock(&stripe.lock);
+            stripe.epoch.fetch_add(1, Ordering::Release) + 1
+        };
+        Clearing { local: self, function, epochs: self.stripes.iter().map(raise_epoch).collect() }
+    }
+}
+
+impl Clearing<'_> {
+    /// Removes the entries, and returns how many this call has removed. Values are dropped in this call, so
+    /// the caller must hold no lock. With a million entries the call takes a second or two.
+    pub(crate) fn finish(self) -> usize {
+        let mut total = 0;
+        loop {
+            let removed = self.remove_some();
+            let is_last = removed.len() < MAX_REMOVED_PER_GUARD;
+            total += removed.iter().filter(|removed| removed.is_removed_here()).count();
+            for removed in removed {
+                self.local.forget_removed(removed);
+            }
+            // If many values waited to be dropped, each call of an annotated function would drop some.
+            run_all_deferred_drops();
+            if is_last {
+                return total;
+            }
+        }
+    }
+
+    /// Removes up to [`MAX_REMOVED_PER_GUARD`] entries, and reports each of them.
+    fn remove_some(&self) -> Vec<RemovedEntry> {
+        let Some(guard) = self.local.index_guard() else { return Vec::new() };
+        let outdated = guard.entries().filter(|(entry, _)| self.is_outdated(entry));
+        let remove = |entry| self.local.remove_and_emit(&guard, entry, EvictionReason::Cleared);
+        let outdated = outdated.take(MAX_REMOVED_PER_GUARD);
+        let removed = outdated.map(|(entry, _)| remove(entry)).collect();
+        guard.flush();
+        removed
+    }
+
+    fn is_outdated(&self, entry: &LocalEntry) -> bool {
+        let header = entry.header();
+        self.function.is_none_or(|function| function == header.index())
+            && entry.epoch < self.epochs[header.hash() as usize % STRIPE_COUNT]
+    }
+}
