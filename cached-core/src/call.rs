@@ -84,8 +84,8 @@ pub(crate) struct PendingCall {
     /// field.
     pub(crate) fetch_began: Option<Instant>,
     waker_cache: LeaderWakerCache,
-    /// `None` if the log does not ask why calls miss. The last field, so that the flight and the lease are
-    /// released before the log is written.
+    /// `None` if the log does not ask why calls miss. Must be the last field, so that the flight and the
+    /// lease are released before the log is written.
     pub(crate) trace: Option<Box<MissTrace>>,
 }
 

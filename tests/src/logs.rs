@@ -6,7 +6,7 @@ use std::sync::{Mutex, Once};
 
 static LINES: Mutex<Vec<(Level, String)>> = Mutex::new(Vec::new());
 
-/// True if the lines that say why a call missed are collected too.
+/// True if the logger also collects the lines that say why a call missed.
 static COLLECTS_MISSES: AtomicBool = AtomicBool::new(false);
 
 struct LogCollector;

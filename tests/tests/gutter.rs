@@ -1,5 +1,5 @@
 //! A key whose *home server* is lost moves to the key's second server, the *gutter server*. This
-//! happens before any process has *ejected* the home server, that is, stopped to use it.
+//! happens before any process has *ejected* the home server, that is, stopped using it.
 //!
 //! These tests run in a process of their own because they measure time.
 #![allow(missing_docs)]

@@ -2,7 +2,7 @@
 //!
 //! Each key has a *home server*. While the home server is lost, another server, the *gutter
 //! server*, keeps the key's values for a few seconds. A process *ejects* a server that fails: it
-//! stops to use the server until the server has recovered.
+//! stops using the server until the server has recovered.
 //!
 //! These tests run in a process of their own because they measure time.
 #![allow(missing_docs)]

@@ -1,5 +1,5 @@
-//! The trace of a call that the memory of this process could not answer. A call has a trace only while
-//! the log asks for one; see [`MissReport`].
+//! The trace of a call that the memory of this process could not answer. A call has a trace only
+//! while the log asks for one; see [`MissReport`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,8 +9,8 @@ use crate::entry_handle::EntryHandle;
 use crate::event::{Event, EventSubject, LocalLookup, MissReport, RequestLookup, logs_misses};
 use crate::sync::lock;
 
-/// Collects the [`MissReport`] of one call. When the trace is dropped, it emits the report, so each call
-/// has one report, also if its caller drops it.
+/// Collects the [`MissReport`] of one call. When the trace is dropped, it emits the report, so each
+/// call has one report, even if its caller drops the call.
 pub(crate) struct MissTrace {
     cache: Cache,
     key: Arc<[u8]>,

@@ -1,8 +1,8 @@
 //! The report of one call that the memory of this process could not answer.
 //!
-//! A report answers the question "why does this miss?". It is collected only while the log accepts the
-//! level `debug` for [`MISS_TARGET`], and becomes one log line. It contains neither a value nor an
-//! identifier.
+//! A report answers the question "why does this miss?". It is collected only while the log accepts
+//! the level `debug` for [`MISS_TARGET`], and becomes one log line. It contains neither a value nor
+//! an identifier.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -19,13 +19,14 @@ pub(crate) fn logs_misses() -> bool {
     log::log_enabled!(target: MISS_TARGET, log::Level::Debug)
 }
 
-/// What each tier had for a call, and how the call ended. `Display` writes one line.
+/// A record of the values that each tier had for a call, and of the end of the call. `Display`
+/// writes one line.
 #[derive(Debug)]
 pub(crate) struct MissReport {
     pub(crate) began: Instant,
     pub(crate) request: RequestLookup,
     pub(crate) local: LocalLookup,
-    /// What the read of the remote tier found, in order.
+    /// The findings of the read of the remote tier, in order.
     pub(crate) remote: Vec<RemoteFinding>,
     pub(crate) remote_took: Option<Duration>,
     /// How long the call waited for another call of this process, and what that call returned.
@@ -37,18 +38,18 @@ pub(crate) struct MissReport {
     pub(crate) served_stale: bool,
     /// False if the caller dropped the call before it had an answer.
     pub(crate) is_answered: bool,
-    /// What happened to the entry before, and how long ago.
+    /// The last known event of the entry, and how long ago it happened.
     pub(crate) before: Option<(PastEvent, Duration)>,
 }
 
-/// What the request tier had.
+/// The result of the lookup in the request tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestLookup {
     NoRequest,
     Absent,
 }
 
-/// What the local tier had.
+/// The result of the lookup in the local tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LocalLookup {
     /// The function declares `local = false`.
@@ -58,11 +59,11 @@ pub(crate) enum LocalLookup {
     Absent,
     /// The entry had expired. The field is the ttl that the entry was stored with.
     Expired(Duration),
-    /// Another call stored a value after this call had looked.
+    /// Another call stored a value after the first lookup of this call.
     JustFilled,
 }
 
-/// One thing that the read of the remote tier found.
+/// One finding of the read of the remote tier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RemoteFinding {
     /// The function declares `remote = false`.
@@ -71,7 +72,7 @@ pub(crate) enum RemoteFinding {
     TtlTooShort,
     /// The caller that led before this one had the lease, and left it to this call.
     LeaseInherited,
-    /// The key's own server is out of rotation, so another server was asked.
+    /// The key's own server is out of rotation, so the read went to another server.
     StandInAsked,
     Failed(RemoteError),
     OtherBuild,
@@ -83,7 +84,8 @@ pub(crate) enum RemoteFinding {
     LeaseBusy,
     /// The call stopped waiting for the process that holds the lease.
     LeaseTimedOut,
-    /// The call did not wait for the process that holds the lease, because the request forces a miss.
+    /// The call did not wait for the process that holds the lease, because the request forces a
+    /// miss.
     LeaseNotAwaited,
     /// There is no item, and the call got no lease.
     Absent,

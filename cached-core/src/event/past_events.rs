@@ -1,4 +1,4 @@
-//! A memory of what last happened to some entries, so that a log line can say why an entry is missing.
+//! The last events of some entries. With these, a log line can say why an entry is missing.
 //!
 //! Events are remembered only while the log accepts the level `debug`.
 

@@ -1,4 +1,4 @@
-//! The log says in one line why a call missed, if it is asked.
+//! One log line says why a call missed, if the log accepts such lines.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ fn lines(name: &str) -> Vec<String> {
     logged(Level::Debug, &format!("miss of `{name}:"))
 }
 
-/// Checks that the last miss of the function has this number of lines before it, and that its line
-/// contains the words in this order.
+/// Checks that the function has one line for each of `before` earlier misses and one for its last
+/// miss. Checks that the last line contains the words in this order.
 #[track_caller]
 fn assert_line(name: &str, before: usize, words: &[&str]) {
     let lines = lines(name);

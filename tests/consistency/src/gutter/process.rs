@@ -28,7 +28,7 @@ impl ProcessSteps<'_> {
     }
 
     /// Returns the states after a failed exchange. The server has executed the command or not, and
-    /// the process has ejected the server (stopped to use it) or not.
+    /// the process has ejected the server (stopped using it) or not.
     fn failures(&self, at: usize, executed: impl Fn(&mut Server)) -> Vec<State> {
         if self.state.failures == self.bounds.failures {
             return Vec::new();
