@@ -59,6 +59,9 @@ pub struct Declaration {
     /// The type of the cached value, if `none_ttl` is declared and the type is not an `Option`. Empty
     /// until the function is called.
     never_none_type: OnceLock<&'static str>,
+    /// The type of a collection in the key that has no stable order. Empty until a key with such a
+    /// collection is encoded.
+    unordered_key: OnceLock<&'static str>,
     /// Set once the log has a warning about a value that is larger than memcached accepts.
     pub(crate) too_large_warned: OnceLock<()>,
     /// Set once the log has a warning about a call in a task that has lost its scope.
@@ -103,6 +106,7 @@ impl Declaration {
             non_generic_closure: AtomicUsize::new(0),
             unstorable_reason: OnceLock::new(),
             never_none_type: OnceLock::new(),
+            unordered_key: OnceLock::new(),
             too_large_warned: OnceLock::new(),
             lost_scope_warned: OnceLock::new(),
         }
@@ -237,6 +241,15 @@ impl Declaration {
     pub(crate) fn check_none_ttl(&self, value_type: &ValueType) {
         if self.none_ttl.is_some() && !(value_type.is_option)() {
             self.never_none_type.get_or_init(value_type.name);
+        }
+    }
+
+    /// Records and logs that keys of the function have a collection without a stable order. The
+    /// function is logged once.
+    #[cold]
+    pub(crate) fn note_unordered_key(&self, collection: &'static str) {
+        if self.unordered_key.set(collection).is_ok() {
+            log::warn!("{}", self.unordered_key_finding(collection));
         }
     }
 

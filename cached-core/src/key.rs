@@ -20,7 +20,8 @@
 //!   the fields of a struct changes no key.
 //! - `is_human_readable` is false.
 //! - A set is encoded in the order of its elements. A `HashSet` has a random order, so a key that
-//!   contains a `HashSet` misses at random. A `BTreeSet` is suitable.
+//!   contains a `HashSet` misses at random. A `BTreeSet` is suitable. The attribute refuses a `HashSet`
+//!   that it sees, and `unordered` finds one that is inside another type.
 
 mod bytes;
 mod comparer;
@@ -29,6 +30,7 @@ mod digest;
 mod hasher;
 mod parts;
 mod serializer;
+mod unordered;
 
 use std::fmt;
 use std::hash::{self, BuildHasher};
@@ -180,7 +182,7 @@ pub(crate) fn canonical_bytes_of_body(name: &str, body: &[u8]) -> KeyBytes {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of a cache key",
     label = "not `Serialize`",
-    note = "name the part of it that changes the answer, for example `identifier = (client.base_url, number)`, or derive `serde::Serialize` for it; `skip(…)` claims that every `{Self}` gives the same answer"
+    note = "derive `serde::Serialize` for it, name the part that matters with `identifier = …`, or, where it does not change the answer, write `skip(…)`"
 )]
 pub trait KeyPart {
     #[doc(hidden)]

@@ -3,15 +3,15 @@
 //! The key is made from two options that are expressions: `identifier` and `version`.
 
 use proc_macro2::{Ident, Span};
-use quote::ToTokens;
 use syn::visit::Visit;
-use syn::{Expr, ExprCall, ExprPath};
+use syn::{Expr, ExprCall, ExprPath, FnArg, Pat};
 
 use crate::args::Args;
 use crate::errors::{Errors, nearest, prose_list};
 use crate::item::{Function, Parameter};
 use crate::mentions::mentions;
 use crate::signature::{find_mutable_reference, shows_all_names};
+use crate::unordered::find_unordered;
 
 /// Checks `version`, `identifier` and `skip` against the function's parameters.
 pub(crate) fn check_key(args: &Args, function: &Function, errors: &mut Errors) {
@@ -26,6 +26,7 @@ pub(crate) fn check_key(args: &Args, function: &Function, errors: &mut Errors) {
     check_version(args, function, &mut reported, errors);
     check_completeness(args, function, &mut reported, errors);
     check_mutable_references(args, function, &reported, errors);
+    check_unordered(args, function, &reported, errors);
 }
 
 /// Checks that each name in `skip` is a parameter, is listed once and is not in the key.
@@ -106,31 +107,23 @@ fn check_completeness(
         errors.on(&name, format!("unknown parameter `{name}`; did you mean `{}`?", meant.ident));
         reported.push(meant.ident.clone());
     }
-    for Parameter { ident, .. } in unused {
+    for Parameter { ident, argument, .. } in unused {
         if reported.contains(ident) {
             continue;
         }
         let skip = how_to_skip(ident, args);
-        let message = if ident == "self" {
-            let fields = match &args.identifier {
-                Some(_) => {
-                    "add the fields that the answer depends on to `identifier`, for example \
-                    `self.base_url`"
-                        .to_owned()
-                }
-                None => format!(
-                    "name the fields that the answer depends on, for example `identifier = {}`",
-                    example_identifier(args, function)
-                ),
-            };
+        let argument = function.signature.inputs.get(*argument);
+        let message = if ident != "self" && argument.is_some_and(has_mutable_reference) {
+            mutable_reference_message(ident, args)
+        } else if ident == "self" {
             format!(
-                "`self` is neither in the key nor in `skip`; {fields}, or {skip}, which claims that \
-                    every instance gives the same answer"
+                "`self` is neither in the key nor in `skip`; \
+                    add the fields that the result depends on to `identifier`, or {skip}"
             )
         } else {
             format!(
                 "parameter `{ident}` is neither in the key nor in `skip`; \
-                    add it to `identifier`, or {skip}, which claims that it does not change the answer"
+                    add it to `identifier`, or {skip}"
             )
         };
         errors.on(ident, message);
@@ -142,18 +135,6 @@ fn check_completeness(
 fn is_key_unknown(args: &Args) -> bool {
     (args.identifier.is_none() && args.was_attempted("identifier"))
         || (args.skip.is_none() && args.was_attempted("skip"))
-}
-
-/// Returns, for an error message, an `identifier` with a field of `self` and the parameters that are in
-/// the key without the option.
-fn example_identifier(args: &Args, function: &Function) -> String {
-    let parts = identifier_parts(args, function);
-    let parts = parts.iter().map(|part| part.to_token_stream().to_string());
-    let parts: Vec<String> = std::iter::once("self.base_url".to_owned()).chain(parts).collect();
-    match &parts[..] {
-        [field] => field.clone(),
-        parts => format!("({})", parts.join(", ")),
-    }
 }
 
 /// Returns, for an error message, how to put the parameter into `skip`.
@@ -177,23 +158,75 @@ fn check_mutable_references(
     if is_key_unknown(args) {
         return;
     }
-    let identifier = identifier_parts(args, function);
-    let key = identifier.iter().chain(args.version.as_ref().map(|version| &version.value));
-    let in_key: Vec<&Ident> = key.flat_map(lone_names).collect();
+    let in_key = parameters_in_key(args, function);
     for Parameter { ident, argument, .. } in &function.parameters {
         let argument = function.signature.inputs.get(*argument);
         if let Some(reference) = argument.and_then(find_mutable_reference)
-            && in_key.contains(&ident)
+            && in_key.contains(ident)
             && !reported.contains(ident)
         {
-            let message = format!(
-                "`{ident}` is a `&mut` in the key, and a hit does not run the body that writes to \
-                    it; return the data instead, or, if only the fetch uses it, {}",
-                how_to_skip(ident, args)
-            );
-            errors.on(reference, message);
+            errors.on(reference, mutable_reference_message(ident, args));
         }
     }
+}
+
+fn has_mutable_reference(argument: &FnArg) -> bool {
+    find_mutable_reference(argument).is_some()
+}
+
+/// Returns the error message about a `&mut` parameter that is not skipped.
+fn mutable_reference_message(parameter: &Ident, args: &Args) -> String {
+    let skip = how_to_skip(parameter, args);
+    let instead = if parameter == "self" {
+        format!("put the fields that the result depends on into `identifier`, or {skip}")
+    } else {
+        format!("if only the fetch uses it, such as a connection, {skip}")
+    };
+    format!(
+        "`{parameter}` is a `&mut`, which cannot be in the key: a hit does not run the body that \
+            writes to it; {instead}; if the caller reads what the body wrote, return that instead"
+    )
+}
+
+/// Checks that no parameter in the key shows a collection without a stable order, such as a `HashSet`.
+/// Each call would have another key, so equal collections would not hit.
+///
+/// Another expression that uses the parameter, such as a sorted copy, is allowed in the key.
+fn check_unordered(args: &Args, function: &Function, reported: &[Ident], errors: &mut Errors) {
+    if is_key_unknown(args) {
+        return;
+    }
+    let in_key = parameters_in_key(args, function);
+    for Parameter { ident, argument, .. } in &function.parameters {
+        // A pattern may bind another part of the argument, so only a plain name is checked.
+        let Some(FnArg::Typed(argument)) = function.signature.inputs.get(*argument) else {
+            continue;
+        };
+        let Some(collection) = find_unordered(&argument.ty) else { continue };
+        if !matches!(*argument.pat, Pat::Ident(_))
+            || !in_key.contains(ident)
+            || reported.contains(ident)
+        {
+            continue;
+        }
+        let name = collection.name();
+        let sorted = match collection.is_whole {
+            true => format!("put `{ident}.iter().collect::<BTreeSet<_>>()` into `identifier`"),
+            false => format!("put a sorted copy of `{ident}` into `identifier`"),
+        };
+        let message = format!(
+            "`{ident}` is in the key, and a `{name}` has no stable order, so equal ones would miss; \
+                take a `BTreeSet`, or {sorted}"
+        );
+        errors.on(collection.ty, message);
+    }
+}
+
+/// Returns the parameters that are in the key as a whole.
+fn parameters_in_key(args: &Args, function: &Function) -> Vec<Ident> {
+    let identifier = identifier_parts(args, function);
+    let key = identifier.iter().chain(args.version.as_ref().map(|version| &version.value));
+    key.flat_map(lone_names).cloned().collect()
 }
 
 /// Returns the parts of the option `identifier`: the elements of its tuple, or the one expression

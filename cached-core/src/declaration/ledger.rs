@@ -64,8 +64,18 @@ impl Ledger {
             if let Some(value) = declaration.never_none_type.get() {
                 findings.push(Finding::NeverNone { name, function, place, value });
             }
+            if let Some(collection) = declaration.unordered_key.get() {
+                findings.push(declaration.unordered_key_finding(collection));
+            }
         }
         findings
+    }
+}
+
+impl Declaration {
+    pub(super) fn unordered_key_finding(&self, collection: &'static str) -> Finding {
+        let Declaration { name, function, .. } = *self;
+        Finding::UnorderedKey { name, function, place: self.place(), collection }
     }
 }
 
@@ -111,6 +121,18 @@ pub enum Finding {
         /// The type of the cached value.
         value: &'static str,
     },
+    /// A key of the function contains a collection without a stable order, such as a `HashSet`. Calls
+    /// with equal collections have different keys, so most of them fetch.
+    UnorderedKey {
+        /// The cache name.
+        name: &'static str,
+        /// The path of the function.
+        function: &'static str,
+        /// The place of the attribute, as `file:line`.
+        place: String,
+        /// The type of the collection.
+        collection: &'static str,
+    },
 }
 
 impl fmt::Display for Finding {
@@ -145,6 +167,14 @@ impl fmt::Display for Finding {
                     f,
                     "`{name}`, the function `{function}` ({place}), declares `none_ttl` for a value of the type \
                      `{value}`, which is not an `Option`; remove `none_ttl`"
+                )
+            }
+            Finding::UnorderedKey { name, function, place, collection } => {
+                write!(
+                    f,
+                    "`{name}`, the function `{function}` ({place}), has a `{collection}` in its key, whose \
+                     elements have no stable order, so calls with equal elements fetch; use a `BTreeSet`, \
+                     or write `identifier = …` with a sorted collection"
                 )
             }
         }

@@ -6,6 +6,7 @@ use serde::ser::Serialize;
 use smallvec::SmallVec;
 
 use super::serializer::{END, FieldSink, KeySerializer, KeySink};
+use super::unordered::unordered_name;
 use super::{DynKeyPart, KeyError, KeyHeader};
 
 /// Keys of up to this many bytes stay on the stack. Ordinary keys are not longer.
@@ -20,17 +21,24 @@ pub struct KeyBytes {
     inline_length: usize,
     /// All of the bytes, once there are more than [`INLINE`] bytes.
     heap: Vec<u8>,
+    /// The type of a collection in the key that has no stable order, if there is one.
+    unordered: Option<&'static str>,
 }
 
 impl Default for KeyBytes {
     fn default() -> KeyBytes {
-        KeyBytes { inline: [0; INLINE], inline_length: 0, heap: Vec::new() }
+        KeyBytes { inline: [0; INLINE], inline_length: 0, heap: Vec::new(), unordered: None }
     }
 }
 
 impl KeyBytes {
     pub(crate) fn write_header(&mut self, header: KeyHeader) {
         self.add(&header.to_bytes());
+    }
+
+    /// Returns the type of a collection in the key that has no stable order, if there is one.
+    pub(crate) fn unordered(&self) -> Option<&'static str> {
+        self.unordered
     }
 
     #[inline]
@@ -93,6 +101,14 @@ impl<'b> KeySink for &'b mut KeyBytes {
 
     fn part(self, part: DynKeyPart<'_>) -> Result<Self, KeyError> {
         part.encode(self)
+    }
+
+    #[inline]
+    fn collection<Collection>(self) -> Self {
+        if let Some(name) = unordered_name::<Collection>() {
+            self.unordered = Some(name);
+        }
+        self
     }
 
     fn fields(self) -> FieldEncoder<'b> {

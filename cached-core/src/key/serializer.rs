@@ -70,6 +70,13 @@ pub trait KeySink: Sized {
     /// of the struct or map.
     fn fields(self) -> Self::Fields;
 
+    /// Says that the elements of a `Collection` follow. Only the sink that encodes a key uses this, to
+    /// find collections without a stable order.
+    #[inline(always)]
+    fn collection<Collection>(self) -> Self {
+        self
+    }
+
     /// Writes one part. Each kind of sink calls another method of [`KeyPart`].
     fn part(self, part: DynKeyPart<'_>) -> Result<Self, Self::Error>;
 }
@@ -258,6 +265,21 @@ impl<S: KeySink> ser::Serializer for KeySerializer<S> {
     #[inline]
     fn serialize_seq(self, _length: Option<usize>) -> Result<SequenceSerializer<S>, S::Error> {
         Ok(SequenceSerializer(Some(self.0.piece([SEQ], &[])?)))
+    }
+
+    /// Does what the default method does, and passes the type of the collection to the sink. The
+    /// `Serialize` of the standard collections calls this method with a reference to the collection.
+    #[inline]
+    fn collect_seq<I>(self, elements: I) -> Result<S, S::Error>
+    where
+        I: IntoIterator,
+        I::Item: Serialize,
+    {
+        let mut sequence = KeySerializer(self.0.collection::<I>()).serialize_seq(None)?;
+        for element in elements {
+            sequence.add(&element)?;
+        }
+        sequence.end()
     }
 
     #[inline]

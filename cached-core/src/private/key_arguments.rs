@@ -102,6 +102,9 @@ impl<Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         bytes.write_header(header.unwrap_or_default());
         // If an argument cannot be serialized, this call returns the reason.
         self.write(&mut *bytes)?;
+        if let Some(collection) = bytes.unordered() {
+            self.declaration.note_unordered_key(collection);
+        }
         if header.is_none() && self.declaration.index().is_some() {
             return Err(ser::Error::custom(
                 "the `Serialize` implementation of an argument fails for some calls only",

@@ -1,13 +1,15 @@
 //! Keys and values whose `Serialize`, `Clone` or `Drop` fails or calls a cached function.
 
 use std::cell::Cell;
+use std::collections::{BTreeSet, HashSet};
 use std::pin::pin;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use cached_core::{Cache, RequestScope, coordinator_cached};
-use cached_tests::{Upstream, UpstreamDown};
+use cached_core::{Cache, Finding, RequestScope, coordinator_cached};
+use cached_tests::{Upstream, UpstreamDown, collect_logs, logged};
+use log::Level;
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize};
 
@@ -152,4 +154,59 @@ async fn keys_and_values_may_call_the_cache_themselves() {
     RequestScope::new().run(cache.scope(call_all())).await;
     assert!(upstream.fetches() >= 800, "most values are fetched again: {}", upstream.fetches());
     assert!(REENTERED.get() > 5_000, "many calls come from values: {}", REENTERED.get());
+}
+
+#[derive(Serialize)]
+struct Filter {
+    region: String,
+    tags: HashSet<u32>,
+}
+
+#[coordinator_cached(name = "hidden_set", version = edition, skip(upstream), entry = hidden_set_entry)]
+async fn hidden_set(upstream: &Upstream, filter: Filter, edition: u8) -> FetchResult<usize> {
+    upstream.fetch().await
+}
+
+#[coordinator_cached(
+    name = "sorted_set",
+    version = edition,
+    identifier = tags.iter().collect::<BTreeSet<_>>(),
+    skip(upstream)
+)]
+async fn sorted_set(upstream: &Upstream, tags: HashSet<u32>, edition: u8) -> FetchResult<usize> {
+    upstream.fetch().await
+}
+
+/// Returns the findings about a key with a collection that has no stable order.
+fn unordered_keys(cache_name: &str) -> Vec<String> {
+    let findings = cached_core::ledger().audit();
+    let is_unordered = |finding: &&Finding| matches!(finding, Finding::UnorderedKey { name, .. } if *name == cache_name);
+    findings.iter().filter(is_unordered).map(ToString::to_string).collect()
+}
+
+#[tokio::test]
+async fn a_hash_set_inside_another_type_is_found() {
+    collect_logs();
+    let upstream = Upstream::default();
+    let tags = || (0..64).collect::<HashSet<u32>>();
+    let test = async {
+        for _ in 0..8 {
+            let filter = Filter { region: "eu".to_owned(), tags: tags() };
+            hidden_set(&upstream, filter, 1).await.expect("the call succeeds");
+        }
+    };
+    local_cache().await.scope(test).await;
+    assert_eq!(upstream.fetches(), 8, "sets of 64 elements have different orders");
+    let findings = unordered_keys("hidden_set");
+    let [finding] = &findings[..] else { panic!("{findings:?}") };
+    assert!(finding.contains("HashSet<u32>`") && finding.contains("a `BTreeSet`"), "{finding}");
+    assert_eq!(logged(Level::Warn, "`hidden_set`"), findings, "the function is logged once");
+
+    let test = async {
+        for _ in 0..8 {
+            assert_eq!(sorted_set(&upstream, tags(), 1).await, Ok(9));
+        }
+    };
+    local_cache().await.scope(test).await;
+    assert!(unordered_keys("sorted_set").is_empty());
 }
