@@ -111,8 +111,9 @@ impl CacheBuilder {
     ///
     /// Some kinds of values take more memory than this estimate: values with a large field under
     /// `#[serde(skip)]`, sequences that hold only `None` or only small variants of an enum, unused
-    /// capacity, and many small boxes. For functions that return values of these kinds, declare the
-    /// option `weight = |value| …`.
+    /// capacity, many small boxes, and values without serde (`remote = false`) that own more than
+    /// one block on the heap. For functions that return values of these kinds, declare the option
+    /// `weight = |value| …`.
     ///
     /// In measurements with eight kinds of values, a process with one thread grew by 104 to 127
     /// percent of this setting. The program's allocator keeps some freed memory for later, and more of

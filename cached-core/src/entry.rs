@@ -26,7 +26,7 @@ use crate::tier::remote::{
     IfMissing, Item, Permit, ReadOutcome, RemoteError, RemoteStore, WriteOutcome,
 };
 use crate::tier::request::RequestHandle;
-use crate::value::{CachedValue, InferredValue, Returned, Value, ValueRules, ValueType, WeightFn};
+use crate::value::{InferredValue, Returned, Value, ValueRules, ValueType, WeightFn};
 pub use first_found::first_found;
 pub use response::CachedResponse;
 use supplied_value::{AddOutcome, RemoteWriteError, SuppliedValue, add_remote};
@@ -94,7 +94,7 @@ pub struct CacheEntry<V, P> {
     value_type: &'static ValueType,
     pub(crate) ttl: Option<Duration>,
     pub(crate) weigher: Option<WeightFn>,
-    pub(crate) rules: ValueRules<'static, V>,
+    pub(crate) rules: ValueRules<V>,
     policy: PhantomData<fn() -> P>,
 }
 
@@ -112,9 +112,8 @@ pub type EntryOf<R, P> = CacheEntry<<R as Returned<InferredValue>>::Value, P>;
 
 impl<V, P> Clone for CacheEntry<V, P> {
     fn clone(&self) -> CacheEntry<V, P> {
-        let (cache, key) = (self.cache.clone(), self.key.clone());
-        let (weigher, rules) = (self.weigher.clone(), self.rules.clone());
-        CacheEntry { cache, key, weigher, rules, ..*self }
+        let (cache, key, weigher) = (self.cache.clone(), self.key.clone(), self.weigher.clone());
+        CacheEntry { cache, key, weigher, ..*self }
     }
 }
 
@@ -336,7 +335,7 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
     }
 }
 
-impl<V: CachedValue, P> CacheEntry<V, P> {
+impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
     /// Stores a value if neither the local tier nor memcached has a value of this entry. Returns true if
     /// the value was stored.
     ///

@@ -65,7 +65,12 @@ impl EntryHandle {
     /// computes the weight. Without the option, the weight is estimated with serde.
     pub(crate) fn weight(&self, value: &Value) -> usize {
         let declared = self.weigher.as_ref().and_then(|weight| weight(value));
-        declared.or_else(|| (self.value_type.weigh)(value)).unwrap_or(UNKNOWN_WEIGHT)
+        declared.unwrap_or_else(|| self.estimated_weight(value))
+    }
+
+    /// Estimates how many bytes a value takes in memory, without the option `weight`.
+    pub(crate) fn estimated_weight(&self, value: &Value) -> usize {
+        (self.value_type.weigh)(value).unwrap_or(UNKNOWN_WEIGHT)
     }
 
     /// Returns the value that the local tier has, unless the value has expired.

@@ -4,6 +4,8 @@
 //! once for all annotated functions. To use a value's concrete type, the code calls the function pointers
 //! in [`ValueType`] and [`ReturnType`].
 
+pub(crate) mod bounds;
+pub(crate) mod local;
 mod variant;
 
 use std::any::{Any, type_name};
@@ -30,6 +32,9 @@ pub(crate) type SharedError = Arc<dyn Any + Send + Sync>;
 /// Every type with these bounds implements the trait automatically. If `T` implements it, so does
 /// `Arc<T>`, and a hit on an `Arc<T>` clones only the `Arc`.
 ///
+/// A value of a function with the option `remote = false` need not implement this trait. It is stored in
+/// this process only, so `Clone + Send + Sync + 'static` is enough.
+///
 /// ```
 /// fn is_cached_value<T: cached_core::CachedValue>() {}
 /// is_cached_value::<std::sync::Arc<Vec<String>>>();
@@ -37,7 +42,8 @@ pub(crate) type SharedError = Arc<dyn Any + Send + Sync>;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be cached",
     label = "this value cannot be cached",
-    note = "a cached value must be `Serialize + DeserializeOwned + Clone + Send + Sync + 'static`; derive `serde::Serialize`, `serde::Deserialize` and `Clone`, and let the type own its data"
+    note = "a cached value must be `Serialize + DeserializeOwned + Clone + Send + Sync + 'static`; derive `serde::Serialize`, `serde::Deserialize` and `Clone`, and let the type own its data",
+    note = "with the option `remote = false`, which caches it in this process only, `Clone + Send + Sync + 'static` is enough"
 )]
 pub trait CachedValue: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {}
 
@@ -70,7 +76,7 @@ pub enum WholeValue {}
 )]
 pub trait Returned<Mode>: sealed::Returned<Mode> + Sized {
     /// The part of the return type that is cached. An annotated function compiles only if this type is a
-    /// [`CachedValue`].
+    /// [`CachedValue`] or, with the option `remote = false`, `Clone + Send + Sync + 'static`.
     type Value;
 
     /// Returns the part to cache, or `self` if `self` is an error.
@@ -220,26 +226,24 @@ impl ValueType {
     }
 }
 
-/// The function of the option `cache_if` or `ttl_with`. `'p` is the lifetime of the parameters that the
-/// function mentions.
-pub(crate) type ValueRule<'p, V, T> = Arc<dyn Fn(&V) -> T + Send + Sync + 'p>;
-
 /// The options whose functions are called with the value to cache: `cache_if` and `ttl_with`.
-pub(crate) struct ValueRules<'p, V> {
+pub(crate) struct ValueRules<V> {
     /// Returns true if the value may be cached.
-    pub(crate) cache_if: Option<ValueRule<'p, V, bool>>,
+    pub(crate) cache_if: Option<fn(&V) -> bool>,
     /// Returns how long the value is cached.
-    pub(crate) ttl_with: Option<ValueRule<'p, V, Duration>>,
+    pub(crate) ttl_with: Option<fn(&V) -> Duration>,
 }
 
-impl<V> Clone for ValueRules<'_, V> {
-    fn clone(&self) -> Self {
-        ValueRules { cache_if: self.cache_if.clone(), ttl_with: self.ttl_with.clone() }
+impl<V> Clone for ValueRules<V> {
+    fn clone(&self) -> ValueRules<V> {
+        *self
     }
 }
 
-impl<V> ValueRules<'_, V> {
-    pub(crate) const NONE: Self = ValueRules { cache_if: None, ttl_with: None };
+impl<V> Copy for ValueRules<V> {}
+
+impl<V> ValueRules<V> {
+    pub(crate) const NONE: ValueRules<V> = ValueRules { cache_if: None, ttl_with: None };
 }
 
 /// The result of applying [`ValueRules`] to one value.
@@ -256,7 +260,7 @@ pub(crate) struct CachingDecision {
     pub(crate) ttl: Option<Duration>,
 }
 
-impl<V: CachedValue> ValueRules<'_, V> {
+impl<V> ValueRules<V> {
     /// Decides about a value that is not in a tier yet. If an option's function panics, the panic is
     /// not caught.
     pub(crate) fn decide(&self, value: &V) -> CachingDecision {
@@ -264,35 +268,36 @@ impl<V: CachedValue> ValueRules<'_, V> {
         CachingDecision {
             is_none: variant::is_none(value),
             is_err,
-            is_cacheable: !is_err && self.cache_if.as_ref().is_none_or(|cache_if| cache_if(value)),
-            ttl: self.ttl_with.as_ref().map(|ttl_with| ttl_with(value)),
+            is_cacheable: !is_err && self.cache_if.is_none_or(|cache_if| cache_if(value)),
+            ttl: self.ttl_with.map(|ttl_with| ttl_with(value)),
         }
     }
 }
 
-impl<V: 'static> ValueRules<'_, V> {
+impl<V: 'static> ValueRules<V> {
     /// Decides about a value that a tier returned. `cache_if` accepted the value when it was stored.
     ///
     /// If `ttl_with` panics, the ttl in the attribute applies: the value is usable, so the panic must not
     /// reach the caller.
     pub(crate) fn decide_stored(&self, value: &Value, value_type: &ValueType) -> CachingDecision {
-        let ttl_with = self.ttl_with.as_ref().zip(value.downcast_ref::<V>());
+        let ttl_with = self.ttl_with.zip(value.downcast_ref::<V>());
         let ttl = ttl_with.and_then(|(ttl_with, value)| catch_panic(|| ttl_with(value)));
         let is_none = (value_type.is_none)(value);
         CachingDecision { is_none, is_err: false, is_cacheable: true, ttl }
     }
 }
 
-/// The operations on a function's return type `R`.
+/// The operations on a function's return type `R`, and the [`ValueRules`] for the cached part.
 ///
 /// `V` is the part of `R` that is cached.
 pub(crate) struct ReturnType<R, V> {
     /// Separates a value to cache from an error, and applies the rules to the value.
-    pub(crate) split: fn(R, &ValueRules<'_, V>) -> FetchOutput<R>,
+    pub(crate) split: fn(R, &ValueRules<V>) -> FetchOutput<R>,
     /// The function [`rebuild_into`] for this type.
     pub(crate) rebuild_into: fn(&Value, &mut Option<R>) -> bool,
     pub(crate) error_sharing: ErrorSharing<R>,
     pub(crate) value_type: &'static ValueType,
+    pub(crate) rules: ValueRules<V>,
 }
 
 /// The result of running an annotated function.
@@ -304,10 +309,13 @@ pub(crate) enum FetchOutput<R> {
 }
 
 impl<R, V> ReturnType<R, V> {
-    pub(crate) fn new<Mode>(error_sharing: ErrorSharing<R>) -> ReturnType<R, V>
+    pub(crate) fn new<Mode>(
+        error_sharing: ErrorSharing<R>,
+        value_type: &'static ValueType,
+    ) -> ReturnType<R, V>
     where
         R: Returned<Mode, Value = V>,
-        V: CachedValue,
+        V: Clone + Send + Sync + 'static,
     {
         ReturnType {
             split: |returned, rules| match returned.into_cached() {
@@ -319,7 +327,8 @@ impl<R, V> ReturnType<R, V> {
             },
             rebuild_into: rebuild_into::<R, Mode>,
             error_sharing,
-            value_type: ValueType::of::<V>(),
+            value_type,
+            rules: ValueRules::NONE,
         }
     }
 
@@ -340,7 +349,7 @@ impl<R, V> ReturnType<R, V> {
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn rebuild_into<R, Mode>(value: &Value, target: &mut Option<R>) -> bool
 where
-    R: Returned<Mode, Value: CachedValue>,
+    R: Returned<Mode, Value: Clone + 'static>,
 {
     let Some(value) = value.downcast_ref::<R::Value>() else { return false };
     // `target` held `None`, so nothing leaks. Without `forget` the compiler adds code to drop an `R`.

@@ -23,14 +23,23 @@ const ARC_COUNTS: usize = 2 * size_of::<usize>();
 /// `Serialize` fails.
 pub(crate) fn of<V: Serialize>(value: &V) -> Option<usize> {
     let mut heap = 0;
-    let size = size_of::<V>();
-    add_sized(value, size, &mut heap).ok()?;
-    Some(block_size(ARC_COUNTS + size) + heap)
+    add_sized(value, size_of::<V>(), &mut heap).ok()?;
+    Some(of_own_size::<V>() + heap)
+}
+
+/// Returns how many bytes a `V` takes when it is stored in an `Arc`, without what it owns on the heap.
+pub(crate) fn of_own_size<V>() -> usize {
+    arc_block_size(size_of::<V>())
+}
+
+/// Estimates how many bytes an allocator reserves for an `Arc` of a value with this size.
+pub(crate) fn arc_block_size(bytes: usize) -> usize {
+    block_size(ARC_COUNTS + bytes)
 }
 
 /// Estimates how many bytes an allocator reserves for a block of `bytes`. A typical allocator adds
 /// a header to the block and rounds its size up.
-fn block_size(bytes: usize) -> usize {
+pub(crate) fn block_size(bytes: usize) -> usize {
     const ALIGNMENT: usize = 16;
     const HEADER_SIZE: usize = 8;
     const MIN_BLOCK: usize = 32;

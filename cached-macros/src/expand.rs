@@ -11,16 +11,15 @@ use proc_macro2::{Delimiter, Group, Ident, Literal, Punct, Spacing, Span, TokenS
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::visit::Visit;
-use syn::{Expr, Generics, Path};
+use syn::{Expr, Generics, Path, Type};
 
 use crate::args::Args;
 use crate::item::{Function, Parameter, is_punct};
 use crate::lifetimes::borrows;
 use crate::mentions::mentions;
-use crate::receiver::{RefreshCopies, with_receiver};
+use crate::signature::type_arguments;
 use crate::ttl::{DurationOption, Ttl};
 use crate::validate::ValidatedFunction;
-use crate::value_function::Copies;
 
 /// The path of the runtime crate: `::cached_core`, or the path that the option `crate` names.
 pub(crate) struct CratePath<'a>(Option<&'a Path>);
@@ -83,24 +82,18 @@ impl Expansion<'_> {
         let (head, body) = (&input.function.head, BodyParts::split(input.body));
         let [call, fetch] = ["call", "fetch"].map(|name| Ident::new(name, Span::mixed_site()));
         let begin = krate.private(Span::call_site(), "begin");
-        // `begin` has the same bounds as `lookup`. The compiler shows equal errors at one span once.
-        let method = Ident::new("begin", input.return_type.span());
-        let lookup = self.lookup(&self.declaration());
-        // A function with `refresh_ahead` makes its rules together with its fetch.
-        let options = match input.has_refresh_ahead {
-            true => self.options_of_the_entry(),
-            false => self.call_options(Copies::Clones),
-        };
-        let fetch_future = self.fetch(&call, body.statements);
+        let method = self.begin_method();
+        let (lookup, options) = (self.lookup(&self.declaration()), self.call_options());
+        let fetch_body = in_braces_of(input.body, &{
+            let (rebind, edge) = (self.rebind_in_fetch(), self.fake_return_edge());
+            let statements = body.statements;
+            quote!(#rebind #edge #statements)
+        });
         let names: Vec<&Ident> = self.parameters().map(|parameter| &parameter.ident).collect();
         let rebind = krate.private(Span::call_site(), "rebind");
         let rebind = (!names.is_empty()).then(|| quote!(#rebind!((#(#names,)*) = (#(#names,)*));));
-        let call_and_fetch = match input.has_refresh_ahead {
-            true => quote!(let #fetch = #fetch_future; (#call, #fetch)),
-            false => quote!((#call, #fetch_future)),
-        };
         let completion = match input.has_refresh_ahead {
-            true => quote!(#call.complete_with_refresh(#fetch).await),
+            true => quote!(#call.complete_with_refresh(::std::boxed::Box::pin(#fetch)).await),
             false => quote!(#call.complete(::core::pin::pin!(#fetch)).await),
         };
         let statements = in_braces_of(
@@ -110,7 +103,7 @@ impl Expansion<'_> {
                     #rebind
                     #[allow(clippy::used_underscore_binding)]
                     let #call = #begin!(#lookup, #method) #options;
-                    #call_and_fetch
+                    (#call, async move #fetch_body)
                 };
                 #completion
             },
@@ -121,41 +114,6 @@ impl Expansion<'_> {
         };
         let attributes = body.attributes;
         quote!(#attributes #head #statements)
-    }
-
-    /// Writes the future of the body. For a function with `refresh_ahead`, writes a function that makes the
-    /// future, because a hit that starts no refresh does not need it.
-    fn fetch(&self, call: &Ident, statements: TokenStream) -> TokenStream {
-        let (input, krate) = (self.input, self.krate);
-        let rules_name = Ident::new("rules", Span::mixed_site());
-        let (rebind, edge) = (self.rebind_in_fetch(), self.fake_return_edge());
-        let future = |borrow: TokenStream, statements: TokenStream| {
-            let body = in_braces_of(input.body, &quote!(#borrow #rebind #edge #statements));
-            quote!(async move #body)
-        };
-        let (copy, future) = match input.refresh_with {
-            None => (TokenStream::new(), future(TokenStream::new(), statements)),
-            Some(receiver) => {
-                let this = Ident::new("this", Span::mixed_site());
-                let copies = RefreshCopies::new(input.function, receiver, &this, krate);
-                (copies.copy, future(copies.borrow, with_receiver(statements, &this)))
-            }
-        };
-        if !input.has_refresh_ahead {
-            return future;
-        }
-        // With `refresh_with`, the parameters may be references, and the rules outlive these.
-        let copies = if input.refresh_with.is_some() { Copies::Owned } else { Copies::Clones };
-        let rules = self.rules(copies);
-        let rules = (!rules.is_empty()).then(|| quote!(let #rules_name = #rules_name #rules;));
-        quote! {{
-            let #rules_name = #call.no_rules();
-            move || {
-                #rules
-                #copy
-                (#rules_name, ::std::boxed::Box::pin(#future))
-            }
-        }}
     }
 
     /// Writes the `declaration!` macro call, which declares the function in a static.
@@ -191,13 +149,17 @@ impl Expansion<'_> {
     /// Writes the expression that identifies the cache entry. The function and its companion both
     /// contain this expression.
     ///
-    /// The expression checks the trait bounds of the return type, and has the span of this type. So
-    /// the compiler reports a broken bound once, at the type.
+    /// The expression checks which part of the return type is cached, and has the span of this type. So
+    /// the compiler reports an unsuitable return type once, at the type.
     pub(crate) fn lookup(&self, declaration: &TokenStream) -> TokenStream {
         let Expansion { input, krate } = self;
         let return_type = input.return_type;
-        let span = return_type.span();
-        let lookup = if input.infallible { "lookup_whole" } else { "lookup" };
+        let span = name_span(value_type(return_type, input.infallible));
+        let lookup = match (input.uses_remote, input.infallible) {
+            (false, _) => "lookup_local",
+            (true, true) => "lookup_whole",
+            (true, false) => "lookup",
+        };
         let [lookup, probe] = [lookup, "ErrorProbe"].map(|item| krate.private(span, item));
         let sharing = match input.infallible {
             true => "infallible",
@@ -206,6 +168,16 @@ impl Expansion<'_> {
             false => "sharing",
         };
         let sharing = Ident::new(sharing, span);
+        // Values that never leave the process need no serde, so their weight depends on their type.
+        let (local_types, weigher) = match input.uses_remote {
+            true => (None, None),
+            false => {
+                let mode = if input.infallible { "WholeValue" } else { "InferredValue" };
+                let [mode, probe] = [mode, "WeightProbe"].map(|item| krate.private(span, item));
+                let weigher = quote_spanned!(span=> #probe::<#return_type, #mode>::NEW.weigher(),);
+                (Some(quote_spanned!(span=> #mode, _,)), Some(weigher))
+            }
+        };
         let identifier = self.key_parts(&input.identifier_parts);
         let version = self.key_parts(input.version);
         // All method calls of the chain have the type's span, so that the compiler underlines the type.
@@ -216,10 +188,18 @@ impl Expansion<'_> {
             quote_spanned!(span=> .cache(#cache))
         });
         quote_spanned! {span=>
-            #lookup::<#return_type, _>(
-                #probe::<#return_type>::NEW.#sharing(), #declaration, (#identifier, #version),
+            #lookup::<#return_type, #local_types _>(
+                #probe::<#return_type>::NEW.#sharing(), #weigher #declaration, (#identifier, #version),
             ) #arguments #cache
         }
+    }
+
+    /// Returns the name of the method that checks the bounds of the cached value and begins the call.
+    fn begin_method(&self) -> Ident {
+        let Expansion { input, .. } = self;
+        let value = value_type(input.return_type, input.infallible);
+        let is_generic = names_type_parameter(&input.function.signature.generics, value);
+        Ident::new(if is_generic { "begin_generic" } else { "begin" }, name_span(value))
     }
 
     /// Writes the method calls that add the function's own type and const arguments to the key.
@@ -270,35 +250,15 @@ impl Expansion<'_> {
 
     /// Writes the options whose values are expressions. Each option is a method call on the runtime's
     /// `Call`, or in a companion on its `EntryBuilder`.
-    pub(crate) fn call_options(&self, copies: Copies) -> TokenStream {
-        let (of_the_entry, rules) = (self.options_of_the_entry(), self.rules(copies));
-        quote!(#of_the_entry #rules)
-    }
-
-    /// Writes the options that a call needs before it fetches: `ttl` and `weight`.
-    fn options_of_the_entry(&self) -> TokenStream {
-        let ttl = self.ttl_expression().map(|ttl| {
-            let option = Ident::new("ttl", ttl.span());
-            quote_spanned!(ttl.span()=> .#option(#ttl))
-        });
-        let weight = self.value_options(|option| option == "weight", Copies::Clones);
-        quote!(#ttl #weight)
-    }
-
-    /// Writes the options that are applied to a fetched value: `cache_if` and `ttl_with`.
-    fn rules(&self, copies: Copies) -> TokenStream {
-        self.value_options(|option| option != "weight", copies)
-    }
-
-    fn value_options(&self, is_wanted: impl Fn(&str) -> bool, copies: Copies) -> TokenStream {
-        let Expansion { input, krate } = self;
-        let values = input.value_functions.iter().filter(|value| is_wanted(value.option));
-        values
-            .map(|value| {
-                let span = value.function.span();
-                let option = Ident::new(value.option, span);
-                let function = value.tokens(input.function, copies, krate);
-                quote_spanned!(span=> .#option(#function))
+    pub(crate) fn call_options(&self) -> TokenStream {
+        let ttl = self.ttl_expression().map(|ttl| ("ttl", ttl));
+        let functions =
+            self.input.value_functions.iter().map(|value| (value.option, value.function));
+        let options = ttl.into_iter().chain(functions);
+        options
+            .map(|(option, expression)| {
+                let option = Ident::new(option, expression.span());
+                quote_spanned!(expression.span()=> .#option(#expression))
             })
             .collect()
     }
@@ -323,7 +283,6 @@ impl Expansion<'_> {
         let is_in_option = |name: &Ident| {
             let options = self.input.cache.into_iter().chain(self.ttl_expression());
             options.into_iter().any(|option| mentions(option, name))
-                || self.input.value_functions.iter().any(|value| value.mentions(name))
         };
         let (skipped, used): (Vec<_>, Vec<_>) = self.parameters().partition(|parameter| {
             self.input.skipped.contains(&parameter.ident) && !is_in_option(&parameter.ident)
@@ -358,21 +317,57 @@ fn code_hash(tokens: &TokenStream) -> u32 {
     tokens.to_string().bytes().fold(0x811c_9dc5, add)
 }
 
+/// Searches for a type parameter of the function, and stores whether one is found.
+struct TypeParameterSearch<'g>(&'g Generics, bool);
+
+impl<'ast> Visit<'ast> for TypeParameterSearch<'_> {
+    fn visit_path(&mut self, path: &'ast Path) {
+        self.1 |= self.0.type_params().any(|param| path.is_ident(&param.ident));
+        syn::visit::visit_path(self, path);
+    }
+}
+
+/// Returns true if the type names a type parameter of the function.
+fn names_type_parameter(generics: &Generics, ty: &Type) -> bool {
+    let mut search = TypeParameterSearch(generics, false);
+    search.visit_type(ty);
+    search.1
+}
+
+/// Returns the type argument of a `Result`, which is the type of the cached value. Any other return type
+/// may be an alias, so it is returned as a whole.
+fn value_type(return_type: &Type, infallible: bool) -> &Type {
+    match return_type {
+        Type::Group(inner) => value_type(&inner.elem, infallible),
+        Type::Paren(inner) => value_type(&inner.elem, infallible),
+        Type::Path(path) if !infallible => {
+            let last = path.path.segments.last().filter(|last| last.ident == "Result");
+            let value = last.and_then(|last| type_arguments(&last.arguments).next());
+            value.unwrap_or(return_type)
+        }
+        _ => return_type,
+    }
+}
+
+/// Returns the span of the type's name without the path before it, or of the first token of a type that
+/// has no name.
+fn name_span(ty: &Type) -> Span {
+    match ty {
+        Type::Path(path) => {
+            path.path.segments.last().map_or_else(|| ty.span(), |last| last.ident.span())
+        }
+        _ => ty.span(),
+    }
+}
+
 /// Returns true if the expression is a parameter whose type names a type parameter of the function,
 /// such as `K` or `&[K]`.
-pub(crate) fn has_generic_type(function: &Function, part: &Expr) -> bool {
-    struct NamesTypeParameter<'g>(&'g Generics, bool);
-    impl<'ast> Visit<'ast> for NamesTypeParameter<'_> {
-        fn visit_path(&mut self, path: &'ast Path) {
-            self.1 |= self.0.type_params().any(|param| path.is_ident(&param.ident));
-            syn::visit::visit_path(self, path);
-        }
-    }
+fn has_generic_type(function: &Function, part: &Expr) -> bool {
     let Expr::Path(part) = part else { return false };
     let parameter = part.path.get_ident().and_then(|name| function.parameter(name));
     let argument =
         parameter.and_then(|parameter| function.signature.inputs.get(parameter.argument));
-    let mut visitor = NamesTypeParameter(&function.signature.generics, false);
+    let mut visitor = TypeParameterSearch(&function.signature.generics, false);
     argument.into_iter().for_each(|argument| visitor.visit_fn_arg(argument));
     visitor.1
 }

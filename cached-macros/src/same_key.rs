@@ -21,7 +21,11 @@ fn keys(expansion: TokenStream) -> Vec<String> {
     for (index, tree) in trees.iter().enumerate() {
         match tree {
             TokenTree::Group(group) => found.extend(keys(group.stream())),
-            TokenTree::Ident(name) if name == "lookup" || name == "lookup_whole" => {
+            TokenTree::Ident(name)
+                if ["lookup", "lookup_whole", "lookup_local"]
+                    .iter()
+                    .any(|lookup| name == lookup) =>
+            {
                 let mut rest = trees[index..].iter().skip_while(|tree| !is_parentheses(tree));
                 let Some(TokenTree::Group(arguments)) = rest.next() else { continue };
                 // The last argument of a lookup is the tuple of the key's parts.
@@ -50,12 +54,11 @@ fn keys_with(option: TokenStream) -> Vec<String> {
     let options = quote!(
         name = "payment",
         version = version,
-        skip(self, client),
+        skip(client),
         #option
     );
     let function = quote! {
         async fn payment<B: Backend, const N: usize>(
-            &self,
             client: B,
             log: impl Log,
             number: u32,
@@ -83,11 +86,9 @@ fn only_key_options_change_the_key() {
     for option in OPTIONS.iter().filter(|option| !KEY_OPTIONS.contains(&option.name)) {
         let written = option.example.replace('…', "the upstream changes its answers");
         let written: TokenStream = written.parse().expect("an example is tokens");
-        // `refresh_ahead` requires a reason to overwrite, and a receiver that outlives the call.
-        let overwrite = quote!(overwrite(reason = "the upstream changes"));
+        // `refresh_ahead` requires a reason to overwrite.
         let written = match option.name {
-            "refresh_ahead" => quote!(#written, #overwrite, refresh_with = self.clone()),
-            "refresh_with" => quote!(#written, #overwrite, refresh_ahead = "5m"),
+            "refresh_ahead" => quote!(#written, overwrite(reason = "the upstream changes")),
             _ => written,
         };
         let with_entry = (option.name != "entry").then(|| quote!(#written, entry = payment_entry));

@@ -191,13 +191,16 @@ fn check_return_type<'a>(
     Some(return_type)
 }
 
-/// Returns, for an error message, which type to return instead of a reference to `borrowed`. A
-/// trait object or an `impl Trait` cannot be read back from a cache, also in an `Arc`.
+/// Returns, for an error message, which type to return instead of a reference to `borrowed`. An
+/// `Arc` of a trait object cannot be read back from memcached.
 fn owned_value(borrowed: &Type) -> String {
     match borrowed {
         Type::Group(inner) => owned_value(&inner.elem),
         Type::Paren(inner) => owned_value(&inner.elem),
-        Type::TraitObject(_) | Type::ImplTrait(_) => OWNING_TYPE.to_owned(),
+        Type::TraitObject(_) => {
+            format!("{} with the option `remote = false`", owned_type(borrowed))
+        }
+        Type::ImplTrait(_) => OWNING_TYPE.to_owned(),
         other => owned_type(other),
     }
 }
@@ -231,7 +234,8 @@ fn borrow_in_value(return_type: &Type, infallible: bool) -> Option<TokenStream> 
     }
 }
 
-fn type_arguments(arguments: &PathArguments) -> impl Iterator<Item = &Type> {
+/// Returns the type arguments of a path's segment.
+pub(crate) fn type_arguments(arguments: &PathArguments) -> impl Iterator<Item = &Type> {
     let arguments = match arguments {
         PathArguments::AngleBracketed(arguments) => Some(&arguments.args),
         _ => None,
@@ -334,8 +338,12 @@ mod tests {
         for (return_type, instead) in [
             (quote!(&'a str), "return a `String`"),
             (quote!(Result<&'a [u8], Error>), "return a `Vec<u8>`"),
-            (quote!(&'a dyn Store), "return a type that owns its data"),
-            (quote!(Option<&'a (dyn Store + Send)>), "return a type that owns its data"),
+            (quote!(&'a dyn Store), "return an `Arc<dyn Store>` with the option `remote = false`"),
+            (
+                quote!(Option<&'a (dyn Store + Send)>),
+                "return an `Arc<dyn Store + Send>` with the option `remote = false`",
+            ),
+            (quote!(Option<&Config>), "return a `Config`, or an `Arc` of it"),
         ] {
             let options = quote!(name = "price", version = day);
             let function = quote!(async fn price<'a>(day: u8) -> #return_type { f(day) });

@@ -81,6 +81,12 @@ impl PendingCall {
         };
         let permit = permit.in_background();
         let Some(store) = self.handle.cache.remote() else { return };
+        // The option `weight` is about the local tier. A weight of `usize::MAX` must not fill the queue
+        // of the background writes, and a weight of 0 must not let the queue grow without bound.
+        let bytes = match self.handle.weigher {
+            Some(_) => self.handle.estimated_weight(value),
+            None => weight,
+        };
         let (handle, value) = (self.handle.clone(), Arc::clone(value));
         let write = RemoteFill { began: handle.now(), handle, value, permit, fill_token, ttls };
         let write = Arc::new(write);
@@ -88,7 +94,7 @@ impl PendingCall {
             let write = Arc::clone(&write);
             async move { write.run().await }
         };
-        if !store.run_in_background(weight, Box::new(move || Box::pin(run()))) {
+        if !store.run_in_background(bytes, Box::new(move || Box::pin(run()))) {
             let reason = FillRefusal::QueueFull;
             self.handle.emit(|entry| Event::FillRefused { entry, reason });
         }

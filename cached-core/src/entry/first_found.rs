@@ -5,7 +5,7 @@ use crate::entry_handle::EntryHandle;
 use crate::key::Key;
 use crate::tier::local::FillToken;
 use crate::tier::remote::{Item, Permit, RemoteStore};
-use crate::value::{CachedValue, Value};
+use crate::value::Value;
 
 /// Looks up several entries, and returns the value of the first entry that a tier has.
 ///
@@ -34,7 +34,7 @@ use crate::value::{CachedValue, Value};
 /// # }).unwrap();
 /// ```
 #[must_use = "the value that was found is the only effect"]
-pub async fn first_found<V: CachedValue, P>(
+pub async fn first_found<V: Clone + Send + Sync + 'static, P>(
     entries: impl IntoIterator<Item = CacheEntry<V, P>>,
 ) -> Option<V> {
     let entries: Vec<CacheEntry<V, P>> = entries.into_iter().collect();

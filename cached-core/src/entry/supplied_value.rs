@@ -12,7 +12,7 @@ use crate::tier::remote::{
 };
 use crate::tier::request::RequestHandle;
 use crate::ttl::{EntryTtls, UNCONFIRMED_TTL};
-use crate::value::{CachedValue, Value, ValueRules};
+use crate::value::{Value, ValueRules};
 
 /// A value that the program passed to `add` or `overwrite`, and how long each tier keeps the value.
 pub(super) struct SuppliedValue {
@@ -22,9 +22,9 @@ pub(super) struct SuppliedValue {
 
 impl SuppliedValue {
     /// Returns `None` if the options of the function do not allow this value to be cached.
-    pub(super) fn new<V: CachedValue>(
+    pub(super) fn new<V: Send + Sync + 'static>(
         handle: &EntryHandle,
-        rules: &ValueRules<'_, V>,
+        rules: &ValueRules<V>,
         value: V,
     ) -> Option<SuppliedValue> {
         let decision = rules.decide(&value);

@@ -13,6 +13,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::answer::Call;
+use super::checked_value::{AllTiers, LocalTiers};
 use super::entry_builder::EntryBuilder;
 use super::key_arguments::{DeclaredFunction, KeyArguments};
 use super::slow_path::{HitWriter, look_up_by_bytes};
@@ -23,52 +24,65 @@ use crate::key::{KeyBytes, KeyHeader, KeyParts};
 use crate::tier::local::index::IndexGuard;
 use crate::tier::request::TakenRequestValues;
 use crate::value::{
-    CachedValue, ErrorSharing, InferredValue, ReturnType, Returned, Value, ValueType, WholeValue,
+    ErrorSharing, InferredValue, ReturnType, Returned, Value, ValueType, WholeValue,
     has_trivial_clone,
 };
 
 /// A builder for the lookup of a call, or for the entry that a companion returns.
 ///
 /// `Mode` is a marker type: [`InferredValue`] or, for a function with the option `infallible`,
-/// [`WholeValue`].
-pub struct LookupBuilder<'k, R, V, Mode, Parts, Constants> {
+/// [`WholeValue`]. `Tiers` is [`AllTiers`] or, for a function with the option `remote = false`,
+/// [`LocalTiers`].
+pub struct LookupBuilder<'k, R, V, Mode, Tiers, Parts, Constants> {
     function: DeclaredFunction,
     parts: Parts,
     own_types: &'static str,
     constants: Constants,
     errors: ErrorSharing<R>,
     cache: Option<&'k Cache>,
-    types: PhantomData<(V, Mode)>,
+    types: PhantomData<(V, Mode, Tiers)>,
 }
 
 /// Starts the builder for an annotated function or for its companion.
 ///
-/// This function has the bounds on the return type. The attribute gives the same span to the call in the
-/// annotated function and to the call in the companion, so the compiler reports a missing bound once.
+/// The methods that finish the builder have the bounds on the value; see
+/// [`checked_value`](super::checked_value).
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup<'k, R, P>(
     errors: ErrorSharing<R>,
     function: DeclaredFunction,
     parts: P,
-) -> LookupBuilder<'k, R, R::Value, InferredValue, P, ()>
+) -> LookupBuilder<'k, R, R::Value, InferredValue, AllTiers, P, ()>
 where
     R: Returned<InferredValue>,
-    R::Value: CachedValue,
+    R::Value: Sized,
 {
     LookupBuilder::new(errors, function, parts)
 }
 
 /// Starts the builder for a function with the option `infallible`, or for its companion.
 #[cfg_attr(not(debug_assertions), inline(always))]
-pub fn lookup_whole<'k, R: CachedValue, P>(
+pub fn lookup_whole<'k, R, P>(
     errors: ErrorSharing<R>,
     function: DeclaredFunction,
     parts: P,
-) -> LookupBuilder<'k, R, R, WholeValue, P, ()> {
+) -> LookupBuilder<'k, R, R, WholeValue, AllTiers, P, ()> {
     LookupBuilder::new(errors, function, parts)
 }
 
-impl<R, V, Mode, Parts> LookupBuilder<'_, R, V, Mode, Parts, ()> {
+/// Starts the builder for a function with the option `remote = false`, or for its companion. `W` says
+/// how values are weighed.
+#[cfg_attr(not(debug_assertions), inline(always))]
+pub fn lookup_local<'k, R: Returned<Mode>, Mode, W, P>(
+    errors: ErrorSharing<R>,
+    _: W,
+    function: DeclaredFunction,
+    parts: P,
+) -> LookupBuilder<'k, R, R::Value, Mode, LocalTiers<W>, P, ()> {
+    LookupBuilder::new(errors, function, parts)
+}
+
+impl<R, V, Mode, Tiers, Parts> LookupBuilder<'_, R, V, Mode, Tiers, Parts, ()> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn new(errors: ErrorSharing<R>, function: DeclaredFunction, parts: Parts) -> Self {
         let types = PhantomData;
@@ -76,19 +90,23 @@ impl<R, V, Mode, Parts> LookupBuilder<'_, R, V, Mode, Parts, ()> {
     }
 }
 
-impl<'k, R, V, Mode, Parts, Constants> LookupBuilder<'k, R, V, Mode, Parts, Constants> {
+impl<'k, R, V, Mode, Tiers, Parts, Constants>
+    LookupBuilder<'k, R, V, Mode, Tiers, Parts, Constants>
+{
     /// Sets the cache that the option `cache` names. `None` stands for the current cache.
     #[must_use]
     pub fn cache(
         self,
         cache: Option<&'k Cache>,
-    ) -> LookupBuilder<'k, R, V, Mode, Parts, Constants> {
+    ) -> LookupBuilder<'k, R, V, Mode, Tiers, Parts, Constants> {
         LookupBuilder { cache, ..self }
     }
 
     /// Adds the function's own type arguments. `Arguments` is a tuple with a `PhantomData` for each of them.
     #[must_use]
-    pub fn type_arguments<Arguments>(self) -> LookupBuilder<'k, R, V, Mode, Parts, Constants> {
+    pub fn type_arguments<Arguments>(
+        self,
+    ) -> LookupBuilder<'k, R, V, Mode, Tiers, Parts, Constants> {
         LookupBuilder { own_types: type_name::<Arguments>(), ..self }
     }
 
@@ -97,14 +115,14 @@ impl<'k, R, V, Mode, Parts, Constants> LookupBuilder<'k, R, V, Mode, Parts, Cons
     pub fn constants<NewConstants: KeyParts>(
         self,
         constants: NewConstants,
-    ) -> LookupBuilder<'k, R, V, Mode, Parts, NewConstants> {
+    ) -> LookupBuilder<'k, R, V, Mode, Tiers, Parts, NewConstants> {
         let LookupBuilder { function, parts, own_types, errors, cache, types, .. } = self;
         LookupBuilder { function, parts, own_types, constants, errors, cache, types }
     }
 }
 
-impl<'k, R, V, Mode, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
-    LookupBuilder<'k, R, V, Mode, (Identifier, Version), Constants>
+impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
+    LookupBuilder<'k, R, V, Mode, Tiers, (Identifier, Version), Constants>
 {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn arguments(&self) -> KeyArguments<(Identifier, Version), Constants> {
@@ -117,31 +135,33 @@ impl<'k, R, V, Mode, Identifier: KeyParts, Version: KeyParts, Constants: KeyPart
     /// methods need no bounds on the return type. Each method with such a bound would repeat the error that
     /// the compiler reports for a missing bound.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn begin(self) -> Lookup<'k, R, V, (Identifier, Version), Constants>
+    pub(super) fn begin_with(
+        self,
+        value_type: &'static ValueType,
+    ) -> Lookup<'k, R, V, (Identifier, Version), Constants>
     where
         R: Returned<Mode, Value = V>,
-        V: CachedValue,
+        V: Clone + Send + Sync + 'static,
     {
         Lookup {
             arguments: self.arguments(),
             cache: self.cache,
             downcast: |value| value.downcast_ref(),
             to_returned: clone_to_returned::<R, Mode>,
-            returns: ReturnType::new::<Mode>(self.errors),
+            returns: ReturnType::new::<Mode>(self.errors, value_type),
         }
     }
 
     /// Finishes the builder for a companion.
-    pub fn entry<Policy>(self) -> EntryBuilder<V, Policy>
-    where
-        V: CachedValue,
-    {
+    pub(super) fn entry_with<Policy>(
+        self,
+        value_type: &'static ValueType,
+    ) -> EntryBuilder<V, Policy> {
         let cache = self.cache.cloned().unwrap_or_else(Cache::current);
         let arguments = self.arguments();
         let mut bytes = KeyBytes::default();
         let header = arguments.header();
         let key = arguments.encode(header, &mut bytes).map(|()| Arc::from(&*bytes));
-        let value_type = ValueType::of::<V>();
         EntryBuilder(CacheEntry::new(cache, arguments.declaration, key, value_type))
     }
 }
@@ -151,7 +171,7 @@ impl<'k, R, V, Mode, Identifier: KeyParts, Version: KeyParts, Constants: KeyPart
 /// This is a function and not a closure, so that `inline(always)` can be put on it. Only if it is inlined
 /// does the compiler write the clone directly to the place of the return value.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn clone_to_returned<R: Returned<Mode, Value: CachedValue>, Mode>(value: &R::Value) -> R {
+fn clone_to_returned<R: Returned<Mode, Value: Clone>, Mode>(value: &R::Value) -> R {
     R::from_cached(value.clone())
 }
 
@@ -301,20 +321,20 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     /// The expansion calls this method before it creates the future of the body, so that a hit does not
     /// have to move the future.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn look_up_or_begin<'p>(self, hit: &mut Option<R>) -> Option<Call<'p, R, V>> {
+    pub fn look_up_or_begin(self, hit: &mut Option<R>) -> Option<Call<R, V>> {
         let HashedLookup { arguments, cache, header, returns, .. } = self;
         look_up_or_begin(arguments, cache, header, returns, hit)
     }
 }
 
 #[inline(never)]
-fn look_up_or_begin<'p, R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>(
+fn look_up_or_begin<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>(
     arguments: KeyArguments<(Identifier, Version), Constants>,
     cache: &Cache,
     header: Option<KeyHeader>,
     returns: ReturnType<R, V>,
     hit: &mut Option<R>,
-) -> Option<Call<'p, R, V>> {
+) -> Option<Call<R, V>> {
     let rebuild_into = returns.rebuild_into;
     let write_hit: HitWriter<'_> = &mut |value| rebuild_into(value, hit);
     let encode = |bytes: &mut KeyBytes| arguments.encode(header, bytes);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, CacheBuilder, Tier, coordinator_cached};
-use cached_tests::{Memcached, collect_logs, logged};
+use cached_tests::{Memcached, Upstream, UpstreamDown, collect_logs, logged};
 
 fn builder(memcached: &Memcached) -> CacheBuilder {
     Cache::builder().memcached([memcached.address()]).remote_timeout(Duration::from_secs(5))
@@ -189,4 +189,30 @@ async fn the_longest_key_is_valid_in_memcached() {
     assert_eq!(tier, Some(Tier::Remote));
     let too_long = builder(&memcached).namespace("n".repeat(65)).build().await;
     assert!(too_long.is_err());
+}
+
+#[coordinator_cached(
+    name = "weighed_most",
+    version = number,
+    weight = |_| usize::MAX,
+    skip(upstream)
+)]
+async fn weighed_most(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
+    let _ = number;
+    upstream.fetch().await
+}
+
+/// The weight of a value is about this process's memory, so memcached stores the value all the same.
+#[tokio::test]
+async fn a_value_too_heavy_for_the_local_tier_is_shared() {
+    let memcached = Memcached::start();
+    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let upstream = Upstream::default();
+    for cache in [&a, &b, &b] {
+        assert_eq!(cache.scope(weighed_most(&upstream, 7)).await, Ok(1));
+        cache.flush().await;
+    }
+    let stats = b.stats().get("weighed_most").expect("the function was called");
+    assert_eq!(stats.fetches, 0);
+    assert!(stats.remote_hits >= 1, "the value comes from memcached");
 }

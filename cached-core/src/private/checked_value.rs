@@ -1,0 +1,153 @@
+//! The bounds that a cached value must have, and the methods of a [`LookupBuilder`] that require
+//! them.
+//!
+//! A value that memcached may store must be a [`CachedValue`]. If it is not, the compiler should
+//! name the bound that fails, and report a type without serde once and not twice. So the method
+//! `begin` exists three times, and method resolution chooses. It prefers the method of the builder,
+//! which exists only for a `CachedValue`. It then prefers the method of [`WithoutDeserialize`],
+//! which exists only for a value that is `Serialize`, to the method of [`WithoutSerialize`]. The
+//! latter two are found through `Deref`. Each requires a bound that fails, and is never called.
+//!
+//! In a generic function the compiler suggests a bound for the type parameter. The method
+//! `begin_generic` therefore requires the one bound that a user should write.
+
+use std::marker::PhantomData;
+use std::ops::Deref;
+
+use super::entry_builder::EntryBuilder;
+use super::lookup::{Lookup, LookupBuilder};
+use crate::key::KeyParts;
+use crate::value::bounds::{ClonedValue, DeserializedValue, SerializedValue};
+use crate::value::local::Weigher;
+use crate::value::{CachedValue, Returned, ValueType};
+
+/// Marker for a function whose values may be stored in every tier.
+pub struct AllTiers(());
+
+/// Marker for a function with the option `remote = false`. `W` is a [`Weigher`].
+pub struct LocalTiers<W>(PhantomData<W>);
+
+impl<'k, R, V: CachedValue, Mode, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
+    LookupBuilder<'k, R, V, Mode, AllTiers, (Identifier, Version), Constants>
+{
+    /// Finishes the builder for a call of the function.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub fn begin(self) -> Lookup<'k, R, V, (Identifier, Version), Constants>
+    where
+        R: Returned<Mode, Value = V>,
+    {
+        self.begin_with(ValueType::of::<V>())
+    }
+
+    /// Finishes the builder for a companion.
+    pub fn entry<Policy>(self) -> EntryBuilder<V, Policy> {
+        self.entry_with(ValueType::of::<V>())
+    }
+}
+
+impl<'k, R, V, Mode, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
+    LookupBuilder<'k, R, V, Mode, AllTiers, (Identifier, Version), Constants>
+{
+    /// Does what [`begin`](Self::begin) does, for a return type that shows a type parameter.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub fn begin_generic(self) -> Lookup<'k, R, V, (Identifier, Version), Constants>
+    where
+        R: Returned<Mode, Value = V>,
+        V: CachedValue,
+    {
+        self.begin_with(ValueType::of::<V>())
+    }
+}
+
+impl<'k, R, V, Mode, W, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
+    LookupBuilder<'k, R, V, Mode, LocalTiers<W>, (Identifier, Version), Constants>
+{
+    /// Finishes the builder for a call of the function.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub fn begin(self) -> Lookup<'k, R, V, (Identifier, Version), Constants>
+    where
+        R: Returned<Mode, Value = V>,
+        V: ClonedValue + Send + Sync + 'static,
+        W: Weigher<V>,
+    {
+        self.begin_with(ValueType::of_local::<V, W>())
+    }
+
+    /// Does what [`begin`](Self::begin) does, for a return type that shows a type parameter.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub fn begin_generic(self) -> Lookup<'k, R, V, (Identifier, Version), Constants>
+    where
+        R: Returned<Mode, Value = V>,
+        V: Clone + Send + Sync + 'static,
+        W: Weigher<V>,
+    {
+        self.begin_with(ValueType::of_local::<V, W>())
+    }
+}
+
+impl<R, V, Mode, W, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
+    LookupBuilder<'_, R, V, Mode, LocalTiers<W>, (Identifier, Version), Constants>
+where
+    V: Clone + Send + Sync + 'static,
+    W: Weigher<V>,
+{
+    /// Finishes the builder for a companion.
+    pub fn entry<Policy>(self) -> EntryBuilder<V, Policy> {
+        self.entry_with(ValueType::of_local::<V, W>())
+    }
+}
+
+/// The methods of a [`LookupBuilder`] whose value is not a [`CachedValue`], although it is
+/// `Serialize`.
+#[doc(hidden)]
+pub struct WithoutDeserialize<'k, R, V, Parts, Constants>(
+    WithoutSerialize<'k, R, V, Parts, Constants>,
+);
+
+/// The methods of a [`LookupBuilder`] whose value is not `Serialize`.
+#[doc(hidden)]
+pub struct WithoutSerialize<'k, R, V, Parts, Constants>(
+    PhantomData<fn() -> (&'k (), R, V, Parts, Constants)>,
+);
+
+impl<'k, R, V: SerializedValue, Parts, Constants> WithoutDeserialize<'k, R, V, Parts, Constants> {
+    #[doc(hidden)]
+    pub fn begin(&self) -> Lookup<'k, R, V, Parts, Constants>
+    where
+        V: ClonedValue + DeserializedValue + Send + Sync + 'static,
+    {
+        unreachable!("a value with these bounds is a `CachedValue`")
+    }
+}
+
+impl<'k, R, V, Parts, Constants> WithoutSerialize<'k, R, V, Parts, Constants> {
+    #[doc(hidden)]
+    pub fn begin(&self) -> Lookup<'k, R, V, Parts, Constants>
+    where
+        V: ClonedValue + SerializedValue + Send + Sync + 'static,
+    {
+        unreachable!("a value that is `Serialize` has another `begin`")
+    }
+
+    /// Requires no bound, so that the companion does not repeat the error of the function.
+    #[doc(hidden)]
+    pub fn entry<Policy>(&self) -> EntryBuilder<V, Policy> {
+        unreachable!("the annotated function does not compile")
+    }
+}
+
+impl<'k, R, V, Mode, Tiers, Parts, Constants> Deref
+    for LookupBuilder<'k, R, V, Mode, Tiers, Parts, Constants>
+{
+    type Target = WithoutDeserialize<'k, R, V, Parts, Constants>;
+    fn deref(&self) -> &WithoutDeserialize<'k, R, V, Parts, Constants> {
+        &WithoutDeserialize(WithoutSerialize(PhantomData))
+    }
+}
+
+impl<'k, R, V, Parts, Constants> Deref for WithoutDeserialize<'k, R, V, Parts, Constants> {
+    type Target = WithoutSerialize<'k, R, V, Parts, Constants>;
+    fn deref(&self) -> &WithoutSerialize<'k, R, V, Parts, Constants> {
+        &self.0
+    }
+}

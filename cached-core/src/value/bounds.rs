@@ -1,0 +1,45 @@
+//! The bounds of a cached value, as one trait for each bound.
+//!
+//! One bound for all of them could only say that a value cannot be cached. Each of these traits has
+//! an error message of its own. [`private::lookup`](crate::private) chooses which of them it
+//! requires, so that a type without serde is reported once.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Implemented by every type that is `Clone`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be cached, because it is not `Clone`",
+    label = "this value is not `Clone`",
+    note = "derive `Clone` for it, or return an `Arc<{Self}>`, of which a hit only counts a reference up"
+)]
+pub trait ClonedValue: Clone {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Clone> ClonedValue for T {}
+
+/// Implemented by every type that is `Serialize`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored in memcached, because it is not `serde::Serialize`",
+    label = "this value is not `Serialize`",
+    note = "derive `serde::Serialize` and `serde::Deserialize` for it and for the types in it",
+    note = "or add the option `remote = false`, which caches it in this process only and needs no serde",
+    note = "or, if it is a type of another crate, turn on that crate's feature `serde`, or return a type of your own that wraps it and implements both"
+)]
+pub trait SerializedValue {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize> SerializedValue for T {}
+
+/// Implemented by every type that is `DeserializeOwned`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be read from memcached, because it is not `serde::de::DeserializeOwned`",
+    label = "this value is not `DeserializeOwned`",
+    note = "derive `serde::Deserialize` for it and for the types in it, and let them own their data",
+    note = "or add the option `remote = false`, which caches it in this process only and needs no serde",
+    note = "or, if it is a type of another crate, return a type of your own that wraps it and implements both"
+)]
+pub trait DeserializedValue {}
+
+#[diagnostic::do_not_recommend]
+impl<T: DeserializeOwned> DeserializedValue for T {}

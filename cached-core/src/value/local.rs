@@ -1,0 +1,217 @@
+//! Values of functions with the option `remote = false`, which need no serde.
+//!
+//! Without `Serialize` the memory that a value owns cannot be added up. [`WeightProbe`] chooses at
+//! compile time the best estimate that the bounds of a value allow.
+
+use std::any::type_name;
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{Returned, Value, ValueType, catch_panic, variant};
+use crate::weight;
+
+impl ValueType {
+    /// Returns the operations of a `V` that is never stored in the remote tier. `W` estimates
+    /// weights.
+    pub(crate) const fn of_local<V: Send + Sync + 'static, W: Weigher<V>>() -> &'static ValueType {
+        const {
+            &ValueType {
+                write: |_| Err("the function declares `remote = false`"),
+                read: |_| None,
+                weigh: |value: &Value| catch_panic(|| W::weigh(value.downcast_ref::<V>()?))?,
+                is_none: |value| value.downcast_ref::<V>().is_some_and(variant::is_none),
+                is_option: variant::is_option::<V>,
+                name: type_name::<V>,
+            }
+        }
+    }
+}
+
+/// A way to estimate how many bytes a `V` takes in memory.
+pub trait Weigher<V> {
+    /// Estimates the weight. Returns `None` if the value's `Serialize` fails.
+    fn weigh(value: &V) -> Option<usize>;
+}
+
+/// Adds up what the value's `Serialize` shows.
+#[derive(Debug)]
+pub struct SerializedWeight(());
+
+/// Adds the one block that the value owns on the heap, as [`HeapBlock`] says.
+#[derive(Debug)]
+pub struct BlockWeight(());
+
+/// Counts the value's own size.
+#[derive(Debug)]
+pub struct OwnWeight(());
+
+impl<V: Serialize> Weigher<V> for SerializedWeight {
+    fn weigh(value: &V) -> Option<usize> {
+        weight::of(value)
+    }
+}
+
+impl<V: HeapBlock> Weigher<V> for BlockWeight {
+    fn weigh(value: &V) -> Option<usize> {
+        Some(weight::of_own_size::<V>().saturating_add(value.block_size()))
+    }
+}
+
+impl<V> Weigher<V> for OwnWeight {
+    fn weigh(_: &V) -> Option<usize> {
+        Some(weight::of_own_size::<V>())
+    }
+}
+
+/// A standard type that owns one block on the heap. What the contents of the block own is not
+/// known.
+pub trait HeapBlock {
+    /// Returns how many bytes an allocator reserves for the block.
+    fn block_size(&self) -> usize;
+}
+
+impl<T: ?Sized> HeapBlock for Arc<T> {
+    fn block_size(&self) -> usize {
+        weight::arc_block_size(size_of_val(&**self))
+    }
+}
+
+impl<T: ?Sized> HeapBlock for Box<T> {
+    fn block_size(&self) -> usize {
+        weight::block_size(size_of_val(&**self))
+    }
+}
+
+impl<T> HeapBlock for Vec<T> {
+    fn block_size(&self) -> usize {
+        weight::block_size(self.capacity().saturating_mul(size_of::<T>()))
+    }
+}
+
+impl<K, V, S> HeapBlock for HashMap<K, V, S> {
+    fn block_size(&self) -> usize {
+        weight::block_size(self.capacity().saturating_mul(size_of::<(K, V)>() + 1))
+    }
+}
+
+impl<T: HeapBlock> HeapBlock for Option<T> {
+    fn block_size(&self) -> usize {
+        self.as_ref().map_or(0, HeapBlock::block_size)
+    }
+}
+
+/// Chooses at compile time how the values in `R` are weighed.
+///
+/// Method resolution prefers an inherent method of `WeightProbe` to one of `BlockProbe`, which is
+/// found through `Deref`, and that to one of `OwnSizeProbe`. The inherent methods exist only for
+/// values with the bounds that they need.
+pub struct WeightProbe<R, Mode> {
+    next: BlockProbe<R, Mode>,
+}
+
+/// The part of [`WeightProbe`] for values that are not `Serialize`.
+#[doc(hidden)]
+pub struct BlockProbe<R, Mode> {
+    next: OwnSizeProbe<R, Mode>,
+}
+
+/// The part of [`WeightProbe`] for all other values.
+#[doc(hidden)]
+pub struct OwnSizeProbe<R, Mode>(PhantomData<fn() -> (R, Mode)>);
+
+impl<R, Mode> WeightProbe<R, Mode> {
+    #[doc(hidden)]
+    pub const NEW: WeightProbe<R, Mode> =
+        WeightProbe { next: BlockProbe { next: OwnSizeProbe(PhantomData) } };
+}
+
+impl<R: Returned<Mode, Value: Serialize>, Mode> WeightProbe<R, Mode> {
+    #[doc(hidden)]
+    pub fn weigher(&self) -> SerializedWeight {
+        SerializedWeight(())
+    }
+}
+
+impl<R: Returned<Mode, Value: HeapBlock>, Mode> BlockProbe<R, Mode> {
+    #[doc(hidden)]
+    pub fn weigher(&self) -> BlockWeight {
+        BlockWeight(())
+    }
+}
+
+impl<R, Mode> OwnSizeProbe<R, Mode> {
+    #[doc(hidden)]
+    pub fn weigher(&self) -> OwnWeight {
+        OwnWeight(())
+    }
+}
+
+impl<R, Mode> Deref for WeightProbe<R, Mode> {
+    type Target = BlockProbe<R, Mode>;
+    fn deref(&self) -> &BlockProbe<R, Mode> {
+        &self.next
+    }
+}
+
+impl<R, Mode> Deref for BlockProbe<R, Mode> {
+    type Target = OwnSizeProbe<R, Mode>;
+    fn deref(&self) -> &OwnSizeProbe<R, Mode> {
+        &self.next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{InferredValue, WholeValue};
+    use super::*;
+
+    /// A value without serde.
+    struct Plain<const N: usize>([u8; N]);
+
+    fn weigh<V, W: Weigher<V>>(_: W, value: &V) -> Option<usize> {
+        W::weigh(value)
+    }
+
+    macro_rules! weight {
+        ($value:expr, $type:ty) => {{
+            let value: $type = $value;
+            let weigher = WeightProbe::<Result<$type, ()>, InferredValue>::NEW.weigher();
+            let weight = weigh(weigher, &value);
+            let weigher = WeightProbe::<$type, WholeValue>::NEW.weigher();
+            assert_eq!(weight, weigh(weigher, &value));
+            weight.expect("the value has a weight")
+        }};
+    }
+
+    #[test]
+    fn the_best_estimate_for_a_type_is_chosen() {
+        const KIB: usize = 1 << 10;
+        let plain = || Plain([0; 64 * KIB]);
+        for (value, weight) in [
+            ("a value with serde", weight!("x".repeat(64 * KIB), String)),
+            ("a large value", weight!(plain(), Plain<{ 64 * KIB }>)),
+            ("the target of an `Arc`", weight!(Arc::new(plain()), Arc<Plain<{ 64 * KIB }>>)),
+            ("the target of a trait object", weight!(Arc::new(plain()), Arc<dyn Send + Sync>)),
+            ("the elements of a slice", {
+                weight!((0..KIB).map(|_| Plain([0; 64])).collect(), Arc<[Plain<64>]>)
+            }),
+            ("the elements of a `Vec`", {
+                weight!((0..KIB).map(|_| Plain([0; 64])).collect(), Vec<Plain<64>>)
+            }),
+            (
+                "an optional value",
+                weight!(Some(Box::new(plain())), Option<Box<Plain<{ 64 * KIB }>>>),
+            ),
+        ] {
+            assert!((64 * KIB..66 * KIB).contains(&weight), "{value} weighs {weight} bytes");
+        }
+        let entries = (0..100).map(|number| (number, Plain([0; 56]))).collect();
+        let map = weight!(entries, HashMap<u64, Plain<56>>);
+        assert!((6400..20_000).contains(&map), "a map weighs {map} bytes");
+        assert!(weight!(None, Option<Box<Plain<64>>>) < 100, "an absent value owns no block");
+    }
+}
