@@ -114,6 +114,10 @@ pub(crate) enum Event<'e> {
     /// Each runtime emits this event once, in the first cache that is used on it.
     #[cfg(feature = "memcached")]
     RuntimeWithoutDriver { missing: &'static str },
+    /// A server's address leads to another memcached process, which was running already when this
+    /// process last changed an entry. Its items are fenced.
+    #[cfg(feature = "memcached")]
+    ServerReplaced { address: &'e str },
     /// A server may have missed changes, so the items that it has stored so far are no longer trusted.
     #[cfg(feature = "memcached")]
     ServerFenced { address: &'e str },

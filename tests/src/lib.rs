@@ -6,6 +6,7 @@
 
 mod fake_memcached;
 mod logs;
+mod switching_proxy;
 mod upstream;
 
 use std::io::{BufRead, BufReader, Write};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 pub use fake_memcached::{FakeMemcached, ServerKind};
 pub use logs::{collect_logs, collect_misses, logged};
+pub use switching_proxy::SwitchingProxy;
 pub use upstream::{Upstream, UpstreamDown};
 
 /// A memcached process on a free loopback port. Dropping the value kills the process.

@@ -70,6 +70,10 @@ pub(super) fn log(event: &Event<'_>) {
             "a tokio runtime has no {missing}, so calls on it do not use memcached; build it with `enable_all()`"
         ),
         #[cfg(feature = "memcached")]
+        Event::ServerReplaced { address } => log::warn!(
+            "memcached at {address} is another process than before, and may have missed some removals, so its older items are ignored; if the name has several addresses, all of them must lead to one memcached"
+        ),
+        #[cfg(feature = "memcached")]
         Event::ServerFenced { address } => {
             log::debug!(
                 "memcached at {address} may have missed some removals, so its older items are ignored"

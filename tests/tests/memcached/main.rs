@@ -12,6 +12,7 @@ mod one_fetch;
 mod outages;
 mod refresh;
 mod restarts;
+mod several_servers;
 mod sharing;
 mod stale;
 mod testing;

@@ -18,6 +18,7 @@ mod direct;
 mod endpoint;
 mod fallback_runtime;
 mod health;
+mod identity;
 mod item;
 mod join;
 mod lease;

@@ -5,11 +5,14 @@
 //! number. A command that requires a CAS is not sent to another incarnation, where another item may
 //! have the same number.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+
 /// One run of a server process, identified by the process id and the second in which the process
 /// started.
 ///
-/// A server that does not report both has [`Incarnation::UNKNOWN`], and this process does not
-/// notice its restarts.
+/// The address stands for a server that does not report both, so this process does not notice its
+/// restarts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Incarnation(u64);
 
@@ -20,6 +23,17 @@ impl Incarnation {
     pub(super) fn new(process: u64, started: u64) -> Incarnation {
         // Process ids of the supported systems fit into 24 bits.
         Incarnation(started << 24 | process & 0x00ff_ffff)
+    }
+
+    /// Returns the incarnation of a server that does not report its process.
+    pub(super) fn of_address(address: SocketAddr) -> Incarnation {
+        let mut hasher = DefaultHasher::new();
+        address.hash(&mut hasher);
+        Incarnation(hasher.finish())
+    }
+
+    pub(super) fn number(self) -> u64 {
+        self.0
     }
 }
 

@@ -1,9 +1,11 @@
 //! A client that sends commands from one tokio runtime to one memcached server.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::command::{Command, CommandError, CommandResult};
 use super::connection::{Connection, ConnectionPool, ExchangeError};
+use super::identity::ServerIdentity;
 #[cfg(feature = "testing")]
 use super::memory::InMemoryServer;
 
@@ -12,7 +14,7 @@ use super::memory::InMemoryServer;
 pub(super) enum ServerClient {
     Sockets(ConnectionPool),
     #[cfg(feature = "testing")]
-    InMemory(std::sync::Arc<InMemoryServer>),
+    InMemory(Arc<InMemoryServer>),
 }
 
 impl ServerClient {
@@ -20,9 +22,10 @@ impl ServerClient {
     /// `max_idle` idle connections.
     pub(super) async fn resolve(
         address: &str,
+        identity: &Arc<ServerIdentity>,
         max_idle: usize,
     ) -> Result<ServerClient, CommandError> {
-        Ok(ServerClient::Sockets(ConnectionPool::resolve(address, max_idle).await?))
+        Ok(ServerClient::Sockets(ConnectionPool::resolve(address, identity, max_idle).await?))
     }
 
     /// Sends all commands at once. Calls `on_result` with the result of each command, in order.

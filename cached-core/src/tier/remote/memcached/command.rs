@@ -148,6 +148,12 @@ impl Command {
         matches!(self, Command::Delete { only_if: None, .. })
     }
 
+    /// Returns true if the command removes or replaces an item, whatever the item is.
+    pub(super) fn is_unconditional_change(&self) -> bool {
+        let overwrites = matches!(self, Command::Write { condition: WriteCondition::Always, .. });
+        overwrites || self.is_removal()
+    }
+
     /// Returns true if the command may be sent twice, even if the server restarts in between. If a
     /// read is sent twice, the first may win a lease that the second then finds taken. This lease
     /// stays unused, and expires after a few seconds.

@@ -4,14 +4,16 @@
 //! the same order.
 
 use std::future::poll_fn;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
+use super::cas::Incarnation;
 use super::command::{Command, CommandError, CommandResult};
 use super::dial::{Dialer, ProbedStream};
+use super::identity::ServerIdentity;
 use super::timer::DeadlineTimer;
 use super::wire::{ExchangeOutcome, MemcachedStream};
 use crate::sync::lock;
@@ -23,6 +25,7 @@ const MAX_IDLE_TIME: Duration = Duration::from_secs(90);
 /// Opens connections to one server on demand, and keeps idle connections for later exchanges.
 pub(super) struct ConnectionPool {
     dialer: Dialer,
+    identity: Arc<ServerIdentity>,
     max_idle: usize,
     /// Idle connections, each with the time of its last use. The connection at the end of the list
     /// is reused first.
@@ -47,10 +50,12 @@ impl ConnectionPool {
     /// Resolves the server's name. The pool opens connections on demand.
     pub(super) async fn resolve(
         address: &str,
+        identity: &Arc<ServerIdentity>,
         max_idle: usize,
     ) -> Result<ConnectionPool, CommandError> {
-        let dialer = Dialer::resolve(address).await?;
-        Ok(ConnectionPool { dialer, max_idle, idle: Mutex::default() })
+        let identity = Arc::clone(identity);
+        let dialer = Dialer::resolve(address, Arc::clone(&identity)).await?;
+        Ok(ConnectionPool { dialer, identity, max_idle, idle: Mutex::default() })
     }
 
     /// Sends all commands at once. Calls `on_result` with the result of each command, in order, as
@@ -74,7 +79,9 @@ impl ConnectionPool {
                 None => Box::pin(self.open(deadline)).await.map_err(ExchangeError::Failed)?,
             };
             connection.stream.begin(commands);
-            match connection.run(commands, sent, deadline, on_result).await {
+            let incarnation = connection.stream.incarnation();
+            let mut on_result = self.checked(incarnation, commands, &mut *on_result);
+            match connection.run(commands, sent, deadline, &mut on_result).await {
                 ExchangeOutcome::Complete => {
                     self.put_back(connection, sent);
                     return Ok(());
@@ -106,9 +113,29 @@ impl ConnectionPool {
         deadline: Instant,
         on_result: &mut impl FnMut(CommandResult),
     ) {
-        let outcome = connection.run(commands, sent, deadline, on_result).await;
+        let unanswered = &commands[connection.stream.answered()..];
+        let mut on_result = self.checked(connection.stream.incarnation(), unanswered, on_result);
+        let outcome = connection.run(commands, sent, deadline, &mut on_result).await;
         if let ExchangeOutcome::Complete = outcome {
             self.put_back(connection, Instant::now());
+        }
+    }
+
+    /// Returns a function that passes the results of these commands on to `on_result`. If the
+    /// server's address leads to another incarnation by then, a result does not count, and becomes
+    /// an error.
+    fn checked<'c>(
+        &'c self,
+        incarnation: Incarnation,
+        commands: &'c [Command],
+        on_result: &'c mut impl FnMut(CommandResult),
+    ) -> impl FnMut(CommandResult) + 'c {
+        let mut commands = commands.iter();
+        move |result| {
+            on_result(match commands.next() {
+                Some(command) => self.identity.check(command, incarnation, result),
+                None => result,
+            });
         }
     }
 
@@ -122,7 +149,8 @@ impl ConnectionPool {
         loop {
             let (connection, last_used) = self.idle().pop()?;
             let idle_time = now.saturating_duration_since(last_used);
-            if idle_time < MAX_IDLE_TIME && connection.stream.is_quiet() {
+            let is_current = self.identity.is_current(connection.stream.incarnation());
+            if is_current && idle_time < MAX_IDLE_TIME && connection.stream.is_quiet() {
                 return Some(connection);
             }
         }

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,8 @@ use tokio::time::sleep;
 
 use super::cas::Incarnation;
 use super::command::CommandError;
-use super::probe::probe;
+use super::identity::ServerIdentity;
+use super::probe::{ServerProcess, probe};
 use super::timer::run_until;
 
 /// The longest time that one address has to answer before the next address is tried as well. RFC
@@ -23,9 +24,8 @@ const MAX_HEAD_START: Duration = Duration::from_millis(250);
 /// Opens connections to the addresses of one host name.
 pub(super) struct Dialer {
     addresses: Vec<SocketAddr>,
-    /// The index of the address that answered most recently. The next dial tries this address
-    /// first.
-    preferred: AtomicUsize,
+    /// Knows the address of the server's newest connection, which is tried first.
+    identity: Arc<ServerIdentity>,
 }
 
 /// An open stream to a server that has passed the probe.
@@ -35,22 +35,27 @@ pub(super) struct ProbedStream {
     pub(super) incarnation: Incarnation,
 }
 
-/// An attempt to connect to one address. The future returns the index of the address and the
-/// result.
-type DialAttempt<'a> =
-    Pin<Box<dyn Future<Output = (usize, Result<ProbedStream, CommandError>)> + Send + 'a>>;
+/// An address that has answered, the stream to it, and the process there.
+type DialedAddress = (SocketAddr, TcpStream, ServerProcess);
+
+/// An attempt to connect to one address.
+type DialAttempt = Pin<Box<dyn Future<Output = Result<DialedAddress, CommandError>> + Send>>;
 
 impl Dialer {
-    pub(super) async fn resolve(address: &str) -> Result<Dialer, CommandError> {
+    pub(super) async fn resolve(
+        address: &str,
+        identity: Arc<ServerIdentity>,
+    ) -> Result<Dialer, CommandError> {
         let addresses = lookup_host(address).await.map_err(CommandError::unreachable)?;
-        Ok(Dialer::new(addresses.collect()))
+        Ok(Dialer::new(addresses.collect(), identity))
     }
 
-    fn new(addresses: Vec<SocketAddr>) -> Dialer {
-        Dialer { addresses: alternate_families(addresses), preferred: AtomicUsize::new(0) }
+    fn new(addresses: Vec<SocketAddr>, identity: Arc<ServerIdentity>) -> Dialer {
+        Dialer { addresses: dial_order(addresses), identity }
     }
 
-    /// Connects to the first address that answers. If an address has not answered after a short
+    /// Connects to the first address that answers, and makes its process the server's current
+    /// incarnation. If an address has not answered after a short
     /// time, the next address is tried as well (RFC 8305), because a machine that is gone never
     /// answers.
     ///
@@ -58,39 +63,43 @@ impl Dialer {
     /// of a [`DirectExchange`](super::direct::DirectExchange) do.
     pub(super) async fn dial(&self, deadline: Instant) -> Result<ProbedStream, CommandError> {
         let dialed = run_until(deadline, self.race(deadline)).await;
-        dialed.unwrap_or_else(|| Err(CommandError::timed_out()))
+        let (address, stream, process) =
+            dialed.unwrap_or_else(|| Err(CommandError::timed_out()))?;
+        self.identity.observe(address, process);
+        Ok(ProbedStream { stream, incarnation: process.incarnation })
     }
 
-    async fn race(&self, deadline: Instant) -> Result<ProbedStream, CommandError> {
+    async fn race(&self, deadline: Instant) -> Result<DialedAddress, CommandError> {
         let count = self.addresses.len();
-        let preferred = self.preferred.load(Ordering::Relaxed);
+        let preferred = self.identity.preferred();
+        let is_preferred = |address: &SocketAddr| Some(*address) == preferred;
+        let preferred = self.addresses.iter().position(is_preferred).unwrap_or(0);
         let mut untried = (0..count).map(|index| (preferred + index) % count);
         let time_left = deadline.saturating_duration_since(Instant::now());
         let head_start = (time_left / 4).min(MAX_HEAD_START);
-        let mut attempts: Vec<DialAttempt<'_>> = Vec::new();
+        let mut attempts: Vec<DialAttempt> = Vec::new();
         let mut next_at = Box::pin(sleep(head_start));
         let mut last_error = CommandError::unreachable("the host name has no address");
         std::future::poll_fn(move |context| {
             loop {
                 let mut dialed = None;
                 attempts.retain_mut(|attempt| match attempt.as_mut().poll(context) {
-                    Poll::Ready((index, Ok(stream))) => {
-                        dialed = Some((index, stream));
+                    Poll::Ready(Ok(answered)) => {
+                        dialed = Some(answered);
                         false
                     }
-                    Poll::Ready((_, Err(error))) => {
+                    Poll::Ready(Err(error)) => {
                         last_error = error;
                         false
                     }
                     Poll::Pending => true,
                 });
-                if let Some((index, stream)) = dialed {
-                    self.preferred.store(index, Ordering::Relaxed);
-                    return Poll::Ready(Ok(stream));
+                if let Some(dialed) = dialed {
+                    return Poll::Ready(Ok(dialed));
                 }
                 let is_next = attempts.is_empty() || next_at.as_mut().poll(context).is_ready();
                 match if is_next { untried.next() } else { None } {
-                    Some(index) => attempts.push(Box::pin(self.attempt(index))),
+                    Some(index) => attempts.push(Box::pin(attempt(self.addresses[index]))),
                     None if attempts.is_empty() => return Poll::Ready(Err(last_error.clone())),
                     None => return Poll::Pending,
                 }
@@ -99,23 +108,24 @@ impl Dialer {
         })
         .await
     }
+}
 
-    async fn attempt(&self, index: usize) -> (usize, Result<ProbedStream, CommandError>) {
-        let dial = async {
-            let stream = TcpStream::connect(self.addresses[index]).await;
-            let mut stream = stream.map_err(CommandError::unreachable)?;
-            stream.set_nodelay(true).map_err(CommandError::unreachable)?;
-            let incarnation = probe(&mut stream).await?;
-            Ok(ProbedStream { stream, incarnation })
-        };
-        (index, dial.await)
+async fn attempt(address: SocketAddr) -> Result<DialedAddress, CommandError> {
+    let mut stream = TcpStream::connect(address).await.map_err(CommandError::unreachable)?;
+    stream.set_nodelay(true).map_err(CommandError::unreachable)?;
+    let mut process = probe(&mut stream).await?;
+    if process.incarnation == Incarnation::UNKNOWN {
+        process.incarnation = Incarnation::of_address(address);
     }
+    Ok((address, stream, process))
 }
 
 /// Reorders the addresses so that IPv6 and IPv4 alternate, because all addresses of one family may
-/// be unreachable.
-fn alternate_families(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+/// be unreachable. Within a family the addresses are sorted, so that all processes begin with the
+/// same one, whatever the order in which a name server lists them.
+fn dial_order(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(is_ipv6_first) = addresses.first().map(SocketAddr::is_ipv6) else { return addresses };
+    addresses.sort_unstable();
     let (first, second): (Vec<_>, Vec<_>) =
         addresses.into_iter().partition(|address| address.is_ipv6() == is_ipv6_first);
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
@@ -171,23 +181,28 @@ mod tests {
         let mute = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let mute_address = mute.local_addr().expect("the listener has an address");
         let addresses = vec![silent, mute_address, memcached_address().await];
-        let dialer = Dialer::new(addresses);
+        let identity = Arc::new(ServerIdentity::new(|| (), || ()));
+        // The order of this test's addresses is not the one of their ports.
+        let dialer = Dialer { addresses: addresses.clone(), identity: Arc::clone(&identity) };
         let timeout = Duration::from_millis(800);
         let began = Instant::now();
         assert!(dialer.dial(began + timeout).await.is_ok());
         assert!(began.elapsed() > timeout / 4, "the others had a head start");
-        // From now on, the address that answered is tried first.
-        let began = Instant::now();
-        assert!(dialer.dial(began + timeout).await.is_ok());
-        assert!(began.elapsed() < timeout / 4, "{:?}", began.elapsed());
+        // From now on, every pipeline of the server tries the address that answered first.
+        let other = Dialer { addresses, identity };
+        for dialer in [dialer, other] {
+            let began = Instant::now();
+            assert!(dialer.dial(began + timeout).await.is_ok());
+            assert!(began.elapsed() < timeout / 4, "{:?}", began.elapsed());
+        }
     }
 
     #[test]
-    fn address_families_alternate() {
+    fn address_families_alternate_in_a_fixed_order() {
         let address = |text: &str| -> SocketAddr { text.parse().expect("the address is valid") };
         let [a, b, c] = ["[::1]:1", "[::2]:1", "[::3]:1"].map(address);
         let [x, y] = ["1.1.1.1:1", "1.1.1.2:1"].map(address);
-        assert_eq!(alternate_families(vec![a, b, c, x]), [a, x, b, c]);
-        assert_eq!(alternate_families(vec![x, y, a]), [x, a, y]);
+        assert_eq!(dial_order(vec![c, a, x, b]), [a, x, b, c]);
+        assert_eq!(dial_order(vec![y, x, a]), [x, a, y]);
     }
 }

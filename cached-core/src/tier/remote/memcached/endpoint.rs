@@ -1,21 +1,24 @@
 //! The part of a server's state that the server's pipelines share. A *pipeline* sends commands from
 //! one tokio runtime to the server.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::command::CommandError;
 use super::health::ServerHealth;
+use super::identity::ServerIdentity;
 #[cfg(feature = "testing")]
 use super::memory::InMemoryServers;
 use crate::clock::Clock;
 use crate::config::Config;
 
-/// The address, timeout and health of one server.
+/// The address, timeout, health and identity of one server.
 pub(super) struct Endpoint {
     pub(super) address: String,
     pub(super) clock: Clock,
     pub(super) health: ServerHealth,
+    pub(super) identity: Arc<ServerIdentity>,
     /// The in-memory servers of a test, which are used in place of sockets.
     #[cfg(feature = "testing")]
     pub(super) network: Option<InMemoryServers>,
@@ -30,12 +33,14 @@ impl Endpoint {
         address: &str,
         config: &Config,
         timeout: Duration,
+        identity: ServerIdentity,
         on_ejection: impl Fn(&CommandError) + Send + Sync + 'static,
     ) -> Endpoint {
         Endpoint {
             address: address.to_owned(),
             clock: config.clock.clone(),
             health: ServerHealth::new(config.clock.clone()),
+            identity: Arc::new(identity),
             #[cfg(feature = "testing")]
             network: config.network.clone(),
             timeout: AtomicU64::new(nanos(timeout)),

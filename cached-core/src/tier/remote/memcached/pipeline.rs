@@ -301,7 +301,8 @@ impl Pipeline {
         }
         // Boxed to keep the future of a direct exchange small: clients are rarely created.
         let max_idle = MAX_FLUSHERS + MAX_DIRECT_EXCHANGES;
-        let resolve = ServerClient::resolve(&self.endpoint.address, max_idle);
+        let resolve =
+            ServerClient::resolve(&self.endpoint.address, &self.endpoint.identity, max_idle);
         let resolve = Box::pin(run_until(deadline, resolve));
         let client = resolve.await.unwrap_or_else(|| Err(CommandError::timed_out()))?;
         // If two tasks resolve the name at once, the first client is kept.

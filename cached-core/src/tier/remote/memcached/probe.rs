@@ -22,6 +22,8 @@
 //! An older server replies to the renewal with `CLIENT_ERROR` (before 1.6.10), `ERROR` (before
 //! 1.5.16) or `NF c1` (before 1.6.13).
 
+use std::time::Duration;
+
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::cas::Incarnation;
@@ -34,13 +36,22 @@ const USUAL_REPLY_BYTES: usize = 4096;
 /// A longer reply fails the probe.
 const MAX_REPLY_BYTES: usize = 64 << 10;
 
-/// Tests the server, and returns its incarnation (one run of its process).
+/// The process of a server, by its own statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ServerProcess {
+    /// [`Incarnation::UNKNOWN`] if the server does not send the statistics.
+    pub(super) incarnation: Incarnation,
+    /// How long the process has been running, in whole seconds.
+    pub(super) uptime: Option<Duration>,
+}
+
+/// Tests the server, and returns what it says of its process.
 ///
 /// # Errors
 /// The server does not answer, or this library cannot use the server.
 pub(super) async fn probe(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-) -> Result<Incarnation, CommandError> {
+) -> Result<ServerProcess, CommandError> {
     stream.write_all(REQUEST).await.map_err(CommandError::unreachable)?;
     let mut reply = Vec::with_capacity(USUAL_REPLY_BYTES);
     loop {
@@ -59,9 +70,9 @@ pub(super) async fn probe(
     }
 }
 
-/// Returns the server's incarnation, or the reason why this library cannot use the server. Returns
+/// Returns what the server says of its process, or the reason why this library cannot use the server. Returns
 /// `None` if the reply is incomplete.
-fn judge(reply: &[u8]) -> Option<Result<Incarnation, CommandError>> {
+fn judge(reply: &[u8]) -> Option<Result<ServerProcess, CommandError>> {
     let mut lines = reply.split_inclusive(|&byte| byte == b'\n').filter_map(|line| {
         let line = line.strip_suffix(b"\n")?;
         Some(line.strip_suffix(b"\r").unwrap_or(line))
@@ -88,7 +99,7 @@ fn judge(reply: &[u8]) -> Option<Result<Incarnation, CommandError>> {
         return Some(Err(too_old(version, end)));
     }
     Some(match lines.next()? {
-        b"MN" => Ok(statistics.incarnation()),
+        b"MN" => Ok(statistics.process()),
         other => Err(too_old(version, other)),
     })
 }
@@ -122,13 +133,14 @@ impl ProcessIdentity {
         true
     }
 
-    fn incarnation(&self) -> Incarnation {
-        match (self.process, self.now, self.uptime_seconds) {
+    fn process(&self) -> ServerProcess {
+        let incarnation = match (self.process, self.now, self.uptime_seconds) {
             (Some(process), Some(now), Some(uptime)) => {
                 Incarnation::new(process, now.saturating_sub(uptime))
             }
             _ => Incarnation::UNKNOWN,
-        }
+        };
+        ServerProcess { incarnation, uptime: self.uptime_seconds.map(Duration::from_secs) }
     }
 }
 
@@ -168,7 +180,9 @@ mod tests {
             b"VERSION 1.6.18\r\nNF c0\r\nSERVER_ERROR no statistics\r\nMN\r\n",
         ];
         for answer in good {
-            assert_eq!(judge(answer), Some(Ok(Incarnation::UNKNOWN)), "{}", loggable(answer));
+            let process =
+                judge(answer).expect("the reply is complete").expect("the server is usable");
+            assert_eq!(process.incarnation, Incarnation::UNKNOWN, "{}", loggable(answer));
             for end in 0..answer.len() {
                 assert_eq!(judge(&answer[..end]), None, "{}", loggable(&answer[..end]));
             }
@@ -198,7 +212,8 @@ mod tests {
             let process =
                 format!("STAT pid {process}\r\nSTAT uptime {uptime}\r\nSTAT time {now}\r\n");
             let answer = format!("{begin}{process}{end}");
-            judge(answer.as_bytes()).expect("the reply is complete").expect("the server is usable")
+            let judged = judge(answer.as_bytes()).expect("the reply is complete");
+            judged.expect("the server is usable").incarnation
         };
         let first = incarnation(7, 2, 1_700_000_000);
         assert_eq!(incarnation(7, 100, 1_700_000_098), first);

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use super::cas::Cas;
 use super::command::{Command, CommandError, CommandResult, Reply};
 use super::endpoint::Endpoint;
+use super::identity::ServerIdentity;
 use super::item::{LeaseRequest, RawItem, ReadReply};
 use super::marker::LeaseMarker;
 use super::pipeline::Pipeline;
@@ -78,7 +79,9 @@ impl Server {
                     server.on_ejection(error);
                 }
             };
-            let endpoint = Arc::new(Endpoint::new(address, config, timeout, on_ejection));
+            let endpoint =
+                Endpoint::new(address, config, timeout, identity(weak_self), on_ejection);
+            let endpoint = Arc::new(endpoint);
             Server {
                 weak_self: Weak::clone(weak_self),
                 seed: RendezvousSeed::of(address),
@@ -240,4 +243,20 @@ impl Server {
     fn error(&self, kind: RemoteErrorKind, why: &dyn Display) -> RemoteError {
         RemoteError::new(kind, format!("memcached at {}: {why}", self.address()))
     }
+}
+
+/// Creates the identity of a server, which fences the server if another process has taken its place.
+fn identity(server: &Weak<Server>) -> ServerIdentity {
+    let call = |server: &Weak<Server>, act: fn(&Server)| {
+        let server = Weak::clone(server);
+        move || {
+            if let Some(server) = server.upgrade() {
+                act(&server);
+            }
+        }
+    };
+    ServerIdentity::new(
+        call(server, |server| server.fence.raise(None)),
+        call(server, Server::on_replaced),
+    )
 }

@@ -95,6 +95,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> MemcachedStream<IO> {
         }
     }
 
+    pub(super) fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
     /// Returns true if the connection can carry another exchange.
     pub(super) fn is_reusable(&self) -> bool {
         self.is_reusable

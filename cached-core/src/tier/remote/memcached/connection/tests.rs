@@ -20,7 +20,8 @@ use crate::tier::remote::memcached::protocol::MAX_FRAME_BYTES;
 const PROBE_REPLY: &[u8] = b"VERSION 1.6.18\r\nNF c0\r\nEND\r\nMN\r\n";
 
 async fn connect(address: &str) -> ConnectionPool {
-    ConnectionPool::resolve(address, 4).await.expect("the address is valid")
+    let identity = Arc::new(ServerIdentity::new(|| (), || ()));
+    ConnectionPool::resolve(address, &identity, 4).await.expect("the address is valid")
 }
 
 /// How the scripted server reacts to a request.

@@ -7,6 +7,7 @@ use super::*;
 use crate::tier::remote::RemoteErrorKind;
 use crate::tier::remote::contract_tests::MemcachedProcess;
 use crate::tier::remote::memcached::client::ServerClient;
+use crate::tier::remote::memcached::identity::ServerIdentity;
 
 /// A generated command on one of three keys. A boolean says if the command's CAS is the key's
 /// current CAS.
@@ -143,7 +144,9 @@ fn the_replies_match_memcached() {
         let memory = Arc::new(InMemoryServer::new(Clock::default()));
         runtime.block_on(async {
             let address = memcached.address();
-            let real = Arc::new(ServerClient::resolve(&address, 1).await.expect("memcached is up"));
+            let identity = Arc::new(ServerIdentity::new(|| (), || ()));
+            let real = ServerClient::resolve(&address, &identity, 1).await.expect("memcached is up");
+            let real = Arc::new(real);
             let compared = |client, is_batched| ComparedServer { client, is_batched, newest_cas: [0.into(); 3] };
             let mut memory = compared(Arc::new(ServerClient::InMemory(memory)), false);
             let mut real = [false, true].map(|is_batched| (compared(real.clone(), is_batched), is_batched));

@@ -3,8 +3,8 @@
 //!
 //! This process *raises* the fence when it may have changed keys without telling the server. The
 //! recovery task then writes an item to the server. The CAS number of this item becomes the fence,
-//! because all older items have lower numbers. A raise is *pending* until this number is known. A
-//! single number thus takes the place of a list of all keys. The server keeps its items, because
+//! because all older items have lower numbers. A raise is *pending* until this number is known. No
+//! item that the fence covers is trusted until then. A single number thus takes the place of a list of all keys. The server keeps its items, because
 //! other processes may use them.
 
 use std::sync::Mutex;
@@ -19,14 +19,17 @@ use crate::sync::lock;
 /// The fence of one server, and the keys that the fence covers.
 #[derive(Default)]
 pub(super) struct CasFence {
-    /// The fence, or 0 if there is no fence. The number changes only under the lock of `state`.
-    cas_number: AtomicU64,
+    /// The lowest CAS number that is trusted: the fence, or `u64::MAX` while a raise is pending. The
+    /// number changes only under the lock of `state`.
+    trusted_from: AtomicU64,
     state: Mutex<FenceState>,
 }
 
 /// The keys that the fence covers, and the raises whose CAS number is not known yet.
 #[derive(Default)]
 struct FenceState {
+    /// The fence, or 0 if there is no fence.
+    cas_number: u64,
     covers_all_keys: bool,
     /// The seeds of removed servers. The fence covers each key that one of these servers owned.
     former_owners: Vec<RendezvousSeed>,
@@ -55,6 +58,12 @@ impl CasFence {
         }
         state.raises += 1;
         state.pending_raise = Some(state.raises);
+        self.publish(&state);
+    }
+
+    fn publish(&self, state: &FenceState) {
+        let number = if state.pending_raise.is_some() { u64::MAX } else { state.cas_number };
+        self.trusted_from.store(number, Ordering::Release);
     }
 
     pub(super) fn is_pending(&self) -> bool {
@@ -70,8 +79,7 @@ impl CasFence {
 
     pub(super) fn snapshot(&self) -> FenceSnapshot {
         let state = lock(&self.state);
-        let cas_number = self.cas_number.load(Ordering::Acquire);
-        FenceSnapshot { cas_number, pending_raise: state.pending_raise }
+        FenceSnapshot { cas_number: state.cas_number, pending_raise: state.pending_raise }
     }
 
     /// Updates the fence with the CAS number of an item that was written after the snapshot. Does
@@ -79,25 +87,26 @@ impl CasFence {
     /// after the snapshot stays pending.
     pub(super) fn settle(&self, before: FenceSnapshot, written_cas: u64) {
         let mut state = lock(&self.state);
-        if self.cas_number.load(Ordering::Acquire) != before.cas_number {
+        if state.cas_number != before.cas_number {
             return;
         }
         if before.pending_raise.is_some() {
-            self.cas_number.store(written_cas, Ordering::Release);
+            state.cas_number = written_cas;
             if state.pending_raise == before.pending_raise {
                 state.pending_raise = None;
             }
         } else if written_cas < before.cas_number && state.pending_raise.is_none() {
             // The server's CAS numbers have started again, so the server was restarted, and its old
             // items are gone.
-            self.cas_number.store(0, Ordering::Release);
+            state.cas_number = 0;
             (state.covers_all_keys, state.former_owners) = (false, Vec::new());
         }
+        self.publish(&state);
     }
 
     #[inline]
     fn is_at_or_below(&self, cas_number: u64) -> bool {
-        cas_number >= self.cas_number.load(Ordering::Acquire)
+        cas_number >= self.trusted_from.load(Ordering::Acquire)
     }
 
     /// Returns true if the fence covers this key. `server` is the seed of the fence's own server.
@@ -114,6 +123,12 @@ impl Server {
     /// fence is known.
     pub(in crate::tier::remote::memcached) fn raise_fence(&self, former_owner: Option<&Server>) {
         self.fence.raise(former_owner.map(|owner| owner.seed));
+        self.eject_until_fence_is_settled();
+    }
+
+    /// Ejects the server after its address has led to another process, whose items are fenced.
+    pub(super) fn on_replaced(&self) {
+        self.events.emit(&Event::ServerReplaced { address: self.address() });
         self.eject_until_fence_is_settled();
     }
 
@@ -154,9 +169,9 @@ mod tests {
         let before = fence.snapshot();
         fence.raise(None);
         fence.settle(before, 7);
-        assert!(fence.is_pending() && fence.is_at_or_below(7) && !fence.is_at_or_below(6));
+        assert!(fence.is_pending() && !fence.is_at_or_below(7));
         fence.settle(fence.snapshot(), 9);
-        assert!(!fence.is_pending() && !fence.is_at_or_below(8));
+        assert!(!fence.is_pending() && fence.is_at_or_below(9) && !fence.is_at_or_below(8));
     }
 
     #[test]

@@ -1,0 +1,201 @@
+//! Which memcached process the connections to one server reach.
+//!
+//! An address may lead to several processes: a host name may have several addresses, a load
+//! balancer may choose, and memcached may be restarted. A value that this process has removed from
+//! one of them may still be on another. All connections to a server therefore reach one process,
+//! its *current incarnation*: connections to any other are closed, and a removal that another one
+//! confirms does not count.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::cas::Incarnation;
+use super::command::{Command, CommandError, CommandResult};
+use super::probe::ServerProcess;
+use crate::sync::lock;
+
+/// A server reports its uptime in whole seconds.
+const UPTIME_GRANULARITY: Duration = Duration::from_secs(1);
+
+/// The process behind one server's address. The server's pipelines share it.
+pub(super) struct ServerIdentity {
+    /// The current incarnation as a number, readable without the lock. The number changes only
+    /// under the lock of `state`.
+    current: AtomicU64,
+    state: Mutex<IdentityState>,
+    /// Called if the server's items may be stale: another process took the place of the current
+    /// incarnation, and was running when this process last changed a key. The identity is locked
+    /// during the call.
+    raise_fence: Box<dyn Fn() + Send + Sync>,
+    /// Called after `raise_fence`, with nothing locked.
+    on_replaced: Box<dyn Fn() + Send + Sync>,
+}
+
+#[derive(Default)]
+struct IdentityState {
+    /// `None` before the first connection.
+    current: Option<Incarnation>,
+    /// The time at which a current incarnation last confirmed a removal or an overwrite.
+    last_change: Option<Instant>,
+    /// The address of the newest connection.
+    preferred: Option<SocketAddr>,
+}
+
+impl ServerIdentity {
+    pub(super) fn new(
+        raise_fence: impl Fn() + Send + Sync + 'static,
+        on_replaced: impl Fn() + Send + Sync + 'static,
+    ) -> ServerIdentity {
+        ServerIdentity {
+            current: AtomicU64::new(Incarnation::UNKNOWN.number()),
+            state: Mutex::default(),
+            raise_fence: Box::new(raise_fence),
+            on_replaced: Box::new(on_replaced),
+        }
+    }
+
+    /// Returns the address that a dial tries first, so that all connections reach one process.
+    pub(super) fn preferred(&self) -> Option<SocketAddr> {
+        lock(&self.state).preferred
+    }
+
+    /// Makes the process at the other end of a new connection the current incarnation. Must be called
+    /// before the connection is used.
+    ///
+    /// If another process was current before, the new one may have items that the former one was
+    /// told to remove. Then a fence is raised, so that this process ignores them. A process that
+    /// started after the last removal was empty then, and needs no fence.
+    pub(super) fn observe(&self, address: SocketAddr, process: ServerProcess) {
+        let is_fenced = {
+            let mut state = lock(&self.state);
+            state.preferred = Some(address);
+            let former = state.current.replace(process.incarnation);
+            self.current.store(process.incarnation.number(), Ordering::Release);
+            let is_replaced = former.is_some_and(|former| former != process.incarnation);
+            let missed_change = |change| !process.started_after(change, Instant::now());
+            let is_fenced = is_replaced && state.last_change.is_some_and(missed_change);
+            if is_fenced {
+                (self.raise_fence)();
+            }
+            is_fenced
+        };
+        if is_fenced {
+            (self.on_replaced)();
+        }
+    }
+
+    /// Returns true if a connection to this incarnation may be used.
+    #[inline]
+    pub(super) fn is_current(&self, incarnation: Incarnation) -> bool {
+        self.current.load(Ordering::Acquire) == incarnation.number()
+    }
+
+    /// Passes on a command's result if it came from the current incarnation. An error of the
+    /// exchange is passed on in any case.
+    pub(super) fn check(
+        &self,
+        command: &Command,
+        incarnation: Incarnation,
+        result: CommandResult,
+    ) -> CommandResult {
+        let counts = match &result {
+            Ok(_) if command.is_unconditional_change() => self.confirm_change(incarnation),
+            Ok(_) => self.is_current(incarnation),
+            Err(_) => true,
+        };
+        match counts {
+            true => result,
+            false => Err(CommandError::unreachable("its address leads to another memcached now")),
+        }
+    }
+
+    /// Records a removal or an overwrite that this incarnation has confirmed. Returns false if the
+    /// incarnation is not current, so that the change does not count.
+    fn confirm_change(&self, incarnation: Incarnation) -> bool {
+        let mut state = lock(&self.state);
+        let is_current = state.current == Some(incarnation);
+        if is_current {
+            state.last_change = Some(Instant::now());
+        }
+        is_current
+    }
+}
+
+impl ServerProcess {
+    /// Returns true if the process, as it is at `now`, has certainly started after `time`.
+    fn started_after(&self, time: Instant, now: Instant) -> bool {
+        self.uptime.is_some_and(|uptime| time + uptime + UPTIME_GRANULARITY < now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::tier::remote::memcached::command::Reply;
+
+    fn process(number: u64, uptime_seconds: u64) -> ServerProcess {
+        let incarnation = Incarnation::new(number, 1_700_000_000);
+        ServerProcess { incarnation, uptime: Some(Duration::from_secs(uptime_seconds)) }
+    }
+
+    fn address() -> SocketAddr {
+        "127.0.0.1:11211".parse().expect("the address is valid")
+    }
+
+    fn delete() -> Command {
+        Command::Delete { key: "key".into(), only_if: None }
+    }
+
+    /// Returns an identity, and the number of fences that it has raised.
+    fn identity() -> (ServerIdentity, Arc<AtomicUsize>) {
+        let fences = Arc::<AtomicUsize>::default();
+        let raised = Arc::clone(&fences);
+        let raise = move || {
+            raised.fetch_add(1, Ordering::SeqCst);
+        };
+        (ServerIdentity::new(raise, || ()), fences)
+    }
+
+    #[test]
+    fn only_a_process_that_may_have_missed_a_change_is_fenced() {
+        let applied = || Ok(Reply::Applied(true));
+        let (identity, fences) = identity();
+        identity.observe(address(), process(1, 60));
+        identity.observe(address(), process(2, 60));
+        assert_eq!(fences.load(Ordering::SeqCst), 0, "no key was changed");
+        assert!(identity.check(&delete(), process(2, 0).incarnation, applied()).is_ok());
+        identity.observe(address(), process(2, 60));
+        assert_eq!(fences.load(Ordering::SeqCst), 0, "it is the same process");
+        identity.observe(address(), process(1, 60));
+        assert_eq!(fences.load(Ordering::SeqCst), 1);
+        let unknown = ServerProcess { uptime: None, ..process(3, 0) };
+        identity.observe(address(), unknown);
+        assert_eq!(fences.load(Ordering::SeqCst), 2, "its age is unknown");
+    }
+
+    #[test]
+    fn a_restarted_process_is_not_fenced() {
+        let now = Instant::now();
+        assert!(process(1, 2).started_after(now - Duration::from_secs(10), now));
+        assert!(!process(1, 10).started_after(now - Duration::from_secs(10), now));
+        assert!(!process(1, 60).started_after(now - Duration::from_secs(10), now));
+    }
+
+    #[test]
+    fn only_the_current_process_confirms_a_change() {
+        let applied = || Ok(Reply::Applied(true));
+        let (identity, _) = identity();
+        let [former, current] = [1, 2].map(|number| process(number, 60));
+        for process in [former, current] {
+            identity.observe(address(), process);
+        }
+        assert!(identity.check(&delete(), former.incarnation, applied()).is_err());
+        assert!(identity.check(&delete(), current.incarnation, applied()).is_ok());
+        assert!(!identity.is_current(former.incarnation));
+    }
+}

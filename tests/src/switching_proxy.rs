@@ -1,0 +1,67 @@
+//! A proxy that forwards each connection to one of several memcached servers, like a host name with
+//! several addresses.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use crate::Memcached;
+
+/// A proxy on a loopback port. It runs until the test process ends.
+#[derive(Debug)]
+pub struct SwitchingProxy {
+    address: String,
+    target: Arc<AtomicU16>,
+}
+
+impl SwitchingProxy {
+    /// Starts a proxy that forwards connections to `target`.
+    ///
+    /// # Panics
+    /// If no port is free.
+    #[must_use]
+    pub fn start(target: &Memcached) -> SwitchingProxy {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let address = listener.local_addr().expect("the listener has an address").to_string();
+        let target = Arc::new(AtomicU16::new(target.port()));
+        let shared = Arc::clone(&target);
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let target = (Ipv4Addr::LOCALHOST, shared.load(Ordering::SeqCst));
+                let Ok(server) = TcpStream::connect(target) else { continue };
+                forward(&client, &server);
+                forward(&server, &client);
+            }
+        });
+        SwitchingProxy { address, target }
+    }
+
+    /// Forwards later connections to `target`. Open connections keep their server.
+    pub fn switch_to(&self, target: &Memcached) {
+        self.target.store(target.port(), Ordering::SeqCst);
+    }
+
+    /// Returns the address as `host:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.address.clone()
+    }
+}
+
+/// Starts a thread that copies the bytes of one direction until the connection ends.
+fn forward(from: &TcpStream, to: &TcpStream) {
+    let clone = |stream: &TcpStream| stream.try_clone().expect("the socket can be cloned");
+    let (mut from, mut to) = (clone(from), clone(to));
+    to.set_nodelay(true).expect("the socket takes the option");
+    std::thread::spawn(move || {
+        let mut bytes = [0; 16 << 10];
+        while let Ok(count @ 1..) = from.read(&mut bytes) {
+            if to.write_all(&bytes[..count]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+        let _ = from.shutdown(Shutdown::Both);
+    });
+}
