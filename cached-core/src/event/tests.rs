@@ -35,3 +35,31 @@ fn an_event_shows_no_identifier() {
     assert!(shown.starts_with("Miss") && !shown.contains("secret"), "{shown}");
     assert!(!shown.contains("115, 101, 99"), "{shown}");
 }
+
+#[test]
+fn nothing_is_collected_while_the_log_does_not_ask() {
+    // No unit test installs a logger.
+    assert!(!logs_misses());
+    let (events, key) = (EventDispatcher::new(Vec::new()), [7; 8]);
+    let entry = EventSubject::of(&key);
+    events.emit(&Event::Evicted { entry, reason: EvictionReason::Size });
+    assert!(events.last_event(&entry).is_none());
+}
+
+#[test]
+fn a_report_is_one_line_without_an_identifier() {
+    let before = PastEvent::NotCached(UncachedReason::AbsentValue);
+    let mut report = MissReport::new(
+        RequestLookup::Absent,
+        LocalLookup::Expired(Duration::from_secs(5)),
+        Some((before, Duration::from_millis(3_210))),
+    );
+    report.remote = vec![RemoteFinding::OtherBuild, RemoteFinding::LeaseWon];
+    report.fetched = Some((Duration::from_millis(12), FetchOutcome::Value));
+    assert_eq!(
+        report.to_string(),
+        "request tier: absent; local tier: expired (its ttl was 5s); memcached: a value of another \
+         build's type, then absent, lease won; fetch: a value in 12.0ms; 3.2s before: the value was not \
+         cached because it is `None` and `none_ttl` is not declared"
+    );
+}

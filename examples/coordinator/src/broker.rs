@@ -5,6 +5,7 @@
 //! The rest is an ordinary HTTP service, which calls these functions as if there were no cache.
 
 use crate::model::{Course, Order, Payment, PaymentState, Profile};
+use crate::report::Answers;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
@@ -171,7 +172,8 @@ pub(crate) struct Broker {
     pub(crate) checkouts: Checkouts,
 }
 
-/// The state of each checkout. This map stands for a database table that all brokers share.
+/// The state of each checkout, as the payment provider has reported it to this broker. The provider
+/// sends each report to every broker.
 #[derive(Clone, Default)]
 pub(crate) struct Checkouts(Arc<Mutex<HashMap<String, PaymentState>>>);
 
@@ -263,6 +265,12 @@ impl Broker {
             .route(
                 "/stats",
                 get(async |State(broker): State<Broker>| broker.cache.stats().to_string()),
+            )
+            .route(
+                "/counters",
+                get(async |State(broker): State<Broker>| {
+                    Json(Answers::from(broker.cache.stats().total()))
+                }),
             )
             .route("/ledger", get(async || cached_core::ledger().to_string()))
             .route("/", get(index))

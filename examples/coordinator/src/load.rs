@@ -1,18 +1,16 @@
 //! The load of the example: checkout sessions that call the broker over HTTP, as browsers do.
 
-use crate::broker::{Broker, Checkouts, Client, CoursePage, StatusPage, http_client};
+use crate::broker::{CoursePage, StatusPage, http_client};
 use crate::model::PaymentState;
-use crate::report::Run;
+use crate::processes::{BrokerProcess, MemcachedProcess, answers};
+use crate::report::{Outage, Run, Snapshot};
 use crate::upstream::{COURSES, Dice, Upstream};
-use cached_core::{Cache, DeclarationStats};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::de::DeserializeOwned;
 use std::io::{self, IsTerminal};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -65,37 +63,31 @@ impl Load {
         polls / SESSIONS
     }
 
-    /// Plays the load with one broker for each of `caches`, and with new upstream services.
-    pub(crate) async fn play(&self, label: &'static str, caches: &[Cache]) -> Result<Run, String> {
+    /// Plays the load with new broker processes and new upstream services. If a memcached is given, it is
+    /// killed during the run, and started again later.
+    pub(crate) async fn play(
+        &self,
+        label: &'static str,
+        cache_url: &str,
+        brokers: usize,
+        memcached: Option<MemcachedProcess>,
+    ) -> Result<Run, String> {
         let upstream = Upstream::start()
             .await
             .map_err(|error| format!("cannot start the upstream server: {error}"))?;
-        let checkouts = Checkouts::default();
-        let mut servers = JoinSet::new();
-        let mut brokers = Vec::new();
-        for cache in caches {
-            let broker = Broker {
-                cache: cache.clone(),
-                client: Client::new(&upstream.url)?,
-                catalogue: self.run,
-                checkouts: checkouts.clone(),
-            };
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-            let (listener, address) = listener
-                .and_then(|listener| listener.local_addr().map(|address| (listener, address)))
-                .map_err(|error| format!("cannot start the broker: {error}"))?;
-            brokers.push(format!("http://{address}"));
-            servers.spawn(async move { axum::serve(listener, broker.router()).await });
+        let mut processes = Vec::new();
+        for _ in 0..brokers {
+            processes.push(BrokerProcess::start(cache_url, &upstream.url, self.run).await?);
         }
-
         let progress = Arc::new(Progress::new(label, self.requests()));
         let places = Arc::new(Semaphore::new(CONCURRENT_SESSIONS));
         let browser = Browser {
             http: http_client(),
-            brokers: brokers.into(),
+            brokers: processes.iter().map(|broker| broker.url.clone()).collect(),
             at: 0,
             progress: Arc::clone(&progress),
         };
+        let outage = memcached.map(|memcached| tokio::spawn(interrupt(memcached, browser.clone())));
         let started = Instant::now();
         let mut sessions = JoinSet::new();
         for (n, session) in self.sessions.iter().cloned().enumerate() {
@@ -112,15 +104,29 @@ impl Load {
         }
         let took = started.elapsed();
         progress.finish();
-        for cache in caches {
-            cache.flush().await;
-        }
-        let mut answered = DeclarationStats::default();
-        for cache in caches {
-            answered += cache.stats().total();
-        }
-        Ok(Run::new(upstream.calls(), waits, took, answered))
+        let end = browser.snapshot().await?;
+        let outage = match outage {
+            Some(outage) => Some(outage.await.map_err(|error| error.to_string())??),
+            None => None,
+        };
+        Ok(Run::new(upstream.calls(), waits, took, end, outage))
     }
+}
+
+/// Kills memcached when two fifths of the requests are answered, and starts it again, empty, after three
+/// fifths. Returns what the brokers had answered at these times.
+async fn interrupt(memcached: MemcachedProcess, browser: Browser) -> Result<Outage, String> {
+    browser.progress.reach(2, 5).await;
+    let killed = browser.snapshot().await?;
+    let port = memcached.kill().await;
+    browser.progress.reach(3, 5).await;
+    let restarted = browser.snapshot().await?;
+    let started_again = MemcachedProcess::start_on(port).await;
+    let is_restarted = started_again.is_some();
+    // The new memcached runs until the load has been played.
+    browser.progress.reach(1, 1).await;
+    drop(started_again);
+    Ok(Outage { killed, restarted, is_restarted })
 }
 
 impl Session {
@@ -238,13 +244,21 @@ impl Browser {
         self.timed(waits, request).await.map(drop)
     }
 
-    /// Sends a request of the payment provider. No customer waits for this request.
+    /// Sends a report of the payment provider to every broker. No customer waits for this report.
     async fn webhook(&self, path: &str) -> Result<(), String> {
-        let answer = self.http.put(self.url(path)).send().await;
-        answer
-            .and_then(reqwest::Response::error_for_status)
-            .map(drop)
-            .map_err(|error| format!("{path}: {error}"))
+        for broker in self.brokers.iter() {
+            let answer = self.http.put(format!("{broker}{path}")).send().await;
+            answer
+                .and_then(reqwest::Response::error_for_status)
+                .map_err(|error| format!("{path}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// Returns what the brokers have answered so far.
+    async fn snapshot(&self) -> Result<Snapshot, String> {
+        let requests = self.progress.done.load(Ordering::Relaxed);
+        Ok(Snapshot { requests, answers: answers(&self.http, &self.brokers).await? })
     }
 
     async fn timed(
@@ -304,6 +318,13 @@ impl Progress {
                 eprintln!("{}: {done} of {} requests", self.label, self.total);
             }
             None => {}
+        }
+    }
+
+    /// Waits until this part of the requests is answered.
+    async fn reach(&self, numerator: u64, denominator: u64) {
+        while self.done.load(Ordering::Relaxed) * denominator < self.total * numerator {
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 

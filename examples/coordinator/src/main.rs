@@ -9,6 +9,7 @@
 mod broker;
 mod load;
 mod model;
+mod processes;
 mod report;
 mod upstream;
 
@@ -16,6 +17,7 @@ use broker::{Broker, Checkouts, Client};
 use cached_core::Cache;
 use clap::{Parser, Subcommand};
 use load::Load;
+use processes::MemcachedProcess;
 use report::Table;
 use std::fmt;
 use std::io::{self, Write};
@@ -30,6 +32,9 @@ use upstream::Upstream;
 ///
 /// Without a command, the program plays the same checkout sessions twice, first without the cache
 /// and then with it. It prints a table that compares the two runs, and ends within a minute.
+///
+/// Where memcached is installed and CACHE_URL is not set, two broker processes share a memcached,
+/// which is killed during the second run and started again.
 #[derive(Parser)]
 #[command(name = "coordinator", version, max_term_width = 100, after_help = ENVIRONMENT)]
 struct Arguments {
@@ -49,13 +54,19 @@ enum Command {
         /// program starts its own
         #[arg(long, value_name = "URL")]
         upstream: Option<String>,
+        /// The current edition of the catalogue
+        #[arg(long, default_value_t = 1, hide = true)]
+        catalogue: u64,
+        /// End with the standard input, which the program that plays the load holds open
+        #[arg(long, hide = true)]
+        end_with_input: bool,
     },
 }
 
 const ENVIRONMENT: &str = "\
 Environment:
   CACHE_URL  where the cache keeps its entries:
-    local:                      in the memory of this process (the default)
+    local:                      in the memory of this process (the default of `serve`)
     memcache://127.0.0.1:11211  in memcached too, shared with other processes; commas separate
                                 servers; ?namespace=shop&timeout=50ms sets the prefix of the keys
                                 and the timeout of memcached
@@ -87,7 +98,12 @@ async fn main() -> ExitCode {
     };
     let outcome = match arguments.command {
         None => play().await,
-        Some(Command::Serve { port, upstream }) => serve(port, upstream).await,
+        Some(Command::Serve { port, upstream, catalogue, end_with_input }) => {
+            if end_with_input {
+                end_with_input_in_background();
+            }
+            serve(port, upstream, catalogue).await
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -121,17 +137,19 @@ fn cache_url() -> String {
         .unwrap_or_else(|| "local:".to_string())
 }
 
-/// Plays the load without the cache and with it, and prints the table.
+/// Plays the load without the cache and with it, and prints the tables.
 async fn play() -> Result<(), Failure> {
-    let url = cache_url();
+    // A wrong CACHE_URL is reported before a process is started.
+    drop(cache_from_env().await?);
+    let own = match std::env::var_os("CACHE_URL").is_some_and(|url| !url.is_empty()) {
+        true => None,
+        false => MemcachedProcess::start().await,
+    };
+    let is_own = own.is_some();
+    let url = own.as_ref().map_or_else(cache_url, MemcachedProcess::cache_url);
     let memcached = url.starts_with("memcache:");
     // With memcached there are two brokers: one broker finds what the other one has fetched.
     let brokers = if memcached { 2 } else { 1 };
-    let mut caches = Vec::new();
-    for _ in 0..brokers {
-        caches.push(cache_from_env().await?);
-    }
-    let disabled = vec![Cache::disabled(); brokers];
     let run =
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64);
     let load = Load::new(run ^ u64::from(std::process::id()) << 44);
@@ -144,22 +162,28 @@ async fn play() -> Result<(), Failure> {
         load.requests(),
         load.polls(),
     ));
-    let without =
-        load.play("without the cache", &disabled).await.map_err(|message| Failure(1, message))?;
-    let with = load.play("with the cache", &caches).await.map_err(|message| Failure(1, message))?;
+    let failed = |message| Failure(1, message);
+    let without = load.play("without the cache", "off", brokers, None).await.map_err(failed)?;
+    let with = load.play("with the cache", &url, brokers, own).await.map_err(failed)?;
     say(Table { without: &without, with: &with, memcached });
-    say("Every answer of both runs was checked. Writes (an order or a new address) are upstream");
-    say("calls too; they are never cached.");
+    if let Some(outage) = with.outage() {
+        say(outage);
+    }
+    say("Every answer of both runs was checked. No request failed, and none was answered wrongly.");
+    say("Writes (an order or a new address) are upstream calls too; they are never cached.");
     match (url.as_str(), memcached) {
         ("off", _) => say("CACHE_URL is off, so the second run did not use a cache either."),
         (_, true) if !with.used_memcached() => {
             say(format_args!("No entry came from {url}, so each broker used only its own entries."))
         }
-        (_, true) => say(format_args!(
-            "Two brokers shared their entries through {url}. Each customer\n\
-             changed from one broker to the other halfway. The identifiers were new in this run,\n\
-             so entries of an earlier run could not help."
-        )),
+        (_, true) => {
+            let memcached = if is_own { "a memcached of their own" } else { &url };
+            say(format_args!(
+                "Two broker processes shared their entries through {memcached}. Each\n\
+                 customer changed from one broker to the other halfway. The identifiers were new in\n\
+                 this run, so entries of an earlier run could not help."
+            ));
+        }
         (_, false) => say("The entries were in the memory of the broker. \
              Set CACHE_URL=memcache://127.0.0.1:11211 to add memcached."),
     }
@@ -167,7 +191,7 @@ async fn play() -> Result<(), Failure> {
 }
 
 /// Runs one broker until the user or the system asks it to end.
-async fn serve(port: u16, upstream: Option<String>) -> Result<(), Failure> {
+async fn serve(port: u16, upstream: Option<String>, catalogue: u64) -> Result<(), Failure> {
     let cache = cache_from_env().await?;
     cache.install().map_err(|error| Failure(1, error.to_string()))?;
     // The upstream server ends when this value is dropped.
@@ -202,7 +226,7 @@ async fn serve(port: u16, upstream: Option<String>) -> Result<(), Failure> {
         Broker::routes(&address)
     ));
     let broker =
-        Broker { cache: cache.clone(), client, catalogue: 1, checkouts: Checkouts::default() };
+        Broker { cache: cache.clone(), client, catalogue, checkouts: Checkouts::default() };
     let (request_end, mut end_requested) = tokio::sync::watch::channel(());
     let server = axum::serve(listener, broker.router()).with_graceful_shutdown(async move {
         end_signal().await;
@@ -221,6 +245,16 @@ async fn serve(port: u16, upstream: Option<String>) -> Result<(), Failure> {
     cache.flush().await;
     say("The broker has ended, and all entries are written.");
     Ok(())
+}
+
+/// Ends the process when the standard input ends. The system closes it when the program that plays the
+/// load ends in any way.
+fn end_with_input_in_background() {
+    // A thread and not a task: a task that reads the standard input would hold up the end of the runtime.
+    std::thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        std::process::exit(0);
+    });
 }
 
 /// Waits until the user or the system asks the program to end.

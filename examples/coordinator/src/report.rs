@@ -1,9 +1,97 @@
-//! The table that compares two runs.
+//! The tables: one compares two runs, and the other shows a run in which memcached was killed.
 
 use crate::upstream::SERVICES;
 use cached_core::DeclarationStats;
+use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::{Add, Sub};
 use std::time::Duration;
+
+/// How often brokers were answered from each tier, and how often memcached failed. A broker sends these
+/// counters as JSON.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct Answers {
+    request_hits: u64,
+    local_hits: u64,
+    remote_hits: u64,
+    waits: u64,
+    fetches: u64,
+    fetch_errors: u64,
+    remote_errors: u64,
+}
+
+impl Answers {
+    fn calls(&self) -> u64 {
+        self.request_hits + self.local_hits + self.remote_hits + self.waits + self.fetches
+    }
+
+    fn combine(self, other: Answers, combine: fn(u64, u64) -> u64) -> Answers {
+        Answers {
+            request_hits: combine(self.request_hits, other.request_hits),
+            local_hits: combine(self.local_hits, other.local_hits),
+            remote_hits: combine(self.remote_hits, other.remote_hits),
+            waits: combine(self.waits, other.waits),
+            fetches: combine(self.fetches, other.fetches),
+            fetch_errors: combine(self.fetch_errors, other.fetch_errors),
+            remote_errors: combine(self.remote_errors, other.remote_errors),
+        }
+    }
+}
+
+impl From<DeclarationStats> for Answers {
+    fn from(stats: DeclarationStats) -> Answers {
+        Answers {
+            request_hits: stats.request_hits,
+            local_hits: stats.local_hits,
+            remote_hits: stats.remote_hits,
+            waits: stats.waits,
+            fetches: stats.fetches,
+            fetch_errors: stats.fetch_errors,
+            remote_errors: stats.remote_errors,
+        }
+    }
+}
+
+impl Add for Answers {
+    type Output = Answers;
+
+    fn add(self, other: Answers) -> Answers {
+        self.combine(other, u64::add)
+    }
+}
+
+impl Sub for Answers {
+    type Output = Answers;
+
+    fn sub(self, earlier: Answers) -> Answers {
+        self.combine(earlier, u64::saturating_sub)
+    }
+}
+
+/// The counters at one moment of a run.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Snapshot {
+    /// The number of customer requests that the brokers have answered.
+    pub(crate) requests: u64,
+    pub(crate) answers: Answers,
+}
+
+impl Sub for Snapshot {
+    type Output = Snapshot;
+
+    fn sub(self, earlier: Snapshot) -> Snapshot {
+        let requests = self.requests.saturating_sub(earlier.requests);
+        Snapshot { requests, answers: self.answers - earlier.answers }
+    }
+}
+
+/// An outage of memcached during a run: the counters when it began and when it ended.
+pub(crate) struct Outage {
+    pub(crate) killed: Snapshot,
+    pub(crate) restarted: Snapshot,
+    /// False if memcached did not start again, for example because its port was taken.
+    pub(crate) is_restarted: bool,
+}
 
 /// The measurements of one run.
 pub(crate) struct Run {
@@ -12,8 +100,9 @@ pub(crate) struct Run {
     /// The duration of each customer request, sorted.
     waits: Vec<Duration>,
     took: Duration,
-    /// The sum of the statistics of all caches.
-    answered: DeclarationStats,
+    /// The counters of all brokers at the end of the run.
+    end: Snapshot,
+    outage: Option<Outage>,
 }
 
 impl Run {
@@ -21,15 +110,22 @@ impl Run {
         calls: [u64; SERVICES.len()],
         mut waits: Vec<Duration>,
         took: Duration,
-        answered: DeclarationStats,
+        end: Snapshot,
+        outage: Option<Outage>,
     ) -> Run {
         waits.sort_unstable();
-        Run { calls, waits, took, answered }
+        Run { calls, waits, took, end, outage }
+    }
+
+    /// Returns the table of the run's outage, if memcached was killed.
+    pub(crate) fn outage(&self) -> Option<OutageTable<'_>> {
+        let outage = self.outage.as_ref()?;
+        Some(OutageTable { outage, end: self.end })
     }
 
     /// Returns true if memcached answered a call.
     pub(crate) fn used_memcached(&self) -> bool {
-        self.answered.remote_hits > 0
+        self.end.answers.remote_hits > 0
     }
 
     fn upstream_calls(&self) -> u64 {
@@ -85,11 +181,13 @@ impl fmt::Display for Table<'_> {
         let note = format!("time saved: {} ({share:.0} %)", seconds(saved));
         row("all customers waited", &seconds(before), &seconds(after), &note)?;
         row("the run took", &seconds(without.took), &seconds(with.took), "")?;
-        let answered = &with.answered;
+        let answered = &with.end.answers;
         let remote = match (memcached, answered.remote_errors) {
             (false, _) => "not configured".to_string(),
-            (true, 0) => "stored there by the other broker".to_string(),
-            (true, failed) => format!("{} exchanges with memcached failed", grouped(failed)),
+            (true, failed) if failed > 0 && with.outage.is_none() => {
+                format!("{} exchanges with memcached failed", grouped(failed))
+            }
+            (true, _) => "stored there by the other broker".to_string(),
         };
         let tiers = [
             ("request tier", answered.request_hits, "called before within the same request"),
@@ -103,6 +201,52 @@ impl fmt::Display for Table<'_> {
         for (name, count, note) in tiers {
             let share = format!("{:.1} %", 100.0 * count as f64 / calls.max(1) as f64);
             writeln!(out, "  {name:<22}{:>8}{share:>9}   {note}", grouped(count))?;
+        }
+        Ok(())
+    }
+}
+
+/// The table of a run in which memcached was killed: what happened before, meanwhile and afterwards.
+pub(crate) struct OutageTable<'a> {
+    outage: &'a Outage,
+    end: Snapshot,
+}
+
+/// A row of the [`OutageTable`], which shows one count.
+type OutageRow = (&'static str, fn(&Snapshot) -> u64);
+
+const OUTAGE_ROWS: [OutageRow; 9] = [
+    ("customer requests", |part| part.requests),
+    ("annotated calls", |part| part.answers.calls()),
+    ("  request tier", |part| part.answers.request_hits),
+    ("  local tier", |part| part.answers.local_hits),
+    ("  shared by memcached", |part| part.answers.remote_hits),
+    ("  another call's fetch", |part| part.answers.waits),
+    ("  fetches", |part| part.answers.fetches),
+    ("exchanges that failed", |part| part.answers.remote_errors),
+    ("calls that failed", |part| part.answers.fetch_errors),
+];
+
+impl fmt::Display for OutageTable<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let OutageTable { outage: Outage { killed, restarted, is_restarted }, end } = self;
+        writeln!(
+            out,
+            "memcached was killed after {} of {} requests, and {}:\n",
+            grouped(killed.requests),
+            grouped(end.requests),
+            match is_restarted {
+                true => format!("started again, empty, after {}", grouped(restarted.requests)),
+                false => "did not start again".to_string(),
+            }
+        )?;
+        let last = if *is_restarted { "started again" } else { "still killed" };
+        writeln!(out, "{:<28}{:>15}{:>14}{last:>16}", "", "before", "killed")?;
+        writeln!(out, "{}", "-".repeat(78))?;
+        let parts = [*killed, *restarted - *killed, *end - *restarted];
+        for (name, count) in OUTAGE_ROWS {
+            let [before, during, after] = parts.each_ref().map(|part| grouped(count(part)));
+            writeln!(out, "{name:<28}{before:>15}{during:>14}{after:>16}")?;
         }
         Ok(())
     }
@@ -149,11 +293,38 @@ mod tests {
     #[test]
     fn a_percentile_is_one_of_the_waits() {
         let waits = (1..=100).rev().map(Duration::from_millis).collect();
-        let run = Run::new([0; SERVICES.len()], waits, Duration::ZERO, DeclarationStats::default());
-        assert_eq!(run.percentile(50), Duration::from_millis(50));
-        assert_eq!(run.percentile(99), Duration::from_millis(99));
-        let empty =
-            Run::new([0; SERVICES.len()], Vec::new(), Duration::ZERO, DeclarationStats::default());
-        assert_eq!(empty.percentile(99), Duration::ZERO);
+        let run =
+            |waits| Run::new([0; SERVICES.len()], waits, Duration::ZERO, Snapshot::default(), None);
+        let many = run(waits);
+        assert_eq!(many.percentile(50), Duration::from_millis(50));
+        assert_eq!(many.percentile(99), Duration::from_millis(99));
+        assert_eq!(run(Vec::new()).percentile(99), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_outage_splits_the_run_into_three_parts() {
+        let at = |requests, remote_hits, fetches| Snapshot {
+            requests,
+            answers: Answers { remote_hits, fetches, ..Answers::default() },
+        };
+        let outage =
+            Outage { killed: at(40, 7, 9), restarted: at(60, 7, 1_020), is_restarted: true };
+        let run = Run::new(
+            [0; SERVICES.len()],
+            Vec::new(),
+            Duration::ZERO,
+            at(100, 12, 1_025),
+            Some(outage),
+        );
+        let table = run.outage().expect("memcached was killed").to_string();
+        assert!(table.starts_with("memcached was killed after 40 of 100 requests"), "{table}");
+        let row = |name: &str| {
+            let row = table.lines().find(|line| line.trim_start().starts_with(name));
+            let row = row.unwrap_or_else(|| panic!("no row {name}: {table}"));
+            row.trim_start()[name.len()..].split_whitespace().collect::<Vec<_>>()
+        };
+        assert_eq!(row("customer requests"), ["40", "20", "40"]);
+        assert_eq!(row("shared by memcached"), ["7", "0", "5"]);
+        assert_eq!(row("fetches"), ["9", "1,011", "5"]);
     }
 }

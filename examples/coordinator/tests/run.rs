@@ -97,10 +97,43 @@ fn played(cache_url: Option<&str>) -> String {
 
 #[test]
 fn the_cache_saves_nine_of_ten_calls() {
-    let table = played(None);
+    let table = played(Some("local:"));
     assert!(count(row(&table, "request tier"), 0) > 0, "{table}");
     assert!(count(row(&table, "local tier"), 0) > 0, "{table}");
     assert_eq!(count(row(&table, "memcached"), 0), 0, "{table}");
+}
+
+#[test]
+fn without_an_installed_memcached_the_broker_uses_its_own_memory() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    // In an empty search path there is no memcached.
+    let output = coordinator(&[], None).env("PATH", "").output().expect("the program starts");
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{table}");
+    assert_eq!(count(row(&table, "memcached"), 0), 0, "{table}");
+    assert!(table.contains("in the memory of the broker") && !table.contains("killed"), "{table}");
+}
+
+#[test]
+fn the_table_tells_how_a_killed_memcached_was_survived() {
+    let table = played(None);
+    let (_, outage) = table.split_once("memcached was killed after ").expect("it was killed");
+    assert!(outage.contains("started again"), "{table}");
+    let counts = |name: &str| {
+        let row = row(outage, name);
+        [0, 1, 2].map(|place| count(row, place))
+    };
+    let requests = counts("customer requests");
+    assert!(requests.iter().all(|part| *part > 100), "each part has requests: {table}");
+    // Snapshots are taken a moment before memcached is killed or started, so a count may be off by a few.
+    let shared = counts("shared by memcached");
+    assert!(
+        shared[0] > 0 && shared[1] <= shared[0] / 4 + 8,
+        "a killed server shares nothing: {table}"
+    );
+    let failed = counts("exchanges that failed");
+    assert!(failed[1] > 0, "the brokers noticed that memcached was gone: {table}");
+    assert_eq!(counts("calls that failed"), [0, 0, 0], "{table}");
 }
 
 #[test]
