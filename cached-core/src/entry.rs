@@ -94,7 +94,7 @@ pub struct CacheEntry<V, P> {
     value_type: &'static ValueType,
     pub(crate) ttl: Option<Duration>,
     pub(crate) weigher: Option<WeightFn>,
-    pub(crate) rules: ValueRules<V>,
+    pub(crate) rules: ValueRules<'static, V>,
     policy: PhantomData<fn() -> P>,
 }
 
@@ -112,8 +112,9 @@ pub type EntryOf<R, P> = CacheEntry<<R as Returned<InferredValue>>::Value, P>;
 
 impl<V, P> Clone for CacheEntry<V, P> {
     fn clone(&self) -> CacheEntry<V, P> {
-        let (cache, key, weigher) = (self.cache.clone(), self.key.clone(), self.weigher.clone());
-        CacheEntry { cache, key, weigher, ..*self }
+        let (cache, key) = (self.cache.clone(), self.key.clone());
+        let (weigher, rules) = (self.weigher.clone(), self.rules.clone());
+        CacheEntry { cache, key, weigher, rules, ..*self }
     }
 }
 

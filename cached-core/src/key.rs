@@ -182,7 +182,7 @@ pub(crate) fn canonical_bytes_of_body(name: &str, body: &[u8]) -> KeyBytes {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of a cache key",
     label = "not `Serialize`",
-    note = "derive `serde::Serialize` for it, name the part that matters with `identifier = …`, or, where it does not change the answer, write `skip(…)`"
+    note = "name the part of it that changes the answer, for example `identifier = (client.base_url, number)`, or derive `serde::Serialize` for it; `skip(…)` claims that every `{Self}` gives the same answer"
 )]
 pub trait KeyPart {
     #[doc(hidden)]

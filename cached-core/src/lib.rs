@@ -62,7 +62,7 @@ pub use cache::Cache;
 /// body is one `async` block and a method under `#[async_trait]` may have the attribute too.
 ///
 /// The body runs in the caller's task, so the body may borrow. With `refresh_ahead`, the body may
-/// also run in a background task, so the function must own its parameters.
+/// also run in a background task, so the function must own its parameters, or declare `refresh_with`.
 ///
 /// # Cancellation
 /// Dropping the future of a call drops the body. If other calls wait for the same key, one of them
@@ -70,7 +70,12 @@ pub use cache::Cache;
 ///
 /// ```
 /// # use cached_core::coordinator_cached;
-/// #[coordinator_cached(name = "attribute_doc", version = edition)]
+/// #[coordinator_cached(
+///     name = "attribute_doc",
+///     version = edition,
+///     // A course of another edition than the caller asked for is not kept.
+///     cache_if = |course| course.ends_with(&format!("edition {edition}"))
+/// )]
 /// async fn course(id: u32, edition: u8) -> Result<String, std::io::Error> {
 ///     Ok(format!("course {id}, edition {edition}"))
 /// }

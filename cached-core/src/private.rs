@@ -8,6 +8,7 @@ mod entry_builder;
 mod generic_arguments;
 mod key_arguments;
 mod lookup;
+mod parameter_copy;
 mod slow_path;
 
 pub use linkme;
@@ -20,12 +21,16 @@ pub use crate::key::KeyParts;
 use crate::key::{DynKeyPart, KeyPart};
 pub use crate::value::local::WeightProbe;
 pub use crate::value::{ErrorProbe, ErrorSharing, InferredValue, Returned, WholeValue};
-pub use answer::{Call, CallFuture};
+pub use answer::{Call, CallFuture, RefreshRules};
 pub use entry_builder::EntryBuilder;
 pub use key_arguments::DeclaredFunction;
 pub use lookup::{
     CurrentCache, HashedLookup, Lookup, LookupBuilder, OwnedLocalValue, lookup, lookup_local,
     lookup_whole,
+};
+pub use parameter_copy::{
+    OwnedParameter, ParameterClone, apply_rule, clone_generic, clone_parameter, own_parameter,
+    own_receiver,
 };
 
 /// Makes an expression a part of the key.
@@ -149,6 +154,27 @@ macro_rules! __rebind {
     };
 }
 
+/// Gives the function of `cache_if` or `ttl_with` copies of the parameters that the function mentions.
+///
+/// The body of the annotated function takes the parameters, and the function is called after the body. Each
+/// `$copy` is a `ParameterClone` or an `OwnedParameter`. The macro evaluates to a function of the value.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __with_copies {
+    (($($name:ident,)+) = ($($copy:expr,)+), $rule:expr) => {{
+        #[allow(clippy::shadow_reuse, clippy::shadow_same, clippy::shadow_unrelated)]
+        #[allow(clippy::used_underscore_binding)]
+        let ($($name,)+) = ($($copy,)+);
+        move |value: &_| {
+            #[allow(unused_variables)]
+            #[allow(clippy::shadow_reuse, clippy::shadow_same, clippy::shadow_unrelated)]
+            #[allow(clippy::used_underscore_binding)]
+            let ($($name,)+) = ($($name.get(),)+);
+            $crate::private::apply_rule(value, $rule)
+        }
+    }};
+}
+
 /// Tells the compiler which type the body returns. The compiler then reports a type error in the body at
 /// the body, and not at the generated call.
 #[doc(hidden)]
@@ -163,11 +189,11 @@ macro_rules! __returns {
 
 pub use crate::{
     __begin as begin, __declaration as declaration, __declared as declared, __rebind as rebind,
-    __returns as returns,
+    __returns as returns, __with_copies as with_copies,
 };
 
 /// Unwraps the call that [`HashedLookup::look_up_or_begin`] returns if there is no hit.
-pub fn unwrap_call<R, V>(call: Option<Call<R, V>>) -> Call<R, V> {
+pub fn unwrap_call<'p, R, V>(call: Option<Call<'p, R, V>>) -> Call<'p, R, V> {
     call.unwrap_or_else(|| unreachable!("a lookup without a hit begins a call"))
 }
 

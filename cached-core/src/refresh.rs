@@ -27,7 +27,7 @@ use crate::entry_handle::EntryHandle;
 use crate::event::Event;
 use crate::refresh_claims::LocalRefreshClaim;
 use crate::ttl::refresh_window;
-use crate::value::{ReturnType, Value};
+use crate::value::{ReturnType, Value, ValueRules};
 
 /// The longest pause between two reads of the clock by a caller that holds a claim in a test, because the
 /// test may move the clock.
@@ -56,13 +56,13 @@ impl EntryHandle {
 
     /// Returns when the entry will be due if its item in the remote tier expires at `expires`. Returns
     /// `None` if the entry is due now.
-    fn due_at<R, V: 'static>(
+    fn due_at<V: 'static>(
         &self,
-        returns: &ReturnType<R, V>,
+        rules: &ValueRules<'_, V>,
         value: &Value,
         expires: Instant,
     ) -> Option<Instant> {
-        let decision = returns.rules.decide_stored(value, self.value_type);
+        let decision = rules.decide_stored(value, self.value_type);
         let declared = self.declaration().declared_refresh_ahead();
         let window = refresh_window(self.ttls(Some(&decision)).remote, declared);
         let due = expires.checked_sub(window)?;
@@ -72,8 +72,11 @@ impl EntryHandle {
 
 impl LocalHit {
     /// Refreshes the entry in the background if a refresh is due.
-    pub(crate) fn refresh<R, V, F>(self, returns: ReturnType<R, V>, fetch: Pin<Box<F>>)
-    where
+    pub(crate) fn refresh<R, V, F>(
+        self,
+        returns: ReturnType<R, V>,
+        fetch: impl FnOnce() -> (ValueRules<'static, V>, Pin<Box<F>>),
+    ) where
         R: 'static,
         V: 'static,
         F: Future<Output = R> + Send + 'static,
@@ -82,7 +85,8 @@ impl LocalHit {
             let target = FillTarget::LocalRefresh { _until_dropped: Box::new(claim) };
             let planned = PlannedFetch::refresh(self.handle.fill_token(), target);
             let call = PendingCall::new(self.handle, None, CallPlan::Fetch(planned));
-            call.fetch_in_background(returns, fetch);
+            let (rules, fetch) = fetch();
+            call.fetch_in_background(returns, rules, fetch);
         }
     }
 }
@@ -101,7 +105,7 @@ impl PendingCall {
     pub(crate) fn refresh<R, V, F>(
         mut self: Box<Self>,
         returns: ReturnType<R, V>,
-        fetch: Pin<Box<F>>,
+        fetch: impl FnOnce() -> (ValueRules<'static, V>, Pin<Box<F>>),
     ) where
         R: 'static,
         V: 'static,
@@ -112,10 +116,11 @@ impl PendingCall {
         let plan = std::mem::replace(&mut self.plan, CallPlan::Bypass);
         let CallPlan::AnswerAndRefresh(value, refresh) = plan else { return };
         let RemoteRefresh { fetch: planned, expires } = *refresh;
-        match expires.and_then(|expires| self.handle.due_at(&returns, &value, expires)) {
+        let (rules, fetch) = fetch();
+        match expires.and_then(|expires| self.handle.due_at(&rules, &value, expires)) {
             None => {
                 self.plan = CallPlan::Fetch(planned);
-                self.fetch_in_background(returns, fetch);
+                self.fetch_in_background(returns, rules, fetch);
             }
             Some(due) => self.hold_claim(planned, due),
         }
@@ -126,6 +131,7 @@ impl PendingCall {
     fn fetch_in_background<R, V, F>(
         mut self: Box<Self>,
         returns: ReturnType<R, V>,
+        rules: ValueRules<'static, V>,
         mut fetch: Pin<Box<F>>,
     ) where
         R: 'static,
@@ -141,7 +147,7 @@ impl PendingCall {
             let end = poll_fn(|context| self.poll_fetch(fetch.as_mut(), context)).await;
             // The call leads no flight, so the fetch is never `Overtaken`.
             if let FetchEnd::Returned(output) = end {
-                self.finish(output, &returns);
+                self.finish(output, &returns, &rules);
             }
         };
         // A spawned task is outside the caller's `Cache::scope`. The annotated functions that `fetch` calls

@@ -226,24 +226,26 @@ impl ValueType {
     }
 }
 
+/// The function of the option `cache_if` or `ttl_with`. `'p` is the lifetime of the parameters that the
+/// function mentions.
+pub(crate) type ValueRule<'p, V, T> = Arc<dyn Fn(&V) -> T + Send + Sync + 'p>;
+
 /// The options whose functions are called with the value to cache: `cache_if` and `ttl_with`.
-pub(crate) struct ValueRules<V> {
+pub(crate) struct ValueRules<'p, V> {
     /// Returns true if the value may be cached.
-    pub(crate) cache_if: Option<fn(&V) -> bool>,
+    pub(crate) cache_if: Option<ValueRule<'p, V, bool>>,
     /// Returns how long the value is cached.
-    pub(crate) ttl_with: Option<fn(&V) -> Duration>,
+    pub(crate) ttl_with: Option<ValueRule<'p, V, Duration>>,
 }
 
-impl<V> Clone for ValueRules<V> {
-    fn clone(&self) -> ValueRules<V> {
-        *self
+impl<V> Clone for ValueRules<'_, V> {
+    fn clone(&self) -> Self {
+        ValueRules { cache_if: self.cache_if.clone(), ttl_with: self.ttl_with.clone() }
     }
 }
 
-impl<V> Copy for ValueRules<V> {}
-
-impl<V> ValueRules<V> {
-    pub(crate) const NONE: ValueRules<V> = ValueRules { cache_if: None, ttl_with: None };
+impl<V> ValueRules<'_, V> {
+    pub(crate) const NONE: Self = ValueRules { cache_if: None, ttl_with: None };
 }
 
 /// The result of applying [`ValueRules`] to one value.
@@ -260,7 +262,7 @@ pub(crate) struct CachingDecision {
     pub(crate) ttl: Option<Duration>,
 }
 
-impl<V> ValueRules<V> {
+impl<V> ValueRules<'_, V> {
     /// Decides about a value that is not in a tier yet. If an option's function panics, the panic is
     /// not caught.
     pub(crate) fn decide(&self, value: &V) -> CachingDecision {
@@ -268,36 +270,35 @@ impl<V> ValueRules<V> {
         CachingDecision {
             is_none: variant::is_none(value),
             is_err,
-            is_cacheable: !is_err && self.cache_if.is_none_or(|cache_if| cache_if(value)),
-            ttl: self.ttl_with.map(|ttl_with| ttl_with(value)),
+            is_cacheable: !is_err && self.cache_if.as_ref().is_none_or(|cache_if| cache_if(value)),
+            ttl: self.ttl_with.as_ref().map(|ttl_with| ttl_with(value)),
         }
     }
 }
 
-impl<V: 'static> ValueRules<V> {
+impl<V: 'static> ValueRules<'_, V> {
     /// Decides about a value that a tier returned. `cache_if` accepted the value when it was stored.
     ///
     /// If `ttl_with` panics, the ttl in the attribute applies: the value is usable, so the panic must not
     /// reach the caller.
     pub(crate) fn decide_stored(&self, value: &Value, value_type: &ValueType) -> CachingDecision {
-        let ttl_with = self.ttl_with.zip(value.downcast_ref::<V>());
+        let ttl_with = self.ttl_with.as_ref().zip(value.downcast_ref::<V>());
         let ttl = ttl_with.and_then(|(ttl_with, value)| catch_panic(|| ttl_with(value)));
         let is_none = (value_type.is_none)(value);
         CachingDecision { is_none, is_err: false, is_cacheable: true, ttl }
     }
 }
 
-/// The operations on a function's return type `R`, and the [`ValueRules`] for the cached part.
+/// The operations on a function's return type `R`.
 ///
 /// `V` is the part of `R` that is cached.
 pub(crate) struct ReturnType<R, V> {
     /// Separates a value to cache from an error, and applies the rules to the value.
-    pub(crate) split: fn(R, &ValueRules<V>) -> FetchOutput<R>,
+    pub(crate) split: fn(R, &ValueRules<'_, V>) -> FetchOutput<R>,
     /// The function [`rebuild_into`] for this type.
     pub(crate) rebuild_into: fn(&Value, &mut Option<R>) -> bool,
     pub(crate) error_sharing: ErrorSharing<R>,
     pub(crate) value_type: &'static ValueType,
-    pub(crate) rules: ValueRules<V>,
 }
 
 /// The result of running an annotated function.
@@ -328,7 +329,6 @@ impl<R, V> ReturnType<R, V> {
             rebuild_into: rebuild_into::<R, Mode>,
             error_sharing,
             value_type,
-            rules: ValueRules::NONE,
         }
     }
 

@@ -17,11 +17,20 @@ async fn price(course: String) -> Price {
             ),
             begin
         );
-        (call, async move {
-            ::cached_core::private::rebind!(used(course,) = (course,));
-            ::cached_core::private::returns!(Price);
-            upstream(course).await
-        })
+        let fetch = {
+            let rules = call.no_rules();
+            move || {
+                (
+                    rules,
+                    ::std::boxed::Box::pin(async move {
+                        ::cached_core::private::rebind!(used(course,) = (course,));
+                        ::cached_core::private::returns!(Price);
+                        upstream(course).await
+                    }),
+                )
+            }
+        };
+        (call, fetch)
     };
-    call.complete_with_refresh(::std::boxed::Box::pin(fetch)).await
+    call.complete_with_refresh(fetch).await
 }

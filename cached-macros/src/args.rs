@@ -38,6 +38,7 @@ pub(crate) struct Args {
     pub(crate) weight: Option<Arg<Expr>>,
     pub(crate) stale_if_error: Option<Arg<LitStr>>,
     pub(crate) refresh_ahead: Option<Arg<LitStr>>,
+    pub(crate) refresh_with: Option<Arg<Expr>>,
     pub(crate) local: Option<Arg<bool>>,
     pub(crate) remote: Option<Arg<bool>>,
     pub(crate) infallible: Option<Arg<()>>,
@@ -144,6 +145,11 @@ pub(crate) const OPTIONS: &[OptionSyntax] = &[
         parse: |args, key, input| {
             set(&mut args.refresh_ahead, key, as_string(parse_value(input)?)?)
         },
+    },
+    OptionSyntax {
+        name: "refresh_with",
+        example: "refresh_with = self.clone()",
+        parse: |args, key, input| set(&mut args.refresh_with, key, parse_value(input)?),
     },
     OptionSyntax {
         name: "local",

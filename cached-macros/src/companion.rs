@@ -12,7 +12,8 @@ use crate::args::Args;
 use crate::expand::{CratePath, Expansion};
 use crate::item::Function;
 use crate::lifetimes::with_static_lifetimes;
-use crate::mentions::mentions;
+use crate::mentions::{may_mention, mentions};
+use crate::value_function::Copies;
 
 /// The parts of a companion's signature that differ from the function's.
 pub(crate) struct CompanionSignature<'a> {
@@ -48,7 +49,7 @@ impl<'a> CompanionSignature<'a> {
 pub(crate) fn expand(expansion: &Expansion<'_>, companion: &CompanionSignature<'_>) -> TokenStream {
     let Expansion { input, krate } = expansion;
     let lookup = expansion.lookup(&declared(expansion));
-    let options = expansion.call_options();
+    let options = expansion.call_options(Copies::Owned);
     let head =
         head(input.function, companion, input.infallible, input.overwrite_reason.is_some(), krate);
     let entry = quote_spanned!(input.return_type.span()=> .entry());
@@ -150,13 +151,17 @@ fn located_at(tokens: TokenStream, span: Span) -> TokenStream {
 /// Returns true if the companion takes this argument of the function.
 ///
 /// The companion takes `self` even if `self` is in `skip`, so that the companion of a method is a
-/// method. Any other argument in `skip` is taken in two cases: if the option `cache` or `ttl` uses the
-/// argument, or if its type is an `impl Trait`. Such a type is in the key, and a caller cannot name it.
+/// method. Any other argument in `skip` is taken in two cases: if the option `cache`, `ttl`, `cache_if` or
+/// `ttl_with` uses the argument, or if its type is an `impl Trait`. Such a type is in the key, and a caller
+/// cannot name it.
 fn takes_argument(args: &Args, function: &Function, argument: usize) -> bool {
     let is_skipped =
         |name: &Ident| args.skip.as_ref().is_some_and(|skip| skip.value.contains(name));
     let is_in_option = |name: &Ident| {
-        [&args.cache, &args.ttl].into_iter().flatten().any(|option| mentions(&option.value, name))
+        let options = [&args.cache, &args.ttl];
+        let functions = [&args.cache_if, &args.ttl_with];
+        options.into_iter().flatten().any(|option| mentions(&option.value, name))
+            || functions.into_iter().flatten().any(|option| may_mention(&option.value, name))
     };
     let mut parameters = function.parameters.iter().filter(|p| p.argument == argument);
     parameters.any(|parameter| {

@@ -17,9 +17,11 @@ use crate::args::Args;
 use crate::item::{Function, Parameter, is_punct};
 use crate::lifetimes::borrows;
 use crate::mentions::mentions;
+use crate::receiver::{RefreshCopies, with_receiver};
 use crate::signature::type_arguments;
 use crate::ttl::{DurationOption, Ttl};
 use crate::validate::ValidatedFunction;
+use crate::value_function::Copies;
 
 /// The path of the runtime crate: `::cached_core`, or the path that the option `crate` names.
 pub(crate) struct CratePath<'a>(Option<&'a Path>);
@@ -83,17 +85,22 @@ impl Expansion<'_> {
         let [call, fetch] = ["call", "fetch"].map(|name| Ident::new(name, Span::mixed_site()));
         let begin = krate.private(Span::call_site(), "begin");
         let method = self.begin_method();
-        let (lookup, options) = (self.lookup(&self.declaration()), self.call_options());
-        let fetch_body = in_braces_of(input.body, &{
-            let (rebind, edge) = (self.rebind_in_fetch(), self.fake_return_edge());
-            let statements = body.statements;
-            quote!(#rebind #edge #statements)
-        });
+        let lookup = self.lookup(&self.declaration());
+        // A function with `refresh_ahead` makes its rules together with its fetch.
+        let options = match input.has_refresh_ahead {
+            true => self.options_of_the_entry(),
+            false => self.call_options(Copies::Clones),
+        };
+        let fetch_future = self.fetch(&call, body.statements);
         let names: Vec<&Ident> = self.parameters().map(|parameter| &parameter.ident).collect();
         let rebind = krate.private(Span::call_site(), "rebind");
         let rebind = (!names.is_empty()).then(|| quote!(#rebind!((#(#names,)*) = (#(#names,)*));));
+        let call_and_fetch = match input.has_refresh_ahead {
+            true => quote!(let #fetch = #fetch_future; (#call, #fetch)),
+            false => quote!((#call, #fetch_future)),
+        };
         let completion = match input.has_refresh_ahead {
-            true => quote!(#call.complete_with_refresh(::std::boxed::Box::pin(#fetch)).await),
+            true => quote!(#call.complete_with_refresh(#fetch).await),
             false => quote!(#call.complete(::core::pin::pin!(#fetch)).await),
         };
         let statements = in_braces_of(
@@ -103,7 +110,7 @@ impl Expansion<'_> {
                     #rebind
                     #[allow(clippy::used_underscore_binding)]
                     let #call = #begin!(#lookup, #method) #options;
-                    (#call, async move #fetch_body)
+                    #call_and_fetch
                 };
                 #completion
             },
@@ -114,6 +121,41 @@ impl Expansion<'_> {
         };
         let attributes = body.attributes;
         quote!(#attributes #head #statements)
+    }
+
+    /// Writes the future of the body. For a function with `refresh_ahead`, writes a function that makes the
+    /// future, because a hit that starts no refresh does not need it.
+    fn fetch(&self, call: &Ident, statements: TokenStream) -> TokenStream {
+        let (input, krate) = (self.input, self.krate);
+        let rules_name = Ident::new("rules", Span::mixed_site());
+        let (rebind, edge) = (self.rebind_in_fetch(), self.fake_return_edge());
+        let future = |borrow: TokenStream, statements: TokenStream| {
+            let body = in_braces_of(input.body, &quote!(#borrow #rebind #edge #statements));
+            quote!(async move #body)
+        };
+        let (copy, future) = match input.refresh_with {
+            None => (TokenStream::new(), future(TokenStream::new(), statements)),
+            Some(receiver) => {
+                let this = Ident::new("this", Span::mixed_site());
+                let copies = RefreshCopies::new(input.function, receiver, &this, krate);
+                (copies.copy, future(copies.borrow, with_receiver(statements, &this)))
+            }
+        };
+        if !input.has_refresh_ahead {
+            return future;
+        }
+        // With `refresh_with`, the parameters may be references, and the rules outlive these.
+        let copies = if input.refresh_with.is_some() { Copies::Owned } else { Copies::Clones };
+        let rules = self.rules(copies);
+        let rules = (!rules.is_empty()).then(|| quote!(let #rules_name = #rules_name #rules;));
+        quote! {{
+            let #rules_name = #call.no_rules();
+            move || {
+                #rules
+                #copy
+                (#rules_name, ::std::boxed::Box::pin(#future))
+            }
+        }}
     }
 
     /// Writes the `declaration!` macro call, which declares the function in a static.
@@ -250,15 +292,35 @@ impl Expansion<'_> {
 
     /// Writes the options whose values are expressions. Each option is a method call on the runtime's
     /// `Call`, or in a companion on its `EntryBuilder`.
-    pub(crate) fn call_options(&self) -> TokenStream {
-        let ttl = self.ttl_expression().map(|ttl| ("ttl", ttl));
-        let functions =
-            self.input.value_functions.iter().map(|value| (value.option, value.function));
-        let options = ttl.into_iter().chain(functions);
-        options
-            .map(|(option, expression)| {
-                let option = Ident::new(option, expression.span());
-                quote_spanned!(expression.span()=> .#option(#expression))
+    pub(crate) fn call_options(&self, copies: Copies) -> TokenStream {
+        let (of_the_entry, rules) = (self.options_of_the_entry(), self.rules(copies));
+        quote!(#of_the_entry #rules)
+    }
+
+    /// Writes the options that a call needs before it fetches: `ttl` and `weight`.
+    fn options_of_the_entry(&self) -> TokenStream {
+        let ttl = self.ttl_expression().map(|ttl| {
+            let option = Ident::new("ttl", ttl.span());
+            quote_spanned!(ttl.span()=> .#option(#ttl))
+        });
+        let weight = self.value_options(|option| option == "weight", Copies::Clones);
+        quote!(#ttl #weight)
+    }
+
+    /// Writes the options that are applied to a fetched value: `cache_if` and `ttl_with`.
+    fn rules(&self, copies: Copies) -> TokenStream {
+        self.value_options(|option| option != "weight", copies)
+    }
+
+    fn value_options(&self, is_wanted: impl Fn(&str) -> bool, copies: Copies) -> TokenStream {
+        let Expansion { input, krate } = self;
+        let values = input.value_functions.iter().filter(|value| is_wanted(value.option));
+        values
+            .map(|value| {
+                let span = value.function.span();
+                let option = Ident::new(value.option, span);
+                let function = value.tokens(input.function, copies, krate);
+                quote_spanned!(span=> .#option(#function))
             })
             .collect()
     }
@@ -283,6 +345,7 @@ impl Expansion<'_> {
         let is_in_option = |name: &Ident| {
             let options = self.input.cache.into_iter().chain(self.ttl_expression());
             options.into_iter().any(|option| mentions(option, name))
+                || self.input.value_functions.iter().any(|value| value.mentions(name))
         };
         let (skipped, used): (Vec<_>, Vec<_>) = self.parameters().partition(|parameter| {
             self.input.skipped.contains(&parameter.ident) && !is_in_option(&parameter.ident)
@@ -362,7 +425,7 @@ fn name_span(ty: &Type) -> Span {
 
 /// Returns true if the expression is a parameter whose type names a type parameter of the function,
 /// such as `K` or `&[K]`.
-fn has_generic_type(function: &Function, part: &Expr) -> bool {
+pub(crate) fn has_generic_type(function: &Function, part: &Expr) -> bool {
     let Expr::Path(part) = part else { return false };
     let parameter = part.path.get_ident().and_then(|name| function.parameter(name));
     let argument =

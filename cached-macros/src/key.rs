@@ -3,6 +3,7 @@
 //! The key is made from two options that are expressions: `identifier` and `version`.
 
 use proc_macro2::{Ident, Span};
+use quote::ToTokens;
 use syn::visit::Visit;
 use syn::{Expr, ExprCall, ExprPath, FnArg, Pat};
 
@@ -116,14 +117,25 @@ fn check_completeness(
         let message = if ident != "self" && argument.is_some_and(has_mutable_reference) {
             mutable_reference_message(ident, args)
         } else if ident == "self" {
+            let fields = match &args.identifier {
+                Some(_) => {
+                    "add the fields that the answer depends on to `identifier`, for example \
+                    `self.base_url`"
+                        .to_owned()
+                }
+                None => format!(
+                    "name the fields that the answer depends on, for example `identifier = {}`",
+                    example_identifier(args, function)
+                ),
+            };
             format!(
-                "`self` is neither in the key nor in `skip`; \
-                    add the fields that the result depends on to `identifier`, or {skip}"
+                "`self` is neither in the key nor in `skip`; {fields}, or {skip}, which claims that \
+                    every instance gives the same answer"
             )
         } else {
             format!(
                 "parameter `{ident}` is neither in the key nor in `skip`; \
-                    add it to `identifier`, or {skip}"
+                    add it to `identifier`, or {skip}, which claims that it does not change the answer"
             )
         };
         errors.on(ident, message);
@@ -135,6 +147,18 @@ fn check_completeness(
 fn is_key_unknown(args: &Args) -> bool {
     (args.identifier.is_none() && args.was_attempted("identifier"))
         || (args.skip.is_none() && args.was_attempted("skip"))
+}
+
+/// Returns, for an error message, an `identifier` with a field of `self` and the parameters that are in
+/// the key without the option.
+fn example_identifier(args: &Args, function: &Function) -> String {
+    let parts = identifier_parts(args, function);
+    let parts = parts.iter().map(|part| part.to_token_stream().to_string());
+    let parts: Vec<String> = std::iter::once("self.base_url".to_owned()).chain(parts).collect();
+    match &parts[..] {
+        [field] => field.clone(),
+        parts => format!("({})", parts.join(", ")),
+    }
 }
 
 /// Returns, for an error message, how to put the parameter into `skip`.

@@ -1,18 +1,65 @@
-//! Finds and replaces the lifetimes that a type shows. A type alias or a macro, for example, can
+//! Finds and replaces the lifetimes that a type or an argument shows. A type alias or a macro, for example, can
 //! hide further lifetimes.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    BoundLifetimes, Expr, GenericParam, Lifetime, ParenthesizedGenericArguments, Type, TypeFnPtr,
-    TypeReference,
+    BoundLifetimes, Expr, FnArg, GenericParam, Lifetime, ParenthesizedGenericArguments, Pat,
+    Receiver, ReceiverKind, Type, TypeFnPtr, TypeReference,
 };
 
 /// Returns true if the type shows a reference or a lifetime that is neither `'static` nor bound by
 /// the type itself.
 pub(crate) fn borrows(ty: &Type) -> bool {
     ty.to_token_stream().to_string() != with_static_lifetimes(ty).to_string()
+}
+
+/// Returns true for `&self`, and for `self` of a type that borrows. A `&'static self` does not
+/// count.
+pub(crate) fn is_borrowed(receiver: &Receiver) -> bool {
+    match &receiver.kind {
+        ReceiverKind::Value => false,
+        ReceiverKind::Typed(_, ty) => borrows(ty),
+        // A later version of `syn` may add another reference.
+        ReceiverKind::Reference(_, Some(lifetime), _) => lifetime.ident != "static",
+        _ => true,
+    }
+}
+
+/// Returns true for a `&self`, and for a plain parameter whose type is a `&T` that is not `'static`.
+pub(crate) fn is_shared_reference(argument: &FnArg) -> bool {
+    let is_reference =
+        |ty: &Type| matches!(ty, Type::Reference(reference) if reference.mutability.is_none());
+    match argument {
+        FnArg::Receiver(receiver) => match &receiver.kind {
+            ReceiverKind::Value => false,
+            ReceiverKind::Typed(_, ty) => is_reference(ty) && borrows(ty),
+            _ => is_borrowed(receiver),
+        },
+        FnArg::Typed(typed) => {
+            let is_plain = matches!(&*typed.pat, Pat::Ident(name) if name.by_ref.is_none() && name.subpat.is_none());
+            is_plain && is_reference(&typed.ty) && borrows(&typed.ty)
+        }
+    }
+}
+
+/// Returns true if the argument borrows, but is not a plain reference to a type that owns its data.
+pub(crate) fn borrows_otherwise(argument: &FnArg) -> bool {
+    let target_borrows =
+        |ty: &Type| matches!(ty, Type::Reference(reference) if borrows(&reference.elem));
+    match argument {
+        FnArg::Receiver(receiver) => match &receiver.kind {
+            ReceiverKind::Typed(_, ty) => {
+                borrows(ty) && (!is_shared_reference(argument) || target_borrows(ty))
+            }
+            _ => false,
+        },
+        FnArg::Typed(typed) => {
+            let ty = &typed.ty;
+            borrows(ty) && (!is_shared_reference(argument) || target_borrows(ty))
+        }
+    }
 }
 
 /// Replaces the lifetimes in the type by `'static`, also the elided lifetime of a reference.

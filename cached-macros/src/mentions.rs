@@ -11,7 +11,7 @@
 //! macros, although the module may define its own. The attribute cannot see either definition. The
 //! author of the expression answers for what it does with the parameter.
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
@@ -30,16 +30,47 @@ use crate::shadowing::{is_same, may_bind, may_define, standard_macro};
 /// of the new binding do not count. If an item in a block has the same name, no use in that block
 /// counts. Uses under `#[cfg]` or `#[cfg_attr]` do not count.
 pub(crate) fn mentions(expression: &impl ToTokens, parameter: &Ident) -> bool {
+    search(expression, parameter, false)
+}
+
+/// Returns true if `expression` mentions the parameter, or may mention it where the search cannot see
+/// it, such as inside an unknown macro.
+///
+/// An option that gets copies of the parameters that it mentions needs this answer. A copy too many is
+/// not used, and a copy too few does not compile.
+pub(crate) fn may_mention(expression: &impl ToTokens, parameter: &Ident) -> bool {
+    search(expression, parameter, true)
+}
+
+fn search(expression: &impl ToTokens, parameter: &Ident, counts_doubtful: bool) -> bool {
     let Ok(expression) = syn::parse2::<Expr>(expression.to_token_stream()) else { return false };
-    let mut search =
-        MentionSearch { parameter, is_shadowed: false, is_under_cfg: false, is_found: false };
+    let mut search = MentionSearch {
+        parameter,
+        counts_doubtful,
+        is_shadowed: false,
+        is_under_cfg: false,
+        is_found: false,
+    };
     search.visit_expr(&expression);
     search.is_found
+}
+
+/// Returns true if the tokens contain the name, also inside brackets or in a format string.
+fn contains_name(tokens: &TokenStream, name: &Ident) -> bool {
+    tokens.clone().into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => is_same(&ident, name),
+        TokenTree::Group(group) => contains_name(&group.stream(), name),
+        TokenTree::Literal(literal) => captures(&literal.to_string(), &name.unraw().to_string()),
+        TokenTree::Punct(_) => false,
+    })
 }
 
 /// A search through an expression for uses of one parameter.
 struct MentionSearch<'p> {
     parameter: &'p Ident,
+    /// True if a use counts that is in an unknown macro, is under `#[cfg]`, or may be shadowed by an
+    /// item.
+    counts_doubtful: bool,
     /// True if the parameter's name means another binding in the current scope.
     is_shadowed: bool,
     /// True if the compiler may remove the current code, because it is under `#[cfg]` or
@@ -142,7 +173,7 @@ fn parse_matched(tokens: &TokenStream) -> syn::Result<Expr> {
 impl<'ast> Visit<'ast> for MentionSearch<'_> {
     fn visit_attribute(&mut self, attribute: &'ast Attribute) {
         let is = |name| attribute.path().is_ident(name);
-        self.is_under_cfg |= is("cfg") || is("cfg_attr");
+        self.is_under_cfg |= !self.counts_doubtful && (is("cfg") || is("cfg_attr"));
     }
 
     fn visit_expr(&mut self, expression: &'ast Expr) {
@@ -185,8 +216,8 @@ impl<'ast> Visit<'ast> for MentionSearch<'_> {
     fn visit_block(&mut self, block: &'ast Block) {
         self.in_scope(|search| {
             let mut statements = block.stmts.iter();
-            search.is_shadowed |=
-                statements.any(|statement| may_define(statement, search.parameter));
+            search.is_shadowed |= !search.counts_doubtful
+                && statements.any(|statement| may_define(statement, search.parameter));
             visit::visit_block(search, block);
         });
     }
@@ -238,6 +269,10 @@ impl<'ast> Visit<'ast> for MentionSearch<'_> {
                 if let Ok(matched) = parse_matched(&call.tokens) {
                     self.visit_expr(&matched);
                 }
+                // A guard after the pattern may also use the parameter.
+                self.is_found |= self.counts_doubtful
+                    && !self.is_shadowed
+                    && contains_name(&call.tokens, self.parameter);
             }
             (Some("format" | "format_args"), Ok(arguments)) => {
                 self.visit_format_arguments(&arguments)
@@ -246,7 +281,11 @@ impl<'ast> Visit<'ast> for MentionSearch<'_> {
                 arguments.iter().for_each(|argument| self.visit_expr(argument));
             }
             // Other macros may do anything with their tokens.
-            _ => {}
+            _ => {
+                self.is_found |= self.counts_doubtful
+                    && !self.is_shadowed
+                    && contains_name(&call.tokens, self.parameter);
+            }
         }
     }
 }
@@ -438,6 +477,35 @@ mod tests {
             }),
         ] {
             assert!(!mentions(&other, &state), "{other}");
+        }
+    }
+
+    #[test]
+    fn doubtful_uses_may_be_mentions() {
+        let state = Ident::new("state", Span::call_site());
+        for doubtful in [
+            quote!(|payment| unknown!(payment, state)),
+            quote!(|payment| unknown!(payment, "{state}")),
+            quote!(|payment| matches!(payment.state, known if known == state)),
+            quote!(|payment| {
+                #[cfg(test)]
+                check(state);
+                true
+            }),
+            quote!(|payment| {
+                use states::*;
+                payment.state == state
+            }),
+        ] {
+            assert!(!mentions(&doubtful, &state), "{doubtful}");
+            assert!(may_mention(&doubtful, &state), "{doubtful}");
+        }
+        for other in [
+            quote!(|state| state.is_paid()),
+            quote!(|payment| payment.state()),
+            quote!(|state| unknown!(state)),
+        ] {
+            assert!(!may_mention(&other, &state), "{other}");
         }
     }
 

@@ -54,11 +54,12 @@ fn keys_with(option: TokenStream) -> Vec<String> {
     let options = quote!(
         name = "payment",
         version = version,
-        skip(client),
+        skip(self, client),
         #option
     );
     let function = quote! {
         async fn payment<B: Backend, const N: usize>(
+            &self,
             client: B,
             log: impl Log,
             number: u32,
@@ -86,9 +87,11 @@ fn only_key_options_change_the_key() {
     for option in OPTIONS.iter().filter(|option| !KEY_OPTIONS.contains(&option.name)) {
         let written = option.example.replace('…', "the upstream changes its answers");
         let written: TokenStream = written.parse().expect("an example is tokens");
-        // `refresh_ahead` requires a reason to overwrite.
+        // `refresh_ahead` requires a reason to overwrite, and a receiver that outlives the call.
+        let overwrite = quote!(overwrite(reason = "the upstream changes"));
         let written = match option.name {
-            "refresh_ahead" => quote!(#written, overwrite(reason = "the upstream changes")),
+            "refresh_ahead" => quote!(#written, #overwrite, refresh_with = self.clone()),
+            "refresh_with" => quote!(#written, #overwrite, refresh_ahead = "5m"),
             _ => written,
         };
         let with_entry = (option.name != "entry").then(|| quote!(#written, entry = payment_entry));

@@ -119,6 +119,40 @@ fn function_with_refresh_ahead() {
 }
 
 #[test]
+fn function_whose_rules_mention_parameters() {
+    let options = quote!(
+        name = "payment",
+        identifier = (self.region, number),
+        version = state,
+        cache_if = |payment| payment.state == state && self.accepts(payment),
+        entry = payment_entry
+    );
+    let item = quote! {
+        async fn payment(&self, number: &str, state: State) -> Result<Payment, Error> {
+            self.http.payment(number, state).await
+        }
+    };
+    check("value_rules", options, item, true);
+}
+
+#[test]
+fn method_with_refresh_with() {
+    let options = quote!(
+        name = "price",
+        identifier = (self.region, course),
+        overwrite(reason = "the upstream has no versions of a price"),
+        refresh_ahead = "2m",
+        refresh_with = self.clone()
+    );
+    let item = quote! {
+        async fn price(&self, course: &str) -> Result<u64, Error> {
+            self.http.price(course).await
+        }
+    };
+    check("refresh_with", options, item, true);
+}
+
+#[test]
 fn desugared_method() {
     let options = quote!(name = "payment", version = state, identifier = (self.region, number));
     // `#[async_trait]` generates a method of this form.

@@ -3,17 +3,17 @@
 
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
-use syn::{Expr, FnArg, LitStr, Receiver, ReceiverKind, Type};
+use syn::{Expr, FnArg, LitStr, Type};
 
 use crate::args::{Arg, Args};
 use crate::errors::{Errors, prose_list};
-use crate::item::{Function, Parameter};
+use crate::item::Function;
 use crate::key::{check_key, identifier_parts};
-use crate::lifetimes::borrows;
+use crate::lifetimes::{borrows, borrows_otherwise, is_borrowed, is_shared_reference};
 use crate::literal::{check_name, check_reason};
-use crate::mentions::mentions;
 use crate::signature::{check_body, check_signature};
 use crate::ttl::{DurationOption, Ttl, check_durations, check_ttl};
+use crate::value_function::{ValueFunction, check_value_functions, value_functions};
 
 /// An annotated function that satisfies every rule, and what its options say.
 pub(crate) struct ValidatedFunction<'a> {
@@ -37,6 +37,8 @@ pub(crate) struct ValidatedFunction<'a> {
     /// The option `refresh_ahead` is given. The function's body may then run in the background
     /// after the call has ended.
     pub(crate) has_refresh_ahead: bool,
+    /// The expression of the option `refresh_with`, which makes a receiver that outlives the call.
+    pub(crate) refresh_with: Option<&'a Expr>,
     /// Entries are stored in the local tier, which is the memory of this process.
     pub(crate) uses_local: bool,
     /// Entries are stored in the remote tier, which is memcached or another store.
@@ -46,14 +48,6 @@ pub(crate) struct ValidatedFunction<'a> {
     /// The option `infallible` is given. The function then returns a type of the user's own, which
     /// is cached whole.
     pub(crate) infallible: bool,
-}
-
-/// An option that is a function of the cached value: `cache_if`, `ttl_with` or `weight`.
-pub(crate) struct ValueFunction<'a> {
-    /// The name of the option, which is also the name of the method of `cached_core` that takes the
-    /// function.
-    pub(crate) option: &'static str,
-    pub(crate) function: &'a Expr,
 }
 
 /// Checks all rules. Returns the validated function if no rule is broken.
@@ -73,6 +67,7 @@ pub(crate) fn validate<'a>(
     check_entry(args, function, errors);
     check_version_or_overwrite(args, errors);
     check_refresh_ahead(args, function, errors);
+    check_refresh_with(args, function, errors);
     check_awaits(args, errors);
     check_key(args, function, errors);
     check_value_functions(args, function, errors);
@@ -89,8 +84,9 @@ pub(crate) fn validate<'a>(
         skipped: args.skip.as_ref().map(|skip| skip.value.as_slice()).unwrap_or_default(),
         ttl,
         durations,
-        value_functions: value_functions(args),
+        value_functions: value_functions(args, function),
         has_refresh_ahead: args.refresh_ahead.is_some(),
+        refresh_with: args.refresh_with.as_ref().map(|receiver| &receiver.value),
         uses_local: is_used(&args.local),
         uses_remote: is_used(&args.remote),
         cache: args.cache.as_ref().map(|cache| &cache.value),
@@ -129,7 +125,8 @@ fn check_overwrite<'a>(args: &'a Args, errors: &mut Errors) -> Option<&'a LitStr
 }
 
 /// Checks the two rules of `refresh_ahead`: a reason to overwrite is declared, because a refresh
-/// replaces an entry, and no argument is borrowed, because a refresh may outlive the call.
+/// replaces an entry, and no argument is borrowed, because a refresh may outlive the call. With the
+/// option `refresh_with`, a refresh gets copies of what plain references refer to.
 fn check_refresh_ahead(args: &Args, function: &Function, errors: &mut Errors) {
     let Some(refresh_ahead) = &args.refresh_ahead else { return };
     if !args.was_attempted("overwrite") {
@@ -138,6 +135,10 @@ fn check_refresh_ahead(args: &Args, function: &Function, errors: &mut Errors) {
         errors.on(&refresh_ahead.key, message);
     }
     for (index, argument) in function.signature.inputs.iter().enumerate() {
+        let is_copied = is_shared_reference(argument) && !borrows_otherwise(argument);
+        if is_copied && args.was_attempted("refresh_with") {
+            continue;
+        }
         let (borrow, owned) = match argument {
             FnArg::Typed(argument) if borrows(&argument.ty) => {
                 let owned = match &*argument.ty {
@@ -147,7 +148,11 @@ fn check_refresh_ahead(args: &Args, function: &Function, errors: &mut Errors) {
                 (argument.ty.to_token_stream(), owned)
             }
             FnArg::Receiver(receiver) if is_borrowed(receiver) => {
-                (receiver.to_token_stream(), "`self: Arc<Self>`".to_owned())
+                let owned = match is_copied {
+                    true => "`self: Arc<Self>`, or write `refresh_with = self.clone()`",
+                    false => "`self: Arc<Self>`",
+                };
+                (receiver.to_token_stream(), owned.to_owned())
             }
             _ => continue,
         };
@@ -164,16 +169,29 @@ fn check_refresh_ahead(args: &Args, function: &Function, errors: &mut Errors) {
     }
 }
 
-/// Returns true for `&self`, and for `self` of a type that borrows. A `&'static self` does not
-/// count.
-fn is_borrowed(receiver: &Receiver) -> bool {
-    match &receiver.kind {
-        ReceiverKind::Value => false,
-        ReceiverKind::Typed(_, ty) => borrows(ty),
-        // A later version of `syn` may add another reference.
-        ReceiverKind::Reference(_, Some(lifetime), _) => lifetime.ident != "static",
-        _ => true,
+/// Checks that `refresh_with` is given beside `refresh_ahead`, and for a receiver that is a reference.
+fn check_refresh_with(args: &Args, function: &Function, errors: &mut Errors) {
+    let Some(refresh_with) = &args.refresh_with else { return };
+    if !args.was_attempted("refresh_ahead") {
+        let message = "`refresh_with` has no effect without `refresh_ahead`; \
+            remove it, or add `refresh_ahead = \"…\"`";
+        errors.on(&refresh_with.key, message);
     }
+    let receiver = function.signature.inputs.iter().find_map(|argument| match argument {
+        FnArg::Receiver(receiver) => Some(receiver),
+        FnArg::Typed(_) => None,
+    });
+    let message = match receiver {
+        None => {
+            "`refresh_with` makes the `self` of a refresh, and this function has no `self`; \
+                remove it, and let the function own its parameters"
+        }
+        Some(receiver) if !is_borrowed(receiver) => {
+            "`refresh_with` makes the `self` of a refresh, and this function owns its `self`; remove it"
+        }
+        Some(_) => return,
+    };
+    errors.on(&refresh_with.key, message);
 }
 
 /// The suggestion of an error message if no better type is known.
@@ -237,31 +255,6 @@ fn ends_with_name(text: &str) -> bool {
     let is_in_name = |letter: char| letter.is_alphanumeric() || letter == '_';
     let last = text.rsplit(|letter| !is_in_name(letter)).next().unwrap_or_default();
     !["", "dyn", "impl", "mut", "const"].contains(&last)
-}
-
-fn value_functions(args: &Args) -> Vec<ValueFunction<'_>> {
-    let options =
-        [("cache_if", &args.cache_if), ("ttl_with", &args.ttl_with), ("weight", &args.weight)];
-    let given = options.into_iter().filter_map(|(option, arg)| {
-        let arg = arg.as_ref()?;
-        Some(ValueFunction { option, function: &arg.value })
-    });
-    given.collect()
-}
-
-/// Checks that `cache_if`, `ttl_with` and `weight` mention no parameter. `cached_core` takes
-/// these functions as `fn` pointers, which cannot capture anything.
-fn check_value_functions(args: &Args, function: &Function, errors: &mut Errors) {
-    for ValueFunction { option, function: expression } in value_functions(args) {
-        let mentioned = function.parameters.iter().find(|p| mentions(expression, &p.ident));
-        if let Some(Parameter { ident: name, .. }) = mentioned {
-            let message = format!(
-                "`{option}` can use only the value, not `{name}`; \
-                    compare with a constant, or add a field to the value"
-            );
-            errors.on(expression, message);
-        }
-    }
 }
 
 /// Returns true unless `option`, which is `local` or `remote`, turns its tier off.
@@ -337,6 +330,7 @@ fn check_awaits(args: &Args, errors: &mut Errors) {
         &args.cache_if,
         &args.ttl_with,
         &args.weight,
+        &args.refresh_with,
     ];
     for option in options.into_iter().flatten() {
         if let Some(found) = find_await(option.value.to_token_stream()) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::{CallPlan, PendingCall, PlannedFetch};
 use crate::event::{Event, FetchOutcome};
 use crate::flight::{FlightOutcome, Leader, poll_work};
-use crate::value::{FetchOutput, ReturnType};
+use crate::value::{FetchOutput, ReturnType, ValueRules};
 
 /// If a function's usual fetch time is longer than this, a leader passes the usual fetch time to its flight.
 /// The flight then waits longer before the leader counts as stuck.
@@ -107,11 +107,16 @@ impl PendingCall {
     ///
     /// The method is not `async`: the output would be held across an `await`, and an error need not be
     /// `Send`.
-    pub(crate) fn finish<R, V>(mut self: Box<Self>, output: R, returns: &ReturnType<R, V>) -> R {
+    pub(crate) fn finish<R, V>(
+        mut self: Box<Self>,
+        output: R,
+        returns: &ReturnType<R, V>,
+        rules: &ValueRules<'_, V>,
+    ) -> R {
         let CallPlan::Fetch(fetch) = std::mem::replace(&mut self.plan, CallPlan::Bypass) else {
             return output;
         };
-        match (returns.split)(output, &returns.rules) {
+        match (returns.split)(output, rules) {
             FetchOutput::Value(value, decision) => {
                 self.report_end(&fetch, FetchOutcome::Value);
                 let value = self.fill(fetch, value, decision);

@@ -24,7 +24,7 @@ impl SuppliedValue {
     /// Returns `None` if the options of the function do not allow this value to be cached.
     pub(super) fn new<V: Send + Sync + 'static>(
         handle: &EntryHandle,
-        rules: &ValueRules<V>,
+        rules: &ValueRules<'_, V>,
         value: V,
     ) -> Option<SuppliedValue> {
         let decision = rules.decide(&value);

@@ -3,24 +3,27 @@
 //! To *fetch* is to run the body of the annotated function.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::call::{FetchEnd, Phase};
 use crate::entry_handle::EntryHandle;
 use crate::event::BypassReason;
-use crate::value::{ReturnType, weight_fn};
+use crate::value::{ReturnType, ValueRules, weight_fn};
 
 /// A call of an annotated function that the lookup in this process did not complete: the lookup found no
-/// value, or found a value that may have to be refreshed.
-pub struct Call<R, V> {
+/// value, or found a value that may have to be refreshed. `'p` is the lifetime of the parameters that
+/// `cache_if` and `ttl_with` mention.
+pub struct Call<'p, R, V> {
     returns: ReturnType<R, V>,
+    rules: ValueRules<'p, V>,
     phase: Phase,
 }
 
-impl<R, V> Call<R, V> {
-    pub(super) fn new(returns: ReturnType<R, V>, phase: Phase) -> Call<R, V> {
-        Call { returns, phase }
+impl<'p, R, V> Call<'p, R, V> {
+    pub(super) fn new(returns: ReturnType<R, V>, phase: Phase) -> Self {
+        Call { returns, rules: ValueRules::NONE, phase }
     }
 
     /// Returns the handle of the cache entry. Returns `None` for a call that does not use the cache.
@@ -34,7 +37,7 @@ impl<R, V> Call<R, V> {
 
     /// Sets the time to live of the entry.
     #[must_use]
-    pub fn ttl(mut self, ttl: Duration) -> Call<R, V> {
+    pub fn ttl(mut self, ttl: Duration) -> Self {
         if let Some(handle) = self.handle_mut() {
             handle.ttl = Some(ttl);
         }
@@ -43,14 +46,14 @@ impl<R, V> Call<R, V> {
 
     /// Sets the function that decides whether a fetched value is cached.
     #[must_use]
-    pub fn cache_if(mut self, cache_if: fn(&V) -> bool) -> Call<R, V> {
-        self.returns.rules.cache_if = Some(cache_if);
+    pub fn cache_if(mut self, cache_if: impl Fn(&V) -> bool + Send + Sync + 'p) -> Self {
+        self.rules.cache_if = Some(Arc::new(cache_if));
         self
     }
 
     /// Sets the function that computes the weight of a value in the local tier.
     #[must_use]
-    pub fn weight(mut self, weight: fn(&V) -> usize) -> Call<R, V>
+    pub fn weight(mut self, weight: fn(&V) -> usize) -> Self
     where
         V: 'static,
     {
@@ -62,31 +65,68 @@ impl<R, V> Call<R, V> {
 
     /// Sets the function that computes the time to live from the value.
     #[must_use]
-    pub fn ttl_with(mut self, ttl_with: fn(&V) -> Duration) -> Call<R, V> {
-        self.returns.rules.ttl_with = Some(ttl_with);
+    pub fn ttl_with(mut self, ttl_with: impl Fn(&V) -> Duration + Send + Sync + 'p) -> Self {
+        self.rules.ttl_with = Some(Arc::new(ttl_with));
         self
+    }
+
+    /// Returns the rules of a function with `refresh_ahead`, without any rule yet. The function adds its rules
+    /// when its body has to run, so a hit makes no copies of parameters.
+    pub fn no_rules(&self) -> RefreshRules<V> {
+        RefreshRules(ValueRules::NONE)
     }
 
     /// Returns a future that completes the call. The result comes from a tier, from another caller's
     /// fetch, or from `fetch`, which is the body of the function.
-    pub fn complete<F: Future<Output = R>>(self, fetch: Pin<&mut F>) -> CallFuture<'_, R, V, F> {
+    pub fn complete<F: Future<Output = R>>(
+        self,
+        fetch: Pin<&mut F>,
+    ) -> CallFuture<'p, '_, R, V, F> {
         CallFuture { call: self, fetch }
     }
 }
 
-impl<R: 'static, V: 'static> Call<R, V> {
+/// The `cache_if` and `ttl_with` of a function with `refresh_ahead`. They may be called in the background, so
+/// they own what they mention.
+pub struct RefreshRules<V>(ValueRules<'static, V>);
+
+impl<V> RefreshRules<V> {
+    /// Sets the function that decides whether a fetched value is cached.
+    #[must_use]
+    pub fn cache_if(mut self, cache_if: impl Fn(&V) -> bool + Send + Sync + 'static) -> Self {
+        self.0.cache_if = Some(Arc::new(cache_if));
+        self
+    }
+
+    /// Sets the function that computes the time to live from the value.
+    #[must_use]
+    pub fn ttl_with(mut self, ttl_with: impl Fn(&V) -> Duration + Send + Sync + 'static) -> Self {
+        self.0.ttl_with = Some(Arc::new(ttl_with));
+        self
+    }
+}
+
+impl<R: 'static, V: 'static> Call<'_, R, V> {
     /// Completes the call as [`complete`](Call::complete) does. If the entry is due for a refresh, this
-    /// method returns the cached value and runs `fetch` in the background.
-    pub async fn complete_with_refresh<F>(self, mut fetch: Pin<Box<F>>) -> R
+    /// method returns the cached value and runs the fetch in the background. `fetch` makes the function's
+    /// rules and the future of its body. It is called only if the body may have to run.
+    pub async fn complete_with_refresh<F>(
+        self,
+        fetch: impl FnOnce() -> (RefreshRules<V>, Pin<Box<F>>),
+    ) -> R
     where
         F: Future<Output = R> + Send + 'static,
     {
-        let Call { returns, phase } = self;
+        let fetch = || {
+            let (RefreshRules(rules), fetch) = fetch();
+            (rules, fetch)
+        };
+        let Call { returns, phase, .. } = self;
         let phase = match phase {
             Phase::Hit(hit) => {
                 let Some(answer) = returns.rebuild(&hit.value) else {
                     hit.handle.report_bypass(BypassReason::OtherType);
-                    return fetch.await;
+                    return fetch().1.await;
                 };
                 hit.refresh(returns, fetch);
                 return answer;
@@ -107,11 +147,12 @@ impl<R: 'static, V: 'static> Call<R, V> {
             },
             other => other,
         };
-        Call { returns, phase }.complete(fetch.as_mut()).await
+        let (rules, mut fetch) = fetch();
+        Call { returns, rules, phase }.complete(fetch.as_mut()).await
     }
 }
 
-impl<R, V> Call<R, V> {
+impl<R, V> Call<'_, R, V> {
     /// Moves the call from phase to phase until the call completes.
     ///
     /// The output of `fetch` is never stored in the call, because the output need not be `Send`.
@@ -120,7 +161,7 @@ impl<R, V> Call<R, V> {
         mut fetch: Pin<&mut dyn Future<Output = R>>,
         context: &mut Context<'_>,
     ) -> Poll<R> {
-        let returns = &self.returns;
+        let (returns, rules) = (&self.returns, &self.rules);
         loop {
             self.phase = match std::mem::replace(&mut self.phase, Phase::Done) {
                 Phase::Bypass => match fetch.as_mut().poll(context) {
@@ -151,7 +192,7 @@ impl<R, V> Call<R, V> {
                 },
                 Phase::Fetch(mut call) => match call.poll_fetch(fetch.as_mut(), context) {
                     Poll::Ready(FetchEnd::Returned(output)) => {
-                        return Poll::Ready(call.finish(output, returns));
+                        return Poll::Ready(call.finish(output, returns, rules));
                     }
                     Poll::Ready(FetchEnd::Overtaken(outcome)) => {
                         match call.accept_outcome(outcome, returns) {
@@ -174,12 +215,12 @@ impl<R, V> Call<R, V> {
 ///
 /// The compiler compiles this wrapper for each annotated function, and `Call::poll` once for each return
 /// type.
-pub struct CallFuture<'f, R, V, F> {
-    call: Call<R, V>,
+pub struct CallFuture<'p, 'f, R, V, F> {
+    call: Call<'p, R, V>,
     fetch: Pin<&'f mut F>,
 }
 
-impl<R, V, F: Future<Output = R>> Future for CallFuture<'_, R, V, F> {
+impl<R, V, F: Future<Output = R>> Future for CallFuture<'_, '_, R, V, F> {
     type Output = R;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R> {

@@ -3,6 +3,7 @@
 //! A companion is the function that the option `entry = NAME` generates. A companion takes the arguments
 //! of the annotated function and returns their cache entry.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::entry::CacheEntry;
@@ -20,14 +21,20 @@ impl<V, P> EntryBuilder<V, P> {
     }
 
     /// Sets the function that decides whether a value is cached.
-    pub fn cache_if(mut self, cache_if: fn(&V) -> bool) -> EntryBuilder<V, P> {
-        self.0.rules.cache_if = Some(cache_if);
+    pub fn cache_if(
+        mut self,
+        cache_if: impl Fn(&V) -> bool + Send + Sync + 'static,
+    ) -> EntryBuilder<V, P> {
+        self.0.rules.cache_if = Some(Arc::new(cache_if));
         self
     }
 
     /// Sets the function that computes the time to live from a value.
-    pub fn ttl_with(mut self, ttl_with: fn(&V) -> Duration) -> EntryBuilder<V, P> {
-        self.0.rules.ttl_with = Some(ttl_with);
+    pub fn ttl_with(
+        mut self,
+        ttl_with: impl Fn(&V) -> Duration + Send + Sync + 'static,
+    ) -> EntryBuilder<V, P> {
+        self.0.rules.ttl_with = Some(Arc::new(ttl_with));
         self
     }
 

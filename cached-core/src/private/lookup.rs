@@ -321,20 +321,20 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     /// The expansion calls this method before it creates the future of the body, so that a hit does not
     /// have to move the future.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub fn look_up_or_begin(self, hit: &mut Option<R>) -> Option<Call<R, V>> {
+    pub fn look_up_or_begin<'p>(self, hit: &mut Option<R>) -> Option<Call<'p, R, V>> {
         let HashedLookup { arguments, cache, header, returns, .. } = self;
         look_up_or_begin(arguments, cache, header, returns, hit)
     }
 }
 
 #[inline(never)]
-fn look_up_or_begin<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>(
+fn look_up_or_begin<'p, R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>(
     arguments: KeyArguments<(Identifier, Version), Constants>,
     cache: &Cache,
     header: Option<KeyHeader>,
     returns: ReturnType<R, V>,
     hit: &mut Option<R>,
-) -> Option<Call<R, V>> {
+) -> Option<Call<'p, R, V>> {
     let rebuild_into = returns.rebuild_into;
     let write_hit: HitWriter<'_> = &mut |value| rebuild_into(value, hit);
     let encode = |bytes: &mut KeyBytes| arguments.encode(header, bytes);

@@ -26,9 +26,16 @@ use std::time::{Duration, Instant};
 /// Fetches a payment. A payment changes only when its state changes, so the state is the version in
 /// the key.
 ///
-/// Each state has its own entry, and no entry is ever overwritten. The client does not change the
-/// answer, so `skip(client)` keeps the client out of the key.
-#[coordinator_cached(name = "payment", version = state, skip(client), entry = payment_entry)]
+/// Each state has its own entry, and no entry is ever overwritten. A broker may be wrong about the
+/// state, so `cache_if` keeps a payment in another state out of the cache. Two clients may call two
+/// upstreams, so the key has the upstream's address.
+#[coordinator_cached(
+    name = "payment",
+    identifier = (client.base.as_str(), number),
+    version = state,
+    cache_if = |payment| payment.state == state,
+    entry = payment_entry
+)]
 async fn fetch_payment(
     client: &Client,
     number: &str,
@@ -41,7 +48,12 @@ async fn fetch_payment(
 ///
 /// A hit clones only the `Arc`, however long the description is. If the course does not exist, the
 /// answer is `None`, which is not cached.
-#[coordinator_cached(name = "course", version = catalogue, skip(client), ttl = "2h")]
+#[coordinator_cached(
+    name = "course",
+    identifier = (client.base.as_str(), slug),
+    version = catalogue,
+    ttl = "2h"
+)]
 async fn fetch_course(
     client: &Client,
     slug: &str,
@@ -55,9 +67,14 @@ async fn fetch_course(
 }
 
 impl Client {
-    /// Fetches an order. Methods are annotated like functions; `skip(self)` keeps the client out of
-    /// the key.
-    #[coordinator_cached(name = "order", version = revision, skip(self))]
+    /// Fetches an order. Methods are annotated like functions; the key has the field of `self` that
+    /// the answer depends on.
+    #[coordinator_cached(
+        name = "order",
+        identifier = (self.base.as_str(), number),
+        version = revision,
+        cache_if = |order| order.revision == revision
+    )]
     async fn order(&self, number: &str, revision: u32) -> Result<Order, UpstreamError> {
         self.get(&["orders", number, &revision.to_string()]).await
     }
@@ -66,8 +83,8 @@ impl Client {
     /// reason, the function would not compile.
     #[coordinator_cached(
         name = "profile",
+        identifier = (self.base.as_str(), id),
         overwrite(reason = "users edit their profile during checkout, and it carries no version"),
-        skip(self),
         ttl = "10m",
         entry = profile_entry
     )]
@@ -382,9 +399,13 @@ async fn payment(
 }
 
 /// Returns the payment in the latest state that the cache has. Never calls an upstream service.
-async fn known_payment(Path(number): Path<String>) -> Result<Json<Payment>, UpstreamError> {
+async fn known_payment(
+    State(broker): State<Broker>,
+    Path(number): Path<String>,
+) -> Result<Json<Payment>, UpstreamError> {
     let states = [PaymentState::Paid, PaymentState::Processing, PaymentState::Created];
-    let known = first_found(states.map(|state| payment_entry(&number, state))).await;
+    let known =
+        first_found(states.map(|state| payment_entry(&broker.client, &number, state))).await;
     known
         .map(Json)
         .ok_or_else(|| UpstreamError::NotFound(format!("cached states of payment {number}")))

@@ -17,3 +17,4 @@ mod requests;
 mod scopes;
 mod single_flight;
 mod type_arguments;
+mod value_rules;

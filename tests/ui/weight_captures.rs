@@ -1,8 +1,8 @@
-//! `cache_if` can use only the value.
+//! `weight` can use only the value.
 
 use cached_core::coordinator_cached;
 
-#[coordinator_cached(name = "payment", version = state, cache_if = |value| value.len() > limit, skip(limit))]
+#[coordinator_cached(name = "payment", version = state, weight = |value| value.len() + limit, skip(limit))]
 async fn fetch(number: &str, state: u8, limit: usize) -> Result<String, String> {
     Ok(format!("{number}{state}{limit}"))
 }

@@ -1,0 +1,156 @@
+//! The options that are functions of the cached value: `cache_if`, `ttl_with` and `weight`.
+//!
+//! The functions of `cache_if` and `ttl_with` may mention parameters. They are called after the body, which
+//! takes the parameters, so the expansion gives them copies. The expansion makes the copies after the lookup,
+//! so a hit makes none.
+
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{Expr, ExprPath};
+
+use crate::args::Args;
+use crate::errors::Errors;
+use crate::expand::{CratePath, has_generic_type};
+use crate::item::{Function, Parameter};
+use crate::lifetimes::{borrows_otherwise, is_shared_reference};
+use crate::mentions::{may_mention, mentions};
+use crate::receiver::with_receiver;
+use crate::signature::find_mutable_reference;
+use crate::validate::OWNING_TYPE;
+
+/// An option that is a function of the cached value.
+pub(crate) struct ValueFunction<'a> {
+    /// The name of the option, which is also the name of the method of `cached_core` that takes the
+    /// function.
+    pub(crate) option: &'static str,
+    pub(crate) function: &'a Expr,
+    /// The parameters that the function mentions.
+    mentioned: Vec<&'a Parameter>,
+}
+
+/// The kind of copies that a function gets of the parameters that it mentions.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Copies {
+    /// Clones, which live as long as the call. The clone of a reference is the reference.
+    Clones,
+    /// Copies that outlive the call. The value that a reference refers to is copied.
+    Owned,
+}
+
+/// Returns the options that are functions of the value.
+pub(crate) fn value_functions<'a>(
+    args: &'a Args,
+    function: &'a Function,
+) -> Vec<ValueFunction<'a>> {
+    let options =
+        [("cache_if", &args.cache_if), ("ttl_with", &args.ttl_with), ("weight", &args.weight)];
+    let given = options.into_iter().filter_map(|(option, arg)| {
+        let expression = &arg.as_ref()?.value;
+        let parameters = function.parameters.iter();
+        let mentioned = match option {
+            "weight" => parameters.filter(|p| mentions(expression, &p.ident)).collect(),
+            _ => parameters.filter(|p| may_mention(expression, &p.ident)).collect(),
+        };
+        Some(ValueFunction { option, function: expression, mentioned })
+    });
+    given.collect()
+}
+
+/// Checks that `weight` mentions no parameter, and that `cache_if` and `ttl_with` mention only parameters
+/// that can be copied.
+pub(crate) fn check_value_functions(args: &Args, function: &Function, errors: &mut Errors) {
+    for ValueFunction { option, function: expression, mentioned } in value_functions(args, function)
+    {
+        for parameter in mentioned {
+            let name = &parameter.ident;
+            let Some(argument) = function.signature.inputs.get(parameter.argument) else {
+                continue;
+            };
+            let message = if option == "weight" {
+                format!(
+                    "`weight` can use only the value, not `{name}`; \
+                        compute the weight from the value, or add a field to the value"
+                )
+            } else if find_mutable_reference(argument).is_some() {
+                format!(
+                    "`{option}` cannot mention `{name}`, which the body holds as a `&mut`; \
+                        compare in the body instead, and return an error"
+                )
+            } else if let Some(entry) = &args.entry
+                && borrows_otherwise(argument)
+            {
+                let entry = &entry.value;
+                format!(
+                    "`{option}` mentions `{name}`, and an entry of `{entry}` outlives what `{name}` \
+                        borrows; take {OWNING_TYPE}, or a reference to one"
+                )
+            } else {
+                continue;
+            };
+            errors.on(mention(expression, name), message);
+        }
+    }
+}
+
+impl ValueFunction<'_> {
+    /// Returns true if the function mentions the parameter.
+    pub(crate) fn mentions(&self, name: &Ident) -> bool {
+        self.mentioned.iter().any(|parameter| parameter.ident == *name)
+    }
+
+    /// Writes the function. If it mentions parameters, it gets copies of these under their own names:
+    /// `with_copies!((state,) = (clone_parameter(&state),), |payment| payment.state == state)`.
+    pub(crate) fn tokens(
+        &self,
+        function: &Function,
+        copies: Copies,
+        krate: &CratePath<'_>,
+    ) -> TokenStream {
+        let expression = self.function;
+        if self.mentioned.is_empty() {
+            return expression.to_token_stream();
+        }
+        // No `let` can bind `self`, so its copy has another name.
+        let receiver = Ident::new("this", Span::mixed_site());
+        let (mut names, mut copied) = (Vec::new(), Vec::new());
+        for parameter in &self.mentioned {
+            let mention = mention(expression, &parameter.ident);
+            let copy = krate.private(mention.span(), copy_function(function, parameter, copies));
+            copied.push(quote_spanned!(mention.span()=> #copy(&#mention)));
+            names.push(if mention == "self" { receiver.clone() } else { mention });
+        }
+        let expression_tokens = with_receiver(expression.to_token_stream(), &receiver);
+        let with_copies = krate.private(expression.span(), "with_copies");
+        quote!(#with_copies!((#(#names,)*) = (#(#copied,)*), #expression_tokens))
+    }
+}
+
+/// Returns the parameter's name as the expression writes it, so that an error can point there.
+fn mention(expression: &Expr, name: &Ident) -> Ident {
+    fn find(tokens: TokenStream, name: &Ident) -> Option<Ident> {
+        tokens.into_iter().find_map(|token| match token {
+            TokenTree::Ident(ident) if ident.unraw() == name.unraw() => Some(ident),
+            TokenTree::Group(group) => find(group.stream(), name),
+            _ => None,
+        })
+    }
+    // A format string may mention the name too.
+    find(expression.to_token_stream(), name).unwrap_or_else(|| name.clone())
+}
+
+/// Returns the name of the runtime's function that copies the parameter.
+fn copy_function(function: &Function, parameter: &Parameter, copies: Copies) -> &'static str {
+    let path = parameter.ident.clone().into();
+    let name = ExprPath { attrs: Vec::new(), qself: None, path };
+    let argument = function.signature.inputs.get(parameter.argument);
+    if copies == Copies::Owned && argument.is_some_and(is_shared_reference) {
+        "own_parameter"
+    } else if function.has_unnamed_type(parameter) || has_generic_type(function, &Expr::Path(name))
+    {
+        "clone_generic"
+    } else {
+        "clone_parameter"
+    }
+}

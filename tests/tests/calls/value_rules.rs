@@ -1,0 +1,252 @@
+//! `cache_if` and `ttl_with` that mention parameters.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cached_core::coordinator_cached;
+use cached_core::testing::TestCache;
+use serde::Serialize;
+
+use crate::functions::{Payment, State};
+
+/// A bank that knows how some of its payments were made.
+#[derive(Default, Clone)]
+struct Bank {
+    region: String,
+    methods: HashMap<String, String>,
+}
+
+static FETCHES: AtomicUsize = AtomicUsize::new(0);
+
+/// Fetches a payment, whose state the caller may have wrong.
+fn fetched(number: &str, state: State) -> Payment {
+    let fetched = FETCHES.fetch_add(1, Ordering::SeqCst);
+    Payment { number: number.to_owned(), state: format!("{state:?}"), fetched }
+}
+
+#[coordinator_cached(
+    name = "rule_of_a_version",
+    version = state,
+    skip(actual),
+    cache_if = |payment| payment.state == format!("{state:?}"),
+    entry = payment_entry
+)]
+async fn payment(number: &str, state: State, actual: State) -> Result<Payment, String> {
+    Ok(fetched(number, actual))
+}
+
+#[tokio::test]
+async fn a_version_that_the_value_contradicts_is_not_cached() {
+    let test = TestCache::local();
+    let call = async |actual| test.run(payment("1", State::Paid, actual)).await.unwrap();
+    let early = call(State::Processing).await;
+    assert_eq!(early.state, "Processing", "the call gets what was fetched");
+    let paid = call(State::Paid).await;
+    assert_eq!(paid.state, "Paid", "the unpaid payment is not kept as the paid one");
+    assert_eq!(call(State::Processing).await, paid, "the paid payment is kept");
+}
+
+#[tokio::test]
+async fn an_added_value_that_contradicts_its_version_is_refused() {
+    let test = TestCache::local();
+    test.run(async {
+        let entry = || payment_entry("2", State::Paid);
+        assert!(!entry().add(fetched("2", State::Processing)).await);
+        assert!(!entry().get().await.is_found());
+        assert!(entry().clone().add(fetched("2", State::Paid)).await);
+        assert!(entry().get().await.is_found());
+    })
+    .await;
+}
+
+/// A parameter that is `Clone` and not `Copy`, and that borrows.
+#[derive(Clone, Serialize)]
+struct Limit<'a>(&'a str);
+
+/// The body takes both parameters before the options are applied.
+#[coordinator_cached(
+    name = "rule_of_owned_parameters",
+    version = (prefix, limit),
+    cache_if = |text| text.starts_with(&prefix) && text.len() <= limit.0.len(),
+    ttl_with = |text| Duration::from_secs((text.len() + prefix.len()) as u64)
+)]
+async fn owned(prefix: String, limit: Limit<'_>) -> Result<String, String> {
+    let fetch = FETCHES.fetch_add(1, Ordering::SeqCst);
+    drop(limit);
+    Ok(prefix + &format!("{fetch:04}"))
+}
+
+#[tokio::test]
+async fn a_rule_sees_parameters_that_the_body_takes() {
+    let test = TestCache::local();
+    let call = async |limit: &str| test.run(owned("ab".to_owned(), Limit(limit))).await.unwrap();
+    assert_eq!(call("123456").await, call("123456").await);
+    assert_ne!(call("12345").await, call("12345").await, "the text is longer than the limit");
+    let first = call("123456").await;
+    test.advance(Duration::from_secs(7));
+    assert_eq!(call("123456").await, first, "the text has 6 letters, and the prefix 2");
+    test.advance(Duration::from_secs(2));
+    assert_ne!(call("123456").await, first);
+}
+
+impl Bank {
+    /// `state` in the closure of `ttl_with` is the value, and not the parameter.
+    #[coordinator_cached(
+        name = "rule_of_a_method",
+        identifier = (self.region, number),
+        version = state,
+        cache_if = |payment| self.methods.contains_key(number) && matches!(payment, Payment { state: known, .. } if *known == format!("{state:?}")),
+        ttl_with = |state| Duration::from_secs(state.number.len() as u64),
+        entry = method_entry
+    )]
+    async fn payment(&self, number: &str, state: State) -> Result<Payment, String> {
+        Ok(fetched(number, state))
+    }
+
+    #[coordinator_cached(
+        name = "rule_of_a_receiver",
+        identifier = (self.region, region),
+        overwrite(reason = "the bank changes its regions at any time"),
+        cache_if = |known| *known == self.region || known == region,
+        entry = region_entry
+    )]
+    async fn moved_to(self, region: &'static str) -> Result<String, String> {
+        FETCHES.fetch_add(1, Ordering::SeqCst);
+        Ok(region.to_owned())
+    }
+}
+
+#[tokio::test]
+async fn a_rule_of_a_method_mentions_its_receiver() {
+    let bank = Bank { region: "eu".into(), methods: [("1".into(), "card".into())].into() };
+    let test = TestCache::local();
+    let call = async |number| test.run(bank.payment(number, State::Paid)).await.unwrap().fetched;
+    assert_eq!(call("1").await, call("1").await);
+    assert_ne!(call("2").await, call("2").await, "the receiver does not know the method");
+    test.run(async {
+        // The entry keeps what its rule mentions, also after the receiver and the number are gone.
+        let entry = {
+            let (bank, number) = (bank.clone(), "1".to_owned());
+            bank.method_entry(&number, State::Processing)
+        };
+        assert!(!entry.add(fetched("1", State::Paid)).await);
+        assert!(entry.add(fetched("1", State::Processing)).await);
+        let entry = bank.method_entry("2", State::Processing);
+        assert!(!entry.add(fetched("2", State::Processing)).await);
+
+        assert_eq!(bank.clone().moved_to("us").await.as_deref(), Ok("us"));
+        let entry = bank.clone().region_entry("us");
+        assert_eq!(entry.get().await.into_option().as_deref(), Some("us"));
+        entry.overwrite("eu".to_owned()).await.expect("there is no memcached");
+        assert_eq!(entry.get().await.into_option().as_deref(), Some("eu"));
+        entry.overwrite("asia".to_owned()).await.expect("there is no memcached");
+        assert!(!entry.get().await.is_found(), "a refused value replaces nothing, and removes");
+    })
+    .await;
+}
+
+/// A generic function, an `impl Trait`, and parameters that a pattern binds.
+#[coordinator_cached(
+    name = "rule_of_generic_parameters",
+    version = (low, high),
+    identifier = key,
+    skip(limit),
+    cache_if = |sum| { let low = u64::from(low); *sum >= low && *sum <= u64::from(high) + key.clone().into() + limit.clone().into() },
+    entry = sum_entry
+)]
+async fn sum<K: Into<u64> + Serialize + Clone + Send + Sync + 'static>(
+    key: K,
+    (low, high): (u32, u32),
+    limit: impl Into<u64> + Clone + Send + Sync + 'static,
+) -> Result<u64, String> {
+    FETCHES.fetch_add(1, Ordering::SeqCst);
+    Ok(u64::from(low) + u64::from(high) + key.into())
+}
+
+#[tokio::test]
+async fn a_rule_mentions_parameters_of_every_kind() {
+    let test = TestCache::local();
+    test.run(async {
+        assert_eq!(sum(1_u32, (2, 3), 9_u8).await, Ok(6));
+        assert!(sum_entry(1_u32, (2, 3), 9_u8).get().await.is_found());
+        assert_eq!(sum(1_u32, (20, 3), 9_u8).await, Ok(24));
+        assert!(!sum_entry(1_u32, (20, 3), 9_u8).get().await.is_found());
+        assert!(!sum_entry(1_u32, (20, 3), 9_u8).add(19).await);
+    })
+    .await;
+}
+
+#[async_trait]
+trait Payments: Send + Sync {
+    async fn under_async_trait(&self, number: &str, state: State) -> Result<Payment, String>;
+    fn desugared(&self, state: State) -> impl Future<Output = Result<Payment, String>> + Send
+    where
+        Self: Sized;
+}
+
+#[async_trait]
+impl Payments for Bank {
+    #[coordinator_cached(
+        name = "rule_under_async_trait",
+        identifier = (self.region, number),
+        version = state,
+        cache_if = |payment| self.methods.contains_key(&payment.number) && payment.number == number
+    )]
+    async fn under_async_trait(&self, number: &str, state: State) -> Result<Payment, String> {
+        Ok(fetched(number, state))
+    }
+
+    #[coordinator_cached(
+        name = "rule_of_a_desugared_method",
+        identifier = self.region,
+        version = state,
+        cache_if = |payment| self.methods.contains_key(&payment.number)
+    )]
+    fn desugared(&self, state: State) -> impl Future<Output = Result<Payment, String>> + Send {
+        async move { Ok(fetched(&self.region, state)) }
+    }
+}
+
+#[tokio::test]
+async fn a_rule_of_a_trait_method_mentions_its_parameters() {
+    let bank = Bank { region: "1".into(), methods: [("1".into(), "card".into())].into() };
+    let test = TestCache::local();
+    let call =
+        async |number| test.run(bank.under_async_trait(number, State::Paid)).await.unwrap().fetched;
+    assert_eq!(call("1").await, call("1").await);
+    assert_ne!(call("2").await, call("2").await);
+    let call = async |bank: &Bank| test.run(bank.desugared(State::Paid)).await.unwrap().fetched;
+    assert_eq!(call(&bank).await, call(&bank).await);
+    let other = Bank { region: "2".into(), ..bank };
+    assert_ne!(call(&other).await, call(&other).await);
+}
+
+/// A hit does not clone the parameters that a rule mentions.
+#[tokio::test]
+async fn a_hit_makes_no_copies() {
+    static CLONES: AtomicUsize = AtomicUsize::new(0);
+    #[derive(Serialize)]
+    struct Counted(u32);
+    impl Clone for Counted {
+        fn clone(&self) -> Counted {
+            CLONES.fetch_add(1, Ordering::SeqCst);
+            Counted(self.0)
+        }
+    }
+    #[coordinator_cached(
+        name = "rule_of_a_hit",
+        version = edition,
+        cache_if = |value| *value == edition.0
+    )]
+    async fn course(edition: Counted) -> Result<u32, String> {
+        Ok(edition.0)
+    }
+    let test = TestCache::local();
+    assert_eq!(test.run(course(Counted(1))).await, Ok(1));
+    let clones = CLONES.load(Ordering::SeqCst);
+    assert!(clones > 0, "the body takes the parameter, so the rule has a clone");
+    assert_eq!(test.run(course(Counted(1))).await, Ok(1));
+    assert_eq!(CLONES.load(Ordering::SeqCst), clones);
+}
