@@ -16,6 +16,8 @@ use crate::error::{ConfigError, ConfigErrorKind};
 use crate::event::{Event, EventDispatcher, EventSubject, PastEvent};
 use crate::flight::Flights;
 use crate::key::{Key, canonical_bytes};
+#[cfg(feature = "memcached")]
+use crate::program::find_fingerprint;
 use crate::refresh_claims::LocalRefreshClaims;
 use crate::stats::{Counters, Stats};
 use crate::tier::Tier;
@@ -49,7 +51,8 @@ impl CacheBuilder {
     /// Checks the settings and builds the cache.
     ///
     /// The method does not connect to memcached. The first call that needs a server connects to it.
-    /// The method is `async` so that a later version can connect here; today the method never waits.
+    /// The method is `async` so that a later version can connect here. Today the method waits only under
+    /// [`panics_end_process`](CacheBuilder::panics_end_process), for the first cache of a process.
     ///
     /// # Errors
     /// Returns an error for the first wrong setting. The error says what to write instead.
@@ -65,6 +68,10 @@ impl CacheBuilder {
     pub async fn build(self) -> Result<Cache, ConfigError> {
         let config = self.into_config()?;
         warn_if_inventory_is_empty();
+        #[cfg(feature = "memcached")]
+        if config.panics_end_process && !config.servers.is_empty() {
+            find_fingerprint().await;
+        }
         Ok(Cache::new(config))
     }
 }

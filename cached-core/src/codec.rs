@@ -1,52 +1,46 @@
-//! The codec, which encodes values as bytes with bincode.
+//! The codecs, which encode values as bytes.
 //!
-//! Only this module uses bincode, because bincode gets no more releases and may be replaced.
+//! - The *positional* codec, bincode, writes the parts of a value one after the other. It is small and
+//!   fast, and it is tried first.
+//! - The *named* codec, MessagePack, writes the name of each field and the kind of each part. It takes the
+//!   values that the positional codec cannot read back: untagged and internally tagged enums, flattened
+//!   and skipped fields, `serde_json::Value`.
+//!
+//! A stored frame says which codec wrote it.
 
-use std::marker::PhantomData;
+pub(crate) mod named;
+pub(crate) mod positional;
 
-use bincode::config::{Config, standard};
-use bincode::de::read::{Reader, SliceReader};
-use bincode::serde::OwnedSerdeDecoder;
 use serde::Serialize;
-use serde::de::{DeserializeOwned, DeserializeSeed};
+use serde::de::DeserializeSeed;
 
-pub(crate) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
-    bincode::serde::encode_to_vec(value, standard()).ok()
+/// One of the two codecs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Codec {
+    /// Writes no names and no kinds.
+    Positional,
+    /// Writes names and kinds, so that a type can ask what comes next.
+    Named,
 }
 
-/// Decodes a value. Returns `None` if the bytes cannot be decoded, or if some are left over.
-///
-/// bincode stores no types. If the bytes encode another type, bincode may read a timestamp as the
-/// length of a string. The memory that decoding may allocate is therefore limited to 4 MiB, 64 MiB or
-/// 2 GiB, depending on the number of bytes.
-pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Option<V> {
-    decode_seed(bytes, PhantomData)
-}
-
-/// Decodes as [`decode`] does, with a seed that sees each step of the type's `Deserialize`.
-pub(crate) fn decode_seed<S, V>(bytes: &[u8], seed: S) -> Option<V>
-where
-    S: for<'de> DeserializeSeed<'de, Value = V>,
-{
-    const SMALL: usize = 64 << 10;
-    const LARGE: usize = 4 << 20;
-    match bytes.len() {
-        0..SMALL => decode_within(bytes, seed, standard().with_limit::<{ SMALL * 64 }>()),
-        SMALL..LARGE => decode_within(bytes, seed, standard().with_limit::<{ LARGE * 16 }>()),
-        // Even at its largest setting, memcached accepts no item of more than 1 GiB.
-        _ => decode_within(bytes, seed, standard().with_limit::<{ 1 << 31 }>()),
+impl Codec {
+    /// Encodes a value. Returns `None` if the codec or the value's own `Serialize` fails.
+    pub(crate) fn encode<V: Serialize>(self, value: &V) -> Option<Vec<u8>> {
+        match self {
+            Codec::Positional => positional::encode(value),
+            Codec::Named => named::encode(value),
+        }
     }
-}
 
-fn decode_within<S, V>(bytes: &[u8], seed: S, config: impl Config) -> Option<V>
-where
-    S: for<'de> DeserializeSeed<'de, Value = V>,
-{
-    let mut reader = SliceReader::new(bytes);
-    let value = {
-        let mut decoder = OwnedSerdeDecoder::from_reader(&mut reader, config);
-        seed.deserialize(decoder.as_deserializer()).ok()?
-    };
-    // A byte that is left over shows that the bytes are the encoding of another type.
-    reader.read(&mut [0]).is_err().then_some(value)
+    /// Decodes a value with a seed that sees each step of the type's `Deserialize`. Returns `None`
+    /// if the bytes cannot be decoded, or if some are left over.
+    pub(crate) fn decode_seed<S, V>(self, bytes: &[u8], seed: S) -> Option<V>
+    where
+        S: for<'de> DeserializeSeed<'de, Value = V>,
+    {
+        match self {
+            Codec::Positional => positional::decode_seed(bytes, seed),
+            Codec::Named => named::decode_seed(bytes, seed),
+        }
+    }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::error::{ConfigError, ConfigErrorKind};
+use crate::round_trip::RoundTripFailures;
 #[cfg(feature = "memcached")]
 pub(crate) use memcached::check_servers;
 
@@ -34,6 +35,10 @@ pub(crate) struct Config {
     pub(crate) jitter: f64,
     pub(crate) default_ttl: Duration,
     pub(crate) clock: Clock,
+    /// True if a panic in the program ends the process.
+    pub(crate) panics_end_process: bool,
+    /// The list of a test that compares `Debug` texts.
+    pub(crate) round_trip_failures: Option<RoundTripFailures>,
     /// The in-memory servers of a test, which replace the network.
     #[cfg(all(feature = "memcached", feature = "testing"))]
     pub(crate) network: Option<crate::tier::remote::memory::InMemoryServers>,
@@ -54,6 +59,8 @@ impl Default for Config {
             jitter: 0.0,
             default_ttl: DEFAULT_TTL,
             clock: Clock::default(),
+            panics_end_process: cfg!(panic = "abort"),
+            round_trip_failures: None,
             #[cfg(all(feature = "memcached", feature = "testing"))]
             network: None,
         }

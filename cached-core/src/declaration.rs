@@ -13,6 +13,7 @@ use std::time::Duration;
 use linkme::distributed_slice;
 
 use crate::error::UnknownNameError;
+use crate::unstorable::UnstorableValue;
 use crate::value::ValueType;
 pub use ledger::{Finding, Ledger, ledger};
 use registry::{note_not_linked, registry};
@@ -54,8 +55,8 @@ pub struct Declaration {
     /// the function is known to have no type arguments. A hit with this closure does not parse the
     /// name; see `private::generic_arguments`.
     pub(crate) non_generic_closure: AtomicUsize,
-    /// The reason why a value could not be stored in memcached. Empty until storing a value fails.
-    pub(crate) unstorable_reason: OnceLock<&'static str>,
+    /// The first value that could not be stored in memcached. Empty until storing a value fails.
+    pub(crate) unstorable_value: OnceLock<UnstorableValue>,
     /// The type of the cached value, if `none_ttl` is declared and the type is not an `Option`. Empty
     /// until the function is called.
     never_none_type: OnceLock<&'static str>,
@@ -104,7 +105,7 @@ impl Declaration {
             local_hit_is_final: true,
             index: AtomicUsize::new(UNKNOWN),
             non_generic_closure: AtomicUsize::new(0),
-            unstorable_reason: OnceLock::new(),
+            unstorable_value: OnceLock::new(),
             never_none_type: OnceLock::new(),
             unordered_key: OnceLock::new(),
             too_large_warned: OnceLock::new(),

@@ -1,38 +1,82 @@
-//! A value encoded for memcached: its bytes (`codec`), its shape and its outline.
+//! A value encoded for memcached: its bytes and their codec (`codec`), its shape and its outline.
 //!
 //! The shape is a hash of the structs, fields and variants that the value's `Serialize` visits. The
 //! outline is the set of steps that the type's `Deserialize` takes; see `outline`.
 //!
-//! Another process may run another build, in which the type has changed. When a process reads a value,
-//! it compares the shape and the outline with its own type. It then gets the same value, or none.
+//! Another process may run another build, in which the type has changed. When a process reads a
+//! value, it compares the shape and the outline with its own type. It then gets the same value, or
+//! none.
+//!
+//! # Codecs
+//! A value is encoded by the positional codec, or else by the named one. The named codec is tried
+//! if the positional one does not read back what was written. The process remembers the types of
+//! such values.
 
 use std::any::TypeId;
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::{LazyLock, PoisonError, RwLock};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::codec::{Codec, positional};
 use crate::outline::{self, Outline};
-use crate::{codec, shape};
+use crate::round_trip::{DEBUG_DIFFERS, RoundTripCheck};
+use crate::unstorable::Unstorable;
+use crate::{program, shape};
 
-/// The number of pairs in [`MATCHES`] at which the set is cleared.
+/// The number of entries in [`MATCHES`] and in [`NAMED`] at which the set is cleared.
 const MAX_MATCHES: usize = 16 << 10;
 
-/// The types, each with the hash of an outline that is known to match. A value with a known outline is
-/// decoded without a check of each step.
+/// The types with a value that only the named codec reads back.
+static NAMED: LazyLock<RwLock<HashSet<TypeId>>> = LazyLock::new(RwLock::default);
+
+/// The types, each with the hash of an outline that is known to match. A value with a known outline
+/// is decoded without a check of each step.
 static MATCHES: LazyLock<RwLock<HashSet<(TypeId, u64)>>> = LazyLock::new(RwLock::default);
 
 /// An encoded value, borrowed from an [`EncodedValue`] or from a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EncodedView<'f> {
+    pub(crate) codec: Codec,
     pub(crate) shape: u64,
     pub(crate) outline: Outline<'f>,
     pub(crate) payload: &'f [u8],
+    /// The fingerprint of the program that encoded the value, or 0.
+    pub(crate) program: u64,
+}
+
+impl EncodedView<'_> {
+    /// Adds the fingerprint of this program, if another program could not safely read the value.
+    /// Returns `None` if the fingerprint is needed and not known: then no process could read the
+    /// value.
+    pub(crate) fn with_program(self, panics_end_process: bool) -> Option<Self> {
+        if !self.needs_same_program(panics_end_process) {
+            return Some(self);
+        }
+        program::fingerprint().map(|program| EncodedView { program, ..self })
+    }
+
+    /// Returns false if a panic of the type's `Deserialize` would end this process, and the type
+    /// may get data that only another build's type accepts.
+    ///
+    /// The outline shows all data that a type gets, except for what a type reads through a buffer.
+    /// If panics are caught, a type that panics on such data costs a fetch. If a panic ends the
+    /// process, a value with buffered parts is read only if the same program has written it.
+    pub(crate) fn is_safe_to_read(&self, panics_end_process: bool) -> bool {
+        !self.needs_same_program(panics_end_process)
+            || program::fingerprint().is_some_and(|program| program == self.program)
+    }
+
+    fn needs_same_program(&self, panics_end_process: bool) -> bool {
+        panics_end_process && self.codec == Codec::Named && self.outline.has_buffered_steps()
+    }
 }
 
 /// An encoded value that owns its bytes.
 pub(crate) struct EncodedValue {
+    codec: Codec,
     shape: u64,
     outline_entries: Vec<u8>,
     payload: Vec<u8>,
@@ -41,7 +85,8 @@ pub(crate) struct EncodedValue {
 impl EncodedValue {
     pub(crate) fn view(&self) -> EncodedView<'_> {
         let outline = Outline::new(&self.outline_entries);
-        EncodedView { shape: self.shape, outline, payload: &self.payload }
+        let EncodedValue { codec, shape, .. } = *self;
+        EncodedView { codec, shape, outline, payload: &self.payload, program: 0 }
     }
 }
 
@@ -49,37 +94,66 @@ impl EncodedValue {
 ///
 /// # Errors
 /// Returns the reason why this value cannot be stored in memcached.
-pub(crate) fn write<V>(value: &V) -> Result<EncodedValue, &'static str>
+pub(crate) fn write<V>(value: &V, check: RoundTripCheck) -> Result<EncodedValue, Unstorable>
 where
     V: Serialize + DeserializeOwned + 'static,
 {
-    let payload = codec::encode(value).ok_or("the codec cannot write the value")?;
-    let shape = shape::of(value).map_err(shape::ShapeError::reason)?;
-    let decoded = outline::decode_recording::<V>(&payload);
-    let (_, outline_entries) = decoded.filter(|(value, _)| shape::of(value) == Ok(shape)).ok_or(
-        "the value does not read back as what was written (an enum that is untagged, internally or \
-         adjacently tagged, a flattened or skipped field, or another type that only a \
-         self-describing format can read), or it is nested more than 512 levels deep",
-    )?;
-    let encoded = EncodedValue { shape, outline_entries, payload };
+    let needs_names = contains(&NAMED, &TypeId::of::<V>());
+    if needs_names && let Ok(encoded) = write_with(Codec::Named, value, check) {
+        return Ok(encoded);
+    }
+    match write_with(Codec::Positional, value, check) {
+        Ok(encoded) => return Ok(encoded),
+        // Production does not see this difference, and would store the value.
+        Err(DEBUG_DIFFERS) => return Err(DEBUG_DIFFERS),
+        Err(_) => {}
+    }
+    let encoded = write_with(Codec::Named, value, check)?;
+    insert(&NAMED, TypeId::of::<V>());
+    Ok(encoded)
+}
+
+fn write_with<V>(codec: Codec, value: &V, check: RoundTripCheck) -> Result<EncodedValue, Unstorable>
+where
+    V: Serialize + DeserializeOwned + 'static,
+{
+    let shape = shape::of(value, codec).map_err(|error| Unstorable {
+        why: error.reason(),
+        part: shape::failing_part(value, codec),
+    })?;
+    let payload = codec.encode(value).ok_or(Unstorable::new("has a `Serialize` that fails"))?;
+    let decoded = outline::decode_recording::<V>(codec, &payload);
+    let (read_back, outline_entries) =
+        decoded.map_err(|part| Unstorable { why: NOT_READ_BACK, part })?;
+    if shape::of(&read_back, codec) != Ok(shape) {
+        let part = shape::first_difference(value, &read_back, codec);
+        return Err(Unstorable { why: READ_BACK_OTHERWISE, part });
+    }
+    check.compare(value, &read_back, codec == Codec::Named)?;
+    let encoded = EncodedValue { codec, shape, outline_entries, payload };
     remember_match::<V>(encoded.view().outline.hash);
     Ok(encoded)
 }
 
+const NOT_READ_BACK: &str =
+    "has a `Deserialize` that does not accept what its `Serialize` writes, or is nested too deeply";
+const READ_BACK_OTHERWISE: &str = "does not read back as what was written";
+
 /// Decodes a value. Returns `None` if the value's type was different in the build that encoded it.
 ///
 /// The type's `Deserialize` receives only data that it would also have received in the build that
-/// encoded the value.
+/// encoded the value. An exception is what a type buffers; see [`EncodedView::is_safe_to_read`].
 pub(crate) fn read<V: Serialize + DeserializeOwned + 'static>(
     encoded: EncodedView<'_>,
 ) -> Option<V> {
-    let EncodedView { shape, outline, payload } = encoded;
+    let EncodedView { codec, shape, outline, payload, .. } = encoded;
     let is_known = is_known_match::<V>(outline.hash);
-    let value: V = match is_known {
-        true => codec::decode(payload)?,
-        false => outline::decode_matching(outline, payload)?,
+    let value: V = match (is_known, codec) {
+        (true, Codec::Positional) => positional::decode(payload)?,
+        (true, Codec::Named) => outline::decode_known(payload)?,
+        (false, _) => outline::decode_matching(codec, outline, payload)?,
     };
-    if shape::of(&value) != Ok(shape) {
+    if shape::of(&value, codec) != Ok(shape) {
         return None;
     }
     if !is_known {
@@ -89,18 +163,29 @@ pub(crate) fn read<V: Serialize + DeserializeOwned + 'static>(
 }
 
 fn is_known_match<V: 'static>(outline: u64) -> bool {
-    // No code that holds this lock panics.
-    let matches = MATCHES.read().unwrap_or_else(PoisonError::into_inner);
-    matches.contains(&(TypeId::of::<V>(), outline))
+    contains(&MATCHES, &(TypeId::of::<V>(), outline))
 }
 
 fn remember_match<V: 'static>(outline: u64) {
-    if is_known_match::<V>(outline) {
+    insert(&MATCHES, (TypeId::of::<V>(), outline));
+}
+
+// No code that holds the lock of a set panics.
+
+fn contains<T: Eq + Hash>(set: &RwLock<HashSet<T>>, item: &T) -> bool {
+    set.read().unwrap_or_else(PoisonError::into_inner).contains(item)
+}
+
+fn insert<T: Eq + Hash>(set: &RwLock<HashSet<T>>, item: T) {
+    if contains(set, &item) {
         return;
     }
-    let mut matches = MATCHES.write().unwrap_or_else(PoisonError::into_inner);
-    if matches.len() >= MAX_MATCHES {
-        matches.clear();
+    let mut set = set.write().unwrap_or_else(PoisonError::into_inner);
+    if set.len() >= MAX_MATCHES {
+        set.clear();
     }
-    matches.insert((TypeId::of::<V>(), outline));
+    set.insert(item);
 }
+
+#[cfg(test)]
+mod tests;

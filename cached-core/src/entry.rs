@@ -20,6 +20,7 @@ use crate::entry_handle::EntryHandle;
 use crate::error::CacheError;
 use crate::event::Event;
 use crate::key::{Key, KeyError};
+use crate::round_trip::RoundTripCheck;
 use crate::tier::Tier;
 use crate::tier::local::{FillToken, WriteMode, run_deferred_drops};
 use crate::tier::remote::{
@@ -94,6 +95,7 @@ pub struct CacheEntry<V, P> {
     value_type: &'static ValueType,
     pub(crate) ttl: Option<Duration>,
     pub(crate) weigher: Option<WeightFn>,
+    pub(crate) round_trip_check: RoundTripCheck,
     pub(crate) rules: ValueRules<'static, V>,
     policy: PhantomData<fn() -> P>,
 }
@@ -138,6 +140,7 @@ impl<V, P> CacheEntry<V, P> {
             value_type,
             ttl: None,
             weigher: None,
+            round_trip_check: RoundTripCheck::default(),
             rules: ValueRules::NONE,
             policy: PhantomData,
         }
@@ -178,6 +181,7 @@ impl<V, P> CacheEntry<V, P> {
         let mut handle =
             EntryHandle::new(&self.cache, self.declaration, key, self.value_type, self.ttl)?;
         handle.weigher = self.weigher.clone();
+        handle.round_trip_check = self.round_trip_check;
         Some(handle)
     }
 

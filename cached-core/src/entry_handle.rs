@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::declaration::Declaration;
 use crate::event::{BypassReason, Event, EventSubject, UncachedReason};
 use crate::key::Key;
+use crate::round_trip::RoundTripCheck;
 use crate::stats::Counters;
 use crate::tier::Tier;
 use crate::tier::local::{Expiry, FillToken, LocalTier, WriteMode, run_deferred_drops};
@@ -36,6 +37,8 @@ pub(crate) struct EntryHandle {
     pub(crate) ttl: Option<Duration>,
     /// The option `weight` of the function.
     pub(crate) weigher: Option<WeightFn>,
+    /// How a value is compared with what memcached would return.
+    pub(crate) round_trip_check: RoundTripCheck,
 }
 
 impl EntryHandle {
@@ -50,7 +53,17 @@ impl EntryHandle {
     ) -> Option<EntryHandle> {
         let index = declaration.index().filter(|_| cache.is_enabled())?;
         let cache = cache.clone();
-        Some(EntryHandle { cache, declaration, index, key, value_type, ttl, weigher: None })
+        let round_trip_check = RoundTripCheck::default();
+        Some(EntryHandle {
+            cache,
+            declaration,
+            index,
+            key,
+            value_type,
+            ttl,
+            weigher: None,
+            round_trip_check,
+        })
     }
 
     pub(crate) fn now(&self) -> Instant {

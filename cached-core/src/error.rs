@@ -167,7 +167,7 @@ impl fmt::Display for CacheError {
         match self {
             CacheError::Remote(_) => f.write_str("memcached did not confirm the change"),
             CacheError::NotStorable(why) => {
-                write!(f, "the value cannot be stored in memcached: {why}")
+                write!(f, "the value cannot be stored in memcached: it {why}")
             }
             CacheError::Key(_) => f.write_str("an argument cannot be part of a key"),
         }

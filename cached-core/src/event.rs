@@ -26,6 +26,7 @@ use crate::key::{KeyError, KeyHeader, key_body};
 use crate::stats::{Counters, all_counters};
 use crate::tier::Tier;
 use crate::tier::remote::RemoteError;
+use crate::unstorable::UnstorableValue;
 pub(crate) use miss_report::{
     AwaitedResult, FetchOutcome, LocalLookup, MissReport, RemoteFinding, RequestLookup,
     UncachedReason, logs_misses,
@@ -91,7 +92,7 @@ pub(crate) enum Event<'e> {
     RemoteFailed { entry: EventSubject<'e>, error: &'e RemoteError },
     /// A value of a function cannot be stored in the remote tier. Each function emits this event once, for
     /// its first such value.
-    NotStorable { declaration: &'static Declaration, why: &'static str },
+    NotStorable { declaration: &'static Declaration, value: &'static UnstorableValue },
     /// `Cache::invalidate_all` has removed the local entries of a function, or `Cache::clear` those of all
     /// functions. `entries` is the number of entries.
     Cleared { function: Option<&'static Declaration>, entries: usize },

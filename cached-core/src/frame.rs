@@ -7,6 +7,13 @@
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | 4 each … | payload … | checksum 8
 //! ```
 //!
+//! Format 2 is of the positional codec. Format 3 is of the named codec, and has the fingerprint of a program
+//! before the outline's entries; see `program`.
+//!
+//! ```text
+//! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | program 8 | 4 each … | payload … | checksum 8
+//! ```
+//!
 //! All numbers are big-endian. The header is the part before the outline's entries. The checksum covers
 //! the canonical key, the header and the payload. The outline's hash in the header covers the entries.
 //! The checksum leaves the entries out, because SHA-256 takes half of the time of a remote hit.
@@ -16,34 +23,46 @@
 
 use sha2::{Digest as _, Sha256};
 
+use crate::codec::Codec;
 use crate::encoded::EncodedView;
 use crate::outline::{ENTRY_BYTES, Outline};
 
 pub(crate) const MAGIC: [u8; 2] = *b"cc";
-/// The version of this layout. Format 1 had no outline.
-const FORMAT: u8 = 2;
+/// The layout of a value of the positional codec. Format 1 had no outline.
+const FORMAT_POSITIONAL: u8 = 2;
+/// The layout of a value of the named codec. Earlier builds take it for another build's frame.
+const FORMAT_NAMED: u8 = 3;
 const SHAPE: usize = 3;
 const OUTLINE_HASH: usize = 11;
 const OUTLINE_COUNT: usize = 19;
-const HEADER: usize = 21;
+const PROGRAM: usize = 21;
+/// The length of the longest header.
+const LONGEST_HEADER: usize = 29;
 const CHECKSUM: usize = 8;
 /// The length of the shortest frame that another build may have written: format 1 without a payload.
 const SHORTEST_FOREIGN: usize = 19;
 
 /// Returns the frame of a value for a canonical key, or `None` if the value's outline is too long.
 pub(crate) fn seal(key: &[u8], value: EncodedView<'_>) -> Option<Vec<u8>> {
-    let EncodedView { shape, outline, payload } = value;
+    let EncodedView { codec, shape, outline, payload, program } = value;
     let count = u16::try_from(outline.entries.len() / ENTRY_BYTES).ok()?;
-    let length = HEADER + outline.entries.len() + payload.len() + CHECKSUM;
+    let length = LONGEST_HEADER + outline.entries.len() + payload.len() + CHECKSUM;
     let mut frame = Vec::with_capacity(length);
     frame.extend_from_slice(&MAGIC);
-    frame.push(FORMAT);
+    frame.push(match codec {
+        Codec::Positional => FORMAT_POSITIONAL,
+        Codec::Named => FORMAT_NAMED,
+    });
     frame.extend_from_slice(&shape.to_be_bytes());
     frame.extend_from_slice(&outline.hash.to_be_bytes());
     frame.extend_from_slice(&count.to_be_bytes());
+    if codec == Codec::Named {
+        frame.extend_from_slice(&program.to_be_bytes());
+    }
+    let header = frame.len();
     frame.extend_from_slice(outline.entries);
     frame.extend_from_slice(payload);
-    let sum = checksum(key, &frame[..HEADER], payload);
+    let sum = checksum(key, &frame[..header], payload);
     frame.extend_from_slice(&sum);
     Some(frame)
 }
@@ -65,21 +84,27 @@ pub(crate) fn open<'f>(key: &[u8], frame: &'f [u8]) -> FrameContents<'f> {
     if frame.len() < SHORTEST_FOREIGN || frame[..2] != MAGIC {
         return FrameContents::Corrupt;
     }
-    if frame[2] != FORMAT {
-        return FrameContents::Foreign;
-    }
-    parse(key, frame).map_or(FrameContents::Corrupt, FrameContents::Stored)
+    let codec = match frame[2] {
+        FORMAT_POSITIONAL => Codec::Positional,
+        FORMAT_NAMED => Codec::Named,
+        _ => return FrameContents::Foreign,
+    };
+    parse(key, codec, frame).map_or(FrameContents::Corrupt, FrameContents::Stored)
 }
 
-fn parse<'f>(key: &[u8], frame: &'f [u8]) -> Option<EncodedView<'f>> {
+fn parse<'f>(key: &[u8], codec: Codec, frame: &'f [u8]) -> Option<EncodedView<'f>> {
     let (body, sum) = frame.split_last_chunk::<CHECKSUM>()?;
-    let (header, rest) = body.split_at_checked(HEADER)?;
+    let (header, rest) = body.split_at_checked(match codec {
+        Codec::Positional => PROGRAM,
+        Codec::Named => LONGEST_HEADER,
+    })?;
     let count = u16::from_be_bytes(*header[OUTLINE_COUNT..].first_chunk()?);
     let (entries, payload) = rest.split_at_checked(usize::from(count) * ENTRY_BYTES)?;
     let number = |at: usize| header[at..].first_chunk().copied().map(u64::from_be_bytes);
     let (shape, outline) = (number(SHAPE)?, Outline::new(entries));
+    let program = if codec == Codec::Named { number(PROGRAM)? } else { 0 };
     let is_intact = outline.hash == number(OUTLINE_HASH)? && *sum == checksum(key, header, payload);
-    is_intact.then_some(EncodedView { shape, outline, payload })
+    is_intact.then_some(EncodedView { codec, shape, outline, payload, program })
 }
 
 fn checksum(key: &[u8], header: &[u8], payload: &[u8]) -> [u8; CHECKSUM] {

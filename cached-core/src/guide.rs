@@ -3,17 +3,18 @@
 //! 1. [`start`]: how do I cache a call?
 //! 2. [`options`]: what can I write in the attribute?
 //! 3. [`keys`]: when do two calls share an entry?
-//! 4. [`lifetimes`]: how long does an entry live?
-//! 5. [`entries`]: how do I look at, add, replace or remove an entry?
-//! 6. [`requests`]: which cache does a call use?
-//! 7. [`memcached`]: what do I set in production, and which logs and threads will I see?
-//! 8. [`consistency`]: what can go wrong, and which values may a call then return?
-//! 9. [`testing`]: how do I test code that is cached?
-//! 10. [`performance`]: what does a call cost?
-//! 11. [`errors`] and [`compile_errors`]: what does this message mean?
-//! 12. [`faq`]: short answers to common questions.
-//! 13. [`security`]: what does the library protect against, and how do I report a vulnerability?
-//! 14. [`changelog`]: what changed?
+//! 4. [`values`]: which values can be cached, and do they come back as they were?
+//! 5. [`lifetimes`]: how long does an entry live?
+//! 6. [`entries`]: how do I look at, add, replace or remove an entry?
+//! 7. [`requests`]: which cache does a call use?
+//! 8. [`memcached`]: what do I set in production, and which logs and threads will I see?
+//! 9. [`consistency`]: what can go wrong, and which values may a call then return?
+//! 10. [`testing`]: how do I test code that is cached?
+//! 11. [`performance`]: what does a call cost?
+//! 12. [`errors`] and [`compile_errors`]: what does this message mean?
+//! 13. [`faq`]: short answers to common questions.
+//! 14. [`security`]: what does the library protect against, and how do I report a vulnerability?
+//! 15. [`changelog`]: what changed?
 
 // The chapters are the files of `docs/guide` and a few others. Each file ends with link definitions whose targets are
 // file paths. `links.md` defines the same labels with module paths, and is included before each chapter. In rustdoc, the
@@ -41,6 +42,9 @@ chapters! {
     start = "guide/start.md",
     options = "guide/options.md",
     keys = "guide/keys.md",
+    ///
+    /// See also in the API reference: [`CachedValue`](crate::CachedValue), [`Returned`](crate::Returned).
+    values = "guide/values.md",
     lifetimes = "guide/lifetimes.md",
     ///
     /// See also in the API reference: [`CacheEntry`](crate::CacheEntry), [`CachedResponse`](crate::CachedResponse),

@@ -31,8 +31,11 @@ mod outline;
 #[doc(hidden)]
 #[allow(missing_docs)]
 pub mod private;
+#[cfg(feature = "memcached")]
+mod program;
 mod refresh;
 mod refresh_claims;
+mod round_trip;
 #[cfg(feature = "memcached")]
 mod shape;
 #[cfg(feature = "memcached")]
@@ -44,6 +47,7 @@ mod sync;
 pub mod testing;
 mod tier;
 mod ttl;
+mod unstorable;
 mod value;
 mod weight;
 

@@ -26,6 +26,16 @@
 //! An origin is a place in the type, not in the value. For example, the steps in all nodes of a linked
 //! list have the same origin, so they are in the outline only once. The type thus bounds the
 //! size of an outline, however large the value is.
+//!
+//! # The named codec
+//! This codec writes the names of fields and variants, so the step of a member contains the name under
+//! which the member was found. A type may also ask for *any* data and look at what comes. All of its
+//! members are then checked like those of other types.
+//!
+//! Some data is handed on unchecked. A derived untagged, internally tagged or flattened type *buffers*: it
+//! reads its data into a buffer of serde, and then reads its parts from the buffer, where no step can be
+//! seen. An adjacently tagged type hides the type of its contents. The outline says whether a type buffers
+//! or hides, and `encoded` decides whether to read such a value of another build.
 
 mod checked;
 
@@ -34,8 +44,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::de::DeserializeOwned;
 
-use crate::codec;
+use crate::codec::Codec;
 use crate::stable_hash::StableHasher;
+use crate::unstorable::ValuePart;
 use checked::CheckedSeed;
 
 /// The size in bytes of one entry in an outline. There is one entry for each step.
@@ -64,42 +75,82 @@ impl<'f> Outline<'f> {
     fn contains(&self, entry: [u8; ENTRY_BYTES]) -> bool {
         self.entries.as_chunks().0.binary_search(&entry).is_ok()
     }
+
+    /// Returns true if the type reads data into a buffer first, so that some steps could not be recorded.
+    pub(crate) fn has_buffered_steps(&self) -> bool {
+        self.contains(entry_of(buffering_step().finish()))
+    }
+}
+
+/// Returns the entry of a step with this hash. The entry contains only half of the hash, so a wrong step
+/// may pass by chance. `encoded` then usually rejects the value, because it also compares the shape.
+fn entry_of(hash: u64) -> [u8; ENTRY_BYTES] {
+    (hash as u32).to_be_bytes()
+}
+
+/// The step that says that a type buffers. The step has no origin.
+fn buffering_step() -> StableHasher {
+    StepKind::Buffer.at(StepOrigin::ROOT)
 }
 
 /// Decodes a value and returns the value with the entries of its outline. This process must have
 /// encoded the payload from a value of type `V`.
-pub(crate) fn decode_recording<V: DeserializeOwned>(payload: &[u8]) -> Option<(V, Vec<u8>)> {
-    let mut checker = StepChecker::new(CheckMode::Record(BTreeSet::new()));
-    let value = codec::decode_seed(payload, CheckedSeed::root(&mut checker))?;
-    match checker.mode {
-        CheckMode::Record(entries) if !checker.is_refused => {
-            Some((value, entries.into_iter().flatten().collect()))
+///
+/// # Errors
+/// Returns the innermost part that cannot be decoded, if it is known.
+pub(crate) fn decode_recording<V: DeserializeOwned>(
+    codec: Codec,
+    payload: &[u8],
+) -> Result<(V, Vec<u8>), Option<ValuePart>> {
+    let mut checker = StepChecker::new(codec, CheckMode::Record(BTreeSet::new()));
+    let value = codec.decode_seed(payload, CheckedSeed::root(&mut checker));
+    match (value, checker.mode) {
+        (Some(value), CheckMode::Record(entries)) if !checker.is_refused => {
+            Ok((value, entries.into_iter().flatten().collect()))
         }
-        _ => None,
+        _ => Err(checker.failed),
     }
 }
 
 /// Decodes a value. Returns `None` if the type takes a step that is not in the outline.
 pub(crate) fn decode_matching<V: DeserializeOwned>(
+    codec: Codec,
     outline: Outline<'_>,
     payload: &[u8],
 ) -> Option<V> {
-    let mut checker = StepChecker::new(CheckMode::Match(outline));
-    let value = codec::decode_seed(payload, CheckedSeed::root(&mut checker))?;
+    decode_checked(codec, CheckMode::Match(outline), payload)
+}
+
+/// Decodes a value of the named codec whose outline is known to match.
+pub(crate) fn decode_known<V: DeserializeOwned>(payload: &[u8]) -> Option<V> {
+    decode_checked(Codec::Named, CheckMode::Trust, payload)
+}
+
+fn decode_checked<V: DeserializeOwned>(
+    codec: Codec,
+    mode: CheckMode<'_>,
+    payload: &[u8],
+) -> Option<V> {
+    let mut checker = StepChecker::new(codec, mode);
+    let value = codec.decode_seed(payload, CheckedSeed::root(&mut checker))?;
     // A type's `Deserialize` may ignore the error of a refused step and return a value.
     (!checker.is_refused).then_some(value)
 }
 
-/// The two uses of a [`StepChecker`]: to record an outline, or to enforce an outline.
+/// The uses of a [`StepChecker`].
 enum CheckMode<'o> {
     /// Allows every step and records its entry.
     Record(BTreeSet<[u8; ENTRY_BYTES]>),
     /// Allows only steps whose entries are in the outline.
     Match(Outline<'o>),
+    /// Allows every step without a look. The named codec always decodes through the wrappers of `checked`,
+    /// so that each type's `Deserialize` is compiled for it once.
+    Trust,
 }
 
 /// Records or checks the steps that decode one value.
 struct StepChecker<'o> {
+    codec: Codec,
     mode: CheckMode<'o>,
     /// The origin of the steps in each type seen so far, by the full name of the type.
     origins: HashMap<&'static str, StepOrigin>,
@@ -113,6 +164,10 @@ struct StepChecker<'o> {
     depth: usize,
     /// True after a step was refused, and also after the nesting limit was exceeded.
     is_refused: bool,
+    /// The hash of the last field name that was read. `None` if the last key of a map is not a field's name.
+    field: Option<u64>,
+    /// The first part that could not be decoded.
+    failed: Option<ValuePart>,
 }
 
 /// The origin of a step, as a hash. In a named type, this is a hash of the type's short name. In a
@@ -172,6 +227,8 @@ enum StepKind {
     Member,
     /// The choice of an enum's variant.
     Variant,
+    /// The type reads its data into a buffer. In an outline at most once.
+    Buffer,
 }
 
 impl StepKind {
@@ -182,8 +239,9 @@ impl StepKind {
 }
 
 impl<'o> StepChecker<'o> {
-    fn new(mode: CheckMode<'o>) -> StepChecker<'o> {
+    fn new(codec: Codec, mode: CheckMode<'o>) -> StepChecker<'o> {
         StepChecker {
+            codec,
             mode,
             origins: HashMap::new(),
             short_name_counts: HashMap::new(),
@@ -191,36 +249,55 @@ impl<'o> StepChecker<'o> {
             last_origins: [("", StepOrigin::ROOT); 4],
             depth: 0,
             is_refused: false,
+            field: None,
+            failed: None,
         }
+    }
+
+    fn is_trusting(&self) -> bool {
+        matches!(self.mode, CheckMode::Trust)
     }
 
     /// Returns true if the step is allowed. After one refusal this method always returns false.
     fn allows(&mut self, step: StableHasher) -> bool {
-        let hash = step.finish();
-        if self.is_refused {
-            return false;
+        if self.is_refused || self.is_trusting() {
+            return !self.is_refused;
         }
+        let hash = step.finish();
         if self.last_allowed.contains(&hash) {
             return true;
         }
-        // The entry contains only half of the hash, so a wrong step may pass by chance. `encoded` then
-        // usually rejects the value, because it also compares the shape.
-        let entry = (hash as u32).to_be_bytes();
         match &mut self.mode {
             CheckMode::Record(entries) => {
-                entries.insert(entry);
+                entries.insert(entry_of(hash));
             }
-            CheckMode::Match(outline) => self.is_refused = !outline.contains(entry),
+            CheckMode::Match(outline) => self.is_refused = !outline.contains(entry_of(hash)),
+            CheckMode::Trust => {}
         }
         self.last_allowed.rotate_right(1);
         self.last_allowed[0] = hash;
         !self.is_refused
     }
 
+    /// Returns the origin of the steps in a member's type. Records the member if it hides the type of the
+    /// data: it is a buffer of serde, or it is a field that decodes into the struct around it. An adjacently
+    /// tagged enum has such a field.
+    fn member_origin<T: ?Sized>(&mut self, parent: StepOrigin, is_field: bool) -> StepOrigin {
+        let origin = self.origin_of::<T>();
+        let hides_type = is_buffer(type_name::<T>()) || (is_field && origin.0 == parent.0);
+        if self.codec == Codec::Named && !self.is_trusting() && hides_type {
+            self.allows(buffering_step());
+        }
+        origin
+    }
+
     /// Returns the origin of the steps in a type: a hash of the type's short name. The short name has
     /// no paths, because another build may have moved the type to another module or crate. Types with the
     /// same short name are numbered in the order in which the checker sees them.
     fn origin_of<T: ?Sized>(&mut self) -> StepOrigin {
+        if self.is_trusting() {
+            return StepOrigin::ROOT;
+        }
         let name = type_name::<T>();
         let last = self.last_origins.iter().find(|(last, _)| std::ptr::eq(*last, name));
         if let Some((_, origin)) = last {
@@ -256,6 +333,12 @@ impl<'o> StepChecker<'o> {
         self.depth -= 1;
         Some(result)
     }
+}
+
+/// Returns true for the name of the buffer from which serde's derived code reads untagged, internally tagged
+/// and flattened types.
+fn is_buffer(type_name: &str) -> bool {
+    type_name.starts_with("serde") && type_name.contains("::content::Content")
 }
 
 /// Removes the paths from the name of a type: `alloc::vec::Vec<shop::Order>` becomes `Vec<Order>`.

@@ -19,6 +19,7 @@ use crate::current::StaticCache;
 pub use crate::declaration::{DECLARATIONS, Declaration, DeclarationLookup};
 pub use crate::key::KeyParts;
 use crate::key::{DynKeyPart, KeyPart};
+pub use crate::round_trip::{RoundTripFns, RoundTripProbe};
 pub use crate::value::local::WeightProbe;
 pub use crate::value::{ErrorProbe, ErrorSharing, InferredValue, Returned, WholeValue};
 pub use answer::{Call, CallFuture, RefreshRules};
@@ -92,14 +93,14 @@ macro_rules! __declared {
 /// the macro evaluates to the [`Call`] that must be completed.
 ///
 /// `$begin` is always the method name `begin`. The attribute passes the name, so that the name has the
-/// span of the return type.
+/// span of the return type. `$returned` is the return type.
 ///
 /// Most hits are cloned inside a `return` expression. The compiler then writes the clone directly to the
 /// place where the caller expects the result. Moving a value right after it was written is slow.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __begin {
-    ($lookup:expr, $begin:ident) => {
+    ($lookup:expr, $begin:ident as $returned:ty) => {
         // A `match` keeps the temporaries alive that the lookup borrows; a `let` would drop them.
         match $lookup.$begin() {
             lookup => {
@@ -127,9 +128,21 @@ macro_rules! __begin {
                 if let ::core::option::Option::Some(hit) = hit {
                     return hit;
                 }
-                $crate::private::unwrap_call(call)
+                $crate::private::unwrap_call(call, $crate::private::round_trip!($returned))
             }
         }
+    };
+}
+
+/// Returns how the values in a return type are compared with what memcached would return.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __round_trip {
+    ($returned:ty) => {
+        (
+            $crate::private::RoundTripProbe::<$returned>::NEW.are_equal(),
+            $crate::private::RoundTripProbe::<$returned>::NEW.describe(),
+        )
     };
 }
 
@@ -189,12 +202,17 @@ macro_rules! __returns {
 
 pub use crate::{
     __begin as begin, __declaration as declaration, __declared as declared, __rebind as rebind,
-    __returns as returns, __with_copies as with_copies,
+    __returns as returns, __round_trip as round_trip, __with_copies as with_copies,
 };
 
-/// Unwraps the call that [`HashedLookup::look_up_or_begin`] returns if there is no hit.
-pub fn unwrap_call<'p, R, V>(call: Option<Call<'p, R, V>>) -> Call<'p, R, V> {
+/// Unwraps the call that [`HashedLookup::look_up_or_begin`] returns if there is no hit, and sets how its
+/// value is compared with what memcached would return.
+pub fn unwrap_call<'p, R, V>(
+    call: Option<Call<'p, R, V>>,
+    round_trip: RoundTripFns,
+) -> Call<'p, R, V> {
     call.unwrap_or_else(|| unreachable!("a lookup without a hit begins a call"))
+        .round_trip(round_trip)
 }
 
 /// Has any return type, for use in [`returns!`]. This function is never called.

@@ -10,19 +10,99 @@
 //! hashes, one for each entry, and each hash includes the entry's contents. serde treats a set as a
 //! sequence, so the shape of a `HashSet` depends on the order of elements that differ in shape. If the
 //! decoded set has another order, its shape is different, and the value is not stored.
+//!
+//! A type may serialize differently for a human-readable codec, so a value has a shape for each codec.
 
+use std::any::type_name;
+use std::cell::RefCell;
 use std::fmt;
 
 use serde::ser::{self, Serialize};
 
+use crate::codec::Codec;
 use crate::stable_hash::StableHasher;
+use crate::unstorable::ValuePart;
+
+/// The number of parts of a value that are looked at to find the one that differs.
+const MAX_PARTS: usize = 64 << 10;
 
 /// Returns the shape of `value`.
 ///
 /// # Errors
-/// Fails if the value skips a field, or if its `Serialize` fails.
-pub(crate) fn of<V: Serialize + ?Sized>(value: &V) -> Result<u64, ShapeError> {
-    value.serialize(ShapeSerializer { includes_contents: false })
+/// Fails if the value's `Serialize` fails, or if the value skips a field and the codec is positional.
+pub(crate) fn of<V: Serialize + ?Sized>(value: &V, codec: Codec) -> Result<u64, ShapeError> {
+    value.serialize(ShapeSerializer { codec, includes_contents: false, parts: None })
+}
+
+/// Returns the innermost part in which two values of one type have different shapes.
+pub(crate) fn first_difference<V: Serialize>(
+    value: &V,
+    other: &V,
+    codec: Codec,
+) -> Option<ValuePart> {
+    let (mut parts, mut others) = (parts_of(value, codec), parts_of(other, codec));
+    let mut found = None;
+    // Two lists of parts are compared one by one only if they are lists of the same parts.
+    while parts.len() == others.len()
+        && parts.iter().zip(&others).all(|(part, other)| part.part == other.part)
+    {
+        let mut pairs = parts.into_iter().zip(others);
+        let Some((part, other)) = pairs.find(|(part, other)| part.shape != other.shape) else {
+            break;
+        };
+        found = Some(part.part);
+        (parts, others) = (part.inner, other.inner);
+    }
+    found
+}
+
+/// Returns the innermost part whose `Serialize` fails.
+pub(crate) fn failing_part<V: Serialize>(value: &V, codec: Codec) -> Option<ValuePart> {
+    let mut parts = parts_of(value, codec);
+    let mut found = None;
+    while let Some(part) = parts.into_iter().find(|part| part.shape.is_err()) {
+        found = Some(part.part);
+        parts = part.inner;
+    }
+    found
+}
+
+fn parts_of<V: Serialize>(value: &V, codec: Codec) -> Vec<PartShape> {
+    let parts = RefCell::new(PartRecorder { open: vec![Vec::new()], count: 0 });
+    let serializer = ShapeSerializer { codec, includes_contents: false, parts: Some(&parts) };
+    // An error is recorded together with its part.
+    let _ = value.serialize(serializer);
+    parts.into_inner().open.pop().unwrap_or_default()
+}
+
+/// The shape of a part of a value, with the shapes of the parts inside of it.
+struct PartShape {
+    part: ValuePart,
+    shape: Result<u64, ShapeError>,
+    inner: Vec<PartShape>,
+}
+
+/// Records the shapes of the parts of one value.
+struct PartRecorder {
+    /// The parts that are finished inside of each part that is not.
+    open: Vec<Vec<PartShape>>,
+    count: usize,
+}
+
+impl PartRecorder {
+    fn begin(&mut self) {
+        self.open.push(Vec::new());
+    }
+
+    fn end(&mut self, part: ValuePart, shape: Result<u64, ShapeError>) {
+        let inner = self.open.pop().unwrap_or_default();
+        self.count += 1;
+        if let Some(parts) = self.open.last_mut()
+            && (self.count < MAX_PARTS || shape.is_err())
+        {
+            parts.push(PartShape { part, shape, inner });
+        }
+    }
 }
 
 /// The reason why a value has no reliable shape.
@@ -37,10 +117,8 @@ pub(crate) enum ShapeError {
 impl ShapeError {
     pub(crate) fn reason(self) -> &'static str {
         match self {
-            ShapeError::SkippedField => {
-                "the value skips a field (`skip_serializing_if`), which the codec cannot tell from the next one"
-            }
-            ShapeError::Failed => "the value's own `Serialize` failed",
+            ShapeError::SkippedField => "skips a field, which a positional codec cannot write",
+            ShapeError::Failed => "has a `Serialize` that fails",
         }
     }
 }
@@ -95,18 +173,42 @@ enum DataKind {
     StructVariant,
 }
 
+/// Stands in a shape for the value of a field that was skipped.
+const SKIPPED: u64 = 1 << 32;
+
 fn hash_of_kind(kind: DataKind) -> StableHasher {
     StableHasher::new(kind as u64)
 }
 
 /// A serializer that computes the shape of a value.
 #[derive(Clone, Copy)]
-struct ShapeSerializer {
+struct ShapeSerializer<'p> {
+    codec: Codec,
     /// True if numbers, strings and bytes are hashed with their data, false if only their kind is hashed.
     includes_contents: bool,
+    /// Receives the shape of each part, if the parts are to be compared.
+    parts: Option<&'p RefCell<PartRecorder>>,
 }
 
-impl ShapeSerializer {
+impl<'p> ShapeSerializer<'p> {
+    /// Returns the serializer of a map's entries. They have no order, so they are not compared one by one.
+    fn for_entries(self) -> ShapeSerializer<'p> {
+        ShapeSerializer { includes_contents: true, parts: None, ..self }
+    }
+
+    /// Returns the shape of one part of the value.
+    fn part<T: Serialize + ?Sized>(
+        self,
+        field: Option<&'static str>,
+        part: &T,
+    ) -> Result<u64, ShapeError> {
+        let Some(parts) = self.parts else { return part.serialize(self) };
+        parts.borrow_mut().begin();
+        let shape = part.serialize(self);
+        parts.borrow_mut().end(ValuePart { field, type_name: type_name::<T>() }, shape);
+        shape
+    }
+
     fn leaf(self, kind: DataKind, contents: &[u8]) -> Result<u64, ShapeError> {
         let hash = hash_of_kind(kind);
         Ok(if self.includes_contents { hash.bytes(contents) } else { hash }.finish())
@@ -114,20 +216,27 @@ impl ShapeSerializer {
 }
 
 /// Hashes the members of a sequence, a tuple, a struct or a variant in their order.
-struct MembersHasher {
-    serializer: ShapeSerializer,
+struct MembersHasher<'p> {
+    serializer: ShapeSerializer<'p>,
     hash: StableHasher,
     count: u64,
 }
 
-impl MembersHasher {
-    fn new(serializer: ShapeSerializer, hash: StableHasher) -> Result<MembersHasher, ShapeError> {
+impl<'p> MembersHasher<'p> {
+    fn new(
+        serializer: ShapeSerializer<'p>,
+        hash: StableHasher,
+    ) -> Result<MembersHasher<'p>, ShapeError> {
         Ok(MembersHasher { serializer, hash, count: 0 })
     }
 
-    fn add<T: Serialize + ?Sized>(&mut self, member: &T) -> Result<(), ShapeError> {
+    fn add<T: Serialize + ?Sized>(
+        &mut self,
+        field: Option<&'static str>,
+        member: &T,
+    ) -> Result<(), ShapeError> {
         self.count += 1;
-        self.hash = self.hash.word(member.serialize(self.serializer)?);
+        self.hash = self.hash.word(self.serializer.part(field, member)?);
         Ok(())
     }
 
@@ -144,16 +253,16 @@ macro_rules! leaves {
     )*};
 }
 
-impl ser::Serializer for ShapeSerializer {
+impl<'p> ser::Serializer for ShapeSerializer<'p> {
     type Ok = u64;
     type Error = ShapeError;
-    type SerializeSeq = MembersHasher;
-    type SerializeTuple = MembersHasher;
-    type SerializeTupleStruct = MembersHasher;
-    type SerializeTupleVariant = MembersHasher;
-    type SerializeMap = MapHasher;
-    type SerializeStruct = MembersHasher;
-    type SerializeStructVariant = MembersHasher;
+    type SerializeSeq = MembersHasher<'p>;
+    type SerializeTuple = MembersHasher<'p>;
+    type SerializeTupleStruct = MembersHasher<'p>;
+    type SerializeTupleVariant = MembersHasher<'p>;
+    type SerializeMap = MapHasher<'p>;
+    type SerializeStruct = MembersHasher<'p>;
+    type SerializeStructVariant = MembersHasher<'p>;
 
     leaves! {
         serialize_i8 i8, I8;
@@ -186,9 +295,9 @@ impl ser::Serializer for ShapeSerializer {
         self.leaf(DataKind::Bytes, value)
     }
 
-    // The codec's serializer also returns false, so a type serializes in the same way for both.
+    // A type serializes as it does for the codec.
     fn is_human_readable(&self) -> bool {
-        false
+        self.codec == Codec::Named
     }
 
     fn serialize_none(self) -> Result<u64, ShapeError> {
@@ -196,7 +305,7 @@ impl ser::Serializer for ShapeSerializer {
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<u64, ShapeError> {
-        Ok(hash_of_kind(DataKind::Some).word(value.serialize(self)?).finish())
+        Ok(hash_of_kind(DataKind::Some).word(self.part(None, value)?).finish())
     }
 
     fn serialize_unit(self) -> Result<u64, ShapeError> {
@@ -221,7 +330,7 @@ impl ser::Serializer for ShapeSerializer {
         name: &'static str,
         value: &T,
     ) -> Result<u64, ShapeError> {
-        Ok(hash_of_kind(DataKind::NewtypeStruct).text(name).word(value.serialize(self)?).finish())
+        Ok(hash_of_kind(DataKind::NewtypeStruct).text(name).word(self.part(None, value)?).finish())
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -232,14 +341,14 @@ impl ser::Serializer for ShapeSerializer {
         value: &T,
     ) -> Result<u64, ShapeError> {
         let hash = hash_of_kind(DataKind::NewtypeVariant).text(name).text(variant);
-        Ok(hash.word(value.serialize(self)?).finish())
+        Ok(hash.word(self.part(None, value)?).finish())
     }
 
-    fn serialize_seq(self, _length: Option<usize>) -> Result<MembersHasher, ShapeError> {
+    fn serialize_seq(self, _length: Option<usize>) -> Result<MembersHasher<'p>, ShapeError> {
         MembersHasher::new(self, hash_of_kind(DataKind::Seq))
     }
 
-    fn serialize_tuple(self, _length: usize) -> Result<MembersHasher, ShapeError> {
+    fn serialize_tuple(self, _length: usize) -> Result<MembersHasher<'p>, ShapeError> {
         MembersHasher::new(self, hash_of_kind(DataKind::Tuple))
     }
 
@@ -247,7 +356,7 @@ impl ser::Serializer for ShapeSerializer {
         self,
         name: &'static str,
         _length: usize,
-    ) -> Result<MembersHasher, ShapeError> {
+    ) -> Result<MembersHasher<'p>, ShapeError> {
         MembersHasher::new(self, hash_of_kind(DataKind::TupleStruct).text(name))
     }
 
@@ -257,19 +366,19 @@ impl ser::Serializer for ShapeSerializer {
         _index: u32,
         variant: &'static str,
         _length: usize,
-    ) -> Result<MembersHasher, ShapeError> {
+    ) -> Result<MembersHasher<'p>, ShapeError> {
         MembersHasher::new(self, hash_of_kind(DataKind::TupleVariant).text(name).text(variant))
     }
 
-    fn serialize_map(self, _length: Option<usize>) -> Result<MapHasher, ShapeError> {
-        Ok(MapHasher { entry_sum: 0, count: 0, key_shape: 0 })
+    fn serialize_map(self, _length: Option<usize>) -> Result<MapHasher<'p>, ShapeError> {
+        Ok(MapHasher { serializer: self.for_entries(), entry_sum: 0, count: 0, key_shape: 0 })
     }
 
     fn serialize_struct(
         self,
         name: &'static str,
         _length: usize,
-    ) -> Result<MembersHasher, ShapeError> {
+    ) -> Result<MembersHasher<'p>, ShapeError> {
         MembersHasher::new(self, hash_of_kind(DataKind::Struct).text(name))
     }
 
@@ -279,18 +388,18 @@ impl ser::Serializer for ShapeSerializer {
         _index: u32,
         variant: &'static str,
         _length: usize,
-    ) -> Result<MembersHasher, ShapeError> {
+    ) -> Result<MembersHasher<'p>, ShapeError> {
         MembersHasher::new(self, hash_of_kind(DataKind::StructVariant).text(name).text(variant))
     }
 }
 
 macro_rules! members {
     ($($trait:ident $add:ident),*) => {$(
-        impl ser::$trait for MembersHasher {
+        impl ser::$trait for MembersHasher<'_> {
             type Ok = u64;
             type Error = ShapeError;
             fn $add<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ShapeError> {
-                self.add(value)
+                self.add(None, value)
             }
             fn end(self) -> Result<u64, ShapeError> {
                 self.finish()
@@ -308,7 +417,7 @@ members! {
 
 macro_rules! fields {
     ($($trait:ident),*) => {$(
-        impl ser::$trait for MembersHasher {
+        impl ser::$trait for MembersHasher<'_> {
             type Ok = u64;
             type Error = ShapeError;
             fn serialize_field<T: Serialize + ?Sized>(
@@ -317,10 +426,14 @@ macro_rules! fields {
                 value: &T,
             ) -> Result<(), ShapeError> {
                 self.hash = self.hash.text(name);
-                self.add(value)
+                self.add(Some(name), value)
             }
-            fn skip_field(&mut self, _name: &'static str) -> Result<(), ShapeError> {
-                Err(ShapeError::SkippedField)
+            fn skip_field(&mut self, name: &'static str) -> Result<(), ShapeError> {
+                if self.serializer.codec == Codec::Positional {
+                    return Err(ShapeError::SkippedField);
+                }
+                self.hash = self.hash.text(name).word(SKIPPED);
+                Ok(())
             }
             fn end(self) -> Result<u64, ShapeError> {
                 self.finish()
@@ -332,21 +445,22 @@ macro_rules! fields {
 fields! { SerializeStruct, SerializeStructVariant }
 
 /// Hashes the entries of a map. The result does not depend on the order of the entries.
-struct MapHasher {
+struct MapHasher<'p> {
+    serializer: ShapeSerializer<'p>,
     entry_sum: u64,
     count: u64,
     key_shape: u64,
 }
 
-impl ser::SerializeMap for MapHasher {
+impl ser::SerializeMap for MapHasher<'_> {
     type Ok = u64;
     type Error = ShapeError;
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), ShapeError> {
-        self.key_shape = key.serialize(ShapeSerializer { includes_contents: true })?;
+        self.key_shape = self.serializer.part(None, key)?;
         Ok(())
     }
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ShapeError> {
-        let value = value.serialize(ShapeSerializer { includes_contents: true })?;
+        let value = self.serializer.part(None, value)?;
         let entry = hash_of_kind(DataKind::Map).word(self.key_shape).word(value).finish();
         self.entry_sum = self.entry_sum.wrapping_add(entry);
         self.count += 1;

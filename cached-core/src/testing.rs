@@ -42,6 +42,7 @@ use crate::clock::Clock;
 use crate::config::{CacheBuilder, Config};
 use crate::declaration::ledger;
 use crate::error::ConfigError;
+use crate::round_trip::RoundTripFailures;
 use crate::stats::DeclarationStats;
 #[cfg(feature = "memcached")]
 pub use memcached::TestMemcached;
@@ -122,7 +123,9 @@ impl TestCache {
 
     fn of(config: Config) -> TestCache {
         // A clone of a builder shares the clock of the builder, and each test needs its own clock.
-        let config = Config { clock: Clock::default(), ..config }.with_in_memory_servers();
+        let round_trip_failures = Some(RoundTripFailures::default());
+        let config = Config { clock: Clock::default(), round_trip_failures, ..config };
+        let config = config.with_in_memory_servers();
         TestCache { cache: Cache::new(config.clone()), config }
     }
 
@@ -167,6 +170,14 @@ impl TestCache {
     /// Runs the future with this cache as the current cache, then waits up to 10 seconds for the
     /// background writes to memcached. Tasks that the future spawns do not use this cache.
     ///
+    /// # Panics
+    /// Panics if a value would come back from memcached changed without a word, for example because a field
+    /// is `#[serde(skip)]`. The message names the function. The test cache compares the `Debug` texts of each
+    /// stored value whose type implements `Debug` and not `PartialEq`. (A value whose type implements
+    /// `PartialEq` is compared in production too, and stays out of memcached.) Values that are stored outside
+    /// of `run` are checked when the cache is dropped. A [`local`](Self::local) cache stores nothing in
+    /// memcached, so it checks nothing.
+    ///
     /// # Cancellation
     /// Dropping the returned future drops the given future. Writes that have begun continue.
     ///
@@ -185,7 +196,20 @@ impl TestCache {
     pub async fn run<F: Future>(&self, future: F) -> F::Output {
         let output = self.cache.scope(future).await;
         self.cache.flush().await;
+        self.panic_on_round_trip_failures();
         output
+    }
+
+    /// Panics if a value that was stored lost something that only its `Debug` shows.
+    fn panic_on_round_trip_failures(&self) {
+        let failures = self.config.round_trip_failures.as_ref().map(RoundTripFailures::take);
+        let failures = failures.unwrap_or_default();
+        assert!(
+            failures.is_empty(),
+            "a value comes back from memcached changed; derive `PartialEq` for its type, and such values stay \
+             out of memcached; or write the whole value:\n{}",
+            failures.join("\n")
+        );
     }
 
     /// Advances the clock without sleeping. The sum of all advances is limited to a hundred years.
@@ -250,6 +274,14 @@ impl TestCache {
                 false => panic!("no function has the cache name `{name}`; the names are {names:?}"),
             }
         })
+    }
+}
+
+impl Drop for TestCache {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.panic_on_round_trip_failures();
+        }
     }
 }
 

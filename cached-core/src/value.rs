@@ -19,6 +19,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::encoded::{self, EncodedValue, EncodedView};
+use crate::round_trip::RoundTripCheck;
+use crate::unstorable::Unstorable;
 use crate::weight;
 
 /// A cached value whose type is erased. [`ValueType`] holds the operations on it.
@@ -179,7 +181,7 @@ fn is_common_primitive(name: &str) -> bool {
 /// If the type's own `Serialize` or `Deserialize` panics, these functions catch the panic.
 pub(crate) struct ValueType {
     /// Encodes a value for memcached; see [`encoded::write`].
-    pub(crate) write: fn(&Value) -> Result<EncodedValue, &'static str>,
+    pub(crate) write: fn(&Value, RoundTripCheck) -> Result<EncodedValue, Unstorable>,
     /// Decodes a value; see [`encoded::read`].
     pub(crate) read: fn(EncodedView<'_>) -> Option<Value>,
     /// Estimates how many bytes a value takes in memory; see [`weight`].
@@ -211,10 +213,11 @@ impl ValueType {
     pub(crate) const fn of<V: CachedValue>() -> &'static ValueType {
         const {
             &ValueType {
-                write: |value| {
-                    let value = value.downcast_ref::<V>().ok_or("the value is of another type")?;
-                    catch_panic(|| encoded::write(value))
-                        .unwrap_or(Err("the value's own `Serialize` or `Deserialize` panicked"))
+                write: |value, check| {
+                    let another_type = Unstorable::new("has another type than the entry");
+                    let value = value.downcast_ref::<V>().ok_or(another_type)?;
+                    let panicked = Unstorable::new("has a trait implementation that panics");
+                    catch_panic(|| encoded::write(value, check)).unwrap_or(Err(panicked))
                 },
                 read: |encoded| Some(Arc::new(catch_panic(|| encoded::read::<V>(encoded))??)),
                 weigh: |value| catch_panic(|| weight::of(value.downcast_ref::<V>()?))?,

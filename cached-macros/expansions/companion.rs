@@ -12,7 +12,7 @@ async fn fetch_payment(client: &Http, number: &str, state: State) -> Result<Paym
                 ::cached_core::private::declaration!("payment", "fetch_payment", 4274391003),
                 (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
             ),
-            begin
+            begin as Result<Payment, Error>
         );
         (call, async move {
             ::cached_core::private::rebind!(used(number, state,) = (number, state,));
@@ -37,6 +37,6 @@ fn payment_entry(
         ::cached_core::private::declared!("payment", "fetch_payment"),
         (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
     )
-    .entry()
+    .entry(:: cached_core :: private :: round_trip ! (Result < Payment , Error >))
     .build()
 }

@@ -26,7 +26,7 @@ impl Client {
                             ::cached_core::private::part(&state)
                         ),
                     ),
-                    begin
+                    begin as Answer
                 );
                 (call, async move {
                     ::cached_core::private::rebind!(used(number, state,) = (number, state,));

@@ -21,7 +21,7 @@ where
             )
             .type_arguments::<(::core::marker::PhantomData<T>,)>()
             .constants(::cached_core::private::part(&N)),
-            begin
+            begin as Option<Page<N>>
         )
         .cache_if(|page| page.is_final());
         (call, async move {

@@ -8,7 +8,7 @@ pub async fn fetch_payment(number: &str, state: PaymentState) -> Result<Payment,
                 ::cached_core::private::declaration!("payment", "fetch_payment", 4155255810),
                 (::cached_core::private::part(&number), ::cached_core::private::part(&state)),
             ),
-            begin
+            begin as Result<Payment, FetchError>
         );
         (call, async move {
             ::cached_core::private::rebind!(used(number, state,) = (number, state,));

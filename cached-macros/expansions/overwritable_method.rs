@@ -23,7 +23,7 @@ impl Client {
                     ),
                 )
                 .cache(::cached_core::private::cache(&self.cache)),
-                begin
+                begin as Result<Option<Profile>, Error>
             )
             .ttl(self.lifetime);
             (call, async move {

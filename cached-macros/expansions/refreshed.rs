@@ -15,7 +15,7 @@ async fn price(course: String) -> Price {
                 ),
                 (::cached_core::private::part(&course), ()),
             ),
-            begin
+            begin as Price
         );
         let fetch = {
             let rules = call.no_rules();

@@ -43,7 +43,9 @@ impl<'a> CompanionSignature<'a> {
 ///
 /// ```text
 /// pub fn payment_entry(number: &str, state: State) -> CacheEntry<Payment, WriteOnce> {
-///     lookup::<Result<Payment, FetchError>, _>(…, declared!(…), (part(&number), part(&state))).entry().build()
+///     lookup::<Result<Payment, FetchError>, _>(…, declared!(…), (part(&number), part(&state)))
+///         .entry(round_trip!(Result<Payment, FetchError>))
+///         .build()
 /// }
 /// ```
 pub(crate) fn expand(expansion: &Expansion<'_>, companion: &CompanionSignature<'_>) -> TokenStream {
@@ -52,7 +54,9 @@ pub(crate) fn expand(expansion: &Expansion<'_>, companion: &CompanionSignature<'
     let options = expansion.call_options(Copies::Owned);
     let head =
         head(input.function, companion, input.infallible, input.overwrite_reason.is_some(), krate);
-    let entry = quote_spanned!(input.return_type.span()=> .entry());
+    let return_type = input.return_type;
+    let round_trip = krate.private(return_type.span(), "round_trip");
+    let entry = quote_spanned!(return_type.span()=> .entry(#round_trip!(#return_type)));
     quote_spanned!(companion.span()=> #head { #lookup #entry #options .build() })
 }
 

@@ -63,7 +63,8 @@ impl Expansion<'_> {
     ///     let (call, fetch) = {
     ///         let (number, state) = (number, state);
     ///         let call = begin!(
-    ///             lookup::<Result<Payment, FetchError>, _>(…, declaration!(…), (part(&number), part(&state)))
+    ///             lookup::<Result<Payment, FetchError>, _>(…, declaration!(…), (part(&number), part(&state))),
+    ///             begin as Result<Payment, FetchError>
     ///         );
     ///         (call, async move { BODY })
     ///     };
@@ -84,6 +85,7 @@ impl Expansion<'_> {
         let (head, body) = (&input.function.head, BodyParts::split(input.body));
         let [call, fetch] = ["call", "fetch"].map(|name| Ident::new(name, Span::mixed_site()));
         let begin = krate.private(Span::call_site(), "begin");
+        let return_type = input.return_type;
         let method = self.begin_method();
         let lookup = self.lookup(&self.declaration());
         // A function with `refresh_ahead` makes its rules together with its fetch.
@@ -109,7 +111,7 @@ impl Expansion<'_> {
                 let (#call, #fetch) = {
                     #rebind
                     #[allow(clippy::used_underscore_binding)]
-                    let #call = #begin!(#lookup, #method) #options;
+                    let #call = #begin!(#lookup, #method as #return_type) #options;
                     #call_and_fetch
                 };
                 #completion

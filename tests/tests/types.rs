@@ -1,8 +1,9 @@
-//! In a program of its own, because each test runs itself in a second process. The tests cover types that programs
-//! commonly cache.
+//! In a program of its own, because each test runs itself in a second process. The tests cover
+//! types that programs commonly cache.
 //!
-//! For each type one of two things happens: a second process reads the value from memcached, or the value stays in
-//! the process that fetched it, and the audit reports the function. No type leads to a wrong value or an error.
+//! For each type one of two things happens: a second process reads the value from memcached, or the
+//! value stays in the process that fetched it, and the audit reports the function. No type leads to
+//! a wrong value or an error.
 #![allow(missing_docs, clippy::type_complexity)]
 
 use std::borrow::Cow;
@@ -32,6 +33,10 @@ async fn new_process(memcached: &Memcached) -> Cache {
 /// The variable with the address of memcached, in a process that only reads.
 const READER: &str = "CACHED_TYPES_READER";
 
+/// The variable of a process that only reads and that a panic ends: `hit` or `fetch`, which is
+/// expected.
+const PANICS_END_PROCESS: &str = "CACHED_TYPES_PANICS_END_PROCESS";
+
 /// Returns the finding about a function.
 fn finding_about(name: &str) -> Option<String> {
     let findings = cached_core::ledger().audit();
@@ -45,7 +50,7 @@ macro_rules! types {
             use std::sync::atomic::{AtomicUsize, Ordering};
             static FETCHES: AtomicUsize = AtomicUsize::new(0);
 
-            #[cached_core::coordinator_cached(name = $name, version = number)]
+            #[cached_core::coordinator_cached(name = $name, version = number, entry = value_entry)]
             async fn value(number: u32) -> Result<$type, ()> {
                 let _ = number;
                 FETCHES.fetch_add(1, Ordering::SeqCst);
@@ -55,11 +60,23 @@ macro_rules! types {
 
             // This runs in the second process, which has seen no value of this type.
             if let Ok(address) = std::env::var(READER) {
-                let builder = Cache::builder().memcached([address]);
+                let expects = std::env::var(PANICS_END_PROCESS);
+                let builder = Cache::builder().memcached([address]).panics_end_process(expects.is_ok());
                 let cache = builder.remote_timeout(Duration::from_secs(5)).build().await;
+                let cache = cache.expect("the settings are valid");
+                let is_unshared = match expects.as_deref() {
+                    Ok("hit") => {
+                        // A look does not fetch, and so stores nothing.
+                        let found = cache.scope(async { value_entry(7).get().await }).await;
+                        assert!(found.is_found());
+                        return;
+                    }
+                    Ok(_) => true,
+                    Err(_) => UNSHARED.contains(&$name),
+                };
                 let expected: $type = $value;
-                assert_eq!(cache.expect("the settings are valid").scope(value(7)).await, Ok(expected));
-                let is_unshared = UNSHARED.contains(&$name);
+                assert_eq!(cache.scope(value(7)).await, Ok(expected));
+                cache.flush().await;
                 assert_eq!(FETCHES.load(Ordering::SeqCst), usize::from(is_unshared));
                 return;
             }
@@ -88,18 +105,8 @@ macro_rules! types {
 }
 
 /// The types whose values are not stored in memcached.
-const UNSHARED: &[&str] = &[
-    "decimal",
-    "json",
-    "adjacently_tagged",
-    "adjacently_tagged_one",
-    "flattened",
-    "untagged",
-    "internally_tagged",
-    "skipped_if_empty",
-    "never_serialized",
-    "set_of_shapes",
-];
+const UNSHARED: &[&str] =
+    &["never_serialized", "skipped", "set_of_shapes", "two_nothings", "wide_untagged"];
 
 types! {
     date_time "date_time" DateTime<Utc> =
@@ -186,30 +193,152 @@ types! {
     internally_tagged "internally_tagged" Vec<Internal> =
         vec![Internal::Card { last: 1234 }, Internal::Cash];
     skipped_if_empty "skipped_if_empty" SkippedIf = SkippedIf { note: None, amount: 1, fee: 2 };
+    skipped_if_filled "skipped_if_filled" SkippedIf =
+        SkippedIf { note: Some(7), amount: 1, fee: 2 };
     never_serialized "never_serialized" NeverSerialized =
         NeverSerialized { secret: 9, amount: 1, rest: vec![0; 4] };
+    // What a service parses with `serde_json` or `reqwest`'s `json()`.
+    parsed_json "parsed_json" Envelope<Vec<Order>> = serde_json::from_str(
+        r#"{"data": [{"orderId": 7, "lines": [{"sku": "a", "price": "12.50", "extra": {"x": [1, null]}}]}],
+            "meta": {"page": 1}, "requestId": "0123", "traceId": "4567"}"#,
+    ).expect("it is JSON");
+    json_list "json_list" Vec<Value> = vec![json!(null), json!(-1), json!(u64::MAX), json!("text")];
+    json_object "json_object" serde_json::Map<String, Value> =
+        json!({ "b": 1, "a": { "c": [] } }).as_object().cloned().expect("it is an object");
+    shared_json "shared_json" Arc<Value> = Arc::new(json!({ "a": [true] }));
+    json_or_none "json_or_none" Vec<Option<Value>> = vec![None, Some(json!({ "a": 1 }))];
+    untagged_deep "untagged_deep" Answer = Answer::Many(vec![
+        Answer::Address([127, 0, 0, 1].into()),
+        Answer::Number(-7),
+        Answer::At(DateTime::from_timestamp(1_700_000_000, 5).expect("the time is valid")),
+        Answer::By(Uuid::from_u128(7)),
+        Answer::Priced { price: Decimal::new(-12_345, 2), lasts: Duration::new(1, 2) },
+    ]);
+    internally_tagged_newtype "internally_tagged_newtype" InternalNewtype =
+        InternalNewtype::Card(Card { last: 1234, holder: None });
+    many_optional "many_optional" ManyOptional =
+        ManyOptional { first: None, second: Some(2), third: None, lines: vec![SkippedIf { note: None, amount: 1, fee: 2 }] };
+    flattened_twice "flattened_twice" FlatTwice = FlatTwice {
+        page: Page { number: 7, next: None },
+        rest: HashMap::from([("a".into(), json!([1])), ("b".into(), json!({ "c": null }))]),
+    };
+    bytes "bytes" bytes::Bytes = bytes::Bytes::from_static(&[0, 255, 7]);
+    http_response "http_response" StoredResponse = StoredResponse(
+        http::Response::builder()
+            .status(404)
+            .header("etag", "\"7\"")
+            .header("set-cookie", "a=b")
+            .header("set-cookie", "c=d")
+            .body(b"not here".to_vec())
+            .expect("the response is valid"),
+    );
+    prost_message "prost_message" PaymentMessage =
+        PaymentMessage { number: "7".into(), cents: -300, tags: vec!["a".into()], note: None };
+    prost_by_bytes "prost_by_bytes" Encoded<BareMessage> =
+        Encoded(BareMessage { number: "7".into(), cents: 300 });
+    weighed_decimals "weighed_decimals" BTreeMap<String, Decimal> =
+        BTreeMap::from([("eur".into(), Decimal::new(1, 2)), ("usd".into(), Decimal::MAX)]);
+    wide_untagged "wide_untagged" WideUntagged = WideUntagged::Wide(i128::MAX);
+    two_nothings "two_nothings" TwoNothings = TwoNothings { kind: Untagged::Number(1), nested: Some(None) };
+    skipped "skipped" Skipped = Skipped { amount: 7, seen: true };
+    skipped_default "skipped_default" Skipped = Skipped { amount: 7, seen: false };
 }
 
-/// A field with `#[serde(skip)]` exists only in the process that fetched the value.
+/// A field with `#[serde(skip)]` is not stored, so a value with one stays in the process that
+/// fetched it.
 #[tokio::test]
-async fn a_skipped_field_is_not_shared() {
-    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-    struct Skipped {
-        amount: u8,
-        #[serde(skip)]
-        seen: bool,
-    }
-
-    #[cached_core::coordinator_cached(name = "skipped", version = number)]
+async fn a_skipped_field_is_not_lost() {
+    #[cached_core::coordinator_cached(name = "skipped_alone", version = number, entry = entry)]
     async fn value(number: u8) -> Result<Skipped, ()> {
         Ok(Skipped { amount: number, seen: true })
     }
 
     let memcached = Memcached::start();
     let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
-    assert_eq!(a.scope(value(7)).await, Ok(Skipped { amount: 7, seen: true }));
-    a.flush().await;
-    assert_eq!(b.scope(value(7)).await, Ok(Skipped { amount: 7, seen: false }));
+    for cache in [&a, &b] {
+        assert_eq!(cache.scope(value(7)).await, Ok(Skipped { amount: 7, seen: true }));
+        cache.flush().await;
+    }
+    let finding = finding_about("skipped_alone").expect("the audit says so");
+    assert!(finding.contains("types::Skipped") && finding.contains("#[serde(skip)]"), "{finding}");
+    // A value that the program adds is compared too.
+    let added = Skipped { amount: 8, seen: true };
+    a.scope(async { entry(8).add(added.clone()).await }).await;
+    assert_eq!(b.scope(value(8)).await, Ok(added));
+    assert_eq!(b.stats().total().remote_hits, 0);
+}
+
+/// The audit names the innermost part that no codec can write.
+#[tokio::test]
+async fn the_audit_names_the_part_that_cannot_be_stored() {
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Page {
+        lines: Vec<Line>,
+    }
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Line {
+        count: u8,
+        raw: Box<OnlyReads>,
+    }
+    #[derive(Debug, Clone, PartialEq, Deserialize)]
+    struct OnlyReads;
+    impl Serialize for OnlyReads {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("it is not written"))
+        }
+    }
+    #[cached_core::coordinator_cached(name = "only_reads", version = number)]
+    async fn value(number: u8) -> Result<Page, ()> {
+        Ok(Page { lines: vec![Line { count: number, raw: Box::new(OnlyReads) }] })
+    }
+    let memcached = Memcached::start();
+    let cache = new_process(&memcached).await;
+    cache.scope(value(7)).await.expect("the call succeeds");
+    cache.flush().await;
+    let finding = finding_about("only_reads").expect("the audit says so");
+    for named in ["::Page`", "field `raw`", "OnlyReads", "`Serialize`"] {
+        assert!(finding.contains(named), "{finding}");
+    }
+}
+
+/// Calls the function of a test in another process, in a program that a panic ends. Returns true if
+/// the process had to fetch.
+fn fetches_in(program: &std::path::Path, test: &str, memcached: &Memcached) -> bool {
+    let run = |is_unshared: &str| {
+        let output = std::process::Command::new(program)
+            .args(["--exact", test])
+            .env(READER, memcached.address())
+            .env(PANICS_END_PROCESS, is_unshared)
+            .output()
+            .expect("the program starts");
+        output.status.success()
+    };
+    // A reader that expects a hit leaves nothing behind if it fails, and the other one stores its
+    // value.
+    !run("hit") && run("fetch")
+}
+
+/// A derived untagged type reads from a buffer of serde, where the library cannot compare what each
+/// part gets. If a panic ends the process, it reads such a value only if the same program has
+/// written it.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_program_that_a_panic_ends_trusts_buffered_values_of_its_own_build() {
+    let own = std::env::current_exe().expect("the test knows its program");
+    let other = own.with_extension(format!("other-build-{}", std::process::id()));
+    std::fs::copy(&own, &other).expect("the program is copied");
+    let mut file = std::fs::OpenOptions::new().append(true).open(&other).expect("it opens");
+    std::io::Write::write_all(&mut file, b"another build").expect("it is written");
+    drop(file);
+    for (test, is_buffered) in [("json", false), ("skipped_if_empty", false), ("untagged", true)] {
+        let memcached = Memcached::start();
+        assert!(fetches_in(&own, test, &memcached), "{test}: nobody has stored it");
+        assert!(!fetches_in(&own, test, &memcached), "{test}: the same program has stored it");
+        assert_eq!(fetches_in(&other, test, &memcached), is_buffered, "{test}");
+        assert!(!fetches_in(&other, test, &memcached), "{test}: both builds have it now");
+        assert!(!fetches_in(&own, test, &memcached), "{test}: both builds have it now");
+    }
+    std::fs::remove_file(&other).expect("the copy is removed");
 }
 
 macro_rules! derived {
@@ -267,6 +396,65 @@ derived! {
         amount: u8,
         fee: u8,
     }
+    struct Skipped { amount: u8, #[serde(skip)] seen: bool }
+    struct Order {
+        #[serde(rename = "orderId")]
+        id: u64,
+        lines: Vec<OrderLine>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        notes: Vec<String>,
+    }
+    struct OrderLine { sku: String, price: Decimal, #[serde(flatten)] rest: HashMap<String, Value> }
+    #[serde(rename_all = "camelCase")]
+    struct Envelope<T> {
+        data: T,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<Url>,
+        meta: Value,
+        #[serde(flatten)]
+        ids: Ids,
+    }
+    #[serde(rename_all = "camelCase")]
+    struct Ids { request_id: String, trace_id: String }
+    #[serde(untagged)]
+    enum Answer {
+        Number(i64),
+        Address(IpAddr),
+        By(Uuid),
+        At(DateTime<Utc>),
+        Priced { price: Decimal, lasts: Duration },
+        Many(Vec<Answer>),
+    }
+    #[serde(tag = "kind", rename_all = "snake_case")]
+    enum InternalNewtype { Card(Card), Cash }
+    struct Card {
+        last: u16,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        holder: Option<String>,
+    }
+    struct ManyOptional {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        first: Option<u8>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        second: Option<u8>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        third: Option<u8>,
+        lines: Vec<SkippedIf>,
+    }
+    struct Page {
+        number: u8,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<String>,
+    }
+    struct FlatTwice {
+        #[serde(flatten)]
+        page: Page,
+        #[serde(flatten)]
+        rest: HashMap<String, Value>,
+    }
+    #[serde(untagged)]
+    enum WideUntagged { Narrow(u8), Wide(i128) }
+    struct TwoNothings { kind: Untagged, nested: Option<Option<u8>> }
     struct NeverSerialized {
         #[serde(skip_serializing, default)]
         secret: u8,
@@ -309,5 +497,82 @@ struct Percent(u8);
 impl Serialize for Percent {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u8(self.0)
+    }
+}
+
+/// A response of an HTTP client, as its parts that serde knows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "ResponseParts", into = "ResponseParts")]
+struct StoredResponse(http::Response<Vec<u8>>);
+
+#[derive(Serialize, Deserialize, PartialEq)]
+struct ResponseParts {
+    status: u16,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Vec<u8>,
+}
+
+impl From<StoredResponse> for ResponseParts {
+    fn from(StoredResponse(response): StoredResponse) -> ResponseParts {
+        let (parts, body) = response.into_parts();
+        let headers = parts.headers.iter();
+        let headers = headers.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
+        ResponseParts { status: parts.status.as_u16(), headers: headers.collect(), body }
+    }
+}
+
+impl TryFrom<ResponseParts> for StoredResponse {
+    type Error = http::Error;
+    fn try_from(parts: ResponseParts) -> Result<StoredResponse, http::Error> {
+        let mut response = http::Response::builder().status(parts.status);
+        for (name, value) in parts.headers {
+            response = response.header(name, value);
+        }
+        response.body(parts.body).map(StoredResponse)
+    }
+}
+
+impl PartialEq for StoredResponse {
+    fn eq(&self, other: &StoredResponse) -> bool {
+        ResponseParts::from(self.clone()) == ResponseParts::from(other.clone())
+    }
+}
+
+/// A message whose generated code derives serde's traits too (`type_attribute` of `prost-build`).
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+struct PaymentMessage {
+    #[prost(string, tag = "1")]
+    number: String,
+    #[prost(sint64, tag = "2")]
+    cents: i64,
+    #[prost(string, repeated, tag = "3")]
+    tags: Vec<String>,
+    #[prost(string, optional, tag = "4")]
+    note: Option<String>,
+}
+
+/// A message of another crate, without serde.
+#[derive(Clone, PartialEq, prost::Message)]
+struct BareMessage {
+    #[prost(string, tag = "1")]
+    number: String,
+    #[prost(uint32, tag = "2")]
+    cents: u32,
+}
+
+/// A message that is written in its own encoding.
+#[derive(Debug, Clone, PartialEq)]
+struct Encoded<M>(M);
+
+impl<M: prost::Message> Serialize for Encoded<M> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0.encode_to_vec())
+    }
+}
+
+impl<'de, M: prost::Message + Default> Deserialize<'de> for Encoded<M> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Encoded<M>, D::Error> {
+        let bytes = ByteBuf::deserialize(deserializer)?;
+        M::decode(bytes.as_slice()).map(Encoded).map_err(serde::de::Error::custom)
     }
 }

@@ -57,9 +57,10 @@ impl Ledger {
         for declaration in self.iter() {
             let Declaration { name, function, .. } = *declaration;
             let place = declaration.place();
-            if let Some(why) = declaration.unstorable_reason.get() {
-                let place = place.clone();
-                findings.push(Finding::NotStoredRemotely { name, function, place, why });
+            if let Some(unstorable) = declaration.unstorable_value.get() {
+                let (place, why) = (place.clone(), unstorable.to_string());
+                let value = unstorable.type_name;
+                findings.push(Finding::NotStoredRemotely { name, function, place, value, why });
             }
             if let Some(value) = declaration.never_none_type.get() {
                 findings.push(Finding::NeverNone { name, function, place, value });
@@ -107,8 +108,10 @@ pub enum Finding {
         function: &'static str,
         /// The place of the attribute, as `file:line`.
         place: String,
-        /// The reason why the value could not be stored.
-        why: &'static str,
+        /// The type of the cached value.
+        value: &'static str,
+        /// The reason why the value could not be stored. It names the field, if the field is known.
+        why: String,
     },
     /// The function declares `none_ttl`, but the cached value is not an `Option`.
     NeverNone {
@@ -156,7 +159,7 @@ impl fmt::Display for Finding {
                      call the function somewhere in the program, and link with `-z nostart-stop-gc` (on macOS: turn on LTO)"
                 )
             }
-            Finding::NotStoredRemotely { name, function, place, why } => {
+            Finding::NotStoredRemotely { name, function, place, why, .. } => {
                 write!(
                     f,
                     "`{name}`, the function `{function}` ({place}), is cached in this process only: {why}"

@@ -52,7 +52,7 @@ impl SuppliedValue {
         written.map_err(|error| match error.kind() {
             RemoteErrorKind::TooLarge => {
                 handle.report_failure(&error);
-                RemoteWriteError::NotStorable("it is larger than the server takes")
+                RemoteWriteError::NotStorable("is larger than the server takes")
             }
             _ => RemoteWriteError::Remote(error),
         })

@@ -4,8 +4,13 @@ use super::EntryHandle;
 use crate::event::Event;
 use crate::frame::{self, FrameContents};
 use crate::key::{KeyBytes, canonical_bytes};
+use crate::round_trip::DEBUG_DIFFERS;
 use crate::tier::remote::{DecodedFrame, ReadHandler, RemoteError};
+use crate::unstorable::{Unstorable, UnstorableValue};
 use crate::value::Value;
+
+const UNKNOWN_PROGRAM: &str = "is of a type that reads its parts through a buffer, where a panic would end the \
+    process, and this program cannot be told from other builds";
 
 impl EntryHandle {
     fn canonical_bytes(&self) -> KeyBytes {
@@ -17,15 +22,34 @@ impl EntryHandle {
     /// # Errors
     /// The reason why the remote tier cannot store the value.
     pub(crate) fn seal(&self, value: &Value) -> Result<Vec<u8>, &'static str> {
-        let not_storable = |why: &'static str| {
-            if self.declaration.unstorable_reason.set(why).is_ok() {
-                self.cache.emit(Event::NotStorable { declaration: self.declaration, why });
-            }
-            why
-        };
-        let encoded = (self.value_type.write)(value).map_err(not_storable)?;
-        frame::seal(&self.canonical_bytes(), encoded.view())
-            .ok_or_else(|| not_storable("the value's type is too large to be described"))
+        let config = self.cache.config();
+        let is_test = config.round_trip_failures.is_some();
+        let check = self.round_trip_check.for_test(is_test);
+        let encoded =
+            (self.value_type.write)(value, check).map_err(|reason| self.not_storable(reason))?;
+        let encoded = encoded
+            .view()
+            .with_program(config.panics_end_process)
+            .ok_or_else(|| self.not_storable(Unstorable::new(UNKNOWN_PROGRAM)))?;
+        frame::seal(&self.canonical_bytes(), encoded)
+            .ok_or_else(|| self.not_storable(Unstorable::new("has too many parts to be described")))
+    }
+
+    /// Reports the first value of the function that cannot be stored. Returns the reason as a text.
+    fn not_storable(&self, reason: Unstorable) -> &'static str {
+        let declaration = self.declaration;
+        let value = UnstorableValue { type_name: (self.value_type.name)(), reason };
+        if let Some(failures) = &self.cache.config().round_trip_failures
+            && reason == DEBUG_DIFFERS
+        {
+            failures.add(format!("`{}` ({}): {value}", declaration.name(), declaration.function()));
+        }
+        if declaration.unstorable_value.set(value).is_ok()
+            && let Some(value) = declaration.unstorable_value.get()
+        {
+            self.cache.emit(Event::NotStorable { declaration, value });
+        }
+        reason.why
     }
 }
 
@@ -38,6 +62,11 @@ impl ReadHandler for EntryHandle {
         match frame::open(&self.canonical_bytes(), frame) {
             FrameContents::Corrupt => DecodedFrame::Corrupt,
             FrameContents::Foreign => DecodedFrame::Foreign,
+            FrameContents::Stored(encoded)
+                if !encoded.is_safe_to_read(self.cache.config().panics_end_process) =>
+            {
+                DecodedFrame::Foreign
+            }
             FrameContents::Stored(encoded) => match (self.value_type.read)(encoded) {
                 Some(value) => {
                     let weight = self.local_tier().map_or(0, |_| self.weight(&value));

@@ -31,8 +31,8 @@ pub(super) fn log(event: &Event<'_>) {
                 log::debug!("{error}");
             }
         }
-        Event::NotStorable { declaration, why } => log::warn!(
-            "values of `{}` ({}) are kept in this process only: {why}",
+        Event::NotStorable { declaration, value } => log::warn!(
+            "values of `{}` ({}) are kept in this process only: {value}",
             declaration.name(),
             declaration.function()
         ),

@@ -4,36 +4,43 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::*;
+use crate::round_trip::RoundTripCheck;
 use crate::{encoded, outline};
 
 const ENTRIES: &[u8] = &[0, 0, 0, 1, 0, 0, 0, 2];
 
-fn encoded_view(payload: &[u8]) -> EncodedView<'_> {
-    EncodedView { shape: 7, outline: Outline::new(ENTRIES), payload }
+fn encoded_view(codec: Codec) -> EncodedView<'static> {
+    let program = if codec == Codec::Named { 9 } else { 0 };
+    EncodedView { codec, shape: 7, outline: Outline::new(ENTRIES), payload: b"payload", program }
 }
 
-fn sealed_frame() -> Vec<u8> {
-    seal(b"key", encoded_view(b"payload")).expect("it fits")
+fn sealed_frame(codec: Codec) -> Vec<u8> {
+    seal(b"key", encoded_view(codec)).expect("it fits")
 }
+
+const CODECS: [Codec; 2] = [Codec::Positional, Codec::Named];
 
 #[test]
 fn a_frame_opens_only_under_its_key() {
-    let frame = sealed_frame();
-    assert_eq!(open(b"key", &frame), FrameContents::Stored(encoded_view(b"payload")));
-    assert_eq!(open(b"kez", &frame), FrameContents::Corrupt);
-    assert_eq!(open(b"", &frame), FrameContents::Corrupt);
+    for codec in CODECS {
+        let frame = sealed_frame(codec);
+        assert_eq!(open(b"key", &frame), FrameContents::Stored(encoded_view(codec)));
+        assert_eq!(open(b"kez", &frame), FrameContents::Corrupt);
+        assert_eq!(open(b"", &frame), FrameContents::Corrupt);
+    }
 }
 
 #[test]
 fn every_truncation_and_flipped_bit_is_detected() {
-    let frame = sealed_frame();
-    for length in 0..frame.len() {
-        assert_eq!(open(b"key", &frame[..length]), FrameContents::Corrupt, "cut at {length}");
-    }
-    for bit in 0..frame.len() * 8 {
-        let mut garbled = frame.clone();
-        garbled[bit / 8] ^= 1 << (bit % 8);
-        assert!(!matches!(open(b"key", &garbled), FrameContents::Stored(_)), "bit {bit}");
+    for frame in CODECS.map(sealed_frame) {
+        for length in 0..frame.len() {
+            assert_eq!(open(b"key", &frame[..length]), FrameContents::Corrupt, "cut at {length}");
+        }
+        for bit in 0..frame.len() * 8 {
+            let mut garbled = frame.clone();
+            garbled[bit / 8] ^= 1 << (bit % 8);
+            assert!(!matches!(open(b"key", &garbled), FrameContents::Stored(_)), "bit {bit}");
+        }
     }
 }
 
@@ -45,10 +52,10 @@ fn a_frame_of_format_1_is_foreign() {
 
 #[test]
 fn an_outline_longer_than_its_frame_is_corrupt() {
-    let mut frame = sealed_frame();
+    let mut frame = sealed_frame(Codec::Positional);
     let body = frame.len() - CHECKSUM;
     frame[OUTLINE_COUNT] = 1;
-    let sum = checksum(b"key", &frame[..HEADER], b"");
+    let sum = checksum(b"key", &frame[..PROGRAM], b"");
     frame[body..].copy_from_slice(&sum);
     assert_eq!(open(b"key", &frame), FrameContents::Corrupt);
 }
@@ -57,13 +64,14 @@ fn an_outline_longer_than_its_frame_is_corrupt() {
 fn an_outline_with_too_many_entries_is_refused() {
     let entries = vec![0; (usize::from(u16::MAX) + 1) * ENTRY_BYTES];
     let outline = Outline::new(&entries);
-    assert_eq!(seal(b"key", EncodedView { shape: 7, outline, payload: b"" }), None);
+    assert_eq!(seal(b"key", EncodedView { outline, ..encoded_view(Codec::Positional) }), None);
 }
 
 #[test]
 fn a_frame_of_any_other_format_is_foreign() {
-    for format in (0..=u8::MAX).filter(|format| *format != FORMAT) {
-        let mut frame = sealed_frame();
+    let formats = [FORMAT_POSITIONAL, FORMAT_NAMED];
+    for format in (0..=u8::MAX).filter(|format| !formats.contains(format)) {
+        let mut frame = sealed_frame(Codec::Positional);
         frame[2] = format;
         assert_eq!(open(b"key", &frame), FrameContents::Foreign, "format {format}");
     }
@@ -100,7 +108,8 @@ fn check_golden_frame<V>(value: V, frame: &str)
 where
     V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + 'static,
 {
-    let written = encoded::write(&value).expect("it can be stored");
+    let check = RoundTripCheck::default();
+    let written = encoded::write(&value, check).expect("it can be stored");
     let sealed = seal(b"key", written.view()).expect("it fits");
     assert_eq!(hexadecimal(&sealed), frame, "{value:?}");
     let bytes: Vec<u8> = (0..frame.len())
@@ -110,7 +119,8 @@ where
     let FrameContents::Stored(stored) = open(b"key", &bytes) else {
         panic!("{value:?} cannot be read any more");
     };
-    assert_eq!(outline::decode_matching(stored.outline, stored.payload).as_ref(), Some(&value));
+    let EncodedView { codec, outline, payload, .. } = stored;
+    assert_eq!(outline::decode_matching(codec, outline, payload).as_ref(), Some(&value));
     assert_eq!(encoded::read(stored), Some(value));
 }
 
@@ -140,5 +150,36 @@ fn golden_frames() {
     check_golden_frame(
         payment(State::Failed("no".into())),
         "636302387577246ff4bec27ce84a5f74e9003d001a08bfdf66091438931dc60aa31ef0356b2c7fd06d2d775d6332366f1532b808143c1c60d346dd56915e70e026904193c49ab19a68a36fdde4a832a120a9c454ebaeefb931b52dd355ba56e46cd210cb5ddd399c97ef77e13fefe79490f57f1113fa2efa4afae7b2f00137fb570203026e6f020001000000000000f83f020101780200c3a946f98f2910d66ed9",
+    );
+}
+
+/// A value that only the named codec writes.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Delivery {
+    state: Delivered,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, i32>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Delivered {
+    Not,
+    At { seconds: u64, weight: f32 },
+}
+
+#[test]
+fn golden_frames_of_the_named_codec() {
+    let rest = || BTreeMap::from([("a".to_owned(), -300), ("b".to_owned(), 7)]);
+    check_golden_frame(
+        Delivery { state: Delivered::Not, note: None, rest: rest() },
+        "636303f3069d5d3f25bcad83515959cd4badbe000900000000000000002f51a5314883437ca945d5f0ae2823dcafd29332ea25babbefad6ac0f1e6e25cf940cc5683a57374617465c0a161d1fed4a162076293097ba34bd7b4",
+    );
+    let state = Delivered::At { seconds: 1_700_000_000, weight: 1.5 };
+    check_golden_frame(
+        Delivery { state, note: Some("é".into()), rest: rest() },
+        "636303b87def994f2f5d809e750bb23661151a000e00000000000000002f51a53131e2dd7b4883437c48fc58fe564689b3757c0a22a945d5f0ae2823dcafd29332b48cbefeea25babbefad6ac0f1e6e25cf940cc5684a5737461746582a77365636f6e6473ce6553f100a6776569676874ca3fc00000a46e6f7465a2c3a9a161d1fed4a162075f635933c727f3b6",
     );
 }

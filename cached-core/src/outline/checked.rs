@@ -2,6 +2,9 @@
 //!
 //! A wrapper calls the codec only if the [`StepChecker`] allows the step. It also wraps the
 //! deserializers of nested values.
+//!
+//! The positional codec gives a type what the type asks for. The named codec gives a type what comes next
+//! in the data, so each visitor is wrapped, even if the type asks for a number.
 
 mod visitor;
 
@@ -10,8 +13,9 @@ use std::marker::PhantomData;
 
 use serde::de::{self, DeserializeSeed, Deserializer, Visitor};
 
-use super::{StepChecker, StepKind, StepOrigin};
+use super::{StepChecker, StepKind, StepOrigin, buffering_step};
 use crate::stable_hash::StableHasher;
+use crate::unstorable::ValuePart;
 use visitor::CheckedVisitor;
 
 fn refusal<E: de::Error>() -> E {
@@ -35,14 +39,17 @@ pub(super) struct CheckedSeed<'c, 'o, S> {
     checker: &'c mut StepChecker<'o>,
     /// The origin of the type that contains the member.
     parent: StepOrigin,
-    /// The index of the member in the type. Members of the same type may share an index.
+    /// The index of the member in the type, or the hash of its field's name. Members of the same type may
+    /// share an index.
     index: u64,
+    /// The names of the fields, if the member is a field.
+    fields: &'static [&'static str],
 }
 
 impl<'c, 'o, V> CheckedSeed<'c, 'o, PhantomData<V>> {
     /// Returns the seed that decodes the whole value.
     pub(super) fn root(checker: &'c mut StepChecker<'o>) -> Self {
-        CheckedSeed { seed: PhantomData, checker, parent: StepOrigin::ROOT, index: 0 }
+        CheckedSeed { seed: PhantomData, checker, parent: StepOrigin::ROOT, index: 0, fields: &[] }
     }
 }
 
@@ -50,14 +57,20 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedSeed<'_, '_, 
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
-        let CheckedSeed { seed, checker, parent, index } = self;
-        let origin = checker.origin_of::<S::Value>();
+        let CheckedSeed { seed, checker, parent, index, fields } = self;
+        let origin = checker.member_origin::<S::Value>(parent, !fields.is_empty());
         if !checker.allows(StepKind::Member.at(parent).word(index).hash(origin.0)) {
             return Err(refusal());
         }
         let read = checker
             .nest(|checker| seed.deserialize(CheckedDeserializer { inner, checker, origin }));
-        read.unwrap_or_else(|| Err(refusal()))
+        let read = read.unwrap_or_else(|| Err(refusal()));
+        if read.is_err() {
+            let field = visitor::name_of_field(fields, index);
+            let part = ValuePart { field, type_name: type_name::<S::Value>() };
+            checker.failed.get_or_insert(part);
+        }
+        read
     }
 }
 
@@ -81,6 +94,9 @@ impl<'de, 'c, 'o, D: Deserializer<'de>> CheckedDeserializer<'c, 'o, D> {
     ) -> Result<(D, &'c mut StepChecker<'o>, StepOrigin), D::Error> {
         let CheckedDeserializer { inner, checker, origin } = self;
         let inner_origin = checker.origin_of::<T>();
+        if checker.is_trusting() {
+            return Ok((inner, checker, inner_origin));
+        }
         if checker.allows(arguments(kind.at(origin).hash(inner_origin.0))) {
             Ok((inner, checker, inner_origin))
         } else {
@@ -92,8 +108,9 @@ impl<'de, 'c, 'o, D: Deserializer<'de>> CheckedDeserializer<'c, 'o, D> {
 macro_rules! leaves {
     ($($method:ident $kind:ident;)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-            let (inner, ..) = self.check::<V::Value>(StepKind::$kind, no_arguments)?;
-            inner.$method(visitor)
+            let (inner, checker, inner_origin) =
+                self.check::<V::Value>(StepKind::$kind, no_arguments)?;
+            inner.$method(CheckedVisitor::new(visitor, checker, inner_origin))
         }
     )*};
 }
@@ -121,10 +138,26 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         deserialize_bytes Bytes;
         deserialize_byte_buf Bytes;
         deserialize_unit Unit;
-        // The codec's deserializer returns an error for each of these three.
-        deserialize_any Any;
-        deserialize_identifier Any;
+        // The positional codec returns an error for this and the next two.
         deserialize_ignored_any Any;
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        let origin = self.origin;
+        let (inner, checker, inner_origin) = self.check::<V::Value>(StepKind::Any, no_arguments)?;
+        // A type that asks for any data of its own type looks at the data itself. Another type's visitor may
+        // be a buffer, from which the first type then reads.
+        if origin.0 != inner_origin.0 && !checker.allows(buffering_step()) {
+            return Err(refusal());
+        }
+        let contents = CheckedVisitor::new(visitor, checker, inner_origin);
+        inner.deserialize_any(contents.with_many_indexes())
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        let (inner, checker, inner_origin) = self.check::<V::Value>(StepKind::Any, no_arguments)?;
+        let contents = CheckedVisitor::new(visitor, checker, inner_origin);
+        inner.deserialize_identifier(contents.with_field_name())
     }
 
     // A type must take the same steps with and without a checker.
@@ -143,8 +176,10 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let (inner, ..) = self.check::<V::Value>(StepKind::UnitStruct, |hash| hash.text(name))?;
-        inner.deserialize_unit_struct(name, visitor)
+        let arguments = |hash: StableHasher| hash.text(name);
+        let (inner, checker, inner_origin) =
+            self.check::<V::Value>(StepKind::UnitStruct, arguments)?;
+        inner.deserialize_unit_struct(name, CheckedVisitor::new(visitor, checker, inner_origin))
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -207,7 +242,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
     ) -> Result<V::Value, D::Error> {
         let arguments = |hash: StableHasher| add_names(hash.text(name), fields);
         let (inner, checker, inner_origin) = self.check::<V::Value>(StepKind::Struct, arguments)?;
-        inner.deserialize_struct(name, fields, CheckedVisitor::new(visitor, checker, inner_origin))
+        let contents = CheckedVisitor::new(visitor, checker, inner_origin).with_fields(fields);
+        inner.deserialize_struct(name, fields, contents)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(

@@ -8,17 +8,28 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::*;
+use crate::codec::positional;
+
+/// Decodes a value that the positional codec encoded.
+fn decode_recording<V: DeserializeOwned>(payload: &[u8]) -> Option<(V, Vec<u8>)> {
+    super::decode_recording(Codec::Positional, payload).ok()
+}
+
+/// Decodes a value that the positional codec encoded.
+fn decode_matching<V: DeserializeOwned>(outline: Outline<'_>, payload: &[u8]) -> Option<V> {
+    super::decode_matching(Codec::Positional, outline, payload)
+}
 
 /// Encodes `value` and decodes the payload as the type `Read`. Returns `None` if a step is refused.
 fn read<V: Serialize + DeserializeOwned, Read: DeserializeOwned>(value: &V) -> Option<Read> {
-    let payload = codec::encode(value).expect("it encodes");
+    let payload = positional::encode(value).expect("it encodes");
     let (_, entries) = decode_recording::<V>(&payload).expect("it reads back");
     decode_matching(Outline::new(&entries), &payload)
 }
 
 /// Returns the number of entries in the outline of `value`.
 fn entry_count<V: Serialize + DeserializeOwned>(value: &V) -> usize {
-    let payload = codec::encode(value).expect("it encodes");
+    let payload = positional::encode(value).expect("it encodes");
     decode_recording::<V>(&payload).expect("it reads back").1.len() / ENTRY_BYTES
 }
 
@@ -51,27 +62,37 @@ macro_rules! builds {
         $(mod $build {
             use super::*;
             $(#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)] $items)*
-            pub(super) fn stored() -> (Vec<u8>, Vec<u8>) {
+            pub(super) fn stored(codec: Codec) -> (Vec<u8>, Vec<u8>) {
                 let value: Value = $value;
-                let payload = codec::encode(&value).expect("it encodes");
-                let (read, entries) = decode_recording::<Value>(&payload).expect("it reads back");
+                let payload = codec.encode(&value).expect("it encodes");
+                let (read, entries) =
+                    super::super::decode_recording::<Value>(codec, &payload).expect("it reads back");
                 assert_eq!(read, value);
                 (payload, entries)
             }
-            pub(super) fn reads(outline: Outline<'_>, payload: &[u8]) -> bool {
-                decode_matching::<Value>(outline, payload).is_some()
+            pub(super) fn reads(codec: Codec, outline: Outline<'_>, payload: &[u8]) -> bool {
+                super::super::decode_matching::<Value>(codec, outline, payload).is_some()
             }
         })*
 
         #[test]
         fn data_of_other_builds_reaches_no_leaf() {
-            let builds = [$((stringify!($build), $build::stored(), $build::reads as fn(_, &_) -> _)),*];
-            for (writer, (payload, entries), _) in &builds {
-                for (reader, _, reads) in &builds {
-                    GIVEN_DATA.take();
-                    let is_read = reads(Outline::new(entries), &payload[..]);
-                    assert_eq!(is_read, writer == reader, "{writer} read by {reader}");
-                    assert_eq!(!GIVEN_DATA.take().is_empty(), is_read, "{writer} read by {reader}");
+            // The named codec finds a variant by its name, wherever the variant is declared.
+            let is_variant = |build: &str| ["enumerated", "other_variant"].contains(&build);
+            for codec in [Codec::Positional, Codec::Named] {
+                let builds = [
+                    $((stringify!($build), $build::stored(codec), $build::reads as fn(_, _, &_) -> _)),*
+                ];
+                for (writer, (payload, entries), _) in &builds {
+                    for (reader, _, reads) in &builds {
+                        GIVEN_DATA.take();
+                        let is_read = reads(codec, Outline::new(entries), &payload[..]);
+                        let is_same = writer == reader
+                            || codec == Codec::Named && is_variant(writer) && is_variant(reader);
+                        let what = format!("{writer} read by {reader} with {codec:?}");
+                        assert_eq!(is_read, is_same, "{what}");
+                        assert_eq!(!GIVEN_DATA.take().is_empty(), is_read, "{what}");
+                    }
                 }
             }
         }
@@ -187,7 +208,7 @@ fn types_with_the_same_short_name_are_distinguished() {
     }
     let first = a::Code { code: "today".into() };
     let second = b::Code { code: LeafSpy("EUR".into()) };
-    let payload = codec::encode(&Pair { first, second }).expect("it encodes");
+    let payload = positional::encode(&Pair { first, second }).expect("it encodes");
     let (_, entries) = decode_recording::<Pair<a::Code, b::Code>>(&payload).expect("it reads back");
     let outline = Outline::new(&entries);
     assert!(decode_matching::<Pair<a::Code, b::Code>>(outline, &payload).is_some());
@@ -223,7 +244,7 @@ fn recursive_types_have_small_outlines() {
 fn a_value_that_is_nested_too_deeply_has_no_outline() {
     let chain =
         |depth| (0..depth).fold(NewtypeChain(None), |inner, _| NewtypeChain(Some(Box::new(inner))));
-    let deep = codec::encode(&chain(MAX_DEPTH)).expect("it encodes");
+    let deep = positional::encode(&chain(MAX_DEPTH)).expect("it encodes");
     assert!(decode_recording::<NewtypeChain>(&deep).is_none());
 }
 
@@ -266,7 +287,7 @@ fn short_names_have_no_paths() {
 #[test]
 fn outlines_never_change() {
     fn hash<V: Serialize + DeserializeOwned>(value: &V) -> u64 {
-        let payload = codec::encode(value).expect("it encodes");
+        let payload = positional::encode(value).expect("it encodes");
         Outline::new(&decode_recording::<V>(&payload).expect("it reads back").1).hash
     }
     let tree = Tree { children: vec![Tree::default()], label: Some(Box::default()) };
@@ -275,5 +296,199 @@ fn outlines_never_change() {
     assert_eq!(
         hash(&BTreeMap::from([(1u8, [Ok::<u8, String>(1), Err("no".into())])])),
         1984479588303580011
+    );
+}
+
+/// Encodes a value with the named codec. Returns the payload and the outline's entries.
+fn stored_by_name<V: Serialize + DeserializeOwned>(value: &V) -> (Vec<u8>, Vec<u8>) {
+    let payload = Codec::Named.encode(value).expect("it encodes");
+    let (_, entries) = super::decode_recording::<V>(Codec::Named, &payload).expect("it reads back");
+    (payload, entries)
+}
+
+/// A number or a text that asks for any data, as `rust_decimal::Decimal` does.
+macro_rules! any_spies {
+    ($($name:ident $method:ident $type:ty;)*) => {$(
+        #[derive(Debug, Clone, PartialEq, Serialize)]
+        struct $name($type);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
+                struct Seen;
+                impl<'de> serde::de::Visitor<'de> for Seen {
+                    type Value = $name;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("any data")
+                    }
+                    fn visit_u64<E>(self, number: u64) -> Result<$name, E> {
+                        GIVEN_DATA.with_borrow_mut(|given| given.push(number.to_string()));
+                        Ok($name(number.to_string().parse().unwrap_or_default()))
+                    }
+                    fn visit_str<E>(self, text: &str) -> Result<$name, E> {
+                        GIVEN_DATA.with_borrow_mut(|given| given.push(text.into()));
+                        Ok($name(text.parse().unwrap_or_default()))
+                    }
+                }
+                deserializer.deserialize_any(Seen)
+            }
+        }
+    )*};
+}
+
+any_spies! {
+    AnyNumber visit_u64 u64;
+    AnyText visit_str String;
+}
+
+#[test]
+fn fields_that_take_any_data_get_the_data_of_their_own_name() {
+    #[derive(Serialize, Deserialize)]
+    struct Value {
+        a: AnyNumber,
+        b: AnyText,
+    }
+    mod swapped {
+        use super::*;
+        #[derive(Serialize, Deserialize)]
+        pub(super) struct Value {
+            pub(super) a: AnyText,
+            pub(super) b: AnyNumber,
+        }
+    }
+    let (payload, entries) = stored_by_name(&Value { a: AnyNumber(7), b: AnyText("x".into()) });
+    let outline = Outline::new(&entries);
+    GIVEN_DATA.take();
+    assert!(super::decode_matching::<swapped::Value>(Codec::Named, outline, &payload).is_none());
+    assert_eq!(GIVEN_DATA.take(), Vec::<String>::new());
+    assert!(super::decode_matching::<Value>(Codec::Named, outline, &payload).is_some());
+    assert_eq!(GIVEN_DATA.take(), ["7", "x"]);
+}
+
+#[test]
+fn a_buffer_is_an_entry_of_the_outline() {
+    #[derive(Serialize, Deserialize)]
+    struct Plain {
+        any: AnyNumber,
+        of: BTreeMap<String, Vec<AnyText>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        note: Option<u8>,
+    }
+    #[derive(Serialize, Deserialize)]
+    #[serde(tag = "kind", content = "value")]
+    enum Adjacent {
+        One(Plain),
+        Two { a: AnyText },
+    }
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Untagged {
+        One(u8),
+        Two(String),
+    }
+    #[derive(Serialize, Deserialize)]
+    #[serde(tag = "kind")]
+    enum Internal {
+        One { a: u8 },
+    }
+    #[derive(Serialize, Deserialize)]
+    struct Flat {
+        a: u8,
+        #[serde(flatten)]
+        rest: BTreeMap<String, u8>,
+    }
+    fn is_buffered<V: Serialize + DeserializeOwned>(value: &V) -> bool {
+        let (payload, entries) = stored_by_name(value);
+        let outline = Outline::new(&entries);
+        let without: Vec<[u8; ENTRY_BYTES]> = entries
+            .as_chunks()
+            .0
+            .iter()
+            .copied()
+            .filter(|entry| *entry != entry_of(buffering_step().finish()))
+            .collect();
+        // Without its entry, a build that does not buffer has written the value.
+        let is_read = super::decode_matching::<V>(
+            Codec::Named,
+            Outline::new(without.as_flattened()),
+            &payload,
+        );
+        assert_eq!(is_read.is_none(), outline.has_buffered_steps());
+        outline.has_buffered_steps()
+    }
+    let plain = || Plain {
+        any: AnyNumber(1),
+        of: BTreeMap::from([("a".into(), vec![AnyText("x".into())])]),
+        note: None,
+    };
+    assert!(!is_buffered(&plain()));
+    assert!(!is_buffered(&BTreeMap::from([("a", 1u8), ("b", 2)].map(|(k, v)| (k.to_owned(), v)))));
+    assert!(is_buffered(&Untagged::One(1)));
+    assert!(is_buffered(&vec![Some(Untagged::Two("x".into()))]));
+    assert!(is_buffered(&Internal::One { a: 1 }));
+    assert!(is_buffered(&Adjacent::One(plain())));
+    assert!(is_buffered(&vec![Adjacent::Two { a: AnyText("x".into()) }]));
+    assert!(is_buffered(&Flat { a: 1, rest: BTreeMap::from([("b".into(), 2)]) }));
+}
+
+#[test]
+fn outlines_of_any_data_are_small() {
+    let entries = |count: u64| {
+        let map: BTreeMap<String, Vec<AnyNumber>> =
+            (0..count).map(|n| (n.to_string(), (0..n).map(AnyNumber).collect())).collect();
+        stored_by_name(&map).1.len() / ENTRY_BYTES
+    };
+    assert_eq!(entries(3), entries(100));
+    #[derive(Serialize, Deserialize)]
+    struct Flat {
+        #[serde(flatten)]
+        rest: BTreeMap<String, u8>,
+    }
+    let flat = |count: u8| {
+        let rest = (0..count).map(|number| (number.to_string(), number)).collect();
+        stored_by_name(&Flat { rest }).1.len() / ENTRY_BYTES
+    };
+    assert_eq!(flat(1), flat(100));
+}
+
+#[test]
+fn the_part_that_is_not_read_is_named() {
+    #[derive(Serialize, Deserialize)]
+    struct Value {
+        lines: Vec<Line>,
+    }
+    #[derive(Serialize, Deserialize)]
+    struct Line {
+        number: u8,
+        text: Unreadable,
+    }
+    #[derive(Debug, Clone, Serialize)]
+    struct Unreadable(u8);
+    impl<'de> Deserialize<'de> for Unreadable {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Unreadable, D::Error> {
+            String::deserialize(deserializer).map(|_| Unreadable(0))
+        }
+    }
+    let value = Value { lines: vec![Line { number: 1, text: Unreadable(2) }] };
+    for codec in [Codec::Positional, Codec::Named] {
+        let payload = codec.encode(&value).expect("it encodes");
+        let failed = super::decode_recording::<Value>(codec, &payload).err().flatten();
+        let part = failed.expect("a part is named");
+        assert_eq!(part.field, Some("text"), "{codec:?}");
+        assert!(part.type_name.ends_with("Unreadable"), "{part}");
+    }
+}
+
+/// Values in memcached are stored with their outlines, so the outline of a value must never change.
+#[test]
+fn outlines_of_the_named_codec_never_change() {
+    fn hash<V: Serialize + DeserializeOwned>(value: &V) -> u64 {
+        Outline::new(&stored_by_name(value).1).hash
+    }
+    let tree = Tree { children: vec![Tree::default()], label: Some(Box::default()) };
+    assert_eq!(hash(&tree), 13782880728171181452);
+    assert_eq!(hash(&(7u32, Some("text".to_owned()))), 10540640714996831676);
+    assert_eq!(
+        hash(&BTreeMap::from([(1u8, [Ok::<u8, String>(1), Err("no".into())])])),
+        3099457369096163474
     );
 }

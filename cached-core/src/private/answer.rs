@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::call::{FetchEnd, Phase};
 use crate::entry_handle::EntryHandle;
 use crate::event::BypassReason;
+use crate::round_trip::{RoundTripCheck, RoundTripFns};
 use crate::value::{ReturnType, ValueRules, weight_fn};
 
 /// A call of an annotated function that the lookup in this process did not complete: the lookup found no
@@ -48,6 +49,14 @@ impl<'p, R, V> Call<'p, R, V> {
     #[must_use]
     pub fn cache_if(mut self, cache_if: impl Fn(&V) -> bool + Send + Sync + 'p) -> Self {
         self.rules.cache_if = Some(Arc::new(cache_if));
+        self
+    }
+
+    /// Sets how a value is compared with what memcached would return.
+    pub(super) fn round_trip(mut self, functions: RoundTripFns) -> Self {
+        if let Some(handle) = self.handle_mut() {
+            handle.round_trip_check = RoundTripCheck::from(functions);
+        }
         self
     }
 

@@ -17,6 +17,7 @@ use std::ops::Deref;
 use super::entry_builder::EntryBuilder;
 use super::lookup::{Lookup, LookupBuilder};
 use crate::key::KeyParts;
+use crate::round_trip::RoundTripFns;
 use crate::value::bounds::{ClonedValue, DeserializedValue, SerializedValue};
 use crate::value::local::Weigher;
 use crate::value::{CachedValue, Returned, ValueType};
@@ -40,8 +41,8 @@ impl<'k, R, V: CachedValue, Mode, Identifier: KeyParts, Version: KeyParts, Const
     }
 
     /// Finishes the builder for a companion.
-    pub fn entry<Policy>(self) -> EntryBuilder<V, Policy> {
-        self.entry_with(ValueType::of::<V>())
+    pub fn entry<Policy>(self, round_trip: RoundTripFns) -> EntryBuilder<V, Policy> {
+        self.entry_with(ValueType::of::<V>(), round_trip)
     }
 }
 
@@ -92,8 +93,8 @@ where
     W: Weigher<V>,
 {
     /// Finishes the builder for a companion.
-    pub fn entry<Policy>(self) -> EntryBuilder<V, Policy> {
-        self.entry_with(ValueType::of_local::<V, W>())
+    pub fn entry<Policy>(self, round_trip: RoundTripFns) -> EntryBuilder<V, Policy> {
+        self.entry_with(ValueType::of_local::<V, W>(), round_trip)
     }
 }
 
@@ -131,7 +132,7 @@ impl<'k, R, V, Parts, Constants> WithoutSerialize<'k, R, V, Parts, Constants> {
 
     /// Requires no bound, so that the companion does not repeat the error of the function.
     #[doc(hidden)]
-    pub fn entry<Policy>(&self) -> EntryBuilder<V, Policy> {
+    pub fn entry<Policy>(&self, _: RoundTripFns) -> EntryBuilder<V, Policy> {
         unreachable!("the annotated function does not compile")
     }
 }

@@ -21,6 +21,7 @@ use crate::cache::Cache;
 use crate::current::process_cache_if_unscoped;
 use crate::entry::CacheEntry;
 use crate::key::{KeyBytes, KeyHeader, KeyParts};
+use crate::round_trip::{RoundTripCheck, RoundTripFns};
 use crate::tier::local::index::IndexGuard;
 use crate::tier::request::TakenRequestValues;
 use crate::value::{
@@ -152,17 +153,21 @@ impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: 
         }
     }
 
-    /// Finishes the builder for a companion.
+    /// Finishes the builder for a companion. `round_trip` says how a value is compared with what memcached
+    /// would return.
     pub(super) fn entry_with<Policy>(
         self,
         value_type: &'static ValueType,
+        round_trip: RoundTripFns,
     ) -> EntryBuilder<V, Policy> {
         let cache = self.cache.cloned().unwrap_or_else(Cache::current);
         let arguments = self.arguments();
         let mut bytes = KeyBytes::default();
         let header = arguments.header();
         let key = arguments.encode(header, &mut bytes).map(|()| Arc::from(&*bytes));
-        EntryBuilder(CacheEntry::new(cache, arguments.declaration, key, value_type))
+        let mut entry = CacheEntry::new(cache, arguments.declaration, key, value_type);
+        entry.round_trip_check = RoundTripCheck::from(round_trip);
+        EntryBuilder(entry)
     }
 }
 

@@ -7,12 +7,16 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::*;
-use crate::codec;
+use crate::codec::positional;
+
+fn of<V: Serialize + ?Sized>(value: &V) -> Result<u64, ShapeError> {
+    super::of(value, Codec::Positional)
+}
 
 /// Encodes `value` and decodes the bytes as the type `Read`. Returns `None` if the shapes differ.
 fn read<V: Serialize, Read: Serialize + DeserializeOwned>(value: &V) -> Option<Read> {
-    let bytes = codec::encode(value).expect("the value encodes");
-    let read = codec::decode::<Read>(&bytes)?;
+    let bytes = positional::encode(value).expect("the value encodes");
+    let read = positional::decode::<Read>(&bytes)?;
     (of(&read) == of(value)).then_some(read)
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Returned, Value, ValueType, catch_panic, variant};
+use crate::unstorable::Unstorable;
 use crate::weight;
 
 impl ValueType {
@@ -20,7 +21,7 @@ impl ValueType {
     pub(crate) const fn of_local<V: Send + Sync + 'static, W: Weigher<V>>() -> &'static ValueType {
         const {
             &ValueType {
-                write: |_| Err("the function declares `remote = false`"),
+                write: |_, _| Err(Unstorable::new("is of a function with `remote = false`")),
                 read: |_| None,
                 weigh: |value: &Value| catch_panic(|| W::weigh(value.downcast_ref::<V>()?))?,
                 is_none: |value| value.downcast_ref::<V>().is_some_and(variant::is_none),

@@ -148,6 +148,80 @@ macro_rules! build {
                     struct Payment { at: other::Stamp }]
                 [Payment = Payment { at: Stamp(7) }; struct Payment { at: Stamp }]
 
+            omitted "omitted":
+                [Payment = Payment { amount: 1, fee: None, tax: None };
+                    struct Payment {
+                        amount: u32,
+                        #[serde(default, skip_serializing_if = "Option::is_none")]
+                        fee: Option<u8>,
+                        #[serde(default, skip_serializing_if = "Option::is_none")]
+                        tax: Option<u8>,
+                    }]
+                [Payment = Payment { amount: 1, fee: None, tax: None };
+                    struct Payment {
+                        amount: u32,
+                        #[serde(default, skip_serializing_if = "Option::is_none")]
+                        fee: Option<u8>,
+                        #[serde(default, skip_serializing_if = "Option::is_none")]
+                        tax: Option<u8>,
+                    }]
+
+            omitted_swapped "omitted_swapped":
+                [Payment = Payment { at: "today".into(), by: Stamp(7), tax: None };
+                    struct Payment {
+                        at: String,
+                        by: Stamp,
+                        #[serde(default, skip_serializing_if = "Option::is_none")]
+                        tax: Option<u8>,
+                    }]
+                [Payment = Payment { at: Stamp(7), by: "today".into(), tax: None };
+                    struct Payment {
+                        at: Stamp,
+                        by: String,
+                        #[serde(default, skip_serializing_if = "Option::is_none")]
+                        tax: Option<u8>,
+                    }]
+
+            any_data "any_data":
+                [Vec<AnyScalar> = vec![AnyScalar::Number(7), AnyScalar::Text("a".into())];]
+                [Vec<AnyScalar> = vec![AnyScalar::Number(7), AnyScalar::Text("a".into())];]
+
+            adjacent_changed "adjacent_changed":
+                [State = State::Paid("today".into());
+                    #[serde(tag = "kind", content = "value")] enum State { Paid(String), Other(AnyScalar) }]
+                [State = State::Paid(Stamp(7));
+                    #[serde(tag = "kind", content = "value")] enum State { Paid(Stamp), Other(AnyScalar) }]
+
+            untagged "untagged":
+                [Vec<State> = vec![State::Paid { at: Stamp(7) }, State::Open(1)];
+                    #[serde(untagged)] enum State { Paid { at: Stamp }, Open(u8) }]
+                [Vec<State> = vec![State::Paid { at: Stamp(7) }, State::Open(1)];
+                    #[serde(untagged)] enum State { Paid { at: Stamp }, Open(u8) }]
+
+            untagged_checked "untagged_checked":
+                [State = State::Paid { at: "today".into() };
+                    #[serde(untagged)] enum State { Paid { at: String }, Open(u8) }]
+                [State = State::Paid { at: Stamp(7) };
+                    #[serde(untagged)] enum State { Paid { at: Stamp }, Open(u8) }]
+
+            untagged_reordered "untagged_reordered":
+                [State = State::Wide(7); #[serde(untagged)] enum State { Wide(u32), Narrow(u8) }]
+                [State = State::Narrow(7); #[serde(untagged)] enum State { Narrow(u8), Wide(u32) }]
+
+            internal_checked "internal_checked":
+                [State = State::Paid { at: "today".into() };
+                    #[serde(tag = "kind")] enum State { Paid { at: String } }]
+                [State = State::Paid { at: Stamp(7) };
+                    #[serde(tag = "kind")] enum State { Paid { at: Stamp } }]
+
+            flattened_checked "flattened_checked":
+                [Payment = Payment { amount: 1, rest: Rest { at: "today".into() } };
+                    struct Payment { amount: u8, #[serde(flatten)] rest: Rest }
+                    struct Rest { at: String }]
+                [Payment = Payment { amount: 1, rest: Rest { at: Stamp(7) } };
+                    struct Payment { amount: u8, #[serde(flatten)] rest: Rest }
+                    struct Rest { at: Stamp }]
+
             set_for_list "set_for_list":
                 [Vec<u8> = vec![3, 1, 1];]
                 [HashSet<u8> = HashSet::from([1, 3]);]
@@ -181,7 +255,7 @@ macro_rules! functions {
             use serde::{Deserialize, Serialize};
 
             #[allow(unused_imports)]
-            use $crate::deploy::panicking::{Currency, Percent, Stamp, other};
+            use $crate::deploy::panicking::{AnyScalar, Currency, Percent, Stamp, other};
 
             $(
                 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -233,12 +307,17 @@ macro_rules! functions {
 
         #[tokio::main]
         async fn main() -> Result<(), Box<dyn std::error::Error>> {
-            // Any panic ends the process, as in a build with `panic = "abort"`.
-            std::panic::set_hook(Box::new(|panic| {
-                eprintln!("{panic}");
-                std::process::abort();
-            }));
-            let cache = cached_core::Cache::from_env().await?;
+            let panics_end_process = std::env::var_os("PANICS_ARE_CAUGHT").is_none();
+            if panics_end_process {
+                // Any panic ends the process, as in a build with `panic = "abort"`.
+                std::panic::set_hook(Box::new(|panic| {
+                    eprintln!("{panic}");
+                    std::process::abort();
+                }));
+            }
+            let builder = cached_core::Cache::builder().memcached([std::env::var("MEMCACHED")?]);
+            let builder = builder.remote_timeout(std::time::Duration::from_secs(5));
+            let cache = builder.panics_end_process(panics_end_process).build().await?;
             cache.clone().install()?;
             let action = std::env::args().nth(1);
             $($change::run(action.as_deref()).await;)*

@@ -126,7 +126,7 @@ async fn never_written(
 }
 
 #[tokio::test]
-async fn values_that_decode_wrongly_stay_out_of_memcached() {
+async fn no_codec_misreads_a_value() {
     let memcached = Memcached::start();
     for number in 0..=4u8 {
         let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
@@ -146,16 +146,14 @@ async fn values_that_decode_wrongly_stay_out_of_memcached() {
             assert_eq!(value.secret, 9);
             cache.flush().await;
         }
-        assert_eq!(upstream.fetches(), 6, "each process fetches once");
-        assert_eq!(b.stats().total().remote_hits, 0);
+        assert_eq!(upstream.fetches(), 4, "each process fetches the value that no codec writes");
+        assert_eq!(b.stats().total().remote_hits, 2);
     }
     let findings: Vec<String> =
         cached_core::ledger().audit().iter().map(ToString::to_string).collect();
-    for name in ["skipping", "untagged", "never_written"] {
-        assert!(
-            findings.iter().any(|finding| finding.contains(&format!("`{name}`"))),
-            "{findings:?}"
-        );
+    for (name, is_found) in [("skipping", false), ("untagged", false), ("never_written", true)] {
+        let has_name = |finding: &String| finding.contains(&format!("`{name}`"));
+        assert_eq!(findings.iter().any(has_name), is_found, "{findings:?}");
     }
 }
 

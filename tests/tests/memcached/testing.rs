@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use cached_core::testing::{TestCache, TestMemcached};
 use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Upstream, UpstreamDown};
+use serde::{Deserialize, Serialize};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -159,4 +160,51 @@ async fn tests_with_one_builder_share_nothing_else() {
     assert_eq!(other.stats("test_payment").fetches, 1);
     let commands = ["a:11211", "b:11211"].map(|address| one.memcached_at(address).commands());
     assert_eq!(commands.iter().filter(|&&commands| commands > 0).count(), 1, "{commands:?}");
+}
+
+/// A type without `PartialEq`. Only its `Debug` shows that memcached loses a field.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LosesField {
+    amount: u32,
+    #[serde(skip)]
+    #[allow(dead_code, reason = "`Debug` reads it")]
+    seen: bool,
+    by_name: std::collections::HashMap<String, u32>,
+}
+
+#[coordinator_cached(name = "loses_field", version = amount)]
+async fn loses_field(amount: u32) -> Result<LosesField, UpstreamDown> {
+    let by_name = (0..50).map(|number| (number.to_string(), number)).collect();
+    Ok(LosesField { amount, seen: amount > 1, by_name })
+}
+
+#[tokio::test]
+async fn a_value_that_reads_back_as_the_same_text_fails_no_test() {
+    let test = TestCache::new();
+    test.run(loses_field(1)).await.expect("the call succeeds");
+    assert_eq!(test.stats("loses_field").fills, 1);
+}
+
+#[tokio::test]
+#[should_panic(expected = "`loses_field` (memcached::testing::loses_field)")]
+async fn a_value_that_reads_back_as_another_text_fails_the_test() {
+    let _ = TestCache::new().run(loses_field(2)).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "#[serde(skip)]")]
+async fn a_lost_field_fails_the_test_even_outside_of_run() {
+    let test = TestCache::new();
+    let _ = test.cache().scope(loses_field(3)).await;
+    test.cache().flush().await;
+}
+
+/// Production does not compare texts: a type may print what is different in each process.
+#[tokio::test]
+async fn texts_are_compared_in_tests_only() {
+    let memcached = cached_tests::Memcached::start();
+    let cache = crate::functions::new_process(&memcached).await;
+    cache.scope(loses_field(4)).await.expect("the call succeeds");
+    cache.flush().await;
+    assert_eq!(cache.stats().total().fills, 1);
 }

@@ -1,21 +1,27 @@
 //! The wrappers through which nested values are decoded: the members of a struct, a tuple, a sequence
 //! or a map, and the variants of an enum.
 
+use std::any::type_name;
 use std::fmt;
 
-use serde::de::value::U32Deserializer;
+use serde::de::value::{StringDeserializer, U32Deserializer};
 use serde::de::{
     self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess,
     SeqAccess, VariantAccess, Visitor,
 };
 
 use super::{CheckedDeserializer, CheckedSeed, add_names, refusal};
-use crate::outline::{StepChecker, StepKind, StepOrigin};
+use crate::codec::Codec;
+use crate::outline::{StepChecker, StepKind, StepOrigin, is_buffer};
+use crate::stable_hash::StableHasher;
 
 /// The member index of every key of a map.
 const KEY: u64 = 0;
-/// The member index of every value of a map.
+/// The member index of every value of a map that is not a field of a struct.
 const VALUE: u64 = 1;
+/// The number of member indexes in a sequence whose type looks at the data itself. The type may be a tuple or
+/// a list, and an outline must stay small.
+const MAX_INDEXES: u64 = 8;
 
 /// A visitor that calls the type's own visitor with a checked deserializer, or with checked access to
 /// the members or the variant.
@@ -24,10 +30,14 @@ pub(super) struct CheckedVisitor<'c, 'o, V> {
     checker: &'c mut StepChecker<'o>,
     /// The origin of the type that is decoded.
     origin: StepOrigin,
-    /// True if each member has an index of its own, false if all members have index 0.
-    is_indexed: bool,
+    /// The number of members that have an index of their own. The members after them share the last index.
+    indexes: u64,
     /// The names of the variants, if the type is an enum.
     variants: &'static [&'static str],
+    /// The names of the fields, if the type is a struct.
+    fields: &'static [&'static str],
+    /// True if the type is the name of a field.
+    is_field_name: bool,
 }
 
 impl<'c, 'o, V> CheckedVisitor<'c, 'o, V> {
@@ -36,12 +46,34 @@ impl<'c, 'o, V> CheckedVisitor<'c, 'o, V> {
         checker: &'c mut StepChecker<'o>,
         origin: StepOrigin,
     ) -> CheckedVisitor<'c, 'o, V> {
-        CheckedVisitor { visitor, checker, origin, is_indexed: true, variants: &[] }
+        CheckedVisitor {
+            visitor,
+            checker,
+            origin,
+            indexes: u64::MAX,
+            variants: &[],
+            fields: &[],
+            is_field_name: false,
+        }
     }
 
     /// Gives all members the same index, because all members have the same type.
     pub(super) fn with_one_index(self) -> CheckedVisitor<'c, 'o, V> {
-        CheckedVisitor { is_indexed: false, ..self }
+        CheckedVisitor { indexes: 1, ..self }
+    }
+
+    /// Gives the first members an index of their own.
+    pub(super) fn with_many_indexes(self) -> CheckedVisitor<'c, 'o, V> {
+        CheckedVisitor { indexes: MAX_INDEXES, ..self }
+    }
+
+    pub(super) fn with_fields(self, fields: &'static [&'static str]) -> CheckedVisitor<'c, 'o, V> {
+        CheckedVisitor { fields, ..self }
+    }
+
+    /// Keeps the name of a field for the step of the field's value.
+    pub(super) fn with_field_name(self) -> CheckedVisitor<'c, 'o, V> {
+        CheckedVisitor { is_field_name: true, ..self }
     }
 
     pub(super) fn with_variants(
@@ -52,11 +84,81 @@ impl<'c, 'o, V> CheckedVisitor<'c, 'o, V> {
     }
 }
 
+impl<V> CheckedVisitor<'_, '_, V> {
+    fn keep_field_name(&mut self, name: &str) {
+        if self.is_field_name && !self.checker.is_trusting() {
+            self.checker.field = Some(field_index(name));
+        }
+    }
+}
+
+/// Returns the member index of a field that is found by its name.
+fn field_index(name: &str) -> u64 {
+    StableHasher::new(0).text(name).finish()
+}
+
+/// Returns the name of the field with a member index.
+pub(super) fn name_of_field(fields: &[&'static str], index: u64) -> Option<&'static str> {
+    let mut fields = fields.iter().copied().zip(0..);
+    fields
+        .find(|(field, place)| *place == index || field_index(field) == index)
+        .map(|(field, _)| field)
+}
+
+/// Forwards scalar data to the type's own visitor.
+macro_rules! scalars {
+    ($($method:ident $type:ty;)*) => {$(
+        fn $method<E: de::Error>(self, data: $type) -> Result<V::Value, E> {
+            self.visitor.$method(data)
+        }
+    )*};
+}
+
+/// Forwards text to the type's own visitor.
+macro_rules! texts {
+    ($($method:ident $type:ty;)*) => {$(
+        fn $method<E: de::Error>(mut self, text: $type) -> Result<V::Value, E> {
+            self.keep_field_name(&text);
+            self.visitor.$method(text)
+        }
+    )*};
+}
+
 impl<'de, V: Visitor<'de>> Visitor<'de> for CheckedVisitor<'_, '_, V> {
     type Value = V::Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.visitor.expecting(f)
+    }
+
+    scalars! {
+        visit_bool bool;
+        visit_i8 i8;
+        visit_i16 i16;
+        visit_i32 i32;
+        visit_i64 i64;
+        visit_i128 i128;
+        visit_u8 u8;
+        visit_u16 u16;
+        visit_u32 u32;
+        visit_u64 u64;
+        visit_u128 u128;
+        visit_f32 f32;
+        visit_f64 f64;
+        visit_char char;
+        visit_bytes &[u8];
+        visit_borrowed_bytes &'de [u8];
+        visit_byte_buf Vec<u8>;
+    }
+
+    texts! {
+        visit_str &str;
+        visit_borrowed_str &'de str;
+        visit_string String;
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<V::Value, E> {
+        self.visitor.visit_unit()
     }
 
     fn visit_none<E: de::Error>(self) -> Result<V::Value, E> {
@@ -81,19 +183,14 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for CheckedVisitor<'_, '_, V> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
-        let CheckedVisitor { visitor, checker, origin, is_indexed, .. } = self;
-        visitor.visit_seq(CheckedMemberAccess { inner, checker, origin, is_indexed, index: 0 })
+        let CheckedVisitor { visitor, checker, origin, indexes, fields, .. } = self;
+        visitor.visit_seq(CheckedMemberAccess { inner, checker, origin, indexes, fields, index: 0 })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
-        let CheckedVisitor { visitor, checker, origin, .. } = self;
-        visitor.visit_map(CheckedMemberAccess {
-            inner,
-            checker,
-            origin,
-            is_indexed: false,
-            index: 0,
-        })
+        let CheckedVisitor { visitor, checker, origin, indexes, fields, .. } = self;
+        let index = VALUE;
+        visitor.visit_map(CheckedMemberAccess { inner, checker, origin, indexes, fields, index })
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
@@ -108,19 +205,18 @@ struct CheckedMemberAccess<'c, 'o, A> {
     checker: &'c mut StepChecker<'o>,
     /// The origin of the type that contains the members.
     origin: StepOrigin,
-    /// See [`CheckedVisitor::is_indexed`].
-    is_indexed: bool,
-    /// The index of the next member.
+    /// See [`CheckedVisitor::indexes`].
+    indexes: u64,
+    fields: &'static [&'static str],
+    /// The index of the next member. In a map, the index of the next value.
     index: u64,
 }
 
 impl<'o, A> CheckedMemberAccess<'_, 'o, A> {
     /// Returns the inner access, and the seed with which the inner access decodes the member.
     fn member<S>(&mut self, seed: S, index: u64) -> (&mut A, CheckedSeed<'_, 'o, S>) {
-        (
-            &mut self.inner,
-            CheckedSeed { seed, checker: &mut *self.checker, parent: self.origin, index },
-        )
+        let (parent, fields) = (self.origin, self.fields);
+        (&mut self.inner, CheckedSeed { seed, checker: &mut *self.checker, parent, index, fields })
     }
 }
 
@@ -132,7 +228,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for CheckedMemberAccess<'_, '_, A> {
         seed: S,
     ) -> Result<Option<S::Value>, A::Error> {
         let index = self.index;
-        self.index += u64::from(self.is_indexed);
+        self.index = (index + 1).min(self.indexes - 1);
         let (inner, member) = self.member(seed, index);
         inner.next_element_seed(member)
     }
@@ -149,12 +245,18 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for CheckedMemberAccess<'_, '_, A> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, A::Error> {
+        self.checker.field = None;
         let (inner, member) = self.member(seed, KEY);
-        inner.next_key_seed(member)
+        let key = inner.next_key_seed(member)?;
+        self.index = self.checker.field.take().unwrap_or(VALUE);
+        Ok(key)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        let (inner, member) = self.member(seed, VALUE);
+        // A flattened map has keys of its own, as many as there are entries.
+        let is_buffered = is_buffer(type_name::<S::Value>());
+        let index = if is_buffered { VALUE } else { self.index };
+        let (inner, member) = self.member(seed, index);
         inner.next_value_seed(member)
     }
 
@@ -188,8 +290,8 @@ impl<'de, 'c, 'o, A: EnumAccess<'de>> EnumAccess<'de> for CheckedEnumAccess<'c, 
     }
 }
 
-/// Decodes the index of a variant. The step contains the variant's name, so the checker refuses an index
-/// that now has another name.
+/// Decodes the choice of a variant: its index, or its name in the named codec. The step contains the
+/// variant's name, so the checker refuses an index that now has another name.
 struct CheckedVariantSeed<'c, 'o, S> {
     seed: S,
     checker: &'c mut StepChecker<'o>,
@@ -203,17 +305,33 @@ struct CheckedVariantSeed<'c, 'o, S> {
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedVariantSeed<'_, '_, S> {
     type Value = S::Value;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(mut self, deserializer: D) -> Result<S::Value, D::Error> {
+        if self.checker.is_trusting() {
+            return self.seed.deserialize(deserializer);
+        }
+        if self.checker.codec == Codec::Named {
+            let name = String::deserialize(deserializer)?;
+            self.allow(StepKind::Variant.at(self.parent).text(&name))?;
+            let name: StringDeserializer<D::Error> = name.into_deserializer();
+            return self.seed.deserialize(name);
+        }
         let index = u32::deserialize(deserializer)?;
         // An index after the last variant has no name. The type's own `Deserialize` refuses the index.
         let name = self.variants.get(index as usize).copied().unwrap_or_default();
-        let step = StepKind::Variant.at(self.parent).word(index.into()).text(name);
+        self.allow(StepKind::Variant.at(self.parent).word(index.into()).text(name))?;
+        let index: U32Deserializer<D::Error> = index.into_deserializer();
+        self.seed.deserialize(index)
+    }
+}
+
+impl<S> CheckedVariantSeed<'_, '_, S> {
+    /// Returns an error if the checker does not allow the choice of the variant.
+    fn allow<E: de::Error>(&mut self, step: StableHasher) -> Result<(), E> {
         if !self.checker.allows(step) {
             return Err(refusal());
         }
         *self.contents = StepOrigin::after(step);
-        let index: U32Deserializer<D::Error> = index.into_deserializer();
-        self.seed.deserialize(index)
+        Ok(())
     }
 }
 
@@ -239,7 +357,8 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for CheckedVariantAccess<'_,
         if !checker.allows(StepKind::Newtype.at(origin)) {
             return Err(refusal());
         }
-        inner.newtype_variant_seed(CheckedSeed { seed, checker, parent: origin, index: 0 })
+        let member = CheckedSeed { seed, checker, parent: origin, index: 0, fields: &[] };
+        inner.newtype_variant_seed(member)
     }
 
     fn tuple_variant<V: Visitor<'de>>(
@@ -261,6 +380,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for CheckedVariantAccess<'_,
         if !self.checker.allows(add_names(StepKind::Struct.at(self.origin), fields)) {
             return Err(refusal());
         }
-        self.inner.struct_variant(fields, CheckedVisitor::new(visitor, self.checker, self.origin))
+        let contents = CheckedVisitor::new(visitor, self.checker, self.origin).with_fields(fields);
+        self.inner.struct_variant(fields, contents)
     }
 }

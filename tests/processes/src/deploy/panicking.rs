@@ -1,5 +1,8 @@
 //! Types whose `Deserialize` panics on any input that their `Serialize` did not write.
 
+use std::fmt;
+
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A number of seconds that serializes as text such as `"7s"`. Decoding any other text panics.
@@ -48,6 +51,48 @@ impl<'de> Deserialize<'de> for Percent {
         let number = u8::deserialize(deserializer)?;
         assert!(number <= 100, "{number} is not a percentage");
         Ok(Percent(number))
+    }
+}
+
+/// A number or a text. Any data is asked for, as `rust_decimal::Decimal` does. Reading other data
+/// panics.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AnyScalar {
+    /// Any number.
+    Number(u64),
+    /// One letter.
+    Text(String),
+}
+
+impl Serialize for AnyScalar {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            AnyScalar::Number(number) => serializer.serialize_u64(*number),
+            AnyScalar::Text(text) => serializer.serialize_str(text),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for AnyScalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<AnyScalar, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = AnyScalar;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number or a text")
+            }
+            fn visit_u64<E>(self, number: u64) -> Result<AnyScalar, E> {
+                Ok(AnyScalar::Number(number))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<AnyScalar, E> {
+                assert_eq!(text.len(), 1, "`{text}` is not a letter");
+                Ok(AnyScalar::Text(text.into()))
+            }
+            fn visit_unit<E>(self) -> Result<AnyScalar, E> {
+                panic!("nothing is not a scalar")
+            }
+        }
+        deserializer.deserialize_any(Any)
     }
 }
 

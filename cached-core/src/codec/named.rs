@@ -1,0 +1,52 @@
+//! The named codec: MessagePack, with the names of fields and variants.
+//!
+//! Only this module uses `rmp-serde`.
+//!
+//! The codec claims to be human-readable. A derived untagged or flattened type first reads its data
+//! into a buffer of serde, and that buffer always claims to be human-readable. A type such as
+//! `Uuid` or `IpAddr` would otherwise be written in its binary form and read in its textual form.
+
+mod well_formed;
+
+use std::io::ErrorKind;
+
+use rmp_serde::decode::{Deserializer, Error};
+use rmp_serde::encode::Serializer;
+use serde::Serialize;
+use serde::de::{Deserialize, DeserializeSeed};
+
+/// How deeply sequences and maps may be nested. JSON parsers allow 128 levels.
+pub(crate) const MAX_DEPTH: usize = 256;
+
+pub(super) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut serializer = Serializer::new(&mut bytes).with_struct_map().with_human_readable();
+    value.serialize(&mut serializer).ok()?;
+    Some(bytes)
+}
+
+/// Decodes a value. Returns `None` if the bytes cannot be decoded, or if some are left over.
+///
+/// The bytes are checked before the type sees any of them. So a made-up length claims no memory,
+/// and no nesting exhausts the stack.
+pub(super) fn decode_seed<S, V>(bytes: &[u8], seed: S) -> Option<V>
+where
+    S: for<'de> DeserializeSeed<'de, Value = V>,
+{
+    if !well_formed::is_one_value(bytes, MAX_DEPTH) {
+        return None;
+    }
+    let mut deserializer = Deserializer::from_read_ref(bytes).with_human_readable();
+    let value = seed.deserialize(&mut deserializer).ok()?;
+    // A type may ignore an error and leave the rest of its data behind.
+    is_at_end(&mut deserializer).then_some(value)
+}
+
+/// Returns true if no byte is left. A `bool` is read from one byte, so no other error is the end.
+fn is_at_end<'de, D: serde::Deserializer<'de, Error = Error>>(deserializer: D) -> bool {
+    let end = bool::deserialize(deserializer);
+    matches!(end, Err(Error::InvalidMarkerRead(end)) if end.kind() == ErrorKind::UnexpectedEof)
+}
+
+#[cfg(test)]
+mod tests;

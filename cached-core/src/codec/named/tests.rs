@@ -1,0 +1,138 @@
+//! Tests that the codec reads what it wrote, and that no bytes make it panic or claim much memory.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::marker::PhantomData;
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use serde::de::{DeserializeOwned, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use super::*;
+
+fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Option<V> {
+    decode_seed(bytes, PhantomData)
+}
+
+fn check<V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: V) {
+    let bytes = encode(&value).expect("it encodes");
+    assert_eq!(decode(&bytes), Some(value), "{bytes:x?}");
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Untagged {
+    Address(IpAddr),
+    Number(i64),
+    Nested(BTreeMap<String, Vec<Untagged>>),
+    Unit,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Flat {
+    id: u64,
+    #[serde(flatten)]
+    rest: HashMap<String, Untagged>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+#[test]
+fn what_is_written_reads_back() {
+    let address: IpAddr = [127, 0, 0, 1].into();
+    check(Untagged::Address(address));
+    check(vec![Untagged::Number(i64::MIN), Untagged::Unit]);
+    let nested = BTreeMap::from([("a".to_owned(), vec![Untagged::Address([0; 16].into())])]);
+    check(Untagged::Nested(nested.clone()));
+    for note in [None, Some("x".repeat(70_000))] {
+        check(Flat { id: 7, rest: [("b".into(), Untagged::Nested(nested.clone()))].into(), note });
+    }
+    check((u64::MAX, i64::MIN, f32::MIN, f64::MAX, i128::MIN, u128::MAX, 'é', true, ()));
+    check((0..70_000).collect::<Vec<u32>>());
+    check((0..70_000).map(|n| (n, -n)).collect::<BTreeMap<i32, i32>>());
+}
+
+#[test]
+fn left_over_bytes_are_refused() {
+    let mut bytes = encode(&Untagged::Number(7)).expect("it encodes");
+    bytes.push(0xc0);
+    assert_eq!(decode::<Untagged>(&bytes), None);
+
+    /// A type that ignores the error of its second part.
+    #[derive(Debug)]
+    struct Lenient;
+    impl<'de> Deserialize<'de> for Lenient {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Lenient, D::Error> {
+            let _ = i128::deserialize(deserializer);
+            Ok(Lenient)
+        }
+    }
+    // The codec reads the head of these bytes, refuses the length, and leaves the data behind.
+    assert!(decode::<Lenient>(&[0xc4, 3, 0xc0, 0xc0, 0xc0]).is_none());
+}
+
+#[test]
+fn deep_nesting_is_refused() {
+    let nested = |depth: usize| [vec![0x91; depth], vec![0xc0]].concat();
+    assert!(decode::<IgnoredAny>(&nested(MAX_DEPTH)).is_some());
+    assert!(decode::<IgnoredAny>(&nested(MAX_DEPTH + 1)).is_none());
+    assert!(decode::<IgnoredAny>(&nested(10_000_000)).is_none());
+}
+
+/// The length in the bytes is a hint for a type's `Deserialize`, which may allocate that much at
+/// once.
+#[test]
+fn a_made_up_length_is_refused_before_a_type_sees_it() {
+    thread_local!(static HINT: Cell<usize> = const { Cell::new(0) });
+    struct Greedy;
+    impl<'de> Visitor<'de> for Greedy {
+        type Value = Greedy;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a sequence")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Greedy, A::Error> {
+            HINT.set(seq.size_hint().unwrap_or_default());
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(Greedy)
+        }
+    }
+    impl<'de> Deserialize<'de> for Greedy {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Greedy, D::Error> {
+            deserializer.deserialize_seq(Greedy)
+        }
+    }
+    assert!(decode::<Greedy>(&[0xdd, 0, 0, 0, 2, 1, 2]).is_some());
+    assert_eq!(HINT.replace(0), 2);
+    for head in [0xdd, 0xdf, 0xdb, 0xc6] {
+        assert!(decode::<Greedy>(&[head, 0xff, 0xff, 0xff, 0xff, 1, 2]).is_none());
+    }
+    assert_eq!(HINT.get(), 0);
+}
+
+proptest! {
+    /// The check accepts what the codec itself reads to the end, and nothing makes either of them
+    /// panic.
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        let mut deserializer = Deserializer::from_read_ref(&bytes[..]);
+        let is_read =
+            IgnoredAny::deserialize(&mut deserializer).is_ok() && is_at_end(&mut deserializer);
+        let is_well_formed = well_formed::is_one_value(&bytes, MAX_DEPTH);
+        let has_extension = bytes.iter().any(|byte| matches!(byte, 0xc7..=0xc9 | 0xd4..=0xd8));
+        prop_assert!(is_read == is_well_formed || has_extension, "{bytes:x?}");
+        let _ = decode::<Flat>(&bytes);
+        let _ = decode::<Untagged>(&bytes);
+        let _ = decode::<(u128, Option<Vec<char>>)>(&bytes);
+    }
+
+    #[test]
+    fn a_changed_byte_is_no_panic(at in 0usize..200, byte in any::<u8>()) {
+        let rest = [("b".into(), Untagged::Number(7)), ("c".into(), Untagged::Unit)].into();
+        let mut bytes = encode(&vec![Flat { id: 7, rest, note: Some("text".into()) }; 3])
+            .expect("it encodes");
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        let _ = decode::<Vec<Flat>>(&bytes);
+    }
+}

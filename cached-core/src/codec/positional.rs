@@ -1,0 +1,52 @@
+//! The positional codec: bincode.
+//!
+//! Only this module uses bincode, because bincode gets no more releases and may be replaced.
+
+use std::marker::PhantomData;
+
+use bincode::config::{Config, standard};
+use bincode::de::read::{Reader, SliceReader};
+use bincode::serde::OwnedSerdeDecoder;
+use serde::Serialize;
+use serde::de::{DeserializeOwned, DeserializeSeed};
+
+pub(crate) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
+    bincode::serde::encode_to_vec(value, standard()).ok()
+}
+
+/// Decodes a value. Returns `None` if the bytes cannot be decoded, or if some are left over.
+///
+/// bincode stores no types. If the bytes encode another type, bincode may read a timestamp as the
+/// length of a string. The memory that decoding may allocate is therefore limited to 4 MiB, 64 MiB or
+/// 2 GiB, depending on the number of bytes.
+pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Option<V> {
+    decode_seed(bytes, PhantomData)
+}
+
+/// Decodes as [`decode`] does, with a seed that sees each step of the type's `Deserialize`.
+pub(crate) fn decode_seed<S, V>(bytes: &[u8], seed: S) -> Option<V>
+where
+    S: for<'de> DeserializeSeed<'de, Value = V>,
+{
+    const SMALL: usize = 64 << 10;
+    const LARGE: usize = 4 << 20;
+    match bytes.len() {
+        0..SMALL => decode_within(bytes, seed, standard().with_limit::<{ SMALL * 64 }>()),
+        SMALL..LARGE => decode_within(bytes, seed, standard().with_limit::<{ LARGE * 16 }>()),
+        // Even at its largest setting, memcached accepts no item of more than 1 GiB.
+        _ => decode_within(bytes, seed, standard().with_limit::<{ 1 << 31 }>()),
+    }
+}
+
+fn decode_within<S, V>(bytes: &[u8], seed: S, config: impl Config) -> Option<V>
+where
+    S: for<'de> DeserializeSeed<'de, Value = V>,
+{
+    let mut reader = SliceReader::new(bytes);
+    let value = {
+        let mut decoder = OwnedSerdeDecoder::from_reader(&mut reader, config);
+        seed.deserialize(decoder.as_deserializer()).ok()?
+    };
+    // A byte that is left over shows that the bytes are the encoding of another type.
+    reader.read(&mut [0]).is_err().then_some(value)
+}

@@ -1,0 +1,305 @@
+//! Tests of the choice of the codec, and of the reason that is given if no codec can write a value.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::*;
+use crate::round_trip::RoundTripProbe;
+use crate::unstorable::ValuePart;
+
+/// Encodes a value with the check that the attribute writes for its type.
+macro_rules! write {
+    ($type:ty, $value:expr) => {{
+        let value: $type = $value;
+        let (are_equal, describe) =
+            (RoundTripProbe::<$type>::NEW.are_equal(), RoundTripProbe::<$type>::NEW.describe());
+        write(&value, RoundTripCheck::from((are_equal, describe)))
+    }};
+}
+
+/// Checks that a value is written with this codec and read back.
+fn check<V>(value: &V, codec: Codec)
+where
+    V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + 'static,
+{
+    let encoded = write(value, RoundTripCheck::default()).expect("it can be stored");
+    assert_eq!(encoded.codec, codec, "{value:?}");
+    // Once with a check of each step, once without.
+    MATCHES
+        .write()
+        .expect("nothing panics")
+        .remove(&(TypeId::of::<V>(), encoded.view().outline.hash));
+    for _ in 0..2 {
+        assert_eq!(read::<V>(encoded.view()).as_ref(), Some(value));
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Untagged {
+    Number(i64),
+    Text(String),
+    Many(Vec<Untagged>),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Note {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    lines: u32,
+}
+
+#[test]
+fn the_positional_codec_comes_first() {
+    check(&(7u8, "text".to_owned()), Codec::Positional);
+    check(&Untagged::Number(7), Codec::Named);
+    check(&Untagged::Many(vec![Untagged::Text("a".into())]), Codec::Named);
+    // The type is known by now, so the positional codec is not tried again.
+    check(&Note { text: Some("a".into()), lines: 1 }, Codec::Positional);
+    check(&Note { text: None, lines: 1 }, Codec::Named);
+    check(&Note { text: Some("a".into()), lines: 1 }, Codec::Named);
+}
+
+/// A type whose values need one codec or the other keeps both.
+#[test]
+fn a_type_that_needs_names_may_still_be_written_without() {
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Value {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
+        twice: Option<Option<u8>>,
+    }
+    check(&Value { text: None, twice: Some(Some(1)) }, Codec::Named);
+    // MessagePack has one `nil` for both.
+    check(&Value { text: Some("a".into()), twice: Some(None) }, Codec::Positional);
+}
+
+/// Runs on a thread with a stack as small as that of a runtime's worker.
+#[test]
+fn a_deeply_nested_value_is_written_or_refused() {
+    let nested =
+        |depth| (1..depth).fold(Untagged::Many(Vec::new()), |inner, _| Untagged::Many(vec![inner]));
+    let run = move || {
+        check(&nested(200), Codec::Named);
+        assert!(write(&nested(300), RoundTripCheck::default()).is_err());
+    };
+    let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(run);
+    thread.expect("it starts").join().expect("nothing overflows");
+}
+
+#[test]
+fn a_skipped_field_is_compared() {
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Skipped {
+        amount: u8,
+        #[serde(skip)]
+        seen: bool,
+    }
+    assert!(write!(Skipped, Skipped { amount: 1, seen: false }).is_ok());
+    let error = write!(Skipped, Skipped { amount: 1, seen: true }).err().expect("it is refused");
+    assert!(error.why.contains("does not equal"), "{error:?}");
+    let nested = HashMap::from([(1, Some(Skipped { amount: 1, seen: true }))]);
+    assert!(write!(HashMap<u8, Option<Skipped>>, nested).is_err());
+}
+
+#[test]
+fn a_lossy_serialize_is_compared() {
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Rounded {
+        #[serde(serialize_with = "whole")]
+        amount: f64,
+    }
+    fn whole<S: Serializer>(amount: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(amount.trunc())
+    }
+    assert!(write!(Rounded, Rounded { amount: 2.0 }).is_ok());
+    assert!(write!(Rounded, Rounded { amount: 2.5 }).is_err());
+}
+
+#[test]
+fn a_value_that_does_not_equal_itself_is_compared_as_text() {
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Measured {
+        celsius: f64,
+        by_place: HashMap<u32, f64>,
+        #[serde(skip)]
+        seen: bool,
+    }
+    let measured = |seen| Measured {
+        celsius: f64::NAN,
+        by_place: (0..100).map(|place| (place, f64::NAN)).collect(),
+        seen,
+    };
+    assert!(write!(Measured, measured(false)).is_ok());
+    assert!(write!(Measured, measured(true)).is_err());
+}
+
+/// Two variants look alike, so the second reads back as the first, in the same shape.
+#[test]
+fn variants_that_look_alike_are_compared() {
+    #[derive(Debug, Clone, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Alike {
+        User(u32),
+        Order(u32),
+    }
+    assert!(write!(Alike, Alike::User(1)).is_ok());
+    let error = write!(Alike, Alike::Order(1)).err().expect("it is refused");
+    assert!(error.why.contains("untagged"), "{error:?}");
+}
+
+fn refusal<V>(value: &V) -> (&'static str, Option<ValuePart>)
+where
+    V: Serialize + DeserializeOwned + 'static,
+{
+    let error = write(value, RoundTripCheck::default()).err().expect("it is refused");
+    (error.why, error.part)
+}
+
+#[test]
+fn a_refusal_names_the_part() {
+    /// A type that writes a number and reads a text.
+    #[derive(Debug, Clone, Serialize)]
+    struct Unreadable(u8);
+    impl<'de> Deserialize<'de> for Unreadable {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Unreadable, D::Error> {
+            String::deserialize(deserializer).map(|_| Unreadable(0))
+        }
+    }
+    /// A type that fails to serialize.
+    #[derive(Debug, Clone, Deserialize)]
+    struct Unwritable;
+    impl Serialize for Unwritable {
+        fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("it has no file"))
+        }
+    }
+    /// A type that reads back as another variant.
+    #[derive(Debug, Clone, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Ambiguous {
+        Any(BTreeMap<String, u8>),
+        Named { a: u8 },
+    }
+    #[derive(Debug, Clone, Serialize, Deserialize)]
+    struct Holder<T> {
+        lines: Vec<Line<T>>,
+    }
+    #[derive(Debug, Clone, Serialize, Deserialize)]
+    struct Line<T> {
+        number: u8,
+        part: T,
+    }
+    fn holder<T>(part: T) -> Holder<T> {
+        Holder { lines: vec![Line { number: 1, part }] }
+    }
+    let part = |part: Option<ValuePart>| part.map(|part| (part.field, part.type_name));
+    let (why, unreadable) = refusal(&holder(Unreadable(1)));
+    assert!(why.contains("`Deserialize`"), "{why}");
+    assert_eq!(part(unreadable), Some((Some("part"), std::any::type_name::<Unreadable>())));
+    let (why, unwritable) = refusal(&holder(Unwritable));
+    assert!(why.contains("`Serialize`"), "{why}");
+    assert_eq!(part(unwritable), Some((Some("part"), std::any::type_name::<Unwritable>())));
+    let (why, ambiguous) = refusal(&holder(Ambiguous::Named { a: 1 }));
+    assert!(why.contains("read back"), "{why}");
+    assert_eq!(part(ambiguous), Some((Some("part"), std::any::type_name::<Ambiguous>())));
+}
+
+#[test]
+fn a_process_that_a_panic_ends_reads_buffered_values_of_its_own_program_only() {
+    #[derive(Serialize, Deserialize)]
+    struct Plain {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
+    }
+    let check = RoundTripCheck::default();
+    let buffered = write(&Untagged::Number(7), check).expect("it can be stored");
+    let plain = write(&Plain { text: None }, check).expect("it can be stored");
+    assert_eq!((buffered.codec, plain.codec), (Codec::Named, Codec::Named));
+    let is_safe =
+        |encoded: Option<EncodedView<'_>>| encoded.is_some_and(|e| e.is_safe_to_read(true));
+    assert!(buffered.view().is_safe_to_read(false));
+    assert!(is_safe(plain.view().with_program(true)));
+    // No process reads the value of a program that does not know its own fingerprint.
+    assert!(!is_safe(Some(buffered.view())));
+    assert!(!is_safe(Some(EncodedView { program: 1, ..buffered.view() })));
+    let runtime = tokio::runtime::Runtime::new().expect("it starts");
+    runtime.block_on(program::find_fingerprint());
+    assert_eq!(is_safe(buffered.view().with_program(true)), cfg!(target_os = "linux"));
+    assert!(!is_safe(Some(buffered.view())));
+}
+
+/// Prints what each codec costs for an order of 20 lines. The guide's chapter on values has the
+/// numbers.
+///
+/// `cargo test --release -p cached-core --lib -- --ignored --nocapture costs_of_the_codecs`
+#[test]
+#[ignore = "a measurement"]
+fn costs_of_the_codecs() {
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Order {
+        id: u64,
+        customer: String,
+        email: String,
+        state: State,
+        placed_at: u64,
+        lines: Vec<Line>,
+    }
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    enum State {
+        Open,
+        Paid { at: u64 },
+    }
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Line {
+        sku: String,
+        title: String,
+        count: u32,
+        cents: i64,
+        tags: Vec<String>,
+    }
+    /// Returns the time that `run` takes, in microseconds: the smallest of many runs.
+    fn time<T>(mut run: impl FnMut() -> T) -> f64 {
+        let run = |_| {
+            let start = std::time::Instant::now();
+            std::hint::black_box(run());
+            start.elapsed()
+        };
+        (0..5_000).map(run).min().expect("it runs").as_secs_f64() * 1e6
+    }
+    let line = |number: u32| Line {
+        sku: format!("SKU-{number:06}"),
+        title: format!("Ceramic mug with handle, colour {number}"),
+        count: number,
+        cents: i64::from(number) * 1_250,
+        tags: vec!["kitchen".into(), "ceramic".into()],
+    };
+    let order = Order {
+        id: 7_000_000_001,
+        customer: "Ada Lovelace".into(),
+        email: "ada@example.org".into(),
+        state: State::Paid { at: 1_700_000_000 },
+        placed_at: 1_699_999_000,
+        lines: (0..20).map(line).collect(),
+    };
+    let check = RoundTripCheck::from((RoundTripProbe::<Order>::NEW.are_equal(), None));
+    for codec in [Codec::Positional, Codec::Named] {
+        let encoded = write_with(codec, &order, RoundTripCheck::default()).expect("it is stored");
+        let frame = crate::frame::seal(b"key", encoded.view()).expect("it fits");
+        println!(
+            "{codec:?}: payload {} bytes, frame {} bytes, encode {:.1} us, fill {:.1} us, with PartialEq {:.1} us, read {:.1} us",
+            encoded.payload.len(),
+            frame.len(),
+            time(|| codec.encode(&order)),
+            time(|| write_with(codec, &order, RoundTripCheck::default()).is_ok()),
+            time(|| write_with(codec, &order, check).is_ok()),
+            time(|| read::<Order>(encoded.view())),
+        );
+    }
+    println!(
+        "PartialEq alone: {:.2} us",
+        time(|| check.compare(&order, &order.clone(), false).is_ok())
+    );
+    println!("clone alone: {:.2} us", time(|| order.clone()));
+}

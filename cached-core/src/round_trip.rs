@@ -1,0 +1,223 @@
+//! Compares a value with what is read back from its bytes.
+//!
+//! serde is silent about what it leaves out: a field with `#[serde(skip)]` comes back as its
+//! default, and a `serialize_with` may write less than the field holds. Only the type itself can
+//! tell the difference, by its `PartialEq` or, in a test, by its `Debug`.
+
+use std::any::Any;
+use std::fmt::{Debug, Write};
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex};
+
+use crate::sync::lock;
+use crate::unstorable::Unstorable;
+
+/// The functions with which two values of one type are compared. Each is `None` if the type does
+/// not implement the trait.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct RoundTripCheck {
+    are_equal: AreEqual,
+    describe: Describe,
+    /// True in a test, which compares `Debug` texts of each value without `PartialEq`.
+    is_test: bool,
+}
+
+const NOT_EQUAL: Unstorable = Unstorable::new(
+    "does not equal what is read back: a field is `#[serde(skip)]`, or its `Serialize` writes \
+     less than the field holds",
+);
+/// The reason of a value that has no `PartialEq`. Only a test sees it. Production stores the value.
+pub(crate) const DEBUG_DIFFERS: Unstorable = Unstorable::new(
+    "has another `Debug` text than what is read back: a field is `#[serde(skip)]`, or its \
+     `Serialize` writes less than the field holds",
+);
+/// The reason of a value of the named codec that has no `PartialEq`.
+const NAMED_DEBUG_DIFFERS: Unstorable = Unstorable::new(
+    "has another `Debug` text than what is read back: a field is `#[serde(skip)]`, its \
+     `Serialize` writes less than the field holds, or two variants of an untagged enum look alike",
+);
+
+impl From<RoundTripFns> for RoundTripCheck {
+    fn from((are_equal, describe): RoundTripFns) -> RoundTripCheck {
+        RoundTripCheck { are_equal, describe, is_test: false }
+    }
+}
+
+impl RoundTripCheck {
+    /// Returns the check for a test, or for production.
+    pub(crate) fn for_test(self, is_test: bool) -> RoundTripCheck {
+        RoundTripCheck { is_test, ..self }
+    }
+
+    /// Compares a value with the value that was read back. `is_named` is true for the named codec.
+    ///
+    /// Without `PartialEq`, values of the positional codec are compared in a test only, because two
+    /// texts of each value are expensive. Values of the named codec are always compared: two
+    /// variants of an untagged enum that look alike read back as the first one, in the same shape.
+    ///
+    /// # Errors
+    /// Returns the reason if the values differ. Says nothing if the type implements neither trait.
+    pub(crate) fn compare(
+        &self,
+        value: &dyn Any,
+        read_back: &dyn Any,
+        is_named: bool,
+    ) -> Result<(), Unstorable> {
+        if let Some(are_equal) = self.are_equal {
+            if are_equal(value, read_back) {
+                return Ok(());
+            }
+            // A value that contains NaN does not even equal itself, so `PartialEq` says nothing.
+            if are_equal(value, value) {
+                return Err(NOT_EQUAL);
+            }
+        }
+        let reason = match (self.are_equal, is_named) {
+            (Some(_), _) => NOT_EQUAL,
+            (None, true) => NAMED_DEBUG_DIFFERS,
+            (None, false) if self.is_test => DEBUG_DIFFERS,
+            (None, false) => return Ok(()),
+        };
+        match self.describe {
+            Some(describe) if !are_alike(&describe(value), &describe(read_back)) => Err(reason),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns true if the type has a `PartialEq` or a `Debug`.
+    #[cfg(test)]
+    pub(crate) fn finds(&self) -> (bool, bool) {
+        (self.are_equal.is_some(), self.describe.is_some())
+    }
+}
+
+/// The functions of a test whose values lost something in memcached, as messages. Clones share the
+/// list.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RoundTripFailures(Arc<Mutex<Vec<String>>>);
+
+impl RoundTripFailures {
+    pub(crate) fn add(&self, message: String) {
+        lock(&self.0).push(message);
+    }
+
+    /// Removes and returns the messages.
+    #[cfg(feature = "testing")]
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *lock(&self.0))
+    }
+}
+
+/// Returns true if two `Debug` texts consist of the same words. A `HashMap` prints its entries in
+/// another order after it is read back, so the order does not count.
+fn are_alike(first: &str, second: &str) -> bool {
+    fn words(text: &str) -> Vec<&str> {
+        let mut words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).collect();
+        words.sort_unstable();
+        words
+    }
+    first == second || (first.len() == second.len() && words(first) == words(second))
+}
+
+fn are_equal<V: PartialEq + 'static>(first: &dyn Any, second: &dyn Any) -> bool {
+    match (first.downcast_ref::<V>(), second.downcast_ref::<V>()) {
+        (Some(first), Some(second)) => first == second,
+        _ => true,
+    }
+}
+
+fn describe<V: Debug + 'static>(value: &dyn Any) -> String {
+    let mut text = String::new();
+    if let Some(value) = value.downcast_ref::<V>() {
+        // A `Debug` that fails describes the value as far as it got.
+        let _ = write!(text, "{value:?}");
+    }
+    text
+}
+
+/// Chooses at compile time how the values in the return type `R` are compared.
+///
+/// As in `ErrorProbe`, method resolution prefers an inherent method to one that is found through
+/// `Deref`. The steps are: the `Ok` of a `Result`, any other type as a whole, nothing.
+///
+/// Each trait has a method of its own, because a type may implement one of them only.
+pub struct RoundTripProbe<R>(WholeRoundTripProbe<R>);
+
+#[doc(hidden)]
+pub struct WholeRoundTripProbe<R>(RoundTripProbeFallback<R>);
+
+#[doc(hidden)]
+pub struct RoundTripProbeFallback<R>(PhantomData<fn() -> R>);
+
+/// Compares two values with `PartialEq`, if their type implements it.
+pub(crate) type AreEqual = Option<fn(&dyn Any, &dyn Any) -> bool>;
+
+/// Writes a value with `Debug`, if its type implements it.
+pub(crate) type Describe = Option<fn(&dyn Any) -> String>;
+
+/// What [`RoundTripProbe`] finds for one type.
+pub type RoundTripFns = (AreEqual, Describe);
+
+impl<R> RoundTripProbe<R> {
+    #[doc(hidden)]
+    pub const NEW: RoundTripProbe<R> =
+        RoundTripProbe(WholeRoundTripProbe(RoundTripProbeFallback(PhantomData)));
+}
+
+impl<T: PartialEq + 'static, E> RoundTripProbe<Result<T, E>> {
+    #[doc(hidden)]
+    pub fn are_equal(&self) -> AreEqual {
+        Some(are_equal::<T>)
+    }
+}
+
+impl<T: Debug + 'static, E> RoundTripProbe<Result<T, E>> {
+    #[doc(hidden)]
+    pub fn describe(&self) -> Describe {
+        Some(describe::<T>)
+    }
+}
+
+impl<R: PartialEq + 'static> WholeRoundTripProbe<R> {
+    #[doc(hidden)]
+    pub fn are_equal(&self) -> AreEqual {
+        Some(are_equal::<R>)
+    }
+}
+
+impl<R: Debug + 'static> WholeRoundTripProbe<R> {
+    #[doc(hidden)]
+    pub fn describe(&self) -> Describe {
+        Some(describe::<R>)
+    }
+}
+
+impl<R> RoundTripProbeFallback<R> {
+    #[doc(hidden)]
+    pub fn are_equal(&self) -> AreEqual {
+        None
+    }
+
+    #[doc(hidden)]
+    pub fn describe(&self) -> Describe {
+        None
+    }
+}
+
+impl<R> Deref for RoundTripProbe<R> {
+    type Target = WholeRoundTripProbe<R>;
+    fn deref(&self) -> &WholeRoundTripProbe<R> {
+        &self.0
+    }
+}
+
+impl<R> Deref for WholeRoundTripProbe<R> {
+    type Target = RoundTripProbeFallback<R>;
+    fn deref(&self) -> &RoundTripProbeFallback<R> {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests;

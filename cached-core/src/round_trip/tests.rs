@@ -1,0 +1,86 @@
+//! Tests of the choice of the comparison for a type, and of its result.
+
+use std::collections::HashMap;
+
+use super::*;
+
+/// Returns the check that the attribute writes for a return type.
+macro_rules! check {
+    ($type:ty) => {{
+        let probe = RoundTripProbe::<$type>::NEW;
+        RoundTripCheck::from((probe.are_equal(), probe.describe()))
+    }};
+}
+
+#[derive(Debug)]
+struct OnlyDebug(#[expect(dead_code, reason = "`Debug` reads it")] u8);
+#[derive(PartialEq)]
+struct OnlyEqual(u8);
+#[derive(Debug, PartialEq)]
+struct Both(f32);
+struct Neither;
+
+#[test]
+fn each_trait_is_found_by_itself() {
+    assert_eq!(check!(Result<OnlyDebug, Neither>).finds(), (false, true));
+    assert_eq!(check!(Result<OnlyEqual, Neither>).finds(), (true, false));
+    assert_eq!(check!(Result<Both, &str>).finds(), (true, true));
+    assert_eq!(check!(Result<Neither, u8>).finds(), (false, false));
+    assert_eq!(check!(Option<OnlyEqual>).finds(), (true, false));
+    assert_eq!(check!(Result<Option<Arc<OnlyDebug>>, Neither>).finds(), (false, true));
+    assert_eq!(check!(Arc<Both>).finds(), (true, true));
+    assert_eq!(check!(Neither).finds(), (false, false));
+}
+
+#[test]
+fn a_generic_function_compares_if_its_bounds_allow_it() {
+    fn bounded<T: PartialEq + 'static>() -> bool {
+        RoundTripProbe::<Result<T, Neither>>::NEW.are_equal().is_some()
+    }
+    fn unbounded<T: 'static>() -> bool {
+        RoundTripProbe::<Result<T, Neither>>::NEW.are_equal().is_some()
+    }
+    assert!(bounded::<Both>());
+    assert!(!unbounded::<Both>());
+}
+
+#[test]
+fn the_values_and_not_the_return_types_are_compared() {
+    let check = check!(Result<OnlyEqual, Neither>);
+    assert!(check.compare(&OnlyEqual(1), &OnlyEqual(1), false).is_ok());
+    assert_eq!(check.compare(&OnlyEqual(1), &OnlyEqual(2), false), Err(NOT_EQUAL));
+    let check = check!(Option<u8>);
+    assert_eq!(check.compare(&Some(1u8), &None::<u8>, true), Err(NOT_EQUAL));
+}
+
+#[test]
+fn texts_of_the_positional_codec_are_compared_in_tests_only() {
+    let check = check!(Result<OnlyDebug, Neither>);
+    let in_test = RoundTripCheck { is_test: true, ..check };
+    for (check, is_named, expected) in [
+        (check, false, Ok(())),
+        (check, true, Err(NAMED_DEBUG_DIFFERS)),
+        (in_test, false, Err(DEBUG_DIFFERS)),
+        (in_test, true, Err(NAMED_DEBUG_DIFFERS)),
+    ] {
+        assert_eq!(check.compare(&OnlyDebug(1), &OnlyDebug(2), is_named), expected);
+        assert!(check.compare(&OnlyDebug(1), &OnlyDebug(1), is_named).is_ok());
+    }
+    assert!(check!(Neither).compare(&Neither, &Neither, true).is_ok());
+}
+
+#[test]
+fn a_value_with_nan_is_compared_as_text() {
+    let check = check!(Result<Both, Neither>);
+    assert!(check.compare(&Both(f32::NAN), &Both(f32::NAN), false).is_ok());
+    assert_eq!(check.compare(&Both(f32::NAN), &Both(1.0), false), Err(NOT_EQUAL));
+}
+
+#[test]
+fn the_order_of_a_map_does_not_count_in_texts() {
+    let map = || (0..100).map(|number| (number, number.to_string())).collect::<HashMap<_, _>>();
+    let (first, second) = (format!("{:?}", map()), format!("{:?}", map()));
+    assert_ne!(first, second, "two maps have two orders");
+    assert!(are_alike(&first, &second));
+    assert!(!are_alike(&first, &second.replace("99", "98")));
+}

@@ -1,0 +1,54 @@
+//! The reason why memcached cannot store a value.
+
+use std::fmt;
+
+/// Why a value cannot be encoded as bytes that decode to the same value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unstorable {
+    pub(crate) why: &'static str,
+    /// The innermost part of the value that fails, if it is known.
+    pub(crate) part: Option<ValuePart>,
+}
+
+impl Unstorable {
+    pub(crate) const fn new(why: &'static str) -> Unstorable {
+        Unstorable { why, part: None }
+    }
+}
+
+/// A part of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ValuePart {
+    /// The field of a struct that holds the part. `None` for an element of a sequence and the like.
+    pub(crate) field: Option<&'static str>,
+    pub(crate) type_name: &'static str,
+}
+
+impl fmt::Display for ValuePart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(field) = self.field {
+            write!(f, "the field `{field}` of the type ")?;
+        }
+        write!(f, "`{}`", self.type_name)
+    }
+}
+
+/// Everything that the audit says about the first value of a function that memcached cannot store.
+#[derive(Debug)]
+pub(crate) struct UnstorableValue {
+    /// The name of the value's type.
+    pub(crate) type_name: &'static str,
+    pub(crate) reason: Unstorable,
+}
+
+impl fmt::Display for UnstorableValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let UnstorableValue { type_name, reason: Unstorable { why, part } } = self;
+        match part {
+            Some(part) if part.type_name != *type_name => {
+                write!(f, "a value of the type `{type_name}` cannot be stored: {part} {why}")
+            }
+            _ => write!(f, "a value of the type `{type_name}` cannot be stored: it {why}"),
+        }
+    }
+}
