@@ -21,7 +21,7 @@ impl Client {
                         ()
                     ),
                 ),
-                begin
+                begin as Result<u64, Error>
             );
             let fetch = {
                 let rules = call.no_rules();

@@ -20,7 +20,7 @@ impl Client {
                         ::cached_core::private::part(&state)
                     ),
                 ),
-                begin
+                begin as Result<Payment, Error>
             )
             .cache_if(::cached_core::private::with_copies!(
                 (this, state,) = (
@@ -52,7 +52,7 @@ impl Client {
                 ::cached_core::private::part(&state),
             ),
         )
-        .entry()
+        .entry(:: cached_core :: private :: round_trip ! (Result < Payment , Error >))
         .cache_if(::cached_core::private::with_copies!(
             (this, state,) = (
                 ::cached_core::private::own_parameter(&self),
