@@ -185,7 +185,9 @@ impl Config {
         let invalid = |message: String| Err(ConfigError::new(ConfigErrorKind::Value, message));
         let Config { remote_timeout, lease, lease_wait, .. } = self;
         if remote_timeout.is_zero() {
-            return invalid("the timeout is zero; write for example 50ms".into());
+            return invalid(format!(
+                "the timeout {remote_timeout:?} is too short; write for example 50ms"
+            ));
         }
         let waits = [
             ("timeout", Some(*remote_timeout), "50ms"),
