@@ -14,7 +14,7 @@ struct Mistake {
     fixes: &'static [(&'static str, &'static str)],
 }
 
-const MISTAKES: [Mistake; 20] = [
+const MISTAKES: [Mistake; 21] = [
     Mistake {
         case: "neither_version_nor_overwrite",
         reason: "If the answer can change, either its key must change with it, or you must say why \
@@ -79,21 +79,22 @@ const MISTAKES: [Mistake; 20] = [
                 "#[coordinator_cached(name = \"payment\", version = state, identifier = (number, region))]",
             ),
             (
-                "If it cannot, for example because it is a client or a logger, skip it:",
+                "If it cannot, whatever its value, for example because it is a logger, skip it:",
                 "#[coordinator_cached(name = \"payment\", version = state, identifier = number, skip(region))]",
             ),
         ],
     },
     Mistake {
         case: "self_in_neither_key_nor_skip",
-        reason: "Two receivers may give different answers, for example if each has a base URL.",
+        reason: "Two receivers may give different answers, for example if each has a base URL. With \
+            `skip(self)`, one would be served what the other fetched.",
         fixes: &[
             (
-                "If the answer depends on fields of `self`, add these to the identifier:",
-                "#[coordinator_cached(name = \"payment\", version = state, identifier = (self.base, number))]",
+                "Add the fields that the answer depends on to the identifier:",
+                "#[coordinator_cached(name = \"payment\", version = state, identifier = (self.base_url, number))]",
             ),
             (
-                "If all receivers give the same answer, skip `self`:",
+                "Skip `self` only if every instance gives the same answer:",
                 "#[coordinator_cached(name = \"payment\", version = state, skip(self))]",
             ),
         ],
@@ -199,7 +200,7 @@ const MISTAKES: [Mistake; 20] = [
                 "#[coordinator_cached(name = \"payment\", version = state, identifier = request.path)]",
             ),
             (
-                "If it does not change the answer, skip it:",
+                "If it never changes the answer, skip it. A client with a base URL of its own does change it:",
                 "#[coordinator_cached(name = \"payment\", version = state, skip(request))]",
             ),
         ],
@@ -217,6 +218,16 @@ const MISTAKES: [Mistake; 20] = [
                 "#[coordinator_cached(name = \"payment\", overwrite(reason = \"a refund changes the payment\"), entry = payment_entry)]",
             ),
         ],
+    },
+    Mistake {
+        case: "entry_in_trait_impl",
+        reason: "The companion would stand beside the method, and the trait has no such method. The \
+            attribute cannot see that it is in a trait impl.",
+        fixes: &[(
+            "Annotate an inherent method, and let the method of the trait call it:",
+            "impl Client {\n    #[coordinator_cached(name = \"payment\", version = state, skip(self), entry = payment_entry)]\n    \
+                async fn fetch_payment(&self, number: &str, state: u8) -> Result<String, String> { /* … */ }\n}",
+        )],
     },
 ];
 
