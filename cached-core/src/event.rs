@@ -119,6 +119,11 @@ pub(crate) enum Event<'e> {
     /// process last changed an entry. Its items are fenced.
     #[cfg(feature = "memcached")]
     ServerReplaced { address: &'e str },
+    /// A server answers, but has not stored values of a function for a while. `function` is the part of
+    /// the function's keys before their digest. The server emits this event once until its writes succeed
+    /// again.
+    #[cfg(feature = "memcached")]
+    ServerStoresNothing { function: &'e str, error: &'e RemoteError },
     /// A server may have missed changes, so the items that it has stored so far are no longer trusted.
     #[cfg(feature = "memcached")]
     ServerFenced { address: &'e str },

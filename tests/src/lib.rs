@@ -50,6 +50,33 @@ impl Memcached {
         Memcached::start_with(&["-Y", &file.to_string_lossy()], "CLIENT_ERROR")
     }
 
+    /// Starts a server with little memory that never evicts, and fills it with items of about
+    /// `bytes` bytes. It grants leases, whose placeholders are small, but stores no more such items.
+    ///
+    /// # Panics
+    /// Panics like [`start`](Self::start).
+    #[must_use]
+    pub fn start_full(bytes: usize) -> Memcached {
+        // The later option `-m` replaces the one of every server.
+        let memcached = Memcached::start_with(&["-m", "2", "-M"], "MN");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, memcached.port));
+        let stream = TcpStream::connect(address).expect("memcached answers");
+        let mut answers = BufReader::new(stream.try_clone().expect("the socket can be cloned"));
+        for size in [700_000, bytes * 3 / 4, bytes * 7 / 8, bytes, bytes * 9 / 8, bytes * 5 / 4] {
+            for number in 0.. {
+                let value = "x".repeat(size);
+                let write = format!("set filler{size}.{number} 0 0 {size}\r\n{value}\r\n");
+                (&stream).write_all(write.as_bytes()).expect("memcached answers");
+                let mut answer = String::new();
+                answers.read_line(&mut answer).expect("memcached answers");
+                if answer.trim_end() != "STORED" {
+                    break;
+                }
+            }
+        }
+        memcached
+    }
+
     fn start_with(options: &[&str], answer: &str) -> Memcached {
         // Another process may take the free port before memcached does. Then another port is tried.
         for _ in 0..20 {

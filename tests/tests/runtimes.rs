@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Memcached, Upstream, UpstreamDown};
+use cached_tests::{Memcached, Upstream, UpstreamDown, collect_logs, logged};
 use tokio::runtime::{Builder, Runtime};
 
 #[coordinator_cached(
@@ -186,6 +186,7 @@ async fn batched_leases_won_too_late_are_released() {
 
 #[test]
 fn a_runtime_without_drivers_skips_memcached() {
+    collect_logs();
     let memcached = Memcached::start();
     let (only_time, only_io) = (
         Builder::new_current_thread().enable_time().build(),
@@ -209,6 +210,8 @@ fn a_runtime_without_drivers_skips_memcached() {
         runtime.block_on(cache.flush());
         assert_eq!(upstream.fetches(), 10);
     }
+    let warnings = logged(log::Level::Warn, "a tokio runtime has no ");
+    assert_eq!(warnings.len(), 1, "one warning is enough: {warnings:?}");
 }
 
 #[tokio::test(start_paused = true)]

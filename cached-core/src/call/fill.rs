@@ -8,7 +8,7 @@ use crate::entry_handle::EntryHandle;
 use crate::event::{Event, FillRefusal, UncachedReason};
 use crate::flight::FlightOutcome;
 use crate::tier::local::{Expiry, FillToken, WriteMode, run_deferred_drops};
-use crate::tier::remote::{Permit, RemoteStore, Store, WriteOutcome, WritePermit};
+use crate::tier::remote::{Permit, RemoteErrorKind, RemoteStore, Store, WriteOutcome, WritePermit};
 use crate::ttl::{EntryTtls, UNCONFIRMED_TTL};
 use crate::value::{CachingDecision, Value};
 
@@ -43,7 +43,8 @@ impl PendingCall {
             FillTarget::LocalWhileUnusable => ttls.local,
             _ if handle.remote_tier().is_none() => ttls.local,
             FillTarget::LocalWhileUnreachable | FillTarget::LocalWithoutPermit => ttls.unconfirmed,
-            // The background write extends the entry once the remote tier has stored the value.
+            // The background write extends the entry once the remote tier has stored the value, or
+            // proves unable to.
             _ => ttls.local.min(UNCONFIRMED_TTL),
         };
         // An overwritable entry takes the value of the fetch that began last. A write-once entry keeps
@@ -113,33 +114,44 @@ struct RemoteFill {
 }
 
 impl RemoteFill {
-    /// Writes the value. If the key's own server stores the value, the local entry gets its full ttl. If the
-    /// store cuts off a run, it may run this method again.
+    /// Writes the value. If the store cuts off a run, it may run this method again.
     async fn run(&self) {
-        let (handle, ttls) = (&self.handle, self.ttls);
+        let handle = &self.handle;
         match self.write().await {
             Ok(outcome) => {
                 handle.emit(|entry| Event::Filled { entry });
                 if outcome == WriteOutcome::Stored {
-                    let expiry =
-                        Expiry { start: self.began, ttl: ttls.local, stale_ttl: ttls.stale };
-                    handle.extend(self.fill_token, &self.value, expiry);
+                    self.extend_local_entry();
                 }
             }
             Err(reason) => handle.emit(|entry| Event::FillRefused { entry, reason }),
         }
     }
 
+    /// Gives the local entry its full ttl: the remote tier has the value, or cannot take it, so that
+    /// this process alone keeps it.
+    fn extend_local_entry(&self) {
+        let EntryTtls { local, stale, .. } = self.ttls;
+        let expiry = Expiry { start: self.began, ttl: local, stale_ttl: stale };
+        self.handle.extend(self.fill_token, &self.value, expiry);
+    }
+
     async fn write(&self) -> Result<WriteOutcome, FillRefusal> {
         if !Store::LIMITS.allows(self.ttls.remote) {
             return Err(FillRefusal::TtlTooShort);
         }
-        let frame = self.handle.seal(&self.value).map_err(|_| FillRefusal::NotStorable)?;
+        let Ok(frame) = self.handle.seal(&self.value) else {
+            self.extend_local_entry();
+            return Err(FillRefusal::NotStorable);
+        };
         match self.permit.write(frame, self.ttls.remote, self.ttls.stale).await {
             Ok(WriteOutcome::NotStored) => Err(FillRefusal::Overtaken),
             Ok(outcome) => Ok(outcome),
             Err(error) => {
                 self.handle.report_failure(&error);
+                if error.kind() == RemoteErrorKind::TooLarge || self.permit.is_store_full() {
+                    self.extend_local_entry();
+                }
                 Err(FillRefusal::Failed)
             }
         }

@@ -1,5 +1,8 @@
 //! The logging of events. An event has a log line if the operator of the program should know about it.
 
+#[cfg(feature = "memcached")]
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::miss_report::MISS_TARGET;
 use super::{BypassReason, Event};
 use crate::tier::remote::RemoteErrorKind;
@@ -66,8 +69,21 @@ pub(super) fn log(event: &Event<'_>) {
         #[cfg(feature = "memcached")]
         Event::LeaseNotRenewed { error } => log::debug!("a lease was not renewed: {error}"),
         #[cfg(feature = "memcached")]
-        Event::RuntimeWithoutDriver { missing } => log::warn!(
-            "a tokio runtime has no {missing}, so calls on it do not use memcached; build it with `enable_all()`"
+        Event::RuntimeWithoutDriver { missing } => {
+            static IS_WARNED: AtomicBool = AtomicBool::new(false);
+            // A program that has one such runtime may start many.
+            let level = match IS_WARNED.swap(true, Ordering::Relaxed) {
+                false => log::Level::Warn,
+                true => log::Level::Debug,
+            };
+            log::log!(
+                level,
+                "a tokio runtime has no {missing}, so calls on it do not use memcached; build it with `enable_all()`"
+            );
+        }
+        #[cfg(feature = "memcached")]
+        Event::ServerStoresNothing { function, error } => log::warn!(
+            "{error}; the server answers, but has stored no value of `{function}` for a while, so this process keeps such values for their whole local ttl"
         ),
         #[cfg(feature = "memcached")]
         Event::ServerReplaced { address } => log::warn!(

@@ -162,6 +162,10 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
     /// the lease may have ended.
     fn renew_here(&self);
 
+    /// Returns true if the store answers, but has not stored values like this permit's for a while,
+    /// for example because it has no memory left.
+    fn is_store_full(&self) -> bool;
+
     /// Returns true if this process has seen another process hold the refresh claim of the permit's
     /// item for longer than `limit`.
     ///

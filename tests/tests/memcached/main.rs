@@ -3,6 +3,7 @@
 
 mod changes;
 mod entries;
+mod full_servers;
 mod functions;
 mod limits;
 mod lost_runtimes;

@@ -96,6 +96,10 @@ impl WritePermit for NoRemote {
         match self.0 {}
     }
 
+    fn is_store_full(&self) -> bool {
+        match self.0 {}
+    }
+
     fn is_claim_abandoned(&self, _: Duration) -> bool {
         match self.0 {}
     }

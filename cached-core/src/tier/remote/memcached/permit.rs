@@ -132,7 +132,9 @@ impl WritePermit for MemcachedPermit {
                 None => return Ok(WriteOutcome::NotStored),
             },
         };
-        let outcome = route.write(frame, ttl, keep_expired, condition).await?;
+        let written = route.write(frame, ttl, keep_expired, condition).await;
+        route.record_fill(&written);
+        let outcome = written?;
         if outcome != WriteOutcome::NotStored {
             self.is_spent.store(true, Ordering::Relaxed);
         }
@@ -169,6 +171,15 @@ impl WritePermit for MemcachedPermit {
     fn renew_here(&self) {
         if let PermitKind::Lease { lease, .. } = &self.kind {
             self.context.renewals.take_over(lease);
+        }
+    }
+
+    fn is_store_full(&self) -> bool {
+        match &self.kind {
+            PermitKind::Absent(route)
+            | PermitKind::Unchanged(route, _)
+            | PermitKind::RefreshClaim(route, _) => route.stores_nothing(),
+            PermitKind::Lease { lease, .. } => lease.route().stores_nothing(),
         }
     }
 

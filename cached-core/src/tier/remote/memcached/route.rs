@@ -289,6 +289,22 @@ impl Route {
         })
     }
 
+    /// Tells the server's `failing_writes` whether a fill was stored. Failures of a gutter server are
+    /// not counted.
+    pub(super) fn record_fill(&self, written: &Result<WriteOutcome, RemoteError>) {
+        match written {
+            _ if self.in_gutter => {}
+            Ok(WriteOutcome::Stored) => self.home.record_stored(&self.home_key),
+            Ok(_) => {}
+            Err(error) => self.home.record_failed_write(&self.home_key, error),
+        }
+    }
+
+    /// Returns true if fills of this key fail although its server answers.
+    pub(super) fn stores_nothing(&self) -> bool {
+        !self.in_gutter && self.home.stores_nothing(&self.home_key)
+    }
+
     /// Removes another build's entry from the server that commands go to, and all of the key's
     /// entries from the key's other server. The route must be in the first slot.
     async fn remove_other_copies(&self, deadline: Instant) -> Result<(), RemoteError> {

@@ -5,9 +5,11 @@
 //! - [`recovery`] decides whether the server is used, and recovers a server that has failed.
 //! - [`removal`] removes keys from the server, and [`hints`] remembers the keys that the server has
 //!   yet to remove.
+//! - [`failing_writes`] notices that the server stores no values.
 //! - [`fence`] knows which of the server's items may be stale.
 //! - [`rendezvous`] ranks the servers for a key.
 
+mod failing_writes;
 mod fence;
 mod hints;
 mod recovery;
@@ -33,6 +35,7 @@ use crate::config::Config;
 use crate::event::{Event, EventDispatcher};
 use crate::key::Digest;
 use crate::tier::remote::{RemoteError, RemoteErrorKind};
+use failing_writes::FailingWrites;
 use fence::CasFence;
 use hints::RemovalHints;
 pub(super) use removal::KeyRemoval;
@@ -59,6 +62,7 @@ pub(super) struct Server {
     pipelines: ServerPipelines,
     hints: RemovalHints,
     fence: CasFence,
+    failing_writes: FailingWrites,
     /// Keeps calls from waiting for leases if the leases on this server do not end.
     pub(super) wait_breaker: Arc<LeaseWaitBreaker>,
 }
@@ -92,6 +96,7 @@ impl Server {
                 endpoint,
                 hints: RemovalHints::default(),
                 fence: CasFence::default(),
+                failing_writes: FailingWrites::default(),
                 wait_breaker: Arc::default(),
             }
         })

@@ -49,6 +49,7 @@ impl Server {
     }
 
     pub(super) fn on_ejection(&self, error: &CommandError) {
+        self.failing_writes.clear();
         let error = self.error(error.kind, &error.why);
         self.events.emit(&Event::ServerEjected { address: self.address(), error: &error });
         self.recover_in_background();

@@ -1,0 +1,143 @@
+//! Notices that a server grants leases but stores no values, for example because it has no memory
+//! left for items of their size. Reads of such a server succeed, so it stays in rotation.
+//!
+//! The writes of a function count as failing after several failures in a row, and until one
+//! succeeds. Each function is counted by itself, because its values have a size of their own.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Server;
+use crate::event::Event;
+use crate::sync::lock;
+use crate::tier::remote::{RemoteError, RemoteErrorKind};
+
+/// The writes of a function count as failing after so many failures in a row.
+const MAX_FAILURES: u32 = 3;
+/// A failure that follows another within this time is not counted, because a server that has just
+/// died fails many writes at once.
+const FAILURE_INTERVAL: Duration = Duration::from_secs(1);
+/// The length of the digest in a key.
+const DIGEST_CHARS: usize = 64;
+
+/// The functions whose last write to one server has failed.
+#[derive(Default)]
+pub(super) struct FailingWrites {
+    /// The number of functions, readable without the lock.
+    count: AtomicUsize,
+    functions: Mutex<HashMap<Box<str>, FailureRun>>,
+}
+
+/// A function's failed writes since the last that succeeded.
+struct FailureRun {
+    failures: u32,
+    last: Instant,
+}
+
+impl FailureRun {
+    fn is_failing(&self) -> bool {
+        self.failures >= MAX_FAILURES
+    }
+}
+
+/// Returns the part of a key that is the same for all keys of a function: the namespace and the
+/// cache name.
+fn function_of(key: &str) -> &str {
+    let mut rest = key;
+    while let Some((before, last)) = rest.rsplit_once(':') {
+        if last.len() == DIGEST_CHARS {
+            return before;
+        }
+        rest = before;
+    }
+    key
+}
+
+impl FailingWrites {
+    /// Counts a failed write. Returns true if the function's writes count as failing from now on, and
+    /// no other function's did before.
+    fn record_failure(&self, key: &str, now: Instant) -> bool {
+        let mut functions = lock(&self.functions);
+        let is_known = functions.values().any(FailureRun::is_failing);
+        let run = functions
+            .entry(function_of(key).into())
+            .or_insert(FailureRun { failures: 0, last: now });
+        if run.failures == 0 || now.saturating_duration_since(run.last) >= FAILURE_INTERVAL {
+            (run.failures, run.last) = (run.failures.saturating_add(1), now);
+        }
+        let is_new = run.is_failing() && !is_known;
+        self.count.store(functions.len(), Ordering::Release);
+        is_new
+    }
+
+    fn record_success(&self, key: &str) {
+        if self.count.load(Ordering::Acquire) > 0 {
+            let mut functions = lock(&self.functions);
+            functions.remove(function_of(key));
+            self.count.store(functions.len(), Ordering::Release);
+        }
+    }
+
+    fn are_failing(&self, key: &str) -> bool {
+        self.count.load(Ordering::Acquire) > 0
+            && lock(&self.functions).get(function_of(key)).is_some_and(FailureRun::is_failing)
+    }
+
+    /// Forgets all failures. An ejected server has failed for another reason.
+    pub(super) fn clear(&self) {
+        lock(&self.functions).clear();
+        self.count.store(0, Ordering::Release);
+    }
+}
+
+impl Server {
+    /// Records that the server has stored a value.
+    pub(in crate::tier::remote::memcached) fn record_stored(&self, key: &str) {
+        self.failing_writes.record_success(key);
+    }
+
+    /// Records that the server has not stored a value because of this error.
+    pub(in crate::tier::remote::memcached) fn record_failed_write(
+        &self,
+        key: &str,
+        error: &RemoteError,
+    ) {
+        let is_of_server =
+            matches!(error.kind(), RemoteErrorKind::Unreachable | RemoteErrorKind::Refused);
+        if is_of_server
+            && self.in_rotation()
+            && self.failing_writes.record_failure(key, Instant::now())
+        {
+            self.events.emit(&Event::ServerStoresNothing { function: function_of(key), error });
+        }
+    }
+
+    /// Returns true if the server answers but stores no values of this key's function.
+    pub(in crate::tier::remote::memcached) fn stores_nothing(&self, key: &str) -> bool {
+        self.failing_writes.are_failing(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_failures_in_a_row_count_until_a_success() {
+        let (writes, began) = (FailingWrites::default(), Instant::now());
+        let digest = "0".repeat(DIGEST_CHARS);
+        let [key, second_slot, other] =
+            [format!("shop:a:{digest}"), format!("shop:a:{digest}:2"), format!("shop:b:{digest}")];
+        let fail =
+            |key: &str, seconds| writes.record_failure(key, began + Duration::from_secs(seconds));
+        assert!((0..50).all(|_| !fail(&key, 0)), "a burst of failures is one failure");
+        assert!(!fail(&key, 2) && fail(&second_slot, 4) && !fail(&key, 6), "one warning");
+        assert!(writes.are_failing(&key) && !writes.are_failing(&other));
+        writes.record_success(&other);
+        assert!(writes.are_failing(&key));
+        writes.record_success(&key);
+        assert!(!writes.are_failing(&key) && !fail(&key, 8));
+    }
+}

@@ -1,0 +1,58 @@
+//! A memcached that grants leases but stores no values. Each process then keeps its values for
+//! their whole local ttl, as without memcached.
+
+use std::time::Duration;
+
+use cached_core::{Cache, coordinator_cached};
+use cached_tests::{Memcached, Upstream, UpstreamDown, collect_logs, logged};
+
+/// How long a process keeps a value whose write memcached has not confirmed.
+const UNCONFIRMED: Duration = Duration::from_secs(5);
+
+#[coordinator_cached(name = "full_page", version = number, skip(upstream, size))]
+async fn page(upstream: &Upstream, size: usize, number: u32) -> Result<String, UpstreamDown> {
+    let _ = number;
+    upstream.fetch().await?;
+    Ok("p".repeat(size))
+}
+
+/// Returns the cache of a new process, which shares only memcached with other caches.
+async fn new_process(memcached: &Memcached) -> Cache {
+    let builder = Cache::builder().namespace("full").memcached([memcached.address()]);
+    builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
+}
+
+async fn call(cache: &Cache, upstream: &Upstream, size: usize, number: u32) {
+    cache.scope(page(upstream, size, number)).await.expect("the call succeeds");
+    cache.flush().await;
+}
+
+#[tokio::test]
+async fn values_that_a_full_server_refuses_stay_in_the_process() {
+    collect_logs();
+    let memcached = Memcached::start_full(1000);
+    let cache = new_process(&memcached).await;
+    let upstream = Upstream::default();
+    for number in 0..5 {
+        call(&cache, &upstream, 900, number).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    assert_eq!(cache.stats().total().fills, 0, "memcached stores nothing");
+    tokio::time::sleep(UNCONFIRMED).await;
+    let before = upstream.fetches();
+    call(&cache, &upstream, 900, 4).await;
+    assert_eq!(upstream.fetches(), before, "the process still has the value");
+    let lines = logged(log::Level::Warn, &memcached.address());
+    assert!(lines.len() == 1 && lines[0].contains("`full:full_page`"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_value_that_is_too_large_stays_in_the_process() {
+    let memcached = Memcached::start();
+    let cache = new_process(&memcached).await;
+    let upstream = Upstream::default();
+    call(&cache, &upstream, 2 << 20, 1).await;
+    tokio::time::sleep(UNCONFIRMED + Duration::from_millis(500)).await;
+    call(&cache, &upstream, 2 << 20, 1).await;
+    assert_eq!(upstream.fetches(), 1, "the process still has the value");
+}
