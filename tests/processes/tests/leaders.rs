@@ -86,6 +86,12 @@ fn a_forked_process_ignores_its_parents_leader() {
     assert!(took < 500, "{took} ms");
 }
 
+#[test]
+fn a_forked_process_does_not_wait_for_its_parents_writes() {
+    let took = millis_of_child_call("flushes");
+    assert!(took < 4000, "{took} ms");
+}
+
 fn one_thread() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the runtime starts")
 }

@@ -3,14 +3,15 @@
 //!
 //! The variable `CHILD` selects the child's call. With `holds`, the default, the child waits for a
 //! call whose *leader* (the call that fetches) it does not poll. With `inherits`, the child calls a
-//! function that a thread of the parent was fetching when the process forked.
+//! function that a thread of the parent was fetching when the process forked. With `flushes`, the
+//! child calls a function and `flush` while a write of the parent to memcached is under way.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cached_core::coordinator_cached;
-use cached_tests::poll_once;
+use cached_core::{Cache, coordinator_cached};
+use cached_tests::{Memcached, poll_once};
 use fork::Fork;
 
 static FETCHES: AtomicU32 = AtomicU32::new(0);
@@ -77,17 +78,77 @@ fn child_that_holds() -> std::io::Result<()> {
     Ok(())
 }
 
-fn main() -> ExitCode {
-    let inherits = std::env::var("CHILD").as_deref() == Ok("inherits");
-    let begun = use_the_cache().and_then(|()| if inherits { begin_a_long_fetch() } else { Ok(()) });
-    let ended = begun.and_then(|()| match fork::fork()? {
+/// Installs a cache on memcached, and fetches a value that memcached is asked to store and does not
+/// confirm.
+fn begin_a_long_write() -> std::io::Result<Memcached> {
+    let memcached = Memcached::start();
+    let runtime = runtime()?;
+    let builder = Cache::builder().memcached([memcached.address()]);
+    let cache = runtime.block_on(builder.remote_timeout(Duration::from_secs(8)).build());
+    cache.map_err(std::io::Error::other)?.install().map_err(std::io::Error::other)?;
+    FETCH_MILLIS.store(200, Ordering::SeqCst);
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let _ = page(1).await;
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        });
+    });
+    // The call has a lease by then, and fetches.
+    std::thread::sleep(Duration::from_millis(100));
+    memcached.suspend();
+    std::thread::sleep(Duration::from_millis(300));
+    Ok(memcached)
+}
+
+fn child_that_flushes(memcached: &Memcached) -> std::io::Result<()> {
+    memcached.resume();
+    let began = Instant::now();
+    runtime()?.block_on(async {
+        page(2).await.map_err(std::io::Error::other)?;
+        Cache::current().flush().await;
+        Ok::<_, std::io::Error>(())
+    })?;
+    println!("{}", began.elapsed().as_millis());
+    Ok(())
+}
+
+fn flushes() -> std::io::Result<()> {
+    let memcached = begin_a_long_write()?;
+    match fork::fork()? {
+        Fork::Child => {
+            let ended = child_that_flushes(&memcached);
+            // The server belongs to the parent.
+            std::mem::forget(memcached);
+            ended
+        }
+        Fork::Parent(process) => wait_for(process),
+    }
+}
+
+fn wait_for(process: i32) -> std::io::Result<()> {
+    match fork::waitpid(process)? {
+        0 => Ok(()),
+        status => Err(std::io::Error::other(format!("the child ended with {status}"))),
+    }
+}
+
+fn forks(inherits: bool) -> std::io::Result<()> {
+    use_the_cache()?;
+    if inherits {
+        begin_a_long_fetch()?;
+    }
+    match fork::fork()? {
         Fork::Child if inherits => child_that_inherits(),
         Fork::Child => child_that_holds(),
-        Fork::Parent(process) => match fork::waitpid(process)? {
-            0 => Ok(()),
-            status => Err(std::io::Error::other(format!("the child ended with {status}"))),
-        },
-    });
+        Fork::Parent(process) => wait_for(process),
+    }
+}
+
+fn main() -> ExitCode {
+    let ended = match std::env::var("CHILD").as_deref() {
+        Ok("flushes") => flushes(),
+        child => forks(child == Ok("inherits")),
+    };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

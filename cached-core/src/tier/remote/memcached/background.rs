@@ -11,6 +11,7 @@
 //! the [`fallback_runtime`].
 
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
@@ -53,9 +54,15 @@ struct WriteQueue {
     bytes: usize,
     /// The number of writes that wait or are under way.
     unfinished: usize,
+    /// The process that all of this belongs to. After a `fork`, the child begins with an empty queue.
+    process: u32,
 }
 
 impl WriteQueue {
+    fn of_process(process: u32) -> WriteQueue {
+        WriteQueue { process, ..WriteQueue::default() }
+    }
+
     fn remove_worker(&mut self, runtime: Id) {
         if let Some(workers) = self.workers.get_mut(&runtime) {
             *workers -= 1;
@@ -70,6 +77,8 @@ struct QueuedWrite {
     write: BackgroundWriteFn,
     queued_at: Instant,
     bytes: usize,
+    /// The process that queued the write.
+    process: u32,
     writes: Arc<BackgroundWrites>,
 }
 
@@ -85,6 +94,9 @@ impl Drop for QueuedWrite {
     fn drop(&mut self) {
         let is_last = {
             let mut queue = self.writes.lock_queue();
+            if queue.process != self.process {
+                return;
+            }
             queue.bytes -= self.bytes;
             queue.unfinished -= 1;
             queue.unfinished == 0
@@ -119,9 +131,9 @@ impl BackgroundWrites {
     ) {
         let runtime = Handle::try_current().ok();
         let bytes = bytes.saturating_add(WRITE_BYTES);
-        let queued =
-            QueuedWrite { write, queued_at: Instant::now(), bytes, writes: Arc::clone(self) };
         let mut queue = self.lock_queue();
+        let (queued_at, process, writes) = (Instant::now(), queue.process, Arc::clone(self));
+        let queued = QueuedWrite { write, queued_at, bytes, process, writes };
         queue.bytes += bytes;
         queue.unfinished += 1;
         queue.waiting.push_back(queued);
@@ -180,7 +192,15 @@ impl BackgroundWrites {
     }
 
     fn lock_queue(&self) -> MutexGuard<'_, WriteQueue> {
-        lock(&self.queue)
+        let mut queue = lock(&self.queue);
+        let process = std::process::id();
+        if queue.process != process {
+            let parents = std::mem::replace(&mut *queue, WriteQueue::of_process(process));
+            // The parent carries out its writes itself. Dropping them here would give back its
+            // leases.
+            std::mem::forget(parents.waiting);
+        }
+        queue
     }
 }
 
@@ -208,6 +228,10 @@ struct BackgroundWorker {
     current: Vec<QueuedWrite>,
     /// True while the queue counts this worker.
     is_counted: bool,
+    /// True during a poll of the writes, and still true if a write has panicked.
+    is_polling: bool,
+    /// The process that started the worker.
+    process: u32,
 }
 
 impl BackgroundWorker {
@@ -217,12 +241,25 @@ impl BackgroundWorker {
             runtime,
             current: Vec::new(),
             is_counted: true,
+            is_polling: false,
+            process: std::process::id(),
         }
     }
 
     async fn run(mut self) {
         while self.take_next() {
-            join_all(self.current.iter().map(|queued| (queued.write)()).collect()).await;
+            let mut writes: Option<BoxedFuture<'static, _>> = None;
+            poll_fn(|context| {
+                self.is_polling = true;
+                let writes = writes.get_or_insert_with(|| {
+                    let begin = |queued: &QueuedWrite| (queued.write)();
+                    Box::pin(join_all(self.current.iter().map(begin).collect()))
+                });
+                let polled = writes.as_mut().poll(context);
+                self.is_polling = false;
+                polled
+            })
+            .await;
             self.current.clear();
         }
     }
@@ -245,13 +282,18 @@ impl BackgroundWorker {
 /// left, the fallback runtime carries out the waiting writes.
 impl Drop for BackgroundWorker {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // The process has forked, and the parent carries out its writes itself.
+            return std::mem::forget(std::mem::take(&mut self.current));
+        }
         if !self.is_counted {
             return;
         }
         let mut queue = self.writes.lock_queue();
         queue.remove_worker(self.runtime);
-        // The writes of a panicked worker are dropped, because the same write would panic again.
-        if !std::thread::panicking() {
+        // The writes of a panicked worker are dropped, because the same write would panic again. The
+        // thread may also be panicking because the program panicked and drops its runtime.
+        if !self.is_polling {
             queue.waiting.extend(self.current.drain(..));
         }
         let orphaned = match queue.workers.is_empty() {
@@ -312,6 +354,56 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         });
         assert_eq!(done.load(Ordering::SeqCst), 1000);
+        assert_eq!(writes.lock_queue().unfinished, 0);
+    }
+
+    #[test]
+    fn a_panic_of_the_program_leaves_no_write_undone() {
+        let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
+        let program = || {
+            let runtime = runtime();
+            runtime.block_on(async {
+                writes.queue_fill(1, write(&done, Duration::from_millis(100)));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                writes.queue_fill(1, write(&done, Duration::from_millis(100)));
+                // `resume_unwind` skips the panic hook.
+                std::panic::resume_unwind(Box::new("the program panics"))
+            })
+        };
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(program));
+        assert!(panicked.is_err());
+        assert_eq!(done.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn a_write_that_panics_is_not_repeated() {
+        let (writes, begun) =
+            (Arc::new(BackgroundWrites::default()), Arc::<AtomicUsize>::default());
+        runtime().block_on(async {
+            let begun = Arc::clone(&begun);
+            let panics = move || -> BoxedFuture<'static, ()> {
+                begun.fetch_add(1, Ordering::SeqCst);
+                Box::pin(async { std::panic::resume_unwind(Box::new("the write panics")) })
+            };
+            writes.queue_fill(1, Box::new(panics));
+            writes.wait_until_done().await;
+        });
+        assert_eq!(begun.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_forked_process_begins_with_an_empty_queue() {
+        let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
+        let runtime = runtime();
+        runtime.block_on(async { writes.queue_write(0, write(&done, Duration::ZERO)) });
+        // From now on, this process looks like the parent's child.
+        lock(&writes.queue).process += 1;
+        runtime.block_on(async {
+            assert_eq!(writes.lock_queue().unfinished, 0);
+            writes.queue_write(0, write(&done, Duration::ZERO));
+            writes.wait_until_done().await;
+        });
+        assert_eq!(done.load(Ordering::SeqCst), 1, "only the child's own write is done");
         assert_eq!(writes.lock_queue().unfinished, 0);
     }
 
