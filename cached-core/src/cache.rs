@@ -14,6 +14,7 @@ use crate::config::{CacheBuilder, Config};
 use crate::declaration::warn_if_inventory_is_empty;
 use crate::error::{ConfigError, ConfigErrorKind};
 use crate::event::{Event, EventDispatcher, EventSubject, PastEvent};
+use crate::fetch_pauses::FetchPauses;
 use crate::flight::Flights;
 use crate::key::{Key, canonical_bytes};
 #[cfg(feature = "memcached")]
@@ -40,6 +41,7 @@ struct CacheInner {
     config: Config,
     events: EventDispatcher,
     flights: Arc<Flights>,
+    fetch_pauses: FetchPauses,
     local: Arc<LocalTier>,
     refresh_claims: Arc<LocalRefreshClaims>,
     remote: Option<Arc<Store>>,
@@ -90,6 +92,7 @@ impl Cache {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 enabled,
                 flights: Arc::new(Flights::new()),
+                fetch_pauses: FetchPauses::default(),
                 local,
                 refresh_claims: LocalRefreshClaims::new(config.clock.clone()),
                 remote,
@@ -333,6 +336,10 @@ impl Cache {
         &self.inner.flights
     }
 
+    pub(crate) fn fetch_pauses(&self) -> &FetchPauses {
+        &self.inner.fetch_pauses
+    }
+
     #[inline]
     pub(crate) fn local(&self) -> &LocalTier {
         &self.inner.local
@@ -353,7 +360,7 @@ impl Cache {
     }
 
     /// Removes the entry from the tiers of this process. A fetch or a read that is under way does not
-    /// store its result.
+    /// store its result. A pause of the key's fetches ends.
     ///
     /// Returns a fill token, which allows the caller to store a replacement until the entry changes
     /// again. Returns `None` if the token `before` is out of date. Another caller may then have changed
@@ -367,6 +374,7 @@ impl Cache {
         // The key's flight may have found the old value before the removal, so no later caller may
         // join the flight.
         self.inner.flights.detach(key);
+        self.inner.fetch_pauses.end(key);
         // The request comes last. Another task of the request may have found the old value until now, and
         // the request must not keep it.
         if let Some(request) = RequestHandle::current() {

@@ -28,6 +28,7 @@
 mod fetch;
 mod fill;
 mod miss_trace;
+mod pause;
 mod remote_answer;
 mod stale;
 
@@ -157,12 +158,12 @@ impl PlannedFetch {
     }
 
     /// Ends a fetch that has no value to store: gives up the lease and answers the flight.
-    fn end_without_value(self, outcome: FlightOutcome) {
+    fn end_without_value(self, outcome: impl FnOnce() -> FlightOutcome) {
         if let Some(leader) = self.leader {
             // Dropping the lease gives the lease back, which needs the runtime that polls this call. The
             // drop must come before the answer, so that the next caller can win the lease.
             drop(leader.take_handoff::<FillLease>());
-            leader.answer(|| outcome);
+            leader.answer(outcome);
         }
     }
 }
@@ -298,15 +299,18 @@ impl PendingCall {
             FlightOutcome::Cached(value) => CallPlan::Answer(self.keep_for_request(value)),
             FlightOutcome::Uncached(value) => CallPlan::Answer(value),
             FlightOutcome::Error(error) => CallPlan::Error(error),
-            // This call fetches too. The local tier may keep the value for later callers.
-            FlightOutcome::UnsharedError => {
-                let target = match self.handle.remote_tier() {
-                    Some(_) => FillTarget::LocalWithoutPermit,
-                    None => FillTarget::LocalOnly,
-                };
-                CallPlan::Fetch(PlannedFetch::new(None, self.handle.fill_token(), target))
-            }
+            FlightOutcome::UnsharedError => self.plan_alone(),
         }
+    }
+
+    /// Returns the plan of a call that has waited for a failed fetch and cannot use its error. This
+    /// call fetches too. The local tier may keep the value for later callers.
+    fn plan_alone(&self) -> CallPlan {
+        let target = match self.handle.remote_tier() {
+            Some(_) => FillTarget::LocalWithoutPermit,
+            None => FillTarget::LocalOnly,
+        };
+        CallPlan::Fetch(PlannedFetch::new(None, self.handle.fill_token(), target))
     }
 
     /// Returns `Break` with the plan of a call that has become the leader, or `Continue` if the leader must
@@ -329,11 +333,8 @@ impl PendingCall {
             if handle.cache.remote().is_some() {
                 self.trace(|report| report.remote.push(RemoteFinding::NotUsed));
             }
-            return ControlFlow::Break(CallPlan::Fetch(PlannedFetch::new(
-                Some(leader),
-                fill_token,
-                FillTarget::LocalOnly,
-            )));
+            let fetch = PlannedFetch::new(Some(leader), fill_token, FillTarget::LocalOnly);
+            return ControlFlow::Break(self.fetch_unless_paused(fetch, self.pause()));
         }
         // An earlier leader of this flight may have stored a lease in the flight.
         if let Some(lease) = leader.take_handoff::<FillLease>() {
@@ -363,9 +364,10 @@ impl PendingCall {
     ) -> impl Future<Output = CallPlan> {
         let handle = &self.handle;
         async move {
+            let pause = self.pause();
             let answer = {
                 let (mut ask, mut waker_cache) =
-                    (std::pin::pin!(self.read_remote_tier(fill_token)), None);
+                    (std::pin::pin!(self.read_remote_tier(fill_token, pause.is_some())), None);
                 poll_fn(|context: &mut Context<'_>| match leader.outcome_of_other_leader(context) {
                     Some(outcome) => Poll::Ready(Err(outcome)),
                     None => {
@@ -403,10 +405,8 @@ impl PendingCall {
                         lease.permit.hold_while(leader.monitor());
                         leader.put_handoff(lease);
                     }
-                    CallPlan::Fetch(PlannedFetch {
-                        stale,
-                        ..PlannedFetch::new(Some(leader), fill_token, target)
-                    })
+                    let fetch = PlannedFetch::new(Some(leader), fill_token, target);
+                    self.fetch_unless_paused(PlannedFetch { stale, ..fetch }, pause)
                 }
             }
         }

@@ -46,6 +46,7 @@ pub struct Declaration {
     none_ttl: Option<Duration>,
     stale_if_error: Duration,
     refresh_ahead: Duration,
+    error_ttl: Duration,
     uses_local: bool,
     uses_remote: bool,
     local_hit_is_final: bool,
@@ -63,6 +64,9 @@ pub struct Declaration {
     /// The type of a collection in the key that has no stable order. Empty until a key with such a
     /// collection is encoded.
     unordered_key: OnceLock<&'static str>,
+    /// The type of the function's error, if the error cannot be shared with other calls. Empty
+    /// until the function has run.
+    unshared_error_type: OnceLock<&'static str>,
     /// Set once the log has a warning about a value that is larger than memcached accepts.
     pub(crate) too_large_warned: OnceLock<()>,
     /// Set once the log has a warning about a call in a task that has lost its scope.
@@ -100,6 +104,7 @@ impl Declaration {
             none_ttl: None,
             stale_if_error: Duration::ZERO,
             refresh_ahead: Duration::ZERO,
+            error_ttl: Duration::ZERO,
             uses_local: true,
             uses_remote: true,
             local_hit_is_final: true,
@@ -108,6 +113,7 @@ impl Declaration {
             unstorable_value: OnceLock::new(),
             never_none_type: OnceLock::new(),
             unordered_key: OnceLock::new(),
+            unshared_error_type: OnceLock::new(),
             too_large_warned: OnceLock::new(),
             lost_scope_warned: OnceLock::new(),
         }
@@ -167,6 +173,13 @@ impl Declaration {
     pub const fn refresh_ahead(mut self, ahead: Duration) -> Declaration {
         self.refresh_ahead = ahead;
         self.local_hit_is_final &= ahead.is_zero();
+        self
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn error_ttl(mut self, ttl: Duration) -> Declaration {
+        self.error_ttl = ttl;
         self
     }
 
@@ -262,6 +275,20 @@ impl Declaration {
     /// Returns how long before an entry expires it is refreshed, or zero if entries are not refreshed.
     pub(crate) fn declared_refresh_ahead(&self) -> Duration {
         self.refresh_ahead
+    }
+
+    /// Returns how long a failed fetch pauses the next fetches of its key, or zero if it pauses
+    /// none.
+    pub(crate) fn declared_error_ttl(&self) -> Duration {
+        self.error_ttl
+    }
+
+    /// Records a finding if the errors of the function cannot be shared. `error` is then the name of
+    /// the error's type.
+    pub(crate) fn check_error_sharing(&self, error: Option<&'static str>) {
+        if let Some(error) = error {
+            self.unshared_error_type.get_or_init(|| error);
+        }
     }
 
     #[inline]

@@ -165,6 +165,14 @@ impl EntryHandle {
         self.cache.remote().filter(|_| self.declaration.uses_remote())
     }
 
+    /// Ends the pause of the key's fetches, which a failed fetch has begun; see
+    /// [`FetchPauses`](crate::fetch_pauses::FetchPauses).
+    pub(crate) fn end_pause(&self) {
+        if !self.declaration.declared_error_ttl().is_zero() {
+            self.cache.fetch_pauses().end(&self.key);
+        }
+    }
+
     /// Returns the [`remote_tier`](Self::remote_tier), and the key of the entry in the remote tier.
     pub(crate) fn remote_tier_and_key(&self) -> Option<(&Arc<Store>, Key)> {
         let store = self.remote_tier()?;

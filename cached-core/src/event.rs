@@ -80,6 +80,10 @@ pub(crate) enum Event<'e> {
     FillRefused { entry: EventSubject<'e>, reason: FillRefusal },
     /// A call returns an expired value.
     StaleServed { entry: EventSubject<'e>, reason: StaleReason },
+    /// A call returns the error of an earlier fetch, because the option `error_ttl` holds off the
+    /// next fetches of the key. If an expired value is kept for errors, the call emits
+    /// `StaleServed` instead.
+    FetchPaused { entry: EventSubject<'e> },
     /// A refresh of an entry that has not expired starts in the background.
     RefreshStarted { entry: EventSubject<'e> },
     /// `CacheEntry::overwrite` was called. The entry is replaced after this event.

@@ -288,7 +288,7 @@ impl Flight {
     }
 
     /// Ends the flight. `outcome` is not called if the caller holds the only reference to the
-    /// flight.
+    /// flight. It is called without a lock, because it may run the program's own code.
     fn answer(self: &Arc<Flight>, outcome: impl FnOnce() -> FlightOutcome) {
         self.remove_from(&mut self.flights.shard(self.hash));
         // No other call can join now, and every follower and leader holds a reference to the
@@ -296,12 +296,13 @@ impl Flight {
         if Arc::strong_count(self) == 1 {
             return;
         }
+        let outcome = outcome();
         let (followers, other_leaders) = {
             let mut state = lock(&self.state);
-            // Two leaders may fetch, and the first outcome counts. The closure of a second outcome
-            // is dropped when this method returns, after the lock is released.
+            // Two leaders may fetch, and the first outcome counts. A second outcome is dropped when
+            // this method returns, after the lock is released.
             if state.outcome.is_none() {
-                state.outcome = Some(outcome());
+                state.outcome = Some(outcome);
             }
             state.promoted = None;
             (std::mem::take(&mut state.followers), std::mem::take(&mut state.other_leaders))

@@ -18,6 +18,7 @@ mod entry;
 mod entry_handle;
 mod error;
 mod event;
+mod fetch_pauses;
 mod flight;
 #[cfg(feature = "memcached")]
 mod frame;

@@ -21,7 +21,10 @@ pub use crate::key::KeyParts;
 use crate::key::{DynKeyPart, KeyPart};
 pub use crate::round_trip::{RoundTripFns, RoundTripProbe};
 pub use crate::value::local::WeightProbe;
-pub use crate::value::{ErrorProbe, ErrorSharing, InferredValue, Returned, WholeValue};
+pub use crate::value::{
+    CopyableError, ErrorCopier, ErrorProbe, ErrorSharing, FallibleReturn, InferredValue, Returned,
+    WholeValue, error_copier,
+};
 pub use answer::{Call, CallFuture, RefreshRules};
 pub use entry_builder::EntryBuilder;
 pub use key_arguments::DeclaredFunction;

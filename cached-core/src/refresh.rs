@@ -138,6 +138,10 @@ impl PendingCall {
         V: 'static,
         F: Future<Output = R> + Send + 'static,
     {
+        // A paused refresh drops its claim. A call after the pause can then refresh the entry.
+        if self.pause().is_some() {
+            return;
+        }
         let Ok(runtime) = Handle::try_current() else { return };
         let refresh = async move {
             self.handle.emit(|entry| Event::RefreshStarted { entry });

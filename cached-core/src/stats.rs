@@ -80,6 +80,9 @@ counters! {
     /// Calls that were answered with an expired value (`stale_if_error`): the fetch failed, or
     /// another process was fetching.
     stale_answers: Counter, "stale", Shown::IfCounted;
+    /// Calls that were answered with the error of an earlier fetch, because the option `error_ttl`
+    /// holds off the next fetches of the key.
+    paused_answers: Counter, "paused", Shown::IfCounted;
     /// Background fetches of entries that were about to expire (`refresh_ahead`).
     refreshes: Counter, "refreshed", Shown::IfCounted;
     /// Values stored in memcached.

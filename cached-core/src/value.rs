@@ -5,12 +5,11 @@
 //! in [`ValueType`] and [`ReturnType`].
 
 pub(crate) mod bounds;
+mod error_sharing;
 pub(crate) mod local;
 mod variant;
 
 use std::any::{Any, type_name};
-use std::marker::PhantomData;
-use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +21,13 @@ use crate::encoded::{self, EncodedValue, EncodedView};
 use crate::round_trip::RoundTripCheck;
 use crate::unstorable::Unstorable;
 use crate::weight;
+pub(crate) use error_sharing::SharedError;
+pub use error_sharing::{
+    CopyableError, ErrorCopier, ErrorProbe, ErrorSharing, FallibleReturn, error_copier,
+};
 
 /// A cached value whose type is erased. [`ValueType`] holds the operations on it.
 pub(crate) type Value = Arc<dyn Any + Send + Sync>;
-
-/// The error of an annotated function, with its type erased.
-pub(crate) type SharedError = Arc<dyn Any + Send + Sync>;
 
 /// A value that can be cached: `Serialize + DeserializeOwned + Clone + Send + Sync + 'static`.
 ///
@@ -358,107 +358,4 @@ where
     // `target` held `None`, so nothing leaks. Without `forget` the compiler adds code to drop an `R`.
     std::mem::forget(target.replace(R::from_cached(value.clone())));
     true
-}
-
-/// The way in which the error of one run of an annotated function is shared with the other calls that
-/// waited for this run; `None` if the error cannot be shared.
-pub struct ErrorSharing<R>(Option<ErrorSharingFns<R>>);
-
-/// The functions that clone the error in a return value, and turn a shared error back into a return
-/// value.
-struct ErrorSharingFns<R> {
-    share: fn(&R) -> Option<SharedError>,
-    rebuild: fn(&SharedError) -> Option<R>,
-}
-
-impl<R> ErrorSharing<R> {
-    /// Clones the error in `returned`. Returns `None` if the error cannot be shared.
-    pub(crate) fn share(&self, returned: &R) -> Option<SharedError> {
-        (self.0.as_ref()?.share)(returned)
-    }
-
-    /// Returns a clone of a shared error as the function's return value. Returns `None` if the error
-    /// has another type.
-    pub(crate) fn rebuild(&self, error: &SharedError) -> Option<R> {
-        (self.0.as_ref()?.rebuild)(error)
-    }
-}
-
-/// Chooses at compile time how the error in `R` is shared.
-///
-/// Method resolution prefers an inherent method of `ErrorProbe` to a method of `ErrorProbeFallback`,
-/// which is found only through `Deref`. The inherent method `sharing` exists only for a `Result` whose
-/// error is `Clone + Send + Sync + 'static`, so all other types get the fallback. Stable Rust offers
-/// no specialization for this choice.
-pub struct ErrorProbe<R> {
-    fallback: ErrorProbeFallback<R>,
-}
-
-/// The methods of [`ErrorProbe`] for a return type whose error cannot be shared.
-#[doc(hidden)]
-pub struct ErrorProbeFallback<R>(PhantomData<fn() -> R>);
-
-impl<R> ErrorProbe<R> {
-    #[doc(hidden)]
-    pub const NEW: ErrorProbe<R> = ErrorProbe { fallback: ErrorProbeFallback(PhantomData) };
-
-    /// Disables error sharing. The attribute calls this for a return type that borrows, because a shared
-    /// error may outlive the call.
-    #[doc(hidden)]
-    pub fn unshared(&self) -> ErrorSharing<R> {
-        ErrorSharing(None)
-    }
-}
-
-impl<T, E: Clone + Send + Sync + 'static> ErrorProbe<Result<T, E>> {
-    #[doc(hidden)]
-    pub fn sharing(&self) -> ErrorSharing<Result<T, E>> {
-        ErrorSharing(Some(ErrorSharingFns {
-            share: |returned| {
-                let error = returned.as_ref().err()?;
-                Some(Arc::new(error.clone()))
-            },
-            rebuild: |error| error.downcast_ref::<E>().cloned().map(Err),
-        }))
-    }
-}
-
-impl<T, E> ErrorProbe<Result<T, E>> {
-    /// Rejects a `Result` under the option `infallible`. The compiler chooses this method instead of
-    /// the fallback's, and then reports that the bound does not hold.
-    #[doc(hidden)]
-    pub fn infallible(&self) -> ErrorSharing<Result<T, E>>
-    where
-        Result<T, E>: NeverFails,
-    {
-        ErrorSharing(None)
-    }
-}
-
-/// No type implements this trait. The option `infallible` requires it of a `Result`, so a function that
-/// returns a `Result` does not compile with this option.
-#[diagnostic::on_unimplemented(
-    message = "a `Result` can fail, so it cannot be cached whole",
-    label = "the `Ok` of this `Result` is cached without `infallible`",
-    note = "remove the option `infallible`"
-)]
-pub trait NeverFails {}
-
-impl<R> Deref for ErrorProbe<R> {
-    type Target = ErrorProbeFallback<R>;
-    fn deref(&self) -> &ErrorProbeFallback<R> {
-        &self.fallback
-    }
-}
-
-impl<R> ErrorProbeFallback<R> {
-    #[doc(hidden)]
-    pub fn sharing(&self) -> ErrorSharing<R> {
-        ErrorSharing(None)
-    }
-
-    #[doc(hidden)]
-    pub fn infallible(&self) -> ErrorSharing<R> {
-        ErrorSharing(None)
-    }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Args {
     pub(crate) stale_if_error: Option<Arg<LitStr>>,
     pub(crate) refresh_ahead: Option<Arg<LitStr>>,
     pub(crate) refresh_with: Option<Arg<Expr>>,
+    pub(crate) share_error: Option<Arg<Expr>>,
+    pub(crate) error_ttl: Option<Arg<LitStr>>,
     pub(crate) local: Option<Arg<bool>>,
     pub(crate) remote: Option<Arg<bool>>,
     pub(crate) infallible: Option<Arg<()>>,
@@ -150,6 +152,16 @@ pub(crate) const OPTIONS: &[OptionSyntax] = &[
         name: "refresh_with",
         example: "refresh_with = self.clone()",
         parse: |args, key, input| set(&mut args.refresh_with, key, parse_value(input)?),
+    },
+    OptionSyntax {
+        name: "share_error",
+        example: "share_error = |error| anyhow::anyhow!(\"{error:#}\")",
+        parse: |args, key, input| set(&mut args.share_error, key, parse_value(input)?),
+    },
+    OptionSyntax {
+        name: "error_ttl",
+        example: "error_ttl = \"1s\"",
+        parse: |args, key, input| set(&mut args.error_ttl, key, as_string(parse_value(input)?)?),
     },
     OptionSyntax {
         name: "local",

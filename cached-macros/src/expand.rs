@@ -14,8 +14,8 @@ use syn::visit::Visit;
 use syn::{Expr, Generics, Path, Type};
 
 use crate::args::Args;
+use crate::failures::ErrorSharing;
 use crate::item::{Function, Parameter, is_punct};
-use crate::lifetimes::borrows;
 use crate::mentions::mentions;
 use crate::receiver::{RefreshCopies, with_receiver};
 use crate::signature::type_arguments;
@@ -93,6 +93,7 @@ impl Expansion<'_> {
             true => self.options_of_the_entry(),
             false => self.call_options(Copies::Clones),
         };
+        let share_error = self.share_error();
         let fetch_future = self.fetch(&call, body.statements);
         let names: Vec<&Ident> = self.parameters().map(|parameter| &parameter.ident).collect();
         let rebind = krate.private(Span::call_site(), "rebind");
@@ -111,7 +112,7 @@ impl Expansion<'_> {
                 let (#call, #fetch) = {
                     #rebind
                     #[allow(clippy::used_underscore_binding)]
-                    let #call = #begin!(#lookup, #method as #return_type) #options;
+                    let #call = #begin!(#lookup, #method as #return_type) #options #share_error;
                     #call_and_fetch
                 };
                 #completion
@@ -187,7 +188,9 @@ impl Expansion<'_> {
     fn computed_options(&self) -> String {
         let ttl = self.ttl_expression().map(|_| "ttl");
         let functions = self.input.value_functions.iter().map(|value| value.option);
-        ttl.into_iter().chain(functions).collect::<Vec<_>>().join(", ")
+        let share_error = self.share_error().map(|_| "share_error");
+        let options = ttl.into_iter().chain(functions).chain(share_error);
+        options.collect::<Vec<_>>().join(", ")
     }
 
     /// Writes the expression that identifies the cache entry. The function and its companion both
@@ -205,13 +208,7 @@ impl Expansion<'_> {
             (true, false) => "lookup",
         };
         let [lookup, probe] = [lookup, "ErrorProbe"].map(|item| krate.private(span, item));
-        let sharing = match input.infallible {
-            true => "infallible",
-            // A shared error outlives the call, so the error must not borrow.
-            false if borrows(return_type) => "unshared",
-            false => "sharing",
-        };
-        let sharing = Ident::new(sharing, span);
+        let sharing = Ident::new(input.error_sharing.method(), return_type.span());
         // Values that never leave the process need no serde, so their weight depends on their type.
         let (local_types, weigher) = match input.uses_remote {
             true => (None, None),
@@ -325,6 +322,22 @@ impl Expansion<'_> {
                 quote_spanned!(span=> .#option(#function))
             })
             .collect()
+    }
+
+    /// Writes the call that sets the option `share_error`. A companion runs no fetch, so it does not
+    /// need the option.
+    ///
+    /// The call has the return type's span, so that the compiler reports an error that cannot be
+    /// copied at the return type.
+    fn share_error(&self) -> Option<TokenStream> {
+        let ErrorSharing::ByFunction(function) = self.input.error_sharing else { return None };
+        let return_type = self.input.return_type;
+        let span = return_type.span();
+        let error_copier = self.krate.private(span, "error_copier");
+        let returned = Ident::new("returned", Span::mixed_site());
+        Some(quote_spanned!(span=>
+            .share_error(|#returned| #error_copier::<#return_type>().copy(#returned, #function))
+        ))
     }
 
     /// Returns the option `ttl` if its value is an expression and not a literal.

@@ -4,8 +4,8 @@
 //! One expansion takes three steps:
 //!
 //! 1. `args` parses the attribute's options. `item` and `desugared` parse the annotated function.
-//! 2. `validate` checks the rules, with `signature`, `key`, `ttl`, `duration`, `literal` and
-//!    `value_function`. If no rule is broken, `validate` returns a `ValidatedFunction`.
+//! 2. `validate` checks the rules, with `signature`, `key`, `ttl`, `duration`, `failures`, `literal`
+//!    and `value_function`. If no rule is broken, `validate` returns a `ValidatedFunction`.
 //! 3. `expand` writes the tokens that replace a `ValidatedFunction`. If the option `entry` names a
 //!    companion, `companion` writes that function: a companion returns a cache entry.
 //!
@@ -20,6 +20,7 @@ mod desugared;
 mod duration;
 mod errors;
 mod expand;
+mod failures;
 mod item;
 mod key;
 mod lifetimes;

@@ -153,6 +153,23 @@ fn method_with_refresh_with() {
 }
 
 #[test]
+fn function_that_shares_its_error() {
+    let options = quote!(
+        name = "payment",
+        version = state,
+        share_error = |error| anyhow::anyhow!("{error:#}"),
+        error_ttl = "1s",
+        entry = payment_entry
+    );
+    let item = quote! {
+        async fn fetch_payment(number: u32, state: State) -> anyhow::Result<Payment> {
+            upstream(number, state).await
+        }
+    };
+    check("shared_error", options, item, false);
+}
+
+#[test]
 fn desugared_method() {
     let options = quote!(name = "payment", version = state, identifier = (self.region, number));
     // `#[async_trait]` generates a method of this form.

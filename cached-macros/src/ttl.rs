@@ -72,6 +72,7 @@ pub(crate) fn check_durations(
         ("none_ttl", &args.none_ttl),
         ("stale_if_error", &args.stale_if_error),
         ("refresh_ahead", &args.refresh_ahead),
+        ("error_ttl", &args.error_ttl),
     ];
     let mut durations = Vec::new();
     for (option, arg) in options {

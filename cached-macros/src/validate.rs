@@ -7,6 +7,7 @@ use syn::{Expr, FnArg, LitStr, Type};
 
 use crate::args::{Arg, Args};
 use crate::errors::{Errors, prose_list};
+use crate::failures::{ErrorSharing, check_failures};
 use crate::item::Function;
 use crate::key::{check_key, identifier_parts};
 use crate::lifetimes::{borrows, borrows_otherwise, is_borrowed, is_shared_reference};
@@ -34,6 +35,8 @@ pub(crate) struct ValidatedFunction<'a> {
     pub(crate) durations: Vec<DurationOption>,
     /// The options that are functions of the cached value.
     pub(crate) value_functions: Vec<ValueFunction<'a>>,
+    /// How the error of a failed fetch reaches the calls that waited for the fetch.
+    pub(crate) error_sharing: ErrorSharing<'a>,
     /// The option `refresh_ahead` is given. The function's body may then run in the background
     /// after the call has ended.
     pub(crate) has_refresh_ahead: bool,
@@ -71,6 +74,7 @@ pub(crate) fn validate<'a>(
     check_awaits(args, errors);
     check_key(args, function, errors);
     check_value_functions(args, function, errors);
+    let error_sharing = check_failures(args, function, errors);
 
     let (return_type, name) = (return_type?, name?);
     errors.is_empty().then(|| ValidatedFunction {
@@ -85,6 +89,7 @@ pub(crate) fn validate<'a>(
         ttl,
         durations,
         value_functions: value_functions(args, function),
+        error_sharing,
         has_refresh_ahead: args.refresh_ahead.is_some(),
         refresh_with: args.refresh_with.as_ref().map(|receiver| &receiver.value),
         uses_local: is_used(&args.local),
@@ -331,6 +336,7 @@ fn check_awaits(args: &Args, errors: &mut Errors) {
         &args.ttl_with,
         &args.weight,
         &args.refresh_with,
+        &args.share_error,
     ];
     for option in options.into_iter().flatten() {
         if let Some(found) = find_await(option.value.to_token_stream()) {

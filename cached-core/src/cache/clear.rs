@@ -128,6 +128,7 @@ impl Cache {
         let entries = self.inner.local.begin_clearing(index).finish();
         // A flight may have found an old value before its removal, so no later caller may join the flight.
         self.inner.flights.detach_all(index);
+        self.inner.fetch_pauses.end_all(index);
         self.emit(Event::Cleared { function, entries });
         run_deferred_drops();
         entries

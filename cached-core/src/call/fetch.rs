@@ -37,7 +37,13 @@ impl PendingCall {
         };
         match answer {
             Some(_) => self.trace(|report| report.is_answered = true),
-            None => self.begin_fetch(),
+            None => {
+                // A copy of the error has panicked, so this call cannot use the error.
+                if let CallPlan::Error(_) = self.plan {
+                    self.plan = self.plan_alone();
+                }
+                self.begin_fetch();
+            }
         }
         answer
     }
@@ -116,9 +122,11 @@ impl PendingCall {
         let CallPlan::Fetch(fetch) = std::mem::replace(&mut self.plan, CallPlan::Bypass) else {
             return output;
         };
+        self.handle.declaration().check_error_sharing(returns.error_sharing.unshared_type());
         match (returns.split)(output, rules) {
             FetchOutput::Value(value, decision) => {
                 self.report_end(&fetch, FetchOutcome::Value);
+                self.handle.end_pause();
                 let value = self.fill(fetch, value, decision);
                 match returns.rebuild(&value) {
                     Some(answer) => answer,
@@ -127,15 +135,19 @@ impl PendingCall {
             }
             FetchOutput::Error(output) => {
                 self.report_end(&fetch, FetchOutcome::Error);
+                // The pause must begin before the flight ends, or a caller could fetch in between.
+                let share = || returns.error_sharing.share(&output);
+                let shared = self.begin_pause(&fetch, share);
                 if let Some(value) = self.stale_value(&fetch)
                     && let Some(answer) = returns.rebuild(&value)
                 {
                     self.serve_stale(fetch, value);
                     return answer;
                 }
-                let error = returns.error_sharing.share(&output);
-                let outcome = error.map_or(FlightOutcome::UnsharedError, FlightOutcome::Error);
-                fetch.end_without_value(outcome);
+                fetch.end_without_value(|| {
+                    let error = shared.or_else(share);
+                    error.map_or(FlightOutcome::UnsharedError, FlightOutcome::Error)
+                });
                 output
             }
         }

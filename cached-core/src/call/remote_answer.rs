@@ -56,7 +56,7 @@ impl EntryHandle {
 
 impl PendingCall {
     /// Reads the value from the remote tier. If there is no value, tries to win the lease to fill
-    /// the entry.
+    /// the entry. A call whose fetch is paused wins no lease, and so holds up no other process.
     ///
     /// The body is an `async` block, because an `async fn` would store its arguments twice. The
     /// future must stay small, because it is part of the boxed future of
@@ -64,6 +64,7 @@ impl PendingCall {
     pub(super) fn read_remote_tier(
         &self,
         fill_token: FillToken,
+        is_paused: bool,
     ) -> impl Future<Output = RemoteAnswer> {
         let handle = &self.handle;
         let ttls = handle.ttls(None);
@@ -74,11 +75,14 @@ impl PendingCall {
                 self.found(RemoteFinding::TtlTooShort);
                 return RemoteAnswer::fetch(FillTarget::LocalOnly);
             };
-            let if_missing = IfMissing::Lease(LeaseOptions {
-                fetch_time: handle.counters().fetch_time(),
-                refresh_before_removal: ttls.stale + ttls.refresh_window,
-                waits: !self.force_miss(),
-            });
+            let if_missing = match is_paused {
+                true => IfMissing::Report,
+                false => IfMissing::Lease(LeaseOptions {
+                    fetch_time: handle.counters().fetch_time(),
+                    refresh_before_removal: ttls.stale + ttls.refresh_window,
+                    waits: !self.force_miss(),
+                }),
+            };
             let began = self.trace.as_ref().map(|_| Instant::now());
             let outcome = store.read(&key, self, if_missing).await;
             self.trace(|report| report.remote_took = began.map(|began| began.elapsed()));

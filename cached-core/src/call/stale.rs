@@ -31,7 +31,7 @@ impl PendingCall {
         let reason = StaleReason::FetchFailed;
         self.handle.emit(|entry| Event::StaleServed { entry, reason });
         self.trace(|report| report.served_stale = true);
-        fetch.end_without_value(FlightOutcome::Uncached(value));
+        fetch.end_without_value(|| FlightOutcome::Uncached(value));
     }
 
     /// Ends a fetch whose value may not be cached, and answers the followers with the value.

@@ -63,10 +63,14 @@ impl Ledger {
                 findings.push(Finding::NotStoredRemotely { name, function, place, value, why });
             }
             if let Some(value) = declaration.never_none_type.get() {
+                let place = place.clone();
                 findings.push(Finding::NeverNone { name, function, place, value });
             }
             if let Some(collection) = declaration.unordered_key.get() {
                 findings.push(declaration.unordered_key_finding(collection));
+            }
+            if let Some(error) = declaration.unshared_error_type.get() {
+                findings.push(Finding::UnsharedErrors { name, function, place, error });
             }
         }
         findings
@@ -136,6 +140,18 @@ pub enum Finding {
         /// The type of the collection.
         collection: &'static str,
     },
+    /// The function returns an error that calls cannot share. When a fetch fails, each call that
+    /// waited for the fetch fetches too.
+    UnsharedErrors {
+        /// The cache name.
+        name: &'static str,
+        /// The path of the function.
+        function: &'static str,
+        /// The place of the attribute, as `file:line`.
+        place: String,
+        /// The type of the error.
+        error: &'static str,
+    },
 }
 
 impl fmt::Display for Finding {
@@ -178,6 +194,14 @@ impl fmt::Display for Finding {
                     "`{name}`, the function `{function}` ({place}), has a `{collection}` in its key, whose \
                      elements have no stable order, so calls with equal elements fetch; use a `BTreeSet`, \
                      or write `identifier = …` with a sorted collection"
+                )
+            }
+            Finding::UnsharedErrors { name, function, place, error } => {
+                write!(
+                    f,
+                    "`{name}`, the function `{function}` ({place}), returns the error `{error}`, which calls cannot \
+                     share: when a fetch fails, each call that waited for it fetches too; \
+                     add `share_error = |error| …`, or derive `Clone` for the error"
                 )
             }
         }

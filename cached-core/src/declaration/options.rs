@@ -39,6 +39,7 @@ impl Declaration {
             ("none_ttl", self.none_ttl),
             ("stale_if_error", nonzero(self.stale_if_error)),
             ("refresh_ahead", nonzero(self.refresh_ahead)),
+            ("error_ttl", nonzero(self.error_ttl)),
         ];
         let durations = durations.into_iter().filter_map(|(option, duration)| {
             Some(format!("{option} = {}", duration_text(duration?)))
@@ -89,11 +90,12 @@ mod tests {
         let minute = Duration::from_secs(60);
         let rich = new().ttl(30 * minute).stale_if_error(60 * minute).refresh_ahead(2 * minute);
         let rich = rich.local_ttl(Duration::from_secs(5)).tiers(true, false);
+        let rich = rich.error_ttl(Duration::from_secs(1));
         let rich = rich.computes("cache_if, weight");
         assert_eq!((rich.ttl_text().as_str(), rich.tiers_text()), ("30m", "local"));
         assert_eq!(
             rich.options_text(),
-            "local_ttl = 5s, stale_if_error = 1h, refresh_ahead = 2m, cache_if, weight"
+            "local_ttl = 5s, stale_if_error = 1h, refresh_ahead = 2m, error_ttl = 1s, cache_if, weight"
         );
 
         for (options, shown) in

@@ -75,6 +75,8 @@ impl SuppliedValue {
         mode: WriteMode,
         local_ttl: Duration,
     ) -> bool {
+        // The program has a value, so a failed fetch must not be the answer any longer.
+        handle.end_pause();
         let weight = handle.weight(&self.value);
         let expiry = handle.expiry(local_ttl, self.ttls);
         let stored = handle.publish(fill_token, mode, &self.value, weight, expiry);

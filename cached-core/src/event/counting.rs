@@ -34,6 +34,7 @@ pub(super) fn count(all: &[Counters], event: &Event<'_>) {
         Event::Filled { entry } => of(entry).fills.add(),
         Event::FillRefused { entry, .. } => of(entry).fills_dropped.add(),
         Event::StaleServed { entry, .. } => of(entry).stale_answers.add(),
+        Event::FetchPaused { entry } => of(entry).paused_answers.add(),
         Event::RefreshStarted { entry } => of(entry).refreshes.add(),
         Event::Overwritten { entry } => of(entry).overwrites.add(),
         Event::Invalidated { entry } => of(entry).invalidations.add(),

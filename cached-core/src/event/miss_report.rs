@@ -36,6 +36,8 @@ pub(crate) struct MissReport {
     /// The reason why the fetched value is not cached.
     pub(crate) uncached: Option<UncachedReason>,
     pub(crate) served_stale: bool,
+    /// True if the answer is the error of an earlier fetch, under the option `error_ttl`.
+    pub(crate) is_paused: bool,
     /// False if the caller dropped the call before it had an answer.
     pub(crate) is_answered: bool,
     /// The last known event of the entry, and how long ago it happened.
@@ -148,6 +150,7 @@ impl MissReport {
             fetched: None,
             uncached: None,
             served_stale: false,
+            is_paused: false,
             is_answered: false,
             before,
         }
@@ -185,6 +188,9 @@ impl fmt::Display for MissReport {
         }
         if self.served_stale {
             f.write_str("; answer: the expired value")?;
+        }
+        if self.is_paused {
+            f.write_str("; answer: the error of the last fetch (`error_ttl`)")?;
         }
         if let Some((event, ago)) = self.before {
             write!(f, "; {ago:.1?} before: {event}")?;

@@ -11,7 +11,7 @@ use crate::call::{FetchEnd, Phase};
 use crate::entry_handle::EntryHandle;
 use crate::event::BypassReason;
 use crate::round_trip::{RoundTripCheck, RoundTripFns};
-use crate::value::{ReturnType, ValueRules, weight_fn};
+use crate::value::{ErrorSharing, ReturnType, SharedError, ValueRules, weight_fn};
 
 /// A call of an annotated function that the lookup in this process did not complete: the lookup found no
 /// value, or found a value that may have to be refreshed. `'p` is the lifetime of the parameters that
@@ -69,6 +69,17 @@ impl<'p, R, V> Call<'p, R, V> {
         if let Some(handle) = self.handle_mut() {
             handle.weigher = Some(weight_fn(weight));
         }
+        self
+    }
+
+    /// Sets how the error of a failed fetch is shared. `share` calls
+    /// [`error_copier`](super::error_copier) and passes it the function of the option `share_error`.
+    #[must_use]
+    pub fn share_error(mut self, share: fn(&R) -> Option<SharedError>) -> Self
+    where
+        R: 'static,
+    {
+        self.returns.error_sharing = ErrorSharing::by_option(share);
         self
     }
 

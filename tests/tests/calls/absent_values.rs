@@ -141,7 +141,9 @@ async fn none_ttl_without_an_option_is_a_finding() {
         })
         .await;
     let findings: Vec<Finding> = cached_core::ledger().audit();
-    let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    // Functions of other modules have findings of other kinds.
+    let findings = findings.iter().filter(|finding| matches!(finding, Finding::NeverNone { .. }));
+    let findings: Vec<String> = findings.map(ToString::to_string).collect();
     let [finding] = &findings[..] else { panic!("{findings:?}") };
     for part in ["`no_none`", "absent_values.rs:", "`none_ttl`", "`u8`", "`Option`"] {
         assert!(finding.contains(part), "the finding contains {part}: {finding}");

@@ -11,6 +11,7 @@ mod misses;
 mod old_servers;
 mod one_fetch;
 mod outages;
+mod paused;
 mod refresh;
 mod refresh_with;
 mod restarts;

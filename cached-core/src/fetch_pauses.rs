@@ -1,0 +1,182 @@
+//! The keys of a cache whose last fetch failed a short time ago, under the option `error_ttl`.
+//!
+//! While a key is *paused*, the calls of this process do not fetch it, and the error of the failed
+//! fetch is their answer.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::key::KeyHeader;
+use crate::sync::lock;
+use crate::value::SharedError;
+
+/// The largest number of paused keys in one cache. When another fetch fails, the pause that would
+/// end first is dropped.
+const MAX_PAUSES: usize = 4096;
+
+/// The longest pause. A time of the clock plus this duration does not overflow.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// The paused keys of one cache.
+#[derive(Default)]
+pub(crate) struct FetchPauses {
+    paused: Mutex<PausedKeys>,
+}
+
+#[derive(Default)]
+struct PausedKeys {
+    by_key: HashMap<Arc<[u8]>, FetchPause>,
+    /// The keys in the order in which their pauses end.
+    by_end: BTreeMap<PauseEnd, Arc<[u8]>>,
+    next_number: u64,
+}
+
+/// The end of a pause, and a number that tells apart the pauses that end at the same time.
+type PauseEnd = (Instant, u64);
+
+struct FetchPause {
+    error: SharedError,
+    end: PauseEnd,
+}
+
+impl FetchPauses {
+    /// Returns the error of the failed fetch if the key is paused.
+    pub(crate) fn get(&self, key: &[u8], now: Instant) -> Option<SharedError> {
+        let paused = lock(&self.paused);
+        let pause = paused.by_key.get(key)?;
+        (now < pause.end.0).then(|| Arc::clone(&pause.error))
+    }
+
+    /// Pauses the key for `ttl` from now on. Replaces an earlier pause of the key.
+    pub(crate) fn begin(&self, key: &Arc<[u8]>, error: SharedError, now: Instant, ttl: Duration) {
+        let mut paused = lock(&self.paused);
+        let end = (now + ttl.min(LONGEST_PAUSE), paused.next_number);
+        paused.next_number += 1;
+        let before = paused.remove(key);
+        paused.by_end.insert(end, Arc::clone(key));
+        paused.by_key.insert(Arc::clone(key), FetchPause { error, end });
+        let ended = paused.remove_ended(now);
+        // The `Drop` of an error is the program's own code, and must not run under the lock.
+        drop(paused);
+        drop((before, ended));
+    }
+
+    /// Ends the pause of the key, if the key is paused.
+    pub(crate) fn end(&self, key: &[u8]) {
+        let _dropped_after_the_lock = lock(&self.paused).remove(key);
+    }
+
+    /// Ends the pauses of the function whose declaration has this index, or all pauses.
+    pub(crate) fn end_all(&self, index: Option<usize>) {
+        let mut paused = lock(&self.paused);
+        let is_of_function =
+            |key: &[u8]| index.is_none_or(|index| KeyHeader::read(key).index() == index);
+        let keys = paused.by_key.keys().filter(|key| is_of_function(key));
+        let keys: Vec<Arc<[u8]>> = keys.cloned().collect();
+        let ended: Vec<_> = keys.iter().map(|key| paused.remove(key)).collect();
+        drop(paused);
+        drop(ended);
+    }
+}
+
+impl PausedKeys {
+    fn remove(&mut self, key: &[u8]) -> Option<FetchPause> {
+        let pause = self.by_key.remove(key)?;
+        self.by_end.remove(&pause.end);
+        Some(pause)
+    }
+
+    /// Removes the pauses that are over, and the pauses above [`MAX_PAUSES`].
+    fn remove_ended(&mut self, now: Instant) -> Vec<FetchPause> {
+        let mut removed = Vec::new();
+        while let Some(first) = self.by_end.first_entry()
+            && (first.key().0 <= now || self.by_key.len() > MAX_PAUSES)
+        {
+            let key = first.remove();
+            removed.extend(self.by_key.remove(&key));
+        }
+        removed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn key(number: u32) -> Arc<[u8]> {
+        Arc::from(number.to_ne_bytes())
+    }
+
+    fn error() -> SharedError {
+        Arc::new(())
+    }
+
+    #[test]
+    fn a_pause_ends_after_its_ttl() {
+        let (pauses, now) = (FetchPauses::default(), Instant::now());
+        pauses.begin(&key(1), error(), now, 2 * SECOND);
+        assert!(pauses.get(&key(1), now + SECOND).is_some());
+        assert!(pauses.get(&key(2), now + SECOND).is_none());
+        assert!(pauses.get(&key(1), now + 2 * SECOND).is_none());
+    }
+
+    #[test]
+    fn a_later_failure_replaces_the_pause() {
+        let (pauses, now) = (FetchPauses::default(), Instant::now());
+        pauses.begin(&key(1), error(), now, 2 * SECOND);
+        pauses.begin(&key(1), error(), now + SECOND, 2 * SECOND);
+        assert!(pauses.get(&key(1), now + 2 * SECOND).is_some());
+        pauses.end(&key(1));
+        assert!(pauses.get(&key(1), now + SECOND).is_none());
+        assert!(lock(&pauses.paused).by_end.is_empty());
+    }
+
+    #[test]
+    fn the_number_of_paused_keys_is_bounded() {
+        let (pauses, now) = (FetchPauses::default(), Instant::now());
+        let count = u32::try_from(MAX_PAUSES).expect("it is a small number");
+        for number in 0..count + 1000 {
+            pauses.begin(&key(number), error(), now + SECOND * (number / 1000), 3600 * SECOND);
+        }
+        let held = || {
+            let paused = lock(&pauses.paused);
+            assert_eq!(paused.by_key.len(), paused.by_end.len());
+            paused.by_key.len()
+        };
+        assert_eq!(held(), MAX_PAUSES);
+        assert!(pauses.get(&key(0), now).is_none(), "the oldest pause is dropped");
+        assert!(pauses.get(&key(count + 999), now).is_some());
+        // The pauses that are over go when another begins.
+        pauses.begin(&key(0), error(), now + 7200 * SECOND, SECOND);
+        assert_eq!(held(), 1);
+    }
+
+    #[test]
+    fn the_longest_pause_does_not_overflow() {
+        let pauses = FetchPauses::default();
+        pauses.begin(&key(1), error(), Instant::now(), Duration::MAX);
+        assert!(pauses.get(&key(1), Instant::now()).is_some());
+    }
+
+    #[test]
+    fn errors_are_dropped_outside_of_the_lock() {
+        /// Asks the pauses for a key when it is dropped.
+        struct Asks(Arc<FetchPauses>);
+        impl Drop for Asks {
+            fn drop(&mut self) {
+                assert!(self.0.paused.try_lock().is_ok());
+            }
+        }
+        let (pauses, now) = (Arc::new(FetchPauses::default()), Instant::now());
+        let asks = || -> SharedError { Arc::new(Asks(Arc::clone(&pauses))) };
+        pauses.begin(&key(1), asks(), now, SECOND);
+        pauses.begin(&key(1), asks(), now, SECOND);
+        pauses.begin(&key(2), asks(), now, SECOND);
+        pauses.begin(&key(3), error(), now + 2 * SECOND, SECOND);
+        pauses.begin(&key(4), asks(), now, SECOND);
+        pauses.end(&key(4));
+    }
+}

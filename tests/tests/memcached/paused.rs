@@ -1,0 +1,62 @@
+//! The option `error_ttl` with memcached: what a paused process asks of it, and what other processes see.
+
+use std::time::{Duration, Instant};
+
+use cached_core::coordinator_cached;
+use cached_tests::{Memcached, Upstream};
+
+use crate::functions::new_process;
+
+#[coordinator_cached(
+    name = "paused",
+    version = number,
+    skip(upstream),
+    error_ttl = "1m",
+    share_error = |error| anyhow::anyhow!("{error:#}"),
+    entry = paused_entry
+)]
+async fn paused(upstream: &Upstream, number: u32) -> anyhow::Result<usize> {
+    upstream.fetch().await.map_err(|_| anyhow::anyhow!("order {number} is not there"))
+}
+
+#[tokio::test]
+async fn a_paused_process_holds_up_no_other() {
+    let memcached = Memcached::start();
+    let (here, there) = (new_process(&memcached).await, new_process(&memcached).await);
+    let upstream = Upstream::default();
+    upstream.fail();
+    for _ in 0..20 {
+        let error = here.scope(paused(&upstream, 7)).await.expect_err("the upstream is down");
+        assert_eq!(error.to_string(), "order 7 is not there");
+    }
+    here.flush().await;
+    assert_eq!(upstream.fetches(), 1);
+    // A paused call leaves no lease behind.
+    let key = there.scope(async { paused_entry(7).key().to_string() }).await;
+    assert_eq!(memcached.command(&format!("mg {key} v")), "EN");
+
+    upstream.recover();
+    let began = Instant::now();
+    assert_eq!(there.scope(paused(&upstream, 7)).await.ok(), Some(2));
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    there.flush().await;
+    // The pause holds off the fetch only, so the process finds the other one's value.
+    assert_eq!(here.scope(paused(&upstream, 7)).await.ok(), Some(2));
+    let stats = here.stats().get("paused").expect("the function was called");
+    assert_eq!((stats.fetches, stats.paused_answers, stats.remote_hits), (1, 19, 1));
+}
+
+#[tokio::test]
+async fn a_paused_process_asks_a_memcached_that_is_down_as_little_as_before() {
+    let mut memcached = Memcached::start();
+    let here = new_process(&memcached).await;
+    memcached.kill();
+    let upstream = Upstream::default();
+    upstream.fail();
+    for _ in 0..20 {
+        assert!(here.scope(paused(&upstream, 8)).await.is_err());
+    }
+    assert_eq!(upstream.fetches(), 1);
+    let stats = here.stats().get("paused").expect("the function was called");
+    assert!(stats.remote_errors <= 5, "the server is ejected: {stats:?}");
+}
