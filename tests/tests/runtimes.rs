@@ -188,12 +188,12 @@ async fn batched_leases_won_too_late_are_released() {
 fn a_runtime_without_drivers_skips_memcached() {
     collect_logs();
     let memcached = Memcached::start();
-    let (only_time, only_io) = (
-        Builder::new_current_thread().enable_time().build(),
-        Builder::new_current_thread().enable_io().build(),
-    );
-    let neither = Builder::new_multi_thread().worker_threads(1).build();
-    for runtime in [only_time, only_io, neither] {
+    let runtimes = [
+        (Builder::new_current_thread().enable_time().build(), "has no I/O"),
+        (Builder::new_current_thread().enable_io().build(), "has no time"),
+        (Builder::new_multi_thread().worker_threads(1).build(), "has no time"),
+    ];
+    for (runtime, missing) in runtimes {
         let runtime = runtime.expect("the runtime starts");
         let upstream = Upstream::default();
         let cache = runtime.block_on(new_process(&memcached, TIMEOUT));
@@ -202,7 +202,11 @@ fn a_runtime_without_drivers_skips_memcached() {
                 assert_eq!(cube(&upstream, number).await, Ok(number * number * number));
                 assert_eq!(level(&upstream, number).await.map(|_| ()), Ok(()));
                 assert!(!cube_entry(number).get().await.is_found());
-                assert!(level_entry(number).invalidate().await.is_err(), "memcached is skipped");
+                let error = level_entry(number).invalidate().await;
+                let error = error.expect_err("memcached is skipped");
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                let cause = cause.expect("the error has a cause");
+                assert!(cause.ends_with(missing), "one cause is named: {cause}");
                 assert!(level_entry(number).overwrite(1).await.is_err(), "memcached is skipped");
                 let _ = cube_entry(number).add(number).await;
             }

@@ -149,6 +149,31 @@ async fn a_miss_tells_another_builds_value_from_a_damaged_one() {
     }
 }
 
+#[coordinator_cached(name = "miss_removed", version = edition, skip(upstream), entry = removed_entry)]
+async fn removed(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDown> {
+    upstream.fetch().await
+}
+
+#[tokio::test]
+async fn a_miss_says_that_the_server_missed_an_invalidation() {
+    collect_misses();
+    let memcached = Memcached::start();
+    let cache = new_process(&memcached).await;
+    let upstream = Upstream::default();
+    cache.scope(removed(&upstream, 1)).await.expect("the call succeeds");
+    cache.flush().await;
+    memcached.suspend();
+    cache
+        .scope(async {
+            removed_entry(1).invalidate().await.expect_err("the server does not answer");
+            removed(&upstream, 1).await.expect("the call succeeds");
+        })
+        .await;
+    memcached.resume();
+    let words = ["it has not confirmed an invalidation of the key yet)", "invalidated"];
+    assert_line("miss_removed", 1, &words);
+}
+
 #[coordinator_cached(name = "miss_busy", version = edition, skip(upstream))]
 async fn busy(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await

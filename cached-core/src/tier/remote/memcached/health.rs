@@ -31,6 +31,8 @@ pub(super) struct ServerHealth {
     failures: AtomicU32,
     /// True if the server answered in the last failed exchange, but is unusable.
     refuses: AtomicBool,
+    /// True if an exchange has failed since [`eject`](Self::eject) took the server out of rotation.
+    has_failed: AtomicBool,
     /// Failed recovery attempts in a row.
     attempts: AtomicU32,
     /// When the next recovery attempt is due, in milliseconds since [`EPOCH`].
@@ -68,6 +70,7 @@ impl ServerHealth {
     /// true if the server answered but is unusable. Failures of an ejected server are not counted.
     pub(super) fn record_failure(&self, refuses: bool) -> bool {
         self.refuses.store(refuses, Ordering::Relaxed);
+        self.has_failed.store(true, Ordering::Relaxed);
         let (set, fetched) = (Ordering::AcqRel, Ordering::Acquire);
         let one_more = |failures| (failures < MAX_FAILURES).then_some(failures + 1);
         // The attempt is scheduled before the last failure is counted. Every thread that sees the
@@ -83,9 +86,18 @@ impl ServerHealth {
         !self.in_rotation() && self.refuses.load(Ordering::Relaxed)
     }
 
+    /// Returns false if [`eject`](Self::eject) took the server out of rotation, and no exchange has failed
+    /// since then.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
+    }
+
     /// Ejects the server, and makes a recovery attempt due at once.
     pub(super) fn eject(&self) {
         self.refuses.store(false, Ordering::Relaxed);
+        if self.in_rotation() {
+            self.has_failed.store(false, Ordering::Relaxed);
+        }
         self.retry_at.store(self.now(), Ordering::Release);
         self.failures.store(MAX_FAILURES, Ordering::Release);
     }
@@ -197,6 +209,20 @@ fn pause_millis(attempts: u32) -> u64 {
 mod tests {
     use super::super::command::Reply;
     use super::*;
+
+    #[test]
+    fn an_ejection_without_a_failure_is_told_from_failures() {
+        let health = ServerHealth::default();
+        health.eject();
+        assert!(!health.in_rotation() && !health.has_failed());
+        health.record_failure(false);
+        assert!(health.has_failed(), "a recovery attempt has failed");
+        health.eject();
+        assert!(health.has_failed(), "the server was out of rotation already");
+        health.reinstate();
+        health.eject();
+        assert!(!health.has_failed());
+    }
 
     #[test]
     fn an_ejected_server_is_tried_once_a_pause() {

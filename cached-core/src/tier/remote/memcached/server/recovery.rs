@@ -62,7 +62,11 @@ impl Server {
                 (RemoteErrorKind::Unusable, "it is ejected because it refuses every command")
             }
             (false, false) => {
-                (RemoteErrorKind::Unreachable, "it is ejected after several failures in a row")
+                let why = match self.endpoint.health.has_failed() {
+                    true => "it is ejected after several failures in a row",
+                    false => "it is not used until its older items are told from its newer ones",
+                };
+                (RemoteErrorKind::Unreachable, why)
             }
             (false, true) => (
                 RemoteErrorKind::Unreachable,
