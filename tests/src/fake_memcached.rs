@@ -20,6 +20,8 @@ pub enum ServerKind {
     NeedsPassword,
     /// A server that answers reads but has no memory left for values.
     Full,
+    /// A server that grants leases and answers every write as if another caller had changed the item.
+    IgnoresWrites,
 }
 
 /// A fake memcached server on a loopback port. It runs until the test process ends.
@@ -117,23 +119,27 @@ fn value_length(words: &[&str], kind: ServerKind) -> Option<usize> {
     match (words, kind) {
         (_, ServerKind::NeedsPassword) => None,
         (["set" | "add" | "cas", _, _, _, length, ..], _) => length.parse().ok(),
-        (["ms", _, length, ..], ServerKind::Memcached1_6_10 | ServerKind::Full) => {
-            length.parse().ok()
-        }
+        (
+            ["ms", _, length, ..],
+            ServerKind::Memcached1_6_10 | ServerKind::Full | ServerKind::IgnoresWrites,
+        ) => length.parse().ok(),
         _ => None,
     }
 }
 
 impl ServerState {
     fn answer(&mut self, words: &[&str], value: Vec<u8>, kind: ServerKind) -> Vec<u8> {
-        use ServerKind::{Full, Memcached1_4, Memcached1_6_0, Memcached1_6_10, NeedsPassword};
+        use ServerKind::{
+            Full, IgnoresWrites, Memcached1_4, Memcached1_6_0, Memcached1_6_10, NeedsPassword,
+        };
         let text = |text: &str| text.as_bytes().to_vec();
         match (words, kind) {
             (_, NeedsPassword) => text("CLIENT_ERROR unauthenticated"),
             (["version"], Memcached1_4) => text("VERSION 1.4.34"),
             (["version"], Memcached1_6_0) => text("VERSION 1.6.6"),
             (["version"], Memcached1_6_10) => text("VERSION 1.6.12"),
-            (["version"], Full) => text("VERSION 1.6.18"),
+            (["version"], Full | IgnoresWrites) => text("VERSION 1.6.18"),
+            (["set" | "add" | "cas", ..], IgnoresWrites) => text("EXISTS"),
             (["set" | "add" | "cas", ..], Full) => {
                 text("SERVER_ERROR out of memory storing object")
             }

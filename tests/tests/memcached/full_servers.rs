@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use cached_core::{Cache, coordinator_cached};
-use cached_tests::{Memcached, Upstream, UpstreamDown, collect_logs, logged};
+use cached_tests::{
+    FakeMemcached, Memcached, ServerKind, Upstream, UpstreamDown, collect_logs, logged,
+};
 
 /// How long a process keeps a value whose write memcached has not confirmed.
 const UNCONFIRMED: Duration = Duration::from_secs(5);
@@ -17,8 +19,8 @@ async fn page(upstream: &Upstream, size: usize, number: u32) -> Result<String, U
 }
 
 /// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process(memcached: &Memcached) -> Cache {
-    let builder = Cache::builder().namespace("full").memcached([memcached.address()]);
+async fn new_process(address: &str) -> Cache {
+    let builder = Cache::builder().namespace("full").memcached([address]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
 }
 
@@ -29,9 +31,21 @@ async fn call(cache: &Cache, upstream: &Upstream, size: usize, number: u32) {
 
 #[tokio::test]
 async fn values_that_a_full_server_refuses_stay_in_the_process() {
-    collect_logs();
     let memcached = Memcached::start_full(1000);
-    let cache = new_process(&memcached).await;
+    assert_values_stay(&memcached.address()).await;
+}
+
+#[tokio::test]
+async fn values_that_a_server_does_not_store_stay_in_the_process() {
+    let server = FakeMemcached::start(ServerKind::IgnoresWrites);
+    assert_values_stay(&server.address()).await;
+}
+
+/// Checks that a process keeps a value for more than 5 s once the server has stored none for a
+/// while, and that this is logged once.
+async fn assert_values_stay(address: &str) {
+    collect_logs();
+    let cache = new_process(address).await;
     let upstream = Upstream::default();
     for number in 0..5 {
         call(&cache, &upstream, 900, number).await;
@@ -42,14 +56,14 @@ async fn values_that_a_full_server_refuses_stay_in_the_process() {
     let before = upstream.fetches();
     call(&cache, &upstream, 900, 4).await;
     assert_eq!(upstream.fetches(), before, "the process still has the value");
-    let lines = logged(log::Level::Warn, &memcached.address());
+    let lines = logged(log::Level::Warn, address);
     assert!(lines.len() == 1 && lines[0].contains("`full:full_page`"), "{lines:?}");
 }
 
 #[tokio::test]
 async fn a_value_that_is_too_large_stays_in_the_process() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process(&memcached.address()).await;
     let upstream = Upstream::default();
     call(&cache, &upstream, 2 << 20, 1).await;
     tokio::time::sleep(UNCONFIRMED + Duration::from_millis(500)).await;

@@ -147,6 +147,12 @@ impl HeldLease {
         found
     }
 
+    /// Returns true if the server still has the placeholder or marker with this CAS. It must then
+    /// carry out a write that requires the CAS.
+    pub(super) async fn is_still(&self, cas: Cas) -> bool {
+        self.find(cas).await.is_ok_and(|found| found == Some(cas))
+    }
+
     /// Returns the CAS of this lease's placeholder or marker on the server, or `None` if the key
     /// has neither.
     async fn find(&self, last_known: Cas) -> Result<Option<Cas>, RemoteError> {

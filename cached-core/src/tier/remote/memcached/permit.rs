@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::background::BackgroundWrites;
 use super::cas::Cas;
-use super::item::{RawItem, WriteCondition};
+use super::item::{RawItem, WriteCondition, whole_seconds};
 use super::lease::{HeldLease, SHORTEST_MARKER};
 use super::observed_claims::ObservedClaims;
 use super::renewals::{LeaseCountGuard, RENEWAL_INTERVAL, RenewalSchedule};
@@ -132,7 +132,17 @@ impl WritePermit for MemcachedPermit {
                 None => return Ok(WriteOutcome::NotStored),
             },
         };
-        let written = route.write(frame, ttl, keep_expired, condition).await;
+        // A shorter ttl is not sent.
+        let is_sent = whole_seconds(ttl) > 0;
+        let mut written = route.write(frame, ttl, keep_expired, condition).await;
+        if let (Ok(WriteOutcome::NotStored), PermitKind::Lease { lease, .. }) =
+            (&written, &self.kind)
+            && let WriteCondition::Unchanged(cas) = condition
+            && is_sent
+            && lease.is_still(cas).await
+        {
+            written = Err(route.server().ignored_write());
+        }
         route.record_fill(&written);
         let outcome = written?;
         if outcome != WriteOutcome::NotStored {

@@ -240,6 +240,11 @@ impl Server {
         }
     }
 
+    /// Returns the error for a write whose condition held and that the server did not carry out.
+    pub(super) fn ignored_write(&self) -> RemoteError {
+        self.error(RemoteErrorKind::Refused, &"it did not store a value whose lease it still has")
+    }
+
     fn error_of(&self, result: CommandResult) -> RemoteError {
         let CommandError { kind, why } = result.err().unwrap_or_else(CommandError::out_of_step);
         self.error(kind, &why)
