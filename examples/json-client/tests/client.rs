@@ -162,9 +162,12 @@ async fn rates_are_refreshed_before_they_expire() -> Result<()> {
     // for it.
     test.advance(Duration::from_secs(9 * 60));
     test.run(api.rates("SE", "NO", 1250)).await?;
-    while test.stats("carrier_rates").fills < 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let refreshed = async {
+        while test.stats("carrier_rates").fills < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), refreshed).await?;
     test.advance(Duration::from_secs(5 * 60));
     test.run(api.rates("SE", "NO", 1250)).await?;
     assert_eq!(carrier.requests(), 2);
