@@ -45,16 +45,14 @@ pub(super) fn log(event: &Event<'_>) {
         Event::Cleared { function: None, entries } => {
             log::info!("{entries} entries are removed from this process");
         }
-        Event::ScopeLost { declaration } => {
-            if declaration.lost_scope_warned.set(()).is_ok() {
-                log::warn!(
-                    "`{}` ({}) is called in a task that is outside of every `Cache::scope`, and no cache is \
-                     installed: the call shares no entries with the scopes; spawn the task with \
-                     `tokio::spawn(cached_core::in_scope(…))`, or install a cache",
-                    declaration.name(),
-                    declaration.function()
-                );
-            }
+        Event::ScopeLost { declaration } if declaration.lost_scope_warned.set(()).is_ok() => {
+            log::warn!(
+                "`{}` ({}) is called in a task that is outside of every `Cache::scope`, and no \
+                 cache is installed: the call shares no entries with the scopes; spawn the task \
+                 with `tokio::spawn(cached_core::in_scope(…))`, or install a cache",
+                declaration.name(),
+                declaration.function()
+            );
         }
         #[cfg(feature = "memcached")]
         Event::ServerEjected { error, .. } => {

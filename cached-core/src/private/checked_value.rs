@@ -108,8 +108,10 @@ pub struct WithoutDeserialize<'k, R, V, Parts, Constants>(
 /// The methods of a [`LookupBuilder`] whose value is not `Serialize`.
 #[doc(hidden)]
 pub struct WithoutSerialize<'k, R, V, Parts, Constants>(
-    PhantomData<fn() -> (&'k (), R, V, Parts, Constants)>,
+    PhantomData<LookupFn<'k, R, V, Parts, Constants>>,
 );
+
+type LookupFn<'k, R, V, Parts, Constants> = fn() -> Lookup<'k, R, V, Parts, Constants>;
 
 impl<'k, R, V: SerializedValue, Parts, Constants> WithoutDeserialize<'k, R, V, Parts, Constants> {
     #[doc(hidden)]

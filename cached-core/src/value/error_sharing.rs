@@ -113,12 +113,15 @@ where
     }
 }
 
+/// The function of the option `share_error`.
+type CopyFn<E> = fn(&E) -> E;
+
 /// The functions that copy an error `E` of the return type `R` with the option `share_error`.
 pub struct ErrorCopier<R, E> {
     /// Returns `None` if the fetch has not failed.
     error: fn(&R) -> Option<&E>,
     /// Makes the shared error from a copy of the error and the function that makes more copies.
-    share: fn(E, fn(&E) -> E) -> SharedError,
+    share: fn(E, CopyFn<E>) -> SharedError,
 }
 
 impl<R, E> ErrorCopier<R, E> {

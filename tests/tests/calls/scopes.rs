@@ -79,6 +79,7 @@ async fn a_future_is_dropped_in_the_scope_that_it_carries() {
             let _guard = guard;
             std::future::pending::<()>().await;
         };
+        #[allow(clippy::async_yields_async)]
         let mut carried = cache.scope(async { Box::pin(in_scope(work)) }).await;
         for _ in 0..polls {
             assert!(cached_tests::poll_once(carried.as_mut()).await.is_none());

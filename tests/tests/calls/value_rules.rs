@@ -40,7 +40,9 @@ async fn payment(number: &str, state: State, actual: State) -> Result<Payment, S
 #[tokio::test]
 async fn a_version_that_the_value_contradicts_is_not_cached() {
     let test = TestCache::local();
-    let call = async |actual| test.run(payment("1", State::Paid, actual)).await.unwrap();
+    let call = async |actual| {
+        test.run(payment("1", State::Paid, actual)).await.expect("the call succeeds")
+    };
     let early = call(State::Processing).await;
     assert_eq!(early.state, "Processing", "the call gets what was fetched");
     let paid = call(State::Paid).await;
@@ -74,14 +76,16 @@ struct Limit<'a>(&'a str);
 )]
 async fn owned(prefix: String, limit: Limit<'_>) -> Result<String, String> {
     let fetch = FETCHES.fetch_add(1, Ordering::SeqCst);
-    drop(limit);
+    let Limit(_taken) = limit;
     Ok(prefix + &format!("{fetch:04}"))
 }
 
 #[tokio::test]
 async fn a_rule_sees_parameters_that_the_body_takes() {
     let test = TestCache::local();
-    let call = async |limit: &str| test.run(owned("ab".to_owned(), Limit(limit))).await.unwrap();
+    let call = async |limit: &str| {
+        test.run(owned("ab".to_owned(), Limit(limit))).await.expect("the call succeeds")
+    };
     assert_eq!(call("123456").await, call("123456").await);
     assert_ne!(call("12345").await, call("12345").await, "the text is longer than the limit");
     let first = call("123456").await;
@@ -122,7 +126,9 @@ impl Bank {
 async fn a_rule_of_a_method_mentions_its_receiver() {
     let bank = Bank { region: "eu".into(), methods: [("1".into(), "card".into())].into() };
     let test = TestCache::local();
-    let call = async |number| test.run(bank.payment(number, State::Paid)).await.unwrap().fetched;
+    let call = async |number| {
+        test.run(bank.payment(number, State::Paid)).await.expect("the call succeeds").fetched
+    };
     assert_eq!(call("1").await, call("1").await);
     assert_ne!(call("2").await, call("2").await, "the receiver does not know the method");
     test.run(async {
@@ -181,6 +187,7 @@ async fn a_rule_mentions_parameters_of_every_kind() {
 #[async_trait]
 trait Payments: Send + Sync {
     async fn under_async_trait(&self, number: &str, state: State) -> Result<Payment, String>;
+    #[allow(clippy::manual_async_fn)]
     fn desugared(&self, state: State) -> impl Future<Output = Result<Payment, String>> + Send
     where
         Self: Sized;
@@ -204,6 +211,7 @@ impl Payments for Bank {
         version = state,
         cache_if = |payment| self.methods.contains_key(&payment.number)
     )]
+    #[allow(clippy::manual_async_fn)]
     fn desugared(&self, state: State) -> impl Future<Output = Result<Payment, String>> + Send {
         async move { Ok(fetched(&self.region, state)) }
     }
@@ -213,11 +221,17 @@ impl Payments for Bank {
 async fn a_rule_of_a_trait_method_mentions_its_parameters() {
     let bank = Bank { region: "1".into(), methods: [("1".into(), "card".into())].into() };
     let test = TestCache::local();
-    let call =
-        async |number| test.run(bank.under_async_trait(number, State::Paid)).await.unwrap().fetched;
+    let call = async |number| {
+        test.run(bank.under_async_trait(number, State::Paid))
+            .await
+            .expect("the call succeeds")
+            .fetched
+    };
     assert_eq!(call("1").await, call("1").await);
     assert_ne!(call("2").await, call("2").await);
-    let call = async |bank: &Bank| test.run(bank.desugared(State::Paid)).await.unwrap().fetched;
+    let call = async |bank: &Bank| {
+        test.run(bank.desugared(State::Paid)).await.expect("the call succeeds").fetched
+    };
     assert_eq!(call(&bank).await, call(&bank).await);
     let other = Bank { region: "2".into(), ..bank };
     assert_ne!(call(&other).await, call(&other).await);

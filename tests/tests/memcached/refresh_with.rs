@@ -40,6 +40,7 @@ impl Clone for Client {
 
 trait Prices {
     async fn price(&self, course: &str, days: &[u8]) -> Result<String, UpstreamDown>;
+    #[allow(clippy::manual_async_fn)]
     fn total(&self, course: String) -> impl Future<Output = Result<String, UpstreamDown>> + Send;
 }
 
@@ -78,6 +79,7 @@ impl Prices for Client {
         refresh_ahead = "2m",
         refresh_with = Arc::new(self.clone())
     )]
+    #[allow(clippy::manual_async_fn)]
     fn total(&self, course: String) -> impl Future<Output = Result<String, UpstreamDown>> + Send {
         async move { Ok(format!("{} {course} {}", self.region, self.upstream.fetch().await?)) }
     }
@@ -156,7 +158,7 @@ async fn a_method_under_async_trait_is_refreshed() {
             test,
             client => {
                 let client: Box<dyn Rates> = Box::new(client);
-                async move { client.rate(&" EUR ".to_owned(), "Monday".into()).await }
+                async move { client.rate(&String::from(" EUR "), "Monday".into()).await }
             },
             "eu EUR Monday {}"
         );
