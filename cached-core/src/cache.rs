@@ -53,8 +53,8 @@ impl CacheBuilder {
     /// Checks the settings and builds the cache.
     ///
     /// The method does not connect to memcached. The first call that needs a server connects to it.
-    /// The method is `async` so that a later version can connect here. Today the method waits only under
-    /// [`panics_end_process`](CacheBuilder::panics_end_process), for the first cache of a process.
+    /// The first cache of a process that uses memcached waits here until the program's own file has
+    /// been hashed, which takes some hundredths of a second. The hash tells builds of the program apart.
     ///
     /// # Errors
     /// Returns an error for the first wrong setting. The error says what to write instead.
@@ -71,7 +71,7 @@ impl CacheBuilder {
         let config = self.into_config()?;
         warn_if_inventory_is_empty();
         #[cfg(feature = "memcached")]
-        if config.panics_end_process && !config.servers.is_empty() {
+        if !config.servers.is_empty() {
             find_fingerprint().await;
         }
         Ok(Cache::new(config))

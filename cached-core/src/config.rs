@@ -35,8 +35,6 @@ pub(crate) struct Config {
     pub(crate) jitter: f64,
     pub(crate) default_ttl: Duration,
     pub(crate) clock: Clock,
-    /// True if a panic in the program ends the process.
-    pub(crate) panics_end_process: bool,
     /// The list of a test that compares `Debug` texts.
     pub(crate) round_trip_failures: Option<RoundTripFailures>,
     /// The in-memory servers of a test, which replace the network.
@@ -59,7 +57,6 @@ impl Default for Config {
             jitter: 0.0,
             default_ttl: DEFAULT_TTL,
             clock: Clock::default(),
-            panics_end_process: cfg!(panic = "abort"),
             round_trip_failures: None,
             #[cfg(all(feature = "memcached", feature = "testing"))]
             network: None,

@@ -12,7 +12,7 @@
 //! if the positional one does not read back what was written. The process remembers the types of
 //! such values.
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::{LazyLock, PoisonError, RwLock};
@@ -48,29 +48,29 @@ pub(crate) struct EncodedView<'f> {
 }
 
 impl EncodedView<'_> {
-    /// Adds the fingerprint of this program, if another program could not safely read the value.
+    /// Adds the fingerprint of this program, if another build could read the value as another one.
     /// Returns `None` if the fingerprint is needed and not known: then no process could read the
     /// value.
-    pub(crate) fn with_program(self, panics_end_process: bool) -> Option<Self> {
-        if !self.needs_same_program(panics_end_process) {
+    pub(crate) fn with_program(self) -> Option<Self> {
+        if !self.needs_same_program() {
             return Some(self);
         }
         program::fingerprint().map(|program| EncodedView { program, ..self })
     }
 
-    /// Returns false if a panic of the type's `Deserialize` would end this process, and the type
-    /// may get data that only another build's type accepts.
+    /// Returns false if only the program that has written the value can read it.
     ///
     /// The outline shows all data that a type gets, except for what a type reads through a buffer.
-    /// If panics are caught, a type that panics on such data costs a fetch. If a panic ends the
-    /// process, a value with buffered parts is read only if the same program has written it.
-    pub(crate) fn is_safe_to_read(&self, panics_end_process: bool) -> bool {
-        !self.needs_same_program(panics_end_process)
+    /// What a buffered part turns into depends on the build: an untagged enum takes the first variant
+    /// that fits, and a field that is skipped inside a flattened struct leaves no trace. Neither the
+    /// outline nor the shape shows the difference.
+    pub(crate) fn is_safe_to_read(&self) -> bool {
+        !self.needs_same_program()
             || program::fingerprint().is_some_and(|program| program == self.program)
     }
 
-    fn needs_same_program(&self, panics_end_process: bool) -> bool {
-        panics_end_process && self.codec == Codec::Named && self.outline.has_buffered_steps()
+    fn needs_same_program(&self) -> bool {
+        self.codec == Codec::Named && self.outline.has_buffered_steps()
     }
 }
 
@@ -129,7 +129,10 @@ where
         let part = shape::first_difference(value, &read_back, codec);
         return Err(Unstorable { why: READ_BACK_OTHERWISE, part });
     }
-    check.compare(value, &read_back, codec == Codec::Named)?;
+    let read_again = || outline::decode_recording::<V>(codec, &payload).ok();
+    check.compare(value, &read_back, codec == Codec::Named, || {
+        read_again().map(|(value, _)| Box::new(value) as Box<dyn Any>)
+    })?;
     let encoded = EncodedValue { codec, shape, outline_entries, payload };
     remember_match::<V>(encoded.view().outline.hash);
     Ok(encoded)

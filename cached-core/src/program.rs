@@ -1,7 +1,7 @@
 //! The fingerprint of the running program: a hash of the file that holds its code.
 //!
-//! Two processes with the same fingerprint run the same build. Only a program that a panic ends
-//! asks for its fingerprint; see
+//! Two processes with the same fingerprint run the same build. Only such processes share values with
+//! buffered parts; see
 //! [`EncodedView::is_safe_to_read`](crate::encoded::EncodedView::is_safe_to_read).
 
 use std::fs::File;

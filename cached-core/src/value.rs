@@ -266,15 +266,20 @@ pub(crate) struct CachingDecision {
 }
 
 impl<V> ValueRules<'_, V> {
-    /// Decides about a value that is not in a tier yet. If an option's function panics, the panic is
-    /// not caught.
+    /// Decides about a value that is not in a tier yet. If an option's function panics, the value is not
+    /// cached: the fetch has succeeded, so the panic must not reach the caller.
     pub(crate) fn decide(&self, value: &V) -> CachingDecision {
         let is_err = variant::is_err(value);
+        let apply = || {
+            let is_accepted = self.cache_if.as_ref().is_none_or(|cache_if| cache_if(value));
+            (is_accepted, self.ttl_with.as_ref().map(|ttl_with| ttl_with(value)))
+        };
+        let (is_accepted, ttl) = catch_panic(apply).unwrap_or((false, None));
         CachingDecision {
             is_none: variant::is_none(value),
             is_err,
-            is_cacheable: !is_err && self.cache_if.as_ref().is_none_or(|cache_if| cache_if(value)),
-            ttl: self.ttl_with.as_ref().map(|ttl_with| ttl_with(value)),
+            is_cacheable: !is_err && is_accepted,
+            ttl,
         }
     }
 }

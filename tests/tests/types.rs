@@ -33,9 +33,8 @@ async fn new_process(memcached: &Memcached) -> Cache {
 /// The variable with the address of memcached, in a process that only reads.
 const READER: &str = "CACHED_TYPES_READER";
 
-/// The variable of a process that only reads and that a panic ends: `hit` or `fetch`, which is
-/// expected.
-const PANICS_END_PROCESS: &str = "CACHED_TYPES_PANICS_END_PROCESS";
+/// The variable that tells a process that only reads what to expect: `hit` or `fetch`.
+const EXPECTED: &str = "CACHED_TYPES_EXPECTED";
 
 /// Returns the finding about a function.
 fn finding_about(name: &str) -> Option<String> {
@@ -60,8 +59,8 @@ macro_rules! types {
 
             // This runs in the second process, which has seen no value of this type.
             if let Ok(address) = std::env::var(READER) {
-                let expects = std::env::var(PANICS_END_PROCESS);
-                let builder = Cache::builder().memcached([address]).panics_end_process(expects.is_ok());
+                let expects = std::env::var(EXPECTED);
+                let builder = Cache::builder().memcached([address]);
                 let cache = builder.remote_timeout(Duration::from_secs(5)).build().await;
                 let cache = cache.expect("the settings are valid");
                 let is_unshared = match expects.as_deref() {
@@ -301,14 +300,13 @@ async fn the_audit_names_the_part_that_cannot_be_stored() {
     }
 }
 
-/// Calls the function of a test in another process, in a program that a panic ends. Returns true if
-/// the process had to fetch.
+/// Calls the function of a test in another process. Returns true if the process had to fetch.
 fn fetches_in(program: &std::path::Path, test: &str, memcached: &Memcached) -> bool {
     let run = |is_unshared: &str| {
         let output = std::process::Command::new(program)
             .args(["--exact", test])
             .env(READER, memcached.address())
-            .env(PANICS_END_PROCESS, is_unshared)
+            .env(EXPECTED, is_unshared)
             .output()
             .expect("the program starts");
         output.status.success()
@@ -319,11 +317,10 @@ fn fetches_in(program: &std::path::Path, test: &str, memcached: &Memcached) -> b
 }
 
 /// A derived untagged type reads from a buffer of serde, where the library cannot compare what each
-/// part gets. If a panic ends the process, it reads such a value only if the same program has
-/// written it.
+/// part gets. So a process reads such a value only if the same program has written it.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_program_that_a_panic_ends_trusts_buffered_values_of_its_own_build() {
+async fn buffered_values_are_read_by_the_same_program_only() {
     let own = std::env::current_exe().expect("the test knows its program");
     let other = own.with_extension(format!("other-build-{}", std::process::id()));
     std::fs::copy(&own, &other).expect("the program is copied");

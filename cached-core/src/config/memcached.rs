@@ -149,31 +149,6 @@ impl CacheBuilder {
         self.config.lease_wait = Some(wait);
         self
     }
-
-    /// Says whether a panic ends the process. The default is true in a build with `panic = "abort"`.
-    ///
-    /// Set this to true if the program has a panic hook that ends the process. memcached may hold values of
-    /// another build of the program. Where a type of this program could meet such data unchecked, the cache
-    /// otherwise relies on catching a panic of the type's `Deserialize`. With this setting, a process
-    /// reads a value of an untagged, internally tagged or flattened type only if the same program has
-    /// written the value.
-    ///
-    /// The cache recognizes the program by a hash of its file, which `build` then waits for. Outside of
-    /// Linux the file cannot be found safely, so such values stay in the process.
-    ///
-    /// ```
-    /// # use cached_core::Cache;
-    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
-    /// let builder = Cache::builder().memcached(["127.0.0.1:11211"]);
-    /// let cache = builder.panics_end_process(true).build().await?;
-    /// # drop(cache);
-    /// # Ok::<(), cached_core::ConfigError>(())
-    /// # }).unwrap();
-    /// ```
-    pub fn panics_end_process(mut self, end: bool) -> CacheBuilder {
-        self.config.panics_end_process = end;
-        self
-    }
 }
 
 impl Config {

@@ -9,8 +9,8 @@ use crate::tier::remote::{DecodedFrame, ReadHandler, RemoteError};
 use crate::unstorable::{Unstorable, UnstorableValue};
 use crate::value::Value;
 
-const UNKNOWN_PROGRAM: &str = "is of a type that reads its parts through a buffer, where a panic would end the \
-    process, and this program cannot be told from other builds";
+const UNKNOWN_PROGRAM: &str = "is untagged, internally or adjacently tagged, or flattened, so only the same program \
+    may read it, and this program could not be identified";
 
 impl EntryHandle {
     fn canonical_bytes(&self) -> KeyBytes {
@@ -29,7 +29,7 @@ impl EntryHandle {
             (self.value_type.write)(value, check).map_err(|reason| self.not_storable(reason))?;
         let encoded = encoded
             .view()
-            .with_program(config.panics_end_process)
+            .with_program()
             .ok_or_else(|| self.not_storable(Unstorable::new(UNKNOWN_PROGRAM)))?;
         frame::seal(&self.canonical_bytes(), encoded)
             .ok_or_else(|| self.not_storable(Unstorable::new("has too many parts to be described")))
@@ -62,11 +62,7 @@ impl ReadHandler for EntryHandle {
         match frame::open(&self.canonical_bytes(), frame) {
             FrameContents::Corrupt => DecodedFrame::Corrupt,
             FrameContents::Foreign => DecodedFrame::Foreign,
-            FrameContents::Stored(encoded)
-                if !encoded.is_safe_to_read(self.cache.config().panics_end_process) =>
-            {
-                DecodedFrame::Foreign
-            }
+            FrameContents::Stored(encoded) if !encoded.is_safe_to_read() => DecodedFrame::Foreign,
             FrameContents::Stored(encoded) => match (self.value_type.read)(encoded) {
                 Some(value) => {
                     let weight = self.local_tier().map_or(0, |_| self.weight(&value));

@@ -47,10 +47,10 @@ fn a_generic_function_compares_if_its_bounds_allow_it() {
 #[test]
 fn the_values_and_not_the_return_types_are_compared() {
     let check = check!(Result<OnlyEqual, Neither>);
-    assert!(check.compare(&OnlyEqual(1), &OnlyEqual(1), false).is_ok());
-    assert_eq!(check.compare(&OnlyEqual(1), &OnlyEqual(2), false), Err(NOT_EQUAL));
+    assert!(check.compare(&OnlyEqual(1), &OnlyEqual(1), false, || None).is_ok());
+    assert_eq!(check.compare(&OnlyEqual(1), &OnlyEqual(2), false, || None), Err(NOT_EQUAL));
     let check = check!(Option<u8>);
-    assert_eq!(check.compare(&Some(1u8), &None::<u8>, true), Err(NOT_EQUAL));
+    assert_eq!(check.compare(&Some(1u8), &None::<u8>, true, || None), Err(NOT_EQUAL));
 }
 
 #[test]
@@ -63,17 +63,45 @@ fn texts_of_the_positional_codec_are_compared_in_tests_only() {
         (in_test, false, Err(DEBUG_DIFFERS)),
         (in_test, true, Err(NAMED_DEBUG_DIFFERS)),
     ] {
-        assert_eq!(check.compare(&OnlyDebug(1), &OnlyDebug(2), is_named), expected);
-        assert!(check.compare(&OnlyDebug(1), &OnlyDebug(1), is_named).is_ok());
+        assert_eq!(check.compare(&OnlyDebug(1), &OnlyDebug(2), is_named, || None), expected);
+        assert!(check.compare(&OnlyDebug(1), &OnlyDebug(1), is_named, || None).is_ok());
     }
-    assert!(check!(Neither).compare(&Neither, &Neither, true).is_ok());
+    assert!(check!(Neither).compare(&Neither, &Neither, false, || None).is_ok());
+}
+
+#[test]
+fn a_value_that_cannot_be_compared_has_no_names() {
+    let outcome = check!(Neither).compare(&Neither, &Neither, true, || None);
+    assert_eq!(outcome, Err(NOT_COMPARABLE));
 }
 
 #[test]
 fn a_value_with_nan_is_compared_as_text() {
     let check = check!(Result<Both, Neither>);
-    assert!(check.compare(&Both(f32::NAN), &Both(f32::NAN), false).is_ok());
-    assert_eq!(check.compare(&Both(f32::NAN), &Both(1.0), false), Err(NOT_EQUAL));
+    let nan = || Some(Box::new(Both(f32::NAN)) as Box<dyn std::any::Any>);
+    assert!(check.compare(&Both(f32::NAN), &Both(f32::NAN), false, nan).is_ok());
+    assert_eq!(check.compare(&Both(f32::NAN), &Both(1.0), false, nan), Err(NOT_EQUAL));
+}
+
+#[test]
+fn a_value_is_never_compared_with_itself() {
+    /// Its `PartialEq` locks both sides.
+    #[derive(Debug)]
+    struct Locking(std::sync::Mutex<u8>);
+    impl PartialEq for Locking {
+        fn eq(&self, other: &Locking) -> bool {
+            let lock = |value: &'_ Locking| value.0.try_lock().map(|number| *number).ok();
+            let own = self.0.try_lock().expect("nobody holds this lock");
+            Some(*own) == lock(other) || panic_if_locked(other)
+        }
+    }
+    fn panic_if_locked(value: &Locking) -> bool {
+        value.0.try_lock().map(|_| false).expect("both sides are one value, and would wait forever")
+    }
+    let locking = |number| Locking(std::sync::Mutex::new(number));
+    let check = check!(Result<Locking, Neither>);
+    let again = || Some(Box::new(locking(2)) as Box<dyn std::any::Any>);
+    assert_eq!(check.compare(&locking(1), &locking(2), false, again), Err(NOT_EQUAL));
 }
 
 #[test]

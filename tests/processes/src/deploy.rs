@@ -198,6 +198,26 @@ macro_rules! build {
                 [Vec<State> = vec![State::Paid { at: Stamp(7) }, State::Open(1)];
                     #[serde(untagged)] enum State { Paid { at: Stamp }, Open(u8) }]
 
+            flattened_beside_skipped "flattened_beside_skipped":
+                [User = User { id: 1, page: Page { of: 2 } };
+                    struct User { id: u8, #[serde(flatten)] page: Page }
+                    struct Page { of: u8 }]
+                [User = User { id: 1, page: Page { of: 2 }, vip: Some(true) };
+                    struct User { id: u8, #[serde(flatten)] page: Page,
+                        #[serde(default, skip_serializing_if = "Option::is_none")]
+                        vip: Option<bool> }
+                    struct Page { of: u8 }]
+
+            other_variant "other_variant":
+                [State = State::Unknown;
+                    #[serde(tag = "kind")] enum State { Paid, #[serde(other)] Unknown }]
+                [State = State::Refunded;
+                    #[serde(tag = "kind")] enum State { Paid, Refunded, #[serde(other)] Unknown }]
+
+            untagged_renamed "untagged_renamed":
+                [Wait = Wait::Seconds(30); #[serde(untagged)] enum Wait { Seconds(u64), Text(String) }]
+                [Wait = Wait::Millis(9); #[serde(untagged)] enum Wait { Millis(u64), Text(String) }]
+
             untagged_checked "untagged_checked":
                 [State = State::Paid { at: "today".into() };
                     #[serde(untagged)] enum State { Paid { at: String }, Open(u8) }]
@@ -307,17 +327,14 @@ macro_rules! functions {
 
         #[tokio::main]
         async fn main() -> Result<(), Box<dyn std::error::Error>> {
-            let panics_end_process = std::env::var_os("PANICS_ARE_CAUGHT").is_none();
-            if panics_end_process {
-                // Any panic ends the process, as in a build with `panic = "abort"`.
-                std::panic::set_hook(Box::new(|panic| {
-                    eprintln!("{panic}");
-                    std::process::abort();
-                }));
-            }
+            // Any panic ends the process, as in a build with `panic = "abort"`.
+            std::panic::set_hook(Box::new(|panic| {
+                eprintln!("{panic}");
+                std::process::abort();
+            }));
             let builder = cached_core::Cache::builder().memcached([std::env::var("MEMCACHED")?]);
             let builder = builder.remote_timeout(std::time::Duration::from_secs(5));
-            let cache = builder.panics_end_process(panics_end_process).build().await?;
+            let cache = builder.build().await?;
             cache.clone().install()?;
             let action = std::env::args().nth(1);
             $($change::run(action.as_deref()).await;)*

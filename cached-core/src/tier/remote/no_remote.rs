@@ -151,7 +151,7 @@ pub(crate) mod encoded {
         value: &V,
         check: RoundTripCheck,
     ) -> Result<EncodedValue, Unstorable> {
-        check.compare(value, value, false)?;
+        check.compare(value, value, false, || None)?;
         Err(Unstorable::new("has no remote tier"))
     }
 
