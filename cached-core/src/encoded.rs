@@ -23,8 +23,8 @@ use serde::de::DeserializeOwned;
 use crate::codec::{Codec, positional};
 use crate::outline::{self, Outline};
 use crate::round_trip::{DEBUG_DIFFERS, RoundTripCheck};
+use crate::shape;
 use crate::unstorable::Unstorable;
-use crate::{program, shape};
 
 /// The number of entries in [`MATCHES`] and in [`NAMED`] at which the set is cleared.
 const MAX_MATCHES: usize = 16 << 10;
@@ -48,25 +48,25 @@ pub(crate) struct EncodedView<'f> {
 }
 
 impl EncodedView<'_> {
-    /// Adds the fingerprint of this program, if another build could read the value as another one.
-    /// Returns `None` if the fingerprint is needed and not known: then no process could read the
+    /// Adds `program`, the fingerprint of this program, if another build could read the value as another
+    /// one. Returns `None` if the fingerprint is needed and not known: then no process could read the
     /// value.
-    pub(crate) fn with_program(self) -> Option<Self> {
+    pub(crate) fn with_program(self, program: Option<u64>) -> Option<Self> {
         if !self.needs_same_program() {
             return Some(self);
         }
-        program::fingerprint().map(|program| EncodedView { program, ..self })
+        program.map(|program| EncodedView { program, ..self })
     }
 
-    /// Returns false if only the program that has written the value can read it.
+    /// Returns false if only the program that has written the value can read it, and this is another
+    /// `program`.
     ///
     /// The outline shows all data that a type gets, except for what a type reads through a buffer.
     /// What a buffered part turns into depends on the build: an untagged enum takes the first variant
     /// that fits, and a field that is skipped inside a flattened struct leaves no trace. Neither the
     /// outline nor the shape shows the difference.
-    pub(crate) fn is_safe_to_read(&self) -> bool {
-        !self.needs_same_program()
-            || program::fingerprint().is_some_and(|program| program == self.program)
+    pub(crate) fn is_safe_to_read(&self, program: Option<u64>) -> bool {
+        !self.needs_same_program() || program == Some(self.program)
     }
 
     fn needs_same_program(&self) -> bool {

@@ -17,6 +17,19 @@ impl EntryHandle {
         canonical_bytes(self.declaration.name(), &self.key)
     }
 
+    /// Returns the fingerprint of this program, if it is known.
+    fn program(&self) -> Option<u64> {
+        // Only this process reaches the in-memory servers of a test.
+        #[cfg(all(feature = "memcached", feature = "testing"))]
+        if self.cache.config().network.is_some() {
+            return Some(u64::from(std::process::id()));
+        }
+        #[cfg(feature = "memcached")]
+        return crate::program::fingerprint();
+        #[cfg(not(feature = "memcached"))]
+        None
+    }
+
     /// Encodes a value as a frame, and checks that the bytes decode to the same value.
     ///
     /// # Errors
@@ -29,7 +42,7 @@ impl EntryHandle {
             (self.value_type.write)(value, check).map_err(|reason| self.not_storable(reason))?;
         let encoded = encoded
             .view()
-            .with_program()
+            .with_program(self.program())
             .ok_or_else(|| self.not_storable(Unstorable::new(UNKNOWN_PROGRAM)))?;
         frame::seal(&self.canonical_bytes(), encoded)
             .ok_or_else(|| self.not_storable(Unstorable::new("has too many parts to be described")))
@@ -62,7 +75,9 @@ impl ReadHandler for EntryHandle {
         match frame::open(&self.canonical_bytes(), frame) {
             FrameContents::Corrupt => DecodedFrame::Corrupt,
             FrameContents::Foreign => DecodedFrame::Foreign,
-            FrameContents::Stored(encoded) if !encoded.is_safe_to_read() => DecodedFrame::Foreign,
+            FrameContents::Stored(encoded) if !encoded.is_safe_to_read(self.program()) => {
+                DecodedFrame::Foreign
+            }
             FrameContents::Stored(encoded) => match (self.value_type.read)(encoded) {
                 Some(value) => {
                     let weight = self.local_tier().map_or(0, |_| self.weight(&value));

@@ -130,11 +130,11 @@ pub(crate) mod encoded {
     }
 
     impl EncodedView<'_> {
-        pub(crate) fn with_program(self, _: bool) -> Option<Self> {
+        pub(crate) fn with_program(self, _: Option<u64>) -> Option<Self> {
             Some(self)
         }
 
-        pub(crate) fn is_safe_to_read(&self, _: bool) -> bool {
+        pub(crate) fn is_safe_to_read(&self, _: Option<u64>) -> bool {
             true
         }
     }
