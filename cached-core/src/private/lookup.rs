@@ -32,8 +32,8 @@ use crate::value::{
 /// A builder for the lookup of a call, or for the entry that a companion returns.
 ///
 /// `Mode` is a marker type: [`InferredValue`] or, for a function with the option `infallible`,
-/// [`WholeValue`]. `Tiers` is [`AllTiers`] or, for a function with the option `remote = false`,
-/// [`LocalTiers`].
+/// [`WholeValue`]. `Tiers` is `AllTiers` or, for a function with the option `remote = false`,
+/// `LocalTiers`.
 pub struct LookupBuilder<'k, R, V, Mode, Tiers, Parts, Constants> {
     function: DeclaredFunction,
     parts: Parts,
@@ -46,8 +46,8 @@ pub struct LookupBuilder<'k, R, V, Mode, Tiers, Parts, Constants> {
 
 /// Starts the builder for an annotated function or for its companion.
 ///
-/// The methods that finish the builder have the bounds on the value; see
-/// [`checked_value`](super::checked_value).
+/// The methods that finish the builder have the bounds on the value; see the module
+/// `checked_value`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup<'k, R, P>(
     errors: ErrorSharing<R>,

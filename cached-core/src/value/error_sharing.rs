@@ -187,7 +187,7 @@ fn copy_io_error(error: &io::Error) -> io::Error {
 /// Method resolution prefers an inherent method of `ErrorProbe` to a method that is found through
 /// `Deref`. The inherent method `sharing` exists only for a `Result` whose error is `Clone + Send +
 /// Sync + 'static`. All other types get the method of the next type in the chain that fits:
-/// [`IoErrorProbe`], [`UnsharedErrorProbe`] and [`NoErrorProbe`]. Stable Rust offers no
+/// `IoErrorProbe`, `UnsharedErrorProbe` and `NoErrorProbe`. Stable Rust offers no
 /// specialization for this choice.
 ///
 /// The method `pausing` is for the option `error_ttl`, which needs an error that can be shared.
