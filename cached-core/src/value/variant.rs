@@ -17,20 +17,21 @@ pub(super) fn is_none<V>(value: &V) -> bool {
 }
 
 pub(super) fn is_err<V>(value: &V) -> bool {
-    is_instance_of::<V, Result<(), ()>>()
+    is_instance_of::<V, Result<(), ()>>("(), ()>")
         && variant_number(value) == variant_number(&Err::<(), ()>(()))
 }
 
 pub(super) fn is_option<V>() -> bool {
-    is_instance_of::<V, Option<()>>()
+    is_instance_of::<V, Option<()>>("()>")
 }
 
 /// Returns true if `V` and `Standard` are the same generic type. Their type arguments may differ.
-fn is_instance_of<V, Standard>() -> bool {
-    let (standard, _) = type_name::<Standard>().split_once('<').unwrap_or_default();
+/// `arguments` are those of `Standard`, as they end its name: a search for them is slower.
+fn is_instance_of<V, Standard>(arguments: &str) -> bool {
     let name = type_name::<V>();
     // A closure in a method of the type has a name with the same beginning, but no `>` at the end.
-    name.strip_prefix(standard).is_some_and(|rest| rest.starts_with('<') && rest.ends_with('>'))
+    let standard = type_name::<Standard>().strip_suffix(arguments);
+    standard.is_some_and(|standard| name.starts_with(standard)) && name.ends_with('>')
 }
 
 /// Returns a number for the variant of `value`. The number does not depend on the type arguments of
