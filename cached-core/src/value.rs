@@ -270,17 +270,22 @@ impl<V> ValueRules<'_, V> {
     /// cached: the fetch has succeeded, so the panic must not reach the caller.
     pub(crate) fn decide(&self, value: &V) -> CachingDecision {
         let is_err = variant::is_err(value);
-        let apply = || {
-            let is_accepted = self.cache_if.as_ref().is_none_or(|cache_if| cache_if(value));
-            (is_accepted, self.ttl_with.as_ref().map(|ttl_with| ttl_with(value)))
+        let (is_accepted, ttl) = match self {
+            ValueRules { cache_if: None, ttl_with: None } => (true, None),
+            _ => catch_panic(|| self.apply(value)).unwrap_or((false, None)),
         };
-        let (is_accepted, ttl) = catch_panic(apply).unwrap_or((false, None));
         CachingDecision {
             is_none: variant::is_none(value),
             is_err,
             is_cacheable: !is_err && is_accepted,
             ttl,
         }
+    }
+
+    #[cold]
+    fn apply(&self, value: &V) -> (bool, Option<Duration>) {
+        let is_accepted = self.cache_if.as_ref().is_none_or(|cache_if| cache_if(value));
+        (is_accepted, self.ttl_with.as_ref().map(|ttl_with| ttl_with(value)))
     }
 }
 

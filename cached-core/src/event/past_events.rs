@@ -44,10 +44,15 @@ impl PastEvents {
     ///
     /// This method calls no code of the program's logger, because some events are reported while a
     /// table of the local tier collects its garbage.
+    #[inline]
     pub(super) fn note(&self, event: &Event<'_>) {
-        if log::max_level() < LevelFilter::Debug {
-            return;
+        if log::max_level() >= LevelFilter::Debug {
+            self.remember(event);
         }
+    }
+
+    #[cold]
+    fn remember(&self, event: &Event<'_>) {
         let (entry, past) = match event {
             Event::Evicted { reason: EvictionReason::Replaced, .. } => return,
             Event::Evicted { entry, reason } => (entry, Some(PastEvent::Evicted(*reason))),
