@@ -264,3 +264,23 @@ async fn a_hit_makes_no_copies() {
     assert_eq!(test.run(course(Counted(1))).await, Ok(1));
     assert_eq!(CLONES.load(Ordering::SeqCst), clones);
 }
+
+#[coordinator_cached(
+    name = "rule_that_panics",
+    version = left,
+    ttl_with = |_payment| Duration::from_secs_f64(left),
+    entry = expiring_entry
+)]
+async fn expiring(left: f64) -> Result<Payment, String> {
+    Ok(fetched("1", State::Paid))
+}
+
+#[tokio::test]
+async fn a_rule_that_panics_fails_no_call() {
+    let test = TestCache::local();
+    let call = async |left| test.run(expiring(left)).await.expect("the call succeeds").fetched;
+    assert_eq!(call(1.0).await, call(1.0).await);
+    assert_ne!(call(-1.0).await, call(-1.0).await, "a value without a ttl is not cached");
+    let added = test.run(async { expiring_entry(-1.0).add(fetched("1", State::Paid)).await }).await;
+    assert!(!added, "a value without a ttl is not added");
+}
