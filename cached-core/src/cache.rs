@@ -28,7 +28,8 @@ use crate::tier::request::RequestHandle;
 
 /// A tiered cache. A clone is cheap and shares the tiers and counters of the original.
 ///
-/// An annotated function uses [`Cache::current`], unless the option `cache = …` names another cache.
+/// An annotated function uses [`Cache::current`], unless the option `cache = …` names another
+/// cache.
 #[derive(Clone)]
 pub struct Cache {
     inner: Arc<CacheInner>,
@@ -54,7 +55,8 @@ impl CacheBuilder {
     ///
     /// The method does not connect to memcached. The first call that needs a server connects to it.
     /// The first cache of a process that uses memcached waits here until the program's own file has
-    /// been hashed, which takes some hundredths of a second. The hash tells builds of the program apart.
+    /// been hashed, which takes some hundredths of a second. The hash tells builds of the program
+    /// apart.
     ///
     /// # Errors
     /// Returns an error for the first wrong setting. The error says what to write instead.
@@ -131,11 +133,12 @@ impl Cache {
     /// `lease` and `lease_wait` apply to memcached. A duration is written `50ms`, `5s` or `1h30m`.
     ///
     /// The method does not connect to memcached. The first call that needs a server connects to it.
-    /// The method is `async` so that a later version can connect here; today the method never waits.
+    /// The method is `async` so that a later version can connect here; today the method never
+    /// waits.
     ///
     /// # Errors
-    /// Returns an error for the first wrong part of the URL. The error says what to write instead. A
-    /// `memcache://…` is an error in a program that is built without the feature `memcached`.
+    /// Returns an error for the first wrong part of the URL. The error says what to write instead.
+    /// A `memcache://…` is an error in a program that is built without the feature `memcached`.
     ///
     /// ```
     /// # use cached_core::Cache;
@@ -155,11 +158,12 @@ impl Cache {
     }
 
     /// Builds the cache that the environment variable `CACHE_URL` describes, as
-    /// [`from_url`](Self::from_url) does. If the variable is not set, the cache is the memory of this
-    /// process.
+    /// [`from_url`](Self::from_url) does. If the variable is not set, the cache is the memory of
+    /// this process.
     ///
     /// # Errors
-    /// Returns the errors of [`from_url`](Self::from_url), and an error if the variable is not UTF-8.
+    /// Returns the errors of [`from_url`](Self::from_url), and an error if the variable is not
+    /// UTF-8.
     ///
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -201,14 +205,14 @@ impl Cache {
         Cache::with_switch(Config { local_capacity: 0, ..Config::default() }, false)
     }
 
-    /// Waits up to 10 seconds for the background writes to memcached. Background writes store values
-    /// and release leases.
+    /// Waits up to 10 seconds for the background writes to memcached. Background writes store
+    /// values and release leases.
     ///
     /// Call this method before `std::process::exit`, and in a test that reads from memcached. A
-    /// program that ends normally need not call this method: if a runtime shuts down while writes are
-    /// under way, a thread of this library finishes the writes, and the shutdown waits for this thread.
-    /// Runtimes that shut down within 10 seconds of each other wait 1 second at most in total.
-    /// `Runtime::shutdown_background` does not wait.
+    /// program that ends normally need not call this method: if a runtime shuts down while writes
+    /// are under way, a thread of this library finishes the writes, and the shutdown waits for this
+    /// thread. Runtimes that shut down within 10 seconds of each other wait 1 second at most in
+    /// total. `Runtime::shutdown_background` does not wait.
     ///
     /// # Cancellation
     /// The writes continue if the returned future is dropped.
@@ -261,8 +265,8 @@ impl Cache {
     /// - A server that was added is removed again, and its keys return to the servers that had them
     ///   before.
     ///
-    /// Change the servers of all processes within a short time. The invalidations of a process do not
-    /// reach a new server until this method has added the server in that process.
+    /// Change the servers of all processes within a short time. The invalidations of a process do
+    /// not reach a new server until this method has added the server in that process.
     ///
     /// The method needs the feature `memcached`, which is on by default.
     ///
@@ -317,8 +321,8 @@ impl Cache {
         self.inner.events.emit(&event);
     }
 
-    /// Reports that the value of this key was found in a tier. The inlined lookup of an annotated function
-    /// only counts its hits.
+    /// Reports that the value of this key was found in a tier. The inlined lookup of an annotated
+    /// function only counts its hits.
     pub(crate) fn report_hit(&self, key: &[u8], tier: Tier) {
         self.emit(Event::Hit { entry: EventSubject::of(key), tier });
     }
@@ -359,12 +363,12 @@ impl Cache {
         Key::new(namespace, name, &canonical_bytes(name, key))
     }
 
-    /// Removes the entry from the tiers of this process. A fetch or a read that is under way does not
-    /// store its result. A pause of the key's fetches ends.
+    /// Removes the entry from the tiers of this process. A fetch or a read that is under way does
+    /// not store its result. A pause of the key's fetches ends.
     ///
     /// Returns a fill token, which allows the caller to store a replacement until the entry changes
-    /// again. Returns `None` if the token `before` is out of date. Another caller may then have changed
-    /// the entry, and that caller decides on the replacement.
+    /// again. Returns `None` if the token `before` is out of date. Another caller may then have
+    /// changed the entry, and that caller decides on the replacement.
     pub(crate) fn remove_from_process(
         &self,
         key: &Arc<[u8]>,
@@ -375,8 +379,8 @@ impl Cache {
         // join the flight.
         self.inner.flights.detach(key);
         self.inner.fetch_pauses.end(key);
-        // The request comes last. Another task of the request may have found the old value until now, and
-        // the request must not keep it.
+        // The request comes last. Another task of the request may have found the old value until
+        // now, and the request must not keep it.
         if let Some(request) = RequestHandle::current() {
             request.remove(self.id(), key);
         }

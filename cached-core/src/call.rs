@@ -1,17 +1,18 @@
-//! The rest of a call of an annotated function, after the lookup in the request tier and the local tier.
+//! The rest of a call of an annotated function, after the lookup in the request tier and the local
+//! tier.
 //!
-//! Most calls return the value that the lookup found. A call goes through the [`Phase`]s below if the
-//! lookup found no value, if the found value may be due for a refresh, or if the call cannot use the cache.
-//! `ARCHITECTURE.md` has a picture of the whole path.
+//! Most calls return the value that the lookup found. A call goes through the [`Phase`]s below if
+//! the lookup found no value, if the found value may be due for a refresh, or if the call cannot
+//! use the cache. `ARCHITECTURE.md` has a picture of the whole path.
 //!
 //! - To *fetch* is to run the annotated function.
-//! - The calls of this process that need one key at the same time form a *flight*. The *leader* of the
-//!   flight fetches, and its *followers* wait for the outcome; see [`flight`](crate::flight).
+//! - The calls of this process that need one key at the same time form a *flight*. The *leader* of
+//!   the flight fetches, and its *followers* wait for the outcome; see [`flight`](crate::flight).
 //! - A *refresh* fetches a value again before the value expires.
-//! - A *lease* is one process's exclusive right to write a key of the remote tier. With the lease, the
-//!   process fills an absent entry or refreshes an item.
-//! - A *request* is a [`RequestScope`](crate::RequestScope). It keeps the first cached value of each key
-//!   for the later calls of the request.
+//! - A *lease* is one process's exclusive right to write a key of the remote tier. With the lease,
+//!   the process fills an absent entry or refreshes an item.
+//! - A *request* is a [`RequestScope`](crate::RequestScope). It keeps the first cached value of
+//!   each key for the later calls of the request.
 //!
 //! A call skips the phases that it does not need:
 //!
@@ -62,8 +63,8 @@ pub(crate) enum Phase {
     Wait(Pin<Box<dyn Future<Output = Box<PendingCall>> + Send>>),
     Decided(Box<PendingCall>),
     Fetch(Box<PendingCall>),
-    /// The call has returned its answer. A call is also in this phase during each poll, so a call whose
-    /// poll panics stays in this phase.
+    /// The call has returned its answer. A call is also in this phase during each poll, so a call
+    /// whose poll panics stays in this phase.
     Done,
 }
 
@@ -73,20 +74,21 @@ pub(crate) struct LocalHit {
     pub(crate) handle: EntryHandle,
 }
 
-/// A call whose value was in neither the request tier nor the local tier, or whose request forces a miss.
-/// A refresh in the background also runs as a pending call, and its answer is dropped.
+/// A call whose value was in neither the request tier nor the local tier, or whose request forces a
+/// miss. A refresh in the background also runs as a pending call, and its answer is dropped.
 ///
-/// The type does not depend on the function's return type, so most of its methods are compiled once.
+/// The type does not depend on the function's return type, so most of its methods are compiled
+/// once.
 pub(crate) struct PendingCall {
     pub(crate) handle: EntryHandle,
     pub(crate) request: Option<RequestHandle>,
     pub(crate) plan: CallPlan,
-    /// When the function started to run. Without a remote tier, only a refresh in the background sets this
-    /// field.
+    /// When the function started to run. Without a remote tier, only a refresh in the background
+    /// sets this field.
     pub(crate) fetch_began: Option<Instant>,
     waker_cache: LeaderWakerCache,
-    /// `None` if the log does not ask why calls miss. Must be the last field, so that the flight and the
-    /// lease are released before the log is written.
+    /// `None` if the log does not ask why calls miss. Must be the last field, so that the flight
+    /// and the lease are released before the log is written.
     pub(crate) trace: Option<Box<MissTrace>>,
 }
 
@@ -105,8 +107,8 @@ pub(crate) enum CallPlan {
 }
 
 impl CallPlan {
-    /// Returns the reason why a call with this plan bypasses the cache if it runs the function. Returns
-    /// `None` if the plan is to fetch.
+    /// Returns the reason why a call with this plan bypasses the cache if it runs the function.
+    /// Returns `None` if the plan is to fetch.
     fn bypass_reason(&self) -> Option<BypassReason<'static>> {
         match self {
             CallPlan::Fetch(_) => None,
@@ -122,8 +124,8 @@ impl CallPlan {
 /// A planned refresh of an entry whose claim the call has won from the remote tier.
 pub(crate) struct RemoteRefresh {
     pub(crate) fetch: PlannedFetch,
-    /// When the item expires. `None` if an earlier holder gave the claim back: a holder does so when the
-    /// entry is due.
+    /// When the item expires. `None` if an earlier holder gave the claim back: a holder does so
+    /// when the entry is due.
     pub(crate) expires: Option<Instant>,
 }
 
@@ -135,8 +137,8 @@ enum FlightWait {
     ForLeader(Follower),
 }
 
-/// A fetch that a call will run or is running, with the flight that waits for the value and the tiers that
-/// may store the value.
+/// A fetch that a call will run or is running, with the flight that waits for the value and the
+/// tiers that may store the value.
 pub(crate) struct PlannedFetch {
     /// The call's lead of its flight. `None` if no other call can wait for the fetch.
     leader: Option<Leader>,
@@ -160,8 +162,9 @@ impl PlannedFetch {
     /// Ends a fetch that has no value to store: gives up the lease and answers the flight.
     fn end_without_value(self, outcome: impl FnOnce() -> FlightOutcome) {
         if let Some(leader) = self.leader {
-            // Dropping the lease gives the lease back, which needs the runtime that polls this call. The
-            // drop must come before the answer, so that the next caller can win the lease.
+            // Dropping the lease gives the lease back, which needs the runtime that polls this
+            // call. The drop must come before the answer, so that the next caller can win the
+            // lease.
             drop(leader.take_handoff::<FillLease>());
             leader.answer(outcome);
         }
@@ -170,28 +173,32 @@ impl PlannedFetch {
 
 /// The tiers that may store the value of a fetch.
 pub(crate) enum FillTarget {
-    /// The local tier. The function uses no remote tier, or its ttl is too short for the remote tier.
+    /// The local tier. The function uses no remote tier, or its ttl is too short for the remote
+    /// tier.
     LocalOnly,
     /// The local tier. The fetch refreshes the tier's entry. The claim to refresh the entry is held
     /// until this variant is dropped.
     LocalRefresh { _until_dropped: Box<LocalRefreshClaim> },
-    /// Both tiers, because this process holds the lease. `None` while the lease is stored in the flight. If
-    /// another caller takes over the lead, it takes the lease from the flight.
+    /// Both tiers, because this process holds the lease. `None` while the lease is stored in the
+    /// flight. If another caller takes over the lead, it takes the lease from the flight.
     RemoteLease(Option<Box<FillLease>>),
-    /// Both tiers. The remote tier stores the value only if the item that this call read is unchanged.
+    /// Both tiers. The remote tier stores the value only if the item that this call read is
+    /// unchanged.
     RemoteItem(Box<Permit>),
     /// The local tier for some seconds, because the remote tier could not be reached.
     LocalWhileUnreachable,
     /// The local tier for the full local ttl, because the remote tier refused the read.
     LocalWhileUnusable,
-    /// The local tier for some seconds, because this call may not write to the remote tier. The call got
-    /// no lease, or it was a follower and received neither a value nor an error from the leader.
+    /// The local tier for some seconds, because this call may not write to the remote tier. The
+    /// call got no lease, or it was a follower and received neither a value nor an error from the
+    /// leader.
     LocalWithoutPermit,
     /// No tier. The request forces a miss, but the remote tier has a write-once entry, which stays.
     Nowhere,
 }
 
-/// A lease of the remote tier, and the expired value that this process may replace, if there is one.
+/// A lease of the remote tier, and the expired value that this process may replace, if there is
+/// one.
 ///
 /// The leader of a flight stores the lease in the flight while the leader fetches. If the leader is
 /// cancelled, the caller that takes over the lead finds the lease in the flight.
@@ -222,8 +229,8 @@ impl PendingCall {
         )
     }
 
-    /// Joins the flight of the key. Returns the phase [`Phase::Decided`], or [`Phase::Wait`] if the plan
-    /// depends on an answer that has not arrived yet.
+    /// Joins the flight of the key. Returns the phase [`Phase::Decided`], or [`Phase::Wait`] if the
+    /// plan depends on an answer that has not arrived yet.
     ///
     /// The future of the wait is boxed, so that the future of the annotated function stays small.
     pub(crate) fn join(mut self: Box<Self>) -> Phase {
@@ -263,14 +270,15 @@ impl PendingCall {
         }
     }
 
-    /// Returns true if the request forces a miss: the call ignores the values of the local tier and the
-    /// remote tier.
+    /// Returns true if the request forces a miss: the call ignores the values of the local tier and
+    /// the remote tier.
     fn force_miss(&self) -> bool {
         self.request.as_ref().is_some_and(|request| request.force_miss())
     }
 
-    /// Returns the id of the request if the request forces misses. A request that forces misses has flights
-    /// of its own, because it must not receive the value of a fetch that began before the request.
+    /// Returns the id of the request if the request forces misses. A request that forces misses has
+    /// flights of its own, because it must not receive the value of a fetch that began before the
+    /// request.
     fn flight_request_id(&self) -> Option<u64> {
         self.request.filter(RequestHandle::force_miss).map(|request| request.id())
     }
@@ -313,8 +321,8 @@ impl PendingCall {
         CallPlan::Fetch(PlannedFetch::new(None, self.handle.fill_token(), target))
     }
 
-    /// Returns `Break` with the plan of a call that has become the leader, or `Continue` if the leader must
-    /// first wait for the remote tier.
+    /// Returns `Break` with the plan of a call that has become the leader, or `Continue` if the
+    /// leader must first wait for the remote tier.
     fn plan_as_leader(&self, leader: Leader) -> ControlFlow<CallPlan, FlightWait> {
         let handle = &self.handle;
         // Another caller may have fetched the value after this call had looked for the value.

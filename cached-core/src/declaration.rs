@@ -24,7 +24,8 @@ pub(crate) use registry::{shared_names, warn_if_inventory_is_empty};
 #[distributed_slice]
 pub static DECLARATIONS: [Declaration];
 
-/// One annotated function: its cache name, its place in the source, and the options of its attribute.
+/// One annotated function: its cache name, its place in the source, and the options of its
+/// attribute.
 ///
 /// [`ledger()`] lists all declarations of the program.
 pub struct Declaration {
@@ -52,14 +53,14 @@ pub struct Declaration {
     local_hit_is_final: bool,
     /// [`UNKNOWN`], [`NOT_CACHED`], or the index in [`DECLARATIONS`] plus 1.
     index: AtomicUsize,
-    /// The address of the type name of a closure in the function, stored once the module or type around
-    /// the function is known to have no type arguments. A hit with this closure does not parse the
-    /// name; see `private::generic_arguments`.
+    /// The address of the type name of a closure in the function, stored once the module or type
+    /// around the function is known to have no type arguments. A hit with this closure does not
+    /// parse the name; see `private::generic_arguments`.
     pub(crate) non_generic_closure: AtomicUsize,
     /// The first value that could not be stored in memcached. Empty until storing a value fails.
     pub(crate) unstorable_value: OnceLock<UnstorableValue>,
-    /// The type of the cached value, if `none_ttl` is declared and the type is not an `Option`. Empty
-    /// until the function is called.
+    /// The type of the cached value, if `none_ttl` is declared and the type is not an `Option`.
+    /// Empty until the function is called.
     never_none_type: OnceLock<&'static str>,
     /// The type of a collection in the key that has no stable order. Empty until a key with such a
     /// collection is encoded.
@@ -75,7 +76,8 @@ pub struct Declaration {
 
 const UNKNOWN: usize = 0;
 /// The index of a declaration whose function is not cached. Either another declaration has the same
-/// cache name, or the declaration is a copy (see `registry`), or the linker dropped the declaration.
+/// cache name, or the declaration is a copy (see `registry`), or the linker dropped the
+/// declaration.
 const NOT_CACHED: usize = usize::MAX;
 
 impl Declaration {
@@ -230,7 +232,8 @@ impl Declaration {
         self.overwrite_reason
     }
 
-    /// Returns the declaration of the function with this cache name, or an error that lists near names.
+    /// Returns the declaration of the function with this cache name, or an error that lists near
+    /// names.
     pub(crate) fn by_name(name: &str) -> Result<&'static Declaration, UnknownNameError> {
         let mut all = registry().iter().copied();
         all.find(|declaration| declaration.name == name)
@@ -272,7 +275,8 @@ impl Declaration {
         self.stale_if_error
     }
 
-    /// Returns how long before an entry expires it is refreshed, or zero if entries are not refreshed.
+    /// Returns how long before an entry expires it is refreshed, or zero if entries are not
+    /// refreshed.
     pub(crate) fn declared_refresh_ahead(&self) -> Duration {
         self.refresh_ahead
     }
@@ -283,8 +287,8 @@ impl Declaration {
         self.error_ttl
     }
 
-    /// Records a finding if the errors of the function cannot be shared. `error` is then the name of
-    /// the error's type.
+    /// Records a finding if the errors of the function cannot be shared. `error` is then the name
+    /// of the error's type.
     pub(crate) fn check_error_sharing(&self, error: Option<&'static str>) {
         if let Some(error) = error {
             self.unshared_error_type.get_or_init(|| error);
@@ -296,8 +300,8 @@ impl Declaration {
         self.uses_local
     }
 
-    /// Returns true if a call can return a hit in the local tier without further checks: the function
-    /// uses the local tier and does not refresh ahead.
+    /// Returns true if a call can return a hit in the local tier without further checks: the
+    /// function uses the local tier and does not refresh ahead.
     #[inline]
     pub(crate) fn local_hit_is_final(&self) -> bool {
         self.local_hit_is_final
@@ -307,8 +311,8 @@ impl Declaration {
         self.uses_remote
     }
 
-    /// Returns the declaration's index in [`DECLARATIONS`], or `None` if the function is not cached; see
-    /// [`NOT_CACHED`].
+    /// Returns the declaration's index in [`DECLARATIONS`], or `None` if the function is not
+    /// cached; see [`NOT_CACHED`].
     #[inline]
     pub(crate) fn index(&self) -> Option<usize> {
         let index = match self.index.load(Ordering::Acquire) {
@@ -344,12 +348,12 @@ impl fmt::Debug for Declaration {
 
 /// Finds the declaration of an annotated function for the function that `entry = …` generates.
 ///
-/// The declaration is a static in the body of the annotated function, so the generated function cannot
-/// name it. The first call of [`get`](Self::get) therefore searches all declarations for the cache name
-/// and the function's path.
+/// The declaration is a static in the body of the annotated function, so the generated function
+/// cannot name it. The first call of [`get`](Self::get) therefore searches all declarations for the
+/// cache name and the function's path.
 pub struct DeclarationLookup {
-    /// The declaration to use if the linker dropped the real one. It has no index, so the function is
-    /// not cached.
+    /// The declaration to use if the linker dropped the real one. It has no index, so the function
+    /// is not cached.
     stand_in: Declaration,
     found: OnceLock<&'static Declaration>,
 }
@@ -366,9 +370,9 @@ impl DeclarationLookup {
     pub fn get(&'static self) -> &'static Declaration {
         let Declaration { name, function, .. } = self.stand_in;
         self.found.get_or_init(|| {
-            // Several functions may have this name and this path, for example methods of two types in
-            // one module. None of these functions is cached, so any of their declarations will do.
-            // The registry contains no copies.
+            // Several functions may have this name and this path, for example methods of two types
+            // in one module. None of these functions is cached, so any of their declarations will
+            // do. The registry contains no copies.
             let mut all = registry().iter().copied();
             all.find(|d| d.name == name && d.function == function).unwrap_or(&self.stand_in)
         })

@@ -1,8 +1,8 @@
-//! [`CacheEntry`], with which a program looks up, adds, invalidates or overwrites an entry of an annotated
-//! function.
+//! [`CacheEntry`], with which a program looks up, adds, invalidates or overwrites an entry of an
+//! annotated function.
 //!
-//! For the option `entry = …`, the attribute generates a *companion*. This function takes the arguments of
-//! the annotated function and returns the `CacheEntry`.
+//! For the option `entry = …`, the attribute generates a *companion*. This function takes the
+//! arguments of the annotated function and returns the `CacheEntry`.
 
 mod first_found;
 mod response;
@@ -57,8 +57,8 @@ mod sealed {
 
 /// One entry of an annotated function: the place in a cache for the value of one key.
 ///
-/// The option `entry = …` names a function that the attribute generates, the *companion*. The companion
-/// takes the arguments of the annotated function and returns the entry.
+/// The option `entry = …` names a function that the attribute generates, the *companion*. The
+/// companion takes the arguments of the annotated function and returns the entry.
 ///
 /// The entry belongs to the cache that the option `cache = …` names, or else to the cache that was
 /// current when the companion was called. The methods never run the annotated function. A failing
@@ -100,8 +100,8 @@ pub struct CacheEntry<V, P> {
     policy: PhantomData<fn() -> P>,
 }
 
-/// The [`CacheEntry`] of a function that returns `R`. For `Result<Payment, FetchError>`, this type is
-/// `CacheEntry<Payment, P>`. Companions return this type.
+/// The [`CacheEntry`] of a function that returns `R`. For `Result<Payment, FetchError>`, this type
+/// is `CacheEntry<Payment, P>`. Companions return this type.
 ///
 /// ```
 /// # use cached_core::{CacheEntry, EntryOf, WriteOnce};
@@ -172,9 +172,9 @@ impl<V, P> CacheEntry<V, P> {
         self.cache.key(self.declaration.name(), bytes)
     }
 
-    /// Returns `None` if the cache is off, if the function is not cached, for example because another
-    /// function has the same cache name, or if the arguments could not be encoded. Lookups then find
-    /// nothing, and changes do nothing.
+    /// Returns `None` if the cache is off, if the function is not cached, for example because
+    /// another function has the same cache name, or if the arguments could not be encoded. Lookups
+    /// then find nothing, and changes do nothing.
     fn handle(&self) -> Option<EntryHandle> {
         let key = self.key.as_ref().ok()?;
         let key = Arc::clone(key);
@@ -198,28 +198,29 @@ impl<V, P> CacheEntry<V, P> {
 
     /// Removes the entry from the tiers of this process and from memcached.
     ///
-    /// - A fetch that is already running does not store its result in memcached, and a fetch of this process
-    ///   does not store its result at all. Callers that already wait for the fetch still receive its result.
-    /// - The current [`RequestScope`](crate::RequestScope) forgets its answer. Other requests keep the
-    ///   answers that they have.
-    /// - Another process may keep its local entry for up to the `local_ttl`. The default is 5 s for an
-    ///   overwritable entry, and the ttl for a write-once entry. If a fetch is already running in the
-    ///   other process, callers there receive its result until the fetch ends, and for 5 s at most after
-    ///   the end.
-    /// - During a rollout, two builds with different value types store two entries. Both entries are
-    ///   removed.
+    /// - A fetch that is already running does not store its result in memcached, and a fetch of
+    ///   this process does not store its result at all. Callers that already wait for the fetch
+    ///   still receive its result.
+    /// - The current [`RequestScope`](crate::RequestScope) forgets its answer. Other requests keep
+    ///   the answers that they have.
+    /// - Another process may keep its local entry for up to the `local_ttl`. The default is 5 s for
+    ///   an overwritable entry, and the ttl for a write-once entry. If a fetch is already running
+    ///   in the other process, callers there receive its result until the fetch ends, and for 5 s
+    ///   at most after the end.
+    /// - During a rollout, two builds with different value types store two entries. Both entries
+    ///   are removed.
     ///
     /// # Errors
     /// - [`CacheError::Remote`] if the memcached server of the key did not confirm the removal. The
-    ///   tiers of this process are cleared in spite of the error. This process does not read the entry
-    ///   from the server again before the server has removed the entry. Until the removal, other
-    ///   processes may read the old value.
+    ///   tiers of this process are cleared in spite of the error. This process does not read the
+    ///   entry from the server again before the server has removed the entry. Until the removal,
+    ///   other processes may read the old value.
     /// - [`CacheError::Key`] if the arguments could not be encoded as a key.
     ///
     /// # Cancellation
     /// The first poll clears the tiers of this process. If the future is dropped while it waits for
-    /// memcached, the tiers of this process are cleared once more, and memcached may or may not have
-    /// removed the entry.
+    /// memcached, the tiers of this process are cleared once more, and memcached may or may not
+    /// have removed the entry.
     ///
     /// ```
     /// # use cached_core::coordinator_cached;
@@ -244,15 +245,15 @@ impl<V, P> CacheEntry<V, P> {
         let Some((store, key)) = handle.remote_tier_and_key() else {
             return Ok(());
         };
-        // Until memcached has removed the entry, another call of this process may read the old value
-        // from memcached and store the value in the local tier.
+        // Until memcached has removed the entry, another call of this process may read the old
+        // value from memcached and store the value in the local tier.
         let _again = RemoveOnDrop(&handle);
         store.remove(&key, None).await.map_err(|error| handle.remote_failed(error))
     }
 }
 
-/// Removes an entry from the tiers of this process when this guard is dropped. A caller that cancels the
-/// change drops the guard too.
+/// Removes an entry from the tiers of this process when this guard is dropped. A caller that
+/// cancels the change drops the guard too.
 struct RemoveOnDrop<'s>(&'s EntryHandle);
 
 impl Drop for RemoveOnDrop<'_> {
@@ -280,8 +281,8 @@ impl EntryHandle {
         Some((value, Tier::Local))
     }
 
-    /// Stores the value of an item of the remote tier in the local tier, and returns the value. Returns
-    /// `None` if the item has expired or has no value that this build can read.
+    /// Stores the value of an item of the remote tier in the local tier, and returns the value.
+    /// Returns `None` if the item has expired or has no value that this build can read.
     fn accept_item(
         &self,
         item: Item<(Value, usize), Permit>,
@@ -341,21 +342,21 @@ impl<V: Clone + Send + Sync + 'static, P> CacheEntry<V, P> {
 }
 
 impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
-    /// Stores a value if neither the local tier nor memcached has a value of this entry. Returns true if
-    /// the value was stored.
+    /// Stores a value if neither the local tier nor memcached has a value of this entry. Returns
+    /// true if the value was stored.
     ///
-    /// An expired value that is kept for `stale_if_error` does not count as a value of the entry, so `add`
-    /// replaces the expired value. `add` also stores the value if another caller is fetching the entry.
-    /// A value that `cache_if` refuses is not stored. A `None` is stored only if the function declares
-    /// `none_ttl`.
+    /// An expired value that is kept for `stale_if_error` does not count as a value of the entry,
+    /// so `add` replaces the expired value. `add` also stores the value if another caller is
+    /// fetching the entry. A value that `cache_if` refuses is not stored. A `None` is stored only
+    /// if the function declares `none_ttl`.
     ///
     /// # Errors
-    /// None. If memcached cannot be reached or refuses the value, this process keeps the value for at
-    /// most 5 s, and the method returns true.
+    /// None. If memcached cannot be reached or refuses the value, this process keeps the value for
+    /// at most 5 s, and the method returns true.
     ///
     /// # Cancellation
-    /// If the future is dropped while it waits for memcached, memcached may or may not have stored the
-    /// value, and this process does not store the value.
+    /// If the future is dropped while it waits for memcached, memcached may or may not have stored
+    /// the value, and this process does not store the value.
     ///
     /// ```
     /// # use cached_core::coordinator_cached;
@@ -377,8 +378,8 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
             return false;
         }
         let Some(supplied) = SuppliedValue::new(&handle, &self.rules, value) else { return false };
-        // The token must be taken before the write to memcached. If the entry is invalidated after the
-        // write, the token is out of date.
+        // The token must be taken before the write to memcached. If the entry is invalidated after
+        // the write, the token is out of date.
         let mut fill_token = handle.fill_token();
         let mut local_ttl = supplied.ttls.local;
         let mut is_in_memcached = false;
@@ -387,38 +388,40 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
                 AddOutcome::Written(outcome) => {
                     is_in_memcached = outcome != WriteOutcome::NotStored;
                     local_ttl = supplied.local_ttl_after(outcome);
-                    // Memcached has this value, so this value must win over a value of a fetch that began
-                    // during the write.
+                    // Memcached has this value, so this value must win over a value of a fetch that
+                    // began during the write.
                     handle.assign_read_sequence(&mut fill_token);
                 }
                 AddOutcome::EntryExists => return false,
                 AddOutcome::Failed => local_ttl = supplied.ttls.unconfirmed,
             }
         }
-        // If another caller has filled the local tier during the write, the local tier keeps its entry.
+        // If another caller has filled the local tier during the write, the local tier keeps its
+        // entry.
         supplied.publish(&handle, fill_token, WriteMode::Once, local_ttl) || is_in_memcached
     }
 
     /// Replaces the entry in the tiers of this process and in memcached.
     ///
-    /// - A fetch that is already running does not replace the new value in memcached and in this process.
-    /// - Another process may keep its local entry for up to the `local_ttl`, which is 5 s by default. If a
-    ///   fetch is already running in the other process, callers there receive its result until the fetch
-    ///   ends, and for 5 s at most after the end.
-    /// - If `cache_if` refuses the value, the entry is invalidated instead. A `None` also invalidates the
-    ///   entry, unless the function declares `none_ttl`.
+    /// - A fetch that is already running does not replace the new value in memcached and in this
+    ///   process.
+    /// - Another process may keep its local entry for up to the `local_ttl`, which is 5 s by
+    ///   default. If a fetch is already running in the other process, callers there receive its
+    ///   result until the fetch ends, and for 5 s at most after the end.
+    /// - If `cache_if` refuses the value, the entry is invalidated instead. A `None` also
+    ///   invalidates the entry, unless the function declares `none_ttl`.
     /// - If the function declares no reason to overwrite, a call of `overwrite` does not compile.
     ///
     /// # Errors
-    /// - [`CacheError::Remote`] if memcached did not confirm the write. Memcached may serve the old value
-    ///   until the old value expires, and this process keeps the new value for at most 5 s.
-    /// - [`CacheError::NotStorable`] if memcached cannot store the value. The old value is removed, and
-    ///   this process keeps the new value for at most 5 s.
+    /// - [`CacheError::Remote`] if memcached did not confirm the write. Memcached may serve the old
+    ///   value until the old value expires, and this process keeps the new value for at most 5 s.
+    /// - [`CacheError::NotStorable`] if memcached cannot store the value. The old value is removed,
+    ///   and this process keeps the new value for at most 5 s.
     /// - [`CacheError::Key`] if the arguments could not be encoded as a key.
     ///
     /// # Cancellation
-    /// If the future is dropped while it waits for memcached, memcached has the old value, the new value
-    /// or no value, and the tiers of this process have no value.
+    /// If the future is dropped while it waits for memcached, memcached has the old value, the new
+    /// value or no value, and the tiers of this process have no value.
     ///
     /// ```
     /// # use cached_core::coordinator_cached;
@@ -446,8 +449,8 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
     where
         P: MayOverwrite,
     {
-        // Without the box, the compiler would check the bound on `P` wherever the opaque future type is
-        // used, and report one mistake three times.
+        // Without the box, the compiler would check the bound on `P` wherever the opaque future
+        // type is used, and report one mistake three times.
         Box::pin(self.replace(value))
     }
 
@@ -481,9 +484,9 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
             }
         }
         std::mem::forget(if_dropped);
-        // Another call of this process may have stored the old value during the write, so the entry is
-        // removed again. There is no token if another caller has changed the entry during the write.
-        // Later calls then read the value that memcached has.
+        // Another call of this process may have stored the old value during the write, so the entry
+        // is removed again. There is no token if another caller has changed the entry during the
+        // write. Later calls then read the value that memcached has.
         let fill_token = handle.cache.remove_from_process(&handle.key, fill_token);
         let local_ttl = match written {
             Ok(outcome) => supplied.local_ttl_after(outcome),

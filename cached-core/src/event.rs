@@ -1,14 +1,14 @@
 //! Events: reports about the calls, the entries and the memcached servers of a cache.
 //!
-//! The code that causes an event reports it once, with [`EventDispatcher::emit`]. The counters of the
-//! cache, the log and every [`Observer`] then receive the event. The `Debug` output of an event shows
-//! neither a cached value nor the arguments of a call.
+//! The code that causes an event reports it once, with [`EventDispatcher::emit`]. The counters of
+//! the cache, the log and every [`Observer`] then receive the event. The `Debug` output of an event
+//! shows neither a cached value nor the arguments of a call.
 //!
-//! Every annotated function contains an inlined lookup. A hit in this lookup emits no event and only adds
-//! 1 to a counter, because a call of an observer would take longer than the hit.
+//! Every annotated function contains an inlined lookup. A hit in this lookup emits no event and
+//! only adds 1 to a counter, because a call of an observer would take longer than the hit.
 //!
-//! In this module, a *fetch* is a run of the annotated function. A *lease* is the right to fill an entry
-//! in the remote tier, and one process at a time holds the lease of an entry.
+//! In this module, a *fetch* is a run of the annotated function. A *lease* is the right to fill an
+//! entry in the remote tier, and one process at a time holds the lease of an entry.
 
 mod counting;
 mod logging;
@@ -45,14 +45,14 @@ pub(crate) trait Observer: Send + Sync {
 #[non_exhaustive]
 #[allow(dead_code, reason = "observers alone read some fields, and no public one exists yet")]
 pub(crate) enum Event<'e> {
-    /// A call found its value in a tier, outside the inlined lookup. Lookups with `CacheEntry::get` and
-    /// `first_found` emit this event too.
+    /// A call found its value in a tier, outside the inlined lookup. Lookups with `CacheEntry::get`
+    /// and `first_found` emit this event too.
     Hit { entry: EventSubject<'e>, tier: Tier },
-    /// A call found its value in neither the request tier nor the local tier, or skipped the local tier
-    /// because its request forces a miss.
+    /// A call found its value in neither the request tier nor the local tier, or skipped the local
+    /// tier because its request forces a miss.
     Miss { entry: EventSubject<'e> },
-    /// A call that was reported as a [`Miss`](Event::Miss) has ended, or its caller dropped it. The event
-    /// is emitted only while the log asks for it.
+    /// A call that was reported as a [`Miss`](Event::Miss) has ended, or its caller dropped it. The
+    /// event is emitted only while the log asks for it.
     MissEnded { entry: EventSubject<'e>, report: &'e MissReport },
     /// A call waited for another call of this process with the same key, and received the other
     /// call's outcome.
@@ -70,11 +70,11 @@ pub(crate) enum Event<'e> {
     LeaseWon { entry: EventSubject<'e> },
     /// A call found that another process holds the lease. A call emits this event at most once.
     LeaseBusy { entry: EventSubject<'e> },
-    /// A call fetches although another process holds the lease. The call has waited for the lease in vain,
-    /// or fetches at once because its request forces a miss.
+    /// A call fetches although another process holds the lease. The call has waited for the lease
+    /// in vain, or fetches at once because its request forces a miss.
     LeaseTimedOut { entry: EventSubject<'e> },
-    /// The remote tier stored a fetched value. If the key's own server is out of reach, another server
-    /// stores the value for some seconds.
+    /// The remote tier stored a fetched value. If the key's own server is out of reach, another
+    /// server stores the value for a few seconds.
     Filled { entry: EventSubject<'e> },
     /// The remote tier did not store a fetched value.
     FillRefused { entry: EventSubject<'e>, reason: FillRefusal },
@@ -94,14 +94,14 @@ pub(crate) enum Event<'e> {
     Evicted { entry: EventSubject<'e>, reason: EvictionReason },
     /// An exchange with a server failed or took too long.
     RemoteFailed { entry: EventSubject<'e>, error: &'e RemoteError },
-    /// A value of a function cannot be stored in the remote tier. Each function emits this event once, for
-    /// its first such value.
+    /// A value of a function cannot be stored in the remote tier. Each function emits this event
+    /// once, for its first such value.
     NotStorable { declaration: &'static Declaration, value: &'static UnstorableValue },
-    /// `Cache::invalidate_all` has removed the local entries of a function, or `Cache::clear` those of all
-    /// functions. `entries` is the number of entries.
+    /// `Cache::invalidate_all` has removed the local entries of a function, or `Cache::clear` those
+    /// of all functions. `entries` is the number of entries.
     Cleared { function: Option<&'static Declaration>, entries: usize },
-    /// A task outside of every scope misses in the embedded cache, although the program uses scopes. Only
-    /// builds with debug assertions emit this event.
+    /// A call outside of every `Cache::scope` fell back to the built-in cache and missed, although
+    /// the program uses scopes. Only builds with debug assertions emit this event.
     ScopeLost { declaration: &'static Declaration },
     /// A server failed several times in a row, and is not used until it answers again.
     #[cfg(feature = "memcached")]
@@ -112,23 +112,25 @@ pub(crate) enum Event<'e> {
     /// A recovery attempt of an ejected server failed.
     #[cfg(feature = "memcached")]
     RecoveryFailed { error: &'e RemoteError },
-    /// A process could not renew its lease, and tries again.
+    /// This process could not renew its lease of an entry, and will try again.
     #[cfg(feature = "memcached")]
     LeaseNotRenewed { error: &'e RemoteError },
-    /// A tokio runtime lacks its timer or its I/O driver, so calls on this runtime do not use memcached.
-    /// Each runtime emits this event once, in the first cache that is used on it.
+    /// A tokio runtime lacks its timer or its I/O driver, so calls on this runtime do not use
+    /// memcached. Emitted once for each runtime, by the first cache that is used on it.
     #[cfg(feature = "memcached")]
     RuntimeWithoutDriver { missing: &'static str },
-    /// A server's address leads to another memcached process, which was running already when this
-    /// process last changed an entry. Its items are fenced.
+    /// A server's address now reaches a different memcached process. That one was running already
+    /// when this process last changed an entry, so it may have missed the change. The items of the
+    /// new process are no longer trusted.
     #[cfg(feature = "memcached")]
     ServerReplaced { address: &'e str },
-    /// A server answers, but has not stored values of a function for a while. `function` is the part of
-    /// the function's keys before their digest. The server emits this event once until its writes succeed
-    /// again.
+    /// A server answers, but has not stored values of a function for a while. `function` is the
+    /// part of the function's keys before their digest. Emitted once for each server, and again
+    /// only after a write has succeeded in between.
     #[cfg(feature = "memcached")]
     ServerStoresNothing { function: &'e str, error: &'e RemoteError },
-    /// A server may have missed changes, so the items that it has stored so far are no longer trusted.
+    /// A server may have missed changes, so the items that it has stored so far are no longer
+    /// trusted.
     #[cfg(feature = "memcached")]
     ServerFenced { address: &'e str },
 }
@@ -145,8 +147,9 @@ pub(crate) enum BypassReason<'e> {
     Key(&'e KeyError),
     /// The function called itself with the same key.
     Recursion,
-    /// The value or the error that was found for the key has another type than the call returns. Two
-    /// types can share a path, for example in two versions of a crate, and keys contain only the path.
+    /// The value or the error that was found for the key has another type than the call returns.
+    /// Two types can share a path, for example in two versions of a crate, and keys contain only
+    /// the path.
     OtherType,
 }
 
@@ -192,8 +195,8 @@ pub(crate) enum EvictionReason {
     Cleared,
 }
 
-/// The entry that an event is about. Observers can read the entry's declaration and the digest of the
-/// entry's key, but not the key itself.
+/// The entry that an event is about. Observers can read the entry's declaration and the digest of
+/// the entry's key, but not the key itself.
 #[derive(Clone, Copy)]
 pub(crate) struct EventSubject<'e> {
     header: KeyHeader,
@@ -210,8 +213,8 @@ impl<'e> EventSubject<'e> {
         EventSubject::from_parts(KeyHeader::read(key), key_body(key))
     }
 
-    /// Returns the subject of an event about an entry whose key is given in two parts. The header contains
-    /// the key's hash and the index of the declaration. The body is the rest of the key.
+    /// Returns the subject of an event about an entry whose key is given in two parts. The header
+    /// contains the key's hash and the index of the declaration. The body is the rest of the key.
     pub(crate) fn from_parts(header: KeyHeader, body: &'e [u8]) -> EventSubject<'e> {
         EventSubject { header, body }
     }
@@ -240,8 +243,8 @@ impl fmt::Debug for EventSubject<'_> {
     }
 }
 
-/// Passes each event of one cache to the counters of the cache, to the log and to the observers of the
-/// cache. Clones share the counters and the observers.
+/// Passes each event of one cache to the counters of the cache, to the log and to the observers of
+/// the cache. Clones share the counters and the observers.
 #[derive(Clone)]
 pub(crate) struct EventDispatcher {
     counters: Arc<[Counters]>,
@@ -258,7 +261,8 @@ impl EventDispatcher {
         }
     }
 
-    /// Returns the counters of all declarations. Each declaration's counters are at the declaration's index.
+    /// Returns the counters of all declarations. Each declaration's counters are at the
+    /// declaration's index.
     #[inline]
     pub(crate) fn counters(&self) -> &[Counters] {
         &self.counters

@@ -1,41 +1,45 @@
-//! The outline of a value: the set of steps that the type's `Deserialize` takes to decode the value.
+//! The outline of a value: the set of steps that the type's `Deserialize` takes to decode the
+//! value.
 //!
-//! A *step* is a call of a `deserialize_*` method (such as `deserialize_str`, or `deserialize_struct`
-//! with a name and a list of fields), the read of one member, or the choice of a variant. *Members* are
-//! the fields of a struct or a tuple, the elements of a sequence, and the keys and values of a map.
+//! A *step* is a call of a `deserialize_*` method (such as `deserialize_str`, or
+//! `deserialize_struct` with a name and a list of fields), the read of one member, or the choice of
+//! a variant. *Members* are the fields of a struct or a tuple, the elements of a sequence, and the
+//! keys and values of a map.
 //!
 //! Each step has an *origin*, which says where in the type the step is taken: in a named type, in a
 //! variant of an enum, or in a `Some` or a newtype struct.
 //!
 //! Several builds of a program share memcached, and a type may differ between the builds. The codec
 //! writes no type names and no field names. Without a check, a type could get data that another
-//! type has stored. For example, a type that accepts only certain strings could get any string, and its
-//! `Deserialize` might panic.
+//! type has stored. For example, a type that accepts only certain strings could get any string, and
+//! its `Deserialize` might panic.
 //!
 //! The build that stores a value therefore decodes the value once, and stores the outline with the
-//! value. Another process checks each step of its own type against the stored outline *before* the type
-//! gets the data of the step. The type thus gets only data that the storing build read in the same step.
+//! value. Another process checks each step of its own type against the stored outline *before* the
+//! type gets the data of the step. The type thus gets only data that the storing build read in the
+//! same step.
 //!
-//! The step of a member contains the name of the member's type. serde does not reveal the type inside
-//! a `Some`, a newtype struct or a field with `#[serde(with)]`. For these, the outline contains only
-//! the steps that the inner type takes.
+//! The step of a member contains the name of the member's type. serde does not reveal the type
+//! inside a `Some`, a newtype struct or a field with `#[serde(with)]`. For these, the outline
+//! contains only the steps that the inner type takes.
 //!
 //! The steps of `Deserialize` are compared with earlier steps of `Deserialize`, and never with the
 //! output of `Serialize`. So a type's `Serialize` and `Deserialize` need not match.
 //!
-//! An origin is a place in the type, not in the value. For example, the steps in all nodes of a linked
-//! list have the same origin, so they are in the outline only once. The type thus bounds the
+//! An origin is a place in the type, not in the value. For example, the steps in all nodes of a
+//! linked list have the same origin, so they are in the outline only once. The type thus bounds the
 //! size of an outline, however large the value is.
 //!
 //! # The named codec
-//! This codec writes the names of fields and variants, so the step of a member contains the name under
-//! which the member was found. A type may also ask for *any* data and look at what comes. All of its
-//! members are then checked like those of other types.
+//! This codec writes the names of fields and variants, so the step of a member contains the name
+//! under which the member was found. A type may also ask for *any* data and look at what comes. All
+//! of its members are then checked like those of other types.
 //!
-//! Some data is handed on unchecked. A derived untagged, internally tagged or flattened type *buffers*: it
-//! reads its data into a buffer of serde, and then reads its parts from the buffer, where no step can be
-//! seen. An adjacently tagged type hides the type of its contents. The outline says whether a type buffers
-//! or hides, and `encoded` decides whether to read such a value of another build.
+//! Some data is handed on unchecked. A derived untagged, internally tagged or flattened type
+//! *buffers*: it reads its data into a buffer of serde, and then reads its parts from the buffer,
+//! where no step can be seen. An adjacently tagged type hides the type of its contents. The outline
+//! says whether a type buffers or hides, and `encoded` decides whether to read such a value of
+//! another build.
 
 mod checked;
 
@@ -51,11 +55,11 @@ use checked::CheckedSeed;
 
 /// The size in bytes of one entry in an outline. There is one entry for each step.
 pub(crate) const ENTRY_BYTES: usize = 4;
-/// How deeply members, `Some`s and newtype structs may be nested in a value that is decoded with checks.
-/// A value with deeper nesting is refused.
+/// How deeply members, `Some`s and newtype structs may be nested in a value that is decoded with
+/// checks. A value with deeper nesting is refused.
 ///
-/// Decoding with checks takes four times the stack of decoding without checks: 140 KB at this depth, or
-/// 600 KB in a build without optimization.
+/// Decoding with checks takes four times the stack of decoding without checks: 140 KB at this
+/// depth, or 600 KB in a build without optimization.
 const MAX_DEPTH: usize = 512;
 
 /// An outline in the form in which it is stored.
@@ -76,14 +80,16 @@ impl<'f> Outline<'f> {
         self.entries.as_chunks().0.binary_search(&entry).is_ok()
     }
 
-    /// Returns true if the type reads data into a buffer first, so that some steps could not be recorded.
+    /// Returns true if the type reads data into a buffer first, so that some steps could not be
+    /// recorded.
     pub(crate) fn has_buffered_steps(&self) -> bool {
         self.contains(entry_of(buffering_step().finish()))
     }
 }
 
-/// Returns the entry of a step with this hash. The entry contains only half of the hash, so a wrong step
-/// may pass by chance. `encoded` then usually rejects the value, because it also compares the shape.
+/// Returns the entry of a step with this hash. The entry contains only half of the hash, so a wrong
+/// step may pass by chance. `encoded` then usually rejects the value, because it also compares the
+/// shape.
 fn entry_of(hash: u64) -> [u8; ENTRY_BYTES] {
     (hash as u32).to_be_bytes()
 }
@@ -143,8 +149,8 @@ enum CheckMode<'o> {
     Record(BTreeSet<[u8; ENTRY_BYTES]>),
     /// Allows only steps whose entries are in the outline.
     Match(Outline<'o>),
-    /// Allows every step without a look. The named codec always decodes through the wrappers of `checked`,
-    /// so that each type's `Deserialize` is compiled for it once.
+    /// Allows every step without a look. The named codec always decodes through the wrappers of
+    /// `checked`, so that each type's `Deserialize` is compiled for it once.
     Trust,
 }
 
@@ -156,23 +162,25 @@ struct StepChecker<'o> {
     origins: HashMap<&'static str, StepOrigin>,
     /// The number of types seen so far with each short name, by the hash of the short name.
     short_name_counts: HashMap<u64, u64>,
-    /// The hashes of the last few allowed steps. A step with one of these hashes is allowed without a
-    /// search of the entries. Most steps are, because all elements of a sequence take the same steps.
+    /// The hashes of the last few allowed steps. A step with one of these hashes is allowed without
+    /// a search of the entries. Most steps are, because all elements of a sequence take the same
+    /// steps.
     last_allowed: [u64; 4],
     /// The last few types that were looked up, by full name, with their origins.
     last_origins: [(&'static str, StepOrigin); 4],
     depth: usize,
     /// True after a step was refused, and also after the nesting limit was exceeded.
     is_refused: bool,
-    /// The hash of the last field name that was read. `None` if the last key of a map is not a field's name.
+    /// The hash of the last field name that was read. `None` if the last key of a map is not a
+    /// field's name.
     field: Option<u64>,
     /// The first part that could not be decoded.
     failed: Option<ValuePart>,
 }
 
 /// The origin of a step, as a hash. In a named type, this is a hash of the type's short name. In a
-/// variant, it is the hash of the step that chose the variant. In a `Some` or a newtype struct, it is a
-/// hash of the enclosing type's origin.
+/// variant, it is the hash of the step that chose the variant. In a `Some` or a newtype struct, it
+/// is a hash of the enclosing type's origin.
 #[derive(Clone, Copy)]
 struct StepOrigin(u64);
 
@@ -185,8 +193,8 @@ impl StepOrigin {
         StepOrigin(step.finish())
     }
 
-    /// Returns the origin of the steps in a `Some` or a newtype struct with this origin. serde does not
-    /// reveal the type there.
+    /// Returns the origin of the steps in a `Some` or a newtype struct with this origin. serde does
+    /// not reveal the type there.
     fn contents(self) -> StepOrigin {
         StepOrigin(StableHasher::new(self.0).finish())
     }
@@ -232,7 +240,8 @@ enum StepKind {
 }
 
 impl StepKind {
-    /// Begins the hash of a step of this kind. If the step has names and numbers, the caller adds them.
+    /// Begins the hash of a step of this kind. If the step has names and numbers, the caller adds
+    /// them.
     fn at(self, origin: StepOrigin) -> StableHasher {
         StableHasher::new(self as u64).hash(origin.0)
     }
@@ -279,9 +288,9 @@ impl<'o> StepChecker<'o> {
         !self.is_refused
     }
 
-    /// Returns the origin of the steps in a member's type. Records the member if it hides the type of the
-    /// data: it is a buffer of serde, or it is a field that decodes into the struct around it. An adjacently
-    /// tagged enum has such a field.
+    /// Returns the origin of the steps in a member's type. Records the member if it hides the type
+    /// of the data: it is a buffer of serde, or it is a field that decodes into the struct around
+    /// it. An adjacently tagged enum has such a field.
     fn member_origin<T: ?Sized>(&mut self, parent: StepOrigin, is_field: bool) -> StepOrigin {
         let origin = self.origin_of::<T>();
         let hides_type = is_buffer(type_name::<T>()) || (is_field && origin.0 == parent.0);
@@ -291,9 +300,9 @@ impl<'o> StepChecker<'o> {
         origin
     }
 
-    /// Returns the origin of the steps in a type: a hash of the type's short name. The short name has
-    /// no paths, because another build may have moved the type to another module or crate. Types with the
-    /// same short name are numbered in the order in which the checker sees them.
+    /// Returns the origin of the steps in a type: a hash of the type's short name. The short name
+    /// has no paths, because another build may have moved the type to another module or crate.
+    /// Types with the same short name are numbered in the order in which the checker sees them.
     fn origin_of<T: ?Sized>(&mut self) -> StepOrigin {
         if self.is_trusting() {
             return StepOrigin::ROOT;
@@ -321,8 +330,8 @@ impl<'o> StepChecker<'o> {
         origin
     }
 
-    /// Runs `run`, which decodes a nested value. Refuses the value and returns `None` if the nesting
-    /// is too deep.
+    /// Runs `run`, which decodes a nested value. Refuses the value and returns `None` if the
+    /// nesting is too deep.
     fn nest<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> Option<T> {
         if self.depth == MAX_DEPTH {
             self.is_refused = true;
@@ -335,8 +344,8 @@ impl<'o> StepChecker<'o> {
     }
 }
 
-/// Returns true for the name of the buffer from which serde's derived code reads untagged, internally tagged
-/// and flattened types.
+/// Returns true for the name of the buffer from which serde's derived code reads untagged,
+/// internally tagged and flattened types.
 fn is_buffer(type_name: &str) -> bool {
     type_name.starts_with("serde") && type_name.contains("::content::Content")
 }

@@ -12,8 +12,8 @@ use crate::tier::remote::{RemoteStore, Store};
 /// default local ttl of a confirmed value that another process may overwrite.
 pub(crate) const UNCONFIRMED_TTL: Duration = Duration::from_secs(5);
 
-/// The longest ttl and the longest stale time without a remote tier, and the longest
-/// `refresh_ahead`. The time of a clock plus this duration does not overflow.
+/// Limits the ttl and the stale time if there is no remote tier. Always limits `refresh_ahead`. The
+/// time of a clock plus this duration does not overflow.
 const LONGEST_LOCAL_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The longest stale time in the remote tier.
@@ -65,8 +65,8 @@ impl EntryTtls {
             // The limit of the remote tier applies to the ttl plus the stale time.
             longest -= stale;
         }
-        // If the limit cuts the ttl below `refresh_ahead`, the window must not become the whole
-        // ttl.
+        // If `longest` shortens the ttl, the refresh window is computed from the shortened ttl, so
+        // that the window never covers all of it.
         let refresh_window = match inputs.ttl > longest {
             true => refresh_window(longest, inputs.refresh_ahead),
             false => inputs.refresh_ahead.min(LONGEST_LOCAL_TTL),

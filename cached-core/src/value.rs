@@ -1,8 +1,8 @@
 //! The values that can be cached, and the return types that contain them.
 //!
-//! Most of the code behind a call handles an untyped [`Value`], so that this code is compiled
-//! once for all annotated functions. To use a value's concrete type, the code calls the function pointers
-//! in [`ValueType`] and [`ReturnType`].
+//! Most of the code behind a call handles an untyped [`Value`], so that this code is compiled once
+//! for all annotated functions. To use a value's concrete type, the code calls the function
+//! pointers in [`ValueType`] and [`ReturnType`].
 
 pub(crate) mod bounds;
 mod error_sharing;
@@ -34,8 +34,8 @@ pub(crate) type Value = Arc<dyn Any + Send + Sync>;
 /// Every type with these bounds implements the trait automatically. If `T` implements it, so does
 /// `Arc<T>`, and a hit on an `Arc<T>` clones only the `Arc`.
 ///
-/// A value of a function with the option `remote = false` need not implement this trait. It is stored in
-/// this process only, so `Clone + Send + Sync + 'static` is enough.
+/// A value of a function with the option `remote = false` need not implement this trait. It is
+/// stored in this process only, so `Clone + Send + Sync + 'static` is enough.
 ///
 /// ```
 /// fn is_cached_value<T: cached_core::CachedValue>() {}
@@ -67,8 +67,8 @@ pub enum WholeValue {}
 /// The return type of an annotated function.
 ///
 /// `Result`, `Option` and common standard types such as `String`, `Vec` and tuples of up to six
-/// elements implement this trait. You cannot implement the trait for your own types. A function that
-/// returns one of your own types needs the option `infallible`.
+/// elements implement this trait. You cannot implement the trait for your own types. A function
+/// that returns one of your own types needs the option `infallible`.
 ///
 /// `Mode` is the marker `InferredValue` or, under the option `infallible`, `WholeValue`.
 #[diagnostic::on_unimplemented(
@@ -77,8 +77,8 @@ pub enum WholeValue {}
     note = "if every `{Self}` may be cached, add the option `infallible` to the attribute; if the function can fail, return a `Result`"
 )]
 pub trait Returned<Mode>: sealed::Returned<Mode> + Sized {
-    /// The part of the return type that is cached. An annotated function compiles only if this type is a
-    /// [`CachedValue`] or, with the option `remote = false`, `Clone + Send + Sync + 'static`.
+    /// The part of the return type that is cached. An annotated function compiles only if this type
+    /// is a [`CachedValue`] or, with the option `remote = false`, `Clone + Send + Sync + 'static`.
     type Value;
 
     /// Returns the part to cache, or `self` if `self` is an error.
@@ -143,11 +143,12 @@ cached_whole! { InferredValue:
     [T] std::ops::Range<T>, [T] std::ops::RangeInclusive<T>, [T] std::ops::Bound<T>,
 }
 
-/// Returns true if `V` is an `Arc`, a `String` or a common primitive type, and therefore cloning a `V`
-/// runs no code of the program. A hit clones such a value without first cloning the cache's own `Arc`.
+/// Returns true if `V` is an `Arc`, a `String` or a common primitive type, and therefore cloning a
+/// `V` runs no code of the program. A hit clones such a value without first cloning the cache's own
+/// `Arc`.
 ///
-/// The function compares names, so that one comparison covers every `Arc`. The name of a type begins
-/// with the name of its crate, so a false match needs a crate called `alloc`.
+/// The function compares names, so that one comparison covers every `Arc`. The name of a type
+/// begins with the name of its crate, so a false match needs a crate called `alloc`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn has_trivial_clone<V>() -> bool {
     let name = type_name::<V>();
@@ -156,7 +157,8 @@ pub(crate) fn has_trivial_clone<V>() -> bool {
         || is_common_primitive(name)
 }
 
-/// Returns true for the name of a common primitive type. The list omits rarer types, such as `i128`.
+/// Returns true for the name of a common primitive type. The list omits rarer types, such as
+/// `i128`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn is_common_primitive(name: &str) -> bool {
     matches!(
@@ -194,8 +196,8 @@ pub(crate) struct ValueType {
     pub(crate) name: fn() -> &'static str,
 }
 
-/// The function of the option `weight`, wrapped to take an untyped value. The wrapper returns `None` if
-/// the weight must be estimated instead.
+/// The function of the option `weight`, wrapped to take an untyped value. The wrapper returns
+/// `None` if the weight must be estimated instead.
 pub(crate) type WeightFn = Arc<dyn Fn(&Value) -> Option<usize> + Send + Sync>;
 
 /// Wraps the function of the option `weight`. The wrapper returns `None` if `weight` panics.
@@ -229,8 +231,8 @@ impl ValueType {
     }
 }
 
-/// The function of the option `cache_if` or `ttl_with`. `'p` is the lifetime of the parameters that the
-/// function mentions.
+/// The function of the option `cache_if` or `ttl_with`. `'p` is the lifetime of the parameters that
+/// the function mentions.
 pub(crate) type ValueRule<'p, V, T> = Arc<dyn Fn(&V) -> T + Send + Sync + 'p>;
 
 /// The options whose functions are called with the value to cache: `cache_if` and `ttl_with`.
@@ -254,7 +256,8 @@ impl<V> ValueRules<'_, V> {
 /// The result of applying [`ValueRules`] to one value.
 #[derive(Clone, Copy)]
 pub(crate) struct CachingDecision {
-    /// True if the value is a `None`. A `None` is cached only if the function has the option `none_ttl`.
+    /// True if the value is a `None`. A `None` is cached only if the function has the option
+    /// `none_ttl`.
     pub(crate) is_none: bool,
     /// True if the value is an `Err`. A generic function with the option `infallible` may return a
     /// `Result` for some type arguments.
@@ -266,8 +269,8 @@ pub(crate) struct CachingDecision {
 }
 
 impl<V> ValueRules<'_, V> {
-    /// Decides about a value that is not in a tier yet. If an option's function panics, the value is not
-    /// cached: the fetch has succeeded, so the panic must not reach the caller.
+    /// Decides about a value that is not in a tier yet. If an option's function panics, the value
+    /// is not cached: the fetch has succeeded, so the panic must not reach the caller.
     pub(crate) fn decide(&self, value: &V) -> CachingDecision {
         let is_err = variant::is_err(value);
         let (is_accepted, ttl) = match self {
@@ -290,10 +293,11 @@ impl<V> ValueRules<'_, V> {
 }
 
 impl<V: 'static> ValueRules<'_, V> {
-    /// Decides about a value that a tier returned. `cache_if` accepted the value when it was stored.
+    /// Decides about a value that a tier returned. `cache_if` accepted the value when it was
+    /// stored.
     ///
-    /// If `ttl_with` panics, the ttl in the attribute applies: the value is usable, so the panic must not
-    /// reach the caller.
+    /// If `ttl_with` panics, the ttl in the attribute applies: the value is usable, so the panic
+    /// must not reach the caller.
     pub(crate) fn decide_stored(&self, value: &Value, value_type: &ValueType) -> CachingDecision {
         let ttl_with = self.ttl_with.as_ref().zip(value.downcast_ref::<V>());
         let ttl = ttl_with.and_then(|(ttl_with, value)| catch_panic(|| ttl_with(value)));
@@ -345,8 +349,8 @@ impl<R, V> ReturnType<R, V> {
         }
     }
 
-    /// Turns a cached value into the function's return value. Returns `None` if the value has another
-    /// type.
+    /// Turns a cached value into the function's return value. Returns `None` if the value has
+    /// another type.
     pub(crate) fn rebuild(&self, value: &Value) -> Option<R> {
         let mut target = None;
         (self.rebuild_into)(value, &mut target);
@@ -365,7 +369,8 @@ where
     R: Returned<Mode, Value: Clone + 'static>,
 {
     let Some(value) = value.downcast_ref::<R::Value>() else { return false };
-    // `target` held `None`, so nothing leaks. Without `forget` the compiler adds code to drop an `R`.
+    // `target` held `None`, so nothing leaks. Without `forget` the compiler adds code to drop an
+    // `R`.
     std::mem::forget(target.replace(R::from_cached(value.clone())));
     true
 }

@@ -48,7 +48,8 @@ impl EntryHandle {
             .ok_or_else(|| self.not_storable(Unstorable::new("has too many parts to be described")))
     }
 
-    /// Reports the first value of the function that cannot be stored. Returns the reason as a text.
+    /// Reports `value` as not storable, unless an earlier value of this function was already
+    /// reported. Returns the reason as text.
     fn not_storable(&self, reason: Unstorable) -> &'static str {
         let declaration = self.declaration;
         let value = UnstorableValue { type_name: (self.value_type.name)(), reason };

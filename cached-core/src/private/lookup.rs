@@ -1,12 +1,12 @@
 //! The lookup that is inlined into an annotated function.
 //!
-//! A [`LookupBuilder`] collects the arguments of a call. The builder becomes a [`Lookup`], and the lookup
-//! becomes a [`HashedLookup`] when the key is hashed. For most hits in the request tier or the local tier
-//! the inlined code returns the value. In all other cases the call goes on in
+//! A [`LookupBuilder`] collects the arguments of a call. The builder becomes a [`Lookup`], and the
+//! lookup becomes a [`HashedLookup`] when the key is hashed. For most hits in the request tier or
+//! the local tier the inlined code returns the value. In all other cases the call goes on in
 //! [`slow_path`](super::slow_path), which is compiled once and not for each function.
 //!
-//! A *companion* is the function that the option `entry = NAME` generates. A companion takes the arguments
-//! of the annotated function and returns their cache entry.
+//! A *companion* is the function that the option `entry = NAME` generates. A companion takes the
+//! arguments of the annotated function and returns their cache entry.
 
 use std::any::type_name;
 use std::marker::PhantomData;
@@ -71,8 +71,8 @@ pub fn lookup_whole<'k, R, P>(
     LookupBuilder::new(errors, function, parts)
 }
 
-/// Starts the builder for a function with the option `remote = false`, or for its companion. `W` says
-/// how values are weighed.
+/// Starts the builder for a function with the option `remote = false`, or for its companion. `W`
+/// says how values are weighed.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup_local<'k, R: Returned<Mode>, Mode, W, P>(
     errors: ErrorSharing<R>,
@@ -103,7 +103,8 @@ impl<'k, R, V, Mode, Tiers, Parts, Constants>
         LookupBuilder { cache, ..self }
     }
 
-    /// Adds the function's own type arguments. `Arguments` is a tuple with a `PhantomData` for each of them.
+    /// Adds the function's own type arguments. `Arguments` is a tuple with a `PhantomData` for each
+    /// of them.
     #[must_use]
     pub fn type_arguments<Arguments>(
         self,
@@ -132,9 +133,9 @@ impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: 
 
     /// Finishes the builder for a call of the function.
     ///
-    /// The [`Lookup`] contains function pointers for the operations on the return type. So the later
-    /// methods need no bounds on the return type. Each method with such a bound would repeat the error that
-    /// the compiler reports for a missing bound.
+    /// The [`Lookup`] contains function pointers for the operations on the return type. So the
+    /// later methods need no bounds on the return type. Each method with such a bound would repeat
+    /// the error that the compiler reports for a missing bound.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn begin_with(
         self,
@@ -153,8 +154,8 @@ impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: 
         }
     }
 
-    /// Finishes the builder for a companion. `round_trip` says how a value is compared with what memcached
-    /// would return.
+    /// Finishes the builder for a companion. `round_trip` says how a value is compared with what
+    /// memcached would return.
     pub(super) fn entry_with<Policy>(
         self,
         value_type: &'static ValueType,
@@ -173,15 +174,15 @@ impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: 
 
 /// Clones a cached value and converts the clone into the function's return value.
 ///
-/// This is a function and not a closure, so that `inline(always)` can be put on it. Only if it is inlined
-/// does the compiler write the clone directly to the place of the return value.
+/// This is a function and not a closure, so that `inline(always)` can be put on it. Only if it is
+/// inlined does the compiler write the clone directly to the place of the return value.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn clone_to_returned<R: Returned<Mode, Value: Clone>, Mode>(value: &R::Value) -> R {
     R::from_cached(value.clone())
 }
 
-/// The cache that a call uses. The annotated function keeps it in a local variable, so that a hit can be
-/// borrowed from the cache.
+/// The cache that a call uses. The annotated function keeps it in a local variable, so that a hit
+/// can be borrowed from the cache.
 pub enum CurrentCache<'k> {
     /// The cache that the option `cache` names, or the cache of the process.
     Borrowed(&'k Cache),
@@ -233,15 +234,16 @@ impl<'k, R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     }
 }
 
-/// A clone of the `Arc` in which the local tier holds a value. The clone keeps the value alive after the
-/// guard of the local tier is dropped.
+/// A clone of the `Arc` in which the local tier holds a value. The clone keeps the value alive
+/// after the guard of the local tier is dropped.
 pub struct OwnedLocalValue(Value);
 
-/// The lookup of a call after its key is hashed. The header is `None` if the cache is disabled or the key
-/// cannot be hashed, and the call then does not use the cache.
+/// The lookup of a call after its key is hashed. The header is `None` if the cache is disabled or
+/// the key cannot be hashed, and the call then does not use the cache.
 ///
-/// On a hit every field stays in a register. So no method may pass `self` by reference to a function that
-/// is not inlined. For such a function the compiler would write the whole lookup to memory.
+/// On a hit every field stays in a register. So no method may pass `self` by reference to a
+/// function that is not inlined. For such a function the compiler would write the whole lookup to
+/// memory.
 pub struct HashedLookup<'c, R, V, Parts, Constants> {
     arguments: KeyArguments<Parts, Constants>,
     cache: &'c Cache,
@@ -254,7 +256,8 @@ pub struct HashedLookup<'c, R, V, Parts, Constants> {
 impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     HashedLookup<'_, R, V, (Identifier, Version), Constants>
 {
-    /// Takes the values of the current request out of the thread. Returns `None` outside of a request.
+    /// Takes the values of the current request out of the thread. Returns `None` outside of a
+    /// request.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn take_request_values(&self) -> Option<TakenRequestValues> {
         TakenRequestValues::take()
@@ -270,8 +273,8 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         Some(value)
     }
 
-    /// Returns access to the local tier. Returns `None` if the function does not use the local tier, if a
-    /// hit may have to start a refresh, or if the thread is ending.
+    /// Returns access to the local tier. Returns `None` if the function does not use the local
+    /// tier, if a hit may have to start a refresh, or if the thread is ending.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn read_local_tier(&self) -> Option<IndexGuard<'_>> {
         if self.arguments.declaration.local_hit_is_final() {
@@ -283,9 +286,10 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
 
     /// Looks the key up in the local tier.
     ///
-    /// Returns a borrow of the value only if cloning a `V` runs no code of the program. For any other type
-    /// the method puts the value into `owned` and returns `None`. The caller then drops the guard before
-    /// it clones the value, because a slow `Clone` under the guard would delay the freeing of memory.
+    /// Returns a borrow of the value only if cloning a `V` runs no code of the program. For any
+    /// other type the method puts the value into `owned` and returns `None`. The caller then drops
+    /// the guard before it clones the value, because a slow `Clone` under the guard would delay the
+    /// freeing of memory.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn borrow_or_own_hit<'h>(
         &self,
@@ -301,7 +305,8 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         self.count_local_hit(header, value)
     }
 
-    /// Returns a borrow of the value that [`borrow_or_own_hit`](Self::borrow_or_own_hit) put into `owned`.
+    /// Returns a borrow of the value that [`borrow_or_own_hit`](Self::borrow_or_own_hit) put into
+    /// `owned`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn borrow_owned_hit<'h>(&self, owned: &'h Option<OwnedLocalValue>) -> Option<&'h V> {
         self.count_local_hit(self.header?, &owned.as_ref()?.0)
@@ -320,11 +325,11 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         (self.to_returned)(value)
     }
 
-    /// Encodes the key and looks it up in this process again. Puts the return value into `hit` if the
-    /// lookup finds one. If not, returns the call that must be completed.
+    /// Encodes the key and looks it up in this process again. Puts the return value into `hit` if
+    /// the lookup finds one. If not, returns the call that must be completed.
     ///
-    /// The expansion calls this method before it creates the future of the body, so that a hit does not
-    /// have to move the future.
+    /// The expansion calls this method before it creates the future of the body, so that a hit does
+    /// not have to move the future.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn look_up_or_begin<'p>(self, hit: &mut Option<R>) -> Option<Call<'p, R, V>> {
         let HashedLookup { arguments, cache, header, returns, .. } = self;

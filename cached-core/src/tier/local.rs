@@ -1,15 +1,15 @@
 //! The local tier: entries in this process's memory, bounded by their weight in bytes.
 //!
-//! Every hit reads the [`index`], the table of all entries. The [`policy`] decides which entries are
-//! evicted, and the [`sweeper`] removes expired entries.
+//! Every hit reads the [`index`], the table of all entries. The [`policy`] decides which entries
+//! are evicted, and the [`sweeper`] removes expired entries.
 //!
 //! A *fill* stores a value that was fetched, read from memcached or passed in by the program. A
 //! [`FillToken`] keeps a fill from undoing an invalidation that began after the value was obtained.
 //!
-//! The keys are divided into *stripes* by their hash, and each stripe has a lock. A caller must hold the
-//! stripe's lock to insert or to invalidate an entry. The policy is told of a new entry only when the index
-//! contains the entry, because the policy may evict the entry at once. Evictions and sweeps need no lock,
-//! because they remove an entry by its unique id.
+//! The keys are divided into *stripes* by their hash, and each stripe has a lock. A caller must
+//! hold the stripe's lock to insert or to invalidate an entry. The policy is told of a new entry
+//! only when the index contains the entry, because the policy may evict the entry at once.
+//! Evictions and sweeps need no lock, because they remove an entry by its unique id.
 
 mod bookkeeping;
 mod clearing;
@@ -48,12 +48,12 @@ const STRIPE_COUNT: usize = 256;
 /// The keys that share a lock.
 #[derive(Default)]
 struct KeyStripe {
-    /// Held while an entry is inserted or invalidated. A fill checks its token under this lock, so an
-    /// invalidation cannot come between the check and the insertion.
+    /// Held while an entry is inserted or invalidated. A fill checks its token under this lock, so
+    /// an invalidation cannot come between the check and the insertion.
     lock: Mutex<()>,
-    /// How many times [`LocalTier::invalidate`] was called for these keys, or [`LocalTier::begin_clearing`]
-    /// for all keys. The number is raised before an entry is removed, so a token with the new number was
-    /// created after the removal began.
+    /// How many times [`LocalTier::invalidate`] was called for these keys, or
+    /// [`LocalTier::begin_clearing`] for all keys. The number is raised before an entry is removed,
+    /// so a token with the new number was created after the removal began.
     epoch: AtomicU64,
     sequences: SequenceCounter,
 }
@@ -63,8 +63,8 @@ pub(crate) struct LocalTier {
     weak: Weak<LocalTier>,
     index: EntryIndex,
     policy: EvictionPolicy,
-    /// Padded, because insertions write the throttle's counters, and every hit reads the fields around
-    /// the throttle.
+    /// Padded, because insertions write the throttle's counters, and every hit reads the fields
+    /// around the throttle.
     report_throttle: CachePadded<HitReportThrottle>,
     schedule: Arc<SweepSchedule>,
     stripes: Vec<KeyStripe>,
@@ -77,11 +77,11 @@ pub(crate) struct LocalTier {
 /// A field whose `Drop` runs all deferred drops.
 struct DeferredDropsRunner;
 
-/// The permission to store a value for a key. The token is *current* until the key is invalidated or
-/// overwritten, and then *out of date*. A fill with a token that is out of date is refused.
+/// The permission to store a value for a key. The token is *current* until the key is invalidated
+/// or overwritten, and then *out of date*. A fill with a token that is out of date is refused.
 ///
-/// Keys share stripes, so an invalidation of another key may also make the token out of date. The refused
-/// fill then costs another fetch, but no call receives a wrong value.
+/// Keys share stripes, so an invalidation of another key may also make the token out of date. The
+/// refused fill then costs another fetch, but no call receives a wrong value.
 #[derive(Clone, Copy)]
 pub(crate) struct FillToken {
     /// The hash of the key, which selects the stripe.
@@ -98,8 +98,8 @@ pub(crate) struct RemainingTtl {
     pub(crate) ttl: Duration,
 }
 
-/// The error of a thread that cannot read the index, because the thread is ending and its thread-locals
-/// are destroyed.
+/// The error of a thread that cannot read the index, because the thread is ending and its
+/// thread-locals are destroyed.
 struct ThreadEndingError;
 
 /// Says whether a fill may replace a live entry. A fill in either mode replaces an expired entry.
@@ -146,8 +146,9 @@ impl LocalTier {
         self.index.guard()
     }
 
-    /// Returns the value if the entry is certainly live by the coarse clock and the policy need not be told
-    /// of the hit. If this returns `None`, the caller must look the key up with [`get`](Self::get).
+    /// Returns the value if the entry is certainly live by the coarse clock and the policy need not
+    /// be told of the hit. If this returns `None`, the caller must look the key up with
+    /// [`get`](Self::get).
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find<'r>(
         &self,
@@ -160,8 +161,8 @@ impl LocalTier {
         is_plain_hit.then(|| entry.value())
     }
 
-    /// Returns the value of a live entry. Tells the policy of the lookup if a report is due, and runs
-    /// deferred drops.
+    /// Returns the value of a live entry. Tells the policy of the lookup if a report is due, and
+    /// runs deferred drops.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
         let value = self.find_and_report(key);
         run_deferred_drops();
@@ -180,7 +181,8 @@ impl LocalTier {
             }
             None => (None, self.policy.is_active()),
         };
-        // The call to moka may be slow, and removed entries are not freed before the guard is dropped.
+        // The call to moka may be slow, and removed entries are not freed before the guard is
+        // dropped.
         drop(guard);
         if report {
             self.policy.record_lookup(KeyFingerprint::of(key));
@@ -203,16 +205,16 @@ impl LocalTier {
         self.schedule.now()
     }
 
-    /// Returns the value of a live entry. The policy is not told of this lookup, because the caller has
-    /// looked the key up before. No deferred drops are run.
+    /// Returns the value of a live entry. The policy is not told of this lookup, because the caller
+    /// has looked the key up before. No deferred drops are run.
     pub(crate) fn peek(&self, key: &[u8]) -> Option<Value> {
         let guard = self.index_guard()?;
         let (entry, _) = self.find_live(&guard, key)?;
         Some(Arc::clone(entry.value()))
     }
 
-    /// Returns the value of a live entry as [`peek`](Self::peek) does. If there is no live entry, returns
-    /// a token that was created before the lookup.
+    /// Returns the value of a live entry as [`peek`](Self::peek) does. If there is no live entry,
+    /// returns a token that was created before the lookup.
     pub(crate) fn peek_or_fill_token(&self, key: &[u8]) -> Result<Value, FillToken> {
         let fill_token = self.fill_token(key);
         self.peek(key).ok_or(fill_token)
@@ -225,16 +227,16 @@ impl LocalTier {
         Some(RemainingTtl { remaining: entry.time_left(self.now()), ttl: entry.ttl() })
     }
 
-    /// Returns the value of a live entry, or of an expired entry whose stale period is not over. No deferred
-    /// drops are run.
+    /// Returns the value of a live entry, or of an expired entry whose stale period is not over. No
+    /// deferred drops are run.
     pub(crate) fn get_stale(&self, key: &[u8]) -> Option<Value> {
         let guard = self.index_guard()?;
         let (entry, _) = guard.find(&key)?;
         (self.now() < entry.removable_at()).then(|| Arc::clone(entry.value()))
     }
 
-    /// Returns a token for a value that is read from memcached or passed in by the program after this
-    /// method returns.
+    /// Returns a token for a value that is read from memcached or passed in by the program after
+    /// this method returns.
     pub(crate) fn fill_token(&self, key: &[u8]) -> FillToken {
         let hash = KeyHeader::read(key).hash();
         let stripe = self.stripe(hash);
@@ -247,14 +249,14 @@ impl LocalTier {
         fill_token.sequence = self.stripe(fill_token.hash).sequences.next_fetch();
     }
 
-    /// Gives the token the sequence number of a value that is now read from memcached or passed in by the
-    /// program.
+    /// Gives the token the sequence number of a value that is now read from memcached or passed in
+    /// by the program.
     pub(crate) fn assign_read_sequence(&self, fill_token: &mut FillToken) {
         fill_token.sequence = self.stripe(fill_token.hash).sequences.current();
     }
 
-    /// Returns true if no key of the token's stripe has been invalidated or overwritten since the token was
-    /// created.
+    /// Returns true if no key of the token's stripe has been invalidated or overwritten since the
+    /// token was created.
     pub(crate) fn is_current(&self, fill_token: FillToken) -> bool {
         self.stripe(fill_token.hash).epoch.load(Ordering::Acquire) == fill_token.epoch
     }
@@ -311,8 +313,8 @@ impl LocalTier {
         true
     }
 
-    /// Inserts an entry into the index, and removes an earlier entry with the same key. The caller must
-    /// hold the lock of the key's stripe, and must pass the result to
+    /// Inserts an entry into the index, and removes an earlier entry with the same key. The caller
+    /// must hold the lock of the key's stripe, and must pass the result to
     /// [`tell_policy`](Self::tell_policy) after it has released the lock.
     fn insert(
         &self,
@@ -336,11 +338,12 @@ impl LocalTier {
         InsertedEntry { id, weight: new.weight, is_admitted, activates_policy, has_replaced_entry }
     }
 
-    /// Extends the expiry of the key's entry if the entry holds exactly this value, because memcached has
-    /// confirmed the value.
+    /// Extends the expiry of the key's entry if the entry holds exactly this value, because
+    /// memcached has confirmed the value.
     ///
-    /// Removes the entry if it holds another value that was read from memcached or passed in by the program
-    /// after the token's fetch had begun. memcached now has the confirmed value or a later value.
+    /// Removes the entry if it holds another value that was read from memcached or passed in by the
+    /// program after the token's fetch had begun. memcached now has the confirmed value or a later
+    /// value.
     pub(crate) fn extend(&self, key: &[u8], fill_token: FillToken, value: &Value, expiry: Expiry) {
         match self.extend_or_remove(key, fill_token, value, expiry) {
             Some(Ok(insertion)) => self.tell_policy(&insertion),
@@ -349,8 +352,8 @@ impl LocalTier {
         }
     }
 
-    /// Returns `Ok` with the new entry that has the longer expiry, or `Err` with the entry that was removed.
-    /// Returns `None` if the index was not changed.
+    /// Returns `Ok` with the new entry that has the longer expiry, or `Err` with the entry that was
+    /// removed. Returns `None` if the index was not changed.
     fn extend_or_remove(
         &self,
         key: &[u8],
@@ -373,8 +376,8 @@ impl LocalTier {
         }
     }
 
-    /// Removes the key's entry if the entry has expired and the token is current. No deferred drops are
-    /// run.
+    /// Removes the key's entry if the entry has expired and the token is current. No deferred drops
+    /// are run.
     pub(crate) fn remove_expired(&self, key: &[u8], fill_token: FillToken) {
         let remove = || {
             let guard = self.index_guard()?;
@@ -389,8 +392,8 @@ impl LocalTier {
 
     /// Removes the key's entry, and makes all earlier tokens of the key's stripe out of date.
     ///
-    /// Returns a new token, or `None` if the token `before` was out of date. In both cases the entry is
-    /// removed.
+    /// Returns a new token, or `None` if the token `before` was out of date. In both cases the
+    /// entry is removed.
     pub(crate) fn invalidate(&self, key: &[u8], before: Option<FillToken>) -> Option<FillToken> {
         let hash = KeyHeader::read(key).hash();
         let stripe = self.stripe(hash);
@@ -415,8 +418,8 @@ impl LocalTier {
         is_current.then_some(FillToken { hash, sequence: stripe.sequences.current(), epoch })
     }
 
-    /// Removes the entry of a key from the index as [`remove`](Self::remove) does. Returns `Ok(None)` if
-    /// there is no entry.
+    /// Removes the entry of a key from the index as [`remove`](Self::remove) does. Returns
+    /// `Ok(None)` if there is no entry.
     fn remove_key(&self, key: &[u8]) -> Result<Option<RemovedEntry>, ThreadEndingError> {
         let guard = self.index_guard().ok_or(ThreadEndingError)?;
         let removed = guard.find(&key).map(|(entry, _)| self.remove(&guard, entry));

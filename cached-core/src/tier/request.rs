@@ -1,12 +1,12 @@
 //! The request tier: within one request, a key has one value.
 //!
-//! A request is the future that a [`RequestScope`] runs, for example the handling of one HTTP request. The
-//! request owns its values. While a thread polls the request, the values are in a thread-local of the
-//! thread.
+//! A request is the future that a [`RequestScope`] runs, for example the handling of one HTTP
+//! request. The request owns its values. While a thread polls the request, the values are in a
+//! thread-local of the thread.
 //!
-//! A request may spread over several tasks: [`in_current_request`] carries it into another future, which
-//! another thread may poll at the same time. From then on, all futures of the request *share* the values
-//! behind a lock, and a hit takes the path through `private/slow_path`.
+//! A request may spread over several tasks: [`in_current_request`] carries it into another future,
+//! which another thread may poll at the same time. From then on, all futures of the request *share*
+//! the values behind a lock, and a hit takes the path through `private/slow_path`.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -20,9 +20,9 @@ use crate::sync::lock;
 use crate::value::Value;
 
 thread_local! {
-    /// The values of the request that this thread is polling. Each access takes the values out of the
-    /// cell. So a hit can be borrowed from the values while the `Clone` of the hit calls another annotated
-    /// function.
+    /// The values of the request that this thread is polling. Each access takes the values out of
+    /// the cell. So a hit can be borrowed from the values while the `Clone` of the hit calls
+    /// another annotated function.
     static CURRENT_REQUEST: RequestValuesCell = const { RequestValuesCell(Cell::new(None)) };
 }
 
@@ -30,8 +30,8 @@ thread_local! {
 struct RequestValuesCell(Cell<Option<Box<RequestValues>>>);
 
 impl Drop for RequestValuesCell {
-    /// Leaks the values. The cell holds values only if the thread ends while it polls a request. The
-    /// program is then exiting, and the `Drop` of a value could do little.
+    /// Leaks the values. The cell holds values only if the thread ends while it polls a request.
+    /// The program is then exiting, and the `Drop` of a value could do little.
     fn drop(&mut self) {
         std::mem::forget(self.0.take());
     }
@@ -56,17 +56,19 @@ struct RequestTables {
     changes: u64,
 }
 
-/// The values that one request has in one cache: a hash table with open addressing and linear probing.
+/// The values that one request has in one cache: a hash table with open addressing and linear
+/// probing.
 ///
 /// A hit takes fewer instructions than a hit in the standard `HashMap`.
 struct ValueTable {
-    /// The length is a power of two. At most half of the slots are used, so every search ends at a free
-    /// slot.
+    /// The length is a power of two. At most half of the slots are used, so every search ends at a
+    /// free slot.
     slots: Vec<Option<RequestEntry>>,
     /// The number of slots that are not free.
     used: usize,
-    /// The functions whose values were all removed, each with the request's change count right after the
-    /// removal. A function is given by the index of its declaration, and `None` stands for all functions.
+    /// The functions whose values were all removed, each with the request's change count right
+    /// after the removal. A function is given by the index of its declaration, and `None` stands
+    /// for all functions.
     cleared: Vec<(Option<usize>, u64)>,
 }
 
@@ -74,30 +76,32 @@ struct ValueTable {
 struct RequestEntry {
     header: KeyHeader,
     key: Arc<[u8]>,
-    /// `None` after the value was removed. The slot stays used, because the search for another key may
-    /// have to pass this slot.
+    /// `None` after the value was removed. The slot stays used, because the search for another key
+    /// may have to pass this slot.
     value: Option<Value>,
-    /// The request's change count right after this value was last replaced or removed. It is 0 for a value
-    /// that was never replaced or removed.
+    /// The request's change count right after this value was last replaced or removed. It is 0 for
+    /// a value that was never replaced or removed.
     changed_at: u64,
 }
 
 /// A reference to a request. A call makes a handle of the current request when the call begins.
 ///
-/// The methods find and change no values while the current thread polls another request, or polls no
-/// request. So a call that is moved out of its request does not take part in the request any more.
+/// The methods find and change no values while the current thread polls another request, or polls
+/// no request. So a call that is moved out of its request does not take part in the request any
+/// more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestHandle {
     id: u64,
     force_miss: bool,
-    /// The change count when this handle was made: how often the request had replaced or removed values.
+    /// The change count when this handle was made: how often the request had replaced or removed
+    /// values.
     changes: u64,
 }
 
 /// The values of the current request, taken out of the thread. `Drop` puts them back.
 ///
-/// While the values are taken out, a call of an annotated function runs outside of the request. Such a
-/// call can come from the `Clone` of a value.
+/// While the values are taken out, a call of an annotated function runs outside of the request.
+/// Such a call can come from the `Clone` of a value.
 pub struct TakenRequestValues(Option<Box<RequestValues>>);
 
 impl TakenRequestValues {
@@ -118,7 +122,8 @@ impl TakenRequestValues {
         Some(RequestHandle { id: *id, force_miss: *force_miss, changes })
     }
 
-    /// Returns the values for another future of the same request. From now on the futures share the values.
+    /// Returns the values for another future of the same request. From now on the futures share the
+    /// values.
     fn share(&mut self) -> Option<Box<RequestValues>> {
         let RequestValues { id, force_miss, own, shared } = &mut **self.0.as_mut()?;
         let shared = shared.get_or_insert_with(|| Arc::new(Mutex::new(std::mem::take(own))));
@@ -128,8 +133,9 @@ impl TakenRequestValues {
 
     /// Runs `update` on the values of the request.
     ///
-    /// `update` must return the values that it removes, and must not drop them. The `Drop` of a value may
-    /// call an annotated function, which needs the values of the request back in the thread.
+    /// `update` must return the values that it removes, and must not drop them. The `Drop` of a
+    /// value may call an annotated function, which needs the values of the request back in the
+    /// thread.
     fn update<T>(&mut self, update: impl FnOnce(&mut RequestTables) -> T) -> Option<T> {
         let values = self.0.as_mut()?;
         Some(match &values.shared {
@@ -148,8 +154,8 @@ impl TakenRequestValues {
 impl Drop for TakenRequestValues {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(&mut self) {
-        // `forget` leaks nothing, because the cell is empty. If a request was polled in the meantime, that
-        // request has removed its own values from the cell.
+        // `forget` leaks nothing, because the cell is empty. If a request was polled in the
+        // meantime, that request has removed its own values from the cell.
         let values = self.0.take();
         let put_back =
             |RequestValuesCell(cell): &RequestValuesCell| std::mem::forget(cell.replace(values));
@@ -214,8 +220,8 @@ impl ValueTable {
         })
     }
 
-    /// Removes the values of a function, or of all functions, and returns them. `changes` is the change
-    /// count right after the removal.
+    /// Removes the values of a function, or of all functions, and returns them. `changes` is the
+    /// change count right after the removal.
     fn clear(&mut self, function: Option<usize>, changes: u64) -> Vec<Value> {
         self.cleared.retain(|(earlier, _)| function.is_some() && *earlier != function);
         self.cleared.push((function, changes));
@@ -229,7 +235,8 @@ impl ValueTable {
     }
 }
 
-/// Returns true if the key with this header is of the function, or if `function` stands for all functions.
+/// Returns true if the key with this header is of the function, or if `function` stands for all
+/// functions.
 fn is_of(header: KeyHeader, function: Option<usize>) -> bool {
     function.is_none_or(|index| index == header.index())
 }
@@ -264,19 +271,19 @@ impl RequestHandle {
         taken.update(|tables| tables.find(cache, &key).cloned())?
     }
 
-    /// Returns the value that the request has, if its futures share the values. The lookup that is inlined
-    /// into an annotated function does not find such a value.
+    /// Returns the value that the request has, if its futures share the values. The lookup that is
+    /// inlined into an annotated function does not find such a value.
     pub(crate) fn get_shared(&self, cache: u64, key: &[u8]) -> Option<Value> {
         let taken = TakenRequestValues::take().filter(|values| values.belong_to(*self))?;
         let shared = taken.0.as_ref()?.shared.as_ref()?;
         lock(shared).find(cache, &key).cloned()
     }
 
-    /// Keeps `value` for the rest of the request and returns `value`. If the request already has a value
-    /// for the key, the earlier value stays and is returned.
+    /// Keeps `value` for the rest of the request and returns `value`. If the request already has a
+    /// value for the key, the earlier value stays and is returned.
     ///
-    /// If the request has removed the key's value since this handle was made, `value` is returned and not
-    /// kept.
+    /// If the request has removed the key's value since this handle was made, `value` is returned
+    /// and not kept.
     pub(crate) fn keep(&self, cache: u64, key: &Arc<[u8]>, value: Value) -> Value {
         let kept = self.update(cache, |table, _| {
             let entry = table.get_or_insert(key);
@@ -296,8 +303,9 @@ impl RequestHandle {
         drop(self.set(cache, key, None));
     }
 
-    /// Removes the values that the request has from a cache: those of the function whose declaration has
-    /// this index, or those of all functions. The results of calls that are under way are not kept.
+    /// Removes the values that the request has from a cache: those of the function whose
+    /// declaration has this index, or those of all functions. The results of calls that are under
+    /// way are not kept.
     pub(crate) fn remove_all(&self, cache: u64, function: Option<usize>) {
         drop(self.update(cache, |table, changes| {
             *changes += 1;
@@ -316,7 +324,8 @@ impl RequestHandle {
         self.update(cache, set)?
     }
 
-    /// Runs `update` on the table of a cache and on the change count; see [`TakenRequestValues::update`].
+    /// Runs `update` on the table of a cache and on the change count; see
+    /// [`TakenRequestValues::update`].
     fn update<T>(
         &self,
         cache: u64,
@@ -330,8 +339,8 @@ impl RequestHandle {
     }
 }
 
-/// Carries the request that this thread is polling into `future`. Outside of a request, the returned future
-/// runs wherever it is polled.
+/// Carries the request that this thread is polling into `future`. Outside of a request, the
+/// returned future runs wherever it is polled.
 pub(crate) fn in_current_request<F: Future>(future: F) -> RequestFuture<F> {
     let values = TakenRequestValues::take().and_then(|mut values| values.share());
     RequestFuture { is_in_request: values.is_some(), values, future: Some(Box::pin(future)) }
@@ -339,18 +348,21 @@ pub(crate) fn in_current_request<F: Future>(future: F) -> RequestFuture<F> {
 
 /// A future that is polled within its request.
 ///
-/// Each poll swaps the values of the request with the values in the thread. The values are boxed, so that
-/// a swap moves one pointer. The future is boxed, so that `poll` can access both fields without `unsafe`.
+/// Each poll swaps the values of the request with the values in the thread. The values are boxed,
+/// so that a swap moves one pointer. The future is boxed, so that `poll` can access both fields
+/// without `unsafe`.
 pub(crate) struct RequestFuture<F> {
     /// False if the future belongs to no request. It is then polled as if this type were not there.
     is_in_request: bool,
-    /// The values of the request. While the future is polled, the values that the thread had before.
+    /// The values of the request. While the future is polled, the values that the thread had
+    /// before.
     values: Option<Box<RequestValues>>,
     /// `None` after `drop` has dropped the future.
     future: Option<Pin<Box<F>>>,
 }
 
-/// A guard that has swapped the values of a request with the values in the thread. `Drop` swaps them back.
+/// A guard that has swapped the values of a request with the values in the thread. `Drop` swaps
+/// them back.
 struct RequestValuesSwap<'r>(&'r mut Option<Box<RequestValues>>);
 
 impl RequestValuesSwap<'_> {
@@ -361,7 +373,8 @@ impl RequestValuesSwap<'_> {
     }
 
     fn swap(&mut self) {
-        // A thread that is ending has no thread-locals. The future then runs outside of its request.
+        // A thread that is ending has no thread-locals. The future then runs outside of its
+        // request.
         let _ = CURRENT_REQUEST.try_with(|RequestValuesCell(cell)| {
             let before = cell.replace(self.0.take());
             *self.0 = before;
@@ -389,8 +402,8 @@ impl<F: Future> Future for RequestFuture<F> {
 }
 
 impl<F> Drop for RequestFuture<F> {
-    /// Drops the future within its request. The values that the future owns may call annotated functions in
-    /// their `Drop`.
+    /// Drops the future within its request. The values that the future owns may call annotated
+    /// functions in their `Drop`.
     fn drop(&mut self) {
         let _swap = self.is_in_request.then(|| RequestValuesSwap::enter(&mut self.values));
         self.future = None;
@@ -399,16 +412,16 @@ impl<F> Drop for RequestFuture<F> {
 
 /// A scope for one request. Within the scope, each key has one value.
 ///
-/// The first cached value that a call in the scope returns becomes the value of the key. It stays the
-/// value until the request itself invalidates, overwrites or adds the entry. A result that is not cached
-/// is returned only by its own call. Such results are an error, a value that `cache_if` rejects, and a
-/// stale value in place of an error.
+/// The first cached value that a call in the scope returns becomes the value of the key. It stays
+/// the value until the request itself invalidates, overwrites or adds the entry. A result that is
+/// not cached is returned only by its own call. Such results are an error, a value that `cache_if`
+/// rejects, and a stale value in place of an error.
 ///
-/// Run the handling of a request in a scope, for example in a middleware. A call belongs to the scope
-/// that polls the call. A spawned task is outside of the scope, unless [`in_scope`](crate::in_scope)
-/// carries the scope into the task. The tasks of a request then share its answers, and the request lasts
-/// until the last of them has ended. The method `get` of an entry and the function `first_found` read the values of the request and add
-/// none.
+/// Run the handling of a request in a scope, for example in a middleware. A call belongs to the
+/// scope that polls the call. A spawned task is outside of the scope, unless
+/// [`in_scope`](crate::in_scope) carries the scope into the task. The tasks of a request then share
+/// its answers, and the request lasts until the last of them has ended. The method `get` of an
+/// entry and the function `first_found` read the values of the request and add none.
 ///
 /// ```
 /// # use cached_core::{RequestScope, coordinator_cached};
@@ -439,10 +452,11 @@ impl RequestScope {
         RequestScope::default()
     }
 
-    /// Sets whether the first call for each key ignores the local tier and memcached, and runs the function.
+    /// Sets whether the first call for each key ignores the local tier and memcached, and runs the
+    /// function.
     ///
-    /// Use this option for a client that asked for fresh data. The fetched value replaces an entry that
-    /// may be overwritten. A write-once entry stays as it is.
+    /// Use this option for a client that asked for fresh data. The fetched value replaces an entry
+    /// that may be overwritten. A write-once entry stays as it is.
     ///
     /// ```
     /// # use cached_core::{RequestScope, coordinator_cached};
@@ -565,7 +579,8 @@ mod tests {
                 assert!(!found(CACHE, &of(1, body)));
                 assert!(found(CACHE, &of(2, body)) && found(CACHE + 1, &of(1, body)));
             }
-            // These calls began before the removal, and one of them has a key that the request never had.
+            // These calls began before the removal, and one of them has a key that the request
+            // never had.
             keep(early, CACHE, &of(1, 3));
             keep(early, CACHE, &of(1, 99));
             keep(early, CACHE, &of(2, 99));

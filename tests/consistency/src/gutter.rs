@@ -33,12 +33,12 @@ struct Bounds {
     /// dropped changes.
     failures: u8,
     overwritable: bool,
-    broken: BrokenRule,
+    broken: InjectedFault,
 }
 
 /// A rule that the model breaks, to show that the search detects the violation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum BrokenRule {
+enum InjectedFault {
     Nothing,
     /// An invalidation reaches only the home server.
     GutterNotInvalidated,
@@ -154,14 +154,14 @@ struct State {
 impl Process {
     /// Returns true if the process may use the server.
     fn serves(&self, at: usize, bounds: &Bounds) -> bool {
-        !self.ejected[at] && (!self.hints[at] || bounds.broken == BrokenRule::ReadBeforeHint)
+        !self.ejected[at] && (!self.hints[at] || bounds.broken == InjectedFault::ReadBeforeHint)
     }
 
     /// Keeps a hint for a server that an invalidation did not reach.
     fn keep_hint(&mut self, at: usize, bounds: &Bounds) {
         let is_kept = match bounds.broken {
-            BrokenRule::NoHint => false,
-            BrokenRule::NoHintForGutter => at == HOME,
+            InjectedFault::NoHint => false,
+            InjectedFault::NoHintForGutter => at == HOME,
             _ => true,
         };
         self.hints[at] |= is_kept;
@@ -261,8 +261,13 @@ impl State {
     }
 }
 
-const WRITE_ONCE: Bounds =
-    Bounds { calls: 3, changes: 1, failures: 1, overwritable: false, broken: BrokenRule::Nothing };
+const WRITE_ONCE: Bounds = Bounds {
+    calls: 3,
+    changes: 1,
+    failures: 1,
+    overwritable: false,
+    broken: InjectedFault::Nothing,
+};
 const OVERWRITABLE: Bounds = Bounds { calls: 2, failures: 2, overwritable: true, ..WRITE_ONCE };
 const TWO_CHANGES: Bounds = Bounds { changes: 2, failures: 1, ..OVERWRITABLE };
 
@@ -279,16 +284,16 @@ fn a_gutter_server_keeps_the_promises() {
 #[test]
 fn every_broken_gutter_rule_is_detected() {
     for (broken, contains) in [
-        (BrokenRule::GutterNotInvalidated, "is answered by the gutter"),
-        (BrokenRule::OverwriteLeavesGutter, "is answered by the gutter"),
-        (BrokenRule::NoHint, "is answered by its home"),
-        (BrokenRule::NoHintForGutter, "is answered by the gutter"),
-        (BrokenRule::DroppedWithoutHint, "drops the change"),
-        (BrokenRule::ReadBeforeHint, "is answered by its home"),
-        (BrokenRule::BackBeforeHint, "delivers the hint"),
-        (BrokenRule::FilledElsewhere, "cannot fill a lost server"),
-        (BrokenRule::CasOfOtherServer, "wins a lease of the gutter"),
-        (BrokenRule::OkWithoutHome, ""),
+        (InjectedFault::GutterNotInvalidated, "is answered by the gutter"),
+        (InjectedFault::OverwriteLeavesGutter, "is answered by the gutter"),
+        (InjectedFault::NoHint, "is answered by its home"),
+        (InjectedFault::NoHintForGutter, "is answered by the gutter"),
+        (InjectedFault::DroppedWithoutHint, "drops the change"),
+        (InjectedFault::ReadBeforeHint, "is answered by its home"),
+        (InjectedFault::BackBeforeHint, "delivers the hint"),
+        (InjectedFault::FilledElsewhere, "cannot fill a lost server"),
+        (InjectedFault::CasOfOtherServer, "wins a lease of the gutter"),
+        (InjectedFault::OkWithoutHome, ""),
     ] {
         let found = search::<State>(&Bounds { broken, ..OVERWRITABLE });
         let trace =

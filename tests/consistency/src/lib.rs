@@ -11,7 +11,7 @@ mod model;
 mod replay;
 mod search;
 
-use model::{Bounds, BrokenRule, State};
+use model::{Bounds, InjectedFault, State};
 use search::{SearchResult, search};
 
 const WRITE_ONCE: Bounds = Bounds {
@@ -21,7 +21,7 @@ const WRITE_ONCE: Bounds = Bounds {
     expiries: 1,
     overwritable: false,
     keeps_stale: false,
-    broken: BrokenRule::Nothing,
+    broken: InjectedFault::Nothing,
 };
 const OVERWRITABLE: Bounds =
     Bounds { calls: 2, changes: 2, expiries: 0, overwritable: true, ..WRITE_ONCE };
@@ -35,7 +35,7 @@ fn assert_holds(bounds: Bounds) {
 }
 
 /// Returns the trace of steps with which the search proves that the model breaks a rule.
-fn counterexample(bounds: Bounds, broken: BrokenRule) -> String {
+fn counterexample(bounds: Bounds, broken: InjectedFault) -> String {
     let found = search::<State>(&Bounds { broken, ..bounds });
     let trace =
         found.violation.unwrap_or_else(|| panic!("{broken:?}: the search found no violation"));
@@ -60,48 +60,48 @@ fn entries_kept_for_errors_keep_the_promises() {
 
 #[test]
 fn a_fill_without_cas_is_detected() {
-    let trace = counterexample(WRITE_ONCE, BrokenRule::FillWithoutCas);
+    let trace = counterexample(WRITE_ONCE, InjectedFault::FillWithoutCas);
     assert!(trace.contains("the lease ends") || trace.contains("invalidates"), "{trace}");
 }
 
 #[test]
 fn a_store_without_fill_token_is_detected() {
-    let trace = counterexample(WRITE_ONCE, BrokenRule::StoreWithoutToken);
+    let trace = counterexample(WRITE_ONCE, InjectedFault::StoreWithoutToken);
     assert!(trace.contains("invalidates"), "{trace}");
 }
 
 #[test]
 fn clearing_the_local_tier_once_is_detected() {
-    let trace = counterexample(WRITE_ONCE, BrokenRule::ClearOnce);
+    let trace = counterexample(WRITE_ONCE, InjectedFault::ClearOnce);
     assert!(trace.contains("answers with what memcached had"), "{trace}");
 }
 
 #[test]
 fn following_an_invalidated_fetch_is_detected() {
-    let trace = counterexample(WRITE_ONCE, BrokenRule::KeepFlight);
+    let trace = counterexample(WRITE_ONCE, InjectedFault::KeepFlight);
     assert!(trace.contains("follows"), "{trace}");
 }
 
 #[test]
 fn a_lease_for_two_callers_is_detected() {
-    counterexample(WRITE_ONCE, BrokenRule::LeaseForTwo);
+    counterexample(WRITE_ONCE, InjectedFault::LeaseForTwo);
 }
 
 #[test]
 fn a_placeholder_read_as_value_is_detected() {
-    counterexample(WRITE_ONCE, BrokenRule::PlaceholderIsValue);
+    counterexample(WRITE_ONCE, InjectedFault::PlaceholderIsValue);
 }
 
 #[test]
 fn waiting_forever_is_detected() {
-    let trace = counterexample(WRITE_ONCE, BrokenRule::WaitForever);
+    let trace = counterexample(WRITE_ONCE, InjectedFault::WaitForever);
     assert!(trace.ends_with("a caller waits forever"), "{trace}");
 }
 
 #[test]
 fn a_cas_that_outlives_its_server_is_detected() {
     let bounds = Bounds { failures: 1, calls: 2, ..WRITE_ONCE };
-    let trace = counterexample(bounds, BrokenRule::CasOutlivesServer);
+    let trace = counterexample(bounds, InjectedFault::CasOutlivesServer);
     assert!(trace.contains("comes back empty"), "{trace}");
 }
 
@@ -109,6 +109,6 @@ fn a_cas_that_outlives_its_server_is_detected() {
 /// `docs/guide/consistency.md` says.
 #[test]
 fn late_writes_of_memcached_break_the_promise() {
-    let trace = counterexample(OVERWRITABLE, BrokenRule::LateWrites);
+    let trace = counterexample(OVERWRITABLE, InjectedFault::LateWrites);
     assert!(trace.contains("timed out"), "{trace}");
 }

@@ -2,8 +2,7 @@
 //! completely.
 //!
 //! Each step is atomic: a process does it under one lock, or memcached does it for one command.
-//! Comments say which part of `cached-core` a step models. Whoever changes that part must change
-//! the model, too.
+//! Comments say which part of `cached-core` a step models. When you change that part, update the model too.
 
 mod call;
 mod canonical;
@@ -39,13 +38,13 @@ pub(crate) struct Bounds {
     pub(crate) overwritable: bool,
     /// True if the function declares `stale_if_error`.
     pub(crate) keeps_stale: bool,
-    pub(crate) broken: BrokenRule,
+    pub(crate) broken: InjectedFault,
 }
 
 /// A rule that the model breaks, to show that the search detects the violation. `LateWrites` is not
 /// a rule of the library but a behaviour of memcached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum BrokenRule {
+pub(crate) enum InjectedFault {
     Nothing,
     /// A fill is stored even when its lease is gone.
     FillWithoutCas,
@@ -74,8 +73,7 @@ pub(crate) enum Item {
     Placeholder {
         cas: u8,
     },
-    /// `stale` is true if the value has expired and is kept for errors. `claimed` is true if a
-    /// caller holds the refresh claim.
+    /// `stale` is true if the value has expired and is kept for errors. `claimed` is true if a caller holds the refresh claim, the right to fetch a stale item again.
     Value {
         value: Value,
         cas: u8,
@@ -99,7 +97,7 @@ pub(crate) enum ReadAnswer {
 /// The condition under which a fetched value may be stored in memcached.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum FillCondition {
-    /// The caller holds a lease, or with `of_item` the refresh claim of a stale item.
+    /// The caller holds a lease or, if `of_item` is true, the refresh claim on a stale item.
     Lease {
         cas: u8,
         of_item: bool,
@@ -167,7 +165,7 @@ pub(crate) enum Change {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Process {
     pub(crate) local: Option<Value>,
-    /// The invalidation epoch of the key's stripe.
+    /// How often the key has been invalidated in this process.
     epoch: u8,
     /// The caller that leads the flight which new callers join.
     flight: Option<u8>,
@@ -185,7 +183,7 @@ pub(crate) struct State {
     /// The next value.
     next: Value,
     pub(crate) processes: [Process; 2],
-    /// The values that finished changes of any process have replaced.
+    /// All values replaced by changes that have finished, in any process.
     replaced: Values,
     /// The leases under which a fetch has begun.
     fetched: u16,
@@ -311,7 +309,7 @@ fn server_steps(state: &State, bounds: &Bounds, add: &mut AddStep<'_>) {
     let with = |item| Ok(State { item, ..*state });
     match state.item {
         Item::Absent => {}
-        Item::Placeholder { .. } if bounds.broken == BrokenRule::WaitForever => {}
+        Item::Placeholder { .. } if bounds.broken == InjectedFault::WaitForever => {}
         Item::Placeholder { .. } => add(SERVER, "the lease ends", false, with(Item::Absent)),
         Item::Value { value, cas, stale, .. } if state.expiries < bounds.expiries => {
             let item = match bounds.keeps_stale && !stale {
@@ -325,7 +323,7 @@ fn server_steps(state: &State, bounds: &Bounds, add: &mut AddStep<'_>) {
     }
     if state.failures < bounds.failures && state.item != Item::Absent {
         let mut next = State { item: Item::Absent, failures: state.failures + 1, ..*state };
-        if bounds.broken == BrokenRule::CasOutlivesServer {
+        if bounds.broken == InjectedFault::CasOutlivesServer {
             next.cas = 1;
         }
         add(SERVER, "is lost, and comes back empty", true, Ok(next));
@@ -346,10 +344,10 @@ fn read_or_lease(state: &mut State, bounds: &Bounds) -> ReadAnswer {
             state.item = Item::Placeholder { cas };
             ReadAnswer::Lease(cas)
         }
-        Item::Placeholder { cas } if bounds.broken == BrokenRule::LeaseForTwo => {
+        Item::Placeholder { cas } if bounds.broken == InjectedFault::LeaseForTwo => {
             ReadAnswer::Lease(cas)
         }
-        Item::Placeholder { .. } if bounds.broken == BrokenRule::PlaceholderIsValue => {
+        Item::Placeholder { .. } if bounds.broken == InjectedFault::PlaceholderIsValue => {
             ReadAnswer::Item(PLACEHOLDER)
         }
         Item::Placeholder { .. } => ReadAnswer::Busy,
@@ -363,9 +361,9 @@ fn read_or_lease(state: &mut State, bounds: &Bounds) -> ReadAnswer {
 }
 
 impl Process {
-    /// Models the local store of a write-once value.
+    /// Models storing a value in the local tier, for a function without `overwrite`.
     fn store_local(&mut self, token: u8, value: Value, bounds: &Bounds) {
-        let is_current = token == self.epoch || bounds.broken == BrokenRule::StoreWithoutToken;
+        let is_current = token == self.epoch || bounds.broken == InjectedFault::StoreWithoutToken;
         if is_current && self.local.is_none() {
             self.local = Some(value);
         }
@@ -374,7 +372,7 @@ impl Process {
     /// Models the removal of the local entry and the flight. Returns a new token if `before` is
     /// still current, or `None` if there was an invalidation since.
     fn clear_local(&mut self, before: Option<u8>, bounds: &Bounds) -> Option<u8> {
-        if bounds.broken != BrokenRule::KeepFlight {
+        if bounds.broken != InjectedFault::KeepFlight {
             self.flight = None;
         }
         let is_current = before.is_none_or(|before| before == self.epoch);

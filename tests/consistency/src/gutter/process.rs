@@ -143,7 +143,7 @@ impl ProcessSteps<'_> {
         let bounds = self.bounds;
         let is_lost = !self.own().serves(at, bounds);
         if is_lost
-            && bounds.broken == BrokenRule::CasOfOtherServer
+            && bounds.broken == InjectedFault::CasOfOtherServer
             && self.own().serves(1 - at, bounds)
         {
             at = 1 - at;
@@ -155,7 +155,7 @@ impl ProcessSteps<'_> {
         };
         let idle = |mut state: State| {
             state.processes[self.process].caller = Caller::Idle;
-            if bounds.broken == BrokenRule::FilledElsewhere
+            if bounds.broken == InjectedFault::FilledElsewhere
                 && at == HOME
                 && state.processes[self.process].serves(GUTTER, bounds)
                 && state.servers[GUTTER].item == Item::Absent
@@ -200,7 +200,7 @@ impl ProcessSteps<'_> {
             }
             Change::Writing { at, value, replaced } => self.write(at, value, replaced),
             Change::Written { at: HOME, replaced }
-                if self.bounds.broken == BrokenRule::OverwriteLeavesGutter =>
+                if self.bounds.broken == InjectedFault::OverwriteLeavesGutter =>
             {
                 let next = self.returned(*self.state, false, replaced);
                 self.add("overwrites: returns", false, Ok(next));
@@ -262,9 +262,9 @@ impl ProcessSteps<'_> {
         let bounds = self.bounds;
         let after = |state: State, reached: bool| {
             let failed =
-                failed || (at == HOME && !reached && bounds.broken != BrokenRule::OkWithoutHome);
+                failed || (at == HOME && !reached && bounds.broken != InjectedFault::OkWithoutHome);
             match at {
-                HOME if bounds.broken != BrokenRule::GutterNotInvalidated => {
+                HOME if bounds.broken != InjectedFault::GutterNotInvalidated => {
                     let mut state = state;
                     let own = &mut state.processes[self.process];
                     own.change = Change::InvalidatingGutter { failed, replaced };
@@ -302,7 +302,7 @@ impl ProcessSteps<'_> {
             next.failures += 1;
             let own = &mut next.processes[self.process];
             own.keep_hint(at, bounds);
-            if bounds.broken != BrokenRule::DroppedWithoutHint {
+            if bounds.broken != InjectedFault::DroppedWithoutHint {
                 own.keep_hint(GUTTER, bounds);
             }
             self.add("drops the change", true, Ok(next));
@@ -326,7 +326,7 @@ impl ProcessSteps<'_> {
                 continue;
             }
             let mut next = self.with(|own| (own.ejected[at], own.hints[at]) = (false, false));
-            if self.own().hints[at] && self.bounds.broken != BrokenRule::BackBeforeHint {
+            if self.own().hints[at] && self.bounds.broken != InjectedFault::BackBeforeHint {
                 next.servers[at].item = Item::Absent;
             }
             let action = ["delivers the hint to its home", "delivers the hint to the gutter"][at];

@@ -175,7 +175,7 @@ impl Call<'_> {
                 let of_item = matches!(found, ReadAnswer::Claimed(_));
                 let mut next = fetch(FillCondition::Lease { cas, of_item });
                 let again = next.fetched & (1 << cas) != 0
-                    && self.bounds.broken != BrokenRule::CasOutlivesServer;
+                    && self.bounds.broken != InjectedFault::CasOutlivesServer;
                 next.fetched |= 1 << cas;
                 let next = if again { Err("two callers fetch under one lease") } else { Ok(next) };
                 inner("fetches under a lease", next);
@@ -185,7 +185,7 @@ impl Call<'_> {
                     "pauses, and will read again",
                     Ok(self.with(Caller::Leading { token, replaced })),
                 );
-                if self.bounds.broken != BrokenRule::WaitForever {
+                if self.bounds.broken != InjectedFault::WaitForever {
                     let condition = match found {
                         ReadAnswer::ClaimTaken(cas) => FillCondition::Replace { cas },
                         _ => FillCondition::NoFill,
@@ -251,7 +251,7 @@ impl Call<'_> {
             Item::Absent => false,
             Item::Placeholder { cas: held } | Item::Value { cas: held, .. } => held == cas,
         };
-        if !unchanged && self.bounds.broken != BrokenRule::FillWithoutCas {
+        if !unchanged && self.bounds.broken != InjectedFault::FillWithoutCas {
             return (Ok(next), false);
         }
         if let Item::Value { value: stored, stale: false, .. } = next.item

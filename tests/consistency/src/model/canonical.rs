@@ -65,7 +65,7 @@ impl State {
             *set = kept.fold(0, |set, value| set | 1 << new_value(*value));
         });
         // If CAS numbers repeat, they must stay as they are.
-        if bounds.broken != BrokenRule::CasOutlivesServer {
+        if bounds.broken != InjectedFault::CasOutlivesServer {
             let mut all: Vec<u8> = Vec::new();
             self.each_cas(|cas| all.push(*cas));
             all.sort_unstable();

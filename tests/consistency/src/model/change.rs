@@ -48,7 +48,7 @@ pub(super) fn change_steps(state: &State, bounds: &Bounds, process: usize, add: 
         }
         Change::Invalidated { replaced } => {
             let mut next = *state;
-            if bounds.broken != BrokenRule::ClearOnce {
+            if bounds.broken != InjectedFault::ClearOnce {
                 next.processes[process].clear_local(None, bounds);
             }
             add(
@@ -63,7 +63,7 @@ pub(super) fn change_steps(state: &State, bounds: &Bounds, process: usize, add: 
             let cas = next.new_cas();
             next.item = Item::Value { value, cas, stale: false, claimed: false };
             add(process, "overwrites: memcached stores", false, Ok(next));
-            if bounds.broken == BrokenRule::LateWrites && state.late.is_none() {
+            if bounds.broken == InjectedFault::LateWrites && state.late.is_none() {
                 let mut next = with(Change::Idle);
                 next.late = Some(value);
                 next.processes[process].clear_local(None, bounds);

@@ -29,7 +29,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Calls the function twice at once, so that one call waits for the other's fetch.
+/// Makes two concurrent calls, so that one call waits for the other's fetch.
 fn use_the_cache() -> std::io::Result<()> {
     runtime()?.block_on(async {
         let (first, second) = tokio::join!(page(1), page(1));
@@ -93,7 +93,7 @@ fn begin_a_long_write() -> std::io::Result<Memcached> {
             tokio::time::sleep(Duration::from_secs(60)).await;
         });
     });
-    // The call has a lease by then, and fetches.
+    // After 100 ms the call holds its lease and is still fetching.
     std::thread::sleep(Duration::from_millis(100));
     memcached.suspend();
     std::thread::sleep(Duration::from_millis(300));

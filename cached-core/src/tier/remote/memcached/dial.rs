@@ -36,10 +36,10 @@ pub(super) struct ProbedStream {
 }
 
 /// An address that has answered, the stream to it, and the process there.
-type DialedAddress = (SocketAddr, TcpStream, ServerProcess);
+type DialedConnection = (SocketAddr, TcpStream, ServerProcess);
 
 /// An attempt to connect to one address.
-type DialAttempt = Pin<Box<dyn Future<Output = Result<DialedAddress, CommandError>> + Send>>;
+type DialAttempt = Pin<Box<dyn Future<Output = Result<DialedConnection, CommandError>> + Send>>;
 
 impl Dialer {
     pub(super) async fn resolve(
@@ -54,8 +54,8 @@ impl Dialer {
         Dialer { addresses: dial_order(addresses), identity }
     }
 
-    /// Connects to the first address that answers, and makes its process the server's current
-    /// incarnation. If an address has not answered after a short
+    /// Connects to the first address that answers, and records the memcached process found there as
+    /// the server's current incarnation. If an address has not answered after a short
     /// time, the next address is tried as well (RFC 8305), because a machine that is gone never
     /// answers.
     ///
@@ -69,7 +69,7 @@ impl Dialer {
         Ok(ProbedStream { stream, incarnation: process.incarnation })
     }
 
-    async fn race(&self, deadline: Instant) -> Result<DialedAddress, CommandError> {
+    async fn race(&self, deadline: Instant) -> Result<DialedConnection, CommandError> {
         let count = self.addresses.len();
         let preferred = self.identity.preferred();
         let is_preferred = |address: &SocketAddr| Some(*address) == preferred;
@@ -110,7 +110,7 @@ impl Dialer {
     }
 }
 
-async fn attempt(address: SocketAddr) -> Result<DialedAddress, CommandError> {
+async fn attempt(address: SocketAddr) -> Result<DialedConnection, CommandError> {
     let mut stream = TcpStream::connect(address).await.map_err(CommandError::unreachable)?;
     stream.set_nodelay(true).map_err(CommandError::unreachable)?;
     let mut process = probe(&mut stream).await?;
@@ -188,7 +188,7 @@ mod tests {
         let began = Instant::now();
         assert!(dialer.dial(began + timeout).await.is_ok());
         assert!(began.elapsed() > timeout / 4, "the others had a head start");
-        // From now on, every pipeline of the server tries the address that answered first.
+        // From now on, every dialer with this identity starts with the address that answered.
         let other = Dialer { addresses, identity };
         for dialer in [dialer, other] {
             let began = Instant::now();
