@@ -40,7 +40,7 @@ const PARTS: [Part; 7] = [
 /// The name of a measurement, and the function that makes it in a child process.
 type Alone = (&'static str, fn(&str) -> Results);
 
-const ALONE: [Alone; 8] = [
+const ALONE: [Alone; 9] = [
     ("hits", hits::alone),
     ("misses", misses::alone),
     ("threads", threads::alone),
@@ -48,6 +48,7 @@ const ALONE: [Alone; 8] = [
     ("held", zipf::held),
     ("entries", memory::entries),
     ("growth", memory::growth),
+    ("growth-large", memory::growth_large),
     ("remote", remote::alone),
 ];
 
