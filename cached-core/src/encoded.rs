@@ -62,7 +62,7 @@ impl EncodedView<'_> {
     /// `program`.
     ///
     /// The outline shows all data that a type gets, except for what a type reads through a buffer.
-    /// What a buffered part turns into depends on the build: an untagged enum takes the first variant
+    /// The meaning of a buffered part depends on the build: an untagged enum takes the first variant
     /// that fits, and a field that is skipped inside a flattened struct leaves no trace. Neither the
     /// outline nor the shape shows the difference.
     pub(crate) fn is_safe_to_read(&self, program: Option<u64>) -> bool {
@@ -98,9 +98,11 @@ pub(crate) fn write<V>(value: &V, check: RoundTripCheck) -> Result<EncodedValue,
 where
     V: Serialize + DeserializeOwned + 'static,
 {
-    let needs_names = contains(&NAMED, &TypeId::of::<V>());
-    if needs_names && let Ok(encoded) = write_with(Codec::Named, value, check) {
-        return Ok(encoded);
+    if contains(&NAMED, &TypeId::of::<V>()) {
+        return write_with(Codec::Named, value, check).or_else(|reason| {
+            let positional = write_with(Codec::Positional, value, check);
+            positional.map_err(|other| if other == DEBUG_DIFFERS { other } else { reason })
+        });
     }
     match write_with(Codec::Positional, value, check) {
         Ok(encoded) => return Ok(encoded),

@@ -177,7 +177,7 @@ pub(crate) type AreEqual = Option<fn(&dyn Any, &dyn Any) -> bool>;
 /// Writes a value with `Debug`, if its type implements it.
 pub(crate) type Describe = Option<fn(&dyn Any) -> String>;
 
-/// What [`RoundTripProbe`] finds for one type.
+/// The functions that [`RoundTripProbe`] finds for one type.
 pub type RoundTripFns = (AreEqual, Describe);
 
 impl<R> RoundTripProbe<R> {

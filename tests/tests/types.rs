@@ -196,7 +196,7 @@ types! {
         SkippedIf { note: Some(7), amount: 1, fee: 2 };
     never_serialized "never_serialized" NeverSerialized =
         NeverSerialized { secret: 9, amount: 1, rest: vec![0; 4] };
-    // What a service parses with `serde_json` or `reqwest`'s `json()`.
+    // A service parses this type with `serde_json` or `reqwest`'s `json()`.
     parsed_json "parsed_json" Envelope<Vec<Order>> = serde_json::from_str(
         r#"{"data": [{"orderId": 7, "lines": [{"sku": "a", "price": "12.50", "extra": {"x": [1, null]}}]}],
             "meta": {"page": 1}, "requestId": "0123", "traceId": "4567"}"#,

@@ -58,8 +58,8 @@ impl Cache {
     /// Removes all entries of one function from the tiers of this process, and returns how many entries the
     /// local tier had. `name` is the cache name of the function.
     ///
-    /// What [`clear`](Self::clear) says of all entries holds for the entries of this function: memcached
-    /// keeps what it has, and other processes are not told. A fetch of another function that is under way
+    /// The rules of [`clear`](Self::clear) hold for the entries of this function: memcached
+    /// keeps its entries, and other processes are not told. A fetch of another function that is under way
     /// may also not be stored in this process.
     ///
     /// # Errors

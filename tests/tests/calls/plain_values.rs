@@ -249,7 +249,7 @@ async fn a_hit_clones_the_arc_only() {
     local_cache().await.scope(test).await;
 }
 
-/// What a function of the macro `weighed` does for a number. Its result is true if the call
+/// A function of the macro `weighed`, called with a number. Its result is true if the call
 /// fetched, or if the entry was found.
 #[derive(Clone, Copy)]
 enum Step {

@@ -229,7 +229,7 @@ proptest! {
     }
 }
 
-/// The same rule with values that pass through memcached. All cases share one server.
+/// The rule also holds for values that pass through memcached. All cases share one server.
 #[test]
 fn calls_see_earlier_changes_through_memcached() {
     let memcached = Memcached::start();
