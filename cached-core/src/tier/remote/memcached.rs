@@ -4,9 +4,14 @@
 //! answer delays a call by about the timeout at most. After a few failures the server is *ejected*:
 //! calls send no commands to the server until it has recovered.
 //!
-//! A key has two *slots*, which are two names in memcached. An entry is in the first slot, unless
-//! another build's entry is there that this build cannot decode. Then this build's entry is in the
-//! second slot.
+//! A key has two *slots*, which are two names in memcached. An entry is usually in the first slot.
+//! If the first slot holds an entry of another build that this build cannot decode, this build's
+//! entry is in the second slot.
+//!
+//! A *lease* is the right to run the annotated function for a missing value. On the server, a new
+//! lease is a *placeholder*, an empty item. A *refresh claim* is the right to run the function
+//! again before an item expires. A *permit* is the right to write one value to a key that has not
+//! changed. A server's *fence* is a version number below which the server's items may be stale.
 
 mod background;
 mod cas;
@@ -59,7 +64,7 @@ use item::{LONGEST_TTL, RawItem, ReadReply, WriteCondition};
 use lease_wait::LeaseWait;
 use permit::{MemcachedPermit, PermitContext};
 use renewals::LeaseCountGuard;
-use route::Route;
+use route::KeyRoute;
 use server::Server;
 
 /// The memcached servers of one cache.
@@ -102,10 +107,11 @@ impl MemcachedStore {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
         let mut removed_addresses = lock(&self.removed_addresses);
         let timeout = exchange_timeout(&self.config, addresses.len());
-        let kept = |address: &String| servers.iter().find(|server| server.address() == address);
+        let find_kept =
+            |address: &String| servers.iter().find(|server| server.address() == address);
         let next: Servers = addresses
             .iter()
-            .map(|address| match kept(address) {
+            .map(|address| match find_kept(address) {
                 Some(server) => {
                     server.set_timeout(timeout);
                     Arc::clone(server)
@@ -126,8 +132,8 @@ impl MemcachedStore {
         {
             removed_addresses.insert(removed.address().to_owned());
             removed.retire();
-            // The removed server took these keys over when it was added. The keys go back to their
-            // former servers, which may still hold older items.
+            // When the removed server was added, it took over keys from the other servers. These
+            // keys now go back to their former servers, which may still hold older items.
             if removed.was_added {
                 next.iter().for_each(|server| server.raise_fence(Some(removed)));
             }
@@ -148,7 +154,7 @@ impl MemcachedStore {
     /// Returns the key's route: the two servers that score highest for the key. This is rendezvous
     /// hashing (Thaler and Ravishankar 1998): if a server is removed, only its own keys move to
     /// other servers.
-    fn route(&self, key: &Key) -> Result<Route, RemoteError> {
+    fn route(&self, key: &Key) -> Result<KeyRoute, RemoteError> {
         let (servers, digest) = (self.servers(), key.digest());
         let (mut home, mut gutter): (Option<(u64, &Arc<Server>)>, _) = (None, None);
         for server in servers.iter() {
@@ -167,7 +173,7 @@ impl MemcachedStore {
         };
         let gutter = gutter.map(|(_, server)| Arc::clone(server));
         let timeout = self.config.remote_timeout;
-        Ok(Route::new(digest, Arc::clone(home), gutter, key.text(), timeout))
+        Ok(KeyRoute::new(digest, Arc::clone(home), gutter, key.text(), timeout))
     }
 
     /// Decodes an item. Returns `Continue` with the route to the key's second slot if the first
@@ -175,9 +181,9 @@ impl MemcachedStore {
     fn decode<H: ReadHandler>(
         &self,
         item: RawItem,
-        mut route: Route,
+        mut route: KeyRoute,
         handler: &H,
-    ) -> ControlFlow<Item<H::Value, MemcachedPermit>, Route> {
+    ) -> ControlFlow<Item<H::Value, MemcachedPermit>, KeyRoute> {
         let value = match handler.decode(&item.frame) {
             DecodedFrame::Value(value) => Some(value),
             DecodedFrame::Foreign if !route.is_in_second_slot() => {
@@ -207,11 +213,11 @@ impl MemcachedStore {
     /// Reads the item of each route, with one exchange per server and all exchanges at once.
     /// Returns the results in the order of `routes`.
     ///
-    /// A route whose server may not be read now gives the error of an ejected server. Outside a
-    /// runtime nothing is read, and each result is `Ok(None)`.
+    /// If a route's server does not serve the key at the moment, the route's result is an error.
+    /// Outside a tokio runtime nothing is read, and every result is `Ok(None)`.
     async fn read_routes(
         &self,
-        routes: &[(usize, Route)],
+        routes: &[(usize, KeyRoute)],
     ) -> Vec<Result<Option<RawItem>, RemoteError>> {
         let lost = || RemoteError::new(RemoteErrorKind::Unreachable, "the exchange was cancelled");
         let mut results: Vec<_> = routes.iter().map(|_| Err(lost())).collect();
@@ -241,7 +247,7 @@ impl MemcachedStore {
             };
             match read {
                 Ok(items) => group.into_iter().zip(items).for_each(|(index, item)| {
-                    results[index] = Ok(item.map(|item| routes[index].1.check_fence(item)));
+                    results[index] = Ok(item.map(|item| routes[index].1.empty_if_fenced(item)));
                 }),
                 Err(error) => {
                     group.into_iter().for_each(|index| results[index] = Err(error.clone()));
@@ -251,9 +257,9 @@ impl MemcachedStore {
         results
     }
 
-    /// Counts one more lease until the returned guard is dropped. A read that may win a lease calls
-    /// this first. Also returns how long memcached should keep the lease's placeholder (the empty
-    /// item that stands for a new lease).
+    /// Counts one more lease until the returned guard is dropped. Also returns how long memcached
+    /// should keep the lease's placeholder. A read that may win a lease must call this function
+    /// first.
     fn count_lease(&self) -> (LeaseCountGuard, Duration) {
         let count = LeaseCountGuard::new(&self.permit_context.renewals);
         let length = self.config.lease.unwrap_or_else(|| count.placeholder_length());
@@ -334,8 +340,8 @@ impl RemoteStore for MemcachedStore {
                         }
                         return match wait {
                             None => Err(error),
-                            // The server has replied to an earlier read of this wait, so the store
-                            // is not unreachable.
+                            // The server has replied to an earlier read of this wait, so this
+                            // failure counts as a miss.
                             Some(_) => Ok(ReadOutcome::Missing),
                         };
                     }

@@ -23,8 +23,8 @@ use super::join::{BoxedFuture, join_all};
 use crate::sync::lock;
 use crate::tier::remote::BackgroundWriteFn;
 
-/// The largest number of workers on one runtime. The limit is per runtime, so that the workers of a
-/// runtime that is not running do not count against other runtimes.
+/// The largest number of workers on one runtime. The limit is per runtime, because the workers of a
+/// runtime that is not running would use up a common limit.
 const MAX_WORKERS: usize = 64;
 /// The largest number of writes that one worker carries out at once.
 const MAX_WRITES_PER_WORKER: usize = 128;
@@ -54,7 +54,8 @@ struct WriteQueue {
     bytes: usize,
     /// The number of writes that wait or are under way.
     unfinished: usize,
-    /// The process that all of this belongs to. After a `fork`, the child begins with an empty queue.
+    /// The id of the process that owns the queue. After a `fork`, the child begins with an empty
+    /// queue.
     process: u32,
 }
 
@@ -77,7 +78,7 @@ struct QueuedWrite {
     write: BackgroundWriteFn,
     queued_at: Instant,
     bytes: usize,
-    /// The process that queued the write.
+    /// The id of the process that queued the write.
     process: u32,
     writes: Arc<BackgroundWrites>,
 }
@@ -140,7 +141,8 @@ impl BackgroundWrites {
         match runtime {
             Some(runtime) => {
                 // A current-thread runtime runs tasks only during `block_on`. After the current
-                // `block_on` returns, the runtime may never run again.
+                // `block_on` returns, the runtime may never run again. A task on the fallback
+                // runtime therefore looks for overdue writes.
                 let needs_watch = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread
                     && !std::mem::replace(&mut queue.is_watched, true);
                 let workers = queue.workers.entry(runtime.id()).or_default();
@@ -196,8 +198,8 @@ impl BackgroundWrites {
         let process = std::process::id();
         if queue.process != process {
             let parents = std::mem::replace(&mut *queue, WriteQueue::of_process(process));
-            // The parent carries out its writes itself. Dropping them here would give back its
-            // leases.
+            // The parent carries out its writes itself. Dropping them here would give back the
+            // parent's leases.
             std::mem::forget(parents.waiting);
         }
         queue
@@ -228,9 +230,9 @@ struct BackgroundWorker {
     current: Vec<QueuedWrite>,
     /// True while the queue counts this worker.
     is_counted: bool,
-    /// True during a poll of the writes, and still true if a write has panicked.
+    /// True during a poll of the writes. Stays true if a write panics.
     is_polling: bool,
-    /// The process that started the worker.
+    /// The id of the process that started the worker.
     process: u32,
 }
 
@@ -277,9 +279,9 @@ impl BackgroundWorker {
     }
 }
 
-/// If a worker is dropped while the queue counts it, its runtime has ended or one of its writes has
-/// panicked. If the runtime has ended, the worker's writes return to the queue. If no worker is
-/// left, the fallback runtime carries out the waiting writes.
+/// If a worker is dropped while the queue counts the worker, the worker's runtime has ended or one
+/// of its writes has panicked. If the runtime has ended, the worker's writes return to the queue.
+/// If no worker is left, the fallback runtime carries out the waiting writes.
 impl Drop for BackgroundWorker {
     fn drop(&mut self) {
         if self.process != std::process::id() {
@@ -291,8 +293,9 @@ impl Drop for BackgroundWorker {
         }
         let mut queue = self.writes.lock_queue();
         queue.remove_worker(self.runtime);
-        // The writes of a panicked worker are dropped, because the same write would panic again. The
-        // thread may also be panicking because the program panicked and drops its runtime.
+        // The writes of a panicked worker are dropped, because the same write would panic again.
+        // `std::thread::panicking` cannot identify this case: it is also true if the program has
+        // panicked and drops its runtime.
         if !self.is_polling {
             queue.waiting.extend(self.current.drain(..));
         }
@@ -344,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_that_ends_leaves_no_write_undone() {
+    fn every_write_is_done_when_its_runtime_ends() {
         let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
         runtime().block_on(async {
             for _ in 0..1000 {
@@ -358,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_the_program_leaves_no_write_undone() {
+    fn every_write_is_done_when_the_program_panics() {
         let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
         let program = || {
             let runtime = runtime();
@@ -396,7 +399,7 @@ mod tests {
         let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
         let runtime = runtime();
         runtime.block_on(async { writes.queue_write(0, write(&done, Duration::ZERO)) });
-        // From now on, this process looks like the parent's child.
+        // The queue now belongs to another process, as in the child after a fork.
         lock(&writes.queue).process += 1;
         runtime.block_on(async {
             assert_eq!(writes.lock_queue().unfinished, 0);
@@ -408,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_runtime_delays_no_write_for_long() {
+    fn an_idle_runtime_delays_a_write_only_briefly() {
         let (writes, done) = (Arc::new(BackgroundWrites::default()), Arc::default());
         let runtime = runtime();
         for round in 1..=2 {

@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 /// One run of a server process, identified by the process id and the second in which the process
 /// started.
 ///
-/// The address stands for a server that does not report both, so this process does not notice its
-/// restarts.
+/// A server that does not report both is identified by its address. This process then does not
+/// notice the server's restarts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Incarnation(u64);
 

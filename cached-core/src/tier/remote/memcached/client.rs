@@ -1,4 +1,5 @@
-//! A client that sends commands from one tokio runtime to one memcached server.
+//! A client that sends commands from one tokio runtime to one memcached server, in exchanges. In
+//! one *exchange*, the client sends commands and receives their replies in the same order.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,7 +30,8 @@ impl ServerClient {
     }
 
     /// Sends all commands at once. Calls `on_result` with the result of each command, in order.
-    /// `sent` is when the commands were sent; the ttls in the replies are relative to it.
+    /// `sent` is the time at which the commands were sent. The ttls in the replies count from this
+    /// time.
     pub(super) async fn exchange(
         &self,
         commands: &[Command],

@@ -185,7 +185,7 @@ pub(super) struct ReplyFields {
     /// The remaining ttl of the item; `None` if the item never expires.
     pub(super) ttl_seconds: Option<u64>,
     /// Flag `W`: this read won the lease or the refresh claim.
-    pub(super) won: bool,
+    pub(super) has_won: bool,
     /// Flag `Z`: an earlier read won the lease or the refresh claim.
     pub(super) was_won_before: bool,
     /// Flag `X`: the item is marked as stale, because a refresh claim was given back.
@@ -201,7 +201,7 @@ impl ReplyFields {
         sent: Instant,
         incarnation: Incarnation,
     ) -> ReadReply {
-        let ReplyFields { frame, cas, ttl_seconds, won, was_won_before, is_stale } = self;
+        let ReplyFields { frame, cas, ttl_seconds, has_won, was_won_before, is_stale } = self;
         let cas = cas.map(|number| Cas { number, incarnation });
         let expires =
             ttl_seconds.map(|seconds| sent + Duration::from_secs(seconds).min(LONGEST_TTL));
@@ -220,12 +220,12 @@ impl ReplyFields {
                 };
                 let removable_from = sent + time_left.min(LONGEST_TTL);
                 ReadReply::Item(RawItem {
-                    is_claimed: won,
+                    is_claimed: has_won,
                     was_given_back: is_stale,
                     ..RawItem::new(frame, cas, removable_from)
                 })
             }
-            (_, Some(cas)) if won => ReadReply::Lease(cas),
+            (_, Some(cas)) if has_won => ReadReply::Lease(cas),
             // If a read has a `lease` request, the reply for a placeholder has flag `W` or `Z`. An
             // empty item without either flag is a corrupt entry.
             (Some(frame), Some(cas)) if !was_won_before && lease.is_some() => {

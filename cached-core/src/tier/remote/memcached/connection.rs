@@ -1,7 +1,7 @@
 //! The pool of connections to one server.
 //!
 //! A connection carries one *exchange* at a time: commands are sent, and their replies arrive in
-//! the same order.
+//! the same order. An *incarnation* is one run of the server's process.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -80,7 +80,7 @@ impl ConnectionPool {
             };
             connection.stream.begin(commands);
             let incarnation = connection.stream.incarnation();
-            let mut on_result = self.checked(incarnation, commands, &mut *on_result);
+            let mut on_result = self.result_checker(incarnation, commands, &mut *on_result);
             match connection.run(commands, sent, deadline, &mut on_result).await {
                 ExchangeOutcome::Complete => {
                     self.put_back(connection, sent);
@@ -88,9 +88,9 @@ impl ConnectionPool {
                 }
                 ExchangeOutcome::Failed(error) => return Err(ExchangeError::Failed(error)),
                 ExchangeOutcome::TimedOut => return Err(ExchangeError::TimedOut(connection)),
-                // The server had closed the idle connection. The commands are sent again on another
-                // connection if the server cannot have carried out any of them, or if each of them
-                // may be sent twice.
+                // The server closed the idle connection before it replied. The commands are sent
+                // again on another connection, because the server has carried out none of them, or
+                // because each of them may be sent twice.
                 ExchangeOutcome::Closed { nothing_sent, .. }
                     if was_idle
                         && connection.stream.answered() == 0
@@ -114,17 +114,17 @@ impl ConnectionPool {
         on_result: &mut impl FnMut(CommandResult),
     ) {
         let unanswered = &commands[connection.stream.answered()..];
-        let mut on_result = self.checked(connection.stream.incarnation(), unanswered, on_result);
+        let incarnation = connection.stream.incarnation();
+        let mut on_result = self.result_checker(incarnation, unanswered, on_result);
         let outcome = connection.run(commands, sent, deadline, &mut on_result).await;
         if let ExchangeOutcome::Complete = outcome {
             self.put_back(connection, Instant::now());
         }
     }
 
-    /// Returns a function that passes the results of these commands on to `on_result`. If the
-    /// server's address leads to another incarnation by then, a result does not count, and becomes
-    /// an error.
-    fn checked<'c>(
+    /// Returns a function that passes the results of these commands on to `on_result`. A result
+    /// from an incarnation that is no longer current becomes an error.
+    fn result_checker<'c>(
         &'c self,
         incarnation: Incarnation,
         commands: &'c [Command],

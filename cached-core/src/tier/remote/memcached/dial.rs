@@ -55,12 +55,11 @@ impl Dialer {
     }
 
     /// Connects to the first address that answers, and records the memcached process found there as
-    /// the server's current incarnation. If an address has not answered after a short
-    /// time, the next address is tried as well (RFC 8305), because a machine that is gone never
-    /// answers.
+    /// the server's current incarnation (run of its process). If an address has not answered after
+    /// a short time, the next address is tried as well (RFC 8305), because a machine that is gone
+    /// never answers.
     ///
-    /// Each poll must run on the runtime that drives the connections, as the polls of a flusher and
-    /// of a [`DirectExchange`](super::direct::DirectExchange) do.
+    /// The caller must poll this future on the runtime that drives the connections.
     pub(super) async fn dial(&self, deadline: Instant) -> Result<ProbedStream, CommandError> {
         let dialed = run_until(deadline, self.race(deadline)).await;
         let (address, stream, process) =
@@ -71,7 +70,7 @@ impl Dialer {
 
     async fn race(&self, deadline: Instant) -> Result<DialedConnection, CommandError> {
         let count = self.addresses.len();
-        let preferred = self.identity.preferred();
+        let preferred = self.identity.preferred_address();
         let is_preferred = |address: &SocketAddr| Some(*address) == preferred;
         let preferred = self.addresses.iter().position(is_preferred).unwrap_or(0);
         let mut untried = (0..count).map(|index| (preferred + index) % count);
@@ -121,8 +120,8 @@ async fn attempt(address: SocketAddr) -> Result<DialedConnection, CommandError> 
 }
 
 /// Reorders the addresses so that IPv6 and IPv4 alternate, because all addresses of one family may
-/// be unreachable. Within a family the addresses are sorted, so that all processes begin with the
-/// same one, whatever the order in which a name server lists them.
+/// be unreachable. Within a family the addresses are sorted, because a name server may list them in
+/// another order for each process, and all processes should try the same address first.
 fn dial_order(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(is_ipv6_first) = addresses.first().map(SocketAddr::is_ipv6) else { return addresses };
     addresses.sort_unstable();
@@ -182,12 +181,12 @@ mod tests {
         let mute_address = mute.local_addr().expect("the listener has an address");
         let addresses = vec![silent, mute_address, memcached_address().await];
         let identity = Arc::new(ServerIdentity::new(|| (), || ()));
-        // The order of this test's addresses is not the one of their ports.
+        // `Dialer::new` would sort the addresses, but this test needs them in this order.
         let dialer = Dialer { addresses: addresses.clone(), identity: Arc::clone(&identity) };
         let timeout = Duration::from_millis(800);
         let began = Instant::now();
         assert!(dialer.dial(began + timeout).await.is_ok());
-        assert!(began.elapsed() > timeout / 4, "the others had a head start");
+        assert!(began.elapsed() > timeout / 4, "each earlier address has a head start");
         // From now on, every dialer with this identity starts with the address that answered.
         let other = Dialer { addresses, identity };
         for dialer in [dialer, other] {

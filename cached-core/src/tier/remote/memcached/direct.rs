@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_exchange_has_timers_of_its_runtime() {
+    fn an_exchange_uses_the_timers_of_its_runtime() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("the runtime starts");
         let exchange = async {

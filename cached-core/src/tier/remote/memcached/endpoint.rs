@@ -1,5 +1,5 @@
 //! The part of a server's state that the server's pipelines share. A *pipeline* sends commands from
-//! one tokio runtime to the server.
+//! one tokio runtime to the server, in *exchanges* of commands and replies.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 
 /// The address, timeout, health and identity of one server.
-pub(super) struct Endpoint {
+pub(super) struct EndpointState {
     pub(super) address: String,
     pub(super) clock: Clock,
     pub(super) health: ServerHealth,
@@ -28,15 +28,15 @@ pub(super) struct Endpoint {
     on_ejection: Box<dyn Fn(&CommandError) + Send + Sync>,
 }
 
-impl Endpoint {
+impl EndpointState {
     pub(super) fn new(
         address: &str,
         config: &Config,
         timeout: Duration,
         identity: ServerIdentity,
         on_ejection: impl Fn(&CommandError) + Send + Sync + 'static,
-    ) -> Endpoint {
-        Endpoint {
+    ) -> EndpointState {
+        EndpointState {
             address: address.to_owned(),
             clock: config.clock.clone(),
             health: ServerHealth::new(config.clock.clone()),

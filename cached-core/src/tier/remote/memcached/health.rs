@@ -29,8 +29,9 @@ pub(super) struct ServerHealth {
     clock: Clock,
     /// Failed exchanges in a row, up to [`MAX_FAILURES`].
     failures: AtomicU32,
-    /// True if the server answered in the last failed exchange, but is unusable.
-    refuses: AtomicBool,
+    /// True if the server answered in the last failed exchange, but this library cannot use the
+    /// server.
+    is_unusable: AtomicBool,
     /// True if an exchange has failed since [`eject`](Self::eject) took the server out of rotation.
     has_failed: AtomicBool,
     /// Failed recovery attempts in a row.
@@ -66,10 +67,11 @@ impl ServerHealth {
         }
     }
 
-    /// Counts a failed exchange. Returns true if this failure ejects the server. `refuses` must be
-    /// true if the server answered but is unusable. Failures of an ejected server are not counted.
-    pub(super) fn record_failure(&self, refuses: bool) -> bool {
-        self.refuses.store(refuses, Ordering::Relaxed);
+    /// Counts a failed exchange. Returns true if this failure ejects the server. `is_unusable` must
+    /// be true if the server answered, but this library cannot use the server. Failures of an
+    /// ejected server are not counted.
+    pub(super) fn record_failure(&self, is_unusable: bool) -> bool {
+        self.is_unusable.store(is_unusable, Ordering::Relaxed);
         self.has_failed.store(true, Ordering::Relaxed);
         let (set, fetched) = (Ordering::AcqRel, Ordering::Acquire);
         let one_more = |failures| (failures < MAX_FAILURES).then_some(failures + 1);
@@ -82,19 +84,19 @@ impl ServerHealth {
     }
 
     /// Returns true if the server is ejected because it answers and refuses every command.
-    pub(super) fn refuses(&self) -> bool {
-        !self.in_rotation() && self.refuses.load(Ordering::Relaxed)
+    pub(super) fn is_unusable(&self) -> bool {
+        !self.in_rotation() && self.is_unusable.load(Ordering::Relaxed)
     }
 
-    /// Returns false if [`eject`](Self::eject) took the server out of rotation, and no exchange has failed
-    /// since then.
+    /// Returns false if [`eject`](Self::eject) took the server out of rotation, and no exchange has
+    /// failed since then.
     pub(super) fn has_failed(&self) -> bool {
         self.has_failed.load(Ordering::Relaxed)
     }
 
     /// Ejects the server, and makes a recovery attempt due at once.
     pub(super) fn eject(&self) {
-        self.refuses.store(false, Ordering::Relaxed);
+        self.is_unusable.store(false, Ordering::Relaxed);
         if self.in_rotation() {
             self.has_failed.store(false, Ordering::Relaxed);
         }
@@ -151,11 +153,11 @@ impl ServerHealth {
 pub(super) struct ExchangeSummary {
     /// True if a command got a reply.
     has_answers: bool,
-    /// True if the server refused a command, which shows that it can be reached.
+    /// True if the server refused a command, which shows that the server can be reached.
     has_refusals: bool,
     /// The reason why a read was refused, or why this library cannot use the server.
     refused_read: Option<String>,
-    /// The reason why the first command without a reply got no reply.
+    /// The first reason why a command got no reply.
     unreachable: Option<String>,
 }
 
@@ -211,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ejection_without_a_failure_is_told_from_failures() {
+    fn an_ejection_alone_is_not_a_failure() {
         let health = ServerHealth::default();
         health.eject();
         assert!(!health.in_rotation() && !health.has_failed());
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ejected_server_is_tried_once_a_pause() {
+    fn an_ejected_server_is_tried_once_per_pause() {
         let health = ServerHealth::default();
         // More exchanges fail than an ejection needs. The pause does not grow.
         let ejections = (0..MAX_FAILURES + 20).filter(|_| health.record_failure(false)).count();

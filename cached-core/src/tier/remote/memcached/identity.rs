@@ -1,10 +1,14 @@
-//! Which memcached process the connections to one server reach.
+//! Keeps track of the memcached process that the connections to one server reach.
 //!
-//! An address may lead to several processes: a host name may have several addresses, a load
-//! balancer may choose, and memcached may be restarted. A value that this process has removed from
-//! one of them may still be on another. All connections to a server therefore reach one process,
-//! its *current incarnation*: connections to any other are closed, and a removal that another one
+//! A server's address may lead to several memcached processes: a host name may have several
+//! addresses, a load balancer may choose, and memcached may be restarted. An *incarnation* is one
+//! run of such a process. A value that was removed from one incarnation may still be in another.
+//! Only one incarnation is therefore *current* at a time: the one that the newest connection has
+//! reached. Connections to other incarnations are closed, and a removal that another incarnation
 //! confirms does not count.
+//!
+//! If another incarnation becomes current, this program may *fence* the server. The program then
+//! ignores the items that the server has at this moment.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -25,9 +29,9 @@ pub(super) struct ServerIdentity {
     /// under the lock of `state`.
     current: AtomicU64,
     state: Mutex<IdentityState>,
-    /// Called if the server's items may be stale: another process took the place of the current
-    /// incarnation, and was running when this process last changed a key. The identity is locked
-    /// during the call.
+    /// Called if the server's items may be stale: another incarnation has become current, and it
+    /// was already running when this program last changed a key. The identity is locked during the
+    /// call.
     raise_fence: Box<dyn Fn() + Send + Sync>,
     /// Called after `raise_fence`, with nothing locked.
     on_replaced: Box<dyn Fn() + Send + Sync>,
@@ -37,10 +41,10 @@ pub(super) struct ServerIdentity {
 struct IdentityState {
     /// `None` before the first connection.
     current: Option<Incarnation>,
-    /// The time at which a current incarnation last confirmed a removal or an overwrite.
+    /// The time at which the server last confirmed a removal or an overwrite.
     last_change: Option<Instant>,
     /// The address of the newest connection.
-    preferred: Option<SocketAddr>,
+    newest_address: Option<SocketAddr>,
 }
 
 impl ServerIdentity {
@@ -57,20 +61,20 @@ impl ServerIdentity {
     }
 
     /// Returns the address that a dial tries first, so that all connections reach one process.
-    pub(super) fn preferred(&self) -> Option<SocketAddr> {
-        lock(&self.state).preferred
+    pub(super) fn preferred_address(&self) -> Option<SocketAddr> {
+        lock(&self.state).newest_address
     }
 
-    /// Makes the process at the other end of a new connection the current incarnation. Must be called
-    /// before the connection is used.
+    /// Makes the process at the other end of a new connection the current incarnation. The caller
+    /// must not use the connection before this call.
     ///
-    /// If another process was current before, the new one may have items that the former one was
-    /// told to remove. Then a fence is raised, so that this process ignores them. A process that
-    /// started after the last removal was empty then, and needs no fence.
+    /// If another process was current before, the new process may have items that the former
+    /// process was told to remove. This function then raises a fence. A process that started after
+    /// the last removal needs no fence, because it started without items.
     pub(super) fn observe(&self, address: SocketAddr, process: ServerProcess) {
         let is_fenced = {
             let mut state = lock(&self.state);
-            state.preferred = Some(address);
+            state.newest_address = Some(address);
             let former = state.current.replace(process.incarnation);
             self.current.store(process.incarnation.number(), Ordering::Release);
             let is_replaced = former.is_some_and(|former| former != process.incarnation);
@@ -92,8 +96,9 @@ impl ServerIdentity {
         self.current.load(Ordering::Acquire) == incarnation.number()
     }
 
-    /// Passes on a command's result if it came from the current incarnation. An error of the
-    /// exchange is passed on in any case.
+    /// Returns the command's result if this incarnation is current, and an error if it is not. A
+    /// `result` that is an error is returned unchanged. Also records a removal or an overwrite that
+    /// the current incarnation has confirmed.
     pub(super) fn check(
         &self,
         command: &Command,
@@ -124,7 +129,8 @@ impl ServerIdentity {
 }
 
 impl ServerProcess {
-    /// Returns true if the process, as it is at `now`, has certainly started after `time`.
+    /// Returns true if the process has certainly started after `time`. The process must have
+    /// reported its uptime at `now`.
     fn started_after(&self, time: Instant, now: Instant) -> bool {
         self.uptime.is_some_and(|uptime| time + uptime + UPTIME_GRANULARITY < now)
     }
@@ -162,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_process_that_may_have_missed_a_change_is_fenced() {
+    fn a_process_that_missed_a_change_is_fenced() {
         let applied = || Ok(Reply::Applied(true));
         let (identity, fences) = identity();
         identity.observe(address(), process(1, 60));
@@ -170,12 +176,12 @@ mod tests {
         assert_eq!(fences.load(Ordering::SeqCst), 0, "no key was changed");
         assert!(identity.check(&delete(), process(2, 0).incarnation, applied()).is_ok());
         identity.observe(address(), process(2, 60));
-        assert_eq!(fences.load(Ordering::SeqCst), 0, "it is the same process");
+        assert_eq!(fences.load(Ordering::SeqCst), 0, "the process is the same as before");
         identity.observe(address(), process(1, 60));
         assert_eq!(fences.load(Ordering::SeqCst), 1);
         let unknown = ServerProcess { uptime: None, ..process(3, 0) };
         identity.observe(address(), unknown);
-        assert_eq!(fences.load(Ordering::SeqCst), 2, "its age is unknown");
+        assert_eq!(fences.load(Ordering::SeqCst), 2, "the age of the process is unknown");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use super::cas::Cas;
 use super::item::{BusyLease, ReadReply, whole_seconds};
 use super::marker::LeaseMarker;
-use super::route::Route;
+use super::route::KeyRoute;
 use crate::flight::LeaderMonitor;
 use crate::sync::lock;
 use crate::tier::remote::RemoteError;
@@ -39,7 +39,7 @@ const RENEWAL_WAIT: Duration = Duration::from_secs(2);
 
 /// A lease that this process holds. The lease's permit and its renewals share one `HeldLease`.
 pub(super) struct HeldLease {
-    route: Route,
+    route: KeyRoute,
     /// A random number that distinguishes this lease's markers from the markers of other leases.
     nonce: u64,
     won_at: Instant,
@@ -63,7 +63,7 @@ struct LeaseState {
     is_uncertain: bool,
     /// The number of the newest renewal. A renewal with an older number was given up, and must not
     /// change this state.
-    renewal: u32,
+    newest_renewal: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,12 +80,13 @@ enum LeasePhase {
 
 impl HeldLease {
     pub(super) fn new(
-        route: Route,
+        route: KeyRoute,
         cas: Cas,
         marker_length: Duration,
         expected: Duration,
     ) -> Arc<HeldLease> {
-        let state = LeaseState { cas, phase: LeasePhase::Held, is_uncertain: false, renewal: 0 };
+        let state =
+            LeaseState { cas, phase: LeasePhase::Held, is_uncertain: false, newest_renewal: 0 };
         Arc::new(HeldLease {
             route,
             nonce: RandomState::new().hash_one(cas),
@@ -98,7 +99,7 @@ impl HeldLease {
         })
     }
 
-    pub(super) fn route(&self) -> &Route {
+    pub(super) fn route(&self) -> &KeyRoute {
         &self.route
     }
 
@@ -147,9 +148,9 @@ impl HeldLease {
         found
     }
 
-    /// Returns true if the server still has the placeholder or marker with this CAS. It must then
-    /// carry out a write that requires the CAS.
-    pub(super) async fn is_still(&self, cas: Cas) -> bool {
+    /// Returns true if the server still has the placeholder or marker with this CAS. The server
+    /// must then carry out a write that requires this CAS.
+    pub(super) async fn is_on_server(&self, cas: Cas) -> bool {
         self.find(cas).await.is_ok_and(|found| found == Some(cas))
     }
 
@@ -181,8 +182,8 @@ impl HeldLease {
                 return false;
             }
             state.phase = LeasePhase::Renewing;
-            state.renewal += 1;
-            (state.cas, state.is_uncertain, state.renewal)
+            state.newest_renewal += 1;
+            (state.cas, state.is_uncertain, state.newest_renewal)
         };
         let mut renewal = RenewalAttempt { lease: self, number, outcome: None };
         if is_uncertain {
@@ -219,7 +220,7 @@ impl HeldLease {
             let mut state = self.state();
             if state.phase == LeasePhase::Renewing {
                 (state.phase, state.is_uncertain) = (LeasePhase::Held, true);
-                state.renewal += 1;
+                state.newest_renewal += 1;
             }
         }
         self.renewed.notify_waiters();
@@ -244,7 +245,7 @@ struct RenewalAttempt<'l> {
 impl RenewalAttempt<'_> {
     /// Returns false if this renewal was given up.
     fn is_newest(&self) -> bool {
-        self.lease.state().renewal == self.number
+        self.lease.state().newest_renewal == self.number
     }
 }
 
@@ -252,7 +253,8 @@ impl Drop for RenewalAttempt<'_> {
     fn drop(&mut self) {
         {
             let mut state = self.lease.state();
-            let is_given_up = state.phase == LeasePhase::Settled || state.renewal != self.number;
+            let is_given_up =
+                state.phase == LeasePhase::Settled || state.newest_renewal != self.number;
             match self.outcome {
                 // This renewal was given up, and the holder reads the current CAS from the server
                 // if necessary.

@@ -4,6 +4,7 @@
 //! function. A waiting caller repeats a *read* of the key, which is one exchange with the server,
 //! until the value is there or the wait is over.
 //!
+//! A new lease is a *placeholder* on the server, an empty item that usually expires after 2 s.
 //! While the holder of a lease fetches, it stores a *marker* every half second. For a lease without
 //! a marker, a caller waits only briefly: for twice the function's usual fetch time, but at most
 //! 2.5 s. The lease of a process that was killed before its first marker usually ends within this
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use super::cas::Cas;
 use super::item::BusyLease;
 use super::renewals::LONGEST_PLACEHOLDER;
-use super::route::Route;
+use super::route::KeyRoute;
 use crate::config::Config;
 
 /// The pause between two reads of the key doubles from `FIRST_PAUSE` to `LONGEST_PAUSE`.
@@ -31,10 +32,10 @@ const FIRST_MARKER_WAIT: Duration = Duration::from_millis(750);
 /// The longest wait for a lease without a marker. The placeholder of a killed process usually ends
 /// within this time, because it lasts for 2 s.
 const LONGEST_WAIT_WITHOUT_MARKER: Duration = Duration::from_millis(2500);
-/// A lease may count as endless only after this time. The usual placeholder of a killed process
-/// ends earlier.
+/// The shortest time from the end of a wait to the check whether the lease has ended. The usual
+/// placeholder of a killed process ends earlier.
 const ORPHAN_ENDS_AFTER: Duration = Duration::from_millis(3200);
-/// How much later than its reply says a server may remove a placeholder.
+/// A server may remove a placeholder this much later than its reply says.
 const REMOVAL_DELAY: Duration = Duration::from_millis(1200);
 /// The longest wait for a lease with a marker if neither the holder nor this process knows how long
 /// the fetch takes.
@@ -54,16 +55,20 @@ pub(super) struct LeaseWait {
     /// with a marker.
     allows_waiting: bool,
     has_seen_marker: bool,
-    /// The CAS of a lease without a marker, and the time from which the wait for it counts. This is
-    /// the first holder's lease or, after the lease has changed hands, the second holder's. Later
-    /// holders do not change this field.
+    /// The CAS of a lease without a marker, and the time from which the wait for this lease counts.
+    /// The lease is the first holder's or, after the lease has changed hands, the second holder's.
+    /// Later holders do not change this field.
     placeholder: Option<(Option<Cas>, Instant)>,
     /// True if another holder has won the lease during this wait.
     has_changed_hands: bool,
 }
 
 impl LeaseWait {
-    pub(super) fn new(config: &Config, fetch_time: Option<Duration>, route: &Route) -> LeaseWait {
+    pub(super) fn new(
+        config: &Config,
+        fetch_time: Option<Duration>,
+        route: &KeyRoute,
+    ) -> LeaseWait {
         LeaseWait {
             began: Instant::now(),
             pause: FIRST_PAUSE,
@@ -133,10 +138,11 @@ impl LeaseWait {
         left.filter(|left| !left.is_zero())
     }
 
-    /// Called when the caller stops waiting. If a marker was seen, the holder was alive, so this
-    /// counts as progress. Otherwise, the lease is read again later, to find out whether it has
-    /// ended. This needs the lease's CAS, and is left out if `allows_waiting` is false.
-    pub(super) fn give_up(&self, route: &Route, busy: &BusyLease) {
+    /// Called when the caller stops waiting. If a marker was seen, the holder was alive, and this
+    /// is recorded as progress. Otherwise, a task later reads the lease again, and finds out
+    /// whether the lease has ended. No task is started if the lease has no CAS, or if
+    /// `allows_waiting` is false.
+    pub(super) fn give_up(&self, route: &KeyRoute, busy: &BusyLease) {
         if self.has_seen_marker {
             route.record_lease_progress();
         } else if let Some(cas) = busy.cas
@@ -146,11 +152,10 @@ impl LeaseWait {
         }
     }
 
-    /// Returns the time after which the lease has ended if its holder was killed.
+    /// Returns the time after which an *orphan*, a lease whose holder was killed, has ended.
     ///
     /// A placeholder may last longer than usual: the setting `lease` and many leases at once
-    /// prolong it. A faulty server could report a remaining time without end, so the time is
-    /// bounded.
+    /// prolong it. The result is bounded, because a faulty server could report any remaining time.
     fn orphan_ends_in(&self, busy: &BusyLease, now: Instant) -> Duration {
         let left = busy.expires.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         ORPHAN_ENDS_AFTER.max(left.min(self.longest_placeholder) + REMOVAL_DELAY)
@@ -205,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_doubles_the_expected_wait() {
+    fn a_marker_allows_twice_the_expected_time() {
         let mut nothing_known = wait(None);
         assert!(nothing_known.time_left(&busy(Some((55_000, 0))), millis(59_000)).is_some());
         assert!(nothing_known.time_left(&busy(Some((55_000, 0))), millis(60_000)).is_none());

@@ -13,9 +13,9 @@
 //! ```
 //!
 //! A marker begins with the magic bytes of a *frame* (an encoded value), followed by a format byte
-//! that no frame has. A build of the program that does not know markers therefore takes a marker
-//! for a value of another build, and does not replace it. Such a build would take a shorter item
-//! for corrupt, so a marker is 19 bytes long.
+//! that no frame has. A build of the program that does not know markers therefore treats a marker
+//! as a value of another build, and does not replace the marker. Such a build treats a shorter item
+//! as corrupt, so a marker is 19 bytes long.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::frame::MAGIC;
 const FORMAT: u8 = b'L';
 const LENGTH: usize = 19;
 
-/// The content of a marker.
+/// The decoded content of a marker: which lease it belongs to, and the progress of the fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LeaseMarker {
     /// A random number that differs between leases.

@@ -18,6 +18,7 @@ use crate::sync::lock;
 /// The largest item that a memcached stores by default.
 const ITEM_LIMIT: usize = 1 << 20;
 
+/// One server in memory.
 #[derive(Debug, Default)]
 pub(crate) struct InMemoryServer {
     clock: Clock,
@@ -148,11 +149,11 @@ impl InMemoryState {
                 Err(CommandError::too_large("object too large for cache"))
             }
             Command::Write { key, frame, seconds, condition } => {
-                let there = self.items.get(&key);
+                let stored = self.items.get(&key);
                 let applies = match condition {
                     WriteCondition::Always => true,
-                    WriteCondition::Absent => there.is_none(),
-                    WriteCondition::Unchanged(cas) => there.is_some_and(|item| item.cas == cas),
+                    WriteCondition::Absent => stored.is_none(),
+                    WriteCondition::Unchanged(cas) => stored.is_some_and(|item| item.cas == cas),
                 };
                 if applies {
                     self.store(key, frame.to_vec(), seconds, now);
@@ -195,8 +196,9 @@ impl InMemoryState {
         Cas { number: u64::MAX, incarnation: self.incarnation() }
     }
 
-    fn is_unchanged(&self, key: &str, since: Option<Cas>) -> bool {
-        self.items.get(key).is_some_and(|item| since.is_none_or(|cas| item.cas == cas))
+    /// Returns true if the key has an item and, with a `required` CAS, the item has this CAS.
+    fn is_unchanged(&self, key: &str, required: Option<Cas>) -> bool {
+        self.items.get(key).is_some_and(|item| required.is_none_or(|cas| item.cas == cas))
     }
 
     fn store(&mut self, key: Arc<str>, frame: Vec<u8>, seconds: u32, now: Instant) -> Cas {
@@ -240,8 +242,8 @@ impl InMemoryState {
     fn lie(&mut self, command: &Command, now: Instant) -> Reply {
         let Command::Read { key, .. } = command else { return Reply::Applied(true) };
         self.lies += 1;
-        let values = |(_, item): &(&Arc<str>, &StoredItem)| !item.frame.is_empty();
-        let mut others = self.items.iter().filter(|(other, _)| *other != key).filter(values);
+        let is_value = |(_, item): &(&Arc<str>, &StoredItem)| !item.frame.is_empty();
+        let mut others = self.items.iter().filter(|(other, _)| *other != key).filter(is_value);
         let own = self.items.get(key).map(|item| item.frame.clone()).unwrap_or_default();
         let frame = match self.lies % 5 {
             0 => return Reply::Read(ReadReply::Nothing),

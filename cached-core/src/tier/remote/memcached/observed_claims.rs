@@ -20,10 +20,10 @@ const MAX_KEYS: usize = 4096;
 pub(super) struct ObservedClaims(Mutex<HashMap<Arc<str>, (Cas, Instant)>>);
 
 impl ObservedClaims {
-    /// Returns true if this process first saw the claim on this item more than `limit` ago. The
-    /// holder may have been killed, so the caller may replace the item. Only one caller gets true,
-    /// and later callers wait for `limit` again.
-    pub(super) fn is_abandoned(&self, key: &Arc<str>, cas: Cas, limit: Duration) -> bool {
+    /// Notes the claim on this item. Returns true if this process first saw the claim more than
+    /// `limit` ago: the holder may have been killed, and the caller may replace the item. Only one
+    /// caller gets true, and later callers wait for `limit` again.
+    pub(super) fn take_over_if_abandoned(&self, key: &Arc<str>, cas: Cas, limit: Duration) -> bool {
         let now = Instant::now();
         let mut claims = lock(&self.0);
         match claims.get(key) {
@@ -54,14 +54,14 @@ mod tests {
     fn a_claim_is_abandoned_after_its_time() {
         let (claims, key): (_, Arc<str>) = (ObservedClaims::default(), "key".into());
         let limit = Duration::from_millis(20);
-        assert!(!claims.is_abandoned(&key, 1.into(), limit));
-        assert!(!claims.is_abandoned(&key, 1.into(), Duration::from_secs(60)));
+        assert!(!claims.take_over_if_abandoned(&key, 1.into(), limit));
+        assert!(!claims.take_over_if_abandoned(&key, 1.into(), Duration::from_secs(60)));
         std::thread::sleep(limit + Duration::from_millis(5));
-        assert!(!claims.is_abandoned(&key, 2.into(), limit), "the item was replaced");
+        assert!(!claims.take_over_if_abandoned(&key, 2.into(), limit), "the item was replaced");
         std::thread::sleep(limit + Duration::from_millis(5));
-        assert!(claims.is_abandoned(&key, 2.into(), limit));
+        assert!(claims.take_over_if_abandoned(&key, 2.into(), limit));
         assert!(
-            !claims.is_abandoned(&key, 2.into(), limit),
+            !claims.take_over_if_abandoned(&key, 2.into(), limit),
             "only one caller may replace the item"
         );
     }

@@ -2,7 +2,9 @@
 //! changed.
 //!
 //! A permit may include a *lease* (the right to run the annotated function for a missing value) or
-//! a *refresh claim* (the right to run the annotated function again before an item expires).
+//! a *refresh claim* (the right to run the annotated function again before an item expires). On the
+//! server, a lease is a *placeholder*, an empty item. A renewal replaces the placeholder with a
+//! *marker*.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +16,7 @@ use super::item::{RawItem, WriteCondition, whole_seconds};
 use super::lease::{HeldLease, SHORTEST_MARKER};
 use super::observed_claims::ObservedClaims;
 use super::renewals::{LeaseCountGuard, RENEWAL_INTERVAL, RenewalSchedule};
-use super::route::Route;
+use super::route::KeyRoute;
 use crate::flight::LeaderMonitor;
 use crate::tier::remote::{RemoteError, WriteOutcome, WritePermit};
 
@@ -38,12 +40,12 @@ pub(crate) struct MemcachedPermit {
 /// permit, because each server has its own CAS numbers.
 enum PermitKind {
     /// The key must have no item.
-    Absent(Route),
+    Absent(KeyRoute),
     /// The item, or another caller's lease, must still have this CAS.
-    Unchanged(Route, Cas),
+    Unchanged(KeyRoute, Cas),
     /// The item must still have this CAS, and this process holds the refresh claim. Unlike a lease,
     /// a refresh claim is not renewed, because a marker would replace the item.
-    RefreshClaim(Route, Cas),
+    RefreshClaim(KeyRoute, Cas),
     /// The key must still have this lease's placeholder or marker.
     Lease { lease: Arc<HeldLease>, _count: LeaseCountGuard },
 }
@@ -57,7 +59,7 @@ impl MemcachedPermit {
     /// key's lease, `cas` must be the CAS of that lease.
     pub(super) fn add(
         context: &Arc<PermitContext>,
-        route: Route,
+        route: KeyRoute,
         cas: Option<Cas>,
     ) -> MemcachedPermit {
         MemcachedPermit::new(
@@ -72,7 +74,7 @@ impl MemcachedPermit {
     /// Creates a permit to replace an item.
     pub(super) fn of_item(
         context: &Arc<PermitContext>,
-        route: Route,
+        route: KeyRoute,
         item: &RawItem,
     ) -> MemcachedPermit {
         MemcachedPermit::new(
@@ -89,7 +91,7 @@ impl MemcachedPermit {
     /// to take, or zero if unknown.
     pub(super) fn lease(
         context: &Arc<PermitContext>,
-        route: Route,
+        route: KeyRoute,
         cas: Cas,
         length: Duration,
         expected: Duration,
@@ -102,7 +104,7 @@ impl MemcachedPermit {
     }
 
     /// Removes the item in the background if it still has this CAS.
-    fn remove_in_background(&self, route: &Route, cas: Cas) {
+    fn remove_in_background(&self, route: &KeyRoute, cas: Cas) {
         let route = route.clone().in_background();
         let remove = move || {
             let route = route.clone();
@@ -132,15 +134,16 @@ impl WritePermit for MemcachedPermit {
                 None => return Ok(WriteOutcome::NotStored),
             },
         };
-        // A shorter ttl is not sent.
+        // A value with a ttl below one second is not sent to the server.
         let is_sent = whole_seconds(ttl) > 0;
         let mut written = route.write(frame, ttl, keep_expired, condition).await;
         if let (Ok(WriteOutcome::NotStored), PermitKind::Lease { lease, .. }) =
             (&written, &self.kind)
             && let WriteCondition::Unchanged(cas) = condition
             && is_sent
-            && lease.is_still(cas).await
+            && lease.is_on_server(cas).await
         {
+            // The server still has the lease, so the server has ignored the write.
             written = Err(route.server().ignored_write());
         }
         route.record_fill(&written);
@@ -196,7 +199,7 @@ impl WritePermit for MemcachedPermit {
     fn is_claim_abandoned(&self, limit: Duration) -> bool {
         match &self.kind {
             PermitKind::Unchanged(route, cas) => {
-                self.context.observed_claims.is_abandoned(&route.key, *cas, limit)
+                self.context.observed_claims.take_over_if_abandoned(&route.key, *cas, limit)
             }
             PermitKind::Absent(_) | PermitKind::RefreshClaim(..) | PermitKind::Lease { .. } => {
                 false

@@ -17,7 +17,7 @@ use super::client::ServerClient;
 use super::command::{Command, CommandError, CommandResult};
 use super::connection::{Connection, ExchangeError};
 use super::direct::DirectExchange;
-use super::endpoint::Endpoint;
+use super::endpoint::EndpointState;
 use super::health::ExchangeSummary;
 use super::queue::{CommandBatch, CommandQueue, ResultSender};
 use super::timer::run_until;
@@ -34,7 +34,7 @@ const LATE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Sends the commands of one runtime to one server.
 pub(super) struct Pipeline {
-    endpoint: Arc<Endpoint>,
+    endpoint: Arc<EndpointState>,
     runtime: Handle,
     /// Created on first use, and again after each failure, because a client resolves its server's
     /// name only once.
@@ -50,9 +50,9 @@ struct PipelineState {
 }
 
 /// The way in which a pipeline handles a new command.
-enum Admission {
+enum CommandAdmission {
     /// The caller's task sends the command.
-    Direct(DirectExchangePermit, Command),
+    Direct(DirectExchangeGuard, Command),
     /// A flusher sends the command, and the caller receives the result.
     Queued(oneshot::Receiver<CommandResult>),
     /// The queue is full.
@@ -60,7 +60,7 @@ enum Admission {
 }
 
 impl Pipeline {
-    pub(super) fn new(endpoint: &Arc<Endpoint>, runtime: &Handle) -> Arc<Pipeline> {
+    pub(super) fn new(endpoint: &Arc<EndpointState>, runtime: &Handle) -> Arc<Pipeline> {
         Arc::new(Pipeline {
             endpoint: Arc::clone(endpoint),
             runtime: runtime.clone(),
@@ -79,12 +79,12 @@ impl Pipeline {
     ) -> CommandResult {
         match self.admit(command) {
             // A direct exchange ends at its own deadline: `now` plus the server's timeout.
-            Admission::Direct(permit, command) => self.run_direct(permit, command, now).await,
-            Admission::Queued(result) => {
+            CommandAdmission::Direct(guard, command) => self.run_direct(guard, command, now).await,
+            CommandAdmission::Queued(result) => {
                 let result = run_until(deadline, result).await;
                 result.map_or_else(|| Err(CommandError::timed_out()), flatten)
             }
-            Admission::Refused => Err(queue_is_full()),
+            CommandAdmission::Refused => Err(queue_is_full()),
         }
     }
 
@@ -117,19 +117,19 @@ impl Pipeline {
         results
     }
 
-    fn admit(self: &Arc<Pipeline>, command: Command) -> Admission {
+    fn admit(self: &Arc<Pipeline>, command: Command) -> CommandAdmission {
         let mut state = self.state();
         if state.direct_exchanges < MAX_DIRECT_EXCHANGES && state.flushers == 0 {
             state.direct_exchanges += 1;
             drop(state);
-            return Admission::Direct(DirectExchangePermit(Arc::clone(self)), command);
+            return CommandAdmission::Direct(DirectExchangeGuard(Arc::clone(self)), command);
         }
         match state.queue.push(command) {
             Some(result) => {
                 self.start_flushers(&mut state);
-                Admission::Queued(result)
+                CommandAdmission::Queued(result)
             }
-            None => Admission::Refused,
+            None => CommandAdmission::Refused,
         }
     }
 
@@ -145,7 +145,7 @@ impl Pipeline {
 
     fn run_direct(
         self: &Arc<Pipeline>,
-        permit: DirectExchangePermit,
+        guard: DirectExchangeGuard,
         command: Command,
         now: Instant,
     ) -> impl Future<Output = CommandResult> {
@@ -157,7 +157,7 @@ impl Pipeline {
                 pipeline.give_back(&read, &result);
             }
         };
-        let exchange = async move { permit.0.exchange_one(command, now).await };
+        let exchange = async move { guard.0.exchange_one(command, now).await };
         DirectExchange::new(&self.runtime, exchange, give_back)
     }
 
@@ -326,11 +326,10 @@ fn flatten(result: Result<CommandResult, oneshot::error::RecvError>) -> CommandR
     })
 }
 
-/// The permit for one direct exchange. The pipeline counts the exchange until its permit is
-/// dropped.
-struct DirectExchangePermit(Arc<Pipeline>);
+/// Counts one direct exchange of the pipeline until the guard is dropped.
+struct DirectExchangeGuard(Arc<Pipeline>);
 
-impl Drop for DirectExchangePermit {
+impl Drop for DirectExchangeGuard {
     fn drop(&mut self) {
         self.0.state().direct_exchanges -= 1;
     }

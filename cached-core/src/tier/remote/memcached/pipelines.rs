@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Id};
 use tokio::task::AbortHandle;
 
-use super::endpoint::Endpoint;
+use super::endpoint::EndpointState;
 use super::pipeline::Pipeline;
 use crate::event::{Event, EventDispatcher};
 use crate::sync::lock;
@@ -25,7 +25,7 @@ pub(super) enum Priority {
 
 /// The pipelines to one server, grouped by runtime.
 pub(super) struct ServerPipelines {
-    endpoint: Arc<Endpoint>,
+    endpoint: Arc<EndpointState>,
     events: EventDispatcher,
     by_runtime: Arc<Mutex<PipelinesByRuntime>>,
 }
@@ -43,7 +43,7 @@ struct RuntimePipelines {
 }
 
 impl RuntimePipelines {
-    fn new(endpoint: &Arc<Endpoint>, runtime: &Handle) -> RuntimePipelines {
+    fn new(endpoint: &Arc<EndpointState>, runtime: &Handle) -> RuntimePipelines {
         RuntimePipelines {
             foreground: Pipeline::new(endpoint, runtime),
             background: Pipeline::new(endpoint, runtime),
@@ -69,7 +69,7 @@ impl Drop for RuntimePipelines {
 }
 
 impl ServerPipelines {
-    pub(super) fn new(endpoint: &Arc<Endpoint>, events: &EventDispatcher) -> ServerPipelines {
+    pub(super) fn new(endpoint: &Arc<EndpointState>, events: &EventDispatcher) -> ServerPipelines {
         let (endpoint, events) = (Arc::clone(endpoint), events.clone());
         ServerPipelines { endpoint, events, by_runtime: Arc::default() }
     }

@@ -36,7 +36,7 @@ const USUAL_REPLY_BYTES: usize = 4096;
 /// A longer reply fails the probe.
 const MAX_REPLY_BYTES: usize = 64 << 10;
 
-/// The process of a server, by its own statistics.
+/// A server's process, as described by the server's statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ServerProcess {
     /// [`Incarnation::UNKNOWN`] if the server does not send the statistics.
@@ -45,7 +45,7 @@ pub(super) struct ServerProcess {
     pub(super) uptime: Option<Duration>,
 }
 
-/// Tests the server, and returns what it says of its process.
+/// Tests the server, and returns the process that the server's statistics describe.
 ///
 /// # Errors
 /// The server does not answer, or this library cannot use the server.
@@ -70,8 +70,8 @@ pub(super) async fn probe(
     }
 }
 
-/// Returns what the server says of its process, or the reason why this library cannot use the server. Returns
-/// `None` if the reply is incomplete.
+/// Judges a reply: returns the server's process, or the reason why this library cannot use the
+/// server. Returns `None` if the reply is incomplete.
 fn judge(reply: &[u8]) -> Option<Result<ServerProcess, CommandError>> {
     let mut lines = reply.split_inclusive(|&byte| byte == b'\n').filter_map(|line| {
         let line = line.strip_suffix(b"\n")?;
@@ -85,13 +85,13 @@ fn judge(reply: &[u8]) -> Option<Result<ServerProcess, CommandError>> {
     }
     let renewal = lines.next()?;
     let mut words = renewal.split(|&byte| byte == b' ');
-    let is_renewed = matches!(words.next(), Some(b"NF" | b"EX" | b"NS" | b"HD"));
+    let is_understood = matches!(words.next(), Some(b"NF" | b"EX" | b"NS" | b"HD"));
     // A memcached before 1.6.13 sends back the CAS of the renewal, and its conditional deletes do
     // not work.
-    if !is_renewed || words.any(|word| word == b"c1") {
+    if !is_understood || words.any(|word| word == b"c1") {
         return Some(Err(too_old(version, renewal)));
     }
-    let mut statistics = ProcessIdentity::default();
+    let mut statistics = ProcessStatistics::default();
     let end = lines.find(|line| !statistics.add(line))?;
     let is_end = end == b"END" || is_error(end);
     // `MN` here means that the server read the renewal's value as a command.
@@ -110,14 +110,14 @@ fn is_error(line: &[u8]) -> bool {
 
 /// The statistics that together identify one run of the server's process.
 #[derive(Default)]
-struct ProcessIdentity {
+struct ProcessStatistics {
     process: Option<u64>,
     /// The server's clock, in seconds.
     now: Option<u64>,
     uptime_seconds: Option<u64>,
 }
 
-impl ProcessIdentity {
+impl ProcessStatistics {
     /// Reads one line of the reply. Returns false if the line is not a statistic.
     fn add(&mut self, line: &[u8]) -> bool {
         let Some(statistic) = line.strip_prefix(b"STAT ") else { return false };

@@ -27,7 +27,7 @@ pub(super) struct ReplyLine {
     status: ReplyStatus,
     /// The length of the frame (encoded entry) that follows the line, if there is one.
     pub(super) frame_length: Option<usize>,
-    response: ReplyFields,
+    fields: ReplyFields,
 }
 
 /// The meaning of the first word in a reply line.
@@ -104,21 +104,21 @@ impl ReplyLine {
             }
             false => None,
         };
-        let mut response = ReplyFields::default();
+        let mut fields = ReplyFields::default();
         for word in words {
             match word {
-                [b'c', cas @ ..] => response.cas = Some(parse_number(cas).ok_or_else(malformed)?),
-                b"t-1" => response.ttl_seconds = None,
+                [b'c', cas @ ..] => fields.cas = Some(parse_number(cas).ok_or_else(malformed)?),
+                b"t-1" => fields.ttl_seconds = None,
                 [b't', ttl @ ..] => {
-                    response.ttl_seconds = Some(parse_number(ttl).ok_or_else(malformed)?)
+                    fields.ttl_seconds = Some(parse_number(ttl).ok_or_else(malformed)?)
                 }
-                b"W" => response.won = true,
-                b"Z" => response.was_won_before = true,
-                b"X" => response.is_stale = true,
+                b"W" => fields.has_won = true,
+                b"Z" => fields.was_won_before = true,
+                b"X" => fields.is_stale = true,
                 _ => {}
             }
         }
-        Ok(ReplyLine { status, frame_length, response })
+        Ok(ReplyLine { status, frame_length, fields })
     }
 
     /// Interprets this line and the bytes that follow the line as the reply to `command`. A ttl in
@@ -133,7 +133,7 @@ impl ReplyLine {
         sent: Instant,
         incarnation: Incarnation,
     ) -> Result<Reply, CommandError> {
-        let ReplyLine { mut status, frame_length, mut response } = self;
+        let ReplyLine { mut status, frame_length, mut fields } = self;
         if status == ReplyStatus::NoOp && command.has_foreign_cas(incarnation) {
             status = ReplyStatus::NotDone;
         }
@@ -148,16 +148,16 @@ impl ReplyLine {
         };
         match (command, status, frame) {
             (&Command::Read { lease, .. }, ReplyStatus::Done, Some(frame)) => {
-                response.frame = Some(frame.to_vec());
-                Ok(Reply::Read(response.interpret(lease, sent, incarnation)))
+                fields.frame = Some(frame.to_vec());
+                Ok(Reply::Read(fields.interpret(lease, sent, incarnation)))
             }
             (&Command::Read { lease, .. }, ReplyStatus::Miss, None) => {
-                Ok(Reply::Read(response.interpret(lease, sent, incarnation)))
+                Ok(Reply::Read(fields.interpret(lease, sent, incarnation)))
             }
             (Command::Write { .. }, ReplyStatus::Stored, None) => Ok(Reply::Applied(true)),
             (Command::Write { .. }, ReplyStatus::NotDone, None) => Ok(Reply::Applied(false)),
             (Command::Renew { .. }, ReplyStatus::Done | ReplyStatus::NotDone, None) => {
-                let number = response.cas.filter(|_| status == ReplyStatus::Done);
+                let number = fields.cas.filter(|_| status == ReplyStatus::Done);
                 Ok(Reply::Renewed(number.map(|number| Cas { number, incarnation })))
             }
             (
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn values_travel_behind_commands_that_every_memcached_knows() {
+    fn writes_use_the_commands_add_cas_and_set() {
         let conditions =
             [WriteCondition::Absent, WriteCondition::Unchanged(7.into()), WriteCondition::Always];
         let expected: [&[u8]; 3] = [
@@ -306,16 +306,16 @@ mod tests {
             let written = |incarnation| {
                 let mut written = Vec::new();
                 write_command(&command, incarnation, &mut written);
-                String::from_utf8(written).expect("text")
+                String::from_utf8(written).expect("the command is text")
             };
             assert!(written(mine).contains('7'), "{command:?}");
             assert_eq!(written(other), "mn\r\n", "{command:?}");
             let reply = |incarnation| {
-                let line = ReplyLine::parse(b"MN\r").ok().expect("an answer");
+                let line = ReplyLine::parse(b"MN\r").ok().expect("`MN` is a reply line");
                 line.into_reply(b"", &command, sent, incarnation)
             };
             assert!(reply(mine).is_err(), "{command:?}");
-            let done = match reply(other).expect("an answer") {
+            let done = match reply(other).expect("`MN` answers the command") {
                 Reply::Applied(applied) => applied,
                 Reply::Renewed(renewed) => renewed.is_some(),
                 Reply::Read(_) => true,

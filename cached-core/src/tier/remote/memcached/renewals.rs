@@ -1,4 +1,4 @@
-//! Renews the leases that this process holds, with one task per Tokio runtime.
+//! Renews the leases that this process holds, with one task per tokio runtime.
 //!
 //! A *lease* is the right to run the annotated function for a missing value. memcached represents a
 //! new lease as a *placeholder*, an empty item. The first renewal replaces the placeholder with a

@@ -3,8 +3,8 @@
 //! Every key has a *home server*. If there are several servers, the key also has a *gutter server*,
 //! which keeps the key's items for a few seconds while the home server is unreachable.
 //!
-//! A key's *name* on a server is the memcached key under which the server stores the key's item. A
-//! [`Route`] has names in its fields `home_key` and `key`.
+//! A key's *name* on a server is the memcached key under which the server stores the key's item.
+//! The fields `home_key` and `key` of a [`KeyRoute`] are such names.
 //!
 //! A key has two *slots* on a server, under two names. During a rollout, the first slot may hold an
 //! entry that only another build of the program can decode. The second slot then holds this build's
@@ -37,7 +37,7 @@ const GUTTER_TTL: Duration = Duration::from_secs(10);
 /// The servers and names of one key. A route sends the commands for the key, and knows which server
 /// and slot the next command uses.
 #[derive(Clone)]
-pub(super) struct Route {
+pub(super) struct KeyRoute {
     digest: Digest,
     home: Arc<Server>,
     /// The key's name on the home server, in the current slot.
@@ -68,7 +68,7 @@ fn gutter_key(home_key: &str) -> Arc<str> {
     format!("{home_key}:gutter").into()
 }
 
-impl Route {
+impl KeyRoute {
     /// Creates a route that uses the home server or, if the home server is unreachable, the gutter
     /// server.
     pub(super) fn new(
@@ -77,9 +77,9 @@ impl Route {
         gutter: Option<Arc<Server>>,
         home_key: Arc<str>,
         timeout: Duration,
-    ) -> Route {
+    ) -> KeyRoute {
         let key = Arc::clone(&home_key);
-        let mut route = Route {
+        let mut route = KeyRoute {
             digest,
             home,
             home_key,
@@ -98,9 +98,10 @@ impl Route {
         route
     }
 
-    /// Gives later writes, and the deletes and give-backs of one item, the priority and the timeout
-    /// of background commands. Reads, renewals and [`remove`](Self::remove) do not change.
-    pub(super) fn in_background(mut self) -> Route {
+    /// Gives [`write`](Self::write), [`remove_unchanged`](Self::remove_unchanged) and
+    /// [`give_back_claim`](Self::give_back_claim) the priority and the longer timeout of background
+    /// commands. Reads, renewals and [`remove`](Self::remove) stay in the foreground.
+    pub(super) fn in_background(mut self) -> KeyRoute {
         self.move_to_background();
         self
     }
@@ -134,9 +135,8 @@ impl Route {
         }
     }
 
-    /// Switches to the gutter server if the home server has failed with `error` and is unreachable.
-    /// Returns true if the route has switched. A route whose lookup has no time left does not
-    /// switch.
+    /// Switches to the gutter server if `error` means that the home server is unreachable, and if
+    /// the lookup has time left. Returns true if the route has switched.
     pub(super) fn turn_to_gutter(&mut self, error: &RemoteError) -> bool {
         let is_out_of_reach =
             matches!(error.kind(), RemoteErrorKind::Unreachable | RemoteErrorKind::Unusable);
@@ -178,9 +178,9 @@ impl Route {
         };
         let claim_below_seconds = match whole_seconds(refresh_before_removal) {
             0 => 0,
-            // memcached grants the claim if fewer whole seconds than this number are left. One
-            // second makes up for `whole_seconds`, which rounds down, and the other for memcached,
-            // which rounds the remaining time up.
+            // memcached grants the claim if fewer whole seconds than this number are left. Two
+            // seconds are added, because `whole_seconds` rounds down, and memcached rounds the
+            // remaining time up.
             seconds => seconds.saturating_add(2).min(whole_seconds(LONGEST_TTL)),
         };
         LeaseRequest { seconds: whole_seconds(length).max(1), claim_below_seconds }
@@ -217,7 +217,7 @@ impl Route {
             None => read.await,
         };
         Ok(match found? {
-            ReadReply::Item(item) => ReadReply::Item(self.check_fence(item)),
+            ReadReply::Item(item) => ReadReply::Item(self.empty_if_fenced(item)),
             found => found,
         })
     }
@@ -235,10 +235,10 @@ impl Route {
         }
     }
 
-    /// If the item's CAS number is below the server's fence (items from before a missed removal),
-    /// the item may be stale, so its frame is emptied. Readers treat an empty frame as corrupt, and
-    /// a corrupt item may be replaced by any caller.
-    pub(super) fn check_fence(&self, mut item: RawItem) -> RawItem {
+    /// Empties the frame of an item that may be stale. These are the items whose CAS number is
+    /// below the server's *fence*, because they are older than a removal that the server has
+    /// missed. Readers treat an empty frame as corrupt, and any caller may replace a corrupt item.
+    pub(super) fn empty_if_fenced(&self, mut item: RawItem) -> RawItem {
         if !self.server().is_above_fence(self.digest, item.cas.number) {
             self.server().recheck_fence();
             item.frame.clear();
@@ -255,8 +255,8 @@ impl Route {
     /// `keep_expired`, up to [`LONGEST_TTL`]. A gutter server keeps it only for `ttl`, up to
     /// [`GUTTER_TTL`].
     ///
-    /// With [`WriteCondition::Always`], the route must be in the first slot. The key's other copies
-    /// are then removed.
+    /// A write with [`WriteCondition::Always`] also removes the key's other copies. For such a
+    /// write, the route must be in the first slot.
     pub(super) async fn write(
         &self,
         frame: Vec<u8>,
@@ -289,8 +289,8 @@ impl Route {
         })
     }
 
-    /// Tells the server's `failing_writes` whether a fill was stored. Failures of a gutter server are
-    /// not counted.
+    /// Records whether the home server has stored a fill (the write of a fetched value). Fills of a
+    /// gutter server are not recorded.
     pub(super) fn record_fill(&self, written: &Result<WriteOutcome, RemoteError>) {
         match written {
             _ if self.in_gutter => {}
@@ -300,7 +300,7 @@ impl Route {
         }
     }
 
-    /// Returns true if fills of this key fail although its server answers.
+    /// Returns true if the home server answers, but stores no values of this key's function.
     pub(super) fn stores_nothing(&self) -> bool {
         !self.in_gutter && self.home.stores_nothing(&self.home_key)
     }
@@ -342,8 +342,9 @@ impl Route {
     }
 
     /// Starts a task that reads the lease again after `pause`. The task tells the server's wait
-    /// breaker whether the placeholder with this CAS is still there. The caller must have given up
-    /// waiting for the lease, and `pause` must be so long that a placeholder has ended by then.
+    /// breaker whether the placeholder with this CAS is still there. (The breaker stops waits on a
+    /// server whose leases do not end.) The caller must have given up waiting for the lease, and
+    /// `pause` must be longer than a placeholder lasts.
     pub(super) fn check_lease_end(&self, cas: Cas, pause: Duration) {
         let (Ok(runtime), Some(probe)) = (Handle::try_current(), self.server().begin_lease_probe())
         else {
@@ -380,9 +381,9 @@ impl Route {
     /// gutter server is always included, because another process may already read the key there.
     ///
     /// If a server does not confirm the removal, or this future is dropped first, the removal is
-    /// repeated later. This process does not read the key from the server before the server has
-    /// confirmed the removal. If the removal is part of a larger change, `started` is when the
-    /// change began. The route must be in the first slot.
+    /// repeated later. Until the server has confirmed the removal, this process does not read the
+    /// key from the server. If the removal is part of a larger change, `started` is the time at
+    /// which the change began. The route must be in the first slot.
     ///
     /// # Errors
     /// The home server did not confirm the removal, and may serve the entry to other processes. A

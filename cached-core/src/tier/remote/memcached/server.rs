@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use super::cas::Cas;
 use super::command::{Command, CommandError, CommandResult, Reply};
-use super::endpoint::Endpoint;
+use super::endpoint::EndpointState;
 use super::identity::ServerIdentity;
 use super::item::{LeaseRequest, RawItem, ReadReply};
 use super::marker::LeaseMarker;
@@ -57,7 +57,7 @@ pub(super) struct Server {
     /// True once the server was removed from the configuration. A newer `Server` may have the same
     /// address.
     is_retired: AtomicBool,
-    endpoint: Arc<Endpoint>,
+    endpoint: Arc<EndpointState>,
     events: EventDispatcher,
     pipelines: ServerPipelines,
     hints: RemovalHints,
@@ -84,7 +84,7 @@ impl Server {
                 }
             };
             let endpoint =
-                Endpoint::new(address, config, timeout, identity(weak_self), on_ejection);
+                EndpointState::new(address, config, timeout, identity(weak_self), on_ejection);
             let endpoint = Arc::new(endpoint);
             Server {
                 weak_self: Weak::clone(weak_self),
@@ -119,8 +119,8 @@ impl Server {
     }
 
     /// Makes [`change`](Self::change) and [`renew`](Self::renew) fail from now on. This process no
-    /// longer tells the server of invalidations. An item stored from now on could be stale if the
-    /// server is added again.
+    /// longer tells the server of invalidations, so an item that is stored now could be stale when
+    /// the server is added again.
     pub(super) fn retire(&self) {
         self.is_retired.store(true, Ordering::Release);
     }
@@ -255,13 +255,14 @@ impl Server {
     }
 }
 
-/// Creates the identity of a server, which fences the server if another process has taken its place.
+/// Creates the identity of a server. The identity fences the server if another memcached process
+/// has taken the server's place.
 fn identity(server: &Weak<Server>) -> ServerIdentity {
-    let call = |server: &Weak<Server>, act: fn(&Server)| {
+    let call = |server: &Weak<Server>, method: fn(&Server)| {
         let server = Weak::clone(server);
         move || {
             if let Some(server) = server.upgrade() {
-                act(&server);
+                method(&server);
             }
         }
     };

@@ -4,11 +4,11 @@
 //! reads the key waits until the lease ends.
 //!
 //! A faulty server may report a lease forever, and every call would wait for this lease as long as
-//! it can. So after a caller gives up waiting, this process *probes* the lease: it reads the lease
-//! again, so late that the lease of a killed process has usually ended. A lease that still exists
-//! then is *endless*. After a few endless leases in a row, the breaker *opens*: for a while,
-//! callers do not wait for leases on the server. A slow function does not open the breaker, because
-//! its lease is renewed in the meantime and gets a new CAS.
+//! a call may wait. After a caller has given up waiting, this process therefore *probes* the lease:
+//! it reads the lease again after a pause in which the lease of a killed process usually ends. A
+//! lease that still exists then is *endless*. After a few endless leases in a row, the breaker
+//! *opens*: for a while, callers do not wait for leases on the server. A slow function does not
+//! open the breaker: its lease is renewed in the meantime, and the probe finds another CAS.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -23,6 +23,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// The largest number of leases that wait for their probe.
 const MOST_PROBES: u32 = 8;
 
+/// The circuit breaker of one server.
 #[derive(Default)]
 pub(super) struct LeaseWaitBreaker {
     /// The number of endless leases in a row.

@@ -1,7 +1,7 @@
 //! Exchanges over any byte stream: commands are sent, and their replies arrive in the same order.
 //!
-//! Each poll both writes and reads, because a server stops reading commands while its client does
-//! not read the replies. A client that first wrote a long list of commands could wait forever.
+//! Each poll both writes and reads, because a server stops reading commands until its client reads
+//! the replies. A client that first wrote a long list of commands could wait forever.
 //!
 //! An exchange is a state machine and not an `async fn`: its buffers stay in [`MemcachedStream`]
 //! for the next exchange, and no nested futures are created.
@@ -56,8 +56,8 @@ pub(super) struct MemcachedStream<IO> {
 pub(super) enum ExchangeOutcome {
     /// Every command has a result.
     Complete,
-    /// The server sent bytes that are not a reply, or an error that leaves unclear which command
-    /// the next line answers.
+    /// The server sent bytes that are not a reply, or an error line after which it is unclear which
+    /// command the next line answers.
     Failed(CommandError),
     /// The connection is closed, or writing or reading failed.
     Closed {
@@ -121,13 +121,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> MemcachedStream<IO> {
         commands.for_each(|command| write_command(command, self.incarnation, &mut self.output));
     }
 
-    /// Advances the exchange. `commands` must be the commands that [`begin`](Self::begin) was
-    /// called with. Calls `on_result` with the result of each command as soon as the reply is
-    /// complete.
+    /// Advances the exchange. `commands` must be the argument of [`begin`](Self::begin). Calls
+    /// `on_result` with the result of each command as soon as the reply is complete.
     ///
-    /// This function checks the deadline itself. If a server sends without a pause, the reads use
-    /// up the cooperative budget that tokio gives to a task, and a timer does not fire without
-    /// budget.
+    /// This function checks the deadline itself, because the caller's timer may not fire. If a
+    /// server sends without a pause, the reads use up the cooperative budget that tokio gives to a
+    /// task, and tokio's timers do not fire for a task without budget.
     pub(super) fn poll(
         &mut self,
         commands: &[Command],
@@ -273,12 +272,15 @@ mod tests {
     async fn replies_are_read_while_commands_are_written() {
         const COUNT: usize = 2000;
         let (ours, theirs) = duplex(512);
-        // This server reads no command while the client does not read the replies.
+        // This server stops reading commands until the client reads the replies.
         tokio::spawn(async move {
             let (read, mut write) = split(theirs);
             let mut lines = BufReader::new(read).lines();
             while let Ok(Some(_)) = lines.next_line().await {
-                write.write_all(b"VA 20 c1 t9\r\nabcdefghijklmnopqrst\r\n").await.expect("read");
+                write
+                    .write_all(b"VA 20 c1 t9\r\nabcdefghijklmnopqrst\r\n")
+                    .await
+                    .expect("the client reads");
             }
         });
         let commands = vec![Command::Read { key: "key".into(), lease: None }; COUNT];

@@ -16,7 +16,7 @@ use crate::tier::remote::memcached::command::Reply;
 use crate::tier::remote::memcached::item::ReadReply;
 use crate::tier::remote::memcached::protocol::MAX_FRAME_BYTES;
 
-/// A usable server's reply to the probe.
+/// A usable server's reply to the probe, which is the first request on each connection.
 const PROBE_REPLY: &[u8] = b"VERSION 1.6.18\r\nNF c0\r\nEND\r\nMN\r\n";
 
 async fn connect(address: &str) -> ConnectionPool {
@@ -60,7 +60,7 @@ async fn serve(mut stream: TcpStream, actions: Arc<Mutex<std::vec::IntoIter<Serv
     let Ok(1..) = stream.read(&mut [0; 4096]).await else { return };
     stream.write_all(PROBE_REPLY).await.expect("the client reads");
     while let Ok(1..) = stream.read(&mut [0; 4096]).await {
-        let action = lock(&actions).next().expect("an action for each request");
+        let action = lock(&actions).next().expect("the test has an action for each request");
         let (bytes, piece) = match action {
             ServerAction::Reply(bytes, piece) => (bytes, piece),
             ServerAction::ReplyAndClose(bytes) | ServerAction::ReplyTwice(bytes, _) => {
@@ -104,7 +104,7 @@ async fn run(
     let commands = std::slice::from_ref(command);
     let mut on_result = |result| answer = Some(result);
     match connections.exchange(commands, now, now + timeout, &mut on_result).await {
-        Ok(()) => answer.expect("a result"),
+        Ok(()) => answer.expect("the command has a result"),
         Err(ExchangeError::Failed(failure)) => Err(failure),
         Err(ExchangeError::TimedOut(_)) => Err(CommandError::timed_out()),
     }
@@ -131,8 +131,8 @@ fn a_reply_in_pieces_is_read_whole() {
 
 #[test]
 fn a_returned_refresh_claim_is_recognized() {
-    let said: [&[u8]; 2] = [b"VA 1 c1 t9 W\r\nx\r\n", b"VA 1 c1 t9 W X\r\nx\r\n"];
-    let actions = said.map(|said| ServerAction::Reply(said, said.len())).into();
+    let reply: [&[u8]; 2] = [b"VA 1 c1 t9 W\r\nx\r\n", b"VA 1 c1 t9 W X\r\nx\r\n"];
+    let actions = reply.map(|reply| ServerAction::Reply(reply, reply.len())).into();
     with_server(actions, |connections| async move {
         for given_back in [false, true] {
             match run(&connections, &read(), LONG_TIMEOUT).await {
@@ -147,8 +147,8 @@ fn a_returned_refresh_claim_is_recognized() {
 
 #[test]
 fn a_huge_time_to_live_is_capped() {
-    let said: &[u8] = b"VA 1 c1 t9223372036854775807\r\nx\r\n";
-    with_server(vec![ServerAction::Reply(said, said.len())], |connections| async move {
+    let reply: &[u8] = b"VA 1 c1 t9223372036854775807\r\nx\r\n";
+    with_server(vec![ServerAction::Reply(reply, reply.len())], |connections| async move {
         assert_eq!(read_frame(&connections).await, Ok(b"x".to_vec()));
     });
 }
@@ -156,8 +156,8 @@ fn a_huge_time_to_live_is_capped() {
 #[test]
 fn a_malformed_reply_ends_its_connection() {
     let long: &[u8] = vec![b'x'; 5000].leak();
-    let (lost, refused) = (false, true);
-    let cases: [(Command, &[u8], bool); 16] = [
+    let (lost, refused) = (RemoteErrorKind::Unreachable, RemoteErrorKind::Refused);
+    let cases: [(Command, &[u8], RemoteErrorKind); 16] = [
         (read(), b"SERVER_ERROR out of memory\r\n", refused),
         (read(), b"CLIENT_ERROR bad command line format\r\n", refused),
         (read(), b"ERROR\r\n", refused),
@@ -175,25 +175,18 @@ fn a_malformed_reply_ends_its_connection() {
         (delete(), b"VA 2 c1 t9\r\nhi\r\n", lost),
         (delete(), b"MN\r\n", lost),
     ];
-    for (command, said, is_refused) in cases {
+    for (command, reply, kind) in cases {
         let actions = vec![
-            ServerAction::Reply(said, said.len()),
+            ServerAction::Reply(reply, reply.len()),
             ServerAction::Reply(b"VA 1 c1 t9\r\nx\r\n", 99),
         ];
         with_server(actions, |connections| async move {
-            let said = String::from_utf8_lossy(said);
+            let reply = String::from_utf8_lossy(reply);
             match run(&connections, &command, LONG_TIMEOUT).await {
-                Err(failure) => {
-                    let kind = if is_refused {
-                        RemoteErrorKind::Refused
-                    } else {
-                        RemoteErrorKind::Unreachable
-                    };
-                    assert_eq!(failure.kind, kind, "{said}");
-                }
-                other => panic!("{other:?} for {said}"),
+                Err(failure) => assert_eq!(failure.kind, kind, "{reply}"),
+                other => panic!("{other:?} for {reply}"),
             }
-            assert!(connections.idle().is_empty(), "{said}");
+            assert!(connections.idle().is_empty(), "{reply}");
             assert_eq!(read_frame(&connections).await, Ok(b"x".to_vec()));
         });
     }
@@ -274,7 +267,8 @@ fn flooding_server() -> (String, Receiver<usize>) {
 fn an_endless_reply_is_read_until_the_deadline() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("the runtime starts");
-    // In some rounds the server falls behind, and a timer alone would end the exchange.
+    // One round is not enough: if the server falls behind in a round, a timer alone would end the
+    // exchange.
     for _ in 0..5 {
         let (address, sent) = flooding_server();
         runtime.block_on(async {
@@ -286,7 +280,7 @@ fn an_endless_reply_is_read_until_the_deadline() {
     }
 }
 
-/// Counts the wakes that it passes on to a task.
+/// A waker that counts its wakes, and passes them on to another waker.
 struct CountingWaker(Waker, AtomicUsize);
 
 impl Wake for CountingWaker {
@@ -309,7 +303,7 @@ fn a_timer_of_a_past_exchange_wakes_no_task() {
         let found = poll_fn(|_| reading.as_mut().poll(&mut Context::from_waker(&waker))).await;
         assert!(found.is_ok() && !connections.idle().is_empty());
         let woken = counted.1.load(Ordering::SeqCst);
-        assert!(woken > 0, "the reads wait for the server");
+        assert!(woken > 0, "the task is woken while it waits for the server");
         tokio::time::sleep(timeout * 3).await;
         assert_eq!(counted.1.load(Ordering::SeqCst), woken);
     });
@@ -330,7 +324,7 @@ fn replies_may_arrive_after_the_deadline() {
             let deadline = now + Duration::from_millis(50);
             let stopped = connections.exchange(&commands, now, deadline, &mut on_result).await;
             let Err(ExchangeError::TimedOut(connection)) = stopped else {
-                panic!("it is too late")
+                panic!("the exchange must time out")
             };
             assert_eq!(connection.stream.answered(), 2);
             connections
@@ -351,8 +345,8 @@ fn only_an_unsynced_error_ends_the_exchange() {
         // The next line may be a reply to a part of the value, which the server reads as a command.
         (b"CLIENT_ERROR bad data chunk\r\nSTORED\r\nEN\r\n", &[]),
     ];
-    for (said, expected) in cases {
-        with_server(vec![ServerAction::Reply(said, said.len())], |connections| async move {
+    for (reply, expected) in cases {
+        with_server(vec![ServerAction::Reply(reply, reply.len())], |connections| async move {
             let write = || Command::Write {
                 key: "key".into(),
                 frame: b"x"[..].into(),

@@ -9,8 +9,9 @@ use crate::tier::remote::contract_tests::MemcachedProcess;
 use crate::tier::remote::memcached::client::ServerClient;
 use crate::tier::remote::memcached::identity::ServerIdentity;
 
-/// A generated command on one of three keys. A boolean says if the command's CAS is the key's
-/// current CAS.
+/// A generated command on one of three keys. The first number is the key. In a `Read`, the option
+/// is a lease request: the seconds of the placeholder, and whether every item is due for a refresh.
+/// In the other commands, a boolean says whether the command's CAS is the key's current CAS.
 #[derive(Debug, Clone)]
 enum GeneratedCommand {
     Read(usize, Option<(u32, bool)>),
@@ -53,10 +54,10 @@ impl ComparedServer {
         match *step {
             GeneratedCommand::Read(key, lease) => Command::Read {
                 key: Arc::clone(&keys[key]),
-                lease: lease.map(|(seconds, replace)| LeaseRequest {
+                lease: lease.map(|(seconds, is_due)| LeaseRequest {
                     seconds,
                     // Either every item is due for a refresh, or none is.
-                    claim_below_seconds: if replace { 100_000 } else { 0 },
+                    claim_below_seconds: if is_due { 100_000 } else { 0 },
                 }),
             },
             GeneratedCommand::Write(key, value, condition) => Command::Write {
@@ -162,7 +163,7 @@ fn the_replies_match_memcached() {
 }
 
 #[test]
-fn items_expire_by_the_tests_clock() {
+fn items_expire_by_the_clock_of_the_test() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().build().expect("the runtime starts");
     let clock = Clock::default();

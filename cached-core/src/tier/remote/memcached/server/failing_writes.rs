@@ -1,8 +1,9 @@
-//! Notices that a server grants leases but stores no values, for example because it has no memory
-//! left for items of their size. Reads of such a server succeed, so it stays in rotation.
+//! Notices that a server answers reads but stores no values, for example because it has no memory
+//! left for items of their size. Such a server is not ejected, because its reads succeed.
 //!
-//! The writes of a function count as failing after several failures in a row, and until one
-//! succeeds. Each function is counted by itself, because its values have a size of their own.
+//! The writes of an annotated function count as failing from several failures in a row until the
+//! next success. Each function has its own count, because functions store values of different
+//! sizes.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -14,7 +15,7 @@ use crate::event::Event;
 use crate::sync::lock;
 use crate::tier::remote::{RemoteError, RemoteErrorKind};
 
-/// The writes of a function count as failing after so many failures in a row.
+/// The writes of a function count as failing after this many failures in a row.
 const MAX_FAILURES: u32 = 3;
 /// A failure that follows another within this time is not counted, because a server that has just
 /// died fails many writes at once.
@@ -30,9 +31,10 @@ pub(super) struct FailingWrites {
     functions: Mutex<HashMap<Box<str>, FailureRun>>,
 }
 
-/// A function's failed writes since the last that succeeded.
+/// A function's failed writes since its last successful write.
 struct FailureRun {
     failures: u32,
+    /// The time of the last counted failure.
     last: Instant,
 }
 
@@ -56,8 +58,8 @@ fn function_of(key: &str) -> &str {
 }
 
 impl FailingWrites {
-    /// Counts a failed write. Returns true if the function's writes count as failing from now on, and
-    /// no other function's did before.
+    /// Counts a failed write. Returns true if the function's writes count as failing from now on,
+    /// and no function's writes counted as failing before.
     fn record_failure(&self, key: &str, now: Instant) -> bool {
         let mut functions = lock(&self.functions);
         let is_known = functions.values().any(FailureRun::is_failing);
@@ -85,7 +87,8 @@ impl FailingWrites {
             && lock(&self.functions).get(function_of(key)).is_some_and(FailureRun::is_failing)
     }
 
-    /// Forgets all failures. An ejected server has failed for another reason.
+    /// Forgets all failures. Called when the server is ejected, because its writes then fail for
+    /// another reason.
     pub(super) fn clear(&self) {
         lock(&self.functions).clear();
         self.count.store(0, Ordering::Release);
@@ -133,7 +136,10 @@ mod tests {
         let fail =
             |key: &str, seconds| writes.record_failure(key, began + Duration::from_secs(seconds));
         assert!((0..50).all(|_| !fail(&key, 0)), "a burst of failures is one failure");
-        assert!(!fail(&key, 2) && fail(&second_slot, 4) && !fail(&key, 6), "one warning");
+        assert!(
+            !fail(&key, 2) && fail(&second_slot, 4) && !fail(&key, 6),
+            "only the third counted failure is reported"
+        );
         assert!(writes.are_failing(&key) && !writes.are_failing(&other));
         writes.record_success(&other);
         assert!(writes.are_failing(&key));

@@ -3,8 +3,11 @@
 //!
 //! This process *raises* the fence when it may have changed keys without telling the server. The
 //! recovery task then writes an item to the server. The CAS number of this item becomes the fence,
-//! because all older items have lower numbers. A raise is *pending* until this number is known. No
-//! item that the fence covers is trusted until then. A single number thus takes the place of a list of all keys. The server keeps its items, because
+//! because all older items have lower numbers. A raise is *pending* until this number is known, and
+//! until then this process trusts no item that the fence covers. A fence *covers* all keys, or only
+//! the keys that a removed server owned.
+//!
+//! A single number thus takes the place of a list of all keys. The server keeps its items, because
 //! other processes may use them.
 
 use std::sync::Mutex;
@@ -19,19 +22,20 @@ use crate::sync::lock;
 /// The fence of one server, and the keys that the fence covers.
 #[derive(Default)]
 pub(super) struct CasFence {
-    /// The lowest CAS number that is trusted: the fence, or `u64::MAX` while a raise is pending. The
-    /// number changes only under the lock of `state`.
+    /// The lowest CAS number that is trusted: the fence, or `u64::MAX` while a raise is pending.
+    /// The number changes only under the lock of `state`.
     trusted_from: AtomicU64,
     state: Mutex<FenceState>,
 }
 
-/// The keys that the fence covers, and the raises whose CAS number is not known yet.
+/// The fence, the keys that it covers, and the raise whose CAS number is not known yet.
 #[derive(Default)]
 struct FenceState {
     /// The fence, or 0 if there is no fence.
     cas_number: u64,
     covers_all_keys: bool,
-    /// The seeds of removed servers. The fence covers each key that one of these servers owned.
+    /// The seeds (address hashes) of removed servers. The fence covers each key that one of these
+    /// servers owned.
     former_owners: Vec<RendezvousSeed>,
     /// The number of raises so far.
     raises: u64,
@@ -47,8 +51,8 @@ pub(super) struct FenceSnapshot {
 }
 
 impl CasFence {
-    /// Raises the fence. The fence then covers every item that the server has now or, with a
-    /// `former_owner`, the items whose keys that removed server owned.
+    /// Raises the fence over every item that the server has now. With a `former_owner`, a removed
+    /// server, the raise covers only the items whose keys the former owner had.
     pub(super) fn raise(&self, former_owner: Option<RendezvousSeed>) {
         let mut state = lock(&self.state);
         match former_owner {
@@ -58,10 +62,10 @@ impl CasFence {
         }
         state.raises += 1;
         state.pending_raise = Some(state.raises);
-        self.publish(&state);
+        self.update_trusted_from(&state);
     }
 
-    fn publish(&self, state: &FenceState) {
+    fn update_trusted_from(&self, state: &FenceState) {
         let number = if state.pending_raise.is_some() { u64::MAX } else { state.cas_number };
         self.trusted_from.store(number, Ordering::Release);
     }
@@ -101,11 +105,12 @@ impl CasFence {
             state.cas_number = 0;
             (state.covers_all_keys, state.former_owners) = (false, Vec::new());
         }
-        self.publish(&state);
+        self.update_trusted_from(&state);
     }
 
+    /// Returns true if the item with this CAS number is trusted, whatever its key is.
     #[inline]
-    fn is_at_or_below(&self, cas_number: u64) -> bool {
+    fn trusts(&self, cas_number: u64) -> bool {
         cas_number >= self.trusted_from.load(Ordering::Acquire)
     }
 
@@ -118,9 +123,9 @@ impl CasFence {
 }
 
 impl Server {
-    /// Raises the fence for every item that the server has now or, with a `former_owner`, for the
-    /// items whose keys that removed server owned. Ejects the server until the CAS number of the
-    /// fence is known.
+    /// Raises the fence over every item that the server has now, and ejects the server until the
+    /// CAS number of the fence is known. With a `former_owner`, a removed server, the raise covers
+    /// only the items whose keys the former owner had.
     pub(in crate::tier::remote::memcached) fn raise_fence(&self, former_owner: Option<&Server>) {
         self.fence.raise(former_owner.map(|owner| owner.seed));
         self.eject_until_fence_is_settled();
@@ -146,7 +151,7 @@ impl Server {
         digest: Digest,
         cas_number: u64,
     ) -> bool {
-        self.fence.is_at_or_below(cas_number) || !self.fence.covers(digest, self.seed)
+        self.fence.trusts(cas_number) || !self.fence.covers(digest, self.seed)
     }
 
     /// Checks in the background whether the server was restarted since the fence was raised. If so,
@@ -169,9 +174,9 @@ mod tests {
         let before = fence.snapshot();
         fence.raise(None);
         fence.settle(before, 7);
-        assert!(fence.is_pending() && !fence.is_at_or_below(7));
+        assert!(fence.is_pending() && !fence.trusts(7));
         fence.settle(fence.snapshot(), 9);
-        assert!(!fence.is_pending() && fence.is_at_or_below(9) && !fence.is_at_or_below(8));
+        assert!(!fence.is_pending() && fence.trusts(9) && !fence.trusts(8));
     }
 
     #[test]
@@ -182,6 +187,6 @@ mod tests {
         fence.settle(fence.snapshot(), 7);
         assert!(fence.covers(digest, seed));
         fence.settle(fence.snapshot(), 1);
-        assert!(fence.is_at_or_below(1) && !fence.covers(digest, seed));
+        assert!(fence.trusts(1) && !fence.covers(digest, seed));
     }
 }

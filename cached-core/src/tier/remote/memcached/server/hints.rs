@@ -26,6 +26,7 @@ pub(super) struct RemovalHints {
 struct HintedKeys {
     /// Each hinted key, with the number of its last change.
     keys: HashMap<Arc<str>, u64>,
+    /// The number of changes so far.
     changes: u64,
 }
 

@@ -57,7 +57,7 @@ impl Server {
 
     /// Returns the reason why the server does not [serve](Self::serves) a key.
     pub(in crate::tier::remote::memcached) fn not_served_error(&self) -> RemoteError {
-        let (kind, why) = match (self.endpoint.health.refuses(), self.in_rotation()) {
+        let (kind, why) = match (self.endpoint.health.is_unusable(), self.in_rotation()) {
             (true, _) => {
                 (RemoteErrorKind::Unusable, "it is ejected because it refuses every command")
             }
