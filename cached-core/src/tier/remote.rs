@@ -11,7 +11,7 @@
 //! - A *lease* is the right to fetch a missing value. Only one process at a time holds the lease of
 //!   a key.
 //! - A *refresh claim* is the right to fetch the value of an item again while the item is still in
-//!   the store. A read can win the claim in the last part of the item's time there.
+//!   the store. A read can win the claim shortly before the store removes the item.
 //! - A *build* is one compiled version of the program. During a rollout, processes of two builds
 //!   share the store.
 
@@ -49,10 +49,10 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 ///
 /// # What a store must promise
 ///
-/// - **Leases.** If several processes read a missing key with [`IfMissing::Lease`], one gets the
-///   lease, as a permit. With [`LeaseOptions::waits`] the other processes wait, and get the value
-///   once the holder of the lease has written it. If the holder dies, the lease ends within
-///   seconds, and another process gets a lease.
+/// - **Leases.** If several processes read a missing key with [`IfMissing::Lease`], one process
+///   gets the lease, as a permit. With [`LeaseOptions::waits`] the other processes wait, and get
+///   the value once the holder of the lease has written it. If the holder dies, the lease ends
+///   within seconds, and another process gets a lease.
 /// - **Conditional writes.** A permit writes only if the key's entry has not changed since the read
 ///   that gave the permit. A removal, an overwrite, or a write under another permit changes the
 ///   entry. This promise holds across restarts of the store.
@@ -63,8 +63,8 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 /// - **Builds.** During a rollout, one build may be unable to decode the other build's frames. The
 ///   store then keeps two entries under one key, one for each build. An overwrite leaves only the
 ///   new entry, and a removal leaves none.
-/// - **Refresh claims.** If several processes read an item shortly before the store drops it, only
-///   one at a time holds the refresh claim ([`RefreshClaimOutcome`]).
+/// - **Refresh claims.** If several processes read an item shortly before the store removes the
+///   item, only one process at a time holds the refresh claim ([`RefreshClaimOutcome`]).
 /// - **Deadlines.** No method takes much longer than the configured timeout. The exceptions are the
 ///   wait for another process's lease, background writes and [`flush`](Self::flush). If the store
 ///   is down, a few reads take as long as the timeout, and later reads fail at once.
@@ -105,8 +105,8 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
         keep_expired: Duration,
     ) -> impl Future<Output = Result<WriteOutcome, RemoteError>> + Send;
 
-    /// Removes the key's entry. If the removal is part of a larger change, `started` is when the
-    /// change began. The timeout counts from `started`.
+    /// Removes the key's entry. If the removal is part of a larger change, `started` is the time at
+    /// which the change began. The timeout counts from `started`.
     ///
     /// # Errors
     /// The store did not confirm the removal. This process repeats the removal once the store
@@ -162,14 +162,15 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
     /// the lease may have ended.
     fn renew_here(&self);
 
-    /// Returns true if the store answers, but has not stored values like this permit's for a while,
-    /// for example because it has no memory left.
+    /// Returns true if the store answers, but has not stored values of the permit's function for a
+    /// while, for example because it has no memory left.
     fn is_store_full(&self) -> bool;
 
     /// Returns true if this process has seen another process hold the refresh claim of the permit's
-    /// item for longer than `limit`.
+    /// item for longer than `limit`. Only one caller gets true, and later callers wait for `limit`
+    /// again.
     ///
-    /// Call this only for an item that is due for a refresh, after a read that did not win the
+    /// The item must be due for a refresh, and the read that gave the permit must not have won the
     /// claim.
     fn is_claim_abandoned(&self, limit: Duration) -> bool;
 }
@@ -186,8 +187,7 @@ pub(crate) trait ReadHandler: Sync {
     /// Called once if another process holds the lease.
     fn lease_held_elsewhere(&self);
 
-    /// Called if the key's own server is out of rotation when the read begins, so that another server is
-    /// asked.
+    /// Called when the read begins, if another server stands in for the key's own server.
     fn stand_in_asked(&self) {}
 }
 
@@ -207,7 +207,7 @@ pub(crate) enum IfMissing {
     /// Returns [`ReadOutcome::Missing`].
     Report,
     /// Returns a permit at once, even while another process holds the lease. Returns
-    /// [`ReadOutcome::Busy`] if the store does not say which lease that is.
+    /// [`ReadOutcome::Busy`] if the store's reply does not identify that lease.
     PermitWithoutLease,
     /// Takes the lease, or waits while another process holds the lease.
     Lease(LeaseOptions),
@@ -218,13 +218,14 @@ pub(crate) enum IfMissing {
 pub(crate) struct LeaseOptions {
     /// How long a fetch of the value usually takes, if known.
     pub(crate) fetch_time: Option<Duration>,
-    /// An item is due for a refresh in this last part of its time in the store.
+    /// An item is due for a refresh if the store may remove the item within this time.
     pub(crate) refresh_before_removal: Duration,
     /// True if the read waits while another process holds the lease. If false, the read returns
     /// [`ReadOutcome::Busy`] at once.
     pub(crate) waits: bool,
 }
 
+/// What a read found, and the permit that the caller gets.
 pub(crate) enum ReadOutcome<V, P> {
     Item(Item<V, P>),
     /// There is no entry, and the caller may store one.
@@ -242,8 +243,8 @@ pub(crate) struct Item<V, P> {
     pub(crate) value: Option<V>,
     /// The earliest time at which the store may remove the item.
     pub(crate) removable_from: Instant,
-    /// False if the store removes the item at the end of its ttl, although the item's writer asked
-    /// to keep it longer.
+    /// True if the store keeps the item after its ttl, for as long as the item's writer asked.
+    /// False on a server that stands in for the key's own server.
     pub(crate) is_kept_expired: bool,
     pub(crate) claim: RefreshClaimOutcome,
     /// The permit to replace the item. If the read won the refresh claim, dropping the permit gives
@@ -281,6 +282,7 @@ impl RefreshClaimOutcome {
     }
 }
 
+/// The effect of a write that the store has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WriteOutcome {
     Stored,
@@ -316,8 +318,8 @@ impl TtlLimits {
     }
 }
 
-/// Starts a write that no caller waits for. The store may call this again if the first write was
-/// interrupted, so two writes must have the same effect as one.
+/// Starts a write that no caller waits for. The store may call this function again if the first
+/// write was interrupted, so two writes must have the same effect as one.
 pub(crate) type BackgroundWriteFn =
     Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 

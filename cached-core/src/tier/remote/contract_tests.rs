@@ -1,6 +1,6 @@
 //! Tests of the rules that every remote store must follow. Each rule is a function that is generic
-//! over the store. To test another store, write a function that builds a [`Fleet`] of that store,
-//! and add a module to the macro `rules!`.
+//! over the store. To test another store, write a function that builds a [`TwoClients`] of that
+//! store, and add a module to the macro `rules!`.
 
 mod memcached_process;
 
@@ -20,15 +20,15 @@ use crate::event::EventDispatcher;
 use crate::key::Key;
 pub(super) use memcached_process::MemcachedProcess;
 
-/// A store with two clients, which stand for two processes.
-struct Fleet<S> {
+/// Two clients of one store, which stand for two processes.
+struct TwoClients<S> {
     one: Arc<S>,
     other: Arc<S>,
     /// Stops the server.
     take_down: Box<dyn FnOnce()>,
 }
 
-fn fleet_on_memory() -> Fleet<MemcachedStore> {
+fn clients_on_memory() -> TwoClients<MemcachedStore> {
     let servers = InMemoryServers::new(Clock::default());
     let server = servers.at("memcached:11211");
     let config = Config {
@@ -36,23 +36,23 @@ fn fleet_on_memory() -> Fleet<MemcachedStore> {
         network: Some(servers),
         ..Config::default()
     };
-    fleet(&config, Box::new(move || server.set_behaviour(ServerBehaviour::Down)))
+    clients(&config, Box::new(move || server.set_behaviour(ServerBehaviour::Down)))
 }
 
-fn fleet_on_memcached() -> Fleet<MemcachedStore> {
+fn clients_on_memcached() -> TwoClients<MemcachedStore> {
     let process = MemcachedProcess::start();
     let servers = vec![process.address()];
     // A busy machine may be slow to answer, and these tests do not check timeouts.
     let config = Config { servers, remote_timeout: Duration::from_secs(10), ..Config::default() };
-    fleet(&config, Box::new(move || drop(process)))
+    clients(&config, Box::new(move || drop(process)))
 }
 
-fn fleet(config: &Config, take_down: Box<dyn FnOnce()>) -> Fleet<MemcachedStore> {
+fn clients(config: &Config, take_down: Box<dyn FnOnce()>) -> TwoClients<MemcachedStore> {
     let store = || {
         let store = MemcachedStore::new(config, &EventDispatcher::new(Vec::new()));
         Arc::new(store.expect("a server is configured"))
     };
-    Fleet { one: store(), other: store(), take_down }
+    TwoClients { one: store(), other: store(), take_down }
 }
 
 /// Decodes a frame by its first letter: `v` marks a value, `f` another build's frame, and any other
@@ -136,25 +136,25 @@ async fn overwrite<S: RemoteStore>(store: &Arc<S>, frame: &[u8]) {
     assert_eq!(outcome, Ok(WriteOutcome::Stored));
 }
 
-async fn one_reader_wins_the_lease<S: RemoteStore>(fleet: Fleet<S>) {
-    let _lease = lease(&fleet.one).await;
+async fn one_reader_wins_the_lease<S: RemoteStore>(clients: TwoClients<S>) {
+    let _lease = lease(&clients.one).await;
     let handler = LetterHandler::default();
-    let outcome = fleet.other.read(&key("key"), &handler, IfMissing::Lease(LEASE)).await;
+    let outcome = clients.other.read(&key("key"), &handler, IfMissing::Lease(LEASE)).await;
     assert!(matches!(outcome, Ok(ReadOutcome::Busy)));
     assert_eq!(handler.busy_leases.into_inner(), 1);
-    assert!(matches!(read(&fleet.other, IfMissing::Report).await, ReadOutcome::Missing));
+    assert!(matches!(read(&clients.other, IfMissing::Report).await, ReadOutcome::Missing));
 }
 
-async fn a_fill_reaches_every_process<S: RemoteStore>(fleet: Fleet<S>) {
-    assert_eq!(value(&fleet.one).await, None);
-    assert_eq!(write(&lease(&fleet.one).await, b"v1").await, WriteOutcome::Stored);
-    assert_eq!(value(&fleet.one).await.as_deref(), Some(&b"v1"[..]));
-    assert_eq!(value(&fleet.other).await.as_deref(), Some(&b"v1"[..]));
+async fn a_fill_reaches_every_process<S: RemoteStore>(clients: TwoClients<S>) {
+    assert_eq!(value(&clients.one).await, None);
+    assert_eq!(write(&lease(&clients.one).await, b"v1").await, WriteOutcome::Stored);
+    assert_eq!(value(&clients.one).await.as_deref(), Some(&b"v1"[..]));
+    assert_eq!(value(&clients.other).await.as_deref(), Some(&b"v1"[..]));
 }
 
-async fn a_waiting_reader_gets_the_fill<S: RemoteStore>(fleet: Fleet<S>) {
-    let lease = lease(&fleet.one).await;
-    let other = Arc::clone(&fleet.other);
+async fn a_waiting_reader_gets_the_fill<S: RemoteStore>(clients: TwoClients<S>) {
+    let lease = lease(&clients.one).await;
+    let other = Arc::clone(&clients.other);
     let waiting = LeaseOptions { waits: true, fetch_time: Some(MINUTE), ..LEASE };
     let reader = tokio::spawn(async move { item(&other, IfMissing::Lease(waiting)).await.value });
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -162,71 +162,77 @@ async fn a_waiting_reader_gets_the_fill<S: RemoteStore>(fleet: Fleet<S>) {
     assert_eq!(reader.await.expect("the reader ends").as_deref(), Some(&b"v1"[..]));
 }
 
-async fn a_dropped_lease_goes_to_the_next_reader<S: RemoteStore>(fleet: Fleet<S>) {
-    drop(lease(&fleet.one).await);
-    fleet.one.flush().await;
-    lease(&fleet.other).await;
+async fn a_dropped_lease_goes_to_the_next_reader<S: RemoteStore>(clients: TwoClients<S>) {
+    drop(lease(&clients.one).await);
+    clients.one.flush().await;
+    lease(&clients.other).await;
 }
 
-async fn a_value_is_written_once<S: RemoteStore>(fleet: Fleet<S>) {
-    let lease = lease(&fleet.one).await;
+async fn a_value_is_written_once<S: RemoteStore>(clients: TwoClients<S>) {
+    let lease = lease(&clients.one).await;
     // Another process may add a value without waiting for the lease.
-    let add = permit(&fleet.other, IfMissing::PermitWithoutLease).await;
+    let add = permit(&clients.other, IfMissing::PermitWithoutLease).await;
     assert_eq!(write(&add, b"v1").await, WriteOutcome::Stored);
     assert_eq!(write(&lease, b"v2").await, WriteOutcome::NotStored);
-    assert_eq!(value(&fleet.one).await.as_deref(), Some(&b"v1"[..]));
+    assert_eq!(value(&clients.one).await.as_deref(), Some(&b"v1"[..]));
 }
 
-async fn two_adds_store_one_value<S: RemoteStore>(fleet: Fleet<S>) {
-    let first = permit(&fleet.one, IfMissing::PermitWithoutLease).await;
-    let second = permit(&fleet.other, IfMissing::PermitWithoutLease).await;
+async fn two_adds_store_one_value<S: RemoteStore>(clients: TwoClients<S>) {
+    let first = permit(&clients.one, IfMissing::PermitWithoutLease).await;
+    let second = permit(&clients.other, IfMissing::PermitWithoutLease).await;
     assert_eq!(write(&first, b"v1").await, WriteOutcome::Stored);
     assert_eq!(write(&second, b"v2").await, WriteOutcome::NotStored);
-    assert_eq!(value(&fleet.one).await.as_deref(), Some(&b"v1"[..]));
+    assert_eq!(value(&clients.one).await.as_deref(), Some(&b"v1"[..]));
 }
 
-async fn a_removal_refuses_an_older_fill<S: RemoteStore>(fleet: Fleet<S>) {
-    let lease = lease(&fleet.one).await;
-    assert_eq!(fleet.other.remove(&key("key"), None).await, Ok(()));
+async fn a_removal_refuses_an_older_fill<S: RemoteStore>(clients: TwoClients<S>) {
+    let lease = lease(&clients.one).await;
+    assert_eq!(clients.other.remove(&key("key"), None).await, Ok(()));
     assert_eq!(write(&lease, b"v1").await, WriteOutcome::NotStored);
-    assert_eq!(value(&fleet.one).await, None);
+    assert_eq!(value(&clients.one).await, None);
 }
 
-async fn an_overwrite_refuses_an_older_fill<S: RemoteStore>(fleet: Fleet<S>) {
-    let lease = lease(&fleet.one).await;
-    overwrite(&fleet.other, b"v2").await;
+async fn an_overwrite_refuses_an_older_fill<S: RemoteStore>(clients: TwoClients<S>) {
+    let lease = lease(&clients.one).await;
+    overwrite(&clients.other, b"v2").await;
     assert_eq!(write(&lease, b"v1").await, WriteOutcome::NotStored);
-    assert_eq!(value(&fleet.one).await.as_deref(), Some(&b"v2"[..]));
+    assert_eq!(value(&clients.one).await.as_deref(), Some(&b"v2"[..]));
 }
 
-async fn one_reader_claims_a_refresh<S: RemoteStore>(fleet: Fleet<S>) {
-    overwrite(&fleet.one, b"v1").await;
-    let is_due = IfMissing::Lease(LEASE_OR_CLAIM);
-    assert_eq!(item(&fleet.one, IfMissing::Lease(LEASE)).await.claim, RefreshClaimOutcome::NotWon);
-    let claimed = item(&fleet.one, is_due).await;
-    let unclaimed = item(&fleet.other, is_due).await;
+async fn one_reader_claims_a_refresh<S: RemoteStore>(clients: TwoClients<S>) {
+    overwrite(&clients.one, b"v1").await;
+    let lease_or_claim = IfMissing::Lease(LEASE_OR_CLAIM);
+    assert_eq!(
+        item(&clients.one, IfMissing::Lease(LEASE)).await.claim,
+        RefreshClaimOutcome::NotWon
+    );
+    let claimed = item(&clients.one, lease_or_claim).await;
+    let unclaimed = item(&clients.other, lease_or_claim).await;
     assert_eq!(
         (claimed.claim, unclaimed.claim),
         (RefreshClaimOutcome::Won, RefreshClaimOutcome::NotWon)
     );
     assert_eq!(write(&claimed.permit, b"v2").await, WriteOutcome::Stored);
     assert_eq!(write(&unclaimed.permit, b"v3").await, WriteOutcome::NotStored);
-    assert_eq!(value(&fleet.other).await.as_deref(), Some(&b"v2"[..]));
+    assert_eq!(value(&clients.other).await.as_deref(), Some(&b"v2"[..]));
 }
 
-async fn a_dropped_claim_goes_to_the_next_reader<S: RemoteStore>(fleet: Fleet<S>) {
-    overwrite(&fleet.one, b"v1").await;
-    let is_due = IfMissing::Lease(LEASE_OR_CLAIM);
-    drop(item(&fleet.one, is_due).await);
-    fleet.one.flush().await;
-    assert_eq!(item(&fleet.other, is_due).await.claim, RefreshClaimOutcome::WonAfterReturn);
+async fn a_dropped_claim_goes_to_the_next_reader<S: RemoteStore>(clients: TwoClients<S>) {
+    overwrite(&clients.one, b"v1").await;
+    let lease_or_claim = IfMissing::Lease(LEASE_OR_CLAIM);
+    drop(item(&clients.one, lease_or_claim).await);
+    clients.one.flush().await;
+    assert_eq!(
+        item(&clients.other, lease_or_claim).await.claim,
+        RefreshClaimOutcome::WonAfterReturn
+    );
 }
 
-async fn a_claim_is_abandoned_after_a_while<S: RemoteStore>(fleet: Fleet<S>) {
-    overwrite(&fleet.one, b"v1").await;
-    let is_due = IfMissing::Lease(LEASE_OR_CLAIM);
-    let _claimed = item(&fleet.one, is_due).await;
-    let unclaimed = item(&fleet.other, is_due).await;
+async fn a_claim_is_abandoned_after_a_while<S: RemoteStore>(clients: TwoClients<S>) {
+    overwrite(&clients.one, b"v1").await;
+    let lease_or_claim = IfMissing::Lease(LEASE_OR_CLAIM);
+    let _claimed = item(&clients.one, lease_or_claim).await;
+    let unclaimed = item(&clients.other, lease_or_claim).await;
     let limit = Duration::from_millis(20);
     assert!(!unclaimed.permit.is_claim_abandoned(limit));
     tokio::time::sleep(limit + Duration::from_millis(5)).await;
@@ -234,43 +240,43 @@ async fn a_claim_is_abandoned_after_a_while<S: RemoteStore>(fleet: Fleet<S>) {
     assert_eq!(write(&unclaimed.permit, b"v2").await, WriteOutcome::Stored);
 }
 
-async fn an_item_is_removed_by_its_permit<S: RemoteStore>(fleet: Fleet<S>) {
-    overwrite(&fleet.one, b"v1").await;
-    item(&fleet.one, IfMissing::Report).await.permit.remove_item();
-    fleet.one.flush().await;
-    assert_eq!(value(&fleet.other).await, None);
+async fn an_item_is_removed_by_its_permit<S: RemoteStore>(clients: TwoClients<S>) {
+    overwrite(&clients.one, b"v1").await;
+    item(&clients.one, IfMissing::Report).await.permit.remove_item();
+    clients.one.flush().await;
+    assert_eq!(value(&clients.other).await, None);
 }
 
-async fn many_keys_are_read_in_order<S: RemoteStore>(fleet: Fleet<S>) {
+async fn many_keys_are_read_in_order<S: RemoteStore>(clients: TwoClients<S>) {
     let keys = ["a", "b", "c"].map(key);
     for (key, frame) in [(&keys[0], b"v1"), (&keys[2], b"v3")] {
-        let written = fleet.one.overwrite(key, frame.to_vec(), MINUTE, Duration::ZERO).await;
+        let written = clients.one.overwrite(key, frame.to_vec(), MINUTE, Duration::ZERO).await;
         assert_eq!(written, Ok(WriteOutcome::Stored));
     }
     let handler = LetterHandler::default();
-    let items = fleet.other.read_many(&keys.map(|key| (key, &handler))).await;
+    let items = clients.other.read_many(&keys.map(|key| (key, &handler))).await;
     let values: Vec<_> = items.into_iter().map(|item| item.and_then(|item| item.value)).collect();
     assert_eq!(values, [Some(b"v1".to_vec()), None, Some(b"v3".to_vec())]);
 }
 
-async fn a_value_that_is_too_large_is_refused<S: RemoteStore>(fleet: Fleet<S>) {
-    let lease = lease(&fleet.one).await;
+async fn a_value_that_is_too_large_is_refused<S: RemoteStore>(clients: TwoClients<S>) {
+    let lease = lease(&clients.one).await;
     let written = lease.write(vec![b'v'; 2 << 20], MINUTE, Duration::ZERO).await;
     assert_eq!(written.map_err(|error| error.kind()), Err(RemoteErrorKind::TooLarge));
-    assert_eq!(value(&fleet.other).await, None);
+    assert_eq!(value(&clients.other).await, None);
 }
 
-async fn an_item_lives_no_longer_than_its_ttl<S: RemoteStore>(fleet: Fleet<S>) {
+async fn an_item_lives_no_longer_than_its_ttl<S: RemoteStore>(clients: TwoClients<S>) {
     let unit = S::LIMITS.ttl_granularity;
     let brief = unit.saturating_sub(Duration::from_millis(1));
-    let lease = lease(&fleet.one).await;
+    let lease = lease(&clients.one).await;
     let written = lease.write(b"v1".to_vec(), brief, Duration::ZERO).await;
     assert_eq!(written, Ok(WriteOutcome::NotStored), "the ttl is below the granularity");
     let ttl = MINUTE + unit / 2;
     let written = lease.write(b"v1".to_vec(), ttl, MINUTE).await;
     let written_by = Instant::now();
     assert_eq!(written, Ok(WriteOutcome::Stored));
-    let item = item(&fleet.one, IfMissing::Report).await;
+    let item = item(&clients.one, IfMissing::Report).await;
     let fresh = item.fresh_for(written_by, MINUTE).expect("the item is fresh");
     assert!(fresh <= ttl && fresh >= ttl - 3 * unit, "{fresh:?}");
     assert!(S::LIMITS.guaranteed(ttl).expect("the ttl is long enough") <= fresh);
@@ -278,26 +284,26 @@ async fn an_item_lives_no_longer_than_its_ttl<S: RemoteStore>(fleet: Fleet<S>) {
     assert_eq!(item.fresh_for(later, MINUTE), None, "the item has expired");
 }
 
-async fn two_builds_have_an_entry_each<S: RemoteStore>(fleet: Fleet<S>) {
-    overwrite(&fleet.one, b"foreign").await;
-    assert_eq!(write(&lease(&fleet.one).await, b"v1").await, WriteOutcome::Stored);
-    assert_eq!(value(&fleet.other).await.as_deref(), Some(&b"v1"[..]));
+async fn two_builds_have_an_entry_each<S: RemoteStore>(clients: TwoClients<S>) {
+    overwrite(&clients.one, b"foreign").await;
+    assert_eq!(write(&lease(&clients.one).await, b"v1").await, WriteOutcome::Stored);
+    assert_eq!(value(&clients.other).await.as_deref(), Some(&b"v1"[..]));
     let (handler, keys) = (LetterHandler::default(), [key("key")]);
-    let items = fleet.other.read_many(&keys.map(|key| (key, &handler))).await;
+    let items = clients.other.read_many(&keys.map(|key| (key, &handler))).await;
     assert!(matches!(&items[..], [Some(Item { value: Some(_), .. })]));
-    assert_eq!(fleet.one.remove(&key("key"), None).await, Ok(()));
-    lease(&fleet.other).await;
+    assert_eq!(clients.one.remove(&key("key"), None).await, Ok(()));
+    lease(&clients.other).await;
 }
 
-async fn a_corrupt_item_may_be_replaced<S: RemoteStore>(fleet: Fleet<S>) {
-    overwrite(&fleet.one, b"corrupt").await;
-    let corrupt = item(&fleet.other, IfMissing::Lease(LEASE)).await;
+async fn a_corrupt_item_may_be_replaced<S: RemoteStore>(clients: TwoClients<S>) {
+    overwrite(&clients.one, b"corrupt").await;
+    let corrupt = item(&clients.other, IfMissing::Lease(LEASE)).await;
     assert_eq!(corrupt.value, None);
     assert_eq!(write(&corrupt.permit, b"v1").await, WriteOutcome::Stored);
 }
 
-async fn a_store_that_is_down_is_an_error<S: RemoteStore>(fleet: Fleet<S>) {
-    let Fleet { one, take_down, .. } = fleet;
+async fn a_store_that_is_down_is_an_error<S: RemoteStore>(clients: TwoClients<S>) {
+    let TwoClients { one, take_down, .. } = clients;
     take_down();
     let handler = LetterHandler::default();
     let outcome = one.read(&key("key"), &handler, IfMissing::Lease(LEASE)).await;
@@ -313,14 +319,14 @@ macro_rules! rules {
         mod on_memory {
             $(#[tokio::test]
             async fn $rule() {
-                super::$rule(super::fleet_on_memory()).await;
+                super::$rule(super::clients_on_memory()).await;
             })*
         }
 
         mod on_memcached {
             $(#[tokio::test]
             async fn $rule() {
-                super::$rule(super::fleet_on_memcached()).await;
+                super::$rule(super::clients_on_memcached()).await;
             })*
         }
     };

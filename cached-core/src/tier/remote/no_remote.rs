@@ -19,6 +19,7 @@ use crate::flight::LeaderMonitor;
 /// the rest of the crate.
 enum Never {}
 
+/// The store of a build without a remote tier.
 pub(crate) struct NoRemote(Never);
 
 impl NoRemote {
@@ -105,7 +106,7 @@ impl WritePermit for NoRemote {
     }
 }
 
-/// A stand-in for an entry's key that keeps only the entry's name.
+/// A stand-in for an entry's key that keeps only the name of the entry's cache.
 pub(crate) struct Key(&'static str);
 
 impl Key {

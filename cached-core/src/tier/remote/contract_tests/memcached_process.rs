@@ -27,7 +27,9 @@ impl MemcachedProcess {
             for _ in 0..500 {
                 let connection = TcpStream::connect(("127.0.0.1", port));
                 let answers = connection.and_then(|mut stream| stream.write(b"mn\r\n")).is_ok();
-                if answers && process.child.try_wait().expect("a child").is_none() {
+                if answers
+                    && process.child.try_wait().expect("the child can be waited for").is_none()
+                {
                     return process;
                 }
                 std::thread::sleep(Duration::from_millis(10));
