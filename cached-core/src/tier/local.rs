@@ -5,10 +5,11 @@
 //!
 //! A *fill* stores a value that was fetched, read from memcached or passed in by the program. A
 //! [`FillToken`] keeps a fill from undoing an invalidation that began after the value was obtained.
+//! A value's *sequence number* is the value's position in the order in which fetches began.
 //!
 //! The keys are divided into *stripes* by their hash, and each stripe has a lock. A caller must
 //! hold the stripe's lock to insert or to invalidate an entry. The policy is told of a new entry
-//! only when the index contains the entry, because the policy may evict the entry at once.
+//! only after the index contains the entry, because the policy may evict the entry at once.
 //! Evictions and sweeps need no lock, because they remove an entry by its unique id.
 
 mod bookkeeping;
@@ -146,8 +147,8 @@ impl LocalTier {
         self.index.guard()
     }
 
-    /// Returns the value if the entry is certainly live by the coarse clock and the policy need not
-    /// be told of the hit. If this returns `None`, the caller must look the key up with
+    /// Returns the value of a *plain hit*: the entry is certainly live by the coarse clock, and the
+    /// policy need not be told of the hit. After `None`, the caller must look the key up with
     /// [`get`](Self::get).
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find<'r>(
@@ -342,8 +343,8 @@ impl LocalTier {
     /// memcached has confirmed the value.
     ///
     /// Removes the entry if it holds another value that was read from memcached or passed in by the
-    /// program after the token's fetch had begun. memcached now has the confirmed value or a later
-    /// value.
+    /// program after the token's fetch had begun. This other value is out of date, because
+    /// memcached now has the confirmed value or a later value.
     pub(crate) fn extend(&self, key: &[u8], fill_token: FillToken, value: &Value, expiry: Expiry) {
         match self.extend_or_remove(key, fill_token, value, expiry) {
             Some(Ok(insertion)) => self.tell_policy(&insertion),

@@ -11,17 +11,17 @@ use super::policy::KeyFingerprint;
 use crate::clock::CoarseInstant;
 use crate::event::{Event, EventSubject, EvictionReason};
 
-/// At most one hit on an entry is reported in an interval of insertions. The interval is the number of
-/// entries in the index, divided by this number. The policy is therefore told of an entry in use long
-/// before it could evict the entry.
+/// At most one hit on an entry is reported in an interval of insertions. The interval is the number
+/// of entries in the index, divided by this number. The policy is therefore told of an entry in use
+/// long before the policy could evict the entry.
 const REPORT_INTERVAL_DIVISOR: usize = 2;
 /// The interval is computed again after this many insertions.
 const INTERVAL_UPDATE_INSERTIONS: u32 = 256;
 
 /// The most entries that one sweep removes. The limit bounds the time and the memory of a sweep.
 const MAX_SWEPT_ENTRIES: usize = 1 << 16;
-/// The most entries that are handled with one [`IndexGuard`]. A guard must not exist for long, because it
-/// keeps removed entries in memory.
+/// The most entries that are handled with one [`IndexGuard`]. A guard must not exist for long,
+/// because it keeps removed entries in memory.
 const ENTRIES_PER_GUARD: usize = 1 << 8;
 
 /// Decides which hits are reported to the policy: at most one hit on each entry in an interval of
@@ -29,12 +29,14 @@ const ENTRIES_PER_GUARD: usize = 1 << 8;
 pub(super) struct HitReportThrottle {
     /// The number of entries that were inserted while the policy was active.
     insertions: AtomicU32,
-    /// A hit on an entry is reported if this many entries were inserted since the entry's last report.
+    /// A hit on an entry is reported if this many entries were inserted since the entry's last
+    /// report.
     interval: AtomicU32,
 }
 
 impl HitReportThrottle {
-    /// Creates a throttle that lets no report pass until an entry is inserted while the policy is active.
+    /// Creates a throttle that lets no report pass until an entry is inserted while the policy is
+    /// active.
     pub(super) fn new() -> HitReportThrottle {
         HitReportThrottle { insertions: AtomicU32::new(0), interval: AtomicU32::new(u32::MAX) }
     }
@@ -55,8 +57,8 @@ impl HitReportThrottle {
 pub(super) struct InsertedEntry {
     pub(super) id: EntryId,
     pub(super) weight: u32,
-    /// True if the policy was active before the insertion. Then `tell_policy` admits the entry, and no
-    /// other caller does.
+    /// True if the policy was active before the insertion. Then `tell_policy` admits the entry, and
+    /// no other caller does.
     pub(super) is_admitted: bool,
     /// True if this entry made the policy active. Then `tell_policy` makes the policy admit
     /// all earlier entries.
@@ -69,7 +71,8 @@ pub(super) struct InsertedEntry {
 #[derive(Clone, Copy)]
 pub(super) struct RemovedEntry {
     fingerprint: KeyFingerprint,
-    /// False if another caller has removed the entry first. Then only the other caller emits the event.
+    /// False if another caller has removed the entry first. Then only the other caller emits the
+    /// event.
     is_removed_here: bool,
 }
 
@@ -82,15 +85,16 @@ impl RemovedEntry {
 impl LocalTier {
     /// Tells the policy of an insertion, and removes the entries that the policy evicts.
     ///
-    /// The caller must hold no lock, because moka may drop values of any moka cache in the program. So
-    /// two insertions with one key may reach moka in the wrong order. The later entry may then be evicted
-    /// too early, but each entry that stays in the index has a record in moka.
+    /// The caller must hold no lock, because moka may drop values of any moka cache in the program.
+    /// Without a lock, two insertions with one key may reach moka in the wrong order. The later
+    /// entry may then be evicted too early, but each entry that stays in the index has a record in
+    /// moka.
     pub(super) fn tell_policy(&self, insertion: &InsertedEntry) {
         if insertion.is_admitted {
             self.policy.admit(insertion.id, insertion.weight);
         } else {
-            // Pairs with the fence in `admit_all`. Either this thread sees that the policy is active, or
-            // the thread in `admit_all` sees the entry in the index.
+            // Pairs with the fence in `admit_all`. Either this thread sees that the policy is
+            // active, or the thread in `admit_all` sees the entry in the index.
             fence(Ordering::SeqCst);
             if self.policy.is_active() {
                 self.admit(insertion.id);
@@ -114,8 +118,8 @@ impl LocalTier {
         insertions
     }
 
-    /// Makes the policy admit all entries that were inserted before the policy became active. A new thread
-    /// does this work, because there may be a million entries.
+    /// Makes the policy admit all entries that were inserted before the policy became active. A new
+    /// thread does this work, because there may be a million entries.
     fn admit_all_in_background(&self) {
         let weak = self.weak.clone();
         let run = move || {
@@ -170,8 +174,9 @@ impl LocalTier {
         }
     }
 
-    /// Removes entries whose stale period is over, [`MAX_SWEPT_ENTRIES`] at most. Returns true if the
-    /// sweep has reached this limit, so that another sweep should follow at once.
+    /// Removes entries whose stale period is over, [`MAX_SWEPT_ENTRIES`] at most. Returns true if
+    /// the sweep has reached this limit, so that another sweep should follow at once. Does nothing
+    /// if no sweep is due.
     pub(super) fn sweep(&self) -> bool {
         let now = self.now();
         if !self.schedule.take_due(now) {
@@ -208,8 +213,8 @@ impl LocalTier {
 
     /// Removes an entry from the index.
     ///
-    /// The caller must pass the result to [`report_removal`](Self::report_removal) after it has released
-    /// the stripe's lock and dropped the guard.
+    /// The caller must pass the result to [`report_removal`](Self::report_removal) after it has
+    /// released the stripe's lock and dropped the guard.
     pub(super) fn remove(&self, guard: &IndexGuard<'_>, entry: &LocalEntry) -> RemovedEntry {
         let weight = guard.remove(entry);
         weight.into_iter().for_each(|weight| self.policy.subtract_weight(weight));
@@ -227,13 +232,15 @@ impl LocalTier {
         self.policy.forget(removed.fingerprint);
     }
 
-    /// Makes the policy forget an entry that [`remove_and_emit`](Self::remove_and_emit) has removed.
+    /// Makes the policy forget an entry that [`remove_and_emit`](Self::remove_and_emit) has
+    /// removed.
     pub(super) fn forget_removed(&self, removed: RemovedEntry) {
         self.policy.forget(removed.fingerprint);
     }
 
-    /// Removes an entry from the index, and emits an event unless another caller has removed the entry
-    /// first. The caller must hold no lock, because an observer of the event may use the tier.
+    /// Removes an entry from the index, and emits an event unless another caller has removed the
+    /// entry first. The caller must hold no lock, because an observer of the event may use the
+    /// tier.
     ///
     /// If the policy has not evicted the entry itself, the caller must pass the result to
     /// [`forget_removed`](Self::forget_removed) after it has dropped the guard.

@@ -1,8 +1,11 @@
 //! Removes all entries of the tier, or all entries of one function.
 //!
-//! A clearing first raises the epoch of every stripe, so that each fill whose value may be older is refused.
-//! Each entry knows the epoch that was current when its value was obtained. The clearing then removes the
-//! entries of earlier epochs, in small steps, and so leaves alone what is fetched meanwhile.
+//! The keys are divided into *stripes* by their hash. A stripe's *epoch* is a number that each
+//! invalidation and each clearing raises. A *fill*, which stores a value, is refused if the epoch
+//! has been raised since the value was obtained.
+//!
+//! A clearing first raises the epoch of every stripe. Then it removes the entries whose values were
+//! obtained in earlier epochs, in small steps. Values that are obtained during the clearing stay.
 
 use std::sync::atomic::Ordering;
 
@@ -13,25 +16,28 @@ use super::{LocalTier, STRIPE_COUNT};
 use crate::event::EvictionReason;
 use crate::sync::lock;
 
-/// The most entries that are removed with one `IndexGuard`. A guard must not exist for long, because it
-/// keeps removed entries in memory. After each guard, the search begins again at the start of the table.
+/// The most entries that are removed with one `IndexGuard`. A guard must not exist for long,
+/// because it keeps removed entries in memory. After each guard, the search begins again at the
+/// start of the table.
 const MAX_REMOVED_PER_GUARD: usize = 1 << 14;
 
-/// A clearing that has begun: fills from before its start are refused, and the entries remain to be removed.
+/// A clearing that has begun: fills of older values are refused, but the entries are not removed
+/// yet.
 #[must_use = "the entries are not removed before `finish`"]
 pub(crate) struct Clearing<'t> {
     local: &'t LocalTier,
     /// The index of the function's declaration. `None` stands for all functions.
     function: Option<usize>,
-    /// The epoch of each stripe since this clearing began.
+    /// The epoch that this clearing has given to each stripe.
     epochs: Vec<u64>,
 }
 
 impl LocalTier {
-    /// Begins to remove the entries of the function whose declaration has this index, or of all functions.
+    /// Begins to remove the entries of the function whose declaration has this index, or of all
+    /// functions.
     ///
-    /// The epochs are of stripes and not of functions. So a fetch of another function that is under way
-    /// stores nothing either.
+    /// All functions share the epochs, so a fetch of another function that is under way stores
+    /// nothing either.
     pub(crate) fn begin_clearing(&self, function: Option<usize>) -> Clearing<'_> {
         let raise_epoch = |stripe: &super::KeyStripe| {
             // A fill holds the lock from the check of its token to the end of its insertion.
@@ -43,8 +49,9 @@ impl LocalTier {
 }
 
 impl Clearing<'_> {
-    /// Removes the entries, and returns how many this call has removed. Values are dropped in this call, so
-    /// the caller must hold no lock. With a million entries the call takes a second or two.
+    /// Removes the entries, and returns how many this call has removed. Values are dropped in this
+    /// call, so the caller must hold no lock. With a million entries the call takes a second or
+    /// two.
     pub(crate) fn finish(self) -> usize {
         let mut total = 0;
         loop {
@@ -54,7 +61,7 @@ impl Clearing<'_> {
             for removed in removed {
                 self.local.forget_removed(removed);
             }
-            // If many values waited to be dropped, each call of an annotated function would drop some.
+            // Otherwise, later calls of annotated functions would have to drop these values.
             run_all_deferred_drops();
             if is_last {
                 return total;

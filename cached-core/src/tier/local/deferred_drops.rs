@@ -6,8 +6,9 @@
 //! of an entry only moves the entry's value into a queue.
 //!
 //! The queued values are dropped at the end of a lookup, a fill or an invalidation, by the sweeper,
-//! and when a cache is dropped. At these points the thread holds no lock and is not the leader of a
-//! flight for which the value's `Drop` could wait.
+//! and when a cache is dropped. At these points the thread holds no lock, and runs no fetch for
+//! which the value's `Drop` could wait. (A *flight* is a fetch with all calls that wait for the
+//! fetch. The flight's *leader* is the call that fetches.)
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -31,7 +32,7 @@ static QUEUE: Mutex<VecDeque<Value>> = Mutex::new(VecDeque::new());
 static QUEUE_LENGTH: AtomicUsize = AtomicUsize::new(0);
 
 /// The most values that one call drops. A call queues far fewer values, so the queue does not grow.
-/// The limit keeps a call from having to drop the millions of values of a cache that was dropped.
+/// Without the limit, one call might have to drop the millions of values of a dropped cache.
 const MAX_DROPS: usize = 256;
 /// A call drops no more values after it has dropped values for this long.
 const MAX_DROP_TIME: Duration = Duration::from_millis(1);

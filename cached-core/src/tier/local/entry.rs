@@ -1,4 +1,5 @@
-//! An entry of the local tier, and the state that the index stores with an entry for the eviction policy.
+//! An entry of the local tier, and the state that the index stores with an entry for the eviction
+//! policy.
 
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,18 +15,18 @@ use crate::event::EventSubject;
 use crate::key::{KeyHeader, KeyQuery, key_body};
 use crate::value::Value;
 
-/// A lookup uses the precise clock if the entry expires within this time according to the coarse clock.
-/// The coarse clock lags by a tick of the system's timer, which is a few milliseconds.
+/// A lookup uses the precise clock if the entry expires within this time according to the coarse
+/// clock. The coarse clock lags by a tick of the system's timer, which is a few milliseconds.
 const COARSE_CLOCK_MARGIN: Duration = Duration::from_secs(1);
 
-/// The bytes that the index and the policy use for an entry, in addition to the key and the value. The
-/// number was measured: the memory of a process with 200,000 entries was divided by 200,000.
+/// The bytes that the index and the policy use for an entry, in addition to the key and the value.
+/// The number was measured: the memory of a process with 200,000 entries was divided by 200,000.
 const ENTRY_OVERHEAD: usize = 540;
 
 /// The unique id of an entry. A later entry with the same key has another id.
 ///
-/// The number wraps around after 2³⁰ insertions. A new entry with the same key may then have the id of an
-/// earlier entry, and may be removed in place of the earlier entry.
+/// The number wraps around after 2³⁰ insertions. A new entry with the same key may then have the id
+/// of an earlier entry, and may be removed in place of the earlier entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct EntryId {
     fingerprint: KeyFingerprint,
@@ -34,8 +35,8 @@ pub(super) struct EntryId {
 }
 
 impl EntryId {
-    /// The two highest bits of the number are always zero, so that the policy can store a record's role
-    /// in them.
+    /// The two highest bits of the number are always zero, so that the policy can store a record's
+    /// role in them.
     const NUMBER_MASK: u32 = u32::MAX >> 2;
 
     pub(super) fn new(key: &[u8]) -> EntryId {
@@ -44,8 +45,8 @@ impl EntryId {
         EntryId { fingerprint: KeyFingerprint::of(key), number }
     }
 
-    /// Returns an id that carries two more bits, which [`split_bits`](Self::split_bits) returns. It equals
-    /// the id of no entry, unless the bits are zero.
+    /// Returns an id that carries two more bits, which [`split_bits`](Self::split_bits) returns.
+    /// Unless the bits are zero, no entry has this id.
     pub(super) fn with_bits(self, bits: u8) -> EntryId {
         EntryId { number: self.number | u32::from(bits) << 30, ..self }
     }
@@ -67,7 +68,7 @@ impl Hash for EntryId {
     }
 }
 
-/// When the ttl starts, how long it is, and how long the stale period after it is.
+/// The start and the length of an entry's ttl, and the length of the stale period that follows.
 #[derive(Clone, Copy)]
 pub(crate) struct Expiry {
     /// The time at which the ttl starts to run.
@@ -84,8 +85,8 @@ impl Expiry {
     }
 }
 
-/// Converts times of the precise clock into times of the coarse clock. An entry stores coarse times: they
-/// take half the memory of an [`Instant`], and a hit only compares two integers.
+/// Converts times of the precise clock into times of the coarse clock. An entry stores coarse
+/// times: they take half the memory of an [`Instant`], and a hit only compares two integers.
 pub(super) struct ClockConverter {
     // The times of the two clocks at the same moment.
     precise: Instant,
@@ -102,8 +103,8 @@ impl ClockConverter {
     }
 }
 
-/// A key with its value and its expiry. An entry with a short key takes one allocation in addition to
-/// its value, and a hit reads two cache lines of this allocation.
+/// A key with its value and its expiry. An entry with a short key takes one allocation in addition
+/// to its value, and a hit reads two cache lines of this allocation.
 pub(super) struct LocalEntry {
     header: KeyHeader,
     /// The rest of the key.
@@ -122,8 +123,8 @@ pub(super) struct LocalEntry {
 /// The state that the index stores with an entry for the eviction policy.
 pub(super) struct EntryPolicyState {
     pub(super) weight: u32,
-    /// The value of `HitReportThrottle::insertions` at the policy's last report of a hit on this entry, or
-    /// at the entry's insertion if there was none.
+    /// The value of `HitReportThrottle::insertions` at the policy's last report of a hit on this
+    /// entry, or at the entry's insertion if there was none.
     reported_at: AtomicU32,
     /// True if the policy has a record of this entry, or if a caller is about to create the record.
     is_admission_claimed: AtomicBool,
@@ -153,8 +154,8 @@ pub(super) struct EntryContent<'v> {
     pub(super) epoch: u64,
 }
 
-/// Converts a duration to milliseconds, rounded down. The result is at most [`u32::MAX`], which is about
-/// 49.7 days.
+/// Converts a duration to milliseconds, rounded down. The result is at most [`u32::MAX`], which is
+/// about 49.7 days.
 fn to_millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
@@ -207,21 +208,21 @@ impl LocalEntry {
         self.value.get()
     }
 
-    /// Returns true if the entry is certainly live: the time left by the coarse clock is longer than the
-    /// coarse clock can lag.
+    /// Returns true if the entry is certainly live: the time left by the coarse clock is longer
+    /// than the coarse clock can lag.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_surely_live(&self, coarse: CoarseInstant) -> bool {
         coarse + COARSE_CLOCK_MARGIN < self.expires
     }
 
-    /// Returns true if the entry has not expired. `now` must have been converted from the precise clock,
-    /// not read from the coarse one.
+    /// Returns true if the entry has not expired. `now` must be a time of the precise clock that a
+    /// [`ClockConverter`] has converted.
     pub(super) fn is_live(&self, now: CoarseInstant) -> bool {
         now < self.expires
     }
 
-    /// Returns the time until the entry expires; zero if the entry has expired. `now` must have been
-    /// converted from the precise clock, not read from the coarse one.
+    /// Returns the time until the entry expires; zero if the entry has expired. `now` must be a
+    /// time of the precise clock that a [`ClockConverter`] has converted.
     pub(super) fn time_left(&self, now: CoarseInstant) -> Duration {
         self.expires.since(now)
     }
@@ -250,19 +251,20 @@ impl EntryPolicyState {
         }
     }
 
-    /// Returns true if the policy has a record of this entry, or if a caller is about to create the record.
+    /// Returns true if the policy has a record of this entry, or if a caller is about to create the
+    /// record.
     pub(super) fn is_admission_claimed(&self) -> bool {
         self.is_admission_claimed.load(Ordering::SeqCst)
     }
 
-    /// Returns true if the caller must now make the policy admit the entry. Only the first call returns
-    /// true.
+    /// Returns true if the caller must now make the policy admit the entry. Only the first call
+    /// returns true.
     pub(super) fn claim_admission(&self) -> bool {
         !self.is_admission_claimed.swap(true, Ordering::SeqCst)
     }
 
-    /// Returns true if the policy should be told of a hit on this entry, because `interval` entries were
-    /// inserted since the last report.
+    /// Returns true if the policy should be told of a hit on this entry, because `interval` entries
+    /// were inserted since the last report.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_report_due(&self, insertions: u32, interval: u32) -> bool {
         insertions.wrapping_sub(self.reported_at.load(Ordering::Relaxed)) >= interval

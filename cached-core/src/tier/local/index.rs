@@ -28,8 +28,8 @@ pub(super) struct EntryIndex {
 /// Access to the index, for reads and for changes. An entry that was found with a guard stays in
 /// memory until the guard is dropped.
 ///
-/// An entry that any thread removes while a guard exists is not freed before the guard is dropped.
-/// So a guard must be dropped soon, and before slow code runs.
+/// While a guard exists, no entry that any thread removes is freed. The caller must therefore drop
+/// the guard soon, and before slow code runs.
 pub struct IndexGuard<'i> {
     index: &'i EntryIndex,
     guard: LocalGuard<'i>,
@@ -129,7 +129,7 @@ impl IndexGuard<'_> {
     }
 }
 
-/// A key that has not been encoded as bytes, in a form that the table can search for.
+/// A key in a form that the table can search for. The key need not be encoded as bytes.
 struct QueriedKey<'k, K>(&'k K);
 
 impl<K: KeyQuery> Hash for QueriedKey<'_, K> {

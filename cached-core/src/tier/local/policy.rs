@@ -83,7 +83,8 @@ struct MokaRecord {
     evicted: Arc<EvictionQueue>,
 }
 
-/// Says which of the clones a [`MokaRecord`] is.
+/// The role of a [`MokaRecord`]: the inserted record, the clone that moka stores, or a returned
+/// clone.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum RecordRole {

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A counter that numbers the fetches of a stripe's keys, in the order in which the fetches begin.
+/// A counter that numbers the fetches for the keys of one stripe, in the order in which the fetches
+/// begin.
 #[derive(Default)]
 pub(super) struct SequenceCounter(AtomicU32);
 

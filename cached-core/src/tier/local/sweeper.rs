@@ -44,13 +44,13 @@ struct SweeperState {
 struct SweeperThread {
     /// The id of the process that started the thread.
     process: u32,
-    /// `None` until the thread has begun to run. It looks for work after that, so nobody has to
-    /// wake it.
+    /// `None` until the thread has begun to run. A thread that begins to run looks for work without
+    /// being woken.
     handle: Option<Thread>,
 }
 
 /// The time of a tier's next sweep, and the tier's clock. The sweeper shares this struct with the
-/// tier, so that it can read the time without keeping the tier alive.
+/// tier, and so reads the time without keeping the tier alive.
 pub(super) struct SweepSchedule {
     /// The time of the next sweep, in ticks of [`CoarseInstant`]. No entry can be removed before
     /// this time.
@@ -221,7 +221,9 @@ mod tests {
         assert!(!has_thread(), "another call may start the thread");
         sweeper.wake_or_start(|| {
             // A thread that is about to start is not started twice.
-            sweeper.wake_or_start(|| -> std::io::Result<()> { unreachable!("it is starting") });
+            sweeper.wake_or_start(|| -> std::io::Result<()> {
+                unreachable!("the thread is starting")
+            });
             Ok(())
         });
         assert!(has_thread());

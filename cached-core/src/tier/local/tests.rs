@@ -35,7 +35,7 @@ fn stored_number(local: &LocalTier) -> Option<u32> {
 fn missing_token(local: &LocalTier) -> FillToken {
     match local.peek_or_fill_token(&key()) {
         Err(fill_token) => fill_token,
-        Ok(_) => panic!("nothing was published yet"),
+        Ok(_) => panic!("the key has an entry already"),
     }
 }
 
@@ -62,15 +62,16 @@ fn an_invalidation_refuses_earlier_fills() {
     assert_eq!(stored_number(&local), Some(3));
 }
 
-/// Stores a number under a key of the declaration with this index, under a token that is taken now.
-fn publish_of(local: &LocalTier, index: u64, number: u64) -> FillToken {
+/// Stores a number under a key of the function with this index. Returns the token, which was
+/// created before the number was stored.
+fn publish_number(local: &LocalTier, index: u64, number: u64) -> FillToken {
     let key = key_of(index, number);
     let fill_token = local.fill_token(&key);
-    publish_under(local, &key, fill_token, number);
+    publish_with_token(local, &key, fill_token, number);
     fill_token
 }
 
-fn publish_under(local: &LocalTier, key: &[u8], fill_token: FillToken, number: u64) -> bool {
+fn publish_with_token(local: &LocalTier, key: &[u8], fill_token: FillToken, number: u64) -> bool {
     let value: Value = Arc::new(number);
     local.publish(key, fill_token, WriteMode::Once, &value, 8, seconds(60))
 }
@@ -80,53 +81,57 @@ fn key_of(index: u64, number: u64) -> Arc<[u8]> {
     Arc::from([index << 32 | hash, number].map(u64::to_ne_bytes).as_flattened())
 }
 
-/// More entries than one step removes, with an inactive and with an active policy.
+/// The test stores more entries than one step removes. The policy is inactive with the first
+/// capacity, and active with the second.
 #[test]
 fn a_clearing_removes_earlier_entries_only() {
     const COUNT: u64 = 40_000;
     for capacity in [1 << 30, COUNT * 1_000] {
         let local = tier(capacity);
         let under_way: Vec<_> =
-            (0..COUNT).map(|number| publish_of(&local, 0, number)).take(100).collect();
-        let others: Vec<_> = (0..100).map(|number| publish_of(&local, 1, number)).collect();
+            (0..COUNT).map(|number| publish_number(&local, 0, number)).take(100).collect();
+        let others: Vec<_> = (0..100).map(|number| publish_number(&local, 1, number)).collect();
         assert_eq!(local.entry_count() as u64, 100 + others.len() as u64);
-        let rest = (100..COUNT).map(|number| publish_of(&local, 0, number));
+        let rest = (100..COUNT).map(|number| publish_number(&local, 0, number));
         let token_of_absent = local.fill_token(&key_of(0, COUNT));
         assert_eq!(rest.count() as u64 + 100, COUNT);
 
         let clearing = local.begin_clearing(Some(0));
-        assert!(!publish_under(&local, &key_of(0, COUNT), token_of_absent, 1));
-        publish_of(&local, 0, COUNT + 1);
+        assert!(!publish_with_token(&local, &key_of(0, COUNT), token_of_absent, 1));
+        publish_number(&local, 0, COUNT + 1);
         assert_eq!(clearing.finish() as u64, COUNT);
-        assert!(local.get(&key_of(0, COUNT + 1)).is_some(), "it was stored after the start");
+        assert!(
+            local.get(&key_of(0, COUNT + 1)).is_some(),
+            "an entry that was stored after the start stays"
+        );
         assert!((0..COUNT).all(|number| local.get(&key_of(0, number)).is_none()));
         assert!((0..100).all(|number| local.get(&key_of(1, number)).is_some()));
-        assert!(!publish_under(&local, &key_of(0, 5), under_way[5], 5));
+        assert!(!publish_with_token(&local, &key_of(0, 5), under_way[5], 5));
 
         assert_eq!(local.begin_clearing(None).finish(), 101);
         assert_eq!((local.entry_count(), local.weight()), (0, 0));
-        publish_of(&local, 0, 7);
-        assert!(local.get(&key_of(0, 7)).is_some(), "the tier works on");
+        publish_number(&local, 0, 7);
+        assert!(local.get(&key_of(0, 7)).is_some(), "the tier still stores values");
     }
 }
 
-/// A clearing overtakes fills on other threads. Each value is the number of clearings that were over when its
-/// token was taken, so a lookup after a clearing must not find a lower number.
+/// Other threads store values during each clearing. Each value is the number of the newest clearing
+/// at that time, so a lookup after a clearing must not find a lower number.
 #[test]
 fn no_cleared_value_is_found_while_others_fill() {
     const KEYS: u64 = 3_000;
     let local = tier(1 << 30);
-    let (over, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (newest, done) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         for thread in 0..2 {
-            let (local, over, done) = (&local, &over, &done);
+            let (local, newest, done) = (&local, &newest, &done);
             scope.spawn(move || {
                 let mut number = thread * 7;
                 while !done.load(Ordering::SeqCst) {
                     number = (number + 11) % KEYS;
                     let key = key_of(0, number);
                     let fill_token = local.fill_token(&key);
-                    publish_under(local, &key, fill_token, over.load(Ordering::SeqCst));
+                    publish_with_token(local, &key, fill_token, newest.load(Ordering::SeqCst));
                 }
             });
         }
@@ -135,11 +140,12 @@ fn no_cleared_value_is_found_while_others_fill() {
             while local.entry_count() < 500 {
                 thread::yield_now();
             }
-            over.store(clearings, Ordering::SeqCst);
+            newest.store(clearings, Ordering::SeqCst);
             local.begin_clearing(None).finish();
             for number in 0..KEYS {
                 let found = local.get(&key_of(0, number));
-                let found = found.map(|value| *value.downcast_ref::<u64>().expect("a number"));
+                let found =
+                    found.map(|value| *value.downcast_ref::<u64>().expect("the value is a number"));
                 assert!(found.is_none_or(|found| found >= clearings), "{found:?} < {clearings}");
             }
         }
@@ -170,7 +176,7 @@ fn keys_with_equal_headers_have_separate_entries() {
     for (number, key) in keys.iter().enumerate() {
         let value: Value = Arc::new(number);
         let Err(fill_token) = local.peek_or_fill_token(key) else {
-            panic!("{number} was not published yet")
+            panic!("{number} has an entry already")
         };
         assert!(local.publish(key, fill_token, WriteMode::Once, &value, 8, expiry));
     }
@@ -197,7 +203,8 @@ impl Drop for TierUsingValue {
     }
 }
 
-/// Returns a key in one of four stripes, so that a value's `Drop` often needs a stripe that is locked.
+/// Returns a key in one of four stripes, so that a value's `Drop` often needs a stripe that is
+/// locked.
 fn numbered_key(number: u64) -> Arc<[u8]> {
     let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     let stripe = number % 4;
@@ -264,8 +271,8 @@ fn a_drop_of_a_replaced_value_may_replace() {
     });
 }
 
-/// One large value evicts thousands of small values, and the `Drop` of each small value stores another
-/// value.
+/// One large value evicts thousands of small values, and the `Drop` of each small value stores
+/// another value.
 #[test]
 fn drops_of_many_evicted_values_may_store_others() {
     in_time(|| {
@@ -290,7 +297,7 @@ fn drops_of_many_evicted_values_may_store_others() {
 }
 
 #[test]
-fn a_drop_may_wait_for_another_user() {
+fn a_drop_may_wait_for_another_thread() {
     in_time(|| {
         let local = tier(1 << 16);
         for number in 0..3000 {
@@ -331,7 +338,7 @@ fn drops_may_invalidate_keys_across_threads() {
 }
 
 #[test]
-fn a_fetch_keeps_a_value_passed_in_later() {
+fn a_fetch_keeps_a_later_value() {
     let local = tier(1 << 20);
     let (mut passed_in, mut fetched) = (local.fill_token(&key()), local.fill_token(&key()));
     local.assign_fetch_sequence(&mut fetched);
@@ -368,8 +375,8 @@ fn deferred_drops_run_when_a_tier_is_dropped() {
     assert!(dropped.recv_timeout(Duration::from_secs(10)).is_ok());
 }
 
-/// A leader must run no deferred drops: a value's `Drop` may call the function for the key of the leader's
-/// flight, and would then wait for its own thread.
+/// A leader must run no deferred drops: a value's `Drop` may call the function for the key of the
+/// leader's flight, and would then wait for its own thread.
 #[test]
 fn a_leaders_operations_run_no_deferred_drops() {
     let local = tier(1 << 20);
@@ -489,7 +496,10 @@ fn an_invalidation_removes_entries_of_a_growing_index() {
                     publish_numbered(local, hot, 1, |_, _| ());
                     if number % 3 == 0 {
                         local.invalidate(&numbered_key(hot), None);
-                        assert!(local.get(&numbered_key(hot)).is_none(), "{hot} is invalidated");
+                        assert!(
+                            local.get(&numbered_key(hot)).is_none(),
+                            "{hot} is found after its invalidation"
+                        );
                     } else {
                         let expiry = seconds(60);
                         let value: Value = Arc::new(number);
