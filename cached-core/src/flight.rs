@@ -135,9 +135,9 @@ impl Flights {
         FlightRole::Leader(Leader::new(flight, 0))
     }
 
-    /// Returns false if this process is a forked child and the flight has the parent's id. The
-    /// flights that the child starts before this method corrects [`Flights::process`] also have the
-    /// parent's id.
+    /// Returns true if the flight has the id of this process. If it has another id, this process is
+    /// a forked child, and this method corrects [`Flights::process`]. The flights that the child
+    /// has started before the correction also have the parent's id.
     fn began_in_this_process(&self, flight: &Flight) -> bool {
         let process = std::process::id();
         if flight.process != process {
@@ -153,8 +153,8 @@ impl Flights {
         self.shard(hash).retain(|(h, flight)| *h != hash || *flight.key != *key);
     }
 
-    /// Removes the flights of the function whose declaration has this index, or of all functions, as
-    /// [`detach`](Self::detach) does.
+    /// Removes the flights of the function whose declaration has this index, or of all functions,
+    /// as [`detach`](Self::detach) does.
     pub(crate) fn detach_all(&self, function: Option<usize>) {
         let is_detached = |flight: &Flight| {
             function.is_none_or(|index| index == KeyHeader::read(&flight.key).index())
@@ -162,7 +162,7 @@ impl Flights {
         for shard in &self.shards {
             let mut shard = lock(shard);
             let detached = shard.extract_if(.., |(_, flight)| is_detached(flight));
-            // A flight that a forked process has inherited may end here, so the lock is released first.
+            // The last reference to a flight may be dropped here, so the lock is released first.
             let _detached: Vec<_> = detached.collect();
             drop(shard);
         }
@@ -182,13 +182,13 @@ struct Flight {
     /// The current term: how many times the lead has passed on. A leader of an earlier term has
     /// lost the lead.
     term: AtomicU64,
-    /// When the leader was woken that now waits for a poll, by [`now_millis`]. 0 if the leader has
-    /// not been woken since its last poll began.
-    woken: AtomicU64,
-    /// When the last poll of the leader began, by [`now_millis`].
-    polled: AtomicU64,
+    /// The time from which a woken leader waits for its next poll, by [`now_millis`]. 0 if the
+    /// leader has not been woken since its last poll began.
+    woken_at: AtomicU64,
+    /// The time at which the last poll of the leader began, by [`now_millis`].
+    polled_at: AtomicU64,
     /// True while the leader is being polled.
-    polling: AtomicBool,
+    is_polling: AtomicBool,
     /// The runtime that last polled the leader, with the leader's term. Set when the first poll by
     /// a task returns `Pending`.
     runtime: Mutex<Option<(u64, Handle)>>,
@@ -220,16 +220,16 @@ struct FlightState {
     undriven: Option<Id>,
 }
 
-/// Why a lead ends although the flight has no outcome.
+/// The reason why a lead ends although the flight has no outcome.
 #[derive(Clone, Copy, PartialEq)]
-enum LeadEnd {
+enum LeadEndReason {
     /// The leader, or the follower that was to take the lead, was dropped.
     Dropped,
     /// The leader has panicked.
     Panicked,
 }
 
-/// How a flight wakes a follower, and the follower's runtime.
+/// A follower's entry in its flight: the follower's waker and runtime.
 #[derive(Default)]
 struct FollowerRegistration {
     /// The waker of the follower's last poll. `None` if the follower has not been polled yet, or
@@ -259,9 +259,9 @@ impl Flight {
             process: flights.process.load(Ordering::Relaxed),
             state: Mutex::default(),
             term: AtomicU64::new(0),
-            woken: AtomicU64::new(0),
-            polled: AtomicU64::new(0),
-            polling: AtomicBool::new(false),
+            woken_at: AtomicU64::new(0),
+            polled_at: AtomicU64::new(0),
+            is_polling: AtomicBool::new(false),
             runtime: Mutex::new(None),
             stuck_after_millis: AtomicU64::new(millis(STUCK_LEADER_AFTER)),
             handoff: Mutex::new(None),
@@ -288,7 +288,8 @@ impl Flight {
     }
 
     /// Ends the flight. `outcome` is not called if the caller holds the only reference to the
-    /// flight. It is called without a lock, because it may run the program's own code.
+    /// flight. No lock is held while `outcome` runs, because `outcome` may run the program's own
+    /// code.
     fn answer(self: &Arc<Flight>, outcome: impl FnOnce() -> FlightOutcome) {
         self.remove_from(&mut self.flights.shard(self.hash));
         // No other call can join now, and every follower and leader holds a reference to the
@@ -316,7 +317,7 @@ impl Flight {
     /// [`FlightOutcome::UnsharedError`].
     ///
     /// Does nothing if this lead has passed on before, or if the flight has an outcome.
-    fn abandon(self: &Arc<Flight>, term: u64, end: LeadEnd) {
+    fn abandon(self: &Arc<Flight>, term: u64, end: LeadEndReason) {
         // The shard stays locked, so that no call joins a flight that is about to be removed.
         let mut shard = self.flights.shard(self.hash);
         let successor = {
@@ -324,7 +325,7 @@ impl Flight {
             if self.term.load(Ordering::Acquire) != term || state.outcome.is_some() {
                 return;
             }
-            state.panics += u32::from(end == LeadEnd::Panicked);
+            state.panics += u32::from(end == LeadEndReason::Panicked);
             if state.panics >= MAX_PANICS {
                 drop((state, shard));
                 return self.answer(|| FlightOutcome::UnsharedError);
@@ -342,11 +343,11 @@ impl Flight {
 
     /// Passes the lead on to a follower if the leader is stalled or stuck. The watchdog calls this.
     fn check_leader(&self, now: u64) {
-        let woken = self.woken.load(Ordering::Acquire);
-        let polled = self.polled.load(Ordering::Acquire);
+        let woken = self.woken_at.load(Ordering::Acquire);
+        let polled = self.polled_at.load(Ordering::Acquire);
         // A leader in a long poll is not stalled, although the poll may have woken the leader. But
         // a leader whose poll takes too long is stuck.
-        let polling = self.polling.load(Ordering::Acquire);
+        let polling = self.is_polling.load(Ordering::Acquire);
         let awaits_poll = woken != 0 && !polling;
         let is_stalled = awaits_poll && now.saturating_sub(woken) >= millis(STALLED_AFTER);
         let stuck_after_millis = self.stuck_after_millis.load(Ordering::Acquire);
@@ -359,10 +360,10 @@ impl Flight {
     /// Returns the leader's runtime if the leader was neither woken nor polled for
     /// [`STALLED_AFTER`], which may mean that the runtime is undriven.
     fn runtime_to_probe(&self, now: u64) -> Option<Handle> {
-        let woken = self.woken.load(Ordering::Acquire);
-        let polled = self.polled.load(Ordering::Acquire);
+        let woken = self.woken_at.load(Ordering::Acquire);
+        let polled = self.polled_at.load(Ordering::Acquire);
         let is_inactive = now.saturating_sub(woken.max(polled)) >= millis(STALLED_AFTER);
-        if !is_inactive || self.polling.load(Ordering::Acquire) {
+        if !is_inactive || self.is_polling.load(Ordering::Acquire) {
             return None;
         }
         let term = self.term.load(Ordering::Acquire);
@@ -391,9 +392,11 @@ impl Flight {
 }
 
 impl FlightState {
-    /// Chooses the successor, and returns its waker. The follower that has waited longest becomes
-    /// the successor. If the last successor has not been polled, the follower that joined after it
-    /// becomes the successor.
+    /// Chooses the successor, and returns its waker. Returns `None` if there are no followers.
+    ///
+    /// The follower that has waited longest becomes the successor. If the last successor has not
+    /// been polled, the follower that joined after it comes first. Followers on a runtime other
+    /// than `undriven` are preferred.
     fn promote(&mut self, flight: &Flight) -> Option<Waker> {
         let next = self.promoted.map_or(0, |promoted| promoted + 1);
         let in_turn = || self.followers.range(next..).chain(&self.followers);
@@ -405,8 +408,8 @@ impl FlightState {
         self.promoted = Some(id);
         flight.term.fetch_add(1, Ordering::AcqRel);
         // The successor counts as woken, so a successor that is not polled in time is stalled too.
-        flight.woken.store(now_millis(), Ordering::Release);
-        flight.polling.store(false, Ordering::Release);
+        flight.woken_at.store(now_millis(), Ordering::Release);
+        flight.is_polling.store(false, Ordering::Release);
         // A follower without a waker takes the lead when it is polled next.
         let waker = self.followers.get_mut(&id).and_then(|follower| follower.waker.take());
         Some(waker.unwrap_or_else(|| Waker::noop().clone()))

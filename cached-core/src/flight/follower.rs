@@ -1,5 +1,5 @@
 //! A call that waits for another call's fetch of the same key. The header of [`flight`](super)
-//! defines the words.
+//! defines the words *flight*, *leader*, *lead* and *term*.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 
-use super::{Flight, FlightOutcome, FollowerRegistration, LeadEnd, Leader, lock};
+use super::{Flight, FlightOutcome, FollowerRegistration, LeadEndReason, Leader, lock};
 
 /// The future of a call that waits for a flight. The future resolves to the flight's outcome, or to
 /// a [`Leader`] if the old leader gave up and this call takes over.
@@ -70,9 +70,9 @@ impl Drop for Follower {
             });
             (registration, offered_term)
         };
-        // This follower was to take the lead. Another follower takes the lead instead.
         if let Some(term) = offered_term {
-            self.flight.abandon(term, LeadEnd::Dropped);
+            // This follower was to take the lead. Another follower takes the lead instead.
+            self.flight.abandon(term, LeadEndReason::Dropped);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The leader of a flight: the call that fetches for all calls of the flight. [`poll_work`] polls
 //! the leader's work, and records on the flight when the leader is woken and polled. The header of
-//! [`flight`](super) defines the words.
+//! [`flight`](super) defines the words *flight*, *lead* and *term*.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::{Flight, FlightOutcome, LeadEnd, STUCK_LEADER_AFTER, lock, millis, now_millis};
+use super::{Flight, FlightOutcome, LeadEndReason, STUCK_LEADER_AFTER, lock, millis, now_millis};
 
 /// The lead of a flight. The call that owns the lead fetches, and must end the flight with
 /// [`answer`](Leader::answer). If the lead is dropped earlier, a follower becomes the leader.
@@ -29,8 +29,8 @@ pub(crate) struct Leader {
 impl Leader {
     pub(super) fn new(flight: Arc<Flight>, term: u64) -> Leader {
         let began = now_millis();
-        flight.polled.store(began, Ordering::Release);
-        flight.woken.store(0, Ordering::Release);
+        flight.polled_at.store(began, Ordering::Release);
+        flight.woken_at.store(0, Ordering::Release);
         Leader { flight, term, began, is_done: false }
     }
 
@@ -96,14 +96,18 @@ impl Leader {
 impl Drop for Leader {
     fn drop(&mut self) {
         if !self.is_done {
-            let end = if std::thread::panicking() { LeadEnd::Panicked } else { LeadEnd::Dropped };
+            let end = if std::thread::panicking() {
+                LeadEndReason::Panicked
+            } else {
+                LeadEndReason::Dropped
+            };
             self.flight.abandon(self.term, end);
         }
     }
 }
 
-/// Tells whether the current leader of a flight is still polled. A lease is renewed only as long as
-/// it is.
+/// Tells whether the current leader of a flight is still polled. A lease is renewed only while its
+/// leader is polled.
 pub(crate) struct LeaderMonitor(Weak<Flight>);
 
 #[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "only leases use it"))]
@@ -112,16 +116,16 @@ impl LeaderMonitor {
     /// Returns false if the flight has been freed.
     pub(crate) fn is_stalled(&self, after: Duration) -> bool {
         self.0.upgrade().is_some_and(|flight| {
-            let woken = flight.woken.load(Ordering::Acquire);
-            let is_in_poll = flight.polling.load(Ordering::Acquire);
+            let woken = flight.woken_at.load(Ordering::Acquire);
+            let is_in_poll = flight.is_polling.load(Ordering::Acquire);
             woken != 0 && !is_in_poll && now_millis().saturating_sub(woken) >= millis(after)
         })
     }
 }
 
 /// The task of the last poll, and the [`LeaderWaker`] that was created for this task. The
-/// `LeaderWaker` holds a clone of the task's own waker, so the address cannot be reused for another
-/// task.
+/// `LeaderWaker` holds a clone of the task's own waker, so no other task can get the same
+/// [`TaskIdentity`].
 pub(crate) type LeaderWakerCache = Option<(TaskIdentity, Waker)>;
 
 /// Identifies a task by the data address and the vtable that clones of the task's waker share.
@@ -141,7 +145,8 @@ impl TaskIdentity {
 }
 
 /// Polls a call's work, which is a fetch or a command to the remote tier. If the call is a leader,
-/// this records on the flight when the leader is polled and when the work wakes the leader.
+/// this function records on the flight when the leader is polled and when the work wakes the
+/// leader.
 pub(crate) fn poll_work<T>(
     leader: Option<&Leader>,
     waker_cache: &mut LeaderWakerCache,
@@ -180,9 +185,9 @@ fn poll_as_leader(
     // After the lead has passed on, the flight's fields describe the successor.
     let leads = || flight.term.load(Ordering::Acquire) == leader.term;
     if leads() {
-        flight.polled.store(now_millis(), Ordering::Release);
-        flight.woken.store(0, Ordering::Release);
-        flight.polling.store(true, Ordering::Release);
+        flight.polled_at.store(now_millis(), Ordering::Release);
+        flight.woken_at.store(0, Ordering::Release);
+        flight.is_polling.store(true, Ordering::Release);
     }
     let is_pending = {
         let _leading = LeaderPollGuard::enter(flight);
@@ -196,10 +201,10 @@ fn poll_as_leader(
         {
             let _before = lock(&flight.runtime).replace((leader.term, runtime));
         }
-        flight.polling.store(false, Ordering::Release);
-        // The leader was woken during the poll. The wait for the next poll begins now.
-        if flight.woken.load(Ordering::Acquire) != 0 {
-            flight.woken.store(now_millis(), Ordering::Release);
+        flight.is_polling.store(false, Ordering::Release);
+        if flight.woken_at.load(Ordering::Acquire) != 0 {
+            // The leader was woken during the poll. The wait for the next poll begins now.
+            flight.woken_at.store(now_millis(), Ordering::Release);
         }
     }
 }
@@ -218,8 +223,12 @@ impl Wake for LeaderWaker {
     fn wake_by_ref(self: &Arc<Self>) {
         if let Some(flight) = self.flight.upgrade() {
             // Only the first wake since the last poll is recorded.
-            let _ =
-                flight.woken.compare_exchange(0, now_millis(), Ordering::AcqRel, Ordering::Acquire);
+            let _ = flight.woken_at.compare_exchange(
+                0,
+                now_millis(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
         }
         self.task.wake_by_ref();
     }

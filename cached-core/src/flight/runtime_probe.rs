@@ -26,7 +26,7 @@ struct RuntimeProbe {
     has_run: Arc<AtomicBool>,
     /// The number of rounds since the probe was spawned.
     rounds: u32,
-    /// True if [`RuntimeProbes::is_undriven`] was called for the runtime in this round.
+    /// True if [`RuntimeProbes::probe_finds_undriven`] was called for the runtime in this round.
     is_in_use: bool,
 }
 
@@ -40,9 +40,9 @@ impl RuntimeProbe {
 }
 
 impl RuntimeProbes {
-    /// Returns true if the runtime is known to be undriven. The first call for a runtime spawns a
-    /// probe, and the method returns false until [`MAX_ROUNDS`] more rounds have ended.
-    pub(super) fn is_undriven(&mut self, runtime: &Handle) -> bool {
+    /// Returns true if a probe has found the runtime undriven. The first call for a runtime spawns
+    /// the probe, and the method returns false until [`MAX_ROUNDS`] more rounds have ended.
+    pub(super) fn probe_finds_undriven(&mut self, runtime: &Handle) -> bool {
         let existing = self.0.iter_mut().find(|probe| probe.runtime.id() == runtime.id());
         let Some(probe) = existing else {
             self.0.push(RuntimeProbe::new(runtime.clone()));
@@ -62,7 +62,7 @@ impl RuntimeProbes {
     }
 
     /// Ends a round. Removes the probes of the runtimes for which
-    /// [`is_undriven`](Self::is_undriven) was not called in this round.
+    /// [`probe_finds_undriven`](Self::probe_finds_undriven) was not called in this round.
     pub(super) fn end_round(&mut self) {
         self.0.retain_mut(|probe| {
             probe.rounds += 1;
@@ -85,14 +85,18 @@ mod tests {
         let driven = driven.expect("the runtime starts");
         let mut probes = RuntimeProbes::default();
         for round in 0..3 * MAX_ROUNDS {
-            assert_eq!(probes.is_undriven(undriven.handle()), round >= MAX_ROUNDS, "{round}");
-            assert!(!probes.is_undriven(driven.handle()), "{round}");
+            assert_eq!(
+                probes.probe_finds_undriven(undriven.handle()),
+                round >= MAX_ROUNDS,
+                "{round}"
+            );
+            assert!(!probes.probe_finds_undriven(driven.handle()), "{round}");
             probes.end_round();
             std::thread::sleep(Duration::from_millis(20));
         }
         // `block_on` drives the runtime, which then runs the spawned probe.
         undriven.block_on(tokio::task::yield_now());
-        assert!(!probes.is_undriven(undriven.handle()));
+        assert!(!probes.probe_finds_undriven(undriven.handle()));
         probes.end_round();
         probes.end_round();
         assert!(probes.0.is_empty(), "the probe of an unused runtime is removed");

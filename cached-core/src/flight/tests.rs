@@ -77,7 +77,7 @@ impl Wake for WakeCounter {
 fn a_moved_fetch_wakes_its_new_task() {
     let flights = Arc::new(Flights::new());
     let leader = leader(&flights);
-    let mut last = None;
+    let mut waker_cache = None;
     let mut work = std::pin::pin!(std::future::poll_fn(|context| {
         context.waker().wake_by_ref();
         Poll::<()>::Pending
@@ -86,9 +86,9 @@ fn a_moved_fetch_wakes_its_new_task() {
     for (task, expected) in [(0, [1, 0]), (0, [2, 0]), (1, [2, 1]), (0, [3, 1])] {
         let waker = Waker::from(Arc::clone(&tasks[task]));
         let context = &mut Context::from_waker(&waker);
-        assert!(poll_work(Some(&leader), &mut last, work.as_mut(), context).is_pending());
+        assert!(poll_work(Some(&leader), &mut waker_cache, work.as_mut(), context).is_pending());
         assert_eq!(tasks.each_ref().map(|task| task.0.load(Ordering::Relaxed)), expected);
-        assert_ne!(leader.flight.woken.load(Ordering::Relaxed), 0);
+        assert_ne!(leader.flight.woken_at.load(Ordering::Relaxed), 0);
     }
 }
 
@@ -107,8 +107,7 @@ fn an_outcome_is_computed_only_for_followers() {
     };
 }
 
-/// Promotes a follower of the leader's flight and polls the follower. The first leader loses the
-/// lead.
+/// Makes a new follower the successor of `leader`, and returns the successor's lead.
 fn successor(flights: &Arc<Flights>, leader: &Leader) -> Leader {
     let mut follower = Box::pin(follower(flights));
     assert!(lock(&leader.flight.state).promote(&leader.flight).is_some());
@@ -141,7 +140,7 @@ fn a_late_outcome_is_dropped_without_a_lock() {
 
 #[test]
 fn an_unneeded_waker_is_dropped_without_a_lock() {
-    fn is_polled(follower: &mut Pin<Box<Follower>>, waker: &Waker) {
+    fn poll_once(follower: &mut Pin<Box<Follower>>, waker: &Waker) {
         assert!(follower.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
     }
     in_time(|| {
@@ -149,9 +148,9 @@ fn an_unneeded_waker_is_dropped_without_a_lock() {
         let _leader = leader(&flights);
         let waker = || Waker::from(Arc::new(FollowerHolder(Mutex::new(Some(follower(&flights))))));
         let mut moved = Box::pin(follower(&flights));
-        is_polled(&mut moved, &waker());
-        is_polled(&mut moved, Waker::noop());
-        is_polled(&mut moved, &waker());
+        poll_once(&mut moved, &waker());
+        poll_once(&mut moved, Waker::noop());
+        poll_once(&mut moved, &waker());
         drop(moved);
     });
 }
@@ -222,7 +221,7 @@ fn a_second_panic_lets_every_follower_fetch() {
     else {
         panic!("the follower did not become the leader");
     };
-    assert!(polled.iter().all(Poll::is_pending), "the others wait");
+    assert!(polled.iter().all(Poll::is_pending), "the other followers wait");
     panic_as(second);
     for follower in &mut followers[1..] {
         let polled = follower.as_mut().poll(&mut context);

@@ -88,7 +88,7 @@ impl LeaderWatchdog {
                 for flight in &flights {
                     flight.check_leader(now);
                     if let Some(runtime) = flight.runtime_to_probe(now)
-                        && probes.is_undriven(&runtime)
+                        && probes.probe_finds_undriven(&runtime)
                     {
                         flight.replace_leader(Some(runtime.id()));
                     }
