@@ -9,8 +9,13 @@
 //! - The calls of this process that need one key at the same time form a *flight*. The *leader* of
 //!   the flight fetches, and its *followers* wait for the outcome; see [`flight`](crate::flight).
 //! - A *refresh* fetches a value again before the value expires.
+//! - An *item* is what the remote tier stores for a key.
 //! - A *lease* is one process's exclusive right to write a key of the remote tier. With the lease,
 //!   the process fills an absent entry or refreshes an item.
+//! - A *permit* is the right to write one key of the remote tier, with or without a lease. The
+//!   write fails if another process changes the item first.
+//! - A *fill token* is taken before a fetch. If the entry is invalidated or overwritten after that,
+//!   the local tier does not store the value of the fetch.
 //! - A *request* is a [`RequestScope`](crate::RequestScope). It keeps the first cached value of
 //!   each key for the later calls of the request.
 //!
@@ -74,8 +79,9 @@ pub(crate) struct LocalHit {
     pub(crate) handle: EntryHandle,
 }
 
-/// A call whose value was in neither the request tier nor the local tier, or whose request forces a
-/// miss. A refresh in the background also runs as a pending call, and its answer is dropped.
+/// A call that missed: neither the request tier nor the local tier had the value, or the request
+/// forces a miss. A refresh in the background also runs as a pending call, and its answer is
+/// dropped.
 ///
 /// The type does not depend on the function's return type, so most of its methods are compiled
 /// once.
@@ -87,8 +93,9 @@ pub(crate) struct PendingCall {
     /// sets this field.
     pub(crate) fetch_began: Option<Instant>,
     waker_cache: LeaderWakerCache,
-    /// `None` if the log does not ask why calls miss. Must be the last field, so that the flight
-    /// and the lease are released before the log is written.
+    /// Collects what the log says about the miss. `None` if the log does not ask for it. Dropping
+    /// this field writes the log. It must be the last field, so that the flight and the lease are
+    /// released first.
     pub(crate) trace: Option<Box<MissTrace>>,
 }
 
@@ -107,13 +114,14 @@ pub(crate) enum CallPlan {
 }
 
 impl CallPlan {
-    /// Returns the reason why a call with this plan bypasses the cache if it runs the function.
+    /// Returns the reason why the cache is bypassed if a call with this plan runs the function.
     /// Returns `None` if the plan is to fetch.
     fn bypass_reason(&self) -> Option<BypassReason<'static>> {
         match self {
             CallPlan::Fetch(_) => None,
             CallPlan::Bypass => Some(BypassReason::Recursion),
-            // The call could not return what was found.
+            // The call runs the function because the plan's value or error has another type than
+            // the call returns.
             CallPlan::Answer(_) | CallPlan::AnswerAndRefresh(..) | CallPlan::Error(_) => {
                 Some(BypassReason::OtherType)
             }
@@ -121,11 +129,12 @@ impl CallPlan {
     }
 }
 
-/// A planned refresh of an entry whose claim the call has won from the remote tier.
+/// A planned refresh. The call has won the claim, the right to refresh the item, from the remote
+/// tier.
 pub(crate) struct RemoteRefresh {
     pub(crate) fetch: PlannedFetch,
-    /// When the item expires. `None` if an earlier holder gave the claim back: a holder does so
-    /// when the entry is due.
+    /// When the item expires. `None` if the refresh is due now, because an earlier holder gave the
+    /// claim back.
     pub(crate) expires: Option<Instant>,
 }
 
@@ -137,8 +146,8 @@ enum FlightWait {
     ForLeader(Follower),
 }
 
-/// A fetch that a call will run or is running, with the flight that waits for the value and the
-/// tiers that may store the value.
+/// A fetch that a call will run or is running. The fields say which flight waits for the value, and
+/// which tiers may store it.
 pub(crate) struct PlannedFetch {
     /// The call's lead of its flight. `None` if no other call can wait for the fetch.
     leader: Option<Leader>,
@@ -189,9 +198,9 @@ pub(crate) enum FillTarget {
     LocalWhileUnreachable,
     /// The local tier for the full local ttl, because the remote tier refused the read.
     LocalWhileUnusable,
-    /// The local tier for some seconds, because this call may not write to the remote tier. The
-    /// call got no lease, or it was a follower and received neither a value nor an error from the
-    /// leader.
+    /// The local tier for some seconds, because this call has no permit to write to the remote
+    /// tier. The remote tier gave no lease, or the call was a follower of a fetch whose error it
+    /// cannot use.
     LocalWithoutPermit,
     /// No tier. The request forces a miss, but the remote tier has a write-once entry, which stays.
     Nowhere,
@@ -276,9 +285,8 @@ impl PendingCall {
         self.request.as_ref().is_some_and(|request| request.force_miss())
     }
 
-    /// Returns the id of the request if the request forces misses. A request that forces misses has
-    /// flights of its own, because it must not receive the value of a fetch that began before the
-    /// request.
+    /// Returns the id of the request if the request forces misses. Such a request has flights of
+    /// its own, because it must not receive the value of a fetch that began before the request.
     fn flight_request_id(&self) -> Option<u64> {
         self.request.filter(RequestHandle::force_miss).map(|request| request.id())
     }
@@ -325,7 +333,7 @@ impl PendingCall {
     /// leader must first wait for the remote tier.
     fn plan_as_leader(&self, leader: Leader) -> ControlFlow<CallPlan, FlightWait> {
         let handle = &self.handle;
-        // Another caller may have fetched the value after this call had looked for the value.
+        // Another caller may have stored the value after this call's first lookup.
         let local = match self.force_miss() {
             true => Err(handle.fill_token()),
             false => handle.local_value_or_fill_token(),
@@ -356,7 +364,7 @@ impl PendingCall {
         ControlFlow::Continue(FlightWait::ForRemoteTier(leader, fill_token))
     }
 
-    /// Answers the followers with a value that a tier had. Returns the answer of this call.
+    /// Answers the followers with a value that a tier had. Returns this call's own answer.
     fn answer_flight(&self, leader: Leader, value: Value) -> Value {
         leader.answer(|| FlightOutcome::Cached(Arc::clone(&value)));
         run_deferred_drops();
@@ -426,7 +434,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_of_another_type_is_no_recursion() {
+    fn an_answer_of_another_type_is_not_recursion() {
         let is_other_type =
             |plan: CallPlan| matches!(plan.bypass_reason(), Some(BypassReason::OtherType));
         assert!(is_other_type(CallPlan::Answer(Arc::new(1))));

@@ -14,7 +14,7 @@ use linkme::distributed_slice;
 
 use crate::error::UnknownNameError;
 use crate::unstorable::UnstorableValue;
-use crate::value::ValueType;
+use crate::value::ValueOperations;
 pub use ledger::{Finding, Ledger, ledger};
 use registry::{note_not_linked, registry};
 pub(crate) use registry::{shared_names, warn_if_inventory_is_empty};
@@ -53,9 +53,9 @@ pub struct Declaration {
     local_hit_is_final: bool,
     /// [`UNKNOWN`], [`NOT_CACHED`], or the index in [`DECLARATIONS`] plus 1.
     index: AtomicUsize,
-    /// The address of the type name of a closure in the function, stored once the module or type
-    /// around the function is known to have no type arguments. A hit with this closure does not
-    /// parse the name; see `private::generic_arguments`.
+    /// The address of the type name of a closure in the function. A call stores the address when it
+    /// finds that the module or type around the function has no type arguments. Later hits with
+    /// this closure then need not parse the name; see `private::generic_arguments`.
     pub(crate) non_generic_closure: AtomicUsize,
     /// The first value that could not be stored in memcached. Empty until storing a value fails.
     pub(crate) unstorable_value: OnceLock<UnstorableValue>,
@@ -232,7 +232,7 @@ impl Declaration {
         self.overwrite_reason
     }
 
-    /// Returns the declaration of the function with this cache name, or an error that lists near
+    /// Returns the declaration of the function with this cache name, or an error that lists similar
     /// names.
     pub(crate) fn by_name(name: &str) -> Result<&'static Declaration, UnknownNameError> {
         let mut all = registry().iter().copied();
@@ -255,7 +255,7 @@ impl Declaration {
 
     /// Records a finding if `none_ttl` is declared for a value that is not an `Option`.
     #[inline]
-    pub(crate) fn check_none_ttl(&self, value_type: &ValueType) {
+    pub(crate) fn check_none_ttl(&self, value_type: &ValueOperations) {
         if self.none_ttl.is_some() && !(value_type.is_option)() {
             self.never_none_type.get_or_init(value_type.name);
         }
@@ -275,14 +275,14 @@ impl Declaration {
         self.stale_if_error
     }
 
-    /// Returns how long before an entry expires it is refreshed, or zero if entries are not
+    /// Returns how long before its expiry an entry is refreshed, or zero if entries are not
     /// refreshed.
     pub(crate) fn declared_refresh_ahead(&self) -> Duration {
         self.refresh_ahead
     }
 
-    /// Returns how long a failed fetch pauses the next fetches of its key, or zero if it pauses
-    /// none.
+    /// Returns how long a failed fetch pauses the next fetches of its key, or zero if the function
+    /// does not declare `error_ttl`.
     pub(crate) fn declared_error_ttl(&self) -> Duration {
         self.error_ttl
     }
@@ -300,8 +300,8 @@ impl Declaration {
         self.uses_local
     }
 
-    /// Returns true if a call can return a hit in the local tier without further checks: the
-    /// function uses the local tier and does not refresh ahead.
+    /// Returns true if a call can return a hit in the local tier at once, because the function uses
+    /// the local tier and does not refresh ahead.
     #[inline]
     pub(crate) fn local_hit_is_final(&self) -> bool {
         self.local_hit_is_final
@@ -384,7 +384,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_function_that_the_linker_dropped_is_a_finding() {
+    fn a_function_without_declaration_is_a_finding() {
         static COMPANION: DeclarationLookup = DeclarationLookup::new("dropped", "app::dropped");
         let is_dropped =
             |finding: &Finding| matches!(finding, Finding::NotLinked { name: "dropped", .. });
@@ -395,6 +395,6 @@ mod tests {
         let [finding] = &findings.iter().filter(|f| is_dropped(f)).collect::<Vec<_>>()[..] else {
             panic!("{findings:?}");
         };
-        assert!(finding.to_string().contains("`app::dropped`"), "{finding}");
+        assert!(finding.to_string().contains("`app::dropped`"), "the function is named: {finding}");
     }
 }

@@ -27,7 +27,7 @@ use crate::tier::remote::{
     IfMissing, Item, Permit, ReadOutcome, RemoteError, RemoteStore, WriteOutcome,
 };
 use crate::tier::request::RequestHandle;
-use crate::value::{InferredValue, Returned, Value, ValueRules, ValueType, WeightFn};
+use crate::value::{InferredValue, Returned, Value, ValueOperations, ValueRules, WeightFn};
 pub use first_found::first_found;
 pub use response::CachedResponse;
 use supplied_value::{AddOutcome, RemoteWriteError, SuppliedValue, add_remote};
@@ -92,7 +92,7 @@ pub struct CacheEntry<V, P> {
     declaration: &'static Declaration,
     /// The encoded key, or the reason why the arguments could not be encoded.
     key: Result<Arc<[u8]>, KeyError>,
-    value_type: &'static ValueType,
+    value_type: &'static ValueOperations,
     pub(crate) ttl: Option<Duration>,
     pub(crate) weigher: Option<WeightFn>,
     pub(crate) round_trip_check: RoundTripCheck,
@@ -131,7 +131,7 @@ impl<V, P> CacheEntry<V, P> {
         cache: Cache,
         declaration: &'static Declaration,
         key: Result<Arc<[u8]>, KeyError>,
-        value_type: &'static ValueType,
+        value_type: &'static ValueOperations,
     ) -> CacheEntry<V, P> {
         CacheEntry {
             cache,
@@ -172,9 +172,9 @@ impl<V, P> CacheEntry<V, P> {
         self.cache.key(self.declaration.name(), bytes)
     }
 
-    /// Returns `None` if the cache is off, if the function is not cached, for example because
-    /// another function has the same cache name, or if the arguments could not be encoded. Lookups
-    /// then find nothing, and changes do nothing.
+    /// Returns `None` if the cache is off, the function is not cached, or the arguments could not
+    /// be encoded. Lookups then find nothing, and changes do nothing. A function is not cached if,
+    /// for example, another function has the same cache name.
     fn handle(&self) -> Option<EntryHandle> {
         let key = self.key.as_ref().ok()?;
         let key = Arc::clone(key);
@@ -247,13 +247,13 @@ impl<V, P> CacheEntry<V, P> {
         };
         // Until memcached has removed the entry, another call of this process may read the old
         // value from memcached and store the value in the local tier.
-        let _again = RemoveOnDrop(&handle);
+        let _remove_again = RemoveOnDrop(&handle);
         store.remove(&key, None).await.map_err(|error| handle.remote_failed(error))
     }
 }
 
-/// Removes an entry from the tiers of this process when this guard is dropped. A caller that
-/// cancels the change drops the guard too.
+/// Removes an entry from the tiers of this process when this guard is dropped, also if the caller
+/// cancels the change.
 struct RemoveOnDrop<'s>(&'s EntryHandle);
 
 impl Drop for RemoveOnDrop<'_> {
@@ -281,8 +281,8 @@ impl EntryHandle {
         Some((value, Tier::Local))
     }
 
-    /// Stores the value of an item of the remote tier in the local tier, and returns the value.
-    /// Returns `None` if the item has expired or has no value that this build can read.
+    /// Stores the value of an item, the remote tier's copy of the entry, in the local tier. Returns
+    /// the value. Returns `None` if the item has expired or has no value that this build can read.
     fn accept_item(
         &self,
         item: Item<(Value, usize), Permit>,
@@ -378,8 +378,8 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
             return false;
         }
         let Some(supplied) = SuppliedValue::new(&handle, &self.rules, value) else { return false };
-        // The token must be taken before the write to memcached. If the entry is invalidated after
-        // the write, the token is out of date.
+        // The fill token is out of date once the entry is changed. It must be taken before the
+        // write to memcached. Otherwise an invalidation during the write would go unnoticed.
         let mut fill_token = handle.fill_token();
         let mut local_ttl = supplied.ttls.local;
         let mut is_in_memcached = false;
@@ -388,22 +388,21 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
                 AddOutcome::Written(outcome) => {
                     is_in_memcached = outcome != WriteOutcome::NotStored;
                     local_ttl = supplied.local_ttl_after(outcome);
-                    // Memcached has this value, so this value must win over a value of a fetch that
-                    // began during the write.
+                    // memcached has this value, so this value must win over the value of a fetch
+                    // that began during the write.
                     handle.assign_read_sequence(&mut fill_token);
                 }
                 AddOutcome::EntryExists => return false,
                 AddOutcome::Failed => local_ttl = supplied.ttls.unconfirmed,
             }
         }
-        // If another caller has filled the local tier during the write, the local tier keeps its
-        // entry.
+        // If another caller has filled the local tier during the write, that caller's entry stays.
         supplied.publish(&handle, fill_token, WriteMode::Once, local_ttl) || is_in_memcached
     }
 
     /// Replaces the entry in the tiers of this process and in memcached.
     ///
-    /// - A fetch that is already running does not replace the new value in memcached and in this
+    /// - A fetch that is already running replaces the new value neither in memcached nor in this
     ///   process.
     /// - Another process may keep its local entry for up to the `local_ttl`, which is 5 s by
     ///   default. If a fetch is already running in the other process, callers there receive its
@@ -468,7 +467,7 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
             }
             return Ok(());
         };
-        let if_dropped = RemoveOnDrop(&handle);
+        let remove_if_cancelled = RemoveOnDrop(&handle);
         let frame = supplied.seal(&handle);
         let began = Instant::now();
         let mut written = match frame {
@@ -483,10 +482,11 @@ impl<V: Send + Sync + 'static, P> CacheEntry<V, P> {
                 written = removed.and(written);
             }
         }
-        std::mem::forget(if_dropped);
+        std::mem::forget(remove_if_cancelled);
         // Another call of this process may have stored the old value during the write, so the entry
-        // is removed again. There is no token if another caller has changed the entry during the
-        // write. Later calls then read the value that memcached has.
+        // is removed again. If another caller has changed the entry during the write, there is no
+        // new token, and this process stores nothing. Later calls then read the value that
+        // memcached has.
         let fill_token = handle.cache.remove_from_process(&handle.key, fill_token);
         let local_ttl = match written {
             Ok(outcome) => supplied.local_ttl_after(outcome),

@@ -1,8 +1,10 @@
-//! The handle through which the code of a call, a refresh or a [`CacheEntry`](crate::CacheEntry) reaches
-//! the tiers of one entry.
+//! The handle through which the code of a call, a refresh or a [`CacheEntry`](crate::CacheEntry)
+//! reaches the tiers of one entry.
 //!
 //! An entry is one key in one cache. Its *declaration* holds the options that the attribute of the
-//! annotated function declares. To *fetch* is to run the annotated function.
+//! annotated function declares. To *fetch* is to run the annotated function. A *fill token* lets a
+//! caller store a value in the local tier, unless the entry was changed after the token was taken.
+//! The sequence number in the token says which of two fetches began later.
 
 mod frames;
 
@@ -19,9 +21,10 @@ use crate::tier::Tier;
 use crate::tier::local::{Expiry, FillToken, LocalTier, WriteMode, run_deferred_drops};
 use crate::tier::remote::{RemoteError, Store};
 use crate::ttl::{EntryTtls, TtlInputs};
-use crate::value::{CachingDecision, Value, ValueType, WeightFn};
+use crate::value::{CachingDecision, Value, ValueOperations, WeightFn};
 
-/// The weight, in bytes, of a value that serde cannot serialize, if the function has no option `weight`.
+/// The weight, in bytes, of a value that serde cannot serialize, if the function has no option
+/// `weight`.
 const UNKNOWN_WEIGHT: usize = 4096;
 
 /// One key in one cache, with the declaration of the annotated function.
@@ -32,7 +35,7 @@ pub(crate) struct EntryHandle {
     /// The index of the declaration among all declarations of the program.
     index: usize,
     pub(crate) key: Arc<[u8]>,
-    pub(crate) value_type: &'static ValueType,
+    pub(crate) value_type: &'static ValueOperations,
     /// The ttl for this key, if the function computes the ttl from its arguments.
     pub(crate) ttl: Option<Duration>,
     /// The option `weight` of the function.
@@ -42,13 +45,13 @@ pub(crate) struct EntryHandle {
 }
 
 impl EntryHandle {
-    /// Returns `None` if the cache is off, or if the function is not cached, for example because another
-    /// function has the same cache name.
+    /// Returns `None` if the cache is off or the function is not cached. A function is not cached
+    /// if, for example, another function has the same cache name.
     pub(crate) fn new(
         cache: &Cache,
         declaration: &'static Declaration,
         key: Arc<[u8]>,
-        value_type: &'static ValueType,
+        value_type: &'static ValueOperations,
         ttl: Option<Duration>,
     ) -> Option<EntryHandle> {
         let index = declaration.index().filter(|_| cache.is_enabled())?;
@@ -99,13 +102,14 @@ impl EntryHandle {
         }
     }
 
-    /// Returns the value that the local tier has. The value may be an expired one that is kept for errors.
+    /// Returns the value that the local tier has, even if the value has expired and is kept for
+    /// errors.
     pub(crate) fn local_value_or_stale(&self) -> Option<Value> {
         self.local_tier()?.get_stale(&self.key)
     }
 
-    /// Returns a token to store a value in the local tier. The token is out of date once the entry is
-    /// invalidated or overwritten.
+    /// Returns a token to store a value in the local tier. The token is out of date once the entry
+    /// is invalidated or overwritten.
     pub(crate) fn fill_token(&self) -> FillToken {
         self.cache.local().fill_token(&self.key)
     }
@@ -115,18 +119,20 @@ impl EntryHandle {
         self.cache.local().assign_fetch_sequence(fill_token);
     }
 
-    /// Gives the token the sequence number of a value that is now read from the remote tier or passed in by
-    /// the program.
+    /// Gives the token the sequence number of a value that is now read from the remote tier or
+    /// passed in by the program.
     pub(crate) fn assign_read_sequence(&self, fill_token: &mut FillToken) {
         self.cache.local().assign_read_sequence(fill_token);
     }
 
-    /// Returns true if the entry has not been invalidated or overwritten since the token was created.
+    /// Returns true if the entry has not been invalidated or overwritten since the token was
+    /// created.
     pub(crate) fn is_current(&self, fill_token: FillToken) -> bool {
         self.cache.local().is_current(fill_token)
     }
 
-    /// Stores a value in the local tier; see [`LocalTier::publish`]. Returns true if the value is stored.
+    /// Stores a value in the local tier; see [`LocalTier::publish`]. Returns true if the value is
+    /// stored.
     pub(crate) fn publish(
         &self,
         fill_token: FillToken,
@@ -139,7 +145,8 @@ impl EntryHandle {
             .is_some_and(|local| local.publish(&self.key, fill_token, mode, value, weight, expiry))
     }
 
-    /// Extends the ttl of the local entry, if the entry still has this value; see [`LocalTier::extend`].
+    /// Extends the ttl of the local entry, if the entry still has this value; see
+    /// [`LocalTier::extend`].
     pub(crate) fn extend(&self, fill_token: FillToken, value: &Value, expiry: Expiry) {
         if let Some(local) = self.local_tier() {
             local.extend(&self.key, fill_token, value, expiry);
@@ -184,11 +191,12 @@ impl EntryHandle {
     }
 
     /// Returns true if the function's options allow a value with this `decision` to be cached.
-    pub(crate) fn keeps(&self, decision: &CachingDecision) -> bool {
+    pub(crate) fn may_cache(&self, decision: &CachingDecision) -> bool {
         self.uncached_reason(decision).is_none()
     }
 
-    /// Returns the reason why the function's options keep a value with this `decision` out of the cache.
+    /// Returns the reason why a value with this `decision` is not cached, or `None` if it may be
+    /// cached.
     pub(crate) fn uncached_reason(&self, decision: &CachingDecision) -> Option<UncachedReason> {
         self.declaration.check_none_ttl(self.value_type);
         match decision {
@@ -202,8 +210,8 @@ impl EntryHandle {
         }
     }
 
-    /// Returns the ttl of a value before jitter and limits. If `decision` is `None`, this is the
-    /// ttl that does not depend on the value.
+    /// Returns the ttl of a value before jitter and limits. Without a `decision`, the options
+    /// `ttl_with` and `none_ttl` do not count.
     #[inline]
     pub(crate) fn ttl(&self, decision: Option<&CachingDecision>) -> Duration {
         let of_value = decision.and_then(|decision| match decision.is_none {

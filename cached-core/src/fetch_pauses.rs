@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn the_number_of_paused_keys_is_bounded() {
         let (pauses, now) = (FetchPauses::default(), Instant::now());
-        let count = u32::try_from(MAX_PAUSES).expect("it is a small number");
+        let count = u32::try_from(MAX_PAUSES).expect("the number is small");
         for number in 0..count + 1000 {
             pauses.begin(&key(number), error(), now + SECOND * (number / 1000), 3600 * SECOND);
         }
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(held(), MAX_PAUSES);
         assert!(pauses.get(&key(0), now).is_none(), "the oldest pause is dropped");
         assert!(pauses.get(&key(count + 999), now).is_some());
-        // The pauses that are over go when another begins.
+        // Beginning a pause removes the pauses that are over.
         pauses.begin(&key(0), error(), now + 7200 * SECOND, SECOND);
         assert_eq!(held(), 1);
     }
@@ -163,20 +163,20 @@ mod tests {
 
     #[test]
     fn errors_are_dropped_outside_of_the_lock() {
-        /// Asks the pauses for a key when it is dropped.
-        struct Asks(Arc<FetchPauses>);
-        impl Drop for Asks {
+        /// An error whose `Drop` asserts that the lock is free.
+        struct LockProbe(Arc<FetchPauses>);
+        impl Drop for LockProbe {
             fn drop(&mut self) {
-                assert!(self.0.paused.try_lock().is_ok());
+                assert!(self.0.paused.try_lock().is_ok(), "an error is dropped under the lock");
             }
         }
         let (pauses, now) = (Arc::new(FetchPauses::default()), Instant::now());
-        let asks = || -> SharedError { Arc::new(Asks(Arc::clone(&pauses))) };
-        pauses.begin(&key(1), asks(), now, SECOND);
-        pauses.begin(&key(1), asks(), now, SECOND);
-        pauses.begin(&key(2), asks(), now, SECOND);
+        let probe = || -> SharedError { Arc::new(LockProbe(Arc::clone(&pauses))) };
+        pauses.begin(&key(1), probe(), now, SECOND);
+        pauses.begin(&key(1), probe(), now, SECOND);
+        pauses.begin(&key(2), probe(), now, SECOND);
         pauses.begin(&key(3), error(), now + 2 * SECOND, SECOND);
-        pauses.begin(&key(4), asks(), now, SECOND);
+        pauses.begin(&key(4), probe(), now, SECOND);
         pauses.end(&key(4));
     }
 }

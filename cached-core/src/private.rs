@@ -39,8 +39,8 @@ pub use parameter_copy::{
 
 /// Makes an expression a part of the key.
 ///
-/// The attribute calls this function once for each part, so that the compiler reports an unsuitable type
-/// at the expression.
+/// The attribute calls this function once for each part, so that the compiler reports an unsuitable
+/// type at the expression.
 #[inline]
 pub fn part<T: KeyPart>(part: &T) -> DynKeyPart<'_> {
     part
@@ -77,8 +77,8 @@ macro_rules! __declaration {
     }};
 }
 
-/// Finds the declaration of the annotated function for its companion. The companion is the function that
-/// the option `entry = NAME` generates.
+/// Finds the declaration of the annotated function for its companion. The companion is the function
+/// that the option `entry = NAME` generates.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __declared {
@@ -92,14 +92,15 @@ macro_rules! __declared {
     }};
 }
 
-/// Returns from the annotated function if the lookup in this process finds the return value. Otherwise
-/// the macro evaluates to the [`Call`] that must be completed.
+/// Returns from the annotated function if the lookup in this process finds the return value.
+/// Otherwise the macro evaluates to the [`Call`] that must be completed.
 ///
-/// `$begin` is always the method name `begin`. The attribute passes the name, so that the name has the
-/// span of the return type. `$returned` is the return type.
+/// `$begin` is always the method name `begin`. The attribute passes the name, so that the name has
+/// the span of the return type. `$returned` is the return type.
 ///
-/// Most hits are cloned inside a `return` expression. The compiler then writes the clone directly to the
-/// place where the caller expects the result. Moving a value right after it was written is slow.
+/// Most hits are cloned inside a `return` expression. The compiler then writes the clone directly
+/// to the place where the caller expects the result. Moving a value right after it was written is
+/// slow.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __begin {
@@ -137,7 +138,8 @@ macro_rules! __begin {
     };
 }
 
-/// Returns how the values in a return type are compared with what memcached would return.
+/// Evaluates to the functions that compare the values in a return type with what memcached would
+/// return.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __round_trip {
@@ -151,9 +153,9 @@ macro_rules! __round_trip {
 
 /// Binds the parameters of the annotated function again, under their own names.
 ///
-/// The names have the user's spans, so the compiler would show the user the lints of this statement. The
-/// statement therefore allows these lints, and they still apply to the body. Parameters after the marker
-/// `used` need not be used in the body.
+/// The names have the user's spans, so the compiler would show the user the lints of this
+/// statement. The statement therefore allows these lints. The lints still apply to the body.
+/// Parameters after the marker `used` need not be used in the body.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __rebind {
@@ -170,10 +172,12 @@ macro_rules! __rebind {
     };
 }
 
-/// Gives the function of `cache_if` or `ttl_with` copies of the parameters that the function mentions.
+/// Gives the function of `cache_if` or `ttl_with` copies of the parameters that the function
+/// mentions.
 ///
-/// The body of the annotated function takes the parameters, and the function is called after the body. Each
-/// `$copy` is a `ParameterClone` or an `OwnedParameter`. The macro evaluates to a function of the value.
+/// The body of the annotated function takes the parameters, and the function is called after the
+/// body. Each `$copy` is a `ParameterClone` or an `OwnedParameter`. The macro evaluates to a
+/// function of the value.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __with_copies {
@@ -191,8 +195,8 @@ macro_rules! __with_copies {
     }};
 }
 
-/// Tells the compiler which type the body returns. The compiler then reports a type error in the body at
-/// the body, and not at the generated call.
+/// Tells the compiler which type the body returns. The compiler then reports a type error in the
+/// body at the body, and not at the generated call.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __returns {
@@ -208,8 +212,8 @@ pub use crate::{
     __returns as returns, __round_trip as round_trip, __with_copies as with_copies,
 };
 
-/// Unwraps the call that [`HashedLookup::look_up_or_begin`] returns if there is no hit, and sets how its
-/// value is compared with what memcached would return.
+/// Unwraps the call that [`HashedLookup::look_up_or_begin`] returns if there is no hit, and sets
+/// how its value is compared with what memcached would return.
 pub fn unwrap_call<'p, R, V>(
     call: Option<Call<'p, R, V>>,
     round_trip: RoundTripFns,
@@ -218,19 +222,19 @@ pub fn unwrap_call<'p, R, V>(
         .round_trip(round_trip)
 }
 
-/// Has any return type, for use in [`returns!`]. This function is never called.
+/// Stands for a value of any type in [`returns!`]. This function is never called.
 pub fn never<R>() -> R {
     unreachable!("the expansion calls this under `if false`")
 }
 
-/// Borrows the cache from the expression of the option `cache`. Returns `None` if the expression is a
-/// [`StaticCache`] without a cache.
+/// Borrows the cache from the expression of the option `cache`. Returns `None` if the expression is
+/// a [`StaticCache`] without a cache.
 #[inline]
 pub fn cache<C: LendsCache + ?Sized>(cache: &C) -> Option<&Cache> {
     cache.lend()
 }
 
-/// A bound in place of `AsRef<Cache>`, for the sake of a better error message.
+/// A bound in place of `AsRef<Cache>`. It has a better error message.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a cache",
     label = "expected a `Cache`, a `StaticCache`, or a type that implements `AsRef<Cache>`",

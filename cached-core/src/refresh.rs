@@ -1,16 +1,18 @@
-//! Refreshing ahead: before an entry expires, a call runs the annotated function again in the background.
-//! Until the new value is stored, callers still receive the old value (option `refresh_ahead`).
+//! The option `refresh_ahead`: before an entry expires, a call runs the annotated function again in
+//! the background. Until the new value is stored, callers still receive the old value.
 //!
-//! An entry is *due* for a refresh in the last part of its ttl, the [`refresh_window`]. A caller must hold
-//! the entry's *claim* to refresh the entry, and one caller at a time holds the claim:
+//! An entry is *due* for a refresh in the last part of its ttl, the [`refresh_window`]. A caller
+//! must hold the entry's *claim* to refresh the entry, and one caller at a time holds the claim:
 //!
 //! - Without a remote tier, the caller takes a [`LocalRefreshClaim`].
-//! - With a remote tier, a caller can win the claim when it reads the item from the remote tier. A hit in
-//!   the local tier starts no refresh. When the local entry expires, the next call reads the item.
+//! - With a remote tier, a caller can win the claim when it reads the *item*, the remote tier's
+//!   copy of the entry. A hit in the local tier starts no refresh. When the local entry expires,
+//!   the next call reads the item.
 //!
-//! The remote tier knows when an item expires, but not the ttl of the item. The remote tier may therefore
-//! give the claim to a caller before the entry is due. The caller then holds the claim until the entry is
-//! due. If the caller gave the claim back at once, the next reader would also win the claim too early.
+//! The remote tier knows when an item expires, but not the ttl of the item. The remote tier may
+//! therefore give the claim to a caller before the entry is due. The caller then holds the claim
+//! until the entry is due. If the caller gave the claim back at once, the next reader would also
+//! win the claim too early.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -27,15 +29,15 @@ use crate::entry_handle::EntryHandle;
 use crate::event::Event;
 use crate::refresh_claims::LocalRefreshClaim;
 use crate::ttl::refresh_window;
-use crate::value::{ReturnType, Value, ValueRules};
+use crate::value::{ReturnOperations, Value, ValueRules};
 
-/// The longest pause between two reads of the clock by a caller that holds a claim in a test, because the
-/// test may move the clock.
+/// In a test, a task that holds a claim reads the clock this often, because the test may move the
+/// clock.
 const CLOCK_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 impl EntryHandle {
-    /// Claims the refresh of the local entry. Returns `None` if the entry is not due, if another caller
-    /// holds the claim, or if there is a remote tier.
+    /// Claims the refresh of the local entry. Returns `None` if the entry is not due, if another
+    /// caller holds the claim, or if there is a remote tier.
     fn claim_local_refresh(&self) -> Option<LocalRefreshClaim> {
         let declared = self.declaration().declared_refresh_ahead();
         if declared.is_zero() || self.remote_tier().is_some() {
@@ -54,8 +56,8 @@ impl EntryHandle {
         is_due().then_some(claim)
     }
 
-    /// Returns when the entry will be due if its item in the remote tier expires at `expires`. Returns
-    /// `None` if the entry is due now.
+    /// Returns when the entry will be due for a refresh. `expires` is when its item in the remote
+    /// tier expires. Returns `None` if the entry is due now.
     fn due_at<V: 'static>(
         &self,
         rules: &ValueRules<'_, V>,
@@ -74,7 +76,7 @@ impl LocalHit {
     /// Refreshes the entry in the background if a refresh is due.
     pub(crate) fn refresh<R, V, F>(
         self,
-        returns: ReturnType<R, V>,
+        returns: ReturnOperations<R, V>,
         fetch: impl FnOnce() -> (ValueRules<'static, V>, Pin<Box<F>>),
     ) where
         R: 'static,
@@ -93,18 +95,21 @@ impl LocalHit {
 
 impl PendingCall {
     /// Returns the call's answer if the plan is to answer at once and then refresh the entry.
-    pub(crate) fn answer_before_refresh<R, V>(&self, returns: &ReturnType<R, V>) -> Option<R> {
+    pub(crate) fn answer_before_refresh<R, V>(
+        &self,
+        returns: &ReturnOperations<R, V>,
+    ) -> Option<R> {
         match &self.plan {
             CallPlan::AnswerAndRefresh(value, _) => returns.rebuild(value),
             _ => None,
         }
     }
 
-    /// Refreshes the entry in the background if the entry is due. If not, holds the claim until the entry
-    /// is due, and then gives the claim back.
+    /// Refreshes the entry in the background if the entry is due. If not, holds the claim until the
+    /// entry is due, and then gives the claim back.
     pub(crate) fn refresh<R, V, F>(
         mut self: Box<Self>,
-        returns: ReturnType<R, V>,
+        returns: ReturnOperations<R, V>,
         fetch: impl FnOnce() -> (ValueRules<'static, V>, Pin<Box<F>>),
     ) where
         R: 'static,
@@ -126,11 +131,11 @@ impl PendingCall {
         }
     }
 
-    /// Spawns a task that runs the function and stores its value. Without a tokio runtime, the claim is
-    /// dropped, and a later call may refresh the entry.
+    /// Spawns a task that runs the function and stores its value. Without a tokio runtime, the
+    /// claim is dropped, and a later call may refresh the entry.
     fn fetch_in_background<R, V, F>(
         mut self: Box<Self>,
-        returns: ReturnType<R, V>,
+        returns: ReturnOperations<R, V>,
         rules: ValueRules<'static, V>,
         mut fetch: Pin<Box<F>>,
     ) where
@@ -138,7 +143,8 @@ impl PendingCall {
         V: 'static,
         F: Future<Output = R> + Send + 'static,
     {
-        // A paused refresh drops its claim. A call after the pause can then refresh the entry.
+        // During a pause the refresh is given up, which drops its claim. A call after the pause can
+        // then refresh the entry.
         if self.pause().is_some() {
             return;
         }
@@ -146,7 +152,7 @@ impl PendingCall {
         let refresh = async move {
             self.handle.emit(|entry| Event::RefreshStarted { entry });
             self.begin_fetch();
-            // The fetch is always timed, because no caller waits here while the clock is read.
+            // A refresh is always timed, because no caller waits while the clock is read.
             self.fetch_began = Some(Instant::now());
             let end = poll_fn(|context| self.poll_fetch(fetch.as_mut(), context)).await;
             // The call leads no flight, so the fetch is never `Overtaken`.
@@ -154,16 +160,16 @@ impl PendingCall {
                 self.finish(output, &returns, &rules);
             }
         };
-        // A spawned task is outside the caller's `Cache::scope`. The annotated functions that `fetch` calls
-        // must find the same current cache as in the caller's task.
+        // A spawned task is outside the caller's `Cache::scope`. The functions that `fetch` calls
+        // must use the same cache there as in the caller's task.
         match process_cache_if_unscoped() {
             Some(_) => drop(runtime.spawn(refresh)),
             None => drop(runtime.spawn(Cache::current().scope(refresh))),
         }
     }
 
-    /// Holds the claim in a task until the entry is due, then gives the claim back. The next reader of
-    /// the item wins the claim and refreshes the entry.
+    /// Holds the claim in a task until the entry is due, then gives the claim back. The next reader
+    /// of the item wins the claim and refreshes the entry.
     fn hold_claim(self: Box<Self>, planned: PlannedFetch, due: Instant) {
         let Ok(runtime) = Handle::try_current() else { return };
         let clock = self.handle.cache.config().clock.clone();
@@ -173,9 +179,13 @@ impl PendingCall {
                 if left.is_zero() {
                     break;
                 }
-                let is_test = cfg!(feature = "testing");
-                tokio::time::sleep(if is_test { left.min(CLOCK_POLL_INTERVAL) } else { left })
-                    .await;
+                let clock_may_be_moved = cfg!(feature = "testing");
+                tokio::time::sleep(if clock_may_be_moved {
+                    left.min(CLOCK_POLL_INTERVAL)
+                } else {
+                    left
+                })
+                .await;
             }
             drop(planned);
         });

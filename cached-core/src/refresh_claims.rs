@@ -12,8 +12,8 @@ use crate::sync::lock;
 /// Without a pause, every call would start a refresh.
 const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 
-/// A claim expires after this time, or after four times the usual fetch time of the function if
-/// that is longer. A holder whose task hangs must not keep the claim for ever.
+/// A claim expires after this time, so that a task that hangs does not keep it for ever. If four
+/// times the usual fetch time of the function is longer, the claim expires after that time.
 const EXPIRES_AFTER: Duration = Duration::from_secs(20);
 
 /// The claims of one cache.
@@ -98,12 +98,12 @@ mod tests {
         assert!(held.iter().all(Option::is_some));
         for number in 100..1000 {
             assert!(claims.take(&key(number), None).is_some());
-            // The pause after this claim is over.
+            // This ends the pause that follows the claim.
             *lock(&claims.claimable_at).get_mut(&key(number)[..]).expect("the key was claimed") =
                 Instant::now();
         }
         let kept = lock(&claims.claimable_at).len();
-        assert!(kept < 500, "{kept}");
+        assert!(kept < 500, "claims that have ended are removed: {kept} are left");
         assert!((0..100).all(|number| claims.take(&key(number), None).is_none()));
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! A value has a *time to live* (ttl), during which a tier returns the value. After the ttl, a tier
 //! may keep the expired value for the *stale time*, to serve if a fetch fails (`stale_if_error`).
+//! An *item* is the remote tier's copy of an entry.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use crate::tier::remote::{RemoteStore, Store};
 /// default local ttl of a confirmed value that another process may overwrite.
 pub(crate) const UNCONFIRMED_TTL: Duration = Duration::from_secs(5);
 
-/// Limits the ttl and the stale time if there is no remote tier. Always limits `refresh_ahead`. The
-/// time of a clock plus this duration does not overflow.
+/// The limit of the ttl and the stale time if there is no remote tier. It is also the limit of
+/// `refresh_ahead`, in every cache. The time of a clock plus this duration does not overflow.
 const LONGEST_LOCAL_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The longest stale time in the remote tier.
@@ -28,8 +29,8 @@ const LONGEST_REMOTE_STALE: Duration = Duration::from_secs(Store::LIMITS.longest
 pub(crate) struct TtlInputs {
     /// The ttl of the value, before jitter and limits.
     pub(crate) ttl: Duration,
-    /// The fraction of the ttl that is subtracted, from 0 to 1, so that values do not expire all at
-    /// once.
+    /// The fraction of the ttl that is subtracted, from 0 to 1. It is random, so that values do not
+    /// expire all at once.
     pub(crate) jitter: f64,
     pub(crate) local_ttl: Option<Duration>,
     pub(crate) stale_if_error: Duration,
@@ -65,8 +66,8 @@ impl EntryTtls {
             // The limit of the remote tier applies to the ttl plus the stale time.
             longest -= stale;
         }
-        // If `longest` shortens the ttl, the refresh window is computed from the shortened ttl, so
-        // that the window never covers all of it.
+        // If `longest` shortens the ttl, the refresh window is computed from the shortened ttl. The
+        // window is then always shorter than the ttl.
         let refresh_window = match inputs.ttl > longest {
             true => refresh_window(longest, inputs.refresh_ahead),
             false => inputs.refresh_ahead.min(LONGEST_LOCAL_TTL),
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_window_is_shorter_than_a_cut_ttl() {
+    fn the_window_is_shorter_than_a_cut_ttl() {
         let endless =
             TtlInputs { ttl: Duration::MAX, refresh_ahead: Duration::MAX, ..inputs(false) };
         let ttls = EntryTtls::new(&endless);

@@ -2,7 +2,7 @@
 //!
 //! Most of the code behind a call handles an untyped [`Value`], so that this code is compiled once
 //! for all annotated functions. To use a value's concrete type, the code calls the function
-//! pointers in [`ValueType`] and [`ReturnType`].
+//! pointers in [`ValueOperations`] and [`ReturnOperations`].
 
 pub(crate) mod bounds;
 mod error_sharing;
@@ -26,13 +26,13 @@ pub use error_sharing::{
     CopyableError, ErrorCopier, ErrorProbe, ErrorSharing, FallibleReturn, error_copier,
 };
 
-/// A cached value whose type is erased. [`ValueType`] holds the operations on it.
+/// A cached value whose type is erased. [`ValueOperations`] holds the operations on it.
 pub(crate) type Value = Arc<dyn Any + Send + Sync>;
 
 /// A value that can be cached: `Serialize + DeserializeOwned + Clone + Send + Sync + 'static`.
 ///
-/// Every type with these bounds implements the trait automatically. If `T` implements it, so does
-/// `Arc<T>`, and a hit on an `Arc<T>` clones only the `Arc`.
+/// Every type with these bounds implements the trait automatically. If `T` implements the trait,
+/// `Arc<T>` implements it too. A hit on an `Arc<T>` clones only the `Arc`.
 ///
 /// A value of a function with the option `remote = false` need not implement this trait. It is
 /// stored in this process only, so `Clone + Send + Sync + 'static` is enough.
@@ -52,8 +52,9 @@ pub trait CachedValue: Serialize + DeserializeOwned + Clone + Send + Sync + 'sta
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> CachedValue for T {}
 
-/// Marker for the implementations of [`Returned`] in which the return type determines what is
-/// cached: the `Ok` of a `Result`, and the whole value of an `Option` or another standard type.
+/// Marker for most implementations of [`Returned`]: the return type determines which part is
+/// cached. This part is the `Ok` of a `Result`, and the whole value of an `Option` or another
+/// standard type.
 ///
 /// A `None` is cached only under the option `none_ttl`.
 #[derive(Debug, Clone, Copy)]
@@ -181,7 +182,7 @@ fn is_common_primitive(name: &str) -> bool {
 /// The operations on values of one type, as functions that take an untyped [`Value`].
 ///
 /// If the type's own `Serialize` or `Deserialize` panics, these functions catch the panic.
-pub(crate) struct ValueType {
+pub(crate) struct ValueOperations {
     /// Encodes a value for memcached; see [`encoded::write`].
     pub(crate) write: fn(&Value, RoundTripCheck) -> Result<EncodedValue, Unstorable>,
     /// Decodes a value; see [`encoded::read`].
@@ -210,11 +211,11 @@ fn catch_panic<T>(run: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(run)).ok()
 }
 
-impl ValueType {
+impl ValueOperations {
     /// Returns the operations of `V`.
-    pub(crate) const fn of<V: CachedValue>() -> &'static ValueType {
+    pub(crate) const fn of<V: CachedValue>() -> &'static ValueOperations {
         const {
-            &ValueType {
+            &ValueOperations {
                 write: |value, check| {
                     let another_type = Unstorable::new("has another type than the entry");
                     let value = value.downcast_ref::<V>().ok_or(another_type)?;
@@ -298,7 +299,11 @@ impl<V: 'static> ValueRules<'_, V> {
     ///
     /// If `ttl_with` panics, the ttl in the attribute applies: the value is usable, so the panic
     /// must not reach the caller.
-    pub(crate) fn decide_stored(&self, value: &Value, value_type: &ValueType) -> CachingDecision {
+    pub(crate) fn decide_stored(
+        &self,
+        value: &Value,
+        value_type: &ValueOperations,
+    ) -> CachingDecision {
         let ttl_with = self.ttl_with.as_ref().zip(value.downcast_ref::<V>());
         let ttl = ttl_with.and_then(|(ttl_with, value)| catch_panic(|| ttl_with(value)));
         let is_none = (value_type.is_none)(value);
@@ -309,13 +314,13 @@ impl<V: 'static> ValueRules<'_, V> {
 /// The operations on a function's return type `R`.
 ///
 /// `V` is the part of `R` that is cached.
-pub(crate) struct ReturnType<R, V> {
+pub(crate) struct ReturnOperations<R, V> {
     /// Separates a value to cache from an error, and applies the rules to the value.
     pub(crate) split: fn(R, &ValueRules<'_, V>) -> FetchOutput<R>,
     /// The function [`rebuild_into`] for this type.
     pub(crate) rebuild_into: fn(&Value, &mut Option<R>) -> bool,
     pub(crate) error_sharing: ErrorSharing<R>,
-    pub(crate) value_type: &'static ValueType,
+    pub(crate) value_type: &'static ValueOperations,
 }
 
 /// The result of running an annotated function.
@@ -326,16 +331,16 @@ pub(crate) enum FetchOutput<R> {
     Error(R),
 }
 
-impl<R, V> ReturnType<R, V> {
+impl<R, V> ReturnOperations<R, V> {
     pub(crate) fn new<Mode>(
         error_sharing: ErrorSharing<R>,
-        value_type: &'static ValueType,
-    ) -> ReturnType<R, V>
+        value_type: &'static ValueOperations,
+    ) -> ReturnOperations<R, V>
     where
         R: Returned<Mode, Value = V>,
         V: Clone + Send + Sync + 'static,
     {
-        ReturnType {
+        ReturnOperations {
             split: |returned, rules| match returned.into_cached() {
                 Ok(value) => {
                     let decision = rules.decide(&value);
@@ -369,8 +374,8 @@ where
     R: Returned<Mode, Value: Clone + 'static>,
 {
     let Some(value) = value.downcast_ref::<R::Value>() else { return false };
-    // `target` held `None`, so nothing leaks. Without `forget` the compiler adds code to drop an
-    // `R`.
+    // Without `forget` the compiler adds code to drop an `R`. Nothing leaks, because `target` held
+    // `None`.
     std::mem::forget(target.replace(R::from_cached(value.clone())));
     true
 }

@@ -10,24 +10,28 @@ use std::time::{Duration, Instant};
 use super::{CallPlan, PendingCall, PlannedFetch};
 use crate::event::{Event, FetchOutcome};
 use crate::flight::{FlightOutcome, Leader, poll_work};
-use crate::value::{FetchOutput, ReturnType, ValueRules};
+use crate::value::{FetchOutput, ReturnOperations, ValueRules};
 
-/// If a function's usual fetch time is longer than this, a leader passes the usual fetch time to its flight.
-/// The flight then waits longer before the leader counts as stuck.
+/// If a function's usual fetch time is longer than this, a leader tells its flight. The flight then
+/// waits longer before the leader counts as stuck.
 const SLOW_FETCH: Duration = Duration::from_secs(15);
 
 /// The end of a call's fetch.
 pub(crate) enum FetchEnd<R> {
     /// The function returned this output.
     Returned(R),
-    /// Another caller took over the lead of the flight, and its fetch ended first, with this outcome.
+    /// Another caller took over the lead of the flight. The other caller's fetch ended first, with
+    /// this outcome.
     Overtaken(FlightOutcome),
 }
 
 impl PendingCall {
-    /// Returns the answer if the plan holds one of the call's type. If not, begins the fetch and returns
-    /// `None`.
-    pub(crate) fn answer<R, V>(&mut self, returns: &ReturnType<R, V>) -> Option<R> {
+    /// Returns the answer if the plan holds one of the call's type. Otherwise begins a fetch and
+    /// returns `None`.
+    pub(crate) fn answer_or_begin_fetch<R, V>(
+        &mut self,
+        returns: &ReturnOperations<R, V>,
+    ) -> Option<R> {
         let answer = match &self.plan {
             CallPlan::Answer(value) | CallPlan::AnswerAndRefresh(value, _) => {
                 returns.rebuild(value)
@@ -38,7 +42,7 @@ impl PendingCall {
         match answer {
             Some(_) => self.trace(|report| report.is_answered = true),
             None => {
-                // A copy of the error has panicked, so this call cannot use the error.
+                // Copying another caller's error has panicked, so this call fetches for itself.
                 if let CallPlan::Error(_) = self.plan {
                     self.plan = self.plan_alone();
                 }
@@ -48,7 +52,8 @@ impl PendingCall {
         answer
     }
 
-    /// Reports that the function starts to run. If there is a remote tier, notes the time.
+    /// Reports that the function starts to run, and gives the fetch its sequence number. If there
+    /// is a remote tier, notes the time.
     pub(crate) fn begin_fetch(&mut self) {
         let handle = &self.handle;
         match self.plan.bypass_reason() {
@@ -72,6 +77,7 @@ impl PendingCall {
     }
 
     /// Polls the future of the function. If the call leads a flight, the flight records the poll.
+    /// If another leader of the flight has finished, returns its outcome instead.
     pub(crate) fn poll_fetch<R>(
         &mut self,
         fetch: Pin<&mut dyn Future<Output = R>>,
@@ -87,14 +93,14 @@ impl PendingCall {
         poll_work(leader, &mut self.waker_cache, fetch, context).map(FetchEnd::Returned)
     }
 
-    /// Turns the outcome of another leader's fetch, which ended first, into this call's answer. Returns
-    /// `None` if this call cannot use the outcome. This call then goes on with its own fetch, and no longer
-    /// leads a flight.
+    /// Gives up the lead of the flight, and turns the outcome of the other leader's fetch into this
+    /// call's answer. Returns `None` if this call cannot use the outcome. This call then goes on
+    /// with its own fetch.
     #[cold]
     pub(crate) fn accept_outcome<R, V>(
         &mut self,
         outcome: FlightOutcome,
-        returns: &ReturnType<R, V>,
+        returns: &ReturnOperations<R, V>,
     ) -> Option<R> {
         if let CallPlan::Fetch(fetch) = &mut self.plan
             && let Some(leader) = fetch.leader.take()
@@ -111,12 +117,12 @@ impl PendingCall {
 
     /// Turns the function's output into the call's answer, and fills the tiers.
     ///
-    /// The method is not `async`: the output would be held across an `await`, and an error need not be
-    /// `Send`.
+    /// The method is not `async`, because its future would hold the output across an `await`. The
+    /// output may be an error that is not `Send`.
     pub(crate) fn finish<R, V>(
         mut self: Box<Self>,
         output: R,
-        returns: &ReturnType<R, V>,
+        returns: &ReturnOperations<R, V>,
         rules: &ValueRules<'_, V>,
     ) -> R {
         let CallPlan::Fetch(fetch) = std::mem::replace(&mut self.plan, CallPlan::Bypass) else {
@@ -135,7 +141,8 @@ impl PendingCall {
             }
             FetchOutput::Error(output) => {
                 self.report_end(&fetch, FetchOutcome::Error);
-                // The pause must begin before the flight ends, or a caller could fetch in between.
+                // The pause must begin before the flight ends. Otherwise a caller could fetch in
+                // between.
                 let share = || returns.error_sharing.share(&output);
                 let shared = self.begin_pause(&fetch, share);
                 if let Some(value) = self.stale_value(&fetch)

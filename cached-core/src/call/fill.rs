@@ -1,4 +1,5 @@
-//! The fill: a call stores a fetched value in the tiers, and answers the flight's followers with the value.
+//! The fill: a call stores a fetched value in the tiers, and answers the flight's followers with
+//! the value.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,10 +23,10 @@ impl PendingCall {
         decision: CachingDecision,
     ) -> Value {
         let handle = &self.handle;
-        if let (FillTarget::RemoteLease(permit @ None), Some(leader)) =
+        if let (FillTarget::RemoteLease(lease @ None), Some(leader)) =
             (&mut fetch.target, &fetch.leader)
         {
-            *permit = leader.take_handoff();
+            *lease = leader.take_handoff();
         }
         if let Some(reason) = handle.uncached_reason(&decision) {
             self.report_uncached(reason);
@@ -47,16 +48,16 @@ impl PendingCall {
             // proves unable to.
             _ => ttls.local.min(UNCONFIRMED_TTL),
         };
-        // An overwritable entry takes the value of the fetch that began last. A write-once entry keeps
-        // its first value.
+        // An overwritable entry takes the value of the fetch that began last. A write-once entry
+        // keeps its first value.
         let mode = if handle.is_overwritable() { WriteMode::Replace } else { WriteMode::Once };
         handle.publish(fill_token, mode, &value, weight, handle.expiry(local_ttl, ttls));
         if let Some(leader) = leader {
             leader.answer(|| FlightOutcome::Cached(Arc::clone(&value)));
         }
         self.fill_remote(target, fill_token, &value, weight, ttls);
-        // The flight must be answered before this line: the `Drop` of a value may call the function with
-        // the same key, and would wait for the flight.
+        // The flight must be answered before this line. The `Drop` of a value may call the function
+        // with the same key, and that call would wait for the flight.
         run_deferred_drops();
         self.keep_for_request(value)
     }
@@ -82,8 +83,9 @@ impl PendingCall {
         };
         let permit = permit.in_background();
         let Some(store) = self.handle.cache.remote() else { return };
-        // The option `weight` is about the local tier. A weight of `usize::MAX` must not fill the queue
-        // of the background writes, and a weight of 0 must not let the queue grow without bound.
+        // The option `weight` is about the local tier, so the queue of background writes ignores
+        // it. A weight of `usize::MAX` would fill the queue, and with a weight of 0 the queue would
+        // have no bound.
         let bytes = match self.handle.weigher {
             Some(_) => self.handle.estimated_weight(value),
             None => weight,
@@ -114,7 +116,8 @@ struct RemoteFill {
 }
 
 impl RemoteFill {
-    /// Writes the value. If the store cuts off a run, it may run this method again.
+    /// Writes the value, and reports the outcome. If a run is cut off, the store may run this
+    /// method again.
     async fn run(&self) {
         let handle = &self.handle;
         match self.write().await {
@@ -128,14 +131,15 @@ impl RemoteFill {
         }
     }
 
-    /// Gives the local entry its full ttl: the remote tier has the value, or cannot take it, so that
-    /// this process alone keeps it.
+    /// Gives the local entry its full ttl. The caller has learned that the remote tier has the
+    /// value or cannot store it.
     fn extend_local_entry(&self) {
         let EntryTtls { local, stale, .. } = self.ttls;
         let expiry = Expiry { start: self.began, ttl: local, stale_ttl: stale };
         self.handle.extend(self.fill_token, &self.value, expiry);
     }
 
+    /// Writes the value. If the remote tier cannot store the value, extends the local entry.
     async fn write(&self) -> Result<WriteOutcome, FillRefusal> {
         if !Store::LIMITS.allows(self.ttls.remote) {
             return Err(FillRefusal::TtlTooShort);

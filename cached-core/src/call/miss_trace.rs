@@ -1,5 +1,5 @@
-//! The trace of a call that the memory of this process could not answer. A call has a trace only
-//! while the log asks for one; see [`MissReport`].
+//! The trace of a call that missed: neither the request tier nor the local tier had the value. A
+//! call has a trace only while the log asks for one; see [`MissReport`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,12 +9,13 @@ use crate::entry_handle::EntryHandle;
 use crate::event::{Event, EventSubject, LocalLookup, MissReport, RequestLookup, logs_misses};
 use crate::sync::lock;
 
-/// Collects the [`MissReport`] of one call. When the trace is dropped, it emits the report, so each
-/// call has one report, even if its caller drops the call.
+/// Collects the [`MissReport`] of one call. Dropping the trace emits the report, so even a
+/// cancelled call has one.
 pub(crate) struct MissTrace {
     cache: Cache,
     key: Arc<[u8]>,
-    /// The lock lets the future of a remote read, which borrows the call, add to the report.
+    /// Behind a lock, because the future of a remote read only borrows the call, and adds to the
+    /// report.
     report: Mutex<MissReport>,
     is_discarded: bool,
 }
@@ -57,7 +58,7 @@ impl Drop for MissTrace {
 }
 
 impl PendingCall {
-    /// Gives the call a trace if the log asks for one.
+    /// Starts the trace of the call if the log asks for one.
     #[inline]
     pub(crate) fn traced(mut self: Box<Self>) -> Box<Self> {
         if logs_misses() {

@@ -1,8 +1,8 @@
 //! The option `error_ttl`: a failed fetch pauses the next fetches of its key for a time.
 //!
-//! A pause holds off the fetch, and nothing before it: a call still looks for the value in each
-//! tier, so it returns a value that another process has stored in the meantime. Only where the call
-//! would run the function does the error of the failed fetch stand in for the function.
+//! During a pause, a call still looks for the value in each tier, so it finds a value that another
+//! process has stored. If no tier has the value, the call does not run the function. The call
+//! behaves as if the function had failed again with the same error.
 
 use std::sync::Arc;
 
@@ -22,9 +22,9 @@ impl PendingCall {
         handle.cache.fetch_pauses().get(&handle.key, handle.now())
     }
 
-    /// Pauses the fetches of the key after `fetch` has failed, unless the entry was changed during
-    /// the fetch. Returns the error that `share` returns. Does nothing if the function does not
-    /// declare `error_ttl`.
+    /// Pauses the fetches of the key after `fetch` has failed, and returns the error that `share`
+    /// makes of the failure. If the entry was changed during the fetch, the key is not paused.
+    /// Without the option `error_ttl`, this method does nothing and returns `None`.
     pub(super) fn begin_pause(
         &self,
         fetch: &PlannedFetch,
@@ -35,16 +35,17 @@ impl PendingCall {
         let error = if ttl.is_zero() { None } else { share() }?;
         let pauses = handle.cache.fetch_pauses();
         pauses.begin(&handle.key, Arc::clone(&error), handle.now(), ttl);
-        // An invalidation makes the token out of date before it ends the pause. So either the
-        // invalidation ends this pause, or this check does.
+        // An invalidation first makes the token out of date, and then ends the pause. If the
+        // invalidation came too early to end this pause, the token is already out of date here.
         if !handle.is_current(fetch.fill_token) {
             pauses.end(&handle.key);
         }
         Some(error)
     }
 
-    /// Returns the plan to run the function. If `pause` is the error of an earlier fetch, returns
-    /// the plan that follows if the function fails with this error.
+    /// Returns the plan to run the function. If there is a `pause`, the error of an earlier fetch,
+    /// this method instead answers the flight with a stale value or with the error. It then returns
+    /// the plan to return the same.
     pub(super) fn fetch_unless_paused(
         &self,
         fetch: PlannedFetch,

@@ -1,4 +1,7 @@
 //! The leader's read of the remote tier, which returns a value or wins a lease.
+//!
+//! A read may also win a *claim*, the right to refresh the item that the read found. One process at
+//! a time holds the claim of an item.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +16,11 @@ use crate::tier::remote::{
 use crate::ttl::EntryTtls;
 use crate::value::Value;
 
-/// A claim of the remote tier counts as abandoned if its holder has not replaced the item after
-/// this time, or after four times the usual fetch time of the function if that is longer.
+/// A claim counts as abandoned if its holder has not replaced the item after this time. If four
+/// times the usual fetch time of the function is longer, that time counts instead.
 const ABANDONED_AFTER: Duration = Duration::from_secs(5);
-/// The upper limit of the time after which a claim of the remote tier counts as abandoned. The
-/// setting `lease` replaces this limit and [`ABANDONED_AFTER`].
+/// The upper limit of the time after which a claim counts as abandoned. The setting `lease`
+/// replaces this limit and [`ABANDONED_AFTER`].
 const ABANDONED_AFTER_AT_MOST: Duration = Duration::from_secs(120);
 
 /// An item that a read of the remote tier found.
@@ -27,9 +30,8 @@ type RemoteItem = Item<<PendingCall as ReadHandler>::Value, Permit>;
 pub(super) enum RemoteAnswer {
     /// The remote tier has the value.
     Value(Value),
-    /// The remote tier has the value, and this process won the claim to refresh the entry. The last
-    /// field is the time at which the value expires, or `None` if an earlier holder gave the claim
-    /// back.
+    /// The remote tier has the value, and this process won the claim to refresh the item. The last
+    /// field says when the value expires. It is `None` if an earlier holder gave the claim back.
     Due(Value, FillTarget, Option<Instant>),
     /// The remote tier has an expired value, which another process is replacing.
     Stale(Value),
@@ -44,8 +46,8 @@ impl RemoteAnswer {
 }
 
 impl EntryHandle {
-    /// Returns the time after which a claim of the remote tier counts as abandoned, because its
-    /// holder was probably killed. The setting `lease` replaces the default.
+    /// Returns how long after it was first seen a claim counts as abandoned, because its holder was
+    /// probably killed. The setting `lease` replaces the default.
     fn claim_abandoned_after(&self) -> Duration {
         let fetch_time = self.counters().fetch_time().unwrap_or_default();
         let by_fetch_time =
@@ -56,7 +58,8 @@ impl EntryHandle {
 
 impl PendingCall {
     /// Reads the value from the remote tier. If there is no value, tries to win the lease to fill
-    /// the entry. A call whose fetch is paused wins no lease, and so holds up no other process.
+    /// the entry. If fetches of the key are paused, the call takes no lease, so it holds up no
+    /// other process.
     ///
     /// The body is an `async` block, because an `async fn` would store its arguments twice. The
     /// future must stay small, because it is part of the boxed future of
@@ -69,10 +72,10 @@ impl PendingCall {
         let handle = &self.handle;
         let ttls = handle.ttls(None);
         async move {
-            // Jitter is left out, so that all calls of a function make the same decision.
+            // This ttl is without jitter, so all calls of a function make the same decision.
             let is_kept = Store::LIMITS.allows(handle.ttl(None));
             let Some((store, key)) = is_kept.then(|| handle.remote_tier_and_key()).flatten() else {
-                self.found(RemoteFinding::TtlTooShort);
+                self.trace_finding(RemoteFinding::TtlTooShort);
                 return RemoteAnswer::fetch(FillTarget::LocalOnly);
             };
             let if_missing = match is_paused {
@@ -90,19 +93,19 @@ impl PendingCall {
                 Ok(ReadOutcome::Item(item)) => return self.use_item(item, ttls, fill_token),
                 Ok(ReadOutcome::Permit(permit)) => {
                     handle.emit(|entry| Event::LeaseWon { entry });
-                    self.found(RemoteFinding::LeaseWon);
+                    self.trace_finding(RemoteFinding::LeaseWon);
                     FillTarget::RemoteLease(Some(Box::new(FillLease { permit, stale: None })))
                 }
                 Ok(ReadOutcome::Busy) => {
                     handle.emit(|entry| Event::LeaseTimedOut { entry });
-                    self.found(match self.force_miss() {
+                    self.trace_finding(match self.force_miss() {
                         true => RemoteFinding::LeaseNotAwaited,
                         false => RemoteFinding::LeaseTimedOut,
                     });
                     FillTarget::LocalWithoutPermit
                 }
                 Ok(ReadOutcome::Missing) => {
-                    self.found(RemoteFinding::Absent);
+                    self.trace_finding(RemoteFinding::Absent);
                     FillTarget::LocalWithoutPermit
                 }
                 Err(error) if error.kind().is_refusal() => FillTarget::LocalWhileUnusable,
@@ -111,21 +114,21 @@ impl PendingCall {
         }
     }
 
-    /// Decides what a leader does with an item of the remote tier. If the value has not
-    /// expired, stores it in the local tier.
+    /// Decides what a leader does with an item of the remote tier. Stores a value that has not
+    /// expired in the local tier.
     fn use_item(&self, item: RemoteItem, ttls: EntryTtls, fill_token: FillToken) -> RemoteAnswer {
         let handle = &self.handle;
         let now = handle.now();
         let remaining = item.fresh_for(now, ttls.stale);
         let Item { value, claim, permit, .. } = item;
         let replace = |permit| FillTarget::RemoteItem(Box::new(permit));
-        let refresh =
+        let with_lease =
             |permit, stale| FillTarget::RemoteLease(Some(Box::new(FillLease { permit, stale })));
         let Some((value, weight)) = value else {
             return RemoteAnswer::fetch(replace(permit));
         };
         if self.force_miss() {
-            self.found(RemoteFinding::HitIgnored);
+            self.trace_finding(RemoteFinding::HitIgnored);
             return RemoteAnswer::fetch(match handle.is_overwritable() {
                 true => replace(permit),
                 false => FillTarget::Nowhere,
@@ -134,22 +137,22 @@ impl PendingCall {
         let Some(remaining) = remaining else {
             let target = match claim.is_won() {
                 true => {
-                    self.found(RemoteFinding::ExpiredClaimed);
-                    refresh(permit, Some(value.clone()))
+                    self.trace_finding(RemoteFinding::ExpiredClaimed);
+                    with_lease(permit, Some(value.clone()))
                 }
                 // The process that claimed the refresh was probably killed.
                 false if permit.is_claim_abandoned(handle.claim_abandoned_after()) => {
-                    self.found(RemoteFinding::ExpiredAbandoned);
+                    self.trace_finding(RemoteFinding::ExpiredAbandoned);
                     replace(permit)
                 }
                 false => {
-                    self.found(RemoteFinding::ExpiredRefreshedElsewhere);
+                    self.trace_finding(RemoteFinding::ExpiredRefreshedElsewhere);
                     return RemoteAnswer::Stale(value);
                 }
             };
             return RemoteAnswer::Fetch { target, stale: Some(value) };
         };
-        self.found(RemoteFinding::Hit);
+        self.trace_finding(RemoteFinding::Hit);
         let expiry = Expiry { start: now, ttl: remaining.min(ttls.local), stale_ttl: ttls.stale };
         handle.publish(fill_token, WriteMode::Once, &value, weight, expiry);
         let expires = match claim {
@@ -157,13 +160,13 @@ impl PendingCall {
             RefreshClaimOutcome::Won => Some(now + remaining),
             RefreshClaimOutcome::WonAfterReturn => None,
         };
-        RemoteAnswer::Due(value, refresh(permit, None), expires)
+        RemoteAnswer::Due(value, with_lease(permit, None), expires)
     }
 }
 
 impl PendingCall {
     /// Adds a finding of the read to the trace of the call.
-    fn found(&self, finding: RemoteFinding) {
+    fn trace_finding(&self, finding: RemoteFinding) {
         self.trace(|report| report.remote.push(finding));
     }
 }
@@ -175,10 +178,12 @@ impl ReadHandler for PendingCall {
         let decoded = self.handle.decode(frame);
         match &decoded {
             DecodedFrame::Value(_) => {}
-            DecodedFrame::Foreign => self.found(RemoteFinding::OtherBuild),
-            // The store has emptied the frame of an item that it does not trust.
-            DecodedFrame::Corrupt if frame.is_empty() => self.found(RemoteFinding::Untrusted),
-            DecodedFrame::Corrupt => self.found(RemoteFinding::Damaged),
+            DecodedFrame::Foreign => self.trace_finding(RemoteFinding::OtherBuild),
+            // The store passes an empty frame if the item may be older than a removal.
+            DecodedFrame::Corrupt if frame.is_empty() => {
+                self.trace_finding(RemoteFinding::Untrusted)
+            }
+            DecodedFrame::Corrupt => self.trace_finding(RemoteFinding::Damaged),
         }
         decoded
     }
@@ -190,10 +195,10 @@ impl ReadHandler for PendingCall {
 
     fn lease_held_elsewhere(&self) {
         self.handle.lease_held_elsewhere();
-        self.found(RemoteFinding::LeaseBusy);
+        self.trace_finding(RemoteFinding::LeaseBusy);
     }
 
     fn stand_in_asked(&self) {
-        self.found(RemoteFinding::StandInAsked);
+        self.trace_finding(RemoteFinding::StandInAsked);
     }
 }

@@ -26,7 +26,7 @@ impl PendingCall {
         }
     }
 
-    /// Answers the followers of a failed fetch with an expired value.
+    /// Answers the followers of a failed fetch with an expired value, and reports it.
     pub(super) fn serve_stale(&self, fetch: PlannedFetch, value: Value) {
         let reason = StaleReason::FetchFailed;
         self.handle.emit(|entry| Event::StaleServed { entry, reason });
@@ -36,8 +36,8 @@ impl PendingCall {
 
     /// Ends a fetch whose value may not be cached, and answers the followers with the value.
     ///
-    /// The fetch did not fail, so an expired value that the tiers keep for errors is out of date,
-    /// and is removed.
+    /// The tiers may keep an expired value for errors. The fetch did not fail, so that value is out
+    /// of date, and this method removes it.
     #[cold]
     pub(super) fn end_uncached(&self, fetch: PlannedFetch, value: &Value) {
         let PlannedFetch { leader, fill_token, target, stale, .. } = fetch;

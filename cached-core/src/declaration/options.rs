@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::Declaration;
 
 impl Declaration {
-    /// Returns the ttl as the ledger shows it: a duration, `computed` if an expression computes the
-    /// ttl for each call or value, or `default` if the cache's `default_ttl` applies.
+    /// Returns the ttl as the ledger shows it. This is a duration, or `computed` if an expression
+    /// computes the ttl of each call or value, or `default` if the cache's `default_ttl` applies.
     pub(super) fn ttl_text(&self) -> String {
         match self.ttl {
             Some(ttl) => duration_text(ttl),
@@ -30,8 +30,8 @@ impl Declaration {
         }
     }
 
-    /// Returns the other options. An option that is a duration is shown with it, and an option that is
-    /// an expression by its name alone.
+    /// Returns the other options. A duration is shown after the name of its option. For an option
+    /// that is an expression, only the name is shown.
     pub(super) fn options_text(&self) -> String {
         let nonzero = |duration: Duration| (!duration.is_zero()).then_some(duration);
         let durations = [
@@ -44,7 +44,7 @@ impl Declaration {
         let durations = durations.into_iter().filter_map(|(option, duration)| {
             Some(format!("{option} = {}", duration_text(duration?)))
         });
-        // The column `ttl` says `computed` for the option `ttl`.
+        // The option `ttl` is left out, because `ttl_text` already shows `computed` for it.
         let computed = self.computed_options.split(", ");
         let computed = computed.filter(|option| !option.is_empty() && *option != "ttl");
         let options: Vec<String> = durations.chain(computed.map(str::to_owned)).collect();

@@ -10,8 +10,8 @@ use crate::value::Value;
 /// Looks up several entries, and returns the value of the first entry that a tier has.
 ///
 /// Typically the entries are versions of one thing, in order of preference. The entries that this
-/// process does not have are read from memcached, and entries on the same server are read together. The
-/// annotated functions are not run.
+/// process does not have are read from memcached, and entries on the same server are read together.
+/// The annotated functions are not run.
 ///
 /// # Errors
 /// None. If the memcached server of an entry fails, the entry counts as missing.
@@ -38,7 +38,7 @@ pub async fn first_found<V: Clone + Send + Sync + 'static, P>(
     entries: impl IntoIterator<Item = CacheEntry<V, P>>,
 ) -> Option<V> {
     let entries: Vec<CacheEntry<V, P>> = entries.into_iter().collect();
-    // The entries after the first entry that this process has are not needed.
+    // The loop ends at the first entry that this process has. The entries after it are not needed.
     let mut missed = Vec::new();
     let mut local = None;
     for handle in entries.iter().filter_map(CacheEntry::handle) {
@@ -58,8 +58,8 @@ pub async fn first_found<V: Clone + Send + Sync + 'static, P>(
     local.and_then(|value| value.downcast_ref::<V>().cloned())
 }
 
-/// Reads the entries from the remote tier, and returns the items in the order of the entries. The entries
-/// of one cache are read together.
+/// Reads the entries from the remote tier, and returns the items in the order of the entries. The
+/// entries of one cache are read together.
 async fn read_many(
     missed: &[(EntryHandle, FillToken)],
 ) -> Vec<Option<Item<(Value, usize), Permit>>> {

@@ -1,4 +1,6 @@
 //! Stores the values that the program passes to `add` and `overwrite`.
+//!
+//! An *item* is the remote tier's copy of an entry.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use crate::tier::request::RequestHandle;
 use crate::ttl::{EntryTtls, UNCONFIRMED_TTL};
 use crate::value::{Value, ValueRules};
 
-/// A value that the program passed to `add` or `overwrite`, and how long each tier keeps the value.
+/// A value that the program passed to `add` or `overwrite`, and how long each tier may keep it.
 pub(super) struct SuppliedValue {
     value: Value,
     pub(super) ttls: EntryTtls,
@@ -28,7 +30,7 @@ impl SuppliedValue {
         value: V,
     ) -> Option<SuppliedValue> {
         let decision = rules.decide(&value);
-        if !handle.keeps(&decision) {
+        if !handle.may_cache(&decision) {
             return None;
         }
         Some(SuppliedValue { value: Arc::new(value), ttls: handle.ttls(Some(&decision)) })
@@ -58,9 +60,9 @@ impl SuppliedValue {
         })
     }
 
-    /// Returns how long the local tier may keep the value after a write. The time is short if a
-    /// stand-in for the key's server stored the value: the stand-in soon drops the value, and
-    /// another process may then fetch a newer value.
+    /// Returns how long the local tier may keep the value after a write. The time is short if
+    /// another server stored the value in place of the key's own server. That server soon drops the
+    /// value, and another process may then fetch a newer one.
     pub(super) fn local_ttl_after(&self, outcome: WriteOutcome) -> Duration {
         let local = self.ttls.local;
         if outcome == WriteOutcome::StoredBriefly { local.min(UNCONFIRMED_TTL) } else { local }
@@ -75,7 +77,8 @@ impl SuppliedValue {
         mode: WriteMode,
         local_ttl: Duration,
     ) -> bool {
-        // The program has a value, so a failed fetch must not be the answer any longer.
+        // There is a value now, so calls must no longer be answered with the error of a failed
+        // fetch.
         handle.end_pause();
         let weight = handle.weight(&self.value);
         let expiry = handle.expiry(local_ttl, self.ttls);
@@ -99,7 +102,7 @@ pub(super) enum RemoteWriteError {
     Remote(RemoteError),
 }
 
-/// The result of [`add_remote`]: whether the remote tier has the added value.
+/// The result of [`add_remote`].
 pub(super) enum AddOutcome {
     /// The remote tier had no entry. [`WriteOutcome::NotStored`] says that the value's ttl is too
     /// short for the remote tier.
@@ -108,9 +111,9 @@ pub(super) enum AddOutcome {
     Failed,
 }
 
-/// Adds a value to the remote tier if the remote tier has no entry. The added value replaces
-/// anything that does not count as an entry: the lease of a process that is fetching, an expired
-/// value that is kept for errors, or bytes that this build cannot read.
+/// Adds a value to the remote tier if the remote tier has no entry. Three things do not count as an
+/// entry, and the added value replaces them: the lease of a process that is fetching, an expired
+/// value that is kept for errors, and bytes that this build cannot read.
 pub(super) async fn add_remote(
     handle: &EntryHandle,
     store: &Arc<Store>,

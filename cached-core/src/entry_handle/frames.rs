@@ -17,9 +17,10 @@ impl EntryHandle {
         canonical_bytes(self.declaration.name(), &self.key)
     }
 
-    /// Returns the fingerprint of this program, if it is known.
+    /// Returns a number that identifies this program, if one is known.
     fn program(&self) -> Option<u64> {
-        // Only this process reaches the in-memory servers of a test.
+        // The in-memory servers of a test serve only this process, so its id identifies the
+        // program.
         #[cfg(all(feature = "memcached", feature = "testing"))]
         if self.cache.config().network.is_some() {
             return Some(u64::from(std::process::id()));
@@ -48,8 +49,8 @@ impl EntryHandle {
             .ok_or_else(|| self.not_storable(Unstorable::new("has too many parts to be described")))
     }
 
-    /// Reports `value` as not storable, unless an earlier value of this function was already
-    /// reported. Returns the reason as text.
+    /// Reports that the remote tier cannot store a value of this function. Each function is
+    /// reported once. Returns the reason as text.
     fn not_storable(&self, reason: Unstorable) -> &'static str {
         let declaration = self.declaration;
         let value = UnstorableValue { type_name: (self.value_type.name)(), reason };

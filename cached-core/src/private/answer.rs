@@ -11,23 +11,24 @@ use crate::call::{FetchEnd, Phase};
 use crate::entry_handle::EntryHandle;
 use crate::event::BypassReason;
 use crate::round_trip::{RoundTripCheck, RoundTripFns};
-use crate::value::{ErrorSharing, ReturnType, SharedError, ValueRules, weight_fn};
+use crate::value::{ErrorSharing, ReturnOperations, SharedError, ValueRules, weight_fn};
 
-/// A call of an annotated function that the lookup in this process did not complete: the lookup found no
-/// value, or found a value that may have to be refreshed. `'p` is the lifetime of the parameters that
-/// `cache_if` and `ttl_with` mention.
+/// A call of an annotated function that the lookup in this process did not complete. The lookup
+/// found no value, or a value that may have to be refreshed. `'p` is the lifetime of the parameters
+/// that `cache_if` and `ttl_with` mention.
 pub struct Call<'p, R, V> {
-    returns: ReturnType<R, V>,
+    returns: ReturnOperations<R, V>,
     rules: ValueRules<'p, V>,
     phase: Phase,
 }
 
 impl<'p, R, V> Call<'p, R, V> {
-    pub(super) fn new(returns: ReturnType<R, V>, phase: Phase) -> Self {
+    pub(super) fn new(returns: ReturnOperations<R, V>, phase: Phase) -> Self {
         Call { returns, rules: ValueRules::NONE, phase }
     }
 
-    /// Returns the handle of the cache entry. Returns `None` for a call that does not use the cache.
+    /// Returns the handle of the cache entry, to set the function's options. Returns `None` for a
+    /// call that does not use the cache.
     fn handle_mut(&mut self) -> Option<&mut EntryHandle> {
         match &mut self.phase {
             Phase::Hit(hit) => Some(&mut hit.handle),
@@ -73,7 +74,8 @@ impl<'p, R, V> Call<'p, R, V> {
     }
 
     /// Sets how the error of a failed fetch is shared. `share` calls
-    /// [`error_copier`](super::error_copier) and passes it the function of the option `share_error`.
+    /// [`error_copier`](super::error_copier) and passes it the function of the option
+    /// `share_error`.
     #[must_use]
     pub fn share_error(mut self, share: fn(&R) -> Option<SharedError>) -> Self
     where
@@ -90,14 +92,14 @@ impl<'p, R, V> Call<'p, R, V> {
         self
     }
 
-    /// Returns the rules of a function with `refresh_ahead`, without any rule yet. The function adds its rules
-    /// when its body has to run, so a hit makes no copies of parameters.
+    /// Returns the rules of a function with `refresh_ahead`, without any rule yet. The function
+    /// adds its rules when its body has to run, so a hit makes no copies of parameters.
     pub fn no_rules(&self) -> RefreshRules<V> {
         RefreshRules(ValueRules::NONE)
     }
 
-    /// Returns a future that completes the call. The result comes from a tier, from another caller's
-    /// fetch, or from `fetch`, which is the body of the function.
+    /// Returns a future that completes the call. The result comes from a tier, from another
+    /// caller's fetch, or from `fetch`, which is the body of the function.
     pub fn complete<F: Future<Output = R>>(
         self,
         fetch: Pin<&mut F>,
@@ -106,8 +108,8 @@ impl<'p, R, V> Call<'p, R, V> {
     }
 }
 
-/// The `cache_if` and `ttl_with` of a function with `refresh_ahead`. They may be called in the background, so
-/// they own what they mention.
+/// The `cache_if` and `ttl_with` of a function with `refresh_ahead`. They may be called in the
+/// background, so they own what they mention.
 pub struct RefreshRules<V>(ValueRules<'static, V>);
 
 impl<V> RefreshRules<V> {
@@ -127,9 +129,10 @@ impl<V> RefreshRules<V> {
 }
 
 impl<R: 'static, V: 'static> Call<'_, R, V> {
-    /// Completes the call as [`complete`](Call::complete) does. If the entry is due for a refresh, this
-    /// method returns the cached value and runs the fetch in the background. `fetch` makes the function's
-    /// rules and the future of its body. It is called only if the body may have to run.
+    /// Completes the call as [`complete`](Call::complete) does. If the entry is due for a refresh,
+    /// this method returns the cached value and runs the fetch in the background. `fetch` makes the
+    /// function's rules and the future of its body. This method calls `fetch` only if the body may
+    /// have to run.
     pub async fn complete_with_refresh<F>(
         self,
         fetch: impl FnOnce() -> (RefreshRules<V>, Pin<Box<F>>),
@@ -206,7 +209,7 @@ impl<R, V> Call<'_, R, V> {
                         return Poll::Pending;
                     }
                 },
-                Phase::Decided(mut call) => match call.answer(returns) {
+                Phase::Decided(mut call) => match call.answer_or_begin_fetch(returns) {
                     Some(answer) => return Poll::Ready(answer),
                     None => Phase::Fetch(call),
                 },
@@ -233,8 +236,8 @@ impl<R, V> Call<'_, R, V> {
 
 /// The future that completes a [`Call`].
 ///
-/// The compiler compiles this wrapper for each annotated function, and `Call::poll` once for each return
-/// type.
+/// The compiler compiles this wrapper for each annotated function, and `Call::poll` once for each
+/// return type.
 pub struct CallFuture<'p, 'f, R, V, F> {
     call: Call<'p, R, V>,
     fetch: Pin<&'f mut F>,

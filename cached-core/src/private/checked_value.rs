@@ -2,11 +2,16 @@
 //! them.
 //!
 //! A value that memcached may store must be a [`CachedValue`]. If it is not, the compiler should
-//! name the bound that fails, and report a type without serde once and not twice. So the method
-//! `begin` exists three times, and method resolution chooses. It prefers the method of the builder,
-//! which exists only for a `CachedValue`. It then prefers the method of [`WithoutDeserialize`],
-//! which exists only for a value that is `Serialize`, to the method of [`WithoutSerialize`]. The
-//! latter two are found through `Deref`. Each requires a bound that fails, and is never called.
+//! name the bound that fails, and should report a type without serde once, not twice. So there are
+//! three methods `begin`, and method resolution chooses the first that exists for the value:
+//!
+//! 1. The method of the builder exists only for a `CachedValue`.
+//! 2. The method of [`WithoutDeserialize`] exists only for a value that is `Serialize`. It is found
+//!    through `Deref`.
+//! 3. The method of [`WithoutSerialize`] exists for every value. It is found through a second
+//!    `Deref`.
+//!
+//! The last two require a bound that the value does not meet, so they are never called.
 //!
 //! In a generic function the compiler suggests a bound for the type parameter. The method
 //! `begin_generic` therefore requires the one bound that a user should write.
@@ -20,7 +25,7 @@ use crate::key::KeyParts;
 use crate::round_trip::RoundTripFns;
 use crate::value::bounds::{ClonedValue, DeserializedValue, SerializedValue};
 use crate::value::local::Weigher;
-use crate::value::{CachedValue, Returned, ValueType};
+use crate::value::{CachedValue, Returned, ValueOperations};
 
 /// Marker for a function whose values may be stored in every tier.
 pub struct AllTiers(());
@@ -37,26 +42,26 @@ impl<'k, R, V: CachedValue, Mode, Identifier: KeyParts, Version: KeyParts, Const
     where
         R: Returned<Mode, Value = V>,
     {
-        self.begin_with(ValueType::of::<V>())
+        self.begin_with(ValueOperations::of::<V>())
     }
 
-    /// Finishes the builder for a companion.
+    /// Finishes the builder for a companion, the function that the option `entry` generates.
     pub fn entry<Policy>(self, round_trip: RoundTripFns) -> EntryBuilder<V, Policy> {
-        self.entry_with(ValueType::of::<V>(), round_trip)
+        self.entry_with(ValueOperations::of::<V>(), round_trip)
     }
 }
 
 impl<'k, R, V, Mode, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     LookupBuilder<'k, R, V, Mode, AllTiers, (Identifier, Version), Constants>
 {
-    /// Does what [`begin`](Self::begin) does, for a return type that shows a type parameter.
+    /// Does what [`begin`](Self::begin) does, for a return type that mentions a type parameter.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn begin_generic(self) -> Lookup<'k, R, V, (Identifier, Version), Constants>
     where
         R: Returned<Mode, Value = V>,
         V: CachedValue,
     {
-        self.begin_with(ValueType::of::<V>())
+        self.begin_with(ValueOperations::of::<V>())
     }
 }
 
@@ -71,10 +76,10 @@ impl<'k, R, V, Mode, W, Identifier: KeyParts, Version: KeyParts, Constants: KeyP
         V: ClonedValue + Send + Sync + 'static,
         W: Weigher<V>,
     {
-        self.begin_with(ValueType::of_local::<V, W>())
+        self.begin_with(ValueOperations::of_local::<V, W>())
     }
 
-    /// Does what [`begin`](Self::begin) does, for a return type that shows a type parameter.
+    /// Does what [`begin`](Self::begin) does, for a return type that mentions a type parameter.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub fn begin_generic(self) -> Lookup<'k, R, V, (Identifier, Version), Constants>
     where
@@ -82,7 +87,7 @@ impl<'k, R, V, Mode, W, Identifier: KeyParts, Version: KeyParts, Constants: KeyP
         V: Clone + Send + Sync + 'static,
         W: Weigher<V>,
     {
-        self.begin_with(ValueType::of_local::<V, W>())
+        self.begin_with(ValueOperations::of_local::<V, W>())
     }
 }
 
@@ -92,9 +97,9 @@ where
     V: Clone + Send + Sync + 'static,
     W: Weigher<V>,
 {
-    /// Finishes the builder for a companion.
+    /// Finishes the builder for a companion, the function that the option `entry` generates.
     pub fn entry<Policy>(self, round_trip: RoundTripFns) -> EntryBuilder<V, Policy> {
-        self.entry_with(ValueType::of_local::<V, W>(), round_trip)
+        self.entry_with(ValueOperations::of_local::<V, W>(), round_trip)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The builder of the entry that a companion returns.
 //!
-//! A companion is the function that the option `entry = NAME` generates. A companion takes the arguments
-//! of the annotated function and returns their cache entry.
+//! A companion is the function that the option `entry = NAME` generates. A companion takes the
+//! arguments of the annotated function and returns their cache entry.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -21,8 +21,8 @@ pub(super) struct GenericArguments<Constants> {
 }
 
 impl<Constants: KeyParts> GenericArguments<Constants> {
-    /// Writes the arguments. For a function without arguments of this kind the method writes
-    /// nothing, so that the keys of the function do not depend on how the compiler prints types.
+    /// Writes the arguments. A function without type or const arguments writes nothing, so its keys
+    /// do not depend on how the compiler prints types.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn write<S: KeySink>(
         &self,
@@ -95,7 +95,7 @@ fn container(closure: &str) -> &str {
 
 /// Returns true if the path shows no type arguments.
 ///
-/// The path of a trait implementation, such as `<Client as Fetch>`, is not plain: a default method
+/// The path of a trait implementation, such as `<Client as Fetch>`, is not plain. A default method
 /// of the trait runs for every type that implements the trait, so `Self` counts as a type argument.
 fn is_plain(container: &str) -> bool {
     container.chars().all(|c| c == ':' || c == '_' || c.is_alphanumeric())
@@ -118,8 +118,12 @@ mod tests {
             ("<&app::P as app::Tr>::g::{{closure}}", "<&app::P as app::Tr>", false),
             ("<(u8, u16) as app::Tr>::g<u8>::{{closure}}", "<(u8, u16) as app::Tr>", false),
         ] {
-            assert_eq!(container(closure), expected, "{closure}");
-            assert_eq!(is_plain(container(closure)), plain, "{closure}");
+            assert_eq!(container(closure), expected, "the container of {closure}");
+            assert_eq!(
+                is_plain(container(closure)),
+                plain,
+                "{closure} is in a plain container or not"
+            );
         }
     }
 }

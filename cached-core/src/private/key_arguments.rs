@@ -1,6 +1,7 @@
 //! The arguments that make up the key of a call, before they are encoded.
 //!
-//! The canonical bytes of a key are its encoding for use outside of the process; see [`key`](crate::key).
+//! The canonical bytes of a key are its encoding for use outside of the process; see
+//! [`key`](crate::key).
 
 use std::any::type_name;
 
@@ -17,14 +18,14 @@ use crate::key::{
 #[derive(Clone, Copy)]
 pub struct DeclaredFunction {
     declaration: &'static Declaration,
-    /// The type name of a closure in the body of the function, or of its companion: the function that the
-    /// option `entry = NAME` generates.
+    /// The type name of a closure in the body of the function, or of its companion: the function
+    /// that the option `entry = NAME` generates.
     closure: &'static str,
 }
 
 impl DeclaredFunction {
-    /// Takes a closure from the function's body, because the type name of the closure shows the type
-    /// arguments of the surrounding `impl` block. The attribute cannot see this block.
+    /// Takes a closure from the function's body, because the type name of the closure shows the
+    /// type arguments of the surrounding `impl` block. The attribute cannot see this block.
     #[inline]
     pub fn new<Closure>(declaration: &'static Declaration, _: &Closure) -> DeclaredFunction {
         DeclaredFunction { declaration, closure: type_name::<Closure>() }
@@ -74,8 +75,9 @@ impl<Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     /// Hashes the identifier and the version, and does not encode the key. The hash leaves out the
     /// generic arguments.
     ///
-    /// Returns `None` if an argument cannot be serialized, or if the declaration has no index. A function
-    /// without an index is not cached, for example because another function has the same cache name.
+    /// Returns `None` if an argument cannot be serialized, or if the declaration has no index. A
+    /// function without an index is not cached, for example because another function has the same
+    /// cache name.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn header(&self) -> Option<KeyHeader> {
         let index = self.declaration.index()? as u32;
@@ -92,8 +94,8 @@ impl<Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
 
     /// Writes the header and the encoded key into `bytes`.
     ///
-    /// If the declaration has no index, `header` is `None`, and the bytes begin with a default header that
-    /// identifies no declaration. The canonical bytes of the key are still correct.
+    /// If the declaration has no index, `header` is `None`, and the bytes begin with a default
+    /// header that identifies no declaration. The canonical bytes of the key are still correct.
     pub(super) fn encode(
         &self,
         header: Option<KeyHeader>,
@@ -114,8 +116,8 @@ impl<Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
     }
 }
 
-/// The arguments of a key together with its header. The comparison with the key of an entry does not
-/// encode the arguments.
+/// The arguments of a key together with its header. The comparison with the key of an entry does
+/// not encode the arguments.
 pub(super) struct UnencodedKey<A> {
     header: KeyHeader,
     arguments: A,

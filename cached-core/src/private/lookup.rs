@@ -25,7 +25,7 @@ use crate::round_trip::{RoundTripCheck, RoundTripFns};
 use crate::tier::local::index::IndexGuard;
 use crate::tier::request::TakenRequestValues;
 use crate::value::{
-    ErrorSharing, InferredValue, ReturnType, Returned, Value, ValueType, WholeValue,
+    ErrorSharing, InferredValue, ReturnOperations, Returned, Value, ValueOperations, WholeValue,
     has_trivial_clone,
 };
 
@@ -36,10 +36,14 @@ use crate::value::{
 /// `LocalTiers`.
 pub struct LookupBuilder<'k, R, V, Mode, Tiers, Parts, Constants> {
     function: DeclaredFunction,
+    /// A pair of the identifier and the version.
     parts: Parts,
+    /// See [`type_arguments`](Self::type_arguments).
     own_types: &'static str,
+    /// See [`constants`](Self::constants).
     constants: Constants,
     errors: ErrorSharing<R>,
+    /// `None` stands for the current cache.
     cache: Option<&'k Cache>,
     types: PhantomData<(V, Mode, Tiers)>,
 }
@@ -71,8 +75,8 @@ pub fn lookup_whole<'k, R, P>(
     LookupBuilder::new(errors, function, parts)
 }
 
-/// Starts the builder for a function with the option `remote = false`, or for its companion. `W`
-/// says how values are weighed.
+/// Starts the builder for a function with the option `remote = false`, or for its companion. `W` is
+/// the type that weighs the values.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub fn lookup_local<'k, R: Returned<Mode>, Mode, W, P>(
     errors: ErrorSharing<R>,
@@ -139,7 +143,7 @@ impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: 
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn begin_with(
         self,
-        value_type: &'static ValueType,
+        value_type: &'static ValueOperations,
     ) -> Lookup<'k, R, V, (Identifier, Version), Constants>
     where
         R: Returned<Mode, Value = V>,
@@ -150,7 +154,7 @@ impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: 
             cache: self.cache,
             downcast: |value| value.downcast_ref(),
             to_returned: clone_to_returned::<R, Mode>,
-            returns: ReturnType::new::<Mode>(self.errors, value_type),
+            returns: ReturnOperations::new::<Mode>(self.errors, value_type),
         }
     }
 
@@ -158,7 +162,7 @@ impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: 
     /// memcached would return.
     pub(super) fn entry_with<Policy>(
         self,
-        value_type: &'static ValueType,
+        value_type: &'static ValueOperations,
         round_trip: RoundTripFns,
     ) -> EntryBuilder<V, Policy> {
         let cache = self.cache.cloned().unwrap_or_else(Cache::current);
@@ -174,8 +178,9 @@ impl<'k, R, V, Mode, Tiers, Identifier: KeyParts, Version: KeyParts, Constants: 
 
 /// Clones a cached value and converts the clone into the function's return value.
 ///
-/// This is a function and not a closure, so that `inline(always)` can be put on it. Only if it is
-/// inlined does the compiler write the clone directly to the place of the return value.
+/// This is a function and not a closure, because a closure cannot be marked `inline(always)`. The
+/// compiler writes the clone directly to the place of the return value only if the function is
+/// inlined.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn clone_to_returned<R: Returned<Mode, Value: Clone>, Mode>(value: &R::Value) -> R {
     R::from_cached(value.clone())
@@ -206,7 +211,7 @@ pub struct Lookup<'k, R, V, Parts, Constants> {
     cache: Option<&'k Cache>,
     downcast: fn(&Value) -> Option<&V>,
     to_returned: fn(&V) -> R,
-    returns: ReturnType<R, V>,
+    returns: ReturnOperations<R, V>,
 }
 
 impl<'k, R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
@@ -250,7 +255,7 @@ pub struct HashedLookup<'c, R, V, Parts, Constants> {
     header: Option<KeyHeader>,
     downcast: fn(&Value) -> Option<&V>,
     to_returned: fn(&V) -> R,
-    returns: ReturnType<R, V>,
+    returns: ReturnOperations<R, V>,
 }
 
 impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
@@ -325,8 +330,8 @@ impl<R, V, Identifier: KeyParts, Version: KeyParts, Constants: KeyParts>
         (self.to_returned)(value)
     }
 
-    /// Encodes the key and looks it up in this process again. Puts the return value into `hit` if
-    /// the lookup finds one. If not, returns the call that must be completed.
+    /// Encodes the key and looks it up in this process again. If the lookup finds a value, puts the
+    /// return value into `hit`. Otherwise returns the call that must be completed.
     ///
     /// The expansion calls this method before it creates the future of the body, so that a hit does
     /// not have to move the future.
@@ -342,7 +347,7 @@ fn look_up_or_begin<'p, R, V, Identifier: KeyParts, Version: KeyParts, Constants
     arguments: KeyArguments<(Identifier, Version), Constants>,
     cache: &Cache,
     header: Option<KeyHeader>,
-    returns: ReturnType<R, V>,
+    returns: ReturnOperations<R, V>,
     hit: &mut Option<R>,
 ) -> Option<Call<'p, R, V>> {
     let rebuild_into = returns.rebuild_into;

@@ -1,14 +1,14 @@
-//! Copies of parameters, for code that runs after the annotated function's body has taken the parameters, or
-//! after the call.
+//! Copies of parameters, for code that runs after the annotated function's body has taken the
+//! parameters, or after the call.
 //!
-//! The functions of `cache_if` and `ttl_with` are called with the fetched value, and may mention parameters.
-//! A refresh in the background outlives the call. The expansion makes the copies after the lookup, so a hit
-//! that starts no refresh makes none. Two kinds of copies exist:
+//! The functions of `cache_if` and `ttl_with` are called with the fetched value, and may mention
+//! parameters. A refresh in the background outlives the call. The expansion makes the copies after
+//! the lookup, so a hit that starts no refresh makes none. Two kinds of copies exist:
 //!
 //! - A [`ParameterClone`] is a clone of the parameter. The clone of a reference is the reference.
-//! - An [`OwnedParameter`] owns a copy of the value that a reference refers to. An entry that a companion
-//!   returns needs such copies, because it outlives the references. The option `refresh_with` makes the
-//!   copy of the receiver that a refresh owns.
+//! - An [`OwnedParameter`] owns a copy of the value that a reference refers to. A
+//!   [`CacheEntry`](crate::CacheEntry) needs such copies, because it outlives the references. The
+//!   option `refresh_with` makes the copy of the receiver that a refresh owns.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use std::sync::Arc;
 /// A clone of a parameter.
 pub struct ParameterClone<T> {
     value: T,
-    // A pointer and not a bound on `get`: the compiler would report a missing bound twice.
+    // This is a pointer, because with a bound on `get` the compiler would report a missing bound
+    // twice.
     clone: fn(&T) -> T,
 }
 
@@ -37,10 +38,11 @@ impl<T: ?Sized> OwnedParameter<T> {
     }
 }
 
-/// Implements the traits that say which parameters can be copied.
+/// A type without values that implements the traits below, one for each kind of copy.
 ///
-/// The bounds are on this type and not on the parameter's. If a reference to the parameter had the bound, the
-/// compiler would suggest to borrow, in place of the message of the trait.
+/// The functions below require for example `Copier: OwnsParameter<T>`, and no bound on the
+/// parameter's type `T`. If `T` had the bound, the compiler would suggest to borrow the parameter,
+/// and would not show the message of the trait.
 pub struct Copier;
 
 /// Clones a parameter that `cache_if` or `ttl_with` mentions.
@@ -81,7 +83,8 @@ impl<T: ToOwned<Owned: Send + Sync + 'static> + ?Sized> OwnsParameter<T> for Cop
 
 /// Takes the receiver that the option `refresh_with` makes: a `T`, an `Arc<T>` or a `Box<T>`.
 ///
-/// A reference is none of these: `self.clone()` is a reference if the receiver's type is not `Clone`.
+/// A reference is not accepted. If the receiver's type is not `Clone`, `self.clone()` is a
+/// reference.
 #[diagnostic::on_unimplemented(
     message = "`refresh_with` makes a `{Made}`, but a refresh needs a `{T}` that it owns",
     label = "expected a `{T}` or an `Arc<{T}>`, which must be `Send + Sync`",
@@ -115,8 +118,8 @@ where
 
 /// Clones a parameter of a generic type.
 ///
-/// The bounds here are the standard ones, so that the compiler suggests them as bounds of the type parameter
-/// of the annotated function.
+/// The bounds here are the standard ones, so that the compiler suggests them as bounds of the type
+/// parameter of the annotated function.
 pub fn clone_generic<T: Clone + Send + Sync>(parameter: &T) -> ParameterClone<T> {
     ParameterClone { value: parameter.clone(), clone: T::clone }
 }
@@ -139,8 +142,8 @@ where
 
 /// Calls the function of `cache_if` or `ttl_with`.
 ///
-/// The expansion does not call the function directly, because the compiler would not know the type of the
-/// function's parameter.
+/// The expansion does not call the function directly, because the compiler would not know the type
+/// of the function's parameter.
 pub fn apply_rule<V, T>(value: &V, rule: impl FnOnce(&V) -> T) -> T {
     rule(value)
 }

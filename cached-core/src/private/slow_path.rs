@@ -1,5 +1,5 @@
-//! The second lookup of a call. It runs if the lookup that is inlined into the annotated function returns
-//! no value. It also finds what the tasks of a request share.
+//! The second lookup of a call. It runs if the lookup that is inlined into the annotated function
+//! returns no value. It also finds the answers that the tasks of a request share.
 
 use std::sync::Arc;
 
@@ -12,21 +12,22 @@ use crate::event::{BypassReason, Event};
 use crate::key::{KeyBytes, KeyError};
 use crate::tier::Tier;
 use crate::tier::request::RequestHandle;
-use crate::value::{Value, ValueType};
+use crate::value::{Value, ValueOperations};
 
-/// A function that converts a cached value to the call's return value and stores the result. It returns
-/// false if the cached value has another type.
+/// A function that converts a cached value to the call's return value and stores the result. It
+/// returns false if the cached value has another type.
 pub(super) type HitWriter<'s> = &'s mut dyn FnMut(&Value) -> bool;
 
-/// Encodes the key and looks it up in the local tier again. Passes a hit to `write_hit`.
+/// Encodes the key and looks it up again, among the answers that the tasks of a request share and
+/// in the local tier. Passes a hit to `write_hit`.
 ///
-/// Returns `None` if `write_hit` has completed the call, and otherwise the [`Phase`] in which the call goes
-/// on. If the function declares `refresh_ahead`, the phase holds the hit.
+/// Returns `None` if `write_hit` has completed the call, and otherwise the [`Phase`] in which the
+/// call goes on. If the function declares `refresh_ahead`, the phase holds the hit.
 pub(super) fn look_up_by_bytes(
     cache: &Cache,
     declaration: &'static Declaration,
     encode: &dyn Fn(&mut KeyBytes) -> Result<(), KeyError>,
-    value_type: &'static ValueType,
+    value_type: &'static ValueOperations,
     write_hit: HitWriter<'_>,
 ) -> Option<Phase> {
     if !cache.is_enabled() {
@@ -37,16 +38,16 @@ pub(super) fn look_up_by_bytes(
     }
     let mut key = KeyBytes::default();
     match encode(&mut key) {
-        Ok(()) => look_in_local_tier(cache, declaration, &key, value_type, write_hit),
+        Ok(()) => look_in_process(cache, declaration, &key, value_type, write_hit),
         Err(error) => bypass(cache, declaration, BypassReason::Key(&error)),
     }
 }
 
-fn look_in_local_tier(
+fn look_in_process(
     cache: &Cache,
     declaration: &'static Declaration,
     key: &[u8],
-    value_type: &'static ValueType,
+    value_type: &'static ValueOperations,
     write_hit: HitWriter<'_>,
 ) -> Option<Phase> {
     let handle = || EntryHandle::new(cache, declaration, Arc::from(key), value_type, None);

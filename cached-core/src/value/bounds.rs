@@ -1,8 +1,8 @@
 //! The bounds of a cached value, as one trait for each bound.
 //!
-//! One bound for all of them could only say that a value cannot be cached. Each of these traits has
-//! an error message of its own. [`private::lookup`](crate::private) chooses which of them it
-//! requires, so that a type without serde is reported once.
+//! A single trait could have only one error message. Each of these traits has its own. The module
+//! `private::checked_value` chooses which of them a value must implement, so that the compiler
+//! reports a type without serde once.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

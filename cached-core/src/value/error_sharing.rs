@@ -132,7 +132,7 @@ impl<R, E> ErrorCopier<R, E> {
     }
 }
 
-/// A return type that has an error: `Result`. The option `share_error` has this bound.
+/// A return type that has an error: `Result`. The option `share_error` requires this trait.
 #[diagnostic::on_unimplemented(
     message = "the return type `{Self}` has no error that could be shared",
     label = "not a `Result`",
@@ -306,8 +306,8 @@ impl<R> NoErrorProbe<R> {
     }
 }
 
-/// No type implements this trait. The option `infallible` requires it of a `Result`, so a function
-/// that returns a `Result` does not compile with this option.
+/// No type implements this trait. The option `infallible` requires the trait of a `Result`. A
+/// function that returns a `Result` therefore does not compile with `infallible`.
 #[diagnostic::on_unimplemented(
     message = "a `Result` can fail, so it cannot be cached whole",
     label = "the `Ok` of this `Result` is cached without `infallible`",
@@ -315,8 +315,8 @@ impl<R> NoErrorProbe<R> {
 )]
 pub trait NeverFails {}
 
-/// No type implements this trait. The option `error_ttl` requires it of an error that can be shared
-/// in no other way, so a function that returns such an error does not compile with this option.
+/// No type implements this trait. The option `error_ttl` requires the trait of an error that cannot
+/// be shared. A function with such an error therefore does not compile with `error_ttl`.
 #[diagnostic::on_unimplemented(
     message = "`error_ttl` answers other calls with the error of a failed fetch, and `{Self}` cannot be shared",
     label = "the error of this `Result` is not `Clone + Send + Sync`",
@@ -377,7 +377,9 @@ mod tests {
         let error = sharing.share(&Err("down".to_owned())).expect("a `String` is `Clone`");
         assert_eq!(sharing.rebuild(&error), Some(Err("down".to_owned())));
         let sharing = ErrorProbe::<io::Result<u8>>::NEW.pausing();
-        let error = sharing.share(&Err(io::ErrorKind::TimedOut.into())).expect("it is built in");
+        let error = sharing
+            .share(&Err(io::ErrorKind::TimedOut.into()))
+            .expect("an I/O error can be shared");
         assert!(
             sharing
                 .rebuild(&error)
@@ -386,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_panics_is_no_copy() {
+    fn an_error_whose_copy_panics_is_not_shared() {
         #[derive(Debug)]
         struct Panics(u32);
         fn share(returned: &Result<u8, Panics>) -> Option<SharedError> {
@@ -399,7 +401,7 @@ mod tests {
         let sharing = ErrorSharing::by_option(share);
         let error = sharing.share(&Err(Panics(0))).expect("the first copy succeeds");
         assert!(sharing.rebuild(&error).is_none());
-        assert!(sharing.rebuild(&error).is_none(), "the lock can be taken again");
+        assert!(sharing.rebuild(&error).is_none(), "the panic does not poison the lock for good");
         assert!(sharing.share(&Err(Panics(1))).is_none());
     }
 }

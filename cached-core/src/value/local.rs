@@ -1,7 +1,7 @@
 //! Values of functions with the option `remote = false`, which need no serde.
 //!
-//! Without `Serialize` the memory that a value owns cannot be added up. [`WeightProbe`] chooses at
-//! compile time the best estimate that the bounds of a value allow.
+//! If a value is not `Serialize`, the memory that it owns cannot be added up. [`WeightProbe`]
+//! chooses at compile time the best estimate for the traits that the value implements.
 
 use std::any::type_name;
 use std::collections::HashMap;
@@ -11,16 +11,17 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Returned, Value, ValueType, catch_panic, variant};
+use super::{Returned, Value, ValueOperations, catch_panic, variant};
 use crate::unstorable::Unstorable;
 use crate::weight;
 
-impl ValueType {
+impl ValueOperations {
     /// Returns the operations of a `V` that is never stored in the remote tier. `W` estimates
     /// weights.
-    pub(crate) const fn of_local<V: Send + Sync + 'static, W: Weigher<V>>() -> &'static ValueType {
+    pub(crate) const fn of_local<V: Send + Sync + 'static, W: Weigher<V>>()
+    -> &'static ValueOperations {
         const {
-            &ValueType {
+            &ValueOperations {
                 write: |_, _| Err(Unstorable::new("is of a function with `remote = false`")),
                 read: |_| None,
                 weigh: |value: &Value| catch_panic(|| W::weigh(value.downcast_ref::<V>()?))?,
@@ -38,38 +39,39 @@ pub trait Weigher<V> {
     fn weigh(value: &V) -> Option<usize>;
 }
 
-/// Adds up what the value's `Serialize` shows.
+/// Adds up the data that the value's `Serialize` writes; see [`weight`].
 #[derive(Debug)]
-pub struct SerializedWeight(());
+pub struct SerializedWeigher(());
 
-/// Adds the one block that the value owns on the heap, as [`HeapBlock`] says.
+/// Counts the value's own size, and the one block that the value owns on the heap; see
+/// [`HeapBlock`].
 #[derive(Debug)]
-pub struct BlockWeight(());
+pub struct BlockWeigher(());
 
 /// Counts the value's own size.
 #[derive(Debug)]
-pub struct OwnWeight(());
+pub struct OwnSizeWeigher(());
 
-impl<V: Serialize> Weigher<V> for SerializedWeight {
+impl<V: Serialize> Weigher<V> for SerializedWeigher {
     fn weigh(value: &V) -> Option<usize> {
         weight::of(value)
     }
 }
 
-impl<V: HeapBlock> Weigher<V> for BlockWeight {
+impl<V: HeapBlock> Weigher<V> for BlockWeigher {
     fn weigh(value: &V) -> Option<usize> {
         Some(weight::of_own_size::<V>().saturating_add(value.block_size()))
     }
 }
 
-impl<V> Weigher<V> for OwnWeight {
+impl<V> Weigher<V> for OwnSizeWeigher {
     fn weigh(_: &V) -> Option<usize> {
         Some(weight::of_own_size::<V>())
     }
 }
 
-/// A standard type that owns one block on the heap. What the contents of the block own is not
-/// known.
+/// A standard type that owns one block on the heap. The contents of the block may own more memory,
+/// which is not counted.
 pub trait HeapBlock {
     /// Returns how many bytes an allocator reserves for the block.
     fn block_size(&self) -> usize;
@@ -107,9 +109,9 @@ impl<T: HeapBlock> HeapBlock for Option<T> {
 
 /// Chooses at compile time how the values in `R` are weighed.
 ///
-/// Method resolution prefers an inherent method of `WeightProbe` to one of `BlockProbe`, which is
-/// found through `Deref`, and that to one of `OwnSizeProbe`. The inherent methods exist only for
-/// values with the bounds that they need.
+/// Method resolution looks for the method `weigher` first on `WeightProbe`, then through `Deref` on
+/// `BlockProbe`, and last on `OwnSizeProbe`. The first two have the method only for values that
+/// implement the needed trait.
 pub struct WeightProbe<R, Mode> {
     next: BlockProbe<R, Mode>,
 }
@@ -132,22 +134,22 @@ impl<R, Mode> WeightProbe<R, Mode> {
 
 impl<R: Returned<Mode, Value: Serialize>, Mode> WeightProbe<R, Mode> {
     #[doc(hidden)]
-    pub fn weigher(&self) -> SerializedWeight {
-        SerializedWeight(())
+    pub fn weigher(&self) -> SerializedWeigher {
+        SerializedWeigher(())
     }
 }
 
 impl<R: Returned<Mode, Value: HeapBlock>, Mode> BlockProbe<R, Mode> {
     #[doc(hidden)]
-    pub fn weigher(&self) -> BlockWeight {
-        BlockWeight(())
+    pub fn weigher(&self) -> BlockWeigher {
+        BlockWeigher(())
     }
 }
 
 impl<R, Mode> OwnSizeProbe<R, Mode> {
     #[doc(hidden)]
-    pub fn weigher(&self) -> OwnWeight {
-        OwnWeight(())
+    pub fn weigher(&self) -> OwnSizeWeigher {
+        OwnSizeWeigher(())
     }
 }
 

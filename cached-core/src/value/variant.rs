@@ -26,7 +26,8 @@ pub(super) fn is_option<V>() -> bool {
 }
 
 /// Returns true if `V` and `Standard` are the same generic type. Their type arguments may differ.
-/// `arguments` are those of `Standard`, as they end its name: a search for them is slower.
+/// `arguments` must be the end of the name of `Standard`, after the `<`. Searching the name for the
+/// `<` would be slower.
 fn is_instance_of<V, Standard>(arguments: &str) -> bool {
     let name = type_name::<V>();
     // A closure in a method of the type has a name with the same beginning, but no `>` at the end.

@@ -1,4 +1,5 @@
-//! Which arguments give which key, and golden vectors: bytes that no later version may change.
+//! Tests which arguments have the same key, and compares keys with golden vectors: bytes that no
+//! later version may change.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -48,7 +49,7 @@ fn similar_values_have_different_keys() {
     ];
     for (index, (a, a_bytes)) in alike.iter().enumerate() {
         for (b, b_bytes) in &alike[index + 1..] {
-            assert_ne!(a_bytes, b_bytes, "{a} and {b}");
+            assert_ne!(a_bytes, b_bytes, "{a} and {b} must have different keys");
         }
     }
     assert_eq!(bytes("n", part(&1u8), ()), bytes("n", part(&1i64), ()));
@@ -93,7 +94,7 @@ fn reordering_an_enum_changes_no_key() {
 }
 
 #[test]
-fn the_order_of_a_hash_map_changes_no_key() {
+fn hash_map_order_changes_no_key() {
     let forward: HashMap<u32, u32> = (0..50).map(|n| (n, n * n)).collect();
     let backward: HashMap<u32, u32> = (0..50).rev().map(|n| (n, n * n)).collect();
     let sorted: BTreeMap<u32, u32> = forward.clone().into_iter().collect();
@@ -152,11 +153,11 @@ fn canonical_bytes_match_the_golden_vectors() {
         ),
     ];
     for (call, bytes, expected, _) in &vectors {
-        assert_eq!(hex(bytes), *expected, "{call}");
+        assert_eq!(hex(bytes), *expected, "the bytes of {call} have changed");
     }
     #[cfg(feature = "memcached")]
     for (call, bytes, _, digest) in &vectors {
-        assert_eq!(Digest::of(bytes).to_string(), *digest, "{call}");
+        assert_eq!(Digest::of(bytes).to_string(), *digest, "the digest of {call} has changed");
     }
 }
 
