@@ -1,10 +1,10 @@
 //! The codecs, which encode values as bytes.
 //!
-//! - The *positional* codec, bincode, writes the parts of a value one after the other. It is small and
-//!   fast, and it is tried first.
-//! - The *named* codec, MessagePack, writes the name of each field and the kind of each part. It takes the
-//!   values that the positional codec cannot read back: untagged and internally tagged enums, flattened
-//!   and skipped fields, `serde_json::Value`.
+//! - The *positional* codec, bincode, writes the parts of a value one after the other. This codec
+//!   is small and fast, and is tried first.
+//! - The *named* codec, MessagePack, writes the name of each field and the kind of each part. This
+//!   codec takes the values that the positional codec cannot read back: untagged and internally
+//!   tagged enums, flattened and skipped fields, `serde_json::Value`.
 //!
 //! A stored frame says which codec wrote it.
 

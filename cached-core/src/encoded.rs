@@ -4,13 +4,12 @@
 //! outline is the set of steps that the type's `Deserialize` takes; see `outline`.
 //!
 //! Another process may run another build, in which the type has changed. When a process reads a
-//! value, it compares the shape and the outline with its own type. It then gets the same value, or
-//! none.
+//! value, it compares the shape and the outline with its own type. The process then gets the value
+//! that was stored, or none.
 //!
 //! # Codecs
-//! A value is encoded by the positional codec, or else by the named one. The named codec is tried
-//! if the positional one does not read back what was written. The process remembers the types of
-//! such values.
+//! The positional codec comes first. If it does not read back what it wrote, the named codec is
+//! tried. The process remembers the types of such values, and tries the named codec first for them.
 
 use std::any::{Any, TypeId};
 use std::collections::HashSet;
@@ -29,11 +28,11 @@ use crate::unstorable::Unstorable;
 /// The number of entries in [`MATCHES`] and in [`NAMED`] at which the set is cleared.
 const MAX_MATCHES: usize = 16 << 10;
 
-/// The types with a value that only the named codec reads back.
+/// Types of which some value could be read back with the named codec only.
 static NAMED: LazyLock<RwLock<HashSet<TypeId>>> = LazyLock::new(RwLock::default);
 
-/// The types, each with the hash of an outline that is known to match. A value with a known outline
-/// is decoded without a check of each step.
+/// Types, each with the hash of an outline that is known to match the type. A value with a known
+/// outline is decoded without a check of each step.
 static MATCHES: LazyLock<RwLock<HashSet<(TypeId, u64)>>> = LazyLock::new(RwLock::default);
 
 /// An encoded value, borrowed from an [`EncodedValue`] or from a frame.
@@ -48,9 +47,8 @@ pub(crate) struct EncodedView<'f> {
 }
 
 impl EncodedView<'_> {
-    /// Adds `program`, the fingerprint of this program, if another build could read the value as another
-    /// one. Returns `None` if the fingerprint is needed and not known: then no process could read the
-    /// value.
+    /// Adds `program`, the fingerprint of this program, if no other program may read the value.
+    /// Returns `None` if the fingerprint is needed but unknown.
     pub(crate) fn with_program(self, program: Option<u64>) -> Option<Self> {
         if !self.needs_same_program() {
             return Some(self);
@@ -58,13 +56,13 @@ impl EncodedView<'_> {
         program.map(|program| EncodedView { program, ..self })
     }
 
-    /// Returns false if only the program that has written the value can read it, and this is another
-    /// `program`.
+    /// Returns true if the program with this fingerprint may read the value. Only the program that
+    /// wrote a value with buffered parts may read it.
     ///
-    /// The outline shows all data that a type gets, except for what a type reads through a buffer.
-    /// The meaning of a buffered part depends on the build: an untagged enum takes the first variant
-    /// that fits, and a field that is skipped inside a flattened struct leaves no trace. Neither the
-    /// outline nor the shape shows the difference.
+    /// The outline shows all data that a type gets, except for the data that the type reads through
+    /// a buffer. The meaning of a buffered part depends on the build: an untagged enum takes the
+    /// first variant that fits, and a field that is skipped inside a flattened struct leaves no
+    /// trace. Neither the outline nor the shape shows that two builds differ there.
     pub(crate) fn is_safe_to_read(&self, program: Option<u64>) -> bool {
         !self.needs_same_program() || program == Some(self.program)
     }
@@ -106,7 +104,7 @@ where
     }
     match write_with(Codec::Positional, value, check) {
         Ok(encoded) => return Ok(encoded),
-        // Production does not see this difference, and would store the value.
+        // Only a test sees this difference. Production would store the value with this codec.
         Err(DEBUG_DIFFERS) => return Err(DEBUG_DIFFERS),
         Err(_) => {}
     }
@@ -147,7 +145,8 @@ const READ_BACK_OTHERWISE: &str = "does not read back as what was written";
 /// Decodes a value. Returns `None` if the value's type was different in the build that encoded it.
 ///
 /// The type's `Deserialize` receives only data that it would also have received in the build that
-/// encoded the value. An exception is what a type buffers; see [`EncodedView::is_safe_to_read`].
+/// encoded the value. The exception is data that the type buffers; see
+/// [`EncodedView::is_safe_to_read`].
 pub(crate) fn read<V: Serialize + DeserializeOwned + 'static>(
     encoded: EncodedView<'_>,
 ) -> Option<V> {
@@ -175,7 +174,7 @@ fn remember_match<V: 'static>(outline: u64) {
     insert(&MATCHES, (TypeId::of::<V>(), outline));
 }
 
-// No code that holds the lock of a set panics.
+// No code that holds the lock of a set panics, so these functions ignore poisoning.
 
 fn contains<T: Eq + Hash>(set: &RwLock<HashSet<T>>, item: &T) -> bool {
     set.read().unwrap_or_else(PoisonError::into_inner).contains(item)

@@ -1,22 +1,23 @@
 //! The frame: the bytes that memcached stores for one value.
 //!
-//! The payload is the value, encoded by the codec. The shape and the outline describe the value's type;
-//! see `shape` and `outline`.
+//! The payload is the value, encoded by the codec. The shape and the outline describe the value's
+//! type; see `shape` and `outline`. The number after the name of each part is its length in bytes:
 //!
 //! ```text
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | 4 each … | payload … | checksum 8
 //! ```
 //!
-//! Format 2 is of the positional codec. Format 3 is of the named codec, and has the fingerprint of a program
-//! before the outline's entries; see `program`.
+//! This is format 2, of the positional codec. Format 3 is of the named codec. It has the
+//! fingerprint of a program before the outline's entries; see `program`.
 //!
 //! ```text
 //! magic 2 | format 1 | shape 8 | outline's hash 8 | outline's entries 2 | program 8 | 4 each … | payload … | checksum 8
 //! ```
 //!
-//! All numbers are big-endian. The header is the part before the outline's entries. The checksum covers
-//! the canonical key, the header and the payload. The outline's hash in the header covers the entries.
-//! The checksum leaves the entries out, because SHA-256 takes half of the time of a remote hit.
+//! All numbers are big-endian. The header is the part before the outline's entries. The checksum
+//! covers the canonical key, the header and the payload. The outline's hash in the header covers
+//! the entries. The checksum leaves the entries out, because SHA-256 takes half of the time of a
+//! remote hit.
 //!
 //! The checksum is compared before the payload is decoded. It reveals a garbled frame, a truncated
 //! frame, and a frame of another key.
@@ -30,16 +31,20 @@ use crate::outline::{ENTRY_BYTES, Outline};
 pub(crate) const MAGIC: [u8; 2] = *b"cc";
 /// The layout of a value of the positional codec. Format 1 had no outline.
 const FORMAT_POSITIONAL: u8 = 2;
-/// The layout of a value of the named codec. Earlier builds take it for another build's frame.
+/// The layout of a value of the named codec. Builds that do not know this format leave the frame
+/// alone.
 const FORMAT_NAMED: u8 = 3;
+// The offsets of the parts of the header.
 const SHAPE: usize = 3;
 const OUTLINE_HASH: usize = 11;
 const OUTLINE_COUNT: usize = 19;
 const PROGRAM: usize = 21;
 /// The length of the longest header.
 const LONGEST_HEADER: usize = 29;
+/// The length of the checksum.
 const CHECKSUM: usize = 8;
-/// The length of the shortest frame that another build may have written: format 1 without a payload.
+/// The length of the shortest frame that another build may have written: format 1 without a
+/// payload.
 const SHORTEST_FOREIGN: usize = 19;
 
 /// Returns the frame of a value for a canonical key, or `None` if the value's outline is too long.

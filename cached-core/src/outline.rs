@@ -1,13 +1,13 @@
 //! The outline of a value: the set of steps that the type's `Deserialize` takes to decode the
 //! value.
 //!
-//! A *step* is a call of a `deserialize_*` method (such as `deserialize_str`, or
-//! `deserialize_struct` with a name and a list of fields), the read of one member, or the choice of
-//! a variant. *Members* are the fields of a struct or a tuple, the elements of a sequence, and the
-//! keys and values of a map.
+//! A *step* is a call of a `deserialize_*` method, the read of one member, or the choice of a
+//! variant. A call may have arguments, such as the name and the fields that `deserialize_struct`
+//! gets. *Members* are the fields of a struct or a tuple, the elements of a sequence, and the keys
+//! and values of a map.
 //!
-//! Each step has an *origin*, which says where in the type the step is taken: in a named type, in a
-//! variant of an enum, or in a `Some` or a newtype struct.
+//! Each step has an *origin*, the place in the type where the step is taken. This place is a named
+//! type, a variant of an enum, or the inside of a `Some` or a newtype struct.
 //!
 //! Several builds of a program share memcached, and a type may differ between the builds. The codec
 //! writes no type names and no field names. Without a check, a type could get data that another
@@ -32,14 +32,14 @@
 //!
 //! # The named codec
 //! This codec writes the names of fields and variants, so the step of a member contains the name
-//! under which the member was found. A type may also ask for *any* data and look at what comes. All
-//! of its members are then checked like those of other types.
+//! under which the member was found. A type may also ask for *any* data and look at what comes. The
+//! checker checks the members of such a type too.
 //!
 //! Some data is handed on unchecked. A derived untagged, internally tagged or flattened type
-//! *buffers*: it reads its data into a buffer of serde, and then reads its parts from the buffer,
-//! where no step can be seen. An adjacently tagged type hides the type of its contents. The outline
-//! says whether a type buffers or hides, and `encoded` decides whether to read such a value of
-//! another build.
+//! *buffers*: it reads its data into a buffer of serde, and then reads its parts from the buffer.
+//! The checker cannot see these last steps. An adjacently tagged type hides the type of its
+//! contents. The outline says whether a type buffers or hides. If another build stored such a
+//! value, `encoded` decides whether to read it.
 
 mod checked;
 
@@ -94,7 +94,7 @@ fn entry_of(hash: u64) -> [u8; ENTRY_BYTES] {
     (hash as u32).to_be_bytes()
 }
 
-/// The step that says that a type buffers. The step has no origin.
+/// The step that records that a type buffers. The step has no origin.
 fn buffering_step() -> StableHasher {
     StepKind::Buffer.at(StepOrigin::ROOT)
 }
@@ -149,8 +149,8 @@ enum CheckMode<'o> {
     Record(BTreeSet<[u8; ENTRY_BYTES]>),
     /// Allows only steps whose entries are in the outline.
     Match(Outline<'o>),
-    /// Allows every step without a look. The named codec always decodes through the wrappers of
-    /// `checked`, so that each type's `Deserialize` is compiled for it once.
+    /// Allows every step without checking it. The named codec always decodes through the wrappers
+    /// of `checked`, so that each type's `Deserialize` is compiled only once for this codec.
     Trust,
 }
 
@@ -163,8 +163,8 @@ struct StepChecker<'o> {
     /// The number of types seen so far with each short name, by the hash of the short name.
     short_name_counts: HashMap<u64, u64>,
     /// The hashes of the last few allowed steps. A step with one of these hashes is allowed without
-    /// a search of the entries. Most steps are, because all elements of a sequence take the same
-    /// steps.
+    /// a search of the entries. Most steps repeat a recent one, because all elements of a sequence
+    /// take the same steps.
     last_allowed: [u64; 4],
     /// The last few types that were looked up, by full name, with their origins.
     last_origins: [(&'static str, StepOrigin); 4],
@@ -235,7 +235,8 @@ enum StepKind {
     Member,
     /// The choice of an enum's variant.
     Variant,
-    /// The type reads its data into a buffer. In an outline at most once.
+    /// The type reads its data into a buffer, or hides the type of its contents. An outline has at
+    /// most one such entry.
     Buffer,
 }
 
@@ -288,10 +289,10 @@ impl<'o> StepChecker<'o> {
         !self.is_refused
     }
 
-    /// Returns the origin of the steps in a member's type. Records the member if it hides the type
-    /// of the data: it is a buffer of serde, or it is a field that decodes into the struct around
-    /// it. An adjacently tagged enum has such a field.
-    fn member_origin<T: ?Sized>(&mut self, parent: StepOrigin, is_field: bool) -> StepOrigin {
+    /// Returns the origin of the steps in a member's type. If the member hides the type of its
+    /// data, takes the [`buffering_step`] too. Two kinds of members do so: a buffer of serde, and a
+    /// field that decodes into the type around it, as in an adjacently tagged enum.
+    fn enter_member<T: ?Sized>(&mut self, parent: StepOrigin, is_field: bool) -> StepOrigin {
         let origin = self.origin_of::<T>();
         let hides_type = is_buffer(type_name::<T>()) || (is_field && origin.0 == parent.0);
         if self.codec == Codec::Named && !self.is_trusting() && hides_type {

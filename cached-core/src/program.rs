@@ -1,7 +1,7 @@
 //! The fingerprint of the running program: a hash of the file that holds its code.
 //!
-//! Two processes with the same fingerprint run the same build. Only such processes share values with
-//! buffered parts; see
+//! Two processes with the same fingerprint run the same build. Only such processes share values
+//! with buffered parts; see
 //! [`EncodedView::is_safe_to_read`](crate::encoded::EncodedView::is_safe_to_read).
 
 use std::fs::File;
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::stable_hash::StableHasher;
 
-/// How much of the file is in memory at once.
+/// The size of the pieces in which the file is read.
 const PIECE_BYTES: u64 = 256 << 10;
 
 static FINGERPRINT: OnceLock<Option<u64>> = OnceLock::new();
@@ -24,7 +24,7 @@ pub(crate) fn fingerprint() -> Option<u64> {
 }
 
 /// Starts to compute the fingerprint on a thread of its own. The returned future completes when the
-/// fingerprint is known; it need not be awaited.
+/// fingerprint is known. The caller need not await the future.
 pub(crate) fn find_fingerprint() -> impl Future<Output = ()> {
     let (found, finding) = oneshot::channel::<()>();
     if FINGERPRINT.get().is_none() {
@@ -41,8 +41,8 @@ pub(crate) fn find_fingerprint() -> impl Future<Output = ()> {
 
 /// Hashes the whole file, eight bytes at a time.
 ///
-/// The hash tells builds apart and keeps nobody out, so it need not be a cryptographic one. Those
-/// are slow without optimization.
+/// The hash only tells builds apart, so it need not be cryptographic. Cryptographic hashes are slow
+/// in a build without optimization.
 fn hash_own_file() -> io::Result<u64> {
     let mut file = open_own_file()?;
     let mut hash = StableHasher::new(0);
@@ -61,8 +61,8 @@ fn hash_own_file() -> io::Result<u64> {
 /// Opens the file that holds the code of this library: the program, or a shared library that a
 /// program of another language has loaded.
 ///
-/// A deploy may have put another build under the file's name since the process began. `/proc` names
-/// the file that is mapped, and says in its links when that file is gone.
+/// A deploy may have put another build under the file's name since the process began. So this
+/// function makes sure that the file is the one that is mapped into memory, as `/proc` shows it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn open_own_file() -> io::Result<File> {
     use std::os::unix::fs::MetadataExt;
@@ -70,8 +70,9 @@ fn open_own_file() -> io::Result<File> {
 
     let address = open_own_file as fn() -> io::Result<File> as usize;
     let maps = std::fs::read_to_string("/proc/self/maps")?;
-    let mapping = maps.lines().find_map(|line| Mapping::parse(line).filter(|m| m.holds(address)));
-    let Mapping { inode, path, .. } = mapping.ok_or(io::ErrorKind::NotFound)?;
+    let mapping =
+        maps.lines().find_map(|line| MemoryMapping::parse(line).filter(|m| m.contains(address)));
+    let MemoryMapping { inode, path, .. } = mapping.ok_or(io::ErrorKind::NotFound)?;
     if std::fs::read_link("/proc/self/exe")? == Path::new(path) {
         // This link leads to the program's own file even after another file has taken its name.
         return File::open("/proc/self/exe");
@@ -83,8 +84,8 @@ fn open_own_file() -> io::Result<File> {
     Ok(file)
 }
 
-/// Elsewhere no safe function of the standard library names the file that a process was started
-/// from once another file has taken its name.
+/// On other systems, no safe function of the standard library finds the file of the running program
+/// once another file has taken its name.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn open_own_file() -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
@@ -92,7 +93,7 @@ fn open_own_file() -> io::Result<File> {
 
 /// One line of `/proc/self/maps`: `start-end permissions offset device inode path`.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-struct Mapping<'l> {
+struct MemoryMapping<'l> {
     start: usize,
     end: usize,
     inode: u64,
@@ -100,17 +101,17 @@ struct Mapping<'l> {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-impl<'l> Mapping<'l> {
-    fn parse(line: &'l str) -> Option<Mapping<'l>> {
+impl<'l> MemoryMapping<'l> {
+    fn parse(line: &'l str) -> Option<MemoryMapping<'l>> {
         let mut fields = line.splitn(6, ' ');
         let (start, end) = fields.next()?.split_once('-')?;
         let inode = fields.nth(3)?.parse().ok()?;
         let [start, end] = [start, end].map(|address| usize::from_str_radix(address, 16));
         let path = fields.next()?.trim_start();
-        Some(Mapping { start: start.ok()?, end: end.ok()?, inode, path })
+        Some(MemoryMapping { start: start.ok()?, end: end.ok()?, inode, path })
     }
 
-    fn holds(&self, address: usize) -> bool {
+    fn contains(&self, address: usize) -> bool {
         (self.start..self.end).contains(&address)
     }
 }
@@ -128,12 +129,13 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn the_file_that_is_hashed_is_the_running_one() {
+    fn the_hashed_file_is_the_running_program() {
         use std::os::unix::fs::MetadataExt;
 
-        let program = std::env::current_exe().expect("it has a name");
-        let expected = program.metadata().expect("it is there");
-        let found = open_own_file().and_then(|file| file.metadata()).expect("it is found");
+        let program = std::env::current_exe().expect("the program has a path");
+        let expected = program.metadata().expect("the program's file exists");
+        let found =
+            open_own_file().and_then(|file| file.metadata()).expect("the file can be opened");
         assert_eq!((found.dev(), found.ino()), (expected.dev(), expected.ino()));
     }
 
@@ -142,12 +144,13 @@ mod tests {
     fn a_line_of_the_mappings_is_parsed() {
         let line =
             "7f1c-7f2d r-xp 0000a000 08:01 1234                       /srv/a program (deleted)";
-        let mapping = Mapping::parse(line).expect("it is a mapping");
+        let mapping = MemoryMapping::parse(line).expect("the line is a mapping");
         assert_eq!((mapping.inode, mapping.path), (1234, "/srv/a program (deleted)"));
-        assert!(mapping.holds(0x7f1c) && !mapping.holds(0x7f2d));
+        assert!(mapping.contains(0x7f1c) && !mapping.contains(0x7f2d));
         assert!(
-            Mapping::parse("7f1c-7f2d rw-p 00000000 00:00 0 ").is_some_and(|m| m.path.is_empty())
+            MemoryMapping::parse("7f1c-7f2d rw-p 00000000 00:00 0 ")
+                .is_some_and(|m| m.path.is_empty())
         );
-        assert!(Mapping::parse("").is_none());
+        assert!(MemoryMapping::parse("").is_none());
     }
 }

@@ -1,8 +1,8 @@
 //! Compares a value with what is read back from its bytes.
 //!
-//! serde is silent about what it leaves out: a field with `#[serde(skip)]` comes back as its
-//! default, and a `serialize_with` may write less than the field holds. Only the type itself can
-//! tell the difference, by its `PartialEq` or, in a test, by its `Debug`.
+//! serde does not say what it leaves out: a field with `#[serde(skip)]` comes back as its default,
+//! and a `serialize_with` may write less than the field holds. Only the `PartialEq` of the type or,
+//! in a test, its `Debug` shows the difference.
 
 use std::any::Any;
 use std::fmt::{Debug, Write};
@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex};
 use crate::sync::lock;
 use crate::unstorable::Unstorable;
 
-/// The functions with which two values of one type are compared. Each is `None` if the type does
-/// not implement the trait.
+/// The functions with which two values of one type are compared. `are_equal` needs `PartialEq`, and
+/// `describe` needs `Debug`. A function is `None` if the type does not implement its trait.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct RoundTripCheck {
-    are_equal: AreEqual,
-    describe: Describe,
-    /// True in a test, which compares `Debug` texts of each value without `PartialEq`.
+    are_equal: EqualityFn,
+    describe: DebugTextFn,
+    /// True in a test. A test compares the `Debug` texts of every value that has no `PartialEq`.
     is_test: bool,
 }
 
@@ -27,18 +27,19 @@ const NOT_EQUAL: Unstorable = Unstorable::new(
     "does not equal what is read back: a field is `#[serde(skip)]`, or its `Serialize` writes \
      less than the field holds",
 );
-/// The reason of a value that has no `PartialEq`. Only a test sees it. Production stores the value.
+/// The reason for a value that has no `PartialEq`. Only a test refuses such a value. Production
+/// stores it.
 pub(crate) const DEBUG_DIFFERS: Unstorable = Unstorable::new(
     "has another `Debug` text than what is read back: a field is `#[serde(skip)]`, or its \
      `Serialize` writes less than the field holds",
 );
-/// The reason of a value of the named codec that has no `PartialEq`.
+/// The reason for a value of the named codec that has no `PartialEq`.
 const NAMED_DEBUG_DIFFERS: Unstorable = Unstorable::new(
     "has another `Debug` text than what is read back: a field is `#[serde(skip)]`, its \
      `Serialize` writes less than the field holds, or two variants of an untagged enum look alike",
 );
 
-/// The reason of a value of the named codec that has neither `PartialEq` nor `Debug`.
+/// The reason for a value of the named codec that has neither `PartialEq` nor `Debug`.
 const NOT_COMPARABLE: Unstorable = Unstorable::new(
     "needs a codec with names, and cannot be compared with what is read back: derive `PartialEq` \
      (in a generic function, add the bound `PartialEq` to the type parameter)",
@@ -58,15 +59,16 @@ impl RoundTripCheck {
 
     /// Compares a value with the value that was read back. `is_named` is true for the named codec.
     ///
-    /// Without `PartialEq`, values of the positional codec are compared in a test only, because two
-    /// texts of each value are expensive. Values of the named codec are always compared: two
-    /// variants of an untagged enum that look alike read back as the first one, in the same shape.
+    /// If a type has no `PartialEq`, values of the positional codec are compared in a test only,
+    /// because their `Debug` texts are expensive. Values of the named codec are always compared. If
+    /// two variants of an untagged enum look alike, the second reads back as the first, and the
+    /// shape does not show it.
     ///
     /// `read_again` decodes the value's bytes once more.
     ///
     /// # Errors
-    /// Returns the reason if the values differ, or if they cannot be compared although a value of this
-    /// codec must be.
+    /// Returns a reason if the values differ. Also returns a reason if values of this codec must be
+    /// compared, and the type implements neither trait.
     pub(crate) fn compare(
         &self,
         value: &dyn Any,
@@ -78,8 +80,9 @@ impl RoundTripCheck {
             if are_equal(value, read_back) {
                 return Ok(());
             }
-            // Copies of a value that contains NaN never equal each other, so `PartialEq` says nothing.
-            // The value is not compared with itself: a `PartialEq` may lock both sides.
+            // If two copies of a value differ, the value contains something like NaN, and
+            // `PartialEq` says nothing about it. The value is not compared with itself, because its
+            // `PartialEq` may lock both sides.
             if self.describe.is_none()
                 || read_again().is_none_or(|again| are_equal(read_back, &*again))
             {
@@ -101,20 +104,20 @@ impl RoundTripCheck {
         }
     }
 
-    /// A check that takes all values for equal.
+    /// A check for which all values are equal.
     #[cfg(all(test, feature = "memcached"))]
     pub(crate) const ANY: RoundTripCheck =
         RoundTripCheck { are_equal: Some(|_, _| true), describe: None, is_test: false };
 
-    /// Returns true if the type has a `PartialEq` or a `Debug`.
+    /// Returns whether the type has a `PartialEq`, and whether it has a `Debug`.
     #[cfg(test)]
-    pub(crate) fn finds(&self) -> (bool, bool) {
+    pub(crate) fn found_traits(&self) -> (bool, bool) {
         (self.are_equal.is_some(), self.describe.is_some())
     }
 }
 
-/// The functions of a test whose values lost something in memcached, as messages. Clones share the
-/// list.
+/// A message for each function of which a value would lose something in memcached, collected in a
+/// test. Clones share the list.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RoundTripFailures(Arc<Mutex<Vec<String>>>);
 
@@ -160,9 +163,11 @@ fn describe<V: Debug + 'static>(value: &dyn Any) -> String {
 /// Chooses at compile time how the values in the return type `R` are compared.
 ///
 /// As in `ErrorProbe`, method resolution prefers an inherent method to one that is found through
-/// `Deref`. The steps are: the `Ok` of a `Result`, any other type as a whole, nothing.
+/// `Deref`. `RoundTripProbe` compares the `Ok` of a `Result`, `WholeRoundTripProbe` any other
+/// return type, and `RoundTripProbeFallback` nothing.
 ///
-/// Each trait has a method of its own, because a type may implement one of them only.
+/// There is a method for `PartialEq` and one for `Debug`, because a type may implement only one of
+/// them.
 pub struct RoundTripProbe<R>(WholeRoundTripProbe<R>);
 
 #[doc(hidden)]
@@ -172,13 +177,13 @@ pub struct WholeRoundTripProbe<R>(RoundTripProbeFallback<R>);
 pub struct RoundTripProbeFallback<R>(PhantomData<fn() -> R>);
 
 /// Compares two values with `PartialEq`, if their type implements it.
-pub(crate) type AreEqual = Option<fn(&dyn Any, &dyn Any) -> bool>;
+pub(crate) type EqualityFn = Option<fn(&dyn Any, &dyn Any) -> bool>;
 
 /// Writes a value with `Debug`, if its type implements it.
-pub(crate) type Describe = Option<fn(&dyn Any) -> String>;
+pub(crate) type DebugTextFn = Option<fn(&dyn Any) -> String>;
 
 /// The functions that [`RoundTripProbe`] finds for one type.
-pub type RoundTripFns = (AreEqual, Describe);
+pub type RoundTripFns = (EqualityFn, DebugTextFn);
 
 impl<R> RoundTripProbe<R> {
     #[doc(hidden)]
@@ -188,40 +193,40 @@ impl<R> RoundTripProbe<R> {
 
 impl<T: PartialEq + 'static, E> RoundTripProbe<Result<T, E>> {
     #[doc(hidden)]
-    pub fn are_equal(&self) -> AreEqual {
+    pub fn are_equal(&self) -> EqualityFn {
         Some(are_equal::<T>)
     }
 }
 
 impl<T: Debug + 'static, E> RoundTripProbe<Result<T, E>> {
     #[doc(hidden)]
-    pub fn describe(&self) -> Describe {
+    pub fn describe(&self) -> DebugTextFn {
         Some(describe::<T>)
     }
 }
 
 impl<R: PartialEq + 'static> WholeRoundTripProbe<R> {
     #[doc(hidden)]
-    pub fn are_equal(&self) -> AreEqual {
+    pub fn are_equal(&self) -> EqualityFn {
         Some(are_equal::<R>)
     }
 }
 
 impl<R: Debug + 'static> WholeRoundTripProbe<R> {
     #[doc(hidden)]
-    pub fn describe(&self) -> Describe {
+    pub fn describe(&self) -> DebugTextFn {
         Some(describe::<R>)
     }
 }
 
 impl<R> RoundTripProbeFallback<R> {
     #[doc(hidden)]
-    pub fn are_equal(&self) -> AreEqual {
+    pub fn are_equal(&self) -> EqualityFn {
         None
     }
 
     #[doc(hidden)]
-    pub fn describe(&self) -> Describe {
+    pub fn describe(&self) -> DebugTextFn {
         None
     }
 }

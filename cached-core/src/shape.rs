@@ -1,17 +1,19 @@
 //! The shape of a value: a hash of the type names, the field names and the kinds of data that the
 //! value's `Serialize` passes to its serializer.
 //!
-//! The codec writes no names. If two fields are swapped or one is skipped, the codec decodes another
-//! value without an error. So the shape is computed when a value is stored, and again from the decoded
-//! value. The two shapes are equal only if the reader's type has the same structs, fields, variants
-//! and kinds of data in the same order.
+//! The codec writes no names. If two fields are swapped or one is skipped, the codec decodes
+//! another value without an error. So the shape is computed when a value is stored, and again from
+//! the decoded value. The two shapes are equal only if the reader's type has the same structs,
+//! fields, variants and kinds of data in the same order.
 //!
-//! A decoded `HashMap` may iterate in another order than the original. So the shape of a map is a sum of
-//! hashes, one for each entry, and each hash includes the entry's contents. serde treats a set as a
-//! sequence, so the shape of a `HashSet` depends on the order of elements that differ in shape. If the
-//! decoded set has another order, its shape is different, and the value is not stored.
+//! A decoded `HashMap` may iterate in another order than the original. So the shape of a map is a
+//! sum of hashes, one for each entry, and each hash includes the entry's contents. serde treats a
+//! set as a sequence, so the shape of a `HashSet` depends on the order of elements that differ in
+//! shape. If the decoded set has another order, its shape is different, and the value is not
+//! stored.
 //!
-//! A type may serialize differently for a human-readable codec, so a value has a shape for each codec.
+//! A type may serialize differently for a human-readable codec, so a value has a shape for each
+//! codec.
 
 use std::any::type_name;
 use std::cell::RefCell;
@@ -23,13 +25,14 @@ use crate::codec::Codec;
 use crate::stable_hash::StableHasher;
 use crate::unstorable::ValuePart;
 
-/// The number of parts of a value that are looked at to find the one that differs.
+/// The largest number of parts of a value that are compared to find the one that differs.
 const MAX_PARTS: usize = 64 << 10;
 
 /// Returns the shape of `value`.
 ///
 /// # Errors
-/// Fails if the value's `Serialize` fails, or if the value skips a field and the codec is positional.
+/// Fails if the value's `Serialize` fails, or if the value skips a field and the codec is
+/// positional.
 pub(crate) fn of<V: Serialize + ?Sized>(value: &V, codec: Codec) -> Result<u64, ShapeError> {
     value.serialize(ShapeSerializer { codec, includes_contents: false, parts: None })
 }
@@ -42,7 +45,7 @@ pub(crate) fn first_difference<V: Serialize>(
 ) -> Option<ValuePart> {
     let (mut parts, mut others) = (parts_of(value, codec), parts_of(other, codec));
     let mut found = None;
-    // Two lists of parts are compared one by one only if they are lists of the same parts.
+    // The parts are compared one by one only while both lists name the same parts.
     while parts.len() == others.len()
         && parts.iter().zip(&others).all(|(part, other)| part.part == other.part)
     {
@@ -84,7 +87,8 @@ struct PartShape {
 
 /// Records the shapes of the parts of one value.
 struct PartRecorder {
-    /// The parts that are finished inside of each part that is not.
+    /// For each part that is still being serialized, the outermost first: the finished parts inside
+    /// of it.
     open: Vec<Vec<PartShape>>,
     count: usize,
 }
@@ -137,8 +141,8 @@ impl ser::Error for ShapeError {
     }
 }
 
-/// The kinds of data in serde's data model. Stored shapes are hashes that include these numbers, so the
-/// numbers must not change.
+/// The kinds of data in serde's data model. Stored shapes are hashes that include these numbers, so
+/// the numbers must not change.
 #[derive(Clone, Copy)]
 enum DataKind {
     Bool = 1,
@@ -173,7 +177,7 @@ enum DataKind {
     StructVariant,
 }
 
-/// Stands in a shape for the value of a field that was skipped.
+/// Stands for the value of a skipped field in the shape.
 const SKIPPED: u64 = 1 << 32;
 
 fn hash_of_kind(kind: DataKind) -> StableHasher {
@@ -184,14 +188,16 @@ fn hash_of_kind(kind: DataKind) -> StableHasher {
 #[derive(Clone, Copy)]
 struct ShapeSerializer<'p> {
     codec: Codec,
-    /// True if numbers, strings and bytes are hashed with their data, false if only their kind is hashed.
+    /// True if numbers, strings and bytes are hashed with their data, false if only their kind is
+    /// hashed.
     includes_contents: bool,
     /// Receives the shape of each part, if the parts are to be compared.
     parts: Option<&'p RefCell<PartRecorder>>,
 }
 
 impl<'p> ShapeSerializer<'p> {
-    /// Returns the serializer of a map's entries. They have no order, so they are not compared one by one.
+    /// Returns the serializer of a map's entries. The entries have no order, so they are not
+    /// compared one by one.
     fn for_entries(self) -> ShapeSerializer<'p> {
         ShapeSerializer { includes_contents: true, parts: None, ..self }
     }
@@ -295,7 +301,7 @@ impl<'p> ser::Serializer for ShapeSerializer<'p> {
         self.leaf(DataKind::Bytes, value)
     }
 
-    // A type serializes as it does for the codec.
+    // A type must serialize here as it does for the codec.
     fn is_human_readable(&self) -> bool {
         self.codec == Codec::Named
     }

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-/// Why a value cannot be encoded as bytes that decode to the same value.
+/// The reason why a value cannot be encoded as bytes that decode to the same value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unstorable {
+    /// The rest of a sentence that begins with the part or the value.
     pub(crate) why: &'static str,
     /// The innermost part of the value that fails, if it is known.
     pub(crate) part: Option<ValuePart>,
@@ -33,7 +34,7 @@ impl fmt::Display for ValuePart {
     }
 }
 
-/// Everything that the audit says about the first value of a function that memcached cannot store.
+/// The first value of a function that memcached could not store, as messages describe it.
 #[derive(Debug)]
 pub(crate) struct UnstorableValue {
     /// The name of the value's type.

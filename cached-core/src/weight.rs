@@ -1,12 +1,13 @@
 //! Estimates a value's weight, the memory that the value takes.
 //!
 //! `size_of` gives the size of the value itself. A serializer that writes nothing then visits the
-//! value and adds up what the value owns on the heap: a string counts by its length, and a sequence or
-//! a map by its elements.
+//! value and adds up its memory on the heap. A string counts by its length, and a sequence or a map
+//! by its elements.
 //!
-//! A `Vec` passes its elements to the serializer as references, so `size_of` does not give their size.
-//! The size of an element is therefore the sum of the sizes of its contents. Every element counts as
-//! much as the largest, because an enum or an `Option` always takes the space of its largest variant.
+//! A `Vec` passes its elements to the serializer as references, so `size_of` does not give their
+//! size. The size of an element is therefore the sum of the sizes of its contents. Every element
+//! counts as much as the largest, because an enum or an `Option` always takes the space of its
+//! largest variant.
 //!
 //! The estimate omits the unused capacity of a string or a `Vec`, and data that `Serialize` skips.
 
@@ -19,15 +20,16 @@ const COLLECTION_SIZE: usize = size_of::<Vec<u8>>();
 /// The size of the two reference counts that an `Arc` stores in front of its value.
 const ARC_COUNTS: usize = 2 * size_of::<usize>();
 
-/// Estimates how many bytes `value` takes when it is stored in an `Arc`. Returns `None` if the value's
-/// `Serialize` fails.
+/// Estimates how many bytes `value` takes when it is stored in an `Arc`. Returns `None` if the
+/// value's `Serialize` fails.
 pub(crate) fn of<V: Serialize>(value: &V) -> Option<usize> {
     let mut heap = 0;
     add_sized(value, size_of::<V>(), &mut heap).ok()?;
     Some(of_own_size::<V>() + heap)
 }
 
-/// Returns how many bytes a `V` takes when it is stored in an `Arc`, without what it owns on the heap.
+/// Returns how many bytes a `V` takes when it is stored in an `Arc`, without what it owns on the
+/// heap.
 pub(crate) fn of_own_size<V>() -> usize {
     arc_block_size(size_of::<V>())
 }
@@ -55,7 +57,8 @@ fn add_sized<T: Serialize + ?Sized>(
     heap: &mut usize,
 ) -> Result<(), WeightError> {
     let content = value.serialize(WeightSerializer { heap })?;
-    // If the contents are larger than the value, the value is a pointer to them: a `Box` or an `Arc`.
+    // If the contents are larger than the value, the value is a pointer to them: a `Box` or an
+    // `Arc`.
     if size <= size_of::<usize>() && content > size {
         *heap += block_size(content);
     }
@@ -90,8 +93,8 @@ impl ser::Error for WeightError {
 struct ElementsWeigher<'h> {
     heap: &'h mut usize,
     count: usize,
-    /// `largest[0]` is the size of the largest element of a sequence, or of the largest key of a map.
-    /// `largest[1]` is the size of the largest value of a map.
+    /// `largest[0]` is the size of the largest element of a sequence, or of the largest key of a
+    /// map. `largest[1]` is the size of the largest value of a map.
     largest: [usize; 2],
     is_map: bool,
 }
@@ -122,8 +125,8 @@ impl ElementsWeigher<'_> {
 
     /// Adds the heap block of all elements. Returns the size of the collection without this block.
     fn finish(self) -> usize {
-        /// The assumed capacity of a small map. A hash table starts with 4 slots, and a B-tree node has
-        /// 11.
+        /// The assumed capacity of a small map. A hash table starts with 4 slots, and a B-tree node
+        /// has 11.
         const MIN_MAP_CAPACITY: usize = 8;
         let size = match self.is_map {
             false => self.largest[0],
@@ -132,8 +135,8 @@ impl ElementsWeigher<'_> {
         let capacity = match (self.is_map, self.count) {
             (false, count) => count,
             (true, 0) => 0,
-            // The number of slots in a hash table is a power of two, and at most seven eighths of the
-            // slots are full. A B-tree has about the same number of slots.
+            // The number of slots in a hash table is a power of two, and at most seven eighths of
+            // the slots are full. A B-tree has about the same number of slots.
             (true, count) => (count + count / 7).next_power_of_two().max(MIN_MAP_CAPACITY),
         };
         *self.heap += block_size(capacity.saturating_mul(size));
@@ -215,8 +218,8 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
         Ok(add_string(self.heap, value.len()))
     }
 
-    // The size of a `None` is unknown here, because serde does not pass on the type of the `Option`.
-    // Few `Option`s are smaller than a pointer.
+    // The size of a `None` is unknown here, because serde does not pass on the type of the
+    // `Option`. Few `Option`s are smaller than a pointer.
     fn serialize_none(self) -> Result<usize, WeightError> {
         Ok(size_of::<usize>())
     }
@@ -306,7 +309,8 @@ impl<'h> ser::Serializer for WeightSerializer<'h> {
         Ok(self.fields())
     }
 
-    // The codec's serializer also returns false, so a type serializes in the same way for both.
+    // The positional codec's serializer also returns false, so most types serialize in the same way
+    // for both.
     fn is_human_readable(&self) -> bool {
         false
     }

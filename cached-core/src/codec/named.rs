@@ -2,9 +2,9 @@
 //!
 //! Only this module uses `rmp-serde`.
 //!
-//! The codec claims to be human-readable. A derived untagged or flattened type first reads its data
-//! into a buffer of serde, and that buffer always claims to be human-readable. A type such as
-//! `Uuid` or `IpAddr` would otherwise be written in its binary form and read in its textual form.
+//! To serde, the codec says that it is human-readable. A derived untagged or flattened type first
+//! reads its data into a buffer of serde, and that buffer always says so. A type such as `Uuid` or
+//! `IpAddr` would otherwise be written in its binary form and read in its textual form.
 
 mod well_formed;
 
@@ -27,8 +27,8 @@ pub(super) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
 
 /// Decodes a value. Returns `None` if the bytes cannot be decoded, or if some are left over.
 ///
-/// The bytes are checked before the type sees any of them. So a made-up length claims no memory,
-/// and no nesting exhausts the stack.
+/// The bytes are checked before the type sees any of them. So a made-up length cannot make the type
+/// allocate memory, and deep nesting cannot exhaust the stack.
 pub(super) fn decode_seed<S, V>(bytes: &[u8], seed: S) -> Option<V>
 where
     S: for<'de> DeserializeSeed<'de, Value = V>,
@@ -42,7 +42,8 @@ where
     is_at_end(&mut deserializer).then_some(value)
 }
 
-/// Returns true if no byte is left. A `bool` is read from one byte, so no other error is the end.
+/// Returns true if no byte is left. Reads a `bool`, which takes one byte: the error `UnexpectedEof`
+/// shows that there is none.
 fn is_at_end<'de, D: serde::Deserializer<'de, Error = Error>>(deserializer: D) -> bool {
     let end = bool::deserialize(deserializer);
     matches!(end, Err(Error::InvalidMarkerRead(end)) if end.kind() == ErrorKind::UnexpectedEof)

@@ -17,8 +17,8 @@ pub(crate) fn encode<V: Serialize>(value: &V) -> Option<Vec<u8>> {
 /// Decodes a value. Returns `None` if the bytes cannot be decoded, or if some are left over.
 ///
 /// bincode stores no types. If the bytes encode another type, bincode may read a timestamp as the
-/// length of a string. The memory that decoding may allocate is therefore limited to 4 MiB, 64 MiB or
-/// 2 GiB, depending on the number of bytes.
+/// length of a string. The memory that decoding may allocate is therefore limited to 4 MiB, 64 MiB
+/// or 2 GiB, depending on the number of bytes.
 pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Option<V> {
     decode_seed(bytes, PhantomData)
 }

@@ -1,4 +1,4 @@
-//! Tests of the choice of the codec, and of the reason that is given if no codec can write a value.
+//! Tests which codec writes a value, and which reason is given if no codec can.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,12 +23,12 @@ fn check<V>(value: &V, codec: Codec)
 where
     V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + 'static,
 {
-    let encoded = write(value, RoundTripCheck::ANY).expect("it can be stored");
-    assert_eq!(encoded.codec, codec, "{value:?}");
-    // Once with a check of each step, once without.
+    let encoded = write(value, RoundTripCheck::ANY).expect("the value can be stored");
+    assert_eq!(encoded.codec, codec, "{value:?} is written with another codec");
+    // The first read checks each step. The second read knows that the outline matches.
     MATCHES
         .write()
-        .expect("nothing panics")
+        .expect("the lock is not poisoned")
         .remove(&(TypeId::of::<V>(), encoded.view().outline.hash));
     for _ in 0..2 {
         assert_eq!(read::<V>(encoded.view()).as_ref(), Some(value));
@@ -55,15 +55,15 @@ fn the_positional_codec_comes_first() {
     check(&(7u8, "text".to_owned()), Codec::Positional);
     check(&Untagged::Number(7), Codec::Named);
     check(&Untagged::Many(vec![Untagged::Text("a".into())]), Codec::Named);
-    // The type is known by now, so the positional codec is not tried again.
     check(&Note { text: Some("a".into()), lines: 1 }, Codec::Positional);
     check(&Note { text: None, lines: 1 }, Codec::Named);
+    // The process now knows that `Note` may need the named codec, and tries that codec first.
     check(&Note { text: Some("a".into()), lines: 1 }, Codec::Named);
 }
 
-/// A type whose values need one codec or the other keeps both.
+/// Some values of the type need the named codec, and others need the positional one.
 #[test]
-fn a_type_that_needs_names_may_still_be_written_without() {
+fn one_type_may_use_both_codecs() {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Value {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,7 +71,7 @@ fn a_type_that_needs_names_may_still_be_written_without() {
         twice: Option<Option<u8>>,
     }
     check(&Value { text: None, twice: Some(Some(1)) }, Codec::Named);
-    // MessagePack has one `nil` for both.
+    // MessagePack writes `Some(None)` and `None` as the same `nil`.
     check(&Value { text: Some("a".into()), twice: Some(None) }, Codec::Positional);
 }
 
@@ -85,7 +85,7 @@ fn a_deeply_nested_value_is_written_or_refused() {
         assert!(write(&nested(300), RoundTripCheck::ANY).is_err());
     };
     let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(run);
-    thread.expect("it starts").join().expect("nothing overflows");
+    thread.expect("the thread starts").join().expect("nothing overflows");
 }
 
 #[test]
@@ -97,8 +97,9 @@ fn a_skipped_field_is_compared() {
         seen: bool,
     }
     assert!(write!(Skipped, Skipped { amount: 1, seen: false }).is_ok());
-    let error = write!(Skipped, Skipped { amount: 1, seen: true }).err().expect("it is refused");
-    assert!(error.why.contains("does not equal"), "{error:?}");
+    let error =
+        write!(Skipped, Skipped { amount: 1, seen: true }).err().expect("the value is refused");
+    assert!(error.why.contains("does not equal"), "the comparison is the reason: {error:?}");
     let nested = HashMap::from([(1, Some(Skipped { amount: 1, seen: true }))]);
     assert!(write!(HashMap<u8, Option<Skipped>>, nested).is_err());
 }
@@ -118,7 +119,7 @@ fn a_lossy_serialize_is_compared() {
 }
 
 #[test]
-fn a_value_that_does_not_equal_itself_is_compared_as_text() {
+fn values_unequal_to_themselves_are_compared_as_text() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     struct Measured {
         celsius: f64,
@@ -145,15 +146,15 @@ fn variants_that_look_alike_are_compared() {
         Order(u32),
     }
     assert!(write!(Alike, Alike::User(1)).is_ok());
-    let error = write!(Alike, Alike::Order(1)).err().expect("it is refused");
-    assert!(error.why.contains("untagged"), "{error:?}");
+    let error = write!(Alike, Alike::Order(1)).err().expect("the value is refused");
+    assert!(error.why.contains("untagged"), "the untagged enum is the reason: {error:?}");
 }
 
 fn refusal<V>(value: &V) -> (&'static str, Option<ValuePart>)
 where
     V: Serialize + DeserializeOwned + 'static,
 {
-    let error = write(value, RoundTripCheck::ANY).err().expect("it is refused");
+    let error = write(value, RoundTripCheck::ANY).err().expect("the value is refused");
     (error.why, error.part)
 }
 
@@ -196,26 +197,26 @@ fn a_refusal_names_the_part() {
     }
     let part = |part: Option<ValuePart>| part.map(|part| (part.field, part.type_name));
     let (why, unreadable) = refusal(&holder(Unreadable(1)));
-    assert!(why.contains("`Deserialize`"), "{why}");
+    assert!(why.contains("`Deserialize`"), "the reason names the trait: {why}");
     assert_eq!(part(unreadable), Some((Some("part"), std::any::type_name::<Unreadable>())));
     let (why, unwritable) = refusal(&holder(Unwritable));
-    assert!(why.contains("`Serialize`"), "{why}");
+    assert!(why.contains("`Serialize`"), "the reason names the trait: {why}");
     assert_eq!(part(unwritable), Some((Some("part"), std::any::type_name::<Unwritable>())));
     let (why, ambiguous) = refusal(&holder(Ambiguous::Named { a: 1 }));
-    assert!(why.contains("read back"), "{why}");
+    assert!(why.contains("read back"), "the value reads back changed: {why}");
     assert_eq!(part(ambiguous), Some((Some("part"), std::any::type_name::<Ambiguous>())));
 }
 
 #[test]
-fn buffered_values_are_read_by_the_same_program_only() {
+fn only_the_same_program_reads_buffered_values() {
     #[derive(Serialize, Deserialize)]
     struct Plain {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         text: Option<String>,
     }
     let check = RoundTripCheck::ANY;
-    let buffered = write(&Untagged::Number(7), check).expect("it can be stored");
-    let plain = write(&Plain { text: None }, check).expect("it can be stored");
+    let buffered = write(&Untagged::Number(7), check).expect("the value can be stored");
+    let plain = write(&Plain { text: None }, check).expect("the value can be stored");
     assert_eq!((buffered.codec, plain.codec), (Codec::Named, Codec::Named));
     let own = Some(5);
     assert!(plain.view().with_program(None).is_some_and(|encoded| encoded.is_safe_to_read(None)));
@@ -263,7 +264,7 @@ fn costs_of_the_codecs() {
             std::hint::black_box(run());
             start.elapsed()
         };
-        (0..5_000).map(run).min().expect("it runs").as_secs_f64() * 1e6
+        (0..5_000).map(run).min().expect("there are runs").as_secs_f64() * 1e6
     }
     let line = |number: u32| Line {
         sku: format!("SKU-{number:06}"),
@@ -282,8 +283,9 @@ fn costs_of_the_codecs() {
     };
     let check = RoundTripCheck::from((RoundTripProbe::<Order>::NEW.are_equal(), None));
     for codec in [Codec::Positional, Codec::Named] {
-        let encoded = write_with(codec, &order, RoundTripCheck::ANY).expect("it is stored");
-        let frame = crate::frame::seal(b"key", encoded.view()).expect("it fits");
+        let encoded =
+            write_with(codec, &order, RoundTripCheck::ANY).expect("the value can be stored");
+        let frame = crate::frame::seal(b"key", encoded.view()).expect("the frame fits");
         println!(
             "{codec:?}: payload {} bytes, frame {} bytes, encode {:.1} us, fill {:.1} us, with PartialEq {:.1} us, read {:.1} us",
             encoded.payload.len(),

@@ -1,3 +1,6 @@
+//! Tests that a frame opens only if it is intact and of the right key. The golden frames are frames
+//! that no later version may change.
+
 use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
@@ -15,7 +18,7 @@ fn encoded_view(codec: Codec) -> EncodedView<'static> {
 }
 
 fn sealed_frame(codec: Codec) -> Vec<u8> {
-    seal(b"key", encoded_view(codec)).expect("it fits")
+    seal(b"key", encoded_view(codec)).expect("the frame fits")
 }
 
 const CODECS: [Codec; 2] = [Codec::Positional, Codec::Named];
@@ -34,12 +37,19 @@ fn a_frame_opens_only_under_its_key() {
 fn every_truncation_and_flipped_bit_is_detected() {
     for frame in CODECS.map(sealed_frame) {
         for length in 0..frame.len() {
-            assert_eq!(open(b"key", &frame[..length]), FrameContents::Corrupt, "cut at {length}");
+            assert_eq!(
+                open(b"key", &frame[..length]),
+                FrameContents::Corrupt,
+                "a cut at byte {length} is not detected"
+            );
         }
         for bit in 0..frame.len() * 8 {
             let mut garbled = frame.clone();
             garbled[bit / 8] ^= 1 << (bit % 8);
-            assert!(!matches!(open(b"key", &garbled), FrameContents::Stored(_)), "bit {bit}");
+            assert!(
+                !matches!(open(b"key", &garbled), FrameContents::Stored(_)),
+                "a flip of bit {bit} is not detected"
+            );
         }
     }
 }
@@ -103,15 +113,15 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Checks that this build writes the frame that earlier builds wrote, and reads that frame.
+/// Checks that this build writes and reads the same frame as earlier builds.
 fn check_golden_frame<V>(value: V, frame: &str)
 where
     V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + 'static,
 {
     let check = RoundTripCheck::ANY;
-    let written = encoded::write(&value, check).expect("it can be stored");
-    let sealed = seal(b"key", written.view()).expect("it fits");
-    assert_eq!(hexadecimal(&sealed), frame, "{value:?}");
+    let written = encoded::write(&value, check).expect("the value can be stored");
+    let sealed = seal(b"key", written.view()).expect("the frame fits");
+    assert_eq!(hexadecimal(&sealed), frame, "the frame of {value:?} has changed");
     let bytes: Vec<u8> = (0..frame.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(&frame[at..at + 2], 16).expect("hexadecimal"))

@@ -3,8 +3,8 @@
 //! A wrapper calls the codec only if the [`StepChecker`] allows the step. It also wraps the
 //! deserializers of nested values.
 //!
-//! The positional codec gives a type what the type asks for. The named codec gives a type what comes next
-//! in the data, so each visitor is wrapped, even if the type asks for a number.
+//! The positional codec gives a type what the type asks for. The named codec gives a type what
+//! comes next in the data, so each visitor is wrapped, even if the type asks for a number.
 
 mod visitor;
 
@@ -32,15 +32,15 @@ fn add_names(hash: StableHasher, names: &[&str]) -> StableHasher {
     names.iter().fold(hash.word(names.len() as u64), |hash, name| hash.text(name))
 }
 
-/// Decodes one member with the seed `S`. The step of the member contains the name of its type, so the
-/// checker refuses a member whose type has changed.
+/// Decodes one member with the seed `S`. The step of the member contains the name of its type, so
+/// the checker refuses a member whose type has changed.
 pub(super) struct CheckedSeed<'c, 'o, S> {
     seed: S,
     checker: &'c mut StepChecker<'o>,
     /// The origin of the type that contains the member.
     parent: StepOrigin,
-    /// The index of the member in the type, or the hash of its field's name. Members of the same type may
-    /// share an index.
+    /// The index of the member in the type, or the hash of its field's name. Members of the same
+    /// type may share an index.
     index: u64,
     /// The names of the fields, if the member is a field.
     fields: &'static [&'static str],
@@ -58,7 +58,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedSeed<'_, '_, 
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
         let CheckedSeed { seed, checker, parent, index, fields } = self;
-        let origin = checker.member_origin::<S::Value>(parent, !fields.is_empty());
+        let origin = checker.enter_member::<S::Value>(parent, !fields.is_empty());
         if !checker.allows(StepKind::Member.at(parent).word(index).hash(origin.0)) {
             return Err(refusal());
         }
@@ -138,15 +138,16 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for CheckedDeserializer<'_, '_
         deserialize_bytes Bytes;
         deserialize_byte_buf Bytes;
         deserialize_unit Unit;
-        // The positional codec returns an error for this and the next two.
+        // The positional codec returns an error for this method, `deserialize_any` and
+        //         // `deserialize_identifier`.
         deserialize_ignored_any Any;
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         let origin = self.origin;
         let (inner, checker, inner_origin) = self.check::<V::Value>(StepKind::Any, no_arguments)?;
-        // A type that asks for any data of its own type looks at the data itself. Another type's visitor may
-        // be a buffer, from which the first type then reads.
+        // If the visitor returns the type that is being decoded, this type looks at the data
+        // itself. A visitor of another type may fill a buffer, from which the type then reads.
         if origin.0 != inner_origin.0 && !checker.allows(buffering_step()) {
             return Err(refusal());
         }

@@ -22,15 +22,15 @@ fn decode_matching<V: DeserializeOwned>(outline: Outline<'_>, payload: &[u8]) ->
 
 /// Encodes `value` and decodes the payload as the type `Read`. Returns `None` if a step is refused.
 fn read<V: Serialize + DeserializeOwned, Read: DeserializeOwned>(value: &V) -> Option<Read> {
-    let payload = positional::encode(value).expect("it encodes");
-    let (_, entries) = decode_recording::<V>(&payload).expect("it reads back");
+    let payload = positional::encode(value).expect("the value encodes");
+    let (_, entries) = decode_recording::<V>(&payload).expect("the value reads back");
     decode_matching(Outline::new(&entries), &payload)
 }
 
 /// Returns the number of entries in the outline of `value`.
 fn entry_count<V: Serialize + DeserializeOwned>(value: &V) -> usize {
-    let payload = positional::encode(value).expect("it encodes");
-    decode_recording::<V>(&payload).expect("it reads back").1.len() / ENTRY_BYTES
+    let payload = positional::encode(value).expect("the value encodes");
+    decode_recording::<V>(&payload).expect("the value reads back").1.len() / ENTRY_BYTES
 }
 
 thread_local! {
@@ -64,7 +64,7 @@ macro_rules! builds {
             $(#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)] $items)*
             pub(super) fn stored(codec: Codec) -> (Vec<u8>, Vec<u8>) {
                 let value: Value = $value;
-                let payload = codec.encode(&value).expect("it encodes");
+                let payload = codec.encode(&value).expect("the value encodes");
                 let (read, entries) =
                     super::super::decode_recording::<Value>(codec, &payload).expect("it reads back");
                 assert_eq!(read, value);
@@ -89,9 +89,10 @@ macro_rules! builds {
                         let is_read = reads(codec, Outline::new(entries), &payload[..]);
                         let is_same = writer == reader
                             || codec == Codec::Named && is_variant(writer) && is_variant(reader);
-                        let what = format!("{writer} read by {reader} with {codec:?}");
-                        assert_eq!(is_read, is_same, "{what}");
-                        assert_eq!(!GIVEN_DATA.take().is_empty(), is_read, "{what}");
+                        let case = format!("{writer} read by {reader} with {codec:?}");
+                        assert_eq!(is_read, is_same, "{case}: only an unchanged type is read");
+                        let has_data = !GIVEN_DATA.take().is_empty();
+                        assert_eq!(has_data, is_read, "{case}: no leaf gets data");
                     }
                 }
             }
@@ -208,8 +209,9 @@ fn types_with_the_same_short_name_are_distinguished() {
     }
     let first = a::Code { code: "today".into() };
     let second = b::Code { code: LeafSpy("EUR".into()) };
-    let payload = positional::encode(&Pair { first, second }).expect("it encodes");
-    let (_, entries) = decode_recording::<Pair<a::Code, b::Code>>(&payload).expect("it reads back");
+    let payload = positional::encode(&Pair { first, second }).expect("the value encodes");
+    let (_, entries) =
+        decode_recording::<Pair<a::Code, b::Code>>(&payload).expect("the value reads back");
     let outline = Outline::new(&entries);
     assert!(decode_matching::<Pair<a::Code, b::Code>>(outline, &payload).is_some());
     GIVEN_DATA.take();
@@ -241,10 +243,10 @@ fn recursive_types_have_small_outlines() {
 }
 
 #[test]
-fn a_value_that_is_nested_too_deeply_has_no_outline() {
+fn a_too_deeply_nested_value_has_no_outline() {
     let chain =
         |depth| (0..depth).fold(NewtypeChain(None), |inner, _| NewtypeChain(Some(Box::new(inner))));
-    let deep = positional::encode(&chain(MAX_DEPTH)).expect("it encodes");
+    let deep = positional::encode(&chain(MAX_DEPTH)).expect("the value encodes");
     assert!(decode_recording::<NewtypeChain>(&deep).is_none());
 }
 
@@ -287,8 +289,8 @@ fn short_names_have_no_paths() {
 #[test]
 fn outlines_never_change() {
     fn hash<V: Serialize + DeserializeOwned>(value: &V) -> u64 {
-        let payload = positional::encode(value).expect("it encodes");
-        Outline::new(&decode_recording::<V>(&payload).expect("it reads back").1).hash
+        let payload = positional::encode(value).expect("the value encodes");
+        Outline::new(&decode_recording::<V>(&payload).expect("the value reads back").1).hash
     }
     let tree = Tree { children: vec![Tree::default()], label: Some(Box::default()) };
     assert_eq!(hash(&tree), 8257243279389529789);
@@ -301,8 +303,9 @@ fn outlines_never_change() {
 
 /// Encodes a value with the named codec. Returns the payload and the outline's entries.
 fn stored_by_name<V: Serialize + DeserializeOwned>(value: &V) -> (Vec<u8>, Vec<u8>) {
-    let payload = Codec::Named.encode(value).expect("it encodes");
-    let (_, entries) = super::decode_recording::<V>(Codec::Named, &payload).expect("it reads back");
+    let payload = Codec::Named.encode(value).expect("the value encodes");
+    let (_, entries) =
+        super::decode_recording::<V>(Codec::Named, &payload).expect("the value reads back");
     (payload, entries)
 }
 
@@ -314,8 +317,8 @@ macro_rules! any_spies {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
-                struct Seen;
-                impl<'de> serde::de::Visitor<'de> for Seen {
+                struct AnyDataVisitor;
+                impl<'de> serde::de::Visitor<'de> for AnyDataVisitor {
                     type Value = $name;
                     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                         f.write_str("any data")
@@ -329,7 +332,7 @@ macro_rules! any_spies {
                         Ok($name(text.parse().unwrap_or_default()))
                     }
                 }
-                deserializer.deserialize_any(Seen)
+                deserializer.deserialize_any(AnyDataVisitor)
             }
         }
     )*};
@@ -341,7 +344,7 @@ any_spies! {
 }
 
 #[test]
-fn fields_that_take_any_data_get_the_data_of_their_own_name() {
+fn fields_of_any_data_are_found_by_name() {
     #[derive(Serialize, Deserialize)]
     struct Value {
         a: AnyNumber,
@@ -406,7 +409,7 @@ fn a_buffer_is_an_entry_of_the_outline() {
             .copied()
             .filter(|entry| *entry != entry_of(buffering_step().finish()))
             .collect();
-        // Without its entry, a build that does not buffer has written the value.
+        // A build in which the type does not buffer would store the outline without this entry.
         let is_read = super::decode_matching::<V>(
             Codec::Named,
             Outline::new(without.as_flattened()),
@@ -451,7 +454,7 @@ fn outlines_of_any_data_are_small() {
 }
 
 #[test]
-fn the_part_that_is_not_read_is_named() {
+fn the_part_that_cannot_be_decoded_is_named() {
     #[derive(Serialize, Deserialize)]
     struct Value {
         lines: Vec<Line>,
@@ -470,11 +473,11 @@ fn the_part_that_is_not_read_is_named() {
     }
     let value = Value { lines: vec![Line { number: 1, text: Unreadable(2) }] };
     for codec in [Codec::Positional, Codec::Named] {
-        let payload = codec.encode(&value).expect("it encodes");
+        let payload = codec.encode(&value).expect("the value encodes");
         let failed = super::decode_recording::<Value>(codec, &payload).err().flatten();
         let part = failed.expect("a part is named");
-        assert_eq!(part.field, Some("text"), "{codec:?}");
-        assert!(part.type_name.ends_with("Unreadable"), "{part}");
+        assert_eq!(part.field, Some("text"), "{codec:?} names the field");
+        assert!(part.type_name.ends_with("Unreadable"), "the innermost part is named: {part}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tests of the choice of the comparison for a type, and of its result.
+//! Tests which comparison is chosen for a type, and what the comparison returns.
 
 use std::collections::HashMap;
 
@@ -22,18 +22,18 @@ struct Neither;
 
 #[test]
 fn each_trait_is_found_by_itself() {
-    assert_eq!(check!(Result<OnlyDebug, Neither>).finds(), (false, true));
-    assert_eq!(check!(Result<OnlyEqual, Neither>).finds(), (true, false));
-    assert_eq!(check!(Result<Both, &str>).finds(), (true, true));
-    assert_eq!(check!(Result<Neither, u8>).finds(), (false, false));
-    assert_eq!(check!(Option<OnlyEqual>).finds(), (true, false));
-    assert_eq!(check!(Result<Option<Arc<OnlyDebug>>, Neither>).finds(), (false, true));
-    assert_eq!(check!(Arc<Both>).finds(), (true, true));
-    assert_eq!(check!(Neither).finds(), (false, false));
+    assert_eq!(check!(Result<OnlyDebug, Neither>).found_traits(), (false, true));
+    assert_eq!(check!(Result<OnlyEqual, Neither>).found_traits(), (true, false));
+    assert_eq!(check!(Result<Both, &str>).found_traits(), (true, true));
+    assert_eq!(check!(Result<Neither, u8>).found_traits(), (false, false));
+    assert_eq!(check!(Option<OnlyEqual>).found_traits(), (true, false));
+    assert_eq!(check!(Result<Option<Arc<OnlyDebug>>, Neither>).found_traits(), (false, true));
+    assert_eq!(check!(Arc<Both>).found_traits(), (true, true));
+    assert_eq!(check!(Neither).found_traits(), (false, false));
 }
 
 #[test]
-fn a_generic_function_compares_if_its_bounds_allow_it() {
+fn a_generic_function_compares_if_bounds_allow() {
     fn bounded<T: PartialEq + 'static>() -> bool {
         RoundTripProbe::<Result<T, Neither>>::NEW.are_equal().is_some()
     }
@@ -45,7 +45,7 @@ fn a_generic_function_compares_if_its_bounds_allow_it() {
 }
 
 #[test]
-fn the_values_and_not_the_return_types_are_compared() {
+fn values_and_not_return_types_are_compared() {
     let check = check!(Result<OnlyEqual, Neither>);
     assert!(check.compare(&OnlyEqual(1), &OnlyEqual(1), false, || None).is_ok());
     assert_eq!(check.compare(&OnlyEqual(1), &OnlyEqual(2), false, || None), Err(NOT_EQUAL));
@@ -54,7 +54,7 @@ fn the_values_and_not_the_return_types_are_compared() {
 }
 
 #[test]
-fn texts_of_the_positional_codec_are_compared_in_tests_only() {
+fn only_tests_compare_texts_of_the_positional_codec() {
     let check = check!(Result<OnlyDebug, Neither>);
     let in_test = RoundTripCheck { is_test: true, ..check };
     for (check, is_named, expected) in [
@@ -70,7 +70,7 @@ fn texts_of_the_positional_codec_are_compared_in_tests_only() {
 }
 
 #[test]
-fn a_value_that_cannot_be_compared_has_no_names() {
+fn the_named_codec_refuses_values_without_comparison() {
     let outcome = check!(Neither).compare(&Neither, &Neither, true, || None);
     assert_eq!(outcome, Err(NOT_COMPARABLE));
 }
@@ -85,7 +85,7 @@ fn a_value_with_nan_is_compared_as_text() {
 
 #[test]
 fn a_value_is_never_compared_with_itself() {
-    /// Its `PartialEq` locks both sides.
+    /// A type whose `PartialEq` locks both sides.
     #[derive(Debug)]
     struct Locking(std::sync::Mutex<u8>);
     impl PartialEq for Locking {
@@ -105,7 +105,7 @@ fn a_value_is_never_compared_with_itself() {
 }
 
 #[test]
-fn the_order_of_a_map_does_not_count_in_texts() {
+fn the_order_of_map_entries_does_not_count() {
     let map = || (0..100).map(|number| (number, number.to_string())).collect::<HashMap<_, _>>();
     let (first, second) = (format!("{:?}", map()), format!("{:?}", map()));
     assert_ne!(first, second, "two maps have two orders");

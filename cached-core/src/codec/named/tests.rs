@@ -1,4 +1,5 @@
-//! Tests that the codec reads what it wrote, and that no bytes make it panic or claim much memory.
+//! Tests that the codec reads back what it wrote, and that no bytes make the codec panic or
+//! allocate much memory.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -16,8 +17,8 @@ fn decode<V: DeserializeOwned>(bytes: &[u8]) -> Option<V> {
 }
 
 fn check<V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: V) {
-    let bytes = encode(&value).expect("it encodes");
-    assert_eq!(decode(&bytes), Some(value), "{bytes:x?}");
+    let bytes = encode(&value).expect("the value encodes");
+    assert_eq!(decode(&bytes), Some(value), "the value reads back from {bytes:x?}");
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,7 +56,7 @@ fn what_is_written_reads_back() {
 
 #[test]
 fn left_over_bytes_are_refused() {
-    let mut bytes = encode(&Untagged::Number(7)).expect("it encodes");
+    let mut bytes = encode(&Untagged::Number(7)).expect("the value encodes");
     bytes.push(0xc0);
     assert_eq!(decode::<Untagged>(&bytes), None);
 
@@ -68,7 +69,8 @@ fn left_over_bytes_are_refused() {
             Ok(Lenient)
         }
     }
-    // The codec reads the head of these bytes, refuses the length, and leaves the data behind.
+    // The head of these bytes announces a byte string, so reading an `i128` fails and leaves the
+    // data behind.
     assert!(decode::<Lenient>(&[0xc4, 3, 0xc0, 0xc0, 0xc0]).is_none());
 }
 
@@ -83,7 +85,7 @@ fn deep_nesting_is_refused() {
 /// The length in the bytes is a hint for a type's `Deserialize`, which may allocate that much at
 /// once.
 #[test]
-fn a_made_up_length_is_refused_before_a_type_sees_it() {
+fn no_type_sees_a_made_up_length() {
     thread_local!(static HINT: Cell<usize> = const { Cell::new(0) });
     struct Greedy;
     impl<'de> Visitor<'de> for Greedy {
@@ -111,8 +113,8 @@ fn a_made_up_length_is_refused_before_a_type_sees_it() {
 }
 
 proptest! {
-    /// The check accepts what the codec itself reads to the end, and nothing makes either of them
-    /// panic.
+    /// The check `is_one_value` accepts the bytes that the codec reads to the end. No bytes make
+    /// the check or the codec panic.
     #[test]
     fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
         let mut deserializer = Deserializer::from_read_ref(&bytes[..]);
@@ -120,17 +122,17 @@ proptest! {
             IgnoredAny::deserialize(&mut deserializer).is_ok() && is_at_end(&mut deserializer);
         let is_well_formed = well_formed::is_one_value(&bytes, MAX_DEPTH);
         let has_extension = bytes.iter().any(|byte| matches!(byte, 0xc7..=0xc9 | 0xd4..=0xd8));
-        prop_assert!(is_read == is_well_formed || has_extension, "{bytes:x?}");
+        prop_assert!(is_read == is_well_formed || has_extension, "check and codec differ on {bytes:x?}");
         let _ = decode::<Flat>(&bytes);
         let _ = decode::<Untagged>(&bytes);
         let _ = decode::<(u128, Option<Vec<char>>)>(&bytes);
     }
 
     #[test]
-    fn a_changed_byte_is_no_panic(at in 0usize..200, byte in any::<u8>()) {
+    fn a_changed_byte_causes_no_panic(at in 0usize..200, byte in any::<u8>()) {
         let rest = [("b".into(), Untagged::Number(7)), ("c".into(), Untagged::Unit)].into();
         let mut bytes = encode(&vec![Flat { id: 7, rest, note: Some("text".into()) }; 3])
-            .expect("it encodes");
+            .expect("the value encodes");
         let at = at % bytes.len();
         bytes[at] = byte;
         let _ = decode::<Vec<Flat>>(&bytes);

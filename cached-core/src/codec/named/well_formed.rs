@@ -1,11 +1,11 @@
-//! A check of MessagePack bytes that gives them to no type.
+//! Checks MessagePack bytes before the `Deserialize` of a type sees them.
 
-/// Returns true if the bytes are exactly one value, whose lengths are all true, and whose sequences
-/// and maps are nested at most `max_depth` deep.
+/// Returns true if the bytes are exactly one value. No length in the value may exceed the bytes
+/// that are there, and sequences and maps may be nested at most `max_depth` deep.
 ///
 /// Extension types are refused, because this codec writes none.
 pub(super) fn is_one_value(bytes: &[u8], max_depth: usize) -> bool {
-    let mut scanner = Scanner { rest: bytes };
+    let mut scanner = MessagePackScanner { rest: bytes };
     // The number of values that are still missing in each open sequence or map.
     let mut open: Vec<u64> = Vec::new();
     loop {
@@ -17,7 +17,8 @@ pub(super) fn is_one_value(bytes: &[u8], max_depth: usize) -> bool {
             }
             open.push(members);
         } else {
-            // The value is complete, and so is each sequence or map whose last member it was.
+            // The value is complete. If it is the last member of a sequence or map, that is
+            // complete too.
             while let Some(missing) = open.last_mut() {
                 *missing -= 1;
                 if *missing > 0 {
@@ -32,11 +33,11 @@ pub(super) fn is_one_value(bytes: &[u8], max_depth: usize) -> bool {
     }
 }
 
-struct Scanner<'b> {
+struct MessagePackScanner<'b> {
     rest: &'b [u8],
 }
 
-impl Scanner<'_> {
+impl MessagePackScanner<'_> {
     /// Reads a scalar, or the head of a sequence or a map. Returns how many members follow, or
     /// `None` if the bytes are not MessagePack.
     fn read_head(&mut self) -> Option<u64> {

@@ -1,5 +1,5 @@
-//! The wrappers through which nested values are decoded: the members of a struct, a tuple, a sequence
-//! or a map, and the variants of an enum.
+//! The wrappers through which nested values are decoded: the members of a struct, a tuple, a
+//! sequence or a map, and the variants of an enum.
 
 use std::any::type_name;
 use std::fmt;
@@ -19,24 +19,25 @@ use crate::stable_hash::StableHasher;
 const KEY: u64 = 0;
 /// The member index of every value of a map that is not a field of a struct.
 const VALUE: u64 = 1;
-/// The number of member indexes in a sequence whose type looks at the data itself. The type may be a tuple or
-/// a list, and an outline must stay small.
+/// The number of member indexes in a sequence whose type asks for any data. The type may be a tuple
+/// or a list, and the outline of a list must stay small.
 const MAX_INDEXES: u64 = 8;
 
-/// A visitor that calls the type's own visitor with a checked deserializer, or with checked access to
-/// the members or the variant.
+/// A visitor that calls the type's own visitor with a checked deserializer, or with checked access
+/// to the members or the variant.
 pub(super) struct CheckedVisitor<'c, 'o, V> {
     visitor: V,
     checker: &'c mut StepChecker<'o>,
     /// The origin of the type that is decoded.
     origin: StepOrigin,
-    /// The number of members that have an index of their own. The members after them share the last index.
+    /// The number of members that have an index of their own. The members after them share the last
+    /// index.
     indexes: u64,
     /// The names of the variants, if the type is an enum.
     variants: &'static [&'static str],
     /// The names of the fields, if the type is a struct.
     fields: &'static [&'static str],
-    /// True if the type is the name of a field.
+    /// True if the data is the name of a field.
     is_field_name: bool,
 }
 
@@ -253,7 +254,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for CheckedMemberAccess<'_, '_, A> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        // A flattened map has keys of its own, as many as there are entries.
+        // A value that goes into a buffer may belong to a flattened map, which has as many keys as
+        // entries. Such values share an index, so that the outline stays small.
         let is_buffered = is_buffer(type_name::<S::Value>());
         let index = if is_buffered { VALUE } else { self.index };
         let (inner, member) = self.member(seed, index);
@@ -290,8 +292,8 @@ impl<'de, 'c, 'o, A: EnumAccess<'de>> EnumAccess<'de> for CheckedEnumAccess<'c, 
     }
 }
 
-/// Decodes the choice of a variant: its index, or its name in the named codec. The step contains the
-/// variant's name, so the checker refuses an index that now has another name.
+/// Decodes the choice of a variant: its index, or its name in the named codec. The step contains
+/// the variant's name, so the checker refuses an index that now has another name.
 struct CheckedVariantSeed<'c, 'o, S> {
     seed: S,
     checker: &'c mut StepChecker<'o>,
@@ -316,7 +318,8 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for CheckedVariantSeed<'
             return self.seed.deserialize(name);
         }
         let index = u32::deserialize(deserializer)?;
-        // An index after the last variant has no name. The type's own `Deserialize` refuses the index.
+        // An index after the last variant has no name. The type's own `Deserialize` refuses the
+        // index.
         let name = self.variants.get(index as usize).copied().unwrap_or_default();
         self.allow(StepKind::Variant.at(self.parent).word(index.into()).text(name))?;
         let index: U32Deserializer<D::Error> = index.into_deserializer();
