@@ -16,8 +16,8 @@ use crate::round_trip::RoundTripFailures;
 #[cfg(feature = "memcached")]
 pub(crate) use memcached::check_servers;
 
-/// The time to live of an entry if neither the function nor the builder sets one. Half an hour is about
-/// as long as a checkout session.
+/// The time to live of an entry if neither the function nor the builder sets one. Half an hour is
+/// about as long as a checkout session.
 const DEFAULT_TTL: Duration = Duration::from_secs(30 * 60);
 
 /// The settings of one cache.
@@ -35,7 +35,7 @@ pub(crate) struct Config {
     pub(crate) jitter: f64,
     pub(crate) default_ttl: Duration,
     pub(crate) clock: Clock,
-    /// The list of a test that compares `Debug` texts.
+    /// In a test, receives a message for each value whose `Debug` text changes in memcached.
     pub(crate) round_trip_failures: Option<RoundTripFailures>,
     /// The in-memory servers of a test, which replace the network.
     #[cfg(all(feature = "memcached", feature = "testing"))]
@@ -83,8 +83,8 @@ impl Config {
 
 /// A builder that collects the settings of a [`Cache`](crate::Cache).
 ///
-/// [`Cache::builder`](crate::Cache::builder) returns a builder with the default settings, which build
-/// a local cache of 64 MiB. The method `build` checks all settings together.
+/// [`Cache::builder`](crate::Cache::builder) returns a builder with the default settings, which
+/// build a local cache of 64 MiB. The method `build` checks all settings together.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -109,19 +109,23 @@ impl CacheBuilder {
     /// 64 MiB; 0 turns the local tier off.
     ///
     /// An entry counts as its key, its value and 540 bytes for the tier's own records. A value
-    /// counts as its `size_of` plus the memory that it owns on the heap: strings, and the elements of
-    /// sequences and maps. The library finds strings and elements through the value's `Serialize`. If
-    /// several entries share a value behind an `Arc`, the value counts once for each entry.
+    /// counts as its `size_of` plus the memory that it owns on the heap: strings, and the elements
+    /// of sequences and maps. The library finds strings and elements through the value's
+    /// `Serialize`. If several entries share a value behind an `Arc`, the value counts once for
+    /// each entry.
     ///
-    /// Some kinds of values take more memory than this estimate: values with a large field under
-    /// `#[serde(skip)]`, sequences that hold only `None` or only small variants of an enum, unused
-    /// capacity, many small boxes, and values without serde (`remote = false`) that own more than
-    /// one block on the heap. For functions that return values of these kinds, declare the option
-    /// `weight = |value| …`.
+    /// Some kinds of values take more memory than this estimate:
+    ///
+    /// - values with a large field under `#[serde(skip)]`
+    /// - sequences that hold only `None` or only small variants of an enum
+    /// - values with unused capacity, or with many small boxes
+    /// - values without serde (`remote = false`) that own more than one block on the heap
+    ///
+    /// For functions that return values of these kinds, declare the option `weight = |value| …`.
     ///
     /// In measurements with eight kinds of values, a process with one thread grew by 104 to 127
-    /// percent of this setting. The program's allocator keeps some freed memory for later, and more of
-    /// it if many threads allocate large values.
+    /// percent of this setting. The program's allocator keeps some freed memory for later, and more
+    /// of it if many threads allocate large values.
     ///
     /// If a value is evicted to make room, a later call frees the value. The thread
     /// `cached-sweeper` frees an expired value within seconds. Each thread may keep the last few
@@ -139,8 +143,8 @@ impl CacheBuilder {
         self
     }
 
-    /// Shortens the time to live of each entry by a random amount, up to this fraction (0 to 1) of the
-    /// time to live. The default is 0.
+    /// Shortens the time to live of each entry by a random amount, up to this fraction (0 to 1) of
+    /// the time to live. The default is 0.
     ///
     /// With jitter, entries that are stored together do not expire together.
     ///

@@ -43,8 +43,9 @@ fn process_cache() -> &'static Cache {
     INSTALLED.get().map_or_else(|| &*EMBEDDED, |(cache, _)| cache)
 }
 
-/// Returns true if a task has probably lost its scope: the program uses scopes and has installed no cache,
-/// and the task runs outside of every scope, with the embedded cache `cache`.
+/// Returns true if the running task has probably lost its scope. The signs are that the program
+/// uses scopes and has installed no cache, and that the task is outside of every scope and uses the
+/// embedded cache.
 pub(crate) fn has_lost_its_scope(cache: &Cache) -> bool {
     SCOPE_USED.load(Ordering::Relaxed)
         && INSTALLED.get().is_none()
@@ -53,7 +54,8 @@ pub(crate) fn has_lost_its_scope(cache: &Cache) -> bool {
         && cache.id() == EMBEDDED.id()
 }
 
-/// Puts a cache into `place`, unless it has one or functions of the program share a cache name.
+/// Puts a cache into `place`. Returns an error if `place` has a cache already, or if functions of
+/// the program share a cache name.
 #[track_caller]
 fn install_into(place: &InstalledCache, cache: Cache) -> Result<(), InstallError> {
     let shared_names = shared_names();
@@ -70,8 +72,8 @@ fn install_into(place: &InstalledCache, cache: Cache) -> Result<(), InstallError
 impl Cache {
     /// Returns the cache that annotated functions use if they are called here.
     ///
-    /// This is the cache of the enclosing [`scope`](Self::scope). Outside of every scope, this is the
-    /// [`install`](Self::install)ed cache, or an embedded local cache of 64 MiB if no cache is
+    /// This is the cache of the enclosing [`scope`](Self::scope). Outside of every scope, this is
+    /// the [`install`](Self::install)ed cache, or an embedded local cache of 64 MiB if no cache is
     /// installed. The method also works outside of a runtime.
     ///
     /// ```
@@ -103,9 +105,9 @@ impl Cache {
 
     /// Runs a future with this cache as the current cache, for example in a test or for one tenant.
     ///
-    /// Every annotated function that the future calls uses this cache. A task that the future spawns does
-    /// not, unless its future is wrapped: `tokio::spawn(in_scope(work))`, see [`in_scope`]. The returned
-    /// future owns the cache, so it does not borrow from `self`.
+    /// Every annotated function that the future calls uses this cache. A task that the future
+    /// spawns uses this cache only if its own future is wrapped: `tokio::spawn(in_scope(work))`,
+    /// see [`in_scope`]. The returned future owns the cache, so it does not borrow from `self`.
     ///
     /// # Cancellation
     /// Dropping the returned future drops the given future.

@@ -147,9 +147,9 @@ impl std::error::Error for InstallError {}
 
 /// The reason why an entry could not be invalidated or overwritten everywhere.
 ///
-/// After [`CacheError::Remote`] and [`CacheError::NotStorable`], the request tier and the local tier of
-/// this process have invalidated or overwritten the entry. `source()` returns the error that a variant
-/// contains.
+/// After [`CacheError::Remote`] and [`CacheError::NotStorable`], the request tier and the local
+/// tier of this process have invalidated or overwritten the entry. `source()` returns the error
+/// that a variant contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CacheError {
@@ -184,8 +184,8 @@ impl std::error::Error for CacheError {
     }
 }
 
-/// The error of [`Cache::invalidate_all`](crate::Cache::invalidate_all): no function of the program has the
-/// cache name. `Display` writes one line with the names that come near.
+/// The error of [`Cache::invalidate_all`](crate::Cache::invalidate_all): no function of the program
+/// has the cache name. `Display` writes one line with the most similar names.
 ///
 /// ```
 /// # use cached_core::{Cache, coordinator_cached};
@@ -211,18 +211,19 @@ pub struct UnknownNameError {
 }
 
 impl UnknownNameError {
-    /// Builds the error for `name`. The error lists the nearest names of `names`, three at most.
+    /// Builds the error for `name`. The error lists the most similar names of `names`, three at
+    /// most.
     pub(crate) fn new(
         name: &str,
         names: impl IntoIterator<Item = &'static str>,
     ) -> UnknownNameError {
-        // A third of the letters may be wrong, but at least one.
+        // A third of the letters may be wrong. In a short name, one letter may be wrong.
         let max_distance = (name.chars().count() / 3).max(1);
         let distances = names.into_iter().map(|other| (edit_distance(name, other), other));
         let is_near = |(distance, other): &(usize, &str)| {
-            let begins = name.len().min(other.len()) >= 3
+            let is_prefix = name.len().min(other.len()) >= 3
                 && (other.starts_with(name) || name.starts_with(other));
-            *distance <= max_distance || begins
+            *distance <= max_distance || is_prefix
         };
         let mut near: Vec<_> = distances.filter(is_near).collect();
         near.sort_unstable();
@@ -231,7 +232,7 @@ impl UnknownNameError {
         UnknownNameError { name: name.to_owned(), near }
     }
 
-    /// Returns the cache names that come near, the nearest first.
+    /// Returns the most similar cache names, the nearest first.
     #[must_use]
     pub fn near(&self) -> &[&'static str] {
         &self.near
@@ -253,7 +254,7 @@ impl std::error::Error for UnknownNameError {}
 
 /// Returns how many letters must be inserted, removed or replaced to turn one word into the other.
 fn edit_distance(word: &str, other: &str) -> usize {
-    // The distances of the letters read so far to each beginning of `other`.
+    // The edit distance between the letters of `word` read so far and each prefix of `other`.
     let mut distances: Vec<usize> = (0..=other.chars().count()).collect();
     for (read, letter) in word.chars().enumerate() {
         let mut replaced = std::mem::replace(&mut distances[0], read + 1);
@@ -291,10 +292,12 @@ mod tests {
         assert_eq!(error.near(), ["payment"]);
         let error = UnknownNameError::new("pay", names);
         assert_eq!(error.near(), ["pa", "payment", "payments"]);
-        assert!(error.to_string().ends_with("write `pa` or `payment` or `payments`"), "{error}");
+        let advice = "write `pa` or `payment` or `payments`";
+        assert!(error.to_string().ends_with(advice), "the error lists similar names: {error}");
         let error = UnknownNameError::new("invoice", names);
         assert!(error.near().is_empty());
-        assert!(error.to_string().ends_with("write a name that `ledger()` lists"), "{error}");
+        let advice = "write a name that `ledger()` lists";
+        assert!(error.to_string().ends_with(advice), "the error refers to the ledger: {error}");
     }
 
     #[test]
@@ -315,7 +318,7 @@ mod tests {
         let error = CacheError::Remote(cause.clone());
         let source = std::error::Error::source(&error).expect("the error has a source");
         assert_eq!(source.downcast_ref(), Some(&cause));
-        assert!(!error.to_string().contains(&cause.to_string()), "{error}");
+        assert!(!error.to_string().contains(&cause.to_string()), "the cause is repeated: {error}");
     }
 
     #[test]
@@ -323,7 +326,7 @@ mod tests {
         let (first, second) = (Location::caller(), Location::caller());
         let line = InstallError::AlreadyInstalled { first, second }.to_string();
         for place in [first, second] {
-            assert!(line.contains(&place.to_string()), "{line}");
+            assert!(line.contains(&place.to_string()), "the message names {place}: {line}");
         }
     }
 }

@@ -16,9 +16,10 @@
 //! 14. [`security`]: what does the library protect against, and how do I report a vulnerability?
 //! 15. [`changelog`]: what changed?
 
-// The chapters are the files of `docs/guide` and a few others. Each file ends with link definitions whose targets are
-// file paths. `links.md` defines the same labels with module paths, and is included before each chapter. In rustdoc, the
-// first definition of a label takes effect, so the links work in the files and in the documentation.
+// The chapters are the files of `docs/guide` and a few others. Each file ends with link definitions
+// whose targets are file paths. `links.md` defines the same labels with module paths, and is
+// included before each chapter. In rustdoc, the first definition of a label takes effect, so the
+// links work in the files and in the documentation.
 
 /// Declares one module for each chapter.
 macro_rules! chapters {
@@ -38,30 +39,35 @@ macro_rules! chapters {
 
 chapters! {
     ///
-    /// See also in the API reference: [`coordinator_cached`](crate::coordinator_cached), [`Cache`](crate::Cache).
+    /// See also in the API reference: [`coordinator_cached`](crate::coordinator_cached),
+    /// [`Cache`](crate::Cache).
     start = "guide/start.md",
     options = "guide/options.md",
     keys = "guide/keys.md",
     ///
-    /// See also in the API reference: [`CachedValue`](crate::CachedValue), [`Returned`](crate::Returned).
+    /// See also in the API reference: [`CachedValue`](crate::CachedValue),
+    /// [`Returned`](crate::Returned).
     values = "guide/values.md",
     lifetimes = "guide/lifetimes.md",
     ///
-    /// See also in the API reference: [`CacheEntry`](crate::CacheEntry), [`CachedResponse`](crate::CachedResponse),
-    /// [`first_found`](crate::first_found).
+    /// See also in the API reference: [`CacheEntry`](crate::CacheEntry),
+    /// [`CachedResponse`](crate::CachedResponse), [`first_found`](crate::first_found).
     entries = "guide/entries.md",
     ///
-    /// See also in the API reference: [`RequestScope`](crate::RequestScope), [`Cache::scope`](crate::Cache::scope).
+    /// See also in the API reference: [`RequestScope`](crate::RequestScope),
+    /// [`Cache::scope`](crate::Cache::scope).
     requests = "guide/requests.md",
     ///
-    /// See also in the API reference: [`CacheBuilder`](crate::CacheBuilder), [`Cache::from_env`](crate::Cache::from_env).
+    /// See also in the API reference: [`CacheBuilder`](crate::CacheBuilder),
+    /// [`Cache::from_env`](crate::Cache::from_env).
     memcached = "guide/memcached.md",
     consistency = "guide/consistency.md",
     testing = "guide/testing.md",
     performance = "guide/performance.md",
     ///
-    /// See also in the API reference: [`ConfigError`](crate::ConfigError), [`InstallError`](crate::InstallError),
-    /// [`CacheError`](crate::CacheError), [`Ledger::audit`](crate::Ledger::audit).
+    /// See also in the API reference: [`ConfigError`](crate::ConfigError),
+    /// [`InstallError`](crate::InstallError), [`CacheError`](crate::CacheError),
+    /// [`Ledger::audit`](crate::Ledger::audit).
     errors = "guide/errors.md",
     compile_errors = "errors.md",
     faq = "guide/faq.md",
@@ -89,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn each_relative_link_has_a_module_and_a_file() {
+    fn relative_links_have_a_module_and_a_file() {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").canonicalize();
         let docs = docs.expect("docs is there");
         let modules: Vec<_> = definitions(include_str!("guide/links.md")).collect();
@@ -111,7 +117,10 @@ mod tests {
     fn each_link_used_is_defined() {
         for (file, page) in pages() {
             for used in page.split("][").skip(1).filter_map(|rest| rest.split(']').next()) {
-                assert!(definitions(page).any(|(label, _)| label == used), "{file}: [{used}]");
+                assert!(
+                    definitions(page).any(|(label, _)| label == used),
+                    "{file}: [{used}] is defined"
+                );
             }
         }
     }
@@ -136,7 +145,10 @@ mod tests {
         let start = concat!(".name(", "\"cached-");
         for source in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
             for name in source.split(start).skip(1).filter_map(|rest| rest.split('"').next()) {
-                assert!(page.contains(&format!("`cached-{name}`")), "cached-{name}");
+                assert!(
+                    page.contains(&format!("`cached-{name}`")),
+                    "the chapter describes the thread cached-{name}"
+                );
                 assert!(name.len() <= 8, "Linux does not cut the name cached-{name}");
             }
         }

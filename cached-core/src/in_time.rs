@@ -5,11 +5,11 @@ use std::time::Duration;
 
 /// Runs `run` on another thread, and panics unless `run` returns within 30 s.
 pub(crate) fn in_time(run: impl FnOnce() + Send + 'static) {
-    let (done, is_done) = mpsc::channel();
+    let (done, finished) = mpsc::channel();
     std::thread::spawn(move || {
         run();
         let _ = done.send(());
     });
-    let waited = is_done.recv_timeout(Duration::from_secs(30));
+    let waited = finished.recv_timeout(Duration::from_secs(30));
     assert!(waited.is_ok(), "the code returns within 30 s");
 }

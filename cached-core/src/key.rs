@@ -2,11 +2,11 @@
 //!
 //! A key has two forms:
 //!
-//! - Inside the process, a key is a [`KeyHeader`] followed by the key's body. The header holds a hash
-//!   and the index of the function's declaration. The body is the encoded identifier, version and
-//!   type arguments.
-//! - Outside of the process, a key is the digest of its [`canonical_bytes`], in which a format number
-//!   and the cache name replace the header.
+//! - Inside the process, a key is a [`KeyHeader`] followed by the key's body. The header holds a
+//!   hash and the index of the function's declaration. The body is the encoded identifier, version
+//!   and type arguments.
+//! - Outside of the process, a key is the digest of its [`canonical_bytes`]. In these bytes, a
+//!   format number and the cache name replace the header.
 //!
 //! The encoding is a prefix code. Every value starts with a tag that says its form, and every
 //! sequence, map and struct ends with [`END`], which is not a tag. Therefore two different keys
@@ -20,8 +20,8 @@
 //!   the fields of a struct changes no key.
 //! - `is_human_readable` is false.
 //! - A set is encoded in the order of its elements. A `HashSet` has a random order, so a key that
-//!   contains a `HashSet` misses at random. A `BTreeSet` is suitable. The attribute refuses a `HashSet`
-//!   that it sees, and `unordered` finds one that is inside another type.
+//!   contains a `HashSet` misses at random. A `BTreeSet` is suitable. The attribute refuses a
+//!   `HashSet` that it sees, and `unordered` finds one that is inside another type.
 
 mod bytes;
 mod comparer;
@@ -48,8 +48,8 @@ pub(crate) use parts::DynKeyPart;
 pub use parts::KeyParts;
 pub(crate) use serializer::{END, KeySerializer, KeySink, NONE, SEQ, SOME};
 
-/// The format number, which is the first of the canonical bytes. It must change whenever the encoding
-/// changes, so that old entries are not found.
+/// The format number, the first of the canonical bytes. Whoever changes the encoding must change
+/// this number, so that old entries are not found.
 const FORMAT: u8 = 1;
 const HEADER_LENGTH: usize = 8;
 
@@ -162,8 +162,8 @@ impl KeyQuery for &[u8] {
     }
 }
 
-/// Returns the canonical bytes of a key: a format number and the cache name, which replace the header,
-/// and the body.
+/// Returns the canonical bytes of a key: a format number and the cache name, which replace the
+/// header, and the body.
 pub(crate) fn canonical_bytes(name: &str, key: &[u8]) -> KeyBytes {
     canonical_bytes_of_body(name, key_body(key))
 }
@@ -212,7 +212,8 @@ impl<T: Serialize + ?Sized> KeyPart for T {
     }
 }
 
-/// The error of an argument that cannot be part of a key, because the argument's `Serialize` failed.
+/// The error of an argument that cannot be part of a key, because the argument's `Serialize`
+/// failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyError(Box<str>);
 
@@ -232,8 +233,8 @@ impl ser::Error for KeyError {
 
 /// The error of an argument whose `Serialize` failed while a key was hashed or compared.
 ///
-/// The error carries no message, because a message would make the code of every hit longer. The call
-/// then encodes the same key as bytes, which fails with a [`KeyError`] that has the message.
+/// The error carries no message, because a message would make the code of every hit longer. The
+/// call then encodes the same key as bytes, which fails with a [`KeyError`] that has the message.
 #[derive(Debug)]
 pub struct SerializeFailure;
 

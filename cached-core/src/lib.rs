@@ -67,7 +67,8 @@ pub use cache::Cache;
 /// body is one `async` block and a method under `#[async_trait]` may have the attribute too.
 ///
 /// The body runs in the caller's task, so the body may borrow. With `refresh_ahead`, the body may
-/// also run in a background task, so the function must own its parameters, or declare `refresh_with`.
+/// also run in a background task, so the function must own its parameters, or declare
+/// `refresh_with`.
 ///
 /// # Cancellation
 /// Dropping the future of a call drops the body. If other calls wait for the same key, one of them

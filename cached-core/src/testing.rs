@@ -1,5 +1,6 @@
 //! Tools for a program's own tests: a cache for one test, a clock that the test advances, and an
-//! in-memory memcached that fails, stalls or lies on demand. The module needs the feature `testing`.
+//! in-memory memcached that fails, stalls or lies on demand. The module needs the feature
+//! `testing`.
 //!
 //! ```toml
 //! [dev-dependencies]
@@ -58,8 +59,8 @@ pub struct TestCache {
 }
 
 impl TestCache {
-    /// Returns a cache with the tiers of a program in production: a local tier and, with the feature
-    /// `memcached`, an in-memory memcached.
+    /// Returns a cache with the tiers of a program in production: a local tier and, with the
+    /// feature `memcached`, an in-memory memcached.
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, testing::TestCache};
@@ -171,12 +172,13 @@ impl TestCache {
     /// background writes to memcached. Tasks that the future spawns do not use this cache.
     ///
     /// # Panics
-    /// Panics if a value would come back from memcached changed without a word, for example because a field
-    /// is `#[serde(skip)]`. The message names the function. The test cache compares the `Debug` texts of each
-    /// stored value whose type implements `Debug` and not `PartialEq`. (A value whose type implements
-    /// `PartialEq` is compared in production too, and stays out of memcached.) Values that are stored outside
-    /// of `run` are checked when the cache is dropped. A [`local`](Self::local) cache stores nothing in
-    /// memcached, so it checks nothing.
+    /// Panics if memcached would return a changed value and production would not notice, for
+    /// example because a field is `#[serde(skip)]`. The message names the function. The test cache
+    /// compares the `Debug` texts of each stored value whose type implements `Debug` and not
+    /// `PartialEq`. (If the type implements `PartialEq`, production compares the value too.
+    /// memcached then never stores a value that would change.) Values that are stored outside of
+    /// `run` are checked when the cache is dropped. A [`local`](Self::local) cache stores nothing
+    /// in memcached, so it checks nothing.
     ///
     /// # Cancellation
     /// Dropping the returned future drops the given future. Writes that have begun continue.
@@ -200,7 +202,7 @@ impl TestCache {
         output
     }
 
-    /// Panics if a value that was stored lost something that only its `Debug` shows.
+    /// Panics if a stored value would come back from memcached with another `Debug` text.
     fn panic_on_round_trip_failures(&self) {
         let failures = self.config.round_trip_failures.as_ref().map(RoundTripFailures::take);
         let failures = failures.unwrap_or_default();
@@ -243,8 +245,8 @@ impl TestCache {
     /// [`hits`](DeclarationStats::hits), `waits` and more.
     ///
     /// # Panics
-    /// Panics if no function has the name or several functions share the name, so that a test with a
-    /// misspelt name fails.
+    /// Panics if no function has the name or several functions share the name, so that a test with
+    /// a misspelt name fails.
     ///
     /// ```
     /// # use cached_core::{coordinator_cached, testing::TestCache};

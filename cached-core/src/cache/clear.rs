@@ -15,25 +15,27 @@ use crate::tier::request::RequestHandle;
 const MAX_REMOVED_BY_CALLER: usize = 1024;
 
 impl Cache {
-    /// Removes all entries from the tiers of this process, and returns how many entries the local tier had.
+    /// Removes all entries from the tiers of this process, and returns how many entries the local
+    /// tier had.
     ///
-    /// - After the method has returned, no call in this process is answered with a value that this process
-    ///   had before.
-    /// - A fetch that is under way stores nothing in this process. Callers that already wait for it still
-    ///   receive its result.
-    /// - The current [`RequestScope`](crate::RequestScope) forgets its answers from this cache. Other
-    ///   requests keep the answers that they have.
-    /// - **memcached keeps what it has**, and a fetch that is under way may still fill it. The next call of
-    ///   such an entry reads the old value from there. To remove an entry from memcached too, call
-    ///   [`CacheEntry::invalidate`](crate::CacheEntry::invalidate).
+    /// - After the method has returned, no call in this process is answered with a value that this
+    ///   process had before.
+    /// - A fetch that is under way stores nothing in this process. Callers that already wait for it
+    ///   still receive its result.
+    /// - The current [`RequestScope`](crate::RequestScope) forgets its answers from this cache.
+    ///   Other requests keep the answers that they have.
+    /// - **memcached keeps its entries**, and a fetch that is under way may still store its value
+    ///   there. The next call may read an old value from memcached. To remove an entry from
+    ///   memcached too, call [`CacheEntry::invalidate`](crate::CacheEntry::invalidate).
     /// - Other processes are not told.
     ///
-    /// A million entries take a second or two. They are removed on a thread, and calls go on meanwhile.
-    /// [`DeclarationStats::invalidations`](crate::DeclarationStats::invalidations) counts the entries.
+    /// A million entries take a second or two. They are removed on a thread, and calls go on
+    /// meanwhile. [`DeclarationStats::invalidations`](crate::DeclarationStats::invalidations)
+    /// counts the entries.
     ///
     /// # Cancellation
-    /// If the future is dropped after its first poll, the entries are removed all the same, but the current
-    /// request may keep its answers.
+    /// If the future is dropped after its first poll, the entries are removed all the same, but the
+    /// current request may keep its answers.
     ///
     /// ```
     /// # use cached_core::{Cache, coordinator_cached};
@@ -55,16 +57,15 @@ impl Cache {
         self.remove_all_from_process(None).await
     }
 
-    /// Removes all entries of one function from the tiers of this process, and returns how many entries the
-    /// local tier had. `name` is the cache name of the function.
+    /// Removes all entries of one function from the tiers of this process, and returns how many
+    /// entries the local tier had. `name` is the cache name of the function.
     ///
-    /// The rules of [`clear`](Self::clear) hold for the entries of this function: memcached
-    /// keeps its entries, and other processes are not told. A fetch of another function that is under way
+    /// The rules of [`clear`](Self::clear) hold for the entries of this function: memcached keeps
+    /// its entries, and other processes are not told. A fetch of another function that is under way
     /// may also not be stored in this process.
     ///
     /// # Errors
-    /// Returns an error if no function of the program has this name. The error lists the names that come
-    /// near.
+    /// Returns an error if no function of the program has this name. The error lists similar names.
     ///
     /// # Cancellation
     /// As for [`clear`](Self::clear).
@@ -121,12 +122,13 @@ impl Cache {
         self.remove_all_here(function)
     }
 
-    /// Removes the entries of a function, or of all functions, from the local tier. A fetch or a read that
-    /// is under way does not store its result.
+    /// Removes the entries of a function, or of all functions, from the local tier. A fetch or a
+    /// read that is under way does not store its result.
     fn remove_all_here(&self, function: Option<&'static Declaration>) -> usize {
         let index = function.and_then(Declaration::index);
         let entries = self.inner.local.begin_clearing(index).finish();
-        // A flight may have found an old value before its removal, so no later caller may join the flight.
+        // A flight may have found an old value before its removal, so no later caller may join the
+        // flight.
         self.inner.flights.detach_all(index);
         self.inner.fetch_pauses.end_all(index);
         self.emit(Event::Cleared { function, entries });

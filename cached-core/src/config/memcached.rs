@@ -7,8 +7,8 @@ use super::url::without_password;
 use super::{CacheBuilder, Config};
 use crate::error::{ConfigError, ConfigErrorKind};
 
-/// The longest namespace in bytes. A key in memcached has at most 250 bytes. The cache name takes up
-/// to 48 bytes, the digest 64 and the separators 2.
+/// The longest namespace in bytes. A key in memcached has at most 250 bytes. The cache name takes
+/// up to 48 bytes, the digest 64 and the separators 2.
 const LONGEST_NAMESPACE: usize = 64;
 
 /// The longest `remote_timeout`, `lease` and `lease_wait`.
@@ -17,7 +17,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 /// The shortest `lease`, because memcached counts time in whole seconds.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
-/// Settings for the memcached tier. The methods need the feature `memcached`, which is on by default.
+/// Settings for the memcached tier. The methods need the feature `memcached`, which is on by
+/// default.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -53,12 +54,12 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets the memcached servers, each as `host:port`. By default the cache has no servers and does
-    /// not use memcached.
+    /// Sets the memcached servers, each as `host:port`. By default the cache has no servers and
+    /// does not use memcached.
     ///
-    /// The first call that needs a server resolves the server's name and connects to the server. After
-    /// a failure, the next call resolves the name and connects again. A program therefore starts even
-    /// if a server is down or the name of a server cannot be resolved.
+    /// The first call that needs a server resolves the server's name and connects to the server.
+    /// After a failure, the next call resolves the name and connects again. A program therefore
+    /// starts even if a server is down or the name of a server cannot be resolved.
     ///
     /// ```
     /// # use cached_core::Cache;
@@ -80,8 +81,8 @@ impl CacheBuilder {
     /// Sets the longest time that one exchange with memcached may take, including the time to
     /// connect. The default is 100 ms; the longest is an hour.
     ///
-    /// A failing server adds at most this time to a call. With several servers, an exchange takes at
-    /// most three quarters of this time, so that a quarter remains for another server.
+    /// A failing server adds at most this time to a call. With several servers, an exchange takes
+    /// at most three quarters of this time, so that a quarter remains for another server.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -103,10 +104,11 @@ impl CacheBuilder {
     ///
     /// A lease is the right to fill an entry. While one process holds the lease, other processes
     /// wait for the entry. The holder renews the lease while it fetches, so a lease may be much
-    /// shorter than a fetch. If the holder was killed, the other processes wait until the lease ends.
+    /// shorter than a fetch. If the holder was killed, the other processes wait until the lease
+    /// ends.
     ///
-    /// The default is 2 seconds. In a process that fetches thousands of entries at once, the default
-    /// rises to up to 10 seconds, because the renewals may be late.
+    /// The default is 2 seconds. In a process that fetches thousands of entries at once, the
+    /// default rises to up to 10 seconds, because the renewals may be late.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -123,17 +125,18 @@ impl CacheBuilder {
         self
     }
 
-    /// Sets how long a call waits, an hour at most, while another process holds the [lease](Self::lease).
-    /// After this time, the call runs its own fetch and stores nothing in memcached.
+    /// Sets how long a call waits, an hour at most, while another process holds the
+    /// [lease](Self::lease). After this time, the call runs its own fetch and stores nothing in
+    /// memcached.
     ///
     /// The default depends on the holder of the lease:
     ///
-    /// - If the holder renews its lease, the call waits until the holder's fetch has taken twice the
-    ///   expected time. The call waits 60 seconds if the expected time is unknown.
+    /// - If the holder renews its lease, the call waits until the holder's fetch has taken twice
+    ///   the expected time. The call waits 60 seconds if the expected time is unknown.
     /// - If the holder has not renewed its lease, the call waits twice as long as a fetch of the
-    ///   function takes in this process, 2.5 seconds at most. The call waits 0.75 seconds if this
-    ///   process has not fetched yet. The call does not wait if the last holders of leases on the
-    ///   server did not finish in time.
+    ///   function takes in this process, but at most 2.5 seconds. The call waits 0.75 seconds if
+    ///   this process has not fetched yet. The call does not wait if the last holders of leases on
+    ///   the server did not finish in time.
     ///
     /// ```
     /// # use std::time::Duration;

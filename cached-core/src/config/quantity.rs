@@ -97,7 +97,7 @@ mod tests {
                 )),
                 _ => None,
             };
-            assert_eq!(duration("ttl", text).ok(), expected, "{case}");
+            assert_eq!(duration("ttl", text).ok(), expected, "the table says: {case}");
         }
     }
 
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn sizes_are_read_or_refused_with_the_units() {
         for (text, bytes) in [("0", 0), ("1000", 1000), ("512KiB", 512 << 10), ("1GiB", 1 << 30)] {
-            assert_eq!(size("local_capacity", text), Ok(bytes), "{text}");
+            assert_eq!(size("local_capacity", text), Ok(bytes), "`{text}` is a size");
         }
         for text in ["", "MiB", "64MB", "64 MiB", "-1", "1.5GiB", "99999999999GiB"] {
             let error = size("local_capacity", text).expect_err(text).to_string();

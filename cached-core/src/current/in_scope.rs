@@ -13,20 +13,21 @@ use crate::tier::request::{RequestFuture, in_current_request};
 
 /// Carries the running [`Cache::scope`] and [`RequestScope`](crate::RequestScope) into a future.
 ///
-/// A spawned task is outside of the scopes of the task that spawned it. Its calls are then answered by the
-/// installed cache, which may have another tenant's answers. Wrap the future of the task:
-/// `tokio::spawn(in_scope(work))`. This function notes the scopes when it is called, and the returned future
-/// runs `work` in them, also when another task or thread polls it.
+/// A spawned task is outside of the scopes of the task that spawned it. The installed cache then
+/// answers the calls of the spawned task, perhaps with another tenant's answers. Wrap the future of
+/// the task: `tokio::spawn(in_scope(work))`. This function notes the scopes when it is called. The
+/// returned future runs `work` in these scopes, also when another task or thread polls it.
 ///
-/// The tasks of a request share its answers: a key has one answer in all of them. After the first call of
-/// this function in a request, an answer of the request costs a lock.
+/// The tasks of a request share its answers: a key has one answer in all of them. After the first
+/// call of this function in a request, each lookup of the request's answers takes a lock.
 ///
-/// - Use it with everything that polls a future elsewhere: `tokio::spawn`, `JoinSet::spawn`,
-///   `spawn_blocking` (`let work = in_scope(work); spawn_blocking(move || handle.block_on(work))`).
+/// - Use this function for each future that another task or thread polls: `tokio::spawn`,
+///   `JoinSet::spawn`, `spawn_blocking`
+///   (`let work = in_scope(work); spawn_blocking(move || handle.block_on(work))`).
 /// - Futures that the task itself polls need no `in_scope`: `join!`, `select!`, `FuturesUnordered`.
-/// - A stream that is polled after its scope has ended, such as the body of a response, makes its futures
-///   too late for this function. Keep the cache before: `let cache = Cache::current();`, and then
-///   `cache.scope(…)` around each future.
+/// - A stream, such as the body of a response, may be polled after its scope has ended. The stream
+///   then makes its futures too late for this function. Take the cache while the scope runs, with
+///   `let cache = Cache::current();`, and wrap each future in `cache.scope(…)`.
 ///
 /// Outside of every scope the function changes nothing.
 ///
@@ -57,8 +58,8 @@ use crate::tier::request::{RequestFuture, in_current_request};
 pub fn in_scope<F: Future>(future: F) -> impl Future<Output = F::Output> + use<F> {
     let future = in_current_request(future);
     match SCOPED.try_with(Cache::clone) {
-        Ok(cache) => InScope::Scoped(Box::pin(SCOPED.scope(cache, future))),
-        Err(_) => InScope::Unscoped(future),
+        Ok(cache) => FutureInScope::Scoped(Box::pin(SCOPED.scope(cache, future))),
+        Err(_) => FutureInScope::Unscoped(future),
     }
 }
 
@@ -66,8 +67,8 @@ impl Cache {
     /// Spawns a task that has this cache as its current cache, and that belongs to the running
     /// [`RequestScope`](crate::RequestScope), if there is one.
     ///
-    /// In a [`scope`](Self::scope), `Cache::current().spawn(work)` is `tokio::spawn(in_scope(work))`; see
-    /// [`in_scope`].
+    /// In a [`scope`](Self::scope), `Cache::current().spawn(work)` is
+    /// `tokio::spawn(in_scope(work))`; see [`in_scope`].
     ///
     /// # Panics
     /// Panics outside of a tokio runtime, as `tokio::spawn` does.
@@ -93,21 +94,22 @@ impl Cache {
     }
 }
 
-/// A future that is polled and dropped in the scopes that it was made in.
-enum InScope<F> {
-    /// The future was made in the scope of a cache. It is boxed, because the type of tokio is not `Unpin`.
+/// A future that is polled and dropped in the scopes in which it was made.
+enum FutureInScope<F> {
+    /// The future was made in the scope of a cache. It is boxed, because tokio's future is not
+    /// `Unpin`.
     Scoped(Pin<Box<TaskLocalFuture<Cache, RequestFuture<F>>>>),
-    /// The future was made outside of such a scope, and uses the current cache.
+    /// The future was made outside of every cache's scope.
     Unscoped(RequestFuture<F>),
 }
 
-impl<F: Future> Future for InScope<F> {
+impl<F: Future> Future for FutureInScope<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         match &mut *self {
-            InScope::Scoped(future) => future.as_mut().poll(context),
-            InScope::Unscoped(future) => Pin::new(future).poll(context),
+            FutureInScope::Scoped(future) => future.as_mut().poll(context),
+            FutureInScope::Unscoped(future) => Pin::new(future).poll(context),
         }
     }
 }

@@ -10,9 +10,9 @@ use crate::error::InstallError;
 
 /// A second cache of the program, in a `static`: the option `cache = NAME` uses it.
 ///
-/// The program installs the cache when it starts, as it does with [`Cache::install`]. Before that, and in a
-/// program or test that installs nothing here, the functions use [`Cache::current`], as without the option.
-/// So a test needs no preparation: its `TestCache` is the current cache.
+/// The program installs the cache when it starts, as it does with [`Cache::install`]. Before that,
+/// and in a program or test that installs nothing here, the functions use [`Cache::current`], as
+/// without the option. So a test needs no preparation: its `TestCache` is the current cache.
 ///
 /// ```
 /// use cached_core::{Cache, StaticCache, coordinator_cached};
@@ -45,8 +45,8 @@ impl StaticCache {
     /// Puts the cache into this place, for as long as the process runs.
     ///
     /// # Errors
-    /// Returns an error and does not install the cache if this place has a cache already, or if functions
-    /// of the program share a cache name. The error names the places in the source.
+    /// Returns an error and does not install the cache if this place has a cache already, or if
+    /// functions of the program share a cache name. The error names the places in the source.
     ///
     /// ```
     /// # use cached_core::{Cache, StaticCache};

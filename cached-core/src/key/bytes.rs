@@ -116,7 +116,8 @@ impl<'b> KeySink for &'b mut KeyBytes {
     }
 }
 
-/// Encodes the fields of a struct or the entries of a map, and sorts the fields once all are encoded.
+/// Encodes the fields of a struct or the entries of a map, and sorts the fields once all are
+/// encoded.
 pub struct FieldEncoder<'b> {
     bytes: &'b mut KeyBytes,
     offsets: FieldOffsets,
@@ -177,7 +178,8 @@ mod tests {
             let (mut bytes, mut expected) = (KeyBytes::default(), Vec::new());
             while expected.len() < 3 * INLINE {
                 let added: Vec<u8> = (0..piece).map(|i| (expected.len() + i) as u8 | 1).collect();
-                let _ = (&mut bytes).piece([7, piece as u8], &added).expect("takes all");
+                let _ =
+                    (&mut bytes).piece([7, piece as u8], &added).expect("a buffer takes all bytes");
                 expected.extend_from_slice(&[7, piece as u8]);
                 expected.extend_from_slice(&added);
                 assert_eq!(*bytes, *expected);

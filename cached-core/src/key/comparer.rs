@@ -32,7 +32,7 @@ impl<'k> KeyComparer<'k> {
     }
 
     /// Compares bytes of the key that were written to a buffer.
-    fn bytes(self, bytes: &[u8]) -> KeyComparer<'k> {
+    fn compare_bytes(self, bytes: &[u8]) -> KeyComparer<'k> {
         KeyComparer(self.0.strip_prefix(bytes).unwrap_or(MISMATCH))
     }
 
@@ -119,6 +119,6 @@ impl<'k> FieldSink<KeyComparer<'k>> for FieldComparer<'k> {
 
     fn end(mut self) -> Result<KeyComparer<'k>, SerializeFailure> {
         self.offsets.sort_fields(&mut self.bytes);
-        self.key.bytes(&self.bytes).unhashed([END])
+        self.key.compare_bytes(&self.bytes).unhashed([END])
     }
 }

@@ -119,7 +119,10 @@ mod tests {
     fn debug_of_a_key_shows_no_identifier() {
         let key = Key::new(Some("shop".into()), "payment", b"identifier-4711");
         let text = format!("{key:?}");
-        assert!(text.contains("payment") && text.contains(&key.digest().to_string()), "{text}");
-        assert!(!text.contains("4711"), "{text}");
+        assert!(
+            text.contains("payment") && text.contains(&key.digest().to_string()),
+            "the text names the entry: {text}"
+        );
+        assert!(!text.contains("4711"), "the text hides the identifier: {text}");
     }
 }

@@ -32,21 +32,23 @@ pub(super) const STRUCT_VARIANT: u8 = 0x11;
 /// An integer `n >= 0` has the tag `NON_NEGATIVE + k`, where `k` (0 to 16) is the length of `n` in
 /// bytes.
 pub(super) const NON_NEGATIVE: u8 = 0x20;
-/// An integer `n < 0` has the tag `NEGATIVE + k`, where `k` (0 to 16) is the length of `-(n + 1)` in
-/// bytes.
+/// An integer `n < 0` has the tag `NEGATIVE + k`, where `k` (0 to 16) is the length of `-(n + 1)`
+/// in bytes.
 pub(super) const NEGATIVE: u8 = 0x40;
 
-/// The destination of a key's encoding: a buffer, a hasher, or a [`KeyComparer`](super::KeyComparer).
+/// The destination of a key's encoding: a buffer, a hasher, or a
+/// [`KeyComparer`](super::KeyComparer).
 ///
-/// Each method takes the sink by value and returns the sink, so that a small sink stays in registers.
+/// Each method takes the sink by value and returns the sink, so that a small sink stays in
+/// registers.
 pub trait KeySink: Sized {
     /// The reason why a part cannot be written.
     type Error: ser::Error;
     /// Collects the fields of a struct, or the entries of a map, while they are written.
     type Fields: FieldSink<Self>;
 
-    /// Writes bytes that a hasher leaves out: the bytes around the fields of a struct or map, and the
-    /// bytes between the parts of a key.
+    /// Writes bytes that a hasher leaves out: the bytes around the fields of a struct or map, and
+    /// the bytes between the parts of a key.
     ///
     /// A hasher hashes each field separately, so the bytes around the fields can be left out. The
     /// bytes around a sequence are hashed. Without these bytes, all ways to split a list into
@@ -70,8 +72,8 @@ pub trait KeySink: Sized {
     /// of the struct or map.
     fn fields(self) -> Self::Fields;
 
-    /// Says that the elements of a `Collection` follow. Only the sink that encodes a key uses this, to
-    /// find collections without a stable order.
+    /// Says that the elements of a `Collection` follow. Only the sink that encodes a key uses this,
+    /// to find collections without a stable order.
     #[inline(always)]
     fn collection<Collection>(self) -> Self {
         self
@@ -268,7 +270,8 @@ impl<S: KeySink> ser::Serializer for KeySerializer<S> {
     }
 
     /// Does what the default method does, and passes the type of the collection to the sink. The
-    /// `Serialize` of the standard collections calls this method with a reference to the collection.
+    /// `Serialize` of the standard collections calls this method with a reference to the
+    /// collection.
     #[inline]
     fn collect_seq<I>(self, elements: I) -> Result<S, S::Error>
     where

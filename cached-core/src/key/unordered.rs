@@ -1,8 +1,8 @@
 //! Recognizes collections whose elements have no stable order, in a key that is being encoded.
 //!
 //! The `Serialize` of a standard collection passes a reference to the collection to the serializer,
-//! also if the collection is a field of another type. The name of this type is compared, because a
-//! serializer receives no other information about the type.
+//! also if the collection is inside another type. This module compares the name of the reference's
+//! type, because a serializer learns nothing else about the type.
 
 use std::any::type_name;
 use std::collections::{BinaryHeap, HashSet};
@@ -42,7 +42,7 @@ mod tests {
         assert_eq!(
             unordered_name::<&Vec<HashSet<u8>>>(),
             None,
-            "the elements are seen by themselves"
+            "the elements of a list are serialized, and checked, one by one"
         );
         assert_eq!(unordered_name::<&VecDeque<u8>>(), None);
     }

@@ -12,12 +12,12 @@ fn off_and_local_need_no_server() {
     assert!(config("off").expect("the URL is valid").is_none());
     for url in ["", "local:", " local: "] {
         let config = config(url).expect("the URL is valid").expect("the cache is on");
-        assert_eq!(config.local_capacity, 64 << 20, "{url}");
+        assert_eq!(config.local_capacity, 64 << 20, "`{url}` has the default capacity");
     }
 }
 
 #[test]
-fn a_local_url_has_the_settings_of_every_cache() {
+fn a_local_url_has_the_common_settings() {
     let config_of_local = config("local:?local_capacity=1GiB&ttl=90s&jitter=0.5");
     let settings = config_of_local.expect("the URL is valid").expect("the cache is on");
     assert_eq!(settings.local_capacity, 1 << 30);
@@ -38,12 +38,14 @@ fn a_local_url_has_the_settings_of_every_cache() {
 fn a_memcached_url_names_the_missing_feature() {
     let mistake = |url| config(url).expect_err(url);
     let error = mistake("memcache://a:11211?namespace=shop");
-    assert!(error.contains("feature `memcached`") && error.contains("`local:`"), "{error}");
-    assert!(!error.contains('\n'), "{error}");
+    let has_advice = error.contains("feature `memcached`") && error.contains("`local:`");
+    assert!(has_advice, "the error says what to do: {error}");
+    assert!(!error.contains('\n'), "the error is one line: {error}");
     assert_eq!(mistake("redis://a:1"), "`redis://a:1` is not a cache; write `local:` or `off`");
     for url in ["memcache://me:secret@a:1", "redis://me:secret@a:1"] {
         let error = mistake(url);
-        assert!(error.contains("`…@a:1`") && !error.contains("secret"), "{error}");
+        let hides_password = error.contains("`…@a:1`") && !error.contains("secret");
+        assert!(hides_password, "the error hides the password: {error}");
     }
 }
 
@@ -136,6 +138,7 @@ mod memcached {
         let error = crate::config::memcached::check_server("me:secret@a:1")
             .expect_err("no server")
             .to_string();
-        assert!(error.contains("`…@a:1` has a host") && !error.contains("secret"), "{error}");
+        let hides_password = error.contains("`…@a:1` has a host") && !error.contains("secret");
+        assert!(hides_password, "the error hides the password: {error}");
     }
 }

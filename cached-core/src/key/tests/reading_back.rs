@@ -98,7 +98,7 @@ impl KeyDecoder<'_> {
     }
 }
 
-/// Returns the value that the decoder is expected to return: the kind of an integer depends only on
+/// Returns the value that the decoder is expected to return. The kind of an integer depends only on
 /// its sign, all NaNs are one value, and entries and fields are sorted.
 fn canonical(value: &SerdeValue) -> SerdeValue {
     let all = |values: &[SerdeValue]| values.iter().map(canonical).collect::<Vec<_>>();

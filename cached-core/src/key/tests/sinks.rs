@@ -66,7 +66,8 @@ proptest! {
         let shorter = &one[..one.len().saturating_sub(1)];
         for another in [&one[..], &other, &nearly, shorter] {
             let bytes = bytes_of(another);
-            prop_assert_eq!(matches_bytes(&one, &bytes), bytes_of(&one) == bytes, "{:?}", another);
+            let are_equal = bytes_of(&one) == bytes;
+            prop_assert_eq!(matches_bytes(&one, &bytes), are_equal, "wrong match with {:?}", another);
         }
     }
 
@@ -101,11 +102,17 @@ fn every_changed_byte_of_a_text_is_seen() {
         for place in 0..length {
             let mut other = text.clone();
             other.replace_range(place..=place, "b");
-            assert!(!matches_bytes(&[SerdeValue::Str(other)], &bytes), "byte {place} of {length}");
+            assert!(
+                !matches_bytes(&[SerdeValue::Str(other)], &bytes),
+                "a change of byte {place} of {length} is seen"
+            );
         }
         let longer = format!("{text}a");
-        assert_ne!(hash_of(&[&longer]), hash, "{length}");
-        assert!(!matches_bytes(&[SerdeValue::Str(longer)], &bytes), "{length}");
+        assert_ne!(hash_of(&[&longer]), hash, "an added byte changes the hash: {length}");
+        assert!(
+            !matches_bytes(&[SerdeValue::Str(longer)], &bytes),
+            "an added byte is seen: {length}"
+        );
     }
 }
 
@@ -125,7 +132,7 @@ fn lists_split_in_different_places_have_different_hashes() {
         hash_of(&[SerdeValue::Seq(lists)])
     };
     let hashes: HashSet<u32> = (0..1 << 12).map(cut).collect();
-    assert!(hashes.len() >= (1 << 12) - 2, "{} hashes", hashes.len());
+    assert!(hashes.len() >= (1 << 12) - 2, "nearly all hashes must differ: {}", hashes.len());
     let nested = |inner| SerdeValue::Seq(vec![SerdeValue::Unsigned(1), SerdeValue::Seq(inner)]);
     assert_ne!(
         hash_of(&[nested(vec![SerdeValue::Unsigned(2)])]),
