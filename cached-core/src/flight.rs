@@ -2,8 +2,8 @@
 //!
 //! A *fetch* is a run of the annotated function. A *flight* is one key's fetch, together with the
 //! calls that need the fetch's outcome. The first call that misses the key starts a flight and
-//! becomes the flight's *leader*: the call asks the remote tier and fetches if the remote tier has
-//! no value. Later calls become *followers* and wait for the outcome.
+//! becomes the flight's *leader*. The leader asks the remote tier, and fetches if the remote tier
+//! has no value. Later calls become *followers* and wait for the outcome.
 //!
 //! A leader has the *lead* until the flight ends or until the lead passes to a follower, the
 //! leader's *successor*. The time of one lead is a *term*; terms are numbered from 0. The lead
@@ -52,8 +52,8 @@ use watchdog::LeaderWatchdog;
 
 /// A leader that was woken and then not polled for this long is stalled and loses the lead.
 pub(crate) const STALLED_AFTER: Duration = Duration::from_millis(900);
-/// A leader that was neither woken nor polled for this long is stuck and loses the lead, unless the
-/// usual fetch time of the function allows more; see [`Leader::set_usual_fetch_time`].
+/// A leader that was neither woken nor polled for this long is stuck and loses the lead. A slow
+/// function may have more time; see [`Leader::set_usual_fetch_time`].
 pub(crate) const STUCK_LEADER_AFTER: Duration = Duration::from_secs(60);
 
 /// When this many leaders of a flight have panicked, the flight ends and each follower fetches
@@ -358,7 +358,7 @@ impl Flight {
     }
 
     /// Returns the leader's runtime if the leader was neither woken nor polled for
-    /// [`STALLED_AFTER`], which may mean that the runtime is undriven.
+    /// [`STALLED_AFTER`]. The runtime may then be undriven.
     fn runtime_to_probe(&self, now: u64) -> Option<Handle> {
         let woken = self.woken_at.load(Ordering::Acquire);
         let polled = self.polled_at.load(Ordering::Acquire);

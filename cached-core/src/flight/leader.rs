@@ -47,7 +47,8 @@ impl Leader {
     }
 
     /// Sets how long fetches of this function usually take. A leader that is neither woken nor
-    /// polled counts as stuck after four times `fetch_time`, but not before [`STUCK_LEADER_AFTER`].
+    /// polled counts as stuck after four times `fetch_time` or [`STUCK_LEADER_AFTER`], whichever is
+    /// longer.
     pub(crate) fn set_usual_fetch_time(&self, fetch_time: Duration) {
         let stuck_after_millis = millis(STUCK_LEADER_AFTER.max(fetch_time.saturating_mul(4)));
         self.flight.stuck_after_millis.store(stuck_after_millis, Ordering::Release);

@@ -1,6 +1,6 @@
-//! The watchdog: a thread that passes the lead of a flight on to a follower if the leader is
-//! stalled or stuck, or if the leader's runtime is undriven. The header of [`flight`](super)
-//! defines these words.
+//! The watchdog: a thread that checks the leaders of flights. If a leader is stalled or stuck, or
+//! the leader's runtime is undriven, the watchdog passes the lead on to a follower. The header of
+//! [`flight`](super) defines these words.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};

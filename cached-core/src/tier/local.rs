@@ -108,7 +108,7 @@ struct ThreadEndingError;
 pub(crate) enum WriteMode {
     /// The fill replaces no live entry.
     Once,
-    /// The fill replaces a live entry, unless the entry has a later sequence number than the fill.
+    /// The fill replaces a live entry. An entry with a later sequence number than the fill's stays.
     Replace,
 }
 
@@ -182,8 +182,7 @@ impl LocalTier {
             }
             None => (None, self.policy.is_active()),
         };
-        // The call to moka may be slow, and removed entries are not freed before the guard is
-        // dropped.
+        // The call to moka may be slow, and the guard keeps removed entries in memory.
         drop(guard);
         if report {
             self.policy.record_lookup(KeyFingerprint::of(key));
@@ -206,8 +205,8 @@ impl LocalTier {
         self.schedule.now()
     }
 
-    /// Returns the value of a live entry. The policy is not told of this lookup, because the caller
-    /// has looked the key up before. No deferred drops are run.
+    /// Returns the value of a live entry. The policy is not told of this lookup, because it repeats
+    /// an earlier lookup of the caller. No deferred drops are run.
     pub(crate) fn peek(&self, key: &[u8]) -> Option<Value> {
         let guard = self.index_guard()?;
         let (entry, _) = self.find_live(&guard, key)?;
@@ -342,9 +341,9 @@ impl LocalTier {
     /// Extends the expiry of the key's entry if the entry holds exactly this value, because
     /// memcached has confirmed the value.
     ///
-    /// Removes the entry if it holds another value that was read from memcached or passed in by the
-    /// program after the token's fetch had begun. This other value is out of date, because
-    /// memcached now has the confirmed value or a later value.
+    /// If the entry holds another value, this method removes the entry in one case: the other value
+    /// was read from memcached or passed in by the program after the token's fetch began. The other
+    /// value is then out of date, because memcached has the confirmed value or a later value.
     pub(crate) fn extend(&self, key: &[u8], fill_token: FillToken, value: &Value, expiry: Expiry) {
         match self.extend_or_remove(key, fill_token, value, expiry) {
             Some(Ok(insertion)) => self.tell_policy(&insertion),

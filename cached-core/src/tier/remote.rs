@@ -53,7 +53,7 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 ///   gets the lease, as a permit. With [`LeaseOptions::waits`] the other processes wait, and get
 ///   the value once the holder of the lease has written it. If the holder dies, the lease ends
 ///   within seconds, and another process gets a lease.
-/// - **Conditional writes.** A permit writes only if the key's entry has not changed since the read
+/// - **Conditional writes.** A permit does not write if the key's entry has changed since the read
 ///   that gave the permit. A removal, an overwrite, or a write under another permit changes the
 ///   entry. This promise holds across restarts of the store.
 /// - **Removal.** When [`remove`](Self::remove) returns `Ok`, no process reads an older value from
@@ -68,8 +68,8 @@ pub(crate) type Permit = <Store as RemoteStore>::Permit;
 /// - **Deadlines.** No method takes much longer than the configured timeout. The exceptions are the
 ///   wait for another process's lease, background writes and [`flush`](Self::flush). If the store
 ///   is down, a few reads take as long as the timeout, and later reads fail at once.
-/// - **Cancellation.** The caller may drop each future at any point. The store gives back a lease
-///   or refresh claim that the dropped future had won.
+/// - **Cancellation.** The caller may drop each future at any point. If the dropped future has won
+///   a lease or a refresh claim, the store gives it back.
 pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
     type Permit: WritePermit;
 
@@ -125,7 +125,8 @@ pub(crate) trait RemoteStore: Sized + Send + Sync + 'static {
     fn flush(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// The right to store one value under one key, unless another caller changes the key's entry first.
+/// The right to store one value under one key. The right is lost when another caller changes the
+/// key's entry.
 ///
 /// Dropping a permit that has stored nothing gives back its lease or refresh claim in the
 /// background. Another process can then win the lease or claim.
@@ -146,16 +147,16 @@ pub(crate) trait WritePermit: Send + Sync + 'static {
         keep_expired: Duration,
     ) -> impl Future<Output = Result<WriteOutcome, RemoteError>> + Send;
 
-    /// Ends the permit. Removes the item that the permit may replace, unless the item has changed.
-    /// The removal runs in the background.
+    /// Ends the permit. Removes the item that the permit may replace. An item that has changed
+    /// stays. The removal runs in the background.
     fn remove_item(self);
 
     /// Gives the permit's write the timeout of a background write, which is longer.
     #[must_use]
     fn in_background(self) -> Self;
 
-    /// Renews the permit's lease only for as long as the fetch runs. `leader` tells when the fetch
-    /// has stopped.
+    /// Ends the renewals of the permit's lease when the fetch has stopped. `leader` tells whether
+    /// it has.
     fn hold_while(&self, leader: LeaderMonitor);
 
     /// Moves the renewal of the permit's lease to the current runtime, because the runtime that won
@@ -272,7 +273,7 @@ pub(crate) enum RefreshClaimOutcome {
     NotWon,
     /// The caller holds the claim.
     Won,
-    /// The caller holds the claim, which an earlier holder had given back.
+    /// The caller holds the claim. An earlier holder has given the claim back.
     WonAfterReturn,
 }
 

@@ -149,7 +149,7 @@ impl LocalTier {
         }
     }
 
-    /// Makes the policy admit an entry, unless another caller has claimed this work.
+    /// Makes the policy admit an entry. Does nothing if another caller has claimed this work.
     fn admit(&self, id: EntryId) {
         let claim = |guard: IndexGuard<'_>| {
             let (_, state) = guard.find_by_id(id)?;
@@ -238,9 +238,9 @@ impl LocalTier {
         self.policy.forget(removed.fingerprint);
     }
 
-    /// Removes an entry from the index, and emits an event unless another caller has removed the
-    /// entry first. The caller must hold no lock, because an observer of the event may use the
-    /// tier.
+    /// Removes an entry from the index, and emits an event. Does nothing if another caller has
+    /// removed the entry first. The caller must hold no lock, because an observer of the event may
+    /// use the tier.
     ///
     /// If the policy has not evicted the entry itself, the caller must pass the result to
     /// [`forget_removed`](Self::forget_removed) after it has dropped the guard.

@@ -16,8 +16,8 @@ const ENTRIES_MOVED_PER_INSERTION: usize = 64;
 /// The initial capacity, in entries. The empty table takes 18 KiB. A smaller table would be nearly
 /// full sooner, and searches in a nearly full table are slower.
 const INITIAL_CAPACITY: usize = 1024;
-/// A removed entry that weighs more than this number of bytes is freed as soon as no guard protects
-/// it. Lighter removed entries are freed in batches.
+/// A removed entry that weighs more than this number of bytes is freed once no guard protects it.
+/// Lighter removed entries are freed in batches.
 const LARGE_ENTRY_WEIGHT: u32 = 4096;
 
 /// The table of all entries of a local tier.
@@ -36,7 +36,7 @@ pub struct IndexGuard<'i> {
 }
 
 thread_local! {
-    /// Accessible as long as this thread can read a table. papaya's own thread-local is initialized
+    /// Accessible while this thread can read a table. papaya's own thread-local is initialized
     /// before this one, and is therefore destroyed later.
     static THREAD_ALIVE: ThreadAliveMarker = ThreadAliveMarker::new();
 }
@@ -118,8 +118,8 @@ impl IndexGuard<'_> {
         Some(weight)
     }
 
-    /// Lets this thread's removed entries be freed as soon as no guard protects them, without
-    /// waiting for a full batch.
+    /// Lets this thread's removed entries be freed once no guard protects them. Without this call,
+    /// the entries wait for a full batch.
     pub(super) fn flush(&self) {
         self.guard.flush();
     }

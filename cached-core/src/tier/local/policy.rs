@@ -4,9 +4,9 @@
 //! values, only a [`MokaRecord`] for each entry. When moka drops a record, the entry's id is
 //! queued, and the local tier then removes the entry from the index.
 //!
-//! moka's eviction listener is not used, because it makes a miss take twice as long: with a
-//! listener, moka adds a lock to a map, and removes the lock again, for each insertion and each
-//! removal.
+//! moka's eviction listener is not used, because it makes a miss take twice as long. With a
+//! listener, moka adds a lock to a map for each insertion and each removal, and removes the lock
+//! again.
 
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};

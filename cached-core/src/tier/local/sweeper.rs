@@ -16,10 +16,11 @@ use crate::sync::lock;
 
 /// The pause before each round, so that one round finds many expired entries.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
-/// After a round that has removed all expired entries, the pause is this many times as long as the
-/// round, but [`MAX_PAUSE`] at most. Below this limit, the thread uses at most a fiftieth of a
-/// processor.
+/// After a round that has removed all expired entries, the thread pauses for this many times the
+/// length of the round, up to [`MAX_PAUSE`]. The thread thus uses about a fiftieth of a processor.
+/// It uses more only after a round of more than 0.1 s.
 const PAUSE_FACTOR: u32 = 50;
+/// The longest pause after a round.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// How long the thread sleeps while nothing is scheduled.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
@@ -74,7 +75,7 @@ impl SweepSchedule {
         self.converter.to_coarse(self.clock.now())
     }
 
-    /// Schedules a sweep at `time`, unless an earlier sweep is scheduled.
+    /// Schedules a sweep at `time`. Does nothing if an earlier sweep is scheduled.
     pub(super) fn add(&self, time: CoarseInstant) {
         let time = time.to_ticks();
         if time < self.next_sweep.load(Ordering::Relaxed)
@@ -218,7 +219,7 @@ mod tests {
             assert!(sweeper.state.try_lock().is_ok(), "the lock is free while the thread starts");
             Err(std::io::ErrorKind::OutOfMemory.into())
         });
-        assert!(!has_thread(), "another call may start the thread");
+        assert!(!has_thread(), "a failed start does not count as a thread");
         sweeper.wake_or_start(|| {
             // A thread that is about to start is not started twice.
             sweeper.wake_or_start(|| -> std::io::Result<()> {

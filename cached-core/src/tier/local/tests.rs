@@ -64,7 +64,7 @@ fn an_invalidation_refuses_earlier_fills() {
 
 /// Stores a number under a key of the function with this index. Returns the token, which was
 /// created before the number was stored.
-fn publish_number(local: &LocalTier, index: u64, number: u64) -> FillToken {
+fn publish_for_function(local: &LocalTier, index: u64, number: u64) -> FillToken {
     let key = key_of(index, number);
     let fill_token = local.fill_token(&key);
     publish_with_token(local, &key, fill_token, number);
@@ -89,16 +89,17 @@ fn a_clearing_removes_earlier_entries_only() {
     for capacity in [1 << 30, COUNT * 1_000] {
         let local = tier(capacity);
         let under_way: Vec<_> =
-            (0..COUNT).map(|number| publish_number(&local, 0, number)).take(100).collect();
-        let others: Vec<_> = (0..100).map(|number| publish_number(&local, 1, number)).collect();
+            (0..COUNT).map(|number| publish_for_function(&local, 0, number)).take(100).collect();
+        let others: Vec<_> =
+            (0..100).map(|number| publish_for_function(&local, 1, number)).collect();
         assert_eq!(local.entry_count() as u64, 100 + others.len() as u64);
-        let rest = (100..COUNT).map(|number| publish_number(&local, 0, number));
+        let rest = (100..COUNT).map(|number| publish_for_function(&local, 0, number));
         let token_of_absent = local.fill_token(&key_of(0, COUNT));
         assert_eq!(rest.count() as u64 + 100, COUNT);
 
         let clearing = local.begin_clearing(Some(0));
         assert!(!publish_with_token(&local, &key_of(0, COUNT), token_of_absent, 1));
-        publish_number(&local, 0, COUNT + 1);
+        publish_for_function(&local, 0, COUNT + 1);
         assert_eq!(clearing.finish() as u64, COUNT);
         assert!(
             local.get(&key_of(0, COUNT + 1)).is_some(),
@@ -110,7 +111,7 @@ fn a_clearing_removes_earlier_entries_only() {
 
         assert_eq!(local.begin_clearing(None).finish(), 101);
         assert_eq!((local.entry_count(), local.weight()), (0, 0));
-        publish_number(&local, 0, 7);
+        publish_for_function(&local, 0, 7);
         assert!(local.get(&key_of(0, 7)).is_some(), "the tier still stores values");
     }
 }
@@ -212,7 +213,8 @@ fn numbered_key(number: u64) -> Arc<[u8]> {
     Arc::from([head, number].map(u64::to_ne_bytes).as_flattened())
 }
 
-fn publish_numbered(
+/// Stores a [`TierUsingValue`] whose `Drop` calls `drop`. Does nothing if the key has an entry.
+fn publish_with_drop(
     local: &Arc<LocalTier>,
     number: u64,
     weight: usize,
@@ -232,10 +234,10 @@ fn a_drop_may_invalidate_and_publish() {
     in_time(|| {
         let local = tier(1 << 20);
         for number in 0..5000 {
-            publish_numbered(&local, number, 1, |local, number| {
+            publish_with_drop(&local, number, 1, |local, number| {
                 local.invalidate(&numbered_key(number), None);
                 let another = number + 10_000;
-                publish_numbered(local, another, 1, |_, _| ());
+                publish_with_drop(local, another, 1, |_, _| ());
                 local.get(&numbered_key(another));
                 local.invalidate(&numbered_key(another), None);
                 WAS_FOUND.fetch_or(local.get(&numbered_key(another)).is_some(), Ordering::Relaxed);
@@ -279,8 +281,8 @@ fn drops_of_many_evicted_values_may_store_others() {
         let local = tier(1 << 20);
         for round in 0..20 {
             for number in 0..4000 {
-                publish_numbered(&local, round * 10_000 + number, 100, |local, number| {
-                    publish_numbered(local, (1 << 40) + number, 1, |_, _| ());
+                publish_with_drop(&local, round * 10_000 + number, 100, |local, number| {
+                    publish_with_drop(local, (1 << 40) + number, 1, |_, _| ());
                 });
             }
             let large = round * 10_000 + 9_999;
@@ -288,9 +290,9 @@ fn drops_of_many_evicted_values_may_store_others() {
             for _ in 0..50 {
                 local.get(&numbered_key(large));
             }
-            publish_numbered(&local, large, 1 << 19, |_, _| ());
+            publish_with_drop(&local, large, 1 << 19, |_, _| ());
             for number in 0..500 {
-                publish_numbered(&local, (1 << 50) + number, 1, |_, _| ());
+                publish_with_drop(&local, (1 << 50) + number, 1, |_, _| ());
             }
         }
     });
@@ -301,10 +303,10 @@ fn a_drop_may_wait_for_another_thread() {
     in_time(|| {
         let local = tier(1 << 16);
         for number in 0..3000 {
-            publish_numbered(&local, number, 1, |local, number| {
+            publish_with_drop(&local, number, 1, |local, number| {
                 std::thread::scope(|scope| {
                     scope.spawn(|| {
-                        publish_numbered(local, number, 1, |_, _| ());
+                        publish_with_drop(local, number, 1, |_, _| ());
                         local.invalidate(&numbered_key(number), None);
                     });
                 });
@@ -327,7 +329,7 @@ fn drops_may_invalidate_keys_across_threads() {
                 scope.spawn(move || {
                     for number in 0..5000 {
                         let number = number * 4 + thread;
-                        publish_numbered(local, number, 1, |local, number| {
+                        publish_with_drop(local, number, 1, |local, number| {
                             local.invalidate(&numbered_key(number ^ 1), None);
                         });
                     }
@@ -375,8 +377,8 @@ fn deferred_drops_run_when_a_tier_is_dropped() {
     assert!(dropped.recv_timeout(Duration::from_secs(10)).is_ok());
 }
 
-/// A leader must run no deferred drops: a value's `Drop` may call the function for the key of the
-/// leader's flight, and would then wait for its own thread.
+/// A leader must run no deferred drops. A value's `Drop` may call the function for the key of the
+/// leader's flight. This call would wait for its own thread.
 #[test]
 fn a_leaders_operations_run_no_deferred_drops() {
     let local = tier(1 << 20);
@@ -397,7 +399,7 @@ fn a_leaders_operations_run_no_deferred_drops() {
             assert_ne!(thread, here, "operation {number}");
             continue;
         }
-        // The next lookup drops the value, unless another test has deferred too many drops.
+        // The next lookup usually drops the value. Another test may have deferred too many drops.
         let give_up = Instant::now() + Duration::from_secs(10);
         while dropped.recv_timeout(Duration::from_millis(1)).is_err() {
             assert!(local.get(&numbered_key(1)).is_none());
@@ -459,7 +461,9 @@ fn index_and_policy_agree_after_evictions() {
                     match number % 5 {
                         0 => drop(local.invalidate(&key, None)),
                         _ if local.get(&key).is_some() => {}
-                        _ => publish_numbered(local, number % 7_000 * 4 + thread % 2, 1, |_, _| ()),
+                        _ => {
+                            publish_with_drop(local, number % 7_000 * 4 + thread % 2, 1, |_, _| ())
+                        }
                     }
                 }
             });
@@ -491,9 +495,9 @@ fn an_invalidation_removes_entries_of_a_growing_index() {
             let local = &local;
             scope.spawn(move || {
                 for number in 0..KEYS {
-                    publish_numbered(local, (thread << 32) + number, 1, |_, _| ());
+                    publish_with_drop(local, (thread << 32) + number, 1, |_, _| ());
                     let hot = (thread << 40) + number % 16;
-                    publish_numbered(local, hot, 1, |_, _| ());
+                    publish_with_drop(local, hot, 1, |_, _| ());
                     if number % 3 == 0 {
                         local.invalidate(&numbered_key(hot), None);
                         assert!(
@@ -546,7 +550,7 @@ fn each_eviction_is_reported_once_with_its_reason() {
     local.invalidate(&key(), None);
     assert_eq!(take(), [EvictionReason::Invalidated]);
     for number in 0..4_000 {
-        publish_numbered(&local, number, 1, |_, _| ());
+        publish_with_drop(&local, number, 1, |_, _| ());
     }
     let evicted = take();
     assert!(!evicted.is_empty());
@@ -617,24 +621,23 @@ fn a_capacity_of_zero_stores_nothing() {
 
 /// A value in a moka cache of the program. moka may drop the value while the tier calls moka.
 #[derive(Clone)]
-struct Session(Arc<TierUsingValue>);
+struct OtherCacheValue(Arc<TierUsingValue>);
 
 #[test]
 fn drops_in_another_moka_cache_may_change_entries() {
     in_time(|| {
         // A few entries exceed half of the capacity, so the policy soon becomes active.
         let local = tier(1 << 16);
-        let sessions = moka::sync::Cache::new(100);
+        let other_cache = moka::sync::Cache::new(100);
         for number in 0..5000 {
             let drop = |local: &Arc<LocalTier>, number| {
                 local.invalidate(&numbered_key(number), None);
             };
-            let session =
-                TierUsingValue { local: Arc::downgrade(&local), number: number + 1, drop };
-            sessions.insert(number, Session(Arc::new(session)));
-            publish_numbered(&local, number, 1, |_, _| ());
+            let value = TierUsingValue { local: Arc::downgrade(&local), number: number + 1, drop };
+            other_cache.insert(number, OtherCacheValue(Arc::new(value)));
+            publish_with_drop(&local, number, 1, |_, _| ());
             local.invalidate(&numbered_key(number / 2), None);
         }
-        assert!(sessions.iter().all(|(number, session)| session.0.number == *number + 1));
+        assert!(other_cache.iter().all(|(number, value)| value.0.number == *number + 1));
     });
 }

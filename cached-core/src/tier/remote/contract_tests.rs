@@ -271,7 +271,7 @@ async fn an_item_lives_no_longer_than_its_ttl<S: RemoteStore>(clients: TwoClient
     let brief = unit.saturating_sub(Duration::from_millis(1));
     let lease = lease(&clients.one).await;
     let written = lease.write(b"v1".to_vec(), brief, Duration::ZERO).await;
-    assert_eq!(written, Ok(WriteOutcome::NotStored), "the ttl is below the granularity");
+    assert_eq!(written, Ok(WriteOutcome::NotStored), "a ttl below the granularity stores nothing");
     let ttl = MINUTE + unit / 2;
     let written = lease.write(b"v1".to_vec(), ttl, MINUTE).await;
     let written_by = Instant::now();
@@ -281,7 +281,7 @@ async fn an_item_lives_no_longer_than_its_ttl<S: RemoteStore>(clients: TwoClient
     assert!(fresh <= ttl && fresh >= ttl - 3 * unit, "{fresh:?}");
     assert!(S::LIMITS.guaranteed(ttl).expect("the ttl is long enough") <= fresh);
     let later = written_by + ttl + unit;
-    assert_eq!(item.fresh_for(later, MINUTE), None, "the item has expired");
+    assert_eq!(item.fresh_for(later, MINUTE), None, "no item is fresh after its ttl");
 }
 
 async fn two_builds_have_an_entry_each<S: RemoteStore>(clients: TwoClients<S>) {

@@ -6,9 +6,9 @@
 //!
 //! The writes of a cache wait in one queue, and a bounded number of *workers* carry them out. A
 //! fill is dropped only if the queue already holds too many bytes. A worker is a task on the
-//! runtime that queued a write. If this runtime ends before the write is done, for example at the
-//! end of `main`, the write starts again on a worker of another runtime or, if there is none, on
-//! the [`fallback_runtime`].
+//! runtime that queued a write. The runtime may end before the write is done, for example at the
+//! end of `main`. The write then starts again on a worker of another runtime. If there is no such
+//! worker, the write starts again on the [`fallback_runtime`].
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -341,7 +341,7 @@ mod tests {
             writes.queue_write(0, write(&done, Duration::ZERO));
             writes.wait_until_done().await;
             assert_eq!(done.load(Ordering::SeqCst), 64);
-            assert!(fill(mebibytes), "there is room again");
+            assert!(fill(mebibytes), "finished writes make room");
             writes.wait_until_done().await;
         });
     }

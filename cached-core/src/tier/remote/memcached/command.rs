@@ -148,7 +148,7 @@ impl Command {
         matches!(self, Command::Delete { only_if: None, .. })
     }
 
-    /// Returns true if the command removes or replaces an item, whatever the item is.
+    /// Returns true if the command removes or replaces an item without a condition.
     pub(super) fn is_unconditional_change(&self) -> bool {
         let overwrites = matches!(self, Command::Write { condition: WriteCondition::Always, .. });
         overwrites || self.is_removal()

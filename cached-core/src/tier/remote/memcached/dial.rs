@@ -120,8 +120,8 @@ async fn attempt(address: SocketAddr) -> Result<DialedConnection, CommandError> 
 }
 
 /// Reorders the addresses so that IPv6 and IPv4 alternate, because all addresses of one family may
-/// be unreachable. Within a family the addresses are sorted, because a name server may list them in
-/// another order for each process, and all processes should try the same address first.
+/// be unreachable. Within a family the addresses are sorted, so that all processes try the same
+/// address first. A name server may list the addresses in another order for each process.
 fn dial_order(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(is_ipv6_first) = addresses.first().map(SocketAddr::is_ipv6) else { return addresses };
     addresses.sort_unstable();

@@ -57,8 +57,8 @@ impl ServerHealth {
         self.failures.load(Ordering::Acquire) < MAX_FAILURES
     }
 
-    /// Resets the count of failures, unless the server is ejected. An ejection ends only with
-    /// [`reinstate`](Self::reinstate), because the server must receive its hints first.
+    /// Resets the count of failures. Does nothing if the server is ejected. An ejection ends only
+    /// with [`reinstate`](Self::reinstate), because the server must receive its hints first.
     pub(super) fn record_success(&self) {
         if self.failures.load(Ordering::Relaxed) != 0 {
             let (set, fetched) = (Ordering::AcqRel, Ordering::Acquire);
@@ -218,9 +218,9 @@ mod tests {
         health.eject();
         assert!(!health.in_rotation() && !health.has_failed());
         health.record_failure(false);
-        assert!(health.has_failed(), "a recovery attempt has failed");
+        assert!(health.has_failed(), "a failure after the ejection counts");
         health.eject();
-        assert!(health.has_failed(), "the server was out of rotation already");
+        assert!(health.has_failed(), "a second ejection does not reset the failure");
         health.reinstate();
         health.eject();
         assert!(!health.has_failed());
@@ -231,14 +231,14 @@ mod tests {
         let health = ServerHealth::default();
         // More exchanges fail than an ejection needs. The pause does not grow.
         let ejections = (0..MAX_FAILURES + 20).filter(|_| health.record_failure(false)).count();
-        assert_eq!(ejections, 1, "one failure ejects the server");
+        assert_eq!(ejections, 1, "the server is ejected once");
         assert!(!health.in_rotation() && !health.claim_attempt());
         std::thread::sleep(FIRST_PAUSE + Duration::from_millis(20));
         assert!(health.claim_attempt());
-        assert!(!health.claim_attempt(), "the first attempt is under way");
+        assert!(!health.claim_attempt(), "only one caller makes the attempt");
         health.record_failed_attempt();
         std::thread::sleep(FIRST_PAUSE + Duration::from_millis(20));
-        assert!(!health.claim_attempt(), "the next pause is longer");
+        assert!(!health.claim_attempt(), "the second pause is longer than the first");
         health.record_success();
         assert!(!health.in_rotation(), "a late answer does not reinstate the server");
         assert!(health.reinstate());

@@ -173,15 +173,19 @@ mod tests {
         let (identity, fences) = identity();
         identity.observe(address(), process(1, 60));
         identity.observe(address(), process(2, 60));
-        assert_eq!(fences.load(Ordering::SeqCst), 0, "no key was changed");
+        assert_eq!(
+            fences.load(Ordering::SeqCst),
+            0,
+            "no process is fenced before a key is changed"
+        );
         assert!(identity.check(&delete(), process(2, 0).incarnation, applied()).is_ok());
         identity.observe(address(), process(2, 60));
-        assert_eq!(fences.load(Ordering::SeqCst), 0, "the process is the same as before");
+        assert_eq!(fences.load(Ordering::SeqCst), 0, "the current process is not fenced");
         identity.observe(address(), process(1, 60));
         assert_eq!(fences.load(Ordering::SeqCst), 1);
         let unknown = ServerProcess { uptime: None, ..process(3, 0) };
         identity.observe(address(), unknown);
-        assert_eq!(fences.load(Ordering::SeqCst), 2, "the age of the process is unknown");
+        assert_eq!(fences.load(Ordering::SeqCst), 2, "a process of unknown age is fenced");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Awaits several futures in one task.
 //!
-//! If each future had its own task, it would wait for its turn on the runtime at every step. With a
-//! hundred thousand runnable tasks, a task waits a second for its turn, and a write would come too
-//! late.
+//! If each future had its own task, the future would wait for its turn on the runtime at every
+//! step. With a hundred thousand runnable tasks, a task waits a second for its turn, and a write
+//! would come too late.
 
 use std::future::poll_fn;
 use std::pin::Pin;

@@ -31,8 +31,8 @@ pub(super) const SHORTEST_MARKER: Duration = Duration::from_secs(3);
 /// If a fetch was woken this long ago and has not been polled since, no runtime runs the fetch, and
 /// its lease is no longer renewed.
 const STOPPED_AFTER: Duration = Duration::from_secs(10);
-/// The longest time for which a lease is renewed, unless four times the expected fetch time is
-/// longer. The limit is needed because a fetch may never end.
+/// A lease is renewed for this long or for four times the expected fetch time, whichever is longer.
+/// The limit is needed because a fetch may never end.
 const LONGEST_LEASE: Duration = Duration::from_secs(60);
 /// How long a write or removal under the lease waits for a renewal that is under way.
 const RENEWAL_WAIT: Duration = Duration::from_secs(2);

@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(paused.time_left(&busy(None), millis(0)), None);
         assert!(
             paused.time_left(&busy(Some((500, 0))), millis(0)).is_some(),
-            "the holder is alive"
+            "a marker shows that the holder is alive"
         );
     }
 
@@ -230,7 +230,11 @@ mod tests {
         assert_eq!(wait.wait_start(&lease(1), at(0)), began);
         wait.has_seen_marker = true;
         assert_eq!(wait.wait_start(&busy(Some((500, 0))), at(1)), began);
-        assert_eq!(wait.wait_start(&lease(2), at(2)), at(2), "another process has won the lease");
+        assert_eq!(
+            wait.wait_start(&lease(2), at(2)),
+            at(2),
+            "the wait starts over for a new holder"
+        );
         assert_eq!(wait.wait_start(&lease(2), at(3)), at(2));
         assert_eq!(wait.wait_start(&lease(3), at(4)), at(2), "the wait starts over only once");
     }

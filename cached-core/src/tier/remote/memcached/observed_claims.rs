@@ -57,7 +57,10 @@ mod tests {
         assert!(!claims.take_over_if_abandoned(&key, 1.into(), limit));
         assert!(!claims.take_over_if_abandoned(&key, 1.into(), Duration::from_secs(60)));
         std::thread::sleep(limit + Duration::from_millis(5));
-        assert!(!claims.take_over_if_abandoned(&key, 2.into(), limit), "the item was replaced");
+        assert!(
+            !claims.take_over_if_abandoned(&key, 2.into(), limit),
+            "a new item has a new claim"
+        );
         std::thread::sleep(limit + Duration::from_millis(5));
         assert!(claims.take_over_if_abandoned(&key, 2.into(), limit));
         assert!(

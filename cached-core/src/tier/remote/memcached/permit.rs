@@ -1,10 +1,9 @@
-//! The permits of the memcached store. A permit allows one write to a key, unless the key has
-//! changed.
+//! The permits of the memcached store. A permit allows one write to a key that has not changed.
 //!
-//! A permit may include a *lease* (the right to run the annotated function for a missing value) or
-//! a *refresh claim* (the right to run the annotated function again before an item expires). On the
-//! server, a lease is a *placeholder*, an empty item. A renewal replaces the placeholder with a
-//! *marker*.
+//! A permit may include a lease or a refresh claim. A *lease* is the right to run the annotated
+//! function for a missing value. A *refresh claim* is the right to run the function again before an
+//! item expires. On the server, a lease is a *placeholder*, an empty item. A renewal replaces the
+//! placeholder with a *marker*.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

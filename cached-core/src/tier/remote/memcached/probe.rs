@@ -226,7 +226,7 @@ mod tests {
         assert_ne!(
             incarnation(7, 2, 1_700_000_001),
             first,
-            "a later start with the same process id, as in a container"
+            "a later start with the same process id is another incarnation"
         );
     }
 }

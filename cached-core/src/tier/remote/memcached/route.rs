@@ -343,8 +343,10 @@ impl KeyRoute {
 
     /// Starts a task that reads the lease again after `pause`. The task tells the server's wait
     /// breaker whether the placeholder with this CAS is still there. (The breaker stops waits on a
-    /// server whose leases do not end.) The caller must have given up waiting for the lease, and
-    /// `pause` must be longer than a placeholder lasts.
+    /// server whose leases do not end.)
+    ///
+    /// The caller must have given up waiting for the lease. `pause` must be longer than a
+    /// placeholder lasts.
     pub(super) fn check_lease_end(&self, cas: Cas, pause: Duration) {
         let (Ok(runtime), Some(probe)) = (Handle::try_current(), self.server().begin_lease_probe())
         else {

@@ -3,12 +3,13 @@
 //! A *lease* is the right to run the annotated function for a missing value. Another caller that
 //! reads the key waits until the lease ends.
 //!
-//! A faulty server may report a lease forever, and every call would wait for this lease as long as
-//! a call may wait. After a caller has given up waiting, this process therefore *probes* the lease:
-//! it reads the lease again after a pause in which the lease of a killed process usually ends. A
-//! lease that still exists then is *endless*. After a few endless leases in a row, the breaker
-//! *opens*: for a while, callers do not wait for leases on the server. A slow function does not
-//! open the breaker: its lease is renewed in the meantime, and the probe finds another CAS.
+//! A faulty server may report a lease forever, and every call would wait for this lease until the
+//! call's wait is over. This process therefore *probes* a lease after a caller has given up
+//! waiting: it pauses, and then reads the lease again. The lease of a killed process usually ends
+//! during the pause. A lease that still exists after the pause is *endless*. After a few endless
+//! leases in a row, the breaker *opens*: for a while, callers do not wait for leases on the server.
+//! A slow function does not open the breaker: its lease is renewed in the meantime, and the probe
+//! finds another CAS.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -86,7 +87,7 @@ mod tests {
         (0..2).for_each(|_| breaker.record_endless());
         breaker.record_end();
         (0..2).for_each(|_| breaker.record_endless());
-        assert!(breaker.allows_waiting(), "a lease has ended");
+        assert!(breaker.allows_waiting(), "an ended lease resets the count");
         breaker.record_endless();
         assert!(!breaker.allows_waiting());
         breaker.record_end();

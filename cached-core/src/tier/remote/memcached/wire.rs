@@ -124,9 +124,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> MemcachedStream<IO> {
     /// Advances the exchange. `commands` must be the argument of [`begin`](Self::begin). Calls
     /// `on_result` with the result of each command as soon as the reply is complete.
     ///
-    /// This function checks the deadline itself, because the caller's timer may not fire. If a
-    /// server sends without a pause, the reads use up the cooperative budget that tokio gives to a
-    /// task, and tokio's timers do not fire for a task without budget.
+    /// This function checks the deadline itself, because the caller's timer may not fire. tokio
+    /// gives each task a cooperative budget, and tokio's timers do not fire for a task without
+    /// budget. If a server sends without a pause, the reads use up the budget.
     pub(super) fn poll(
         &mut self,
         commands: &[Command],
@@ -177,8 +177,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> MemcachedStream<IO> {
         Ok(())
     }
 
-    /// Parses the replies that have arrived. Returns how many bytes the next reply needs, as far as
-    /// its length is known. Returns `None` if every command has a result.
+    /// Parses the replies that have arrived. Returns how many bytes the next reply needs: the
+    /// length of the reply if its first line has arrived, and the longest length of a line before.
+    /// Returns `None` if every command has a result.
     fn parse_replies(
         &mut self,
         commands: &[Command],

@@ -28,17 +28,17 @@ const DIGEST_CHARS: usize = 64;
 pub(super) struct FailingWrites {
     /// The number of functions, readable without the lock.
     count: AtomicUsize,
-    functions: Mutex<HashMap<Box<str>, FailureRun>>,
+    functions: Mutex<HashMap<Box<str>, ConsecutiveFailures>>,
 }
 
 /// A function's failed writes since its last successful write.
-struct FailureRun {
+struct ConsecutiveFailures {
     failures: u32,
     /// The time of the last counted failure.
     last: Instant,
 }
 
-impl FailureRun {
+impl ConsecutiveFailures {
     fn is_failing(&self) -> bool {
         self.failures >= MAX_FAILURES
     }
@@ -62,10 +62,10 @@ impl FailingWrites {
     /// and no function's writes counted as failing before.
     fn record_failure(&self, key: &str, now: Instant) -> bool {
         let mut functions = lock(&self.functions);
-        let is_known = functions.values().any(FailureRun::is_failing);
+        let is_known = functions.values().any(ConsecutiveFailures::is_failing);
         let run = functions
             .entry(function_of(key).into())
-            .or_insert(FailureRun { failures: 0, last: now });
+            .or_insert(ConsecutiveFailures { failures: 0, last: now });
         if run.failures == 0 || now.saturating_duration_since(run.last) >= FAILURE_INTERVAL {
             (run.failures, run.last) = (run.failures.saturating_add(1), now);
         }
@@ -84,7 +84,9 @@ impl FailingWrites {
 
     fn are_failing(&self, key: &str) -> bool {
         self.count.load(Ordering::Acquire) > 0
-            && lock(&self.functions).get(function_of(key)).is_some_and(FailureRun::is_failing)
+            && lock(&self.functions)
+                .get(function_of(key))
+                .is_some_and(ConsecutiveFailures::is_failing)
     }
 
     /// Forgets all failures. Called when the server is ejected, because its writes then fail for

@@ -108,7 +108,7 @@ impl CasFence {
         self.update_trusted_from(&state);
     }
 
-    /// Returns true if the item with this CAS number is trusted, whatever its key is.
+    /// Returns true if an item with this CAS number is trusted without a look at its key.
     #[inline]
     fn trusts(&self, cas_number: u64) -> bool {
         cas_number >= self.trusted_from.load(Ordering::Acquire)
@@ -143,8 +143,8 @@ impl Server {
         self.recover_in_background();
     }
 
-    /// Returns true if the fence does not cover the item: the server was told of every change that
-    /// this process has made to the key since the item was stored.
+    /// Returns true if the fence does not cover the item. The server then knows of every change
+    /// that this process has made to the key since the item was stored.
     #[inline]
     pub(in crate::tier::remote::memcached) fn is_above_fence(
         &self,

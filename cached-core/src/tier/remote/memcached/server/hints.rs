@@ -134,7 +134,7 @@ mod tests {
         for number in 0..MAX_HINTS {
             assert!(add(&hints, &number.to_string()));
         }
-        assert!(add(&hints, "0"), "this key has a hint already");
+        assert!(add(&hints, "0"), "a key that has a hint needs no room");
         let mut is_fenced = false;
         assert!(!hints.add(&"one more".into(), || is_fenced = true));
         assert!(is_fenced && hints.is_empty());

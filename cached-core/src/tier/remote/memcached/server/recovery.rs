@@ -1,8 +1,10 @@
 //! Decides whether a server is used, and recovers a server that has failed.
 //!
-//! A background task retries until the server answers. Then the task settles the fence (finds out
-//! below which CAS number items may be stale), delivers the hints (keys that the server must
-//! remove), and puts the server back in rotation.
+//! A background task retries until the server answers. Then the task takes three steps:
+//!
+//! - It settles the *fence*: it finds out below which CAS number the server's items may be stale.
+//! - It delivers the *hints*: it tells the server to remove the keys of missed removals.
+//! - It puts the server back *in rotation*: callers use the server again.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -19,8 +21,8 @@ use crate::tier::remote::{RemoteError, RemoteErrorKind};
 /// The key of the item that recovery writes. No entry of a cache has such a key.
 const RECOVERY_KEY: &str = "cached-core.mark";
 const RECOVERY_TTL_SECONDS: u32 = 60;
-/// If a recovery attempt is overdue by more than this time plus the server's timeout, the recovery
-/// task is lost: its runtime has ended, or is not running.
+/// A recovery task is *lost* if its runtime has ended or is not running. The task counts as lost
+/// when an attempt is overdue by more than this time plus the server's timeout.
 const LOST_TASK_AFTER: Duration = Duration::from_secs(1);
 
 impl Server {
