@@ -149,7 +149,7 @@ enum FlightWait {
 /// A fetch that a call will run or is running. The fields say which flight waits for the value, and
 /// which tiers may store it.
 pub(crate) struct PlannedFetch {
-    /// The call's lead of its flight. `None` if no other call can wait for the fetch.
+    /// Set if the call leads a flight. `None` if no other call can wait for the fetch.
     leader: Option<Leader>,
     /// True if the fetch refreshes an entry that has not expired.
     is_refresh: bool,

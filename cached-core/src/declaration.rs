@@ -346,7 +346,8 @@ impl fmt::Debug for Declaration {
     }
 }
 
-/// Finds the declaration of an annotated function for the function that `entry = …` generates.
+/// A lookup that finds the declaration of an annotated function, for the function that `entry = …`
+/// generates.
 ///
 /// The declaration is a static in the body of the annotated function, so the generated function
 /// cannot name it. The first call of [`get`](Self::get) therefore searches all declarations for the

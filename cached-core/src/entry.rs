@@ -252,8 +252,8 @@ impl<V, P> CacheEntry<V, P> {
     }
 }
 
-/// Removes an entry from the tiers of this process when this guard is dropped, also if the caller
-/// cancels the change.
+/// A guard that removes an entry from the tiers of this process when it is dropped. A caller that
+/// cancels the change drops the guard too.
 struct RemoveOnDrop<'s>(&'s EntryHandle);
 
 impl Drop for RemoveOnDrop<'_> {

@@ -24,6 +24,7 @@ pub(crate) struct FetchPauses {
     paused: Mutex<PausedKeys>,
 }
 
+/// The paused keys, with an index by the end of the pause.
 #[derive(Default)]
 struct PausedKeys {
     by_key: HashMap<Arc<[u8]>, FetchPause>,
@@ -35,6 +36,7 @@ struct PausedKeys {
 /// The end of a pause, and a number that tells apart the pauses that end at the same time.
 type PauseEnd = (Instant, u64);
 
+/// The pause of one key.
 struct FetchPause {
     error: SharedError,
     end: PauseEnd,

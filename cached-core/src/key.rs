@@ -20,8 +20,9 @@
 //!   the fields of a struct changes no key.
 //! - `is_human_readable` is false.
 //! - A set is encoded in the order of its elements. A `HashSet` has a random order, so a key that
-//!   contains a `HashSet` misses at random. A `BTreeSet` is suitable. The attribute refuses a
-//!   `HashSet` that it sees, and `unordered` finds one that is inside another type.
+//!   contains a `HashSet` misses at random. A `BTreeSet` is suitable. The attribute rejects a
+//!   parameter whose type is visibly a `HashSet`. The module `unordered` finds a `HashSet` inside
+//!   another type.
 
 mod bytes;
 mod comparer;
@@ -96,7 +97,7 @@ fn spread(word: u64) -> u64 {
     word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
 }
 
-/// Builds a [`PrecomputedHasher`] for each key of a table.
+/// The `BuildHasher` of a table of keys. It makes a [`PrecomputedHasher`] for each key.
 ///
 /// The hash in a key's header also depends on the declaration's index, so the index is not hashed
 /// again.

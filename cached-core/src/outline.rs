@@ -154,7 +154,7 @@ enum CheckMode<'o> {
     Trust,
 }
 
-/// Records or checks the steps that decode one value.
+/// The recorder or checker of the steps that decode one value.
 struct StepChecker<'o> {
     codec: Codec,
     mode: CheckMode<'o>,

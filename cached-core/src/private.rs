@@ -213,7 +213,7 @@ pub use crate::{
 };
 
 /// Unwraps the call that [`HashedLookup::look_up_or_begin`] returns if there is no hit, and sets
-/// how its value is compared with what memcached would return.
+/// how the call's value is compared with what memcached would return.
 pub fn unwrap_call<'p, R, V>(
     call: Option<Call<'p, R, V>>,
     round_trip: RoundTripFns,

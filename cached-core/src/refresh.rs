@@ -56,8 +56,8 @@ impl EntryHandle {
         is_due().then_some(claim)
     }
 
-    /// Returns when the entry will be due for a refresh. `expires` is when its item in the remote
-    /// tier expires. Returns `None` if the entry is due now.
+    /// Returns when the entry will be due for a refresh. `expires` says when the item expires.
+    /// Returns `None` if the entry is due now.
     fn due_at<V: 'static>(
         &self,
         rules: &ValueRules<'_, V>,

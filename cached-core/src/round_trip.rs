@@ -160,7 +160,7 @@ fn describe<V: Debug + 'static>(value: &dyn Any) -> String {
     text
 }
 
-/// Chooses at compile time how the values in the return type `R` are compared.
+/// A type that chooses at compile time how the values in the return type `R` are compared.
 ///
 /// As in `ErrorProbe`, method resolution prefers an inherent method to one that is found through
 /// `Deref`. `RoundTripProbe` compares the `Ok` of a `Result`, `WholeRoundTripProbe` any other
@@ -170,16 +170,19 @@ fn describe<V: Debug + 'static>(value: &dyn Any) -> String {
 /// them.
 pub struct RoundTripProbe<R>(WholeRoundTripProbe<R>);
 
+/// The part of [`RoundTripProbe`] that compares a return type as a whole.
 #[doc(hidden)]
 pub struct WholeRoundTripProbe<R>(RoundTripProbeFallback<R>);
 
+/// The part of [`RoundTripProbe`] that compares nothing.
 #[doc(hidden)]
 pub struct RoundTripProbeFallback<R>(PhantomData<fn() -> R>);
 
-/// Compares two values with `PartialEq`, if their type implements it.
+/// A function that compares two values with `PartialEq`. `None` if their type does not implement
+/// `PartialEq`.
 pub(crate) type EqualityFn = Option<fn(&dyn Any, &dyn Any) -> bool>;
 
-/// Writes a value with `Debug`, if its type implements it.
+/// A function that writes a value with `Debug`. `None` if its type does not implement `Debug`.
 pub(crate) type DebugTextFn = Option<fn(&dyn Any) -> String>;
 
 /// The functions that [`RoundTripProbe`] finds for one type.

@@ -85,7 +85,7 @@ struct PartShape {
     inner: Vec<PartShape>,
 }
 
-/// Records the shapes of the parts of one value.
+/// A recorder of the shapes of the parts of one value.
 struct PartRecorder {
     /// For each part that is still being serialized, the outermost first: the finished parts inside
     /// of it.
@@ -221,7 +221,7 @@ impl<'p> ShapeSerializer<'p> {
     }
 }
 
-/// Hashes the members of a sequence, a tuple, a struct or a variant in their order.
+/// A hasher of the members of a sequence, a tuple, a struct or a variant, in their order.
 struct MembersHasher<'p> {
     serializer: ShapeSerializer<'p>,
     hash: StableHasher,
@@ -450,7 +450,7 @@ macro_rules! fields {
 
 fields! { SerializeStruct, SerializeStructVariant }
 
-/// Hashes the entries of a map. The result does not depend on the order of the entries.
+/// A hasher of the entries of a map. The result does not depend on the order of the entries.
 struct MapHasher<'p> {
     serializer: ShapeSerializer<'p>,
     entry_sum: u64,

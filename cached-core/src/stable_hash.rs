@@ -1,7 +1,7 @@
 //! A hasher whose results are equal in every build and on every machine, so that they can be
 //! stored.
 
-/// Computes a 64-bit FNV-1a hash (Fowler, Noll, Vo).
+/// A hasher that computes a 64-bit FNV-1a hash (Fowler, Noll, Vo).
 ///
 /// The last step is MurmurHash3's `fmix64`, which makes it unlikely that two sums of finished
 /// hashes are equal.

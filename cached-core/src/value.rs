@@ -236,7 +236,7 @@ impl ValueOperations {
 /// the function mentions.
 pub(crate) type ValueRule<'p, V, T> = Arc<dyn Fn(&V) -> T + Send + Sync + 'p>;
 
-/// The options whose functions are called with the value to cache: `cache_if` and `ttl_with`.
+/// The functions of the options `cache_if` and `ttl_with`, which take the value to cache.
 pub(crate) struct ValueRules<'p, V> {
     /// Returns true if the value may be cached.
     pub(crate) cache_if: Option<ValueRule<'p, V, bool>>,

@@ -89,7 +89,7 @@ impl ser::Error for WeightError {
     }
 }
 
-/// Weighs a sequence or a map, whose elements are on the heap.
+/// A weigher of a sequence or a map, whose elements are on the heap.
 struct ElementsWeigher<'h> {
     heap: &'h mut usize,
     count: usize,
@@ -99,7 +99,7 @@ struct ElementsWeigher<'h> {
     is_map: bool,
 }
 
-/// Weighs a struct, a tuple or a variant, whose fields are inside the value.
+/// A weigher of a struct, a tuple or a variant, whose fields are inside the value.
 struct FieldsWeigher<'h> {
     heap: &'h mut usize,
     size: usize,

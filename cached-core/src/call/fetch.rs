@@ -12,8 +12,8 @@ use crate::event::{Event, FetchOutcome};
 use crate::flight::{FlightOutcome, Leader, poll_work};
 use crate::value::{FetchOutput, ReturnOperations, ValueRules};
 
-/// If a function's usual fetch time is longer than this, a leader tells its flight. The flight then
-/// waits longer before the leader counts as stuck.
+/// If a function's usual fetch time is longer than this, a leader reports the time to its flight.
+/// The flight then waits longer before the leader counts as stuck.
 const SLOW_FETCH: Duration = Duration::from_secs(15);
 
 /// The end of a call's fetch.
@@ -42,8 +42,8 @@ impl PendingCall {
         match answer {
             Some(_) => self.trace(|report| report.is_answered = true),
             None => {
-                // Copying another caller's error has panicked, so this call fetches for itself.
                 if let CallPlan::Error(_) = self.plan {
+                    // Copying another caller's error has panicked, so this call fetches for itself.
                     self.plan = self.plan_alone();
                 }
                 self.begin_fetch();

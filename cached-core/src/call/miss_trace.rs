@@ -9,8 +9,8 @@ use crate::entry_handle::EntryHandle;
 use crate::event::{Event, EventSubject, LocalLookup, MissReport, RequestLookup, logs_misses};
 use crate::sync::lock;
 
-/// Collects the [`MissReport`] of one call. Dropping the trace emits the report, so even a
-/// cancelled call has one.
+/// The collector of the [`MissReport`] of one call. Dropping the trace emits the report, so even a
+/// cancelled call has a report.
 pub(crate) struct MissTrace {
     cache: Cache,
     key: Arc<[u8]>,

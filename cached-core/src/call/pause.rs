@@ -43,9 +43,9 @@ impl PendingCall {
         Some(error)
     }
 
-    /// Returns the plan to run the function. If there is a `pause`, the error of an earlier fetch,
-    /// this method instead answers the flight with a stale value or with the error. It then returns
-    /// the plan to return the same.
+    /// Returns the plan to run the function. A `pause` is the error of an earlier fetch, and then
+    /// the function does not run: the call and the followers of its flight get a stale value, or
+    /// else the error.
     pub(super) fn fetch_unless_paused(
         &self,
         fetch: PlannedFetch,

@@ -46,8 +46,8 @@ impl RemoteAnswer {
 }
 
 impl EntryHandle {
-    /// Returns how long after it was first seen a claim counts as abandoned, because its holder was
-    /// probably killed. The setting `lease` replaces the default.
+    /// Returns how long another process may hold a claim. After this time, the claim counts as
+    /// abandoned, because its holder was probably killed. The setting `lease` replaces the default.
     fn claim_abandoned_after(&self) -> Duration {
         let fetch_time = self.counters().fetch_time().unwrap_or_default();
         let by_fetch_time =
@@ -179,7 +179,7 @@ impl ReadHandler for PendingCall {
         match &decoded {
             DecodedFrame::Value(_) => {}
             DecodedFrame::Foreign => self.trace_finding(RemoteFinding::OtherBuild),
-            // The store passes an empty frame if the item may be older than a removal.
+            // The store passes an empty frame if the item may be older than a removal of the entry.
             DecodedFrame::Corrupt if frame.is_empty() => {
                 self.trace_finding(RemoteFinding::Untrusted)
             }

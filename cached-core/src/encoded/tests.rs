@@ -37,10 +37,10 @@ where
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-enum Untagged {
+enum UntaggedEnum {
     Number(i64),
     Text(String),
-    Many(Vec<Untagged>),
+    Many(Vec<UntaggedEnum>),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,8 +53,8 @@ struct Note {
 #[test]
 fn the_positional_codec_comes_first() {
     check(&(7u8, "text".to_owned()), Codec::Positional);
-    check(&Untagged::Number(7), Codec::Named);
-    check(&Untagged::Many(vec![Untagged::Text("a".into())]), Codec::Named);
+    check(&UntaggedEnum::Number(7), Codec::Named);
+    check(&UntaggedEnum::Many(vec![UntaggedEnum::Text("a".into())]), Codec::Named);
     check(&Note { text: Some("a".into()), lines: 1 }, Codec::Positional);
     check(&Note { text: None, lines: 1 }, Codec::Named);
     // The process now knows that `Note` may need the named codec, and tries that codec first.
@@ -78,8 +78,9 @@ fn one_type_may_use_both_codecs() {
 /// Runs on a thread with a stack as small as that of a runtime's worker.
 #[test]
 fn a_deeply_nested_value_is_written_or_refused() {
-    let nested =
-        |depth| (1..depth).fold(Untagged::Many(Vec::new()), |inner, _| Untagged::Many(vec![inner]));
+    let nested = |depth| {
+        (1..depth).fold(UntaggedEnum::Many(Vec::new()), |inner, _| UntaggedEnum::Many(vec![inner]))
+    };
     let run = move || {
         check(&nested(200), Codec::Named);
         assert!(write(&nested(300), RoundTripCheck::ANY).is_err());
@@ -91,49 +92,50 @@ fn a_deeply_nested_value_is_written_or_refused() {
 #[test]
 fn a_skipped_field_is_compared() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-    struct Skipped {
+    struct SkippedField {
         amount: u8,
         #[serde(skip)]
         seen: bool,
     }
-    assert!(write!(Skipped, Skipped { amount: 1, seen: false }).is_ok());
-    let error =
-        write!(Skipped, Skipped { amount: 1, seen: true }).err().expect("the value is refused");
+    assert!(write!(SkippedField, SkippedField { amount: 1, seen: false }).is_ok());
+    let error = write!(SkippedField, SkippedField { amount: 1, seen: true })
+        .err()
+        .expect("the value is refused");
     assert!(error.why.contains("does not equal"), "the comparison is the reason: {error:?}");
-    let nested = HashMap::from([(1, Some(Skipped { amount: 1, seen: true }))]);
-    assert!(write!(HashMap<u8, Option<Skipped>>, nested).is_err());
+    let nested = HashMap::from([(1, Some(SkippedField { amount: 1, seen: true }))]);
+    assert!(write!(HashMap<u8, Option<SkippedField>>, nested).is_err());
 }
 
 #[test]
 fn a_lossy_serialize_is_compared() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-    struct Rounded {
+    struct RoundedAmount {
         #[serde(serialize_with = "whole")]
         amount: f64,
     }
     fn whole<S: Serializer>(amount: &f64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_f64(amount.trunc())
     }
-    assert!(write!(Rounded, Rounded { amount: 2.0 }).is_ok());
-    assert!(write!(Rounded, Rounded { amount: 2.5 }).is_err());
+    assert!(write!(RoundedAmount, RoundedAmount { amount: 2.0 }).is_ok());
+    assert!(write!(RoundedAmount, RoundedAmount { amount: 2.5 }).is_err());
 }
 
 #[test]
 fn values_unequal_to_themselves_are_compared_as_text() {
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-    struct Measured {
+    struct Measurement {
         celsius: f64,
         by_place: HashMap<u32, f64>,
         #[serde(skip)]
         seen: bool,
     }
-    let measured = |seen| Measured {
+    let measured = |seen| Measurement {
         celsius: f64::NAN,
         by_place: (0..100).map(|place| (place, f64::NAN)).collect(),
         seen,
     };
-    assert!(write!(Measured, measured(false)).is_ok());
-    assert!(write!(Measured, measured(true)).is_err());
+    assert!(write!(Measurement, measured(false)).is_ok());
+    assert!(write!(Measurement, measured(true)).is_err());
 }
 
 /// Two variants look alike, so the second reads back as the first, in the same shape.
@@ -141,12 +143,12 @@ fn values_unequal_to_themselves_are_compared_as_text() {
 fn variants_that_look_alike_are_compared() {
     #[derive(Debug, Clone, Serialize, Deserialize)]
     #[serde(untagged)]
-    enum Alike {
+    enum AmbiguousId {
         User(u32),
         Order(u32),
     }
-    assert!(write!(Alike, Alike::User(1)).is_ok());
-    let error = write!(Alike, Alike::Order(1)).err().expect("the value is refused");
+    assert!(write!(AmbiguousId, AmbiguousId::User(1)).is_ok());
+    let error = write!(AmbiguousId, AmbiguousId::Order(1)).err().expect("the value is refused");
     assert!(error.why.contains("untagged"), "the untagged enum is the reason: {error:?}");
 }
 
@@ -162,16 +164,16 @@ where
 fn a_refusal_names_the_part() {
     /// A type that writes a number and reads a text.
     #[derive(Debug, Clone, Serialize)]
-    struct Unreadable(u8);
-    impl<'de> Deserialize<'de> for Unreadable {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Unreadable, D::Error> {
-            String::deserialize(deserializer).map(|_| Unreadable(0))
+    struct UnreadablePart(u8);
+    impl<'de> Deserialize<'de> for UnreadablePart {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<UnreadablePart, D::Error> {
+            String::deserialize(deserializer).map(|_| UnreadablePart(0))
         }
     }
     /// A type that fails to serialize.
     #[derive(Debug, Clone, Deserialize)]
-    struct Unwritable;
-    impl Serialize for Unwritable {
+    struct UnwritablePart;
+    impl Serialize for UnwritablePart {
         fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
             Err(serde::ser::Error::custom("it has no file"))
         }
@@ -179,7 +181,7 @@ fn a_refusal_names_the_part() {
     /// A type that reads back as another variant.
     #[derive(Debug, Clone, Serialize, Deserialize)]
     #[serde(untagged)]
-    enum Ambiguous {
+    enum AmbiguousPart {
         Any(BTreeMap<String, u8>),
         Named { a: u8 },
     }
@@ -196,27 +198,27 @@ fn a_refusal_names_the_part() {
         Holder { lines: vec![Line { number: 1, part }] }
     }
     let part = |part: Option<ValuePart>| part.map(|part| (part.field, part.type_name));
-    let (why, unreadable) = refusal(&holder(Unreadable(1)));
+    let (why, unreadable) = refusal(&holder(UnreadablePart(1)));
     assert!(why.contains("`Deserialize`"), "the reason names the trait: {why}");
-    assert_eq!(part(unreadable), Some((Some("part"), std::any::type_name::<Unreadable>())));
-    let (why, unwritable) = refusal(&holder(Unwritable));
+    assert_eq!(part(unreadable), Some((Some("part"), std::any::type_name::<UnreadablePart>())));
+    let (why, unwritable) = refusal(&holder(UnwritablePart));
     assert!(why.contains("`Serialize`"), "the reason names the trait: {why}");
-    assert_eq!(part(unwritable), Some((Some("part"), std::any::type_name::<Unwritable>())));
-    let (why, ambiguous) = refusal(&holder(Ambiguous::Named { a: 1 }));
+    assert_eq!(part(unwritable), Some((Some("part"), std::any::type_name::<UnwritablePart>())));
+    let (why, ambiguous) = refusal(&holder(AmbiguousPart::Named { a: 1 }));
     assert!(why.contains("read back"), "the value reads back changed: {why}");
-    assert_eq!(part(ambiguous), Some((Some("part"), std::any::type_name::<Ambiguous>())));
+    assert_eq!(part(ambiguous), Some((Some("part"), std::any::type_name::<AmbiguousPart>())));
 }
 
 #[test]
 fn only_the_same_program_reads_buffered_values() {
     #[derive(Serialize, Deserialize)]
-    struct Plain {
+    struct PlainStruct {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         text: Option<String>,
     }
     let check = RoundTripCheck::ANY;
-    let buffered = write(&Untagged::Number(7), check).expect("the value can be stored");
-    let plain = write(&Plain { text: None }, check).expect("the value can be stored");
+    let buffered = write(&UntaggedEnum::Number(7), check).expect("the value can be stored");
+    let plain = write(&PlainStruct { text: None }, check).expect("the value can be stored");
     assert_eq!((buffered.codec, plain.codec), (Codec::Named, Codec::Named));
     let own = Some(5);
     assert!(plain.view().with_program(None).is_some_and(|encoded| encoded.is_safe_to_read(None)));

@@ -116,8 +116,8 @@ impl<'b> KeySink for &'b mut KeyBytes {
     }
 }
 
-/// Encodes the fields of a struct or the entries of a map, and sorts the fields once all are
-/// encoded.
+/// An encoder of the fields of a struct or the entries of a map. When all fields are encoded, it
+/// sorts them.
 pub struct FieldEncoder<'b> {
     bytes: &'b mut KeyBytes,
     offsets: FieldOffsets,

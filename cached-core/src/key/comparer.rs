@@ -7,7 +7,7 @@ use super::bytes::{FieldOffsets, KeyBytes};
 use super::serializer::{END, FieldSink, KeySerializer, KeySink};
 use super::{DynKeyPart, SerializeFailure};
 
-/// Compares the parts of a key with the bytes of a stored key while the parts are serialized.
+/// A sink that compares the parts of a key with the bytes of a stored key.
 ///
 /// The field holds the stored bytes that are not compared yet, or [`MISMATCH`] after the first
 /// difference. A difference is not reported as an error, because a type's `Serialize` might panic
@@ -100,8 +100,8 @@ fn ends<const N: usize>(bytes: &[u8]) -> [Option<&[u8; N]>; 2] {
     [bytes.first_chunk(), bytes.last_chunk()]
 }
 
-/// Compares the fields of a struct or the entries of a map. The stored fields are sorted, so the
-/// fields to compare are first written to a buffer and sorted.
+/// A comparer of the fields of a struct or the entries of a map. The stored fields are sorted, so
+/// the fields to compare are first written to a buffer and sorted.
 pub struct FieldComparer<'k> {
     key: KeyComparer<'k>,
     bytes: KeyBytes,

@@ -8,7 +8,8 @@ use serde::ser::Serialize;
 use super::serializer::{FieldSink, KeySerializer, KeySink};
 use super::{DynKeyPart, KeyHeader, SerializeFailure};
 
-/// Hashes the parts of a key, except the bytes that are passed to [`KeySink::unhashed`].
+/// A sink that hashes the parts of a key, except the bytes that are passed to
+/// [`KeySink::unhashed`].
 ///
 /// Keys with the same bytes have the same hash in this process. Keys with different bytes may
 /// collide, so a table must compare the keys that it finds.
@@ -126,8 +127,8 @@ fn secret() -> u64 {
     *SECRET.get_or_init(|| RandomState::new().hash_one(0))
 }
 
-/// Hashes the fields of a struct or the entries of a map. Each field is hashed separately, and the
-/// hashes are added up, so the order of the fields does not matter.
+/// A hasher of the fields of a struct or the entries of a map. It hashes each field separately and
+/// adds up the hashes, so the order of the fields does not matter.
 pub struct FieldHasher {
     /// The hash of everything before the struct or map.
     before: KeyHasher,

@@ -343,7 +343,8 @@ impl fmt::Write for DisplayBuffer {
     }
 }
 
-/// Serializes the elements of a sequence or a tuple. Holds `None` once an element has failed.
+/// A serializer of the elements of a sequence or a tuple. It holds `None` once an element has
+/// failed.
 pub(crate) struct SequenceSerializer<S>(Option<S>);
 
 impl<S: KeySink> SequenceSerializer<S> {
@@ -390,7 +391,8 @@ ordered! {
     SerializeTupleVariant serialize_field
 }
 
-/// Serializes the fields of a struct or the entries of a map. Holds `None` once a field has failed.
+/// A serializer of the fields of a struct or the entries of a map. It holds `None` once a field has
+/// failed.
 pub(crate) struct MapSerializer<S: KeySink>(Option<S::Fields>);
 
 impl<S: KeySink> MapSerializer<S> {

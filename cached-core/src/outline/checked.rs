@@ -32,8 +32,8 @@ fn add_names(hash: StableHasher, names: &[&str]) -> StableHasher {
     names.iter().fold(hash.word(names.len() as u64), |hash, name| hash.text(name))
 }
 
-/// Decodes one member with the seed `S`. The step of the member contains the name of its type, so
-/// the checker refuses a member whose type has changed.
+/// A wrapper of the seed `S` that decodes one member. The step of the member contains the name of
+/// its type, so the checker refuses a member whose type has changed.
 pub(super) struct CheckedSeed<'c, 'o, S> {
     seed: S,
     checker: &'c mut StepChecker<'o>,

@@ -148,16 +148,16 @@ builds! {
 #[test]
 fn leaves_of_other_types_get_no_data() {
     #[derive(Serialize, Deserialize)]
-    struct Old {
+    struct OldOrder {
         at: String,
     }
     #[derive(Serialize, Deserialize)]
-    #[serde(rename = "Old")]
-    struct New {
+    #[serde(rename = "OldOrder")]
+    struct NewOrder {
         at: LeafSpy<String>,
     }
     GIVEN_DATA.take();
-    assert!(read::<_, New>(&Old { at: "today".into() }).is_none());
+    assert!(read::<_, NewOrder>(&OldOrder { at: "today".into() }).is_none());
     assert!(
         read::<_, HashMap<u8, LeafSpy<String>>>(&BTreeMap::from([(1u8, "today".to_owned())]))
             .is_none()
@@ -252,17 +252,17 @@ fn a_too_deeply_nested_value_has_no_outline() {
 
 #[test]
 fn an_ignored_error_is_still_a_refusal() {
-    struct Lenient(u8);
-    impl<'de> Deserialize<'de> for Lenient {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Lenient, D::Error> {
-            Ok(Lenient(u8::deserialize(deserializer).unwrap_or(9)))
+    struct LenientValue(u8);
+    impl<'de> Deserialize<'de> for LenientValue {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<LenientValue, D::Error> {
+            Ok(LenientValue(u8::deserialize(deserializer).unwrap_or(9)))
         }
     }
     mod other {
         #[derive(serde::Serialize, serde::Deserialize)]
-        pub(super) struct Lenient(pub(super) ());
+        pub(super) struct LenientValue(pub(super) ());
     }
-    assert!(read::<_, Lenient>(&other::Lenient(())).is_none());
+    assert!(read::<_, LenientValue>(&other::LenientValue(())).is_none());
 }
 
 #[test]
@@ -370,7 +370,7 @@ fn fields_of_any_data_are_found_by_name() {
 #[test]
 fn a_buffer_is_an_entry_of_the_outline() {
     #[derive(Serialize, Deserialize)]
-    struct Plain {
+    struct PlainStruct {
         any: AnyNumber,
         of: BTreeMap<String, Vec<AnyText>>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -378,23 +378,23 @@ fn a_buffer_is_an_entry_of_the_outline() {
     }
     #[derive(Serialize, Deserialize)]
     #[serde(tag = "kind", content = "value")]
-    enum Adjacent {
-        One(Plain),
+    enum AdjacentEnum {
+        One(PlainStruct),
         Two { a: AnyText },
     }
     #[derive(Serialize, Deserialize)]
     #[serde(untagged)]
-    enum Untagged {
+    enum UntaggedEnum {
         One(u8),
         Two(String),
     }
     #[derive(Serialize, Deserialize)]
     #[serde(tag = "kind")]
-    enum Internal {
+    enum InternalEnum {
         One { a: u8 },
     }
     #[derive(Serialize, Deserialize)]
-    struct Flat {
+    struct FlatStruct {
         a: u8,
         #[serde(flatten)]
         rest: BTreeMap<String, u8>,
@@ -418,19 +418,19 @@ fn a_buffer_is_an_entry_of_the_outline() {
         assert_eq!(is_read.is_none(), outline.has_buffered_steps());
         outline.has_buffered_steps()
     }
-    let plain = || Plain {
+    let plain = || PlainStruct {
         any: AnyNumber(1),
         of: BTreeMap::from([("a".into(), vec![AnyText("x".into())])]),
         note: None,
     };
     assert!(!is_buffered(&plain()));
     assert!(!is_buffered(&BTreeMap::from([("a", 1u8), ("b", 2)].map(|(k, v)| (k.to_owned(), v)))));
-    assert!(is_buffered(&Untagged::One(1)));
-    assert!(is_buffered(&vec![Some(Untagged::Two("x".into()))]));
-    assert!(is_buffered(&Internal::One { a: 1 }));
-    assert!(is_buffered(&Adjacent::One(plain())));
-    assert!(is_buffered(&vec![Adjacent::Two { a: AnyText("x".into()) }]));
-    assert!(is_buffered(&Flat { a: 1, rest: BTreeMap::from([("b".into(), 2)]) }));
+    assert!(is_buffered(&UntaggedEnum::One(1)));
+    assert!(is_buffered(&vec![Some(UntaggedEnum::Two("x".into()))]));
+    assert!(is_buffered(&InternalEnum::One { a: 1 }));
+    assert!(is_buffered(&AdjacentEnum::One(plain())));
+    assert!(is_buffered(&vec![AdjacentEnum::Two { a: AnyText("x".into()) }]));
+    assert!(is_buffered(&FlatStruct { a: 1, rest: BTreeMap::from([("b".into(), 2)]) }));
 }
 
 #[test]
@@ -442,13 +442,13 @@ fn outlines_of_any_data_are_small() {
     };
     assert_eq!(entries(3), entries(100));
     #[derive(Serialize, Deserialize)]
-    struct Flat {
+    struct FlatStruct {
         #[serde(flatten)]
         rest: BTreeMap<String, u8>,
     }
     let flat = |count: u8| {
         let rest = (0..count).map(|number| (number.to_string(), number)).collect();
-        stored_by_name(&Flat { rest }).1.len() / ENTRY_BYTES
+        stored_by_name(&FlatStruct { rest }).1.len() / ENTRY_BYTES
     };
     assert_eq!(flat(1), flat(100));
 }
@@ -462,22 +462,22 @@ fn the_part_that_cannot_be_decoded_is_named() {
     #[derive(Serialize, Deserialize)]
     struct Line {
         number: u8,
-        text: Unreadable,
+        text: UnreadableText,
     }
     #[derive(Debug, Clone, Serialize)]
-    struct Unreadable(u8);
-    impl<'de> Deserialize<'de> for Unreadable {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Unreadable, D::Error> {
-            String::deserialize(deserializer).map(|_| Unreadable(0))
+    struct UnreadableText(u8);
+    impl<'de> Deserialize<'de> for UnreadableText {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<UnreadableText, D::Error> {
+            String::deserialize(deserializer).map(|_| UnreadableText(0))
         }
     }
-    let value = Value { lines: vec![Line { number: 1, text: Unreadable(2) }] };
+    let value = Value { lines: vec![Line { number: 1, text: UnreadableText(2) }] };
     for codec in [Codec::Positional, Codec::Named] {
         let payload = codec.encode(&value).expect("the value encodes");
         let failed = super::decode_recording::<Value>(codec, &payload).err().flatten();
         let part = failed.expect("a part is named");
         assert_eq!(part.field, Some("text"), "{codec:?} names the field");
-        assert!(part.type_name.ends_with("Unreadable"), "the innermost part is named: {part}");
+        assert!(part.type_name.ends_with("UnreadableText"), "the innermost part is named: {part}");
     }
 }
 

@@ -92,8 +92,8 @@ impl<'p, R, V> Call<'p, R, V> {
         self
     }
 
-    /// Returns the rules of a function with `refresh_ahead`, without any rule yet. The function
-    /// adds its rules when its body has to run, so a hit makes no copies of parameters.
+    /// Returns empty rules for a function with `refresh_ahead`. The function adds its rules when
+    /// its body has to run, so a hit makes no copies of parameters.
     pub fn no_rules(&self) -> RefreshRules<V> {
         RefreshRules(ValueRules::NONE)
     }
@@ -108,8 +108,8 @@ impl<'p, R, V> Call<'p, R, V> {
     }
 }
 
-/// The `cache_if` and `ttl_with` of a function with `refresh_ahead`. They may be called in the
-/// background, so they own what they mention.
+/// The `cache_if` and `ttl_with` of a function with `refresh_ahead`. These functions may be called
+/// in the background, so they own the parameters that they mention.
 pub struct RefreshRules<V>(ValueRules<'static, V>);
 
 impl<V> RefreshRules<V> {

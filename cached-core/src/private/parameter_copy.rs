@@ -45,7 +45,7 @@ impl<T: ?Sized> OwnedParameter<T> {
 /// and would not show the message of the trait.
 pub struct Copier;
 
-/// Clones a parameter that `cache_if` or `ttl_with` mentions.
+/// The ability to clone a parameter that `cache_if` or `ttl_with` mentions.
 #[diagnostic::on_unimplemented(
     message = "`cache_if` and `ttl_with` cannot mention a `{T}`",
     label = "not `Clone + Send + Sync`",
@@ -63,7 +63,7 @@ impl<T: Clone + Send + Sync> ClonesParameter<T> for Copier {
     }
 }
 
-/// Copies the value that a parameter refers to.
+/// The ability to copy the value that a parameter refers to.
 #[diagnostic::on_unimplemented(
     message = "no copy of this `{T}` can be kept after the call",
     label = "not `Clone + Send + Sync`",
@@ -81,7 +81,8 @@ impl<T: ToOwned<Owned: Send + Sync + 'static> + ?Sized> OwnsParameter<T> for Cop
     }
 }
 
-/// Takes the receiver that the option `refresh_with` makes: a `T`, an `Arc<T>` or a `Box<T>`.
+/// The ability to take the receiver that the option `refresh_with` makes: a `T`, an `Arc<T>` or a
+/// `Box<T>`.
 ///
 /// A reference is not accepted. If the receiver's type is not `Clone`, `self.clone()` is a
 /// reference.

@@ -138,12 +138,12 @@ fn an_impossible_length_reads_nothing() {
         name: String,
     }
     #[derive(Debug, PartialEq, serde::Serialize, Deserialize)]
-    struct Swapped {
+    struct SwappedOrder {
         name: String,
         at: u64,
     }
     for at in [1_700_000_000_000_000_000, u64::MAX] {
-        assert_eq!(read::<_, Swapped>(&Order { at, name: "7".into() }), None);
+        assert_eq!(read::<_, SwappedOrder>(&Order { at, name: "7".into() }), None);
     }
     let large = Order { at: 1, name: "x".repeat(20 << 20) };
     assert_eq!(read(&large), Some(large));

@@ -7,7 +7,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Implemented by every type that is `Clone`.
+/// A bound in place of `Clone`. Every type that is `Clone` implements it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be cached, because it is not `Clone`",
     label = "this value is not `Clone`",
@@ -18,7 +18,7 @@ pub trait ClonedValue: Clone {}
 #[diagnostic::do_not_recommend]
 impl<T: Clone> ClonedValue for T {}
 
-/// Implemented by every type that is `Serialize`.
+/// A bound in place of `Serialize`. Every type that is `Serialize` implements it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored in memcached, because it is not `serde::Serialize`",
     label = "this value is not `Serialize`",
@@ -31,7 +31,7 @@ pub trait SerializedValue {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize> SerializedValue for T {}
 
-/// Implemented by every type that is `DeserializeOwned`.
+/// A bound in place of `DeserializeOwned`. Every type that is `DeserializeOwned` implements it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from memcached, because it is not `serde::de::DeserializeOwned`",
     label = "this value is not `DeserializeOwned`",

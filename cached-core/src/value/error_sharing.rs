@@ -22,9 +22,10 @@ use crate::sync::lock;
 /// The error of a failed fetch, with its type erased. The functions of [`ErrorSharing`] read it.
 pub(crate) type SharedError = Arc<dyn Any + Send + Sync>;
 
-/// Says how the errors in a return type `R` are shared.
+/// The way in which the errors in a return type `R` are shared.
 pub struct ErrorSharing<R>(ErrorSharingKind<R>);
 
+/// The kinds of [`ErrorSharing`].
 enum ErrorSharingKind<R> {
     /// The return type has no error.
     NoError,
@@ -105,7 +106,7 @@ where
     ErrorCopier {
         error: R::error,
         share: |error, copy| {
-            // The lock is for errors that are not `Sync`. Only `copy` runs while it is held.
+            // The lock is for errors that are not `Sync`. Only `copy` runs under the lock.
             let error = Mutex::new(error);
             let make_another = Box::new(move || R::from_error(copy(&lock(&error))));
             Arc::new(CopiedError { make_another })
@@ -182,7 +183,7 @@ fn copy_io_error(error: &io::Error) -> io::Error {
     }
 }
 
-/// Chooses at compile time how the error in `R` is shared.
+/// A type that chooses at compile time how the error in `R` is shared.
 ///
 /// Method resolution prefers an inherent method of `ErrorProbe` to a method that is found through
 /// `Deref`. The inherent method `sharing` exists only for a `Result` whose error is `Clone + Send +
@@ -260,7 +261,7 @@ impl<T, E> UnsharedErrorProbe<Result<T, E>> {
         ErrorSharing(ErrorSharingKind::Unshared(type_name::<E>))
     }
 
-    /// Rejects an error that cannot be shared under the option `error_ttl`.
+    /// Under the option `error_ttl`, rejects an error that cannot be shared.
     #[doc(hidden)]
     pub fn pausing(&self) -> ErrorSharing<Result<T, E>>
     where
@@ -269,7 +270,7 @@ impl<T, E> UnsharedErrorProbe<Result<T, E>> {
         self.unshared()
     }
 
-    /// Rejects a `Result` under the option `infallible`. The compiler chooses this method instead
+    /// Under the option `infallible`, rejects a `Result`. The compiler chooses this method instead
     /// of the method of [`NoErrorProbe`], and then reports that the bound does not hold.
     #[doc(hidden)]
     pub fn infallible(&self) -> ErrorSharing<Result<T, E>>
@@ -291,7 +292,7 @@ impl<R> NoErrorProbe<R> {
         self.sharing()
     }
 
-    /// Rejects a return type without an error under the option `error_ttl`.
+    /// Under the option `error_ttl`, rejects a return type without an error.
     #[doc(hidden)]
     pub fn pausing(&self) -> ErrorSharing<R>
     where
@@ -306,8 +307,8 @@ impl<R> NoErrorProbe<R> {
     }
 }
 
-/// No type implements this trait. The option `infallible` requires the trait of a `Result`. A
-/// function that returns a `Result` therefore does not compile with `infallible`.
+/// A trait that no type implements. The option `infallible` requires it of a `Result`. A function
+/// that returns a `Result` therefore does not compile with `infallible`.
 #[diagnostic::on_unimplemented(
     message = "a `Result` can fail, so it cannot be cached whole",
     label = "the `Ok` of this `Result` is cached without `infallible`",
@@ -315,8 +316,8 @@ impl<R> NoErrorProbe<R> {
 )]
 pub trait NeverFails {}
 
-/// No type implements this trait. The option `error_ttl` requires the trait of an error that cannot
-/// be shared. A function with such an error therefore does not compile with `error_ttl`.
+/// A trait that no type implements. The option `error_ttl` requires it of an error that cannot be
+/// shared. A function with such an error therefore does not compile with `error_ttl`.
 #[diagnostic::on_unimplemented(
     message = "`error_ttl` answers other calls with the error of a failed fetch, and `{Self}` cannot be shared",
     label = "the error of this `Result` is not `Clone + Send + Sync`",
@@ -364,14 +365,19 @@ mod tests {
     }
 
     /// An error that neither `Clone` nor `share_error` can copy.
-    struct Unshared;
+    struct UnsharedError;
 
     #[test]
     fn the_probe_finds_how_an_error_is_shared() {
         let unshared =
-            |sharing: Option<&'static str>| sharing.is_some_and(|n| n.ends_with("Unshared"));
-        assert!(unshared(ErrorProbe::<Result<u8, Unshared>>::NEW.sharing().unshared_type()));
-        assert!(ErrorProbe::<Result<u8, Unshared>>::NEW.sharing().share(&Err(Unshared)).is_none());
+            |sharing: Option<&'static str>| sharing.is_some_and(|n| n.ends_with("UnsharedError"));
+        assert!(unshared(ErrorProbe::<Result<u8, UnsharedError>>::NEW.sharing().unshared_type()));
+        assert!(
+            ErrorProbe::<Result<u8, UnsharedError>>::NEW
+                .sharing()
+                .share(&Err(UnsharedError))
+                .is_none()
+        );
         assert!(ErrorProbe::<Option<u8>>::NEW.sharing().unshared_type().is_none());
         let sharing = ErrorProbe::<Result<u8, String>>::NEW.pausing();
         let error = sharing.share(&Err("down".to_owned())).expect("a `String` is `Clone`");
@@ -390,18 +396,18 @@ mod tests {
     #[test]
     fn an_error_whose_copy_panics_is_not_shared() {
         #[derive(Debug)]
-        struct Panics(u32);
-        fn share(returned: &Result<u8, Panics>) -> Option<SharedError> {
+        struct PanickingError(u32);
+        fn share(returned: &Result<u8, PanickingError>) -> Option<SharedError> {
             // The leader's copy succeeds, and the copies of the followers panic.
-            error_copier().copy(returned, |Panics(copies)| match copies {
-                0 => Panics(1),
+            error_copier().copy(returned, |PanickingError(copies)| match copies {
+                0 => PanickingError(1),
                 _ => panic!("one copy is enough"),
             })
         }
         let sharing = ErrorSharing::by_option(share);
-        let error = sharing.share(&Err(Panics(0))).expect("the first copy succeeds");
+        let error = sharing.share(&Err(PanickingError(0))).expect("the first copy succeeds");
         assert!(sharing.rebuild(&error).is_none());
         assert!(sharing.rebuild(&error).is_none(), "the panic does not poison the lock for good");
-        assert!(sharing.share(&Err(Panics(1))).is_none());
+        assert!(sharing.share(&Err(PanickingError(1))).is_none());
     }
 }

@@ -39,16 +39,16 @@ pub trait Weigher<V> {
     fn weigh(value: &V) -> Option<usize>;
 }
 
-/// Adds up the data that the value's `Serialize` writes; see [`weight`].
+/// A weigher that adds up the data that the value's `Serialize` writes; see [`weight`].
 #[derive(Debug)]
 pub struct SerializedWeigher(());
 
-/// Counts the value's own size, and the one block that the value owns on the heap; see
-/// [`HeapBlock`].
+/// A weigher that counts the value's own size, and the one block that the value owns on the heap;
+/// see [`HeapBlock`].
 #[derive(Debug)]
 pub struct BlockWeigher(());
 
-/// Counts the value's own size.
+/// A weigher that counts only the value's own size.
 #[derive(Debug)]
 pub struct OwnSizeWeigher(());
 
@@ -107,7 +107,7 @@ impl<T: HeapBlock> HeapBlock for Option<T> {
     }
 }
 
-/// Chooses at compile time how the values in `R` are weighed.
+/// A type that chooses at compile time how the values in `R` are weighed.
 ///
 /// Method resolution looks for the method `weigher` first on `WeightProbe`, then through `Deref` on
 /// `BlockProbe`, and last on `OwnSizeProbe`. The first two have the method only for values that
@@ -116,7 +116,7 @@ pub struct WeightProbe<R, Mode> {
     next: BlockProbe<R, Mode>,
 }
 
-/// The part of [`WeightProbe`] for values that are not `Serialize`.
+/// The part of [`WeightProbe`] for values that are a [`HeapBlock`] and not `Serialize`.
 #[doc(hidden)]
 pub struct BlockProbe<R, Mode> {
     next: OwnSizeProbe<R, Mode>,
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     /// A value without serde.
-    struct Plain<const N: usize>([u8; N]);
+    struct PlainValue<const N: usize>([u8; N]);
 
     fn weigh<V, W: Weigher<V>>(_: W, value: &V) -> Option<usize> {
         W::weigh(value)
@@ -193,28 +193,28 @@ mod tests {
     #[test]
     fn the_best_estimate_for_a_type_is_chosen() {
         const KIB: usize = 1 << 10;
-        let plain = || Plain([0; 64 * KIB]);
+        let plain = || PlainValue([0; 64 * KIB]);
         for (value, weight) in [
             ("a value with serde", weight!("x".repeat(64 * KIB), String)),
-            ("a large value", weight!(plain(), Plain<{ 64 * KIB }>)),
-            ("the target of an `Arc`", weight!(Arc::new(plain()), Arc<Plain<{ 64 * KIB }>>)),
+            ("a large value", weight!(plain(), PlainValue<{ 64 * KIB }>)),
+            ("the target of an `Arc`", weight!(Arc::new(plain()), Arc<PlainValue<{ 64 * KIB }>>)),
             ("the target of a trait object", weight!(Arc::new(plain()), Arc<dyn Send + Sync>)),
             ("the elements of a slice", {
-                weight!((0..KIB).map(|_| Plain([0; 64])).collect(), Arc<[Plain<64>]>)
+                weight!((0..KIB).map(|_| PlainValue([0; 64])).collect(), Arc<[PlainValue<64>]>)
             }),
             ("the elements of a `Vec`", {
-                weight!((0..KIB).map(|_| Plain([0; 64])).collect(), Vec<Plain<64>>)
+                weight!((0..KIB).map(|_| PlainValue([0; 64])).collect(), Vec<PlainValue<64>>)
             }),
             (
                 "an optional value",
-                weight!(Some(Box::new(plain())), Option<Box<Plain<{ 64 * KIB }>>>),
+                weight!(Some(Box::new(plain())), Option<Box<PlainValue<{ 64 * KIB }>>>),
             ),
         ] {
             assert!((64 * KIB..66 * KIB).contains(&weight), "{value} weighs {weight} bytes");
         }
-        let entries = (0..100).map(|number| (number, Plain([0; 56]))).collect();
-        let map = weight!(entries, HashMap<u64, Plain<56>>);
+        let entries = (0..100).map(|number| (number, PlainValue([0; 56]))).collect();
+        let map = weight!(entries, HashMap<u64, PlainValue<56>>);
         assert!((6400..20_000).contains(&map), "a map weighs {map} bytes");
-        assert!(weight!(None, Option<Box<Plain<64>>>) < 100, "an absent value owns no block");
+        assert!(weight!(None, Option<Box<PlainValue<64>>>) < 100, "an absent value owns no block");
     }
 }

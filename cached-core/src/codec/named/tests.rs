@@ -23,18 +23,18 @@ fn check<V: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: V
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-enum Untagged {
+enum UntaggedEnum {
     Address(IpAddr),
     Number(i64),
-    Nested(BTreeMap<String, Vec<Untagged>>),
+    Nested(BTreeMap<String, Vec<UntaggedEnum>>),
     Unit,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Flat {
+struct FlatStruct {
     id: u64,
     #[serde(flatten)]
-    rest: HashMap<String, Untagged>,
+    rest: HashMap<String, UntaggedEnum>,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
 }
@@ -42,12 +42,16 @@ struct Flat {
 #[test]
 fn what_is_written_reads_back() {
     let address: IpAddr = [127, 0, 0, 1].into();
-    check(Untagged::Address(address));
-    check(vec![Untagged::Number(i64::MIN), Untagged::Unit]);
-    let nested = BTreeMap::from([("a".to_owned(), vec![Untagged::Address([0; 16].into())])]);
-    check(Untagged::Nested(nested.clone()));
+    check(UntaggedEnum::Address(address));
+    check(vec![UntaggedEnum::Number(i64::MIN), UntaggedEnum::Unit]);
+    let nested = BTreeMap::from([("a".to_owned(), vec![UntaggedEnum::Address([0; 16].into())])]);
+    check(UntaggedEnum::Nested(nested.clone()));
     for note in [None, Some("x".repeat(70_000))] {
-        check(Flat { id: 7, rest: [("b".into(), Untagged::Nested(nested.clone()))].into(), note });
+        check(FlatStruct {
+            id: 7,
+            rest: [("b".into(), UntaggedEnum::Nested(nested.clone()))].into(),
+            note,
+        });
     }
     check((u64::MAX, i64::MIN, f32::MIN, f64::MAX, i128::MIN, u128::MAX, 'é', true, ()));
     check((0..70_000).collect::<Vec<u32>>());
@@ -56,22 +60,24 @@ fn what_is_written_reads_back() {
 
 #[test]
 fn left_over_bytes_are_refused() {
-    let mut bytes = encode(&Untagged::Number(7)).expect("the value encodes");
+    let mut bytes = encode(&UntaggedEnum::Number(7)).expect("the value encodes");
     bytes.push(0xc0);
-    assert_eq!(decode::<Untagged>(&bytes), None);
+    assert_eq!(decode::<UntaggedEnum>(&bytes), None);
 
     /// A type that ignores the error of its second part.
     #[derive(Debug)]
-    struct Lenient;
-    impl<'de> Deserialize<'de> for Lenient {
-        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Lenient, D::Error> {
+    struct LenientValue;
+    impl<'de> Deserialize<'de> for LenientValue {
+        fn deserialize<D: serde::Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<LenientValue, D::Error> {
             let _ = i128::deserialize(deserializer);
-            Ok(Lenient)
+            Ok(LenientValue)
         }
     }
     // The head of these bytes announces a byte string, so reading an `i128` fails and leaves the
     // data behind.
-    assert!(decode::<Lenient>(&[0xc4, 3, 0xc0, 0xc0, 0xc0]).is_none());
+    assert!(decode::<LenientValue>(&[0xc4, 3, 0xc0, 0xc0, 0xc0]).is_none());
 }
 
 #[test]
@@ -87,27 +93,29 @@ fn deep_nesting_is_refused() {
 #[test]
 fn no_type_sees_a_made_up_length() {
     thread_local!(static HINT: Cell<usize> = const { Cell::new(0) });
-    struct Greedy;
-    impl<'de> Visitor<'de> for Greedy {
-        type Value = Greedy;
+    struct GreedyList;
+    impl<'de> Visitor<'de> for GreedyList {
+        type Value = GreedyList;
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.write_str("a sequence")
         }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Greedy, A::Error> {
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<GreedyList, A::Error> {
             HINT.set(seq.size_hint().unwrap_or_default());
             while seq.next_element::<IgnoredAny>()?.is_some() {}
-            Ok(Greedy)
+            Ok(GreedyList)
         }
     }
-    impl<'de> Deserialize<'de> for Greedy {
-        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Greedy, D::Error> {
-            deserializer.deserialize_seq(Greedy)
+    impl<'de> Deserialize<'de> for GreedyList {
+        fn deserialize<D: serde::Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<GreedyList, D::Error> {
+            deserializer.deserialize_seq(GreedyList)
         }
     }
-    assert!(decode::<Greedy>(&[0xdd, 0, 0, 0, 2, 1, 2]).is_some());
+    assert!(decode::<GreedyList>(&[0xdd, 0, 0, 0, 2, 1, 2]).is_some());
     assert_eq!(HINT.replace(0), 2);
     for head in [0xdd, 0xdf, 0xdb, 0xc6] {
-        assert!(decode::<Greedy>(&[head, 0xff, 0xff, 0xff, 0xff, 1, 2]).is_none());
+        assert!(decode::<GreedyList>(&[head, 0xff, 0xff, 0xff, 0xff, 1, 2]).is_none());
     }
     assert_eq!(HINT.get(), 0);
 }
@@ -123,18 +131,18 @@ proptest! {
         let is_well_formed = well_formed::is_one_value(&bytes, MAX_DEPTH);
         let has_extension = bytes.iter().any(|byte| matches!(byte, 0xc7..=0xc9 | 0xd4..=0xd8));
         prop_assert!(is_read == is_well_formed || has_extension, "check and codec differ on {bytes:x?}");
-        let _ = decode::<Flat>(&bytes);
-        let _ = decode::<Untagged>(&bytes);
+        let _ = decode::<FlatStruct>(&bytes);
+        let _ = decode::<UntaggedEnum>(&bytes);
         let _ = decode::<(u128, Option<Vec<char>>)>(&bytes);
     }
 
     #[test]
     fn a_changed_byte_causes_no_panic(at in 0usize..200, byte in any::<u8>()) {
-        let rest = [("b".into(), Untagged::Number(7)), ("c".into(), Untagged::Unit)].into();
-        let mut bytes = encode(&vec![Flat { id: 7, rest, note: Some("text".into()) }; 3])
+        let rest = [("b".into(), UntaggedEnum::Number(7)), ("c".into(), UntaggedEnum::Unit)].into();
+        let mut bytes = encode(&vec![FlatStruct { id: 7, rest, note: Some("text".into()) }; 3])
             .expect("the value encodes");
         let at = at % bytes.len();
         bytes[at] = byte;
-        let _ = decode::<Vec<Flat>>(&bytes);
+        let _ = decode::<Vec<FlatStruct>>(&bytes);
     }
 }

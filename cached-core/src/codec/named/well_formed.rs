@@ -33,6 +33,7 @@ pub(super) fn is_one_value(bytes: &[u8], max_depth: usize) -> bool {
     }
 }
 
+/// A scanner that walks over the heads of values in MessagePack bytes.
 struct MessagePackScanner<'b> {
     rest: &'b [u8],
 }

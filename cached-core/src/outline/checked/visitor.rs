@@ -200,7 +200,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for CheckedVisitor<'_, '_, V> {
     }
 }
 
-/// Decodes the members of a struct, a tuple, a sequence or a map.
+/// A wrapper that decodes the members of a struct, a tuple, a sequence or a map.
 struct CheckedMemberAccess<'c, 'o, A> {
     inner: A,
     checker: &'c mut StepChecker<'o>,
@@ -267,7 +267,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for CheckedMemberAccess<'_, '_, A> {
     }
 }
 
-/// Decodes the index of an enum's variant, and gives access to the contents of the variant.
+/// A wrapper that decodes the choice of an enum's variant, and gives access to the contents of the
+/// variant.
 struct CheckedEnumAccess<'c, 'o, A> {
     inner: A,
     checker: &'c mut StepChecker<'o>,
@@ -292,8 +293,9 @@ impl<'de, 'c, 'o, A: EnumAccess<'de>> EnumAccess<'de> for CheckedEnumAccess<'c, 
     }
 }
 
-/// Decodes the choice of a variant: its index, or its name in the named codec. The step contains
-/// the variant's name, so the checker refuses an index that now has another name.
+/// A seed that decodes the choice of a variant: the variant's index, or its name in the named
+/// codec. The step contains the variant's name, so the checker refuses an index that now has
+/// another name.
 struct CheckedVariantSeed<'c, 'o, S> {
     seed: S,
     checker: &'c mut StepChecker<'o>,
@@ -338,7 +340,7 @@ impl<S> CheckedVariantSeed<'_, '_, S> {
     }
 }
 
-/// Decodes the contents of a variant.
+/// A wrapper that decodes the contents of a variant.
 struct CheckedVariantAccess<'c, 'o, A> {
     inner: A,
     checker: &'c mut StepChecker<'o>,
