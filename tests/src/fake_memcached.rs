@@ -1,5 +1,5 @@
-//! A fake memcached that behaves like versions that are not installed. If the fake refuses a
-//! command with a value, it reads the value as further commands, as these versions do.
+//! A fake memcached that behaves like versions that are not installed. Like these versions, the
+//! fake may refuse a command that carries a value. It then reads the value as further commands.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub enum ServerKind {
     /// memcached before 1.5.16, which does not have meta commands.
     Memcached1_4,
-    /// memcached 1.5.16 to 1.6.9, where a flag of `ms` carries the length of the value. The server
-    /// refuses any other form and continues with the next line.
+    /// memcached 1.5.16 to 1.6.9, which expects the length of a value in a flag of `ms`. The
+    /// library writes the length without a flag, so the fake refuses every `ms`.
     Memcached1_6_0,
     /// memcached 1.6.10 to 1.6.12, where `md` with a CAS removes nothing.
     Memcached1_6_10,
@@ -20,7 +20,8 @@ pub enum ServerKind {
     NeedsPassword,
     /// A server that answers reads but has no memory left for values.
     Full,
-    /// A server that grants leases and answers every write as if another caller had changed the item.
+    /// A server that grants leases, and answers `set`, `add` and `cas` as if another caller had
+    /// changed the item.
     IgnoresWrites,
 }
 
@@ -143,14 +144,14 @@ impl ServerState {
             (["set" | "add" | "cas", ..], Full) => {
                 text("SERVER_ERROR out of memory storing object")
             }
-            (["set", key, ..], _) => self.store(key, value, true),
+            (["set", key, ..], _) => self.store_if(true, key, value),
             (["add", key, ..], _) => {
                 let is_free = !self.items.contains_key(*key);
-                self.store(key, value, is_free)
+                self.store_if(is_free, key, value)
             }
             (["cas", key, _, _, _, cas], _) => {
                 let is_same = self.cas_of(key).is_some_and(|held| held.to_string() == *cas);
-                self.store(key, value, is_same)
+                self.store_if(is_same, key, value)
             }
             (["mg" | "ms" | "md" | "mn", ..], Memcached1_4) => text("ERROR"),
             (["mn"], _) => text("MN"),
@@ -160,20 +161,20 @@ impl ServerState {
                 let cas = flags.iter().find_map(|flag| flag.strip_prefix('C'));
                 let is_same = cas
                     .is_none_or(|cas| self.cas_of(key).is_some_and(|held| held.to_string() == cas));
-                let shown = if kind == Memcached1_6_10 { cas.unwrap_or("0") } else { "0" };
+                let answer_cas = if kind == Memcached1_6_10 { cas.unwrap_or("0") } else { "0" };
                 match is_same {
                     true => {
-                        self.store(key, value, true);
+                        self.store_if(true, key, value);
                         format!("HD c{}", self.cas).into_bytes()
                     }
-                    false => format!("NF c{shown}").into_bytes(),
+                    false => format!("NF c{answer_cas}").into_bytes(),
                 }
             }
             (["md", key, flags @ ..], _) => {
-                let under_cas = flags.iter().any(|flag| flag.starts_with('C'));
+                let has_cas = flags.iter().any(|flag| flag.starts_with('C'));
                 match self.items.contains_key(*key) {
                     false => text("NF"),
-                    true if under_cas => text("EX"),
+                    true if has_cas => text("EX"),
                     true => {
                         self.items.remove(*key);
                         text("HD")
@@ -188,27 +189,27 @@ impl ServerState {
         self.items.get(key).map(|(_, cas)| *cas)
     }
 
-    fn store(&mut self, key: &str, value: Vec<u8>, stores: bool) -> Vec<u8> {
-        if stores {
+    fn store_if(&mut self, is_stored: bool, key: &str, value: Vec<u8>) -> Vec<u8> {
+        if is_stored {
             self.cas += 1;
             self.items.insert(key.to_owned(), (value, self.cas));
         }
-        let answer = if stores { "STORED" } else { "NOT_STORED" };
+        let answer = if is_stored { "STORED" } else { "NOT_STORED" };
         answer.as_bytes().to_vec()
     }
 
     fn read(&mut self, key: &str, flags: &[&str]) -> Vec<u8> {
-        let wins = flags.iter().any(|flag| flag.starts_with('N'));
+        let asks_for_lease = flags.iter().any(|flag| flag.starts_with('N'));
         let is_new = !self.items.contains_key(key);
-        if is_new && !wins {
+        if is_new && !asks_for_lease {
             return b"EN".to_vec();
         }
         if is_new {
-            self.store(key, Vec::new(), true);
+            self.store_if(true, key, Vec::new());
         }
         let Some((value, cas)) = self.items.get(key) else { return b"EN".to_vec() };
-        let won = if is_new { " W" } else { "" };
-        let mut answer = format!("VA {} c{cas} t60{won}\r\n", value.len()).into_bytes();
+        let lease_flag = if is_new { " W" } else { "" };
+        let mut answer = format!("VA {} c{cas} t60{lease_flag}\r\n", value.len()).into_bytes();
         answer.extend_from_slice(value);
         answer
     }

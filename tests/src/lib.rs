@@ -50,14 +50,15 @@ impl Memcached {
         Memcached::start_with(&["-Y", &file.to_string_lossy()], "CLIENT_ERROR")
     }
 
-    /// Starts a server with little memory that never evicts, and fills it with items of about
-    /// `bytes` bytes. It grants leases, whose placeholders are small, but stores no more such items.
+    /// Starts a server with little memory that never evicts, and fills the memory with items of
+    /// about `bytes` bytes. The server still grants leases, because their placeholders are small.
+    /// It refuses further items of that size.
     ///
     /// # Panics
     /// Panics like [`start`](Self::start).
     #[must_use]
     pub fn start_full(bytes: usize) -> Memcached {
-        // The later option `-m` replaces the one of every server.
+        // memcached uses the last `-m`, so this limit replaces the one that every server gets.
         let memcached = Memcached::start_with(&["-m", "2", "-M"], "MN");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, memcached.port));
         let stream = TcpStream::connect(address).expect("memcached answers");
@@ -77,6 +78,7 @@ impl Memcached {
         memcached
     }
 
+    /// Starts a server and waits until its answer to `mn` begins with `answer`.
     fn start_with(options: &[&str], answer: &str) -> Memcached {
         // Another process may take the free port before memcached does. Then another port is tried.
         for _ in 0..20 {
@@ -101,17 +103,19 @@ impl Memcached {
         command
             .args(["-l", "127.0.0.1", "-U", "0", "-t", "2", "-m", "64", "-p"])
             .arg(port.to_string());
-        // Only a memcached that runs as root uses this option.
+        // memcached ignores `-u` unless it runs as root.
         command.args(["-u", "nobody"]).args(options);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().expect("memcached is not installed; scripts/test installs it");
+        let child = command.spawn().unwrap_or_else(|error| {
+            panic!("memcached does not start; scripts/test installs it: {error}")
+        });
         let mut memcached = Memcached { child, port };
         let give_up = Instant::now() + Duration::from_secs(10);
         while Instant::now() < give_up {
             if memcached.child.try_wait().expect("the child can be waited for").is_some() {
                 return None;
             }
-            if memcached.try_command("mn").is_some_and(|its| its.starts_with(answer)) {
+            if memcached.try_command("mn").is_some_and(|line| line.starts_with(answer)) {
                 return Some(memcached);
             }
             std::thread::sleep(Duration::from_millis(10));

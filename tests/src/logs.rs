@@ -40,8 +40,7 @@ pub fn collect_logs() {
     });
 }
 
-/// Starts to collect the log lines of this process as [`collect_logs`] does, and also the lines that
-/// say why a call missed.
+/// Calls [`collect_logs`], and also collects the lines that say why a call missed.
 ///
 /// # Panics
 /// If the process has another logger.

@@ -49,7 +49,7 @@ impl SwitchingProxy {
     }
 }
 
-/// Starts a thread that copies the bytes of one direction until the connection ends.
+/// Starts a thread that copies bytes from one socket to the other until a connection ends.
 fn forward(from: &TcpStream, to: &TcpStream) {
     let clone = |stream: &TcpStream| stream.try_clone().expect("the socket can be cloned");
     let (mut from, mut to) = (clone(from), clone(to));

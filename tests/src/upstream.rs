@@ -9,8 +9,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, Default)]
 pub struct Upstream {
     fetches: Arc<AtomicUsize>,
-    fails: Arc<AtomicBool>,
-    takes: Duration,
+    is_failing: Arc<AtomicBool>,
+    fetch_time: Duration,
 }
 
 /// The error of every fetch while the upstream fails.
@@ -21,7 +21,7 @@ impl Upstream {
     /// Sets how long each fetch takes, in milliseconds. By default a fetch takes no time.
     #[must_use]
     pub fn taking_millis(self, millis: u64) -> Upstream {
-        Upstream { takes: Duration::from_millis(millis), ..self }
+        Upstream { fetch_time: Duration::from_millis(millis), ..self }
     }
 
     /// Fetches once and returns the number of this fetch; the first is 1.
@@ -31,10 +31,10 @@ impl Upstream {
     pub async fn fetch(&self) -> Result<usize, UpstreamDown> {
         let fetch = self.fetches.fetch_add(1, Ordering::SeqCst) + 1;
         // A timer needs a runtime, and some tests run without one.
-        if !self.takes.is_zero() {
-            tokio::time::sleep(self.takes).await;
+        if !self.fetch_time.is_zero() {
+            tokio::time::sleep(self.fetch_time).await;
         }
-        if self.fails.load(Ordering::SeqCst) { Err(UpstreamDown) } else { Ok(fetch) }
+        if self.is_failing.load(Ordering::SeqCst) { Err(UpstreamDown) } else { Ok(fetch) }
     }
 
     /// Returns the number of fetches so far.
@@ -45,11 +45,11 @@ impl Upstream {
 
     /// Makes every fetch fail from now on.
     pub fn fail(&self) {
-        self.fails.store(true, Ordering::SeqCst);
+        self.is_failing.store(true, Ordering::SeqCst);
     }
 
     /// Makes fetches succeed again.
     pub fn recover(&self) {
-        self.fails.store(false, Ordering::SeqCst);
+        self.is_failing.store(false, Ordering::SeqCst);
     }
 }

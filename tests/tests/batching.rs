@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Memcached, Upstream, UpstreamDown, poll_once};
 
-/// Without a local tier, each call reads from memcached.
+/// Returns the square of a number. The function has no local tier, so each call reads memcached.
 #[coordinator_cached(
     name = "square",
     version = number,
@@ -35,8 +35,8 @@ async fn counted(upstream: &Upstream, number: u64) -> Result<usize, UpstreamDown
     upstream.fetch().await
 }
 
-/// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process(memcached: &Memcached, timeout_secs: u64) -> Cache {
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
+async fn new_process_cache(memcached: &Memcached, timeout_secs: u64) -> Cache {
     // The lease is so long that it does not end early on a busy machine.
     let lease = Duration::from_secs(60);
     let builder = Cache::builder().memcached([memcached.address()]).lease(lease);
@@ -61,7 +61,7 @@ async fn poll_some<F: Future>(mut future: Pin<&mut F>, times: usize) -> Option<F
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_callers_share_a_few_connections() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached, 10).await;
+    let cache = new_process_cache(&memcached, 10).await;
     let upstream = Upstream::default();
     let before = memcached.stat("total_connections");
     for _ in 0..2 {
@@ -77,14 +77,15 @@ async fn a_thousand_callers_share_a_few_connections() {
         cache.flush().await;
     }
     assert_eq!(upstream.fetches(), 1000, "the second round finds every value");
-    // Foreground and background each have six connections for single commands and two for batches.
+    // Calls and background work each use at most six connections for single commands, and two for
+    // batches. One more connection reads `total_connections`.
     let connections = memcached.stat("total_connections") - before - 1;
     assert!(connections <= 16, "at most 16 connections are opened: {connections}");
 }
 
-/// Cancels a third of the callers after some polls. Checks that every other caller gets its own
-/// answer.
-async fn assert_own_answers(cache: Cache) {
+/// Cancels about a third of the callers after some polls. Checks that each answer belongs to its
+/// caller.
+async fn assert_each_caller_gets_its_answer(cache: Cache) {
     let upstream = Upstream::default();
     for number in 0..200 {
         cache.scope(square(&upstream, number)).await.expect("the call succeeds");
@@ -101,12 +102,15 @@ async fn assert_own_answers(cache: Cache) {
                         0 => poll_some(call.as_mut(), (caller % 5) as usize + 1).await,
                         _ => Some(call.await),
                     };
-                    assert!(answer.is_none_or(|answer| answer == Ok(number * number)));
+                    assert!(
+                        answer.is_none_or(|answer| answer == Ok(number * number)),
+                        "the answer belongs to the caller"
+                    );
                 }))
             })
             .collect();
         for call in calls {
-            call.await.expect("no caller gets another answer");
+            call.await.expect("no task panics");
         }
     }
     assert_eq!(upstream.fetches(), 200, "no command is lost");
@@ -114,21 +118,21 @@ async fn assert_own_answers(cache: Cache) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cancelled_callers_shift_no_answers_on_many_threads() {
+async fn callers_get_their_own_answers_on_many_threads() {
     let memcached = Memcached::start();
-    assert_own_answers(new_process(&memcached, 10).await).await;
+    assert_each_caller_gets_its_answer(new_process_cache(&memcached, 10).await).await;
 }
 
 #[tokio::test]
-async fn cancelled_callers_shift_no_answers_on_one_thread() {
+async fn callers_get_their_own_answers_on_one_thread() {
     let memcached = Memcached::start();
-    assert_own_answers(new_process(&memcached, 10).await).await;
+    assert_each_caller_gets_its_answer(new_process_cache(&memcached, 10).await).await;
 }
 
 #[tokio::test]
 async fn cancelled_callers_leave_no_lease_behind() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached, 5).await;
+    let cache = new_process_cache(&memcached, 5).await;
     let upstream = Upstream::default();
     cache.scope(async { assert!(!square_entry(0).get().await.is_found()) }).await;
     memcached.suspend();
@@ -140,11 +144,11 @@ async fn cancelled_callers_leave_no_lease_behind() {
         for call in &mut calls {
             assert!(poll_some(call.as_mut(), 1).await.is_none());
         }
-        // By now the commands are sent or queued.
+        // This is long enough for the commands to be sent or queued.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     memcached.resume();
-    let other = new_process(&memcached, 5).await;
+    let other = new_process_cache(&memcached, 5).await;
     let began = Instant::now();
     for number in 0..20 {
         assert_eq!(other.scope(square(&upstream, number)).await, Ok(number * number));
@@ -157,7 +161,7 @@ async fn cancelled_callers_leave_no_lease_behind() {
 #[tokio::test]
 async fn an_unpolled_caller_delays_no_other_caller() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached, 5).await;
+    let cache = new_process_cache(&memcached, 5).await;
     let upstream = Upstream::default();
     cache
         .scope(async {
@@ -171,7 +175,8 @@ async fn an_unpolled_caller_delays_no_other_caller() {
             for number in 1..50 {
                 assert_eq!(square(&upstream, number).await, Ok(number * number));
             }
-            assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
+            let took = began.elapsed();
+            assert!(took < Duration::from_millis(2500), "no call waits for the held one: {took:?}");
             assert_eq!(held.await, Ok(0));
             assert_eq!(upstream.fetches(), 50);
         })
@@ -186,7 +191,7 @@ fn queued_commands_end_with_their_runtime() {
         runtime.expect("the runtime starts")
     };
     let first = runtime();
-    let cache = first.block_on(new_process(&memcached, 20));
+    let cache = first.block_on(new_process_cache(&memcached, 20));
     let upstream = Upstream::default();
     first.block_on(async {
         cache.scope(square(&upstream, 0)).await.expect("the call succeeds");
@@ -211,13 +216,14 @@ fn queued_commands_end_with_their_runtime() {
         assert_eq!(answer, Ok(number * number));
     }
     second.block_on(cache.flush());
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(15), "no call waits for the ended runtime: {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_never_reads_a_value_it_invalidated() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached, 10).await;
+    let cache = new_process_cache(&memcached, 10).await;
     let upstream = Upstream::default();
     let callers: Vec<_> = (0..64)
         .map(|caller| {
@@ -245,7 +251,7 @@ async fn an_oversized_value_fails_alone_and_ejects_nothing() {
         Ok("x".repeat(if number % 5 == 0 { 1100 << 10 } else { 10 << 10 }))
     }
     let memcached = Memcached::start();
-    let cache = new_process(&memcached, 10).await;
+    let cache = new_process_cache(&memcached, 10).await;
     let upstream = Upstream::default();
     for _ in 0..2 {
         let calls: Vec<_> = (0..20)
@@ -286,7 +292,7 @@ async fn fills_delay_no_caller_and_are_stored_later() {
     }
     const CALLS: u64 = 5000;
     let memcached = Memcached::start();
-    let cache = new_process(&memcached, 30).await;
+    let cache = new_process_cache(&memcached, 30).await;
     let upstream = Upstream::default();
     let (open, gate) = tokio::sync::watch::channel(false);
     let calls: Vec<_> = (0..CALLS)
@@ -298,7 +304,7 @@ async fn fills_delay_no_caller_and_are_stored_later() {
     while upstream.fetches() < CALLS as usize {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // Each call holds a lease. memcached is suspended now, and every caller is still answered.
+    // Each call holds a lease. Every caller is answered although memcached is suspended.
     memcached.suspend();
     open.send(true).expect("the fetches wait");
     for (number, call) in (0..CALLS).zip(calls) {
@@ -310,5 +316,5 @@ async fn fills_delay_no_caller_and_are_stored_later() {
     cache.flush().await;
     let stats = cache.stats().get("gated").expect("the function was called");
     assert_eq!(stats.fills + stats.fills_dropped, CALLS, "{stats:?}");
-    assert!(stats.fills > CALLS * 9 / 10, "{stats:?}");
+    assert!(stats.fills > CALLS * 9 / 10, "most fills are stored: {stats:?}");
 }

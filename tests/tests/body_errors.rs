@@ -14,8 +14,8 @@ use serde::Deserialize;
 const ATTRIBUTE: &str =
     "#[cached_core::coordinator_cached(name = \"case\", version = number, skip(client))]";
 
-/// Programs with an `async fn` whose body has a mistake, or something that the compiler warns
-/// about.
+/// The name and the source of programs with an `async fn`. The body of each `fn` has a mistake, or
+/// something that the compiler warns about.
 const CASES: [(&str, &str); 14] = [
     (
         "mismatch_at_the_tail",
@@ -141,13 +141,13 @@ const CASES: [(&str, &str); 14] = [
 
 /// A line of `cargo check --message-format=json`, with the fields that the test compares.
 #[derive(Deserialize)]
-struct Line {
-    target: Option<Target>,
+struct CargoMessage {
+    target: Option<CargoTarget>,
     message: Option<Diagnostic>,
 }
 
 #[derive(Deserialize)]
-struct Target {
+struct CargoTarget {
     name: String,
 }
 
@@ -169,7 +169,7 @@ struct Span {
 
 #[test]
 fn the_attribute_changes_no_error_in_a_body() {
-    let messages = check(&package());
+    let messages = compiler_messages(&write_package());
     let mut differences = String::new();
     for (case, _) in CASES {
         let [with, without] =
@@ -180,11 +180,11 @@ fn the_attribute_changes_no_error_in_a_body() {
                 .expect("a String accepts every write");
         }
     }
-    assert!(differences.is_empty(), "{differences}");
+    assert!(differences.is_empty(), "the attribute changes no message:\n{differences}");
 }
 
 /// Writes a package with two programs for each case, which differ only in the attribute.
-fn package() -> std::path::PathBuf {
+fn write_package() -> std::path::PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let package = Path::new(env!("CARGO_TARGET_TMPDIR")).join("body_errors");
     let write = |path: &str, text: &str| {
@@ -212,8 +212,9 @@ fn package() -> std::path::PathBuf {
     package
 }
 
-/// Returns the compiler's messages about each program, with level, text and primary places.
-fn check(package: &Path) -> BTreeMap<String, Vec<String>> {
+/// Checks the package with cargo. Returns the compiler's messages about each program, with level,
+/// text and underlined places.
+fn compiler_messages(package: &Path) -> BTreeMap<String, Vec<String>> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("..");
     let output = Command::new(env!("CARGO"))
         .args(["check", "--quiet", "--offline", "--keep-going", "--bins", "--message-format=json"])
@@ -224,7 +225,8 @@ fn check(package: &Path) -> BTreeMap<String, Vec<String>> {
         .expect("cargo runs");
     let mut messages: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let Ok(Line { target: Some(target), message: Some(message) }) = serde_json::from_str(line)
+        let Ok(CargoMessage { target: Some(target), message: Some(message) }) =
+            serde_json::from_str(line)
         else {
             continue;
         };
@@ -241,7 +243,7 @@ fn check(package: &Path) -> BTreeMap<String, Vec<String>> {
         messages.entry(target.name).or_default().push(text);
     }
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(!messages.is_empty(), "{errors}");
+    assert!(!messages.is_empty(), "the compiler reports messages: {errors}");
     messages.values_mut().for_each(|texts| texts.sort());
     messages
 }

@@ -15,11 +15,12 @@ use cached_core::{Cache, RequestScope, coordinator_cached};
 use serde::{Deserialize, Serialize};
 
 thread_local! {
-    /// The number that this thread calls for, until a dropped value has called for it too.
+    /// The number that this thread calls `fetch` with. A dropped value takes the number and repeats
+    /// the call.
     static CURRENT_NUMBER: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// The number of calls by dropped values that were answered.
+/// How many calls of dropped values were answered.
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
 
 struct ThreadWaker(Thread);
@@ -43,7 +44,7 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// A value whose `Drop` calls for the number that its thread is calling for.
+/// A value whose `Drop` repeats the current call of its thread.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CallsOnDrop(u64);
 
@@ -73,8 +74,9 @@ fn within_ten_seconds(run: impl FnOnce() + Send + 'static) {
     assert!(waited.is_ok(), "the function returns within ten seconds");
 }
 
-/// With `force_miss` a call ignores stored values. So the dropped value's call could join the fetch
-/// that is just ending, and would wait for its own thread.
+/// With `force_miss`, a call ignores stored values but may wait for a running fetch. The call of a
+/// dropped value must not wait for the fetch that is just ending, because that fetch is on the same
+/// thread.
 #[test]
 fn a_dropped_value_may_call_its_own_key() {
     within_ten_seconds(|| {

@@ -25,7 +25,7 @@ fn entries_use_about_the_configured_capacity() {
         println!("PERCENT {}", grown(CAPACITY) * 100 / CAPACITY);
         return;
     }
-    let mut wrong = Vec::new();
+    let mut misfits = Vec::new();
     // The kind with the largest values is left out: 80 of its values fill the cache, and the store
     // evicts with a delay.
     for (kind, _) in KINDS.into_iter().filter(|(kind, _)| *kind != "byte vectors of 100 KiB") {
@@ -37,10 +37,10 @@ fn entries_use_about_the_configured_capacity() {
         let percent: u64 = percent.and_then(|number| number.parse().ok()).expect(&output);
         println!("{kind}: {percent} % of the capacity");
         if !(70..=135).contains(&percent) {
-            wrong.push((kind, percent));
+            misfits.push((kind, percent));
         }
     }
-    assert!(wrong.is_empty(), "each kind fills 70 to 135 % of the capacity: {wrong:?}");
+    assert!(misfits.is_empty(), "each kind fills 70 to 135 % of the capacity: {misfits:?}");
 }
 
 #[coordinator_cached(name = "weighed", version = number, weight = |_| 100 << 10, entry = weighed_entry)]
@@ -69,30 +69,30 @@ async fn count_kept(cache: &Cache) -> u64 {
 #[tokio::test]
 async fn the_weight_option_holds_for_every_origin() {
     let memcached = Memcached::start();
-    let new_process = || Cache::builder().local_capacity(1 << 20).memcached([memcached.address()]);
-    let fetches = new_process().build().await.expect("the settings are valid");
-    let hits = count_kept(&fetches).await;
-    assert!((1..=12).contains(&hits), "about ten fetched values are kept: {hits} of 100");
-    fetches.flush().await;
-    let reads = new_process().build().await.expect("the settings are valid");
-    let hits = count_kept(&reads).await;
-    assert!((1..=12).contains(&hits), "about ten values from memcached are kept: {hits} of 100");
-    let stats = reads.stats().get("weighed").expect("the function was called");
+    let builder = || Cache::builder().local_capacity(1 << 20).memcached([memcached.address()]);
+    let fetching_cache = builder().build().await.expect("the settings are valid");
+    let kept = count_kept(&fetching_cache).await;
+    assert!((1..=12).contains(&kept), "about ten fetched values are kept: {kept} of 100");
+    fetching_cache.flush().await;
+    let reading_cache = builder().build().await.expect("the settings are valid");
+    let kept = count_kept(&reading_cache).await;
+    assert!((1..=12).contains(&kept), "about ten values from memcached are kept: {kept} of 100");
+    let stats = reading_cache.stats().get("weighed").expect("the function was called");
     assert_eq!(stats.fetches, 0);
 
-    let adds =
+    let adding_cache =
         Cache::builder().local_capacity(1 << 20).build().await.expect("the settings are valid");
     let add = async {
         for number in 0..100 {
             weighed_entry(number).add(number).await;
         }
     };
-    adds.scope(add).await;
+    adding_cache.scope(add).await;
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     let mut found = 0;
     for number in 0..100 {
         found += u64::from(
-            adds.scope(async move { weighed_entry(number).get().await.is_found() }).await,
+            adding_cache.scope(async move { weighed_entry(number).get().await.is_found() }).await,
         );
     }
     assert!((1..=12).contains(&found), "about ten added values are kept: {found} of 100");

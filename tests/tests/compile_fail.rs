@@ -1,5 +1,6 @@
-//! The attribute refuses the programs in `ui`, with the compiler's output beside each, and accepts
-//! the programs in `ui/pass`. The test is a program of its own because it runs cargo.
+//! The attribute refuses the programs in `ui`, and accepts those in `ui/pass`. The file `.stderr`
+//! beside a refused program holds the compiler's output. The test is a program of its own because
+//! it runs cargo.
 //!
 //! Each file in `ui` is named after one rule. The file calls the annotated function, so that an
 //! error in the expansion would show. After a change of a message, run

@@ -15,7 +15,7 @@ use cached_tests::{FakeMemcached, Memcached, ServerKind};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-const FETCH: Duration = Duration::from_millis(20);
+const FETCH_TIME: Duration = Duration::from_millis(20);
 const TIMEOUT: Duration = Duration::from_millis(800);
 /// The delay that a busy machine may add.
 const LATENESS: Duration = Duration::from_millis(300);
@@ -32,7 +32,7 @@ impl CountingUpstream {
             .expect("no thread panics while it holds the lock")
             .entry(number)
             .or_default() += 1;
-        tokio::time::sleep(FETCH).await;
+        tokio::time::sleep(FETCH_TIME).await;
         number
     }
 
@@ -57,8 +57,8 @@ async fn record(upstream: &CountingUpstream, number: u32) -> Result<u32, String>
     Ok(upstream.fetch(number).await)
 }
 
-/// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process(servers: &[Memcached]) -> Cache {
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
+async fn new_process_cache(servers: &[Memcached]) -> Cache {
     let builder = Cache::builder().memcached(servers.iter().map(Memcached::address));
     // A call that waits for a lease must wait until the lease holder has stored the value.
     let builder = builder.remote_timeout(TIMEOUT).lease_wait(Duration::from_secs(20));
@@ -75,7 +75,7 @@ fn key(cache: &Cache, number: u32) -> String {
 
 /// Returns numbers whose keys have the first server as their home.
 async fn keys_of_first_server(servers: &[Memcached], count: usize) -> Vec<u32> {
-    let (cache, upstream) = (new_process(servers).await, CountingUpstream::default());
+    let (cache, upstream) = (new_process_cache(servers).await, CountingUpstream::default());
     let mut keys = Vec::new();
     for number in 10_000.. {
         cache.scope(record(&upstream, number)).await.expect("the call succeeds");
@@ -93,8 +93,11 @@ async fn keys_of_first_server(servers: &[Memcached], count: usize) -> Vec<u32> {
 /// Calls `record` from two processes in turn, with keys whose home server is lost. Checks that each
 /// key is fetched once in total, and that no call takes longer than the timeout and a fetch.
 async fn assert_one_fetch_in_turn(servers: &[Memcached], keys: &[u32]) {
-    let (a, b, upstream) =
-        (new_process(servers).await, new_process(servers).await, CountingUpstream::default());
+    let (a, b, upstream) = (
+        new_process_cache(servers).await,
+        new_process_cache(servers).await,
+        CountingUpstream::default(),
+    );
     for (turn, &number) in keys.iter().enumerate() {
         let in_turn = if turn % 2 == 0 { [&a, &b] } else { [&b, &a] };
         for cache in in_turn {
@@ -102,7 +105,7 @@ async fn assert_one_fetch_in_turn(servers: &[Memcached], keys: &[u32]) {
             let answer = cache.scope(record(&upstream, number)).await;
             let took = began.elapsed();
             assert_eq!(answer, Ok(number));
-            assert!(took < TIMEOUT + FETCH + LATENESS, "{took:?}");
+            assert!(took < TIMEOUT + FETCH_TIME + LATENESS, "one timeout and one fetch: {took:?}");
             cache.flush().await;
         }
         assert_eq!(upstream.fetches(number), 1, "the key of turn {turn} is fetched once");
@@ -112,8 +115,11 @@ async fn assert_one_fetch_in_turn(servers: &[Memcached], keys: &[u32]) {
 /// Calls `record` from two processes at once, with keys whose home server is lost. Checks that each
 /// key is fetched once in total.
 async fn assert_one_fetch_at_once(servers: &[Memcached], keys: &[u32]) {
-    let (a, b, upstream) =
-        (new_process(servers).await, new_process(servers).await, CountingUpstream::default());
+    let (a, b, upstream) = (
+        new_process_cache(servers).await,
+        new_process_cache(servers).await,
+        CountingUpstream::default(),
+    );
     let mut calls = JoinSet::new();
     for &number in keys {
         for cache in [&a, &b, &a, &b] {
@@ -150,11 +156,11 @@ async fn a_hanging_server_costs_one_fetch_per_key() {
 }
 
 #[tokio::test]
-async fn a_hanging_home_leaves_a_new_gutter_time() {
+async fn an_added_server_that_hangs_costs_one_fetch() {
     let servers = [Memcached::start(), Memcached::start()];
     let keys = keys_of_first_server(&servers, 2).await;
     let process_with_added_server = async || {
-        let cache = new_process(&servers[..1]).await;
+        let cache = new_process_cache(&servers[..1]).await;
         cache
             .set_memcached(servers.iter().map(Memcached::address))
             .expect("the settings are valid");
@@ -176,13 +182,13 @@ async fn a_hanging_home_leaves_a_new_gutter_time() {
 #[tokio::test]
 async fn two_hanging_servers_cost_one_timeout() {
     let servers = [Memcached::start(), Memcached::start()];
-    let (cache, upstream) = (new_process(&servers).await, CountingUpstream::default());
+    let (cache, upstream) = (new_process_cache(&servers).await, CountingUpstream::default());
     servers.iter().for_each(Memcached::suspend);
     for number in 0..4 {
         let began = Instant::now();
         assert_eq!(cache.scope(record(&upstream, number)).await, Ok(number));
         let took = began.elapsed();
-        assert!(took < TIMEOUT + FETCH + LATENESS, "{took:?}");
+        assert!(took < TIMEOUT + FETCH_TIME + LATENESS, "one timeout and one fetch: {took:?}");
     }
     servers.iter().for_each(Memcached::resume);
 }
@@ -295,7 +301,7 @@ async fn an_invalidated_gutter_fetch_is_not_stored() {
         }
     };
     tokio::time::timeout(TIMEOUT, is_read).await.expect("the gutter is read");
-    tokio::time::sleep(FETCH).await;
+    tokio::time::sleep(FETCH_TIME).await;
     both.home.recover();
     let new = both.upstream.change();
     assert!(both.invalidate(1).await);

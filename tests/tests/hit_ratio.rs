@@ -1,5 +1,4 @@
-//! The local tier chooses as well as moka alone which entries to keep, although moka sees only some
-//! of the hits.
+//! The local tier has the hit ratio of moka alone, although it tells moka of only some of its hits.
 //!
 //! The test runs in a process of its own because it counts hits under eviction.
 #![allow(missing_docs)]
@@ -20,9 +19,9 @@ async fn traced(number: u64) -> Result<Arc<Vec<u8>>, std::io::Error> {
 }
 
 /// A random number generator that repeats in every run.
-struct Random(u64);
+struct RandomNumbers(u64);
 
-impl Random {
+impl RandomNumbers {
     fn fraction(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -32,20 +31,20 @@ impl Random {
 }
 
 /// Draws one of `keys` keys by Zipf's law with exponent 1.
-fn zipf(random: &mut Random, keys: u64) -> u64 {
+fn zipf(random: &mut RandomNumbers, keys: u64) -> u64 {
     // The distribution function is approximately ln(k) / ln(keys).
     (keys as f64).powf(random.fraction()) as u64
 }
 
 fn zipf_trace() -> Vec<u64> {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = RandomNumbers(0x9e37_79b9_7f4a_7c15);
     (0..100_000).map(|_| zipf(&mut random, 50_000)).collect()
 }
 
 /// Returns a trace with scans. Each scan reads all rows of a table once, and the table is larger
 /// than the cache.
 fn scan_trace() -> Vec<u64> {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = RandomNumbers(0x9e37_79b9_7f4a_7c15);
     let mut trace = Vec::new();
     for scan in 0..8_u64 {
         trace.extend((0..10_000).map(|_| zipf(&mut random, 20_000)));

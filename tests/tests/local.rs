@@ -1,5 +1,5 @@
-//! The local tier never answers with a value that was overwritten or invalidated or has expired. It
-//! frees the values that it drops.
+//! The local tier never answers with a value that was overwritten or invalidated or has expired.
+//! The tier frees such values.
 //!
 //! These tests run in a process of their own because they count freed values.
 #![allow(missing_docs)]
@@ -87,11 +87,12 @@ fn no_thread_reads_an_overwritten_value() {
     assert!(reads.load(Ordering::Relaxed) > CHANGES, "the readers make more calls than changes");
 }
 
-/// Three threads read the levels of three tanks as fast as they can, while a fourth clears the cache, or the
-/// entries of the function. After a clearing has returned, no later call may return an older level.
+/// Three threads read the levels of three tanks as fast as they can. A fourth thread clears the
+/// cache and the entries of the function in turn. After a clear has returned, no later call may
+/// return an older level.
 #[test]
 fn no_thread_reads_a_cleared_value() {
-    const CLEARINGS: u64 = 2_000;
+    const CLEARS: u64 = 2_000;
     let cache = runtime().block_on(cache());
     let (source, floor) = (Source::default(), AtomicU64::new(0));
     let (done, reads) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -101,9 +102,12 @@ fn no_thread_reads_a_cleared_value() {
                 runtime().block_on(cache.scope(async {
                     while !done.load(Ordering::Relaxed) {
                         for tank in 10..13 {
-                            let least = floor.load(Ordering::SeqCst);
+                            let floor_before = floor.load(Ordering::SeqCst);
                             let seen = level(&source, tank).await.expect("the call succeeds");
-                            assert!(seen >= least, "tank {tank}: {seen} is older than {least}");
+                            assert!(
+                                seen >= floor_before,
+                                "tank {tank}: {seen} is older than {floor_before}"
+                            );
                             reads.fetch_add(1, Ordering::Relaxed);
                         }
                     }
@@ -111,25 +115,25 @@ fn no_thread_reads_a_cleared_value() {
             });
         }
         runtime().block_on(async {
-            for clearing in 1..=CLEARINGS {
-                source.store(clearing, Ordering::SeqCst);
-                match clearing % 2 {
+            for clear in 1..=CLEARS {
+                source.store(clear, Ordering::SeqCst);
+                match clear % 2 {
                     0 => drop(cache.clear().await),
                     _ => drop(cache.invalidate_all("level").await.expect("it is declared")),
                 }
-                floor.store(clearing, Ordering::SeqCst);
+                floor.store(clear, Ordering::SeqCst);
                 // This is long enough for a reader to fetch.
                 for _ in 0..200 {
                     std::hint::spin_loop();
                 }
-                if clearing % 16 == 0 {
+                if clear % 16 == 0 {
                     std::thread::yield_now();
                 }
             }
         });
         done.store(true, Ordering::Relaxed);
     });
-    assert!(reads.load(Ordering::Relaxed) > CLEARINGS, "the readers made too few calls");
+    assert!(reads.load(Ordering::Relaxed) > CLEARS, "the readers make more calls than clears");
 }
 
 #[coordinator_cached(name = "expiring", version = number, ttl = "30m", skip(source))]
@@ -196,7 +200,7 @@ fn a_dropped_cache_frees_its_values() {
     assert!(!is_alive(&seen));
 }
 
-/// A value whose `clone` blocks until the test allows it to end.
+/// A value whose `clone` blocks while the test holds the lock `CLONES`.
 #[derive(Debug, Serialize, Deserialize)]
 struct SlowClone(u64);
 
@@ -222,13 +226,13 @@ async fn freed(value: &Arc<String>, number: u64) -> Result<Arc<String>, std::io:
     Ok(Arc::clone(value))
 }
 
-/// A `clone` is code of the program and may take a long time.
+/// `clone` is code of the program and may take a long time. Meanwhile, other values must be freed.
 #[test]
-fn a_slow_clone_holds_no_invalidated_value() {
+fn a_slow_clone_keeps_no_other_value_alive() {
     let cache = runtime().block_on(cache());
     runtime().block_on(cache.scope(slow(1))).expect("the call succeeds");
     let value = Arc::new("freed".to_owned());
-    let blocked = CLONES.lock().expect("no thread panics while it holds the lock");
+    let clone_lock = CLONES.lock().expect("no thread panics while it holds the lock");
     IN_CLONE.store(false, Ordering::SeqCst);
     std::thread::scope(|scope| {
         scope.spawn(|| runtime().block_on(cache.scope(slow(1))).expect("the call succeeds"));
@@ -241,10 +245,10 @@ fn a_slow_clone_holds_no_invalidated_value() {
                 freed_entry(number).invalidate().await.expect("no server can fail");
             }
         }));
-        // A panic would wait for the other thread forever while `blocked` exists, so the assertion
-        // comes after the drop.
+        // A panic would wait for the other thread forever while `clone_lock` exists, so the
+        // assertion comes after the drop.
         let alive = Arc::strong_count(&value) - 1;
-        drop(blocked);
+        drop(clone_lock);
         assert!(alive < 10, "invalidated values are freed: {alive} of 1000 are not");
     });
 }
@@ -260,8 +264,8 @@ async fn cistern(sources: &Arc<[AtomicU64]>, number: usize) -> Result<u64, std::
     Ok(sources[number].load(Ordering::SeqCst))
 }
 
-/// Most entries are evicted or expire. So lookups, the evictions of moka, the sweep of expired
-/// entries and changes work on the same entries at once.
+/// Most entries are evicted or expire. So lookups, evictions, expiry and changes meet on the same
+/// entries.
 #[test]
 fn no_thread_reads_old_values_under_eviction() {
     const CISTERNS: usize = 3_000;

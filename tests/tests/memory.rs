@@ -44,16 +44,18 @@ fn an_entry_needs_little_more_than_in_moka() {
 }
 
 const ENTRIES: usize = 52_000;
-/// The number of entries before the measurement. No table doubles during the measurement: papaya's
-/// has 262,144 places, which are enough for somewhat less than 200,000 entries, and each of moka's
-/// 64 segments has 4,096 places. (papaya grows when a search takes too long, which depends on the
-/// hash's random seed: at three quarters of the places, one table in three grows.)
-const BEFORE: usize = 128_000;
+/// The number of entries before the measurement. It is chosen so that no table grows during the
+/// measurement.
+///
+/// papaya's table has 262,144 places. It grows when a search takes too long, which depends on the
+/// random seed of the hash. With three quarters of the places in use, one table in three has grown.
+/// Each of moka's 64 segments has 4,096 places.
+const ENTRIES_BEFORE: usize = 128_000;
 
 /// Returns the capacity of a cache. With `is_filling`, the entries before the measurement use more
 /// than half of the capacity.
 fn capacity(digits: usize, is_filling: bool) -> u64 {
-    let all = (BEFORE + ENTRIES + ENTRIES / 2) * (620 + 2 * digits);
+    let all = (ENTRIES_BEFORE + ENTRIES + ENTRIES / 2) * (620 + 2 * digits);
     if is_filling { all as u64 } else { 1 << 30 }
 }
 
@@ -74,7 +76,7 @@ fn bytes_in_our_cache(digits: usize, is_filling: bool) -> i64 {
         let cache = Cache::builder().local_capacity(capacity(digits, is_filling)).build().await;
         let cache = cache.expect("the settings are valid");
         if is_filling {
-            call_all(&cache, 0..BEFORE).await;
+            call_all(&cache, 0..ENTRIES_BEFORE).await;
             // Up to a second passes until moka knows all entries.
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -89,7 +91,7 @@ fn bytes_in_our_cache(digits: usize, is_filling: bool) -> i64 {
         });
     });
     let held = cache.stats().get("payment").expect("the function was called").fetches;
-    assert_eq!(held as usize, ENTRIES + if is_filling { BEFORE } else { 0 });
+    assert_eq!(held as usize, ENTRIES + if is_filling { ENTRIES_BEFORE } else { 0 });
     std::mem::forget(cache);
     bytes_an_entry(measured)
 }
@@ -111,7 +113,7 @@ fn bytes_in_moka(digits: usize, is_filling: bool) -> i64 {
         }
         moka.run_pending_tasks();
     };
-    insert(0..if is_filling { BEFORE } else { 0 });
+    insert(0..if is_filling { ENTRIES_BEFORE } else { 0 });
     let measured = measure(|| insert(1_000_000..1_000_000 + ENTRIES));
     std::mem::forget(moka);
     bytes_an_entry(measured)

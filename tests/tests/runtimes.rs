@@ -43,22 +43,22 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("the runtime starts")
 }
 
-/// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process(memcached: &Memcached, timeout: Duration) -> Cache {
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
+async fn new_process_cache(memcached: &Memcached, timeout: Duration) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]).remote_timeout(timeout);
     builder.build().await.expect("the settings are valid")
 }
 
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-fn errors(cache: &Cache) -> u64 {
+fn remote_errors(cache: &Cache) -> u64 {
     cache.stats().total().remote_errors
 }
 
 #[test]
 fn sixteen_runtimes_keep_their_connections() {
     let memcached = Memcached::start();
-    let cache = runtime().block_on(new_process(&memcached, Duration::from_secs(5)));
+    let cache = runtime().block_on(new_process_cache(&memcached, Duration::from_secs(5)));
     let before = memcached.stat("total_connections");
     let threads: Vec<_> = (0..16)
         .map(|thread| {
@@ -78,7 +78,7 @@ fn sixteen_runtimes_keep_their_connections() {
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().expect("no task panics"));
-    assert_eq!(errors(&cache), 0);
+    assert_eq!(remote_errors(&cache), 0);
     let connections = memcached.stat("total_connections") - before - 1;
     println!("{connections} connections");
     assert!(connections <= 64, "16 runtimes open at most 64 connections: {connections}");
@@ -92,7 +92,7 @@ fn descriptors() -> usize {
 #[test]
 fn an_ended_runtime_leaves_no_descriptors() {
     let memcached = Memcached::start();
-    let cache = runtime().block_on(new_process(&memcached, Duration::from_secs(5)));
+    let cache = runtime().block_on(new_process_cache(&memcached, Duration::from_secs(5)));
     let upstream = Upstream::default();
     let before = descriptors();
     for number in 0..300 {
@@ -101,7 +101,7 @@ fn an_ended_runtime_leaves_no_descriptors() {
             cache.flush().await;
         });
     }
-    assert_eq!(errors(&cache), 0);
+    assert_eq!(remote_errors(&cache), 0);
     let left = descriptors().saturating_sub(before);
     assert!(left < 20, "300 runtimes leave less than 20 descriptors: {left}");
 }
@@ -110,7 +110,7 @@ fn an_ended_runtime_leaves_no_descriptors() {
 fn a_read_on_a_closed_connection_is_repeated() {
     let mut memcached = Memcached::start();
     let runtime = runtime();
-    let cache = runtime.block_on(new_process(&memcached, TIMEOUT));
+    let cache = runtime.block_on(new_process_cache(&memcached, TIMEOUT));
     let upstream = Upstream::default();
     runtime.block_on(async {
         cache.scope(cube(&upstream, 1)).await.expect("the call succeeds");
@@ -133,7 +133,7 @@ fn a_read_on_a_closed_connection_is_repeated() {
 /// later are released.
 async fn assert_late_leases_released(calls: u64) {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached, Duration::from_millis(200)).await;
+    let cache = new_process_cache(&memcached, Duration::from_millis(200)).await;
     let upstream = Upstream::default();
     // With so many calls, the library opens all its connections before the server is suspended.
     let warm: Vec<_> = (1000..1100)
@@ -148,13 +148,13 @@ async fn assert_late_leases_released(calls: u64) {
     cache.flush().await;
     let items = memcached.stat("total_items");
     memcached.suspend();
-    let late: Vec<_> = (0..calls)
+    let late_calls: Vec<_> = (0..calls)
         .map(|number| {
             let (cache, upstream) = (cache.clone(), upstream.clone());
             tokio::spawn(async move { cache.scope(cube(&upstream, number)).await })
         })
         .collect();
-    for call in late {
+    for call in late_calls {
         call.await.expect("no task panics").expect("the call succeeds");
     }
     memcached.resume();
@@ -163,12 +163,12 @@ async fn assert_late_leases_released(calls: u64) {
         keys.push(cache.scope(async { cube_entry(number).key().to_string() }).await);
     }
     let give_up = Instant::now() + Duration::from_millis(800);
-    let held =
+    let held_leases =
         || keys.iter().filter(|key| memcached.command(&format!("mg {key} t")) != "EN").count();
     // memcached first executes the commands that wait for it.
     tokio::time::sleep(Duration::from_millis(100)).await;
-    while held() > 0 {
-        assert!(Instant::now() < give_up, "{calls} leases are released: {} are not", held());
+    while held_leases() > 0 {
+        assert!(Instant::now() < give_up, "{calls} leases are released: {} are not", held_leases());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(memcached.stat("total_items") >= items + calls, "memcached has granted the leases");
@@ -196,7 +196,7 @@ fn a_runtime_without_drivers_skips_memcached() {
     for (runtime, missing) in runtimes {
         let runtime = runtime.expect("the runtime starts");
         let upstream = Upstream::default();
-        let cache = runtime.block_on(new_process(&memcached, TIMEOUT));
+        let cache = runtime.block_on(new_process_cache(&memcached, TIMEOUT));
         runtime.block_on(cache.scope(async {
             for number in 0..5 {
                 assert_eq!(cube(&upstream, number).await, Ok(number * number * number));
@@ -221,7 +221,7 @@ fn a_runtime_without_drivers_skips_memcached() {
 #[tokio::test(start_paused = true)]
 async fn a_paused_clock_fails_no_exchange() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached, TIMEOUT).await;
+    let cache = new_process_cache(&memcached, TIMEOUT).await;
     let upstream = Upstream::default();
     let calls = async |numbers: std::ops::Range<u64>| {
         for number in numbers {
@@ -244,7 +244,7 @@ async fn a_paused_clock_fails_no_exchange() {
     let began = Instant::now();
     cache.scope(cube(&upstream, 1)).await.expect("the call succeeds");
     let took = began.elapsed();
-    assert!(took >= TIMEOUT && took < TIMEOUT * 3, "{took:?}");
+    assert!(took >= TIMEOUT && took < TIMEOUT * 3, "the call takes one timeout: {took:?}");
 }
 
 /// Checks that the renewals of a lease move to another runtime.
@@ -256,7 +256,7 @@ async fn a_paused_clock_fails_no_exchange() {
 fn assert_renewals_move(during_renewal: bool, stop: impl FnOnce(Runtime) -> Option<Runtime>) {
     let memcached = Memcached::start();
     let (first, second, elsewhere) = (runtime(), runtime(), runtime());
-    let cache = second.block_on(new_process(&memcached, TIMEOUT));
+    let cache = second.block_on(new_process_cache(&memcached, TIMEOUT));
     let upstream = Upstream::default().taking_millis(4000);
     let call = |cache: &Cache| {
         let upstream = upstream.clone();
@@ -280,7 +280,7 @@ fn assert_renewals_move(during_renewal: bool, stop: impl FnOnce(Runtime) -> Opti
     }
     std::thread::sleep(Duration::from_millis(300));
     let waits = elsewhere.block_on(async {
-        let other = new_process(&memcached, TIMEOUT).await;
+        let other = new_process_cache(&memcached, TIMEOUT).await;
         call(&other).await
     });
     assert_eq!(follower.join().expect("no task panics"), Ok(2));
@@ -302,6 +302,6 @@ fn renewals_move_when_their_runtime_idles() {
 }
 
 #[test]
-fn renewals_move_when_their_runtime_idles_during_one() {
+fn renewals_move_when_a_renewal_is_interrupted() {
     assert_renewals_move(true, Some);
 }

@@ -27,8 +27,8 @@ async fn profile(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> 
 
 const TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process<'s>(servers: impl IntoIterator<Item = &'s Memcached>) -> Cache {
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
+async fn new_process_cache<'s>(servers: impl IntoIterator<Item = &'s Memcached>) -> Cache {
     let builder = Cache::builder().memcached(servers.into_iter().map(Memcached::address));
     builder.remote_timeout(TIMEOUT).build().await.expect("the settings are valid")
 }
@@ -67,13 +67,13 @@ async fn users_at_home(server: &Memcached, cache: &Cache, users: std::ops::Range
 /// process never sees an old value after the server has resumed with its old items.
 async fn assert_no_old_values(servers: usize, overwrites: bool) {
     let servers: Vec<Memcached> = (0..servers).map(|_| Memcached::start()).collect();
-    let cache = new_process(&servers).await;
+    let cache = new_process_cache(&servers).await;
     let upstream = Upstream::default();
     call_all(&cache, &upstream, 0..40).await;
     cache.flush().await;
     let suspended = &servers[0];
     let at_home = users_at_home(suspended, &cache, 0..40).await;
-    assert!(at_home.len() > 5, "{at_home:?}");
+    assert!(at_home.len() > 5, "the server has several keys: {at_home:?}");
     suspended.suspend();
     // The first changes wait for the timeout. Then the server is ejected.
     let mut least = Vec::new();
@@ -112,7 +112,7 @@ async fn assert_no_old_values(servers: usize, overwrites: bool) {
     wait_until_reached(&cache, at_home[0]).await;
     assert_new("in use again").await;
     // The server has received the changes, so its present items were fetched later.
-    let other = new_process(&servers).await;
+    let other = new_process_cache(&servers).await;
     for &(user, least) in &least {
         let found = other.scope(async { profile_entry(user).get().await.into_option() });
         assert!(found.await.is_none_or(|found| found >= least), "another process, user {user}");
@@ -120,7 +120,7 @@ async fn assert_no_old_values(servers: usize, overwrites: bool) {
 }
 
 #[tokio::test]
-async fn one_resumed_server_revives_no_invalidated_value() {
+async fn a_single_resumed_server_revives_no_value() {
     assert_no_old_values(1, false).await;
 }
 
@@ -139,7 +139,7 @@ async fn a_resumed_server_revives_no_overwritten_value() {
 #[tokio::test]
 async fn too_many_hints_fence_the_whole_server() {
     let server = Memcached::start();
-    let cache = new_process([&server]).await;
+    let cache = new_process_cache([&server]).await;
     let upstream = Upstream::default();
     call_all(&cache, &upstream, 0..10).await;
     cache.flush().await;
@@ -158,7 +158,8 @@ async fn too_many_hints_fence_the_whole_server() {
     for user in 1000..18_000 {
         invalidate(user).await;
     }
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(10), "no call waits for the server: {took:?}");
     server.resume();
     wait_until_reached(&cache, 500).await;
     for (user, answer) in (0..10).zip(call_all(&cache, &upstream, 0..10).await) {
@@ -174,7 +175,7 @@ async fn too_many_hints_fence_the_whole_server() {
 #[tokio::test]
 async fn keys_of_a_lost_server_use_the_gutter() {
     let mut servers = vec![Memcached::start(), Memcached::start()];
-    let (a, b) = (new_process(&servers).await, new_process(&servers).await);
+    let (a, b) = (new_process_cache(&servers).await, new_process_cache(&servers).await);
     let upstream = Upstream::default();
     call_all(&a, &upstream, 0..30).await;
     a.flush().await;
@@ -190,7 +191,7 @@ async fn keys_of_a_lost_server_use_the_gutter() {
     }
     let fetched = upstream.fetches();
     let users = &at_home[4..];
-    assert!(users.len() > 3, "{users:?}");
+    assert!(users.len() > 3, "the lost server had several keys: {users:?}");
     for &user in users {
         let first = call_all(&a, &upstream, user..user + 1).await;
         a.flush().await;
@@ -202,8 +203,8 @@ async fn keys_of_a_lost_server_use_the_gutter() {
         let key = a.scope(async { profile_entry(user).key().to_string() }).await;
         let remaining =
             servers[0].remaining_ttl(&format!("{key}:gutter")).expect("the gutter has the value");
-        assert!(remaining <= 10, "{remaining} s");
-        assert_eq!(servers[0].remaining_ttl(&key), None, "the value has only the gutter's name");
+        assert!(remaining <= 10, "the gutter server keeps a value for 10 s: {remaining} s");
+        assert_eq!(servers[0].remaining_ttl(&key), None, "the value is only under `:gutter`");
     }
     assert_eq!(upstream.fetches(), fetched + users.len());
     // An invalidation also reaches the gutter server, and holds after the home server has returned.
@@ -229,7 +230,7 @@ async fn keys_of_a_lost_server_use_the_gutter() {
 #[tokio::test]
 async fn changes_clear_the_gutter_of_other_processes() {
     let servers = [Memcached::start(), Memcached::start()];
-    let cache = new_process(&servers).await;
+    let cache = new_process_cache(&servers).await;
     let upstream = Upstream::default();
     call_all(&cache, &upstream, 0..10).await;
     cache.flush().await;
@@ -244,7 +245,7 @@ async fn changes_clear_the_gutter_of_other_processes() {
             }
             let present =
                 servers.iter().filter(|server| server.remaining_ttl(&key).is_some()).count();
-            // The item under the gutter name stays on the home server, because no process reads it
+            // The home server keeps its item with the suffix `:gutter`. No process reads that item
             // there.
             assert_eq!(present, 1, "user {user}");
         }
@@ -262,7 +263,7 @@ async fn state_changes_are_logged_and_calls_are_not() {
     let address = server.address();
     collect_logs();
     assert!(lines_of(&address).is_empty());
-    let cache = new_process([&server]).await;
+    let cache = new_process_cache([&server]).await;
     let upstream = Upstream::default();
     let call_many = async || {
         let tasks: Vec<_> = (0..100)
@@ -295,7 +296,7 @@ async fn state_changes_are_logged_and_calls_are_not() {
 #[tokio::test]
 async fn an_ejected_server_delays_no_call() {
     let server = Memcached::start();
-    let cache = new_process([&server]).await;
+    let cache = new_process_cache([&server]).await;
     let upstream = Upstream::default();
     server.suspend();
     // These calls eject the server. Later attempts to reach the server fail in the background.
@@ -311,9 +312,9 @@ async fn an_ejected_server_delays_no_call() {
     }
     times.sort_unstable();
     let (median, slowest) = (times[1000], times[1999]);
-    assert!(median < TIMEOUT / 100, "{median:?}");
+    assert!(median < TIMEOUT / 100, "most calls do not wait at all: {median:?}");
     // The attempts take the whole timeout, but no call does.
-    assert!(slowest < TIMEOUT, "{slowest:?}");
+    assert!(slowest < TIMEOUT, "no call waits for the timeout: {slowest:?}");
     server.resume();
 }
 
@@ -322,7 +323,7 @@ async fn only_keys_of_changed_servers_move() {
     const USERS: std::ops::Range<u32> = 0..300;
     let servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
     let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
-    let cache = new_process(&servers[..2]).await;
+    let cache = new_process_cache(&servers[..2]).await;
     let upstream = Upstream::default();
     let moved = async |what: &str| {
         let before = upstream.fetches();
@@ -368,7 +369,7 @@ async fn only_keys_of_changed_servers_move() {
 async fn keys_that_move_back_revive_no_value() {
     let servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
     let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
-    let cache = new_process(&servers[..2]).await;
+    let cache = new_process_cache(&servers[..2]).await;
     let upstream = Upstream::default();
     call_all(&cache, &upstream, 0..60).await;
     cache.flush().await;
@@ -412,7 +413,7 @@ async fn keys_that_move_back_revive_no_value() {
 async fn a_fetch_across_a_removal_stores_nothing() {
     let servers: Vec<Memcached> = (0..3).map(|_| Memcached::start()).collect();
     let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
-    let cache = new_process(&servers).await;
+    let cache = new_process_cache(&servers).await;
     let upstream = Upstream::default().taking_millis(600);
     let first = tokio::spawn({
         let (cache, upstream) = (cache.clone(), upstream.clone());
@@ -447,13 +448,14 @@ async fn a_fetch_across_a_removal_stores_nothing() {
     }
 }
 
-/// When a server is added again, the library trusts no item whose CAS number is older than the
-/// return. The server may restart later, and then counts its CAS numbers from the start.
+/// memcached numbers its writes; such a number is called a CAS. When a server is added again, the
+/// library trusts no item with a number from before. If the server restarts later, it counts from
+/// the start, and the library must trust its items all the same.
 #[tokio::test]
 async fn a_restarted_server_is_trusted_again() {
     let mut servers = [Memcached::start(), Memcached::start()];
     let addresses: Vec<String> = servers.iter().map(Memcached::address).collect();
-    let cache = new_process(&servers).await;
+    let cache = new_process_cache(&servers).await;
     let upstream = Upstream::default();
     // After so many items, the restarted server would need long to reach the old CAS numbers.
     call_all(&cache, &upstream, 0..3_000).await;
@@ -498,12 +500,12 @@ async fn an_unresolvable_name_fails_no_call() {
     assert_eq!(upstream.fetches(), fetched);
 }
 
-/// In a process that was suspended or is overloaded, every deadline has passed. The server has not
-/// failed then.
+/// In a process that was suspended or is overloaded, deadlines pass although the server has not
+/// failed.
 #[tokio::test]
 async fn a_suspended_process_ejects_no_server() {
     let server = Memcached::start();
-    let cache = new_process([&server]).await;
+    let cache = new_process_cache([&server]).await;
     let upstream = Upstream::default();
     call_all(&cache, &upstream, 0..1).await;
     cache.flush().await;

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use cached_core::{Cache, RequestScope, coordinator_cached};
 use serde::{Deserialize, Serialize};
 
-/// Returns a lock that each test must hold. A call runs the deferred drops of other calls, so the
-/// tests must not overlap.
+/// Returns a lock that each test must hold. A call may drop the values of other calls, so the tests
+/// must not overlap.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     LOCK.lock().unwrap_or_else(PoisonError::into_inner)
@@ -38,9 +38,9 @@ fn cache() -> Cache {
 }
 
 thread_local! {
-    /// A thread creates this list before its first call, and the other list after its first call.
-    /// So one of the two is destroyed before the thread-locals of the library, whatever the order
-    /// of destruction is.
+    /// A thread creates `BEFORE` before its first call, and `AFTER` after its first call. So one of
+    /// the two is destroyed before the thread-locals of the library, whatever the order of
+    /// destruction is.
     static BEFORE: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
     static AFTER: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
@@ -93,7 +93,7 @@ async fn panics(number: u64) -> Result<Arc<PanicsOnDrop>, std::io::Error> {
     Ok(Arc::new(PanicsOnDrop(number)))
 }
 
-/// Makes a call. At its end, a call runs the deferred drops.
+/// Makes a call. At its end, the call drops values that other calls have left to be dropped.
 fn run_deferred_drops() {
     static NEXT: AtomicU64 = AtomicU64::new(1_000);
     ready(plain(NEXT.fetch_add(1, Ordering::Relaxed))).expect("the call succeeds");
@@ -111,7 +111,7 @@ fn values_after_a_panicking_drop_are_dropped() {
     }
     assert_eq!(DROPS.load(Ordering::Relaxed), before);
     catch_unwind(AssertUnwindSafe(|| drop(cache))).ok();
-    // The sweeper may drop some of the values.
+    // The library's background task may drop some of the values.
     let give_up = Instant::now() + Duration::from_secs(10);
     while DROPS.load(Ordering::Relaxed) < before + 3 && Instant::now() < give_up {
         catch_unwind(run_deferred_drops).ok();
@@ -141,7 +141,7 @@ impl Drop for CallAtExit {
 fn at_thread_exit(call: impl Fn() + Copy + Send + 'static) {
     for calls_before in [false, true] {
         let thread = thread::spawn(move || {
-            // A thread destroys the thread-local that was used first at last.
+            // Thread-locals are destroyed in the reverse order of their first use.
             if calls_before {
                 call();
             }
@@ -185,7 +185,7 @@ async fn counted(number: u64) -> Result<u64, std::io::Error> {
     Ok(number)
 }
 
-/// Calls the function twice on another thread and returns the number of fetches.
+/// Calls `counted` twice on another thread and returns the number of fetches.
 fn fetches_of(number: u64) -> u64 {
     let call = move || {
         let before = FETCHED.load(Ordering::Relaxed);

@@ -1,9 +1,9 @@
-//! In a program of its own, because each test runs itself in a second process. The tests cover
-//! types that programs commonly cache.
+//! Types that programs commonly cache. No type leads to a wrong value or an error.
 //!
 //! For each type one of two things happens: a second process reads the value from memcached, or the
-//! value stays in the process that fetched it, and the audit reports the function. No type leads to
-//! a wrong value or an error.
+//! value stays in the process that fetched it, and the audit reports the function.
+//!
+//! The tests are a program of their own because each test starts this program as a second process.
 #![allow(missing_docs, clippy::type_complexity)]
 
 use std::borrow::Cow;
@@ -24,16 +24,17 @@ use serde_json::{Value, json};
 use url::Url;
 use uuid::Uuid;
 
-/// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process(memcached: &Memcached) -> Cache {
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
+async fn new_process_cache(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(5)).build().await.expect("the settings are valid")
 }
 
-/// The variable with the address of memcached, in a process that only reads.
+/// The environment variable of a second process, which only reads. Its value is the address of
+/// memcached.
 const READER: &str = "CACHED_TYPES_READER";
 
-/// The variable that tells a process that only reads what to expect: `hit` or `fetch`.
+/// The environment variable that tells a second process what to expect: `hit` or `fetch`.
 const EXPECTED: &str = "CACHED_TYPES_EXPECTED";
 
 /// Returns the finding about a function.
@@ -42,6 +43,7 @@ fn finding_about(name: &str) -> Option<String> {
     findings.iter().map(ToString::to_string).find(|finding| finding.contains(&format!("`{name}`")))
 }
 
+/// Writes a test for each type, with the cache name, the type and a value.
 macro_rules! types {
     ($($what:ident $name:tt $type:ty = $value:expr;)*) => {$(
         #[tokio::test]
@@ -65,7 +67,7 @@ macro_rules! types {
                 let cache = cache.expect("the settings are valid");
                 let is_unshared = match expects.as_deref() {
                     Ok("hit") => {
-                        // A look does not fetch, and so stores nothing.
+                        // `get` does not fetch, so it stores nothing.
                         let found = cache.scope(async { value_entry(7).get().await }).await;
                         assert!(found.is_found());
                         return;
@@ -80,7 +82,7 @@ macro_rules! types {
                 return;
             }
             let memcached = Memcached::start();
-            let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+            let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
             for cache in [&a, &b, &a, &b] {
                 let expected: $type = $value;
                 assert_eq!(cache.scope(value(7)).await, Ok(expected));
@@ -144,18 +146,18 @@ types! {
     range "range" std::ops::Range<u32> = 1..7;
     bounds "bounds" Vec<Bound<String>> =
         vec![Bound::Unbounded, Bound::Included("a".into()), Bound::Excluded("b".into())];
-    generics "generics" Generic<Generic<Option<u8>>, Result<String, Generic<u8, ()>>> = Generic {
-        inner: Generic { inner: Some(1), other: None },
-        other: Some(Err(Generic { inner: 7, other: Some(()) })),
+    generics "generics" GenericPair<GenericPair<Option<u8>>, Result<String, GenericPair<u8, ()>>> = GenericPair {
+        inner: GenericPair { inner: Some(1), other: None },
+        other: Some(Err(GenericPair { inner: 7, other: Some(()) })),
     };
-    variants "variants" Vec<Variants> = vec![
-        Variants::Unit,
-        Variants::Newtype(Cents(Wrapped { inner: 7 })),
-        Variants::Tuple(1, "a".into()),
-        Variants::Struct { a: Unit, b: [1; 3] },
-        Variants::Within(Box::new(Variants::Unit)),
+    variants "variants" Vec<EveryKindOfVariant> = vec![
+        EveryKindOfVariant::Unit,
+        EveryKindOfVariant::Newtype(Cents(InnerNumber { inner: 7 })),
+        EveryKindOfVariant::Tuple(1, "a".into()),
+        EveryKindOfVariant::Struct { a: Unit, b: [1; 3] },
+        EveryKindOfVariant::Within(Box::new(EveryKindOfVariant::Unit)),
     ];
-    aliased "aliased" Aliased = Aliased { amount: 7, fee: 1 };
+    aliased "aliased" AliasedField = AliasedField { amount: 7, fee: 1 };
     validated "validated" Vec<(Email, Percent)> = vec![(Email("a@b".into()), Percent(7))];
     borrowed_key "borrowed_key" HashMap<Cow<'static, str>, Box<str>> =
         HashMap::from([(Cow::Borrowed("a"), "b".into())]);
@@ -169,33 +171,33 @@ types! {
         label: None,
     });
     result "result" Vec<Result<u8, String>> = vec![Ok(7), Err("no".into())];
-    newtypes "newtypes" (Cents, Unit) = (Cents(Wrapped { inner: 7 }), Unit);
-    transparent "transparent" Transparent = Transparent { inner: 7 };
+    newtypes "newtypes" (Cents, Unit) = (Cents(InnerNumber { inner: 7 }), Unit);
+    transparent "transparent" TransparentNewtype = TransparentNewtype { inner: 7 };
     modules "modules" WithModules = WithModules {
         at: DateTime::from_timestamp(1_700_000_000, 0).expect("the time is valid"),
         bytes: vec![1, 2, 3],
         code: Code("EUR".into()),
     };
-    defaults "defaults" Defaulted = Defaulted { amount: 1, fee: 0 };
-    renamed "renamed" Renamed = Renamed { in_use: true, kind: Kind::Big { size: 7 } };
+    defaults "defaults" DefaultedField = DefaultedField { amount: 1, fee: 0 };
+    renamed "renamed" RenamedFields = RenamedFields { in_use: true, kind: Kind::Big { size: 7 } };
     externally_tagged "externally_tagged" Vec<Kind> = vec![Kind::Small, Kind::Big { size: 7 }];
-    adjacently_tagged "adjacently_tagged" Vec<Adjacent> =
-        vec![Adjacent::None, Adjacent::One(1), Adjacent::Many { of: vec![2, 3] }];
-    adjacently_tagged_one "adjacently_tagged_one" Adjacent = Adjacent::One(1);
+    adjacently_tagged "adjacently_tagged" Vec<AdjacentlyTagged> =
+        vec![AdjacentlyTagged::None, AdjacentlyTagged::One(1), AdjacentlyTagged::Many { of: vec![2, 3] }];
+    adjacently_tagged_one "adjacently_tagged_one" AdjacentlyTagged = AdjacentlyTagged::One(1);
     recursive "recursive" Tree = Tree { children: vec![Tree::default()], label: Some(Box::default()) };
     set_of_shapes "set_of_shapes" HashSet<Result<u8, u8>> =
         (0..100).map(|number| if number % 2 == 0 { Ok(number) } else { Err(number) }).collect();
     json "json" Value = json!({ "a": [1, 2.5, null], "b": { "c": "d" } });
-    flattened "flattened" Flat =
-        Flat { id: 7, rest: BTreeMap::from([("a".into(), 1), ("b".into(), 2)]) };
-    untagged "untagged" Vec<Untagged> = vec![Untagged::Number(1), Untagged::Text("2".into())];
-    internally_tagged "internally_tagged" Vec<Internal> =
-        vec![Internal::Card { last: 1234 }, Internal::Cash];
-    skipped_if_empty "skipped_if_empty" SkippedIf = SkippedIf { note: None, amount: 1, fee: 2 };
-    skipped_if_filled "skipped_if_filled" SkippedIf =
-        SkippedIf { note: Some(7), amount: 1, fee: 2 };
-    never_serialized "never_serialized" NeverSerialized =
-        NeverSerialized { secret: 9, amount: 1, rest: vec![0; 4] };
+    flattened "flattened" FlattenedMap =
+        FlattenedMap { id: 7, rest: BTreeMap::from([("a".into(), 1), ("b".into(), 2)]) };
+    untagged "untagged" Vec<UntaggedScalar> = vec![UntaggedScalar::Number(1), UntaggedScalar::Text("2".into())];
+    internally_tagged "internally_tagged" Vec<InternallyTagged> =
+        vec![InternallyTagged::Card { last: 1234 }, InternallyTagged::Cash];
+    skipped_if_empty "skipped_if_empty" SkippedIfNone = SkippedIfNone { note: None, amount: 1, fee: 2 };
+    skipped_if_filled "skipped_if_filled" SkippedIfNone =
+        SkippedIfNone { note: Some(7), amount: 1, fee: 2 };
+    never_serialized "never_serialized" UnserializedField =
+        UnserializedField { secret: 9, amount: 1, rest: vec![0; 4] };
     // A service parses this type with `serde_json` or `reqwest`'s `json()`.
     parsed_json "parsed_json" Envelope<Vec<Order>> = serde_json::from_str(
         r#"{"data": [{"orderId": 7, "lines": [{"sku": "a", "price": "12.50", "extra": {"x": [1, null]}}]}],
@@ -206,17 +208,17 @@ types! {
         json!({ "b": 1, "a": { "c": [] } }).as_object().cloned().expect("it is an object");
     shared_json "shared_json" Arc<Value> = Arc::new(json!({ "a": [true] }));
     json_or_none "json_or_none" Vec<Option<Value>> = vec![None, Some(json!({ "a": 1 }))];
-    untagged_deep "untagged_deep" Answer = Answer::Many(vec![
-        Answer::Address([127, 0, 0, 1].into()),
-        Answer::Number(-7),
-        Answer::At(DateTime::from_timestamp(1_700_000_000, 5).expect("the time is valid")),
-        Answer::By(Uuid::from_u128(7)),
-        Answer::Priced { price: Decimal::new(-12_345, 2), lasts: Duration::new(1, 2) },
+    untagged_deep "untagged_deep" UntaggedAnswer = UntaggedAnswer::Many(vec![
+        UntaggedAnswer::Address([127, 0, 0, 1].into()),
+        UntaggedAnswer::Number(-7),
+        UntaggedAnswer::At(DateTime::from_timestamp(1_700_000_000, 5).expect("the time is valid")),
+        UntaggedAnswer::By(Uuid::from_u128(7)),
+        UntaggedAnswer::Priced { price: Decimal::new(-12_345, 2), lasts: Duration::new(1, 2) },
     ]);
     internally_tagged_newtype "internally_tagged_newtype" InternalNewtype =
         InternalNewtype::Card(Card { last: 1234, holder: None });
-    many_optional "many_optional" ManyOptional =
-        ManyOptional { first: None, second: Some(2), third: None, lines: vec![SkippedIf { note: None, amount: 1, fee: 2 }] };
+    many_optional "many_optional" OptionalFields =
+        OptionalFields { first: None, second: Some(2), third: None, lines: vec![SkippedIfNone { note: None, amount: 1, fee: 2 }] };
     flattened_twice "flattened_twice" FlatTwice = FlatTwice {
         page: Page { number: 7, next: None },
         rest: HashMap::from([("a".into(), json!([1])), ("b".into(), json!({ "c": null }))]),
@@ -233,35 +235,35 @@ types! {
     );
     prost_message "prost_message" PaymentMessage =
         PaymentMessage { number: "7".into(), cents: -300, tags: vec!["a".into()], note: None };
-    prost_by_bytes "prost_by_bytes" Encoded<BareMessage> =
-        Encoded(BareMessage { number: "7".into(), cents: 300 });
+    prost_by_bytes "prost_by_bytes" ProtobufBytes<BareMessage> =
+        ProtobufBytes(BareMessage { number: "7".into(), cents: 300 });
     weighed_decimals "weighed_decimals" BTreeMap<String, Decimal> =
         BTreeMap::from([("eur".into(), Decimal::new(1, 2)), ("usd".into(), Decimal::MAX)]);
-    wide_untagged "wide_untagged" WideUntagged = WideUntagged::Wide(i128::MAX);
-    two_nothings "two_nothings" TwoNothings = TwoNothings { kind: Untagged::Number(1), nested: Some(None) };
-    skipped "skipped" Skipped = Skipped { amount: 7, seen: true };
-    skipped_default "skipped_default" Skipped = Skipped { amount: 7, seen: false };
+    wide_untagged "wide_untagged" UntaggedInteger = UntaggedInteger::Wide(i128::MAX);
+    two_nothings "two_nothings" TwoKindsOfNone = TwoKindsOfNone { kind: UntaggedScalar::Number(1), nested: Some(None) };
+    skipped "skipped" SkippedField = SkippedField { amount: 7, seen: true };
+    skipped_default "skipped_default" SkippedField = SkippedField { amount: 7, seen: false };
 }
 
-/// A field with `#[serde(skip)]` is not stored, so a value with one stays in the process that
-/// fetched it.
+/// memcached would lose the content of a field with `#[serde(skip)]`. So such a value stays in the
+/// process that fetched it.
 #[tokio::test]
 async fn a_skipped_field_is_not_lost() {
     #[cached_core::coordinator_cached(name = "skipped_alone", version = number, entry = entry)]
-    async fn value(number: u8) -> Result<Skipped, ()> {
-        Ok(Skipped { amount: number, seen: true })
+    async fn value(number: u8) -> Result<SkippedField, ()> {
+        Ok(SkippedField { amount: number, seen: true })
     }
 
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     for cache in [&a, &b] {
-        assert_eq!(cache.scope(value(7)).await, Ok(Skipped { amount: 7, seen: true }));
+        assert_eq!(cache.scope(value(7)).await, Ok(SkippedField { amount: 7, seen: true }));
         cache.flush().await;
     }
     let finding = finding_about("skipped_alone").expect("the audit says so");
     assert!(finding.contains("types::Skipped") && finding.contains("#[serde(skip)]"), "{finding}");
     // A value that the program adds is compared too.
-    let added = Skipped { amount: 8, seen: true };
+    let added = SkippedField { amount: 8, seen: true };
     a.scope(async { entry(8).add(added.clone()).await }).await;
     assert_eq!(b.scope(value(8)).await, Ok(added));
     assert_eq!(b.stats().total().remote_hits, 0);
@@ -291,7 +293,7 @@ async fn the_audit_names_the_part_that_cannot_be_stored() {
         Ok(Page { lines: vec![Line { count: number, raw: Box::new(OnlyReads) }] })
     }
     let memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     cache.scope(value(7)).await.expect("the call succeeds");
     cache.flush().await;
     let finding = finding_about("only_reads").expect("the audit says so");
@@ -300,24 +302,24 @@ async fn the_audit_names_the_part_that_cannot_be_stored() {
     }
 }
 
-/// Calls the function of a test in another process. Returns true if the process had to fetch.
+/// Calls the function of this test in another process. Returns true if the process had to fetch.
 fn fetches_in(program: &std::path::Path, test: &str, memcached: &Memcached) -> bool {
-    let run = |is_unshared: &str| {
+    let run = |expected: &str| {
         let output = std::process::Command::new(program)
             .args(["--exact", test])
             .env(READER, memcached.address())
-            .env(EXPECTED, is_unshared)
+            .env(EXPECTED, expected)
             .output()
             .expect("the program starts");
         output.status.success()
     };
-    // A reader that expects a hit leaves nothing behind if it fails, and the other one stores its
+    // The process that expects a hit stores nothing. The process that expects a fetch stores its
     // value.
     !run("hit") && run("fetch")
 }
 
-/// A derived untagged type reads from a buffer of serde, where the library cannot compare what each
-/// part gets. So a process reads such a value only if the same program has written it.
+/// serde decodes a derived untagged type from a buffer. There the library cannot check what each
+/// part reads. So a process reads such a value only if the same program has written it.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn buffered_values_are_read_by_the_same_program_only() {
@@ -338,6 +340,7 @@ async fn buffered_values_are_read_by_the_same_program_only() {
     std::fs::remove_file(&other).expect("the copy is removed");
 }
 
+/// Derives the traits of a cached value for each type.
 macro_rules! derived {
     ($($item:item)*) => {$(
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -346,11 +349,11 @@ macro_rules! derived {
 }
 
 derived! {
-    struct Wrapped { inner: u8 }
-    struct Cents(Wrapped);
+    struct InnerNumber { inner: u8 }
+    struct Cents(InnerNumber);
     struct Unit;
     #[serde(transparent)]
-    struct Transparent { inner: u8 }
+    struct TransparentNewtype { inner: u8 }
     struct WithModules {
         #[serde(with = "chrono::serde::ts_seconds")]
         at: DateTime<Utc>,
@@ -365,35 +368,35 @@ derived! {
     }
     #[serde(try_from = "String", into = "String")]
     struct Code(String);
-    struct Defaulted { amount: u8, #[serde(default)] fee: u8 }
+    struct DefaultedField { amount: u8, #[serde(default)] fee: u8 }
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
-    struct Renamed { in_use: bool, #[serde(rename = "type")] kind: Kind }
+    struct RenamedFields { in_use: bool, #[serde(rename = "type")] kind: Kind }
     enum Kind { Small, Big { size: u8 } }
     #[serde(tag = "kind", content = "value")]
-    enum Adjacent { None, One(u8), Many { of: Vec<u8> } }
+    enum AdjacentlyTagged { None, One(u8), Many { of: Vec<u8> } }
     #[derive(Default)]
     struct Tree { children: Vec<Tree>, label: Option<Box<Tree>> }
-    struct Generic<T, U = ()> { inner: T, other: Option<U> }
-    enum Variants {
+    struct GenericPair<T, U = ()> { inner: T, other: Option<U> }
+    enum EveryKindOfVariant {
         Unit,
         Newtype(Cents),
         Tuple(u8, String),
         Struct { a: Unit, b: [u8; 3] },
-        Within(Box<Variants>),
+        Within(Box<EveryKindOfVariant>),
     }
-    struct Aliased { #[serde(alias = "sum", alias = "a")] amount: u8, fee: u8 }
-    struct Flat { id: u8, #[serde(flatten)] rest: BTreeMap<String, u8> }
+    struct AliasedField { #[serde(alias = "sum", alias = "a")] amount: u8, fee: u8 }
+    struct FlattenedMap { id: u8, #[serde(flatten)] rest: BTreeMap<String, u8> }
     #[serde(untagged)]
-    enum Untagged { Number(u8), Text(String) }
+    enum UntaggedScalar { Number(u8), Text(String) }
     #[serde(tag = "kind")]
-    enum Internal { Card { last: u16 }, Cash }
-    struct SkippedIf {
+    enum InternallyTagged { Card { last: u16 }, Cash }
+    struct SkippedIfNone {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         note: Option<u8>,
         amount: u8,
         fee: u8,
     }
-    struct Skipped { amount: u8, #[serde(skip)] seen: bool }
+    struct SkippedField { amount: u8, #[serde(skip)] seen: bool }
     struct Order {
         #[serde(rename = "orderId")]
         id: u64,
@@ -414,13 +417,13 @@ derived! {
     #[serde(rename_all = "camelCase")]
     struct Ids { request_id: String, trace_id: String }
     #[serde(untagged)]
-    enum Answer {
+    enum UntaggedAnswer {
         Number(i64),
         Address(IpAddr),
         By(Uuid),
         At(DateTime<Utc>),
         Priced { price: Decimal, lasts: Duration },
-        Many(Vec<Answer>),
+        Many(Vec<UntaggedAnswer>),
     }
     #[serde(tag = "kind", rename_all = "snake_case")]
     enum InternalNewtype { Card(Card), Cash }
@@ -429,14 +432,14 @@ derived! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         holder: Option<String>,
     }
-    struct ManyOptional {
+    struct OptionalFields {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         first: Option<u8>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         second: Option<u8>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         third: Option<u8>,
-        lines: Vec<SkippedIf>,
+        lines: Vec<SkippedIfNone>,
     }
     struct Page {
         number: u8,
@@ -450,9 +453,9 @@ derived! {
         rest: HashMap<String, Value>,
     }
     #[serde(untagged)]
-    enum WideUntagged { Narrow(u8), Wide(i128) }
-    struct TwoNothings { kind: Untagged, nested: Option<Option<u8>> }
-    struct NeverSerialized {
+    enum UntaggedInteger { Narrow(u8), Wide(i128) }
+    struct TwoKindsOfNone { kind: UntaggedScalar, nested: Option<Option<u8>> }
+    struct UnserializedField {
         #[serde(skip_serializing, default)]
         secret: u8,
         amount: u8,
@@ -497,7 +500,7 @@ impl Serialize for Percent {
     }
 }
 
-/// A response of an HTTP client, as its parts that serde knows.
+/// A response of an HTTP client. serde encodes it as [`ResponseParts`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "ResponseParts", into = "ResponseParts")]
 struct StoredResponse(http::Response<Vec<u8>>);
@@ -557,19 +560,21 @@ struct BareMessage {
     cents: u32,
 }
 
-/// A message that is written in its own encoding.
+/// A protobuf message that serializes as its protobuf bytes.
 #[derive(Debug, Clone, PartialEq)]
-struct Encoded<M>(M);
+struct ProtobufBytes<M>(M);
 
-impl<M: prost::Message> Serialize for Encoded<M> {
+impl<M: prost::Message> Serialize for ProtobufBytes<M> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(&self.0.encode_to_vec())
     }
 }
 
-impl<'de, M: prost::Message + Default> Deserialize<'de> for Encoded<M> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Encoded<M>, D::Error> {
+impl<'de, M: prost::Message + Default> Deserialize<'de> for ProtobufBytes<M> {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<ProtobufBytes<M>, D::Error> {
         let bytes = ByteBuf::deserialize(deserializer)?;
-        M::decode(bytes.as_slice()).map(Encoded).map_err(serde::de::Error::custom)
+        M::decode(bytes.as_slice()).map(ProtobufBytes).map_err(serde::de::Error::custom)
     }
 }

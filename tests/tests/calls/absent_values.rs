@@ -1,7 +1,7 @@
 //! Absent values, which are not cached: `None`, and the `Err` of an `infallible` function.
 //!
-//! The type of a value decides whether the value is absent. The serialized form of the value does
-//! not matter.
+//! The Rust type of a value decides whether the value is absent. Its serialized form does not
+//! matter.
 
 use std::sync::Arc;
 
@@ -97,7 +97,7 @@ where
 }
 
 #[tokio::test]
-async fn a_none_behind_any_type_name_is_uncached() {
+async fn a_none_is_uncached_under_any_type_name() {
     let upstream = Upstream::default();
     local_cache()
         .await

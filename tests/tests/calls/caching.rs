@@ -8,7 +8,7 @@ use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Upstream, UpstreamDown};
 use serde::Serialize;
 
-use crate::functions::{Payment, State, local_cache, payment, payment_entry, profile};
+use crate::functions::{Payment, PaymentState, local_cache, payment, payment_entry, profile};
 
 /// An alias of `Result`: the attribute sees only the name.
 type ResultAlias<T> = Result<T, UpstreamDown>;
@@ -35,17 +35,21 @@ async fn equal_arguments_are_fetched_once_for_each_state() {
     local_cache()
         .await
         .scope(async {
-            let first = payment(&upstream, "7", State::Processing).await;
-            assert_eq!(payment(&upstream, "7", State::Processing).await, first);
+            let first = payment(&upstream, "7", PaymentState::Processing).await;
+            assert_eq!(payment(&upstream, "7", PaymentState::Processing).await, first);
             assert_eq!(upstream.fetches(), 1);
-            let paid = payment(&upstream, "7", State::Paid).await.expect("the call succeeds");
+            let paid =
+                payment(&upstream, "7", PaymentState::Paid).await.expect("the call succeeds");
             assert_eq!(paid.state, "Paid");
             assert_eq!(upstream.fetches(), 2);
             // The entry of the first state is still there.
-            assert_eq!(payment(&upstream, "7", State::Processing).await, first);
-            assert_eq!(payment(&upstream, "7", State::Paid).await.as_ref(), Ok(&paid));
+            assert_eq!(payment(&upstream, "7", PaymentState::Processing).await, first);
+            assert_eq!(payment(&upstream, "7", PaymentState::Paid).await.as_ref(), Ok(&paid));
             assert_eq!(
-                payment(&upstream, "8", State::Paid).await.expect("the call succeeds").number,
+                payment(&upstream, "8", PaymentState::Paid)
+                    .await
+                    .expect("the call succeeds")
+                    .number,
                 "8"
             );
             assert_eq!(upstream.fetches(), 3);
@@ -61,7 +65,7 @@ async fn errors_and_nones_are_not_cached() {
         .await
         .scope(async {
             for call in 1..=3 {
-                assert_eq!(payment(&failing, "7", State::Paid).await, Err(UpstreamDown));
+                assert_eq!(payment(&failing, "7", PaymentState::Paid).await, Err(UpstreamDown));
                 assert_eq!(aliased(&failing, 7).await, Err(UpstreamDown));
                 assert_eq!(optional(&failing, 7).await, None);
                 assert_eq!(optional_answer(&failing, 7).await, Ok(None));
@@ -105,17 +109,20 @@ async fn a_disabled_cache_fetches_every_time() {
         .scope(async {
             for call in 1..=3 {
                 assert_eq!(
-                    payment(&upstream, "7", State::Paid).await.expect("the call succeeds").fetched,
+                    payment(&upstream, "7", PaymentState::Paid)
+                        .await
+                        .expect("the call succeeds")
+                        .fetched,
                     call
                 );
             }
-            assert!(!payment_entry("7", State::Paid).get().await.is_found());
+            assert!(!payment_entry("7", PaymentState::Paid).get().await.is_found());
             assert!(
-                !payment_entry("7", State::Paid)
+                !payment_entry("7", PaymentState::Paid)
                     .add(Payment { number: "7".into(), state: "Paid".into(), fetched: 0 })
                     .await
             );
-            payment_entry("7", State::Paid).invalidate().await.expect("no server can fail");
+            payment_entry("7", PaymentState::Paid).invalidate().await.expect("no server can fail");
         })
         .await;
 }
@@ -150,6 +157,6 @@ async fn keyed_by_panic(key: PanickingKey) -> ResultAlias<u8> {
 }
 
 #[tokio::test]
-async fn a_disabled_cache_writes_no_key() {
+async fn a_disabled_cache_serializes_no_key() {
     assert_eq!(Cache::disabled().scope(keyed_by_panic(PanickingKey)).await, Ok(1));
 }

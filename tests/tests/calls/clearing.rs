@@ -68,8 +68,11 @@ async fn an_unknown_name_is_an_error_with_near_names() {
     assert!(error.to_string().starts_with("`cleared.sotck` is not the cache name"), "{error}");
 }
 
-/// Starts `first`, and runs `then` before `first` has ended.
-async fn overtaken<A, B>(first: impl Future<Output = A>, then: impl Future<Output = B>) -> (A, B) {
+/// Runs both futures at once. Polls `first` first.
+async fn join_in_order<A, B>(
+    first: impl Future<Output = A>,
+    then: impl Future<Output = B>,
+) -> (A, B) {
     tokio::join!(biased; first, then)
 }
 
@@ -82,7 +85,7 @@ async fn a_fetch_that_was_under_way_stores_nothing() {
             true => drop(cache.clear().await),
             false => drop(cache.invalidate_all("cleared.offer").await),
         };
-        let first = cache.scope(overtaken(offer(&upstream, 2), clear())).await.0;
+        let first = cache.scope(join_in_order(offer(&upstream, 2), clear())).await.0;
         assert_eq!((first, cache.scope(offer(&upstream, 2)).await), (Ok(1), Ok(2)));
 
         let upstream = Upstream::default().taking_millis(20);
@@ -90,8 +93,8 @@ async fn a_fetch_that_was_under_way_stores_nothing() {
             clear().await;
             offer(&upstream, 1).await
         };
-        let calls = overtaken(offer(&upstream, 1), clear_and_call);
-        assert_eq!(cache.scope(calls).await, (Ok(1), Ok(2)), "the second call joins no old flight");
+        let calls = join_in_order(offer(&upstream, 1), clear_and_call);
+        assert_eq!(cache.scope(calls).await, (Ok(1), Ok(2)), "the second call fetches itself");
         assert_eq!(cache.scope(offer(&upstream, 1)).await, Ok(2));
         assert_eq!(upstream.fetches(), 2);
     }
@@ -128,15 +131,15 @@ async fn a_cleared_value_is_not_served_for_an_error() {
 }
 
 #[tokio::test]
-async fn memcached_keeps_what_is_cleared_here() {
+async fn memcached_keeps_cleared_entries() {
     let upstream = Upstream::default();
     let test = TestCache::new();
     assert_eq!(test.run(offer(&upstream, 1)).await, Ok(1));
     assert_eq!(test.run(async { Cache::current().clear().await }).await, 1);
     assert_eq!(test.run(offer(&upstream, 1)).await, Ok(1), "the value comes from memcached");
     assert_eq!(test.stats("cleared.offer").remote_hits, 1);
-    // To remove the entry there too, it is invalidated.
-    test.run(async { offer_entry(1).invalidate().await }).await.expect("it is told");
+    // `invalidate` removes the entry from memcached too.
+    test.run(async { offer_entry(1).invalidate().await }).await.expect("memcached is reached");
     assert_eq!(test.run(offer(&upstream, 1)).await, Ok(2));
 }
 
@@ -158,9 +161,9 @@ async fn page(last: &Mutex<Weak<Page>>, number: u64) -> Result<Arc<Page>, std::i
     Ok(page)
 }
 
-/// The runtime has one thread. A clearing of so many entries must not hold it up.
+/// The runtime has one thread. `clear` must not block that thread while it removes many entries.
 #[tokio::test]
-async fn many_entries_are_removed_beside_the_runtime() {
+async fn many_entries_are_removed_off_the_runtime_thread() {
     const PAGES: u64 = 50_000;
     let last = Mutex::new(Weak::new());
     let cache = Cache::builder().local_capacity(1 << 30).build().await.expect("the settings fit");
@@ -172,12 +175,12 @@ async fn many_entries_are_removed_beside_the_runtime() {
     calls.await;
     let freed_before = FREED.load(Ordering::SeqCst);
     let mut clear = Box::pin(cache.clear());
-    assert_eq!(poll_once(clear.as_mut()).await, None, "the caller's thread does not remove them");
+    assert_eq!(poll_once(clear.as_mut()).await, None, "another thread removes the entries");
     assert_eq!(clear.await as u64, PAGES);
     cache.scope(page(&last, 1)).await.expect("the call succeeds");
     let stats = cache.stats().get("cleared.page").expect("the function was called");
     assert_eq!((stats.fetches, stats.invalidations), (PAGES + 1, PAGES));
-    // Memory of the table is freed in batches, when no thread reads it any more.
+    // The table frees values in batches, once no thread reads them.
     let freed = || FREED.load(Ordering::SeqCst) - freed_before;
     for _ in 0..200 {
         if freed() >= PAGES {

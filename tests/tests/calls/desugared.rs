@@ -1,7 +1,7 @@
 //! Functions that return a future, and methods under `#[async_trait]`.
 //!
-//! Equal calls fetch once. The key contains the parameters, and the fields of `self` that
-//! `identifier` names. The future is `Send`.
+//! The tests check three rules: equal calls fetch once, the key contains the fields of `self` that
+//! `identifier` names, and the future is `Send`.
 
 #![allow(clippy::manual_async_fn)]
 
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use cached_core::{Cache, coordinator_cached};
 
-fn is_send<F: Future + Send>(future: F) -> F {
+fn assert_send<F: Future + Send>(future: F) -> F {
     future
 }
 
@@ -37,7 +37,7 @@ impl Upstream {
     }
 }
 
-async fn cached<F: Future>(future: F) -> F::Output {
+async fn in_new_cache<F: Future>(future: F) -> F::Output {
     Cache::builder().build().await.expect("the settings are valid").scope(future).await
 }
 
@@ -66,8 +66,8 @@ fn boxed<'a>(
 #[tokio::test]
 async fn a_function_returning_a_future_is_cached() {
     let upstream = Upstream::default();
-    cached(async {
-        let fetch = |number, state| is_send(written_out(&upstream, number, state));
+    in_new_cache(async {
+        let fetch = |number, state| assert_send(written_out(&upstream, number, state));
         assert_eq!(fetch(1, "paid").await.as_deref(), Ok("2 paid 0"));
         assert_eq!(fetch(1, "paid").await.as_deref(), Ok("2 paid 0"));
         assert_eq!(fetch(2, "paid").await.as_deref(), Ok("3 paid 1"));
@@ -75,15 +75,15 @@ async fn a_function_returning_a_future_is_cached() {
         assert!(written_out_entry(1, "paid").get().await.is_found());
         assert!(!written_out_entry(3, "paid").get().await.is_found());
 
-        assert_eq!(is_send(boxed(&upstream, 1, "paid")).await.as_deref(), Some("1 paid 3"));
-        assert_eq!(is_send(boxed(&upstream, 1, "paid")).await.as_deref(), Some("1 paid 3"));
-        assert_eq!(is_send(boxed(&upstream, 2, "paid")).await.as_deref(), Some("2 paid 4"));
+        assert_eq!(assert_send(boxed(&upstream, 1, "paid")).await.as_deref(), Some("1 paid 3"));
+        assert_eq!(assert_send(boxed(&upstream, 1, "paid")).await.as_deref(), Some("1 paid 3"));
+        assert_eq!(assert_send(boxed(&upstream, 2, "paid")).await.as_deref(), Some("2 paid 4"));
     })
     .await;
     assert_eq!(upstream.fetches(), 5);
 }
 
-/// A trait whose methods return futures, because it requires them to be `Send`.
+/// A trait whose method returns `impl Future`, because an `async fn` cannot promise `Send`.
 trait Courses {
     fn course(
         &self,
@@ -138,12 +138,12 @@ impl Payments for Upstream {
 }
 
 #[tokio::test]
-async fn a_method_keys_the_receiver_fields_it_names() {
+async fn identifier_adds_receiver_fields_to_the_key() {
     let [eu, us] = ["eu", "us"].map(Upstream::in_region);
-    cached(async {
+    in_new_cache(async {
         for _ in 0..2 {
-            assert_eq!(is_send(eu.course(1, 2)).await.as_deref(), Ok("eu 1 2 0"));
-            assert_eq!(is_send(us.course(1, 2)).await.as_deref(), Ok("us 1 2 0"));
+            assert_eq!(assert_send(eu.course(1, 2)).await.as_deref(), Ok("eu 1 2 0"));
+            assert_eq!(assert_send(us.course(1, 2)).await.as_deref(), Ok("us 1 2 0"));
         }
         assert_eq!(eu.course(1, 3).await.as_deref(), Ok("eu 1 3 1"));
     })
@@ -154,16 +154,22 @@ async fn a_method_keys_the_receiver_fields_it_names() {
 #[tokio::test]
 async fn a_method_under_async_trait_is_cached() {
     let [eu, us] = ["eu", "us"].map(|region| Arc::new(Upstream::in_region(region)));
-    cached(async {
+    in_new_cache(async {
         let payments: [&dyn Payments; 2] = [&*eu, &*us];
         for _ in 0..2 {
-            assert_eq!(is_send(payments[0].payment(1, "paid")).await.as_deref(), Ok("eu 2 paid 0"));
-            assert_eq!(is_send(payments[1].payment(1, "paid")).await.as_deref(), Ok("us 2 paid 0"));
+            assert_eq!(
+                assert_send(payments[0].payment(1, "paid")).await.as_deref(),
+                Ok("eu 2 paid 0")
+            );
+            assert_eq!(
+                assert_send(payments[1].payment(1, "paid")).await.as_deref(),
+                Ok("us 2 paid 0")
+            );
         }
         assert_eq!(payments[0].payment(2, "paid").await.as_deref(), Ok("eu 3 paid 1"));
         assert_eq!(payments[0].payment(1, "open").await.as_deref(), Ok("eu 2 open 2"));
         for _ in 0..2 {
-            assert_eq!(is_send(Arc::clone(&eu).shared(1)).await.as_deref(), Ok("eu 1 3"));
+            assert_eq!(assert_send(Arc::clone(&eu).shared(1)).await.as_deref(), Ok("eu 1 3"));
         }
         assert_eq!(payments[0].provided(7).await, Some(7));
     })

@@ -6,7 +6,7 @@ use cached_core::Tier;
 use cached_tests::Upstream;
 
 use crate::functions::{
-    Payment, State, local_cache, payment, payment_entry, profile, profile_entry,
+    Payment, PaymentState, local_cache, payment, payment_entry, profile, profile_entry,
 };
 
 #[tokio::test]
@@ -15,20 +15,23 @@ async fn an_entry_can_be_read_added_and_invalidated() {
     local_cache()
         .await
         .scope(async {
-            let entry = payment_entry("7", State::Paid);
+            let entry = payment_entry("7", PaymentState::Paid);
             assert!(!entry.get().await.is_found());
             let added = Payment { number: "7".into(), state: "Paid".into(), fetched: 0 };
             assert!(entry.add(added.clone()).await);
             let second = Payment { fetched: 9, ..added.clone() };
             assert!(!entry.add(second).await, "the first value is kept");
-            assert_eq!(payment(&upstream, "7", State::Paid).await, Ok(added.clone()));
+            assert_eq!(payment(&upstream, "7", PaymentState::Paid).await, Ok(added.clone()));
             let found = entry.get().await;
             assert_eq!(found.tier(), Some(Tier::Local));
             assert_eq!(found.into_option(), Some(added));
             entry.invalidate().await.expect("no server can fail");
             assert!(!entry.get().await.is_found());
             assert_eq!(
-                payment(&upstream, "7", State::Paid).await.expect("the call succeeds").fetched,
+                payment(&upstream, "7", PaymentState::Paid)
+                    .await
+                    .expect("the call succeeds")
+                    .fetched,
                 1
             );
             let key = entry.key().to_string();
@@ -62,16 +65,25 @@ async fn callers_after_an_invalidation_fetch_again() {
     local_cache()
         .await
         .scope(async {
-            let fetch = payment(&upstream, "7", State::Paid);
+            let fetch = payment(&upstream, "7", PaymentState::Paid);
             let invalidate = async {
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                payment_entry("7", State::Paid).invalidate().await.expect("no server can fail");
-                payment(&upstream, "7", State::Paid).await.expect("the call succeeds").fetched
+                payment_entry("7", PaymentState::Paid)
+                    .invalidate()
+                    .await
+                    .expect("no server can fail");
+                payment(&upstream, "7", PaymentState::Paid)
+                    .await
+                    .expect("the call succeeds")
+                    .fetched
             };
             let (earlier, later) = tokio::join!(fetch, invalidate);
             assert_eq!((earlier.expect("the call succeeds").fetched, later), (1, 2));
             assert_eq!(
-                payment(&upstream, "7", State::Paid).await.expect("the call succeeds").fetched,
+                payment(&upstream, "7", PaymentState::Paid)
+                    .await
+                    .expect("the call succeeds")
+                    .fetched,
                 2
             );
         })

@@ -1,4 +1,5 @@
-//! Fetches that fail: who shares the error, and how long the next fetch of the key is held off.
+//! Fetches that fail: which callers share the error, and for how long `error_ttl` pauses the
+//! fetches of the key. During a pause, calls get the error of the failed fetch.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -147,22 +148,23 @@ macro_rules! call_fifty_times {
     }};
 }
 
-/// Returns an upstream that fails slowly.
-fn slow_and_down() -> Upstream {
+/// Returns an upstream that is down. Each fetch takes [`FETCH_TIME`].
+fn slow_failing_upstream() -> Upstream {
     let upstream =
         Upstream::default().taking_millis(FETCH_TIME.as_millis().try_into().expect("it fits"));
     upstream.fail();
     upstream
 }
 
+/// Writes a test for each function: fifty callers share one error.
 macro_rules! shares_its_error {
     ($($test:ident: $call:expr;)*) => {$(
         #[tokio::test]
         async fn $test() {
-            let (cache, upstream) = (local_cache().await, slow_and_down());
+            let (cache, upstream) = (local_cache().await, slow_failing_upstream());
             let took = call_fifty_times!(cache, upstream, $call);
             assert_eq!(upstream.fetches(), 1);
-            assert!(took < 2 * FETCH_TIME, "{took:?}");
+            assert!(took < 2 * FETCH_TIME, "one fetch answers all callers: {took:?}");
             assert_eq!(cache.stats().total().waits, 49);
             upstream.recover();
             assert_eq!(cache.scope($call(&upstream, 7)).await.ok(), Some(2));
@@ -181,7 +183,7 @@ shares_its_error! {
 
 #[tokio::test]
 async fn followers_get_kind_and_text_of_an_io_error() {
-    let (cache, upstream) = (local_cache().await, slow_and_down());
+    let (cache, upstream) = (local_cache().await, slow_failing_upstream());
     let call = || cache.scope(fails_io(&upstream, 7));
     let (first, second) = tokio::join!(call(), call());
     for error in [first, second].map(|result| result.expect_err("the upstream is down")) {
@@ -196,17 +198,18 @@ async fn unshared_with_text(upstream: &Upstream, number: u32) -> Result<u32, Fet
     unshared(upstream, number).await.map_err(failed)
 }
 
-/// Without `share_error` each caller waits for one fetch of another caller, and then for its own.
+/// Without `share_error`, each caller waits for at most one fetch of another caller, and then for
+/// its own fetch.
 #[tokio::test]
-async fn an_error_that_cannot_be_shared_costs_a_second_wait_at_most() {
-    let (cache, upstream) = (local_cache().await, slow_and_down());
+async fn an_unshared_error_costs_at_most_two_waits() {
+    let (cache, upstream) = (local_cache().await, slow_failing_upstream());
     let took = call_fifty_times!(cache, upstream, unshared_with_text);
     assert_eq!(upstream.fetches(), 50);
-    assert!(took < 3 * FETCH_TIME, "{took:?}");
+    assert!(took < 3 * FETCH_TIME, "no caller waits for a third fetch: {took:?}");
 }
 
 #[tokio::test]
-async fn the_audit_names_functions_whose_errors_cannot_be_shared() {
+async fn the_audit_names_functions_with_unshared_errors() {
     let cache = local_cache().await;
     let upstream = Upstream::default();
     assert_eq!(cache.scope(unshared(&upstream, 7)).await.ok(), Some(7));
@@ -230,22 +233,22 @@ async fn never_fails(number: u32) -> Option<u32> {
     Some(number)
 }
 
-/// An error that knows how many copies led to it.
+/// An error that knows whether it is a copy: 0 for the error of a fetch, and 1 for its copy.
 #[derive(Debug, PartialEq)]
-struct Copied(usize);
+struct CopiedError(usize);
 
 #[coordinator_cached(
     name = "copied_once",
     version = number,
     skip(upstream),
     share_error = |error| match error {
-        Copied(0) => Copied(1),
-        Copied(_) => panic!("one copy is enough"),
+        CopiedError(0) => CopiedError(1),
+        CopiedError(_) => panic!("one copy is enough"),
     }
 )]
-async fn copied_once(upstream: &Upstream, number: u32) -> Result<usize, Copied> {
+async fn copied_once(upstream: &Upstream, number: u32) -> Result<usize, CopiedError> {
     let _ = number;
-    upstream.fetch().await.map_err(|UpstreamDown| Copied(0))
+    upstream.fetch().await.map_err(|UpstreamDown| CopiedError(0))
 }
 
 #[coordinator_cached(
@@ -255,9 +258,9 @@ async fn copied_once(upstream: &Upstream, number: u32) -> Result<usize, Copied> 
     error_ttl = "1h",
     share_error = |error| panic!("{error:?} has no copy")
 )]
-async fn never_copied(upstream: &Upstream, number: u32) -> Result<usize, Copied> {
+async fn never_copied(upstream: &Upstream, number: u32) -> Result<usize, CopiedError> {
     let _ = number;
-    upstream.fetch().await.map_err(|UpstreamDown| Copied(0))
+    upstream.fetch().await.map_err(|UpstreamDown| CopiedError(0))
 }
 
 #[tokio::test]
@@ -277,7 +280,7 @@ async fn callers_fetch_themselves_if_share_error_panics() {
         (0..5).map(call).collect::<Vec<_>>()
     };
     for call in calls(1).into_iter().chain(calls(2)) {
-        assert_eq!(call.await.expect("no task panics"), Err(Copied(0)));
+        assert_eq!(call.await.expect("no task panics"), Err(CopiedError(0)));
     }
     assert_eq!(upstream.fetches(), 10);
     let total = cache.stats().total();
@@ -296,7 +299,7 @@ async fn paused(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown>
     upstream.fetch().await
 }
 
-/// Returns a cache and an upstream whose first fetch has failed, for the key 7 of `paused`.
+/// Calls `paused` with key 7 while the upstream is down. Returns the cache and the upstream.
 async fn after_a_failed_fetch(cache: TestCache) -> (TestCache, Upstream) {
     let upstream = Upstream::default();
     upstream.fail();
@@ -329,11 +332,11 @@ async fn a_pause_is_not_extended_by_its_own_answers() {
         cache.advance(3 * SECOND);
         assert_eq!(cache.run(paused(&upstream, 7)).await, Err(UpstreamDown));
     }
-    assert_eq!(upstream.fetches(), 2, "a fetch after 12 of 15 seconds");
+    assert_eq!(upstream.fetches(), 2, "the second fetch comes after 12 of 15 seconds");
 }
 
 #[tokio::test]
-async fn the_program_ends_a_pause() {
+async fn changing_the_entry_ends_its_pause() {
     for cache in [TestCache::local(), TestCache::new()] {
         let (cache, upstream) = after_a_failed_fetch(cache).await;
         let entry = || paused_entry(7);
@@ -356,7 +359,7 @@ async fn the_program_ends_a_pause() {
 async fn clearing_the_cache_ends_its_pauses() {
     let (cache, upstream) = after_a_failed_fetch(TestCache::local()).await;
     let other = cache.cache().invalidate_all("paused_stale").await;
-    assert_eq!(other.ok(), Some(0), "another function");
+    assert_eq!(other.ok(), Some(0), "the other function has no entries");
     assert_eq!(cache.run(paused(&upstream, 7)).await, Err(UpstreamDown));
     assert_eq!(upstream.fetches(), 1);
     cache.cache().invalidate_all("paused").await.expect("the function is declared");
@@ -368,8 +371,8 @@ async fn clearing_the_cache_ends_its_pauses() {
 }
 
 #[tokio::test]
-async fn a_fetch_that_an_invalidation_overtook_pauses_nothing() {
-    let (cache, upstream) = (TestCache::new(), slow_and_down());
+async fn a_fetch_before_an_invalidation_pauses_nothing() {
+    let (cache, upstream) = (TestCache::new(), slow_failing_upstream());
     let call = tokio::spawn(cache.cache().scope({
         let upstream = upstream.clone();
         async move { paused(&upstream, 7).await }
@@ -384,7 +387,7 @@ async fn a_fetch_that_an_invalidation_overtook_pauses_nothing() {
 }
 
 #[tokio::test]
-async fn force_miss_goes_through_a_pause() {
+async fn force_miss_ignores_a_pause() {
     let (cache, upstream) = after_a_failed_fetch(TestCache::local()).await;
     let forced = || RequestScope::new().force_miss(true).run(paused(&upstream, 7));
     assert_eq!(cache.run(forced()).await, Err(UpstreamDown));
@@ -395,7 +398,7 @@ async fn force_miss_goes_through_a_pause() {
 }
 
 #[tokio::test]
-async fn a_request_keeps_no_error() {
+async fn the_request_tier_keeps_no_error() {
     let (cache, upstream) = after_a_failed_fetch(TestCache::local()).await;
     upstream.recover();
     let request = async {
@@ -410,7 +413,7 @@ async fn a_request_keeps_no_error() {
 async fn a_paused_process_serves_what_another_has_fetched() {
     let (cache, upstream) = after_a_failed_fetch(TestCache::new()).await;
     let other = cache.another_process();
-    // The paused calls win no lease, for which the other process would have to wait.
+    // A paused call takes no lease. So the other process does not wait for one.
     assert_eq!(cache.run(paused(&upstream, 7)).await, Err(UpstreamDown));
     upstream.recover();
     assert_eq!(other.run(paused(&upstream, 7)).await, Ok(2), "the other process is not paused");
@@ -487,7 +490,7 @@ async fn paused_stale(upstream: &Upstream, number: u32) -> Result<usize, Upstrea
 }
 
 #[tokio::test]
-async fn a_stale_value_is_the_answer_and_the_pause_saves_the_fetch() {
+async fn a_paused_call_gets_the_stale_value() {
     for (cache, is_shared) in [(TestCache::local(), false), (TestCache::new(), true)] {
         let upstream = Upstream::default();
         assert_eq!(cache.run(paused_stale(&upstream, 7)).await, Ok(1));
@@ -496,13 +499,13 @@ async fn a_stale_value_is_the_answer_and_the_pause_saves_the_fetch() {
         for _ in 0..4 {
             assert_eq!(cache.run(paused_stale(&upstream, 7)).await, Ok(1));
         }
-        assert_eq!(upstream.fetches(), 2, "one failed fetch in the pause");
+        assert_eq!(upstream.fetches(), 2, "one fetch fails, and then the key is paused");
         let stats = cache.stats("paused_stale");
         assert_eq!((stats.stale_answers, stats.paused_answers), (4, 0));
         cache.advance(11 * SECOND);
         assert_eq!(cache.run(paused_stale(&upstream, 7)).await, Ok(1));
         assert_eq!(upstream.fetches(), 3);
-        // A value that another process has invalidated is not served.
+        // An invalidated value is not served, even if another process has invalidated it.
         let other = if is_shared { cache.another_process() } else { cache.clone() };
         let invalidation = other.run(async { paused_stale_entry(7).invalidate().await }).await;
         invalidation.expect("memcached answers");
@@ -528,7 +531,7 @@ async fn a_refresh_that_failed_pauses_the_next_one() {
     let (cache, upstream) = (TestCache::local(), Upstream::default());
     let call = async || {
         let answer = cache.run(paused_refresh(upstream.clone(), 7)).await;
-        // A refresh runs in a task of its own.
+        // Gives the refresh time to end. It runs in a task of its own.
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }
@@ -541,7 +544,7 @@ async fn a_refresh_that_failed_pauses_the_next_one() {
         assert_eq!(call().await, Ok(1));
         cache.advance(SECOND);
     }
-    assert_eq!(upstream.fetches(), 2, "one refresh in the pause");
+    assert_eq!(upstream.fetches(), 2, "one refresh fails, and then the key is paused");
     upstream.recover();
     cache.advance(60 * SECOND);
     assert_eq!(call().await, Ok(1));
@@ -549,7 +552,7 @@ async fn a_refresh_that_failed_pauses_the_next_one() {
 }
 
 #[tokio::test]
-async fn without_the_cache_nothing_pauses() {
+async fn a_disabled_cache_pauses_no_fetch() {
     let upstream = Upstream::default();
     upstream.fail();
     for fetches in 1..=3 {
@@ -559,20 +562,20 @@ async fn without_the_cache_nothing_pauses() {
 }
 
 #[tokio::test]
-async fn a_mass_of_failing_keys_is_bounded() {
+async fn the_number_of_kept_errors_is_bounded() {
     static LIVE: AtomicUsize = AtomicUsize::new(0);
 
     #[derive(Debug)]
-    struct Counted;
+    struct CountedError;
 
-    impl Counted {
-        fn new() -> Counted {
+    impl CountedError {
+        fn new() -> CountedError {
             LIVE.fetch_add(1, Ordering::SeqCst);
-            Counted
+            CountedError
         }
     }
 
-    impl Drop for Counted {
+    impl Drop for CountedError {
         fn drop(&mut self) {
             LIVE.fetch_sub(1, Ordering::SeqCst);
         }
@@ -582,11 +585,11 @@ async fn a_mass_of_failing_keys_is_bounded() {
         name = "failing_mass",
         version = number,
         error_ttl = "1h",
-        share_error = |_| Counted::new()
+        share_error = |_| CountedError::new()
     )]
-    async fn failing_mass(number: u32) -> Result<u32, Counted> {
+    async fn failing_mass(number: u32) -> Result<u32, CountedError> {
         let _ = number;
-        Err(Counted::new())
+        Err(CountedError::new())
     }
 
     let cache = TestCache::local();

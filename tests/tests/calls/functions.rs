@@ -5,7 +5,7 @@ use cached_tests::{Upstream, UpstreamDown};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(crate) enum State {
+pub(crate) enum PaymentState {
     Processing,
     Paid,
 }
@@ -21,7 +21,7 @@ pub(crate) struct Payment {
 pub(crate) async fn payment(
     upstream: &Upstream,
     number: &str,
-    state: State,
+    state: PaymentState,
 ) -> Result<Payment, UpstreamDown> {
     let fetched = upstream.fetch().await?;
     Ok(Payment { number: number.to_owned(), state: format!("{state:?}"), fetched })

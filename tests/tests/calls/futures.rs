@@ -1,4 +1,4 @@
-//! The future of an annotated function: its size, and its `Send`.
+//! The future of an annotated function: its size, and whether it is `Send`.
 //!
 //! The attribute adds at most 512 bytes to the future of the body. So a future that awaits many
 //! annotated functions stays small.
@@ -12,7 +12,7 @@ use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Upstream, UpstreamDown};
 use serde::{Deserialize, Serialize};
 
-use crate::functions::{State, local_cache, payment};
+use crate::functions::{PaymentState, local_cache, payment};
 
 /// The number of bytes by which the attribute may enlarge a future.
 const MAX_GROWTH: usize = 512;
@@ -26,7 +26,7 @@ struct Payment {
 
 type Courses = [[u32; 32]; 8];
 
-/// Stands for the network call.
+/// A stand-in for a network call.
 async fn upstream(number: &str) -> Result<Payment, io::Error> {
     tokio::task::yield_now().await;
     Ok(Payment { number: number.to_owned(), cents: 1, history: [0; 8] })
@@ -162,7 +162,8 @@ fn the_attribute_adds_at_most_512_bytes() {
     sizes.push(("method", size_of_val(&client.plain(7)), size_of_val(&client.cached(7))));
     let desugared = (size_of_val(&plain_desugared("7")), size_of_val(&cached_desugared("7")));
     sizes.push(("desugared", desugared.0, desugared.1));
-    // The future keeps an argument that is passed by value twice, once for the fetch.
+    // The future keeps two copies of an argument that is passed by value. One of them is for the
+    // fetch.
     let courses = [[7; 32]; 8];
     let large = sizes![large_argument(courses, 1)][0];
     sizes.push((large.0, large.1 + size_of::<Courses>(), large.2));
@@ -180,7 +181,7 @@ fn the_attribute_adds_at_most_512_bytes() {
     }
 }
 
-/// A `Send` future with an error that is neither `Send` nor `Clone`.
+/// The error is neither `Send` nor `Clone`. The future is `Send` all the same.
 #[coordinator_cached(name = "unsendable", version = number, skip(upstream))]
 async fn unsendable(upstream: &Upstream, number: u32) -> Result<u32, Box<dyn std::error::Error>> {
     upstream.fetch().await.map_err(|UpstreamDown| "down")?;
@@ -189,11 +190,11 @@ async fn unsendable(upstream: &Upstream, number: u32) -> Result<u32, Box<dyn std
 
 #[tokio::test]
 async fn the_future_is_send_if_the_body_is() {
-    fn is_send<T: Send>(future: T) -> T {
+    fn assert_send<T: Send>(future: T) -> T {
         future
     }
     let upstream = Upstream::default();
-    let call = is_send(unsendable(&upstream, 7));
+    let call = assert_send(unsendable(&upstream, 7));
     assert_eq!(local_cache().await.scope(call).await.ok(), Some(7));
-    drop(is_send(payment(&upstream, "7", State::Paid)));
+    drop(assert_send(payment(&upstream, "7", PaymentState::Paid)));
 }

@@ -1,4 +1,5 @@
-//! Keys and values whose `Serialize`, `Clone` or `Drop` fails or calls a cached function.
+//! Keys and values whose `Serialize`, `Clone` or `Drop` fails or calls a cached function, and keys
+//! with a `HashSet`, whose elements have no stable order.
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet};
@@ -177,8 +178,9 @@ async fn sorted_set(upstream: &Upstream, tags: HashSet<u32>, edition: u8) -> Fet
     upstream.fetch().await
 }
 
-/// Returns the findings about a key with a collection that has no stable order.
-fn unordered_keys(cache_name: &str) -> Vec<String> {
+/// Returns the audit's findings that the key of this cache contains a collection without a stable
+/// order.
+fn unordered_key_findings(cache_name: &str) -> Vec<String> {
     let findings = cached_core::ledger().audit();
     let is_unordered = |finding: &&Finding| matches!(finding, Finding::UnorderedKey { name, .. } if *name == cache_name);
     findings.iter().filter(is_unordered).map(ToString::to_string).collect()
@@ -197,7 +199,7 @@ async fn a_hash_set_inside_another_type_is_found() {
     };
     local_cache().await.scope(test).await;
     assert_eq!(upstream.fetches(), 8, "sets of 64 elements have different orders");
-    let findings = unordered_keys("hidden_set");
+    let findings = unordered_key_findings("hidden_set");
     let [finding] = &findings[..] else { panic!("{findings:?}") };
     assert!(finding.contains("HashSet<u32>`") && finding.contains("a `BTreeSet`"), "{finding}");
     assert_eq!(logged(Level::Warn, "`hidden_set`"), findings, "the function is logged once");
@@ -208,5 +210,5 @@ async fn a_hash_set_inside_another_type_is_found() {
         }
     };
     local_cache().await.scope(test).await;
-    assert!(unordered_keys("sorted_set").is_empty());
+    assert!(unordered_key_findings("sorted_set").is_empty());
 }

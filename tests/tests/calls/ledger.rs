@@ -11,9 +11,9 @@ async fn the_ledger_lists_declarations_with_their_reasons() {
     assert!(profile.place().contains("functions.rs:"), "{}", profile.place());
     assert!(ledger.to_string().contains("a profile has no version of its own"));
     assert!(ledger.iter().any(|d| d.name() == "payment" && d.overwrite_reason().is_none()));
-    // The module `absent_values` declares `no_none` with an option that has no effect, the module
-    // `keys` has a `HashSet` in the key of `hidden_set`, and the errors of `unshared` in the module
-    // `single_flight` and of `unsendable` in `futures` cannot be shared.
+    // Four functions of this program have findings. `no_none` has an option without effect, and
+    // `hidden_set` has a `HashSet` in its key. The errors of `unshared` and `unsendable` cannot be
+    // shared.
     let findings = ledger.audit();
     let is_expected = |finding: &Finding| {
         let finding = finding.to_string();

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::functions::local_cache;
 
-/// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process(memcached: &Memcached) -> Cache {
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
+async fn new_process_cache(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
 }
@@ -22,18 +22,18 @@ async fn sleep(millis: u64) {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Token {
     count: usize,
-    lives: Duration,
+    valid_for: Duration,
 }
 
 #[coordinator_cached(
     name = "token",
     version = user,
-    skip(upstream, lives),
-    ttl_with = |token| token.lives,
+    skip(upstream, valid_for),
+    ttl_with = |token| token.valid_for,
     entry = token_entry
 )]
-async fn token(upstream: &Upstream, user: u32, lives: Duration) -> Result<Token, UpstreamDown> {
-    Ok(Token { count: upstream.fetch().await?, lives })
+async fn token(upstream: &Upstream, user: u32, valid_for: Duration) -> Result<Token, UpstreamDown> {
+    Ok(Token { count: upstream.fetch().await?, valid_for })
 }
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn ttl_with_takes_the_ttl_from_the_value() {
                 5
             );
             // `add` also takes the ttl from the value.
-            assert!(token_entry(4).add(Token { count: 0, lives: brief }).await);
+            assert!(token_entry(4).add(Token { count: 0, valid_for: brief }).await);
             assert!(token_entry(4).get().await.is_found());
             sleep(800).await;
             assert!(!token_entry(4).get().await.is_found());
@@ -67,8 +67,12 @@ async fn ttl_with_takes_the_ttl_from_the_value() {
         .await;
 }
 
-#[coordinator_cached(name = "lasting", version = user, ttl = lives, skip(upstream, lives))]
-async fn lasting(upstream: &Upstream, user: u32, lives: Duration) -> Result<usize, UpstreamDown> {
+#[coordinator_cached(name = "lasting", version = user, ttl = valid_for, skip(upstream, valid_for))]
+async fn lasting(
+    upstream: &Upstream,
+    user: u32,
+    valid_for: Duration,
+) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -76,14 +80,14 @@ async fn lasting(upstream: &Upstream, user: u32, lives: Duration) -> Result<usiz
 async fn a_ttl_expression_may_be_arbitrarily_long() {
     let upstream = Upstream::default();
     let memcached = Memcached::start();
-    for cache in [local_cache().await, new_process(&memcached).await] {
-        let fetched = upstream.fetches();
+    for cache in [local_cache().await, new_process_cache(&memcached).await] {
+        let fetches_before = upstream.fetches();
         cache
             .scope(async {
-                for lives in [Duration::MAX, Duration::from_secs(u64::MAX / 2)] {
-                    let user = lives.as_secs() as u32;
-                    let first = lasting(&upstream, user, lives).await;
-                    assert_eq!(lasting(&upstream, user, lives).await, first);
+                for valid_for in [Duration::MAX, Duration::from_secs(u64::MAX / 2)] {
+                    let user = valid_for.as_secs() as u32;
+                    let first = lasting(&upstream, user, valid_for).await;
+                    assert_eq!(lasting(&upstream, user, valid_for).await, first);
                 }
                 lasting(&upstream, 1, Duration::from_millis(700)).await.expect("the call succeeds");
                 lasting(&upstream, 1, Duration::from_millis(700)).await.expect("the call succeeds");
@@ -92,7 +96,8 @@ async fn a_ttl_expression_may_be_arbitrarily_long() {
             })
             .await;
         cache.flush().await;
-        assert!(upstream.fetches() - fetched <= 4, "{}", upstream.fetches() - fetched);
+        let fetches = upstream.fetches() - fetches_before;
+        assert!(fetches <= 4, "each cache fetches at most 4 times: {fetches}");
     }
 }
 
@@ -159,7 +164,7 @@ async fn bounded(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> 
 #[tokio::test]
 async fn local_ttl_bounds_only_the_local_tier() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     let upstream = Upstream::default();
     cache.scope(bounded(&upstream, 1)).await.expect("the call succeeds");
     cache.flush().await;
@@ -195,7 +200,7 @@ async fn local_only(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDow
 #[tokio::test]
 async fn a_tier_can_be_left_out() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     let upstream = Upstream::default();
     cache
         .scope(async {
@@ -264,26 +269,27 @@ async fn stale_if_error_answers_a_failed_fetch() {
 #[tokio::test]
 async fn stale_if_error_serves_values_of_other_processes() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default();
     assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));
     a.flush().await;
     upstream.fail();
     sleep(2200).await;
-    // A failed fetch gives its refresh claim back, so no process waits for it.
+    // After a failed fetch, another process may fetch at once. So no process waits.
     let began = Instant::now();
     for process in [&b, &a, &b] {
         assert_eq!(process.scope(kept(&upstream, 1)).await, Ok(1));
         process.flush().await;
     }
-    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(1500), "no call waits for another process: {took:?}");
     assert_eq!(b.stats().get("kept").expect("the function was called").stale_answers, 2);
     // Once fetches succeed, the expired item is replaced for all processes.
     upstream.recover();
     let fetched = b.scope(kept(&upstream, 1)).await.expect("the call succeeds");
     assert!(fetched > 1);
     b.flush().await;
-    let c = new_process(&memcached).await;
+    let c = new_process_cache(&memcached).await;
     assert_eq!(c.scope(kept(&upstream, 1)).await, Ok(fetched));
 }
 
@@ -366,9 +372,9 @@ async fn fleet_price(upstream: Upstream, course: u32) -> Result<usize, UpstreamD
 }
 
 #[tokio::test]
-async fn processes_refresh_an_entry_once_together() {
+async fn only_one_process_refreshes_an_entry() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     // Each fetch takes so long that both processes read the item before the refresh ends.
     let upstream = Upstream::default().taking_millis(100);
     let price = |cache: &Cache| cache.scope(fleet_price(upstream.clone(), 1));
@@ -384,7 +390,7 @@ async fn processes_refresh_an_entry_once_together() {
     b.flush().await;
     assert_eq!(upstream.fetches(), 2);
     assert_eq!(a.stats().total().refreshes + b.stats().total().refreshes, 1);
-    let c = new_process(&memcached).await;
+    let c = new_process_cache(&memcached).await;
     assert_eq!(price(&c).await, Ok(2), "a third process reads the new value");
 }
 
@@ -421,7 +427,7 @@ async fn long_stale(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDow
 #[tokio::test]
 async fn failed_fetches_do_not_shorten_stale_time() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default();
     assert_eq!(a.scope(long_stale(&upstream, 1)).await, Ok(1));
     a.flush().await;
@@ -462,22 +468,22 @@ async fn briefly_or_none(upstream: &Upstream, user: u32) -> Result<Option<usize>
 }
 
 #[tokio::test]
-async fn unshared_values_are_kept_five_seconds() {
+async fn values_memcached_cannot_hold_last_five_seconds() {
     let test = TestCache::with(Cache::builder().jitter(1.0)).expect("the settings are valid");
     let upstream = Upstream::default();
-    let mut unshared = Vec::new();
+    let mut not_in_memcached = Vec::new();
     for number in 0..600 {
         test.run(jittered(&upstream, number)).await.expect("the call succeeds");
         let key = test.run(async { jittered_entry(number).key() }).await;
         if !test.memcached().holds(&key) {
-            unshared.push(number);
+            not_in_memcached.push(number);
         }
     }
     // About one entry in 30 gets a ttl below a second, which memcached cannot store.
-    let fetches = unshared.len() + 600;
+    let fetches = not_in_memcached.len() + 600;
     test.run(briefly_or_none(&upstream, 1)).await.expect("the call succeeds");
     test.advance(Duration::from_secs(6));
-    for number in unshared {
+    for number in not_in_memcached {
         test.run(jittered(&upstream, number)).await.expect("the call succeeds");
     }
     test.run(briefly_or_none(&upstream, 1)).await.expect("the call succeeds");
@@ -485,7 +491,7 @@ async fn unshared_values_are_kept_five_seconds() {
 }
 
 #[tokio::test]
-async fn jittered_fetches_are_all_filled() {
+async fn every_fetch_is_filled_or_counted_as_dropped() {
     let test = TestCache::with(Cache::builder().jitter(1.0)).expect("the settings are valid");
     let upstream = Upstream::default();
     for number in 0..600 {

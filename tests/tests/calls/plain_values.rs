@@ -11,7 +11,7 @@ use cached_tests::{Upstream, UpstreamDown};
 
 use crate::functions::local_cache;
 
-/// A value of another crate, which has no serde.
+/// A value without serde, like a type of another crate.
 #[derive(Debug, Clone, PartialEq)]
 struct Config {
     fetched: usize,
@@ -224,18 +224,18 @@ async fn every_option_works_without_serde() {
     assert_eq!(token().await, fetched(2), "`ttl_with` gave the first value one minute");
 }
 
-/// Counts its clones, because a hit of an `Arc` must not clone what it points to.
-struct Cloned(AtomicUsize);
+/// A value that counts its clones. A hit must clone the `Arc`, and not this value.
+struct CloneCounter(AtomicUsize);
 
-impl Clone for Cloned {
-    fn clone(&self) -> Cloned {
-        Cloned(AtomicUsize::new(self.0.fetch_add(1, Ordering::SeqCst) + 1))
+impl Clone for CloneCounter {
+    fn clone(&self) -> CloneCounter {
+        CloneCounter(AtomicUsize::new(self.0.fetch_add(1, Ordering::SeqCst) + 1))
     }
 }
 
 #[coordinator_cached(name = "plain_cloned", version = user, remote = false)]
-async fn cloned(user: u32) -> Result<Arc<Cloned>, String> {
-    Ok(Arc::new(Cloned(AtomicUsize::new(0))))
+async fn cloned(user: u32) -> Result<Arc<CloneCounter>, String> {
+    Ok(Arc::new(CloneCounter(AtomicUsize::new(0))))
 }
 
 #[tokio::test]
@@ -249,42 +249,45 @@ async fn a_hit_clones_the_arc_only() {
     local_cache().await.scope(test).await;
 }
 
-/// A function of the macro `weighed`, called with a number. Its result is true if the call
-/// fetched, or if the entry was found.
+/// The mode of a function that the macro `weighed` declares.
 #[derive(Clone, Copy)]
-enum Step {
+enum Mode {
+    /// Calls the cached function. Returns true if the call fetched.
     Call,
+    /// Looks the entry up. Returns true if it was found.
     LookUp,
 }
 
-/// Calls a function for 100 numbers, and returns how many of their values the local tier keeps.
-/// Makes further calls until the tier has evicted all but `expected` of them, because it evicts on
-/// later calls and after a while.
-async fn count_kept<F>(run: impl Fn(u64, Step) -> F, cache: &Cache, expected: u64) -> u64
+/// Calls a function for 100 numbers. Returns how many of the values the local tier keeps.
+///
+/// The tier evicts during later calls, after a while. So this function makes further calls until at
+/// most `expected` values are left, or until ten seconds have passed.
+async fn count_kept<F>(run: impl Fn(u64, Mode) -> F, cache: &Cache, expected: u64) -> u64
 where
     F: Future<Output = bool> + Send,
 {
     for number in 0..100 {
-        assert!(cache.scope(run(number, Step::Call)).await, "each number is new");
+        assert!(cache.scope(run(number, Mode::Call)).await, "each number is new");
     }
     let give_up = Instant::now() + Duration::from_secs(10);
     for another in 100.. {
         let mut kept = 0;
         for number in 0..100 {
-            kept += u64::from(cache.scope(run(number, Step::LookUp)).await);
+            kept += u64::from(cache.scope(run(number, Mode::LookUp)).await);
         }
         if kept <= expected || Instant::now() > give_up {
             return kept;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-        cache.scope(run(another, Step::Call)).await;
+        cache.scope(run(another, Mode::Call)).await;
     }
     unreachable!("the loop ends after ten seconds")
 }
 
+/// Declares functions with a cached value each. `$weight` is the option `weight`, if there is one.
 macro_rules! weighed {
     ($($name:ident $cache_name:literal $value:ty = $new:expr $(, $weight:expr)?;)*) => {$(
-        async fn $name(number: u64, step: Step) -> bool {
+        async fn $name(number: u64, step: Mode) -> bool {
             #[coordinator_cached(
                 name = $cache_name,
                 version = number,
@@ -297,7 +300,7 @@ macro_rules! weighed {
                 fetches.fetch_add(1, Ordering::SeqCst);
                 Ok($new)
             }
-            if let Step::LookUp = step {
+            if let Mode::LookUp = step {
                 return value_entry(number).get().await.is_found();
             }
             let fetches = AtomicUsize::new(0);
@@ -320,7 +323,7 @@ weighed! {
     weighed_large "plain_weighed_large" Arc<Large> = Arc::new(Large { _bytes: [0; LARGE] });
     weighed_slice "plain_weighed_slice" Arc<[Byte]> = Arc::from(vec![Byte(0); LARGE]);
     weighed_list "plain_weighed_list" Vec<Byte> = vec![Byte(0); LARGE];
-    // This value has serde, so the estimate sees what it owns.
+    // `String` has serde, so the estimated weight includes the text.
     weighed_text "plain_weighed_text" Arc<String> = Arc::new("x".repeat(LARGE));
     weighed_declared "plain_weighed_declared" Arc<Small> = Arc::new(Small), |_| LARGE;
     weighed_panics "plain_weighed_panics" Arc<Large> = Arc::new(Large { _bytes: [0; LARGE] }),
@@ -334,7 +337,7 @@ weighed! {
 struct Byte(#[allow(dead_code)] u8);
 
 #[tokio::test]
-async fn a_value_without_serde_weighs_what_is_known_of_it() {
+async fn arc_targets_and_elements_count_towards_the_weight() {
     let cache = || async {
         Cache::builder().local_capacity(1 << 20).build().await.expect("the settings are valid")
     };
@@ -359,7 +362,7 @@ async fn a_value_without_serde_weighs_what_is_known_of_it() {
     let kept = count_kept(weighed_most, &cache, 0).await;
     assert_eq!(kept, 0, "a value that weighs more than the capacity is not kept");
     for number in 0..100 {
-        let is_kept = cache.scope(weighed_small(number, Step::LookUp)).await;
-        assert!(is_kept, "it displaces no other value");
+        let is_kept = cache.scope(weighed_small(number, Mode::LookUp)).await;
+        assert!(is_kept, "the value that was too heavy has displaced no other value");
     }
 }

@@ -1,4 +1,5 @@
-//! The answers that a request gets after it, or something else, has changed the entry.
+//! The answers that a request gets after the entry was changed, by the request itself or by other
+//! code.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -36,13 +37,17 @@ async fn remote_profile(upstream: &Upstream, user: u32) -> Result<usize, Upstrea
     upstream.fetch().await
 }
 
-/// Starts `first`, and then runs `then` to its end. `first` must wait longer than `then`.
-async fn overtaken<A, B>(first: impl Future<Output = A>, then: impl Future<Output = B>) -> (A, B) {
+/// Starts `first`, runs `then` to its end, and then ends `first`. `first` must wait longer than
+/// `then`.
+async fn join_in_order<A, B>(
+    first: impl Future<Output = A>,
+    then: impl Future<Output = B>,
+) -> (A, B) {
     tokio::join!(biased; first, then)
 }
 
 #[tokio::test]
-async fn a_request_drops_a_fetch_it_has_overtaken() {
+async fn a_request_drops_fetches_older_than_its_change() {
     for force_miss in [false, true] {
         let upstream = Upstream::default().taking_millis(20);
         let request = RequestScope::new().force_miss(force_miss).run(async {
@@ -50,7 +55,7 @@ async fn a_request_drops_a_fetch_it_has_overtaken() {
                 profile_entry(7).invalidate().await.expect("no server can fail");
                 profile(&upstream, 7).await
             };
-            let (first, second) = overtaken(profile(&upstream, 7), change_and_call).await;
+            let (first, second) = join_in_order(profile(&upstream, 7), change_and_call).await;
             assert_eq!((first, second), (Ok(1), Ok(2)));
             assert_eq!(profile(&upstream, 7).await, Ok(2));
             assert_eq!(upstream.fetches(), 2);
@@ -60,17 +65,17 @@ async fn a_request_drops_a_fetch_it_has_overtaken() {
 }
 
 #[tokio::test]
-async fn a_request_drops_a_shared_fetch_it_overtook() {
+async fn a_request_drops_shared_fetches_older_than_its_change() {
     let upstream = Upstream::default().taking_millis(20);
     let cache = local_cache().await;
     let request = RequestScope::new().run(async {
         let change = async { profile_entry(7).invalidate().await };
-        let (first, changed) = overtaken(profile(&upstream, 7), change).await;
+        let (first, changed) = join_in_order(profile(&upstream, 7), change).await;
         assert_eq!((first, changed), (Ok(1), Ok(())));
         assert_eq!(profile(&upstream, 7).await, Ok(2));
     });
-    let (led, ()) = cache.scope(overtaken(profile(&upstream, 7), request)).await;
-    assert_eq!(led, Ok(1));
+    let (leaders_answer, ()) = cache.scope(join_in_order(profile(&upstream, 7), request)).await;
+    assert_eq!(leaders_answer, Ok(1));
     assert_eq!(cache.stats().get("changed_profile").expect("the function was called").waits, 1);
 }
 
@@ -79,7 +84,7 @@ async fn unrelated_changes_keep_a_requests_answer() {
     let upstream = Upstream::default().taking_millis(20);
     let request = RequestScope::new().run(async {
         let change = async { profile_entry(8).overwrite(0).await };
-        let (first, changed) = overtaken(profile(&upstream, 7), change).await;
+        let (first, changed) = join_in_order(profile(&upstream, 7), change).await;
         assert_eq!((first, changed), (Ok(1), Ok(())));
         let change = RequestScope::new().run(async { profile_entry(7).invalidate().await });
         assert_eq!(change.await, Ok(()), "another request changes the entry");
@@ -122,12 +127,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Price {
     now: AtomicU64,
     /// The lowest price that a call in the request may return.
-    in_request: AtomicU64,
+    floor_in_request: AtomicU64,
     /// The lowest price that a call outside the request may return.
-    outside: AtomicU64,
+    floor_outside: AtomicU64,
     fetches: AtomicU64,
     /// Held during a change. If two changes were concurrent, either could come last.
-    change: Mutex<()>,
+    change_lock: Mutex<()>,
 }
 
 impl Price {
@@ -165,34 +170,34 @@ async fn remote_price_of(price: &Price, item: u8) -> Result<u64, UpstreamDown> {
     Ok(price.fetch().await)
 }
 
-async fn run(price: &Price, steps: Vec<Step>, is_local: bool, in_request: bool) {
+async fn run_steps(price: &Price, steps: Vec<Step>, is_local: bool, in_request: bool) {
     let entry = || if is_local { price_entry(7) } else { remote_price_entry(7) };
     for step in steps {
         match step {
             Step::Yield => yield_now().await,
             Step::Call => {
-                let least = if in_request { &price.in_request } else { &price.outside };
-                let least = least.load(Ordering::SeqCst);
+                let floor = if in_request { &price.floor_in_request } else { &price.floor_outside };
+                let floor = floor.load(Ordering::SeqCst);
                 let seen = match is_local {
                     true => price_of(price, 7).await,
                     false => remote_price_of(price, 7).await,
                 };
                 assert!(
-                    seen.clone().is_ok_and(|seen| seen >= least),
-                    "the price is {least} or later: {seen:?}"
+                    seen.clone().is_ok_and(|seen| seen >= floor),
+                    "the price is at least {floor}: {seen:?}"
                 );
             }
             Step::Invalidate | Step::Overwrite => {
-                let _changing = price.change.lock().await;
+                let _guard = price.change_lock.lock().await;
                 let new = price.now.fetch_add(1, Ordering::SeqCst) + 1;
                 let changed = match step {
                     Step::Overwrite => entry().overwrite(new).await,
                     _ => entry().invalidate().await,
                 };
                 assert_eq!(changed, Ok(()));
-                price.outside.store(new, Ordering::SeqCst);
+                price.floor_outside.store(new, Ordering::SeqCst);
                 if in_request {
-                    price.in_request.store(new, Ordering::SeqCst);
+                    price.floor_in_request.store(new, Ordering::SeqCst);
                 }
             }
         }
@@ -206,12 +211,12 @@ async fn run_all(cache: Cache, steps: [Vec<Step>; 4], is_local: bool, force_miss
     let request = {
         let price = Arc::clone(&price);
         async move {
-            let run = |steps| run(&price, steps, is_local, true);
+            let run = |steps| run_steps(&price, steps, is_local, true);
             tokio::join!(run(a), run(b), run(c));
         }
     };
     let request = RequestScope::new().force_miss(force_miss).run(request);
-    let outside = async move { run(&price, outside, is_local, false).await };
+    let outside = async move { run_steps(&price, outside, is_local, false).await };
     tokio::join!(cache.scope(request), cache.scope(outside));
 }
 
@@ -229,7 +234,7 @@ proptest! {
     }
 }
 
-/// The rule also holds for values that pass through memcached. All cases share one server.
+/// Checks the same rule for values that pass through memcached. All cases share one server.
 #[test]
 fn calls_see_earlier_changes_through_memcached() {
     let memcached = Memcached::start();

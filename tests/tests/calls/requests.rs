@@ -3,7 +3,7 @@
 use cached_core::RequestScope;
 use cached_tests::Upstream;
 
-use crate::functions::{State, local_cache, payment, profile};
+use crate::functions::{PaymentState, local_cache, payment, profile};
 use crate::single_flight::unshared;
 use crate::type_arguments::named;
 
@@ -31,21 +31,23 @@ async fn within_a_request_a_key_has_one_answer() {
             RequestScope::new()
                 .force_miss(true)
                 .run(async {
-                    let first = payment(&upstream, "7", State::Paid).await;
+                    let first = payment(&upstream, "7", PaymentState::Paid).await;
                     assert_eq!(
-                        payment(&upstream, "7", State::Paid).await,
+                        payment(&upstream, "7", PaymentState::Paid).await,
                         first,
                         "the request answers before the forced miss"
                     );
                     let again = RequestScope::new()
                         .force_miss(true)
-                        .run(payment(&upstream, "7", State::Paid))
+                        .run(payment(&upstream, "7", PaymentState::Paid))
                         .await;
                     assert_ne!(again, first);
                 })
                 .await;
-            let kept =
-                payment(&upstream, "7", State::Paid).await.expect("the call succeeds").fetched;
+            let kept = payment(&upstream, "7", PaymentState::Paid)
+                .await
+                .expect("the call succeeds")
+                .fetched;
             assert_eq!(kept, 3, "a write-once entry is not replaced");
         })
         .await;
@@ -77,7 +79,7 @@ async fn a_request_forgets_answers_of_dropped_caches() {
         .run(async {
             for count in 1..=50 {
                 let cache = local_cache().await;
-                let answer = cache.scope(payment(&upstream, "7", State::Paid)).await;
+                let answer = cache.scope(payment(&upstream, "7", PaymentState::Paid)).await;
                 assert_eq!(answer.expect("the call succeeds").fetched, count);
                 drop(cache);
             }
@@ -85,8 +87,9 @@ async fn a_request_forgets_answers_of_dropped_caches() {
         .await;
 }
 
+/// The second call waits for the first. The first fails, so the second fetches itself.
 #[tokio::test]
-async fn a_request_keeps_the_answer_of_a_follower() {
+async fn a_request_keeps_the_answer_of_a_waiting_call() {
     let upstream = Upstream::default().taking_millis(20);
     upstream.fail();
     let working = Upstream::default().taking_millis(20);
@@ -97,7 +100,7 @@ async fn a_request_keeps_the_answer_of_a_follower() {
             assert!(failed.is_err());
             assert_eq!(fetched.ok(), Some(7));
             assert_eq!(unshared(&working, 7).await.ok(), Some(7));
-            assert_eq!(working.fetches(), 1, "the request keeps the answer of the follower");
+            assert_eq!(working.fetches(), 1, "the request keeps the answer");
         }))
         .await;
 }

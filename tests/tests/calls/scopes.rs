@@ -1,4 +1,5 @@
-//! Scopes that are carried into tasks, threads and background fetches.
+//! `in_scope` and `Cache::spawn` carry the scope of a cache and of a request into tasks, threads
+//! and background fetches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +15,8 @@ use tokio::task::JoinSet;
 
 use crate::functions::local_cache;
 
-/// The answer of a tenant's own upstream. The tenant is not in the key: each tenant has a cache.
+/// Returns a limit from the tenant's own upstream. The tenant is not in the key, because each
+/// tenant has its own cache.
 #[coordinator_cached(
     name = "tenant_limit",
     overwrite(reason = "a tenant changes its limits"),
@@ -26,15 +28,15 @@ async fn limit(tenant: u64, product: u64) -> Result<u64, std::io::Error> {
     Ok(tenant * 1_000 + product)
 }
 
-/// A fan-out of a handler, in all the ways in which a program may poll a future elsewhere.
-async fn handle(tenant: u64) -> Vec<u64> {
+/// Calls `limit` in each way in which a handler may let a task or thread poll a future.
+async fn fan_out(tenant: u64) -> Vec<u64> {
     let mut limits = Vec::new();
     let one = tokio::spawn(in_scope(async move { limit(tenant, 1).await }));
     limits.push(one.await.expect("no task panics").expect("the call succeeds"));
     let mut set = JoinSet::new();
     for product in 2..5 {
         set.spawn(in_scope(async move {
-            // A task of a task.
+            // This task starts another task.
             let inner = tokio::spawn(in_scope(async move { limit(tenant, product).await }));
             inner.await.expect("no task panics")
         }));
@@ -55,7 +57,7 @@ async fn handle(tenant: u64) -> Vec<u64> {
 async fn tasks_of_a_tenant_never_see_another_tenants_answers() {
     for tenant in 1..=3 {
         let cache = local_cache().await;
-        let limits = cache.scope(handle(tenant)).await;
+        let limits = cache.scope(fan_out(tenant)).await;
         assert_eq!(limits, (1..=6).map(|product| tenant * 1_000 + product).collect::<Vec<_>>());
         let stats = cache.stats().get("tenant_limit").expect("the function was called");
         assert_eq!(stats.fetches, 6);
@@ -64,8 +66,9 @@ async fn tasks_of_a_tenant_never_see_another_tenants_answers() {
 
 #[tokio::test]
 async fn a_future_is_dropped_in_the_scope_that_it_carries() {
-    struct NotesCache(Arc<AtomicU64>);
-    impl Drop for NotesCache {
+    /// On drop, stores 1 if the test's cache is the current one, and 0 if it is not.
+    struct RecordCacheOnDrop(Arc<AtomicU64>);
+    impl Drop for RecordCacheOnDrop {
         fn drop(&mut self) {
             let capacity = format!("{:?}", Cache::current());
             self.0.store(u64::from(capacity.contains("77777")), Ordering::SeqCst);
@@ -74,7 +77,7 @@ async fn a_future_is_dropped_in_the_scope_that_it_carries() {
     let cache = Cache::builder().local_capacity(77_777).build().await.expect("the settings fit");
     for polls in 0..2 {
         let in_own_scope = Arc::new(AtomicU64::new(2));
-        let guard = NotesCache(Arc::clone(&in_own_scope));
+        let guard = RecordCacheOnDrop(Arc::clone(&in_own_scope));
         let work = async move {
             let _guard = guard;
             std::future::pending::<()>().await;
@@ -90,7 +93,7 @@ async fn a_future_is_dropped_in_the_scope_that_it_carries() {
 }
 
 #[tokio::test]
-async fn a_future_from_outside_of_every_scope_runs_where_it_is_polled() {
+async fn an_unscoped_future_uses_the_scope_that_polls_it() {
     let cache = local_cache().await;
     let carried = in_scope(limit(9, 1));
     let carried_by_request = in_scope(limit(9, 1));
@@ -104,7 +107,7 @@ async fn a_future_from_outside_of_every_scope_runs_where_it_is_polled() {
     assert_eq!((stats.fetches, stats.local_hits, stats.request_hits), (1, 1, 1));
 }
 
-/// A price that rises with each fetch, so that two fetches never give one answer.
+/// Returns a price that rises with each fetch. So two fetches never return the same price.
 #[coordinator_cached(
     name = "rising_price",
     overwrite(reason = "a price rises all the time"),
@@ -117,9 +120,10 @@ async fn price(price: &Arc<AtomicU64>, item: u64) -> Result<u64, std::io::Error>
     Ok(price.fetch_add(1, Ordering::SeqCst))
 }
 
-/// Many tasks of a request ask for the same keys, while another request changes the entries all the time.
+/// Many tasks of a request call for the same keys. Meanwhile a task outside the request changes the
+/// entries.
 #[test]
-fn a_key_has_one_answer_in_all_tasks_of_a_request() {
+fn all_tasks_of_a_request_get_one_answer() {
     const ITEMS: u64 = 8;
     let runtime = Builder::new_multi_thread().worker_threads(4).enable_all().build();
     let runtime = runtime.expect("the runtime starts");
@@ -143,13 +147,13 @@ fn a_key_has_one_answer_in_all_tasks_of_a_request() {
                         seen
                     }));
                 }
-                // The request itself asks too, before and after its tasks.
+                // The request itself also calls, before and after its tasks end.
                 let mut seen = Vec::new();
                 for item in 0..ITEMS {
                     seen.push((item, price(&source_of_request, item).await.expect("it succeeds")));
                 }
-                for of_task in tasks.join_all().await {
-                    seen.extend(of_task);
+                for seen_by_task in tasks.join_all().await {
+                    seen.extend(seen_by_task);
                 }
                 for item in 0..ITEMS {
                     seen.push((item, price(&source_of_request, item).await.expect("it succeeds")));
@@ -173,7 +177,7 @@ fn a_key_has_one_answer_in_all_tasks_of_a_request() {
         }
     });
     let stats = runtime.block_on(async { Cache::current().stats().get("rising_price") });
-    assert_eq!(stats.expect("it is declared").fetches, 0, "no task fell out of the scope");
+    assert_eq!(stats.expect("it is declared").fetches, 0, "every task has kept its scope");
 }
 
 /// A request invalidates, and other threads of the request read at the same time.
@@ -189,9 +193,9 @@ async fn a_request_never_answers_with_what_it_has_invalidated() {
             in_scope(async move {
                 let mut reads = 0_u64;
                 while !done.load(Ordering::SeqCst) {
-                    let least = floor.load(Ordering::SeqCst);
+                    let floor_before = floor.load(Ordering::SeqCst);
                     let seen = price(&source, 70).await.expect("the call succeeds");
-                    assert!(seen >= least, "{seen} is older than {least}");
+                    assert!(seen >= floor_before, "{seen} is older than {floor_before}");
                     reads += 1;
                 }
                 reads
@@ -204,27 +208,27 @@ async fn a_request_never_answers_with_what_it_has_invalidated() {
         let readers: Vec<_> = (0..3).map(|_| start(read())).collect();
         for _ in 0..20_000 {
             // Every fetch that begins after this line returns this price or a higher one.
-            let least = source.load(Ordering::SeqCst);
+            let floor_before = source.load(Ordering::SeqCst);
             price_entry(70).invalidate().await.expect("no server can fail");
-            floor.store(least, Ordering::SeqCst);
+            floor.store(floor_before, Ordering::SeqCst);
         }
         done.store(true, Ordering::SeqCst);
         readers.into_iter().map(|reader| reader.join().expect("no reader panics")).sum::<u64>()
     });
     let reads = local_cache().await.scope(request).await;
-    assert!(reads > 100, "{reads} reads");
+    assert!(reads > 100, "the readers make many calls: {reads}");
 }
 
 #[tokio::test]
-async fn a_shared_request_counts_its_hits_and_outlives_its_handler() {
+async fn a_task_keeps_its_request_after_the_handler() {
     let source = Arc::new(AtomicU64::new(0));
     let cache = local_cache().await;
-    let (left, source_of_task) = (source.clone(), source.clone());
+    let (source_of_handler, source_of_task) = (source.clone(), source.clone());
     let late = cache.scope(RequestScope::new().run(async move {
-        let first = price(&left, 80).await.expect("the call succeeds");
-        assert_eq!(price(&left, 80).await.expect("the call succeeds"), first);
+        let first = price(&source_of_handler, 80).await.expect("the call succeeds");
+        assert_eq!(price(&source_of_handler, 80).await.expect("the call succeeds"), first);
         let late = in_scope(async move { price(&source_of_task, 80).await });
-        assert_eq!(price(&left, 80).await.expect("the call succeeds"), first);
+        assert_eq!(price(&source_of_handler, 80).await.expect("the call succeeds"), first);
         (first, tokio::spawn(late))
     }));
     let (first, late) = late.await;
@@ -257,7 +261,7 @@ async fn outer_quote(quotes: Arc<AtomicU64>, item: u64) -> Result<u64, std::io::
 }
 
 #[tokio::test]
-async fn a_refresh_in_the_background_stays_in_the_scope_of_its_cache() {
+async fn a_refresh_runs_in_the_scope_of_its_cache() {
     let quotes = Arc::new(AtomicU64::new(0));
     let test = TestCache::local();
     test.run(outer_quote(quotes.clone(), 1)).await.expect("the call succeeds");
@@ -281,10 +285,10 @@ async fn carried_stock(item: u64) -> Result<u64, std::io::Error> {
 }
 
 #[tokio::test]
-async fn a_task_that_has_lost_its_scope_is_warned_about_once() {
+async fn a_task_without_its_scope_is_logged_once() {
     collect_logs();
     let cache = local_cache().await;
-    // A call outside of a task and of every scope is what the embedded cache is for.
+    // A call outside of every task and every scope uses the embedded cache. It logs no warning.
     carried_stock(1).await.expect("the call succeeds");
     let work = cache.scope(async {
         tokio::spawn(in_scope(carried_stock(2))).await.expect("no task panics")?;

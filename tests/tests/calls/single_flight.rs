@@ -11,9 +11,9 @@ use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Upstream, UpstreamDown, poll_once};
 use tokio::task::JoinHandle;
 
-use crate::functions::{Payment, State, local_cache, payment};
+use crate::functions::{Payment, PaymentState, local_cache, payment};
 
-/// Calls `payment` with one key in this many tasks.
+/// Calls `payment` with one key in `count` tasks.
 fn spawn_payments(
     cache: &Cache,
     upstream: &Upstream,
@@ -21,7 +21,7 @@ fn spawn_payments(
 ) -> Vec<JoinHandle<Result<Payment, UpstreamDown>>> {
     let call = || {
         let upstream = upstream.clone();
-        tokio::spawn(cache.scope(async move { payment(&upstream, "7", State::Paid).await }))
+        tokio::spawn(cache.scope(async move { payment(&upstream, "7", PaymentState::Paid).await }))
     };
     (0..count).map(|_| call()).collect()
 }
@@ -156,15 +156,17 @@ async fn an_unpolled_leader_soon_loses_the_lead() {
     local_cache()
         .await
         .scope(async {
-            let mut held = pin!(payment(&upstream, "7", State::Paid));
+            let mut held = pin!(payment(&upstream, "7", PaymentState::Paid));
             assert!(poll_once(held.as_mut()).await.is_none());
             let began = Instant::now();
-            let answer = payment(&upstream, "7", State::Paid).await.expect("the call succeeds");
-            assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
+            let answer =
+                payment(&upstream, "7", PaymentState::Paid).await.expect("the call succeeds");
+            let took = began.elapsed();
+            assert!(took < Duration::from_millis(2000), "the follower soon fetches: {took:?}");
             assert_eq!(answer.fetched, 2);
             // The held leader returns an answer of its own. The cached entry stays.
             assert_eq!(held.await.expect("the call succeeds").number, "7");
-            assert_eq!(payment(&upstream, "7", State::Paid).await, Ok(answer));
+            assert_eq!(payment(&upstream, "7", PaymentState::Paid).await, Ok(answer));
             assert_eq!(upstream.fetches(), 2);
         })
         .await;
@@ -201,7 +203,7 @@ async fn a_recursive_call_does_not_deadlock() {
     assert_eq!(answer.expect("the call ends"), Ok(2));
 }
 
-/// Holds a call after its lookup in the local tier and before it joins a flight.
+/// Holds a call after its lookup in the local tier, before it becomes a leader or a follower.
 struct Gate {
     reached: std::sync::mpsc::Sender<()>,
     opened: std::sync::mpsc::Receiver<()>,

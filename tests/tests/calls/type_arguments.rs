@@ -17,17 +17,17 @@ trait Backend: Send + Sync {
     fn fetch(&self, id: u32) -> Option<String>;
 }
 
-struct Live;
+struct LiveBackend;
 
-impl Backend for Live {
+impl Backend for LiveBackend {
     fn fetch(&self, id: u32) -> Option<String> {
         Some(format!("live {id}"))
     }
 }
 
-struct Sandbox;
+struct SandboxBackend;
 
-impl Backend for Sandbox {
+impl Backend for SandboxBackend {
     fn fetch(&self, id: u32) -> Option<String> {
         Some(format!("sandbox {id}"))
     }
@@ -54,15 +54,15 @@ macro_rules! two_backends {
 
             in_new_cache(async {
                 for _ in 0..2 {
-                    let live = answer::<_, 1>(Arc::new(Live), 7, 1).await;
+                    let live = answer::<_, 1>(Arc::new(LiveBackend), 7, 1).await;
                     assert_eq!(live.as_deref(), Some("live 7"));
-                    let sandbox = answer::<_, 1>(Arc::new(Sandbox), 7, 1).await;
+                    let sandbox = answer::<_, 1>(Arc::new(SandboxBackend), 7, 1).await;
                     assert_eq!(sandbox.as_deref(), Some("sandbox 7"));
                 }
                 // Equal keys are hits. Another const argument is another key.
                 let stats = |name| Cache::current().stats().get(name).map(|stats| stats.local_hits);
                 assert_eq!(stats($name), Some(2));
-                answer::<_, 2>(Arc::new(Live), 7, 1).await;
+                answer::<_, 2>(Arc::new(LiveBackend), 7, 1).await;
                 assert_eq!(stats($name), Some(2));
             })
             .await;
@@ -89,13 +89,16 @@ async fn order<B: Backend>(backend: &B, id: u32, version: u8) -> Option<String> 
 #[tokio::test]
 async fn a_companion_names_entries_by_type_argument() {
     in_new_cache(async {
-        order(&Live, 1, 2).await;
-        assert_eq!(order_entry::<Live>(1, 2).get().await.into_option().flatten(), Live.fetch(1));
-        assert!(!order_entry::<Sandbox>(1, 2).get().await.is_found());
-        order_entry::<Sandbox>(1, 2).invalidate().await.expect("no server can fail");
-        assert!(order_entry::<Live>(1, 2).get().await.is_found());
-        order_entry::<Live>(1, 2).invalidate().await.expect("no server can fail");
-        assert!(!order_entry::<Live>(1, 2).get().await.is_found());
+        order(&LiveBackend, 1, 2).await;
+        assert_eq!(
+            order_entry::<LiveBackend>(1, 2).get().await.into_option().flatten(),
+            LiveBackend.fetch(1)
+        );
+        assert!(!order_entry::<SandboxBackend>(1, 2).get().await.is_found());
+        order_entry::<SandboxBackend>(1, 2).invalidate().await.expect("no server can fail");
+        assert!(order_entry::<LiveBackend>(1, 2).get().await.is_found());
+        order_entry::<LiveBackend>(1, 2).invalidate().await.expect("no server can fail");
+        assert!(!order_entry::<LiveBackend>(1, 2).get().await.is_found());
     })
     .await;
 }
@@ -119,13 +122,13 @@ async fn unnamed_with_entry(backend: &impl Backend, id: u32, version: u8) -> Opt
 
 /// A parameter of type `impl Trait` is a type parameter without a name.
 #[tokio::test]
-async fn a_skipped_impl_trait_parameter_keys_its_type() {
+async fn the_type_of_a_skipped_parameter_is_keyed() {
     in_new_cache(async {
         for _ in 0..2 {
-            assert_eq!(unnamed(&Live, 7, 1).await, Live.fetch(7));
-            assert_eq!(unnamed(&Sandbox, 7, 1).await, Sandbox.fetch(7));
-            assert_eq!(unnamed_with_entry(&Live, 7, 1).await, Live.fetch(7));
-            assert_eq!(unnamed_with_entry(&Sandbox, 7, 1).await, Sandbox.fetch(7));
+            assert_eq!(unnamed(&LiveBackend, 7, 1).await, LiveBackend.fetch(7));
+            assert_eq!(unnamed(&SandboxBackend, 7, 1).await, SandboxBackend.fetch(7));
+            assert_eq!(unnamed_with_entry(&LiveBackend, 7, 1).await, LiveBackend.fetch(7));
+            assert_eq!(unnamed_with_entry(&SandboxBackend, 7, 1).await, SandboxBackend.fetch(7));
         }
         assert_eq!(
             Cache::current().stats().get("unnamed").expect("the function was called").local_hits,
@@ -138,9 +141,9 @@ async fn a_skipped_impl_trait_parameter_keys_its_type() {
 #[tokio::test]
 async fn a_companion_takes_a_skipped_impl_trait_parameter() {
     in_new_cache(async {
-        unnamed_with_entry(&Live, 7, 1).await;
-        assert!(unnamed_entry(&Live, 7, 1).get().await.is_found());
-        assert!(!unnamed_entry(&Sandbox, 7, 1).get().await.is_found());
+        unnamed_with_entry(&LiveBackend, 7, 1).await;
+        assert!(unnamed_entry(&LiveBackend, 7, 1).get().await.is_found());
+        assert!(!unnamed_entry(&SandboxBackend, 7, 1).get().await.is_found());
     })
     .await;
 }
@@ -155,26 +158,27 @@ impl<B: Backend + Default> Client<B> {
     }
 }
 
-impl Default for Live {
-    fn default() -> Live {
-        Live
+impl Default for LiveBackend {
+    fn default() -> LiveBackend {
+        LiveBackend
     }
 }
 
-impl Default for Sandbox {
-    fn default() -> Sandbox {
-        Sandbox
+impl Default for SandboxBackend {
+    fn default() -> SandboxBackend {
+        SandboxBackend
     }
 }
 
 #[tokio::test]
 async fn a_companion_names_entries_by_impl() {
     in_new_cache(async {
-        let (live, sandbox) = (Client::<Live>(PhantomData), Client::<Sandbox>(PhantomData));
-        assert_eq!(live.method(7, 1).await, Live.fetch(7));
+        let (live, sandbox) =
+            (Client::<LiveBackend>(PhantomData), Client::<SandboxBackend>(PhantomData));
+        assert_eq!(live.method(7, 1).await, LiveBackend.fetch(7));
         assert!(live.method_entry(7, 1).get().await.is_found());
         assert!(!sandbox.method_entry(7, 1).get().await.is_found());
-        assert_eq!(sandbox.method(7, 1).await, Sandbox.fetch(7));
+        assert_eq!(sandbox.method(7, 1).await, SandboxBackend.fetch(7));
     })
     .await;
 }
@@ -188,21 +192,21 @@ trait Service: Sync {
     }
 }
 
-impl Service for Live {
+impl Service for LiveBackend {
     const REGION: &'static str = "live";
 }
 
-impl Service for Sandbox {
+impl Service for SandboxBackend {
     const REGION: &'static str = "sandbox";
 }
 
 #[tokio::test]
 async fn a_companion_names_entries_by_implementing_type() {
     in_new_cache(async {
-        assert_eq!(Live.region(7, 1).await.as_deref(), Some("live 7 1"));
-        assert!(Live.region_entry(7, 1).get().await.is_found());
-        assert!(!Sandbox.region_entry(7, 1).get().await.is_found());
-        assert_eq!(Sandbox.region(7, 1).await.as_deref(), Some("sandbox 7 1"));
+        assert_eq!(LiveBackend.region(7, 1).await.as_deref(), Some("live 7 1"));
+        assert!(LiveBackend.region_entry(7, 1).get().await.is_found());
+        assert!(!SandboxBackend.region_entry(7, 1).get().await.is_found());
+        assert_eq!(SandboxBackend.region(7, 1).await.as_deref(), Some("sandbox 7 1"));
     })
     .await;
 }
@@ -277,7 +281,7 @@ async fn the_key_contains_the_impl_trait_type() {
     assert_eq!(upstream.fetches(), 2);
 }
 
-trait Named {
+trait NamedService {
     fn name(&self) -> String;
 
     #[coordinator_cached(name = "default_method", version = number, skip(self))]
@@ -292,20 +296,20 @@ trait Named {
 struct Left;
 struct Right;
 
-impl Named for Left {
+impl NamedService for Left {
     fn name(&self) -> String {
         "left".into()
     }
 }
 
-impl Named for Right {
+impl NamedService for Right {
     fn name(&self) -> String {
         "right".into()
     }
 }
 
 #[tokio::test]
-async fn a_default_method_keys_its_self_type() {
+async fn the_key_of_a_default_method_contains_self() {
     local_cache()
         .await
         .scope(async {
@@ -315,7 +319,7 @@ async fn a_default_method_keys_its_self_type() {
         .await;
 }
 
-/// Returns the number as a `V`, after a pause in which another call can begin to wait.
+/// Returns the edition as a `V`. The fetch takes so long that another call can begin to wait.
 #[coordinator_cached(name = "types_same_path", version = edition, skip(upstream))]
 async fn converted<V>(upstream: &Upstream, edition: u8) -> Result<V, UpstreamDown>
 where
@@ -337,7 +341,7 @@ where
     Ok(V::from(number))
 }
 
-/// Two types in two blocks of one function have the same path, and so have their keys.
+/// Two types in two blocks of one function have the same path. So their keys are equal.
 #[tokio::test]
 async fn a_value_of_another_type_bypasses_the_cache() {
     macro_rules! call {
@@ -366,7 +370,7 @@ async fn a_value_of_another_type_bypasses_the_cache() {
         // The local tier has the value of the first type.
         call!(&upstream, 1_u8, u64).await;
         assert_eq!((upstream.fetches(), bypassed("types_same_path")), (3, Some(2)));
-        // The function looks up each value whose entry it may have to refresh.
+        // With `refresh_ahead`, both calls for the second type bypass the cache.
         assert_eq!(bypassed("types_same_path_refreshed"), Some(2));
     })
     .await;

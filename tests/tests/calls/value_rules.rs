@@ -1,4 +1,4 @@
-//! `cache_if` and `ttl_with` that mention parameters.
+//! The closures of `cache_if` and `ttl_with`, here called *rules*, may mention parameters.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,19 +9,19 @@ use cached_core::coordinator_cached;
 use cached_core::testing::TestCache;
 use serde::Serialize;
 
-use crate::functions::{Payment, State};
+use crate::functions::{Payment, PaymentState};
 
-/// A bank that knows how some of its payments were made.
 #[derive(Default, Clone)]
 struct Bank {
     region: String,
+    /// The payment methods that the bank knows, by the number of the payment.
     methods: HashMap<String, String>,
 }
 
 static FETCHES: AtomicUsize = AtomicUsize::new(0);
 
-/// Fetches a payment, whose state the caller may have wrong.
-fn fetched(number: &str, state: State) -> Payment {
+/// Counts a fetch, and returns a payment in this state.
+fn fetch_payment(number: &str, state: PaymentState) -> Payment {
     let fetched = FETCHES.fetch_add(1, Ordering::SeqCst);
     Payment { number: number.to_owned(), state: format!("{state:?}"), fetched }
 }
@@ -33,41 +33,45 @@ fn fetched(number: &str, state: State) -> Payment {
     cache_if = |payment| payment.state == format!("{state:?}"),
     entry = payment_entry
 )]
-async fn payment(number: &str, state: State, actual: State) -> Result<Payment, String> {
-    Ok(fetched(number, actual))
+async fn payment(
+    number: &str,
+    state: PaymentState,
+    actual: PaymentState,
+) -> Result<Payment, String> {
+    Ok(fetch_payment(number, actual))
 }
 
 #[tokio::test]
-async fn a_version_that_the_value_contradicts_is_not_cached() {
+async fn a_value_that_contradicts_its_version_is_not_cached() {
     let test = TestCache::local();
     let call = async |actual| {
-        test.run(payment("1", State::Paid, actual)).await.expect("the call succeeds")
+        test.run(payment("1", PaymentState::Paid, actual)).await.expect("the call succeeds")
     };
-    let early = call(State::Processing).await;
+    let early = call(PaymentState::Processing).await;
     assert_eq!(early.state, "Processing", "the call gets what was fetched");
-    let paid = call(State::Paid).await;
+    let paid = call(PaymentState::Paid).await;
     assert_eq!(paid.state, "Paid", "the unpaid payment is not kept as the paid one");
-    assert_eq!(call(State::Processing).await, paid, "the paid payment is kept");
+    assert_eq!(call(PaymentState::Processing).await, paid, "the paid payment is kept");
 }
 
 #[tokio::test]
 async fn an_added_value_that_contradicts_its_version_is_refused() {
     let test = TestCache::local();
     test.run(async {
-        let entry = || payment_entry("2", State::Paid);
-        assert!(!entry().add(fetched("2", State::Processing)).await);
+        let entry = || payment_entry("2", PaymentState::Paid);
+        assert!(!entry().add(fetch_payment("2", PaymentState::Processing)).await);
         assert!(!entry().get().await.is_found());
-        assert!(entry().clone().add(fetched("2", State::Paid)).await);
+        assert!(entry().clone().add(fetch_payment("2", PaymentState::Paid)).await);
         assert!(entry().get().await.is_found());
     })
     .await;
 }
 
-/// A parameter that is `Clone` and not `Copy`, and that borrows.
+/// A parameter that borrows, and that is `Clone` but not `Copy`.
 #[derive(Clone, Serialize)]
 struct Limit<'a>(&'a str);
 
-/// The body takes both parameters before the options are applied.
+/// The body consumes both parameters before the rules run.
 #[coordinator_cached(
     name = "rule_of_owned_parameters",
     version = (prefix, limit),
@@ -105,8 +109,8 @@ impl Bank {
         ttl_with = |state| Duration::from_secs(state.number.len() as u64),
         entry = method_entry
     )]
-    async fn payment(&self, number: &str, state: State) -> Result<Payment, String> {
-        Ok(fetched(number, state))
+    async fn payment(&self, number: &str, state: PaymentState) -> Result<Payment, String> {
+        Ok(fetch_payment(number, state))
     }
 
     #[coordinator_cached(
@@ -127,20 +131,20 @@ async fn a_rule_of_a_method_mentions_its_receiver() {
     let bank = Bank { region: "eu".into(), methods: [("1".into(), "card".into())].into() };
     let test = TestCache::local();
     let call = async |number| {
-        test.run(bank.payment(number, State::Paid)).await.expect("the call succeeds").fetched
+        test.run(bank.payment(number, PaymentState::Paid)).await.expect("the call succeeds").fetched
     };
     assert_eq!(call("1").await, call("1").await);
     assert_ne!(call("2").await, call("2").await, "the receiver does not know the method");
     test.run(async {
-        // The entry keeps what its rule mentions, also after the receiver and the number are gone.
+        // The entry owns what its rule mentions, so it outlives the receiver and the number.
         let entry = {
             let (bank, number) = (bank.clone(), "1".to_owned());
-            bank.method_entry(&number, State::Processing)
+            bank.method_entry(&number, PaymentState::Processing)
         };
-        assert!(!entry.add(fetched("1", State::Paid)).await);
-        assert!(entry.add(fetched("1", State::Processing)).await);
-        let entry = bank.method_entry("2", State::Processing);
-        assert!(!entry.add(fetched("2", State::Processing)).await);
+        assert!(!entry.add(fetch_payment("1", PaymentState::Paid)).await);
+        assert!(entry.add(fetch_payment("1", PaymentState::Processing)).await);
+        let entry = bank.method_entry("2", PaymentState::Processing);
+        assert!(!entry.add(fetch_payment("2", PaymentState::Processing)).await);
 
         assert_eq!(bank.clone().moved_to("us").await.as_deref(), Ok("us"));
         let entry = bank.clone().region_entry("us");
@@ -148,12 +152,12 @@ async fn a_rule_of_a_method_mentions_its_receiver() {
         entry.overwrite("eu".to_owned()).await.expect("there is no memcached");
         assert_eq!(entry.get().await.into_option().as_deref(), Some("eu"));
         entry.overwrite("asia".to_owned()).await.expect("there is no memcached");
-        assert!(!entry.get().await.is_found(), "a refused value replaces nothing, and removes");
+        assert!(!entry.get().await.is_found(), "an overwrite with a refused value removes");
     })
     .await;
 }
 
-/// A generic function, an `impl Trait`, and parameters that a pattern binds.
+/// A generic function with an `impl Trait` parameter and a parameter that is a pattern.
 #[coordinator_cached(
     name = "rule_of_generic_parameters",
     version = (low, high),
@@ -186,9 +190,13 @@ async fn a_rule_mentions_parameters_of_every_kind() {
 
 #[async_trait]
 trait Payments: Send + Sync {
-    async fn under_async_trait(&self, number: &str, state: State) -> Result<Payment, String>;
+    async fn under_async_trait(&self, number: &str, state: PaymentState)
+    -> Result<Payment, String>;
     #[allow(clippy::manual_async_fn)]
-    fn desugared(&self, state: State) -> impl Future<Output = Result<Payment, String>> + Send
+    fn desugared(
+        &self,
+        state: PaymentState,
+    ) -> impl Future<Output = Result<Payment, String>> + Send
     where
         Self: Sized;
 }
@@ -201,8 +209,12 @@ impl Payments for Bank {
         version = state,
         cache_if = |payment| self.methods.contains_key(&payment.number) && payment.number == number
     )]
-    async fn under_async_trait(&self, number: &str, state: State) -> Result<Payment, String> {
-        Ok(fetched(number, state))
+    async fn under_async_trait(
+        &self,
+        number: &str,
+        state: PaymentState,
+    ) -> Result<Payment, String> {
+        Ok(fetch_payment(number, state))
     }
 
     #[coordinator_cached(
@@ -212,8 +224,11 @@ impl Payments for Bank {
         cache_if = |payment| self.methods.contains_key(&payment.number)
     )]
     #[allow(clippy::manual_async_fn)]
-    fn desugared(&self, state: State) -> impl Future<Output = Result<Payment, String>> + Send {
-        async move { Ok(fetched(&self.region, state)) }
+    fn desugared(
+        &self,
+        state: PaymentState,
+    ) -> impl Future<Output = Result<Payment, String>> + Send {
+        async move { Ok(fetch_payment(&self.region, state)) }
     }
 }
 
@@ -222,7 +237,7 @@ async fn a_rule_of_a_trait_method_mentions_its_parameters() {
     let bank = Bank { region: "1".into(), methods: [("1".into(), "card".into())].into() };
     let test = TestCache::local();
     let call = async |number| {
-        test.run(bank.under_async_trait(number, State::Paid))
+        test.run(bank.under_async_trait(number, PaymentState::Paid))
             .await
             .expect("the call succeeds")
             .fetched
@@ -230,7 +245,7 @@ async fn a_rule_of_a_trait_method_mentions_its_parameters() {
     assert_eq!(call("1").await, call("1").await);
     assert_ne!(call("2").await, call("2").await);
     let call = async |bank: &Bank| {
-        test.run(bank.desugared(State::Paid)).await.expect("the call succeeds").fetched
+        test.run(bank.desugared(PaymentState::Paid)).await.expect("the call succeeds").fetched
     };
     assert_eq!(call(&bank).await, call(&bank).await);
     let other = Bank { region: "2".into(), ..bank };
@@ -239,14 +254,14 @@ async fn a_rule_of_a_trait_method_mentions_its_parameters() {
 
 /// A hit does not clone the parameters that a rule mentions.
 #[tokio::test]
-async fn a_hit_makes_no_copies() {
+async fn a_hit_clones_no_parameter() {
     static CLONES: AtomicUsize = AtomicUsize::new(0);
     #[derive(Serialize)]
-    struct Counted(u32);
-    impl Clone for Counted {
-        fn clone(&self) -> Counted {
+    struct CountedEdition(u32);
+    impl Clone for CountedEdition {
+        fn clone(&self) -> CountedEdition {
             CLONES.fetch_add(1, Ordering::SeqCst);
-            Counted(self.0)
+            CountedEdition(self.0)
         }
     }
     #[coordinator_cached(
@@ -254,33 +269,37 @@ async fn a_hit_makes_no_copies() {
         version = edition,
         cache_if = |value| *value == edition.0
     )]
-    async fn course(edition: Counted) -> Result<u32, String> {
+    async fn course(edition: CountedEdition) -> Result<u32, String> {
         Ok(edition.0)
     }
     let test = TestCache::local();
-    assert_eq!(test.run(course(Counted(1))).await, Ok(1));
+    assert_eq!(test.run(course(CountedEdition(1))).await, Ok(1));
     let clones = CLONES.load(Ordering::SeqCst);
     assert!(clones > 0, "the body takes the parameter, so the rule has a clone");
-    assert_eq!(test.run(course(Counted(1))).await, Ok(1));
+    assert_eq!(test.run(course(CountedEdition(1))).await, Ok(1));
     assert_eq!(CLONES.load(Ordering::SeqCst), clones);
 }
 
 #[coordinator_cached(
     name = "rule_that_panics",
-    version = left,
-    ttl_with = |_payment| Duration::from_secs_f64(left),
+    version = seconds_left,
+    ttl_with = |_payment| Duration::from_secs_f64(seconds_left),
     entry = expiring_entry
 )]
-async fn expiring(left: f64) -> Result<Payment, String> {
-    Ok(fetched("1", State::Paid))
+async fn expiring(seconds_left: f64) -> Result<Payment, String> {
+    Ok(fetch_payment("1", PaymentState::Paid))
 }
 
 #[tokio::test]
 async fn a_rule_that_panics_fails_no_call() {
     let test = TestCache::local();
-    let call = async |left| test.run(expiring(left)).await.expect("the call succeeds").fetched;
+    let call = async |seconds_left| {
+        test.run(expiring(seconds_left)).await.expect("the call succeeds").fetched
+    };
     assert_eq!(call(1.0).await, call(1.0).await);
     assert_ne!(call(-1.0).await, call(-1.0).await, "a value without a ttl is not cached");
-    let added = test.run(async { expiring_entry(-1.0).add(fetched("1", State::Paid)).await }).await;
+    let added = test
+        .run(async { expiring_entry(-1.0).add(fetch_payment("1", PaymentState::Paid)).await })
+        .await;
     assert!(!added, "a value without a ttl is not added");
 }

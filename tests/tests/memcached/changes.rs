@@ -6,7 +6,9 @@ use cached_core::{Cache, RequestScope, Tier, first_found};
 use cached_tests::{Memcached, Upstream, UpstreamDown, poll_once};
 use tokio::task::JoinHandle;
 
-use crate::functions::{Payment, new_process, payment, payment_entry, profile, profile_entry};
+use crate::functions::{
+    Payment, new_process_cache, payment, payment_entry, profile, profile_entry,
+};
 
 /// Calls `payment` in a new task, and gives the task time to begin its fetch.
 async fn begin_fetch(
@@ -22,14 +24,14 @@ async fn begin_fetch(
 #[tokio::test]
 async fn invalidate_beats_a_fetch_of_another_process() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default().taking_millis(500);
     let fetch = begin_fetch(&a, &upstream).await;
     b.scope(async { payment_entry("7", "paid").invalidate().await.expect("memcached is reached") })
         .await;
     assert_eq!(fetch.await.expect("no task panics").expect("the call succeeds").fetched, 1);
     a.flush().await;
-    // The earlier fetch stored nothing in memcached.
+    // The fetch that began before the invalidation stored nothing in memcached.
     assert_eq!(
         b.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds").fetched,
         2
@@ -44,7 +46,7 @@ async fn invalidate_beats_a_fetch_of_another_process() {
 #[tokio::test]
 async fn add_and_overwrite_reach_every_process() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default();
     let cash = Payment { number: "7".into(), fetched: 99 };
     assert!(a.scope(async { payment_entry("7", "paid").add(cash.clone()).await }).await);
@@ -66,14 +68,14 @@ async fn add_and_overwrite_reach_every_process() {
 #[tokio::test]
 async fn add_fills_the_placeholder_of_another_caller() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default().taking_millis(500);
     let fetch = begin_fetch(&a, &upstream).await;
     let cash = Payment { number: "7".into(), fetched: 99 };
     assert!(b.scope(async { payment_entry("7", "paid").add(cash.clone()).await }).await);
     fetch.await.expect("no task panics").expect("the call succeeds");
     a.flush().await;
-    let c = new_process(&memcached).await;
+    let c = new_process_cache(&memcached).await;
     assert_eq!(
         c.scope(payment(&upstream, "7", "paid")).await,
         Ok(cash),
@@ -84,7 +86,7 @@ async fn add_fills_the_placeholder_of_another_caller() {
 #[tokio::test]
 async fn first_found_tries_versions_in_order() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default();
     a.scope(payment(&upstream, "7", "processing")).await.expect("the call succeeds");
     a.flush().await;
@@ -102,7 +104,7 @@ async fn first_found_tries_versions_in_order() {
 #[tokio::test]
 async fn force_miss_replaces_only_overwritable_items() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default();
     let both = || async {
         (
@@ -121,7 +123,7 @@ async fn force_miss_replaces_only_overwritable_items() {
 #[tokio::test]
 async fn a_late_add_does_not_undo_an_invalidation() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     cache
         .scope(async {
             let value = Payment { number: "7".into(), fetched: 5 };
@@ -146,7 +148,7 @@ async fn a_late_add_does_not_undo_an_invalidation() {
 #[tokio::test]
 async fn a_late_overwrite_keeps_a_later_one() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     cache
         .scope(async {
             assert!(!profile_entry(8).get().await.is_found(), "this read opens the connection");
@@ -166,7 +168,7 @@ async fn a_late_overwrite_keeps_a_later_one() {
 #[tokio::test]
 async fn force_miss_keeps_write_once_entries_locally() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default();
     a.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds");
     a.flush().await;
@@ -183,7 +185,7 @@ async fn force_miss_keeps_write_once_entries_locally() {
 #[tokio::test]
 async fn a_dropped_invalidation_clears_the_local_tier() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default();
     a.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds");
     a.flush().await;

@@ -1,6 +1,6 @@
 //! `add`, `overwrite` and `first_found` when memcached refuses, fails or has another value. While a
-//! key's *home server* is lost, another server, the *gutter server*, keeps the key's values for 10
-//! s.
+//! key's *home server* is lost, another server, the *gutter server*, keeps the key's values for ten
+//! seconds.
 
 use std::time::{Duration, Instant};
 
@@ -63,8 +63,8 @@ async fn number_at(server: &TestMemcached, test: &TestCache) -> u32 {
     panic!("no number up to 100 has this server as its home");
 }
 
-/// An item on the gutter server expires after 10 s, and then another process fetches. The process
-/// that added the value must not keep it for longer.
+/// The process that added a value must not keep it for longer than the gutter server does. After
+/// that time, another process may fetch another value.
 #[tokio::test]
 async fn an_add_in_the_gutter_is_kept_briefly() {
     let (test, upstream) = (two_servers(), Upstream::default());
@@ -153,8 +153,8 @@ async fn draft(number: u32) -> Result<Vec<u8>, UpstreamDown> {
     Ok(vec![1; 10])
 }
 
-/// If a value is too large, memcached drops the present item, even if the write's condition does
-/// not hold.
+/// When memcached refuses a value that is too large, it removes the item under that key. It does so
+/// even for a write that must not replace an item.
 #[tokio::test]
 async fn an_oversized_add_keeps_the_present_entry() {
     let test = TestCache::new();
@@ -183,7 +183,7 @@ async fn an_oversized_overwrite_is_an_error() {
     assert_eq!(test.run(draft(1)).await, Ok(too_large()));
 }
 
-/// A type that leaves out a field. A value with a text is not stored in memcached.
+/// A type that serde writes without its text. So a value with a text is not stored in memcached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Note {
     #[serde(skip)]
@@ -280,7 +280,7 @@ async fn an_overwrite_on_hanging_servers_times_out() {
         let Err(CacheError::Remote(error)) = overwritten else { panic!("{overwritten:?}") };
         let why = error.to_string();
         assert!(addresses.iter().any(|address| why.contains(address)), "{why}");
-        assert!(took < TIMEOUT + LATENESS, "{took:?}, servers: {addresses:?}");
+        assert!(took < TIMEOUT + LATENESS, "{addresses:?} cost one timeout: {took:?}");
     }
 }
 

@@ -9,7 +9,7 @@ use cached_tests::{
 };
 
 /// How long a process keeps a value whose write memcached has not confirmed.
-const UNCONFIRMED: Duration = Duration::from_secs(5);
+const UNCONFIRMED_TTL: Duration = Duration::from_secs(5);
 
 #[coordinator_cached(name = "full_page", version = number, skip(upstream, size))]
 async fn page(upstream: &Upstream, size: usize, number: u32) -> Result<String, UpstreamDown> {
@@ -18,8 +18,8 @@ async fn page(upstream: &Upstream, size: usize, number: u32) -> Result<String, U
     Ok("p".repeat(size))
 }
 
-/// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process(address: &str) -> Cache {
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
+async fn new_process_cache(address: &str) -> Cache {
     let builder = Cache::builder().namespace("full").memcached([address]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
 }
@@ -45,14 +45,14 @@ async fn values_that_a_server_does_not_store_stay_in_the_process() {
 /// while, and that this is logged once.
 async fn assert_values_stay(address: &str) {
     collect_logs();
-    let cache = new_process(address).await;
+    let cache = new_process_cache(address).await;
     let upstream = Upstream::default();
     for number in 0..5 {
         call(&cache, &upstream, 900, number).await;
         tokio::time::sleep(Duration::from_millis(1100)).await;
     }
     assert_eq!(cache.stats().total().fills, 0, "memcached stores nothing");
-    tokio::time::sleep(UNCONFIRMED).await;
+    tokio::time::sleep(UNCONFIRMED_TTL).await;
     let before = upstream.fetches();
     call(&cache, &upstream, 900, 4).await;
     assert_eq!(upstream.fetches(), before, "the process still has the value");
@@ -63,10 +63,10 @@ async fn assert_values_stay(address: &str) {
 #[tokio::test]
 async fn a_value_that_is_too_large_stays_in_the_process() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached.address()).await;
+    let cache = new_process_cache(&memcached.address()).await;
     let upstream = Upstream::default();
     call(&cache, &upstream, 2 << 20, 1).await;
-    tokio::time::sleep(UNCONFIRMED + Duration::from_millis(500)).await;
+    tokio::time::sleep(UNCONFIRMED_TTL + Duration::from_millis(500)).await;
     call(&cache, &upstream, 2 << 20, 1).await;
     assert_eq!(upstream.fetches(), 1, "the process still has the value");
 }

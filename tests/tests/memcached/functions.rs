@@ -32,8 +32,8 @@ pub(crate) async fn profile(upstream: &Upstream, user: u32) -> Result<String, Up
     Ok(format!("user {user}, fetch {}", upstream.fetch().await?))
 }
 
-/// Returns the cache of a new process, which shares only memcached with other caches.
-pub(crate) async fn new_process(memcached: &Memcached) -> Cache {
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
+pub(crate) async fn new_process_cache(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().namespace("test").memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
 }

@@ -12,8 +12,8 @@ fn builder(memcached: &Memcached) -> CacheBuilder {
     Cache::builder().memcached([memcached.address()]).remote_timeout(Duration::from_secs(5))
 }
 
-/// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process(memcached: &Memcached) -> Cache {
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
+async fn new_process_cache(memcached: &Memcached) -> Cache {
     builder(memcached).build().await.expect("the settings are valid")
 }
 
@@ -28,7 +28,7 @@ async fn brief(number: u32) -> Result<usize, ()> {
 #[tokio::test]
 async fn a_ttl_below_a_second_stays_local() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let began = Instant::now();
     let first = a.scope(brief(7)).await;
     assert_eq!(a.scope(brief(7)).await, first);
@@ -40,7 +40,8 @@ async fn a_ttl_below_a_second_stays_local() {
         assert!(began.elapsed() < Duration::from_secs(5), "the entry expires in time");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    let lived = began.elapsed();
+    assert!(lived >= Duration::from_millis(900), "the entry does not expire early: {lived:?}");
     assert_ne!(a.scope(brief(7)).await, first);
 }
 
@@ -58,7 +59,7 @@ async fn token(number: u32) -> Result<u32, ()> {
 #[tokio::test]
 async fn a_value_ttl_below_a_second_stays_local() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     let key = cache.scope(async { token_entry(7).key().to_string() }).await;
     assert_eq!(cache.scope(token(7)).await, Ok(7));
     cache.flush().await;
@@ -84,7 +85,7 @@ async fn long(number: u32) -> Result<u32, ()> {
 #[tokio::test]
 async fn a_ttl_above_thirty_days_is_valid() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     assert_eq!(a.scope(long(7)).await, Ok(7));
     a.flush().await;
     let key = a.scope(async { long_entry(7).key().to_string() }).await;
@@ -114,9 +115,9 @@ async fn jitter_only_shortens_ttls() {
     let (shortest, longest) =
         (ttls.first().expect("there are 200 entries"), ttls.last().expect("there are 200 entries"));
     // A few seconds may pass between the fill and this check.
-    assert!(*longest <= 1000 && *shortest >= 490, "{shortest} to {longest}");
-    assert!(*longest > 900 && *shortest < 600, "{shortest} to {longest}");
-    assert!(ttls.len() > 50, "{ttls:?}");
+    assert!(*longest <= 1000 && *shortest >= 490, "jitter halves at most: {shortest} to {longest}");
+    assert!(*longest > 900 && *shortest < 600, "jitter uses its range: {shortest} to {longest}");
+    assert!(ttls.len() > 50, "the ttls differ: {ttls:?}");
 }
 
 #[coordinator_cached(
@@ -132,7 +133,7 @@ async fn large(number: u32) -> Result<String, ()> {
 async fn a_refused_value_is_counted_and_logged_once() {
     collect_logs();
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     for number in 1..=3 {
         for cache in [&a, &b] {
             let answer = cache.scope(large(number)).await.expect("the call succeeds");
@@ -145,14 +146,15 @@ async fn a_refused_value_is_counted_and_logged_once() {
         assert_eq!((stats.fetches, stats.fills, stats.fills_dropped), (3, 0, 3));
         assert_eq!(stats.remote_hits, 0);
     }
-    // A refused overwrite leaves neither the old value nor a lease for which other calls wait.
+    // A refused overwrite removes the old value, and leaves no lease that other calls wait for.
     let overwrite = |value| a.scope(async { large_entry(7).overwrite(value).await });
     overwrite("small".to_owned()).await.expect("memcached stores the value");
     let refused = overwrite("large".repeat(1 << 20)).await;
     assert!(refused.is_err());
     let began = Instant::now();
     assert_eq!(b.scope(large(7)).await.expect("the call succeeds").len(), 2 << 20);
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(2), "no call waits for a lease: {took:?}");
     let warnings = logged(log::Level::Warn, "`large`");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
 }
@@ -173,10 +175,10 @@ async fn the_longest_key_is_valid_in_memcached() {
     assert_eq!(LONGEST_NAME.len(), 48);
     let memcached = Memcached::start();
     let namespace = "n".repeat(64);
-    let fits = || builder(&memcached).namespace(&namespace).build();
+    let build = || builder(&memcached).namespace(&namespace).build();
     let (a, b) = (
-        fits().await.expect("the settings are valid"),
-        fits().await.expect("the settings are valid"),
+        build().await.expect("the settings are valid"),
+        build().await.expect("the settings are valid"),
     );
     let text = "any identifier: \r\n\0 ".repeat(1000);
     let key = a.scope(async { longest_entry(&text).key().to_string() }).await;
@@ -202,11 +204,11 @@ async fn weighed_most(upstream: &Upstream, number: u32) -> Result<usize, Upstrea
     upstream.fetch().await
 }
 
-/// The weight of a value is about this process's memory, so memcached stores the value all the same.
+/// The weight of a value bounds only the memory of the local tier. So memcached stores the value.
 #[tokio::test]
 async fn a_value_too_heavy_for_the_local_tier_is_shared() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default();
     for cache in [&a, &b, &b] {
         assert_eq!(cache.scope(weighed_most(&upstream, 7)).await, Ok(1));

@@ -3,13 +3,13 @@
 use cached_core::first_found;
 use cached_tests::{Memcached, Upstream};
 
-use crate::functions::{Payment, new_process, payment, payment_entry};
+use crate::functions::{Payment, new_process_cache, payment, payment_entry};
 
 #[test]
 fn without_a_runtime_the_remote_tier_is_skipped() {
     let memcached = Memcached::start();
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
-    let cache = runtime.block_on(new_process(&memcached));
+    let cache = runtime.block_on(new_process_cache(&memcached));
     drop(runtime);
     let upstream = Upstream::default();
     let mut call = std::pin::pin!(cache.scope(payment(&upstream, "7", "paid")));
@@ -26,7 +26,7 @@ fn alternating_runtimes_have_their_own_connections() {
         runtime.expect("the runtime starts")
     };
     let (a, b) = (runtime(), runtime());
-    let cache = a.block_on(new_process(&memcached));
+    let cache = a.block_on(new_process_cache(&memcached));
     for number in 0..20 {
         for runtime in [&a, &b] {
             let number = number.to_string();
@@ -44,7 +44,7 @@ fn flush_ends_after_a_lost_runtime() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("the runtime starts")
     };
-    let cache = runtime().block_on(new_process(&memcached));
+    let cache = runtime().block_on(new_process_cache(&memcached));
     let upstream = Upstream::default();
     let answer = runtime().block_on(cache.scope(payment(&upstream, "7", "paid")));
     assert_eq!(answer.expect("the call succeeds").fetched, 1);
@@ -55,7 +55,7 @@ fn flush_ends_after_a_lost_runtime() {
 fn first_found_without_a_runtime_finds_nothing() {
     let memcached = Memcached::start();
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
-    let cache = runtime.block_on(new_process(&memcached));
+    let cache = runtime.block_on(new_process_cache(&memcached));
     drop(runtime);
     let finds_none =
         cache.scope(async { first_found([payment_entry("7", "paid")]).await.is_none() });

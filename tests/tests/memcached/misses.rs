@@ -7,15 +7,15 @@ use cached_core::{Cache, RequestScope, coordinator_cached};
 use cached_tests::{Memcached, Upstream, UpstreamDown, collect_misses, logged, poll_once};
 use log::Level;
 
-use crate::functions::new_process;
+use crate::functions::new_process_cache;
 
 /// Returns the lines about the misses of this function.
 fn lines(name: &str) -> Vec<String> {
     logged(Level::Debug, &format!("miss of `{name}:"))
 }
 
-/// Checks that the function has one line for each of `before` earlier misses and one for its last
-/// miss. Checks that the last line contains the words in this order.
+/// Checks that the function has `before` lines about earlier misses and one about the last miss.
+/// The last line must contain the words in this order.
 #[track_caller]
 fn assert_line(name: &str, before: usize, words: &[&str]) {
     let lines = lines(name);
@@ -43,7 +43,7 @@ async fn order(upstream: &Upstream, number: &str, revision: u32) -> Result<usize
 async fn a_miss_says_what_each_tier_had() {
     collect_misses();
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default().taking_millis(5);
     let call = || order(&upstream, "no-4711", 1);
     a.scope(call()).await.expect("the call succeeds");
@@ -84,7 +84,7 @@ async fn refused(upstream: &Upstream, edition: u8) -> Result<usize, UpstreamDown
 async fn a_miss_says_that_the_last_value_was_refused() {
     collect_misses();
     let memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     let upstream = Upstream::default();
     let call = || cache.scope(refused(&upstream, 1));
     call().await.expect("the call succeeds");
@@ -109,7 +109,7 @@ async fn outage(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDown
 async fn a_miss_names_the_one_cause_of_a_failed_read() {
     collect_misses();
     let mut memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     let upstream = Upstream::default();
     let call = |edition| cache.scope(outage(&upstream, edition));
     call(0).await.expect("the call succeeds");
@@ -131,19 +131,19 @@ async fn foreign(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDow
 }
 
 #[tokio::test]
-async fn a_miss_tells_another_builds_value_from_a_damaged_one() {
+async fn a_miss_tells_foreign_values_from_damaged_ones() {
     collect_misses();
     let memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     let upstream = Upstream::default();
     let key = |edition| async move { foreign_entry(edition).key().to_string() };
-    // The third byte of a frame is its format, and no build has had the format `9` yet.
-    let frames = [
-        ("cc9 a frame of a later format, as it may look", "a value of another build's type"),
-        ("not a frame", "a damaged value"),
+    // The third byte of an encoded value is the number of its format. No build uses format 9 yet.
+    let encoded_values = [
+        ("cc9 a value in a later format, as it may look", "a value of another build's type"),
+        ("not a value of the library", "a damaged value"),
     ];
-    for (edition, (frame, finding)) in (0..).zip(frames) {
-        memcached.store(&cache.scope(key(edition)).await, frame);
+    for (edition, (encoded, finding)) in (0..).zip(encoded_values) {
+        memcached.store(&cache.scope(key(edition)).await, encoded);
         cache.scope(foreign(&upstream, edition)).await.expect("the call succeeds");
         assert_line("miss_foreign", edition as usize, &["memcached: ", finding, "fetch: "]);
     }
@@ -158,7 +158,7 @@ async fn removed(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDow
 async fn a_miss_says_that_the_server_missed_an_invalidation() {
     collect_misses();
     let memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     let upstream = Upstream::default();
     cache.scope(removed(&upstream, 1)).await.expect("the call succeeds");
     cache.flush().await;
@@ -183,7 +183,7 @@ async fn busy(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDown> 
 async fn a_miss_says_that_another_process_holds_the_lease() {
     collect_misses();
     let memcached = Memcached::start();
-    let holder = new_process(&memcached).await;
+    let holder = new_process_cache(&memcached).await;
     let builder = Cache::builder().namespace("test").memcached([memcached.address()]);
     let builder = builder.lease_wait(Duration::from_millis(30));
     let other = builder.build().await.expect("the settings are valid");
@@ -196,7 +196,7 @@ async fn a_miss_says_that_another_process_holds_the_lease() {
     other.scope(busy(&Upstream::default(), 1)).await.expect("the call succeeds");
     let words = ["absent, another process holds the lease, then gave up waiting", "fetch: a value"];
     assert_line("miss_busy", 0, &words);
-    // The caller drops the call of the holder, and this miss has a line too.
+    // A miss has a line even if the caller drops the call.
     drop(held);
     assert_line("miss_busy", 1, &["lease won", "fetch: cancelled by the caller after "]);
 }
@@ -207,7 +207,7 @@ async fn by_clock(upstream: &Upstream, edition: u32) -> Result<usize, UpstreamDo
 }
 
 #[tokio::test]
-async fn a_miss_says_that_the_entry_has_expired_and_that_another_call_fetches() {
+async fn a_miss_names_expired_entries_and_other_fetches() {
     collect_misses();
     let test = TestCache::local();
     let upstream = Upstream::default().taking_millis(50);
@@ -222,7 +222,7 @@ async fn a_miss_says_that_the_entry_has_expired_and_that_another_call_fetches() 
 
     test.advance(Duration::from_secs(601));
     call().await.expect("the call succeeds");
-    // The sweeper may have removed the expired entry.
+    // The local tier may already have removed the expired entry.
     let line = self::lines("miss_clock").remove(2);
     let is_expired = line.contains("local tier: expired (its ttl was 600s)")
         || line.contains("before: the entry was removed after its ttl");

@@ -32,8 +32,8 @@ async fn board(upstream: &Upstream, number: u32) -> Result<String, UpstreamDown>
     Ok(COMMAND_TEXT.to_owned())
 }
 
-/// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process(address: &str) -> Cache {
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
+async fn new_process_cache(address: &str) -> Cache {
     let builder = Cache::builder().memcached([address]);
     builder
         .remote_timeout(Duration::from_millis(500))
@@ -47,7 +47,7 @@ fn warnings(server: &str) -> Vec<String> {
     logged(log::Level::Warn, server)
 }
 
-/// Writes values with a call, `add` and `overwrite`.
+/// Writes [`COMMAND_TEXT`] to the server with calls, with `add` and with `overwrite`.
 async fn write_all(cache: &Cache, upstream: &Upstream) {
     for number in 0..6 {
         cache.scope(note(upstream, number)).await.expect("the call succeeds");
@@ -68,27 +68,29 @@ async fn write_all(cache: &Cache, upstream: &Upstream) {
 async fn assert_never_written(kind: ServerKind, words: &[&str]) {
     collect_logs();
     let server = FakeMemcached::start(kind);
-    let cache = new_process(&server.address()).await;
+    let cache = new_process_cache(&server.address()).await;
     let upstream = Upstream::default();
     write_all(&cache, &upstream).await;
-    assert!(!server.holds("canary"), "{:?}", server.lines());
+    assert!(!server.holds("canary"), "no value was executed: {:?}", server.lines());
+    // The library tests a server with these commands before it uses the server.
     let is_probe = |line: &String| {
         matches!(line.as_str(), "version" | "stats" | "mn")
             || line.starts_with("ms cached-core.probe 2 ")
     };
-    assert!(server.lines().iter().all(is_probe), "{:?}", server.lines());
+    assert!(server.lines().iter().all(is_probe), "only tests arrive: {:?}", server.lines());
     let warnings = warnings(&server.address());
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(words.iter().all(|word| warnings[0].contains(word)), "{warnings:?}");
-    // The server is ejected: calls do not wait for it. The library tries the server again after
-    // growing pauses.
-    let (began, connections) = (Instant::now(), server.connections());
+    // The library has stopped using the server, so calls do not wait for it. The library tries the
+    // server again after growing pauses.
+    let (began, connections_before) = (Instant::now(), server.connections());
     for number in 0..1000 {
         cache.scope(note(&upstream, number)).await.expect("the call succeeds");
     }
-    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(500), "no call waits for the server: {took:?}");
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let connections = server.connections() - connections;
+    let connections = server.connections() - connections_before;
     assert!((1..=5).contains(&connections), "1 to 5 connections are opened: {connections}");
 }
 
@@ -116,7 +118,7 @@ async fn a_server_asking_for_passwords_is_ejected() {
 async fn a_real_memcached_with_passwords_is_ejected() {
     collect_logs();
     let memcached = Memcached::start_with_password();
-    let cache = new_process(&memcached.address()).await;
+    let cache = new_process_cache(&memcached.address()).await;
     let upstream = Upstream::default();
     write_all(&cache, &upstream).await;
     let warnings = warnings(&memcached.address());
@@ -124,17 +126,17 @@ async fn a_real_memcached_with_passwords_is_ejected() {
     assert!(warnings[0].contains("unauthenticated"), "{warnings:?}");
 }
 
-/// memcached stores values that look like commands, and does not execute them. The probe, with
-/// which the library tests a server, leaves no item behind.
+/// memcached stores values that look like commands, and does not execute them. The key
+/// `cached-core.probe`, with which the library tests a server, has no item afterwards.
 #[tokio::test]
 async fn a_current_memcached_stores_values_like_commands() {
     let memcached = Memcached::start();
     let upstream = Upstream::default();
-    let cache = new_process(&memcached.address()).await;
+    let cache = new_process_cache(&memcached.address()).await;
     write_all(&cache, &upstream).await;
     assert_eq!(memcached.command("mg canary"), "EN");
     assert_eq!(memcached.command("mg cached-core.probe"), "EN");
-    let other = new_process(&memcached.address()).await;
+    let other = new_process_cache(&memcached.address()).await;
     let fetched = upstream.fetches();
     write_all(&other, &upstream).await;
     assert_eq!(upstream.fetches(), fetched);

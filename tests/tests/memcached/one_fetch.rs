@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cached_core::coordinator_cached;
 use cached_tests::{Memcached, Upstream, UpstreamDown, poll_once};
 
-use crate::functions::{new_process, payment};
+use crate::functions::{new_process_cache, payment};
 
 #[coordinator_cached(name = "failing", version = number, skip(upstream))]
 async fn failing(upstream: &Upstream, number: u32) -> Result<u32, UpstreamDown> {
@@ -17,7 +17,7 @@ async fn failing(upstream: &Upstream, number: u32) -> Result<u32, UpstreamDown> 
 #[tokio::test]
 async fn failed_and_cancelled_fetches_release_their_lease() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default().taking_millis(20);
     assert_eq!(a.scope(failing(&upstream, 7)).await, Err(UpstreamDown));
     let hanging = Upstream::default().taking_millis(10_000);
@@ -38,7 +38,7 @@ async fn failed_and_cancelled_fetches_release_their_lease() {
 #[tokio::test]
 async fn a_takeover_inherits_the_lease() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     let upstream = Upstream::default().taking_millis(20);
     let took = cache
         .scope(async {
@@ -53,10 +53,10 @@ async fn a_takeover_inherits_the_lease() {
             began.elapsed()
         })
         .await;
-    assert!(took < Duration::from_millis(2500), "{took:?}");
-    // The second call has filled memcached under the lease of the first call, which is not polled.
+    assert!(took < Duration::from_millis(2500), "the second call soon takes over: {took:?}");
+    // The second call has filled memcached with the lease of the first call.
     cache.flush().await;
-    let other = new_process(&memcached).await;
+    let other = new_process_cache(&memcached).await;
     assert_eq!(
         other.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds").fetched,
         2
@@ -66,7 +66,7 @@ async fn a_takeover_inherits_the_lease() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_of_misses_leaves_no_leases() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default().taking_millis(5);
     let calls: Vec<_> = (0..10_000)
         .map(|number| {

@@ -7,39 +7,44 @@ use std::time::{Duration, Instant};
 use cached_core::Cache;
 use cached_tests::{Memcached, Upstream, free_port};
 
-use crate::functions::{new_process, payment};
+use crate::functions::{new_process_cache, payment};
 
 #[tokio::test]
 async fn an_absent_memcached_changes_no_answer() {
     let builder = Cache::builder().memcached([format!("127.0.0.1:{}", free_port())]);
-    answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || {}).await;
+    assert_answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || {}).await;
 }
 
 #[tokio::test]
 async fn an_unresolvable_server_name_changes_no_answer() {
     let builder = Cache::builder().memcached(["no-such-host.invalid:11211"]);
-    answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || {}).await;
+    assert_answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || {}).await;
 }
 
 #[tokio::test]
 async fn a_killed_memcached_changes_no_answer() {
     let mut memcached = Memcached::start();
     let builder = Cache::builder().memcached([memcached.address()]);
-    answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || memcached.kill()).await;
+    assert_answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || memcached.kill())
+        .await;
 }
 
 #[tokio::test]
 async fn a_suspended_memcached_changes_no_answer() {
     let memcached = Memcached::start();
     let builder = Cache::builder().memcached([memcached.address()]);
-    answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || memcached.suspend())
-        .await;
+    assert_answers_in_time(builder.remote_timeout(Duration::from_millis(100)), || {
+        memcached.suspend()
+    })
+    .await;
     memcached.resume();
 }
 
-/// Makes 600 calls with 300 keys in 20 tasks, and runs `outage` after 200 calls. Checks that no call takes longer than its fetch plus the remote timeout of 100 ms, 40 ms of
-/// slack and twice the measured delay of timers.
-async fn answers_in_time(builder: cached_core::CacheBuilder, outage: impl FnOnce()) {
+/// Makes 600 calls with 300 keys in 20 tasks, and runs `outage` after 200 calls.
+///
+/// Checks that no call takes longer than the sum of its fetch, the remote timeout of 100 ms, 40 ms
+/// of slack, and twice the measured delay of timers.
+async fn assert_answers_in_time(builder: cached_core::CacheBuilder, outage: impl FnOnce()) {
     const FETCH: u64 = 20;
     let cache = builder.build().await.expect("the settings are valid");
     let upstream = Upstream::default().taking_millis(FETCH);
@@ -96,7 +101,7 @@ async fn answers_in_time(builder: cached_core::CacheBuilder, outage: impl FnOnce
 async fn a_returning_server_is_used_again() {
     let mut memcached = Memcached::start();
     let port = memcached.port();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     let upstream = Upstream::default();
     memcached.kill();
     for number in 0..10 {

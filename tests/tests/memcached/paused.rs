@@ -1,11 +1,12 @@
-//! The option `error_ttl` with memcached: what a paused process asks of it, and what other processes see.
+//! The option `error_ttl` with memcached. After a failed fetch, a process answers with the error
+//! for that time: the key is *paused* there. Other processes are not paused.
 
 use std::time::{Duration, Instant};
 
 use cached_core::coordinator_cached;
 use cached_tests::{Memcached, Upstream};
 
-use crate::functions::new_process;
+use crate::functions::new_process_cache;
 
 #[coordinator_cached(
     name = "paused",
@@ -20,9 +21,9 @@ async fn paused(upstream: &Upstream, number: u32) -> anyhow::Result<usize> {
 }
 
 #[tokio::test]
-async fn a_paused_process_holds_up_no_other() {
+async fn a_paused_process_delays_no_other_process() {
     let memcached = Memcached::start();
-    let (here, there) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (here, there) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default();
     upstream.fail();
     for _ in 0..20 {
@@ -38,9 +39,10 @@ async fn a_paused_process_holds_up_no_other() {
     upstream.recover();
     let began = Instant::now();
     assert_eq!(there.scope(paused(&upstream, 7)).await.ok(), Some(2));
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(1), "the other process waits for no lease: {took:?}");
     there.flush().await;
-    // The pause holds off the fetch only, so the process finds the other one's value.
+    // A pause stops only fetches. So this process reads the value of the other process.
     assert_eq!(here.scope(paused(&upstream, 7)).await.ok(), Some(2));
     let stats = here.stats().get("paused").expect("the function was called");
     assert_eq!((stats.fetches, stats.paused_answers, stats.remote_hits), (1, 19, 1));
@@ -49,7 +51,7 @@ async fn a_paused_process_holds_up_no_other() {
 #[tokio::test]
 async fn a_pause_holds_while_memcached_is_down() {
     let mut memcached = Memcached::start();
-    let here = new_process(&memcached).await;
+    let here = new_process_cache(&memcached).await;
     memcached.kill();
     let upstream = Upstream::default();
     upstream.fail();

@@ -1,5 +1,7 @@
 //! Fetches that replace an entry that has not expired: with `refresh_ahead`, with `force_miss`, and
 //! with other fetches at the same time.
+//!
+//! A *refresh claim* is the right to refresh an item. memcached grants it to one caller.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,7 +20,8 @@ struct Source(Arc<SourceState>);
 struct SourceState {
     current: AtomicU64,
     fetches: AtomicU64,
-    fails: AtomicBool,
+    is_failing: AtomicBool,
+    /// The next fetch waits until the sender of this receiver is dropped.
     held: Mutex<Option<Receiver<()>>>,
 }
 
@@ -52,7 +55,7 @@ impl Source {
         if let Some(held) = held {
             held.await.ok();
         }
-        if self.0.fails.load(Ordering::SeqCst) { Err(UpstreamDown) } else { Ok(current) }
+        if self.0.is_failing.load(Ordering::SeqCst) { Err(UpstreamDown) } else { Ok(current) }
     }
 }
 
@@ -290,8 +293,8 @@ macro_rules! assert_refreshed_once {
         }
         assert_eq!(source.fetches(), 1, "{}: no refresh is due", stringify!($function));
         cache.advance(secs($ttl * 9 / 10));
-        // A call may have won the refresh claim too early. It gives the claim back when the refresh
-        // is due.
+        // A call may have won the refresh claim before the refresh was due. It gives the claim back
+        // once the refresh is due.
         for _ in 0..60 {
             call().await;
             if source.fetches() == 2 {
@@ -308,7 +311,7 @@ macro_rules! assert_refreshed_once {
     }};
 }
 
-fn short_lived() -> CacheBuilder {
+fn builder_with_short_ttl() -> CacheBuilder {
     Cache::builder().default_ttl(secs(60))
 }
 
@@ -317,12 +320,12 @@ async fn a_brief_local_entry_refreshes_once() {
     assert_refreshed_once!(TestCache::local(), briefly_local, 30);
     assert_refreshed_once!(TestCache::local(), local_with_value_ttl, 60);
     assert_refreshed_once!(
-        TestCache::with(short_lived()).expect("the settings are valid"),
+        TestCache::with(builder_with_short_ttl()).expect("the settings are valid"),
         local_with_default_ttl,
         60
     );
     assert_refreshed_once!(
-        TestCache::with(short_lived()).expect("the settings are valid"),
+        TestCache::with(builder_with_short_ttl()).expect("the settings are valid"),
         local_optional,
         60
     );
@@ -333,7 +336,7 @@ async fn a_brief_memcached_item_refreshes_once() {
     assert_refreshed_once!(TestCache::new(), with_value_ttl, 60);
     assert_refreshed_once!(TestCache::new(), optional, 60);
     assert_refreshed_once!(
-        TestCache::with(short_lived()).expect("the settings are valid"),
+        TestCache::with(builder_with_short_ttl()).expect("the settings are valid"),
         with_default_ttl,
         60
     );
@@ -357,7 +360,7 @@ async fn failed_refreshes_are_retried_with_pauses() {
         let source = Source::new();
         assert_eq!(call(&cache, &source).await, Ok(1));
         cache.advance(secs(500));
-        source.0.fails.store(true, Ordering::SeqCst);
+        source.0.is_failing.store(true, Ordering::SeqCst);
         let began = std::time::Instant::now();
         let mut calls = 0;
         while calls < 100 || began.elapsed() < Duration::from_millis(250) {
@@ -367,7 +370,7 @@ async fn failed_refreshes_are_retried_with_pauses() {
         }
         let (tries, most) = (source.fetches() - 1, 1 + began.elapsed().as_millis() as u64 / 100);
         assert!((1..=most).contains(&tries), "1 to {most} of {calls} calls fetch: {tries}");
-        source.0.fails.store(false, Ordering::SeqCst);
+        source.0.is_failing.store(false, Ordering::SeqCst);
         source.set(2);
         cache.advance(secs(6));
         call(&cache, &source).await.expect("the entry is there");
@@ -436,8 +439,8 @@ async fn token(source: Source) -> Result<u64, UpstreamDown> {
     Ok(NOW.load(Ordering::SeqCst) + 3600)
 }
 
-/// No refresh starts in the first third of a ttl. `ttl_with` of this function returns the time that
-/// is left, so a later result is not the whole ttl.
+/// No refresh starts in the first third of a ttl. `ttl_with` returns the time that is left, so only
+/// its first result is the whole ttl.
 #[tokio::test]
 async fn a_value_with_its_own_expiry_is_refreshed() {
     let (source, cache) = (Source::new(), TestCache::new());
@@ -490,16 +493,16 @@ async fn reading_an_entry_starts_no_refresh() {
         assert_eq!(call(1).await, Ok(1));
         cache.advance(secs(360));
         assert_eq!(call(2).await, Ok(1));
-        source.0.fails.store(true, Ordering::SeqCst);
+        source.0.is_failing.store(true, Ordering::SeqCst);
         assert_eq!(call(1).await, Ok(1));
         let_tasks_run().await;
         assert_eq!(source.fetches(), 3, "the refresh has begun, and fails");
-        source.0.fails.store(false, Ordering::SeqCst);
+        source.0.is_failing.store(false, Ordering::SeqCst);
         cache.run(read_only(way)).await;
         let_tasks_run().await;
         assert_eq!(call(1).await, Ok(1));
         let_tasks_run().await;
-        assert_eq!(source.fetches(), 4, "way {way}");
+        assert_eq!(source.fetches(), 4, "only the call starts a refresh, way {way}");
     }
 }
 
@@ -535,7 +538,7 @@ async fn a_panicking_ttl_with_loses_no_answer() {
     local_ttl = "1s",
     skip(source)
 )]
-async fn second(source: Source) -> Result<u64, UpstreamDown> {
+async fn one_second(source: Source) -> Result<u64, UpstreamDown> {
     source.fetch().await
 }
 
@@ -545,7 +548,7 @@ async fn unconfirmed_fills_respect_local_ttl() {
     cache.memcached().fail();
     for fetches in 1..=3 {
         for _ in 0..3 {
-            assert_eq!(cache.run(second(source.clone())).await, Ok(1));
+            assert_eq!(cache.run(one_second(source.clone())).await, Ok(1));
             assert_eq!(source.fetches(), fetches);
         }
         cache.advance(Duration::from_millis(1100));

@@ -10,7 +10,7 @@ use cached_core::testing::TestCache;
 use cached_core::{Cache, coordinator_cached};
 use cached_tests::{Upstream, UpstreamDown};
 
-/// A client that counts how often it is cloned. Its clones share an upstream.
+/// A client that counts its clones. The clones share an upstream and the count.
 struct Client {
     region: String,
     upstream: Arc<Upstream>,
@@ -55,7 +55,7 @@ impl Prices for Client {
         cache_if = |price| price.starts_with(&self.region) && price.contains(course)
     )]
     async fn price(&self, course: &str, days: &[u8]) -> Result<String, UpstreamDown> {
-        /// An item of the body has a receiver of its own.
+        /// An item in the body. Its `self` is not the receiver of `price`.
         struct Format<'a>(&'a [u8]);
         impl Format<'_> {
             fn days(&self) -> String {
@@ -110,8 +110,8 @@ impl Rates for Client {
     }
 }
 
-/// Calls a function of a client that is gone when the refresh runs. Checks that the call is served at once, and
-/// that the refresh stores the next value.
+/// Calls a function of a client when a refresh is due, and drops the client. Checks that the call
+/// is served at once, and that the refresh stores the next value.
 macro_rules! assert_refreshed {
     ($test:expr, $client:ident => $call:expr, $expected:literal) => {{
         let (test, keeper): (TestCache, _) = ($test, Client::new());
@@ -165,7 +165,7 @@ async fn a_method_under_async_trait_is_refreshed() {
     }
 }
 
-/// Without a cache the function runs as written.
+/// While the cache is off, the function runs as written.
 #[tokio::test]
 async fn a_cache_that_is_off_runs_the_body() {
     let client = Client::new();

@@ -26,8 +26,8 @@ async fn board(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> 
     upstream.fetch().await
 }
 
-/// Returns the cache of a new process, which shares only memcached with other caches.
-async fn new_process(memcached: &Memcached) -> Cache {
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
+async fn new_process_cache(memcached: &Memcached) -> Cache {
     let builder = Cache::builder().memcached([memcached.address()]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
 }
@@ -40,7 +40,7 @@ fn cas(memcached: &Memcached, key: &str) -> u64 {
 }
 
 /// Stores filler items until `cas` is the next CAS number of the server.
-fn count_up_to(memcached: &Memcached, cas: u64) {
+fn advance_cas_to(memcached: &Memcached, cas: u64) {
     loop {
         let answer = memcached.command("ms filler 1 c\r\nx");
         let last: u64 = answer
@@ -82,22 +82,22 @@ async fn fetch_over_a_restart(
 }
 
 /// Starts a server whose next CAS number is 20.
-fn server() -> Memcached {
+fn start_server() -> Memcached {
     let memcached = Memcached::start();
-    count_up_to(&memcached, 20);
+    advance_cas_to(&memcached, 20);
     memcached
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_lease_fills_no_new_lease() {
-    let memcached = server();
-    let holder = new_process(&memcached).await;
+    let memcached = start_server();
+    let holder = new_process_cache(&memcached).await;
     let key = holder.scope(async { report_entry(1).key().to_string() }).await;
     let call = holder.scope(async { report(&Upstream::default().taking_millis(400), 1).await });
     let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
-    let other = new_process(&memcached).await;
+    let other = new_process_cache(&memcached).await;
     other.scope(async { report_entry(1).invalidate().await }).await.expect("memcached is reached");
-    count_up_to(&memcached, old_cas);
+    advance_cas_to(&memcached, old_cas);
     let lease = memcached.command(&format!("mg {key} N30 v c"));
     assert!(lease.starts_with(&format!("VA 0 c{old_cas} W")), "{lease}");
     assert_eq!(call.await.expect("no task panics"), Ok(1));
@@ -108,13 +108,13 @@ async fn an_old_lease_fills_no_new_lease() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_lease_replaces_no_new_value() {
-    let memcached = server();
-    let holder = new_process(&memcached).await;
+    let memcached = start_server();
+    let holder = new_process_cache(&memcached).await;
     let key = holder.scope(async { report_entry(2).key().to_string() }).await;
     let call = holder.scope(async { report(&Upstream::default().taking_millis(400), 2).await });
     let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
-    let other = new_process(&memcached).await;
-    count_up_to(&memcached, old_cas);
+    let other = new_process_cache(&memcached).await;
+    advance_cas_to(&memcached, old_cas);
     assert!(other.scope(async { report_entry(2).add(77).await }).await);
     assert_eq!(cas(&memcached, &key), old_cas);
     assert_eq!(call.await.expect("no task panics"), Ok(1));
@@ -125,15 +125,15 @@ async fn an_old_lease_replaces_no_new_value() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_lease_removes_no_new_value() {
-    let memcached = server();
-    let holder = new_process(&memcached).await;
+    let memcached = start_server();
+    let holder = new_process_cache(&memcached).await;
     let key = holder.scope(async { report_entry(3).key().to_string() }).await;
     let upstream = Upstream::default().taking_millis(400);
     upstream.fail();
     let call = holder.scope(async move { report(&upstream, 3).await });
     let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
-    count_up_to(&memcached, old_cas);
-    let other = new_process(&memcached).await;
+    advance_cas_to(&memcached, old_cas);
+    let other = new_process_cache(&memcached).await;
     assert!(other.scope(async { report_entry(3).add(77).await }).await);
     assert_eq!(cas(&memcached, &key), old_cas);
     assert_eq!(call.await.expect("no task panics"), Err(UpstreamDown));
@@ -144,8 +144,8 @@ async fn an_old_lease_removes_no_new_value() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_read_replaces_no_new_value() {
-    let memcached = server();
-    let holder = new_process(&memcached).await;
+    let memcached = start_server();
+    let holder = new_process_cache(&memcached).await;
     let key = holder.scope(async { board_entry(1).key().to_string() }).await;
     holder.scope(board(&Upstream::default(), 1)).await.expect("the call succeeds");
     holder.flush().await;
@@ -154,8 +154,8 @@ async fn an_old_read_replaces_no_new_value() {
         RequestScope::new().force_miss(true).run(refreshed).await
     });
     let (call, memcached, old_cas) = fetch_over_a_restart(call, memcached, &key).await;
-    let other = new_process(&memcached).await;
-    count_up_to(&memcached, old_cas);
+    let other = new_process_cache(&memcached).await;
+    advance_cas_to(&memcached, old_cas);
     other.scope(async { board_entry(1).overwrite(77).await }).await.expect("memcached is reached");
     assert_eq!(cas(&memcached, &key), old_cas);
     assert_eq!(call.await.expect("no task panics"), Ok(1));

@@ -26,7 +26,8 @@ fn runtime() -> Runtime {
     runtime.expect("the runtime starts")
 }
 
-async fn new_process(address: &str) -> Cache {
+/// Returns a cache like that of a new process: it shares only memcached with other caches.
+async fn new_process_cache(address: &str) -> Cache {
     let builder = Cache::builder().memcached([address]);
     builder.remote_timeout(Duration::from_secs(1)).build().await.expect("the settings are valid")
 }
@@ -40,8 +41,8 @@ fn split_servers(
     let servers = [Memcached::start(), Memcached::start()];
     let proxy = SwitchingProxy::start(&servers[0]);
     let cache = runtime.block_on(async {
-        let cache = new_process(&proxy.address()).await;
-        for cache in [&new_process(&servers[1].address()).await, &cache] {
+        let cache = new_process_cache(&proxy.address()).await;
+        for cache in [&new_process_cache(&servers[1].address()).await, &cache] {
             cache.scope(board(upstream, 1)).await.expect("the call succeeds");
             cache.flush().await;
         }
@@ -56,7 +57,7 @@ fn call(runtime: &Runtime, cache: &Cache, upstream: &Upstream) -> usize {
 }
 
 #[test]
-fn an_open_connection_to_the_former_server_is_not_used() {
+fn a_connection_to_the_former_server_is_not_used() {
     let (a, b) = (runtime(), runtime());
     let upstream = Upstream::default();
     let (servers, proxy, cache) = split_servers(&a, &upstream);
@@ -66,12 +67,12 @@ fn an_open_connection_to_the_former_server_is_not_used() {
     let before = upstream.fetches();
     for runtime in [&a, &b, &a] {
         let answer = call(runtime, &cache, &upstream);
-        assert!(answer > before, "the value is older than the invalidation: {answer}");
+        assert!(answer > before, "the value is newer than the invalidation: {answer}");
     }
 }
 
 #[test]
-fn a_server_that_missed_an_invalidation_is_fenced() {
+fn values_older_than_a_missed_invalidation_are_ignored() {
     let (a, b) = (runtime(), runtime());
     let upstream = Upstream::default();
     let (servers, proxy, cache) = split_servers(&a, &upstream);
@@ -81,7 +82,7 @@ fn a_server_that_missed_an_invalidation_is_fenced() {
     let before = upstream.fetches();
     for runtime in [&b, &a, &b] {
         let answer = call(runtime, &cache, &upstream);
-        assert!(answer > before, "the value is older than the invalidation: {answer}");
+        assert!(answer > before, "the value is newer than the invalidation: {answer}");
         std::thread::sleep(Duration::from_millis(100));
     }
     // The second server is used again, without its old items.
@@ -98,7 +99,7 @@ fn a_server_that_missed_an_invalidation_is_fenced() {
 }
 
 #[test]
-fn a_removal_that_only_the_former_server_confirms_does_not_count() {
+fn the_former_server_cannot_confirm_a_removal() {
     let (a, b) = (runtime(), runtime());
     let upstream = Upstream::default();
     let (servers, proxy, cache) = split_servers(&a, &upstream);
@@ -114,6 +115,6 @@ fn a_removal_that_only_the_former_server_confirms_does_not_count() {
     assert!(removed.is_err(), "the server of the key has not confirmed the removal");
     for runtime in [&b, &a, &b] {
         let answer = call(runtime, &cache, &upstream);
-        assert!(answer > before, "the value is older than the invalidation: {answer}");
+        assert!(answer > before, "the value is newer than the invalidation: {answer}");
     }
 }

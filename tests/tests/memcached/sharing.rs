@@ -6,12 +6,12 @@ use cached_core::{Tier, coordinator_cached};
 use cached_tests::{Memcached, Upstream, UpstreamDown};
 use serde::{Deserialize, Serialize};
 
-use crate::functions::{new_process, payment, payment_entry};
+use crate::functions::{new_process_cache, payment, payment_entry};
 
 #[tokio::test]
 async fn processes_share_fetched_values() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default();
     let fetched = a.scope(payment(&upstream, "7", "paid")).await;
     a.flush().await;
@@ -25,7 +25,7 @@ async fn processes_share_fetched_values() {
 #[tokio::test]
 async fn the_default_ttl_is_thirty_minutes() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     cache.scope(payment(&Upstream::default(), "7", "paid")).await.expect("the call succeeds");
     cache.flush().await;
     let key = cache.scope(async { payment_entry("7", "paid").key().to_string() }).await;
@@ -45,7 +45,7 @@ async fn brief(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> 
 #[tokio::test]
 async fn a_local_entry_never_outlives_its_item() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default();
     for number in 0..8 {
         a.scope(brief(&upstream, number)).await.expect("the call succeeds");
@@ -97,15 +97,15 @@ async fn skipping(upstream: &Upstream, amount: u8) -> Result<SkipsEmptyField, Up
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-enum Untagged {
+enum NumberOrText {
     Number(u32),
     Text(String),
 }
 
 #[coordinator_cached(name = "untagged", version = number, skip(upstream))]
-async fn untagged(upstream: &Upstream, number: u32) -> Result<Untagged, UpstreamDown> {
+async fn untagged(upstream: &Upstream, number: u32) -> Result<NumberOrText, UpstreamDown> {
     upstream.fetch().await?;
-    Ok(Untagged::Number(number))
+    Ok(NumberOrText::Number(number))
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -129,7 +129,7 @@ async fn never_written(
 async fn no_codec_misreads_a_value() {
     let memcached = Memcached::start();
     for number in 0..=4u8 {
-        let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+        let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
         let upstream = Upstream::default();
         for cache in [&a, &b, &a] {
             let value = cache.scope(skipping(&upstream, number)).await.expect("the call succeeds");
@@ -139,7 +139,7 @@ async fn no_codec_misreads_a_value() {
             );
             let value =
                 cache.scope(untagged(&upstream, number.into())).await.expect("the call succeeds");
-            assert_eq!(value, Untagged::Number(number.into()));
+            assert_eq!(value, NumberOrText::Number(number.into()));
             let value =
                 cache.scope(never_written(&upstream, number)).await.expect("the call succeeds");
             assert_eq!(value.amount, number);
@@ -160,7 +160,7 @@ async fn no_codec_misreads_a_value() {
 #[tokio::test]
 async fn garbage_in_memcached_is_replaced() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     let key = |number: &'static str| {
         cache.scope(async move { payment_entry(number, "paid").key().to_string() })
     };
@@ -171,28 +171,29 @@ async fn garbage_in_memcached_is_replaced() {
         1
     );
     cache.flush().await;
-    let other = new_process(&memcached).await;
+    let other = new_process_cache(&memcached).await;
     assert_eq!(
         other.scope(payment(&upstream, "1", "paid")).await.expect("the call succeeds").fetched,
         1
     );
-    // The garbage was replaced by a frame.
-    let frame = memcached.command(&format!("mg {} s", key("1").await));
-    assert!(frame.starts_with("HD s"), "{frame}");
+    // The library has replaced the garbage with an encoded value.
+    let size = memcached.command(&format!("mg {} s", key("1").await));
+    assert!(size.starts_with("HD s"), "memcached has an item: {size}");
 }
 
 #[tokio::test]
 async fn an_empty_item_is_replaced_without_waiting() {
     let memcached = Memcached::start();
-    let cache = new_process(&memcached).await;
+    let cache = new_process_cache(&memcached).await;
     let upstream = Upstream::default();
     let key = cache.scope(async { payment_entry("7", "paid").key().to_string() }).await;
     memcached.store(&key, "");
     let began = Instant::now();
     cache.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds");
-    assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(2000), "the call waits for no lease: {took:?}");
     cache.flush().await;
-    let other = new_process(&memcached).await;
+    let other = new_process_cache(&memcached).await;
     assert_eq!(
         other.scope(payment(&upstream, "7", "paid")).await.expect("the call succeeds").fetched,
         1

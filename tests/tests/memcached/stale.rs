@@ -1,5 +1,7 @@
-//! `stale_if_error`: tests of the expired values that are kept, of how long they are kept, and of
-//! the calls that return them.
+//! `stale_if_error`: which expired values are kept, for how long, and which calls return them.
+//!
+//! A *refresh claim* is the right to replace an expired item. memcached grants it to one caller.
+//! While a key's *home server* is lost, another server, the *gutter server*, takes its place.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +10,7 @@ use cached_core::{Cache, RequestScope, coordinator_cached};
 use cached_tests::{Memcached, Upstream, UpstreamDown};
 use tokio::task::JoinHandle;
 
-use crate::functions::{new_process, test_cache};
+use crate::functions::{new_process_cache, test_cache};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -70,8 +72,8 @@ async fn invalidated_values_stay_gone_during_a_fetch() {
     fetch.abort();
 }
 
-/// While a key's home server is lost, its *gutter server* keeps no expired values. So the process
-/// cannot see there that the entry was not invalidated.
+/// The gutter server keeps no expired values. So the process cannot learn there whether the entry
+/// was invalidated.
 #[tokio::test]
 async fn invalidated_values_stay_gone_in_the_gutter() {
     let builder = Cache::builder().memcached(["one:1", "other:1"]);
@@ -186,7 +188,7 @@ async fn weeks(upstream: &Upstream, user: u32) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
-/// A process that reads the entry knows only the declared ttl.
+/// The value has a ttl of one hour. A process that reads the entry knows only the declared 29 days.
 #[coordinator_cached(
     name = "stale_weeks_or_an_hour",
     version = user,
@@ -233,12 +235,12 @@ async fn stale_time_beyond_30_days_keeps_the_ttl() {
 #[coordinator_cached(
     name = "stale_for_long_on_a_server",
     overwrite(reason = "a refresh of the item shows in memcached"),
-    ttl = lives,
+    ttl = valid_for,
     stale_if_error = "720h",
     refresh_ahead = "400h",
-    skip(upstream, lives)
+    skip(upstream, valid_for)
 )]
-async fn on_a_server(upstream: Upstream, lives: Duration) -> Result<usize, UpstreamDown> {
+async fn on_a_server(upstream: Upstream, valid_for: Duration) -> Result<usize, UpstreamDown> {
     upstream.fetch().await
 }
 
@@ -246,16 +248,16 @@ async fn on_a_server(upstream: Upstream, lives: Duration) -> Result<usize, Upstr
 #[tokio::test]
 async fn stale_time_beyond_30_days_allows_refreshes() {
     let (memcached, upstream) = (Memcached::start(), Upstream::default());
-    let new_process = async || {
+    let new_process_cache = async || {
         let builder = Cache::builder().memcached([memcached.address()]);
         builder.remote_timeout(SECOND).build().await.expect("the settings are valid")
     };
-    let (a, b, lives) = (new_process().await, new_process().await, 6 * SECOND);
-    assert_eq!(a.scope(on_a_server(upstream.clone(), lives)).await, Ok(1));
+    let (a, b, valid_for) = (new_process_cache().await, new_process_cache().await, 6 * SECOND);
+    assert_eq!(a.scope(on_a_server(upstream.clone(), valid_for)).await, Ok(1));
     a.flush().await;
     // No refresh starts in the first third of the ttl.
-    tokio::time::sleep(lives / 2).await;
-    assert_eq!(b.scope(on_a_server(upstream.clone(), lives)).await, Ok(1));
+    tokio::time::sleep(valid_for / 2).await;
+    assert_eq!(b.scope(on_a_server(upstream.clone(), valid_for)).await, Ok(1));
     wait_for_fetches(&upstream, 2).await;
     let stats = b.stats().get("stale_for_long_on_a_server").expect("the function was called");
     assert_eq!((stats.remote_hits, stats.refreshes, stats.stale_answers), (1, 1, 0));
@@ -313,7 +315,7 @@ async fn values_the_upstream_removed_are_not_stale() {
     }
 }
 
-/// memcached fails afterwards, so a stale value could only come from the local tier.
+/// memcached fails after the removal, so a stale value could only come from the local tier.
 #[tokio::test]
 async fn removed_values_leave_the_local_tier() {
     let (upstream, a) = (Upstream::default(), TestCache::new());
@@ -433,7 +435,7 @@ async fn kept(upstream: &Upstream, number: u32) -> Result<usize, UpstreamDown> {
 #[tokio::test]
 async fn other_processes_serve_stale_during_a_refetch() {
     let memcached = Memcached::start();
-    let (a, b) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (a, b) = (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     let upstream = Upstream::default();
     assert_eq!(a.scope(kept(&upstream, 1)).await, Ok(1));
     a.flush().await;

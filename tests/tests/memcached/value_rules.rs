@@ -7,9 +7,9 @@ use cached_core::coordinator_cached;
 use cached_core::testing::TestCache;
 use cached_tests::Memcached;
 
-use crate::functions::new_process;
+use crate::functions::new_process_cache;
 
-/// The state that the upstream says, which may be older than the caller's.
+/// The state at the upstream. It may be older than the state that the caller passes.
 static ACTUAL: AtomicU64 = AtomicU64::new(0);
 
 #[coordinator_cached(
@@ -24,9 +24,10 @@ async fn state(number: &str, state: u64) -> Result<u64, String> {
 }
 
 #[tokio::test]
-async fn a_version_that_the_value_contradicts_reaches_no_other_process() {
+async fn a_value_that_contradicts_its_version_is_not_shared() {
     let memcached = Memcached::start();
-    let (first, second) = (new_process(&memcached).await, new_process(&memcached).await);
+    let (first, second) =
+        (new_process_cache(&memcached).await, new_process_cache(&memcached).await);
     ACTUAL.store(1, Ordering::SeqCst);
     assert_eq!(first.scope(state("1", 2)).await, Ok(1));
     assert!(!first.scope(async { state_entry("1", 2).add(1).await }).await);
@@ -39,9 +40,10 @@ async fn a_version_that_the_value_contradicts_reaches_no_other_process() {
     assert_eq!(first.scope(state("1", 2)).await, Ok(2), "the state that is high enough is shared");
 }
 
-/// The rates that an upstream says. A rate of a day before the one that is asked for is outdated.
+/// The rate at the upstream.
 static RATE: AtomicU64 = AtomicU64::new(0);
 
+/// Returns a rate. A rate below `least` is outdated and is not cached.
 #[coordinator_cached(
     name = "refreshed_rate",
     overwrite(reason = "a rate has no version of its own"),
